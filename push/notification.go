@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package push holds the words of the product: what is sent, who receives it,
+// and what came of it. It sends nothing and imports nothing of ours.
+package push
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Notification is one message to one target. Its JSON form is the body of
+// POST /v1/apps/{app}/notifications; the three fields that JSON does not carry
+// are the gateway's own.
+type Notification struct {
+	// ID names the notification everywhere: in receipts, in history and, as
+	// apns-id, at Apple. It is a UUID in canonical form, and the same for
+	// every attempt.
+	ID string `json:"-"`
+	// App is the configured app on whose behalf it is sent.
+	App string `json:"-"`
+	// AcceptedAt is when the gateway took it; TTL counts from here.
+	AcceptedAt time.Time `json:"-"`
+
+	Platform Platform `json:"platform"`
+	Target
+
+	Title    string `json:"title,omitempty"`
+	Subtitle string `json:"subtitle,omitempty"`
+	Body     string `json:"body,omitempty"`
+	// Image is the https URL of a picture to show.
+	Image string `json:"image,omitempty"`
+	// Badge is the number on the app's icon; nil leaves it alone, 0 clears it.
+	Badge *int `json:"badge,omitempty"`
+	// Sound is a sound's name in the app, or "default".
+	Sound string `json:"sound,omitempty"`
+	// Data reaches the app and is not shown.
+	Data map[string]string `json:"data,omitempty"`
+
+	Priority Priority `json:"priority,omitempty"`
+	Lane     Lane     `json:"lane,omitempty"`
+	// CollapseKey lets a later notification replace this one on the device.
+	CollapseKey string `json:"collapse_key,omitempty"`
+	// TTL is how long the provider may keep trying, counted from AcceptedAt.
+	// nil leaves it to the provider; 0 means now or never.
+	TTL *Duration `json:"ttl,omitempty"`
+	// SendAt holds the notification back until then; zero means now.
+	SendAt    time.Time `json:"send_at,omitzero"`
+	OnUnknown OnUnknown `json:"on_unknown,omitempty"`
+
+	// The raw blocks, each read only by its own provider. They win over the
+	// common fields.
+	APNs    *APNsBlock    `json:"apns,omitempty"`
+	FCM     *FCMBlock     `json:"fcm,omitempty"`
+	WebPush *WebPushBlock `json:"webpush,omitempty"`
+}
+
+// APNsBlock is what only Apple understands.
+type APNsBlock struct {
+	// Headers are apns-* request headers, without authorization.
+	Headers map[string]string `json:"headers,omitempty"`
+	// Payload replaces the payload that the common fields would make.
+	Payload json.RawMessage `json:"payload,omitempty"`
+}
+
+// FCMBlock is what only FCM understands.
+type FCMBlock struct {
+	// Message is the message object of FCM HTTP v1, merged over the one that
+	// the common fields make.
+	Message json.RawMessage `json:"message,omitempty"`
+	// ValidateOnly asks FCM to check the message and deliver nothing.
+	ValidateOnly bool `json:"validate_only,omitempty"`
+}
+
+// WebPushBlock is what only Web Push services understand.
+type WebPushBlock struct {
+	// Headers are TTL, Urgency and Topic (RFC 8030).
+	Headers map[string]string `json:"headers,omitempty"`
+	// Payload is the plaintext that is encrypted to the browser.
+	Payload string `json:"payload,omitempty"`
+}
+
+// InLane returns the notification's lane, LaneNormal where none was named.
+func (n *Notification) InLane() Lane {
+	if n.Lane == "" {
+		return LaneNormal
+	}
+	return n.Lane
+}
+
+// Collapsible reports whether a second copy would replace the first on the
+// device instead of standing beside it.
+func (n *Notification) Collapsible() bool {
+	return n.CollapseKey != "" || (n.APNs != nil && n.APNs.Headers["apns-collapse-id"] != "")
+}
+
+// MayRepeat reports whether the sender allows another attempt after one whose
+// end is unknown.
+func (n *Notification) MayRepeat() bool {
+	switch n.OnUnknown {
+	case RepeatAlways:
+		return true
+	case RepeatNever:
+		return false
+	default:
+		return n.Collapsible()
+	}
+}
+
+// Expiry returns when the notification loses its worth, and false if its
+// sender named no TTL.
+func (n *Notification) Expiry() (time.Time, bool) {
+	if n.TTL == nil {
+		return time.Time{}, false
+	}
+	return n.AcceptedAt.Add(time.Duration(*n.TTL)), true
+}
+
+// Duration is a time.Duration that JSON spells as Go does: "90s", "1h30m".
+type Duration time.Duration
+
+// UnmarshalText accepts what time.ParseDuration does, but nothing negative.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil || v < 0 {
+		return errors.New(`must be a duration such as "90s" or "1h30m", not negative`)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText spells the duration as UnmarshalText reads it.
+func (d Duration) MarshalText() ([]byte, error) {
+	return []byte(time.Duration(d).String()), nil
+}
+
+// FieldError says which field of a notification cannot be sent and what is
+// allowed there. It never holds the value: that may be a device token.
+type FieldError struct {
+	Field   string // path in the JSON body, such as apns.headers.apns-priority
+	Reason  string // a word from a closed set, such as PayloadTooLarge; becomes the receipt's reason
+	Allowed string // what would have been accepted, as a phrase: "an even number of hex digits, 2 to 200"
+}
+
+// Error reads "token: must be …".
+func (e *FieldError) Error() string {
+	return fmt.Sprintf("%s: must be %s", e.Field, e.Allowed)
+}
