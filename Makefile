@@ -1,0 +1,41 @@
+# Every target's comment is its help: `make` alone prints them.
+
+GO   ?= go
+TOOL  = $(GO) tool -modfile=tools/go.mod
+FUZZ ?= 30s
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race lint fuzz bench demo ci
+
+help: ## print this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/gateway, the one binary
+	$(GO) build -trimpath -o bin/gateway ./cmd/gateway
+
+test: ## run the tests, as the README says
+	$(GO) test ./...
+
+race: ## run the tests under the race detector
+	$(GO) test -race ./...
+
+lint: ## gofmt, vet, staticcheck, errcheck; nothing to install
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	$(TOOL) errcheck -exclude tools/errcheck.txt ./...
+
+fuzz: ## run every fuzz target for FUZZ (default 30s) each
+	@$(GO) list ./... | while read -r pkg; do \
+	  $(GO) test -list '^Fuzz' "$$pkg" | grep '^Fuzz' | while read -r name; do \
+	    echo "$$pkg $$name"; $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ) "$$pkg" || exit 1; \
+	  done || exit 1; done
+
+bench: ## measure one connection and the whole road
+	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./delivery ./rest ./gateway
+
+demo: ## run the gateway and the mock providers on this laptop
+	$(GO) run ./cmd/gateway dev
+
+ci: ## all that CI runs
+	bash .ci/run

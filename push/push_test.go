@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package push_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+func TestATargetHasAKindOnlyWhenExactlyOneFieldIsSet(t *testing.T) {
+	tests := []struct {
+		name   string
+		target push.Target
+		kind   push.TargetKind
+		key    string
+	}{
+		{"empty", push.Target{}, push.NoTarget, ""},
+		{"token", push.Target{Token: "ab12"}, push.ToToken, "ab12"},
+		{"topic", push.Target{Topic: "news"}, push.ToTopic, "news"},
+		{"condition", push.Target{Condition: "'a' in topics"}, push.ToCondition, "'a' in topics"},
+		{"channel", push.Target{Channel: "Zm9v"}, push.ToChannel, "Zm9v"},
+		{"installation", push.Target{Installation: "fid1"}, push.ToInstallation, "fid1"},
+		{"subscription", push.Target{Subscription: &push.Subscription{Endpoint: "https://p"}}, push.ToSubscription, "https://p"},
+		{"two", push.Target{Token: "ab12", Topic: "news"}, push.NoTarget, ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := test.target.Kind(); got != test.kind {
+				t.Errorf("Kind() = %v, want %v", got, test.kind)
+			}
+			if got := test.target.Key(); got != test.key {
+				t.Errorf("Key() = %q, want %q", got, test.key)
+			}
+		})
+	}
+}
+
+func TestEveryEnumTakesItsWordsAndNamesThemWhenItRefuses(t *testing.T) {
+	tests := []struct {
+		field string
+		words []string
+	}{
+		{"platform", []string{"apns", "fcm", "webpush"}},
+		{"priority", []string{"high", "normal", "low"}},
+		{"lane", []string{"critical", "normal", "bulk"}},
+		{"on_unknown", []string{"never", "if_collapsible", "always"}},
+	}
+	for _, test := range tests {
+		for _, word := range test.words {
+			var n push.Notification
+			if err := json.Unmarshal(fmt.Appendf(nil, `{%q:%q}`, test.field, word), &n); err != nil {
+				t.Errorf("%s %q: %v", test.field, word, err)
+			}
+		}
+		var n push.Notification
+		err := json.Unmarshal(fmt.Appendf(nil, `{%q:"c0ffee-token"}`, test.field), &n)
+		if err == nil {
+			t.Errorf("%s takes a word that does not exist", test.field)
+			continue
+		}
+		for _, word := range test.words {
+			if !strings.Contains(err.Error(), word) {
+				t.Errorf("%s: %q does not name the allowed word %q", test.field, err, word)
+			}
+		}
+		if strings.Contains(err.Error(), "c0ffee") {
+			t.Errorf("%s: %q repeats the value, which may be a misplaced token", test.field, err)
+		}
+	}
+}
+
+func TestADurationIsReadAndWrittenAsGoSpellsIt(t *testing.T) {
+	var n push.Notification
+	if err := json.Unmarshal([]byte(`{"ttl":"1h30m"}`), &n); err != nil {
+		t.Fatal(err)
+	}
+	if got := time.Duration(*n.TTL); got != 90*time.Minute {
+		t.Errorf("ttl = %v, want 90 minutes", got)
+	}
+	for _, bad := range []string{`"-1s"`, `"soon"`, `"90"`} {
+		if err := json.Unmarshal([]byte(`{"ttl":`+bad+`}`), &n); err == nil {
+			t.Errorf("ttl %s is taken", bad)
+		}
+	}
+}
+
+func TestAnUnknownEndIsRepeatedOnlyWhereItsSenderAllows(t *testing.T) {
+	plain := push.Notification{}
+	collapsible := push.Notification{CollapseKey: "score"}
+	byHeader := push.Notification{APNs: &push.APNsBlock{Headers: map[string]string{"apns-collapse-id": "score"}}}
+	tests := []struct {
+		name string
+		n    push.Notification
+		rule push.OnUnknown
+		want bool
+	}{
+		{"default, plain", plain, "", false},
+		{"default, collapsible", collapsible, "", true},
+		{"default, collapsible by header", byHeader, "", true},
+		{"if_collapsible, plain", plain, push.RepeatIfCollapsible, false},
+		{"never, collapsible", collapsible, push.RepeatNever, false},
+		{"always, plain", plain, push.RepeatAlways, true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			test.n.OnUnknown = test.rule
+			if got := test.n.MayRepeat(); got != test.want {
+				t.Errorf("MayRepeat() = %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestExpiryCountsFromAcceptance(t *testing.T) {
+	accepted := time.Date(2026, 12, 31, 23, 59, 0, 0, time.UTC)
+	minute := push.Duration(time.Minute)
+	n := push.Notification{AcceptedAt: accepted, TTL: &minute}
+	if got, ok := n.Expiry(); !ok || !got.Equal(accepted.Add(time.Minute)) {
+		t.Errorf("Expiry() = %v, %v", got, ok)
+	}
+	n.TTL = nil
+	if _, ok := n.Expiry(); ok {
+		t.Error("a notification without a TTL expires")
+	}
+}
+
+func TestOutcomesAnswerTheQuestionsThatTheHouseAsks(t *testing.T) {
+	tests := []struct {
+		name                     string
+		outcome                  push.Outcome
+		retryable, fault, proven bool
+		status                   push.Status
+	}{
+		{"the zero value is safe to repeat", push.Outcome{}, true, false, false, push.StatusUnavailable},
+		{"accepted", push.Outcome{Verdict: push.Accepted, HTTP: 200}, false, false, true, push.StatusAccepted},
+		{"a dead token proves the endpoint", push.Outcome{Verdict: push.Unregistered, HTTP: 410}, false, false, true, push.StatusUnregistered},
+		{"a refusal proves the endpoint", push.Outcome{Verdict: push.Refused, HTTP: 400}, false, false, true, push.StatusRefused},
+		{"a 429 is nobody's breakdown", push.Outcome{Verdict: push.Throttled, HTTP: 429, Scope: push.ScopeEndpoint}, true, false, true, push.StatusThrottled},
+		{"a dead credential", push.Outcome{Verdict: push.Unauthorized, HTTP: 403, Scope: push.ScopeCredential}, false, false, true, push.StatusUnauthorized},
+		{"a renewed credential", push.Outcome{Verdict: push.Unauthorized, HTTP: 403, Renewed: true}, true, false, true, push.StatusUnauthorized},
+		{"a 500", push.Outcome{Verdict: push.Unavailable, HTTP: 500, Scope: push.ScopeEndpoint}, true, true, false, push.StatusUnavailable},
+		{"silence", push.Outcome{Verdict: push.Unknown, Scope: push.ScopeEndpoint}, true, true, false, push.StatusUnknown},
+		{"the caller left", push.Outcome{Verdict: push.Abandoned}, false, false, false, push.StatusUnavailable},
+		{"too late", push.Outcome{Verdict: push.Expired}, false, false, false, push.StatusExpired},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			o := test.outcome
+			if o.Retryable() != test.retryable || o.EndpointFault() != test.fault || o.EndpointProven() != test.proven {
+				t.Errorf("Retryable, EndpointFault, EndpointProven = %v, %v, %v; want %v, %v, %v",
+					o.Retryable(), o.EndpointFault(), o.EndpointProven(), test.retryable, test.fault, test.proven)
+			}
+			if o.Status() != test.status {
+				t.Errorf("Status() = %s, want %s", o.Status(), test.status)
+			}
+		})
+	}
+}
+
+// silence is what a transport tells; wire.Error looks like it from here.
+type silence struct {
+	unprocessed, fault bool
+	cause              error
+}
+
+func (s silence) Error() string       { return "silence" }
+func (s silence) Unwrap() error       { return s.cause }
+func (s silence) Unprocessed() bool   { return s.unprocessed }
+func (s silence) EndpointFault() bool { return s.fault }
+func (s silence) Word() string        { return "RESPONSE_TIMEOUT" }
+
+func TestSilenceIsUnknownUnlessItIsProvenOtherwise(t *testing.T) {
+	tests := []struct {
+		name string
+		err  error
+		want push.Outcome
+	}{
+		{"any error", errors.New("?"), push.Outcome{Verdict: push.Unknown, Reason: "NO_ANSWER"}},
+		{"sent, silent endpoint", silence{fault: true}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT", Scope: push.ScopeEndpoint}},
+		{"never sent", silence{unprocessed: true}, push.Outcome{Verdict: push.Unsent, Reason: "RESPONSE_TIMEOUT"}},
+		{"the caller left", silence{cause: context.Canceled}, push.Outcome{Verdict: push.Abandoned, Reason: "RESPONSE_TIMEOUT"}},
+		{"the caller's deadline", silence{cause: context.DeadlineExceeded}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := push.NoAnswer(test.err); got != test.want {
+				t.Errorf("NoAnswer() = %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestAMisfitNamesItsField(t *testing.T) {
+	o := push.Misfit(&push.FieldError{Field: "token", Reason: "BadDeviceToken", Allowed: "hex digits"})
+	if o.Verdict != push.Refused || o.Field != "token" || o.Reason != "BadDeviceToken" || o.Detail != "token: must be hex digits" {
+		t.Errorf("Misfit() = %+v", o)
+	}
+}
+
+func ExampleReceipt() {
+	receipt := push.Receipt{
+		ID:      "7c1b4f3e-3c58-4c5d-9a53-3f8f0f7f2f11",
+		Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: "7c1b4f3e-3c58-4c5d-9a53-3f8f0f7f2f11"},
+		Attempts: []push.Attempt{
+			{Endpoint: "17.188.143.98:443", Took: 41200 * time.Microsecond,
+				Outcome: push.Outcome{Verdict: push.Unavailable, Reason: "ServiceUnavailable", HTTP: 503}},
+			{Endpoint: "17.188.168.5:443", Took: 38700 * time.Microsecond,
+				Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}},
+		},
+	}
+	text, _ := json.MarshalIndent(receipt, "", "  ")
+	fmt.Println(string(text))
+	// Output:
+	// {
+	//   "id": "7c1b4f3e-3c58-4c5d-9a53-3f8f0f7f2f11",
+	//   "status": "accepted",
+	//   "provider_id": "7c1b4f3e-3c58-4c5d-9a53-3f8f0f7f2f11",
+	//   "attempts": [
+	//     {
+	//       "endpoint": "17.188.143.98:443",
+	//       "status": "unavailable",
+	//       "reason": "ServiceUnavailable",
+	//       "http": 503,
+	//       "ms": 41.2
+	//     },
+	//     {
+	//       "endpoint": "17.188.168.5:443",
+	//       "status": "accepted",
+	//       "http": 200,
+	//       "ms": 38.7
+	//     }
+	//   ]
+	// }
+}
