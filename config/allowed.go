@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// allowed is what a field's allowed tag says: words, a range or a pattern with its meaning; at most one of them.
+type allowed struct {
+	words   []string
+	lo, hi  string
+	pattern *regexp.Regexp
+	meaning string
+}
+
+func readAllowed(tag string) allowed {
+	if rest, found := strings.CutPrefix(tag, "/"); found {
+		end := strings.LastIndex(rest, "$/") + 1
+		return allowed{pattern: regexp.MustCompile(rest[:end]), meaning: rest[end+1:]}
+	}
+	if lo, hi, found := strings.Cut(tag, ".."); found {
+		return allowed{lo: lo, hi: hi}
+	}
+	if tag != "" {
+		return allowed{words: strings.Split(tag, "|")}
+	}
+	return allowed{}
+}
+
+// phrase says what is allowed in a value of type t: `one of "json", "text"`, "a whole number from 1 to 64".
+func (a allowed) phrase(t reflect.Type) string {
+	switch {
+	case a.words != nil && t.Kind() == reflect.String:
+		return `one of "` + strings.Join(a.words, `", "`) + `"`
+	case a.words != nil:
+		return "one of " + strings.Join(a.words, ", ")
+	case a.pattern != nil:
+		return a.meaning
+	case a.lo != "":
+		return fmt.Sprintf("%s, from %s to %s", kindOf(t).noun, a.lo, a.hi)
+	case kindOf(t).example != "":
+		return fmt.Sprintf("%s, such as %q", kindOf(t).noun, kindOf(t).example)
+	default:
+		return kindOf(t).noun
+	}
+}
+
+// permits reports whether v, which was read from text, is allowed.
+func (a allowed) permits(v reflect.Value, text string) bool {
+	switch {
+	case a.words != nil:
+		return slices.Contains(a.words, text)
+	case a.pattern != nil:
+		return a.pattern.MatchString(text)
+	case a.lo != "":
+		return !less(v, mustRead(v.Type(), a.lo)) && !less(mustRead(v.Type(), a.hi), v)
+	default:
+		return true
+	}
+}
+
+// less orders the kinds of number that a range can be given for.
+func less(a, b reflect.Value) bool {
+	if a.CanFloat() {
+		return a.Float() < b.Float()
+	}
+	return a.Int() < b.Int()
+}
+
+// mustRead reads a text that stands in a tag of ours.
+func mustRead(t reflect.Type, text string) reflect.Value {
+	v := reflect.New(t).Elem()
+	if err := read(v, text); err != nil {
+		panic(fmt.Sprintf("config: tag %q is no %v", text, t))
+	}
+	return v
+}
+
+// read sets v, a single value of any kind that the file knows, from its text.
+func read(v reflect.Value, text string) error {
+	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		return u.UnmarshalText([]byte(text))
+	}
+	switch v.Interface().(type) {
+	case time.Duration:
+		n, err := time.ParseDuration(text)
+		v.SetInt(int64(n))
+		return err
+	case int:
+		n, err := strconv.Atoi(text)
+		v.SetInt(int64(n))
+		return err
+	case bool:
+		v.SetBool(text == "true")
+		if text != "true" && text != "false" {
+			return errValue
+		}
+		return nil
+	default:
+		v.SetString(text)
+		return nil
+	}
+}
+
+// kind is how a type of value is called in errors and written in the schema.
+type kind struct {
+	noun    string
+	json    string // JSON Schema's type
+	pattern string
+	example string
+}
+
+// kindOf returns the kind of a single value.
+func kindOf(t reflect.Type) kind {
+	switch reflect.Zero(t).Interface().(type) {
+	case time.Duration:
+		return kind{"a duration with its unit", "string", `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`, "5s"}
+	case Bytes:
+		return kind{"a size with its unit", "string", `^[0-9]+ ?(B|kB|KB|MB|GB|KiB|MiB|GiB)$`, "1MiB"}
+	case Percent:
+		return kind{"a percentage", "string", `^[0-9]+(\.[0-9]+)? ?%$`, "10%"}
+	case Rate:
+		return kind{"a rate above zero, per s, min, h or d", "string", `^[0-9]+ ?/ ?(s|min|h|d)$`, "600000/min"}
+	case Address:
+		return kind{"an address to listen on", "string", `^.*:[0-9]+$`, "127.0.0.1:8080"}
+	case Endpoint:
+		return kind{"an address as ip:port", "string", `^.+:[0-9]+$`, "127.0.0.1:2197"}
+	case URL:
+		return kind{"an https URL without user or query", "string", `^https://[^?#@]+$`, "https://localhost:2197"}
+	case int:
+		return kind{noun: "a whole number", json: "integer"}
+	case bool:
+		return kind{noun: "true or false", json: "boolean"}
+	case File:
+		return kind{noun: "the path of a file", json: "string"}
+	default:
+		return kind{noun: "a text", json: "string"}
+	}
+}

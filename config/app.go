@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+// App is one sender and its credentials at the providers. A provider without a block is not served.
+type App struct {
+	// The API keys that may act for this app. Two live keys make a change of keys painless.
+	Keys    []Key    `name:"keys" required:"true"`
+	APNs    *APNs    `name:"apns"`
+	FCM     *FCM     `name:"fcm"`
+	WebPush *WebPush `name:"webpush"`
+}
+
+// Key is one API key, of which only the hash is known here: `gateway key` makes both.
+type Key struct {
+	// What logs and metrics call the key.
+	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
+	// SHA-256 of the key, as gateway key prints it. Never write the key itself here.
+	Hash string `name:"hash" required:"true" secret:"true" allowed:"/^sha256:[0-9a-f]{64}$/sha256: and 64 hex digits, as gateway key prints it"`
+	// What the key may do: send notifications, read states.
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read"`
+}
+
+// APNs is an app's access to Apple: a token key (key_file, key_id, team_id) or a client certificate (cert_file,
+// cert_key_file).
+type APNs struct {
+	// The .p8 key from Apple's developer site. Whoever reads it can push to all your apps: mode 0600.
+	KeyFile File `name:"key_file"`
+	// The key's ID, 10 characters; Apple shows it beside the key and in the file's name.
+	KeyID string `name:"key_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
+	// The team's ID, 10 characters, from the membership page.
+	TeamID string `name:"team_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
+	// The app's bundle ID. Suffixes such as .voip are added by push type.
+	Topic string `name:"topic" allowed:"/^[A-Za-z0-9][A-Za-z0-9.-]{0,254}$/a bundle ID: letters, digits, dots and dashes"`
+	// Which of Apple's services to use. Device tokens belong to one of them and are bad in the other.
+	Environment string `name:"environment" default:"production" allowed:"production|sandbox"`
+	// Client certificate in PEM, instead of a token key.
+	CertFile File `name:"cert_file"`
+	// The certificate's private key in PEM: mode 0600.
+	CertKeyFile File `name:"cert_key_file"`
+	// Base URL of a stand-in for Apple's service, such as a mock. It wins over environment.
+	URL URL `name:"url"`
+	// Addresses to use instead of asking DNS for the URL's host, as ip:port. For development and tests: nobody replaces
+	// them when Apple moves.
+	Endpoints []Endpoint `name:"endpoints"`
+	// Roots to trust instead of the system's, in PEM. For stand-ins with a certificate of their own.
+	CAFile File      `name:"ca_file"`
+	Pool   Pool      `name:"pool" inherit:"Pool"`
+	Retry  Retry     `name:"retry" inherit:"Retry"`
+	Quota  Allowance `name:"quota" inherit:"Quota.APNs"`
+}
+
+// FCM is an app's access to Firebase Cloud Messaging, HTTP v1.
+type FCM struct {
+	// The service account's JSON key from the Firebase console. Whoever reads it can push to your project: mode 0600.
+	ServiceAccountFile File `name:"service_account_file" required:"true"`
+	// The project to send in. Empty takes the one that the service account's file names.
+	ProjectID string `name:"project_id" allowed:"/^[a-z0-9][a-z0-9:.-]{0,62}$/a project's ID or number"`
+	// Base URL of the service, or of a stand-in such as a mock.
+	URL URL `name:"url" default:"https://fcm.googleapis.com"`
+	// Where access tokens are fetched. Empty takes the one that the service account's file names.
+	TokenURL URL `name:"token_url"`
+	// Addresses to use instead of asking DNS for the URL's host, as ip:port. For development and tests.
+	Endpoints []Endpoint `name:"endpoints"`
+	// Roots to trust instead of the system's, in PEM, for url and token_url. For stand-ins.
+	CAFile File      `name:"ca_file"`
+	Pool   Pool      `name:"pool" inherit:"Pool"`
+	Retry  Retry     `name:"retry" inherit:"Retry"`
+	Quota  Allowance `name:"quota" inherit:"Quota.FCM"`
+}
+
+// WebPush is an app's access to the browsers' push services. It is read and checked; this version does not serve it.
+type WebPush struct {
+	// The VAPID private key in PEM. Browsers tie their subscriptions to it: lose it, and all of them are lost.
+	VAPIDKeyFile File `name:"vapid_key_file" required:"true"`
+	// How a push service reaches you when something is wrong: mailto: or https:.
+	Subject string `name:"subject" required:"true" allowed:"/^(mailto:|https://).+$/a contact that starts with mailto: or https://"`
+	// The only push service to call, for a stand-in such as a mock. Empty calls the service that each subscription names.
+	URL URL `name:"url"`
+	// Roots to trust instead of the system's, in PEM. For stand-ins.
+	CAFile File      `name:"ca_file"`
+	Retry  Retry     `name:"retry" inherit:"Retry"`
+	Quota  Allowance `name:"quota" inherit:"Quota.WebPush"`
+}

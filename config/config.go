@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config is the configuration file: it reads, fills in defaults, lets the environment override, validates and
+// explains. It opens no key file, starts nothing and knows no other package of ours.
+package config
+
+import "time"
+
+// The comments of the fields below are the manual: Schema and Reference print them as they stand here. The tags are
+// name (the key in the file), default, allowed (words with | between them, a range lo..hi, or /pattern/ and its meaning),
+// required, inherit (the block of Config that this one starts as a copy of) and secret (never print the value).
+
+// Config is a whole configuration file.
+type Config struct {
+	// Where the API answers, host:port. Anything but loopback is reachable by others and speaks plain HTTP: put TLS in
+	// front of it. Port 0 takes a free one.
+	Listen Address `name:"listen" default:"127.0.0.1:8080"`
+	Admin  Admin   `name:"admin"`
+	// The zone that this gateway runs in, as its endpoints are labelled. Empty means that zones play no part.
+	Zone string `name:"zone" allowed:"/^[A-Za-z0-9._-]{0,63}$/up to 63 letters, digits, dots, dashes and underscores"`
+
+	// Pool, Retry and Quota come before Apps: what stands here is what every app's provider starts from.
+
+	Pool  Pool  `name:"pool"`
+	Retry Retry `name:"retry"`
+	Quota Quota `name:"quota"`
+	// The apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
+	Apps   map[string]*App `name:"apps" required:"true"`
+	Queue  Queue           `name:"queue"`
+	Limits Limits          `name:"limits"`
+	Log    Log             `name:"log"`
+	Drain  Drain           `name:"drain"`
+}
+
+// Admin is the listener for operators.
+type Admin struct {
+	// Where /metrics and /debug/pprof answer, host:port. It asks for no key: keep it on loopback or behind a firewall.
+	Listen Address `name:"listen" default:"127.0.0.1:9090"`
+}
+
+// Pool says how the live endpoints of one service are kept. There is one pool per credential and URL.
+type Pool struct {
+	// Endpoints (addresses of the service) kept connected. More spread the load and survive more failures; Apple takes
+	// many quick connections for an attack.
+	Size int `name:"size" default:"8" allowed:"1..64"`
+	// Age at which an endpoint is replaced, lengthened by up to 20 % at random so that they do not all go at once.
+	MaxAge time.Duration `name:"max_age" default:"10m" allowed:"10s..24h"`
+	// Requests in flight on one endpoint; beyond it another is picked, or the request waits. It bounds what a silent
+	// endpoint can hold up.
+	InFlight int `name:"in_flight" default:"64" allowed:"1..10000"`
+	// Connections to one endpoint. One carries hundreds of requests at a time; more only helps where a link loses packets.
+	Connections int `name:"connections" default:"1" allowed:"1..16"`
+	// Refuse at once while every breaker is open, instead of trying an opened endpoint.
+	FailFast bool `name:"fail_fast" default:"false"`
+	// How one of the healthy endpoints is chosen.
+	Picker  string  `name:"picker" default:"round_robin" allowed:"round_robin|least_loaded"`
+	Breaker Breaker `name:"breaker"`
+}
+
+// Breaker says when an endpoint is benched. Only failures that are the endpoint's own count: never a refused
+// notification, a quota or a caller who left.
+type Breaker struct {
+	// Failures in a row that open it.
+	Consecutive int `name:"consecutive" default:"5" allowed:"1..1000"`
+	// Share of failures within the window that opens it.
+	Rate Percent `name:"rate" default:"50%" allowed:"1%..100%"`
+	// Answers within the window before the share counts at all: too few, and one unlucky request benches an endpoint.
+	Minimum int `name:"minimum" default:"10" allowed:"1..100000"`
+	// The window that the share is taken over.
+	Window time.Duration `name:"window" default:"5s" allowed:"1s..10m"`
+	// How long an opened endpoint rests before it is tried again.
+	Open time.Duration `name:"open" default:"10s" allowed:"100ms..1h"`
+}
+
+// Retry says when a failed attempt is followed by another. A refusal never is.
+type Retry struct {
+	// Attempts at one notification, the first included; 1 never retries.
+	Attempts int `name:"attempts" default:"3" allowed:"1..10"`
+	// How long an endpoint may take over one attempt; its fault when it runs out. Too short doubles notifications that
+	// were on their way.
+	AttemptTimeout time.Duration `name:"attempt_timeout" default:"5s" allowed:"100ms..2m"`
+	// Retries per hundred notifications. It keeps a failing provider from being buried under repeats.
+	Budget Percent `name:"budget" default:"10%" allowed:"0%..100%"`
+}
+
+// Quota is how much may be sent to each provider.
+type Quota struct {
+	// Of each APNs credential.
+	APNs Allowance `name:"apns"`
+	// Of each FCM project. Google grants 600000/min unless you were told otherwise: set it, and the gateway never meets
+	// the limit by accident.
+	FCM Allowance `name:"fcm"`
+	// Of each VAPID key.
+	WebPush Allowance `name:"webpush"`
+}
+
+// Allowance is how much may be sent with one credential.
+type Allowance struct {
+	// Notifications per time, such as 600000/min or 500/s. Empty sets no limit; a provider's own refusals are obeyed
+	// either way.
+	Rate Rate `name:"rate"`
+}
+
+// Queue keeps what was accepted for later. It is read and checked; this version does not start it.
+type Queue struct {
+	// Folder of the embedded queue. It holds message text: keep it private and on a disk that survives a restart.
+	Dir  File `name:"dir"`
+	NATS NATS `name:"nats"`
+}
+
+// NATS is a JetStream cluster in place of the embedded queue.
+type NATS struct {
+	// Where it answers. A password in it is never printed.
+	URL string `name:"url" secret:"true" allowed:"/^(nats|tls|ws|wss)://.+$/a URL that starts with nats://, tls://, ws:// or wss://"`
+	// Copies of every message, an odd number. One copy is lost with its disk.
+	Replicas int `name:"replicas" default:"3" allowed:"1|3|5"`
+}
+
+// Limits bound what one caller may ask for.
+type Limits struct {
+	// Largest body of one request. Memory in use grows with it.
+	Body Bytes `name:"body" default:"1MiB" allowed:"1KiB..256MiB"`
+	// Notifications in one batch.
+	Batch int `name:"batch" default:"10000" allowed:"1..1000000"`
+}
+
+// Log says what is written to standard error.
+type Log struct {
+	// The least level that is written.
+	Level string `name:"level" default:"info" allowed:"debug|info|warn|error"`
+	// json for machines, text for people, auto for text on a terminal and json elsewhere.
+	Format string `name:"format" default:"auto" allowed:"auto|json|text"`
+}
+
+// Drain is the end of a gateway's life.
+type Drain struct {
+	// How long what is in flight may take after SIGTERM. Keep it below the grace that your platform grants, or accepted
+	// notifications are cut.
+	Grace time.Duration `name:"grace" default:"30s" allowed:"0s..1h"`
+}

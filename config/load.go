@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// Load reads the file at path and the overrides in env (as os.Environ gives it). The error is an Errors with everything
+// that is wrong, or why the file could not be read.
+func Load(path string, env []string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return Parse(path, data, env)
+}
+
+// Parse is Load for a file that is already in memory. Its name stands in the errors, and relative paths in it start at
+// the name's folder.
+func Parse(name string, data []byte, env []string) (*Config, error) {
+	node, err := document(data)
+	if err != nil {
+		return nil, Errors{syntaxError(name, err)}
+	}
+	cfg := new(Config)
+	d := decoder{
+		file: name, dir: filepath.Dir(name), root: reflect.ValueOf(cfg).Elem(),
+		env: overrides(env), known: map[string]bool{}, at: map[string]place{},
+	}
+	d.prepare(d.root)
+	d.block("", node, d.root)
+	d.rules(cfg)
+	d.unknownOverrides()
+	if len(d.errors) > 0 {
+		return nil, d.errors.sorted()
+	}
+	return cfg, nil
+}
+
+// document returns what the file's one document holds, nil for an empty file.
+func document(data []byte) (*yaml.Node, error) {
+	loader, err := yaml.NewLoader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	var first, second yaml.Node
+	if err := loader.Load(&first); errors.Is(err, io.EOF) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if err := loader.Load(&second); !errors.Is(err, io.EOF) {
+		return nil, errors.Join(err, errors.New("more than one document (---): write one file for one gateway"))
+	}
+	return content(&first), nil
+}
+
+// content returns the node that a document or an alias stands for.
+func content(node *yaml.Node) *yaml.Node {
+	for node != nil && (node.Kind == yaml.AliasNode || node.Kind == yaml.DocumentNode) {
+		if node.Kind == yaml.AliasNode {
+			node = node.Alias
+			continue
+		}
+		node = first(node.Content)
+	}
+	return node
+}
+
+func first(nodes []*yaml.Node) *yaml.Node {
+	if len(nodes) == 0 {
+		return nil
+	}
+	return nodes[0]
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Reference returns a Markdown table of every key: what it holds, its default and what it means.
+func Reference() string {
+	var b strings.Builder
+	b.WriteString("| key | holds | default | meaning |\n|---|---|---|---|\n")
+	reference(&b, comments(), "", reflect.TypeFor[Config]())
+	return b.String()
+}
+
+func reference(b *strings.Builder, comments map[string]string, path string, t reflect.Type) {
+	for _, f := range fieldsOf(t) {
+		at, inner := join(path, f.name), f.Type
+		switch f.Type.Kind() {
+		case reflect.Map:
+			at, inner = at+".NAME", f.Type.Elem().Elem()
+		case reflect.Pointer:
+			inner = f.Type.Elem()
+		case reflect.Slice:
+			at, inner = at+"[]", f.Type.Elem()
+		}
+		comment := comments[t.Name()+"."+f.Name]
+		if from := f.Tag.Get("inherit"); from != "" {
+			fmt.Fprintf(b, "| `%s` | the keys of `%s`, which win here | | |\n", at, strings.ToLower(from))
+			continue
+		}
+		if isBlock(inner) {
+			if comment != "" {
+				fmt.Fprintf(b, "| `%s` | block | | %s |\n", at, comment)
+			}
+			reference(b, comments, at, inner)
+			continue
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", at, cell(f.allowed.phrase(inner)), f.shownDefault(), comment)
+	}
+}
+
+func (f field) shownDefault() string {
+	switch def := f.Tag.Get("default"); {
+	case f.required:
+		return "required"
+	case def != "":
+		return "`" + def + "`"
+	default:
+		return ""
+	}
+}
+
+// cell keeps a text from ending its table cell.
+func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var appName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// rules checks what no single key can tell.
+func (d *decoder) rules(cfg *Config) {
+	if cfg.Listen == cfg.Admin.Listen && !strings.HasSuffix(string(cfg.Listen), ":0") {
+		d.fail("admin.listen", "%q is taken by listen: give each its own address", cfg.Admin.Listen)
+	}
+	if cfg.Queue.Dir != "" && cfg.Queue.NATS.URL != "" {
+		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
+	}
+	variables := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
+		path := join("apps", name)
+		if !appName.MatchString(name) {
+			d.fail(path, "an app's name must be 1 to 63 letters, digits, dots, dashes and underscores, a letter or digit first")
+		}
+		if other, taken := variables[variable(path)]; taken {
+			d.fail(path, "its environment variables are those of %s: choose a name that differs in more than case and punctuation", other)
+		}
+		variables[variable(path)] = path
+		d.app(path, cfg.Apps[name])
+	}
+}
+
+func (d *decoder) app(path string, app *App) {
+	if app.APNs == nil && app.FCM == nil && app.WebPush == nil {
+		d.fail(path, "reaches nobody: add a block apns, fcm or webpush")
+	}
+	d.keys(join(path, "keys"), app.Keys)
+	if app.APNs != nil {
+		d.apns(join(path, "apns"), app.APNs)
+	}
+}
+
+// keys refuses two keys of one app with the same name or the same hash.
+func (d *decoder) keys(path string, keys []Key) {
+	for i, key := range keys {
+		for j := range i {
+			if key.Name != "" && keys[j].Name == key.Name {
+				d.fail(fmt.Sprintf("%s[%d].name", path, i), "%q is the name of keys[%d]: give each key its own", key.Name, j)
+			}
+			if key.Hash != "" && keys[j].Hash == key.Hash {
+				d.fail(fmt.Sprintf("%s[%d].hash", path, i), "the same key as keys[%d]: make another with gateway key", j)
+			}
+		}
+		if len(key.Scopes) == 0 {
+			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read or both: a key without a scope opens nothing")
+		}
+	}
+}
+
+// apns refuses everything but one whole credential.
+func (d *decoder) apns(path string, a *APNs) {
+	token := a.KeyFile != "" || a.KeyID != "" || a.TeamID != ""
+	certificate := a.CertFile != "" || a.CertKeyFile != ""
+	switch {
+	case token && certificate:
+		d.fail(path, "has a token key and a certificate: keep key_file, key_id and team_id, or cert_file and cert_key_file")
+	case token:
+		d.together(path, "a token key", map[string]bool{
+			"key_file": a.KeyFile != "", "key_id": a.KeyID != "", "team_id": a.TeamID != "", "topic": a.Topic != "",
+		})
+	case certificate:
+		d.together(path, "a certificate", map[string]bool{
+			"cert_file": a.CertFile != "", "cert_key_file": a.CertKeyFile != "", "topic": a.Topic != "",
+		})
+	default:
+		d.fail(path, "has no credential: set key_file, key_id and team_id, or cert_file and cert_key_file")
+	}
+}
+
+// together notes the keys of a credential that are missing.
+func (d *decoder) together(path, what string, set map[string]bool) {
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		if !set[name] {
+			d.fail(join(path, name), "required with %s", what)
+		}
+	}
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"embed"
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"reflect"
+	"strings"
+)
+
+// manual is the source of the structs, for their comments: what a reader of the code, of the schema and of the reference
+// is told about a key is one and the same text.
+//
+//go:embed config.go app.go
+var manual embed.FS
+
+// comments returns what stands above each field of our structs, by TYPE.FIELD, on one line.
+func comments() map[string]string {
+	found := map[string]string{}
+	for _, name := range []string{"config.go", "app.go"} {
+		source, _ := manual.ReadFile(name)
+		file, err := parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments)
+		if err != nil {
+			panic(err) // the file has been compiled
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok {
+				fieldComments(spec, found)
+			}
+			return true
+		})
+	}
+	return found
+}
+
+func fieldComments(spec *ast.TypeSpec, found map[string]string) {
+	block, ok := spec.Type.(*ast.StructType)
+	if !ok {
+		return
+	}
+	for _, f := range block.Fields.List {
+		for _, name := range f.Names {
+			found[spec.Name.Name+"."+name.Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+		}
+	}
+}
+
+// Schema returns the JSON Schema (draft 2020-12) of the file, for editors that check and complete as one types.
+func Schema() []byte {
+	s := schema{comments: comments(), defs: map[string]any{}}
+	doc := s.block(reflect.TypeFor[Config]())
+	doc["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	doc["title"] = "Configuration of the Sluice gateway"
+	doc["$defs"] = s.defs
+	out, err := json.MarshalIndent(doc, "", "  ")
+	if err != nil {
+		panic(err) // maps, slices and texts only
+	}
+	return append(out, '\n')
+}
+
+type schema struct {
+	comments map[string]string
+	defs     map[string]any // every block but the outermost, by its type's name
+}
+
+// block describes a mapping with known keys.
+func (s schema) block(t reflect.Type) map[string]any {
+	properties, required := map[string]any{}, []string{}
+	for _, f := range fieldsOf(t) {
+		property := s.value(f, f.Type)
+		if comment := s.comments[t.Name()+"."+f.Name]; comment != "" {
+			property["description"] = comment
+		}
+		properties[f.name] = property
+		if f.required {
+			required = append(required, f.name)
+		}
+	}
+	return map[string]any{"type": "object", "properties": properties, "required": required, "additionalProperties": false}
+}
+
+// value describes what may stand behind a key.
+func (s schema) value(f field, t reflect.Type) map[string]any {
+	switch {
+	case t.Kind() == reflect.Pointer:
+		return s.value(f, t.Elem())
+	case isBlock(t):
+		return s.ref(t)
+	case t.Kind() == reflect.Map:
+		return map[string]any{
+			"type": "object", "minProperties": 1, "additionalProperties": s.value(f, t.Elem()),
+			"propertyNames": map[string]any{"pattern": appName.String()},
+		}
+	case t.Kind() == reflect.Slice:
+		list := map[string]any{"type": "array", "items": s.value(field{allowed: f.allowed}, t.Elem())}
+		if def := f.Tag.Get("default"); def != "" {
+			list["default"] = strings.Split(def, ",")
+		}
+		return list
+	default:
+		return single(f, t)
+	}
+}
+
+// ref describes a block once, in $defs, and points at it.
+func (s schema) ref(t reflect.Type) map[string]any {
+	if _, done := s.defs[t.Name()]; !done {
+		s.defs[t.Name()] = nil // so that a block within itself would end
+		s.defs[t.Name()] = s.block(t)
+	}
+	return map[string]any{"$ref": "#/$defs/" + t.Name()}
+}
+
+// single describes a value that stands alone.
+func single(f field, t reflect.Type) map[string]any {
+	k := kindOf(t)
+	out := map[string]any{"type": k.json}
+	if k.pattern != "" {
+		out["pattern"] = k.pattern
+	}
+	if k.example != "" {
+		out["examples"] = []string{k.example}
+	}
+	if def := f.Tag.Get("default"); def != "" {
+		out["default"] = natural(t, def)
+	}
+	switch a := f.allowed; {
+	case a.words != nil:
+		values := make([]any, len(a.words))
+		for i, word := range a.words {
+			values[i] = natural(t, word)
+		}
+		out["enum"] = values
+	case a.pattern != nil:
+		out["pattern"] = a.pattern.String()
+	case a.lo != "" && k.json == "integer":
+		out["minimum"], out["maximum"] = natural(t, a.lo), natural(t, a.hi)
+	}
+	return out
+}
+
+// natural returns a tag's text as JSON spells values of type t.
+func natural(t reflect.Type, text string) any {
+	switch kindOf(t).json {
+	case "integer", "boolean":
+		return json.RawMessage(text)
+	default:
+		return text
+	}
+}

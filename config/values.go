@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// errValue is what every reader below answers to a text that it cannot read; the decoder says what is allowed.
+var errValue = errors.New("not readable as this kind of value")
+
+// Address is a host:port to listen on. An empty host is every interface; port 0 is any free port.
+type Address string
+
+// UnmarshalText reads host:port.
+func (a *Address) UnmarshalText(text []byte) error {
+	_, port, err := net.SplitHostPort(string(text))
+	if err != nil {
+		return errValue
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return errValue
+	}
+	*a = Address(text)
+	return nil
+}
+
+// Endpoint is one address of a service, ip:port.
+type Endpoint struct{ netip.AddrPort }
+
+// UnmarshalText reads ip:port.
+func (e *Endpoint) UnmarshalText(text []byte) error {
+	addr, err := netip.ParseAddrPort(string(text))
+	if err != nil || addr.Port() == 0 {
+		return errValue
+	}
+	e.AddrPort = addr
+	return nil
+}
+
+// URL is an absolute https URL without user, query or fragment. Providers are never called without TLS.
+type URL string
+
+// UnmarshalText reads an https URL and drops a closing slash.
+func (u *URL) UnmarshalText(text []byte) error {
+	v, err := url.Parse(string(text))
+	if err != nil || v.Scheme != "https" || v.Hostname() == "" || v.User != nil || v.RawQuery != "" || v.Fragment != "" {
+		return errValue
+	}
+	*u = URL(strings.TrimSuffix(string(text), "/"))
+	return nil
+}
+
+// File is a path. A relative one starts at the folder of the configuration file; the environment's start at the working
+// directory.
+type File string
+
+// Bytes is a size, spelled with a unit: 512KiB, 1MiB, 2GiB (powers of 1024) or 1MB (powers of 1000).
+type Bytes int64
+
+// byteUnits is in the order in which a unit is looked for: the longest first.
+var byteUnits = []struct {
+	name string
+	size int64
+}{
+	{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
+	{"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"KB", 1e3}, {"B", 1},
+}
+
+// UnmarshalText reads a whole number and its unit.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	for _, unit := range byteUnits {
+		digits, found := strings.CutSuffix(string(text), unit.name)
+		if !found {
+			continue
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 32)
+		if err != nil {
+			return errValue
+		}
+		*b = Bytes(int64(n) * unit.size)
+		return nil
+	}
+	return errValue
+}
+
+// Percent is a share: 10% is 0.1.
+type Percent float64
+
+// UnmarshalText reads a number and a percent sign.
+func (p *Percent) UnmarshalText(text []byte) error {
+	digits, found := strings.CutSuffix(string(text), "%")
+	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
+	if !found || err != nil || !(n >= 0 && n <= 1e6) {
+		return errValue
+	}
+	*p = Percent(n / 100)
+	return nil
+}
+
+// Rate is so many per so much time: 600000/min. The zero Rate is no limit.
+type Rate struct {
+	Count int
+	Per   time.Duration
+}
+
+var rateUnits = map[string]time.Duration{"s": time.Second, "min": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
+
+// UnmarshalText reads a whole number above zero, a slash and s, min, h or d.
+func (r *Rate) UnmarshalText(text []byte) error {
+	digits, unit, _ := strings.Cut(string(text), "/")
+	n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 31)
+	per, known := rateUnits[strings.TrimSpace(unit)]
+	if err != nil || n == 0 || !known {
+		return errValue
+	}
+	*r = Rate{Count: int(n), Per: per}
+	return nil
+}
+
+// PerSecond returns the rate as events per second, 0 for no limit.
+func (r Rate) PerSecond() float64 {
+	if r.Per == 0 {
+		return 0
+	}
+	return float64(r.Count) / r.Per.Seconds()
+}
