@@ -79,8 +79,21 @@ type Retry struct {
 	// How long an endpoint may take over one attempt; its fault when it runs out. Too short doubles notifications that
 	// were on their way.
 	AttemptTimeout time.Duration `name:"attempt_timeout" default:"5s" allowed:"100ms..2m"`
-	// Retries per hundred notifications. It keeps a failing provider from being buried under repeats.
+	// Longest wait before the second attempt; it doubles with each, and the wait is drawn at random below it.
+	Backoff time.Duration `name:"backoff" default:"50ms" allowed:"1ms..1m"`
+	// The same after a provider's "too much".
+	ThrottledBackoff time.Duration `name:"throttled_backoff" default:"1s" allowed:"10ms..10m"`
+	// Longest that either grows.
+	MaxBackoff time.Duration `name:"max_backoff" default:"20s" allowed:"10ms..10m"`
+	// What a provider's Retry-After counts for: comply waits at least that long, stop ends the send, ignore waits as if
+	// there were none and invites longer bans.
+	RetryAfter string `name:"retry_after" default:"comply" allowed:"comply|stop|ignore"`
+	// Longest Retry-After that is waited for. Beyond it the send ends, and its receipt says how long to wait.
+	MaxRetryAfter time.Duration `name:"max_retry_after" default:"20s" allowed:"0s..10m"`
+	// Retries for each hundred notifications of a credential. It keeps a failing provider from being buried under repeats.
 	Budget Percent `name:"budget" default:"10%" allowed:"0%..100%"`
+	// Retries that a credential has besides, so that a quiet one can retry at all.
+	BudgetFloor Rate `name:"budget_floor" default:"3/s"`
 }
 
 // Quota is how much may be sent to each provider.

@@ -36,14 +36,23 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 		file: name, dir: filepath.Dir(name), root: reflect.ValueOf(cfg).Elem(),
 		env: overrides(env), known: map[string]bool{}, at: map[string]place{},
 	}
-	d.prepare(d.root)
-	d.block("", node, d.root)
-	d.rules(cfg)
-	d.unknownOverrides()
+	d.fill(node, cfg)
 	if len(d.errors) > 0 {
 		return nil, d.errors.sorted()
 	}
 	return cfg, nil
+}
+
+// fill decodes the whole file, unless it is of another kind altogether: nobody wants to hear of all that it lacks.
+func (d *decoder) fill(node *yaml.Node, cfg *Config) {
+	d.prepare(d.root)
+	if !empty(node) && node.Kind != yaml.MappingNode {
+		d.fail("", "%s does not belong here: must be a block of keys", shape(node))
+		return
+	}
+	d.block("", node, d.root)
+	d.rules(cfg)
+	d.unknownOverrides()
 }
 
 // document returns what the file's one document holds, nil for an empty file.

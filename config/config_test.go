@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/config"
+)
+
+const hash = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+// shop is the least that a gateway runs with; tests add lines above or below.
+const shop = `apps:
+  shop:
+    keys: [{name: backend, hash: "` + hash + `"}]
+    apns: {key_file: AuthKey.p8, key_id: ABC123DEFG, team_id: DEF123GHIJ, topic: com.example.shop}
+`
+
+func parse(t *testing.T, file string, env ...string) *config.Config {
+	t.Helper()
+	cfg, err := config.Parse("etc/gateway.yaml", []byte(file), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func complaints(t *testing.T, file string, env ...string) string {
+	t.Helper()
+	_, err := config.Parse("gateway.yaml", []byte(file), env)
+	if _, ok := errors.AsType[config.Errors](err); !ok {
+		t.Fatalf("no config.Errors but %v", err)
+	}
+	return err.Error()
+}
+
+func TestTheExampleIsAGoodFileAndItsCommentsTellTheTruthAboutDefaults(t *testing.T) {
+	cfg, err := config.Load("../examples/gateway.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare := parse(t, shop)
+	bare.Zone, bare.Quota.FCM.Rate = "tokyo-a", config.Rate{Count: 600000, Per: time.Minute} // those that its comments except
+	bare.Apps, cfg.Apps = nil, nil
+	if diff := cmp.Diff(bare, cfg); diff != "" {
+		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
+	}
+}
+
+func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
+	cfg := parse(t, shop)
+	want := config.Config{
+		Listen: "127.0.0.1:8080",
+		Admin:  config.Admin{Listen: "127.0.0.1:9090"},
+		Pool: config.Pool{
+			Size: 8, MaxAge: 10 * time.Minute, InFlight: 64, Connections: 1, Picker: "round_robin",
+			Breaker: config.Breaker{Consecutive: 5, Rate: 0.5, Minimum: 10, Window: 5 * time.Second, Open: 10 * time.Second},
+		},
+		Retry: config.Retry{
+			Attempts: 3, AttemptTimeout: 5 * time.Second, Backoff: 50 * time.Millisecond, ThrottledBackoff: time.Second,
+			MaxBackoff: 20 * time.Second, RetryAfter: "comply", MaxRetryAfter: 20 * time.Second, Budget: 0.1,
+			BudgetFloor: config.Rate{Count: 3, Per: time.Second},
+		},
+		Queue:  config.Queue{NATS: config.NATS{Replicas: 3}},
+		Limits: config.Limits{Body: 1 << 20, Batch: 10000},
+		Log:    config.Log{Level: "info", Format: "auto"},
+		Drain:  config.Drain{Grace: 30 * time.Second},
+	}
+	want.Apps = map[string]*config.App{"shop": {
+		Keys: []config.Key{{Name: "backend", Hash: hash, Scopes: []string{"send", "read"}}},
+		APNs: &config.APNs{
+			KeyFile: "etc/AuthKey.p8", KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Topic: "com.example.shop",
+			Environment: "production", Pool: want.Pool, Retry: want.Retry,
+		},
+	}}
+	if diff := cmp.Diff(&want, cfg); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestEveryKindOfValueIsReadWithItsUnit(t *testing.T) {
+	cfg := parse(t, shop+`
+listen: ":0"
+limits: { body: 512 KiB }
+pool: { max_age: 1h30m, fail_fast: true }
+retry: { budget: 2.5%, budget_floor: 30/min }
+quota: { apns: { rate: 500/s }, webpush: { rate: 3600/h } }
+queue: { dir: /var/lib/sluice }
+`)
+	got := []any{cfg.Listen, cfg.Limits.Body, cfg.Pool.MaxAge, cfg.Pool.FailFast, cfg.Retry.Budget,
+		cfg.Retry.BudgetFloor.PerSecond(), cfg.Quota.APNs.Rate.PerSecond(), cfg.Quota.WebPush.Rate.PerSecond(),
+		cfg.Quota.FCM.Rate.PerSecond(), cfg.Queue.Dir}
+	want := []any{config.Address(":0"), config.Bytes(512 << 10), 90 * time.Minute, true, config.Percent(0.025),
+		0.5, 500.0, 1.0, 0.0, config.File("/var/lib/sluice")}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestAFilesPathStartsAtTheConfigurationAndTheEnvironmentsWhereOneStands(t *testing.T) {
+	cfg := parse(t, shop, "SLUICE_APPS_SHOP_APNS_CA_FILE=roots.pem")
+	if got := cfg.Apps["shop"].APNs; got.KeyFile != "etc/AuthKey.p8" || got.CAFile != "roots.pem" {
+		t.Errorf("key_file %q, ca_file %q", got.KeyFile, got.CAFile)
+	}
+}
+
+func TestAnAliasStandsForWhatItNames(t *testing.T) {
+	cfg := parse(t, strings.Replace(shop, "keys: [", "keys: &keys [", 1)+`  courier:
+    keys: *keys
+    fcm: {service_account_file: courier.json}
+`)
+	if diff := cmp.Diff(cfg.Apps["shop"].Keys, cfg.Apps["courier"].Keys); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAFileThatIsNotThereIsNamed(t *testing.T) {
+	_, err := config.Load("nowhere/gateway.yaml", nil)
+	if err == nil || !strings.Contains(err.Error(), "nowhere/gateway.yaml") {
+		t.Errorf("got %v", err)
+	}
+}

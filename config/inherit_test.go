@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/config"
+)
+
+// two holds, for every key that may stand at the top and under a provider, two values that are not its default.
+var two = map[string][2]string{
+	"pool.size":                {"3", "4"},
+	"pool.max_age":             {"1m", "2m"},
+	"pool.in_flight":           {"7", "9"},
+	"pool.connections":         {"2", "3"},
+	"pool.fail_fast":           {"true", "true"},
+	"pool.picker":              {"least_loaded", "least_loaded"},
+	"pool.breaker.consecutive": {"6", "7"},
+	"pool.breaker.rate":        {"20%", "30%"},
+	"pool.breaker.minimum":     {"20", "30"},
+	"pool.breaker.window":      {"6s", "7s"},
+	"pool.breaker.open":        {"11s", "12s"},
+	"retry.attempts":           {"4", "5"},
+	"retry.attempt_timeout":    {"2s", "3s"},
+	"retry.backoff":            {"10ms", "20ms"},
+	"retry.throttled_backoff":  {"2s", "3s"},
+	"retry.max_backoff":        {"8s", "9s"},
+	"retry.retry_after":        {"stop", "ignore"},
+	"retry.max_retry_after":    {"5s", "6s"},
+	"retry.budget":             {"20%", "30%"},
+	"retry.budget_floor":       {"4/s", "5/s"},
+	"quota.rate":               {"100/s", "200/s"},
+}
+
+// file writes one file whose top holds the first of the two values for some keys, and whose FCM block holds the second
+// for others. Apps stand before the top's blocks: their order in a file must not matter.
+func file(top, under map[string]bool) string {
+	var b strings.Builder
+	b.WriteString(shop + "    fcm:\n      service_account_file: shop.json\n")
+	for _, block := range []string{"pool", "retry", "quota"} {
+		fmt.Fprintf(&b, "      %s: %s\n", block, flow(block, under, 1))
+	}
+	for _, block := range []string{"pool", "retry"} {
+		fmt.Fprintf(&b, "%s: %s\n", block, flow(block, top, 0))
+	}
+	fmt.Fprintf(&b, "quota: {fcm: %s}\n", flow("quota", top, 0))
+	return b.String()
+}
+
+// flow writes the chosen keys of a block as {key: value, block: {key: value}}.
+func flow(block string, chosen map[string]bool, which int) string {
+	var keys, breaker []string
+	for _, path := range slices.Sorted(maps.Keys(chosen)) {
+		key, inside := strings.CutPrefix(path, block+".")
+		if !inside || !chosen[path] {
+			continue
+		}
+		if inner, nested := strings.CutPrefix(key, "breaker."); nested {
+			breaker = append(breaker, inner+": "+two[path][which])
+			continue
+		}
+		keys = append(keys, key+": "+two[path][which])
+	}
+	if breaker != nil {
+		keys = append(keys, "breaker: {"+strings.Join(breaker, ", ")+"}")
+	}
+	return "{" + strings.Join(keys, ", ") + "}"
+}
+
+// leaves returns the value of every key of a block, by path.
+func leaves(path string, v reflect.Value, into map[string]any) map[string]any {
+	for i := range v.NumField() {
+		at := path + "." + v.Type().Field(i).Tag.Get("name")
+		if field := v.Field(i); field.Kind() == reflect.Struct && field.Type() != reflect.TypeFor[config.Rate]() {
+			leaves(at, field, into)
+		} else {
+			into[at] = field.Interface()
+		}
+	}
+	return into
+}
+
+func effective(fcm *config.FCM) map[string]any {
+	all := leaves("pool", reflect.ValueOf(fcm.Pool), map[string]any{})
+	leaves("retry", reflect.ValueOf(fcm.Retry), all)
+	return leaves("quota", reflect.ValueOf(fcm.Quota), all)
+}
+
+func TestEveryKeyIsInheritedFromTheTopUnlessItStandsUnderTheProvider(t *testing.T) {
+	nowhere := effective(parse(t, file(nil, nil)).Apps["shop"].FCM)
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(nowhere)), slices.Sorted(maps.Keys(two))); diff != "" {
+		t.Fatalf("this test must know every key (-exist +known):\n%s", diff)
+	}
+	all := map[string]bool{}
+	for path := range two {
+		all[path] = true
+	}
+	atTop := effective(parse(t, file(all, nil)).Apps["shop"].FCM)
+	below := effective(parse(t, file(nil, all)).Apps["shop"].FCM)
+	for path := range two {
+		if cmp.Equal(atTop[path], nowhere[path]) || cmp.Equal(below[path], nowhere[path]) {
+			t.Errorf("%s is lost on the way", path)
+		}
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		top, under := draw(r, "top"), draw(r, "under")
+		cfg, err := config.Parse("gateway.yaml", []byte(file(top, under)), nil)
+		if err != nil {
+			r.Fatal(err)
+		}
+		want := map[string]any{}
+		for path := range two {
+			switch {
+			case under[path]:
+				want[path] = below[path]
+			case top[path]:
+				want[path] = atTop[path]
+			default:
+				want[path] = nowhere[path]
+			}
+		}
+		if diff := cmp.Diff(want, effective(cfg.Apps["shop"].FCM)); diff != "" {
+			r.Fatalf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+func draw(r *rapid.T, label string) map[string]bool {
+	chosen := map[string]bool{}
+	for _, path := range slices.Sorted(maps.Keys(two)) {
+		chosen[path] = rapid.Bool().Draw(r, label+" "+path)
+	}
+	return chosen
+}
+
+func TestWhatOneProviderOverridesNoOtherSees(t *testing.T) {
+	all := map[string]bool{}
+	for path := range two {
+		all[path] = true
+	}
+	cfg, bare := parse(t, file(nil, all)), parse(t, shop)
+	if diff := cmp.Diff(bare.Apps["shop"].APNs, cfg.Apps["shop"].APNs); diff != "" {
+		t.Errorf("-alone +beside:\n%s", diff)
+	}
+	if diff := cmp.Diff(bare.Pool, cfg.Pool); diff != "" {
+		t.Errorf("-alone +beside:\n%s", diff)
+	}
+}
+
+func TestAnOverrideOfTheTopByTheEnvironmentIsInheritedToo(t *testing.T) {
+	cfg := parse(t, shop, "SLUICE_POOL_SIZE=3", "SLUICE_POOL_IN_FLIGHT=5", "SLUICE_APPS_SHOP_APNS_POOL_IN_FLIGHT=6")
+	if pool := cfg.Apps["shop"].APNs.Pool; pool.Size != 3 || pool.InFlight != 6 || pool.MaxAge == 0 {
+		t.Errorf("got %+v", pool)
+	}
+}
