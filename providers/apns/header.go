@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apns
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// pushType is a value of apns-push-type with what Apple ties to it.
+type pushType struct {
+	name, suffix string
+	limit        int    // of the payload, in bytes
+	priorities   string // the values of apns-priority that it may have, the most urgent first
+	key, cert    bool   // the kinds of credential that may send it
+}
+
+// pushTypes are all that there are. Apple, "Sending notification requests to
+// APNs", read 2026-11-22.
+var pushTypes = [...]pushType{
+	{"alert", "", 4096, "10 5 1", true, true},
+	{"background", "", 4096, "5", true, true}, // 10 is an error
+	{"location", ".location-query", 4096, "10 5 1", true, false},
+	{"voip", ".voip", 5120, "10 5 1", true, true},
+	{"complication", ".complication", 4096, "10 5 1", true, true},
+	{"fileprovider", ".pushkit.fileprovider", 4096, "10 5 1", true, true},
+	{"mdm", "", 4096, "10 5 1", false, true}, // its topic is the UID of the MDM certificate's subject
+	{"liveactivity", ".push-type.liveactivity", 4096, "10 5", true, true},
+	{"pushtotalk", ".voip-ptt", 4096, "10 5 1", true, true},
+	{"widgets", ".push-type.widgets", 4096, "10 5 1", true, true},
+	{"controls", ".push-type.controls", 4096, "10 5 1", true, true},
+}
+
+// typeNamed returns the push type of that name, or nil.
+func typeNamed(name string) *pushType {
+	for i := range pushTypes {
+		if pushTypes[i].name == name {
+			return &pushTypes[i]
+		}
+	}
+	return nil
+}
+
+// topic returns the topic of a bundle, which may bear the suffix already.
+func (k *pushType) topic(bundle string) string {
+	return strings.TrimSuffix(bundle, k.suffix) + k.suffix
+}
+
+// allows reports whether apns-priority may have that value.
+func (k *pushType) allows(priority string) bool {
+	return slices.Contains(strings.Fields(k.priorities), priority)
+}
+
+// priority returns the apns-priority for p, or the nearest that the push type
+// may have; "" leaves it to Apple, which takes it for 10.
+func (k *pushType) priority(p push.Priority) string {
+	if k.name == "background" {
+		return "5"
+	}
+	switch p {
+	case push.PriorityHigh:
+		return "10"
+	case push.PriorityNormal:
+		return "5"
+	case push.PriorityLow:
+		if k.allows("1") {
+			return "1"
+		}
+		return "5"
+	}
+	return ""
+}
+
+// pushType returns the type that n names, or the one that its look tells.
+func (p *Provider) pushType(n *push.Notification, l look) (*pushType, error) {
+	const field = "apns.headers.apns-push-type"
+	name := given(n, "apns-push-type")
+	if name == "" {
+		return typeOf(n, l)
+	}
+	kind := typeNamed(name)
+	switch {
+	case kind == nil:
+		return nil, misfit(field, invalidHeader, "one of "+typeNames())
+	case p.signer != nil && !kind.key:
+		return nil, misfit(field, invalidHeader, "another one: "+kind.name+" is sent with a certificate, and this app has a key")
+	case p.signer == nil && !kind.cert:
+		return nil, misfit(field, invalidHeader, "another one: "+kind.name+" is sent with a key, and this app has a certificate")
+	case kind.name == "background" && l.shown:
+		return nil, misfit(field, invalidHeader, "another one: background shows no alert, badge or sound")
+	}
+	return kind, nil
+}
+
+// typeOf derives the push type where n names none.
+func typeOf(n *push.Notification, l look) (*pushType, error) {
+	switch {
+	case l.activity:
+		return typeNamed("liveactivity"), nil
+	case l.silent:
+		return typeNamed("background"), nil
+	case !l.shown && (n.APNs == nil || len(n.APNs.Payload) == 0):
+		return nil, misfit("body", payloadEmpty, "given, or another field to show, or data, or apns.payload: there is nothing to send")
+	}
+	return typeNamed("alert"), nil
+}
+
+func typeNames() string {
+	var names []string
+	for i := range pushTypes {
+		names = append(names, pushTypes[i].name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// given returns the value of one of the sender's own headers, or "".
+func given(n *push.Notification, name string) string {
+	if n.APNs == nil {
+		return ""
+	}
+	return n.APNs.Headers[name]
+}
+
+// header writes the request's header: what the sender gave, else what the
+// common fields make. Values that do not come again stay out of the
+// compression table, which is small at Apple (Communicating with APNs, HPACK).
+func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, error) {
+	if err := checkNames(n); err != nil {
+		return nil, err
+	}
+	h := append(make([]wire.Field, 0, 7),
+		wire.Field{Name: "apns-id", Value: n.ID, Once: true},
+		wire.Field{Name: "apns-push-type", Value: kind.name},
+		wire.Field{Name: "content-type", Value: "application/json"})
+	for _, part := range [...]struct {
+		name string
+		once bool
+		read func(*push.Notification, *pushType) (string, error)
+	}{
+		{"apns-topic", false, p.topicFor},
+		{"apns-priority", false, priorityFor},
+		{"apns-expiration", true, expirationFor},
+		{"apns-collapse-id", true, collapseFor},
+	} {
+		value, err := part.read(n, kind)
+		if err != nil {
+			return nil, err
+		}
+		if value != "" {
+			h = append(h, wire.Field{Name: part.name, Value: value, Once: part.once})
+		}
+	}
+	return h, nil
+}
+
+// senders are the headers that a sender may give. apns-id is the notification's
+// own, and authorization the gateway's.
+var senders = []string{"apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"}
+
+// checkNames refuses every header of the sender's that is not in senders, and
+// those that are there but say nothing.
+func checkNames(n *push.Notification) error {
+	if n.APNs == nil || len(n.APNs.Headers) == 0 {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.APNs.Headers)) {
+		if !slices.Contains(senders, name) {
+			return misfit("apns.headers", invalidHeader, "made of "+strings.Join(senders, ", ")+", in lower case, and nothing else")
+		}
+		if n.APNs.Headers[name] == "" {
+			return misfit("apns.headers."+name, invalidHeader, "absent or not empty")
+		}
+	}
+	return nil
+}
+
+const topicGrammar = "letters, digits, dots, hyphens and underscores, 1 to 255"
+
+func isTopic(s string) bool {
+	return len(s) >= 1 && len(s) <= 255 && each(s, func(c byte) bool {
+		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_'
+	})
+}
+
+// topicFor returns the topic with the push type's suffix. A sender may name
+// the parts of its own app (a watch app, an app clip), whose bundle IDs begin
+// with the app's; not another app that happens to share the key.
+func (p *Provider) topicFor(n *push.Notification, kind *pushType) (string, error) {
+	named := given(n, "apns-topic")
+	switch {
+	case named == "":
+		return p.topics[kind.name], nil
+	case !isTopic(named):
+		return "", misfit("apns.headers.apns-topic", invalidHeader, "a bundle ID: "+topicGrammar)
+	case p.topic != "" && named != p.topic && !strings.HasPrefix(named, p.topic+"."):
+		return "", misfit("apns.headers.apns-topic", invalidHeader, "the app's topic, or one that begins with it and a dot")
+	}
+	return kind.topic(named), nil
+}
+
+func priorityFor(n *push.Notification, kind *pushType) (string, error) {
+	named := given(n, "apns-priority")
+	switch {
+	case named == "":
+		return kind.priority(n.Priority), nil
+	case !kind.allows(named):
+		return "", misfit("apns.headers.apns-priority", invalidHeader,
+			"one of "+strings.ReplaceAll(kind.priorities, " ", ", ")+" for push type "+kind.name)
+	}
+	return named, nil
+}
+
+// expirationFor returns the end of n's TTL. It is rounded up: an end that is
+// already over would mean now or never.
+func expirationFor(n *push.Notification, _ *pushType) (string, error) {
+	if named := given(n, "apns-expiration"); named != "" {
+		if len(named) > 11 || !each(named, isDigit) {
+			return "", misfit("apns.headers.apns-expiration", invalidHeader, "seconds since 1970 in digits, or 0")
+		}
+		return named, nil
+	}
+	end, bounded := n.Expiry()
+	switch {
+	case !bounded:
+		return "", nil
+	case *n.TTL == 0:
+		return "0", nil
+	}
+	return strconv.FormatInt(end.Add(time.Second-1).Unix(), 10), nil
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// collapseFor returns the collapse ID. Apple counts bytes, and a header is no
+// place for more than ASCII.
+func collapseFor(n *push.Notification, _ *pushType) (string, error) {
+	field, id := "apns.headers.apns-collapse-id", given(n, "apns-collapse-id")
+	if id == "" {
+		field, id = "collapse_key", n.CollapseKey
+	}
+	if len(id) > 64 || !each(id, isGraphic) || strings.TrimSpace(id) != id {
+		return "", misfit(field, invalidHeader, "at most 64 printable ASCII characters, no space around them, for APNs")
+	}
+	return id, nil
+}
+
+func isGraphic(c byte) bool { return ' ' <= c && c <= '~' }

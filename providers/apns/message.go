@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apns
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// The reasons of a misfit: those words of a receipt that mean that nothing was
+// sent.
+const (
+	invalidTarget   = "InvalidTarget"
+	invalidField    = "InvalidField"
+	invalidHeader   = "InvalidHeader"
+	invalidPayload  = "InvalidPayload"
+	payloadEmpty    = "PayloadEmpty"
+	payloadTooLarge = "PayloadTooLarge"
+)
+
+func misfit(field, reason, allowed string) error {
+	return &push.FieldError{Field: field, Reason: reason, Allowed: allowed}
+}
+
+// checkTarget wants a device token in hex. Apple: its length varies and is not
+// to be relied upon; what this grammar is for is that nothing but a token can
+// get into the path.
+func checkTarget(t *push.Target) error {
+	switch {
+	case t.Kind() != push.ToToken:
+		return misfit("token", invalidTarget, "given, and the only target: APNs is sent to device tokens")
+	case !isToken(t.Token):
+		return misfit("token", invalidTarget, "an even number of hex digits, 2 to 200")
+	}
+	return nil
+}
+
+func isToken(s string) bool {
+	return len(s) >= 2 && len(s) <= 200 && len(s)%2 == 0 && each(s, isHex)
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+// each reports whether every byte of s is allowed.
+func each(s string, allowed func(byte) bool) bool {
+	for i := range len(s) {
+		if !allowed(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// look is what a notification looks like to the device, for the push types
+// that differ in it.
+type look struct {
+	shown    bool // an alert, a badge or a sound
+	silent   bool // content-available and nothing shown
+	activity bool // a Live Activity's event
+}
+
+// lookAt tells how n looks, by its raw payload or else by its common fields.
+func lookAt(n *push.Notification) (look, error) {
+	if n.APNs != nil && len(n.APNs.Payload) > 0 {
+		return lookInto(n.APNs.Payload)
+	}
+	shown := n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Badge != nil || n.Sound != "" || n.Image != ""
+	return look{shown: shown, silent: !shown && len(n.Data) > 0}, nil
+}
+
+// lookInto reads a raw payload as far as the push type depends on it, and
+// checks that all of it is JSON: a repeated name or bad UTF-8 is none.
+func lookInto(raw []byte) (look, error) {
+	var in struct {
+		APS struct {
+			Alert   present `json:"alert"`
+			Badge   present `json:"badge"`
+			Sound   present `json:"sound"`
+			Content present `json:"content-available"`
+			Event   present `json:"event"`
+			State   present `json:"content-state"`
+		} `json:"aps"`
+	}
+	if jsontext.Value(raw).Kind() != '{' || json.Unmarshal(raw, &in) != nil {
+		return look{}, misfit("apns.payload", invalidPayload, "a JSON object in UTF-8 without repeated names, its aps an object")
+	}
+	aps := &in.APS
+	shown := bool(aps.Alert || aps.Badge || aps.Sound)
+	return look{shown: shown, silent: !shown && bool(aps.Content), activity: bool(aps.Event && aps.State)}, nil
+}
+
+// present is set where a member is, whatever its value.
+type present bool
+
+// UnmarshalJSONFrom skips the value.
+func (p *present) UnmarshalJSONFrom(in *jsontext.Decoder) error {
+	*p = true
+	return in.SkipValue()
+}
+
+// payload returns the request's body: the raw payload byte for byte, or one
+// made of the common fields.
+func payload(n *push.Notification, kind *pushType) ([]byte, error) {
+	if n.APNs != nil && len(n.APNs.Payload) > 0 {
+		return rawPayload(n.APNs.Payload, kind)
+	}
+	if kind.name == "liveactivity" {
+		return nil, misfit("apns.payload", invalidPayload,
+			"given for push type liveactivity: no common field makes aps.timestamp, aps.event and aps.content-state")
+	}
+	if err := checkFields(n); err != nil {
+		return nil, err
+	}
+	text := commonPayload(n, kind)
+	if text.bad != "" {
+		return nil, misfit(text.bad, invalidField, "text in UTF-8")
+	}
+	if len(text.buf) > kind.limit {
+		return nil, tooLarge(largest(n), len(text.buf), kind)
+	}
+	return text.buf, nil
+}
+
+// rawPayload leaves the sender's bytes alone, unless they fit only without
+// their white space.
+func rawPayload(raw []byte, kind *pushType) ([]byte, error) {
+	if len(raw) <= kind.limit {
+		return raw, nil
+	}
+	tight := jsontext.Value(slices.Clone(raw))
+	if err := tight.Compact(); err != nil || len(tight) > kind.limit {
+		return nil, tooLarge("apns.payload", len(tight), kind)
+	}
+	return tight, nil
+}
+
+func tooLarge(field string, size int, kind *pushType) error {
+	return misfit(field, payloadTooLarge, fmt.Sprintf(
+		"so short that the payload has at most %d bytes, as push type %s allows; it has %d", kind.limit, kind.name, size))
+}
+
+// largest returns the field that takes most of a common payload.
+func largest(n *push.Notification) string {
+	field, size := "data", 0
+	for name, value := range n.Data {
+		size += len(name) + len(value)
+	}
+	for _, f := range [...]struct{ name, value string }{
+		{"body", n.Body}, {"title", n.Title}, {"subtitle", n.Subtitle}, {"image", n.Image}, {"sound", n.Sound},
+	} {
+		if len(f.value) > size {
+			field, size = f.name, len(f.value)
+		}
+	}
+	return field
+}
+
+// checkFields checks those common fields whose grammar is more than text.
+func checkFields(n *push.Notification) error {
+	if n.Badge != nil && *n.Badge < 0 {
+		return misfit("badge", invalidField, "0 or more")
+	}
+	if n.Image != "" && !isImage(n.Image) {
+		return misfit("image", invalidField, "an https URL")
+	}
+	if _, taken := n.Data["aps"]; taken {
+		return misfit("data.aps", invalidField, "absent: aps is Apple's; use the common fields, or apns.payload")
+	}
+	if _, taken := n.Data["image"]; taken && n.Image != "" {
+		return misfit("data.image", invalidField, "absent beside image, which takes its place in the payload")
+	}
+	return nil
+}
+
+func isImage(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "https" && u.Host != ""
+}
+
+// commonPayload writes the payload that the common fields make.
+func commonPayload(n *push.Notification, kind *pushType) object {
+	o := object{buf: make([]byte, 0, room(n))}
+	o.open("")
+	o.open("aps")
+	if n.Title != "" || n.Subtitle != "" || n.Body != "" {
+		o.open("alert")
+		o.text("title", n.Title, "title")
+		o.text("subtitle", n.Subtitle, "subtitle")
+		o.text("body", n.Body, "body")
+		o.close()
+	}
+	if n.Badge != nil {
+		o.number("badge", *n.Badge)
+	}
+	o.text("sound", n.Sound, "sound")
+	if kind.name == "background" {
+		o.number("content-available", 1)
+	}
+	if n.Image != "" {
+		o.number("mutable-content", 1)
+	}
+	o.close()
+	o.text("image", n.Image, "image")
+	o.data(n.Data)
+	o.close()
+	return o
+}
+
+// room is about the size of the payload, so that it is written without growing.
+func room(n *push.Notification) int {
+	size := 160 + len(n.Title) + len(n.Subtitle) + len(n.Body) + len(n.Sound) + len(n.Image)
+	for name, value := range n.Data {
+		size += len(name) + len(value) + len(`"":"",`)
+	}
+	return size
+}
+
+// object appends JSON, member by member.
+type object struct {
+	buf []byte
+	bad string // the first field that is not UTF-8
+}
+
+// open begins an object as the member of that name; "" is the outermost.
+func (o *object) open(name string) {
+	if name != "" {
+		o.name(name, "")
+	}
+	o.buf = append(o.buf, '{')
+}
+
+func (o *object) close() { o.buf = append(o.buf, '}') }
+
+// name begins a member. field is where the name comes from, if from the sender.
+func (o *object) name(name, field string) {
+	if o.buf[len(o.buf)-1] != '{' {
+		o.buf = append(o.buf, ',')
+	}
+	o.quote(name, field)
+	o.buf = append(o.buf, ':')
+}
+
+// text appends a member unless it is empty. field is where the value comes from.
+func (o *object) text(name, value, field string) {
+	if value == "" {
+		return
+	}
+	o.name(name, field)
+	o.quote(value, field)
+}
+
+func (o *object) number(name string, value int) {
+	o.name(name, "")
+	o.buf = strconv.AppendInt(o.buf, int64(value), 10)
+}
+
+func (o *object) quote(s, field string) {
+	var err error
+	if o.buf, err = jsontext.AppendQuote(o.buf, s); err != nil && o.bad == "" {
+		o.bad = field
+	}
+}
+
+// data appends a member for every entry, in order of their names, so that one
+// notification always makes the same bytes.
+func (o *object) data(entries map[string]string) {
+	var few [16]string
+	names := few[:0]
+	for name := range entries {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		o.name(name, "data")
+		o.quote(entries[name], "data")
+	}
+}
