@@ -30,7 +30,7 @@ type APNs struct {
 	KeyID string `name:"key_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
 	// The team's ID, 10 characters, from the membership page.
 	TeamID string `name:"team_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
-	// The app's bundle ID. Suffixes such as .voip are added by push type.
+	// The app's bundle ID. Suffixes such as .voip are added by push type. A certificate of a single topic needs none.
 	Topic string `name:"topic" allowed:"/^[A-Za-z0-9][A-Za-z0-9.-]{0,254}$/a bundle ID: letters, digits, dots and dashes"`
 	// Which of Apple's services to use. Device tokens belong to one of them and are bad in the other.
 	Environment string `name:"environment" default:"production" allowed:"production|sandbox"`

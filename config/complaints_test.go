@@ -27,7 +27,7 @@ func TestABadFileIsToldWhereAndWhatIsAllowed(t *testing.T) {
 		"a duration without a unit": {
 			shop + "drain: {grace: 30}\n", `gateway.yaml:5:9: drain.grace: "30": must be a duration with its unit, from 0s to 1h`},
 		"a size without a unit": {
-			shop + "limits: {body: 100000}\n", `gateway.yaml:5:10: limits.body: "100000": must be a size with its unit, from 1KiB to 256MiB`},
+			shop + "limits: {body: 100000}\n", `gateway.yaml:5:10: limits.body: "100000": must be a size with its unit, from 1KiB to 64MiB`},
 		"a share without a sign": {
 			shop + "retry: {budget: 0.1}\n", `gateway.yaml:5:9: retry.budget: "0.1": must be a percentage, from 0% to 100%`},
 		"a rate of nothing": {

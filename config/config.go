@@ -109,9 +109,13 @@ type Quota struct {
 
 // Allowance is how much may be sent with one credential.
 type Allowance struct {
-	// Notifications per time, such as 600000/min or 500/s. Empty sets no limit; a provider's own refusals are obeyed
-	// either way.
+	// All notifications together, such as 600000/min or 500/s, spread evenly. Empty sets no limit; a provider's own
+	// refusals are obeyed either way.
 	Rate Rate `name:"rate"`
+	// Notifications to one device, which may come at once: 240/min is FCM's limit for Android. Empty sets no limit.
+	DeviceRate Rate `name:"device_rate"`
+	// Notifications to one topic, condition or channel, which may come at once. Empty sets no limit.
+	TopicRate Rate `name:"topic_rate"`
 }
 
 // Queue keeps what was accepted for later. It is read and checked; this version does not start it.
@@ -131,10 +135,16 @@ type NATS struct {
 
 // Limits bound what one caller may ask for.
 type Limits struct {
-	// Largest body of one request. Memory in use grows with it.
-	Body Bytes `name:"body" default:"1MiB" allowed:"1KiB..256MiB"`
+	// Largest body of a single notification's request. Memory in use grows with it.
+	Body Bytes `name:"body" default:"1MiB" allowed:"1KiB..64MiB"`
 	// Notifications in one batch.
 	Batch int `name:"batch" default:"10000" allowed:"1..1000000"`
+	// Largest notification in a batch.
+	BatchItem Bytes `name:"batch_item" default:"64KiB" allowed:"1KiB..1MiB"`
+	// Notifications of one batch that are sent at a time. More let one caller crowd out the others.
+	BatchInFlight int `name:"batch_in_flight" default:"512" allowed:"1..100000"`
+	// How long a body may take to arrive; in a batch, the next notification. It ends callers who stall.
+	BodyTime time.Duration `name:"body_time" default:"15s" allowed:"100ms..10m"`
 }
 
 // Log says what is written to standard error.
@@ -147,7 +157,10 @@ type Log struct {
 
 // Drain is the end of a gateway's life.
 type Drain struct {
-	// How long what is in flight may take after SIGTERM. Keep it below the grace that your platform grants, or accepted
-	// notifications are cut.
+	// How long it goes on as before after SIGTERM, but for /readyz, which says no. Load balancers that ask /readyz need it
+	// to send new requests elsewhere: give it a little more than they take to notice.
+	Delay time.Duration `name:"delay" default:"0s" allowed:"0s..10m"`
+	// How long what is in flight may take after that. Keep both together below the grace that your platform grants, or
+	// accepted notifications are cut.
 	Grace time.Duration `name:"grace" default:"30s" allowed:"0s..1h"`
 }

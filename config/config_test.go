@@ -46,7 +46,8 @@ func TestTheExampleIsAGoodFileAndItsCommentsTellTheTruthAboutDefaults(t *testing
 		t.Fatal(err)
 	}
 	bare := parse(t, shop)
-	bare.Zone, bare.Quota.FCM.Rate = "tokyo-a", config.Rate{Count: 600000, Per: time.Minute} // those that its comments except
+	bare.Zone = "tokyo-a" // this and the quota are those that its comments except
+	bare.Quota.FCM.Rate, bare.Quota.FCM.DeviceRate = config.Rate{Count: 600000, Per: time.Minute}, config.Rate{Count: 240, Per: time.Minute}
 	bare.Apps, cfg.Apps = nil, nil
 	if diff := cmp.Diff(bare, cfg); diff != "" {
 		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
@@ -68,7 +69,7 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 			BudgetFloor: config.Rate{Count: 3, Per: time.Second},
 		},
 		Queue:  config.Queue{NATS: config.NATS{Replicas: 3}},
-		Limits: config.Limits{Body: 1 << 20, Batch: 10000},
+		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, BodyTime: 15 * time.Second},
 		Log:    config.Log{Level: "info", Format: "auto"},
 		Drain:  config.Drain{Grace: 30 * time.Second},
 	}

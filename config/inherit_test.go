@@ -39,6 +39,8 @@ var two = map[string][2]string{
 	"retry.budget":             {"20%", "30%"},
 	"retry.budget_floor":       {"4/s", "5/s"},
 	"quota.rate":               {"100/s", "200/s"},
+	"quota.device_rate":        {"240/min", "1/s"},
+	"quota.topic_rate":         {"1000/s", "2000/s"},
 }
 
 // file writes one file whose top holds the first of the two values for some keys, and whose FCM block holds the second

@@ -74,7 +74,7 @@ func (d *decoder) apns(path string, a *APNs) {
 		})
 	case certificate:
 		d.together(path, "a certificate", map[string]bool{
-			"cert_file": a.CertFile != "", "cert_key_file": a.CertKeyFile != "", "topic": a.Topic != "",
+			"cert_file": a.CertFile != "", "cert_key_file": a.CertKeyFile != "",
 		})
 	default:
 		d.fail(path, "has no credential: set key_file, key_id and team_id, or cert_file and cert_key_file")
