@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// batch is POST /v1/apps/{app}/notifications/batch: notifications in, a line for each out as it ends. The batch is
+// refused as a whole only while nothing of it was taken.
+func (a *api) batch(w *answer, r *http.Request) *problem {
+	if p := onlyNow(r); p != nil {
+		return p
+	}
+	if r.Header.Get("Idempotency-Key") != "" {
+		return &problem{kind: needsQueue, field: "Idempotency-Key",
+			detail: "must be absent: only single notifications have it until the queue exists"}
+	}
+	media, p := bodyType(r, "application/json", "application/x-ndjson")
+	if p != nil {
+		return p
+	}
+	control := http.NewResponseController(w.ResponseWriter)
+	_ = control.EnableFullDuplex() // where it is not to be had, the body is read before the answer is written
+	in := &body{from: r.Body, control: control, patience: a.limits.BodyTime}
+	if media == "application/json" {
+		return a.run(w, r, control, newArray(in, a.limits.Item))
+	}
+	buffer := a.readers.get(in)
+	defer a.readers.put(buffer)
+	return a.run(w, r, control, &lines{body: in, in: buffer})
+}
+
+// run takes a batch from its first item to its last receipt.
+func (a *api) run(w *answer, r *http.Request, control *http.ResponseController, in items) *problem {
+	// net/http ends the request's own context also when an item is late, which is no reason to abandon those in flight.
+	ctx, leave := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer leave()
+	b := &batch{api: a, app: w.app, requestID: w.requestID, ctx: ctx, jobs: make(chan job), out: newOutput(w, a.limits.WriteTime)}
+	w.Header()["Content-Type"] = ndjsonType
+	b.writer.Go(func() {
+		if b.out.run() != nil {
+			leave()
+		}
+	})
+	defer b.end()
+	taken, p := b.read(in)
+	if p == nil || p.kind != bodyTimeout {
+		_ = control.SetReadDeadline(time.Time{}) // it would end net/http's watch for the caller's departure
+		context.AfterFunc(r.Context(), leave)
+	}
+	if p != nil && taken > 0 {
+		b.tell(p.refused(taken))
+		return nil
+	}
+	return p
+}
+
+// batch is one batch on its way through.
+type batch struct {
+	*api
+	app       string
+	requestID string
+	ctx       context.Context // ends when the caller has left
+	jobs      chan job
+	crew      sync.WaitGroup
+	hired     int // into the crew
+	out       *output
+	writer    sync.WaitGroup
+}
+
+// end waits until all that was taken has ended and is written.
+func (b *batch) end() {
+	close(b.jobs)
+	b.crew.Wait()
+	b.out.finish()
+	b.writer.Wait()
+}
+
+type job struct {
+	index int
+	n     *push.Notification
+}
+
+// read hands every item to the crew, and a bad one its receipt. It returns how many it took, and why it stopped
+// before the end.
+func (b *batch) read(in items) (taken int, p *problem) {
+	for ; b.ctx.Err() == nil; taken++ {
+		text, err := in.next()
+		switch {
+		case err == io.EOF:
+			return taken, nil
+		case err != nil && !errors.Is(err, errTooLong):
+			return taken, b.unreadable(err)
+		case taken == b.limits.Batch:
+			return taken, &problem{kind: batchTooLarge,
+				detail: fmt.Sprintf("must have at most %d notifications: this and what follows was not read", b.limits.Batch)}
+		case err != nil:
+			b.tell((&problem{kind: bodyTooLarge, detail: "must have at most " + bytesOf(b.limits.Item)}).refused(taken))
+		default:
+			b.take(taken, text)
+		}
+	}
+	return taken, nil
+}
+
+// unreadable is the problem of a batch that cannot be read from here on.
+func (b *batch) unreadable(err error) *problem {
+	const rest = ": this and what follows was not read"
+	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
+	switch {
+	case errors.Is(err, errNotAnArray):
+		return &problem{kind: invalidJSON, detail: "must be one array of notifications, or application/x-ndjson with one on each line"}
+	case errors.Is(err, errEndless):
+		return &problem{kind: bodyTooLarge, detail: "must have at most " + bytesOf(b.limits.Item) + rest}
+	case ok && !errors.Is(err, io.ErrUnexpectedEOF):
+		return &problem{kind: invalidJSON, detail: fmt.Sprintf("must be an array in valid JSON; reading stopped at byte %d%s", syntax.ByteOffset, rest)}
+	default:
+		p := b.cutShort(err)
+		p.detail += rest
+		return p
+	}
+}
+
+// take decodes an item and hands it to the crew.
+func (b *batch) take(index int, text []byte) {
+	n, p := decode(text)
+	if p != nil {
+		b.tell(p.refused(index))
+		return
+	}
+	accept(n, b.app)
+	b.hand(job{index, n})
+}
+
+// hand gives a job to whoever is idle, or else hires one more, or else waits.
+func (b *batch) hand(j job) {
+	select {
+	case b.jobs <- j:
+		return
+	default:
+	}
+	if b.hired < b.limits.InFlight {
+		b.hired++
+		b.crew.Go(b.work)
+	}
+	select {
+	case b.jobs <- j:
+	case <-b.ctx.Done():
+	}
+}
+
+// work sends until there are no more jobs.
+func (b *batch) work() {
+	for j := range b.jobs {
+		receipt := b.carry(j.n)
+		receipt.Index = &j.index
+		b.tell(receipt)
+	}
+}
+
+// carry sends n. A panic on the way is this notification's alone.
+func (b *batch) carry(n *push.Notification) (receipt push.Receipt) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			b.confess(b.ctx, panicked, b.requestID)
+			receipt = push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Unknown, Reason: internal.reason}}
+		}
+	}()
+	return b.sender.Send(b.ctx, n)
+}
+
+// tell puts a receipt on a line of its own.
+func (b *batch) tell(r push.Receipt) {
+	line, err := r.MarshalJSON()
+	if err != nil { // never: a receipt holds nothing without a JSON form
+		return
+	}
+	b.out.add(append(line, '\n'))
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// Header values that never change, shared by all answers: nobody writes into them.
+var (
+	jsonType    = []string{"application/json"}
+	ndjsonType  = []string{"application/x-ndjson"}
+	problemType = []string{"application/problem+json"}
+	yamlType    = []string{"application/yaml"} // RFC 9512
+	noStore     = []string{"no-store"}
+	noSniff     = []string{"nosniff"}
+	replayed    = []string{"true"}
+)
+
+// reply is an answer that is whole before its first byte leaves, so that it can be given again.
+type reply struct {
+	status      int
+	contentType []string
+	retryAfter  []string // nil for none
+	body        []byte
+}
+
+func (r reply) write(w *answer) {
+	h := w.Header()
+	h["Content-Type"] = r.contentType
+	if r.retryAfter != nil {
+		h["Retry-After"] = r.retryAfter
+	}
+	w.WriteHeader(r.status)
+	_, _ = w.Write(r.body) // it fails only when the caller has left
+}
+
+// replyTo is the answer to a caller whose notification ended in r: a verdict on the notification itself is 200,
+// whatever it is; all else is a problem of the caller, the credential, the provider or the gateway.
+func replyTo(r push.Receipt, requestID string) reply {
+	if p := problemOf(r); p != nil {
+		return p.reply(requestID)
+	}
+	body, err := r.MarshalJSON()
+	if err != nil { // never: a receipt holds nothing without a JSON form
+		return (&problem{kind: internal}).reply(requestID)
+	}
+	return reply{status: http.StatusOK, contentType: jsonType, body: append(body, '\n')}
+}
+
+// problemOf returns why r holds no verdict on the notification, or nil if it does.
+func problemOf(r push.Receipt) *problem {
+	switch r.Verdict {
+	case push.Accepted, push.Unregistered, push.Expired:
+		return nil
+	case push.Refused:
+		return misfit(r)
+	case push.Throttled:
+		return &problem{kind: throttled, receipt: &r, retryAfter: atLeastASecond(r.RetryAfter),
+			detail: because(r, "send it again after the seconds in Retry-After")}
+	case push.Unauthorized:
+		return &problem{kind: unauthorized, receipt: &r,
+			detail: because(r, "the gateway's operator has to look at the app's key or certificate")}
+	case push.Unknown:
+		return &problem{kind: unknown, receipt: &r,
+			detail: because(r, "sending it again may show it twice; on_unknown lets the gateway decide")}
+	default:
+		return &problem{kind: unavailable, receipt: &r, retryAfter: atLeastASecond(r.RetryAfter),
+			detail: because(r, "send it again after the seconds in Retry-After")}
+	}
+}
+
+// misfit returns the problem of a notification that was refused here, and nil for one that its provider refused:
+// that is a verdict.
+func misfit(r push.Receipt) *problem {
+	if len(r.Attempts) > 0 {
+		return nil
+	}
+	kind := invalidField
+	if r.Reason == payloadTooLarge.reason {
+		kind = payloadTooLarge
+	}
+	return &problem{kind: kind, field: r.Field, detail: r.Detail}
+}
+
+func because(r push.Receipt, next string) string {
+	if r.Reason == "" {
+		return next
+	}
+	return fmt.Sprintf("%s: %s", r.Reason, next)
+}
+
+func atLeastASecond(d time.Duration) time.Duration { return max(d, time.Second) }

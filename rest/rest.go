@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rest is the HTTP face: it decodes, authorises, hands on and encodes. It knows one method of the house
+// behind it, and neither sends nor judges.
+package rest
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// Sender carries one notification to its end. It is called from many goroutines at once.
+type Sender interface {
+	// Send returns when the notification has ended, or soon after ctx has.
+	Send(ctx context.Context, n *push.Notification) push.Receipt
+}
+
+// Config is what the HTTP face needs to know. Only Sender is required.
+type Config struct {
+	// Sender is the house behind the door.
+	Sender Sender
+	// Apps are those that may send, by name (letters, digits, '.', '_' and '-', at most 64).
+	Apps map[string]App
+	// Limits bound what one caller can take; zero fields mean their defaults.
+	Limits Limits
+	// Status gives the value that GET /v1/status answers as JSON; nil answers {}. It must hold no secret.
+	Status func() any
+	// Ready names what keeps the gateway from serving, and nothing when it serves; nil means always ready. Whatever
+	// it names takes the whole gateway out of a load balancer's rotation.
+	Ready func() []NotReady
+	// Logger gets one line per request at debug level and one per panic; nil discards them.
+	Logger *slog.Logger
+}
+
+// App is one app and those who may speak for it.
+type App struct {
+	Keys []Key
+}
+
+// Limits bound what one request can take from the gateway.
+type Limits struct {
+	Body        int           // bytes of a single notification's body; default 1 MiB
+	Item        int           // bytes of one notification in a batch; default 64 KiB
+	Batch       int           // notifications in a batch; default 10,000
+	InFlight    int           // notifications of one batch that are sent at a time; default 512
+	BodyTime    time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
+	WriteTime   time.Duration // for a caller to take what a batch wrote; default 30 s
+	Detached    time.Duration // for a send under an Idempotency-Key, which outlives its caller; default 60 s
+	Remembered  int           // answers kept for Idempotency-Keys, about 1 KiB each; default 50,000
+	RememberFor time.Duration // how long they are kept; default 24 h
+}
+
+func (l Limits) withDefaults() Limits {
+	setDefault(&l.Body, 1<<20)
+	setDefault(&l.Item, 64<<10)
+	setDefault(&l.Batch, 10_000)
+	setDefault(&l.InFlight, 512)
+	setDefault(&l.BodyTime, 15*time.Second)
+	setDefault(&l.WriteTime, 30*time.Second)
+	setDefault(&l.Detached, time.Minute)
+	setDefault(&l.Remembered, 50_000)
+	setDefault(&l.RememberFor, 24*time.Hour)
+	return l
+}
+
+func setDefault[T int | time.Duration](v *T, value T) {
+	if *v <= 0 {
+		*v = value
+	}
+}
+
+// api is what the handlers share.
+type api struct {
+	sender  Sender
+	keys    keyring
+	limits  Limits
+	status  func() any
+	ready   func() []NotReady
+	log     *slog.Logger
+	answers *memory
+	readers *pool
+}
+
+// New returns the handler of every call under /v1, of the health calls and of /openapi.yaml. It starts nothing. An
+// error names the key of the configuration that is wrong and what is allowed there.
+func New(cfg Config) (http.Handler, error) {
+	if cfg.Sender == nil {
+		return nil, errors.New("rest: Config.Sender is nil")
+	}
+	keys, err := newKeyring(cfg.Apps)
+	if err != nil {
+		return nil, err
+	}
+	limits := cfg.Limits.withDefaults()
+	a := &api{
+		sender: cfg.Sender, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger,
+		answers: newMemory(limits.Remembered, limits.RememberFor),
+		readers: newPool(limits.Item),
+	}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	return a.routes(), nil
+}
+
+func (a *api) routes() chi.Router {
+	r := chi.NewRouter()
+	r.Use(a.observe, middleware.GetHead)
+	r.NotFound(handle(notFoundHere))
+	r.MethodNotAllowed(handle(methodNotAllowedHere))
+
+	r.Post("/v1/apps/{app}/notifications", handle(a.permit(maySend, a.send)))
+	r.Post("/v1/apps/{app}/notifications/batch", handle(a.permit(maySend, a.batch)))
+	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.permit(mayRead, history)))
+	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.permit(maySend, cancel)))
+	r.Get("/v1/apps/{app}/events", handle(a.permit(mayRead, events)))
+	r.Get("/v1/status", handle(a.permitAny(mayRead, a.showStatus)))
+
+	r.Get("/livez", handle(alive))
+	r.Get("/readyz", handle(a.showReady))
+	r.Get("/healthz", handle(a.showReady))
+	r.Get("/openapi.yaml", handle(showOpenAPI))
+	return r
+}
+
+// handler is an http.HandlerFunc that returns the problem it met instead of writing it. After nil it has written its
+// answer, or there is nobody left to read one.
+type handler func(w *answer, r *http.Request) *problem
+
+// handle makes a handler a http.HandlerFunc behind observe.
+func handle(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		out := w.(*answer)
+		if p := h(out, r); p != nil {
+			p.reply(out.requestID).write(out)
+		}
+	}
+}
+
+func notFoundHere(*answer, *http.Request) *problem {
+	return &problem{kind: notFound, detail: "GET /openapi.yaml lists every call"}
+}
+
+// methodNotAllowedHere answers OPTIONS too: both tell the methods that the path has.
+func methodNotAllowedHere(w *answer, r *http.Request) *problem {
+	routes := chi.RouteContext(r.Context()).Routes
+	for _, method := range [...]string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
+			w.Header().Add("Allow", method)
+		}
+	}
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	return &problem{kind: methodNotAllowed, detail: "the header Allow tells what this path takes"}
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Server returns a server for h, New's handler or one around it, with the bounds that slow and greedy clients need; it
+// listens nowhere yet. The time for a body is h's own to bound: a batch may come in slowly for hours. logger gets
+// what net/http has to say, at debug level, for any stranger can cause it; nil discards it.
+func Server(h http.Handler, logger *slog.Logger) *http.Server {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
