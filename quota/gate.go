@@ -65,7 +65,7 @@ func (g *Gate) Admit(n *push.Notification, patience time.Duration) (wait time.Du
 	now := time.Now()
 	target := g.targets.find(n)
 	if wait, ok = target.take(now, 0); !ok {
-		return wait, false
+		return max(wait, g.total.closed(now)), false
 	}
 	if wait, ok = g.total.take(now, patience); !ok {
 		target.giveBack()

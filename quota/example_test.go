@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package quota_test
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+)
+
+func Example() {
+	gate := quota.New(quota.Config{Total: quota.Limit{Rate: 10_000}}) // FCM: 600,000 a minute
+	n := &push.Notification{Target: push.Target{Token: "one"}}
+	other := &push.Notification{Target: push.Target{Token: "other"}}
+
+	wait, ok := gate.Admit(n, time.Second)
+	fmt.Println("one:", ok, wait)
+
+	gate.Learn(n, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
+
+	wait, ok = gate.Admit(n, time.Second)
+	fmt.Println("one:", ok, wait.Round(time.Second))
+	wait, ok = gate.Admit(other, time.Second)
+	fmt.Println("other:", ok, wait)
+	// Output:
+	// one: true 0s
+	// one: false 1m0s
+	// other: true 0s
+}

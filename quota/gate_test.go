@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package quota_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+)
+
+const patient = time.Duration(math.MaxInt64)
+
+func toToken(token string) *push.Notification {
+	return &push.Notification{Target: push.Target{Token: token}}
+}
+
+func toTopic(topic string) *push.Notification {
+	return &push.Notification{Target: push.Target{Topic: topic}}
+}
+
+func throttled(scope push.Scope, after time.Duration) push.Outcome {
+	return push.Outcome{Verdict: push.Throttled, Scope: scope, RetryAfter: after}
+}
+
+// open fails the test unless g admits n at once.
+func open(t *testing.T, g *quota.Gate, n *push.Notification) {
+	t.Helper()
+	if wait, ok := g.Admit(n, 0); !ok || wait != 0 {
+		t.Errorf("Admit = %v, %v; want at once", wait, ok)
+	}
+}
+
+// shut fails the test unless g refuses n, and says for how long.
+func shut(t *testing.T, g *quota.Gate, n *push.Notification, want time.Duration) {
+	t.Helper()
+	if wait, ok := g.Admit(n, patient); ok || wait != want {
+		t.Errorf("Admit = %v, %v; want refused for %v", wait, ok, want)
+	}
+	if wait := g.Closed(n); wait != want {
+		t.Errorf("Closed = %v, want %v", wait, want)
+	}
+}
+
+func TestANilGateAdmitsEverything(t *testing.T) {
+	var g *quota.Gate
+	g.Learn(toToken("a"), throttled(push.ScopeProject, time.Hour))
+	open(t, g, toToken("a"))
+	if g.Closed(toToken("a")) != 0 || g.Status() != (quota.Status{}) {
+		t.Error("a nil gate is closed")
+	}
+}
+
+func TestWithoutConfigurationNothingIsPaced(t *testing.T) {
+	g := quota.New(quota.Config{})
+	for range 10_000 {
+		open(t, g, toToken("a"))
+	}
+}
+
+func TestARefusedDeviceClosesAndNoOtherWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{})
+		g.Learn(toToken("a"), throttled(push.ScopeDevice, 30*time.Second))
+		shut(t, g, toToken("a"), 30*time.Second)
+		open(t, g, toToken("b"))
+		open(t, g, toTopic("a"))
+		time.Sleep(30 * time.Second)
+		open(t, g, toToken("a"))
+	})
+}
+
+func TestARefusedTopicClosesAndNoDeviceWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{})
+		g.Learn(toTopic("news"), throttled(push.ScopeTopic, time.Minute))
+		shut(t, g, toTopic("news"), time.Minute)
+		open(t, g, toTopic("sport"))
+		open(t, g, toToken("news"))
+	})
+}
+
+func TestARefusedProjectClosesEverythingBehindTheGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, scope := range []push.Scope{push.ScopeProject, push.ScopeCredential} {
+			g := quota.New(quota.Config{})
+			g.Learn(toToken("a"), throttled(scope, time.Minute))
+			shut(t, g, toToken("b"), time.Minute)
+			shut(t, g, toTopic("news"), time.Minute)
+			time.Sleep(time.Minute)
+			open(t, g, toToken("b"))
+		}
+	})
+}
+
+func TestOnlyThrottledClosesAndOnlyForItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{})
+		for v := push.Unsent; v <= push.Expired; v++ {
+			if v != push.Throttled {
+				g.Learn(toToken("a"), push.Outcome{Verdict: v, Scope: push.ScopeProject, RetryAfter: time.Hour})
+			}
+		}
+		g.Learn(toToken("a"), throttled(push.ScopeEndpoint, time.Hour))
+		open(t, g, toToken("a"))
+
+		g.Learn(toToken("a"), throttled(push.ScopeProject, 10*time.Second))
+		g.Learn(toToken("a"), throttled(push.ScopeProject, 2*time.Second))
+		shut(t, g, toToken("a"), 10*time.Second) // the longer wish stands
+	})
+}
+
+func TestARefusalWithoutATimeClosesForASecondAndNoneForMoreThanAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{})
+		g.Learn(toToken("a"), throttled(push.ScopeNone, 0))
+		shut(t, g, toToken("a"), time.Second)
+		g.Learn(toToken("a"), throttled(push.ScopeCredential, 24*365*time.Hour))
+		shut(t, g, toToken("a"), time.Hour)
+	})
+}
+
+func TestTheFirstOnesBeyondTheRateArePacedAndNotRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 2}})
+		for i, want := range []time.Duration{0, 0, 100 * time.Millisecond, 200 * time.Millisecond} {
+			if wait, ok := g.Admit(toToken("a"), time.Second); !ok || wait != want {
+				t.Errorf("number %d: Admit = %v, %v; want to wait %v", i, wait, ok, want)
+			}
+		}
+	})
+}
+
+func TestWhoCannotWaitIsToldHowLongAndTakesNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10}})
+		open(t, g, toToken("a"))
+		for range 1000 {
+			if wait, ok := g.Admit(toToken("a"), 99*time.Millisecond); ok || wait != 100*time.Millisecond {
+				t.Fatalf("Admit = %v, %v; want refused for 100 ms", wait, ok)
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+		open(t, g, toToken("a"))
+	})
+}
+
+func TestOneDevicesFloodTakesNothingFromTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 10}, Device: quota.Limit{Rate: 1, Burst: 2}})
+		for i := range 1000 {
+			if _, ok := g.Admit(toToken("loud"), patient); ok != (i < 2) {
+				t.Fatalf("number %d to the loud device: admitted %v", i, ok)
+			}
+		}
+		for i := range 8 { // what is left of the total's ten
+			open(t, g, toToken(fmt.Sprint("quiet", i)))
+		}
+	})
+}
+
+func TestAPlaceThatTheTotalRefusesIsNotTakenFromTheDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 1}, Device: quota.Limit{Rate: 0.01, Burst: 2}})
+		open(t, g, toToken("a"))
+		for range 100 {
+			g.Admit(toToken("a"), 0)
+		}
+		time.Sleep(time.Second)
+		open(t, g, toToken("a"))
+	})
+}
+
+func TestAScopeReopensAtHalfItsRateAndClimbsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		for range 64 { // all that was in flight comes back refused: that is one refusal
+			g.Learn(toToken("a"), throttled(push.ScopeProject, time.Second))
+		}
+		for _, c := range []struct {
+			after time.Duration
+			rate  float64
+		}{{0, 50}, {time.Second, 50}, {2 * time.Second, 55}, {6 * time.Second, 75}, {11 * time.Second, 100}, {time.Minute, 100}} {
+			began := time.Now()
+			time.Sleep(c.after)
+			if got := g.Status().Rate; math.Abs(got-c.rate) > 0.01 {
+				t.Errorf("%v after the refusal the rate is %v, want %v", c.after, got, c.rate)
+			}
+			time.Sleep(time.Minute - time.Since(began))
+			g.Learn(toToken("a"), throttled(push.ScopeProject, time.Second))
+		}
+	})
+}
+
+func TestARateNeverFallsToNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		for range 50 {
+			g.Learn(toToken("a"), throttled(push.ScopeProject, time.Second))
+			time.Sleep(time.Second)
+		}
+		if got := g.Status().Rate; got < 5 {
+			t.Errorf("the rate fell to %v", got)
+		}
+	})
+}
+
+func TestAReopenedScopeHasNoBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 50}})
+		g.Learn(toToken("a"), throttled(push.ScopeProject, time.Minute))
+		time.Sleep(time.Minute)
+		open(t, g, toToken("a"))
+		if wait, ok := g.Admit(toToken("b"), time.Second); !ok || wait != 20*time.Millisecond {
+			t.Errorf("the second after reopening: Admit = %v, %v; want to wait 20 ms", wait, ok)
+		}
+	})
+}
+
+func TestTheMemoryForDevicesIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Device: quota.Limit{Rate: 1}, Remember: 100})
+		g.Learn(toToken("closed"), throttled(push.ScopeDevice, time.Hour))
+		for i := range 10_000 {
+			g.Admit(toToken(fmt.Sprint("device", i)), 0)
+			if i%50 == 0 && g.Closed(toToken("closed")) == 0 {
+				t.Fatal("a device that is asked for again and again was forgotten")
+			}
+		}
+		if s := g.Status(); s.Targets != 100 || s.ClosedTargets != 1 {
+			t.Errorf("Status = %+v, want 100 targets remembered, 1 closed", s)
+		}
+	})
+}
+
+func TestTheStatusNamesNoDevice(t *testing.T) {
+	g := quota.New(quota.Config{Total: quota.Limit{Rate: 7}})
+	g.Learn(toToken("5ecre7"), throttled(push.ScopeDevice, time.Minute))
+	out, err := json.Marshal(g.Status())
+	if err != nil || strings.Contains(string(out), "5ecre7") {
+		t.Errorf("status %s, %v", out, err)
+	}
+}
+
+// arrival is a step of a random schedule: a pause, then so many at once, each
+// ready to wait so long; and perhaps a refusal by the provider.
+type arrival struct {
+	pause, patience, refusal time.Duration
+	count                    int
+}
+
+func anySchedule(t *rapid.T) []arrival {
+	upTo := func(longest time.Duration, label string) time.Duration {
+		return time.Duration(rapid.Int64Range(0, int64(longest)).Draw(t, label))
+	}
+	return rapid.SliceOfN(rapid.Custom(func(*rapid.T) arrival {
+		a := arrival{pause: upTo(2*time.Second, "pause"), patience: upTo(10*time.Second, "patience")}
+		if rapid.IntRange(0, 9).Draw(t, "a refusal at 0") == 0 {
+			a.refusal = upTo(5*time.Second, "refusal")
+		}
+		a.count = rapid.IntRange(0, 40).Draw(t, "count")
+		return a
+	}), 1, 40).Draw(t, "schedule")
+}
+
+// play runs the schedule and returns when each admitted one was sent.
+func play(g *quota.Gate, schedule []arrival) (sent []time.Time) {
+	for _, a := range schedule {
+		time.Sleep(a.pause)
+		for i := range a.count {
+			if wait, ok := g.Admit(toToken(fmt.Sprint(i)), a.patience); ok {
+				sent = append(sent, time.Now().Add(wait))
+			}
+		}
+		if a.refusal > 0 {
+			g.Learn(toToken("a"), throttled(push.ScopeProject, a.refusal))
+		}
+	}
+	slices.SortFunc(sent, time.Time.Compare)
+	return sent
+}
+
+func TestOverAnySecondAtMostRateAndBurstAreSent(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		limit := quota.Limit{
+			Rate:  rapid.Float64Range(0.5, 200).Draw(r, "rate"),
+			Burst: rapid.IntRange(1, 50).Draw(r, "burst"),
+		}
+		schedule := anySchedule(r)
+		var sent []time.Time
+		synctest.Test(t, func(*testing.T) { sent = play(quota.New(quota.Config{Total: limit}), schedule) })
+		first := 0
+		for last := range sent {
+			for sent[last].Sub(sent[first]) >= time.Second {
+				first++
+			}
+			if n := last - first + 1; float64(n) > limit.Rate+float64(limit.Burst) {
+				r.Fatalf("%d sent in one second at %v", n, sent[last])
+			}
+		}
+	})
+}
+
+func TestTheWholeQuotaIsUsedUnderThreefoldLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 1000}})
+		sent := 0
+		for range 60_000 { // a minute at 3,000 a second, in bunches of three
+			for range 3 {
+				if _, ok := g.Admit(toToken("a"), 500*time.Millisecond); ok {
+					sent++
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if sent < 59_000 || sent > 61_000 {
+			t.Errorf("sent %d in a minute at 1,000 a second", sent)
+		}
+	})
+}
+
+func BenchmarkAdmit(b *testing.B) {
+	for name, cfg := range map[string]quota.Config{
+		"nothing known": {},
+		"total":         {Total: quota.Limit{Rate: 1e9}},
+		"device":        {Total: quota.Limit{Rate: 1e9}, Device: quota.Limit{Rate: 1e9}},
+	} {
+		b.Run(name, func(b *testing.B) {
+			g, n := quota.New(cfg), toToken("a")
+			b.ReportAllocs()
+			for b.Loop() {
+				g.Admit(n, time.Second)
+			}
+		})
+	}
+}
