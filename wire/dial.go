@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// Dial connects to addr over TCP and TLS and returns when the peer's SETTINGS
+// are known, so that no request goes to an address that has not answered. It
+// starts no goroutine: the connection lives once Run runs. The error is an
+// *Error.
+func Dial(ctx context.Context, addr netip.AddrPort, cfg Config) (*Conn, error) {
+	cfg = cfg.withDefaults()
+	within, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	defer cancel()
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	raw, err := new(net.Dialer).DialContext(within, "tcp", addr.String())
+	if err != nil {
+		return nil, notConnected(ctx, err)
+	}
+	nc := tls.Client(raw, cfg.forTLS())
+	if err := shakeHands(within, nc); err != nil {
+		_ = raw.Close()
+		return nil, notSecured(ctx, err)
+	}
+	return begin(ctx, within, nc, raw, cfg)
+}
+
+// Client does the same on a connection that stands already. Where cfg.TLS is
+// nil it speaks HTTP/2 on it as it is: for tests. The connection is closed if
+// Client fails.
+func Client(ctx context.Context, nc net.Conn, cfg Config) (*Conn, error) {
+	cfg = cfg.withDefaults()
+	within, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	defer cancel()
+	if cfg.TLS == nil {
+		return begin(ctx, within, nc, nc, cfg)
+	}
+	secured := tls.Client(nc, cfg.forTLS())
+	if err := shakeHands(within, secured); err != nil {
+		_ = nc.Close()
+		return nil, notSecured(ctx, err)
+	}
+	return begin(ctx, within, secured, nc, cfg)
+}
+
+var errNotH2 = errors.New("the peer did not agree to h2")
+
+func shakeHands(ctx context.Context, nc *tls.Conn) error {
+	if err := nc.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	if nc.ConnectionState().NegotiatedProtocol != "h2" {
+		return errNotH2
+	}
+	return nil
+}
+
+// begin exchanges the prefaces (RFC 9113 §3.4). A context that ends meanwhile
+// makes the reading and writing fail.
+func begin(ctx, within context.Context, nc, raw net.Conn, cfg Config) (*Conn, error) {
+	c := newConn(nc, raw, cfg)
+	stop := context.AfterFunc(within, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	err := c.exchangePrefaces()
+	if !stop() && err == nil {
+		err = within.Err()
+	}
+	if err != nil {
+		_ = raw.Close()
+		return nil, notBegun(ctx, err)
+	}
+	return c, nil
+}
+
+func (c *Conn) exchangePrefaces() error {
+	c.out = append(c.out, http2.ClientPreface...)
+	_ = c.put.WriteSettings(c.ours()...)
+	if _, err := c.nc.Write(c.out); err != nil {
+		return c.firstWord(err)
+	}
+	f, err := c.frames.ReadFrame()
+	if err != nil {
+		return err
+	}
+	switch f := f.(type) {
+	case *http2.SettingsFrame:
+		c.refill()
+		return c.learn(f)
+	case *http2.GoAwayFrame:
+		c.obey(f)
+		return c.goAway.noAnswer(nil)
+	}
+	return violation{http2.ErrCodeProtocol, "the first frame is not SETTINGS (RFC 9113 §3.4)"}
+}
+
+// firstWord prefers what the peer said before it closed the connection, an
+// alert above all, over the failure to write that followed.
+func (c *Conn) firstWord(failed error) error {
+	_ = c.nc.SetReadDeadline(time.Now().Add(lastWords))
+	if _, err := c.frames.ReadFrame(); err != nil && isAlert(err) {
+		return err
+	}
+	return failed
+}
+
+// notConnected reads the failure of a TCP connect.
+func notConnected(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return callerLeft(ctx)
+	}
+	e := &Error{Reason: ConnectRefused, Processed: Never, Endpoint: true, Err: err}
+	switch {
+	case isTimeout(err):
+		e.Reason = ConnectTimeout
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
+		e.Endpoint = false // this machine has run out of something
+	}
+	return e
+}
+
+// notSecured reads the failure of a TLS handshake.
+func notSecured(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return callerLeft(ctx)
+	}
+	e := &Error{Reason: ConnectRefused, Processed: Never, Endpoint: true, Err: err}
+	var untrusted *tls.CertificateVerificationError
+	var notTLS tls.RecordHeaderError
+	switch {
+	case isTimeout(err):
+		e.Reason = TLSHandshakeTimeout
+	case errors.As(err, &untrusted):
+		e.Reason, e.Endpoint = TLSServerUntrusted, false
+	case isAlert(err) && aboutOurCertificate(err):
+		e.Reason, e.Endpoint = TLSClientRejected, false
+	case errors.Is(err, errNotH2), errors.As(err, &notTLS), strings.Contains(err.Error(), "no application protocol"):
+		e.Reason = ALPNNotH2
+	}
+	return e
+}
+
+// notBegun reads the failure to exchange prefaces. In TLS 1.3 the peer judges
+// our certificate only now.
+func notBegun(ctx context.Context, err error) error {
+	var said *Error
+	switch {
+	case ctx.Err() != nil:
+		return callerLeft(ctx)
+	case errors.As(err, &said):
+		said.Processed = Never // nothing has been asked yet
+		return said
+	case isAlert(err):
+		return notSecured(ctx, err)
+	case isTimeout(err):
+		return &Error{Reason: ConnectTimeout, Processed: Never, Endpoint: true, Err: fmt.Errorf("no SETTINGS: %w", err)}
+	}
+	return &Error{Reason: ConnectRefused, Processed: Never, Endpoint: true, Err: err}
+}
+
+func callerLeft(ctx context.Context) error {
+	return &Error{Reason: Cancelled, Processed: Never, Err: ctx.Err()}
+}
+
+func isTimeout(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, syscall.ETIMEDOUT)
+}
+
+// isAlert reports whether the peer sent a TLS alert. The library tells it only
+// by the operation's name.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
+}
+
+// aboutOurCertificate knows the alerts of RFC 8446 §6.2 that speak of the
+// client's certificate, by the library's words for them.
+func aboutOurCertificate(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "certificate") || strings.Contains(text, "access denied")
+}
