@@ -133,8 +133,10 @@ func kindOf(t reflect.Type) kind {
 		return kind{"an address to listen on", "string", `^.*:[0-9]+$`, "127.0.0.1:8080"}
 	case Endpoint:
 		return kind{"an address as ip:port", "string", `^.+:[0-9]+$`, "127.0.0.1:2197"}
+	case Base:
+		return kind{"an https URL without anything behind its port", "string", `^https://[^/?#@]+/?$`, "https://localhost:2197"}
 	case URL:
-		return kind{"an https URL without user or query", "string", `^https://[^?#@]+$`, "https://localhost:2197"}
+		return kind{"an https URL without user or query", "string", `^https://[^?#@]+$`, "https://localhost:2197/token"}
 	case int:
 		return kind{noun: "a whole number", json: "integer"}
 	case bool:

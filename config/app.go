@@ -38,8 +38,8 @@ type APNs struct {
 	CertFile File `name:"cert_file"`
 	// The certificate's private key in PEM: mode 0600.
 	CertKeyFile File `name:"cert_key_file"`
-	// Base URL of a stand-in for Apple's service, such as a mock. It wins over environment.
-	URL URL `name:"url"`
+	// Where a stand-in for Apple's service answers, such as a mock. It wins over environment.
+	URL Base `name:"url"`
 	// Addresses to use instead of asking DNS for the URL's host, as ip:port. For development and tests: nobody replaces
 	// them when Apple moves.
 	Endpoints []Endpoint `name:"endpoints"`
@@ -56,8 +56,8 @@ type FCM struct {
 	ServiceAccountFile File `name:"service_account_file" required:"true"`
 	// The project to send in. Empty takes the one that the service account's file names.
 	ProjectID string `name:"project_id" allowed:"/^[a-z0-9][a-z0-9:.-]{0,62}$/a project's ID or number"`
-	// Base URL of the service, or of a stand-in such as a mock.
-	URL URL `name:"url" default:"https://fcm.googleapis.com"`
+	// Where the service answers, or a stand-in such as a mock.
+	URL Base `name:"url" default:"https://fcm.googleapis.com"`
 	// Where access tokens are fetched. Empty takes the one that the service account's file names.
 	TokenURL URL `name:"token_url"`
 	// Addresses to use instead of asking DNS for the URL's host, as ip:port. For development and tests.
@@ -76,7 +76,7 @@ type WebPush struct {
 	// How a push service reaches you when something is wrong: mailto: or https:.
 	Subject string `name:"subject" required:"true" allowed:"/^(mailto:|https://).+$/a contact that starts with mailto: or https://"`
 	// The only push service to call, for a stand-in such as a mock. Empty calls the service that each subscription names.
-	URL URL `name:"url"`
+	URL Base `name:"url"`
 	// Roots to trust instead of the system's, in PEM. For stand-ins.
 	CAFile File      `name:"ca_file"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`

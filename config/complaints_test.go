@@ -43,7 +43,10 @@ func TestABadFileIsToldWhereAndWhatIsAllowed(t *testing.T) {
 			shop + "listen: localhost\n", `gateway.yaml:5:1: listen: "localhost": must be an address to listen on, such as "127.0.0.1:8080"`},
 		"an http URL for a provider": {
 			strings.Replace(shop, "topic:", "url: http://localhost:2197, topic:", 1),
-			`gateway.yaml:4:75: apps.shop.apns.url: "http://localhost:2197": must be an https URL without user or query, such as "https://localhost:2197"`},
+			`gateway.yaml:4:75: apps.shop.apns.url: "http://localhost:2197": must be an https URL without anything behind its port, such as "https://localhost:2197"`},
+		"a service with a path": {
+			strings.Replace(shop, "topic:", "url: https://localhost/3/device, topic:", 1),
+			`gateway.yaml:4:75: apps.shop.apns.url: "https://localhost/3/device": must be an https URL without anything behind its port, such as "https://localhost:2197"`},
 		"an endpoint by name": {
 			strings.Replace(shop, "topic:", "endpoints: [localhost:2197], topic:", 1),
 			`gateway.yaml:4:87: apps.shop.apns.endpoints[0]: "localhost:2197": must be an address as ip:port, such as "127.0.0.1:2197"`},

@@ -44,17 +44,44 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// URL is an absolute https URL without user, query or fragment. Providers are never called without TLS.
-type URL string
+// Base is where a service answers: https://host or https://host:port. The protocol says what follows. Providers are never
+// called without TLS.
+type Base string
 
-// UnmarshalText reads an https URL and drops a closing slash.
-func (u *URL) UnmarshalText(text []byte) error {
-	v, err := url.Parse(string(text))
-	if err != nil || v.Scheme != "https" || v.Hostname() == "" || v.User != nil || v.RawQuery != "" || v.Fragment != "" {
+// UnmarshalText reads an https URL without anything behind the port, and drops a closing slash.
+func (b *Base) UnmarshalText(text []byte) error {
+	v, err := httpsURL(strings.TrimSuffix(string(text), "/"))
+	if err != nil || v.Path != "" {
 		return errValue
 	}
-	*u = URL(strings.TrimSuffix(string(text), "/"))
+	*b = Base(v.String())
 	return nil
+}
+
+// URL is an absolute https URL without user, query or fragment.
+type URL string
+
+// UnmarshalText reads an https URL.
+func (u *URL) UnmarshalText(text []byte) error {
+	v, err := httpsURL(string(text))
+	if err != nil {
+		return errValue
+	}
+	*u = URL(v.String())
+	return nil
+}
+
+func httpsURL(text string) (*url.URL, error) {
+	v, err := url.Parse(text)
+	if err != nil || v.Scheme != "https" || v.Hostname() == "" || v.User != nil || strings.ContainsAny(text, "?#") {
+		return nil, errValue
+	}
+	if port := v.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return nil, errValue
+		}
+	}
+	return v, nil
 }
 
 // File is a path. A relative one starts at the folder of the configuration file; the environment's start at the working
