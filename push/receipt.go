@@ -5,6 +5,7 @@ package push
 import (
 	"encoding/json"
 	"math"
+	"strconv"
 	"time"
 )
 
@@ -69,47 +70,98 @@ func (o Outcome) Status() Status {
 	}
 }
 
-// receiptJSON and attemptJSON are the JSON form of a receipt: part of the
-// contract with users, so every name here is for good.
-type receiptJSON struct {
-	ID          string        `json:"id,omitempty"`
-	Index       *int          `json:"index,omitempty"`
-	Status      Status        `json:"status"`
-	Reason      string        `json:"reason,omitempty"`
-	Field       string        `json:"field,omitempty"`
-	Detail      string        `json:"detail,omitempty"`
-	ProviderID  string        `json:"provider_id,omitempty"`
-	RetryAfter  float64       `json:"retry_after,omitempty"`
-	ForgetToken bool          `json:"forget_token,omitempty"`
-	DeadSince   time.Time     `json:"dead_since,omitzero"`
-	Attempts    []attemptJSON `json:"attempts"`
-}
-
-type attemptJSON struct {
-	Endpoint string    `json:"endpoint"`
-	Status   string    `json:"status"`
-	Reason   string    `json:"reason,omitempty"`
-	HTTP     int       `json:"http,omitempty"`
-	At       time.Time `json:"at,omitzero"`
-	MS       float64   `json:"ms"`
-}
-
-// MarshalJSON writes the receipt as the REST contract has it: durations in
-// seconds (retry_after) and milliseconds (ms), an attempt's status by its
-// verdict.
+// MarshalJSON writes the receipt as the REST contract has it.
 func (r Receipt) MarshalJSON() ([]byte, error) {
-	out := receiptJSON{
-		ID: r.ID, Index: r.Index, Status: r.Status(), Reason: r.Reason, Field: r.Field, Detail: r.Detail,
-		ProviderID: r.ProviderID, RetryAfter: round(r.RetryAfter.Seconds()), ForgetToken: r.ForgetToken,
-		DeadSince: r.DeadSince, Attempts: make([]attemptJSON, len(r.Attempts)),
+	return r.AppendJSON(make([]byte, 0, 256)), nil
+}
+
+// AppendJSON appends the receipt as the REST contract has it, so every name here is for good: durations in seconds
+// (retry_after) and milliseconds (ms), an attempt's status by its verdict. It is by hand because a batch writes one
+// for every notification.
+func (r Receipt) AppendJSON(b []byte) []byte {
+	b = append(b, '{')
+	b = appendText(b, "id", r.ID)
+	if r.Index != nil {
+		b = appendNumber(b, "index", float64(*r.Index))
 	}
-	for i, a := range r.Attempts {
-		out.Attempts[i] = attemptJSON{
-			Endpoint: a.Endpoint, Status: a.Verdict.String(), Reason: a.Reason, HTTP: a.HTTP,
-			At: a.Started.UTC().Truncate(time.Millisecond), MS: round(float64(a.Took) / float64(time.Millisecond)),
+	b = appendText(b, "status", string(r.Status()))
+	b = appendText(b, "reason", r.Reason)
+	b = appendText(b, "field", r.Field)
+	b = appendText(b, "detail", r.Detail)
+	b = appendText(b, "provider_id", r.ProviderID)
+	if r.RetryAfter > 0 {
+		b = appendNumber(b, "retry_after", round(r.RetryAfter.Seconds()))
+	}
+	if r.ForgetToken {
+		b = append(b, `"forget_token":true,`...)
+	}
+	b = appendTime(b, "dead_since", r.DeadSince)
+	b = append(b, `"attempts":[`...)
+	for i := range r.Attempts {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = r.Attempts[i].appendJSON(b)
+	}
+	return append(b, "]}"...)
+}
+
+func (a *Attempt) appendJSON(b []byte) []byte {
+	b = append(b, '{')
+	b = appendText(b, "endpoint", a.Endpoint)
+	b = appendText(b, "status", a.Verdict.String())
+	b = appendText(b, "reason", a.Reason)
+	if a.HTTP != 0 {
+		b = appendNumber(b, "http", float64(a.HTTP))
+	}
+	b = appendTime(b, "at", a.Started.UTC().Truncate(time.Millisecond))
+	b = appendNumber(b, "ms", round(float64(a.Took)/float64(time.Millisecond)))
+	b[len(b)-1] = '}' // instead of the last comma
+	return b
+}
+
+// The members below end with a comma; absent ones are left out.
+
+func appendName(b []byte, name string) []byte {
+	b = append(b, '"')
+	b = append(b, name...)
+	return append(b, `":`...)
+}
+
+func appendText(b []byte, name, text string) []byte {
+	if text == "" {
+		return b
+	}
+	b = appendName(b, name)
+	if !verbatim(text) {
+		quoted, _ := json.Marshal(text) // text has a JSON form always
+		return append(append(b, quoted...), ',')
+	}
+	b = append(b, '"')
+	b = append(b, text...)
+	return append(b, `",`...)
+}
+
+// verbatim reports whether JSON quotes text without changing it.
+func verbatim(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
 		}
 	}
-	return json.Marshal(out)
+	return true
+}
+
+func appendNumber(b []byte, name string, v float64) []byte {
+	return append(strconv.AppendFloat(appendName(b, name), v, 'f', -1, 64), ',')
+}
+
+func appendTime(b []byte, name string, t time.Time) []byte {
+	if t.IsZero() {
+		return b
+	}
+	b = append(appendName(b, name), '"')
+	return append(t.AppendFormat(b, time.RFC3339Nano), `",`...)
 }
 
 // round keeps three digits behind the point: a receipt is read by people too.

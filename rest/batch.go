@@ -60,7 +60,7 @@ func (a *api) run(w *answer, r *http.Request, control *http.ResponseController, 
 		context.AfterFunc(r.Context(), leave)
 	}
 	if p != nil && taken > 0 {
-		b.tell(p.refused(taken))
+		b.refuse(taken, p)
 		return nil
 	}
 	return p
@@ -106,7 +106,7 @@ func (b *batch) read(in items) (taken int, p *problem) {
 			return taken, &problem{kind: batchTooLarge,
 				detail: fmt.Sprintf("must have at most %d notifications: this and what follows was not read", b.limits.Batch)}
 		case err != nil:
-			b.tell((&problem{kind: bodyTooLarge, detail: "must have at most " + bytesOf(b.limits.Item)}).refused(taken))
+			b.refuse(taken, &problem{kind: bodyTooLarge, detail: "must have at most " + bytesOf(b.limits.Item)})
 		default:
 			b.take(taken, text)
 		}
@@ -136,7 +136,7 @@ func (b *batch) unreadable(err error) *problem {
 func (b *batch) take(index int, text []byte) {
 	n, p := decode(text)
 	if p != nil {
-		b.tell(p.refused(index))
+		b.refuse(index, p)
 		return
 	}
 	accept(n, b.app)
@@ -162,10 +162,12 @@ func (b *batch) hand(j job) {
 
 // work sends until there are no more jobs.
 func (b *batch) work() {
+	var line []byte
 	for j := range b.jobs {
 		receipt := b.carry(j.n)
 		receipt.Index = &j.index
-		b.tell(receipt)
+		line = append(receipt.AppendJSON(line[:0]), '\n')
+		b.out.add(line)
 	}
 }
 
@@ -180,11 +182,8 @@ func (b *batch) carry(n *push.Notification) (receipt push.Receipt) {
 	return b.sender.Send(b.ctx, n)
 }
 
-// tell puts a receipt on a line of its own.
-func (b *batch) tell(r push.Receipt) {
-	line, err := r.MarshalJSON()
-	if err != nil { // never: a receipt holds nothing without a JSON form
-		return
-	}
-	b.out.add(append(line, '\n'))
+// refuse writes the receipt of an item that is not sent.
+func (b *batch) refuse(index int, p *problem) {
+	receipt := p.refused(index)
+	b.out.add(append(receipt.AppendJSON(nil), '\n'))
 }
