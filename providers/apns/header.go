@@ -240,14 +240,19 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // collapseFor returns the collapse ID. Apple counts bytes, and a header is no
 // place for more than ASCII.
 func collapseFor(n *push.Notification, _ *pushType) (string, error) {
-	field, id := "apns.headers.apns-collapse-id", given(n, "apns-collapse-id")
-	if id == "" {
-		field, id = "collapse_key", n.CollapseKey
+	const allowed = "at most 64 printable ASCII characters, no space around them, for APNs"
+	if named := given(n, "apns-collapse-id"); named != "" {
+		if !isCollapseID(named) {
+			return "", misfit("apns.headers.apns-collapse-id", invalidHeader, allowed)
+		}
+		return named, nil
 	}
-	if len(id) > 64 || !each(id, isGraphic) || strings.TrimSpace(id) != id {
-		return "", misfit(field, invalidHeader, "at most 64 printable ASCII characters, no space around them, for APNs")
+	if !isCollapseID(n.CollapseKey) {
+		return "", misfit("collapse_key", invalidField, allowed)
 	}
-	return id, nil
+	return n.CollapseKey, nil
 }
 
-func isGraphic(c byte) bool { return ' ' <= c && c <= '~' }
+func isCollapseID(s string) bool {
+	return len(s) <= 64 && each(s, func(c byte) bool { return ' ' <= c && c <= '~' }) && strings.TrimSpace(s) == s
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -162,13 +163,16 @@ func isUUID(s string) bool {
 	return strings.Count(s, "-") == 4 && each(s, func(c byte) bool { return c == '-' || isHex(c) })
 }
 
+// lenient forgives in an answer what changes nothing about its meaning.
+var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
+
 // reasonIn returns the reason in an error's body, or "" where there is none to
 // read.
 func reasonIn(body []byte) string {
 	var in struct {
 		Reason string `json:"reason"`
 	}
-	if json.Unmarshal(body, &in) != nil {
+	if json.Unmarshal(body, &in, lenient) != nil {
 		return ""
 	}
 	return in.Reason
@@ -180,7 +184,7 @@ func timestampIn(body []byte) time.Time {
 	var in struct {
 		Timestamp int64 `json:"timestamp"`
 	}
-	if json.Unmarshal(body, &in) != nil || in.Timestamp <= 0 {
+	if json.Unmarshal(body, &in, lenient) != nil || in.Timestamp <= 0 {
 		return time.Time{}
 	}
 	return time.UnixMilli(in.Timestamp).UTC()

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// The reasons of a misfit: those words of a receipt that mean that nothing was
+// sent.
+const (
+	invalidTarget   = "InvalidTarget"
+	invalidField    = "InvalidField"
+	invalidPayload  = "InvalidPayload"
+	payloadEmpty    = "PayloadEmpty"
+	payloadTooLarge = "PayloadTooLarge"
+)
+
+// The limits of a message's payload in bytes. Firebase, "About FCM messages".
+const (
+	mostBytes      = 4096
+	mostTopicBytes = 2048 // to a topic or condition
+)
+
+// longestTTL is four weeks: what FCM allows, and its default.
+const longestTTL = 2419200 * time.Second
+
+func misfit(field, reason, allowed string) error {
+	return &push.FieldError{Field: field, Reason: reason, Allowed: allowed}
+}
+
+// body returns the request's body.
+func body(n *push.Notification) ([]byte, error) {
+	if err := checkFields(n); err != nil {
+		return nil, err
+	}
+	o := object{buf: make([]byte, 0, room(n))}
+	o.open("")
+	if n.FCM != nil && n.FCM.ValidateOnly {
+		o.name("validate_only", "")
+		o.buf = append(o.buf, "true"...)
+	}
+	o.name("message", "")
+	if err := message(&o, n); err != nil {
+		return nil, err
+	}
+	o.close()
+	return o.buf, nil
+}
+
+// message appends the message object, the raw one merged over the common one.
+func message(o *object, n *push.Notification) error {
+	start := len(o.buf)
+	commonMessage(o, n)
+	if o.bad != "" {
+		return misfit(o.bad, invalidField, "text in UTF-8")
+	}
+	if !isRaw(n) {
+		if size := payloadSize(n); size > limit(n) {
+			return tooLarge(largest(n), size, n)
+		}
+		return nil
+	}
+	merged, err := merge(o.buf[start:], n)
+	o.buf = append(o.buf[:start], merged...)
+	return err
+}
+
+func isRaw(n *push.Notification) bool { return n.FCM != nil && len(n.FCM.Message) > 0 }
+
+func limit(n *push.Notification) int {
+	if kind := n.Kind(); kind == push.ToTopic || kind == push.ToCondition {
+		return mostTopicBytes
+	}
+	return mostBytes
+}
+
+// payloadSize counts what a device gets for certain: the texts of the
+// notification, the names and values of data. FCM counts no less, and says
+// nowhere what more; what it alone finds too large, it refuses itself.
+func payloadSize(n *push.Notification) int {
+	size := len(n.Title) + len(n.Body) + len(n.Image)
+	for name, value := range n.Data {
+		size += len(name) + len(value)
+	}
+	return size
+}
+
+// largest returns the field that takes most of a common message.
+func largest(n *push.Notification) string {
+	field, size := "body", len(n.Body)
+	if len(n.Title) > size {
+		field, size = "title", len(n.Title)
+	}
+	if len(n.Image) > size {
+		field, size = "image", len(n.Image)
+	}
+	if payloadSize(n)-len(n.Title)-len(n.Body)-len(n.Image) > size {
+		field = "data"
+	}
+	return field
+}
+
+func tooLarge(field string, size int, n *push.Notification) error {
+	return misfit(field, payloadTooLarge, fmt.Sprintf(
+		"so short that title, body, image and data have at most %d bytes together for this target; they have %d", limit(n), size))
+}
+
+// checkFields checks those common fields whose grammar is more than text.
+func checkFields(n *push.Notification) error {
+	switch {
+	case !isShown(n) && n.Badge == nil && n.Sound == "" && len(n.Data) == 0 && !isRaw(n):
+		return misfit("body", payloadEmpty, "given, or another field to show, or data, or fcm.message: there is nothing to send")
+	case n.Badge != nil && *n.Badge < 0:
+		return misfit("badge", invalidField, "0 or more")
+	case n.Image != "" && !isImage(n.Image):
+		return misfit("image", invalidField, "an https URL")
+	case n.TTL != nil && time.Duration(*n.TTL) > longestTTL:
+		return misfit("ttl", invalidField, "at most 672h, four weeks, for FCM")
+	case !isCollapseKey(n.CollapseKey):
+		return misfit("collapse_key", invalidField, "at most 64 printable ASCII characters, no space around them: Apple's devices take no more")
+	}
+	for name := range n.Data {
+		if isReserved(name) {
+			return misfit("data", invalidField, reservedNames)
+		}
+	}
+	return nil
+}
+
+// isShown reports whether the device shows a notification by itself.
+func isShown(n *push.Notification) bool {
+	return n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Image != ""
+}
+
+func isImage(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "https" && u.Host != ""
+}
+
+func isCollapseKey(s string) bool {
+	strange := strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+	return len(s) <= 64 && !strange && strings.TrimSpace(s) == s
+}
+
+const reservedNames = "without the names that FCM keeps for itself: from, message_type, and all that begin with google or gcm"
+
+// isReserved reports whether FCM refuses data of that name.
+func isReserved(name string) bool {
+	return name == "from" || name == "message_type" || strings.HasPrefix(name, "google") || strings.HasPrefix(name, "gcm")
+}
+
+// commonMessage appends the message that the common fields make.
+func commonMessage(o *object, n *push.Notification) {
+	o.open("")
+	o.text(targetName(n.Kind()), n.Key(), "token")
+	if n.Title != "" || n.Body != "" || n.Image != "" {
+		o.open("notification")
+		o.text("title", n.Title, "title")
+		o.text("body", n.Body, "body")
+		o.text("image", n.Image, "image")
+		o.close()
+	}
+	if len(n.Data) > 0 {
+		o.open("data")
+		o.data(n.Data)
+		o.close()
+	}
+	left, bounded := timeLeft(n)
+	android(o, n, left, bounded)
+	apple(o, n, bounded)
+	webPush(o, n, left, bounded)
+	o.close()
+}
+
+// timeLeft returns the seconds that are left of n's TTL, rounded up. FCM counts
+// from when it gets the message, our callers from when we did.
+func timeLeft(n *push.Notification) (seconds int64, bounded bool) {
+	end, bounded := n.Expiry()
+	if !bounded || *n.TTL == 0 {
+		return 0, bounded
+	}
+	return int64((max(time.Until(end), 0) + time.Second - 1) / time.Second), true
+}
+
+// android appends what Android wants said in its own way.
+func android(o *object, n *push.Notification, left int64, bounded bool) {
+	sound := n.Sound != "" && isShown(n)
+	if n.Priority == "" && !bounded && n.CollapseKey == "" && !sound {
+		return
+	}
+	o.open("android")
+	switch n.Priority {
+	case push.PriorityHigh:
+		o.text("priority", "HIGH", "")
+	case push.PriorityNormal, push.PriorityLow:
+		o.text("priority", "NORMAL", "")
+	}
+	if bounded {
+		o.text("ttl", strconv.FormatInt(left, 10)+"s", "")
+	}
+	o.text("collapse_key", n.CollapseKey, "collapse_key")
+	if sound {
+		o.open("notification")
+		o.text("sound", n.Sound, "sound")
+		o.close()
+	}
+	o.close()
+}
+
+// apple appends what Apple's devices want said in their own way.
+func apple(o *object, n *push.Notification, bounded bool) {
+	silent := !isShown(n) && n.Badge == nil && n.Sound == "" && len(n.Data) > 0
+	headers := n.Priority != "" || bounded || n.CollapseKey != "" || silent
+	aps := n.Subtitle != "" || n.Badge != nil || n.Sound != "" || n.Image != "" || silent
+	if !headers && !aps {
+		return
+	}
+	o.open("apns")
+	if headers {
+		o.open("headers")
+		appleHeaders(o, n, silent)
+		o.close()
+	}
+	if aps {
+		o.open("payload")
+		o.open("aps")
+		appleAPS(o, n, silent)
+		o.close()
+		o.close()
+	}
+	o.close()
+}
+
+func appleHeaders(o *object, n *push.Notification, silent bool) {
+	switch {
+	case silent: // Apple refuses a background push of another priority
+		o.text("apns-push-type", "background", "")
+		o.text("apns-priority", "5", "")
+	case n.Priority == push.PriorityHigh:
+		o.text("apns-priority", "10", "")
+	case n.Priority == push.PriorityNormal:
+		o.text("apns-priority", "5", "")
+	case n.Priority == push.PriorityLow:
+		o.text("apns-priority", "1", "")
+	}
+	if end, bounded := n.Expiry(); bounded {
+		seconds := int64(0)
+		if *n.TTL > 0 {
+			seconds = end.Add(time.Second - 1).Unix()
+		}
+		o.text("apns-expiration", strconv.FormatInt(seconds, 10), "")
+	}
+	o.text("apns-collapse-id", n.CollapseKey, "collapse_key")
+}
+
+func appleAPS(o *object, n *push.Notification, silent bool) {
+	if n.Subtitle != "" { // an alert here stands in for notification, so it has to say all
+		o.open("alert")
+		o.text("title", n.Title, "title")
+		o.text("subtitle", n.Subtitle, "subtitle")
+		o.text("body", n.Body, "body")
+		o.close()
+	}
+	if n.Badge != nil {
+		o.number("badge", *n.Badge)
+	}
+	o.text("sound", n.Sound, "sound")
+	if silent {
+		o.number("content-available", 1)
+	}
+	if n.Image != "" {
+		o.number("mutable-content", 1)
+	}
+}
+
+// webPush appends what browsers want said in their own way (RFC 8030).
+func webPush(o *object, n *push.Notification, left int64, bounded bool) {
+	if n.Priority == "" && !bounded {
+		return
+	}
+	o.open("webpush")
+	o.open("headers")
+	if bounded {
+		o.text("TTL", strconv.FormatInt(left, 10), "")
+	}
+	o.text("Urgency", string(n.Priority), "priority")
+	o.close()
+	o.close()
+}
+
+// room is about the size of the body, so that it is written without growing.
+func room(n *push.Notification) int {
+	size := 480 + len(n.Key()) + 2*(len(n.Title)+len(n.Body)) + len(n.Subtitle) + len(n.Image) + 2*len(n.Sound) + 2*len(n.CollapseKey)
+	for name, value := range n.Data {
+		size += len(name) + len(value) + len(`"":"",`)
+	}
+	return size
+}
+
+// object appends JSON, member by member.
+type object struct {
+	buf []byte
+	bad string // the first field that is not UTF-8
+}
+
+// open begins an object as the member of that name; "" is one that stands alone.
+func (o *object) open(name string) {
+	if name != "" {
+		o.name(name, "")
+	}
+	o.buf = append(o.buf, '{')
+}
+
+func (o *object) close() { o.buf = append(o.buf, '}') }
+
+// name begins a member. field is where the name comes from, if from the sender.
+func (o *object) name(name, field string) {
+	if o.buf[len(o.buf)-1] != '{' {
+		o.buf = append(o.buf, ',')
+	}
+	o.quote(name, field)
+	o.buf = append(o.buf, ':')
+}
+
+// text appends a member unless it is empty. field is where the value comes from.
+func (o *object) text(name, value, field string) {
+	if value == "" {
+		return
+	}
+	o.name(name, field)
+	o.quote(value, field)
+}
+
+func (o *object) number(name string, value int) {
+	o.name(name, "")
+	o.buf = strconv.AppendInt(o.buf, int64(value), 10)
+}
+
+func (o *object) quote(s, field string) {
+	var err error
+	if o.buf, err = jsontext.AppendQuote(o.buf, s); err != nil && o.bad == "" {
+		o.bad = field
+	}
+}
+
+// data appends a member for every entry, in order of their names, so that one
+// notification always makes the same bytes. An empty value is a value.
+func (o *object) data(entries map[string]string) {
+	var few [16]string
+	names := few[:0]
+	for name := range entries {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		o.name(name, "data")
+		o.quote(entries[name], "data")
+	}
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fcm speaks the HTTP v1 protocol of Firebase Cloud Messaging: the
+// request, the access token, and the table from Google's error to our verdict.
+// It keeps no connection to FCM and never repeats a request.
+//
+// What the common fields of a notification become. A token does not tell which
+// device is behind it, so whatever Android, Apple and browsers each want said
+// in their own way is said in all of them. fcm.message is merged over the
+// result, object by object, and wins.
+//
+//	title, body, image   notification; image asks Apple for mutable-content, too
+//	subtitle             apns: aps.alert, with title and body
+//	badge                apns: aps.badge (Android counts by itself)
+//	sound                android.notification.sound where something is shown; apns: aps.sound
+//	data                 data
+//	data alone           apns: content-available and push type background, so that it reaches a sleeping app
+//	priority             android.priority HIGH, else NORMAL; apns-priority 10, 5, 1 (5 for data alone); Urgency
+//	ttl                  android.ttl and web push TTL, what is left of it; apns-expiration
+//	collapse_key         android.collapse_key, apns-collapse-id
+package fcm
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"slices"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// Config is one service account and the project that it sends for.
+type Config struct {
+	// Account is the text of the service account's key file (JSON).
+	Account []byte
+	// Project is the ID or the number of the Firebase project. Empty means the
+	// project that the account belongs to.
+	Project string
+	// TokenClient carries the exchanges with the token endpoint that the key
+	// file names. Only its Transport is used; nil is http.DefaultTransport.
+	TokenClient *http.Client
+	// Logger hears of exchanges that fail; nil hears nothing.
+	Logger *slog.Logger
+}
+
+// Provider translates notifications for FCM and judges its answers. It is safe
+// for use by many goroutines.
+type Provider struct {
+	path   string
+	tokens *tokens
+}
+
+// New returns a provider and exchanges nothing yet. An error says what is
+// wrong with cfg and never what is in the key file.
+func New(cfg Config) (*Provider, error) {
+	account, err := parseAccount(cfg.Account)
+	if err != nil {
+		return nil, err
+	}
+	project := cmp.Or(cfg.Project, account.ProjectID)
+	if !isProject(project) {
+		return nil, errors.New("fcm: project: must be a Firebase project's ID or number (in the service account's file: project_id)")
+	}
+	log := cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	return &Provider{
+		path:   "/v1/projects/" + project + "/messages:send",
+		tokens: newTokens(account.source(cfg.TokenClient), log),
+	}, nil
+}
+
+// isProject lets in IDs, numbers and the old IDs with a domain before a colon.
+var isProject = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{0,99}$`).MatchString
+
+// Run keeps the access token fresh, so that no notification waits for one. It
+// ends when ctx does, and returns nil then. Without it, the notification that
+// finds no token fetches one.
+func (p *Provider) Run(ctx context.Context) error {
+	p.tokens.keepFresh(ctx)
+	return nil
+}
+
+// Authorize makes sure that there is a credential to send with, and fetches
+// one where it must. Sending does so by itself: this is for those who want to
+// know before. The error names the reason.
+func (p *Provider) Authorize(ctx context.Context) error {
+	_, err := p.tokens.token(ctx)
+	return err
+}
+
+// Translate checks n and writes it as FCM's request: all but the access token.
+// A misfit is a *push.FieldError.
+func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
+	if err := checkTarget(&n.Target); err != nil {
+		return nil, err
+	}
+	body, err := body(n)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Request{Method: "POST", Path: p.path, Header: header, Body: body}, nil
+}
+
+// header is every request's, so it is shared and never appended to in place.
+var header = slices.Clip([]wire.Field{{Name: "content-type", Value: "application/json; charset=UTF-8"}})
+
+// Send makes one attempt with r, as Translate wrote it, on conn and judges the
+// answer, once. It leaves r as it is: other attempts may be using it.
+func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
+	used, err := p.tokens.token(ctx)
+	if err != nil {
+		return withoutToken(err)
+	}
+	answer, err := conn.Do(ctx, authorized(r, used))
+	if err != nil {
+		return push.NoAnswer(err)
+	}
+	o, renew := judge(answer, &n.Target)
+	if renew {
+		o.Renewed = p.tokens.drop(used)
+	}
+	return o
+}
+
+// authorized returns r with the access token. It may enter the compression
+// table: it weighs a kilobyte, stays the same for half an hour, and nobody can
+// guess at it there, for no header of this connection is a stranger's choice
+// (RFC 7541, section 7.1.3).
+func authorized(r *wire.Request, t *token) *wire.Request {
+	signed := *r
+	signed.Header = append(slices.Clip(r.Header), wire.Field{Name: "authorization", Value: t.bearer})
+	return &signed
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+const (
+	// mostTopics is how many topics a condition may name (Firebase, "Send
+	// messages to topics").
+	mostTopics = 5
+	// longestCondition is our own bound, so that no condition takes long to read.
+	longestCondition = 4096
+)
+
+// The grammars of what a message may be sent to.
+var (
+	isToken        = regexp.MustCompile(`^[A-Za-z0-9:_-]{1,4096}$`).MatchString
+	isTopic        = regexp.MustCompile(`^[A-Za-z0-9_.~%-]+$`).MatchString
+	isInstallation = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`).MatchString
+)
+
+// targetName returns the member of FCM's message that holds a target of that
+// kind, or "".
+func targetName(kind push.TargetKind) string {
+	switch kind {
+	case push.ToToken:
+		return "token"
+	case push.ToTopic:
+		return "topic"
+	case push.ToCondition:
+		return "condition"
+	case push.ToInstallation:
+		return "fid"
+	}
+	return ""
+}
+
+// checkTarget wants one target that FCM knows, well formed.
+func checkTarget(t *push.Target) error {
+	switch kind := t.Kind(); {
+	case targetName(kind) == "":
+		return misfit("token", invalidTarget, "given, or instead of it topic, condition or installation, and no other target, for FCM")
+	case kind == push.ToToken && !isToken(t.Token):
+		return misfit("token", invalidTarget, "1 to 4096 letters, digits, colons, underscores and hyphens")
+	case kind == push.ToTopic && !isTopic(t.Topic):
+		return misfit("topic", invalidTarget, "letters, digits and - _ . ~ %, without /topics/")
+	case kind == push.ToCondition && !isCondition(t.Condition):
+		return misfit("condition", invalidTarget, "made of at most 5 terms 'name' in topics, with && || ! and parentheses")
+	case kind == push.ToInstallation && !isInstallation(t.Installation):
+		return misfit("installation", invalidTarget, "a Firebase installation ID: letters, digits, underscores and hyphens")
+	}
+	return nil
+}
+
+// isCondition reports whether s is
+//
+//	either = term { ("&&" | "||") term }
+//	term   = "!" term | "(" either ")" | "'" topic "'" "in" "topics"
+func isCondition(s string) bool {
+	if len(s) > longestCondition {
+		return false
+	}
+	c := condition{rest: s}
+	return c.either() && c.skip("") && c.rest == "" && c.topics <= mostTopics
+}
+
+// condition reads a condition from its left end.
+type condition struct {
+	rest   string
+	topics int
+}
+
+func (c *condition) either() bool {
+	if !c.term() {
+		return false
+	}
+	for c.skip("&&") || c.skip("||") {
+		if !c.term() {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *condition) term() bool {
+	switch {
+	case c.skip("!"):
+		return c.term()
+	case c.skip("("):
+		return c.either() && c.skip(")")
+	}
+	return c.topic()
+}
+
+func (c *condition) topic() bool {
+	if !c.skip("'") {
+		return false
+	}
+	name, rest, closed := strings.Cut(c.rest, "'")
+	if !closed || !isTopic(name) {
+		return false
+	}
+	c.rest = rest
+	c.topics++
+	return c.skip("in") && c.skip("topics")
+}
+
+// skip takes a word from the left end, and the space before it.
+func (c *condition) skip(word string) bool {
+	rest, found := strings.CutPrefix(strings.TrimLeft(c.rest, " \t"), word)
+	if found {
+		c.rest = rest
+	}
+	return found
+}
