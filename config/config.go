@@ -53,23 +53,30 @@ type Pool struct {
 	// Refuse at once while every breaker is open, instead of trying an opened endpoint.
 	FailFast bool `name:"fail_fast" default:"false"`
 	// How one of the healthy endpoints is chosen.
-	Picker  string  `name:"picker" default:"round_robin" allowed:"round_robin|least_loaded"`
-	Breaker Breaker `name:"breaker"`
+	Picker string `name:"picker" default:"round_robin" allowed:"round_robin|least_loaded"`
+	// Share of the live endpoints that may be kept from traffic at once. Beyond it the trouble is likely the whole service's,
+	// and requests are spread over all of them again.
+	MaxEjected Percent `name:"max_ejected" default:"50%" allowed:"1%..100%"`
+	Breaker    Breaker `name:"breaker"`
 }
 
-// Breaker says when an endpoint is benched. Only failures that are the endpoint's own count: never a refused
-// notification, a quota or a caller who left.
+// Breaker says when an endpoint is ejected, and for how long. Only failures that are the endpoint's own count: never a
+// refused notification, a quota or a caller who left.
 type Breaker struct {
-	// Failures in a row that open it.
+	// Failures in a row that open it, however far apart.
 	Consecutive int `name:"consecutive" default:"5" allowed:"1..1000"`
-	// Share of failures within the window that opens it.
-	Rate Percent `name:"rate" default:"50%" allowed:"1%..100%"`
-	// Answers within the window before the share counts at all: too few, and one unlucky request benches an endpoint.
-	Minimum int `name:"minimum" default:"10" allowed:"1..100000"`
+	// Share of failures within the window beyond which it opens.
+	FailureRate Percent `name:"failure_rate" default:"50%" allowed:"1%..100%"`
+	// Outcomes within the window before the share counts at all: too few, and one unlucky request ejects an endpoint.
+	MinOutcomes int `name:"min_outcomes" default:"10" allowed:"1..100000"`
 	// The window that the share is taken over.
-	Window time.Duration `name:"window" default:"5s" allowed:"1s..10m"`
-	// How long an opened endpoint rests before it is tried again.
-	Open time.Duration `name:"open" default:"10s" allowed:"100ms..1h"`
+	Window time.Duration `name:"window" default:"5s" allowed:"2s..10m"`
+	// How long the first ejection lasts. Each further one doubles it; as much time in health takes one doubling back.
+	Ejection time.Duration `name:"ejection" default:"10s" allowed:"100ms..1h"`
+	// Longest that an ejection grows.
+	MaxEjection time.Duration `name:"max_ejection" default:"5m" allowed:"100ms..24h"`
+	// How long the one probe after an ejection may take. Keep it above retry.attempt_timeout.
+	Trial time.Duration `name:"trial" default:"10s" allowed:"100ms..10m"`
 }
 
 // Retry says when a failed attempt is followed by another. A refusal never is.
@@ -89,7 +96,7 @@ type Retry struct {
 	// there were none and invites longer bans.
 	RetryAfter string `name:"retry_after" default:"comply" allowed:"comply|stop|ignore"`
 	// Longest Retry-After that is waited for. Beyond it the send ends, and its receipt says how long to wait.
-	MaxRetryAfter time.Duration `name:"max_retry_after" default:"20s" allowed:"0s..10m"`
+	MaxRetryAfter time.Duration `name:"max_retry_after" default:"20s" allowed:"1ms..10m"`
 	// Retries for each hundred notifications of a credential. It keeps a failing provider from being buried under repeats.
 	Budget Percent `name:"budget" default:"10%" allowed:"0%..100%"`
 	// Retries that a credential has besides, so that a quiet one can retry at all.

@@ -60,8 +60,11 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 		Listen: "127.0.0.1:8080",
 		Admin:  config.Admin{Listen: "127.0.0.1:9090"},
 		Pool: config.Pool{
-			Size: 8, MaxAge: 10 * time.Minute, InFlight: 64, Connections: 1, Picker: "round_robin",
-			Breaker: config.Breaker{Consecutive: 5, Rate: 0.5, Minimum: 10, Window: 5 * time.Second, Open: 10 * time.Second},
+			Size: 8, MaxAge: 10 * time.Minute, InFlight: 64, Connections: 1, Picker: "round_robin", MaxEjected: 0.5,
+			Breaker: config.Breaker{
+				Consecutive: 5, FailureRate: 0.5, MinOutcomes: 10, Window: 5 * time.Second,
+				Ejection: 10 * time.Second, MaxEjection: 5 * time.Minute, Trial: 10 * time.Second,
+			},
 		},
 		Retry: config.Retry{
 			Attempts: 3, AttemptTimeout: 5 * time.Second, Backoff: 50 * time.Millisecond, ThrottledBackoff: time.Second,

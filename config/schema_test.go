@@ -139,7 +139,7 @@ func TestEveryKeyIsExplained(t *testing.T) {
 			}
 		}
 	}
-	if !strings.Contains(config.Reference(), "| `pool.breaker.open` | a duration with its unit, from 100ms to 1h | `10s` | How long") {
-		t.Error("pool.breaker.open is not in the reference as expected")
+	if !strings.Contains(config.Reference(), "| `pool.breaker.ejection` | a duration with its unit, from 100ms to 1h | `10s` | How long the first") {
+		t.Error("pool.breaker.ejection is not in the reference as expected")
 	}
 }
