@@ -96,7 +96,7 @@ func (c *Conn) exchangePrefaces() error {
 	}
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
-		c.refill()
+		c.consume(0) // opens the connection's window beyond its default
 		return c.learn(f)
 	case *http2.GoAwayFrame:
 		c.obey(f)

@@ -2,11 +2,7 @@
 
 package wire
 
-import (
-	"math"
-
-	"golang.org/x/net/http2"
-)
+import "golang.org/x/net/http2"
 
 const (
 	defaultWindow = 65535     // RFC 9113 §6.9.2
@@ -123,22 +119,14 @@ func (c *Conn) grant(f *http2.WindowUpdateFrame) error {
 }
 
 // consume counts n bytes of DATA, padding included, against what the peer may
-// send on the connection, and lets it send more in good time. They are counted
-// on streams that have ended, too (RFC 9113 §6.9).
-func (c *Conn) consume(n int) error {
+// send on the connection, and lets it send more in good time: all that comes is
+// read at once, so half of it is never used up. They are counted on streams
+// that have ended, too (RFC 9113 §6.9).
+func (c *Conn) consume(n int) {
 	c.credit -= int64(n)
-	if c.credit < 0 {
-		return violation{http2.ErrCodeFlowControl, "more DATA than the connection's window (RFC 9113 §6.9.1)"}
+	if c.credit < connCredit/2 {
+		_ = c.say.WriteWindowUpdate(0, uint32(connCredit-c.credit))
+		c.credit = connCredit
+		c.work.Signal()
 	}
-	c.refill()
-	return nil
-}
-
-func (c *Conn) refill() {
-	if c.credit >= connCredit/2 {
-		return
-	}
-	_ = c.say.WriteWindowUpdate(0, uint32(min(connCredit-c.credit, math.MaxInt32)))
-	c.credit = connCredit
-	c.work.Signal()
 }

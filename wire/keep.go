@@ -92,7 +92,7 @@ func (c *Conn) expireOne(s *stream, now int64) int64 {
 // ping is only what a healthy peer cannot fail to send.
 func (c *Conn) ping(now int64) int64 {
 	heard := c.published.lastRead.Load()
-	if c.pinged != 0 && heard > c.pinged {
+	if c.pinged != 0 && heard >= c.pinged {
 		c.pinged = 0
 	}
 	if c.pinged != 0 {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +52,7 @@ type peer struct {
 	enc    *hpack.Encoder
 	block  bytes.Buffer
 	head   []byte
+	deaf   atomic.Bool // read at most one more frame
 }
 
 func newPeer(t *testing.T, nc net.Conn) *peer {
@@ -69,7 +71,7 @@ func (p *peer) listen() {
 	if _, err := io.ReadFull(p.nc, preface); err != nil || string(preface) != http2.ClientPreface {
 		return
 	}
-	for {
+	for !p.deaf.Load() {
 		f, err := p.fr.ReadFrame()
 		if err != nil {
 			return
@@ -174,7 +176,7 @@ func (p *peer) encode(fields ...string) []byte {
 	return p.block.Bytes()
 }
 
-// head sends a HEADERS frame with these fields.
+// sendHead sends a HEADERS frame with these fields.
 func (p *peer) sendHead(stream uint32, end bool, fields ...string) {
 	p.t.Helper()
 	p.do(p.fr.WriteHeaders(http2.HeadersFrameParam{

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/sluice-push/sluice/wire"
+)
+
+// serveEnv makes the test binary the benchmarks' server: a process of its own,
+// so that only the client's CPU is counted.
+const serveEnv = "WIRE_BENCH_SERVE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(serveEnv) != "" {
+		serveBench()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// serveBench answers every request with 200 on a loopback port, until its
+// standard input ends.
+func serveBench() {
+	cert, der := selfSigned("push.example")
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, DynamicRecordSizingDisabled: true,
+	})
+	if err != nil {
+		panic(err)
+	}
+	hello, _ := json.Marshal(greeting{Addr: l.Addr().String(), Cert: der})
+	fmt.Println(string(hello))
+	go func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go answerAll(nc)
+		}
+	}()
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// greeting is what the server's process says first.
+type greeting struct {
+	Addr string
+	Cert []byte
+}
+
+// answerAll is as cheap a server as frames allow: it answers whatever it has
+// read in one write.
+func answerAll(nc net.Conn) {
+	defer func() { _ = nc.Close() }()
+	in := bufio.NewReaderSize(nc, 64<<10)
+	var out bytes.Buffer
+	fr := http2.NewFramer(&out, in)
+	fr.SetReuseFrames()
+	if _, err := in.Discard(len(http2.ClientPreface)); err != nil {
+		return
+	}
+	_ = fr.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1000})
+	head := answerBlock()
+	got := 0
+	for {
+		if in.Buffered() < 9 && out.Len() > 0 {
+			if _, err := nc.Write(out.Bytes()); err != nil {
+				return
+			}
+			out.Reset()
+		}
+		f, err := fr.ReadFrame()
+		if err != nil {
+			return
+		}
+		switch f := f.(type) {
+		case *http2.HeadersFrame:
+			if f.StreamEnded() {
+				answerOne(fr, f.StreamID, head)
+			}
+		case *http2.DataFrame:
+			if got += int(f.Length); got > 16<<10 {
+				_ = fr.WriteWindowUpdate(0, uint32(got))
+				got = 0
+			}
+			if f.StreamEnded() {
+				answerOne(fr, f.StreamID, head)
+			}
+		case *http2.SettingsFrame:
+			if !f.IsAck() {
+				_ = fr.WriteSettingsAck()
+			}
+		case *http2.PingFrame:
+			if !f.IsAck() {
+				_ = fr.WritePing(true, f.Data)
+			}
+		}
+	}
+}
+
+// answerBlock is 200 with an apns-id, without the dynamic table.
+func answerBlock() []byte {
+	var b bytes.Buffer
+	enc := hpack.NewEncoder(&b)
+	_ = enc.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+	_ = enc.WriteField(hpack.HeaderField{Name: "apns-id", Value: "123e4567-e89b-42d3-a456-426614174000", Sensitive: true})
+	return b.Bytes()
+}
+
+func answerOne(fr *http2.Framer, id uint32, head []byte) {
+	_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head, EndHeaders: true, EndStream: true})
+}
+
+// benchServer starts the server's process.
+func benchServer(b *testing.B) (netip.AddrPort, *tls.Config) {
+	b.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), serveEnv+"=1")
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Wait()
+	})
+	var hello greeting
+	if err := json.NewDecoder(stdout).Decode(&hello); err != nil {
+		b.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(hello.Cert)
+	if err != nil {
+		b.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(cert)
+	return netip.MustParseAddrPort(hello.Addr), &tls.Config{RootCAs: roots}
+}
+
+const benchBody = `{"aps":{"alert":{"title":"Your parcel","body":"It will be with you between 14:00 and 15:00."},"sound":"default"}}`
+
+var benchJWT = "bearer " + strings.Repeat("eyJhbGciOiJFUzI1NiJ9", 9)
+
+// benchRequest is a small APNs request to one of many devices.
+func benchRequest(i int) *wire.Request {
+	return &wire.Request{
+		Method: "POST", Path: "/3/device/" + benchToken(i), Body: []byte(benchBody),
+		Header: []wire.Field{
+			{Name: "authorization", Value: benchJWT},
+			{Name: "apns-topic", Value: "com.example.shop"},
+			{Name: "apns-push-type", Value: "alert"},
+			{Name: "apns-priority", Value: "10"},
+			{Name: "apns-id", Value: benchID(i), Once: true},
+		},
+	}
+}
+
+func benchToken(i int) string { return fmt.Sprintf("%064x", i*0x9E3779B97F4A7C1) }
+func benchID(i int) string    { return fmt.Sprintf("123e4567-e89b-42d3-a456-%012x", i) }
+
+// BenchmarkConn measures one connection of this package.
+func BenchmarkConn(b *testing.B) {
+	for _, inFlight := range []int{100, 1000} {
+		b.Run("inflight="+strconv.Itoa(inFlight), func(b *testing.B) {
+			addr, t := benchServer(b)
+			c, err := wire.Dial(b.Context(), addr, wire.Config{Authority: "push.example", TLS: t, MaxStreams: inFlight})
+			if err != nil {
+				b.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(b.Context())
+			var running sync.WaitGroup
+			running.Go(func() { _ = c.Run(ctx) })
+			defer running.Wait()
+			defer stop()
+			measure(b, inFlight, func(ctx context.Context, r *wire.Request) error {
+				_, err := c.Do(ctx, r)
+				return err
+			})
+		})
+	}
+}
+
+// BenchmarkHTTPClientConn measures net/http's own single connection.
+func BenchmarkHTTPClientConn(b *testing.B) {
+	for _, inFlight := range []int{100, 1000} {
+		b.Run("inflight="+strconv.Itoa(inFlight), func(b *testing.B) {
+			addr, t := benchServer(b)
+			t.ServerName = "push.example"
+			protocols := new(http.Protocols)
+			protocols.SetHTTP2(true)
+			rt := &http.Transport{TLSClientConfig: t, Protocols: protocols}
+			c, err := rt.NewClientConn(b.Context(), "https", addr.String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+			measure(b, inFlight, func(ctx context.Context, r *wire.Request) error {
+				return roundTrip(ctx, c, addr, r)
+			})
+		})
+	}
+}
+
+// roundTrip does with net/http what a Conn's Do does.
+func roundTrip(ctx context.Context, c *http.ClientConn, addr netip.AddrPort, r *wire.Request) error {
+	req, err := http.NewRequestWithContext(ctx, r.Method, "https://"+addr.String()+r.Path, bytes.NewReader(r.Body))
+	if err != nil {
+		return err
+	}
+	req.Host = "push.example"
+	for _, f := range r.Header {
+		req.Header[http.CanonicalHeaderKey(f.Name)] = []string{f.Value}
+	}
+	res, err := c.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	_, err = io.Copy(io.Discard, res.Body)
+	return err
+}
+
+// measure keeps so many requests in flight until b.N are done.
+func measure(b *testing.B, inFlight int, do func(context.Context, *wire.Request) error) {
+	requests := make([]*wire.Request, 4096)
+	for i := range requests {
+		requests[i] = benchRequest(i)
+	}
+	for i := range 32 { // a warm table, a warm pool
+		if err := do(b.Context(), requests[i]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	took := make([]time.Duration, b.N)
+	var next atomic.Int64
+	var callers sync.WaitGroup
+	b.ReportAllocs()
+	b.ResetTimer()
+	before, begun := cpu(), time.Now()
+	for range inFlight {
+		callers.Go(func() {
+			for i := int(next.Add(1)) - 1; i < b.N; i = int(next.Add(1)) - 1 {
+				at := time.Now()
+				if err := do(b.Context(), requests[i%len(requests)]); err != nil {
+					b.Error(err)
+					return
+				}
+				took[i] = time.Since(at)
+			}
+		})
+	}
+	callers.Wait()
+	b.StopTimer()
+	used, elapsed := cpu()-before, time.Since(begun)
+	b.ReportMetric(float64(b.N)/used.Seconds(), "req/cpu-s")
+	b.ReportMetric(float64(b.N)/elapsed.Seconds(), "req/s")
+	slices.Sort(took)
+	b.ReportMetric(float64(took[b.N*99/100].Microseconds())/1000, "p99-ms")
+}
+
+// cpu is what this process has used, of user and system together.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/sluice-push/sluice/wire"
+)
+
+func TestAPeerThatOwesAnAnswerAndIsSilentIsGivenUpAfterOnePing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{}, limit(1))
+		time.Sleep(20 * time.Second) // idle, but not for long enough
+		at := time.Now()
+		written := h.send(t.Context(), post("/"))
+		h.peer.next(http2.FrameHeaders)
+		waiting := h.send(t.Context(), post("/"))
+		h.peer.next(http2.FramePing)
+		if took := time.Since(at); took != time.Second {
+			t.Errorf("the ping came after %v", took)
+		}
+		wantError(t, <-written, wire.PingTimeout, wire.Unknown, true)
+		wantError(t, <-waiting, wire.LostBeforeWrite, wire.Never, false)
+		if took := time.Since(at); took != 2*time.Second {
+			t.Errorf("it was given up after %v", took)
+		}
+		wantError(t, result{err: <-h.ended}, wire.PingTimeout, wire.Unknown, true)
+	})
+}
+
+func TestAPeerThatAnswersPingsIsGivenItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		done := h.send(t.Context(), post("/"))
+		head := h.peer.next(http2.FrameHeaders)
+		for range 4 {
+			ping := h.peer.next(http2.FramePing)
+			h.peer.do(h.peer.fr.WritePing(true, [8]byte([]byte(ping.body))))
+		}
+		h.peer.answer(head.stream, "200")
+		wantStatus(t, <-done, 200)
+	})
+}
+
+func TestWhateverThePeerSendsIsASignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		done := h.send(t.Context(), post("/"))
+		head := h.peer.next(http2.FrameHeaders)
+		for range 8 {
+			time.Sleep(500 * time.Millisecond)
+			h.peer.settings()
+		}
+		if pings := h.peer.rest(http2.FramePing); len(pings) != 0 {
+			t.Errorf("%d pings were sent to a peer that speaks", len(pings))
+		}
+		h.peer.answer(head.stream, "200")
+		wantStatus(t, <-done, 200)
+	})
+}
+
+func TestAnIdleConnectionIsPingedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		at := time.Now()
+		ping := h.peer.next(http2.FramePing)
+		h.peer.do(h.peer.fr.WritePing(true, [8]byte([]byte(ping.body))))
+		h.peer.next(http2.FramePing)
+		if took := time.Since(at); took != time.Minute {
+			t.Errorf("two pings took %v", took)
+		}
+		wantError(t, result{err: <-h.ended}, wire.PingTimeout, wire.Unknown, true)
+	})
+}
+
+func TestThePeersPingIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		h.peer.do(h.peer.fr.WritePing(false, [8]byte{1, 2, 3}))
+		if pong := h.peer.next(http2.FramePing); !pong.flags.Has(http2.FlagPingAck) || pong.body[:3] != "\x01\x02\x03" {
+			t.Errorf("the answer is %v", pong)
+		}
+	})
+}
+
+func TestAWriteThatBlocksEndsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{PingBusy: time.Hour}, limit(1))
+		h.peer.deaf.Store(true)
+		at := time.Now()
+		r := h.send(t.Context(), post("/")) // its HEADERS are read, its DATA is not
+		synctest.Wait()
+		waiting := h.send(t.Context(), post("/"))
+		e := wantError(t, <-r, wire.LostAfterWrite, wire.Unknown, true)
+		if !errors.Is(e, os.ErrDeadlineExceeded) {
+			t.Errorf("the cause is %v", e.Err)
+		}
+		wantError(t, <-waiting, wire.LostBeforeWrite, wire.Never, false)
+		if took := time.Since(at); took > 1200*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+		<-h.ended
+	})
+}
+
+func TestABlockedWriteDoesNotOutliveRunsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{WriteTimeout: time.Hour})
+		h.peer.deaf.Store(true)
+		r := h.send(t.Context(), post("/"))
+		synctest.Wait()
+		h.stop()
+		wantError(t, <-r, wire.Cancelled, wire.Unknown, false)
+		if err := <-h.ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run returned %v", err)
+		}
+	})
+}
