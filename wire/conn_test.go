@@ -256,17 +256,17 @@ func TestACallerWhoLeavesIsNobodysFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := build(t, wire.Config{}, limit(1))
 		ctx, leave := context.WithCancel(t.Context())
-		written, waiting := h.send(ctx, post("/")), h.send(ctx, post("/"))
+		written := h.send(ctx, post("/"))
 		head := h.peer.next(http2.FrameHeaders)
+		queued, leaveQueue := context.WithCancel(t.Context())
+		waiting := h.send(queued, post("/"))
 		synctest.Wait()
-		leave()
-		a, b := <-written, <-waiting
-		var e *wire.Error
-		if errors.As(a.err, &e); e.Processed == wire.Never {
-			a, b = b, a
-		}
-		wantError(t, a, wire.Cancelled, wire.Unknown, false)
+		leaveQueue()
+		b := <-waiting
 		wantError(t, b, wire.Cancelled, wire.Never, false)
+		leave()
+		a := <-written
+		wantError(t, a, wire.Cancelled, wire.Unknown, false)
 		if !errors.Is(a.err, context.Canceled) || !errors.Is(b.err, context.Canceled) {
 			t.Errorf("the context's error is lost: %v, %v", a.err, b.err)
 		}
