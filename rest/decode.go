@@ -135,6 +135,9 @@ func misplacedTarget(t *push.Target) string {
 }
 
 func invalid(field, allowed string) *problem {
+	if field == "" {
+		return &problem{kind: invalidField, detail: "the notification " + allowed}
+	}
 	return &problem{kind: invalidField, field: field, detail: field + ": " + allowed}
 }
 

@@ -92,7 +92,12 @@ func open(t testing.TB, change ...func(*rest.Config)) *door {
 // ask makes one request; each header is "Name: value", and the sending key goes with it unless one names another.
 func (d *door) ask(method, path, body string, headers ...string) *httptest.ResponseRecorder {
 	d.t.Helper()
-	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	return d.do(d.t.Context(), method, path, strings.NewReader(body), headers...)
+}
+
+// do is ask for a caller who may leave, or who does not say how long the body is.
+func (d *door) do(ctx context.Context, method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequestWithContext(ctx, method, path, body)
 	r.Header.Set("Authorization", "Bearer "+sendKey)
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
@@ -192,4 +197,8 @@ func TestABatchAnswersEveryItemWithItsIndex(t *testing.T) {
 			t.Fatalf("Content-Type %q", got)
 		}
 	}
+}
+
+func throttling(_ context.Context, n *push.Notification) push.Receipt {
+	return ended(n, push.Outcome{Verdict: push.Throttled, Reason: "QUOTA_EXCEEDED", HTTP: 429, RetryAfter: 1500 * time.Millisecond})
 }

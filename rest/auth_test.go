@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/sluice-push/sluice/rest"
+)
+
+func TestAKeyIsLongRandomAndItsHashIsAllThatIsKept(t *testing.T) {
+	key, hash := rest.NewKey()
+	again, _ := rest.NewKey()
+	if !regexp.MustCompile(`^slk_[a-z2-7]{8}_[a-z2-7]{52}$`).MatchString(key) || key == again {
+		t.Error(key)
+	}
+	if !regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(hash) {
+		t.Error(hash)
+	}
+}
+
+func TestWithoutAKnownKeyNothingIsDone(t *testing.T) {
+	d := open(t)
+	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer " + canary, "Basic " + sendKey, sendKey, "Bearer " + sendKey + "x",
+		"Bearer " + strings.ToUpper(sendKey), "Bearer " + sendHash, "Bearer " + strings.Repeat("a", 10_000)} {
+		w := d.ask("POST", single, good, "Authorization: "+header)
+		p := d.problem(w, 401, "unauthenticated")
+		if p.Field != "Authorization" || !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Bearer") || strings.Contains(w.Body.String(), canary) {
+			t.Errorf("%q: %v %s", header, w.Header(), w.Body)
+		}
+		d.problem(d.ask("GET", "/v1/status", "", "Authorization: "+header), 401, "unauthenticated")
+	}
+	if d.count() != 0 {
+		t.Error("something was sent")
+	}
+}
+
+func TestTheWordBearerIsReadInAnyLetterCase(t *testing.T) {
+	for _, scheme := range []string{"bearer", "BEARER", "Bearer "} {
+		if w := open(t).ask("POST", single, good, "Authorization: "+scheme+" "+sendKey); w.Code != 200 {
+			t.Errorf("%q: %d", scheme, w.Code)
+		}
+	}
+}
+
+func TestAKeyOpensOnlyItsOwnAppAndDoesNotLearnWhichOthersExist(t *testing.T) {
+	d := open(t)
+	others := d.problem(d.ask("POST", single, good, "Authorization: Bearer "+otherKey), 403, "wrong-app")
+	none := d.problem(d.ask("POST", "/v1/apps/nobody/notifications", good, "Authorization: Bearer "+otherKey), 403, "wrong-app")
+	others.RequestID, none.RequestID = "", ""
+	if others != none || d.count() != 0 {
+		t.Fatalf("%+v, %+v", others, none)
+	}
+}
+
+func TestAKeyDoesWhatItsScopesSayAndNothingElse(t *testing.T) {
+	d := open(t)
+	if p := d.problem(d.ask("POST", single, good, "Authorization: Bearer "+readKey), 403, "missing-scope"); !strings.Contains(p.Detail, "scope send") {
+		t.Error(p.Detail)
+	}
+	if p := d.problem(d.ask("GET", "/v1/status", ""), 403, "missing-scope"); !strings.Contains(p.Detail, "scope read") {
+		t.Error(p.Detail)
+	}
+	d.problem(d.ask("POST", batch, good, "Authorization: Bearer "+readKey), 403, "missing-scope")
+	if w := d.ask("GET", "/v1/status", "", "Authorization: Bearer "+readKey); w.Code != 200 || d.count() != 0 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestOneKeyMayStandUnderSeveralApps(t *testing.T) {
+	d := open(t, func(cfg *rest.Config) {
+		cfg.Apps["bank"] = rest.App{Keys: []rest.Key{{Name: "backend", Hash: sendHash, Scopes: []string{"read"}}}}
+	})
+	if w := d.ask("POST", single, good); w.Code != 200 {
+		t.Error(w.Body)
+	}
+	d.problem(d.ask("POST", "/v1/apps/bank/notifications", good), 403, "missing-scope")
+	if w := d.ask("GET", "/v1/status", ""); w.Code != 200 {
+		t.Error(w.Body)
+	}
+}
+
+func TestABadConfigurationIsRefusedWithItsKeyAndWhatIsAllowed(t *testing.T) {
+	app := func(k rest.Key) map[string]rest.App { return map[string]rest.App{"shop": {Keys: []rest.Key{k}}} }
+	for want, cfg := range map[string]rest.Config{
+		"Sender is nil": {},
+		"apps.shop.keys[0].hash: must be sha256: and 64 hex digits": {Sender: &sender{}, Apps: app(rest.Key{Hash: sendKey})},
+		"apps.shop.keys[0].scopes: must be any of send, read":       {Sender: &sender{}, Apps: app(rest.Key{Hash: sendHash, Scopes: []string{"write"}})},
+		"apps: a name must be 1 to 64 letters":                      {Sender: &sender{}, Apps: map[string]rest.App{"../x": {}}},
+	} {
+		if _, err := rest.New(cfg); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), sendKey) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest_test
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/rest"
+)
+
+// node is a part of the contract.
+type node map[string]any
+
+// at follows a path of names.
+func (n node) at(t testing.TB, path ...string) node {
+	t.Helper()
+	for _, name := range path {
+		next, ok := n[name].(map[string]any)
+		if !ok {
+			t.Fatalf("the contract has no %s in %q", name, path)
+		}
+		n = next
+	}
+	return n
+}
+
+func (n node) names() []string { return slices.Sorted(maps.Keys(n)) }
+
+func contract(t testing.TB) node {
+	t.Helper()
+	var doc map[string]any
+	if err := yaml.Unmarshal(rest.OpenAPI(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+func TestTheContractAndTheRouterHaveTheSameCalls(t *testing.T) {
+	var routed, written []string
+	err := chi.Walk(open(t).Handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		routed = append(routed, strings.ToLower(method)+" "+route)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, item := range contract(t).at(t, "paths") {
+		for method := range item.(map[string]any) {
+			if method != "parameters" {
+				written = append(written, method+" "+path)
+			}
+		}
+	}
+	slices.Sort(routed)
+	slices.Sort(written)
+	if diff := cmp.Diff(routed, written); diff != "" {
+		t.Fatalf("router (-) and contract (+):\n%s", diff)
+	}
+}
+
+func TestTheContractHasEveryFieldOfANotificationAndNoOther(t *testing.T) {
+	schemas := contract(t).at(t, "components", "schemas")
+	for schema, of := range map[string]any{
+		"Notification": push.Notification{}, "Subscription": push.Subscription{}, "SubscriptionKeys": push.SubscriptionKeys{},
+		"APNs": push.APNsBlock{}, "FCM": push.FCMBlock{}, "WebPush": push.WebPushBlock{}, "NotReady": rest.NotReady{},
+	} {
+		var fields []string
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
+			if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+				fields = append(fields, name)
+			}
+		}
+		slices.Sort(fields)
+		if diff := cmp.Diff(fields, schemas.at(t, schema, "properties").names()); diff != "" {
+			t.Errorf("%s, code (-) and contract (+):\n%s", schema, diff)
+		}
+	}
+}
+
+func TestTheContractHasEveryMemberOfAReceiptAndNoOther(t *testing.T) {
+	index := 1
+	full := push.Outcome{Verdict: push.Throttled, Reason: "r", RetryAfter: time.Second, HTTP: 429, ProviderID: "p",
+		DeadSince: time.Now(), ForgetToken: true, Field: "f", Detail: "d"}
+	text, err := json.Marshal(push.Receipt{ID: "i", Index: &index, Outcome: full,
+		Attempts: []push.Attempt{{Endpoint: "e", Started: time.Now(), Took: time.Second, Outcome: full}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var receipt, attempt node
+	if err := json.Unmarshal(text, &receipt); err != nil {
+		t.Fatal(err)
+	}
+	attempt = receipt["attempts"].([]any)[0].(map[string]any)
+	schemas := contract(t).at(t, "components", "schemas")
+	for schema, members := range map[string]node{"Receipt": receipt, "Attempt": attempt} {
+		if diff := cmp.Diff(members.names(), schemas.at(t, schema, "properties").names()); diff != "" {
+			t.Errorf("%s, code (-) and contract (+):\n%s", schema, diff)
+		}
+	}
+}
+
+func TestTheContractHasEveryMemberOfAProblemAndNoOther(t *testing.T) {
+	d := open(t)
+	d.play = throttling
+	members := node{}
+	for _, body := range []string{`{}`, good} {
+		if err := json.Unmarshal(d.ask("POST", single, body).Body.Bytes(), (*map[string]any)(&members)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(members.names(), contract(t).at(t, "components", "schemas", "Problem", "properties").names()); diff != "" {
+		t.Fatalf("code (-) and contract (+):\n%s", diff)
+	}
+}
+
+func TestTheContractExplainsEverySortOfProblem(t *testing.T) {
+	source, err := os.ReadFile("problem.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made, written []string
+	for _, kind := range regexp.MustCompile(`kind\{http\.Status\w+, "([a-z-]+)", "\w+"`).FindAllStringSubmatch(string(source), -1) {
+		made = append(made, kind[1])
+	}
+	table := contract(t).at(t, "components", "schemas", "Problem")["description"].(string)
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|").FindAllStringSubmatch(table, -1) {
+		written = append(written, row[1])
+	}
+	slices.Sort(made)
+	slices.Sort(written)
+	if diff := cmp.Diff(made, written); diff != "" || len(made) < 20 {
+		t.Fatalf("code (-) and contract (+):\n%s", diff)
+	}
+}
+
+func TestTheContractHasTheWordsOfTheCode(t *testing.T) {
+	schemas := contract(t).at(t, "components", "schemas")
+	var verdicts, states []any
+	for v := push.Unsent; v.String() != "invalid"; v++ {
+		verdicts = append(verdicts, v.String())
+		states = append(states, string(push.Outcome{Verdict: v}.Status()))
+	}
+	if diff := cmp.Diff(verdicts, schemas.at(t, "Attempt", "properties", "status")["enum"]); diff != "" {
+		t.Errorf("verdicts, code (-) and contract (+):\n%s", diff)
+	}
+	for _, state := range states {
+		if !slices.Contains(schemas.at(t, "State")["enum"].([]any), state) {
+			t.Errorf("the contract lacks the state %s", state)
+		}
+	}
+	for _, field := range []string{"platform", "priority", "lane", "on_unknown"} {
+		p := open(t).ask("POST", single, `{"`+field+`":"none of them"}`)
+		for _, word := range schemas.at(t, "Notification", "properties", field)["enum"].([]any) {
+			if !strings.Contains(p.Body.String(), `\"`+word.(string)+`\"`) {
+				t.Errorf("%s: the code does not know %s: %s", field, word, p.Body)
+			}
+		}
+	}
+}
+
+func TestEveryExampleOfTheContractIsTaken(t *testing.T) {
+	paths := contract(t).at(t, "paths")
+	taken := 0
+	for _, call := range []struct{ path, at string }{{"/v1/apps/{app}/notifications", single}, {"/v1/apps/{app}/notifications/batch", batch}} {
+		for media, content := range paths.at(t, call.path, "post", "requestBody", "content") {
+			for name, example := range node(content.(map[string]any)).at(t, "examples") {
+				w := open(t).ask("POST", call.at, text(t, example.(map[string]any)["value"]), "Content-Type: "+media)
+				if w.Code != 200 || strings.Contains(w.Body.String(), "refused") {
+					t.Errorf("%s %s: %d %s", call.path, name, w.Code, w.Body)
+				}
+				taken++
+			}
+		}
+	}
+	if taken < 7 {
+		t.Fatalf("only %d examples", taken)
+	}
+}
+
+// text is an example as it goes over the wire.
+func text(t testing.TB, example any) string {
+	t.Helper()
+	if lines, ok := example.(string); ok {
+		return lines
+	}
+	body, err := json.Marshal(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+func TestEveryExampleOfAnAnswerHasOnlyMembersOfItsSchema(t *testing.T) {
+	doc := contract(t)
+	responses := map[string]any{"send": doc.at(t, "paths", "/v1/apps/{app}/notifications", "post", "responses")["200"]}
+	maps.Copy(responses, doc.at(t, "components", "responses"))
+	for _, response := range responses {
+		for _, content := range node(response.(map[string]any)).at(t, "content") {
+			content := node(content.(map[string]any))
+			examples, _ := content["examples"].(map[string]any)
+			for name, example := range examples {
+				fits(t, doc, name, content.at(t, "schema"), example.(map[string]any)["value"])
+			}
+		}
+	}
+}
+
+// fits checks the names of members, all the way down.
+func fits(t *testing.T, doc node, where string, schema node, value any) {
+	t.Helper()
+	if ref, ok := schema["$ref"].(string); ok {
+		schema = doc.at(t, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)
+	}
+	switch value := value.(type) {
+	case map[string]any:
+		for name, member := range value {
+			fits(t, doc, where+"."+name, schema.at(t, "properties", name), member)
+		}
+	case []any:
+		for _, item := range value {
+			fits(t, doc, where, schema.at(t, "items"), item)
+		}
+	}
+}
+
+func TestEveryReferenceInTheContractLeadsSomewhere(t *testing.T) {
+	doc := contract(t)
+	for _, ref := range regexp.MustCompile(`"#/([^"]+)"`).FindAllStringSubmatch(string(rest.OpenAPI()), -1) {
+		doc.at(t, strings.Split(ref[1], "/")...)
+	}
+}
+
+func TestTheContractIsServedAsItIs(t *testing.T) {
+	w := open(t).ask("GET", "/openapi.yaml", "", "Authorization: none")
+	if w.Code != 200 || w.Body.String() != string(rest.OpenAPI()) || w.Header().Get("Content-Type") != "application/yaml" {
+		t.Fatalf("%d %v", w.Code, w.Header())
+	}
+}
