@@ -56,8 +56,9 @@ func New(cfg Config) *Gate {
 // Admit asks to make one attempt at n. If ok, a place is taken and the attempt
 // may be made after wait, which is at most patience; whoever waited asks
 // Closed before sending. Otherwise nothing is taken, and wait says how long to
-// stay away. Only the total is paced by waiting: for a device or a topic that
-// has had its share there is no telling whether waiting makes sense.
+// stay away. There is waiting for the total only, be it closed or full: a
+// place kept for one device would pass the others by, so who asks for a device
+// or a topic that is closed or has had its share is refused at once.
 func (g *Gate) Admit(n *push.Notification, patience time.Duration) (wait time.Duration, ok bool) {
 	if g == nil {
 		return 0, true

@@ -43,7 +43,7 @@ func open(t *testing.T, g *quota.Gate, n *push.Notification) {
 // shut fails the test unless g refuses n, and says for how long.
 func shut(t *testing.T, g *quota.Gate, n *push.Notification, want time.Duration) {
 	t.Helper()
-	if wait, ok := g.Admit(n, patient); ok || wait != want {
+	if wait, ok := g.Admit(n, want-1); ok || wait != want {
 		t.Errorf("Admit = %v, %v; want refused for %v", wait, ok, want)
 	}
 	if wait := g.Closed(n); wait != want {
@@ -98,6 +98,28 @@ func TestARefusedProjectClosesEverythingBehindTheGate(t *testing.T) {
 			shut(t, g, toTopic("news"), time.Minute)
 			time.Sleep(time.Minute)
 			open(t, g, toToken("b"))
+		}
+	})
+}
+
+func TestThePatientWaitForAClosedProjectAndComeOutOneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 5}})
+		g.Learn(toToken("a"), throttled(push.ScopeProject, 2*time.Second))
+		for i, want := range []time.Duration{2000, 2200, 2400} { // at half the rate
+			if wait, ok := g.Admit(toToken("a"), 5*time.Second); !ok || wait != want*time.Millisecond {
+				t.Errorf("number %d: Admit = %v, %v; want to wait %v ms", i, wait, ok, int(want))
+			}
+		}
+	})
+}
+
+func TestNobodyWaitsForADevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Device: quota.Limit{Rate: 1}})
+		open(t, g, toToken("a"))
+		if wait, ok := g.Admit(toToken("a"), patient); ok || wait != time.Second {
+			t.Errorf("Admit = %v, %v; want refused for a second", wait, ok)
 		}
 	})
 }

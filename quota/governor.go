@@ -45,13 +45,10 @@ func (g *governor) take(now time.Time, patience time.Duration) (wait time.Durati
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if left := g.opens.Sub(now); left > 0 {
-		return left, false
+	at, full := later(now, g.opens), g.full
+	if g.limit.Rate > 0 {
+		at, full = place(g.full, now, interval(g.rate(now)), g.limit.tolerance())
 	}
-	if g.limit.Rate <= 0 {
-		return 0, true
-	}
-	at, full := place(g.full, now, interval(g.rate(now)), g.limit.tolerance())
 	if wait = at.Sub(now); wait > patience {
 		return wait, false
 	}
@@ -71,7 +68,7 @@ func (g *governor) giveBack() {
 
 // refused closes the scope and slows it down. The refusals of all that was in
 // flight together count as one. It opens with an empty bucket, so that nobody
-// bursts into a quota that has only just come back.
+// bursts into a quota that has only just come back, and no place comes before.
 func (g *governor) refused(now time.Time, wait time.Duration) {
 	opens := now.Add(min(max(wait, leastClosed), mostClosed))
 	g.mu.Lock()

@@ -30,9 +30,9 @@ type Policy struct {
 	Cap time.Duration
 	// RetryAfter says what the provider's own wait counts for; default Comply.
 	RetryAfter Strategy
-	// MaxRetryAfter is the longest wait that a provider can impose on a send;
-	// default 20s. When it wants more, the send ends and its receipt says how
-	// long.
+	// MaxRetryAfter is the longest wait that a provider or its quota can impose
+	// on a send; default 20s. When it would be more, the send ends and its
+	// receipt says how long.
 	MaxRetryAfter time.Duration
 	// Rules are exceptions. The first that matches an outcome counts.
 	Rules []Rule
@@ -43,7 +43,8 @@ type Policy struct {
 // Strategy is what the wait that a provider asks for counts for.
 type Strategy string
 
-// The strategies. The zero value means Comply.
+// The strategies. The zero value means Comply. A scope that a quota's gate
+// holds closed stays closed under any of them.
 const (
 	Comply Strategy = "comply" // wait at least that long
 	Ignore Strategy = "ignore" // back off by our own numbers: many providers answer this with longer bans
@@ -99,6 +100,9 @@ func (p Policy) After(n *push.Notification, attempt int, o push.Outcome) (wait t
 // Timeout returns AttemptTimeout or its default.
 func (p Policy) Timeout() time.Duration { return cmp.Or(p.AttemptTimeout, 5*time.Second) }
 
+// Patience returns MaxRetryAfter or its default.
+func (p Policy) Patience() time.Duration { return cmp.Or(p.MaxRetryAfter, 20*time.Second) }
+
 // rule returns the first rule that matches o, or one that changes nothing.
 func (p Policy) rule(o push.Outcome) Rule {
 	for _, r := range p.Rules {
@@ -121,5 +125,5 @@ func (p Policy) least(o push.Outcome, rule Rule) (time.Duration, bool) {
 	default:
 		least = max(least, o.RetryAfter)
 	}
-	return least, least <= cmp.Or(p.MaxRetryAfter, 20*time.Second)
+	return least, least <= p.Patience()
 }
