@@ -28,6 +28,7 @@ type heard struct {
 	code   http2.ErrCode
 	n      uint32 // a window's increment, a GOAWAY's last stream
 	body   string
+	size   int // of the frame, or of a whole header block
 	fields map[string]string
 	never  map[string]bool // fields that were marked never-indexed
 	set    map[http2.SettingID]uint32
@@ -81,7 +82,7 @@ func (p *peer) listen() {
 }
 
 func (p *peer) note(f http2.Frame) {
-	h := heard{kind: f.Header().Type, stream: f.Header().StreamID, flags: f.Header().Flags}
+	h := heard{kind: f.Header().Type, stream: f.Header().StreamID, flags: f.Header().Flags, size: int(f.Header().Length)}
 	switch f := f.(type) {
 	case *http2.HeadersFrame:
 		if p.head = append(p.head[:0], f.HeaderBlockFragment()...); f.HeadersEnded() {

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/sluice-push/sluice/wire"
+)
+
+func window(n uint32) http2.Setting {
+	return http2.Setting{ID: http2.SettingInitialWindowSize, Val: n}
+}
+
+func with(body string) *wire.Request {
+	return &wire.Request{Method: "POST", Path: "/", Body: []byte(body)}
+}
+
+// data joins the DATA that came, and says whether it ended the stream.
+func data(frames []heard) (body string, ended bool) {
+	for _, f := range frames {
+		body += f.body
+		ended = ended || f.ends()
+	}
+	return body, ended
+}
+
+func TestABodyWaitsForItsStreamsWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{}, window(4))
+		done := h.send(t.Context(), with("0123456789"))
+		if got, ended := data(h.peer.rest(http2.FrameData)); got != "0123" || ended {
+			t.Fatalf("%q came, ended: %v", got, ended)
+		}
+		h.peer.do(h.peer.fr.WriteWindowUpdate(1, 3))
+		if got, ended := data(h.peer.rest(http2.FrameData)); got != "456" || ended {
+			t.Fatalf("%q came, ended: %v", got, ended)
+		}
+		h.peer.do(h.peer.fr.WriteWindowUpdate(1, 100))
+		if got, ended := data(h.peer.rest(http2.FrameData)); got != "789" || !ended {
+			t.Fatalf("%q came, ended: %v", got, ended)
+		}
+		h.peer.answer(1, "200")
+		wantStatus(t, <-done, 200)
+	})
+}
+
+func TestAWindowOfNoneStillOpensTheStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{}, window(0))
+		done := h.send(t.Context(), with("body"))
+		head := h.peer.next(http2.FrameHeaders)
+		h.peer.do(h.peer.fr.WriteWindowUpdate(head.stream, 4))
+		if got := h.peer.next(http2.FrameData); got.body != "body" || !got.ends() {
+			t.Errorf("came %v", got)
+		}
+		h.peer.answer(head.stream, "200")
+		wantStatus(t, <-done, 200)
+	})
+}
+
+func TestAWindowThatSettingsShrinkMayBecomeNegative(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{}, window(6))
+		h.send(t.Context(), with("0123456789"))
+		data(h.peer.rest(http2.FrameData))
+		h.peer.settings(window(2)) // now at -4
+		h.peer.do(h.peer.fr.WriteWindowUpdate(1, 4))
+		if got, _ := data(h.peer.rest(http2.FrameData)); got != "" {
+			t.Fatalf("a window of zero let %q through", got)
+		}
+		h.peer.settings(window(4))
+		if got, _ := data(h.peer.rest(http2.FrameData)); got != "67" {
+			t.Fatalf("a window of two let %q through", got)
+		}
+		h.peer.settings(window(100))
+		if got, ended := data(h.peer.rest(http2.FrameData)); got != "89" || !ended {
+			t.Fatalf("%q came, ended: %v", got, ended)
+		}
+	})
+}
+
+func TestARequestThatTheConnectionsWindowHoldsBackStaysUnprocessed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{}, window(1<<20))
+		first := h.send(t.Context(), with(strings.Repeat("x", 65535)))
+		synctest.Wait()
+		r := with("second")
+		r.Timeout = time.Second
+		second := h.send(t.Context(), r)
+		synctest.Wait()
+		bodiless := h.send(t.Context(), &wire.Request{Method: "GET", Path: "/none"})
+		heads := h.peer.rest(http2.FrameHeaders)
+		if len(heads) != 1 {
+			t.Fatalf("%d heads came", len(heads))
+		}
+		h.peer.answer(heads[0].stream, "200")
+		wantStatus(t, <-first, 200)
+		wantError(t, <-second, wire.ResponseTimeout, wire.Never, true)
+		h.peer.answer(h.peer.next(http2.FrameHeaders).stream, "200")
+		wantStatus(t, <-bodiless, 200)
+	})
+}
+
+func TestTheConnectionsWindowIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{}, window(1<<20))
+		a := h.send(t.Context(), with(strings.Repeat("a", 50000)))
+		synctest.Wait()
+		b := h.send(t.Context(), with(strings.Repeat("b", 50000)))
+		if got, _ := data(h.peer.rest(http2.FrameData)); len(got) != 65535 {
+			t.Fatalf("%d bytes came", len(got))
+		}
+		h.peer.do(h.peer.fr.WriteWindowUpdate(0, 100000))
+		if got, ended := data(h.peer.rest(http2.FrameData)); len(got) != 100000-65535 || !ended {
+			t.Fatalf("%d bytes came, ended: %v", len(got), ended)
+		}
+		h.peer.answer(1, "200")
+		h.peer.answer(3, "200")
+		wantStatus(t, <-a, 200)
+		wantStatus(t, <-b, 200)
+	})
+}
+
+func TestFramesAreNoLargerThanThePeerTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		r := with(strings.Repeat("b", 40000))
+		r.Header = []wire.Field{{Name: "x-long", Value: strings.Repeat("\x7e", 20000), Once: true}}
+		h.send(t.Context(), r)
+		synctest.Wait()
+		frames := 0
+		for len(h.peer.heard) > 0 {
+			f := <-h.peer.heard
+			frames++
+			if f.size > 16384 {
+				t.Errorf("a %v of %d bytes came", f.kind, f.size)
+			}
+			if f.fields != nil && len(f.fields["x-long"]) != 20000 {
+				t.Errorf("the long field arrived with %d bytes", len(f.fields["x-long"]))
+			}
+		}
+		if frames != 2+3 {
+			t.Errorf("it came in %d frames", frames)
+		}
+	})
+}
+
+func TestTwoLongBodiesShareTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{}, window(1<<24))
+		h.peer.do(h.peer.fr.WriteWindowUpdate(0, 1<<24))
+		var done []chan result
+		for range 2 {
+			done = append(done, h.send(t.Context(), with(strings.Repeat("x", 1<<20))))
+		}
+		if got, _ := data(h.peer.rest(http2.FrameData)); len(got) != 2<<20 {
+			t.Fatalf("%d bytes came", len(got))
+		}
+		h.peer.answer(1, "200")
+		h.peer.answer(3, "200")
+		for i := range done {
+			wantStatus(t, <-done[i], 200)
+		}
+	})
+}
+
+func TestAnAnswerMayComeBeforeTheBodyHasGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{}, window(4))
+		done := h.send(t.Context(), with("0123456789"))
+		head := h.peer.next(http2.FrameHeaders)
+		h.peer.answer(head.stream, "413")
+		wantStatus(t, <-done, 413)
+		if rst := h.peer.next(http2.FrameRSTStream); rst.stream != head.stream || rst.code != http2.ErrCodeCancel {
+			t.Errorf("the peer was told %v", rst)
+		}
+	})
+}
+
+func TestATooLargeBodyEndsItsRequestOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, flying := flight(t, 2, wire.Config{MaxResponse: 1000})
+		h.peer.sendHead(1, false, ":status", "200")
+		h.peer.do(h.peer.fr.WriteData(1, false, make([]byte, 1000)))
+		h.peer.do(h.peer.fr.WriteData(1, false, make([]byte, 1)))
+		wantError(t, <-flying[1], wire.ResponseTooLarge, wire.Unknown, true)
+		if rst := h.peer.next(http2.FrameRSTStream); rst.stream != 1 {
+			t.Errorf("the peer was told %v", rst)
+		}
+		h.peer.do(h.peer.fr.WriteData(1, true, make([]byte, 1000))) // it was under way
+		h.peer.sendHead(3, false, ":status", "200")
+		h.peer.do(h.peer.fr.WriteData(3, true, make([]byte, 1000)))
+		if res := wantStatus(t, <-flying[3], 200); len(res.Body) != 1000 {
+			t.Errorf("%d bytes came", len(res.Body))
+		}
+	})
+}
+
+func TestATooLargeHeadEndsItsRequestOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, flying := flight(t, 2, wire.Config{})
+		fields := []string{":status", "200"}
+		for i := range 500 {
+			fields = append(fields, fmt.Sprint("x-", i), "a value")
+		}
+		h.peer.answer(1, "200", fields[2:]...)
+		wantError(t, <-flying[1], wire.ResponseTooLarge, wire.Unknown, true)
+		h.peer.answer(3, "200", "x-499", "a value") // from the table: it was decoded to its end
+		if res := wantStatus(t, <-flying[3], 200); res.Get("x-499") != "a value" {
+			t.Errorf("got %+v", res)
+		}
+	})
+}
+
+func TestThePeerMaySendForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		allowed := 1 << 20 // by the WINDOW_UPDATE that went with our preface
+		for range 200 {
+			done := h.send(t.Context(), post("/"))
+			head := h.peer.next(http2.FrameHeaders)
+			h.peer.sendHead(head.stream, false, ":status", "200")
+			for i := range 4 {
+				h.peer.do(h.peer.fr.WriteDataPadded(head.stream, i == 3, make([]byte, 10000), make([]byte, 200)))
+				allowed -= 10201
+			}
+			wantStatus(t, <-done, 200)
+			for _, f := range h.peer.rest(http2.FrameWindowUpdate) {
+				allowed += int(f.n)
+			}
+			if allowed < 0 {
+				t.Fatal("the peer was not allowed to send that")
+			}
+		}
+	})
+}
+
+func TestWhatComesOnceStaysOutOfTheTableAndWhatComesAgainIsInIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		r := post("/3/device/secret")
+		r.Header = []wire.Field{{Name: "apns-topic", Value: "com.example"}, {Name: "apns-id", Value: "1", Once: true}}
+		h.send(t.Context(), r)
+		head := h.peer.next(http2.FrameHeaders)
+		if !head.never[":path"] || !head.never["apns-id"] || head.never["apns-topic"] {
+			t.Errorf("never indexed are %v", head.never)
+		}
+		h.send(t.Context(), r)
+		if again := h.peer.next(http2.FrameHeaders); again.size >= head.size-len("com.example") {
+			t.Errorf("the second head has %d bytes, the first had %d", again.size, head.size)
+		}
+	})
+}
+
+func TestThePeersTableSizeIsObeyed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		h.send(t.Context(), post("/"))
+		first := h.peer.next(http2.FrameHeaders)
+		h.peer.settings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
+		h.peer.next(http2.FrameSettings)
+		h.peer.decode.SetAllowedMaxDynamicTableSize(0)
+		for range 2 {
+			h.send(t.Context(), post("/"))
+			if again := h.peer.next(http2.FrameHeaders); again.size < first.size-2 || again.fields["apns-topic"] != "com.example" {
+				t.Errorf("without a table the head has %d bytes; with a new one it had %d", again.size, first.size)
+			}
+		}
+	})
+}
