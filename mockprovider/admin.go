@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mockprovider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// admin is the mock's own face, in plain HTTP: the ledger and the script.
+//
+//	GET    /ledger?service=&endpoint=&token=&apns_id=&reason=&status=&accepted=&after=&limit=
+//	GET    /ledger/summary
+//	DELETE /ledger
+//	GET    /script
+//	PUT    /script           YAML or JSON
+//	DELETE /script
+type admin struct {
+	mock     *Mock
+	listener net.Listener
+}
+
+func newAdmin(m *Mock, at string) (*admin, error) {
+	listener, err := net.Listen("tcp", at)
+	return &admin{mock: m, listener: listener}, err
+}
+
+// run serves until ctx ends.
+func (a *admin) run(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /ledger", a.entries)
+	mux.HandleFunc("GET /ledger/summary", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.mock.ledger.Summary()) })
+	mux.HandleFunc("DELETE /ledger", a.clear)
+	mux.HandleFunc("GET /script", a.script)
+	mux.HandleFunc("PUT /script", a.play)
+	mux.HandleFunc("DELETE /script", a.play)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// entriesReply is what GET /ledger answers.
+type entriesReply struct {
+	Entries   []Entry `json:"entries"`   // oldest first
+	Truncated bool    `json:"truncated"` // there are older ones: ask with a greater limit
+}
+
+func (a *admin) entries(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	q.Limit++
+	found := a.mock.ledger.Entries(q)
+	more := len(found) == q.Limit
+	if more {
+		found = found[1:]
+	}
+	reply(w, entriesReply{Entries: append([]Entry{}, found...), Truncated: more})
+}
+
+// parseQuery refuses what it does not know, for a misspelt filter would match everything.
+func parseQuery(v url.Values) (Query, error) {
+	q := Query{Limit: 1000}
+	for key := range v {
+		var err error
+		value := v.Get(key)
+		switch key {
+		case "service":
+			q.Service = value
+		case "endpoint":
+			q.Endpoint = value
+		case "token":
+			q.Token = value
+		case "apns_id":
+			q.ID = value
+		case "reason":
+			q.Reason = value
+		case "status":
+			q.Status, err = strconv.Atoi(value)
+		case "accepted":
+			var accepted bool
+			accepted, err = strconv.ParseBool(value)
+			q.Accepted = &accepted
+		case "after":
+			q.After, err = strconv.ParseUint(value, 10, 64)
+		case "limit":
+			q.Limit, err = strconv.Atoi(value)
+		default:
+			return q, fmt.Errorf("%s: no such filter (allowed: service, endpoint, token, apns_id, reason, status, accepted, after, limit)", key)
+		}
+		if err != nil || q.Limit < 1 || q.Limit > 1_000_000 {
+			return q, fmt.Errorf("%s: %q is not allowed", key, value)
+		}
+	}
+	return q, nil
+}
+
+func (a *admin) clear(w http.ResponseWriter, _ *http.Request) {
+	a.mock.ledger.Clear()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (a *admin) script(w http.ResponseWriter, _ *http.Request) {
+	text, err := a.mock.Script().YAML()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = w.Write(text)
+}
+
+// play replaces the script; an empty body ends it.
+func (a *admin) play(w http.ResponseWriter, r *http.Request) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	}
+	var s Script
+	if len(text) > 0 {
+		s, err = ParseScript(text)
+	}
+	if err == nil {
+		err = a.mock.Play(s)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v)
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mockprovider
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// decision is what becomes of one request: the service's answer, and what the script makes of it.
+type decision struct {
+	answer         answer
+	processed      bool          // false: the service never saw the request
+	delay          time.Duration // before the answer
+	silent         bool          // there will be no answer
+	rst            bool          // RST_STREAM with code instead of an answer
+	code           http2.ErrCode
+	goAway         *GoAway // after this request
+	reset          bool    // instead of an answer
+	fault          string  // for the ledger
+	processedShare float64 // of all that is in flight, when reset
+}
+
+// decide lets the service judge r, unless the script keeps it from doing so.
+func (c *conn) decide(r *request) decision {
+	m, e := c.ep.mock, c.ep
+	p := m.program.Load()
+	if len(p.rules) == 0 {
+		return decision{answer: e.does.judge(&c.peer, r), processed: true, delay: m.delay(e.service, nil)}
+	}
+	e.does.find(r)
+	met := p.request(m, e, c.peer.number, r.token, c.requests)
+	if met == nil {
+		return decision{answer: e.does.judge(&c.peer, r), processed: true, delay: m.delay(e.service, nil)}
+	}
+	return c.meet(met, r)
+}
+
+// meet applies a fault to a request.
+func (c *conn) meet(f *rule, r *request) decision {
+	d := decision{delay: c.ep.mock.delay(c.ep.service, f)}
+	switch {
+	case f.Stall != nil:
+		d.silent, d.fault = true, "stall"
+	case f.RST != "":
+		d.rst, d.code, d.fault = true, f.rst, "rst "+f.RST
+	case f.Reset != nil:
+		d.reset, d.fault, d.processedShare = true, "reset", f.Reset.Processed
+	}
+	if d.fault != "" && d.processedShare == 0 {
+		return d
+	}
+	d.processed = true
+	if f.Status != 0 {
+		d.answer, d.fault = c.ep.does.scripted(r, &f.Fault), "status"
+	} else {
+		d.answer = c.ep.does.judge(&c.peer, r)
+	}
+	if f.DropResponse {
+		d.silent, d.fault = true, "drop_response"
+	}
+	if f.GoAway != nil && f.GoAway.Every > 0 {
+		d.goAway, d.fault = f.GoAway, "goaway"
+	}
+	if d.fault == "" {
+		d.fault = "delay"
+	}
+	return d
+}
+
+// note enters a request into the ledger.
+func (c *conn) note(stream uint32, r *request, d decision, answered bool) {
+	rec := record{
+		endpoint: c.ep, conn: c.peer.number, stream: stream, path: r.path, token: r.token, id: r.id,
+		topic: r.get("apns-topic"), pushType: r.get("apns-push-type"), answered: answered, fault: d.fault,
+	}
+	if d.processed {
+		rec.status, rec.reason, rec.accepted = uint16(d.answer.status), d.answer.reason, d.answer.accepted
+	}
+	if c.ep.service == APNs && rec.id == "" {
+		rec.id = r.get("apns-id")
+	}
+	if c.ep.mock.cfg.KeepContent {
+		rec.content = contentOf(r.header, r.body)
+	}
+	c.ep.mock.ledger.add(rec)
+}
+
+// wait sleeps for d, and returns false if ctx ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mockprovider plays APNs, FCM, Google's OAuth2 token endpoint and a Web Push service on the wire, honestly or
+// by script, and keeps a ledger of all that it received. It delivers nothing to any device, and it imports nothing of
+// the gateway, so that it can catch the gateway's mistakes.
+package mockprovider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// The services, as Fault.Service, Entry.Service and Query.Service name them.
+const (
+	APNs    = "apns"
+	FCM     = "fcm"
+	OAuth   = "oauth"
+	WebPush = "webpush"
+)
+
+// Config says what a Mock plays. Its zero value is a set of honest services on free loopback ports.
+type Config struct {
+	// Listen is the IP address that all services listen on; default 127.0.0.1. Keep it on the loopback interface: the
+	// mock's ledger shows device tokens to whoever asks.
+	Listen string
+	// Endpoints is how many addresses APNs and FCM each answer on; default 8. Every address is a service of its own
+	// port, as the real services are many machines behind one name.
+	Endpoints int
+	// APNsListen and FCMListen are exact host:port addresses and win over Listen and Endpoints.
+	APNsListen, FCMListen []string
+	// OAuthListen, WebPushListen and LedgerListen are exact host:port addresses; default Listen with a free port.
+	OAuthListen, WebPushListen, LedgerListen string
+
+	// Credentials are the APNs keys that are known; default one, made on the spot, for the topic com.example.app.
+	Credentials []Credential
+	// ProjectID is the FCM project; default demo-project.
+	ProjectID string
+	// AccessTokenLifetime is how long an OAuth2 access token is honoured; default 1 h. expires_in says one second less,
+	// as Google's does.
+	AccessTokenLifetime time.Duration
+	// TokenUpdateEvery is how long an APNs provider token must be kept before another one of the same key is taken;
+	// sooner is 429 TooManyProviderTokenUpdates. Apple documents 20 minutes. Default 0: not checked.
+	TokenUpdateEvery time.Duration
+
+	// Streams is how many streams an APNs connection may have open, and when that changes.
+	Streams Streams
+	// Latency names a profile: none (the default), lan, typical or far.
+	Latency string
+	// Script is what goes wrong from the start; default nothing. Mock.Play changes it at run time.
+	Script Script
+	// Seed makes shares and latencies repeatable; 0 picks one.
+	Seed uint64
+
+	// LedgerSize is how many entries the ledger keeps; older ones are dropped, while the summary stays exact. Default
+	// 1,000,000, which is about 250 MB when full.
+	LedgerSize int
+	// KeepContent lets the ledger keep each request's header fields and body too. Credentials are never kept.
+	KeepContent bool
+
+	// Logger hears of connections that could not be served; nil discards.
+	Logger *slog.Logger
+}
+
+// Streams is the stream limit of APNs connections. Its zero value is what Apple documents for token authentication: one
+// stream until the first request has been accepted, then 1000. A connection with a client certificate starts at Max.
+type Streams struct {
+	// Start is the limit of a new connection; default 1.
+	Start int
+	// Max is the limit once a request has been accepted; default 1000.
+	Max int
+	// Unadvertised makes a new connection say Max in its SETTINGS and yet refuse streams beyond Start, as some captures
+	// of the real service suggest.
+	Unadvertised bool
+	// ShrinkOn4xx sets the limit back to 1 after an answer of 4xx other than 410, until the next accepted request.
+	ShrinkOn4xx bool
+}
+
+// Mock is a set of services that listen. Nothing answers before Run.
+type Mock struct {
+	cfg      Config
+	id       *identity
+	ledger   *Ledger
+	services map[string][]*endpoint
+	admin    *admin
+	access   *accessTokens
+	updates  *tokenUpdates
+	latency  map[string]latency
+	program  atomic.Pointer[program]
+	script   chan struct{} // poked when program has changed
+
+	mu   sync.Mutex
+	dice *rand.Rand
+}
+
+// New makes the keys, binds every listener and checks the script. It starts nothing, yet clients can connect from now
+// on and wait for Run, which also closes the listeners.
+func New(cfg Config) (*Mock, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	id, err := newIdentity(cfg)
+	if err != nil {
+		return nil, err
+	}
+	m := &Mock{
+		cfg: cfg, id: id, ledger: newLedger(cfg.LedgerSize), services: map[string][]*endpoint{},
+		access: newAccessTokens(), updates: newTokenUpdates(cfg.TokenUpdateEvery),
+		latency: profiles[cfg.Latency], script: make(chan struct{}, 1),
+		dice: rand.New(rand.NewPCG(cfg.Seed, 1)),
+	}
+	if err := m.Play(cfg.Script); err != nil {
+		return nil, err
+	}
+	if err := m.bind(); err != nil {
+		m.closeListeners()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Run serves until ctx ends, then closes every listener and connection and returns nil once all goroutines have ended.
+// It returns an error only if a listener fails.
+func (m *Mock) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, endpoints := range m.services {
+		for _, e := range endpoints {
+			group.Go(func() error { return e.run(ctx) })
+		}
+	}
+	group.Go(func() error { return m.admin.run(ctx) })
+	group.Go(func() error { return m.conduct(ctx) })
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// TB is the part of *testing.T that Start needs.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Fatalf(format string, args ...any)
+}
+
+// Start runs a Mock for one test and ends it with the test. At most one Config may be given.
+func Start(tb TB, cfg ...Config) *Mock {
+	tb.Helper()
+	m, err := New(append(cfg, Config{})[0])
+	if err != nil {
+		tb.Fatalf("mockprovider: %v", err)
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			tb.Fatalf("mockprovider: %v", err)
+		}
+	})
+	return m
+}
+
+// Ledger is the record of all that was received.
+func (m *Mock) Ledger() *Ledger { return m.ledger }
+
+// withDefaults fills in what was left out and refuses what makes no sense.
+func (c Config) withDefaults() (Config, error) {
+	c.Listen = or(c.Listen, "127.0.0.1")
+	c.Endpoints = or(c.Endpoints, 8)
+	c.ProjectID = or(c.ProjectID, "demo-project")
+	c.AccessTokenLifetime = or(c.AccessTokenLifetime, time.Hour)
+	c.Streams.Start = or(c.Streams.Start, 1)
+	c.Streams.Max = or(c.Streams.Max, 1000)
+	c.Latency = or(c.Latency, "none")
+	c.Seed = or(c.Seed, rand.Uint64())
+	c.LedgerSize = or(c.LedgerSize, 1_000_000)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Endpoints < 1 || c.Endpoints > 1000 {
+		return c, fmt.Errorf("mockprovider: Endpoints is %d (allowed: 1 to 1000)", c.Endpoints)
+	}
+	if _, ok := profiles[c.Latency]; !ok {
+		return c, fmt.Errorf("mockprovider: Latency is %q (allowed: none, lan, typical, far)", c.Latency)
+	}
+	if c.Streams.Start < 1 || c.Streams.Start > c.Streams.Max {
+		return c, fmt.Errorf("mockprovider: Streams.Start is %d (allowed: 1 to Streams.Max, %d)", c.Streams.Start, c.Streams.Max)
+	}
+	return c, nil
+}
+
+// or returns v, or the default when v is zero.
+func or[T comparable](v, byDefault T) T {
+	var zero T
+	if v == zero {
+		return byDefault
+	}
+	return v
+}
+
+// chance is true in that share of calls.
+func (m *Mock) chance(share float64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dice.Float64() < share
+}
+
+// normal draws from the standard normal distribution.
+func (m *Mock) normal() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dice.NormFloat64()
+}
