@@ -164,7 +164,7 @@ func TestAPeerThatBreaksTheProtocolIsToldWhyAndLeft(t *testing.T) {
 				h, flying := flight(t, 2, wire.Config{})
 				synctest.Wait()
 				go test.script(h.peer) // its last frames may find nobody
-				e := wantError(t, <-flying[1], wire.LostAfterWrite, wire.Unknown, true)
+				e := theError(t, <-flying[1], wire.LostAfterWrite, wire.Unknown, true)
 				if bye := h.peer.next(http2.FrameGoAway); bye.code != test.code || bye.body == "" || bye.n != 0 {
 					t.Errorf("the peer was told %v; want %v", bye, test.code)
 				}
@@ -217,10 +217,10 @@ func TestAPeerThatProvokesMoreThanItReadsIsLeft(t *testing.T) {
 				}
 			}
 		}()
-		e := wantError(t, <-flying[1], wire.LostAfterWrite, wire.Unknown, true)
+		e := theError(t, <-flying[1], wire.LostAfterWrite, wire.Unknown, true)
 		if !strings.Contains(e.Error(), "ENHANCE_YOUR_CALM") {
 			t.Errorf("the cause is %v", e)
 		}
-		<-h.ended
+		_ = <-h.ended
 	})
 }

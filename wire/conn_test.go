@@ -285,7 +285,8 @@ func TestACallersDeadlineIsTheCallersToo(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		r := <-h.send(ctx, post("/"))
-		if wantError(t, r, wire.Cancelled, wire.Unknown, false); !errors.Is(r.err, context.DeadlineExceeded) {
+		wantError(t, r, wire.Cancelled, wire.Unknown, false)
+		if !errors.Is(r.err, context.DeadlineExceeded) {
 			t.Errorf("the context's error is lost: %v", r.err)
 		}
 	})

@@ -33,7 +33,7 @@ func TestAGoAwayReturnsAtOnceWhatItRulesOutAndLetsTheOthersEnd(t *testing.T) {
 		synctest.Wait()
 		h.peer.do(h.peer.fr.WriteGoAway(3, http2.ErrCodeNo, []byte("bye")))
 		for _, id := range []uint32{5, 7} {
-			if e := wantError(t, <-flying[id], wire.GoAwayUnprocessed, wire.Never, false); string(e.Debug) != "bye" {
+			if e := theError(t, <-flying[id], wire.GoAwayUnprocessed, wire.Never, false); string(e.Debug) != "bye" {
 				t.Errorf("the debug data is %q", e.Debug)
 			}
 		}
@@ -78,7 +78,7 @@ func TestASecondGoAwayNeverRulesOutLess(t *testing.T) {
 		h.peer.do(h.peer.fr.WriteGoAway(3, http2.ErrCodeNo, nil))
 		wantError(t, <-flying[3], wire.GoAwayUnprocessed, wire.Never, false)
 		_ = h.peer.nc.Close()
-		if e := wantError(t, <-flying[1], wire.GoAwayNoAnswer, wire.Unknown, true); string(e.Debug) != "first" {
+		if e := theError(t, <-flying[1], wire.GoAwayNoAnswer, wire.Unknown, true); string(e.Debug) != "first" {
 			t.Errorf("the debug data is %q", e.Debug)
 		}
 	})
@@ -100,7 +100,7 @@ func TestAGoAwayThenAClosedConnectionLeavesTheRestUnknown(t *testing.T) {
 				h.peer.do(h.peer.fr.WriteGoAway(1, test.code, []byte(strings.Repeat("x", 2000))))
 				wantError(t, <-flying[3], wire.GoAwayUnprocessed, wire.Never, false)
 				_ = h.peer.nc.Close()
-				e := wantError(t, <-flying[1], test.reason, wire.Unknown, test.endpoint)
+				e := theError(t, <-flying[1], test.reason, wire.Unknown, test.endpoint)
 				if len(e.Debug) != 1024 {
 					t.Errorf("%d bytes of debug data are kept", len(e.Debug))
 				}
@@ -114,7 +114,7 @@ func TestAGoAwayWithAnErrorIsWhatRunReturnsEvenIfNothingWasLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, _ := flight(t, 0, wire.Config{})
 		h.peer.do(h.peer.fr.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings")))
-		e := wantError(t, result{err: <-h.ended}, wire.EnhanceYourCalm, wire.Unknown, false)
+		e := theError(t, result{err: <-h.ended}, wire.EnhanceYourCalm, wire.Unknown, false)
 		if string(e.Debug) != "too_many_pings" {
 			t.Errorf("the debug data is %q", e.Debug)
 		}

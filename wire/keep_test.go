@@ -99,7 +99,7 @@ func TestAWriteThatBlocksEndsTheConnection(t *testing.T) {
 		r := h.send(t.Context(), post("/")) // its HEADERS are read, its DATA is not
 		synctest.Wait()
 		waiting := h.send(t.Context(), post("/"))
-		e := wantError(t, <-r, wire.LostAfterWrite, wire.Unknown, true)
+		e := theError(t, <-r, wire.LostAfterWrite, wire.Unknown, true)
 		if !errors.Is(e, os.ErrDeadlineExceeded) {
 			t.Errorf("the cause is %v", e.Err)
 		}
@@ -107,7 +107,7 @@ func TestAWriteThatBlocksEndsTheConnection(t *testing.T) {
 		if took := time.Since(at); took > 1200*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
-		<-h.ended
+		_ = <-h.ended
 	})
 }
 

@@ -261,7 +261,13 @@ func post(path string) *wire.Request {
 }
 
 // wantError checks the whole truth about a request that got no answer.
-func wantError(t *testing.T, r result, reason wire.Reason, processed wire.Processed, endpoint bool) *wire.Error {
+func wantError(t *testing.T, r result, reason wire.Reason, processed wire.Processed, endpoint bool) {
+	t.Helper()
+	_ = theError(t, r, reason, processed, endpoint)
+}
+
+// theError checks the same and returns the error.
+func theError(t *testing.T, r result, reason wire.Reason, processed wire.Processed, endpoint bool) *wire.Error {
 	t.Helper()
 	var e *wire.Error
 	if !errors.As(r.err, &e) {
