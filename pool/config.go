@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// maxSize bounds Config.Size; a larger pool would only be a larger flood of
+// connections to one provider.
+const maxSize = 1024
+
+// check refuses what cannot be meant, naming the field and what is allowed.
+func (c *Config) check() error {
+	switch {
+	case c.Resolver == nil:
+		return errors.New("Resolver is required (pool.System, pool.DNS or pool.Static)")
+	case c.Dial == nil:
+		return errors.New("Dial is required (wire.Dial fits)")
+	case c.Size < 0 || c.Size > maxSize:
+		return fmt.Errorf("Size %d: must be 1 to %d, or 0 for 8", c.Size, maxSize)
+	case c.Conns < 0 || c.Conns > 64:
+		return fmt.Errorf("Conns %d: must be 1 to 64, or 0 for 1", c.Conns)
+	case c.InFlight < 0:
+		return fmt.Errorf("InFlight %d: must be positive, or 0 for 64", c.InFlight)
+	case c.MaxAge < 0 || c.Drain < 0:
+		return errors.New("MaxAge and Drain must not be negative (0 means the default)")
+	case c.MaxEjected < 0 || c.MaxEjected > 1:
+		return fmt.Errorf("MaxEjected %g: must be a share up to 1, or 0 for 0.5", c.MaxEjected)
+	}
+	return errors.Join(c.Breaker.check(), c.Outlier.check())
+}
+
+func (c *Config) fill() {
+	c.Size = cmp.Or(c.Size, 8)
+	c.Conns = cmp.Or(c.Conns, 1)
+	c.InFlight = cmp.Or(c.InFlight, 64)
+	c.MaxAge = cmp.Or(c.MaxAge, 10*time.Minute)
+	c.Drain = cmp.Or(c.Drain, 10*time.Second)
+	c.MaxEjected = cmp.Or(c.MaxEjected, 0.5) // Envoy's panic threshold is 50 % as well
+	c.Breaker.fill()
+	c.Outlier.fill()
+	if c.Picker == nil {
+		c.Picker = RoundRobin{}
+	}
+	if c.Observe == nil {
+		c.Observe = func(Event) {}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Endpoint is one address of the service. It outlives its place in the pool,
+// and so does its breaker: an address that failed comes back as what it was.
+type Endpoint struct {
+	addr     netip.AddrPort
+	name     string
+	turns    *atomic.Uint64 // the pool's
+	turn     atomic.Uint64  // when it was last picked, by turns
+	inFlight atomic.Int32
+	links    atomic.Pointer[[]*link] // the connections that take requests
+	circuit  circuit
+	tally    tally
+
+	// The pool's mu guards the rest.
+	record     record    // its last seconds, for the comparison with its peers
+	member     bool      // it has a place in the pool
+	listed     bool      // the resolver's last good answer names it
+	dialling   bool      // one dial at a time
+	due        time.Time // when its age makes room for another
+	since      time.Time // when it got its place
+	seen       time.Time // when the resolver last named it
+	redialAt   time.Time // not before
+	redialWait time.Duration
+	replacedAt time.Time // when a connection was last lost
+}
+
+// link is one connection of an endpoint.
+type link struct {
+	endpoint *Endpoint
+	conn     Conn
+	retired  atomic.Bool // it takes nothing new
+}
+
+func newEndpoint(addr netip.AddrPort, turns *atomic.Uint64, rules *Breaker) *Endpoint {
+	e := &Endpoint{addr: addr, name: addr.String(), turns: turns}
+	e.links.Store(new([]*link))
+	e.circuit.init(rules)
+	return e
+}
+
+// String returns the address as "ip:port", "[ip]:port" for IPv6.
+func (e *Endpoint) String() string { return e.name }
+
+// Addr returns the address.
+func (e *Endpoint) Addr() netip.AddrPort { return e.addr }
+
+// InFlight returns how many leases are out, for a Picker to weigh.
+func (e *Endpoint) InFlight() int { return int(e.inFlight.Load()) }
+
+// live reports whether it has a connection; before its first one and after its
+// last one it is not picked.
+func (e *Endpoint) live() bool { return len(*e.links.Load()) > 0 }
+
+func (e *Endpoint) hasRoom(limit int) bool { return int(e.inFlight.Load()) < limit }
+
+// enter takes a place in flight, if the limit leaves one.
+func (e *Endpoint) enter(limit int) bool {
+	for {
+		n := e.inFlight.Load()
+		if int(n) >= limit {
+			return false
+		}
+		if e.inFlight.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (e *Endpoint) leave() { e.inFlight.Add(-1) }
+
+// link returns the connection with the least to do. The second result is one
+// that says that it takes nothing new and has to be retired.
+func (e *Endpoint) link() (best, spent *link) {
+	least := 0
+	for _, l := range *e.links.Load() {
+		state := l.conn.State()
+		if state.Draining {
+			spent = l
+			continue
+		}
+		if load := state.InFlight + state.Waiting; best == nil || load < least {
+			best, least = l, load
+		}
+	}
+	return best, spent
+}
+
+// addLink, dropLink and takeLinks are called under the pool's mu.
+func (e *Endpoint) addLink(l *link) {
+	links := append(slices.Clone(*e.links.Load()), l)
+	e.links.Store(&links)
+}
+
+func (e *Endpoint) dropLink(l *link) {
+	links := slices.DeleteFunc(slices.Clone(*e.links.Load()), func(other *link) bool { return other == l })
+	e.links.Store(&links)
+}
+
+func (e *Endpoint) takeLinks() []*link {
+	links := *e.links.Load()
+	e.links.Store(new([]*link))
+	return links
+}
+
+// drainLinks is called without a lock, for Drain writes to the peer.
+func drainLinks(links []*link) {
+	for _, l := range links {
+		if l.retired.CompareAndSwap(false, true) {
+			l.conn.Drain()
+		}
+	}
+}
