@@ -221,6 +221,8 @@ func TestAPeerThatProvokesMoreThanItReadsIsLeft(t *testing.T) {
 		if !strings.Contains(e.Error(), "ENHANCE_YOUR_CALM") {
 			t.Errorf("the cause is %v", e)
 		}
-		_ = <-h.ended
+		if err := <-h.ended; err == nil {
+			t.Error("Run returned no error")
+		}
 	})
 }

@@ -107,7 +107,9 @@ func TestAWriteThatBlocksEndsTheConnection(t *testing.T) {
 		if took := time.Since(at); took > 1200*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
-		_ = <-h.ended
+		if err := <-h.ended; err == nil {
+			t.Error("Run returned no error")
+		}
 	})
 }
 
