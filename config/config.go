@@ -58,6 +58,7 @@ type Pool struct {
 	// and requests are spread over all of them again.
 	MaxEjected Percent `name:"max_ejected" default:"50%" allowed:"1%..100%"`
 	Breaker    Breaker `name:"breaker"`
+	Outlier    Outlier `name:"outlier"`
 }
 
 // Breaker says when an endpoint is ejected, and for how long. Only failures that are the endpoint's own count: never a
@@ -77,6 +78,23 @@ type Breaker struct {
 	MaxEjection time.Duration `name:"max_ejection" default:"5m" allowed:"100ms..24h"`
 	// How long the one probe after an ejection may take. Keep it above retry.attempt_timeout.
 	Trial time.Duration `name:"trial" default:"10s" allowed:"100ms..10m"`
+}
+
+// Outlier says when an endpoint is ejected for being worse than its peers, though its breaker would bear it.
+type Outlier struct {
+	// Leave the ejecting to the breaker alone.
+	Off bool `name:"off" default:"false"`
+	// Endpoints with enough outcomes before they are compared.
+	MinEndpoints int `name:"min_endpoints" default:"5" allowed:"2..64"`
+	// Outcomes of an endpoint within ten seconds before its success rate is compared.
+	MinOutcomes int `name:"min_outcomes" default:"100" allowed:"1..1000000"`
+	// Share of failures that is always borne. Some tokens find no answer on some addresses; the others must not lose those
+	// addresses for it.
+	MinFailures Percent `name:"min_failures" default:"10%" allowed:"1%..100%"`
+	// An endpoint whose median answer takes so many times that of its peers is slow, and slow is a failure too.
+	SlowFactor int `name:"slow_factor" default:"4" allowed:"2..1000"`
+	// But only if it takes this much longer, too.
+	SlowBy time.Duration `name:"slow_by" default:"100ms" allowed:"1ms..1m"`
 }
 
 // Retry says when a failed attempt is followed by another. A refusal never is.

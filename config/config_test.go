@@ -65,6 +65,7 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 				Consecutive: 5, FailureRate: 0.5, MinOutcomes: 10, Window: 5 * time.Second,
 				Ejection: 10 * time.Second, MaxEjection: 5 * time.Minute, Trial: 10 * time.Second,
 			},
+			Outlier: config.Outlier{MinEndpoints: 5, MinOutcomes: 100, MinFailures: 0.1, SlowFactor: 4, SlowBy: 100 * time.Millisecond},
 		},
 		Retry: config.Retry{
 			Attempts: 3, AttemptTimeout: 5 * time.Second, Backoff: 50 * time.Millisecond, ThrottledBackoff: time.Second,

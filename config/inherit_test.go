@@ -18,32 +18,38 @@ import (
 
 // two holds, for every key that may stand at the top and under a provider, two values that are not its default.
 var two = map[string][2]string{
-	"pool.size":                 {"3", "4"},
-	"pool.max_age":              {"1m", "2m"},
-	"pool.in_flight":            {"7", "9"},
-	"pool.connections":          {"2", "3"},
-	"pool.fail_fast":            {"true", "true"},
-	"pool.picker":               {"least_loaded", "least_loaded"},
-	"pool.max_ejected":          {"20%", "30%"},
-	"pool.breaker.consecutive":  {"6", "7"},
-	"pool.breaker.failure_rate": {"20%", "30%"},
-	"pool.breaker.min_outcomes": {"20", "30"},
-	"pool.breaker.window":       {"6s", "7s"},
-	"pool.breaker.ejection":     {"11s", "12s"},
-	"pool.breaker.max_ejection": {"1m", "2m"},
-	"pool.breaker.trial":        {"15s", "20s"},
-	"retry.attempts":            {"4", "5"},
-	"retry.attempt_timeout":     {"2s", "3s"},
-	"retry.backoff":             {"10ms", "20ms"},
-	"retry.throttled_backoff":   {"2s", "3s"},
-	"retry.max_backoff":         {"8s", "9s"},
-	"retry.retry_after":         {"stop", "ignore"},
-	"retry.max_retry_after":     {"5s", "6s"},
-	"retry.budget":              {"20%", "30%"},
-	"retry.budget_floor":        {"4/s", "5/s"},
-	"quota.rate":                {"100/s", "200/s"},
-	"quota.device_rate":         {"240/min", "1/s"},
-	"quota.topic_rate":          {"1000/s", "2000/s"},
+	"pool.size":                  {"3", "4"},
+	"pool.max_age":               {"1m", "2m"},
+	"pool.in_flight":             {"7", "9"},
+	"pool.connections":           {"2", "3"},
+	"pool.fail_fast":             {"true", "true"},
+	"pool.picker":                {"least_loaded", "least_loaded"},
+	"pool.max_ejected":           {"20%", "30%"},
+	"pool.breaker.consecutive":   {"6", "7"},
+	"pool.breaker.failure_rate":  {"20%", "30%"},
+	"pool.breaker.min_outcomes":  {"20", "30"},
+	"pool.breaker.window":        {"6s", "7s"},
+	"pool.breaker.ejection":      {"11s", "12s"},
+	"pool.breaker.max_ejection":  {"1m", "2m"},
+	"pool.breaker.trial":         {"15s", "20s"},
+	"pool.outlier.off":           {"true", "true"},
+	"pool.outlier.min_endpoints": {"6", "7"},
+	"pool.outlier.min_outcomes":  {"50", "60"},
+	"pool.outlier.min_failures":  {"20%", "30%"},
+	"pool.outlier.slow_factor":   {"5", "6"},
+	"pool.outlier.slow_by":       {"200ms", "300ms"},
+	"retry.attempts":             {"4", "5"},
+	"retry.attempt_timeout":      {"2s", "3s"},
+	"retry.backoff":              {"10ms", "20ms"},
+	"retry.throttled_backoff":    {"2s", "3s"},
+	"retry.max_backoff":          {"8s", "9s"},
+	"retry.retry_after":          {"stop", "ignore"},
+	"retry.max_retry_after":      {"5s", "6s"},
+	"retry.budget":               {"20%", "30%"},
+	"retry.budget_floor":         {"4/s", "5/s"},
+	"quota.rate":                 {"100/s", "200/s"},
+	"quota.device_rate":          {"240/min", "1/s"},
+	"quota.topic_rate":           {"1000/s", "2000/s"},
 }
 
 // file writes one file whose top holds the first of the two values for some keys, and whose FCM block holds the second
@@ -63,20 +69,21 @@ func file(top, under map[string]bool) string {
 
 // flow writes the chosen keys of a block as {key: value, block: {key: value}}.
 func flow(block string, chosen map[string]bool, which int) string {
-	var keys, breaker []string
+	var keys []string
+	nested := map[string][]string{}
 	for _, path := range slices.Sorted(maps.Keys(chosen)) {
 		key, inside := strings.CutPrefix(path, block+".")
 		if !inside || !chosen[path] {
 			continue
 		}
-		if inner, nested := strings.CutPrefix(key, "breaker."); nested {
-			breaker = append(breaker, inner+": "+two[path][which])
+		if outer, inner, found := strings.Cut(key, "."); found {
+			nested[outer] = append(nested[outer], inner+": "+two[path][which])
 			continue
 		}
 		keys = append(keys, key+": "+two[path][which])
 	}
-	if breaker != nil {
-		keys = append(keys, "breaker: {"+strings.Join(breaker, ", ")+"}")
+	for outer, inner := range nested {
+		keys = append(keys, outer+": {"+strings.Join(inner, ", ")+"}")
 	}
 	return "{" + strings.Join(keys, ", ") + "}"
 }
