@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery
+
+import (
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// Observer is told what happens on a route. A nil func is not called. They are
+// called in the middle of a send, from many goroutines at once: they must be
+// quick and keep nothing of the notification, whose target is a secret.
+type Observer struct {
+	// Attempted follows each attempt; number counts from 1.
+	Attempted func(n *push.Notification, number int, a push.Attempt)
+	// Ended follows each notification's end; took is the whole time in Send.
+	Ended func(n *push.Notification, r push.Receipt, took time.Duration)
+	// Gated tells that the gate did not let n pass at once: it has to wait, or
+	// is refused and should stay away that long.
+	Gated func(n *push.Notification, wait time.Duration, admitted bool)
+	// Denied tells that the policy wanted a retry after o and the budget did
+	// not grant it.
+	Denied func(n *push.Notification, o push.Outcome)
+}
+
+func (ob *Observer) attempted(n *push.Notification, number int, a push.Attempt) {
+	if ob.Attempted != nil {
+		ob.Attempted(n, number, a)
+	}
+}
+
+func (ob *Observer) ended(n *push.Notification, r push.Receipt, took time.Duration) {
+	if ob.Ended != nil {
+		ob.Ended(n, r, took)
+	}
+}
+
+func (ob *Observer) gated(n *push.Notification, wait time.Duration, admitted bool) {
+	if ob.Gated != nil {
+		ob.Gated(n, wait, admitted)
+	}
+}
+
+func (ob *Observer) denied(n *push.Notification, o push.Outcome) {
+	if ob.Denied != nil {
+		ob.Denied(n, o)
+	}
+}

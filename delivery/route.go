@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package delivery is the story: a Route carries one notification to its end,
+// attempt by attempt. It decides nothing that a pool, a policy, a gate or a
+// provider can decide; it asks them in turn, and waits where they say so.
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/retry"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// Provider speaks one push service's protocol. It keeps no connection.
+type Provider interface {
+	// Translate checks n and writes it as the service's request, all but the
+	// credential. What cannot be sent as it is gives a *push.FieldError.
+	Translate(n *push.Notification) (*wire.Request, error)
+	// Send makes one attempt at r on conn and judges its end. All attempts at
+	// n share r, so Send copies what it changes.
+	Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome
+}
+
+// Route carries the notifications of one app to one platform. Provider and
+// Pool are required. It may be used by any number of goroutines and must not
+// be changed once in use.
+type Route struct {
+	Provider Provider
+	Pool     *pool.Pool
+	// Retry decides about further attempts; zero is the default policy.
+	Retry retry.Policy
+	// Budget bounds the retries of all routes that share it, one for each
+	// credential; nil sets no bound, and a provider in trouble gets a storm.
+	Budget *retry.Budget
+	// Gate guards the provider's quota, one for each credential; nil admits
+	// everything.
+	Gate *quota.Gate
+	// Observer is told what happens; zero tells nobody.
+	Observer Observer
+	// Logger gets what should never happen; nil discards it.
+	Logger *slog.Logger
+}
+
+// Send carries n to its end and tells all about it. It returns when a verdict
+// is had or none can be: no wait of its own goes beyond ctx's deadline, and
+// none outlasts ctx.
+func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	s := sending{Route: r, n: n, started: time.Now(), latest: latest(ctx, n)}
+	request, err := r.translate(n)
+	if err != nil {
+		return s.end(unsendable(err))
+	}
+	s.request = request
+	for {
+		if cause, ok := s.admit(ctx); !ok {
+			return s.end(cause)
+		}
+		lease, cause := s.pick(ctx)
+		if lease == nil {
+			return s.end(cause)
+		}
+		outcome := s.attempt(ctx, lease)
+		if cause, ok := s.again(ctx, outcome); !ok {
+			return s.end(cause)
+		}
+		s.tried = append(s.tried, lease.Endpoint())
+	}
+}
+
+// Check tells whether n could be sent as it is, for those who accept it now
+// and send it later. What is wrong with n is a *push.FieldError.
+func (r *Route) Check(n *push.Notification) error {
+	_, err := r.translate(n)
+	return err
+}
+
+// translate has the provider write the request of n.
+func (r *Route) translate(n *push.Notification) (request *wire.Request, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.report(n, p)
+			err = errDefect
+		}
+	}()
+	request, err = r.Provider.Translate(n)
+	if err != nil {
+		return nil, err
+	}
+	request.Timeout = r.Retry.Timeout()
+	return request, nil
+}
+
+var errDefect = errors.New("delivery: the provider panicked on this notification (the log has the stack; please report it)")
+
+// unsendable is the outcome of a notification that could not be translated.
+func unsendable(err error) push.Outcome {
+	if errors.Is(err, errDefect) {
+		return push.Outcome{Reason: providerPanic}
+	}
+	return push.Misfit(err)
+}
+
+// report logs a panic of the provider's. A panic's value may quote what it
+// choked on, so only the runtime's own words are repeated.
+func (r *Route) report(n *push.Notification, p any) {
+	if r.Logger == nil {
+		return
+	}
+	what := fmt.Sprintf("%T", p)
+	if err, ok := p.(runtime.Error); ok {
+		what = err.Error()
+	}
+	r.Logger.Error("the provider panicked; please report this", slog.String("app", n.App),
+		slog.String("platform", string(n.Platform)), slog.String("panic", what), slog.String("stack", string(debug.Stack())))
+}

@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/retry"
+)
+
+func longest() float64 { return 1 }
+
+func TestEveryEndIsToldAsItWas(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		outcomes []push.Outcome
+		want     string
+	}{
+		{"accepted by the first", []push.Outcome{accepted}, "accepted = accepted"},
+		{"accepted by the last", []push.Outcome{unavailable, unavailable, accepted}, "unavailable unavailable accepted = accepted"},
+		{"all fail", []push.Outcome{unavailable, unavailable, unavailable}, "unavailable unavailable unavailable = unavailable"},
+		{"nothing was ever processed", []push.Outcome{unsent, unsent, unsent}, "unsent unsent unsent = unsent"},
+		{"the provider refuses it", []push.Outcome{unavailable, refused}, "unavailable refused = refused"},
+		{"nobody by that token", []push.Outcome{dead}, "unregistered = unregistered"},
+		{"a credential renewed in between", []push.Outcome{expiredJWT, accepted}, "unauthorized accepted = accepted"},
+		{"the quota's short wait", []push.Outcome{throttled(push.ScopeDevice, time.Second), accepted}, "throttled accepted = accepted"},
+
+		{"unknown, then accepted", []push.Outcome{unknown, accepted}, "unknown accepted = accepted"},
+		{"unknown, then dead", []push.Outcome{unknown, dead}, "unknown unregistered = unregistered"},
+		{"unknown, then refused", []push.Outcome{unknown, refused}, "unknown refused = refused"},
+		{"it may have arrived before all failed", []push.Outcome{unknown, unavailable, unavailable}, "unknown unavailable unavailable = unknown"},
+		{"it may have arrived before it was not sent", []push.Outcome{unknown, unsent, unsent}, "unknown unsent unsent = unknown"},
+		{"it may have arrived before the quota ran out", []push.Outcome{unknown, throttled(push.ScopeDevice, time.Hour)}, "unknown throttled = unknown"},
+		{"it may have arrived on the way", []push.Outcome{unsent, unknown, unavailable}, "unsent unknown unavailable = unknown"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				r := house(t, inOrder(c.outcomes...), 4)
+				if got := verdicts(r.Send(t.Context(), repeatable("a"))); got != c.want {
+					t.Errorf("%s, want %s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestAReceiptTellsEveryAttempt(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {
+			time.Sleep(40 * time.Millisecond)
+			return []push.Outcome{unsent, accepted}[attempt-1]
+		}}
+		receipt := house(t, s, 3).Send(t.Context(), note("a"))
+		if receipt.ID != "a" || receipt.ProviderID != "provider's" || len(receipt.Attempts) != 2 {
+			t.Fatalf("receipt %+v", receipt)
+		}
+		for i, a := range receipt.Attempts {
+			if a.Took != 40*time.Millisecond || a.Started.IsZero() || a.Endpoint != s.visited("a")[i] {
+				t.Errorf("attempt %d: %+v, but it visited %s", i+1, a, s.visited("a")[i])
+			}
+		}
+	})
+}
+
+func TestTheNumberOfAttemptsIsThePolicys(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		for _, attempts := range []int{1, 2, 5} {
+			s := inOrder(unavailable, unavailable, unavailable, unavailable, unavailable, unavailable)
+			r := house(t, s, 6)
+			r.Retry.Attempts = attempts
+			if got := r.Send(t.Context(), note("a")); len(got.Attempts) != attempts || got.Status() != push.StatusUnavailable {
+				t.Errorf("%s, want %d attempts", verdicts(got), attempts)
+			}
+		}
+	})
+}
+
+func TestTheAttemptTimeoutIsTheEndpointsAndTravelsInTheRequest(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &service{}
+		r := house(t, s, 1)
+		r.Retry.AttemptTimeout = 700 * time.Millisecond
+		r.Send(t.Context(), note("a"))
+		if s.last.Timeout != 700*time.Millisecond {
+			t.Errorf("Timeout = %v", s.last.Timeout)
+		}
+	})
+}
+
+func TestTheWaitsAreThePolicys(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		for _, c := range []struct {
+			outcomes []push.Outcome
+			want     time.Duration
+		}{
+			{[]push.Outcome{unsent, unsent}, 0},
+			{[]push.Outcome{unavailable, unavailable}, 150 * time.Millisecond},
+			{[]push.Outcome{throttled(push.ScopeDevice, time.Second)}, 2 * time.Second}, // asked for, and the jitter
+		} {
+			r := house(t, inOrder(c.outcomes...), 4)
+			r.Retry.Rand = longest
+			began := time.Now()
+			if got := r.Send(t.Context(), note("a")); got.Verdict != push.Accepted || time.Since(began) != c.want {
+				t.Errorf("%s after %v, want after %v", verdicts(got), time.Since(began), c.want)
+			}
+		}
+	})
+}
+
+func TestAMisfitIsNeverSent(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := house(t, &service{}, 0) // there is nobody to send it to
+		n := note("a")
+		n.Token = ""
+		got := r.Send(t.Context(), n)
+		if got.Verdict != push.Refused || got.Field != "token" || got.Reason != "BadDeviceToken" || len(got.Attempts) != 0 {
+			t.Errorf("receipt %+v", got)
+		}
+		if _, ok := errors.AsType[*push.FieldError](r.Check(n)); !ok {
+			t.Error("Check finds no fault with it")
+		}
+	})
+}
+
+func TestAnUnknownEndIsNotRepeatedWithoutLeave(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := house(t, inOrder(unknown), 4)
+		if got := verdicts(r.Send(t.Context(), note("a"))); got != "unknown = unknown" {
+			t.Error(got)
+		}
+		n := note("b")
+		n.CollapseKey = "score"
+		if got := verdicts(r.Send(t.Context(), n)); got != "unknown accepted = accepted" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestTheBudgetEndsRetries(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return unavailable }}
+		r := house(t, s, 4)
+		var denied int
+		r.Observer.Denied = func(*push.Notification, push.Outcome) { denied++ }
+		r.Budget = &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Minute}
+		if got := r.Send(t.Context(), note("a")); len(got.Attempts) != 2 || denied != 1 {
+			t.Errorf("one first attempt at ratio 1: %s, denied %d times; want 2 attempts", verdicts(got), denied)
+		}
+		time.Sleep(2 * time.Minute)
+		if got := r.Send(t.Context(), note("b")); len(got.Attempts) != 2 {
+			t.Errorf("in the next window: %s, want 2 attempts", verdicts(got))
+		}
+		r.Budget = &retry.Budget{Ratio: -1, PerSecond: 3, Window: time.Second}
+		if got := r.Send(t.Context(), note("c")); len(got.Attempts) != 3 {
+			t.Errorf("with three retries for nothing: %s, want 3 attempts", verdicts(got))
+		}
+	})
+}
+
+func TestAProviderInTroubleIsNotSentMoreForIt(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return unavailable }}
+		r := house(t, s, 8)
+		r.Budget = new(retry.Budget)
+		attempts := 0
+		for i := range 2000 {
+			attempts += len(r.Send(t.Context(), note(fmt.Sprint(i))).Attempts)
+		}
+		if most := 2000*1.1 + 3*60; float64(attempts) > most {
+			t.Errorf("%d attempts for 2,000 notifications", attempts)
+		}
+	})
+}
+
+func TestARefusalByOneKeepsTheOthersOutOfItsScopeAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
+			if n.ID == "device" {
+				return throttled(push.ScopeDevice, time.Minute)
+			}
+			return accepted
+		}}
+		r := house(t, s, 4)
+		r.Gate = quota.New(quota.Config{})
+		if got := r.Send(t.Context(), note("device")); got.Verdict != push.Throttled || got.RetryAfter != time.Minute {
+			t.Fatalf("receipt %+v", got)
+		}
+		again := r.Send(t.Context(), note("device"))
+		if again.Verdict != push.Throttled || again.RetryAfter != time.Minute || len(again.Attempts) != 0 {
+			t.Errorf("into the closed scope: %+v", again)
+		}
+		if got := r.Send(t.Context(), note("other")); got.Verdict != push.Accepted {
+			t.Errorf("another device: %s", verdicts(got))
+		}
+	})
+}
+
+func TestNobodySendsIntoAScopeThatClosedWhileHeWaited(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := inOrder(throttled(push.ScopeProject, time.Minute))
+		r := house(t, s, 4)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
+		var all sync.WaitGroup
+		for i := range 5 {
+			all.Go(func() {
+				if got := r.Send(t.Context(), note(fmt.Sprint(i))); got.Verdict != push.Throttled {
+					t.Errorf("number %d: %s", i, verdicts(got))
+				}
+			})
+		}
+		all.Wait()
+		if len(s.visits) != 1 {
+			t.Errorf("%d were sent before the scope reopened, want only the one that closed it", len(s.visits))
+		}
+	})
+}
+
+func TestThePaceIsKeptByWaitingWithinTheDeadline(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := house(t, &service{}, 4)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 1}})
+		var gated []time.Duration
+		r.Observer.Gated = func(_ *push.Notification, wait time.Duration, _ bool) { gated = append(gated, wait) }
+		began := time.Now()
+		for i := range 3 {
+			if got := r.Send(t.Context(), note(fmt.Sprint(i))); got.Verdict != push.Accepted {
+				t.Fatal(verdicts(got))
+			}
+		}
+		if time.Since(began) != 200*time.Millisecond || len(gated) != 2 {
+			t.Errorf("three at ten a second took %v, waits %v", time.Since(began), gated)
+		}
+	})
+}
+
+func TestWhoWouldWaitBeyondTheDeadlineIsToldAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := house(t, &service{}, 4)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
+		r.Send(t.Context(), note("a"))
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		got := r.Send(ctx, note("b"))
+		if got.Verdict != push.Throttled || got.RetryAfter != 10*time.Second || time.Since(began) != 0 {
+			t.Errorf("receipt %+v after %v", got, time.Since(began))
+		}
+	})
+}
+
+func TestNoWaitForARetryEndsAfterTheDeadline(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := house(t, inOrder(throttled(push.ScopeDevice, 3*time.Second)), 4)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		began := time.Now()
+		got := r.Send(ctx, note("a"))
+		if verdicts(got) != "throttled = throttled" || got.RetryAfter != 3*time.Second || time.Since(began) != 0 {
+			t.Errorf("%s after %v", verdicts(got), time.Since(began))
+		}
+	})
+}
+
+func TestWithoutAnEndpointNothingIsSentAndTheReasonIsNamed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := house(t, &service{}, 0)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		got := r.Send(ctx, note("a"))
+		if got.Verdict != push.Unsent || got.Status() != push.StatusUnavailable || got.Reason == "" || len(got.Attempts) != 0 {
+			t.Errorf("receipt %+v", got)
+		}
+	})
+}
+
+func TestAnExpiredNotificationIsNotSent(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &service{}
+		r := house(t, s, 2)
+		n, ttl := note("a"), push.Duration(time.Minute)
+		n.TTL = &ttl
+		time.Sleep(time.Minute + 1)
+		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || len(s.visits) != 0 {
+			t.Errorf("%s, %d visits", verdicts(got), len(s.visits))
+		}
+	})
+}
+
+func TestNowOrNeverIsSentNow(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := house(t, inOrder(unavailable), 2)
+		n, ttl := note("a"), push.Duration(0)
+		n.TTL = &ttl
+		if got := r.Send(t.Context(), n); verdicts(got) != "unavailable accepted = accepted" {
+			t.Error(verdicts(got))
+		}
+		time.Sleep(2 * time.Second)
+		if got := r.Send(t.Context(), n); got.Verdict != push.Expired {
+			t.Error(verdicts(got))
+		}
+	})
+}
+
+func TestWhatExpiresWhileItWaitsForAnEndpointIsNotSent(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
+			<-release
+			return accepted
+		}}
+		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, InFlight: 1}, 1)
+		go r.Send(t.Context(), note("holds the only place"))
+		synctest.Wait()
+
+		n, ttl := note("late"), push.Duration(10*time.Second)
+		n.TTL = &ttl
+		time.AfterFunc(11*time.Second, func() { close(release) })
+		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || s.visited("late") != nil {
+			t.Errorf("%s, visited %v", verdicts(got), s.visited("late"))
+		}
+		if got := r.Send(t.Context(), note("next")); got.Verdict != push.Accepted {
+			t.Errorf("the unused lease was not handed back: %s", verdicts(got))
+		}
+	})
+}
+
+func TestTheCallersDepartureBlamesNobody(t *testing.T) {
+	hanging := func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
+		<-ctx.Done()
+		return push.NoAnswer(ctx.Err())
+	}
+	for name, c := range map[string]struct {
+		service   *service
+		endpoints int
+		want      string
+	}{
+		"during an attempt":            {&service{script: hanging}, 2, "abandoned = abandoned"},
+		"between two attempts":         {inOrder(throttled(push.ScopeDevice, 15*time.Second)), 2, "throttled = abandoned"},
+		"after one that ended unknown": {inOrder(unknown), 2, "unknown = unknown"},
+		"waiting for an endpoint":      {&service{}, 0, "= abandoned"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				r := house(t, c.service, c.endpoints)
+				r.Retry.Transient, r.Retry.Rand = 15*time.Second, longest
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				began := time.Now()
+				got := r.Send(ctx, repeatable("a"))
+				if verdicts(got) != c.want || time.Since(began) != time.Second {
+					t.Errorf("%s after %v, want %s after 1 s", verdicts(got), time.Since(began), c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestWhoLeavesTheGatesQueueIsAbandoned(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := house(t, &service{}, 1)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
+		r.Send(t.Context(), note("a"))
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if got := r.Send(ctx, note("b")); verdicts(got) != "= abandoned" {
+			t.Error(verdicts(got))
+		}
+	})
+}
+
+func TestAPanicInAProviderEndsOneNotificationAndSaysNoSecret(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
+			switch n.ID {
+			case "ours":
+				panic("the token is 5ecre7")
+			case "runtime's":
+				var none []int
+				_ = none[len(n.ID)]
+			}
+			return accepted
+		}}
+		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, InFlight: 1}, 1)
+		var log strings.Builder
+		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		for _, id := range []string{"ours", "runtime's"} {
+			got := r.Send(t.Context(), note(id))
+			if got.Verdict != push.Unknown || got.Reason != "PROVIDER_PANIC" || len(got.Attempts) != 1 {
+				t.Errorf("%s: %+v", id, got)
+			}
+		}
+		n := note("c")
+		n.Token = "defect"
+		if got := r.Send(t.Context(), n); got.Verdict != push.Unsent || got.Reason != "PROVIDER_PANIC" {
+			t.Errorf("in Translate: %+v", got)
+		}
+		if got := r.Send(t.Context(), note("d")); got.Verdict != push.Accepted {
+			t.Errorf("the next, on the only place of the only endpoint: %s", verdicts(got))
+		}
+		if strings.Count(log.String(), "panicked") != 3 || strings.Contains(log.String(), "5ecre7") {
+			t.Errorf("log: %s", log.String())
+		}
+	})
+}
+
+func TestTheObserverHearsEveryAttemptAndTheEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {
+			time.Sleep(time.Second)
+			return []push.Outcome{unsent, accepted}[attempt-1]
+		}}
+		var heard []string
+		r := house(t, s, 2)
+		r.Observer = delivery.Observer{
+			Attempted: func(n *push.Notification, number int, a push.Attempt) {
+				heard = append(heard, fmt.Sprint(n.ID, " ", number, " ", a.Verdict, " ", a.Took))
+			},
+			Ended: func(n *push.Notification, r push.Receipt, took time.Duration) {
+				heard = append(heard, fmt.Sprint(n.ID, " ", r.Verdict, " ", took))
+			},
+		}
+		r.Send(t.Context(), note("a"))
+		if want := []string{"a 1 unsent 1s", "a 2 accepted 1s", "a accepted 2s"}; !slices.Equal(heard, want) {
+			t.Errorf("heard %q, want %q", heard, want)
+		}
+	})
+}
+
+func TestARetryNeverReturnsToAnEndpointWhileAnotherIsLeft(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		endpoints := rapid.IntRange(1, 8).Draw(r, "endpoints")
+		attempts := rapid.IntRange(1, 10).Draw(r, "attempts")
+		notifications := rapid.IntRange(1, 30).Draw(r, "notifications")
+		seed := rapid.Uint32().Draw(r, "seed")
+		failing := []push.Outcome{unsent, unavailable, unknown, accepted}
+		s := &service{script: func(_ context.Context, n *push.Notification, attempt int, endpoint string) push.Outcome {
+			mix := seed
+			for _, b := range []byte(n.ID + endpoint) {
+				mix = mix*16777619 ^ uint32(b)
+			}
+			time.Sleep(time.Duration(mix % 50_000_000))
+			return failing[(mix>>8+uint32(attempt))%uint32(len(failing))]
+		}}
+		synctest.Test(t, func(t *testing.T) {
+			route := house(t, s, endpoints)
+			route.Retry.Attempts = attempts
+			var all sync.WaitGroup
+			for i := range notifications {
+				all.Go(func() { route.Send(t.Context(), repeatable(fmt.Sprint(i))) })
+			}
+			all.Wait()
+		})
+		for id, visited := range s.visits {
+			fresh := visited[:min(len(visited), endpoints)]
+			if distinct := len(slices.Compact(slices.Sorted(slices.Values(fresh)))); distinct != len(fresh) {
+				r.Fatalf("notification %s visited %v with %d endpoints", id, visited, endpoints)
+			}
+			if len(visited) > attempts {
+				r.Fatalf("notification %s made %d attempts of %d", id, len(visited), attempts)
+			}
+		}
+	})
+}
+
+func TestNoReceiptDeniesThatItMayHaveArrived(t *testing.T) {
+	all := []push.Outcome{accepted, dead, refused, unsent, unavailable, unknown, expiredJWT, throttled(push.ScopeDevice, time.Second)}
+	final := []push.Verdict{push.Accepted, push.Unregistered, push.Refused}
+	rapid.Check(t, func(r *rapid.T) {
+		outcomes := rapid.SliceOfN(rapid.SampledFrom(all), 1, 6).Draw(r, "outcomes")
+		var got push.Receipt
+		synctest.Test(t, func(t *testing.T) {
+			route := house(t, inOrder(outcomes...), 8)
+			route.Retry.Attempts = len(outcomes)
+			got = route.Send(t.Context(), repeatable("a"))
+		})
+		last := got.Attempts[len(got.Attempts)-1].Verdict
+		mayHave := slices.ContainsFunc(got.Attempts, func(a push.Attempt) bool { return a.Verdict == push.Unknown })
+		switch {
+		case slices.Contains(final, last) && got.Verdict != last:
+			r.Fatalf("%s: the provider's word must stand", verdicts(got))
+		case !slices.Contains(final, last) && mayHave != (got.Verdict == push.Unknown):
+			r.Fatalf("%s: unknown where it may have arrived, and only there", verdicts(got))
+		case !mayHave && got.Verdict != last:
+			r.Fatalf("%s: the end must be the last attempt's", verdicts(got))
+		}
+	})
+}

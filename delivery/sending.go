@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// sending is one notification on its way down a route. Its steps either go
+// well or return the cause that ends it.
+type sending struct {
+	*Route
+	n        *push.Notification
+	started  time.Time
+	latest   time.Time // nothing is begun after it; zero: no limit
+	request  *wire.Request
+	tried    pool.Tried
+	attempts []push.Attempt
+}
+
+// admit passes the gate, which may mean to wait before it. Every attempt does,
+// for every attempt counts at the provider, and the gate may have closed since
+// the last one. Who would have to wait beyond the deadline, or longer than the
+// policy bears, is told at once.
+func (s *sending) admit(ctx context.Context) (cause push.Outcome, ok bool) {
+	if expired(s.n) {
+		return tooLate, false
+	}
+	wait, ok := s.Gate.Admit(s.n, min(s.left(), s.Retry.Patience()))
+	if wait == 0 && ok {
+		return push.Outcome{}, true
+	}
+	s.Observer.gated(s.n, wait, ok)
+	if !ok {
+		return overQuota(wait), false
+	}
+	if !sleep(ctx, wait) {
+		return departed(ctx, overQuota(0)), false
+	}
+	if wait = s.Gate.Closed(s.n); wait > 0 { // a refusal of others has closed it meanwhile
+		return overQuota(wait), false
+	}
+	return push.Outcome{}, true
+}
+
+// pick leases an endpoint, one that s has not tried as long as there is one.
+func (s *sending) pick(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
+	lease, err := s.Pool.Pick(ctx, s.tried)
+	if err != nil {
+		return nil, push.NoAnswer(err)
+	}
+	if expired(s.n) {
+		lease.Done(tooLate)
+		return nil, tooLate
+	}
+	return lease, push.Outcome{}
+}
+
+// attempt makes one attempt on lease, hands the lease back, and takes note of
+// what came of it.
+func (s *sending) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
+	if len(s.attempts) == 0 {
+		s.Budget.Earn()
+	}
+	a := push.Attempt{Endpoint: lease.Endpoint().String(), Started: time.Now()}
+	a.Outcome = s.send(ctx, lease)
+	a.Took = time.Since(a.Started)
+	s.attempts = append(s.attempts, a)
+	s.Gate.Learn(s.n, a.Outcome)
+	s.Observer.attempted(s.n, len(s.attempts), a)
+	return a.Outcome
+}
+
+// send lets the provider use the lease, and returns it exactly once whatever
+// the provider does. A provider that panics may have sent before.
+func (s *sending) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.report(s.n, p)
+			o = push.Outcome{Verdict: push.Unknown, Reason: providerPanic}
+		}
+		lease.Done(o)
+	}()
+	return s.Provider.Send(ctx, lease, s.n, s.request)
+}
+
+// again is ok when there is another attempt after one that ended in o, and has
+// waited for it. The cause of the end is o, unless the caller left meanwhile.
+func (s *sending) again(ctx context.Context, o push.Outcome) (cause push.Outcome, ok bool) {
+	wait, again := s.Retry.After(s.n, len(s.attempts), o)
+	if !again || wait > s.left() {
+		return o, false
+	}
+	if !s.Budget.Take(o) {
+		s.Observer.denied(s.n, o)
+		return o, false
+	}
+	if !sleep(ctx, wait) {
+		return departed(ctx, o), false
+	}
+	return push.Outcome{}, true
+}
+
+// end closes the account.
+func (s *sending) end(cause push.Outcome) push.Receipt {
+	receipt := push.Receipt{ID: s.n.ID, Outcome: conclude(s.attempts, cause), Attempts: s.attempts}
+	s.Observer.ended(s.n, receipt, time.Since(s.started))
+	return receipt
+}
+
+// left is how long until nothing more is begun.
+func (s *sending) left() time.Duration {
+	if s.latest.IsZero() {
+		return math.MaxInt64
+	}
+	return time.Until(s.latest)
+}
+
+// sleep waits, and returns false if ctx ended first.
+func sleep(ctx context.Context, wait time.Duration) bool {
+	if wait <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
