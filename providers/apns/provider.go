@@ -22,7 +22,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -133,6 +132,6 @@ func authorized(r *wire.Request, t *token) *wire.Request {
 		return r
 	}
 	signed := *r
-	signed.Header = append(slices.Clip(r.Header), wire.Field{Name: "authorization", Value: t.bearer, Once: true})
+	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...), wire.Field{Name: "authorization", Value: t.bearer, Once: true})
 	return &signed
 }

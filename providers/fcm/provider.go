@@ -27,7 +27,6 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
-	"slices"
 
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -105,7 +104,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 }
 
 // header is every request's, so it is shared and never appended to in place.
-var header = slices.Clip([]wire.Field{{Name: "content-type", Value: "application/json; charset=UTF-8"}})
+var header = []wire.Field{{Name: "content-type", Value: "application/json; charset=UTF-8"}}
 
 // Send makes one attempt with r, as Translate wrote it, on conn and judges the
 // answer, once. It leaves r as it is: other attempts may be using it.
@@ -131,6 +130,6 @@ func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notificatio
 // (RFC 7541, section 7.1.3).
 func authorized(r *wire.Request, t *token) *wire.Request {
 	signed := *r
-	signed.Header = append(slices.Clip(r.Header), wire.Field{Name: "authorization", Value: t.bearer})
+	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...), wire.Field{Name: "authorization", Value: t.bearer})
 	return &signed
 }

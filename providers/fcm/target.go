@@ -3,7 +3,6 @@
 package fcm
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/sluice-push/sluice/push"
@@ -13,16 +12,29 @@ const (
 	// mostTopics is how many topics a condition may name (Firebase, "Send
 	// messages to topics").
 	mostTopics = 5
-	// longestCondition is our own bound, so that no condition takes long to read.
-	longestCondition = 4096
+	// Our own bounds, so that no target takes long to read or much to remember.
+	longestTopic, longestCondition = 900, 4096
 )
 
 // The grammars of what a message may be sent to.
-var (
-	isToken        = regexp.MustCompile(`^[A-Za-z0-9:_-]{1,4096}$`).MatchString
-	isTopic        = regexp.MustCompile(`^[A-Za-z0-9_.~%-]+$`).MatchString
-	isInstallation = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`).MatchString
-)
+
+func isToken(s string) bool { return isName(s, ":_-", 4096) }
+
+func isTopic(s string) bool { return isName(s, "-_.~%", longestTopic) }
+
+func isInstallation(s string) bool { return isName(s, "_-", 200) }
+
+// isName reports whether s is made of ASCII letters, digits and the bytes in
+// others, and is neither empty nor longer than most.
+func isName(s, others string, most int) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9') && strings.IndexByte(others, c) < 0 {
+			return false
+		}
+	}
+	return len(s) >= 1 && len(s) <= most
+}
 
 // targetName returns the member of FCM's message that holds a target of that
 // kind, or "".
@@ -48,7 +60,7 @@ func checkTarget(t *push.Target) error {
 	case kind == push.ToToken && !isToken(t.Token):
 		return misfit("token", invalidTarget, "1 to 4096 letters, digits, colons, underscores and hyphens")
 	case kind == push.ToTopic && !isTopic(t.Topic):
-		return misfit("topic", invalidTarget, "letters, digits and - _ . ~ %, without /topics/")
+		return misfit("topic", invalidTarget, "letters, digits and - _ . ~ %, without /topics/, at most 900")
 	case kind == push.ToCondition && !isCondition(t.Condition):
 		return misfit("condition", invalidTarget, "made of at most 5 terms 'name' in topics, with && || ! and parentheses")
 	case kind == push.ToInstallation && !isInstallation(t.Installation):

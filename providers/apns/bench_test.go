@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apns_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// typical is a notification as most are.
+func typical() *push.Notification {
+	ttl := push.Duration(time.Hour)
+	return hello(func(n *push.Notification) {
+		n.Title, n.Body, n.Sound = "Your parcel is here 📦", "Pick it up at the corner shop until eight o'clock.", "default"
+		n.Data = map[string]string{"order": "1234567", "screen": "orders"}
+		n.Priority, n.TTL, n.CollapseKey = push.PriorityHigh, &ttl, "order-1234567"
+	})
+}
+
+func BenchmarkTranslate(b *testing.B) {
+	p, n := withKey(b), typical()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Translate(n); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkTranslateRaw(b *testing.B) {
+	p, n := withKey(b), typical()
+	raw(string(translate(b, p, n).Body))(n)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Translate(n); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkTranslateAndSend is all that this room adds to a notification.
+func BenchmarkTranslateAndSend(b *testing.B) {
+	p, n, on := withKey(b), typical(), answering(200, "")
+	b.ReportAllocs()
+	for b.Loop() {
+		r, err := p.Translate(n)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if o := p.Send(b.Context(), on, n, r); o.Verdict != push.Accepted {
+			b.Fatal(o)
+		}
+	}
+}
+
+func BenchmarkSendToADeadToken(b *testing.B) {
+	p, n, on := withKey(b), typical(), answering(410, `{"reason":"Unregistered","timestamp":1454948015990}`)
+	r := translate(b, p, n)
+	b.ReportAllocs()
+	for b.Loop() {
+		if o := p.Send(b.Context(), on, n, r); o.Verdict != push.Unregistered {
+			b.Fatal(o)
+		}
+	}
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apns_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// row is one line of the table of all that can come of an attempt.
+type row struct {
+	Provider    string
+	Status      any
+	Code        string
+	Class       string
+	Retryable   bool
+	Fault       bool     `json:"counts_as_endpoint_failure"`
+	Forget      bool     `json:"device_token_should_be_deleted"`
+	Scope       string   `json:"backoff_scope"`
+	Close       bool     `json:"close_connection"`
+	Unprocessed bool     `json:"request_unprocessed"`
+	LeastWait   *float64 `json:"min_backoff_s"`
+}
+
+func (r row) String() string { return fmt.Sprintf("%s/%v %s", r.Provider, r.Status, r.Code) }
+
+// rowsOf reads a provider's part of the table.
+func rowsOf(t testing.TB, provider string) []row {
+	t.Helper()
+	text, err := os.ReadFile("../testdata/provider-errors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all, its []row
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all {
+		if r.Provider == provider {
+			its = append(its, r)
+		}
+	}
+	if len(its) == 0 {
+		t.Fatalf("the table has no row for %s", provider)
+	}
+	return its
+}
+
+// statuses returns the status codes that a row stands for.
+func (r row) statuses() []int {
+	switch s := r.Status.(type) {
+	case float64:
+		return []int{int(s)}
+	case string:
+		return map[string][]int{"4xx": {402, 404, 405, 418, 431, 499}, "5xx": {500, 501, 502, 503, 504, 599}}[s]
+	}
+	return nil
+}
+
+// bodies returns the bodies that make a row what it is.
+func (r row) bodies() []string {
+	switch r.Code {
+	case "":
+		return []string{"", "{}", "not JSON", `{"reason":"BadDeviceToken"}`}
+	case "*":
+		return []string{
+			"", "{", "null", "[]", `"x"`, "{}", `{"reason":null}`, `{"reason":7}`, `{"reason":""}`, `{"reason":"SomethingNew"}`,
+			"<html><body>Bad Gateway</body></html>", strings.Repeat("x", 1<<16), `{"reason":"` + deviceToken + `"}`,
+		}
+	}
+	return []string{
+		fmt.Sprintf(`{"reason":%q}`, r.Code),
+		fmt.Sprintf(` { "timestamp" : 1454948015990, "new": [1, {}], "reason" : %q } `, r.Code),
+		fmt.Sprintf("{\"text\":\"\xff\",\"reason\":%q}", r.Code),
+		fmt.Sprintf(`{"reason":%q,"timestamp":"soon"}`, r.Code),
+	}
+}
+
+var verdictOf = map[string]push.Verdict{
+	"accepted": push.Accepted, "unregistered_token": push.Unregistered, "credential": push.Unauthorized, "quota": push.Throttled,
+	"invalid_token": push.Refused, "invalid_request": push.Refused, "topic": push.Refused, "payload_too_large": push.Refused,
+	"provider_unavailable": push.Unavailable, "provider_internal": push.Unavailable,
+}
+
+func TestEveryRowOfAppleIsJudgedAsTheTableSays(t *testing.T) {
+	for _, r := range rowsOf(t, "apns") {
+		for _, status := range r.statuses() {
+			for _, body := range r.bodies() {
+				t.Run(fmt.Sprintf("%v %d %.40s", r, status, body), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						r.check(t, status, body)
+					})
+				})
+			}
+		}
+	}
+}
+
+// check judges an answer half an hour after the provider token was minted, so
+// that a row that wants another token can have it.
+func (r row) check(t *testing.T, status int, body string) {
+	p := withKey(t)
+	send(t, p, answering(200, ""), hello())
+	time.Sleep(30 * time.Minute)
+	o := send(t, p, answering(status, body), hello())
+
+	want := push.Outcome{
+		Verdict: verdictOf[r.Class], HTTP: status, ForgetToken: r.Forget, CloseConnection: r.Close,
+		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, DeadSince: o.DeadSince,
+	}
+	switch {
+	case r.Code == "":
+		want.ProviderID = anID
+	case r.Code == "*":
+		want.Reason = "UnknownReason"
+	default:
+		want.Reason = r.Code
+	}
+	if want.Verdict == push.Throttled { // for Unavailable, the sender's own backoff counts: another endpoint may be well
+		want.RetryAfter = time.Duration(*r.LeastWait) * time.Second
+	}
+	equal(t, "outcome", o, want)
+	equal(t, "scope", o.Scope.String(), r.Scope)
+	equal(t, "retryable", o.Retryable(), r.Retryable)
+	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+	equal(t, "holds the device token", strings.Contains(fmt.Sprintf("%+v", o), deviceToken), false)
+}
+
+// elsewhere are the transport rows that no attempt ends in, and why.
+var elsewhere = map[string]string{
+	"DNS_FAILURE":              connecting,
+	"CONNECT_REFUSED":          connecting,
+	"CONNECT_TIMEOUT":          connecting,
+	"TLS_HANDSHAKE_TIMEOUT":    connecting,
+	"TLS_SERVER_UNTRUSTED":     connecting,
+	"TLS_CLIENT_CERT_REJECTED": connecting,
+	"ALPN_NOT_H2":              connecting,
+	"BREAKER_OPEN":             "the pool leases nothing then, so there is no attempt",
+}
+
+const connecting = "the pool connects before it leases, so no attempt meets this; the pool itself blames the endpoint"
+
+func TestEveryRowOfTheTransportIsJudgedAsTheTableSays(t *testing.T) {
+	for _, r := range rowsOf(t, "transport") {
+		t.Run(r.Code, func(t *testing.T) {
+			if why := elsewhere[r.Code]; why != "" {
+				t.Skip(why)
+			}
+			switch r.Code {
+			case "MALFORMED_SUCCESS_BODY":
+				equal(t, "verdict", send(t, withKey(t), answering(200, "\x00<html>"), hello()).Verdict, push.Accepted)
+				return
+			case "MALFORMED_ERROR_BODY":
+				equal(t, "faults", faults(t, 400, 404, 418), []bool{false, false, false})
+				equal(t, "faults", faults(t, 500, 502, 504), []bool{true, true, true})
+				return
+			}
+			r.checkSilence(t)
+		})
+	}
+}
+
+// faults tells of which of these statuses with a page for a body an endpoint
+// is to blame. Those are retried, and no others.
+func faults(t *testing.T, statuses ...int) (blamed []bool) {
+	for _, status := range statuses {
+		o := send(t, withKey(t), answering(status, "<html>"), hello())
+		equal(t, "retryable", o.Retryable(), o.EndpointFault())
+		blamed = append(blamed, o.EndpointFault())
+	}
+	return blamed
+}
+
+// checkSilence judges an attempt without an answer. How long and on what to
+// back off is not asked here: a connection that has trouble closes itself, and
+// whether the endpoint is to blame is all that an attempt adds.
+func (r row) checkSilence(t *testing.T) {
+	lost := &wire.Error{Reason: wire.Reason(r.Code), Endpoint: r.Fault}
+	if r.Unprocessed {
+		lost.Processed = wire.Never
+	}
+	want := push.Unknown
+	switch {
+	case r.Code == string(wire.Cancelled):
+		lost.Err, want = context.Canceled, push.Abandoned
+	case r.Unprocessed:
+		want = push.Unsent
+	}
+	o := send(t, withKey(t), silent(fmt.Errorf("lease: %w", lost)), hello())
+	equal(t, "verdict", o.Verdict, want)
+	equal(t, "reason", o.Reason, r.Code)
+	equal(t, "retryable", o.Retryable(), r.Retryable)
+	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+	equal(t, "HTTP", o.HTTP, 0)
+}
+
+func TestAnAnswerThatIsNoAPIsBlamesTheEndpoint(t *testing.T) {
+	for _, status := range []int{0, 101, 204 + 100, 302, 600} {
+		o := send(t, withKey(t), answering(status, `{"reason":"BadDeviceToken"}`), hello())
+		equal(t, fmt.Sprint(status), o.EndpointFault() && o.Retryable(), true)
+	}
+}
+
+func TestAReasonCountsOnlyWithItsOwnStatus(t *testing.T) {
+	o := send(t, withKey(t), answering(500, `{"reason":"Unregistered"}`), hello())
+	equal(t, "outcome", o, push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint, Reason: "UnknownReason", HTTP: 500})
+}
+
+func TestADeadTokenSaysSinceWhen(t *testing.T) {
+	for body, want := range map[string]time.Time{
+		`{"reason":"Unregistered","timestamp":1454948015990}`:     time.UnixMilli(1454948015990).UTC(),
+		`{"reason":"ExpiredToken","timestamp":1454948015990}`:     time.UnixMilli(1454948015990).UTC(),
+		`{"reason":"Unregistered"}`:                               {},
+		`{"reason":"Unregistered","timestamp":-1}`:                {},
+		`{"reason":"Unregistered","timestamp":"1454948015990"}`:   {},
+		`{"reason":"Unregistered","timestamp":1e400}`:             {},
+		`{"reason":"SomethingNew","timestamp":1454948015990}`:     time.UnixMilli(1454948015990).UTC(),
+		`{"reason":"BadDeviceToken","timestamp":1454948015990} x`: {},
+	} {
+		o := send(t, withKey(t), answering(410, body), hello())
+		equal(t, body, o.DeadSince, want)
+		equal(t, body, o.Verdict, push.Unregistered)
+	}
+}
+
+func TestRetryAfterIsHonouredWhereAnotherAttemptMakesSense(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		body   string
+		want   time.Duration
+	}{
+		{429, `{"reason":"TooManyRequests"}`, 7 * time.Second},
+		{503, `{"reason":"ServiceUnavailable"}`, 7 * time.Second},
+		{502, `<html>`, 7 * time.Second},
+		{400, `{"reason":"BadDeviceToken"}`, 0},
+		{410, `{"reason":"Unregistered"}`, 0},
+		{200, ``, 0},
+	} {
+		o := send(t, withKey(t), func(*wire.Request) (*wire.Response, error) {
+			return &wire.Response{Status: c.status, Header: []wire.Field{{Name: "retry-after", Value: "7"}}, Body: []byte(c.body)}, nil
+		}, hello())
+		equal(t, c.body, o.RetryAfter, c.want)
+	}
+}
+
+func TestAnAcceptedNotificationHasApplesName(t *testing.T) {
+	for header, want := range map[string]string{
+		"":                                     anID,
+		anID:                                   anID,
+		strings.ToUpper(anID):                  anID,
+		"B2D6F0C1-5A0E-4B8E-9F0C-3D1C2B4A5E6F": "B2D6F0C1-5A0E-4B8E-9F0C-3D1C2B4A5E6F",
+		"<script>":                             anID,
+		"b2d6f0c1-5a0e-4b8e-9f0c-3d1c2b4a5e6":  anID,
+		"b2d6f0c15a0e-4b8e-9f0c-3d1c2b4a-5e6f": anID,
+		deviceToken[:36]:                       anID,
+	} {
+		o := send(t, withKey(t), func(*wire.Request) (*wire.Response, error) {
+			return &wire.Response{Status: 200, Header: []wire.Field{{Name: "apns-id", Value: header}}}, nil
+		}, hello())
+		equal(t, header, o, push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: want})
+	}
+}
+
+func TestAppleSaysInAGoAwayWhyItCloses(t *testing.T) {
+	type is struct {
+		verdict push.Verdict
+		reason  string
+		scope   push.Scope
+	}
+	for _, c := range []struct {
+		debug     string
+		processed wire.Processed
+		want      is
+	}{
+		{`{"reason":"Shutdown"}`, wire.Unknown, is{push.Unknown, "Shutdown", push.ScopeEndpoint}},
+		{`{"reason":"Shutdown"}`, wire.Never, is{push.Unsent, "Shutdown", push.ScopeEndpoint}},
+		{`{"reason":"IdleTimeout"}`, wire.Unknown, is{push.Unknown, "IdleTimeout", push.ScopeConnection}},
+		{`{"reason":"BadCertificate"}`, wire.Never, is{push.Unauthorized, "BadCertificate", push.ScopeCredential}},
+		{`{"reason":"BadCertificate"}`, wire.Unknown, is{push.Unknown, "BadCertificate", push.ScopeCredential}},
+		{`{"reason":"BadDeviceToken"}`, wire.Unknown, is{push.Unknown, "BadDeviceToken", push.ScopeConnection}},
+		{`{"reason":"SomethingNew"}`, wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeEndpoint}},
+		{"Maximum active streams violated for this endpoint.", wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeConnection}},
+		{"", wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeEndpoint}},
+	} {
+		lost := &wire.Error{Reason: wire.GoAwayErrorCode, Processed: c.processed, Endpoint: true, Debug: []byte(c.debug)}
+		o := send(t, withKey(t), silent(lost), hello())
+		equal(t, fmt.Sprint(c.debug, c.processed), is{o.Verdict, o.Reason, o.Scope} == c.want, true)
+		equal(t, "holds free text", strings.Contains(fmt.Sprintf("%+v", o), "violated"), false)
+	}
+}
+
+func TestACallerWhoLeavesIsNobodysFault(t *testing.T) {
+	for _, err := range []error{context.Canceled, &wire.Error{Reason: wire.Cancelled, Err: context.Canceled,
+		Debug: []byte(`{"reason":"Shutdown"}`)}} {
+		o := send(t, withKey(t), silent(err), hello())
+		equal(t, "verdict", o.Verdict, push.Abandoned)
+		equal(t, "blamed", o.EndpointFault() || o.EndpointProven() || o.Retryable(), false)
+	}
+	equal(t, "verdict", send(t, withKey(t), silent(errors.New("what?")), hello()).Verdict, push.Unknown)
+}
+
+func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
+	known := map[string]bool{"": true, "UnknownReason": true}
+	for _, r := range rowsOf(f, "apns") {
+		known[r.Code] = true
+		for _, status := range r.statuses() {
+			for _, body := range r.bodies() {
+				f.Add(status, []byte(body))
+			}
+		}
+	}
+	p := withKey(f)
+	n := hello()
+	r := translate(f, p, n)
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		o := p.Send(t.Context(), answering(status, string(body)), n, r)
+		switch {
+		case !known[o.Reason]:
+			t.Errorf("the reason %q is not of the table", o.Reason)
+		case (o.Verdict == push.Accepted) != (status/100 == 2):
+			t.Errorf("status %d is %v", status, o.Verdict)
+		case o.ForgetToken && status != 410, !o.DeadSince.IsZero() && o.Verdict != push.Unregistered:
+			t.Errorf("a token was called dead by status %d", status)
+		case o.Retryable() != (status < 200 || status/100 == 3 || status >= 500 || status == 429 ||
+			o.Reason == "IdleTimeout" || o.Reason == "UnrelatedKeyIdInToken"):
+			t.Errorf("status %d, reason %q: retryable %v", status, o.Reason, o.Retryable())
+		}
+	})
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apns_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// recorder is an Apple that answers as it is told and remembers which provider
+// tokens it has seen, in order, each once.
+type recorder struct {
+	mu     sync.Mutex
+	seen   []string
+	status int
+	reason string
+}
+
+func (a *recorder) do(r *wire.Request) (*wire.Response, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if value := (&wire.Response{Header: r.Header}).Get("authorization"); len(a.seen) == 0 || a.seen[len(a.seen)-1] != value {
+		a.seen = append(a.seen, value)
+	}
+	return &wire.Response{Status: a.status, Body: []byte(`{"reason":"` + a.reason + `"}`)}, nil
+}
+
+// answers sets what follows; no reason is an acceptance.
+func (a *recorder) answers(status int, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.status, a.reason = status, reason
+}
+
+// issued returns the iat of every token seen.
+func (a *recorder) issued(t *testing.T) (times []time.Time) {
+	t.Helper()
+	for _, value := range a.seen {
+		_, claims := verified(t, value)
+		at, err := claims.GetIssuedAt()
+		if err != nil {
+			t.Fatal(err)
+		}
+		times = append(times, at.Time)
+	}
+	return times
+}
+
+// verified checks a provider token as Apple does.
+func verified(t *testing.T, authorization string) (*jwt.Token, jwt.MapClaims) {
+	t.Helper()
+	text, found := strings.CutPrefix(authorization, "bearer ")
+	if !found {
+		t.Fatal("authorization does not begin with bearer")
+	}
+	claims := jwt.MapClaims{}
+	parsed, err := jwt.ParseWithClaims(text, claims, func(*jwt.Token) (any, error) { return &theKey().PublicKey, nil },
+		jwt.WithValidMethods([]string{"ES256"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed, claims
+}
+
+func TestAProviderTokenSaysWhatAppleAsksFor(t *testing.T) {
+	apple := &recorder{status: 200}
+	before := time.Now().Unix()
+	send(t, withKey(t), apple.do, hello())
+	parsed, claims := verified(t, apple.seen[0])
+	equal(t, "header", parsed.Header, map[string]any{"alg": "ES256", "kid": "ABC123DEFG", "typ": "JWT"})
+	equal(t, "iss", claims["iss"], any("DEF123GHIJ"))
+	equal(t, "claims", len(claims), 2)
+	if iat := int64(claims["iat"].(float64)); iat < before || iat > time.Now().Unix() {
+		t.Errorf("iat is %d, and now is %d", iat, before)
+	}
+}
+
+func TestOneTokenServesAHundredGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apple := &recorder{status: 200}
+		p := withKey(t)
+		crowd(100, func() { send(t, p, apple.do, hello()) })
+		equal(t, "tokens", len(apple.seen), 1)
+	})
+}
+
+// crowd calls do n times at once and waits for all.
+func crowd(n int, do func()) {
+	var all sync.WaitGroup
+	for range n {
+		all.Go(do)
+	}
+	all.Wait()
+}
+
+func TestAppsThatShareASignerShareItsToken(t *testing.T) {
+	apple := &recorder{status: 200}
+	s := newSigner(t)
+	send(t, provider(t, apns.Config{Topic: "com.example.one", Signer: s}), apple.do, hello())
+	send(t, provider(t, apns.Config{Topic: "com.example.two", Signer: s}), apple.do, hello())
+	equal(t, "tokens", len(apple.seen), 1)
+}
+
+func TestATokenIsReplacedBetweenFortyAndFiftyMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apple := &recorder{status: 200}
+		p := withKey(t)
+		for range 24 * 60 {
+			send(t, p, apple.do, hello())
+			time.Sleep(time.Minute)
+		}
+		times := apple.issued(t)
+		for i := 1; i < len(times); i++ {
+			if age := times[i].Sub(times[i-1]); age < 40*time.Minute || age > 51*time.Minute {
+				t.Errorf("token %d replaced one of %v", i, age)
+			}
+		}
+		equal(t, "tokens in a day", len(times) > 24*60/51 && len(times) <= 24*60/40+1, true)
+	})
+}
+
+func TestAnExpiredTokenIsReplacedOnceForEverybody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apple := &recorder{status: 200}
+		p := withKey(t)
+		send(t, p, apple.do, hello())
+		time.Sleep(25 * time.Minute)
+		apple.answers(403, "ExpiredProviderToken")
+		crowd(100, func() {
+			o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
+				answer, err := apple.do(r)
+				time.Sleep(time.Second) // so that all hundred go out with the same token
+				return answer, err
+			}, hello())
+			equal(t, "retryable", o.Retryable() && o.Renewed && o.CloseConnection, true)
+		})
+		apple.answers(200, "")
+		send(t, p, apple.do, hello())
+		equal(t, "tokens", len(apple.seen), 2)
+	})
+}
+
+func TestAnExpiredTokenYoungerThanTwentyMinutesStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apple := &recorder{status: 403, reason: "ExpiredProviderToken"}
+		p := withKey(t)
+		for range 20 {
+			o := send(t, p, apple.do, hello())
+			equal(t, "retryable", o.Retryable(), false)
+			time.Sleep(time.Minute - time.Millisecond)
+		}
+		equal(t, "tokens", len(apple.seen), 1)
+		time.Sleep(time.Second)
+		equal(t, "retryable", send(t, p, apple.do, hello()).Retryable(), true)
+		apple.answers(200, "")
+		send(t, p, apple.do, hello())
+		equal(t, "tokens", len(apple.seen), 2)
+	})
+}
+
+func TestTooManyTokenUpdatesKeepTheTokenForTwentyMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		apple := &recorder{status: 200}
+		p := withKey(t)
+		send(t, p, apple.do, hello())
+		time.Sleep(35 * time.Minute)
+		apple.answers(429, "TooManyProviderTokenUpdates")
+		send(t, p, apple.do, hello())
+		apple.answers(403, "ExpiredProviderToken")
+		time.Sleep(19 * time.Minute) // 54 minutes old: in the ordinary course there would be another
+		equal(t, "retryable", send(t, p, apple.do, hello()).Retryable(), false)
+		equal(t, "tokens", len(apple.seen), 1)
+		time.Sleep(5 * time.Minute) // but never past its life
+		apple.answers(200, "")
+		send(t, p, apple.do, hello())
+		equal(t, "tokens", len(apple.seen), 2)
+	})
+}
+
+func TestWhateverAppleAnswersNoTwoTokensAreTwentyMinutesClose(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dice := mathrand.New(mathrand.NewPCG(seed, 0))
+				apple := &recorder{}
+				p := withKey(t)
+				for range 600 {
+					switch dice.IntN(4) {
+					case 0:
+						apple.answers(403, "ExpiredProviderToken")
+					case 1:
+						apple.answers(429, "TooManyProviderTokenUpdates")
+					case 2:
+						apple.answers(403, "InvalidProviderToken")
+					default:
+						apple.answers(200, "")
+					}
+					crowd(3, func() { send(t, p, apple.do, hello()) })
+					time.Sleep(time.Duration(dice.Int64N(int64(2 * time.Minute))))
+				}
+				times := apple.issued(t)
+				for i := 1; i < len(times); i++ { // iat has whole seconds
+					if age := times[i].Sub(times[i-1]); age < 20*time.Minute-time.Second || age > time.Hour {
+						t.Errorf("token %d replaced one of %v", i, age)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestACertificateNeedsNoProviderToken(t *testing.T) {
+	apple := &recorder{status: 200}
+	p := withCertificate(t)
+	send(t, p, apple.do, hello())
+	equal(t, "authorization", apple.seen, []string{""})
+	equal(t, "authorize", p.Authorize(t.Context()), error(nil))
+	for _, reason := range []string{"ExpiredProviderToken", "TooManyProviderTokenUpdates"} {
+		apple.answers(403, reason)
+		equal(t, reason, send(t, p, apple.do, hello()).Renewed, false)
+	}
+}
+
+func TestAuthorizeMintsTheTokenThatIsThenUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := withKey(t)
+		equal(t, "error", p.Authorize(t.Context()), error(nil))
+		began := time.Now()
+		time.Sleep(time.Minute)
+		apple := &recorder{status: 200}
+		send(t, p, apple.do, hello())
+		equal(t, "iat", apple.issued(t)[0].Unix(), began.Unix())
+	})
+}
+
+func TestSendLeavesTheSharedRequestAlone(t *testing.T) {
+	p := withKey(t)
+	n := hello()
+	r := translate(t, p, n)
+	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
+	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
+	crowd(10, func() { p.Send(t.Context(), answering(200, ""), n, r) })
+	equal(t, "request", fmt.Sprint(*r, r.Header[:cap(r.Header)]), before)
+}
+
+func TestTheProviderTokenIsNeverIndexed(t *testing.T) {
+	send(t, withKey(t), func(r *wire.Request) (*wire.Response, error) {
+		equal(t, "last field", r.Header[len(r.Header)-1].Name, "authorization")
+		equal(t, "once", r.Header[len(r.Header)-1].Once, true)
+		return &wire.Response{Status: 200}, nil
+	}, hello())
+}
+
+func TestAFreshTokenThatAppleCallsExpiredRaisesTheClocksAlarmOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s, err := apns.NewSigner(apns.SignerConfig{
+			Key: p8(theKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := provider(t, apns.Config{Topic: topic, Signer: s})
+		for range 10 {
+			send(t, p, answering(403, `{"reason":"ExpiredProviderToken"}`), hello())
+		}
+		equal(t, "alarms", strings.Count(log.String(), "clock"), 1)
+		equal(t, "level", strings.Contains(log.String(), "level=ERROR"), true)
+		equal(t, "secrets", strings.Contains(log.String(), "bearer") || strings.Contains(log.String(), deviceToken), false)
+	})
+}
+
+func TestABadKeyIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
+	p384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
+	good := p8(theKey())
+	block, _ := pem.Decode(good)
+	for name, c := range map[string]struct {
+		cfg  apns.SignerConfig
+		want string
+	}{
+		"no key":        {apns.SignerConfig{}, "not PEM"},
+		"no PEM":        {apns.SignerConfig{Key: []byte("SECRETSECRET")}, "not PEM"},
+		"a certificate": {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})}, "PRIVATE KEY"},
+		"cut short":     {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: block.Bytes[:50]})}, "PKCS #8"},
+		"RSA":           {apns.SignerConfig{Key: p8(rsaKey)}, "P-256"},
+		"P-384":         {apns.SignerConfig{Key: p8(p384)}, "is on P-384"},
+		"key ID":        {apns.SignerConfig{Key: good, KeyID: "abc123defg", TeamID: "DEF123GHIJ"}, "key_id"},
+		"team ID":       {apns.SignerConfig{Key: good, KeyID: "ABC123DEFG", TeamID: "DEF123GHIJK"}, "team_id"},
+	} {
+		_, err := apns.NewSigner(c.cfg)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want an error with %q", name, err, c.want)
+			continue
+		}
+		equal(t, name+" leaks", strings.Contains(err.Error(), "SECRET"), false)
+	}
+}
+
+func TestAPrintedSignerShowsNoKey(t *testing.T) {
+	s := newSigner(t)
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "signer", s)
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "signer", s)
+	text := fmt.Sprintf("%v %+v %#v %s", s, s, s, log.String())
+	equal(t, "shows the key", strings.Contains(text, theKey().X.String()) || strings.Contains(text, "ecdsa"), false)
+	equal(t, "names the key", strings.Count(text, "ABC123DEFG") >= 4, true)
+}
+
+func TestConfigIsRefusedWithTheFieldAndWhatIsAllowed(t *testing.T) {
+	s := newSigner(t)
+	for want, cfg := range map[string]apns.Config{
+		"topic: missing": {Signer: s},
+		"topic: must be": {Topic: "com.example/app", Signer: s},
+	} {
+		if _, err := apns.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want an error with %q", err, want)
+		}
+	}
+	equal(t, "verdict", send(t, provider(t, apns.Config{}), answering(200, ""), hello()).Verdict, push.Accepted)
+}
