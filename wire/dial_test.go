@@ -182,8 +182,9 @@ func TestAClientCertificateIsJudgedWhileDialling(t *testing.T) {
 				Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, MaxVersion: version,
 				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
 			}, answerAll)
+			stubborn := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &others, nil }
 			for range 20 { // the alert races with our preface
-				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{others}}}, wire.TLSClientRejected, false)
+				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots, GetClientCertificate: stubborn}}, wire.TLSClientRejected, false)
 			}
 			if version == tls.VersionTLS13 { // before it the alert for having none does not name the certificate
 				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots}}, wire.TLSClientRejected, false)
