@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/rest"
+)
+
+const once = "Idempotency-Key: order-81273"
+
+func TestTheSameKeyAndBodyIsSentOnceAndAnsweredAlike(t *testing.T) {
+	d := open(t)
+	first, second := d.ask("POST", single, good, once), d.ask("POST", single, good, once)
+	if d.count() != 1 || second.Code != 200 || first.Body.String() != second.Body.String() {
+		t.Fatalf("sent %d: %s, %s", d.count(), first.Body, second.Body)
+	}
+	if first.Header().Get("Idempotency-Replayed") != "" || second.Header().Get("Idempotency-Replayed") != "true" {
+		t.Errorf("%v, %v", first.Header(), second.Header())
+	}
+}
+
+func TestTheSameKeyWithAnotherBodyIsRefused(t *testing.T) {
+	d := open(t)
+	d.ask("POST", single, good, once)
+	p := d.problem(d.ask("POST", single, good+" ", once), 422, "idempotency-key-reused")
+	if p.Field != "Idempotency-Key" || d.count() != 1 {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestEachAppHasItsOwnKeys(t *testing.T) {
+	d := open(t)
+	d.ask("POST", single, good, once)
+	d.ask("POST", "/v1/apps/bank/notifications", good, once, "Authorization: Bearer "+otherKey)
+	if d.count() != 2 {
+		t.Error(d.count())
+	}
+}
+
+func TestAKeyThatIsNoKeyIsRefused(t *testing.T) {
+	d := open(t)
+	for _, key := range []string{strings.Repeat("k", 256), "a b", "é", "a\tb"} {
+		d.problem(d.ask("POST", single, good, "Idempotency-Key: "+key), 400, "invalid-header")
+	}
+	if w := d.ask("POST", single, good, "Idempotency-Key: "+strings.Repeat("k", 255)); w.Code != 200 || d.count() != 1 {
+		t.Error(w.Body)
+	}
+}
+
+func TestARefusedBodyDoesNotUseUpItsKey(t *testing.T) {
+	d := open(t)
+	d.problem(d.ask("POST", single, `{}`, once), 400, "invalid-field")
+	if w := d.ask("POST", single, good, once); w.Code != 200 {
+		t.Error(w.Body)
+	}
+}
+
+func TestWhatDidNotArriveMayBeTriedAgainUnderItsKeyAndWhatMayHaveArrivedMayNot(t *testing.T) {
+	unknownFirst := []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unknown}}, {Outcome: push.Outcome{Verdict: push.Unavailable}}}
+	for name, c := range map[string]struct {
+		verdict  push.Verdict
+		attempts []push.Attempt
+		sent     int
+	}{
+		"throttled":           {verdict: push.Throttled, sent: 2},
+		"unavailable":         {verdict: push.Unavailable, sent: 2},
+		"unauthorized":        {verdict: push.Unauthorized, sent: 2},
+		"expired unsent":      {verdict: push.Expired, sent: 2},
+		"refused here":        {verdict: push.Refused, sent: 2},
+		"unknown":             {verdict: push.Unknown, sent: 1},
+		"unknown, then worse": {verdict: push.Unavailable, attempts: unknownFirst, sent: 1},
+		"unregistered":        {verdict: push.Unregistered, attempts: []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unregistered}}}, sent: 1},
+	} {
+		d := open(t)
+		d.play = func(_ context.Context, n *push.Notification) push.Receipt {
+			return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: c.verdict}, Attempts: c.attempts}
+		}
+		d.ask("POST", single, good, once)
+		d.ask("POST", single, good, once)
+		if d.count() != c.sent {
+			t.Errorf("%s: sent %d times, want %d", name, d.count(), c.sent)
+		}
+	}
+}
+
+func TestCallsThatComeTogetherUnderOneKeyAreOneSend(t *testing.T) {
+	for _, verdict := range []push.Verdict{push.Accepted, push.Throttled} {
+		synctest.Test(t, func(t *testing.T) {
+			d := open(t)
+			d.play = func(_ context.Context, n *push.Notification) push.Receipt {
+				time.Sleep(time.Second)
+				return ended(n, push.Outcome{Verdict: verdict})
+			}
+			var callers sync.WaitGroup
+			var mu sync.Mutex
+			answers := map[string]int{}
+			for range 20 {
+				callers.Go(func() {
+					w := d.ask("POST", single, good, once)
+					mu.Lock()
+					defer mu.Unlock()
+					answers[fmt.Sprint(w.Code, w.Body)]++
+				})
+			}
+			callers.Wait()
+			if d.count() != 1 || len(answers) != 1 {
+				t.Errorf("%s: sent %d, answers %v", verdict, d.count(), answers)
+			}
+		})
+	}
+}
+
+func TestACallerWhoLostTheConnectionLearnsUnderItsKeyWhatCameOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t)
+		d.play = func(ctx context.Context, n *push.Notification) push.Receipt {
+			select {
+			case <-time.After(2 * time.Second):
+				return accepted(n)
+			case <-ctx.Done():
+				return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+			}
+		}
+		lost, cut := context.WithTimeout(t.Context(), time.Second)
+		defer cut()
+		if w := d.do(lost, "POST", single, strings.NewReader(good), once); w.Body.Len() != 0 {
+			t.Errorf("somebody was told: %s", w.Body)
+		}
+		if w := d.ask("POST", single, good, once); w.Code != 200 || d.count() != 1 {
+			t.Errorf("%d, sent %d: %s", w.Code, d.count(), w.Body)
+		}
+	})
+}
+
+func TestASendWithoutItsCallerStillEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t)
+		d.play = func(ctx context.Context, n *push.Notification) push.Receipt {
+			<-ctx.Done()
+			return push.Receipt{ID: n.ID, Outcome: push.NoAnswer(ctx.Err())}
+		}
+		before := time.Now()
+		d.problem(d.ask("POST", single, good, once), 504, "unknown")
+		if took := time.Since(before); took != time.Minute {
+			t.Error(took)
+		}
+	})
+}
+
+func TestAnAnswerIsForgottenAfterItsTimeAndTheOldestGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, func(cfg *rest.Config) { cfg.Limits.Remembered = 2 })
+		ask := func(key string) { d.ask("POST", single, good, "Idempotency-Key: "+key) }
+		ask("a")
+		time.Sleep(24 * time.Hour)
+		if ask("a"); d.count() != 1 {
+			t.Error("forgotten too early")
+		}
+		time.Sleep(time.Second)
+		if ask("a"); d.count() != 2 {
+			t.Error("remembered for too long")
+		}
+		ask("b")
+		ask("c")
+		if ask("b"); d.count() != 4 {
+			t.Error("the younger was forgotten")
+		}
+		if ask("a"); d.count() != 5 {
+			t.Error("the oldest was not forgotten")
+		}
+	})
+}
+
+func TestAPanicFreesThoseWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t)
+		d.play = func(context.Context, *push.Notification) push.Receipt {
+			time.Sleep(time.Second)
+			panic("boom")
+		}
+		var callers sync.WaitGroup
+		for range 3 {
+			callers.Go(func() {
+				if w := d.ask("POST", single, good, once); w.Code != 500 {
+					t.Errorf("%d %s", w.Code, w.Body)
+				}
+			})
+		}
+		callers.Wait()
+		if d.count() != 1 {
+			t.Error(d.count())
+		}
+	})
+}
