@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/sluice-push/sluice/delivery"
@@ -156,9 +155,6 @@ func build(t testing.TB, s *service, cfg pool.Config, endpoints int) *delivery.R
 	}
 	return &delivery.Route{Provider: s, Pool: p}
 }
-
-// inBubble runs a test on fake time.
-func inBubble(t *testing.T, f func(t *testing.T)) { synctest.Test(t, f) }
 
 var (
 	accepted    = push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: "provider's"}

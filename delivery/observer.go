@@ -30,9 +30,9 @@ func (ob *Observer) attempted(n *push.Notification, number int, a push.Attempt) 
 	}
 }
 
-func (ob *Observer) ended(n *push.Notification, r push.Receipt, took time.Duration) {
+func (ob *Observer) ended(n *push.Notification, r push.Receipt, started time.Time) {
 	if ob.Ended != nil {
-		ob.Ended(n, r, took)
+		ob.Ended(n, r, time.Since(started))
 	}
 }
 

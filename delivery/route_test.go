@@ -19,7 +19,6 @@ import (
 	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
-	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
 )
 
@@ -49,7 +48,7 @@ func TestEveryEndIsToldAsItWas(t *testing.T) {
 		{"it may have arrived on the way", []push.Outcome{unsent, unknown, unavailable}, "unsent unknown unavailable = unknown"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				r := house(t, inOrder(c.outcomes...), 4)
 				if got := verdicts(r.Send(t.Context(), repeatable("a"))); got != c.want {
 					t.Errorf("%s, want %s", got, c.want)
@@ -60,7 +59,7 @@ func TestEveryEndIsToldAsItWas(t *testing.T) {
 }
 
 func TestAReceiptTellsEveryAttempt(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {
 			time.Sleep(40 * time.Millisecond)
 			return []push.Outcome{unsent, accepted}[attempt-1]
@@ -78,7 +77,7 @@ func TestAReceiptTellsEveryAttempt(t *testing.T) {
 }
 
 func TestTheNumberOfAttemptsIsThePolicys(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		for _, attempts := range []int{1, 2, 5} {
 			s := inOrder(unavailable, unavailable, unavailable, unavailable, unavailable, unavailable)
 			r := house(t, s, 6)
@@ -91,7 +90,7 @@ func TestTheNumberOfAttemptsIsThePolicys(t *testing.T) {
 }
 
 func TestTheAttemptTimeoutIsTheEndpointsAndTravelsInTheRequest(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := &service{}
 		r := house(t, s, 1)
 		r.Retry.AttemptTimeout = 700 * time.Millisecond
@@ -103,7 +102,7 @@ func TestTheAttemptTimeoutIsTheEndpointsAndTravelsInTheRequest(t *testing.T) {
 }
 
 func TestTheWaitsAreThePolicys(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
 			outcomes []push.Outcome
 			want     time.Duration
@@ -123,7 +122,7 @@ func TestTheWaitsAreThePolicys(t *testing.T) {
 }
 
 func TestAMisfitIsNeverSent(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := house(t, &service{}, 0) // there is nobody to send it to
 		n := note("a")
 		n.Token = ""
@@ -138,7 +137,7 @@ func TestAMisfitIsNeverSent(t *testing.T) {
 }
 
 func TestAnUnknownEndIsNotRepeatedWithoutLeave(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := house(t, inOrder(unknown), 4)
 		if got := verdicts(r.Send(t.Context(), note("a"))); got != "unknown = unknown" {
 			t.Error(got)
@@ -152,7 +151,7 @@ func TestAnUnknownEndIsNotRepeatedWithoutLeave(t *testing.T) {
 }
 
 func TestTheBudgetEndsRetries(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return unavailable }}
 		r := house(t, s, 4)
 		var denied int
@@ -173,7 +172,7 @@ func TestTheBudgetEndsRetries(t *testing.T) {
 }
 
 func TestAProviderInTroubleIsNotSentMoreForIt(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return unavailable }}
 		r := house(t, s, 8)
 		r.Budget = new(retry.Budget)
@@ -187,97 +186,8 @@ func TestAProviderInTroubleIsNotSentMoreForIt(t *testing.T) {
 	})
 }
 
-func TestARefusalByOneKeepsTheOthersOutOfItsScopeAlone(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
-			if n.ID == "device" {
-				return throttled(push.ScopeDevice, time.Minute)
-			}
-			return accepted
-		}}
-		r := house(t, s, 4)
-		r.Gate = quota.New(quota.Config{})
-		if got := r.Send(t.Context(), note("device")); got.Verdict != push.Throttled || got.RetryAfter != time.Minute {
-			t.Fatalf("receipt %+v", got)
-		}
-		again := r.Send(t.Context(), note("device"))
-		if again.Verdict != push.Throttled || again.RetryAfter != time.Minute || len(again.Attempts) != 0 {
-			t.Errorf("into the closed scope: %+v", again)
-		}
-		if got := r.Send(t.Context(), note("other")); got.Verdict != push.Accepted {
-			t.Errorf("another device: %s", verdicts(got))
-		}
-	})
-}
-
-func TestNobodySendsIntoAScopeThatClosedWhileHeWaited(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := inOrder(throttled(push.ScopeProject, time.Minute))
-		r := house(t, s, 4)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
-		var all sync.WaitGroup
-		for i := range 5 {
-			all.Go(func() {
-				if got := r.Send(t.Context(), note(fmt.Sprint(i))); got.Verdict != push.Throttled {
-					t.Errorf("number %d: %s", i, verdicts(got))
-				}
-			})
-		}
-		all.Wait()
-		if len(s.visits) != 1 {
-			t.Errorf("%d were sent before the scope reopened, want only the one that closed it", len(s.visits))
-		}
-	})
-}
-
-func TestThePaceIsKeptByWaitingWithinTheDeadline(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		r := house(t, &service{}, 4)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 1}})
-		var gated []time.Duration
-		r.Observer.Gated = func(_ *push.Notification, wait time.Duration, _ bool) { gated = append(gated, wait) }
-		began := time.Now()
-		for i := range 3 {
-			if got := r.Send(t.Context(), note(fmt.Sprint(i))); got.Verdict != push.Accepted {
-				t.Fatal(verdicts(got))
-			}
-		}
-		if time.Since(began) != 200*time.Millisecond || len(gated) != 2 {
-			t.Errorf("three at ten a second took %v, waits %v", time.Since(began), gated)
-		}
-	})
-}
-
-func TestWhoWouldWaitBeyondTheDeadlineIsToldAtOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		r := house(t, &service{}, 4)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
-		r.Send(t.Context(), note("a"))
-		began := time.Now()
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		got := r.Send(ctx, note("b"))
-		if got.Verdict != push.Throttled || got.RetryAfter != 10*time.Second || time.Since(began) != 0 {
-			t.Errorf("receipt %+v after %v", got, time.Since(began))
-		}
-	})
-}
-
-func TestNoWaitForARetryEndsAfterTheDeadline(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		r := house(t, inOrder(throttled(push.ScopeDevice, 3*time.Second)), 4)
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		defer cancel()
-		began := time.Now()
-		got := r.Send(ctx, note("a"))
-		if verdicts(got) != "throttled = throttled" || got.RetryAfter != 3*time.Second || time.Since(began) != 0 {
-			t.Errorf("%s after %v", verdicts(got), time.Since(began))
-		}
-	})
-}
-
 func TestWithoutAnEndpointNothingIsSentAndTheReasonIsNamed(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := house(t, &service{}, 0)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
@@ -288,103 +198,8 @@ func TestWithoutAnEndpointNothingIsSentAndTheReasonIsNamed(t *testing.T) {
 	})
 }
 
-func TestAnExpiredNotificationIsNotSent(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := &service{}
-		r := house(t, s, 2)
-		n, ttl := note("a"), push.Duration(time.Minute)
-		n.TTL = &ttl
-		time.Sleep(time.Minute + 1)
-		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || len(s.visits) != 0 {
-			t.Errorf("%s, %d visits", verdicts(got), len(s.visits))
-		}
-	})
-}
-
-func TestNowOrNeverIsSentNow(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		r := house(t, inOrder(unavailable), 2)
-		n, ttl := note("a"), push.Duration(0)
-		n.TTL = &ttl
-		if got := r.Send(t.Context(), n); verdicts(got) != "unavailable accepted = accepted" {
-			t.Error(verdicts(got))
-		}
-		time.Sleep(2 * time.Second)
-		if got := r.Send(t.Context(), n); got.Verdict != push.Expired {
-			t.Error(verdicts(got))
-		}
-	})
-}
-
-func TestWhatExpiresWhileItWaitsForAnEndpointIsNotSent(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		release := make(chan struct{})
-		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
-			<-release
-			return accepted
-		}}
-		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, InFlight: 1}, 1)
-		go r.Send(t.Context(), note("holds the only place"))
-		synctest.Wait()
-
-		n, ttl := note("late"), push.Duration(10*time.Second)
-		n.TTL = &ttl
-		time.AfterFunc(11*time.Second, func() { close(release) })
-		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || s.visited("late") != nil {
-			t.Errorf("%s, visited %v", verdicts(got), s.visited("late"))
-		}
-		if got := r.Send(t.Context(), note("next")); got.Verdict != push.Accepted {
-			t.Errorf("the unused lease was not handed back: %s", verdicts(got))
-		}
-	})
-}
-
-func TestTheCallersDepartureBlamesNobody(t *testing.T) {
-	hanging := func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
-		<-ctx.Done()
-		return push.NoAnswer(ctx.Err())
-	}
-	for name, c := range map[string]struct {
-		service   *service
-		endpoints int
-		want      string
-	}{
-		"during an attempt":            {&service{script: hanging}, 2, "abandoned = abandoned"},
-		"between two attempts":         {inOrder(throttled(push.ScopeDevice, 15*time.Second)), 2, "throttled = abandoned"},
-		"after one that ended unknown": {inOrder(unknown), 2, "unknown = unknown"},
-		"waiting for an endpoint":      {&service{}, 0, "= abandoned"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				r := house(t, c.service, c.endpoints)
-				r.Retry.Transient, r.Retry.Rand = 15*time.Second, longest
-				ctx, cancel := context.WithCancel(t.Context())
-				time.AfterFunc(time.Second, cancel)
-				began := time.Now()
-				got := r.Send(ctx, repeatable("a"))
-				if verdicts(got) != c.want || time.Since(began) != time.Second {
-					t.Errorf("%s after %v, want %s after 1 s", verdicts(got), time.Since(began), c.want)
-				}
-			})
-		})
-	}
-}
-
-func TestWhoLeavesTheGatesQueueIsAbandoned(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		r := house(t, &service{}, 1)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
-		r.Send(t.Context(), note("a"))
-		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(time.Second, cancel)
-		if got := r.Send(ctx, note("b")); verdicts(got) != "= abandoned" {
-			t.Error(verdicts(got))
-		}
-	})
-}
-
 func TestAPanicInAProviderEndsOneNotificationAndSaysNoSecret(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
 			switch n.ID {
 			case "ours":
@@ -419,7 +234,7 @@ func TestAPanicInAProviderEndsOneNotificationAndSaysNoSecret(t *testing.T) {
 }
 
 func TestTheObserverHearsEveryAttemptAndTheEnd(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {
 			time.Sleep(time.Second)
 			return []push.Outcome{unsent, accepted}[attempt-1]

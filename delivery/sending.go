@@ -110,7 +110,7 @@ func (s *sending) again(ctx context.Context, o push.Outcome) (cause push.Outcome
 // end closes the account.
 func (s *sending) end(cause push.Outcome) push.Receipt {
 	receipt := push.Receipt{ID: s.n.ID, Outcome: conclude(s.attempts, cause), Attempts: s.attempts}
-	s.Observer.ended(s.n, receipt, time.Since(s.started))
+	s.Observer.ended(s.n, receipt, s.started)
 	return receipt
 }
 

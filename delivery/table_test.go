@@ -5,13 +5,14 @@ package delivery_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 
 	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/push"
 )
 
 func TestANotificationGoesDownItsAppsRoute(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		shop, bank := &service{}, &service{}
 		table := delivery.Table{
 			"shop": {push.APNs: house(t, shop, 1), push.FCM: house(t, &service{}, 1)},

@@ -22,7 +22,7 @@ type Config struct {
 	// Topic is the limit of each single topic, condition or channel.
 	Topic Limit
 	// Remember is how many devices and topics the gate can tell apart at a
-	// time; default 65536, about 250 bytes each. Beyond it the longest unused
+	// time; default 65536, about 200 bytes each. Beyond it the longest unused
 	// is forgotten, and with it that it was closed.
 	Remember int
 }

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+)
+
+func TestARefusalByOneKeepsTheOthersOutOfItsScopeAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
+			if n.ID == "device" {
+				return throttled(push.ScopeDevice, time.Minute)
+			}
+			return accepted
+		}}
+		r := house(t, s, 4)
+		r.Gate = quota.New(quota.Config{})
+		if got := r.Send(t.Context(), note("device")); got.Verdict != push.Throttled || got.RetryAfter != time.Minute {
+			t.Fatalf("receipt %+v", got)
+		}
+		again := r.Send(t.Context(), note("device"))
+		if again.Verdict != push.Throttled || again.RetryAfter != time.Minute || len(again.Attempts) != 0 {
+			t.Errorf("into the closed scope: %+v", again)
+		}
+		if got := r.Send(t.Context(), note("other")); got.Verdict != push.Accepted {
+			t.Errorf("another device: %s", verdicts(got))
+		}
+	})
+}
+
+func TestNobodySendsIntoAScopeThatClosedWhileHeWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := inOrder(throttled(push.ScopeProject, time.Minute))
+		r := house(t, s, 4)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
+		var all sync.WaitGroup
+		for i := range 5 {
+			all.Go(func() {
+				if got := r.Send(t.Context(), note(fmt.Sprint(i))); got.Verdict != push.Throttled {
+					t.Errorf("number %d: %s", i, verdicts(got))
+				}
+			})
+		}
+		all.Wait()
+		if len(s.visits) != 1 {
+			t.Errorf("%d were sent before the scope reopened, want only the one that closed it", len(s.visits))
+		}
+	})
+}
+
+func TestAGateThatClosesBetweenTwoAttemptsEndsItWithWhatTheFirstMet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := house(t, inOrder(unavailable), 4)
+		r.Retry.Transient, r.Retry.Rand = 10*time.Second, longest
+		r.Gate = quota.New(quota.Config{})
+		time.AfterFunc(time.Second, func() { r.Gate.Learn(note("other"), throttled(push.ScopeProject, time.Minute)) })
+		got := r.Send(t.Context(), note("a"))
+		if verdicts(got) != "unavailable = unavailable" || got.RetryAfter != 51*time.Second {
+			t.Errorf("%s, retry after %v; want unavailable, after 51 s", verdicts(got), got.RetryAfter)
+		}
+	})
+}
+
+func TestThreeTimesTheQuotaNeverReachesTheProvider(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, burst, seconds = 100, 10, 20
+		var mu sync.Mutex
+		var sent []time.Time
+		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
+			mu.Lock()
+			defer mu.Unlock()
+			sent = append(sent, time.Now())
+			return accepted
+		}}
+		r := house(t, s, 4)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: rate, Burst: burst}})
+		var all sync.WaitGroup
+		for i := range 3 * rate * seconds {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+				defer cancel()
+				if got := r.Send(ctx, note(fmt.Sprint(i))); got.Verdict == push.Throttled && got.RetryAfter == 0 {
+					t.Errorf("number %d was refused and not told for how long", i)
+				}
+			})
+			time.Sleep(time.Second / (3 * rate))
+		}
+		all.Wait()
+		first := 0
+		for last := range sent {
+			for sent[last].Sub(sent[first]) >= time.Second {
+				first++
+			}
+			if n := last - first + 1; n > rate+burst {
+				t.Fatalf("%d were sent within a second", n)
+			}
+		}
+		if most := rate * seconds; len(sent) < most*98/100 {
+			t.Errorf("%d were sent in %d s, the quota allows %d", len(sent), seconds, most)
+		}
+	})
+}
+
+func TestThePaceIsKeptByWaitingWithinTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := house(t, &service{}, 4)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 1}})
+		var gated []time.Duration
+		r.Observer.Gated = func(_ *push.Notification, wait time.Duration, _ bool) { gated = append(gated, wait) }
+		began := time.Now()
+		for i := range 3 {
+			if got := r.Send(t.Context(), note(fmt.Sprint(i))); got.Verdict != push.Accepted {
+				t.Fatal(verdicts(got))
+			}
+		}
+		if time.Since(began) != 200*time.Millisecond || len(gated) != 2 {
+			t.Errorf("three at ten a second took %v, waits %v", time.Since(began), gated)
+		}
+	})
+}
+
+func TestWhoWouldWaitBeyondTheDeadlineIsToldAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := house(t, &service{}, 4)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
+		r.Send(t.Context(), note("a"))
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		got := r.Send(ctx, note("b"))
+		if got.Verdict != push.Throttled || got.RetryAfter != 10*time.Second || time.Since(began) != 0 {
+			t.Errorf("receipt %+v after %v", got, time.Since(began))
+		}
+	})
+}
+
+func TestNoWaitForARetryEndsAfterTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := house(t, inOrder(throttled(push.ScopeDevice, 3*time.Second)), 4)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		began := time.Now()
+		got := r.Send(ctx, note("a"))
+		if verdicts(got) != "throttled = throttled" || got.RetryAfter != 3*time.Second || time.Since(began) != 0 {
+			t.Errorf("%s after %v", verdicts(got), time.Since(began))
+		}
+	})
+}
+
+func TestAnExpiredNotificationIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{}
+		r := house(t, s, 2)
+		n, ttl := note("a"), push.Duration(time.Minute)
+		n.TTL = &ttl
+		time.Sleep(time.Minute + 1)
+		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || len(s.visits) != 0 {
+			t.Errorf("%s, %d visits", verdicts(got), len(s.visits))
+		}
+	})
+}
+
+func TestNowOrNeverIsSentNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := house(t, inOrder(unavailable), 2)
+		n, ttl := note("a"), push.Duration(0)
+		n.TTL = &ttl
+		if got := r.Send(t.Context(), n); verdicts(got) != "unavailable accepted = accepted" {
+			t.Error(verdicts(got))
+		}
+		time.Sleep(2 * time.Second)
+		if got := r.Send(t.Context(), n); got.Verdict != push.Expired {
+			t.Error(verdicts(got))
+		}
+	})
+}
+
+func TestWhatExpiresWhileItWaitsForAnEndpointIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
+			<-release
+			return accepted
+		}}
+		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, InFlight: 1}, 1)
+		go r.Send(t.Context(), note("holds the only place"))
+		synctest.Wait()
+
+		n, ttl := note("late"), push.Duration(10*time.Second)
+		n.TTL = &ttl
+		time.AfterFunc(11*time.Second, func() { close(release) })
+		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || s.visited("late") != nil {
+			t.Errorf("%s, visited %v", verdicts(got), s.visited("late"))
+		}
+		if got := r.Send(t.Context(), note("next")); got.Verdict != push.Accepted {
+			t.Errorf("the unused lease was not handed back: %s", verdicts(got))
+		}
+	})
+}
+
+func TestTheCallersDepartureBlamesNobody(t *testing.T) {
+	hanging := func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
+		<-ctx.Done()
+		return push.NoAnswer(ctx.Err())
+	}
+	for name, c := range map[string]struct {
+		service   *service
+		endpoints int
+		want      string
+	}{
+		"during an attempt":            {&service{script: hanging}, 2, "abandoned = abandoned"},
+		"between two attempts":         {inOrder(throttled(push.ScopeDevice, 15*time.Second)), 2, "throttled = abandoned"},
+		"after one that ended unknown": {inOrder(unknown), 2, "unknown = unknown"},
+		"waiting for an endpoint":      {&service{}, 0, "= abandoned"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := house(t, c.service, c.endpoints)
+				r.Retry.Transient, r.Retry.Rand = 15*time.Second, longest
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				began := time.Now()
+				got := r.Send(ctx, repeatable("a"))
+				if verdicts(got) != c.want || time.Since(began) != time.Second {
+					t.Errorf("%s after %v, want %s after 1 s", verdicts(got), time.Since(began), c.want)
+				}
+				if name == "during an attempt" {
+					blameless(t, r)
+				}
+			})
+		})
+	}
+}
+
+// blameless fails the test if an endpoint was blamed, or a lease not handed back.
+func blameless(t *testing.T, r *delivery.Route) {
+	t.Helper()
+	status := r.Pool.Status()
+	for _, e := range status.Endpoints {
+		if e.Failures > 0 {
+			t.Errorf("%s was blamed: %+v", e.Address, e)
+		}
+	}
+	if status.InFlight != 0 {
+		t.Errorf("%d leases were not handed back", status.InFlight)
+	}
+}
+
+func TestWhoLeavesTheGatesQueueIsAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := house(t, &service{}, 1)
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
+		r.Send(t.Context(), note("a"))
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if got := r.Send(ctx, note("b")); verdicts(got) != "= abandoned" {
+			t.Error(verdicts(got))
+		}
+	})
+}
