@@ -23,8 +23,7 @@ type Key struct {
 	Name string
 	// Hash is "sha256:" and 64 hex digits, as NewKey gives it.
 	Hash string
-	// Scopes are what the holder may do, any of send, read (status, history and events) and admin; none means send.
-	// None implies another.
+	// Scopes are what the holder may do: send, read (status, history and events), or both; none means send.
 	Scopes []string
 }
 
@@ -34,10 +33,9 @@ type may uint8
 const (
 	maySend may = 1 << iota
 	mayRead
-	mayAdmin
 )
 
-var scopeWords = map[string]may{"send": maySend, "read": mayRead, "admin": mayAdmin}
+var scopeWords = map[string]may{"send": maySend, "read": mayRead}
 
 // String returns the scope's word.
 func (m may) String() string {
@@ -107,7 +105,7 @@ func (k keyring) add(app string, key Key) error {
 	for _, word := range key.Scopes {
 		scope, ok := scopeWords[word]
 		if !ok {
-			return fmt.Errorf("scopes: must be any of send, read, admin, not %q", word)
+			return fmt.Errorf("scopes: must be any of send, read, not %q", word)
 		}
 		g.may |= scope
 	}
@@ -159,9 +157,9 @@ func (k keyring) authenticate(w *answer, r *http.Request) (map[string]grant, *pr
 		detail: "must be Bearer and an API key of this app (gateway key makes one; its hash goes into the configuration)"}
 }
 
-// permit lets h be called by those whose key has the scope in the path's app. An app that does not exist answers as
+// authorise lets h be called by those whose key has the scope in the path's app. An app that does not exist answers as
 // one that is somebody else's.
-func (a *api) permit(scope may, h handler) handler {
+func (a *api) authorise(scope may, h handler) handler {
 	return func(w *answer, r *http.Request) *problem {
 		grants, p := a.keys.authenticate(w, r)
 		if p != nil {
@@ -180,8 +178,8 @@ func (a *api) permit(scope may, h handler) handler {
 	}
 }
 
-// permitAny lets h be called by those whose key has the scope in any app.
-func (a *api) permitAny(scope may, h handler) handler {
+// authoriseAnywhere lets h be called by those whose key has the scope in any app.
+func (a *api) authoriseAnywhere(scope may, h handler) handler {
 	return func(w *answer, r *http.Request) *problem {
 		grants, p := a.keys.authenticate(w, r)
 		if p != nil {

@@ -32,18 +32,17 @@ func (a *api) batch(w *answer, r *http.Request) *problem {
 	}
 	control := http.NewResponseController(w.ResponseWriter)
 	_ = control.EnableFullDuplex() // where it is not to be had, the body is read before the answer is written
-	in := &body{from: r.Body, control: control, patience: a.limits.BodyTime}
+	from := newBody(r, control, a.limits.BodyTime)
 	if media == "application/json" {
-		return a.run(w, r, control, newArray(in, a.limits.Item))
+		return a.run(w, r, from, newArray(from, a.limits.Item))
 	}
-	buffer := a.readers.get(in)
+	buffer := a.readers.get(from)
 	defer a.readers.put(buffer)
-	return a.run(w, r, control, &lines{body: in, in: buffer})
+	return a.run(w, r, from, &lines{body: from, in: buffer})
 }
 
 // run takes a batch from its first item to its last receipt.
-func (a *api) run(w *answer, r *http.Request, control *http.ResponseController, in items) *problem {
-	// net/http ends the request's own context also when an item is late, which is no reason to abandon those in flight.
+func (a *api) run(w *answer, r *http.Request, from *body, in items) *problem {
 	ctx, leave := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer leave()
 	b := &batch{api: a, app: w.app, requestID: w.requestID, ctx: ctx, jobs: make(chan job), out: newOutput(w, a.limits.WriteTime)}
@@ -53,17 +52,28 @@ func (a *api) run(w *answer, r *http.Request, control *http.ResponseController, 
 			leave()
 		}
 	})
-	defer b.end()
+	unfollow := context.AfterFunc(r.Context(), func() { a.follow(from, leave) })
+	defer func() { b.end(); unfollow() }()
+
 	taken, p := b.read(in)
 	if p == nil || p.kind != bodyTimeout {
-		_ = control.SetReadDeadline(time.Time{}) // it would end net/http's watch for the caller's departure
-		context.AfterFunc(r.Context(), leave)
+		_ = from.control.SetReadDeadline(time.Time{}) // it would end net/http's watch for the caller's departure
 	}
 	if p != nil && taken > 0 {
 		b.refuse(taken, p)
 		return nil
 	}
 	return p
+}
+
+// follow leaves with the caller. net/http ends a request's context also when a read runs out of time: then the caller
+// is there, and what is in flight gets the time that it would get without one.
+func (a *api) follow(from *body, leave context.CancelFunc) {
+	if from.late() {
+		time.AfterFunc(a.limits.Detached, leave)
+		return
+	}
+	leave()
 }
 
 // batch is one batch on its way through.

@@ -222,3 +222,17 @@ func TestACallerWhoReadsOnlyAfterItsLastByteGetsEverything(t *testing.T) {
 		t.Error(len(got))
 	}
 }
+
+func TestABatchEndsWithItsRequestAlsoWhileItWaitsForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, func(cfg *rest.Config) { cfg.Limits.InFlight = 2 })
+		d.play = slowly(time.Hour)
+		ctx, end := context.WithTimeout(t.Context(), 20*time.Second)
+		defer end()
+		before := time.Now()
+		d.do(ctx, "POST", batch, strings.NewReader(strings.Repeat(good+"\n", 10)), ndjson)
+		if took := time.Since(before); took != 20*time.Second || d.count() != 2 {
+			t.Errorf("after %v, %d sent", took, d.count())
+		}
+	})
+}

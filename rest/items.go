@@ -8,7 +8,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -33,25 +35,42 @@ type body struct {
 	from     io.Reader
 	control  *http.ResponseController
 	patience time.Duration
-	waiting  bool // the deadline is set
-	left     int  // bytes that may still be read for the item
+	left     int       // bytes that may still be read for the item
+	deadline time.Time // for the item; zero until something has to be read for it
+
+	born time.Time
+	due  atomic.Int64 // deadline of the read that is under way or ran out of time, counted from born; else zero
+}
+
+func newBody(r *http.Request, control *http.ResponseController, patience time.Duration) *body {
+	return &body{from: r.Body, control: control, patience: patience, born: time.Now()}
 }
 
 // begin starts an item of at most size bytes beyond those that are read already.
-func (b *body) begin(size int) { b.waiting, b.left = false, size }
+func (b *body) begin(size int) { b.left, b.deadline = size, time.Time{} }
 
 // Read reads for the item that was begun.
 func (b *body) Read(p []byte) (int, error) {
 	if b.left == 0 {
 		return 0, errTooLong
 	}
-	if !b.waiting {
-		b.waiting = true
-		_ = b.control.SetReadDeadline(time.Now().Add(b.patience))
+	if b.deadline.IsZero() {
+		b.deadline = time.Now().Add(b.patience)
+		_ = b.control.SetReadDeadline(b.deadline)
 	}
+	b.due.Store(int64(b.deadline.Sub(b.born)))
 	n, err := b.from.Read(p[:min(len(p), b.left)])
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		b.due.Store(0)
+	}
 	b.left -= n
 	return n, err
+}
+
+// late reports whether a read has run out of time. It may be asked from another goroutine.
+func (b *body) late() bool {
+	due := b.due.Load()
+	return due != 0 && int64(time.Since(b.born)) >= due
 }
 
 // lines are items that stand on a line each; empty lines are none.

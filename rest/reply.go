@@ -3,7 +3,6 @@
 package rest
 
 import (
-	"fmt"
 	"net/http"
 	"time"
 
@@ -57,18 +56,23 @@ func problemOf(r push.Receipt) *problem {
 	case push.Refused:
 		return misfit(r)
 	case push.Throttled:
-		return &problem{kind: throttled, receipt: &r, retryAfter: atLeastASecond(r.RetryAfter),
-			detail: because(r, "send it again after the seconds in Retry-After")}
+		return about(r, problem{kind: throttled, retryAfter: atLeastASecond(r.RetryAfter), detail: "send it again after the seconds in Retry-After"})
 	case push.Unauthorized:
-		return &problem{kind: unauthorized, receipt: &r,
-			detail: because(r, "the gateway's operator has to look at the app's key or certificate")}
+		return about(r, problem{kind: unauthorized, detail: "the gateway's operator has to look at the app's key or certificate"})
 	case push.Unknown:
-		return &problem{kind: unknown, receipt: &r,
-			detail: because(r, "sending it again may show it twice; on_unknown lets the gateway decide")}
+		return about(r, problem{kind: unknown, detail: "sending it again may show it twice; on_unknown lets the gateway decide"})
 	default:
-		return &problem{kind: unavailable, receipt: &r, retryAfter: atLeastASecond(r.RetryAfter),
-			detail: because(r, "send it again after the seconds in Retry-After")}
+		return about(r, problem{kind: unavailable, retryAfter: atLeastASecond(r.RetryAfter), detail: "send it again after the seconds in Retry-After"})
 	}
+}
+
+// about gives p the receipt, and its reason before what to do next.
+func about(r push.Receipt, p problem) *problem {
+	p.receipt = &r
+	if r.Reason != "" {
+		p.detail = r.Reason + ": " + p.detail
+	}
+	return &p
 }
 
 // misfit returns the problem of a notification that was refused here, and nil for one that its provider refused:
@@ -82,13 +86,6 @@ func misfit(r push.Receipt) *problem {
 		kind = payloadTooLarge
 	}
 	return &problem{kind: kind, field: r.Field, detail: r.Detail}
-}
-
-func because(r push.Receipt, next string) string {
-	if r.Reason == "" {
-		return next
-	}
-	return fmt.Sprintf("%s: %s", r.Reason, next)
 }
 
 func atLeastASecond(d time.Duration) time.Duration { return max(d, time.Second) }

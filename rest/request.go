@@ -49,7 +49,7 @@ func (a *api) observe(next http.Handler) http.Handler {
 		started := time.Now()
 		out := &answer{ResponseWriter: w, requestID: requestID(r), trace: traceParent(r)}
 		h := out.Header()
-		h.Set("X-Request-ID", out.requestID)
+		h["X-Request-Id"] = []string{out.requestID}
 		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 		if r.ContentLength != 0 {
 			// Also for answers that never look at the body: net/http reads some of it before it writes them.

@@ -53,7 +53,7 @@ type Limits struct {
 	InFlight    int           // notifications of one batch that are sent at a time; default 512
 	BodyTime    time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
 	WriteTime   time.Duration // for a caller to take what a batch wrote; default 30 s
-	Detached    time.Duration // for a send under an Idempotency-Key, which outlives its caller; default 60 s
+	Detached    time.Duration // for a send under an Idempotency-Key, which does not end with its caller; default 60 s
 	Remembered  int           // answers kept for Idempotency-Keys, about 1 KiB each; default 50,000
 	RememberFor time.Duration // how long they are kept; default 24 h
 }
@@ -117,12 +117,12 @@ func (a *api) routes() chi.Router {
 	r.NotFound(handle(notFoundHere))
 	r.MethodNotAllowed(handle(methodNotAllowedHere))
 
-	r.Post("/v1/apps/{app}/notifications", handle(a.permit(maySend, a.send)))
-	r.Post("/v1/apps/{app}/notifications/batch", handle(a.permit(maySend, a.batch)))
-	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.permit(mayRead, history)))
-	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.permit(maySend, cancel)))
-	r.Get("/v1/apps/{app}/events", handle(a.permit(mayRead, events)))
-	r.Get("/v1/status", handle(a.permitAny(mayRead, a.showStatus)))
+	r.Post("/v1/apps/{app}/notifications", handle(a.authorise(maySend, a.send)))
+	r.Post("/v1/apps/{app}/notifications/batch", handle(a.authorise(maySend, a.batch)))
+	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.authorise(mayRead, history)))
+	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.authorise(maySend, cancel)))
+	r.Get("/v1/apps/{app}/events", handle(a.authorise(mayRead, events)))
+	r.Get("/v1/status", handle(a.authoriseAnywhere(mayRead, a.showStatus)))
 
 	r.Get("/livez", handle(alive))
 	r.Get("/readyz", handle(a.showReady))
