@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+
+	"github.com/sluice-push/sluice/config"
+)
+
+// Check is one thing that must be so for a gateway to serve.
+type Check struct {
+	// Key is the key of the configuration that it is about.
+	Key string
+	// Verify says what it found, or why a gateway would not serve.
+	Verify func(ctx context.Context) (found string, err error)
+}
+
+// Checks returns what can only be known by trying: addresses to listen on, tokens, DNS, connections. What can be known
+// from files, New has refused already. The checks may be made in any order; they send no notification.
+func (g *Gateway) Checks() []Check {
+	checks := []Check{
+		{"listen", listening(string(g.cfg.Listen))},
+		{"admin.listen", listening(string(g.cfg.Admin.Listen))},
+	}
+	for _, s := range g.services {
+		checks = append(checks,
+			Check{s.apps[0], s.authorized},
+			Check{s.apps[0], s.reachable})
+	}
+	return checks
+}
+
+// listening verifies that an address is free, by taking it for a moment.
+func listening(address string) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		if err != nil {
+			return "", fmt.Errorf("%w (is a gateway running here already?)", err)
+		}
+		return address + " is free", l.Close()
+	}
+}
+
+func (s *service) authorized(ctx context.Context) (string, error) {
+	if s.cred.cert != nil {
+		return "the certificate is good until " + s.cred.cert[0].Leaf.NotAfter.Format("2 January 2006"), nil
+	}
+	if err := s.authorize(ctx); err != nil {
+		return "", err
+	}
+	return "got a token for " + s.cred.name, nil
+}
+
+// reachable connects to the service's addresses, one after the other, until one answers.
+func (s *service) reachable(ctx context.Context) (string, error) {
+	addrs, _, err := s.resolver.Resolve(ctx)
+	if err != nil {
+		return "", err
+	}
+	var failures []error
+	for i, addr := range addrs {
+		conn, err := s.dial(ctx, addr)
+		if err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", addr, err))
+			continue
+		}
+		closing, cancel := context.WithCancel(ctx)
+		cancel()
+		_ = conn.Run(closing) // it has served its purpose; how it ends tells nothing
+		return fmt.Sprintf("connected to %s, address %d of %d of %s", addr, i+1, len(addrs), s.shared.base), nil
+	}
+	return "", fmt.Errorf("no address of %s lets us connect: %w", s.shared.base, errors.Join(failures...))
+}
+
+// Exposed names every key file that others than its owner can read, by the configuration's key, with what to do about it.
+func Exposed(cfg *config.Config) []string {
+	var found []string
+	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
+		for _, f := range secretFiles(cfg.Apps[name]) {
+			info, err := os.Stat(string(f.file))
+			if f.file == "" || err != nil || info.Mode().Perm()&0o077 == 0 || runtime.GOOS == "windows" {
+				continue
+			}
+			found = append(found, fmt.Sprintf("apps.%s.%s: %q has mode %#o, so that others on this machine can read the key (chmod 600)",
+				name, f.key, string(f.file), info.Mode().Perm()))
+		}
+	}
+	return found
+}
+
+type secretFile struct {
+	key  string
+	file config.File
+}
+
+func secretFiles(app *config.App) (files []secretFile) {
+	if app.APNs != nil {
+		files = append(files, secretFile{"apns.key_file", app.APNs.KeyFile}, secretFile{"apns.cert_key_file", app.APNs.CertKeyFile})
+	}
+	if app.FCM != nil {
+		files = append(files, secretFile{"fcm.service_account_file", app.FCM.ServiceAccountFile})
+	}
+	return files
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gateway assembles a running gateway from a configuration and owns every long-lived goroutine of it. It decides
+// nothing about a notification: that is the work of the rooms that it joins.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/config"
+)
+
+// Gateway is a gateway with everything in it. It is made by New, listens from Listen on and serves while Run runs.
+type Gateway struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	services []*service
+	api      http.Handler
+
+	listener, adminListener net.Listener
+
+	began    atomic.Int64 // when Run began, in UNIX nanoseconds; 0 before
+	warm     atomic.Bool  // every service has been ready once, or has had its time
+	draining atomic.Bool
+}
+
+// New reads every key file that cfg names and puts the gateway together. It starts nothing and opens no socket. The error
+// names each key of the configuration that is wrong. A nil logger discards.
+func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	built, err := build(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{cfg: cfg, log: log, services: built.services}
+	if g.api, err = g.face(built.table); err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return g, nil
+}
+
+// Listen binds the two addresses. From then on callers can connect; they are answered once Run runs. Run does it if
+// nobody has; call it before to learn the addresses, or that one is taken.
+func (g *Gateway) Listen() error {
+	if g.listener != nil {
+		return nil
+	}
+	api, err := net.Listen("tcp", string(g.cfg.Listen))
+	if err != nil {
+		return fmt.Errorf("gateway: listen: %w", err)
+	}
+	admin, err := net.Listen("tcp", string(g.cfg.Admin.Listen))
+	if err != nil {
+		return errors.Join(fmt.Errorf("gateway: admin.listen: %w", err), api.Close())
+	}
+	g.listener, g.adminListener = api, admin
+	return nil
+}
+
+// Addr is where the API listens, once Listen has returned.
+func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
+
+// AdminAddr is where the admin listener listens, once Listen has returned.
+func (g *Gateway) AdminAddr() net.Addr { return g.adminListener.Addr() }
+
+// Run serves until ctx ends, then drains: /readyz says no at once, the listener closes after drain.delay, requests in
+// flight may take drain.grace to end, and then the pools are drained too. It returns when every goroutine has ended: nil
+// if everything in flight ended by itself, or why not. If a listener fails it ends as if ctx had.
+func (g *Gateway) Run(ctx context.Context) error {
+	if err := g.Listen(); err != nil {
+		return err
+	}
+	g.began.Store(time.Now().UnixNano())
+	ctx, giveUp := context.WithCancel(ctx)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var house errgroup.Group
+	for _, s := range g.services {
+		s.run(background, &house)
+	}
+	admin := g.server(background, g.operations())
+	house.Go(func() error {
+		defer giveUp()
+		return serve(admin, g.adminListener)
+	})
+	err := g.serve(ctx, g.server(background, g.api))
+	stop()
+	return errors.Join(err, admin.Close(), house.Wait())
+}
+
+// serve serves the API until ctx ends or the listener fails, and lets what is in flight end.
+func (g *Gateway) serve(ctx context.Context, api *http.Server) error {
+	failed := make(chan error, 1)
+	go func() { failed <- serve(api, g.listener) }()
+	g.log.Info("gateway: serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.services))
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	g.draining.Store(true)
+	g.log.Info("gateway: draining", "delay", g.cfg.Drain.Delay, "grace", g.cfg.Drain.Grace)
+	api.SetKeepAlivesEnabled(false) // every answer from now on tells its caller to connect elsewhere
+	time.Sleep(g.cfg.Drain.Delay)
+	return errors.Join(g.drain(api), <-failed)
+}
+
+// drain closes the listener and waits for requests in flight.
+func (g *Gateway) drain(api *http.Server) error {
+	grace, cancel := context.WithTimeout(context.Background(), g.cfg.Drain.Grace)
+	defer cancel()
+	began := time.Now()
+	if err := api.Shutdown(grace); err != nil {
+		return errors.Join(fmt.Errorf("gateway: requests were cut after %s (raise drain.grace)", g.cfg.Drain.Grace), api.Close())
+	}
+	g.log.Info("gateway: drained", "took", time.Since(began))
+	return nil
+}

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/rest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const device = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
+
+// street is mock providers with what a configuration needs to know of them.
+type street struct {
+	mock  *mockprovider.Mock
+	files mockprovider.Files
+	at    mockprovider.Ready
+	key   string
+	hash  string
+}
+
+func newStreet(t testing.TB, cfg ...mockprovider.Config) street {
+	t.Helper()
+	m := mockprovider.Start(t, cfg...)
+	files, err := m.WriteFiles(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, hash := rest.NewKey()
+	return street{mock: m, files: files, at: m.Ready(files), key: key, hash: hash}
+}
+
+func (s street) keys() string { return fmt.Sprintf("keys: [{name: test, hash: %q}]", s.hash) }
+
+func (s street) apns() string {
+	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}",
+		s.at.APNs, strings.Join(s.at.APNsEndpoints, "', '"), s.at.CAFile, s.at.APNsKeyFile, s.at.APNsKeyID, s.at.APNsTeamID, s.at.APNsTopic)
+}
+
+func (s street) certificate() string {
+	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, cert_file: %q, cert_key_file: %q, topic: %s}",
+		s.at.APNs, strings.Join(s.at.APNsEndpoints, "', '"), s.at.CAFile, s.files.ClientCert, s.files.ClientKey, s.at.APNsTopic)
+}
+
+func (s street) fcm() string {
+	return fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q, service_account_file: %q}",
+		s.at.FCM, strings.Join(s.at.FCMEndpoints, "', '"), s.at.CAFile, s.at.ServiceAccountFile)
+}
+
+// app writes one app for a configuration.
+func (s street) app(name string, blocks ...string) string {
+	return fmt.Sprintf("  %s:\n    %s\n    %s\n", name, s.keys(), strings.Join(blocks, "\n    "))
+}
+
+const head = "listen: 127.0.0.1:0\nadmin: {listen: 127.0.0.1:0}\n"
+
+func parse(t testing.TB, text string) *config.Config {
+	t.Helper()
+	cfg, err := config.Parse(filepath.Join(t.TempDir(), "gateway.yaml"), []byte(text), nil)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	return cfg
+}
+
+// house is a gateway that runs.
+type house struct {
+	t    testing.TB
+	key  string
+	url  string
+	ops  string
+	gate *gateway.Gateway
+	stop func() error // ends Run's context and waits for it
+}
+
+func (s street) open(t testing.TB, text string) house {
+	t.Helper()
+	g, err := gateway.New(parse(t, text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	stop := sync.OnceValue(func() error {
+		cancel()
+		http.DefaultClient.CloseIdleConnections()
+		return <-ended
+	})
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return house{t: t, key: s.key, url: "http://" + g.Addr().String(), ops: "http://" + g.AdminAddr().String(), gate: g, stop: stop}
+}
+
+// post sends one notification for an app and returns the HTTP status and the decoded answer.
+func (h house) post(app, body string) (int, map[string]any) {
+	h.t.Helper()
+	request, err := http.NewRequest(http.MethodPost, h.url+"/v1/apps/"+app+"/notifications", strings.NewReader(body))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+h.key)
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		h.t.Error(err)
+		return 0, nil
+	}
+	defer answer.Body.Close()
+	var receipt map[string]any
+	if err := json.NewDecoder(answer.Body).Decode(&receipt); err != nil {
+		h.t.Error(err)
+	}
+	return answer.StatusCode, receipt
+}
+
+func (h house) get(url string) (int, string) {
+	h.t.Helper()
+	answer, err := http.Get(url)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return answer.StatusCode, string(text)
+}
+
+func apnsTo(token string) string {
+	return fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, token)
+}
+
+const fcmTo = `{"platform":"fcm","topic":"news","title":"Hi"}`
+
+func TestAGatewayCarriesNotificationsWithEveryKindOfCredential(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm())+s.app("courier", s.certificate()))
+	for _, c := range []struct{ app, body string }{{"shop", apnsTo(device)}, {"shop", fcmTo}, {"courier", apnsTo(device)}} {
+		status, receipt := h.post(c.app, c.body)
+		if status != 200 || receipt["status"] != "accepted" {
+			t.Errorf("%s %s: %d %v", c.app, c.body, status, receipt)
+		}
+	}
+	if status, receipt := h.post("courier", fcmTo); status != 400 || receipt["field"] != "platform" {
+		t.Errorf("a platform without a block: %d %v", status, receipt)
+	}
+}
+
+func TestAppsWithOneCredentialShareItsPoolAndOthersDoNot(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"apps:\n"+s.app("a", s.apns(), s.fcm())+s.app("b", s.apns(), s.fcm())+s.app("c", s.certificate()))
+	var shared []string
+	for _, service := range h.gate.Status().Services {
+		shared = append(shared, strings.Join(service.Apps, "+"))
+	}
+	if got := strings.Join(shared, " "); got != "apps.a.apns+apps.b.apns apps.a.fcm+apps.b.fcm apps.c.apns" {
+		t.Errorf("services: %s", got)
+	}
+	for _, app := range []string{"a", "b", "c"} {
+		if status, receipt := h.post(app, apnsTo(device)); status != 200 || receipt["status"] != "accepted" {
+			t.Errorf("%s: %d %v", app, status, receipt)
+		}
+	}
+}
+
+func TestAppsThatShareACredentialMustAgreeAboutItsPool(t *testing.T) {
+	s := newStreet(t)
+	other := strings.Replace(s.apns(), "apns: {", "apns: {pool: {size: 2}, ", 1)
+	_, err := gateway.New(parse(t, head+"apps:\n"+s.app("a", s.apns())+s.app("b", other)), nil)
+	if err == nil || !strings.Contains(err.Error(), "apps.b.apns: shares its credential, and so its pool, with apps.a.apns") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestABadCredentialIsRefusedAtTheStartWithItsKey(t *testing.T) {
+	s := newStreet(t)
+	junk := filepath.Join(t.TempDir(), "junk.pem")
+	if err := os.WriteFile(junk, []byte("canary-secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ block, want string }{
+		"no key file":        {strings.Replace(s.apns(), s.at.APNsKeyFile, "nowhere.p8", 1), `config: apps.shop.apns.key_file: "`},
+		"a key file of junk": {strings.Replace(s.apns(), s.at.APNsKeyFile, junk, 1), `config: apps.shop.apns.key_file: "` + junk + `": apns: key: not PEM`},
+		"roots of junk":      {strings.Replace(s.apns(), s.at.CAFile, junk, 1), `config: apps.shop.apns.ca_file: "` + junk + `" holds no certificate`},
+		"a certificate of junk": {
+			strings.Replace(s.certificate(), s.files.ClientCert, junk, 1), `config: apps.shop.apns.cert_file: "` + junk + `" and cert_key_file are no certificate and its key`},
+		"an account of junk": {
+			strings.Replace(s.fcm(), s.at.ServiceAccountFile, junk, 1), `config: apps.shop.fcm.service_account_file: "` + junk + `": not the JSON of a service account's key file`},
+		"Web Push": {"webpush: {vapid_key_file: vapid.pem, subject: 'mailto:ops@example.com'}",
+			`config: apps.shop.webpush: this version does not serve Web Push (take the block out)`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := gateway.New(parse(t, head+"apps:\n"+s.app("shop", c.block)), nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "canary") {
+				t.Errorf("want %q in:\n%v", c.want, err)
+			}
+		})
+	}
+}
+
+func TestAllBadCredentialsAreNamedAtOnce(t *testing.T) {
+	s := newStreet(t)
+	text := head + "apps:\n" + s.app("shop", strings.Replace(s.apns(), s.at.APNsKeyFile, "a.p8", 1), strings.Replace(s.fcm(), s.at.ServiceAccountFile, "b.json", 1))
+	_, err := gateway.New(parse(t, text), nil)
+	if err == nil || !strings.Contains(err.Error(), "apps.shop.apns.key_file") || !strings.Contains(err.Error(), "apps.shop.fcm.service_account_file") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestATokenURLOfTheConfigurationWinsOverTheKeyFiles(t *testing.T) {
+	s := newStreet(t)
+	account, err := os.ReadFile(s.at.ServiceAccountFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := filepath.Join(t.TempDir(), "account.json")
+	text := strings.Replace(string(account), s.at.TokenURL, "https://192.0.2.1/token", 1)
+	if err := os.WriteFile(elsewhere, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	block := strings.Replace(s.fcm(), s.at.ServiceAccountFile, elsewhere, 1)
+	h := s.open(t, head+"apps:\n"+s.app("shop", strings.Replace(block, "fcm: {", "fcm: {token_url: '"+s.at.TokenURL+"', ", 1)))
+	if status, receipt := h.post("shop", fcmTo); status != 200 || receipt["status"] != "accepted" {
+		t.Errorf("%d %v", status, receipt)
+	}
+}
+
+func TestTheAdminListenerShowsMetricsAndProfilesAndTheAPIDoesNot(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+	h.post("shop", apnsTo(device)) // after it, the pool is known to be ready
+	for path, want := range map[string]string{
+		"/metrics": fmt.Sprintf("sluice_pool_ready{pool=\"apns %s MOCKKEY001\"} 1", s.at.APNs), "/debug/pprof/": "goroutine",
+	} {
+		if status, text := h.get(h.ops + path); status != 200 || !strings.Contains(text, want) {
+			t.Errorf("admin %s: %d without %q", path, status, want)
+		}
+		if status, _ := h.get(h.url + path); status != 404 {
+			t.Errorf("api %s: %d", path, status)
+		}
+	}
+}
+
+func TestAnAddressThatIsTakenIsNamed(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+	taken := strings.TrimPrefix(h.url, "http://")
+	g, err := gateway.New(parse(t, strings.Replace(head, "admin: {listen: 127.0.0.1:0}", "admin: {listen: '"+taken+"'}", 1)+"apps:\n"+s.app("shop", s.apns())), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "admin.listen: listen tcp "+taken) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// slow delays every answer of the mock.
+func slow(d time.Duration) mockprovider.Config {
+	return mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Delay: d}}}}
+}
+
+// untilInFlight returns once n notifications wait for the provider.
+func (h house) untilInFlight(n int) {
+	for {
+		inFlight := 0
+		for _, s := range h.gate.Status().Services {
+			inFlight += s.Pool.InFlight
+		}
+		if inFlight >= n {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestNothingInFlightIsCutWhenAGatewayEnds(t *testing.T) {
+	const n = 100
+	s := newStreet(t, slow(300*time.Millisecond))
+	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+	var sending sync.WaitGroup
+	for range n {
+		sending.Go(func() {
+			if status, receipt := h.post("shop", apnsTo(device)); status != 200 || receipt["status"] != "accepted" {
+				t.Errorf("%d %v", status, receipt)
+			}
+		})
+	}
+	h.untilInFlight(n)
+	if err := h.stop(); err != nil {
+		t.Error(err)
+	}
+	sending.Wait()
+}
+
+func TestADrainingGatewaySaysSoBeforeItStopsListening(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"drain: {delay: 300ms}\napps:\n"+s.app("shop", s.apns()))
+	h.post("shop", apnsTo(device))
+	if status, text := h.get(h.url + "/readyz"); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- h.stop() }()
+	for !h.gate.Status().Draining {
+		time.Sleep(time.Millisecond)
+	}
+	if status, text := h.get(h.url + "/readyz"); status != 503 || !strings.Contains(text, "draining") {
+		t.Errorf("readyz: %d %s", status, text)
+	}
+	if status, receipt := h.post("shop", apnsTo(device)); status != 200 {
+		t.Errorf("a late request: %d %v", status, receipt)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestARequestThatOutlivesTheGraceIsCutAndRunSaysSo(t *testing.T) {
+	s := newStreet(t, slow(time.Minute))
+	cfg := parse(t, head+"drain: {grace: 100ms}\nretry: {attempt_timeout: 2m}\napps:\n"+s.app("shop", s.apns()))
+	g, err := gateway.New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	h := house{t: t, key: s.key, url: "http://" + g.Addr().String(), gate: g}
+	cut := make(chan error, 1)
+	go func() {
+		request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsTo(device)))
+		request.Header.Set("Authorization", "Bearer "+s.key)
+		answer, err := http.DefaultClient.Do(request)
+		if err == nil {
+			err = answer.Body.Close()
+		}
+		cut <- err
+	}()
+	h.untilInFlight(1)
+	cancel()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests were cut after 100ms (raise drain.grace)") {
+		t.Errorf("Run: %v", err)
+	}
+	if err := <-cut; err == nil {
+		t.Error("the request was answered, not cut")
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestChecksPassWhereServeWouldWorkAndNameWhatWouldNot(t *testing.T) {
+	s := newStreet(t)
+	dead := strings.Replace(s.fcm(), strings.Join(s.at.FCMEndpoints, "', '"), "127.0.0.1:1", 1)
+	taken := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+	text := strings.Replace(head, "listen: 127.0.0.1:0", "listen: '"+strings.TrimPrefix(taken.url, "http://")+"'", 1)
+	g, err := gateway.New(parse(t, text+"apps:\n"+s.app("shop", s.apns(), dead)+s.app("courier", s.certificate())), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, check := range g.Checks() {
+		found, err := check.Verify(t.Context())
+		if err != nil {
+			found = "FAIL " + err.Error()
+		}
+		lines = append(lines, check.Key+": "+found)
+	}
+	got := strings.Join(lines, "\n")
+	for _, want := range []string{
+		"(is a gateway running here already?)",
+		"admin.listen: 127.0.0.1:0 is free",
+		"apps.courier.apns: the certificate is good until ",
+		"apps.courier.apns: connected to 127.0.0.1:",
+		"apps.shop.apns: got a token for MOCKKEY001",
+		"apps.shop.apns: connected to " + s.at.APNs + ", address 1 of 8 of https://" + s.at.APNs,
+		"apps.shop.fcm: got a token for demo-project",
+		"apps.shop.fcm: FAIL no address of " + s.at.FCM + " lets us connect: 127.0.0.1:1: wire: CONNECT_REFUSED",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in\n%s", want, got)
+		}
+	}
+}
+
+func TestAKeyFileThatOthersCanReadIsExposed(t *testing.T) {
+	s := newStreet(t)
+	cfg := parse(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm()))
+	if found := gateway.Exposed(cfg); found != nil {
+		t.Errorf("got %q", found)
+	}
+	if err := os.Chmod(s.at.APNsKeyFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if found := gateway.Exposed(cfg); len(found) != 1 || !strings.Contains(found[0], "apps.shop.apns.key_file") || !strings.Contains(found[0], "0644") {
+		t.Errorf("got %q", found)
+	}
+}
+
+// BenchmarkTheWholeRoad is one notification from an HTTP request to the mock's answer and back, many at a time.
+func BenchmarkTheWholeRoad(b *testing.B) {
+	s := newStreet(b)
+	h := s.open(b, head+"log: {level: error}\napps:\n"+s.app("shop", s.apns()))
+	h.post("shop", apnsTo(device))
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
+	defer client.CloseIdleConnections()
+	b.SetParallelism(64)
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsTo(device)))
+			request.Header.Set("Authorization", "Bearer "+s.key)
+			answer, err := client.Do(request)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			_, _ = io.Copy(io.Discard, answer.Body)
+			_ = answer.Body.Close()
+			if answer.StatusCode != http.StatusOK {
+				b.Errorf("status %d", answer.StatusCode)
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "notifications/s")
+}

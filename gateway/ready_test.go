@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// line is a connection on which nothing happens.
+type line struct{}
+
+func (line) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
+func (line) Drain()                                                    {}
+func (line) State() wire.State                                         { return wire.State{} }
+func (line) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// idle returns a service that resolves to the given addresses. Its pool does not run.
+func idle(t *testing.T, name string, addrs ...netip.AddrPort) *service {
+	t.Helper()
+	p, err := pool.New(pool.Config{
+		Name: name, Resolver: pool.Static(addrs), Drain: time.Millisecond,
+		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return line{}, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &service{name: name, pool: p}
+}
+
+func TestAGatewayThatReachesNobodyIsNeverReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gateway{cfg: &config.Config{}, services: []*service{idle(t, "one"), idle(t, "two")}}
+		g.began.Store(time.Now().UnixNano())
+		for range 3 {
+			if missing := g.notReady(); len(missing) != 2 {
+				t.Errorf("after %s: %v", time.Since(time.Unix(0, g.began.Load())), missing)
+			}
+			time.Sleep(warmUp)
+		}
+	})
+}
+
+func TestAStartingGatewayWaitsForAllAndARunningOneForAny(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		well := idle(t, "well", netip.MustParseAddrPort("127.0.0.1:1"))
+		ended := make(chan error, 1)
+		go func() { ended <- well.pool.Run(ctx) }()
+		g := &Gateway{cfg: &config.Config{}, services: []*service{well, idle(t, "ill")}}
+		g.began.Store(time.Now().UnixNano())
+		time.Sleep(warmUp / 2)
+		if missing := g.notReady(); len(missing) != 1 || missing[0].Name != "ill" {
+			t.Errorf("while it warms up: %v", missing)
+		}
+		time.Sleep(warmUp)
+		if missing := g.notReady(); missing != nil {
+			t.Errorf("warm: %v", missing)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAddressesComeFromTheConfigurationTheURLOrDNS(t *testing.T) {
+	endpoint := config.Endpoint{}
+	if err := endpoint.UnmarshalText([]byte("127.0.0.1:9")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		url       string
+		endpoints []config.Endpoint
+		want      pool.Resolver
+	}{
+		{"https://api.push.apple.com", []config.Endpoint{endpoint}, pool.Static{endpoint.AddrPort}},
+		{"https://127.0.0.1:9", nil, pool.Static{endpoint.AddrPort}},
+		{"https://apns.test:2197", nil, pool.System{Host: "apns.test", Port: 2197}},
+		{"https://api.push.apple.com", nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443})},
+		{"https://api.sandbox.push.apple.com", nil, pool.Public(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
+		{"https://fcm.googleapis.com", nil, pool.Public(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
+	} {
+		base, err := url.Parse(c.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := resolver(base, c.endpoints); !reflect.DeepEqual(c.want, got) {
+			t.Errorf("%s: %#v, not %#v", c.url, got, c.want)
+		}
+	}
+}

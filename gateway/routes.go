@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"cmp"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/retry"
+)
+
+var (
+	_ delivery.Provider = (*apns.Provider)(nil)
+	_ delivery.Provider = (*fcm.Provider)(nil)
+)
+
+// builder turns a configuration into routes, each app's providers on their own, and shares what a credential has in
+// common.
+type builder struct {
+	log      *slog.Logger
+	signers  map[string]*apns.Signer
+	accounts map[string]*fcm.Provider
+	services []*service
+	table    delivery.Table
+	problems []error
+}
+
+// build makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
+// the configuration that is wrong.
+func build(cfg *config.Config, log *slog.Logger) (*builder, error) {
+	b := &builder{log: log, signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
+		b.app(name, cfg.Apps[name])
+	}
+	return b, errors.Join(b.problems...)
+}
+
+func (b *builder) app(name string, app *config.App) {
+	routes := map[push.Platform]*delivery.Route{}
+	path := "apps." + name
+	if app.APNs != nil {
+		b.add(routes, push.APNs, func() (*delivery.Route, error) { return b.apns(path+".apns", app.APNs) })
+	}
+	if app.FCM != nil {
+		b.add(routes, push.FCM, func() (*delivery.Route, error) { return b.fcm(path+".fcm", app.FCM) })
+	}
+	if app.WebPush != nil {
+		b.problems = append(b.problems, keyError(path, "webpush", errors.New("this version does not serve Web Push (take the block out)")))
+	}
+	b.table[name] = routes
+}
+
+func (b *builder) add(routes map[push.Platform]*delivery.Route, platform push.Platform, route func() (*delivery.Route, error)) {
+	r, err := route()
+	if err != nil {
+		b.problems = append(b.problems, err)
+		return
+	}
+	routes[platform] = r
+}
+
+// The services of Apple and Google. Their addresses are public; see guarded.
+const (
+	appleProduction config.Base = "https://api.push.apple.com"
+	appleSandbox    config.Base = "https://api.sandbox.push.apple.com"
+	google          config.Base = "https://fcm.googleapis.com"
+)
+
+// maxFCMStreams is how many requests FCM lets a connection have in flight; one more, and it closes the connection.
+const maxFCMStreams = 100
+
+func (b *builder) apns(path string, c *config.APNs) (*delivery.Route, error) {
+	roots, err := authorities(path, c.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	signer, cred, err := b.apnsCredential(path, c)
+	if err != nil {
+		return nil, err
+	}
+	provider, err := apns.New(apns.Config{Topic: c.Topic, Signer: signer})
+	if err != nil {
+		return nil, keyError(path, "topic", err)
+	}
+	base := appleProduction
+	if c.Environment == "sandbox" {
+		base = appleSandbox
+	}
+	s, err := b.service(path, cred, settings{
+		base: cmp.Or(c.URL, base), endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
+		budget: c.Retry.Budget, floor: c.Retry.BudgetFloor, platform: push.APNs, firstAlone: signer != nil,
+	}, roots)
+	if err != nil {
+		return nil, err
+	}
+	s.authorize = provider.Authorize
+	return b.route(s, provider, c.Retry), nil
+}
+
+// apnsCredential reads the token key or the client certificate; the signer is nil with a certificate.
+func (b *builder) apnsCredential(path string, c *config.APNs) (*apns.Signer, credential, error) {
+	if c.CertFile != "" {
+		cred, err := certificate(path, c)
+		return nil, cred, err
+	}
+	return b.signer(path, c)
+}
+
+func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
+	roots, err := authorities(path, c.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	provider, cred, err := b.account(path, c, roots)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.service(path, cred, settings{
+		base: c.URL, endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
+		budget: c.Retry.Budget, floor: c.Retry.BudgetFloor, platform: push.FCM, maxStreams: maxFCMStreams,
+	}, roots)
+	if err != nil {
+		return nil, err
+	}
+	s.authorize, s.refresh = provider.Authorize, provider.Run
+	return b.route(s, provider, c.Retry), nil
+}
+
+func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
+	return &delivery.Route{
+		Provider: provider, Pool: s.pool, Budget: s.budget, Gate: s.gate, Logger: b.log,
+		Retry: retry.Policy{
+			Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
+			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter,
+		},
+	}
+}
+
+// orNone keeps a configured zero from meaning a room's default.
+func orNone(v float64) float64 {
+	if v == 0 {
+		return -1
+	}
+	return v
+}
+
+func budget(share config.Percent, floor config.Rate) *retry.Budget {
+	return &retry.Budget{Ratio: orNone(float64(share)), PerSecond: floor.PerSecond()}
+}
+
+func gate(a config.Allowance) *quota.Gate {
+	return quota.New(quota.Config{
+		Total:  quota.Limit{Rate: a.Rate.PerSecond()},
+		Device: quota.Limit{Rate: a.DeviceRate.PerSecond(), Burst: a.DeviceRate.Count},
+		Topic:  quota.Limit{Rate: a.TopicRate.PerSecond(), Burst: a.TopicRate.Count},
+	})
+}

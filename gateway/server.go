@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/rest"
+)
+
+// face returns the HTTP face of the house.
+func (g *Gateway) face(sender rest.Sender) (http.Handler, error) {
+	apps := make(map[string]rest.App, len(g.cfg.Apps))
+	for name, app := range g.cfg.Apps {
+		apps[name] = rest.App{Keys: keys(app.Keys)}
+	}
+	limits := g.cfg.Limits
+	return rest.New(rest.Config{
+		Sender: sender, Apps: apps, Logger: g.log, Ready: g.notReady, Status: func() any { return g.Status() },
+		Limits: rest.Limits{
+			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTime: limits.BodyTime,
+		},
+	})
+}
+
+func keys(configured []config.Key) []rest.Key {
+	keys := make([]rest.Key, len(configured))
+	for i, k := range configured {
+		keys[i] = rest.Key{Name: k.Name, Hash: k.Hash, Scopes: k.Scopes}
+	}
+	return keys
+}
+
+// operations returns what the admin listener answers.
+func (g *Gateway) operations() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), poolMetrics{g})
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// server returns a server that slow and greedy callers cannot exhaust. Bodies have their own time limit, in rest. base
+// ends requests that outlive the drain.
+func (g *Gateway) server(base context.Context, handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return base },
+		ErrorLog:    slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// serve is Serve, for which a server that was closed is no failure.
+func serve(s *http.Server, l net.Listener) error {
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/retry"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// service is what all apps with one credential at one URL share: a pool, a budget of retries, a quota. Apple wants one
+// team per connection, and one app's trouble must not move another's latency.
+type service struct {
+	name     string
+	apps     []string // the blocks that send through it, such as apps.shop.apns
+	cred     credential
+	shared   settings
+	pool     *pool.Pool
+	resolver pool.Resolver
+	dial     func(context.Context, netip.AddrPort) (pool.Conn, error)
+	budget   *retry.Budget
+	gate     *quota.Gate
+
+	authorize func(context.Context) error // gets a token where there is none
+	refresh   func(context.Context) error // keeps it fresh; nil where sending does so
+}
+
+// settings is what a block says about the service. Blocks that share a service must say the same.
+type settings struct {
+	platform   push.Platform
+	base       config.Base
+	endpoints  []config.Endpoint
+	caFile     config.File
+	pool       config.Pool
+	quota      config.Allowance
+	budget     config.Percent
+	floor      config.Rate
+	firstAlone bool
+	maxStreams int
+}
+
+// service returns the service for a credential and a URL, the same one for the same two.
+func (b *builder) service(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {
+	for _, s := range b.services {
+		if s.cred.id != cred.id || s.shared.base != want.base {
+			continue
+		}
+		if !reflect.DeepEqual(s.shared, want) {
+			return nil, fmt.Errorf("config: %s: shares its credential, and so its pool, with %s: pool, quota, retry.budget, "+
+				"retry.budget_floor, endpoints and ca_file must be the same in both", path, s.apps[0])
+		}
+		s.apps = append(s.apps, path)
+		return s, nil
+	}
+	s, err := newService(path, cred, want, roots, b.log)
+	if err != nil {
+		return nil, err
+	}
+	b.services = append(b.services, s)
+	return s, nil
+}
+
+func newService(path string, cred credential, want settings, roots *x509.CertPool, log *slog.Logger) (*service, error) {
+	base, err := url.Parse(string(want.base))
+	if err != nil {
+		return nil, keyError(path, "url", err)
+	}
+	s := &service{
+		name: fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.name), apps: []string{path}, cred: cred, shared: want,
+		resolver: resolver(base, want.endpoints),
+		dial: dialer(wire.Config{
+			Authority: base.Host, TLS: &tls.Config{RootCAs: roots, Certificates: cred.cert},
+			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams,
+		}),
+		budget: budget(want.budget, want.floor), gate: gate(want.quota),
+	}
+	if s.pool, err = pool.New(poolConfig(s, want.pool, log)); err != nil {
+		return nil, keyError(path, "pool", err)
+	}
+	return s, nil
+}
+
+func poolConfig(s *service, c config.Pool, log *slog.Logger) pool.Config {
+	return pool.Config{
+		Name: s.name, Size: c.Size, Conns: c.Connections, InFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
+		FailFast: c.FailFast, Picker: pickers[c.Picker], Resolver: s.resolver, Dial: s.dial, Logger: log,
+		Breaker: pool.Breaker{
+			Consecutive: c.Breaker.Consecutive, FailureRate: float64(c.Breaker.FailureRate), MinOutcomes: c.Breaker.MinOutcomes,
+			Window: c.Breaker.Window, Ejection: c.Breaker.Ejection, MaxEjection: c.Breaker.MaxEjection, Trial: c.Breaker.Trial,
+		},
+		Outlier: pool.Outlier{
+			Off: c.Outlier.Off, MinEndpoints: c.Outlier.MinEndpoints, MinOutcomes: c.Outlier.MinOutcomes,
+			MinFailures: float64(c.Outlier.MinFailures), SlowFactor: float64(c.Outlier.SlowFactor), SlowBy: c.Outlier.SlowBy,
+		},
+	}
+}
+
+var pickers = map[string]pool.Picker{"round_robin": pool.RoundRobin{}, "least_loaded": pool.LeastLoaded{}}
+
+func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {
+	return func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
+		conn, err := wire.Dial(ctx, addr, cfg)
+		if err != nil {
+			return nil, err // not a nil *wire.Conn in an interface
+		}
+		return conn, nil
+	}
+}
+
+// run runs what the service needs until ctx ends.
+func (s *service) run(ctx context.Context, house *errgroup.Group) {
+	house.Go(func() error { return s.pool.Run(ctx) })
+	if s.refresh != nil {
+		house.Go(func() error { return s.refresh(ctx) })
+	}
+}
+
+// resolver returns where a service's addresses come from. Those of Apple and Google are asked from DNS with their TTLs, and
+// must be public: whoever can poison DNS must not make us connect to machines of our own network. A stand-in's name may be
+// one that only this machine knows.
+func resolver(base *url.URL, endpoints []config.Endpoint) pool.Resolver {
+	host, port := base.Hostname(), portOf(base)
+	if len(endpoints) > 0 {
+		addrs := make(pool.Static, len(endpoints))
+		for i, e := range endpoints {
+			addrs[i] = e.AddrPort
+		}
+		return addrs
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return pool.Static{netip.AddrPortFrom(ip, port)}
+	}
+	switch system := (pool.System{Host: host, Port: port}); config.Base(base.String()) {
+	case appleProduction, appleSandbox, google:
+		if runtime.GOOS == "windows" { // it has no resolv.conf
+			return pool.Public(system)
+		}
+		return pool.Public(pool.DNS{Host: host, Port: port})
+	default:
+		return system
+	}
+}
+
+// portOf returns the port of an https URL; config has checked it.
+func portOf(base *url.URL) uint16 {
+	port, err := strconv.ParseUint(base.Port(), 10, 16)
+	if err != nil {
+		return 443
+	}
+	return uint16(port)
+}
