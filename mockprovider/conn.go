@@ -47,6 +47,7 @@ type conn struct {
 	frozen  chan struct{}
 	streams map[uint32]*stream // open ones
 	last    uint32             // the greatest stream ID seen
+	done    uint32             // the greatest one that has been answered
 	top     int                // most streams at once
 	flow    flow
 	limit   limit
@@ -128,6 +129,7 @@ func (c *conn) serve() {
 	c.br = bufio.NewReaderSize(c.nc, 32<<10)
 	c.frames = http2.NewFramer((*frameWriter)(c), c.br)
 	c.frames.SetReuseFrames()
+	c.frames.SetMaxReadFrameSize(16384)
 	preface := make([]byte, len(http2.ClientPreface))
 	if _, err := io.ReadFull(c.br, preface); err != nil || string(preface) != http2.ClientPreface {
 		return

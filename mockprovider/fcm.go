@@ -80,7 +80,7 @@ func (f *fcm) named(fault *Fault) *fcmError {
 	case "RATE_LIMIT_EXCEEDED":
 		return fcmRateLimit()
 	case "QUOTA_EXCEEDED":
-		return fcmQuotaExceeded("device")
+		return fcmQuotaExceeded("topic")
 	case "ACCESS_TOKEN_EXPIRED":
 		return fcmTokenExpired()
 	}

@@ -5,6 +5,7 @@ package mockprovider
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // fcmError is the body of an answer that is not 200, in the shape of google.rpc.Status over HTTP.
@@ -124,7 +125,7 @@ func fcmQuotaExceeded(subject string) *fcmError {
 	e := fcmCode("QUOTA_EXCEEDED", fcmDetail{Type: typeQuotaFailure, Violations: []fcmQuota{
 		{Subject: subject, Description: "Message rate quota exceeded for the " + subject + "."},
 	}})
-	e.Message = "Quota exceeded for the " + subject + "."
+	e.Message = strings.ToUpper(subject[:1]) + subject[1:] + " quota exceeded."
 	return e
 }
 

@@ -16,6 +16,7 @@ import (
 	"encoding/pem"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -204,4 +205,18 @@ func message(t testing.TB, m *mockprovider.Mock, access, body string) *http.Requ
 	r.Header.Set("Authorization", "Bearer "+access)
 	r.Header.Set("Content-Type", "application/json; charset=UTF-8")
 	return r
+}
+
+// addrOf is the address in a URL.
+func addrOf(t testing.TB, link string) netip.AddrPort {
+	t.Helper()
+	at, err := url.Parse(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, err := netip.ParseAddrPort(at.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
 }

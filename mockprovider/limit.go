@@ -157,10 +157,7 @@ func (c *conn) goAway(g *GoAway) {
 // leave sends GOAWAY: streams above last are not processed, the others still get their answers. No answered stream is
 // ever disowned. mu is held.
 func (c *conn) leave(last uint32, code http2.ErrCode, debug string) {
-	if last < c.newestAnswered() {
-		last = c.newestAnswered()
-	}
-	c.cut = min(c.cut, last)
+	c.cut = min(c.cut, max(last, c.done))
 	_ = c.frames.WriteGoAway(c.cut, code, []byte(debug))
 	c.leaving = true
 	for id, st := range c.streams {
@@ -170,15 +167,6 @@ func (c *conn) leave(last uint32, code http2.ErrCode, debug string) {
 		}
 	}
 	c.poke()
-}
-
-// newestAnswered is the greatest ID of a stream that is no longer open. mu is held.
-func (c *conn) newestAnswered() uint32 {
-	newest := int(c.last)
-	for newest > 0 && c.streams[uint32(newest)] != nil {
-		newest -= 2
-	}
-	return uint32(max(newest, 0))
 }
 
 // reset ends the connection by a TCP reset. Of the requests in flight the oldest were processed, the others were not.

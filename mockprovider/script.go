@@ -5,6 +5,8 @@ package mockprovider
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -107,7 +109,7 @@ func ParseScript(text []byte) (Script, error) {
 		return s, errors.New("script: longer than 1 MiB")
 	}
 	if err := yaml.Load(text, &s, yaml.WithKnownFields()); err != nil {
-		return Script{}, fmt.Errorf("script: %w", err)
+		return Script{}, readable(err)
 	}
 	lines := faultLines(text)
 	var wrong []error
@@ -120,6 +122,28 @@ func ParseScript(text []byte) (Script, error) {
 		return Script{}, errors.Join(wrong...)
 	}
 	return s, nil
+}
+
+var noSuchKey = regexp.MustCompile(`^field (.*) not found in type .*$`)
+
+// readable says in the script's words what the YAML library says in Go's, one line each.
+func readable(err error) error {
+	var many *yaml.LoadErrors
+	var one *yaml.LoadError
+	switch {
+	case errors.As(err, &many):
+	case errors.As(err, &one):
+		many = &yaml.LoadErrors{Errors: []*yaml.LoadError{one}}
+	default:
+		return fmt.Errorf("script: %w", err)
+	}
+	var wrong []error
+	for _, e := range many.Errors {
+		text := noSuchKey.ReplaceAllString(e.Message, "$1: no such key")
+		text = strings.ReplaceAll(text, "time.Duration", "a duration (write it as 200ms, 5s or 1m)")
+		wrong = append(wrong, fmt.Errorf("script: line %d: %s", max(e.Mark.Line, 1), text))
+	}
+	return errors.Join(wrong...)
 }
 
 // faultLines says on which line each fault begins. The text has been loaded before.

@@ -77,6 +77,7 @@ func (c *conn) pump(st *stream) bool {
 // answered ends a stream, enters it into the ledger, and lets the stream limit follow. mu is held.
 func (c *conn) answered(st *stream) {
 	st.settled = true
+	c.done = max(c.done, st.id)
 	c.note(st.id, &st.req, st.d, true)
 	if st.req.tooLong {
 		_ = c.frames.WriteRSTStream(st.id, http2.ErrCodeNo)

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mockprovider_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+const sample = `
+faults:
+  - service: apns
+    endpoint: 0
+    token: 00fc*
+    share: 0.5
+    times: 3
+    from: 1s
+    until: 1m
+    status: 410
+    reason: Unregistered
+    timestamp: 1454948015990
+  - endpoint: "*"
+    delay: 45ms
+    p99: 250ms
+  - goaway: {every: 100, last_offset: -10, code: NO_ERROR, debug: '{"reason":"Shutdown"}'}
+  - {reset: {every: 5, processed: 0.5}}
+  - {"stall": {"after": 10, "answer_pings": true}}
+  - blackhole: true
+    endpoint: 127.0.0.1:2197
+`
+
+func TestAScriptIsReadFromYAMLAndWrittenBack(t *testing.T) {
+	got, err := mockprovider.ParseScript([]byte(sample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := mockprovider.Script{Faults: []mockprovider.Fault{
+		{Service: "apns", Endpoint: "0", Token: "00fc*", Share: 0.5, Times: 3, From: time.Second, Until: time.Minute,
+			Status: 410, Reason: "Unregistered", Timestamp: 1454948015990},
+		{Endpoint: "*", Delay: 45 * time.Millisecond, P99: 250 * time.Millisecond},
+		{GoAway: &mockprovider.GoAway{Every: 100, LastOffset: -10, Code: "NO_ERROR", Debug: `{"reason":"Shutdown"}`}},
+		{Reset: &mockprovider.Reset{Every: 5, Processed: 0.5}},
+		{Stall: &mockprovider.Stall{After: 10, AnswerPings: true}},
+		{Blackhole: true, Endpoint: "127.0.0.1:2197"},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	text, err := got.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := mockprovider.ParseScript(text)
+	if diff := cmp.Diff(want, again); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+}
+
+func TestABadScriptIsRefusedByLineAndKey(t *testing.T) {
+	for text, want := range map[string]string{
+		"faults:\n- status: 500\n  tokens: x\n":                "line 3: tokens: no such key",
+		"faults:\n- status: many\n":                            "line 2",
+		"faults:\n- delay: 1s\n- service: smtp\n  status: 500": "line 3: faults[1].service",
+		"faults:\n- share: 2\n  status: 500\n":                 "line 2: faults[0].share",
+		"faults:\n- token_share: -1\n  status: 500\n":          "faults[0].token_share",
+		"faults:\n- times: -1\n  status: 500\n":                "faults[0].times",
+		"faults:\n- from: 2s\n  until: 1s\n  status: 500\n":    "faults[0].until",
+		"faults:\n- status: 42\n":                              "faults[0].status",
+		"faults:\n- delay: -1s\n":                              "faults[0].delay",
+		"faults:\n- delay: 1s\n  p99: 1s\n":                    "faults[0].p99",
+		"faults:\n- rst: NO_SUCH\n":                            "faults[0].rst",
+		"faults:\n- goaway: {code: NO_SUCH}\n":                 "faults[0].goaway.code",
+		"faults:\n- goaway: {last_offset: 1}\n":                "faults[0].goaway",
+		"faults:\n- reset: {processed: 2}\n":                   "faults[0].reset",
+		"faults:\n- stall: {after: -1}\n":                      "faults[0].stall",
+		"faults:\n- max_streams: -1\n":                         "faults[0].max_streams",
+		"faults:\n- service: apns\n":                           "no effect",
+		"faults:\n- refuse: true\n  token: aa\n":               "faults[0].token",
+		"fault:\n- status: 500\n":                              "line 1",
+		"faults: [":                                            "line 2",
+		"faults:\n- delay: 5\n":                                "line 2: cannot construct !!int `5` into a duration (write it as",
+	} {
+		_, err := mockprovider.ParseScript([]byte(text))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want it to name %q", text, err, want)
+		}
+	}
+}
+
+func FuzzParseScript(f *testing.F) {
+	f.Add([]byte(sample))
+	f.Add([]byte(`{"faults":[{"status":500,"share":0.1}]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := mockprovider.ParseScript(text)
+		if err != nil {
+			return
+		}
+		out, err := s.YAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := mockprovider.ParseScript(out); err != nil || !cmp.Equal(s, again) {
+			t.Fatalf("%v\n%s", err, cmp.Diff(s, again))
+		}
+	})
+}
