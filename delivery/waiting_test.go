@@ -41,7 +41,10 @@ func TestARefusalByOneKeepsTheOthersOutOfItsScopeAlone(t *testing.T) {
 
 func TestNobodySendsIntoAScopeThatClosedWhileHeWaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := inOrder(throttled(push.ScopeProject, time.Minute))
+		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
+			time.Sleep(500 * time.Millisecond) // while the others queue at the gate
+			return throttled(push.ScopeProject, time.Minute)
+		}}
 		r := house(t, s, 4)
 		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
 		var all sync.WaitGroup
