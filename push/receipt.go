@@ -82,7 +82,7 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 	b = append(b, '{')
 	b = appendText(b, "id", r.ID)
 	if r.Index != nil {
-		b = appendNumber(b, "index", float64(*r.Index))
+		b = appendCount(b, "index", *r.Index)
 	}
 	b = appendText(b, "status", string(r.Status()))
 	b = appendText(b, "reason", r.Reason)
@@ -112,7 +112,7 @@ func (a *Attempt) appendJSON(b []byte) []byte {
 	b = appendText(b, "status", a.Verdict.String())
 	b = appendText(b, "reason", a.Reason)
 	if a.HTTP != 0 {
-		b = appendNumber(b, "http", float64(a.HTTP))
+		b = appendCount(b, "http", a.HTTP)
 	}
 	b = appendTime(b, "at", a.Started.UTC().Truncate(time.Millisecond))
 	b = appendNumber(b, "ms", round(float64(a.Took)/float64(time.Millisecond)))
@@ -154,6 +154,10 @@ func verbatim(text string) bool {
 
 func appendNumber(b []byte, name string, v float64) []byte {
 	return append(strconv.AppendFloat(appendName(b, name), v, 'f', -1, 64), ',')
+}
+
+func appendCount(b []byte, name string, n int) []byte {
+	return append(strconv.AppendInt(appendName(b, name), int64(n), 10), ',')
 }
 
 func appendTime(b []byte, name string, t time.Time) []byte {

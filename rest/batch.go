@@ -3,6 +3,7 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,10 @@ func (a *api) batch(w *answer, r *http.Request) *problem {
 func (a *api) run(w *answer, r *http.Request, from *body, in items) *problem {
 	ctx, leave := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer leave()
-	b := &batch{api: a, app: w.app, requestID: w.requestID, ctx: ctx, jobs: make(chan job), out: newOutput(w, a.limits.WriteTime)}
+	b := &batch{
+		api: a, app: w.app, requestID: w.requestID, ctx: ctx,
+		jobs: make(chan job), out: newOutput(w, a.limits.WriteTime),
+	}
 	w.Header()["Content-Type"] = ndjsonType
 	b.writer.Go(func() {
 		if b.out.run() != nil {
@@ -130,11 +134,13 @@ func (b *batch) unreadable(err error) *problem {
 	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
 	case errors.Is(err, errNotAnArray):
-		return &problem{kind: invalidJSON, detail: "must be one array of notifications, or application/x-ndjson with one on each line"}
+		return &problem{kind: invalidJSON,
+			detail: "must be one array of notifications, or application/x-ndjson with one on each line"}
 	case errors.Is(err, errEndless):
 		return &problem{kind: bodyTooLarge, detail: "must have at most " + bytesOf(b.limits.Item) + rest}
 	case ok && !errors.Is(err, io.ErrUnexpectedEOF):
-		return &problem{kind: invalidJSON, detail: fmt.Sprintf("must be an array in valid JSON; reading stopped at byte %d%s", syntax.ByteOffset, rest)}
+		return &problem{kind: invalidJSON,
+			detail: fmt.Sprintf("must be an array in valid JSON; reading stopped at byte %d%s", syntax.ByteOffset, rest)}
 	default:
 		p := b.cutShort(err)
 		p.detail += rest
@@ -172,12 +178,10 @@ func (b *batch) hand(j job) {
 
 // work sends until there are no more jobs.
 func (b *batch) work() {
-	var line []byte
 	for j := range b.jobs {
 		receipt := b.carry(j.n)
 		receipt.Index = &j.index
-		line = append(receipt.AppendJSON(line[:0]), '\n')
-		b.out.add(line)
+		b.tell(receipt)
 	}
 }
 
@@ -194,6 +198,13 @@ func (b *batch) carry(n *push.Notification) (receipt push.Receipt) {
 
 // refuse writes the receipt of an item that is not sent.
 func (b *batch) refuse(index int, p *problem) {
-	receipt := p.refused(index)
-	b.out.add(append(receipt.AppendJSON(nil), '\n'))
+	b.tell(p.refused(index))
+}
+
+// tell writes a receipt on a line of its own.
+func (b *batch) tell(r push.Receipt) {
+	line := buffers.Get().(*bytes.Buffer)
+	defer release(line)
+	line.Write(append(r.AppendJSON(line.AvailableBuffer()), '\n'))
+	b.out.add(line.Bytes())
 }

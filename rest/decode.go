@@ -47,7 +47,8 @@ func check(n *push.Notification) *problem {
 		return invalid("platform", n.Platform.UnmarshalText(nil).Error())
 	}
 	if n.Kind() == push.NoTarget {
-		return invalid(misplacedTarget(&n.Target), "exactly one of token, topic, condition, channel, installation and subscription must be set")
+		return invalid(misplacedTarget(&n.Target),
+			"exactly one of token, topic, condition, channel, installation and subscription must be set")
 	}
 	if n.SendAt.After(time.Now()) {
 		return &problem{kind: needsQueue, field: "send_at", detail: "must not be in the future: scheduling needs the queue"}
@@ -147,7 +148,8 @@ func explain(err error, text []byte) *problem {
 	if e, ok := errors.AsType[*json.SemanticError](err); ok {
 		field := dotted(e.JSONPointer)
 		if errors.Is(e.Err, json.ErrUnknownName) {
-			return &problem{kind: unknownField, field: field, detail: field + ": is not known; known here: " + fieldsOf(e.GoType)}
+			return &problem{kind: unknownField, field: field,
+				detail: field + ": is not known; known here: " + fieldsOf(e.GoType)}
 		}
 		return invalid(field, allowedFor(e.GoType))
 	}

@@ -3,7 +3,9 @@
 package rest
 
 import (
+	"bytes"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -22,13 +24,13 @@ type output struct {
 
 	mu      sync.Mutex
 	room    sync.Cond // pending has shrunk, or the output is broken
-	pending []byte
+	pending *bytes.Buffer
 	over    bool // no more will be added
 	broken  bool // the caller does not read any more
 }
 
 func newOutput(w http.ResponseWriter, patience time.Duration) *output {
-	o := &output{to: w, control: http.NewResponseController(w), patience: patience, ready: make(chan struct{}, 1)}
+	o := &output{to: w, pending: buffers.Get().(*bytes.Buffer), control: http.NewResponseController(w), patience: patience, ready: make(chan struct{}, 1)}
 	o.room.L = &o.mu
 	return o
 }
@@ -36,10 +38,12 @@ func newOutput(w http.ResponseWriter, patience time.Duration) *output {
 // add hands a line to run. It waits while too much is pending.
 func (o *output) add(line []byte) {
 	o.mu.Lock()
-	for len(o.pending) > maxPending && !o.broken {
+	for o.pending.Len() > maxPending && !o.broken {
 		o.room.Wait()
 	}
-	o.pending = append(o.pending, line...)
+	if !o.broken {
+		o.pending.Write(line)
+	}
 	o.mu.Unlock()
 	o.wake()
 }
@@ -61,25 +65,26 @@ func (o *output) wake() {
 
 // run writes until finish was called and all is written, or the caller does not read.
 func (o *output) run() error {
-	var spare []byte
+	chunk := buffers.Get().(*bytes.Buffer)
+	defer func() { release(chunk) }()
 	for range o.ready {
-		chunk, over := o.take(spare)
-		if len(chunk) > 0 {
-			if err := o.write(chunk); err != nil {
-				o.abandon()
-				return err
-			}
+		runtime.Gosched() // whoever has a line ready adds it first: a write costs more than many lines
+		var over bool
+		chunk, over = o.take(chunk)
+		if err := o.write(chunk.Bytes()); err != nil {
+			o.abandon()
+			return err
 		}
+		chunk.Reset()
 		if over {
 			return nil
 		}
-		spare = chunk[:0]
 	}
 	return nil
 }
 
 // take swaps what is pending for an empty buffer.
-func (o *output) take(empty []byte) (chunk []byte, over bool) {
+func (o *output) take(empty *bytes.Buffer) (chunk *bytes.Buffer, over bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	chunk, o.pending = o.pending, empty
@@ -88,6 +93,9 @@ func (o *output) take(empty []byte) (chunk []byte, over bool) {
 }
 
 func (o *output) write(chunk []byte) error {
+	if len(chunk) == 0 {
+		return nil
+	}
 	_ = o.control.SetWriteDeadline(time.Now().Add(o.patience))
 	if _, err := o.to.Write(chunk); err != nil {
 		return err
@@ -97,7 +105,7 @@ func (o *output) write(chunk []byte) error {
 
 func (o *output) abandon() {
 	o.mu.Lock()
-	o.broken, o.pending = true, nil
+	o.broken = true
 	o.mu.Unlock()
 	o.room.Broadcast()
 }

@@ -35,20 +35,28 @@ var (
 	bodyTimeout     = kind{http.StatusRequestTimeout, "body-timeout", "BodyTimeout", "The body came too slowly"}
 	bodyTooLarge    = kind{http.StatusRequestEntityTooLarge, "body-too-large", "BodyTooLarge", "The body is too large"}
 	batchTooLarge   = kind{http.StatusRequestEntityTooLarge, "batch-too-large", "BatchTooLarge", "The batch is too long"}
-	payloadTooLarge = kind{http.StatusRequestEntityTooLarge, "payload-too-large", "PayloadTooLarge", "The notification is larger than its provider takes"}
-	unsupportedBody = kind{http.StatusUnsupportedMediaType, "unsupported-body", "UnsupportedBody", "The body is of a type that is not taken"}
+	payloadTooLarge = kind{http.StatusRequestEntityTooLarge, "payload-too-large", "PayloadTooLarge",
+		"The notification is larger than its provider takes"}
+	unsupportedBody = kind{http.StatusUnsupportedMediaType, "unsupported-body", "UnsupportedBody",
+		"The body is of a type that is not taken"}
 
-	unauthenticated  = kind{http.StatusUnauthorized, "unauthenticated", "Unauthenticated", "The API key is missing or not known"}
+	unauthenticated  = kind{http.StatusUnauthorized, "unauthenticated", "Unauthenticated",
+		"The API key is missing or not known"}
 	wrongApp         = kind{http.StatusForbidden, "wrong-app", "WrongApp", "The API key is not one of this app"}
 	missingScope     = kind{http.StatusForbidden, "missing-scope", "MissingScope", "The API key may not do this"}
 	notFound         = kind{http.StatusNotFound, "not-found", "NotFound", "There is nothing here"}
-	methodNotAllowed = kind{http.StatusMethodNotAllowed, "method-not-allowed", "MethodNotAllowed", "The method is not allowed here"}
-	keyReused        = kind{http.StatusUnprocessableEntity, "idempotency-key-reused", "IdempotencyKeyReused", "The Idempotency-Key came with another body before"}
-	needsQueue       = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue", "This needs the queue, which this gateway does not have yet"}
+	methodNotAllowed = kind{http.StatusMethodNotAllowed, "method-not-allowed", "MethodNotAllowed",
+		"The method is not allowed here"}
+	keyReused        = kind{http.StatusUnprocessableEntity, "idempotency-key-reused", "IdempotencyKeyReused",
+		"The Idempotency-Key came with another body before"}
+	needsQueue       = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
+		"This needs the queue, which this gateway does not have yet"}
 
 	throttled    = kind{http.StatusTooManyRequests, "throttled", "Throttled", "Too much for the provider or a quota"}
-	unauthorized = kind{http.StatusBadGateway, "unauthorized", "Unauthorized", "The provider does not take the app's credential"}
-	unavailable  = kind{http.StatusServiceUnavailable, "unavailable", "Unavailable", "The provider could not be reached, or could not"}
+	unauthorized = kind{http.StatusBadGateway, "unauthorized", "Unauthorized",
+		"The provider does not take the app's credential"}
+	unavailable  = kind{http.StatusServiceUnavailable, "unavailable", "Unavailable",
+		"The provider could not be reached, or could not"}
 	unknown      = kind{http.StatusGatewayTimeout, "unknown", "Unknown", "Nobody can tell whether the provider took it"}
 	internal     = kind{http.StatusInternalServerError, "internal", "Internal", "The gateway has a fault"}
 )

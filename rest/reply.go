@@ -56,15 +56,18 @@ func problemOf(r push.Receipt) *problem {
 	case push.Refused:
 		return misfit(r)
 	case push.Throttled:
-		return about(r, problem{kind: throttled, retryAfter: atLeastASecond(r.RetryAfter), detail: "send it again after the seconds in Retry-After"})
+		return about(r, problem{kind: throttled, retryAfter: atLeastASecond(r.RetryAfter), detail: comeBack})
 	case push.Unauthorized:
-		return about(r, problem{kind: unauthorized, detail: "the gateway's operator has to look at the app's key or certificate"})
+		return about(r, problem{kind: unauthorized, detail: "the operator has to look at the app's key or certificate"})
 	case push.Unknown:
-		return about(r, problem{kind: unknown, detail: "sending it again may show it twice; on_unknown lets the gateway decide"})
+		return about(r, problem{kind: unknown,
+			detail: "sending it again may show it twice; on_unknown lets the gateway decide"})
 	default:
-		return about(r, problem{kind: unavailable, retryAfter: atLeastASecond(r.RetryAfter), detail: "send it again after the seconds in Retry-After"})
+		return about(r, problem{kind: unavailable, retryAfter: atLeastASecond(r.RetryAfter), detail: comeBack})
 	}
 }
+
+const comeBack = "send it again after the seconds in Retry-After"
 
 // about gives p the receipt, and its reason before what to do next.
 func about(r push.Receipt, p problem) *problem {

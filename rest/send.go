@@ -30,7 +30,7 @@ func (a *api) send(w *answer, r *http.Request) *problem {
 	if p := checkIdempotencyKey(key); p != nil {
 		return p
 	}
-	body := bodies.Get().(*bytes.Buffer)
+	body := buffers.Get().(*bytes.Buffer)
 	defer release(body)
 	if p := a.read(w, r, body); p != nil {
 		return p
@@ -56,13 +56,14 @@ func accept(n *push.Notification, app string) {
 	n.ID, n.App, n.AcceptedAt = uuid.Must(uuid.NewV7()).String(), app, time.Now()
 }
 
-var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// buffers hold bodies and answers while they come and go.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// release keeps the buffer for the next body, unless a rare large one made it large.
+// release keeps a buffer for the next who needs one, unless it is of a size that few need.
 func release(b *bytes.Buffer) {
-	if b.Cap() <= 64<<10 {
+	if b.Cap() <= 256<<10 {
 		b.Reset()
-		bodies.Put(b)
+		buffers.Put(b)
 	}
 }
 
@@ -94,7 +95,8 @@ func (a *api) cutShort(err error) *problem {
 // bodyType returns which of the allowed types the body has; the first stands for none.
 func bodyType(r *http.Request, allowed ...string) (string, *problem) {
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
-		return "", &problem{kind: unsupportedBody, field: "Content-Encoding", detail: "must be absent: compressed bodies are not taken"}
+		return "", &problem{kind: unsupportedBody, field: "Content-Encoding",
+			detail: "must be absent: compressed bodies are not taken"}
 	}
 	given := r.Header.Get("Content-Type")
 	if given == "" || given == allowed[0] {
@@ -109,7 +111,8 @@ func bodyType(r *http.Request, allowed ...string) (string, *problem) {
 			}
 		}
 	}
-	return "", &problem{kind: unsupportedBody, field: "Content-Type", detail: "must be " + strings.Join(allowed, " or ") + ", in UTF-8"}
+	return "", &problem{kind: unsupportedBody, field: "Content-Type",
+		detail: "must be " + strings.Join(allowed, " or ") + ", in UTF-8"}
 }
 
 // onlyNow refuses what only the queue can do, rather than let a caller believe that it was done.
@@ -129,15 +132,18 @@ func onlyNow(r *http.Request) *problem {
 // The calls that need the queue, and are refused until it exists.
 
 func history(*answer, *http.Request) *problem {
-	return &problem{kind: needsQueue, detail: "the history of a notification needs the queue; until then the answer to its POST is the whole history"}
+	return &problem{kind: needsQueue,
+		detail: "history needs the queue; until then the answer to a notification's POST is all of it"}
 }
 
 func cancel(*answer, *http.Request) *problem {
-	return &problem{kind: needsQueue, detail: "there is nothing to cancel: without the queue a notification is sent while its POST waits"}
+	return &problem{kind: needsQueue,
+		detail: "there is nothing to cancel: without the queue a notification is sent while its POST waits"}
 }
 
 func events(*answer, *http.Request) *problem {
-	return &problem{kind: needsQueue, detail: "the feed of events needs the queue; until then every event is in the answer to its POST"}
+	return &problem{kind: needsQueue,
+		detail: "the feed of events needs the queue; until then the receipts tell everything"}
 }
 
 // bytesOf writes a limit for people.
