@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/gateway"
+)
+
+type check struct {
+	Config  string        `short:"c" required:"" placeholder:"FILE" help:"Configuration, in YAML."`
+	Timeout time.Duration `default:"15s" help:"How long each check may take."`
+}
+
+// Help shows an example.
+func (check) Help() string {
+	return `Example:
+
+    gateway check -c gateway.yaml
+
+Reads the file and every key in it, takes the addresses to listen on for a moment, gets a token for each credential, and connects to each provider. No notification is sent. Exits with 0 only if serve would work, with 2 if the configuration is wrong, with 1 if anything else is.`
+}
+
+// Run makes every check, also after one has failed, and prints a line for each.
+func (c check) Run(p process) error {
+	cfg, err := load(c.Config)
+	if err != nil {
+		return err
+	}
+	g, err := gateway.New(cfg, nil)
+	if err != nil {
+		return wrong{err}
+	}
+	say(p.stdout, "ok    %s: %s\n", c.Config, summary(cfg))
+	for _, exposed := range gateway.Exposed(cfg) {
+		say(p.stdout, "warn  %s\n", exposed)
+	}
+	for _, check := range g.Checks() {
+		if !c.verify(p, check) {
+			err = errSaid
+		}
+	}
+	return err
+}
+
+func (c check) verify(p process, check gateway.Check) bool {
+	ctx, cancel := context.WithTimeout(p, c.Timeout)
+	defer cancel()
+	found, err := check.Verify(ctx)
+	if err != nil {
+		say(p.stdout, "FAIL  %s: %v\n", check.Key, err)
+		return false
+	}
+	say(p.stdout, "ok    %s: %s\n", check.Key, found)
+	return true
+}
+
+func summary(cfg *config.Config) string {
+	keys := 0
+	for _, app := range cfg.Apps {
+		keys += len(app.Keys)
+	}
+	return fmt.Sprintf("understood; apps: %d, API keys: %d; every key file can be read", len(cfg.Apps), keys)
+}

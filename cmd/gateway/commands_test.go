@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sluice-push/sluice/config"
+)
+
+func TestWrongUsageAndConfigurationEndWithTwoAndSayWhy(t *testing.T) {
+	bad := write(t, "gateway.yaml", "lisen: 127.0.0.1:8080\napps: {}\n")
+	keyless := write(t, "keyless.yaml", `apps:
+  shop:
+    keys: [{name: a, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]
+    fcm: {service_account_file: nowhere.json}
+`)
+	script := write(t, "fault.yaml", "faults: [ { service: apple, status: 500 } ]\n")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, `gateway: expected one of`},
+		{[]string{"serv"}, `did you mean one of`},
+		{[]string{"bench"}, `unexpected argument bench`},
+		{[]string{"serve"}, `missing flags: --config=FILE`},
+		{[]string{"serve", "-c", bad}, bad + `:1:1: lisen: unknown key (did you mean listen?)`},
+		{[]string{"check", "-c", bad}, bad + `:2:1: apps: required: at least one app, by its name`},
+		{[]string{"serve", "-c", "nowhere.yaml"}, `nowhere.yaml: no such file`},
+		{[]string{"serve", "-c", keyless}, `config: apps.shop.fcm.service_account_file: "` + filepath.Dir(keyless)},
+		{[]string{"check", "-c", keyless}, `no such file (a relative path starts at the configuration's folder)`},
+		{[]string{"dev", "--fault", script}, `faults[0].service: "apple" is unknown`},
+		{[]string{"mock", "-c", bad}, `lisen`},
+		{[]string{"send", "--key", "k", "--app", "a", "--platform", "apns"}, `missing flags: --token`},
+		{[]string{"send", "--url", "nonsense", "--key", "k", "--app", "a", "--platform", "apns", "--token", device}, `must be a URL such as http://127.0.0.1:8080`},
+	} {
+		code, stdout, stderr := finish(t, nil, c.args...)
+		if code != 2 || !strings.Contains(stderr, c.want) || stdout != "" {
+			t.Errorf("gateway %v: exit code %d\nstdout: %s\nstderr: %s\nwant: %s", c.args, code, stdout, stderr, c.want)
+		}
+	}
+}
+
+func TestAnOverrideThatMeansNothingEndsWithTwo(t *testing.T) {
+	bad := write(t, "gateway.yaml", "apps: {}\n")
+	code, _, stderr := finish(t, []string{"SLUICE_LISTN=:1"}, "serve", "-c", bad)
+	if code != 2 || !strings.Contains(stderr, "SLUICE_LISTN: no key is overridden by this variable (did you mean SLUICE_LISTEN?)") {
+		t.Errorf("%d %s", code, stderr)
+	}
+}
+
+func TestKeyPrintsAKeyAndItsHash(t *testing.T) {
+	code, stdout, _ := finish(t, nil, "key")
+	words := strings.Fields(stdout)
+	if code != 0 || len(words) != 4 {
+		t.Fatalf("%d %q", code, stdout)
+	}
+	sum := sha256.Sum256([]byte(words[1]))
+	if words[3] != "sha256:"+hex.EncodeToString(sum[:]) {
+		t.Errorf("%s is not the hash of %s", words[3], words[1])
+	}
+}
+
+func TestContractAndSchemaArePrinted(t *testing.T) {
+	if code, stdout, _ := finish(t, nil, "openapi"); code != 0 || !strings.HasPrefix(stdout, "openapi: 3.1") && !strings.Contains(stdout, "\nopenapi: 3.1") {
+		t.Errorf("openapi: %d %.80s", code, stdout)
+	}
+	if code, stdout, _ := finish(t, nil, "schema"); code != 0 || stdout != string(config.Schema()) {
+		t.Errorf("schema: %d %.80s", code, stdout)
+	}
+	if code, stdout, _ := finish(t, nil, "schema", "--markdown"); code != 0 || stdout != config.Reference() {
+		t.Errorf("schema --markdown: %d %.80s", code, stdout)
+	}
+	if code, stdout, _ := finish(t, nil, "version"); code != 0 || !strings.HasPrefix(stdout, "gateway ") {
+		t.Errorf("version: %d %s", code, stdout)
+	}
+}
+
+func TestSendPrintsTheReceiptAndItsExitCodeIsTheVerdict(t *testing.T) {
+	p, ready := develop(t)
+	env := []string{"GATEWAY_URL=" + ready["url"].(string), "GATEWAY_KEY=" + ready["key"].(string)}
+	to := func(args ...string) []string { return append([]string{"send", "--app", "demo"}, args...) }
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{to("--platform", "apns", "--token", device, "--title", "Hi", "--badge", "0", "--ttl", "1h"), 0, `"status": "accepted"`},
+		{to("--platform", "fcm", "--topic", "news", "--body", "Hi", "--data", "k=v", "--priority", "high"), 0, `"status": "accepted"`},
+		{to("--platform", "apns", "--token", "dead0000"+device[8:], "--title", "Hi"), 1, `"reason": "Unregistered"`},
+		{to("--platform", "apns", "--token", "../../etc", "--title", "Hi"), 1, `"field": "token"`},
+		{to("--platform", "apns", "--token", device, "--title", "Hi", "--key", "slk_wrong"), 1, `"status": 401`},
+	} {
+		code, stdout, stderr := finish(t, env, c.args...)
+		if code != c.code || !strings.Contains(stdout, c.want) || strings.Contains(stdout+stderr, ready["key"].(string)) {
+			t.Errorf("gateway %v: exit code %d\n%s%s", c.args, code, stdout, stderr)
+		}
+	}
+	p.terminate()
+	code, _, stderr := finish(t, env, to("--platform", "apns", "--token", device, "--title", "Hi")...)
+	if code != 1 || !strings.Contains(stderr, "send: no answer from ") {
+		t.Errorf("without a gateway: %d %s", code, stderr)
+	}
+}
+
+// against writes a configuration for the mock providers of gateway mock.
+func against(t *testing.T, ready map[string]any) string {
+	t.Helper()
+	return write(t, "gateway.yaml", fmt.Sprintf(`listen: 127.0.0.1:0
+admin: {listen: 127.0.0.1:0}
+apps:
+  demo:
+    keys: [{name: a, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]
+    apns: {url: "https://%[1]v", ca_file: %[2]q, key_file: %[3]q, key_id: %[4]v, team_id: %[5]v, topic: %[6]v}
+    fcm: {url: %[7]q, ca_file: %[2]q, service_account_file: %[8]q}
+`, ready["apns"], ready["ca_file"], ready["apns_key_file"], ready["apns_key_id"], ready["apns_team_id"], ready["apns_topic"],
+		ready["fcm"], ready["service_account_file"]))
+}
+
+func TestCheckPassesWhileTheProvidersAnswerAndFailsOnceTheyDoNot(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mock.json")
+	providers := start(t, nil, "mock", "--ready-file", path, "--keys", t.TempDir())
+	ready := providers.readyFile(path)
+	file := against(t, ready)
+	code, stdout, stderr := finish(t, nil, "check", "-c", file)
+	for _, want := range []string{
+		"ok    " + file + ": understood; apps: 1, API keys: 1", "ok    listen: 127.0.0.1:0 is free",
+		"ok    apps.demo.apns: got a token for MOCKKEY001", "ok    apps.demo.apns: connected to " + ready["apns"].(string),
+		"ok    apps.demo.fcm: got a token for demo-project", "ok    apps.demo.fcm: connected to ",
+	} {
+		if code != 0 || !strings.Contains(stdout, want) {
+			t.Errorf("exit code %d, %q in\n%s%s", code, want, stdout, stderr)
+		}
+	}
+	providers.terminate()
+	code, stdout, _ = finish(t, nil, "check", "-c", file)
+	if code != 1 || !strings.Contains(stdout, "FAIL  apps.demo.apns: no address of ") || !strings.Contains(stdout, "FAIL  apps.demo.fcm: ") {
+		t.Errorf("exit code %d\n%s", code, stdout)
+	}
+}
+
+func TestCheckWarnsOfAKeyThatOthersCanRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mock.json")
+	providers := start(t, nil, "mock", "--ready-file", path)
+	ready := providers.readyFile(path)
+	if err := os.Chmod(ready["apns_key_file"].(string), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, _ := finish(t, nil, "check", "-c", against(t, ready))
+	if code != 0 || !strings.Contains(stdout, "warn  apps.demo.apns.key_file: ") || !strings.Contains(stdout, "chmod 600") {
+		t.Errorf("exit code %d\n%s", code, stdout)
+	}
+}
+
+func TestMockPrintsWhereItListensAndPlaysItsFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mock.json")
+	script := write(t, "mock.yaml", "endpoints: 2\nproject_id: other-project\nfaults: [ { service: fcm, status: 503 } ]\n")
+	p := start(t, nil, "mock", "-c", script, "--ready-file", path)
+	ready := p.readyFile(path)
+	var printed map[string]any
+	if err := json.Unmarshal([]byte(p.stdout.String()), &printed); err != nil || printed["ledger"] != ready["ledger"] {
+		t.Errorf("printed: %v %s", err, p.stdout.String())
+	}
+	if len(ready["apns_endpoints"].([]any)) != 2 || ready["project_id"] != "other-project" {
+		t.Errorf("got %v", ready)
+	}
+	p.terminate()
+}
+
+func TestServeSaysInJSONWhatItDoesAndEndsWellAtSIGTERM(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mock.json")
+	providers := start(t, nil, "mock", "--ready-file", path)
+	p := start(t, nil, "serve", "-c", against(t, providers.readyFile(path)))
+	p.eventually("line that it serves", func() bool { return strings.Contains(p.stderr.String(), `"msg":"gateway: serving"`) })
+	p.terminate()
+	if log := p.stderr.String(); !strings.Contains(log, `"msg":"gateway: drained"`) {
+		t.Errorf("log:\n%s", log)
+	}
+	providers.signal(syscall.SIGINT)
+	if code := providers.wait(); code != 0 {
+		t.Errorf("mock: exit code %d", code)
+	}
+}

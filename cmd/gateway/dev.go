@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/rest"
+)
+
+type dev struct {
+	Listen    string `default:"127.0.0.1:8080" help:"Where the gateway answers; port 0 takes a free one."`
+	Fault     string `placeholder:"FILE" help:"What goes wrong with the mock providers, in YAML (faults: a list, as for mock -c)."`
+	ReadyFile string `placeholder:"FILE" help:"Write where everything listens to this file, in JSON, once it does."`
+}
+
+// Help shows an example.
+func (dev) Help() string {
+	return `Example:
+
+    gateway dev
+
+Plays APNs and FCM with eight endpoints each, starts a gateway in front of them with a ready configuration and a new API key, and prints a curl line to send with. Everything is in a temporary folder and gone at the end. To see an endpoint fail and be replaced, put
+
+    faults: [ { service: apns, endpoint: "0", status: 500 } ]
+
+into a file and start with --fault FILE.`
+}
+
+// demo is the one app of dev.
+const demo = "demo"
+
+// ready is what dev writes into its ready file.
+type ready struct {
+	URL      string `json:"url"`
+	AdminURL string `json:"admin_url"`
+	Key      string `json:"key"`
+	App      string `json:"app"`
+	mockprovider.Ready
+}
+
+// Run serves until a signal comes.
+func (d dev) Run(p process) error {
+	services, err := d.services()
+	if err != nil {
+		return err
+	}
+	folder, err := os.MkdirTemp("", "sluice-dev-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(folder) }()
+	key, hash := rest.NewKey()
+	file, played, err := d.configure(folder, hash, services)
+	if err != nil {
+		return err
+	}
+	g, err := d.gateway(p, file)
+	if err != nil {
+		return err
+	}
+	at := ready{URL: "http://" + g.Addr().String(), AdminURL: "http://" + g.AdminAddr().String(), Key: key, App: demo, Ready: played}
+	if err := d.announce(p, file, at); err != nil {
+		return err
+	}
+	return together(p, services, g)
+}
+
+// services returns the mock providers, listening.
+func (d dev) services() (*mockprovider.Mock, error) {
+	cfg := mockprovider.Config{Endpoints: 8}
+	if d.Fault != "" {
+		text, err := os.ReadFile(d.Fault)
+		if err != nil {
+			return nil, wrong{fmt.Errorf("dev: --fault: %w", err)}
+		}
+		if cfg.Script, err = mockprovider.ParseScript(text); err != nil {
+			return nil, wrong{fmt.Errorf("dev: --fault %s: %w", d.Fault, err)}
+		}
+	}
+	return mockprovider.New(cfg)
+}
+
+// configure writes the keys and the configuration into folder.
+func (d dev) configure(folder, hash string, services *mockprovider.Mock) (file string, at mockprovider.Ready, err error) {
+	keys, err := services.WriteFiles(folder)
+	if err != nil {
+		return "", at, err
+	}
+	at = services.Ready(keys)
+	text := fmt.Sprintf(`# What gateway dev runs with. The paths are those of the mock providers' keys.
+listen: %q
+admin: { listen: %q }
+apps:
+  %s:
+    keys: [ { name: dev, hash: %q } ]
+    apns:
+      url: https://%s
+      endpoints: [ %s ]
+      ca_file: %q
+      key_file: %q
+      key_id: %s
+      team_id: %s
+      topic: %s
+    fcm:
+      url: %s
+      endpoints: [ %s ]
+      ca_file: %q
+      service_account_file: %q
+pool: { size: 6 }   # the mock has 8 endpoints for each service, so that there are spare ones to take in
+log: { level: warn, format: text }
+`, d.Listen, d.admin(), demo, hash, at.APNs, list(at.APNsEndpoints), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
+		at.APNsTopic, at.FCM, list(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile)
+	file = filepath.Join(folder, "gateway.yaml")
+	return file, at, os.WriteFile(file, []byte(text), 0o600)
+}
+
+func list(addresses []string) string { return `"` + strings.Join(addresses, `", "`) + `"` }
+
+// usualAdmin is where the admin listener is by default.
+const usualAdmin = "127.0.0.1:9090"
+
+// admin returns the usual address for the admin listener, or a free one where that is taken, or where the caller wants
+// free ports.
+func (d dev) admin() string {
+	if strings.HasSuffix(d.Listen, ":0") {
+		return "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", usualAdmin)
+	if err != nil {
+		return "127.0.0.1:0"
+	}
+	_ = l.Close()
+	return usualAdmin
+}
+
+// gateway returns the gateway, listening.
+func (d dev) gateway(p process, file string) (*gateway.Gateway, error) {
+	cfg, err := config.Load(file, nil)
+	if err != nil {
+		return nil, wrong{err}
+	}
+	g, err := gateway.New(cfg, logger(p.stderr, cfg.Log))
+	if err != nil {
+		return nil, err
+	}
+	if err := g.Listen(); err != nil {
+		return nil, fmt.Errorf("%w (choose another with --listen)", err)
+	}
+	return g, nil
+}
+
+// together runs both. The providers stay until the gateway has drained, for what is in flight needs them.
+func together(p process, services *mockprovider.Mock, g *gateway.Gateway) error {
+	providing, stop := context.WithCancel(context.WithoutCancel(p))
+	var both errgroup.Group
+	both.Go(func() error { return services.Run(providing) })
+	both.Go(func() error {
+		defer stop()
+		return g.Run(p)
+	})
+	return both.Wait()
+}
+
+// announce prints the banner, and writes the ready file if one was asked for.
+func (d dev) announce(p process, file string, at ready) error {
+	say(p.stdout, "%s", d.banner(file, at))
+	text, err := json.MarshalIndent(at, "", "  ")
+	return errors.Join(err, writeWhole(d.ReadyFile, append(text, '\n')))
+}
+
+// banner is what a newcomer reads.
+func (d dev) banner(file string, at ready) string {
+	elsewhere := ""
+	if !strings.HasSuffix(d.Listen, ":0") && at.AdminURL != "http://"+usualAdmin {
+		elsewhere = "   (" + usualAdmin + " is taken)"
+	}
+	return fmt.Sprintf(`
+  Sluice serves, with mock providers behind it.
+
+    API      %s
+    admin    %s/metrics%s
+    ledger   %s   (all that the mock providers received)
+    config   %s
+    app      %s
+    key      %s
+
+  Send a notification:
+
+    curl -sS %s/v1/apps/%s/notifications \
+      -H 'Authorization: Bearer %s' \
+      -H 'Content-Type: application/json' \
+      -d '{"platform":"apns","token":"%s","title":"Hello"}'
+
+  Look at the pools:
+
+    curl -sS %s/v1/status -H 'Authorization: Bearer %s'
+
+  Ctrl-C drains and ends.
+
+`, at.URL, at.AdminURL, elsewhere, at.Ledger, file, at.App, at.Key, at.URL, at.App, at.Key, exampleToken, at.URL, at.Key)
+}
+
+// exampleToken is a device token that means nothing to Apple and is registered with the mock, like all that do not begin
+// with special digits.
+const exampleToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main_test
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+var pasted = regexp.MustCompile(`(?m)^    curl -sS (.*\\\n)+.*$`)
+
+func TestDevServesAndItsCurlLineWorksAsPasted(t *testing.T) {
+	p, ready := develop(t)
+	line := pasted.FindString(p.stdout.String())
+	if line == "" {
+		t.Fatalf("no curl line in\n%s", p.stdout.String())
+	}
+	answer := paste(t, line, ready)
+	if !strings.Contains(answer, `"status":"accepted"`) || !strings.Contains(answer, `"attempts":[{"endpoint":"127.0.0.1:`) {
+		t.Errorf("answer: %s", answer)
+	}
+	folder := filepath.Dir(ready["ca_file"].(string))
+	p.terminate()
+	if _, err := os.Stat(folder); !os.IsNotExist(err) {
+		t.Errorf("%s is left behind: %v", folder, err)
+	}
+}
+
+// paste runs a line as a shell does. Where there is no curl it makes the same request.
+func paste(t *testing.T, line string, ready map[string]any) string {
+	t.Helper()
+	if _, err := exec.LookPath("curl"); err == nil {
+		answer, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s\n%s", err, answer, line)
+		}
+		return string(answer)
+	}
+	for _, part := range []string{ready["url"].(string) + "/v1/apps/demo/notifications", ready["key"].(string), device} {
+		if !strings.Contains(line, part) {
+			t.Errorf("%q is not in %s", part, line)
+		}
+	}
+	_, answer, err := post(ready)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+func TestTheReadyFileHoldsAllThatScriptsNeed(t *testing.T) {
+	p, ready := develop(t)
+	for _, key := range []string{
+		"url", "admin_url", "key", "app", "apns", "apns_endpoints", "apns_key_file", "apns_key_id", "apns_team_id", "apns_topic",
+		"fcm", "token_url", "project_id", "service_account_file", "webpush", "ledger", "ca_file",
+	} {
+		if value, found := ready[key]; !found || value == "" {
+			t.Errorf("%s is %v", key, value)
+		}
+	}
+	for _, key := range []string{"apns_key_file", "service_account_file", "ca_file"} {
+		if info, err := os.Stat(ready[key].(string)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", key, info, err)
+		}
+	}
+	if n := len(ready["apns_endpoints"].([]any)); n != 8 {
+		t.Errorf("%d endpoints of APNs", n)
+	}
+	p.terminate()
+}
+
+func TestDevPlaysAFaultAndTheRoadGoesRoundIt(t *testing.T) {
+	p, ready := develop(t, "--fault", write(t, "fault.yaml", `faults: [ { service: apns, endpoint: "0", status: 500 } ]`))
+	retried := false
+	for range 20 {
+		status, answer, err := post(ready)
+		if err != nil || status != 200 || !strings.Contains(answer, `"status":"accepted"`) {
+			t.Errorf("%d %s %v", status, answer, err)
+		}
+		retried = retried || strings.Contains(answer, `"reason":"InternalServerError"`)
+	}
+	if !retried {
+		t.Error("no notification met the fault")
+	}
+	p.terminate()
+}
+
+func TestDevTakesAnotherAdminAddressWhereTheUsualIsTaken(t *testing.T) {
+	if l, err := net.Listen("tcp", "127.0.0.1:9090"); err == nil {
+		defer l.Close()
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	_ = free.Close()
+	path := filepath.Join(t.TempDir(), "ready.json")
+	p := start(t, nil, "dev", "--listen", address, "--ready-file", path)
+	ready := p.readyFile(path)
+	if ready["url"] != "http://"+address || ready["admin_url"] == "http://127.0.0.1:9090" {
+		t.Errorf("url %v, admin_url %v", ready["url"], ready["admin_url"])
+	}
+	if !strings.Contains(p.stdout.String(), "(127.0.0.1:9090 is taken)") {
+		t.Errorf("not a word about it:\n%s", p.stdout.String())
+	}
+	p.terminate()
+}
+
+// laggard is a fault that keeps every notification in flight for a while.
+const laggard = `faults: [ { service: apns, delay: 700ms } ]`
+
+func TestSIGTERMCutsNoAcceptedRequest(t *testing.T) {
+	const n = 200
+	p, ready := develop(t, "--fault", write(t, "fault.yaml", laggard))
+	var sending sync.WaitGroup
+	for range n {
+		sending.Go(func() {
+			status, answer, err := post(ready)
+			if err != nil || status != 200 || !strings.Contains(answer, `"status":"accepted"`) {
+				t.Errorf("%d %s %v", status, answer, err)
+			}
+		})
+	}
+	p.eventually("notifications in flight", func() bool { return inFlight(ready) == n })
+	p.terminate()
+	sending.Wait()
+}
+
+func TestASecondSignalEndsTheProcessAtOnce(t *testing.T) {
+	p, ready := develop(t, "--fault", write(t, "fault.yaml", `faults: [ { service: apns, drop_response: true } ]`))
+	go func() { _, _, _ = post(ready) }() // its end is not the matter here
+	p.eventually("a notification in flight", func() bool { return inFlight(ready) == 1 })
+	p.signal(syscall.SIGINT)
+	p.eventually("closed listener", func() bool {
+		_, _, err := get(ready, "/livez")
+		return err != nil
+	})
+	p.signal(syscall.SIGINT)
+	if code := p.wait(); code != -1 {
+		t.Errorf("exit code %d, not a signal's", code)
+	}
+}
+
+func TestEveryCommandsHelpShowsAnExampleAndNoneThatIsNotBuilt(t *testing.T) {
+	_, help, _ := finish(t, nil, "--help")
+	var names []string
+	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help, -1) {
+		names = append(names, m[1])
+	}
+	slices.Sort(names)
+	if got := strings.Join(names, " "); got != "check dev key mock openapi schema send serve version" {
+		t.Errorf("commands: %s\n%s", got, help)
+	}
+	for _, name := range names {
+		code, help, stderr := finish(t, nil, name, "--help")
+		if code != 0 || stderr != "" || !strings.Contains(help, "gateway "+name) || (!strings.Contains(help, "Example") && name != "version") {
+			t.Errorf("%s --help: %d %s\n%s", name, code, stderr, help)
+		}
+	}
+}
