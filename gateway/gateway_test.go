@@ -421,32 +421,3 @@ func TestAKeyFileThatOthersCanReadIsExposed(t *testing.T) {
 		t.Errorf("got %q", found)
 	}
 }
-
-// BenchmarkTheWholeRoad is one notification from an HTTP request to the mock's answer and back, many at a time.
-func BenchmarkTheWholeRoad(b *testing.B) {
-	s := newStreet(b)
-	h := s.open(b, head+"log: {level: error}\napps:\n"+s.app("shop", s.apns()))
-	h.post("shop", apnsTo(device))
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
-	defer client.CloseIdleConnections()
-	b.SetParallelism(64)
-	b.ReportAllocs()
-	b.ResetTimer()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsTo(device)))
-			request.Header.Set("Authorization", "Bearer "+s.key)
-			answer, err := client.Do(request)
-			if err != nil {
-				b.Error(err)
-				return
-			}
-			_, _ = io.Copy(io.Discard, answer.Body)
-			_ = answer.Body.Close()
-			if answer.StatusCode != http.StatusOK {
-				b.Errorf("status %d", answer.StatusCode)
-			}
-		}
-	})
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "notifications/s")
-}
