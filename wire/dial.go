@@ -68,11 +68,14 @@ func shakeHands(ctx context.Context, nc *tls.Conn) error {
 	return nil
 }
 
+// longAgo as a deadline ends whatever reads or writes.
+var longAgo = time.Unix(1, 0)
+
 // begin exchanges the prefaces (RFC 9113 §3.4). A context that ends meanwhile
 // makes the reading and writing fail.
 func begin(ctx, within context.Context, nc, raw net.Conn, cfg Config) (*Conn, error) {
 	c := newConn(nc, raw, cfg)
-	stop := context.AfterFunc(within, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(within, func() { _ = raw.SetDeadline(longAgo) })
 	err := c.exchangePrefaces()
 	if !stop() && err == nil {
 		err = within.Err()
@@ -84,12 +87,26 @@ func begin(ctx, within context.Context, nc, raw net.Conn, cfg Config) (*Conn, er
 	return c, nil
 }
 
+// exchangePrefaces reads while it writes: the peer may speak first, and what
+// it says before it closes the connection, an alert above all, tells more than
+// the write that failed for it.
 func (c *Conn) exchangePrefaces() error {
 	c.out = append(c.out, http2.ClientPreface...)
 	_ = c.put.WriteSettings(c.ours()...)
-	if _, err := c.nc.Write(c.out); err != nil {
-		return c.firstWord(err)
+	written := make(chan error, 1)
+	go func() {
+		_, err := c.nc.Write(c.out)
+		written <- err
+	}()
+	if err := c.firstFrame(); err != nil {
+		_ = c.raw.SetDeadline(longAgo)
+		<-written
+		return err
 	}
+	return <-written
+}
+
+func (c *Conn) firstFrame() error {
 	f, err := c.frames.ReadFrame()
 	if err != nil {
 		return err
@@ -103,16 +120,6 @@ func (c *Conn) exchangePrefaces() error {
 		return c.goAway.noAnswer(nil)
 	}
 	return violation{http2.ErrCodeProtocol, "the first frame is not SETTINGS (RFC 9113 §3.4)"}
-}
-
-// firstWord prefers what the peer said before it closed the connection, an
-// alert above all, over the failure to write that followed.
-func (c *Conn) firstWord(failed error) error {
-	_ = c.nc.SetReadDeadline(time.Now().Add(lastWords))
-	if _, err := c.frames.ReadFrame(); err != nil && isAlert(err) {
-		return err
-	}
-	return failed
 }
 
 // notConnected reads the failure of a TCP connect.

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/sluice-push/sluice/wire"
+)
+
+// ledger is the judge: what the peers processed, by attempt.
+type ledger struct {
+	mu        sync.Mutex
+	processed map[string]int
+}
+
+func (l *ledger) process(attempt string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.processed[attempt]++
+}
+
+// rogue is a peer that does everything that the protocol lets it do, at random.
+type rogue struct {
+	t      *testing.T
+	rng    *rand.Rand
+	ledger *ledger
+	nc     net.Conn
+	fr     *http2.Framer
+	dec    *hpack.Decoder
+	path   string
+
+	heads   map[uint32]string // streams whose request has not come whole
+	held    []uint32          // streams that owe an answer
+	open    map[uint32]string
+	limit   uint32   // what the client has acknowledged
+	offered []uint32 // what it has not yet
+	last    uint32   // of the GOAWAY
+	highest uint32   // stream that was processed
+}
+
+// serve plays until the connection ends.
+func (p *rogue) serve() {
+	defer func() { _ = p.nc.Close() }()
+	p.dec = hpack.NewDecoder(4096, func(f hpack.HeaderField) {
+		if f.Name == ":path" {
+			p.path = f.Value
+		}
+	})
+	p.heads, p.open, p.last, p.limit = map[uint32]string{}, map[uint32]string{}, 1<<31-1, 1<<31-1
+	if _, err := io.ReadFull(p.nc, make([]byte, len(http2.ClientPreface))); err != nil {
+		return
+	}
+	p.offer(1)
+	for {
+		f, err := p.fr.ReadFrame()
+		if err != nil || !p.take(f) {
+			return
+		}
+	}
+}
+
+func (p *rogue) offer(n uint32) {
+	p.offered = append(p.offered, n)
+	_ = p.fr.WriteSettings(limit(n))
+}
+
+func (p *rogue) take(f http2.Frame) bool {
+	id := f.Header().StreamID
+	switch f := f.(type) {
+	case *http2.HeadersFrame:
+		_, _ = p.dec.Write(f.HeaderBlockFragment())
+		_ = p.dec.Close()
+		p.heads[id] = p.path
+		p.open[id] = p.path
+		if uint32(len(p.open)) > p.limit {
+			p.t.Errorf("%d streams are open, %d are allowed", len(p.open), p.limit)
+		}
+	case *http2.DataFrame:
+		if f.StreamEnded() {
+			_ = p.fr.WriteWindowUpdate(0, 2)
+			return p.request(id)
+		}
+	case *http2.RSTStreamFrame:
+		p.forget(id)
+	case *http2.SettingsFrame:
+		if f.IsAck() {
+			p.limit, p.offered = p.offered[0], p.offered[1:]
+		} else {
+			_ = p.fr.WriteSettingsAck()
+		}
+	case *http2.PingFrame:
+		_ = p.fr.WritePing(true, f.Data)
+		p.answerHeld(0)
+	}
+	return true
+}
+
+func (p *rogue) process(id uint32) {
+	p.highest = max(p.highest, id)
+	p.ledger.process(p.open[id])
+}
+
+func (p *rogue) forget(id uint32) {
+	delete(p.open, id)
+	delete(p.heads, id)
+}
+
+// request decides what becomes of a whole request.
+func (p *rogue) request(id uint32) bool {
+	if id > p.last {
+		return true // it was told
+	}
+	switch n := p.rng.IntN(200); {
+	case n < 6:
+		p.forget(id)
+		_ = p.fr.WriteRSTStream(id, http2.ErrCodeRefusedStream)
+	case n < 9:
+		p.process(id)
+		p.forget(id)
+		_ = p.fr.WriteRSTStream(id, http2.ErrCodeInternal)
+	case n < 12: // never answered
+		p.process(id)
+	case n < 13:
+		return false
+	case n < 15:
+		p.goAway(id)
+		return n != 13
+	case n < 25:
+		p.offer([]uint32{0, 1, 2, 1000}[p.rng.IntN(4)])
+		p.offer([]uint32{1, 1000}[p.rng.IntN(2)])
+		fallthrough
+	default:
+		p.held = append(p.held, id)
+		p.answerHeld(p.rng.IntN(8))
+	}
+	return true
+}
+
+// goAway rules out some of what is in flight; what it does not is answered.
+func (p *rogue) goAway(id uint32) {
+	p.last = max(p.highest, id-min(id, 2*uint32(p.rng.IntN(4))))
+	kept := p.held[:0]
+	for _, held := range p.held {
+		if held <= p.last {
+			kept = append(kept, held)
+		}
+	}
+	p.held = kept
+	if id <= p.last {
+		p.held = append(p.held, id)
+	}
+	_ = p.fr.WriteGoAway(p.last, http2.ErrCodeNo, nil)
+	p.answerHeld(0)
+}
+
+// answerHeld answers, in any order, until so many are left.
+func (p *rogue) answerHeld(left int) {
+	for len(p.held) > left {
+		i := p.rng.IntN(len(p.held))
+		id := p.held[i]
+		p.held = append(p.held[:i], p.held[i+1:]...)
+		path, open := p.open[id]
+		if !open {
+			continue // the client has reset it
+		}
+		p.process(id)
+		p.forget(id)
+		p.answer(id, path)
+	}
+}
+
+func (p *rogue) answer(id uint32, path string) {
+	var block writer
+	_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+	_ = p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true})
+	_ = p.fr.WriteData(id, true, []byte(path))
+}
+
+type writer []byte
+
+func (w *writer) Write(b []byte) (int, error) {
+	*w = append(*w, b...)
+	return len(b), nil
+}
+
+// fleet gives a connection that takes requests, and makes one if it must.
+type fleet struct {
+	t       *testing.T
+	rng     *rand.Rand
+	ledger  *ledger
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	current *wire.Conn
+}
+
+func (f *fleet) conn() *wire.Conn {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.current == nil || f.current.State().Draining {
+		f.current = f.connect()
+	}
+	return f.current
+}
+
+func (f *fleet) connect() *wire.Conn {
+	ours, theirs := net.Pipe()
+	p := &rogue{t: f.t, rng: rand.New(rand.NewPCG(f.rng.Uint64(), 0)), ledger: f.ledger, nc: theirs, fr: http2.NewFramer(theirs, theirs)}
+	f.running.Go(p.serve)
+	c, err := wire.Client(context.Background(), ours, wire.Config{Authority: "a", FirstAlone: f.rng.IntN(2) == 0})
+	if err != nil {
+		f.t.Error(err)
+		return nil
+	}
+	f.running.Go(func() { _ = c.Run(context.Background()) })
+	return c
+}
+
+func TestNoRequestIsLostOrDoubledWhateverThePeerDoes(t *testing.T) {
+	for seed := range uint64(30) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { hammer(t, seed) })
+		})
+	}
+}
+
+func hammer(t *testing.T, seed uint64) {
+	f := &fleet{t: t, rng: rand.New(rand.NewPCG(seed, 1)), ledger: &ledger{processed: map[string]int{}}}
+	var callers sync.WaitGroup
+	for i := range 40 {
+		rng := rand.New(rand.NewPCG(seed, uint64(i)+2))
+		callers.Go(func() {
+			for j := range 25 {
+				f.send(fmt.Sprintf("/%d/%d", i, j), rng)
+			}
+		})
+	}
+	callers.Wait()
+	f.conn().Drain()
+	f.running.Wait()
+}
+
+// send sends until there is an answer, or nobody knows.
+func (f *fleet) send(request string, rng *rand.Rand) {
+	for attempt := 0; ; attempt++ {
+		path := fmt.Sprint(request, "/", attempt)
+		res, err := f.try(path, rng)
+		f.ledger.mu.Lock()
+		processed := f.ledger.processed[path]
+		f.ledger.mu.Unlock()
+		var e *wire.Error
+		switch {
+		case err == nil:
+			if string(res.Body) != path || processed != 1 {
+				f.t.Errorf("%s was answered with %q and processed %d times", path, res.Body, processed)
+			}
+			return
+		case !errors.As(err, &e):
+			f.t.Errorf("%s failed with %v, which is no *wire.Error", path, err)
+			return
+		case e.Processed == wire.Never && processed != 0:
+			f.t.Errorf("%s was processed, and called %v", path, err)
+			return
+		case e.Processed == wire.Unknown || e.Reason == wire.Cancelled:
+			return
+		}
+	}
+}
+
+func (f *fleet) try(path string, rng *rand.Rand) (*wire.Response, error) {
+	ctx := context.Background()
+	if rng.IntN(20) == 0 {
+		var leave context.CancelFunc
+		ctx, leave = context.WithTimeout(ctx, time.Duration(rng.IntN(3000))*time.Millisecond)
+		defer leave()
+	}
+	r := &wire.Request{Method: "POST", Path: path, Body: []byte("{}"), Timeout: time.Duration(1+rng.IntN(5)) * time.Second}
+	return f.conn().Do(ctx, r)
+}
