@@ -43,13 +43,13 @@ func (b *Breaker) check() error {
 	window, bucket := cmp.Or(b.Window, 5*time.Second), cmp.Or(b.Bucket, time.Second)
 	switch {
 	case b.Consecutive < 0 || b.MinOutcomes < 0:
-		return errors.New("Breaker.Consecutive and MinOutcomes must not be negative (0 means the default)")
+		return errors.New("neither Breaker.Consecutive nor MinOutcomes may be negative (0 means the default)")
 	case b.FailureRate < 0 || b.FailureRate > 1:
-		return fmt.Errorf("Breaker.FailureRate %g: must be a share up to 1, or 0 for 0.5", b.FailureRate)
+		return fmt.Errorf("field Breaker.FailureRate is %g: must be a share up to 1, or 0 for 0.5", b.FailureRate)
 	case b.Window < 0 || b.Bucket < 0 || b.Ejection < 0 || b.MaxEjection < 0 || b.Trial < 0:
-		return errors.New("Breaker: no duration may be negative (0 means the default)")
+		return errors.New("no duration of Breaker may be negative (0 means the default)")
 	case window <= bucket:
-		return fmt.Errorf("Breaker.Window %s: must be longer than Bucket %s", window, bucket)
+		return fmt.Errorf("field Breaker.Window is %s: must be longer than Bucket %s", window, bucket)
 	}
 	return nil
 }

@@ -18,19 +18,19 @@ const maxSize = 1024
 func (c *Config) check() error {
 	switch {
 	case c.Resolver == nil:
-		return errors.New("Resolver is required (pool.System, pool.DNS or pool.Static)")
+		return errors.New("a Resolver is required (pool.System, pool.DNS or pool.Static)")
 	case c.Dial == nil:
-		return errors.New("Dial is required (wire.Dial fits)")
+		return errors.New("a Dial is required (wire.Dial fits)")
 	case c.Size < 0 || c.Size > maxSize:
-		return fmt.Errorf("Size %d: must be 1 to %d, or 0 for 8", c.Size, maxSize)
+		return fmt.Errorf("field Size is %d: must be 1 to %d, or 0 for 8", c.Size, maxSize)
 	case c.Conns < 0 || c.Conns > 64:
-		return fmt.Errorf("Conns %d: must be 1 to 64, or 0 for 1", c.Conns)
+		return fmt.Errorf("field Conns is %d: must be 1 to 64, or 0 for 1", c.Conns)
 	case c.InFlight < 0:
-		return fmt.Errorf("InFlight %d: must be positive, or 0 for 64", c.InFlight)
+		return fmt.Errorf("field InFlight is %d: must be positive, or 0 for 64", c.InFlight)
 	case c.MaxAge < 0 || c.Drain < 0:
-		return errors.New("MaxAge and Drain must not be negative (0 means the default)")
+		return errors.New("neither MaxAge nor Drain may be negative (0 means the default)")
 	case c.MaxEjected < 0 || c.MaxEjected > 1:
-		return fmt.Errorf("MaxEjected %g: must be a share up to 1, or 0 for 0.5", c.MaxEjected)
+		return fmt.Errorf("field MaxEjected is %g: must be a share up to 1, or 0 for 0.5", c.MaxEjected)
 	}
 	return errors.Join(c.Breaker.check(), c.Outlier.check())
 }

@@ -24,24 +24,25 @@ type dial struct {
 }
 
 // budget bounds the dials, for Apple takes rapid connects and disconnects for
-// an attack: in any stretch of time no more than what fills the pool, one for
-// each connection or member that was lost, and one for each place in ten
-// seconds.
+// an attack. There are never more than fill the pool, one for each connection
+// or member that was lost, and one for each place in every ten seconds.
 type budget struct {
-	tokens, most, rate float64 // rate in 1/s
-	at                 time.Time
+	tokens, most, places int
+	refilled             time.Time
 }
 
+const budgetPeriod = 10 * time.Second
+
 func newBudget(size, conns int) budget {
-	most := float64(size*conns + size)
-	return budget{tokens: most, most: most, rate: float64(size) / 10}
+	most := size*conns + size
+	return budget{tokens: most, most: most, places: size, refilled: time.Now()}
 }
 
 func (b *budget) take(now time.Time) bool {
-	if b.tokens < b.most && !b.at.IsZero() {
-		b.tokens = min(b.most, b.tokens+b.rate*now.Sub(b.at).Seconds())
+	if periods := now.Sub(b.refilled) / budgetPeriod; periods > 0 {
+		b.refilled = b.refilled.Add(periods * budgetPeriod)
+		b.tokens = max(b.tokens, min(b.most, b.tokens+int(min(periods, 100))*b.places))
 	}
-	b.at = now
 	if b.tokens < 1 {
 		return false
 	}

@@ -51,12 +51,10 @@ type server struct {
 
 // conn is a fake connection.
 type conn struct {
-	house    *house
-	server   *server
-	drained  chan struct{}
-	draining sync.Once
-	cut      chan struct{}
-	cutOnce  sync.Once
+	house   *house
+	server  *server
+	cut     chan struct{} // closed when the peer cuts it
+	cutOnce sync.Once
 
 	mu       sync.Mutex
 	inFlight int
@@ -180,7 +178,7 @@ func (h *house) dial(ctx context.Context, a netip.AddrPort) (pool.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{house: h, server: s, drained: make(chan struct{}), cut: make(chan struct{}), idle: make(chan struct{})}
+	c := &conn{house: h, server: s, cut: make(chan struct{}), idle: make(chan struct{})}
 	h.mu.Lock()
 	s.conns = append(s.conns, c)
 	h.mu.Unlock()
@@ -336,7 +334,7 @@ func (h *house) visit(i int) *pool.Lease {
 			l.Done(abandoned)
 		}
 	}()
-	for range 1000 {
+	for range 400 {
 		l := h.pick()
 		if l.Endpoint().Addr() == addr(i) {
 			return l
@@ -352,6 +350,9 @@ func (h *house) eject(i int) {
 	h.t.Helper()
 	for range 5 {
 		h.visit(i).Done(failed)
+	}
+	if s := h.state(i); s.State != "open" {
+		h.t.Fatalf("endpoint %d is %s after five failures in a row", i, s.State)
 	}
 	synctest.Wait()
 }

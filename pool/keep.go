@@ -124,24 +124,32 @@ func (p *Pool) fill(now time.Time) (dials []dial) {
 	return dials
 }
 
-// rejuvenate lets one aged member at a time make room for a new address. Where
-// there is none, those that are still named begin a new age.
+// rejuvenate lets one aged member at a time make room for a new address. New
+// addresses are for the members that are named no more; one that still is
+// yields only to what is left over, and else begins a new age.
 func (p *Pool) rejuvenate(now time.Time) []dial {
-	if p.joining > 0 || p.aged(now) == nil {
+	aged := p.aged(now)
+	if aged == nil || p.joining > 0 {
 		return nil
 	}
 	candidates := p.candidates(now, fresh)
-	if len(candidates) > 0 && p.budget.take(now) {
+	switch {
+	case aged.listed && len(candidates) <= p.departed():
+		aged.due = now.Add(p.age())
+	case len(candidates) > 0 && p.budget.take(now):
 		return []dial{p.join(candidates[0], false)}
 	}
-	if len(candidates) == 0 {
-		for _, e := range *p.members.Load() {
-			if e.listed && !e.due.After(now) {
-				e.due = now.Add(p.age())
-			}
+	return nil
+}
+
+// departed counts the members that the resolver names no more.
+func (p *Pool) departed() (n int) {
+	for _, e := range *p.members.Load() {
+		if !e.listed {
+			n++
 		}
 	}
-	return nil
+	return n
 }
 
 // aged returns the member whose age is up, if any: first one that is named no

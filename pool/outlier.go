@@ -48,11 +48,11 @@ const (
 func (o *Outlier) check() error {
 	switch {
 	case o.MinEndpoints < 0 || o.MinOutcomes < 0 || o.Deviations < 0 || o.SlowBy < 0:
-		return errors.New("Outlier: no value may be negative (0 means the default)")
+		return errors.New("no value of Outlier may be negative (0 means the default)")
 	case o.MinFailures < 0 || o.MinFailures > 1:
-		return fmt.Errorf("Outlier.MinFailures %g: must be a share up to 1, or 0 for 0.1", o.MinFailures)
+		return fmt.Errorf("field Outlier.MinFailures is %g: must be a share up to 1, or 0 for 0.1", o.MinFailures)
 	case o.SlowFactor != 0 && o.SlowFactor <= 1:
-		return fmt.Errorf("Outlier.SlowFactor %g: must be above 1, or 0 for 4", o.SlowFactor)
+		return fmt.Errorf("field Outlier.SlowFactor is %g: must be above 1, or 0 for 4", o.SlowFactor)
 	}
 	return nil
 }
@@ -70,7 +70,6 @@ func (o *Outlier) fill() {
 type standing struct {
 	succeeded, failed int           // in the last ten seconds
 	median            time.Duration // of its answers; 0 while there are too few
-	slow              bool          // set by slowest
 }
 
 func (s standing) rate() float64 { return float64(s.succeeded) / float64(s.succeeded+s.failed) }
@@ -112,7 +111,7 @@ func spreadOf(values []float64) (mean, deviation float64) {
 	return mean, math.Sqrt(deviation)
 }
 
-// slowest returns the duration beyond which a median is slow, 0 while there
+// slowLimit returns the duration beyond which a median is slow, 0 while there
 // are too few peers to tell.
 func (o *Outlier) slowLimit(all []standing) time.Duration {
 	var medians []time.Duration
@@ -181,7 +180,6 @@ type record struct {
 	second  int
 	took    [128]int
 	answers int
-	began   time.Time
 	median  time.Duration // the last that there was, for Status
 	slow    int           // sweeps in a row that found it slow
 }

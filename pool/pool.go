@@ -202,6 +202,9 @@ func (p *Pool) drainAll() {
 
 // Ready returns nil once an endpoint is live, or an error that says why none is.
 func (p *Pool) Ready() error {
+	if p.closing.Load() {
+		return fmt.Errorf("pool %q: is closing", p.cfg.Name)
+	}
 	for _, e := range *p.members.Load() {
 		if e.live() {
 			return nil
@@ -212,8 +215,6 @@ func (p *Pool) Ready() error {
 	switch {
 	case !p.started:
 		return fmt.Errorf("pool %q: Run was not called", p.cfg.Name)
-	case p.closing.Load():
-		return fmt.Errorf("pool %q: is closing", p.cfg.Name)
 	case p.trouble != "":
 		return fmt.Errorf("pool %q: no endpoint is live: %s", p.cfg.Name, p.trouble)
 	default:

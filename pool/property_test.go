@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/pool"
+)
+
+// A notification that is sent again and again, among many, in a pool whose
+// endpoints fail, fill up and come back: its visits must be to different
+// endpoints as long as there are such. Nobody joins or leaves, so that the
+// number of live endpoints is known.
+func TestNoNotificationReturnsToATriedEndpointWhileAnUntriedOneIsLive(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		endpoints := rapid.IntRange(1, 9).Draw(rt, "endpoints")
+		inFlight := rapid.IntRange(1, 4).Draw(rt, "in flight")
+		senders := rapid.IntRange(1, 30).Draw(rt, "senders")
+		attempts := rapid.IntRange(1, 12).Draw(rt, "attempts")
+		fails := rapid.SliceOfN(rapid.IntRange(0, 3), endpoints, endpoints).Draw(rt, "fails") // of 3
+		takes := rapid.SliceOfN(rapid.IntRange(0, 50), endpoints, endpoints).Draw(rt, "takes ms")
+		picker := rapid.SampledFrom([]pool.Picker{nil, pool.LeastLoaded{}}).Draw(rt, "picker")
+		var wrong []string
+		synctest.Test(t, func(t *testing.T) {
+			h := open(t, endpoints, pool.Config{Size: endpoints, InFlight: inFlight, Picker: picker})
+			pass(time.Second)
+			var mu sync.Mutex
+			var group sync.WaitGroup
+			for sender := range senders {
+				group.Go(func() {
+					var tried pool.Tried
+					for attempt := range attempts {
+						lease, err := h.Pick(t.Context(), tried)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						if attempt < endpoints && tried.Has(lease.Endpoint()) {
+							mu.Lock()
+							wrong = append(wrong, fmt.Sprintf("sender %d, attempt %d: %s after %v", sender, attempt, lease.Endpoint(), tried))
+							mu.Unlock()
+						}
+						tried = append(tried, lease.Endpoint())
+						i := int(lease.Endpoint().Addr().Addr().As4()[3]) - 1
+						time.Sleep(time.Duration(takes[i]) * time.Millisecond)
+						if (sender+attempt)%3 < fails[i] {
+							lease.Done(failed)
+						} else {
+							lease.Done(accepted)
+						}
+					}
+				})
+			}
+			group.Wait()
+			if s := h.Status(); s.InFlight != 0 || s.Waiting != 0 {
+				wrong = append(wrong, fmt.Sprintf("in the end %d are in flight and %d wait", s.InFlight, s.Waiting))
+			}
+		})
+		if len(wrong) > 0 {
+			rt.Fatalf("%q", wrong)
+		}
+	})
+}
+
+// Whatever befalls connections, DNS and breakers: the pool never holds more
+// than its size, an address is held once, the dial budget is kept, no place is
+// lost, and it heals once the service does.
+func TestThePoolKeepsItsPromisesWhateverHappens(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		size := rapid.IntRange(1, 6).Draw(rt, "size")
+		conns := rapid.IntRange(1, 2).Draw(rt, "conns")
+		steps := rapid.SliceOfN(rapid.Custom(drawStep), 1, 60).Draw(rt, "steps")
+		var wrong string
+		synctest.Test(t, func(t *testing.T) {
+			h := open(t, 8, pool.Config{Size: size, Conns: conns, InFlight: 3, MaxAge: time.Minute})
+			for _, s := range steps {
+				h.suffer(s)
+				pass(s.wait)
+				if wrong = h.broken(size, conns); wrong != "" {
+					wrong += "\n" + h.story()
+					return
+				}
+			}
+			if wrong = h.heals(size); wrong != "" {
+				wrong += "\n" + h.story()
+			}
+		})
+		if wrong != "" {
+			rt.Fatal(wrong)
+		}
+	})
+}
+
+type step struct {
+	kind string
+	i, n int
+	wait time.Duration
+}
+
+func drawStep(rt *rapid.T) step {
+	return step{
+		kind: rapid.SampledFrom([]string{"send", "send", "goaway", "die", "refuse", "answer", "fail", "well", "dns", "nothing"}).Draw(rt, "kind"),
+		i:    rapid.IntRange(1, 8).Draw(rt, "server"),
+		n:    rapid.IntRange(1, 8).Draw(rt, "n"),
+		wait: time.Duration(rapid.SampledFrom([]int{0, 1, 100, 1000, 7000, 40000}).Draw(rt, "wait ms")) * time.Millisecond,
+	}
+}
+
+// suffer makes a step happen.
+func (h *house) suffer(s step) {
+	switch s.kind {
+	case "send":
+		for range s.n * 3 {
+			go func() {
+				ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
+				defer cancel()
+				lease, err := h.Pick(ctx, nil)
+				if err != nil {
+					return
+				}
+				lease.Done(judge(lease.Do(ctx, request)))
+			}()
+		}
+	case "goaway", "die":
+		if conns := h.look(s.i).conns; len(conns) > 0 {
+			if c := conns[len(conns)-1]; s.kind == "die" {
+				c.die()
+			} else {
+				c.goAway()
+			}
+		}
+	case "refuse":
+		h.set(s.i, func(s *server) { s.dialErr = errCut })
+	case "answer":
+		h.set(s.i, func(s *server) { s.dialErr = nil })
+	case "fail":
+		h.set(s.i, func(s *server) { s.status = 500 })
+	case "well":
+		h.set(s.i, func(s *server) { s.status = 200 })
+	case "dns":
+		h.mu.Lock()
+		h.named = slices.Concat(addrs(s.i, 8), []netip.AddrPort{addr(s.n)})
+		h.mu.Unlock()
+	}
+}
+
+// broken says which promise is.
+func (h *house) broken(size, conns int) string {
+	s := h.Status()
+	seen := map[string]bool{}
+	for _, e := range append(s.Endpoints, s.Spares...) {
+		if seen[e.Address] {
+			return e.Address + " is held twice"
+		}
+		seen[e.Address] = true
+		if e.Connections > conns || e.InFlight > 3 {
+			return fmt.Sprintf("%s has %d connections and %d in flight", e.Address, e.Connections, e.InFlight)
+		}
+	}
+	if len(s.Endpoints) > size {
+		return fmt.Sprintf("the pool of %d holds %d", size, len(s.Endpoints))
+	}
+	return h.overspent(size, conns)
+}
+
+// overspent says whether the dials are more than the pool's size, what was
+// replaced, and one for each place in ten seconds.
+func (h *house) overspent(size, conns int) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	replaced := 0
+	for _, e := range h.events {
+		switch e.Kind {
+		case pool.GoAway, pool.Lost, pool.Closed, pool.Ejected:
+			replaced++
+		}
+	}
+	age := time.Since(epoch)
+	allowed := size*conns + replaced + size*(1+int(age/(10*time.Second)))
+	dials := 0
+	for _, s := range h.servers {
+		dials += len(s.dials)
+	}
+	if dials > allowed {
+		return fmt.Sprintf("%d dials in %s, %d allowed, for %d were replaced", dials, age, allowed, replaced)
+	}
+	return ""
+}
+
+// epoch is when every bubble begins.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// heals makes the service well and says what the pool still lacks afterwards.
+func (h *house) heals(size int) string {
+	for i := 1; i <= 8; i++ {
+		h.set(i, func(s *server) { s.status, s.dialErr = 200, nil })
+	}
+	h.mu.Lock()
+	h.named = addrs(1, 8)
+	h.mu.Unlock()
+	for range 40 {
+		pass(16 * time.Second)
+		h.suffer(step{kind: "send", n: 8})
+	}
+	pass(15 * time.Second)
+	s := h.Status()
+	if len(s.Endpoints) != size || s.InFlight != 0 || s.Waiting != 0 || !s.Ready || s.Panic {
+		return fmt.Sprintf("ten minutes after the service is well: %+v", s)
+	}
+	for _, e := range s.Endpoints {
+		if e.State != "closed" || e.Connections == 0 {
+			return fmt.Sprintf("ten minutes after the service is well: %+v", e)
+		}
+	}
+	return ""
+}
