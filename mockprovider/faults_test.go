@@ -410,3 +410,28 @@ func TestFaultsHitHTTP1Too(t *testing.T) {
 		t.Errorf("dropped: %+v", e)
 	}
 }
+
+func TestAnyReasonCanBeScripted(t *testing.T) {
+	for reason, status := range map[string]int{
+		"IdleTimeout": 400, "BadCertificate": 403, "BadCertificateEnvironment": 403, "Forbidden": 403,
+		"BadEnvironmentKeyIdInToken": 403, "BadEnvironmentKeyInToken": 403, "Shutdown": 503, "NeverHeardOf": 418,
+	} {
+		m := spoiled(t, mockprovider.Fault{Status: status, Reason: reason})
+		got := do(t, client(t, m), push(t, m, nil))
+		if got.status != status || got.body != `{"reason":"`+reason+`"}` {
+			t.Errorf("got %d %s, want %d %s", got.status, got.body, status, reason)
+		}
+	}
+}
+
+func TestAPoliteShutdownIs503AndThenAGoAway(t *testing.T) {
+	m := spoiled(t, mockprovider.Fault{Status: 503, Reason: "Shutdown", GoAway: &mockprovider.GoAway{Every: 1}})
+	l := open(t, m, m.APNsAddrs()[0])
+	l.push(goodToken)
+	if r := l.answer(); r.status != 503 {
+		t.Errorf("got %+v", r)
+	}
+	if away, _, err := l.ended(); away == nil || away.LastStreamID != 1 || !errors.Is(err, io.EOF) {
+		t.Errorf("got %+v %v", away, err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -104,7 +105,7 @@ func FuzzParseScript(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := mockprovider.ParseScript(out); err != nil || !cmp.Equal(s, again) {
+		if again, err := mockprovider.ParseScript(out); err != nil || !cmp.Equal(s, again, cmpopts.EquateEmpty()) {
 			t.Fatalf("%v\n%s", err, cmp.Diff(s, again))
 		}
 	})
