@@ -3,28 +3,18 @@
 package fcm
 
 import (
-	"github.com/go-json-experiment/json"
+	"bytes"
+	"io"
+	"slices"
+	"sync"
+
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluice-push/sluice/push"
 )
 
-// members are an object's, each as it was written.
-type members map[string]jsontext.Value
-
-// membersOf returns the members of a JSON object; false for anything else, and
-// for one that repeats a name or is not UTF-8.
-func membersOf(v jsontext.Value) (members, bool) {
-	var in members
-	if v.Kind() != '{' || json.Unmarshal(v, &in) != nil {
-		return nil, false
-	}
-	return in, true
-}
-
-// merge lays the sender's own message over the common one and checks of the
-// result what FCM is sure to refuse. Members that it does not know are FCM's
-// to judge.
+// merge lays the sender's own message over the common one and checks of it
+// what FCM is sure to refuse. Members that it does not know are FCM's to judge.
 func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) {
 	raw, ok := membersOf(jsontext.Value(n.FCM.Message))
 	if !ok {
@@ -33,117 +23,193 @@ func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) 
 	if err := checkRawTarget(raw, &n.Target); err != nil {
 		return nil, err
 	}
-	spell(raw)
-	below, _ := membersOf(common)
-	top := overlay(below, raw)
-	size, err := rawSize(top)
-	if err != nil {
+	if err := checkRawSize(raw, n); err != nil { // before the merge, which would make more of it
 		return nil, err
 	}
-	if size > limit(n) {
-		return nil, tooLarge("fcm.message", size, n)
-	}
-	return written(top), nil
+	spell(raw)
+	below, _ := membersOf(common)
+	merged := overlay(below, raw)
+	return merged.value(), checkRawSize(merged, n)
 }
 
 // checkRawTarget refuses a raw message to somebody else than its notification
 // is for: quotas, receipts and dead tokens all go by the latter.
 func checkRawTarget(raw members, t *push.Target) error {
 	for _, name := range [...]string{"token", "topic", "condition", "fid"} {
-		value, given := raw[name]
-		if !given {
+		value := raw.get(name)
+		if value == nil {
 			continue
 		}
-		var who string
-		if json.Unmarshal(value, &who) != nil || name != targetName(t.Kind()) || who != t.Key() {
+		if who, isText := text(value); !isText || name != targetName(t.Kind()) || who != t.Key() {
 			return misfit("fcm.message."+name, invalidTarget, "absent, or the notification's own target")
 		}
 	}
 	return nil
 }
 
+// checkRawSize is payloadSize for a raw message. On the way it checks data, and
+// that of android and webpush, which stand in for it on their devices.
+func checkRawSize(message members, n *push.Notification) error {
+	size, err := dataSize(message.get("data"), "fcm.message.data")
+	if err != nil {
+		return err
+	}
+	for _, platform := range [...]string{"android", "webpush"} {
+		block, _ := membersOf(message.get(platform))
+		if _, err := dataSize(block.get("data"), "fcm.message."+platform+".data"); err != nil {
+			return err
+		}
+	}
+	shown, _ := membersOf(message.get("notification"))
+	for _, name := range [...]string{"title", "body", "image"} {
+		line, _ := text(shown.get(name))
+		size += len(line)
+	}
+	if size > limit(n) {
+		return tooLarge("fcm.message", size, n)
+	}
+	return nil
+}
+
+// dataSize returns the bytes of a data object's names and values.
+func dataSize(data jsontext.Value, field string) (size int, err error) {
+	if data == nil || data.Kind() == 'n' {
+		return 0, nil
+	}
+	entries, ok := membersOf(data)
+	for _, entry := range entries {
+		value, isText := text(entry.value)
+		ok = ok && isText
+		if isReserved(entry.name) {
+			return 0, misfit(field, invalidPayload, reservedNames)
+		}
+		size += len(entry.name) + len(value)
+	}
+	if !ok {
+		return 0, misfit(field, invalidPayload, "an object whose values are all strings")
+	}
+	return size, nil
+}
+
 // spell writes android.collapseKey as the common fields do: FCM reads both
 // spellings of every name, and refuses the two at once.
 func spell(raw members) {
-	android, _ := membersOf(raw["android"])
-	if key, camel := android["collapseKey"]; camel && android["collapse_key"] == nil {
-		delete(android, "collapseKey")
-		android["collapse_key"] = key
-		raw["android"] = written(android)
+	at := raw.find("android")
+	if at < 0 {
+		return
+	}
+	android, _ := membersOf(raw[at].value)
+	if camel := android.find("collapseKey"); camel >= 0 && android.find("collapse_key") < 0 {
+		android[camel].name = "collapse_key"
+		raw[at].value = android.value()
 	}
 }
 
 // overlay lays above over below, and what both have as objects in the same way.
 func overlay(below, above members) members {
-	for name, value := range above {
-		lower, both := membersOf(below[name])
-		upper, objects := membersOf(value)
-		if both && objects {
-			value = written(overlay(lower, upper))
+	merged := slices.Clone(below)
+	for _, m := range above {
+		at := below.find(m.name)
+		if at < 0 {
+			merged = append(merged, m)
+			continue
 		}
-		below[name] = value
+		lower, both := membersOf(below[at].value)
+		if upper, ok := membersOf(m.value); ok && both {
+			m.value = overlay(lower, upper).value()
+		}
+		merged[at].value = m.value
 	}
-	return below
+	return merged
 }
 
-// written returns the members as an object. What was read as JSON can be
-// written, so there is no error.
-func written(m members) jsontext.Value {
-	object, _ := json.Marshal(m, json.Deterministic(true))
-	return object
+// members are an object's, in their order and each as it was written.
+type members []member
+
+type member struct {
+	name  string
+	value jsontext.Value
 }
 
-// rawSize is payloadSize for a merged message. On the way it checks data, and
-// that of android and webpush, which stand in for it on their devices.
-func rawSize(top members) (int, error) {
-	size, err := dataSize(top["data"], "fcm.message.data")
+// decoders are used again: each has large tables of its own.
+var decoders = sync.Pool{New: func() any { return jsontext.NewDecoder(bytes.NewBuffer(nil)) }}
+
+// membersOf returns the members of a JSON object; false for anything else, and
+// for one that repeats a name or is not UTF-8.
+func membersOf(v jsontext.Value) (members, bool) {
+	if v.Kind() != '{' {
+		return nil, false
+	}
+	in := decoders.Get().(*jsontext.Decoder)
+	defer decoders.Put(in)
+	in.Reset(bytes.NewBuffer(v))
+	_, err := in.ReadToken()
+	found := make(members, 0, 8)
+	for err == nil && in.PeekKind() == '"' {
+		var m member
+		if m, err = next(in, v); err == nil {
+			found = append(found, m)
+		}
+	}
+	if err == nil {
+		_, err = in.ReadToken()
+	}
+	if _, end := in.ReadToken(); err != nil || end != io.EOF {
+		return nil, false
+	}
+	return found, true
+}
+
+// next reads a member. Its value is a part of v: what the decoder returns is
+// good only until it reads on.
+func next(in *jsontext.Decoder, v jsontext.Value) (member, error) {
+	name, err := in.ReadToken()
 	if err != nil {
-		return 0, err
+		return member{}, err
 	}
-	for _, platform := range [...]string{"android", "webpush"} {
-		if block, ok := membersOf(top[platform]); ok {
-			if _, err := dataSize(block["data"], "fcm.message."+platform+".data"); err != nil {
-				return 0, err
-			}
-		}
+	m := member{name: name.String()}
+	value, err := in.ReadValue()
+	if err != nil {
+		return member{}, err
 	}
-	shown, _ := membersOf(top["notification"])
-	for _, name := range [...]string{"title", "body", "image"} {
-		var text string
-		if json.Unmarshal(shown[name], &text) == nil {
-			size += len(text)
-		}
-	}
-	return size, nil
+	end := in.InputOffset()
+	m.value = v[end-int64(len(value)) : end : end]
+	return m, nil
 }
 
-// dataSize returns the bytes of a data object's names and values.
-func dataSize(data jsontext.Value, field string) (int, error) {
-	if len(data) == 0 || data.Kind() == 'n' {
-		return 0, nil
-	}
-	var entries map[string]string
-	if data.Kind() != '{' || json.Unmarshal(data, &entries) != nil || hasNull(data) {
-		return 0, misfit(field, invalidPayload, "an object whose values are all strings")
-	}
-	size := 0
-	for name, value := range entries {
-		if isReserved(name) {
-			return 0, misfit(field, invalidPayload, reservedNames)
-		}
-		size += len(name) + len(value)
-	}
-	return size, nil
+func (m members) find(name string) int {
+	return slices.IndexFunc(m, func(one member) bool { return one.name == name })
 }
 
-// hasNull reports whether a value of the object is null, which reads as an
-// empty string otherwise.
-func hasNull(object jsontext.Value) bool {
-	in, _ := membersOf(object)
-	for _, value := range in {
-		if value.Kind() == 'n' {
-			return true
-		}
+// get returns the value of that name, or nil.
+func (m members) get(name string) jsontext.Value {
+	if at := m.find(name); at >= 0 {
+		return m[at].value
 	}
-	return false
+	return nil
+}
+
+// value writes the members as an object.
+func (m members) value() jsontext.Value {
+	size := len("{}")
+	for _, one := range m {
+		size += len(one.name) + len(one.value) + len(`"":,`)
+	}
+	o := object{buf: make([]byte, 0, size)}
+	o.open("")
+	for _, one := range m {
+		o.name(one.name, "")
+		o.buf = append(o.buf, one.value...)
+	}
+	o.close()
+	return o.buf
+}
+
+// text returns the string that a JSON string stands for.
+func text(v jsontext.Value) (string, bool) {
+	if v.Kind() != '"' {
+		return "", false
+	}
+	s, err := jsontext.AppendUnquote(nil, v)
+	return string(s), err == nil
 }

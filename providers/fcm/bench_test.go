@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// typical is a notification as most are.
+func typical() *push.Notification {
+	ttl := push.Duration(time.Hour)
+	return hello(func(n *push.Notification) {
+		n.Title, n.Body, n.Sound = "Your parcel is here 📦", "Pick it up at the corner shop until eight o'clock.", "default"
+		n.Data = map[string]string{"order": "1234567", "screen": "orders"}
+		n.Priority, n.TTL, n.CollapseKey = push.PriorityHigh, &ttl, "order-1234567"
+	})
+}
+
+func BenchmarkTranslate(b *testing.B) {
+	p, n := ready(b), typical()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Translate(n); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkTranslateRaw(b *testing.B) {
+	p, n := ready(b), typical()
+	raw(`{"android":{"notification":{"channel_id":"parcels","color":"#ff8800"}},"fcm_options":{"analytics_label":"parcels"}}`)(n)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Translate(n); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkTranslateAndSend is all that this room adds to a notification.
+func BenchmarkTranslateAndSend(b *testing.B) {
+	p, n, on := ready(b), typical(), answering(200, `{"name":"projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		r, err := p.Translate(n)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if o := p.Send(b.Context(), on, n, r); o.Verdict != push.Accepted {
+			b.Fatal(o)
+		}
+	}
+}
+
+func BenchmarkSendToADeadToken(b *testing.B) {
+	p, n := ready(b), typical()
+	on := answering(404, failure(404, "NOT_FOUND", "Requested entity was not found.", fcmError("UNREGISTERED")))
+	r := translate(b, p, n)
+	b.ReportAllocs()
+	for b.Loop() {
+		if o := p.Send(b.Context(), on, n, r); o.Verdict != push.Unregistered {
+			b.Fatal(o)
+		}
+	}
+}

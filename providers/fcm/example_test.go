@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/push"
+)
+
+func Example() {
+	p, err := fcm.New(fcm.Config{
+		Account:     account(),                         // the key file of a service account
+		TokenClient: &http.Client{Transport: &oauth{}}, // nil reaches Google's own token endpoint
+	})
+	if err != nil {
+		panic(err)
+	}
+
+	n := &push.Notification{
+		Target: push.Target{Topic: "news"},
+		Title:  "Goal",
+		Data:   map[string]string{"match": "42"},
+		FCM:    &push.FCMBlock{Message: []byte(`{"android":{"notification":{"channel_id":"scores"}}}`)},
+	}
+	request, err := p.Translate(n)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(request.Path)
+	fmt.Println(string(request.Body))
+
+	connection := answering(429, failure(429, "RESOURCE_EXHAUSTED", "Topic quota exceeded.", fcmError("QUOTA_EXCEEDED"))) // a lease of a pool, in a gateway
+	o := p.Send(context.Background(), connection, n, request)
+	fmt.Println(o.Verdict, o.Reason, o.Scope, o.RetryAfter)
+
+	// Output:
+	// /v1/projects/demo-project/messages:send
+	// {"message":{"topic":"news","notification":{"title":"Goal"},"data":{"match":"42"},"android":{"notification":{"channel_id":"scores"}}}}
+	// throttled QUOTA_EXCEEDED topic 1m0s
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm_test
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// exchange is a request and its answer as they were captured.
+type exchange struct {
+	ID, Provider string
+	Request      struct {
+		Pseudo   [][2]string
+		Headers  [][2]string
+		BodyJSON json.RawMessage `json:"body_json"`
+	}
+	Response struct {
+		Pseudo   [][2]string
+		Headers  [][2]string
+		BodyJSON json.RawMessage `json:"body_json"`
+	}
+	Variants []struct {
+		Message string
+		Detail  json.RawMessage `json:"append_detail"`
+	}
+	Expect struct {
+		Class     string
+		Retryable bool
+		Forget    bool  `json:"device_token_should_be_deleted"`
+		Fault     *bool `json:"counts_as_endpoint_failure"`
+	}
+}
+
+func exchangesOf(t *testing.T, provider string) (its []exchange) {
+	t.Helper()
+	text, err := os.ReadFile("../testdata/provider-exchanges.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all struct{ Exchanges []exchange }
+	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(text), "${FCM_TOKEN}", deviceToken)), &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all.Exchanges {
+		if e.Provider == provider {
+			its = append(its, e)
+		}
+	}
+	return its
+}
+
+func TestEveryExchangeWithFCMGoesAsItWasCaptured(t *testing.T) {
+	exchanges := exchangesOf(t, "fcm")
+	equal(t, "exchanges", len(exchanges), 7)
+	for _, e := range exchanges {
+		t.Run(e.ID, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { e.play(t) })
+		})
+	}
+}
+
+func (e exchange) play(t *testing.T) {
+	p := ready(t)
+	send(t, p, answering(200, ""), hello())
+	time.Sleep(10 * time.Minute)
+	n := e.notification(t)
+	if e.ID == "fcm-400-field-violation" { // ours to refuse, before it costs a request
+		equal(t, "field", refusal(t, p, n).Field, "fcm.message.data")
+		n = hello()
+	} else {
+		equal(t, "body", decoded(t, translate(t, p, n).Body), decoded(t, e.Request.BodyJSON))
+	}
+	for _, body := range e.bodies() {
+		o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
+			e.compare(t, r)
+			return e.answer(body), nil
+		}, n)
+		equal(t, "verdict", o.Verdict, verdictOf[e.Expect.Class])
+		equal(t, "forget the token", o.ForgetToken, e.Expect.Forget)
+		equal(t, "retryable", o.Retryable(), e.Expect.Retryable || o.Verdict == push.Throttled || o.Verdict == push.Unavailable)
+		if e.Expect.Fault != nil {
+			equal(t, "endpoint fault", o.EndpointFault(), *e.Expect.Fault)
+		}
+		if asked := pair(e.Response.Headers, "retry-after"); asked != "" {
+			equal(t, "wait", o.RetryAfter.String(), map[string]string{"60": "1m0s", "15": "15s"}[asked])
+		}
+	}
+}
+
+// notification returns the one that makes the exchange's request: its title,
+// body and data in the common fields, all else as the sender's own message.
+func (e exchange) notification(t *testing.T) *push.Notification {
+	t.Helper()
+	var body struct{ Message map[string]json.RawMessage }
+	if err := json.Unmarshal(e.Request.BodyJSON, &body); err != nil {
+		t.Fatal(err)
+	}
+	n := &push.Notification{AcceptedAt: time.Now()}
+	common := map[string]any{"token": &n.Token, "notification": n, "data": &n.Data}
+	for name, into := range common {
+		if part, given := body.Message[name]; given && json.Unmarshal(part, into) == nil {
+			delete(body.Message, name)
+		}
+	}
+	rest, err := json.Marshal(body.Message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(body.Message) > 0 {
+		n.FCM = &push.FCMBlock{Message: rest}
+	}
+	return n
+}
+
+// bodies returns the answer's body and its variants.
+func (e exchange) bodies() [][]byte {
+	bodies := [][]byte{e.Response.BodyJSON}
+	for _, v := range e.Variants {
+		text := string(e.Response.BodyJSON)
+		if v.Message != "" {
+			text = strings.Replace(text, "Requested entity was not found.", v.Message, 1)
+		}
+		if v.Detail != nil {
+			text = strings.Replace(text, `"details": [`, `"details": [`+string(v.Detail)+",", 1)
+		}
+		bodies = append(bodies, []byte(text))
+	}
+	return bodies
+}
+
+// compare checks that r says what the exchange's request does, and no more.
+func (e exchange) compare(t *testing.T, r *wire.Request) {
+	equal(t, "path", r.Path, pair(e.Request.Pseudo, ":path"))
+	equal(t, "headers", len(r.Header), len(e.Request.Headers))
+	for _, h := range e.Request.Headers {
+		sent := (&wire.Response{Header: r.Header}).Get(h[0])
+		if h[0] == "authorization" {
+			equal(t, h[0], strings.HasPrefix(sent, "Bearer "+accessToken(1)[:5]), true)
+			continue
+		}
+		equal(t, h[0], sent, h[1])
+	}
+}
+
+func (e exchange) answer(body []byte) *wire.Response {
+	a := &wire.Response{Body: body}
+	for _, h := range e.Response.Headers {
+		a.Header = append(a.Header, wire.Field{Name: h[0], Value: h[1]})
+	}
+	if status, err := json.Number(pair(e.Response.Pseudo, ":status")).Int64(); err == nil {
+		a.Status = int(status)
+	}
+	return a
+}
+
+func pair(pairs [][2]string, name string) string {
+	for _, p := range pairs {
+		if p[0] == name {
+			return p[1]
+		}
+	}
+	return ""
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+const (
+	deviceToken = "cE3dZp4rQ0mUx7sYt1kLwA:APA91bH0XNq7vJrZ"
+	endpoint    = "https://oauth2.googleapis.com/token"
+)
+
+// google answers every message with one function; it stands where a connection
+// does.
+type google func(*wire.Request) (*wire.Response, error)
+
+func (g google) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return g(r) }
+
+func answering(status int, body string) google {
+	return func(*wire.Request) (*wire.Response, error) {
+		return &wire.Response{Status: status, Body: []byte(body)}, nil
+	}
+}
+
+func silent(err error) google {
+	return func(*wire.Request) (*wire.Response, error) { return nil, err }
+}
+
+// oauth is a token endpoint: a transport that reaches nothing else. It gives a
+// new access token each time, until it is told otherwise.
+type oauth struct {
+	mu      sync.Mutex
+	times   []time.Time // when it was asked
+	forms   []string
+	urls    []string
+	status  int // zero is success
+	body    string
+	header  http.Header
+	err     error
+	life    int // seconds; 0 is 3599, negative says none
+	latency time.Duration
+}
+
+func (o *oauth) RoundTrip(r *http.Request) (*http.Response, error) {
+	form, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	o.times = append(o.times, time.Now())
+	o.forms = append(o.forms, string(form))
+	o.urls = append(o.urls, r.URL.String())
+	latency, failure, answer := o.latency, o.err, o.answer()
+	o.mu.Unlock()
+	select {
+	case <-time.After(latency):
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	if failure != nil {
+		return nil, failure
+	}
+	answer.Request = r
+	return answer, nil
+}
+
+// answer is made under the lock.
+func (o *oauth) answer() *http.Response {
+	status, body := o.status, o.body
+	if status == 0 {
+		life := o.life
+		if life == 0 {
+			life = 3599
+		}
+		status, body = 200, fmt.Sprintf(`{"access_token":%q,"expires_in":%d,"token_type":"Bearer"}`, accessToken(len(o.times)), life)
+		if life < 0 {
+			body = fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer"}`, accessToken(len(o.times)))
+		}
+	}
+	header := o.header
+	if header == nil {
+		header = http.Header{}
+	}
+	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body))}
+}
+
+// accessToken is the token of the n-th exchange, counted from 1.
+func accessToken(n int) string { return fmt.Sprintf("ya29.SECRET-%d", n) }
+
+// set changes how it answers.
+func (o *oauth) set(change func(*oauth)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	change(o)
+}
+
+func (o *oauth) exchanges() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.times)
+}
+
+// theKey is one service account's key for all tests.
+var theKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+func pkcs8(key any) string {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		panic(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// account returns a key file, with some members changed; "" takes one out.
+func account(change ...string) []byte {
+	file := map[string]string{
+		"type": "service_account", "project_id": "demo-project", "private_key_id": "0123456789abcdef", "private_key": pkcs8(theKey()),
+		"client_email": "sa@demo-project.iam.gserviceaccount.com", "token_uri": endpoint, "universe_domain": "googleapis.com",
+	}
+	for i := 0; i < len(change); i += 2 {
+		file[change[i]] = change[i+1]
+		if change[i+1] == "" {
+			delete(file, change[i])
+		}
+	}
+	text, err := json.Marshal(file)
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+// with returns a provider that gets its access tokens from o.
+func with(t testing.TB, o *oauth) *fcm.Provider {
+	t.Helper()
+	p, err := fcm.New(fcm.Config{Account: account(), TokenClient: &http.Client{Transport: o}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func ready(t testing.TB) *fcm.Provider { return with(t, &oauth{}) }
+
+// hello returns a notification that FCM would take, changed by change.
+func hello(change ...func(*push.Notification)) *push.Notification {
+	n := &push.Notification{
+		ID: "eabeae54-14a8-11e5-b60b-1697f925ec7b", AcceptedAt: time.Now(), Platform: push.FCM,
+		Target: push.Target{Token: deviceToken}, Title: "Hello", Body: "World",
+	}
+	for _, c := range change {
+		c(n)
+	}
+	return n
+}
+
+func to(target push.Target) func(*push.Notification) {
+	return func(n *push.Notification) { n.Target = target }
+}
+
+func raw(message string) func(*push.Notification) {
+	return func(n *push.Notification) { n.FCM = &push.FCMBlock{Message: []byte(message)} }
+}
+
+func translate(t testing.TB, p *fcm.Provider, n *push.Notification) *wire.Request {
+	t.Helper()
+	r, err := p.Translate(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// send makes one attempt at n.
+func send(t testing.TB, p *fcm.Provider, on google, n *push.Notification) push.Outcome {
+	t.Helper()
+	return p.Send(t.Context(), on, n, translate(t, p, n))
+}
+
+func authorization(r *wire.Request) string {
+	return (&wire.Response{Header: r.Header}).Get("authorization")
+}
+
+// crowd calls do n times at once and waits for all.
+func crowd(n int, do func()) {
+	var all sync.WaitGroup
+	for range n {
+		all.Go(do)
+	}
+	all.Wait()
+}
+
+func equal(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (- want, + got):\n%s", what, diff)
+	}
+}

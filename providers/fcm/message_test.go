@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/push"
+)
+
+func decoded(t testing.TB, body []byte) (v any) {
+	t.Helper()
+	if err := json.Unmarshal(body, &v); err != nil {
+		t.Fatalf("%v in %s", err, body)
+	}
+	return v
+}
+
+func TestTheCommonFieldsBecomeFCMsMessage(t *testing.T) {
+	three, hour, never := 3, push.Duration(time.Hour), push.Duration(0)
+	token := func(n push.Notification) push.Notification {
+		n.Token = deviceToken
+		return n
+	}
+	for _, c := range []struct {
+		name string
+		n    push.Notification
+		want string // of message
+	}{
+		{"a token", token(push.Notification{Title: "T", Body: "B"}), `{"token":"` + deviceToken + `","notification":{"title":"T","body":"B"}}`},
+		{"a topic", push.Notification{Target: push.Target{Topic: "news"}, Body: "B"}, `{"topic":"news","notification":{"body":"B"}}`},
+		{"a condition", push.Notification{Target: push.Target{Condition: "'a' in topics && !('b' in topics)"}, Body: "B"},
+			`{"condition":"'a' in topics && !('b' in topics)","notification":{"body":"B"}}`},
+		{"an installation", push.Notification{Target: installation, Body: "B"}, `{"fid":"cE3dZp4rQ0mUx7sYt1kLwA","notification":{"body":"B"}}`},
+		{"data alone reach a sleeping app", token(push.Notification{Data: map[string]string{"k": "v", "e": ""}}), `{"token":"` + deviceToken + `",
+			"data":{"k":"v","e":""},"apns":{"headers":{"apns-push-type":"background","apns-priority":"5"},"payload":{"aps":{"content-available":1}}}}`},
+		{"high", token(push.Notification{Body: "B", Priority: "high"}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
+			"android":{"priority":"HIGH"},"apns":{"headers":{"apns-priority":"10"}},"webpush":{"headers":{"Urgency":"high"}}}`},
+		{"normal", token(push.Notification{Body: "B", Priority: "normal"}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
+			"android":{"priority":"NORMAL"},"apns":{"headers":{"apns-priority":"5"}},"webpush":{"headers":{"Urgency":"normal"}}}`},
+		{"low", token(push.Notification{Body: "B", Priority: "low"}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
+			"android":{"priority":"NORMAL"},"apns":{"headers":{"apns-priority":"1"}},"webpush":{"headers":{"Urgency":"low"}}}`},
+		{"high, data alone", token(push.Notification{Data: map[string]string{"k": "v"}, Priority: "high"}), `{"token":"` + deviceToken + `","data":{"k":"v"},
+			"android":{"priority":"HIGH"},"apns":{"headers":{"apns-push-type":"background","apns-priority":"5"},"payload":{"aps":{"content-available":1}}},
+			"webpush":{"headers":{"Urgency":"high"}}}`},
+		{"an hour", token(push.Notification{Body: "B", TTL: &hour}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
+			"android":{"ttl":"3600s"},"apns":{"headers":{"apns-expiration":"946688400"}},"webpush":{"headers":{"TTL":"3600"}}}`},
+		{"now or never", token(push.Notification{Body: "B", TTL: &never}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
+			"android":{"ttl":"0s"},"apns":{"headers":{"apns-expiration":"0"}},"webpush":{"headers":{"TTL":"0"}}}`},
+		{"collapsible", token(push.Notification{Body: "B", CollapseKey: "score"}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
+			"android":{"collapse_key":"score"},"apns":{"headers":{"apns-collapse-id":"score"}}}`},
+		{"all that is shown", token(push.Notification{Title: "T", Subtitle: "S", Body: "B", Image: "https://example.com/a.png", Badge: &three, Sound: "ping"}),
+			`{"token":"` + deviceToken + `","notification":{"title":"T","body":"B","image":"https://example.com/a.png"},
+			"android":{"notification":{"sound":"ping"}},
+			"apns":{"payload":{"aps":{"alert":{"title":"T","subtitle":"S","body":"B"},"badge":3,"sound":"ping","mutable-content":1}}}}`},
+		{"a badge alone", token(push.Notification{Badge: &three}), `{"token":"` + deviceToken + `","apns":{"payload":{"aps":{"badge":3}}}}`},
+		{"every kind of text", token(push.Notification{Title: "👩‍👩‍👧 \"q\" \\", Body: "שלום مرحبا\n\u0000\u2028", Data: map[string]string{"ключ\"": "値"}}),
+			`{"token":"` + deviceToken + `","notification":{"title":"👩‍👩‍👧 \"q\" \\","body":"שלום مرحبا\n\u0000\u2028"},"data":{"ключ\"":"値"}}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // it is 2000-01-01 there
+				c.n.AcceptedAt = time.Now()
+				r := translate(t, ready(t), &c.n)
+				equal(t, "body", decoded(t, r.Body), decoded(t, []byte(`{"message":`+c.want+`}`)))
+				equal(t, "again", string(translate(t, ready(t), &c.n).Body), string(r.Body))
+				equal(t, "path", r.Path, "/v1/projects/demo-project/messages:send")
+				equal(t, "method", r.Method, "POST")
+			})
+		})
+	}
+}
+
+func TestWhatIsLeftOfTheTTLCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hour := push.Duration(time.Hour)
+		n := hello(func(n *push.Notification) { n.TTL = &hour })
+		expiration := `"apns-expiration":"946688400"` // an hour into 2000, whenever it is sent
+		for _, c := range []struct {
+			after time.Duration
+			want  string
+		}{{0, `"ttl":"3600s"`}, {time.Millisecond, `"ttl":"3600s"`}, {10 * time.Minute, `"ttl":"3000s"`}, {2 * time.Hour, `"ttl":"0s"`}} {
+			time.Sleep(time.Until(n.AcceptedAt.Add(c.after)))
+			body := string(translate(t, ready(t), n).Body)
+			equal(t, c.want, strings.Contains(body, c.want) && strings.Contains(body, expiration), true)
+		}
+	})
+}
+
+func TestTheRawMessageIsLaidOverTheCommonOne(t *testing.T) {
+	hour := push.Duration(time.Hour)
+	for _, c := range []struct {
+		name, raw, want string
+	}{
+		{"nothing", `{}`, `{"token":"T","notification":{"title":"Hello","body":"World"},"data":{"k":"v"},
+			"android":{"ttl":"3600s","collapse_key":"c"},"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"}},"webpush":{"headers":{"TTL":"3600"}}}`},
+		{"objects member by member", `{"notification":{"title":"Raw","x":[1.50]},"data":{"n":"1"},"android":{"ttl":"1.5s","direct_boot_ok":true,"notification":{"tag":"t"}},
+			"apns":{"headers":{"apns-collapse-id":"z"},"payload":{"aps":{"alert":"x"}}},"webpush":{"headers":{"TTL":"9","Topic":"t"},"fcm_options":{"link":"https://example.com"}},"fcm_options":{"analytics_label":"a"}}`,
+			`{"token":"T","notification":{"title":"Raw","body":"World","x":[1.50]},"data":{"k":"v","n":"1"},
+			"android":{"ttl":"1.5s","collapse_key":"c","direct_boot_ok":true,"notification":{"tag":"t"}},
+			"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"z"},"payload":{"aps":{"alert":"x"}}},
+			"webpush":{"headers":{"TTL":"9","Topic":"t"},"fcm_options":{"link":"https://example.com"}},"fcm_options":{"analytics_label":"a"}}`},
+		{"all else as a whole", `{"notification":null,"android":7,"apns":["x"]}`,
+			`{"token":"T","notification":null,"data":{"k":"v"},"android":7,"apns":["x"],"webpush":{"headers":{"TTL":"3600"}}}`},
+		{"the other spelling of a name", `{"android":{"collapseKey":"raw"},"data":{"collapseKey":"x","collapse_key":"y"}}`,
+			`{"token":"T","notification":{"title":"Hello","body":"World"},"data":{"k":"v","collapseKey":"x","collapse_key":"y"},
+			"android":{"ttl":"3600s","collapse_key":"raw"},"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"}},"webpush":{"headers":{"TTL":"3600"}}}`},
+		{"the same target", `{"token":"T","notification":null,"android":null,"apns":null,"webpush":null}`,
+			`{"token":"T","notification":null,"data":{"k":"v"},"android":null,"apns":null,"webpush":null}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				known := strings.NewReplacer(`"T"`, `"`+deviceToken+`"`)
+				n := hello(raw(known.Replace(c.raw)), func(n *push.Notification) {
+					n.Data, n.TTL, n.CollapseKey = map[string]string{"k": "v"}, &hour, "c"
+				})
+				n.FCM.ValidateOnly = true
+				body := translate(t, ready(t), n).Body
+				equal(t, "body", decoded(t, body), decoded(t, []byte(`{"validate_only":true,"message":`+known.Replace(c.want)+`}`)))
+			})
+		})
+	}
+}
+
+func TestARawMessageAloneNeedsNoCommonField(t *testing.T) {
+	n := &push.Notification{Target: device, FCM: &push.FCMBlock{Message: []byte(`{"data":{"k":"v"}}`)}}
+	equal(t, "body", string(translate(t, ready(t), n).Body), `{"message":{"token":"`+deviceToken+`","data":{"k":"v"}}}`)
+}
+
+// grammar is how a FieldError must read: so that "field: must be …" is a
+// sentence.
+var grammar = regexp.MustCompile(`^[a-z_.]+: must be [^\s].*[^.]$`)
+
+// refusal translates what must not be translated, and checks what is the same
+// for every misfit.
+func refusal(t *testing.T, p *fcm.Provider, n *push.Notification) *push.FieldError {
+	t.Helper()
+	_, err := p.Translate(n)
+	refused, ok := errors.AsType[*push.FieldError](err)
+	if !ok {
+		t.Fatalf("%v, want a FieldError", err)
+	}
+	if !grammar.MatchString(refused.Error()) {
+		t.Errorf("it reads %q", refused)
+	}
+	for _, secret := range []string{n.Key(), n.Title, n.Body} {
+		if len(secret) > 5 && strings.Contains(refused.Error(), secret) {
+			t.Errorf("%q tells what the notification holds", refused)
+		}
+	}
+	return refused
+}
+
+func TestAMisfitNamesTheFieldAndWhatIsAllowed(t *testing.T) {
+	minus, long, negative := -1, push.Duration(2419201*time.Second), push.Duration(2419200*time.Second)
+	is := func(change ...func(*push.Notification)) []func(*push.Notification) { return change }
+	token := func(s string) []func(*push.Notification) { return is(to(push.Target{Token: s})) }
+	topic := func(s string) []func(*push.Notification) { return is(to(push.Target{Topic: s})) }
+	data := func(name string) []func(*push.Notification) {
+		return is(func(n *push.Notification) { n.Data = map[string]string{name: "v"} })
+	}
+	translate(t, ready(t), hello(func(n *push.Notification) { n.TTL = &negative })) // four weeks are allowed
+
+	for _, c := range []struct {
+		name          string
+		change        []func(*push.Notification)
+		field, reason string
+	}{
+		{"no target", token(""), "token", "InvalidTarget"},
+		{"two targets", is(to(push.Target{Token: "a", Topic: "b"})), "token", "InvalidTarget"},
+		{"a channel", is(to(push.Target{Channel: "x"})), "token", "InvalidTarget"},
+		{"a subscription", is(to(push.Target{Subscription: &push.Subscription{}})), "token", "InvalidTarget"},
+		{"a long token", token(strings.Repeat("a", 4097)), "token", "InvalidTarget"},
+		{"another path", token("../../v1"), "token", "InvalidTarget"},
+		{"an escaped path", token("%2e%2e%2f"), "token", "InvalidTarget"},
+		{"a line end", token("abcd\r\n"), "token", "InvalidTarget"},
+		{"NUL", token("ab\x00c"), "token", "InvalidTarget"},
+		{"another alphabet", token("токен"), "token", "InvalidTarget"},
+		{"a topic with its prefix", topic("/topics/news"), "topic", "InvalidTarget"},
+		{"a topic with a space", topic("my news"), "topic", "InvalidTarget"},
+		{"a long topic", topic(strings.Repeat("t", 901)), "topic", "InvalidTarget"},
+		{"a condition of nothing", is(to(push.Target{Condition: " "})), "condition", "InvalidTarget"},
+		{"an installation with a colon", is(to(push.Target{Installation: deviceToken})), "installation", "InvalidTarget"},
+		{"nothing at all", is(func(n *push.Notification) { n.Title, n.Body = "", "" }), "body", "PayloadEmpty"},
+		{"a negative badge", is(func(n *push.Notification) { n.Badge = &minus }), "badge", "InvalidField"},
+		{"an image in clear", is(func(n *push.Notification) { n.Image = "http://example.com/a.png" }), "image", "InvalidField"},
+		{"more than four weeks", is(func(n *push.Notification) { n.TTL = &long }), "ttl", "InvalidField"},
+		{"a long collapse key", is(func(n *push.Notification) { n.CollapseKey = strings.Repeat("k", 65) }), "collapse_key", "InvalidField"},
+		{"a collapse key with a line end", is(func(n *push.Notification) { n.CollapseKey = "a\nb" }), "collapse_key", "InvalidField"},
+		{"a title that is no text", is(func(n *push.Notification) { n.Title = "a\xffb" }), "title", "InvalidField"},
+		{"a sound that is no text", is(func(n *push.Notification) { n.Sound = "a\xffb" }), "sound", "InvalidField"},
+		{"data that are no text", is(func(n *push.Notification) { n.Data = map[string]string{"k": "\xff"} }), "data", "InvalidField"},
+		{"data called from", data("from"), "data", "InvalidField"},
+		{"data called message_type", data("message_type"), "data", "InvalidField"},
+		{"data of Google's", data("google.c.a"), "data", "InvalidField"},
+		{"data of its predecessor's", data("gcm_x"), "data", "InvalidField"},
+		{"a message that is no object", is(raw(`[]`)), "fcm.message", "InvalidPayload"},
+		{"a message of null", is(raw(`null`)), "fcm.message", "InvalidPayload"},
+		{"a message cut short", is(raw(`{"data":{}`)), "fcm.message", "InvalidPayload"},
+		{"a message and more", is(raw(`{} {}`)), "fcm.message", "InvalidPayload"},
+		{"a message that repeats a name", is(raw(`{"data":{},"data":{}}`)), "fcm.message", "InvalidPayload"},
+		{"a message that is no text", is(raw("{\"x\":\"\xff\"}")), "fcm.message", "InvalidPayload"},
+		{"a deep message", is(raw(strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000))), "fcm.message", "InvalidPayload"},
+		{"another token", is(raw(`{"token":"another"}`)), "fcm.message.token", "InvalidTarget"},
+		{"a topic besides", is(raw(`{"topic":"news"}`)), "fcm.message.topic", "InvalidTarget"},
+		{"a topic of null besides", is(raw(`{"topic":null}`)), "fcm.message.topic", "InvalidTarget"},
+		{"a number among the data", is(raw(`{"data":{"n":12}}`)), "fcm.message.data", "InvalidPayload"},
+		{"null among the data", is(raw(`{"data":{"n":null}}`)), "fcm.message.data", "InvalidPayload"},
+		{"data in a list", is(raw(`{"data":["x"]}`)), "fcm.message.data", "InvalidPayload"},
+		{"a number among Android's data", is(raw(`{"android":{"data":{"n":12}}}`)), "fcm.message.android.data", "InvalidPayload"},
+		{"a reserved name among the browsers' data", is(raw(`{"webpush":{"data":{"from":"x"}}}`)), "fcm.message.webpush.data", "InvalidPayload"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			refused := refusal(t, ready(t), hello(c.change...))
+			equal(t, "field", refused.Field, c.field)
+			equal(t, "reason", refused.Reason, c.reason)
+		})
+	}
+}
+
+func TestConditionsAreReadAsFCMReadsThem(t *testing.T) {
+	five := strings.Repeat("'a' in topics || ", 4) + "'b' in topics"
+	for condition, good := range map[string]bool{
+		"'a' in topics":                                     true,
+		"  'a'  in  topics  ":                               true,
+		"'a'in topics&&'b'in topics":                        true,
+		"'a' in topics && ('b' in topics || 'c' in topics)": true,
+		"!('a' in topics)":                                  true,
+		"!!'a' in topics":                                   true,
+		"((('a-b_c.~%1' in topics)))":                       true,
+		five:                                                true,
+		five + " || 'c' in topics":                          false,
+		"":                                                  false,
+		"a in topics":                                       false,
+		"'a' in topic":                                      false,
+		"'a' in topicsx":                                    false,
+		"'a' in topics &&":                                  false,
+		"&& 'a' in topics":                                  false,
+		"'a' in topics & 'b' in topics":                     false,
+		"'a' in topics 'b' in topics":                       false,
+		"('a' in topics":                                    false,
+		"'a' in topics)":                                    false,
+		"'a b' in topics":                                   false,
+		"'' in topics":                                      false,
+		"'a in topics":                                      false,
+		"\"a\" in topics":                                   false,
+		strings.Repeat("(", 5000):                           false,
+		strings.Repeat("!", 4000):                           false,
+		"'a' in topics\x00":                                 false,
+	} {
+		_, err := ready(t).Translate(hello(to(push.Target{Condition: condition})))
+		equal(t, fmt.Sprintf("%.60q", condition), condition != "" && err == nil, good)
+	}
+}
+
+// texts are of one, two, three and four bytes a letter, of several runes a
+// letter, right to left, and longer in JSON than on the device.
+var texts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م", "\"", "\n"}
+
+func TestAMessageMayHaveExactlyItsTargetsBytes(t *testing.T) {
+	for _, c := range []struct {
+		target push.Target
+		limit  int
+	}{{device, 4096}, {installation, 4096}, {newsTopic, 2048}, {push.Target{Condition: "'a' in topics"}, 2048}} {
+		for _, text := range texts {
+			t.Run(fmt.Sprintf("%d %q", c.limit, text), func(t *testing.T) {
+				rest := c.limit - len("Hello") - len("key") - len("value") - len("https://a.b")
+				body := strings.Repeat(text, rest/len(text)) + strings.Repeat("x", rest%len(text))
+				of := func(body string) *push.Notification {
+					return hello(to(c.target), func(n *push.Notification) {
+						n.Body, n.Image, n.Data = body, "https://a.b", map[string]string{"key": "value"}
+					})
+				}
+				translate(t, ready(t), of(body))
+				refused := refusal(t, ready(t), of(body+"x"))
+				equal(t, "field", refused.Field, "body")
+				equal(t, "reason", refused.Reason, "PayloadTooLarge")
+				equal(t, "says how much", strings.Contains(refused.Allowed, fmt.Sprint(c.limit+1)), true)
+
+				over := hello(to(c.target), func(n *push.Notification) { n.Title, n.Body = "", "" })
+				quoted, _ := json.Marshal(body)
+				raw(`{"notification":{"title":"Hello","body":` + string(quoted) + `,"image":"https://a.b"},"data":{"key":"value"}}`)(over)
+				translate(t, ready(t), over)
+				raw(`{"notification":{"title":"Hello!","body":` + string(quoted) + `,"image":"https://a.b"},"data":{"key":"value"}}`)(over)
+				refused = refusal(t, ready(t), over)
+				equal(t, "field", refused.Field, "fcm.message")
+				equal(t, "reason", refused.Reason, "PayloadTooLarge")
+			})
+		}
+	}
+}
+
+func TestTooLargeNamesTheFieldThatTakesMost(t *testing.T) {
+	big := strings.Repeat("x", 5000)
+	for field, change := range map[string]func(*push.Notification){
+		"title": func(n *push.Notification) { n.Title = big },
+		"data":  func(n *push.Notification) { n.Data = map[string]string{"k": big} },
+		"image": func(n *push.Notification) { n.Image = "https://example.com/" + big },
+	} {
+		equal(t, "field", refusal(t, ready(t), hello(change)).Field, field)
+	}
+}
+
+func FuzzWhatIsTranslatedIsOneMessageToItsTarget(f *testing.F) {
+	f.Add(deviceToken, "", "", "Hello", "Wörld 👋", "k", "v", `{"android":{"collapseKey":"x"}}`, "score", uint8(1), int64(time.Hour))
+	f.Add("", "news", "", "\xff", "", "from", "", `{"data":{"a":1}}`, "", uint8(3), int64(0))
+	f.Add("", "", "'a' in topics && !('b' in topics)", "", "", "", "", `{"notification":{"body":"x"}}`, "a\nb", uint8(0), int64(-1))
+	p := ready(f)
+	f.Fuzz(func(t *testing.T, token, topic, condition, title, body, key, value, message, collapse string, priority uint8, ttl int64) {
+		n := &push.Notification{
+			AcceptedAt: time.Now(), Target: push.Target{Token: token, Topic: topic, Condition: condition}, Title: title, Body: body,
+			CollapseKey: collapse, Priority: []push.Priority{"", "high", "normal", "low"}[priority%4],
+		}
+		if message != "" {
+			raw(message)(n)
+		}
+		if ttl >= 0 && ttl < int64(1000*time.Hour) {
+			n.TTL = (*push.Duration)(&ttl)
+		}
+		if key != "" {
+			n.Data = map[string]string{key: value}
+		}
+		r, err := p.Translate(n)
+		if err != nil {
+			if refused, ok := errors.AsType[*push.FieldError](err); !ok || refused.Reason == "" || refused.Allowed == "" {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		var back struct {
+			Message map[string]json.RawMessage `json:"message"`
+		}
+		if err := json.Unmarshal(r.Body, &back); err != nil {
+			t.Fatalf("%v in %q", err, r.Body)
+		}
+		targets := 0
+		for _, name := range []string{"token", "topic", "condition", "fid"} {
+			if to, ok := back.Message[name]; ok {
+				targets++
+				var who string
+				if json.Unmarshal(to, &who) != nil || who != n.Key() {
+					t.Errorf("it goes to %s", to)
+				}
+			}
+		}
+		if targets != 1 {
+			t.Errorf("it has %d targets", targets)
+		}
+	})
+}

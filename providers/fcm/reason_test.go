@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// row is one line of the table of all that can come of an attempt.
+type row struct {
+	Provider    string
+	Status      any
+	Code        string
+	Class       string
+	Match       string
+	Retryable   bool
+	Fault       bool     `json:"counts_as_endpoint_failure"`
+	Forget      bool     `json:"device_token_should_be_deleted"`
+	Scope       string   `json:"backoff_scope"`
+	Close       bool     `json:"close_connection"`
+	Unprocessed bool     `json:"request_unprocessed"`
+	LeastWait   *float64 `json:"min_backoff_s"`
+}
+
+func (r row) String() string {
+	return fmt.Sprintf("%s/%v %s %s", r.Provider, r.Status, r.Code, r.Class)
+}
+
+// rowsOf reads a provider's part of the table.
+func rowsOf(t testing.TB, provider string) []row {
+	t.Helper()
+	text, err := os.ReadFile("../testdata/provider-errors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all, its []row
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all {
+		if r.Provider == provider {
+			its = append(its, r)
+		}
+	}
+	if len(its) == 0 {
+		t.Fatalf("the table has no row for %s", provider)
+	}
+	return its
+}
+
+// statuses returns the status codes that a row stands for.
+func (r row) statuses() []int {
+	switch s := r.Status.(type) {
+	case float64:
+		return []int{int(s)}
+	case string:
+		return map[string][]int{"4xx": {402, 405, 409, 413, 418, 499}, "5xx": {501, 505, 599}, "any": {500, 503, 504}}[s]
+	}
+	return nil
+}
+
+var verdictOf = map[string]push.Verdict{
+	"accepted": push.Accepted, "unregistered_token": push.Unregistered, "credential": push.Unauthorized, "quota": push.Throttled,
+	"invalid_token": push.Refused, "invalid_request": push.Refused, "topic": push.Refused, "payload_too_large": push.Refused,
+	"provider_unavailable": push.Unavailable, "provider_internal": push.Unavailable,
+}
+
+// failure writes an error as FCM does.
+func failure(status int, word, message string, details ...string) string {
+	return fmt.Sprintf(`{ "error": { "code": %d, "message": %q, "status": %q, "details": [ %s ] } }`+"\n",
+		status, message, word, strings.Join(details, ", "))
+}
+
+func fcmError(code string) string {
+	return fmt.Sprintf(`{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":%q}`, code)
+}
+
+func errorInfo(reason string) string {
+	return fmt.Sprintf(`{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":%q,"domain":"googleapis.com"}`, reason)
+}
+
+func badRequest(field string) string {
+	return fmt.Sprintf(`{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":%q,"description":"x"}]}`, field)
+}
+
+func quotaFailure(subject, text string) string {
+	return fmt.Sprintf(`{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"subject":%q,"description":%q}]}`, subject, text)
+}
+
+const (
+	help      = `{"@type":"type.googleapis.com/google.rpc.Help","links":[{"description":"x","url":"https://example.com"}]}`
+	apnsError = `{"@type":"type.googleapis.com/google.firebase.fcm.v1.ApnsError","statusCode":403,"reason":"InvalidProviderToken"}`
+	strange   = `{"@type":7,"errorCode":["UNREGISTERED"]}, null, "x", {"@type":"example.com/google.firebase.fcm.v2.FcmError","errorCode":"UNREGISTERED"}`
+
+	generic401 = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential."
+)
+
+// sample is an answer that makes a row what it is.
+type sample struct {
+	body   string
+	target push.Target
+	scope  string // where the row leaves more than one
+}
+
+var (
+	device       = push.Target{Token: deviceToken}
+	installation = push.Target{Installation: "cE3dZp4rQ0mUx7sYt1kLwA"}
+	newsTopic    = push.Target{Topic: "news"}
+)
+
+// samples returns the answers that make r what it is, with the details in both
+// orders and with unknown ones between.
+func (r row) samples(status int) []sample {
+	one := func(body string) []sample { return []sample{{body: body, target: device}} }
+	switch key := r.Code + " " + r.Class; key {
+	case " accepted":
+		return one(`{"name":"projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"}`)
+	case "INVALID_ARGUMENT invalid_request":
+		return append(both(device, status, "INVALID_ARGUMENT", "Invalid value at 'message.data[0].value' (TYPE_STRING), 12",
+			badRequest("message.data[0].value"), fcmError("INVALID_ARGUMENT")),
+			one(failure(status, "INVALID_ARGUMENT", "Request contains an invalid argument."))[0],
+			one("")[0], one("<html>")[0])
+	case "INVALID_ARGUMENT invalid_token":
+		return slices.Concat(
+			both(device, status, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token", fcmError("INVALID_ARGUMENT"), help),
+			both(device, status, "INVALID_ARGUMENT", "Invalid registration", badRequest("message.token"), fcmError("INVALID_ARGUMENT")),
+			both(installation, status, "INVALID_ARGUMENT", "Invalid installation", badRequest("message.fid"), fcmError("INVALID_ARGUMENT")))
+	case "INVALID_ARGUMENT payload_too_large":
+		return both(device, status, "INVALID_ARGUMENT", "Android message is too big", fcmError("INVALID_ARGUMENT"),
+			`{"@type":"type.googleapis.com/google.rpc.BadRequest"}`)
+	case "UNAUTHENTICATED credential":
+		return slices.Concat(
+			both(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), help),
+			both(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_TYPE_UNSUPPORTED"), strange), one(""), one("<html>"))
+	case "THIRD_PARTY_AUTH_ERROR credential":
+		return slices.Concat(
+			both(device, status, "UNAUTHENTICATED", generic401, fcmError(r.Code), apnsError),
+			both(device, status, "UNAUTHENTICATED", generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), fcmError("APNS_AUTH_ERROR")))
+	case "PERMISSION_DENIED credential":
+		return slices.Concat(both(device, status, r.Code, "Permission denied", errorInfo("IAM_PERMISSION_DENIED"), help), one(""))
+	case "UNREGISTERED unregistered_token":
+		target := device
+		if strings.HasSuffix(r.Match, "fid") {
+			target = installation
+		}
+		return slices.Concat(both(target, status, "NOT_FOUND", "Requested entity was not found.", fcmError(r.Code), apnsError),
+			both(target, status, "NOT_FOUND", "NotRegistered", strange, fcmError(r.Code)))
+	case "NOT_FOUND invalid_request":
+		return slices.Concat(both(device, status, r.Code, "Requested entity was not found.", help, strange), one(""), one("<html>Not Found"))
+	case "QUOTA_EXCEEDED quota":
+		return quotaSamples(status)
+	case "RATE_LIMIT_EXCEEDED quota":
+		return both(newsTopic, status, "RESOURCE_EXHAUSTED", "Quota exceeded for a topic or device", errorInfo(r.Code), help)
+	case "UNSPECIFIED_ERROR provider_internal":
+		return both(device, status, "INTERNAL", "", fcmError(r.Code), errorInfo("ACCESS_TOKEN_EXPIRED"))
+	case "SENDER_ID_MISMATCH invalid_token", "INTERNAL provider_internal", "UNAVAILABLE provider_unavailable":
+		return slices.Concat(both(device, status, "X", "SenderId mismatch", fcmError(r.Code), help), one(failure(status, r.Code, "")))
+	}
+	return slices.Concat(one(""), one("{"), one("null"), one(`[{"error":{}}]`), one(`{"error":"x"}`), one("<html><title>Error"),
+		one(strings.Repeat("[", 1<<16)), both(device, status, "SOMETHING_NEW", "text", fcmError("NEWER"), errorInfo("NEWEST")))
+}
+
+// both writes an error with its details in both orders.
+func both(target push.Target, status int, word, message string, first, second string) []sample {
+	return []sample{
+		{body: failure(status, word, message, first, second), target: target},
+		{body: failure(status, word, message, second, help, first), target: target},
+	}
+}
+
+func quotaSamples(status int) []sample {
+	of := func(target push.Target, scope, message, quota string) sample {
+		return sample{failure(status, "RESOURCE_EXHAUSTED", message, quota, fcmError("QUOTA_EXCEEDED")), target, scope}
+	}
+	return []sample{
+		of(device, "device", "x", quotaFailure("device:abc", "Device message rate exceeded")),
+		of(device, "device", "Device message rate exceeded.", help),
+		of(installation, "device", "x", quotaFailure("x", "device message rate")),
+		of(newsTopic, "topic", "Topic quota exceeded.", help),
+		of(newsTopic, "topic", "x", quotaFailure("topic:news", "x")),
+		of(device, "project", "Quota exceeded.", quotaFailure("project:demo", "messages per minute")),
+		of(newsTopic, "project", "x", quotaFailure("projects/my-device-app", "x")),
+	}
+}
+
+func TestEveryRowOfFCMIsJudgedAsTheTableSays(t *testing.T) {
+	for _, r := range rowsOf(t, "fcm") {
+		for _, status := range r.statuses() {
+			for i, s := range r.samples(status) {
+				t.Run(fmt.Sprintf("%v %d %d", r, status, i), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { r.check(t, status, s) })
+				})
+			}
+		}
+	}
+}
+
+// check judges an answer ten minutes after the access token was fetched, so
+// that a row that wants another token can have it.
+func (r row) check(t *testing.T, status int, s sample) {
+	p := ready(t)
+	send(t, p, answering(200, ""), hello())
+	time.Sleep(10 * time.Minute)
+	o := send(t, p, answering(status, s.body), hello(to(s.target)))
+
+	want := push.Outcome{
+		Verdict: verdictOf[r.Class], HTTP: status, ForgetToken: r.Forget, CloseConnection: r.Close,
+		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed,
+	}
+	switch r.Code {
+	case "":
+		want.ProviderID = "projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"
+	case "*": // the word of the status, where Google has one
+		want.Reason = map[int]string{429: "RESOURCE_EXHAUSTED", 504: "DEADLINE_EXCEEDED"}[status]
+		if want.Reason == "" || strings.Contains(s.body, "SOMETHING_NEW") {
+			want.Reason = "UnknownReason"
+		}
+	case "THIRD_PARTY_AUTH_ERROR":
+		want.Reason = r.Code
+		if strings.Contains(s.body, "APNS_AUTH_ERROR") {
+			want.Reason = "APNS_AUTH_ERROR"
+		}
+	default:
+		want.Reason = r.Code
+	}
+	if want.Verdict == push.Throttled { // for Unavailable, the sender's own backoff counts: another endpoint may be well
+		want.RetryAfter = time.Duration(*r.LeastWait) * time.Second
+	}
+	scope := r.Scope
+	if s.scope != "" {
+		scope = s.scope
+	}
+	equal(t, "outcome", o, want)
+	equal(t, "scope", o.Scope.String(), scope)
+	equal(t, "retryable", o.Retryable(), r.Retryable)
+	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+}
+
+func TestAnUnspecifiedErrorIsJudgedByItsStatusAlone(t *testing.T) {
+	for status, want := range map[int]push.Verdict{
+		400: push.Refused, 401: push.Refused, 404: push.Refused, 429: push.Throttled, 500: push.Unavailable, 503: push.Unavailable,
+	} {
+		o := send(t, ready(t), answering(status, failure(status, "X", "", fcmError("UNSPECIFIED_ERROR"))), hello())
+		equal(t, fmt.Sprint(status), o.Verdict, want)
+		equal(t, "reason", o.Reason, "UNSPECIFIED_ERROR")
+		equal(t, "endpoint fault", o.EndpointFault(), status >= 500)
+	}
+}
+
+func TestAnAnswerThatIsNoAPIsBlamesTheEndpoint(t *testing.T) {
+	for _, status := range []int{0, 101, 302, 600} {
+		o := send(t, ready(t), answering(status, failure(404, "NOT_FOUND", "", fcmError("UNREGISTERED"))), hello())
+		equal(t, fmt.Sprint(status), o.EndpointFault() && o.Retryable(), true)
+	}
+}
+
+func TestNoTokenIsForgottenForAMessageThatWasNotToADevice(t *testing.T) {
+	body := failure(400, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token", fcmError("INVALID_ARGUMENT"))
+	o := send(t, ready(t), answering(400, body), hello(to(newsTopic)))
+	equal(t, "outcome", o, push.Outcome{Verdict: push.Refused, Reason: "INVALID_ARGUMENT", HTTP: 400})
+}
+
+func TestRetryAfterIsHonouredWhereAnotherAttemptMakesSense(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		date := time.Now().Add(90 * time.Second).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
+		for _, c := range []struct {
+			status int
+			header string
+			want   time.Duration
+		}{
+			{429, "7", 7 * time.Second},
+			{429, date, 90 * time.Second},
+			{429, "soon", time.Minute},
+			{503, "15", 15 * time.Second},
+			{503, date, 90 * time.Second},
+			{500, "", 0},
+			{400, "7", 0},
+			{200, "7", 0},
+		} {
+			o := send(t, ready(t), func(*wire.Request) (*wire.Response, error) {
+				return &wire.Response{Status: c.status, Header: []wire.Field{{Name: "retry-after", Value: c.header}}}, nil
+			}, hello())
+			equal(t, fmt.Sprint(c.status, c.header), o.RetryAfter, c.want)
+		}
+	})
+}
+
+func TestAnAcceptedMessageHasFCMsName(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"name":"projects/p/messages/fake_message_id"}`:      "projects/p/messages/fake_message_id",
+		`{ "new": {}, "name": "projects/p/messages/0:1%ab" }`: "projects/p/messages/0:1%ab",
+		``:                           "",
+		`<html>`:                     "",
+		`{"name":7}`:                 "",
+		`{"name":"hello"}`:           "",
+		`{"name":"projects/a b"}`:    "",
+		`{"name":"projects/\u007f"}`: "",
+		`{"name":"projects/` + strings.Repeat("x", 300) + `"}`: "",
+	} {
+		o := send(t, ready(t), answering(200, body), hello())
+		equal(t, body, o, push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: want})
+	}
+}
+
+func TestEveryRowOfTheTransportIsJudgedAsTheTableSays(t *testing.T) {
+	const connecting = "the pool connects before it leases, so no attempt meets this; the pool itself blames the endpoint"
+	elsewhere := map[string]string{
+		"DNS_FAILURE": connecting, "CONNECT_REFUSED": connecting, "CONNECT_TIMEOUT": connecting, "TLS_HANDSHAKE_TIMEOUT": connecting,
+		"TLS_SERVER_UNTRUSTED": connecting, "TLS_CLIENT_CERT_REJECTED": connecting, "ALPN_NOT_H2": connecting,
+		"BREAKER_OPEN":           "the pool leases nothing then, so there is no attempt",
+		"MALFORMED_ERROR_BODY":   "the rows of FCM's fall-backs have such bodies",
+		"MALFORMED_SUCCESS_BODY": "TestAnAcceptedMessageHasFCMsName has such bodies",
+	}
+	for _, r := range rowsOf(t, "transport") {
+		t.Run(r.Code, func(t *testing.T) {
+			if why := elsewhere[r.Code]; why != "" {
+				t.Skip(why)
+			}
+			lost := &wire.Error{Reason: wire.Reason(r.Code), Endpoint: r.Fault, Debug: []byte(`{"reason":"Shutdown"}`)}
+			want := push.Unknown
+			switch {
+			case r.Code == string(wire.Cancelled):
+				lost.Err, want = context.Canceled, push.Abandoned
+			case r.Unprocessed:
+				lost.Processed, want = wire.Never, push.Unsent
+			}
+			o := send(t, ready(t), silent(fmt.Errorf("lease: %w", lost)), hello())
+			equal(t, "verdict", o.Verdict, want)
+			equal(t, "reason", o.Reason, r.Code)
+			equal(t, "retryable", o.Retryable(), r.Retryable)
+			equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+			equal(t, "HTTP", o.HTTP, 0)
+		})
+	}
+}
+
+func TestNoOutcomeHoldsWhatTheAnswerSaid(t *testing.T) {
+	leak := "LEAK " + deviceToken + " " + accessToken(1)
+	for _, status := range []int{200, 400, 401, 403, 404, 429, 500, 503} {
+		for _, body := range []string{
+			leak, fmt.Sprintf(`{"name":%q}`, leak),
+			failure(status, leak, leak, fcmError(leak), errorInfo(leak), badRequest(leak), quotaFailure(leak, leak)),
+		} {
+			o := send(t, ready(t), answering(status, body), hello())
+			if text := fmt.Sprintf("%+v", o); strings.Contains(text, "LEAK") || strings.Contains(text, deviceToken) {
+				t.Errorf("%d: %s", status, text)
+			}
+		}
+	}
+}
+
+func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
+	known := map[string]bool{
+		"": true, "UnknownReason": true, "APNS_AUTH_ERROR": true,
+		"FAILED_PRECONDITION": true, "OUT_OF_RANGE": true, "ABORTED": true, "ALREADY_EXISTS": true, "RESOURCE_EXHAUSTED": true,
+		"CANCELLED": true, "UNKNOWN": true, "DATA_LOSS": true, "UNIMPLEMENTED": true, "DEADLINE_EXCEEDED": true,
+	}
+	for _, r := range rowsOf(f, "fcm") {
+		known[r.Code] = true
+		for _, status := range r.statuses() {
+			for _, s := range r.samples(status) {
+				f.Add(status, []byte(s.body))
+			}
+		}
+	}
+	p := ready(f)
+	n := hello()
+	r := translate(f, p, n)
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		o := p.Send(t.Context(), answering(status, string(body)), n, r)
+		switch {
+		case !known[o.Reason]:
+			t.Errorf("the reason %q is not of the table", o.Reason)
+		case (o.Verdict == push.Accepted) != (status/100 == 2):
+			t.Errorf("status %d is %v", status, o.Verdict)
+		case o.ForgetToken && status != 400 && status != 404:
+			t.Errorf("a token was forgotten for status %d", status)
+		case o.EndpointFault() != (status < 200 || status/100 == 3 || status >= 500):
+			t.Errorf("status %d: endpoint fault %v", status, o.EndpointFault())
+		}
+	})
+}
