@@ -42,7 +42,8 @@ func (a *api) batch(w *answer, r *http.Request) *problem {
 	return a.run(w, r, from, &lines{body: from, in: buffer})
 }
 
-// run takes a batch from its first item to its last receipt.
+// run takes a batch from its first item to its last receipt. What it sends does not end with the request's own context
+// but with the caller: see follow.
 func (a *api) run(w *answer, r *http.Request, from *body, in items) *problem {
 	ctx, leave := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer leave()

@@ -50,7 +50,7 @@ func check(n *push.Notification) *problem {
 		return invalid(misplacedTarget(&n.Target),
 			"exactly one of token, topic, condition, channel, installation and subscription must be set")
 	}
-	if n.SendAt.After(time.Now()) {
+	if !n.SendAt.IsZero() && n.SendAt.After(time.Now()) {
 		return &problem{kind: needsQueue, field: "send_at", detail: "must not be in the future: scheduling needs the queue"}
 	}
 	if len(n.Data) > maxMembers {

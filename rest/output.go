@@ -30,7 +30,10 @@ type output struct {
 }
 
 func newOutput(w http.ResponseWriter, patience time.Duration) *output {
-	o := &output{to: w, pending: buffers.Get().(*bytes.Buffer), control: http.NewResponseController(w), patience: patience, ready: make(chan struct{}, 1)}
+	o := &output{
+		to: w, control: http.NewResponseController(w), patience: patience,
+		ready: make(chan struct{}, 1), pending: buffers.Get().(*bytes.Buffer),
+	}
 	o.room.L = &o.mu
 	return o
 }

@@ -40,25 +40,25 @@ var (
 	unsupportedBody = kind{http.StatusUnsupportedMediaType, "unsupported-body", "UnsupportedBody",
 		"The body is of a type that is not taken"}
 
-	unauthenticated  = kind{http.StatusUnauthorized, "unauthenticated", "Unauthenticated",
+	unauthenticated = kind{http.StatusUnauthorized, "unauthenticated", "Unauthenticated",
 		"The API key is missing or not known"}
 	wrongApp         = kind{http.StatusForbidden, "wrong-app", "WrongApp", "The API key is not one of this app"}
 	missingScope     = kind{http.StatusForbidden, "missing-scope", "MissingScope", "The API key may not do this"}
 	notFound         = kind{http.StatusNotFound, "not-found", "NotFound", "There is nothing here"}
 	methodNotAllowed = kind{http.StatusMethodNotAllowed, "method-not-allowed", "MethodNotAllowed",
 		"The method is not allowed here"}
-	keyReused        = kind{http.StatusUnprocessableEntity, "idempotency-key-reused", "IdempotencyKeyReused",
+	keyReused = kind{http.StatusUnprocessableEntity, "idempotency-key-reused", "IdempotencyKeyReused",
 		"The Idempotency-Key came with another body before"}
-	needsQueue       = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
+	needsQueue = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
 		"This needs the queue, which this gateway does not have yet"}
 
 	throttled    = kind{http.StatusTooManyRequests, "throttled", "Throttled", "Too much for the provider or a quota"}
 	unauthorized = kind{http.StatusBadGateway, "unauthorized", "Unauthorized",
 		"The provider does not take the app's credential"}
-	unavailable  = kind{http.StatusServiceUnavailable, "unavailable", "Unavailable",
+	unavailable = kind{http.StatusServiceUnavailable, "unavailable", "Unavailable",
 		"The provider could not be reached, or could not"}
-	unknown      = kind{http.StatusGatewayTimeout, "unknown", "Unknown", "Nobody can tell whether the provider took it"}
-	internal     = kind{http.StatusInternalServerError, "internal", "Internal", "The gateway has a fault"}
+	unknown  = kind{http.StatusGatewayTimeout, "unknown", "Unknown", "Nobody can tell whether the provider took it"}
+	internal = kind{http.StatusInternalServerError, "internal", "Internal", "The gateway has a fault"}
 )
 
 // problem is why a call was not done. Nothing in it repeats what the caller sent but the names of fields.
