@@ -20,7 +20,6 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/jwt"
 
-	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -149,17 +148,6 @@ type tokens struct {
 	turn chan struct{} // holds one thing for whoever may exchange; it guards what is below
 	last *denial       // what the last exchange failed of; nil when it did not
 	wait time.Duration // after the next failure
-}
-
-// denial is why there is no access token. As an error it says no more than the
-// reason: what the oauth2 package says holds the endpoint's answer.
-type denial struct {
-	outcome push.Outcome
-	until   time.Time // no exchange before then
-}
-
-func (d *denial) Error() string {
-	return "fcm: no access token: " + d.outcome.Reason
 }
 
 func newTokens(fetch source, log *slog.Logger) *tokens {

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"golang.org/x/oauth2"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// denial is why there is no access token. As an error it says no more than the
+// reason: what the oauth2 package says holds the endpoint's answer.
+type denial struct {
+	outcome push.Outcome
+	until   time.Time // no exchange before then
+}
+
+func (d *denial) Error() string {
+	return "fcm: no access token: " + d.outcome.Reason
+}
+
+// The reasons of ours for an exchange that brought no access token and gave no
+// word of its own.
+const (
+	oauthUnavailable = "OAUTH_UNAVAILABLE"
+	oauthThrottled   = "OAUTH_THROTTLED"
+	oauthRefused     = "OAUTH_REFUSED"
+)
+
+// oauthWords are the errors of RFC 6749, sections 4.1.2.1 and 5.2, that Google's
+// token endpoint answers with. All of them condemn the service account or what
+// we ask for it, and none gets better by being asked again.
+var oauthWords = map[string]bool{
+	"invalid_grant": true, "invalid_scope": true, "invalid_request": true, "unsupported_grant_type": true,
+	"invalid_client": true, "unauthorized_client": true, "access_denied": true,
+}
+
+// judgeExchange is the outcome of every attempt that an exchange fails. Its
+// HTTP is zero and its scope the credential, whatever the token endpoint
+// answered: no endpoint of FCM had a part in it.
+func judgeExchange(err error) push.Outcome {
+	down := push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeCredential, Reason: oauthUnavailable}
+	answer, ok := errors.AsType[*oauth2.RetrieveError](err)
+	if !ok || answer.Response == nil {
+		return down
+	}
+	asked := (&wire.Response{Header: []wire.Field{
+		{Name: "retry-after", Value: answer.Response.Header.Get("Retry-After")},
+		{Name: "date", Value: answer.Response.Header.Get("Date")},
+	}}).RetryAfter()
+	switch status := answer.Response.StatusCode; {
+	case status == http.StatusTooManyRequests:
+		wait := max(asked, 10*time.Second)
+		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeCredential, Reason: oauthThrottled, RetryAfter: wait}
+	case status/100 == 4:
+		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: oauthWord(answer.Body)}
+	}
+	down.RetryAfter = asked
+	return down
+}
+
+// oauthWord returns the error in the body of a refusal, if it is one we know.
+func oauthWord(body []byte) string {
+	var in struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(body, &in) != nil || !oauthWords[in.Error] {
+		return oauthRefused
+	}
+	return in.Error
+}
+
+// causeOf returns what a log may say of a failed exchange. The token endpoint's
+// answer may say no word of it.
+func causeOf(err error) string {
+	if _, answered := errors.AsType[*oauth2.RetrieveError](err); answered {
+		return "refused"
+	}
+	return err.Error()
+}
+
+// withoutToken is the outcome of an attempt that found no access token.
+func withoutToken(err error) push.Outcome {
+	d, ok := errors.AsType[*denial](err)
+	if !ok {
+		return push.NoAnswer(err)
+	}
+	o := d.outcome
+	if o.Retryable() {
+		o.RetryAfter = max(time.Until(d.until), 0)
+	}
+	return o
+}
