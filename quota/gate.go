@@ -64,12 +64,12 @@ func (g *Gate) Admit(n *push.Notification, patience time.Duration) (wait time.Du
 		return 0, true
 	}
 	now := time.Now()
-	target := g.targets.find(n)
-	if wait, ok = target.take(now, 0); !ok {
+	held, wait, ok := g.targets.find(n).take(now, 0)
+	if !ok {
 		return max(wait, g.total.closed(now)), false
 	}
-	if wait, ok = g.total.take(now, patience); !ok {
-		target.giveBack()
+	if _, wait, ok = g.total.take(now, patience); !ok {
+		held.giveBack()
 	}
 	return wait, ok
 }

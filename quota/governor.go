@@ -3,9 +3,10 @@
 package quota
 
 import (
-	"math"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -24,51 +25,82 @@ const (
 // when the provider refuses one and raises again step by step. A nil governor
 // lets everything through.
 //
-// The bucket is kept as in the generic cell rate algorithm (ITU-T I.371): one
-// time says it all. A rate.Limiter would not do, for its SetLimit "may be
-// violated" by those who hold a reservation, and here they often do.
+// A rate.Limiter's SetLimit "may be violated or underutilized" by those who
+// hold a place when it is called. It is never violated here: the rate is cut
+// only together with closing the scope, and whoever holds a place then finds
+// it closed when his time comes.
 type governor struct {
 	limit Limit
 
 	mu      sync.Mutex
-	full    time.Time // when the bucket will be full again if nobody takes
-	opens   time.Time // closed until then
-	slowed  float64   // the rate after a refusal; 0 when it is the limit's
-	changed time.Time // when slowed was last touched
+	bucket  *rate.Limiter // made when it is first needed; nil where there is no limit
+	latest  time.Time     // the bucket's clock, which must not go back
+	opens   time.Time     // closed until then
+	slowed  float64       // the rate after a refusal; 0 when it is the limit's
+	changed time.Time     // when slowed was last touched
+}
+
+// place is what take hands out. Its zero value is a place that costs nothing.
+type place struct {
+	governor *governor
+	token    *rate.Reservation
+	at       time.Time // the bucket's time when it was taken
 }
 
 // take takes a place that comes up within patience and returns how long until
 // then; or it takes nothing and returns how long the scope is closed or full.
-func (g *governor) take(now time.Time, patience time.Duration) (wait time.Duration, ok bool) {
+func (g *governor) take(now time.Time, patience time.Duration) (p place, wait time.Duration, ok bool) {
 	if g == nil {
-		return 0, true
+		return place{}, 0, true
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at, full := later(now, g.opens), g.full
+	g.latest = later(g.latest, later(now, g.opens))
+	wait = max(g.opens.Sub(now), 0)
 	if g.limit.Rate > 0 {
-		at, full = place(g.full, now, interval(g.rate(now)), g.limit.tolerance())
+		p = place{governor: g, token: g.filled(g.latest).ReserveN(g.latest, 1), at: g.latest}
+		wait += p.token.DelayFrom(g.latest)
 	}
-	if wait = at.Sub(now); wait > patience {
-		return wait, false
+	if wait > patience {
+		p.returned()
+		return place{}, wait, false
 	}
-	g.full = full
-	return wait, true
+	return p, wait, true
 }
 
 // giveBack returns a place that was just taken and will not be used.
-func (g *governor) giveBack() {
-	if g == nil || g.limit.Rate <= 0 {
+func (p place) giveBack() {
+	if p.governor == nil {
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.full = g.full.Add(-interval(g.limit.Rate))
+	p.governor.mu.Lock()
+	defer p.governor.mu.Unlock()
+	p.returned()
+}
+
+// returned is giveBack for those who hold the governor's mu.
+func (p place) returned() {
+	if p.token != nil {
+		p.token.CancelAt(p.at)
+	}
+}
+
+// filled returns the bucket with its rate of that moment. g.mu is held.
+func (g *governor) filled(at time.Time) *rate.Limiter {
+	limit := rate.Limit(g.rate(at))
+	if g.bucket == nil {
+		g.bucket = rate.NewLimiter(limit, g.limit.burst())
+	}
+	if g.bucket.Limit() != limit {
+		g.bucket.SetLimitAt(at, limit)
+	}
+	return g.bucket
 }
 
 // refused closes the scope and slows it down. The refusals of all that was in
-// flight together count as one. It opens with an empty bucket, so that nobody
-// bursts into a quota that has only just come back, and no place comes before.
+// flight together count as one. It opens with one token in its bucket at the
+// most, so that nobody bursts into a quota that has only just come back, and
+// those who hold a later place are counted.
 func (g *governor) refused(now time.Time, wait time.Duration) {
 	opens := now.Add(min(max(wait, leastClosed), mostClosed))
 	g.mu.Lock()
@@ -78,7 +110,14 @@ func (g *governor) refused(now time.Time, wait time.Duration) {
 	}
 	g.opens = later(g.opens, opens)
 	g.changed = g.opens
-	g.full = later(g.full, g.opens.Add(g.limit.tolerance()))
+	g.latest = later(g.latest, g.opens)
+	if g.limit.Rate <= 0 {
+		return
+	}
+	bucket := g.filled(g.latest)
+	if surplus := int(bucket.TokensAt(g.latest)) - 1; surplus > 0 {
+		bucket.AllowN(g.latest, surplus)
+	}
 }
 
 // closed returns how long the scope stays closed.
@@ -114,28 +153,12 @@ func (g *governor) rate(now time.Time) float64 {
 	return g.slowed
 }
 
-// place returns when the next notification may pass a bucket that will be full
-// at the time full, and when it will be full after that one.
-func place(full, now time.Time, interval, tolerance time.Duration) (at, after time.Time) {
-	return later(now, full.Add(-tolerance)), later(now, full).Add(interval)
-}
-
-// interval is the time between two at the given rate, rounded so that the rate
-// is kept.
-func interval(rate float64) time.Duration {
-	return time.Duration(math.Ceil(float64(time.Second) / rate))
-}
-
-// tolerance is how far ahead of its even pace a full bucket lets one run.
-func (l Limit) tolerance() time.Duration {
-	if l.Rate <= 0 {
-		return 0
+// burst is how many a full bucket lets go at once.
+func (l Limit) burst() int {
+	if l.Burst > 0 {
+		return l.Burst
 	}
-	burst := l.Burst
-	if burst <= 0 {
-		burst = max(1, int(l.Rate/10))
-	}
-	return time.Duration(burst-1) * interval(l.Rate)
+	return max(1, int(l.Rate/10))
 }
 
 func later(a, b time.Time) time.Time {
