@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -93,17 +94,16 @@ func begin(ctx, within context.Context, nc, raw net.Conn, cfg Config) (*Conn, er
 func (c *Conn) exchangePrefaces() error {
 	c.out = append(c.out, http2.ClientPreface...)
 	_ = c.put.WriteSettings(c.ours()...)
-	written := make(chan error, 1)
-	go func() {
-		_, err := c.nc.Write(c.out)
-		written <- err
-	}()
+	var failed error
+	var writing sync.WaitGroup
+	writing.Go(func() { _, failed = c.nc.Write(c.out) })
+	defer writing.Wait()
 	if err := c.firstFrame(); err != nil {
 		_ = c.raw.SetDeadline(longAgo)
-		<-written
 		return err
 	}
-	return <-written
+	writing.Wait()
+	return failed
 }
 
 func (c *Conn) firstFrame() error {

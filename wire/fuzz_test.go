@@ -106,6 +106,9 @@ func listenTo(t *testing.T, said []byte, hangsUp bool) {
 	if s := c.State(); s.InFlight+s.Waiting != 0 {
 		t.Errorf("all have ended, and the state is %+v", s)
 	}
-	<-ended //nolint:errcheck // any end will do
+	var e *wire.Error
+	if err := <-ended; err != nil && !errors.As(err, &e) {
+		t.Errorf("Run returned %v, which is no *wire.Error", err)
+	}
 	_ = theirs.Close()
 }

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http2"
+
+	"github.com/sluice-push/sluice/wire"
+)
+
+// answers are what a peer may say to a request, by the request's path. (What
+// net/http passes over and waits on, like an answer on an idle stream, is not
+// here: there a Conn is the stricter, on purpose.)
+var answers = map[string]func(p *peer, id uint32){
+	"/head-only":  func(p *peer, id uint32) { p.answer(id, "200", "apns-id", "X") },
+	"/empty-data": func(p *peer, id uint32) { p.sendHead(id, false, ":status", "200"); p.sendData(id, true, "") },
+	"/body": func(p *peer, id uint32) {
+		p.sendHead(id, false, ":status", "400")
+		p.sendData(id, true, `{"reason":"x"}`)
+	},
+	"/server-gone": func(p *peer, id uint32) { p.answer(id, "503", "retry-after", "5") },
+	"/in-pieces": func(p *peer, id uint32) {
+		p.sendHead(id, false, ":status", "200", "content-length", "9")
+		for _, piece := range []string{"one", "", "two", "six"} {
+			p.sendData(id, piece == "six", piece)
+		}
+	},
+	"/padded": func(p *peer, id uint32) {
+		p.sendHead(id, false, ":status", "200")
+		p.do(p.fr.WriteDataPadded(id, true, []byte("padded"), make([]byte, 255)))
+	},
+	"/interim": func(p *peer, id uint32) {
+		p.sendHead(id, false, ":status", "103", "link", "</>")
+		p.answer(id, "204", "apns-id", "X")
+	},
+	"/trailers": func(p *peer, id uint32) {
+		p.sendHead(id, false, ":status", "200")
+		p.sendData(id, false, "body")
+		p.sendHead(id, true, "x-trailer", "1")
+	},
+	"/continued": func(p *peer, id uint32) {
+		block := p.encode(":status", "200", "apns-id", strings.Repeat("x", 300))
+		p.do(p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block[:5], EndStream: true}))
+		p.do(p.fr.WriteContinuation(id, false, block[5:9]))
+		p.do(p.fr.WriteContinuation(id, true, block[9:]))
+	},
+	"/repeated-field": func(p *peer, id uint32) { p.answer(id, "200", "vary", "a", "vary", "b") },
+	"/large-enough": func(p *peer, id uint32) {
+		p.sendHead(id, false, ":status", "200")
+		for range 4 {
+			p.sendData(id, false, strings.Repeat("x", 16<<10))
+		}
+		p.sendData(id, true, "")
+	},
+	"/refused":  func(p *peer, id uint32) { p.do(p.fr.WriteRSTStream(id, http2.ErrCodeRefusedStream)) },
+	"/internal": func(p *peer, id uint32) { p.do(p.fr.WriteRSTStream(id, http2.ErrCodeInternal)) },
+	"/cut-short": func(p *peer, id uint32) {
+		p.sendHead(id, false, ":status", "200")
+		p.do(p.fr.WriteRSTStream(id, http2.ErrCodeCancel))
+	},
+	"/no-status":   func(p *peer, id uint32) { p.sendHead(id, true, "apns-id", "X") },
+	"/capitals":    func(p *peer, id uint32) { p.sendHead(id, true, ":status", "200", "Apns-Id", "X") },
+	"/late-status": func(p *peer, id uint32) { p.sendHead(id, true, "apns-id", "X", ":status", "200") },
+	"/line-break":  func(p *peer, id uint32) { p.sendHead(id, true, ":status", "200", "a", "b\nc") },
+	"/too-short": func(p *peer, id uint32) {
+		p.sendHead(id, false, ":status", "200", "content-length", "9")
+		p.sendData(id, true, "short")
+	},
+	"/body-no-head":   func(p *peer, id uint32) { p.sendData(id, true, "body") },
+	"/interim-is-all": func(p *peer, id uint32) { p.sendHead(id, true, ":status", "100") },
+	"/ping-first": func(p *peer, id uint32) {
+		p.do(p.fr.WritePing(false, [8]byte{1}))
+		p.settings(limit(7))
+		p.do(p.fr.WriteRawFrame(0xfa, 0, 0, []byte("unknown")))
+		p.answer(id, "200")
+	},
+	"/goaway-after": func(p *peer, id uint32) {
+		p.do(p.fr.WriteGoAway(id, http2.ErrCodeNo, nil))
+		p.answer(id, "200")
+	},
+	"/goaway-before": func(p *peer, id uint32) { p.do(p.fr.WriteGoAway(0, http2.ErrCodeNo, nil)) },
+	"/closed":        func(p *peer, _ uint32) { _ = p.nc.Close() },
+	"/push": func(p *peer, id uint32) {
+		p.do(p.fr.WritePushPromise(http2.PushPromiseParam{StreamID: id, PromiseID: 2, EndHeaders: true}))
+	},
+	"/bad-table":      func(p *peer, id uint32) { p.do(p.fr.WriteRawFrame(http2.FrameHeaders, 5, id, []byte("\xfe"))) },
+	"/window-too-big": func(p *peer, _ uint32) { p.do(p.fr.WriteWindowUpdate(0, 1<<31-1)) },
+}
+
+func (p *peer) sendData(id uint32, end bool, body string) {
+	p.t.Helper()
+	p.do(p.fr.WriteData(id, end, []byte(body)))
+}
+
+// serveAnswers answers each request by its path.
+func serveAnswers(t *testing.T) func(net.Conn) {
+	return func(nc net.Conn) {
+		p := newPeer(t, nc)
+		if p.fr.WriteSettings(limit(100)) != nil {
+			return
+		}
+		go p.listen()
+		defer func() { <-p.closed }()
+		for {
+			select {
+			case h := <-p.heard:
+				if h.kind == http2.FrameHeaders {
+					answers[h.fields[":path"]](p, h.stream)
+				}
+			case <-p.closed:
+				return
+			}
+		}
+	}
+}
+
+// TestAConnAndNetHTTPSayTheSame sends each request by both, and compares the
+// answers, or that there was none.
+func TestAConnAndNetHTTPSayTheSame(t *testing.T) {
+	cert, roots := identity("push.example")
+	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, serveAnswers(t))
+	trust := &tls.Config{RootCAs: roots, ServerName: "push.example"}
+	for _, path := range slices.Sorted(maps.Keys(answers)) {
+		for _, method := range []string{"GET", "POST"} {
+			t.Run(method+path, func(t *testing.T) {
+				ours, theirs := byConn(t, addr, trust, method, path), byNetHTTP(t, addr, trust, method, path)
+				if ours != theirs {
+					t.Errorf("a Conn said\n%s\nand net/http\n%s", ours, theirs)
+				}
+			})
+		}
+	}
+}
+
+func byConn(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path string) string {
+	t.Helper()
+	c, err := wire.Dial(t.Context(), addr, wire.Config{Authority: "push.example", TLS: trust})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = c.Run(t.Context())
+	}()
+	defer func() {
+		c.Drain()
+		<-ended
+	}()
+	r := &wire.Request{Method: method, Path: path}
+	if method == "POST" {
+		r.Body = []byte("{}")
+	}
+	res, err := c.Do(t.Context(), r)
+	if err != nil {
+		return "no answer"
+	}
+	return say(res.Status, res.Header, res.Body)
+}
+
+func byNetHTTP(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path string) string {
+	t.Helper()
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	rt := &http.Transport{TLSClientConfig: trust, Protocols: protocols, DisableCompression: true}
+	c, err := rt.NewClientConn(t.Context(), "https", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	var body io.Reader
+	if method == "POST" {
+		body = bytes.NewReader([]byte("{}"))
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, "https://push.example"+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := c.RoundTrip(req)
+	if err != nil {
+		return "no answer"
+	}
+	defer func() { _ = res.Body.Close() }()
+	whole, err := io.ReadAll(res.Body)
+	if err != nil {
+		return "no answer"
+	}
+	var fields []wire.Field
+	for name, values := range res.Header {
+		for _, v := range values {
+			fields = append(fields, wire.Field{Name: strings.ToLower(name), Value: v})
+		}
+	}
+	return say(res.StatusCode, fields, whole)
+}
+
+// say writes an answer down. net/http makes up a content-length where it can.
+func say(status int, fields []wire.Field, body []byte) string {
+	var lines []string
+	for _, f := range fields {
+		if f.Name != "content-length" {
+			lines = append(lines, fmt.Sprintf("%s: %s", f.Name, f.Value))
+		}
+	}
+	slices.Sort(lines)
+	return fmt.Sprintf("%d %v %d bytes %.20q", status, lines, len(body), body)
+}
