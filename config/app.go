@@ -69,7 +69,8 @@ type FCM struct {
 	Quota  Allowance `name:"quota" inherit:"Quota.FCM"`
 }
 
-// WebPush is an app's access to the browsers' push services. It is read and checked; this version does not serve it.
+// WebPush is an app's access to the browsers' push services. This version reads it and refuses
+// to start with it, for it does not serve Web Push yet.
 type WebPush struct {
 	// The VAPID private key in PEM. Browsers tie their subscriptions to it: lose it, and all of them are lost.
 	VAPIDKeyFile File `name:"vapid_key_file" required:"true"`

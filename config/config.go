@@ -16,7 +16,7 @@ type Config struct {
 	// front of it. Port 0 takes a free one.
 	Listen Address `name:"listen" default:"127.0.0.1:8080"`
 	Admin  Admin   `name:"admin"`
-	// The zone that this gateway runs in, as its endpoints are labelled. Empty means that zones play no part.
+	// The zone that this gateway runs in. This version only shows it in /v1/status.
 	Zone string `name:"zone" allowed:"/^[A-Za-z0-9._-]{0,63}$/up to 63 letters, digits, dots, dashes and underscores"`
 
 	// Pool, Retry and Quota come before Apps: what stands here is what every app's provider starts from.
@@ -143,7 +143,7 @@ type Allowance struct {
 	TopicRate Rate `name:"topic_rate"`
 }
 
-// Queue keeps what was accepted for later. It is read and checked; this version does not start it.
+// Queue keeps what was accepted for later. This version reads it and has no queue yet: asynchronous calls are refused.
 type Queue struct {
 	// Folder of the embedded queue. It holds message text: keep it private and on a disk that survives a restart.
 	Dir  File `name:"dir"`

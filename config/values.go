@@ -48,13 +48,13 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 // called without TLS.
 type Base string
 
-// UnmarshalText reads an https URL without anything behind the port, and drops a closing slash.
+// UnmarshalText reads an https URL without anything behind the port, and drops a closing slash and a port of 443.
 func (b *Base) UnmarshalText(text []byte) error {
 	v, err := httpsURL(strings.TrimSuffix(string(text), "/"))
 	if err != nil || v.Path != "" {
 		return errValue
 	}
-	*b = Base(v.String())
+	*b = Base("https://" + strings.TrimSuffix(strings.ToLower(v.Host), ":443"))
 	return nil
 }
 

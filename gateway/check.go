@@ -80,9 +80,11 @@ func (s *service) reachable(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("no address of %s lets us connect: %w", s.shared.base, errors.Join(failures...))
 }
 
-// Exposed names every key file that others than its owner can read, by the configuration's key, with what to do about it.
-func Exposed(cfg *config.Config) []string {
-	var found []string
+// Warnings returns what a gateway would run with, and yet should not be: by the configuration's key, with what to do.
+func Warnings(cfg *config.Config) (found []string) {
+	if cfg.Queue.Dir != "" || cfg.Queue.NATS.URL != "" {
+		found = append(found, "queue: this version has no queue; asynchronous calls are refused (take the block out)")
+	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		for _, f := range secretFiles(cfg.Apps[name]) {
 			info, err := os.Stat(string(f.file))

@@ -43,6 +43,9 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, warning := range Warnings(cfg) {
+		log.Warn("config: " + warning)
+	}
 	g := &Gateway{cfg: cfg, log: log, services: built.services}
 	if g.api, err = g.face(built.table); err != nil {
 		return nil, fmt.Errorf("config: %w", err)

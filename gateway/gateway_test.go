@@ -4,9 +4,15 @@ package gateway_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -278,102 +284,6 @@ func TestAnAddressThatIsTakenIsNamed(t *testing.T) {
 	}
 }
 
-// slow delays every answer of the mock.
-func slow(d time.Duration) mockprovider.Config {
-	return mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Delay: d}}}}
-}
-
-// untilInFlight returns once n notifications wait for the provider.
-func (h house) untilInFlight(n int) {
-	for {
-		inFlight := 0
-		for _, s := range h.gate.Status().Services {
-			inFlight += s.Pool.InFlight
-		}
-		if inFlight >= n {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-func TestNothingInFlightIsCutWhenAGatewayEnds(t *testing.T) {
-	const n = 100
-	s := newStreet(t, slow(300*time.Millisecond))
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
-	var sending sync.WaitGroup
-	for range n {
-		sending.Go(func() {
-			if status, receipt := h.post("shop", apnsTo(device)); status != 200 || receipt["status"] != "accepted" {
-				t.Errorf("%d %v", status, receipt)
-			}
-		})
-	}
-	h.untilInFlight(n)
-	if err := h.stop(); err != nil {
-		t.Error(err)
-	}
-	sending.Wait()
-}
-
-func TestADrainingGatewaySaysSoBeforeItStopsListening(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"drain: {delay: 300ms}\napps:\n"+s.app("shop", s.apns()))
-	h.post("shop", apnsTo(device))
-	if status, text := h.get(h.url + "/readyz"); status != 200 {
-		t.Fatalf("%d %s", status, text)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- h.stop() }()
-	for !h.gate.Status().Draining {
-		time.Sleep(time.Millisecond)
-	}
-	if status, text := h.get(h.url + "/readyz"); status != 503 || !strings.Contains(text, "draining") {
-		t.Errorf("readyz: %d %s", status, text)
-	}
-	if status, receipt := h.post("shop", apnsTo(device)); status != 200 {
-		t.Errorf("a late request: %d %v", status, receipt)
-	}
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestARequestThatOutlivesTheGraceIsCutAndRunSaysSo(t *testing.T) {
-	s := newStreet(t, slow(time.Minute))
-	cfg := parse(t, head+"drain: {grace: 100ms}\nretry: {attempt_timeout: 2m}\napps:\n"+s.app("shop", s.apns()))
-	g, err := gateway.New(cfg, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Listen(); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx) }()
-	h := house{t: t, key: s.key, url: "http://" + g.Addr().String(), gate: g}
-	cut := make(chan error, 1)
-	go func() {
-		request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsTo(device)))
-		request.Header.Set("Authorization", "Bearer "+s.key)
-		answer, err := http.DefaultClient.Do(request)
-		if err == nil {
-			err = answer.Body.Close()
-		}
-		cut <- err
-	}()
-	h.untilInFlight(1)
-	cancel()
-	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests were cut after 100ms (raise drain.grace)") {
-		t.Errorf("Run: %v", err)
-	}
-	if err := <-cut; err == nil {
-		t.Error("the request was answered, not cut")
-	}
-	http.DefaultClient.CloseIdleConnections()
-}
-
 func TestChecksPassWhereServeWouldWorkAndNameWhatWouldNot(t *testing.T) {
 	s := newStreet(t)
 	dead := strings.Replace(s.fcm(), strings.Join(s.at.FCMEndpoints, "', '"), "127.0.0.1:1", 1)
@@ -408,16 +318,47 @@ func TestChecksPassWhereServeWouldWorkAndNameWhatWouldNot(t *testing.T) {
 	}
 }
 
-func TestAKeyFileThatOthersCanReadIsExposed(t *testing.T) {
+func TestAKeyFileThatOthersCanReadAndAQueueAreWarnedOf(t *testing.T) {
 	s := newStreet(t)
 	cfg := parse(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm()))
-	if found := gateway.Exposed(cfg); found != nil {
+	if found := gateway.Warnings(cfg); found != nil {
 		t.Errorf("got %q", found)
 	}
 	if err := os.Chmod(s.at.APNsKeyFile, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if found := gateway.Exposed(cfg); len(found) != 1 || !strings.Contains(found[0], "apps.shop.apns.key_file") || !strings.Contains(found[0], "0644") {
-		t.Errorf("got %q", found)
+	cfg.Queue.Dir = "data"
+	found := strings.Join(gateway.Warnings(cfg), "\n")
+	for _, want := range []string{"queue: this version has no queue", "apps.shop.apns.key_file: ", "mode 0644"} {
+		if !strings.Contains(found, want) {
+			t.Errorf("%q is not in %s", want, found)
+		}
+	}
+}
+
+func TestACertificateThatHasExpiredIsRefused(t *testing.T) {
+	s := newStreet(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().AddDate(-2, 0, 0), NotAfter: time.Now().AddDate(-1, 0, 0)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(t.TempDir(), "old.pem")
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
+	if err := os.WriteFile(old, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	block := strings.NewReplacer(s.files.ClientCert, old, s.files.ClientKey, old).Replace(s.certificate())
+	_, err = gateway.New(parse(t, head+"apps:\n"+s.app("shop", block)), nil)
+	if err == nil || !strings.Contains(err.Error(), "apps.shop.apns.cert_file: ") || !strings.Contains(err.Error(), "is good from ") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -89,6 +89,7 @@ func TestAddressesComeFromTheConfigurationTheURLOrDNS(t *testing.T) {
 		{"https://api.push.apple.com", []config.Endpoint{endpoint}, pool.Static{endpoint.AddrPort}},
 		{"https://127.0.0.1:9", nil, pool.Static{endpoint.AddrPort}},
 		{"https://apns.test:2197", nil, pool.System{Host: "apns.test", Port: 2197}},
+		{"https://api.push.apple.com:2197", nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
 		{"https://api.push.apple.com", nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443})},
 		{"https://api.sandbox.push.apple.com", nil, pool.Public(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
 		{"https://fcm.googleapis.com", nil, pool.Public(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},

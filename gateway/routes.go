@@ -68,11 +68,10 @@ func (b *builder) add(routes map[push.Platform]*delivery.Route, platform push.Pl
 	routes[platform] = r
 }
 
-// The services of Apple and Google. Their addresses are public; see guarded.
+// Apple's services; Google's is the default in config.
 const (
 	appleProduction config.Base = "https://api.push.apple.com"
 	appleSandbox    config.Base = "https://api.sandbox.push.apple.com"
-	google          config.Base = "https://fcm.googleapis.com"
 )
 
 // maxFCMStreams is how many requests FCM lets a connection have in flight; one more, and it closes the connection.

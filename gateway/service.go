@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -146,11 +147,11 @@ func resolver(base *url.URL, endpoints []config.Endpoint) pool.Resolver {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return pool.Static{netip.AddrPortFrom(ip, port)}
 	}
-	switch system := (pool.System{Host: host, Port: port}); config.Base(base.String()) {
-	case appleProduction, appleSandbox, google:
-		if runtime.GOOS == "windows" { // it has no resolv.conf
-			return pool.Public(system)
-		}
+	system := pool.System{Host: host, Port: port}
+	switch isPublic := strings.HasSuffix(host, ".push.apple.com") || host == "fcm.googleapis.com"; {
+	case isPublic && runtime.GOOS == "windows": // it has no resolv.conf
+		return pool.Public(system)
+	case isPublic:
 		return pool.Public(pool.DNS{Host: host, Port: port})
 	default:
 		return system

@@ -36,8 +36,8 @@ func (c check) Run(p process) error {
 		return wrong{err}
 	}
 	say(p.stdout, "ok    %s: %s\n", c.Config, summary(cfg))
-	for _, exposed := range gateway.Exposed(cfg) {
-		say(p.stdout, "warn  %s\n", exposed)
+	for _, warning := range gateway.Warnings(cfg) {
+		say(p.stdout, "warn  %s\n", warning)
 	}
 	for _, check := range g.Checks() {
 		if !c.verify(p, check) {

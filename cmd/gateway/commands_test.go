@@ -166,8 +166,9 @@ func TestMockPrintsWhereItListensAndPlaysItsFile(t *testing.T) {
 	p := start(t, nil, "mock", "-c", script, "--ready-file", path)
 	ready := p.readyFile(path)
 	var printed map[string]any
-	if err := json.Unmarshal([]byte(p.stdout.String()), &printed); err != nil || printed["ledger"] != ready["ledger"] {
-		t.Errorf("printed: %v %s", err, p.stdout.String())
+	p.eventually("JSON on standard output", func() bool { return json.Unmarshal([]byte(p.stdout.String()), &printed) == nil })
+	if printed["ledger"] != ready["ledger"] {
+		t.Errorf("printed: %s", p.stdout.String())
 	}
 	if len(ready["apns_endpoints"].([]any)) != 2 || ready["project_id"] != "other-project" {
 		t.Errorf("got %v", ready)

@@ -19,11 +19,8 @@ var pasted = regexp.MustCompile(`(?m)^    curl -sS (.*\\\n)+.*$`)
 
 func TestDevServesAndItsCurlLineWorksAsPasted(t *testing.T) {
 	p, ready := develop(t)
-	line := pasted.FindString(p.stdout.String())
-	if line == "" {
-		t.Fatalf("no curl line in\n%s", p.stdout.String())
-	}
-	answer := paste(t, line, ready)
+	p.eventually("curl line", func() bool { return pasted.MatchString(p.stdout.String()) })
+	answer := paste(t, pasted.FindString(p.stdout.String()), ready)
 	if !strings.Contains(answer, `"status":"accepted"`) || !strings.Contains(answer, `"attempts":[{"endpoint":"127.0.0.1:`) {
 		t.Errorf("answer: %s", answer)
 	}
@@ -109,9 +106,7 @@ func TestDevTakesAnotherAdminAddressWhereTheUsualIsTaken(t *testing.T) {
 	if ready["url"] != "http://"+address || ready["admin_url"] == "http://127.0.0.1:9090" {
 		t.Errorf("url %v, admin_url %v", ready["url"], ready["admin_url"])
 	}
-	if !strings.Contains(p.stdout.String(), "(127.0.0.1:9090 is taken)") {
-		t.Errorf("not a word about it:\n%s", p.stdout.String())
-	}
+	p.eventually("word about it", func() bool { return strings.Contains(p.stdout.String(), "(127.0.0.1:9090 is taken)") })
 	p.terminate()
 }
 
@@ -145,8 +140,8 @@ func TestASecondSignalEndsTheProcessAtOnce(t *testing.T) {
 		return err != nil
 	})
 	p.signal(syscall.SIGINT)
-	if code := p.wait(); code != -1 {
-		t.Errorf("exit code %d, not a signal's", code)
+	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "ended by a second signal") {
+		t.Errorf("exit code %d\n%s", code, p.stderr.String())
 	}
 }
 

@@ -38,25 +38,33 @@ type commands struct {
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	ctx, drain := context.WithCancel(context.Background())
+	go heed(drain)
+	os.Exit(command(process{ctx, os.Stdout, os.Stderr}, os.Args[1:]))
+}
+
+// heed lets the first signal drain the command and the second end the process, whatever is in flight.
+func heed(drain func()) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	<-signals
+	drain()
+	<-signals
+	say(os.Stderr, "gateway: ended by a second signal; what was in flight is lost\n")
+	os.Exit(failed)
+}
 
 // process is what a command is given of its process.
 type process struct {
-	context.Context // ends at SIGINT or SIGTERM; a second one ends the process at once
+	context.Context // ends at the first SIGINT or SIGTERM
 	stdout, stderr  io.Writer
 }
 
 // say writes to people. If they have closed their end, there is nobody to tell.
 func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 
-// run runs one command line and returns its exit code.
-func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // from now on a signal has its usual effect
-	return command(process{ctx, stdout, stderr}, args)
-}
-
+// command runs one command line and returns its exit code.
 func command(p process, args []string) (code int) {
 	defer func() { // kong knows no other way to say that --help has been printed
 		if exit, ok := recover().(kongExit); ok {

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// slow delays every answer of the mock.
+func slow(d time.Duration) mockprovider.Config {
+	return mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Delay: d}}}}
+}
+
+// untilInFlight returns once n notifications wait for the provider.
+func (h house) untilInFlight(n int) {
+	for {
+		inFlight := 0
+		for _, s := range h.gate.Status().Services {
+			inFlight += s.Pool.InFlight
+		}
+		if inFlight >= n {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestNothingInFlightIsCutWhenAGatewayEnds(t *testing.T) {
+	const n = 100
+	s := newStreet(t, slow(300*time.Millisecond))
+	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+	var sending sync.WaitGroup
+	for range n {
+		sending.Go(func() {
+			if status, receipt := h.post("shop", apnsTo(device)); status != 200 || receipt["status"] != "accepted" {
+				t.Errorf("%d %v", status, receipt)
+			}
+		})
+	}
+	h.untilInFlight(n)
+	if err := h.stop(); err != nil {
+		t.Error(err)
+	}
+	sending.Wait()
+}
+
+func TestADrainingGatewaySaysSoBeforeItStopsListening(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"drain: {delay: 300ms}\napps:\n"+s.app("shop", s.apns()))
+	h.post("shop", apnsTo(device))
+	if status, text := h.get(h.url + "/readyz"); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- h.stop() }()
+	for !h.gate.Status().Draining {
+		time.Sleep(time.Millisecond)
+	}
+	if status, text := h.get(h.url + "/readyz"); status != 503 || !strings.Contains(text, "draining") {
+		t.Errorf("readyz: %d %s", status, text)
+	}
+	if status, receipt := h.post("shop", apnsTo(device)); status != 200 {
+		t.Errorf("a late request: %d %v", status, receipt)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestARequestThatOutlivesTheGraceIsCutAndRunSaysSo(t *testing.T) {
+	s := newStreet(t, slow(time.Minute))
+	cfg := parse(t, head+"drain: {grace: 100ms}\nretry: {attempt_timeout: 2m}\napps:\n"+s.app("shop", s.apns()))
+	g, err := gateway.New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	h := house{t: t, key: s.key, url: "http://" + g.Addr().String(), gate: g}
+	cut := make(chan error, 1)
+	go func() {
+		request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsTo(device)))
+		request.Header.Set("Authorization", "Bearer "+s.key)
+		answer, err := http.DefaultClient.Do(request)
+		if err == nil {
+			err = answer.Body.Close()
+		}
+		cut <- err
+	}()
+	h.untilInFlight(1)
+	cancel()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests were cut after 100ms (raise drain.grace)") {
+		t.Errorf("Run: %v", err)
+	}
+	if err := <-cut; err == nil {
+		t.Error("the request was answered, not cut")
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
