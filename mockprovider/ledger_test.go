@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sluice-push/sluice/mockprovider"
@@ -160,5 +161,35 @@ func TestALatencyProfileDelaysAnswers(t *testing.T) {
 	m := mockprovider.Start(t, mockprovider.Config{Latency: "lan"})
 	if got := do(t, client(t, m), push(t, m, nil)); got.status != 200 {
 		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
+
+func TestEveryConcurrentPushIsEnteredOnce(t *testing.T) {
+	m := mockprovider.Start(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1000}, Latency: "lan"})
+	c := client(t, m)
+	first := push(t, m, nil)
+	var callers sync.WaitGroup
+	const pushes, at = 400, 20
+	for i := range at {
+		callers.Go(func() {
+			for j := range pushes / at {
+				r := first.Clone(context.Background())
+				r.Header.Set("apns-id", fmt.Sprintf("00000000-0000-0000-0000-%012d", i*1000+j))
+				body(r, hello)
+				if got := do(t, c, r); got.status != 200 {
+					t.Errorf("got %d %s", got.status, got.body)
+				}
+			}
+		})
+	}
+	callers.Wait()
+	counts := m.Ledger().AcceptedByID()
+	for id, n := range counts {
+		if n != 1 {
+			t.Errorf("%s was accepted %d times", id, n)
+		}
+	}
+	if s := m.Ledger().Summary().Services["apns"]; len(counts) != pushes || s.Accepted != pushes || s.Unanswered != 0 {
+		t.Errorf("%d IDs, summary %+v", len(counts), s.Counts)
 	}
 }

@@ -84,6 +84,19 @@ type Streams struct {
 }
 
 // Mock is a set of services that listen. Nothing answers before Run.
+//
+// Every well-formed device token is registered, but for some that say what comes of them, so that an example needs no
+// script. For APNs the first eight digits decide (a random token is safe), for FCM what follows the colon:
+//
+//	dead0000…, deaddead…   410 Unregistered            <id>:dead…, <id>:dead-ios…   404 UNREGISTERED
+//	dead0001…              410 ExpiredToken            <id>:bad…, or no colon       400 INVALID_ARGUMENT
+//	bad00000…, deadbeef…   400 BadDeviceToken          <id>:mismatch…               403 SENDER_ID_MISMATCH
+//	bad00001…              400 DeviceTokenNotForTopic  <id>:thirdparty…             401 THIRD_PARTY_AUTH_ERROR
+//	fa110429…              429 TooManyRequests         <id>:quota…, <id>:ratelimit… 429, with FcmError and without
+//	fa110500…              500 InternalServerError     <id>:internal…               500 INTERNAL
+//	fa110503…              503 ServiceUnavailable      <id>:unavailable…            503 UNAVAILABLE
+//
+// Every path under /push/ is a live Web Push subscription. What goes wrong otherwise is for Config.Script to say.
 type Mock struct {
 	cfg      Config
 	id       *identity

@@ -77,7 +77,8 @@ type GoAway struct {
 	// Every sends it after each so many requests of a connection; 0 sends it once, on all connections at hand when the
 	// fault begins.
 	Every int `yaml:"every,omitempty"`
-	// LastOffset is added to the number of requests taken: -10 leaves the last ten unprocessed.
+	// LastOffset is added to the number of requests taken: -10 leaves the last ten unprocessed, but for those that have
+	// been answered by then. Give the answers a Delay to have some in flight.
 	LastOffset int `yaml:"last_offset,omitempty"`
 	// Code is the HTTP/2 error code; default NO_ERROR.
 	Code string `yaml:"code,omitempty"`
