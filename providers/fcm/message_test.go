@@ -297,6 +297,16 @@ func TestAMessageMayHaveExactlyItsTargetsBytes(t *testing.T) {
 	}
 }
 
+func TestACommonAndARawMessageMayBeTooLargeTogether(t *testing.T) {
+	half := strings.Repeat("x", 2046)
+	n := hello(raw(`{"data":{"b":"`+half+`"}}`), func(n *push.Notification) {
+		n.Title, n.Body, n.Data = "", "", map[string]string{"a": half}
+	})
+	translate(t, ready(t), n)
+	n.Data["c"] = "xx"
+	equal(t, "field", refusal(t, ready(t), n).Field, "fcm.message")
+}
+
 func TestTooLargeNamesTheFieldThatTakesMost(t *testing.T) {
 	big := strings.Repeat("x", 5000)
 	for field, change := range map[string]func(*push.Notification){

@@ -258,6 +258,19 @@ func TestAnUnspecifiedErrorIsJudgedByItsStatusAlone(t *testing.T) {
 	}
 }
 
+func TestWhatFCMItselfRefusesIsNotTheAccessTokensFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := ready(t)
+		accepted(t, p)
+		time.Sleep(10 * time.Minute)
+		for status, word := range map[int]string{401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"} {
+			o := send(t, p, answering(status, failure(status, word, generic401, fcmError("SOMETHING_NEW"))), hello())
+			equal(t, word, o, push.Outcome{Verdict: push.Refused, Reason: word, HTTP: status})
+		}
+		equal(t, "token", accepted(t, p), accessToken(1))
+	})
+}
+
 func TestAnAnswerThatIsNoAPIsBlamesTheEndpoint(t *testing.T) {
 	for _, status := range []int{0, 101, 302, 600} {
 		o := send(t, ready(t), answering(status, failure(404, "NOT_FOUND", "", fcmError("UNREGISTERED"))), hello())
