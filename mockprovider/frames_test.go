@@ -401,3 +401,28 @@ func TestTrailersEndARequest(t *testing.T) {
 		t.Fatalf("got %+v", r)
 	}
 }
+
+// FuzzFrames finds no bytes that break the services: whatever a client sends, the next one is served.
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte{0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8})
+	f.Add([]byte{0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x87, 0x84, 0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8})
+	f.Add([]byte{0, 0, 2, 1, 1, 0, 0, 0, 3, 0x83, 0x87, 0, 0, 1, 9, 4, 0, 0, 0, 3, 0x84, 0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 1})
+	f.Add([]byte{0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0})
+	m := mockprovider.Start(f, mockprovider.Config{Streams: mockprovider.Streams{Start: 1000}, LedgerSize: 1000})
+	f.Fuzz(func(t *testing.T, frames []byte) {
+		for _, addr := range []netip.AddrPort{m.APNsAddrs()[0], m.FCMAddrs()[0]} {
+			l := connect(t, m, addr, "h2")
+			l.preface()
+			_, _ = l.nc.Write(frames)
+			_ = l.nc.CloseWrite()
+			_, _ = io.Copy(io.Discard, l.nc)
+			_ = l.raw.Close()
+		}
+		l := open(t, m, m.APNsAddrs()[0])
+		l.push(goodToken)
+		if r := l.answer(); r.status != 200 {
+			t.Fatalf("got %+v", r)
+		}
+		_ = l.raw.Close()
+	})
+}
