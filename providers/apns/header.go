@@ -171,13 +171,22 @@ func checkNames(n *push.Notification) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.APNs.Headers)) {
 		if !slices.Contains(senders, name) {
-			return misfit("apns.headers", invalidHeader, "made of "+strings.Join(senders, ", ")+", in lower case, and nothing else")
+			return misfit(headerField(name), invalidHeader, "one of "+strings.Join(senders, ", ")+", in lower case")
 		}
 		if n.APNs.Headers[name] == "" {
 			return misfit("apns.headers."+name, invalidHeader, "absent or not empty")
 		}
 	}
 	return nil
+}
+
+// headerField is the path of a header that is not known. It repeats the name
+// only if it looks like one: what stands in a wrong place may be a secret.
+func headerField(name string) string {
+	if len(name) <= 40 && each(name, func(c byte) bool { return 'a' <= c && c <= 'z' || c == '-' }) {
+		return "apns.headers." + name
+	}
+	return "apns.headers"
 }
 
 const topicGrammar = "letters, digits, dots, hyphens and underscores, 1 to 255"

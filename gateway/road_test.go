@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/rest"
+)
+
+// road is a house with the app shop, which has both platforms, and a stranger,
+// whose key is another app's; behind it the mock providers. Everything between
+// is real: sockets, TLS, the configuration.
+type road struct {
+	house
+	mock     *mockprovider.Mock
+	stranger string
+	http     *http.Client
+}
+
+// lay opens a road with further top-level keys of its configuration.
+func lay(t testing.TB, services mockprovider.Config, settings string) road {
+	t.Helper()
+	s := newStreet(t, services)
+	key, hash := rest.NewKey()
+	other := fmt.Sprintf("  other:\n    keys: [{name: test, hash: %q}]\n    %s\n", hash, s.fcm())
+	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
+	r := road{mock: s.mock, stranger: key, http: &http.Client{Transport: transport, Timeout: time.Minute}}
+	r.house = s.open(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm())+other+settings)
+	t.Cleanup(transport.CloseIdleConnections)
+	return r
+}
+
+// call sends body to the path below the app shop and returns the answer, whose
+// body the caller closes.
+func (r road) call(t testing.TB, path, key, media string, body io.Reader) *http.Response {
+	t.Helper()
+	request, err := http.NewRequest(http.MethodPost, r.url+"/v1/apps/shop/notifications"+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", media)
+	if key != "" {
+		request.Header.Set("Authorization", "Bearer "+key)
+	}
+	answer, err := r.http.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+// receipt is what these tests read of a receipt.
+type receipt struct {
+	ID          string `json:"id"`
+	Index       int    `json:"index"`
+	Status      string `json:"status"`
+	Reason      string `json:"reason"`
+	Field       string `json:"field"`
+	ForgetToken bool   `json:"forget_token"`
+	Attempts    []struct {
+		Endpoint string `json:"endpoint"`
+		Status   string `json:"status"`
+	} `json:"attempts"`
+}
+
+// send sends one notification and returns its receipt; any other answer fails
+// the test.
+func (r road) send(t testing.TB, body string) (got receipt) {
+	t.Helper()
+	answer := r.call(t, "", r.key, "application/json", strings.NewReader(body))
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("status %d: %s", answer.StatusCode, text)
+	} else if err := json.Unmarshal(text, &got); err != nil {
+		t.Error(err)
+	}
+	return got
+}
+
+// batch sends lines of NDJSON and returns the receipts by index.
+func (r road) batch(t testing.TB, lines []byte) map[int]receipt {
+	t.Helper()
+	answer := r.call(t, "/batch", r.key, "application/x-ndjson", bytes.NewReader(lines))
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(answer.Body)
+		t.Fatalf("status %d: %s", answer.StatusCode, text)
+	}
+	receipts := map[int]receipt{}
+	scanner := bufio.NewScanner(answer.Body)
+	for scanner.Scan() {
+		var got receipt
+		if err := json.Unmarshal(scanner.Bytes(), &got); err != nil {
+			t.Fatalf("%v in %q", err, scanner.Text())
+		}
+		if _, twice := receipts[got.Index]; twice {
+			t.Errorf("index %d has two receipts", got.Index)
+		}
+		receipts[got.Index] = got
+	}
+	if err := scanner.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return receipts
+}
