@@ -145,6 +145,7 @@ func (c *Conn) takeAnswer(s *stream) {
 	if c.alone {
 		c.alone = false
 		c.work.Signal()
+		c.publish()
 	}
 	s.res = c.block.response()
 	s.length = c.block.length

@@ -197,7 +197,10 @@ func BenchmarkConn(b *testing.B) {
 	for _, inFlight := range []int{100, 1000} {
 		b.Run("inflight="+strconv.Itoa(inFlight), func(b *testing.B) {
 			addr, t := benchServer(b)
-			c, err := wire.Dial(b.Context(), addr, wire.Config{Authority: "push.example", TLS: t, MaxStreams: inFlight})
+			c, err := wire.Dial(b.Context(), addr, wire.Config{
+				Authority: "push.example", TLS: t, MaxStreams: inFlight,
+				ResponseTimeout: time.Minute, PingTimeout: time.Minute, WriteTimeout: time.Minute, // a busy machine is no fault
+			})
 			if err != nil {
 				b.Fatal(err)
 			}

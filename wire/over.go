@@ -61,7 +61,7 @@ func (o *over) Do(ctx context.Context, r *Request) (*Response, error) {
 func (o *over) roundTrip(ctx context.Context, r *Request) (*Response, error) {
 	req, err := o.request(ctx, r)
 	if err != nil {
-		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err}
+		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err} // no such path: the caller's own doing
 	}
 	res, err := o.rt.RoundTrip(req)
 	if err != nil {

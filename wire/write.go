@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"runtime"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -13,6 +14,10 @@ const (
 	// batch is where the writer stops taking up requests and writes what it
 	// has: two TLS records.
 	batch = 32 << 10
+	// few is how many requests are too few to write alone when others may be
+	// about to come. Letting those come first halved the cost of a request at
+	// 100 in flight (BenchmarkConn).
+	few = 32
 	// maxControl is how many bytes of answers to the peer's own frames may wait.
 	// A peer that provokes more and reads none is up to no good.
 	maxControl = 64 << 10
@@ -33,6 +38,9 @@ func (s *sink) Write(p []byte) (int, error) {
 // write is the writer: all that leaves the connection leaves here.
 func (c *Conn) write() {
 	for {
+		if c.await() {
+			runtime.Gosched() // those who are about to ask get into the same write
+		}
 		more := c.gather()
 		if err := c.flush(); err != nil {
 			c.writeFailed(err)
@@ -45,14 +53,21 @@ func (c *Conn) write() {
 	}
 }
 
-// gather waits for work and puts as much of it into c.out as should go out
-// together. After it has returned false nothing follows.
-func (c *Conn) gather() bool {
+// await waits for work, and reports whether it is little.
+func (c *Conn) await() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for !c.ended && len(c.control) == 0 && !c.maySend() && !c.mayOpen() {
 		c.work.Wait()
 	}
+	return c.waiting.n < few
+}
+
+// gather puts as much of the work into c.out as should go out together. After
+// it has returned false nothing follows.
+func (c *Conn) gather() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.out = append(c.out[:0], c.control...)
 	c.control = c.control[:0]
 	for c.maySend() && len(c.out) < batch {
