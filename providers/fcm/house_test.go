@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -113,11 +114,14 @@ func (o *oauth) set(change func(*oauth)) {
 	change(o)
 }
 
-func (o *oauth) exchanges() int {
+// asked returns when it was asked.
+func (o *oauth) asked() []time.Time {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.times)
+	return slices.Clone(o.times)
 }
+
+func (o *oauth) exchanges() int { return len(o.asked()) }
 
 // theKey is one service account's key for all tests.
 var theKey = sync.OnceValue(func() *rsa.PrivateKey {
