@@ -100,14 +100,14 @@ func TestASlowEndpointIsEjectedOnceAndStaysOutWhileItIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, 8, pool.Config{})
 		pass(time.Second)
-		h.rush(800, 10*time.Second)
+		h.rush(400, 5*time.Second)
 		h.set(1, func(s *server) { s.takes = 1020 * time.Millisecond })
-		h.rush(800, 5*time.Second)
+		h.rush(400, 5*time.Second)
 		if s := h.state(1); s.State != "open" || !strings.Contains(s.Reason, "its median answer takes") {
 			t.Fatalf("after five seconds it is %+v", s)
 		}
 		before := h.look(1).hits
-		h.rush(400, time.Minute)
+		h.rush(100, time.Minute)
 		if probes := h.look(1).hits - before; probes > 3 {
 			t.Errorf("in the next minute it got %d requests, want its probes", probes)
 		}
@@ -115,7 +115,7 @@ func TestASlowEndpointIsEjectedOnceAndStaysOutWhileItIsSlow(t *testing.T) {
 			t.Errorf("a slow probe counted as healed\n%s", h.story())
 		}
 		h.set(1, func(s *server) { s.takes = 20 * time.Millisecond })
-		h.rush(400, 90*time.Second)
+		h.rush(100, 90*time.Second)
 		if s := h.state(1); s.State != "closed" {
 			t.Errorf("after it has healed it is %+v", s)
 		}

@@ -79,10 +79,10 @@ func TestThePoolKeepsItsPromisesWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		size := rapid.IntRange(1, 6).Draw(rt, "size")
 		conns := rapid.IntRange(1, 2).Draw(rt, "conns")
-		steps := rapid.SliceOfN(rapid.Custom(drawStep), 1, 60).Draw(rt, "steps")
+		steps := rapid.SliceOfN(rapid.Custom(drawStep), 1, 40).Draw(rt, "steps")
 		var wrong string
 		synctest.Test(t, func(t *testing.T) {
-			h := open(t, 8, pool.Config{Size: size, Conns: conns, InFlight: 3, MaxAge: time.Minute})
+			h := open(t, 8, pool.Config{Size: size, Conns: conns, InFlight: 3, MaxAge: time.Minute, Breaker: pool.Breaker{MaxEjection: time.Minute}})
 			for _, s := range steps {
 				h.suffer(s)
 				pass(s.wait)
@@ -112,7 +112,7 @@ func drawStep(rt *rapid.T) step {
 		kind: rapid.SampledFrom([]string{"send", "send", "goaway", "die", "refuse", "answer", "fail", "well", "dns", "nothing"}).Draw(rt, "kind"),
 		i:    rapid.IntRange(1, 8).Draw(rt, "server"),
 		n:    rapid.IntRange(1, 8).Draw(rt, "n"),
-		wait: time.Duration(rapid.SampledFrom([]int{0, 1, 100, 1000, 7000, 40000}).Draw(rt, "wait ms")) * time.Millisecond,
+		wait: time.Duration(rapid.SampledFrom([]int{0, 1, 100, 1000, 7000, 20000}).Draw(rt, "wait ms")) * time.Millisecond,
 	}
 }
 
@@ -208,18 +208,18 @@ func (h *house) heals(size int) string {
 	h.mu.Lock()
 	h.named = addrs(1, 8)
 	h.mu.Unlock()
-	for range 40 {
+	for range 20 {
 		pass(16 * time.Second)
 		h.suffer(step{kind: "send", n: 8})
 	}
 	pass(15 * time.Second)
 	s := h.Status()
 	if len(s.Endpoints) != size || s.InFlight != 0 || s.Waiting != 0 || !s.Ready || s.Panic {
-		return fmt.Sprintf("ten minutes after the service is well: %+v", s)
+		return fmt.Sprintf("five minutes after the service is well: %+v", s)
 	}
 	for _, e := range s.Endpoints {
 		if e.State != "closed" || e.Connections == 0 {
-			return fmt.Sprintf("ten minutes after the service is well: %+v", e)
+			return fmt.Sprintf("five minutes after the service is well: %+v", e)
 		}
 	}
 	return ""

@@ -125,6 +125,10 @@ func (p *Pool) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		select {
+		case <-p.short: // this answer is what was wanted
+		default:
+		}
 		wait := min(max(ttl, ttlMin), ttlMax)
 		if err == nil {
 			failures = 0

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool_test
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"github.com/sluice-push/sluice/pool"
+)
+
+// leases runs a pool of eight toys and hands it to the benchmark.
+func leases(b *testing.B, picker pool.Picker) *pool.Pool {
+	b.Helper()
+	p, err := pool.New(pool.Config{
+		Resolver: pool.Static(addrs(1, 8)), Picker: picker,
+		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
+			return &toy{closed: make(chan struct{})}, nil
+		},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan error)
+	go func() { ended <- p.Run(ctx) }()
+	b.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+	})
+	for len(p.Status().Endpoints) < 8 {
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	return p
+}
+
+func BenchmarkPickAndDone(b *testing.B) {
+	pickers := map[string]pool.Picker{"RoundRobin": pool.RoundRobin{}, "LeastLoaded": pool.LeastLoaded{}}
+	for name, picker := range pickers {
+		b.Run(name, func(b *testing.B) {
+			p := leases(b, picker)
+			for b.Loop() {
+				lease, err := p.Pick(b.Context(), nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				lease.Done(accepted)
+			}
+		})
+		b.Run(name+"Parallel", func(b *testing.B) {
+			p := leases(b, picker)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					lease, err := p.Pick(b.Context(), nil)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					lease.Done(accepted)
+				}
+			})
+		})
+	}
+}
+
+// What a Pick costs without the breaker's share of Done, for a retry.
+func BenchmarkPickAfterTwoAttempts(b *testing.B) {
+	p := leases(b, nil)
+	var tried pool.Tried
+	for range 2 {
+		lease, err := p.Pick(b.Context(), tried)
+		if err != nil {
+			b.Fatal(err)
+		}
+		tried = append(tried, lease.Endpoint())
+		lease.Done(accepted)
+	}
+	for b.Loop() {
+		lease, err := p.Pick(b.Context(), tried)
+		if err != nil {
+			b.Fatal(err)
+		}
+		lease.Done(abandoned)
+	}
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool_test
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/sluice-push/sluice/pool"
+)
+
+func TestTheResolverIsAskedAgainAfterItsTTLWithinBounds(t *testing.T) {
+	for name, test := range map[string]struct{ ttl, want time.Duration }{
+		"none":      {0, time.Second},
+		"short":     {100 * time.Millisecond, time.Second},
+		"in bounds": {7 * time.Second, 7 * time.Second},
+		"long":      {24 * time.Hour, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := build(t, 8, pool.Config{})
+				h.ttl = test.ttl
+				h.run()
+				pass(10*test.want + test.want/2)
+				if h.asked != 11 {
+					t.Errorf("in ten and a half times %s it was asked %d times, want 11", test.want, h.asked)
+				}
+			})
+		})
+	}
+}
+
+func TestAPoolInNeedAsksTheResolverBeforeItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 2, pool.Config{Size: 2})
+		h.ttl = 30 * time.Second
+		h.run()
+		pass(time.Second)
+		h.mu.Lock()
+		h.named = addrs(1, 3)
+		h.mu.Unlock()
+		h.eject(1)
+		pass(5 * time.Second)
+		h.wantMembers(2, 3)
+	})
+}
+
+func TestAnAddressThatIsNamedTwiceOrInDisguiseIsOneEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 0, pool.Config{})
+		mapped := netip.AddrPortFrom(netip.AddrFrom16(addr(1).Addr().As16()), 443)
+		h.named = []netip.AddrPort{addr(1), mapped, addr(1), {}, addr(2)}
+		h.run()
+		pass(time.Second)
+		h.wantMembers(1, 2)
+	})
+}
+
+func TestAddressesThatAreNamedNoMoreAreForgottenInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 2, pool.Config{Size: 2})
+		for i := range 200 {
+			h.name(append(addrs(10*i+3, 10*i+9), addrs(1, 2)...)...)
+			pass(25 * time.Second)
+		}
+		if n := len(h.Status().Spares); n > 7*25 {
+			t.Errorf("after 1,400 addresses in 100 minutes the pool remembers %d; want those of the last ten minutes or so", n)
+		}
+	})
+}
+
+// list is a resolver that names what it holds.
+type list []string
+
+func (l list) Resolve(context.Context) (out []netip.AddrPort, ttl time.Duration, err error) {
+	for _, text := range l {
+		out = append(out, netip.AddrPortFrom(netip.MustParseAddr(text), 443))
+	}
+	return out, time.Second, nil
+}
+
+func TestAPublicServiceHasNoPrivateAddress(t *testing.T) {
+	private := list{
+		"127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "255.255.255.255",
+		"224.0.0.1", "192.0.2.1", "198.18.0.1", "::", "::1", "fe80::1", "fc00::1", "fd12::1", "ff02::1",
+		"::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "2001:db8::1",
+	}
+	for _, text := range private {
+		if got, _, err := pool.Public(list{text}).Resolve(t.Context()); err == nil {
+			t.Errorf("%s passed: %v", text, got)
+		}
+	}
+	open := list{"17.188.143.98", "2620:149:208:4304::3", "142.250.0.95", "2a00:1450:4001::5f"}
+	got, ttl, err := pool.Public(append(private[:len(private):len(private)], open...)).Resolve(t.Context())
+	if want, _, _ := open.Resolve(t.Context()); !slices.Equal(got, want) || ttl != time.Second || err != nil {
+		t.Errorf("of a mixed answer %v was kept, %v, want %v", got, err, want)
+	}
+	if got, _, err := pool.Public(list{}).Resolve(t.Context()); len(got) != 0 || err != nil {
+		t.Errorf("an empty answer became %v, %v", got, err)
+	}
+}
+
+func TestAPrivateAddressIsNeverDialledForAPublicService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 3, pool.Config{}) // 10.0.0.x
+		var dialled int
+		p, err := pool.New(pool.Config{Resolver: pool.Public(h), Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
+			dialled++
+			return nil, errCut
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- p.Run(ctx) }()
+		pass(10 * time.Minute)
+		if err := p.Ready(); dialled != 0 || err == nil || !strings.Contains(err.Error(), "only private addresses") {
+			t.Errorf("%d dials, Ready() = %v", dialled, err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestStaticAndSystemNameWhatTheyAreTold(t *testing.T) {
+	static := pool.Static(addrs(1, 3))
+	if got, ttl, err := static.Resolve(t.Context()); !slices.Equal(got, addrs(1, 3)) || ttl != 30*time.Second || err != nil {
+		t.Errorf("Static = %v, %s, %v", got, ttl, err)
+	}
+	got, ttl, err := pool.System{Host: "127.0.0.1", Port: 8443}.Resolve(t.Context())
+	if want := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:8443")}; !slices.Equal(got, want) || ttl != 30*time.Second || err != nil {
+		t.Errorf("System = %v, %s, %v; want %v", got, ttl, err, want)
+	}
+	got, _, err = pool.System{Host: "::1"}.Resolve(t.Context())
+	if want := []netip.AddrPort{netip.MustParseAddrPort("[::1]:443")}; !slices.Equal(got, want) || err != nil {
+		t.Errorf("System = %v, %v; want %v", got, err, want)
+	}
+}
+
+// zone answers DNS questions on a loopback socket.
+type zone struct {
+	records map[uint16][]string // by type; nil means that the question is not answered well
+	rcode   int
+	large   bool // answers over UDP are truncated
+}
+
+func (z zone) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
+	answer := new(dns.Msg)
+	answer.SetReply(question)
+	answer.Rcode = z.rcode
+	_, tcp := w.RemoteAddr().(*net.TCPAddr)
+	if answer.Truncated = z.large && !tcp; !answer.Truncated {
+		for _, text := range z.records[question.Question[0].Qtype] {
+			record, err := dns.NewRR(text)
+			if err != nil {
+				panic(err)
+			}
+			answer.Answer = append(answer.Answer, record)
+		}
+	}
+	_ = w.WriteMsg(answer)
+}
+
+// serve runs the zone on UDP and TCP, on one port, and returns its address.
+func (z zone) serve(t *testing.T) string {
+	t.Helper()
+	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams, err := net.Listen("tcp", packets.LocalAddr().String())
+	if err != nil {
+		t.Skip("the TCP port beside the UDP port is taken: ", err)
+	}
+	for _, server := range []*dns.Server{{PacketConn: packets, Handler: z}, {Listener: streams, Handler: z}} {
+		started := make(chan struct{})
+		server.NotifyStartedFunc = func() { close(started) }
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = server.ActivateAndServe()
+		}()
+		<-started
+		t.Cleanup(func() {
+			_ = server.Shutdown()
+			<-ended
+		})
+	}
+	return packets.LocalAddr().String()
+}
+
+func TestDNSSeesTheShortestTTLAndBothFamiliesByTurns(t *testing.T) {
+	both := map[uint16][]string{
+		dns.TypeA: {
+			"api.test. 20 IN CNAME lb.test.", "lb.test. 9 IN CNAME edge.test.",
+			"edge.test. 60 IN A 17.188.143.1", "edge.test. 60 IN A 17.188.143.2", "edge.test. 60 IN A 17.188.143.3",
+		},
+		dns.TypeAAAA: {"api.test. 12 IN AAAA 2620:149:208::1"},
+	}
+	four := []string{"17.188.143.1:443", "17.188.143.2:443", "17.188.143.3:443"}
+	tests := map[string]struct {
+		zone zone
+		want []string
+		ttl  time.Duration
+		fail string
+	}{
+		"both":          {zone: zone{records: both}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
+		"over TCP":      {zone: zone{records: both, large: true}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
+		"IPv4 alone":    {zone: zone{records: map[uint16][]string{dns.TypeA: both[dns.TypeA]}}, want: four, ttl: 9 * time.Second},
+		"IPv6 alone":    {zone: zone{records: map[uint16][]string{dns.TypeAAAA: both[dns.TypeAAAA]}}, want: []string{"[2620:149:208::1]:443"}, ttl: 12 * time.Second},
+		"none":          {zone: zone{}, ttl: 0},
+		"no such name":  {zone: zone{rcode: dns.RcodeNameError}, fail: "NXDOMAIN"},
+		"out of order":  {zone: zone{rcode: dns.RcodeServerFailure}, fail: "SERVFAIL"},
+		"not our zone":  {zone: zone{rcode: dns.RcodeRefused}, fail: "REFUSED"},
+		"a longer TTL":  {zone: zone{records: map[uint16][]string{dns.TypeA: {"api.test. 86400 IN A 17.188.143.1"}}}, want: four[:1], ttl: 30 * time.Second},
+		"a TTL of zero": {zone: zone{records: map[uint16][]string{dns.TypeA: {"api.test. 0 IN A 17.188.143.1"}}}, want: four[:1], ttl: 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			server := test.zone.serve(t)
+			found, ttl, err := pool.DNS{Host: "api.test", Servers: []string{server}}.Resolve(t.Context())
+			var got []string
+			for _, a := range found {
+				got = append(got, a.String())
+			}
+			if !slices.Equal(got, test.want) || ttl != test.ttl && err == nil && len(got) > 0 {
+				t.Errorf("Resolve = %v, %s, %v; want %v, %s", got, ttl, err, test.want, test.ttl)
+			}
+			if test.fail == "" && err != nil || test.fail != "" && (err == nil || !strings.Contains(err.Error(), test.fail)) {
+				t.Errorf("the error is %v, want one that says %q", err, test.fail)
+			}
+		})
+	}
+}
+
+func TestDNSAsksTheNextServerWhenOneIsOutOfOrder(t *testing.T) {
+	sick := zone{rcode: dns.RcodeServerFailure}.serve(t)
+	well := zone{records: map[uint16][]string{dns.TypeA: {"api.test. 5 IN A 17.188.143.1"}}}.serve(t)
+	found, _, err := pool.DNS{Host: "api.test", Port: 2197, Servers: []string{sick, well}}.Resolve(t.Context())
+	if want := []netip.AddrPort{netip.MustParseAddrPort("17.188.143.1:2197")}; !slices.Equal(found, want) || err != nil {
+		t.Errorf("Resolve = %v, %v; want %v", found, err, want)
+	}
+}
