@@ -288,5 +288,7 @@ func (f *fleet) try(path string, rng *rand.Rand) (*wire.Response, error) {
 		defer leave()
 	}
 	r := &wire.Request{Method: "POST", Path: path, Body: []byte("{}"), Timeout: time.Duration(1+rng.IntN(5)) * time.Second}
-	return f.conn().Do(ctx, r)
+	res, err := f.conn().Do(ctx, r)
+	r.Body[0] = 'x' // it is the caller's again: the race detector sees whoever still reads it
+	return res, err
 }
