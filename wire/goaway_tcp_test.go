@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+
+	"golang.org/x/net/http2"
+
+	"github.com/sluice-push/sluice/wire"
+)
+
+// TestAGoAwayCountsThoughAResetFollowsIt has a real socket: the peer rules out
+// most of what is in flight and closes with bytes unread, so that its kernel
+// sends a reset and our writes fail.
+func TestAGoAwayCountsThoughAResetFollowsIt(t *testing.T) {
+	const kept = 20
+	cert, roots := identity("push.example")
+	for range 20 {
+		processed := make(chan map[string]bool, 1)
+		addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, func(nc net.Conn) {
+			processed <- keepSome(t, nc, kept)
+		})
+		c, err := wire.Dial(t.Context(), addr, wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var running sync.WaitGroup
+		running.Go(func() { _ = c.Run(context.Background()) })
+		results := sendMany(c, 300)
+		running.Wait()
+		maybe := <-processed
+		for path, err := range results {
+			if maybe[path] {
+				wantError(t, result{err: err}, wire.GoAwayNoAnswer, wire.Unknown, true)
+			} else {
+				wantError(t, result{err: err}, wire.GoAwayUnprocessed, wire.Never, false)
+			}
+		}
+	}
+}
+
+// keepSome reads so many requests, rules out all others and closes.
+func keepSome(t *testing.T, nc net.Conn, n int) map[string]bool {
+	p := newPeer(t, nc)
+	p.do(p.fr.WriteSettings(limit(1000)))
+	go p.listen()
+	some := map[string]bool{}
+	for h := range p.heard {
+		if h.kind != http2.FrameHeaders {
+			continue
+		}
+		if some[h.fields[":path"]] = true; len(some) == n {
+			p.deaf.Store(true)
+			p.do(p.fr.WriteGoAway(h.stream, http2.ErrCodeNo, nil))
+			break
+		}
+	}
+	_ = nc.Close()
+	<-p.closed
+	return some
+}
+
+// sendMany sends so many requests at once and returns what came of each.
+func sendMany(c *wire.Conn, n int) map[string]error {
+	var mu sync.Mutex
+	var callers sync.WaitGroup
+	results := map[string]error{}
+	for i := range n {
+		callers.Go(func() {
+			r := post(fmt.Sprint("/", i))
+			_, err := c.Do(context.Background(), r)
+			mu.Lock()
+			defer mu.Unlock()
+			results[r.Path] = err
+		})
+	}
+	callers.Wait()
+	return results
+}
