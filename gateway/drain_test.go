@@ -70,6 +70,10 @@ func TestADrainingGatewaySaysSoBeforeItStopsListening(t *testing.T) {
 	if status, receipt := h.post("shop", apnsTo(device)); status != 200 {
 		t.Errorf("a late request: %d %v", status, receipt)
 	}
+	answer, err := http.Get(h.url + "/livez")
+	if err != nil || !answer.Close || answer.Body.Close() != nil {
+		t.Errorf("the caller is not told to connect elsewhere: %v %v", answer, err)
+	}
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}

@@ -97,7 +97,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		defer giveUp()
 		return serve(admin, g.adminListener)
 	})
-	err := g.serve(ctx, g.server(background, g.api))
+	err := g.serve(ctx, g.server(background, g.parting(g.api)))
 	stop()
 	return errors.Join(err, admin.Close(), house.Wait())
 }
@@ -114,7 +114,6 @@ func (g *Gateway) serve(ctx context.Context, api *http.Server) error {
 	}
 	g.draining.Store(true)
 	g.log.Info("gateway: draining", "delay", g.cfg.Drain.Delay, "grace", g.cfg.Drain.Grace)
-	api.SetKeepAlivesEnabled(false) // every answer from now on tells its caller to connect elsewhere
 	time.Sleep(g.cfg.Drain.Delay)
 	return errors.Join(g.drain(api), <-failed)
 }

@@ -67,6 +67,17 @@ func (g *Gateway) server(base context.Context, handler http.Handler) *http.Serve
 	}
 }
 
+// parting tells each caller of a draining gateway to connect elsewhere from then on. Unlike SetKeepAlivesEnabled it closes
+// no idle connection, on which the next request may just be on its way.
+func (g *Gateway) parting(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if g.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // serve is Serve, for which a server that was closed is no failure.
 func serve(s *http.Server, l net.Listener) error {
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
