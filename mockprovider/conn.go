@@ -77,7 +77,7 @@ func newConn(e *endpoint, raw *net.TCPConn, number uint64) *conn {
 // run carries the connection from its handshake to its end.
 func (c *conn) run() {
 	defer c.end()
-	c.obey(c.ep.mock.program.Load(), nil)
+	c.ep.mock.enter(c)
 	if !c.shake() {
 		return
 	}

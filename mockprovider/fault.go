@@ -160,8 +160,7 @@ func (p *program) next(after time.Duration) (at time.Duration, ok bool) {
 // It ends when ctx does.
 func (m *Mock) conduct(ctx context.Context) error {
 	for {
-		p := m.program.Load()
-		m.apply(p)
+		p := m.apply()
 		var edge <-chan time.Time
 		if at, ok := p.next(time.Since(p.began)); ok {
 			edge = time.After(time.Until(p.began.Add(at)))
@@ -175,8 +174,11 @@ func (m *Mock) conduct(ctx context.Context) error {
 	}
 }
 
-// apply starts and ends what acts on listeners and standing connections.
-func (m *Mock) apply(p *program) {
+// apply starts and ends what acts on listeners and standing connections, and returns the program that asked for it.
+func (m *Mock) apply() *program {
+	m.stage.Lock()
+	defer m.stage.Unlock()
+	p := m.program.Load()
 	var fresh []*rule
 	for _, r := range p.rules {
 		if !r.begun && r.now(p.began) {
@@ -190,6 +192,14 @@ func (m *Mock) apply(p *program) {
 			c.obey(p, fresh)
 		}
 	}
+	return p
+}
+
+// enter lets a new connection obey the script before it does anything else.
+func (m *Mock) enter(c *conn) {
+	m.stage.Lock()
+	defer m.stage.Unlock()
+	c.obey(m.program.Load(), nil)
 }
 
 func (r *rule) refuses() bool   { return r.Refuse }

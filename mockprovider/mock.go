@@ -109,6 +109,9 @@ type Mock struct {
 	program  atomic.Pointer[program]
 	script   chan struct{} // poked when program has changed
 
+	// stage is held while connections are told what to do, so that none obeys an old program after a new one.
+	stage sync.Mutex
+
 	mu   sync.Mutex
 	dice *rand.Rand
 }
