@@ -54,9 +54,11 @@ func checkRawSize(message members, n *push.Notification) error {
 	if err != nil {
 		return err
 	}
-	for _, platform := range [...]string{"android", "webpush"} {
-		block, _ := membersOf(message.get(platform))
-		if _, err := dataSize(block.get("data"), "fcm.message."+platform+".data"); err != nil {
+	for _, platform := range [...]struct{ name, field string }{
+		{"android", "fcm.message.android.data"}, {"webpush", "fcm.message.webpush.data"},
+	} {
+		block, _ := membersOf(message.get(platform.name))
+		if _, err := dataSize(block.get("data"), platform.field); err != nil {
 			return err
 		}
 	}
@@ -131,20 +133,17 @@ type member struct {
 	value jsontext.Value
 }
 
-// decoders are used again: each has large tables of its own.
-var decoders = sync.Pool{New: func() any { return jsontext.NewDecoder(bytes.NewBuffer(nil)) }}
-
 // membersOf returns the members of a JSON object; false for anything else, and
 // for one that repeats a name or is not UTF-8.
 func membersOf(v jsontext.Value) (members, bool) {
 	if v.Kind() != '{' {
 		return nil, false
 	}
-	in := decoders.Get().(*jsontext.Decoder)
-	defer decoders.Put(in)
-	in.Reset(bytes.NewBuffer(v))
+	r := readers.Get().(*reader)
+	defer r.rest()
+	in := r.over(v)
 	_, err := in.ReadToken()
-	found := make(members, 0, 8)
+	found := make(members, 0, 4)
 	for err == nil && in.PeekKind() == '"' {
 		var m member
 		if m, err = next(in, v); err == nil {
@@ -158,6 +157,27 @@ func membersOf(v jsontext.Value) (members, bool) {
 		return nil, false
 	}
 	return found, true
+}
+
+// reader is a decoder with what it reads from. Readers are used again, for a
+// decoder has large tables of its own.
+type reader struct {
+	from bytes.Buffer
+	in   *jsontext.Decoder
+}
+
+var readers = sync.Pool{New: func() any { return &reader{in: jsontext.NewDecoder(&bytes.Buffer{})} }}
+
+func (r *reader) over(v jsontext.Value) *jsontext.Decoder {
+	r.from = *bytes.NewBuffer(v)
+	r.in.Reset(&r.from)
+	return r.in
+}
+
+// rest lets go of what was read, and of the reader.
+func (r *reader) rest() {
+	r.over(nil)
+	readers.Put(r)
 }
 
 // next reads a member. Its value is a part of v: what the decoder returns is
