@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,16 +20,16 @@ func slow(d time.Duration) mockprovider.Config {
 	return mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Delay: d}}}}
 }
 
-// untilInFlight returns once n notifications wait for the provider.
-func (h house) untilInFlight(n int) {
-	for {
-		inFlight := 0
-		for _, s := range h.gate.Status().Services {
-			inFlight += s.Pool.InFlight
-		}
-		if inFlight >= n {
-			return
-		}
+// inFlight counts the attempts that wait for the provider.
+func (h house) inFlight() (n int) {
+	for _, s := range h.gate.Status().Services {
+		n += s.Pool.InFlight
+	}
+	return n
+}
+
+func until(so func() bool) {
+	for !so() {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -38,14 +39,16 @@ func TestNothingInFlightIsCutWhenAGatewayEnds(t *testing.T) {
 	s := newStreet(t, slow(300*time.Millisecond))
 	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
 	var sending sync.WaitGroup
+	var answered atomic.Int64
 	for range n {
 		sending.Go(func() {
+			defer answered.Add(1)
 			if status, receipt := h.post("shop", apnsTo(device)); status != 200 || receipt["status"] != "accepted" {
 				t.Errorf("%d %v", status, receipt)
 			}
 		})
 	}
-	h.untilInFlight(n)
+	until(func() bool { return int(answered.Load())+h.inFlight() >= n })
 	if err := h.stop(); err != nil {
 		t.Error(err)
 	}
@@ -61,9 +64,7 @@ func TestADrainingGatewaySaysSoBeforeItStopsListening(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- h.stop() }()
-	for !h.gate.Status().Draining {
-		time.Sleep(time.Millisecond)
-	}
+	until(func() bool { return h.gate.Status().Draining })
 	if status, text := h.get(h.url + "/readyz"); status != 503 || !strings.Contains(text, "draining") {
 		t.Errorf("readyz: %d %s", status, text)
 	}
@@ -103,7 +104,7 @@ func TestARequestThatOutlivesTheGraceIsCutAndRunSaysSo(t *testing.T) {
 		}
 		cut <- err
 	}()
-	h.untilInFlight(1)
+	until(func() bool { return h.inFlight() == 1 })
 	cancel()
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests were cut after 100ms (raise drain.grace)") {
 		t.Errorf("Run: %v", err)
