@@ -21,7 +21,7 @@ type line struct{}
 
 func (line) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
 func (line) Drain()                                                    {}
-func (line) State() wire.State                                         { return wire.State{} }
+func (line) State() wire.State                                         { return wire.State{MaxStreams: 1000} }
 func (line) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil

@@ -61,10 +61,29 @@ func (e *Endpoint) InFlight() int { return int(e.inFlight.Load()) }
 // last one it is not picked.
 func (e *Endpoint) live() bool { return len(*e.links.Load()) > 0 }
 
-func (e *Endpoint) hasRoom(limit int) bool { return int(e.inFlight.Load()) < limit }
+// capacity is how many leases it can bear at once: limit, or what its
+// connections let be in flight if that is less. A lease beyond that would wait
+// on a connection while other endpoints are free, and be lost with it. Where
+// every connection drains it is limit: the one who leases finds that out.
+func (e *Endpoint) capacity(limit int) int {
+	streams := 0
+	for _, l := range *e.links.Load() {
+		if state := l.conn.State(); !state.Draining {
+			streams += state.MaxStreams
+		}
+	}
+	if streams == 0 {
+		return limit
+	}
+	return min(limit, streams)
+}
+
+// room is how many more leases it can bear now.
+func (e *Endpoint) room(limit int) int { return e.capacity(limit) - e.InFlight() }
 
 // enter takes a place in flight, if the limit leaves one.
 func (e *Endpoint) enter(limit int) bool {
+	limit = e.capacity(limit)
 	for {
 		n := e.inFlight.Load()
 		if int(n) >= limit {

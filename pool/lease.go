@@ -52,7 +52,7 @@ func (l *Lease) Done(o push.Outcome) {
 		p.retire(l.link, GoAway, "the connection takes nothing new")
 	}
 	e.leave()
-	p.serve(1)
+	p.serve(max(1, e.room(p.cfg.InFlight))) // the answer may have raised the connection's stream limit
 	if p.closing.Load() {
 		p.poke()
 	}

@@ -136,7 +136,7 @@ func (f *field) survey(p *Pool, tried Tried) {
 		if healthy && fresh {
 			f.untouched++
 		}
-		if len(tried) == 0 && !healthy && e.circuit.wantsProbe() && e.hasRoom(p.cfg.InFlight) {
+		if len(tried) == 0 && !healthy && e.circuit.wantsProbe() && e.room(p.cfg.InFlight) > 0 {
 			f.convalescent = e
 		}
 	}
@@ -162,7 +162,7 @@ func (f *field) choose(p *Pool, tried Tried) error {
 		f.needHealthy = f.healthy > 0 && !panicking
 	}
 	for _, e := range *p.members.Load() {
-		if f.wants(e, tried) && e.hasRoom(p.cfg.InFlight) {
+		if f.wants(e, tried) && e.room(p.cfg.InFlight) > 0 {
 			f.choice = append(f.choice, e)
 		}
 	}
