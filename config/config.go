@@ -26,6 +26,7 @@ type Config struct {
 	Quota Quota `name:"quota"`
 	// The apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
 	Apps   map[string]*App `name:"apps" required:"true"`
+	DNS    DNS             `name:"dns"`
 	Queue  Queue           `name:"queue"`
 	Limits Limits          `name:"limits"`
 	Log    Log             `name:"log"`
@@ -141,6 +142,13 @@ type Allowance struct {
 	DeviceRate Rate `name:"device_rate"`
 	// Notifications to one topic, condition or channel, which may come at once. Empty sets no limit.
 	TopicRate Rate `name:"topic_rate"`
+}
+
+// DNS says who knows the addresses of the services.
+type DNS struct {
+	// Name servers, as ip:port, asked in turn until one answers. Empty asks the system's for Apple's and Google's services,
+	// and the system's resolver for stand-ins.
+	Servers []Endpoint `name:"servers"`
 }
 
 // Queue keeps what was accepted for later. This version reads it and has no queue yet: asynchronous calls are refused.
