@@ -5,10 +5,10 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fuzz bench demo ci
+.PHONY: help build test race lint fuzz bench scorecard demo ci
 
 help: ## print this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/gateway, the one binary
 	$(GO) build -trimpath -o bin/gateway ./cmd/gateway
@@ -33,6 +33,9 @@ fuzz: ## run every fuzz target for FUZZ (default 30s) each
 
 bench: ## measure one connection and the whole road
 	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./delivery ./rest ./gateway
+
+scorecard: ## play the services' faults to a gateway under load; ROWS="S01 S06" for some rows
+	$(GO) run ./loadtest/scorecard $(ROWS)
 
 demo: ## run the gateway and the mock providers on this laptop
 	$(GO) run ./cmd/gateway dev

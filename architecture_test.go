@@ -41,11 +41,15 @@ var floors = map[string]struct {
 	"delivery": {floor: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
 	"zone":     {floor: 2, mayImport: []string{"pool"}},
 
+	"loadtest": {floor: 3, mayImport: []string{"push"}},
+
 	"gateway": {floor: 4, mayImport: []string{
 		"push", "wire", "config", "providers/apns", "providers/fcm", "pool", "retry", "quota", "rest", "delivery", "zone",
 	}, mayNotFrom: "the mock is a stand-in for the world outside; only cmd and tests may bring it in"},
 
 	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "mockprovider", "push", "rest"}},
+	"loadtest/scorecard": {floor: 5, mayImport: []string{"loadtest", "mockprovider", "push"},
+		mayNotFrom: "it knows the gateway as operators do: by its binary, its configuration and its API"},
 }
 
 // noSuchRoom holds the names under which code goes to be forgotten.

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// key is the one API key of every gateway here.
+const key = "slk_score_card"
+
+// gateway is one process of the gateway.
+type gateway struct {
+	stage *stage
+	cmd   *exec.Cmd
+	born  time.Time
+	ended chan struct{}
+
+	mu     sync.Mutex
+	url    string
+	events []event
+	words  []string // the last lines of its log, for the row that fails
+}
+
+// event is what the gateway's log tells of a pool.
+type event struct {
+	Time     time.Time `json:"time"`
+	Message  string    `json:"msg"`
+	Pool     string    `json:"pool"`
+	Endpoint string    `json:"endpoint"`
+	Reason   string    `json:"reason"`
+	Listen   string    `json:"listen"`
+	kind     string    // such as ejected
+}
+
+// app is a block of the configuration's apps.
+type app struct{ name, providers string }
+
+// apnsTo is an app that sends to the mock's APNs with a token key.
+func apnsTo(m *mockprovider.Mock, files mockprovider.Files, more string) string {
+	at := m.Ready(files)
+	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s%s}",
+		at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic, more)
+}
+
+// gateway starts one for the app shop, which sends to the mock's APNs; settings are further lines of its configuration.
+func (s *stage) gateway(m *mockprovider.Mock, settings string) *gateway {
+	files, err := m.WriteFiles(s.folder())
+	s.need(err)
+	return s.serve(settings, app{shop, apnsTo(m, files, "")})
+}
+
+// shop is the app that sends.
+const shop = "shop"
+
+// serve starts a gateway for these apps and waits until all its pools are full.
+func (s *stage) serve(settings string, apps ...app) *gateway {
+	g := s.launch(s.configuration(settings, apps...))
+	s.eventually("the gateway's pools are full", 30*time.Second, func() bool {
+		if g.over() {
+			s.Fatalf("the gateway ended at once: %s", g.lastWords())
+		}
+		return g.address() != "" && g.status().full()
+	})
+	return g
+}
+
+// configuration writes a configuration file as an operator would.
+func (s *stage) configuration(settings string, apps ...app) string {
+	hash := sha256.Sum256([]byte(key))
+	text := "listen: 127.0.0.1:0\nadmin: {listen: 127.0.0.1:0}\nlog: {level: info, format: json}\n" +
+		"limits: {batch: 1000000, batch_in_flight: 100000}\n" + settings + "\napps:\n"
+	for _, a := range apps {
+		text += fmt.Sprintf("  %s:\n    keys: [{name: score, hash: 'sha256:%s'}]\n    %s\n", a.name, hex.EncodeToString(hash[:]), a.providers)
+	}
+	path := filepath.Join(s.folder(), "gateway.yaml")
+	s.need(os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// launch starts a process; it ends with the row.
+func (s *stage) launch(config string) *gateway {
+	g := &gateway{stage: s, cmd: exec.Command(s.binary, "serve", "-c", config), ended: make(chan struct{})}
+	log, err := g.cmd.StderrPipe()
+	s.need(err)
+	g.born = time.Now()
+	s.need(g.cmd.Start())
+	go func() {
+		defer close(g.ended)
+		g.listen(log)
+		_ = g.cmd.Wait() // how it ended is in its last words
+	}()
+	s.Cleanup(g.stop)
+	return g
+}
+
+// stop drains the gateway, and kills it if that takes long.
+func (g *gateway) stop() {
+	_ = g.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-g.ended:
+	case <-time.After(15 * time.Second):
+		_ = g.cmd.Process.Kill()
+		<-g.ended
+	}
+}
+
+// listen reads the log until the process ends.
+func (g *gateway) listen(log io.Reader) {
+	lines := bufio.NewScanner(log)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e event
+		if json.Unmarshal(lines.Bytes(), &e) == nil {
+			e.kind, _ = strings.CutPrefix(e.Message, "endpoint pool: ")
+		}
+		g.mu.Lock()
+		if g.words = append(g.words, lines.Text()); len(g.words) > 5 {
+			g.words = g.words[1:]
+		}
+		switch {
+		case e.Message == "gateway: serving":
+			g.url = "http://" + e.Listen
+		case e.kind != "":
+			g.events = append(g.events, e)
+		}
+		g.mu.Unlock()
+	}
+}
+
+func (g *gateway) over() bool {
+	select {
+	case <-g.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func (g *gateway) lastWords() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return strings.Join(g.words, " | ")
+}
+
+// address is the URL of its API, empty until it listens.
+func (g *gateway) address() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.url
+}
+
+// since returns the pools' events of that kind from a time on, those of an endpoint unless that is empty.
+func (g *gateway) since(from time.Time, kind, endpoint string) (found []event) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range g.events {
+		if !e.Time.Before(from) && e.kind == kind && (endpoint == "" || e.Endpoint == endpoint) {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// status is what is read of GET /v1/status.
+type status struct {
+	Services []struct {
+		Pool struct {
+			Name      string
+			Size      int
+			Dials     int
+			Endpoints []struct {
+				Address, State string
+				Connections    int
+			}
+		}
+	}
+}
+
+var client = &http.Client{Timeout: 5 * time.Second}
+
+// status asks the gateway; where it does not answer, the picture is empty.
+func (g *gateway) status() (s status) {
+	request, err := http.NewRequest(http.MethodGet, g.address()+"/v1/status", nil)
+	g.stage.need(err)
+	request.Header.Set("Authorization", "Bearer "+key)
+	answer, err := client.Do(request)
+	if err != nil {
+		return s
+	}
+	defer func() { _ = answer.Body.Close() }()
+	_ = json.NewDecoder(answer.Body).Decode(&s)
+	return s
+}
+
+// full reports whether every pool has all its connections.
+func (s status) full() bool {
+	for _, service := range s.Services {
+		live := 0
+		for _, e := range service.Pool.Endpoints {
+			live += min(e.Connections, 1)
+		}
+		if live < service.Pool.Size {
+			return false
+		}
+	}
+	return len(s.Services) > 0
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"time"
+
+	"github.com/sluice-push/sluice/loadtest"
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// evidence is a load's results beside what the service received, which alone says what was delivered.
+type evidence struct {
+	calm, after loadtest.Samples // before the fault, and from just before it on
+	cut         time.Time        // when the fault began
+	entries     []mockprovider.Entry
+	accepted    map[string]int // by notification
+}
+
+// gather parts the results at the fault. A second before it belongs to it, for what was in flight then meets it, too.
+func gather(m *mockprovider.Mock, got loadtest.Results, cut time.Time) evidence {
+	e := evidence{cut: cut, entries: m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}), accepted: m.Ledger().AcceptedByID()}
+	e.calm = got.Between(got.Began.Add(warmUp), cut.Add(-time.Second))
+	_, e.after = got.Split(cut.Add(-time.Second))
+	return e
+}
+
+// delivered is the share of those whom the service has accepted, and whose sender knew it within the deadline.
+func (e evidence) delivered() share {
+	n := e.after.Count(func(s *loadtest.Sample) bool { return e.accepted[s.ID] > 0 && s.Latency <= deadline })
+	return shareOf(n, len(e.after))
+}
+
+// failures are those that did not end as accepted, or of which the service knows nothing.
+func (e evidence) failures() int {
+	return e.after.Count(func(s *loadtest.Sample) bool { return s.Status != "accepted" || e.accepted[s.ID] == 0 })
+}
+
+// duplicates are acceptances beyond the first.
+func (e evidence) duplicates() (n int) {
+	for _, times := range e.accepted {
+		n += times - 1
+	}
+	return n
+}
+
+// amplification is how many requests a notification cost since the fault.
+func (e evidence) amplification() float64 {
+	ids := map[string]bool{}
+	for i := range e.after {
+		ids[e.after[i].ID] = true
+	}
+	requests := 0
+	for _, entry := range e.entries {
+		if ids[strings.ToLower(entry.ID)] {
+			requests++
+		}
+	}
+	return float64(requests) / float64(max(len(e.after), 1))
+}
+
+// at returns what an endpoint received of a kind since the fault.
+func (e evidence) at(endpoint, fault string) (found []mockprovider.Entry) {
+	for _, entry := range e.entries {
+		if entry.Endpoint == endpoint && !entry.Time.Before(e.cut) && (fault == "" || entry.Fault == fault) {
+			found = append(found, entry)
+		}
+	}
+	return found
+}
+
+// lastBefore is when the last of the entries came, counted from the fault, that came before the limit.
+func (e evidence) lastBefore(entries []mockprovider.Entry, limit time.Duration) (last time.Duration) {
+	for _, entry := range entries {
+		if d := entry.Time.Sub(e.cut); d <= limit {
+			last = max(last, d)
+		}
+	}
+	return last
+}
+
+// replacement is when an endpoint that had received nothing before the fault received its first request.
+func (e evidence) replacement() time.Duration {
+	seen := map[string]bool{}
+	for _, entry := range e.entries {
+		if entry.Time.Before(e.cut) {
+			seen[entry.Endpoint] = true
+		} else if !seen[entry.Endpoint] {
+			return entry.Time.Sub(e.cut)
+		}
+	}
+	return never
+}
+
+// p99 and p999 enter by how much the latency has grown since the fault.
+func (s *stage) p99(e evidence, most time.Duration) {
+	s.added("p99", e.calm.Latency(0.99), e.after.Latency(0.99), most)
+}
+
+func (s *stage) p999(e evidence, most time.Duration) {
+	s.added("p99.9", e.calm.Latency(0.999), e.after.Latency(0.999), most)
+}
+
+// dials holds every row against the dial budget: the pool, one for each endpoint or connection that was lost, and one for
+// each place in every ten seconds. Of the gateway's count and the service's the greater one counts.
+func (s *stage) dials(g *gateway, m *mockprovider.Mock, service string) {
+	places, dialled := 0, 0
+	for _, service := range g.status().Services {
+		places += service.Pool.Size
+		dialled += service.Pool.Dials
+	}
+	if seen := int(m.Ledger().Summary().Services[service].Dials); seen > dialled {
+		dialled = seen
+	}
+	lost := len(g.since(g.born, "ejected", "")) + len(g.since(g.born, "lost", "")) + len(g.since(g.born, "go_away", ""))
+	atMost(&s.card, "dials", dialled, places+lost+places*int(time.Since(g.born)/(10*time.Second)))
+}

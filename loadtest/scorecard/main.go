@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command scorecard plays the faults of push services to a gateway under load and holds what came of it against fixed
+// figures. It changes no figure and excuses nothing: a row passes, falls short, or is not built.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const usage = `usage: scorecard [-gateway FILE] [-json FILE] [ROW ...]
+
+Runs the rows that are named, or all that are built, and prints a line for each. The exit status is 0 if every one passed.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx))
+}
+
+func run(ctx context.Context) int {
+	binary := flag.String("gateway", "", "the gateway's `binary`; default: built from this module")
+	out := flag.String("json", "scorecard.json", "where the same is written for machines")
+	alone := flag.Bool("alone", false, "run one row and write its card to standard output as JSON; for the command itself")
+	flag.Usage = func() { _, _ = fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "scorecard-")
+	if err != nil {
+		return complain(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	asked, err := choose(flag.Args())
+	if err != nil {
+		return complain(err)
+	}
+	if *binary == "" {
+		if *binary, err = build(ctx, dir); err != nil {
+			return complain(err)
+		}
+	}
+	house := house{ctx: ctx, dir: dir, binary: *binary}
+	if *alone {
+		return reply(asked[0].play(house))
+	}
+	return report(house, asked, *out)
+}
+
+func complain(err error) int {
+	_, _ = fmt.Fprintf(os.Stderr, "scorecard: %v\n", err)
+	return 2
+}
+
+// build makes the gateway as users do.
+func build(ctx context.Context, dir string) (string, error) {
+	binary := filepath.Join(dir, "gateway")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "github.com/sluice-push/sluice/cmd/gateway")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the gateway: %w\n%s", err, text)
+	}
+	return binary, nil
+}
+
+// choose returns the rows of those names; without names, all.
+func choose(names []string) ([]row, error) {
+	if len(names) == 0 {
+		return rows, nil
+	}
+	var asked []row
+	for _, name := range names {
+		before := len(asked)
+		for _, r := range rows {
+			if strings.EqualFold(r.id, name) {
+				asked = append(asked, r)
+			}
+		}
+		if len(asked) == before {
+			return nil, fmt.Errorf("there is no row %q (S01 to S25, S01b, S03b, S05b)", name)
+		}
+	}
+	return asked, nil
+}
+
+// reply writes one card for the command that started this one.
+func reply(c card) int {
+	if err := json.NewEncoder(os.Stdout).Encode(c); err != nil {
+		return complain(err)
+	}
+	return 0
+}
+
+// report runs the rows one after the other, for each wants the machine to itself.
+func report(h house, asked []row, out string) int {
+	var cards []card
+	counts := map[result]int{}
+	for _, r := range asked {
+		if h.ctx.Err() != nil {
+			break
+		}
+		c := r.run(h)
+		fmt.Println(c)
+		cards = append(cards, c)
+		counts[c.Result]++
+	}
+	fmt.Println(sum(counts))
+	text, err := json.MarshalIndent(struct {
+		Date    time.Time `json:"date"`
+		Machine string    `json:"machine"`
+		Rows    []card    `json:"rows"`
+	}{time.Now().UTC().Truncate(time.Second), fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()), cards}, "", "  ")
+	if err == nil {
+		err = os.WriteFile(out, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		return complain(err)
+	}
+	if counts[passed] < len(asked) {
+		return 1
+	}
+	return 0
+}
+
+// sum is the last line.
+func sum(counts map[result]int) string {
+	line := fmt.Sprintf("scorecard: %d passed", counts[passed])
+	switch n := counts[short]; n {
+	case 0:
+	case 1:
+		line += ", 1 falls short"
+	default:
+		line += fmt.Sprintf(", %d fall short", n)
+	}
+	if n := counts[notBuilt]; n > 0 {
+		line += fmt.Sprintf(", %d not built", n)
+	}
+	return line
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// rows are all of the scorecard, in its order.
+var rows = []row{
+	{id: "S01", fault: "one of eight falls silent", judge: silent},
+	{id: "S01b", fault: "the same with five requests a second each, and with blocked writes"},
+	{id: "S02", fault: "one of eight answers 500 and 503", judge: refusing},
+	{id: "S03", fault: "one of eight fails three of ten at random"},
+	{id: "S03b", fault: "one of eight is silent for one token in twenty"},
+	{id: "S04", fault: "one of eight takes a second longer"},
+	{id: "S05", fault: "two of eight addresses are dead: no SYN answered, refused, no TLS"},
+	{id: "S05b", fault: "one of eight is dead for five minutes, and there is no spare"},
+	{id: "S06", fault: "GOAWAY on all connections with 200 and 1,000 in flight, half of them cut off"},
+	{id: "S07", fault: "TCP reset of all connections, half of what is in flight was processed"},
+	{id: "S08", fault: "APNs' stream limits: one until the first answer, and again after each refusal"},
+	{id: "S09", fault: "a provider answers 503 only, for a minute"},
+	{id: "S10", fault: "429 with Retry-After while three times the quota is offered"},
+	{id: "S11", fault: "429 without Retry-After; of one device; of the provider token"},
+	{id: "S12", fault: "the token endpoint is down for 25 minutes"},
+	{id: "S13", fault: "the clock is wrong by an hour, or steps under load"},
+	{id: "S14", fault: "a client certificate is changed under load"},
+	{id: "S15", fault: "DNS answers SERVFAIL, nothing, private addresses"},
+	{id: "S16", fault: "a hundred gateways start at once"},
+	{id: "S17", fault: "kill -9 with 100,000 queued"},
+	{id: "S18", fault: "the queue's disk loses, tears and flips"},
+	{id: "S19", fault: "one token in five is dead"},
+	{id: "S20", fault: "a batch with one malformed, one huge and one dead"},
+	{id: "S21", fault: "a zone is lost"},
+	{id: "S22", fault: "three times the capacity is offered"},
+	{id: "S23", fault: "ten thousand slow callers, bombs and endless headers"},
+	{id: "S24", fault: "SIGTERM with 10,000 in flight"},
+	{id: "S25", fault: "a day of all faults at random"},
+}
