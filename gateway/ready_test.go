@@ -84,21 +84,24 @@ func TestAddressesComeFromTheConfigurationTheURLOrDNS(t *testing.T) {
 	for _, c := range []struct {
 		url       string
 		endpoints []config.Endpoint
+		servers   []string
 		want      pool.Resolver
 	}{
-		{"https://api.push.apple.com", []config.Endpoint{endpoint}, pool.Static{endpoint.AddrPort}},
-		{"https://127.0.0.1:9", nil, pool.Static{endpoint.AddrPort}},
-		{"https://apns.test:2197", nil, pool.System{Host: "apns.test", Port: 2197}},
-		{"https://api.push.apple.com:2197", nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
-		{"https://api.push.apple.com", nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443})},
-		{"https://api.sandbox.push.apple.com", nil, pool.Public(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
-		{"https://fcm.googleapis.com", nil, pool.Public(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
+		{"https://api.push.apple.com", []config.Endpoint{endpoint}, nil, pool.Static{endpoint.AddrPort}},
+		{"https://127.0.0.1:9", nil, nil, pool.Static{endpoint.AddrPort}},
+		{"https://apns.test:2197", nil, nil, pool.System{Host: "apns.test", Port: 2197}},
+		{"https://api.push.apple.com:2197", nil, nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
+		{"https://api.push.apple.com", nil, nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443})},
+		{"https://api.sandbox.push.apple.com", nil, nil, pool.Public(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
+		{"https://apns.test:2197", nil, []string{"127.0.0.1:5353"}, pool.DNS{Host: "apns.test", Port: 2197, Servers: []string{"127.0.0.1:5353"}}},
+		{"https://api.push.apple.com", nil, []string{"127.0.0.1:5353"}, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443, Servers: []string{"127.0.0.1:5353"}})},
+		{"https://fcm.googleapis.com", nil, nil, pool.Public(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
 	} {
 		base, err := url.Parse(c.url)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := resolver(base, c.endpoints); !reflect.DeepEqual(c.want, got) {
+		if got := resolver(base, c.endpoints, c.servers); !reflect.DeepEqual(c.want, got) {
 			t.Errorf("%s: %#v, not %#v", c.url, got, c.want)
 		}
 	}

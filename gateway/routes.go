@@ -27,6 +27,7 @@ var (
 // common.
 type builder struct {
 	log      *slog.Logger
+	servers  []string // to ask for addresses; none: the system's
 	signers  map[string]*apns.Signer
 	accounts map[string]*fcm.Provider
 	services []*service
@@ -38,6 +39,9 @@ type builder struct {
 // the configuration that is wrong.
 func build(cfg *config.Config, log *slog.Logger) (*builder, error) {
 	b := &builder{log: log, signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}}
+	for _, server := range cfg.DNS.Servers {
+		b.servers = append(b.servers, server.String())
+	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		b.app(name, cfg.Apps[name])
 	}

@@ -69,7 +69,7 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 		s.apps = append(s.apps, path)
 		return s, nil
 	}
-	s, err := newService(path, cred, want, roots, b.log)
+	s, err := b.newService(path, cred, want, roots)
 	if err != nil {
 		return nil, err
 	}
@@ -77,21 +77,21 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 	return s, nil
 }
 
-func newService(path string, cred credential, want settings, roots *x509.CertPool, log *slog.Logger) (*service, error) {
+func (b *builder) newService(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {
 	base, err := url.Parse(string(want.base))
 	if err != nil {
 		return nil, keyError(path, "url", err)
 	}
 	s := &service{
 		name: fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.name), apps: []string{path}, cred: cred, shared: want,
-		resolver: resolver(base, want.endpoints),
+		resolver: resolver(base, want.endpoints, b.servers),
 		dial: dialer(wire.Config{
 			Authority: base.Host, TLS: &tls.Config{RootCAs: roots, Certificates: cred.cert},
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams,
 		}),
 		budget: budget(want.budget, want.floor), gate: gate(want.quota),
 	}
-	if s.pool, err = pool.New(poolConfig(s, want.pool, log)); err != nil {
+	if s.pool, err = pool.New(poolConfig(s, want.pool, b.log)); err != nil {
 		return nil, keyError(path, "pool", err)
 	}
 	return s, nil
@@ -134,8 +134,8 @@ func (s *service) run(ctx context.Context, house *errgroup.Group) {
 
 // resolver returns where a service's addresses come from. Those of Apple and Google are asked from DNS with their TTLs, and
 // must be public: whoever can poison DNS must not make us connect to machines of our own network. A stand-in's name may be
-// one that only this machine knows.
-func resolver(base *url.URL, endpoints []config.Endpoint) pool.Resolver {
+// one that only this machine knows, unless servers are configured.
+func resolver(base *url.URL, endpoints []config.Endpoint, servers []string) pool.Resolver {
 	host, port := base.Hostname(), portOf(base)
 	if len(endpoints) > 0 {
 		addrs := make(pool.Static, len(endpoints))
@@ -147,15 +147,16 @@ func resolver(base *url.URL, endpoints []config.Endpoint) pool.Resolver {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return pool.Static{netip.AddrPortFrom(ip, port)}
 	}
-	system := pool.System{Host: host, Port: port}
-	switch isPublic := strings.HasSuffix(host, ".push.apple.com") || host == "fcm.googleapis.com"; {
-	case isPublic && runtime.GOOS == "windows": // it has no resolv.conf
-		return pool.Public(system)
-	case isPublic:
-		return pool.Public(pool.DNS{Host: host, Port: port})
-	default:
-		return system
+	isPublic := strings.HasSuffix(host, ".push.apple.com") || host == "fcm.googleapis.com"
+	asks := len(servers) > 0 || isPublic && runtime.GOOS != "windows" // which has no resolv.conf
+	var r pool.Resolver = pool.System{Host: host, Port: port}
+	if asks {
+		r = pool.DNS{Host: host, Port: port, Servers: servers}
 	}
+	if isPublic {
+		r = pool.Public(r)
+	}
+	return r
 }
 
 // portOf returns the port of an https URL; config has checked it.
