@@ -101,6 +101,7 @@ type circuit struct {
 	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
 	streak   int
 	verdict  string // why it opened, or is about to
+	cause    Cause  // the same in one word
 	forced   bool   // the next failure opens it
 	level    int    // ejections in a row, less those that health took back
 	since    time.Time
@@ -155,9 +156,9 @@ func (c *circuit) readyToTrip(counts gobreaker.Counts) bool {
 	switch {
 	case c.forced:
 	case c.streak >= c.rules.Consecutive:
-		c.verdict = fmt.Sprintf("%d failures in a row", c.streak)
+		c.cause, c.verdict = ByStreak, fmt.Sprintf("%d failures in a row", c.streak)
 	case outcomes >= uint32(c.rules.MinOutcomes) && float64(counts.TotalFailures) > c.rules.FailureRate*float64(outcomes):
-		c.verdict = fmt.Sprintf("%d of %d failed within %s", counts.TotalFailures, outcomes, c.rules.Window)
+		c.cause, c.verdict = ByFailureRate, fmt.Sprintf("%d of %d failed within %s", counts.TotalFailures, outcomes, c.rules.Window)
 	default:
 		return false
 	}
@@ -253,7 +254,7 @@ func (c *circuit) endTrial(outcome error, why string) change {
 		c.become(gobreaker.StateClosed)
 		return healed
 	case gobreaker.StateOpen:
-		c.verdict = "the probe failed: " + why
+		c.cause, c.verdict = ByProbe, "the probe failed: "+why
 		c.eject()
 		return reopened
 	default: // excluded: the next request is the trial
@@ -262,13 +263,13 @@ func (c *circuit) endTrial(outcome error, why string) change {
 }
 
 // force opens a closed circuit for what its own outcomes do not show.
-func (c *circuit) force(why string) bool {
+func (c *circuit) force(cause Cause, why string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.healthy() {
 		return false
 	}
-	c.verdict = why
+	c.cause, c.verdict = cause, why
 	c.eject()
 	return true
 }
@@ -323,9 +324,9 @@ func (c *circuit) report() (state gobreaker.State, verdict string, until time.Ti
 	return state, c.verdict, c.until, gobreaker.Counts{}
 }
 
-// why returns the words of the last ejection.
-func (c *circuit) why() string {
+// why returns the cause of the last ejection, in a word and in words.
+func (c *circuit) why() (cause Cause, words string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return fmt.Sprintf("%s; ejected for %s", c.verdict, c.rules.ejection(c.level))
+	return c.cause, fmt.Sprintf("%s; ejected for %s", c.verdict, c.rules.ejection(c.level))
 }

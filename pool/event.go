@@ -29,6 +29,18 @@ const (
 	Calmed        Kind = "calmed"   // panic is over
 )
 
+// Cause sorts ejections, in one word.
+type Cause string
+
+// The causes of ejections.
+const (
+	ByStreak      Cause = "streak"       // so many failures in a row
+	ByFailureRate Cause = "failure_rate" // too large a share of its outcomes failed
+	ByPeers       Cause = "peers"        // it succeeds less often than its peers
+	BySlowness    Cause = "slowness"     // it answers more slowly than its peers
+	ByProbe       Cause = "probe"        // its probe failed, and it stays out for longer
+)
+
 // Event is something that happened to the pool.
 type Event struct {
 	Time     time.Time `json:"time"`
@@ -36,6 +48,12 @@ type Event struct {
 	Kind     Kind      `json:"kind"`
 	Endpoint string    `json:"endpoint,omitempty"` // "ip:port", or empty for the whole pool
 	Reason   string    `json:"reason"`             // why, in words
+	Cause    Cause     `json:"cause,omitempty"`    // of an ejection, for those who count
+}
+
+func ejection(e *Endpoint) Event {
+	cause, words := e.circuit.why()
+	return Event{Kind: Ejected, Endpoint: e.name, Reason: words, Cause: cause}
 }
 
 // note writes an event down; the keeper tells it.

@@ -242,7 +242,7 @@ func (p *Pool) ejected(e *Endpoint) {
 	if e.member {
 		p.budget.grant()
 	}
-	p.noteLocked(Event{Kind: Ejected, Endpoint: e.name, Reason: e.circuit.why()})
+	p.noteLocked(ejection(e))
 	p.mu.Unlock()
 	p.poke()
 }
@@ -253,7 +253,7 @@ func (p *Pool) beat(now time.Time) {
 	var spent []*link
 	for _, e := range p.known {
 		if e.circuit.beat(now) == reopened {
-			p.noteLocked(Event{Kind: Ejected, Endpoint: e.name, Reason: e.circuit.why()})
+			p.noteLocked(ejection(e))
 		}
 		if _, gone := e.link(); gone != nil {
 			spent = append(spent, gone)

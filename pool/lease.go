@@ -77,7 +77,7 @@ func (p *Pool) settle(l *Lease, o push.Outcome) {
 	case opened:
 		p.ejected(l.endpoint)
 	case reopened:
-		p.note(Event{Kind: Ejected, Endpoint: l.endpoint.name, Reason: l.endpoint.circuit.why()})
+		p.note(ejection(l.endpoint))
 		p.retire(l.link, Closed, "the probe failed on it")
 	case healed:
 		p.note(Event{Kind: Recovered, Endpoint: l.endpoint.name, Reason: "the probe succeeded"})

@@ -155,12 +155,12 @@ func (p *Pool) sweep(now time.Time) (out []*Endpoint) {
 	for i, e := range peers {
 		if slow := e.record.slowFor(all[i].median, limit); slow && spare > 0 {
 			why := fmt.Sprintf("its median answer takes %s, its peers' at most %s", all[i].median, limit)
-			if e.circuit.force(why) {
+			if e.circuit.force(BySlowness, why) {
 				out, spare = append(out, e), spare-1
 			}
 		}
 	}
-	if worst, why := p.cfg.Outlier.unlucky(all); worst >= 0 && spare > 0 && peers[worst].circuit.force(why) {
+	if worst, why := p.cfg.Outlier.unlucky(all); worst >= 0 && spare > 0 && peers[worst].circuit.force(ByPeers, why) {
 		out = append(out, peers[worst])
 	}
 	return out
