@@ -100,13 +100,26 @@ func (s *stage) launch(config string) *gateway {
 	s.need(err)
 	g.born = time.Now()
 	s.need(g.cmd.Start())
+	copied := s.log()
 	go func() {
 		defer close(g.ended)
-		g.listen(log)
+		g.listen(io.TeeReader(log, copied))
+		_ = copied.Close()
 		_ = g.cmd.Wait() // how it ended is in its last words
 	}()
 	s.Cleanup(g.stop)
 	return g
+}
+
+// log is where the next gateway's log is kept, which may be nowhere.
+func (s *stage) log() io.WriteCloser {
+	name := os.DevNull
+	if s.logs != "" {
+		name = filepath.Join(s.logs, fmt.Sprintf("%s-%s.log", s.ID, time.Now().Format("150405.000")))
+	}
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+	s.need(err)
+	return file
 }
 
 // stop drains the gateway, and kills it if that takes long.
@@ -184,6 +197,7 @@ type status struct {
 			Name      string
 			Size      int
 			Dials     int
+			InFlight  int `json:"in_flight"`
 			Endpoints []struct {
 				Address, State string
 				Connections    int
@@ -206,6 +220,14 @@ func (g *gateway) status() (s status) {
 	defer func() { _ = answer.Body.Close() }()
 	_ = json.NewDecoder(answer.Body).Decode(&s)
 	return s
+}
+
+// inFlight counts the attempts under way.
+func (s status) inFlight() (n int) {
+	for _, service := range s.Services {
+		n += service.Pool.InFlight
+	}
+	return n
 }
 
 // full reports whether every pool has all its connections.

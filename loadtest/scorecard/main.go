@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-const usage = `usage: scorecard [-gateway FILE] [-json FILE] [ROW ...]
+const usage = `usage: scorecard [-gateway FILE] [-json FILE] [-logs FOLDER] [ROW ...]
 
 Runs the rows that are named, or all that are built, and prints a line for each. The exit status is 0 if every one passed.
 `
@@ -33,6 +33,7 @@ func main() {
 func run(ctx context.Context) int {
 	binary := flag.String("gateway", "", "the gateway's `binary`; default: built from this module")
 	out := flag.String("json", "scorecard.json", "where the same is written for machines")
+	logs := flag.String("logs", "", "an existing `folder` that keeps the gateways' logs")
 	alone := flag.Bool("alone", false, "run one row and write its card to standard output as JSON; for the command itself")
 	flag.Usage = func() { _, _ = fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.Parse()
@@ -50,7 +51,7 @@ func run(ctx context.Context) int {
 			return complain(err)
 		}
 	}
-	house := house{ctx: ctx, dir: dir, binary: *binary}
+	house := house{ctx: ctx, dir: dir, binary: *binary, logs: *logs}
 	if *alone {
 		return reply(asked[0].play(house))
 	}

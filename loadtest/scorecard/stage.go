@@ -22,6 +22,7 @@ type house struct {
 	ctx    context.Context
 	dir    string // for files
 	binary string // the gateway
+	logs   string // the folder that keeps the gateways' logs, or none
 }
 
 // row is one line of the scorecard.
