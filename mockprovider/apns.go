@@ -20,6 +20,7 @@ import (
 type apns struct {
 	credentials []Credential
 	updates     *tokenUpdates
+	channels    *channels
 	started     time.Time
 }
 
@@ -51,10 +52,16 @@ func (a *apns) find(r *request) {
 	if len(r.token) == len(r.path) {
 		r.token = ""
 	}
+	if strings.HasPrefix(r.path, broadcastPath) {
+		r.token = r.get("apns-channel-id")
+	}
 }
 
 func (a *apns) judge(p *peer, r *request) answer {
 	a.find(r)
+	if strings.HasPrefix(r.path, broadcastPath) {
+		return a.broadcast(p, r)
+	}
 	refused := a.refuse(p, r)
 	if refused.status == 0 {
 		return a.accept(r)
@@ -63,6 +70,9 @@ func (a *apns) judge(p *peer, r *request) answer {
 }
 
 func (a *apns) scripted(r *request, f *Fault) answer {
+	if strings.HasPrefix(r.path, broadcastPath) {
+		return (&apnsManage{a}).scripted(r, f)
+	}
 	if f.Status == 200 {
 		return a.accept(r)
 	}
@@ -82,7 +92,7 @@ var apnsReasons = map[int]string{
 func (a *apns) accept(r *request) answer {
 	reply := answer{status: 200, accepted: true}
 	reply.header = append(reply.header, passing("apns-id", a.id(r)))
-	if strings.HasPrefix(r.authority, "api.sandbox.") || strings.HasPrefix(r.authority, "api.development.") {
+	if r.sandbox() {
 		reply.header = append(reply.header, passing("apns-unique-id", uuid.NewString()))
 	}
 	return reply

@@ -79,8 +79,8 @@ func (c *conn) note(stream uint32, r *request, d decision, answered bool) {
 	if d.processed {
 		rec.status, rec.reason, rec.accepted = uint16(d.answer.status), d.answer.reason, d.answer.accepted
 	}
-	if c.ep.service == APNs && rec.id == "" {
-		rec.id = r.get("apns-id")
+	if c.ep.apple() && rec.id == "" {
+		rec.id = or(r.get("apns-id"), r.get("apns-request-id"))
 	}
 	if c.ep.mock.cfg.KeepContent {
 		rec.content = contentOf(r.header, r.body)

@@ -37,6 +37,9 @@ type endpoint struct {
 
 func (e *endpoint) address() string { return e.text }
 
+// apple says whether the endpoint keeps the habits of Apple's connections: HTTP/2 only, and a stream limit that moves.
+func (e *endpoint) apple() bool { return e.service == APNs || e.service == APNsManage }
+
 // bind makes every service and its listeners.
 func (m *Mock) bind() error {
 	apnsAt, fcmAt := m.cfg.APNsListen, m.cfg.FCMListen
@@ -47,12 +50,14 @@ func (m *Mock) bind() error {
 	if len(fcmAt) == 0 {
 		fcmAt = slices.Repeat([]string{anywhere}, m.cfg.Endpoints)
 	}
+	apple := &apns{credentials: m.id.credentials, updates: m.updates, channels: newChannels(), started: time.Now()}
 	for _, s := range []struct {
 		name string
 		at   []string
 		does service
 	}{
-		{APNs, apnsAt, &apns{credentials: m.id.credentials, updates: m.updates, started: time.Now()}},
+		{APNs, apnsAt, apple},
+		{APNsManage, []string{or(m.cfg.APNsManageListen, anywhere)}, &apnsManage{apple}},
 		{FCM, fcmAt, &fcm{project: m.cfg.ProjectID, access: m.access}},
 		{OAuth, []string{or(m.cfg.OAuthListen, anywhere)},
 			&oauth{account: m.id.account, access: m.access, lifetime: m.cfg.AccessTokenLifetime, url: m.TokenURL}},
@@ -84,7 +89,7 @@ func (m *Mock) listen(name string, index int, at string, does service) error {
 			NextProtos: []string{"h2", "http/1.1"},
 		},
 	}
-	if name == APNs {
+	if e.apple() {
 		e.tls.NextProtos = []string{"h2"}
 		e.tls.ClientAuth, e.tls.ClientCAs = tls.VerifyClientCertIfGiven, m.ClientTLS().RootCAs
 	} else {

@@ -186,7 +186,7 @@ func (m *Mock) apply() *program {
 			fresh = append(fresh, r)
 		}
 	}
-	for _, e := range slices.Concat(m.services[APNs], m.services[FCM], m.services[OAuth], m.services[WebPush]) {
+	for _, e := range slices.Concat(m.services[APNs], m.services[APNsManage], m.services[FCM], m.services[OAuth], m.services[WebPush]) {
 		e.refuse(p.connection(e, 0, (*rule).refuses) != nil)
 		for _, c := range e.standing() {
 			c.obey(p, fresh)

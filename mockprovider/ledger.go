@@ -20,9 +20,10 @@ type Entry struct {
 	Stream   uint32    `json:"stream"`   // 0 over HTTP/1.1
 	Time     time.Time `json:"time"`     // when it was settled
 	Path     string    `json:"path"`
-	// Token is the device token; for FCM whatever the target says, for Web Push the path after /push/.
+	// Token is the device token; for FCM whatever the target says, for Web Push the path after /push/, for Apple's
+	// broadcasts and channels the channel.
 	Token string `json:"token,omitempty"`
-	// ID is the apns-id, sent or made; FCM's message name; Web Push's message.
+	// ID is the apns-id, or of channels and broadcasts the apns-request-id, sent or made; FCM's message name; Web Push's message.
 	ID       string `json:"apns_id,omitempty"`
 	Topic    string `json:"topic,omitempty"`     // apns-topic
 	PushType string `json:"push_type,omitempty"` // apns-push-type
@@ -144,7 +145,7 @@ func (l *Ledger) acceptedBy(key func(*record) string) map[string]int {
 	defer l.mu.Unlock()
 	counts := map[string]int{}
 	for i := range l.ring {
-		if r := &l.ring[i]; r.accepted && r.endpoint.service != OAuth {
+		if r := &l.ring[i]; r.accepted && r.endpoint.service != OAuth && r.endpoint.service != APNsManage {
 			counts[key(r)]++
 		}
 	}

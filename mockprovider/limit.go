@@ -29,7 +29,7 @@ func (c *conn) greet() {
 	l, cfg := &c.limit, c.ep.mock.cfg.Streams
 	fields := uint32(64 << 10)
 	l.usual, l.enforced, l.announced = fcmStreams, fcmStreams, fcmStreams
-	if c.ep.service == APNs {
+	if c.ep.apple() {
 		fields = 8000
 		l.usual, l.enforced, l.announced = cfg.Max, cfg.Start, cfg.Start
 		if cfg.Unadvertised {
@@ -81,7 +81,7 @@ func (l *limit) violated(open int) bool {
 
 // adapt lets an APNs connection's limit follow an answer. mu is held.
 func (c *conn) adapt(a *answer) {
-	if c.ep.service != APNs || c.limit.forced > 0 {
+	if !c.ep.apple() || c.limit.forced > 0 {
 		return
 	}
 	if a.accepted {

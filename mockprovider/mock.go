@@ -20,11 +20,14 @@ import (
 
 // The services, as Fault.Service, Entry.Service and Query.Service name them.
 const (
-	APNs    = "apns"
-	FCM     = "fcm"
-	OAuth   = "oauth"
-	WebPush = "webpush"
+	APNs       = "apns"
+	APNsManage = "apns_manage" // APNs' channel management
+	FCM        = "fcm"
+	OAuth      = "oauth"
+	WebPush    = "webpush"
 )
+
+var serviceWords = []string{APNs, APNsManage, FCM, OAuth, WebPush}
 
 // Config says what a Mock plays. Its zero value is a set of honest services on free loopback ports.
 type Config struct {
@@ -36,8 +39,9 @@ type Config struct {
 	Endpoints int
 	// APNsListen and FCMListen are exact host:port addresses and win over Listen and Endpoints.
 	APNsListen, FCMListen []string
-	// OAuthListen, WebPushListen and LedgerListen are exact host:port addresses; default Listen with a free port.
-	OAuthListen, WebPushListen, LedgerListen string
+	// APNsManageListen, OAuthListen, WebPushListen and LedgerListen are exact host:port addresses; default Listen with a
+	// free port.
+	APNsManageListen, OAuthListen, WebPushListen, LedgerListen string
 
 	// Credentials are the APNs keys that are known; default one, made on the spot, for the topic com.example.app.
 	Credentials []Credential
@@ -96,7 +100,8 @@ type Streams struct {
 //	fa110500…              500 InternalServerError     <id>:internal…               500 INTERNAL
 //	fa110503…              503 ServiceUnavailable      <id>:unavailable…            503 UNAVAILABLE
 //
-// Every path under /push/ is a live Web Push subscription. What goes wrong otherwise is for Config.Script to say.
+// An app has the channels that were created at APNsManageAddr, and broadcasts to them are sent where pushes are. Every
+// path under /push/ is a live Web Push subscription. What goes wrong otherwise is for Config.Script to say.
 type Mock struct {
 	cfg      Config
 	id       *identity

@@ -25,6 +25,7 @@ type Files struct {
 type Ready struct {
 	APNs               string   `json:"apns"` // host:port of the first endpoint
 	APNsEndpoints      []string `json:"apns_endpoints"`
+	APNsManage         string   `json:"apns_manage"` // host:port of channel management
 	APNsKeyFile        string   `json:"apns_key_file,omitempty"`
 	APNsKeyID          string   `json:"apns_key_id"`
 	APNsTeamID         string   `json:"apns_team_id"`
@@ -44,7 +45,8 @@ func (m *Mock) Ready(files Files) Ready {
 	first := m.id.credentials[0]
 	return Ready{
 		APNs: m.services[APNs][0].address(), APNsEndpoints: texts(m.APNsAddrs()), APNsKeyFile: files.APNsKey,
-		APNsKeyID: first.KeyID, APNsTeamID: first.TeamID, APNsTopic: first.Topics[0],
+		APNsManage: m.APNsManageAddr().String(),
+		APNsKeyID:  first.KeyID, APNsTeamID: first.TeamID, APNsTopic: first.Topics[0],
 		FCM: m.FCMURL(), FCMEndpoints: texts(m.FCMAddrs()), TokenURL: m.TokenURL(),
 		ProjectID: m.cfg.ProjectID, ServiceAccountFile: files.ServiceAccount,
 		WebPush: m.WebPushURL(), Ledger: m.LedgerURL(), CAFile: files.CA,
@@ -79,6 +81,9 @@ func (m *Mock) WriteFiles(dir string) (Files, error) {
 
 // APNsAddrs are the addresses of the APNs endpoints, in the order that Fault.Endpoint counts them.
 func (m *Mock) APNsAddrs() []netip.AddrPort { return m.addrs(APNs) }
+
+// APNsManageAddr is the address of APNs' channel management.
+func (m *Mock) APNsManageAddr() netip.AddrPort { return m.services[APNsManage][0].addr }
 
 // FCMAddrs are the addresses of the FCM endpoints, in the order that Fault.Endpoint counts them.
 func (m *Mock) FCMAddrs() []netip.AddrPort { return m.addrs(FCM) }

@@ -40,6 +40,11 @@ func (r *request) has(name string) bool {
 	return slices.ContainsFunc(r.header, func(f hpack.HeaderField) bool { return f.Name == name })
 }
 
+// sandbox says whether the client speaks to Apple's sandbox, by the name it calls.
+func (r *request) sandbox() bool {
+	return strings.Contains(r.authority, ".sandbox.") || strings.HasPrefix(r.authority, "api.development.")
+}
+
 // peer is what a service knows about the connection that a request came by.
 type peer struct {
 	number uint64            // counts the connections of an endpoint, from 1

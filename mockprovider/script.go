@@ -20,11 +20,11 @@ type Script struct {
 
 // Fault says where, when and how often something goes wrong, and what. Every condition that is left out holds always.
 type Fault struct {
-	// Service is apns, fcm, oauth or webpush; default all of them.
+	// Service is apns, apns_manage, fcm, oauth or webpush; default all of them.
 	Service string `yaml:"service,omitempty"`
 	// Endpoint is an endpoint's address, or its number from 0; default, and "*": all.
 	Endpoint string `yaml:"endpoint,omitempty"`
-	// Token is a device token (FCM: any target; Web Push: the path after /push/), or its beginning with a * behind.
+	// Token is a device token (FCM: any target; Web Push: the path after /push/; broadcasts: the channel), or its beginning with a * behind.
 	Token string `yaml:"token,omitempty"`
 	// Share is the part, above 0 and at most 1, of the requests concerned that are hit, at random; default 1. For faults
 	// of whole connections it is the part of the connections.
@@ -168,8 +168,8 @@ func (s Script) YAML() ([]byte, error) { return yaml.Dump(s) }
 // check refuses what makes no sense, naming the key and what is allowed.
 func (f *Fault) check() error {
 	switch {
-	case f.Service != "" && f.Service != APNs && f.Service != FCM && f.Service != OAuth && f.Service != WebPush:
-		return fmt.Errorf("service: %q is unknown (allowed: apns, fcm, oauth, webpush)", f.Service)
+	case f.Service != "" && !contains(serviceWords, f.Service):
+		return fmt.Errorf("service: %q is unknown (allowed: %s)", f.Service, strings.Join(serviceWords, ", "))
 	case f.Share < 0 || f.Share > 1:
 		return fmt.Errorf("share: %v is out of range (allowed: above 0, at most 1)", f.Share)
 	case f.TokenShare < 0 || f.TokenShare > 1:

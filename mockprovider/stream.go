@@ -79,7 +79,7 @@ func (c *conn) admit(st *stream) bool {
 func (c *conn) tooMany(st *stream, open int) bool {
 	violation := c.limit.violated(open)
 	c.ep.mock.ledger.refused(c.ep, violation)
-	if c.ep.service != APNs && violation {
+	if !c.ep.apple() && violation {
 		c.leave(st.id-2, http2.ErrCodeProtocol, "exceeded_max_concurrent_streams")
 		return false
 	}
