@@ -351,3 +351,26 @@ func TestASilentEndpointIsOutAfterFiveTimeouts(t *testing.T) {
 		}
 	})
 }
+
+func TestOfTwoWhoComeAtOnceOneIsTheProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 4, pool.Config{})
+		pass(time.Second)
+		h.eject(1)
+		pass(11500 * time.Millisecond)
+		var probe *pool.Lease
+		c := h.lastConn(1)
+		c.mu.Lock()
+		c.asked = func() { probe = h.pick() } // in the midst of the other's Pick
+		c.mu.Unlock()
+		other := h.pick()
+		if probe == nil || probe.Endpoint().Addr() != addr(1) || other.Endpoint().Addr() == addr(1) {
+			t.Fatalf("the two went to %v and %s", probe, other.Endpoint())
+		}
+		if n := h.state(1).InFlight; n != 1 {
+			t.Errorf("%d are in flight on the endpoint, want the probe", n)
+		}
+		probe.Done(accepted)
+		other.Done(accepted)
+	})
+}

@@ -99,7 +99,7 @@ func TestAGoAwayCostsOneDialAndNoRequest(t *testing.T) {
 		began := time.Now()
 		_, o := h.attempt()
 		if took := time.Since(began); o.Verdict != push.Accepted || took != 530*time.Millisecond {
-			t.Errorf("the next attempt ended after %s: %+v; want one dial (30ms) and one answer (500ms)", took, o)
+			t.Errorf("the next attempt ended after %s: %+v; want one dial (30ms) and one answer (500ms)\n%s", took, o, h.story())
 		}
 		group.Wait()
 		pass(time.Minute)
@@ -121,6 +121,8 @@ func TestALostConnectionIsReplacedThoughNobodySends(t *testing.T) {
 		if s := h.state(1); s.Connections != 1 {
 			t.Errorf("50ms later it is %+v", s)
 		}
+		h.set(2, func(s *server) { s.takes = time.Minute })
+		h.lastConn(2).occupy()
 		h.lastConn(2).goAway()
 		pass(1100 * time.Millisecond)
 		if s := h.state(2); s.Connections != 1 {
@@ -271,6 +273,66 @@ func TestEveryConnectionsEndIsToldOnce(t *testing.T) {
 		}
 		if n != 4 {
 			t.Errorf("four connections ended, told %d times", n)
+		}
+	})
+}
+
+func TestALostConnectionIsReplacedThoughTheBudgetIsSpent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 60, pool.Config{})
+		for i := 8; i <= 60; i++ {
+			h.set(i, func(s *server) { s.dialErr = errRefused })
+		}
+		h.run()
+		pass(2 * time.Second)
+		for i := 1; i <= 7; i++ {
+			h.lastConn(i).die()
+		}
+		pass(100 * time.Millisecond)
+		for i := 1; i <= 7; i++ {
+			if s := h.state(i); s.Connections != 1 {
+				t.Errorf("endpoint %d waits for the budget: %+v", i, s)
+			}
+		}
+		if wrong := h.overspent(8, 1); wrong != "" {
+			t.Error(wrong)
+		}
+	})
+}
+
+func TestAnEjectedEndpointDoesNotTakeThePlaceOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 2, pool.Config{Size: 1})
+		pass(time.Second)
+		leases := h.fillUp(1, 5)
+		h.set(1, func(s *server) { s.dialFor = 3 * time.Second })
+		h.lastConn(1).die() // and is being dialled again
+		synctest.Wait()
+		for _, l := range leases {
+			l.Done(failed)
+		}
+		pass(time.Second)
+		h.wantMembers(2)
+		h.eject(2)
+		pass(5 * time.Second) // the connection to 1 stands
+		h.wantMembers(2)
+		if conns := h.state(1).Connections; conns != 0 {
+			t.Errorf("the ejected one keeps %d connections", conns)
+		}
+	})
+}
+
+func TestTheEjectedAreReplacedThoughTheBudgetIsSpent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 9, pool.Config{Size: 1})
+		pass(100 * time.Millisecond)
+		for i := 1; i <= 8; i++ {
+			h.eject(i)
+			pass(100 * time.Millisecond)
+			h.wantMembers(i + 1)
+		}
+		if wrong := h.overspent(1, 1); wrong != "" {
+			t.Error(wrong)
 		}
 	})
 }

@@ -44,6 +44,7 @@ type server struct {
 	err     error         // instead of an answer
 	dialErr error
 	dialFor time.Duration
+	streams int // that a connection lets be in flight
 	dials   []time.Time
 	conns   []*conn
 	hits    int
@@ -59,6 +60,7 @@ type conn struct {
 	mu       sync.Mutex
 	inFlight int
 	goneAway bool
+	asked    func()        // called once, by the next State
 	idle     chan struct{} // closed when it drains and nothing is in flight
 	idleOnce sync.Once
 }
@@ -144,7 +146,7 @@ func (h *house) name(list ...netip.AddrPort) {
 func (h *house) server(a netip.AddrPort) *server {
 	s := h.servers[a]
 	if s == nil {
-		s = &server{status: 200, takes: 20 * time.Millisecond, dialFor: 30 * time.Millisecond}
+		s = &server{status: 200, takes: 20 * time.Millisecond, dialFor: 30 * time.Millisecond, streams: 1000}
 		h.servers[a] = s
 	}
 	return s
@@ -208,6 +210,14 @@ func (c *conn) Drain() {
 // goAway is the peer's doing.
 func (c *conn) goAway() { c.Drain() }
 
+// occupy lets a request be in flight for ever.
+func (c *conn) occupy() {
+	c.mu.Lock()
+	c.inFlight++
+	c.mu.Unlock()
+	c.house.t.Cleanup(c.die)
+}
+
 // rest is called under mu.
 func (c *conn) rest() {
 	if c.goneAway && c.inFlight == 0 {
@@ -225,8 +235,18 @@ func (c *conn) die() {
 
 func (c *conn) State() wire.State {
 	c.mu.Lock()
+	asked := c.asked
+	c.asked = nil
+	c.mu.Unlock()
+	if asked != nil {
+		asked()
+	}
+	c.house.mu.Lock()
+	streams := c.server.streams
+	c.house.mu.Unlock()
+	c.mu.Lock()
 	defer c.mu.Unlock()
-	return wire.State{InFlight: c.inFlight, MaxStreams: 1000, Draining: c.goneAway}
+	return wire.State{InFlight: c.inFlight, MaxStreams: streams, Draining: c.goneAway}
 }
 
 func (c *conn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {

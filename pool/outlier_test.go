@@ -122,6 +122,38 @@ func TestASlowEndpointIsEjectedOnceAndStaysOutWhileItIsSlow(t *testing.T) {
 	})
 }
 
+func TestWhatWasBeforeAnEjectionIsSettledByIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 8, pool.Config{Breaker: pool.Breaker{Ejection: 2 * time.Second}})
+		pass(time.Second)
+		h.sometimes(1, 0, 10, 10*time.Second)
+		h.sometimes(1, 3, 10, 6*time.Second)
+		if n := h.saw(pool.Ejected); n != 1 {
+			t.Fatalf("%d were ejected, want one", n)
+		}
+		h.sometimes(1, 0, 10, 10*time.Second)
+		if n := h.saw(pool.Ejected); n != 1 || h.state(1).State != "closed" {
+			t.Errorf("after its probe it was ejected again for what had been before\n%s", h.story())
+		}
+	})
+}
+
+func TestAHiccupIsNotSlowness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 8, pool.Config{})
+		pass(time.Second)
+		h.rush(400, 2*time.Second)
+		pass(time.Until(epoch.Add(4*time.Second + 10*time.Millisecond))) // just after a beat
+		h.set(1, func(s *server) { s.takes = 200 * time.Millisecond })
+		h.rush(400, 700*time.Millisecond)
+		h.set(1, func(s *server) { s.takes = 20 * time.Millisecond })
+		h.rush(400, 5*time.Second)
+		if n := h.saw(pool.Ejected); n != 0 {
+			t.Errorf("less than a second of slowness ejected it\n%s", h.story())
+		}
+	})
+}
+
 func TestASlowServiceEjectsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, 8, pool.Config{})

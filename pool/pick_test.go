@@ -127,6 +127,33 @@ func TestTheCapBoundsWhatIsInFlightOnEachEndpoint(t *testing.T) {
 	})
 }
 
+func TestAConnectionIsLeasedNoMoreThanItBearsUntilItBearsMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 4, pool.Config{})
+		for i := 1; i <= 4; i++ {
+			h.set(i, func(s *server) { s.streams = 1 }) // as APNs begins
+		}
+		h.run()
+		pass(time.Second)
+		var group sync.WaitGroup
+		for range 100 {
+			group.Go(func() { h.attempt() })
+		}
+		synctest.Wait()
+		if s := h.Status(); s.InFlight != 4 || s.Waiting != 96 {
+			t.Errorf("with one stream on each of four, %d are in flight and %d wait", s.InFlight, s.Waiting)
+		}
+		for i := 1; i <= 4; i++ {
+			h.set(i, func(s *server) { s.streams = 1000 })
+		}
+		began := time.Now()
+		group.Wait()
+		if took := time.Since(began); took != 40*time.Millisecond {
+			t.Errorf("after the first answers the rest took until %s, want one answer's time more (40ms)", took)
+		}
+	})
+}
+
 func TestThoseWhoWaitAreServedInTheOrderTheyCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, 1, pool.Config{InFlight: 1})
@@ -219,6 +246,31 @@ func TestACallerThatLeavesTheLineHoldsNobodyUp(t *testing.T) {
 		(<-stayed).Done(accepted)
 		if s := h.Status(); s.Waiting != 0 || s.InFlight != 0 {
 			t.Errorf("in the end %d wait and %d are in flight", s.Waiting, s.InFlight)
+		}
+	})
+}
+
+func TestAPlaceThatIsHandedToACallerWhoJustLeftIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 1, pool.Config{InFlight: 1})
+		pass(time.Second)
+		for range 50 {
+			first := h.pick()
+			ctx, leave := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				if lease, err := h.Pick(ctx, nil); err == nil {
+					lease.Done(abandoned)
+				}
+			}()
+			synctest.Wait()
+			first.Done(accepted)
+			leave() // both have happened before the caller wakes
+			<-ended
+		}
+		if n := h.Status().InFlight; n != 0 {
+			t.Errorf("%d places are lost", n)
 		}
 	})
 }
