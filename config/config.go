@@ -100,7 +100,8 @@ type Outlier struct {
 
 // Retry says when a failed attempt is followed by another. A refusal never is.
 type Retry struct {
-	// Attempts at one notification, the first included; 1 never retries.
+	// Attempts at one notification, the first included; 1 never retries. Of those that provably reached no service, up to
+	// eight do not count.
 	Attempts int `name:"attempts" default:"3" allowed:"1..10"`
 	// How long an endpoint may take over one attempt; its fault when it runs out. Too short doubles notifications that
 	// were on their way.

@@ -13,8 +13,10 @@ import (
 func BenchmarkSend(b *testing.B) {
 	r := house(b, &service{quiet: true}, 8)
 	r.Budget = new(retry.Budget)
+	r.Brake = new(retry.Brake)
 	r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 1e9}})
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		n := note("a")
 		for pb.Next() {

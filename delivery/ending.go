@@ -13,7 +13,8 @@ import (
 
 // Our own words for an end without a provider's, beside those of wire and pool.
 const (
-	gateClosed    = "GATE_CLOSED" // its quota has no place in time
+	gateClosed    = "GATE_CLOSED"   // its quota has no place in time
+	providerDown  = "PROVIDER_DOWN" // the brake holds it back
 	ttlExpired    = "TTL_EXPIRED"
 	providerPanic = "PROVIDER_PANIC" // a defect of ours
 )

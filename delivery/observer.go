@@ -19,8 +19,10 @@ type Observer struct {
 	// Gated tells that the gate did not let n pass at once: it has to wait, or
 	// is refused and should stay away that long.
 	Gated func(n *push.Notification, wait time.Duration, admitted bool)
-	// Denied tells that the policy wanted a retry after o and the budget did
-	// not grant it.
+	// Held tells that the brake held n back from a provider that is down.
+	Held func(n *push.Notification)
+	// Denied tells that the policy wanted a retry after o, and the budget or
+	// the brake did not grant it.
 	Denied func(n *push.Notification, o push.Outcome)
 }
 
@@ -39,6 +41,12 @@ func (ob *Observer) ended(n *push.Notification, r push.Receipt, started time.Tim
 func (ob *Observer) gated(n *push.Notification, wait time.Duration, admitted bool) {
 	if ob.Gated != nil {
 		ob.Gated(n, wait, admitted)
+	}
+}
+
+func (ob *Observer) held(n *push.Notification) {
+	if ob.Held != nil {
+		ob.Held(n)
 	}
 }
 

@@ -42,6 +42,9 @@ type Route struct {
 	// Budget bounds the retries of all routes that share it, one for each
 	// credential; nil sets no bound, and a provider in trouble gets a storm.
 	Budget *retry.Budget
+	// Brake holds back from a provider that is down altogether, one for each
+	// credential; nil never does.
+	Brake *retry.Brake
 	// Gate guards the provider's quota, one for each credential; nil admits
 	// everything.
 	Gate *quota.Gate
@@ -61,6 +64,9 @@ func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
 		return s.end(unsendable(err))
 	}
 	s.request = request
+	if cause, ok := s.pass(); !ok {
+		return s.end(cause)
+	}
 	for {
 		if cause, ok := s.admit(ctx); !ok {
 			return s.end(cause)

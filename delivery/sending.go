@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/retry"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -22,6 +23,18 @@ type sending struct {
 	request  *wire.Request
 	tried    pool.Tried
 	attempts []push.Attempt
+	passage  retry.Passage
+	passed   bool
+}
+
+// pass asks the brake, once for all attempts.
+func (s *sending) pass() (cause push.Outcome, ok bool) {
+	s.passage, s.passed = s.Brake.Pass()
+	if s.passed {
+		return push.Outcome{}, true
+	}
+	s.Observer.held(s.n)
+	return push.Outcome{Verdict: push.Unavailable, Reason: providerDown, RetryAfter: s.Brake.RetryAfter()}, false
 }
 
 // admit passes the gate, which may mean to wait before it. Every attempt does,
@@ -93,11 +106,11 @@ func (s *sending) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) 
 // again is ok when there is another attempt after one that ended in o, and has
 // waited for it. The cause of the end is o, unless the caller left meanwhile.
 func (s *sending) again(ctx context.Context, o push.Outcome) (cause push.Outcome, ok bool) {
-	wait, again := s.Retry.After(s.n, len(s.attempts), o)
+	wait, again := s.Retry.After(s.n, s.counted(), o)
 	if !again || wait > s.left() {
 		return o, false
 	}
-	if !s.Budget.Take(o) {
+	if !s.Brake.Again() || !s.Budget.Take(o) {
 		s.Observer.denied(s.n, o)
 		return o, false
 	}
@@ -107,11 +120,39 @@ func (s *sending) again(ctx context.Context, o push.Outcome) (cause push.Outcome
 	return push.Outcome{}, true
 }
 
+// freeAttempts is how many attempts do not count because they were provably
+// never processed. A service that goes away connection by connection meets one
+// notification several times, which has then not been tried once. Whoever is
+// turned away more often is not in a passing trouble.
+const freeAttempts = 8
+
+// counted is how many attempts count for the policy.
+func (s *sending) counted() int {
+	free := 0
+	for i := range s.attempts {
+		if s.attempts[i].Verdict == push.Unsent {
+			free++
+		}
+	}
+	return max(1, len(s.attempts)-min(free, freeAttempts))
+}
+
 // end closes the account.
 func (s *sending) end(cause push.Outcome) push.Receipt {
 	receipt := push.Receipt{ID: s.n.ID, Outcome: conclude(s.attempts, cause), Attempts: s.attempts}
+	if s.passed {
+		s.Brake.Done(s.passage, s.met())
+	}
 	s.Observer.ended(s.n, receipt, s.started)
 	return receipt
+}
+
+// met is how the last attempt ended: what the brake is to know of the provider. Without one it is Unsent.
+func (s *sending) met() push.Outcome {
+	if len(s.attempts) == 0 {
+		return push.Outcome{}
+	}
+	return s.attempts[len(s.attempts)-1].Outcome
 }
 
 // left is how long until nothing more is begun.

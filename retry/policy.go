@@ -14,8 +14,8 @@ import (
 // Policy decides after every attempt whether there is another. It is a value:
 // copy it, change a field, use it. The zero value is the default policy.
 type Policy struct {
-	// Attempts is how many attempts a notification gets in all; default 3.
-	// 1 never retries.
+	// Attempts is how many attempts a notification gets in all, but for those
+	// that were provably never processed; default 3. 1 never retries.
 	Attempts int
 	// AttemptTimeout is how long an endpoint may take to answer one attempt;
 	// default 5s. Below the provider's slowest honest answer it makes unknown
@@ -74,8 +74,8 @@ func FCMBulk() []Rule {
 	return []Rule{{Verdict: push.Unavailable, Least: 10 * time.Second, Base: 10 * time.Second, Cap: time.Minute}}
 }
 
-// After tells whether n gets another attempt after its attempt-th (from 1)
-// ended in o, and how long to wait first. It is a function of its arguments
+// After tells whether n gets another attempt after its attempt-th (from 1; the
+// caller says which count) ended in o, and how long to wait first. It is a function of its arguments
 // and the jitter alone. A wait is at most MaxRetryAfter and a full backoff.
 func (p Policy) After(n *push.Notification, attempt int, o push.Outcome) (wait time.Duration, again bool) {
 	rule := p.rule(o)
