@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 )
 
@@ -46,6 +47,9 @@ func (c *Config) fill() {
 	c.Outlier.fill()
 	if c.Picker == nil {
 		c.Picker = RoundRobin{}
+	}
+	if c.Zone == nil {
+		c.Zone = func(netip.AddrPort) string { return "" }
 	}
 	if c.Observe == nil {
 		c.Observe = func(Event) {}

@@ -4,7 +4,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -157,11 +156,10 @@ func (p *Pool) retire(l *link, kind Kind, why string) {
 func (p *Pool) ended(l *link, err error) {
 	p.mu.Lock()
 	p.links--
-	ours := l.retired.Swap(true)
-	if !ours {
+	if !l.retired.Swap(true) {
 		p.lose(l)
 		if err == nil {
-			err = errors.New("it ended without a word")
+			p.noteLocked(Event{Kind: GoAway, Endpoint: l.endpoint.name, Reason: "the connection ended in good order"})
 		}
 	}
 	if err != nil && !p.closing.Load() {
@@ -194,7 +192,7 @@ func (p *Pool) lose(l *link) {
 func (p *Pool) endpoint(addr netip.AddrPort) *Endpoint {
 	e := p.known[addr]
 	if e == nil {
-		e = newEndpoint(addr, &p.turns, &p.cfg.Breaker)
+		e = newEndpoint(addr, &p.turns, &p.cfg)
 		p.known[addr] = e
 	}
 	return e

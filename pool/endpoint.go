@@ -14,6 +14,7 @@ import (
 type Endpoint struct {
 	addr     netip.AddrPort
 	name     string
+	zone     string
 	turns    *atomic.Uint64 // the pool's
 	turn     atomic.Uint64  // when it was last picked, by turns
 	inFlight atomic.Int32
@@ -41,10 +42,10 @@ type link struct {
 	retired  atomic.Bool // it takes nothing new
 }
 
-func newEndpoint(addr netip.AddrPort, turns *atomic.Uint64, rules *Breaker) *Endpoint {
-	e := &Endpoint{addr: addr, name: addr.String(), turns: turns}
+func newEndpoint(addr netip.AddrPort, turns *atomic.Uint64, cfg *Config) *Endpoint {
+	e := &Endpoint{addr: addr, name: addr.String(), zone: cfg.Zone(addr), turns: turns}
 	e.links.Store(new([]*link))
-	e.circuit.init(rules)
+	e.circuit.init(&cfg.Breaker)
 	return e
 }
 
@@ -53,6 +54,9 @@ func (e *Endpoint) String() string { return e.name }
 
 // Addr returns the address.
 func (e *Endpoint) Addr() netip.AddrPort { return e.addr }
+
+// Zone returns the zone that Config.Zone named for the address, "" if none.
+func (e *Endpoint) Zone() string { return e.zone }
 
 // InFlight returns how many leases are out, for a Picker to weigh.
 func (e *Endpoint) InFlight() int { return int(e.inFlight.Load()) }

@@ -57,6 +57,9 @@ type Config struct {
 	// Picker chooses among the endpoints that may be picked; nil means
 	// RoundRobin.
 	Picker Picker
+	// Zone tells the zone of an address, for a Picker that keeps traffic near
+	// (zone.Prefer); nil means that no zone is known.
+	Zone func(netip.AddrPort) string
 	// Breaker says when an endpoint is ejected, and for how long.
 	Breaker Breaker
 	// Outlier says when an endpoint is ejected for being worse than its peers.

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zone_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+	"github.com/sluice-push/sluice/zone"
+)
+
+// quiet is a connection that stands until its Run ends.
+type quiet struct{ drained chan struct{} }
+
+func (quiet) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
+func (quiet) State() wire.State                                         { return wire.State{MaxStreams: 100} }
+func (c quiet) Drain()                                                  { close(c.drained) }
+func (c quiet) Run(ctx context.Context) error {
+	select {
+	case <-c.drained:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// addresses are two endpoints in tokyo-a (10.0.1.x) and two in tokyo-b (10.0.2.x).
+var addresses = pool.Static{
+	netip.MustParseAddrPort("10.0.1.1:443"), netip.MustParseAddrPort("10.0.1.2:443"),
+	netip.MustParseAddrPort("10.0.2.1:443"), netip.MustParseAddrPort("10.0.2.2:443"),
+}
+
+func zoneOf(addr netip.AddrPort) string {
+	if addr.Addr().As4()[2] == 1 {
+		return "tokyo-a"
+	}
+	return "tokyo-b"
+}
+
+// inTokyoA runs test with a pool of the four endpoints, each of which bears
+// two leases, that prefers tokyo-a. Time is fake.
+func inTokyoA(t *testing.T, test func(t *testing.T, p *pool.Pool)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		p, err := pool.New(pool.Config{
+			Name: "gateways", Resolver: addresses, InFlight: 2, Zone: zoneOf, Picker: zone.Prefer("tokyo-a", pool.RoundRobin{}),
+			Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return quiet{make(chan struct{})}, nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- p.Run(ctx) }()
+		<-time.After(time.Second) // of fake time: all four are dialled
+		test(t, p)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func pick(t *testing.T, p *pool.Pool) *pool.Lease {
+	t.Helper()
+	lease, err := p.Pick(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lease
+}
+
+func TestTrafficStaysAtHomeAsLongAsHomeHasRoom(t *testing.T) {
+	inTokyoA(t, func(t *testing.T, p *pool.Pool) {
+		for range 100 {
+			lease := pick(t, p)
+			if z := lease.Endpoint().Zone(); z != "tokyo-a" {
+				t.Errorf("%s is in %s", lease.Endpoint(), z)
+			}
+			lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: 200})
+		}
+	})
+}
+
+func TestOnlyWhatHomeCannotBearGoesElsewhere(t *testing.T) {
+	inTokyoA(t, func(t *testing.T, p *pool.Pool) {
+		zones := map[string]int{}
+		var leases []*pool.Lease
+		for range 6 {
+			leases = append(leases, pick(t, p))
+			zones[leases[len(leases)-1].Endpoint().Zone()]++
+		}
+		if zones["tokyo-a"] != 4 || zones["tokyo-b"] != 2 {
+			t.Errorf("6 leases went to %v, want 4 at home and 2 elsewhere", zones)
+		}
+		for _, lease := range leases {
+			lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: 200})
+		}
+		if lease := pick(t, p); lease.Endpoint().Zone() != "tokyo-a" {
+			t.Errorf("with room at home again, %s was picked", lease.Endpoint())
+		} else {
+			lease.Done(push.Outcome{})
+		}
+	})
+}
+
+func TestASickHomeIsLeft(t *testing.T) {
+	inTokyoA(t, func(t *testing.T, p *pool.Pool) {
+		for range 10 { // five in a row at each of the two
+			pick(t, p).Done(push.Outcome{Verdict: push.Unavailable, HTTP: 503, Scope: push.ScopeEndpoint})
+		}
+		lease := pick(t, p)
+		if z := lease.Endpoint().Zone(); z != "tokyo-b" {
+			t.Errorf("%s in %s was picked", lease.Endpoint(), z)
+		}
+		lease.Done(push.Outcome{})
+	})
+}
+
+func TestAnEmptyHomePrefersNobody(t *testing.T) {
+	if _, plain := zone.Prefer("", pool.RoundRobin{}).(pool.RoundRobin); !plain {
+		t.Error("Prefer(\"\", next) is not next")
+	}
+}
+
+func ExamplePrefer() {
+	picker := zone.Prefer("tokyo-a", pool.LeastLoaded{})
+	_, err := pool.New(pool.Config{
+		Name:     "gateways",
+		Resolver: addresses,
+		Zone:     zoneOf,
+		Picker:   picker,
+		Dial:     func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, nil }, // wire.Dial, in earnest
+	})
+	fmt.Println(err)
+	// Output: <nil>
+}
