@@ -23,6 +23,8 @@ import (
 //	GET    /script
 //	PUT    /script           YAML or JSON
 //	DELETE /script
+//	POST   /subscriptions    {"flavour":"mozilla","server_key":"…"}; answers a PushSubscription
+//	DELETE /subscriptions?endpoint=
 type admin struct {
 	mock     *Mock
 	listener net.Listener
@@ -42,6 +44,8 @@ func (a *admin) run(ctx context.Context) error {
 	mux.HandleFunc("GET /script", a.script)
 	mux.HandleFunc("PUT /script", a.play)
 	mux.HandleFunc("DELETE /script", a.play)
+	mux.HandleFunc("POST /subscriptions", a.subscribe)
+	mux.HandleFunc("DELETE /subscriptions", a.unsubscribe)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
@@ -140,6 +144,36 @@ func (a *admin) play(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// subscribe makes a Web Push subscription; default is Mozilla's, bound to no key.
+func (a *admin) subscribe(w http.ResponseWriter, r *http.Request) {
+	want := struct {
+		Flavour   Flavour `json:"flavour"`
+		ServerKey string  `json:"server_key"`
+	}{Flavour: Mozilla}
+	read := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+	read.DisallowUnknownFields()
+	if err := read.Decode(&want); err != nil && !errors.Is(err, io.EOF) {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	made, err := a.mock.Subscribe(want.Flavour, want.ServerKey)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusCreated)
+	_ = json.NewEncoder(w).Encode(made)
+}
+
+func (a *admin) unsubscribe(w http.ResponseWriter, r *http.Request) {
+	if !a.mock.Unsubscribe(r.URL.Query().Get("endpoint")) {
+		http.Error(w, "endpoint: no such subscription", http.StatusNotFound)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)

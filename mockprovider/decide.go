@@ -85,6 +85,9 @@ func (c *conn) note(stream uint32, r *request, d decision, answered bool) {
 	if c.ep.mock.cfg.KeepContent {
 		rec.content = contentOf(r.header, r.body)
 	}
+	if rec.opened = r.opened; rec.opened != nil && !c.ep.mock.cfg.KeepContent {
+		rec.opened.plaintext = ""
+	}
 	c.ep.mock.ledger.add(rec)
 }
 

@@ -61,7 +61,7 @@ func (m *Mock) bind() error {
 		{FCM, fcmAt, &fcm{project: m.cfg.ProjectID, access: m.access}},
 		{OAuth, []string{or(m.cfg.OAuthListen, anywhere)},
 			&oauth{account: m.id.account, access: m.access, lifetime: m.cfg.AccessTokenLifetime, url: m.TokenURL}},
-		{WebPush, []string{or(m.cfg.WebPushListen, anywhere)}, &webPush{}},
+		{WebPush, []string{or(m.cfg.WebPushListen, anywhere)}, &webPush{m.subscribers}},
 	} {
 		for i, at := range s.at {
 			if err := m.listen(s.name, i, at, s.does); err != nil {

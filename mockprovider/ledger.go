@@ -36,9 +36,13 @@ type Entry struct {
 	Answered bool `json:"answered"`
 	// Fault is the effect of the script that the request met, or what else kept the answer back.
 	Fault string `json:"fault,omitempty"`
-	// Header and Body are kept with Config.KeepContent only.
-	Header [][2]string `json:"header,omitempty"`
-	Body   string      `json:"body,omitempty"`
+	// Undecryptable says why the browser behind a Web Push subscription could not open the message; the service, which has
+	// no key, accepted it all the same.
+	Undecryptable string `json:"undecryptable,omitempty"`
+	// Header, Body and Plaintext are kept with Config.KeepContent only. Plaintext is what a Web Push message said.
+	Header    [][2]string `json:"header,omitempty"`
+	Body      string      `json:"body,omitempty"`
+	Plaintext string      `json:"plaintext,omitempty"`
 }
 
 // record is an Entry as it is kept: small, for there may be a million.
@@ -47,6 +51,7 @@ type record struct {
 	conn     uint64
 	at       int64
 	content  *content
+	opened   *opened
 	stream   uint32
 	status   uint16
 	accepted bool
@@ -178,6 +183,9 @@ func (r *record) entry(seq uint64) Entry {
 		Seq: seq, Service: r.endpoint.service, Endpoint: r.endpoint.address(), Conn: r.conn, Stream: r.stream,
 		Time: time.Unix(0, r.at), Path: r.path, Token: r.token, ID: r.id, Topic: r.topic, PushType: r.pushType,
 		Status: int(r.status), Reason: r.reason, Accepted: r.accepted, Answered: r.answered, Fault: r.fault,
+	}
+	if r.opened != nil {
+		e.Plaintext, e.Undecryptable = r.opened.plaintext, r.opened.fault
 	}
 	if r.content != nil {
 		e.Header, e.Body = r.content.header, r.content.body

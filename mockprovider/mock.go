@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mockprovider plays APNs, FCM, Google's OAuth2 token endpoint and a Web Push service on the wire, honestly or
+// Package mockprovider plays APNs, FCM, Google's OAuth2 token endpoint and three Web Push services on the wire, honestly or
 // by script, and keeps a ledger of all that it received. It delivers nothing to any device, and it imports nothing of
 // the gateway, so that it can catch the gateway's mistakes.
 package mockprovider
@@ -101,18 +101,19 @@ type Streams struct {
 //	fa110503…              503 ServiceUnavailable      <id>:unavailable…            503 UNAVAILABLE
 //
 // An app has the channels that were created at APNsManageAddr, and broadcasts to them are sent where pushes are. Every
-// path under /push/ is a live Web Push subscription. What goes wrong otherwise is for Config.Script to say.
+// path under /push/ is a live Web Push subscription, and Subscribe makes those whose messages can be decrypted. What goes wrong otherwise is for Config.Script to say.
 type Mock struct {
-	cfg      Config
-	id       *identity
-	ledger   *Ledger
-	services map[string][]*endpoint
-	admin    *admin
-	access   *accessTokens
-	updates  *tokenUpdates
-	latency  map[string]latency
-	program  atomic.Pointer[program]
-	script   chan struct{} // poked when program has changed
+	cfg         Config
+	id          *identity
+	ledger      *Ledger
+	services    map[string][]*endpoint
+	admin       *admin
+	access      *accessTokens
+	subscribers *subscribers
+	updates     *tokenUpdates
+	latency     map[string]latency
+	program     atomic.Pointer[program]
+	script      chan struct{} // poked when program has changed
 
 	// stage is held while connections are told what to do, so that none obeys an old program after a new one.
 	stage sync.Mutex
@@ -134,7 +135,7 @@ func New(cfg Config) (*Mock, error) {
 	}
 	m := &Mock{
 		cfg: cfg, id: id, ledger: newLedger(cfg.LedgerSize), services: map[string][]*endpoint{},
-		access: newAccessTokens(), updates: newTokenUpdates(cfg.TokenUpdateEvery),
+		access: newAccessTokens(), subscribers: newSubscribers(), updates: newTokenUpdates(cfg.TokenUpdateEvery),
 		latency: profiles[cfg.Latency], script: make(chan struct{}, 1),
 		dice: rand.New(rand.NewPCG(cfg.Seed, 1)),
 	}

@@ -35,8 +35,9 @@ type Ready struct {
 	TokenURL           string   `json:"token_url"`
 	ProjectID          string   `json:"project_id"`
 	ServiceAccountFile string   `json:"service_account_file,omitempty"`
-	WebPush            string   `json:"webpush"` // base URL; any path under /push/ is a live subscription
-	Ledger             string   `json:"ledger"`  // URL of the ledger
+	WebPush            string   `json:"webpush"`       // base URL; any path under /push/ is a live subscription
+	Subscriptions      string   `json:"subscriptions"` // URL that makes subscriptions with keys
+	Ledger             string   `json:"ledger"`        // URL of the ledger
 	CAFile             string   `json:"ca_file,omitempty"`
 }
 
@@ -49,7 +50,7 @@ func (m *Mock) Ready(files Files) Ready {
 		APNsKeyID:  first.KeyID, APNsTeamID: first.TeamID, APNsTopic: first.Topics[0],
 		FCM: m.FCMURL(), FCMEndpoints: texts(m.FCMAddrs()), TokenURL: m.TokenURL(),
 		ProjectID: m.cfg.ProjectID, ServiceAccountFile: files.ServiceAccount,
-		WebPush: m.WebPushURL(), Ledger: m.LedgerURL(), CAFile: files.CA,
+		WebPush: m.WebPushURL(), Subscriptions: m.SubscriptionsURL(), Ledger: m.LedgerURL(), CAFile: files.CA,
 	}
 }
 
@@ -99,6 +100,11 @@ func (m *Mock) WebPushURL() string { return "https://" + m.services[WebPush][0].
 
 // LedgerURL is the ledger's HTTP API.
 func (m *Mock) LedgerURL() string { return "http://" + m.admin.listener.Addr().String() + "/ledger" }
+
+// SubscriptionsURL makes Web Push subscriptions by POST, and ends them by DELETE.
+func (m *Mock) SubscriptionsURL() string {
+	return "http://" + m.admin.listener.Addr().String() + "/subscriptions"
+}
 
 // ScriptURL takes a new script by PUT, and shows the present one by GET.
 func (m *Mock) ScriptURL() string { return "http://" + m.admin.listener.Addr().String() + "/script" }

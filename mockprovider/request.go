@@ -17,9 +17,10 @@ type request struct {
 	method, path, authority string
 	header                  []hpack.HeaderField
 	body                    []byte
-	tooLong                 bool   // the body went on beyond maxBody and was cut
-	token                   string // what Fault.Token and the ledger call the device token, once the service has found it
-	id                      string // the caller's or the generated apns-id, or FCM's message name
+	tooLong                 bool    // the body went on beyond maxBody and was cut
+	token                   string  // what Fault.Token and the ledger call the device token, once the service has found it
+	opened                  *opened // Web Push: what the browser made of the body, if it is known
+	id                      string  // the caller's or the generated apns-id, or FCM's message name
 }
 
 // maxBody is the longest body kept: more than any service takes.
