@@ -32,7 +32,7 @@ type Budget struct {
 	Window time.Duration
 
 	mu              sync.Mutex
-	bucket          time.Time // when the current bucket began
+	window          window
 	firsts, retries counter
 }
 
@@ -57,7 +57,7 @@ func (b *Budget) Take(o push.Outcome) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	into := b.roll()
-	granted := max(cmp.Or(b.Ratio, 0.1), 0)*b.firsts.at(into) + max(cmp.Or(b.PerSecond, 3), 0)*b.window().Seconds()
+	granted := max(cmp.Or(b.Ratio, 0.1), 0)*b.firsts.at(into) + max(cmp.Or(b.PerSecond, 3), 0)*b.span().Seconds()
 	const rounding = 1e-9 // ten first attempts at 0.1 earn one retry, not 0.99…
 	if b.retries.at(into)+1 > granted+rounding {
 		return false
@@ -66,30 +66,7 @@ func (b *Budget) Take(o push.Outcome) bool {
 	return true
 }
 
-// roll moves the counters to the current bucket and returns how much of it has
-// passed, from 0 to 1.
-func (b *Budget) roll() float64 {
-	now := time.Now()
-	if b.bucket.IsZero() {
-		b.bucket = now
-	}
-	passed := now.Sub(b.bucket) / b.window()
-	for range min(passed, 2) {
-		b.firsts.roll()
-		b.retries.roll()
-	}
-	b.bucket = b.bucket.Add(passed * b.window())
-	return float64(now.Sub(b.bucket)) / float64(b.window())
-}
+// roll moves the counters to the current bucket. b.mu is held.
+func (b *Budget) roll() (into float64) { return b.window.roll(b.span(), &b.firsts, &b.retries) }
 
-func (b *Budget) window() time.Duration { return cmp.Or(b.Window, 10*time.Second) }
-
-// counter counts events in a sliding window with two numbers: it takes those
-// of the bucket before as spread evenly over it.
-type counter struct{ before, now float64 }
-
-func (c *counter) roll() { c.before, c.now = c.now, 0 }
-
-// at returns the count of the window that ends when the given part, from 0 to
-// 1, of the current bucket has passed.
-func (c counter) at(into float64) float64 { return c.before*(1-into) + c.now }
+func (b *Budget) span() time.Duration { return cmp.Or(b.Window, 10*time.Second) }

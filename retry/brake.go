@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package retry
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// Brake keeps the notifications of a credential from a provider that is down altogether. Where a Breaker watches one
+// endpoint, a Brake watches what becomes of notifications after all their attempts, so that one bad endpoint among many
+// leaves it alone. It holds back a notification with the chance
+//
+//	max(0, (requests − Ratio × answered − free) / (requests + 1))
+//
+// over the last Window: the adaptive throttling of Google's SRE book ("Handling Overload"), whose Ratio of 2 lets every
+// second request go to waste. A request counts before it is sent and has Patience to be answered: counted at its end, a
+// provider that has fallen silent would look idle; without the patience, every burst would look like silence. Free are
+// PerSecond × Window requests, so that a quiet credential is never held back, and a busy one keeps probing. When probes
+// succeed, each lets two more pass; when one fails, ten fewer: recovery doubles with every round trip, and no provider
+// that fails more than one in six gets there. The zero value is the default brake, a nil one never brakes. A Brake must
+// not be copied once in use.
+type Brake struct {
+	// Ratio is how many notifications are let pass for each that was answered; default 1.1.
+	Ratio float64
+	// PerSecond is how many pass however bad it looks; default 3.
+	PerSecond float64
+	// Window is the time that is looked back over; default 10s. A longer one brakes later.
+	Window time.Duration
+	// Patience is how long a notification may take before it counts as unanswered; default 5s, up to twice as long. Keep
+	// it above a provider's slowest honest answer.
+	Patience time.Duration
+	// Rand returns a number in [0, 1); nil is math/rand/v2.
+	Rand func() float64
+
+	mu                 sync.Mutex
+	window             window
+	requests, answered counter
+	young              int       // passed and not ended, of the current generation: those begun since turned
+	generation         int       // counts generations, each Patience long
+	turned             time.Time // when the current one began
+	credit             float64   // how many more pass, thanks to probes that succeeded; a debt after those that failed
+}
+
+// Passage is what Pass hands out and Done takes back.
+type Passage struct{ generation int }
+
+const (
+	credited  = 2   // for a success
+	debited   = 10  // for a failure
+	maxCredit = 100 // a burst, not a rate: every success that it lets through pays for two more
+	maxDebt   = 14  // seven probes that succeed one after the other pay it
+)
+
+// Pass counts a notification that is about to be sent, and returns false if it must not be. After true, Done is to be
+// called when it has ended.
+func (b *Brake) Pass() (p Passage, ok bool) {
+	if b == nil {
+		return Passage{}, true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	chance := b.chance(b.roll())
+	b.requests.now++
+	if chance > 0 && b.random() < chance {
+		if b.credit < 1 {
+			return Passage{}, false
+		}
+		b.credit--
+	}
+	b.young++
+	return Passage{b.generation}, true
+}
+
+// Again tells whether a notification that has passed may be sent once more. It counts nothing.
+func (b *Brake) Again() bool {
+	if b == nil {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	chance := b.chance(b.roll())
+	return chance <= 0 || b.random() >= chance
+}
+
+// Done takes note of how a notification that has passed ended. An answer of whatever kind shows that the provider is up;
+// what was never sent, or whose caller left, shows nothing.
+func (b *Brake) Done(p Passage, o push.Outcome) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	into := b.roll()
+	if p.generation == b.generation {
+		b.young--
+	}
+	switch o.Verdict {
+	case push.Unavailable, push.Unknown:
+		b.credit = max(b.credit-debited, -maxDebt)
+		return
+	case push.Unsent, push.Abandoned, push.Expired:
+	default:
+		if b.chance(into) > 0 {
+			b.credit = min(b.credit+credited, maxCredit)
+		}
+	}
+	b.answered.now++
+}
+
+// RetryAfter is what a notification that was held back is told: by then half the window has slid on.
+func (b *Brake) RetryAfter() time.Duration { return b.span() / 2 }
+
+// Chance returns the part of notifications that is being held back, 0 for none.
+func (b *Brake) Chance() float64 {
+	if b == nil {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return max(b.chance(b.roll()), 0)
+}
+
+// chance is the rule above. b.mu is held.
+func (b *Brake) chance(into float64) float64 {
+	requests, answered := b.requests.at(into)-float64(b.young), b.answered.at(into)
+	free := cmp.Or(b.PerSecond, 3) * b.span().Seconds()
+	return (requests - cmp.Or(b.Ratio, 1.1)*answered - free) / (requests + 1)
+}
+
+// roll moves the counters to the current bucket and begins a generation when it is time. b.mu is held.
+func (b *Brake) roll() (into float64) {
+	into = b.window.roll(b.span(), &b.requests, &b.answered)
+	if now := time.Now(); now.Sub(b.turned) >= cmp.Or(b.Patience, 5*time.Second) {
+		b.generation, b.turned, b.young = b.generation+1, now, 0
+	}
+	return into
+}
+
+func (b *Brake) span() time.Duration { return cmp.Or(b.Window, 10*time.Second) }
+
+func (b *Brake) random() float64 {
+	if b.Rand != nil {
+		return b.Rand()
+	}
+	return rand.Float64()
+}
