@@ -31,12 +31,13 @@ var floors = map[string]struct {
 	"config":       {floor: 0},
 	"mockprovider": {floor: 0, mayNotFrom: "it imports nothing of ours, so that it can catch our mistakes"},
 
-	"providers/apns": {floor: 1, mayImport: []string{"push", "wire"}},
-	"providers/fcm":  {floor: 1, mayImport: []string{"push", "wire"}},
-	"pool":           {floor: 1, mayImport: []string{"push", "wire"}},
-	"retry":          {floor: 1, mayImport: []string{"push"}},
-	"quota":          {floor: 1, mayImport: []string{"push"}},
-	"rest":           {floor: 1, mayImport: []string{"push"}},
+	"providers/apns":    {floor: 1, mayImport: []string{"push", "wire"}},
+	"providers/fcm":     {floor: 1, mayImport: []string{"push", "wire"}},
+	"providers/webpush": {floor: 1, mayImport: []string{"push", "wire"}},
+	"pool":              {floor: 1, mayImport: []string{"push", "wire"}},
+	"retry":             {floor: 1, mayImport: []string{"push"}},
+	"quota":             {floor: 1, mayImport: []string{"push"}},
+	"rest":              {floor: 1, mayImport: []string{"push"}},
 
 	"delivery": {floor: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
 	"zone":     {floor: 2, mayImport: []string{"pool"}},
@@ -44,7 +45,7 @@ var floors = map[string]struct {
 	"loadtest": {floor: 3, mayImport: []string{"push"}},
 
 	"gateway": {floor: 4, mayImport: []string{
-		"push", "wire", "config", "providers/apns", "providers/fcm", "pool", "retry", "quota", "rest", "delivery", "zone",
+		"push", "wire", "config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "rest", "delivery", "zone",
 	}, mayNotFrom: "the mock is a stand-in for the world outside; only cmd and tests may bring it in"},
 
 	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "mockprovider", "push", "rest"}},

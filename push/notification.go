@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -82,6 +83,19 @@ type WebPushBlock struct {
 	Payload string `json:"payload,omitempty"`
 }
 
+// hasTopic reports whether Topic is among the headers, whose names know no case.
+func (b *WebPushBlock) hasTopic() bool {
+	if b == nil {
+		return false
+	}
+	for name, value := range b.Headers {
+		if value != "" && strings.EqualFold(name, "topic") {
+			return true
+		}
+	}
+	return false
+}
+
 // InLane returns the notification's lane, LaneNormal where none was named.
 func (n *Notification) InLane() Lane {
 	if n.Lane == "" {
@@ -93,7 +107,7 @@ func (n *Notification) InLane() Lane {
 // Collapsible reports whether a second copy would replace the first on the
 // device instead of standing beside it.
 func (n *Notification) Collapsible() bool {
-	return n.CollapseKey != "" || (n.APNs != nil && n.APNs.Headers["apns-collapse-id"] != "")
+	return n.CollapseKey != "" || (n.APNs != nil && n.APNs.Headers["apns-collapse-id"] != "") || n.WebPush.hasTopic()
 }
 
 // MayRepeat reports whether the sender allows another attempt after one whose

@@ -95,6 +95,7 @@ func TestAnUnknownEndIsRepeatedOnlyWhereItsSenderAllows(t *testing.T) {
 	plain := push.Notification{}
 	collapsible := push.Notification{CollapseKey: "score"}
 	byHeader := push.Notification{APNs: &push.APNsBlock{Headers: map[string]string{"apns-collapse-id": "score"}}}
+	byTopic := push.Notification{WebPush: &push.WebPushBlock{Headers: map[string]string{"TTL": "0", "Topic": "score"}}}
 	tests := []struct {
 		name string
 		n    push.Notification
@@ -104,6 +105,7 @@ func TestAnUnknownEndIsRepeatedOnlyWhereItsSenderAllows(t *testing.T) {
 		{"default, plain", plain, "", false},
 		{"default, collapsible", collapsible, "", true},
 		{"default, collapsible by header", byHeader, "", true},
+		{"default, collapsible by topic", byTopic, "", true},
 		{"if_collapsible, plain", plain, push.RepeatIfCollapsible, false},
 		{"never, collapsible", collapsible, push.RepeatNever, false},
 		{"always, plain", plain, push.RepeatAlways, true},

@@ -25,6 +25,9 @@ type Target struct {
 type Subscription struct {
 	Endpoint string           `json:"endpoint"`
 	Keys     SubscriptionKeys `json:"keys"`
+	// ExpirationTime is taken because browsers give it, in milliseconds since
+	// 1970 or null, and ignored: the push service knows better.
+	ExpirationTime *float64 `json:"expirationTime,omitempty"`
 }
 
 // SubscriptionKeys encrypt a message to one browser (RFC 8291), in base64url.

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package webpush
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+)
+
+const (
+	// recordSize is what the header announces. A push message is one record (RFC 8291, section 4), and services take
+	// bodies of 4096 bytes at least and mostly at most (RFC 8030, section 7.2).
+	recordSize = 4096
+	saltSize   = 16
+	headerSize = saltSize + 4 + 1 + 65 // salt, record size, key length, key (RFC 8188, section 2.1)
+	// mostPlaintext leaves room for the header, the delimiter and the tag.
+	mostPlaintext = recordSize - headerSize - 1 - 16
+)
+
+// encrypt writes the body for one browser, with a new key and salt each time.
+func (b *browser) encrypt(plaintext []byte) ([]byte, error) {
+	ours, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	salt := make([]byte, saltSize)
+	_, _ = rand.Read(salt) // never fails
+	return b.seal(plaintext, ours, salt)
+}
+
+// seal is RFC 8291, section 3.4, and RFC 8188 for a single record.
+func (b *browser) seal(plaintext []byte, ours *ecdh.PrivateKey, salt []byte) ([]byte, error) {
+	aead, nonce, err := b.contentKey(ours, salt)
+	if err != nil {
+		return nil, err
+	}
+	body := make([]byte, 0, headerSize+len(plaintext)+1+aead.Overhead())
+	body = append(body, salt...)
+	body = binary.BigEndian.AppendUint32(body, recordSize)
+	body = append(body, 65)
+	body = append(body, ours.PublicKey().Bytes()...)
+	record := append(append(make([]byte, 0, len(plaintext)+1), plaintext...), 2) // the delimiter of the last record
+	return aead.Seal(body, nonce, record, nil), nil
+}
+
+// contentKey derives the cipher and the nonce of the first record.
+func (b *browser) contentKey(ours *ecdh.PrivateKey, salt []byte) (cipher.AEAD, []byte, error) {
+	shared, err := ours.ECDH(b.public)
+	if err != nil {
+		return nil, nil, err
+	}
+	info := "WebPush: info\x00" + string(b.public.Bytes()) + string(ours.PublicKey().Bytes())
+	material, err := hkdf.Key(sha256.New, shared, b.secret, info, 32)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := hkdf.Key(sha256.New, material, salt, "Content-Encoding: aes128gcm\x00", 16)
+	if err != nil {
+		return nil, nil, err
+	}
+	nonce, err := hkdf.Key(sha256.New, material, salt, "Content-Encoding: nonce\x00", 12)
+	if err != nil {
+		return nil, nil, err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	aead, err := cipher.NewGCM(block)
+	return aead, nonce, err
+}

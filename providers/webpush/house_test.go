@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package webpush_test
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/providers/webpush"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+const (
+	endpoint = "https://updates.push.services.mozilla.com/wpush/v2/gAAAAABSECRETsubscription"
+	anID     = "eabeae54-14a8-11e5-b60b-1697f925ec7b"
+	subject  = "mailto:ops@example.com"
+)
+
+// service answers every message with one function; it stands where a connection does.
+type service func(*wire.Request) (*wire.Response, error)
+
+func (s service) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return s(r) }
+
+func answering(status int, body string, header ...wire.Field) service {
+	return func(*wire.Request) (*wire.Response, error) {
+		return &wire.Response{Status: status, Body: []byte(body), Header: header}, nil
+	}
+}
+
+// theKey is one VAPID key for all tests.
+var theKey = sync.OnceValue(func() *webpush.Key {
+	key, err := webpush.NewKey()
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// browser is the other end: it alone can read what it is sent.
+type browser struct {
+	private *ecdh.PrivateKey
+	secret  []byte
+}
+
+var theBrowser = sync.OnceValue(func() browser {
+	private, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	secret := make([]byte, 16)
+	_, _ = rand.Read(secret)
+	return browser{private, secret}
+})
+
+func (b browser) subscription(at string) *push.Subscription {
+	return &push.Subscription{Endpoint: at, Keys: push.SubscriptionKeys{
+		P256dh: base64.RawURLEncoding.EncodeToString(b.private.PublicKey().Bytes()),
+		Auth:   base64.RawURLEncoding.EncodeToString(b.secret),
+	}}
+}
+
+// read decrypts a body as RFC 8291 tells the browser to, and nothing of the code under test does.
+func (b browser) read(body []byte) (string, error) {
+	if len(body) < 86+17 || body[20] != 65 || binary.BigEndian.Uint32(body[16:]) != 4096 || len(body) > 4096 {
+		return "", errors.New("the header is not RFC 8188's")
+	}
+	salt, sender, record := body[:16], body[21:86], body[86:]
+	public, err := ecdh.P256().NewPublicKey(sender)
+	if err != nil {
+		return "", err
+	}
+	shared, err := b.private.ECDH(public)
+	if err != nil {
+		return "", err
+	}
+	info := append(append([]byte("WebPush: info\x00"), b.private.PublicKey().Bytes()...), sender...)
+	prk, _ := hkdf.Extract(sha256.New, shared, b.secret)
+	ikm, _ := hkdf.Expand(sha256.New, prk, string(info), 32)
+	prk, _ = hkdf.Extract(sha256.New, ikm, salt)
+	key, _ := hkdf.Expand(sha256.New, prk, "Content-Encoding: aes128gcm\x00", 16)
+	nonce, _ := hkdf.Expand(sha256.New, prk, "Content-Encoding: nonce\x00", 12)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return "", err
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return "", err
+	}
+	text, err := aead.Open(nil, nonce, record, nil)
+	if err != nil {
+		return "", err
+	}
+	if len(text) == 0 || text[len(text)-1] != 2 {
+		return "", errors.New("the last record does not end in 2")
+	}
+	return string(text[:len(text)-1]), nil
+}
+
+func provider(t testing.TB, change ...func(*webpush.Config)) *webpush.Provider {
+	t.Helper()
+	cfg := webpush.Config{Key: theKey(), Subject: subject}
+	for _, c := range change {
+		c(&cfg)
+	}
+	p, err := webpush.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// hello returns a notification that a service would take, changed by change.
+func hello(change ...func(*push.Notification)) *push.Notification {
+	n := &push.Notification{
+		ID: anID, AcceptedAt: time.Now(), Platform: push.WebPush, Title: "Hello", Body: "World",
+		Target: push.Target{Subscription: theBrowser().subscription(endpoint)},
+	}
+	for _, c := range change {
+		c(n)
+	}
+	return n
+}
+
+func at(url string) func(*push.Notification) {
+	return func(n *push.Notification) { n.Subscription = theBrowser().subscription(url) }
+}
+
+func headers(pairs ...string) func(*push.Notification) {
+	return func(n *push.Notification) {
+		n.WebPush = &push.WebPushBlock{Headers: map[string]string{}}
+		for i := 0; i < len(pairs); i += 2 {
+			n.WebPush.Headers[pairs[i]] = pairs[i+1]
+		}
+	}
+}
+
+func raw(payload string) func(*push.Notification) {
+	return func(n *push.Notification) { n.WebPush = &push.WebPushBlock{Payload: payload} }
+}
+
+func translate(t testing.TB, n *push.Notification) *wire.Request {
+	t.Helper()
+	r, err := provider(t).Translate(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// received is what the browser reads.
+func received(t testing.TB, n *push.Notification) string {
+	t.Helper()
+	text, err := theBrowser().read(translate(t, n).Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func refusal(t testing.TB, n *push.Notification, change ...func(*webpush.Config)) push.FieldError {
+	t.Helper()
+	_, err := provider(t, change...).Translate(n)
+	field, ok := errors.AsType[*push.FieldError](err)
+	if !ok {
+		t.Fatalf("%v, want a *push.FieldError", err)
+	}
+	return *field
+}
+
+func send(t testing.TB, p *webpush.Provider, on service, n *push.Notification) push.Outcome {
+	t.Helper()
+	r, err := p.Translate(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Send(t.Context(), on, n, r)
+}
+
+func field(r *wire.Request, name string) string { return (&wire.Response{Header: r.Header}).Get(name) }
+
+func equal(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (- want, + got):\n%s", what, diff)
+	}
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package webpush_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// row is one line of the table of all that can come of an attempt.
+type row struct {
+	Provider, Service string
+	Status            any
+	Code              string
+	Class             string
+	Retryable         bool
+	RetryAfter        string   `json:"retry_after"`
+	Fault             bool     `json:"counts_as_endpoint_failure"`
+	Forget            bool     `json:"device_token_should_be_deleted"`
+	Scope             string   `json:"backoff_scope"`
+	Close             bool     `json:"close_connection"`
+	LeastWait         *float64 `json:"min_backoff_s"`
+}
+
+func (r row) String() string { return fmt.Sprintf("%s/%v %s", r.Service, r.Status, r.Code) }
+
+func rowsOf(t testing.TB) (its []row) {
+	t.Helper()
+	text, err := os.ReadFile("../testdata/provider-errors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []row
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all {
+		if r.Provider == "webpush" {
+			its = append(its, r)
+		}
+	}
+	return its
+}
+
+func (r row) statuses() []int {
+	switch s := r.Status.(type) {
+	case float64:
+		return []int{int(s)}
+	case string:
+		return map[string][]int{"2xx": {200, 204, 299}, "4xx": {402, 405, 418, 499}, "5xx": {501, 504, 599}}[s]
+	}
+	return nil
+}
+
+// answers are the shapes that a row's answer comes in.
+func (r row) answers(status int) (all []service) {
+	switch r.Service {
+	case "apple":
+		for _, body := range []string{`{"reason":%q}`, ` { "new": [1], "reason" : %q } `} {
+			all = append(all, answering(status, fmt.Sprintf(body, r.Code)))
+		}
+	case "mozilla":
+		errno := strings.TrimPrefix(r.Code, "errno ")
+		if errno == "-" {
+			errno = "null"
+		}
+		all = append(all, answering(status, fmt.Sprintf(`{"code":%d,"errno":%s,"error":"x","message":"reason of %s"}`, status, errno, endpoint)))
+	case "fcm-web":
+		text := map[string]string{
+			"UnauthorizedRegistration": "<HTML>\n<TITLE>UnauthorizedRegistration</TITLE>", "jwt-invalid": "invalid JWT provided",
+			"vapid-mismatch": "the VAPID credentials in the authorization header do not correspond to the credentials used to create the subscriptions.\n",
+		}[r.Code]
+		all = append(all, answering(status, text))
+	case "wns":
+		all = append(all, answering(status, "", wire.Field{Name: "x-wns-status", Value: "dropped"},
+			wire.Field{Name: "x-wns-notificationstatus", Value: strings.TrimPrefix(r.Code, "*")}))
+	default:
+		for _, body := range []string{"", "{}", "[]", "null", "<html>", strings.Repeat("x", 1<<12), `{"reason":7}`, `{"errno":999999}`, `{"reason":"` + endpoint + `"}`} {
+			all = append(all, answering(status, body))
+		}
+	}
+	return all
+}
+
+var verdictOf = map[string]push.Verdict{
+	"accepted": push.Accepted, "unregistered_token": push.Unregistered, "credential": push.Unauthorized, "quota": push.Throttled,
+	"invalid_token": push.Refused, "invalid_request": push.Refused, "topic": push.Refused, "payload_too_large": push.Refused,
+	"provider_unavailable": push.Unavailable, "provider_internal": push.Unavailable,
+}
+
+func TestEveryRowOfEveryServiceIsJudgedAsTheTableSays(t *testing.T) {
+	checked := 0
+	for _, r := range rowsOf(t) {
+		for _, status := range r.statuses() {
+			for i, on := range r.answers(status) {
+				t.Run(fmt.Sprintf("%v %d %d", r, status, i), func(t *testing.T) { r.check(t, status, on) })
+				checked++
+			}
+		}
+	}
+	if checked < 100 {
+		t.Fatalf("only %d answers", checked)
+	}
+}
+
+func (r row) check(t *testing.T, status int, on service) {
+	o := send(t, provider(t), on, hello())
+	equal(t, "verdict", o.Verdict, verdictOf[r.Class])
+	equal(t, "retryable", o.Retryable(), r.Retryable)
+	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+	equal(t, "forget the subscription", o.ForgetToken, r.Forget)
+	equal(t, "close", o.CloseConnection, r.Close)
+	equal(t, "status", o.HTTP, status)
+	if r.Code != "" && r.Code != "*" && r.Code != "errno -" {
+		equal(t, "reason", o.Reason, r.Code)
+	}
+	wait := time.Duration(0) // for Unavailable, the sender's own backoff counts: another endpoint may be well
+	if o.Verdict == push.Throttled {
+		wait = time.Duration(*r.LeastWait) * time.Second
+	}
+	equal(t, "wait", o.RetryAfter, wait)
+	scope := r.Scope
+	if r.Fault {
+		scope = "endpoint" // the table has the device for Mozilla's 502, and the endpoint's fault: the breaker goes by the latter
+	}
+	equal(t, "scope", o.Scope.String(), scope)
+	equal(t, "holds the subscription", strings.Contains(fmt.Sprintf("%+v", o), "SECRET"), false)
+}
+
+func TestRetryAfterIsHonouredInBothSpellings(t *testing.T) {
+	for _, status := range []int{429, 503} {
+		seconds := answering(status, "", wire.Field{Name: "retry-after", Value: "30"})
+		equal(t, "seconds", send(t, provider(t), seconds, hello()).RetryAfter, 30*time.Second)
+		date := answering(status, "", wire.Field{Name: "date", Value: "Sun, 22 Nov 2026 08:00:00 GMT"},
+			wire.Field{Name: "retry-after", Value: "Sun, 22 Nov 2026 08:00:40 GMT"})
+		equal(t, "date", send(t, provider(t), date, hello()).RetryAfter, 40*time.Second)
+	}
+}
+
+func TestAnAcceptedMessageIsNamedUnlessItsNameIsASecret(t *testing.T) {
+	for location, want := range map[string]string{
+		"https://updates.push.services.mozilla.com/m/qDIYHNcfAIPP": "qDIYHNcfAIPP", "": "", "/": "",
+		endpoint: "", "https://x/" + strings.Repeat("x", 257): "", "https://x/a\nb": "",
+	} {
+		equal(t, location, send(t, provider(t), answering(201, "", wire.Field{Name: "location", Value: location}), hello()).ProviderID, want)
+	}
+	equal(t, "Apple's", send(t, provider(t), answering(201, "", wire.Field{Name: "apns-id", Value: "AB-1"}), hello()).ProviderID, "AB-1")
+}
+
+func TestSilenceIsJudgedAsForEveryProvider(t *testing.T) {
+	for _, lost := range []*wire.Error{
+		{Reason: wire.RefusedStream, Processed: wire.Never}, {Reason: wire.ResponseTimeout, Endpoint: true},
+	} {
+		o := send(t, provider(t), func(*wire.Request) (*wire.Response, error) { return nil, lost }, hello())
+		equal(t, "outcome", o, push.NoAnswer(lost))
+	}
+}

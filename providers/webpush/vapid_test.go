@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package webpush_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/sluice-push/sluice/providers/webpush"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+func base64URL(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// proof sends n and returns the authorization that went along.
+func proof(t testing.TB, p *webpush.Provider, n *push.Notification) (authorization string) {
+	t.Helper()
+	send(t, p, func(r *wire.Request) (*wire.Response, error) {
+		authorization = field(r, "authorization")
+		return &wire.Response{Status: 201}, nil
+	}, n)
+	return authorization
+}
+
+// claims checks a proof as RFC 8292 tells a service to.
+func claims(t testing.TB, authorization string) jwt.MapClaims {
+	t.Helper()
+	rest, ok := strings.CutPrefix(authorization, "vapid t=")
+	token, key, found := strings.Cut(rest, ", k=")
+	point, err := base64.RawURLEncoding.DecodeString(key)
+	if !ok || !found || err != nil {
+		t.Fatal("authorization is not vapid t=…, k=…")
+	}
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := jwt.MapClaims{}
+	if _, err := jwt.ParseWithClaims(token, got, func(*jwt.Token) (any, error) { return public, nil },
+		jwt.WithValidMethods([]string{"ES256"}), jwt.WithExpirationRequired()); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestAProofSaysWhatRFC8292AsksFor(t *testing.T) {
+	got := claims(t, proof(t, provider(t), hello()))
+	equal(t, "aud", got["aud"], any("https://updates.push.services.mozilla.com"))
+	equal(t, "sub", got["sub"], any(subject))
+	left := time.Until(time.Unix(int64(got["exp"].(float64)), 0))
+	equal(t, "at most 24 hours", left > 11*time.Hour && left < 24*time.Hour, true)
+	equal(t, "claims", len(got), 3)
+}
+
+func TestEveryOriginHasItsOwnProofAndKeepsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := provider(t)
+		apple := at("https://web.push.apple.com/x")
+		first, other := proof(t, p, hello()), proof(t, p, hello(apple))
+		equal(t, "shared", first == other, false)
+		equal(t, "aud", claims(t, other)["aud"], any("https://web.push.apple.com"))
+		time.Sleep(5*time.Hour + 59*time.Minute)
+		equal(t, "kept for six hours", proof(t, p, hello()), first)
+		time.Sleep(2 * time.Minute)
+		equal(t, "kept for longer", proof(t, p, hello()) == first, false)
+	})
+}
+
+func TestAHundredGoroutinesShareOneProof(t *testing.T) {
+	p := provider(t)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	seen := map[string]bool{}
+	for range 100 {
+		all.Go(func() {
+			got := proof(t, p, hello())
+			mu.Lock()
+			defer mu.Unlock()
+			seen[got] = true
+		})
+	}
+	all.Wait()
+	equal(t, "proofs", len(seen), 1)
+}
+
+func TestARefusedProofIsReplacedOnceAnHourAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := provider(t)
+		first := proof(t, p, hello())
+		equal(t, "young", send(t, p, answering(401, ""), hello()).Renewed, false)
+		equal(t, "kept", proof(t, p, hello()), first)
+		time.Sleep(time.Hour)
+		equal(t, "old", send(t, p, answering(401, ""), hello()).Retryable(), true)
+		equal(t, "kept", proof(t, p, hello()) == first, false)
+	})
+}
+
+func TestSendLeavesTheSharedRequestAloneAndIndexesNoProof(t *testing.T) {
+	p, n := provider(t), hello()
+	r, err := p.Translate(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
+	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
+	p.Send(t.Context(), service(func(sent *wire.Request) (*wire.Response, error) {
+		equal(t, "once", sent.Header[len(sent.Header)-1].Once, true)
+		return &wire.Response{Status: 201}, nil
+	}), n, r)
+	equal(t, "request", fmt.Sprint(*r, r.Header[:cap(r.Header)]), before)
+}
+
+func TestAKeyIsReadInEveryFormThatOneComesIn(t *testing.T) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, _ := private.PublicKey.Bytes()
+	scalar, _ := private.Bytes()
+	pkcs8, _ := x509.MarshalPKCS8PrivateKey(private)
+	sec1, _ := x509.MarshalECPrivateKey(private)
+	made, err := webpush.ParseKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := made.PEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{
+		"PKCS #8": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), "ours": append([]byte("public B…\n"), again...),
+		"SEC 1": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1}), "raw": []byte(base64URL(scalar) + "\n"),
+	} {
+		key, err := webpush.ParseKey(text)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		equal(t, name, key.Public(), base64URL(point))
+		printed := fmt.Sprintf("%v %+v %#v", key, key, key)
+		equal(t, name+" shows the private key", strings.Contains(printed, private.D.String()) || strings.Contains(printed, "ecdsa"), false)
+	}
+}
+
+func TestABadKeyIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
+	p384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
+	wrap := func(key any) []byte {
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	}
+	for want, texts := range map[string][][]byte{
+		"neither PEM":          {nil, []byte("SECRET"), []byte(base64URL(make([]byte, 31)))},
+		"not a private key":    {[]byte(base64URL(make([]byte, 32)))},
+		"cut short":            {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("SECRET")})},
+		"on the curve P-256":   {wrap(p384), wrap(rsaKey)},
+		"does not hold a priv": {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}})},
+	} {
+		for _, text := range texts {
+			_, err := webpush.ParseKey(text)
+			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "SECRET") {
+				t.Errorf("%v, want an error with %q", err, want)
+			}
+		}
+	}
+}
