@@ -5,6 +5,7 @@ package pool
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -56,6 +57,9 @@ func ejection(e *Endpoint) Event {
 	return Event{Kind: Ejected, Endpoint: e.name, Reason: words, Cause: cause}
 }
 
+// remembered is how many events Status shows.
+const remembered = 50
+
 // note writes an event down; the keeper tells it.
 func (p *Pool) note(e Event) {
 	p.mu.Lock()
@@ -67,6 +71,10 @@ func (p *Pool) note(e Event) {
 func (p *Pool) noteLocked(e Event) {
 	e.Time, e.Pool = time.Now(), p.cfg.Name
 	p.events = append(p.events, e)
+	if len(p.recent) == remembered {
+		p.recent = slices.Delete(p.recent, 0, 1)
+	}
+	p.recent = append(p.recent, e)
 }
 
 // tell passes the events on, without a lock.

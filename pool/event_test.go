@@ -3,6 +3,11 @@
 package pool_test
 
 import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,6 +51,44 @@ func TestEveryEjectionNamesItsCauseInOneWord(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestEveryEventIsObservedLoggedAndShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		h := open(t, 4, pool.Config{Size: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		pass(time.Second)
+		h.look(1).conns[0].goAway()
+		pass(time.Second)
+		h.eject(2)
+		pass(11 * time.Second)
+		h.stop()
+		<-h.ended
+		shown, lines := h.Status().Events, strings.Split(strings.TrimSpace(log.String()), "\n")
+		if !slices.Equal(shown, h.events) || len(lines) != len(shown) {
+			t.Fatalf("observed\n%s\nshown\n%+v\nlogged\n%s", h.story(), shown, log.String())
+		}
+		for i, e := range shown {
+			want := fmt.Sprintf("msg=\"endpoint pool: %s\" pool=test endpoint=%s reason=", e.Kind, cmp.Or(e.Endpoint, `""`))
+			if !strings.Contains(lines[i], want) || !strings.Contains(lines[i], e.Reason) {
+				t.Errorf("event %+v is logged as %s", e, lines[i])
+			}
+		}
+	})
+}
+
+func TestStatusShowsTheLastFiftyEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 2, pool.Config{})
+		for i := range 60 {
+			h.name(addrs(1, 2+i%2)...)
+		}
+		pass(time.Second)
+		shown := h.Status().Events
+		if len(shown) != 50 || !slices.Equal(shown, h.events[len(h.events)-50:]) {
+			t.Errorf("%d events are shown of\n%s", len(shown), h.story())
+		}
+	})
 }
 
 func (h *house) lastEjection() (last pool.Event) {

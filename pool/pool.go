@@ -100,6 +100,7 @@ type Pool struct {
 	dials    int
 	budget   budget
 	events   []Event // not yet told
+	recent   []Event // the last there were, for Status
 	trouble  string  // why the last dial or resolve failed
 }
 

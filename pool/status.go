@@ -24,6 +24,8 @@ type Status struct {
 	// candidates, and the ejected whose place another has taken.
 	Endpoints []EndpointStatus `json:"endpoints"`
 	Spares    []EndpointStatus `json:"spares"`
+	// Events are the last 50, the oldest first.
+	Events []Event `json:"events"`
 }
 
 // EndpointStatus is how an endpoint stands.
@@ -53,6 +55,7 @@ func (p *Pool) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.Panic, s.Dials, s.Waiting = p.panicked, p.dials, p.line.waiting()
+	s.Events = append([]Event{}, p.recent...)
 	for _, e := range *p.members.Load() {
 		s.Endpoints = append(s.Endpoints, e.status())
 	}
