@@ -79,7 +79,9 @@ func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
 		if cause, ok := s.again(ctx, outcome); !ok {
 			return s.end(cause)
 		}
-		s.tried = append(s.tried, lease.Endpoint())
+		if outcome.Verdict != push.Unsent { // else its connection went away, and nothing has failed on it
+			s.tried = append(s.tried, lease.Endpoint())
+		}
 	}
 }
 

@@ -265,13 +265,21 @@ func TestARetryNeverReturnsToAnEndpointWhileAnotherIsLeft(t *testing.T) {
 		notifications := rapid.IntRange(1, 30).Draw(r, "notifications")
 		seed := rapid.Uint32().Draw(r, "seed")
 		failing := []push.Outcome{unsent, unavailable, unknown, accepted}
+		var mu sync.Mutex
+		met := map[string][]string{} // by notification: where it was processed, or may have been
 		s := &service{script: func(_ context.Context, n *push.Notification, attempt int, endpoint string) push.Outcome {
 			mix := seed
 			for _, b := range []byte(n.ID + endpoint) {
 				mix = mix*16777619 ^ uint32(b)
 			}
 			time.Sleep(time.Duration(mix % 50_000_000))
-			return failing[(mix>>8+uint32(attempt))%uint32(len(failing))]
+			outcome := failing[(mix>>8+uint32(attempt))%uint32(len(failing))]
+			if outcome.Verdict != push.Unsent {
+				mu.Lock()
+				defer mu.Unlock()
+				met[n.ID] = append(met[n.ID], endpoint)
+			}
+			return outcome
 		}}
 		synctest.Test(t, func(t *testing.T) {
 			route := house(t, s, endpoints)
@@ -282,11 +290,13 @@ func TestARetryNeverReturnsToAnEndpointWhileAnotherIsLeft(t *testing.T) {
 			}
 			all.Wait()
 		})
-		for id, visited := range s.visits {
+		for id, visited := range met {
 			fresh := visited[:min(len(visited), endpoints)]
 			if distinct := len(slices.Compact(slices.Sorted(slices.Values(fresh)))); distinct != len(fresh) {
-				r.Fatalf("notification %s visited %v with %d endpoints", id, visited, endpoints)
+				r.Fatalf("notification %s failed on %v with %d endpoints", id, visited, endpoints)
 			}
+		}
+		for id, visited := range s.visits {
 			if len(visited) > attempts+8 { // eight may have been unsent, and not count
 				r.Fatalf("notification %s made %d attempts of %d", id, len(visited), attempts)
 			}
@@ -315,5 +325,29 @@ func TestNoReceiptDeniesThatItMayHaveArrived(t *testing.T) {
 		case !mayHave && got.Verdict != last:
 			r.Fatalf("%s: the end must be the last attempt's", verdicts(got))
 		}
+	})
+}
+
+func TestAnEndpointWhoseConnectionWentAwayIsNoReasonToWaitForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &service{script: func(_ context.Context, n *push.Notification, attempt int, _ string) push.Outcome {
+			if n.ID == "occupant" {
+				<-release
+			}
+			if n.ID == "a" && attempt == 1 {
+				return unsent
+			}
+			return accepted
+		}}
+		r := build(t, s, pool.Config{Resolver: fixed(2), Size: 2, InFlight: 1}, 2)
+		var occupant sync.WaitGroup
+		occupant.Go(func() { r.Send(t.Context(), note("occupant")) })
+		synctest.Wait()
+		if got := verdicts(r.Send(t.Context(), note("a"))); got != "unsent accepted = accepted" {
+			t.Errorf("%s, while the other endpoint was full", got)
+		}
+		close(release)
+		occupant.Wait()
 	})
 }
