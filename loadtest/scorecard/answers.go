@@ -30,7 +30,7 @@ func refusing(s *stage) {
 	}
 	s.must("opened after", fmt.Sprintf("%d in a row (<= 5)", failures), failures > 0 && failures <= 5)
 	atMost(&s.card, "hits", len(e.at(bad, "status")), 30)
-	s.none("failed", e.failures())
+	s.none("failed", s.failed(e.after, e.accepted))
 	s.p99(e, 20*time.Millisecond)
 	s.none("duplicates", e.duplicates())
 	s.dials(g, m, mockprovider.APNs)
@@ -54,7 +54,7 @@ func flaky(s *stage) {
 		s.note("ejected for: %s", opened[0].Reason)
 	}
 	atMost(&s.card, "ejected", out, 10*time.Second)
-	atMost(&s.card, "failed", shareOf(e.failures(), len(e.after)), 0.0001)
+	atMost(&s.card, "failed", shareOf(s.failed(e.after, e.accepted), len(e.after)), 0.0001)
 	s.none("duplicates", e.duplicates())
 	s.dials(g, m, mockprovider.APNs)
 }
@@ -81,7 +81,7 @@ func deafToSome(s *stage) {
 	})
 	s.must("tokens met", fmt.Sprint(len(deaf)), len(deaf) > 0)
 	atLeast(&s.card, "delivered by attempt 2", shareOf(elsewhere, len(deaf)), 1)
-	s.none("failed", e.failures())
+	s.none("failed", s.failed(e.after, e.accepted))
 	s.none("ejections", len(g.since(cut, "ejected", "")))
 	s.none("duplicates", e.duplicates())
 	s.dials(g, m, mockprovider.APNs)
@@ -110,6 +110,6 @@ func slow(s *stage) {
 	atMost(&s.card, "its share after 5s", shareOf(there, len(later)), 0.02)
 	s.added("p99 after 5s", e.calm.Latency(0.99), later.Latency(0.99), 100*time.Millisecond)
 	atMost(&s.card, "ejections, but for failed probes", flaps, 1)
-	s.none("failed", e.failures())
+	s.none("failed", s.failed(e.after, e.accepted))
 	s.dials(g, m, mockprovider.APNs)
 }

@@ -3,6 +3,9 @@
 package main
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,9 +35,23 @@ func (e evidence) delivered() share {
 	return shareOf(n, len(e.after))
 }
 
-// failures are those that did not end as accepted, or of which the service knows nothing.
-func (e evidence) failures() int {
-	return e.after.Count(func(s *loadtest.Sample) bool { return s.Status != "accepted" || e.accepted[s.ID] == 0 })
+// failed counts those that did not end as accepted, or of which the service knows nothing, and notes how they ended.
+func (s *stage) failed(samples loadtest.Samples, accepted map[string]int) (n int) {
+	ends := map[string]int{}
+	for i := range samples {
+		switch end := &samples[i]; {
+		case end.Status != "accepted":
+			ends[fmt.Sprintf("%s %s after %d attempts", end.Status, end.Reason, len(end.Attempts))]++
+			n++
+		case accepted[end.ID] == 0:
+			ends["accepted, and the service knows nothing of it"]++
+			n++
+		}
+	}
+	for _, end := range slices.Sorted(maps.Keys(ends)) {
+		s.note("%d ended as %s", ends[end], end)
+	}
+	return n
 }
 
 // duplicates are acceptances beyond the first.
