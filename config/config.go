@@ -98,7 +98,8 @@ type Outlier struct {
 	SlowBy time.Duration `name:"slow_by" default:"100ms" allowed:"1ms..1m"`
 }
 
-// Retry says when a failed attempt is followed by another. A refusal never is.
+// Retry says when a failed attempt is followed by another. A refusal never is. An app's provider may lower attempts,
+// max_retry_after, budget and budget_floor, and not raise them.
 type Retry struct {
 	// Attempts at one notification, the first included; 1 never retries. Of those that provably reached no service, up to
 	// eight do not count.
@@ -119,8 +120,27 @@ type Retry struct {
 	MaxRetryAfter time.Duration `name:"max_retry_after" default:"20s" allowed:"1ms..10m"`
 	// Retries for each hundred notifications of a credential. It keeps a failing provider from being buried under repeats.
 	Budget Percent `name:"budget" default:"10%" allowed:"0%..100%"`
-	// Retries that a credential has besides, so that a quiet one can retry at all.
+	// Retries that a credential has besides, so that a quiet one can retry at all. As many notifications probe a provider
+	// that is down; the others are answered at once.
 	BudgetFloor Rate `name:"budget_floor" default:"3/s"`
+	// Exceptions. Of those that match an attempt's end the first counts. Rules under a provider stand in for all of these.
+	Rules []Rule `name:"rules"`
+}
+
+// Rule is an exception for some ends of an attempt. It can forbid another or change its wait, never allow one.
+type Rule struct {
+	// How the attempt ended. Empty means every end.
+	Verdict string `name:"verdict" allowed:"throttled|unauthorized|unavailable|unknown"`
+	// The reason in its receipt, such as InternalServerError. Empty means every reason.
+	Reason string `name:"reason"`
+	// No further attempt.
+	Stop bool `name:"stop" default:"false"`
+	// A wait that no backoff goes below. Google asks senders in bulk for 10s after 500 and 503.
+	Least time.Duration `name:"least" allowed:"0s..10m"`
+	// In place of retry.backoff or retry.throttled_backoff. 0s leaves those.
+	Backoff time.Duration `name:"backoff" allowed:"0s..10m"`
+	// In place of retry.max_backoff. 0s leaves that.
+	MaxBackoff time.Duration `name:"max_backoff" allowed:"0s..10m"`
 }
 
 // Quota is how much may be sent to each provider.
@@ -177,6 +197,9 @@ type Limits struct {
 	BatchItem Bytes `name:"batch_item" default:"64KiB" allowed:"1KiB..1MiB"`
 	// Notifications of one batch that are sent at a time. More let one caller crowd out the others.
 	BatchInFlight int `name:"batch_in_flight" default:"512" allowed:"1..100000"`
+	// How long a notification may take until its verdict, with all its waits and attempts; then it is answered with what
+	// is known. Keep it above retry.attempt_timeout and below drain.grace and the callers' own patience.
+	SendTime time.Duration `name:"send_time" default:"25s" allowed:"100ms..10m"`
 	// How long a body may take to arrive; in a batch, the next notification. It ends callers who stall.
 	BodyTime time.Duration `name:"body_time" default:"15s" allowed:"100ms..10m"`
 }

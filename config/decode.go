@@ -146,6 +146,10 @@ func (d *decoder) named(path string, node *yaml.Node, v reflect.Value) {
 
 // blocks fills a list of blocks.
 func (d *decoder) blocks(path string, node *yaml.Node, v reflect.Value) {
+	if empty(node) {
+		return // what was inherited stays
+	}
+	v.SetZero()
 	for i, item := range d.sequence(path, node) {
 		block := reflect.New(v.Type().Elem()).Elem()
 		d.prepare(block)

@@ -31,6 +31,7 @@ func (d *decoder) rules(cfg *Config) {
 		}
 		variables[variable(path)] = path
 		d.app(path, cfg.Apps[name])
+		d.ceilings(path, cfg.Apps[name], cfg.Retry)
 	}
 }
 
@@ -86,6 +87,33 @@ func (d *decoder) together(path, what string, set map[string]bool) {
 	for _, name := range slices.Sorted(maps.Keys(set)) {
 		if !set[name] {
 			d.fail(join(path, name), "required with %s", what)
+		}
+	}
+}
+
+// ceilings refuses an app that raises what the operator set for all.
+func (d *decoder) ceilings(path string, app *App, top Retry) {
+	if app.APNs != nil {
+		d.ceiling(join(path, "apns.retry"), app.APNs.Retry, top)
+	}
+	if app.FCM != nil {
+		d.ceiling(join(path, "fcm.retry"), app.FCM.Retry, top)
+	}
+	if app.WebPush != nil {
+		d.ceiling(join(path, "webpush.retry"), app.WebPush.Retry, top)
+	}
+}
+
+func (d *decoder) ceiling(path string, r, top Retry) {
+	raised := map[string]bool{
+		"attempts":        r.Attempts > top.Attempts,
+		"max_retry_after": r.MaxRetryAfter > top.MaxRetryAfter,
+		"budget":          r.Budget > top.Budget,
+		"budget_floor":    r.BudgetFloor.PerSecond() > top.BudgetFloor.PerSecond(),
+	}
+	for _, name := range slices.Sorted(maps.Keys(raised)) {
+		if raised[name] {
+			d.fail(join(path, name), "is more than retry.%s: what stands there may be lowered for an app, not raised", name)
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (a *api) run(w *answer, r *http.Request, from *body, in items) *problem {
 // is there, and what is in flight gets the time that it would get without one.
 func (a *api) follow(from *body, leave context.CancelFunc) {
 	if from.late() {
-		time.AfterFunc(a.limits.Detached, leave)
+		time.AfterFunc(a.limits.SendTime, leave)
 		return
 	}
 	leave()

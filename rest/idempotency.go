@@ -103,9 +103,7 @@ func (a *api) sendOnce(w *answer, r *http.Request, key string, body []byte, n *p
 func (a *api) fill(ctx context.Context, c call, place *remembered, n *push.Notification, requestID string) {
 	reply, keep := (&problem{kind: internal}).reply(requestID), true
 	defer func() { a.answers.settle(c, place, reply, keep) }()
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), a.limits.Detached)
-	defer stop()
-	receipt := a.sender.Send(ctx, n)
+	receipt := a.sender.Send(context.WithoutCancel(ctx), n) // it ends in its time
 	reply, keep = replyTo(receipt, requestID), settled(receipt)
 }
 

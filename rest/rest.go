@@ -51,9 +51,9 @@ type Limits struct {
 	Item        int           // bytes of one notification in a batch; default 64 KiB
 	Batch       int           // notifications in a batch; default 10,000
 	InFlight    int           // notifications of one batch that are sent at a time; default 512
+	SendTime    time.Duration // for a notification to have its verdict, waits and attempts included; default 25 s
 	BodyTime    time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
 	WriteTime   time.Duration // for a caller to take what a batch wrote; default 30 s
-	Detached    time.Duration // for a send under an Idempotency-Key, which does not end with its caller; default 60 s
 	Remembered  int           // answers kept for Idempotency-Keys, about 1 KiB each; default 50,000
 	RememberFor time.Duration // how long they are kept; default 24 h
 }
@@ -63,9 +63,9 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.Item, 64<<10)
 	setDefault(&l.Batch, 10_000)
 	setDefault(&l.InFlight, 512)
+	setDefault(&l.SendTime, 25*time.Second)
 	setDefault(&l.BodyTime, 15*time.Second)
 	setDefault(&l.WriteTime, 30*time.Second)
-	setDefault(&l.Detached, time.Minute)
 	setDefault(&l.Remembered, 50_000)
 	setDefault(&l.RememberFor, 24*time.Hour)
 	return l
@@ -75,6 +75,21 @@ func setDefault[T int | time.Duration](v *T, value T) {
 	if *v <= 0 {
 		*v = value
 	}
+}
+
+// timely gives every notification its time. It is the outermost of the deadlines that a notification meets: within it
+// lie the waits for a quota, an endpoint and a retry, and each attempt's own timeout. Around it lie the time that a
+// drain grants and the caller's patience. docs/operations.md draws them.
+type timely struct {
+	Sender
+	time time.Duration
+}
+
+// Send ends n in time.
+func (t timely) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	ctx, cancel := context.WithTimeout(ctx, t.time)
+	defer cancel()
+	return t.Sender.Send(ctx, n)
 }
 
 // api is what the handlers share.
@@ -101,7 +116,7 @@ func New(cfg Config) (http.Handler, error) {
 	}
 	limits := cfg.Limits.withDefaults()
 	a := &api{
-		sender: cfg.Sender, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger,
+		sender: timely{cfg.Sender, limits.SendTime}, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger,
 		answers: newMemory(limits.Remembered, limits.RememberFor),
 		readers: newPool(limits.Item),
 	}

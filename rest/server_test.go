@@ -166,7 +166,7 @@ func TestHeadersThatAreTooLargeAreRefused(t *testing.T) {
 func TestAVerdictMayTakeLongerThanABodyMay(t *testing.T) {
 	for path, media := range map[string]string{single: "application/json", batch: "application/x-ndjson"} {
 		served(t, func(t *testing.T, d *door, c *caller) {
-			d.play = slowly(40 * time.Second)
+			d.play = slowly(20 * time.Second)
 			for range 2 { // on one connection
 				c.head(path, len(good), "Content-Type: "+media)
 				c.say(good)
