@@ -140,12 +140,26 @@ func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
 
 func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
 	return &delivery.Route{
-		Provider: provider, Pool: s.pool, Budget: s.budget, Gate: s.gate, Logger: b.log,
+		Provider: provider, Pool: s.pool, Budget: s.budget, Brake: s.brake, Gate: s.gate, Logger: b.log,
 		Retry: retry.Policy{
 			Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
-			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter,
+			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: exceptions(r.Rules),
 		},
 	}
+}
+
+func exceptions(rules []config.Rule) (out []retry.Rule) {
+	for _, r := range rules {
+		out = append(out, retry.Rule{
+			Verdict: verdicts[r.Verdict], Reason: r.Reason, Stop: r.Stop, Least: r.Least, Base: r.Backoff, Cap: r.MaxBackoff,
+		})
+	}
+	return out
+}
+
+// verdicts are those that a rule can name.
+var verdicts = map[string]push.Verdict{
+	"": 0, "throttled": push.Throttled, "unauthorized": push.Unauthorized, "unavailable": push.Unavailable, "unknown": push.Unknown,
 }
 
 // orNone keeps a configured zero from meaning a room's default.
@@ -159,6 +173,8 @@ func orNone(v float64) float64 {
 func budget(share config.Percent, floor config.Rate) *retry.Budget {
 	return &retry.Budget{Ratio: orNone(float64(share)), PerSecond: floor.PerSecond()}
 }
+
+func brake(floor config.Rate) *retry.Brake { return &retry.Brake{PerSecond: floor.PerSecond()} }
 
 func gate(a config.Allowance) *quota.Gate {
 	return quota.New(quota.Config{

@@ -30,6 +30,7 @@ func (g *Gateway) face(sender rest.Sender) (http.Handler, error) {
 		Sender: sender, Apps: apps, Logger: g.log, Ready: g.notReady, Status: func() any { return g.Status() },
 		Limits: rest.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTime: limits.BodyTime,
+			SendTime: limits.SendTime,
 		},
 	})
 }

@@ -36,6 +36,7 @@ type service struct {
 	resolver pool.Resolver
 	dial     func(context.Context, netip.AddrPort) (pool.Conn, error)
 	budget   *retry.Budget
+	brake    *retry.Brake
 	gate     *quota.Gate
 
 	authorize func(context.Context) error // gets a token where there is none
@@ -89,7 +90,7 @@ func (b *builder) newService(path string, cred credential, want settings, roots 
 			Authority: base.Host, TLS: &tls.Config{RootCAs: roots, Certificates: cred.cert},
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams,
 		}),
-		budget: budget(want.budget, want.floor), gate: gate(want.quota),
+		budget: budget(want.budget, want.floor), brake: brake(want.floor), gate: gate(want.quota),
 	}
 	if s.pool, err = pool.New(poolConfig(s, want.pool, b.log)); err != nil {
 		return nil, keyError(path, "pool", err)
