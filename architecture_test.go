@@ -44,8 +44,10 @@ var floors = map[string]struct {
 
 	"loadtest": {floor: 3, mayImport: []string{"push"}},
 
+	"metrics": {floor: 3, mayImport: []string{"push", "delivery", "pool", "quota"}},
+
 	"gateway": {floor: 4, mayImport: []string{
-		"push", "wire", "config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "rest", "delivery", "zone",
+		"push", "wire", "config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "rest", "delivery", "zone", "metrics",
 	}, mayNotFrom: "the mock is a stand-in for the world outside; only cmd and tests may bring it in"},
 
 	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "mockprovider", "push", "rest"}},

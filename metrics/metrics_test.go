@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/sluice-push/sluice/metrics"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+)
+
+func TestNotificationsAreCountedByTheEndOfTheirReceipt(t *testing.T) {
+	m := metrics.New()
+	apns, fcm := m.Route("shop", push.APNs), m.Route("shop", push.FCM)
+	tell(apns, accepted)
+	tell(apns, unavailable, accepted)
+	tell(apns, unregistered)
+	tell(fcm, accepted)
+	fcm.Ended(&push.Notification{}, push.Receipt{Outcome: push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"}}, time.Second)
+	shows(t, m,
+		`sluice_notifications_total{app="shop",platform="apns",reason="",status="accepted"} 2`,
+		`sluice_notifications_total{app="shop",platform="apns",reason="Unregistered",status="unregistered"} 1`,
+		`sluice_notifications_total{app="shop",platform="fcm",reason="",status="accepted"} 1`,
+		`sluice_notifications_total{app="shop",platform="fcm",reason="LOCAL_CANCELLED",status="unavailable"} 1`,
+	)
+}
+
+func TestAttemptsAreCountedByVerdictAndReasonAndRetriesBesides(t *testing.T) {
+	m := metrics.New()
+	route := m.Route("shop", push.APNs)
+	tell(route, unavailable, unavailable, accepted)
+	tell(route, accepted)
+	route.Denied(&push.Notification{}, unavailable)
+	shows(t, m,
+		`sluice_attempts_total{app="shop",platform="apns",reason="",verdict="accepted"} 2`,
+		`sluice_attempts_total{app="shop",platform="apns",reason="ServiceUnavailable",verdict="unavailable"} 2`,
+		`sluice_retries_total{app="shop",platform="apns"} 2`,
+		`sluice_retries_denied_total{app="shop",platform="apns"} 1`,
+		`sluice_attempt_duration_seconds_bucket{app="shop",platform="apns",le="0.01"} 0`,
+		`sluice_attempt_duration_seconds_bucket{app="shop",platform="apns",le="0.025"} 4`,
+		`sluice_notification_duration_seconds_bucket{app="shop",platform="apns",le="0.05"} 1`,
+		`sluice_notification_duration_seconds_bucket{app="shop",platform="apns",le="0.1"} 2`,
+	)
+}
+
+func TestMisfitsAreCountedButDoNotBlurTheDurations(t *testing.T) {
+	m := metrics.New()
+	m.Route("shop", push.APNs).Ended(&push.Notification{}, push.Receipt{Outcome: misfit}, time.Microsecond)
+	shows(t, m,
+		`sluice_notifications_total{app="shop",platform="apns",reason="BadDeviceToken",status="refused"} 1`,
+		`sluice_notification_duration_seconds_count{app="shop",platform="apns"} 0`,
+	)
+}
+
+func TestWhoWaitsAtTheGateAndWhoIsRefusedAreToldApart(t *testing.T) {
+	m := metrics.New()
+	route := m.Route("shop", push.FCM)
+	route.Gated(&push.Notification{}, 500*time.Millisecond, true)
+	route.Gated(&push.Notification{}, time.Hour, false)
+	shows(t, m,
+		`sluice_gate_wait_seconds_count{app="shop",platform="fcm"} 1`,
+		`sluice_gate_wait_seconds_sum{app="shop",platform="fcm"} 0.5`,
+		`sluice_gate_refusals_total{app="shop",platform="fcm"} 1`,
+	)
+}
+
+func TestTheCountersOfARouteBeginAtZero(t *testing.T) {
+	m := metrics.New()
+	m.Route("shop", push.APNs)
+	shows(t, m,
+		`sluice_notifications_total{app="shop",platform="apns",reason="",status="accepted"} 0`,
+		`sluice_attempts_total{app="shop",platform="apns",reason="",verdict="accepted"} 0`,
+		`sluice_retries_total{app="shop",platform="apns"} 0`,
+		`sluice_retries_denied_total{app="shop",platform="apns"} 0`,
+		`sluice_gate_refusals_total{app="shop",platform="apns"} 0`,
+	)
+}
+
+func TestAFloodOfReasonsMakesNoFloodOfSeries(t *testing.T) {
+	m := metrics.New()
+	route := m.Route("shop", push.APNs)
+	for i := range 1000 {
+		tell(route, push.Outcome{Verdict: push.Refused, HTTP: 400, Reason: fmt.Sprint("Reason", i)})
+	}
+	for _, name := range []string{"sluice_notifications_total", "sluice_attempts_total"} {
+		if n := len(scrape(t, m, name)); n > 129 {
+			t.Errorf("%s has %d series", name, n)
+		}
+	}
+	shows(t, m, `sluice_notifications_total{app="shop",platform="apns",reason="other",status="refused"} 873`)
+}
+
+func TestEveryEventOfAPoolIsCountedOnce(t *testing.T) {
+	for kind, name := range map[pool.Kind]string{
+		pool.Resolved: "resolve_changes_total", pool.ResolveFailed: "resolve_failures_total", pool.Dialled: "connections_opened_total",
+		pool.DialFailed: "dial_failures_total", pool.Joined: "joined_total", pool.Left: "left_total", pool.GoAway: "goaways_total",
+		pool.Lost: "connections_lost_total", pool.Closed: "connections_closed_total", pool.Probing: "probes_total",
+		pool.Recovered: "recoveries_total", pool.Panicked: "panics_total",
+	} {
+		m := metrics.New()
+		m.Observe(pool.Event{Pool: "apns", Kind: kind, Endpoint: "192.0.2.1:443", Reason: "for a reason"})
+		want := []string{"sluice_pool_" + name + `{pool="apns"} 1`}
+		if got := scrape(t, m, "sluice_pool_"); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", kind, got, want)
+		}
+	}
+}
+
+func TestEjectionsAreCountedByTheirCause(t *testing.T) {
+	m := metrics.New()
+	for range 3 {
+		m.Observe(pool.Event{Pool: "apns", Kind: pool.Ejected, Cause: pool.ByPeers})
+	}
+	shows(t, m, `sluice_pool_ejections_total{cause="peers",pool="apns"} 3`)
+}
+
+func TestAPoolAndItsGateAreShownAsTheyStand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := metrics.New()
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		p := street(t, m, g)
+		shows(t, m,
+			`sluice_pool_ready{pool="apns"} 1`, `sluice_pool_panic{pool="apns"} 0`, `sluice_pool_size{pool="apns"} 3`,
+			`sluice_pool_endpoints{pool="apns",state="closed"} 3`, `sluice_pool_endpoints{pool="apns",state="open"} 0`,
+			`sluice_pool_spares{pool="apns",state="closed"} 1`, `sluice_pool_dials_total{pool="apns"} 3`,
+			`sluice_pool_connections_opened_total{pool="apns"} 3`, `sluice_pool_joined_total{pool="apns"} 3`,
+			`sluice_pool_left_total{pool="apns"} 0`, `sluice_pool_ejections_total{cause="streak",pool="apns"} 0`,
+			`sluice_gate_limit{pool="apns"} 100`, `sluice_gate_rate{pool="apns"} 100`, `sluice_gate_closed_seconds{pool="apns"} 0`,
+		)
+		if n := len(scrape(t, m, "sluice_endpoint_connections", "192.0.2.", "} 1")); n != 3 {
+			t.Errorf("%d endpoints have a connection, want 3", n)
+		}
+		held := lease(t, p)
+		g.Learn(&push.Notification{}, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeProject, RetryAfter: time.Minute})
+		shows(t, m,
+			`sluice_pool_in_flight{pool="apns"} 1`,
+			fmt.Sprintf(`sluice_endpoint_in_flight{endpoint=%q,pool="apns"} 1`, held.Endpoint()),
+			`sluice_gate_closed_seconds{pool="apns"} 60`, `sluice_gate_rate{pool="apns"} 50`,
+		)
+		held.Done(accepted)
+	})
+}
+
+func TestAnEjectedEndpointAndItsReplacementShow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := metrics.New()
+		p := street(t, m, nil)
+		ill := lease(t, p)
+		ill.Done(unavailable)
+		for failures := 1; failures < 5; {
+			l := lease(t, p)
+			if l.Endpoint() != ill.Endpoint() {
+				l.Done(accepted)
+				continue
+			}
+			l.Done(unavailable)
+			failures++
+		}
+		time.Sleep(time.Second)
+		shows(t, m,
+			`sluice_pool_ejections_total{cause="streak",pool="apns"} 1`, `sluice_pool_spares{pool="apns",state="open"} 1`,
+			`sluice_pool_endpoints{pool="apns",state="closed"} 3`, `sluice_pool_left_total{pool="apns"} 1`, `sluice_pool_joined_total{pool="apns"} 4`,
+		)
+		if left := scrape(t, m, ill.Endpoint().String()); len(left) > 0 {
+			t.Errorf("an endpoint that left still has series: %q", left)
+		}
+	})
+}
+
+func TestNoTargetTextOrCredentialReachesMetrics(t *testing.T) {
+	const canary = "c4n4ry"
+	m := metrics.New()
+	route := m.Route("shop", push.APNs)
+	n := &push.Notification{
+		ID: canary, App: "shop", Platform: push.APNs, Target: push.Target{Token: canary}, Title: canary, Body: canary, CollapseKey: canary,
+	}
+	secret := push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken", ProviderID: canary, Field: canary, Detail: canary}
+	a := push.Attempt{Endpoint: canary, Outcome: secret}
+	route.Attempted(n, 2, a)
+	route.Gated(n, time.Second, true)
+	route.Gated(n, time.Second, false)
+	route.Denied(n, secret)
+	route.Ended(n, push.Receipt{ID: canary, Outcome: secret, Attempts: []push.Attempt{a}}, time.Second)
+	m.Observe(pool.Event{Pool: "apns", Kind: pool.DialFailed, Endpoint: canary, Reason: canary})
+	if found := scrape(t, m, canary); len(found) > 0 {
+		t.Errorf("told: %q", found)
+	}
+}
+
+func TestTheNamesKeepToPrometheusConventions(t *testing.T) {
+	everything(t, func(t *testing.T, m *metrics.Metrics) {
+		families, err := m.Gatherer().Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		problems, err := promlint.NewWithMetricFamilies(families).Lint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range problems {
+			if strings.HasPrefix(p.Metric, "sluice_") {
+				t.Errorf("%s: %s", p.Metric, p.Text)
+			}
+		}
+	})
+}
+
+func TestCountingAllocatesNothing(t *testing.T) {
+	route := metrics.New().Route("shop", push.APNs)
+	n, a := &push.Notification{}, push.Attempt{Took: time.Millisecond, Outcome: unavailable}
+	r := push.Receipt{Outcome: unregistered, Attempts: []push.Attempt{a}}
+	if allocs := testing.AllocsPerRun(100, func() {
+		route.Attempted(n, 1, a)
+		route.Ended(n, r, time.Millisecond)
+	}); allocs != 0 {
+		t.Errorf("%g allocations for a notification", allocs)
+	}
+}

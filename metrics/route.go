@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/push"
+)
+
+// Bounds of the histograms in seconds: finer where providers answer, and up to what an attempt and a notification may take.
+// They are classic histograms: native buckets cost three times as much for each observation.
+var (
+	attemptBuckets      = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	notificationBuckets = append(attemptBuckets[:len(attemptBuckets):len(attemptBuckets)], 30, 60)
+	waitBuckets         = []float64{.01, .1, 1, 10, 60}
+)
+
+// routeMetrics are what routes tell, each by app and platform.
+type routeMetrics struct {
+	notifications, attempts, retries, denied, refused *prometheus.CounterVec
+	took, attemptTook, waits                          *prometheus.HistogramVec
+}
+
+func newRouteMetrics() routeMetrics {
+	return routeMetrics{
+		notifications: counter("sluice_notifications_total",
+			"Notifications that have ended, by the status and the reason of their receipt.", "app", "platform", "status", "reason"),
+		attempts: counter("sluice_attempts_total",
+			"Attempts that have ended, by their verdict and its reason.", "app", "platform", "verdict", "reason"),
+		retries: counter("sluice_retries_total", "Attempts after the first of their notification.", "app", "platform"),
+		denied: counter("sluice_retries_denied_total",
+			"Retries that the policy wanted and the budget did not grant.", "app", "platform"),
+		refused: counter("sluice_gate_refusals_total",
+			"Times that the gate let an attempt pass neither at once nor in time.", "app", "platform"),
+		took: histogram("sluice_notification_duration_seconds",
+			"Time from a notification's arrival at its route to its end, waits and retries included; misfits are left out.", notificationBuckets),
+		attemptTook: histogram("sluice_attempt_duration_seconds",
+			"Time of an attempt, from its lease to its outcome.", attemptBuckets),
+		waits: histogram("sluice_gate_wait_seconds",
+			"Time that the gate told an attempt to wait before it passes; those that pass at once are left out.", waitBuckets),
+	}
+}
+
+func (m *routeMetrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.notifications, m.attempts, m.retries, m.denied, m.refused, m.took, m.attemptTook, m.waits}
+}
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+}
+
+func histogram(name, help string, buckets []float64) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, []string{"app", "platform"})
+}
+
+// route is the metrics of one route, looked up once.
+type route struct {
+	notifications, attempts  tally
+	retries, denied, refused prometheus.Counter
+	took, attemptTook, waits prometheus.Observer
+}
+
+// Route returns the observer of the route of an app to a platform. It costs about a fifth of a microsecond for each
+// notification.
+func (m *Metrics) Route(app string, platform push.Platform) delivery.Observer {
+	p, from := string(platform), &m.routes
+	labels := prometheus.Labels{"app": app, "platform": p}
+	r := &route{
+		retries: from.retries.WithLabelValues(app, p), denied: from.denied.WithLabelValues(app, p),
+		refused: from.refused.WithLabelValues(app, p), took: from.took.WithLabelValues(app, p),
+		attemptTook: from.attemptTook.WithLabelValues(app, p), waits: from.waits.WithLabelValues(app, p),
+	}
+	r.notifications.init(from.notifications.MustCurryWith(labels), string(push.StatusAccepted))
+	r.attempts.init(from.attempts.MustCurryWith(labels), push.Accepted.String())
+	return delivery.Observer{Attempted: r.attempted, Ended: r.ended, Gated: r.gated, Denied: r.deny}
+}
+
+func (r *route) attempted(_ *push.Notification, number int, a push.Attempt) {
+	r.attempts.add(a.Verdict.String(), a.Reason)
+	r.attemptTook.Observe(a.Took.Seconds())
+	if number > 1 {
+		r.retries.Inc()
+	}
+}
+
+func (r *route) ended(_ *push.Notification, receipt push.Receipt, took time.Duration) {
+	r.notifications.add(string(receipt.Status()), receipt.Reason)
+	if misfit := receipt.Verdict == push.Refused && len(receipt.Attempts) == 0; !misfit {
+		r.took.Observe(took.Seconds())
+	}
+}
+
+func (r *route) gated(_ *push.Notification, wait time.Duration, admitted bool) {
+	if !admitted {
+		r.refused.Inc()
+		return
+	}
+	r.waits.Observe(wait.Seconds())
+}
+
+func (r *route) deny(*push.Notification, push.Outcome) { r.denied.Inc() }

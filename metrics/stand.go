@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/quota"
+)
+
+// reading is one value of something that stands in some way when Prometheus asks.
+type reading[S any] struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	of   func(S) float64
+}
+
+func gauge[S any](name, help string, labels []string, of func(S) float64) reading[S] {
+	return reading[S]{prometheus.NewDesc(name, help, labels, nil), prometheus.GaugeValue, of}
+}
+
+func (r reading[S]) send(to chan<- prometheus.Metric, s S, labels ...string) {
+	to <- prometheus.MustNewConstMetric(r.desc, r.kind, r.of(s), labels...)
+}
+
+var (
+	byPool     = []string{"pool"}
+	byState    = []string{"pool", "state"}
+	byEndpoint = []string{"pool", "endpoint"}
+)
+
+var poolReadings = []reading[pool.Status]{
+	gauge("sluice_pool_ready", "1 if the pool has a live endpoint.", byPool, func(s pool.Status) float64 { return one(s.Ready) }),
+	gauge("sluice_pool_panic", "1 while so many endpoints are ejected that all are used.", byPool, func(s pool.Status) float64 { return one(s.Panic) }),
+	gauge("sluice_pool_size", "Places for endpoints that the pool has.", byPool, func(s pool.Status) float64 { return float64(s.Size) }),
+	gauge("sluice_pool_in_flight", "Attempts that hold a lease.", byPool, func(s pool.Status) float64 { return float64(s.InFlight) }),
+	gauge("sluice_pool_waiting", "Notifications that wait for an endpoint.", byPool, func(s pool.Status) float64 { return float64(s.Waiting) }),
+	{prometheus.NewDesc("sluice_pool_dials_total", "Dials that were begun.", byPool, nil),
+		prometheus.CounterValue, func(s pool.Status) float64 { return float64(s.Dials) }},
+}
+
+var endpointReadings = []reading[pool.EndpointStatus]{
+	gauge("sluice_endpoint_ejected", "1 while the endpoint is ejected and keeps its place for want of another.", byEndpoint,
+		func(e pool.EndpointStatus) float64 { return one(e.State == "open") }),
+	gauge("sluice_endpoint_connections", "Connections to the endpoint.", byEndpoint,
+		func(e pool.EndpointStatus) float64 { return float64(e.Connections) }),
+	gauge("sluice_endpoint_in_flight", "Attempts that hold a lease of the endpoint.", byEndpoint,
+		func(e pool.EndpointStatus) float64 { return float64(e.InFlight) }),
+	gauge("sluice_endpoint_failures", "Failures of the endpoint within its breaker's window.", byEndpoint,
+		func(e pool.EndpointStatus) float64 { return float64(e.Failures) }),
+	gauge("sluice_endpoint_median_seconds", "Median time of the endpoint's answers, lately; 0 while it has given too few.", byEndpoint,
+		func(e pool.EndpointStatus) float64 { return e.LatencyMS / 1000 }),
+}
+
+var gateReadings = []reading[quota.Status]{
+	gauge("sluice_gate_limit", "Configured rate in notifications a second; 0 where none is.", byPool, func(s quota.Status) float64 { return s.Limit }),
+	gauge("sluice_gate_rate", "Rate that the gate allows now, in notifications a second; 0 where no limit is configured.", byPool,
+		func(s quota.Status) float64 { return s.Rate }),
+	gauge("sluice_gate_closed_seconds", "Time until the gate opens again for everything behind it; 0 while it is open.", byPool,
+		func(s quota.Status) float64 { return s.ClosedFor }),
+	gauge("sluice_gate_targets", "Devices and topics that the gate remembers.", byPool, func(s quota.Status) float64 { return float64(s.Targets) }),
+	gauge("sluice_gate_targets_closed", "Devices and topics that the gate lets nothing pass to now.", byPool,
+		func(s quota.Status) float64 { return float64(s.ClosedTargets) }),
+}
+
+var (
+	endpointsDesc = prometheus.NewDesc("sluice_pool_endpoints",
+		"Endpoints with a place in the pool, by the state of their breaker: closed, half-open or open.", byState, nil)
+	sparesDesc = prometheus.NewDesc("sluice_pool_spares",
+		"Known endpoints without a place, by the state of their breaker: closed, half-open or open.", byState, nil)
+)
+
+// stands shows pools and gates as they stand when Prometheus asks.
+type stands struct {
+	mu      sync.Mutex // guards watched
+	watched []watched
+}
+
+type watched struct {
+	pool *pool.Pool
+	gate *quota.Gate
+}
+
+// Watch adds a pool and the gate of its credential, which may be nil. The pool's name must be its own: it is the label
+// pool of both.
+func (m *Metrics) Watch(p *pool.Pool, g *quota.Gate) {
+	m.events.begin(p.Status().Name)
+	m.stands.mu.Lock()
+	defer m.stands.mu.Unlock()
+	m.stands.watched = append(m.stands.watched, watched{p, g})
+}
+
+// Describe names the metrics.
+func (s *stands) Describe(to chan<- *prometheus.Desc) {
+	to <- endpointsDesc
+	to <- sparesDesc
+	for _, r := range poolReadings {
+		to <- r.desc
+	}
+	for _, r := range endpointReadings {
+		to <- r.desc
+	}
+	for _, r := range gateReadings {
+		to <- r.desc
+	}
+}
+
+// Collect gives their values.
+func (s *stands) Collect(to chan<- prometheus.Metric) {
+	s.mu.Lock()
+	all := s.watched
+	s.mu.Unlock()
+	for _, w := range all {
+		w.collect(to)
+	}
+}
+
+func (w watched) collect(to chan<- prometheus.Metric) {
+	status := w.pool.Status()
+	for _, r := range poolReadings {
+		r.send(to, status, status.Name)
+	}
+	for _, e := range status.Endpoints {
+		for _, r := range endpointReadings {
+			r.send(to, e, status.Name, e.Address)
+		}
+	}
+	byBreaker(to, endpointsDesc, status.Name, status.Endpoints)
+	byBreaker(to, sparesDesc, status.Name, status.Spares)
+	gate := w.gate.Status()
+	for _, r := range gateReadings {
+		r.send(to, gate, status.Name)
+	}
+}
+
+// byBreaker counts endpoints by the state of their breaker.
+func byBreaker(to chan<- prometheus.Metric, desc *prometheus.Desc, name string, endpoints []pool.EndpointStatus) {
+	states := map[string]int{"closed": 0, "half-open": 0, "open": 0}
+	for _, e := range endpoints {
+		states[e.State]++
+	}
+	for state, n := range states {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), name, state)
+	}
+}
+
+func one(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
