@@ -17,7 +17,7 @@ import (
 
 // admin is the mock's own face, in plain HTTP: the ledger and the script.
 //
-//	GET    /ledger?service=&endpoint=&token=&apns_id=&reason=&status=&accepted=&after=&limit=
+//	GET    /ledger?service=&endpoint=&token=&apns_id=&reason=&status=&accepted=&after=&limit=&await=&timeout=
 //	GET    /ledger/summary
 //	DELETE /ledger
 //	GET    /script
@@ -62,9 +62,21 @@ type entriesReply struct {
 }
 
 func (a *admin) entries(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r.URL.Query())
+	values := r.URL.Query()
+	n, patience, err := parseAwait(values)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	q, err := parseQuery(values)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	defer cancel()
+	if _, err := a.mock.ledger.Await(ctx, q, n); err != nil {
+		http.Error(w, err.Error(), http.StatusRequestTimeout)
 		return
 	}
 	q.Limit++
@@ -74,6 +86,24 @@ func (a *admin) entries(w http.ResponseWriter, r *http.Request) {
 		found = found[1:]
 	}
 	reply(w, entriesReply{Entries: append([]Entry{}, found...), Truncated: more})
+}
+
+// parseAwait takes await and timeout out of a query: how many entries to wait for, and for how long.
+func parseAwait(v url.Values) (n int, patience time.Duration, err error) {
+	patience = 10 * time.Second
+	if text := v.Get("await"); text != "" {
+		if n, err = strconv.Atoi(text); err != nil || n < 0 {
+			return 0, 0, fmt.Errorf("await: %q is not allowed (a number of entries)", text)
+		}
+	}
+	if text := v.Get("timeout"); text != "" {
+		if patience, err = time.ParseDuration(text); err != nil || patience < 0 || patience > 10*time.Minute {
+			return 0, 0, fmt.Errorf("timeout: %q is not allowed (at most 10m)", text)
+		}
+	}
+	v.Del("await")
+	v.Del("timeout")
+	return n, patience, nil
 }
 
 // parseQuery refuses what it does not know, for a misspelt filter would match everything.
@@ -104,7 +134,7 @@ func parseQuery(v url.Values) (Query, error) {
 		case "limit":
 			q.Limit, err = strconv.Atoi(value)
 		default:
-			return q, fmt.Errorf("%s: no such filter (allowed: service, endpoint, token, apns_id, reason, status, accepted, after, limit)", key)
+			return q, fmt.Errorf("%s: no such filter (allowed: service, endpoint, token, apns_id, reason, status, accepted, after, limit, await, timeout)", key)
 		}
 		if err != nil || q.Limit < 1 || q.Limit > 1_000_000 {
 			return q, fmt.Errorf("%s: %q is not allowed", key, value)

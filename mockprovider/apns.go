@@ -39,6 +39,9 @@ var apnsTokens = map[string]refusal{
 	"fa110503": {503, "ServiceUnavailable"},
 }
 
+// oneEnvironment are the tokens that only the sandbox knows, or only production.
+var oneEnvironment = map[string]string{"5a2db0c0": Sandbox, "5a2db0c1": Production}
+
 // refusal is a status with Apple's reason; the zero value is no refusal.
 type refusal struct {
 	status int
@@ -53,7 +56,7 @@ func (a *apns) find(r *request) {
 		r.token = ""
 	}
 	if strings.HasPrefix(r.path, broadcastPath) {
-		r.token = r.get("apns-channel-id")
+		r.token, r.toMany = r.get("apns-channel-id"), true
 	}
 }
 
@@ -140,7 +143,7 @@ func (a *apns) refuse(p *peer, r *request) refusal {
 	if reason := badHeader(r); reason != "" {
 		return refusal{400, reason}
 	}
-	if refused := badToken(r.token); refused.status != 0 {
+	if refused := badToken(r); refused.status != 0 {
 		return refused
 	}
 	if reason := badTopic(p, r); reason != "" {
@@ -151,7 +154,8 @@ func (a *apns) refuse(p *peer, r *request) refusal {
 
 // badToken checks the grammar, an even number of hex digits for 1 to 100 bytes, and the registry. Apple says that the
 // size of a token may change.
-func badToken(token string) refusal {
+func badToken(r *request) refusal {
+	token := r.token
 	if token == "" {
 		return refusal{400, "MissingDeviceToken"}
 	}
@@ -161,7 +165,11 @@ func badToken(token string) refusal {
 	if len(token) < 8 {
 		return refusal{}
 	}
-	return apnsTokens[strings.ToLower(token[:8])]
+	begin := strings.ToLower(token[:8])
+	if in := oneEnvironment[begin]; in != "" && (in == Sandbox) != r.sandbox() {
+		return refusal{400, "BadDeviceToken"}
+	}
+	return apnsTokens[begin]
 }
 
 // badPayload wants a JSON object of a size that the push type allows.

@@ -25,7 +25,7 @@ func (a *apns) authenticate(p *peer, r *request) refusal {
 		return refusal{403, "MissingProviderToken"}
 	}
 	if authorization != p.known || p.bound == nil {
-		return a.verify(p, authorization)
+		return a.verify(p, authorization, r.sandbox())
 	}
 	if time.Since(p.issued) > tokenAge {
 		return refusal{403, "ExpiredProviderToken"}
@@ -34,7 +34,7 @@ func (a *apns) authenticate(p *peer, r *request) refusal {
 }
 
 // verify reads a token that the connection has not seen before.
-func (a *apns) verify(p *peer, authorization string) refusal {
+func (a *apns) verify(p *peer, authorization string, sandbox bool) refusal {
 	compact, ok := bearer(authorization, "bearer")
 	if !ok {
 		return refusal{403, "InvalidProviderToken"}
@@ -48,6 +48,9 @@ func (a *apns) verify(p *peer, authorization string) refusal {
 	})
 	if key < 0 || !token.signedES256(a.credentials[key].public) {
 		return refusal{403, "InvalidProviderToken"}
+	}
+	if in := a.credentials[key].Environment; in != "" && (in == Sandbox) != sandbox {
+		return refusal{403, "BadEnvironmentKeyInToken"} // documented as BadEnvironmentKeyIdInToken, seen as this
 	}
 	return a.bind(p, authorization, &a.credentials[key], time.Unix(int64(token.Claims.Iat), 0))
 }

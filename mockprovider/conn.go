@@ -20,14 +20,17 @@ import (
 // stream limits that change, GOAWAY with a chosen last stream, silence. One goroutine reads and answers what needs no
 // delay, another writes what has gathered; there is none per stream.
 type conn struct {
-	ep       *endpoint
-	peer     peer
-	raw      *net.TCPConn
-	nc       *tls.Conn
-	ctx      context.Context // ends with the connection
-	cancel   context.CancelFunc
-	kick     chan struct{} // tells the writer that something has gathered
-	requests int           // whole requests so far
+	ep        *endpoint
+	peer      peer
+	raw       *net.TCPConn
+	nc        *tls.Conn
+	ctx       context.Context // ends with the connection
+	cancel    context.CancelFunc
+	kick      chan struct{} // tells the writer that something has gathered
+	requests  int           // whole requests so far
+	heardAt   time.Time     // when the last one came
+	idled     time.Duration // the longest time without one
+	busyUntil time.Time     // when the service will have worked off all, at a service_rate
 
 	// The reader's own.
 	br       *bufio.Reader
@@ -65,7 +68,7 @@ const (
 
 func newConn(e *endpoint, raw *net.TCPConn, number uint64) *conn {
 	c := &conn{
-		ep: e, raw: raw, peer: peer{number: number}, kick: make(chan struct{}, 1), cut: noCut,
+		ep: e, raw: raw, peer: peer{number: number}, kick: make(chan struct{}, 1), cut: noCut, heardAt: time.Now(),
 		streams: map[uint32]*stream{}, credit: connCredit, flow: newFlow(),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

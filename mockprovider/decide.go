@@ -26,12 +26,13 @@ type decision struct {
 // decide lets the service judge r, unless the script keeps it from doing so.
 func (c *conn) decide(r *request) decision {
 	m, e := c.ep.mock, c.ep
+	c.heard()
 	p := m.program.Load()
 	if len(p.rules) == 0 {
 		return decision{answer: e.does.judge(&c.peer, r), processed: true, delay: m.delay(e.service, nil)}
 	}
 	e.does.find(r)
-	met := p.request(m, e, c.peer.number, r.token, c.requests)
+	met := p.request(c, r)
 	if met == nil {
 		return decision{answer: e.does.judge(&c.peer, r), processed: true, delay: m.delay(e.service, nil)}
 	}
@@ -53,11 +54,8 @@ func (c *conn) meet(f *rule, r *request) decision {
 		return d
 	}
 	d.processed = true
-	if f.Status != 0 {
-		d.answer, d.fault = c.ep.does.scripted(r, &f.Fault), "status"
-	} else {
-		d.answer = c.ep.does.judge(&c.peer, r)
-	}
+	d.answer, d.fault = c.meetAnswer(f, r)
+	d.delay += c.line(f.ServiceRate)
 	if f.DropResponse {
 		d.silent, d.fault = true, "drop_response"
 	}
@@ -68,6 +66,35 @@ func (c *conn) meet(f *rule, r *request) decision {
 		d.fault = "delay"
 	}
 	return d
+}
+
+// meetAnswer is what a fault answers, and its name; the service's own answer if it leaves that alone.
+func (c *conn) meetAnswer(f *rule, r *request) (a answer, fault string) {
+	switch {
+	case f.Quota != nil:
+		return f.overQuota(c.ep, r), "quota"
+	case f.Status != 0:
+		return c.ep.does.scripted(r, &f.Fault), "status"
+	case f.ServiceRate > 0:
+		return c.ep.does.judge(&c.peer, r), "service_rate"
+	}
+	return c.ep.does.judge(&c.peer, r), ""
+}
+
+// heard notes for how long the connection had no request.
+func (c *conn) heard() {
+	now := time.Now()
+	c.idled, c.heardAt = max(c.idled, now.Sub(c.heardAt)), now
+}
+
+// line is how long a request waits for those before it, if the connection works off rate requests a second.
+func (c *conn) line(rate float64) time.Duration {
+	if rate == 0 {
+		return 0
+	}
+	begin := later(c.busyUntil, c.heardAt)
+	c.busyUntil = begin.Add(time.Duration(float64(time.Second) / rate))
+	return c.busyUntil.Sub(c.heardAt)
 }
 
 // note enters a request into the ledger.

@@ -24,10 +24,12 @@ type program struct {
 // rule is one fault of a program, with what it has done so far.
 type rule struct {
 	Fault
-	rst   http2.ErrCode
-	seed  maphash.Seed
-	times atomic.Int64
-	begun bool // conduct's own: its effects on standing connections have been applied
+	rst     http2.ErrCode
+	seed    maphash.Seed
+	times   atomic.Int64
+	began   time.Time // the program's
+	buckets buckets
+	begun   bool // conduct's own: its effects on standing connections have been applied
 }
 
 // Play replaces the script, from now on. Faults that act on standing connections act within a moment.
@@ -38,7 +40,7 @@ func (m *Mock) Play(s Script) error {
 			return fmt.Errorf("script: faults[%d].%w", i, err)
 		}
 		code, _ := errCode("", f.RST)
-		p.rules = append(p.rules, &rule{Fault: f, rst: code, seed: maphash.MakeSeed()})
+		p.rules = append(p.rules, &rule{Fault: f, rst: code, seed: maphash.MakeSeed(), began: p.began, buckets: buckets{byKey: map[string]*bucket{}}})
 	}
 	m.program.Store(p)
 	select {
@@ -104,10 +106,11 @@ func (r *rule) due(nth int) bool {
 	return true
 }
 
-// request returns the rule that the nth request of connection number conn meets, or nil.
-func (p *program) request(m *Mock, e *endpoint, conn uint64, token string, nth int) *rule {
+// request returns the rule that the newest request of c meets, or nil.
+func (p *program) request(c *conn, req *request) *rule {
 	for _, r := range p.rules {
-		if r.hitsRequests() && r.concerns(e) && r.now(p.began) && r.about(token) && r.due(nth) && r.hit(m, conn) && r.take() {
+		if r.hitsRequests() && r.concerns(c.ep) && r.now(p.began) && r.about(req.token) && r.due(c.requests) && c.idled >= r.AfterIdle &&
+			r.hit(c.ep.mock, c.peer.number) && r.exceeds(c.ep, req) && r.take() {
 			return r
 		}
 	}

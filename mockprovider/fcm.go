@@ -45,7 +45,7 @@ var fcmTokens = []struct {
 // find leaves faults by token to judge's reading of the message, for it is read only once.
 func (f *fcm) find(r *request) {
 	m, _ := readMessage(r.body)
-	r.token = m.value
+	r.token, r.toMany, r.collapsible = m.value, m.target == "topic" || m.target == "condition", m.collapsible
 }
 
 func (f *fcm) judge(_ *peer, r *request) answer {
@@ -76,6 +76,9 @@ func (f *fcm) scripted(r *request, fault *Fault) answer {
 // named is the error that a fault asks for: by its reason, or else by what its status most often comes with.
 func (f *fcm) named(fault *Fault) *fcmError {
 	reason := or(fault.Reason, fcmReasons[fault.Status])
+	if fault.Quota != nil && fault.Reason == "" {
+		return fcmOverQuota(fault.Quota.Scope)
+	}
 	switch reason {
 	case "RATE_LIMIT_EXCEEDED":
 		return fcmRateLimit()

@@ -134,6 +134,17 @@ func fcmRateLimit() *fcmError {
 	return fcmInfo(429, "RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute'.", "RATE_LIMIT_EXCEEDED")
 }
 
+// fcmOverQuota is the error of a scope: the project's has no FcmError.
+func fcmOverQuota(scope string) *fcmError {
+	switch scope {
+	case perProject:
+		return fcmRateLimit()
+	case perTopic:
+		return fcmQuotaExceeded("topic")
+	}
+	return fcmQuotaExceeded("device")
+}
+
 // answer writes the error as Google does: pretty, with the reason that a client would extract for the ledger.
 func (e *fcmError) answer() answer {
 	body, _ := json.MarshalIndent(struct {

@@ -17,7 +17,8 @@ import (
 type fcmMessage struct {
 	target, value string // token, fid, topic or condition, and what it says
 	validateOnly  bool
-	size          int // bytes of text in data and notification
+	collapsible   bool // it has a collapse_key
+	size          int  // bytes of text in data and notification
 }
 
 // reader walks a body along the schema, keeping the order of its fields, for violations name data by position.
@@ -156,6 +157,9 @@ func (r *reader) note(f *fcmField, path, value string, counted bool) *fcmError {
 	}
 	if f.kind == kindBool && path[0] == 'v' {
 		r.msg.validateOnly = value == "true"
+	}
+	if path == "message.android.collapse_key" || path == "message.android.collapseKey" {
+		r.msg.collapsible = true
 	}
 	if !f.target {
 		return nil

@@ -26,11 +26,20 @@ type Credential struct {
 	KeyID, TeamID string
 	// Topics are the bundle IDs that the key may push to, without the suffixes of push types; default com.example.app.
 	Topics []string
+	// Environment is Production or Sandbox for a key that is good there only; default both. A client speaks to the sandbox
+	// by calling its name, api.sandbox.push.apple.com, wherever the connection goes.
+	Environment string
 	// KeyPEM is the private key, an unencrypted P-256 key in PKCS #8 as Apple's .p8 files are; default made on the spot.
 	KeyPEM []byte
 
 	public *ecdsa.PublicKey
 }
+
+// The environments of APNs.
+const (
+	Production = "production"
+	Sandbox    = "sandbox"
+)
 
 // services that a certificate of the mock is good for, besides localhost.
 var serviceNames = []string{
@@ -86,6 +95,9 @@ func (c Credential) withDefaults(i int) (Credential, error) {
 	c.TeamID = or(c.TeamID, fmt.Sprintf("MOCKTEAM%02d", i+1))
 	if len(c.Topics) == 0 {
 		c.Topics = []string{"com.example.app"}
+	}
+	if c.Environment != "" && c.Environment != Production && c.Environment != Sandbox {
+		return c, fmt.Errorf("mockprovider: Credentials[%d].Environment is %q (allowed: production, sandbox, or nothing for both)", i, c.Environment)
 	}
 	if c.KeyPEM == nil {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -61,11 +61,20 @@ func (m *Mock) delay(service string, r *rule) time.Duration {
 	if l := m.latency[service]; l != (latency{}) {
 		d = l.draw(m)
 	}
-	if r == nil || r.Delay == 0 {
+	if r == nil || r.Delay == 0 && r.RampTo == 0 {
 		return d
+	}
+	if r.RampTo > 0 {
+		return d + r.ramp(time.Since(r.began))
 	}
 	if r.P99 == 0 {
 		return d + r.Delay
 	}
 	return d + logNormal(r.Delay, r.P99, m.normal())
+}
+
+// ramp is the delay at that age of the script.
+func (r *rule) ramp(age time.Duration) time.Duration {
+	done := float64(age-r.From) / float64(r.Until-r.From)
+	return r.Delay + time.Duration(done*float64(r.RampTo-r.Delay))
 }

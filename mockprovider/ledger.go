@@ -67,14 +67,18 @@ type content struct {
 
 // Ledger is what the services received. It is safe for concurrent use.
 type Ledger struct {
-	mu     sync.Mutex
-	size   int
-	ring   []record // grows to size, then the oldest is overwritten
-	total  uint64   // entries since the last Clear, kept or not
-	counts map[*endpoint]*tally
+	mu      sync.Mutex
+	size    int
+	ring    []record // grows to size, then the oldest is overwritten
+	total   uint64   // entries since the last Clear, kept or not
+	counts  map[*endpoint]*tally
+	scopes  map[scopeName]*scopeTally
+	waiters []*waiter
 }
 
-func newLedger(size int) *Ledger { return &Ledger{size: size, counts: map[*endpoint]*tally{}} }
+func newLedger(size int) *Ledger {
+	return &Ledger{size: size, counts: map[*endpoint]*tally{}, scopes: map[scopeName]*scopeTally{}}
+}
 
 // add keeps one record and counts it.
 func (l *Ledger) add(r record) {
@@ -89,6 +93,9 @@ func (l *Ledger) add(r record) {
 		l.ring[l.total%uint64(l.size)] = r
 	}
 	l.total++
+	if len(l.waiters) > 0 {
+		l.tell(&r, l.total)
+	}
 }
 
 // Query selects entries; every member that is left out matches all.
@@ -126,9 +133,18 @@ func (l *Ledger) Entries(q Query) []Entry {
 func (l *Ledger) Count(q Query) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.count(&q)
+}
+
+// count is Count with mu held.
+func (l *Ledger) count(q *Query) int {
 	n := 0
 	for i := range l.ring {
-		if q.matches(&l.ring[i]) {
+		seq := l.total - uint64(i)
+		if seq <= q.After {
+			break
+		}
+		if q.matches(&l.ring[(seq-1)%uint64(l.size)]) {
 			n++
 		}
 	}
@@ -162,6 +178,12 @@ func (l *Ledger) Clear() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ring, l.total = nil, 0
+	clear(l.scopes)
+	for _, w := range l.waiters {
+		if w.missing > 0 {
+			w.missing = w.want
+		}
+	}
 	for _, t := range l.counts {
 		*t = tally{open: t.open, reasons: map[string]uint64{}}
 	}

@@ -99,6 +99,8 @@ type Streams struct {
 //	fa110429…              429 TooManyRequests         <id>:quota…, <id>:ratelimit… 429, with FcmError and without
 //	fa110500…              500 InternalServerError     <id>:internal…               500 INTERNAL
 //	fa110503…              503 ServiceUnavailable      <id>:unavailable…            503 UNAVAILABLE
+//	5a2db0c0…              400 BadDeviceToken, but in the sandbox 200
+//	5a2db0c1…              400 BadDeviceToken in the sandbox
 //
 // An app has the channels that were created at APNsManageAddr, and broadcasts to them are sent where pushes are. Every
 // path under /push/ is a live Web Push subscription, and Subscribe makes those whose messages can be decrypted. What goes wrong otherwise is for Config.Script to say.

@@ -17,10 +17,13 @@ type request struct {
 	method, path, authority string
 	header                  []hpack.HeaderField
 	body                    []byte
-	tooLong                 bool    // the body went on beyond maxBody and was cut
-	token                   string  // what Fault.Token and the ledger call the device token, once the service has found it
-	opened                  *opened // Web Push: what the browser made of the body, if it is known
-	id                      string  // the caller's or the generated apns-id, or FCM's message name
+	tooLong                 bool          // the body went on beyond maxBody and was cut
+	token                   string        // what Fault.Token and the ledger call the device token, once the service has found it
+	toMany                  bool          // it goes to a topic, a condition or a channel
+	collapsible             bool          // FCM: it has a collapse_key
+	wait                    time.Duration // until the quota that it went beyond has room
+	opened                  *opened       // Web Push: what the browser made of the body, if it is known
+	id                      string        // the caller's or the generated apns-id, or FCM's message name
 }
 
 // maxBody is the longest body kept: more than any service takes.

@@ -31,6 +31,9 @@ type Fault struct {
 	Share float64 `yaml:"share,omitempty"`
 	// TokenShare is the part of device tokens that are hit, always the same ones; default 1.
 	TokenShare float64 `yaml:"token_share,omitempty"`
+	// AfterIdle limits it to connections that once had no request for that long, and have stuck in it since. With a Status
+	// of 500 that is a trouble known of APNs, which only a new connection cures.
+	AfterIdle time.Duration `yaml:"after_idle,omitempty"`
 	// Times is how often it goes wrong in all; default without end.
 	Times int `yaml:"times,omitempty"`
 	// From and Until bound it in time, counted from when the script began; default from the start, without end.
@@ -48,6 +51,13 @@ type Fault struct {
 	// Delay holds the answer back by that long. P99, if it is set, makes it log-normal with Delay as its median.
 	Delay time.Duration `yaml:"delay,omitempty"`
 	P99   time.Duration `yaml:"p99,omitempty"`
+	// RampTo lets Delay grow evenly, from its own value at From to this at Until, which then must be set.
+	RampTo time.Duration `yaml:"ramp_to,omitempty"`
+	// ServiceRate is how many requests a second each connection works off, one after the other: what comes faster waits in
+	// line, and its answers come later and later.
+	ServiceRate float64 `yaml:"service_rate,omitempty"`
+	// Quota answers 429 to what goes beyond it.
+	Quota *Quota `yaml:"quota,omitempty"`
 	// DropResponse takes the request, as the ledger shows, and never answers it.
 	DropResponse bool `yaml:"drop_response,omitempty"`
 	// RST refuses the stream unprocessed, with that HTTP/2 error code: REFUSED_STREAM, INTERNAL_ERROR, …
@@ -180,10 +190,14 @@ func (f *Fault) check() error {
 		return fmt.Errorf("until: %v does not come after from, %v", f.Until, f.From)
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
 		return fmt.Errorf("status: %d is out of range (allowed: 200 to 599)", f.Status)
-	case f.Delay < 0 || f.RetryAfter < 0 || f.AcceptDelay < 0 || f.TLSDelay < 0:
+	case f.Delay < 0 || f.RetryAfter < 0 || f.AfterIdle < 0 || f.AcceptDelay < 0 || f.TLSDelay < 0:
 		return errors.New("delay: a duration is negative")
 	case f.P99 != 0 && f.P99 <= f.Delay:
 		return fmt.Errorf("p99: %v is not above delay, %v, the median", f.P99, f.Delay)
+	case f.RampTo != 0 && (f.RampTo < 0 || f.Until == 0 || f.P99 != 0):
+		return errors.New("ramp_to: needs until, and neither p99 nor a negative duration")
+	case f.ServiceRate < 0:
+		return fmt.Errorf("service_rate: %v is negative", f.ServiceRate)
 	case f.MaxStreams < 0:
 		return fmt.Errorf("max_streams: %d is negative", f.MaxStreams)
 	}
@@ -206,11 +220,16 @@ func (f *Fault) checkEffect() error {
 	if f.Reset != nil && (f.Reset.Every < 0 || f.Reset.Processed < 0 || f.Reset.Processed > 1) {
 		return errors.New("reset: every must not be negative, and processed must be 0 to 1")
 	}
+	if f.Quota != nil {
+		if err := f.Quota.check(); err != nil {
+			return err
+		}
+	}
 	if f.Stall != nil && f.Stall.After < 0 {
 		return errors.New("stall: after must not be negative")
 	}
 	if !f.hitsRequests() && !f.hitsConnections() {
-		return errors.New("status: no effect is given (allowed: status, delay, drop_response, rst, goaway, reset, stall, " +
+		return errors.New("status: no effect is given (allowed: status, delay, ramp_to, service_rate, quota, drop_response, rst, goaway, reset, stall, " +
 			"blackhole, max_streams, refuse, accept_delay, tls_delay)")
 	}
 	if f.Token != "" && !f.hitsRequests() {
@@ -221,7 +240,7 @@ func (f *Fault) checkEffect() error {
 
 // hitsRequests is true of a fault that is met by one request at a time.
 func (f *Fault) hitsRequests() bool {
-	return f.Status != 0 || f.Delay != 0 || f.DropResponse || f.RST != "" || f.Stall != nil ||
+	return f.Status != 0 || f.Delay != 0 || f.RampTo != 0 || f.ServiceRate != 0 || f.Quota != nil || f.DropResponse || f.RST != "" || f.Stall != nil ||
 		f.GoAway != nil && f.GoAway.Every > 0 || f.Reset != nil && f.Reset.Every > 0
 }
 

@@ -17,7 +17,8 @@ type Summary struct {
 // ServiceSummary adds up a service's endpoints.
 type ServiceSummary struct {
 	Counts
-	Endpoints map[string]EndpointSummary `json:"endpoints"` // by address
+	Endpoints map[string]EndpointSummary `json:"endpoints"`        // by address
+	Scopes    map[string]ScopeSummary    `json:"scopes,omitempty"` // by the word of Quota.Scope, while quotas are played
 }
 
 // EndpointSummary is one address.
@@ -45,6 +46,60 @@ type Second struct {
 	Unix     int64  `json:"unix"`
 	Requests uint64 `json:"requests"`
 	Accepted uint64 `json:"accepted"`
+	// Throttled were answered 429.
+	Throttled uint64 `json:"throttled,omitempty"`
+}
+
+// ScopeSummary is what the quotas of one scope saw. Quotas of the same scope and service are added up.
+type ScopeSummary struct {
+	Admitted  uint64   `json:"admitted"`
+	Refused   uint64   `json:"refused"`
+	Early     uint64   `json:"early"`      // requests to a bucket whose Retry-After had not passed yet
+	PerSecond []Second `json:"per_second"` // the last hour's seconds with requests, oldest first
+}
+
+type scopeName struct{ service, scope string }
+
+type scopeTally struct {
+	admitted, refused, early uint64
+	seconds                  seconds
+}
+
+// drawn counts one request that a quota was asked about.
+func (l *Ledger) drawn(name scopeName, admitted, early bool, second int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.scopes[name]
+	if t == nil {
+		t = &scopeTally{}
+		l.scopes[name] = t
+	}
+	now := t.seconds.at(second)
+	now.Requests++
+	if admitted {
+		t.admitted++
+		now.Accepted++
+	} else {
+		t.refused++
+		now.Throttled++
+	}
+	if early {
+		t.early++
+	}
+}
+
+// seconds are the newest ones with requests, oldest first.
+type seconds []Second
+
+// at is the last second, which it begins if need be.
+func (s *seconds) at(unix int64) *Second {
+	if n := len(*s); n == 0 || (*s)[n-1].Unix != unix {
+		if n == perSecond {
+			*s = slices.Delete(*s, 0, perSecond/10)
+		}
+		*s = append(*s, Second{Unix: unix})
+	}
+	return &(*s)[len(*s)-1]
 }
 
 // tally counts for one endpoint, under the ledger's lock.
@@ -53,7 +108,7 @@ type tally struct {
 	dials, refused, violations                  uint64
 	open, maxInFlight                           int
 	reasons                                     map[string]uint64
-	seconds                                     []Second
+	seconds                                     seconds
 }
 
 // perSecond is how many seconds are kept.
@@ -70,13 +125,7 @@ func (l *Ledger) tally(e *endpoint) *tally {
 
 // count adds one record.
 func (t *tally) count(r *record, second int64) {
-	if n := len(t.seconds); n == 0 || t.seconds[n-1].Unix != second {
-		if n == perSecond {
-			t.seconds = slices.Delete(t.seconds, 0, perSecond/10)
-		}
-		t.seconds = append(t.seconds, Second{Unix: second})
-	}
-	now := &t.seconds[len(t.seconds)-1]
+	now := t.seconds.at(second)
 	t.requests++
 	now.Requests++
 	if r.accepted {
@@ -84,6 +133,9 @@ func (t *tally) count(r *record, second int64) {
 		now.Accepted++
 	} else if r.reason != "" {
 		t.reasons[r.reason]++
+	}
+	if r.status == 429 {
+		now.Throttled++
 	}
 	if !r.answered {
 		t.unanswered++
@@ -141,6 +193,16 @@ func (l *Ledger) Summary() Summary {
 		service.add(one.Counts)
 		service.Endpoints[e.address()] = one
 		s.Services[e.service] = service
+	}
+	for name, t := range l.scopes {
+		service := s.Services[name.service]
+		if service.Scopes == nil {
+			service.Scopes = map[string]ScopeSummary{}
+		}
+		service.Scopes[name.scope] = ScopeSummary{
+			Admitted: t.admitted, Refused: t.refused, Early: t.early, PerSecond: slices.Clone(t.seconds),
+		}
+		s.Services[name.service] = service
 	}
 	return s
 }
