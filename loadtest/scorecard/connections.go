@@ -52,7 +52,7 @@ func (s *stage) goAwayAmid(m *mockprovider.Mock, g *gateway, n int, slow mockpro
 	}}))
 	got := met.wait()
 	accepted := m.Ledger().AcceptedByID()
-	s.eventually("the pool is full again", 15*time.Second, func() bool { return g.status().full() })
+	s.eventually("the pool is full again", 15*time.Second, func() bool { return g.status().live() == size })
 	cut := 0
 	for _, entry := range m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
 		if entry.Fault == "goaway" && entry.Time.After(got.Began) {

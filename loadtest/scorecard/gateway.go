@@ -51,6 +51,8 @@ type event struct {
 // app is a block of the configuration's apps.
 type app struct{ name, providers string }
 
+func quoted(words []string) string { return "'" + strings.Join(words, "', '") + "'" }
+
 // apnsTo is an app that sends to the mock's APNs with a token key.
 func apnsTo(m *mockprovider.Mock, files mockprovider.Files, more string) string {
 	at := m.Ready(files)
@@ -69,13 +71,16 @@ func (s *stage) gateway(m *mockprovider.Mock, settings string) *gateway {
 const shop = "shop"
 
 // serve starts a gateway for these apps and waits until all its pools are full.
-func (s *stage) serve(settings string, apps ...app) *gateway {
+func (s *stage) serve(settings string, apps ...app) *gateway { return s.open(size, settings, apps...) }
+
+// open starts a gateway and waits until all its pools have so many live endpoints.
+func (s *stage) open(live int, settings string, apps ...app) *gateway {
 	g := s.launch(s.configuration(settings, apps...))
 	s.eventually("the gateway's pools are full", 30*time.Second, func() bool {
 		if g.over() {
 			s.Fatalf("the gateway ended at once: %s", g.lastWords())
 		}
-		return g.address() != "" && g.status().full()
+		return g.address() != "" && g.status().live() >= live
 	})
 	return g
 }
@@ -230,16 +235,30 @@ func (s status) inFlight() (n int) {
 	return n
 }
 
-// full reports whether every pool has all its connections.
-func (s status) full() bool {
-	for _, service := range s.Services {
+// live is how many live endpoints the pool with the fewest has.
+func (s status) live() int {
+	least := 0
+	for i, service := range s.Services {
 		live := 0
 		for _, e := range service.Pool.Endpoints {
 			live += min(e.Connections, 1)
 		}
-		if live < service.Pool.Size {
-			return false
+		if i == 0 || live < least {
+			least = live
 		}
 	}
-	return len(s.Services) > 0
+	return least
+}
+
+// ready reports what /readyz says.
+func (g *gateway) ready() bool {
+	if g.address() == "" {
+		return false
+	}
+	answer, err := client.Get(g.address() + "/readyz")
+	if err != nil {
+		return false
+	}
+	_ = answer.Body.Close()
+	return answer.StatusCode == http.StatusOK
 }

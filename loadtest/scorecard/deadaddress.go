@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluice-push/sluice/loadtest"
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// service is one of three that S05 needs: eight addresses of one name, of which two are dead in a way of their own.
+type service struct {
+	name string
+	port uint16
+	m    *mockprovider.Mock
+	load *load
+	got  loadtest.Results
+}
+
+// standIn is a name that the mock's certificate bears and that is nobody's.
+const standIn = "push.example.net"
+
+// address is one of the addresses of the stand-in, from 1: on Linux all of 127.0.0.0/8 is this machine's.
+func address(i int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 1, byte(i)}) }
+
+func addresses(from, to int) (all []netip.Addr) {
+	for i := from; i <= to; i++ {
+		all = append(all, address(i))
+	}
+	return all
+}
+
+// deadAddresses is S05: DNS names two more addresses, first of all, and none of them is alive. One service does not answer
+// their SYN, one refuses it, and one speaks no TLS there. A third of the load each.
+func deadAddresses(s *stage) {
+	const during = 5 * time.Minute
+	server := s.nameServer(addresses(1, size-2)...)
+	services := []*service{{name: "syn"}, {name: "rst"}, {name: "tls"}}
+	var apps []app
+	for _, one := range services {
+		apps = append(apps, s.standIn(one))
+	}
+	s.dropSYN(services[0].port)
+	garbled := s.garble(services[2].port)
+	g := s.open(size-2, fmt.Sprintf("dns: {servers: ['%s']}", server.addr), apps...)
+	for _, one := range services {
+		count := int(rate / 3 * (calm + during).Seconds())
+		one.load = s.start(g, loadtest.Load{App: one.name, Rate: rate / 3, Count: count, Compose: toDevice})
+	}
+	services[0].load.at(calm)
+	cut := time.Now()
+	server.says.Store(&answer{addrs: append(addresses(size-1, size), addresses(1, size-2)...)})
+	s.judgeDead(g, services, cut, garbled)
+}
+
+func (s *stage) judgeDead(g *gateway, services []*service, cut time.Time, garbled *atomic.Int64) {
+	var before, after loadtest.Samples
+	visits, dials, failed := 0, 0, 0
+	for _, one := range services {
+		e := gather(one.m, one.load.wait(), cut)
+		before, after = append(before, e.calm...), append(after, e.after...)
+		failed += s.failed(e.after, e.accepted)
+		for _, dead := range addresses(size-1, size) {
+			at := netip.AddrPortFrom(dead, one.port).String()
+			attempts, _ := e.after.Visited(at)
+			visits += attempts
+			tried := len(g.since(g.born, "dial_failed", at))
+			s.must(fmt.Sprintf("%s: dials to %s", one.name, dead), fmt.Sprintf("%d (<= 8)", tried), tried > 0 && tried <= 8)
+			dials += tried
+		}
+	}
+	s.none("requests there", visits)
+	s.added("p99", before.Latency(0.99), after.Latency(0.99), 5*time.Millisecond)
+	s.none("failed", failed)
+	atMost(&s.card, "connections that met no TLS", int(garbled.Load()), 2*8)
+	atMost(&s.card, "dials in all", dials, 3*2*8)
+}
+
+// standIn starts a mock on the living addresses of one service, all at one port, and returns the app that sends there.
+func (s *stage) standIn(one *service) app {
+	probe, err := net.Listen("tcp", netip.AddrPortFrom(address(1), 0).String())
+	s.need(err)
+	one.port = probe.Addr().(*net.TCPAddr).AddrPort().Port()
+	s.need(probe.Close())
+	one.m = s.mock(mockprovider.Config{APNsListen: at(addresses(1, size-2), one.port)})
+	files, err := one.m.WriteFiles(s.folder())
+	s.need(err)
+	ready := one.m.Ready(files)
+	return app{one.name, fmt.Sprintf("apns: {url: 'https://%s:%d', ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}",
+		standIn, one.port, ready.CAFile, ready.APNsKeyFile, ready.APNsKeyID, ready.APNsTeamID, ready.APNsTopic)}
+}
+
+// at writes addresses as ip:port.
+func at(addrs []netip.Addr, port uint16) []string {
+	all := make([]string, len(addrs))
+	for i, addr := range addrs {
+		all[i] = netip.AddrPortFrom(addr, port).String()
+	}
+	return all
+}
+
+// dropSYN has the dead addresses pass over every SYN in silence, as a firewall does: their listeners take nobody in and
+// their backlogs are full.
+func (s *stage) dropSYN(port uint16) {
+	for _, where := range at(addresses(size-1, size), port) {
+		hold, err := deafListener(netip.MustParseAddrPort(where))
+		s.need(err)
+		s.Cleanup(hold)
+		for range 4 { // more than the backlog holds; the last ones are passed over already
+			if conn, err := net.DialTimeout("tcp", where, 200*time.Millisecond); err == nil {
+				s.Cleanup(func() { _ = conn.Close() })
+			}
+		}
+		if conn, err := net.DialTimeout("tcp", where, 500*time.Millisecond); err == nil {
+			_ = conn.Close()
+			s.Fatalf("%s still answers SYN: this system's backlog cannot be filled", where)
+		}
+	}
+}
+
+// garble has the dead addresses answer a TLS handshake with nonsense, and counts how often.
+func (s *stage) garble(port uint16) *atomic.Int64 {
+	var count atomic.Int64
+	for _, where := range at(addresses(size-1, size), port) {
+		listener, err := net.Listen("tcp", where)
+		s.need(err)
+		s.Cleanup(func() { _ = listener.Close() })
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				count.Add(1)
+				_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+				_ = conn.Close()
+			}
+		}()
+	}
+	return &count
+}
+
+// deadForGood is S05b: one of eight endpoints dies in service and stays dead for five minutes, and there is no other
+// address to take its place.
+func deadForGood(s *stage) {
+	const during = 5 * time.Minute
+	m := s.mock(mockprovider.Config{Endpoints: size})
+	g := s.gateway(m, "")
+	dead := m.APNsAddrs()[0].String()
+	load := s.offer(g, rate, calm+during, repeated)
+	load.at(calm)
+	cut := s.begin(m, mockprovider.Fault{Service: mockprovider.APNs, Endpoint: dead, Blackhole: true})
+	e := gather(m, load.wait(), cut)
+
+	_, since := load.got.Split(cut)
+	attempts, _ := since.Visited(dead)
+	atMost(&s.card, "its requests", shareOf(attempts, len(since)), 0.005)
+	atMost(&s.card, "in rotation", share(g.inRotation(dead, cut, during).Seconds()/during.Seconds()), 0.02)
+	s.none("failed", s.failed(e.after, e.accepted))
+	s.p99(e, 50*time.Millisecond)
+	s.dials(g, m, mockprovider.APNs)
+}
+
+// inRotation is for how long since the fault an endpoint could be picked: until it was ejected, from a recovery to the
+// next ejection, and while a probe was under way.
+func (g *gateway) inRotation(endpoint string, from time.Time, during time.Duration) (total time.Duration) {
+	changes := g.since(from, "ejected", endpoint)
+	for _, kind := range []string{"probing", "recovered"} {
+		changes = append(changes, g.since(from, kind, endpoint)...)
+	}
+	slices.SortFunc(changes, func(a, b event) int { return a.Time.Compare(b.Time) })
+	in, since := true, from
+	for _, c := range changes {
+		if in {
+			total += c.Time.Sub(since)
+		}
+		in, since = c.kind != "ejected", c.Time
+	}
+	if end := from.Add(during); in && since.Before(end) {
+		total += end.Sub(since)
+	}
+	return total
+}
