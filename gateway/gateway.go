@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/metrics"
 )
 
 // Gateway is a gateway with everything in it. It is made by New, listens from Listen on and serves while Run runs.
@@ -24,6 +25,7 @@ type Gateway struct {
 	cfg      *config.Config
 	log      *slog.Logger
 	services []*service
+	metrics  *metrics.Metrics
 	api      http.Handler
 
 	listener, adminListener net.Listener
@@ -46,7 +48,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	for _, warning := range Warnings(cfg) {
 		log.Warn("config: " + warning)
 	}
-	g := &Gateway{cfg: cfg, log: log, services: built.services}
+	g := &Gateway{cfg: cfg, log: log, services: built.services, metrics: built.metrics}
 	if g.api, err = g.face(built.table); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}

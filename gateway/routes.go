@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/metrics"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/push"
@@ -27,6 +28,7 @@ var (
 // common.
 type builder struct {
 	log      *slog.Logger
+	metrics  *metrics.Metrics
 	servers  []string // to ask for addresses; none: the system's
 	signers  map[string]*apns.Signer
 	accounts map[string]*fcm.Provider
@@ -38,7 +40,7 @@ type builder struct {
 // build makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
 // the configuration that is wrong.
 func build(cfg *config.Config, log *slog.Logger) (*builder, error) {
-	b := &builder{log: log, signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}}
+	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}}
 	for _, server := range cfg.DNS.Servers {
 		b.servers = append(b.servers, server.String())
 	}
@@ -59,6 +61,9 @@ func (b *builder) app(name string, app *config.App) {
 	}
 	if app.WebPush != nil {
 		b.problems = append(b.problems, keyError(path, "webpush", errors.New("this version does not serve Web Push (take the block out)")))
+	}
+	for platform, route := range routes {
+		route.Observer = b.metrics.Route(name, platform)
 	}
 	b.table[name] = routes
 }

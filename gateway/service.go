@@ -7,11 +7,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"net/url"
 	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -75,6 +75,7 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 		return nil, err
 	}
 	b.services = append(b.services, s)
+	b.metrics.Watch(s.pool, s.gate)
 	return s, nil
 }
 
@@ -84,7 +85,7 @@ func (b *builder) newService(path string, cred credential, want settings, roots 
 		return nil, keyError(path, "url", err)
 	}
 	s := &service{
-		name: fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.name), apps: []string{path}, cred: cred, shared: want,
+		name: b.unused(fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.name), path), apps: []string{path}, cred: cred, shared: want,
 		resolver: resolver(base, want.endpoints, b.servers),
 		dial: dialer(wire.Config{
 			Authority: base.Host, TLS: &tls.Config{RootCAs: roots, Certificates: cred.cert},
@@ -92,16 +93,25 @@ func (b *builder) newService(path string, cred credential, want settings, roots 
 		}),
 		budget: budget(want.budget, want.floor), brake: brake(want.floor), gate: gate(want.quota),
 	}
-	if s.pool, err = pool.New(poolConfig(s, want.pool, b.log)); err != nil {
+	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)
 	}
 	return s, nil
 }
 
-func poolConfig(s *service, c config.Pool, log *slog.Logger) pool.Config {
+// unused returns a service's name, with the path of its first block where another has that name already: two accounts of
+// one project are two services.
+func (b *builder) unused(name, path string) string {
+	if slices.ContainsFunc(b.services, func(s *service) bool { return s.name == name }) {
+		return name + " of " + path
+	}
+	return name
+}
+
+func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
 	return pool.Config{
 		Name: s.name, Size: c.Size, Conns: c.Connections, InFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
-		FailFast: c.FailFast, Picker: pickers[c.Picker], Resolver: s.resolver, Dial: s.dial, Logger: log,
+		FailFast: c.FailFast, Picker: pickers[c.Picker], Resolver: s.resolver, Dial: s.dial, Logger: b.log, Observe: b.metrics.Observe,
 		Breaker: pool.Breaker{
 			Consecutive: c.Breaker.Consecutive, FailureRate: float64(c.Breaker.FailureRate), MinOutcomes: c.Breaker.MinOutcomes,
 			Window: c.Breaker.Window, Ejection: c.Breaker.Ejection, MaxEjection: c.Breaker.MaxEjection, Trial: c.Breaker.Trial,

@@ -5,8 +5,6 @@ package gateway
 import (
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/rest"
@@ -58,44 +56,4 @@ func (g *Gateway) notReady() []rest.NotReady {
 		return nil
 	}
 	return missing
-}
-
-// poolMetrics shows the pools to Prometheus as they are when it asks.
-type poolMetrics struct{ gateway *Gateway }
-
-var (
-	endpointsMetric = prometheus.NewDesc("sluice_pool_endpoints", "Endpoints in the pool by the state of their breaker.", []string{"pool", "state"}, nil)
-	inFlightMetric  = prometheus.NewDesc("sluice_pool_in_flight", "Attempts that wait for the provider's answer.", []string{"pool"}, nil)
-	waitingMetric   = prometheus.NewDesc("sluice_pool_waiting", "Notifications that wait for an endpoint.", []string{"pool"}, nil)
-	dialsMetric     = prometheus.NewDesc("sluice_pool_dials_total", "Connections dialled.", []string{"pool"}, nil)
-	readyMetric     = prometheus.NewDesc("sluice_pool_ready", "1 if the pool has a live endpoint.", []string{"pool"}, nil)
-)
-
-// Describe names the metrics.
-func (m poolMetrics) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{endpointsMetric, inFlightMetric, waitingMetric, dialsMetric, readyMetric} {
-		descs <- d
-	}
-}
-
-// Collect gives their values.
-func (m poolMetrics) Collect(metrics chan<- prometheus.Metric) {
-	for _, s := range m.gateway.services {
-		status := s.pool.Status()
-		states := map[string]int{"closed": 0, "half-open": 0, "open": 0}
-		for _, e := range status.Endpoints {
-			states[e.State]++
-		}
-		for state, n := range states {
-			metrics <- prometheus.MustNewConstMetric(endpointsMetric, prometheus.GaugeValue, float64(n), s.name, state)
-		}
-		ready := 0.0
-		if status.Ready {
-			ready = 1
-		}
-		metrics <- prometheus.MustNewConstMetric(inFlightMetric, prometheus.GaugeValue, float64(status.InFlight), s.name)
-		metrics <- prometheus.MustNewConstMetric(waitingMetric, prometheus.GaugeValue, float64(status.Waiting), s.name)
-		metrics <- prometheus.MustNewConstMetric(dialsMetric, prometheus.CounterValue, float64(status.Dials), s.name)
-		metrics <- prometheus.MustNewConstMetric(readyMetric, prometheus.GaugeValue, ready, s.name)
-	}
 }

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/pool"
+)
+
+// TestMetricsAndStatusTellOfABadEndpoint counts the same sends three times: as
+// their callers, as the providers, and as /metrics saw them.
+func TestMetricsAndStatusTellOfABadEndpoint(t *testing.T) {
+	const notifications = 400
+	r := lay(t, mockprovider.Config{
+		Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Endpoint: "3", Status: 503}}},
+	}, "pool: { size: 8 }")
+	bad := r.mock.APNsAddrs()[3].String()
+	until(func() bool { return len(r.gate.Status().Services[0].Pool.Endpoints) == 8 }) // apns comes before fcm
+	each(8, notifications, func(i int) {
+		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"c0ffee%058x","title":"canary"}`, i)); got.Status != "accepted" {
+			t.Errorf("notification %d: %+v", i, got)
+		}
+	})
+	if status, problem := r.post("shop", `{"platform":"apns","token":"c0ffee?","title":"canary"}`); status != http.StatusBadRequest {
+		t.Errorf("a misfit: %d %v", status, problem)
+	}
+
+	failed := r.mock.Ledger().Count(mockprovider.Query{Endpoint: bad})
+	service := fmt.Sprintf("pool=\"apns %s MOCKKEY001\"", r.mock.APNsAddrs()[0])
+	_, text := r.get(r.ops + "/metrics")
+	for _, want := range []string{
+		fmt.Sprintf(`sluice_notifications_total{app="shop",platform="apns",reason="",status="accepted"} %d`, notifications),
+		`sluice_notifications_total{app="shop",platform="apns",reason="InvalidTarget",status="refused"} 1`,
+		`sluice_notifications_total{app="shop",platform="fcm",reason="",status="accepted"} 0`,
+		fmt.Sprintf(`sluice_notification_duration_seconds_count{app="shop",platform="apns"} %d`, notifications),
+		fmt.Sprintf(`sluice_attempts_total{app="shop",platform="apns",reason="",verdict="accepted"} %d`, notifications),
+		fmt.Sprintf(`sluice_attempts_total{app="shop",platform="apns",reason="ServiceUnavailable",verdict="unavailable"} %d`, failed),
+		fmt.Sprintf(`sluice_attempt_duration_seconds_count{app="shop",platform="apns"} %d`, notifications+failed),
+		fmt.Sprintf(`sluice_retries_total{app="shop",platform="apns"} %d`, failed),
+		`sluice_retries_denied_total{app="shop",platform="apns"} 0`,
+		`sluice_pool_ejections_total{cause="streak",` + service + `} 1`,
+		`sluice_pool_connections_opened_total{` + service + `} 8`,
+		`sluice_pool_joined_total{` + service + `} 8`,
+		`sluice_pool_endpoints{` + service + `,state="open"} 1`,
+		`sluice_pool_endpoints{` + service + `,state="closed"} 7`,
+		fmt.Sprintf(`sluice_endpoint_ejected{endpoint=%q,%s} 1`, bad, service),
+		`sluice_gate_closed_seconds{` + service + `} 0`,
+	} {
+		if !strings.Contains(text, want+"\n") {
+			t.Errorf("no line\n%s\namong\n%s", want, only(text, want[:strings.Index(want, "{")]))
+		}
+	}
+	for _, secret := range []string{"c0ffee", "canary", r.key, r.stranger, "Bearer", "eyJ"} {
+		if strings.Contains(text, secret) {
+			t.Errorf("/metrics tells %q:\n%s", secret, only(text, secret))
+		}
+	}
+	if e := r.lastEvent(t, bad); e.Kind != pool.Ejected || !strings.HasPrefix(e.Reason, "5 failures in a row, the last ServiceUnavailable; ejected for ") || e.Time.IsZero() {
+		t.Errorf("the status says last of the bad endpoint: %+v", e)
+	}
+}
+
+// TestTwoAccountsOfOneProjectAreToldApart is for names: a scrape in which two
+// pools had the same would fail as a whole.
+func TestTwoAccountsOfOneProjectAreToldApart(t *testing.T) {
+	s, other := newStreet(t), newStreet(t)
+	elsewhere := strings.Replace(other.fcm(), other.at.FCM, s.at.FCM, 1)
+	h := s.open(t, head+"apps:\n"+s.app("a", s.fcm())+s.app("b", elsewhere))
+	var names []string
+	for _, service := range h.gate.Status().Services {
+		names = append(names, service.Pool.Name)
+	}
+	if len(names) != 2 || names[0] == names[1] || !strings.HasSuffix(names[1], " of apps.b.fcm") {
+		t.Errorf("pools: %q", names)
+	}
+	if status, text := h.get(h.ops + "/metrics"); status != http.StatusOK || strings.Count(text, "\nsluice_pool_ready{") != 2 {
+		t.Errorf("%d with %d pools", status, strings.Count(text, "\nsluice_pool_ready{"))
+	}
+}
+
+// only returns the lines of text with this in them.
+func only(text, with string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, with) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// lastEvent reads from GET /v1/status what happened last to an endpoint.
+func (r road) lastEvent(t *testing.T, address string) (last pool.Event) {
+	t.Helper()
+	request, err := http.NewRequest(http.MethodGet, r.url+"/v1/status", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+r.key)
+	answer, err := r.http.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var status struct {
+		Services []struct{ Pool struct{ Events []pool.Event } }
+	}
+	if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range status.Services {
+		for _, e := range s.Pool.Events {
+			if e.Endpoint == address {
+				last = e
+			}
+		}
+	}
+	return last
+}
