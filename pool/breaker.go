@@ -96,6 +96,7 @@ type circuit struct {
 	state      atomic.Int32  // gobreaker.State, for readers without the lock
 	generation atomic.Uint32 // grows with each change of state
 	probing    atomic.Bool   // the one trial is under way
+	answers    atomic.Uint64 // successes so far
 
 	mu       sync.Mutex // guards the fields below
 	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
@@ -113,6 +114,7 @@ type circuit struct {
 // ticket ties an outcome to the state of the circuit that it began in.
 type ticket struct {
 	generation uint32
+	answers    uint64
 	trial      bool
 }
 
@@ -129,6 +131,7 @@ const (
 // verdict of an outcome, as gobreaker's error.
 var (
 	errFailed   = errors.New("failed")
+	errSilent   = errors.New("silent") // failed, for want of an answer
 	errExcluded = errors.New("excluded") // says nothing about the endpoint
 )
 
@@ -179,7 +182,7 @@ func (c *circuit) wantsProbe() bool { return c.is(gobreaker.StateHalfOpen) && !c
 // enter returns the ticket of a request that is about to be sent, and makes it
 // the trial if one is wanted.
 func (c *circuit) enter() ticket {
-	t := ticket{generation: c.generation.Load()}
+	t := ticket{generation: c.generation.Load(), answers: c.answers.Load()}
 	if !c.wantsProbe() {
 		return t
 	}
@@ -197,8 +200,8 @@ func (c *circuit) enter() ticket {
 	return ticket{generation: c.generation.Load(), trial: true}
 }
 
-// settle books the outcome of a request that entered with t: nil, errFailed or
-// errExcluded. An outcome from before the last change of state is passed over,
+// settle books the outcome of a request that entered with t: nil, errFailed,
+// errSilent or errExcluded. An outcome from before the last change of state is passed over,
 // and so is that of a request that an ejected endpoint was lent in panic.
 func (c *circuit) settle(t ticket, outcome error, why string) change {
 	if outcome == errExcluded && !t.trial {
@@ -212,24 +215,30 @@ func (c *circuit) settle(t ticket, outcome error, why string) change {
 	case t.trial:
 		return c.endTrial(outcome, why)
 	case c.healthy():
-		return c.book(outcome, why)
+		return c.book(t, outcome, why)
 	default:
 		return unchanged
 	}
 }
 
-// book is called under mu, closed.
-func (c *circuit) book(outcome error, why string) change {
+// book is called under mu, closed. A silence counts for the row only if the
+// endpoint has answered nobody since it began: some devices' tokens find no
+// answer on some of Apple's addresses, and as they pile up in flight they are
+// most of what ends there, though it answers all others.
+func (c *circuit) book(t ticket, outcome error, why string) change {
 	done, err := c.breaker.Allow()
 	if err != nil {
 		return unchanged
 	}
 	if outcome == nil {
 		c.streak = 0
+		c.answers.Add(1)
 		done(nil)
 		return unchanged
 	}
-	c.streak++
+	if outcome != errSilent || t.answers == c.answers.Load() {
+		c.streak++
+	}
 	done(outcome)
 	if c.breaker.State() != gobreaker.StateOpen {
 		return unchanged

@@ -52,6 +52,36 @@ func TestASuccessBetweenBreaksTheRow(t *testing.T) {
 	})
 }
 
+func TestSilencesThatBeganBeforeTheLastAnswerMakeNoRow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := push.Outcome{Verdict: push.Unknown, Scope: push.ScopeEndpoint, Reason: string(wire.ResponseTimeout)}
+		h := open(t, 2, pool.Config{})
+		pass(time.Second)
+		var before, after []*pool.Lease
+		for range 10 {
+			before = append(before, h.visit(1))
+		}
+		for range 20 {
+			h.visit(1).Done(accepted)
+		}
+		for range 5 {
+			after = append(after, h.visit(1))
+		}
+		for _, l := range before {
+			l.Done(silent)
+		}
+		if s := h.state(1); s.State != "closed" {
+			t.Errorf("ten silences, while it answered twenty others, made it %s: %s", s.State, s.Reason)
+		}
+		for _, l := range after {
+			l.Done(silent)
+		}
+		if s := h.state(1); s.State != "open" || !strings.HasPrefix(s.Reason, "5 failures in a row") {
+			t.Errorf("five silences since it last answered left it %s: %s", s.State, s.Reason)
+		}
+	})
+}
+
 func TestMoreThanHalfFailedWithinTheWindowOpensTheBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, 2, pool.Config{})

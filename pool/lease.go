@@ -65,6 +65,9 @@ func (p *Pool) settle(l *Lease, o push.Outcome) {
 	switch {
 	case o.EndpointFault():
 		outcome = errFailed
+		if o.HTTP == 0 {
+			outcome = errSilent
+		}
 		l.endpoint.tally.failed.Add(1)
 	case o.EndpointProven():
 		outcome = nil
