@@ -109,12 +109,7 @@ func (c *conn) note(stream uint32, r *request, d decision, answered bool) {
 	if c.ep.apple() && rec.id == "" {
 		rec.id = or(r.get("apns-id"), r.get("apns-request-id"))
 	}
-	if c.ep.mock.cfg.KeepContent {
-		rec.content = contentOf(r.header, r.body)
-	}
-	if rec.opened = r.opened; rec.opened != nil && !c.ep.mock.cfg.KeepContent {
-		rec.opened.plaintext = ""
-	}
+	rec.content = contentOf(r, c.ep.mock.cfg.KeepContent)
 	c.ep.mock.ledger.add(rec)
 }
 

@@ -67,15 +67,20 @@ func TestARequestIsEarlyUntilTheTimeThatWasTold(t *testing.T) {
 }
 
 func TestBucketsAreBounded(t *testing.T) {
-	q := &Quota{Limit: 1, Per: time.Minute}
+	q, now := &Quota{Limit: 1, Per: time.Minute}, time.Now()
 	b := buckets{byKey: map[string]*bucket{}}
-	now := time.Now()
-	for i := range maxBuckets {
-		b.byKey[strconv.Itoa(i)] = &bucket{at: now.Add(-time.Duration(i) * time.Minute)}
+	fill := func(age time.Duration) {
+		for i := range 100 {
+			b.byKey[strconv.Itoa(i)] = &bucket{at: now.Add(-age * time.Duration(i))}
+		}
 	}
-	b.draw(q, "one more", 0, now)
-	if len(b.byKey) > 10 {
-		t.Errorf("%d buckets", len(b.byKey))
+	fill(time.Minute)
+	if b.sweep(q, now, 100); len(b.byKey) != 3 {
+		t.Errorf("%d are kept, want those of the last two minutes", len(b.byKey))
+	}
+	fill(0)
+	if b.sweep(q, now, 100); len(b.byKey) != 0 {
+		t.Errorf("%d are kept of too many that are all in use", len(b.byKey))
 	}
 }
 

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2/hpack"
 )
 
 // Entry is one request as a service saw it. Credentials are never kept.
@@ -51,7 +49,6 @@ type record struct {
 	conn     uint64
 	at       int64
 	content  *content
-	opened   *opened
 	stream   uint32
 	status   uint16
 	accepted bool
@@ -60,9 +57,11 @@ type record struct {
 	pushType, reason, fault string
 }
 
+// content is what most records have none of.
 type content struct {
 	header [][2]string
 	body   string
+	opened
 }
 
 // Ledger is what the services received. It is safe for concurrent use.
@@ -206,19 +205,27 @@ func (r *record) entry(seq uint64) Entry {
 		Time: time.Unix(0, r.at), Path: r.path, Token: r.token, ID: r.id, Topic: r.topic, PushType: r.pushType,
 		Status: int(r.status), Reason: r.reason, Accepted: r.accepted, Answered: r.answered, Fault: r.fault,
 	}
-	if r.opened != nil {
-		e.Plaintext, e.Undecryptable = r.opened.plaintext, r.opened.fault
-	}
-	if r.content != nil {
-		e.Header, e.Body = r.content.header, r.content.body
+	if c := r.content; c != nil {
+		e.Header, e.Body, e.Plaintext, e.Undecryptable = c.header, c.body, c.plaintext, c.fault
 	}
 	return e
 }
 
-// contentOf copies a request's content, without its credentials.
-func contentOf(header []hpack.HeaderField, body []byte) *content {
-	c := &content{body: string(body)}
-	for _, f := range header {
+// contentOf copies a request's content, without its credentials. If content is not kept, only that a browser could not
+// read it is noted.
+func contentOf(r *request, keep bool) *content {
+	if !keep && (r.opened == nil || r.opened.fault == "") {
+		return nil
+	}
+	c := &content{}
+	if r.opened != nil {
+		c.opened = *r.opened
+	}
+	if !keep {
+		return c
+	}
+	c.body = string(r.body)
+	for _, f := range r.header {
 		if f.Name != "authorization" && f.Name != "cookie" {
 			c.header = append(c.header, [2]string{f.Name, f.Value})
 		}

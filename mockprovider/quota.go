@@ -99,7 +99,7 @@ func (b *buckets) draw(q *Quota, key string, tell time.Duration, now time.Time) 
 	defer b.mu.Unlock()
 	one := b.byKey[key]
 	if one == nil {
-		b.sweep(q, now)
+		b.sweep(q, now, maxBuckets)
 		one = &bucket{left: float64(or(q.Burst, q.Limit)), at: now}
 		b.byKey[key] = one
 	}
@@ -144,9 +144,9 @@ func (b *bucket) until(q *Quota, now time.Time) time.Duration {
 	return b.at.Add(q.Per).Sub(now)
 }
 
-// sweep keeps the number of buckets in bounds. mu is held.
-func (b *buckets) sweep(q *Quota, now time.Time) {
-	if len(b.byKey) < maxBuckets {
+// sweep keeps the number of buckets below most. mu is held.
+func (b *buckets) sweep(q *Quota, now time.Time, most int) {
+	if len(b.byKey) < most {
 		return
 	}
 	whole := q.Per * time.Duration(1+or(q.Burst, q.Limit)/q.Limit)
@@ -155,7 +155,7 @@ func (b *buckets) sweep(q *Quota, now time.Time) {
 			delete(b.byKey, key)
 		}
 	}
-	if len(b.byKey) >= maxBuckets {
+	if len(b.byKey) >= most {
 		clear(b.byKey)
 	}
 }
