@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -45,18 +46,36 @@ func (s *sending) admit(ctx context.Context) (cause push.Outcome, ok bool) {
 	if expired(s.n) {
 		return tooLate, false
 	}
-	wait, ok := s.Gate.Admit(s.n, min(s.left(), s.Retry.Patience()))
-	if wait == 0 && ok {
+	patience := min(s.left(), s.Retry.Patience())
+	turn, wait, ok := s.Gate.Admit(s.n, patience)
+	if turn == nil && ok {
 		return push.Outcome{}, true
 	}
 	s.Observer.gated(s.n, wait, ok)
 	if !ok {
 		return overQuota(wait), false
 	}
-	if !sleep(ctx, wait) {
-		return departed(ctx, overQuota(0)), false
+	return s.await(ctx, turn, patience)
+}
+
+// await waits until the turn has come. It may come later than the gate thought:
+// those in a better lane, and apps that were idle, go first.
+func (s *sending) await(ctx context.Context, turn *quota.Turn, patience time.Duration) (cause push.Outcome, ok bool) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-turn.Ready():
+	case <-ctx.Done():
+		turn.Leave()
+		return departed(ctx, overQuota(time.Second)), false
+	case <-timer.C:
+		turn.Leave()
+		if expired(s.n) {
+			return tooLate, false
+		}
+		return overQuota(max(s.Gate.Closed(s.n), time.Second)), false
 	}
-	if wait = s.Gate.Closed(s.n); wait > 0 { // a refusal of others has closed it meanwhile
+	if wait := max(turn.Refused(), s.Gate.Closed(s.n)); wait > 0 { // a refusal of others has closed it meanwhile
 		return overQuota(wait), false
 	}
 	return push.Outcome{}, true

@@ -15,14 +15,14 @@ func Example() {
 	n := &push.Notification{Target: push.Target{Token: "one"}}
 	other := &push.Notification{Target: push.Target{Token: "other"}}
 
-	wait, ok := gate.Admit(n, time.Second)
+	_, wait, ok := gate.Admit(n, time.Second)
 	fmt.Println("one:", ok, wait)
 
 	gate.Learn(n, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
 
-	wait, ok = gate.Admit(n, time.Second)
+	_, wait, ok = gate.Admit(n, time.Second)
 	fmt.Println("one:", ok, wait.Round(time.Second))
-	wait, ok = gate.Admit(other, time.Second)
+	_, wait, ok = gate.Admit(other, time.Second)
 	fmt.Println("other:", ok, wait)
 	// Output:
 	// one: true 0s

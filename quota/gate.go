@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package quota says how much may be sent and in which scope, and learns from
-// refusals. It never sleeps and sends nothing: who is told to wait, waits.
+// Package quota says how much may be sent and in which scope, whose turn it is,
+// and learns from refusals. It never sleeps and sends nothing: who is told to
+// wait, waits.
 package quota
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
@@ -16,14 +18,31 @@ type Config struct {
 	// Total is the limit of everything that goes through the gate. FCM's
 	// default for a project is 600,000 a minute: {Rate: 10000}.
 	Total Limit
+	// Topics is the limit of everything that goes to topics, conditions and
+	// channels together. Google limits how many fan-outs run at a time, which
+	// nobody outside can see; how many are begun a second can be held.
+	Topics Limit
+	// Scopes are limits of the operator's own.
+	Scopes []Scope
 	// Device is the limit of each single device; FCM's for Android is 240 a
 	// minute: {Rate: 4, Burst: 240}.
 	Device Limit
+	// Sustained is the limit of each single device over a longer time; FCM's
+	// for Android is 5,000 an hour: {Rate: 5000. / 3600, Burst: 5000}.
+	Sustained Limit
+	// Collapsible is the limit of what may replace an earlier notification on
+	// one device; FCM's is 20 at once and one in three minutes:
+	// {Rate: 1. / 180, Burst: 20}.
+	Collapsible Limit
 	// Topic is the limit of each single topic, condition or channel.
 	Topic Limit
+	// Weights are the shares of apps that wait at the same time, by name;
+	// default 1 each.
+	Weights map[string]int
 	// Remember is how many devices and topics the gate can tell apart at a
-	// time; default 65536, about 200 bytes each. Beyond it the longest unused
-	// is forgotten, and with it that it was closed.
+	// time; default 65536, about 300 bytes each with one limit and 500 with
+	// three. Beyond it the longest unused is forgotten, and with it that it was
+	// closed.
 	Remember int
 }
 
@@ -37,41 +56,104 @@ type Limit struct {
 	Burst int
 }
 
+// Scope is a limit of the operator's own, for a part of what goes through the
+// gate.
+type Scope struct {
+	// Name is what Status calls it.
+	Name string
+	// Apps and Lanes say what it is for; empty means all.
+	Apps  []string
+	Lanes []push.Lane
+	Limit
+}
+
+func (s *Scope) holds(n *push.Notification) bool {
+	return (len(s.Apps) == 0 || slices.Contains(s.Apps, n.App)) &&
+		(len(s.Lanes) == 0 || slices.Contains(s.Lanes, n.InLane()))
+}
+
 // Gate guards the quotas of one credential. A scope that the provider refuses
 // closes for as long as it says, and no other with it. Several routes may
 // share a gate; a nil one admits everything.
 type Gate struct {
-	total   governor
+	total   *line
+	topics  *line   // nil where there is no such limit
+	scopes  []*line // the operator's
+	all     []*line // total alone: the way of most
 	targets table
 }
 
 // New returns an open gate.
 func New(cfg Config) *Gate {
-	return &Gate{
-		total:   governor{limit: cfg.Total},
-		targets: newTable(cfg),
+	g := &Gate{total: newLine(Scope{Limit: cfg.Total}, cfg.Weights), targets: newTable(cfg)}
+	g.total.pace.learns = true
+	g.all = []*line{g.total}
+	if cfg.Topics.Rate > 0 {
+		g.topics = newLine(Scope{Name: "topics", Limit: cfg.Topics}, cfg.Weights)
 	}
+	for _, s := range cfg.Scopes {
+		g.scopes = append(g.scopes, newLine(s, cfg.Weights))
+	}
+	return g
 }
 
-// Admit asks to make one attempt at n. If ok, a place is taken and the attempt
-// may be made after wait, which is at most patience; whoever waited asks
-// Closed before sending. Otherwise nothing is taken, and wait says how long to
-// stay away. There is waiting for the total only, be it closed or full: a
-// place kept for one device would pass the others by, so who asks for a device
-// or a topic that is closed or has had its share is refused at once.
-func (g *Gate) Admit(n *push.Notification, patience time.Duration) (wait time.Duration, ok bool) {
+func newLine(s Scope, weights map[string]int) *line {
+	return &line{scope: s, weights: weights, pace: governor{limit: s.Limit}}
+}
+
+// Admit asks to make one attempt at n. If ok and there is no turn, a place is
+// taken and the attempt may be made at once. If there is a turn, it stands in
+// line and is likely to come after wait, which is at most patience. Otherwise
+// nothing is taken, and wait says how long to stay away.
+//
+// There is a line for the scopes that many share: the total, the topics and
+// the operator's own. A place kept for one device would pass the others by, so
+// who asks for a device or a topic that is closed or has had its share is
+// refused at once.
+func (g *Gate) Admit(n *push.Notification, patience time.Duration) (turn *Turn, wait time.Duration, ok bool) {
 	if g == nil {
-		return 0, true
+		return nil, 0, true
 	}
-	now := time.Now()
-	held, wait, ok := g.targets.find(n).take(now, 0)
+	held, wait, ok := g.targets.take(n)
 	if !ok {
-		return max(wait, g.total.closed(now)), false
+		return nil, max(wait, g.total.shut()), false
 	}
-	if _, wait, ok = g.total.take(now, patience); !ok {
+	lines := g.lines(n)
+	for len(lines) > 0 && lines[0].open(n) {
+		lines = lines[1:]
+	}
+	if len(lines) == 0 {
+		return nil, 0, true
+	}
+	turn = newTurn(n, lines, patience)
+	turn.mu.Lock()
+	defer turn.mu.Unlock()
+	wait, queued, ok := turn.pass()
+	if !ok {
 		held.giveBack()
 	}
-	return wait, ok
+	if !queued {
+		return nil, wait, ok
+	}
+	return turn, wait, true
+}
+
+// lines returns the lines that n has to pass, the narrowest first.
+func (g *Gate) lines(n *push.Notification) []*line {
+	topics := g.topics != nil && isTopic(n)
+	if !topics && len(g.scopes) == 0 {
+		return g.all
+	}
+	lines := make([]*line, 0, len(g.scopes)+2)
+	for _, l := range g.scopes {
+		if l.scope.holds(n) {
+			lines = append(lines, l)
+		}
+	}
+	if topics {
+		lines = append(lines, g.topics)
+	}
+	return append(lines, g.total)
 }
 
 // Closed returns how long a scope of n stays closed, and 0 if none is.
@@ -79,8 +161,7 @@ func (g *Gate) Closed(n *push.Notification) time.Duration {
 	if g == nil {
 		return 0
 	}
-	now := time.Now()
-	return max(g.total.closed(now), g.targets.find(n).closed(now))
+	return max(g.total.shut(), g.targets.find(n).closed())
 }
 
 // Learn takes note of an attempt's outcome. A Throttled one closes its scope:
@@ -92,33 +173,8 @@ func (g *Gate) Learn(n *push.Notification, o push.Outcome) {
 	}
 	switch o.Scope {
 	case push.ScopeProject, push.ScopeCredential:
-		g.total.refused(time.Now(), o.RetryAfter)
+		g.total.refuse(o.RetryAfter)
 	case push.ScopeDevice, push.ScopeTopic, push.ScopeNone:
-		g.targets.remember(n).refused(time.Now(), o.RetryAfter)
+		g.targets.remember(n).refused(o.RetryAfter)
 	}
-}
-
-// Status is a gate's state at a moment. It names no device and no topic.
-type Status struct {
-	// Limit is the configured rate a second, and Rate the one that the gate
-	// allows now; 0 where none is configured.
-	Limit float64 `json:"limit"`
-	Rate  float64 `json:"rate"`
-	// ClosedFor is how many seconds everything behind the gate still has to wait.
-	ClosedFor float64 `json:"closed_for"`
-	// Targets is how many devices and topics the gate remembers, and
-	// ClosedTargets how many of them are closed.
-	Targets       int `json:"targets"`
-	ClosedTargets int `json:"closed_targets"`
-}
-
-// Status returns the gate's state now.
-func (g *Gate) Status() Status {
-	if g == nil {
-		return Status{}
-	}
-	now := time.Now()
-	s := Status{Limit: g.total.limit.Rate, Rate: g.total.speed(now), ClosedFor: g.total.closed(now).Seconds()}
-	s.Targets, s.ClosedTargets = g.targets.count(now)
-	return s
 }

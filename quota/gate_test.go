@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,7 +36,7 @@ func throttled(scope push.Scope, after time.Duration) push.Outcome {
 // open fails the test unless g admits n at once.
 func open(t *testing.T, g *quota.Gate, n *push.Notification) {
 	t.Helper()
-	if wait, ok := g.Admit(n, 0); !ok || wait != 0 {
+	if _, wait, ok := g.Admit(n, 0); !ok || wait != 0 {
 		t.Errorf("Admit = %v, %v; want at once", wait, ok)
 	}
 }
@@ -43,7 +44,7 @@ func open(t *testing.T, g *quota.Gate, n *push.Notification) {
 // shut fails the test unless g refuses n, and says for how long.
 func shut(t *testing.T, g *quota.Gate, n *push.Notification, want time.Duration) {
 	t.Helper()
-	if wait, ok := g.Admit(n, want-1); ok || wait != want {
+	if _, wait, ok := g.Admit(n, want-1); ok || wait != want {
 		t.Errorf("Admit = %v, %v; want refused for %v", wait, ok, want)
 	}
 	if wait := g.Closed(n); wait != want {
@@ -55,7 +56,7 @@ func TestANilGateAdmitsEverything(t *testing.T) {
 	var g *quota.Gate
 	g.Learn(toToken("a"), throttled(push.ScopeProject, time.Hour))
 	open(t, g, toToken("a"))
-	if g.Closed(toToken("a")) != 0 || g.Status() != (quota.Status{}) {
+	if g.Closed(toToken("a")) != 0 || g.Status().Rate != 0 {
 		t.Error("a nil gate is closed")
 	}
 }
@@ -107,7 +108,7 @@ func TestThePatientWaitForAClosedProjectAndComeOutOneByOne(t *testing.T) {
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 5}})
 		g.Learn(toToken("a"), throttled(push.ScopeProject, 2*time.Second))
 		for i, want := range []time.Duration{2000, 2200, 2400} { // at half the rate
-			if wait, ok := g.Admit(toToken("a"), 5*time.Second); !ok || wait != want*time.Millisecond {
+			if _, wait, ok := g.Admit(toToken("a"), 5*time.Second); !ok || wait != want*time.Millisecond {
 				t.Errorf("number %d: Admit = %v, %v; want to wait %v ms", i, wait, ok, int(want))
 			}
 		}
@@ -118,7 +119,7 @@ func TestNobodyWaitsForADevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quota.New(quota.Config{Device: quota.Limit{Rate: 1}})
 		open(t, g, toToken("a"))
-		if wait, ok := g.Admit(toToken("a"), patient); ok || wait != time.Second {
+		if _, wait, ok := g.Admit(toToken("a"), patient); ok || wait != time.Second {
 			t.Errorf("Admit = %v, %v; want refused for a second", wait, ok)
 		}
 	})
@@ -155,7 +156,7 @@ func TestTheFirstOnesBeyondTheRateArePacedAndNotRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 2}})
 		for i, want := range []time.Duration{0, 0, 100 * time.Millisecond, 200 * time.Millisecond} {
-			if wait, ok := g.Admit(toToken("a"), time.Second); !ok || wait != want {
+			if _, wait, ok := g.Admit(toToken("a"), time.Second); !ok || wait != want {
 				t.Errorf("number %d: Admit = %v, %v; want to wait %v", i, wait, ok, want)
 			}
 		}
@@ -167,7 +168,7 @@ func TestWhoCannotWaitIsToldHowLongAndTakesNoPlace(t *testing.T) {
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10}})
 		open(t, g, toToken("a"))
 		for range 1000 {
-			if wait, ok := g.Admit(toToken("a"), 99*time.Millisecond); ok || wait != 100*time.Millisecond {
+			if _, wait, ok := g.Admit(toToken("a"), 99*time.Millisecond); ok || wait != 100*time.Millisecond {
 				t.Fatalf("Admit = %v, %v; want refused for 100 ms", wait, ok)
 			}
 		}
@@ -180,7 +181,7 @@ func TestOneDevicesFloodTakesNothingFromTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 10}, Device: quota.Limit{Rate: 1, Burst: 2}})
 		for i := range 1000 {
-			if _, ok := g.Admit(toToken("loud"), patient); ok != (i < 2) {
+			if _, _, ok := g.Admit(toToken("loud"), patient); ok != (i < 2) {
 				t.Fatalf("number %d to the loud device: admitted %v", i, ok)
 			}
 		}
@@ -242,7 +243,7 @@ func TestAReopenedScopeHasNoBurst(t *testing.T) {
 		g.Learn(toToken("a"), throttled(push.ScopeProject, time.Minute))
 		time.Sleep(time.Minute)
 		open(t, g, toToken("a"))
-		if wait, ok := g.Admit(toToken("b"), time.Second); !ok || wait != 20*time.Millisecond {
+		if _, wait, ok := g.Admit(toToken("b"), time.Second); !ok || wait != 20*time.Millisecond {
 			t.Errorf("the second after reopening: Admit = %v, %v; want to wait 20 ms", wait, ok)
 		}
 	})
@@ -296,19 +297,41 @@ func anySchedule(t *rapid.T) []arrival {
 
 // play runs the schedule and returns when each admitted one was sent.
 func play(g *quota.Gate, schedule []arrival) (sent []time.Time) {
+	var mu sync.Mutex
+	var all sync.WaitGroup
 	for _, a := range schedule {
 		time.Sleep(a.pause)
 		for i := range a.count {
-			if wait, ok := g.Admit(toToken(fmt.Sprint(i)), a.patience); ok {
-				sent = append(sent, time.Now().Add(wait))
-			}
+			all.Go(func() {
+				if sends(g, toToken(fmt.Sprint(i)), a.patience) {
+					mu.Lock()
+					defer mu.Unlock()
+					sent = append(sent, time.Now())
+				}
+			})
 		}
 		if a.refusal > 0 {
 			g.Learn(toToken("a"), throttled(push.ScopeProject, a.refusal))
 		}
 	}
+	all.Wait()
 	slices.SortFunc(sent, time.Time.Compare)
 	return sent
+}
+
+// sends waits at the gate as a sender does, and returns whether its turn came.
+func sends(g *quota.Gate, n *push.Notification, patience time.Duration) bool {
+	turn, _, ok := g.Admit(n, patience)
+	if turn == nil || !ok {
+		return ok
+	}
+	select {
+	case <-turn.Ready():
+		return turn.Refused() == 0
+	case <-time.After(patience):
+		turn.Leave()
+		return false
+	}
 }
 
 func TestOverAnySecondAtMostRateAndBurstAreSent(t *testing.T) {
@@ -338,7 +361,7 @@ func TestTheWholeQuotaIsUsedUnderThreefoldLoad(t *testing.T) {
 		sent := 0
 		for range 60_000 { // a minute at 3,000 a second, in bunches of three
 			for range 3 {
-				if _, ok := g.Admit(toToken("a"), 500*time.Millisecond); ok {
+				if _, _, ok := g.Admit(toToken("a"), 500*time.Millisecond); ok {
 					sent++
 				}
 			}

@@ -3,7 +3,7 @@
 package quota
 
 import (
-	"sync"
+	"math"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -17,136 +17,134 @@ const (
 	mostClosed = time.Hour
 
 	cut   = 0.5  // what a refusal leaves of the rate
-	floor = 0.05 // the part of its limit that a rate never falls below
-	climb = 0.05 // the part of its limit that a rate regains each second
+	floor = 0.05 // the part of its ceiling that a rate never falls below
+	climb = 0.05 // the part of its ceiling that a rate regains each second
+
+	leastLearned = 10 // a second: below it a rate that nobody configured is not taken for the quota
+	forgiven     = 2  // times the rate at which it was refused, and such a rate is forgotten
 )
 
-// governor lets one scope's notifications through at a rate that it halves
-// when the provider refuses one and raises again step by step. A nil governor
-// lets everything through.
-//
-// A rate.Limiter's SetLimit "may be violated or underutilized" by those who
-// hold a place when it is called. It is never violated here: the rate is cut
-// only together with closing the scope, and whoever holds a place then finds
-// it closed when his time comes.
+// governor is the pace of one scope: a rate that is halved when the provider
+// refuses and rises again step by step, and the time until which the scope is
+// closed. Where no rate is configured, the one at which the provider refused
+// stands in for it until twice as much has gone well. Whoever uses it holds
+// the lock that it lies under, and reads the time under it: the bucket's clock
+// must not go back.
 type governor struct {
-	limit Limit
+	limit  Limit
+	learns bool // takes a rate from refusals where none is configured
 
-	mu      sync.Mutex
-	bucket  *rate.Limiter // made when it is first needed; nil where there is no limit
-	latest  time.Time     // the bucket's clock, which must not go back
-	opens   time.Time     // closed until then
-	slowed  float64       // the rate after a refusal; 0 when it is the limit's
-	changed time.Time     // when slowed was last touched
+	bucket   *rate.Limiter // nil until a rate is known
+	opens    time.Time     // closed until then
+	reopened bool          // has been closed, and nobody has asked since
+	slowed   float64       // the rate after a refusal; 0 when it is the limit's
+	ceiling  float64       // what it was slowed from, and climbs back to
+	changed  time.Time     // when slowed was last touched
+	seen     meter
 }
 
-// place is what take hands out. Its zero value is a place that costs nothing.
-type place struct {
-	governor *governor
-	token    *rate.Reservation
-	at       time.Time // the bucket's time when it was taken
+// take lets one through, or returns false.
+func (g *governor) take(now time.Time) bool {
+	if now.Before(g.opens) {
+		return false
+	}
+	bucket := g.filled(now)
+	if bucket != nil && !bucket.AllowN(now, 1) {
+		return false
+	}
+	if g.learns {
+		g.seen.count(now)
+	}
+	return true
 }
 
-// take takes a place that comes up within patience and returns how long until
-// then; or it takes nothing and returns how long the scope is closed or full.
-func (g *governor) take(now time.Time, patience time.Duration) (p place, wait time.Duration, ok bool) {
-	if g == nil {
-		return place{}, 0, true
+// wait returns how long it takes until count in a row could be let through.
+func (g *governor) wait(now time.Time, count int) time.Duration {
+	closed := g.closed(now)
+	bucket := g.filled(now.Add(closed))
+	if bucket == nil {
+		return closed
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.latest = later(g.latest, later(now, g.opens))
-	wait = max(g.opens.Sub(now), 0)
-	if g.limit.Rate > 0 {
-		p = place{governor: g, token: g.filled(g.latest).ReserveN(g.latest, 1), at: g.latest}
-		wait += p.token.DelayFrom(g.latest)
-	}
-	if wait > patience {
-		p.returned()
-		return place{}, wait, false
-	}
-	return p, wait, true
+	return closed + shortage(bucket, now.Add(closed), count)
 }
 
-// giveBack returns a place that was just taken and will not be used.
-func (p place) giveBack() {
-	if p.governor == nil {
-		return
+// shortage returns how long it takes until the bucket holds so many tokens.
+func shortage(bucket *rate.Limiter, now time.Time, count int) time.Duration {
+	missing := float64(count) - bucket.TokensAt(now)
+	if missing <= 0 {
+		return 0
 	}
-	p.governor.mu.Lock()
-	defer p.governor.mu.Unlock()
-	p.returned()
+	return time.Duration(math.Round(missing / float64(bucket.Limit()) * float64(time.Second)))
 }
 
-// returned is giveBack for those who hold the governor's mu.
-func (p place) returned() {
-	if p.token != nil {
-		p.token.CancelAt(p.at)
-	}
-}
+// closed returns how long the scope stays closed.
+func (g *governor) closed(now time.Time) time.Duration { return max(g.opens.Sub(now), 0) }
 
-// filled returns the bucket with its rate of that moment. g.mu is held.
+// filled returns the bucket with its rate of that moment, nil where nothing
+// limits it. A scope that has been closed opens with one token at the most, so
+// that nobody bursts into a quota that has only just come back.
 func (g *governor) filled(at time.Time) *rate.Limiter {
 	limit := rate.Limit(g.rate(at))
+	if limit == 0 {
+		g.bucket = nil
+		return nil
+	}
 	if g.bucket == nil {
-		g.bucket = rate.NewLimiter(limit, g.limit.burst())
+		g.bucket = rate.NewLimiter(limit, g.burst())
+		g.bucket.AllowN(at, 0) // its clock begins here
 	}
 	if g.bucket.Limit() != limit {
 		g.bucket.SetLimitAt(at, limit)
 	}
+	if g.reopened {
+		g.reopened = false
+		g.bucket.AllowN(at, max(int(g.bucket.TokensAt(at))-1, 0))
+	}
 	return g.bucket
 }
 
+// burst is the configured one, or that of the rate that was learned.
+func (g *governor) burst() int {
+	if g.limit.Rate > 0 {
+		return g.limit.burst()
+	}
+	return Limit{Rate: g.ceiling}.burst()
+}
+
 // refused closes the scope and slows it down. The refusals of all that was in
-// flight together count as one. It opens with one token in its bucket at the
-// most, so that nobody bursts into a quota that has only just come back, and
-// those who hold a later place are counted.
+// flight together count as one.
 func (g *governor) refused(now time.Time, wait time.Duration) {
-	opens := now.Add(min(max(wait, leastClosed), mostClosed))
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.opens.After(now) && g.limit.Rate > 0 {
-		g.slowed = max(g.rate(now)*cut, g.limit.Rate*floor)
+	if g.closed(now) == 0 {
+		g.slow(now)
 	}
-	g.opens = later(g.opens, opens)
-	g.changed = g.opens
-	g.latest = later(g.latest, g.opens)
-	if g.limit.Rate <= 0 {
-		return
-	}
-	bucket := g.filled(g.latest)
-	if surplus := int(bucket.TokensAt(g.latest)) - 1; surplus > 0 {
-		bucket.AllowN(g.latest, surplus)
-	}
+	g.opens = later(g.opens, now.Add(min(max(wait, leastClosed), mostClosed)))
+	g.changed, g.reopened = g.opens, true
 }
 
-// closed returns how long the scope stays closed.
-func (g *governor) closed(now time.Time) time.Duration {
-	if g == nil {
-		return 0
+func (g *governor) slow(now time.Time) {
+	current := g.rate(now)
+	g.ceiling = g.limit.Rate
+	if g.limit.Rate == 0 && g.learns {
+		g.ceiling = max(g.seen.perSecond(now), leastLearned)
+		current = g.ceiling
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return max(g.opens.Sub(now), 0)
+	g.slowed = max(current*cut, g.ceiling*floor)
 }
 
-// speed returns the rate that the scope has now.
-func (g *governor) speed(now time.Time) float64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.rate(now)
-}
-
-// rate returns the rate after what it has regained by now. g.mu is held.
+// rate returns the rate after what it has regained by now, 0 where there is none.
 func (g *governor) rate(now time.Time) float64 {
 	if g.slowed == 0 {
 		return g.limit.Rate
 	}
 	if passed := now.Sub(g.changed); passed > 0 {
-		g.slowed += g.limit.Rate * climb * passed.Seconds()
+		g.slowed += g.ceiling * climb * passed.Seconds()
 		g.changed = now
 	}
-	if g.slowed >= g.limit.Rate {
+	whole := g.ceiling
+	if g.limit.Rate == 0 {
+		whole *= forgiven
+	}
+	if g.slowed >= whole {
 		g.slowed = 0
 		return g.limit.Rate
 	}
@@ -159,6 +157,33 @@ func (l Limit) burst() int {
 		return l.Burst
 	}
 	return max(1, int(l.Rate/10))
+}
+
+// meter measures a rate over the last second.
+type meter struct {
+	began       time.Time
+	before, now float64
+}
+
+func (m *meter) count(now time.Time) {
+	m.roll(now)
+	m.now++
+}
+
+func (m *meter) roll(now time.Time) {
+	switch passed := now.Sub(m.began); {
+	case passed < time.Second:
+	case passed < 2*time.Second:
+		m.began, m.before, m.now = m.began.Add(time.Second), m.now, 0
+	default:
+		*m = meter{began: now}
+	}
+}
+
+// perSecond returns the greater of this second's count and the last one's.
+func (m *meter) perSecond(now time.Time) float64 {
+	m.roll(now)
+	return max(m.before, m.now)
 }
 
 func later(a, b time.Time) time.Time {

@@ -9,41 +9,54 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/sluice-push/sluice/push"
 )
 
-// table holds the governors of single devices and topics: of those that are
+// table holds the quotas of single devices and topics: of those that are
 // limited or closed, the ones used last. It knows them by a hash, so that no
 // token stays in memory.
 type table struct {
-	device, topic Limit
-	most          int
-	seed          maphash.Seed
+	cfg  Config
+	most int
+	seed maphash.Seed
 
 	mu     sync.Mutex
-	known  map[uint64]*list.Element // of *entry
+	known  map[uint64]*list.Element // of *target
 	recent list.List                // the one used last in front
 }
 
-type entry struct {
+// target is one device or topic. Each of its buckets can refuse on its own.
+type target struct {
 	key uint64
-	governor
+
+	mu       sync.Mutex
+	pace     governor
+	sustain  *rate.Limiter // over a longer time; made when it is first needed
+	collapse *rate.Limiter // of what replaces what went before
+}
+
+// place is what take hands out. Its zero value is a place that costs nothing.
+type place struct {
+	target *target
+	tokens [3]*rate.Reservation
+	at     time.Time
 }
 
 func newTable(cfg Config) table {
 	return table{
-		device: cfg.Device,
-		topic:  cfg.Topic,
-		most:   cmp.Or(cfg.Remember, 1<<16),
-		seed:   maphash.MakeSeed(),
-		known:  make(map[uint64]*list.Element),
+		cfg:   cfg,
+		most:  cmp.Or(cfg.Remember, 1<<16),
+		seed:  maphash.MakeSeed(),
+		known: make(map[uint64]*list.Element),
 	}
 }
 
-// find returns the governor of n's target, or nil where nothing limits it and
-// nothing is known against it.
-func (t *table) find(n *push.Notification) *governor {
-	if t.limit(n).Rate > 0 {
+// find returns n's target, or nil where nothing limits it and nothing is known
+// against it.
+func (t *table) find(n *push.Notification) *target {
+	if t.limited(n) {
 		return t.remember(n)
 	}
 	t.mu.Lock()
@@ -56,23 +69,22 @@ func (t *table) find(n *push.Notification) *governor {
 		return nil
 	}
 	t.recent.MoveToFront(element)
-	return &element.Value.(*entry).governor
+	return element.Value.(*target)
 }
 
-// remember returns the governor of n's target, and makes room for it if it is
-// new.
-func (t *table) remember(n *push.Notification) *governor {
+// remember returns n's target, and makes room for it if it is new.
+func (t *table) remember(n *push.Notification) *target {
 	key := t.key(n)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	element, ok := t.known[key]
 	if !ok {
 		t.forgetOldest()
-		element = t.recent.PushFront(&entry{key: key, governor: governor{limit: t.limit(n)}})
+		element = t.recent.PushFront(&target{key: key, pace: governor{limit: t.limit(n)}})
 		t.known[key] = element
 	}
 	t.recent.MoveToFront(element)
-	return &element.Value.(*entry).governor
+	return element.Value.(*target)
 }
 
 // forgetOldest makes room for one more. t.mu is held.
@@ -82,28 +94,127 @@ func (t *table) forgetOldest() {
 	}
 	oldest := t.recent.Back()
 	t.recent.Remove(oldest)
-	delete(t.known, oldest.Value.(*entry).key)
+	delete(t.known, oldest.Value.(*target).key)
 }
 
 // count returns how many targets are known, and how many of them are closed.
-func (t *table) count(now time.Time) (known, closed int) {
+func (t *table) count() (known, closed int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, element := range t.known {
-		if element.Value.(*entry).closed(now) > 0 {
+		if element.Value.(*target).closed() > 0 {
 			closed++
 		}
 	}
 	return len(t.known), closed
 }
 
+// take takes a place of n's target, or says how long it is closed or has had
+// its share.
+func (t *table) take(n *push.Notification) (p place, wait time.Duration, ok bool) {
+	one := t.find(n)
+	if one == nil {
+		return place{}, 0, true
+	}
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	now := time.Now()
+	buckets := t.buckets(one, n, now)
+	wait = one.pace.closed(now)
+	for _, b := range buckets {
+		if b != nil {
+			wait = max(wait, shortage(b, now, 1))
+		}
+	}
+	if wait > 0 {
+		return place{}, wait, false
+	}
+	p = place{target: one, at: now}
+	for i, b := range buckets {
+		if b != nil {
+			p.tokens[i] = b.ReserveN(now, 1)
+		}
+	}
+	return p, 0, true
+}
+
+// buckets returns those of the target that n has to find a token in.
+// one.mu is held.
+func (t *table) buckets(one *target, n *push.Notification, now time.Time) (buckets [3]*rate.Limiter) {
+	buckets[0] = one.pace.filled(now)
+	if isTopic(n) {
+		return buckets
+	}
+	if limit := t.cfg.Sustained; limit.Rate > 0 {
+		buckets[1] = made(&one.sustain, limit)
+	}
+	if limit := t.cfg.Collapsible; limit.Rate > 0 && n.Collapsible() {
+		buckets[2] = made(&one.collapse, limit)
+	}
+	return buckets
+}
+
+// made returns the bucket, and makes it if it is the first time.
+func made(bucket **rate.Limiter, limit Limit) *rate.Limiter {
+	if *bucket == nil {
+		*bucket = rate.NewLimiter(rate.Limit(limit.Rate), limit.burst())
+	}
+	return *bucket
+}
+
+// giveBack returns a place that was just taken and will not be used.
+func (p place) giveBack() {
+	if p.target == nil {
+		return
+	}
+	p.target.mu.Lock()
+	defer p.target.mu.Unlock()
+	for _, token := range p.tokens {
+		if token != nil {
+			token.CancelAt(p.at)
+		}
+	}
+}
+
+// closed returns how long the target stays closed.
+func (t *target) closed() time.Duration {
+	if t == nil {
+		return 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pace.closed(time.Now())
+}
+
+// refused closes the target.
+func (t *target) refused(wait time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pace.refused(time.Now(), wait)
+}
+
+func (t *table) limited(n *push.Notification) bool {
+	if isTopic(n) {
+		return t.cfg.Topic.Rate > 0
+	}
+	return t.cfg.Device.Rate > 0 || t.cfg.Sustained.Rate > 0 || (t.cfg.Collapsible.Rate > 0 && n.Collapsible())
+}
+
 // limit returns the limit that each target of n's kind has.
 func (t *table) limit(n *push.Notification) Limit {
+	if isTopic(n) {
+		return t.cfg.Topic
+	}
+	return t.cfg.Device
+}
+
+// isTopic reports whether n goes to many devices at once.
+func isTopic(n *push.Notification) bool {
 	switch n.Kind() {
 	case push.ToTopic, push.ToCondition, push.ToChannel:
-		return t.topic
+		return true
 	default:
-		return t.device
+		return false
 	}
 }
 

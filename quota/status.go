@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package quota
+
+// Status is a gate's state at a moment. It names no device and no topic.
+type Status struct {
+	// Limit is the configured rate a second, and Rate the one that the gate
+	// allows now; 0 where there is none.
+	Limit float64 `json:"limit"`
+	Rate  float64 `json:"rate"`
+	// ClosedFor is how many seconds everything behind the gate still has to wait.
+	ClosedFor float64 `json:"closed_for"`
+	// Waiting is who stands in line.
+	Waiting Waiting `json:"waiting"`
+	// Targets is how many devices and topics the gate remembers, and
+	// ClosedTargets how many of them are closed.
+	Targets       int `json:"targets"`
+	ClosedTargets int `json:"closed_targets"`
+	// Scopes are the topics together and those of the operator.
+	Scopes []ScopeStatus `json:"scopes,omitempty"`
+}
+
+// ScopeStatus is one scope's part of a Status.
+type ScopeStatus struct {
+	Name      string  `json:"name"`
+	Limit     float64 `json:"limit"`
+	Rate      float64 `json:"rate"`
+	ClosedFor float64 `json:"closed_for"`
+	Waiting   Waiting `json:"waiting"`
+}
+
+// Waiting counts notifications in line, by lane.
+type Waiting struct {
+	Critical int `json:"critical"`
+	Normal   int `json:"normal"`
+	Bulk     int `json:"bulk"`
+}
+
+// Status returns the gate's state now.
+func (g *Gate) Status() Status {
+	if g == nil {
+		return Status{}
+	}
+	total := g.total.status()
+	s := Status{Limit: total.Limit, Rate: total.Rate, ClosedFor: total.ClosedFor, Waiting: total.Waiting}
+	s.Targets, s.ClosedTargets = g.targets.count()
+	if g.topics != nil {
+		s.Scopes = append(s.Scopes, g.topics.status())
+	}
+	for _, l := range g.scopes {
+		s.Scopes = append(s.Scopes, l.status())
+	}
+	return s
+}
