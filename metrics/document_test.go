@@ -50,7 +50,7 @@ var groups = []struct {
 	title    string
 	prefixes []string
 }{
-	{"Notifications and attempts", []string{"sluice_notification", "sluice_attempt", "sluice_retries"}},
+	{"Notifications and attempts", []string{"sluice_notification", "sluice_attempt", "sluice_retries", "sluice_brake"}},
 	{"Gates", []string{"sluice_gate"}},
 	{"Pools", []string{"sluice_pool"}},
 	{"Endpoints", []string{"sluice_endpoint"}},

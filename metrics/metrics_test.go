@@ -40,11 +40,13 @@ func TestAttemptsAreCountedByVerdictAndReasonAndRetriesBesides(t *testing.T) {
 	tell(route, unavailable, unavailable, accepted)
 	tell(route, accepted)
 	route.Denied(&push.Notification{}, unavailable)
+	route.Held(&push.Notification{})
 	shows(t, m,
 		`sluice_attempts_total{app="shop",platform="apns",reason="",verdict="accepted"} 2`,
 		`sluice_attempts_total{app="shop",platform="apns",reason="ServiceUnavailable",verdict="unavailable"} 2`,
 		`sluice_retries_total{app="shop",platform="apns"} 2`,
 		`sluice_retries_denied_total{app="shop",platform="apns"} 1`,
+		`sluice_brake_held_total{app="shop",platform="apns"} 1`,
 		`sluice_attempt_duration_seconds_bucket{app="shop",platform="apns",le="0.01"} 0`,
 		`sluice_attempt_duration_seconds_bucket{app="shop",platform="apns",le="0.025"} 4`,
 		`sluice_notification_duration_seconds_bucket{app="shop",platform="apns",le="0.05"} 1`,
@@ -52,10 +54,13 @@ func TestAttemptsAreCountedByVerdictAndReasonAndRetriesBesides(t *testing.T) {
 	)
 }
 
-func TestMisfitsAreCountedButDoNotBlurTheDurations(t *testing.T) {
+func TestWhatWasNeverAttemptedIsCountedButDoesNotBlurTheDurations(t *testing.T) {
 	m := metrics.New()
-	m.Route("shop", push.APNs).Ended(&push.Notification{}, push.Receipt{Outcome: misfit}, time.Microsecond)
+	route := m.Route("shop", push.APNs)
+	route.Ended(&push.Notification{}, push.Receipt{Outcome: misfit}, time.Microsecond)
+	route.Ended(&push.Notification{}, push.Receipt{Outcome: push.Outcome{Verdict: push.Throttled, Reason: "GATE_CLOSED"}}, time.Microsecond)
 	shows(t, m,
+		`sluice_notifications_total{app="shop",platform="apns",reason="GATE_CLOSED",status="throttled"} 1`,
 		`sluice_notifications_total{app="shop",platform="apns",reason="BadDeviceToken",status="refused"} 1`,
 		`sluice_notification_duration_seconds_count{app="shop",platform="apns"} 0`,
 	)
@@ -189,6 +194,7 @@ func TestNoTargetTextOrCredentialReachesMetrics(t *testing.T) {
 	route.Gated(n, time.Second, true)
 	route.Gated(n, time.Second, false)
 	route.Denied(n, secret)
+	route.Held(n)
 	route.Ended(n, push.Receipt{ID: canary, Outcome: secret, Attempts: []push.Attempt{a}}, time.Second)
 	m.Observe(pool.Event{Pool: "apns", Kind: pool.DialFailed, Endpoint: canary, Reason: canary})
 	if found := scrape(t, m, canary); len(found) > 0 {
