@@ -69,17 +69,23 @@ type FCM struct {
 	Quota  Allowance `name:"quota" inherit:"Quota.FCM"`
 }
 
-// WebPush is an app's access to the browsers' push services. This version reads it and refuses
-// to start with it, for it does not serve Web Push yet.
+// WebPush is an app's access to the browsers' push services.
 type WebPush struct {
-	// The VAPID private key in PEM. Browsers tie their subscriptions to it: lose it, and all of them are lost.
+	// The VAPID private key in PEM, as `gateway key vapid` makes it, or in base64url. Browsers tie their subscriptions to
+	// it: lose it, and all of them are lost.
 	VAPIDKeyFile File `name:"vapid_key_file" required:"true"`
 	// How a push service reaches you when something is wrong: mailto: or https:.
 	Subject string `name:"subject" required:"true" allowed:"/^(mailto:|https://).+$/a contact that starts with mailto: or https://"`
+	// Hosts that subscriptions may name: a name, or *. and a name for all below it, or * for every public host. Strangers
+	// choose among these what the gateway calls.
+	Services []string `name:"services" default:"fcm.googleapis.com,*.push.services.mozilla.com,*.push.apple.com,*.notify.windows.com" allowed:"/^(\\*|(\\*\\.)?[a-z0-9-]+(\\.[a-z0-9-]+)+)$/a host name in lower case, *. and one, or *"`
 	// The only push service to call, for a stand-in such as a mock. Empty calls the service that each subscription names.
 	URL Base `name:"url"`
+	// Addresses to use instead of asking DNS for the URL's host, as ip:port. For development and tests.
+	Endpoints []Endpoint `name:"endpoints"`
 	// Roots to trust instead of the system's, in PEM. For stand-ins.
 	CAFile File      `name:"ca_file"`
+	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`
 	Quota  Allowance `name:"quota" inherit:"Quota.WebPush"`
 }

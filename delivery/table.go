@@ -12,9 +12,18 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Table finds the route of a notification: by app, then by platform. It is
+// Carrier carries the notifications of one app and platform. A Route is one;
+// another has a route for each service that its notifications name.
+type Carrier interface {
+	Send(ctx context.Context, n *push.Notification) push.Receipt
+	Check(n *push.Notification) error
+}
+
+var _ Carrier = (*Route)(nil)
+
+// Table finds who carries a notification: by app, then by platform. It is
 // filled once and then only read.
-type Table map[string]map[push.Platform]*Route
+type Table map[string]map[push.Platform]Carrier
 
 // Send carries n down its route. Without one it is refused, naming what the
 // app is configured for.
@@ -36,7 +45,7 @@ func (t Table) Check(n *push.Notification) error {
 	return route.Check(n)
 }
 
-func (t Table) route(n *push.Notification) (*Route, error) {
+func (t Table) route(n *push.Notification) (Carrier, error) {
 	if route, ok := t[n.App][n.Platform]; ok {
 		return route, nil
 	}

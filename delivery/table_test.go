@@ -31,7 +31,7 @@ func TestANotificationGoesDownItsAppsRoute(t *testing.T) {
 }
 
 func TestWithoutARouteItIsRefusedNamingWhatThereIs(t *testing.T) {
-	table := delivery.Table{"shop": {push.FCM: {}, push.APNs: {}}}
+	table := delivery.Table{"shop": {push.FCM: nil, push.APNs: nil}}
 	for _, c := range []struct {
 		app    string
 		detail string

@@ -35,6 +35,9 @@ func (g *Gateway) Checks() []Check {
 			Check{s.apps[0], s.authorized},
 			Check{s.apps[0], s.reachable})
 	}
+	for _, o := range g.origins {
+		checks = append(checks, o.checks()...)
+	}
 	return checks
 }
 
@@ -109,6 +112,9 @@ func secretFiles(app *config.App) (files []secretFile) {
 	}
 	if app.FCM != nil {
 		files = append(files, secretFile{"fcm.service_account_file", app.FCM.ServiceAccountFile})
+	}
+	if app.WebPush != nil {
+		files = append(files, secretFile{"webpush.vapid_key_file", app.WebPush.VAPIDKeyFile})
 	}
 	return files
 }

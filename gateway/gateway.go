@@ -25,6 +25,7 @@ type Gateway struct {
 	cfg      *config.Config
 	log      *slog.Logger
 	services []*service
+	origins  []*origins
 	metrics  *metrics.Metrics
 	api      http.Handler
 
@@ -48,7 +49,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	for _, warning := range Warnings(cfg) {
 		log.Warn("config: " + warning)
 	}
-	g := &Gateway{cfg: cfg, log: log, services: built.services, metrics: built.metrics}
+	g := &Gateway{cfg: cfg, log: log, services: built.services, origins: built.origins, metrics: built.metrics}
 	if g.api, err = g.face(built.table); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
@@ -93,6 +94,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var house errgroup.Group
 	for _, s := range g.services {
 		s.run(background, &house)
+	}
+	for _, o := range g.origins {
+		house.Go(func() error { return o.run(background) })
 	}
 	admin := g.server(background, g.operations())
 	house.Go(func() error {

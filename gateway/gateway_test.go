@@ -217,7 +217,7 @@ func TestABadCredentialIsRefusedAtTheStartWithItsKey(t *testing.T) {
 		"an account of junk": {
 			strings.Replace(s.fcm(), s.at.ServiceAccountFile, junk, 1), `config: apps.shop.fcm.service_account_file: "` + junk + `": not the JSON of a service account's key file`},
 		"Web Push": {"webpush: {vapid_key_file: vapid.pem, subject: 'mailto:ops@example.com'}",
-			`config: apps.shop.webpush: this version does not serve Web Push (take the block out)`},
+			`config: apps.shop.webpush.vapid_key_file: "`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := gateway.New(parse(t, head+"apps:\n"+s.app("shop", c.block)), nil)

@@ -85,23 +85,25 @@ func TestAddressesComeFromTheConfigurationTheURLOrDNS(t *testing.T) {
 		url       string
 		endpoints []config.Endpoint
 		servers   []string
+		stranger  bool
 		want      pool.Resolver
 	}{
-		{"https://api.push.apple.com", []config.Endpoint{endpoint}, nil, pool.Static{endpoint.AddrPort}},
-		{"https://127.0.0.1:9", nil, nil, pool.Static{endpoint.AddrPort}},
-		{"https://apns.test:2197", nil, nil, pool.System{Host: "apns.test", Port: 2197}},
-		{"https://api.push.apple.com:2197", nil, nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
-		{"https://api.push.apple.com", nil, nil, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443})},
-		{"https://api.sandbox.push.apple.com", nil, nil, pool.Public(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
-		{"https://apns.test:2197", nil, []string{"127.0.0.1:5353"}, pool.DNS{Host: "apns.test", Port: 2197, Servers: []string{"127.0.0.1:5353"}}},
-		{"https://api.push.apple.com", nil, []string{"127.0.0.1:5353"}, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443, Servers: []string{"127.0.0.1:5353"}})},
-		{"https://fcm.googleapis.com", nil, nil, pool.Public(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
+		{"https://api.push.apple.com", []config.Endpoint{endpoint}, nil, false, pool.Static{endpoint.AddrPort}},
+		{"https://127.0.0.1:9", nil, nil, false, pool.Static{endpoint.AddrPort}},
+		{"https://apns.test:2197", nil, nil, false, pool.System{Host: "apns.test", Port: 2197}},
+		{"https://api.push.apple.com:2197", nil, nil, false, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
+		{"https://api.push.apple.com", nil, nil, false, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443})},
+		{"https://api.sandbox.push.apple.com", nil, nil, false, pool.Public(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
+		{"https://apns.test:2197", nil, []string{"127.0.0.1:5353"}, false, pool.DNS{Host: "apns.test", Port: 2197, Servers: []string{"127.0.0.1:5353"}}},
+		{"https://api.push.apple.com", nil, []string{"127.0.0.1:5353"}, false, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443, Servers: []string{"127.0.0.1:5353"}})},
+		{"https://fcm.googleapis.com", nil, nil, false, pool.Public(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
+		{"https://push.example", nil, nil, true, pool.Public(pool.DNS{Host: "push.example", Port: 443})},
 	} {
 		base, err := url.Parse(c.url)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := resolver(base, c.endpoints, c.servers); !reflect.DeepEqual(c.want, got) {
+		if got := resolver(base, settings{endpoints: c.endpoints, stranger: c.stranger}, c.servers); !reflect.DeepEqual(c.want, got) {
 			t.Errorf("%s: %#v, not %#v", c.url, got, c.want)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-push/sluice/metrics"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
@@ -22,6 +23,7 @@ import (
 var (
 	_ delivery.Provider = (*apns.Provider)(nil)
 	_ delivery.Provider = (*fcm.Provider)(nil)
+	_ delivery.Provider = (*webpush.Provider)(nil)
 )
 
 // builder turns a configuration into routes, each app's providers on their own, and shares what a credential has in
@@ -33,6 +35,7 @@ type builder struct {
 	signers  map[string]*apns.Signer
 	accounts map[string]*fcm.Provider
 	services []*service
+	origins  []*origins
 	table    delivery.Table
 	problems []error
 }
@@ -59,13 +62,20 @@ func (b *builder) app(name string, app *config.App) {
 	if app.FCM != nil {
 		b.add(routes, push.FCM, func() (*delivery.Route, error) { return b.fcm(path+".fcm", app.FCM) })
 	}
+	carriers := map[push.Platform]delivery.Carrier{}
 	if app.WebPush != nil {
-		b.problems = append(b.problems, keyError(path, "webpush", errors.New("this version does not serve Web Push (take the block out)")))
+		o, err := b.webPush(name, app.WebPush)
+		if err != nil {
+			b.problems = append(b.problems, err)
+		} else {
+			carriers[push.WebPush], b.origins = o, append(b.origins, o)
+		}
 	}
 	for platform, route := range routes {
 		route.Observer = b.metrics.Route(name, platform)
+		carriers[platform] = route
 	}
-	b.table[name] = routes
+	b.table[name] = carriers
 }
 
 func (b *builder) add(routes map[push.Platform]*delivery.Route, platform push.Platform, route func() (*delivery.Route, error)) {

@@ -55,6 +55,8 @@ type settings struct {
 	floor      config.Rate
 	firstAlone bool
 	maxStreams int
+	maxAnswer  int  // bytes; 0 is wire's default
+	stranger   bool // its name is not ours to choose, so its addresses must be public
 }
 
 // service returns the service for a credential and a URL, the same one for the same two.
@@ -84,12 +86,16 @@ func (b *builder) newService(path string, cred credential, want settings, roots 
 	if err != nil {
 		return nil, keyError(path, "url", err)
 	}
+	dial := dialer
+	if want.platform == push.WebPush {
+		dial = strangers
+	}
 	s := &service{
 		name: b.unused(fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.name), path), apps: []string{path}, cred: cred, shared: want,
-		resolver: resolver(base, want.endpoints, b.servers),
-		dial: dialer(wire.Config{
+		resolver: resolver(base, want, b.servers),
+		dial: dial(wire.Config{
 			Authority: base.Host, TLS: &tls.Config{RootCAs: roots, Certificates: cred.cert},
-			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams,
+			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
 		}),
 		budget: budget(want.budget, want.floor), brake: brake(want.floor), gate: gate(want.quota),
 	}
@@ -146,11 +152,11 @@ func (s *service) run(ctx context.Context, house *errgroup.Group) {
 // resolver returns where a service's addresses come from. Those of Apple and Google are asked from DNS with their TTLs, and
 // must be public: whoever can poison DNS must not make us connect to machines of our own network. A stand-in's name may be
 // one that only this machine knows, unless servers are configured.
-func resolver(base *url.URL, endpoints []config.Endpoint, servers []string) pool.Resolver {
+func resolver(base *url.URL, want settings, servers []string) pool.Resolver {
 	host, port := base.Hostname(), portOf(base)
-	if len(endpoints) > 0 {
-		addrs := make(pool.Static, len(endpoints))
-		for i, e := range endpoints {
+	if len(want.endpoints) > 0 {
+		addrs := make(pool.Static, len(want.endpoints))
+		for i, e := range want.endpoints {
 			addrs[i] = e.AddrPort
 		}
 		return addrs
@@ -158,7 +164,7 @@ func resolver(base *url.URL, endpoints []config.Endpoint, servers []string) pool
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return pool.Static{netip.AddrPortFrom(ip, port)}
 	}
-	isPublic := strings.HasSuffix(host, ".push.apple.com") || host == "fcm.googleapis.com"
+	isPublic := want.stranger || strings.HasSuffix(host, ".push.apple.com") || host == "fcm.googleapis.com"
 	asks := len(servers) > 0 || isPublic && runtime.GOOS != "windows" // which has no resolv.conf
 	var r pool.Resolver = pool.System{Host: host, Port: port}
 	if asks {

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sluice-push/sluice/pool"
@@ -28,10 +29,19 @@ type ServiceStatus struct {
 // Status returns the state of everything at this moment.
 func (g *Gateway) Status() Status {
 	s := Status{Zone: g.cfg.Zone, Draining: g.draining.Load(), Services: []ServiceStatus{}}
-	for _, service := range g.services {
+	for _, service := range g.everyService() {
 		s.Services = append(s.Services, ServiceStatus{Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status()})
 	}
 	return s
+}
+
+// everyService returns those that the configuration names, and then those that subscriptions have named since.
+func (g *Gateway) everyService() []*service {
+	all := slices.Clone(g.services)
+	for _, o := range g.origins {
+		all = append(all, o.all()...)
+	}
+	return all
 }
 
 // warmUp is how long a new gateway waits for all its providers before it says that it is ready without some of them.

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/providers/webpush"
 )
 
 func TestWrongUsageAndConfigurationEndWithTwoAndSayWhy(t *testing.T) {
@@ -66,6 +67,14 @@ func TestKeyPrintsAKeyAndItsHash(t *testing.T) {
 	sum := sha256.Sum256([]byte(words[1]))
 	if words[3] != "sha256:"+hex.EncodeToString(sum[:]) {
 		t.Errorf("%s is not the hash of %s", words[3], words[1])
+	}
+}
+
+func TestKeyVAPIDPrintsAFileThatTheConfigurationTakes(t *testing.T) {
+	code, stdout, _ := finish(t, nil, "key", "vapid")
+	key, err := webpush.ParseKey([]byte(stdout))
+	if code != 0 || err != nil || !strings.HasPrefix(stdout, "public   "+key.Public()+"\n") {
+		t.Fatalf("%d %v %q", code, err, stdout)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/rest"
 )
 
@@ -32,7 +33,7 @@ func (dev) Help() string {
 
     gateway dev
 
-Plays APNs and FCM with eight endpoints each, starts a gateway in front of them with a ready configuration and a new API key, and prints a curl line to send with. Everything is in a temporary folder and gone at the end. To see an endpoint fail and be replaced, put
+Plays APNs and FCM with eight endpoints each and a Web Push service, starts a gateway in front of them with a ready configuration and a new API key, and prints a curl line to send with. Everything is in a temporary folder and gone at the end. To see an endpoint fail and be replaced, put
 
     faults: [ { service: apns, endpoint: "0", status: 500 } ]
 
@@ -100,6 +101,10 @@ func (d dev) configure(folder, hash string, services *mockprovider.Mock) (file s
 		return "", at, err
 	}
 	at = services.Ready(keys)
+	vapid, err := writeVAPID(folder)
+	if err != nil {
+		return "", at, err
+	}
 	text := fmt.Sprintf(`# What gateway dev runs with. The paths are those of the mock providers' keys.
 listen: %q
 admin: { listen: %q }
@@ -119,12 +124,32 @@ apps:
       endpoints: [ %s ]
       ca_file: %q
       service_account_file: %q
+    webpush:
+      url: %s
+      ca_file: %q
+      vapid_key_file: %q
+      subject: mailto:dev@example.com
 pool: { size: 6 }   # the mock has 8 endpoints for each service, so that there are spare ones to take in
 log: { level: warn, format: text }
 `, d.Listen, d.admin(), demo, hash, at.APNs, list(at.APNsEndpoints), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
-		at.APNsTopic, at.FCM, list(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile)
+		at.APNsTopic, at.FCM, list(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile,
+		at.WebPush, at.CAFile, vapid)
 	file = filepath.Join(folder, "gateway.yaml")
 	return file, at, os.WriteFile(file, []byte(text), 0o600)
+}
+
+// writeVAPID makes a key for Web Push and returns its file.
+func writeVAPID(folder string) (file string, err error) {
+	key, err := webpush.NewKey()
+	if err != nil {
+		return "", err
+	}
+	text, err := key.PEM()
+	if err != nil {
+		return "", err
+	}
+	file = filepath.Join(folder, "vapid.pem")
+	return file, os.WriteFile(file, text, 0o600)
 }
 
 func list(addresses []string) string { return `"` + strings.Join(addresses, `", "`) + `"` }

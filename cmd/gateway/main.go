@@ -32,7 +32,7 @@ type commands struct {
 	Mock    mock       `cmd:"" help:"Run only the mock providers, for other programs' tests."`
 	Check   check      `cmd:"" help:"Tell whether a gateway would run with a configuration, and reach its providers."`
 	Send    send       `cmd:"" help:"Send one notification through a gateway."`
-	Key     key        `cmd:"" help:"Make an API key, and the hash of it that goes into the configuration."`
+	Key     key        `cmd:"" help:"Make an API key and its hash, or a key pair for Web Push."`
 	OpenAPI openAPI    `cmd:"" name:"openapi" help:"Print the HTTP API's contract, OpenAPI 3.1."`
 	Schema  schema     `cmd:"" help:"Print the configuration's JSON Schema, or its reference."`
 	Version versionCmd `cmd:"" help:"Print the version."`
@@ -74,7 +74,7 @@ func command(p process, args []string) (code int) {
 	parser := kong.Must(new(commands), kong.Name("gateway"), kong.Writers(p.stdout, p.stderr), kong.UsageOnError(),
 		kong.Exit(func(code int) { panic(kongExit(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
-		kong.Description("Sluice sends push notifications to APNs and FCM through pools of watched endpoints.\n\n"+
+		kong.Description("Sluice sends push notifications to APNs, FCM and browsers through pools of watched endpoints.\n\n"+
 			"Begin with: gateway dev"))
 	parsed, err := parser.Parse(args)
 	if err != nil {

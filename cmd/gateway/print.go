@@ -7,13 +7,49 @@ import (
 	"runtime/debug"
 
 	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/rest"
 )
 
-type key struct{}
+type key struct {
+	API   apiKey   `cmd:"" name:"api" default:"1" help:"Make an API key, and the hash of it that goes into the configuration."`
+	VAPID vapidKey `cmd:"" name:"vapid" help:"Make a key pair for Web Push."`
+}
 
 // Help shows an example.
 func (key) Help() string {
+	return "Example:\n\n    gateway key\n    gateway key vapid > vapid.pem"
+}
+
+type vapidKey struct{}
+
+// Help shows an example.
+func (vapidKey) Help() string {
+	return `Example:
+
+    (umask 077 && gateway key vapid > vapid.pem)
+
+The first line holds the public key, which pages give to pushManager.subscribe as applicationServerKey. The rest is the private key in PEM. Put the file's name into the configuration, as apps.NAME.webpush.vapid_key_file: the line above the PEM block does no harm there.`
+}
+
+// Run prints a new key pair.
+func (vapidKey) Run(p process) error {
+	key, err := webpush.NewKey()
+	if err != nil {
+		return err
+	}
+	text, err := key.PEM()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(p.stdout, "public   %s\n%s", key.Public(), text)
+	return err
+}
+
+type apiKey struct{}
+
+// Help shows an example.
+func (apiKey) Help() string {
 	return `Example:
 
     gateway key
@@ -22,7 +58,7 @@ Give the key to the caller, who sends it as "Authorization: Bearer KEY". Put the
 }
 
 // Run prints a new key and its hash.
-func (key) Run(p process) error {
+func (apiKey) Run(p process) error {
 	key, hash := rest.NewKey()
 	_, err := fmt.Fprintf(p.stdout, "key   %s\nhash  %s\n", key, hash)
 	return err
