@@ -5,7 +5,10 @@ package config
 // App is one sender and its credentials at the providers. A provider without a block is not served.
 type App struct {
 	// The API keys that may act for this app. Two live keys make a change of keys painless.
-	Keys    []Key    `name:"keys" required:"true"`
+	Keys []Key `name:"keys" required:"true"`
+	// The app's share where apps wait for the same quota: one of weight 3 gets three places for each that one of weight 1
+	// gets. What it does not use is the others'.
+	Weight  int      `name:"weight" default:"1" allowed:"1..1000"`
 	APNs    *APNs    `name:"apns"`
 	FCM     *FCM     `name:"fcm"`
 	WebPush *WebPush `name:"webpush"`

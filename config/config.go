@@ -161,8 +161,30 @@ type Allowance struct {
 	Rate Rate `name:"rate"`
 	// Notifications to one device, which may come at once: 240/min is FCM's limit for Android. Empty sets no limit.
 	DeviceRate Rate `name:"device_rate"`
+	// The same over a longer time: 5000/h is FCM's limit for Android. Empty sets no limit.
+	DeviceSustained Rate `name:"device_sustained"`
+	// Notifications to one device that may replace an earlier one, which may come at once: 20/h is FCM's limit, twenty and
+	// then one in three minutes. Empty sets no limit.
+	CollapsibleRate Rate `name:"collapsible_rate"`
 	// Notifications to one topic, condition or channel, which may come at once. Empty sets no limit.
 	TopicRate Rate `name:"topic_rate"`
+	// Notifications to all topics, conditions and channels together, spread evenly. Each is a fan-out at the provider, of
+	// which Google runs a thousand at a time. Empty sets no limit.
+	TopicsRate Rate `name:"topics_rate"`
+	// Limits of your own for a part of the traffic. Scopes under a provider stand in for all of these.
+	Scopes []Scope `name:"scopes"`
+}
+
+// Scope is a limit of the operator's own.
+type Scope struct {
+	// What status and metrics call it.
+	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
+	// The apps that it holds. Empty means all that share the credential.
+	Apps []string `name:"apps"`
+	// The lanes that it holds. Empty means all.
+	Lanes []string `name:"lanes" allowed:"critical|normal|bulk"`
+	// How much they may send together, spread evenly.
+	Rate Rate `name:"rate" required:"true"`
 }
 
 // DNS says who knows the addresses of the services.

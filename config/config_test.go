@@ -78,7 +78,8 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 		Drain:  config.Drain{Grace: 30 * time.Second},
 	}
 	want.Apps = map[string]*config.App{"shop": {
-		Keys: []config.Key{{Name: "backend", Hash: hash, Scopes: []string{"send", "read"}}},
+		Keys:   []config.Key{{Name: "backend", Hash: hash, Scopes: []string{"send", "read"}}},
+		Weight: 1,
 		APNs: &config.APNs{
 			KeyFile: "etc/AuthKey.p8", KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Topic: "com.example.shop",
 			Environment: "production", Pool: want.Pool, Retry: want.Retry,

@@ -51,6 +51,10 @@ var two = map[string][2]string{
 	"quota.rate":                 {"100/s", "200/s"},
 	"quota.device_rate":          {"240/min", "1/s"},
 	"quota.topic_rate":           {"1000/s", "2000/s"},
+	"quota.device_sustained":     {"5000/h", "4000/h"},
+	"quota.collapsible_rate":     {"20/h", "10/h"},
+	"quota.topics_rate":          {"50/s", "60/s"},
+	"quota.scopes":               {"[{name: night, lanes: [bulk], rate: 5/s}]", "[{name: shop, apps: [shop], rate: 6/s}]"},
 }
 
 // file writes one file whose top holds the first of the two values for some keys, and whose FCM block holds the second

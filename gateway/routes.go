@@ -37,15 +37,19 @@ type builder struct {
 	services []*service
 	origins  []*origins
 	table    delivery.Table
+	weights  map[string]int
 	problems []error
 }
 
 // build makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
 // the configuration that is wrong.
 func build(cfg *config.Config, log *slog.Logger) (*builder, error) {
-	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}}
+	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{}}
 	for _, server := range cfg.DNS.Servers {
 		b.servers = append(b.servers, server.String())
+	}
+	for name, app := range cfg.Apps {
+		b.weights[name] = app.Weight
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		b.app(name, cfg.Apps[name])
@@ -191,10 +195,21 @@ func budget(share config.Percent, floor config.Rate) *retry.Budget {
 
 func brake(floor config.Rate) *retry.Brake { return &retry.Brake{PerSecond: floor.PerSecond()} }
 
-func gate(a config.Allowance) *quota.Gate {
-	return quota.New(quota.Config{
-		Total:  quota.Limit{Rate: a.Rate.PerSecond()},
-		Device: quota.Limit{Rate: a.DeviceRate.PerSecond(), Burst: a.DeviceRate.Count},
-		Topic:  quota.Limit{Rate: a.TopicRate.PerSecond(), Burst: a.TopicRate.Count},
-	})
+func gate(a config.Allowance, weights map[string]int) *quota.Gate {
+	cfg := quota.Config{
+		Total: even(a.Rate), Topics: even(a.TopicsRate), Weights: weights,
+		Device: atOnce(a.DeviceRate), Sustained: atOnce(a.DeviceSustained), Collapsible: atOnce(a.CollapsibleRate), Topic: atOnce(a.TopicRate),
+	}
+	for _, s := range a.Scopes {
+		lanes := make([]push.Lane, len(s.Lanes))
+		for i, lane := range s.Lanes {
+			lanes[i] = push.Lane(lane)
+		}
+		cfg.Scopes = append(cfg.Scopes, quota.Scope{Name: s.Name, Apps: s.Apps, Lanes: lanes, Limit: even(s.Rate)})
+	}
+	return quota.New(cfg)
 }
+
+// even spreads a rate over its time; atOnce lets all of it come at once.
+func even(r config.Rate) quota.Limit   { return quota.Limit{Rate: r.PerSecond()} }
+func atOnce(r config.Rate) quota.Limit { return quota.Limit{Rate: r.PerSecond(), Burst: r.Count} }

@@ -97,7 +97,7 @@ func (b *builder) newService(path string, cred credential, want settings, roots 
 			Authority: base.Host, TLS: &tls.Config{RootCAs: roots, Certificates: cred.cert},
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
 		}),
-		budget: budget(want.budget, want.floor), brake: brake(want.floor), gate: gate(want.quota),
+		budget: budget(want.budget, want.floor), brake: brake(want.floor), gate: gate(want.quota, b.weights),
 	}
 	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)

@@ -164,7 +164,7 @@ func (b *builder) webPush(app string, c *config.WebPush) (*origins, error) {
 		observer: b.metrics.Route(app, push.WebPush), watch: func(s *service) { b.metrics.Watch(s.pool, s.gate) },
 		arrivals: make(chan *service), ended: make(chan struct{}), known: map[string]*delivery.Route{},
 	}
-	o.make = b.origin(app, o, c, roots, gate(c.Quota))
+	o.make = b.origin(app, o, c, roots, gate(c.Quota, b.weights))
 	return o, nil
 }
 

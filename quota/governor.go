@@ -156,7 +156,7 @@ func (l Limit) burst() int {
 	if l.Burst > 0 {
 		return l.Burst
 	}
-	return max(1, int(l.Rate/10))
+	return max(1, int(l.Rate/20))
 }
 
 // meter measures a rate over the last second.
