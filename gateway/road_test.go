@@ -117,3 +117,11 @@ func (r road) batch(t testing.TB, lines []byte) map[int]receipt {
 	}
 	return receipts
 }
+
+func TestABroadcastGoesToItsChannelByTheSameRoad(t *testing.T) {
+	r := lay(t, mockprovider.Config{}, "")
+	got := r.send(t, `{"platform":"apns","channel":"dHN0LXNyY2gtY2hubA==","apns":{"payload":{"aps":{"timestamp":1,"event":"update","content-state":{}}}}}`)
+	if got.Status != "refused" || got.Reason != "ChannelNotRegistered" || len(got.Attempts) != 1 {
+		t.Errorf("%+v: the mock knows no such channel, and says so on the road of broadcasts only", got)
+	}
+}

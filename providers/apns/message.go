@@ -34,7 +34,7 @@ func misfit(field, reason, allowed string) error {
 func checkTarget(t *push.Target) error {
 	switch {
 	case t.Kind() != push.ToToken:
-		return misfit("token", invalidTarget, "given, and the only target: APNs is sent to device tokens")
+		return misfit("token", invalidTarget, "given, or instead of it channel, and no other target, for APNs")
 	case !isToken(t.Token):
 		return misfit("token", invalidTarget, "an even number of hex digits, 2 to 200")
 	}

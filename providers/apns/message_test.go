@@ -192,7 +192,7 @@ func TestAMisfitNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 	}{
 		{"no target", is(token("")), "token", "InvalidTarget"},
 		{"two targets", is(func(n *push.Notification) { n.Topic = "news" }), "token", "InvalidTarget"},
-		{"a channel", is(func(n *push.Notification) { n.Target = push.Target{Channel: "dHN0LXNyY2gtY2hubA=="} }), "token", "InvalidTarget"},
+		{"a channel", is(func(n *push.Notification) { n.Target = push.Target{Channel: "dHN0LXNyY2gtY2hubA=="} }), "apns.payload", "InvalidPayload"},
 		{"an odd token", is(token("abc")), "token", "InvalidTarget"},
 		{"a long token", is(token(strings.Repeat("ab", 101))), "token", "InvalidTarget"},
 		{"another path", is(token("../../4/broadcasts/apps/x")), "token", "InvalidTarget"},
@@ -272,7 +272,11 @@ func TestARawPayloadMayHaveExactlyItsTypesBytes(t *testing.T) {
 		for _, text := range texts {
 			t.Run(name+" "+text, func(t *testing.T) {
 				of := func(size int) *push.Notification {
-					return hello(headers("apns-push-type", name), raw(filled(`{"k":"`, text, `"}`, size)))
+					begin := `{"k":"`
+					if name == "liveactivity" {
+						begin = `{"aps":{"event":"end","timestamp":1},"k":"`
+					}
+					return hello(headers("apns-push-type", name), raw(filled(begin, text, `"}`, size)))
 				}
 				equal(t, "bytes", len(translate(t, withKey(t), of(limit)).Body), limit)
 				refused := refusal(t, withKey(t), of(limit+1))

@@ -16,6 +16,8 @@
 //	                        5 for every background push and at least 5 for every Live Activity, as Apple demands
 //	ttl                     apns-expiration, in seconds since 1970; ttl 0 is 0: now or never
 //	collapse_key            apns-collapse-id
+//
+// A channel takes Live Activities only, whose payload is always the sender's own.
 package apns
 
 import (
@@ -78,6 +80,9 @@ func (p *Provider) Authorize(context.Context) error {
 // Translate checks n and writes it as Apple's request: all but the provider
 // token. A misfit is a *push.FieldError.
 func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
+	if n.Kind() == push.ToChannel {
+		return p.broadcast(n)
+	}
 	if err := checkTarget(&n.Target); err != nil {
 		return nil, err
 	}
@@ -96,6 +101,11 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	header, err := p.header(n, kind)
 	if err != nil {
 		return nil, err
+	}
+	if kind.name == "liveactivity" {
+		if err := checkActivity(n); err != nil {
+			return nil, err
+		}
 	}
 	return &wire.Request{Method: "POST", Path: "/3/device/" + n.Token, Header: header, Body: body}, nil
 }

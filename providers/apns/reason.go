@@ -118,7 +118,7 @@ func (p *Provider) judge(a *wire.Response, n *push.Notification, used *token) pu
 		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status, ProviderID: nameOf(a, n)}
 	}
 	reason := reasonIn(a.Body)
-	o, known := rows[answer{a.Status, reason}]
+	o, known := outcomeOf(answer{a.Status, reason}, n)
 	if !known {
 		o, reason = byStatus(a.Status), unknownReason
 	}
@@ -149,7 +149,7 @@ func (p *Provider) settle(o push.Outcome, used *token) push.Outcome {
 // nameOf returns Apple's name for an accepted notification. It is the one that
 // we gave it; Apple may spell a UUID in capitals.
 func nameOf(a *wire.Response, n *push.Notification) string {
-	name := a.Get("apns-id")
+	name := cmp.Or(a.Get("apns-id"), a.Get("apns-request-id"))
 	if strings.EqualFold(name, n.ID) || !isUUID(name) {
 		return n.ID
 	}
