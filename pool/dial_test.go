@@ -192,6 +192,25 @@ func TestAnAnswerThatSpoilsTheConnectionCostsItAlone(t *testing.T) {
 	})
 }
 
+func TestAnEndpointsHiccupCostsNoConnectionButItsEjectionDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 2, pool.Config{})
+		pass(time.Second)
+		sick := h.lastConn(1)
+		o := push.Outcome{Verdict: push.Unavailable, HTTP: 500, Scope: push.ScopeEndpoint, Reason: "InternalServerError", CloseConnection: true}
+		for range 4 {
+			h.visit(1).Done(o)
+			if sick.State().Draining {
+				t.Fatal("the connection is drained before the breaker has opened")
+			}
+		}
+		h.visit(1).Done(o)
+		if !sick.State().Draining {
+			t.Error("the ejected endpoint keeps the connection that was called spoilt")
+		}
+	})
+}
+
 func TestAFailedProbeIsFollowedByANewConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, 2, pool.Config{})

@@ -44,9 +44,9 @@ func (l *Lease) Done(o push.Outcome) {
 		return
 	}
 	p, e := l.pool, l.endpoint
-	p.settle(l, o)
+	ejected := p.settle(l, o)
 	switch {
-	case o.CloseConnection:
+	case o.CloseConnection && (ejected || !o.EndpointFault()):
 		p.retire(l.link, Closed, "the provider's answer spoils the connection: "+o.Reason)
 	case o.HTTP == 0 && l.link.conn.State().Draining:
 		p.retire(l.link, GoAway, "the connection takes nothing new")
@@ -59,8 +59,8 @@ func (l *Lease) Done(o push.Outcome) {
 }
 
 // settle tells the endpoint's statistics and its breaker, and the keeper if
-// that changed anything.
-func (p *Pool) settle(l *Lease, o push.Outcome) {
+// that changed anything. It reports whether the endpoint was ejected just now.
+func (p *Pool) settle(l *Lease, o push.Outcome) (ejected bool) {
 	outcome, why := errExcluded, o.Reason
 	switch {
 	case o.EndpointFault():
@@ -79,10 +79,12 @@ func (p *Pool) settle(l *Lease, o push.Outcome) {
 	switch l.endpoint.circuit.settle(l.ticket, outcome, why) {
 	case opened:
 		p.ejected(l.endpoint)
+		return true
 	case reopened:
 		p.note(ejection(l.endpoint))
 		p.retire(l.link, Closed, "the probe failed on it")
 	case healed:
 		p.note(Event{Kind: Recovered, Endpoint: l.endpoint.name, Reason: "the probe succeeded"})
 	}
+	return false
 }
