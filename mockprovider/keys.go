@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -79,7 +80,7 @@ func newIdentity(cfg Config) (*identity, error) {
 		}
 		id.credentials = append(id.credentials, made)
 	}
-	if id.leaf, err = ca.issue(leafTemplate(cfg.Listen)); err != nil {
+	if id.leaf, err = ca.issue(leafTemplate(cfg.Listen, cfg.Advertise)); err != nil {
 		return nil, err
 	}
 	if id.client, err = ca.issue(clientTemplate(id.credentials[0].Topics[0])); err != nil {
@@ -164,14 +165,18 @@ func (a *authority) issue(template *x509.Certificate) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-// leafTemplate is good for loopback, for the address listened on and for the real services' names.
-func leafTemplate(listen string) *x509.Certificate {
-	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
-	if ip := net.ParseIP(listen); ip != nil {
-		ips = append(ips, ip)
+// leafTemplate is good for loopback, for the hosts given and for the real services' names.
+func leafTemplate(hosts ...string) *x509.Certificate {
+	ips, names := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, slices.Clone(serviceNames)
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			ips = append(ips, ip)
+		} else if host != "" {
+			names = append(names, host)
+		}
 	}
 	return &x509.Certificate{
-		Subject: pkix.Name{CommonName: "Mock Push Services"}, DNSNames: serviceNames, IPAddresses: ips,
+		Subject: pkix.Name{CommonName: "Mock Push Services"}, DNSNames: names, IPAddresses: ips,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 }

@@ -144,9 +144,9 @@ func TestTheReadyFileNamesEverythingThatAClientNeeds(t *testing.T) {
 
 func TestABadConfigIsRefused(t *testing.T) {
 	for want, cfg := range map[string]mockprovider.Config{
-		"Endpoints":      {Endpoints: -1},
-		"Latency":        {Latency: "slow"},
-		"Streams.Start":  {Streams: mockprovider.Streams{Start: 5, Max: 2}},
+		"endpoints":      {Endpoints: -1},
+		"latency":        {Latency: "slow"},
+		"streams":        {Streams: mockprovider.Streams{Start: 5, Max: 2}},
 		"Credentials[0]": {Credentials: []mockprovider.Credential{{KeyPEM: []byte("x")}}},
 		"faults[0]":      {Script: mockprovider.Script{Faults: []mockprovider.Fault{{}}}},
 		"address":        {APNsListen: []string{"nowhere"}},

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,9 @@ type Config struct {
 	// Listen is the IP address that all services listen on; default 127.0.0.1. Keep it on the loopback interface: the
 	// mock's ledger shows device tokens to whoever asks.
 	Listen string
+	// Advertise is the host that Ready, the service account's token_uri and subscriptions name, and that the certificate is
+	// good for besides localhost and the real services' names; default the address listened on. A container needs it.
+	Advertise string
 	// Endpoints is how many addresses APNs and FCM each answer on; default 8. Every address is a service of its own
 	// port, as the real services are many machines behind one name.
 	Endpoints int
@@ -212,16 +216,33 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Endpoints < 1 || c.Endpoints > 1000 {
-		return c, fmt.Errorf("mockprovider: Endpoints is %d (allowed: 1 to 1000)", c.Endpoints)
-	}
-	if _, ok := profiles[c.Latency]; !ok {
-		return c, fmt.Errorf("mockprovider: Latency is %q (allowed: none, lan, typical, far)", c.Latency)
-	}
-	if c.Streams.Start < 1 || c.Streams.Start > c.Streams.Max {
-		return c, fmt.Errorf("mockprovider: Streams.Start is %d (allowed: 1 to Streams.Max, %d)", c.Streams.Start, c.Streams.Max)
+	if key, why := c.fault(); key != "" {
+		return c, fmt.Errorf("mockprovider: %s: %s", key, why)
 	}
 	return c, nil
+}
+
+// fault names the first member that makes no sense, as files spell it, and what is allowed; "" for none. Zero stands for
+// the default.
+func (c *Config) fault() (key, why string) {
+	_, known := profiles[or(c.Latency, "none")]
+	switch start, most := or(c.Streams.Start, 1), or(c.Streams.Max, 1000); {
+	case c.Listen != "" && net.ParseIP(c.Listen) == nil:
+		return "listen", fmt.Sprintf("%q is no IP address", c.Listen)
+	case c.Endpoints < 0 || c.Endpoints > 1000:
+		return "endpoints", fmt.Sprintf("%d is out of range (allowed: 1 to 1000)", c.Endpoints)
+	case !known:
+		return "latency", fmt.Sprintf("%q is unknown (allowed: none, lan, typical, far)", c.Latency)
+	case start < 1 || start > most:
+		return "streams", fmt.Sprintf("start is %d (allowed: 1 to max, %d)", start, most)
+	case c.AccessTokenLifetime < 0:
+		return "access_token_lifetime", fmt.Sprintf("%v is negative", c.AccessTokenLifetime)
+	case c.TokenUpdateEvery < 0:
+		return "token_update_every", fmt.Sprintf("%v is negative", c.TokenUpdateEvery)
+	case c.LedgerSize < 0:
+		return "ledger_size", fmt.Sprintf("%d is negative", c.LedgerSize)
+	}
+	return "", ""
 }
 
 // or returns v, or the default when v is zero.

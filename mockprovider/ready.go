@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 )
 
 // Files are the paths of what a client of the services needs: all but CA are secrets of the mock, and worthless elsewhere.
@@ -38,6 +40,7 @@ type Ready struct {
 	WebPush            string   `json:"webpush"`       // base URL; any path under /push/ is a live subscription
 	Subscriptions      string   `json:"subscriptions"` // URL that makes subscriptions with keys
 	Ledger             string   `json:"ledger"`        // URL of the ledger
+	Script             string   `json:"script"`        // URL that takes a new script
 	CAFile             string   `json:"ca_file,omitempty"`
 }
 
@@ -45,12 +48,12 @@ type Ready struct {
 func (m *Mock) Ready(files Files) Ready {
 	first := m.id.credentials[0]
 	return Ready{
-		APNs: m.services[APNs][0].address(), APNsEndpoints: texts(m.APNsAddrs()), APNsKeyFile: files.APNsKey,
-		APNsManage: m.APNsManageAddr().String(),
+		APNs: m.advertised(m.APNsAddrs()[0]), APNsEndpoints: m.texts(m.APNsAddrs()), APNsKeyFile: files.APNsKey,
+		APNsManage: m.advertised(m.APNsManageAddr()),
 		APNsKeyID:  first.KeyID, APNsTeamID: first.TeamID, APNsTopic: first.Topics[0],
-		FCM: m.FCMURL(), FCMEndpoints: texts(m.FCMAddrs()), TokenURL: m.TokenURL(),
+		FCM: m.FCMURL(), FCMEndpoints: m.texts(m.FCMAddrs()), TokenURL: m.TokenURL(),
 		ProjectID: m.cfg.ProjectID, ServiceAccountFile: files.ServiceAccount,
-		WebPush: m.WebPushURL(), Subscriptions: m.SubscriptionsURL(), Ledger: m.LedgerURL(), CAFile: files.CA,
+		WebPush: m.WebPushURL(), Subscriptions: m.SubscriptionsURL(), Ledger: m.LedgerURL(), Script: m.ScriptURL(), CAFile: files.CA,
 	}
 }
 
@@ -90,24 +93,24 @@ func (m *Mock) APNsManageAddr() netip.AddrPort { return m.services[APNsManage][0
 func (m *Mock) FCMAddrs() []netip.AddrPort { return m.addrs(FCM) }
 
 // FCMURL is the base URL of the first FCM endpoint.
-func (m *Mock) FCMURL() string { return "https://" + m.services[FCM][0].address() }
+func (m *Mock) FCMURL() string { return "https://" + m.advertised(m.services[FCM][0].addr) }
 
 // TokenURL is the OAuth2 token endpoint.
-func (m *Mock) TokenURL() string { return "https://" + m.services[OAuth][0].address() + "/token" }
-
-// WebPushURL is the base URL of the Web Push service: any path under /push/ is a live subscription.
-func (m *Mock) WebPushURL() string { return "https://" + m.services[WebPush][0].address() }
-
-// LedgerURL is the ledger's HTTP API.
-func (m *Mock) LedgerURL() string { return "http://" + m.admin.listener.Addr().String() + "/ledger" }
-
-// SubscriptionsURL makes Web Push subscriptions by POST, and ends them by DELETE.
-func (m *Mock) SubscriptionsURL() string {
-	return "http://" + m.admin.listener.Addr().String() + "/subscriptions"
+func (m *Mock) TokenURL() string {
+	return "https://" + m.advertised(m.services[OAuth][0].addr) + "/token"
 }
 
+// WebPushURL is the base URL of the Web Push service: any path under /push/ is a live subscription.
+func (m *Mock) WebPushURL() string { return "https://" + m.advertised(m.services[WebPush][0].addr) }
+
+// LedgerURL is the ledger's HTTP API.
+func (m *Mock) LedgerURL() string { return m.adminURL() + "/ledger" }
+
+// SubscriptionsURL makes Web Push subscriptions by POST, and ends them by DELETE.
+func (m *Mock) SubscriptionsURL() string { return m.adminURL() + "/subscriptions" }
+
 // ScriptURL takes a new script by PUT, and shows the present one by GET.
-func (m *Mock) ScriptURL() string { return "http://" + m.admin.listener.Addr().String() + "/script" }
+func (m *Mock) ScriptURL() string { return m.adminURL() + "/script" }
 
 // Credentials are the APNs keys that the mock knows, complete.
 func (m *Mock) Credentials() []Credential { return slices.Clone(m.id.credentials) }
@@ -137,10 +140,22 @@ func (m *Mock) addrs(service string) []netip.AddrPort {
 	return all
 }
 
-func texts(addrs []netip.AddrPort) []string {
+func (m *Mock) texts(addrs []netip.AddrPort) []string {
 	all := make([]string, len(addrs))
 	for i, a := range addrs {
-		all[i] = a.String()
+		all[i] = m.advertised(a)
 	}
 	return all
+}
+
+// advertised is an address as clients shall call it.
+func (m *Mock) advertised(addr netip.AddrPort) string {
+	if m.cfg.Advertise == "" {
+		return addr.String()
+	}
+	return net.JoinHostPort(m.cfg.Advertise, strconv.Itoa(int(addr.Port())))
+}
+
+func (m *Mock) adminURL() string {
+	return "http://" + m.advertised(m.admin.listener.Addr().(*net.TCPAddr).AddrPort())
 }

@@ -120,25 +120,29 @@ func ParseScript(text []byte) (Script, error) {
 		return s, errors.New("script: longer than 1 MiB")
 	}
 	if err := yaml.Load(text, &s, yaml.WithKnownFields()); err != nil {
-		return Script{}, readable(err)
+		return Script{}, readable("script", err)
 	}
-	lines := faultLines(text)
-	var wrong []error
-	for i, f := range s.Faults {
-		if err := f.check(); err != nil {
-			wrong = append(wrong, fmt.Errorf("script: line %d: faults[%d].%w", lines[i], i, err))
-		}
-	}
-	if wrong != nil {
+	if wrong := checkFaults("script", text, s.Faults); wrong != nil {
 		return Script{}, errors.Join(wrong...)
 	}
 	return s, nil
 }
 
+// checkFaults says of each bad fault what is wrong, and on which line of the file it begins.
+func checkFaults(file string, text []byte, faults []Fault) (wrong []error) {
+	lines := faultLines(text)
+	for i, f := range faults {
+		if err := f.check(); err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: line %d: faults[%d].%w", file, lines[i], i, err))
+		}
+	}
+	return wrong
+}
+
 var noSuchKey = regexp.MustCompile(`^field (.*) not found in type .*$`)
 
-// readable says in the script's words what the YAML library says in Go's, one line each.
-func readable(err error) error {
+// readable says in the file's words what the YAML library says in Go's, one line each.
+func readable(file string, err error) error {
 	var many *yaml.LoadErrors
 	var one *yaml.LoadError
 	switch {
@@ -146,13 +150,13 @@ func readable(err error) error {
 	case errors.As(err, &one):
 		many = &yaml.LoadErrors{Errors: []*yaml.LoadError{one}}
 	default:
-		return fmt.Errorf("script: %w", err)
+		return fmt.Errorf("%s: %w", file, err)
 	}
 	var wrong []error
 	for _, e := range many.Errors {
 		text := noSuchKey.ReplaceAllString(e.Message, "$1: no such key")
 		text = strings.ReplaceAll(text, "time.Duration", "a duration (write it as 200ms, 5s or 1m)")
-		wrong = append(wrong, fmt.Errorf("script: line %d: %s", max(e.Mark.Line, 1), text))
+		wrong = append(wrong, fmt.Errorf("%s: line %d: %s", file, max(e.Mark.Line, 1), text))
 	}
 	return errors.Join(wrong...)
 }

@@ -39,7 +39,7 @@ func TestWrongUsageAndConfigurationEndWithTwoAndSayWhy(t *testing.T) {
 		{[]string{"serve", "-c", keyless}, `config: apps.shop.fcm.service_account_file: "` + filepath.Dir(keyless)},
 		{[]string{"check", "-c", keyless}, `no such file (a relative path starts at the configuration's folder)`},
 		{[]string{"dev", "--fault", script}, `faults[0].service: "apple" is unknown`},
-		{[]string{"mock", "-c", bad}, `lisen`},
+		{[]string{"mock", "-c", bad}, bad + `: mock: line 1: lisen: no such key`},
 		{[]string{"send", "--key", "k", "--app", "a", "--platform", "apns"}, `missing flags: --token`},
 		{[]string{"send", "--url", "nonsense", "--key", "k", "--app", "a", "--platform", "apns", "--token", device}, `must be a URL such as http://127.0.0.1:8080`},
 	} {

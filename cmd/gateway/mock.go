@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
-
-	"go.yaml.in/yaml/v4"
 
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -26,27 +23,17 @@ func (mock) Help() string {
 
     gateway mock --ready-file mock.json
 
-Plays APNs, FCM, Google's OAuth2 endpoint and a Web Push service on loopback, and prints where they listen and where their keys are, in JSON. A file for -c may hold
+Plays APNs with channel management, FCM, Google's OAuth2 endpoint and three Web Push services on loopback, and prints where they listen and where their keys are, in JSON. A file for -c may hold
 
     endpoints: 8            # of APNs and of FCM
     latency: typical        # none, lan, typical or far
     project_id: demo-project
     access_token_lifetime: 1h
+    keep_content: true      # the ledger shows header fields, bodies and what Web Push messages said
+    quotas: documented      # Google's limits on FCM, answered 429
     seed: 1                 # makes shares and latencies repeatable
     faults:                 # what goes wrong: the first that applies wins
       - { service: apns, endpoint: "0", status: 503 }`
-}
-
-// script is the file of mock -c.
-type script struct {
-	Listen              string               `yaml:"listen"`
-	Endpoints           int                  `yaml:"endpoints"`
-	Latency             string               `yaml:"latency"`
-	ProjectID           string               `yaml:"project_id"`
-	AccessTokenLifetime time.Duration        `yaml:"access_token_lifetime"`
-	TokenUpdateEvery    time.Duration        `yaml:"token_update_every"`
-	Seed                uint64               `yaml:"seed"`
-	Faults              []mockprovider.Fault `yaml:"faults"`
 }
 
 // Run plays the services until a signal comes.
@@ -82,15 +69,11 @@ func (m mock) config() (mockprovider.Config, error) {
 	if err != nil {
 		return mockprovider.Config{}, fmt.Errorf("mock: %w", err)
 	}
-	var s script
-	if err := yaml.Load(text, &s, yaml.WithKnownFields()); err != nil {
-		return mockprovider.Config{}, fmt.Errorf("mock: %s: %w", m.Config, err)
+	cfg, err := mockprovider.ParseConfig(text)
+	if err != nil {
+		return mockprovider.Config{}, fmt.Errorf("%s: %w", m.Config, err)
 	}
-	return mockprovider.Config{
-		Listen: s.Listen, Endpoints: s.Endpoints, Latency: s.Latency, ProjectID: s.ProjectID, Seed: s.Seed,
-		AccessTokenLifetime: s.AccessTokenLifetime, TokenUpdateEvery: s.TokenUpdateEvery,
-		Script: mockprovider.Script{Faults: s.Faults},
-	}, nil
+	return cfg, nil
 }
 
 // folder returns where the keys go, and what to do at the end.
