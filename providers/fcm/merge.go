@@ -14,13 +14,16 @@ import (
 )
 
 // merge lays the sender's own message over the common one and checks of it
-// what FCM is sure to refuse. Members that it does not know are FCM's to judge.
+// what FCM is sure to refuse.
 func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) {
 	raw, ok := membersOf(jsontext.Value(n.FCM.Message))
 	if !ok {
 		return nil, misfit("fcm.message", invalidPayload, "a JSON object in UTF-8 without repeated names")
 	}
 	if err := checkRawTarget(raw, &n.Target); err != nil {
+		return nil, err
+	}
+	if err := checkSchema(raw); err != nil {
 		return nil, err
 	}
 	if err := checkRawSize(raw, n); err != nil { // before the merge, which would make more of it

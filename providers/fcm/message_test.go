@@ -101,14 +101,15 @@ func TestTheRawMessageIsLaidOverTheCommonOne(t *testing.T) {
 	}{
 		{"nothing", `{}`, `{"token":"T","notification":{"title":"Hello","body":"World"},"data":{"k":"v"},
 			"android":{"ttl":"3600s","collapse_key":"c"},"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"}},"webpush":{"headers":{"TTL":"3600"}}}`},
-		{"objects member by member", `{"notification":{"title":"Raw","x":[1.50]},"data":{"n":"1"},"android":{"ttl":"1.5s","direct_boot_ok":true,"notification":{"tag":"t"}},
+		{"objects member by member", `{"notification":{"title":"Raw"},"data":{"n":"1"},"android":{"ttl":"1.5s","direct_boot_ok":true,"notification":{"tag":"t"}},
 			"apns":{"headers":{"apns-collapse-id":"z"},"payload":{"aps":{"alert":"x"}}},"webpush":{"headers":{"TTL":"9","Topic":"t"},"fcm_options":{"link":"https://example.com"}},"fcm_options":{"analytics_label":"a"}}`,
-			`{"token":"T","notification":{"title":"Raw","body":"World","x":[1.50]},"data":{"k":"v","n":"1"},
+			`{"token":"T","notification":{"title":"Raw","body":"World"},"data":{"k":"v","n":"1"},
 			"android":{"ttl":"1.5s","collapse_key":"c","direct_boot_ok":true,"notification":{"tag":"t"}},
 			"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"z"},"payload":{"aps":{"alert":"x"}}},
 			"webpush":{"headers":{"TTL":"9","Topic":"t"},"fcm_options":{"link":"https://example.com"}},"fcm_options":{"analytics_label":"a"}}`},
-		{"all else as a whole", `{"notification":null,"android":7,"apns":["x"]}`,
-			`{"token":"T","notification":null,"data":{"k":"v"},"android":7,"apns":["x"],"webpush":{"headers":{"TTL":"3600"}}}`},
+		{"all else as a whole", `{"notification":null,"android":null,"apns":{"payload":{"x":[1.50]}}}`,
+			`{"token":"T","notification":null,"data":{"k":"v"},"android":null,"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"},
+			"payload":{"x":[1.50]}},"webpush":{"headers":{"TTL":"3600"}}}`},
 		{"the other spelling of a name", `{"android":{"collapseKey":"raw"},"data":{"collapseKey":"x","collapse_key":"y"}}`,
 			`{"token":"T","notification":{"title":"Hello","body":"World"},"data":{"k":"v","collapseKey":"x","collapse_key":"y"},
 			"android":{"ttl":"3600s","collapse_key":"raw"},"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"}},"webpush":{"headers":{"TTL":"3600"}}}`},
@@ -136,7 +137,7 @@ func TestARawMessageAloneNeedsNoCommonField(t *testing.T) {
 
 // grammar is how a FieldError must read: so that "field: must be …" is a
 // sentence.
-var grammar = regexp.MustCompile(`^[a-z_.]+: must be [^\s].*[^.]$`)
+var grammar = regexp.MustCompile(`^[a-zA-Z_.]+: must be [^\s].*[^.]$`)
 
 // refusal translates what must not be translated, and checks what is the same
 // for every misfit.

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// check refuses a value that FCM is sure to refuse. field is its path, for the caller.
+type check func(field string, v jsontext.Value) error
+
+// fields are an object's, by their names in snake case; nil is checked elsewhere.
+type fields map[string]check
+
+// messageFields are all that a message can hold: "REST Resource: projects.messages", read 2026-11-22.
+var messageFields = fields{
+	"name": isText, "token": nil, "topic": nil, "condition": nil, "fid": nil, "data": nil,
+	"notification": objectOf(fields{"title": isText, "body": isText, "image": isText}),
+	"fcm_options":  objectOf(fields{"analytics_label": isLabel}),
+	"android":      objectOf(androidFields),
+	"apns": objectOf(fields{
+		"headers": isTexts, "payload": isObject, "live_activity_token": isText,
+		"fcm_options": objectOf(fields{"analytics_label": isLabel, "image": isText}),
+	}),
+	"webpush": objectOf(fields{
+		"headers": isTexts, "data": nil, "notification": isObject,
+		"fcm_options": objectOf(fields{"link": isLink, "analytics_label": isLabel}),
+	}),
+}
+
+var androidFields = fields{
+	"collapse_key": isText, "priority": oneOf("NORMAL", "HIGH"), "ttl": isTTL, "restricted_package_name": isText, "data": nil,
+	"notification": objectOf(androidNotificationFields), "fcm_options": objectOf(fields{"analytics_label": isLabel}),
+	"direct_boot_ok": isBool, "bandwidth_constrained_ok": isBool, "restricted_satellite_ok": isBool,
+}
+
+var androidNotificationFields = fields{
+	"title": isText, "body": isText, "icon": isText, "color": isColor, "sound": isText, "tag": isText, "click_action": isText,
+	"body_loc_key": isText, "body_loc_args": listOf(isText), "title_loc_key": isText, "title_loc_args": listOf(isText),
+	"channel_id": isText, "ticker": isText, "sticky": isBool, "event_time": isTime, "local_only": isBool, "image": isText,
+	"notification_priority": oneOf("PRIORITY_UNSPECIFIED", "PRIORITY_MIN", "PRIORITY_LOW", "PRIORITY_DEFAULT", "PRIORITY_HIGH", "PRIORITY_MAX"),
+	"visibility":            oneOf("VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"),
+	"proxy":                 oneOf("PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"),
+	"default_sound":         isBool, "default_vibrate_timings": isBool, "default_light_settings": isBool,
+	"vibrate_timings": listOf(isDuration), "notification_count": isCount,
+	"light_settings": objectOf(fields{
+		"color":             objectOf(fields{"red": isShare, "green": isShare, "blue": isShare, "alpha": isShare}),
+		"light_on_duration": isDuration, "light_off_duration": isDuration,
+	}),
+}
+
+// checkSchema refuses a raw message with a field that FCM does not know, or with a value that it cannot read.
+func checkSchema(message members) error { return messageFields.check("fcm.message", message) }
+
+func (f fields) check(field string, object members) error {
+	seen := map[string]bool{}
+	for _, m := range object {
+		name := snake(m.name)
+		one, known := f[name]
+		switch {
+		case !known:
+			return misfit(below(field, m.name), invalidPayload, "absent: FCM knows here "+strings.Join(slices.Sorted(maps.Keys(f)), ", "))
+		case seen[name]:
+			return misfit(below(field, m.name), invalidPayload, "given once, in one of its two spellings")
+		case one == nil || m.value.Kind() == 'n': // null is the same as absent (proto3's JSON mapping)
+		default:
+			if err := one(below(field, m.name), m.value); err != nil {
+				return err
+			}
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
+// below is the path of a member. It repeats a name only if it looks like one: what stands in a wrong place may be a
+// secret.
+func below(field, name string) string {
+	if len(name) > 40 || !isName(name, "_", 40) {
+		return field
+	}
+	return field + "." + name
+}
+
+// snake returns the name in snake case: FCM reads camelCase as well.
+func snake(name string) string {
+	if strings.ContainsRune(name, '_') || strings.ToLower(name) == name {
+		return name
+	}
+	var b strings.Builder
+	for i := range len(name) {
+		if c := name[i]; 'A' <= c && c <= 'Z' {
+			b.WriteByte('_')
+			b.WriteByte(c + 'a' - 'A')
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// objectOf checks an object and its members.
+func objectOf(f fields) check {
+	return func(field string, v jsontext.Value) error {
+		found, ok := membersOf(v)
+		if !ok {
+			return misfit(field, invalidPayload, "an object")
+		}
+		return f.check(field, found)
+	}
+}
+
+func listOf(one check) check {
+	return func(field string, v jsontext.Value) error {
+		values, ok := valuesOf(v)
+		if !ok {
+			return misfit(field, invalidPayload, "a list")
+		}
+		for _, value := range values {
+			if err := one(field, value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// must makes a check of a test and what it allows.
+func must(allowed string, fits func(jsontext.Value) bool) check {
+	return func(field string, v jsontext.Value) error {
+		if !fits(v) {
+			return misfit(field, invalidPayload, allowed)
+		}
+		return nil
+	}
+}
+
+// matching checks texts of one pattern.
+func matching(allowed, pattern string) check {
+	fits := regexp.MustCompile(`^(?:` + pattern + `)$`).MatchString
+	return must(allowed, func(v jsontext.Value) bool {
+		s, ok := text(v)
+		return ok && fits(s)
+	})
+}
+
+// oneOf takes the words of an enum, in whatever case, and its numbers, as proto3's JSON mapping does.
+func oneOf(words ...string) check {
+	return must("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
+		s, isWord := text(v)
+		if !isWord {
+			return len(v) == 1 && '0' <= v[0] && int(v[0]-'0') <= len(words)
+		}
+		return slices.ContainsFunc(words, func(word string) bool { return strings.EqualFold(word, s) })
+	})
+}
+
+var (
+	isText   = must("a string", func(v jsontext.Value) bool { return v.Kind() == '"' })
+	isBool   = must("true or false", func(v jsontext.Value) bool { return v.Kind() == 't' || v.Kind() == 'f' })
+	isObject = must("an object", func(v jsontext.Value) bool { _, ok := membersOf(v); return ok })
+	isTexts  = must("an object whose values are all strings", func(v jsontext.Value) bool {
+		found, ok := membersOf(v)
+		return ok && !slices.ContainsFunc(found, func(m member) bool { return m.value.Kind() != '"' })
+	})
+	isCount = must("a whole number, 0 or more", func(v jsontext.Value) bool { return whole(strings.Trim(string(v), `"`)) })
+	isShare = must("a number from 0 to 1", func(v jsontext.Value) bool {
+		share, err := strconv.ParseFloat(string(v), 64)
+		return v.Kind() == '0' && err == nil && share >= 0 && share <= 1
+	})
+	isTime = must("a time of RFC 3339, such as 2026-12-31T23:59:59Z", func(v jsontext.Value) bool {
+		s, ok := text(v)
+		_, err := time.Parse(time.RFC3339Nano, s)
+		return ok && err == nil
+	})
+	isTTL = must("seconds and an s, from 0s to 2419200s, four weeks", func(v jsontext.Value) bool {
+		s, ok := text(v)
+		life, err := time.ParseDuration(s)
+		return ok && isSeconds(s) && err == nil && life >= 0 && life <= longestTTL
+	})
+	isSeconds  = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,9})?s$`).MatchString
+	isDuration = matching("seconds and an s, such as 3.5s", `[0-9]{1,12}(\.[0-9]{1,9})?s`)
+	isColor    = matching("a colour as #rrggbb", `#[0-9a-fA-F]{6}`)
+	isLabel    = matching("1 to 50 letters, digits and - _ . ~ %", `[a-zA-Z0-9\-_.~%]{1,50}`)
+	isLink     = matching("an https URL", `https://[^/\s]+(/\S*)?`)
+)
+
+func whole(s string) bool {
+	return len(s) <= 10 && isName(s, "", 10) && strings.Trim(s, "0123456789") == ""
+}
+
+// valuesOf returns the values of a JSON array; false for anything else.
+func valuesOf(v jsontext.Value) (values []jsontext.Value, ok bool) {
+	return values, v.Kind() == '[' && json.Unmarshal(v, &values) == nil
+}
