@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Sends through `gateway mock` with npm libraries, unmodified. Needs Go, Node 20 or newer and npm, and the npm registry.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+work=$(mktemp -d)
+mock=
+cleanup() {
+  [ -z "$mock" ] || { kill "$mock" && wait "$mock" || true; }
+  rm -rf "$work"
+}
+trap cleanup EXIT
+
+(cd ../../.. && go build -o "$work/gateway" ./cmd/gateway)
+npm ci --ignore-scripts --no-audit --no-fund --silent
+
+echo 'keep_content: true' >"$work/mock.yaml"
+"$work/gateway" mock -c "$work/mock.yaml" --keys "$work/keys" --ready-file "$work/ready.json" >/dev/null &
+mock=$!
+for _ in $(seq 100); do
+  [ -s "$work/ready.json" ] && break
+  kill -0 "$mock" # it has ended: so does this
+  sleep 0.1
+done
+
+export MOCK="$work/ready.json" NODE_EXTRA_CA_CERTS="$work/keys/ca.pem"
+node --test --test-concurrency=1 --test-reporter=spec
