@@ -131,7 +131,7 @@ const (
 // verdict of an outcome, as gobreaker's error.
 var (
 	errFailed   = errors.New("failed")
-	errSilent   = errors.New("silent") // failed, for want of an answer
+	errSilent   = errors.New("silent")   // failed, for want of an answer
 	errExcluded = errors.New("excluded") // says nothing about the endpoint
 )
 

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// harbour is a pool on real sockets: wire's connections to the mock's APNs, and a resolver that says what it is told.
+type harbour struct {
+	*pool.Pool
+	t      testing.TB
+	mock   *mockprovider.Mock
+	stop   func() error
+	events atomic.Int64
+
+	mu    sync.Mutex
+	named []netip.AddrPort
+	sent  int
+}
+
+// moor starts a mock with so many endpoints, names the first of them, and runs a pool until the test ends or stop is
+// called.
+func moor(t testing.TB, servers, named int, cfg pool.Config) *harbour {
+	t.Helper()
+	m := mockprovider.Start(t, mockprovider.Config{Endpoints: servers})
+	return moorAt(t, m, m.APNsAddrs()[:named], cfg)
+}
+
+func moorAt(t testing.TB, m *mockprovider.Mock, named []netip.AddrPort, cfg pool.Config) *harbour {
+	t.Helper()
+	h := &harbour{t: t, mock: m, named: named}
+	trust := m.ClientTLS()
+	trust.Certificates = []tls.Certificate{m.ClientCertificate()}
+	cfg.Name, cfg.Resolver = "harbour", h
+	cfg.Observe = func(pool.Event) { h.events.Add(1) }
+	cfg.Dial = func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
+		conn, err := wire.Dial(ctx, addr, wire.Config{Authority: "api.push.apple.com", TLS: trust})
+		if err != nil {
+			return nil, err
+		}
+		return conn, nil
+	}
+	p, err := pool.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Pool = p
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	h.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() {
+		if err := h.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	h.await(func(s pool.Status) bool { return len(s.Endpoints) == min(s.Size, len(named)) })
+	return h
+}
+
+// Resolve names what it was told, for the shortest time that the pool believes.
+func (h *harbour) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.named), 0, nil
+}
+
+func (h *harbour) name(addrs []netip.AddrPort) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.named = addrs
+}
+
+// await waits until the pool's status is so.
+func (h *harbour) await(so func(pool.Status) bool) {
+	for !so(h.Status()) {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// play makes endpoints answer 500, and no other.
+func (h *harbour) play(bad ...int) {
+	h.t.Helper()
+	var s mockprovider.Script
+	for _, i := range bad {
+		s.Faults = append(s.Faults, mockprovider.Fault{Service: mockprovider.APNs, Endpoint: fmt.Sprint(i), Status: 500})
+	}
+	if err := h.mock.Play(s); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// send carries one notification to an endpoint that accepts it.
+func (h *harbour) send() {
+	h.mu.Lock()
+	h.sent++
+	r := &wire.Request{Method: "POST", Path: fmt.Sprintf("/3/device/5a%062x", h.sent), Body: []byte(`{"aps":{"alert":"hi"}}`), Timeout: 5 * time.Second,
+		Header: []wire.Field{{Name: "apns-topic", Value: "com.example.app"}, {Name: "apns-push-type", Value: "alert"}}}
+	h.mu.Unlock()
+	var tried pool.Tried
+	for {
+		lease, err := h.Pick(context.Background(), tried)
+		if err != nil {
+			h.t.Error(err)
+			return
+		}
+		answer, err := lease.Do(context.Background(), r)
+		o := judge(answer, err)
+		lease.Done(o)
+		if o.Verdict == push.Accepted {
+			return
+		}
+		tried = append(tried, lease.Endpoint())
+	}
+}
+
+// spread sends so many notifications and returns what each endpoint was asked.
+func (h *harbour) spread(n int) map[string]int {
+	h.mock.Ledger().Clear()
+	for range n {
+		h.send()
+	}
+	visits := map[string]int{}
+	for _, e := range h.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
+		visits[e.Endpoint]++
+	}
+	return visits
+}
+
+// wantEven wants so many endpoints to have shared n visits, none with more than one above another.
+func wantEven(t *testing.T, visits map[string]int, endpoints, n int) {
+	t.Helper()
+	least, most, sum := n, 0, 0
+	for _, v := range visits {
+		least, most, sum = min(least, v), max(most, v), sum+v
+	}
+	if len(visits) != endpoints || most-least > 1 || sum != n {
+		t.Errorf("%d visits, uneven or not on %d endpoints: %v", sum, endpoints, visits)
+	}
+}
+
+func TestOnRealSocketsTheSpreadIsEven(t *testing.T) {
+	for _, servers := range []int{20, 4} {
+		t.Run(fmt.Sprint(servers), func(t *testing.T) {
+			h := moor(t, servers, servers, pool.Config{Size: 10})
+			wantEven(t, h.spread(205), min(servers, 10), 205)
+		})
+	}
+}
+
+func TestOnRealSocketsTwoThatFailAreLeftAndTheOthersShareEvenly(t *testing.T) {
+	for _, servers := range []int{20, 4} {
+		t.Run(fmt.Sprint(servers), func(t *testing.T) {
+			h := moor(t, servers, servers, pool.Config{Size: 10})
+			h.play(0, 1)
+			h.spread(5 * 10)
+			places := min(servers-2, 10)
+			h.await(func(s pool.Status) bool { return healthy(s) == places })
+			visits := h.spread(102)
+			for _, bad := range h.mock.APNsAddrs()[:2] {
+				if visits[bad.String()] > 0 {
+					t.Errorf("a bad endpoint got %d requests", visits[bad.String()])
+				}
+			}
+			wantEven(t, visits, places, 102)
+		})
+	}
+}
+
+// healthy counts the live endpoints whose breaker is closed.
+func healthy(s pool.Status) (n int) {
+	for _, e := range s.Endpoints {
+		if e.State == "closed" && e.Connections > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+func TestOnRealSocketsNewAddressesTakeThePlacesOfTheEjectedWhoStayOutWhenDNSNamesThemAgain(t *testing.T) {
+	h := moor(t, 8, 4, pool.Config{Size: 4, MaxAge: 100 * time.Millisecond})
+	h.play(0, 1)
+	h.spread(5 * 4)
+	h.name(h.mock.APNsAddrs()[4:])
+	h.await(h.holds(4, 5, 6, 7)) // two in place of the ejected, and two as the others get old
+	wantEven(t, h.spread(40), 4, 40)
+
+	h.name(h.mock.APNsAddrs()[:4])
+	h.await(h.holds(2, 3))
+	visits := h.spread(40)
+	for _, bad := range h.mock.APNsAddrs()[:2] {
+		if visits[bad.String()] > 0 {
+			t.Errorf("an ejected endpoint that DNS names again got %d requests", visits[bad.String()])
+		}
+	}
+}
+
+// holds is true of a status with all of these among its healthy endpoints.
+func (h *harbour) holds(wanted ...int) func(pool.Status) bool {
+	return func(s pool.Status) bool {
+		for _, i := range wanted {
+			if !slices.ContainsFunc(s.Endpoints, func(e pool.EndpointStatus) bool {
+				return e.Address == h.mock.APNsAddrs()[i].String() && e.State == "closed" && e.Connections > 0
+			}) {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+func TestOnRealSocketsWhoHasHealedSharesEvenlyAgain(t *testing.T) {
+	h := moor(t, 4, 4, pool.Config{Breaker: pool.Breaker{Ejection: 50 * time.Millisecond}})
+	h.play(0, 1)
+	h.spread(5 * 4)
+	h.play()
+	h.await(func(s pool.Status) bool {
+		h.send() // one of these is the probe
+		return healthy(s) == 4
+	})
+	wantEven(t, h.spread(100), 4, 100)
+}
+
+// TestTenThousandChangesUnderLoadLeaveNothingBehind gives the pool thousands of addresses, which fail, send GOAWAY and
+// reset after every few requests, so that each is dialled, joins, is ejected or lost, and leaves; DNS changes its mind
+// the while. Then no goroutine, connection or file may be left.
+func TestTenThousandChangesUnderLoadLeaveNothingBehind(t *testing.T) {
+	const callers, servers = 16, 3000
+	changes := int64(10_000)
+	if underRace {
+		changes = 2000 // each costs handshakes, and those ten times as much
+	}
+	before, files := goleak.IgnoreCurrent(), openFiles(t)
+	m, err := mockprovider.New(mockprovider.Config{
+		APNsListen: slices.Repeat([]string{"127.0.0.1:0"}, servers),
+		Script: mockprovider.Script{Faults: []mockprovider.Fault{
+			{Service: mockprovider.APNs, Share: 0.3, Status: 500},
+			{Service: mockprovider.APNs, Share: 0.5, Reset: &mockprovider.Reset{Every: 3, Processed: 1}},
+			{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{Every: 4}},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+
+	all := m.APNsAddrs()
+	h := moorAt(t, m, all, pool.Config{Size: 16})
+	var load sync.WaitGroup
+	for caller := range callers {
+		load.Go(func() {
+			for n := 0; h.events.Load() < changes; n++ {
+				h.send()
+				if caller == 0 && n%100 == 0 { // DNS names them in another order, and one in ten not at all
+					h.name(append(slices.Clone(all[n%servers:]), all[:n%servers*9/10]...))
+				}
+			}
+		})
+	}
+	load.Wait()
+	if err := h.stop(); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
+	}
+	if left := openFiles(t); left > files {
+		t.Errorf("%d files are open, before it were %d", left, files)
+	}
+}
+
+// openFiles counts this process's files and sockets, where the system tells.
+func openFiles(t *testing.T) int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if os.IsNotExist(err) {
+		return 0
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
