@@ -110,14 +110,26 @@ func reset(s *stage) {
 	s.dials(g, m, mockprovider.APNs)
 }
 
+// resets judges one reset. What the service answered in the last moments before it may have been discarded on the way, and
+// is then unanswered for all that a client can know.
 func (s *stage) resets(e evidence, wish push.OnUnknown) {
-	unanswered, processed := map[string]bool{}, 0
+	unanswered, processed, inTime := map[string]bool{}, 0, map[string]bool{}
+	at := e.resetAt()
 	for _, entry := range e.entries {
-		if !entry.Time.Before(e.cut) && !entry.Answered {
+		if entry.Time.Before(e.cut.Add(-time.Second)) {
+			continue
+		}
+		when, met := at[connection{entry.Endpoint, entry.Conn}]
+		switch {
+		case !entry.Answered && !entry.Time.Before(e.cut):
 			unanswered[entry.ID] = true
 			if entry.Accepted {
 				processed++
 			}
+		case met && when.Sub(entry.Time) < 5*time.Millisecond:
+			processed++
+		default:
+			inTime[entry.ID] = true
 		}
 	}
 	name := string(wish) + ": "
@@ -131,12 +143,23 @@ func (s *stage) resets(e evidence, wish push.OnUnknown) {
 	s.none("unanswered and not said to be unknown", e.after.Count(func(n *loadtest.Sample) bool {
 		return unanswered[n.ID] && n.Status != "unknown"
 	}))
-	answered := map[string]bool{}
+	s.none("unknown and yet answered", e.after.Count(func(n *loadtest.Sample) bool { return n.Status == "unknown" && inTime[n.ID] }))
+	s.none("failed otherwise", e.after.Count(func(n *loadtest.Sample) bool { return n.Status != "unknown" && n.Status != "accepted" }))
+}
+
+// connection is one of an endpoint's, by its number in the ledger.
+type connection struct {
+	endpoint string
+	number   uint64
+}
+
+// resetAt is when each connection was reset.
+func (e evidence) resetAt() map[connection]time.Time {
+	at := map[connection]time.Time{}
 	for _, entry := range e.entries {
-		if entry.Answered {
-			answered[entry.ID] = true
+		if entry.Fault == "reset" && !entry.Time.Before(e.cut) {
+			at[connection{entry.Endpoint, entry.Conn}] = entry.Time
 		}
 	}
-	s.none("unknown and yet answered", e.after.Count(func(n *loadtest.Sample) bool { return n.Status == "unknown" && answered[n.ID] }))
-	s.none("failed otherwise", e.after.Count(func(n *loadtest.Sample) bool { return n.Status != "unknown" && n.Status != "accepted" }))
+	return at
 }
