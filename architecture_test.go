@@ -34,6 +34,8 @@ var floors = map[string]struct {
 	"providers/apns":    {floor: 1, mayImport: []string{"push", "wire"}},
 	"providers/fcm":     {floor: 1, mayImport: []string{"push", "wire"}},
 	"providers/webpush": {floor: 1, mayImport: []string{"push", "wire"}},
+	"providers/providertest": {floor: 1, mayImport: []string{"push", "wire"},
+		mayNotFrom: "a provider is handed to it; it knows none"},
 	"pool":              {floor: 1, mayImport: []string{"push", "wire"}},
 	"retry":             {floor: 1, mayImport: []string{"push"}},
 	"quota":             {floor: 1, mayImport: []string{"push"}},

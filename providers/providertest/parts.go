@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package providertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+func judgesRows(t *testing.T, s Suite) {
+	if len(s.Rows) == 0 {
+		t.Fatal("the suite has no rows")
+	}
+	for _, row := range s.Rows {
+		s.bubble(t, row.Name, func(t *testing.T, p Provider) {
+			if row.After > 0 {
+				send(t, p, answering(wire.Response{Status: 200}), s.Notification())
+				time.Sleep(row.After)
+			}
+			n := s.Notification()
+			if row.Target.Kind() != push.NoTarget {
+				n.Target = row.Target
+			}
+			o := send(t, p, answering(row.Answer), n)
+			if o.Verdict != row.Verdict || o.Retryable() != row.Retryable || o.EndpointFault() != row.EndpointFault || o.ForgetToken != row.ForgetToken {
+				t.Errorf("%+v (retryable %t, endpoint's fault %t), want %+v", o, o.Retryable(), o.EndpointFault(), row)
+			}
+			s.sound(t, row.Answer.Status, o)
+		})
+	}
+}
+
+// sound checks what holds of every outcome of an answer.
+func (s Suite) sound(t *testing.T, status int, o push.Outcome) {
+	t.Helper()
+	s.quiet(t, "the outcome", fmt.Sprintf("%+v", o))
+	switch {
+	case o.HTTP != status:
+		t.Errorf("its HTTP is %d, the answer's %d", o.HTTP, status)
+	case o.Verdict == push.Unsent || o.Verdict == push.Abandoned || o.Verdict == push.Expired:
+		t.Errorf("%s, though the service answered %d", o.Verdict, status)
+	case (o.Verdict == push.Accepted) != (status/100 == 2):
+		t.Errorf("%s, and the answer was %d", o.Verdict, status)
+	case o.Verdict != push.Accepted && (o.Reason == "" || len(o.Reason) > 64):
+		t.Errorf("its reason is %q: must be a word of a closed set", o.Reason)
+	case o.Verdict == push.Throttled && o.RetryAfter <= 0:
+		t.Error("it is throttled and says not for how long")
+	case o.ForgetToken && o.Verdict != push.Unregistered && o.Verdict != push.Refused:
+		t.Errorf("%s, and yet the token is to be forgotten", o.Verdict)
+	}
+}
+
+func bearsAnyAnswer(t *testing.T, s Suite) {
+	secret := strings.Join(s.secrets(), " ")
+	bodies := []string{
+		"", "{", "null", "[]", "7", `"x"`, "{}", "<html>502 Bad Gateway</html>", strings.Repeat(`{"a":`, 10_000), "\xff\xfe", strings.Repeat("x", 1<<16), secret,
+		fmt.Sprintf(`{"reason":%q,"error":{"status":%[1]q,"message":%[1]q,"details":[{"@type":"x/google.firebase.fcm.v1.FcmError","errorCode":%[1]q}]}}`, secret),
+		`{"reason":{},"errno":"x","error":[],"timestamp":-1}`, `{"error":{"details":[null,7,{}]}}`,
+	}
+	s.bubble(t, "every status", func(t *testing.T, p Provider) {
+		n := s.Notification()
+		for status := 200; status < 600; status++ {
+			for _, body := range bodies {
+				fields := []wire.Field{{Name: "retry-after", Value: "soon"}, {Name: "location", Value: n.Key()}, {Name: "apns-id", Value: secret}}
+				s.sound(t, status, send(t, p, answering(wire.Response{Status: status, Body: []byte(body), Header: fields}), n))
+			}
+		}
+	})
+}
+
+func judgesSilence(t *testing.T, s Suite) {
+	for _, lost := range []*wire.Error{
+		{Reason: wire.ConnectRefused, Processed: wire.Never, Endpoint: true}, {Reason: wire.RefusedStream, Processed: wire.Never},
+		{Reason: wire.GoAwayUnprocessed, Processed: wire.Never}, {Reason: wire.ResponseTimeout, Endpoint: true},
+		{Reason: wire.LostAfterWrite, Endpoint: true}, {Reason: wire.ResetInternal, Endpoint: true}, {Reason: wire.QueueFull, Processed: wire.Never},
+	} {
+		s.bubble(t, string(lost.Reason), func(t *testing.T, p Provider) {
+			o := send(t, p, service(func(context.Context, *wire.Request) (*wire.Response, error) { return nil, lost }), s.Notification())
+			if want := push.NoAnswer(lost); o != want {
+				t.Errorf("%+v, want %+v", o, want)
+			}
+		})
+	}
+}
+
+// letsCallersLeave hands the context on, and blames nobody when it ends.
+func letsCallersLeave(t *testing.T, s Suite) {
+	waiting := service(func(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
+		<-ctx.Done()
+		return nil, &wire.Error{Reason: wire.Cancelled, Err: ctx.Err()}
+	})
+	for name, leave := range map[string]func(context.Context) (context.Context, context.CancelFunc){
+		"cancelled": func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			time.AfterFunc(time.Second, cancel)
+			return ctx, cancel
+		},
+		"out of time": func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Second)
+		},
+	} {
+		s.bubble(t, name, func(t *testing.T, p Provider) {
+			ctx, cancel := leave(t.Context())
+			defer cancel()
+			n, began := s.Notification(), time.Now()
+			r, err := p.Translate(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := p.Send(ctx, waiting, n, r)
+			if o.EndpointFault() || o.EndpointProven() || o.HTTP != 0 || (name == "cancelled") != (o.Verdict == push.Abandoned) {
+				t.Errorf("%+v", o)
+			}
+			if took := time.Since(began); took != time.Second {
+				t.Errorf("it took %s to notice", took)
+			}
+		})
+	}
+}
+
+func sharesRequests(t *testing.T, s Suite) {
+	s.bubble(t, "many at once", func(t *testing.T, p Provider) {
+		n := s.Notification()
+		r, err := p.Translate(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
+		before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() {
+				requests := 0
+				p.Send(t.Context(), service(func(context.Context, *wire.Request) (*wire.Response, error) {
+					requests++
+					return &wire.Response{Status: 503}, nil
+				}), n, r)
+				if requests != 1 {
+					t.Errorf("%d requests for one attempt", requests)
+				}
+			})
+		}
+		all.Wait()
+		if fmt.Sprint(*r, r.Header[:cap(r.Header)]) != before {
+			t.Error("the request that all attempts share was changed")
+		}
+	})
+}
+
+func renews(t *testing.T, s Suite) {
+	if s.Expired.Status == 0 {
+		t.Skip("its credentials do not end")
+	}
+	s.bubble(t, "once for everybody", func(t *testing.T, p Provider) {
+		var mu sync.Mutex
+		seen := map[string]bool{}
+		note := func(a wire.Response) service {
+			return func(_ context.Context, r *wire.Request) (*wire.Response, error) {
+				time.Sleep(time.Second) // so that all are on their way before the first is answered
+				mu.Lock()
+				defer mu.Unlock()
+				seen[authorization(r)] = true
+				return &a, nil
+			}
+		}
+		send(t, p, note(wire.Response{Status: 200}), s.Notification())
+		time.Sleep(s.Age)
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				if o := send(t, p, note(s.Expired), s.Notification()); o.Verdict != push.Unauthorized || !o.Renewed || o.EndpointFault() {
+					t.Errorf("%+v", o)
+				}
+			})
+		}
+		all.Wait()
+		send(t, p, note(wire.Response{Status: 200}), s.Notification())
+		if len(seen) != 2 {
+			t.Errorf("%d credentials, want the old one and a new one", len(seen))
+		}
+	})
+}
+
+// texts are of one, two, three and four bytes a letter, of several runes a letter, and right to left.
+var texts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م"}
+
+func keepsLimits(t *testing.T, s Suite) {
+	for _, text := range texts {
+		s.bubble(t, text, func(t *testing.T, p Provider) {
+			if _, err := p.Translate(s.Filled(text, s.Limit)); err != nil {
+				t.Errorf("%d bytes are refused: %v", s.Limit, err)
+			}
+			_, err := p.Translate(s.Filled(text, s.Limit+1))
+			if misfit, ok := errors.AsType[*push.FieldError](err); !ok || misfit.Reason != "PayloadTooLarge" || !strings.Contains(misfit.Allowed, fmt.Sprint(s.Limit)) {
+				t.Errorf("one byte more: %v", err)
+			}
+		})
+	}
+}
+
+func keepsTexts(t *testing.T, s Suite) {
+	for _, text := range append(texts, `"\/`, "a\nb\tc\x01", "\u2028\u2029\u0000", "\ufeffx", "<script>&amp;", "\U0010ffff") {
+		s.bubble(t, fmt.Sprintf("%q", text), func(t *testing.T, p Provider) {
+			n := s.Notification()
+			n.Title = text
+			r, err := p.Translate(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Shown(t, r); got != text {
+				t.Errorf("the device reads %q", got)
+			}
+		})
+	}
+}
+
+func refusesTargets(t *testing.T, s Suite) {
+	kind := s.Notification().Kind()
+	for _, target := range []push.Target{{}, {Token: "\x00../"}, {Topic: "a/b"}, {Condition: "'"}, {Channel: "\n"}, {Installation: "?"}, {Subscription: &push.Subscription{}}} {
+		s.bubble(t, fmt.Sprintf("kind %d for %d", target.Kind(), kind), func(t *testing.T, p Provider) {
+			n := s.Notification()
+			n.Target = target
+			_, err := p.Translate(n)
+			if misfit, ok := errors.AsType[*push.FieldError](err); !ok || misfit.Reason != "InvalidTarget" {
+				t.Errorf("%v, want a *push.FieldError InvalidTarget", err)
+			}
+		})
+	}
+}
+
+func refusesQuietly(t *testing.T, s Suite) {
+	for name, n := range s.spoilt() {
+		s.bubble(t, name, func(t *testing.T, p Provider) {
+			_, err := p.Translate(n)
+			misfit, ok := errors.AsType[*push.FieldError](err)
+			if !ok || misfit.Field == "" || misfit.Allowed == "" || misfit.Reason == "" {
+				t.Fatalf("%v, want a whole *push.FieldError", err)
+			}
+			s.quiet(t, "the error", err.Error())
+		})
+	}
+}
