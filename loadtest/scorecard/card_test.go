@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"testing"
+	"time"
+)
+
+func TestARowPrintsWhatItMeasuredBesideWhatItMust(t *testing.T) {
+	c := card{ID: "S01"}
+	atLeast(&c, "delivered", shareOf(99_995, 100_000), 0.9999)
+	c.added("p99", 200*time.Millisecond, 212*time.Millisecond, 50*time.Millisecond)
+	atMost(&c, "into the hole", 41, 100)
+	atMost(&c, "out", 1900*time.Millisecond, 2500*time.Millisecond)
+	c.none("duplicates", 0)
+	const want = "S01  pass         delivered 99.995% (>= 99.99%)  p99 +12ms (<= 50ms)  into the hole 41 (<= 100)  out 1.9s (<= 2.5s)  duplicates 0"
+	if got := c.close(true).String(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestARowFallsShortByOneFigureOrByNotFinishing(t *testing.T) {
+	c := card{ID: "S06"}
+	atMost(&c, "new dials", 9, 8)
+	atMost(&c, "out", never, time.Second)
+	if got, want := c.close(true).String(), "S06  FALLS SHORT  new dials 9 (<= 8) SHORT  out never (<= 1s) SHORT"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	s := stage{card: card{ID: "S07"}}
+	s.note("the load did not end")
+	if got, want := s.card.close(s.finished).String(), "S07  FALLS SHORT  the load did not end"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestARowThatEndsByFatalfFallsShortAndCleansUp(t *testing.T) {
+	var order []int
+	c := row{id: "S99", judge: func(s *stage) {
+		s.Cleanup(func() { order = append(order, 1) })
+		s.Cleanup(func() { order = append(order, 2) })
+		s.Fatalf("no luck")
+		t.Error("it went on")
+	}}.play(house{ctx: t.Context()})
+	if c.Result != short || len(c.Notes) != 1 || c.Notes[0] != "no luck" || len(order) != 2 || order[0] != 2 {
+		t.Errorf("%+v, cleaned up %v", c, order)
+	}
+}
+
+func TestARowThatIsNotBuiltSaysSoAndDoesNotPass(t *testing.T) {
+	c := row{id: "S25", fault: "a day of all faults at random"}.play(house{ctx: t.Context()})
+	if got, want := c.String(), "S25  not built    a day of all faults at random"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestTheLastLineSumsUp(t *testing.T) {
+	for want, counts := range map[string]map[result]int{
+		"scorecard: 7 passed, 1 falls short":              {passed: 7, short: 1},
+		"scorecard: 2 passed":                             {passed: 2},
+		"scorecard: 0 passed, 2 fall short, 15 not built": {short: 2, notBuilt: 15},
+	} {
+		if got := sum(counts); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestRowsAreChosenByNameAndAllWithoutOne(t *testing.T) {
+	if all, err := choose(nil); err != nil || len(all) != 28 {
+		t.Errorf("%d rows, %v", len(all), err)
+	}
+	some, err := choose([]string{"s06", "S01b"})
+	if err != nil || len(some) != 2 || some[0].id != "S06" || some[1].id != "S01b" {
+		t.Errorf("%+v, %v", some, err)
+	}
+	if _, err := choose([]string{"S99"}); err == nil {
+		t.Error("a row that is not there was chosen")
+	}
+}
+
+func TestTimeInRotationIsThatUntilEjectionsAndOfProbes(t *testing.T) {
+	at := time.Unix(1000, 0)
+	g := &gateway{}
+	for _, e := range []struct {
+		after time.Duration
+		kind  string
+	}{{2 * time.Second, "ejected"}, {12 * time.Second, "probing"}, {13 * time.Second, "ejected"}, {33 * time.Second, "probing"}, {34 * time.Second, "recovered"}} {
+		g.events = append(g.events, event{Time: at.Add(e.after), kind: e.kind, Endpoint: "x"})
+	}
+	if got, want := g.inRotation("x", at, 40*time.Second), (2+1+7)*time.Second; got != want {
+		t.Errorf("%s in rotation, want %s", got, want)
+	}
+}
