@@ -5,6 +5,7 @@ package delivery_test
 import (
 	"testing"
 
+	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
 )
@@ -14,6 +15,7 @@ func BenchmarkSend(b *testing.B) {
 	r := house(b, &service{quiet: true}, 8)
 	r.Budget = new(retry.Budget)
 	r.Brake = new(retry.Brake)
+	r.Admission = new(delivery.Admission)
 	r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 1e9}})
 	b.ReportAllocs()
 	b.ResetTimer()

@@ -13,8 +13,10 @@ import (
 
 // Our own words for an end without a provider's, beside those of wire and pool.
 const (
-	gateClosed    = "GATE_CLOSED"   // its quota has no place in time
-	providerDown  = "PROVIDER_DOWN" // the brake holds it back
+	gateClosed    = "GATE_CLOSED"    // its quota has no place in time
+	providerDown  = "PROVIDER_DOWN"  // the brake holds it back
+	overloaded    = "OVERLOADED"     // more is on the way than the endpoints can bear
+	overShare     = "APP_OVER_SHARE" // and this app has more of it than its share
 	ttlExpired    = "TTL_EXPIRED"
 	providerPanic = "PROVIDER_PANIC" // a defect of ours
 )

@@ -21,6 +21,9 @@ type Observer struct {
 	Gated func(n *push.Notification, wait time.Duration, admitted bool)
 	// Held tells that the brake held n back from a provider that is down.
 	Held func(n *push.Notification)
+	// Shed tells that n was turned away because too much is on the way, or too
+	// much of its app's.
+	Shed func(n *push.Notification)
 	// Denied tells that the policy wanted a retry after o, and the budget or
 	// the brake did not grant it.
 	Denied func(n *push.Notification, o push.Outcome)
@@ -47,6 +50,12 @@ func (ob *Observer) gated(n *push.Notification, wait time.Duration, admitted boo
 func (ob *Observer) held(n *push.Notification) {
 	if ob.Held != nil {
 		ob.Held(n)
+	}
+}
+
+func (ob *Observer) shed(n *push.Notification) {
+	if ob.Shed != nil {
+		ob.Shed(n)
 	}
 }
 

@@ -48,6 +48,9 @@ type Route struct {
 	// Gate guards the provider's quota, one for each credential; nil admits
 	// everything.
 	Gate *quota.Gate
+	// Admission bounds what is on its way, one for each credential; nil sets
+	// no bound, and in an overload everybody waits.
+	Admission *Admission
 	// Observer is told what happens; zero tells nobody.
 	Observer Observer
 	// Logger gets what should never happen; nil discards it.

@@ -26,6 +26,7 @@ type sending struct {
 	attempts []push.Attempt
 	passage  retry.Passage
 	passed   bool
+	entered  time.Time // on its way to an endpoint
 }
 
 // pass asks the brake, once for all attempts.
@@ -81,14 +82,23 @@ func (s *sending) await(ctx context.Context, turn *quota.Turn, patience time.Dur
 	return push.Outcome{}, true
 }
 
-// pick leases an endpoint, one that s has not tried as long as there is one.
+// pick leases an endpoint, one that s has not tried as long as there is one,
+// if there is room on the way.
 func (s *sending) pick(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
+	if cause, ok := s.Admission.enter(s.n); !ok {
+		s.Observer.shed(s.n)
+		return nil, cause
+	}
+	s.entered = time.Now()
 	lease, err := s.Pool.Pick(ctx, s.tried)
+	s.Admission.leased()
 	if err != nil {
+		s.Admission.leave(s.n, time.Since(s.entered), 0)
 		return nil, push.NoAnswer(err)
 	}
 	if expired(s.n) {
 		lease.Done(tooLate)
+		s.Admission.leave(s.n, time.Since(s.entered), 0)
 		return nil, tooLate
 	}
 	return lease, push.Outcome{}
@@ -103,6 +113,7 @@ func (s *sending) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
 	a := push.Attempt{Endpoint: lease.Endpoint().String(), Started: time.Now()}
 	a.Outcome = s.send(ctx, lease)
 	a.Took = time.Since(a.Started)
+	s.Admission.leave(s.n, a.Started.Sub(s.entered), a.Took)
 	s.attempts = append(s.attempts, a)
 	s.Gate.Learn(s.n, a.Outcome)
 	s.Observer.attempted(s.n, len(s.attempts), a)

@@ -159,7 +159,7 @@ func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
 
 func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
 	return &delivery.Route{
-		Provider: provider, Pool: s.pool, Budget: s.budget, Brake: s.brake, Gate: s.gate, Logger: b.log,
+		Provider: provider, Pool: s.pool, Budget: s.budget, Brake: s.brake, Gate: s.gate, Admission: s.admission, Logger: b.log,
 		Retry: retry.Policy{
 			Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
 			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: exceptions(r.Rules),

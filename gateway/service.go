@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
@@ -28,16 +29,17 @@ import (
 // service is what all apps with one credential at one URL share: a pool, a budget of retries, a quota. Apple wants one
 // team per connection, and one app's trouble must not move another's latency.
 type service struct {
-	name     string
-	apps     []string // the blocks that send through it, such as apps.shop.apns
-	cred     credential
-	shared   settings
-	pool     *pool.Pool
-	resolver pool.Resolver
-	dial     func(context.Context, netip.AddrPort) (pool.Conn, error)
-	budget   *retry.Budget
-	brake    *retry.Brake
-	gate     *quota.Gate
+	name      string
+	apps      []string // the blocks that send through it, such as apps.shop.apns
+	cred      credential
+	shared    settings
+	pool      *pool.Pool
+	resolver  pool.Resolver
+	dial      func(context.Context, netip.AddrPort) (pool.Conn, error)
+	budget    *retry.Budget
+	brake     *retry.Brake
+	admission *delivery.Admission
+	gate      *quota.Gate
 
 	authorize func(context.Context) error // gets a token where there is none
 	refresh   func(context.Context) error // keeps it fresh; nil where sending does so
@@ -97,7 +99,7 @@ func (b *builder) newService(path string, cred credential, want settings, roots 
 			Authority: base.Host, TLS: &tls.Config{RootCAs: roots, Certificates: cred.cert},
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
 		}),
-		budget: budget(want.budget, want.floor), brake: brake(want.floor), gate: gate(want.quota, b.weights),
+		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights), gate: gate(want.quota, b.weights),
 	}
 	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)
@@ -130,6 +132,12 @@ func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
 }
 
 var pickers = map[string]pool.Picker{"round_robin": pool.RoundRobin{}, "least_loaded": pool.LeastLoaded{}}
+
+// admission starts at four times what the pool can have in flight, for a cold start has to wait, and never shrinks below what it can and a quarter more.
+func admission(c config.Pool, weights map[string]int) *delivery.Admission {
+	capacity := c.Size * c.InFlight
+	return &delivery.Admission{Start: max(4*capacity, 64), Least: max(capacity*5/4, 64), Most: max(8*capacity, 10_000), Weights: weights}
+}
 
 func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {
 	return func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {

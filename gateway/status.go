@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/rest"
@@ -24,13 +25,20 @@ type ServiceStatus struct {
 	Apps  []string     `json:"apps"`
 	Pool  pool.Status  `json:"pool"`
 	Quota quota.Status `json:"quota"`
+	// Admission is what is on its way at a time, and may be.
+	Admission delivery.AdmissionStatus `json:"admission"`
+	// HeldBack is the part of notifications that the brake holds back from a provider that is down, 0 to 1.
+	HeldBack float64 `json:"held_back"`
 }
 
 // Status returns the state of everything at this moment.
 func (g *Gateway) Status() Status {
 	s := Status{Zone: g.cfg.Zone, Draining: g.draining.Load(), Services: []ServiceStatus{}}
 	for _, service := range g.everyService() {
-		s.Services = append(s.Services, ServiceStatus{Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status()})
+		s.Services = append(s.Services, ServiceStatus{
+			Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status(),
+			Admission: service.admission.Status(), HeldBack: service.brake.Chance(),
+		})
 	}
 	return s
 }
