@@ -3,6 +3,10 @@
 package mockprovider_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"io"
 	"net/http"
 	"strings"
@@ -188,6 +192,24 @@ func TestAClientCertificateStandsForItsTopic(t *testing.T) {
 		}))
 		if got.status != status {
 			t.Errorf("topic %q: got %d %s, want %d", topic, got.status, got.body, status)
+		}
+	}
+}
+
+// pushy, the Java library, signs its tokens in ASN.1 instead of RFC 7518's way, and works with Apple.
+func TestAProviderTokenMayBeSignedInASN1(t *testing.T) {
+	m := mockprovider.Start(t)
+	c := m.Credentials()[0]
+	signed := part(object{"alg": "ES256", "kid": c.KeyID}) + "." + part(object{"iss": c.TeamID, "iat": time.Now().Unix()})
+	digest := sha256.Sum256([]byte(signed))
+	signature, err := ecdsa.SignASN1(rand.Reader, privateKey[*ecdsa.PrivateKey](t, c.KeyPEM), digest[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]int{signed: 200, strings.Replace(signed, ".", ".e30", 1): 403} {
+		got := do(t, client(t, m), push(t, m, header("authorization", "bearer "+text+"."+base64.RawURLEncoding.EncodeToString(signature))))
+		if got.status != want {
+			t.Errorf("got %d %s, want %d", got.status, got.body, want)
 		}
 	}
 }

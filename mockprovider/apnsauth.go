@@ -46,7 +46,7 @@ func (a *apns) verify(p *peer, authorization string, sandbox bool) refusal {
 	key := slices.IndexFunc(a.credentials, func(c Credential) bool {
 		return c.KeyID == token.Header.Kid && c.TeamID == token.Claims.Iss
 	})
-	if key < 0 || !token.signedES256(a.credentials[key].public) {
+	if key < 0 || !token.signedForApple(a.credentials[key].public) {
 		return refusal{403, "InvalidProviderToken"}
 	}
 	if in := a.credentials[key].Environment; in != "" && (in == Sandbox) != sandbox {

@@ -67,6 +67,15 @@ func (t *jwt) signedES256(key *ecdsa.PublicKey) bool {
 	return ecdsa.Verify(key, digest[:], r, s)
 }
 
+// signedForApple is signedES256, or the same in ASN.1: pushy signs so, and Apple has taken it for years.
+func (t *jwt) signedForApple(key *ecdsa.PublicKey) bool {
+	if t.signedES256(key) {
+		return true
+	}
+	digest := sha256.Sum256([]byte(t.signed))
+	return t.Header.Alg == "ES256" && ecdsa.VerifyASN1(key, digest[:], t.signature)
+}
+
 // signedRS256 reports whether key made the signature.
 func (t *jwt) signedRS256(key *rsa.PublicKey) bool {
 	digest := sha256.Sum256([]byte(t.signed))
