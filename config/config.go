@@ -222,6 +222,9 @@ type Limits struct {
 	// How long a notification may take until its verdict, with all its waits and attempts; then it is answered with what
 	// is known. Keep it above retry.attempt_timeout and below drain.grace and the callers' own patience.
 	SendTime time.Duration `name:"send_time" default:"25s" allowed:"100ms..10m"`
+	// How long a token that its provider declared dead is answered here, as unregistered, instead of being sent again; 0s
+	// sends every time.
+	DeadTokens time.Duration `name:"dead_tokens" default:"24h" allowed:"0s..720h"`
 	// How long a body may take to arrive; in a batch, the next notification. It ends callers who stall.
 	BodyTime time.Duration `name:"body_time" default:"15s" allowed:"100ms..10m"`
 }

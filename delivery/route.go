@@ -51,6 +51,8 @@ type Route struct {
 	// Admission bounds what is on its way, one for each credential; nil sets
 	// no bound, and in an overload everybody waits.
 	Admission *Admission
+	// Dead remembers dead tokens; nil sends to them again and again.
+	Dead *Dead
 	// Observer is told what happens; zero tells nobody.
 	Observer Observer
 	// Logger gets what should never happen; nil discards it.
@@ -67,6 +69,9 @@ func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
 		return s.end(unsendable(err))
 	}
 	s.request = request
+	if o, ok := s.Dead.knows(n); ok {
+		return s.end(o)
+	}
 	if cause, ok := s.pass(); !ok {
 		return s.end(cause)
 	}

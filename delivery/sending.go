@@ -116,6 +116,7 @@ func (s *sending) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
 	s.Admission.leave(s.n, a.Started.Sub(s.entered), a.Took)
 	s.attempts = append(s.attempts, a)
 	s.Gate.Learn(s.n, a.Outcome)
+	s.Dead.learn(s.n, a.Outcome)
 	s.Observer.attempted(s.n, len(s.attempts), a)
 	return a.Outcome
 }

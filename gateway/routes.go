@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/delivery"
@@ -38,13 +39,14 @@ type builder struct {
 	origins  []*origins
 	table    delivery.Table
 	weights  map[string]int
+	keepDead time.Duration
 	problems []error
 }
 
 // build makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
 // the configuration that is wrong.
 func build(cfg *config.Config, log *slog.Logger) (*builder, error) {
-	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{}}
+	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{}, keepDead: cfg.Limits.DeadTokens}
 	for _, server := range cfg.DNS.Servers {
 		b.servers = append(b.servers, server.String())
 	}
@@ -159,7 +161,7 @@ func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
 
 func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
 	return &delivery.Route{
-		Provider: provider, Pool: s.pool, Budget: s.budget, Brake: s.brake, Gate: s.gate, Admission: s.admission, Logger: b.log,
+		Provider: provider, Pool: s.pool, Budget: s.budget, Brake: s.brake, Gate: s.gate, Admission: s.admission, Dead: s.dead, Logger: b.log,
 		Retry: retry.Policy{
 			Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
 			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: exceptions(r.Rules),

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -39,6 +40,7 @@ type service struct {
 	budget    *retry.Budget
 	brake     *retry.Brake
 	admission *delivery.Admission
+	dead      *delivery.Dead
 	gate      *quota.Gate
 
 	authorize func(context.Context) error // gets a token where there is none
@@ -100,6 +102,7 @@ func (b *builder) newService(path string, cred credential, want settings, roots 
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
 		}),
 		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights), gate: gate(want.quota, b.weights),
+		dead: dead(b.keepDead),
 	}
 	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)
@@ -133,7 +136,16 @@ func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
 
 var pickers = map[string]pool.Picker{"round_robin": pool.RoundRobin{}, "least_loaded": pool.LeastLoaded{}}
 
-// admission starts at four times what the pool can have in flight, for a cold start has to wait, and never shrinks below what it can and a quarter more.
+// dead returns what remembers dead tokens, nil where none are to be.
+func dead(keep time.Duration) *delivery.Dead {
+	if keep == 0 {
+		return nil
+	}
+	return &delivery.Dead{Keep: keep}
+}
+
+// admission starts at four times what the pool can have in flight, for a cold start has to wait, and never shrinks below
+// what it can and a quarter more.
 func admission(c config.Pool, weights map[string]int) *delivery.Admission {
 	capacity := c.Size * c.InFlight
 	return &delivery.Admission{Start: max(4*capacity, 64), Least: max(capacity*5/4, 64), Most: max(8*capacity, 10_000), Weights: weights}
