@@ -82,7 +82,7 @@ func TestNoSecretComesOutOfAGateway(t *testing.T) {
 			a.exchange(t, "POST", base+"/v1/apps/shop/notifications", s.key, body)
 			lines = append(lines, body)
 		}
-		a.exchange(t, "POST", base+"/v1/apps/shop/notifications/batch", s.key, "["+strings.Join(lines, ",")+"]")
+		a.exchange(t, "POST", base+"/v1/apps/shop/notifications/batch", s.key, strings.Join(lines, "\n"))
 	}
 	a.exchange(t, "POST", base+"/v1/apps/shop/notifications", "wrong-"+s.key, `{}`)
 	for _, url := range []string{base + "/v1/status", base + "/readyz", base + "/healthz", admin + "/metrics", admin + "/debug/pprof/goroutine?debug=2"} {
@@ -149,6 +149,9 @@ func (a *aviary) exchange(t *testing.T, method, url, key, body string) {
 		t.Fatal(err)
 	}
 	request.Header.Set("Authorization", "Bearer "+key)
+	if strings.HasSuffix(url, "/batch") {
+		request.Header.Set("Content-Type", "application/x-ndjson")
+	}
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Error(err)
