@@ -125,3 +125,16 @@ func TestABroadcastGoesToItsChannelByTheSameRoad(t *testing.T) {
 		t.Errorf("%+v: the mock knows no such channel, and says so on the road of broadcasts only", got)
 	}
 }
+
+func TestABatchThatBreaksOffLeavesItsConnectionToTheNextRequest(t *testing.T) {
+	r := lay(t, mockprovider.Config{}, "")
+	broken := `[{"platform":"apns","token":"00","title":"x"},{"a":{"b":` + strings.Repeat(`{"platform":"apns","token":"00"},`, 20) + `]`
+	for range 100 { // it was one request in a dozen that was reset
+		answer := r.call(t, "/batch", r.key, "application/json", strings.NewReader(broken))
+		if _, err := io.ReadAll(answer.Body); err != nil {
+			t.Error(err)
+		}
+		answer.Body.Close()
+		r.send(t, apnsTo("00"))
+	}
+}

@@ -61,6 +61,9 @@ func (a *api) run(w *answer, r *http.Request, from *body, in items) *problem {
 	defer func() { b.end(); unfollow() }()
 
 	taken, p := b.read(in)
+	if p != nil && p.kind != bodyTimeout {
+		from.drain()
+	}
 	if p == nil || p.kind != bodyTimeout {
 		_ = from.control.SetReadDeadline(time.Time{}) // it would end net/http's watch for the caller's departure
 	}

@@ -67,6 +67,21 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// What may be left of a body that was given up, and how long it may take to come.
+const (
+	mostRest     = 256 << 10
+	restPatience = 100 * time.Millisecond
+)
+
+// drain reads what is left. net/http would read it after the answer; but of a request that is answered while it comes in
+// (EnableFullDuplex), that leaves a read under way on the connection, over which the next request on it is lost.
+func (b *body) drain() {
+	b.begin(mostRest)
+	b.deadline = time.Now().Add(restPatience)
+	_ = b.control.SetReadDeadline(b.deadline)
+	_, _ = io.Copy(io.Discard, b)
+}
+
 // late reports whether a read has run out of time. It may be asked from another goroutine.
 func (b *body) late() bool {
 	due := b.due.Load()
