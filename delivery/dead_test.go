@@ -5,6 +5,7 @@ package delivery_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,10 +14,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// graveyard answers that every token is dead since a minute, but those that are said to live.
-func graveyard(since time.Time, alive map[string]bool) *service {
+// graveyard answers that every token is dead since then, but those that are said to live.
+func graveyard(since time.Time, alive func(token string) bool) *service {
 	return &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
-		if alive[n.Token] {
+		if alive(n.Token) {
 			return accepted
 		}
 		o := dead
@@ -35,7 +36,7 @@ func to(token string, id int) *push.Notification {
 func TestADeadTokenIsSentOnceAndThenAnsweredHere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		since := time.Now().Add(-time.Minute)
-		s := graveyard(since, map[string]bool{"alive": true})
+		s := graveyard(since, func(token string) bool { return token == "alive" })
 		r := house(t, s, 2)
 		r.Dead = &delivery.Dead{Keep: time.Hour}
 		if got := r.Send(t.Context(), to("gone", 1)); len(got.Attempts) != 1 || got.Verdict != push.Unregistered {
@@ -62,8 +63,8 @@ func TestADeadTokenIsSentOnceAndThenAnsweredHere(t *testing.T) {
 
 func TestATokenThatIsAcceptedAfterAllLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		alive := map[string]bool{}
-		s := graveyard(time.Time{}, alive)
+		var revived atomic.Bool
+		s := graveyard(time.Time{}, func(string) bool { return revived.Load() })
 		slow := s.script
 		s.script = func(ctx context.Context, n *push.Notification, i int, e string) push.Outcome {
 			if n.ID == "late1" {
@@ -81,7 +82,7 @@ func TestATokenThatIsAcceptedAfterAllLives(t *testing.T) {
 		}()
 		synctest.Wait()
 		r.Send(t.Context(), to("back", 2))
-		alive["back"] = true
+		revived.Store(true)
 		if got := <-ended; got.Verdict != push.Accepted {
 			t.Fatal(verdicts(got))
 		}
@@ -93,7 +94,7 @@ func TestATokenThatIsAcceptedAfterAllLives(t *testing.T) {
 
 func TestOnlySoManyDeadAreRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, graveyard(time.Time{}, nil), 2)
+		r := house(t, graveyard(time.Time{}, func(string) bool { return false }), 2)
 		r.Dead = &delivery.Dead{Most: 100}
 		for i := range 150 {
 			r.Send(t.Context(), to(fmt.Sprint("t", i), 0))
