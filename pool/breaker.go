@@ -97,6 +97,7 @@ type circuit struct {
 	generation atomic.Uint32 // grows with each change of state
 	probing    atomic.Bool   // the one trial is under way
 	answers    atomic.Uint64 // successes so far
+	doubtful   atomic.Bool   // more than half of the row of failures that opens it is there
 
 	mu       sync.Mutex // guards the fields below
 	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
@@ -232,12 +233,14 @@ func (c *circuit) book(t ticket, outcome error, why string) change {
 	}
 	if outcome == nil {
 		c.streak = 0
+		c.doubtful.Store(false)
 		c.answers.Add(1)
 		done(nil)
 		return unchanged
 	}
 	if outcome != errSilent || t.answers == c.answers.Load() {
 		c.streak++
+		c.doubtful.Store(2*c.streak > c.rules.Consecutive)
 	}
 	done(outcome)
 	if c.breaker.State() != gobreaker.StateOpen {
@@ -293,6 +296,7 @@ func (c *circuit) eject() {
 		done(errFailed)
 	}
 	c.forced, c.streak, c.trial = false, 0, nil
+	c.doubtful.Store(false)
 	c.probing.Store(false)
 	c.until = time.Now().Add(open)
 	c.become(gobreaker.StateOpen)

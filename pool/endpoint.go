@@ -99,6 +99,10 @@ func (e *Endpoint) enter(limit int) bool {
 	}
 }
 
+// doubtful reports whether it is half way to its ejection and has requests in
+// flight that will end the doubt.
+func (e *Endpoint) doubtful() bool { return e.circuit.doubtful.Load() && e.InFlight() > 0 }
+
 func (e *Endpoint) leave() { e.inFlight.Add(-1) }
 
 // link returns the connection with the least to do. The second result is one

@@ -161,12 +161,28 @@ func (f *field) choose(p *Pool, tried Tried) error {
 	default:
 		f.needHealthy = f.healthy > 0 && !panicking
 	}
+	doubtful := false
 	for _, e := range *p.members.Load() {
 		if f.wants(e, tried) && e.room(p.cfg.InFlight) > 0 {
 			f.choice = append(f.choice, e)
+			doubtful = doubtful || e.doubtful()
 		}
 	}
+	if doubtful {
+		f.spareTheDoubtful()
+	}
 	return nil
+}
+
+// spareTheDoubtful leaves out those of whom what is in flight will tell soon
+// whether they are to be ejected, unless nobody else is left.
+func (f *field) spareTheDoubtful() {
+	for _, e := range f.choice {
+		if !e.doubtful() {
+			f.choice = slices.DeleteFunc(f.choice, (*Endpoint).doubtful)
+			return
+		}
+	}
 }
 
 func (f *field) wants(e *Endpoint, tried Tried) bool {

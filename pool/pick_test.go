@@ -372,3 +372,38 @@ func TestOfTwoConnectionsTheOneWithLessToDoIsUsed(t *testing.T) {
 		group.Wait()
 	})
 }
+
+func TestAnEndpointThatFailedThriceIsSparedUntilWhatIsInFlightHasTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 3, pool.Config{})
+		pass(time.Second)
+		var inFlight []*pool.Lease
+		for range 5 {
+			inFlight = append(inFlight, h.visit(1))
+		}
+		for _, l := range inFlight[:3] {
+			l.Done(failed)
+		}
+		if got := h.spread(30); got[addr(1).String()] != 0 {
+			t.Errorf("it failed three times in a row and still has two in flight: %v", got)
+		}
+		inFlight[3].Done(accepted)
+		if got := h.spread(30); got[addr(1).String()] != 10 {
+			t.Errorf("it has answered again: %v", got)
+		}
+		inFlight[4].Done(accepted)
+	})
+}
+
+func TestADoubtfulEndpointIsUsedWhenThereIsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 1, pool.Config{})
+		pass(time.Second)
+		held := h.visit(1)
+		for range 3 {
+			h.visit(1).Done(failed)
+		}
+		h.pick().Done(accepted)
+		held.Done(accepted)
+	})
+}
