@@ -66,6 +66,7 @@ func (s *stage) judgeDead(g *gateway, services []*service, cut time.Time, garble
 	for _, one := range services[:3] {
 		e := gather(one.m, one.load.wait(), cut)
 		met = append(met, e.after...)
+		s.note("p99 of %s: %s", one.name, write(e.after.Latency(0.99)))
 		failed += s.failed(e.after, e.accepted)
 		for _, dead := range addresses(size-1, size) {
 			at := netip.AddrPortFrom(dead, one.port).String()
@@ -76,6 +77,7 @@ func (s *stage) judgeDead(g *gateway, services []*service, cut time.Time, garble
 		}
 	}
 	_, control := services[3].load.wait().Split(cut)
+	s.note("p99 of control: %s", write(control.Latency(0.99)))
 	s.none("requests there", visits)
 	s.added("p99", control.Latency(0.99), met.Latency(0.99), 5*time.Millisecond)
 	s.none("failed", failed)
