@@ -146,9 +146,12 @@ func TestEveryPushTypeWithItsSuffixIsAcceptedAtItsPayloadLimit(t *testing.T) {
 }
 
 func TestAConnectionBelongsToOneKeyOfOneTeam(t *testing.T) {
-	m := mockprovider.Start(t, mockprovider.Config{Credentials: []mockprovider.Credential{
-		{}, {TeamID: "MOCKTEAM01", KeyID: "OTHERKEY01"}, {TeamID: "OTHERTEAM1"},
-	}})
+	m := mockprovider.Start(t, mockprovider.Config{
+		Streams: mockprovider.Streams{Start: 1000}, // with one stream net/http may take a second connection
+		Credentials: []mockprovider.Credential{
+			{}, {TeamID: "MOCKTEAM01", KeyID: "OTHERKEY01"}, {TeamID: "OTHERTEAM1"},
+		},
+	})
 	c := client(t, m)
 	if got := do(t, c, push(t, m, nil)); got.status != 200 {
 		t.Fatalf("first push: %d %s", got.status, got.body)
