@@ -34,6 +34,7 @@ func (p *Pool) keep(ctx context.Context, start func(dial)) {
 			return
 		case <-p.wake:
 		case now := <-ticker.C:
+			p.warm.Store(true) // a dead address among the first must not keep retries waiting for long
 			p.beat(now)
 		}
 	}
@@ -48,6 +49,9 @@ func (p *Pool) tend(now time.Time) []dial {
 	p.dropDead(now)
 	dials := p.renew(now)
 	dials = append(dials, p.fill(now)...)
+	if p.joining == 0 && len(*p.members.Load()) > 0 {
+		p.warm.Store(true)
+	}
 	return append(dials, p.rejuvenate(now)...)
 }
 

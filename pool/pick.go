@@ -22,7 +22,8 @@ func (t Tried) Has(e *Endpoint) bool {
 // else one that is untried and live, though it is ejected; else any live one.
 // It never returns a tried endpoint while an untried one is live: it waits for
 // a free place instead, in turn with the others, and it waits while no
-// endpoint is live. An endpoint whose ejection is over gets one first attempt
+// endpoint is live, or while a pool that has just begun still dials and all
+// that is live is tried. An endpoint whose ejection is over gets one first attempt
 // as its probe, for a first attempt has others left. The error is an *Error,
 // and nothing was sent.
 func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) {
@@ -152,6 +153,8 @@ func (f *field) choose(p *Pool, tried Tried) error {
 	switch {
 	case f.live == 0:
 		return nil
+	case f.untried == 0 && len(tried) > 0 && !p.warm.Load():
+		return nil // the others are on their way
 	case f.untouched > 0 && !panicking:
 		f.needHealthy, f.needFresh = true, true
 	case p.cfg.FailFast && (f.untried > 0 || f.healthy == 0):

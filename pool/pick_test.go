@@ -407,3 +407,48 @@ func TestADoubtfulEndpointIsUsedWhenThereIsNoOther(t *testing.T) {
 		held.Done(accepted)
 	})
 }
+
+func TestARetryDuringAColdStartWaitsForAnUntriedEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 4, pool.Config{})
+		for i := 2; i <= 4; i++ {
+			h.set(i, func(s *server) { s.dialFor = 300 * time.Millisecond })
+		}
+		h.run()
+		first, err := h.Pick(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Done(push.Outcome{Verdict: push.Unavailable, HTTP: 500, Scope: push.ScopeEndpoint})
+		second, err := h.Pick(t.Context(), pool.Tried{first.Endpoint()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second.Endpoint() == first.Endpoint() {
+			t.Errorf("the retry went to %s again while three others were being dialled", second.Endpoint())
+		}
+		second.Done(accepted)
+	})
+}
+
+func TestADeadAddressAmongTheFirstKeepsRetriesWaitingForASecondAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, 2, pool.Config{})
+		h.set(2, func(s *server) { s.dialFor = time.Hour })
+		h.run()
+		first, err := h.Pick(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Done(accepted)
+		began := time.Now()
+		second, err := h.Pick(t.Context(), pool.Tried{first.Endpoint()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if waited := time.Since(began); waited > 1100*time.Millisecond {
+			t.Errorf("the retry waited for %s", waited)
+		}
+		second.Done(accepted)
+	})
+}

@@ -87,6 +87,7 @@ type Pool struct {
 	slowProbe atomic.Int64                // a probe that takes longer has not healed, in ns; 0: not known
 	line      line                        // those who wait in Pick
 	closing   atomic.Bool                 // no lease is given any more
+	warm      atomic.Bool                 // the first dials have landed, or have had their time
 	wake      chan struct{}               // the keeper has something to do
 	short     chan struct{}               // the resolver is wanted before its time
 
