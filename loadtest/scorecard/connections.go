@@ -127,7 +127,9 @@ func (s *stage) resets(e evidence, wish push.OnUnknown) {
 				processed++
 			}
 		case met && when.Sub(entry.Time) < 5*time.Millisecond:
-			processed++
+			if e.accepted[entry.ID] > 1 {
+				processed++
+			}
 		default:
 			inTime[entry.ID] = true
 		}
