@@ -172,17 +172,27 @@ func (z zone) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 	_ = w.WriteMsg(answer)
 }
 
+// onePort listens on a free port for UDP and TCP.
+func onePort(t *testing.T) (packets net.PacketConn, streams net.Listener) {
+	t.Helper()
+	for range 20 { // the TCP port beside a free UDP port may be taken
+		packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if streams, err = net.Listen("tcp", packets.LocalAddr().String()); err == nil {
+			return packets, streams
+		}
+		_ = packets.Close()
+	}
+	t.Fatal("no port is free for UDP and TCP")
+	return nil, nil
+}
+
 // serve runs the zone on UDP and TCP, on one port, and returns its address.
 func (z zone) serve(t *testing.T) string {
 	t.Helper()
-	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	streams, err := net.Listen("tcp", packets.LocalAddr().String())
-	if err != nil {
-		t.Skip("the TCP port beside the UDP port is taken: ", err)
-	}
+	packets, streams := onePort(t)
 	for _, server := range []*dns.Server{{PacketConn: packets, Handler: z}, {Listener: streams, Handler: z}} {
 		started := make(chan struct{})
 		server.NotifyStartedFunc = func() { close(started) }
