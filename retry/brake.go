@@ -13,17 +13,17 @@ import (
 
 // Brake keeps the notifications of a credential from a provider that is down altogether. Where a Breaker watches one
 // endpoint, a Brake watches what becomes of notifications after all their attempts, so that one bad endpoint among many
-// leaves it alone. It holds back a notification with the chance
+// leaves it alone. It holds back the part
 //
 //	max(0, (requests − Ratio × answered − free) / (requests + 1))
 //
-// over the last Window: the adaptive throttling of Google's SRE book ("Handling Overload"), whose Ratio of 2 lets every
-// second request go to waste. A request counts before it is sent and has Patience to be answered: counted at its end, a
-// provider that has fallen silent would look idle; without the patience, every burst would look like silence. Free are
-// PerSecond × Window requests, so that a quiet credential is never held back, and a busy one keeps probing. When probes
-// succeed, each lets two more pass; when one fails, ten fewer: recovery doubles with every round trip, and no provider
-// that fails more than one in six gets there. The zero value is the default brake, a nil one never brakes. A Brake must
-// not be copied once in use.
+// of the notifications of the last Window, evenly spread: the adaptive throttling of Google's SRE book ("Handling
+// Overload"), whose Ratio of 2 lets every second request go to waste. A request counts before it is sent and has Patience
+// to be answered: counted at its end, a provider that has fallen silent would look idle; without the patience, every burst
+// would look like silence. Free are PerSecond × Window requests, so that a quiet credential is never held back, and a busy
+// one keeps probing. When probes succeed, each lets two more pass; when one fails, ten fewer: recovery doubles with every
+// round trip, and no provider that fails more than one in six gets there. The zero value is the default brake, a nil one
+// never brakes. A Brake must not be copied once in use.
 type Brake struct {
 	// Ratio is how many notifications are let pass for each that was answered; default 1.1.
 	Ratio float64
@@ -43,6 +43,7 @@ type Brake struct {
 	young              int       // passed and not ended, of the current generation: those begun since turned
 	generation         int       // counts generations, each Patience long
 	turned             time.Time // when the current one began
+	due                float64   // how much of a notification is missing until the next probe
 	credit             float64   // how many more pass, thanks to probes that succeeded; a debt after those that failed
 }
 
@@ -66,7 +67,7 @@ func (b *Brake) Pass() (p Passage, ok bool) {
 	defer b.mu.Unlock()
 	chance := b.chance(b.roll())
 	b.requests.now++
-	if chance > 0 && b.random() < chance {
+	if chance > 0 && !b.probe(1-chance) {
 		if b.credit < 1 {
 			return Passage{}, false
 		}
@@ -74,6 +75,16 @@ func (b *Brake) Pass() (p Passage, ok bool) {
 	}
 	b.young++
 	return Passage{b.generation}, true
+}
+
+// probe tells whether it is time for one more of those that pass however bad it looks: share of them do, spread evenly
+// but for some jitter. Were each left to chance alone, recovery would now and then wait seconds for the next. b.mu is held.
+func (b *Brake) probe(share float64) bool {
+	if b.due -= share; b.due > 0 {
+		return false
+	}
+	b.due += 0.5 + b.random()
+	return true
 }
 
 // Again tells whether a notification that has passed may be sent once more. It counts nothing.
