@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/sluice-push/sluice/object"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -120,13 +121,13 @@ func payload(n *push.Notification, kind *pushType) ([]byte, error) {
 		return nil, err
 	}
 	text := commonPayload(n, kind)
-	if text.bad != "" {
-		return nil, misfit(text.bad, invalidField, "text in UTF-8")
+	if text.Bad != "" {
+		return nil, misfit(text.Bad, invalidField, "text in UTF-8")
 	}
-	if len(text.buf) > kind.limit {
-		return nil, tooLarge(largest(n), len(text.buf), kind)
+	if len(text.Bytes) > kind.limit {
+		return nil, tooLarge(largest(n), len(text.Bytes), kind)
 	}
-	return text.buf, nil
+	return text.Bytes, nil
 }
 
 // rawPayload leaves the sender's bytes alone, unless they fit only without
@@ -186,31 +187,31 @@ func isImage(s string) bool {
 }
 
 // commonPayload writes the payload that the common fields make.
-func commonPayload(n *push.Notification, kind *pushType) object {
-	o := object{buf: make([]byte, 0, room(n))}
-	o.open("")
-	o.open("aps")
+func commonPayload(n *push.Notification, kind *pushType) object.Writer {
+	o := object.Writer{Bytes: make([]byte, 0, room(n))}
+	o.Open("")
+	o.Open("aps")
 	if n.Title != "" || n.Subtitle != "" || n.Body != "" {
-		o.open("alert")
-		o.text("title", n.Title, "title")
-		o.text("subtitle", n.Subtitle, "subtitle")
-		o.text("body", n.Body, "body")
-		o.close()
+		o.Open("alert")
+		o.Text("title", n.Title, "title")
+		o.Text("subtitle", n.Subtitle, "subtitle")
+		o.Text("body", n.Body, "body")
+		o.Close()
 	}
 	if n.Badge != nil {
-		o.number("badge", *n.Badge)
+		o.Number("badge", *n.Badge)
 	}
-	o.text("sound", n.Sound, "sound")
+	o.Text("sound", n.Sound, "sound")
 	if kind.name == "background" {
-		o.number("content-available", 1)
+		o.Number("content-available", 1)
 	}
 	if n.Image != "" {
-		o.number("mutable-content", 1)
+		o.Number("mutable-content", 1)
 	}
-	o.close()
-	o.text("image", n.Image, "image")
-	o.data(n.Data)
-	o.close()
+	o.Close()
+	o.Text("image", n.Image, "image")
+	o.Texts(n.Data, "data")
+	o.Close()
 	return o
 }
 

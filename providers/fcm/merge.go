@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/sluice-push/sluice/object"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -218,14 +219,14 @@ func (m members) value() jsontext.Value {
 	for _, one := range m {
 		size += len(one.name) + len(one.value) + len(`"":,`)
 	}
-	o := object{buf: make([]byte, 0, size)}
-	o.open("")
+	o := object.Writer{Bytes: make([]byte, 0, size)}
+	o.Open("")
 	for _, one := range m {
-		o.name(one.name, "")
-		o.buf = append(o.buf, one.value...)
+		o.Name(one.name, "")
+		o.Bytes = append(o.Bytes, one.value...)
 	}
-	o.close()
-	return o.buf
+	o.Close()
+	return o.Bytes
 }
 
 // text returns the string that a JSON string stands for.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-push/sluice/object"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -40,26 +41,26 @@ func body(n *push.Notification) ([]byte, error) {
 	if err := checkFields(n); err != nil {
 		return nil, err
 	}
-	o := object{buf: make([]byte, 0, room(n))}
-	o.open("")
+	o := object.Writer{Bytes: make([]byte, 0, room(n))}
+	o.Open("")
 	if n.FCM != nil && n.FCM.ValidateOnly {
-		o.name("validate_only", "")
-		o.buf = append(o.buf, "true"...)
+		o.Name("validate_only", "")
+		o.Bytes = append(o.Bytes, "true"...)
 	}
-	o.name("message", "")
+	o.Name("message", "")
 	if err := message(&o, n); err != nil {
 		return nil, err
 	}
-	o.close()
-	return o.buf, nil
+	o.Close()
+	return o.Bytes, nil
 }
 
 // message appends the message object, the raw one merged over the common one.
-func message(o *object, n *push.Notification) error {
-	start := len(o.buf)
+func message(o *object.Writer, n *push.Notification) error {
+	start := len(o.Bytes)
 	commonMessage(o, n)
-	if o.bad != "" {
-		return misfit(o.bad, invalidField, "text in UTF-8")
+	if o.Bad != "" {
+		return misfit(o.Bad, invalidField, "text in UTF-8")
 	}
 	if !isRaw(n) {
 		if size := payloadSize(n); size > limit(n) {
@@ -67,8 +68,8 @@ func message(o *object, n *push.Notification) error {
 		}
 		return nil
 	}
-	merged, err := merge(o.buf[start:], n)
-	o.buf = append(o.buf[:start], merged...)
+	merged, err := merge(o.Bytes[start:], n)
+	o.Bytes = append(o.Bytes[:start], merged...)
 	return err
 }
 
@@ -157,26 +158,26 @@ func isReserved(name string) bool {
 }
 
 // commonMessage appends the message that the common fields make.
-func commonMessage(o *object, n *push.Notification) {
-	o.open("")
-	o.text(targetName(n.Kind()), n.Key(), "token")
+func commonMessage(o *object.Writer, n *push.Notification) {
+	o.Open("")
+	o.Text(targetName(n.Kind()), n.Key(), "token")
 	if n.Title != "" || n.Body != "" || n.Image != "" {
-		o.open("notification")
-		o.text("title", n.Title, "title")
-		o.text("body", n.Body, "body")
-		o.text("image", n.Image, "image")
-		o.close()
+		o.Open("notification")
+		o.Text("title", n.Title, "title")
+		o.Text("body", n.Body, "body")
+		o.Text("image", n.Image, "image")
+		o.Close()
 	}
 	if len(n.Data) > 0 {
-		o.open("data")
-		o.data(n.Data)
-		o.close()
+		o.Open("data")
+		o.Texts(n.Data, "data")
+		o.Close()
 	}
 	left, bounded := timeLeft(n)
 	android(o, n, left, bounded)
 	apple(o, n, bounded)
 	webPush(o, n, left, bounded)
-	o.close()
+	o.Close()
 }
 
 // timeLeft returns the seconds that are left of n's TTL, rounded up. FCM counts
@@ -190,109 +191,109 @@ func timeLeft(n *push.Notification) (seconds int64, bounded bool) {
 }
 
 // android appends what Android wants said in its own way.
-func android(o *object, n *push.Notification, left int64, bounded bool) {
+func android(o *object.Writer, n *push.Notification, left int64, bounded bool) {
 	sound := n.Sound != "" && isShown(n)
 	if n.Priority == "" && !bounded && n.CollapseKey == "" && !sound {
 		return
 	}
-	o.open("android")
+	o.Open("android")
 	switch n.Priority {
 	case push.PriorityHigh:
-		o.text("priority", "HIGH", "")
+		o.Text("priority", "HIGH", "")
 	case push.PriorityNormal, push.PriorityLow:
-		o.text("priority", "NORMAL", "")
+		o.Text("priority", "NORMAL", "")
 	}
 	if bounded {
-		o.text("ttl", strconv.FormatInt(left, 10)+"s", "")
+		o.Text("ttl", strconv.FormatInt(left, 10)+"s", "")
 	}
-	o.text("collapse_key", n.CollapseKey, "collapse_key")
+	o.Text("collapse_key", n.CollapseKey, "collapse_key")
 	if sound {
-		o.open("notification")
-		o.text("sound", n.Sound, "sound")
-		o.close()
+		o.Open("notification")
+		o.Text("sound", n.Sound, "sound")
+		o.Close()
 	}
-	o.close()
+	o.Close()
 }
 
 // apple appends what Apple's devices want said in their own way.
-func apple(o *object, n *push.Notification, bounded bool) {
+func apple(o *object.Writer, n *push.Notification, bounded bool) {
 	silent := !isShown(n) && n.Badge == nil && n.Sound == "" && len(n.Data) > 0
 	headers := n.Priority != "" || bounded || n.CollapseKey != "" || silent
 	aps := n.Subtitle != "" || n.Badge != nil || n.Sound != "" || n.Image != "" || silent
 	if !headers && !aps {
 		return
 	}
-	o.open("apns")
+	o.Open("apns")
 	if headers {
-		o.open("headers")
+		o.Open("headers")
 		appleHeaders(o, n, silent)
-		o.close()
+		o.Close()
 	}
 	if aps {
-		o.open("payload")
-		o.open("aps")
+		o.Open("payload")
+		o.Open("aps")
 		appleAPS(o, n, silent)
-		o.close()
-		o.close()
+		o.Close()
+		o.Close()
 	}
-	o.close()
+	o.Close()
 }
 
-func appleHeaders(o *object, n *push.Notification, silent bool) {
+func appleHeaders(o *object.Writer, n *push.Notification, silent bool) {
 	switch {
 	case silent: // Apple refuses a background push of another priority
-		o.text("apns-push-type", "background", "")
-		o.text("apns-priority", "5", "")
+		o.Text("apns-push-type", "background", "")
+		o.Text("apns-priority", "5", "")
 	case n.Priority == push.PriorityHigh:
-		o.text("apns-priority", "10", "")
+		o.Text("apns-priority", "10", "")
 	case n.Priority == push.PriorityNormal:
-		o.text("apns-priority", "5", "")
+		o.Text("apns-priority", "5", "")
 	case n.Priority == push.PriorityLow:
-		o.text("apns-priority", "1", "")
+		o.Text("apns-priority", "1", "")
 	}
 	if end, bounded := n.Expiry(); bounded {
 		seconds := int64(0)
 		if *n.TTL > 0 {
 			seconds = end.Add(time.Second - 1).Unix()
 		}
-		o.text("apns-expiration", strconv.FormatInt(seconds, 10), "")
+		o.Text("apns-expiration", strconv.FormatInt(seconds, 10), "")
 	}
-	o.text("apns-collapse-id", n.CollapseKey, "collapse_key")
+	o.Text("apns-collapse-id", n.CollapseKey, "collapse_key")
 }
 
-func appleAPS(o *object, n *push.Notification, silent bool) {
+func appleAPS(o *object.Writer, n *push.Notification, silent bool) {
 	if n.Subtitle != "" { // an alert here stands in for notification, so it has to say all
-		o.open("alert")
-		o.text("title", n.Title, "title")
-		o.text("subtitle", n.Subtitle, "subtitle")
-		o.text("body", n.Body, "body")
-		o.close()
+		o.Open("alert")
+		o.Text("title", n.Title, "title")
+		o.Text("subtitle", n.Subtitle, "subtitle")
+		o.Text("body", n.Body, "body")
+		o.Close()
 	}
 	if n.Badge != nil {
-		o.number("badge", *n.Badge)
+		o.Number("badge", *n.Badge)
 	}
-	o.text("sound", n.Sound, "sound")
+	o.Text("sound", n.Sound, "sound")
 	if silent {
-		o.number("content-available", 1)
+		o.Number("content-available", 1)
 	}
 	if n.Image != "" {
-		o.number("mutable-content", 1)
+		o.Number("mutable-content", 1)
 	}
 }
 
 // webPush appends what browsers want said in their own way (RFC 8030).
-func webPush(o *object, n *push.Notification, left int64, bounded bool) {
+func webPush(o *object.Writer, n *push.Notification, left int64, bounded bool) {
 	if n.Priority == "" && !bounded {
 		return
 	}
-	o.open("webpush")
-	o.open("headers")
+	o.Open("webpush")
+	o.Open("headers")
 	if bounded {
-		o.text("TTL", strconv.FormatInt(left, 10), "")
+		o.Text("TTL", strconv.FormatInt(left, 10), "")
 	}
-	o.text("Urgency", string(n.Priority), "priority")
-	o.close()
-	o.close()
+	o.Text("Urgency", string(n.Priority), "priority")
+	o.Close()
+	o.Close()
 }
 
 // room is about the size of the body, so that it is written without growing.

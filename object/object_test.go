@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package object_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/object"
+)
+
+func ExampleWriter() {
+	var w object.Writer
+	w.Open("")
+	w.Open("aps")
+	w.Text("alert", "Hello", "title")
+	w.Text("sound", "", "sound") // nothing given, nothing written
+	w.Number("badge", 0)
+	w.Close()
+	w.Texts(map[string]string{"screen": "home", "from": ""}, "data")
+	w.Close()
+	fmt.Println(string(w.Bytes))
+	// Output: {"aps":{"alert":"Hello","badge":0},"from":"","screen":"home"}
+}
+
+func TestTheFirstFieldThatIsNotUTF8IsNamed(t *testing.T) {
+	for field, write := range map[string]func(*object.Writer){
+		"":     func(w *object.Writer) { w.Text("a", "é\u2028\x00", "body") },
+		"body": func(w *object.Writer) { w.Text("a", "\xff", "body"); w.Texts(map[string]string{"\xff": ""}, "data") },
+		"data": func(w *object.Writer) { w.Texts(map[string]string{"a": "\xff"}, "data"); w.Text("b", "\xff", "body") },
+		"x":    func(w *object.Writer) { w.Name("\xff", "x"); w.Open("") },
+	} {
+		var w object.Writer
+		w.Open("")
+		write(&w)
+		if w.Bad != field {
+			t.Errorf("Bad = %q, want %q", w.Bad, field)
+		}
+	}
+}
+
+func TestWhatIsWrittenIsReadBackAndIsTheSameEveryTime(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		entries := rapid.MapOfN(rapid.String(), rapid.String(), 0, 40).Draw(t, "entries")
+		number := rapid.Int().Draw(t, "number")
+		write := func() []byte {
+			var w object.Writer
+			w.Open("")
+			w.Open("texts")
+			w.Texts(entries, "data")
+			w.Close()
+			w.Number("number", number)
+			w.Close()
+			return w.Bytes
+		}
+		var back struct {
+			Texts  map[string]string
+			Number int
+		}
+		if err := json.Unmarshal(write(), &back); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(entries, back.Texts); diff != "" || back.Number != number {
+			t.Fatalf("number %d and %d, texts written (-) and read (+):\n%s", number, back.Number, diff)
+		}
+		if diff := cmp.Diff(string(write()), string(write())); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
