@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package webpush_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/providers/webpush"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// exchange is a request and its answer as they were recorded.
+type exchange struct {
+	ID, Provider string
+	Request      struct {
+		Method, URL string
+		Headers     [][2]string
+		Body        string `json:"body_base64url"`
+	}
+	Response struct {
+		Status   int
+		Headers  [][2]string
+		BodyJSON json.RawMessage `json:"body_json"`
+	}
+	Expect struct {
+		Class  string
+		Forget bool `json:"device_token_should_be_deleted"`
+	}
+}
+
+func exchangesOf(t *testing.T) (its []exchange) {
+	t.Helper()
+	text, err := os.ReadFile("../testdata/provider-exchanges.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all struct{ Exchanges []exchange }
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all.Exchanges {
+		if e.Provider == "webpush" {
+			its = append(its, e)
+		}
+	}
+	return its
+}
+
+func TestEveryExchangeWithAPushServiceGoesAsItWasRecorded(t *testing.T) {
+	exchanges := exchangesOf(t)
+	equal(t, "exchanges", len(exchanges), 3)
+	for _, e := range exchanges {
+		t.Run(e.ID, e.play)
+	}
+}
+
+// watermelon is what the recorded bodies say, to a browser with the keys of RFC 8291's example.
+const watermelon = "When I grow up, I want to be a watermelon"
+
+func (e exchange) play(t *testing.T) {
+	at, err := url.Parse(e.Request.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := provider(t, func(cfg *webpush.Config) { cfg.Services = []string{at.Host} })
+	n := hello(raw(watermelon), func(n *push.Notification) {
+		n.Subscription.Endpoint = e.Request.URL
+		n.WebPush.Headers = map[string]string{}
+	})
+	for _, h := range e.Request.Headers {
+		if h[0] == "urgency" || h[0] == "topic" {
+			n.WebPush.Headers[h[0]] = h[1]
+		}
+	}
+	for _, header := range e.headers() {
+		o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
+			e.compare(t, r, at)
+			return &wire.Response{Status: e.Response.Status, Header: header, Body: e.Response.BodyJSON}, nil
+		}, n)
+		equal(t, "verdict", o.Verdict, verdictOf[e.Expect.Class])
+		equal(t, "forget the subscription", o.ForgetToken, e.Expect.Forget)
+		equal(t, "retryable", o.Retryable(), e.Expect.Class == "quota")
+		equal(t, "endpoint fault", o.EndpointFault(), false)
+		if e.Expect.Class == "quota" {
+			equal(t, "wait", o.RetryAfter, 30*time.Second)
+		}
+		if e.Response.Status == 201 {
+			equal(t, "its name", o.ProviderID, "qDIYHNcfAIPP_5ITvURr-d6BGt")
+		}
+	}
+}
+
+// headers are the recorded one and, for Retry-After comes in two spellings, the same with a date.
+func (e exchange) headers() (all [2][]wire.Field) {
+	for _, h := range e.Response.Headers {
+		dated := h[1]
+		if h[0] == "retry-after" {
+			dated = "Sun, 22 Nov 2026 08:00:30 GMT"
+			all[1] = append(all[1], wire.Field{Name: "date", Value: "Sun, 22 Nov 2026 08:00:00 GMT"})
+		}
+		all[0] = append(all[0], wire.Field{Name: h[0], Value: h[1]})
+		all[1] = append(all[1], wire.Field{Name: h[0], Value: dated})
+	}
+	return all
+}
+
+// compare checks that r says what the exchange's request does, and no more. The bodies are sealed anew each time: what
+// they say, and to how many bytes, is the same.
+func (e exchange) compare(t *testing.T, r *wire.Request, at *url.URL) {
+	t.Helper()
+	equal(t, "method and path", r.Method+" "+r.Path, e.Request.Method+" "+at.Path)
+	for _, h := range e.Request.Headers {
+		switch sent := field(r, h[0]); h[0] {
+		case "content-length": // which is for the connection to say
+			equal(t, h[0], sent, "")
+		case "authorization":
+			equal(t, h[0], strings.HasPrefix(sent, "vapid t=ey") && strings.HasSuffix(sent, ", k="+theKey().Public()), true)
+			equal(t, "aud", claims(t, sent)["aud"], any("https://"+at.Host))
+		default:
+			equal(t, h[0], sent, h[1])
+		}
+	}
+	equal(t, "headers", len(r.Header), len(e.Request.Headers)-1)
+	recorded, err := base64.RawURLEncoding.DecodeString(e.Request.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := theBrowser().read(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "text", text, watermelon)
+	equal(t, "bytes", len(r.Body), len(recorded))
+}
