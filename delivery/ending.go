@@ -19,6 +19,7 @@ const (
 	overShare     = "APP_OVER_SHARE" // and this app has more of it than its share
 	ttlExpired    = "TTL_EXPIRED"
 	providerPanic = "PROVIDER_PANIC" // a defect of ours
+	notNoted      = "NOT_NOTED"      // the queue could not write down that it was leaving
 )
 
 // conclude is the honest end of a notification after these attempts, when

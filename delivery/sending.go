@@ -131,6 +131,11 @@ func (s *sending) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) 
 		}
 		lease.Done(o)
 	}()
+	if s.n.Leaving != nil {
+		if err := s.n.Leaving(len(s.attempts) + 1); err != nil {
+			return push.Outcome{Verdict: push.Abandoned, Reason: notNoted}
+		}
+	}
 	return s.Provider.Send(ctx, lease, s.n, s.request)
 }
 

@@ -13,8 +13,8 @@ import (
 )
 
 // Notification is one message to one target. Its JSON form is the body of
-// POST /v1/apps/{app}/notifications; the three fields that JSON does not carry
-// are the gateway's own.
+// POST /v1/apps/{app}/notifications; the fields that JSON does not carry are the
+// gateway's own.
 type Notification struct {
 	// ID names the notification everywhere: in receipts, in history and, as
 	// apns-id, at Apple. It is a UUID in canonical form, and the same for
@@ -24,6 +24,10 @@ type Notification struct {
 	App string `json:"-"`
 	// AcceptedAt is when the gateway took it; TTL counts from here.
 	AcceptedAt time.Time `json:"-"`
+	// Leaving, if not nil, is called right before each attempt leaves for the provider, with its number from 1. From
+	// then on nobody can tell whether it arrived until its answer is known: the queue notes that on disk. An error keeps
+	// it here and ends the send as abandoned.
+	Leaving func(attempt int) error `json:"-"`
 
 	Platform Platform `json:"platform"`
 	Target

@@ -25,14 +25,35 @@ type Receipt struct {
 	// Index is the notification's place in its batch, counted from 0; nil
 	// outside a batch.
 	Index *int
+	// State is where a notification stands that the queue keeps and that has not come to its verdict, or never will:
+	// queued, scheduled, sending or cancelled. Empty, and the verdict is its status.
+	State Status
 	Outcome
 	Attempts []Attempt
+}
+
+// Status returns the state that the receipt tells.
+func (r *Receipt) Status() Status {
+	if r.State != "" {
+		return r.State
+	}
+	return r.Outcome.Status()
+}
+
+// Ended reports whether the receipt is the last one: nothing more will become of its notification.
+func (r *Receipt) Ended() bool {
+	switch r.State {
+	case StatusQueued, StatusScheduled, StatusSending:
+		return false
+	default:
+		return true
+	}
 }
 
 // Status is the state of a notification as receipts and history spell it.
 type Status string
 
-// The states. The first eight are ends; the last three belong to the queue.
+// The states. The first eight are ends, as is cancelled; the others belong to the queue.
 const (
 	StatusAccepted     Status = "accepted"
 	StatusUnregistered Status = "unregistered"
@@ -44,6 +65,7 @@ const (
 	StatusExpired      Status = "expired"
 	StatusQueued       Status = "queued"
 	StatusScheduled    Status = "scheduled"
+	StatusSending      Status = "sending"
 	StatusCancelled    Status = "cancelled"
 )
 
