@@ -24,6 +24,9 @@ type Notification struct {
 	App string `json:"-"`
 	// AcceptedAt is when the gateway took it; TTL counts from here.
 	AcceptedAt time.Time `json:"-"`
+	// Patient marks one of a flow that can be held up, such as a batch: in an
+	// overload it waits for its place, where others are turned away.
+	Patient bool `json:"-"`
 	// Leaving, if not nil, is called right before each attempt leaves for the provider, with its number from 1. From
 	// then on nobody can tell whether it arrived until its answer is known: the queue notes that on disk. An error keeps
 	// it here and ends the send as abandoned.
@@ -68,6 +71,8 @@ type APNsBlock struct {
 	Headers map[string]string `json:"headers,omitempty"`
 	// Payload replaces the payload that the common fields would make.
 	Payload json.RawMessage `json:"payload,omitempty"`
+	// Environment is the one that the target belongs to; empty means the app's.
+	Environment Environment `json:"environment,omitempty"`
 }
 
 // FCMBlock is what only FCM understands.
@@ -106,6 +111,14 @@ func (n *Notification) InLane() Lane {
 		return LaneNormal
 	}
 	return n.Lane
+}
+
+// Environment returns the environment that its sender named, or "".
+func (n *Notification) Environment() Environment {
+	if n.APNs == nil {
+		return ""
+	}
+	return n.APNs.Environment
 }
 
 // Collapsible reports whether a second copy would replace the first on the

@@ -90,6 +90,9 @@ type Outcome struct {
 	DeadSince time.Time
 	// ForgetToken is set where the token may be deleted without knowing more.
 	ForgetToken bool
+	// Misplaced is set with Refused where the token may be one of the provider's
+	// other environment.
+	Misplaced bool
 	// Renewed is set with Unauthorized when the credential has been renewed
 	// since the attempt, so that one more makes sense.
 	Renewed bool

@@ -23,6 +23,22 @@ func (p *Platform) UnmarshalText(text []byte) error {
 	return oneOf(p, text, APNs, FCM, WebPush)
 }
 
+// Environment is one of the two worlds that Apple keeps apart. A device token and
+// a channel belong to one of them and are unknown in the other. The zero value
+// leaves the choice to the app's configuration.
+type Environment string
+
+// The environments.
+const (
+	Production Environment = "production" // apps from the App Store and TestFlight
+	Sandbox    Environment = "sandbox"    // apps that Xcode has put on a device
+)
+
+// UnmarshalText refuses every word but production and sandbox.
+func (e *Environment) UnmarshalText(text []byte) error {
+	return oneOf(e, text, Production, Sandbox)
+}
+
 // Priority is what the device is told about urgency: whether to wake the
 // screen or to wait for a good moment. It does not order the gateway's own
 // work; Lane does.

@@ -12,8 +12,11 @@ import (
 // Attempt is one send on one endpoint.
 type Attempt struct {
 	Endpoint string // address and port
-	Started  time.Time
-	Took     time.Duration
+	// Environment is the one that the endpoint belongs to; empty where the
+	// provider has but one, or a stand-in plays both.
+	Environment Environment
+	Started     time.Time
+	Took        time.Duration
 	Outcome
 }
 
@@ -131,6 +134,7 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 func (a *Attempt) appendJSON(b []byte) []byte {
 	b = append(b, '{')
 	b = appendText(b, "endpoint", a.Endpoint)
+	b = appendText(b, "environment", string(a.Environment))
 	b = appendText(b, "status", a.Verdict.String())
 	b = appendText(b, "reason", a.Reason)
 	if a.HTTP != 0 {

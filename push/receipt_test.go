@@ -20,7 +20,7 @@ func TestAReceiptIsWrittenWithEveryMemberThatTheContractHas(t *testing.T) {
 		ForgetToken: true, DeadSince: at.UTC(), Field: "token", Detail: "must be \"x\"\n\u2028é\xff",
 	}
 	got, err := json.Marshal(push.Receipt{ID: "1", Index: &index, Outcome: outcome, Attempts: []push.Attempt{
-		{Endpoint: "[::1]:443", Started: at, Took: 41_234_567, Outcome: outcome}, {Endpoint: "b"},
+		{Endpoint: "[::1]:443", Environment: push.Sandbox, Started: at, Took: 41_234_567, Outcome: outcome}, {Endpoint: "b"},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +28,7 @@ func TestAReceiptIsWrittenWithEveryMemberThatTheContractHas(t *testing.T) {
 	want := `{"id":"1","index":3,"status":"unregistered","reason":"Unregistered","field":"token",` +
 		`"detail":"must be \"x\"\n\u2028é\ufffd","provider_id":"p","retry_after":12.5,"forget_token":true,` +
 		`"dead_since":"2026-11-21T22:08:09.0105Z","attempts":[` +
-		`{"endpoint":"[::1]:443","status":"unregistered","reason":"Unregistered","http":410,"at":"2026-11-21T22:08:09.01Z","ms":41.235},` +
+		`{"endpoint":"[::1]:443","environment":"sandbox","status":"unregistered","reason":"Unregistered","http":410,"at":"2026-11-21T22:08:09.01Z","ms":41.235},` +
 		`{"endpoint":"b","status":"unsent","ms":0}]}`
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Fatal(diff)

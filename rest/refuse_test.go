@@ -59,6 +59,7 @@ var refusals = []struct{ name, body, slug, field, says string }{
 	{"a message that is a list", `{"platform":"fcm","token":"00","fcm":{"message":[]}}`, "invalid-field", "fcm.message", "must be an object"},
 	{"a payload nested deep", `{"platform":"apns","token":"00","apns":{"payload":` + nested(33) + `}}`, "invalid-field", "apns.payload", "at most 32 deep"},
 	{"a payload nested past all sense", `{"platform":"apns","token":"00","apns":{"payload":` + nested(12_000) + `}}`, "invalid-json", "", "byte"},
+	{"an environment that is not one", `{"platform":"apns","token":"00","apns":{"environment":"` + canary + `"}}`, "invalid-field", "apns.environment", `must be one of "production", "sandbox"`},
 	{"a subscription that is text", `{"platform":"webpush","subscription":"` + canary + `"}`, "invalid-field", "subscription", "must be an object"},
 	{"too many data", `{"platform":"apns","token":"00","data":` + members(257) + `}`, "invalid-field", "data", "at most 256"},
 	{"too many headers", `{"platform":"apns","token":"00","apns":{"headers":` + members(257) + `}}`, "invalid-field", "apns.headers", "at most 256"},

@@ -59,7 +59,7 @@ var rows = map[answer]push.Outcome{
 
 	// Not to be forgotten: a key of the wrong environment, or an app's mix-up,
 	// brings these for every token that there is.
-	{400, "BadDeviceToken"}:         refused,
+	{400, "BadDeviceToken"}:         {Verdict: push.Refused, Misplaced: true},
 	{400, "DeviceTokenNotForTopic"}: refused,
 
 	// Housekeeping: the connection is over, its endpoint well.
