@@ -28,8 +28,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("field Conns is %d: must be 1 to 64, or 0 for 1", c.Conns)
 	case c.InFlight < 0:
 		return fmt.Errorf("field InFlight is %d: must be positive, or 0 for 64", c.InFlight)
-	case c.MaxAge < 0 || c.Drain < 0:
-		return errors.New("neither MaxAge nor Drain may be negative (0 means the default)")
+	case c.MaxAge < 0 || c.Drain < 0 || c.Redial < 0:
+		return errors.New("neither MaxAge nor Drain nor Redial may be negative (0 means the default)")
 	case c.MaxEjected < 0 || c.MaxEjected > 1:
 		return fmt.Errorf("field MaxEjected is %g: must be a share up to 1, or 0 for 0.5", c.MaxEjected)
 	}
@@ -42,6 +42,7 @@ func (c *Config) fill() {
 	c.InFlight = cmp.Or(c.InFlight, 64)
 	c.MaxAge = cmp.Or(c.MaxAge, 10*time.Minute)
 	c.Drain = cmp.Or(c.Drain, 10*time.Second)
+	c.Redial = cmp.Or(c.Redial, 5*time.Minute)
 	c.MaxEjected = cmp.Or(c.MaxEjected, 0.5) // Envoy's panic threshold is 50 % as well
 	c.Breaker.fill()
 	c.Outlier.fill()

@@ -10,9 +10,8 @@ import (
 )
 
 const (
-	dialLimit  = 15 * time.Second // beyond what any Dial should allow itself
-	redialMin  = 5 * time.Second  // an address that did not answer is left alone that long,
-	redialMost = 5 * time.Minute  // doubling up to this
+	dialLimit = 15 * time.Second // beyond what any Dial should allow itself
+	redialMin = 5 * time.Second  // an address that did not answer is left alone that long, doubling up to Config.Redial
 )
 
 // dial is one dial that the keeper has decided on.
@@ -103,7 +102,7 @@ func (p *Pool) unanswered(ctx context.Context, d dial, err error) {
 		return
 	}
 	e := d.endpoint
-	e.redialWait = min(max(redialMin, 2*e.redialWait), redialMost)
+	e.redialWait = min(max(redialMin, 2*e.redialWait), p.cfg.Redial)
 	e.redialAt = time.Now().Add(e.redialWait)
 	p.trouble = "dialling " + e.name + ": " + err.Error()
 	p.noteLocked(Event{Kind: DialFailed, Endpoint: e.name, Reason: err.Error() + "; left alone for " + e.redialWait.String()})

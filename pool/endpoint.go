@@ -14,7 +14,7 @@ import (
 type Endpoint struct {
 	addr     netip.AddrPort
 	name     string
-	zone     string
+	zone     func(netip.AddrPort) string
 	turns    *atomic.Uint64 // the pool's
 	turn     atomic.Uint64  // when it was last picked, by turns
 	inFlight atomic.Int32
@@ -43,7 +43,7 @@ type link struct {
 }
 
 func newEndpoint(addr netip.AddrPort, turns *atomic.Uint64, cfg *Config) *Endpoint {
-	e := &Endpoint{addr: addr, name: addr.String(), zone: cfg.Zone(addr), turns: turns}
+	e := &Endpoint{addr: addr, name: addr.String(), zone: cfg.Zone, turns: turns}
 	e.links.Store(new([]*link))
 	e.circuit.init(&cfg.Breaker)
 	return e
@@ -55,8 +55,12 @@ func (e *Endpoint) String() string { return e.name }
 // Addr returns the address.
 func (e *Endpoint) Addr() netip.AddrPort { return e.addr }
 
-// Zone returns the zone that Config.Zone named for the address, "" if none.
-func (e *Endpoint) Zone() string { return e.zone }
+// Zone returns the zone that Config.Zone names for the address, "" if none.
+func (e *Endpoint) Zone() string { return e.zone(e.addr) }
+
+// Healthy reports whether it has a connection and is not ejected: whether it
+// may be picked, but for being full or tried.
+func (e *Endpoint) Healthy() bool { return e.live() && e.circuit.healthy() }
 
 // InFlight returns how many leases are out, for a Picker to weigh.
 func (e *Endpoint) InFlight() int { return int(e.inFlight.Load()) }

@@ -27,6 +27,7 @@ func (p *Pool) keep(ctx context.Context, start func(dial)) {
 		for _, d := range p.tend(time.Now()) {
 			start(d)
 		}
+		p.survey()
 		p.tell()
 		p.serve(math.MaxInt)
 		select {
@@ -38,6 +39,23 @@ func (p *Pool) keep(ctx context.Context, start func(dial)) {
 			p.beat(now)
 		}
 	}
+}
+
+// survey shows the pool to a picker that wants to see it.
+func (p *Pool) survey() {
+	s, ok := p.cfg.Picker.(Surveyor)
+	if !ok {
+		return
+	}
+	p.mu.Lock()
+	all := slices.Clone(*p.members.Load())
+	for _, e := range p.answer {
+		if !e.member {
+			all = append(all, e)
+		}
+	}
+	p.mu.Unlock()
+	s.Survey(all)
 }
 
 // tend brings the pool nearer to what it should be, and returns the dials that

@@ -27,6 +27,10 @@ var _ wire.Doer = (*Lease)(nil)
 // Endpoint returns the endpoint, to be appended to Tried.
 func (l *Lease) Endpoint() *Endpoint { return l.endpoint }
 
+// Conn returns the leased connection, for those who know more of it than the
+// pool does.
+func (l *Lease) Conn() Conn { return l.link.conn }
+
 // Do makes the attempt on the leased connection.
 func (l *Lease) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
 	began := time.Now()

@@ -11,6 +11,15 @@ type Picker interface {
 	Pick(candidates []*Endpoint) *Endpoint
 }
 
+// Surveyor is a Picker that wants to know the whole pool, and not only whom it
+// may pick. Survey is told of all endpoints that have a place or that the
+// resolver names, each second and whenever one of them has joined, left,
+// failed or healed; by one goroutine, and it must not keep the slice.
+type Surveyor interface {
+	Picker
+	Survey(all []*Endpoint)
+}
+
 // RoundRobin picks the endpoint whose last turn is longest ago. While the
 // candidates stay the same that is plain round robin; when they differ from
 // one Pick to the next, as they do with retries, it is still even, which

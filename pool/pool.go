@@ -50,6 +50,14 @@ type Config struct {
 	// Drain is how long requests in flight may still take when Run's context
 	// has ended; 0 means 10 seconds.
 	Drain time.Duration
+	// Mirror makes an endpoint leave as soon as the resolver names it no more.
+	// It is for a list that somebody keeps; DNS names a few of many, and whom
+	// it leaves out is not gone.
+	Mirror bool
+	// Redial is the longest that an address that did not answer is left alone;
+	// it begins at 5 seconds, or at this if it is less, and doubles. 0 means 5
+	// minutes, for Apple takes many quick connections for an attack.
+	Redial time.Duration
 	// Resolver names the addresses. Required.
 	Resolver Resolver
 	// Dial returns a connection that stands, TLS, SETTINGS and all. Required.
@@ -58,7 +66,8 @@ type Config struct {
 	// RoundRobin.
 	Picker Picker
 	// Zone tells the zone of an address, for a Picker that keeps traffic near
-	// (zone.Prefer); nil means that no zone is known.
+	// (zone.Prefer); nil means that no zone is known. Every Pick asks, so it
+	// must be cheap, and it may learn.
 	Zone func(netip.AddrPort) string
 	// Breaker says when an endpoint is ejected, and for how long.
 	Breaker Breaker

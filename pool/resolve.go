@@ -179,8 +179,15 @@ func (p *Pool) hurry() {
 	}
 }
 
-// named takes a good answer. Who has a place keeps it.
+// named takes a good answer. Who has a place keeps it, unless the pool mirrors
+// the answer.
 func (p *Pool) named(addrs []netip.AddrPort) {
+	drainLinks(p.take(addrs))
+	p.poke()
+}
+
+// take notes the answer and returns the connections of those who had to go.
+func (p *Pool) take(addrs []netip.AddrPort) (left []*link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now, before, added := time.Now(), len(p.answer), 0
@@ -206,8 +213,20 @@ func (p *Pool) named(addrs []netip.AddrPort) {
 	if added > 0 || before != len(p.answer) {
 		p.noteLocked(Event{Kind: Resolved, Reason: fmt.Sprintf("%d addresses, %d of them new", len(p.answer), added)})
 	}
+	if p.cfg.Mirror {
+		left = p.evictUnlisted()
+	}
 	p.forget(now)
-	p.poke()
+	return left
+}
+
+func (p *Pool) evictUnlisted() (left []*link) {
+	for _, e := range *p.members.Load() {
+		if !e.listed {
+			left = append(left, p.evict(e, "it is named no more")...)
+		}
+	}
+	return left
 }
 
 func (p *Pool) unnamed(err error, wait time.Duration) {
