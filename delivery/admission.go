@@ -4,15 +4,15 @@ package delivery
 
 import (
 	"cmp"
+	"context"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
 )
 
-// Admission bounds how many notifications are on their way to an endpoint at a time, waiting for one or on it, and turns
-// the others away at once. It is the bulkhead of one credential: what is stuck before one provider takes no place before
+// Admission bounds how many notifications are on their way to an endpoint at a time, waiting for one or on it. It turns the
+// others away at once, but for the patient ones, who wait for a place. It is the bulkhead of one credential: what is stuck before one provider takes no place before
 // another. The bound follows what the endpoints can bear, as in Envoy's adaptive concurrency and Netflix's
 // concurrency-limits:
 //
@@ -23,10 +23,10 @@ import (
 // makes the work longer and is borne; a line before the endpoints makes the bound shrink until the wait is half of the
 // work.
 //
-// Bulk is turned away at 80 % of the bound, normal at 90 %, critical at all of it. Beyond its share, by weight among those
-// that have something on the way, an app is lent what others leave, up to 80 % of the leases that there are; the rest is
-// kept for those who come back for theirs. The zero value is the default, a nil one admits everything. It must not be
-// copied once in use.
+// Bulk is turned away at 80 % of the bound, normal at 90 %, critical at all of it; patient ones wait at nine tenths of
+// that. Beyond its share, by weight among those that have something on the way, an app is lent what others leave, up to
+// 80 % of the leases that there are; the rest is kept for those who come back for theirs. The zero value is the default, a
+// nil one admits everything. It must not be copied once in use.
 type Admission struct {
 	// Start is the bound before anything is known; default 1024.
 	Start int
@@ -35,17 +35,16 @@ type Admission struct {
 	Least int
 	// Most is the highest that the bound grows; default 10000, of some 10 KiB each.
 	Most int
+	// Line is how many patient notifications may wait for a place; default 10000. One more is turned away.
+	Line int
 	// Weights are the shares of apps, by name; default 1 each.
 	Weights map[string]int
 
-	mu       sync.Mutex
-	limit    float64
-	inFlight int
-	waiting  int            // of those in flight, without a lease yet
-	apps     map[string]int // in flight, by app
-	full     float64        // how many leases there were when somebody waited for one; 0: not known
-	shed     uint64
-	sample   sample
+	door
+	limit   float64
+	waiting int     // of those inside, without a lease yet
+	full    float64 // how many leases there were when somebody waited for one; 0: not known
+	sample  sample
 }
 
 // sample is what was measured since began.
@@ -65,45 +64,28 @@ const (
 	shedAwhile  = time.Second
 )
 
-// lanePart is the part of the bound that a lane may fill.
-func lanePart(n *push.Notification) float64 {
-	switch n.InLane() {
-	case push.LaneCritical:
-		return 1
-	case push.LaneBulk:
-		return 0.8
-	default:
-		return 0.9
+// enter lets n on its way, or returns why not; waited tells that it took its time. After ok, leave is to be called.
+func (a *Admission) enter(ctx context.Context, n *push.Notification, patience time.Duration) (waited bool, cause push.Outcome, ok bool) {
+	if a == nil {
+		return false, push.Outcome{}, true
 	}
+	return a.door.enter(ctx, n, patience, cmp.Or(a.Line, 10_000), a)
 }
 
-// enter lets n on its way, or returns why not. After ok, leave is to be called.
-func (a *Admission) enter(n *push.Notification) (cause push.Outcome, ok bool) {
-	if a == nil {
-		return push.Outcome{}, true
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// take is the rule. a.mu is held.
+func (a *Admission) take(n *push.Notification) (cause push.Outcome, ok bool) {
 	if a.waiting > 1 {
-		a.full = float64(a.inFlight - a.waiting)
+		a.full = float64(a.inside - a.waiting)
 	}
-	bound := a.bound()
-	most := bound * lanePart(n)
-	switch taken := float64(a.inFlight); {
-	case taken >= most:
-		a.shed++
+	switch taken := float64(a.inside); {
+	case taken >= a.bound()*part(n):
 		return push.Outcome{Verdict: push.Unsent, Reason: overloaded, RetryAfter: shedAwhile}, false
-	case a.full > 0 && taken >= a.full*lent && a.overShare(n.App):
-		a.shed++
+	case a.full > 0 && taken >= a.full*lent && a.overShare(senderOf(n)):
 		return push.Outcome{Verdict: push.Throttled, Reason: overShare, RetryAfter: shedAwhile}, false
 	}
-	if a.apps == nil {
-		a.apps = make(map[string]int)
-	}
-	a.apps[n.App]++
-	a.inFlight++
+	a.in(n)
 	a.waiting++
-	a.sample.peak = max(a.sample.peak, a.inFlight)
+	a.sample.peak = max(a.sample.peak, a.inside)
 	return push.Outcome{}, true
 }
 
@@ -124,18 +106,15 @@ func (a *Admission) leave(n *push.Notification, wait, work time.Duration) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.inFlight--
-	if a.apps[n.App]--; a.apps[n.App] == 0 {
-		delete(a.apps, n.App)
-	}
 	s, now := &a.sample, time.Now()
 	s.wait += wait
 	s.work += work
 	s.count++
 	if s.count >= sampleLeast && now.Sub(s.began) >= sampleTime {
 		a.adapt(s)
-		a.sample = sample{began: now, peak: a.inFlight}
+		a.sample = sample{began: now, peak: a.inside}
 	}
+	a.out(n, a)
 }
 
 // adapt moves the bound. It does not grow where it was not put to use. a.mu is held.
@@ -162,24 +141,26 @@ func (a *Admission) bound() float64 {
 	return a.limit
 }
 
-// overShare reports whether the app holds more than its share, by weight, of the leases that are held. Alone, it cannot.
+// overShare reports whether the sender holds more than its share, by weight, of the leases that are held. Alone, it cannot.
 // a.mu is held.
-func (a *Admission) overShare(app string) bool {
-	own := float64(max(a.Weights[app], 1))
+func (a *Admission) overShare(of sender) bool {
+	own := float64(max(a.Weights[of.app], 1))
 	all := own
-	for other := range a.apps {
-		if other != app {
-			all += float64(max(a.Weights[other], 1))
+	for other := range a.of {
+		if other != of {
+			all += float64(max(a.Weights[other.app], 1))
 		}
 	}
-	return all > own && float64(a.apps[app]) >= float64(a.inFlight-a.waiting)*own/all
+	return all > own && float64(a.of[of]) >= float64(max(a.inside-a.waiting, 1))*own/all
 }
 
 // AdmissionStatus is an Admission's state at a moment.
 type AdmissionStatus struct {
-	Limit    int    `json:"limit"`
-	InFlight int    `json:"in_flight"`
-	Shed     uint64 `json:"shed"`
+	Limit    int `json:"limit"`
+	InFlight int `json:"in_flight"`
+	// Waiting is how many patient ones wait for a place.
+	Waiting int    `json:"waiting"`
+	Shed    uint64 `json:"shed"`
 }
 
 // Status returns the state now.
@@ -189,5 +170,5 @@ func (a *Admission) Status() AdmissionStatus {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return AdmissionStatus{Limit: int(a.bound()), InFlight: a.inFlight, Shed: a.shed}
+	return AdmissionStatus{Limit: int(a.bound()), InFlight: a.inside, Waiting: a.line.length, Shed: a.shed}
 }

@@ -91,5 +91,5 @@ func expiry(n *push.Notification) (time.Time, bool) {
 
 func expired(n *push.Notification) bool {
 	at, ok := expiry(n)
-	return ok && time.Now().After(at)
+	return ok && !time.Now().Before(at)
 }

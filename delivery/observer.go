@@ -21,9 +21,9 @@ type Observer struct {
 	Gated func(n *push.Notification, wait time.Duration, admitted bool)
 	// Held tells that the brake held n back from a provider that is down.
 	Held func(n *push.Notification)
-	// Shed tells that n was turned away because too much is on the way, or too
-	// much of its app's.
-	Shed func(n *push.Notification)
+	// Shed tells that n was turned away, and why: too much is on the way, or
+	// too much of its app's.
+	Shed func(n *push.Notification, cause push.Outcome)
 	// Denied tells that the policy wanted a retry after o, and the budget or
 	// the brake did not grant it.
 	Denied func(n *push.Notification, o push.Outcome)
@@ -53,9 +53,9 @@ func (ob *Observer) held(n *push.Notification) {
 	}
 }
 
-func (ob *Observer) shed(n *push.Notification) {
-	if ob.Shed != nil {
-		ob.Shed(n)
+func (ob *Observer) shed(n *push.Notification, cause push.Outcome) {
+	if ob.Shed != nil && cause.Verdict != push.Abandoned {
+		ob.Shed(n, cause)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 type sending struct {
 	*Route
 	n        *push.Notification
-	started  time.Time
+	before   int       // attempts that were made at n elsewhere
 	latest   time.Time // nothing is begun after it; zero: no limit
 	request  *wire.Request
 	tried    pool.Tried
@@ -82,11 +82,30 @@ func (s *sending) await(ctx context.Context, turn *quota.Turn, patience time.Dur
 	return push.Outcome{}, true
 }
 
+// enter takes a place on the way to an endpoint. For who had to wait for it, the gate may have closed meanwhile.
+func (s *sending) enter(ctx context.Context) (cause push.Outcome, ok bool) {
+	waited, cause, ok := s.Admission.enter(ctx, s.n, s.left())
+	switch {
+	case !ok && expired(s.n):
+		return tooLate, false
+	case !ok:
+		s.Observer.shed(s.n, cause)
+		return cause, false
+	case !waited:
+		return push.Outcome{}, true
+	}
+	if wait := s.Gate.Closed(s.n); wait > 0 {
+		s.Admission.leased()
+		s.Admission.leave(s.n, 0, 0)
+		return overQuota(wait), false
+	}
+	return push.Outcome{}, true
+}
+
 // pick leases an endpoint, one that s has not tried as long as there is one,
 // if there is room on the way.
 func (s *sending) pick(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
-	if cause, ok := s.Admission.enter(s.n); !ok {
-		s.Observer.shed(s.n)
+	if cause, ok := s.enter(ctx); !ok {
 		return nil, cause
 	}
 	s.entered = time.Now()
@@ -110,14 +129,14 @@ func (s *sending) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
 	if len(s.attempts) == 0 {
 		s.Budget.Earn()
 	}
-	a := push.Attempt{Endpoint: lease.Endpoint().String(), Started: time.Now()}
+	a := push.Attempt{Endpoint: lease.Endpoint().String(), Environment: s.Environment, Started: time.Now()}
 	a.Outcome = s.send(ctx, lease)
 	a.Took = time.Since(a.Started)
 	s.Admission.leave(s.n, a.Started.Sub(s.entered), a.Took)
 	s.attempts = append(s.attempts, a)
 	s.Gate.Learn(s.n, a.Outcome)
 	s.Dead.learn(s.n, a.Outcome)
-	s.Observer.attempted(s.n, len(s.attempts), a)
+	s.Observer.attempted(s.n, s.before+len(s.attempts), a)
 	return a.Outcome
 }
 
@@ -132,7 +151,7 @@ func (s *sending) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) 
 		lease.Done(o)
 	}()
 	if s.n.Leaving != nil {
-		if err := s.n.Leaving(len(s.attempts) + 1); err != nil {
+		if err := s.n.Leaving(s.before + len(s.attempts) + 1); err != nil {
 			return push.Outcome{Verdict: push.Abandoned, Reason: notNoted}
 		}
 	}
@@ -179,7 +198,6 @@ func (s *sending) end(cause push.Outcome) push.Receipt {
 	if s.passed {
 		s.Brake.Done(s.passage, s.met())
 	}
-	s.Observer.ended(s.n, receipt, s.started)
 	return receipt
 }
 

@@ -160,6 +160,7 @@ func (b *batch) take(index int, text []byte) {
 		return
 	}
 	accept(n, b.app)
+	n.Patient = true
 	b.hand(job{index, n})
 }
 

@@ -47,6 +47,20 @@ func TestOfFiveHundredWithThreeBadTheOthersAreDelivered(t *testing.T) {
 	}
 }
 
+func TestTheItemsOfABatchArePatientAndASingleOneIsNot(t *testing.T) {
+	d := open(t)
+	var patient []bool
+	d.play = func(_ context.Context, n *push.Notification) push.Receipt {
+		patient = append(patient, n.Patient)
+		return accepted(n)
+	}
+	d.ask("POST", batch, "["+good+"]")
+	d.ask("POST", single, good)
+	if len(patient) != 2 || !patient[0] || patient[1] {
+		t.Errorf("patient: %v", patient)
+	}
+}
+
 func TestAnItemOfAnArrayThatIsTooLongIsRefusedAloneHoweverItIsNested(t *testing.T) {
 	wide := `{"platform":"apns","token":"00","data":{"a":"` + strings.Repeat("x", 900) + `","b":"` + strings.Repeat("y", 900) + `"}}`
 	deep := `{"platform":"apns","token":"00","apns":{"payload":{"list":[` + strings.Repeat(`{"a":[1,2]},`, 1000) + `0]}}}`
