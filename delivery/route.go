@@ -37,6 +37,9 @@ type Provider interface {
 type Route struct {
 	Provider Provider
 	Pool     *pool.Pool
+	// Environment is the one that Pool's endpoints belong to; empty where there
+	// is but one.
+	Environment push.Environment
 	// Retry decides about further attempts; zero is the default policy.
 	Retry retry.Policy
 	// Budget bounds the retries of all routes that share it, one for each
@@ -63,7 +66,16 @@ type Route struct {
 // is had or none can be: no wait of its own goes beyond ctx's deadline, and
 // none outlasts ctx.
 func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	s := sending{Route: r, n: n, started: time.Now(), latest: latest(ctx, n)}
+	started := time.Now()
+	receipt := r.carry(ctx, n, 0)
+	r.Observer.ended(n, receipt, started)
+	return receipt
+}
+
+// carry is Send for who tells the end himself and has so many attempts at n
+// behind him.
+func (r *Route) carry(ctx context.Context, n *push.Notification, before int) push.Receipt {
+	s := sending{Route: r, n: n, before: before, latest: latest(ctx, n)}
 	request, err := r.translate(n)
 	if err != nil {
 		return s.end(unsendable(err))

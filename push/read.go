@@ -24,12 +24,13 @@ type written struct {
 }
 
 type writtenAttempt struct {
-	Endpoint string    `json:"endpoint"`
-	Status   string    `json:"status"`
-	Reason   string    `json:"reason"`
-	HTTP     int       `json:"http"`
-	At       time.Time `json:"at"`
-	MS       float64   `json:"ms"`
+	Endpoint    string    `json:"endpoint"`
+	Environment string    `json:"environment"`
+	Status      string    `json:"status"`
+	Reason      string    `json:"reason"`
+	HTTP        int       `json:"http"`
+	At          time.Time `json:"at"`
+	MS          float64   `json:"ms"`
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote. What JSON does not carry (an outcome's scope, an attempt's own
@@ -54,7 +55,7 @@ func (r *Receipt) UnmarshalJSON(text []byte) error {
 			return err
 		}
 		r.Attempts = append(r.Attempts, Attempt{
-			Endpoint: a.Endpoint, Started: a.At, Took: time.Duration(a.MS * float64(time.Millisecond)),
+			Endpoint: a.Endpoint, Environment: Environment(a.Environment), Started: a.At, Took: time.Duration(a.MS * float64(time.Millisecond)),
 			Outcome: Outcome{Verdict: verdict, Reason: a.Reason, HTTP: a.HTTP},
 		})
 	}

@@ -15,7 +15,7 @@ import (
 func TestAReceiptIsReadAsItWasWritten(t *testing.T) {
 	at, index := time.Date(2026, 11, 22, 1, 2, 3, 4e6, time.UTC), 7
 	for verdict := push.Unsent; verdict <= push.Expired; verdict++ {
-		attempt := push.Attempt{Endpoint: "192.0.2.1:443", Started: at, Took: 41200 * time.Microsecond,
+		attempt := push.Attempt{Endpoint: "192.0.2.1:443", Environment: push.Sandbox, Started: at, Took: 41200 * time.Microsecond,
 			Outcome: push.Outcome{Verdict: verdict, Reason: "Reason", HTTP: 200}}
 		r := push.Receipt{ID: "id", Index: &index, Attempts: []push.Attempt{attempt}, Outcome: push.Outcome{
 			Verdict: verdict, Reason: `"Reason"`, ProviderID: "p", RetryAfter: 1500 * time.Millisecond, ForgetToken: true, DeadSince: at}}
