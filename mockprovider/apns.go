@@ -21,6 +21,7 @@ type apns struct {
 	credentials []Credential
 	updates     *tokenUpdates
 	channels    *channels
+	clock       func(service string) time.Time
 	started     time.Time
 }
 

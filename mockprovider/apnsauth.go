@@ -27,7 +27,7 @@ func (a *apns) authenticate(p *peer, r *request) refusal {
 	if authorization != p.known || p.bound == nil {
 		return a.verify(p, authorization, r.sandbox())
 	}
-	if time.Since(p.issued) > tokenAge {
+	if a.clock(APNs).Sub(p.issued) > tokenAge {
 		return refusal{403, "ExpiredProviderToken"}
 	}
 	return refusal{}
@@ -57,10 +57,11 @@ func (a *apns) verify(p *peer, authorization string, sandbox bool) refusal {
 
 // bind ties the connection to the key of its first good token: one team, and one key, per connection.
 func (a *apns) bind(p *peer, authorization string, key *Credential, issued time.Time) refusal {
-	if time.Since(issued) > tokenAge {
+	age := a.clock(APNs).Sub(issued)
+	if age > tokenAge {
 		return refusal{403, "ExpiredProviderToken"}
 	}
-	if time.Until(issued) > clockSkew {
+	if -age > clockSkew {
 		return refusal{403, "InvalidProviderToken"}
 	}
 	if p.bound != nil && p.bound.TeamID != key.TeamID {

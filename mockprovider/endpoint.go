@@ -50,7 +50,7 @@ func (m *Mock) bind() error {
 	if len(fcmAt) == 0 {
 		fcmAt = slices.Repeat([]string{anywhere}, m.cfg.Endpoints)
 	}
-	apple := &apns{credentials: m.id.credentials, updates: m.updates, channels: newChannels(), started: time.Now()}
+	apple := &apns{credentials: m.id.credentials, updates: m.updates, channels: newChannels(), clock: m.clock, started: time.Now()}
 	for _, s := range []struct {
 		name string
 		at   []string
@@ -60,7 +60,7 @@ func (m *Mock) bind() error {
 		{APNsManage, []string{or(m.cfg.APNsManageListen, anywhere)}, &apnsManage{apple}},
 		{FCM, fcmAt, &fcm{project: m.cfg.ProjectID, access: m.access}},
 		{OAuth, []string{or(m.cfg.OAuthListen, anywhere)},
-			&oauth{account: m.id.account, access: m.access, lifetime: m.cfg.AccessTokenLifetime, url: m.TokenURL}},
+			&oauth{account: m.id.account, access: m.access, lifetime: m.cfg.AccessTokenLifetime, clock: m.clock, url: m.TokenURL}},
 		{WebPush, []string{or(m.cfg.WebPushListen, anywhere)}, &webPush{m.subscribers}},
 	} {
 		for i, at := range s.at {

@@ -140,6 +140,17 @@ func (p *program) connection(e *endpoint, conn uint64, effect func(*rule) bool) 
 	return nil
 }
 
+// clock is the time by which a service judges what clients sign.
+func (m *Mock) clock(service string) time.Time {
+	p := m.program.Load()
+	for _, r := range p.rules {
+		if r.Clock != 0 && (r.Service == "" || r.Service == service) && r.now(p.began) {
+			return time.Now().Add(r.Clock)
+		}
+	}
+	return time.Now()
+}
+
 // silent says whether a connection that has seen n requests lets a PING go unanswered.
 func (p *program) silent(e *endpoint, conn uint64, n int) bool {
 	return p.connection(e, conn, func(r *rule) bool {

@@ -20,6 +20,7 @@ type oauth struct {
 	account  *serviceAccount
 	access   *accessTokens
 	lifetime time.Duration
+	clock    func(service string) time.Time
 	url      func() string // the endpoint's own, which assertions may name as their audience
 }
 
@@ -100,7 +101,7 @@ func invalidGrant(text string) *oauthError {
 
 // distrust says what is wrong with an assertion, or "".
 func (o *oauth) distrust(t *jwt) string {
-	issued, expires := time.Unix(int64(t.Claims.Iat), 0), time.Unix(int64(t.Claims.Exp), 0)
+	issued, expires, now := time.Unix(int64(t.Claims.Iat), 0), time.Unix(int64(t.Claims.Exp), 0), o.clock(OAuth)
 	switch {
 	case t.Claims.Iss != o.account.email:
 		return "Invalid grant: account not found"
@@ -108,7 +109,7 @@ func (o *oauth) distrust(t *jwt) string {
 		return "Invalid JWT Signature."
 	case t.Claims.Aud != o.url() && !slices.Contains(audiences, t.Claims.Aud):
 		return "Invalid JWT: Failed audience check."
-	case expires.Sub(issued) > time.Hour, time.Now().After(expires), time.Until(issued) > clockSkew:
+	case expires.Sub(issued) > time.Hour, now.After(expires), issued.Sub(now) > clockSkew:
 		return "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim."
 	}
 	return ""

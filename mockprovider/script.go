@@ -80,6 +80,10 @@ type Fault struct {
 	// AcceptDelay and TLSDelay hold back new connections before the handshake, and within it.
 	AcceptDelay time.Duration `yaml:"accept_delay,omitempty"`
 	TLSDelay    time.Duration `yaml:"tls_delay,omitempty"`
+
+	// Clock is how far the service's clock is ahead of the client's, or behind if it is negative: by it the service judges
+	// the times that clients sign in APNs' provider tokens and OAuth2's assertions. It concerns apns and oauth as a whole.
+	Clock time.Duration `yaml:"clock,omitempty"`
 }
 
 // GoAway sends GOAWAY and closes the connection once what it still processes has been answered.
@@ -232,12 +236,12 @@ func (f *Fault) checkEffect() error {
 	if f.Stall != nil && f.Stall.After < 0 {
 		return errors.New("stall: after must not be negative")
 	}
-	if !f.hitsRequests() && !f.hitsConnections() {
+	if !f.hitsRequests() && !f.hitsConnections() && f.Clock == 0 {
 		return errors.New("status: no effect is given (allowed: status, delay, ramp_to, service_rate, quota, drop_response, rst, goaway, reset, stall, " +
-			"blackhole, max_streams, refuse, accept_delay, tls_delay)")
+			"blackhole, max_streams, refuse, accept_delay, tls_delay, clock)")
 	}
 	if f.Token != "" && !f.hitsRequests() {
-		return errors.New("token: the fault concerns whole connections (leave token out)")
+		return errors.New("token: the fault concerns whole connections, or a service's clock (leave token out)")
 	}
 	return nil
 }

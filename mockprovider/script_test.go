@@ -33,6 +33,7 @@ faults:
   - {"stall": {"after": 10, "answer_pings": true}}
   - blackhole: true
     endpoint: 127.0.0.1:2197
+  - {service: oauth, clock: -1h1m}
 `
 
 func TestAScriptIsReadFromYAMLAndWrittenBack(t *testing.T) {
@@ -48,6 +49,7 @@ func TestAScriptIsReadFromYAMLAndWrittenBack(t *testing.T) {
 		{Reset: &mockprovider.Reset{Every: 5, Processed: 0.5}},
 		{Stall: &mockprovider.Stall{After: 10, AnswerPings: true}},
 		{Blackhole: true, Endpoint: "127.0.0.1:2197"},
+		{Service: "oauth", Clock: -61 * time.Minute},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -87,6 +89,7 @@ func TestABadScriptIsRefusedByLineAndKey(t *testing.T) {
 		"faults:\n- quota: {scope: device, limit: 1}\n":        "faults[0].quota.per",
 		"faults:\n- service: apns\n":                           "no effect",
 		"faults:\n- refuse: true\n  token: aa\n":               "faults[0].token",
+		"faults:\n- clock: 1h\n  token: aa\n":                  "faults[0].token",
 		"fault:\n- status: 500\n":                              "line 1",
 		"faults: [":                                            "line 2",
 		"faults:\n- delay: 5\n":                                "line 2: cannot construct !!int `5` into a duration (write it as",
