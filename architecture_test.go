@@ -30,6 +30,7 @@ var floors = map[string]struct {
 	"wire":         {floor: 0},
 	"config":       {floor: 0},
 	"object":       {floor: 0},
+	"engine":       {floor: 0},
 	"mockprovider": {floor: 0, mayNotFrom: "it imports nothing of ours, so that it can catch our mistakes"},
 
 	"providers/apns":    {floor: 1, mayImport: []string{"object", "push", "wire"}},

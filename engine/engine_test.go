@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/engine"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// open opens an engine in dir, with a stream of that name and its writer, until the test ends or shut is called.
+func open(t testing.TB, dir string, stream jetstream.StreamConfig) (e *engine.Engine, w *engine.Writer, shut func()) {
+	t.Helper()
+	e, err := engine.Open(t.Context(), engine.Config{Dir: dir, Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Stream(t.Context(), stream); err != nil {
+		t.Fatal(err)
+	}
+	w = e.Writer(stream.Name, false)
+	ctx, stop := context.WithCancel(context.Background())
+	var house sync.WaitGroup
+	house.Go(func() { _ = e.Run(ctx) })
+	house.Go(func() { _ = w.Run(ctx) })
+	shut = sync.OnceFunc(func() {
+		stop()
+		house.Wait()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(shut)
+	return e, w, shut
+}
+
+var plain = jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
+
+// all reads the whole stream.
+func all(t testing.TB, e *engine.Engine) (items map[engine.Place]string) {
+	t.Helper()
+	stream, err := e.JetStream().Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	items = map[engine.Place]string{}
+	state := stream.CachedInfo().State
+	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
+		msg, err := stream.GetMsg(t.Context(), seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, item := range engine.Items(msg.Data) {
+			items[engine.Place{Seq: seq, Index: i}] = string(item)
+		}
+	}
+	return items
+}
+
+func TestWhatWasAppendedStandsAtItsPlaceAfterTheEngineIsOpenedAgain(t *testing.T) {
+	dir := t.TempDir()
+	_, w, shut := open(t, dir, plain)
+	var mu sync.Mutex
+	want := map[engine.Place]string{}
+	var callers sync.WaitGroup
+	for caller := range 64 {
+		callers.Go(func() {
+			for i := range 10 {
+				item := fmt.Sprintf(`{"caller":%d,"i":%d}`, caller, i)
+				place, err := w.Append(t.Context(), fmt.Sprintf("s.%d", caller%3), []byte(item))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				want[place] = item
+				mu.Unlock()
+			}
+		})
+	}
+	callers.Wait()
+	shut()
+	e, _, _ := open(t, dir, plain)
+	got := all(t, e)
+	if len(want) != 640 || len(got) != len(want) {
+		t.Fatalf("%d places given, %d items found", len(want), len(got))
+	}
+	for place, item := range want {
+		if got[place] != item {
+			t.Errorf("%v: %q, was %q", place, got[place], item)
+		}
+	}
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+// Place is where an item stands: its chunk's sequence in the stream, and its index in the chunk. Of two items of one stream
+// the one with the lower place came first.
+type Place struct {
+	Seq   uint64
+	Index int
+}
+
+// Before reports whether p came before q.
+func (p Place) Before(q Place) bool { return p.Seq < q.Seq || p.Seq == q.Seq && p.Index < q.Index }
+
+// Writer writes items to a stream. Those of one subject that come while it is busy are written together: one fsync for all
+// of them, and no wait where nothing else is being written. Run has to run. Any number of goroutines may use it.
+type Writer struct {
+	engine *Engine
+	stream string
+	yields bool
+
+	wake chan struct{} // there is a chunk in line
+
+	mu      sync.Mutex
+	open    map[string]*chunk // the last of each subject, while it takes items
+	line    []*chunk          // in the order in which they were begun
+	waiting int               // bytes in line
+	room    chan struct{}     // closed when some have left; nil while nobody waits
+	closed  bool
+}
+
+const (
+	// Chunks that are being written at a time: the engine packs and parses the next ones while the disk is at one.
+	inFlight = 4
+	// Bytes that may wait in line; beyond, Append waits.
+	maxWaiting = 8 << 20
+	// How long a cluster may be without a leader before its writers are told.
+	patience   = 10 * time.Second
+	retryAfter = 250 * time.Millisecond
+)
+
+// Writer returns a writer to the stream of that name. One that yields is refused as soon as the disk comes to its reserve;
+// the others may use that up.
+func (e *Engine) Writer(stream string, yields bool) *Writer {
+	return &Writer{engine: e, stream: stream, yields: yields, wake: make(chan struct{}, 1), open: map[string]*chunk{}}
+}
+
+// Append writes item, one JSON text on one line, and returns its place when it is on disk: synced, in a cluster on a
+// majority. Items appended one after the other to one stream come in that order. After an error, ctx's end included, the
+// item may be there or not.
+func (w *Writer) Append(ctx context.Context, subject string, item []byte) (Place, error) {
+	places, err := w.AppendAll(ctx, subject, [][]byte{item})
+	if err != nil {
+		return Place{}, err
+	}
+	return places[0], nil
+}
+
+// AppendAll writes items in their order and returns their places when all of them are on disk. After an error any of them
+// may be there.
+func (w *Writer) AppendAll(ctx context.Context, subject string, items [][]byte) ([]Place, error) {
+	for _, item := range items {
+		if len(item) > maxPayload/2 {
+			return nil, ErrTooLarge
+		}
+		if bytes.IndexByte(item, '\n') >= 0 {
+			return nil, errors.New("engine: an item must stand on one line")
+		}
+	}
+	if err := w.willing(); err != nil {
+		return nil, err
+	}
+	places, chunks := make([]Place, len(items)), make([]*chunk, len(items))
+	for i, item := range items {
+		c, index, err := w.put(ctx, subject, item)
+		if err != nil {
+			return nil, err
+		}
+		places[i].Index, chunks[i] = index, c
+	}
+	for i, c := range chunks {
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if c.err != nil {
+			return nil, c.err
+		}
+		places[i].Seq = c.seq
+	}
+	return places, nil
+}
+
+// willing refuses early what would fail late.
+func (w *Writer) willing() error {
+	if !w.yields {
+		return nil
+	}
+	return w.engine.Ready()
+}
+
+// put puts item in line, when there is room.
+func (w *Writer) put(ctx context.Context, subject string, item []byte) (*chunk, int, error) {
+	for {
+		c, index, room, err := w.tryPut(subject, item)
+		if room == nil || err != nil {
+			return c, index, err
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		}
+	}
+}
+
+// tryPut puts item in line, or returns what tells of room.
+func (w *Writer) tryPut(subject string, item []byte) (c *chunk, index int, room <-chan struct{}, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil, 0, nil, ErrClosed
+	}
+	if w.waiting > maxWaiting {
+		if w.room == nil {
+			w.room = make(chan struct{})
+		}
+		return nil, 0, w.room, nil
+	}
+	c = w.open[subject]
+	if c == nil || !c.takes(item) {
+		c = w.begin(subject)
+	}
+	w.waiting += len(item)
+	return c, c.add(item), nil, nil
+}
+
+// begin puts a new chunk in line. w.mu is held.
+func (w *Writer) begin(subject string) *chunk {
+	c := &chunk{subject: subject, done: make(chan struct{})}
+	if !w.engine.Embedded() {
+		c.id = nuid.Next()
+	}
+	w.open[subject] = c
+	w.line = append(w.line, c)
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+	return c
+}
+
+// take takes the first chunk out of line, nil if there is none.
+func (w *Writer) take() *chunk {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.line) == 0 {
+		return nil
+	}
+	c := w.line[0]
+	w.line[0], w.line = nil, w.line[1:]
+	if w.open[c.subject] == c {
+		delete(w.open, c.subject)
+	}
+	w.waiting -= len(c.body) - c.items
+	if w.room != nil {
+		close(w.room)
+		w.room = nil
+	}
+	return c
+}
+
+// Run writes until ctx ends, then what is still in line, and returns when that is done. From then on Append returns
+// ErrClosed.
+func (w *Writer) Run(ctx context.Context) error {
+	slots := make(chan struct{}, inFlight)
+	for {
+		slots <- struct{}{}
+		c := w.next(ctx)
+		if c == nil {
+			break
+		}
+		w.write(c, func() { <-slots })
+	}
+	for range inFlight - 1 { // one is ours
+		slots <- struct{}{}
+	}
+	return nil
+}
+
+// next waits for a chunk. It returns nil when ctx has ended and the line is empty, and has closed the writer then.
+func (w *Writer) next(ctx context.Context) *chunk {
+	for {
+		if c := w.take(); c != nil {
+			return c
+		}
+		select {
+		case <-w.wake:
+		case <-ctx.Done():
+			if w.close() {
+				return nil
+			}
+		}
+	}
+}
+
+// close closes the writer if nothing waits.
+func (w *Writer) close() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = w.closed || len(w.line) == 0
+	return w.closed
+}
+
+// write sends c off, before it returns, so that chunks keep their order; done is called when its end is known.
+func (w *Writer) write(c *chunk, done func()) {
+	future, err := w.publish(c)
+	go func() {
+		defer done()
+		ack, err := await(future, err)
+		for began := time.Now(); passing(err) && c.id != "" && time.Since(began) < patience; {
+			time.Sleep(retryAfter)
+			ack, err = await(w.publish(c))
+		}
+		if err == nil {
+			c.seq = ack.Sequence
+		}
+		c.err = w.explain(err)
+		close(c.done)
+	}()
+}
+
+func (w *Writer) publish(c *chunk) (jetstream.PubAckFuture, error) {
+	msg := &nats.Msg{Subject: c.subject, Data: c.body, Header: nats.Header{jetstream.ExpectedStreamHeader: {w.stream}}}
+	if c.id != "" {
+		msg.Header.Set(jetstream.MsgIDHeader, c.id)
+	}
+	return w.engine.js.PublishMsgAsync(msg)
+}
+
+func await(future jetstream.PubAckFuture, err error) (*jetstream.PubAck, error) {
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case ack := <-future.Ok():
+		return ack, nil
+	case err := <-future.Err():
+		return nil, err
+	}
+}
+
+// passing reports whether a cluster may take the same chunk in a moment: it is between two leaders, or we between two of
+// its servers.
+func passing(err error) bool {
+	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, jetstream.ErrAsyncPublishTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrReconnectBufExceeded)
+}
+
+// explain turns what the engine said into one of our errors.
+func (w *Writer) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return ErrTooLarge
+	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && isFull(api) {
+		return fmt.Errorf("%w: %s", ErrFull, w.stream)
+	}
+	if w.engine.server != nil {
+		w.engine.server.fail(err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnwritable, err)
+}
+
+// isFull reports whether a stream has reached its bound. The engine has one number for all failures of a store, and tells
+// them apart by their words.
+func isFull(err *jetstream.APIError) bool {
+	return err.Description == "maximum bytes exceeded" || err.Description == "maximum messages exceeded"
+}
