@@ -22,7 +22,7 @@ type Notification struct {
 	ID string `json:"-"`
 	// App is the configured app on whose behalf it is sent.
 	App string `json:"-"`
-	// AcceptedAt is when the gateway took it; TTL counts from here.
+	// AcceptedAt is when the gateway took it.
 	AcceptedAt time.Time `json:"-"`
 	// Patient marks one of a flow that can be held up, such as a batch: in an
 	// overload it waits for its place, where others are turned away.
@@ -31,6 +31,9 @@ type Notification struct {
 	// then on nobody can tell whether it arrived until its answer is known: the queue notes that on disk. An error keeps
 	// it here and ends the send as abandoned.
 	Leaving func(attempt int) error `json:"-"`
+	// KeyHash and BodyHash are those of the Idempotency-Key that it came with, as Event has them; both empty without one.
+	KeyHash  []byte `json:"-"`
+	BodyHash []byte `json:"-"`
 
 	Platform Platform `json:"platform"`
 	Target
@@ -51,8 +54,8 @@ type Notification struct {
 	Lane     Lane     `json:"lane,omitempty"`
 	// CollapseKey lets a later notification replace this one on the device.
 	CollapseKey string `json:"collapse_key,omitempty"`
-	// TTL is how long the provider may keep trying, counted from AcceptedAt.
-	// nil leaves it to the provider; 0 means now or never.
+	// TTL is how long the provider may keep trying, counted from Due. nil
+	// leaves it to the provider; 0 means now or never.
 	TTL *Duration `json:"ttl,omitempty"`
 	// SendAt holds the notification back until then; zero means now.
 	SendAt    time.Time `json:"send_at,omitzero"`
@@ -140,13 +143,22 @@ func (n *Notification) MayRepeat() bool {
 	}
 }
 
+// Due returns when the notification was to be sent: at once when it was
+// accepted, or at SendAt.
+func (n *Notification) Due() time.Time {
+	if n.SendAt.After(n.AcceptedAt) {
+		return n.SendAt
+	}
+	return n.AcceptedAt
+}
+
 // Expiry returns when the notification loses its worth, and false if its
 // sender named no TTL.
 func (n *Notification) Expiry() (time.Time, bool) {
 	if n.TTL == nil {
 		return time.Time{}, false
 	}
-	return n.AcceptedAt.Add(time.Duration(*n.TTL)), true
+	return n.Due().Add(time.Duration(*n.TTL)), true
 }
 
 // Duration is a time.Duration that JSON spells as Go does: "90s", "1h30m".

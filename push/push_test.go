@@ -120,12 +120,20 @@ func TestAnUnknownEndIsRepeatedOnlyWhereItsSenderAllows(t *testing.T) {
 	}
 }
 
-func TestExpiryCountsFromAcceptance(t *testing.T) {
+func TestExpiryCountsFromAcceptanceAndOfAScheduledOneFromItsTime(t *testing.T) {
 	accepted := time.Date(2026, 12, 31, 23, 59, 0, 0, time.UTC)
 	minute := push.Duration(time.Minute)
 	n := push.Notification{AcceptedAt: accepted, TTL: &minute}
 	if got, ok := n.Expiry(); !ok || !got.Equal(accepted.Add(time.Minute)) {
 		t.Errorf("Expiry() = %v, %v", got, ok)
+	}
+	n.SendAt = accepted.Add(-time.Hour)
+	if got, _ := n.Expiry(); !got.Equal(accepted.Add(time.Minute)) {
+		t.Errorf("Expiry() = %v for a time that had passed", got)
+	}
+	n.SendAt = accepted.Add(time.Hour)
+	if got, _ := n.Expiry(); !got.Equal(accepted.Add(61 * time.Minute)) {
+		t.Errorf("Expiry() = %v for a scheduled one", got)
 	}
 	n.TTL = nil
 	if _, ok := n.Expiry(); ok {

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package push
+
+import "errors"
+
+// What a queue or a history says instead of doing what it was asked. Any other error of theirs means that it is not known
+// whether it was done.
+var (
+	// ErrFull means that nothing was kept, because the queue has reached its bound or its disk is full.
+	ErrFull = errors.New("push: the queue is full")
+	// ErrNotFound means that no notification of this app has this ID, or that all of its events are forgotten.
+	ErrNotFound = errors.New("push: no notification of this app has this ID")
+	// ErrForgotten means that events right behind a cursor are forgotten, so that whoever reads on from there misses some.
+	ErrForgotten = errors.New("push: the events behind this cursor are forgotten")
+	// ErrCursor means that a cursor is none of this history's.
+	ErrCursor = errors.New("push: not a cursor of this history")
+)
