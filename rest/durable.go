@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"context"
+	"iter"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// Queue keeps notifications safe until they have ended. It is called from many goroutines at once.
+type Queue interface {
+	// Accept returns once each of the notifications is safe on disk or is known not to be: an error for each, nil for one
+	// that is safe. A *push.FieldError says that it cannot be sent as it is, push.ErrFull that there is no room: then
+	// nothing of it was kept. After any other error nobody can tell.
+	Accept(ctx context.Context, ns []*push.Notification) []error
+	// Cancel ends a notification that waits. The receipt tells how it stands then: cancelled, or what came first. The
+	// error is push.ErrNotFound, or one after which nobody can tell.
+	Cancel(ctx context.Context, app, id string) (push.Receipt, error)
+}
+
+// History knows what became of notifications, those of the queue and those that were sent at once. It is called from many
+// goroutines at once.
+type History interface {
+	// Find returns a notification's receipt as it stands, and its events, the oldest first; push.ErrNotFound if there are
+	// none.
+	Find(ctx context.Context, app, id string) (push.Receipt, []push.Event, error)
+	// Feed gives an app's events that want lets through: those behind the cursor after, and then those to come, until ctx
+	// ends. "" stands for now, "0" for the beginning of what is kept. It ends with its first error: push.ErrForgotten or
+	// push.ErrCursor about after, or one of the history's own.
+	Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error]
+	// Claim makes n the notification that its Idempotency-Key (n.KeyHash) stands for, unless another is already. It
+	// returns whose key it is from now on, n.ID or the other's, and the other's BodyHash.
+	Claim(ctx context.Context, n *push.Notification) (id string, body []byte, err error)
+	// Release takes n's claim back: nothing of n was kept or sent, and its key is free.
+	Release(ctx context.Context, n *push.Notification)
+}
