@@ -55,13 +55,16 @@ type APNs struct {
 
 // FCM is an app's access to Firebase Cloud Messaging, HTTP v1.
 type FCM struct {
-	// The service account's JSON key from the Firebase console. Whoever reads it can push to your project: mode 0600.
-	ServiceAccountFile File `name:"service_account_file" required:"true"`
-	// The project to send in. Empty takes the one that the service account's file names.
+	// The service account's JSON key from the Firebase console, mode 0600: whoever reads it can push to your project. Or a
+	// file of workload identity federation (external_account) or of an impersonated service account; the URLs and files
+	// that these name are used. Empty takes Google's application default credentials: the file that the environment's
+	// GOOGLE_APPLICATION_CREDENTIALS names, else gcloud's, else the machine's or workload's own on Google Cloud.
+	ServiceAccountFile File `name:"service_account_file"`
+	// The project to send in. Empty takes the one that a service account's key names, or that the machine is in.
 	ProjectID string `name:"project_id" allowed:"/^[a-z0-9][a-z0-9:.-]{0,62}$/a project's ID or number"`
 	// Where the service answers, or a stand-in such as a mock.
 	URL Base `name:"url" default:"https://fcm.googleapis.com"`
-	// Where access tokens are fetched. Empty takes the one that the service account's file names.
+	// Where access tokens are fetched with a service account's key. Empty takes what the key's file names.
 	TokenURL URL `name:"token_url"`
 	// Addresses to use instead of asking DNS for the URL's host, as ip:port. For development and tests.
 	Endpoints []Endpoint `name:"endpoints"`

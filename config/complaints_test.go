@@ -81,8 +81,6 @@ func TestABadFileIsToldWhereAndWhatIsAllowed(t *testing.T) {
 		"no credential": {
 			"apps:\n  shop:\n    keys: [{name: a, hash: \"" + hash + "\"}]\n    apns: {topic: com.example.shop}\n",
 			`gateway.yaml:4:5: apps.shop.apns: has no credential: set key_file, key_id and team_id, or cert_file and cert_key_file`},
-		"FCM without an account": {
-			shop + "    fcm: {project_id: shop}\n", `gateway.yaml:5:5: apps.shop.fcm.service_account_file: required: the path of a file`},
 		"not YAML":         {"apps: [\n", `gateway.yaml:2:1: not YAML: while parsing a flow node: did not find expected node content`},
 		"two documents":    {shop + "---\n" + shop, `gateway.yaml: more than one document (---): write one file for one gateway`},
 		"a list as a file": {"- apps\n", "gateway.yaml:1:1: a list does not belong here: must be a block of keys"},

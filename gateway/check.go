@@ -59,6 +59,9 @@ func (s *service) authorized(ctx context.Context) (string, error) {
 	if err := s.authorize(ctx); err != nil {
 		return "", err
 	}
+	if s.cred.from != "" {
+		return "got a token for " + s.cred.name + ", by " + s.cred.from, nil
+	}
 	return "got a token for " + s.cred.name, nil
 }
 

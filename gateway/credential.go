@@ -3,11 +3,12 @@
 package gateway
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +26,7 @@ import (
 type credential struct {
 	id   string // the same for the same credential; holds a digest where there is a secret
 	name string // for people: a key's ID, a project
+	from string // for people: where it was found
 	cert []tls.Certificate
 }
 
@@ -100,45 +102,40 @@ func certificate(path string, c *config.APNs) (credential, error) {
 	return credential{id: id, name: "certificate " + id[:8], cert: []tls.Certificate{pair}}, nil
 }
 
-// account returns the FCM provider of a service account and a project, the same one for the same two: it keeps their
-// access token.
+// account returns the FCM provider of an account and a project, the same one for the same two: it keeps their access
+// token.
 func (b *builder) account(path string, c *config.FCM, roots *x509.CertPool) (*fcm.Provider, credential, error) {
-	text, err := readFile(path, "service_account_file", c.ServiceAccountFile)
+	cfg, from, err := serviceAccount(path, c)
 	if err != nil {
 		return nil, credential{}, err
 	}
-	text, project, err := retarget(text, c)
-	if err != nil {
-		return nil, credential{}, keyError(path, "service_account_file", fmt.Errorf("%q: %w", string(c.ServiceAccountFile), err))
+	cfg.Project, cfg.TokenURL, cfg.Logger = cmp.Or(c.ProjectID, cfg.Project), string(c.TokenURL), b.log
+	if !cfg.Machine { // which is asked in the clear
+		cfg.TokenClient = trusting(roots)
 	}
-	cred := credential{id: digest(text, []byte(project)), name: project}
+	provider, err := fcm.New(cfg)
+	if err != nil {
+		return nil, credential{}, keyError(path, "service_account_file", fmt.Errorf("%s: %w", from, err))
+	}
+	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), name: provider.Project(), from: from}
 	if known, ok := b.accounts[cred.id]; ok {
 		return known, cred, nil
-	}
-	provider, err := fcm.New(fcm.Config{Account: text, Project: project, TokenClient: trusting(roots), Logger: b.log})
-	if err != nil {
-		return nil, cred, keyError(path, "service_account_file", fmt.Errorf("%q: %w", string(c.ServiceAccountFile), err))
 	}
 	b.accounts[cred.id] = provider
 	return provider, cred, nil
 }
 
-// retarget returns the text of a service account's file with token_url in the place of its own, and the project.
-func retarget(text []byte, c *config.FCM) ([]byte, string, error) {
-	var account map[string]any
-	if err := json.Unmarshal(text, &account); err != nil {
-		return nil, "", errors.New("not the JSON of a service account's key file (Firebase console, Project settings, Service accounts)")
+// serviceAccount returns who an FCM block sends as: the account of its file, else Google's default.
+func serviceAccount(path string, c *config.FCM) (cfg fcm.Config, from string, err error) {
+	if c.ServiceAccountFile != "" {
+		text, err := readFile(path, "service_account_file", c.ServiceAccountFile)
+		return fcm.Config{Account: text}, strconv.Quote(string(c.ServiceAccountFile)), err
 	}
-	project, _ := account["project_id"].(string)
-	if c.ProjectID != "" {
-		project = c.ProjectID
+	cfg, from, err = fcm.Default(context.Background())
+	if err != nil {
+		err = keyError(path, "service_account_file", fmt.Errorf("not given, and Google's default does not serve: %w", err))
 	}
-	if c.TokenURL == "" {
-		return text, project, nil
-	}
-	account["token_uri"] = string(c.TokenURL)
-	text, err := json.Marshal(account)
-	return text, project, err
+	return cfg, from, err
 }
 
 // trusting returns a client for the token endpoint, nil where the system's roots are to be trusted.

@@ -215,7 +215,7 @@ func TestABadCredentialIsRefusedAtTheStartWithItsKey(t *testing.T) {
 		"a certificate of junk": {
 			strings.Replace(s.certificate(), s.files.ClientCert, junk, 1), `config: apps.shop.apns.cert_file: "` + junk + `" and cert_key_file are no certificate and its key`},
 		"an account of junk": {
-			strings.Replace(s.fcm(), s.at.ServiceAccountFile, junk, 1), `config: apps.shop.fcm.service_account_file: "` + junk + `": not the JSON of a service account's key file`},
+			strings.Replace(s.fcm(), s.at.ServiceAccountFile, junk, 1), `config: apps.shop.fcm.service_account_file: "` + junk + `": fcm: account: not the JSON of a service account's key file`},
 		"Web Push": {"webpush: {vapid_key_file: vapid.pem, subject: 'mailto:ops@example.com'}",
 			`config: apps.shop.webpush.vapid_key_file: "`},
 	} {

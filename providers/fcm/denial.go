@@ -8,14 +8,13 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"golang.org/x/oauth2"
 
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
 // denial is why there is no access token. As an error it says no more than the
-// reason: what the oauth2 package says holds the endpoint's answer.
+// reason.
 type denial struct {
 	outcome push.Outcome
 	until   time.Time // no exchange before then
@@ -46,20 +45,20 @@ var oauthWords = map[string]bool{
 // answered: no endpoint of FCM had a part in it.
 func judgeExchange(err error) push.Outcome {
 	down := push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeCredential, Reason: oauthUnavailable}
-	answer, ok := errors.AsType[*oauth2.RetrieveError](err)
-	if !ok || answer.Response == nil {
+	answer, ok := errors.AsType[*refusal](err)
+	if !ok {
 		return down
 	}
 	asked := (&wire.Response{Header: []wire.Field{
-		{Name: "retry-after", Value: answer.Response.Header.Get("Retry-After")},
-		{Name: "date", Value: answer.Response.Header.Get("Date")},
+		{Name: "retry-after", Value: answer.header.Get("Retry-After")},
+		{Name: "date", Value: answer.header.Get("Date")},
 	}}).RetryAfter()
-	switch status := answer.Response.StatusCode; {
-	case status == http.StatusTooManyRequests:
+	switch {
+	case answer.status == http.StatusTooManyRequests:
 		wait := max(asked, 10*time.Second)
 		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeCredential, Reason: oauthThrottled, RetryAfter: wait}
-	case status/100 == 4:
-		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: oauthWord(answer.Body)}
+	case answer.status/100 == 4:
+		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: answer.word}
 	}
 	down.RetryAfter = asked
 	return down
@@ -74,15 +73,6 @@ func oauthWord(body []byte) string {
 		return oauthRefused
 	}
 	return in.Error
-}
-
-// causeOf returns what a log may say of a failed exchange. The token endpoint's
-// answer may say no word of it.
-func causeOf(err error) string {
-	if _, answered := errors.AsType[*oauth2.RetrieveError](err); answered {
-		return "refused"
-	}
-	return err.Error()
 }
 
 // withoutToken is the outcome of an attempt that found no access token.

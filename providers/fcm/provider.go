@@ -28,19 +28,31 @@ import (
 	"net/http"
 	"regexp"
 
+	"golang.org/x/oauth2/google"
+
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
 // Config is one service account and the project that it sends for.
 type Config struct {
-	// Account is the text of the service account's key file (JSON).
+	// Account is the text of a credential's file (JSON): a service account's
+	// key; or an external account, for a workload outside of Google Cloud; or
+	// a service account that another one speaks for. The latter two name URLs
+	// and files, and these are used: take them from nobody but the operator.
 	Account []byte
+	// Machine asks the metadata server of Google Cloud for the service account
+	// that this machine runs as. Account is then empty.
+	Machine bool
 	// Project is the ID or the number of the Firebase project. Empty means the
-	// project that the account belongs to.
+	// project that the account's file names, which only a key file does.
 	Project string
-	// TokenClient carries the exchanges with the token endpoint that the key
-	// file names. Only its Transport is used; nil is http.DefaultTransport.
+	// TokenURL takes the place of the token endpoint that a key file names.
+	// Other accounts cannot have one.
+	TokenURL string
+	// TokenClient carries the exchanges for access tokens. Only its Transport
+	// is used; nil is http.DefaultTransport, and for Machine one without a
+	// proxy.
 	TokenClient *http.Client
 	// Logger hears of exchanges that fail; nil hears nothing.
 	Logger *slog.Logger
@@ -49,30 +61,64 @@ type Config struct {
 // Provider translates notifications for FCM and judges its answers. It is safe
 // for use by many goroutines.
 type Provider struct {
-	path   string
-	tokens *tokens
+	project, path string
+	tokens        *tokens
 }
 
 // New returns a provider and exchanges nothing yet. An error says what is
-// wrong with cfg and never what is in the key file.
+// wrong with cfg and never what is in the account's file.
 func New(cfg Config) (*Provider, error) {
-	account, err := parseAccount(cfg.Account)
+	ask, project, err := cfg.identity()
 	if err != nil {
 		return nil, err
 	}
-	project := cmp.Or(cfg.Project, account.ProjectID)
-	if !isProject(project) {
-		return nil, errors.New("fcm: project: must be a Firebase project's ID or number (in the service account's file: project_id)")
+	if project = cmp.Or(cfg.Project, project); !isProject(project) {
+		return nil, errors.New("fcm: project: must be a Firebase project's ID or number (of the account's files only a key names one: project_id)")
 	}
 	log := cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	return &Provider{
-		path:   "/v1/projects/" + project + "/messages:send",
-		tokens: newTokens(account.source(cfg.TokenClient), log),
+		project: project,
+		path:    "/v1/projects/" + project + "/messages:send",
+		tokens:  newTokens(exchange(ask, cfg.transport()), log),
 	}, nil
+}
+
+// identity returns how to get an access token, and the account's own project.
+func (c *Config) identity() (ask source, project string, err error) {
+	if c.Machine {
+		if len(c.Account) > 0 || c.TokenURL != "" {
+			return nil, "", errors.New("fcm: account: the machine's own needs neither a file nor a token URL")
+		}
+		return machine, "", nil
+	}
+	account, err := parseAccount(c.Account)
+	if err != nil {
+		return nil, "", err
+	}
+	if c.TokenURL != "" {
+		if account.Type != google.ServiceAccount || !isSecureURL(c.TokenURL) {
+			return nil, "", errors.New("fcm: token URL: must be an https URL, and the account a service account's key")
+		}
+		account.TokenURI = c.TokenURL
+	}
+	return account.token, account.ProjectID, nil
+}
+
+func (c *Config) transport() http.RoundTripper {
+	switch {
+	case c.TokenClient != nil && c.TokenClient.Transport != nil:
+		return c.TokenClient.Transport
+	case c.Machine:
+		return direct()
+	}
+	return http.DefaultTransport
 }
 
 // isProject lets in IDs, numbers and the old IDs with a domain before a colon.
 var isProject = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{0,99}$`).MatchString
+
+// Project is the Firebase project that messages are sent in.
+func (p *Provider) Project() string { return p.project }
 
 // Run keeps the access token fresh, so that no notification waits for one. It
 // ends when ctx does, and returns nil then. Without it, the notification that

@@ -3,33 +3,16 @@
 package fcm
 
 import (
-	"cmp"
 	"context"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
-	"net/url"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-json-experiment/json"
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/jwt"
 
 	"github.com/sluice-push/sluice/wire"
 )
 
 const (
-	// scope lets an access token send messages and nothing else.
-	scope = "https://www.googleapis.com/auth/firebase.messaging"
-	// tokenURI is Google's token endpoint, for key files that name none.
-	tokenURI = "https://oauth2.googleapis.com/token"
-
-	exchangeTimeout = 10 * time.Second
 	// spare is how long before its end a token is not used any more.
 	spare = 10 * time.Second
 	// unstatedLife is the life of a token whose answer names none (RFC 6749
@@ -42,95 +25,6 @@ const (
 	// The wait after an exchange that failed: doubled each time.
 	leastWait, greatestWait = time.Second, time.Minute
 )
-
-// account is what we use of a service account's key file.
-type account struct {
-	Type         string `json:"type"`
-	ProjectID    string `json:"project_id"`
-	PrivateKeyID string `json:"private_key_id"`
-	PrivateKey   string `json:"private_key"`
-	ClientEmail  string `json:"client_email"`
-	TokenURI     string `json:"token_uri"`
-}
-
-// parseAccount reads a key file. An error says what is wrong with it and never
-// what is in it.
-func parseAccount(text []byte) (*account, error) {
-	var a account
-	if err := json.Unmarshal(text, &a); err != nil {
-		return nil, errors.New("fcm: account: not the JSON of a service account's key file (Firebase console, Project settings, Service accounts)")
-	}
-	if a.Type != "service_account" {
-		return nil, errors.New(`fcm: account: type must be "service_account" (other kinds of Google credentials do not serve here)`)
-	}
-	if a.ClientEmail == "" {
-		return nil, errors.New("fcm: account: client_email is missing")
-	}
-	a.TokenURI = cmp.Or(a.TokenURI, tokenURI)
-	if u, err := url.Parse(a.TokenURI); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return nil, errors.New("fcm: account: token_uri must be an https URL, such as " + tokenURI)
-	}
-	return &a, a.checkKey()
-}
-
-func (a *account) checkKey() error {
-	block, _ := pem.Decode([]byte(a.PrivateKey))
-	if block == nil {
-		return errors.New("fcm: account: private_key is not PEM (its line ends must be \\n in the JSON)")
-	}
-	if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
-		if _, ok := key.(*rsa.PrivateKey); !ok {
-			return errors.New("fcm: account: private_key must be an RSA key")
-		}
-		return nil
-	}
-	if _, err := x509.ParsePKCS1PrivateKey(block.Bytes); err != nil {
-		return errors.New("fcm: account: private_key is not a PKCS #8 or PKCS #1 key (is it cut short?)")
-	}
-	return nil
-}
-
-// source fetches an access token: one exchange with the token endpoint.
-type source func(context.Context) (*oauth2.Token, error)
-
-// source returns the exchange of RFC 7523: a signed assertion for an access token.
-func (a *account) source(client *http.Client) source {
-	config := &jwt.Config{
-		Email: a.ClientEmail, PrivateKey: []byte(a.PrivateKey), PrivateKeyID: a.PrivateKeyID,
-		Scopes: []string{scope}, TokenURL: a.TokenURI,
-	}
-	next := http.DefaultTransport
-	if client != nil && client.Transport != nil {
-		next = client.Transport
-	}
-	return func(ctx context.Context) (*oauth2.Token, error) {
-		ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
-		defer cancel()
-		line := &carrier{ctx: ctx, next: next}
-		// A redirect would carry the assertion to another place.
-		stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-		on := context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: line, CheckRedirect: stay})
-		token, err := config.TokenSource(on).Token()
-		if line.err != nil {
-			return nil, line.err
-		}
-		return token, err
-	}
-}
-
-// carrier is the transport of one exchange. The oauth2 package leaves the
-// context out of its request and the cause out of its error; here are both.
-type carrier struct {
-	ctx  context.Context
-	next http.RoundTripper
-	err  error
-}
-
-func (c *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := c.next.RoundTrip(r.WithContext(c.ctx))
-	c.err = err
-	return answer, err
-}
 
 // token is one access token. It does not change. Its times have a monotonic
 // reading: setting the wall clock moves none of them.
@@ -195,9 +89,6 @@ func left(ctx context.Context) error {
 func (t *tokens) exchange(ctx context.Context) (*token, error) {
 	began := time.Now()
 	answer, err := t.fetch(ctx)
-	if err == nil && answer.AccessToken == "" {
-		err = errors.New("fcm: the token endpoint's answer holds no access token")
-	}
 	if err != nil && ctx.Err() != nil {
 		return nil, left(ctx)
 	}
@@ -227,7 +118,7 @@ func (t *tokens) deny(err error) *denial {
 	wait := max(o.RetryAfter, t.wait*4/5+rand.N(t.wait*2/5))
 	t.wait = min(2*t.wait, greatestWait)
 	t.last = &denial{outcome: o, until: time.Now().Add(wait)}
-	t.log.Warn("fcm: the token endpoint gave no access token", "reason", o.Reason, "cause", causeOf(err), "again_in", wait,
+	t.log.Warn("fcm: the token endpoint gave no access token", "reason", o.Reason, "cause", err, "again_in", wait,
 		"still_sending", t.good() != nil)
 	return t.last
 }

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm
+
+import (
+	"cmp"
+	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"net/url"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/google"
+	"golang.org/x/oauth2/jwt"
+)
+
+const (
+	// scope lets an access token send messages and nothing else.
+	scope = "https://www.googleapis.com/auth/firebase.messaging"
+	// tokenURI is Google's token endpoint, for key files that name none.
+	tokenURI = "https://oauth2.googleapis.com/token"
+)
+
+// account is what we use of a credential's file.
+type account struct {
+	Type      google.CredentialsType `json:"type"`
+	ProjectID string                 `json:"project_id"`
+
+	// Of a service account's key.
+	PrivateKeyID string `json:"private_key_id"`
+	PrivateKey   string `json:"private_key"`
+	ClientEmail  string `json:"client_email"`
+	TokenURI     string `json:"token_uri"`
+
+	// Of a workload elsewhere, and of an account that another one speaks for: what is checked before it is used.
+	TokenURL         string         `json:"token_url"`
+	ImpersonationURL string         `json:"service_account_impersonation_url"`
+	Web              jsontext.Value `json:"web"`
+	Installed        jsontext.Value `json:"installed"`
+
+	text []byte
+}
+
+// parseAccount reads a credential's file. An error says what is wrong with it and never what is in it.
+func parseAccount(text []byte) (*account, error) {
+	a := account{text: text}
+	if err := json.Unmarshal(text, &a); err != nil {
+		return nil, errors.New("fcm: account: not the JSON of a service account's key file (Firebase console, Project settings, Service accounts)")
+	}
+	switch a.Type {
+	case google.ServiceAccount:
+		return &a, a.checkKeyFile()
+	case google.ExternalAccount, google.ImpersonatedServiceAccount:
+		return &a, a.checkFederation()
+	}
+	return nil, errors.New("fcm: account: type must be service_account, external_account or impersonated_service_account " +
+		"(a person's own credential does not serve: FCM wants a service account's)")
+}
+
+func (a *account) checkKeyFile() error {
+	if a.ClientEmail == "" {
+		return errors.New("fcm: account: client_email is missing")
+	}
+	a.TokenURI = cmp.Or(a.TokenURI, tokenURI)
+	if !isSecureURL(a.TokenURI) {
+		return errors.New("fcm: account: token_uri must be an https URL, such as " + tokenURI)
+	}
+	return a.checkKey()
+}
+
+func (a *account) checkKey() error {
+	block, _ := pem.Decode([]byte(a.PrivateKey))
+	if block == nil {
+		return errors.New("fcm: account: private_key is not PEM (its line ends must be \\n in the JSON)")
+	}
+	if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+		if _, ok := key.(*rsa.PrivateKey); !ok {
+			return errors.New("fcm: account: private_key must be an RSA key")
+		}
+		return nil
+	}
+	if _, err := x509.ParsePKCS1PrivateKey(block.Bytes); err != nil {
+		return errors.New("fcm: account: private_key is not a PKCS #8 or PKCS #1 key (is it cut short?)")
+	}
+	return nil
+}
+
+// checkFederation checks a file whose exchange is the oauth2 package's to make. Where it leads is for its author to say;
+// what we send there are credentials, so it is never in the clear.
+func (a *account) checkFederation() error {
+	for name, link := range map[string]string{"token_url": a.TokenURL, "service_account_impersonation_url": a.ImpersonationURL} {
+		if link != "" && !isSecureURL(link) {
+			return errors.New("fcm: account: " + name + " must be an https URL")
+		}
+	}
+	_, err := google.CredentialsFromJSONWithType(context.Background(), a.text, a.Type, scope)
+	if err != nil || a.Web != nil || a.Installed != nil { // the latter two are an OAuth client's, which asks a person
+		return errors.New("fcm: account: not a whole " + string(a.Type) + " file (gcloud makes one: " +
+			"iam workload-identity-pools create-cred-config, or auth application-default login --impersonate-service-account)")
+	}
+	return nil
+}
+
+func isSecureURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil
+}
+
+// token makes the exchange of the account's kind: one of RFC 7523, a signed assertion for an access token, or those of
+// RFC 8693 and IAM that lead from somebody else's token to one. ctx bears the client to make it with.
+func (a *account) token(ctx context.Context) (*oauth2.Token, error) {
+	if a.Type == google.ServiceAccount {
+		config := jwt.Config{
+			Email: a.ClientEmail, PrivateKey: []byte(a.PrivateKey), PrivateKeyID: a.PrivateKeyID,
+			Scopes: []string{scope}, TokenURL: a.TokenURI,
+		}
+		return config.TokenSource(ctx).Token()
+	}
+	credentials, err := google.CredentialsFromJSONWithType(ctx, a.text, a.Type, scope)
+	if err != nil {
+		return nil, err
+	}
+	return credentials.TokenSource.Token()
+}

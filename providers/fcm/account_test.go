@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/push"
+)
+
+// cloud plays, on real sockets, all that stands between a workload and an access token: the workload's own identity
+// provider, Google's security token service, IAM, and a metadata server.
+type cloud struct {
+	server *httptest.Server
+	answer http.HandlerFunc // instead of its own; nil for those
+
+	mu    sync.Mutex
+	asked []string // path, authorization, body
+}
+
+func newCloud(t testing.TB, start func(http.Handler) *httptest.Server) *cloud {
+	t.Helper()
+	c := &cloud{}
+	c.server = start(c)
+	t.Cleanup(c.server.Close)
+	return c
+}
+
+// ServeHTTP answers as the endpoint of the path does.
+func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	c.mu.Lock()
+	c.asked = append(c.asked, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Authorization")+" "+string(body)))
+	n := len(c.asked)
+	c.mu.Unlock()
+	switch {
+	case c.answer != nil:
+		c.answer(w, r)
+	case r.URL.Path == "/subject":
+		_, _ = io.WriteString(w, `{"id_token":"SECRET-subject"}`)
+	case r.URL.Path == "/sts":
+		_, _ = fmt.Fprintf(w, `{"access_token":%q,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":3599}`, accessToken(n))
+	case r.URL.Path == "/iam":
+		_, _ = fmt.Fprintf(w, `{"accessToken":%q,"expireTime":%q}`, accessToken(n), time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	case r.Header.Get("Metadata-Flavor") != "Google":
+		w.WriteHeader(http.StatusForbidden)
+	case r.URL.Path == "/computeMetadata/v1/project/project-id":
+		_, _ = io.WriteString(w, "machine-project")
+	case r.URL.Query().Get("scopes") == "https://www.googleapis.com/auth/firebase.messaging":
+		_, _ = fmt.Fprintf(w, `{"access_token":%q,"expires_in":3599,"token_type":"Bearer"}`, accessToken(n))
+	default:
+		w.WriteHeader(http.StatusNotFound)
+	}
+}
+
+func (c *cloud) requests() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]string(nil), c.asked...)
+}
+
+// workload returns the file of a workload outside of Google Cloud, with some members changed; nil takes one out.
+func (c *cloud) workload(change map[string]any) []byte {
+	file := map[string]any{
+		"type": "external_account", "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/p",
+		"subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "token_url": c.server.URL + "/sts",
+		"credential_source": map[string]any{
+			"url": c.server.URL + "/subject", "format": map[string]string{"type": "json", "subject_token_field_name": "id_token"},
+		},
+	}
+	for name, value := range change {
+		file[name] = value
+		if value == nil {
+			delete(file, name)
+		}
+	}
+	text, err := json.Marshal(file)
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+// provider sends as the account of text, which is nil for the machine's.
+func (c *cloud) provider(t *testing.T, text []byte, log io.Writer) *fcm.Provider {
+	t.Helper()
+	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
+	client := c.server.Client()
+	if text == nil {
+		client = &http.Client{Transport: plain{client.Transport}}
+	}
+	p, err := fcm.New(fcm.Config{
+		Account: text, Machine: text == nil, Project: "demo-project", TokenClient: client,
+		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func paths(requests []string) (all []string) {
+	for _, r := range requests {
+		path, _, _ := strings.Cut(r, " ")
+		all = append(all, path)
+	}
+	return all
+}
+
+func TestAWorkloadElsewhereExchangesItsOwnTokenForOneOfGoogles(t *testing.T) {
+	c := newCloud(t, httptest.NewTLSServer)
+	p := c.provider(t, c.workload(nil), io.Discard)
+	crowd(20, func() { equal(t, "token", accepted(t, p), accessToken(2)) })
+	asked := c.requests()
+	equal(t, "one exchange", paths(asked), []string{"/subject", "/sts"})
+	for _, part := range []string{"subject_token=SECRET-subject", "auth%2Ffirebase.messaging", "grant-type%3Atoken-exchange"} {
+		equal(t, part, strings.Contains(asked[1], part), true)
+	}
+}
+
+func TestAWorkloadMaySpeakForAServiceAccount(t *testing.T) {
+	c := newCloud(t, httptest.NewTLSServer)
+	subject := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(subject, []byte("SECRET-of-the-file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := c.provider(t, c.workload(map[string]any{
+		"service_account_impersonation_url": c.server.URL + "/iam", "credential_source": map[string]any{"file": subject},
+	}), io.Discard)
+	equal(t, "token", accepted(t, p), accessToken(2))
+	asked := c.requests()
+	equal(t, "exchange", paths(asked), []string{"/sts", "/iam"})
+	equal(t, "the file's", strings.Contains(asked[0], "subject_token=SECRET-of-the-file"), true)
+	equal(t, "by the first token", strings.Contains(asked[1], "Bearer "+accessToken(1)+" "), true)
+	equal(t, "for messages alone", strings.Contains(asked[1], `"scope":["https://www.googleapis.com/auth/firebase.messaging"]`), true)
+}
+
+func TestAnAccountMaySpeakForAnother(t *testing.T) {
+	c := newCloud(t, httptest.NewTLSServer)
+	p := c.provider(t, c.impersonated(), io.Discard)
+	c.answer = func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/sts" {
+			_, _ = io.WriteString(w, `{"access_token":"first","expires_in":3599,"token_type":"Bearer"}`)
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"accessToken":%q,"expireTime":"2099-01-01T00:00:00Z"}`, accessToken(2))
+	}
+	equal(t, "token", accepted(t, p), accessToken(2))
+	equal(t, "exchange", paths(c.requests()), []string{"/sts", "/iam"})
+}
+
+func (c *cloud) impersonated() []byte {
+	return []byte(fmt.Sprintf(`{"type":"impersonated_service_account","service_account_impersonation_url":"%s/iam","source_credentials":%s}`,
+		c.server.URL, account("token_uri", c.server.URL+"/sts")))
+}
+
+func TestAMachineOfGoogleCloudIsAskedForItsOwnAccount(t *testing.T) {
+	c := newCloud(t, httptest.NewServer)
+	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
+	p, err := fcm.New(fcm.Config{Machine: true, Project: "demo-project"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	crowd(20, func() { equal(t, "token", accepted(t, p), accessToken(1)) })
+	equal(t, "one exchange", paths(c.requests()), []string{"/computeMetadata/v1/instance/service-accounts/default/token"})
+}
+
+func TestEveryExchangeThatFailsIsJudgedAndTellsNothing(t *testing.T) {
+	leak := `{"error":"%s","error_description":"LEAK"}`
+	for name, c := range map[string]struct {
+		status  int
+		body    string
+		verdict push.Verdict
+		reason  string
+	}{
+		"refused":         {400, fmt.Sprintf(leak, "invalid_grant"), push.Unauthorized, "invalid_grant"},
+		"in other words":  {403, `{"error":{"status":"PERMISSION_DENIED","message":"LEAK"}}`, push.Unauthorized, "OAUTH_REFUSED"},
+		"not there":       {404, "LEAK", push.Unauthorized, "OAUTH_REFUSED"},
+		"too often":       {429, "LEAK", push.Throttled, "OAUTH_THROTTLED"},
+		"down":            {503, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"elsewhere":       {307, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"no JSON":         {200, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"no token":        {200, `{"LEAK":1,"expires_in":3600}`, push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"cut off halfway": {0, "", push.Unavailable, "OAUTH_UNAVAILABLE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for kind, text := range everyAccount {
+				cloud := newCloud(t, httptest.NewTLSServer)
+				cloud.answer = func(w http.ResponseWriter, r *http.Request) {
+					if c.status == 0 {
+						panic(http.ErrAbortHandler)
+					}
+					w.Header().Set("Location", cloud.server.URL+"/elsewhere")
+					w.Header().Set("Retry-After", "40")
+					w.WriteHeader(c.status)
+					_, _ = io.WriteString(w, c.body)
+				}
+				cloud.fails(t, kind, text(cloud), c.verdict, c.reason)
+			}
+		})
+	}
+}
+
+// everyAccount makes an account of each kind; nil is the machine's.
+var everyAccount = map[string]func(*cloud) []byte{
+	"a workload":   func(c *cloud) []byte { return c.workload(nil) },
+	"a key":        func(c *cloud) []byte { return account("token_uri", c.server.URL+"/sts") },
+	"impersonated": (*cloud).impersonated,
+	"a machine":    func(*cloud) []byte { return nil },
+}
+
+func (c *cloud) fails(t *testing.T, kind string, text []byte, verdict push.Verdict, reason string) {
+	t.Helper()
+	var log bytes.Buffer
+	p := c.provider(t, text, &log)
+	o := unsent(t, p)
+	equal(t, kind, fmt.Sprint(o.Verdict, " ", o.Reason, " ", o.Scope), fmt.Sprint(verdict, " ", reason, " credential"))
+	if verdict == push.Throttled {
+		equal(t, kind+" waits", o.RetryAfter > 30*time.Second && o.RetryAfter <= 40*time.Second, true)
+	}
+	asked := len(c.requests())
+	told := log.String() + fmt.Sprint(p.Authorize(t.Context()), o)
+	equal(t, kind+" is not asked again at once", len(c.requests()), asked)
+	equal(t, kind+" is followed elsewhere", strings.Contains(fmt.Sprint(paths(c.requests())), "elsewhere"), false)
+	for _, secret := range []string{"LEAK", "SECRET", "PRIVATE", "assertion"} {
+		equal(t, kind+" tells "+secret, strings.Contains(told, secret), false)
+	}
+	equal(t, kind+" is logged", strings.Count(log.String(), "gave no access token"), 1)
+}
+
+// plain sends over TLS what is meant to go in the clear, as metadata does.
+type plain struct{ next http.RoundTripper }
+
+func (p plain) RoundTrip(r *http.Request) (*http.Response, error) {
+	r.URL.Scheme = "https"
+	return p.next.RoundTrip(r)
+}
+
+func TestAProofThatCannotBeReadIsToldWithoutItsPathOrContent(t *testing.T) {
+	c := newCloud(t, httptest.NewTLSServer)
+	var log bytes.Buffer
+	p := c.provider(t, c.workload(map[string]any{"credential_source": map[string]any{"file": "/nowhere/SECRET"}}), &log)
+	equal(t, "reason", unsent(t, p).Reason, "OAUTH_UNAVAILABLE")
+	equal(t, "named", strings.Contains(log.String(), "credential_source") && !strings.Contains(log.String(), "SECRET"), true)
+	equal(t, "requests", len(c.requests()), 0)
+}
+
+func TestACallerWhoLeavesEndsAnExchangeOfAnyKind(t *testing.T) {
+	for kind, text := range everyAccount {
+		t.Run(kind, func(t *testing.T) {
+			c := newCloud(t, httptest.NewTLSServer)
+			arrived := make(chan struct{}, 1)
+			c.answer = func(_ http.ResponseWriter, r *http.Request) {
+				arrived <- struct{}{}
+				<-r.Context().Done()
+			}
+			p := c.provider(t, text(c), io.Discard)
+			ctx, leave := context.WithCancel(t.Context())
+			r := translate(t, p, hello())
+			ended := make(chan push.Outcome, 1)
+			go func() { ended <- p.Send(ctx, answering(200, ""), hello(), r) }()
+			<-arrived
+			leave()
+			equal(t, "outcome", <-ended, push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"})
+		})
+	}
+}
+
+func TestABadFederationIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
+	c := newCloud(t, httptest.NewTLSServer)
+	for name, change := range map[string]map[string]any{
+		"not a whole external_account file":         {"audience": nil},
+		"not a whole external_account":              {"subject_token_type": nil},
+		"token_url must be an https":                {"token_url": "http://SECRET.example.com"},
+		"service_account_impersonation_url must be": {"service_account_impersonation_url": "ftp://SECRET"},
+		"not a whole":          {"installed": map[string]any{"client_id": "SECRET", "redirect_uris": []string{"x"}}},
+		"not a whole external": {"credential_source": "SECRET"},
+		"type must be service_account, external_acco": {"type": "authorized_user"},
+		"not a whole impersonated_service_account":    {"type": "impersonated_service_account"},
+	} {
+		_, err := fcm.New(fcm.Config{Account: c.workload(change), Project: "demo-project"})
+		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%v, want an error with %q", err, name)
+		}
+	}
+	for want, cfg := range map[string]fcm.Config{
+		"project: must be":      {Account: c.workload(nil)},
+		"token URL: must be":    {Account: c.workload(nil), Project: "demo-project", TokenURL: "https://example.com/token"},
+		"token URL: must be an": {Account: account(), TokenURL: "http://example.com/token"},
+		"neither a file":        {Account: account(), Machine: true},
+		"project: must":         {Machine: true},
+	} {
+		if _, err := fcm.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want an error with %q", err, want)
+		}
+	}
+}
+
+func TestTheDefaultIsTheFileOfTheEnvironmentThenGcloudsThenTheMachine(t *testing.T) {
+	c := newCloud(t, httptest.NewServer)
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("APPDATA", home)
+	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
+	finds(t, fcm.Config{Machine: true, Project: "machine-project"}, "the machine's service account")
+
+	gcloud := filepath.Join(home, ".config", "gcloud")
+	if err := os.MkdirAll(gcloud, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(gcloud, "application_default_credentials.json"), account("project_id", "of-gcloud"))
+	finds(t, fcm.Config{Account: account("project_id", "of-gcloud")}, "gcloud's application default credentials")
+
+	named := filepath.Join(home, "named.json")
+	write(t, named, account())
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", named)
+	finds(t, fcm.Config{Account: account()}, fmt.Sprintf("GOOGLE_APPLICATION_CREDENTIALS, %q", named))
+
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", filepath.Join(home, "nowhere.json"))
+	_, _, err := fcm.Default(t.Context())
+	equal(t, "error", strings.HasSuffix(fmt.Sprint(err), `nowhere.json": cannot be read: no such file or directory`), true)
+}
+
+func write(t *testing.T, file string, text []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func finds(t *testing.T, want fcm.Config, at string) {
+	t.Helper()
+	cfg, where, err := fcm.Default(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "found", []any{string(cfg.Account), cfg.Machine, cfg.Project, where}, []any{string(want.Account), want.Machine, want.Project, at})
+}
+
+// TestWithoutAnyDefaultTheErrorSaysWhatToSet runs in a process of its own: whether there is a metadata server is found
+// out once in a process's life.
+func TestWithoutAnyDefaultTheErrorSaysWhatToSet(t *testing.T) {
+	if os.Getenv("FCM_TEST_ALONE") != "" {
+		_, _, err := fcm.Default(t.Context())
+		fmt.Println(err)
+		return
+	}
+	junk := filepath.Join(t.TempDir(), ".config", "gcloud")
+	if err := os.MkdirAll(junk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(junk, "application_default_credentials.json"), []byte("SECRET"))
+	alone := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWithoutAnyDefaultTheErrorSaysWhatToSet$")
+	alone.Env = []string{"FCM_TEST_ALONE=1", "HOME=" + filepath.Dir(filepath.Dir(junk))}
+	out, err := alone.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	equal(t, string(out), strings.Contains(string(out), "none found: no GOOGLE_APPLICATION_CREDENTIALS") && !strings.Contains(string(out), "SECRET"), true)
+}

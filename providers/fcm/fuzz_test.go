@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fcm
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// FuzzMerge holds the merge of any sender's message over any common one to what it promises: what comes out is one
+// object, in which every member of the sender's own is as he wrote it, and every other as we did.
+func FuzzMerge(f *testing.F) {
+	for _, seed := range [][2]string{
+		{`{"token":"a","android":{"ttl":"1s","collapse_key":"k"}}`, `{"android":{"collapseKey":"x","notification":{"sound":"s"}}}`},
+		{`{"token":"a","notification":{"title":"t"},"data":{"k":"v"}}`, `{"notification":{"body":"\ud83d\ude00"},"data":{"k":"w","l":""}}`},
+		{`{"apns":{"payload":{"aps":{"sound":"x"}}}}`, `{"apns":{"payload":{"aps":{"alert":{"title":"t"},"badge":1e3}},"headers":null},"name":null}`},
+		{`{}`, ` { "webpush" : { "fcmOptions" : { "link" : "https://x/" } } } `},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, common, raw string) {
+		if below, ok := membersOf(jsontext.Value(common)); !ok || below.get("android") != nil && below.get("android").Kind() != '{' {
+			return
+		}
+		n := &push.Notification{Target: push.Target{Token: "a"}, FCM: &push.FCMBlock{Message: []byte(raw)}}
+		merged, err := merge(jsontext.Value(common), n)
+		if err != nil {
+			if misfit, ok := errors.AsType[*push.FieldError](err); !ok || misfit.Reason == "" || !strings.HasPrefix(misfit.Field, "fcm.message") {
+				t.Fatalf("%v", err)
+			}
+			return
+		}
+		if diff := cmp.Diff(laid(decode(t, common), decode(t, raw)), decode(t, string(merged))); diff != "" {
+			t.Errorf("%s over %s (- want, + got):\n%s", raw, common, diff)
+		}
+	})
+}
+
+// decode reads an object, and numbers as they are written. It spells android.collapseKey as merge does.
+func decode(t *testing.T, text string) map[string]any {
+	t.Helper()
+	var all map[string]any
+	keepNumbers := json.WithUnmarshalers(json.UnmarshalFromFunc(func(in *jsontext.Decoder, v *any) error {
+		if in.PeekKind() != '0' {
+			return errors.ErrUnsupported
+		}
+		number, err := in.ReadValue()
+		*v = string(number)
+		return err
+	}))
+	if err := json.Unmarshal([]byte(text), &all, keepNumbers); err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	android, _ := all["android"].(map[string]any)
+	if camel, given := android["collapseKey"]; given && android["collapse_key"] == nil {
+		android["collapse_key"] = camel
+		delete(android, "collapseKey")
+	}
+	return all
+}
+
+// laid is what merge does, told in another way.
+func laid(below, above map[string]any) map[string]any {
+	for name, value := range above {
+		lower, isObject := below[name].(map[string]any)
+		upper, both := value.(map[string]any)
+		if isObject && both {
+			value = laid(lower, upper)
+		}
+		below[name] = value
+	}
+	return below
+}
+
+// FuzzParseAccount finds no file that breaks the reader, and no error that repeats what it was given. What is taken is
+// an account that could be asked for a token.
+func FuzzParseAccount(f *testing.F) {
+	f.Add([]byte(`{"type":"service_account","project_id":"p","private_key":"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n","client_email":"a@b","token_uri":"https://x/"}`))
+	f.Add([]byte(`{"type":"external_account","audience":"a","subject_token_type":"t","token_url":"https://sts.googleapis.com/v1/token","credential_source":{"file":"/x"}}`))
+	f.Add([]byte(`{"type":"impersonated_service_account","service_account_impersonation_url":"https://x/","source_credentials":{"type":"authorized_user","refresh_token":"r"}}`))
+	f.Add([]byte(`{"type":"external_account","audience":"a","subject_token_type":"t","credential_source":{"environment_id":"aws1","url":"x"},"installed":{"redirect_uris":["x"]}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		a, err := parseAccount(text)
+		if err == nil {
+			if !slices.Contains([]string{"service_account", "external_account", "impersonated_service_account"}, string(a.Type)) {
+				t.Errorf("took %q", a.Type)
+			}
+			return
+		}
+		var given map[string]any
+		_ = json.Unmarshal(text, &given)
+		for _, value := range given {
+			if secret, ok := value.(string); ok && len(secret) > 32 && strings.Contains(err.Error(), secret) {
+				t.Errorf("it repeats %q: %v", secret, err)
+			}
+		}
+	})
+}
