@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Change is one key whose value differs between two configurations.
+type Change struct {
+	// Key is the key's path, such as apps.shop.fcm.pool.size.
+	Key string
+	// From and To are the values as the file spells them, empty where there is none, and "(secret)" where nobody may read
+	// them.
+	From, To string
+}
+
+// String tells the change in one line: "pool.size: 8 → 4".
+func (c Change) String() string {
+	return fmt.Sprintf("%s: %s → %s", c.Key, cmp.Or(c.From, "(none)"), cmp.Or(c.To, "(none)"))
+}
+
+// Diff returns what changes from one configuration to the other, sorted by key. A key that another inherits is told for
+// each block in which it counts.
+func Diff(from, to *Config) []Change {
+	var changes []Change
+	diff(&changes, "", reflect.ValueOf(from).Elem(), reflect.ValueOf(to).Elem())
+	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Key, b.Key) })
+	return changes
+}
+
+func diff(changes *[]Change, path string, from, to reflect.Value) {
+	if !isBlock(from.Type()) {
+		diffValue(changes, path, from, to, false)
+		return
+	}
+	for i, f := range fieldsOf(from.Type()) {
+		diffValue(changes, join(path, f.name), from.Field(i), to.Field(i), f.secret)
+	}
+}
+
+// diffValue compares two values of one key, which may hold blocks.
+func diffValue(changes *[]Change, path string, from, to reflect.Value, secret bool) {
+	switch kind := from.Kind(); {
+	case reflect.DeepEqual(from.Interface(), to.Interface()):
+	case kind == reflect.Struct && isBlock(from.Type()):
+		diff(changes, path, from, to)
+	case kind == reflect.Pointer && !from.IsNil() && !to.IsNil():
+		diff(changes, path, from.Elem(), to.Elem())
+	case kind == reflect.Map:
+		diffMaps(changes, path, from, to)
+	case kind == reflect.Slice && isBlock(from.Type().Elem()) && from.Len() == to.Len():
+		for i := range from.Len() {
+			diff(changes, fmt.Sprintf("%s[%d]", path, i), from.Index(i), to.Index(i))
+		}
+	default:
+		*changes = append(*changes, Change{path, spell(from, secret), spell(to, secret)})
+	}
+}
+
+func diffMaps(changes *[]Change, path string, from, to reflect.Value) {
+	names := map[string]bool{}
+	for _, m := range [...]reflect.Value{from, to} {
+		for _, name := range m.MapKeys() {
+			names[name.String()] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		was, is := from.MapIndex(reflect.ValueOf(name)), to.MapIndex(reflect.ValueOf(name))
+		switch at := join(path, name); {
+		case !was.IsValid():
+			*changes = append(*changes, Change{at, "", "(new)"})
+		case !is.IsValid():
+			*changes = append(*changes, Change{at, "(there)", ""})
+		default:
+			diffValue(changes, at, was, is, false)
+		}
+	}
+}
+
+// spell writes a value as people know it.
+func spell(v reflect.Value, secret bool) string {
+	switch {
+	case v.IsZero():
+		return ""
+	case secret:
+		return "(secret)"
+	case v.Kind() == reflect.Pointer:
+		return "(there)"
+	case v.Kind() == reflect.Slice && isBlock(v.Type().Elem()):
+		return strconv.Itoa(v.Len()) + " of them"
+	default:
+		return fmt.Sprint(v.Interface())
+	}
+}
+
+// String spells the rate as the file does; the zero Rate is empty.
+func (r Rate) String() string {
+	for unit, per := range rateUnits {
+		if r.Per == per {
+			return strconv.Itoa(r.Count) + "/" + unit
+		}
+	}
+	return ""
+}
+
+// String spells the share as the file does.
+func (p Percent) String() string { return strconv.FormatFloat(float64(p)*100, 'f', -1, 64) + "%" }
+
+// String spells the size as the file does, in the largest unit that it is a whole number of.
+func (b Bytes) String() string {
+	for _, unit := range byteUnits {
+		if int64(b)%unit.size == 0 {
+			return strconv.FormatInt(int64(b)/unit.size, 10) + unit.name
+		}
+	}
+	return ""
+}
