@@ -16,7 +16,8 @@ type Config struct {
 	// front of it. Port 0 takes a free one.
 	Listen Address `name:"listen" default:"127.0.0.1:8080"`
 	Admin  Admin   `name:"admin"`
-	// The zone that this gateway runs in. This version only shows it in /v1/status.
+	// The zone that this gateway runs in. It is told to clients, who prefer the gateways of their own, and shown in
+	// /v1/status.
 	Zone string `name:"zone" allowed:"/^[A-Za-z0-9._-]{0,63}$/up to 63 letters, digits, dots, dashes and underscores"`
 
 	// Pool, Retry and Quota come before Apps: what stands here is what every app's provider starts from.
@@ -222,6 +223,12 @@ type Limits struct {
 	// How long a notification may take until its verdict, with all its waits and attempts; then it is answered with what
 	// is known. Keep it above retry.attempt_timeout and below drain.grace and the callers' own patience.
 	SendTime time.Duration `name:"send_time" default:"25s" allowed:"100ms..10m"`
+	// Time within which a notification is meant to have its verdict. Nothing is ended by it: clients are told, and those
+	// that hedge wait that long before they ask another gateway.
+	TargetTime time.Duration `name:"target_time" default:"1s" allowed:"1ms..10m"`
+	// Requests that the gateway would have in flight at a time, all connections together; each is told its share, and our
+	// client keeps to it. Nobody is refused by it.
+	Concurrency int `name:"concurrency" default:"4096" allowed:"8..1000000"`
 	// How long a token that its provider declared dead is answered here, as unregistered, instead of being sent again; 0s
 	// sends every time.
 	DeadTokens time.Duration `name:"dead_tokens" default:"24h" allowed:"0s..720h"`

@@ -28,6 +28,7 @@ type Gateway struct {
 	origins  []*origins
 	metrics  *metrics.Metrics
 	api      http.Handler
+	signals  signals
 
 	listener, adminListener net.Listener
 
@@ -50,6 +51,8 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 		log.Warn("config: " + warning)
 	}
 	g := &Gateway{cfg: cfg, log: log, services: built.services, origins: built.origins, metrics: built.metrics}
+	g.signals.zone, g.signals.concurrency = cfg.Zone, cfg.Limits.Concurrency
+	g.signals.target, g.signals.max = cfg.Limits.TargetTime, cfg.Limits.SendTime
 	if g.api, err = g.face(built.table); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
@@ -103,7 +106,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		defer giveUp()
 		return serve(admin, g.adminListener)
 	})
-	err := g.serve(ctx, g.server(background, g.parting(g.api)))
+	err := g.serve(ctx, g.front(background))
 	stop()
 	return errors.Join(err, admin.Close(), house.Wait())
 }

@@ -51,6 +51,22 @@ func (g *Gateway) operations() http.Handler {
 	return mux
 }
 
+// front returns the server of the API. It speaks HTTP/1.1, and HTTP/2 to those who begin with it (RFC 9113 §3.3), as
+// client does: many calls share a connection, which says honestly what it has not processed when it ends.
+func (g *Gateway) front(base context.Context) *http.Server {
+	s := g.server(base, g.signalling(g.api))
+	s.Protocols = new(http.Protocols)
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxStreams}
+	s.ConnState = g.signals.count
+	return s
+}
+
+// maxStreams bounds what one HTTP/2 connection can have in flight. What is granted is less, as a rule, and told by the
+// signals.
+const maxStreams = 1000
+
 // server returns a server that slow and greedy callers cannot exhaust. Bodies have their own time limit, in rest. base
 // ends requests that outlive the drain.
 func (g *Gateway) server(base context.Context, handler http.Handler) *http.Server {
@@ -59,17 +75,6 @@ func (g *Gateway) server(base context.Context, handler http.Handler) *http.Serve
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
-}
-
-// parting tells each caller of a draining gateway to connect elsewhere from then on. Unlike SetKeepAlivesEnabled it closes
-// no idle connection, on which the next request may just be on its way.
-func (g *Gateway) parting(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.draining.Load() {
-			w.Header().Set("Connection", "close")
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // serve is Serve, for which a server that was closed is no failure.

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// signalHeader is in every answer of the API: what the gateway grants its callers, as a dictionary (RFC 9651):
+//
+//	Sluice-Gateway: concurrency=512, target=1, max=25, zone="tokyo-a", draining
+//
+// concurrency is how many requests it would have in flight on this connection, target the seconds within which it means
+// to answer and max those within which it always does, zone where it stands; draining is there once it takes leave. One
+// field, and not five: every answer pays for it. Nobody has to obey; client does.
+const signalHeader = "Sluice-Gateway"
+
+// leastGrant is what a connection is granted in the thickest crowd.
+const leastGrant = 8
+
+// signals words the header. Its text changes with the number of callers, so it is made anew only then.
+type signals struct {
+	zone        string
+	concurrency int // to be shared by all connections
+	target, max time.Duration
+
+	conns atomic.Int64
+	last  atomic.Pointer[signal]
+}
+
+// signal is the header's value for a number of connections.
+type signal struct {
+	conns    int64
+	draining bool
+	value    []string
+}
+
+// count is an http.Server's ConnState.
+func (s *signals) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.conns.Add(-1)
+	}
+}
+
+// value returns the header's value. Nobody writes into it.
+func (s *signals) value(draining bool) []string {
+	conns, last := s.conns.Load(), s.last.Load()
+	if last != nil && last.conns == conns && last.draining == draining {
+		return last.value
+	}
+	now := &signal{conns: conns, draining: draining, value: []string{s.text(conns, draining)}}
+	s.last.Store(now)
+	return now.value
+}
+
+func (s *signals) text(conns int64, draining bool) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "concurrency=%d, target=%s, max=%s", max(leastGrant, s.concurrency/int(max(conns, 1))), seconds(s.target), seconds(s.max))
+	if s.zone != "" {
+		fmt.Fprintf(&b, ", zone=%q", s.zone) // config lets no character in that would need escaping
+	}
+	if draining {
+		b.WriteString(", draining")
+	}
+	return b.String()
+}
+
+// seconds writes d as a decimal, with at most three digits behind its point (RFC 9651 §3.3.2).
+func seconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Round(time.Millisecond).Seconds(), 'f', -1, 64)
+}
+
+// signalling puts the signals into every answer. From a draining gateway it also tells each caller to connect elsewhere
+// from then on: with HTTP/1.1 by Connection: close, of which net/http makes a GOAWAY with HTTP/2. Unlike
+// SetKeepAlivesEnabled that closes no idle connection, on which the next request may just be on its way.
+func (g *Gateway) signalling(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		draining := g.draining.Load()
+		w.Header()[signalHeader] = g.signals.value(draining)
+		if draining {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}

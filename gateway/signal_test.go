@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestEveryAnswerTellsWhatTheGatewayGrants(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"zone: tokyo-a\nlimits: {concurrency: 100, target_time: 1500ms, send_time: 20s}\napps:\n"+s.app("shop", s.apns()))
+	for _, path := range []string{"/livez", "/v1/status", "/nothing/here"} {
+		answer, err := http.Get(h.url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		if got, want := answer.Header.Get("Sluice-Gateway"), `concurrency=100, target=1.5, max=20, zone="tokyo-a"`; got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
+
+func TestConcurrencyIsSharedByTheConnections(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"limits: {concurrency: 100}\napps:\n"+s.app("shop", s.apns()))
+	for _, want := range []int{100, 50, 33, 25, 20, 16, 14, 12, 11, 10, 9, 8, 8, 8} {
+		one := &http.Transport{}
+		t.Cleanup(one.CloseIdleConnections)
+		answer, err := (&http.Client{Transport: one}).Get(h.url + "/livez")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, answer.Body) // else the connection is not kept
+		_ = answer.Body.Close()
+		if got := answer.Header.Get("Sluice-Gateway"); !strings.HasPrefix(got, fmt.Sprintf("concurrency=%d,", want)) {
+			t.Errorf("%s, want concurrency=%d", got, want)
+		}
+	}
+}
+
+func TestTheGatewaySpeaksHTTP2ToThoseWhoBeginWithIt(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+	h2 := &http.Transport{Protocols: new(http.Protocols)}
+	h2.Protocols.SetUnencryptedHTTP2(true)
+	defer h2.CloseIdleConnections()
+	answer, err := (&http.Client{Transport: h2}).Get(h.url + "/livez")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.ProtoMajor != 2 || answer.StatusCode != http.StatusOK {
+		t.Errorf("%s %s", answer.Proto, answer.Status)
+	}
+}
