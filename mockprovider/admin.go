@@ -37,6 +37,16 @@ func newAdmin(m *Mock, at string) (*admin, error) {
 
 // run serves until ctx ends.
 func (a *admin) run(ctx context.Context) error {
+	server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ledger", a.entries)
 	mux.HandleFunc("GET /ledger/summary", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.mock.ledger.Summary()) })
@@ -46,13 +56,7 @@ func (a *admin) run(ctx context.Context) error {
 	mux.HandleFunc("DELETE /script", a.play)
 	mux.HandleFunc("POST /subscriptions", a.subscribe)
 	mux.HandleFunc("DELETE /subscriptions", a.unsubscribe)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return mux
 }
 
 // entriesReply is what GET /ledger answers.
