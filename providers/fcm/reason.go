@@ -85,7 +85,7 @@ var rows = []row{
 	{status: 503, word: "UNAVAILABLE", outcome: sick},
 
 	// "No more information is available": the status is all there is.
-	{word: "UNSPECIFIED_ERROR", in: inFCM, when: atServer, outcome: sick},
+	{word: "UNSPECIFIED_ERROR", in: inFCM, when: no4xx, outcome: sick},
 	{status: 429, word: "UNSPECIFIED_ERROR", in: inFCM, outcome: throttled},
 	{word: "UNSPECIFIED_ERROR", in: inFCM, outcome: refused},
 }
@@ -208,7 +208,7 @@ func blamesToken(f *failure, t *push.Target) bool {
 
 func toInstallation(_ *failure, t *push.Target) bool { return t.Kind() == push.ToInstallation }
 
-func atServer(f *failure, _ *push.Target) bool { return f.status >= 500 }
+func no4xx(f *failure, _ *push.Target) bool { return f.status/100 != 4 }
 
 func ofDevice(f *failure, t *push.Target) bool { return isDevice(t) && f.speaksOf("device") }
 
