@@ -2,6 +2,7 @@
 # Sends through `gateway mock` with npm libraries, unmodified. Needs Go, Node 20 or newer and npm, and the npm registry.
 set -euo pipefail
 cd "$(dirname "$0")"
+node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' || { echo "Node 20 or newer is needed." >&2; exit 1; }
 
 work=$(mktemp -d)
 mock=
@@ -12,7 +13,7 @@ cleanup() {
 trap cleanup EXIT
 
 (cd ../../.. && go build -o "$work/gateway" ./cmd/gateway)
-npm ci --ignore-scripts --no-audit --no-fund --silent
+npm ci --ignore-scripts --no-audit --no-fund --prefer-offline --loglevel=error
 
 echo 'keep_content: true' >"$work/mock.yaml"
 "$work/gateway" mock -c "$work/mock.yaml" --keys "$work/keys" --ready-file "$work/ready.json" >/dev/null &
