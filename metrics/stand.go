@@ -114,7 +114,9 @@ func (s *stands) Collect(to chan<- prometheus.Metric) {
 	all := s.watched
 	s.mu.Unlock()
 	for _, w := range all {
-		w.collect(to)
+		if !w.pool.Asleep() { // or it would look like a pool that has lost all
+			w.collect(to)
+		}
 	}
 }
 

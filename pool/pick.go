@@ -27,6 +27,7 @@ func (t Tried) Has(e *Endpoint) bool {
 // as its probe, for a first attempt has others left. The error is an *Error,
 // and nothing was sent.
 func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) {
+	p.rouse()
 	if p.line.empty() {
 		if lease, err := p.try(tried); lease != nil || err != nil {
 			return lease, err

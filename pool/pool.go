@@ -50,6 +50,9 @@ type Config struct {
 	// Drain is how long requests in flight may still take when Run's context
 	// has ended; 0 means 10 seconds.
 	Drain time.Duration
+	// Asleep lets the pool resolve and dial nothing before its first Pick: it
+	// is for a service that may never be asked.
+	Asleep bool
 	// Mirror makes an endpoint leave as soon as the resolver names it no more.
 	// It is for a list that somebody keeps; DNS names a few of many, and whom
 	// it leaves out is not gone.
@@ -99,6 +102,8 @@ type Pool struct {
 	warm      atomic.Bool                 // the first dials have landed, or have had their time
 	wake      chan struct{}               // the keeper has something to do
 	short     chan struct{}               // the resolver is wanted before its time
+	first     sync.Once                   // closes wanted
+	wanted    chan struct{}               // closed by the first Pick, or from the start
 
 	mu       sync.Mutex // guards all below
 	started  bool
@@ -124,10 +129,14 @@ func New(cfg Config) (*Pool, error) {
 		cfg:    cfg,
 		wake:   make(chan struct{}, 1),
 		short:  make(chan struct{}, 1),
+		wanted: make(chan struct{}),
 		known:  make(map[netip.AddrPort]*Endpoint),
 		budget: newBudget(cfg.Size, cfg.Conns),
 	}
 	p.members.Store(new([]*Endpoint))
+	if !cfg.Asleep {
+		p.rouse()
+	}
 	return p, nil
 }
 
@@ -137,6 +146,10 @@ func New(cfg Config) (*Pool, error) {
 func (p *Pool) Run(ctx context.Context) error {
 	if err := p.start(); err != nil {
 		return err
+	}
+	select {
+	case <-p.wanted:
+	case <-ctx.Done():
 	}
 	conns, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
@@ -212,6 +225,18 @@ func (p *Pool) drainAll() {
 	}
 	p.mu.Unlock()
 	drainLinks(links)
+}
+
+func (p *Pool) rouse() { p.first.Do(func() { close(p.wanted) }) }
+
+// Asleep reports whether the pool still waits for its first Pick.
+func (p *Pool) Asleep() bool {
+	select {
+	case <-p.wanted:
+		return false
+	default:
+		return true
+	}
 }
 
 // Ready returns nil once an endpoint is live, or an error that says why none is.
