@@ -140,6 +140,8 @@ func (p *Provider) settle(o push.Outcome, used *token) push.Outcome {
 	switch o.Reason {
 	case "ExpiredProviderToken":
 		o.Renewed = p.signer.renew(used)
+	case "InvalidProviderToken":
+		p.signer.doubt(used)
 	case "TooManyProviderTokenUpdates":
 		p.signer.hold()
 	}

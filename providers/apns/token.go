@@ -203,6 +203,13 @@ func (s *Signer) hold() {
 	s.current.Store(&held)
 }
 
+// doubt answers InvalidProviderToken, which no other token of the same key would mend. Apple does not say what it makes of
+// one that was issued in its future: likely this, and then the key is well and the clock is not.
+func (s *Signer) doubt(used *token) {
+	s.alarm(used, "Apple does not take the provider token: key_file, key_id and team_id do not belong together, or this machine's clock is ahead",
+		"age", time.Since(used.minted))
+}
+
 // alarm logs once for each token.
 func (s *Signer) alarm(t *token, what, key string, value time.Duration) {
 	if s.alarmed.Swap(t) != t {

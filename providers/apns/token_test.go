@@ -271,23 +271,25 @@ func TestTheProviderTokenIsNeverIndexed(t *testing.T) {
 	}, hello())
 }
 
-func TestAFreshTokenThatAppleCallsExpiredRaisesTheClocksAlarmOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		s, err := apns.NewSigner(apns.SignerConfig{
-			Key: p8(theKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Logger: slog.New(slog.NewTextHandler(&log, nil)),
+func TestAFreshTokenThatAppleDoesNotTakeRaisesTheClocksAlarmOnce(t *testing.T) {
+	for _, reason := range []string{"ExpiredProviderToken", "InvalidProviderToken"} {
+		synctest.Test(t, func(t *testing.T) {
+			var log bytes.Buffer
+			s, err := apns.NewSigner(apns.SignerConfig{
+				Key: p8(theKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := provider(t, apns.Config{Topic: topic, Signer: s})
+			for range 10 {
+				send(t, p, answering(403, `{"reason":"`+reason+`"}`), hello())
+			}
+			equal(t, "alarms", strings.Count(log.String(), "clock"), 1)
+			equal(t, "level", strings.Contains(log.String(), "level=ERROR"), true)
+			equal(t, "secrets", strings.Contains(log.String(), "bearer") || strings.Contains(log.String(), deviceToken), false)
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := provider(t, apns.Config{Topic: topic, Signer: s})
-		for range 10 {
-			send(t, p, answering(403, `{"reason":"ExpiredProviderToken"}`), hello())
-		}
-		equal(t, "alarms", strings.Count(log.String(), "clock"), 1)
-		equal(t, "level", strings.Contains(log.String(), "level=ERROR"), true)
-		equal(t, "secrets", strings.Contains(log.String(), "bearer") || strings.Contains(log.String(), deviceToken), false)
-	})
+	}
 }
 
 func TestABadKeyIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
