@@ -99,7 +99,8 @@ type Outcome struct {
 	// CloseConnection is set where the connection is spoilt for what follows.
 	CloseConnection bool
 	// Field is the refused field of a notification that was never sent, and
-	// Detail says what is allowed there; both empty otherwise.
+	// Detail says what is allowed there; both empty otherwise. The refusal of
+	// a call about channels may have a Detail, too: what to do about it.
 	Field, Detail string
 }
 

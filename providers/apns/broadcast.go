@@ -36,7 +36,7 @@ func (p *Provider) broadcast(n *push.Notification) (*wire.Request, error) {
 
 func (p *Provider) checkBroadcast(n *push.Notification) error {
 	if !isChannel(n.Channel) {
-		return misfit("channel", invalidTarget, "a channel's ID as Apple gave it: base64, at most 200 characters")
+		return misfit("channel", invalidTarget, channelGrammar)
 	}
 	if p.topic == "" {
 		return misfit("channel", invalidTarget, "another target: this app's configuration names no topic, and a broadcast is for an app")
@@ -57,6 +57,8 @@ func (p *Provider) checkBroadcast(n *push.Notification) error {
 	}
 	return nil
 }
+
+const channelGrammar = "a channel's ID as Apple gave it: base64, at most 200 characters"
 
 func isChannel(s string) bool {
 	_, err := base64.StdEncoding.DecodeString(s)
@@ -113,8 +115,8 @@ var broadcastRows = map[answer]push.Outcome{
 }
 
 // outcomeOf finds the row of an answer.
-func outcomeOf(a answer, n *push.Notification) (push.Outcome, bool) {
-	if n.Kind() == push.ToChannel {
+func outcomeOf(a answer, broadcast bool) (push.Outcome, bool) {
+	if broadcast {
 		if o, known := broadcastRows[a]; known {
 			return o, true
 		}

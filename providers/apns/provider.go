@@ -113,15 +113,24 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 // Send makes one attempt with r, as Translate wrote it, on conn and judges the
 // answer, once. It leaves r as it is: other attempts may be using it.
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
+	o, answer := p.attempt(ctx, conn, r, n.Kind() == push.ToChannel)
+	if o.Verdict == push.Accepted {
+		o.ProviderID = nameOf(answer, n)
+	}
+	return o
+}
+
+// attempt sends r with the provider token and judges the answer, by the rows of broadcasts or by those of devices.
+func (p *Provider) attempt(ctx context.Context, conn wire.Doer, r *wire.Request, broadcast bool) (push.Outcome, *wire.Response) {
 	used, err := p.token()
 	if err != nil {
-		return push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}
+		return push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}, nil
 	}
 	answer, err := conn.Do(ctx, authorized(r, used))
 	if err != nil {
-		return p.judgeSilence(err, used)
+		return p.judgeSilence(err, used), nil
 	}
-	return p.judge(answer, n, used)
+	return p.judge(answer, broadcast, used), answer
 }
 
 // token returns the provider token to send with, nil where a certificate

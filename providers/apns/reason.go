@@ -113,12 +113,12 @@ func byStatus(status int) push.Outcome {
 }
 
 // judge turns an answer into its outcome.
-func (p *Provider) judge(a *wire.Response, n *push.Notification, used *token) push.Outcome {
+func (p *Provider) judge(a *wire.Response, broadcast bool, used *token) push.Outcome {
 	if a.Status/100 == 2 {
-		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status, ProviderID: nameOf(a, n)}
+		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status}
 	}
 	reason := reasonIn(a.Body)
-	o, known := outcomeOf(answer{a.Status, reason}, n)
+	o, known := outcomeOf(answer{a.Status, reason}, broadcast)
 	if !known {
 		o, reason = byStatus(a.Status), unknownReason
 	}
