@@ -43,6 +43,8 @@ var floors = map[string]struct {
 	"quota": {floor: 1, mayImport: []string{"push"}},
 	"rest":  {floor: 1, mayImport: []string{"push"}},
 
+	"queue": {floor: 1, mayImport: []string{"engine", "push"}},
+
 	"delivery": {floor: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
 	"zone":     {floor: 2, mayImport: []string{"pool"}},
 

@@ -15,12 +15,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Errors of Open and of a Writer. None of them says that what was to be written is not there: after a failed write nobody
-// knows.
+// Errors of Open and of a Writer.
 var (
-	// ErrFull says that a stream has reached its bound: it has to be worked off first.
-	ErrFull = errors.New("engine: the stream is full")
-	// ErrUnwritable says that nothing can be kept at the moment: no room on the disk, or no majority of the cluster.
+	// ErrFull says that nothing was written: the stream has reached its bound, or the disk its reserve.
+	ErrFull = errors.New("engine: no room")
+	// ErrUnwritable says that nothing can be kept at the moment: a failed disk, or no majority of the cluster. What was
+	// being written may be there or not.
 	ErrUnwritable = errors.New("engine: nothing can be written")
 	// ErrTooLarge says that one item is larger than the engine takes.
 	ErrTooLarge = errors.New("engine: the item is too large")
@@ -109,7 +109,9 @@ func (e *Engine) options() []nats.Option {
 			}
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) { e.cfg.Logger.Info("engine: connected again") }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { e.cfg.Logger.Warn("engine: connection", "err", err) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			e.cfg.Logger.Warn("engine: connection", "err", err)
+		}),
 	}
 	if e.server != nil {
 		options = append(options, nats.InProcessServer(e.server))
@@ -152,7 +154,7 @@ func (e *Engine) Replicas() int {
 	return max(1, e.cfg.Replicas)
 }
 
-// Ready returns nil if the engine can keep something new, or ErrUnwritable and why not.
+// Ready returns nil if the engine can keep something new, or ErrFull or ErrUnwritable and why not.
 func (e *Engine) Ready() error {
 	if !e.conn.IsConnected() {
 		return fmt.Errorf("%w: not connected", ErrUnwritable)

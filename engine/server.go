@@ -108,7 +108,7 @@ func (s *server) ready() error {
 		return fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
 	if left, ok := free(s.cfg.Dir); ok && s.cfg.Reserve > 0 && left < uint64(s.cfg.Reserve) {
-		return fmt.Errorf("%w: %d bytes are free on the disk of %s, and the last %d are kept", ErrUnwritable, left, s.cfg.Dir, s.cfg.Reserve)
+		return fmt.Errorf("%w: %d bytes are free on the disk of %s, and the last %d are kept for what has been accepted", ErrFull, left, s.cfg.Dir, s.cfg.Reserve)
 	}
 	return nil
 }

@@ -28,6 +28,10 @@ func (p Place) Before(q Place) bool { return p.Seq < q.Seq || p.Seq == q.Seq && 
 // Writer writes items to a stream. Those of one subject that come while it is busy are written together: one fsync for all
 // of them, and no wait where nothing else is being written. Run has to run. Any number of goroutines may use it.
 type Writer struct {
+	// Address, if not nil, says under which subject and with which headers a chunk of so many items is written that was
+	// appended for a subject. It is to be set before the first Append.
+	Address func(subject string, items int) (string, nats.Header)
+
 	engine *Engine
 	stream string
 	yields bool
@@ -69,44 +73,51 @@ func (w *Writer) Append(ctx context.Context, subject string, item []byte) (Place
 	return places[0], nil
 }
 
-// AppendAll writes items in their order and returns their places when all of them are on disk. After an error any of them
-// may be there.
+// AppendAll writes items in their order and returns when all of them are on disk. After an error the places tell which
+// are: those that have a sequence. Of the others any may be there, unless the error is ErrFull: then none is.
 func (w *Writer) AppendAll(ctx context.Context, subject string, items [][]byte) ([]Place, error) {
-	for _, item := range items {
-		if len(item) > maxPayload/2 {
-			return nil, ErrTooLarge
-		}
-		if bytes.IndexByte(item, '\n') >= 0 {
-			return nil, errors.New("engine: an item must stand on one line")
-		}
-	}
-	if err := w.willing(); err != nil {
-		return nil, err
-	}
 	places, chunks := make([]Place, len(items)), make([]*chunk, len(items))
+	if err := w.willing(items); err != nil {
+		return places, err
+	}
+	var failed error
 	for i, item := range items {
-		c, index, err := w.put(ctx, subject, item)
-		if err != nil {
-			return nil, err
+		if chunks[i], places[i].Index, failed = w.put(ctx, subject, item); failed != nil {
+			break
 		}
-		places[i].Index, chunks[i] = index, c
 	}
 	for i, c := range chunks {
+		if c == nil {
+			break
+		}
 		select {
 		case <-c.done:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return places, ctx.Err()
 		}
-		if c.err != nil {
-			return nil, c.err
-		}
-		places[i].Seq = c.seq
+		places[i].Seq, failed = c.seq, worse(failed, c.err)
 	}
-	return places, nil
+	return places, failed
+}
+
+// worse is the error that promises less.
+func worse(a, b error) error {
+	if b == nil || a != nil && !errors.Is(a, ErrFull) {
+		return a
+	}
+	return b
 }
 
 // willing refuses early what would fail late.
-func (w *Writer) willing() error {
+func (w *Writer) willing(items [][]byte) error {
+	for _, item := range items {
+		if len(item) > maxPayload/2 {
+			return ErrTooLarge
+		}
+		if bytes.IndexByte(item, '\n') >= 0 {
+			return errors.New("engine: an item must stand on one line")
+		}
+	}
 	if !w.yields {
 		return nil
 	}
@@ -245,7 +256,14 @@ func (w *Writer) write(c *chunk, done func()) {
 }
 
 func (w *Writer) publish(c *chunk) (jetstream.PubAckFuture, error) {
-	msg := &nats.Msg{Subject: c.subject, Data: c.body, Header: nats.Header{jetstream.ExpectedStreamHeader: {w.stream}}}
+	msg := &nats.Msg{Subject: c.subject, Data: c.body}
+	if w.Address != nil {
+		msg.Subject, msg.Header = w.Address(c.subject, c.items)
+	}
+	if msg.Header == nil {
+		msg.Header = nats.Header{}
+	}
+	msg.Header.Set(jetstream.ExpectedStreamHeader, w.stream)
 	if c.id != "" {
 		msg.Header.Set(jetstream.MsgIDHeader, c.id)
 	}
@@ -282,7 +300,7 @@ func (w *Writer) explain(err error) error {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && isFull(api) {
 		return fmt.Errorf("%w: %s", ErrFull, w.stream)
 	}
-	if w.engine.server != nil {
+	if w.engine.server != nil && !errors.Is(err, nats.ErrDisconnected) { // which is what being opened anew looks like
 		w.engine.server.fail(err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnwritable, err)

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
+)
+
+// Accept returns once each of the notifications is on disk or is known not to be: an error for each, nil for one that is
+// safe. A *push.FieldError says that it cannot be sent as it is, push.ErrFull that there is no room: then nothing of it was
+// kept. After any other error nobody can tell. Their ID, App and AcceptedAt must be set.
+func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
+	errs := make([]error, len(ns))
+	var accepting sync.WaitGroup
+	for subject, b := range q.bundles(ctx, ns, errs) {
+		accepting.Go(func() { q.accept(ctx, subject, b, errs) })
+	}
+	accepting.Wait()
+	return errs
+}
+
+// bundle is what is appended to one subject at once.
+type bundle struct {
+	source source
+	tasks  []*task
+	texts  [][]byte
+	index  []int // in the list that was to be accepted
+}
+
+// bundles sorts notifications by the subject that they are appended to, and takes note of those that cannot be.
+func (q *Queue) bundles(ctx context.Context, ns []*push.Notification, errs []error) map[string]*bundle {
+	bundles := map[string]*bundle{}
+	for i, n := range ns {
+		t := newTask(n)
+		text, err := q.checked(ctx, t)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		s := t.source()
+		subject := s.subject()
+		if s.stream == laterName {
+			subject = laterSubject(s, t.Due)
+		}
+		b := bundles[subject]
+		if b == nil {
+			b = &bundle{source: s}
+			bundles[subject] = b
+		}
+		b.tasks, b.texts, b.index = append(b.tasks, t), append(b.texts, text), append(b.index, i)
+	}
+	return bundles
+}
+
+// checked writes t as the disk will have it, if there is any use in keeping it.
+func (q *Queue) checked(ctx context.Context, t *task) ([]byte, error) {
+	if err := q.cfg.Sender.Check(t.N); err != nil {
+		return nil, err
+	}
+	if !t.Due.IsZero() && q.laterBytes(ctx) > q.cfg.MaxBytes {
+		return nil, fmt.Errorf("%w: what is scheduled takes more than %d bytes", push.ErrFull, q.cfg.MaxBytes)
+	}
+	return t.write()
+}
+
+func (q *Queue) accept(ctx context.Context, subject string, b *bundle, errs []error) {
+	k := q.tasks
+	if b.source.stream == laterName {
+		k = q.later
+	}
+	places, err := k.writer.AppendAll(ctx, subject, b.texts)
+	if errors.Is(err, engine.ErrFull) {
+		err = fmt.Errorf("%w: %w", push.ErrFull, err)
+	}
+	events := make([]push.Event, 0, len(b.tasks))
+	for i, place := range places {
+		if place.Seq == 0 {
+			errs[b.index[i]] = err
+			continue
+		}
+		events = append(events, b.tasks[i].waits())
+	}
+	q.find(b.source)
+	// They are safe, whether or not their events come through: the next event tells that they are there.
+	if err := q.cfg.Journal.Note(context.WithoutCancel(ctx), events...); err != nil {
+		q.cfg.Logger.Warn("queue: accepted notifications are not in the history yet", "app", b.source.app, "err", err)
+	}
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// The wait before a task is tried again: it doubles with every try, and is drawn at random from its upper half, so that
+// what failed together does not come back together.
+const (
+	firstWait = time.Second
+	mostWait  = 5 * time.Minute
+)
+
+// again tells when t is tried again after receipt, if at all. Where it is its ttl that ends it, receipt says so then.
+func (q *Queue) again(t *task, receipt *push.Receipt) (at time.Time, again bool) {
+	if !receipt.Retryable() || receipt.Verdict == push.Unknown && !t.N.MayRepeat() {
+		return time.Time{}, false
+	}
+	at = time.Now().UTC().Add(max(receipt.RetryAfter, backoff(t.Tries)))
+	if expiry, ok := t.N.Expiry(); ok && at.After(expiry) {
+		if receipt.Verdict != push.Unknown { // which stays the truth
+			receipt.Outcome = push.Outcome{Verdict: push.Expired, Reason: ttlExpired}
+		}
+		return time.Time{}, false
+	}
+	return at, at.Before(t.N.Due().Add(q.cfg.RetryFor))
+}
+
+func backoff(tries int) time.Duration {
+	wait := mostWait
+	if tries < 16 {
+		wait = min(mostWait, firstWait<<tries)
+	}
+	return wait/2 + rand.N(wait/2)
+}

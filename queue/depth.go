@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// Depth is how many notifications of an app wait in a lane, those on hand included.
+type Depth struct {
+	App   string    `json:"app"`
+	Lane  push.Lane `json:"lane"`
+	Tasks int       `json:"tasks"`
+}
+
+// Status is how the queue stands.
+type Status struct {
+	// Waiting is what is due, by app and lane.
+	Waiting []Depth `json:"waiting"`
+	// Bytes is what is due and LaterBytes what is scheduled or put back, on disk; each is bounded by MaxBytes.
+	Bytes      uint64 `json:"bytes"`
+	LaterBytes uint64 `json:"later_bytes"`
+	MaxBytes   int64  `json:"max_bytes"`
+}
+
+// depth counts what is due, by source.
+func (q *Queue) depth(ctx context.Context) (map[source]int, error) {
+	depth := map[source]int{}
+	for stream, subjects := range map[*keep]string{q.tasks: taskSubjects, q.later: dueSubjects} {
+		info, err := stream.stream.Info(ctx, jetstream.WithSubjectFilter(subjects+">"))
+		if err != nil {
+			return nil, fmt.Errorf("queue: %w", err)
+		}
+		for subject, chunks := range info.State.Subjects {
+			if s, tasks, ok := sourceOf(info.Config.Name, subject); ok {
+				depth[s] += tasks * int(chunks)
+			}
+		}
+	}
+	return depth, nil
+}
+
+// size is that of a stream, as it was a moment ago.
+type size struct {
+	mu    sync.Mutex
+	bytes uint64
+	at    time.Time
+}
+
+// sizeStale is how old a size may be.
+const sizeStale = time.Second
+
+// laterBytes is about how much is scheduled and put back. While that cannot be learned it is what it was.
+func (q *Queue) laterBytes(ctx context.Context) int64 {
+	q.size.mu.Lock()
+	stale := time.Since(q.size.at) > sizeStale
+	if stale {
+		q.size.at = time.Now() // the others go on with what is known
+	}
+	known := q.size.bytes
+	q.size.mu.Unlock()
+	if !stale {
+		return int64(known)
+	}
+	info, err := q.later.stream.Info(ctx)
+	if err != nil {
+		return int64(known)
+	}
+	q.size.mu.Lock()
+	defer q.size.mu.Unlock()
+	q.size.bytes = info.State.Bytes
+	return int64(info.State.Bytes)
+}
+
+// Status asks the engine how the queue stands.
+func (q *Queue) Status(ctx context.Context) (Status, error) {
+	s := Status{MaxBytes: q.cfg.MaxBytes}
+	depth, err := q.depth(ctx)
+	if err != nil {
+		return s, err
+	}
+	for source, tasks := range depth {
+		s.add(Depth{App: source.app, Lane: source.lane, Tasks: tasks})
+	}
+	slices.SortFunc(s.Waiting, func(a, b Depth) int { return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Lane, b.Lane)) })
+	s.Bytes, s.LaterBytes = q.tasks.stream.CachedInfo().State.Bytes, q.later.stream.CachedInfo().State.Bytes
+	return s, nil
+}
+
+// add adds what is due of one source: what was put back is in another stream.
+func (s *Status) add(d Depth) {
+	for i := range s.Waiting {
+		if w := &s.Waiting[i]; w.App == d.App && w.Lane == d.Lane {
+			w.Tasks += d.Tasks
+			return
+		}
+	}
+	s.Waiting = append(s.Waiting, d)
+}
+
+// Ready returns why nothing can be accepted at the moment, or nil.
+func (q *Queue) Ready() error { return q.cfg.Engine.Ready() }

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/queue"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// memory is a journal that forgets with its process. It outlives the queues of one test.
+type memory struct {
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced with every event
+	seq     uint64
+	events  map[string][]push.Event
+	states  map[string]queue.State
+	broken  error
+	before  func(push.Event) // called before an event is appended
+}
+
+func newMemory() *memory {
+	return &memory{changed: make(chan struct{}), events: map[string][]push.Event{}, states: map[string]queue.State{}}
+}
+
+func (m *memory) Append(_ context.Context, events ...push.Event) (engine.Place, error) {
+	for _, e := range events {
+		if m.before != nil {
+			m.before(e)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken != nil {
+		return engine.Place{}, m.broken
+	}
+	for _, e := range events {
+		m.seq++
+		m.events[e.ID] = append(m.events[e.ID], e)
+		m.fold(e)
+	}
+	close(m.changed)
+	m.changed = make(chan struct{})
+	return engine.Place{Seq: m.seq}, nil
+}
+
+func (m *memory) Note(ctx context.Context, events ...push.Event) error {
+	_, err := m.Append(ctx, events...)
+	return err
+}
+
+// fold is what State says. m.mu is held.
+func (m *memory) fold(e push.Event) {
+	s, waits := m.states[e.ID], e.Status == push.StatusQueued || e.Status == push.StatusScheduled
+	switch {
+	case s.Status != "" && s.Status != push.StatusQueued && s.Status != push.StatusScheduled && s.Status != push.StatusSending:
+		return
+	case e.Status == push.StatusCancelled && s.Status == push.StatusSending:
+		return
+	case e.Status == push.StatusSending && e.Attempt <= s.Attempt:
+		return
+	case waits && s.Status != "" && (e.Attempt == 0 || e.Attempt < s.Attempt):
+		return
+	}
+	m.states[e.ID] = queue.State{Status: e.Status, Attempt: max(s.Attempt, e.Attempt), Place: engine.Place{Seq: m.seq}}
+}
+
+func (m *memory) Reach(context.Context, uint64) error { return nil }
+func (m *memory) Caught(context.Context) error        { return nil }
+
+func (m *memory) States(_ context.Context, ids []string) (map[string]queue.State, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	states := map[string]queue.State{}
+	for _, id := range ids {
+		states[id] = m.states[id]
+	}
+	return states, m.broken
+}
+
+func (m *memory) Receipt(_ context.Context, app, id string) (push.Receipt, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := push.Receipt{ID: id, State: m.states[id].Status}
+	for _, e := range m.events[id] {
+		if e.App != app {
+			return r, push.ErrNotFound
+		}
+		if e.Receipt != nil && e.Status == r.State {
+			return *e.Receipt, nil
+		}
+	}
+	if r.State == "" {
+		return r, push.ErrNotFound
+	}
+	return r, nil
+}
+
+// story is the statuses of a notification's events.
+func (m *memory) story(id string) (statuses []push.Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.events[id] {
+		statuses = append(statuses, e.Status)
+	}
+	return statuses
+}
+
+// until waits for a condition on the journal, which is looked at after every event.
+func (m *memory) until(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for {
+		m.mu.Lock()
+		changed, done := m.changed, is()
+		m.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-t.Context().Done():
+			t.Fatal("never: " + what)
+		case <-time.After(time.Minute):
+			t.Fatal("not within a minute: " + what)
+		}
+	}
+}
+
+// ended waits until all of the notifications have ended.
+func (m *memory) ended(t testing.TB, ns ...*push.Notification) {
+	t.Helper()
+	m.until(t, fmt.Sprintf("the end of %d notifications", len(ns)), func() bool {
+		for _, n := range ns {
+			switch m.states[n.ID].Status {
+			case "", push.StatusQueued, push.StatusScheduled, push.StatusSending:
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// sender is a provider that answers at once, unless it is told otherwise.
+type sender struct {
+	mu     sync.Mutex
+	sent   map[string]int
+	times  map[string]time.Time
+	answer func(n *push.Notification, attempt int) push.Outcome
+	check  func(n *push.Notification) error
+}
+
+func newSender() *sender { return &sender{sent: map[string]int{}, times: map[string]time.Time{}} }
+
+func (s *sender) Check(n *push.Notification) error {
+	if s.check == nil {
+		return nil
+	}
+	return s.check(n)
+}
+
+func (s *sender) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}}
+	if n.Leaving != nil && n.Leaving(1) != nil {
+		r.Outcome = push.Outcome{Verdict: push.Abandoned}
+		return r
+	}
+	s.mu.Lock()
+	s.sent[n.ID]++
+	attempt := s.sent[n.ID]
+	s.times[n.ID] = time.Now()
+	s.mu.Unlock()
+	if s.answer != nil {
+		r.Outcome = s.answer(n, attempt)
+	}
+	if ctx.Err() == context.Canceled {
+		r.Outcome = push.Outcome{Verdict: push.Abandoned}
+	}
+	r.Attempts = []push.Attempt{{Endpoint: "192.0.2.1:443", Started: time.Now(), Outcome: r.Outcome}}
+	return r
+}
+
+func (s *sender) count(id string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent[id]
+}
+
+// house is a queue on a folder with everything around it.
+type house struct {
+	*queue.Queue
+	dir     string
+	engine  *engine.Engine
+	journal *memory
+	sender  *sender
+	shut    func() // drains the queue and closes the engine; also at the test's end
+}
+
+// build opens a queue in dir, that begins to work when it says so.
+func build(t testing.TB, dir string, j *memory, s *sender, cfg queue.Config) *house {
+	t.Helper()
+	e, err := engine.Open(t.Context(), engine.Config{Dir: dir, Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Engine, cfg.Journal, cfg.Sender = e, j, s
+	q, err := queue.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &house{Queue: q, dir: dir, engine: e, journal: j, sender: s}
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = e.Run(ctx) })
+	running.Go(func() {
+		if err := q.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	h.shut = sync.OnceFunc(func() {
+		stop()
+		running.Wait()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(h.shut)
+	return h
+}
+
+func note(app string) *push.Notification {
+	return &push.Notification{
+		ID: uuid.NewString(), App: app, AcceptedAt: time.Now().UTC(), Platform: push.APNs, Target: push.Target{Token: "00"}, Title: "t",
+	}
+}
+
+func notes(app string, count int) (ns []*push.Notification) {
+	for range count {
+		ns = append(ns, note(app))
+	}
+	return ns
+}
+
+func (h *house) accept(t testing.TB, ns ...*push.Notification) {
+	t.Helper()
+	for _, err := range h.Accept(t.Context(), ns) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func sorted(s []push.Status) []push.Status {
+	slices.Sort(s)
+	return s
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package queue keeps notifications on disk from the moment they are accepted until they have ended, and hands them to
+// delivery when their time has come. It knows no provider, decides about no attempt, and remembers nothing that has ended:
+// that is for its journal.
+package queue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
+)
+
+// Sender carries a notification to its end. Send is called from many goroutines at once.
+type Sender interface {
+	Send(ctx context.Context, n *push.Notification) push.Receipt
+	// Check tells what is wrong with n, as a *push.FieldError.
+	Check(n *push.Notification) error
+}
+
+// Journal is the memory of what has become of notifications: one stream of events in one order. The queue does nothing to
+// the world before the journal has it, and believes what it says.
+type Journal interface {
+	// Append writes events and returns the place of the last one when they are on disk.
+	Append(ctx context.Context, events ...push.Event) (engine.Place, error)
+	// Note writes events that nobody waits for. A crash may forget them.
+	Note(ctx context.Context, events ...push.Event) error
+	// Reach waits until States knows everything up to seq; Caught, until it knows what there was when it was called.
+	Reach(ctx context.Context, seq uint64) error
+	Caught(ctx context.Context) error
+	// States tells where notifications stand. One that it does not know is missing, or has no Status.
+	States(ctx context.Context, ids []string) (map[string]State, error)
+	// Receipt tells how a notification of an app stands; push.ErrNotFound if the app has none of that ID.
+	Receipt(ctx context.Context, app, id string) (push.Receipt, error)
+}
+
+// State is where the journal's events leave a notification, taken in their order: the first end stays; what is being sent
+// cannot be cancelled; an attempt with a number that another has had does not count; one that waits again says how many
+// attempts it has had, and without that only tells late that it was accepted.
+type State struct {
+	Status  push.Status
+	Attempt int          // how many have begun
+	Place   engine.Place // of the event that made it so
+}
+
+// Config says what a queue is to do. Engine, Sender and Journal are required.
+type Config struct {
+	Engine  *engine.Engine
+	Sender  Sender
+	Journal Journal
+	// MaxBytes bounds what waits on disk, and separately what is scheduled; beyond, nothing is accepted. Zero is 4 GiB.
+	MaxBytes int64
+	// InFlight is how many notifications of one app and lane are in the Sender's hands at a time; zero is 512.
+	InFlight int
+	// RetryFor is how long after it was due a notification without TTL is tried; zero is 24 hours.
+	RetryFor time.Duration
+	// SendTime is how long the Sender may take over a notification before it is put back; zero is 25 seconds.
+	SendTime time.Duration
+	// Grace is how long what is in the Sender's hands may take when Run's context has ended; zero is 30 seconds.
+	Grace time.Duration
+	// Logger gets what an operator should know; nil discards it.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	c.MaxBytes = cmp.Or(c.MaxBytes, 4<<30)
+	c.InFlight = cmp.Or(c.InFlight, 512)
+	c.RetryFor = cmp.Or(c.RetryFor, 24*time.Hour)
+	c.SendTime = cmp.Or(c.SendTime, 25*time.Second)
+	c.Grace = cmp.Or(c.Grace, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Queue is made by Open and works while Run runs. Any number of goroutines may use it.
+type Queue struct {
+	cfg    Config
+	js     jetstream.JetStream
+	tasks  *keep          // what is to be sent now
+	later  *keep          // what is to be sent at a time
+	back   *engine.Writer // to later, for what was accepted before and must not be refused
+	onHand hands
+	caught atomic.Bool // the journal has told us all that there was when we began
+	size   size        // of later
+
+	mu    sync.Mutex
+	flows map[source]*flow
+	found chan source // sources that have something, and may have no flow
+}
+
+// Open makes or finds the queue's streams. It starts nothing.
+func Open(ctx context.Context, cfg Config) (*Queue, error) {
+	if cfg.Engine == nil || cfg.Sender == nil || cfg.Journal == nil {
+		return nil, errors.New("queue: needs an engine, a sender and a journal")
+	}
+	q := &Queue{cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), flows: map[source]*flow{}, found: make(chan source, 64)}
+	var err error
+	if q.tasks, err = newKeep(ctx, cfg.Engine, taskStream(q.cfg.MaxBytes), addressTask); err != nil {
+		return nil, err
+	}
+	if q.later, err = newKeep(ctx, cfg.Engine, laterStream(), addressLater); err != nil {
+		return nil, err
+	}
+	q.back = cfg.Engine.Writer(laterName, false)
+	q.back.Address = addressLater
+	if err := q.forgetConsumers(ctx); err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// forgetConsumers deletes those of an earlier process, for what it had in its hands would be kept from us until they give
+// it up. In a cluster others live by them.
+func (q *Queue) forgetConsumers(ctx context.Context) error {
+	if !q.cfg.Engine.Embedded() {
+		return nil
+	}
+	for _, k := range []*keep{q.tasks, q.later} {
+		names := k.stream.ConsumerNames(ctx)
+		for name := range names.Name() {
+			if err := k.stream.DeleteConsumer(ctx, name); err != nil {
+				return fmt.Errorf("queue: %w", err)
+			}
+		}
+		if err := names.Err(); err != nil {
+			return fmt.Errorf("queue: %w", err)
+		}
+	}
+	return nil
+}
+
+// Run works the queue until ctx ends. Then it takes nothing more from disk, lets what is in the Sender's hands end for at
+// most Grace, puts the rest back, writes what is still being accepted, and returns.
+func (q *Queue) Run(ctx context.Context) error {
+	writing, written := context.WithCancel(context.WithoutCancel(ctx))
+	defer written()
+	var writers, house errgroup.Group
+	for _, w := range []*engine.Writer{q.tasks.writer, q.later.writer, q.back} {
+		writers.Go(func() error { return w.Run(writing) })
+	}
+	sending, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	drained := make(chan struct{})
+	house.Go(func() error { q.beat(drained); return nil })
+	house.Go(func() error { q.limit(ctx, drained, cut); return nil })
+	err := q.work(ctx, sending)
+	close(drained)
+	err = errors.Join(err, house.Wait())
+	written()
+	return errors.Join(err, writers.Wait())
+}
+
+// limit cuts off what is being sent when Grace is over.
+func (q *Queue) limit(ctx context.Context, drained <-chan struct{}, cut func()) {
+	select {
+	case <-drained:
+		return
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(q.cfg.Grace)
+	defer timer.Stop()
+	select {
+	case <-drained:
+	case <-timer.C:
+		q.cfg.Logger.Warn("queue: cut off what is being sent (raise drain.grace)", "grace", q.cfg.Grace)
+		cut()
+	}
+}

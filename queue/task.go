@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// task is a notification as the disk has it. Its JSON form outlives versions of the gateway.
+type task struct {
+	ID         string    `json:"id"`
+	App        string    `json:"app"`
+	AcceptedAt time.Time `json:"accepted_at"`
+	KeyHash    []byte    `json:"key_hash,omitempty"`
+	BodyHash   []byte    `json:"body_hash,omitempty"`
+	// Due is when it is to be sent, where that is not at once.
+	Due time.Time `json:"due,omitzero"`
+	// Tries is how often it has been put back, Begun how many attempts had begun by then as the journal counts them, and
+	// Receipt tells what had become of it.
+	Tries   int                `json:"tries,omitempty"`
+	Begun   int                `json:"begun,omitempty"`
+	Receipt *push.Receipt      `json:"receipt,omitempty"`
+	N       *push.Notification `json:"n"`
+}
+
+func newTask(n *push.Notification) *task {
+	t := &task{ID: n.ID, App: n.App, AcceptedAt: n.AcceptedAt, KeyHash: n.KeyHash, BodyHash: n.BodyHash, N: n}
+	if n.SendAt.After(n.AcceptedAt) {
+		t.Due = n.SendAt
+	}
+	return t
+}
+
+func (t *task) write() ([]byte, error) {
+	text, err := json.Marshal(t)
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	return text, nil
+}
+
+func readTask(text []byte) (*task, error) {
+	t := new(task)
+	if err := json.Unmarshal(text, t); err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	if t.ID == "" || t.App == "" || t.N == nil {
+		return nil, fmt.Errorf("queue: a task without id, app or notification")
+	}
+	t.N.ID, t.N.App, t.N.AcceptedAt, t.N.KeyHash, t.N.BodyHash = t.ID, t.App, t.AcceptedAt, t.KeyHash, t.BodyHash
+	return t, nil
+}
+
+// source is where the task waits.
+func (t *task) source() source {
+	s := source{stream: tasksName, lane: t.N.InLane(), app: t.App}
+	if !t.Due.IsZero() {
+		s.stream = laterName
+	}
+	return s
+}
+
+// attempts are those of earlier tries.
+func (t *task) attempts() []push.Attempt {
+	if t.Receipt == nil {
+		return nil
+	}
+	return t.Receipt.Attempts
+}
+
+// event is the event that the task has come to that status.
+func (t *task) event(status push.Status) push.Event {
+	return push.Event{
+		ID: t.ID, App: t.App, At: time.Now().UTC(), Status: status, Platform: t.N.Platform, Lane: t.N.InLane(),
+		KeyHash: t.KeyHash, BodyHash: t.BodyHash,
+	}
+}
+
+// waits is the event that the task waits now.
+func (t *task) waits() push.Event {
+	status := push.StatusQueued
+	if t.Begun == 0 && !t.Due.IsZero() {
+		status = push.StatusScheduled
+	}
+	e := t.event(status)
+	e.Attempt, e.SendAt = t.Begun, t.Due
+	return e
+}
+
+// ends is the event that the task has ended so.
+func (t *task) ends(receipt push.Receipt) push.Event {
+	e := t.event(receipt.Status())
+	e.Receipt = &receipt
+	if receipt.Status() == push.StatusUnregistered {
+		e.Target = &t.N.Target
+	}
+	return e
+}
