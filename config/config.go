@@ -226,6 +226,10 @@ type Limits struct {
 	// Time within which a notification is meant to have its verdict. Nothing is ended by it: clients are told, and those
 	// that hedge wait that long before they ask another gateway.
 	TargetTime time.Duration `name:"target_time" default:"1s" allowed:"1ms..10m"`
+	// Notifications that the gateway carries at a time, whatever they wait for. Beyond it, and for one app and platform
+	// beyond four fifths of it, single ones are answered 503, and those of a batch wait. Each costs some 35 KiB with its
+	// caller's connection, in a batch 13 KiB: the default is good for 350 MB.
+	InFlight int `name:"in_flight" default:"10000" allowed:"16..1000000"`
 	// Requests that the gateway would have in flight at a time, all connections together; each is told its share, and our
 	// client keeps to it. Nobody is refused by it.
 	Concurrency int `name:"concurrency" default:"4096" allowed:"8..1000000"`

@@ -73,7 +73,7 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 			BudgetFloor: config.Rate{Count: 3, Per: time.Second},
 		},
 		Queue:  config.Queue{NATS: config.NATS{Replicas: 3}},
-		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, SendTime: 25 * time.Second, TargetTime: time.Second, Concurrency: 4096, DeadTokens: 24 * time.Hour, BodyTime: 15 * time.Second},
+		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTime: 25 * time.Second, TargetTime: time.Second, Concurrency: 4096, DeadTokens: 24 * time.Hour, BodyTime: 15 * time.Second},
 		Log:    config.Log{Level: "info", Format: "auto"},
 		Drain:  config.Drain{Grace: 30 * time.Second},
 	}

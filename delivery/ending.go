@@ -17,6 +17,7 @@ const (
 	providerDown  = "PROVIDER_DOWN"  // the brake holds it back
 	overloaded    = "OVERLOADED"     // more is on the way than the endpoints can bear
 	overShare     = "APP_OVER_SHARE" // and this app has more of it than its share
+	gatewayFull   = "GATEWAY_FULL"   // the gateway carries all that it is to, or all that it is to of this app's
 	ttlExpired    = "TTL_EXPIRED"
 	providerPanic = "PROVIDER_PANIC" // a defect of ours
 	notNoted      = "NOT_NOTED"      // the queue could not write down that it was leaving

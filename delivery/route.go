@@ -51,6 +51,9 @@ type Route struct {
 	// Gate guards the provider's quota, one for each credential; nil admits
 	// everything.
 	Gate *quota.Gate
+	// Ceiling bounds what the gateway carries, one for all routes; nil sets no
+	// bound, and who is patient enough can fill the memory.
+	Ceiling *Ceiling
 	// Admission bounds what is on its way, one for each credential; nil sets
 	// no bound, and in an overload everybody waits.
 	Admission *Admission
@@ -76,6 +79,10 @@ func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
 // behind him.
 func (r *Route) carry(ctx context.Context, n *push.Notification, before int) push.Receipt {
 	s := sending{Route: r, n: n, before: before, latest: latest(ctx, n)}
+	if cause, ok := s.comeIn(ctx); !ok {
+		return s.end(cause)
+	}
+	defer s.Ceiling.leave(n)
 	request, err := r.translate(n)
 	if err != nil {
 		return s.end(unsendable(err))
@@ -84,8 +91,10 @@ func (r *Route) carry(ctx context.Context, n *push.Notification, before int) pus
 	if o, ok := s.Dead.knows(n); ok {
 		return s.end(o)
 	}
-	if cause, ok := s.pass(); !ok {
-		return s.end(cause)
+	if s.Brake.Chance() > 0 { // nobody is to wait at the gate for a provider that is down
+		if cause, ok := s.pass(); !ok {
+			return s.end(cause)
+		}
 	}
 	for {
 		if cause, ok := s.admit(ctx); !ok {

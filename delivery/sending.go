@@ -29,8 +29,29 @@ type sending struct {
 	entered  time.Time // on its way to an endpoint
 }
 
-// pass asks the brake, once for all attempts.
+// comeIn takes a place in the gateway.
+func (s *sending) comeIn(ctx context.Context) (cause push.Outcome, ok bool) {
+	if cause, ok = s.Ceiling.enter(ctx, s.n, s.left()); ok {
+		return push.Outcome{}, true
+	}
+	return s.shed(cause), false
+}
+
+// shed is the cause of who found no place and would not wait, or not long enough.
+func (s *sending) shed(cause push.Outcome) push.Outcome {
+	if expired(s.n) {
+		return tooLate
+	}
+	s.Observer.shed(s.n, cause)
+	return cause
+}
+
+// pass asks the brake, once for all attempts. It counts from here on whom the provider keeps waiting: a wait at the gate or
+// for room says nothing of the provider, and is over by then.
 func (s *sending) pass() (cause push.Outcome, ok bool) {
+	if s.passed {
+		return push.Outcome{}, true
+	}
 	s.passage, s.passed = s.Brake.Pass()
 	if s.passed {
 		return push.Outcome{}, true
@@ -85,13 +106,10 @@ func (s *sending) await(ctx context.Context, turn *quota.Turn, patience time.Dur
 // enter takes a place on the way to an endpoint. For who had to wait for it, the gate may have closed meanwhile.
 func (s *sending) enter(ctx context.Context) (cause push.Outcome, ok bool) {
 	waited, cause, ok := s.Admission.enter(ctx, s.n, s.left())
-	switch {
-	case !ok && expired(s.n):
-		return tooLate, false
-	case !ok:
-		s.Observer.shed(s.n, cause)
-		return cause, false
-	case !waited:
+	if !ok {
+		return s.shed(cause), false
+	}
+	if !waited {
 		return push.Outcome{}, true
 	}
 	if wait := s.Gate.Closed(s.n); wait > 0 {
@@ -106,6 +124,11 @@ func (s *sending) enter(ctx context.Context) (cause push.Outcome, ok bool) {
 // if there is room on the way.
 func (s *sending) pick(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
 	if cause, ok := s.enter(ctx); !ok {
+		return nil, cause
+	}
+	if cause, ok := s.pass(); !ok {
+		s.Admission.leased()
+		s.Admission.leave(s.n, 0, 0)
 		return nil, cause
 	}
 	s.entered = time.Now()

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/metrics"
 )
 
@@ -27,6 +28,7 @@ type Gateway struct {
 	services []*service
 	origins  []*origins
 	metrics  *metrics.Metrics
+	ceiling  *delivery.Ceiling
 	api      http.Handler
 	signals  signals
 
@@ -50,7 +52,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	for _, warning := range Warnings(cfg) {
 		log.Warn("config: " + warning)
 	}
-	g := &Gateway{cfg: cfg, log: log, services: built.services, origins: built.origins, metrics: built.metrics}
+	g := &Gateway{cfg: cfg, log: log, services: built.services, origins: built.origins, metrics: built.metrics, ceiling: built.ceiling}
 	g.signals.zone, g.signals.concurrency = cfg.Zone, cfg.Limits.Concurrency
 	g.signals.target, g.signals.max = cfg.Limits.TargetTime, cfg.Limits.SendTime
 	if g.api, err = g.face(built.table); err != nil {

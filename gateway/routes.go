@@ -40,13 +40,15 @@ type builder struct {
 	table    delivery.Table
 	weights  map[string]int
 	keepDead time.Duration
+	ceiling  *delivery.Ceiling
 	problems []error
 }
 
 // build makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
 // the configuration that is wrong.
 func build(cfg *config.Config, log *slog.Logger) (*builder, error) {
-	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{}, keepDead: cfg.Limits.DeadTokens}
+	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{},
+		keepDead: cfg.Limits.DeadTokens, ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}}
 	for _, server := range cfg.DNS.Servers {
 		b.servers = append(b.servers, server.String())
 	}
@@ -161,7 +163,7 @@ func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
 
 func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
 	return &delivery.Route{
-		Provider: provider, Pool: s.pool, Budget: s.budget, Brake: s.brake, Gate: s.gate, Admission: s.admission, Dead: s.dead, Logger: b.log,
+		Provider: provider, Pool: s.pool, Budget: s.budget, Brake: s.brake, Gate: s.gate, Ceiling: b.ceiling, Admission: s.admission, Dead: s.dead, Logger: b.log,
 		Retry: retry.Policy{
 			Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
 			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: exceptions(r.Rules),

@@ -14,9 +14,11 @@ import (
 
 // Status is what GET /v1/status answers. It holds no secret.
 type Status struct {
-	Zone     string          `json:"zone,omitempty"`
-	Draining bool            `json:"draining"`
-	Services []ServiceStatus `json:"services"`
+	Zone     string `json:"zone,omitempty"`
+	Draining bool   `json:"draining"`
+	// Ceiling is what the gateway carries at a time, and may.
+	Ceiling  delivery.AdmissionStatus `json:"ceiling"`
+	Services []ServiceStatus          `json:"services"`
 }
 
 // ServiceStatus is one credential at one provider.
@@ -33,7 +35,7 @@ type ServiceStatus struct {
 
 // Status returns the state of everything at this moment.
 func (g *Gateway) Status() Status {
-	s := Status{Zone: g.cfg.Zone, Draining: g.draining.Load(), Services: []ServiceStatus{}}
+	s := Status{Zone: g.cfg.Zone, Draining: g.draining.Load(), Ceiling: g.ceiling.Status(), Services: []ServiceStatus{}}
 	for _, service := range g.everyService() {
 		s.Services = append(s.Services, ServiceStatus{
 			Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status(),

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+func TestAStuckProviderFillsTheGatewayForItselfAlone(t *testing.T) {
+	silent := mockprovider.Fault{Service: mockprovider.FCM, DropResponse: true}
+	r := lay(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{silent}}},
+		"limits: {in_flight: 16}\nretry: {attempt_timeout: 2m}\n")
+	ctx, leave := context.WithCancel(t.Context())
+	var callers sync.WaitGroup
+	defer callers.Wait()
+	defer leave()
+	hang := func(path, media, body string) {
+		callers.Go(func() {
+			request, _ := http.NewRequestWithContext(ctx, http.MethodPost, r.url+"/v1/apps/shop/notifications"+path, strings.NewReader(body))
+			request.Header.Set("Content-Type", media)
+			request.Header.Set("Authorization", "Bearer "+r.key)
+			if answer, err := r.http.Do(request); err == nil {
+				_, _ = io.Copy(io.Discard, answer.Body) // until it leaves
+				answer.Body.Close()
+			}
+		})
+	}
+	hang("/batch", "application/x-ndjson", strings.Repeat(fcmTo+"\n", 27))
+	until(func() bool { s := r.gate.Status().Ceiling; return s.InFlight == 11 && s.Waiting == 16 })
+	hang("", "application/json", fcmTo)
+	until(func() bool { return r.gate.Status().Ceiling.InFlight == 12 })
+
+	answer := r.call(t, "", r.key, "application/json", strings.NewReader(fcmTo))
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") != "1" {
+		t.Errorf("status %d, Retry-After %q", answer.StatusCode, answer.Header.Get("Retry-After"))
+	}
+	if got := r.send(t, apnsTo(device)); got.Status != "accepted" {
+		t.Errorf("the other provider: %+v", got)
+	}
+	leave()
+	until(func() bool { s := r.gate.Status().Ceiling; return s.InFlight == 0 && s.Waiting == 0 })
+}
