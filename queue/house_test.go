@@ -5,6 +5,7 @@ package queue_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -27,8 +28,7 @@ type memory struct {
 	seq     uint64
 	events  map[string][]push.Event
 	states  map[string]queue.State
-	broken  error
-	before  func(push.Event) // called before an event is appended
+	refuse  func(push.Event) error // asked before an event is appended
 }
 
 func newMemory() *memory {
@@ -37,15 +37,15 @@ func newMemory() *memory {
 
 func (m *memory) Append(_ context.Context, events ...push.Event) (engine.Place, error) {
 	for _, e := range events {
-		if m.before != nil {
-			m.before(e)
+		if m.refuse == nil {
+			break
+		}
+		if err := m.refuse(e); err != nil {
+			return engine.Place{}, err
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.broken != nil {
-		return engine.Place{}, m.broken
-	}
 	for _, e := range events {
 		m.seq++
 		m.events[e.ID] = append(m.events[e.ID], e)
@@ -87,7 +87,7 @@ func (m *memory) States(_ context.Context, ids []string) (map[string]queue.State
 	for _, id := range ids {
 		states[id] = m.states[id]
 	}
-	return states, m.broken
+	return states, nil
 }
 
 func (m *memory) Receipt(_ context.Context, app, id string) (push.Receipt, error) {
@@ -106,6 +106,15 @@ func (m *memory) Receipt(_ context.Context, app, id string) (push.Receipt, error
 		return r, push.ErrNotFound
 	}
 	return r, nil
+}
+
+// clone is what another process would read of the journal.
+func (m *memory) clone() *memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := newMemory()
+	c.seq, c.events, c.states = m.seq, maps.Clone(m.events), maps.Clone(m.states)
+	return c
 }
 
 // story is the statuses of a notification's events.
@@ -154,14 +163,30 @@ func (m *memory) ended(t testing.TB, ns ...*push.Notification) {
 
 // sender is a provider that answers at once, unless it is told otherwise.
 type sender struct {
-	mu     sync.Mutex
-	sent   map[string]int
-	times  map[string]time.Time
-	answer func(n *push.Notification, attempt int) push.Outcome
-	check  func(n *push.Notification) error
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced with every send
+	sent    map[string]int
+	times   map[string][]time.Time
+	now     int // inside Send
+	answer  func(n *push.Notification, attempt int) push.Outcome
+	check   func(n *push.Notification) error
+	stuck   func(n *push.Notification) bool
+	free    chan struct{}
 }
 
-func newSender() *sender { return &sender{sent: map[string]int{}, times: map[string]time.Time{}} }
+func newSender() *sender {
+	return &sender{changed: make(chan struct{}), sent: map[string]int{}, times: map[string][]time.Time{}, free: make(chan struct{})}
+}
+
+// hold keeps all that is sent inside Send until release is called, or Send's context ends.
+func (s *sender) hold() (release func()) {
+	return s.holdSome(func(*push.Notification) bool { return true })
+}
+
+func (s *sender) holdSome(which func(*push.Notification) bool) (release func()) {
+	s.stuck = which
+	return sync.OnceFunc(func() { close(s.free) })
+}
 
 func (s *sender) Check(n *push.Notification) error {
 	if s.check == nil {
@@ -176,11 +201,14 @@ func (s *sender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}
 		return r
 	}
-	s.mu.Lock()
-	s.sent[n.ID]++
-	attempt := s.sent[n.ID]
-	s.times[n.ID] = time.Now()
-	s.mu.Unlock()
+	attempt := s.enter(n)
+	defer s.leave()
+	if s.stuck != nil && s.stuck(n) {
+		select {
+		case <-s.free:
+		case <-ctx.Done():
+		}
+	}
 	if s.answer != nil {
 		r.Outcome = s.answer(n, attempt)
 	}
@@ -191,10 +219,71 @@ func (s *sender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	return r
 }
 
+func (s *sender) enter(n *push.Notification) (attempt int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now++
+	s.sent[n.ID]++
+	s.times[n.ID] = append(s.times[n.ID], time.Now())
+	close(s.changed)
+	s.changed = make(chan struct{})
+	return s.sent[n.ID]
+}
+
+func (s *sender) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now--
+}
+
+func (s *sender) inside() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
 func (s *sender) count(id string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sent[id]
+}
+
+// met is how many have come.
+func (s *sender) met() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sent)
+}
+
+// meet waits until all of ns have come.
+func (s *sender) meet(t testing.TB, ns ...*push.Notification) {
+	t.Helper()
+	s.until(t, func() bool {
+		return !slices.ContainsFunc(ns, func(n *push.Notification) bool { return s.sent[n.ID] == 0 })
+	})
+}
+
+// meetAny waits until so many have come.
+func (s *sender) meetAny(t testing.TB, count int) {
+	t.Helper()
+	s.until(t, func() bool { return len(s.sent) >= count })
+}
+
+func (s *sender) until(t testing.TB, is func() bool) {
+	t.Helper()
+	for {
+		s.mu.Lock()
+		changed, done := s.changed, is()
+		s.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-time.After(time.Minute):
+			t.Fatal("not within a minute")
+		}
+	}
 }
 
 // house is a queue on a folder with everything around it.
@@ -205,6 +294,8 @@ type house struct {
 	journal *memory
 	sender  *sender
 	shut    func() // drains the queue and closes the engine; also at the test's end
+
+	draining <-chan struct{} // closed when shut has been called
 }
 
 // build opens a queue in dir, that begins to work when it says so.
@@ -219,8 +310,8 @@ func build(t testing.TB, dir string, j *memory, s *sender, cfg queue.Config) *ho
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{Queue: q, dir: dir, engine: e, journal: j, sender: s}
 	ctx, stop := context.WithCancel(context.Background())
+	h := &house{Queue: q, dir: dir, engine: e, journal: j, sender: s, draining: ctx.Done()}
 	var running sync.WaitGroup
 	running.Go(func() { _ = e.Run(ctx) })
 	running.Go(func() {

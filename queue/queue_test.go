@@ -3,7 +3,12 @@
 package queue_test
 
 import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -22,6 +27,239 @@ func TestWhatIsAcceptedIsSentOnceAndEnds(t *testing.T) {
 		}
 		if diff := cmp.Diff([]push.Status{push.StatusAccepted, push.StatusQueued, push.StatusSending}, sorted(h.journal.story(n.ID))); diff != "" {
 			t.Fatal(diff)
+		}
+	}
+}
+
+// TestWhatIsAcceptedSurvivesAtOnce opens a copy of the folder that was taken as soon as Accept had returned, while nobody
+// had closed anything.
+func TestWhatIsAcceptedSurvivesAtOnce(t *testing.T) {
+	held := newSender()
+	release := held.hold()
+	h := build(t, t.TempDir(), newMemory(), held, queue.Config{InFlight: 1})
+	ns := notes("shop", 120)
+	for _, n := range ns {
+		n.OnUnknown = push.RepeatAlways // one of them is being sent
+	}
+	h.accept(t, ns...)
+	folder := t.TempDir()
+	if err := os.CopyFS(folder, os.DirFS(h.dir)); err != nil {
+		t.Fatal(err)
+	}
+	after := newSender()
+	survivor := build(t, folder, newMemory(), after, queue.Config{})
+	survivor.journal.ended(t, ns...)
+	for _, n := range ns {
+		if after.count(n.ID) != 1 {
+			t.Errorf("sent %d times by the survivor", after.count(n.ID))
+		}
+	}
+	release()
+}
+
+// crash opens a copy of h's folder, as it is now, with a journal that knows what h's knows now: what a process finds that
+// was started after h's died. h itself sends nothing more.
+func (h *house) crash(t *testing.T, s *sender) *house {
+	t.Helper()
+	folder := t.TempDir()
+	j := h.journal.clone()
+	if err := os.CopyFS(folder, os.DirFS(h.dir)); err != nil {
+		t.Fatal(err)
+	}
+	return build(t, folder, j, s, queue.Config{})
+}
+
+func TestAfterACrashOnlyWhatHasNotEndedIsSent(t *testing.T) {
+	s := newSender()
+	ns := notes("shop", 20)
+	stuck := map[string]bool{}
+	for _, n := range ns[10:] {
+		n.OnUnknown, stuck[n.ID] = push.RepeatAlways, true
+	}
+	release := s.holdSome(func(n *push.Notification) bool { return stuck[n.ID] })
+	defer release()
+	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
+	h.accept(t, ns...)
+	h.journal.ended(t, ns[:10]...)
+	s.meet(t, ns[10:]...)
+	after := newSender()
+	survivor := h.crash(t, after)
+	survivor.journal.ended(t, ns...)
+	for i, n := range ns {
+		if want := i / 10; after.count(n.ID) != want {
+			t.Errorf("notification %d was sent %d times after the crash", i, after.count(n.ID))
+		}
+	}
+}
+
+func TestWhatIsInDoubtAfterACrashFollowsOnUnknown(t *testing.T) {
+	never, always, collapsible, plain := note("shop"), note("shop"), note("shop"), note("shop")
+	never.OnUnknown, never.CollapseKey, always.OnUnknown, collapsible.CollapseKey = push.RepeatNever, "k", push.RepeatAlways, "k"
+	ns := []*push.Notification{never, always, collapsible, plain}
+	s := newSender()
+	release := s.hold()
+	defer release()
+	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
+	h.accept(t, ns...)
+	s.meet(t, ns...)
+	after := newSender()
+	survivor := h.crash(t, after)
+	survivor.journal.ended(t, ns...)
+	for name, c := range map[string]struct {
+		n    *push.Notification
+		want push.Status
+		sent int
+	}{
+		"never": {never, push.StatusUnknown, 0}, "always": {always, push.StatusAccepted, 1},
+		"collapsible": {collapsible, push.StatusAccepted, 1}, "nothing said": {plain, push.StatusUnknown, 0},
+	} {
+		r, err := survivor.journal.Receipt(t.Context(), "shop", c.n.ID)
+		if err != nil || r.Status() != c.want || after.count(c.n.ID) != c.sent {
+			t.Errorf("%s: %s, %v, sent %d times", name, r.Status(), err, after.count(c.n.ID))
+		}
+		if c.want == push.StatusUnknown && r.Reason != "IN_DOUBT" {
+			t.Errorf("%s: %q", name, r.Reason)
+		}
+	}
+}
+
+func TestADrainEndsWhatIsBeingSentAndKeepsTheRest(t *testing.T) {
+	s, j, dir := newSender(), newMemory(), t.TempDir()
+	release := s.hold()
+	h := build(t, dir, j, s, queue.Config{InFlight: 5})
+	ns := notes("shop", 50)
+	h.accept(t, ns...)
+	s.meetAny(t, 5)
+	drained := make(chan struct{})
+	go func() { h.shut(); close(drained) }()
+	<-h.draining
+	release()
+	<-drained
+	if s.met() != 5 {
+		t.Errorf("%d were sent, 5 of them before the drain", s.met())
+	}
+	h = build(t, dir, j, s, queue.Config{})
+	h.journal.ended(t, ns...)
+	for _, n := range ns {
+		if r, _ := j.Receipt(t.Context(), "shop", n.ID); s.count(n.ID) != 1 || r.Status() != push.StatusAccepted {
+			t.Errorf("%s, sent %d times", r.Status(), s.count(n.ID))
+		}
+	}
+}
+
+func TestNothingLeavesWithoutANoteInTheJournal(t *testing.T) {
+	s, j := newSender(), newMemory()
+	h := build(t, t.TempDir(), j, s, queue.Config{})
+	var once sync.Once
+	failed := make(chan struct{})
+	j.refuse = func(e push.Event) error {
+		if e.Status == push.StatusSending {
+			select {
+			case <-failed:
+			default:
+				once.Do(func() { close(failed) })
+				return errors.New("the disk is full")
+			}
+		}
+		return nil
+	}
+	n := note("shop")
+	h.accept(t, n)
+	<-failed
+	if s.count(n.ID) != 0 {
+		t.Error("it left")
+	}
+	j.ended(t, n)
+	if r, _ := j.Receipt(t.Context(), "shop", n.ID); s.count(n.ID) != 1 || r.Status() != push.StatusAccepted {
+		t.Errorf("%s, sent %d times", r.Status(), s.count(n.ID))
+	}
+}
+
+func TestADamagedTaskDoesNotHoldUpTheOthersOfItsChunk(t *testing.T) {
+	h := build(t, t.TempDir(), newMemory(), newSender(), queue.Config{})
+	n := note("shop")
+	chunk := fmt.Sprintf("{\"id\":\n{}\n{\"id\":%q,\"app\":\"shop\",\"accepted_at\":%q,\"n\":{\"platform\":\"apns\",\"token\":\"00\"}}\n",
+		n.ID, n.AcceptedAt.Format(time.RFC3339Nano))
+	if _, err := h.engine.JetStream().Publish(t.Context(), "sluice.task.normal.shop.3", []byte(chunk)); err != nil {
+		t.Fatal(err)
+	}
+	h.journal.ended(t, n)
+	if h.sender.count(n.ID) != 1 {
+		t.Errorf("sent %d times", h.sender.count(n.ID))
+	}
+}
+
+func TestAMisfitIsRefusedAndTheOthersAreKept(t *testing.T) {
+	s := newSender()
+	s.check = func(n *push.Notification) error {
+		if n.Title == "misfit" {
+			return &push.FieldError{Field: "title", Reason: "Misfit", Allowed: "something else"}
+		}
+		return nil
+	}
+	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
+	ns := notes("shop", 3)
+	ns[1].Title = "misfit"
+	errs := h.Accept(t.Context(), ns)
+	if _, ok := errors.AsType[*push.FieldError](errs[1]); !ok || errs[0] != nil || errs[2] != nil {
+		t.Fatal(errs)
+	}
+	h.journal.ended(t, ns[0], ns[2])
+}
+
+func TestABacklogHoldsUpNeitherAnotherAppNorABetterLane(t *testing.T) {
+	s := newSender()
+	release := s.holdSome(func(n *push.Notification) bool { return n.App == "shop" && n.Lane == push.LaneBulk })
+	defer release()
+	h := build(t, t.TempDir(), newMemory(), s, queue.Config{InFlight: 4})
+	backlog := notes("shop", 1000)
+	for _, n := range backlog {
+		n.Lane = push.LaneBulk
+	}
+	h.accept(t, backlog...)
+	other, better := note("news"), note("shop")
+	other.Lane, better.Lane = push.LaneBulk, push.LaneCritical
+	h.accept(t, other, better)
+	h.journal.ended(t, other, better)
+	if s.inside() > 4 {
+		t.Errorf("%d in the sender's hands", s.inside())
+	}
+}
+
+func TestAFullQueueRefusesAndKeepsNothingOfThat(t *testing.T) {
+	s := newSender()
+	release := s.hold()
+	h := build(t, t.TempDir(), newMemory(), s, queue.Config{MaxBytes: 64 << 10})
+	var kept, refused []*push.Notification
+	for len(refused) == 0 {
+		ns := notes("shop", 150) // two chunks: one of them may fit
+		for i, err := range h.Accept(t.Context(), ns) {
+			switch {
+			case err == nil:
+				kept = append(kept, ns[i])
+			case errors.Is(err, push.ErrFull):
+				refused = append(refused, ns[i])
+			default:
+				t.Fatal(err)
+			}
+		}
+	}
+	release()
+	h.journal.ended(t, kept...)
+	for _, n := range refused {
+		if s.count(n.ID) != 0 || len(h.journal.story(n.ID)) != 0 {
+			t.Error("one that was refused was kept")
+		}
+	}
+	for { // its last ack is on its way
+		again := note("shop")
+		err := h.Accept(t.Context(), []*push.Notification{again})[0]
+		if err == nil {
+			h.journal.ended(t, again)
+			return
+		}
+		if !errors.Is(err, push.ErrFull) {
+			t.Fatal(err)
 		}
 	}
 }

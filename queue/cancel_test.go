@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/queue"
+)
+
+// TestACancelAndASendNeverBothWin cancels right where the queue is sending: whoever is told that it is cancelled is right,
+// and so is whoever is not.
+func TestACancelAndASendNeverBothWin(t *testing.T) {
+	h := build(t, t.TempDir(), newMemory(), newSender(), queue.Config{InFlight: 8})
+	ns := notes("shop", 2000)
+	told := make([]push.Receipt, len(ns))
+	h.accept(t, ns...)
+	var cancels sync.WaitGroup
+	for caller := range 4 {
+		cancels.Go(func() {
+			for i := caller; i < len(ns); i += 4 {
+				i = max(i, (h.sender.met()+rand.IntN(32))/4*4+caller) // those before are sent
+				if i >= len(ns) {
+					return
+				}
+				var err error
+				if told[i], err = h.Cancel(t.Context(), "shop", ns[i].ID); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	cancels.Wait()
+	h.journal.ended(t, ns...)
+	cancelled, late := 0, 0
+	for i, n := range ns {
+		sent, is := h.sender.count(n.ID), told[i].Status() == push.StatusCancelled
+		if is {
+			cancelled++
+		} else if told[i].ID != "" {
+			late++
+		}
+		if is == (sent == 1) || sent > 1 {
+			t.Errorf("the caller was told %s, and it was sent %d times: %v", told[i].Status(), sent, h.journal.story(n.ID))
+		}
+	}
+	t.Logf("%d were cancelled, %d too late", cancelled, late)
+}
+
+func TestAScheduledNotificationCanBeCancelled(t *testing.T) {
+	h := build(t, t.TempDir(), newMemory(), newSender(), queue.Config{})
+	n, other := note("shop"), note("shop")
+	n.SendAt = time.Now().Add(700 * time.Millisecond)
+	other.SendAt = n.SendAt.Add(100 * time.Millisecond)
+	h.accept(t, n, other)
+	if r, err := h.Cancel(t.Context(), "shop", n.ID); err != nil || r.Status() != push.StatusCancelled {
+		t.Fatal(r.Status(), err)
+	}
+	h.journal.ended(t, other)
+	if h.sender.count(n.ID) != 0 {
+		t.Error("it was sent")
+	}
+}
+
+func TestWhatHasEndedOrIsBeingSentIsNotCancelled(t *testing.T) {
+	s := newSender()
+	ended, sending := note("shop"), note("shop")
+	release := s.holdSome(func(n *push.Notification) bool { return n.ID == sending.ID })
+	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
+	h.accept(t, ended, sending)
+	h.journal.ended(t, ended)
+	s.meet(t, sending)
+	for n, want := range map[*push.Notification]push.Status{ended: push.StatusAccepted, sending: push.StatusSending} {
+		if r, err := h.Cancel(t.Context(), "shop", n.ID); err != nil || r.Status() != want {
+			t.Errorf("%s, %v, want %s", r.Status(), err, want)
+		}
+	}
+	release()
+	h.journal.ended(t, sending)
+	if _, err := h.Cancel(t.Context(), "news", ended.ID); !errors.Is(err, push.ErrNotFound) {
+		t.Error("another app's: ", err)
+	}
+	if _, err := h.Cancel(t.Context(), "shop", uuid.NewString()); !errors.Is(err, push.ErrNotFound) {
+		t.Error("nobody's: ", err)
+	}
+}

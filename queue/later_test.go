@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/queue"
+)
+
+func TestAScheduledNotificationIsNeverSentBeforeItsTime(t *testing.T) {
+	h := build(t, t.TempDir(), newMemory(), newSender(), queue.Config{})
+	ns := notes("shop", 40)
+	for i, n := range ns {
+		n.SendAt = n.AcceptedAt.Add(500*time.Millisecond + time.Duration(i)*37*time.Millisecond)
+	}
+	h.accept(t, ns...)
+	h.journal.ended(t, ns...)
+	for _, n := range ns {
+		if at := h.sender.times[n.ID]; len(at) != 1 || at[0].Before(n.SendAt) {
+			t.Errorf("due at %s, sent at %s", n.SendAt, at)
+		}
+		if story := h.journal.story(n.ID); !slices.Contains(story, push.StatusScheduled) {
+			t.Error(story)
+		}
+	}
+}
+
+func TestAScheduleSurvivesItsGateway(t *testing.T) {
+	s, j, dir := newSender(), newMemory(), t.TempDir()
+	h := build(t, dir, j, s, queue.Config{})
+	soon, far := note("shop"), note("shop")
+	soon.SendAt, far.SendAt = time.Now().Add(1200*time.Millisecond), time.Now().Add(time.Hour)
+	h.accept(t, soon, far)
+	h.shut()
+	h = build(t, dir, j, s, queue.Config{})
+	j.ended(t, soon)
+	if at := s.times[soon.ID]; len(at) != 1 || at[0].Before(soon.SendAt) || s.count(far.ID) != 0 {
+		t.Errorf("due at %s, sent at %s; the other was sent %d times", soon.SendAt, at, s.count(far.ID))
+	}
+}
+
+func TestWhatMayEndBetterIsPutBackAndItsReceiptTellsAllAttempts(t *testing.T) {
+	s := newSender()
+	s.answer = func(_ *push.Notification, attempt int) push.Outcome {
+		if attempt == 1 {
+			return push.Outcome{Verdict: push.Unavailable, HTTP: 503, RetryAfter: 1100 * time.Millisecond}
+		}
+		return push.Outcome{Verdict: push.Accepted, HTTP: 200}
+	}
+	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
+	ns := notes("shop", 10)
+	h.accept(t, ns...)
+	h.journal.ended(t, ns...)
+	for _, n := range ns {
+		r, err := h.journal.Receipt(t.Context(), "shop", n.ID)
+		if err != nil || r.Status() != push.StatusAccepted || len(r.Attempts) != 2 || r.Attempts[0].HTTP != 503 || r.Attempts[1].HTTP != 200 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if at := s.times[n.ID]; at[1].Sub(at[0]) < 1100*time.Millisecond {
+			t.Errorf("tried again after %s", at[1].Sub(at[0]))
+		}
+		want := []push.Status{push.StatusAccepted, push.StatusQueued, push.StatusQueued, push.StatusSending, push.StatusSending}
+		if diff := cmp.Diff(want, sorted(h.journal.story(n.ID))); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+func TestWhatCannotBeTriedAgainInTimeEnds(t *testing.T) {
+	hour, ttl := time.Hour, push.Duration(10*time.Minute)
+	for name, c := range map[string]struct {
+		ttl      *push.Duration
+		retryFor time.Duration
+		answer   push.Outcome
+		want     push.Status
+	}{
+		"its ttl is over before":             {&ttl, 0, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusExpired},
+		"it has none, and retry_for is":      {nil, hour / 2, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusThrottled},
+		"it is refused":                      {nil, 0, push.Outcome{Verdict: push.Refused}, push.StatusRefused},
+		"it is unknown and not to be":        {nil, 0, push.Outcome{Verdict: push.Unknown}, push.StatusUnknown},
+		"the credential is bad, and stays":   {nil, 0, push.Outcome{Verdict: push.Unauthorized}, push.StatusUnauthorized},
+		"the token is dead":                  {nil, 0, push.Outcome{Verdict: push.Unregistered, ForgetToken: true}, push.StatusUnregistered},
+		"it may have arrived before its end": {&ttl, 0, push.Outcome{Verdict: push.Unknown, RetryAfter: hour}, push.StatusUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSender()
+			s.answer = func(*push.Notification, int) push.Outcome { return c.answer }
+			h := build(t, t.TempDir(), newMemory(), s, queue.Config{RetryFor: c.retryFor})
+			n := note("shop")
+			n.TTL = c.ttl
+			h.accept(t, n)
+			h.journal.ended(t, n)
+			if r, _ := h.journal.Receipt(t.Context(), "shop", n.ID); r.Status() != c.want || len(r.Attempts) != 1 || s.count(n.ID) != 1 {
+				t.Errorf("%s after %d attempts", r.Status(), len(r.Attempts))
+			}
+		})
+	}
+}
+
+func TestTheFeedLearnsWhoIsDead(t *testing.T) {
+	s := newSender()
+	s.answer = func(*push.Notification, int) push.Outcome {
+		return push.Outcome{Verdict: push.Unregistered, ForgetToken: true}
+	}
+	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
+	n := note("shop")
+	n.Token = "feed"
+	h.accept(t, n)
+	h.journal.ended(t, n)
+	events := h.journal.events[n.ID]
+	if last := events[len(events)-1]; last.Target == nil || last.Target.Token != "feed" {
+		t.Errorf("%+v", last)
+	}
+}
+
+func TestWhatIsScheduledIsBoundedToo(t *testing.T) {
+	h := build(t, t.TempDir(), newMemory(), newSender(), queue.Config{MaxBytes: 32 << 10})
+	for {
+		n := note("shop")
+		n.SendAt = time.Now().Add(time.Hour)
+		err := h.Accept(t.Context(), []*push.Notification{n})[0]
+		if errors.Is(err, push.ErrFull) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
