@@ -44,6 +44,8 @@ var floors = map[string]struct {
 	"rest":  {floor: 1, mayImport: []string{"push"}},
 
 	"queue": {floor: 1, mayImport: []string{"engine", "push"}},
+	"history": {floor: 1, mayImport: []string{"engine", "push"},
+		mayNotFrom: "the queue asks it through an interface of its own"},
 
 	"delivery": {floor: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
 	"zone":     {floor: 2, mayImport: []string{"pool"}},

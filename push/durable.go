@@ -13,6 +13,10 @@ var (
 	ErrNotFound = errors.New("push: no notification of this app has this ID")
 	// ErrForgotten means that events right behind a cursor are forgotten, so that whoever reads on from there misses some.
 	ErrForgotten = errors.New("push: the events behind this cursor are forgotten")
+	// ErrKeyReused means that an Idempotency-Key came with another body before.
+	ErrKeyReused = errors.New("push: the Idempotency-Key came with another body before")
+	// ErrKeyBusy means that another call with an Idempotency-Key has not ended in time.
+	ErrKeyBusy = errors.New("push: another call with the Idempotency-Key has not ended yet")
 	// ErrCursor means that a cursor is none of this history's.
 	ErrCursor = errors.New("push: not a cursor of this history")
 )

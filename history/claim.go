@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+const (
+	claimBucket = "SLUICE_CLAIMS"
+	// How often to look whether another gateway has ended its call.
+	claimAgain = 100 * time.Millisecond
+	// The reason of an end that nobody saw.
+	inDoubt = "IN_DOUBT"
+)
+
+// claims are the keys whose calls have not ended: in this process, and in a cluster in memory that all gateways share.
+type claims struct {
+	shared jetstream.KeyValue // nil where nobody else is at the streams
+
+	mu   sync.Mutex
+	held map[string]*claim
+}
+
+func newClaims(ctx context.Context, cfg Config) (*claims, error) {
+	c := &claims{held: map[string]*claim{}}
+	if cfg.Engine.Embedded() {
+		return c, nil
+	}
+	var err error
+	c.shared, err = cfg.Engine.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: claimBucket, TTL: cfg.ClaimFor, Storage: jetstream.MemoryStorage, Replicas: cfg.Engine.Replicas(), History: 1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("history: bucket %s: %w", claimBucket, err)
+	}
+	return c, nil
+}
+
+// claim is the right to be the one call with a key.
+type claim struct {
+	key  []byte
+	body []byte
+	done chan struct{}
+}
+
+// Claim reserves n's Idempotency-Key, by the hashes of key and body, for one call, which appends or notes an event with
+// them unless nothing came of it, and then calls done. If an earlier call with the key stands in the way, done is nil and
+// the receipt is that one's as it is now; nil takes every earlier call to stand. Calls with the same key wait until the one
+// that has it is done; if ctx ends first, push.ErrKeyBusy. push.ErrKeyReused if the body is another one.
+//
+// A receipt that has not ended is that of a notification that waits in a queue. One that was in its caller's hands when its
+// gateway died ends here: nobody will ever know, unless it may be repeated.
+func (h *History) Claim(ctx context.Context, n *push.Notification, stands func(*push.Receipt) bool) (
+	done func(), earlier push.Receipt, err error,
+) {
+	for {
+		c, first := h.claims.hold(n)
+		if !first {
+			if err := c.wait(ctx, n.BodyHash); err != nil {
+				return nil, push.Receipt{}, err
+			}
+			continue
+		}
+		a := asked{History: h, claim: c, n: n, stands: stands}
+		r, err := a.ask(ctx)
+		if err == nil && r == nil {
+			return func() { h.release(c) }, push.Receipt{}, nil
+		}
+		h.claims.release(c)
+		if err != nil {
+			return nil, push.Receipt{}, err
+		}
+		return nil, *r, nil
+	}
+}
+
+// hold returns the key's claim in this process, and whether it is a new one.
+func (c *claims) hold(n *push.Notification) (held *claim, first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if held, ok := c.held[string(n.KeyHash)]; ok {
+		return held, false
+	}
+	held = &claim{key: n.KeyHash, body: n.BodyHash, done: make(chan struct{})}
+	c.held[string(n.KeyHash)] = held
+	return held, true
+}
+
+func (c *claims) release(held *claim) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.held, string(held.key))
+	close(held.done)
+}
+
+// wait waits until the claim is done, if the body is the same.
+func (c *claim) wait(ctx context.Context, body []byte) error {
+	if !bytes.Equal(body, c.body) {
+		return push.ErrKeyReused
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return busy(ctx.Err())
+	}
+}
+
+func busy(err error) error { return fmt.Errorf("%w: %w", push.ErrKeyBusy, err) }
+
+// asked is a claim that is looked into.
+type asked struct {
+	*History
+	claim  *claim
+	n      *push.Notification
+	stands func(*push.Receipt) bool
+}
+
+// ask looks what came of the key before, and claims it among the gateways. A nil receipt says that the key is ours.
+func (a asked) ask(ctx context.Context) (*push.Receipt, error) {
+	if a.claims.shared == nil { // this process knows all that it did itself
+		return a.earlier(ctx)
+	}
+	for {
+		ours, err := a.claims.share(ctx, a.claim)
+		if err != nil {
+			return nil, err
+		}
+		if ours {
+			return a.recheck(ctx)
+		}
+		select {
+		case <-time.After(claimAgain):
+		case <-ctx.Done():
+			return nil, busy(ctx.Err())
+		}
+	}
+}
+
+// recheck looks what came of the key before, now that no other gateway has it.
+func (a asked) recheck(ctx context.Context) (*push.Receipt, error) {
+	err := a.Caught(ctx)
+	var r *push.Receipt
+	if err == nil {
+		r, err = a.earlier(ctx)
+	}
+	if err != nil || r != nil {
+		a.claims.unshare(a.claim)
+	}
+	return r, err
+}
+
+// earlier returns the receipt of the call that had the key before, if it stands in the way of another.
+func (a asked) earlier(ctx context.Context) (*push.Receipt, error) {
+	k, err := a.withKey(ctx, a.claim.key)
+	if err != nil || k == nil {
+		return nil, err
+	}
+	r, events, err := a.Find(ctx, k.app, k.id.String())
+	switch {
+	case errors.Is(err, push.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case a.stands != nil && !a.stands(&r):
+		return nil, nil
+	case !bytes.Equal(k.body, a.claim.body):
+		return nil, push.ErrKeyReused
+	case orphaned(r, events):
+		return a.bury(ctx, k, r)
+	}
+	return &r, nil
+}
+
+// orphaned reports whether a notification was never in a queue, and its caller's gateway died with it: nobody has the key,
+// and it has not ended.
+func orphaned(r push.Receipt, events []push.Event) bool {
+	return r.Status() == push.StatusSending && !slices.ContainsFunc(events, func(e push.Event) bool { return waits(e.Status) })
+}
+
+// bury ends an orphan, which nobody else will; its key is free if it may be repeated.
+func (a asked) bury(ctx context.Context, k *keyed, r push.Receipt) (*push.Receipt, error) {
+	r.State, r.Outcome = "", push.Outcome{Verdict: push.Unknown, Reason: inDoubt}
+	_, err := a.Append(ctx, push.Event{
+		ID: r.ID, App: k.app, At: time.Now(), Status: r.Status(), Platform: a.n.Platform, Lane: a.n.InLane(), Receipt: &r,
+		KeyHash: a.claim.key, BodyHash: k.body,
+	})
+	if err != nil || a.n.MayRepeat() {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// share claims the key among the gateways, and reports whether it was free.
+func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) {
+	name := hex.EncodeToString(held.key)
+	_, err = c.shared.Create(ctx, name, held.body)
+	if err == nil {
+		return true, nil
+	}
+	if !errors.Is(err, jetstream.ErrKeyExists) {
+		return false, fmt.Errorf("history: claim: %w", err)
+	}
+	other, err := c.shared.Get(ctx, name)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return false, nil // it has just become free
+	case err != nil:
+		return false, fmt.Errorf("history: claim: %w", err)
+	case !bytes.Equal(other.Value(), held.body):
+		return false, push.ErrKeyReused
+	}
+	return false, nil
+}
+
+// unshare gives the key free among the gateways. If that fails, time does it.
+func (c *claims) unshare(held *claim) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.shared.Purge(ctx, hex.EncodeToString(held.key))
+}
+
+// release ends the claim. Calls that waited see what came of it: the events that were appended or noted before.
+func (h *History) release(c *claim) {
+	h.claims.release(c)
+	if h.claims.shared == nil {
+		return
+	}
+	select {
+	case h.notes <- note{then: func() { h.claims.unshare(c) }}: // behind the notes that tell others of the key
+	default: // time gives it free
+	}
+}

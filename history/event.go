@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
+)
+
+// step is what the index needs of an event. The whole event is its text.
+type step struct {
+	id       uuid.UUID
+	app      string
+	place    engine.Place
+	status   push.Status
+	attempt  int
+	at       time.Time
+	sendAt   time.Time
+	keyHash  []byte
+	bodyHash []byte
+	text     []byte
+}
+
+// kept is an event as the stream keeps it, but for what the index does not ask for.
+type kept struct {
+	ID       uuid.UUID   `json:"id"`
+	App      string      `json:"app"`
+	At       time.Time   `json:"at"`
+	Status   push.Status `json:"status"`
+	Attempt  int         `json:"attempt"`
+	SendAt   time.Time   `json:"send_at"`
+	KeyHash  []byte      `json:"key_hash"`
+	BodyHash []byte      `json:"body_hash"`
+}
+
+func newStep(place engine.Place, text []byte) (*step, error) {
+	var k kept
+	if err := json.Unmarshal(text, &k); err != nil {
+		return nil, fmt.Errorf("history: the event at %s: %w", cursor(place), err)
+	}
+	return &step{
+		id: k.ID, app: k.App, place: place, status: k.Status, attempt: k.Attempt, at: k.At.UTC(), sendAt: k.SendAt.UTC(),
+		keyHash: k.KeyHash, bodyHash: k.BodyHash, text: text,
+	}, nil
+}
+
+// write returns the event's text for the stream and its step, which has no place yet.
+func write(e push.Event) (*step, error) {
+	id, err := uuid.Parse(e.ID)
+	if err != nil || e.App == "" || e.Status == "" {
+		return nil, errors.New("history: an event needs a UUID, an app and a status")
+	}
+	e.At, e.SendAt = e.At.UTC().Truncate(time.Millisecond), e.SendAt.UTC().Truncate(time.Millisecond)
+	if e.Receipt != nil && e.Receipt.Index != nil { // its place in a batch means nothing here
+		r := *e.Receipt
+		r.Index = nil
+		e.Receipt = &r
+	}
+	text, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("history: %w", err)
+	}
+	return &step{
+		id: id, app: e.App, status: e.Status, attempt: e.Attempt, at: e.At, sendAt: e.SendAt,
+		keyHash: e.KeyHash, bodyHash: e.BodyHash, text: text,
+	}, nil
+}
+
+// event reads the whole event back.
+func (s *step) event() (push.Event, error) {
+	var e push.Event
+	if err := json.Unmarshal(s.text, &e); err != nil {
+		return e, fmt.Errorf("history: the event at %s: %w", cursor(s.place), err)
+	}
+	e.Cursor = cursor(s.place)
+	return e, nil
+}
+
+// tells reports whether both steps tell the same, wherever they stand.
+func (s *step) tells(other *step) bool { return string(s.text) == string(other.text) }
+
+// cursor spells a place as feeds do; one without a place has none.
+func cursor(p engine.Place) string {
+	if p.Seq == 0 {
+		return ""
+	}
+	return strconv.FormatUint(p.Seq, 10) + "." + strconv.Itoa(p.Index)
+}
+
+// place reads a cursor.
+func place(cursor string) (engine.Place, error) {
+	seq, index, whole := strings.Cut(cursor, ".")
+	s, err := strconv.ParseUint(seq, 10, 63)
+	i, err2 := strconv.ParseUint(index, 10, 31)
+	if !whole || err != nil || err2 != nil {
+		return engine.Place{}, fmt.Errorf("%w: %q", push.ErrCursor, cursor)
+	}
+	return engine.Place{Seq: s, Index: int(i)}, nil
+}
+
+const subjects = "sluice.event."
+
+// subject is where the events of an app stand. A dot would part the subject.
+func subject(app string) string { return subjects + strings.ReplaceAll(app, ".", "%") }
+
+// appOf is the app of a subject. No app's name holds a percent sign.
+func appOf(subject string) string {
+	return strings.ReplaceAll(strings.TrimPrefix(subject, subjects), "%", ".")
+}

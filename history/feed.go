@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
+)
+
+// Oldest is the cursor of a feed that begins with the oldest event that is kept.
+const Oldest = "oldest"
+
+// Chunks that a feed takes from the index at a time: a few hundred KB at the most for each reader.
+const feedAtOnce = 8
+
+// Feed returns the events of an app, or of all apps for "", in the order of the stream: those behind the cursor after, and
+// then each new one as soon as the index has it, until ctx ends. An empty cursor begins with what comes next.
+//
+// want chooses; nil wants all. Where it wanted nothing for a while, it is asked about an event that has a cursor and no ID:
+// a reader that takes those can resume there instead of at the last event that it wanted.
+//
+// Each reader goes at its own pace and holds up nobody. An error is the last thing that is yielded: push.ErrCursor, or
+// push.ErrForgotten if what stood behind the cursor is not kept any more.
+func (h *History) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
+	return func(yield func(push.Event, error) bool) {
+		r := &reader{history: h, app: app, want: want}
+		if err := r.begin(ctx, after); err != nil {
+			r.fail(ctx, err, yield)
+			return
+		}
+		for ctx.Err() == nil {
+			more := h.tide.above(app, r.at.Seq)
+			page, err := r.page(ctx)
+			if err != nil {
+				r.fail(ctx, err, yield)
+				return
+			}
+			for _, c := range page {
+				if !r.tell(c, yield) {
+					return
+				}
+			}
+			if len(page) == 0 {
+				r.wait(ctx, more)
+			}
+		}
+	}
+}
+
+// reader is one feed that is being read.
+type reader struct {
+	history *History
+	app     string
+	want    func(*push.Event) bool
+	at      engine.Place // what has been read
+}
+
+func (r *reader) fail(ctx context.Context, err error, yield func(push.Event, error) bool) {
+	if ctx.Err() == nil {
+		yield(push.Event{}, err)
+	}
+}
+
+func (r *reader) begin(ctx context.Context, after string) (err error) {
+	switch after {
+	case "":
+		info, err := r.history.stream.Info(ctx)
+		if err != nil {
+			return fmt.Errorf("history: %w", err)
+		}
+		r.at = engine.Place{Seq: info.State.LastSeq, Index: math.MaxInt32}
+		return nil
+	case Oldest:
+		return nil
+	}
+	if r.at, err = place(after); err != nil {
+		return err
+	}
+	info, err := r.history.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	if r.at.Seq > info.State.LastSeq {
+		return fmt.Errorf("%w: the stream was made anew", push.ErrForgotten)
+	}
+	return nil
+}
+
+// page returns the next chunks, none if there is nothing new. While the index is being made anew there is nothing new.
+func (r *reader) page(ctx context.Context) ([]*chunk, error) {
+	page, err := r.query(ctx)
+	if err == nil || errors.Is(err, push.ErrForgotten) || ctx.Err() != nil {
+		return page, err
+	}
+	r.history.cfg.Logger.Warn("history: a feed waits", "app", r.app, "err", r.history.met(err))
+	pause(ctx)
+	return nil, nil
+}
+
+// nextChunks asks for the chunks behind a place, and for what is kept at all, at the same moment.
+const nextChunks = `SELECT m.last, m.floor, m.floor_index, c.seq, c.app, c.body FROM mark m LEFT JOIN
+	(SELECT seq, app, body FROM chunk WHERE %s seq >= ? ORDER BY seq LIMIT ?) c ORDER BY c.seq`
+
+func (r *reader) query(ctx context.Context) ([]*chunk, error) {
+	query, args := fmt.Sprintf(nextChunks, ""), []any{int64(r.next()), feedAtOnce}
+	if r.app != "" {
+		query, args = fmt.Sprintf(nextChunks, "app = ? AND"), append([]any{r.app}, args...)
+	}
+	rows, err := r.history.index.Load().read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // rows.Err has told by then
+	var page []*chunk
+	var at mark
+	for rows.Next() {
+		var seq sql.NullInt64
+		var app sql.NullString
+		var body []byte
+		if err := rows.Scan(&at.last, &at.floor, &at.floorIndex, &seq, &app, &body); err != nil {
+			return nil, err
+		}
+		if r.at != (engine.Place{}) && at.dropped(r.at) {
+			return nil, push.ErrForgotten
+		}
+		if seq.Valid {
+			page = append(page, &chunk{seq: uint64(seq.Int64), app: app.String, body: body})
+		}
+	}
+	if len(page) == 0 && at.last > r.at.Seq { // nothing of this app up to there
+		r.at = engine.Place{Seq: at.last, Index: math.MaxInt32}
+	}
+	return page, rows.Err()
+}
+
+// next is the first chunk that may hold something unread.
+func (r *reader) next() uint64 {
+	if r.at.Index == math.MaxInt32 {
+		return r.at.Seq + 1
+	}
+	return r.at.Seq
+}
+
+// dropped reports whether something behind p is not in the index any more.
+func (m mark) dropped(p engine.Place) bool {
+	if p.Index == math.MaxInt32 {
+		return p.Seq+1 < m.floor
+	}
+	if p.Seq+1 == m.floor && m.floorIndex >= 0 {
+		return p.Index < m.floorIndex
+	}
+	return p.Seq < m.floor
+}
+
+// tell yields the events of a chunk that are wanted, and reports whether the reader wants to go on.
+func (r *reader) tell(c *chunk, yield func(push.Event, error) bool) (more bool) {
+	told := false
+	var last engine.Place
+	for i, item := range engine.Items(c.body) {
+		last = engine.Place{Seq: c.seq, Index: i}
+		if !r.at.Before(last) {
+			continue
+		}
+		r.at = last
+		e, err := (&step{place: last, text: item}).event()
+		if err != nil {
+			r.history.cfg.Logger.Error("history: an event is passed over", "err", err)
+			continue
+		}
+		e.KeyHash, e.BodyHash = nil, nil
+		if r.want != nil && !r.want(&e) {
+			continue
+		}
+		told = true
+		if !yield(e, nil) {
+			return false
+		}
+	}
+	mark := push.Event{Cursor: cursor(last)}
+	r.at.Index = math.MaxInt32 // nothing in this chunk is unread
+	if !told && r.want != nil && r.want(&mark) {
+		return yield(mark, nil)
+	}
+	return true
+}
+
+// wait waits for something new.
+func (r *reader) wait(ctx context.Context, more <-chan struct{}) {
+	if more == nil {
+		return
+	}
+	select {
+	case <-more:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
+)
+
+// States returns where the notifications stand; those that nobody has heard of are missing. What this gateway has appended
+// counts as the latest until the stream has told it: who decides by an order, such as between a cancel and an attempt, calls
+// Reach first.
+func (h *History) States(ctx context.Context, ids []string) (map[string]State, error) {
+	keys := make([]uuid.UUID, 0, len(ids))
+	for _, id := range ids {
+		if key, err := uuid.Parse(id); err == nil {
+			keys = append(keys, key)
+		}
+	}
+	found, err := h.standing(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	states := make(map[string]State, len(found))
+	for id, s := range found {
+		states[id.String()] = s.row.state
+	}
+	return states, nil
+}
+
+// standing is a row with what is not in the index yet.
+type standing struct {
+	row
+	fresh []*step
+}
+
+// standing returns how the notifications stand, overlay and index together. It looks at the overlay first: what is committed
+// in between is in both then, and its place tells.
+func (h *History) standing(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*standing, error) {
+	idx, err := h.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		all, seen := h.overlay.of(ids)
+		rows, err := load(ctx, idx.read, ids)
+		if err != nil {
+			return nil, h.met(err)
+		}
+		if found, ok := together(ids, all, seen, rows); ok {
+			return found, nil
+		}
+	}
+}
+
+// together joins what the overlay had when it had seen so much with what the index had after that. It fails where the index
+// may hold already, under a place, what was ours alone in the overlay.
+func together(ids []uuid.UUID, all []fresh, seen uint64, rows map[uuid.UUID]*row) (map[uuid.UUID]*standing, bool) {
+	found := make(map[uuid.UUID]*standing, len(ids))
+	for i, id := range ids {
+		s := &standing{row: row{id: id}}
+		if r, ok := rows[id]; ok {
+			s.row = *r
+		}
+		if s.last.Seq > seen && len(all[i].ours) > 0 {
+			return nil, false
+		}
+		s.hear(all[i])
+		if s.state.Status != "" {
+			found[id] = s
+		}
+	}
+	return found, true
+}
+
+func (s *standing) hear(f fresh) {
+	for _, next := range f.told {
+		if s.last.Before(next.place) {
+			s.fresh = append(s.fresh, next)
+			s.take(next)
+		}
+	}
+	for _, next := range f.ours {
+		s.fresh = append(s.fresh, next)
+		s.state.take(next)
+		if s.app == "" {
+			s.app, s.first = next.app, next.at
+		}
+	}
+}
+
+// current returns the index when it has caught up: one that is being made anew must not be asked.
+func (h *History) current(ctx context.Context) (*index, error) {
+	for {
+		idx := h.index.Load()
+		if err := h.catchUp(ctx); err != nil {
+			return nil, err
+		}
+		if idx == h.index.Load() {
+			return idx, nil
+		}
+	}
+}
+
+// met takes note of damage that a reader has met, so that the index is made anew.
+func (h *History) met(err error) error {
+	if damaged(err) {
+		h.cfg.Logger.Warn("history: the index is damaged", "err", err)
+		select {
+		case h.hurt <- struct{}{}:
+		default:
+		}
+	}
+	return fmt.Errorf("history: the index: %w", err)
+}
+
+// Find returns how an app's notification stands, and its events, oldest first, as far as they are kept; the last ones may
+// have no cursor yet. push.ErrNotFound if there are none.
+func (h *History) Find(ctx context.Context, app, id string) (push.Receipt, []push.Event, error) {
+	key, err := uuid.Parse(id)
+	if err != nil {
+		return push.Receipt{}, nil, push.ErrNotFound
+	}
+	found, err := h.standing(ctx, []uuid.UUID{key})
+	if err != nil {
+		return push.Receipt{}, nil, err
+	}
+	s, ok := found[key]
+	if !ok || s.app != app {
+		return push.Receipt{}, nil, push.ErrNotFound
+	}
+	steps, err := h.timeline(ctx, s)
+	if err != nil {
+		return push.Receipt{}, nil, err
+	}
+	return tell(s, steps)
+}
+
+// Receipt returns how an app's notification stands; push.ErrNotFound if there is none.
+func (h *History) Receipt(ctx context.Context, app, id string) (push.Receipt, error) {
+	receipt, _, err := h.Find(ctx, app, id)
+	return receipt, err
+}
+
+// timeline returns all steps of a notification: those in the index, then the fresh ones.
+func (h *History) timeline(ctx context.Context, s *standing) ([]*step, error) {
+	known := make(map[engine.Place]bool, len(s.fresh))
+	for _, f := range s.fresh {
+		known[f.place] = true
+	}
+	chunks, steps := map[uint64][][]byte{}, []*step{}
+	for at := range s.all() {
+		if known[at] {
+			continue
+		}
+		items, ok := chunks[at.Seq]
+		if !ok {
+			var err error
+			if items, err = h.items(ctx, at.Seq); err != nil {
+				return nil, err
+			}
+			chunks[at.Seq] = items
+		}
+		if at.Index >= len(items) {
+			continue // not kept any more
+		}
+		next, err := newStep(at, items[at.Index])
+		if err != nil {
+			return nil, h.met(errors.Join(errDamaged, err))
+		}
+		steps = append(steps, next)
+	}
+	return append(steps, s.fresh...), nil
+}
+
+// items returns the items of a chunk, none if it is not kept any more.
+func (h *History) items(ctx context.Context, seq uint64) ([][]byte, error) {
+	var body []byte
+	err := h.index.Load().read.QueryRowContext(ctx, "SELECT body FROM chunk WHERE seq = ?", int64(seq)).Scan(&body)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, h.met(err)
+	}
+	var items [][]byte
+	for _, item := range engine.Items(body) {
+		items = append(items, item)
+	}
+	return items, nil
+}
+
+// tell returns the receipt that tells the state, and the whole events.
+func tell(s *standing, steps []*step) (receipt push.Receipt, events []push.Event, err error) {
+	var walk State
+	for _, next := range steps {
+		e, err := next.event()
+		if err != nil {
+			return push.Receipt{}, nil, err
+		}
+		events = append(events, e)
+		if walk.take(next) && e.Receipt != nil {
+			receipt = *e.Receipt
+		}
+	}
+	receipt.ID = s.id.String()
+	if receipt.Status() != s.state.Status {
+		receipt.State = s.state.Status
+	}
+	return receipt, events, nil
+}
+
+// keyed is the notification that last came with an Idempotency-Key.
+type keyed struct {
+	id   uuid.UUID
+	app  string
+	body []byte // the hash of the body that came with the key
+}
+
+// withKey returns the notification that last came with a key, by the key's hash; nil if there is none, or it is too long
+// ago.
+func (h *History) withKey(ctx context.Context, key []byte) (*keyed, error) {
+	idx, err := h.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s := h.overlay.withKey(key); s != nil {
+		return &keyed{s.id, s.app, s.bodyHash}, nil
+	}
+	var k keyed
+	var id []byte
+	since := time.Now().Add(-h.cfg.KeepKeys)
+	err = idx.read.QueryRowContext(ctx, "SELECT k.id, n.app, k.body FROM idempotency k JOIN notification n ON n.id = k.id "+
+		"WHERE k.key = ? AND k.at >= ?", key, millis(since)).Scan(&id, &k.app, &k.body)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, h.met(err)
+	}
+	copy(k.id[:], id)
+	return &k, nil
+}
+
+// Entry is a notification in a list.
+type Entry struct {
+	ID         string
+	AcceptedAt time.Time
+	State
+}
+
+// List returns an app's notifications that were taken in [from, to), the latest first, at most limit. Those of the last
+// moment may be missing, until the index has them.
+func (h *History) List(ctx context.Context, app string, from, to time.Time, limit int) ([]Entry, error) {
+	idx, err := h.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows := map[uuid.UUID]*row{}
+	err = scanAll(ctx, idx.read, rows, "SELECT "+columns+" FROM notification WHERE app = ? AND first_at >= ? AND first_at < ? "+
+		"ORDER BY first_at DESC LIMIT ?", app, millis(from), millis(to), limit)
+	if err != nil {
+		return nil, h.met(err)
+	}
+	found, err := h.standing(ctx, slices.Collect(maps.Keys(rows)))
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Entry, 0, len(found))
+	for id, s := range found {
+		list = append(list, Entry{ID: id.String(), AcceptedAt: s.first, State: s.state})
+	}
+	slices.SortFunc(list, func(a, b Entry) int { return b.AcceptedAt.Compare(a.AcceptedAt) })
+	return list, nil
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history_test
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/history"
+	"github.com/sluice-push/sluice/push"
+)
+
+// house is an engine in a folder of its own, with one history or several.
+type house struct {
+	*testing.T
+	engine *engine.Engine
+	dir    string // of the index
+}
+
+func newHouse(t *testing.T) *house {
+	t.Helper()
+	e, err := engine.Open(t.Context(), engine.Config{Dir: filepath.Join(t.TempDir(), "engine")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return &house{T: t, engine: e, dir: t.TempDir()}
+}
+
+// running is a history that runs.
+type running struct {
+	*history.History
+	*testing.T
+	stop func()
+}
+
+// open opens the house's history and runs it until stop, or until the test ends.
+func (h *house) open() *running { return h.openWith(history.Config{}) }
+
+func (h *house) openWith(cfg history.Config) *running {
+	h.Helper()
+	cfg.Engine = h.engine
+	if cfg.Dir == "" {
+		cfg.Dir = h.dir
+	}
+	opened, err := history.Open(h.Context(), cfg)
+	if err != nil {
+		h.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- opened.Run(ctx) }()
+	stopped := false
+	r := &running{History: opened, T: h.T, stop: func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			h.Error(err)
+		}
+		if err := opened.Close(); err != nil {
+			h.Error(err)
+		}
+	}}
+	h.Cleanup(r.stop)
+	return r
+}
+
+// append appends events and waits until they have been heard of.
+func (r *running) append(events ...push.Event) engine.Place {
+	r.Helper()
+	at, err := r.Append(r.Context(), events...)
+	if err != nil {
+		r.Fatal(err)
+	}
+	if err := r.Reach(r.Context(), at.Seq); err != nil {
+		r.Fatal(err)
+	}
+	return at
+}
+
+func (r *running) find(app, id string) (push.Receipt, []push.Event) {
+	r.Helper()
+	receipt, events, err := r.Find(r.Context(), app, id)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return receipt, events
+}
+
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// id returns a new notification's name.
+func id() string { return uuid.Must(uuid.NewV7()).String() }
+
+func event(id string, status push.Status) push.Event {
+	e := push.Event{ID: id, App: "shop", At: noon, Status: status, Platform: push.APNs}
+	switch status {
+	case push.StatusSending:
+		e.Attempt = 1
+	case push.StatusAccepted:
+		e.Receipt = &push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Accepted}, Attempts: []push.Attempt{
+			{Endpoint: "17.188.143.98:443", Started: noon, Took: 40 * time.Millisecond, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}},
+		}}
+	case push.StatusUnregistered:
+		e.Receipt = &push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unregistered}}
+		e.Target = &push.Target{Token: "dead"}
+	}
+	return e
+}
+
+// life is the events of one that was queued, sent and accepted.
+func life(id string) []push.Event {
+	return []push.Event{event(id, push.StatusQueued), event(id, push.StatusSending), event(id, push.StatusAccepted)}
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history
+
+import (
+	"context"
+	"database/sql"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"modernc.org/sqlite"
+)
+
+//go:embed index.sql
+var schema string
+
+// schemaVersion counts the forms that index.sql had. A file of another form is made anew from the stream.
+const schemaVersion = 1
+
+const (
+	indexName = "index.db"
+	// Connections that read. One more writes.
+	readers = 4
+	// The codes of SQLite that say that the file is not what it was (https://www.sqlite.org/rescode.html).
+	sqliteCorrupt, sqliteNotADB = 11, 26
+)
+
+// index is the local file. It holds nothing that the stream does not.
+type index struct {
+	path        string
+	write, read *sql.DB
+}
+
+// mark is how far an index has come.
+type mark struct {
+	stream     string // by which a stream that was made anew is known
+	last       uint64 // the last chunk in the index
+	floor      uint64 // the first that it may still hold
+	floorIndex int    // the last event of the chunk before floor, -1 if nobody knows
+}
+
+// errDamaged says that the index is not to be trusted.
+var errDamaged = errors.New("history: the index is damaged")
+
+// damaged reports whether err tells of a file that is not what it was.
+func damaged(err error) bool {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code()&0xff == sqliteCorrupt || e.Code()&0xff == sqliteNotADB
+	}
+	return errors.Is(err, errDamaged)
+}
+
+// openIndex opens the index in dir. One of another version is thrown away, a damaged one moved aside; both come back from
+// the stream.
+func openIndex(ctx context.Context, dir, stream string, log *slog.Logger) (*index, mark, error) {
+	path := filepath.Join(dir, indexName)
+	idx, at, err := tryIndex(ctx, path, stream)
+	switch {
+	case errors.Is(err, errOutdated):
+		log.Info("history: the index is made anew from the stream", "path", path, "because", err)
+		err = removeIndex(path)
+	case damaged(err):
+		log.Warn("history: the index is damaged; it is moved aside and made anew from the stream", "path", path, "aside", path+aside, "err", err)
+		err = moveAside(path)
+	default:
+		return idx, at, err
+	}
+	if err != nil {
+		return nil, mark{}, err
+	}
+	return tryIndex(ctx, path, stream)
+}
+
+// errOutdated says that the index is of another stream or of another version.
+var errOutdated = errors.New("it does not fit")
+
+func tryIndex(ctx context.Context, path, stream string) (*index, mark, error) {
+	idx := &index{path: path}
+	at, err := idx.open(ctx, stream)
+	if err != nil {
+		return nil, mark{}, errors.Join(fmt.Errorf("history: %s: %w", path, err), idx.close())
+	}
+	return idx, at, nil
+}
+
+func (x *index) open(ctx context.Context, stream string) (at mark, err error) {
+	if x.write, err = database(x.path, "immediate", "temp_store(MEMORY)", "synchronous(NORMAL)", "cache_size(-16384)"); err != nil {
+		return at, err
+	}
+	x.write.SetMaxOpenConns(1)
+	if x.read, err = database(x.path, "deferred", "query_only(1)", "cache_size(-4096)"); err != nil {
+		return at, err
+	}
+	x.read.SetMaxOpenConns(readers)
+	x.read.SetMaxIdleConns(readers)
+	if err := x.prepare(ctx, stream); err != nil {
+		return at, err
+	}
+	row := x.write.QueryRowContext(ctx, "SELECT stream, last, floor, floor_index FROM mark")
+	if err := row.Scan(&at.stream, &at.last, &at.floor, &at.floorIndex); err != nil {
+		return at, errors.Join(errDamaged, err)
+	}
+	if at.stream != stream {
+		return at, fmt.Errorf("%w: it was made from another stream", errOutdated)
+	}
+	return at, nil
+}
+
+// prepare makes the tables in a new file, and refuses one of another version.
+func (x *index) prepare(ctx context.Context, stream string) error {
+	var version int
+	if err := x.write.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	if version == schemaVersion {
+		return nil
+	}
+	var tables int
+	if err := x.write.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
+		return err
+	}
+	if tables > 0 {
+		return fmt.Errorf("%w: it has version %d, not %d", errOutdated, version, schemaVersion)
+	}
+	return x.make(ctx, stream)
+}
+
+func (x *index) make(ctx context.Context, stream string) error {
+	// The size of a page has to be set first, and the journal's kind outside of a transaction. Both stay with the file.
+	if _, err := x.write.ExecContext(ctx, "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL"); err != nil {
+		return err
+	}
+	tx, err := x.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // says nothing after Commit
+	if _, err := tx.ExecContext(ctx, schema+fmt.Sprintf("PRAGMA user_version = %d;", schemaVersion)); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "INSERT INTO mark VALUES (?, 0, 0, -1)", stream); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (x *index) close() error {
+	var err error
+	for _, db := range []*sql.DB{x.read, x.write} {
+		if db != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}
+	return err
+}
+
+// database opens one face of the file; it connects when it is first used.
+func database(path, transactions string, pragmas ...string) (*sql.DB, error) {
+	query := url.Values{"_txlock": {transactions}, "_pragma": append(pragmas, "busy_timeout(5000)")}
+	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}
+	return sql.Open("sqlite", dsn.String())
+}
+
+// What SQLite keeps beside the file, and the name's end of a damaged one.
+var besides = []string{"-wal", "-shm"}
+
+const aside = ".damaged"
+
+// removeIndex removes the file and what belongs to it.
+func removeIndex(path string) error {
+	var err error
+	for _, name := range append([]string{path}, path+besides[0], path+besides[1]) {
+		if e := os.Remove(name); e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// moveAside keeps the last damaged file for who wants to know why, with the log that belongs to it.
+func moveAside(path string) error {
+	if err := removeIndex(path + aside); err != nil {
+		return err
+	}
+	for _, end := range append([]string{""}, besides...) {
+		if err := os.Rename(path+end, path+aside+end); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
