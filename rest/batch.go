@@ -17,15 +17,16 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// batch is POST /v1/apps/{app}/notifications/batch: notifications in, a line for each out as it ends. The batch is
-// refused as a whole only while nothing of it was taken.
+// batch is POST /v1/apps/{app}/notifications/batch: notifications in, a line for each out as it ends, or as the queue has
+// it safe. The batch is refused as a whole only while nothing of it was taken.
 func (a *api) batch(w *answer, r *http.Request) *problem {
-	if p := onlyNow(r); p != nil {
+	async, p := a.async(r)
+	if p != nil {
 		return p
 	}
 	if r.Header.Get("Idempotency-Key") != "" {
-		return &problem{kind: needsQueue, field: "Idempotency-Key",
-			detail: "must be absent: only single notifications have it until the queue exists"}
+		return &problem{kind: invalidHeader, field: "Idempotency-Key",
+			detail: "must be absent: in a batch each notification has its own, in the member idempotency_key"}
 	}
 	media, p := bodyType(r, "application/json", "application/x-ndjson")
 	if p != nil {
@@ -35,23 +36,28 @@ func (a *api) batch(w *answer, r *http.Request) *problem {
 	_ = control.EnableFullDuplex() // where it is not to be had, the body is read before the answer is written
 	from := newBody(r, control, a.limits.BodyTime)
 	if media == "application/json" {
-		return a.run(w, r, from, newArray(from, a.limits.Item))
+		return a.run(w, r, async, from, newArray(from, a.limits.Item))
 	}
 	buffer := a.readers.get(from)
 	defer a.readers.put(buffer)
-	return a.run(w, r, from, &lines{body: from, in: buffer})
+	return a.run(w, r, async, from, &lines{body: from, in: buffer})
 }
 
 // run takes a batch from its first item to its last receipt. What it sends does not end with the request's own context
 // but with the caller: see follow.
-func (a *api) run(w *answer, r *http.Request, from *body, in items) *problem {
+func (a *api) run(w *answer, r *http.Request, async bool, from *body, in items) *problem {
 	ctx, leave := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer leave()
 	b := &batch{
-		api: a, app: w.app, requestID: w.requestID, ctx: ctx,
+		api: a, app: w.app, requestID: w.requestID, async: async, ctx: ctx,
 		jobs: make(chan job), out: newOutput(w, a.limits.WriteTime),
 	}
 	w.Header()["Content-Type"] = ndjsonType
+	if async {
+		b.hireAcceptors()
+		w.Header()["Preference-Applied"] = applied
+		b.out.status = http.StatusAccepted
+	}
 	b.writer.Go(func() {
 		if b.out.run() != nil {
 			leave()
@@ -89,6 +95,7 @@ type batch struct {
 	*api
 	app       string
 	requestID string
+	async     bool            // the queue keeps them, and nobody waits for verdicts
 	ctx       context.Context // ends when the caller has left
 	jobs      chan job
 	crew      sync.WaitGroup
@@ -107,7 +114,7 @@ func (b *batch) end() {
 
 type job struct {
 	index int
-	n     *push.Notification
+	*order
 }
 
 // read hands every item to the crew, and a bad one its receipt. It returns how many it took, and why it stopped
@@ -120,7 +127,7 @@ func (b *batch) read(in items) (taken int, p *problem) {
 			return taken, nil
 		case err != nil && !errors.Is(err, errTooLong):
 			return taken, b.unreadable(err)
-		case taken == b.limits.Batch:
+		case taken == b.limits.Batch && !b.async:
 			return taken, &problem{kind: batchTooLarge,
 				detail: fmt.Sprintf("must have at most %d notifications: this and what follows was not read", b.limits.Batch)}
 		case err != nil:
@@ -154,14 +161,17 @@ func (b *batch) unreadable(err error) *problem {
 
 // take decodes an item and hands it to the crew.
 func (b *batch) take(index int, text []byte) {
-	n, p := decode(text)
+	n, key, p := decodeItem(text)
+	if p == nil {
+		p = b.mayWait(n, b.async)
+	}
 	if p != nil {
 		b.refuse(index, p)
 		return
 	}
-	accept(n, b.app)
+	name(n, b.app)
 	n.Patient = true
-	b.hand(job{index, n})
+	b.hand(job{index, newOrder(n, key, text)})
 }
 
 // hand gives a job to whoever is idle, or else hires one more, or else waits.
@@ -184,32 +194,84 @@ func (b *batch) hand(j job) {
 // work sends until there are no more jobs.
 func (b *batch) work() {
 	for j := range b.jobs {
-		receipt := b.carry(j.n)
-		receipt.Index = &j.index
-		b.tell(receipt)
+		b.guarded([]job{j}, func() { b.carry(b.ctx, j.order) })
 	}
 }
 
-// carry sends n. A panic on the way is this notification's alone.
-func (b *batch) carry(n *push.Notification) (receipt push.Receipt) {
+// The queue is handed what has piled up while it was busy with what came before: so the group grows with the haste.
+const (
+	acceptors  = 4   // groups of one batch on their way into the queue
+	mostOrders = 100 // of one group
+)
+
+func (b *batch) hireAcceptors() {
+	b.jobs, b.hired = make(chan job, mostOrders), b.limits.InFlight // no more
+	for range acceptors {
+		b.crew.Go(b.acceptAll)
+	}
+}
+
+// acceptAll hands the queue groups until there are no more jobs.
+func (b *batch) acceptAll() {
+	group, orders := make([]job, 0, mostOrders), make([]*order, 0, mostOrders)
+	for j := range b.jobs {
+		group = b.gather(append(group[:0], j))
+		orders = orders[:0]
+		for _, j := range group {
+			orders = append(orders, j.order)
+		}
+		b.guarded(group, func() { b.accept(b.ctx, orders) })
+	}
+}
+
+// gather adds the jobs that wait.
+func (b *batch) gather(group []job) []job {
+	for len(group) < mostOrders {
+		select {
+		case j, ok := <-b.jobs:
+			if !ok {
+				return group
+			}
+			group = append(group, j)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// guarded does what ends the jobs and writes their receipts. A panic on the way is theirs alone.
+func (b *batch) guarded(group []job, do func()) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			b.confess(b.ctx, panicked, b.requestID)
-			receipt = push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Unknown, Reason: internal.reason}}
+			for _, j := range group {
+				r := (&problem{kind: internal}).line(j.index)
+				r.ID = j.n.ID
+				b.tell(r, false)
+			}
 		}
 	}()
-	return b.sender.Send(b.ctx, n)
+	do()
+	for _, j := range group {
+		b.tell(j.end.line(j.index), j.end.replayed)
+	}
 }
 
 // refuse writes the receipt of an item that is not sent.
 func (b *batch) refuse(index int, p *problem) {
-	b.tell(p.refused(index))
+	b.tell(p.line(index), false)
 }
 
-// tell writes a receipt on a line of its own.
-func (b *batch) tell(r push.Receipt) {
+// tell writes a receipt on a line of its own, and whether it is that of an earlier call.
+func (b *batch) tell(r push.Receipt, replayed bool) {
 	line := buffers.Get().(*bytes.Buffer)
 	defer release(line)
-	line.Write(append(r.AppendJSON(line.AvailableBuffer()), '\n'))
+	if replayed {
+		line.WriteString(`{"replayed":true,`)
+		line.Write(append(r.AppendJSON(nil)[1:], '\n'))
+	} else {
+		line.Write(append(r.AppendJSON(line.AvailableBuffer()), '\n'))
+	}
 	b.out.add(line.Bytes())
 }

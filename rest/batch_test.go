@@ -168,7 +168,7 @@ type stream struct {
 	answer chan *http.Response
 }
 
-func (d *door) stream(media string) (*stream, func()) {
+func (d *door) stream(media string, headers ...string) (*stream, func()) {
 	d.t.Helper()
 	server := httptest.NewServer(d)
 	from, to := io.Pipe()
@@ -179,6 +179,10 @@ func (d *door) stream(media string) (*stream, func()) {
 	}
 	r.Header.Set("Authorization", "Bearer "+sendKey)
 	r.Header.Set("Content-Type", media)
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		r.Header.Set(name, value)
+	}
 	go func() {
 		defer close(s.answer)
 		if answer, err := server.Client().Do(r); err == nil {

@@ -75,7 +75,7 @@ func TestTheContractAndTheRouterHaveTheSameCalls(t *testing.T) {
 func TestTheContractHasEveryFieldOfANotificationAndNoOther(t *testing.T) {
 	schemas := contract(t).at(t, "components", "schemas")
 	for schema, of := range map[string]any{
-		"Notification": push.Notification{}, "Subscription": push.Subscription{}, "SubscriptionKeys": push.SubscriptionKeys{},
+		"NotificationFields": push.Notification{}, "Target": push.Target{}, "Subscription": push.Subscription{}, "SubscriptionKeys": push.SubscriptionKeys{},
 		"APNs": push.APNsBlock{}, "FCM": push.FCMBlock{}, "WebPush": push.WebPushBlock{}, "NotReady": rest.NotReady{},
 	} {
 		var fields []string
@@ -105,11 +105,27 @@ func TestTheContractHasEveryMemberOfAReceiptAndNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	attempt = receipt["attempts"].([]any)[0].(map[string]any)
+	receipt["replayed"] = true // in a batch, as another test shows
 	schemas := contract(t).at(t, "components", "schemas")
 	for schema, members := range map[string]node{"Receipt": receipt, "Attempt": attempt} {
 		if diff := cmp.Diff(members.names(), schemas.at(t, schema, "properties").names()); diff != "" {
 			t.Errorf("%s, code (-) and contract (+):\n%s", schema, diff)
 		}
+	}
+}
+
+func TestTheContractHasEveryMemberOfAnEventThatFeedsTell(t *testing.T) {
+	text, err := json.Marshal(push.Event{ID: "1", App: "shop", At: time.Now(), Status: push.StatusSending, Platform: push.FCM, Lane: push.LaneBulk,
+		Attempt: 1, SendAt: time.Now(), Receipt: new(push.Receipt), Target: new(push.Target)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var members node
+	if err := json.Unmarshal(text, (*map[string]any)(&members)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(members.names(), contract(t).at(t, "components", "schemas", "Event", "properties").names()); diff != "" {
+		t.Errorf("code (-) and contract (+):\n%s", diff)
 	}
 }
 
@@ -157,6 +173,7 @@ func TestTheContractHasTheWordsOfTheCode(t *testing.T) {
 	if diff := cmp.Diff(verdicts, schemas.at(t, "Attempt", "properties", "status")["enum"]); diff != "" {
 		t.Errorf("verdicts, code (-) and contract (+):\n%s", diff)
 	}
+	states = append(states, "queued", "scheduled", "sending", "cancelled")
 	for _, state := range states {
 		if !slices.Contains(schemas.at(t, "State")["enum"].([]any), state) {
 			t.Errorf("the contract lacks the state %s", state)
@@ -164,7 +181,7 @@ func TestTheContractHasTheWordsOfTheCode(t *testing.T) {
 	}
 	for _, field := range []string{"platform", "priority", "lane", "on_unknown"} {
 		p := open(t).ask("POST", single, `{"`+field+`":"none of them"}`)
-		for _, word := range schemas.at(t, "Notification", "properties", field)["enum"].([]any) {
+		for _, word := range schemas.at(t, "NotificationFields", "properties", field)["enum"].([]any) {
 			if !strings.Contains(p.Body.String(), `\"`+word.(string)+`\"`) {
 				t.Errorf("%s: the code does not know %s: %s", field, word, p.Body)
 			}
@@ -206,7 +223,11 @@ func text(t testing.TB, example any) string {
 
 func TestEveryExampleOfAnAnswerHasOnlyMembersOfItsSchema(t *testing.T) {
 	doc := contract(t)
-	responses := map[string]any{"send": doc.at(t, "paths", "/v1/apps/{app}/notifications", "post", "responses")["200"]}
+	one := "/v1/apps/{app}/notifications/{id}"
+	responses := map[string]any{
+		"send": doc.at(t, "paths", "/v1/apps/{app}/notifications", "post", "responses")["200"],
+		"find": doc.at(t, "paths", one, "get", "responses")["200"], "cancel": doc.at(t, "paths", one, "delete", "responses")["200"],
+	}
 	maps.Copy(responses, doc.at(t, "components", "responses"))
 	for _, response := range responses {
 		for _, content := range node(response.(map[string]any)).at(t, "content") {
@@ -222,9 +243,7 @@ func TestEveryExampleOfAnAnswerHasOnlyMembersOfItsSchema(t *testing.T) {
 // fits checks the names of members, all the way down.
 func fits(t *testing.T, doc node, where string, schema node, value any) {
 	t.Helper()
-	if ref, ok := schema["$ref"].(string); ok {
-		schema = doc.at(t, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)
-	}
+	schema = whole(t, doc, schema)
 	switch value := value.(type) {
 	case map[string]any:
 		for name, member := range value {
@@ -235,6 +254,22 @@ func fits(t *testing.T, doc node, where string, schema node, value any) {
 			fits(t, doc, where, schema.at(t, "items"), item)
 		}
 	}
+}
+
+// whole is a schema with what it refers to, and its own properties beside those.
+func whole(t *testing.T, doc, schema node) node {
+	t.Helper()
+	ref, ok := schema["$ref"].(string)
+	if !ok {
+		return schema
+	}
+	out := maps.Clone(whole(t, doc, doc.at(t, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)))
+	if own, ok := schema["properties"].(map[string]any); ok {
+		all := maps.Clone(map[string]any(out.at(t, "properties")))
+		maps.Copy(all, own)
+		out["properties"] = all
+	}
+	return out
 }
 
 func TestEveryReferenceInTheContractLeadsSomewhere(t *testing.T) {

@@ -41,6 +41,24 @@ func decode(text []byte) (*push.Notification, *problem) {
 	return n, nil
 }
 
+// item is a notification in a batch, where it carries its own Idempotency-Key.
+type item struct {
+	push.Notification
+	Key string `json:"idempotency_key"`
+}
+
+// decodeItem is decode for a notification in a batch. It returns its key besides.
+func decodeItem(text []byte) (*push.Notification, string, *problem) {
+	in := new(item)
+	if err := json.Unmarshal(text, in, strict); err != nil {
+		return nil, "", explain(err, text)
+	}
+	if !checkIdempotencyKey(in.Key) {
+		return nil, "", invalid("idempotency_key", keyAllowed)
+	}
+	return &in.Notification, in.Key, check(&in.Notification)
+}
+
 // check finds what JSON's grammar and types could not.
 func check(n *push.Notification) *problem {
 	if n.Platform == "" {
@@ -49,9 +67,6 @@ func check(n *push.Notification) *problem {
 	if n.Kind() == push.NoTarget {
 		return invalid(misplacedTarget(&n.Target),
 			"exactly one of token, topic, condition, channel, installation and subscription must be set")
-	}
-	if !n.SendAt.IsZero() && n.SendAt.After(time.Now()) {
-		return &problem{kind: needsQueue, field: "send_at", detail: "must not be in the future: scheduling needs the queue"}
 	}
 	if len(n.Data) > maxMembers {
 		return invalid("data", tooMany)

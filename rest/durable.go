@@ -27,12 +27,13 @@ type History interface {
 	// none.
 	Find(ctx context.Context, app, id string) (push.Receipt, []push.Event, error)
 	// Feed gives an app's events that want lets through: those behind the cursor after, and then those to come, until ctx
-	// ends. "" stands for now, "0" for the beginning of what is kept. It ends with its first error: push.ErrForgotten or
+	// ends. "" stands for now, "oldest" for the beginning of what is kept. Where nothing was let through for a while, want is
+	// asked about an event that has a cursor and no ID: who takes it can resume there. An error ends it: push.ErrForgotten or
 	// push.ErrCursor about after, or one of the history's own.
 	Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error]
-	// Claim makes n the notification that its Idempotency-Key (n.KeyHash) stands for, unless another is already. It
-	// returns whose key it is from now on, n.ID or the other's, and the other's BodyHash.
-	Claim(ctx context.Context, n *push.Notification) (id string, body []byte, err error)
-	// Release takes n's claim back: nothing of n was kept or sent, and its key is free.
-	Release(ctx context.Context, n *push.Notification)
+	// Claim reserves n's Idempotency-Key (n.KeyHash) for one call, which ends the claim with done whatever came of it. If
+	// there was another call with the key whose end stands, done is nil and the receipt is that one's as it is now. It waits
+	// for a call that is under way. The error is push.ErrKeyReused (another n.BodyHash), push.ErrKeyBusy, or one of the
+	// history's own.
+	Claim(ctx context.Context, n *push.Notification, stands func(*push.Receipt) bool) (done func(), earlier push.Receipt, err error)
 }

@@ -32,7 +32,7 @@ func FuzzTheJSONDoor(f *testing.F) {
 		if strings.Contains(answer, canary) {
 			t.Fatalf("it repeats what was sent: %s", answer)
 		}
-		if strings.ContainsAny(body, "\n") || strings.TrimSpace(body) == "" {
+		if strings.ContainsAny(body, "\n") || strings.TrimSpace(body) == "" || strings.Contains(body, "idempotency_key") {
 			return
 		}
 		got := receipts(t, d.ask("POST", batch, body, ndjson).Body)

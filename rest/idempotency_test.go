@@ -105,7 +105,7 @@ func TestCallsThatComeTogetherUnderOneKeyAreOneSend(t *testing.T) {
 			answers := map[string]int{}
 			for range 20 {
 				callers.Go(func() {
-					w := d.ask("POST", single, good, once)
+					w := d.ask("POST", single, good, once, "X-Request-ID: r")
 					mu.Lock()
 					defer mu.Unlock()
 					answers[fmt.Sprint(w.Code, w.Body)]++

@@ -18,6 +18,7 @@ const maxPending = 2 << 20
 // with the next.
 type output struct {
 	to       http.ResponseWriter
+	status   int // of the answer; 0 is 200
 	control  *http.ResponseController
 	patience time.Duration
 	ready    chan struct{} // holds one: there is something pending, or it is over
@@ -100,6 +101,10 @@ func (o *output) write(chunk []byte) error {
 		return nil
 	}
 	_ = o.control.SetWriteDeadline(time.Now().Add(o.patience))
+	if o.status != 0 {
+		o.to.WriteHeader(o.status)
+		o.status = 0
+	}
 	if _, err := o.to.Write(chunk); err != nil {
 		return err
 	}

@@ -175,7 +175,6 @@ func TestWhatNeedsTheQueueIsRefusedRatherThanForgotten(t *testing.T) {
 		d.problem(d.ask("POST", single, good, "Prefer: "+prefer), 501, "needs-queue")
 		d.problem(d.ask("POST", batch, good, "Prefer: "+prefer), 501, "needs-queue")
 	}
-	d.problem(d.ask("POST", batch, good, "Idempotency-Key: k"), 501, "needs-queue")
 	d.problem(d.ask("DELETE", single+"/x", ""), 501, "needs-queue")
 	d.problem(d.ask("GET", single+"/x", "", "Authorization: Bearer "+readKey), 501, "needs-queue")
 	d.problem(d.ask("GET", "/v1/apps/shop/events", "", "Authorization: Bearer "+readKey), 501, "needs-queue")

@@ -15,9 +15,11 @@ var (
 	ndjsonType  = []string{"application/x-ndjson"}
 	problemType = []string{"application/problem+json"}
 	yamlType    = []string{"application/yaml"} // RFC 9512
+	eventType   = []string{"text/event-stream"}
 	noStore     = []string{"no-store"}
 	noSniff     = []string{"nosniff"}
-	replayed    = []string{"true"}
+	yes         = []string{"true"}
+	applied     = []string{"respond-async"}
 )
 
 // reply is an answer that is whole before its first byte leaves, so that it can be given again.
@@ -25,6 +27,9 @@ type reply struct {
 	status      int
 	contentType []string
 	retryAfter  []string // nil for none
+	location    string   // empty for none
+	applied     bool     // the preference not to wait was heeded
+	replayed    bool     // it tells of an earlier call
 	body        []byte
 }
 
@@ -33,6 +38,15 @@ func (r reply) write(w *answer) {
 	h["Content-Type"] = r.contentType
 	if r.retryAfter != nil {
 		h["Retry-After"] = r.retryAfter
+	}
+	if r.location != "" {
+		h["Location"] = []string{r.location}
+	}
+	if r.applied {
+		h["Preference-Applied"] = applied
+	}
+	if r.replayed {
+		h["Idempotency-Replayed"] = yes
 	}
 	w.WriteHeader(r.status)
 	_, _ = w.Write(r.body) // it fails only when the caller has left
@@ -48,8 +62,20 @@ func replyTo(r push.Receipt, requestID string) reply {
 	return reply{status: http.StatusOK, contentType: jsonType, body: append(body, '\n')}
 }
 
-// problemOf returns why r holds no verdict on the notification, or nil if it does.
+// laterReply is the answer to a caller who does not wait for the end: how it stands, and where to ask again.
+func laterReply(app string, r push.Receipt) reply {
+	body := r.AppendJSON(make([]byte, 0, 512))
+	return reply{
+		status: http.StatusAccepted, contentType: jsonType, body: append(body, '\n'),
+		location: "/v1/apps/" + app + "/notifications/" + r.ID,
+	}
+}
+
+// problemOf returns why r holds no verdict on the notification, or nil if it does or its sender wanted none any more.
 func problemOf(r push.Receipt) *problem {
+	if r.State == push.StatusCancelled {
+		return nil
+	}
 	switch r.Verdict {
 	case push.Accepted, push.Unregistered, push.Expired:
 		return nil

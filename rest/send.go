@@ -20,15 +20,16 @@ import (
 
 // send is POST /v1/apps/{app}/notifications: read, decode, hand on, answer.
 func (a *api) send(w *answer, r *http.Request) *problem {
-	if p := onlyNow(r); p != nil {
+	async, p := a.async(r)
+	if p != nil {
 		return p
 	}
 	if _, p := bodyType(r, "application/json"); p != nil {
 		return p
 	}
 	key := r.Header.Get("Idempotency-Key")
-	if p := checkIdempotencyKey(key); p != nil {
-		return p
+	if !checkIdempotencyKey(key) {
+		return &problem{kind: invalidHeader, field: "Idempotency-Key", detail: keyAllowed}
 	}
 	body := buffers.Get().(*bytes.Buffer)
 	defer release(body)
@@ -36,23 +37,28 @@ func (a *api) send(w *answer, r *http.Request) *problem {
 		return p
 	}
 	n, p := decode(body.Bytes())
+	if p == nil {
+		p = a.mayWait(n, async)
+	}
 	if p != nil {
 		return p
 	}
-	accept(n, w.app)
-	if key != "" {
-		return a.sendOnce(w, r, key, body.Bytes(), n)
+	name(n, w.app)
+	o := newOrder(n, key, body.Bytes())
+	if async {
+		a.accept(r.Context(), []*order{o})
+	} else {
+		a.carry(r.Context(), o)
 	}
-	receipt := a.sender.Send(r.Context(), n)
 	if r.Context().Err() == nil {
-		replyTo(receipt, w.requestID).write(w)
+		o.end.reply(w, async).write(w)
 	}
 	return nil
 }
 
-// accept gives n what the gateway knows of it: a name (UUID version 7, so that names sort by time), its app and the
+// name gives n what the gateway knows of it: a name (UUID version 7, so that names sort by time), its app and the
 // time.
-func accept(n *push.Notification, app string) {
+func name(n *push.Notification, app string) {
 	n.ID, n.App, n.AcceptedAt = uuid.Must(uuid.NewV7()).String(), app, time.Now()
 }
 
@@ -113,37 +119,6 @@ func bodyType(r *http.Request, allowed ...string) (string, *problem) {
 	}
 	return "", &problem{kind: unsupportedBody, field: "Content-Type",
 		detail: "must be " + strings.Join(allowed, " or ") + ", in UTF-8"}
-}
-
-// onlyNow refuses what only the queue can do, rather than let a caller believe that it was done.
-func onlyNow(r *http.Request) *problem {
-	for _, line := range r.Header["Prefer"] {
-		for preference := range strings.SplitSeq(line, ",") {
-			name, _, _ := strings.Cut(preference, ";")
-			if strings.EqualFold(strings.TrimSpace(name), "respond-async") {
-				return &problem{kind: needsQueue, field: "Prefer",
-					detail: "respond-async needs the queue; without it the answer waits for the provider's verdict"}
-			}
-		}
-	}
-	return nil
-}
-
-// The calls that need the queue, and are refused until it exists.
-
-func history(*answer, *http.Request) *problem {
-	return &problem{kind: needsQueue,
-		detail: "history needs the queue; until then the answer to a notification's POST is all of it"}
-}
-
-func cancel(*answer, *http.Request) *problem {
-	return &problem{kind: needsQueue,
-		detail: "there is nothing to cancel: without the queue a notification is sent while its POST waits"}
-}
-
-func events(*answer, *http.Request) *problem {
-	return &problem{kind: needsQueue,
-		detail: "the feed of events needs the queue; until then the receipts tell everything"}
 }
 
 // bytesOf writes a limit for people.

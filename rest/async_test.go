@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/rest"
+)
+
+const (
+	later     = "Prefer: respond-async"
+	scheduled = `{"platform":"apns","token":"00ff","title":"Hi","send_at":"2999-01-01T00:00:00Z"}`
+)
+
+// taken checks that the answer is 202 and returns its receipt.
+func (d *door) taken(w *httptest.ResponseRecorder) receipt {
+	d.t.Helper()
+	var r receipt
+	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != 202 {
+		d.t.Fatalf("%d %s (%v)", w.Code, w.Body, err)
+	}
+	if got := w.Header().Get("Location"); got != single+"/"+r.ID {
+		d.t.Errorf("Location: %q", got)
+	}
+	return r
+}
+
+func TestWhoPrefersNotToWaitIsAnsweredOnceItsNotificationIsSafe(t *testing.T) {
+	d, a := durable(t)
+	for body, status := range map[string]string{good: "queued", scheduled: "scheduled"} {
+		w := d.ask("POST", single, body, later)
+		if r := d.taken(w); r.Status != status || w.Header().Get("Preference-Applied") != "respond-async" {
+			t.Errorf("%+v %v", r, w.Header())
+		}
+	}
+	if a.count() != 2 || d.count() != 0 {
+		t.Errorf("kept %d, sent %d", a.count(), d.count())
+	}
+}
+
+func TestATimeToComeNeedsACallerWhoDoesNotWait(t *testing.T) {
+	d, _ := durable(t)
+	p := d.problem(d.ask("POST", single, scheduled), 400, "invalid-field")
+	if p.Field != "send_at" || !strings.Contains(p.Detail, "Prefer: respond-async") {
+		t.Errorf("%+v", p)
+	}
+	if got := receipts(t, d.ask("POST", batch, scheduled, ndjson).Body); got[0].Status != "refused" || got[0].Field != "send_at" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestWhatTheQueueDoesNotKeepIsNotAccepted(t *testing.T) {
+	for _, c := range []struct {
+		err        error
+		status     int
+		slug, line string
+		retry      bool
+	}{
+		{fmt.Errorf("engine: %w", push.ErrFull), 503, "queue-full", "unavailable QueueFull", true},
+		{errors.New("SECRET address"), 503, "queue-unavailable", "unknown QueueUnavailable", true},
+		{&push.FieldError{Field: "token", Reason: "InvalidField", Allowed: "hex"}, 400, "invalid-field", "refused InvalidField", false},
+		{&push.FieldError{Field: "apns", Reason: "PayloadTooLarge", Allowed: "less"}, 413, "payload-too-large", "refused PayloadTooLarge", false},
+	} {
+		d, a := durable(t)
+		a.refuse = func(*push.Notification) error { return c.err }
+		w := d.ask("POST", single, good, later, once)
+		d.problem(w, c.status, c.slug)
+		if (w.Header().Get("Retry-After") != "") != c.retry || strings.Contains(w.Body.String(), "SECRET") {
+			t.Errorf("%s: %v %s", c.slug, w.Header(), w.Body)
+		}
+		if got := receipts(t, d.ask("POST", batch, good, ndjson, later).Body)[0]; got.Status+" "+got.Reason != c.line {
+			t.Errorf("in a batch: %+v", got)
+		}
+		a.refuse = nil
+		if r := d.taken(d.ask("POST", single, good, later, once)); r.Status != "queued" {
+			t.Errorf("the key of what was not kept is not free: %+v", r)
+		}
+	}
+}
+
+func TestAKeyStandsForOneNotificationWhetherItsCallersWaitOrNot(t *testing.T) {
+	for _, c := range []struct{ first, second string }{{later, later}, {later, "X: y"}, {"X: y", later}, {"X: y", "X: y"}} {
+		d, a := durable(t)
+		first, second := d.ask("POST", single, good, once, c.first), d.ask("POST", single, good, once, c.second)
+		var one, two receipt
+		if json.Unmarshal(first.Body.Bytes(), &one) != nil || json.Unmarshal(second.Body.Bytes(), &two) != nil || one.ID == "" || one.ID != two.ID {
+			t.Errorf("%v: %s, %s", c, first.Body, second.Body)
+		}
+		if second.Header().Get("Idempotency-Replayed") != "true" || first.Header().Get("Idempotency-Replayed") != "" {
+			t.Errorf("%v: %v", c, second.Header())
+		}
+		if a.count()+d.count() != 1 {
+			t.Errorf("%v: kept %d, sent %d", c, a.count(), d.count())
+		}
+		d.problem(d.ask("POST", single, good+" ", once, c.second), 422, "idempotency-key-reused")
+	}
+}
+
+func TestAKeyWhoseNotificationHasEndedTellsTheEnd(t *testing.T) {
+	d, a := durable(t)
+	id := d.taken(d.ask("POST", single, good, once, later)).ID
+	end := push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unregistered},
+		Attempts: []push.Attempt{{Endpoint: "e", Outcome: push.Outcome{Verdict: push.Unregistered}}}}
+	a.end(end, "shop")
+	if r := d.taken(d.ask("POST", single, good, once, later)); r.ID != id || r.Status != "unregistered" {
+		t.Errorf("%+v", r)
+	}
+	if w := d.ask("POST", single, good, once); w.Code != 200 || !strings.Contains(w.Body.String(), id) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestCallersUnderOneKeyWhoDoNotWaitAreOneNotification(t *testing.T) {
+	d, a := durable(t)
+	var callers sync.WaitGroup
+	for range 20 {
+		callers.Go(func() { d.taken(d.ask("POST", single, good, once, later)) })
+	}
+	callers.Wait()
+	if a.count() != 1 {
+		t.Error(a.count())
+	}
+}
+
+func TestAKeyUnderWayElsewhereIsSaidToBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, a := durable(t)
+		d.taken(d.ask("POST", single, good, once, later))
+		a.mu.Lock()
+		key := a.events[0].KeyHash
+		a.keys[string(key)] = &claim{body: a.events[0].BodyHash, done: make(chan struct{})}
+		a.mu.Unlock()
+		w := d.ask("POST", single, good, once, later)
+		if d.problem(w, 409, "idempotency-key-in-use"); w.Header().Get("Retry-After") != "1" {
+			t.Error(w.Header())
+		}
+	})
+}
+
+func TestABatchThatNobodyWaitsForHasNoLimitOfItems(t *testing.T) {
+	for media, body := range map[string]string{
+		"application/json":     "[" + strings.Repeat(good+",", 299) + scheduled + "]",
+		"application/x-ndjson": strings.Repeat(good+"\n", 299) + scheduled,
+	} {
+		d, a := durable(t, func(cfg *rest.Config) { cfg.Limits.Batch = 2 })
+		w := d.ask("POST", batch, body, "Content-Type: "+media, later)
+		got := receipts(t, w.Body)
+		if w.Code != 202 || w.Header().Get("Preference-Applied") != "respond-async" || len(got) != 300 || a.count() != 300 {
+			t.Fatalf("%s: %d %v, %d receipts", media, w.Code, w.Header(), len(got))
+		}
+		if got[0].Status != "queued" || got[299].Status != "scheduled" || got[7].ID == "" {
+			t.Errorf("%+v %+v", got[0], got[299])
+		}
+	}
+}
+
+func keyed(key, title string) string {
+	return fmt.Sprintf(`{"platform":"apns","token":"00ff","title":%q,"idempotency_key":%q}`, title, key)
+}
+
+func TestEveryItemOfABatchHasItsOwnKey(t *testing.T) {
+	for _, prefer := range []string{later, "X: y"} {
+		for _, opened := range []func() *door{
+			func() *door { d, _ := durable(t); return d },
+			func() *door { return open(t) },
+		} {
+			d := opened()
+			if prefer == later && d.ask("POST", single, good, later).Code == 501 {
+				continue
+			}
+			lines := strings.Join([]string{keyed("a", "Hi"), keyed("b", "Hi"), keyed("a", "Hi"), good, keyed("a b", "")}, "\n")
+			w := d.ask("POST", batch, lines, ndjson, prefer)
+			text := w.Body.String()
+			got := receipts(t, w.Body)
+			if got[0].ID != got[2].ID || got[0].ID == got[1].ID || strings.Count(text, `"replayed":true`) != 1 {
+				t.Errorf("%s %s", prefer, text)
+			}
+			if got[4].Reason != "InvalidField" || got[4].Field != "idempotency_key" {
+				t.Errorf("%+v", got[4])
+			}
+			again := d.ask("POST", batch, keyed("b", "Hi")+"\n"+keyed("a", "Ho"), ndjson, prefer)
+			if text := again.Body.String(); strings.Count(text, `{"replayed":true,"id":"`+got[1].ID) != 1 || !strings.Contains(text, "IdempotencyKeyReused") {
+				t.Error(text)
+			}
+		}
+	}
+	d := open(t)
+	if p := d.problem(d.ask("POST", single, keyed("a", "Hi")), 400, "unknown-field"); p.Field != "idempotency_key" {
+		t.Errorf("%+v", p)
+	}
+	d.problem(d.ask("POST", batch, "[]", once), 400, "invalid-header")
+}
+
+func TestBatchesWithTheSameKeysInOtherOrdersDoNotWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, a := durable(t)
+		before := time.Now()
+		var callers sync.WaitGroup
+		for turn := range 4 {
+			var lines []string
+			for i := range 300 {
+				lines = append(lines, keyed(fmt.Sprint((i*(2*turn+1)+37*turn)%300), "Hi"))
+			}
+			callers.Go(func() {
+				for i, r := range receipts(t, d.ask("POST", batch, strings.Join(lines, "\n"), ndjson, later).Body) {
+					if r.Status != "queued" {
+						t.Errorf("%d: %+v", i, r)
+					}
+				}
+			})
+		}
+		callers.Wait()
+		if a.count() != 300 || time.Since(before) != 0 {
+			t.Errorf("kept %d in %v", a.count(), time.Since(before))
+		}
+	})
+}
+
+func TestALineComesAsSoonAsItsItemIsSafe(t *testing.T) {
+	d, _ := durable(t)
+	s, end := d.stream("application/x-ndjson", later)
+	defer end()
+	s.say(t, good+"\n")
+	answer := <-s.answer
+	lines := bufio.NewReader(answer.Body)
+	for range 3 {
+		if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"queued"`) {
+			t.Fatalf("%q %v", line, err)
+		}
+		s.say(t, good+"\n")
+	}
+	if s.Close() != nil {
+		t.Error("close")
+	}
+	if text, err := io.ReadAll(lines); err != nil || strings.Count(string(text), "queued") != 1 || answer.Body.Close() != nil {
+		t.Errorf("%q %v", text, err)
+	}
+}
+
+func TestAPanicOfTheQueueIsItsGroupsAlone(t *testing.T) {
+	d, a := durable(t)
+	a.refuse = func(n *push.Notification) error {
+		if n.Title == "boom" {
+			panic("boom")
+		}
+		return nil
+	}
+	got := receipts(t, d.ask("POST", batch, keyed("a", "boom"), ndjson, later).Body)
+	if got[0].Status != "unknown" || got[0].Reason != "Internal" {
+		t.Errorf("%+v", got)
+	}
+	if w := d.ask("POST", single, `{"platform":"apns","token":"00","title":"boom"}`, later, once); w.Code != 500 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	d.taken(d.ask("POST", single, good, later, once))
+}
+
+func TestAQueueNeedsAHistory(t *testing.T) {
+	_, err := rest.New(rest.Config{Sender: &sender{}, Queue: &archive{}})
+	if err == nil {
+		t.Error("taken")
+	}
+}
+
+func TestANotificationIsFoundWithItsEventsAndNothingThatOnlyTheGatewayNeeds(t *testing.T) {
+	d, a := durable(t)
+	id := d.taken(d.ask("POST", single, good, later, once)).ID
+	a.tell(push.Event{ID: id, App: "shop", Status: push.StatusSending, Attempt: 1})
+	w := d.ask("GET", single+"/"+id, "", "Authorization: Bearer "+readKey)
+	var got struct {
+		ID, Status string
+		Attempts   []any
+		Events     []map[string]any
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 200 || got.ID != id || got.Status != "sending" || got.Attempts == nil {
+		t.Fatalf("%d %s %v", w.Code, w.Body, err)
+	}
+	if len(got.Events) != 2 || got.Events[0]["status"] != "queued" || got.Events[1]["attempt"] != 1. || strings.Contains(w.Body.String(), "hash") {
+		t.Errorf("%s", w.Body)
+	}
+}
+
+func TestNobodyFindsOrCancelsTheNotificationOfAnotherApp(t *testing.T) {
+	d, _ := durable(t, func(cfg *rest.Config) {
+		cfg.Apps["bank"] = rest.App{Keys: []rest.Key{{Name: "bank", Hash: otherHash, Scopes: []string{"send", "read"}}}}
+	})
+	id := d.taken(d.ask("POST", single, good, later)).ID
+	for _, path := range []string{"/v1/apps/bank/notifications/" + id, "/v1/apps/bank/notifications/x", "/v1/apps/bank/notifications/" + strings.ToUpper(id)} {
+		d.problem(d.ask("GET", path, "", "Authorization: Bearer "+otherKey), 404, "not-found")
+		d.problem(d.ask("DELETE", path, "", "Authorization: Bearer "+otherKey), 404, "not-found")
+	}
+	d.problem(d.ask("GET", single+"/"+id, "", "Authorization: Bearer "+otherKey), 403, "wrong-app")
+}
+
+func TestWhatWaitsCanBeCancelledAndWhatHasGoneCannot(t *testing.T) {
+	d, a := durable(t)
+	id := d.taken(d.ask("POST", single, scheduled, later)).ID
+	for range 2 { // a repeat hears the same
+		if w := d.ask("DELETE", single+"/"+id, ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"status":"cancelled"`) {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
+	gone := d.taken(d.ask("POST", single, good, later)).ID
+	a.tell(push.Event{ID: gone, App: "shop", Status: push.StatusSending, Attempt: 1})
+	if p := d.problem(d.ask("DELETE", single+"/"+gone, ""), 409, "not-waiting"); p.Receipt == nil || p.Receipt.Status != "sending" {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestAHistoryInTroubleIsSaidToBe(t *testing.T) {
+	d, a := durable(t)
+	id := d.taken(d.ask("POST", single, good, later)).ID
+	a.trouble = errors.New("SECRET path")
+	for _, w := range []*httptest.ResponseRecorder{
+		d.ask("GET", single+"/"+id, "", "Authorization: Bearer "+readKey), d.ask("DELETE", single+"/"+id, ""),
+		d.ask("POST", single, good, once), d.ask("POST", single, good, once, later),
+		d.ask("GET", "/v1/apps/shop/events", "", "Authorization: Bearer "+readKey),
+	} {
+		if d.problem(w, http.StatusServiceUnavailable, "queue-unavailable"); w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "SECRET") {
+			t.Errorf("%v %s", w.Header(), w.Body)
+		}
+	}
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// async reports whether the caller prefers not to wait for the verdict (RFC 7240, respond-async). Without a queue it is
+// refused, rather than let a caller believe that it was done.
+func (a *api) async(r *http.Request) (bool, *problem) {
+	if !prefers(r, "respond-async") {
+		return false, nil
+	}
+	if a.queue == nil {
+		return false, &problem{kind: needsQueue, field: "Prefer",
+			detail: "respond-async needs a queue; without it the answer waits for the provider's verdict"}
+	}
+	return true, nil
+}
+
+func prefers(r *http.Request, what string) bool {
+	for _, line := range r.Header["Prefer"] {
+		for preference := range strings.SplitSeq(line, ",") {
+			name, _, _ := strings.Cut(preference, ";")
+			if strings.EqualFold(strings.TrimSpace(name), what) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mayWait refuses a time to come where nobody keeps the notification until then.
+func (a *api) mayWait(n *push.Notification, async bool) *problem {
+	switch {
+	case async || n.SendAt.IsZero() || !n.SendAt.After(time.Now()):
+		return nil
+	case a.queue == nil:
+		return &problem{kind: needsQueue, field: "send_at", detail: "must not be in the future: scheduling needs a queue"}
+	default:
+		return invalid("send_at", "must not be in the future without the header Prefer: respond-async: the answer would wait until then")
+	}
+}
