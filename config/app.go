@@ -20,8 +20,9 @@ type Key struct {
 	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
 	// SHA-256 of the key, as gateway key prints it. Never write the key itself here.
 	Hash string `name:"hash" required:"true" secret:"true" allowed:"/^sha256:[0-9a-f]{64}$/sha256: and 64 hex digits, as gateway key prints it"`
-	// What the key may do: send notifications, read states.
-	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read"`
+	// What the key may do: send notifications, read states and channels, or create and delete broadcast channels, which all
+	// who follow them lose.
+	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|channels"`
 }
 
 // APNs is an app's access to Apple: a token key (key_file, key_id, team_id) or a client certificate (cert_file,
@@ -35,14 +36,22 @@ type APNs struct {
 	TeamID string `name:"team_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
 	// The app's bundle ID. Suffixes such as .voip are added by push type. A certificate of a single topic needs none.
 	Topic string `name:"topic" allowed:"/^[A-Za-z0-9][A-Za-z0-9.-]{0,254}$/a bundle ID: letters, digits, dots and dashes"`
-	// Which of Apple's services to use. Device tokens belong to one of them and are bad in the other.
+	// Which of Apple's services a notification goes to that names none (apns.environment). Device tokens and channels belong
+	// to one of them and are bad in the other.
 	Environment string `name:"environment" default:"production" allowed:"production|sandbox"`
 	// Client certificate in PEM, instead of a token key.
 	CertFile File `name:"cert_file"`
 	// The certificate's private key in PEM: mode 0600.
 	CertKeyFile File `name:"cert_key_file"`
-	// Where a stand-in for Apple's service answers, such as a mock. It wins over environment.
+	// Look for a token that Apple's service does not know (BadDeviceToken) in the other environment, once, and remember where
+	// it was found, for notifications that name no environment. It costs a refused request for each token that is bad in both.
+	LearnEnvironment bool `name:"learn_environment" default:"false"`
+	// Where a stand-in for Apple's service answers, such as a mock. It plays both environments. For a mock that tells them
+	// apart, leave it out and set endpoints.
 	URL Base `name:"url"`
+	// Where a stand-in for Apple's channel management answers, for both environments. With url or endpoints there is none
+	// without it, so that no test reaches Apple.
+	ManageURL Base `name:"manage_url"`
 	// Addresses to use instead of asking DNS for the URL's host, as ip:port. For development and tests: nobody replaces
 	// them when Apple moves.
 	Endpoints []Endpoint `name:"endpoints"`

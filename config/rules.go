@@ -57,7 +57,7 @@ func (d *decoder) keys(path string, keys []Key) {
 			}
 		}
 		if len(key.Scopes) == 0 {
-			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read or both: a key without a scope opens nothing")
+			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read or channels: a key without a scope opens nothing")
 		}
 	}
 }
@@ -79,6 +79,9 @@ func (d *decoder) apns(path string, a *APNs) {
 		})
 	default:
 		d.fail(path, "has no credential: set key_file, key_id and team_id, or cert_file and cert_key_file")
+	}
+	if a.LearnEnvironment && a.URL != "" {
+		d.fail(join(path, "learn_environment"), "needs two services, and url is one for both environments: leave url out (endpoints and ca_file lead to a mock)")
 	}
 }
 

@@ -23,7 +23,8 @@ type Key struct {
 	Name string
 	// Hash is "sha256:" and 64 hex digits, as NewKey gives it.
 	Hash string
-	// Scopes are what the holder may do: send, read (status, history and events), or both; none means send.
+	// Scopes are what the holder may do: send, read (status, history, events and channels), channels (create and delete
+	// broadcast channels), or any of them; none means send.
 	Scopes []string
 }
 
@@ -33,9 +34,10 @@ type may uint8
 const (
 	maySend may = 1 << iota
 	mayRead
+	mayManage
 )
 
-var scopeWords = map[string]may{"send": maySend, "read": mayRead}
+var scopeWords = map[string]may{"send": maySend, "read": mayRead, "channels": mayManage}
 
 // String returns the scope's word.
 func (m may) String() string {
@@ -105,7 +107,7 @@ func (k keyring) add(app string, key Key) error {
 	for _, word := range key.Scopes {
 		scope, ok := scopeWords[word]
 		if !ok {
-			return fmt.Errorf("scopes: must be any of send, read, not %q", word)
+			return fmt.Errorf("scopes: must be any of send, read, channels, not %q", word)
 		}
 		g.may |= scope
 	}

@@ -86,9 +86,9 @@ func TestABadConfigurationIsRefusedWithItsKeyAndWhatIsAllowed(t *testing.T) {
 	app := func(k rest.Key) map[string]rest.App { return map[string]rest.App{"shop": {Keys: []rest.Key{k}}} }
 	for want, cfg := range map[string]rest.Config{
 		"Sender is nil": {},
-		"apps.shop.keys[0].hash: must be sha256: and 64 hex digits": {Sender: &sender{}, Apps: app(rest.Key{Hash: sendKey})},
-		"apps.shop.keys[0].scopes: must be any of send, read":       {Sender: &sender{}, Apps: app(rest.Key{Hash: sendHash, Scopes: []string{"write"}})},
-		"apps: a name must be 1 to 64 letters":                      {Sender: &sender{}, Apps: map[string]rest.App{"../x": {}}},
+		"apps.shop.keys[0].hash: must be sha256: and 64 hex digits":     {Sender: &sender{}, Apps: app(rest.Key{Hash: sendKey})},
+		"apps.shop.keys[0].scopes: must be any of send, read, channels": {Sender: &sender{}, Apps: app(rest.Key{Hash: sendHash, Scopes: []string{"write"}})},
+		"apps: a name must be 1 to 64 letters":                          {Sender: &sender{}, Apps: map[string]rest.App{"../x": {}}},
 	} {
 		if _, err := rest.New(cfg); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), sendKey) {
 			t.Errorf("want %q, got %v", want, err)

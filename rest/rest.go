@@ -27,13 +27,8 @@ type Sender interface {
 type Config struct {
 	// Sender is the house behind the door.
 	Sender Sender
-	// Queue keeps what is accepted for later, and History knows what became of everything. Both are nil in a gateway
-	// without a queue, and then the calls that need them say so.
-	Queue   Queue
-	History History
-	// Draining is closed when the gateway begins to drain, and ends the feeds of events: their readers come back
-	// elsewhere. nil never does.
-	Draining <-chan struct{}
+	// Channels manages broadcast channels; nil says that no app has any.
+	Channels Channels
 	// Apps are those that may send, by name (letters, digits, '.', '_' and '-', at most 64).
 	Apps map[string]App
 	// Limits bound what one caller can take; zero fields mean their defaults.
@@ -56,7 +51,7 @@ type App struct {
 type Limits struct {
 	Body        int           // bytes of a single notification's body; default 1 MiB
 	Item        int           // bytes of one notification in a batch; default 64 KiB
-	Batch       int           // notifications in a batch that is sent at once; default 10,000. The queue takes any number
+	Batch       int           // notifications in a batch; default 10,000
 	InFlight    int           // notifications of one batch that are sent at a time; default 512
 	SendTime    time.Duration // for a notification to have its verdict, waits and attempts included; default 25 s
 	BodyTime    time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
@@ -101,17 +96,15 @@ func (t timely) Send(ctx context.Context, n *push.Notification) push.Receipt {
 
 // api is what the handlers share.
 type api struct {
-	sender  Sender
-	queue   Queue
-	history History
-	leaving <-chan struct{}
-	keys    keyring
-	limits  Limits
-	status  func() any
-	ready   func() []NotReady
-	log     *slog.Logger
-	answers *memory
-	readers *pool
+	sender   Sender
+	channels Channels
+	keys     keyring
+	limits   Limits
+	status   func() any
+	ready    func() []NotReady
+	log      *slog.Logger
+	answers  *memory
+	readers  *pool
 }
 
 // New returns the handler of every call under /v1, of the health calls and of /openapi.yaml. It starts nothing. An
@@ -120,17 +113,13 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Sender == nil {
 		return nil, errors.New("rest: Config.Sender is nil")
 	}
-	if (cfg.Queue == nil) != (cfg.History == nil) {
-		return nil, errors.New("rest: Config.Queue and Config.History need each other")
-	}
 	keys, err := newKeyring(cfg.Apps)
 	if err != nil {
 		return nil, err
 	}
 	limits := cfg.Limits.withDefaults()
 	a := &api{
-		queue: cfg.Queue, history: cfg.History, leaving: cfg.Draining,
-		sender: timely{cfg.Sender, limits.SendTime}, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger,
+		sender: timely{cfg.Sender, limits.SendTime}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger,
 		answers: newMemory(limits.Remembered, limits.RememberFor),
 		readers: newPool(limits.Item),
 	}
@@ -148,9 +137,13 @@ func (a *api) routes() chi.Router {
 
 	r.Post("/v1/apps/{app}/notifications", handle(a.authorise(maySend, a.send)))
 	r.Post("/v1/apps/{app}/notifications/batch", handle(a.authorise(maySend, a.batch)))
-	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.authorise(mayRead, a.find)))
-	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.authorise(maySend, a.cancel)))
-	r.Get("/v1/apps/{app}/events", handle(a.authorise(mayRead, a.events)))
+	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.authorise(mayRead, history)))
+	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.authorise(maySend, cancel)))
+	r.Get("/v1/apps/{app}/events", handle(a.authorise(mayRead, events)))
+	r.Get("/v1/apps/{app}/channels", handle(a.authorise(mayRead, a.listChannels)))
+	r.Post("/v1/apps/{app}/channels", handle(a.authorise(mayManage, a.createChannel)))
+	r.Get("/v1/apps/{app}/channels/{id}", handle(a.authorise(mayRead, a.showChannel)))
+	r.Delete("/v1/apps/{app}/channels/{id}", handle(a.authorise(mayManage, a.deleteChannel)))
 	r.Get("/v1/status", handle(a.authoriseAnywhere(mayRead, a.showStatus)))
 
 	r.Get("/livez", handle(alive))
