@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
 )
 
@@ -96,6 +97,19 @@ func TestOneBadEndpointOfEightBrakesNobody(t *testing.T) {
 		r.Observer.Held = func(n *push.Notification) { t.Errorf("%s was held back", n.ID) }
 		if ends := offer(t, r, 100, 30*time.Second); ends[push.Accepted] != 3000 {
 			t.Errorf("%v", ends)
+		}
+	})
+}
+
+func TestWaitingForAQuotaIsNoSignThatTheProviderIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const granted, rate, span = 20, 200, 20 * time.Second
+		var p provider
+		r := house(t, p.service(), 8)
+		r.Brake, r.Gate = new(retry.Brake), quota.New(quota.Config{Total: quota.Limit{Rate: granted}})
+		r.Retry.MaxRetryAfter = time.Hour
+		if ends := offer(t, r, rate, span); ends[push.Accepted] != rate*int(span.Seconds()) {
+			t.Errorf("%v, though the provider takes whatever it is sent", ends)
 		}
 	})
 }
