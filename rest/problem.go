@@ -26,10 +26,12 @@ type kind struct {
 
 // The kinds. Slugs and reasons are part of the contract: they are added to, never renamed.
 var (
-	invalidJSON     = kind{http.StatusBadRequest, "invalid-json", "InvalidJSON", "The body is not valid JSON"}
-	unknownField    = kind{http.StatusBadRequest, "unknown-field", "UnknownField", "A field is not known"}
-	duplicateField  = kind{http.StatusBadRequest, "duplicate-field", "DuplicateField", "A field is given twice"}
-	invalidField    = kind{http.StatusBadRequest, "invalid-field", "InvalidField", "A field is missing or not allowed"}
+	invalidJSON      = kind{http.StatusBadRequest, "invalid-json", "InvalidJSON", "The body is not valid JSON"}
+	unknownField     = kind{http.StatusBadRequest, "unknown-field", "UnknownField", "A field is not known"}
+	duplicateField   = kind{http.StatusBadRequest, "duplicate-field", "DuplicateField", "A field is given twice"}
+	invalidField     = kind{http.StatusBadRequest, "invalid-field", "InvalidField", "A field is missing or not allowed"}
+	invalidParameter = kind{http.StatusBadRequest, "invalid-parameter", "InvalidParameter",
+		"A query parameter is not allowed"}
 	invalidHeader   = kind{http.StatusBadRequest, "invalid-header", "InvalidHeader", "A request header is not allowed"}
 	bodyIncomplete  = kind{http.StatusBadRequest, "body-incomplete", "BodyIncomplete", "The body ended early"}
 	bodyTimeout     = kind{http.StatusRequestTimeout, "body-timeout", "BodyTimeout", "The body came too slowly"}
@@ -49,8 +51,16 @@ var (
 		"The method is not allowed here"}
 	keyReused = kind{http.StatusUnprocessableEntity, "idempotency-key-reused", "IdempotencyKeyReused",
 		"The Idempotency-Key came with another body before"}
+	keyInUse = kind{http.StatusConflict, "idempotency-key-in-use", "IdempotencyKeyInUse",
+		"A call with this Idempotency-Key is under way"}
+	notWaiting = kind{http.StatusConflict, "not-waiting", "NotWaiting", "The notification does not wait any more"}
+	forgotten  = kind{http.StatusGone, "events-forgotten", "EventsForgotten", "The events behind this cursor are not kept any more"}
 	needsQueue = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
-		"This needs the queue, which this gateway does not have yet"}
+		"This needs a queue, and this gateway has none"}
+	queueFull = kind{http.StatusServiceUnavailable, "queue-full", "QueueFull",
+		"The queue or its disk is full"}
+	queueUnavailable = kind{http.StatusServiceUnavailable, "queue-unavailable", "QueueUnavailable",
+		"The queue or the history does not answer"}
 
 	refusedThere = kind{http.StatusUnprocessableEntity, "refused-by-provider", "RefusedByProvider", "The provider refuses this"}
 
@@ -100,12 +110,18 @@ func (p *problem) reply(requestID string) reply {
 	return out
 }
 
-// refused is the receipt of a batch's notification that has the problem.
-func (p *problem) refused(index int) push.Receipt {
-	return push.Receipt{
-		Index:   &index,
-		Outcome: push.Outcome{Verdict: push.Refused, Reason: p.reason, Field: p.field, Detail: p.detail},
+// line is the receipt of a batch's notification that has the problem: refused, unless it may be taken later or was perhaps.
+func (p *problem) line(index int) push.Receipt {
+	verdict := push.Refused
+	switch {
+	case p.kind == queueUnavailable || p.kind == internal:
+		verdict = push.Unknown
+	case p.retryAfter > 0:
+		verdict = push.Unsent
 	}
+	return push.Receipt{Index: &index, Outcome: push.Outcome{
+		Verdict: verdict, Reason: p.reason, Field: p.field, Detail: p.detail, RetryAfter: p.retryAfter,
+	}}
 }
 
 // wholeSeconds rounds up: Retry-After knows no fractions, and too early is worse than late.

@@ -27,6 +27,13 @@ type Sender interface {
 type Config struct {
 	// Sender is the house behind the door.
 	Sender Sender
+	// Queue keeps what is accepted for later, and History knows what became of everything. Both are nil in a gateway
+	// without a queue, and then the calls that need them say so.
+	Queue   Queue
+	History History
+	// Draining is closed when the gateway begins to drain, and ends the feeds of events: their readers come back
+	// elsewhere. nil never does.
+	Draining <-chan struct{}
 	// Channels manages broadcast channels; nil says that no app has any.
 	Channels Channels
 	// Apps are those that may send, by name (letters, digits, '.', '_' and '-', at most 64).
@@ -38,6 +45,9 @@ type Config struct {
 	// Ready names what keeps the gateway from serving, and nothing when it serves; nil means always ready. Whatever
 	// it names takes the whole gateway out of a load balancer's rotation.
 	Ready func() []NotReady
+	// Observe is told of every request that has ended: the pattern of its route, empty where none matched, and its
+	// status, 0 where the caller left before there was an answer. It must be quick; nil tells nobody.
+	Observe func(route string, status int)
 	// Logger gets one line per request at debug level and one per panic; nil discards them.
 	Logger *slog.Logger
 }
@@ -51,7 +61,7 @@ type App struct {
 type Limits struct {
 	Body        int           // bytes of a single notification's body; default 1 MiB
 	Item        int           // bytes of one notification in a batch; default 64 KiB
-	Batch       int           // notifications in a batch; default 10,000
+	Batch       int           // notifications in a batch that is sent at once; default 10,000. The queue takes any number
 	InFlight    int           // notifications of one batch that are sent at a time; default 512
 	SendTime    time.Duration // for a notification to have its verdict, waits and attempts included; default 25 s
 	BodyTime    time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
@@ -98,11 +108,15 @@ func (t timely) Send(ctx context.Context, n *push.Notification) push.Receipt {
 type api struct {
 	sender   Sender
 	channels Channels
+	queue    Queue
+	history  History
+	leaving  <-chan struct{}
 	keys     keyring
 	limits   Limits
 	status   func() any
 	ready    func() []NotReady
 	log      *slog.Logger
+	observer func(route string, status int)
 	answers  *memory
 	readers  *pool
 }
@@ -113,13 +127,17 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Sender == nil {
 		return nil, errors.New("rest: Config.Sender is nil")
 	}
+	if (cfg.Queue == nil) != (cfg.History == nil) {
+		return nil, errors.New("rest: Config.Queue and Config.History need each other")
+	}
 	keys, err := newKeyring(cfg.Apps)
 	if err != nil {
 		return nil, err
 	}
 	limits := cfg.Limits.withDefaults()
 	a := &api{
-		sender: timely{cfg.Sender, limits.SendTime}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger,
+		queue: cfg.Queue, history: cfg.History, leaving: cfg.Draining,
+		sender: timely{cfg.Sender, limits.SendTime}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
 		answers: newMemory(limits.Remembered, limits.RememberFor),
 		readers: newPool(limits.Item),
 	}
@@ -137,9 +155,9 @@ func (a *api) routes() chi.Router {
 
 	r.Post("/v1/apps/{app}/notifications", handle(a.authorise(maySend, a.send)))
 	r.Post("/v1/apps/{app}/notifications/batch", handle(a.authorise(maySend, a.batch)))
-	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.authorise(mayRead, history)))
-	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.authorise(maySend, cancel)))
-	r.Get("/v1/apps/{app}/events", handle(a.authorise(mayRead, events)))
+	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.authorise(mayRead, a.find)))
+	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.authorise(maySend, a.cancel)))
+	r.Get("/v1/apps/{app}/events", handle(a.authorise(mayRead, a.events)))
 	r.Get("/v1/apps/{app}/channels", handle(a.authorise(mayRead, a.listChannels)))
 	r.Post("/v1/apps/{app}/channels", handle(a.authorise(mayManage, a.createChannel)))
 	r.Get("/v1/apps/{app}/channels/{id}", handle(a.authorise(mayRead, a.showChannel)))
