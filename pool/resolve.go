@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/sluice-push/sluice/internet"
 )
 
 // Resolver names the addresses of a service, and for how long the answer is
@@ -74,7 +76,7 @@ func (p public) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, e
 	}
 	var kept []netip.AddrPort
 	for _, addr := range named {
-		if isPublic(addr.Addr().Unmap()) {
+		if internet.Public(addr.Addr()) {
 			kept = append(kept, addr)
 		}
 	}
@@ -82,38 +84,6 @@ func (p public) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, e
 		return nil, 0, errAllPrivate
 	}
 	return kept, ttl, nil
-}
-
-// special are the blocks of the IANA special-purpose address registries that
-// netip's own predicates do not know: they are nobody's public address, or
-// they hide another address inside.
-var special = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),       // this network, RFC 791
-	netip.MustParsePrefix("100.64.0.0/10"),   // carrier-grade NAT, RFC 6598
-	netip.MustParsePrefix("192.0.0.0/24"),    // protocol assignments, RFC 6890
-	netip.MustParsePrefix("192.0.2.0/24"),    // documentation, RFC 5737
-	netip.MustParsePrefix("198.18.0.0/15"),   // benchmarks, RFC 2544
-	netip.MustParsePrefix("198.51.100.0/24"), // documentation, RFC 5737
-	netip.MustParsePrefix("203.0.113.0/24"),  // documentation, RFC 5737
-	netip.MustParsePrefix("240.0.0.0/4"),     // reserved and broadcast, RFC 1112
-	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64, RFC 6052: any IPv4 address inside
-	netip.MustParsePrefix("64:ff9b:1::/48"),  // local NAT64, RFC 8215
-	netip.MustParsePrefix("100::/64"),        // discard, RFC 6666
-	netip.MustParsePrefix("2001::/23"),       // protocol assignments, RFC 2928; Teredo hides IPv4
-	netip.MustParsePrefix("2001:db8::/32"),   // documentation, RFC 3849
-	netip.MustParsePrefix("2002::/16"),       // 6to4, RFC 3056: any IPv4 address inside
-}
-
-func isPublic(a netip.Addr) bool {
-	if !a.IsGlobalUnicast() || a.IsPrivate() || a.Zone() != "" {
-		return false
-	}
-	for _, block := range special {
-		if block.Contains(a) {
-			return false
-		}
-	}
-	return true
 }
 
 // follow asks the resolver again and again until ctx ends.
