@@ -49,6 +49,7 @@ type builder struct {
 func build(cfg *config.Config, log *slog.Logger) (*builder, error) {
 	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{},
 		keepDead: cfg.Limits.DeadTokens, ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}}
+	b.metrics.WatchCeiling(b.ceiling)
 	for _, server := range cfg.DNS.Servers {
 		b.servers = append(b.servers, server.String())
 	}

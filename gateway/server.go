@@ -23,7 +23,7 @@ func (g *Gateway) face(sender rest.Sender) (http.Handler, error) {
 	}
 	limits := g.cfg.Limits
 	return rest.New(rest.Config{
-		Sender: sender, Apps: apps, Logger: g.log, Ready: g.notReady, Status: func() any { return g.Status() },
+		Sender: sender, Apps: apps, Logger: g.log, Ready: g.notReady, Observe: g.metrics.Request, Status: func() any { return g.Status() },
 		Limits: rest.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTime: limits.BodyTime,
 			SendTime: limits.SendTime,

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/metrics"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
@@ -81,8 +82,13 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 		return nil, err
 	}
 	b.services = append(b.services, s)
-	b.metrics.Watch(s.pool, s.gate)
+	b.metrics.Watch(s.watched())
 	return s, nil
+}
+
+// watched is what the metrics show of the service.
+func (s *service) watched() metrics.Service {
+	return metrics.Service{Pool: s.pool, Gate: s.gate, Admission: s.admission, HeldBack: s.brake.Chance}
 }
 
 func (b *builder) newService(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {

@@ -161,7 +161,7 @@ func (b *builder) webPush(app string, c *config.WebPush) (*origins, error) {
 	}
 	o := &origins{
 		path: path, public: key.Public(), standIn: string(c.URL), provider: provider,
-		observer: b.metrics.Route(app, push.WebPush), watch: func(s *service) { b.metrics.Watch(s.pool, s.gate) },
+		observer: b.metrics.Route(app, push.WebPush), watch: func(s *service) { b.metrics.Watch(s.watched()) },
 		arrivals: make(chan *service), ended: make(chan struct{}), known: map[string]*delivery.Route{},
 	}
 	o.make = b.origin(app, o, c, roots, gate(c.Quota, b.weights))

@@ -52,6 +52,8 @@ var groups = []struct {
 }{
 	{"Notifications and attempts", []string{"sluice_notification", "sluice_attempt", "sluice_retries", "sluice_brake"}},
 	{"Gates", []string{"sluice_gate"}},
+	{"Overload", []string{"sluice_shed", "sluice_admission", "sluice_ceiling"}},
+	{"The API", []string{"sluice_http"}},
 	{"Pools", []string{"sluice_pool"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
 	{"The build", []string{"sluice_build"}},
@@ -102,6 +104,7 @@ func everything(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
 		m.Route("shop", push.APNs)
+		m.Request("/livez", 200)
 		street(t, m, quota.New(quota.Config{}))
 		see(t, m)
 	})

@@ -96,7 +96,8 @@ func street(t *testing.T, m *metrics.Metrics, g *quota.Gate) *pool.Pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Watch(p, g)
+	m.Watch(metrics.Service{Pool: p, Gate: g, Admission: new(delivery.Admission), HeldBack: func() float64 { return 0.25 }})
+	m.WatchCeiling(&delivery.Ceiling{Most: 700})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()

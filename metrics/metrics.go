@@ -18,15 +18,17 @@ type Metrics struct {
 	registry *prometheus.Registry
 	routes   routeMetrics
 	events   eventMetrics
+	requests *prometheus.CounterVec
 	stands   stands
 }
 
 // New returns metrics of nothing yet, besides those of the process. Route, Observe and Watch connect them to a gateway.
 func New() *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics()}
+	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics(), requests: newRequests()}
 	m.registry.MustRegister(buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.routes.all()...)
 	m.registry.MustRegister(m.events.all()...)
+	m.registry.MustRegister(m.requests)
 	m.registry.MustRegister(&m.stands)
 	return m
 }

@@ -231,3 +231,50 @@ func TestCountingAllocatesNothing(t *testing.T) {
 		t.Errorf("%g allocations for a notification", allocs)
 	}
 }
+
+func TestWhatIsTurnedAwayIsCountedByLaneAndReason(t *testing.T) {
+	m := metrics.New()
+	route := m.Route("shop", push.APNs)
+	route.Shed(&push.Notification{Lane: push.LaneBulk}, push.Outcome{Reason: "GATEWAY_FULL"})
+	route.Shed(&push.Notification{}, push.Outcome{Reason: "OVERLOADED"})
+	shows(t, m,
+		`sluice_shed_total{app="shop",lane="bulk",platform="apns",reason="GATEWAY_FULL"} 1`,
+		`sluice_shed_total{app="shop",lane="normal",platform="apns",reason="OVERLOADED"} 1`,
+	)
+}
+
+func TestRequestsAreCountedByRouteAndClass(t *testing.T) {
+	m := metrics.New()
+	m.Request("/v1/status", 200)
+	m.Request("/v1/status", 204)
+	m.Request("", 404)
+	m.Request("/v1/status", 0)
+	shows(t, m,
+		`sluice_http_requests_total{class="2xx",route="/v1/status"} 2`,
+		`sluice_http_requests_total{class="4xx",route="none"} 1`,
+		`sluice_http_requests_total{class="none",route="/v1/status"} 1`,
+	)
+}
+
+func TestWhoWaitsAndWhatIsHeldBackIsShownAsItStands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := metrics.New()
+		gate := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}, Scopes: []quota.Scope{
+			{Name: "night", Lanes: []push.Lane{push.LaneBulk}, Limit: quota.Limit{Rate: 1, Burst: 1}},
+		}})
+		street(t, m, gate)
+		for _, lane := range []push.Lane{push.LaneBulk, push.LaneBulk, push.LaneCritical} {
+			gate.Admit(&push.Notification{Target: push.Target{Token: "a"}, Lane: lane}, time.Minute)
+		}
+		shows(t, m,
+			`sluice_gate_waiting{lane="bulk",pool="apns",scope="night"} 1`,
+			`sluice_gate_waiting{lane="critical",pool="apns",scope="total"} 1`,
+			`sluice_gate_waiting{lane="bulk",pool="apns",scope="total"} 0`,
+			`sluice_brake_held_share{pool="apns"} 0.25`,
+			`sluice_admission_limit{pool="apns"} 1024`,
+			`sluice_admission_waiting{pool="apns"} 0`,
+			`sluice_ceiling_limit 700`,
+			`sluice_ceiling_in_flight 0`,
+		)
+	})
+}

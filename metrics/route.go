@@ -21,8 +21,8 @@ var (
 
 // routeMetrics are what routes tell, each by app and platform.
 type routeMetrics struct {
-	notifications, attempts, retries, denied, held, refused *prometheus.CounterVec
-	took, attemptTook, waits                                *prometheus.HistogramVec
+	notifications, attempts, retries, denied, held, refused, shed *prometheus.CounterVec
+	took, attemptTook, waits                                      *prometheus.HistogramVec
 }
 
 func newRouteMetrics() routeMetrics {
@@ -38,6 +38,9 @@ func newRouteMetrics() routeMetrics {
 			"Notifications that the brake held back from a provider that is down.", "app", "platform"),
 		refused: counter("sluice_gate_refusals_total",
 			"Times that the gate let an attempt pass neither at once nor in time.", "app", "platform"),
+		shed: counter("sluice_shed_total",
+			"Notifications that were turned away for too much being under way, by lane and reason: OVERLOADED, APP_OVER_SHARE or GATEWAY_FULL.",
+			"app", "platform", "lane", "reason"),
 		took: histogram("sluice_notification_duration_seconds",
 			"Time from a notification's arrival at its route to its end, waits and retries included; those without an attempt are left out.", notificationBuckets),
 		attemptTook: histogram("sluice_attempt_duration_seconds",
@@ -48,7 +51,7 @@ func newRouteMetrics() routeMetrics {
 }
 
 func (m *routeMetrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.notifications, m.attempts, m.retries, m.denied, m.held, m.refused, m.took, m.attemptTook, m.waits}
+	return []prometheus.Collector{m.notifications, m.attempts, m.retries, m.denied, m.held, m.refused, m.shed, m.took, m.attemptTook, m.waits}
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -63,6 +66,7 @@ func histogram(name, help string, buckets []float64) *prometheus.HistogramVec {
 type route struct {
 	notifications, attempts        tally
 	retries, denied, held, refused prometheus.Counter
+	shed                           *prometheus.CounterVec // by lane and reason
 	took, attemptTook, waits       prometheus.Observer
 }
 
@@ -74,11 +78,13 @@ func (m *Metrics) Route(app string, platform push.Platform) delivery.Observer {
 	r := &route{
 		retries: from.retries.WithLabelValues(app, p), denied: from.denied.WithLabelValues(app, p),
 		held: from.held.WithLabelValues(app, p), refused: from.refused.WithLabelValues(app, p), waits: from.waits.WithLabelValues(app, p),
+		shed: from.shed.MustCurryWith(labels),
 		took: from.took.WithLabelValues(app, p), attemptTook: from.attemptTook.WithLabelValues(app, p),
 	}
+	r.shed.WithLabelValues(string(push.LaneNormal), "OVERLOADED") // so that the first one already shows as a rate
 	r.notifications.init(from.notifications.MustCurryWith(labels), string(push.StatusAccepted))
 	r.attempts.init(from.attempts.MustCurryWith(labels), push.Accepted.String())
-	return delivery.Observer{Attempted: r.attempted, Ended: r.ended, Gated: r.gated, Held: r.hold, Denied: r.deny}
+	return delivery.Observer{Attempted: r.attempted, Ended: r.ended, Gated: r.gated, Held: r.hold, Shed: r.turnAway, Denied: r.deny}
 }
 
 func (r *route) attempted(_ *push.Notification, number int, a push.Attempt) {
@@ -105,5 +111,9 @@ func (r *route) gated(_ *push.Notification, wait time.Duration, admitted bool) {
 }
 
 func (r *route) hold(*push.Notification) { r.held.Inc() }
+
+func (r *route) turnAway(n *push.Notification, cause push.Outcome) {
+	r.shed.WithLabelValues(string(n.InLane()), cause.Reason).Inc()
+}
 
 func (r *route) deny(*push.Notification, push.Outcome) { r.denied.Inc() }

@@ -7,7 +7,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
 )
 
@@ -30,6 +32,7 @@ var (
 	byPool     = []string{"pool"}
 	byState    = []string{"pool", "state"}
 	byEndpoint = []string{"pool", "endpoint"}
+	byScope    = []string{"pool", "scope", "lane"}
 )
 
 var poolReadings = []reading[pool.Status]{
@@ -66,6 +69,30 @@ var gateReadings = []reading[quota.Status]{
 		func(s quota.Status) float64 { return float64(s.ClosedTargets) }),
 }
 
+var admissionReadings = []reading[delivery.AdmissionStatus]{
+	gauge("sluice_admission_limit", "Notifications that may wait for an endpoint or be on one.", byPool,
+		func(s delivery.AdmissionStatus) float64 { return float64(s.Limit) }),
+	gauge("sluice_admission_in_flight", "Notifications that wait for an endpoint or are on one.", byPool,
+		func(s delivery.AdmissionStatus) float64 { return float64(s.InFlight) }),
+	gauge("sluice_admission_waiting", "Notifications of batches that wait until there are fewer of those.", byPool,
+		func(s delivery.AdmissionStatus) float64 { return float64(s.Waiting) }),
+}
+
+var ceilingReadings = []reading[delivery.AdmissionStatus]{
+	gauge("sluice_ceiling_limit", "Notifications that the whole gateway may carry.", nil,
+		func(s delivery.AdmissionStatus) float64 { return float64(s.Limit) }),
+	gauge("sluice_ceiling_in_flight", "Notifications that the whole gateway carries, whatever they wait for.", nil,
+		func(s delivery.AdmissionStatus) float64 { return float64(s.InFlight) }),
+	gauge("sluice_ceiling_waiting", "Notifications of batches that wait until it carries fewer.", nil,
+		func(s delivery.AdmissionStatus) float64 { return float64(s.Waiting) }),
+}
+
+var brakeReading = gauge("sluice_brake_held_share", "Share of notifications that the brake holds back now, 0 to 1; 0 while the provider answers.",
+	byPool, func(share float64) float64 { return share })
+
+var waitingReading = gauge("sluice_gate_waiting", "Notifications in line before a quota, by lane; scope is total, topics or the name of one of quota.scopes.",
+	byScope, func(count int) float64 { return float64(count) })
+
 var (
 	endpointsDesc = prometheus.NewDesc("sluice_pool_endpoints",
 		"Endpoints with a place in the pool, by the state of their breaker: closed, half-open or open.", byState, nil)
@@ -73,24 +100,36 @@ var (
 		"Known endpoints without a place, by the state of their breaker: closed, half-open or open.", byState, nil)
 )
 
-// stands shows pools and gates as they stand when Prometheus asks.
+// Service is what one credential has at one provider. Only Pool is required; its name must be its own, for it is the label
+// pool of all.
+type Service struct {
+	Pool      *pool.Pool
+	Gate      *quota.Gate
+	Admission *delivery.Admission
+	// HeldBack returns the share of notifications that the brake holds back.
+	HeldBack func() float64
+}
+
+// stands shows services as they stand when Prometheus asks.
 type stands struct {
-	mu      sync.Mutex // guards watched
-	watched []watched
+	mu      sync.Mutex // guards all below
+	watched []Service
+	ceiling *delivery.Ceiling
 }
 
-type watched struct {
-	pool *pool.Pool
-	gate *quota.Gate
-}
-
-// Watch adds a pool and the gate of its credential, which may be nil. The pool's name must be its own: it is the label
-// pool of both.
-func (m *Metrics) Watch(p *pool.Pool, g *quota.Gate) {
-	m.events.begin(p.Status().Name)
+// Watch adds a service.
+func (m *Metrics) Watch(s Service) {
+	m.events.begin(s.Pool.Status().Name)
 	m.stands.mu.Lock()
 	defer m.stands.mu.Unlock()
-	m.stands.watched = append(m.stands.watched, watched{p, g})
+	m.stands.watched = append(m.stands.watched, s)
+}
+
+// WatchCeiling sets the one ceiling that is over all services.
+func (m *Metrics) WatchCeiling(c *delivery.Ceiling) {
+	m.stands.mu.Lock()
+	defer m.stands.mu.Unlock()
+	m.stands.ceiling = c
 }
 
 // Describe names the metrics.
@@ -106,22 +145,30 @@ func (s *stands) Describe(to chan<- *prometheus.Desc) {
 	for _, r := range gateReadings {
 		to <- r.desc
 	}
+	for _, r := range append(admissionReadings[:len(admissionReadings):len(admissionReadings)], ceilingReadings...) {
+		to <- r.desc
+	}
+	to <- brakeReading.desc
+	to <- waitingReading.desc
 }
 
 // Collect gives their values.
 func (s *stands) Collect(to chan<- prometheus.Metric) {
 	s.mu.Lock()
-	all := s.watched
+	all, ceiling := s.watched, s.ceiling.Status()
 	s.mu.Unlock()
+	for _, r := range ceilingReadings {
+		r.send(to, ceiling)
+	}
 	for _, w := range all {
-		if !w.pool.Asleep() { // or it would look like a pool that has lost all
+		if !w.Pool.Asleep() { // or it would look like a pool that has lost all
 			w.collect(to)
 		}
 	}
 }
 
-func (w watched) collect(to chan<- prometheus.Metric) {
-	status := w.pool.Status()
+func (w Service) collect(to chan<- prometheus.Metric) {
+	status := w.Pool.Status()
 	for _, r := range poolReadings {
 		r.send(to, status, status.Name)
 	}
@@ -132,10 +179,32 @@ func (w watched) collect(to chan<- prometheus.Metric) {
 	}
 	byBreaker(to, endpointsDesc, status.Name, status.Endpoints)
 	byBreaker(to, sparesDesc, status.Name, status.Spares)
-	gate := w.gate.Status()
-	for _, r := range gateReadings {
-		r.send(to, gate, status.Name)
+	admission := w.Admission.Status()
+	for _, r := range admissionReadings {
+		r.send(to, admission, status.Name)
 	}
+	if w.HeldBack != nil {
+		brakeReading.send(to, w.HeldBack(), status.Name)
+	}
+	w.collectGate(to, status.Name)
+}
+
+func (w Service) collectGate(to chan<- prometheus.Metric, name string) {
+	gate := w.Gate.Status()
+	for _, r := range gateReadings {
+		r.send(to, gate, name)
+	}
+	inLine(to, name, "total", gate.Waiting)
+	for _, scope := range gate.Scopes {
+		inLine(to, name, scope.Name, scope.Waiting)
+	}
+}
+
+// inLine tells who waits before a scope, lane by lane.
+func inLine(to chan<- prometheus.Metric, pool, scope string, w quota.Waiting) {
+	waitingReading.send(to, w.Critical, pool, scope, string(push.LaneCritical))
+	waitingReading.send(to, w.Normal, pool, scope, string(push.LaneNormal))
+	waitingReading.send(to, w.Bulk, pool, scope, string(push.LaneBulk))
 }
 
 // byBreaker counts endpoints by the state of their breaker.

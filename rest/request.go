@@ -73,6 +73,9 @@ func (a *api) finish(w *answer, r *http.Request, started time.Time, panicked any
 			(&problem{kind: internal, detail: "the gateway's log tells more under this request_id"}).reply(w.requestID).write(w)
 		}
 	}
+	if a.observer != nil {
+		a.observer(routeOf(r), w.status)
+	}
 	if !a.log.Enabled(r.Context(), slog.LevelDebug) {
 		return
 	}
