@@ -35,6 +35,9 @@ func (s street) broker(t *testing.T) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := account.TokenSource.Token(); err != nil { // which is then kept
+		t.Fatal(err)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/computeMetadata/v1/project/project-id" {
 			_, _ = fmt.Fprint(w, s.at.ProjectID)
@@ -96,6 +99,9 @@ func (s street) rootsWith(t *testing.T, one *x509.Certificate) (file string) {
 	return file
 }
 
+// subjectToken is what a workload has from its own identity provider.
+const subjectToken = "subject-of-the-workload-7c1f9a"
+
 // workload writes the file of a workload outside of Google Cloud, whose own token is in another file.
 func (s street) workload(t *testing.T, sts string) (file string) {
 	t.Helper()
@@ -103,7 +109,7 @@ func (s street) workload(t *testing.T, sts string) (file string) {
 	file, subject := filepath.Join(folder, "workload.json"), filepath.Join(folder, "subject")
 	text := fmt.Sprintf(`{"type":"external_account","audience":"//iam.googleapis.com/x","subject_token_type":"urn:ietf:params:oauth:token-type:jwt",`+
 		`"token_url":"%s/v1/token","credential_source":{"file":%q}}`, sts, subject)
-	for at, text := range map[string]string{file: text, subject: "a token"} {
+	for at, text := range map[string]string{file: text, subject: subjectToken} {
 		if err := os.WriteFile(at, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

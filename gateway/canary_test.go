@@ -11,19 +11,27 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// aviary keeps all that comes out of a gateway.
+// aviary keeps what comes out of a gateway, and knows what must not.
 type aviary struct {
-	mu  sync.Mutex
-	out bytes.Buffer
+	mu    sync.Mutex
+	out   bytes.Buffer
+	caged map[string]string // what must not come out, by its name
+}
+
+// newAviary cages what no gateway may show, whatever it does: tokens of the kinds that it mints and fetches.
+func newAviary() *aviary {
+	return &aviary{caged: map[string]string{"a signed token": "eyJ", "an access token of Google's": "ya29.", "a private key": "PRIVATE KEY"}}
 }
 
 func (a *aviary) Write(p []byte) (int, error) {
@@ -38,7 +46,45 @@ func (a *aviary) text() string {
 	return a.out.String()
 }
 
-// canary is a text that there is only once in the world.
+// debug is a log of everything, into the aviary.
+func (a *aviary) debug() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(a, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true}))
+}
+
+// cageStreet cages the secrets of a street, and what stands on it in most tests.
+func (a *aviary) cageStreet(t testing.TB, s street) {
+	t.Helper()
+	a.caged["the API key"], a.caged["a device token"] = s.key, device
+	for _, file := range []string{s.at.APNsKeyFile, s.files.ClientKey, s.at.ServiceAccountFile} {
+		if file != "" {
+			a.caged[file] = keyIn(t, file)
+		}
+	}
+}
+
+// fill puts a canary into each place of a text that says CANARY, and cages it.
+func (a *aviary) fill(text string) string {
+	for i := 1; strings.Contains(text, "CANARY"); i++ {
+		bird := canary()
+		a.caged[fmt.Sprintf("canary %d of %s (%d caged before)", i, text, len(a.caged))] = bird
+		text = strings.Replace(text, "CANARY", bird, 1)
+	}
+	return text
+}
+
+// escaped fails the test for everything that came out.
+func (a *aviary) escaped(t testing.TB) {
+	t.Helper()
+	out := a.text()
+	for name, secret := range a.caged {
+		if at := strings.Index(out, secret); at >= 0 {
+			t.Errorf("%s came out after …%s", name, out[max(0, at-80):at])
+		}
+	}
+}
+
+// canary is a text that there is only once in the world. It is made of hex digits, so that it can be a part of all that
+// a caller gives.
 func canary() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b)
@@ -49,12 +95,15 @@ func canary() string {
 // is, and looks for what was put in: keys, device tokens, texts.
 func TestNoSecretComesOutOfAGateway(t *testing.T) {
 	s := newStreet(t, mockprovider.Config{Endpoints: 2})
-	a := &aviary{}
-	log := slog.New(slog.NewJSONHandler(a, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true}))
-	key := vapid(t)
-	web := fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.at.WebPush, s.at.CAFile, key)
-	g, err := gateway.New(parse(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm(), web)), log)
+	a := newAviary()
+	a.cageStreet(t, s)
+	sts := httptest.NewTLSServer(s.broker(t))
+	defer sts.Close()
+	g, err := gateway.New(parse(t, s.everything(t, a, sts)), a.debug())
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.mock.Play(mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.OAuth, Status: 400, Times: 1}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.Listen(); err != nil {
@@ -64,91 +113,143 @@ func TestNoSecretComesOutOfAGateway(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
 
-	caged := map[string]string{"the API key": s.key, "a provider's token": "eyJ"}
-	for name, file := range map[string]string{"the APNs key": s.at.APNsKeyFile, "the service account": s.at.ServiceAccountFile, "the VAPID key": key} {
-		caged[name] = keyIn(t, file)
-	}
 	base, admin := "http://"+g.Addr().String(), "http://"+g.AdminAddr().String()
-	for i, script := range troubles {
-		if err := s.mock.Play(mockprovider.Script{Faults: script}); err != nil {
+	until(func() bool { return strings.Contains(a.text(), "invalid_grant") })
+	for _, faults := range troubles {
+		if err := s.mock.Play(mockprovider.Script{Faults: faults}); err != nil {
 			t.Fatal(err)
 		}
-		var lines []string
-		for j, token := range tokens() {
-			text := canary()
-			caged[fmt.Sprintf("text %d of %d", j, i)] = text
-			caged[fmt.Sprintf("token %d of %d", j, i)] = token.secret
-			body := strings.ReplaceAll(token.body(t, s.at.WebPush), "TEXT", text)
-			a.exchange(t, "POST", base+"/v1/apps/shop/notifications", s.key, body)
-			lines = append(lines, body)
-		}
-		a.exchange(t, "POST", base+"/v1/apps/shop/notifications/batch", s.key, strings.Join(lines, "\n"))
+		s.sendEverything(t, a, base)
 	}
 	a.exchange(t, "POST", base+"/v1/apps/shop/notifications", "wrong-"+s.key, `{}`)
-	for _, url := range []string{base + "/v1/status", base + "/readyz", base + "/healthz", admin + "/metrics", admin + "/debug/pprof/goroutine?debug=2"} {
-		a.exchange(t, "GET", url, s.key, "")
+	for _, path := range []string{
+		"GET /v1/status", "GET /readyz", "GET /healthz", "GET /openapi.yaml", "GET /v1/apps/shop/notifications/CANARY", "DELETE /v1/apps/shop/notifications/CANARY",
+		"GET /v1/apps/shop/events?after=CANARY", "GET /v1/apps/CANARY/events", "POST /v1/apps/CANARY/notifications", "GET /CANARY", "PUT /v1/status?CANARY",
+	} {
+		method, path, _ := strings.Cut(a.fill(path), " ")
+		a.exchange(t, method, base+path, s.key, "")
 	}
+	for _, path := range []string{"/metrics", "/debug/pprof/goroutine?debug=2", "/debug/pprof/cmdline"} {
+		a.exchange(t, "GET", admin+path, s.key, "")
+	}
+	_, _ = fmt.Fprintln(a, checked(t, g))
 	http.DefaultClient.CloseIdleConnections()
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	out := a.text()
-	if len(out) < 20_000 || !strings.Contains(out, `"level":"DEBUG"`) || !strings.Contains(out, "sluice_attempts_total") {
-		t.Fatalf("only %d bytes came out: nothing is shown", len(out))
-	}
-	for name, secret := range caged {
-		if at := strings.Index(out, secret); at >= 0 {
-			t.Errorf("%s came out after …%s", name, out[max(0, at-80):at])
+	for _, sign := range []string{`"level":"DEBUG"`, "sluice_attempts_total", "accepted", "unregistered", "throttled", "unauthorized", "unavailable", "unknown", "invalid_grant"} {
+		if !strings.Contains(a.text(), sign) {
+			t.Errorf("nothing says %s: too little came out to look through", sign)
 		}
 	}
-	t.Logf("%d secrets, %d bytes of output", len(caged), len(out))
+	a.escaped(t)
+	t.Logf("%d secrets, %d bytes of output", len(a.caged), len(a.text()))
 }
 
-// troubles are what the services play, one after the other.
+// everything is a configuration with every kind of platform and credential.
+func (s street) everything(t *testing.T, a *aviary, sts *httptest.Server) string {
+	t.Helper()
+	key := vapid(t)
+	a.caged["the VAPID key"] = keyIn(t, key)
+	workload := s.workload(t, sts.URL)
+	a.caged["the workload's own token"] = subjectToken
+	web := fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.at.WebPush, s.at.CAFile, key)
+	cloud := fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q, project_id: %s, service_account_file: %q}",
+		s.at.FCM, strings.Join(s.at.FCMEndpoints, "', '"), s.rootsWith(t, sts.Certificate()), s.at.ProjectID, workload)
+	return head + "limits: {send_time: 500ms}\npool: {breaker: {consecutive: 1000, min_outcomes: 100000, ejection: 100ms}}\n" +
+		"retry: {attempts: 2, attempt_timeout: 200ms, backoff: 1ms, throttled_backoff: 10ms, max_backoff: 10ms, max_retry_after: 1ms}\n" +
+		"apps:\n" + s.app("shop", s.apns(), s.fcm(), web) + s.app("courier", s.certificate(), cloud)
+}
+
+// troubles are what the services play, one after the other; one of them with a reason that nobody knows.
 var troubles = [][]mockprovider.Fault{
 	nil,
-	{{Service: mockprovider.APNs, Status: 410}, {Service: mockprovider.FCM, Status: 429}, {Service: mockprovider.WebPush, Status: 410}},
+	{{Service: mockprovider.APNs, Status: 410}, {Service: mockprovider.FCM, Status: 404}, {Service: mockprovider.WebPush, Status: 410}},
 	{{Service: mockprovider.APNs, Status: 403}, {Service: mockprovider.FCM, Status: 401}, {Service: mockprovider.WebPush, Status: 403}},
 	{{Service: mockprovider.APNs, Status: 500}, {Service: mockprovider.FCM, Status: 503}, {Service: mockprovider.WebPush, Status: 500}},
+	{{Service: mockprovider.APNs, Status: 400, Reason: "eyJ"}, {Service: mockprovider.FCM, Status: 400, Reason: "eyJ"}, {Service: mockprovider.WebPush, Status: 400, Reason: "eyJ"}},
+	{{Service: mockprovider.APNs, RST: "INTERNAL_ERROR"}, {Service: mockprovider.FCM, RST: "REFUSED_STREAM"}, {Service: mockprovider.WebPush, RST: "CANCEL"}},
+	{{Reset: &mockprovider.Reset{Every: 2}}},
+	{{GoAway: &mockprovider.GoAway{Every: 1}}},
+	{{Stall: &mockprovider.Stall{}}},
+	{{Service: mockprovider.APNs, Status: 429}, {Service: mockprovider.FCM, Status: 429}, {Service: mockprovider.WebPush, Status: 429}},
 }
 
-// marked is a target with a secret in it, and the notification around it.
-type marked struct {
-	secret string
-	body   func(t *testing.T, push string) string
+// notes are notifications with canaries wherever a caller can say something: good ones, malformed ones, and ones for
+// others. PUSH is the stand-in of the push services.
+var notes = []string{
+	`{"platform":"apns","token":"00CANARY","title":"CANARY","subtitle":"CANARY","body":"CANARY","sound":"CANARY","collapse_key":"CANARY","data":{"CANARY":"CANARY"}}`,
+	`{"platform":"apns","token":"00CANARY","image":"https://example.com/CANARY","apns":{"payload":{"aps":{"alert":"CANARY"},"CANARY":["CANARY"]}}}`,
+	`{"platform":"apns","channel":"CANARY","title":"CANARY"}`,
+	`{"platform":"apns","token":"CANARY/../x","title":"CANARY"}`,
+	`{"platform":"apns","token":"00CANARY","title":"CANARY","apns":{"headers":{"CANARY":"CANARY","apns-collapse-id":"CANARYCANARYCANARY"}}}`,
+	`{"platform":"apns","token":"00CANARY","title":"CANARY","CANARY CANARY":"CANARY"}`,
+	`{"platform":"apns","token":"00CANARY","priority":"CANARY","ttl":"CANARY"}`,
+	`{"platform":"apns","token":"00CANARY","apns":{"payload":{"aps":{"alert":"CANARY"`,
+	`{"platform":"fcm","token":"CANARY:APA91bCANARY","title":"CANARY","image":"https://example.com/CANARY","data":{"k":"CANARY"}}`,
+	`{"platform":"fcm","topic":"CANARY","title":"CANARY"}`,
+	`{"platform":"fcm","condition":"'CANARY' in topics","title":"CANARY"}`,
+	`{"platform":"fcm","installation":"CANARY","body":"CANARY","sound":"CANARY"}`,
+	`{"platform":"fcm","token":"CANARY:x","fcm":{"message":{"notification":{"title":"CANARY"},"android":{"data":{"CANARY":"CANARY"}},"apns":{"live_activity_token":"CANARY"}}}}`,
+	`{"platform":"fcm","token":"CANARY:x","fcm":{"message":{"CANARY":"CANARY","token":"CANARY"}}}`,
+	`{"platform":"fcm","token":"CANARY:x","fcm":{"message":{"android":{"priority":"CANARY","CANARY CANARY":1}}}}`,
+	`{"platform":"fcm","topic":"/topics/CANARY?","condition":"CANARY","title":"CANARY"}`,
+	`{"platform":"webpush","subscription":SUBSCRIPTION,"title":"CANARY","body":"CANARY","collapse_key":"CANARY"}`,
+	`{"platform":"webpush","subscription":SUBSCRIPTION,"webpush":{"payload":"CANARY","headers":{"Topic":"CANARY"}}}`,
+	`{"platform":"webpush","subscription":SUBSCRIPTION,"title":"CANARY","webpush":{"headers":{"CANARY":"CANARY","Urgency":"CANARY"}}}`,
+	`{"platform":"webpush","subscription":{"endpoint":"https://CANARY.example/CANARY","keys":{"p256dh":"CANARY","auth":"CANARY"}},"title":"CANARY"}`,
+	`{"platform":"CANARY","token":"CANARY"}`,
+	`["CANARY"]`, `"CANARY"`, `CANARY`,
 }
 
-// tokens are new each time: good ones, malformed ones, and ones in the wrong place.
-func tokens() []marked {
-	with := func(format string) marked {
-		secret := canary()
-		return marked{secret, func(*testing.T, string) string { return fmt.Sprintf(format, secret) }}
+// note makes a notification of a template.
+func (a *aviary) note(t *testing.T, template, push string) string {
+	t.Helper()
+	if strings.Contains(template, "SUBSCRIPTION") {
+		whole := subscribed(t, push+a.fill("/push/CANARY"))
+		_, subscription, _ := strings.Cut(whole, `"subscription":`)
+		_, auth, _ := strings.Cut(subscription, `"auth":"`)
+		a.caged["the secret of "+subscription] = strings.TrimRight(auth, `"}`)
+		template = strings.Replace(template, "SUBSCRIPTION", strings.TrimSuffix(subscription, "}"), 1)
 	}
-	web := canary()
-	return []marked{
-		with(`{"platform":"apns","token":"00%s","title":"TEXT","body":"TEXT"}`),
-		with(`{"platform":"apns","token":"%s/../x","title":"TEXT"}`),
-		with(`{"platform":"apns","token":"00","title":"TEXT","apns":{"headers":{"%s":"TEXT"}}}`),
-		with(`{"platform":"apns","token":"00","title":"TEXT","titel":"%s"}`),
-		with(`{"platform":"apns","token":"00%s","apns":{"payload":{"aps":{"alert":"TEXT"`),
-		with(`{"platform":"fcm","token":"%s:APA91bTEXT","title":"TEXT","data":{"k":"TEXT"}}`),
-		with(`{"platform":"fcm","token":"%s:x","fcm":{"message":{"TEXT TEXT":"TEXT"}}}`),
-		with(`{"platform":"%s","token":"TEXT"}`),
-		{web, func(t *testing.T, push string) string {
-			return strings.Replace(subscribed(t, push+"/push/"+web), `"Hi"`, `"TEXT"`, 1)
-		}},
+	return a.fill(template)
+}
+
+// sendEverything sends every kind of note, each by itself, and all in a batch of lines and in one of an array that breaks
+// off.
+func (s street) sendEverything(t *testing.T, a *aviary, base string) {
+	t.Helper()
+	var all sync.WaitGroup
+	for _, app := range []string{"shop", "courier"} {
+		var lines []string
+		for _, template := range notes {
+			body := a.note(t, template, s.at.WebPush)
+			all.Go(func() { a.exchange(t, "POST", base+"/v1/apps/"+app+"/notifications", s.key, body) })
+			lines = append(lines, a.note(t, template, s.at.WebPush))
+		}
+		all.Go(func() {
+			a.exchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch", s.key, strings.Join(lines, "\n"))
+		})
+		all.Go(func() {
+			a.exchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch?array", s.key, "["+strings.Join(lines[:2], ",")+`,{"title":"`+s.key)
+		})
 	}
+	all.Wait()
 }
 
 // exchange makes a call and keeps its answer, headers and all.
 func (a *aviary) exchange(t *testing.T, method, url, key, body string) {
 	t.Helper()
-	request, err := http.NewRequest(method, url, strings.NewReader(body))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return
 	}
 	request.Header.Set("Authorization", "Bearer "+key)
+	request.Header.Set("Content-Type", "application/json")
 	if strings.HasSuffix(url, "/batch") {
 		request.Header.Set("Content-Type", "application/x-ndjson")
 	}
@@ -166,7 +267,7 @@ func (a *aviary) exchange(t *testing.T, method, url, key, body string) {
 }
 
 // keyIn returns a piece of a private key's file.
-func keyIn(t *testing.T, file string) string {
+func keyIn(t testing.TB, file string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {

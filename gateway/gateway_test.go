@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net/http"
 	"os"
@@ -96,9 +97,17 @@ type house struct {
 	stop func() error // ends Run's context and waits for it
 }
 
+// open runs a gateway. In a test it logs at debug level, and nothing of the street's secrets may come out of that.
 func (s street) open(t testing.TB, text string) house {
 	t.Helper()
-	g, err := gateway.New(parse(t, text), nil)
+	var log *slog.Logger
+	if _, isTest := t.(*testing.T); isTest {
+		a := newAviary()
+		a.cageStreet(t, s)
+		log = a.debug()
+		t.Cleanup(func() { a.escaped(t) }) // after the gateway has ended
+	}
+	g, err := gateway.New(parse(t, text), log)
 	if err != nil {
 		t.Fatal(err)
 	}
