@@ -99,15 +99,18 @@ func (s *standing) hear(f fresh) {
 	}
 }
 
-// current returns the index when it has caught up: one that is being made anew must not be asked.
+// current returns the index once it has come up with the stream: one that is being made must not be asked.
 func (h *History) current(ctx context.Context) (*index, error) {
 	for {
 		idx := h.index.Load()
-		if err := h.catchUp(ctx); err != nil {
+		if idx.fresh.Load() {
+			return idx, nil
+		}
+		if err := h.Caught(ctx); err != nil {
 			return nil, err
 		}
 		if idx == h.index.Load() {
-			return idx, nil
+			idx.fresh.Store(true)
 		}
 	}
 }

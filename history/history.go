@@ -72,7 +72,6 @@ type History struct {
 	tide      *tide
 	claims    *claims
 	hurt      chan struct{} // a reader has met damage
-	fresh     atomic.Bool   // the index has come up with the stream since it was opened
 	counts    counts
 
 	index atomic.Pointer[index]
@@ -238,18 +237,6 @@ func (h *History) Reach(ctx context.Context, seq uint64) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// catchUp waits until the index has come up with the stream once, so that what is not in it is not there.
-func (h *History) catchUp(ctx context.Context) error {
-	if h.fresh.Load() {
-		return nil
-	}
-	if err := h.Caught(ctx); err != nil {
-		return err
-	}
-	h.fresh.Store(true)
-	return nil
 }
 
 // Caught waits until this gateway has heard of everything that was in the stream when it was called.

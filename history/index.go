@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"modernc.org/sqlite"
 )
@@ -34,6 +35,7 @@ const (
 type index struct {
 	path        string
 	write, read *sql.DB
+	fresh       atomic.Bool // it has come up with the stream once, so that what is not in it is not there
 }
 
 // mark is how far an index has come.

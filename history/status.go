@@ -21,6 +21,6 @@ func (h *History) Status() Status {
 	newest, last := h.counts.newest.Load(), h.counts.committed.Load()
 	return Status{
 		Events: h.counts.told.Load(), Lost: h.counts.lost.Load(), Rebuilt: h.counts.rebuilt.Load(),
-		Behind: newest - min(newest, last), CaughtUp: h.fresh.Load(),
+		Behind: newest - min(newest, last), CaughtUp: h.index.Load().fresh.Load(),
 	}
 }

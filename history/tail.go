@@ -95,7 +95,6 @@ func pause(ctx context.Context) bool {
 
 // remake takes the file out of the way and opens a new one. Readers wait until that has caught up.
 func (h *History) remake(ctx context.Context, because error) error {
-	h.fresh.Store(false)
 	old := h.index.Load()
 	if err := old.close(); err != nil {
 		h.cfg.Logger.Warn("history: closing the index", "err", err)

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"os"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
+)
+
+// Report is what an audit found.
+type Report struct {
+	// Events is how many were read; Notifications, of how many they tell, or the queue.
+	Events        uint64 `json:"events"`
+	Notifications uint64 `json:"notifications"`
+	// Accepted were to be kept until their end; Waiting of them are in the queue now.
+	Accepted uint64 `json:"accepted"`
+	Waiting  uint64 `json:"waiting"`
+	// Lost were accepted, have no end and are in no queue.
+	Lost uint64 `json:"lost"`
+	// Twice have two ends that tell different things.
+	Twice uint64 `json:"twice"`
+	// Unannounced were sent from the queue, though no event tells that they were accepted: a crash came between. That
+	// harms nobody.
+	Unannounced uint64 `json:"unannounced"`
+	// Interrupted were being sent while their caller waited, and have no end: the gateway died. Nothing was promised.
+	Interrupted uint64 `json:"interrupted"`
+	// Findings names those of the last four kinds, at most a thousand.
+	Findings []Finding `json:"findings"`
+}
+
+// Finding is one notification that has not exactly one end.
+type Finding struct {
+	Kind string `json:"kind"` // lost, twice, unannounced or interrupted
+	ID   string `json:"id"`
+	App  string `json:"app"`
+	// Cursor is the place of its first event.
+	Cursor string `json:"cursor"`
+}
+
+// Clean reports whether every accepted notification has exactly one end, or waits.
+func (r *Report) Clean() bool { return r.Lost == 0 && r.Twice == 0 }
+
+const maxFindings = 1000
+
+// Audit reads the events and the queues (the streams' names; those that do not exist are empty), and proves that every
+// accepted notification has exactly one end or is in a queue, or tells which have not. It asks no index, and may run beside
+// gateways that work. What it needs to remember it keeps in a temporary folder: 48 bytes for each event.
+func Audit(ctx context.Context, e *engine.Engine, queues ...string) (*Report, error) {
+	dir, err := os.MkdirTemp("", "sluice-audit-")
+	if err != nil {
+		return nil, fmt.Errorf("history: audit: %w", err)
+	}
+	a := &audit{engine: e, apps: map[string]uint32{}, seed: maphash.MakeSeed()}
+	defer func() { _ = os.RemoveAll(dir) }() // the system's own cleaning does it otherwise
+	if a.shelves, err = newShelves(dir); err != nil {
+		return nil, fmt.Errorf("history: audit: %w", err)
+	}
+	report, err := a.run(ctx, queues)
+	if err = errors.Join(err, a.shelves.close()); err != nil {
+		return nil, fmt.Errorf("history: audit: %w", err)
+	}
+	return report, nil
+}
+
+// audit is one that runs.
+type audit struct {
+	engine  *engine.Engine
+	shelves *shelves
+	apps    map[string]uint32
+	names   []string
+	seed    maphash.Seed
+	first   uint64 // of the events when it began
+	report  Report
+}
+
+// run reads the events, then the queues, then the events that came in between: one that left the queue meanwhile has told
+// why before it left.
+func (a *audit) run(ctx context.Context, queues []string) (*Report, error) {
+	first, next, err := a.events(ctx, 0, false)
+	if err != nil {
+		return nil, err
+	}
+	a.first = first
+	for _, name := range append(queues, queues...) { // twice: one may go from the second to the first behind our back
+		if err := a.queue(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	if _, _, err := a.events(ctx, next, true); err != nil {
+		return nil, err
+	}
+	for records, err := range a.shelves.all() {
+		if err != nil {
+			return nil, err
+		}
+		a.judge(records)
+	}
+	return &a.report, nil
+}
+
+// told is what the audit reads of an event.
+type told struct {
+	ID      uuid.UUID       `json:"id"`
+	App     string          `json:"app"`
+	Status  push.Status     `json:"status"`
+	Attempt uint32          `json:"attempt"`
+	KeyHash []byte          `json:"key_hash"`
+	Receipt json.RawMessage `json:"receipt"`
+}
+
+// events shelves the events from a sequence on, and returns the first that there is and the next to come.
+func (a *audit) events(ctx context.Context, from uint64, late bool) (first, next uint64, err error) {
+	next = from
+	for m, err := range messages(ctx, a.engine.JetStream(), Stream, from) {
+		if err != nil {
+			return 0, 0, err
+		}
+		if first == 0 {
+			first = m.Sequence
+		}
+		next = m.Sequence + 1
+		for i, item := range engine.Items(m.Data) {
+			var t told
+			if err := json.Unmarshal(item, &t); err != nil {
+				return 0, 0, fmt.Errorf("the event at %d.%d: %w", m.Sequence, i, err)
+			}
+			a.report.Events++
+			if err := a.shelves.put(a.record(&t, engine.Place{Seq: m.Sequence, Index: i}, late)); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+	return first, next, nil
+}
+
+func (a *audit) record(t *told, at engine.Place, late bool) record {
+	r := record{ID: t.ID, Seq: at.Seq, Index: uint32(at.Index), App: a.app(t.App), Attempt: t.Attempt, Kind: kindOf(t.Status)}
+	if late {
+		r.Flags |= isLate
+	}
+	if t.KeyHash != nil {
+		r.Flags |= isKeyed
+	}
+	if r.Kind == ends {
+		r.End = maphash.Bytes(a.seed, t.Receipt) ^ maphash.String(a.seed, string(t.Status))
+	}
+	return r
+}
+
+func (a *audit) app(name string) uint32 {
+	n, ok := a.apps[name]
+	if !ok {
+		n = uint32(len(a.names))
+		a.apps[name], a.names = n, append(a.names, name)
+	}
+	return n
+}
+
+// queue shelves what waits in a queue's stream.
+func (a *audit) queue(ctx context.Context, name string) error {
+	for m, err := range messages(ctx, a.engine.JetStream(), name, 0) {
+		if err != nil {
+			return err
+		}
+		for i, item := range engine.Items(m.Data) {
+			var t told
+			if err := json.Unmarshal(item, &t); err != nil {
+				return fmt.Errorf("the task %d of %d in %s: %w", i, m.Sequence, name, err)
+			}
+			if err := a.shelves.put(record{ID: t.ID, App: a.app(t.App), Kind: isQueued}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// messages returns what is in a stream from a sequence on, up to what is its last now. It takes nothing out and needs no
+// consumer, of which a work queue has its own.
+func messages(ctx context.Context, js jetstream.JetStream, name string, from uint64) iter.Seq2[*jetstream.RawStreamMsg, error] {
+	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
+		stream, err := js.Stream(ctx, name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return
+		}
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for next, last := from, stream.CachedInfo().State.LastSeq; next <= last; {
+			m, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return
+			}
+			if !yield(m, err) || err != nil {
+				return
+			}
+			next = m.Sequence + 1
+		}
+	}
+}
+
+// judge looks at the notifications of one shelf.
+func (a *audit) judge(records []record) {
+	all := map[uuid.UUID]*fate{}
+	for i := range records {
+		r := &records[i]
+		f, ok := all[r.ID]
+		if !ok {
+			f = &fate{first: r}
+			all[r.ID] = f
+		}
+		f.take(r)
+	}
+	a.report.Notifications += uint64(len(all))
+	for _, f := range all {
+		a.count(f)
+	}
+}
+
+func (a *audit) count(f *fate) {
+	if f.accepted {
+		a.report.Accepted++
+	}
+	if f.queued && f.ends == 0 {
+		a.report.Waiting++
+	}
+	switch {
+	case f.ends > 1:
+		a.report.Twice++
+		a.find("twice", f)
+	case f.ends == 0 && !f.queued && !f.late && f.accepted:
+		a.report.Lost++
+		a.find("lost", f)
+	case f.ends == 0 && !f.queued && !f.late:
+		a.report.Interrupted++
+		a.find("interrupted", f)
+	case f.fromQueue && !f.accepted && a.first <= 1: // or what told of it may be kept no more
+		a.report.Unannounced++
+		a.find("unannounced", f)
+	}
+}
+
+func (a *audit) find(kind string, f *fate) {
+	if len(a.report.Findings) < maxFindings {
+		a.report.Findings = append(a.report.Findings, Finding{
+			Kind: kind, ID: f.first.ID.String(), App: a.names[f.first.App],
+			Cursor: cursor(engine.Place{Seq: f.first.Seq, Index: int(f.first.Index)}),
+		})
+	}
+}

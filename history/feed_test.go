@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"testing"
+
+	"github.com/sluice-push/sluice/history"
+	"github.com/sluice-push/sluice/push"
+)
+
+// read takes so many events from a feed.
+func (r *running) read(app, after string, most int) (events []push.Event) {
+	r.Helper()
+	ctx, done := context.WithCancel(r.Context())
+	defer done()
+	for e, err := range r.Feed(ctx, app, after, nil) {
+		if err != nil {
+			r.Fatal(err)
+		}
+		if events = append(events, e); len(events) == most {
+			break
+		}
+	}
+	return events
+}
+
+func TestAFeedResumesAtEveryCursorWithoutLossOrRepetition(t *testing.T) {
+	r := newHouse(t).open()
+	var written []push.Event
+	for n := range 20 { // chunks of one event and of several
+		var events []push.Event
+		for range n%3 + 1 {
+			events = append(events, life(id())...)
+		}
+		r.append(events...)
+		written = append(written, events...)
+	}
+	all := r.read("shop", history.Oldest, len(written))
+	for i, e := range all {
+		if e.ID != written[i].ID || e.Status != written[i].Status {
+			t.Fatalf("event %d is %s %s, want %s %s", i, e.ID, e.Status, written[i].ID, written[i].Status)
+		}
+	}
+	for i, e := range all[:len(all)-1] {
+		rest := r.read("shop", e.Cursor, len(all)-i-1)
+		if !slices.EqualFunc(rest, all[i+1:], func(a, b push.Event) bool { return a.Cursor == b.Cursor }) {
+			t.Fatalf("behind event %d (%s) something else comes", i, e.Cursor)
+		}
+	}
+}
+
+func TestAFeedTellsItsOwnAppAlone(t *testing.T) {
+	r := newHouse(t).open()
+	other := event(id(), push.StatusQueued)
+	other.App = "a.b"
+	mine := event(id(), push.StatusQueued)
+	r.append(other, mine, other, mine)
+	for app, want := range map[string]string{"shop": mine.ID, "a.b": other.ID} {
+		for _, e := range r.read(app, history.Oldest, 2) {
+			if e.ID != want || e.App != app {
+				t.Errorf("%s was told %+v", app, e)
+			}
+		}
+	}
+	if all := r.read("", history.Oldest, 4); all[0].App != "a.b" || all[1].App != "shop" {
+		t.Errorf("the feed of all apps is not in the stream's order: %+v", all)
+	}
+}
+
+func TestAFeedWithoutCursorBeginsWithWhatComesNext(t *testing.T) {
+	r := newHouse(t).open()
+	old := id()
+	r.append(life(old)...)
+	feed := follow(t, r, "", nil)
+	told := make(chan push.Event)
+	go func() { told <- feed.next() }()
+	for {
+		select {
+		case got := <-told:
+			if got.ID == old {
+				t.Errorf("%+v", got)
+			}
+			return
+		default: // whether the reader has begun cannot be seen from here
+			r.append(event(id(), push.StatusQueued))
+		}
+	}
+}
+
+func TestEventsComeToALiveFeed(t *testing.T) {
+	r := newHouse(t).open()
+	feed := follow(t, r, history.Oldest, nil)
+	for range 50 {
+		e := event(id(), push.StatusQueued)
+		r.append(e)
+		if got := feed.next(); got.ID != e.ID {
+			t.Fatalf("%s, want %s", got.ID, e.ID)
+		}
+	}
+}
+
+func TestASlowReaderHoldsUpNobody(t *testing.T) {
+	r := newHouse(t).open()
+	slow := follow(t, r, history.Oldest, nil)
+	first := event(id(), push.StatusQueued)
+	r.append(first)
+	slow.next() // and then it reads nothing more, in the middle of its feed
+	quick := follow(t, r, history.Oldest, nil)
+	quick.next()
+	var last string
+	for range 40 {
+		var events []push.Event
+		for range 100 {
+			events = append(events, event(id(), push.StatusQueued))
+		}
+		r.append(events...)
+		for range events {
+			last = quick.next().ID
+		}
+		if last != events[99].ID {
+			t.Fatal("the quick reader lost its place")
+		}
+	}
+	for range 4000 {
+		if got := slow.next().ID; got == last {
+			return
+		}
+	}
+	t.Error("the slow reader never came to the end")
+}
+
+func TestAFeedThatWantsLittleSaysHowFarItHasRead(t *testing.T) {
+	r := newHouse(t).open()
+	dead := event(id(), push.StatusUnregistered)
+	r.append(dead)
+	last := r.append(life(id())...)
+	feed := follow(t, r, history.Oldest, func(e *push.Event) bool { return e.ID == "" || e.Status == push.StatusUnregistered })
+	if got := feed.next(); got.ID != dead.ID || got.Target == nil || got.Target.Token != "dead" {
+		t.Errorf("%+v", got)
+	}
+	mark := feed.next()
+	if want := fmt.Sprintf("%d.%d", last.Seq, last.Index); mark.ID != "" || mark.Cursor != want {
+		t.Errorf("the mark is %+v, want the cursor %s", mark, want)
+	}
+	again := event(id(), push.StatusUnregistered)
+	r.append(again)
+	if got := r.read("shop", mark.Cursor, 1); got[0].ID != again.ID {
+		t.Errorf("behind the mark comes %+v", got[0])
+	}
+}
+
+func TestWhatIsNoCursorIsRefused(t *testing.T) {
+	r := newHouse(t).open()
+	r.append(life(id())...)
+	for cursor, want := range map[string]error{
+		"x": push.ErrCursor, "1": push.ErrCursor, "1.": push.ErrCursor, "-1.0": push.ErrCursor, "1.0.0": push.ErrCursor, "1.99999999999": push.ErrCursor,
+		"100.0": push.ErrForgotten, // of a stream that is no more
+	} {
+		for e, err := range r.Feed(t.Context(), "shop", cursor, nil) {
+			if !errors.Is(err, want) {
+				t.Errorf("%q: %+v, %v", cursor, e, err)
+			}
+		}
+	}
+}
+
+func TestAFeedEndsWithItsContext(t *testing.T) {
+	r := newHouse(t).open()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for e, err := range r.Feed(ctx, "shop", history.Oldest, nil) {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// following is a feed that a test reads event by event.
+type following struct {
+	*testing.T
+	pull func() (push.Event, error, bool)
+}
+
+func follow(t *testing.T, r *running, after string, want func(*push.Event) bool) *following {
+	ctx, cancel := context.WithCancel(context.Background())
+	next, stop := iter.Pull2(r.Feed(ctx, "shop", after, want))
+	t.Cleanup(func() { cancel(); stop() })
+	return &following{T: t, pull: next}
+}
+
+func (f *following) next() push.Event {
+	f.Helper()
+	e, err, ok := f.pull()
+	if err != nil || !ok {
+		f.Fatal(err, ok)
+	}
+	return e
+}
