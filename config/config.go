@@ -26,12 +26,13 @@ type Config struct {
 	Retry Retry `name:"retry"`
 	Quota Quota `name:"quota"`
 	// The apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
-	Apps   map[string]*App `name:"apps" required:"true"`
-	DNS    DNS             `name:"dns"`
-	Queue  Queue           `name:"queue"`
-	Limits Limits          `name:"limits"`
-	Log    Log             `name:"log"`
-	Drain  Drain           `name:"drain"`
+	Apps    map[string]*App `name:"apps" required:"true"`
+	DNS     DNS             `name:"dns"`
+	Queue   Queue           `name:"queue"`
+	History History         `name:"history"`
+	Limits  Limits          `name:"limits"`
+	Log     Log             `name:"log"`
+	Drain   Drain           `name:"drain"`
 }
 
 // Admin is the listener for operators.
@@ -195,11 +196,36 @@ type DNS struct {
 	Servers []Endpoint `name:"servers"`
 }
 
-// Queue keeps what was accepted for later. This version reads it and has no queue yet: asynchronous calls are refused.
+// Queue keeps what is accepted for later on disk until it has ended, and the history of it. Without dir and nats.url there
+// is neither: asynchronous calls, schedules, GET of a notification and the feed of events are refused.
 type Queue struct {
-	// Folder of the embedded queue. It holds message text: keep it private and on a disk that survives a restart.
+	// Folder of the embedded queue. It holds device tokens and message text: keep it private and on a disk that survives a
+	// restart. One gateway at a time can have it.
 	Dir  File `name:"dir"`
 	NATS NATS `name:"nats"`
+	// Most that may wait on disk, and as much again that is scheduled; beyond it asynchronous calls are refused.
+	MaxBytes Bytes `name:"max_bytes" default:"4GiB" allowed:"1MiB..1TiB"`
+	// Room on the disk of dir that is left to what has been accepted already: below it asynchronous calls are refused.
+	// Without room nobody can write down what was sent, and nothing is.
+	Reserve Bytes `name:"reserve" default:"256MiB" allowed:"1MiB..1TiB"`
+	// Notifications of one app and lane that the queue has on their way at a time. More use the disk better, and are more
+	// that can be in doubt after a crash.
+	InFlight int `name:"in_flight" default:"512" allowed:"1..10000"`
+	// How long after it was due a notification without ttl is tried again. Then it ends as what it met last.
+	RetryFor time.Duration `name:"retry_for" default:"24h" allowed:"1s..720h"`
+}
+
+// History is what has become of every notification, of the queue's and of others. It is kept where the queue is.
+type History struct {
+	// Folder of the index, which can be thrown away at any time: it is made anew from the history. Empty puts it beside the
+	// embedded queue; with a cluster, into a temporary folder.
+	Dir File `name:"dir"`
+	// How long events are kept.
+	MaxAge time.Duration `name:"max_age" default:"168h" allowed:"1h..8760h"`
+	// Most that they take on disk; beyond it the oldest go, whatever their age. The index takes about as much again.
+	MaxBytes Bytes `name:"max_bytes" default:"8GiB" allowed:"1MiB..1TiB"`
+	// How long an Idempotency-Key is known; never longer than max_age.
+	KeepKeys time.Duration `name:"keep_keys" default:"24h" allowed:"1m..720h"`
 }
 
 // NATS is a JetStream cluster in place of the embedded queue.

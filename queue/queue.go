@@ -96,6 +96,9 @@ type Queue struct {
 	caught atomic.Bool // the journal has told us all that there was when we began
 	size   size        // of later
 
+	draining chan struct{} // closed by Drain
+	drain    func()
+
 	mu    sync.Mutex
 	flows map[source]*flow
 	found chan source // sources that have something, and may have no flow
@@ -106,7 +109,10 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	if cfg.Engine == nil || cfg.Sender == nil || cfg.Journal == nil {
 		return nil, errors.New("queue: needs an engine, a sender and a journal")
 	}
-	q := &Queue{cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), flows: map[source]*flow{}, found: make(chan source, 64)}
+	q := &Queue{
+		cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), flows: map[source]*flow{}, found: make(chan source, 64), draining: make(chan struct{}),
+	}
+	q.drain = sync.OnceFunc(func() { close(q.draining) })
 	var err error
 	if q.tasks, err = newKeep(ctx, cfg.Engine, taskStream(q.cfg.MaxBytes), addressTask); err != nil {
 		return nil, err
@@ -142,8 +148,11 @@ func (q *Queue) forgetConsumers(ctx context.Context) error {
 	return nil
 }
 
-// Run works the queue until ctx ends. Then it takes nothing more from disk, lets what is in the Sender's hands end for at
-// most Grace, puts the rest back, writes what is still being accepted, and returns.
+// Drain has the queue take nothing more from disk, for good. What it accepts from then on stays there.
+func (q *Queue) Drain() { q.drain() }
+
+// Run works the queue until ctx ends. Then it drains: it lets what is in the Sender's hands end for at most Grace, counted
+// from Drain, puts the rest back, writes what is still being accepted, and returns.
 func (q *Queue) Run(ctx context.Context) error {
 	writing, written := context.WithCancel(context.WithoutCancel(ctx))
 	defer written()
@@ -151,31 +160,34 @@ func (q *Queue) Run(ctx context.Context) error {
 	for _, w := range []*engine.Writer{q.tasks.writer, q.later.writer, q.back} {
 		writers.Go(func() error { return w.Run(writing) })
 	}
+	taking, enough := context.WithCancel(ctx)
+	defer enough()
 	sending, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	drained := make(chan struct{})
 	house.Go(func() error { q.beat(drained); return nil })
-	house.Go(func() error { q.limit(ctx, drained, cut); return nil })
-	err := q.work(ctx, sending)
+	house.Go(func() error { q.limit(ctx, drained, enough, cut); return nil })
+	err := q.work(taking, sending)
 	close(drained)
 	err = errors.Join(err, house.Wait())
+	<-ctx.Done() // until then it accepts
 	written()
 	return errors.Join(err, writers.Wait())
 }
 
-// limit cuts off what is being sent when Grace is over.
-func (q *Queue) limit(ctx context.Context, drained <-chan struct{}, cut func()) {
+// limit ends the taking when the drain begins, and cuts off what is being sent when Grace is over.
+func (q *Queue) limit(ctx context.Context, drained <-chan struct{}, enough, cut func()) {
 	select {
-	case <-drained:
-		return
+	case <-q.draining:
 	case <-ctx.Done():
 	}
+	enough()
 	timer := time.NewTimer(q.cfg.Grace)
 	defer timer.Stop()
 	select {
 	case <-drained:
 	case <-timer.C:
-		q.cfg.Logger.Warn("queue: cut off what is being sent (raise drain.grace)", "grace", q.cfg.Grace)
+		q.cfg.Logger.Warn("queue: cut off what is still being sent (raise drain.grace)", "grace", q.cfg.Grace)
 		cut()
 	}
 }
