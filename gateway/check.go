@@ -26,16 +26,17 @@ type Check struct {
 // Checks returns what can only be known by trying: addresses to listen on, tokens, DNS, connections. What can be known
 // from files, New has refused already. The checks may be made in any order; they send no notification.
 func (g *Gateway) Checks() []Check {
+	h := g.house.Load()
 	checks := []Check{
-		{"listen", listening(string(g.cfg.Listen))},
-		{"admin.listen", listening(string(g.cfg.Admin.Listen))},
+		{"listen", listening(string(h.cfg.Listen))},
+		{"admin.listen", listening(string(h.cfg.Admin.Listen))},
 	}
-	for _, s := range g.services {
+	for _, s := range h.services {
 		checks = append(checks,
 			Check{s.apps[0], s.authorized},
 			Check{s.apps[0], s.reachable})
 	}
-	for _, o := range g.origins {
+	for _, o := range h.origins {
 		checks = append(checks, o.checks()...)
 	}
 	return checks

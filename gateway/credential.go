@@ -72,6 +72,10 @@ func (b *builder) signer(path string, c *config.APNs) (*apns.Signer, credential,
 	if known, ok := b.signers[cred.id]; ok {
 		return known, cred, nil
 	}
+	if b.standing != nil && b.standing.signers[cred.id] != nil {
+		b.signers[cred.id] = b.standing.signers[cred.id]
+		return b.signers[cred.id], cred, nil
+	}
 	signer, err := apns.NewSigner(apns.SignerConfig{Key: text, KeyID: c.KeyID, TeamID: c.TeamID, Logger: b.log})
 	if err != nil {
 		return nil, cred, keyError(path, "key_file", fmt.Errorf("%q: %w", string(c.KeyFile), err))

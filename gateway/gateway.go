@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,20 +24,22 @@ import (
 
 // Gateway is a gateway with everything in it. It is made by New, listens from Listen on and serves while Run runs.
 type Gateway struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	services []*service
-	origins  []*origins
-	metrics  *metrics.Metrics
-	ceiling  *delivery.Ceiling
-	api      http.Handler
-	signals  signals
+	log     *slog.Logger
+	metrics *metrics.Metrics
+	ceiling *delivery.Ceiling
+	house   atomic.Pointer[house]
+	signals signals
 
 	listener, adminListener net.Listener
 
 	began    atomic.Int64 // when Run began, in UNIX nanoseconds; 0 before
 	warm     atomic.Bool  // every service has been ready once, or has had its time
 	draining atomic.Bool
+
+	reloading sync.Mutex      // one reload at a time; guards what follows
+	base      context.Context // of what runs; nil before
+	closed    bool            // no more reloads
+	tenants   errgroup.Group  // everything that runs
 }
 
 // New reads every key file that cfg names and puts the gateway together. It starts nothing and opens no socket. The error
@@ -45,19 +48,16 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	built, err := build(cfg, log)
+	g := &Gateway{log: log, metrics: metrics.New(), ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}}
+	g.metrics.WatchCeiling(g.ceiling)
+	h, err := g.build(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
-	for _, warning := range Warnings(cfg) {
-		log.Warn("config: " + warning)
-	}
-	g := &Gateway{cfg: cfg, log: log, services: built.services, origins: built.origins, metrics: built.metrics, ceiling: built.ceiling}
 	g.signals.zone, g.signals.concurrency = cfg.Zone, cfg.Limits.Concurrency
 	g.signals.target, g.signals.max = cfg.Limits.TargetTime, cfg.Limits.SendTime
-	if g.api, err = g.face(built.table); err != nil {
-		return nil, fmt.Errorf("config: %w", err)
-	}
+	g.show(h)
+	g.house.Store(h)
 	return g, nil
 }
 
@@ -67,11 +67,11 @@ func (g *Gateway) Listen() error {
 	if g.listener != nil {
 		return nil
 	}
-	api, err := net.Listen("tcp", string(g.cfg.Listen))
+	api, err := net.Listen("tcp", string(g.house.Load().cfg.Listen))
 	if err != nil {
 		return fmt.Errorf("gateway: listen: %w", err)
 	}
-	admin, err := net.Listen("tcp", string(g.cfg.Admin.Listen))
+	admin, err := net.Listen("tcp", string(g.house.Load().cfg.Admin.Listen))
 	if err != nil {
 		return errors.Join(fmt.Errorf("gateway: admin.listen: %w", err), api.Close())
 	}
@@ -96,46 +96,42 @@ func (g *Gateway) Run(ctx context.Context) error {
 	ctx, giveUp := context.WithCancel(ctx)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var house errgroup.Group
-	for _, s := range g.services {
-		s.run(background, &house)
-	}
-	for _, o := range g.origins {
-		house.Go(func() error { return o.run(background) })
-	}
+	g.open(background)
 	admin := g.server(background, g.operations())
-	house.Go(func() error {
+	g.tenants.Go(func() error {
 		defer giveUp()
 		return serve(admin, g.adminListener)
 	})
 	err := g.serve(ctx, g.front(background))
+	g.close()
 	stop()
-	return errors.Join(err, admin.Close(), house.Wait())
+	return errors.Join(err, admin.Close(), g.tenants.Wait())
 }
 
 // serve serves the API until ctx ends or the listener fails, and lets what is in flight end.
 func (g *Gateway) serve(ctx context.Context, api *http.Server) error {
 	failed := make(chan error, 1)
 	go func() { failed <- serve(api, g.listener) }()
-	g.log.Info("gateway: serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.services))
+	g.log.Info("gateway: serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.house.Load().services))
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
 	g.draining.Store(true)
-	g.log.Info("gateway: draining", "delay", g.cfg.Drain.Delay, "grace", g.cfg.Drain.Grace)
-	time.Sleep(g.cfg.Drain.Delay)
-	return errors.Join(g.drain(api), <-failed)
+	d := g.house.Load().cfg.Drain
+	g.log.Info("gateway: draining", "delay", d.Delay, "grace", d.Grace)
+	time.Sleep(d.Delay)
+	return errors.Join(g.drain(api, d.Grace), <-failed)
 }
 
 // drain closes the listener and waits for requests in flight.
-func (g *Gateway) drain(api *http.Server) error {
-	grace, cancel := context.WithTimeout(context.Background(), g.cfg.Drain.Grace)
+func (g *Gateway) drain(api *http.Server, longest time.Duration) error {
+	grace, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	began := time.Now()
 	if err := api.Shutdown(grace); err != nil {
-		return errors.Join(fmt.Errorf("gateway: requests were cut after %s (raise drain.grace)", g.cfg.Drain.Grace), api.Close())
+		return errors.Join(fmt.Errorf("gateway: requests were cut after %s (raise drain.grace)", longest), api.Close())
 	}
 	g.log.Info("gateway: drained", "took", time.Since(began))
 	return nil

@@ -42,7 +42,8 @@ func idle(t *testing.T, name string, addrs ...netip.AddrPort) *service {
 
 func TestAGatewayThatReachesNobodyIsNeverReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &Gateway{cfg: &config.Config{}, services: []*service{idle(t, "one"), idle(t, "two")}}
+		g := &Gateway{}
+		g.house.Store(&house{services: []*service{idle(t, "one"), idle(t, "two")}})
 		g.began.Store(time.Now().UnixNano())
 		for range 3 {
 			if missing := g.notReady(); len(missing) != 2 {
@@ -59,7 +60,8 @@ func TestAStartingGatewayWaitsForAllAndARunningOneForAny(t *testing.T) {
 		well := idle(t, "well", netip.MustParseAddrPort("127.0.0.1:1"))
 		ended := make(chan error, 1)
 		go func() { ended <- well.pool.Run(ctx) }()
-		g := &Gateway{cfg: &config.Config{}, services: []*service{well, idle(t, "ill")}}
+		g := &Gateway{}
+		g.house.Store(&house{services: []*service{well, idle(t, "ill")}})
 		g.began.Store(time.Now().UnixNano())
 		time.Sleep(warmUp / 2)
 		if missing := g.notReady(); len(missing) != 1 || missing[0].Name != "ill" {

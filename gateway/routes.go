@@ -41,20 +41,24 @@ type builder struct {
 	weights  map[string]int
 	keepDead time.Duration
 	ceiling  *delivery.Ceiling
+	standing *house // to take over from; nil at first
 	problems []error
 }
 
 // build makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
 // the configuration that is wrong.
-func build(cfg *config.Config, log *slog.Logger) (*builder, error) {
-	b := &builder{log: log, metrics: metrics.New(), signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{},
-		keepDead: cfg.Limits.DeadTokens, ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}}
-	b.metrics.WatchCeiling(b.ceiling)
+func build(cfg *config.Config, g *Gateway, standing *house) (*builder, error) {
+	b := &builder{
+		log: g.log, metrics: g.metrics, ceiling: g.ceiling, standing: standing, keepDead: cfg.Limits.DeadTokens,
+		signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{},
+	}
 	for _, server := range cfg.DNS.Servers {
 		b.servers = append(b.servers, server.String())
 	}
 	for name, app := range cfg.Apps {
-		b.weights[name] = app.Weight
+		if app.Weight != 1 { // so that an app that comes or goes changes nothing for the others
+			b.weights[name] = app.Weight
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		b.app(name, cfg.Apps[name])
@@ -158,8 +162,10 @@ func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.authorize, s.refresh = provider.Authorize, provider.Run
-	return b.route(s, provider, c.Retry), nil
+	if s.account == nil {
+		s.account, s.authorize, s.refresh = provider, provider.Authorize, provider.Run
+	}
+	return b.route(s, s.account, c.Retry), nil
 }
 
 func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {

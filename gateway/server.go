@@ -15,15 +15,20 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-// face returns the HTTP face of the house.
-func (g *Gateway) face(sender rest.Sender) (http.Handler, error) {
-	apps := make(map[string]rest.App, len(g.cfg.Apps))
-	for name, app := range g.cfg.Apps {
+// standing is the API of whatever house stands.
+func (g *Gateway) standing() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.house.Load().api.ServeHTTP(w, r) })
+}
+
+// face returns the HTTP face of a house.
+func (g *Gateway) face(cfg *config.Config) (http.Handler, error) {
+	apps := make(map[string]rest.App, len(cfg.Apps))
+	for name, app := range cfg.Apps {
 		apps[name] = rest.App{Keys: keys(app.Keys)}
 	}
-	limits := g.cfg.Limits
+	limits := cfg.Limits
 	return rest.New(rest.Config{
-		Sender: sender, Apps: apps, Logger: g.log, Ready: g.notReady, Observe: g.metrics.Request, Status: func() any { return g.Status() },
+		Sender: g, Apps: apps, Logger: g.log, Ready: g.notReady, Observe: g.metrics.Request, Status: func() any { return g.Status() },
 		Limits: rest.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTime: limits.BodyTime,
 			SendTime: limits.SendTime,
@@ -54,7 +59,7 @@ func (g *Gateway) operations() http.Handler {
 // front returns the server of the API. It speaks HTTP/1.1, and HTTP/2 to those who begin with it (RFC 9113 §3.3), as
 // client does: many calls share a connection, which says honestly what it has not processed when it ends.
 func (g *Gateway) front(base context.Context) *http.Server {
-	s := g.server(base, g.signalling(g.api))
+	s := g.server(base, g.signalling(g.standing()))
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)

@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/metrics"
 	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
@@ -44,6 +45,9 @@ type service struct {
 	dead      *delivery.Dead
 	gate      *quota.Gate
 
+	account *fcm.Provider      // of a service of Google's; nil elsewhere
+	stop    context.CancelFunc // nil before it runs
+
 	authorize func(context.Context) error // gets a token where there is none
 	refresh   func(context.Context) error // keeps it fresh; nil where sending does so
 }
@@ -62,27 +66,46 @@ type settings struct {
 	maxStreams int
 	maxAnswer  int  // bytes; 0 is wire's default
 	stranger   bool // its name is not ours to choose, so its addresses must be public
+
+	// What newService sets, for a reload has to see that it changed.
+	roots    *x509.CertPool
+	servers  []string
+	weights  map[string]int
+	keepDead time.Duration
+}
+
+// equal reports whether a service with the one settings can do as one with the others.
+func (s settings) equal(other settings) bool {
+	same := s.roots.Equal(other.roots)
+	s.roots, other.roots = nil, nil
+	return same && reflect.DeepEqual(s, other)
 }
 
 // service returns the service for a credential and a URL, the same one for the same two.
 func (b *builder) service(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {
+	want = b.whole(want, roots)
 	for _, s := range b.services {
 		if s.cred.id != cred.id || s.shared.base != want.base {
 			continue
 		}
-		if !reflect.DeepEqual(s.shared, want) {
+		if !s.shared.equal(want) {
 			return nil, fmt.Errorf("config: %s: shares its credential, and so its pool, with %s: pool, quota, retry.budget, "+
 				"retry.budget_floor, endpoints and ca_file must be the same in both", path, s.apps[0])
 		}
 		s.apps = append(s.apps, path)
 		return s, nil
 	}
-	s, err := b.newService(path, cred, want, roots)
+	if known := b.standing.service(cred.id, want); known != nil {
+		s := *known
+		s.apps = []string{path}
+		b.services = append(b.services, &s)
+		return &s, nil
+	}
+	s, err := b.newService(path, cred, want)
 	if err != nil {
 		return nil, err
 	}
 	b.services = append(b.services, s)
-	b.metrics.Watch(s.watched())
 	return s, nil
 }
 
@@ -91,7 +114,13 @@ func (s *service) watched() metrics.Service {
 	return metrics.Service{Pool: s.pool, Gate: s.gate, Admission: s.admission, HeldBack: s.brake.Chance}
 }
 
-func (b *builder) newService(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {
+// whole adds to a block's settings what is the whole configuration's.
+func (b *builder) whole(s settings, roots *x509.CertPool) settings {
+	s.roots, s.servers, s.weights, s.keepDead = roots, b.servers, b.weights, b.keepDead
+	return s
+}
+
+func (b *builder) newService(path string, cred credential, want settings) (*service, error) {
 	base, err := url.Parse(string(want.base))
 	if err != nil {
 		return nil, keyError(path, "url", err)
@@ -104,7 +133,7 @@ func (b *builder) newService(path string, cred credential, want settings, roots 
 		name: b.unused(fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.name), path), apps: []string{path}, cred: cred, shared: want,
 		resolver: resolver(base, want, b.servers),
 		dial: dial(wire.Config{
-			Authority: base.Host, TLS: &tls.Config{RootCAs: roots, Certificates: cred.cert},
+			Authority: base.Host, TLS: &tls.Config{RootCAs: want.roots, Certificates: cred.cert},
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
 		}),
 		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights), gate: gate(want.quota, b.weights),
@@ -168,11 +197,13 @@ func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, e
 }
 
 // run runs what the service needs until ctx ends.
-func (s *service) run(ctx context.Context, house *errgroup.Group) {
-	house.Go(func() error { return s.pool.Run(ctx) })
+func (s *service) run(ctx context.Context) error {
+	var all errgroup.Group
+	all.Go(func() error { return s.pool.Run(ctx) })
 	if s.refresh != nil {
-		house.Go(func() error { return s.refresh(ctx) })
+		all.Go(func() error { return s.refresh(ctx) })
 	}
+	return all.Wait()
 }
 
 // resolver returns where a service's addresses come from. Those of Apple and Google are asked from DNS with their TTLs, and

@@ -35,8 +35,9 @@ type ServiceStatus struct {
 
 // Status returns the state of everything at this moment.
 func (g *Gateway) Status() Status {
-	s := Status{Zone: g.cfg.Zone, Draining: g.draining.Load(), Ceiling: g.ceiling.Status(), Services: []ServiceStatus{}}
-	for _, service := range g.everyService() {
+	h := g.house.Load()
+	s := Status{Zone: h.cfg.Zone, Draining: g.draining.Load(), Ceiling: g.ceiling.Status(), Services: []ServiceStatus{}}
+	for _, service := range h.everyService() {
 		s.Services = append(s.Services, ServiceStatus{
 			Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status(),
 			Admission: service.admission.Status(), HeldBack: service.brake.Chance(),
@@ -46,9 +47,9 @@ func (g *Gateway) Status() Status {
 }
 
 // everyService returns those that the configuration names, and then those that subscriptions have named since.
-func (g *Gateway) everyService() []*service {
-	all := slices.Clone(g.services)
-	for _, o := range g.origins {
+func (h *house) everyService() []*service {
+	all := slices.Clone(h.services)
+	for _, o := range h.origins {
 		all = append(all, o.all()...)
 	}
 	return all
@@ -63,8 +64,9 @@ func (g *Gateway) notReady() []rest.NotReady {
 	if g.draining.Load() {
 		return []rest.NotReady{{Name: "gateway", Reason: "draining: it is about to end"}}
 	}
+	services := g.house.Load().services
 	var missing []rest.NotReady
-	for _, s := range g.services {
+	for _, s := range services {
 		if err := s.pool.Ready(); err != nil {
 			missing = append(missing, rest.NotReady{Name: s.name, Reason: err.Error()})
 		}
@@ -72,7 +74,7 @@ func (g *Gateway) notReady() []rest.NotReady {
 	if len(missing) == 0 || time.Since(time.Unix(0, g.began.Load())) > warmUp {
 		g.warm.Store(true)
 	}
-	if g.warm.Load() && len(missing) < len(g.services) {
+	if g.warm.Load() && len(missing) < len(services) {
 		return nil
 	}
 	return missing

@@ -5,7 +5,6 @@ package gateway
 import (
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,6 +40,9 @@ type origins struct {
 	make     func(origin string) (*service, *delivery.Route, error)
 	arrivals chan *service // on their way to run
 	ended    chan struct{}
+	block    *config.WebPush    // what it was made from
+	shared   settings           // those of the whole configuration
+	stop     context.CancelFunc // nil before it runs
 
 	mu       sync.Mutex
 	known    map[string]*delivery.Route
@@ -123,7 +125,7 @@ func (o *origins) run(ctx context.Context) error {
 	for {
 		select {
 		case s := <-o.arrivals:
-			s.run(ctx, &house)
+			house.Go(func() error { return s.run(ctx) })
 		case <-ctx.Done():
 			return house.Wait()
 		}
@@ -155,27 +157,30 @@ func (b *builder) webPush(app string, c *config.WebPush) (*origins, error) {
 	if err != nil {
 		return nil, keyError(path, "vapid_key_file", fmt.Errorf("%q: %w", string(c.VAPIDKeyFile), err))
 	}
+	shared := b.whole(settings{platform: push.WebPush}, roots)
+	if known := b.standing.webPush(path, key.Public(), c, shared); known != nil {
+		return known, nil
+	}
 	provider, err := webpush.New(webpush.Config{Key: key, Subject: c.Subject, Services: c.Services, StandIn: string(c.URL)})
 	if err != nil {
 		return nil, keyError(path, "services", err)
 	}
 	o := &origins{
-		path: path, public: key.Public(), standIn: string(c.URL), provider: provider,
+		path: path, block: c, shared: shared, public: key.Public(), standIn: string(c.URL), provider: provider,
 		observer: b.metrics.Route(app, push.WebPush), watch: func(s *service) { b.metrics.Watch(s.watched()) },
 		arrivals: make(chan *service), ended: make(chan struct{}), known: map[string]*delivery.Route{},
 	}
-	o.make = b.origin(app, o, c, roots, gate(c.Quota, b.weights))
+	o.make = b.origin(app, o, c, gate(c.Quota, b.weights))
 	return o, nil
 }
 
 // origin returns what makes the service and the route of an origin. The quota is the key's, whatever the service.
-func (b *builder) origin(app string, o *origins, c *config.WebPush, roots *x509.CertPool, quota *quota.Gate) func(string) (*service, *delivery.Route, error) {
+func (b *builder) origin(app string, o *origins, c *config.WebPush, quota *quota.Gate) func(string) (*service, *delivery.Route, error) {
 	return func(origin string) (*service, *delivery.Route, error) {
-		s, err := b.newService(o.path, credential{id: o.public, name: app}, settings{
-			base: config.Base(origin), endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
-			budget: c.Retry.Budget, floor: c.Retry.BudgetFloor, platform: push.WebPush,
-			stranger: c.URL == "", maxAnswer: maxWebPushAnswer,
-		}, roots)
+		want := o.shared
+		want.base, want.endpoints, want.caFile, want.pool, want.quota = config.Base(origin), c.Endpoints, c.CAFile, c.Pool, c.Quota
+		want.budget, want.floor, want.stranger, want.maxAnswer = c.Retry.Budget, c.Retry.BudgetFloor, c.URL == "", maxWebPushAnswer
+		s, err := b.newService(o.path, credential{id: o.public, name: app}, want)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -56,7 +56,7 @@ var groups = []struct {
 	{"The API", []string{"sluice_http"}},
 	{"Pools", []string{"sluice_pool"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
-	{"The build", []string{"sluice_build"}},
+	{"Configuration and build", []string{"sluice_config", "sluice_build"}},
 }
 
 // tables writes the tables of all metrics, from what Prometheus would read.
@@ -105,6 +105,7 @@ func everything(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
 		m := metrics.New()
 		m.Route("shop", push.APNs)
 		m.Request("/livez", 200)
+		m.Reloaded(true)
 		street(t, m, quota.New(quota.Config{}))
 		see(t, m)
 	})

@@ -20,16 +20,18 @@ type Metrics struct {
 	events   eventMetrics
 	requests *prometheus.CounterVec
 	stands   stands
+	reloads  reloadMetrics
 }
 
 // New returns metrics of nothing yet, besides those of the process. Route, Observe and Watch connect them to a gateway.
 func New() *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics(), requests: newRequests()}
+	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics(), requests: newRequests(), reloads: newReloadMetrics()}
 	m.registry.MustRegister(buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.routes.all()...)
 	m.registry.MustRegister(m.events.all()...)
 	m.registry.MustRegister(m.requests)
 	m.registry.MustRegister(&m.stands)
+	m.registry.MustRegister(m.reloads.count, m.reloads.last)
 	return m
 }
 

@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -130,6 +131,13 @@ func (m *Metrics) WatchCeiling(c *delivery.Ceiling) {
 	m.stands.mu.Lock()
 	defer m.stands.mu.Unlock()
 	m.stands.ceiling = c
+}
+
+// Unwatch shows a pool and its gate no more. What was counted of them stays counted.
+func (m *Metrics) Unwatch(p *pool.Pool) {
+	m.stands.mu.Lock()
+	defer m.stands.mu.Unlock()
+	m.stands.watched = slices.DeleteFunc(slices.Clone(m.stands.watched), func(w Service) bool { return w.Pool == p })
 }
 
 // Describe names the metrics.

@@ -13,6 +13,7 @@ import (
 
 type check struct {
 	Config  string        `short:"c" required:"" placeholder:"FILE" help:"Configuration, in YAML."`
+	Diff    string        `placeholder:"FILE" help:"Also tell what changes from this configuration to the other."`
 	Timeout time.Duration `default:"15s" help:"How long each check may take."`
 }
 
@@ -36,6 +37,9 @@ func (c check) Run(p process) error {
 		return wrong{err}
 	}
 	say(p.stdout, "ok    %s: %s\n", c.Config, summary(cfg))
+	if err := c.diff(p, cfg); err != nil {
+		return err
+	}
 	for _, warning := range gateway.Warnings(cfg) {
 		say(p.stdout, "warn  %s\n", warning)
 	}
@@ -45,6 +49,23 @@ func (c check) Run(p process) error {
 		}
 	}
 	return err
+}
+
+// diff prints what changes from the configuration of --diff to cfg.
+func (c check) diff(p process, cfg *config.Config) error {
+	if c.Diff == "" {
+		return nil
+	}
+	from, err := load(c.Diff)
+	if err != nil {
+		return err
+	}
+	changes := config.Diff(from, cfg)
+	say(p.stdout, "diff  from %s: %d changes\n", c.Diff, len(changes))
+	for _, change := range changes {
+		say(p.stdout, "diff  %s\n", change)
+	}
+	return nil
 }
 
 func (c check) verify(p process, check gateway.Check) bool {

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/gateway"
@@ -22,7 +24,9 @@ func (serve) Help() string {
 
     gateway serve -c gateway.yaml
 
-Every value of the file can be overridden by the environment: pool.size is SLUICE_POOL_SIZE. SIGTERM drains: what is in flight ends first. A second one ends the process at once.`
+Every value of the file can be overridden by the environment: pool.size is SLUICE_POOL_SIZE. SIGTERM drains: what is in flight ends first. A second one ends the process at once.
+
+The file, and the key files that it names, are watched: a change counts within a second, as it does on SIGHUP. A configuration with a mistake is refused as a whole, with a line in the log, and the one before it stays in force. What it would change is told by gateway check -c new.yaml --diff gateway.yaml.`
 }
 
 // Run serves until a signal comes.
@@ -31,11 +35,41 @@ func (s serve) Run(p process) error {
 	if err != nil {
 		return err
 	}
-	g, err := gateway.New(cfg, logger(p.stderr, cfg.Log))
+	log := logger(p.stderr, cfg.Log)
+	g, err := gateway.New(cfg, log)
 	if err != nil {
 		return wrong{err}
 	}
-	return g.Run(p)
+	ctx, stop := context.WithCancel(p)
+	follow, err := s.follow(ctx, g, cfg)
+	if err != nil {
+		log.Warn("gateway: only a restart will bring a new configuration", "error", err)
+	}
+	err = g.Run(p)
+	stop()
+	follow.Wait()
+	return err
+}
+
+// follow has g reload when the configuration changes, until ctx ends.
+func (s serve) follow(ctx context.Context, g *gateway.Gateway, cfg *config.Config) (*sync.WaitGroup, error) {
+	var all sync.WaitGroup
+	w, err := newWatch()
+	if err != nil {
+		return &all, err
+	}
+	w.add(append(gateway.Files(cfg), s.Config)...)
+	all.Go(func() { w.run(ctx) })
+	all.Go(func() {
+		g.Follow(w.changed, func() (*config.Config, error) {
+			cfg, err := load(s.Config)
+			if err == nil {
+				w.add(gateway.Files(cfg)...)
+			}
+			return cfg, err
+		})
+	})
+	return &all, nil
 }
 
 // load reads a configuration with the overrides of the environment.

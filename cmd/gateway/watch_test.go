@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// browsers is a configuration that needs no provider.
+const browsers = `listen: 127.0.0.1:0
+admin: {listen: 127.0.0.1:0}
+limits: {batch: %d}
+log: {level: debug}
+apps:
+  shop:
+    keys: [{name: backend, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", scopes: [send]}]
+    webpush: {vapid_key_file: vapid.pem, subject: "mailto:ops@example.com"}
+`
+
+func TestAChangedConfigurationCountsWithoutARestart(t *testing.T) {
+	_, pair, _ := finish(t, nil, "key", "vapid")
+	path := write(t, "gateway.yaml", fmt.Sprintf(browsers, 100))
+	put := func(name, text string) { // as most programs do it: a file takes the other's place
+		t.Helper()
+		beside := filepath.Join(filepath.Dir(path), "."+name)
+		if err := os.WriteFile(beside, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(beside, filepath.Join(filepath.Dir(path), name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("vapid.pem", pair[strings.Index(pair, "-----"):])
+	p := start(t, nil, "serve", "-c", path)
+	logged := func(words ...string) {
+		t.Helper()
+		p.eventually(strings.Join(words, ", "), func() bool {
+			for _, line := range strings.Split(p.stderr.String(), "\n") {
+				found := true
+				for _, word := range words {
+					found = found && strings.Contains(line, word)
+				}
+				if found {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	logged("gateway: serving")
+	put("gateway.yaml", fmt.Sprintf(browsers, 200))
+	logged("gateway: reloaded", "limits.batch: 100 → 200")
+	put("gateway.yaml", fmt.Sprintf(browsers, 0))
+	logged("gateway: not reloaded", "limits.batch")
+	_, pair, _ = finish(t, nil, "key", "vapid")
+	put("vapid.pem", pair[strings.Index(pair, "-----"):])
+	put("gateway.yaml", fmt.Sprintf(browsers, 300))
+	logged("gateway: reloaded", "limits.batch: 200 → 300", "apps.shop.webpush: connects anew")
+	before := strings.Count(p.stderr.String(), "nothing has changed")
+	p.signal(syscall.SIGHUP)
+	p.eventually("reload for SIGHUP", func() bool { return strings.Count(p.stderr.String(), "nothing has changed") > before })
+	p.terminate()
+}
+
+func TestCheckTellsWhatAReloadWouldChange(t *testing.T) {
+	_, pair, _ := finish(t, nil, "key", "vapid")
+	from, to := write(t, "gateway.yaml", fmt.Sprintf(browsers, 100)), write(t, "new.yaml", fmt.Sprintf(browsers, 200))
+	for _, path := range []string{from, to} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), "vapid.pem"), []byte(pair[strings.Index(pair, "-----"):]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, stdout, _ := finish(t, nil, "check", "-c", to, "--diff", from, "--timeout", "10ms")
+	if want := "diff  limits.batch: 100 → 200\n"; !strings.Contains(stdout, want) {
+		t.Errorf("%q is not in\n%s", want, stdout)
+	}
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sluice-push/sluice/config"
+)
+
+// fixed are the keys that count when a gateway starts: what they name is opened once, or held by what is.
+var fixed = []string{"listen", "admin", "zone", "queue", "log", "limits.concurrency", "limits.target_time", "limits.in_flight"}
+
+// Follow reloads when changed says that the configuration may have changed, until changed is closed. What load or the
+// reload refuses is logged and counted, and changes nothing.
+func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, error)) {
+	for range changed {
+		cfg, err := load()
+		var changes []string
+		if err == nil {
+			changes, err = g.Reload(cfg)
+		}
+		g.metrics.Reloaded(err == nil)
+		switch {
+		case err != nil:
+			g.log.Error("gateway: not reloaded; the configuration before it stays in force", "error", err)
+		case len(changes) == 0:
+			g.log.Debug("gateway: reloaded; nothing has changed")
+		default:
+			g.log.Info("gateway: reloaded", "changes", changes)
+		}
+	}
+}
+
+// Files returns the files that cfg names: what is in them belongs to the configuration.
+func Files(cfg *config.Config) (files []string) {
+	add := func(names ...config.File) {
+		for _, name := range names {
+			if name != "" {
+				files = append(files, string(name))
+			}
+		}
+	}
+	for _, app := range cfg.Apps {
+		for _, f := range secretFiles(app) {
+			add(f.file)
+		}
+		if app.APNs != nil {
+			add(app.APNs.CAFile, app.APNs.CertFile)
+		}
+		if app.FCM != nil {
+			add(app.FCM.CAFile)
+		}
+		if app.WebPush != nil {
+			add(app.WebPush.CAFile)
+		}
+	}
+	return files
+}
+
+// Reload puts cfg in force and returns what it changes, also in key files that have new contents under their old names.
+// It reads and checks everything first: after an error the old configuration stays in force as if nothing had been. What
+// cfg leaves as it was keeps its connections, tokens, breakers and quotas; what is on its way ends by the configuration
+// that it began with.
+func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	if g.closed {
+		return nil, errors.New("gateway: it is about to end: nothing is reloaded")
+	}
+	old := g.house.Load()
+	if changes, err = compare(old.cfg, cfg); err != nil {
+		return nil, err
+	}
+	h, err := g.build(cfg, old)
+	if err != nil {
+		return nil, err
+	}
+	if changes = append(changes, renewed(old, h)...); len(changes) == 0 {
+		return nil, nil
+	}
+	g.hide(old)
+	g.show(h)
+	if g.base == nil {
+		g.house.Store(h)
+		return changes, nil
+	}
+	g.start(h)
+	g.house.Store(h)
+	g.clear(old, h)
+	return changes, nil
+}
+
+// compare returns what changes, or why not all of it can while the gateway runs.
+func compare(from, to *config.Config) (changes []string, err error) {
+	var restart []string
+	for _, change := range config.Diff(from, to) {
+		changes = append(changes, change.String())
+		if slices.ContainsFunc(fixed, func(key string) bool {
+			return change.Key == key || strings.HasPrefix(change.Key, key+".")
+		}) {
+			restart = append(restart, change.Key)
+		}
+	}
+	if len(restart) > 0 {
+		return nil, fmt.Errorf("config: %s cannot change while the gateway runs (restart it)", strings.Join(restart, ", "))
+	}
+	return changes, nil
+}
+
+// renewed names the blocks that get connections of their own anew, and why if the configuration does not tell: the files
+// that it names have other contents.
+func renewed(old, h *house) (changes []string) {
+	for _, s := range h.services {
+		for _, path := range s.apps {
+			switch was := old.at(path); {
+			case was == nil || was.pool == s.pool:
+			case was.cred.id != s.cred.id:
+				changes = append(changes, path+": another credential")
+			default:
+				changes = append(changes, path+": connects anew")
+			}
+		}
+	}
+	for _, o := range h.origins {
+		if !slices.Contains(old.origins, o) && slices.ContainsFunc(old.origins, func(was *origins) bool { return was.path == o.path }) {
+			changes = append(changes, o.path+": connects anew")
+		}
+	}
+	slices.Sort(changes)
+	return slices.Compact(changes)
+}
+
+// at returns the service that a block sends through, or nil.
+func (h *house) at(path string) *service {
+	for _, s := range h.services {
+		if slices.Contains(s.apps, path) {
+			return s
+		}
+	}
+	return nil
+}
