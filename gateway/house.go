@@ -28,6 +28,8 @@ type house struct {
 	api      http.Handler
 	// inside is read-locked by each notification on its way: whoever gets the lock knows that the last has left.
 	inside sync.RWMutex
+	// cleared is closed when the last has left this house and all that stood before it; before is that of the one before.
+	cleared, before chan struct{}
 }
 
 var (
@@ -61,7 +63,10 @@ func (g *Gateway) build(cfg *config.Config, standing *house) (*house, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &house{cfg: cfg, services: b.services, origins: b.origins, table: b.table, signers: b.signers}
+	h := &house{cfg: cfg, services: b.services, origins: b.origins, table: b.table, signers: b.signers, cleared: make(chan struct{})}
+	if standing != nil {
+		h.before = standing.cleared
+	}
 	if h.api, err = g.face(cfg); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
@@ -115,10 +120,15 @@ func (g *Gateway) run(work func(context.Context) error) (stop context.CancelFunc
 	return stop
 }
 
-// clear ends those of the old house who are not in the new one, once nothing is on its way through them.
+// clear ends those of the old house who are not in the new one, once nothing is on its way through them, be it from the
+// house before the old one.
 func (g *Gateway) clear(old, h *house) {
 	g.tenants.Go(func() error {
+		if old.before != nil {
+			<-old.before
+		}
 		old.inside.Lock() // and never unlocked: nobody is to enter again
+		close(old.cleared)
 		for _, s := range old.services {
 			if !h.has(s) {
 				s.stop()

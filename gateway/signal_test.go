@@ -18,6 +18,7 @@ func TestEveryAnswerTellsWhatTheGatewayGrants(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		_, _ = io.Copy(io.Discard, answer.Body) // or the next asks on another connection
 		_ = answer.Body.Close()
 		if got, want := answer.Header.Get("Sluice-Gateway"), `concurrency=100, target=1.5, max=20, zone="tokyo-a"`; got != want {
 			t.Errorf("%s: %s, want %s", path, got, want)
