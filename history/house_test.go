@@ -120,3 +120,12 @@ func event(id string, status push.Status) push.Event {
 func life(id string) []push.Event {
 	return []push.Event{event(id, push.StatusQueued), event(id, push.StatusSending), event(id, push.StatusAccepted)}
 }
+
+func (r *running) state(id string) history.State {
+	r.Helper()
+	states, err := r.States(r.Context(), []string{id})
+	if err != nil {
+		r.Fatal(err)
+	}
+	return states[id]
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// keyed is a notification that came with an Idempotency-Key.
+func keyed(key, body string) *push.Notification {
+	return &push.Notification{ID: id(), App: "shop", Platform: push.APNs, KeyHash: []byte(key), BodyHash: []byte(body)}
+}
+
+// of is the event that n has come to that status.
+func of(n *push.Notification, status push.Status) push.Event {
+	e := event(n.ID, status)
+	e.KeyHash, e.BodyHash = n.KeyHash, n.BodyHash
+	return e
+}
+
+func (r *running) claim(n *push.Notification, stands func(*push.Receipt) bool) (done func(), earlier push.Receipt) {
+	r.Helper()
+	done, earlier, err := r.Claim(r.Context(), n, stands)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return done, earlier
+}
+
+func TestAKeyGivesTheSameReceiptAlsoAfterARestart(t *testing.T) {
+	house := newHouse(t)
+	r := house.open()
+	n := keyed("key", "body")
+	done, _ := r.claim(n, nil)
+	if err := r.Note(t.Context(), of(n, push.StatusQueued)); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	for _, status := range []push.Status{push.StatusQueued, push.StatusAccepted} {
+		if status != push.StatusQueued {
+			r.append(of(n, push.StatusSending), of(n, status))
+		}
+		if done, earlier := r.claim(keyed("key", "body"), nil); done != nil || earlier.ID != n.ID || earlier.Status() != status {
+			t.Errorf("%+v, want %s", earlier, status)
+		}
+	}
+	r.stop()
+	r = house.open()
+	if done, earlier := r.claim(keyed("key", "body"), nil); done != nil || earlier.ID != n.ID || len(earlier.Attempts) != 1 {
+		t.Errorf("%+v", earlier)
+	}
+	if _, _, err := r.Claim(t.Context(), keyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
+		t.Error(err)
+	}
+	if done, _ := r.claim(keyed("other", "body"), nil); done == nil {
+		t.Error("another key is not free")
+	}
+}
+
+func TestOfManyCallsWithAKeyOneIsFirst(t *testing.T) {
+	r := newHouse(t).open()
+	var firsts atomic.Int64
+	var calls sync.WaitGroup
+	for range 32 {
+		calls.Go(func() {
+			n := keyed("key", "body")
+			done, earlier, err := r.Claim(t.Context(), n, nil)
+			switch {
+			case err != nil:
+				t.Error(err)
+			case done == nil && earlier.Status() != push.StatusAccepted:
+				t.Errorf("%+v", earlier)
+			case done != nil:
+				firsts.Add(1)
+				if _, err := r.Append(t.Context(), of(n, push.StatusSending)); err != nil {
+					t.Error(err)
+				}
+				if err := r.Note(t.Context(), of(n, push.StatusAccepted)); err != nil {
+					t.Error(err)
+				}
+				done()
+			}
+		})
+	}
+	calls.Wait()
+	if firsts.Load() != 1 {
+		t.Errorf("%d calls were sent", firsts.Load())
+	}
+}
+
+func TestAKeyOfWhichNothingCameIsFreeAgain(t *testing.T) {
+	r := newHouse(t).open()
+	done, _ := r.claim(keyed("key", "body"), nil)
+	done()
+	n := keyed("key", "other body")
+	if done, _ = r.claim(n, nil); done == nil {
+		t.Fatal("a call that told nothing keeps its key")
+	}
+	r.append(of(n, push.StatusExpired))
+	done()
+	falls := func(r *push.Receipt) bool { return r.Status() != push.StatusExpired }
+	if done, _ := r.claim(keyed("key", "third body"), falls); done == nil {
+		t.Error("an end that does not stand keeps its key")
+	}
+}
+
+func TestWhoWaitsForAKeyInVainIsToldSo(t *testing.T) {
+	r := newHouse(t).open()
+	done, _ := r.claim(keyed("key", "body"), nil)
+	defer done()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := r.Claim(ctx, keyed("key", "body"), nil); !errors.Is(err, push.ErrKeyBusy) {
+		t.Error(err)
+	}
+	if _, _, err := r.Claim(t.Context(), keyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
+		t.Error(err)
+	}
+}
+
+func TestWhatItsCallersGatewayLeftBehindIsInDoubt(t *testing.T) {
+	house := newHouse(t)
+	r := house.open()
+	never, may := keyed("never", "body"), keyed("may", "body")
+	for _, n := range []*push.Notification{never, may} {
+		_, _ = r.claim(n, nil) // and then the gateway dies
+		r.append(of(n, push.StatusSending))
+	}
+	r.stop()
+	r = house.open()
+	if done, earlier := r.claim(keyed("never", "body"), nil); done != nil || earlier.ID != never.ID || earlier.Status() != push.StatusUnknown {
+		t.Errorf("%+v", earlier)
+	}
+	again := keyed("may", "body")
+	again.OnUnknown = push.RepeatAlways
+	if done, _ := r.claim(again, nil); done == nil {
+		t.Error("it may be repeated, and is not")
+	}
+	for _, n := range []*push.Notification{never, may} {
+		if receipt, _ := r.find("shop", n.ID); receipt.Status() != push.StatusUnknown || receipt.Reason != "IN_DOUBT" {
+			t.Errorf("%+v", receipt)
+		}
+	}
+}
