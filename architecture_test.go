@@ -48,6 +48,8 @@ var floors = map[string]struct {
 	"history": {floor: 1, mayImport: []string{"engine", "push"},
 		mayNotFrom: "the queue asks it through an interface of its own"},
 
+	"webhook": {floor: 1, mayImport: []string{"internet", "push"}},
+
 	"delivery": {floor: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
 	"zone":     {floor: 2, mayImport: []string{"pool"}},
 

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package webhook
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Position is how far a webhook is, and what it could not deliver.
+type Position struct {
+	// Since is when the webhook was first heard of: what happened before is not told.
+	Since time.Time `json:"since"`
+	// After is the cursor of the last event that was delivered, parked or of no interest; empty before the first.
+	After string `json:"after,omitempty"`
+	// Parked are the ranges that were given up, oldest first, at most 100 of them.
+	Parked []Range `json:"parked,omitempty"`
+}
+
+// Range is events that were given up. They are kept for as long as the history keeps any event, and can be read from the
+// feed: behind After, up to Until.
+type Range struct {
+	After  string    `json:"after"`
+	Until  string    `json:"until"`
+	Events int       `json:"events"` // 0 if nobody can tell
+	From   time.Time `json:"from"`   // when the first of them happened
+	To     time.Time `json:"to"`
+	Reason string    `json:"reason"`
+}
+
+const mostParked = 100
+
+// Status is a webhook at a moment. It holds no secret.
+type Status struct {
+	App  string `json:"app"`
+	Name string `json:"name"`
+	// Position is the cursor of the last event that is done with.
+	Position string `json:"position,omitempty"`
+	// ToldUpTo is when the last event happened that the receiver took.
+	ToldUpTo time.Time `json:"told_up_to,omitzero"`
+	// Failures counts the attempts in a row that failed; Reason is the last one's, and NextTry when the next is.
+	Failures int       `json:"failures"`
+	Reason   string    `json:"reason,omitempty"`
+	NextTry  time.Time `json:"next_try,omitzero"`
+	// Parked is what was given up.
+	Parked []Range `json:"parked,omitempty"`
+}
+
+// Status returns how it stands.
+func (w *Webhook) Status() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return Status{
+		App: w.cfg.App, Name: w.cfg.Name, Position: w.position.After, ToldUpTo: w.told, Failures: w.failures, Reason: w.trouble,
+		NextTry: w.next, Parked: slices.Clone(w.position.Parked),
+	}
+}
+
+// deliver posts a batch until its receiver takes it, or it is given up. An event is tried until it is a day old, and once
+// at least; while the receiver fails, what is as old already is not tried at all.
+func (w *Webhook) deliver(ctx context.Context, b batch) error {
+	if len(b.events) == 0 {
+		return w.pass(ctx, b)
+	}
+	for {
+		if trouble := w.failing(); trouble != "" {
+			old, rest := b.cut(time.Now().Add(-w.cfg.GiveUp))
+			if err := w.park(ctx, old, trouble); err != nil || len(rest.events) == 0 {
+				return err
+			}
+			b = rest
+		}
+		id, body := b.message(w.name, w.cfg.App)
+		err := w.post(ctx, id, body)
+		if err == nil {
+			w.succeeded(b)
+			return w.move(ctx, b, nil)
+		}
+		if ctx.Err() != nil || !w.rest(ctx, w.failed(err)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// failing is the reason of the last failure, or empty if the last attempt was none.
+func (w *Webhook) failing() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.trouble
+}
+
+// failed notes a failure and returns how long to wait.
+func (w *Webhook) failed(err error) time.Duration {
+	w.mu.Lock()
+	w.failures++
+	n := w.failures
+	wait := backoff(n, w.cfg.Backoff, w.cfg.MaxBackoff)
+	if refused, ok := errors.AsType[*refusal](err); ok {
+		wait = max(wait, refused.wait)
+	}
+	w.trouble, w.next = err.Error(), time.Now().Add(wait)
+	w.mu.Unlock()
+	if n&(n-1) == 0 { // the first, second, fourth …
+		w.log.Warn("webhook: the receiver does not take its events; trying again", "failures", n, "err", err, "wait", wait)
+	}
+	return wait
+}
+
+func (w *Webhook) succeeded(b batch) {
+	w.mu.Lock()
+	failures := w.failures
+	w.failures, w.trouble, w.next = 0, "", time.Time{}
+	_, w.told = b.happened()
+	w.mu.Unlock()
+	if failures > 0 {
+		w.log.Info("webhook: the receiver takes its events again", "failures", failures)
+	}
+}
+
+// park gives events up, if there are any, and goes on behind them.
+func (w *Webhook) park(ctx context.Context, b batch, reason string) error {
+	if len(b.events) == 0 {
+		return nil
+	}
+	from, to := b.happened()
+	r := Range{After: cmp.Or(w.at(), "oldest"), Until: b.until, Events: len(b.events), From: from, To: to, Reason: reason}
+	w.log.Error("webhook: events are parked; read them from the feed of events", "after", r.After, "until", r.Until,
+		"events", r.Events, "reason", reason)
+	return w.move(ctx, b, &r)
+}
+
+// saveAgain is how long a webhook that is told nothing keeps in mind alone how far it is.
+const saveAgain = 10 * time.Second
+
+// pass goes on behind events that are not told.
+func (w *Webhook) pass(ctx context.Context, b batch) error {
+	w.mu.Lock()
+	early := time.Since(w.saved) < saveAgain
+	w.mu.Unlock()
+	if early {
+		return nil
+	}
+	return w.move(ctx, b, nil)
+}
+
+// move goes on behind a batch, once that is saved.
+func (w *Webhook) move(ctx context.Context, b batch, parked *Range) error {
+	w.mu.Lock()
+	p := w.position
+	p.Parked = slices.Clone(p.Parked)
+	w.mu.Unlock()
+	p.After = b.until
+	if parked != nil {
+		p.park(*parked)
+	}
+	return w.save(ctx, p)
+}
+
+func (w *Webhook) save(ctx context.Context, p Position) error {
+	if err := w.cfg.Positions.Save(ctx, w.name, p); err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.position, w.saved = p, time.Now()
+	return nil
+}
+
+// park adds a range, to the last if it goes on there for the same reason.
+func (p *Position) park(r Range) {
+	if n := len(p.Parked); n > 0 && p.Parked[n-1].Until == r.After && p.Parked[n-1].Reason == r.Reason {
+		last := &p.Parked[n-1]
+		last.Until, last.To, last.Events = r.Until, r.To, last.Events+r.Events
+		return
+	}
+	p.Parked = append(p.Parked, r)
+	if len(p.Parked) > mostParked {
+		p.Parked = p.Parked[len(p.Parked)-mostParked:]
+	}
+}
+
+// skipForgotten goes on with the oldest event that is kept, for those behind the position are not.
+func (w *Webhook) skipForgotten(ctx context.Context) {
+	w.log.Error("webhook: events were forgotten before they could be told; going on with the oldest that are kept", "after", w.at())
+	w.mu.Lock()
+	p := w.position
+	p.Parked = slices.Clone(p.Parked)
+	w.mu.Unlock()
+	p.park(Range{After: p.After, Reason: "forgotten: older than what the history keeps", To: time.Now().UTC()})
+	p.After = ""
+	if err := w.save(ctx, p); err != nil {
+		w.log.Warn("webhook: the position cannot be saved", "err", err)
+		w.rest(ctx, w.cfg.Backoff)
+	}
+}
