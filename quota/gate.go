@@ -166,14 +166,18 @@ func (g *Gate) Closed(n *push.Notification) time.Duration {
 
 // Learn takes note of an attempt's outcome. A Throttled one closes its scope:
 // project and credential are everything behind the gate, any narrower scope is
-// the notification's own target. All other outcomes teach nothing here.
+// the notification's own target. A credential that is not taken, such as by
+// Apple's TooManyProviderTokenUpdates, says nothing of the rate. All other
+// outcomes teach nothing here.
 func (g *Gate) Learn(n *push.Notification, o push.Outcome) {
 	if g == nil || o.Verdict != push.Throttled {
 		return
 	}
 	switch o.Scope {
-	case push.ScopeProject, push.ScopeCredential:
-		g.total.refuse(o.RetryAfter)
+	case push.ScopeProject:
+		g.total.close((*governor).refused, o.RetryAfter)
+	case push.ScopeCredential:
+		g.total.close((*governor).bar, o.RetryAfter)
 	case push.ScopeDevice, push.ScopeTopic, push.ScopeNone:
 		g.targets.remember(n).refused(o.RetryAfter)
 	}

@@ -224,6 +224,62 @@ func TestAScopeReopensAtHalfItsRateAndClimbsBack(t *testing.T) {
 	})
 }
 
+func TestACredentialThatIsNotTakenClosesEverythingAndSlowsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, limit := range []quota.Limit{{}, {Rate: 100, Burst: 10}} {
+			g := quota.New(quota.Config{Total: limit})
+			for range 5 {
+				open(t, g, toToken("a"))
+			}
+			for range 64 { // all that was in flight
+				g.Learn(toToken("a"), throttled(push.ScopeCredential, time.Minute))
+			}
+			shut(t, g, toToken("b"), time.Minute)
+			time.Sleep(time.Minute)
+			open(t, g, toToken("b")) // goes ahead,
+			if _, wait, ok := g.Admit(toToken("c"), 999*time.Millisecond); ok || wait != time.Second {
+				t.Errorf("Admit = %v, %v; want to follow a second later", wait, ok)
+			}
+			time.Sleep(time.Second) // and nobody has heard that it was refused
+			for range 10 {
+				open(t, g, toToken("c"))
+			}
+			if rate := g.Status().Rate; rate != limit.Rate {
+				t.Errorf("the rate is %v, and was %v", rate, limit.Rate)
+			}
+		}
+	})
+}
+
+func TestTheOneThatWentAheadClosesItForTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{})
+		began := time.Now()
+		g.Learn(toToken("a"), throttled(push.ScopeCredential, time.Minute))
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		var sent []time.Duration
+		for range 100 { // whose credential is taken again after three minutes and a half
+			all.Go(func() {
+				for sends(g, toToken("a"), time.Hour) {
+					mu.Lock()
+					sent = append(sent, time.Since(began))
+					mu.Unlock()
+					if time.Since(began) > 210*time.Second {
+						return
+					}
+					g.Learn(toToken("a"), throttled(push.ScopeCredential, time.Minute))
+				}
+			})
+		}
+		all.Wait()
+		slices.Sort(sent)
+		if len(sent) != 103 || sent[2] != 3*time.Minute || sent[3] != 4*time.Minute || sent[102] > 4*time.Minute+2*time.Second {
+			t.Errorf("%d were sent, the first at %v, the last at %v", len(sent), sent[:4], sent[len(sent)-1])
+		}
+	})
+}
+
 func TestARateNeverFallsToNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})

@@ -22,6 +22,8 @@ const (
 
 	leastLearned = 10 // a second: below it a rate that nobody configured is not taken for the quota
 	forgiven     = 2  // times the rate at which it was refused, and such a rate is forgotten
+
+	ahead = time.Second // by this much one goes before the others when a credential's time is over
 )
 
 // governor is the pace of one scope: a rate that is halved when the provider
@@ -36,6 +38,9 @@ type governor struct {
 
 	bucket   *rate.Limiter // nil until a rate is known
 	opens    time.Time     // closed until then
+	barred   time.Time     // closed until then for the credential's sake, which says nothing of the rate
+	scout    bool          // has been barred, and nobody has asked since
+	follow   time.Time     // when the others may go after the scout
 	reopened bool          // has been closed, and nobody has asked since
 	slowed   float64       // the rate after a refusal; 0 when it is the limit's
 	ceiling  float64       // what it was slowed from, and climbs back to
@@ -45,7 +50,7 @@ type governor struct {
 
 // take lets one through, or returns false.
 func (g *governor) take(now time.Time) bool {
-	if now.Before(g.opens) {
+	if g.closed(now) > 0 || now.Before(g.follow) {
 		return false
 	}
 	bucket := g.filled(now)
@@ -55,12 +60,15 @@ func (g *governor) take(now time.Time) bool {
 	if g.learns {
 		g.seen.count(now)
 	}
+	if g.scout {
+		g.scout, g.follow = false, now.Add(ahead)
+	}
 	return true
 }
 
 // wait returns how long it takes until count in a row could be let through.
 func (g *governor) wait(now time.Time, count int) time.Duration {
-	closed := g.closed(now)
+	closed := max(g.closed(now), g.follow.Sub(now))
 	bucket := g.filled(now.Add(closed))
 	if bucket == nil {
 		return closed
@@ -78,7 +86,9 @@ func shortage(bucket *rate.Limiter, now time.Time, count int) time.Duration {
 }
 
 // closed returns how long the scope stays closed.
-func (g *governor) closed(now time.Time) time.Duration { return max(g.opens.Sub(now), 0) }
+func (g *governor) closed(now time.Time) time.Duration {
+	return max(later(g.opens, g.barred).Sub(now), 0)
+}
 
 // filled returns the bucket with its rate of that moment, nil where nothing
 // limits it. A scope that has been closed opens with one token at the most, so
@@ -114,12 +124,20 @@ func (g *governor) burst() int {
 // refused closes the scope and slows it down. The refusals of all that was in
 // flight together count as one.
 func (g *governor) refused(now time.Time, wait time.Duration) {
-	if g.closed(now) == 0 {
+	if !g.opens.After(now) {
 		g.slow(now)
 	}
-	g.opens = later(g.opens, now.Add(min(max(wait, leastClosed), mostClosed)))
+	g.opens = later(g.opens, now.Add(bounded(wait)))
 	g.changed, g.reopened = g.opens, true
 }
+
+// bar closes the scope while its credential is not taken. Less traffic would not mend that, so the rate stays. When the
+// time is over one goes ahead, for the credential may still not be taken.
+func (g *governor) bar(now time.Time, wait time.Duration) {
+	g.barred, g.scout = later(g.barred, now.Add(bounded(wait))), true
+}
+
+func bounded(wait time.Duration) time.Duration { return min(max(wait, leastClosed), mostClosed) }
 
 func (g *governor) slow(now time.Time) {
 	current := g.rate(now)

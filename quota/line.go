@@ -225,29 +225,30 @@ func (l *line) served() (turns []*Turn) {
 	return turns
 }
 
-// refuse closes the line, and tells those at once who cannot wait that long.
-func (l *line) refuse(wait time.Duration) {
-	turns, wait := l.closed(wait)
+// close closes the line by how, one of the governor's two ways, and tells those at once who cannot wait that long.
+func (l *line) close(how func(g *governor, now time.Time, wait time.Duration), wait time.Duration) {
+	turns, left := l.closed(how, wait)
 	for _, t := range turns {
-		t.settle(wait)
+		t.settle(left)
 	}
 }
 
-func (l *line) closed(wait time.Duration) (evicted []*Turn, left time.Duration) {
+func (l *line) closed(how func(*governor, time.Time, time.Duration), wait time.Duration) (evicted []*Turn, left time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	l.pace.refused(now, wait)
+	how(&l.pace, now, wait)
+	left = l.pace.closed(now)
 	for i := range l.lanes {
 		for _, s := range l.lanes[i].apps {
 			for _, t := range s.turns {
-				if !t.gone && t.deadline.Before(l.pace.opens) {
+				if !t.gone && t.deadline.Before(now.Add(left)) {
 					evicted = append(evicted, l.leaves(&l.lanes[i], s, t))
 				}
 			}
 		}
 	}
-	return evicted, l.pace.closed(now)
+	return evicted, left
 }
 
 // shut returns how long the line stays closed.
