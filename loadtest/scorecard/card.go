@@ -84,6 +84,12 @@ func (c *card) added(name string, before, after, most time.Duration) {
 	c.Figures = append(c.Figures, figure{name, sign + write(max(growth, -growth)), "<= " + write(most), growth <= most})
 }
 
+// moved enters by which part a latency has changed since the fault-free run; neither way must it be more than the bound.
+func (c *card) moved(name string, before, after time.Duration, most share) {
+	by := share(float64(after-before) / float64(max(before, 1)))
+	c.Figures = append(c.Figures, figure{name, fmt.Sprintf("%+.1f%%", 100*by), "within " + write(most), by.within(most)})
+}
+
 // none enters what must not have happened at all.
 func (c *card) none(name string, n int) {
 	c.Figures = append(c.Figures, figure{Name: name, Measured: fmt.Sprint(n), Pass: n == 0})
@@ -96,6 +102,9 @@ func (c *card) must(name, measured string, so bool) {
 
 // share is a part of a whole, written in per cent.
 type share float64
+
+// within says whether the share is at most the other, whichever way.
+func (s share) within(most share) bool { return -most <= s && s <= most }
 
 func shareOf(part, whole int) share { return share(float64(part) / float64(max(whole, 1))) }
 

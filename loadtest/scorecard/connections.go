@@ -26,10 +26,8 @@ func certificateTo(m *mockprovider.Mock, files mockprovider.Files, more string) 
 // long enough for all of a burst to be in flight at once, and every one the same time, for that is a whole sample.
 func goneAway(s *stage) {
 	slow := mockprovider.Fault{Service: mockprovider.APNs, Delay: 150 * time.Millisecond}
-	m := s.mock(mockprovider.Config{Endpoints: size, Script: mockprovider.Script{Faults: []mockprovider.Fault{slow}}})
-	files, err := m.WriteFiles(s.folder())
-	s.need(err)
-	g := s.serve("", app{shop, certificateTo(m, files, ", pool: {in_flight: 250}")})
+	m := s.mock(mockprovider.Config{Endpoints: size, Script: script(slow)})
+	g := s.serve("", app{shop, certificateTo(m, s.files(m), ", pool: {in_flight: 250}")})
 	s.burst(g, 1000) // of which nothing is measured: the process warms up
 	s.sleep(time.Second)
 	s.goAwayAmid(m, g, 200, slow)

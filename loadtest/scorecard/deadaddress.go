@@ -94,9 +94,7 @@ func (s *stage) standIn(one *service) app {
 	one.port = probe.Addr().(*net.TCPAddr).AddrPort().Port()
 	s.need(probe.Close())
 	one.m = s.mock(mockprovider.Config{APNsListen: at(addresses(1, size-2), one.port)})
-	files, err := one.m.WriteFiles(s.folder())
-	s.need(err)
-	ready := one.m.Ready(files)
+	ready := one.m.Ready(s.files(one.m))
 	named := ""
 	if one.name == "control" {
 		named = fmt.Sprintf("endpoints: [%s], ", quoted(at(addresses(1, size-2), one.port)))

@@ -10,7 +10,6 @@ import (
 
 	"github.com/sluice-push/sluice/loadtest"
 	"github.com/sluice-push/sluice/mockprovider"
-	"github.com/sluice-push/sluice/push"
 )
 
 // fleet is S16: a hundred gateways start at once, each a process with eight endpoints of FCM and no access token. They
@@ -18,11 +17,8 @@ import (
 func fleet(s *stage) {
 	const gateways, minute, later = 100, time.Minute, 20 * time.Second
 	fcm := mockprovider.Fault{Service: mockprovider.FCM, Delay: healthy.Delay, P99: healthy.P99}
-	m := s.mock(mockprovider.Config{Endpoints: size, Script: mockprovider.Script{Faults: []mockprovider.Fault{fcm}}})
-	files, err := m.WriteFiles(s.folder())
-	s.need(err)
-	config := s.configuration("", app{shop, fmt.Sprintf("fcm: {url: '%s', endpoints: [%s], ca_file: %q, service_account_file: %q}",
-		m.FCMURL(), quoted(m.Ready(files).FCMEndpoints), files.CA, files.ServiceAccount)})
+	m := s.mock(mockprovider.Config{Endpoints: size, Script: script(fcm)})
+	config := s.configuration("", app{shop, fcmTo(m, s.files(m), "")})
 	all := make([]*gateway, gateways)
 	for i := range all {
 		all[i] = s.launch(config)
@@ -72,7 +68,3 @@ func (s *stage) judgeFleet(m *mockprovider.Mock, all []*gateway, loads []*load, 
 }
 
 func notAccepted(n *loadtest.Sample) bool { return n.Status != "accepted" }
-
-func toRegistration(i int) *push.Notification {
-	return &push.Notification{Platform: push.FCM, Target: push.Target{Token: fmt.Sprintf("fid%08d:APA91b%032x", i, i)}, Title: "Your parcel is on its way"}
-}

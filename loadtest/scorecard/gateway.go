@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/push"
 )
 
 // key is the one API key of every gateway here.
@@ -51,6 +53,14 @@ type event struct {
 // app is a block of the configuration's apps.
 type app struct{ name, providers string }
 
+// about is the kind of event: a pool's word, clock where the gateway finds a clock wrong, or the whole message.
+func (e *event) about() string {
+	if kind, ok := strings.CutPrefix(e.Message, "endpoint pool: "); ok || !strings.Contains(e.Message, "clock") {
+		return kind
+	}
+	return "clock"
+}
+
 func quoted(words []string) string { return "'" + strings.Join(words, "', '") + "'" }
 
 // apnsTo is an app that sends to the mock's APNs with a token key.
@@ -60,11 +70,25 @@ func apnsTo(m *mockprovider.Mock, files mockprovider.Files, more string) string 
 		at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic, more)
 }
 
-// gateway starts one for the app shop, which sends to the mock's APNs; settings are further lines of its configuration.
-func (s *stage) gateway(m *mockprovider.Mock, settings string) *gateway {
+// fcmTo is an app that sends to the mock's FCM.
+func fcmTo(m *mockprovider.Mock, files mockprovider.Files, more string) string {
+	return fmt.Sprintf("fcm: {url: '%s', endpoints: [%s], ca_file: %q, service_account_file: %q%s}",
+		m.FCMURL(), quoted(m.Ready(files).FCMEndpoints), files.CA, files.ServiceAccount, more)
+}
+
+// both is the block of an app that sends to two services.
+func both(one, other string) string { return one + "\n    " + other }
+
+// files writes what a client of the mock needs.
+func (s *stage) files(m *mockprovider.Mock) mockprovider.Files {
 	files, err := m.WriteFiles(s.folder())
 	s.need(err)
-	return s.serve(settings, app{shop, apnsTo(m, files, "")})
+	return files
+}
+
+// gateway starts one for the app shop, which sends to the mock's APNs; settings are further lines of its configuration.
+func (s *stage) gateway(m *mockprovider.Mock, settings string) *gateway {
+	return s.serve(settings, app{shop, apnsTo(m, s.files(m), "")})
 }
 
 // shop is the app that sends.
@@ -85,11 +109,11 @@ func (s *stage) open(live int, settings string, apps ...app) *gateway {
 	return g
 }
 
-// configuration writes a configuration file as an operator would.
+// configuration writes a configuration file as an operator would. Its settings may go on with those of limits.
 func (s *stage) configuration(settings string, apps ...app) string {
 	hash := sha256.Sum256([]byte(key))
 	text := "listen: 127.0.0.1:0\nadmin: {listen: 127.0.0.1:0}\nlog: {level: info, format: json}\n" +
-		"limits: {batch: 1000000, batch_in_flight: 100000}\n" + settings + "\napps:\n"
+		"limits:\n  batch: 1000000\n  batch_in_flight: 100000\n" + settings + "\napps:\n"
 	for _, a := range apps {
 		text += fmt.Sprintf("  %s:\n    keys: [{name: score, hash: 'sha256:%s'}]\n    %s\n", a.name, hex.EncodeToString(hash[:]), a.providers)
 	}
@@ -145,7 +169,7 @@ func (g *gateway) listen(log io.Reader) {
 	for lines.Scan() {
 		var e event
 		if json.Unmarshal(lines.Bytes(), &e) == nil {
-			e.kind, _ = strings.CutPrefix(e.Message, "endpoint pool: ")
+			e.kind = e.about()
 		}
 		g.mu.Lock()
 		if g.words = append(g.words, lines.Text()); len(g.words) > 5 {
@@ -211,7 +235,8 @@ type status struct {
 	}
 }
 
-var client = &http.Client{Timeout: 5 * time.Second}
+// client keeps as many connections as there are calls at a time.
+var client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10_000}}
 
 // status asks the gateway; where it does not answer, the picture is empty.
 func (g *gateway) status() (s status) {
@@ -248,6 +273,45 @@ func (s status) live() int {
 		}
 	}
 	return least
+}
+
+// verdict is the answer to one notification that was sent alone.
+type verdict struct {
+	code       int
+	retryAfter string
+	problem    struct {
+		Receipt struct{ Status, Reason string }
+	}
+}
+
+// post sends one notification for an app, as most callers do.
+func (g *gateway) post(app string, n *push.Notification) (v verdict, err error) {
+	body, err := json.Marshal(n)
+	if err != nil {
+		return v, err
+	}
+	answer, err := g.call("/v1/apps/"+app+"/notifications", "application/json", body)
+	if err != nil {
+		return v, err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	v.code, v.retryAfter = answer.StatusCode, answer.Header.Get("Retry-After")
+	text, err := io.ReadAll(answer.Body) // to its end, so that its connection carries the next call
+	if err == nil && v.code != http.StatusOK {
+		err = json.Unmarshal(text, &v.problem)
+	}
+	return v, err
+}
+
+// call posts a body to the API.
+func (g *gateway) call(path, media string, body []byte) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(g.stage.ctx, http.MethodPost, g.address()+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Authorization", "Bearer "+key)
+	request.Header.Set("Content-Type", media)
+	return client.Do(request)
 }
 
 // ready reports what /readyz says.

@@ -36,14 +36,23 @@ func (e evidence) delivered() share {
 }
 
 // failed counts those that did not end as accepted, or of which the service knows nothing, and notes how they ended.
-func (s *stage) failed(samples loadtest.Samples, accepted map[string]int) (n int) {
+func (s *stage) failed(samples loadtest.Samples, accepted map[string]int) int {
+	return s.count(samples, func(n *loadtest.Sample) bool { return accepted[n.ID] > 0 })
+}
+
+// unaccepted counts those that did not end as accepted, for services that do not know the notifications' IDs.
+func (s *stage) unaccepted(samples loadtest.Samples) int {
+	return s.count(samples, func(*loadtest.Sample) bool { return true })
+}
+
+func (s *stage) count(samples loadtest.Samples, known func(*loadtest.Sample) bool) (n int) {
 	ends := map[string]int{}
 	for i := range samples {
 		switch end := &samples[i]; {
 		case end.Status != "accepted":
 			ends[fmt.Sprintf("%s %s after %d attempts", end.Status, end.Reason, len(end.Attempts))]++
 			n++
-		case accepted[end.ID] == 0:
+		case !known(end):
 			ends["accepted, and the service knows nothing of it"]++
 			n++
 		}

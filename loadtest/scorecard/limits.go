@@ -15,7 +15,7 @@ import (
 func limited(s *stage) {
 	steady := mockprovider.Fault{Service: mockprovider.APNs, Delay: healthy.Delay}
 	m := s.mock(mockprovider.Config{
-		Endpoints: size, Streams: mockprovider.Streams{ShrinkOn4xx: true}, Script: mockprovider.Script{Faults: []mockprovider.Fault{steady}},
+		Endpoints: size, Streams: mockprovider.Streams{ShrinkOn4xx: true}, Script: script(steady),
 	})
 	g := s.gateway(m, "")
 	cold := s.burst(g, 500).wait()

@@ -87,7 +87,7 @@ func choose(names []string) ([]row, error) {
 			}
 		}
 		if len(asked) == before {
-			return nil, fmt.Errorf("there is no row %q (S01 to S25, S01b, S03b, S05b)", name)
+			return nil, fmt.Errorf("there is no row %q (S01 to S25, S01b, S03b, S05b, S10b)", name)
 		}
 	}
 	return asked, nil

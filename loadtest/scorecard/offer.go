@@ -30,16 +30,25 @@ var healthy = mockprovider.Fault{Service: mockprovider.APNs, Delay: 50 * time.Mi
 // mock starts the services, healthy ones.
 func (s *stage) mock(cfg mockprovider.Config) *mockprovider.Mock {
 	if len(cfg.Script.Faults) == 0 {
-		cfg.Script = mockprovider.Script{Faults: []mockprovider.Fault{healthy}}
+		cfg.Script = script(healthy)
 	}
 	return mockprovider.Start(s, cfg)
 }
 
+func script(faults ...mockprovider.Fault) mockprovider.Script {
+	return mockprovider.Script{Faults: faults}
+}
+
+// play replaces the script, and returns when.
+func (s *stage) play(m *mockprovider.Mock, faults ...mockprovider.Fault) time.Time {
+	now := time.Now()
+	s.need(m.Play(script(faults...)))
+	return now
+}
+
 // begin makes the faults begin, before which healthy stands behind, and returns when.
 func (s *stage) begin(m *mockprovider.Mock, faults ...mockprovider.Fault) time.Time {
-	now := time.Now()
-	s.need(m.Play(mockprovider.Script{Faults: append(faults, healthy)}))
-	return now
+	return s.play(m, append(faults, healthy)...)
 }
 
 // The notifications.
@@ -53,6 +62,19 @@ func repeated(i int) *push.Notification {
 	n := toDevice(i)
 	n.OnUnknown = push.RepeatAlways
 	return n
+}
+
+func toRegistration(i int) *push.Notification {
+	return &push.Notification{Platform: push.FCM, Target: push.Target{Token: fmt.Sprintf("fid%08d:APA91b%032x", i, i)}, Title: "Your parcel is on its way"}
+}
+
+// in is compose with every notification in that lane.
+func in(lane push.Lane, compose func(int) *push.Notification) func(int) *push.Notification {
+	return func(i int) *push.Notification {
+		n := compose(i)
+		n.Lane = lane
+		return n
+	}
 }
 
 // load is what is being offered.
