@@ -133,6 +133,8 @@ func kindOf(t reflect.Type) kind {
 		return kind{"an address to listen on", "string", `^.*:[0-9]+$`, "127.0.0.1:8080"}
 	case Endpoint:
 		return kind{"an address as ip:port", "string", `^.+:[0-9]+$`, "127.0.0.1:2197"}
+	case Network:
+		return kind{"a network as address/length", "string", `^[0-9a-fA-F.:]+/[0-9]+$`, "10.0.0.0/8"}
 	case Base:
 		return kind{"an https URL without anything behind its port", "string", `^https://[^/?#@]+/?$`, "https://localhost:2197"}
 	case URL:

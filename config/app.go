@@ -12,6 +12,8 @@ type App struct {
 	APNs    *APNs    `name:"apns"`
 	FCM     *FCM     `name:"fcm"`
 	WebPush *WebPush `name:"webpush"`
+	// Receivers that are told what became of the app's notifications. They need the queue.
+	Webhooks []Webhook `name:"webhooks"`
 }
 
 // Key is one API key, of which only the hash is known here: `gateway key` makes both.
@@ -23,6 +25,26 @@ type Key struct {
 	// What the key may do: send notifications, read states and channels, or create and delete broadcast channels, which all
 	// who follow them lose.
 	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|channels"`
+}
+
+// Webhook is a receiver of an app's events, which are posted to it in batches, signed as standardwebhooks.com says. What it
+// does not take is tried for a day, and then listed in the status.
+type Webhook struct {
+	// What logs and status call it. How far it is is kept under the name: a new name begins with what happens next.
+	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
+	// Where the events are posted. It is never printed: its path may hold a secret.
+	URL URL `name:"url" required:"true" secret:"true"`
+	// What signs: whsec_ and 24 to 64 bytes in base64. Better give a file.
+	Secret string `name:"secret" secret:"true" allowed:"/^whsec_[A-Za-z0-9+/]{32,88}={0,2}$/whsec_ and 24 to 64 bytes in base64"`
+	// A file with the secret: mode 0600. While the receiver changes to a new one, with both, on a line each.
+	SecretFile File `name:"secret_file"`
+	// The states that are told. Empty means every end.
+	Events []string `name:"events" allowed:"queued|scheduled|sending|accepted|unregistered|refused|throttled|unauthorized|unavailable|unknown|expired|cancelled"`
+	// Networks that it may be in though they are not of the public internet, such as 10.0.0.0/8. Without them a name that
+	// leads to a private address is not followed there.
+	Networks []Network `name:"networks"`
+	// Roots to trust instead of the system's, in PEM.
+	CAFile File `name:"ca_file"`
 }
 
 // APNs is an app's access to Apple: a token key (key_file, key_id, team_id) or a client certificate (cert_file,

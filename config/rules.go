@@ -31,6 +31,7 @@ func (d *decoder) rules(cfg *Config) {
 		}
 		variables[variable(path)] = path
 		d.app(path, cfg.Apps[name])
+		d.webhooks(join(path, "webhooks"), cfg.Apps[name].Webhooks, cfg.Queue)
 		d.ceilings(path, cfg.Apps[name], cfg.Retry)
 	}
 }
@@ -58,6 +59,22 @@ func (d *decoder) keys(path string, keys []Key) {
 		}
 		if len(key.Scopes) == 0 {
 			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read or channels: a key without a scope opens nothing")
+		}
+	}
+}
+
+// webhooks refuses two of one name, one without a secret or with two, and any without the queue that keeps the events.
+func (d *decoder) webhooks(path string, hooks []Webhook, q Queue) {
+	if len(hooks) > 0 && q.Dir == "" && q.NATS.URL == "" {
+		d.fail(path, "needs the queue, which keeps the events: set queue.dir or queue.nats.url")
+	}
+	for i, hook := range hooks {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if (hook.Secret == "") == (hook.SecretFile == "") {
+			d.fail(at, "signs with one secret: set secret_file or secret")
+		}
+		if slices.ContainsFunc(hooks[:i], func(other Webhook) bool { return other.Name == hook.Name && hook.Name != "" }) {
+			d.fail(at+".name", "%q is the name of another webhook of this app: give each its own", hook.Name)
 		}
 	}
 }

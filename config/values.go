@@ -44,6 +44,19 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Network is a block of addresses: 10.0.0.0/8.
+type Network string
+
+// UnmarshalText reads an address and the length of its prefix.
+func (n *Network) UnmarshalText(text []byte) error {
+	prefix, err := netip.ParsePrefix(string(text))
+	if err != nil {
+		return errValue
+	}
+	*n = Network(prefix.Masked().String())
+	return nil
+}
+
 // Base is where a service answers: https://host or https://host:port. The protocol says what follows. Providers are never
 // called without TLS.
 type Base string
