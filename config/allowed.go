@@ -128,7 +128,7 @@ func kindOf(t reflect.Type) kind {
 	case Percent:
 		return kind{"a percentage", "string", `^[0-9]+(\.[0-9]+)? ?%$`, "10%"}
 	case Rate:
-		return kind{"a rate above zero, per s, min, h or d", "string", `^[0-9]+ ?/ ?(s|min|h|d)$`, "600000/min"}
+		return kind{"none, or a rate above zero, per s, min, h or d", "string", `^(none|[0-9]+ ?/ ?(s|min|h|d))$`, "600000/min"}
 	case Address:
 		return kind{"an address to listen on", "string", `^.*:[0-9]+$`, "127.0.0.1:8080"}
 	case Endpoint:

@@ -32,7 +32,7 @@ func TestABadFileIsToldWhereAndWhatIsAllowed(t *testing.T) {
 			shop + "retry: {budget: 0.1}\n", `gateway.yaml:5:9: retry.budget: "0.1": must be a percentage, from 0% to 100%`},
 		"a rate of nothing": {
 			shop + "quota: {fcm: {rate: 0/min}}\n",
-			`gateway.yaml:5:15: quota.fcm.rate: "0/min": must be a rate above zero, per s, min, h or d, such as "600000/min"`},
+			`gateway.yaml:5:15: quota.fcm.rate: "0/min": must be none, or a rate above zero, per s, min, h or d, such as "600000/min"`},
 		"a yes for a true": {
 			shop + "pool: {fail_fast: yes}\n", `gateway.yaml:5:8: pool.fail_fast: "yes": must be true or false`},
 		"a word not in the list": {

@@ -7,8 +7,9 @@ package config
 import "time"
 
 // The comments of the fields below are the manual: Schema and Reference print them as they stand here. The tags are
-// name (the key in the file), default, allowed (words with | between them, a range lo..hi, or /pattern/ and its meaning),
-// required, inherit (the block of Config that this one starts as a copy of) and secret (never print the value).
+// name (the key in the file), default, preset (defaults of keys within a block), allowed (words with | between them, a range
+// lo..hi, or /pattern/ and its meaning), required, inherit (the block of Config that this one starts as a copy of) and
+// secret (never print the value).
 
 // Config is a whole configuration file.
 type Config struct {
@@ -149,17 +150,17 @@ type Rule struct {
 type Quota struct {
 	// Of each APNs credential.
 	APNs Allowance `name:"apns"`
-	// Of each FCM project. Google grants 600000/min unless you were told otherwise: set it, and the gateway never meets
-	// the limit by accident.
-	FCM Allowance `name:"fcm"`
+	// Of each FCM project. Its rate is 600000/min by default, which is what Google grants a project unless you were told
+	// otherwise. Several gateways that share a project share that too: give each its part.
+	FCM Allowance `name:"fcm" preset:"rate=600000/min"`
 	// Of each VAPID key.
 	WebPush Allowance `name:"webpush"`
 }
 
 // Allowance is how much may be sent with one credential.
 type Allowance struct {
-	// All notifications together, such as 600000/min or 500/s, spread evenly. Empty sets no limit; a provider's own
-	// refusals are obeyed either way.
+	// All notifications together, such as 600000/min or 500/s, spread evenly. none sets no limit, and so does empty but for
+	// FCM; a provider's own refusals are obeyed either way.
 	Rate Rate `name:"rate"`
 	// Notifications to one device, which may come at once: 240/min is FCM's limit for Android. Empty sets no limit.
 	DeviceRate Rate `name:"device_rate"`

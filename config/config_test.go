@@ -46,8 +46,8 @@ func TestTheExampleIsAGoodFileAndItsCommentsTellTheTruthAboutDefaults(t *testing
 		t.Fatal(err)
 	}
 	bare := parse(t, shop)
-	bare.Zone = "tokyo-a" // this and the quota are those that its comments except
-	bare.Quota.FCM.Rate, bare.Quota.FCM.DeviceRate = config.Rate{Count: 600000, Per: time.Minute}, config.Rate{Count: 240, Per: time.Minute}
+	bare.Zone = "tokyo-a" // this and the device's quota are those that its comments except
+	bare.Quota.FCM.DeviceRate = config.Rate{Count: 240, Per: time.Minute}
 	bare.Apps, cfg.Apps = nil, nil
 	if diff := cmp.Diff(bare, cfg); diff != "" {
 		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
@@ -76,6 +76,7 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 			NATS: config.NATS{Replicas: 3}, MaxBytes: 4 << 30, Reserve: 256 << 20, InFlight: 512, RetryFor: 24 * time.Hour,
 		},
 		History: config.History{MaxAge: 168 * time.Hour, MaxBytes: 8 << 30, KeepKeys: 24 * time.Hour},
+		Quota:   config.Quota{FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}}},
 		Limits:  config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTime: 25 * time.Second, TargetTime: time.Second, Concurrency: 4096, DeadTokens: 24 * time.Hour, BodyTime: 15 * time.Second},
 		Log:     config.Log{Level: "info", Format: "auto"},
 		Drain:   config.Drain{Grace: 30 * time.Second},
@@ -99,7 +100,7 @@ listen: ":0"
 limits: { body: 512 KiB }
 pool: { max_age: 1h30m, fail_fast: true }
 retry: { budget: 2.5%, budget_floor: 30/min }
-quota: { apns: { rate: 500/s }, webpush: { rate: 3600/h } }
+quota: { apns: { rate: 500/s }, webpush: { rate: 3600/h }, fcm: { rate: none } }
 queue: { dir: /var/lib/sluice }
 `)
 	got := []any{cfg.Listen, cfg.Limits.Body, cfg.Pool.MaxAge, cfg.Pool.FailFast, cfg.Retry.Budget,

@@ -30,6 +30,7 @@ type field struct {
 	allowed  allowed
 	required bool
 	secret   bool
+	preset   map[string]string // defaults of single keys of the block, in place of its own
 }
 
 func fieldsOf(t reflect.Type) []field {
@@ -39,9 +40,30 @@ func fieldsOf(t reflect.Type) []field {
 		fields[i] = field{
 			StructField: f, name: f.Tag.Get("name"), allowed: readAllowed(f.Tag.Get("allowed")),
 			required: f.Tag.Get("required") == "true", secret: f.Tag.Get("secret") == "true",
+			preset: pairs(f.Tag.Get("preset")),
 		}
 	}
 	return fields
+}
+
+// pairs reads key=value,key=value.
+func pairs(tag string) map[string]string {
+	found := map[string]string{}
+	for pair := range strings.SplitSeq(tag, ",") {
+		if name, value, ok := strings.Cut(pair, "="); ok {
+			found[name] = value
+		}
+	}
+	return found
+}
+
+// preset sets keys of a block to other defaults than the block's own.
+func preset(block reflect.Value, values map[string]string) {
+	for i, f := range fieldsOf(block.Type()) {
+		if def, ok := values[f.name]; ok {
+			block.Field(i).Set(mustRead(f.Type, def))
+		}
+	}
 }
 
 func join(path, name string) string {
@@ -65,6 +87,7 @@ func (d *decoder) prepare(block reflect.Value) {
 			v.Set(lookup(d.root, from))
 		case isBlock(f.Type):
 			d.prepare(v)
+			preset(v, f.preset)
 		case def != "" && f.Type.Kind() == reflect.Slice:
 			v.Set(reflect.ValueOf(strings.Split(def, ",")))
 		case def != "":

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -177,5 +178,34 @@ func TestAnOverrideOfTheTopByTheEnvironmentIsInheritedToo(t *testing.T) {
 	cfg := parse(t, shop, "SLUICE_POOL_SIZE=3", "SLUICE_POOL_IN_FLIGHT=5", "SLUICE_APPS_SHOP_APNS_POOL_IN_FLIGHT=6")
 	if pool := cfg.Apps["shop"].APNs.Pool; pool.Size != 3 || pool.InFlight != 6 || pool.MaxAge == 0 {
 		t.Errorf("got %+v", pool)
+	}
+}
+
+func TestFCMsRateIsGooglesUnlessTheFileSaysOtherwise(t *testing.T) {
+	const fcm = "apps: {shop: {keys: [{name: a, hash: \"" + hash + "\"}], fcm: {service_account_file: a.json%s}}}\n"
+	for _, c := range []struct {
+		top, app string
+		want     config.Rate
+	}{
+		{"", "", config.Rate{Count: 600000, Per: time.Minute}},
+		{"quota: {fcm: {device_rate: 240/min}}\n", "", config.Rate{Count: 600000, Per: time.Minute}},
+		{"quota: {fcm: {rate: 100/s}}\n", "", config.Rate{Count: 100, Per: time.Second}},
+		{"quota: {fcm: {rate: 100/s}}\n", ", quota: {rate: none}", config.Rate{}},
+		{"quota: {fcm: {rate: none}}\n", "", config.Rate{}},
+	} {
+		cfg := parse(t, c.top+fmt.Sprintf(fcm, c.app))
+		if got := cfg.Apps["shop"].FCM.Quota.Rate; got != c.want {
+			t.Errorf("%q %q: %v, want %v", c.top, c.app, got, c.want)
+		}
+		if cfg.Quota.APNs.Rate != (config.Rate{}) {
+			t.Errorf("Apple's quota is unknown, and has become %v", cfg.Quota.APNs.Rate)
+		}
+	}
+}
+
+func TestAProviderThatIsDownIsAlwaysProbed(t *testing.T) {
+	_, err := config.Parse("gateway.yaml", []byte(shop+"retry: {budget_floor: none}\n"), nil)
+	if err == nil || !strings.Contains(err.Error(), "retry.budget_floor: must be above zero") {
+		t.Errorf("%v", err)
 	}
 }

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"strings"
@@ -12,11 +13,11 @@ import (
 func Reference() string {
 	var b strings.Builder
 	b.WriteString("| key | holds | default | meaning |\n|---|---|---|---|\n")
-	reference(&b, comments(), "", reflect.TypeFor[Config]())
+	reference(&b, comments(), "", reflect.TypeFor[Config](), nil)
 	return b.String()
 }
 
-func reference(b *strings.Builder, comments map[string]string, path string, t reflect.Type) {
+func reference(b *strings.Builder, comments map[string]string, path string, t reflect.Type, preset map[string]string) {
 	for _, f := range fieldsOf(t) {
 		at, inner := join(path, f.name), f.Type
 		switch f.Type.Kind() {
@@ -36,15 +37,15 @@ func reference(b *strings.Builder, comments map[string]string, path string, t re
 			if comment != "" {
 				fmt.Fprintf(b, "| `%s` | block | | %s |\n", at, comment)
 			}
-			reference(b, comments, at, inner)
+			reference(b, comments, at, inner, f.preset)
 			continue
 		}
-		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", at, cell(f.allowed.phrase(inner)), f.shownDefault(), comment)
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", at, cell(f.allowed.phrase(inner)), f.shownDefault(preset[f.name]), comment)
 	}
 }
 
-func (f field) shownDefault() string {
-	switch def := f.Tag.Get("default"); {
+func (f field) shownDefault(preset string) string {
+	switch def := cmp.Or(preset, f.Tag.Get("default")); {
 	case f.required:
 		return "required"
 	case def != "":

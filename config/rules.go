@@ -20,6 +20,7 @@ func (d *decoder) rules(cfg *Config) {
 	if cfg.Queue.Dir != "" && cfg.Queue.NATS.URL != "" {
 		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
 	}
+	d.probes("retry", cfg.Retry)
 	variables := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		path := join("apps", name)
@@ -124,7 +125,15 @@ func (d *decoder) ceilings(path string, app *App, top Retry) {
 	}
 }
 
+// probes refuses a credential that could never find out that its provider is back.
+func (d *decoder) probes(path string, r Retry) {
+	if r.BudgetFloor == (Rate{}) {
+		d.fail(join(path, "budget_floor"), "must be above zero: these probe a provider that is down")
+	}
+}
+
 func (d *decoder) ceiling(path string, r, top Retry) {
+	d.probes(path, r)
 	raised := map[string]bool{
 		"attempts":        r.Attempts > top.Attempts,
 		"max_retry_after": r.MaxRetryAfter > top.MaxRetryAfter,

@@ -152,8 +152,12 @@ type Rate struct {
 
 var rateUnits = map[string]time.Duration{"s": time.Second, "min": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
 
-// UnmarshalText reads a whole number above zero, a slash and s, min, h or d.
+// UnmarshalText reads a whole number above zero, a slash and s, min, h or d; or none.
 func (r *Rate) UnmarshalText(text []byte) error {
+	if string(text) == "none" {
+		*r = Rate{}
+		return nil
+	}
 	digits, unit, _ := strings.Cut(string(text), "/")
 	n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 31)
 	per, known := rateUnits[strings.TrimSpace(unit)]
