@@ -53,7 +53,7 @@ func (h *History) standing(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]
 	}
 	for {
 		all, seen := h.overlay.of(ids)
-		rows, err := load(ctx, idx.read, ids)
+		rows, err := idx.views.load(ctx, ids)
 		if err != nil {
 			return nil, h.met(err)
 		}
@@ -269,13 +269,16 @@ func (h *History) List(ctx context.Context, app string, from, to time.Time, limi
 	if err != nil {
 		return nil, err
 	}
-	rows := map[uuid.UUID]*row{}
-	err = scanAll(ctx, idx.read, rows, "SELECT "+columns+" FROM notification WHERE app = ? AND first_at >= ? AND first_at < ? "+
+	rows, err := idx.read.QueryContext(ctx, "SELECT "+columns+" FROM notification WHERE app = ? AND first_at >= ? AND first_at < ? "+
 		"ORDER BY first_at DESC LIMIT ?", app, millis(from), millis(to), limit)
 	if err != nil {
 		return nil, h.met(err)
 	}
-	found, err := h.standing(ctx, slices.Collect(maps.Keys(rows)))
+	listed := map[uuid.UUID]*row{}
+	if err := scanAll(rows, listed); err != nil {
+		return nil, h.met(err)
+	}
+	found, err := h.standing(ctx, slices.Collect(maps.Keys(listed)))
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,8 @@ const (
 type index struct {
 	path        string
 	write, read *sql.DB
+	rows, views finder      // of write and of read
+	put         *sql.Stmt   // of write
 	fresh       atomic.Bool // it has come up with the stream once, so that what is not in it is not there
 }
 
@@ -110,7 +112,18 @@ func (x *index) open(ctx context.Context, stream string) (at mark, err error) {
 	if at.stream != stream {
 		return at, fmt.Errorf("%w: it was made from another stream", errOutdated)
 	}
-	return at, nil
+	return at, x.statements(ctx)
+}
+
+func (x *index) statements(ctx context.Context) (err error) {
+	if x.put, err = x.write.PrepareContext(ctx, putRow); err != nil {
+		return err
+	}
+	if x.rows, err = newFinder(ctx, x.write); err != nil {
+		return err
+	}
+	x.views, err = newFinder(ctx, x.read)
+	return err
 }
 
 // prepare makes the tables in a new file, and refuses one of another version.

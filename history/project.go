@@ -79,12 +79,13 @@ func (h *History) commit(ctx context.Context, batch []*chunk) error {
 		at.floor, at.floorIndex = batch[0].seq, -1
 	}
 	at.last = batch[len(batch)-1].seq
-	err := transact(ctx, h.index.Load().write, func(tx *sql.Tx) error {
-		rows, err := merge(ctx, tx, steps)
+	idx := h.index.Load()
+	err := transact(ctx, idx.write, func(tx *sql.Tx) error {
+		rows, err := merge(ctx, idx.rows.in(ctx, tx), steps)
 		if err != nil {
 			return err
 		}
-		return insert(ctx, tx, batch, rows, steps, at)
+		return idx.insert(ctx, tx, batch, rows, steps, at)
 	})
 	if err != nil {
 		return err
@@ -106,7 +107,7 @@ func stepsOf(batch []*chunk) []*step {
 
 // merge returns the rows that the steps change, in the order in which they first do: one row for all steps of one
 // notification.
-func merge(ctx context.Context, tx *sql.Tx, steps []*step) ([]*row, error) {
+func merge(ctx context.Context, from finder, steps []*step) ([]*row, error) {
 	ids, known := make([]uuid.UUID, 0, len(steps)), make(map[uuid.UUID]bool, len(steps))
 	for _, s := range steps {
 		if !known[s.id] {
@@ -114,7 +115,7 @@ func merge(ctx context.Context, tx *sql.Tx, steps []*step) ([]*row, error) {
 			ids = append(ids, s.id)
 		}
 	}
-	rows, err := load(ctx, tx, ids)
+	rows, err := from.load(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -134,17 +135,16 @@ func merge(ctx context.Context, tx *sql.Tx, steps []*step) ([]*row, error) {
 }
 
 const (
-	putRow   = "REPLACE INTO notification (" + columns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+	putRow = "INSERT INTO notification (" + columns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET " +
+		"status = excluded.status, attempt = excluded.attempt, at = excluded.at, send_at = excluded.send_at, " +
+		"made_seq = excluded.made_seq, made_item = excluded.made_item, seq = excluded.seq, item = excluded.item, places = excluded.places"
 	putChunk = "INSERT INTO chunk (seq, app, body) VALUES (?,?,?)"
 	putKey   = "REPLACE INTO idempotency (key, body, id, at, seq) VALUES (?,?,?,?,?)"
 	putMark  = "UPDATE mark SET last = ?, floor = ?, floor_index = ?"
 )
 
-func insert(ctx context.Context, tx *sql.Tx, batch []*chunk, rows []*row, steps []*step, at mark) error {
-	put, err := tx.PrepareContext(ctx, putRow)
-	if err != nil {
-		return err
-	}
+func (x *index) insert(ctx context.Context, tx *sql.Tx, batch []*chunk, rows []*row, steps []*step, at mark) error {
+	put := tx.StmtContext(ctx, x.put)
 	for _, r := range rows {
 		if _, err := put.ExecContext(ctx, r.values()...); err != nil {
 			return err

@@ -82,37 +82,55 @@ func moment(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// querier is a *sql.DB or a *sql.Tx.
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
 // Rows that are asked for at once.
 const rowsAtOnce = 64
 
+var (
+	getRow  = "SELECT " + columns + " FROM notification WHERE id = ?"
+	getRows = "SELECT " + columns + " FROM notification WHERE id IN (?" + strings.Repeat(",?", rowsAtOnce-1) + ")"
+)
+
+// finder finds rows, with statements that SQLite has parsed once.
+type finder struct{ one, many *sql.Stmt }
+
+func newFinder(ctx context.Context, db *sql.DB) (f finder, err error) {
+	if f.one, err = db.PrepareContext(ctx, getRow); err != nil {
+		return f, err
+	}
+	f.many, err = db.PrepareContext(ctx, getRows)
+	return f, err
+}
+
+// in is the same within a transaction.
+func (f finder) in(ctx context.Context, tx *sql.Tx) finder {
+	return finder{tx.StmtContext(ctx, f.one), tx.StmtContext(ctx, f.many)}
+}
+
 // load returns the rows of those ids that the index knows.
-func load(ctx context.Context, from querier, ids []uuid.UUID) (map[uuid.UUID]*row, error) {
+func (f finder) load(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*row, error) {
 	found := make(map[uuid.UUID]*row, len(ids))
 	for len(ids) > 0 {
+		stmt, args := f.one, []any{ids[0][:]}
 		some := ids[:min(len(ids), rowsAtOnce)]
-		ids = ids[len(some):]
-		args := make([]any, len(some))
-		for i := range some {
-			args[i] = some[i][:]
+		if len(some) > 1 {
+			stmt, args = f.many, make([]any, rowsAtOnce)
+			for i := range args {
+				args[i] = some[min(i, len(some)-1)][:] // the last one fills what is left
+			}
 		}
-		query := "SELECT " + columns + " FROM notification WHERE id IN (?" + strings.Repeat(",?", len(some)-1) + ")"
-		if err := scanAll(ctx, from, found, query, args...); err != nil {
+		ids = ids[len(some):]
+		rows, err := stmt.QueryContext(ctx, args...)
+		if err != nil {
+			return nil, err
+		}
+		if err := scanAll(rows, found); err != nil {
 			return nil, err
 		}
 	}
 	return found, nil
 }
 
-func scanAll(ctx context.Context, from querier, found map[uuid.UUID]*row, query string, args ...any) error {
-	rows, err := from.QueryContext(ctx, query, args...)
-	if err != nil {
-		return err
-	}
+func scanAll(rows *sql.Rows, found map[uuid.UUID]*row) error {
 	defer func() { _ = rows.Close() }() // rows.Err has told by then
 	for rows.Next() {
 		r := new(row)
