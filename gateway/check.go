@@ -31,7 +31,7 @@ func (g *Gateway) Checks() []Check {
 		{"listen", listening(string(h.cfg.Listen))},
 		{"admin.listen", listening(string(h.cfg.Admin.Listen))},
 	}
-	for _, s := range h.services {
+	for _, s := range h.awake() {
 		checks = append(checks,
 			Check{s.apps[0], s.authorized},
 			Check{s.apps[0], s.reachable})

@@ -112,7 +112,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 func (g *Gateway) serve(ctx context.Context, api *http.Server) error {
 	failed := make(chan error, 1)
 	go func() { failed <- serve(api, g.listener) }()
-	g.log.Info("gateway: serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.house.Load().services))
+	g.log.Info("gateway: serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.house.Load().awake()))
 	select {
 	case err := <-failed:
 		return err

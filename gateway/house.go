@@ -24,6 +24,7 @@ type house struct {
 	services []*service
 	origins  []*origins
 	table    delivery.Table
+	channels channels
 	signers  map[string]*apns.Signer
 	api      http.Handler
 	// inside is read-locked by each notification on its way: whoever gets the lock knows that the last has left.
@@ -63,7 +64,7 @@ func (g *Gateway) build(cfg *config.Config, standing *house) (*house, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &house{cfg: cfg, services: b.services, origins: b.origins, table: b.table, signers: b.signers, cleared: make(chan struct{})}
+	h := &house{cfg: cfg, services: b.services, origins: b.origins, table: b.table, channels: b.channels, signers: b.signers, cleared: make(chan struct{})}
 	if standing != nil {
 		h.before = standing.cleared
 	}

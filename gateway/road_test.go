@@ -68,8 +68,9 @@ type receipt struct {
 	Field       string `json:"field"`
 	ForgetToken bool   `json:"forget_token"`
 	Attempts    []struct {
-		Endpoint string `json:"endpoint"`
-		Status   string `json:"status"`
+		Endpoint    string `json:"endpoint"`
+		Environment string `json:"environment"`
+		Status      string `json:"status"`
 	} `json:"attempts"`
 }
 

@@ -3,7 +3,6 @@
 package gateway
 
 import (
-	"cmp"
 	"errors"
 	"log/slog"
 	"maps"
@@ -38,6 +37,8 @@ type builder struct {
 	services []*service
 	origins  []*origins
 	table    delivery.Table
+	channels channels
+	later    []func() error // once every app has what it needs for sure
 	weights  map[string]int
 	keepDead time.Duration
 	ceiling  *delivery.Ceiling
@@ -50,7 +51,7 @@ type builder struct {
 func build(cfg *config.Config, g *Gateway, standing *house) (*builder, error) {
 	b := &builder{
 		log: g.log, metrics: g.metrics, ceiling: g.ceiling, standing: standing, keepDead: cfg.Limits.DeadTokens,
-		signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, weights: map[string]int{},
+		signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, channels: channels{}, weights: map[string]int{},
 	}
 	for _, server := range cfg.DNS.Servers {
 		b.servers = append(b.servers, server.String())
@@ -63,19 +64,29 @@ func build(cfg *config.Config, g *Gateway, standing *house) (*builder, error) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		b.app(name, cfg.Apps[name])
 	}
+	for _, complete := range b.later {
+		if err := complete(); err != nil {
+			b.problems = append(b.problems, err)
+		}
+	}
 	return b, errors.Join(b.problems...)
 }
 
 func (b *builder) app(name string, app *config.App) {
 	routes := map[push.Platform]*delivery.Route{}
 	path := "apps." + name
+	carriers := map[push.Platform]delivery.Carrier{}
 	if app.APNs != nil {
-		b.add(routes, push.APNs, func() (*delivery.Route, error) { return b.apns(path+".apns", app.APNs) })
+		e, err := b.apns(name, app.APNs)
+		if err != nil {
+			b.problems = append(b.problems, err)
+		} else {
+			carriers[push.APNs] = e
+		}
 	}
 	if app.FCM != nil {
 		b.add(routes, push.FCM, func() (*delivery.Route, error) { return b.fcm(path+".fcm", app.FCM) })
 	}
-	carriers := map[push.Platform]delivery.Carrier{}
 	if app.WebPush != nil {
 		o, err := b.webPush(name, app.WebPush)
 		if err != nil {
@@ -100,51 +111,8 @@ func (b *builder) add(routes map[push.Platform]*delivery.Route, platform push.Pl
 	routes[platform] = r
 }
 
-// Apple's services; Google's is the default in config.
-const (
-	appleProduction config.Base = "https://api.push.apple.com"
-	appleSandbox    config.Base = "https://api.sandbox.push.apple.com"
-)
-
 // maxFCMStreams is how many requests FCM lets a connection have in flight; one more, and it closes the connection.
 const maxFCMStreams = 100
-
-func (b *builder) apns(path string, c *config.APNs) (*delivery.Route, error) {
-	roots, err := authorities(path, c.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	signer, cred, err := b.apnsCredential(path, c)
-	if err != nil {
-		return nil, err
-	}
-	provider, err := apns.New(apns.Config{Topic: c.Topic, Signer: signer})
-	if err != nil {
-		return nil, keyError(path, "topic", err)
-	}
-	base := appleProduction
-	if c.Environment == "sandbox" {
-		base = appleSandbox
-	}
-	s, err := b.service(path, cred, settings{
-		base: cmp.Or(c.URL, base), endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
-		budget: c.Retry.Budget, floor: c.Retry.BudgetFloor, platform: push.APNs, firstAlone: signer != nil,
-	}, roots)
-	if err != nil {
-		return nil, err
-	}
-	s.authorize = provider.Authorize
-	return b.route(s, provider, c.Retry), nil
-}
-
-// apnsCredential reads the token key or the client certificate; the signer is nil with a certificate.
-func (b *builder) apnsCredential(path string, c *config.APNs) (*apns.Signer, credential, error) {
-	if c.CertFile != "" {
-		cred, err := certificate(path, c)
-		return nil, cred, err
-	}
-	return b.signer(path, c)
-}
 
 func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
 	roots, err := authorities(path, c.CAFile)

@@ -32,18 +32,19 @@ import (
 // service is what all apps with one credential at one URL share: a pool, a budget of retries, a quota. Apple wants one
 // team per connection, and one app's trouble must not move another's latency.
 type service struct {
-	name      string
-	apps      []string // the blocks that send through it, such as apps.shop.apns
-	cred      credential
-	shared    settings
-	pool      *pool.Pool
-	resolver  pool.Resolver
-	dial      func(context.Context, netip.AddrPort) (pool.Conn, error)
-	budget    *retry.Budget
-	brake     *retry.Brake
-	admission *delivery.Admission
-	dead      *delivery.Dead
-	gate      *quota.Gate
+	name        string
+	apps        []string // the blocks that send through it, such as apps.shop.apns
+	cred        credential
+	shared      settings
+	pool        *pool.Pool
+	resolver    pool.Resolver
+	dial        func(context.Context, netip.AddrPort) (pool.Conn, error)
+	budget      *retry.Budget
+	brake       *retry.Brake
+	admission   *delivery.Admission
+	dead        *delivery.Dead
+	whereabouts *delivery.Whereabouts // of tokens that its environment does not know
+	gate        *quota.Gate
 
 	account *fcm.Provider      // of a service of Google's; nil elsewhere
 	stop    context.CancelFunc // nil before it runs
@@ -65,6 +66,7 @@ type settings struct {
 	firstAlone bool
 	maxStreams int
 	maxAnswer  int  // bytes; 0 is wire's default
+	asleep     bool // until somebody sends through it; it joins a service that there is, whatever that one's settings
 	stranger   bool // its name is not ours to choose, so its addresses must be public
 
 	// What newService sets, for a reload has to see that it changed.
@@ -88,7 +90,7 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 		if s.cred.id != cred.id || s.shared.base != want.base {
 			continue
 		}
-		if !s.shared.equal(want) {
+		if !want.asleep && !s.shared.equal(want) {
 			return nil, fmt.Errorf("config: %s: shares its credential, and so its pool, with %s: pool, quota, retry.budget, "+
 				"retry.budget_floor, endpoints and ca_file must be the same in both", path, s.apps[0])
 		}
@@ -137,7 +139,7 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
 		}),
 		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights), gate: gate(want.quota, b.weights),
-		dead: dead(b.keepDead),
+		dead: dead(b.keepDead), whereabouts: &delivery.Whereabouts{},
 	}
 	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)
@@ -156,7 +158,7 @@ func (b *builder) unused(name, path string) string {
 
 func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
 	return pool.Config{
-		Name: s.name, Size: c.Size, Conns: c.Connections, InFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
+		Name: s.name, Asleep: s.shared.asleep, Size: c.Size, Conns: c.Connections, InFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
 		FailFast: c.FailFast, Picker: pickers[c.Picker], Resolver: s.resolver, Dial: s.dial, Logger: b.log, Observe: b.metrics.Observe,
 		Breaker: pool.Breaker{
 			Consecutive: c.Breaker.Consecutive, FailureRate: float64(c.Breaker.FailureRate), MinOutcomes: c.Breaker.MinOutcomes,

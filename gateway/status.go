@@ -46,9 +46,14 @@ func (g *Gateway) Status() Status {
 	return s
 }
 
+// awake returns the services that the configuration names, but for those that nobody has asked yet.
+func (h *house) awake() []*service {
+	return slices.DeleteFunc(slices.Clone(h.services), func(s *service) bool { return s.pool.Asleep() })
+}
+
 // everyService returns those that the configuration names, and then those that subscriptions have named since.
 func (h *house) everyService() []*service {
-	all := slices.Clone(h.services)
+	all := h.awake()
 	for _, o := range h.origins {
 		all = append(all, o.all()...)
 	}
@@ -64,9 +69,9 @@ func (g *Gateway) notReady() []rest.NotReady {
 	if g.draining.Load() {
 		return []rest.NotReady{{Name: "gateway", Reason: "draining: it is about to end"}}
 	}
-	services := g.house.Load().services
+	serving := g.house.Load().awake()
 	var missing []rest.NotReady
-	for _, s := range services {
+	for _, s := range serving {
 		if err := s.pool.Ready(); err != nil {
 			missing = append(missing, rest.NotReady{Name: s.name, Reason: err.Error()})
 		}
@@ -74,7 +79,7 @@ func (g *Gateway) notReady() []rest.NotReady {
 	if len(missing) == 0 || time.Since(time.Unix(0, g.began.Load())) > warmUp {
 		g.warm.Store(true)
 	}
-	if g.warm.Load() && len(missing) < len(services) {
+	if g.warm.Load() && len(missing) < len(serving) {
 		return nil
 	}
 	return missing

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// stadium opens a house whose app may manage its channels at the mock, or has no place for them.
+func stadium(t testing.TB, services mockprovider.Config, managed bool) road {
+	t.Helper()
+	s := newStreet(t, services)
+	block := s.apns()
+	if managed {
+		block = strings.Replace(block, "topic:", fmt.Sprintf("manage_url: 'https://%s', topic:", s.at.APNsManage), 1)
+	}
+	r := road{mock: s.mock, http: &http.Client{Transport: &http.Transport{}}}
+	r.house = s.open(t, head+fmt.Sprintf("apps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read, channels]}]\n    %s\n", s.hash, block))
+	t.Cleanup(r.http.CloseIdleConnections)
+	return r
+}
+
+// manage makes one call below /v1/apps/shop and returns the status, the header and the members of the answer.
+func (r road) manage(t testing.TB, method, path, body string) (int, http.Header, map[string]any) {
+	t.Helper()
+	request, err := http.NewRequest(method, r.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+r.key)
+	answer, err := r.http.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var members map[string]any
+	if len(text) > 0 {
+		if err := json.Unmarshal(text, &members); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+	}
+	return answer.StatusCode, answer.Header, members
+}
+
+const channelsPath = "/v1/apps/shop/channels"
+
+// goal is an update of a Live Activity to a channel.
+func goal(channel string) string {
+	return fmt.Sprintf(`{"platform":"apns","channel":%q,"apns":{"payload":{"aps":{"timestamp":1,"event":"update","content-state":{"home":1}}}}}`, channel)
+}
+
+func TestAChannelLivesFromItsCreationToItsEnd(t *testing.T) {
+	r := stadium(t, mockprovider.Config{}, true)
+	status, header, made := r.manage(t, "POST", channelsPath, `{"storage":"latest"}`)
+	id, _ := made["id"].(string)
+	if status != 201 || id == "" || made["storage"] != "latest" {
+		t.Fatalf("%d %v", status, made)
+	}
+	own := header.Get("Location")
+	if status, _, shown := r.manage(t, "GET", own, ""); status != 200 || shown["id"] != id || shown["storage"] != "latest" {
+		t.Errorf("GET %s: %d %v", own, status, shown)
+	}
+	if status, _, all := r.manage(t, "GET", channelsPath, ""); status != 200 || fmt.Sprint(all) != fmt.Sprintf("map[channels:[map[id:%s]]]", id) {
+		t.Errorf("the list: %d %v", status, all)
+	}
+	if got := r.send(t, goal(id)); got.Status != "accepted" {
+		t.Errorf("to the channel: %+v", got)
+	}
+	r.mock.Ledger().Expect(t, mockprovider.Query{Service: mockprovider.APNs, Token: id}, 1)
+	if status, _, gone := r.manage(t, "DELETE", own, ""); status != 204 || gone != nil {
+		t.Errorf("DELETE: %d %v", status, gone)
+	}
+	if status, _, all := r.manage(t, "GET", channelsPath, ""); status != 200 || fmt.Sprint(all) != "map[channels:[]]" {
+		t.Errorf("the list afterwards: %d %v", status, all)
+	}
+	if got := r.send(t, goal(id)); got.Status != "refused" || got.Reason != "ChannelNotRegistered" {
+		t.Errorf("to the channel that is gone: %+v", got)
+	}
+	for _, method := range []string{"GET", "DELETE"} {
+		status, _, p := r.manage(t, method, own, "")
+		if status != 404 || p["field"] != "id" || !strings.Contains(fmt.Sprint(p["detail"]), "ChannelNotRegistered") {
+			t.Errorf("%s of what is gone: %d %v", method, status, p)
+		}
+	}
+}
+
+func TestAChannelWithASlashInItsNameIsFound(t *testing.T) {
+	r := stadium(t, mockprovider.Config{}, true)
+	for range 100 { // two in nine IDs of sixteen digits have a slash
+		_, header, made := r.manage(t, "POST", channelsPath, `{"storage":"none"}`)
+		if status, _, shown := r.manage(t, "GET", header.Get("Location"), ""); status != 200 || shown["id"] != made["id"] {
+			t.Fatalf("GET %s: %d %v, want %v", header.Get("Location"), status, shown, made)
+		}
+		if strings.Contains(made["id"].(string), "/") {
+			return
+		}
+	}
+}
+
+func TestACallAboutChannelsThatCannotBeDoneSaysWhy(t *testing.T) {
+	r := stadium(t, mockprovider.Config{}, true)
+	for _, c := range []struct {
+		name, method, path, body string
+		status                   int
+		field, says              string
+	}{
+		{"no body", "POST", "", ``, 400, "", "one JSON object"},
+		{"a list", "POST", "", `[]`, 400, "", `{"storage":"latest"}`},
+		{"no storage", "POST", "", `{}`, 400, "storage", `"none", "latest"`},
+		{"Apple's number", "POST", "", `{"storage":1}`, 400, "storage", `"none", "latest"`},
+		{"another member", "POST", "", `{"storage":"none","name":"final"}`, 400, "name", "storage"},
+		{"a third environment", "GET", "?environment=staging", ``, 400, "environment", `"production", "sandbox"`},
+		{"no base64", "GET", "/final", ``, 400, "id", "base64"},
+		{"broken escapes", "GET", "/%2Ffin%3D%3D%3D", ``, 400, "id", "base64"},
+		{"one that never was", "DELETE", "/dHN0LXNyY2gtY2hubA==", ``, 404, "id", "ChannelNotRegistered"},
+		{"a method that there is not", "PUT", "", ``, 405, "", "Allow"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			status, header, p := r.manage(t, c.method, channelsPath+c.path, c.body)
+			field, _ := p["field"].(string)
+			if status != c.status || field != c.field || !strings.Contains(fmt.Sprint(p["detail"]), c.says) || header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%d %v", status, p)
+			}
+		})
+	}
+}
+
+func TestAStandInWithoutChannelsNeverReachesApple(t *testing.T) {
+	r := stadium(t, mockprovider.Config{}, false)
+	status, _, p := r.manage(t, "GET", channelsPath, "")
+	if status != 400 || !strings.Contains(fmt.Sprint(p["detail"]), "manage_url") {
+		t.Errorf("%d %v", status, p)
+	}
+}
+
+func TestWhatAppleRefusesOrCannotDoIsToldApart(t *testing.T) {
+	for _, c := range []struct {
+		fault  mockprovider.Fault
+		status int
+		says   string
+	}{
+		{mockprovider.Fault{Status: 400, Reason: "FeatureNotEnabled"}, 422, "broadcast capability"},
+		{mockprovider.Fault{Status: 400, Reason: "CannotCreateChannelConfig"}, 422, "10,000"},
+		{mockprovider.Fault{Status: 403, Reason: "InvalidProviderToken"}, 502, "InvalidProviderToken"},
+		{mockprovider.Fault{Status: 429, Reason: "TooManyRequests"}, 429, "TooManyRequests"},
+		{mockprovider.Fault{Status: 503, Reason: "ServiceUnavailable"}, 503, "ServiceUnavailable"},
+	} {
+		c.fault.Service = mockprovider.APNsManage
+		services := mockprovider.Config{}
+		services.Script.Faults = []mockprovider.Fault{c.fault}
+		r := stadium(t, services, true)
+		status, header, p := r.manage(t, "POST", channelsPath, `{"storage":"none"}`)
+		receipt, _ := p["receipt"].(map[string]any)
+		if status != c.status || !strings.Contains(fmt.Sprint(p["detail"]), c.says) || receipt["attempts"] == nil {
+			t.Errorf("%s: %d %v", c.fault.Reason, status, p)
+		}
+		if waits := header.Get("Retry-After") != ""; waits != (status == 429 || status == 503) {
+			t.Errorf("%s: Retry-After %q", c.fault.Reason, header.Get("Retry-After"))
+		}
+	}
+}
+
+func TestAPassingTroubleOfChannelManagementIsNotTheCallers(t *testing.T) {
+	services := mockprovider.Config{}
+	services.Script.Faults = []mockprovider.Fault{{Service: mockprovider.APNsManage, Status: 503, Times: 1}}
+	r := stadium(t, services, true)
+	if status, _, made := r.manage(t, "POST", channelsPath, `{"storage":"none"}`); status != 201 {
+		t.Errorf("%d %v", status, made)
+	}
+}
