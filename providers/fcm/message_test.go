@@ -137,7 +137,7 @@ func TestARawMessageAloneNeedsNoCommonField(t *testing.T) {
 
 // grammar is how a FieldError must read: so that "field: must be …" is a
 // sentence.
-var grammar = regexp.MustCompile(`^[a-zA-Z_.]+: must be [^\s].*[^.]$`)
+var grammar = regexp.MustCompile(`^[a-zA-Z_.-]+: must be [^\s].*[^.]$`)
 
 // refusal translates what must not be translated, and checks what is the same
 // for every misfit.

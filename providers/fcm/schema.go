@@ -27,11 +27,11 @@ var messageFields = fields{
 	"fcm_options":  objectOf(fields{"analytics_label": isLabel}),
 	"android":      objectOf(androidFields),
 	"apns": objectOf(fields{
-		"headers": isTexts, "payload": isObject, "live_activity_token": isText,
+		"headers": headersOf(apnsHeaders), "payload": isObject, "live_activity_token": isText,
 		"fcm_options": objectOf(fields{"analytics_label": isLabel, "image": isText}),
 	}),
 	"webpush": objectOf(fields{
-		"headers": isTexts, "data": nil, "notification": isObject,
+		"headers": headersOf(webPushHeaders), "data": nil, "notification": isObject,
 		"fcm_options": objectOf(fields{"link": isLink, "analytics_label": isLabel}),
 	}),
 }
@@ -55,6 +55,50 @@ var androidNotificationFields = fields{
 		"color":             objectOf(fields{"red": isShare, "green": isShare, "blue": isShare, "alpha": isShare}),
 		"light_on_duration": isDuration, "light_off_duration": isDuration,
 	}),
+}
+
+// apnsHeaders are those header fields of Apple's that can be wrong by themselves: "Sending notification requests to APNs".
+var apnsHeaders = fields{
+	"apns-push-type": word("alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity",
+		"pushtotalk", "widgets", "controls"),
+	"apns-priority": word("10", "5", "1"), "apns-expiration": matching("seconds since 1970, in digits", `[0-9]{1,12}`),
+	"apns-collapse-id": must("at most 64 bytes", func(v jsontext.Value) bool {
+		s, ok := text(v)
+		return ok && len(s) <= 64
+	}),
+}
+
+// webPushHeaders are RFC 8030's, section 5.
+var webPushHeaders = fields{
+	"urgency": word("very-low", "low", "normal", "high"), "ttl": matching("seconds, in digits", `[0-9]{1,10}`),
+	"topic": matching("1 to 32 letters, digits, hyphens and underscores", `[a-zA-Z0-9_-]{1,32}`),
+}
+
+// headersOf checks header fields, whose names have no case. Those that it does not know are for the service to judge.
+func headersOf(known fields) check {
+	return func(field string, v jsontext.Value) error {
+		if err := isTexts(field, v); err != nil {
+			return err
+		}
+		given, _ := membersOf(v)
+		for _, m := range given {
+			name := strings.ToLower(m.name)
+			if one := known[name]; one != nil {
+				if err := one(field+"."+name, m.value); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+}
+
+// word takes one of the words, as it is written.
+func word(words ...string) check {
+	return must("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
+		s, ok := text(v)
+		return ok && slices.Contains(words, s)
+	})
 }
 
 // checkSchema refuses a raw message with a field that FCM does not know, or with a value that it cannot read.
@@ -152,12 +196,17 @@ func matching(allowed, pattern string) check {
 	})
 }
 
-// oneOf takes the words of an enum, in whatever case, and its numbers, as proto3's JSON mapping does.
+// oneOf takes the words of an enum, in whatever case, and its numbers, as proto3's JSON mapping does. Where the first word
+// is not the unspecified one, the reference does not tell whether the numbers start at 0 or at 1.
 func oneOf(words ...string) check {
+	last := len(words)
+	if strings.HasSuffix(words[0], "_UNSPECIFIED") {
+		last--
+	}
 	return must("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
 		s, isWord := text(v)
 		if !isWord {
-			return len(v) == 1 && '0' <= v[0] && int(v[0]-'0') <= len(words)
+			return len(v) == 1 && '0' <= v[0] && int(v[0]-'0') <= last
 		}
 		return slices.ContainsFunc(words, func(word string) bool { return strings.EqualFold(word, s) })
 	})

@@ -4,8 +4,12 @@ package fcm_test
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/sluice-push/sluice/push"
 )
 
 // whole is a message with everything that FCM's reference lists, some of it in camelCase.
@@ -26,28 +30,59 @@ func TestAMessageWithEverythingThatFCMKnowsIsTaken(t *testing.T) {
 	translate(t, ready(t), hello(raw(whole)))
 }
 
+// enums are all places of a message that take one of a few words, as the reference and the protocols behind it list them.
+var enums = []struct {
+	field, words string
+	number       bool // the numbers of the words are taken, too
+}{
+	{"android.priority", "NORMAL HIGH", true},
+	{"android.notification.notification_priority", "PRIORITY_UNSPECIFIED PRIORITY_MIN PRIORITY_LOW PRIORITY_DEFAULT PRIORITY_HIGH PRIORITY_MAX", true},
+	{"android.notification.visibility", "VISIBILITY_UNSPECIFIED PRIVATE PUBLIC SECRET", true},
+	{"android.notification.proxy", "PROXY_UNSPECIFIED ALLOW DENY IF_PRIORITY_LOWERED", true},
+	{"apns.headers.apns-push-type", "alert background location voip complication fileprovider mdm liveactivity pushtotalk widgets controls", false},
+	{"apns.headers.apns-priority", "10 5 1", false},
+	{"webpush.headers.urgency", "very-low low normal high", false},
+}
+
 func TestEveryWordOfEveryEnumIsTakenAndNothingElse(t *testing.T) {
-	for field, words := range map[string]string{
-		"priority":                           "NORMAL HIGH",
-		"notification.notification_priority": "PRIORITY_UNSPECIFIED PRIORITY_MIN PRIORITY_LOW PRIORITY_DEFAULT PRIORITY_HIGH PRIORITY_MAX",
-		"notification.visibility":            "VISIBILITY_UNSPECIFIED PRIVATE PUBLIC SECRET",
-		"notification.proxy":                 "PROXY_UNSPECIFIED ALLOW DENY IF_PRIORITY_LOWERED",
-	} {
-		with := func(value string) string {
-			if outer, inner, nested := strings.Cut(field, "."); nested {
-				return fmt.Sprintf(`{"android":{%q:{%q:%s}}}`, outer, inner, value)
+	p := ready(t)
+	for _, e := range enums {
+		with := func(value string) func(*push.Notification) {
+			for _, name := range slices.Backward(strings.Split(e.field, ".")) {
+				value = fmt.Sprintf(`{%q:%s}`, name, value)
 			}
-			return fmt.Sprintf(`{"android":{%q:%s}}`, field, value)
+			return raw(value)
 		}
-		for word := range strings.FieldsSeq(words) {
-			translate(t, ready(t), hello(raw(with(`"`+word+`"`))))
+		words := strings.Fields(e.words)
+		for i, word := range words {
+			translate(t, p, hello(with(`"`+word+`"`)))
+			if e.number {
+				translate(t, p, hello(with(strconv.Itoa(i))))
+				translate(t, p, hello(with(`"`+strings.ToLower(word)+`"`)))
+			}
 		}
-		for _, value := range []string{`"x"`, `""`, `true`, `{}`, `-1`, `9`} {
-			refused := refusal(t, ready(t), hello(raw(with(value))))
-			equal(t, value, refused.Field+" "+refused.Reason, "fcm.message.android."+field+" InvalidPayload")
-			equal(t, "names the words", strings.Contains(refused.Allowed, strings.ReplaceAll(words, " ", ", ")), true)
+		for _, value := range []string{`"x"`, `""`, `true`, `{}`, `[]`, `-1`, `9`, `1.0`, `1e0`, strconv.Itoa(len(words) + 1), `"` + words[0] + ` "`, `"` + words[0] + `,` + words[1] + `"`} {
+			refused := refusal(t, p, hello(with(value)))
+			equal(t, e.field+" "+value, refused.Reason, "InvalidPayload")
+			equal(t, "the field", strings.HasPrefix("fcm.message."+e.field, refused.Field), true)
+			equal(t, "names the words", strings.Contains(refused.Allowed, strings.Join(words, ", ")) || refused.Field == "fcm.message.apns.headers" || refused.Field == "fcm.message.webpush.headers", true)
 		}
 	}
+	refusal(t, p, hello(raw(`{"android":{"notification":{"visibility":4}}}`)))
+}
+
+func TestHeadersForAppleAndBrowsersAreCheckedInWhateverCase(t *testing.T) {
+	p := ready(t)
+	for message, field := range map[string]string{
+		`{"apns":{"headers":{"APNs-Priority":"7"}}}`:                                          "apns.headers.apns-priority",
+		`{"apns":{"headers":{"apns-expiration":"-1"}}}`:                                       "apns.headers.apns-expiration",
+		`{"apns":{"headers":{"apns-collapse-id":"` + strings.Repeat("x", 65) + `"}}}`:         "apns.headers.apns-collapse-id",
+		`{"webpush":{"headers":{"TTL":"1s"}}}`:                                                "webpush.headers.ttl",
+		`{"webpush":{"headers":{"Topic":"` + strings.Repeat("x", 33) + `","Urgency":"low"}}}`: "webpush.headers.topic",
+	} {
+		equal(t, message, refusal(t, p, hello(raw(message))).Field, "fcm.message."+field)
+	}
+	translate(t, p, hello(raw(`{"apns":{"headers":{"APNS-Expiration":"0","apns-collapse-id":"","x-mine":"?"}},"webpush":{"headers":{"TTL":"0","Urgency":"high","X-Mine":""}}}`)))
 }
 
 func TestAFieldThatFCMDoesNotKnowIsRefusedWithItsPath(t *testing.T) {
