@@ -51,8 +51,8 @@ type Config struct {
 type Limit struct {
 	// Rate is in notifications a second; 0 means no limit.
 	Rate float64
-	// Burst is how many may go at once; default a twentieth of a second's worth,
-	// and at least 1.
+	// Burst is how many may go at once; default a twenty-fifth of a second's
+	// worth, and at least 1.
 	Burst int
 }
 

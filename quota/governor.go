@@ -169,12 +169,14 @@ func (g *governor) rate(now time.Time) float64 {
 	return g.slowed
 }
 
-// burst is how many a full bucket lets go at once.
+// burst is how many a full bucket lets go at once. By default no second gets
+// more than 1.04 times the rate from here: what bunches on the way has room
+// below 1.05.
 func (l Limit) burst() int {
 	if l.Burst > 0 {
 		return l.Burst
 	}
-	return max(1, int(l.Rate/20))
+	return max(1, int(l.Rate/25))
 }
 
 // meter measures a rate over the last second.
