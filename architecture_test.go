@@ -54,11 +54,14 @@ var floors = map[string]struct {
 	"zone":     {floor: 2, mayImport: []string{"pool"}},
 
 	"loadtest": {floor: 3, mayImport: []string{"push"}},
+	"client": {floor: 3, mayImport: []string{"push", "wire", "delivery", "pool", "zone", "retry"},
+		mayNotFrom: "it knows gateways by their API; its tests alone run real ones"},
 
 	"metrics": {floor: 3, mayImport: []string{"push", "delivery", "pool", "quota"}},
 
 	"gateway": {floor: 4, mayImport: []string{
 		"push", "wire", "config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "rest", "delivery", "zone", "metrics",
+		"engine", "history", "queue",
 	}, mayNotFrom: "the mock is a stand-in for the world outside; only cmd and tests may bring it in"},
 
 	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "mockprovider", "providers/webpush", "push", "rest"}},

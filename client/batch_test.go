@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/push"
+)
+
+func TestABatchIsSentOnceAndEachHasItsReceipt(t *testing.T) {
+	const n = 6000 // more than a window, and more than a stream
+	tn := newTown(t)
+	c := tn.call(client.Config{}, tn.open(anywhere, "").url(), tn.open(anywhere, "").url())
+	all(c, 2)
+	seen := make([]bool, n)
+	for receipt, err := range c.SendBatch(t.Context(), notes(0, n)) {
+		if err != nil || receipt.Verdict != push.Accepted || receipt.Index == nil {
+			t.Fatalf("%+v %v", receipt, err)
+		}
+		if seen[*receipt.Index] {
+			t.Errorf("notification %d has two receipts", *receipt.Index)
+		}
+		seen[*receipt.Index] = true
+	}
+	_, accepted := tn.seen()
+	for i := range n {
+		if !seen[i] || accepted[token(i)] != 1 {
+			t.Fatalf("notification %d: a receipt: %v; accepted %d times", i, seen[i], accepted[token(i)])
+		}
+	}
+}
+
+func TestOneBadNotificationOfABatchIsItsOwnTroubleAlone(t *testing.T) {
+	tn := newTown(t)
+	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+	in := func(yield func(*push.Notification) bool) {
+		_ = yield(note(0)) && yield(&push.Notification{Platform: push.APNs, Title: "to nobody"}) && yield(note(2)) &&
+			yield(&push.Notification{Platform: push.APNs, APNs: &push.APNsBlock{Payload: []byte("{")}})
+	}
+	ends := map[int]error{}
+	for receipt, err := range c.SendBatch(t.Context(), in) {
+		ends[*receipt.Index] = err
+	}
+	bad, ok := errors.AsType[*client.Error](ends[1])
+	worse, also := errors.AsType[*client.Error](ends[3])
+	if len(ends) != 4 || ends[0] != nil || ends[2] != nil || !ok || bad.Type != "invalid-field" || !also || worse.Type != "invalid-field" {
+		t.Errorf("%v", ends)
+	}
+}
+
+func TestABatchHoldsNoMoreThanAWindowInMemory(t *testing.T) {
+	hold := make(chan struct{})
+	c := client.Direct("shop", sender(func(ctx context.Context, n *push.Notification) push.Receipt {
+		<-hold
+		return push.Receipt{Outcome: push.Outcome{Verdict: push.Accepted}}
+	}))
+	taken, told := 0, 0
+	in := func(yield func(*push.Notification) bool) {
+		for taken < 20_000 && yield(note(taken)) {
+			if taken++; taken-told > 4096 {
+				t.Fatalf("%d were taken, %d told", taken, told)
+			}
+			if taken == 500 { // as many workers wait
+				close(hold)
+			}
+		}
+	}
+	for _, err := range c.SendBatch(t.Context(), in) {
+		if err != nil {
+			t.Error(err)
+		}
+		told++
+	}
+	if told != 20_000 {
+		t.Errorf("%d told", told)
+	}
+}
+
+type sender func(context.Context, *push.Notification) push.Receipt
+
+func (s sender) Send(ctx context.Context, n *push.Notification) push.Receipt { return s(ctx, n) }
+
+func TestALoopThatIsLeftEarlyLeavesNothingBehind(t *testing.T) {
+	tn := newTown(t)
+	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+	endless := func(yield func(*push.Notification) bool) {
+		for i := 0; yield(note(i)); i++ {
+		}
+	}
+	told := 0
+	for _, err := range c.SendBatch(t.Context(), endless) {
+		if err != nil {
+			t.Error(err)
+		}
+		if told++; told == 100 {
+			break
+		}
+	}
+}
+
+func TestABatchWhoseContextEndsSaysSoLast(t *testing.T) {
+	tn := newTown(t)
+	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+	ctx, cancel := context.WithCancel(t.Context())
+	endless := func(yield func(*push.Notification) bool) {
+		for i := 0; yield(note(i)); i++ {
+			if i == 1000 {
+				cancel()
+			}
+		}
+	}
+	var last error
+	var lastIndex *int
+	for receipt, err := range c.SendBatch(ctx, endless) {
+		last, lastIndex = err, receipt.Index
+	}
+	if !errors.Is(last, context.Canceled) || lastIndex != nil {
+		t.Errorf("the last word is %v", last)
+	}
+}
+
+func TestABatchGoesOnWhileAGatewayDrains(t *testing.T) {
+	const n = 3000
+	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
+	leaving, staying := tn.open(anywhere, "drain: {delay: 200ms}\n"), tn.open(anywhere, "")
+	c := tn.call(client.Config{}, leaving.url(), staying.url())
+	all(c, 2)
+	gone := make(chan struct{})
+	told := 0
+	for receipt, err := range c.SendBatch(t.Context(), notes(0, n)) {
+		if err != nil || receipt.Verdict != push.Accepted {
+			t.Errorf("%+v %v", receipt, err)
+		}
+		if told++; told == 300 {
+			go func() { defer close(gone); leaving.stop() }()
+		}
+	}
+	<-gone
+	_, accepted := tn.seen()
+	for i := range n {
+		if accepted[token(i)] != 1 {
+			t.Errorf("notification %d was accepted %d times", i, accepted[token(i)])
+		}
+	}
+}
+
+func TestABatchOutlivesAGatewayThatIsLost(t *testing.T) {
+	const n = 2000
+	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
+	lost, staying := tn.open(anywhere, ""), tn.open(anywhere, "")
+	cable := newCable(t, lost.address)
+	c := tn.call(client.Config{}, cable.url(), staying.url())
+	all(c, 2)
+	in := func(yield func(*push.Notification) bool) {
+		for i := range n {
+			n := note(i)
+			if i%2 == 0 {
+				n.OnUnknown = push.RepeatAlways
+			}
+			if !yield(n) {
+				return
+			}
+		}
+	}
+	told, unknown := 0, 0
+	for receipt, err := range c.SendBatch(t.Context(), in) {
+		told++
+		if told == 200 {
+			cable.freeze()
+		}
+		switch {
+		case err == nil:
+		case receipt.Verdict == push.Unknown && *receipt.Index%2 == 1:
+			unknown++ // which its sender had rather than two
+		default:
+			t.Errorf("notification %d: %+v %v", *receipt.Index, receipt, err)
+		}
+	}
+	_, accepted := tn.seen()
+	for i := range n {
+		if i%2 == 1 && accepted[token(i)] > 1 || i%2 == 0 && accepted[token(i)] == 0 {
+			t.Errorf("notification %d was accepted %d times", i, accepted[token(i)])
+		}
+	}
+	if told != n {
+		t.Errorf("%d of %d told", told, n)
+	}
+	t.Logf("%d ends unknown", unknown)
+}

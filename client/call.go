@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// call is one notification on its way to one gateway after another: the provider of its own route. To the route, a
+// gateway that has given its answer has done its part; what the answer says of the notification is kept here.
+type call struct {
+	*Client
+	key      string // its Idempotency-Key, the same at every gateway
+	async    bool
+	trace    http.Header
+	answered *answer // the last gateway's
+}
+
+var _ delivery.Provider = (*call)(nil)
+
+func (c *Client) call(ctx context.Context, n *push.Notification, async bool) *call {
+	key := n.ID
+	if key == "" {
+		key = uuid.NewString()
+	}
+	return &call{Client: c, key: key, async: async, trace: c.propagate(ctx)}
+}
+
+// Translate writes the request that all gateways are sent.
+func (c *call) Translate(n *push.Notification) (*wire.Request, error) {
+	body, err := json.Marshal(n)
+	if err != nil {
+		return nil, &push.FieldError{Field: fieldOf(err), Reason: "InvalidJSON", Allowed: "something that has a JSON form"}
+	}
+	header := []wire.Field{
+		{Name: "content-type", Value: "application/json"},
+		{Name: "authorization", Value: "Bearer " + string(c.cfg.Key)},
+		{Name: "idempotency-key", Value: c.key, Once: true},
+	}
+	if c.async {
+		header = append(header, wire.Field{Name: "prefer", Value: "respond-async"})
+	}
+	for name, values := range c.trace {
+		for _, value := range values {
+			header = append(header, wire.Field{Name: strings.ToLower(name), Value: value, Once: true})
+		}
+	}
+	return &wire.Request{Method: http.MethodPost, Path: c.path + "notifications", Header: header, Body: body}, nil
+}
+
+// fieldOf names what encoding/json could not write: only raw JSON can be bad.
+func fieldOf(err error) string {
+	if strings.Contains(err.Error(), "RawMessage") {
+		return "apns.payload or fcm.message"
+	}
+	return ""
+}
+
+// Send asks one gateway, and judges what that says of the gateway.
+func (c *call) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
+	response, err := conn.Do(ctx, r)
+	if err != nil {
+		return push.NoAnswer(err)
+	}
+	c.answered = read(response)
+	return c.answered.outcome()
+}
+
+// conclude makes the caller's receipt out of the last gateway's answer, and out of the route's where none settled it.
+func (c *call) conclude(asked push.Receipt) (push.Receipt, error) {
+	told := c.answered != nil && (asked.Verdict == push.Accepted || asked.Verdict == push.Unavailable ||
+		asked.Verdict == c.answered.receipt.Verdict)
+	if !told {
+		receipt := push.Receipt{Outcome: asked.Outcome}
+		return receipt, problemOf(receipt, asked.Attempts)
+	}
+	if c.answered.err == nil {
+		return c.answered.receipt, nil
+	}
+	c.answered.err.Attempts = asked.Attempts
+	return c.answered.receipt, c.answered.err
+}

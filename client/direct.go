@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// Sender carries a notification to its end; a delivery.Table is one, and so is a *delivery.Route.
+type Sender interface {
+	Send(ctx context.Context, n *push.Notification) push.Receipt
+}
+
+// Direct returns a client for an app that needs no gateway: it hands every notification to s, in this process. Code that
+// was written for a Client works as it is, but for Enqueue and Events, which need a gateway's queue.
+func Direct(app string, s Sender) *Client {
+	c := &Client{cfg: Config{App: app}, direct: s, close: func() error { return nil }, log: slog.New(slog.DiscardHandler)}
+	c.cfg.fill()
+	return c
+}
+
+// sendDirect does what a gateway does between its door and its routes.
+func (c *Client) sendDirect(ctx context.Context, n *push.Notification) (push.Receipt, error) {
+	named := *n
+	named.App, named.AcceptedAt = c.cfg.App, time.Now()
+	if _, err := uuid.Parse(n.ID); err != nil {
+		named.ID = uuid.Must(uuid.NewV7()).String()
+	}
+	r := c.direct.Send(ctx, &named)
+	return r, problemOf(r, nil)
+}
+
+// atATime is how many of a batch a direct client sends at a time.
+const atATime = 512
+
+// batchDirect sends all that in gives, and hands out each end as it comes.
+func (c *Client) batchDirect(ctx context.Context, in iter.Seq[*push.Notification], yield func(push.Receipt, error) bool) {
+	b := newBatch(ctx, c, in)
+	defer b.end()
+	b.hire = func(first *item) bool {
+		if b.hired == atATime {
+			return false
+		}
+		b.hired++
+		b.crew.Go(func() {
+			for it, ok := first, true; ok; it, ok = b.next() {
+				ctx, cancel := c.within(b.ctx)
+				r, err := c.sendDirect(ctx, it.n)
+				cancel()
+				b.tell(it, r, err)
+			}
+		})
+		return true
+	}
+	b.run(yield)
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"slices"
+
+	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/push"
+)
+
+// A first notification. `gateway dev` prints a key, and the token of a device that its mock of Apple's service knows.
+func Example() {
+	c, err := client.Open(client.Config{Gateways: []string{"http://127.0.0.1:8080"}, App: "demo", Key: client.Key(os.Getenv("SLUICE_KEY"))})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	receipt, err := c.Send(context.Background(), &push.Notification{Platform: push.APNs, Target: push.Target{Token: "00fc13ad…"}, Title: "Hi"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Println(receipt.Status())
+}
+
+// What to do with an end: forget the dead, come back later, or mend the code.
+func ExampleClient_Send() {
+	c := client.Direct("shop", played{push.Unregistered})
+	receipt, err := c.Send(context.Background(), &push.Notification{Platform: push.APNs, Target: push.Target{Token: "00fc13ad…"}, Title: "Hi"})
+	problem, _ := errors.AsType[*client.Error](err)
+	switch {
+	case err == nil && receipt.Verdict == push.Unregistered:
+		fmt.Println("forget the token")
+	case err == nil:
+		fmt.Println("its provider says", receipt.Status(), receipt.Reason)
+	case problem.Field != "":
+		fmt.Println("mend", problem.Field)
+	case receipt.Verdict == push.Unknown:
+		fmt.Println("it may have arrived:", problem)
+	default:
+		fmt.Println("nothing was sent; again in", problem.RetryAfter)
+	}
+	// Output: forget the token
+}
+
+// However many there are, only some thousands are in memory at a time.
+func ExampleClient_SendBatch() {
+	c := client.Direct("shop", played{push.Accepted})
+	tokens := slices.Values([]string{"00aa…", "00bb…", "00cc…"}) // rows of a database, in earnest
+	everybody := func(yield func(*push.Notification) bool) {
+		for token := range tokens {
+			if !yield(&push.Notification{Platform: push.APNs, Target: push.Target{Token: token}, Title: "News"}) {
+				return
+			}
+		}
+	}
+	ends := map[push.Status]int{}
+	for receipt, err := range c.SendBatch(context.Background(), everybody) {
+		if err != nil {
+			log.Print(err) // of this notification alone; *receipt.Index says which
+		}
+		ends[receipt.Status()]++
+	}
+	fmt.Println(ends)
+	// Output: map[accepted:3]
+}
+
+// A delivery.Table, or one route of it, in this process stands in for the gateways.
+func ExampleDirect() {
+	var table delivery.Table // see package delivery for how one is filled
+	c := client.Direct("shop", table)
+	_, err := c.Send(context.Background(), &push.Notification{Platform: push.FCM, Target: push.Target{Topic: "news"}, Title: "Hi"})
+	fmt.Println(err)
+	// Output: client: invalid-field: platform: must be sent by an app that has a platform configured; this one has none
+}
+
+// OpenTelemetry's propagators write what a carrier takes, and propagation.HeaderCarrier makes one of an http.Header:
+//
+//	Propagate: func(ctx context.Context, h http.Header) {
+//		otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(h))
+//	},
+func ExampleConfig_tracing() {
+	cfg := client.Config{
+		Gateways: []string{"http://127.0.0.1:8080"}, App: "shop", Key: "slk_…",
+		Propagate: func(_ context.Context, h http.Header) {
+			h.Set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+		},
+	}
+	_, err := client.New(cfg)
+	fmt.Println(err, cfg.Key)
+	// Output: <nil> …
+}
+
+// The dead tokens of an app, from where this program stopped the last time.
+func ExampleClient_Events() {
+	c := client.Direct("shop", played{push.Accepted}) // a feed needs a gateway with a queue, so this ends at once
+	cursor := ""                                      // what was stored below
+	for event, err := range c.Events(context.Background(), cursor, push.StatusUnregistered) {
+		if err != nil {
+			fmt.Println(err)
+			break
+		}
+		fmt.Println("forget", event.Target.Key())
+		cursor = event.Cursor
+	}
+	// Output: client: this needs a gateway with a queue; a client made by Direct has none
+}
+
+// played is a sender whose every notification ends with one verdict.
+type played struct{ verdict push.Verdict }
+
+func (p played) Send(_ context.Context, n *push.Notification) push.Receipt {
+	o := push.Outcome{Verdict: p.verdict}
+	return push.Receipt{ID: n.ID, Outcome: o, Attempts: []push.Attempt{{Endpoint: "here", Outcome: o}}}
+}

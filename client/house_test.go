@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/rest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// town is mock providers, and what the configuration of a gateway before them needs.
+type town struct {
+	t    testing.TB
+	mock *mockprovider.Mock
+	key  client.Key
+	app  string // the app shop, in YAML
+}
+
+func newTown(t testing.TB, cfg ...mockprovider.Config) *town {
+	t.Helper()
+	m := mockprovider.Start(t, cfg...)
+	files, err := m.WriteFiles(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := m.Ready(files)
+	key, hash := rest.NewKey()
+	return &town{t: t, mock: m, key: client.Key(key), app: fmt.Sprintf(
+		"apps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read]}]\n"+
+			"    apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}\n",
+		hash, at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic)}
+}
+
+// house is a gateway that runs.
+type house struct {
+	*gateway.Gateway
+	address string
+	stop    func() // drains it
+}
+
+func (h *house) url() string { return "http://" + h.address }
+
+// open runs a gateway at an address, with further top-level keys of its configuration.
+func (tn *town) open(address, settings string) *house {
+	tn.t.Helper()
+	text := "listen: " + address + "\nadmin: {listen: 127.0.0.1:0}\n" + settings + tn.app
+	cfg, err := config.Parse(filepath.Join(tn.t.TempDir(), "gateway.yaml"), []byte(text), nil)
+	if err != nil {
+		tn.t.Fatalf("%v in\n%s", err, text)
+	}
+	g, err := gateway.New(cfg, nil)
+	if err != nil {
+		tn.t.Fatal(err)
+	}
+	if err := g.Listen(); err != nil {
+		tn.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	h := &house{Gateway: g, address: g.Addr().String()}
+	h.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			tn.t.Errorf("the gateway: %v", err)
+		}
+	})
+	tn.t.Cleanup(h.stop)
+	return h
+}
+
+const anywhere = "127.0.0.1:0"
+
+// call opens a client of these gateways.
+func (tn *town) call(cfg client.Config, urls ...string) *client.Client {
+	tn.t.Helper()
+	cfg.App, cfg.Key = "shop", tn.key
+	if cfg.File == "" {
+		cfg.Gateways = urls
+	}
+	c, err := client.Open(cfg)
+	if err != nil {
+		tn.t.Fatal(err)
+	}
+	tn.t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			tn.t.Errorf("Close: %v", err)
+		}
+	})
+	return c
+}
+
+// all waits until the client is connected to n gateways.
+func all(c *client.Client, n int) {
+	until(func() bool {
+		live := 0
+		for _, e := range c.Status().Endpoints {
+			live += min(e.Connections, 1)
+		}
+		return live == n
+	})
+}
+
+func until(so func() bool) {
+	for !so() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// token is the i-th device's.
+func token(i int) string { return fmt.Sprintf("%064x", i+1) }
+
+func note(i int) *push.Notification {
+	return &push.Notification{Platform: push.APNs, Target: push.Target{Token: token(i)}, Title: "Hi"}
+}
+
+// seen counts the requests that the providers saw, and those they accepted, by token.
+func (tn *town) seen() (requests, accepted map[string]int) {
+	requests, accepted = map[string]int{}, map[string]int{}
+	for _, e := range tn.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
+		if e.Token == "" {
+			continue
+		}
+		requests[e.Token]++
+		if e.Accepted {
+			accepted[e.Token]++
+		}
+	}
+	return requests, accepted
+}
+
+// cable is a TCP connection between clients and one gateway that can be cut.
+type cable struct {
+	t        testing.TB
+	listener net.Listener
+	to       string
+
+	mu     sync.Mutex
+	frozen chan struct{} // closed while nothing passes
+	conns  []net.Conn
+	work   sync.WaitGroup
+}
+
+func newCable(t testing.TB, to string) *cable {
+	t.Helper()
+	l, err := net.Listen("tcp", anywhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cable{t: t, listener: l, to: to, frozen: make(chan struct{})}
+	c.work.Go(c.accept)
+	t.Cleanup(func() {
+		_ = l.Close()
+		c.mu.Lock()
+		for _, conn := range c.conns {
+			_ = conn.Close()
+		}
+		c.mu.Unlock()
+		c.work.Wait()
+	})
+	return c
+}
+
+func (c *cable) url() string { return "http://" + c.listener.Addr().String() }
+
+func (c *cable) accept() {
+	for {
+		near, err := c.listener.Accept()
+		if err != nil {
+			return
+		}
+		far, err := net.Dial("tcp", c.to)
+		if err != nil {
+			_ = near.Close()
+			continue
+		}
+		c.mu.Lock()
+		c.conns = append(c.conns, near, far)
+		frozen := c.frozen
+		c.mu.Unlock()
+		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+			c.work.Go(func() { carry(way[0], way[1], frozen) })
+		}
+	}
+}
+
+// carry copies until either end closes; what comes once it is frozen goes nowhere.
+func carry(from, to net.Conn, frozen <-chan struct{}) {
+	defer func() { _ = to.Close() }()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		select {
+		case <-frozen:
+			_, _ = io.Copy(io.Discard, from)
+			return
+		default:
+		}
+		if _, failed := to.Write(buffer[:n]); err != nil || failed != nil {
+			return
+		}
+	}
+}
+
+// freeze lets nothing through any more, as if the zone had lost its power: no packet comes back, not even a reset.
+func (c *cable) freeze() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.frozen)
+}

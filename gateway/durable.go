@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/history"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/queue"
+	"github.com/sluice-push/sluice/rest"
+)
+
+var (
+	_ rest.Queue    = (*durable)(nil)
+	_ rest.History  = (*durable)(nil)
+	_ queue.Sender  = (*Gateway)(nil)
+	_ queue.Journal = journal{}
+)
+
+// durable is what outlives the gateway: the queue, the history of everything, and the engine that keeps both. Nil is a
+// gateway without a queue.
+type durable struct {
+	*queue.Queue     // nil before open
+	*history.History // nil before open
+	engine           *engine.Engine
+	opened           atomic.Bool
+
+	stopKeeping, stopWorking context.CancelFunc
+	keeping, working         errgroup.Group // the engine's Run and the history's; the queue's
+}
+
+// queued reports whether the configuration has a queue.
+func queued(cfg *config.Config) bool { return cfg.Queue.Dir != "" || cfg.Queue.NATS.URL != "" }
+
+// forQueue and forHistory are what the API asks, which it does only once the gateway runs.
+func (d *durable) forQueue() rest.Queue {
+	if d == nil {
+		return nil
+	}
+	return d
+}
+
+func (d *durable) forHistory() rest.History {
+	if d == nil {
+		return nil
+	}
+	return d
+}
+
+// open opens what cfg names. What is due will be handed to sender.
+func (d *durable) open(ctx context.Context, cfg *config.Config, sender queue.Sender, log *slog.Logger) (err error) {
+	if d == nil {
+		return nil
+	}
+	where, index := folders(cfg)
+	where.Logger = log
+	if d.engine, err = engine.Open(ctx, where); err != nil {
+		return err
+	}
+	d.History, err = history.Open(ctx, history.Config{
+		Engine: d.engine, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), KeepKeys: cfg.History.KeepKeys, Logger: log,
+	})
+	if err != nil {
+		return errors.Join(err, d.engine.Close())
+	}
+	d.Queue, err = queue.Open(ctx, queue.Config{
+		Engine: d.engine, Journal: journal{d.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
+		RetryFor: cfg.Queue.RetryFor, SendTime: cfg.Limits.SendTime, Grace: cfg.Drain.Grace, Logger: log,
+	})
+	if err != nil {
+		return errors.Join(err, d.History.Close(), d.engine.Close())
+	}
+	d.opened.Store(true)
+	return nil
+}
+
+// folders returns where the engine and the index are.
+func folders(cfg *config.Config) (where engine.Config, index string) {
+	index = string(cfg.History.Dir)
+	if cfg.Queue.Dir == "" {
+		return engine.Config{URL: cfg.Queue.NATS.URL, Replicas: cfg.Queue.NATS.Replicas}, index
+	}
+	dir := string(cfg.Queue.Dir)
+	if index == "" {
+		index = filepath.Join(dir, "index")
+	}
+	return engine.Config{Dir: filepath.Join(dir, "engine"), Reserve: int64(cfg.Queue.Reserve)}, index
+}
+
+// run begins the work; end ends it.
+func (d *durable) run() {
+	if d == nil {
+		return
+	}
+	keeping, stopKeeping := context.WithCancel(context.Background())
+	working, stopWorking := context.WithCancel(context.Background())
+	d.stopKeeping, d.stopWorking = stopKeeping, stopWorking
+	d.keeping.Go(func() error { return d.engine.Run(keeping) })
+	d.keeping.Go(func() error { return d.History.Run(keeping) })
+	d.working.Go(func() error { return d.Queue.Run(working) })
+}
+
+// drain has the queue take nothing more from disk.
+func (d *durable) drain() {
+	if d != nil {
+		d.Queue.Drain()
+	}
+}
+
+// end ends the queue, then the history that it writes to, then the engine below both.
+func (d *durable) end() error {
+	if d == nil {
+		return nil
+	}
+	d.stopWorking()
+	err := d.working.Wait()
+	d.stopKeeping()
+	return errors.Join(err, d.keeping.Wait(), d.History.Close(), d.engine.Close())
+}
+
+// ready returns why nothing can be kept, or nil.
+func (d *durable) ready() error {
+	if d == nil || !d.opened.Load() {
+		return nil
+	}
+	return d.Queue.Ready()
+}
+
+// QueueStatus is how the queue stands.
+type QueueStatus struct {
+	queue.Status
+	// Writable is false while nothing can be accepted, and Reason says why.
+	Writable bool   `json:"writable"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// statusTime is how long the engine may take to tell how it stands.
+const statusTime = time.Second
+
+// status returns how queue and history stand, nil without a queue.
+func (d *durable) status() (*QueueStatus, *history.Status) {
+	if d == nil || !d.opened.Load() {
+		return nil, nil
+	}
+	ctx, stop := context.WithTimeout(context.Background(), statusTime)
+	defer stop()
+	status, err := d.Queue.Status(ctx)
+	if err == nil {
+		err = d.Queue.Ready()
+	}
+	q := &QueueStatus{Status: status, Writable: err == nil}
+	if err != nil {
+		q.Reason = err.Error()
+	}
+	h := d.History.Status()
+	return q, &h
+}
+
+// journal is the history in the queue's words.
+type journal struct{ *history.History }
+
+func (j journal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
+	states, err := j.History.States(ctx, ids)
+	out := make(map[string]queue.State, len(states))
+	for id, s := range states {
+		out[id] = queue.State{Status: s.Status, Attempt: s.Attempt, Place: s.Place}
+	}
+	return out, err
+}
+
+// recorder sends at once, and tells the history what came of it.
+type recorder struct{ *Gateway }
+
+// sender is what carries the notifications that are sent at once.
+func (g *Gateway) sender() rest.Sender {
+	if g.durable == nil {
+		return g
+	}
+	return recorder{g}
+}
+
+// Send sends n. One with an Idempotency-Key is on disk before it leaves: should the gateway die, its caller asks again with
+// the same key, and must not be told that nothing has happened.
+func (r recorder) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	if len(n.KeyHash) > 0 {
+		n.Leaving = func(attempt int) error {
+			e := step(n, push.StatusSending)
+			e.Attempt = attempt
+			if _, err := r.durable.Append(ctx, e); err != nil {
+				return fmt.Errorf("gateway: %w", err)
+			}
+			return nil
+		}
+	}
+	receipt := r.Gateway.Send(ctx, n)
+	e := step(n, receipt.Status())
+	e.Receipt = &receipt
+	if receipt.Status() == push.StatusUnregistered {
+		e.Target = &n.Target
+	}
+	if err := r.durable.Note(context.WithoutCancel(ctx), e); err != nil {
+		r.log.Warn("gateway: an end is not in the history", "app", n.App, "err", err)
+	}
+	return receipt
+}
+
+// step is the event that n has come to that status.
+func step(n *push.Notification, status push.Status) push.Event {
+	return push.Event{
+		ID: n.ID, App: n.App, At: time.Now().UTC(), Status: status, Platform: n.Platform, Lane: n.InLane(),
+		KeyHash: n.KeyHash, BodyHash: n.BodyHash,
+	}
+}
