@@ -89,9 +89,6 @@ func (s *service) reachable(ctx context.Context) (string, error) {
 
 // Warnings returns what a gateway would run with, and yet should not be: by the configuration's key, with what to do.
 func Warnings(cfg *config.Config) (found []string) {
-	if cfg.Queue.Dir != "" || cfg.Queue.NATS.URL != "" {
-		found = append(found, "queue: this version has no queue; asynchronous calls are refused (take the block out)")
-	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		for _, f := range secretFiles(cfg.Apps[name]) {
 			info, err := os.Stat(string(f.file))

@@ -29,12 +29,14 @@ type Gateway struct {
 	ceiling *delivery.Ceiling
 	house   atomic.Pointer[house]
 	signals signals
+	durable *durable // nil without a queue
 
 	listener, adminListener net.Listener
 
 	began    atomic.Int64 // when Run began, in UNIX nanoseconds; 0 before
 	warm     atomic.Bool  // every service has been ready once, or has had its time
 	draining atomic.Bool
+	leaving  chan struct{} // closed when the drain begins
 
 	reloading sync.Mutex      // one reload at a time; guards what follows
 	base      context.Context // of what runs; nil before
@@ -48,7 +50,10 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gateway{log: log, metrics: metrics.New(), ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}}
+	g := &Gateway{log: log, metrics: metrics.New(), ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}, leaving: make(chan struct{})}
+	if queued(cfg) {
+		g.durable = &durable{}
+	}
 	g.metrics.WatchCeiling(g.ceiling)
 	h, err := g.build(cfg, nil)
 	if err != nil {
@@ -85,12 +90,16 @@ func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
 // AdminAddr is where the admin listener listens, once Listen has returned.
 func (g *Gateway) AdminAddr() net.Addr { return g.adminListener.Addr() }
 
-// Run serves until ctx ends, then drains: /readyz says no at once, the listener closes after drain.delay, requests in
-// flight may take drain.grace to end, and then the pools are drained too. It returns when every goroutine has ended: nil
-// if everything in flight ended by itself, or why not. If a listener fails it ends as if ctx had.
+// Run opens the queue and serves until ctx ends, then drains: /readyz says no at once, the queue takes nothing more from
+// disk, the listener closes after drain.delay, requests in flight and what the queue is sending may take drain.grace to end,
+// and then the pools are drained too. What the queue holds besides stays on disk. It returns when every goroutine has
+// ended: nil if everything in flight ended by itself, or why not. If a listener fails it ends as if ctx had.
 func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.Listen(); err != nil {
 		return err
+	}
+	if err := g.durable.open(ctx, g.house.Load().cfg, g, g.log); err != nil {
+		return errors.Join(fmt.Errorf("gateway: the queue does not open: %w", err), g.listener.Close(), g.adminListener.Close())
 	}
 	g.began.Store(time.Now().UnixNano())
 	ctx, giveUp := context.WithCancel(ctx)
@@ -102,7 +111,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 		defer giveUp()
 		return serve(admin, g.adminListener)
 	})
-	err := g.serve(ctx, g.front(background))
+	g.durable.run()
+	err := errors.Join(g.serve(ctx, g.front(background)), g.durable.end())
 	g.close()
 	stop()
 	return errors.Join(err, admin.Close(), g.tenants.Wait())
@@ -119,6 +129,8 @@ func (g *Gateway) serve(ctx context.Context, api *http.Server) error {
 	case <-ctx.Done():
 	}
 	g.draining.Store(true)
+	close(g.leaving)
+	g.durable.drain()
 	d := g.house.Load().cfg.Drain
 	g.log.Info("gateway: draining", "delay", d.Delay, "grace", d.Grace)
 	time.Sleep(d.Delay)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/history"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/rest"
@@ -19,6 +20,9 @@ type Status struct {
 	// Ceiling is what the gateway carries at a time, and may.
 	Ceiling  delivery.AdmissionStatus `json:"ceiling"`
 	Services []ServiceStatus          `json:"services"`
+	// Queue and History are there in a gateway with a queue.
+	Queue   *QueueStatus    `json:"queue,omitempty"`
+	History *history.Status `json:"history,omitempty"`
 }
 
 // ServiceStatus is one credential at one provider.
@@ -37,6 +41,7 @@ type ServiceStatus struct {
 func (g *Gateway) Status() Status {
 	h := g.house.Load()
 	s := Status{Zone: h.cfg.Zone, Draining: g.draining.Load(), Ceiling: g.ceiling.Status(), Services: []ServiceStatus{}}
+	s.Queue, s.History = g.durable.status()
 	for _, service := range h.everyService() {
 		s.Services = append(s.Services, ServiceStatus{
 			Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status(),
@@ -70,6 +75,9 @@ func (g *Gateway) notReady() []rest.NotReady {
 		return []rest.NotReady{{Name: "gateway", Reason: "draining: it is about to end"}}
 	}
 	serving := g.house.Load().awake()
+	if err := g.durable.ready(); err != nil {
+		return []rest.NotReady{{Name: "queue", Reason: err.Error()}}
+	}
 	var missing []rest.NotReady
 	for _, s := range serving {
 		if err := s.pool.Ready(); err != nil {
