@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -315,7 +314,6 @@ func TestTheDefaultIsTheFileOfTheEnvironmentThenGcloudsThenTheMachine(t *testing
 	c := newCloud(t, httptest.NewServer)
 	home := t.TempDir()
 	t.Setenv("HOME", home)
-	t.Setenv("APPDATA", home)
 	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
 	finds(t, fcm.Config{Machine: true, Project: "machine-project"}, "the machine's service account")
@@ -353,24 +351,16 @@ func finds(t *testing.T, want fcm.Config, at string) {
 	equal(t, "found", []any{string(cfg.Account), cfg.Machine, cfg.Project, where}, []any{string(want.Account), want.Machine, want.Project, at})
 }
 
-// TestWithoutAnyDefaultTheErrorSaysWhatToSet runs in a process of its own: whether there is a metadata server is found
-// out once in a process's life.
-func TestWithoutAnyDefaultTheErrorSaysWhatToSet(t *testing.T) {
-	if os.Getenv("FCM_TEST_ALONE") != "" {
-		_, _, err := fcm.Default(t.Context())
-		fmt.Println(err)
-		return
-	}
-	junk := filepath.Join(t.TempDir(), ".config", "gcloud")
-	if err := os.MkdirAll(junk, 0o700); err != nil {
+func TestADefaultThatCannotBeReadIsToldWithWhatToSetAndNothingOfIt(t *testing.T) {
+	home := t.TempDir()
+	gcloud := filepath.Join(home, ".config", "gcloud")
+	if err := os.MkdirAll(gcloud, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(junk, "application_default_credentials.json"), []byte("SECRET"))
-	alone := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWithoutAnyDefaultTheErrorSaysWhatToSet$")
-	alone.Env = []string{"FCM_TEST_ALONE=1", "HOME=" + filepath.Dir(filepath.Dir(junk))}
-	out, err := alone.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	equal(t, string(out), strings.Contains(string(out), "none found: no GOOGLE_APPLICATION_CREDENTIALS") && !strings.Contains(string(out), "SECRET"), true)
+	write(t, filepath.Join(gcloud, "application_default_credentials.json"), []byte("SECRET"))
+	t.Setenv("HOME", home)
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
+	_, _, err := fcm.Default(t.Context())
+	told := fmt.Sprint(err)
+	equal(t, told, strings.Contains(told, "none found: no GOOGLE_APPLICATION_CREDENTIALS") && !strings.Contains(told, "SECRET"), true)
 }
