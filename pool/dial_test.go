@@ -166,6 +166,48 @@ func TestAStormOfGoAwaysCostsOneDialForEachEndpointInTenSeconds(t *testing.T) {
 	})
 }
 
+func TestASecondWaveOfGoAwaysLeavesThePoolWithOneEndpointAndNotWithNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 8, pool.Config{})
+		pass(time.Second)
+		wave := func() {
+			for i := 1; i <= 8; i++ {
+				h.lastConn(i).goAway()
+			}
+		}
+		for range 3 { // within four seconds
+			wave()
+			began := time.Now()
+			if _, o := h.attempt(); o.Verdict != push.Accepted || time.Since(began) > 200*time.Millisecond {
+				t.Errorf("an attempt ended after %v: %+v\n%s", time.Since(began), o, h.story())
+			}
+			pass(2 * time.Second)
+		}
+		if n := h.dials(); n != 8+8+2 {
+			t.Errorf("%d dials, want those of the start and of the first wave, and one for each further wave\n%s", n, h.story())
+		}
+		pass(20 * time.Second)
+		h.wantMembers(1, 2, 3, 4, 5, 6, 7, 8)
+		if wrong := h.overspent(8, 1); wrong != "" {
+			t.Error(wrong)
+		}
+	})
+}
+
+func TestTheOnlyEndpointThatGoesAwayAgainAndAgainIsDialledOnceBeyondItsRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 1, pool.Config{})
+		pass(time.Second)
+		for range 60 {
+			h.lastConn(1).goAway()
+			pass(time.Second)
+		}
+		if n := h.dials(); n > 1+1+6+1 {
+			t.Errorf("%d dials in a minute", n)
+		}
+	})
+}
+
 func TestAnAnswerThatSpoilsTheConnectionCostsItAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, 2, pool.Config{})

@@ -16,6 +16,7 @@ const (
 	spread      = 200 * time.Millisecond // the first dials of many gateways do not come in one blow
 	memory      = 10 * time.Minute       // how long an address that is named no more is remembered
 	replaceOnce = 10 * time.Second       // an endpoint's lost connection is replaced at once only so often
+	hurryOnce   = time.Second            // but sooner if nothing is live, one endpoint at a time
 )
 
 // keep is the one goroutine that decides who is in the pool, until ctx ends. It
@@ -64,6 +65,7 @@ func (p *Pool) tend(now time.Time) []dial {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.watchPanic()
+	p.rescue(now)
 	p.dropDead(now)
 	dials := p.renew(now)
 	dials = append(dials, p.fill(now)...)
@@ -71,6 +73,31 @@ func (p *Pool) tend(now time.Time) []dial {
 		p.warm.Store(true)
 	}
 	return append(dials, p.rejuvenate(now)...)
+}
+
+// rescue brings one replacement forward when every connection has been lost twice within ten seconds, rather than leave
+// the pool with nothing until they are over. An endpoint has no more than its next one brought forward, so that it is
+// never dialled more than once beyond its rate.
+func (p *Pool) rescue(now time.Time) {
+	if now.Sub(p.rescued) < hurryOnce {
+		return
+	}
+	var next *Endpoint
+	for _, e := range p.known {
+		if e.live() || e.dialling {
+			return
+		}
+		due := e.redialAt.Sub(now)
+		if (!e.member && !e.listed) || e.redialWait > 0 || e.circuit.ejected() || due <= 0 || due > replaceOnce {
+			continue
+		}
+		if next == nil || e.redialAt.Before(next.redialAt) {
+			next = e
+		}
+	}
+	if next != nil {
+		next.redialAt, p.rescued = now, now
+	}
 }
 
 // watchPanic tells when panic begins and ends; Pick decides it each time anew.

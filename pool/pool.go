@@ -110,6 +110,7 @@ type Pool struct {
 	panicked bool
 	known    map[netip.AddrPort]*Endpoint
 	answer   []*Endpoint // the resolver's last good answer, in its order
+	rescued  time.Time   // when a replacement was last brought forward
 	joining  int         // endpoints that are being dialled for a place
 	links    int         // connections whose Run has not returned
 	dials    int
