@@ -68,7 +68,7 @@ func TestEveryWordOfEveryEnumIsTakenAndNothingElse(t *testing.T) {
 			equal(t, "names the words", strings.Contains(refused.Allowed, strings.Join(words, ", ")) || refused.Field == "fcm.message.apns.headers" || refused.Field == "fcm.message.webpush.headers", true)
 		}
 	}
-	refusal(t, p, hello(raw(`{"android":{"notification":{"visibility":4}}}`)))
+	equal(t, "one number too many", refusal(t, p, hello(raw(`{"android":{"notification":{"visibility":4}}}`))).Reason, "InvalidPayload")
 }
 
 func TestHeadersForAppleAndBrowsersAreCheckedInWhateverCase(t *testing.T) {
