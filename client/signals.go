@@ -11,10 +11,10 @@ import (
 // signals are what a gateway tells of itself in the header Sluice-Gateway; zero is what it does not tell.
 type signals struct {
 	concurrency int           // requests that it grants this connection
-	target, max time.Duration // within which it means to answer, and always does
+	max         time.Duration // within which it always answers
 	zone        string
-	draining    bool // it takes its leave
-	text        string
+	draining    bool   // it takes its leave
+	text        string // as it was written
 }
 
 const signalHeader = "sluice-gateway"
@@ -28,8 +28,6 @@ func parseSignals(text string) (s signals) {
 		switch name {
 		case "concurrency":
 			s.concurrency, _ = strconv.Atoi(value)
-		case "target":
-			s.target = seconds(value)
 		case "max":
 			s.max = seconds(value)
 		case "zone":

@@ -250,8 +250,7 @@ type Limits struct {
 	// How long a notification may take until its verdict, with all its waits and attempts; then it is answered with what
 	// is known. Keep it above retry.attempt_timeout and below drain.grace and the callers' own patience.
 	SendTime time.Duration `name:"send_time" default:"25s" allowed:"100ms..10m"`
-	// Time within which a notification is meant to have its verdict. Nothing is ended by it: clients are told, and those
-	// that hedge wait that long before they ask another gateway.
+	// Time within which a notification is meant to have its verdict. Clients are told; nothing is ended by it.
 	TargetTime time.Duration `name:"target_time" default:"1s" allowed:"1ms..10m"`
 	// Notifications that the gateway carries at a time, whatever they wait for. Beyond it, and for one app and platform
 	// beyond four fifths of it, single ones are answered 503, and those of a batch wait. Each costs some 35 KiB with its

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/push"
+)
+
+// played starts a gateway that says what a test wants it to say, and returns its URL.
+func play(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	l, err := net.Listen("tcp", anywhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/livez" {
+			w.Header().Set("Sluice-Gateway", "max=5")
+			return
+		}
+		h(w, r)
+	})}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close(); <-ended })
+	return "http://" + l.Addr().String()
+}
+
+const (
+	accepted  = `{"id":"1","status":"accepted","attempts":[{"endpoint":"e","status":"accepted","ms":1}]}`
+	untouched = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"detail":"OVERLOADED","receipt":{"status":"unavailable","reason":"OVERLOADED","attempts":[]}}`
+	unsent    = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"receipt":{"status":"unavailable","attempts":[{"endpoint":"e","status":"unsent","ms":1}]}}`
+	tried     = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"receipt":{"status":"unavailable","attempts":[{"endpoint":"e","status":"unavailable","ms":1}]}}`
+	throttled = `{"type":"https://sluice-push.github.io/problems/throttled","status":429,"receipt":{"status":"throttled","retry_after":7,"attempts":[]}}`
+	unknown   = `{"type":"https://sluice-push.github.io/problems/unknown","status":504,"receipt":{"status":"unknown","attempts":[{"endpoint":"e","status":"unknown","ms":1}]}}`
+	internal  = `{"type":"https://sluice-push.github.io/problems/internal","status":500}`
+	unheard   = `{"type":"https://sluice-push.github.io/problems/body-timeout","status":408}`
+)
+
+func TestAnotherGatewayIsAskedOnlyWhereNothingWasSent(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		status  int
+		body    string
+		repeat  push.OnUnknown
+		another bool
+		verdict push.Verdict
+	}{
+		{"nothing was tried", 503, untouched, "", true, push.Accepted},
+		{"all that was tried is provably unsent", 503, unsent, "", true, push.Accepted},
+		{"it did not even hear the whole", 408, unheard, "", true, push.Accepted},
+		{"its attempts failed", 503, tried, push.RepeatAlways, false, push.Unavailable},
+		{"the quota is used up", 429, throttled, push.RepeatAlways, false, push.Throttled},
+		{"nobody can tell", 504, unknown, push.RepeatAlways, false, push.Unknown},
+		{"it has a fault", 500, internal, push.RepeatNever, false, push.Unknown},
+		{"it has a fault, and a repeat is allowed", 500, internal, push.RepeatAlways, true, push.Accepted},
+		{"a proxy answers", 503, "<html>", push.RepeatNever, false, push.Unknown},
+		{"a proxy answers, and a repeat is allowed", 502, "<html>", push.RepeatAlways, true, push.Accepted},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var asked atomic.Int32
+			var mu sync.Mutex
+			keys := map[string]bool{}
+			gateway := func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				keys[r.Header.Get("Idempotency-Key")] = true
+				mu.Unlock()
+				if asked.Add(1) == 1 {
+					w.WriteHeader(c.status)
+					_, _ = io.WriteString(w, c.body)
+					return
+				}
+				_, _ = io.WriteString(w, accepted)
+			}
+			tn := &town{t: t, key: "slk_test"}
+			cl := tn.call(client.Config{}, play(t, gateway), play(t, gateway))
+			all(cl, 2)
+			n := note(1)
+			n.OnUnknown = c.repeat
+			receipt, err := cl.Send(t.Context(), n)
+			if (asked.Load() == 2) != c.another || receipt.Verdict != c.verdict || (err == nil) != (c.verdict == push.Accepted) {
+				t.Errorf("%d gateways were asked; %+v %v", asked.Load(), receipt, err)
+			}
+			if len(keys) != 1 || keys[""] {
+				t.Errorf("the calls had the Idempotency-Keys %v, want one", keys)
+			}
+		})
+	}
+}
+
+func TestTheWaitThatAQuotaAsksForReachesTheCaller(t *testing.T) {
+	tn := &town{t: t, key: "slk_test"}
+	c := tn.call(client.Config{}, play(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTooManyRequests)
+		_, _ = io.WriteString(w, throttled)
+	}))
+	_, err := c.Send(t.Context(), note(1))
+	if problem, ok := errors.AsType[*client.Error](err); !ok || problem.Type != "throttled" || problem.RetryAfter != 7*time.Second {
+		t.Errorf("%#v", err)
+	}
+}
+
+func TestAGatewayIsGivenNoMoreThanItGrants(t *testing.T) {
+	var now, most atomic.Int32
+	release := make(chan struct{})
+	url := play(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Sluice-Gateway", "concurrency=3, max=5")
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		<-release
+		now.Add(-1)
+		_, _ = io.WriteString(w, accepted)
+	})
+	tn := &town{t: t, key: "slk_test"}
+	c := tn.call(client.Config{}, url)
+	close(release)
+	if _, err := c.Send(t.Context(), note(0)); err != nil { // from here on the grant is known
+		t.Fatal(err)
+	}
+	most.Store(0)
+	var sending sync.WaitGroup
+	for i := range 100 {
+		sending.Go(func() {
+			if _, err := c.Send(t.Context(), note(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	sending.Wait()
+	if most.Load() > 3 {
+		t.Errorf("it had %d in flight, and granted 3", most.Load())
+	}
+}
+
+func TestACallCarriesItsTraceItsKeyAndItsOwnID(t *testing.T) {
+	var got http.Header
+	url := play(t, func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header
+		_, _ = io.WriteString(w, accepted)
+	})
+	tn := &town{t: t, key: "slk_test"}
+	c := tn.call(client.Config{Propagate: func(_ context.Context, h http.Header) { h.Set("Traceparent", "00-aa-bb-01") }}, url)
+	n := note(1)
+	n.ID = "order-17"
+	if _, err := c.Send(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	if got.Get("Traceparent") != "00-aa-bb-01" || got.Get("Authorization") != "Bearer slk_test" || got.Get("Idempotency-Key") != "order-17" {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestAFeedGoesOnWhereItsConnectionWasLost(t *testing.T) {
+	var asked []string
+	var mu sync.Mutex
+	gateway := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawQuery != "type=unregistered" {
+			t.Errorf("the query is %q", r.URL.RawQuery)
+		}
+		after := r.Header.Get("Last-Event-ID")
+		mu.Lock()
+		asked = append(asked, after)
+		mu.Unlock()
+		first := 1
+		if after != "" {
+			_, _ = fmt.Sscan(after, &first)
+			first++
+		}
+		for i := first; i < first+2; i++ {
+			_, _ = fmt.Fprintf(w, ":\nid: %d\nevent: unregistered\ndata: {\"id\":\"n%d\",\"status\":\"unregistered\"}\n\n", i, i)
+		}
+		_, _ = io.WriteString(w, "id: 99\nevent: unregistered\ndata: {\"id\":") // and the connection breaks
+	}
+	tn := &town{t: t, key: "slk_test"}
+	c := tn.call(client.Config{}, play(t, gateway), play(t, gateway))
+	var got []string
+	for event, err := range c.Events(t.Context(), "", push.StatusUnregistered) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, event.ID+"/"+event.Cursor); len(got) == 5 {
+			break
+		}
+	}
+	if s := strings.Join(got, " "); s != "n1/1 n2/2 n3/3 n4/4 n5/5" {
+		t.Errorf("%s; asked after %v", s, asked)
+	}
+}
+
+func TestAFeedThatIsRefusedSaysWhy(t *testing.T) {
+	tn := &town{t: t, key: "slk_test"}
+	c := tn.call(client.Config{}, play(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, `{"type":"https://sluice-push.github.io/problems/missing-scope","status":403,"detail":"read"}`)
+	}))
+	for _, err := range c.Events(t.Context(), "") {
+		if problem, ok := errors.AsType[*client.Error](err); !ok || problem.Type != "missing-scope" {
+			t.Errorf("%v", err)
+		}
+	}
+}
