@@ -31,7 +31,7 @@ type sending struct {
 
 // comeIn takes a place in the gateway.
 func (s *sending) comeIn(ctx context.Context) (cause push.Outcome, ok bool) {
-	if cause, ok = s.Ceiling.enter(ctx, s.n, s.left()); ok {
+	if cause, ok = s.Ceiling.enter(ctx, s.n, s.patience(ctx)); ok {
 		return push.Outcome{}, true
 	}
 	return s.shed(cause), false
@@ -68,7 +68,7 @@ func (s *sending) admit(ctx context.Context) (cause push.Outcome, ok bool) {
 	if expired(s.n) {
 		return tooLate, false
 	}
-	patience := min(s.left(), s.Retry.Patience())
+	patience := min(s.patience(ctx), s.Retry.Patience())
 	turn, wait, ok := s.Gate.Admit(s.n, patience)
 	if turn == nil && ok {
 		return push.Outcome{}, true
@@ -105,7 +105,7 @@ func (s *sending) await(ctx context.Context, turn *quota.Turn, patience time.Dur
 
 // enter takes a place on the way to an endpoint. For who had to wait for it, the gate may have closed meanwhile.
 func (s *sending) enter(ctx context.Context) (cause push.Outcome, ok bool) {
-	waited, cause, ok := s.Admission.enter(ctx, s.n, s.left())
+	waited, cause, ok := s.Admission.enter(ctx, s.n, s.patience(ctx))
 	if !ok {
 		return s.shed(cause), false
 	}
@@ -238,6 +238,17 @@ func (s *sending) left() time.Duration {
 		return math.MaxInt64
 	}
 	return time.Until(s.latest)
+}
+
+// patience is how long s may wait for its turn. It keeps an attempt's timeout of what the caller has left, but no more than
+// half of it: whoever spent all of it in line would be sent and never know what came of it.
+func (s *sending) patience(ctx context.Context) time.Duration {
+	patience := s.left()
+	if deadline, bounded := ctx.Deadline(); bounded {
+		left := time.Until(deadline)
+		patience = min(patience, left-min(s.Retry.Timeout(), left/2))
+	}
+	return patience
 }
 
 // sleep waits, and returns false if ctx ended first.

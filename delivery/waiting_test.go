@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/wire"
 )
 
 func TestARefusalByOneKeepsTheOthersOutOfItsScopeAlone(t *testing.T) {
@@ -269,6 +270,39 @@ func TestWhoLeavesTheGatesQueueIsAbandoned(t *testing.T) {
 		time.AfterFunc(time.Second, cancel)
 		if got := r.Send(ctx, note("b")); verdicts(got) != "= abandoned" {
 			t.Error(verdicts(got))
+		}
+	})
+}
+
+func TestNobodyWaitsUntilNoTimeIsLeftToLearnWhatCameOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{script: func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
+			select {
+			case <-time.After(50 * time.Millisecond):
+				return accepted
+			case <-ctx.Done():
+				return push.NoAnswer(&wire.Error{Reason: wire.Cancelled, Err: ctx.Err()})
+			}
+		}}
+		r := house(t, s, 4)
+		r.Retry.AttemptTimeout = time.Second
+		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		ends := map[push.Verdict]int{}
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for i := range 1000 {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+				defer cancel()
+				end := r.Send(ctx, note(fmt.Sprint(i)))
+				mu.Lock()
+				defer mu.Unlock()
+				ends[end.Verdict]++
+			})
+		}
+		all.Wait()
+		if ends[push.Accepted] < 300 || ends[push.Accepted]+ends[push.Throttled] != 1000 {
+			t.Errorf("%v, want what has its turn in three seconds accepted, and the rest told to come back", ends)
 		}
 	})
 }
