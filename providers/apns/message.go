@@ -88,15 +88,24 @@ func lookInto(raw []byte) (look, error) {
 			Content present `json:"content-available"`
 			Event   present `json:"event"`
 			State   present `json:"content-state"`
+
+			Level jsontext.Value `json:"interruption-level"`
 		} `json:"aps"`
 	}
 	if jsontext.Value(raw).Kind() != '{' || json.Unmarshal(raw, &in) != nil {
 		return look{}, misfit("apns.payload", invalidPayload, "a JSON object in UTF-8 without repeated names, its aps an object")
 	}
 	aps := &in.APS
+	if aps.Level != nil && !slices.Contains(levels[:], string(aps.Level)) {
+		return look{}, misfit("apns.payload.aps.interruption-level", invalidPayload, "passive, active, time-sensitive or critical")
+	}
 	shown := bool(aps.Alert || aps.Badge || aps.Sound)
 	return look{shown: shown, silent: !shown && bool(aps.Content), activity: bool(aps.Event && aps.State)}, nil
 }
+
+// levels are the values of aps.interruption-level (Apple, "Generating a remote notification", read 2026-11-22). A device
+// takes any other for active, and nobody ever hears of it.
+var levels = [...]string{`"passive"`, `"active"`, `"time-sensitive"`, `"critical"`}
 
 // present is set where a member is, whatever its value.
 type present bool

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apns_test
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/push"
+)
+
+// kinds are Apple's push types as its document on sending has them: what the topic ends in, how long a payload may be,
+// which priorities there are, and whether a key or a certificate may send them.
+var kinds = []struct {
+	name, suffix string
+	limit        int
+	priorities   string
+	key, cert    bool
+}{
+	{"alert", "", 4096, "1 5 10", true, true},
+	{"background", "", 4096, "5", true, true},
+	{"location", ".location-query", 4096, "1 5 10", true, false},
+	{"voip", ".voip", 5120, "1 5 10", true, true},
+	{"complication", ".complication", 4096, "1 5 10", true, true},
+	{"fileprovider", ".pushkit.fileprovider", 4096, "1 5 10", true, true},
+	{"mdm", "", 4096, "1 5 10", false, true},
+	{"liveactivity", ".push-type.liveactivity", 4096, "5 10", true, true},
+	{"pushtotalk", ".voip-ptt", 4096, "1 5 10", true, true},
+	{"widgets", ".push-type.widgets", 4096, "1 5 10", true, true},
+	{"controls", ".push-type.controls", 4096, "1 5 10", true, true},
+}
+
+// of is a notification of a push type with a payload of so many bytes.
+func of(kind string, size int) *push.Notification {
+	payload := filled(`{"aps":{"content-available":1},"k":"`, "k", `"}`, size)
+	if kind == "liveactivity" {
+		payload = filled(`{"aps":{"timestamp":1,"event":"end"},"k":"`, "k", `"}`, size)
+	}
+	return hello(headers("apns-push-type", kind), raw(payload))
+}
+
+// taken reports whether p would send n.
+func taken(p *apns.Provider, n *push.Notification) bool {
+	_, err := p.Translate(n)
+	return err == nil
+}
+
+func TestEveryPushTypeIsSentAsAppleWantsItAndInNoOtherWay(t *testing.T) {
+	key, certificate := withKey(t), withCertificate(t)
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			equal(t, "with a key", taken(key, of(k.name, 100)), k.key)
+			equal(t, "with a certificate", taken(certificate, of(k.name, 100)), k.cert)
+			by := key
+			if !k.key {
+				by = certificate
+			}
+			equal(t, "topic", fields(t, translate(t, by, of(k.name, 100)))["apns-topic"], topic+k.suffix)
+			equal(t, "bytes", len(translate(t, by, of(k.name, k.limit)).Body), k.limit)
+			equal(t, "a byte too many", refusal(t, by, of(k.name, k.limit+1)).Reason, "PayloadTooLarge")
+			for priority := -1; priority <= 12; priority++ {
+				n := of(k.name, 100)
+				n.APNs.Headers["apns-priority"] = fmt.Sprint(priority)
+				allowed := slices.Contains(strings.Fields(k.priorities), fmt.Sprint(priority))
+				equal(t, "priority "+fmt.Sprint(priority), taken(by, n), allowed)
+			}
+		})
+	}
+}
+
+func TestEveryWordOfApplesIsTakenAndNoOther(t *testing.T) {
+	in := func(format string) func(string) *push.Notification {
+		return func(word string) *push.Notification { return hello(raw(fmt.Sprintf(format, word))) }
+	}
+	header := func(name string) func(string) *push.Notification {
+		return func(word string) *push.Notification { return hello(headers(name, word)) }
+	}
+	activity := func(word string) *push.Notification {
+		return hello(headers("apns-push-type", "liveactivity"), raw(strings.Replace(starting, "start", word, 1)))
+	}
+	broadcast := func(word string) *push.Notification {
+		n := activity(word)
+		delete(n.APNs.Headers, "apns-push-type")
+		n.Target = push.Target{Channel: channel}
+		return n
+	}
+	p := withKey(t)
+	for _, c := range []struct {
+		name    string
+		of      func(string) *push.Notification
+		yes, no []string
+		field   string
+	}{
+		{"push type", header("apns-push-type"), []string{"alert", "voip", "widgets"},
+			[]string{"", "Alert", "ALERT", " alert", "alert ", "widget", "live-activity", "notification", "alert,background", "\x00"}, "apns.headers.apns-push-type"},
+		{"priority", header("apns-priority"), []string{"1", "5", "10"}, []string{"", "0", "05", "+5", "5.0", "high", "11"}, "apns.headers.apns-priority"},
+		{"expiration", header("apns-expiration"), []string{"0", "1795600000", "99999999999"},
+			[]string{"", "-1", "1.5", "1e9", "soon", "2026-12-31T23:59:59Z", "100000000000"}, "apns.headers.apns-expiration"},
+		{"interruption level", in(`{"aps":{"alert":"Hi","interruption-level":%q}}`), []string{"passive", "active", "time-sensitive", "critical"},
+			[]string{"", "Passive", "timeSensitive", "time_sensitive", "urgent"}, "apns.payload.aps.interruption-level"},
+		{"interruption level, no text", in(`{"aps":{"alert":"Hi","interruption-level":%s}}`), nil, []string{"1", "null", "[]", "true"}, "apns.payload.aps.interruption-level"},
+		{"event", activity, []string{"start", "update", "end"}, []string{"", "Start", "begin", "stop", "updated"}, "apns.payload.aps.event"},
+		{"event to a channel", broadcast, []string{"update", "end"}, []string{"start", "", "begin"}, "apns.payload.aps.event"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, word := range c.yes {
+				equal(t, word, taken(p, c.of(word)), true)
+			}
+			for _, word := range c.no {
+				equal(t, cmp.Or(word, "none"), refusal(t, p, c.of(word)).Field, c.field)
+			}
+		})
+	}
+}
