@@ -4,6 +4,7 @@ package rest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -126,7 +127,7 @@ func channelProblem(r push.Receipt, act push.ChannelAct) *problem {
 	case r.Verdict == push.Unregistered:
 		return &problem{kind: notFound, field: "id", detail: "id: " + r.Reason + ": the app has no such channel in this environment"}
 	case r.Verdict == push.Refused && len(r.Attempts) > 0:
-		return about(r, problem{kind: refusedThere, detail: r.Detail})
+		return about(r, problem{kind: refusedThere, detail: cmp.Or(r.Detail, "Apple will never do this as it is")})
 	case r.Verdict == push.Unknown && act == push.CreateChannel:
 		return about(r, problem{kind: unknown, detail: "look through the list before you create it again: it may be there"})
 	case r.Verdict == push.Unknown:

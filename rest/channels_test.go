@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/rest"
+)
+
+// keeper plays the house that keeps channels, and remembers what it was asked.
+type keeper struct {
+	outcome push.Outcome
+	asked   []push.ChannelCall
+	bounded bool
+}
+
+func (k *keeper) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
+	_, k.bounded = ctx.Deadline()
+	k.asked = append(k.asked, call)
+	receipt := push.Receipt{ID: "id", Outcome: k.outcome}
+	if k.outcome.HTTP != 0 || k.outcome.Verdict == push.Unknown {
+		receipt.Attempts = []push.Attempt{{Endpoint: "127.0.0.1:443", Outcome: k.outcome}}
+	}
+	if call.Act == push.DeleteChannel || k.outcome.Verdict != push.Accepted {
+		return nil, receipt
+	}
+	return []push.Channel{{ID: "a/+b", Storage: call.Storage}}, receipt
+}
+
+var manageKey, manageHash = rest.NewKey()
+
+const shopChannels = "/v1/apps/shop/channels"
+
+// channelDoor is a door with a keeper behind it, and a key for channels.
+func channelDoor(t testing.TB, k *keeper) *door {
+	return open(t, func(cfg *rest.Config) {
+		cfg.Channels = k
+		shop := cfg.Apps["shop"]
+		shop.Keys = append(shop.Keys, rest.Key{Name: "stadium", Hash: manageHash, Scopes: []string{"channels"}})
+		cfg.Apps["shop"] = shop
+	})
+}
+
+var done = push.Outcome{Verdict: push.Accepted, HTTP: 200}
+
+func TestCallsAboutChannelsReachTheHouseAsTheyAreMeant(t *testing.T) {
+	for _, c := range []struct {
+		method, path, body, key string
+		status                  int
+		want                    push.ChannelCall
+		answer                  string
+	}{
+		{"GET", "", "", readKey, 200, push.ChannelCall{Act: push.ListChannels}, `{"channels":[{"id":"a/+b"}]}`},
+		{"GET", "?environment=sandbox", "", readKey, 200, push.ChannelCall{Act: push.ListChannels, Environment: push.Sandbox}, `{"channels":[{"id":"a/+b"}]}`},
+		{"POST", "", `{"storage":"none"}`, manageKey, 201, push.ChannelCall{Act: push.CreateChannel, Channel: push.Channel{Storage: push.StoreNone}}, `{"id":"a/+b","storage":"none"}`},
+		{"GET", "/a%2F+b", "", readKey, 200, push.ChannelCall{Act: push.ReadChannel, Channel: push.Channel{ID: "a/+b"}}, `{"id":"a/+b"}`},
+		{"DELETE", "/a%2F%2Bb?environment=production", "", manageKey, 204,
+			push.ChannelCall{Act: push.DeleteChannel, Environment: push.Production, Channel: push.Channel{ID: "a/+b"}}, ""},
+	} {
+		k := &keeper{outcome: done}
+		w := channelDoor(t, k).ask(c.method, shopChannels+c.path, c.body, "Authorization: Bearer "+c.key)
+		c.want.App = "shop"
+		if w.Code != c.status || len(k.asked) != 1 || !k.bounded {
+			t.Fatalf("%s %s: %d %s, asked %+v", c.method, c.path, w.Code, w.Body, k.asked)
+		}
+		if diff := cmp.Diff(c.want, k.asked[0]); diff != "" {
+			t.Errorf("%s %s: wanted (-) and asked (+):\n%s", c.method, c.path, diff)
+		}
+		if got := compact(w); got != c.answer {
+			t.Errorf("%s %s: %s, want %s", c.method, c.path, got, c.answer)
+		}
+	}
+}
+
+func compact(w *httptest.ResponseRecorder) string {
+	var v json.RawMessage
+	if json.Unmarshal(w.Body.Bytes(), &v) != nil {
+		return w.Body.String()
+	}
+	return string(v)
+}
+
+func TestANewChannelsAddressLeadsBackToIt(t *testing.T) {
+	k := &keeper{outcome: done}
+	d := channelDoor(t, k)
+	at := d.ask("POST", shopChannels+"?environment=sandbox", `{"storage":"latest"}`, "Authorization: Bearer "+manageKey).Header().Get("Location")
+	if at != shopChannels+"/a%2F+b?environment=sandbox" {
+		t.Errorf("Location %s", at)
+	}
+	if w := d.ask("GET", at, "", "Authorization: Bearer "+readKey); w.Code != 200 || k.asked[1].ID != "a/+b" || k.asked[1].Environment != push.Sandbox {
+		t.Errorf("%d, asked %+v", w.Code, k.asked)
+	}
+}
+
+func TestNeitherSendingNorReadingMakesOrEndsAChannel(t *testing.T) {
+	k := &keeper{outcome: done}
+	d := channelDoor(t, k)
+	for _, key := range []string{sendKey, readKey} {
+		d.problem(d.ask("POST", shopChannels, `{"storage":"none"}`, "Authorization: Bearer "+key), 403, "missing-scope")
+		d.problem(d.ask("DELETE", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
+	}
+	for _, key := range []string{sendKey, manageKey} {
+		d.problem(d.ask("GET", shopChannels, "", "Authorization: Bearer "+key), 403, "missing-scope")
+		d.problem(d.ask("GET", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
+	}
+	if k.asked != nil {
+		t.Errorf("asked %+v", k.asked)
+	}
+}
+
+func TestACallAboutChannelsThatFailsTellsWhatToDo(t *testing.T) {
+	create, remove := []string{"POST", "", `{"storage":"none"}`}, []string{"DELETE", "/AA==", ""}
+	for _, c := range []struct {
+		outcome push.Outcome
+		call    []string
+		status  int
+		slug    string
+		field   string
+		detail  string
+	}{
+		{push.Outcome{Verdict: push.Unregistered, Reason: "ChannelNotRegistered", HTTP: 400}, remove, 404, "not-found", "id",
+			"id: ChannelNotRegistered: the app has no such channel in this environment"},
+		{push.Outcome{Verdict: push.Refused, Reason: "FeatureNotEnabled", HTTP: 400, Detail: "switch it on"}, create, 422, "refused-by-provider", "", "FeatureNotEnabled: switch it on"},
+		{push.Outcome{Verdict: push.Refused, Reason: "BadTopic", HTTP: 400}, create, 422, "refused-by-provider", "", "BadTopic: Apple will never do this as it is"},
+		{push.Misfit(&push.FieldError{Field: "id", Reason: "InvalidTarget", Allowed: "base64"}), remove, 400, "invalid-field", "id", "id: must be base64"},
+		{push.Outcome{Verdict: push.Throttled, Reason: "TooManyRequests", HTTP: 429, RetryAfter: 5 * time.Second}, create, 429, "throttled", "",
+			"TooManyRequests: send it again after the seconds in Retry-After"},
+		{push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}, create, 504, "unknown", "",
+			"RESPONSE_TIMEOUT: look through the list before you create it again: it may be there"},
+		{push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}, remove, 504, "unknown", "", "RESPONSE_TIMEOUT: it is safe to make the call again"},
+	} {
+		d := channelDoor(t, &keeper{outcome: c.outcome})
+		p := d.problem(d.ask(c.call[0], shopChannels+c.call[1], c.call[2], "Authorization: Bearer "+manageKey), c.status, c.slug)
+		if p.Field != c.field || p.Detail != c.detail {
+			t.Errorf("field %q, detail %q", p.Field, p.Detail)
+		}
+	}
+}
+
+func TestAGatewayWithoutChannelsSaysSo(t *testing.T) {
+	d := open(t)
+	if p := d.problem(d.ask("GET", shopChannels, "", "Authorization: Bearer "+readKey), 400, "invalid-field"); p.Field != "app" {
+		t.Errorf("%+v", p)
+	}
+}
