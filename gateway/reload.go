@@ -15,13 +15,16 @@ import (
 var fixed = []string{"listen", "admin", "zone", "queue", "history", "log", "limits.concurrency", "limits.target_time", "limits.in_flight"}
 
 // Follow reloads when changed says that the configuration may have changed, until changed is closed. What load or the
-// reload refuses is logged and counted, and changes nothing.
-func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, error)) {
+// reload refuses is logged and counted, and changes nothing; inForce is told what was not refused.
+func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, error), inForce func(*config.Config)) {
 	for range changed {
 		cfg, err := load()
 		var changes []string
 		if err == nil {
 			changes, err = g.Reload(cfg)
+		}
+		if err == nil {
+			inForce(cfg)
 		}
 		g.metrics.Reloaded(err == nil)
 		switch {

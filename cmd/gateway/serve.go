@@ -4,34 +4,54 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/source"
 )
 
 type serve struct {
-	Config string `short:"c" required:"" placeholder:"FILE" help:"Configuration, in YAML."`
+	Config   string `short:"c" required:"" placeholder:"FILE" help:"Configuration, in YAML: a file, or nats://HOST:PORT/BUCKET/KEY."`
+	Snapshot string `placeholder:"FILE" help:"Where the last good configuration is kept; with nats:// only, and needed there."`
 }
 
 // Help shows an example.
 func (serve) Help() string {
-	return `Example:
+	return `Examples:
 
     gateway serve -c gateway.yaml
+    gateway serve -c nats://nats.internal:4222/sluice/gateway.yaml --snapshot /var/lib/sluice/gateway.yaml
 
 Every value of the file can be overridden by the environment: pool.size is SLUICE_POOL_SIZE. SIGTERM drains: what is in flight ends first. A second one ends the process at once.
 
-The file, and the key files that it names, are watched: a change counts within a second, as it does on SIGHUP. A configuration with a mistake is refused as a whole, with a line in the log, and the one before it stays in force. What it would change is told by gateway check -c new.yaml --diff gateway.yaml.`
+The configuration, and the key files that it names, are watched: a change counts within a second, as it does on SIGHUP. One with a mistake is refused as a whole, with a line in the log, and the one before it stays in force. What a change would do is told by gateway check -c new.yaml --diff gateway.yaml. Several gateways can share a configuration under a key of a NATS cluster; each starts from its snapshot while the cluster is down.`
 }
 
 // Run serves until a signal comes.
 func (s serve) Run(p process) error {
-	cfg, err := load(s.Config)
+	ctx, stop := context.WithCancel(p)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer stop()
+	from, err := s.source(p)
+	if err != nil {
+		return wrong{err}
+	}
+	changed := make(chan struct{})
+	beside.Go(func() { _ = from.Run(ctx, changed) })
+	last := &reading{Source: from}
+	cfg, err := last.load(p)
+	if err != nil && from.Last() != nil {
+		logger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("gateway: begins with the last good configuration", "error", err)
+		cfg, err = last.parse(from.Last())
+	}
 	if err != nil {
 		return err
 	}
@@ -40,36 +60,52 @@ func (s serve) Run(p process) error {
 	if err != nil {
 		return wrong{err}
 	}
-	ctx, stop := context.WithCancel(p)
-	follow, err := s.follow(ctx, g, cfg)
-	if err != nil {
-		log.Warn("gateway: only a restart will bring a new configuration", "error", err)
+	keep := func(cfg *config.Config) {
+		if err := from.Keep(last.text, gateway.Files(cfg)); err != nil {
+			log.Error("gateway: this configuration is in force, and not kept for the next start", "error", err)
+		}
 	}
-	err = g.Run(p)
-	stop()
-	follow.Wait()
-	return err
+	keep(cfg)
+	beside.Go(func() {
+		g.Follow(changed, func() (*config.Config, error) { return last.load(ctx) }, keep)
+	})
+	return g.Run(p)
 }
 
-// follow has g reload when the configuration changes, until ctx ends.
-func (s serve) follow(ctx context.Context, g *gateway.Gateway, cfg *config.Config) (*sync.WaitGroup, error) {
-	var all sync.WaitGroup
-	w, err := newWatch()
-	if err != nil {
-		return &all, err
-	}
-	w.add(append(gateway.Files(cfg), s.Config)...)
-	all.Go(func() { w.run(ctx) })
-	all.Go(func() {
-		g.Follow(w.changed, func() (*config.Config, error) {
-			cfg, err := load(s.Config)
-			if err == nil {
-				w.add(gateway.Files(cfg)...)
-			}
-			return cfg, err
+// source returns where the configuration stands.
+func (s serve) source(p process) (source.Source, error) {
+	if strings.Contains(s.Config, "://") {
+		return source.OpenKey(source.KeyConfig{
+			URL: s.Config, Snapshot: s.Snapshot, Logger: logger(p.stderr, config.Log{Level: "info", Format: "auto"}),
 		})
-	})
-	return &all, nil
+	}
+	if s.Snapshot != "" {
+		return nil, errors.New("gateway: --snapshot is for a configuration in a cluster (-c nats://…)")
+	}
+	return source.OpenFile(s.Config), nil
+}
+
+// reading is a source and what was read there last.
+type reading struct {
+	source.Source
+	text []byte
+}
+
+func (r *reading) load(ctx context.Context) (*config.Config, error) {
+	text, err := r.Read(ctx)
+	if err != nil {
+		return nil, wrong{err}
+	}
+	return r.parse(text)
+}
+
+func (r *reading) parse(text []byte) (*config.Config, error) {
+	cfg, err := config.Parse(r.Name(), text, os.Environ())
+	if err != nil {
+		return nil, wrong{err}
+	}
+	r.text = text
+	return cfg, nil
 }
 
 // load reads a configuration with the overrides of the environment.

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// File is a configuration in a file. It watches folders, and not files: most programs replace a file rather than write
+// to it, and Kubernetes replaces a link beside it.
+type File struct {
+	path    string
+	watcher *fsnotify.Watcher // nil where the system has no way to watch
+}
+
+// OpenFile begins to watch the folder of a file. Run ends that.
+func OpenFile(path string) *File {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return &File{path: path}
+	}
+	_ = watcher.Add(filepath.Dir(path)) // one that is not there is told by Read
+	return &File{path, watcher}
+}
+
+// Name is the file's path.
+func (f *File) Name() string { return f.path }
+
+// Read reads the file.
+func (f *File) Read(context.Context) ([]byte, error) {
+	text, err := os.ReadFile(f.path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return text, nil
+}
+
+// Last knows none: a file that was good yesterday is not kept beside it.
+func (f *File) Last() []byte { return nil }
+
+// Keep watches the folders of files too. One that cannot be watched is not worth failing for: there is SIGHUP.
+func (f *File) Keep(_ []byte, files []string) error {
+	for _, file := range files {
+		if f.watcher != nil {
+			_ = f.watcher.Add(filepath.Dir(file))
+		}
+	}
+	return nil
+}
+
+// Run tells of whatever happens in the folders, and of SIGHUP. The error says that only SIGHUP is told.
+func (f *File) Run(ctx context.Context, changed chan<- struct{}) error {
+	defer close(changed)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	var events chan fsnotify.Event
+	var lost chan error
+	if f.watcher != nil {
+		defer func() { _ = f.watcher.Close() }()
+		events, lost = f.watcher.Events, f.watcher.Errors
+	}
+	settled := time.NewTimer(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangups:
+			settled.Reset(0)
+		case event := <-events:
+			if event.Op != fsnotify.Chmod {
+				settled.Reset(settle)
+			}
+		case <-lost: // an event: look
+			settled.Reset(settle)
+		case <-settled.C:
+			tell(ctx, changed)
+		}
+	}
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// KeyConfig says which key of which cluster.
+type KeyConfig struct {
+	// URL is nats://host:4222/BUCKET/KEY, or tls:// in its place. A user and a password in it are never printed.
+	URL string
+	// Snapshot is a file that keeps the last text that was in force, so that a gateway starts also while the cluster is
+	// down. It holds all that the configuration does: keep it private.
+	Snapshot string
+	// Patience is how long Read waits for a cluster that does not answer before it takes the snapshot; default 5s.
+	Patience time.Duration
+	// Logger gets what becomes of the connection; nil discards it.
+	Logger *slog.Logger
+}
+
+// Key is a configuration under a key of a NATS cluster's key-value store, for many gateways at once. What stands there
+// counts for all of them as soon as it is put.
+type Key struct {
+	cfg         KeyConfig
+	bucket, key string
+	server      string // of the URL, without bucket and key
+
+	mu   sync.Mutex
+	text []byte        // what stood there last; nil before it has been seen
+	seen chan struct{} // closed when there is a text
+	kept []byte        // what the snapshot holds
+}
+
+// OpenKey reads the URL. It connects only in Run.
+func OpenKey(cfg KeyConfig) (*Key, error) {
+	const form = "config: the source must be nats://host:4222/BUCKET/KEY"
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, errors.New(form) // and not err, which quotes the password
+	}
+	bucket, key, ok := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	if u.Host == "" || !ok || bucket == "" || key == "" {
+		return nil, errors.New(form)
+	}
+	if cfg.Snapshot == "" {
+		return nil, errors.New("config: a source in a cluster needs a file for its snapshot (--snapshot FILE)")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	u.Path = ""
+	return &Key{cfg: cfg, bucket: bucket, key: key, server: u.String(), seen: make(chan struct{})}, nil
+}
+
+// Name is the snapshot's path.
+func (k *Key) Name() string { return k.cfg.Snapshot }
+
+// Read returns what stood under the key last. Before anything was seen it waits for it, and takes the snapshot where
+// that takes too long.
+func (k *Key) Read(ctx context.Context) ([]byte, error) {
+	patience := time.NewTimer(cmp.Or(k.cfg.Patience, 5*time.Second))
+	defer patience.Stop()
+	select {
+	case <-k.seen:
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.text, nil
+	case <-ctx.Done():
+	case <-patience.C:
+	}
+	text, err := os.ReadFile(k.cfg.Snapshot)
+	if err != nil {
+		return nil, fmt.Errorf("config: the cluster holds no %s/%s or does not answer, and there is no snapshot yet: %w", k.bucket, k.key, err)
+	}
+	k.cfg.Logger.Warn("config: taken from the snapshot, for the cluster holds none or does not answer", "snapshot", k.cfg.Snapshot)
+	return text, nil
+}
+
+// Last returns what the snapshot holds.
+func (k *Key) Last() []byte {
+	text, err := os.ReadFile(k.cfg.Snapshot)
+	if err != nil {
+		return nil
+	}
+	return text
+}
+
+// Keep writes the snapshot: whole, or not at all.
+func (k *Key) Keep(text []byte, _ []string) error {
+	if bytes.Equal(k.kept, text) {
+		return nil
+	}
+	beside, err := os.CreateTemp(filepath.Dir(k.cfg.Snapshot), ".snapshot-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("config: snapshot: %w", err)
+	}
+	_, err = beside.Write(text)
+	err = errors.Join(err, beside.Sync(), beside.Close())
+	if err == nil {
+		err = os.Rename(beside.Name(), k.cfg.Snapshot)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("config: snapshot: %w", err), os.Remove(beside.Name()))
+	}
+	k.kept = bytes.Clone(text)
+	return nil
+}
+
+// Run follows the key, through every loss of the connection.
+func (k *Key) Run(ctx context.Context, changed chan<- struct{}) error {
+	defer close(changed)
+	again := make(chan struct{}, 1)
+	conn, err := nats.Connect(k.server, nats.Name("sluice configuration"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
+		nats.ReconnectWait(time.Second), nats.ReconnectHandler(func(*nats.Conn) {
+			select {
+			case again <- struct{}{}:
+			default:
+			}
+		}), nats.DisconnectErrHandler(func(*nats.Conn, error) {
+			k.cfg.Logger.Warn("config: the cluster is not to be reached; what is in force stays")
+		}))
+	if err != nil {
+		return errors.New("config: the cluster's URL is not one (nats://host:4222/BUCKET/KEY)")
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	for ctx.Err() == nil {
+		if err := k.follow(ctx, js, changed, again); err != nil && ctx.Err() == nil {
+			k.cfg.Logger.Debug("config: the key cannot be followed yet", "bucket", k.bucket, "error", err)
+		}
+		pause(ctx, again)
+	}
+	return nil
+}
+
+// follow tells of every new text until ctx or the watch ends, or there is a new connection: on that the old watch would
+// be silent for twenty seconds before it notices.
+func (k *Key) follow(ctx context.Context, js jetstream.JetStream, changed chan<- struct{}, again <-chan struct{}) error {
+	bucket, err := js.KeyValue(ctx, k.bucket)
+	if err != nil {
+		return err
+	}
+	updates, err := bucket.Watch(ctx, k.key, jetstream.IgnoreDeletes())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = updates.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again:
+			return nil
+		case entry, open := <-updates.Updates():
+			if !open {
+				return errors.New("the watch ended")
+			}
+			if entry != nil { // nil after all that stood there at first
+				k.put(entry.Value())
+				tell(ctx, changed)
+			}
+		}
+	}
+}
+
+func (k *Key) put(text []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.text == nil {
+		close(k.seen)
+	}
+	k.text = text
+}
+
+// pause waits a second before the next try, or until there is a new connection.
+func pause(ctx context.Context, again <-chan struct{}) {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-again:
+	case <-ctx.Done():
+	}
+}
