@@ -6,9 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // browsers is a configuration that needs no provider.
@@ -21,6 +26,19 @@ apps:
     keys: [{name: backend, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", scopes: [send]}]
     webpush: {vapid_key_file: vapid.pem, subject: "mailto:ops@example.com"}
 `
+
+// logs waits for a line with all these words.
+func (p *running) logs(words ...string) {
+	p.t.Helper()
+	p.eventually(strings.Join(words, ", "), func() bool {
+		for line := range strings.SplitSeq(p.stderr.String(), "\n") {
+			if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
+				return true
+			}
+		}
+		return false
+	})
+}
 
 func TestAChangedConfigurationCountsWithoutARestart(t *testing.T) {
 	_, pair, _ := finish(t, nil, "key", "vapid")
@@ -37,33 +55,66 @@ func TestAChangedConfigurationCountsWithoutARestart(t *testing.T) {
 	}
 	put("vapid.pem", pair[strings.Index(pair, "-----"):])
 	p := start(t, nil, "serve", "-c", path)
-	logged := func(words ...string) {
-		t.Helper()
-		p.eventually(strings.Join(words, ", "), func() bool {
-			for _, line := range strings.Split(p.stderr.String(), "\n") {
-				found := true
-				for _, word := range words {
-					found = found && strings.Contains(line, word)
-				}
-				if found {
-					return true
-				}
-			}
-			return false
-		})
-	}
-	logged("gateway: serving")
+	p.logs("gateway: serving")
 	put("gateway.yaml", fmt.Sprintf(browsers, 200))
-	logged("gateway: reloaded", "limits.batch: 100 → 200")
+	p.logs("gateway: reloaded", "limits.batch: 100 → 200")
 	put("gateway.yaml", fmt.Sprintf(browsers, 0))
-	logged("gateway: not reloaded", "limits.batch")
+	p.logs("gateway: not reloaded", "limits.batch")
 	_, pair, _ = finish(t, nil, "key", "vapid")
 	put("vapid.pem", pair[strings.Index(pair, "-----"):])
 	put("gateway.yaml", fmt.Sprintf(browsers, 300))
-	logged("gateway: reloaded", "limits.batch: 200 → 300", "apps.shop.webpush: connects anew")
+	p.logs("gateway: reloaded", "limits.batch: 200 → 300", "apps.shop.webpush: connects anew")
 	before := strings.Count(p.stderr.String(), "nothing has changed")
 	p.signal(syscall.SIGHUP)
 	p.eventually("reload for SIGHUP", func() bool { return strings.Count(p.stderr.String(), "nothing has changed") > before })
+	p.terminate()
+}
+
+func TestAGatewayStartsFromItsSnapshotWhileItsClusterIsDown(t *testing.T) {
+	cluster, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster.Start()
+	t.Cleanup(func() { cluster.Shutdown(); cluster.WaitForShutdown() })
+	_, pair, _ := finish(t, nil, "key", "vapid")
+	snapshot := filepath.Join(filepath.Dir(write(t, "vapid.pem", pair[strings.Index(pair, "-----"):])), "snapshot.yaml")
+	conn, err := nats.Connect(cluster.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "sluice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(text string) {
+		t.Helper()
+		if _, err := bucket.PutString(t.Context(), "gateway.yaml", text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(fmt.Sprintf(browsers, 100))
+	serve := []string{"serve", "-c", "nats://" + cluster.Addr().String() + "/sluice/gateway.yaml", "--snapshot", snapshot}
+	p := start(t, nil, serve...)
+	p.logs("gateway: serving")
+	put(fmt.Sprintf(browsers, 200))
+	p.logs("gateway: reloaded", "limits.batch: 100 → 200")
+	put(fmt.Sprintf(browsers, 0))
+	p.logs("gateway: not reloaded", "limits.batch")
+	p.terminate()
+	p = start(t, nil, serve...)
+	p.logs("begins with the last good configuration", "limits.batch")
+	p.logs("gateway: serving")
+	p.terminate()
+	cluster.Shutdown()
+	p = start(t, nil, serve...)
+	p.logs("taken from the snapshot")
+	p.logs("gateway: serving")
 	p.terminate()
 }
 
