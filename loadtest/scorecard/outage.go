@@ -19,7 +19,7 @@ func even(service string) mockprovider.Fault {
 // down is S09: one of the two providers of an app answers nothing but 503 for a minute. Nobody who is told so comes back
 // with the same notification, as nobody should who has a gateway to do that.
 func down(s *stage) {
-	const calm, outage, after = 10 * time.Second, time.Minute, 12 * time.Second
+	const calm, outage, after = 10 * time.Second, time.Minute, 10 * time.Second
 	usual := []mockprovider.Fault{even(mockprovider.APNs), even(mockprovider.FCM)}
 	m := s.mock(mockprovider.Config{Endpoints: size, Script: script(usual...)})
 	files := s.files(m)

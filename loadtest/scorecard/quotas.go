@@ -30,6 +30,7 @@ func overQuota(s *stage) {
 	granted := project(mockprovider.Quota{Limit: int(quota * minute.Seconds()), Per: minute})
 	used := project(mockprovider.Quota{Limit: 1, Per: empty})
 	used.Until = empty
+	granted.Delay, used.Delay = prompt.Delay, prompt.Delay // what the ledger's times differ by is when the requests came
 	m := s.mock(mockprovider.Config{Endpoints: size, Script: script(granted, prompt)})
 	g := s.serve("", app{shop, fcmTo(m, s.files(m), fmt.Sprintf(", quota: {rate: %d/s}", int(quota)))})
 	bulk := s.offer(g, 2.7*quota, whole, in(push.LaneBulk, toRegistration))
