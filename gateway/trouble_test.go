@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// troubled opens a road on which the providers play one fault.
+func troubled(t *testing.T, fault mockprovider.Fault, settings string) road {
+	t.Helper()
+	return lay(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{fault}}}, settings)
+}
+
+// told sends body, with header fields as "Name: value", and returns the status, Retry-After and the receipt, also where a
+// problem holds it.
+func (r road) told(t *testing.T, body string, headers ...string) (status int, after string, got receipt) {
+	t.Helper()
+	request, err := http.NewRequest(http.MethodPost, r.url+"/v1/apps/shop/notifications", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+r.key)
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		request.Header.Set(name, value)
+	}
+	answer, err := r.http.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var problem struct {
+		Receipt *receipt `json:"receipt"`
+	}
+	problem.Receipt = &got
+	if answer.StatusCode == http.StatusOK {
+		err = json.Unmarshal(text, &got)
+	} else {
+		err = json.Unmarshal(text, &problem)
+	}
+	if err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	return answer.StatusCode, answer.Header.Get("Retry-After"), got
+}
+
+func TestAProvidersTooMuchIsNoEndpointsFaultAndAVastRetryAfterHoldsNobody(t *testing.T) {
+	r := troubled(t, mockprovider.Fault{Service: mockprovider.FCM, Status: 429, RetryAfter: 12 * time.Hour}, "")
+	for i := range 20 {
+		status, after, got := r.told(t, fcmTo)
+		attempts := 0
+		if i == 0 {
+			attempts = 1 // and the others are held back by what it was told
+		}
+		if status != http.StatusTooManyRequests || after == "" || len(got.Attempts) != attempts {
+			t.Fatalf("number %d: %d, Retry-After %q, %+v", i, status, after, got)
+		}
+	}
+	for _, s := range r.gate.Status().Services {
+		for _, e := range s.Pool.Endpoints {
+			if e.Failures > 0 || e.State != "closed" {
+				t.Errorf("%s was blamed: %+v", e.Address, e)
+			}
+		}
+	}
+}
+
+func TestARepeatBearsTheNameOfTheFirstAttempt(t *testing.T) {
+	r := troubled(t, mockprovider.Fault{Service: mockprovider.APNs, Status: 503, Times: 1}, "")
+	got := r.send(t, apnsTo(device))
+	seen := r.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs})
+	if len(got.Attempts) != 2 || len(seen) != 2 || seen[0].ID != got.ID || seen[1].ID != got.ID {
+		t.Errorf("%+v; seen %+v", got, seen)
+	}
+}
+
+func TestARefusalByTheProviderIsAVerdictAndNoFailureOfTheGateway(t *testing.T) {
+	for reason, refusal := range map[string]int{"PayloadTooLarge": 413, "BadDeviceToken": 400} {
+		r := troubled(t, mockprovider.Fault{Service: mockprovider.APNs, Status: refusal, Reason: reason}, "")
+		status, _, got := r.told(t, apnsTo(device))
+		if status != http.StatusOK || got.Status != "refused" || got.Reason != reason || len(got.Attempts) != 1 {
+			t.Errorf("%d %s: %d %+v", refusal, reason, status, got)
+		}
+	}
+}
+
+func TestACallCannotRaiseTheAttemptsAndItsAppCanLowerThem(t *testing.T) {
+	for under, want := range map[string]int{"": 2, ", retry: {attempts: 1}": 1} {
+		s := newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.FCM, Status: 503}}}})
+		fcm := strings.TrimSuffix(s.fcm(), "}") + under
+		r := road{house: s.open(t, head+"retry: {attempts: 2, backoff: 1ms}\napps:\n"+s.app("shop", fcm+"}")), mock: s.mock, http: http.DefaultClient}
+		status, _, got := r.told(t, fcmTo, "X-Max-Attempts: 9", "X-Pushsphere-Retry-Max-Attempts: 9", "Retry-After: 1", "Prefer: wait=soon")
+		if status != http.StatusServiceUnavailable || len(got.Attempts) != want {
+			t.Errorf("%d %+v, want %d attempts", status, got, want)
+		}
+		for _, field := range []string{`"attempts":9`, `"retry":{"attempts":9}`, `"timeout":"never"`} {
+			if status, _, _ := r.told(t, strings.Replace(fcmTo, "{", "{"+field+",", 1)); status != http.StatusBadRequest {
+				t.Errorf("%s: %d", field, status)
+			}
+		}
+	}
+}
+
+func TestAnEndpointThatSpeaksNoTLSIsNeverSentAnything(t *testing.T) {
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	go func() {
+		for {
+			conn, err := plain.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
+			conn.Close()
+		}
+	}()
+	s := newStreet(t)
+	fcm := strings.Replace(s.fcm(), strings.Join(s.at.FCMEndpoints, "', '"), plain.Addr().String(), 1)
+	r := road{house: s.open(t, head+"limits: {send_time: 300ms}\napps:\n"+s.app("shop", fcm)), mock: s.mock, http: http.DefaultClient}
+	status, after, got := r.told(t, fcmTo)
+	if status != http.StatusServiceUnavailable || after == "" || got.Reason != "NO_ENDPOINT" || len(got.Attempts) != 0 {
+		t.Errorf("%d, Retry-After %q, %+v", status, after, got)
+	}
+}
