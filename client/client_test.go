@@ -290,3 +290,40 @@ func TestWithoutAGatewayACallEndsWithItsDeadlineAndSaysThatNothingWasSent(t *tes
 		t.Errorf("%+v %v", receipt, err)
 	}
 }
+
+func TestWhatIsEnqueuedIsSentLaterAndTheFeedTells(t *testing.T) {
+	tn := newTown(t)
+	c := tn.call(client.Config{}, tn.open(anywhere, fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())).url())
+	receipt, err := c.Enqueue(t.Context(), note(1))
+	if err != nil || receipt.ID == "" || receipt.Ended() {
+		t.Fatalf("%+v %v", receipt, err)
+	}
+	tn.mock.Ledger().Expect(t, mockprovider.Query{Token: token(1)}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var enqueuing sync.WaitGroup
+	enqueuing.Go(func() { // until the feed, which begins some time now, has told of one
+		for i := 2; ctx.Err() == nil; i++ {
+			if _, err := c.Enqueue(ctx, note(i)); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+	for event, err := range c.Events(ctx, "", push.StatusAccepted) {
+		if err != nil || event.Status != push.StatusAccepted || event.Cursor == "" || event.Receipt == nil {
+			t.Errorf("%+v %v", event, err)
+		}
+		break
+	}
+	cancel()
+	enqueuing.Wait()
+}
+
+func TestAGatewayWithoutAQueueSaysThatItHasNone(t *testing.T) {
+	tn := newTown(t)
+	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+	_, err := c.Enqueue(t.Context(), note(1))
+	if problem, ok := errors.AsType[*client.Error](err); !ok || problem.Type != "needs-queue" {
+		t.Errorf("%v", err)
+	}
+}
