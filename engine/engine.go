@@ -48,6 +48,7 @@ type Config struct {
 const (
 	defaultReserve = 64 << 20
 	apiTimeout     = 5 * time.Second
+	writeTimeout   = 15 * time.Second // a disk that takes longer has failed
 	reconnectWait  = 100 * time.Millisecond
 )
 
@@ -89,7 +90,7 @@ func (e *Engine) connect(ctx context.Context) (err error) {
 	if e.conn, err = nats.Connect(e.cfg.URL, e.options()...); err != nil {
 		return fmt.Errorf("engine: connect: %w", err)
 	}
-	if e.js, err = jetstream.New(e.conn, jetstream.WithPublishAsyncTimeout(apiTimeout), jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
+	if e.js, err = jetstream.New(e.conn, jetstream.WithPublishAsyncTimeout(writeTimeout), jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	if _, err := e.js.AccountInfo(ctx); err != nil {

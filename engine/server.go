@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -63,7 +64,7 @@ func (s *server) boot() (*nats.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
-	live.SetLoggerV2(journal{s.cfg.Logger}, false, false, false)
+	live.SetLoggerV2(journal{s.cfg.Logger, s}, false, false, false)
 	live.Start()
 	if !live.ReadyForConnections(startTime) || !live.JetStreamEnabled() {
 		end(live)
@@ -164,14 +165,25 @@ func (s *server) close() error {
 }
 
 // journal writes the server's log as ours. What it notices is of use only to who looks for trouble.
-type journal struct{ log *slog.Logger }
+type journal struct {
+	log    *slog.Logger
+	server *server
+}
 
 func (j journal) Noticef(format string, v ...any) { j.write(slog.LevelDebug, format, v) }
 func (j journal) Warnf(format string, v ...any)   { j.write(slog.LevelWarn, format, v) }
 func (j journal) Fatalf(format string, v ...any)  { j.write(slog.LevelError, format, v) }
-func (j journal) Errorf(format string, v ...any)  { j.write(slog.LevelError, format, v) }
 func (j journal) Debugf(format string, v ...any)  { j.write(slog.LevelDebug, format, v) }
 func (j journal) Tracef(format string, v ...any)  { j.write(slog.LevelDebug, format, v) }
+
+// Errorf is the only way in which the server tells that it has given up writing: whoever waits for that write gets no
+// answer. Should it ever find other words, writeTimeout tells later.
+func (j journal) Errorf(format string, v ...any) {
+	j.write(slog.LevelError, format, v)
+	if strings.Contains(format, "critical write error") {
+		j.server.fail(fmt.Errorf(format, v...))
+	}
+}
 
 func (j journal) write(level slog.Level, format string, v []any) {
 	if !j.log.Enabled(context.Background(), level) {

@@ -285,8 +285,8 @@ func await(future jetstream.PubAckFuture, err error) (*jetstream.PubAck, error) 
 // passing reports whether a cluster may take the same chunk in a moment: it is between two leaders, or we between two of
 // its servers.
 func passing(err error) bool {
-	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, jetstream.ErrAsyncPublishTimeout) || errors.Is(err, nats.ErrNoResponders) ||
-		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrReconnectBufExceeded)
+	return away(err) || errors.Is(err, jetstream.ErrAsyncPublishTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, jetstream.ErrNoStreamResponse)
 }
 
 // explain turns what the engine said into one of our errors.
@@ -300,10 +300,15 @@ func (w *Writer) explain(err error) error {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && isFull(api) {
 		return fmt.Errorf("%w: %s", ErrFull, w.stream)
 	}
-	if w.engine.server != nil && !errors.Is(err, nats.ErrDisconnected) { // which is what being opened anew looks like
+	if w.engine.server != nil && !away(err) {
 		w.engine.server.fail(err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnwritable, err)
+}
+
+// away reports whether the engine is being opened anew: it has failed already.
+func away(err error) bool {
+	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrReconnectBufExceeded)
 }
 
 // isFull reports whether a stream has reached its bound. The engine has one number for all failures of a store, and tells

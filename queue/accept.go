@@ -78,17 +78,35 @@ func (q *Queue) accept(ctx context.Context, subject string, b *bundle, errs []er
 	if errors.Is(err, engine.ErrFull) {
 		err = fmt.Errorf("%w: %w", push.ErrFull, err)
 	}
-	events := make([]push.Event, 0, len(b.tasks))
+	safe := make([]*task, 0, len(b.tasks))
 	for i, place := range places {
 		if place.Seq == 0 {
 			errs[b.index[i]] = err
 			continue
 		}
-		events = append(events, b.tasks[i].waits())
+		safe = append(safe, b.tasks[i])
 	}
 	q.find(b.source)
-	// They are safe, whether or not their events come through: the next event tells that they are there.
-	if err := q.cfg.Journal.Note(context.WithoutCancel(ctx), events...); err != nil {
-		q.cfg.Logger.Warn("queue: accepted notifications are not in the history yet", "app", b.source.app, "err", err)
+	q.tell(ctx, safe)
+}
+
+// tell has the journal know of tasks that are safe, whether or not it does: their next event tells of them too. One with an
+// Idempotency-Key is told on disk, for a caller who asks again after a crash must find it.
+func (q *Queue) tell(ctx context.Context, safe []*task) {
+	var keyed, others []push.Event
+	for _, t := range safe {
+		if len(t.KeyHash) > 0 {
+			keyed = append(keyed, t.waits())
+		} else {
+			others = append(others, t.waits())
+		}
+	}
+	err := q.cfg.Journal.Note(context.WithoutCancel(ctx), others...)
+	if len(keyed) > 0 {
+		_, failed := q.cfg.Journal.Append(ctx, keyed...)
+		err = errors.Join(err, failed)
+	}
+	if err != nil {
+		q.cfg.Logger.Warn("queue: accepted notifications are not in the history yet", "app", safe[0].App, "err", err)
 	}
 }

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/engine"
+)
+
+func TestItemsOfOneCallKeepTheirOrder(t *testing.T) {
+	e, w, _ := open(t, t.TempDir(), plain)
+	var items [][]byte
+	for i := range 1234 {
+		items = append(items, fmt.Appendf(nil, "%d", i))
+	}
+	places, err := w.AppendAll(t.Context(), "s.a", items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := all(t, e)
+	for i, place := range places {
+		if found[place] != string(items[i]) {
+			t.Fatalf("%v holds %s, not %d", place, found[place], i)
+		}
+		if i > 0 && !places[i-1].Before(place) {
+			t.Fatalf("%v is not before %v", places[i-1], place)
+		}
+	}
+}
+
+func TestManyWritersShareAChunk(t *testing.T) {
+	e, w, _ := open(t, t.TempDir(), plain)
+	const items = 2000
+	var callers sync.WaitGroup
+	for range items {
+		callers.Go(func() {
+			if _, err := w.Append(t.Context(), "s.a", []byte("{}")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	callers.Wait()
+	stream, err := e.JetStream().Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if chunks := stream.CachedInfo().State.Msgs; chunks < items/100 || chunks > items/2 {
+		t.Errorf("%d items at once made %d chunks", items, chunks)
+	}
+}
+
+func TestAnAddressSaysWhereAChunkStands(t *testing.T) {
+	e, _, _ := open(t, t.TempDir(), plain)
+	w := e.Writer("S", false)
+	w.Address = func(subject string, items int) (string, nats.Header) {
+		return fmt.Sprintf("%s.%d", subject, items), nats.Header{"X": {"y"}}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	places := make(chan engine.Place, 1)
+	go func() {
+		place, err := w.AppendAll(t.Context(), "s.a", [][]byte{[]byte("1"), []byte("2"), []byte("3")})
+		if err != nil {
+			t.Error(err)
+		}
+		places <- place[2]
+		stop()
+	}()
+	go func() { ended <- w.Run(ctx) }()
+	place := <-places
+	stream, _ := e.JetStream().Stream(t.Context(), "S")
+	msg, err := stream.GetMsg(t.Context(), place.Seq)
+	if err != nil || !strings.HasPrefix(msg.Subject, "s.a.") || msg.Header.Get("X") != "y" {
+		t.Errorf("%+v %v", msg, err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := w.Append(t.Context(), "s.a", []byte("4")); !errors.Is(err, engine.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestAFullStreamSaysSoAndTellsWhatItTook(t *testing.T) {
+	bounded := jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Discard: jetstream.DiscardNew, MaxBytes: 100 << 10}
+	e, w, _ := open(t, t.TempDir(), bounded)
+	item := []byte(`"` + strings.Repeat("x", 1000) + `"`)
+	places, err := w.AppendAll(t.Context(), "s.a", slices.Repeat([][]byte{item}, 150))
+	if !errors.Is(err, engine.ErrFull) {
+		t.Fatal(err)
+	}
+	taken := 0
+	for _, place := range places {
+		if place.Seq != 0 {
+			taken++
+		}
+	}
+	if found := len(all(t, e)); taken == 0 || taken != found {
+		t.Errorf("%d are said to be written, and %d are", taken, found)
+	}
+	if err := e.Ready(); err != nil { // a full stream is nobody's illness
+		t.Error(err)
+	}
+}
+
+func TestWhatDoesNotFitALineIsRefused(t *testing.T) {
+	_, w, _ := open(t, t.TempDir(), plain)
+	if _, err := w.Append(t.Context(), "s.a", []byte("a\nb")); err == nil {
+		t.Error("two lines are one item")
+	}
+	if _, err := w.Append(t.Context(), "s.a", make([]byte, 5<<20)); !errors.Is(err, engine.ErrTooLarge) {
+		t.Error(err)
+	}
+	if _, err := w.Append(t.Context(), "s.a", []byte(strings.Repeat("x", 1<<20))); err != nil {
+		t.Error("a large item is a chunk of its own: ", err)
+	}
+}
+
+func TestAFolderHasOneEngineAtATime(t *testing.T) {
+	dir := t.TempDir()
+	_, _, shut := open(t, dir, plain)
+	if _, err := engine.Open(t.Context(), engine.Config{Dir: dir}); !errors.Is(err, engine.ErrTaken) {
+		t.Error(err)
+	}
+	shut()
+	open(t, dir, plain)
+}
+
+func TestTheReserveIsForWhatHasBeenAccepted(t *testing.T) {
+	e, err := engine.Open(t.Context(), engine.Config{Dir: t.TempDir(), Reserve: 1 << 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if _, err := e.Stream(t.Context(), plain); err != nil {
+		t.Fatal(err)
+	}
+	yields, insists := e.Writer("S", true), e.Writer("S", false)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = yields.Run(ctx) })
+	running.Go(func() { _ = insists.Run(ctx) })
+	if _, err := yields.Append(t.Context(), "s.a", []byte("1")); !errors.Is(err, engine.ErrFull) || !errors.Is(e.Ready(), engine.ErrFull) {
+		t.Error(err, e.Ready())
+	}
+	if _, err := insists.Append(t.Context(), "s.a", []byte("1")); err != nil {
+		t.Error(err)
+	}
+	stop()
+	running.Wait()
+}
