@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,8 @@ type durable struct {
 	*history.History // nil before open
 	engine           *engine.Engine
 	opened           atomic.Bool
+
+	auditing sync.Mutex // one audit at a time
 
 	stopKeeping, stopWorking context.CancelFunc
 	keeping, working         errgroup.Group // the engine's Run and the history's; the queue's

@@ -49,6 +49,7 @@ func keys(configured []config.Key) []rest.Key {
 func (g *Gateway) operations() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", g.metrics.Handler())
+	mux.HandleFunc("GET "+AuditPath, g.audit)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -31,6 +31,7 @@ type commands struct {
 	Serve   serve      `cmd:"" help:"Run a gateway."`
 	Mock    mock       `cmd:"" help:"Run only the mock providers, for other programs' tests."`
 	Check   check      `cmd:"" help:"Tell whether a gateway would run with a configuration, and reach its providers."`
+	Audit   audit      `cmd:"" help:"Prove that everything that was accepted for later has ended once or still waits."`
 	Send    send       `cmd:"" help:"Send one notification through a gateway."`
 	Key     key        `cmd:"" help:"Make an API key and its hash, or a key pair for Web Push."`
 	OpenAPI openAPI    `cmd:"" name:"openapi" help:"Print the HTTP API's contract, OpenAPI 3.1."`

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main_test
+
+import (
+	"context"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/history"
+	"github.com/sluice-push/sluice/push"
+)
+
+const (
+	lostID = "019ab5a4-0000-7000-8000-000000000001"
+	goodID = "019ab5a4-0000-7000-8000-000000000002"
+)
+
+// plant makes the folder of a queue in which these events stand.
+func plant(t *testing.T, events ...push.Event) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	e, err := engine.Open(t.Context(), engine.Config{Dir: filepath.Join(dir, "engine")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := history.Open(t.Context(), history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- h.Run(ctx) }()
+	if _, err := h.Append(ctx, events...); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	for _, err := range []error{<-ended, h.Close(), e.Close()} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func planted(id string, status push.Status) push.Event {
+	return push.Event{ID: id, App: "shop", At: time.Now(), Status: status}
+}
+
+func TestAnAuditNamesWhatWasLostAndEndsWithOne(t *testing.T) {
+	good := []push.Event{planted(goodID, push.StatusQueued), planted(goodID, push.StatusExpired)}
+	clean, lossy := plant(t, good...), plant(t, append(good, planted(lostID, push.StatusQueued))...)
+	if code, stdout, stderr := finish(t, nil, "audit", "--dir", clean); code != 0 || !strings.Contains(stdout, "exactly one end") {
+		t.Errorf("%d %s %s", code, stdout, stderr)
+	}
+	if code, stdout, _ := finish(t, nil, "audit", "--dir", lossy); code != 1 || !strings.HasPrefix(stdout, "lost         "+lostID+" of shop") {
+		t.Errorf("%d %s", code, stdout)
+	}
+	code, stdout, _ := finish(t, nil, "audit", "--json", "--dir", lossy)
+	var report history.Report
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 1 || report.Lost != 1 || report.Findings[0].ID != lostID {
+		t.Errorf("%d %v %s", code, err, stdout)
+	}
+}
+
+func TestAnAuditOfNothingSaysSo(t *testing.T) {
+	if code, _, stderr := finish(t, nil, "audit", "--dir", filepath.Join(t.TempDir(), "nowhere")); code != 1 || !strings.Contains(stderr, "nothing to audit") {
+		t.Errorf("%d %s", code, stderr)
+	}
+	if code, _, stderr := finish(t, nil, "audit"); code != 2 || !strings.Contains(stderr, "missing flags") {
+		t.Errorf("%d %s", code, stderr)
+	}
+}

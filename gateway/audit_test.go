@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/history"
+)
+
+func TestAnAuditIsAnsweredByWhoeverHasTheFolder(t *testing.T) {
+	s, dir := newStreet(t), t.TempDir()
+	h := s.withQueue(t, dir, "")
+	var ids []any
+	for range 20 {
+		_, got := h.ask("POST", "", apnsTo(device), "Prefer", "respond-async")
+		ids = append(ids, got["id"])
+	}
+	for _, id := range ids {
+		h.becomes(id, "accepted")
+	}
+	cfg := parse(t, head+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.app("shop", s.apns()))
+	if _, err := gateway.Audit(t.Context(), cfg); !errors.Is(err, engine.ErrTaken) {
+		t.Errorf("beside the gateway: %v", err)
+	}
+	answer, err := http.Get(h.ops + gateway.AuditPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var asked history.Report
+	if err := json.NewDecoder(answer.Body).Decode(&asked); err != nil || asked.Accepted != 20 || !asked.Clean() {
+		t.Errorf("%d %+v %v", answer.StatusCode, asked, err)
+	}
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := gateway.Audit(t.Context(), cfg); err != nil || report.Accepted != 20 || !report.Clean() || report.Waiting != 0 {
+		t.Errorf("%+v %v", report, err)
+	}
+}
+
+func TestThereIsNothingToAuditWithoutAQueue(t *testing.T) {
+	s := newStreet(t)
+	apps := "apps:\n" + s.app("shop", s.apns())
+	if _, err := gateway.Audit(t.Context(), parse(t, head+apps)); err == nil {
+		t.Error("a configuration without a queue was audited")
+	}
+	if _, err := gateway.Audit(t.Context(), parse(t, head+"queue: {dir: nowhere}\n"+apps)); err == nil {
+		t.Error("a folder that does not exist was audited")
+	}
+	answer, err := http.Get(s.open(t, head+apps).ops + gateway.AuditPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusNotFound {
+		t.Error(answer.Status)
+	}
+}
