@@ -110,10 +110,10 @@ listen: %q
 admin: { listen: %q }
 apps:
   %s:
-    keys: [ { name: dev, hash: %q } ]
-    apns:
-      url: https://%s
+    keys: [ { name: dev, hash: %q, scopes: [ send, read, channels ] } ]
+    apns:   # no url: the mock tells Apple's two environments apart by the name that is called, and answers at these addresses
       endpoints: [ %s ]
+      manage_url: https://%s
       ca_file: %q
       key_file: %q
       key_id: %s
@@ -131,7 +131,7 @@ apps:
       subject: mailto:dev@example.com
 pool: { size: 6 }   # the mock has 8 endpoints for each service, so that there are spare ones to take in
 log: { level: warn, format: text }
-`, d.Listen, d.admin(), demo, hash, at.APNs, list(at.APNsEndpoints), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
+`, d.Listen, d.admin(), demo, hash, list(at.APNsEndpoints), at.APNsManage, at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
 		at.APNsTopic, at.FCM, list(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile,
 		at.WebPush, at.CAFile, vapid)
 	file = filepath.Join(folder, "gateway.yaml")
