@@ -17,8 +17,13 @@ import (
 // kept. After any other error nobody can tell. Their ID, App and AcceptedAt must be set.
 func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
 	errs := make([]error, len(ns))
+	bundles := q.bundles(ctx, ns, errs)
 	var accepting sync.WaitGroup
-	for subject, b := range q.bundles(ctx, ns, errs) {
+	for subject, b := range bundles {
+		if len(bundles) == 1 {
+			q.accept(ctx, subject, b, errs)
+			break
+		}
 		accepting.Go(func() { q.accept(ctx, subject, b, errs) })
 	}
 	accepting.Wait()
