@@ -114,7 +114,7 @@ func (g *Gate) Admit(n *push.Notification, patience time.Duration) (turn *Turn, 
 	if g == nil {
 		return nil, 0, true
 	}
-	held, wait, ok := g.targets.take(n)
+	held, wait, ok := g.targets.hold(n)
 	if !ok {
 		return nil, max(wait, g.total.shut()), false
 	}
@@ -123,15 +123,14 @@ func (g *Gate) Admit(n *push.Notification, patience time.Duration) (turn *Turn, 
 		lines = lines[1:]
 	}
 	if len(lines) == 0 {
+		held.settle(true)
 		return nil, 0, true
 	}
 	turn = newTurn(n, lines, patience)
 	turn.mu.Lock()
 	defer turn.mu.Unlock()
 	wait, queued, ok := turn.pass()
-	if !ok {
-		held.giveBack()
-	}
+	held.settle(ok)
 	if !queued {
 		return nil, wait, ok
 	}

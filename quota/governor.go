@@ -50,7 +50,7 @@ type governor struct {
 
 // take lets one through, or returns false.
 func (g *governor) take(now time.Time) bool {
-	if g.closed(now) > 0 || now.Before(g.follow) {
+	if now.Before(g.opens) || now.Before(g.barred) || now.Before(g.follow) {
 		return false
 	}
 	bucket := g.filled(now)

@@ -7,6 +7,7 @@ import (
 	"container/list"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -21,6 +22,8 @@ type table struct {
 	cfg  Config
 	most int
 	seed maphash.Seed
+
+	any atomic.Bool // at least one is known
 
 	mu     sync.Mutex
 	known  map[uint64]*list.Element // of *target
@@ -37,11 +40,12 @@ type target struct {
 	collapse *rate.Limiter // of what replaces what went before
 }
 
-// place is what take hands out. Its zero value is a place that costs nothing.
+// place is what hold hands out: a target with a token in each of these buckets, locked until it is settled whether they
+// are taken. Its zero value is a place that costs nothing.
 type place struct {
-	target *target
-	tokens [3]*rate.Reservation
-	at     time.Time
+	target  *target
+	buckets [3]*rate.Limiter
+	at      time.Time
 }
 
 func newTable(cfg Config) table {
@@ -59,11 +63,11 @@ func (t *table) find(n *push.Notification) *target {
 	if t.limited(n) {
 		return t.remember(n)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.known) == 0 {
+	if !t.any.Load() {
 		return nil
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	element, ok := t.known[t.key(n)]
 	if !ok {
 		return nil
@@ -82,6 +86,7 @@ func (t *table) remember(n *push.Notification) *target {
 		t.forgetOldest()
 		element = t.recent.PushFront(&target{key: key, pace: governor{limit: t.limit(n)}})
 		t.known[key] = element
+		t.any.Store(true)
 	}
 	t.recent.MoveToFront(element)
 	return element.Value.(*target)
@@ -109,15 +114,14 @@ func (t *table) count() (known, closed int) {
 	return len(t.known), closed
 }
 
-// take takes a place of n's target, or says how long it is closed or has had
-// its share.
-func (t *table) take(n *push.Notification) (p place, wait time.Duration, ok bool) {
+// hold finds a place of n's target, which is to be settled, or says how long it
+// is closed or has had its share.
+func (t *table) hold(n *push.Notification) (p place, wait time.Duration, ok bool) {
 	one := t.find(n)
 	if one == nil {
 		return place{}, 0, true
 	}
 	one.mu.Lock()
-	defer one.mu.Unlock()
 	now := time.Now()
 	buckets := t.buckets(one, n, now)
 	wait = one.pace.closed(now)
@@ -127,15 +131,10 @@ func (t *table) take(n *push.Notification) (p place, wait time.Duration, ok bool
 		}
 	}
 	if wait > 0 {
+		one.mu.Unlock()
 		return place{}, wait, false
 	}
-	p = place{target: one, at: now}
-	for i, b := range buckets {
-		if b != nil {
-			p.tokens[i] = b.ReserveN(now, 1)
-		}
-	}
-	return p, 0, true
+	return place{one, buckets, now}, 0, true
 }
 
 // buckets returns those of the target that n has to find a token in.
@@ -162,16 +161,15 @@ func made(bucket **rate.Limiter, limit Limit) *rate.Limiter {
 	return *bucket
 }
 
-// giveBack returns a place that was just taken and will not be used.
-func (p place) giveBack() {
+// settle takes the place, or leaves it to others.
+func (p place) settle(taken bool) {
 	if p.target == nil {
 		return
 	}
-	p.target.mu.Lock()
 	defer p.target.mu.Unlock()
-	for _, token := range p.tokens {
-		if token != nil {
-			token.CancelAt(p.at)
+	for _, b := range p.buckets {
+		if taken && b != nil {
+			b.AllowN(p.at, 1)
 		}
 	}
 }
