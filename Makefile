@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fuzz bench scorecard demo ci
+.PHONY: help build test race lint fuzz bench crash scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,11 @@ fuzz: ## run every fuzz target for FUZZ (default 30s) each
 	  done || exit 1; done
 
 bench: ## measure one connection and the whole road
-	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./delivery ./rest ./gateway
+	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./delivery ./rest ./queue ./gateway
+
+SEEDS ?= 200
+crash: ## kill a working queue at random moments, SEEDS (default 200) times over, and count
+	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run TestAKilledGateway ./queue
 
 scorecard: ## play the services' faults to a gateway under load; ROWS="S01 S06" for some rows
 	$(GO) run ./loadtest/scorecard $(ROWS)
