@@ -170,6 +170,15 @@ func (d *durable) status() (*QueueStatus, *history.Status) {
 	return q, &h
 }
 
+// stands is the same for the metrics.
+func (d *durable) stands() (*queue.Status, *history.Status) {
+	q, h := d.status()
+	if q == nil {
+		return nil, h
+	}
+	return &q.Status, h
+}
+
 // journal is the history in the queue's words.
 type journal struct{ *history.History }
 

@@ -53,6 +53,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	g := &Gateway{log: log, metrics: metrics.New(), ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}, leaving: make(chan struct{})}
 	if queued(cfg) {
 		g.durable = &durable{}
+		g.metrics.WatchDurable(g.durable.stands)
 	}
 	g.metrics.WatchCeiling(g.ceiling)
 	h, err := g.build(cfg, nil)

@@ -75,7 +75,7 @@ type History struct {
 	counts    counts
 
 	index atomic.Pointer[index]
-	mark  mark // of the index; only Run's goroutines have it
+	mark  mark // of the index; Run's, and while it follows the stream, project's
 }
 
 // counts is what Status adds up.

@@ -36,10 +36,11 @@ type chunk struct {
 // follow brings what the stream tells into the overlay and then into the index, until ctx ends or something fails.
 func (h *History) follow(ctx context.Context) error {
 	house, tailing := errgroup.WithContext(ctx)
+	from := h.mark // which is project's from here on
 	chunks, firsts := make(chan *chunk, ahead), make(chan uint64)
 	house.Go(func() error {
 		defer close(chunks)
-		return h.tail(tailing, chunks)
+		return h.tail(tailing, from, chunks)
 	})
 	house.Go(func() error { return h.project(ctx, chunks, firsts) })
 	house.Go(func() error { return h.watch(tailing, firsts) })
@@ -114,9 +115,9 @@ func (h *History) remake(ctx context.Context, because error) error {
 	return h.openIndex(ctx)
 }
 
-// tail hears the stream from where the index ends.
-func (h *History) tail(ctx context.Context, chunks chan<- *chunk) error {
-	next, err := h.begin(ctx)
+// tail hears the stream from where the index ended.
+func (h *History) tail(ctx context.Context, from mark, chunks chan<- *chunk) error {
+	next, err := h.begin(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -143,21 +144,21 @@ func (h *History) tail(ctx context.Context, chunks chan<- *chunk) error {
 }
 
 // begin returns the first sequence to hear. A stream that has not what the index has is another one.
-func (h *History) begin(ctx context.Context) (next uint64, err error) {
+func (h *History) begin(ctx context.Context, from mark) (next uint64, err error) {
 	info, err := h.stream.Info(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("history: %w", err)
 	}
-	if identity(info) != h.mark.stream {
+	if identity(info) != from.stream {
 		return 0, fmt.Errorf("%w: the stream was made anew", errOutdated)
 	}
-	if info.State.LastSeq < h.mark.last {
-		return 0, fmt.Errorf("%w: it ends at %d, and the stream at %d", errOutdated, h.mark.last, info.State.LastSeq)
+	if info.State.LastSeq < from.last {
+		return 0, fmt.Errorf("%w: it ends at %d, and the stream at %d", errOutdated, from.last, info.State.LastSeq)
 	}
-	if info.State.FirstSeq > h.mark.last+1 {
+	if info.State.FirstSeq > from.last+1 {
 		h.overlay.skip(info.State.FirstSeq - 1)
 	}
-	return max(info.State.FirstSeq, h.mark.last+1), nil
+	return max(info.State.FirstSeq, from.last+1), nil
 }
 
 // hear takes one message in.

@@ -10,8 +10,10 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/sluice-push/sluice/history"
 	"github.com/sluice-push/sluice/metrics"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/queue"
 	"github.com/sluice-push/sluice/quota"
 )
 
@@ -56,6 +58,7 @@ var groups = []struct {
 	{"The API", []string{"sluice_http"}},
 	{"Pools", []string{"sluice_pool"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
+	{"Queue and history", []string{"sluice_queue", "sluice_history"}},
 	{"Configuration and build", []string{"sluice_config", "sluice_build"}},
 }
 
@@ -106,6 +109,9 @@ func everything(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
 		m.Route("shop", push.APNs)
 		m.Request("/livez", 200)
 		m.Reloaded(true)
+		m.WatchDurable(func() (*queue.Status, *history.Status) {
+			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}
+		})
 		street(t, m, quota.New(quota.Config{}))
 		see(t, m)
 	})

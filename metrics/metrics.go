@@ -20,6 +20,7 @@ type Metrics struct {
 	events   eventMetrics
 	requests *prometheus.CounterVec
 	stands   stands
+	durable  durable
 	reloads  reloadMetrics
 }
 
@@ -30,7 +31,7 @@ func New() *Metrics {
 	m.registry.MustRegister(m.routes.all()...)
 	m.registry.MustRegister(m.events.all()...)
 	m.registry.MustRegister(m.requests)
-	m.registry.MustRegister(&m.stands)
+	m.registry.MustRegister(&m.stands, &m.durable)
 	m.registry.MustRegister(m.reloads.count, m.reloads.last)
 	return m
 }

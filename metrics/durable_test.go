@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics_test
+
+import (
+	"testing"
+
+	"github.com/sluice-push/sluice/history"
+	"github.com/sluice-push/sluice/metrics"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/queue"
+)
+
+func TestQueueAndHistoryAreShownAsTheyStand(t *testing.T) {
+	m := metrics.New()
+	if lines := append(scrape(t, m, "sluice_queue"), scrape(t, m, "sluice_history")...); len(lines) > 0 {
+		t.Errorf("without a queue: %q", lines)
+	}
+	m.WatchDurable(func() (*queue.Status, *history.Status) {
+		return &queue.Status{Bytes: 1, LaterBytes: 2, MaxBytes: 3, Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk, Tasks: 4}}},
+			&history.Status{Events: 5, Lost: 6, Behind: 7, Rebuilt: 8, CaughtUp: true}
+	})
+	shows(t, m, `sluice_queue_bytes 1`, `sluice_queue_later_bytes 2`, `sluice_queue_max_bytes 3`, `sluice_queue_waiting{app="shop",lane="bulk"} 4`,
+		`sluice_history_events_total 5`, `sluice_history_lost_total 6`, `sluice_history_behind 7`, `sluice_history_rebuilt_total 8`, `sluice_history_caught_up 1`)
+}
