@@ -16,11 +16,11 @@ import (
 const onTheWay = 100 * time.Millisecond
 
 // overQuota is S10: three times an FCM project's quota is offered, of which one in ten is critical. The project is granted
-// a twentieth of Google's default, in minutes of twenty seconds, and the gateway's file says so. After 25 seconds another
+// a fiftieth of Google's default, in minutes of twenty seconds, and the gateway's file says so. After 25 seconds another
 // sender has used up what is left of a minute, and everything is refused for five.
 func overQuota(s *stage) {
 	const (
-		quota  = 500.0 // a second
+		quota  = 200.0 // a second
 		minute = 20 * time.Second
 		spent  = 25 * time.Second // into the load
 		empty  = 5 * time.Second
