@@ -14,6 +14,7 @@ import (
 )
 
 func TestABatchIsSentOnceAndEachHasItsReceipt(t *testing.T) {
+	t.Parallel()
 	const n = 6000 // more than a window, and more than a stream
 	tn := newTown(t)
 	c := tn.call(client.Config{}, tn.open(anywhere, "").url(), tn.open(anywhere, "").url())
@@ -126,6 +127,7 @@ func TestABatchWhoseContextEndsSaysSoLast(t *testing.T) {
 }
 
 func TestABatchGoesOnWhileAGatewayDrains(t *testing.T) {
+	t.Parallel()
 	const n = 3000
 	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
 	leaving, staying := tn.open(anywhere, "drain: {delay: 200ms}\n"), tn.open(anywhere, "")
@@ -151,6 +153,7 @@ func TestABatchGoesOnWhileAGatewayDrains(t *testing.T) {
 }
 
 func TestABatchOutlivesAGatewayThatIsLost(t *testing.T) {
+	t.Parallel()
 	const n = 2000
 	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
 	lost, staying := tn.open(anywhere, ""), tn.open(anywhere, "")

@@ -41,6 +41,9 @@ func (c *call) Translate(n *push.Notification) (*wire.Request, error) {
 	if err != nil {
 		return nil, &push.FieldError{Field: fieldOf(err), Reason: "InvalidJSON", Allowed: "something that has a JSON form"}
 	}
+	if !visible(c.key) || len(c.key) > 255 {
+		return nil, &push.FieldError{Field: "ID", Reason: "InvalidHeader", Allowed: "1 to 255 visible ASCII characters"}
+	}
 	header := []wire.Field{
 		{Name: "content-type", Value: "application/json"},
 		{Name: "authorization", Value: "Bearer " + string(c.cfg.Key)},
@@ -51,10 +54,23 @@ func (c *call) Translate(n *push.Notification) (*wire.Request, error) {
 	}
 	for name, values := range c.trace {
 		for _, value := range values {
+			if !visible(strings.ReplaceAll(value, " ", "")) {
+				continue // what cannot travel in a header must not spoil the connection for others
+			}
 			header = append(header, wire.Field{Name: strings.ToLower(name), Value: value, Once: true})
 		}
 	}
 	return &wire.Request{Method: http.MethodPost, Path: c.path + "notifications", Header: header, Body: body}, nil
+}
+
+// visible reports whether s is not empty and may stand in a header as it is.
+func visible(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // fieldOf names what encoding/json could not write: only raw JSON can be bad.

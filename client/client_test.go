@@ -72,6 +72,7 @@ func script(faults ...mockprovider.Fault) mockprovider.Config {
 // The proof that attempts do not multiply: whatever two layers do, a provider that is down sees no notification more often
 // than one gateway's policy allows.
 func TestAProviderThatIsDownSeesNoNotificationMoreOftenThanOneGatewayWouldTry(t *testing.T) {
+	t.Parallel()
 	const attempts = 3 // retry.attempts, in the gateways
 	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Status: 503, Reason: "ServiceUnavailable"}))
 	retries := "retry: {attempts: 3, budget: 100%, backoff: 1ms}\n"
@@ -115,6 +116,7 @@ func notes(from, to int) func(func(*push.Notification) bool) {
 }
 
 func TestAGatewayThatDrainsGetsNothingNewAndNobodySeesAnError(t *testing.T) {
+	t.Parallel()
 	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
 	settings := "drain: {delay: 500ms}\n"
 	leaving, staying := tn.open(anywhere, settings), tn.open(anywhere, settings)
@@ -198,6 +200,7 @@ func sends(h *house) (n int) {
 }
 
 func TestALostZoneIsLeftAndWhatWasOnItsWayThereArrivesWhereItMayBeRepeated(t *testing.T) {
+	t.Parallel()
 	tn := newTown(t)
 	near, far := tn.open(anywhere, "zone: a\n"), tn.open(anywhere, "zone: b\n")
 	cable := newCable(t, near.address)
@@ -227,6 +230,7 @@ func TestALostZoneIsLeftAndWhatWasOnItsWayThereArrivesWhereItMayBeRepeated(t *te
 }
 
 func TestGatewaysAreReadFromAFileThatChanges(t *testing.T) {
+	t.Parallel()
 	tn := newTown(t)
 	first, second := tn.open(anywhere, ""), tn.open(anywhere, "")
 	file := filepath.Join(t.TempDir(), "gateways")

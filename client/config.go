@@ -79,7 +79,7 @@ func (c *Config) check() (*fleet, error) {
 	switch {
 	case c.App == "" || url.PathEscape(c.App) != c.App:
 		return nil, errors.New("client: Config.App must be the name of an app in the gateways' configuration")
-	case c.Key == "":
+	case !visible(string(c.Key)):
 		return nil, errors.New("client: Config.Key must be an API key of the app (gateway key makes one)")
 	case c.File == "" && len(c.Gateways) == 0, c.File != "" && len(c.Gateways) > 0:
 		return nil, errors.New("client: one of Config.Gateways and Config.File must say where the gateways are")

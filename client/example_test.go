@@ -88,7 +88,7 @@ func ExampleDirect() {
 //	},
 func ExampleConfig_tracing() {
 	cfg := client.Config{
-		Gateways: []string{"http://127.0.0.1:8080"}, App: "shop", Key: "slk_…",
+		Gateways: []string{"http://127.0.0.1:8080"}, App: "shop", Key: "slk_example",
 		Propagate: func(_ context.Context, h http.Header) {
 			h.Set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 		},

@@ -166,6 +166,17 @@ func TestACallCarriesItsTraceItsKeyAndItsOwnID(t *testing.T) {
 	}
 }
 
+func TestAnIDThatCannotBeAHeaderIsRefusedHere(t *testing.T) {
+	tn := &town{t: t, key: "slk_test"}
+	c := tn.call(client.Config{}, play(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") }))
+	n := note(1)
+	n.ID = "a\r\nb: c"
+	_, err := c.Send(t.Context(), n)
+	if problem, ok := errors.AsType[*client.Error](err); !ok || problem.Field != "ID" {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAFeedGoesOnWhereItsConnectionWasLost(t *testing.T) {
 	var asked []string
 	var mu sync.Mutex

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zone_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+	"github.com/sluice-push/sluice/zone"
+)
+
+const (
+	perZone  = 4                     // gateways in each of three zones
+	callRate = 5 * time.Millisecond  // between two calls of one zone's callers
+	takes    = 20 * time.Millisecond // an answer
+	silence  = 1500 * time.Millisecond
+)
+
+// region is three zones of gateways, and callers in each of them with a pool of their own. Time is fake.
+type region struct {
+	t      *testing.T
+	began  time.Time
+	frozen func(zone int) bool
+
+	mu    sync.Mutex
+	calls map[[3]int]int // begun, by second, caller's zone and gateway
+	lost  int            // calls that no gateway answered
+}
+
+func gatewayOf(addr netip.AddrPort) int { return int(addr.Addr().As4()[3]) }
+
+func zoneName(addr netip.AddrPort) string { return string('a' + rune(gatewayOf(addr)/perZone)) }
+
+// far is a connection to one gateway. When its zone is frozen it is silent, and given up once that is noticed.
+type far struct {
+	*region
+	gateway int
+	drained chan struct{}
+}
+
+func (c *far) gone() bool { return c.frozen(c.gateway / perZone) }
+
+func (c *far) Do(context.Context, *wire.Request) (*wire.Response, error) {
+	<-time.After(takes)
+	if !c.gone() {
+		return &wire.Response{Status: 200}, nil
+	}
+	<-time.After(silence)
+	return nil, &wire.Error{Reason: wire.PingTimeout, Endpoint: true}
+}
+
+func (c *far) State() wire.State { return wire.State{MaxStreams: 1000} }
+func (c *far) Drain()            { close(c.drained) }
+func (c *far) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-c.drained:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-time.After(100 * time.Millisecond):
+			if c.gone() {
+				<-time.After(silence)
+				return errors.New("silent")
+			}
+		}
+	}
+}
+
+func (r *region) dial(_ context.Context, addr netip.AddrPort) (pool.Conn, error) {
+	c := &far{region: r, gateway: gatewayOf(addr), drained: make(chan struct{})}
+	if c.gone() {
+		<-time.After(5 * time.Second)
+		return nil, errors.New("no answer")
+	}
+	return c, nil
+}
+
+// call makes one call, and repeats it elsewhere, twice at most, if its gateway is lost.
+func (r *region) call(p *pool.Pool, from int) {
+	var tried pool.Tried
+	for range 3 {
+		lease, err := p.Pick(r.t.Context(), tried)
+		if err != nil {
+			r.t.Error(err)
+			return
+		}
+		r.mu.Lock()
+		r.calls[[3]int{int(time.Since(r.began) / time.Second), from, gatewayOf(lease.Endpoint().Addr())}]++
+		r.mu.Unlock()
+		_, err = lease.Do(r.t.Context(), nil)
+		if err == nil {
+			lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: 200})
+			return
+		}
+		lease.Done(push.NoAnswer(err))
+		tried = append(tried, lease.Endpoint())
+	}
+	r.mu.Lock()
+	r.lost++
+	r.mu.Unlock()
+}
+
+// live lets callers of every zone call for so many seconds, while zone 0 is frozen from one second to another.
+func live(t *testing.T, seconds, from, until int) *region {
+	r := &region{t: t, began: time.Now(), calls: map[[3]int]int{}}
+	r.frozen = func(zone int) bool {
+		second := int(time.Since(r.began) / time.Second)
+		return zone == 0 && second >= from && second < until
+	}
+	var all pool.Static
+	for i := range 3 * perZone {
+		all = append(all, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 443))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var work, calling sync.WaitGroup
+	for home := range 3 {
+		p, err := pool.New(pool.Config{
+			Name: "gateways", Size: len(all), InFlight: 256, Resolver: all, Zone: zoneName, Dial: r.dial, Redial: 10 * time.Second,
+			// In turn, and not by lot, so that chance has no say here.
+			Picker: zone.Prefer(string('a'+rune(home)), pool.RoundRobin{}), Outlier: pool.Outlier{Off: true},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		work.Go(func() {
+			if err := p.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		calling.Go(func() {
+			<-time.After(time.Second)
+			tick := time.NewTicker(callRate)
+			defer tick.Stop()
+			for range (seconds - 1) * int(time.Second/callRate) {
+				<-tick.C
+				calling.Go(func() { r.call(p, home) })
+			}
+		})
+	}
+	calling.Wait()
+	cancel()
+	work.Wait()
+	return r
+}
+
+// in counts the calls of one second, of callers and to gateways that are wanted.
+func (r *region) in(second int, want func(from, gateway int) bool) (n int) {
+	for k, calls := range r.calls {
+		if k[0] == second && want(k[1], k[2]) {
+			n += calls
+		}
+	}
+	return n
+}
+
+func TestALostZoneIsLeftInTwoSecondsWithoutBuryingTheOthersAndReturnsInTen(t *testing.T) {
+	const lost, back, end = 20, 40, 75
+	synctest.Test(t, func(t *testing.T) {
+		r := live(t, end, lost, back)
+		if r.lost > 0 {
+			t.Errorf("%d calls were lost", r.lost)
+		}
+		perGateway := int(time.Second/callRate) / perZone
+		for second := 3; second < end; second++ {
+			all := r.in(second, func(int, int) bool { return true })
+			crossing := r.in(second, func(from, gateway int) bool { return from != gateway/perZone })
+			there := r.in(second, func(_, gateway int) bool { return gateway < perZone })
+			most := 0
+			for gateway := range 3 * perZone {
+				most = max(most, r.in(second, func(_, g int) bool { return g == gateway }))
+			}
+			switch {
+			case second < lost || second > back+25:
+				if crossing*100 > all {
+					t.Errorf("second %d: all is well, and %d of %d calls cross zones", second, crossing, all)
+				}
+			case second > lost+2 && second < back && there*100 > all:
+				t.Errorf("second %d: %d of %d calls still go to the lost zone", second, there, all)
+			}
+			if second > lost+2 && float64(most) > 1.5*1.1*float64(perGateway) {
+				t.Errorf("second %d: a gateway gets %d calls, more than 1.5 times %d and a tenth", second, most, perGateway)
+			}
+		}
+		first := back
+		for first < end && r.in(first, func(_, g int) bool { return g < perZone }) == 0 {
+			first++
+		}
+		for i := range 8 {
+			share := float64(r.in(first+i, func(_, g int) bool { return g < perZone })) / float64(perZone*perGateway)
+			if share > float64(i+2)/10+.1 {
+				t.Errorf("%d s after its return the zone gets %v of its load", i, share)
+			}
+		}
+	})
+}
