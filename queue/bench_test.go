@@ -21,38 +21,46 @@ type deaf struct{ *memory }
 
 func (deaf) Note(context.Context, ...push.Event) error { return nil }
 
-// counter opens a queue that only accepts: it has been drained, so that nothing is taken from disk meanwhile. Without a
-// history its journal is deaf.
-func counter(b *testing.B, withHistory bool) *queue.Queue {
+// open opens a queue with the history, or with a deaf journal.
+func open(b *testing.B, s queue.Sender, withHistory bool) *queue.Queue {
 	b.Helper()
 	e, err := engine.Open(b.Context(), engine.Config{Dir: b.TempDir(), Reserve: -1})
 	if err != nil {
 		b.Fatal(err)
 	}
-	running, keeping, forget := sync.WaitGroup{}, b.Context(), func() {}
+	var running sync.WaitGroup
+	keeping, forget := context.WithCancel(context.Background())
 	var j queue.Journal = deaf{newMemory()}
 	if withHistory {
 		hist, err := history.Open(b.Context(), history.Config{Engine: e, Dir: b.TempDir()})
 		if err != nil {
 			b.Fatal(err)
 		}
-		keeping, forget = context.WithCancel(context.Background())
-		running.Go(func() { _ = hist.Run(keeping); _ = hist.Close() })
+		running.Go(func() { _, _ = hist.Run(keeping), hist.Close() })
 		j = record{hist}
 	}
-	q, err := queue.Open(b.Context(), queue.Config{Engine: e, Journal: j, Sender: newSender(), MaxBytes: 1 << 40})
+	q, err := queue.Open(b.Context(), queue.Config{Engine: e, Journal: j, Sender: s, MaxBytes: 1 << 40})
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	running.Go(func() { _ = q.Run(ctx) })
-	q.Drain()
+	worked := make(chan struct{})
+	go func() { _ = q.Run(ctx); close(worked) }()
 	b.Cleanup(func() {
 		stop()
+		<-worked
 		forget()
 		running.Wait()
 		_ = e.Close()
 	})
+	return q
+}
+
+// counter opens a queue that only accepts: it has been drained, so that nothing is taken from disk meanwhile.
+func counter(b *testing.B, withHistory bool) *queue.Queue {
+	b.Helper()
+	q := open(b, newSender(), withHistory)
+	q.Drain()
 	return q
 }
 
@@ -163,4 +171,29 @@ func textOf(b *testing.B) []byte {
 		b.Fatal(err)
 	}
 	return text
+}
+
+// atOnce is a sender whose provider accepts at once.
+type atOnce struct{ ended sync.WaitGroup }
+
+func (*atOnce) Check(*push.Notification) error { return nil }
+
+func (s *atOnce) Send(_ context.Context, n *push.Notification) push.Receipt {
+	defer s.ended.Done()
+	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+	if n.Leaving(1) != nil {
+		r.Outcome = push.Outcome{Verdict: push.Abandoned}
+	}
+	return r
+}
+
+// BenchmarkWork is what goes all the way a second: accepted in batches of 100, noted, sent to a provider that accepts at
+// once, and ended, with the history.
+func BenchmarkWork(b *testing.B) {
+	s := &atOnce{}
+	q := open(b, s, true)
+	s.ended.Add(b.N * 100)
+	callers(b, 100, func() { safe(b, q, notes("shop", 100)) })
+	s.ended.Wait()
+	b.ReportMetric(float64(b.N*100)/b.Elapsed().Seconds(), "notifications/s")
 }

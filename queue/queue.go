@@ -93,6 +93,7 @@ type Queue struct {
 	later  *keep          // what is to be sent at a time
 	back   *engine.Writer // to later, for what was accepted before and must not be refused
 	onHand hands
+	asker  *asker
 	caught atomic.Bool // the journal has told us all that there was when we began
 	size   size        // of later
 
@@ -111,6 +112,7 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	}
 	q := &Queue{
 		cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), flows: map[source]*flow{}, found: make(chan source, 64), draining: make(chan struct{}),
+		asker: newAsker(cfg.Journal),
 	}
 	q.drain = sync.OnceFunc(func() { close(q.draining) })
 	var err error
@@ -166,6 +168,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer cut()
 	drained := make(chan struct{})
 	house.Go(func() error { q.beat(drained); return nil })
+	house.Go(func() error { q.asker.run(sending, drained); return nil })
 	house.Go(func() error { q.limit(ctx, drained, enough, cut); return nil })
 	err := q.work(taking, sending)
 	close(drained)

@@ -205,11 +205,11 @@ func (f *flow) leaving(ctx context.Context, t *task, attempt int) error {
 	if err := f.cfg.Journal.Reach(ctx, place.Seq); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	states, err := f.cfg.Journal.States(ctx, []string{t.ID})
+	s, err := f.asker.state(ctx, t.ID)
 	if err != nil {
-		return fmt.Errorf("queue: %w", err)
+		return err
 	}
-	switch s := states[t.ID]; {
+	switch {
 	case s.Place == place:
 		return nil
 	case s.Status == push.StatusCancelled:
