@@ -133,12 +133,14 @@ func (a asked) ask(ctx context.Context) (*push.Receipt, error) {
 	if a.claims.shared == nil { // this process knows all that it did itself
 		return a.earlier(ctx)
 	}
-	for {
+	for taken := false; ; taken = true {
 		ours, err := a.claims.share(ctx, a.claim)
-		if err != nil {
+		switch {
+		case err != nil && taken && ctx.Err() != nil:
+			return nil, busy(ctx.Err())
+		case err != nil:
 			return nil, err
-		}
-		if ours {
+		case ours:
 			return a.recheck(ctx)
 		}
 		select {

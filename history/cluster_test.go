@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	nats "github.com/nats-io/nats-server/v2/server"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
+)
+
+// newPair is two gateways at one JetStream outside of both.
+func newPair(t *testing.T) (one, two *running) {
+	t.Helper()
+	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Start()
+	t.Cleanup(func() { server.Shutdown(); server.WaitForShutdown() })
+	if !server.ReadyForConnections(time.Minute) {
+		t.Fatal("the server does not start")
+	}
+	open := func() *running {
+		e, err := engine.Open(t.Context(), engine.Config{URL: server.ClientURL()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = e.Close() })
+		return (&house{T: t, engine: e, dir: t.TempDir()}).open()
+	}
+	return open(), open()
+}
+
+func TestOneGatewayTellsAnother(t *testing.T) {
+	one, two := newPair(t)
+	for range 20 {
+		id := id()
+		if _, err := one.Append(t.Context(), life(id)...); err != nil {
+			t.Fatal(err)
+		}
+		if err := two.Caught(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if receipt, events := two.find("shop", id); receipt.Status() != push.StatusAccepted || len(events) != 3 {
+			t.Fatalf("%+v %+v", receipt, events)
+		}
+	}
+}
+
+func TestAKeyIsClaimedAmongAllGateways(t *testing.T) {
+	one, two := newPair(t)
+	n := keyed("key", "body")
+	done, _ := one.claim(n, nil)
+	if _, _, err := two.Claim(t.Context(), keyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
+		t.Error(err)
+	}
+	asked := make(chan push.Receipt, 1)
+	go func() {
+		_, earlier, err := two.Claim(t.Context(), keyed("key", "body"), nil)
+		if err != nil {
+			t.Error(err)
+		}
+		asked <- earlier
+	}()
+	if err := one.Note(t.Context(), of(n, push.StatusQueued), of(n, push.StatusSending), of(n, push.StatusAccepted)); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	if earlier := <-asked; earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
+		t.Errorf("%+v", earlier)
+	}
+}
+
+func TestAKeyThatAnotherGatewayHasIsBusy(t *testing.T) {
+	one, two := newPair(t)
+	done, _ := one.claim(keyed("key", "body"), nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+	defer cancel()
+	if _, _, err := two.Claim(ctx, keyed("key", "body"), nil); !errors.Is(err, push.ErrKeyBusy) {
+		t.Error(err)
+	}
+	done() // of which nothing came
+	if done, _ := two.claim(keyed("key", "body"), nil); done == nil {
+		t.Error("a key that was given back is not free")
+	}
+}
