@@ -62,7 +62,7 @@ var floors = map[string]struct {
 
 	"gateway": {floor: 4, mayImport: []string{
 		"push", "wire", "config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "rest", "delivery", "zone", "metrics",
-		"engine", "history", "queue",
+		"engine", "history", "queue", "webhook",
 	}, mayNotFrom: "the mock is a stand-in for the world outside; only cmd and tests may bring it in"},
 
 	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "source", "engine", "history", "mockprovider", "providers/webpush", "push", "rest"}},

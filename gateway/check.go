@@ -117,5 +117,8 @@ func secretFiles(app *config.App) (files []secretFile) {
 	if app.WebPush != nil {
 		files = append(files, secretFile{"webpush.vapid_key_file", app.WebPush.VAPIDKeyFile})
 	}
+	for i, w := range app.Webhooks {
+		files = append(files, secretFile{fmt.Sprintf("webhooks[%d].secret_file", i), w.SecretFile})
+	}
 	return files
 }

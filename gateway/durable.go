@@ -41,6 +41,8 @@ type durable struct {
 
 	stopKeeping, stopWorking context.CancelFunc
 	keeping, working         errgroup.Group // the engine's Run and the history's; the queue's
+	webhooks                 webhooks
+	positions                positions // of the webhooks
 }
 
 // queued reports whether the configuration has a queue.
@@ -84,6 +86,7 @@ func (d *durable) open(ctx context.Context, cfg *config.Config, sender queue.Sen
 	if err != nil {
 		return errors.Join(err, d.History.Close(), d.engine.Close())
 	}
+	d.positions.engine = d.engine
 	d.opened.Store(true)
 	return nil
 }
@@ -127,7 +130,7 @@ func (d *durable) end() error {
 		return nil
 	}
 	d.stopWorking()
-	err := d.working.Wait()
+	err := errors.Join(d.working.Wait(), d.webhooks.end())
 	d.stopKeeping()
 	return errors.Join(err, d.keeping.Wait(), d.History.Close(), d.engine.Close())
 }

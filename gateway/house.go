@@ -25,6 +25,7 @@ type house struct {
 	origins  []*origins
 	table    delivery.Table
 	channels channels
+	hooks    []*hook
 	signers  map[string]*apns.Signer
 	api      http.Handler
 	// inside is read-locked by each notification on its way: whoever gets the lock knows that the last has left.
@@ -64,7 +65,7 @@ func (g *Gateway) build(cfg *config.Config, standing *house) (*house, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &house{cfg: cfg, services: b.services, origins: b.origins, table: b.table, channels: b.channels, signers: b.signers, cleared: make(chan struct{})}
+	h := &house{cfg: cfg, services: b.services, origins: b.origins, table: b.table, channels: b.channels, hooks: b.hooks, signers: b.signers, cleared: make(chan struct{})}
 	if standing != nil {
 		h.before = standing.cleared
 	}
@@ -104,6 +105,7 @@ func (g *Gateway) start(h *house) {
 			o.stop = g.run(o.run)
 		}
 	}
+	g.tell(h)
 }
 
 // run runs something until the gateway ends or stop is called. Only what still ran at the end can spoil that.

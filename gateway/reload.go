@@ -60,6 +60,9 @@ func Files(cfg *config.Config) (files []string) {
 		if app.WebPush != nil {
 			add(app.WebPush.CAFile)
 		}
+		for _, w := range app.Webhooks {
+			add(w.CAFile)
+		}
 	}
 	return files
 }
@@ -91,6 +94,7 @@ func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 		g.house.Store(h)
 		return changes, nil
 	}
+	h.silence(old)
 	g.start(h)
 	g.house.Store(h)
 	g.clear(old, h)
@@ -131,6 +135,11 @@ func renewed(old, h *house) (changes []string) {
 	for _, o := range h.origins {
 		if !slices.Contains(old.origins, o) && slices.ContainsFunc(old.origins, func(was *origins) bool { return was.path == o.path }) {
 			changes = append(changes, o.path+": connects anew")
+		}
+	}
+	for _, k := range h.hooks {
+		if was := old.hook(k.Name()); was != nil && was != k {
+			changes = append(changes, "webhook "+k.Name()+": begins anew where it was")
 		}
 	}
 	slices.Sort(changes)

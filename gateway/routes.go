@@ -38,6 +38,8 @@ type builder struct {
 	origins  []*origins
 	table    delivery.Table
 	channels channels
+	hooks    []*hook
+	durable  *durable
 	later    []func() error // once every app has what it needs for sure
 	weights  map[string]int
 	keepDead time.Duration
@@ -50,7 +52,7 @@ type builder struct {
 // the configuration that is wrong.
 func build(cfg *config.Config, g *Gateway, standing *house) (*builder, error) {
 	b := &builder{
-		log: g.log, metrics: g.metrics, ceiling: g.ceiling, standing: standing, keepDead: cfg.Limits.DeadTokens,
+		log: g.log, metrics: g.metrics, ceiling: g.ceiling, durable: g.durable, standing: standing, keepDead: cfg.Limits.DeadTokens,
 		signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, channels: channels{}, weights: map[string]int{},
 	}
 	for _, server := range cfg.DNS.Servers {
@@ -63,6 +65,7 @@ func build(cfg *config.Config, g *Gateway, standing *house) (*builder, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		b.app(name, cfg.Apps[name])
+		b.webhooks(name, cfg.Apps[name].Webhooks)
 	}
 	for _, complete := range b.later {
 		if err := complete(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/rest"
+	"github.com/sluice-push/sluice/webhook"
 )
 
 // Status is what GET /v1/status answers. It holds no secret.
@@ -23,6 +24,8 @@ type Status struct {
 	// Queue and History are there in a gateway with a queue.
 	Queue   *QueueStatus    `json:"queue,omitempty"`
 	History *history.Status `json:"history,omitempty"`
+	// Webhooks are the receivers of events, and what was given up for each.
+	Webhooks []webhook.Status `json:"webhooks,omitempty"`
 }
 
 // ServiceStatus is one credential at one provider.
@@ -42,6 +45,7 @@ func (g *Gateway) Status() Status {
 	h := g.house.Load()
 	s := Status{Zone: h.cfg.Zone, Draining: g.draining.Load(), Ceiling: g.ceiling.Status(), Services: []ServiceStatus{}}
 	s.Queue, s.History = g.durable.status()
+	s.Webhooks = h.hookStatus()
 	for _, service := range h.everyService() {
 		s.Services = append(s.Services, ServiceStatus{
 			Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status(),

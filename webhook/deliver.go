@@ -3,7 +3,6 @@
 package webhook
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,7 @@ import (
 
 // Position is how far a webhook is, and what it could not deliver.
 type Position struct {
-	// Since is when the webhook was first heard of: what happened before is not told.
+	// Since is when the webhook was made first: what happened before is not told.
 	Since time.Time `json:"since"`
 	// After is the cursor of the last event that was delivered, parked or of no interest; empty before the first.
 	After string `json:"after,omitempty"`
@@ -127,7 +126,7 @@ func (w *Webhook) park(ctx context.Context, b batch, reason string) error {
 		return nil
 	}
 	from, to := b.happened()
-	r := Range{After: cmp.Or(w.at(), "oldest"), Until: b.until, Events: len(b.events), From: from, To: to, Reason: reason}
+	r := Range{After: w.at(), Until: b.until, Events: len(b.events), From: from, To: to, Reason: reason}
 	w.log.Error("webhook: events are parked; read them from the feed of events", "after", r.After, "until", r.Until,
 		"events", r.Events, "reason", reason)
 	return w.move(ctx, b, &r)

@@ -113,10 +113,10 @@ type Webhook struct {
 	name   string // with the app
 	client *http.Client
 	log    *slog.Logger
+	made   time.Time
 
 	mu       sync.Mutex
 	position Position
-	fresh    bool      // nobody has heard of it before, so that it begins now
 	saved    time.Time // when the position was
 	failures int       // in a row
 	trouble  string    // of the last failure
@@ -139,7 +139,7 @@ func New(cfg Config) (*Webhook, error) {
 		return nil, errors.New("webhook: Feed and Positions must be set")
 	}
 	name := cfg.App + "/" + cfg.Name
-	return &Webhook{cfg: cfg, name: name, client: client(cfg), log: cfg.Logger.With("webhook", name)}, nil
+	return &Webhook{cfg: cfg, name: name, client: client(cfg), log: cfg.Logger.With("webhook", name), made: time.Now().UTC()}, nil
 }
 
 // Name is the app's name, a slash and the webhook's.
@@ -167,22 +167,21 @@ func (w *Webhook) Run(ctx context.Context) error {
 	return nil
 }
 
-// begin finds out how far it is. A new webhook begins now, wherever it is when that is first needed.
+// begin finds out how far it is. A new webhook begins with what has happened since it was made.
 func (w *Webhook) begin(ctx context.Context) error {
 	p, err := w.cfg.Positions.Load(ctx, w.name)
 	if err != nil {
 		return fmt.Errorf("position: %w", err)
 	}
-	fresh := p.Since.IsZero()
-	if fresh {
-		p.Since = time.Now().UTC()
+	if p.Since.IsZero() {
+		p.Since = w.made
 		if err := w.cfg.Positions.Save(ctx, w.name, p); err != nil {
 			return fmt.Errorf("position: %w", err)
 		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.position, w.fresh = p, fresh
+	w.position = p
 	return nil
 }
 
@@ -220,7 +219,7 @@ func (w *Webhook) since() time.Time {
 func (w *Webhook) at() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.position.After == "" && !w.fresh {
+	if w.position.After == "" {
 		return "oldest"
 	}
 	return w.position.After

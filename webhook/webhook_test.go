@@ -226,25 +226,15 @@ func TestAReceiverWithoutAGoodCertificateGetsNothing(t *testing.T) {
 func TestARestartGoesOnWhereTheReceiverWas(t *testing.T) {
 	a, r := newArchive(), listen(t, nil)
 	_, stop := run(t, a.to(r))
-	for { // a new webhook begins when it first runs
-		if p, _ := a.Load(t.Context(), "shop/billing"); !p.Since.IsZero() {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	a.tell(push.Event{})
+	r.hear(t, "1") // and not what was before
 	stop()
 	for range 10 {
 		a.tell(push.Event{})
 	}
-	_, stop = run(t, a.to(r))
-	if got := r.hear(t, "10"); !slices.Equal(got, numbers(1, 10)) {
-		t.Errorf("%v", got)
-	}
-	stop()
-	a.tell(push.Event{})
 	run(t, a.to(r))
-	got := r.hear(t, "11")
-	if got[len(got)-1] != "11" || len(got) > 11 {
+	// What was posted when it stopped, and not yet known to be taken, comes once more.
+	if got := r.hear(t, "11"); !slices.Equal(got, numbers(2, 11)) && !slices.Equal(got, numbers(1, 11)) {
 		t.Errorf("%v", got)
 	}
 }
