@@ -4,11 +4,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
@@ -19,10 +22,13 @@ type send struct {
 	Key string `env:"GATEWAY_KEY" required:"" help:"API key with the scope send. Other users of this machine can see it among the flags: better set the variable."`
 	App string `required:"" help:"App to send for."`
 
-	Platform  string `required:"" enum:"apns,fcm" help:"apns or fcm."`
+	Platform  string `enum:",apns,fcm" default:"" help:"apns or fcm."`
 	Token     string `xor:"target" required:"" help:"Device token."`
 	Topic     string `xor:"target" required:"" help:"FCM topic."`
 	Condition string `xor:"target" required:"" help:"FCM condition over topics."`
+
+	File string `xor:"target" required:"" help:"Send a file instead: a notification in JSON on each line, any number of them. The gateway needs a queue."`
+	As   string `placeholder:"NAME" help:"With --file: the run's name. Within a day a line is sent once in each run, however often the file is."`
 
 	Title       string            `help:"Title to show."`
 	Subtitle    string            `help:"Subtitle to show (APNs)."`
@@ -35,7 +41,7 @@ type send struct {
 	CollapseKey string            `help:"Replaces an earlier notification with the same key."`
 	TTL         *time.Duration    `name:"ttl" help:"How long the provider may keep trying, such as 1h."`
 
-	Timeout time.Duration `default:"60s" help:"How long to wait for the verdict."`
+	Timeout time.Duration `default:"60s" help:"How long to wait for the verdict; with --file, for the next line to be taken."`
 }
 
 // Help shows an example.
@@ -45,11 +51,28 @@ func (send) Help() string {
     export GATEWAY_KEY=slk_...
     gateway send --app demo --platform apns --token ` + exampleToken + ` --title Hi
 
-Prints the receipt. Exits with 0 if the provider took the notification, with 1 if not.`
+Prints the receipt. Exits with 0 if the provider took the notification, with 1 if not.
+
+A million of them, from a file with one JSON object a line such as {"platform":"apns","token":"...","title":"Hi"}:
+
+    gateway send --app demo --file campaign.ndjson
+
+Prints the receipts of refused lines, each with its number, and how far it is on standard error. A line is
+done once it is safe on the gateway's disk. Exits with 0 if every line was taken. After a broken
+connection or an interruption the same command goes on where it stopped: no line is sent twice.`
 }
 
 // Run sends the notification and prints its receipt.
 func (s send) Run(p process) error {
+	if s.File != "" {
+		if !reflect.DeepEqual(s.notification(), new(push.Notification)) {
+			return wrong{errors.New("send: --file stands alone: its lines say everything about the notifications")}
+		}
+		return s.runFile(p)
+	}
+	if s.Platform == "" {
+		return wrong{errors.New("send: missing flags: --platform=apns or --platform=fcm")}
+	}
 	request, err := s.request(p)
 	if err != nil {
 		return err
@@ -67,21 +90,34 @@ func (s send) Run(p process) error {
 }
 
 func (s send) request(p process) (*http.Request, error) {
-	base, err := url.Parse(s.URL)
-	if err != nil || base.Host == "" {
-		return nil, wrong{fmt.Errorf("send: --url %q: must be a URL such as http://127.0.0.1:8080", s.URL)}
-	}
 	body, err := json.Marshal(s.notification())
 	if err != nil {
 		return nil, err
 	}
-	target := base.JoinPath("v1/apps", url.PathEscape(s.App), "notifications")
-	request, err := http.NewRequestWithContext(p, http.MethodPost, target.String(), bytes.NewReader(body))
+	return s.post(p, bytes.NewReader(body), "application/json")
+}
+
+// batch is the request for a file's lines, which nobody waits for.
+func (s send) batch(ctx context.Context, body io.Reader) (*http.Request, error) {
+	request, err := s.post(ctx, body, "application/x-ndjson", "batch")
+	if err == nil {
+		request.Header.Set("Prefer", "respond-async")
+	}
+	return request, err
+}
+
+func (s send) post(ctx context.Context, body io.Reader, media string, below ...string) (*http.Request, error) {
+	base, err := url.Parse(s.URL)
+	if err != nil || base.Host == "" {
+		return nil, wrong{fmt.Errorf("send: --url %q: must be a URL such as http://127.0.0.1:8080", s.URL)}
+	}
+	target := base.JoinPath("v1/apps", url.PathEscape(s.App), "notifications").JoinPath(below...)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), body)
 	if err != nil {
 		return nil, wrong{err}
 	}
 	request.Header.Set("Authorization", "Bearer "+s.Key)
-	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Content-Type", media)
 	return request, nil
 }
 

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"sync"
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// mostOpen is how many lines are on their way at a time. It bounds memory, whatever the length of the file.
+const mostOpen = 20_000
+
+// line is a line of the file, by its number from 1 and where it begins and ends.
+type line struct {
+	number    int
+	at, until int64
+	done      bool
+}
+
+// window is the lines from the first that is not done to the last that was read. Each is written again, call by call, until
+// it is done.
+type window struct {
+	mu    sync.Mutex
+	moved sync.Cond // something below has changed
+	first line      // the first line that is not done, if open is empty; only number and at
+	open  []line
+	ended bool // all lines were read
+
+	// Of the call under way:
+	sent   map[int]int // index -> line number
+	count  int
+	halted bool          // nothing more is to be written
+	wait   time.Duration // that the gateway asked for
+
+	tally tally
+}
+
+// tally is what became of the lines that are done.
+type tally struct {
+	lines    int
+	status   map[push.Status]int
+	replayed int   // had been taken by an earlier call
+	refused  int   // for good
+	bytes    int64 // of the file up to the first line that is not done
+}
+
+func newWindow() *window {
+	w := &window{first: line{number: 1}, tally: tally{status: map[push.Status]int{}}}
+	w.moved.L = &w.mu
+	return w
+}
+
+// begin forgets what was on its way in the call before, and returns the line to begin with.
+func (w *window) begin() line {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sent, w.count, w.halted, w.wait, w.ended = map[int]int{}, 0, false, 0, false
+	return w.head()
+}
+
+// head is the first line that is not done. w.mu is held.
+func (w *window) head() line {
+	if len(w.open) > 0 {
+		return w.open[0]
+	}
+	return w.first
+}
+
+// halt lets nothing more be written in this call, and wakes its writer.
+func (w *window) halt() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.halted = true
+	w.moved.Broadcast()
+}
+
+// end notes that there are no more lines.
+func (w *window) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+}
+
+// finished reports whether every line of the file is done.
+func (w *window) finished() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ended && len(w.open) == 0
+}
+
+// standing returns the number of the first line that is not done, how long the gateway asked to wait, and the tally.
+func (w *window) standing() (next int, wait time.Duration, t tally) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t = w.tally
+	t.status = make(map[push.Status]int, len(w.tally.status))
+	for status, n := range w.tally.status {
+		t.status[status] = n
+	}
+	t.bytes = w.head().at
+	return w.head().number, w.wait, t
+}
+
+// send waits for room and notes that l is about to be written. It is not wanted if it is done or blank; open is false once
+// nothing more is to be written.
+func (w *window) send(l line, blank bool) (wanted, open bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for !w.halted && l.number-w.head().number >= mostOpen {
+		w.moved.Wait()
+	}
+	if w.halted {
+		return false, false
+	}
+	i := l.number - w.head().number
+	if i == len(w.open) {
+		w.open = append(w.open, l)
+	}
+	if blank && i >= 0 {
+		w.finish(l.number)
+	}
+	if blank || i < 0 || w.open[i].done {
+		return false, true
+	}
+	w.sent[w.count] = l.number
+	w.count++
+	return true, true
+}
+
+// finish marks a line as done. w.mu is held.
+func (w *window) finish(number int) {
+	w.open[number-w.open[0].number].done = true
+	for len(w.open) > 0 && w.open[0].done {
+		w.first = line{number: w.open[0].number + 1, at: w.open[0].until}
+		w.open = w.open[1:]
+	}
+	w.moved.Broadcast()
+}
+
+// take notes what became of a line of this call, and returns its number; 0 if there is no such line.
+func (w *window) take(v verdict) (number int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	number = w.sent[v.Index]
+	if number == 0 {
+		return 0
+	}
+	delete(w.sent, v.Index)
+	if v.again() {
+		w.halted, w.wait = true, max(w.wait, time.Duration(v.RetryAfter*float64(time.Second)))
+		w.moved.Broadcast()
+		return number
+	}
+	w.tally.lines++
+	w.tally.status[v.Status]++
+	if v.Replayed {
+		w.tally.replayed++
+	}
+	if v.Status == push.StatusRefused {
+		w.tally.refused++
+	}
+	w.finish(number)
+	return number
+}
