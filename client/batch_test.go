@@ -83,6 +83,26 @@ func TestABatchHoldsNoMoreThanAWindowInMemory(t *testing.T) {
 	}
 }
 
+func TestANotificationWithAnIDIsSentOnceHoweverOftenItsBatchIs(t *testing.T) {
+	tn := newTown(t)
+	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+	named := func(yield func(*push.Notification) bool) {
+		n := note(1)
+		n.ID = `order-"17"`
+		yield(n)
+	}
+	for range 3 {
+		for receipt, err := range c.SendBatch(t.Context(), named) {
+			if err != nil || receipt.Verdict != push.Accepted {
+				t.Errorf("%+v %v", receipt, err)
+			}
+		}
+	}
+	if _, accepted := tn.seen(); accepted[token(1)] != 1 {
+		t.Errorf("it was accepted %d times", accepted[token(1)])
+	}
+}
+
 type sender func(context.Context, *push.Notification) push.Receipt
 
 func (s sender) Send(ctx context.Context, n *push.Notification) push.Receipt { return s(ctx, n) }

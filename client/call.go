@@ -37,12 +37,12 @@ func (c *Client) call(ctx context.Context, n *push.Notification, async bool) *ca
 
 // Translate writes the request that all gateways are sent.
 func (c *call) Translate(n *push.Notification) (*wire.Request, error) {
-	body, err := json.Marshal(n)
+	body, err := write(n)
 	if err != nil {
-		return nil, &push.FieldError{Field: fieldOf(err), Reason: "InvalidJSON", Allowed: "something that has a JSON form"}
+		return nil, err
 	}
-	if !visible(c.key) || len(c.key) > 255 {
-		return nil, &push.FieldError{Field: "ID", Reason: "InvalidHeader", Allowed: "1 to 255 visible ASCII characters"}
+	if err := checkKey(c.key); err != nil {
+		return nil, err
 	}
 	header := []wire.Field{
 		{Name: "content-type", Value: "application/json"},
@@ -61,6 +61,22 @@ func (c *call) Translate(n *push.Notification) (*wire.Request, error) {
 		}
 	}
 	return &wire.Request{Method: http.MethodPost, Path: c.path + "notifications", Header: header, Body: body}, nil
+}
+
+// write writes n's JSON.
+func write(n *push.Notification) ([]byte, error) {
+	text, err := json.Marshal(n)
+	if err != nil {
+		return nil, &push.FieldError{Field: fieldOf(err), Reason: "InvalidJSON", Allowed: "something that has a JSON form"}
+	}
+	return text, nil
+}
+
+func checkKey(key string) error {
+	if !visible(key) || len(key) > 255 {
+		return &push.FieldError{Field: "ID", Reason: "InvalidHeader", Allowed: "1 to 255 visible ASCII characters"}
+	}
+	return nil
 }
 
 // visible reports whether s is not empty and may stand in a header as it is.

@@ -140,10 +140,9 @@ func (s *stream) following(idle *time.Timer) (*item, bool) {
 
 // add puts an item on the line.
 func (s *stream) add(it *item) {
-	text, err := json.Marshal(it.n)
+	text, err := line(it.n)
 	if err != nil {
-		o := push.Misfit(&push.FieldError{Field: fieldOf(err), Reason: "InvalidJSON", Allowed: "something that has a JSON form"})
-		r := push.Receipt{Outcome: o}
+		r := push.Receipt{Outcome: push.Misfit(err)}
 		s.tell(it, r, problemOf(r, nil))
 		return
 	}
@@ -152,6 +151,20 @@ func (s *stream) add(it *item) {
 	s.mu.Lock()
 	s.items = append(s.items, it)
 	s.mu.Unlock()
+}
+
+// line is a notification as a batch has it: with its Idempotency-Key inside, if its sender gave it one. Keys of our own
+// would only fill the gateways' memory: what a stream lost is not sent to the same gateway again.
+func line(n *push.Notification) ([]byte, error) {
+	text, err := write(n)
+	if err != nil || n.ID == "" {
+		return text, err
+	}
+	if err := checkKey(n.ID); err != nil {
+		return nil, err
+	}
+	key, err := json.Marshal(n.ID)
+	return append(append(append(text[:len(text)-1], `,"idempotency_key":`...), key...), '}'), err
 }
 
 // flush writes the line.
