@@ -22,17 +22,17 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	e, err := engine.Open(ctx, engine.Config{Dir: filepath.Join(dir, "engine")})
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer e.Close()
+	defer func() { _ = e.Close() }()
 	h, err := history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer h.Close()
+	defer func() { _ = h.Close() }()
 	ended := make(chan error)
 	go func() { ended <- h.Run(ctx) }()
 

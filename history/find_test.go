@@ -4,6 +4,7 @@ package history_test
 
 import (
 	"errors"
+	"runtime"
 	"testing"
 
 	"github.com/sluice-push/sluice/push"
@@ -52,6 +53,31 @@ func TestANotificationBelongsToItsAppAlone(t *testing.T) {
 	for _, ask := range [][2]string{{"other", id}, {"shop", "no UUID"}, {"shop", "019ab5a4-0000-7000-8000-000000000000"}} {
 		if _, _, err := r.Find(t.Context(), ask[0], ask[1]); !errors.Is(err, push.ErrNotFound) {
 			t.Errorf("%s: %v", ask, err)
+		}
+	}
+}
+
+func TestAHistoryThatNobodyAsksSaysWhenItHasCaughtUp(t *testing.T) {
+	r := newHouse(t).open()
+	if _, err := r.Append(t.Context(), life(id())...); err != nil {
+		t.Fatal(err)
+	}
+	for !r.Status().CaughtUp {
+		runtime.Gosched()
+	}
+	for s := r.Status(); s.Events != 3 || s.Behind != 0; s = r.Status() {
+		runtime.Gosched()
+	}
+}
+
+func TestAnEventWithoutANameIsRefused(t *testing.T) {
+	r := newHouse(t).open()
+	for _, e := range []push.Event{{}, {ID: "x", App: "shop", Status: push.StatusQueued}, {ID: id(), Status: push.StatusQueued}, {ID: id(), App: "shop"}} {
+		if _, err := r.Append(t.Context(), e); err == nil {
+			t.Errorf("appended %+v", e)
+		}
+		if err := r.Note(t.Context(), e); err == nil {
+			t.Errorf("noted %+v", e)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func (h *History) project(ctx context.Context, chunks <-chan *chunk, firsts <-ch
 // persist commits a batch, however often it takes: the disk may be full for a while. It gives up when ctx ends, or when the
 // index is damaged.
 func (h *History) persist(ctx context.Context, batch []*chunk) error {
-	for {
+	for warned := false; ; warned = true {
 		err := h.commit(context.WithoutCancel(ctx), batch)
 		if err == nil {
 			return nil
@@ -49,7 +49,9 @@ func (h *History) persist(ctx context.Context, batch []*chunk) error {
 		if damaged(err) || ctx.Err() != nil {
 			return fmt.Errorf("history: the index: %w", err)
 		}
-		h.cfg.Logger.Error("history: the index cannot be written; trying again", "err", err)
+		if !warned {
+			h.cfg.Logger.Error("history: the index cannot be written; trying again until it can", "err", err)
+		}
 		pause(ctx)
 	}
 }

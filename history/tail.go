@@ -44,6 +44,10 @@ func (h *History) follow(ctx context.Context) error {
 	})
 	house.Go(func() error { return h.project(ctx, chunks, firsts) })
 	house.Go(func() error { return h.watch(tailing, firsts) })
+	house.Go(func() error {
+		_, _ = h.current(tailing) // so that Status tells when it has caught up, also if nobody asks
+		return nil
+	})
 	return house.Wait()
 }
 
