@@ -56,6 +56,7 @@ func start(cfg Config) (*server, error) {
 
 // boot starts a server, and returns when it takes connections.
 func (s *server) boot() (*nats.Server, error) {
+	before := blocks(s.cfg.Dir)
 	live, err := nats.NewServer(&nats.Options{
 		ServerName: "sluice", DontListen: true, NoSigs: true, NoSystemAccount: true, DisableJetStreamBanner: true, MaxPayload: maxPayload,
 		JetStream: true, StoreDir: s.cfg.Dir, JetStreamMaxStore: maxStore, JetStreamMaxMemory: maxMemory,
@@ -70,7 +71,31 @@ func (s *server) boot() (*nats.Server, error) {
 		end(live)
 		return nil, fmt.Errorf("%w: the engine in %s does not start (its log says why)", ErrUnwritable, s.cfg.Dir)
 	}
+	s.compare(before)
 	return live, nil
+}
+
+// compare tells of blocks that became shorter while the server read them. It cuts them off where they make no sense, and
+// says nothing: that is right for a write that was torn, which nobody was told of, and a loss where the disk is damaged.
+func (s *server) compare(before map[string]int64) {
+	for name, now := range blocks(s.cfg.Dir) {
+		if cut := before[name] - now; cut > 0 {
+			s.cfg.Logger.Error("engine: the end of a file made no sense and is cut off: a torn write, or the disk is damaged and what stood there is lost",
+				"file", name, "bytes", cut, "left", now)
+		}
+	}
+}
+
+// blocks returns the sizes of the files that hold the streams' messages.
+func blocks(dir string) map[string]int64 {
+	sizes := map[string]int64{}
+	names, _ := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs", "*.blk")) // the pattern is well-formed
+	for _, name := range names {
+		if info, err := os.Stat(name); err == nil {
+			sizes[name] = info.Size()
+		}
+	}
+	return sizes
 }
 
 func end(live *nats.Server) {
