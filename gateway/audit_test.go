@@ -33,7 +33,7 @@ func TestAnAuditIsAnsweredByWhoeverHasTheFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	var asked history.Report
 	if err := json.NewDecoder(answer.Body).Decode(&asked); err != nil || asked.Accepted != 20 || !asked.Clean() {
 		t.Errorf("%d %+v %v", answer.StatusCode, asked, err)
@@ -59,7 +59,7 @@ func TestThereIsNothingToAuditWithoutAQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode != http.StatusNotFound {
 		t.Error(answer.Status)
 	}
