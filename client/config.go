@@ -44,6 +44,9 @@ type Config struct {
 	Attempts int
 	// InFlight is how many calls a gateway is given at a time, or less if it grants less; default 256.
 	InFlight int
+	// Silence is how long a gateway that owes an answer may say nothing at all, not even to a ping, before it is given up;
+	// default 2 s. More suits callers or gateways that are short of CPU, and links across an ocean.
+	Silence time.Duration
 	// Streams is how many gateways a batch is spread over at a time; default 4.
 	Streams int
 	// TLS is for https gateways; nil means the system's roots.
@@ -83,7 +86,7 @@ func (c *Config) check() (*fleet, error) {
 		return nil, errors.New("client: Config.Key must be an API key of the app (gateway key makes one)")
 	case c.File == "" && len(c.Gateways) == 0, c.File != "" && len(c.Gateways) > 0:
 		return nil, errors.New("client: one of Config.Gateways and Config.File must say where the gateways are")
-	case c.Timeout < 0 || c.Attempts < 0 || c.InFlight < 0 || c.Streams < 0:
+	case c.Timeout < 0 || c.Attempts < 0 || c.InFlight < 0 || c.Streams < 0 || c.Silence < 0:
 		return nil, errors.New("client: no number in Config may be negative (0 means the default)")
 	}
 	f := &fleet{file: c.File}
@@ -101,6 +104,7 @@ func (c *Config) fill() {
 	c.Timeout = cmp.Or(c.Timeout, 30*time.Second)
 	c.Attempts = cmp.Or(c.Attempts, 3)
 	c.InFlight = cmp.Or(c.InFlight, 256)
+	c.Silence = cmp.Or(c.Silence, 2*time.Second)
 	c.Streams = cmp.Or(c.Streams, 4)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

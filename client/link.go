@@ -20,9 +20,8 @@ import (
 )
 
 const (
-	pingBusy    = 500 * time.Millisecond // silence after which a gateway that owes an answer is pinged
-	pingIdle    = 5 * time.Second        // and one that owes none
-	greeting    = 5 * time.Second        // for its first sign of life
+	pingIdle    = 5 * time.Second // silence after which a gateway that owes no answer is pinged
+	greeting    = 5 * time.Second // for its first sign of life
 	maxResponse = 1 << 20
 	grace       = 2 * time.Second // that a gateway is given beyond the longest time that it tells
 )
@@ -60,7 +59,8 @@ func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (pool.Conn, erro
 		return nil, err
 	}
 	conn, err := connect(ctx, addr, g.base, wire.Config{
-		Authority: g.base.Host, TLS: c.cfg.TLS, PingBusy: pingBusy, PingIdle: pingIdle, MaxResponse: maxResponse,
+		Authority: g.base.Host, TLS: c.cfg.TLS, PingBusy: c.cfg.Silence / 2, PingTimeout: c.cfg.Silence / 2,
+		PingIdle: pingIdle, MaxResponse: maxResponse,
 	})
 	if err != nil {
 		l.http.CloseIdleConnections()
