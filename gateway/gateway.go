@@ -100,7 +100,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return err
 	}
 	if err := g.durable.open(ctx, g.house.Load().cfg, g, g.log); err != nil {
-		return errors.Join(fmt.Errorf("gateway: the queue does not open: %w", err), g.listener.Close(), g.adminListener.Close())
+		closed := errors.Join(g.listener.Close(), g.adminListener.Close())
+		if ctx.Err() != nil { // it was to end before it had begun
+			return closed
+		}
+		return errors.Join(fmt.Errorf("gateway: the queue does not open: %w", err), closed)
 	}
 	g.began.Store(time.Now().UnixNano())
 	ctx, giveUp := context.WithCancel(ctx)

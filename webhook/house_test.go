@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -143,7 +144,9 @@ type receiver struct {
 
 func listen(t testing.TB, answer func(w http.ResponseWriter, n int)) *receiver {
 	r := &receiver{answer: answer, got: make(chan message, 1000)}
-	r.Server = httptest.NewTLSServer(r)
+	r.Server = httptest.NewUnstartedServer(r)
+	r.Config.ErrorLog = log.New(io.Discard, "", 0) // of callers who hang up
+	r.StartTLS()
 	t.Cleanup(r.Close)
 	return r
 }

@@ -210,7 +210,6 @@ func TestNothingGoesToAnAddressThatIsNotPublicNorToAProxy(t *testing.T) {
 
 func TestAReceiverWithoutAGoodCertificateGetsNothing(t *testing.T) {
 	a, r := newArchive(), listen(t, nil)
-	r.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	a.began("shop/billing")
 	a.tell(push.Event{})
 	w, stop := run(t, a.to(r, func(cfg *webhook.Config) { cfg.Authorities = nil }))

@@ -130,6 +130,7 @@ apps:
       vapid_key_file: %q
       subject: mailto:dev@example.com
 pool: { size: 6 }   # the mock has 8 endpoints for each service, so that there are spare ones to take in
+queue: { dir: queue }   # in this folder, and gone with it
 log: { level: warn, format: text }
 `, d.Listen, d.admin(), demo, hash, list(at.APNsEndpoints), at.APNsManage, at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
 		at.APNsTopic, at.FCM, list(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile,

@@ -3,6 +3,7 @@
 package main_test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -71,6 +72,16 @@ func TestTheReadyFileHoldsAllThatScriptsNeed(t *testing.T) {
 	}
 	if n := len(ready["apns_endpoints"].([]any)); n != 8 {
 		t.Errorf("%d endpoints of APNs", n)
+	}
+	p.terminate()
+}
+
+func TestDevKeepsWhatNobodyWaitsFor(t *testing.T) {
+	p, ready := develop(t)
+	file := write(t, "campaign.ndjson", strings.Repeat(fmt.Sprintf("{\"platform\":\"apns\",\"token\":%q,\"title\":\"Hi\"}\n", device), 100))
+	code, _, stderr := finish(t, []string{"GATEWAY_URL=" + ready["url"].(string), "GATEWAY_KEY=" + ready["key"].(string)}, "send", "--app", "demo", "--file", file)
+	if code != 0 || !strings.Contains(stderr, "100 queued") {
+		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 	p.terminate()
 }
