@@ -35,8 +35,8 @@ bench: ## measure one connection and the whole road
 	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./delivery ./rest ./queue ./gateway
 
 SEEDS ?= 200
-crash: ## kill a working queue at random moments, SEEDS (default 200) times over, and count
-	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run TestAKilledGateway ./queue
+crash: ## kill a working queue at random moments, SEEDS (default 200) times over, and a server of its cluster; count what is lost
+	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run 'TestAKilledGateway|TestACluster' ./queue
 
 scorecard: ## play the services' faults to a gateway under load; ROWS="S01 S06" for some rows
 	$(GO) run ./loadtest/scorecard $(ROWS)

@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if node := os.Getenv(clusterNode); node != "" {
+		fmt.Fprintln(os.Stderr, serve(node))
+		os.Exit(1)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -320,8 +324,15 @@ func build(t testing.TB, dir string, j *memory, s *sender, cfg queue.Config) *ho
 	if err != nil {
 		t.Fatal(err)
 	}
+	h := begin(t, e, q, j, s)
+	h.dir = dir
+	return h
+}
+
+// begin has q work.
+func begin(t testing.TB, e *engine.Engine, q *queue.Queue, j *memory, s *sender) *house {
 	ctx, stop := context.WithCancel(context.Background())
-	h := &house{Queue: q, dir: dir, engine: e, journal: j, sender: s, draining: ctx.Done()}
+	h := &house{Queue: q, engine: e, journal: j, sender: s, draining: ctx.Done()}
 	var running sync.WaitGroup
 	running.Go(func() { _ = e.Run(ctx) })
 	running.Go(func() {
