@@ -5,6 +5,7 @@ package history_test
 import (
 	"context"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -119,6 +120,17 @@ func event(id string, status push.Status) push.Event {
 // life is the events of one that was queued, sent and accepted.
 func life(id string) []push.Event {
 	return []push.Event{event(id, push.StatusQueued), event(id, push.StatusSending), event(id, push.StatusAccepted)}
+}
+
+// indexed waits until the index holds all that is in the stream.
+func (r *running) indexed() {
+	r.Helper()
+	if err := r.Caught(r.Context()); err != nil {
+		r.Fatal(err)
+	}
+	for r.Status().Behind > 0 {
+		runtime.Gosched()
+	}
 }
 
 func (r *running) state(id string) history.State {

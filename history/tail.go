@@ -172,9 +172,14 @@ func (h *History) hear(ctx context.Context, m jetstream.Msg, chunks chan<- *chun
 		return fmt.Errorf("history: %w", err)
 	}
 	c := h.read(meta.Sequence.Stream, m.Subject(), m.Data())
-	h.overlay.tell(c.seq, c.steps)
 	h.counts.told.Add(uint64(len(c.steps)))
 	h.counts.newest.Store(c.seq + meta.NumPending)
+	h.overlay.tell(c.seq, c.steps)
+	select {
+	case chunks <- c: // also when ctx has just ended: what was told is committed, as long as there is room
+		return nil
+	default:
+	}
 	select {
 	case chunks <- c:
 		return nil
