@@ -84,7 +84,7 @@ func expiry(n *push.Notification) (time.Time, bool) {
 	if !ok || n.AcceptedAt.IsZero() {
 		return time.Time{}, false
 	}
-	if soonest := n.AcceptedAt.Add(leastLife); at.Before(soonest) {
+	if soonest := n.Due().Add(leastLife); at.Before(soonest) {
 		return soonest, true
 	}
 	return at, true

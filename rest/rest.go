@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rest is the HTTP face: it decodes, authorises, hands on and encodes. It knows one method of the house
-// behind it, and neither sends nor judges.
+// Package rest is the HTTP face: it decodes, authorises, hands on and encodes. It knows of the house behind it what its
+// small interfaces say, and neither sends, keeps nor judges.
 package rest
 
 import (
