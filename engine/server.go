@@ -65,7 +65,7 @@ func (s *server) boot() (*nats.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
-	live.SetLoggerV2(journal{s.cfg.Logger, s}, false, false, false)
+	live.SetLoggerV2(record{s.cfg.Logger, s}, false, false, false)
 	live.Start()
 	if !live.ReadyForConnections(startTime) || !live.JetStreamEnabled() {
 		end(live)
@@ -189,30 +189,30 @@ func (s *server) close() error {
 	return s.lock.Close()
 }
 
-// journal writes the server's log as ours. What it notices is of use only to who looks for trouble.
-type journal struct {
+// record writes the server's log as ours. What it notices is of use only to who looks for trouble.
+type record struct {
 	log    *slog.Logger
 	server *server
 }
 
-func (j journal) Noticef(format string, v ...any) { j.write(slog.LevelDebug, format, v) }
-func (j journal) Warnf(format string, v ...any)   { j.write(slog.LevelWarn, format, v) }
-func (j journal) Fatalf(format string, v ...any)  { j.write(slog.LevelError, format, v) }
-func (j journal) Debugf(format string, v ...any)  { j.write(slog.LevelDebug, format, v) }
-func (j journal) Tracef(format string, v ...any)  { j.write(slog.LevelDebug, format, v) }
+func (r record) Noticef(format string, v ...any) { r.write(slog.LevelDebug, format, v) }
+func (r record) Warnf(format string, v ...any)   { r.write(slog.LevelWarn, format, v) }
+func (r record) Fatalf(format string, v ...any)  { r.write(slog.LevelError, format, v) }
+func (r record) Debugf(format string, v ...any)  { r.write(slog.LevelDebug, format, v) }
+func (r record) Tracef(format string, v ...any)  { r.write(slog.LevelDebug, format, v) }
 
 // Errorf is the only way in which the server tells that it has given up writing: whoever waits for that write gets no
 // answer. Should it ever find other words, writeTimeout tells later.
-func (j journal) Errorf(format string, v ...any) {
-	j.write(slog.LevelError, format, v)
+func (r record) Errorf(format string, v ...any) {
+	r.write(slog.LevelError, format, v)
 	if strings.Contains(format, "critical write error") {
-		j.server.fail(fmt.Errorf(format, v...))
+		r.server.fail(fmt.Errorf(format, v...))
 	}
 }
 
-func (j journal) write(level slog.Level, format string, v []any) {
-	if !j.log.Enabled(context.Background(), level) {
+func (r record) write(level slog.Level, format string, v []any) {
+	if !r.log.Enabled(context.Background(), level) {
 		return
 	}
-	j.log.Log(context.Background(), level, "engine: "+fmt.Sprintf(format, v...))
+	r.log.Log(context.Background(), level, "engine: "+fmt.Sprintf(format, v...))
 }

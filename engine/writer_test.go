@@ -141,7 +141,7 @@ func TestTheReserveIsForWhatHasBeenAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.Close()
+	defer func() { _ = e.Close() }()
 	if _, err := e.Stream(t.Context(), plain); err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func TestAScheduleSurvivesItsGateway(t *testing.T) {
 	soon.SendAt, far.SendAt = time.Now().Add(1200*time.Millisecond), time.Now().Add(time.Hour)
 	h.accept(t, soon, far)
 	h.shut()
-	h = build(t, dir, j, s, queue.Config{})
+	build(t, dir, j, s, queue.Config{})
 	j.ended(t, soon)
 	if at := s.times[soon.ID]; len(at) != 1 || at[0].Before(soon.SendAt) || s.count(far.ID) != 0 {
 		t.Errorf("due at %s, sent at %s; the other was sent %d times", soon.SendAt, at, s.count(far.ID))

@@ -189,8 +189,20 @@ func (f *flow) send(ctx context.Context, t *task, counted int) (receipt push.Rec
 	timed, stop := context.WithTimeout(ctx, f.cfg.SendTime)
 	defer stop()
 	receipt = f.cfg.Sender.Send(timed, &n)
-	receipt.Attempts = append(append([]push.Attempt(nil), t.attempts()...), receipt.Attempts...)
+	receipt.Attempts = join(t.attempts(), receipt.Attempts)
 	return receipt, begun, err
+}
+
+// mostAttempts is how many a receipt tells: a day of trouble must not make a task of kilobytes one of megabytes.
+const mostAttempts = 64
+
+// join returns earlier attempts and the later ones behind them; of too many the first and the last.
+func join(earlier, later []push.Attempt) []push.Attempt {
+	all := slices.Concat(earlier, later)
+	if len(all) > mostAttempts {
+		all = slices.Delete(all, mostAttempts/2, len(all)-mostAttempts/2)
+	}
+	return all
 }
 
 // leaving notes that an attempt leaves, and says whether it may: the order of the journal decides between it and whoever

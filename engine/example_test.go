@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/engine"
+)
+
+// A writer returns when what it was given is on disk, together with whatever came while the disk was busy.
+func Example() {
+	dir, err := os.MkdirTemp("", "engine-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	ctx, stop := context.WithCancel(context.Background())
+	e, err := engine.Open(ctx, engine.Config{Dir: dir})
+	if err != nil {
+		log.Fatal(err)
+	}
+	stream, err := e.Stream(ctx, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	w := e.Writer("ORDERS", true)
+	written := make(chan error, 1)
+	go func() { written <- w.Run(ctx) }()
+
+	places, err := w.AppendAll(ctx, "orders.tea", [][]byte{[]byte(`{"cups":1}`), []byte(`{"cups":2}`)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	chunk, err := stream.GetMsg(ctx, places[0].Seq)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for index, item := range engine.Items(chunk.Data) {
+		fmt.Println(index, string(item))
+	}
+	stop()
+	fmt.Println(<-written, e.Close())
+	// Output:
+	// 0 {"cups":1}
+	// 1 {"cups":2}
+	// <nil> <nil>
+}

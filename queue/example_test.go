@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/history"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/queue"
+)
+
+// printer sends to the standard output.
+type printer struct{ sent chan struct{} }
+
+func (printer) Check(*push.Notification) error { return nil }
+
+func (p printer) Send(_ context.Context, n *push.Notification) push.Receipt {
+	if err := n.Leaving(1); err != nil { // somebody has cancelled it
+		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+	}
+	fmt.Println("sent:", n.Title)
+	close(p.sent)
+	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+}
+
+// What is accepted is on disk, and is sent when its time has come.
+func Example() {
+	dir, err := os.MkdirTemp("", "queue-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	ctx, stop := context.WithCancel(context.Background())
+	e, err := engine.Open(ctx, engine.Config{Dir: dir})
+	if err != nil {
+		log.Fatal(err)
+	}
+	events, err := history.Open(ctx, history.Config{Engine: e})
+	if err != nil {
+		log.Fatal(err)
+	}
+	p := printer{sent: make(chan struct{})}
+	q, err := queue.Open(ctx, queue.Config{Engine: e, Journal: record{events}, Sender: p})
+	if err != nil {
+		log.Fatal(err)
+	}
+	keeping, forget := context.WithCancel(context.Background())
+	worked, kept := make(chan error, 1), make(chan error, 1)
+	go func() { kept <- events.Run(keeping) }()
+	go func() { worked <- q.Run(ctx) }()
+
+	n := note("shop")
+	n.Title, n.SendAt = "Tea is ready", n.AcceptedAt.Add(100*time.Millisecond)
+	fmt.Println("accepted:", q.Accept(ctx, []*push.Notification{n}))
+	<-p.sent
+
+	stop() // first the queue, then what it writes to
+	fmt.Println("drained:", <-worked)
+	forget()
+	fmt.Println("closed:", <-kept, events.Close(), e.Close())
+	// Output:
+	// accepted: [<nil>]
+	// sent: Tea is ready
+	// drained: <nil>
+	// closed: <nil> <nil> <nil>
+}
