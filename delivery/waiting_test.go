@@ -190,6 +190,22 @@ func TestNowOrNeverIsSentNow(t *testing.T) {
 	})
 }
 
+func TestNowOrNeverMeansTheTimeForWhichItWasScheduled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := house(t, &service{}, 2)
+		n, ttl := note("a"), push.Duration(0)
+		n.TTL, n.SendAt = &ttl, n.AcceptedAt.Add(time.Hour)
+		time.Sleep(time.Hour)
+		if got := r.Send(t.Context(), n); got.Verdict != push.Accepted {
+			t.Error(verdicts(got))
+		}
+		time.Sleep(2 * time.Second)
+		if got := r.Send(t.Context(), n); got.Verdict != push.Expired {
+			t.Error(verdicts(got))
+		}
+	})
+}
+
 func TestWhatExpiresWhileItWaitsForAnEndpointIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
