@@ -5,11 +5,9 @@ package gateway
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"time"
 
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/rest"
@@ -77,11 +75,9 @@ const maxStreams = 1000
 // server returns a server that slow and greedy callers cannot exhaust. Bodies have their own time limit, in rest. base
 // ends requests that outlive the drain.
 func (g *Gateway) server(base context.Context, handler http.Handler) *http.Server {
-	return &http.Server{
-		Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		BaseContext: func(net.Listener) context.Context { return base },
-		ErrorLog:    slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
-	}
+	s := rest.Server(handler, g.log)
+	s.BaseContext = func(net.Listener) context.Context { return base }
+	return s
 }
 
 // serve is Serve, for which a server that was closed is no failure.

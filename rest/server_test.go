@@ -263,3 +263,14 @@ func TestACallerWhoHangsUpEndsWhatIsInFlight(t *testing.T) {
 		})
 	}
 }
+
+func TestAConnectionToSpareServesItsFirstRequestLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t).serve(t)
+		time.Sleep(90 * time.Second) // as long as Go's clients keep one
+		c.say("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+		if answer := c.answer(); answer.StatusCode != http.StatusOK {
+			t.Error(answer.Status)
+		}
+	})
+}
