@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/metrics"
+	"github.com/sluice-push/sluice/rest"
 )
 
 // Gateway is a gateway with everything in it. It is made by New, listens from Listen on and serves while Run runs.
@@ -29,7 +30,8 @@ type Gateway struct {
 	ceiling *delivery.Ceiling
 	house   atomic.Pointer[house]
 	signals signals
-	durable *durable // nil without a queue
+	memory  rest.Memory // what Idempotency-Keys came to, without a queue
+	durable *durable    // nil without a queue
 
 	listener, adminListener net.Listener
 

@@ -171,3 +171,15 @@ func TestAKeyFileWithNewContentsIsANewCredential(t *testing.T) {
 		t.Errorf("%q, %v", changes, err)
 	}
 }
+
+func TestAKeyThatWasAnsweredBeforeAReloadIsAnsweredAlikeAfterIt(t *testing.T) {
+	s := newStreet(t)
+	h := s.open(t, head+"apps:\n"+s.app("shop", s.fcm()))
+	_, first := h.ask(http.MethodPost, "", fcmTo, "Idempotency-Key", "once")
+	if _, err := h.reload(head + "limits: {batch: 7}\napps:\n" + s.app("shop", s.fcm())); err != nil {
+		t.Fatal(err)
+	}
+	if _, again := h.ask(http.MethodPost, "", fcmTo, "Idempotency-Key", "once"); again["id"] != first["id"] || first["id"] == nil {
+		t.Errorf("%v and then %v", first, again)
+	}
+}

@@ -3,6 +3,7 @@
 package rest
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"sync"
 	"time"
@@ -21,28 +22,29 @@ type remembered struct {
 	until time.Time
 }
 
-// memory keeps what calls with an Idempotency-Key came to, where there is no history: a restart forgets it, and another
-// gateway does not share it.
-type memory struct {
-	most int
-	keep time.Duration
+// Memory keeps what calls with an Idempotency-Key came to, where there is no history: a restart forgets it, and another
+// gateway does not share it. The zero value keeps 50,000 ends, of about 1 KiB each, for a day.
+type Memory struct {
+	// Most is how many ends are kept; 0 means 50,000.
+	Most int
+	// Keep is for how long; 0 means 24 hours.
+	Keep time.Duration
 
 	mu    sync.Mutex
 	calls map[call]*remembered
 	kept  []call // with an end, oldest first; those in flight are in calls alone
 }
 
-func newMemory(most int, keep time.Duration) *memory {
-	return &memory{most: most, keep: keep, calls: map[call]*remembered{}}
-}
-
 // claim returns the call's place, and whether the caller is the first there and so has to settle it.
-func (m *memory) claim(c call, body [sha256.Size]byte) (place *remembered, first bool) {
+func (m *Memory) claim(c call, body [sha256.Size]byte) (place *remembered, first bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.forget(time.Now())
 	if place, ok := m.calls[c]; ok {
 		return place, false
+	}
+	if m.calls == nil {
+		m.calls = map[call]*remembered{}
 	}
 	place = &remembered{body: body, done: make(chan struct{})}
 	m.calls[c] = place
@@ -50,7 +52,7 @@ func (m *memory) claim(c call, body [sha256.Size]byte) (place *remembered, first
 }
 
 // settle gives the end to all who wait at the place, and keeps it for those to come if keep is set.
-func (m *memory) settle(c call, place *remembered, end ending, keep bool) {
+func (m *Memory) settle(c call, place *remembered, end ending, keep bool) {
 	place.end = end
 	close(place.done)
 	m.mu.Lock()
@@ -59,14 +61,14 @@ func (m *memory) settle(c call, place *remembered, end ending, keep bool) {
 		delete(m.calls, c)
 		return
 	}
-	place.until = time.Now().Add(m.keep)
+	place.until = time.Now().Add(cmp.Or(m.Keep, 24*time.Hour))
 	m.kept = append(m.kept, c)
 	m.forget(time.Now())
 }
 
 // forget drops the oldest ends: those past their time, and those that are too many. The caller holds mu.
-func (m *memory) forget(now time.Time) {
-	for len(m.kept) > m.most || (len(m.kept) > 0 && now.After(m.calls[m.kept[0]].until)) {
+func (m *Memory) forget(now time.Time) {
+	for len(m.kept) > cmp.Or(m.Most, 50_000) || (len(m.kept) > 0 && now.After(m.calls[m.kept[0]].until)) {
 		delete(m.calls, m.kept[0])
 		m.kept = m.kept[1:]
 	}

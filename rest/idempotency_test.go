@@ -158,7 +158,7 @@ func TestASendWithoutItsCallerStillEnds(t *testing.T) {
 
 func TestAnAnswerIsForgottenAfterItsTimeAndTheOldestGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, func(cfg *rest.Config) { cfg.Limits.Remembered = 2 })
+		d := open(t, func(cfg *rest.Config) { cfg.Memory = &rest.Memory{Most: 2} })
 		ask := func(key string) { d.ask("POST", single, good, "Idempotency-Key: "+key) }
 		ask("a")
 		time.Sleep(24 * time.Hour)

@@ -5,6 +5,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -40,6 +41,9 @@ type Config struct {
 	Apps map[string]App
 	// Limits bound what one caller can take; zero fields mean their defaults.
 	Limits Limits
+	// Memory is what Idempotency-Keys came to, for one handler that takes another's place; nil begins a new one. With a
+	// History it is not asked.
+	Memory *Memory
 	// Status gives the value that GET /v1/status answers as JSON; nil answers {}. It must hold no secret.
 	Status func() any
 	// Ready names what keeps the gateway from serving, and nothing when it serves; nil means always ready. Whatever
@@ -59,15 +63,13 @@ type App struct {
 
 // Limits bound what one request can take from the gateway.
 type Limits struct {
-	Body        int           // bytes of a single notification's body; default 1 MiB
-	Item        int           // bytes of one notification in a batch; default 64 KiB
-	Batch       int           // notifications in a batch that is sent at once; default 10,000. The queue takes any number
-	InFlight    int           // notifications of one batch that are sent at a time; default 512
-	SendTime    time.Duration // for a notification to have its verdict, waits and attempts included; default 25 s
-	BodyTime    time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
-	WriteTime   time.Duration // for a caller to take what a batch wrote; default 30 s
-	Remembered  int           // answers kept for Idempotency-Keys, about 1 KiB each; default 50,000
-	RememberFor time.Duration // how long they are kept; default 24 h
+	Body      int           // bytes of a single notification's body; default 1 MiB
+	Item      int           // bytes of one notification in a batch; default 64 KiB
+	Batch     int           // notifications in a batch that is sent at once; default 10,000. The queue takes any number
+	InFlight  int           // notifications of one batch that are sent at a time; default 512
+	SendTime  time.Duration // for a notification to have its verdict, waits and attempts included; default 25 s
+	BodyTime  time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
+	WriteTime time.Duration // for a caller to take what a batch wrote; default 30 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -78,8 +80,6 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.SendTime, 25*time.Second)
 	setDefault(&l.BodyTime, 15*time.Second)
 	setDefault(&l.WriteTime, 30*time.Second)
-	setDefault(&l.Remembered, 50_000)
-	setDefault(&l.RememberFor, 24*time.Hour)
 	return l
 }
 
@@ -117,7 +117,7 @@ type api struct {
 	ready    func() []NotReady
 	log      *slog.Logger
 	observer func(route string, status int)
-	answers  *memory
+	answers  *Memory
 	readers  *pool
 }
 
@@ -138,7 +138,7 @@ func New(cfg Config) (http.Handler, error) {
 	a := &api{
 		queue: cfg.Queue, history: cfg.History, leaving: cfg.Draining,
 		sender: timely{cfg.Sender, limits.SendTime}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
-		answers: newMemory(limits.Remembered, limits.RememberFor),
+		answers: cmp.Or(cfg.Memory, new(Memory)),
 		readers: newPool(limits.Item),
 	}
 	if a.log == nil {
