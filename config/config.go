@@ -159,8 +159,8 @@ type Quota struct {
 
 // Allowance is how much may be sent with one credential.
 type Allowance struct {
-	// All notifications together, such as 600000/min or 500/s, spread evenly. none sets no limit, and so does empty but for
-	// FCM; a provider's own refusals are obeyed either way.
+	// All notifications together, such as 600000/min or 500/s, spread evenly, and never more in any such time: say it as the
+	// provider grants it. none sets no limit, and so does empty but for FCM; a provider's own refusals are obeyed either way.
 	Rate Rate `name:"rate"`
 	// Notifications to one device, which may come at once: 240/min is FCM's limit for Android. Empty sets no limit.
 	DeviceRate Rate `name:"device_rate"`

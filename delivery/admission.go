@@ -154,6 +154,16 @@ func (a *Admission) overShare(of sender) bool {
 	return all > own && float64(a.of[of]) >= float64(max(a.inside-a.waiting, 1))*own/all
 }
 
+// Weigh puts other weights in the place of Weights.
+func (a *Admission) Weigh(weights map[string]int) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.Weights = weights
+}
+
 // AdmissionStatus is an Admission's state at a moment.
 type AdmissionStatus struct {
 	Limit    int `json:"limit"`

@@ -25,6 +25,7 @@ import (
 // credential is what a provider knows us by. Apps with the same one share its pool, its budget and its quota.
 type credential struct {
 	id   string // the same for the same credential; holds a digest where there is a secret
+	of   string // whose quota it spends, where a renewed one spends the same; empty: its own
 	name string // for people: a key's ID, a project
 	from string // for people: where it was found
 	cert []tls.Certificate
@@ -121,7 +122,7 @@ func (b *builder) account(path string, c *config.FCM, roots *x509.CertPool) (*fc
 	if err != nil {
 		return nil, credential{}, keyError(path, "service_account_file", fmt.Errorf("%s: %w", from, err))
 	}
-	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), name: provider.Project(), from: from}
+	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), of: provider.Project(), name: provider.Project(), from: from}
 	if known, ok := b.accounts[cred.id]; ok {
 		return known, cred, nil
 	}

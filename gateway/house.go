@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-push/sluice/delivery"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/rest"
 )
 
@@ -30,6 +31,8 @@ type house struct {
 	api      http.Handler
 	// inside is read-locked by each notification on its way: whoever gets the lock knows that the last has left.
 	inside sync.RWMutex
+	// adjust changes what the house has taken over, once it stands.
+	adjust []func()
 	// cleared is closed when the last has left this house and all that stood before it; before is that of the one before.
 	cleared, before chan struct{}
 }
@@ -65,7 +68,7 @@ func (g *Gateway) build(cfg *config.Config, standing *house) (*house, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &house{cfg: cfg, services: b.services, origins: b.origins, table: b.table, channels: b.channels, hooks: b.hooks, signers: b.signers, cleared: make(chan struct{})}
+	h := &house{cfg: cfg, services: b.services, origins: b.origins, table: b.table, channels: b.channels, hooks: b.hooks, signers: b.signers, adjust: b.adjust, cleared: make(chan struct{})}
 	if standing != nil {
 		h.before = standing.cleared
 	}
@@ -152,26 +155,41 @@ func (h *house) has(s *service) bool {
 	return slices.ContainsFunc(h.services, func(own *service) bool { return own.pool == s.pool })
 }
 
-// service returns the standing service for a credential that wants just these settings, or nil.
+// service returns the standing service for a credential that can become one with these settings, or nil.
 func (h *house) service(id string, want settings) *service {
 	if h == nil {
 		return nil
 	}
 	for _, s := range h.services {
-		if s.cred.id == id && s.shared.equal(want) {
+		if s.cred.id == id && s.shared.connectsLike(want) {
 			return s
 		}
 	}
 	return nil
 }
 
-// webPush returns the standing origins that were made from the same block, key and settings, or nil.
+// gate returns the standing gate of a quota, or nil.
+func (h *house) gate(spends string) *quota.Gate {
+	if h == nil {
+		return nil
+	}
+	for _, s := range h.services {
+		if s.spends == spends {
+			return s.gate
+		}
+	}
+	return nil
+}
+
+// webPush returns the standing origins that were made from the same block, key and settings, whatever their quota, or nil.
 func (h *house) webPush(path, public string, block *config.WebPush, shared settings) *origins {
 	if h == nil {
 		return nil
 	}
 	for _, o := range h.origins {
-		if o.path == path && o.public == public && reflect.DeepEqual(o.block, block) && o.shared.equal(shared) {
+		was := *o.block
+		was.Quota = block.Quota
+		if o.path == path && o.public == public && reflect.DeepEqual(&was, block) && o.shared.connectsLike(shared) {
 			return o
 		}
 	}

@@ -69,7 +69,7 @@ func Files(cfg *config.Config) (files []string) {
 
 // Reload puts cfg in force and returns what it changes, also in key files that have new contents under their old names.
 // It reads and checks everything first: after an error the old configuration stays in force as if nothing had been. What
-// cfg leaves as it was keeps its connections, tokens, breakers and quotas; what is on its way ends by the configuration
+// cfg leaves as it was keeps its connections, tokens, breakers and quotas; quotas and weights of apps change in place. What is on its way ends by the configuration
 // that it began with.
 func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 	g.reloading.Lock()
@@ -87,6 +87,9 @@ func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 	}
 	if changes = append(changes, renewed(old, h)...); len(changes) == 0 {
 		return nil, nil
+	}
+	for _, adjust := range h.adjust {
+		adjust()
 	}
 	g.hide(old)
 	g.show(h)

@@ -183,3 +183,31 @@ func TestAKeyThatWasAnsweredBeforeAReloadIsAnsweredAlikeAfterIt(t *testing.T) {
 		t.Errorf("%v and then %v", first, again)
 	}
 }
+
+func TestAReloadedQuotaKeepsItsConnectionsAndWhatWasSpent(t *testing.T) {
+	s := newStreet(t)
+	with := func(top string) string { return head + top + "apps:\n" + s.app("shop", s.fcm()) }
+	h := s.open(t, with("quota: {fcm: {rate: 1/h}}\n"))
+	if code, receipt := h.post("shop", fcmTo); code != http.StatusOK {
+		t.Fatalf("the one of this hour: %d %v", code, receipt)
+	}
+	dials := s.dials()
+	for _, c := range []struct {
+		top  string
+		want int
+	}{
+		{"quota: {fcm: {rate: 2/h}}\n", http.StatusTooManyRequests},
+		{"quota: {fcm: {rate: 2/h, topics_rate: 1/h}}\npool: {size: 3}\n", http.StatusTooManyRequests}, // connects anew, and has spent it all the same
+		{"quota: {fcm: {rate: 1000/s}}\npool: {size: 3}\n", http.StatusOK},
+	} {
+		if changes, err := h.reload(with(c.top)); err != nil || len(changes) == 0 {
+			t.Errorf("%s%q, %v", c.top, changes, err)
+		}
+		if code, receipt := h.post("shop", fcmTo); code != c.want {
+			t.Errorf("%s%d %v, want %d", c.top, code, receipt, c.want)
+		}
+		if c.top == "quota: {fcm: {rate: 2/h}}\n" && s.dials() != dials {
+			t.Errorf("%d connections were made for another quota", s.dials()-dials)
+		}
+	}
+}

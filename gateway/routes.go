@@ -44,7 +44,8 @@ type builder struct {
 	weights  map[string]int
 	keepDead time.Duration
 	ceiling  *delivery.Ceiling
-	standing *house // to take over from; nil at first
+	standing *house   // to take over from; nil at first
+	adjust   []func() // changes what is taken over, once the configuration is in force
 	problems []error
 }
 
@@ -177,7 +178,7 @@ func budget(share config.Percent, floor config.Rate) *retry.Budget {
 
 func brake(floor config.Rate) *retry.Brake { return &retry.Brake{PerSecond: floor.PerSecond()} }
 
-func gate(a config.Allowance, weights map[string]int) *quota.Gate {
+func quotas(a config.Allowance, weights map[string]int) quota.Config {
 	cfg := quota.Config{
 		Total: even(a.Rate), Topics: even(a.TopicsRate), Weights: weights,
 		Device: atOnce(a.DeviceRate), Sustained: atOnce(a.DeviceSustained), Collapsible: atOnce(a.CollapsibleRate), Topic: atOnce(a.TopicRate),
@@ -189,9 +190,9 @@ func gate(a config.Allowance, weights map[string]int) *quota.Gate {
 		}
 		cfg.Scopes = append(cfg.Scopes, quota.Scope{Name: s.Name, Apps: s.Apps, Lanes: lanes, Limit: even(s.Rate)})
 	}
-	return quota.New(cfg)
+	return cfg
 }
 
-// even spreads a rate over its time; atOnce lets all of it come at once.
-func even(r config.Rate) quota.Limit   { return quota.Limit{Rate: r.PerSecond()} }
+// even spreads a rate over its time, in which no more than its count may pass; atOnce lets all of it come at once.
+func even(r config.Rate) quota.Limit   { return quota.Limit{Rate: r.PerSecond(), Per: r.Per} }
 func atOnce(r config.Rate) quota.Limit { return quota.Limit{Rate: r.PerSecond(), Burst: r.Count} }

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -45,6 +46,7 @@ type service struct {
 	dead        *delivery.Dead
 	whereabouts *delivery.Whereabouts // of tokens that its environment does not know
 	gate        *quota.Gate
+	spends      string // names the quota that the gate guards, the same in every gateway
 
 	account *fcm.Provider      // of a service of Google's; nil elsewhere
 	stop    context.CancelFunc // nil before it runs
@@ -83,6 +85,13 @@ func (s settings) equal(other settings) bool {
 	return same && reflect.DeepEqual(s, other)
 }
 
+// connectsLike reports whether a service with the one settings can become one with the others as it stands: quotas and
+// weights change in place.
+func (s settings) connectsLike(other settings) bool {
+	s.quota, s.weights = other.quota, other.weights
+	return s.equal(other)
+}
+
 // service returns the service for a credential and a URL, the same one for the same two.
 func (b *builder) service(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {
 	want = b.whole(want, roots)
@@ -99,7 +108,11 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 	}
 	if known := b.standing.service(cred.id, want); known != nil {
 		s := *known
-		s.apps = []string{path}
+		s.apps, s.shared = []string{path}, want
+		b.adjust = append(b.adjust, func() {
+			s.gate.Reconfigure(quotas(want.quota, want.weights))
+			s.admission.Weigh(want.weights)
+		})
 		b.services = append(b.services, &s)
 		return &s, nil
 	}
@@ -107,6 +120,7 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 	if err != nil {
 		return nil, err
 	}
+	b.guard(s)
 	b.services = append(b.services, s)
 	return s, nil
 }
@@ -138,13 +152,30 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 			Authority: base.Host, TLS: &tls.Config{RootCAs: want.roots, Certificates: cred.cert},
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
 		}),
-		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights), gate: gate(want.quota, b.weights),
+		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights),
 		dead: dead(b.keepDead), whereabouts: &delivery.Whereabouts{},
 	}
 	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)
 	}
 	return s, nil
+}
+
+// guard gives s the gate of its quota: the standing one, for a quota is not fresh because it is reached over new
+// connections or with a renewed key.
+func (b *builder) guard(s *service) {
+	of := cmp.Or(s.cred.of, s.cred.id)
+	s.spends = digest([]byte(s.shared.platform), []byte(s.shared.base), []byte(of))
+	if slices.ContainsFunc(b.services, func(other *service) bool { return other.spends == s.spends }) {
+		s.spends = digest([]byte(s.spends), []byte(s.cred.id))
+	}
+	cfg := quotas(s.shared.quota, s.shared.weights)
+	if s.gate = b.standing.gate(s.spends); s.gate == nil {
+		s.gate = quota.New(cfg)
+		return
+	}
+	gate := s.gate
+	b.adjust = append(b.adjust, func() { gate.Reconfigure(cfg) })
 }
 
 // unused returns a service's name, with the path of its first block where another has that name already: two accounts of

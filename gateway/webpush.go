@@ -44,7 +44,10 @@ type origins struct {
 	shared   settings           // those of the whole configuration
 	stop     context.CancelFunc // nil before it runs
 
+	gate *quota.Gate
+
 	mu       sync.Mutex
+	weights  map[string]int // of apps
 	known    map[string]*delivery.Route
 	services []*service
 }
@@ -109,6 +112,7 @@ func (o *origins) enter(ctx context.Context, origin string, s *service, route *d
 	}
 	o.known[origin] = route
 	o.services = append(o.services, s)
+	s.admission.Weigh(o.weights)
 	o.mu.Unlock()
 	o.watch(s)
 	select {
@@ -159,6 +163,7 @@ func (b *builder) webPush(app string, c *config.WebPush) (*origins, error) {
 	}
 	shared := b.whole(settings{platform: push.WebPush}, roots)
 	if known := b.standing.webPush(path, key.Public(), c, shared); known != nil {
+		b.adjust = append(b.adjust, func() { known.adjust(quotas(c.Quota, b.weights)) })
 		return known, nil
 	}
 	provider, err := webpush.New(webpush.Config{Key: key, Subject: c.Subject, Services: c.Services, StandIn: string(c.URL)})
@@ -169,13 +174,25 @@ func (b *builder) webPush(app string, c *config.WebPush) (*origins, error) {
 		path: path, block: c, shared: shared, public: key.Public(), standIn: string(c.URL), provider: provider,
 		observer: b.metrics.Route(app, push.WebPush), watch: func(s *service) { b.metrics.Watch(s.watched()) },
 		arrivals: make(chan *service), ended: make(chan struct{}), known: map[string]*delivery.Route{},
+		gate: quota.New(quotas(c.Quota, b.weights)), weights: b.weights,
 	}
-	o.make = b.origin(app, o, c, gate(c.Quota, b.weights))
+	o.make = b.origin(app, o, c)
 	return o, nil
 }
 
+// adjust changes the quota and the weights of apps in place.
+func (o *origins) adjust(cfg quota.Config) {
+	o.gate.Reconfigure(cfg)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.weights = cfg.Weights
+	for _, s := range o.services {
+		s.admission.Weigh(cfg.Weights)
+	}
+}
+
 // origin returns what makes the service and the route of an origin. The quota is the key's, whatever the service.
-func (b *builder) origin(app string, o *origins, c *config.WebPush, quota *quota.Gate) func(string) (*service, *delivery.Route, error) {
+func (b *builder) origin(app string, o *origins, c *config.WebPush) func(string) (*service, *delivery.Route, error) {
 	return func(origin string) (*service, *delivery.Route, error) {
 		want := o.shared
 		want.base, want.endpoints, want.caFile, want.pool, want.quota = config.Base(origin), c.Endpoints, c.CAFile, c.Pool, c.Quota
@@ -184,7 +201,7 @@ func (b *builder) origin(app string, o *origins, c *config.WebPush, quota *quota
 		if err != nil {
 			return nil, nil, err
 		}
-		s.gate = quota
+		s.gate = o.gate
 		route := b.route(s, o.provider, c.Retry)
 		route.Observer = o.observer
 		return s, route, nil

@@ -7,6 +7,8 @@ package quota
 
 import (
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
@@ -51,6 +53,11 @@ type Config struct {
 type Limit struct {
 	// Rate is in notifications a second; 0 means no limit.
 	Rate float64
+	// Per is a time in which no more than Rate × Per may pass, the burst among
+	// them; 0 means that the burst comes on top. With it the bucket is refilled
+	// more slowly than Rate, by what a burst is in that time: by 0.07 % for a
+	// minute, by 4 % for a second.
+	Per time.Duration
 	// Burst is how many may go at once; default a twenty-fifth of a second's
 	// worth, and at least 1.
 	Burst int
@@ -77,28 +84,36 @@ func (s *Scope) holds(n *push.Notification) bool {
 // share a gate; a nil one admits everything.
 type Gate struct {
 	total   *line
-	topics  *line   // nil where there is no such limit
-	scopes  []*line // the operator's
 	all     []*line // total alone: the way of most
+	narrow  atomic.Pointer[narrow]
 	targets table
+
+	changing sync.Mutex // guards what follows, and who replaces narrow
+	weights  map[string]int
+	share    *share // nil: the whole
+}
+
+// narrow are the scopes within the total. It is replaced, never changed.
+type narrow struct {
+	topics *line // nil where there is no such limit
+	scopes []own
+}
+
+// own is a scope of the operator's.
+type own struct {
+	Scope
+	line *line
 }
 
 // New returns an open gate.
 func New(cfg Config) *Gate {
-	g := &Gate{total: newLine(Scope{Limit: cfg.Total}, cfg.Weights), targets: newTable(cfg)}
+	g := &Gate{total: &line{}, weights: cfg.Weights}
 	g.total.pace.learns = true
 	g.all = []*line{g.total}
-	if cfg.Topics.Rate > 0 {
-		g.topics = newLine(Scope{Name: "topics", Limit: cfg.Topics}, cfg.Weights)
-	}
-	for _, s := range cfg.Scopes {
-		g.scopes = append(g.scopes, newLine(s, cfg.Weights))
-	}
+	g.narrow.Store(&narrow{})
+	g.targets.init()
+	g.Reconfigure(cfg)
 	return g
-}
-
-func newLine(s Scope, weights map[string]int) *line {
-	return &line{scope: s, weights: weights, pace: governor{limit: s.Limit}}
 }
 
 // Admit asks to make one attempt at n. If ok and there is no turn, a place is
@@ -139,18 +154,19 @@ func (g *Gate) Admit(n *push.Notification, patience time.Duration) (turn *Turn, 
 
 // lines returns the lines that n has to pass, the narrowest first.
 func (g *Gate) lines(n *push.Notification) []*line {
-	topics := g.topics != nil && isTopic(n)
-	if !topics && len(g.scopes) == 0 {
+	within := g.narrow.Load()
+	topics := within.topics != nil && isTopic(n)
+	if !topics && len(within.scopes) == 0 {
 		return g.all
 	}
-	lines := make([]*line, 0, len(g.scopes)+2)
-	for _, l := range g.scopes {
-		if l.scope.holds(n) {
-			lines = append(lines, l)
+	lines := make([]*line, 0, len(within.scopes)+2)
+	for i := range within.scopes {
+		if s := &within.scopes[i]; s.holds(n) {
+			lines = append(lines, s.line)
 		}
 	}
 	if topics {
-		lines = append(lines, g.topics)
+		lines = append(lines, within.topics)
 	}
 	return append(lines, g.total)
 }

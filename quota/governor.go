@@ -35,8 +35,10 @@ const (
 type governor struct {
 	limit  Limit
 	learns bool // takes a rate from refusals where none is configured
+	part   part // of the limit that may be spent here
 
 	bucket   *rate.Limiter // nil until a rate is known
+	tuned    time.Time     // when the bucket got its rate
 	opens    time.Time     // closed until then
 	barred   time.Time     // closed until then for the credential's sake, which says nothing of the rate
 	scout    bool          // has been barred, and nobody has asked since
@@ -57,9 +59,7 @@ func (g *governor) take(now time.Time) bool {
 	if bucket != nil && !bucket.AllowN(now, 1) {
 		return false
 	}
-	if g.learns {
-		g.seen.count(now)
-	}
+	g.seen.count(now)
 	if g.scout {
 		g.scout, g.follow = false, now.Add(ahead)
 	}
@@ -79,8 +79,11 @@ func (g *governor) wait(now time.Time, count int) time.Duration {
 // shortage returns how long it takes until the bucket holds so many tokens.
 func shortage(bucket *rate.Limiter, now time.Time, count int) time.Duration {
 	missing := float64(count) - bucket.TokensAt(now)
-	if missing <= 0 {
+	switch {
+	case missing <= 0:
 		return 0
+	case bucket.Limit() == 0: // until there is a share to be had
+		return leastClosed
 	}
 	return time.Duration(math.Round(missing / float64(bucket.Limit()) * float64(time.Second)))
 }
@@ -94,23 +97,48 @@ func (g *governor) closed(now time.Time) time.Duration {
 // limits it. A scope that has been closed opens with one token at the most, so
 // that nobody bursts into a quota that has only just come back.
 func (g *governor) filled(at time.Time) *rate.Limiter {
-	limit := rate.Limit(g.rate(at))
-	if limit == 0 {
-		g.bucket = nil
+	if until, ended := g.part.end(at); ended {
+		g.tune(until)
+	}
+	if g.tune(at); g.bucket == nil {
 		return nil
 	}
+	if g.reopened && !at.Before(g.opens) {
+		g.reopened = false
+		g.bucket.AllowN(g.tuned, max(int(g.bucket.TokensAt(g.tuned))-1, 0))
+	}
+	return g.bucket
+}
+
+// spends returns the part of the rate that is this gate's to spend. One that was learned was learned from its own traffic.
+func (g *governor) spends() float64 {
+	if !g.part.shared || g.limit.Rate == 0 {
+		return 1
+	}
+	return g.part.now
+}
+
+// tune gives the bucket its rate and its size from that moment on, or from the latest that it was asked for: while the
+// scope is closed that is when it opens.
+func (g *governor) tune(at time.Time) {
+	at = later(at, g.tuned)
+	g.tuned = at
+	whole := g.rate(at)
+	if whole == 0 {
+		g.bucket = nil
+		return
+	}
+	limit, burst := rate.Limit(whole*g.spends()), partOf(g.spends(), g.burst())
 	if g.bucket == nil {
-		g.bucket = rate.NewLimiter(limit, g.burst())
+		g.bucket = rate.NewLimiter(limit, burst)
 		g.bucket.AllowN(at, 0) // its clock begins here
 	}
 	if g.bucket.Limit() != limit {
 		g.bucket.SetLimitAt(at, limit)
 	}
-	if g.reopened {
-		g.reopened = false
-		g.bucket.AllowN(at, max(int(g.bucket.TokensAt(at))-1, 0))
+	if g.bucket.Burst() != burst {
+		g.bucket.SetBurstAt(at, burst)
 	}
-	return g.bucket
 }
 
 // burst is the configured one, or that of the rate that was learned.
@@ -119,6 +147,19 @@ func (g *governor) burst() int {
 		return g.limit.burst()
 	}
 	return Limit{Rate: g.ceiling}.burst()
+}
+
+// change puts another limit in place. What the bucket holds stays, as far as it has room for it.
+func (g *governor) change(now time.Time, limit Limit) {
+	if g.limit == limit {
+		return
+	}
+	g.filled(now)
+	g.limit = limit
+	if limit.Rate > 0 && g.slowed > 0 {
+		g.ceiling, g.slowed = limit.pace(), min(g.slowed, limit.pace())
+	}
+	g.filled(now)
 }
 
 // refused closes the scope and slows it down. The refusals of all that was in
@@ -141,7 +182,7 @@ func bounded(wait time.Duration) time.Duration { return min(max(wait, leastClose
 
 func (g *governor) slow(now time.Time) {
 	current := g.rate(now)
-	g.ceiling = g.limit.Rate
+	g.ceiling = g.limit.pace()
 	if g.limit.Rate == 0 && g.learns {
 		g.ceiling = max(g.seen.perSecond(now), leastLearned)
 		current = g.ceiling
@@ -152,7 +193,7 @@ func (g *governor) slow(now time.Time) {
 // rate returns the rate after what it has regained by now, 0 where there is none.
 func (g *governor) rate(now time.Time) float64 {
 	if g.slowed == 0 {
-		return g.limit.Rate
+		return g.limit.pace()
 	}
 	if passed := now.Sub(g.changed); passed > 0 {
 		g.slowed += g.ceiling * climb * passed.Seconds()
@@ -164,9 +205,19 @@ func (g *governor) rate(now time.Time) float64 {
 	}
 	if g.slowed >= whole {
 		g.slowed = 0
-		return g.limit.Rate
+		return g.limit.pace()
 	}
 	return g.slowed
+}
+
+// pace is the rate at which the bucket is refilled. A full bucket of size b that gets r a second lets through, in any
+// half-open span of t seconds, at most b + ⌈r × t⌉ - 1; the last part in a million is for the rounding of numbers.
+func (l Limit) pace() float64 {
+	if l.Per == 0 || l.Rate == 0 {
+		return l.Rate
+	}
+	most := l.Rate * l.Per.Seconds()
+	return max(most-float64(l.burst()-1), 1) / l.Per.Seconds() * (1 - 1e-6)
 }
 
 // burst is how many a full bucket lets go at once. By default no second gets

@@ -18,11 +18,10 @@ const tick = time.Millisecond
 // nobody waits in his lane or a better one takes a place at once, so what one
 // app leaves is lent to the others, and taken back with the next place.
 type line struct {
-	scope   Scope
-	weights map[string]int
-
 	mu      sync.Mutex
+	weights map[string]int
 	pace    governor
+	turned  meter // those who were turned away
 	lanes   [3]lane
 	waiting int
 	timer   *time.Timer
@@ -33,12 +32,12 @@ type line struct {
 // on by the inverse of its weight, and the app that is farthest behind is next
 // (stride scheduling; Waldspurger and Weihl, 1995).
 type lane struct {
-	apps    map[string]*share
+	apps    map[string]*sender
 	moved   float64 // how far the app was that had the last place
 	waiting int
 }
 
-type share struct {
+type sender struct {
 	stride  float64
 	pass    float64
 	turns   []*Turn // in order; those who have left are passed over
@@ -86,6 +85,7 @@ func (l *line) enter(t *Turn) (wait time.Duration, queued, ok bool) {
 		return 0, false, true
 	}
 	if wait = l.pace.wait(now, ahead+1); now.Add(wait).After(t.deadline) {
+		l.turned.count(now)
 		return wait, false, false
 	}
 	l.push(t)
@@ -100,7 +100,7 @@ func (l *line) ahead(t *Turn) int {
 		return 0
 	}
 	lane := &l.lanes[t.rank]
-	own := lane.share(t.app, l.weights)
+	own := lane.sender(t.app, l.weights)
 	count := l.better(t.rank) - lane.waiting + own.waiting
 	for _, s := range lane.apps {
 		if s != own {
@@ -113,7 +113,7 @@ func (l *line) ahead(t *Turn) int {
 // push puts t in line. l.mu is held.
 func (l *line) push(t *Turn) {
 	lane := &l.lanes[t.rank]
-	s := lane.share(t.app, l.weights)
+	s := lane.sender(t.app, l.weights)
 	if s.waiting == 0 {
 		s.pass = max(s.pass, lane.moved)
 	}
@@ -124,17 +124,19 @@ func (l *line) push(t *Turn) {
 	l.waiting++
 }
 
-func (l *lane) share(app string, weights map[string]int) *share {
+func (l *lane) sender(app string, weights map[string]int) *sender {
 	s, ok := l.apps[app]
 	if !ok {
 		if l.apps == nil {
-			l.apps = make(map[string]*share)
+			l.apps = make(map[string]*sender)
 		}
-		s = &share{stride: 1 / float64(max(weights[app], 1)), pass: l.moved}
+		s = &sender{stride: stride(weights, app), pass: l.moved}
 		l.apps[app] = s
 	}
 	return s
 }
+
+func stride(weights map[string]int, app string) float64 { return 1 / float64(max(weights[app], 1)) }
 
 // pop takes the next one out of line, nil if nobody waits. l.mu is held.
 func (l *line) pop() *Turn {
@@ -152,7 +154,7 @@ func (l *line) pop() *Turn {
 }
 
 // next returns the app that is farthest behind of those with somebody waiting.
-func (l *lane) next() (next *share) {
+func (l *lane) next() (next *sender) {
 	for _, s := range l.apps {
 		if s.waiting > 0 && (next == nil || s.pass < next.pass) {
 			next = s
@@ -162,7 +164,7 @@ func (l *lane) next() (next *share) {
 }
 
 // head takes the first out of the app's queue that has not left it.
-func (s *share) head() *Turn {
+func (s *sender) head() *Turn {
 	for {
 		t := s.turns[0]
 		s.turns[0] = nil
@@ -172,7 +174,7 @@ func (s *share) head() *Turn {
 	}
 }
 
-func (l *line) leaves(lane *lane, s *share, t *Turn) *Turn {
+func (l *line) leaves(lane *lane, s *sender, t *Turn) *Turn {
 	t.gone = true
 	s.waiting--
 	lane.waiting--
@@ -259,12 +261,13 @@ func (l *line) shut() time.Duration {
 }
 
 // status returns the line's state now.
-func (l *line) status() ScopeStatus {
+func (l *line) status(name string) ScopeStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
+	l.pace.filled(now)
 	return ScopeStatus{
-		Name: l.scope.Name, Limit: l.scope.Limit.Rate, Rate: l.pace.rate(now), ClosedFor: l.pace.closed(now).Seconds(),
+		Name: name, Limit: l.pace.limit.Rate, Rate: l.pace.rate(now) * l.pace.spends(), Share: l.pace.spends(), ClosedFor: l.pace.closed(now).Seconds(),
 		Waiting: Waiting{Critical: l.lanes[0].waiting, Normal: l.lanes[1].waiting, Bulk: l.lanes[2].waiting},
 	}
 }

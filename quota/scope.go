@@ -19,11 +19,9 @@ import (
 // limited or closed, the ones used last. It knows them by a hash, so that no
 // token stays in memory.
 type table struct {
-	cfg  Config
-	most int
 	seed maphash.Seed
-
-	any atomic.Bool // at least one is known
+	cfg  atomic.Pointer[Config]
+	any  atomic.Bool // at least one is known
 
 	mu     sync.Mutex
 	known  map[uint64]*list.Element // of *target
@@ -35,6 +33,7 @@ type target struct {
 	key uint64
 
 	mu       sync.Mutex
+	cfg      *Config // that its buckets are made by
 	pace     governor
 	sustain  *rate.Limiter // over a longer time; made when it is first needed
 	collapse *rate.Limiter // of what replaces what went before
@@ -48,13 +47,8 @@ type place struct {
 	at      time.Time
 }
 
-func newTable(cfg Config) table {
-	return table{
-		cfg:   cfg,
-		most:  cmp.Or(cfg.Remember, 1<<16),
-		seed:  maphash.MakeSeed(),
-		known: make(map[uint64]*list.Element),
-	}
+func (t *table) init() {
+	t.seed, t.known = maphash.MakeSeed(), make(map[uint64]*list.Element)
 }
 
 // find returns n's target, or nil where nothing limits it and nothing is known
@@ -83,8 +77,9 @@ func (t *table) remember(n *push.Notification) *target {
 	defer t.mu.Unlock()
 	element, ok := t.known[key]
 	if !ok {
-		t.forgetOldest()
-		element = t.recent.PushFront(&target{key: key, pace: governor{limit: t.limit(n)}})
+		cfg := t.cfg.Load()
+		t.forgetOldest(cmp.Or(cfg.Remember, 1<<16))
+		element = t.recent.PushFront(&target{key: key, cfg: cfg, pace: governor{limit: cfg.each(n)}})
 		t.known[key] = element
 		t.any.Store(true)
 	}
@@ -93,13 +88,12 @@ func (t *table) remember(n *push.Notification) *target {
 }
 
 // forgetOldest makes room for one more. t.mu is held.
-func (t *table) forgetOldest() {
-	if len(t.known) < t.most {
-		return
+func (t *table) forgetOldest(most int) {
+	for len(t.known) >= most {
+		oldest := t.recent.Back()
+		t.recent.Remove(oldest)
+		delete(t.known, oldest.Value.(*target).key)
 	}
-	oldest := t.recent.Back()
-	t.recent.Remove(oldest)
-	delete(t.known, oldest.Value.(*target).key)
 }
 
 // count returns how many targets are known, and how many of them are closed.
@@ -140,17 +134,33 @@ func (t *table) hold(n *push.Notification) (p place, wait time.Duration, ok bool
 // buckets returns those of the target that n has to find a token in.
 // one.mu is held.
 func (t *table) buckets(one *target, n *push.Notification, now time.Time) (buckets [3]*rate.Limiter) {
+	cfg := t.cfg.Load()
+	if one.cfg != cfg {
+		one.adopt(cfg, n, now)
+	}
 	buckets[0] = one.pace.filled(now)
 	if isTopic(n) {
 		return buckets
 	}
-	if limit := t.cfg.Sustained; limit.Rate > 0 {
+	if limit := cfg.Sustained; limit.Rate > 0 {
 		buckets[1] = made(&one.sustain, limit)
 	}
-	if limit := t.cfg.Collapsible; limit.Rate > 0 && n.Collapsible() {
+	if limit := cfg.Collapsible; limit.Rate > 0 && n.Collapsible() {
 		buckets[2] = made(&one.collapse, limit)
 	}
 	return buckets
+}
+
+// adopt changes the target's buckets to what cfg says. t.mu is held.
+func (t *target) adopt(cfg *Config, n *push.Notification, now time.Time) {
+	t.cfg = cfg
+	t.pace.change(now, cfg.each(n))
+	for bucket, limit := range map[*rate.Limiter]Limit{t.sustain: cfg.Sustained, t.collapse: cfg.Collapsible} {
+		if bucket != nil && limit.Rate > 0 {
+			bucket.SetLimitAt(now, rate.Limit(limit.Rate))
+			bucket.SetBurstAt(now, limit.burst())
+		}
+	}
 }
 
 // made returns the bucket, and makes it if it is the first time.
@@ -192,18 +202,19 @@ func (t *target) refused(wait time.Duration) {
 }
 
 func (t *table) limited(n *push.Notification) bool {
+	cfg := t.cfg.Load()
 	if isTopic(n) {
-		return t.cfg.Topic.Rate > 0
+		return cfg.Topic.Rate > 0
 	}
-	return t.cfg.Device.Rate > 0 || t.cfg.Sustained.Rate > 0 || (t.cfg.Collapsible.Rate > 0 && n.Collapsible())
+	return cfg.Device.Rate > 0 || cfg.Sustained.Rate > 0 || (cfg.Collapsible.Rate > 0 && n.Collapsible())
 }
 
-// limit returns the limit that each target of n's kind has.
-func (t *table) limit(n *push.Notification) Limit {
+// each returns the limit that each target of n's kind has.
+func (c *Config) each(n *push.Notification) Limit {
 	if isTopic(n) {
-		return t.cfg.Topic
+		return c.Topic
 	}
-	return t.cfg.Device
+	return c.Device
 }
 
 // isTopic reports whether n goes to many devices at once.

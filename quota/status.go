@@ -8,6 +8,8 @@ type Status struct {
 	// allows now; 0 where there is none.
 	Limit float64 `json:"limit"`
 	Rate  float64 `json:"rate"`
+	// Share is the part of the limit that the gate may spend, where several share it; 1 is all of it.
+	Share float64 `json:"share"`
 	// ClosedFor is how many seconds everything behind the gate still has to wait.
 	ClosedFor float64 `json:"closed_for"`
 	// Waiting is who stands in line.
@@ -25,6 +27,7 @@ type ScopeStatus struct {
 	Name      string  `json:"name"`
 	Limit     float64 `json:"limit"`
 	Rate      float64 `json:"rate"`
+	Share     float64 `json:"share"`
 	ClosedFor float64 `json:"closed_for"`
 	Waiting   Waiting `json:"waiting"`
 }
@@ -41,14 +44,15 @@ func (g *Gate) Status() Status {
 	if g == nil {
 		return Status{}
 	}
-	total := g.total.status()
-	s := Status{Limit: total.Limit, Rate: total.Rate, ClosedFor: total.ClosedFor, Waiting: total.Waiting}
+	total := g.total.status("")
+	s := Status{Limit: total.Limit, Rate: total.Rate, Share: total.Share, ClosedFor: total.ClosedFor, Waiting: total.Waiting}
 	s.Targets, s.ClosedTargets = g.targets.count()
-	if g.topics != nil {
-		s.Scopes = append(s.Scopes, g.topics.status())
+	within := g.narrow.Load()
+	if within.topics != nil {
+		s.Scopes = append(s.Scopes, within.topics.status("topics"))
 	}
-	for _, l := range g.scopes {
-		s.Scopes = append(s.Scopes, l.status())
+	for _, o := range within.scopes {
+		s.Scopes = append(s.Scopes, o.line.status(o.Name))
 	}
 	return s
 }

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package quota_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+)
+
+// spend gives the gate a part of its total for as long as anybody looks.
+func spend(g *quota.Gate, part float64) {
+	g.Spend(map[string]float64{quota.Total: part}, time.Now().Add(time.Hour), 0)
+}
+
+// counted sends as much as goes, for so long, and returns how much went.
+func counted(g *quota.Gate, n *push.Notification, long time.Duration) (count int) {
+	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for {
+			if _, _, ok := g.Admit(n, 0); !ok {
+				break
+			}
+			count++
+		}
+	}
+	return count
+}
+
+// within fails the test unless got is want or at most one burst of a hundred a second more.
+func within(t *testing.T, what string, got, want int) {
+	t.Helper()
+	if got < want-1 || got > want+4 {
+		t.Errorf("%s: %d were sent, want %d", what, got, want)
+	}
+}
+
+func TestAGateSpendsItsPartAndNotTheWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		for _, part := range []float64{0.5, 0.1, 1, 0, 0.25} {
+			spend(g, part)
+			within(t, fmt.Sprint("part ", part), counted(g, toToken("a"), 10*time.Second), int(1000*part))
+			if s := g.Status(); s.Share != part || s.Rate != 100*part || s.Limit != 100 {
+				t.Errorf("with part %v the status is %+v", part, s)
+			}
+		}
+	})
+}
+
+func TestAPartEndsByTheGatesOwnClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		g.Spend(map[string]float64{quota.Total: 0.5}, time.Now().Add(2*time.Second), 0.01)
+		within(t, "ten seconds, of which two with a half", counted(g, toToken("a"), 10*time.Second), 100+8)
+	})
+}
+
+func TestWhatGatheredWhileNobodyAskedEndsWithThePart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 1000}})
+		g.Spend(map[string]float64{quota.Total: 1}, time.Now().Add(time.Second), 0.1)
+		for range 1000 {
+			open(t, g, toToken("a"))
+		}
+		time.Sleep(3 * time.Second) // one second at 100, two at 10, in a bucket of 100 then
+		within(t, "after it has ended", counted(g, toToken("a"), time.Millisecond), 100)
+	})
+}
+
+func TestThoseWhoWaitAreServedAtTheNewRateAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		spend(g, 0)
+		began := time.Now()
+		var mu sync.Mutex
+		var last time.Duration
+		var all sync.WaitGroup
+		for range 100 {
+			all.Go(func() {
+				if !sends(g, toToken("a"), time.Minute) {
+					t.Error("one was turned away")
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				last = max(last, time.Since(began))
+			})
+		}
+		time.Sleep(300 * time.Millisecond)
+		spend(g, 1)
+		all.Wait()
+		if last < 1200*time.Millisecond || last > 1310*time.Millisecond {
+			t.Errorf("the last one went after %v, want about 1.3 s", last)
+		}
+	})
+}
+
+func TestEveryScopeHasAPartOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{
+			Total: quota.Limit{Rate: 1000}, Topics: quota.Limit{Rate: 100}, Scopes: []quota.Scope{{Name: "ads", Apps: []string{"ads"}, Limit: quota.Limit{Rate: 100}}},
+		})
+		g.Spend(map[string]float64{quota.Total: 1, quota.Topics: 0.5, "own/ads": 0.2}, time.Now().Add(time.Hour), 0)
+		within(t, "topics", counted(g, toTopic("news"), 10*time.Second), 500)
+		ads := toToken("a")
+		ads.App = "ads"
+		within(t, "the operator's scope", counted(g, ads, 10*time.Second), 200)
+		if wanted := g.Demand(); wanted["own/ads"] < 9.9 || wanted[quota.Total] > 0.1 {
+			t.Errorf("a thousand a second were asked for: %v", wanted)
+		}
+	})
+}
+
+func TestDemandIsWhatPassedWhatWasTurnedAwayAndWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		for range 4 {
+			open(t, g, toToken("a")) // the burst
+		}
+		for range 6 {
+			g.Admit(toToken("a"), 0)
+		}
+		for range 10 {
+			g.Admit(toToken("a"), patient)
+		}
+		if got := g.Demand()[quota.Total]; got != 0.2 {
+			t.Errorf("Demand = %v, want 0.2", got)
+		}
+		if _, any := quota.New(quota.Config{}).Demand()[quota.Total]; any {
+			t.Error("there is a demand where there is no limit")
+		}
+	})
+}
+
+func TestAReconfiguredGateKeepsItsBucketAndItsLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 10}})
+		for range 10 {
+			open(t, g, toToken("a"))
+		}
+		done := make(chan time.Duration, 1)
+		began := time.Now()
+		go func() { sends(g, toToken("b"), time.Minute); done <- time.Since(began) }()
+		synctest.Wait()
+		g.Reconfigure(quota.Config{Total: quota.Limit{Rate: 2, Burst: 10}})
+		if _, wait, ok := g.Admit(toToken("c"), 0); ok || wait != time.Second {
+			t.Errorf("Admit = %v, %v; want refused for a second: the bucket is as empty as it was", wait, ok)
+		}
+		if took := <-done; took != 500*time.Millisecond {
+			t.Errorf("who waited went after %v", took)
+		}
+	})
+}
+
+func TestWhoWaitsForAScopeThatIsGoneGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := quota.Scope{Name: "slow", Limit: quota.Limit{Rate: 0.01}}
+		g := quota.New(quota.Config{Scopes: []quota.Scope{slow}})
+		open(t, g, toToken("a"))
+		began := time.Now()
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				if !sends(g, toToken("a"), time.Hour) || time.Since(began) > 2*time.Second {
+					t.Errorf("one waited for %v", time.Since(began))
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		g.Reconfigure(quota.Config{})
+		all.Wait()
+		g.Reconfigure(quota.Config{Scopes: []quota.Scope{slow}})
+		if s := g.Status().Scopes; len(s) != 1 || s[0].Name != "slow" {
+			t.Errorf("the scopes are %+v", s)
+		}
+	})
+}
+
+func TestANewScopeOfASharedGateBeginsWithTheRest(t *testing.T) {
+	g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+	g.Spend(map[string]float64{quota.Total: 0.5}, time.Now().Add(time.Hour), 0.02)
+	g.Reconfigure(quota.Config{Total: quota.Limit{Rate: 200}, Topics: quota.Limit{Rate: 100}})
+	if s := g.Status(); s.Rate != 100 || s.Scopes[0].Share != 0.02 {
+		t.Errorf("the status is %+v", s)
+	}
+}
+
+func TestADevicesLimitChangesForThoseThatAreKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Device: quota.Limit{Rate: 1, Burst: 5}, Collapsible: quota.Limit{Rate: 1, Burst: 5}})
+		for range 5 {
+			open(t, g, toToken("a"))
+		}
+		g.Reconfigure(quota.Config{Device: quota.Limit{Rate: 10, Burst: 5}})
+		if _, wait, ok := g.Admit(toToken("a"), 0); ok || wait != 100*time.Millisecond {
+			t.Errorf("Admit = %v, %v; want refused for 100 ms", wait, ok)
+		}
+	})
+}
+
+func TestNewWeightsCountForThoseWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := quota.Limit{Rate: 100}
+		g := quota.New(quota.Config{Total: limit})
+		began := time.Now()
+		var mu sync.Mutex
+		went := map[string]int{}
+		var all sync.WaitGroup
+		for _, app := range []string{"a", "b"} {
+			for range 200 {
+				all.Go(func() {
+					n := toToken("t")
+					n.App = app
+					if sends(g, n, time.Minute) && time.Since(began) < time.Second {
+						mu.Lock()
+						defer mu.Unlock()
+						went[app]++
+					}
+				})
+			}
+		}
+		synctest.Wait()
+		g.Reconfigure(quota.Config{Total: limit, Weights: map[string]int{"a": 3}})
+		all.Wait()
+		if went["a"] < 70 || went["a"] > 80 || went["b"] < 20 || went["b"] > 30 {
+			t.Errorf("of those who waited went %v, want three of a for each of b", went)
+		}
+	})
+}
+
+func TestSoManyAMinuteAreAtMostSoManyInAnyMinute(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		most := rapid.IntRange(1, 500).Draw(r, "most")
+		per := rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute}).Draw(r, "per")
+		lull := time.Duration(rapid.Int64Range(0, int64(2*per)).Draw(r, "lull"))
+		var sent []time.Time
+		synctest.Test(t, func(*testing.T) {
+			g := quota.New(quota.Config{Total: quota.Limit{Rate: float64(most) / per.Seconds(), Per: per}})
+			for _, pause := range []time.Duration{lull, 0} {
+				for end := time.Now().Add(per * 3 / 2); time.Now().Before(end); {
+					if sends(g, toToken("a"), time.Hour) {
+						sent = append(sent, time.Now())
+					}
+				}
+				time.Sleep(pause)
+			}
+		})
+		first, best := 0, 0
+		for last := range sent {
+			for sent[last].Sub(sent[first]) >= per {
+				first++
+			}
+			best = max(best, last-first+1)
+		}
+		if best > most || float64(best) < 0.999*float64(most)-1 {
+			r.Fatalf("%d were sent in %v, and %d may be", best, per, most)
+		}
+	})
+}
+
+// rule is what the gate was told at a time, and the rate that it allows from then on.
+type rule struct {
+	at    time.Time
+	rate  float64
+	burst int
+}
+
+// allowed returns what the rules let through from one time to another.
+func allowed(rules []rule, from, to time.Time) (sum float64, burst int) {
+	for i, r := range rules {
+		begin, end := r.at, to
+		if i+1 < len(rules) && rules[i+1].at.Before(to) {
+			end = rules[i+1].at
+		}
+		if begin.Before(from) {
+			begin = from
+		}
+		if end.After(begin) {
+			sum += r.rate * end.Sub(begin).Seconds()
+		}
+		if !r.at.After(from) {
+			burst = r.burst
+		}
+	}
+	return sum, burst
+}
+
+func TestOverAnyTimeNoMoreIsSentThanWasAllowedMeanwhile(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		limit := quota.Limit{Rate: rapid.Float64Range(20, 200).Draw(r, "rate"), Burst: rapid.IntRange(1, 50).Draw(r, "burst")}
+		changes := rapid.SliceOfN(rapid.Custom(func(r *rapid.T) (c struct {
+			pause, lasts time.Duration
+			part, rest   float64
+			rate         float64
+		}) {
+			c.pause = time.Duration(rapid.Int64Range(1, int64(2*time.Second)).Draw(r, "pause"))
+			c.lasts = time.Duration(rapid.Int64Range(1, int64(2*time.Second)).Draw(r, "lasts"))
+			c.part, c.rest = rapid.Float64Range(0, 1).Draw(r, "part"), rapid.Float64Range(0, 1).Draw(r, "rest")
+			if rapid.Bool().Draw(r, "another limit") {
+				c.rate = rapid.Float64Range(20, 200).Draw(r, "another rate")
+			}
+			return c
+		}), 1, 12).Draw(r, "changes")
+		var sent []time.Time
+		var rules []rule
+		synctest.Test(t, func(*testing.T) {
+			g := quota.New(quota.Config{Total: limit})
+			rules = append(rules, rule{time.Now(), limit.Rate, limit.Burst})
+			over := make(chan struct{})
+			var mu sync.Mutex
+			var all sync.WaitGroup
+			for range 8 {
+				all.Go(func() {
+					for {
+						select {
+						case <-over:
+							return
+						default:
+						}
+						if sends(g, toToken("a"), 700*time.Millisecond) {
+							mu.Lock()
+							sent = append(sent, time.Now())
+							mu.Unlock()
+						} else {
+							time.Sleep(time.Millisecond)
+						}
+					}
+				})
+			}
+			for _, c := range changes {
+				time.Sleep(c.pause)
+				if c.rate > 0 {
+					limit.Rate = c.rate
+					g.Reconfigure(quota.Config{Total: limit})
+				}
+				now := time.Now()
+				g.Spend(map[string]float64{quota.Total: c.part}, now.Add(c.lasts), c.rest)
+				rules = slices.DeleteFunc(rules, func(r rule) bool { return r.at.After(now) })
+				size := func(part float64) int { return max(1, int(part*float64(limit.Burst))) }
+				rules = append(rules, rule{now, limit.Rate * c.part, size(c.part)}, rule{now.Add(c.lasts), limit.Rate * c.rest, size(c.rest)})
+			}
+			time.Sleep(time.Second)
+			close(over)
+			all.Wait()
+		})
+		slices.SortFunc(sent, time.Time.Compare)
+		for first := range sent {
+			for last := first; last < len(sent) && sent[last].Sub(sent[first]) <= time.Second; last += 1 + (last-first)/8 {
+				sum, burst := allowed(rules, sent[first], sent[last])
+				if n := last - first + 1; float64(n) > sum+float64(burst)+1e-3 {
+					r.Fatalf("%d sent from %v to %v; the rules allow %v and a burst of %d", n, sent[first], sent[last], sum, burst)
+				}
+			}
+		}
+	})
+}
