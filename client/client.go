@@ -40,7 +40,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{cfg: cfg, path: "/v1/apps/" + cfg.App + "/", fleet: fleet, log: cfg.Logger, close: func() error { return nil }}
 	c.pool, err = pool.New(pool.Config{
 		Name: "gateways", Size: maxGateways, InFlight: cfg.InFlight, Mirror: true, Redial: redial,
-		Resolver: fleet, Zone: fleet.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.LeastLoaded{}),
+		Resolver: fleet, Zone: fleet.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.InStep{}),
 		Outlier: pool.Outlier{Off: true}, // who is slow is so by what he was given to send
 		Observe: cfg.Observe, Logger: cfg.Logger,
 	})
@@ -136,7 +136,9 @@ func (c *Client) send(ctx context.Context, n *push.Notification, async bool) (pu
 	call := c.call(ctx, n, async)
 	route := c.route
 	route.Provider = call
-	return call.conclude(route.Send(ctx, n))
+	asked := *n
+	asked.Retry = nil // which is about attempts at the service: asking another gateway is none
+	return call.conclude(route.Send(ctx, &asked))
 }
 
 // propagate returns the trace's headers of a call.

@@ -39,7 +39,7 @@ func leases(b *testing.B, picker pool.Picker) *pool.Pool {
 }
 
 func BenchmarkPickAndDone(b *testing.B) {
-	pickers := map[string]pool.Picker{"RoundRobin": pool.RoundRobin{}, "LeastLoaded": pool.LeastLoaded{}}
+	pickers := map[string]pool.Picker{"RoundRobin": pool.RoundRobin{}, "LeastLoaded": pool.LeastLoaded{}, "InStep": pool.InStep{}}
 	for name, picker := range pickers {
 		b.Run(name, func(b *testing.B) {
 			p := leases(b, picker)

@@ -322,19 +322,49 @@ func TestRoundRobinStaysEvenWhenSomeAreRetries(t *testing.T) {
 	})
 }
 
-func TestLeastLoadedMovesLoadAwayFromASlowEndpoint(t *testing.T) {
+func TestLoadMovesAwayFromASlowEndpoint(t *testing.T) {
+	for name, picker := range map[string]pool.Picker{"LeastLoaded": pool.LeastLoaded{}, "InStep": pool.InStep{}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := open(t, 8, pool.Config{Picker: picker, Outlier: pool.Outlier{Off: true}})
+				pass(time.Second)
+				h.set(1, func(s *server) { s.takes = time.Second })
+				var group sync.WaitGroup
+				for range 5000 {
+					group.Go(func() { h.attempt() })
+					time.Sleep(time.Millisecond)
+				}
+				group.Wait()
+				if hits := h.look(1).hits; hits > 100 {
+					t.Errorf("the endpoint that takes 50 times as long got %d of 5000, want at most 2%%", hits)
+				}
+			})
+		})
+	}
+}
+
+func TestInStepGivesHealthyEndpointsTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 8, pool.Config{Picker: pool.LeastLoaded{}, Outlier: pool.Outlier{Off: true}})
+		h := open(t, 8, pool.Config{Picker: pool.InStep{}})
 		pass(time.Second)
-		h.set(1, func(s *server) { s.takes = time.Second })
-		var group sync.WaitGroup
-		for range 5000 {
-			group.Go(func() { h.attempt() })
-			time.Sleep(time.Millisecond)
+		h.spread(16)
+		got := map[string]int{}
+		var out []*pool.Lease
+		for range 800 { // forty are out at a time
+			lease := h.pick()
+			got[lease.Endpoint().String()]++
+			if out = append(out, lease); len(out) == 40 {
+				out[0].Done(accepted)
+				out = out[1:]
+			}
 		}
-		group.Wait()
-		if hits := h.look(1).hits; hits > 100 {
-			t.Errorf("the endpoint that takes 50 times as long got %d of 5000, want at most 2%%", hits)
+		for _, lease := range out {
+			lease.Done(accepted)
+		}
+		for name, n := range got {
+			if n < 99 || n > 101 {
+				t.Errorf("%s got %d of 800, an eighth of which is 100", name, n)
+			}
 		}
 	})
 }

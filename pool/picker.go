@@ -2,7 +2,10 @@
 
 package pool
 
-import "math/rand/v2"
+import (
+	"math"
+	"math/rand/v2"
+)
 
 // Picker chooses one of the candidates, of which there is at least one and all
 // may be used: the pool has left out what is tried, ejected or full. It is
@@ -31,25 +34,46 @@ type RoundRobin struct{}
 // it (Mitzenmacher, The Power of Two Choices, 2001).
 type LeastLoaded struct{}
 
+// InStep picks like RoundRobin among those that keep up: an endpoint with more
+// leases out than twice those of the least busy candidate and four is passed
+// over until it has caught up. While all is well each endpoint so gets the same
+// to within one, which two drawn by lot do not; one that is slow, or silent and
+// not yet found out, gets no more than its answers make room for.
+type InStep struct{}
+
 var (
 	_ Picker = RoundRobin{}
 	_ Picker = LeastLoaded{}
+	_ Picker = InStep{}
 )
 
-// Pick takes the oldest turn. A concurrent Pick that took it first makes it
-// look again, so that no turn is given twice.
-func (RoundRobin) Pick(candidates []*Endpoint) *Endpoint {
+// Pick takes the oldest turn.
+func (RoundRobin) Pick(candidates []*Endpoint) *Endpoint { return oldest(candidates, math.MaxInt) }
+
+// oldest takes the oldest turn of those that have at most so many leases out, or
+// just anybody if nobody has so few any more. A concurrent Pick that took the
+// turn first makes it look again, so that no turn is given twice.
+func oldest(candidates []*Endpoint, most int) *Endpoint {
 	for {
-		oldest, turn := candidates[0], candidates[0].turn.Load()
-		for _, e := range candidates[1:] {
-			if t := e.turn.Load(); t < turn {
-				oldest, turn = e, t
+		found, turn := candidates[0], uint64(math.MaxUint64)
+		for _, e := range candidates {
+			if t := e.turn.Load(); t < turn && e.InFlight() <= most {
+				found, turn = e, t
 			}
 		}
-		if oldest.turn.CompareAndSwap(turn, oldest.turns.Add(1)) {
-			return oldest
+		if turn == math.MaxUint64 || found.turn.CompareAndSwap(turn, found.turns.Add(1)) {
+			return found
 		}
 	}
+}
+
+// Pick takes the oldest turn of those that keep up.
+func (InStep) Pick(candidates []*Endpoint) *Endpoint {
+	least := candidates[0].InFlight()
+	for _, e := range candidates[1:] {
+		least = min(least, e.InFlight())
+	}
+	return oldest(candidates, 2*least+4)
 }
 
 // Pick draws two different candidates.

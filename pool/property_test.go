@@ -29,7 +29,7 @@ func TestNoNotificationReturnsToATriedEndpointWhileAnUntriedOneIsLive(t *testing
 		attempts := rapid.IntRange(1, 12).Draw(rt, "attempts")
 		fails := rapid.SliceOfN(rapid.IntRange(0, 3), endpoints, endpoints).Draw(rt, "fails") // of 3
 		takes := rapid.SliceOfN(rapid.IntRange(0, 50), endpoints, endpoints).Draw(rt, "takes ms")
-		picker := rapid.SampledFrom([]pool.Picker{nil, pool.LeastLoaded{}}).Draw(rt, "picker")
+		picker := rapid.SampledFrom([]pool.Picker{nil, pool.LeastLoaded{}, pool.InStep{}}).Draw(rt, "picker")
 		var wrong []string
 		synctest.Test(t, func(t *testing.T) {
 			h := open(t, endpoints, pool.Config{Size: endpoints, InFlight: inFlight, Picker: picker})

@@ -125,8 +125,7 @@ func live(t *testing.T, seconds, from, until int) *region {
 	for home := range 3 {
 		p, err := pool.New(pool.Config{
 			Name: "gateways", Size: len(all), InFlight: 256, Resolver: all, Zone: zoneName, Dial: r.dial, Redial: 10 * time.Second,
-			// In turn, and not by lot, so that chance has no say here.
-			Picker: zone.Prefer(string('a'+rune(home)), pool.RoundRobin{}), Outlier: pool.Outlier{Off: true},
+			Picker: zone.Prefer(string('a'+rune(home)), pool.InStep{}), Outlier: pool.Outlier{Off: true}, // as client has it
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -130,7 +130,7 @@ func TestAnEmptyHomePrefersNobody(t *testing.T) {
 }
 
 func ExamplePrefer() {
-	picker := zone.Prefer("tokyo-a", pool.LeastLoaded{})
+	picker := zone.Prefer("tokyo-a", pool.InStep{})
 	_, err := pool.New(pool.Config{
 		Name:     "gateways",
 		Resolver: addresses,
