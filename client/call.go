@@ -19,6 +19,7 @@ import (
 // gateway that has given its answer has done its part; what the answer says of the notification is kept here.
 type call struct {
 	*Client
+	n        *push.Notification
 	key      string // its Idempotency-Key, the same at every gateway
 	async    bool
 	trace    http.Header
@@ -32,12 +33,12 @@ func (c *Client) call(ctx context.Context, n *push.Notification, async bool) *ca
 	if key == "" {
 		key = uuid.NewString()
 	}
-	return &call{Client: c, key: key, async: async, trace: c.propagate(ctx)}
+	return &call{Client: c, n: n, key: key, async: async, trace: c.propagate(ctx)}
 }
 
 // Translate writes the request that all gateways are sent.
-func (c *call) Translate(n *push.Notification) (*wire.Request, error) {
-	body, err := write(n)
+func (c *call) Translate(*push.Notification) (*wire.Request, error) {
+	body, err := write(c.n)
 	if err != nil {
 		return nil, err
 	}

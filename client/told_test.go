@@ -91,7 +91,7 @@ func TestAnotherGatewayIsAskedOnlyWhereNothingWasSent(t *testing.T) {
 			cl := tn.call(client.Config{}, play(t, gateway), play(t, gateway))
 			all(cl, 2)
 			n := note(1)
-			n.OnUnknown = c.repeat
+			n.OnUnknown, n.Retry = c.repeat, &push.Retry{Attempts: 1} // which is about the service
 			receipt, err := cl.Send(t.Context(), n)
 			if (asked.Load() == 2) != c.another || receipt.Verdict != c.verdict || (err == nil) != (c.verdict == push.Accepted) {
 				t.Errorf("%d gateways were asked; %+v %v", asked.Load(), receipt, err)

@@ -91,6 +91,19 @@ func TestTheNumberOfAttemptsIsThePolicys(t *testing.T) {
 	})
 }
 
+func TestASenderMayAskForFewerAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for asked, want := range map[int]int{0: 3, 1: 1, 2: 2, 10: 3} {
+			r := house(t, inOrder(unavailable, unavailable, unavailable, unavailable), 6)
+			n := note("a")
+			n.Retry = &push.Retry{Attempts: asked}
+			if got := r.Send(t.Context(), n); len(got.Attempts) != want || got.Status() != push.StatusUnavailable {
+				t.Errorf("asked for %d: %s, want %d attempts", asked, verdicts(got), want)
+			}
+		}
+	})
+}
+
 func TestTheAttemptTimeoutIsTheEndpointsAndTravelsInTheRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{}

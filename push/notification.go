@@ -60,12 +60,21 @@ type Notification struct {
 	// SendAt holds the notification back until then; zero means now.
 	SendAt    time.Time `json:"send_at,omitzero"`
 	OnUnknown OnUnknown `json:"on_unknown,omitempty"`
+	// Retry asks for fewer attempts than the operator allows; nil asks for none fewer.
+	Retry *Retry `json:"retry,omitempty"`
 
 	// The raw blocks, each read only by its own provider. They win over the
 	// common fields.
 	APNs    *APNsBlock    `json:"apns,omitempty"`
 	FCM     *FCMBlock     `json:"fcm,omitempty"`
 	WebPush *WebPushBlock `json:"webpush,omitempty"`
+}
+
+// Retry is what a sender wishes about further attempts.
+type Retry struct {
+	// Attempts is how many there may be in all, 1 to 10, the queue's included; 0 means as many as the operator allows, and
+	// so does every number above that.
+	Attempts int `json:"attempts"`
 }
 
 // APNsBlock is what only Apple understands.
@@ -141,6 +150,11 @@ func (n *Notification) MayRepeat() bool {
 	default:
 		return n.Collapsible()
 	}
+}
+
+// MayFollow reports whether the sender allows another attempt after so many.
+func (n *Notification) MayFollow(attempts int) bool {
+	return n.Retry == nil || n.Retry.Attempts == 0 || attempts < n.Retry.Attempts
 }
 
 // Due returns when the notification was to be sent: at once when it was

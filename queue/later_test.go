@@ -78,23 +78,25 @@ func TestWhatCannotBeTriedAgainInTimeEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		ttl      *push.Duration
 		retryFor time.Duration
+		attempts int
 		answer   push.Outcome
 		want     push.Status
 	}{
-		"its ttl is over before":             {&ttl, 0, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusExpired},
-		"it has none, and retry_for is":      {nil, hour / 2, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusThrottled},
-		"it is refused":                      {nil, 0, push.Outcome{Verdict: push.Refused}, push.StatusRefused},
-		"it is unknown and not to be":        {nil, 0, push.Outcome{Verdict: push.Unknown}, push.StatusUnknown},
-		"the credential is bad, and stays":   {nil, 0, push.Outcome{Verdict: push.Unauthorized}, push.StatusUnauthorized},
-		"the token is dead":                  {nil, 0, push.Outcome{Verdict: push.Unregistered, ForgetToken: true}, push.StatusUnregistered},
-		"it may have arrived before its end": {&ttl, 0, push.Outcome{Verdict: push.Unknown, RetryAfter: hour}, push.StatusUnknown},
+		"its ttl is over before":             {&ttl, 0, 0, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusExpired},
+		"it has none, and retry_for is":      {nil, hour / 2, 0, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusThrottled},
+		"it is refused":                      {nil, 0, 0, push.Outcome{Verdict: push.Refused}, push.StatusRefused},
+		"it is unknown and not to be":        {nil, 0, 0, push.Outcome{Verdict: push.Unknown}, push.StatusUnknown},
+		"the credential is bad, and stays":   {nil, 0, 0, push.Outcome{Verdict: push.Unauthorized}, push.StatusUnauthorized},
+		"the token is dead":                  {nil, 0, 0, push.Outcome{Verdict: push.Unregistered, ForgetToken: true}, push.StatusUnregistered},
+		"it may have arrived before its end": {&ttl, 0, 0, push.Outcome{Verdict: push.Unknown, RetryAfter: hour}, push.StatusUnknown},
+		"its sender wanted one attempt":      {nil, 0, 1, push.Outcome{Verdict: push.Unavailable}, push.StatusUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSender()
 			s.answer = func(*push.Notification, int) push.Outcome { return c.answer }
 			h := build(t, t.TempDir(), newMemory(), s, queue.Config{RetryFor: c.retryFor})
 			n := note("shop")
-			n.TTL = c.ttl
+			n.TTL, n.Retry = c.ttl, &push.Retry{Attempts: c.attempts}
 			h.accept(t, n)
 			h.journal.ended(t, n)
 			if r, _ := h.journal.Receipt(t.Context(), "shop", n.ID); r.Status() != c.want || len(r.Attempts) != 1 || s.count(n.ID) != 1 {

@@ -93,9 +93,10 @@ func TestAfterACrashOnlyWhatHasNotEndedIsSent(t *testing.T) {
 }
 
 func TestWhatIsInDoubtAfterACrashFollowsOnUnknown(t *testing.T) {
-	never, always, collapsible, plain := note("shop"), note("shop"), note("shop"), note("shop")
+	never, always, collapsible, plain, once := note("shop"), note("shop"), note("shop"), note("shop"), note("shop")
 	never.OnUnknown, never.CollapseKey, always.OnUnknown, collapsible.CollapseKey = push.RepeatNever, "k", push.RepeatAlways, "k"
-	ns := []*push.Notification{never, always, collapsible, plain}
+	once.OnUnknown, once.Retry = push.RepeatAlways, &push.Retry{Attempts: 1}
+	ns := []*push.Notification{never, always, collapsible, plain, once}
 	s := newSender()
 	release := s.hold()
 	defer release()
@@ -112,6 +113,7 @@ func TestWhatIsInDoubtAfterACrashFollowsOnUnknown(t *testing.T) {
 	}{
 		"never": {never, push.StatusUnknown, 0}, "always": {always, push.StatusAccepted, 1},
 		"collapsible": {collapsible, push.StatusAccepted, 1}, "nothing said": {plain, push.StatusUnknown, 0},
+		"one attempt": {once, push.StatusUnknown, 0},
 	} {
 		r, err := survivor.journal.Receipt(t.Context(), "shop", c.n.ID)
 		if err != nil || r.Status() != c.want || after.count(c.n.ID) != c.sent {

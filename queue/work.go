@@ -136,7 +136,7 @@ func (f *flow) settle(ctx context.Context, t *task, s State) bool {
 		switch {
 		case ended(s.Status), s.Attempt > t.Begun && waits(s.Status): // this is an old copy of what was put back since
 			return true
-		case s.Status == push.StatusSending && s.Attempt > t.Begun && !t.N.MayRepeat():
+		case s.Status == push.StatusSending && s.Attempt > t.Begun && !(t.N.MayRepeat() && t.N.MayFollow(s.Attempt)):
 			return f.end(ctx, t, f.inDoubt(t))
 		}
 		receipt, begun, err := f.send(ctx, t, s.Attempt)
@@ -179,6 +179,7 @@ func (f *flow) send(ctx context.Context, t *task, counted int) (receipt push.Rec
 	n.Patient = true
 	before := max(counted, t.Begun)
 	begun = before
+	n.Retry = remaining(t.N.Retry, before)
 	n.Leaving = func(attempt int) error {
 		err = f.leaving(ctx, t, before+attempt)
 		if err == nil {
@@ -191,6 +192,14 @@ func (f *flow) send(ctx context.Context, t *task, counted int) (receipt push.Rec
 	receipt = f.cfg.Sender.Send(timed, &n)
 	receipt.Attempts = join(t.attempts(), receipt.Attempts)
 	return receipt, begun, err
+}
+
+// remaining is what r leaves of its attempts after so many. A try makes at least one.
+func remaining(r *push.Retry, attempts int) *push.Retry {
+	if r == nil || r.Attempts == 0 {
+		return nil
+	}
+	return &push.Retry{Attempts: max(1, r.Attempts-attempts)}
 }
 
 // mostAttempts is how many a receipt tells: a day of trouble must not make a task of kilobytes one of megabytes.
@@ -236,7 +245,7 @@ func (f *flow) settled(ctx context.Context, t *task, receipt push.Receipt, begun
 	if receipt.Verdict == push.Abandoned { // ctx has ended; what had left stays in doubt
 		return false
 	}
-	at, again := f.again(t, &receipt)
+	at, again := f.again(t, &receipt, begun)
 	if !again {
 		return f.end(ctx, t, receipt)
 	}

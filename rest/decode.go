@@ -21,8 +21,9 @@ import (
 
 // What every notification must keep to, whatever its platform; the providers' own bounds are far below.
 const (
-	maxDepth   = 32  // of objects and arrays inside a raw block
-	maxMembers = 256 // of data, and of a raw block's headers
+	maxDepth    = 32  // of objects and arrays inside a raw block
+	maxMembers  = 256 // of data, and of a raw block's headers
+	maxAttempts = 10  // as the operator's retry.attempts
 )
 
 // strict refuses unknown members. Duplicate names, invalid UTF-8, trailing data and other letter case are refused by
@@ -67,6 +68,9 @@ func check(n *push.Notification) *problem {
 	if n.Kind() == push.NoTarget {
 		return invalid(misplacedTarget(&n.Target),
 			"exactly one of token, topic, condition, channel, installation and subscription must be set")
+	}
+	if n.Retry != nil && (n.Retry.Attempts < 1 || n.Retry.Attempts > maxAttempts) {
+		return invalid("retry.attempts", fmt.Sprintf("must be a whole number from 1 to %d", maxAttempts))
 	}
 	if len(n.Data) > maxMembers {
 		return invalid("data", tooMany)

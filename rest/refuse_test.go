@@ -43,6 +43,12 @@ var refusals = []struct{ name, body, slug, field, says string }{
 	{"a priority that is not one", `{"platform":"apns","token":"00","priority":"` + canary + `"}`, "invalid-field", "priority", `"high", "normal", "low"`},
 	{"a lane that is not one", `{"platform":"apns","token":"00","lane":"fast"}`, "invalid-field", "lane", `"critical", "normal", "bulk"`},
 	{"an on_unknown that is not one", `{"platform":"apns","token":"00","on_unknown":true}`, "invalid-field", "on_unknown", `"if_collapsible"`},
+	{"no attempt at all", `{"platform":"apns","token":"00","retry":{"attempts":0}}`, "invalid-field", "retry.attempts", "from 1 to 10"},
+	{"a retry that says nothing", `{"platform":"apns","token":"00","retry":{}}`, "invalid-field", "retry.attempts", "from 1 to 10"},
+	{"more attempts than anybody gets", `{"platform":"apns","token":"00","retry":{"attempts":11}}`, "invalid-field", "retry.attempts", "from 1 to 10"},
+	{"attempts in words", `{"platform":"apns","token":"00","retry":{"attempts":"` + canary + `"}}`, "invalid-field", "retry.attempts", "whole number"},
+	{"a retry that is a number", `{"platform":"apns","token":"00","retry":1}`, "invalid-field", "retry", "must be an object"},
+	{"another policy of its own", `{"platform":"apns","token":"00","retry":{"budget":"100%"}}`, "unknown-field", "retry.budget", "attempts"},
 	{"no target", `{"platform":"apns"}`, "invalid-field", "token", "exactly one of token, topic"},
 	{"two targets", `{"platform":"fcm","token":"` + canary + `","topic":"t"}`, "invalid-field", "topic", "exactly one of token, topic"},
 	{"a token that is a number", `{"platform":"apns","token":17}`, "invalid-field", "token", "must be a string"},
@@ -201,14 +207,14 @@ func TestANullBlockIsNoBlock(t *testing.T) {
 func TestEveryFieldArrives(t *testing.T) {
 	d := open(t)
 	d.ask("POST", single, `{"platform":"apns","token":"00","title":"t","subtitle":"s","body":"b \u00e9 \ud83d\ude00","image":"https://e.example/i",
-		"badge":0,"sound":"default","data":{"k":"v"},"priority":"high","lane":"bulk","collapse_key":"c","ttl":"1h30m","on_unknown":"never",
+		"badge":0,"sound":"default","data":{"k":"v"},"priority":"high","lane":"bulk","collapse_key":"c","ttl":"1h30m","on_unknown":"never","retry":{"attempts":1},
 		"apns":{"headers":{"apns-topic":"x"},"payload":{"aps":{"alert":"]}\"\\"}}}}`)
 	if d.count() != 1 {
 		t.Fatal("not sent")
 	}
 	n := d.sent[0]
 	if n.Body != "b é 😀" || *n.Badge != 0 || n.Data["k"] != "v" || n.Priority != push.PriorityHigh || n.Lane != push.LaneBulk ||
-		time.Duration(*n.TTL) != 90*time.Minute || n.OnUnknown != push.RepeatNever || n.APNs.Headers["apns-topic"] != "x" ||
+		time.Duration(*n.TTL) != 90*time.Minute || n.OnUnknown != push.RepeatNever || n.Retry.Attempts != 1 || n.APNs.Headers["apns-topic"] != "x" ||
 		string(n.APNs.Payload) != `{"aps":{"alert":"]}\"\\"}}` {
 		t.Fatalf("%+v", n)
 	}

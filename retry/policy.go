@@ -75,11 +75,11 @@ func FCMBulk() []Rule {
 }
 
 // After tells whether n gets another attempt after its attempt-th (from 1; the
-// caller says which count) ended in o, and how long to wait first. It is a function of its arguments
-// and the jitter alone. A wait is at most MaxRetryAfter and a full backoff.
+// caller says which count) ended in o, and how long to wait first. What n asks for can only lower the policy's count. It is
+// a function of its arguments and the jitter alone. A wait is at most MaxRetryAfter and a full backoff.
 func (p Policy) After(n *push.Notification, attempt int, o push.Outcome) (wait time.Duration, again bool) {
 	rule := p.rule(o)
-	if attempt >= cmp.Or(p.Attempts, 3) || !o.Retryable() || rule.Stop {
+	if attempt >= cmp.Or(p.Attempts, 3) || !n.MayFollow(attempt) || !o.Retryable() || rule.Stop {
 		return 0, false
 	}
 	switch o.Verdict {

@@ -65,6 +65,25 @@ func TestOneAttemptNeverRetries(t *testing.T) {
 	}
 }
 
+func TestASenderMayAskForFewerAttemptsAndNeverForMore(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		operators, senders := rapid.IntRange(1, 10).Draw(t, "operator's"), rapid.IntRange(0, 10).Draw(t, "sender's")
+		n := &push.Notification{ID: "a", OnUnknown: push.RepeatAlways, Retry: &push.Retry{Attempts: senders}}
+		want := operators
+		if senders > 0 {
+			want = min(operators, senders)
+		}
+		o := push.Outcome{Verdict: rapid.SampledFrom([]push.Verdict{push.Unsent, push.Unavailable, push.Unknown}).Draw(t, "verdict")}
+		attempts := 1
+		for again := true; again; attempts++ {
+			_, again = retry.Policy{Attempts: operators}.After(n, attempts, o)
+		}
+		if attempts-1 != want {
+			t.Errorf("%d attempts, want %d", attempts-1, want)
+		}
+	})
+}
+
 func TestWhatWasNeverProcessedIsRepeatedAtOnce(t *testing.T) {
 	p := retry.Policy{Rand: most}
 	if wait, again := p.After(note, 1, push.Outcome{Verdict: push.Unsent}); !again || wait != 0 {
