@@ -98,17 +98,24 @@ func TestARefusalByTheProviderIsAVerdictAndNoFailureOfTheGateway(t *testing.T) {
 	}
 }
 
-func TestACallCannotRaiseTheAttemptsAndItsAppCanLowerThem(t *testing.T) {
-	for under, want := range map[string]int{"": 2, ", retry: {attempts: 1}": 1} {
+func TestACallAndItsAppCanLowerTheAttemptsAndNeverRaiseThem(t *testing.T) {
+	for under, most := range map[string]int{"": 3, ", retry: {attempts: 2}": 2} {
 		s := newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.FCM, Status: 503}}}})
 		fcm := strings.TrimSuffix(s.fcm(), "}") + under
-		r := road{house: s.open(t, head+"retry: {attempts: 2, backoff: 1ms}\napps:\n"+s.app("shop", fcm+"}")), mock: s.mock, http: http.DefaultClient}
+		r := road{house: s.open(t, head+"retry: {attempts: 3, backoff: 1ms}\napps:\n"+s.app("shop", fcm+"}")), mock: s.mock, http: http.DefaultClient}
+		with := func(field string) string { return strings.Replace(fcmTo, "{", "{"+field+",", 1) }
 		status, _, got := r.told(t, fcmTo, "X-Max-Attempts: 9", "X-Pushsphere-Retry-Max-Attempts: 9", "Retry-After: 1", "Prefer: wait=soon")
-		if status != http.StatusServiceUnavailable || len(got.Attempts) != want {
-			t.Errorf("%d %+v, want %d attempts", status, got, want)
+		if status != http.StatusServiceUnavailable || len(got.Attempts) != most {
+			t.Errorf("%d %+v, want %d attempts", status, got, most)
 		}
-		for _, field := range []string{`"attempts":9`, `"retry":{"attempts":9}`, `"timeout":"never"`} {
-			if status, _, _ := r.told(t, strings.Replace(fcmTo, "{", "{"+field+",", 1)); status != http.StatusBadRequest {
+		if status, _, got := r.told(t, with(`"retry":{"attempts":9}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != most {
+			t.Errorf("who asks for 9: %d %+v, want %d attempts", status, got, most)
+		}
+		if status, _, got := r.told(t, with(`"retry":{"attempts":1}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != 1 {
+			t.Errorf("who asks for 1: %d %+v", status, got)
+		}
+		for _, field := range []string{`"attempts":9`, `"retry":{"attempts":11}`, `"retry":{"budget":"100%"}`, `"timeout":"never"`} {
+			if status, _, _ := r.told(t, with(field)); status != http.StatusBadRequest {
 				t.Errorf("%s: %d", field, status)
 			}
 		}
