@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/sluice-push/sluice/engine"
 )
 
@@ -29,12 +31,31 @@ func block(t *testing.T, dir string) string {
 func crashed(t *testing.T, damage func(block []byte) []byte) (dir string) {
 	t.Helper()
 	alive := t.TempDir()
-	_, w, _ := open(t, alive, plain)
+	fill(t, alive)
+	return damaged(t, alive, damage)
+}
+
+// closed is crashed after a proper end.
+func closed(t *testing.T, damage func(block []byte) []byte) (dir string) {
+	t.Helper()
+	whole := t.TempDir()
+	fill(t, whole)()
+	return damaged(t, whole, damage)
+}
+
+func fill(t *testing.T, dir string) (shut func()) {
+	t.Helper()
+	_, w, shut := open(t, dir, plain)
 	for i := range 50 {
-		if _, err := w.Append(t.Context(), "s.a", fmt.Appendf(nil, `{"i":%d}`, i)); err != nil {
+		if _, err := w.Append(t.Context(), "s.a", fmt.Appendf(nil, `{"i":%02d}`, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return shut
+}
+
+func damaged(t *testing.T, alive string, damage func(block []byte) []byte) (dir string) {
+	t.Helper()
 	dir = t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(alive)); err != nil {
 		t.Fatal(err)
@@ -61,29 +82,104 @@ func TestATornTailLosesNothing(t *testing.T) {
 	}
 }
 
-// TestAFlippedBitIsTold is about what it costs, too: after a crash the engine reads a block up to the damage, and gives up
-// what stands behind it in the same block.
-func TestAFlippedBitIsTold(t *testing.T) {
-	dir := crashed(t, func(block []byte) []byte {
-		block[len(block)/2] ^= 1
-		return block
-	})
+// TestDamageCostsOnlyTheRecordsThatItMet damages a block as disks do. What is left is what was written; it is delivered, the
+// rest is told of, and the stream goes on.
+func TestDamageCostsOnlyTheRecordsThatItMet(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(b []byte, size int) // of fifty records, each so large
+		lost   int
+	}{
+		"a bit of a record":        {func(b []byte, size int) { b[len(b)/2] ^= 1 }, 1},
+		"a bit of a length":        {func(b []byte, size int) { b[len(b)-20*size] ^= 1 }, 1},
+		"a length beyond the file": {func(b []byte, size int) { b[len(b)-20*size+2] ^= 1 }, 1},
+		"bits of three records":    {func(b []byte, size int) { b[4] ^= 1; b[len(b)/2] ^= 8; b[len(b)-2*size-1] ^= 128 }, 3},
+		"what was never written":   {func(b []byte, size int) { clear(b[len(b)-20*size : len(b)-10*size]) }, 10},
+		"the first record":         {func(b []byte, size int) { b[30] ^= 1 }, 1},
+		"the last record":          {func(b []byte, size int) { b[len(b)-size/2] ^= 1 }, 1},
+		"the last length":          {func(b []byte, size int) { b[len(b)-size] ^= 1 }, 1},
+	} {
+		damage := func(block []byte) []byte {
+			c.damage(block, len(block)/50)
+			return block
+		}
+		t.Run(name+" after a crash", func(t *testing.T) { survives(t, crashed(t, damage), 50-c.lost) })
+		t.Run(name+" at rest", func(t *testing.T) { survives(t, closed(t, damage), 50-c.lost) })
+	}
+}
+
+func survives(t *testing.T, dir string, want int) {
 	var log bytes.Buffer
-	e, err := engine.Open(t.Context(), engine.Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	e, w, shut := openWith(t, engine.Config{Dir: dir, Reserve: -1, Logger: slog.New(slog.NewTextHandler(&log, nil))}, plain)
+	for n := 0; delivered(t, e) != want; n++ {
+		if n%100 == 5 {
+			println(log.String(), delivered(t, e), want)
+		}
+	}
+	found := all(t, e)
+	stream, err := e.JetStream().Stream(t.Context(), "S")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Stream(t.Context(), plain); err != nil {
-		t.Error(err)
+	for place, item := range found {
+		if item != fmt.Sprintf(`{"i":%02d}`, place.Seq-1) {
+			t.Errorf("%v is %s", place, item)
+		}
 	}
-	found := len(all(t, e))
-	if err := e.Close(); err != nil {
-		t.Error(err)
+	if kept := stream.CachedInfo().State.Msgs; len(found) != want || kept != uint64(want) || delivered(t, e) != want {
+		t.Errorf("%d of 50 are there, %d are said to be", len(found), kept)
 	}
-	if found == 50 || found < 20 {
-		t.Errorf("%d of 50 are there", found)
+	if place, err := w.Append(t.Context(), "s.a", []byte("{}")); err != nil || place.Seq < 50 {
+		t.Errorf("it goes on with %v, %v", place, err)
 	}
-	if !strings.Contains(log.String(), "the end of a file made no sense") {
+	shut()
+	if !strings.Contains(log.String(), "the disk has damaged a record") && !strings.Contains(log.String(), "the end of a file made no sense") {
 		t.Errorf("the log is silent: %s", log.String())
+	}
+}
+
+// delivered is how many a consumer gets.
+func delivered(t *testing.T, e *engine.Engine) (count int) {
+	t.Helper()
+	c, err := e.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		return 0
+	}
+	batch, err := c.FetchNoWait(100)
+	if err != nil {
+		return 0
+	}
+	for range batch.Messages() {
+		count++
+	}
+	return count
+}
+
+// TestDamageThatIsMetLaterIsPassedOver damages a text after the engine has looked and before anybody reads it.
+func TestDamageThatIsMetLaterIsPassedOver(t *testing.T) {
+	dir := closed(t, func(block []byte) []byte { return block })
+	e, _, _ := open(t, dir, plain)
+	text, err := os.ReadFile(block(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[bytes.Index(text, []byte(`{"i":25}`))] ^= 1
+	if err := os.WriteFile(block(t, dir), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if found, got := len(all(t, e)), delivered(t, e); found != 49 || got != 49 {
+		t.Errorf("%d of 50 are there, %d are delivered", found, got)
+	}
+}
+
+// TestAFileThatNobodyCanReadStopsNothing has a file that another program, or another version, has written.
+func TestAFileThatNobodyCanReadStopsNothing(t *testing.T) {
+	dir := closed(t, func(block []byte) []byte { return block })
+	foreign := filepath.Join(filepath.Dir(block(t, dir)), "7.blk")
+	if err := os.WriteFile(foreign, bytes.Repeat([]byte("foreign "), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, _, _ := open(t, dir, plain)
+	if found := len(all(t, e)); found != 50 {
+		t.Errorf("%d of 50 are there", found)
 	}
 }

@@ -4,6 +4,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -19,7 +20,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // open opens an engine in dir, with a stream of that name and its writer, until the test ends or shut is called.
 func open(t testing.TB, dir string, stream jetstream.StreamConfig) (e *engine.Engine, w *engine.Writer, shut func()) {
 	t.Helper()
-	e, err := engine.Open(t.Context(), engine.Config{Dir: dir, Reserve: -1})
+	return openWith(t, engine.Config{Dir: dir, Reserve: -1}, stream)
+}
+
+func openWith(t testing.TB, cfg engine.Config, stream jetstream.StreamConfig) (e *engine.Engine, w *engine.Writer, shut func()) {
+	t.Helper()
+	e, err := engine.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,6 +61,9 @@ func all(t testing.TB, e *engine.Engine) (items map[engine.Place]string) {
 	state := stream.CachedInfo().State
 	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
 		msg, err := stream.GetMsg(t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

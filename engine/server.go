@@ -54,8 +54,11 @@ func start(cfg Config) (*server, error) {
 	return s, nil
 }
 
-// boot starts a server, and returns when it takes connections.
+// boot mends what the disk has damaged, starts a server, and returns when it takes connections.
 func (s *server) boot() (*nats.Server, error) {
+	if err := s.salvage(); err != nil {
+		return nil, err
+	}
 	before := blocks(s.cfg.Dir)
 	live, err := nats.NewServer(&nats.Options{
 		ServerName: "sluice", DontListen: true, NoSigs: true, NoSystemAccount: true, DisableJetStreamBanner: true, MaxPayload: maxPayload,
