@@ -151,10 +151,24 @@ type Quota struct {
 	// Of each APNs credential.
 	APNs Allowance `name:"apns"`
 	// Of each FCM project. Its rate is 600000/min by default, which is what Google grants a project unless you were told
-	// otherwise. Several gateways that share a project share that too: give each its part.
+	// otherwise. Gateways of one cluster (queue.nats.url) share that; where several have no cluster, give each its part.
 	FCM Allowance `name:"fcm" preset:"rate=600000/min"`
 	// Of each VAPID key.
 	WebPush Allowance `name:"webpush"`
+	// How the gateways of a cluster share all of these but the limits of single devices and topics.
+	Shared Shared `name:"shared"`
+}
+
+// Shared says what becomes of a gateway's share of the quotas when it loses touch with the cluster.
+type Shared struct {
+	// How long it goes on with the share that it has. As long, and a tenth more, the others wait for the share of a gateway
+	// that has died. Longer bears longer troubles of the cluster; shorter loses less with a gateway.
+	Lease time.Duration `name:"lease" default:"5s" allowed:"2s..1h"`
+	// What it has when that time is over, and before it has found the cluster: together the gateways that there can be have
+	// this part of each quota, each as much as any other. What is set apart for gateways that are not there is lost.
+	Apart Percent `name:"apart" default:"2%" allowed:"0%..100%"`
+	// How many gateways there can be at a time. More out of touch than that send more than the quota.
+	Members int `name:"members" default:"10" allowed:"1..1000"`
 }
 
 // Allowance is how much may be sent with one credential.

@@ -76,10 +76,12 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 			NATS: config.NATS{Replicas: 3}, MaxBytes: 4 << 30, Reserve: 256 << 20, InFlight: 512, RetryFor: 24 * time.Hour,
 		},
 		History: config.History{MaxAge: 168 * time.Hour, MaxBytes: 8 << 30, KeepKeys: 24 * time.Hour},
-		Quota:   config.Quota{FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}}},
-		Limits:  config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTime: 25 * time.Second, TargetTime: time.Second, Concurrency: 4096, DeadTokens: 24 * time.Hour, BodyTime: 15 * time.Second},
-		Log:     config.Log{Level: "info", Format: "auto"},
-		Drain:   config.Drain{Grace: 30 * time.Second},
+		Quota: config.Quota{
+			FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}}, Shared: config.Shared{Lease: 5 * time.Second, Apart: 0.02, Members: 10},
+		},
+		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTime: 25 * time.Second, TargetTime: time.Second, Concurrency: 4096, DeadTokens: 24 * time.Hour, BodyTime: 15 * time.Second},
+		Log:    config.Log{Level: "info", Format: "auto"},
+		Drain:  config.Drain{Grace: 30 * time.Second},
 	}
 	want.Apps = map[string]*config.App{"shop": {
 		Keys:   []config.Key{{Name: "backend", Hash: hash, Scopes: []string{"send", "read"}}},

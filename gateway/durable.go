@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/queue"
 	"github.com/sluice-push/sluice/rest"
+	"github.com/sluice-push/sluice/share"
 )
 
 var (
@@ -35,12 +36,13 @@ type durable struct {
 	*queue.Queue     // nil before open
 	*history.History // nil before open
 	engine           *engine.Engine
+	sharing          *share.Sharing // nil before open, and where there is no cluster
 	opened           atomic.Bool
 
 	auditing sync.Mutex // one audit at a time
 
 	stopKeeping, stopWorking context.CancelFunc
-	keeping, working         errgroup.Group // the engine's Run and the history's; the queue's
+	keeping, working         errgroup.Group // the engine's Run, the history's and the shares'; the queue's
 	webhooks                 webhooks
 	positions                positions // of the webhooks
 }
@@ -87,6 +89,7 @@ func (d *durable) open(ctx context.Context, cfg *config.Config, sender queue.Sen
 		return errors.Join(err, d.History.Close(), d.engine.Close())
 	}
 	d.positions.engine = d.engine
+	d.sharing = sharing(d.engine, cfg.Quota.Shared, log)
 	d.opened.Store(true)
 	return nil
 }
@@ -114,6 +117,9 @@ func (d *durable) run() {
 	d.stopKeeping, d.stopWorking = stopKeeping, stopWorking
 	d.keeping.Go(func() error { return d.engine.Run(keeping) })
 	d.keeping.Go(func() error { return d.History.Run(keeping) })
+	if d.sharing != nil {
+		d.keeping.Go(func() error { return d.sharing.Run(keeping) })
+	}
 	d.working.Go(func() error { return d.Queue.Run(working) })
 }
 

@@ -98,6 +98,7 @@ func (g *Gateway) close() {
 
 // start runs those of the house who do not run yet. g.reloading is held.
 func (g *Gateway) start(h *house) {
+	g.durable.share(h)
 	for _, s := range h.services {
 		if s.stop == nil {
 			s.stop = g.run(func(ctx context.Context) error { return s.run(ctx) })

@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/rest"
+	"github.com/sluice-push/sluice/share"
 	"github.com/sluice-push/sluice/webhook"
 )
 
@@ -24,6 +25,8 @@ type Status struct {
 	// Queue and History are there in a gateway with a queue.
 	Queue   *QueueStatus    `json:"queue,omitempty"`
 	History *history.Status `json:"history,omitempty"`
+	// Sharing is how the gateways of a cluster share their quotas.
+	Sharing *share.Status `json:"sharing,omitempty"`
 	// Webhooks are the receivers of events, and what was given up for each.
 	Webhooks []webhook.Status `json:"webhooks,omitempty"`
 }
@@ -45,6 +48,7 @@ func (g *Gateway) Status() Status {
 	h := g.house.Load()
 	s := Status{Zone: h.cfg.Zone, Draining: g.draining.Load(), Ceiling: g.ceiling.Status(), Services: []ServiceStatus{}}
 	s.Queue, s.History = g.durable.status()
+	s.Sharing = g.durable.shares()
 	s.Webhooks = h.hookStatus()
 	for _, service := range h.everyService() {
 		s.Services = append(s.Services, ServiceStatus{

@@ -34,6 +34,7 @@ var (
 	byState    = []string{"pool", "state"}
 	byEndpoint = []string{"pool", "endpoint"}
 	byScope    = []string{"pool", "scope", "lane"}
+	byQuota    = []string{"pool", "scope"}
 )
 
 var poolReadings = []reading[pool.Status]{
@@ -93,6 +94,9 @@ var brakeReading = gauge("sluice_brake_held_share", "Share of notifications that
 
 var waitingReading = gauge("sluice_gate_waiting", "Notifications in line before a quota, by lane; scope is total, topics or the name of one of quota.scopes.",
 	byScope, func(count int) float64 { return float64(count) })
+
+var shareReading = gauge("sluice_gate_share", "Part of a quota that is this gateway's to spend, 0 to 1; 1 where no cluster shares it. Scopes as in sluice_gate_waiting.",
+	byQuota, func(share float64) float64 { return share })
 
 var (
 	endpointsDesc = prometheus.NewDesc("sluice_pool_endpoints",
@@ -158,6 +162,7 @@ func (s *stands) Describe(to chan<- *prometheus.Desc) {
 	}
 	to <- brakeReading.desc
 	to <- waitingReading.desc
+	to <- shareReading.desc
 }
 
 // Collect gives their values.
@@ -203,8 +208,10 @@ func (w Service) collectGate(to chan<- prometheus.Metric, name string) {
 		r.send(to, gate, name)
 	}
 	inLine(to, name, "total", gate.Waiting)
+	shareReading.send(to, gate.Share, name, "total")
 	for _, scope := range gate.Scopes {
 		inLine(to, name, scope.Name, scope.Waiting)
+		shareReading.send(to, scope.Share, name, scope.Name)
 	}
 }
 

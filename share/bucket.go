@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package share
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/engine"
+)
+
+// Bucket keeps the documents in the memory of a cluster's engine. When the cluster loses them they are made anew.
+type Bucket struct {
+	Engine *engine.Engine
+
+	open atomic.Pointer[jetstream.KeyValue] // nil until somebody asks, and after a trouble
+}
+
+var _ Documents = (*Bucket)(nil)
+
+const (
+	bucketName = "SLUICE_SHARES"
+	keepFor    = time.Hour // documents that nobody writes any more
+)
+
+// Read returns the document under key, and 0 if there is none.
+func (b *Bucket) Read(ctx context.Context, key string) (text []byte, revision uint64, err error) {
+	kv, err := b.bucket(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	entry, err := kv.Get(ctx, key)
+	switch {
+	case err == nil:
+		return entry.Value(), entry.Revision(), nil
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return nil, 0, nil
+	default:
+		return nil, 0, b.trouble(err)
+	}
+}
+
+// Write puts text in the place of a revision.
+func (b *Bucket) Write(ctx context.Context, key string, text []byte, revision uint64) error {
+	kv, err := b.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	if revision == 0 {
+		_, err = kv.Create(ctx, key, text)
+	} else {
+		_, err = kv.Update(ctx, key, text, revision)
+	}
+	var refused jetstream.JetStreamError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrKeyExists),
+		errors.As(err, &refused) && refused.APIError() != nil && refused.APIError().ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		return ErrChanged
+	default:
+		return b.trouble(err)
+	}
+}
+
+// trouble has the bucket opened anew: it may be gone.
+func (b *Bucket) trouble(err error) error {
+	b.open.Store(nil)
+	return fmt.Errorf("share: bucket %s: %w", bucketName, err)
+}
+
+func (b *Bucket) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	if kv := b.open.Load(); kv != nil {
+		return *kv, nil
+	}
+	kv, err := b.Engine.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: bucketName, TTL: keepFor, Storage: jetstream.MemoryStorage, Replicas: b.Engine.Replicas(), History: 1,
+	})
+	if err != nil {
+		return nil, b.trouble(err)
+	}
+	b.open.Store(&kv)
+	return kv, nil
+}
