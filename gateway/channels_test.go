@@ -22,7 +22,7 @@ func stadium(t testing.TB, services mockprovider.Config, managed bool) road {
 		block = strings.Replace(block, "topic:", fmt.Sprintf("manage_url: 'https://%s', topic:", s.at.APNsManage), 1)
 	}
 	r := road{mock: s.mock, http: &http.Client{Transport: &http.Transport{}}}
-	r.house = s.open(t, head+fmt.Sprintf("apps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read, channels]}]\n    %s\n", s.hash, block))
+	r.house = s.open(t, head+fmt.Sprintf("retry: {max_retry_after: 10ms}\napps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read, channels]}]\n    %s\n", s.hash, block))
 	t.Cleanup(r.http.CloseIdleConnections)
 	return r
 }
