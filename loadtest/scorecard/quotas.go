@@ -16,15 +16,15 @@ import (
 const onTheWay = 100 * time.Millisecond
 
 // overQuota is S10: three times an FCM project's quota is offered, of which one in ten is critical. The project is granted
-// a fiftieth of Google's default, in minutes of twenty seconds, and the gateway's file says so. After 25 seconds another
-// sender has used up what is left of a minute, and everything is refused for five.
+// a fiftieth of Google's default, and the gateway's file says so. After 25 seconds another sender has used up what is
+// left of a minute, and everything is refused for five.
 func overQuota(s *stage) {
 	const (
 		quota  = 200.0 // a second
-		minute = 20 * time.Second
+		minute = time.Minute
 		spent  = 25 * time.Second // into the load
 		empty  = 5 * time.Second
-		whole  = 62 * time.Second
+		whole  = 80 * time.Second
 	)
 	prompt := mockprovider.Fault{Service: mockprovider.FCM, Delay: healthy.Delay}
 	granted := project(mockprovider.Quota{Limit: int(quota * minute.Seconds()), Per: minute})
@@ -32,7 +32,7 @@ func overQuota(s *stage) {
 	used.Until = empty
 	granted.Delay, used.Delay = prompt.Delay, prompt.Delay // what the ledger's times differ by is when the requests came
 	m := s.mock(mockprovider.Config{Endpoints: size, Script: script(granted, prompt)})
-	g := s.serve("", app{shop, fcmTo(m, s.files(m), fmt.Sprintf(", quota: {rate: %d/s}", int(quota)))})
+	g := s.serve("", app{shop, fcmTo(m, s.files(m), fmt.Sprintf(", quota: {rate: %d/min}", int(quota*60)))})
 	bulk := s.offer(g, 2.7*quota, whole, in(push.LaneBulk, toRegistration))
 	urgent := s.offer(g, 0.3*quota, whole, in(push.LaneCritical, toAlarm))
 	bulk.at(spent)
