@@ -56,7 +56,10 @@ var floors = map[string]struct {
 	"delivery": {floor: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
 	"zone":     {floor: 2, mayImport: []string{"pool"}},
 
-	"loadtest": {floor: 3, mayImport: []string{"push"}},
+	"loadtest":        {floor: 3, mayImport: []string{"push"}},
+	"loadtest/report": {floor: 2, mayNotFrom: "it draws what it is told"},
+	"loadtest/bench": {floor: 3, mayImport: []string{"loadtest/report", "mockprovider"},
+		mayNotFrom: "it knows gateways by their API, as it knows their peers"},
 	"client": {floor: 3, mayImport: []string{"push", "wire", "delivery", "pool", "zone", "retry"},
 		mayNotFrom: "it knows gateways by their API; its tests alone run real ones"},
 
@@ -67,7 +70,7 @@ var floors = map[string]struct {
 		"engine", "history", "queue", "share", "webhook",
 	}, mayNotFrom: "the mock is a stand-in for the world outside; only cmd and tests may bring it in"},
 
-	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "source", "engine", "history", "mockprovider", "providers/webpush", "push", "rest"}},
+	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "source", "engine", "history", "loadtest/bench", "loadtest/report", "mockprovider", "providers/webpush", "push", "rest"}},
 	"loadtest/scorecard": {floor: 5, mayImport: []string{"loadtest", "mockprovider", "push"},
 		mayNotFrom: "it knows the gateway as operators do: by its binary, its configuration and its API"},
 }

@@ -105,7 +105,17 @@ func (d dev) configure(folder, hash string, services *mockprovider.Mock) (file s
 	if err != nil {
 		return "", at, err
 	}
-	text := fmt.Sprintf(`# What gateway dev runs with. The paths are those of the mock providers' keys.
+	file = filepath.Join(folder, "gateway.yaml")
+	return file, at, os.WriteFile(file, []byte(demoText(d.Listen, d.admin(), hash, vapid, at, queueHere+"log: { level: warn, format: text }\n")), 0o600)
+}
+
+// queueHere is the configuration of a queue in its own folder.
+const queueHere = "queue: { dir: queue }   # in this folder, and gone with it\n"
+
+// demoText is a configuration for the app demo with the mock providers behind it, which listen at these addresses, and
+// further lines.
+func demoText(listen, admin, hash, vapid string, at mockprovider.Ready, more string) string {
+	return fmt.Sprintf(`# What gateway dev runs with. The paths are those of the mock providers' keys.
 listen: %q
 admin: { listen: %q }
 apps:
@@ -130,13 +140,9 @@ apps:
       vapid_key_file: %q
       subject: mailto:dev@example.com
 pool: { size: 6 }   # the mock has 8 endpoints for each service, so that there are spare ones to take in
-queue: { dir: queue }   # in this folder, and gone with it
-log: { level: warn, format: text }
-`, d.Listen, d.admin(), demo, hash, list(at.APNsEndpoints), at.APNsManage, at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
+%s`, listen, admin, demo, hash, list(at.APNsEndpoints), at.APNsManage, at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
 		at.APNsTopic, at.FCM, list(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile,
-		at.WebPush, at.CAFile, vapid)
-	file = filepath.Join(folder, "gateway.yaml")
-	return file, at, os.WriteFile(file, []byte(text), 0o600)
+		at.WebPush, at.CAFile, vapid, more)
 }
 
 // writeVAPID makes a key for Web Push and returns its file.

@@ -33,6 +33,7 @@ type commands struct {
 	Check   check      `cmd:"" help:"Tell whether a gateway would run with a configuration, and reach its providers."`
 	Audit   audit      `cmd:"" help:"Prove that everything that was accepted for later has ended once or still waits."`
 	Send    send       `cmd:"" help:"Send one notification through a gateway, or a file of them."`
+	Bench   bench      `cmd:"" help:"Offer a gateway a load and measure what comes of it."`
 	Key     key        `cmd:"" help:"Make an API key and its hash, or a key pair for Web Push."`
 	OpenAPI openAPI    `cmd:"" name:"openapi" help:"Print the HTTP API's contract, OpenAPI 3.1."`
 	Schema  schema     `cmd:"" help:"Print the configuration's JSON Schema, or its reference."`

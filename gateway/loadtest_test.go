@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/loadtest/bench"
+	loadreport "github.com/sluice-push/sluice/loadtest/report"
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// measure offers the road a load, for a second.
+func (r road) measure(t testing.TB, c bench.Config) *loadreport.Report {
+	t.Helper()
+	c.URL, c.Key, c.App, c.Duration = r.url, r.key, "shop", time.Second
+	c.Ledger, c.Script = r.mock.LedgerURL(), r.mock.ScriptURL()
+	got, err := bench.Run(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Answered != got.Offered || got.Lost != 0 {
+		t.Errorf("%d offered, %d answered: %v", got.Offered, got.Answered, got.Reasons)
+	}
+	return got
+}
+
+func TestALoadTestsCountIsTheLedgers(t *testing.T) {
+	r := lay(t, mockprovider.Config{}, "")
+	for name, c := range map[string]bench.Config{
+		"single calls": {Rate: 100, WarmUp: 200 * time.Millisecond}, "batches": {Rate: 1000, Batch: 50}, "a closed loop": {InFlight: 2},
+	} {
+		got := r.measure(t, c)
+		if got.Ledger == nil || !got.Ledger.Equal() || got.Ledger.Took < got.Offered || got.Verdicts["accepted"] != got.Offered {
+			t.Errorf("%s: %d offered, %v, ledger %+v", name, got.Offered, got.Verdicts, got.Ledger)
+		}
+	}
+}
+
+func TestALoadTestPlaysFaultsAndShowsThem(t *testing.T) {
+	r := lay(t, mockprovider.Config{}, "")
+	got := r.measure(t, bench.Config{Rate: 100, Faults: []byte(`faults: [{service: apns, status: 410, from: 200ms, until: 700ms}]`)})
+	if n := got.Verdicts["unregistered"]; n == 0 || got.Verdicts["accepted"] == 0 || n+got.Verdicts["accepted"] != got.Offered || !got.Ledger.Equal() {
+		t.Errorf("%d offered, %v, ledger %+v", got.Offered, got.Verdicts, got.Ledger)
+	}
+	if len(got.Faults) != 1 || got.Faults[0].Words != "apns, status 410" || got.Faults[0].From != 0.2 || len(r.mock.Script().Faults) != 0 {
+		t.Errorf("faults %+v, and the mock still plays %+v", got.Faults, r.mock.Script())
+	}
+	var page strings.Builder
+	if err := got.Page(&page); err != nil || !strings.Contains(page.String(), "apns, status 410") {
+		t.Errorf("the page does not show the fault: %v", err)
+	}
+}

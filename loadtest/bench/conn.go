@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+)
+
+// conn is a connection that carries one call at a time, by HTTP/1.1 and by hand: net/http's client costs more than the
+// gateway that it measures would.
+type conn struct {
+	address string
+	timeout time.Duration
+
+	nc     net.Conn
+	in     *bufio.Reader
+	stop   func() bool // of the watch over the context
+	bound  time.Time   // when reading is given up
+	used   time.Time
+	body   body
+	writes chan error
+}
+
+// idle is how long a connection may rest. The other side closes it after a minute, and a call could meet that.
+const idle = 30 * time.Second
+
+// open makes sure that there is a connection. The end of ctx ends it.
+func (c *conn) open(ctx context.Context) error {
+	if c.nc != nil && time.Since(c.used) < idle {
+		return nil
+	}
+	c.close()
+	base, err := url.Parse(c.address)
+	if err != nil {
+		return err
+	}
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	if base.Scheme == "https" {
+		secure := tls.Dialer{NetDialer: &dialer, Config: &tls.Config{NextProtos: []string{"http/1.1"}}}
+		c.nc, err = secure.DialContext(ctx, "tcp", authority(base, "443"))
+	} else {
+		c.nc, err = dialer.DialContext(ctx, "tcp", authority(base, "80"))
+	}
+	if err != nil {
+		c.nc = nil
+		return err
+	}
+	nc := c.nc
+	c.stop = context.AfterFunc(ctx, func() { _ = nc.Close() })
+	c.in, c.used, c.bound = bufio.NewReaderSize(nc, 16<<10), time.Now(), time.Time{}
+	return nil
+}
+
+func authority(base *url.URL, port string) string {
+	if base.Port() != "" {
+		port = base.Port()
+	}
+	return net.JoinHostPort(base.Hostname(), port)
+}
+
+func (c *conn) close() {
+	if c.nc == nil {
+		return
+	}
+	c.stop()
+	_ = c.nc.Close()
+	c.nc = nil
+}
+
+// do sends a request and hands its answer on. A long one is written while the answer already comes, for the other side may
+// not read on while nobody reads it.
+func (c *conn) do(request []byte, long bool, answer func(status int, body *body) error) error {
+	c.used = time.Now()
+	if err := c.extend(); err != nil {
+		return err
+	}
+	if !long {
+		if _, err := c.nc.Write(request); err != nil {
+			return err
+		}
+		return c.receive(answer)
+	}
+	if c.writes == nil {
+		c.writes = make(chan error, 1)
+	}
+	nc := c.nc
+	go func() {
+		_, err := nc.Write(request)
+		c.writes <- err
+	}()
+	err := c.receive(answer)
+	if err != nil {
+		_ = nc.Close() // or the writer might wait
+	}
+	return errors.Join(err, <-c.writes)
+}
+
+// receive reads one answer.
+func (c *conn) receive(answer func(status int, body *body) error) error {
+	status, h, err := c.head()
+	if err != nil {
+		return err
+	}
+	c.body.begin(c, h)
+	if err := answer(status, &c.body); err != nil {
+		return err
+	}
+	if err := c.body.finish(); err != nil {
+		return err
+	}
+	if h.last {
+		c.close()
+	}
+	return nil
+}
+
+// head is what an answer's header says about its body.
+type head struct {
+	length  int // -1: unknown
+	chunked bool
+	last    bool // the connection ends with it
+}
+
+func (c *conn) head() (status int, h head, err error) {
+	line, err := c.in.ReadSlice('\n')
+	if err != nil {
+		return 0, h, err
+	}
+	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
+		return 0, h, errors.New("the answer is not HTTP/1.1")
+	}
+	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return 0, h, errors.New("the answer has no status")
+	}
+	for h.length = -1; ; {
+		line, err := c.in.ReadSlice('\n')
+		if err != nil {
+			return 0, h, err
+		}
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			return status, h, nil
+		}
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		h.field(name, bytes.TrimSpace(value))
+	}
+}
+
+func (h *head) field(name, value []byte) {
+	switch {
+	case bytes.EqualFold(name, []byte("Content-Length")):
+		if n, err := strconv.Atoi(string(value)); err == nil {
+			h.length = n
+		}
+	case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+		h.chunked = bytes.EqualFold(value, []byte("chunked"))
+	case bytes.EqualFold(name, []byte("Connection")):
+		h.last = bytes.EqualFold(value, []byte("close"))
+	}
+}
+
+// body is that of an answer. Its buffers serve the next one too.
+type body struct {
+	conn  *conn
+	head  head
+	from  io.Reader
+	lines *bufio.Reader
+	begun bool // lines reads this answer
+	whole bytes.Buffer
+}
+
+func (b *body) begin(c *conn, h head) {
+	b.conn, b.head, b.begun = c, h, false
+	b.whole.Reset()
+	switch {
+	case h.chunked:
+		b.from = httputil.NewChunkedReader(c.in)
+	case h.length >= 0:
+		b.from = io.LimitReader(c.in, int64(h.length))
+	default:
+		b.from, b.conn.used = c.in, time.Time{} // it ends with the connection
+	}
+}
+
+// line returns the next line, without its end. It is valid until the next call. io.EOF is the end.
+func (b *body) line() ([]byte, error) {
+	if b.lines == nil {
+		b.lines = bufio.NewReaderSize(nil, 64<<10)
+	}
+	if !b.begun {
+		b.lines.Reset(b.from)
+		b.begun = true
+	}
+	line, err := b.lines.ReadSlice('\n')
+	if len(line) == 0 {
+		return nil, err
+	}
+	return bytes.TrimSpace(line), b.conn.extend()
+}
+
+// extend gives the rest of the answer its time, if much of that is gone.
+func (c *conn) extend() error {
+	now := time.Now()
+	if c.bound.Sub(now) > c.timeout*9/10 {
+		return nil
+	}
+	c.bound = now.Add(c.timeout)
+	return c.nc.SetDeadline(c.bound)
+}
+
+// all returns the whole body, valid until the next answer.
+func (b *body) all() ([]byte, error) {
+	const most = 16 << 20
+	if _, err := b.whole.ReadFrom(io.LimitReader(b.from, most+1)); err != nil {
+		return nil, err
+	}
+	if b.whole.Len() > most {
+		return nil, errors.New("the answer is longer than 16 MiB")
+	}
+	return b.whole.Bytes(), nil
+}
+
+// finish reads what nobody has asked for, so that the next answer begins where it should.
+func (b *body) finish() error {
+	if _, err := io.Copy(io.Discard, b.from); err != nil {
+		return err
+	}
+	if !b.head.chunked {
+		return nil
+	}
+	for { // the trailer
+		line, err := b.conn.in.ReadSlice('\n')
+		if err != nil || len(bytes.TrimSpace(line)) == 0 {
+			return err
+		}
+	}
+}
+
+// cause names what went wrong in few words, for many calls can end alike.
+func cause(err error) string {
+	var network net.Error
+	switch {
+	case errors.As(err, &network) && network.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
+		return "none in time"
+	case errors.Is(err, net.ErrClosed):
+		return "the test ended before it came"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed"
+	}
+	if operation, ok := errors.AsType[*net.OpError](err); ok {
+		return fmt.Sprint(operation.Err)
+	}
+	return err.Error()
+}
