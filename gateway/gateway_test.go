@@ -30,7 +30,12 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if file := os.Getenv(aloneFile); file != "" {
+		os.Exit(alone(file))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const device = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
 
