@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fuzz bench crash scorecard demo ci
+.PHONY: help build test race lint fuzz bench crash fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: ## measure one connection and the whole road
 SEEDS ?= 200
 crash: ## kill a working queue at random moments, SEEDS (default 200) times over, and a server of its cluster; count what is lost
 	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run 'TestAKilledGateway|TestACluster' ./queue
+
+fleet: ## have two, four and eight gateways share a quota, join, leave and be killed, on a quiet machine
+	$(GO) test ./gateway -run TestTwoFourAndEight -sharing -v -timeout 10m
 
 scorecard: ## play the services' faults to a gateway under load; ROWS="S01 S06" for some rows
 	$(GO) run ./loadtest/scorecard $(ROWS)
