@@ -267,8 +267,12 @@ func (c *Conn) fail(s *stream, err *Error) {
 	c.finish(s)
 }
 
-// hangUp ends the connection without a word to a peer that would not hear it.
+// hangUp ends the connection without a word to a peer that would not hear it. What the kernel still has to send is
+// forgotten: when the road is mended, it would arrive late, and once more beside its repeat.
 func (c *Conn) hangUp(cause *Error) {
+	if tcp, ok := c.raw.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
 	c.cut = c.cut || !c.ended
 	c.end(cause)
 }

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/sluice-push/sluice/wire"
+)
+
+func TestWhatASilentPeerHasNotTakenIsNotDeliveredLater(t *testing.T) {
+	given, ended := make(chan struct{}), make(chan error, 1)
+	addr := listen(t, func(nc net.Conn) {
+		_ = http2.NewFramer(nc, nil).WriteSettings()
+		<-given
+		_, err := io.Copy(io.Discard, nc)
+		ended <- err
+		_ = nc.Close()
+	})
+	nc, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := wire.Client(t.Context(), nc, wire.Config{Authority: "silent", PingBusy: time.Millisecond, PingTimeout: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan error, 1)
+	go func() { ran <- c.Run(context.Background()) }()
+	_, err = c.Do(t.Context(), &wire.Request{Method: http.MethodPost, Path: "/"})
+	if lost, ok := errors.AsType[*wire.Error](err); !ok || lost.Reason != wire.PingTimeout {
+		t.Errorf("%v", err)
+	}
+	<-ran
+	close(given)
+	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the peer, awake again, meets %v, and not a reset", err)
+	}
+}
