@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/retry"
+	"github.com/sluice-push/sluice/wire"
 	"github.com/sluice-push/sluice/zone"
 )
 
@@ -136,9 +137,31 @@ func (c *Client) send(ctx context.Context, n *push.Notification, async bool) (pu
 	call := c.call(ctx, n, async)
 	route := c.route
 	route.Provider = call
-	asked := *n
-	asked.Retry = nil // which is about attempts at the service: asking another gateway is none
-	return call.conclude(route.Send(ctx, &asked))
+	plain := *n
+	plain.Retry = nil // which is about attempts at the service: asking another gateway is none
+	asked := route.Send(ctx, &plain)
+	if lost(asked) && n.MayRepeat() && ctx.Err() == nil {
+		asked = together(asked, route.Send(ctx, &plain))
+	}
+	return call.conclude(asked)
+}
+
+// lost reports whether the one gateway that was asked was lost with its connection. Such a call is made once more, whatever
+// the budget says: with a zone all calls that are on their way to it are lost at once, a third of all where there are
+// three. As each is made once more only, and not before its connection has been given up, no storm comes of it.
+func lost(asked push.Receipt) bool {
+	return asked.Verdict == push.Unknown && len(asked.Attempts) == 1 &&
+		(asked.Reason == string(wire.PingTimeout) || asked.Reason == string(wire.LostAfterWrite))
+}
+
+// together is the end of a call that was made twice: what the first may have done, a failure of the second undoes not.
+func together(first, second push.Receipt) push.Receipt {
+	end := second
+	if second.Verdict != push.Accepted {
+		end = first
+	}
+	end.Attempts = append(first.Attempts, second.Attempts...)
+	return end
 }
 
 // propagate returns the trace's headers of a call.

@@ -230,6 +230,27 @@ func TestALostZoneIsLeftAndWhatWasOnItsWayThereArrivesWhereItMayBeRepeated(t *te
 	sending.Wait()
 }
 
+func TestHoweverManyCallsAGatewayTakesWithItAllAreMadeOnceMore(t *testing.T) {
+	t.Parallel()
+	tn := newTown(t)
+	near, far := tn.open(anywhere, "zone: a\n"), tn.open(anywhere, "zone: b\n")
+	cable := newCable(t, near.address)
+	c := tn.call(client.Config{Zone: "a", Silence: 2 * time.Second}, cable.url(), far.url())
+	all(c, 2)
+	cable.freeze()
+	var sending sync.WaitGroup
+	for i := range 150 { // more than a budget of a tenth and 3/s grants
+		sending.Go(func() {
+			n := note(i)
+			n.CollapseKey = "k"
+			if receipt, err := c.Send(t.Context(), n); err != nil && !busy(receipt) {
+				t.Errorf("notification %d: %+v %v", i, receipt, err)
+			}
+		})
+	}
+	sending.Wait()
+}
+
 func TestGatewaysAreReadFromAFileThatChanges(t *testing.T) {
 	t.Parallel()
 	tn := newTown(t)
