@@ -6,7 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -100,12 +103,25 @@ func fieldOf(err error) string {
 
 // Send asks one gateway, and judges what that says of the gateway.
 func (c *call) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
-	response, err := conn.Do(ctx, r)
+	response, err := conn.Do(ctx, c.bounded(ctx, r))
 	if err != nil {
 		return push.NoAnswer(err)
 	}
 	c.answered = read(response)
 	return c.answered.outcome()
+}
+
+// bounded tells the gateway how long the caller still waits, in whole seconds (RFC 7240 §4.3): what it would send later,
+// nobody would learn of.
+func (c *call) bounded(ctx context.Context, r *wire.Request) *wire.Request {
+	deadline, ok := ctx.Deadline()
+	left := int(time.Until(deadline) / time.Second)
+	if !ok || c.async || left < 1 {
+		return r
+	}
+	told := *r
+	told.Header = append(slices.Clip(r.Header), wire.Field{Name: "prefer", Value: "wait=" + strconv.Itoa(left)})
+	return &told
 }
 
 // conclude makes the caller's receipt out of the last gateway's answer, and out of the route's where none settled it.

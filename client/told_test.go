@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -148,7 +149,7 @@ func TestAGatewayIsGivenNoMoreThanItGrants(t *testing.T) {
 	}
 }
 
-func TestACallCarriesItsTraceItsKeyAndItsOwnID(t *testing.T) {
+func TestACallCarriesItsTraceItsKeyItsOwnIDAndItsDeadline(t *testing.T) {
 	var got http.Header
 	url := play(t, func(w http.ResponseWriter, r *http.Request) {
 		got = r.Header
@@ -158,8 +159,13 @@ func TestACallCarriesItsTraceItsKeyAndItsOwnID(t *testing.T) {
 	c := tn.call(client.Config{Propagate: func(_ context.Context, h http.Header) { h.Set("Traceparent", "00-aa-bb-01") }}, url)
 	n := note(1)
 	n.ID = "order-17"
-	if _, err := c.Send(t.Context(), n); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	if _, err := c.Send(ctx, n); err != nil {
 		t.Fatal(err)
+	}
+	if waits, err := strconv.Atoi(strings.TrimPrefix(got.Get("Prefer"), "wait=")); err != nil || waits < 1 || waits > 3599 {
+		t.Errorf("Prefer: %s, for a caller who waits less than an hour", got.Get("Prefer"))
 	}
 	if got.Get("Traceparent") != "00-aa-bb-01" || got.Get("Authorization") != "Bearer slk_test" || got.Get("Idempotency-Key") != "order-17" {
 		t.Errorf("%v", got)

@@ -19,6 +19,7 @@ type order struct {
 	n    *push.Notification
 	key  string
 	body [sha256.Size]byte // hash of what came with the key
+	wait time.Duration     // for its verdict at most, if that is less than the gateway's own limit; 0 leaves it at that
 	done func()            // ends the claim on the key; nil without one
 	end  ending
 }
@@ -47,13 +48,23 @@ func newOrder(n *push.Notification, key string, body []byte) *order {
 func (a *api) carry(ctx context.Context, o *order) {
 	switch {
 	case o.key == "":
-		o.end.receipt = a.sender.Send(ctx, o.n)
+		o.end.receipt = a.carryIn(ctx, o)
 	case a.history == nil:
 		a.carryOnce(ctx, o)
 	case a.claim(ctx, o):
 		defer o.release()
-		o.end.receipt = a.sender.Send(context.WithoutCancel(ctx), o.n) // it ends in its time
+		o.end.receipt = a.carryIn(context.WithoutCancel(ctx), o) // it ends in its time
 	}
+}
+
+// carryIn sends o within the time that its caller would wait.
+func (a *api) carryIn(ctx context.Context, o *order) push.Receipt {
+	if o.wait == 0 {
+		return a.sender.Send(ctx, o.n)
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.wait)
+	defer cancel()
+	return a.sender.Send(ctx, o.n)
 }
 
 // carryOnce is carry for a gateway whose memory is all that it has.
@@ -65,7 +76,7 @@ func (a *api) carryOnce(ctx context.Context, o *order) {
 		return
 	}
 	if first {
-		a.fill(ctx, c, place, o.n)
+		a.fill(ctx, c, place, o)
 	}
 	select {
 	case <-place.done:
@@ -76,11 +87,11 @@ func (a *api) carryOnce(ctx context.Context, o *order) {
 	}
 }
 
-// fill sends n and settles the place, also if the sender panics.
-func (a *api) fill(ctx context.Context, c call, place *remembered, n *push.Notification) {
+// fill sends o and settles the place, also if the sender panics.
+func (a *api) fill(ctx context.Context, c call, place *remembered, o *order) {
 	end, keep := refused(problem{kind: internal}), true
 	defer func() { a.answers.settle(c, place, end, keep) }()
-	receipt := a.sender.Send(context.WithoutCancel(ctx), n)
+	receipt := a.carryIn(context.WithoutCancel(ctx), o)
 	end, keep = ending{receipt: receipt}, stands(&receipt)
 }
 

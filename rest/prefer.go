@@ -4,6 +4,7 @@ package rest
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,15 +25,36 @@ func (a *api) async(r *http.Request) (bool, *problem) {
 }
 
 func prefers(r *http.Request, what string) bool {
+	_, ok := preference(r, what)
+	return ok
+}
+
+// preference returns the value of the one that has this name, if the request has it.
+func preference(r *http.Request, what string) (value string, ok bool) {
 	for _, line := range r.Header["Prefer"] {
 		for preference := range strings.SplitSeq(line, ",") {
-			name, _, _ := strings.Cut(preference, ";")
+			preference, _, _ = strings.Cut(preference, ";")
+			name, value, _ := strings.Cut(preference, "=")
 			if strings.EqualFold(strings.TrimSpace(name), what) {
-				return true
+				return strings.Trim(strings.TrimSpace(value), `"`), true
 			}
 		}
 	}
-	return false
+	return "", false
+}
+
+// longestWait is as many seconds as a caller can mean in earnest.
+const longestWait = 1 << 20
+
+// wait is how long the caller is willing to wait for the verdict (RFC 7240 §4.3), 0 where nothing is said. A preference
+// that makes no sense is passed over, as the RFC has it.
+func wait(r *http.Request) time.Duration {
+	value, _ := preference(r, "wait")
+	seconds, err := strconv.Atoi(value)
+	if err != nil || seconds < 1 || seconds > longestWait {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // mayWait refuses a time to come where nobody keeps the notification until then.

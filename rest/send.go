@@ -48,6 +48,7 @@ func (a *api) send(w *answer, r *http.Request) *problem {
 	if async {
 		a.accept(r.Context(), []*order{o})
 	} else {
+		o.wait = wait(r)
 		a.carry(r.Context(), o)
 	}
 	if r.Context().Err() == nil {

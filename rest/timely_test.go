@@ -24,6 +24,26 @@ func (endless) Send(ctx context.Context, n *push.Notification) push.Receipt {
 }
 
 func TestEveryNotificationHasItsVerdictInTime(t *testing.T) {
+	for _, c := range []struct {
+		prefer, key string
+		want        time.Duration
+	}{
+		{"", "", 3 * time.Second},
+		{"wait=2", "", 2 * time.Second},
+		{"wait=2", "order-17", 2 * time.Second}, // a key keeps it from ending with its caller, not from ending in time
+		{`handling=lenient, Wait="1"; x=y`, "", time.Second},
+		{"wait=10", "", 3 * time.Second}, // it is never more than the gateway grants
+		{"wait=0", "", 3 * time.Second},
+		{"wait=-1", "", 3 * time.Second},
+		{"wait=soon", "", 3 * time.Second},
+		{"wait=9223372036854775807", "", 3 * time.Second},
+	} {
+		t.Run(c.prefer+" "+c.key, func(t *testing.T) { inTime(t, c.prefer, c.key, c.want) })
+	}
+}
+
+func inTime(t *testing.T, prefer, idempotent string, want time.Duration) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		key, hash := rest.NewKey()
 		face, err := rest.New(rest.Config{
@@ -36,9 +56,15 @@ func TestEveryNotificationHasItsVerdictInTime(t *testing.T) {
 		began := time.Now()
 		request := httptest.NewRequest(http.MethodPost, "/v1/apps/shop/notifications", strings.NewReader(`{"platform":"fcm","token":"t"}`))
 		request.Header.Set("Authorization", "Bearer "+key)
+		if prefer != "" {
+			request.Header.Set("Prefer", prefer)
+		}
+		if idempotent != "" {
+			request.Header.Set("Idempotency-Key", idempotent)
+		}
 		answer := httptest.NewRecorder()
 		face.ServeHTTP(answer, request)
-		if answer.Code != http.StatusServiceUnavailable || answer.Header().Get("Retry-After") == "" || time.Since(began) != 3*time.Second {
+		if answer.Code != http.StatusServiceUnavailable || answer.Header().Get("Retry-After") == "" || time.Since(began) != want {
 			t.Errorf("%d after %v: %s", answer.Code, time.Since(began), answer.Body)
 		}
 	})
