@@ -4,7 +4,9 @@ package history_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -137,5 +139,42 @@ func BenchmarkStates(b *testing.B) {
 		if states, err := h.States(b.Context(), ids[from:from+100]); err != nil || len(states) != 100 {
 			b.Fatal(len(states), err)
 		}
+	}
+}
+
+// BenchmarkClaim claims keys that were never seen, and keys whose notifications wait, or have ended, in an index of 10,000.
+func BenchmarkClaim(b *testing.B) {
+	open := benchHouse(b)
+	h, stop := open(b.TempDir())
+	defer stop()
+	const count = 10_000
+	var events []push.Event
+	for i := range count {
+		n := keyed(fmt.Sprintf("%032d", i), "body")
+		events = append(events, of(n, push.StatusQueued))
+		if i%2 == 1 {
+			events = append(events, of(n, push.StatusSending), of(n, push.StatusAccepted))
+		}
+	}
+	if _, err := h.Append(b.Context(), events...); err != nil {
+		b.Fatal(err)
+	}
+	for h.Caught(b.Context()) == nil && h.Status().Behind > 0 {
+		runtime.Gosched()
+	}
+	for name, key := range map[string]func(i int) int{
+		"new": func(i int) int { return count + i }, "waiting": func(i int) int { return i * 2 % count }, "ended": func(i int) int { return i*2%count + 1 },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				done, _, err := h.Claim(b.Context(), keyed(fmt.Sprintf("%032d", key(i)), "body"), nil)
+				if err != nil || (done == nil) == (name == "new") {
+					b.Fatal(key(i), err)
+				}
+				if done != nil {
+					done()
+				}
+			}
+		})
 	}
 }

@@ -5,6 +5,7 @@ package history
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/push"
@@ -170,26 +172,49 @@ func (a asked) earlier(ctx context.Context) (*push.Receipt, error) {
 	if err != nil || k == nil {
 		return nil, err
 	}
-	r, events, err := a.Find(ctx, k.app, k.id.String())
+	r, orphaned, err := a.briefly(ctx, k)
 	switch {
-	case errors.Is(err, push.ErrNotFound):
-		return nil, nil
-	case err != nil:
+	case err != nil || r == nil:
 		return nil, err
-	case a.stands != nil && !a.stands(&r):
+	case a.stands != nil && !a.stands(r):
 		return nil, nil
 	case !bytes.Equal(k.body, a.claim.body):
 		return nil, push.ErrKeyReused
-	case orphaned(r, events):
-		return a.bury(ctx, k, r)
+	case orphaned:
+		return a.bury(ctx, k, *r)
 	}
-	return &r, nil
+	return r, nil
 }
 
-// orphaned reports whether a notification was never in a queue, and its caller's gateway died with it: nobody has the key,
-// and it has not ended.
-func orphaned(r push.Receipt, events []push.Event) bool {
-	return r.Status() == push.StatusSending && !slices.ContainsFunc(events, func(e push.Event) bool { return waits(e.Status) })
+// briefly returns the receipt of the notification that had the key, nil if there is none, by no more events than it takes.
+// It is orphaned if it was never in a queue, and its caller's gateway died with it: nobody has the key, and it has not
+// ended.
+func (a asked) briefly(ctx context.Context, k *keyed) (r *push.Receipt, orphaned bool, err error) {
+	found, err := a.standing(ctx, []uuid.UUID{k.id})
+	s, ok := found[k.id]
+	if err != nil || !ok || s.app != k.app {
+		return nil, false, err
+	}
+	steps, err := a.decisive(ctx, s)
+	if err != nil {
+		return nil, false, err
+	}
+	receipt, _, err := tell(s, steps)
+	inQueue := slices.ContainsFunc(steps, func(s *step) bool { return waits(s.status) })
+	return &receipt, s.state.Status == push.StatusSending && !inQueue, err
+}
+
+// decisive returns the steps that tell how a notification stands: none of one that waits, the one that ended it, and of one
+// that is being sent all.
+func (h *History) decisive(ctx context.Context, s *standing) ([]*step, error) {
+	switch {
+	case waits(s.state.Status):
+		return nil, nil
+	case !s.state.Ended() || len(s.fresh) > 0:
+		return h.timeline(ctx, s)
+	}
+	end := &standing{row: row{places: binary.AppendUvarint(binary.AppendUvarint(nil, s.state.Place.Seq), uint64(s.state.Place.Index))}}
+	return h.timeline(ctx, end)
 }
 
 // bury ends an orphan, which nobody else will; its key is free if it may be repeated.

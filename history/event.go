@@ -53,6 +53,16 @@ func newStep(place engine.Place, text []byte) (*step, error) {
 	}, nil
 }
 
+// idOf returns the ID with which an event's text begins.
+func idOf(text []byte) (uuid.UUID, bool) {
+	const name, length = `{"id":"`, 36
+	if len(text) < len(name)+length || string(text[:len(name)]) != name {
+		return uuid.UUID{}, false
+	}
+	id, err := uuid.ParseBytes(text[len(name):][:length])
+	return id, err == nil
+}
+
 // write returns the event's text for the stream and its step, which has no place yet.
 func write(e push.Event) (*step, error) {
 	id, err := uuid.Parse(e.ID)
@@ -73,6 +83,17 @@ func write(e push.Event) (*step, error) {
 		id: id, app: e.App, status: e.Status, attempt: e.Attempt, at: e.At, sendAt: e.SendAt,
 		keyHash: e.KeyHash, bodyHash: e.BodyHash, text: text,
 	}, nil
+}
+
+func writeAll(events []push.Event) ([]*step, error) {
+	steps := make([]*step, len(events))
+	for i, e := range events {
+		var err error
+		if steps[i], err = write(e); err != nil {
+			return nil, err
+		}
+	}
+	return steps, nil
 }
 
 // event reads the whole event back.

@@ -240,6 +240,9 @@ func (h *History) withKey(ctx context.Context, key []byte) (*keyed, error) {
 	if s := h.overlay.withKey(key); s != nil {
 		return &keyed{s.id, s.app, s.bodyHash}, nil
 	}
+	if !idx.keys.may(key) {
+		return nil, nil
+	}
 	var k keyed
 	var id []byte
 	since := time.Now().Add(-h.cfg.KeepKeys)

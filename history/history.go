@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/push"
@@ -69,6 +70,7 @@ type History struct {
 	writer    *engine.Writer
 	overlay   *overlay
 	notes     chan note
+	room      *semaphore.Weighted // for the events in notes
 	tide      *tide
 	claims    *claims
 	hurt      chan struct{} // a reader has met damage
@@ -89,7 +91,7 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	cfg = cfg.withDefaults()
 	h := &History{
 		cfg: cfg, writer: cfg.Engine.Writer(Stream, false), overlay: newOverlay(), notes: make(chan note, maxNotes), tide: newTide(),
-		hurt: make(chan struct{}, 1),
+		room: semaphore.NewWeighted(maxNotes), hurt: make(chan struct{}, 1),
 	}
 	var err error
 	if h.stream, err = cfg.Engine.Stream(ctx, streamConfig(cfg)); err != nil {
@@ -188,13 +190,9 @@ func (h *History) Run(ctx context.Context) error {
 // States know them at once; whoever needs their order among others' events waits for Reach. After an error they may be
 // there or not.
 func (h *History) Append(ctx context.Context, events ...push.Event) (engine.Place, error) {
-	steps := make([]*step, len(events))
-	for i, e := range events {
-		s, err := write(e)
-		if err != nil {
-			return engine.Place{}, err
-		}
-		steps[i] = s
+	steps, err := writeAll(events)
+	if err != nil {
+		return engine.Place{}, err
 	}
 	h.overlay.expect(steps...)
 	places, err := h.append(ctx, steps)

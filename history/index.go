@@ -35,8 +35,9 @@ const (
 type index struct {
 	path        string
 	write, read *sql.DB
-	rows, views finder      // of write and of read
-	put         *sql.Stmt   // of write
+	rows, views finder // of write and of read
+	puts        puts   // of write
+	keys        *filter
 	fresh       atomic.Bool // it has come up with the stream once, so that what is not in it is not there
 }
 
@@ -84,7 +85,7 @@ func openIndex(ctx context.Context, dir, stream string, log *slog.Logger) (*inde
 var errOutdated = errors.New("it does not fit")
 
 func tryIndex(ctx context.Context, path, stream string) (*index, mark, error) {
-	idx := &index{path: path}
+	idx := &index{path: path, keys: newFilter()}
 	at, err := idx.open(ctx, stream)
 	if err != nil {
 		return nil, mark{}, errors.Join(fmt.Errorf("history: %s: %w", path, err), idx.close())
@@ -93,7 +94,8 @@ func tryIndex(ctx context.Context, path, stream string) (*index, mark, error) {
 }
 
 func (x *index) open(ctx context.Context, stream string) (at mark, err error) {
-	if x.write, err = database(x.path, "immediate", "temp_store(MEMORY)", "synchronous(NORMAL)", "cache_size(-16384)"); err != nil {
+	if x.write, err = database(x.path, "immediate", "temp_store(MEMORY)", "synchronous(NORMAL)", "cache_size(-16384)",
+		"wal_autocheckpoint(4096)"); err != nil {
 		return at, err
 	}
 	x.write.SetMaxOpenConns(1)
@@ -116,7 +118,7 @@ func (x *index) open(ctx context.Context, stream string) (at mark, err error) {
 }
 
 func (x *index) statements(ctx context.Context) (err error) {
-	if x.put, err = x.write.PrepareContext(ctx, putRow); err != nil {
+	if x.puts, err = newPuts(ctx, x.write); err != nil {
 		return err
 	}
 	if x.rows, err = newFinder(ctx, x.write); err != nil {

@@ -4,35 +4,36 @@ package history
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/sluice-push/sluice/push"
 )
 
 const (
-	// Notes that may wait to be written; beyond, Note waits.
-	maxNotes = 4096
-	// Notes that are written at a time.
+	// Events that may wait to be written; beyond, Note waits.
+	maxNotes = 8192
+	// Events that are written at a time.
 	notesAtOnce = 400
 )
 
-// note is an event that nobody waits for, or what is to be done when all before it are written.
+// note is events that nobody waits for, or what is to be done when all before it are written.
 type note struct {
-	step *step
-	then func()
+	steps []*step
+	then  func()
 }
 
 // Note writes events without waiting until they are on disk: Find and States know them at once, a crash may forget them.
 // While too many wait it waits too; its error is ctx's, or that of an event that cannot be written.
 func (h *History) Note(ctx context.Context, events ...push.Event) error {
-	for _, e := range events {
-		s, err := write(e)
-		if err != nil {
-			return err
-		}
-		h.overlay.expect(s)
-		if err := h.enqueue(ctx, note{step: s}); err != nil {
-			h.overlay.lost([]*step{s})
+	steps, err := writeAll(events)
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(steps, notesAtOnce) {
+		h.overlay.expect(some...)
+		if err := h.enqueue(ctx, note{steps: some}); err != nil {
+			h.overlay.lost(some)
 			return err
 		}
 	}
@@ -40,10 +41,14 @@ func (h *History) Note(ctx context.Context, events ...push.Event) error {
 }
 
 func (h *History) enqueue(ctx context.Context, n note) error {
+	if err := h.room.Acquire(ctx, int64(len(n.steps))); err != nil {
+		return err
+	}
 	select {
 	case h.notes <- n:
 		return nil
 	case <-ctx.Done():
+		h.room.Release(int64(len(n.steps)))
 		return ctx.Err()
 	}
 }
@@ -67,11 +72,11 @@ func (h *History) writeNotes(ctx context.Context) {
 
 // someNotes returns the first note and those that wait behind it.
 func (h *History) someNotes(first note) []note {
-	notes := []note{first}
-	for len(notes) < notesAtOnce {
+	notes, events := []note{first}, len(first.steps)
+	for events < notesAtOnce {
 		select {
 		case n := <-h.notes:
-			notes = append(notes, n)
+			notes, events = append(notes, n), events+max(1, len(n.steps))
 		default:
 			return notes
 		}
@@ -83,8 +88,8 @@ func (h *History) someNotes(first note) []note {
 func (h *History) writeSome(notes []note) {
 	apps := map[string][]*step{}
 	for _, n := range notes {
-		if n.step != nil {
-			apps[n.step.app] = append(apps[n.step.app], n.step)
+		for _, s := range n.steps {
+			apps[s.app] = append(apps[s.app], s)
 		}
 	}
 	var writing sync.WaitGroup
@@ -93,6 +98,7 @@ func (h *History) writeSome(notes []note) {
 	}
 	writing.Wait()
 	for _, n := range notes {
+		h.room.Release(int64(len(n.steps)))
 		if n.then != nil {
 			n.then()
 		}

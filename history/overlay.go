@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/engine"
 )
 
 // overlay is what the index does not hold yet: events that the stream has told and that are not committed, and our own
@@ -61,6 +63,25 @@ func (o *overlay) tell(seq uint64, steps []*step) {
 		}
 	}
 	o.advance(seq)
+}
+
+// own returns the step at a place of the stream by its text: our own, which has been taken apart before, or one that is
+// taken apart now.
+func (o *overlay) own(at engine.Place, text []byte) (*step, error) {
+	id, ok := idOf(text)
+	if !ok {
+		return newStep(at, text)
+	}
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	for _, s := range o.ours[id] {
+		if string(s.text) == string(text) {
+			told := *s
+			told.place, told.text = at, text
+			return &told, nil
+		}
+	}
+	return newStep(at, text)
 }
 
 // skip takes note that the stream tells nothing up to seq that was not told.

@@ -16,7 +16,7 @@ import (
 
 const (
 	// Chunks that the stream may be ahead of the index in memory; beyond, the tail waits for the index.
-	ahead = 128
+	ahead = 256
 	// Messages that the engine sends without being asked again: a few MB at the most.
 	pullAtOnce = 64
 	// How long to wait after a failure before the stream is followed again.
@@ -43,6 +43,7 @@ func (h *History) follow(ctx context.Context) error {
 		return h.tail(tailing, from, chunks)
 	})
 	house.Go(func() error { return h.project(ctx, chunks, firsts) })
+	house.Go(func() error { return h.recall(tailing) })
 	house.Go(func() error { return h.watch(tailing, firsts) })
 	house.Go(func() error {
 		_, _ = h.current(tailing) // so that Status tells when it has caught up, also if nobody asks
@@ -171,7 +172,7 @@ func (h *History) hear(ctx context.Context, m jetstream.Msg, chunks chan<- *chun
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
-	c := h.read(meta.Sequence.Stream, m.Subject(), m.Data())
+	c := h.read(meta.Sequence.Stream, m.Subject(), m.Data(), h.overlay.own)
 	h.counts.told.Add(uint64(len(c.steps)))
 	h.counts.newest.Store(c.seq + meta.NumPending)
 	h.overlay.tell(c.seq, c.steps)
@@ -188,11 +189,11 @@ func (h *History) hear(ctx context.Context, m jetstream.Msg, chunks chan<- *chun
 	}
 }
 
-// read takes a message apart. An item that is no event is passed over: it must not stop the others.
-func (h *History) read(seq uint64, subject string, body []byte) *chunk {
+// read takes a message apart by parse. An item that is no event is passed over: it must not stop the others.
+func (h *History) read(seq uint64, subject string, body []byte, parse func(engine.Place, []byte) (*step, error)) *chunk {
 	c := &chunk{seq: seq, app: appOf(subject), body: body}
 	for i, item := range engine.Items(body) {
-		s, err := newStep(engine.Place{Seq: seq, Index: i}, item)
+		s, err := parse(engine.Place{Seq: seq, Index: i}, item)
 		if err != nil {
 			h.cfg.Logger.Error("history: an event is passed over", "err", err)
 			continue

@@ -100,12 +100,14 @@ func callers(b *testing.B, each int, do func()) {
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
+	before := worked()
 	for range b.N {
 		turns <- struct{}{}
 	}
 	close(turns)
 	left.Wait()
 	b.ReportMetric(float64(b.N*each)/b.Elapsed().Seconds(), "notifications/s")
+	b.ReportMetric(1e5*(worked()-before).Seconds()/float64(b.N*each), "cpu-s/100k")
 }
 
 // BenchmarkAccept is what is accepted and on disk a second, one at a time by 64 callers and in batches of 100, beside what

@@ -353,7 +353,7 @@ func begin(t testing.TB, e *engine.Engine, q *queue.Queue, j *memory, s *sender)
 
 func note(app string) *push.Notification {
 	return &push.Notification{
-		ID: uuid.NewString(), App: app, AcceptedAt: time.Now().UTC(), Platform: push.APNs, Target: push.Target{Token: "00"}, Title: "t",
+		ID: uuid.Must(uuid.NewV7()).String(), App: app, AcceptedAt: time.Now().UTC(), Platform: push.APNs, Target: push.Target{Token: "00"}, Title: "t",
 	}
 }
 
