@@ -76,7 +76,7 @@ func (h *house) everyService() []*service {
 // warmUp is how long a new gateway waits for all its providers before it says that it is ready without some of them.
 const warmUp = 10 * time.Second
 
-// notReady answers /readyz. A gateway that is starting is ready once it can reach every provider, or after a while. From
+// notReady answers /readyz. A gateway that is starting is ready once it can reach every provider and has its share of the quotas, or after a while. From
 // then on it is ready as long as it can reach one: the trouble of one provider must not take the others' traffic away.
 func (g *Gateway) notReady() []rest.NotReady {
 	if g.draining.Load() {
@@ -91,6 +91,9 @@ func (g *Gateway) notReady() []rest.NotReady {
 		if err := s.pool.Ready(); err != nil {
 			missing = append(missing, rest.NotReady{Name: s.name, Reason: err.Error()})
 		}
+	}
+	if s := g.durable.shares(); s != nil && s.Short && !g.warm.Load() {
+		missing = append(missing, rest.NotReady{Name: "quota", Reason: "has not got its share from the other gateways yet"})
 	}
 	if len(missing) == 0 || time.Since(time.Unix(0, g.began.Load())) > warmUp {
 		g.warm.Store(true)

@@ -164,13 +164,13 @@ func (l *line) spend(s *share, name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	l.pace.filled(now)
+	l.pace.filled(now, now)
 	p := part{shared: true, now: s.rest, rest: s.rest}
 	if amount, named := s.parts[name]; named && s.until.After(now) {
 		p.now, p.until = amount, s.until
 	}
 	l.pace.part = p
-	l.pace.filled(now)
+	l.pace.filled(now, now)
 	l.rearm(now)
 }
 

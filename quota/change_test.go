@@ -63,6 +63,29 @@ func TestAPartEndsByTheGatesOwnClock(t *testing.T) {
 	})
 }
 
+func TestWhoWaitsForAClosedProjectCountsOnItsShareToBeRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		spend := func() { g.Spend(map[string]float64{quota.Total: 0.5}, time.Now().Add(5*time.Second), 0.001) }
+		spend()
+		g.Learn(toToken("a"), throttled(push.ScopeProject, 10*time.Second))
+		for i := range 2 {
+			if _, wait, ok := g.Admit(toToken("a"), 11*time.Second); !ok || wait > 11*time.Second {
+				t.Errorf("number %d: Admit = %v, %v", i, wait, ok)
+			}
+		}
+		time.Sleep(6 * time.Second)
+		if s := g.Status(); s.Share != 0.001 {
+			t.Errorf("nobody has renewed it: %+v", s)
+		}
+		spend()
+		time.Sleep(4500 * time.Millisecond)
+		if s := g.Status(); s.Waiting.Normal != 0 || s.Share != 0.5 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestWhatGatheredWhileNobodyAskedEndsWithThePart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 1000}})

@@ -55,7 +55,7 @@ func (g *governor) take(now time.Time) bool {
 	if now.Before(g.opens) || now.Before(g.barred) || now.Before(g.follow) {
 		return false
 	}
-	bucket := g.filled(now)
+	bucket := g.filled(now, now)
 	if bucket != nil && !bucket.AllowN(now, 1) {
 		return false
 	}
@@ -69,7 +69,7 @@ func (g *governor) take(now time.Time) bool {
 // wait returns how long it takes until count in a row could be let through.
 func (g *governor) wait(now time.Time, count int) time.Duration {
 	closed := max(g.closed(now), g.follow.Sub(now))
-	bucket := g.filled(now.Add(closed))
+	bucket := g.filled(now, now.Add(closed))
 	if bucket == nil {
 		return closed
 	}
@@ -95,9 +95,11 @@ func (g *governor) closed(now time.Time) time.Duration {
 
 // filled returns the bucket with its rate of that moment, nil where nothing
 // limits it. A scope that has been closed opens with one token at the most, so
-// that nobody bursts into a quota that has only just come back.
-func (g *governor) filled(at time.Time) *rate.Limiter {
-	if until, ended := g.part.end(at); ended {
+// that nobody bursts into a quota that has only just come back. A part that
+// ends between now and then is taken to be renewed: it is looked at again
+// before anybody is let through.
+func (g *governor) filled(now, at time.Time) *rate.Limiter {
+	if until, ended := g.part.end(now); ended {
 		g.tune(until)
 	}
 	if g.tune(at); g.bucket == nil {
@@ -154,12 +156,12 @@ func (g *governor) change(now time.Time, limit Limit) {
 	if g.limit == limit {
 		return
 	}
-	g.filled(now)
+	g.filled(now, now)
 	g.limit = limit
 	if limit.Rate > 0 && g.slowed > 0 {
 		g.ceiling, g.slowed = limit.pace(), min(g.slowed, limit.pace())
 	}
-	g.filled(now)
+	g.filled(now, now)
 }
 
 // refused closes the scope and slows it down. The refusals of all that was in

@@ -265,7 +265,7 @@ func (l *line) status(name string) ScopeStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	l.pace.filled(now)
+	l.pace.filled(now, now)
 	return ScopeStatus{
 		Name: name, Limit: l.pace.limit.Rate, Rate: l.pace.rate(now) * l.pace.spends(), Share: l.pace.spends(), ClosedFor: l.pace.closed(now).Seconds(),
 		Waiting: Waiting{Critical: l.lanes[0].waiting, Normal: l.lanes[1].waiting, Bulk: l.lanes[2].waiting},

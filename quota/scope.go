@@ -138,7 +138,7 @@ func (t *table) buckets(one *target, n *push.Notification, now time.Time) (bucke
 	if one.cfg != cfg {
 		one.adopt(cfg, n, now)
 	}
-	buckets[0] = one.pace.filled(now)
+	buckets[0] = one.pace.filled(now, now)
 	if isTopic(n) {
 		return buckets
 	}

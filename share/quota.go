@@ -28,6 +28,7 @@ type quota struct {
 	since   time.Time // and when we saw it first
 	seen    map[string]sight
 	members int
+	short   bool // has less than half of what is due
 }
 
 // sight is when a member's beat was seen first.
@@ -132,13 +133,15 @@ func (q *quota) renew(d *document, now time.Time) {
 	own := &member{Beat: q.beat, Parts: make(map[string]int64, len(wants)), Wants: wants}
 	d.Members[me] = own
 	pool := whole - q.sharing.rest*int64(max(q.sharing.cfg.Members, len(d.Members)))
+	q.short = false
 	for scope := range wants {
-		free := d.free(scope, me, pool)
+		due, free := d.due(scope, me, pool), d.free(scope, me, pool)
 		if d.Settled {
-			own.Parts[scope] = min(d.due(scope, me, pool), free)
+			own.Parts[scope] = min(due, free)
 		} else {
 			own.Parts[scope] = min(held[scope], free)
 		}
+		q.short = q.short || own.Parts[scope] < due/2
 	}
 	q.lower(own.Parts, now)
 }

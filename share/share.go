@@ -75,12 +75,13 @@ type Sharing struct {
 	mu     sync.Mutex
 	quotas map[string]*quota
 	gone   map[string]*quota // to take leave of
-	touch  touch
+	touch  touch             // of the last round; short before the first
 }
 
 // touch is how this member stands with the others.
 type touch struct {
 	members int
+	short   bool
 	err     error
 }
 
@@ -92,7 +93,7 @@ func New(cfg Config) *Sharing {
 	}
 	return &Sharing{
 		cfg: cfg, rest: int64(cfg.Apart * whole / float64(cfg.Members)), again: make(chan struct{}, 1),
-		quotas: map[string]*quota{}, gone: map[string]*quota{},
+		quotas: map[string]*quota{}, gone: map[string]*quota{}, touch: touch{short: true},
 	}
 }
 
@@ -137,7 +138,7 @@ func (s *Sharing) round(ctx context.Context, most time.Duration) {
 	ctx, stop := context.WithTimeout(ctx, 2*most)
 	defer stop()
 	held, gone := s.all()
-	s.each(gone, func(q *quota) error { return q.leave(ctx) })
+	_ = s.each(gone, func(q *quota) error { return q.leave(ctx) }) // or the leases end by themselves
 	err := s.each(held, func(q *quota) error { return q.keep(ctx) })
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return
@@ -180,7 +181,7 @@ func (s *Sharing) farewell(most time.Duration) error {
 func (s *Sharing) tell(held []*quota, err error) {
 	now := touch{err: err}
 	for _, q := range held {
-		now.members = max(now.members, q.members)
+		now.members, now.short = max(now.members, q.members), now.short || q.short
 	}
 	s.mu.Lock()
 	before := s.touch
@@ -198,6 +199,9 @@ func (s *Sharing) tell(held []*quota, err error) {
 type Status struct {
 	// Members is how many gateways share with this one, itself among them.
 	Members int `json:"members"`
+	// Short is true while this one has less than half of what is due to it: after it has joined, and in a new cluster for as
+	// long as a lease.
+	Short bool `json:"short"`
 	// InTouch is false while the leases cannot be renewed, and Reason says why.
 	InTouch bool   `json:"in_touch"`
 	Reason  string `json:"reason,omitempty"`
@@ -207,7 +211,7 @@ type Status struct {
 func (s *Sharing) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	status := Status{Members: s.touch.members, InTouch: s.touch.err == nil}
+	status := Status{Members: s.touch.members, Short: s.touch.short, InTouch: s.touch.err == nil}
 	if s.touch.err != nil {
 		status.Reason = s.touch.err.Error()
 	}

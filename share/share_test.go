@@ -21,8 +21,14 @@ func TestWhoIsAloneHasTheWhole(t *testing.T) {
 		a := c.join(share.Config{}, 0.1)
 		defer a.leave()
 		about(t, "at first", a, 0)
+		if !a.Status().Short {
+			t.Error("it is not short of anything")
+		}
 		time.Sleep(founding)
 		about(t, "later", a, 1)
+		if a.Status().Short {
+			t.Error("it is short of something")
+		}
 	})
 }
 

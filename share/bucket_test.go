@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package share_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	nats "github.com/nats-io/nats-server/v2/server"
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/share"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve starts a NATS server, on a port of its choice if it is not told one, until the test ends or stop is called.
+func serve(t *testing.T, port int, dir string) (server *nats.Server, stop func()) {
+	t.Helper()
+	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Start()
+	stop = sync.OnceFunc(func() { server.Shutdown(); server.WaitForShutdown() })
+	t.Cleanup(stop)
+	if !server.ReadyForConnections(time.Minute) {
+		t.Fatal("the server does not start")
+	}
+	return server, stop
+}
+
+// reads fails the test unless the document is at that text, and returns its revision.
+func reads(t *testing.T, b *share.Bucket, want string) uint64 {
+	t.Helper()
+	text, revision, err := b.Read(t.Context(), "key")
+	if err != nil || string(text) != want || (revision == 0) != (want == "") {
+		t.Fatalf("%q at %d, %v; want %q", text, revision, err, want)
+	}
+	return revision
+}
+
+func TestADocumentIsReplacedOnlyAtTheRevisionThatWasReadAndALostOneIsMadeAnew(t *testing.T) {
+	dir := t.TempDir()
+	server, stop := serve(t, nats.RANDOM_PORT, dir)
+	e, err := engine.Open(t.Context(), engine.Config{URL: server.ClientURL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	one, two := &share.Bucket{Engine: e}, &share.Bucket{Engine: e}
+	write := func(b *share.Bucket, text string, revision uint64, want error) {
+		t.Helper()
+		if err := b.Write(t.Context(), "key", []byte(text), revision); !errors.Is(err, want) {
+			t.Fatalf("write %q at %d: %v, want %v", text, revision, err, want)
+		}
+	}
+	reads(t, one, "")
+	write(one, "first", 0, nil)
+	write(two, "also first", 0, share.ErrChanged)
+	first := reads(t, two, "first")
+	write(two, "second", first, nil)
+	write(one, "too late", first, share.ErrChanged)
+	reads(t, one, "second")
+
+	addr := server.Addr().String()
+	stop()
+	if err := one.Write(brief(t), "key", []byte("nobody is there"), first); err == nil || errors.Is(err, share.ErrChanged) {
+		t.Fatalf("without a server: %v", err)
+	}
+	serve(t, portOf(t, addr), dir)
+	for {
+		if _, _, err := one.Read(brief(t), "key"); err == nil {
+			break
+		}
+	}
+	reads(t, one, "")
+	write(one, "anew", 0, nil)
+	for {
+		if _, _, err := two.Read(brief(t), "key"); err == nil {
+			break
+		}
+	}
+	reads(t, two, "anew")
+}
+
+func portOf(t *testing.T, addr string) (port int) {
+	t.Helper()
+	if _, err := fmt.Sscanf(addr, "127.0.0.1:%d", &port); err != nil {
+		t.Fatal(addr, err)
+	}
+	return port
+}
+
+// brief is a context that nobody waits long for.
+func brief(t *testing.T) context.Context {
+	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	t.Cleanup(stop)
+	return ctx
+}
