@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fuzz bench crash fleet scorecard demo ci
+.PHONY: help build test race lint fuzz bench benchmarks crash million fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,15 @@ fuzz: ## run every fuzz target for FUZZ (default 30s) each
 	    echo "$$pkg $$name"; $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ) "$$pkg" || exit 1; \
 	  done || exit 1; done
 
-bench: ## measure one connection and the whole road
+BENCH ?= 15s
+bench: build ## measure the whole road as three processes, BENCH (default 15s) each time; docs/performance.md
+	bin/gateway bench --dev --no-queue --duration $(BENCH) --in-flight 2 --batch 150
+	bin/gateway bench --dev --no-queue --duration $(BENCH) --in-flight 64
+	bin/gateway bench --dev --no-queue --duration $(BENCH) --rate 1500/s
+	bin/gateway bench --dev --duration $(BENCH) --in-flight 2 --batch 150
+	bin/gateway bench --dev --duration $(BENCH) --in-flight 64
+
+benchmarks: ## measure one connection, and each room by itself
 	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./delivery ./rest ./queue ./gateway
 
 SEEDS ?= 200
@@ -40,6 +48,10 @@ crash: ## kill a working queue at random moments, SEEDS (default 200) times over
 
 fleet: ## have two, four and eight gateways share a quota, join, leave and be killed, on a quiet machine
 	$(GO) test ./gateway -run TestTwoFourAndEight -sharing -v -timeout 10m
+
+MILLION ?= 1000000
+million: ## queue MILLION (default a million) notifications, and tell how much memory that took (on Linux)
+	SLUICE_MILLION=$(MILLION) $(GO) test -timeout 0 -v -run TestAMillion ./queue
 
 scorecard: ## play the services' faults to a gateway under load; ROWS="S01 S06" for some rows
 	$(GO) run ./loadtest/scorecard $(ROWS)

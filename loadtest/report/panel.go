@@ -35,7 +35,7 @@ func (p *Panel) Every() time.Duration {
 	if p.Redraw {
 		return 500 * time.Millisecond
 	}
-	return 5 * time.Second
+	return 3 * time.Second
 }
 
 // Show shows the view.

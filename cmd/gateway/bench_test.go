@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sluice-push/sluice/loadtest/report"
+)
+
+func TestBenchMeasuresProcessesOfItsOwn(t *testing.T) {
+	folder := t.TempDir()
+	data, page := filepath.Join(folder, "report.json"), filepath.Join(folder, "report.html")
+	code, stdout, stderr := finish(t, nil, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
+	if code != 0 || !strings.Contains(stdout, "equal to the mock's ledger, to the last of 100 notifications") {
+		t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+	r, err := report.Read(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Offered != 100 || r.Verdicts["accepted"] != 100 || r.Ledger == nil || !r.Ledger.Equal() {
+		t.Errorf("%d offered, %v, %+v", r.Offered, r.Verdicts, r.Ledger)
+	}
+	for i, name := range []string{"bench", "mock", "gateway"} {
+		if len(r.Processes) != 3 || r.Processes[i].Name != name {
+			t.Errorf("processes %+v", r.Processes)
+			break
+		}
+		if err := syscall.Kill(r.Processes[i].PID, 0); err == nil {
+			t.Errorf("the process %s still runs", name)
+		}
+	}
+	if text, err := os.ReadFile(page); err != nil || !strings.Contains(string(text), "The count is right") {
+		t.Errorf("the page: %v\n%s", err, text)
+	}
+
+	code, stdout, _ = finish(t, nil, "bench", "--compare", data, data)
+	if code != 0 || !strings.Contains(stdout, "× 1.00") {
+		t.Errorf("exit code %d\n%s", code, stdout)
+	}
+}
+
+func TestAnInterruptedBenchReports(t *testing.T) {
+	p := start(t, nil, "bench", "--dev", "--no-queue", "--rate", "50/s", "--duration", "1h", "--warm-up", "0s")
+	p.eventually("it has measured something", func() bool { return strings.Contains(p.stderr.String(), "accepted") })
+	p.signal(syscall.SIGINT)
+	if code := p.wait(); code != 0 || !strings.Contains(p.stdout.String(), "ended before its time") || !strings.Contains(p.stdout.String(), "equal to the mock's ledger") {
+		t.Errorf("exit code %d\n%s", code, p.stdout.String())
+	}
+}
+
+func TestBenchSaysWhatIsWrongWithItsFlags(t *testing.T) {
+	for want, args := range map[string][]string{
+		"Give --dev, --ready-file or --url": {"bench"},
+		"such as 5000/s":                    {"bench", "--dev", "--rate", "many"},
+		"no such file":                      {"bench", "--dev", "--mix", "/nowhere.yaml"},
+		"--compare takes two reports":       {"bench", "--compare", "one.json"},
+		"can't be used together":            {"bench", "--rate", "5/s", "--in-flight", "3"},
+	} {
+		if code, _, stderr := finish(t, nil, args...); code != 2 || !strings.Contains(stderr, want) {
+			t.Errorf("%v: exit code %d, %q, want %q", args, code, stderr, want)
+		}
+	}
+}
