@@ -384,3 +384,31 @@ func TestOverAnyTimeNoMoreIsSentThanWasAllowedMeanwhile(t *testing.T) {
 		}
 	})
 }
+
+// TestAPaceOfJustWhatIsGrantedIsNeverRefused offers three times a quota of 6,000 a minute, all of which comes back at the end of
+// each minute, as FCM's does.
+func TestAPaceOfJustWhatIsGrantedIsNeverRefused(t *testing.T) {
+	const granted, minutes = 6000, 5
+	synctest.Test(t, func(t *testing.T) {
+		g := quota.New(quota.Config{Total: quota.Limit{Rate: granted / 60, Per: time.Minute}})
+		began, minute, left, accepted, refused := time.Now(), 0, granted, 0, 0
+		for time.Since(began) < minutes*time.Minute {
+			if _, _, ok := g.Admit(toToken("a"), 0); ok {
+				if now := int(time.Since(began) / time.Minute); now > minute {
+					minute, left = now, granted
+				}
+				if left--; left >= 0 {
+					accepted++
+				} else {
+					refused++
+					g.Learn(toToken("a"), throttled(push.ScopeProject, time.Until(began.Add(time.Duration(minute+1)*time.Minute))))
+				}
+			}
+			time.Sleep(time.Second / 300)
+		}
+		if refused > 0 || accepted < 0.98*granted*minutes {
+			t.Errorf("%d accepted, %d refused", accepted, refused)
+		}
+		t.Logf("%.2f %% of the grant", 100*float64(accepted)/granted/minutes)
+	})
+}
