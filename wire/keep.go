@@ -13,14 +13,27 @@ import (
 // grain is the least time between two looks over the table.
 const grain = int64(time.Millisecond)
 
+// A keeper that wakes so late was held up itself, with its whole process or machine. What the peer has said meanwhile may lie
+// unread: it is read first, for as long as that was, but at most for mercy.
+const (
+	heldUp = 100 * time.Millisecond
+	mercy  = time.Second
+)
+
 // keep keeps the time for all requests of the connection: one timer, set to
 // the earliest thing that can be due. It returns when the connection has ended.
 func (c *Conn) keep(ctx context.Context) {
 	timer := time.NewTimer(c.tick())
 	defer timer.Stop()
+	excused := false
 	for {
 		select {
 		case <-timer.C:
+			late := -c.untilArmed()
+			if excused = late > heldUp && !excused; excused {
+				timer.Reset(min(late, mercy))
+				continue
+			}
 			timer.Reset(c.tick())
 		case <-c.alarm:
 			timer.Reset(c.untilArmed())

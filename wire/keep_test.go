@@ -67,6 +67,26 @@ func TestWhateverThePeerSendsIsASignOfLife(t *testing.T) {
 	})
 }
 
+func TestAMachineThatStoodStillFirstReadsWhatHasCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		answered := h.send(t.Context(), post("/"))
+		head := h.peer.next(http2.FrameHeaders)
+		silent := h.send(t.Context(), post("/"))
+		h.peer.next(http2.FrameHeaders)
+		synctest.Wait()
+		h.StandStill(time.Minute)
+		at := time.Now()
+		time.Sleep(1500 * time.Millisecond) // the keeper has woken meanwhile
+		h.peer.answer(head.stream, "200")
+		wantStatus(t, <-answered, 200)
+		wantError(t, <-silent, wire.ResponseTimeout, wire.Unknown, true)
+		if took := time.Since(at); took != 2*time.Second {
+			t.Errorf("the one that got no answer was given up after %v", took)
+		}
+	})
+}
+
 func TestAnIdleConnectionIsPingedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := build(t, wire.Config{})
