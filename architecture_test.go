@@ -71,8 +71,8 @@ var floors = map[string]struct {
 	}, mayNotFrom: "the mock is a stand-in for the world outside; only cmd and tests may bring it in"},
 
 	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "source", "engine", "history", "loadtest/bench", "loadtest/report", "mockprovider", "providers/webpush", "push", "rest"}},
-	"loadtest/scorecard": {floor: 5, mayImport: []string{"loadtest", "mockprovider", "push"},
-		mayNotFrom: "it knows the gateway as operators do: by its binary, its configuration and its API"},
+	"loadtest/scorecard": {floor: 5, mayImport: []string{"client", "loadtest", "mockprovider", "pool", "push"},
+		mayNotFrom: "it knows the gateway as operators do: by its binary, its configuration and its API; pool is the client's, whose events it reads"},
 }
 
 // noSuchRoom holds the names under which code goes to be forgotten.

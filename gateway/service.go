@@ -127,7 +127,11 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 
 // watched is what the metrics show of the service.
 func (s *service) watched() metrics.Service {
-	return metrics.Service{Pool: s.pool, Gate: s.gate, Admission: s.admission, HeldBack: s.brake.Chance}
+	w := metrics.Service{Pool: s.pool, Gate: s.gate, Admission: s.admission, HeldBack: s.brake.Chance}
+	if len(s.cred.cert) > 0 {
+		w.Expires = s.cred.cert[0].Leaf.NotAfter
+	}
+	return w
 }
 
 // whole adds to a block's settings what is the whole configuration's.

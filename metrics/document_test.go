@@ -56,7 +56,7 @@ var groups = []struct {
 	{"Gates", []string{"sluice_gate"}},
 	{"Overload", []string{"sluice_shed", "sluice_admission", "sluice_ceiling"}},
 	{"The API", []string{"sluice_http"}},
-	{"Pools", []string{"sluice_pool"}},
+	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
 	{"Queue and history", []string{"sluice_queue", "sluice_history"}},
 	{"Configuration and build", []string{"sluice_config", "sluice_build"}},

@@ -96,7 +96,7 @@ func street(t *testing.T, m *metrics.Metrics, g *quota.Gate) *pool.Pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Watch(metrics.Service{Pool: p, Gate: g, Admission: new(delivery.Admission), HeldBack: func() float64 { return 0.25 }})
+	m.Watch(metrics.Service{Pool: p, Gate: g, Admission: new(delivery.Admission), HeldBack: func() float64 { return 0.25 }, Expires: time.Unix(1_800_000_000, 0)})
 	m.WatchCeiling(&delivery.Ceiling{Most: 700})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

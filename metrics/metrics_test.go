@@ -271,6 +271,7 @@ func TestWhoWaitsAndWhatIsHeldBackIsShownAsItStands(t *testing.T) {
 			`sluice_gate_waiting{lane="critical",pool="apns",scope="total"} 1`,
 			`sluice_gate_waiting{lane="bulk",pool="apns",scope="total"} 0`,
 			`sluice_brake_held_share{pool="apns"} 0.25`,
+			`sluice_certificate_expires_timestamp_seconds{pool="apns"} 1.8e+09`,
 			`sluice_admission_limit{pool="apns"} 1024`,
 			`sluice_admission_waiting{pool="apns"} 0`,
 			`sluice_ceiling_limit 700`,

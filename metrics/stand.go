@@ -5,6 +5,7 @@ package metrics
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -92,6 +93,9 @@ var ceilingReadings = []reading[delivery.AdmissionStatus]{
 var brakeReading = gauge("sluice_brake_held_share", "Share of notifications that the brake holds back now, 0 to 1; 0 while the provider answers.",
 	byPool, func(share float64) float64 { return share })
 
+var expiryReading = gauge("sluice_certificate_expires_timestamp_seconds", "When the client certificate expires, in Unix time; keys do not expire.",
+	byPool, func(at time.Time) float64 { return float64(at.Unix()) })
+
 var waitingReading = gauge("sluice_gate_waiting", "Notifications in line before a quota, by lane; scope is total, topics or the name of one of quota.scopes.",
 	byScope, func(count int) float64 { return float64(count) })
 
@@ -113,6 +117,8 @@ type Service struct {
 	Admission *delivery.Admission
 	// HeldBack returns the share of notifications that the brake holds back.
 	HeldBack func() float64
+	// Expires is when its certificate does; zero where it has none.
+	Expires time.Time
 }
 
 // stands shows services as they stand when Prometheus asks.
@@ -161,6 +167,7 @@ func (s *stands) Describe(to chan<- *prometheus.Desc) {
 		to <- r.desc
 	}
 	to <- brakeReading.desc
+	to <- expiryReading.desc
 	to <- waitingReading.desc
 	to <- shareReading.desc
 }
@@ -198,6 +205,9 @@ func (w Service) collect(to chan<- prometheus.Metric) {
 	}
 	if w.HeldBack != nil {
 		brakeReading.send(to, w.HeldBack(), status.Name)
+	}
+	if !w.Expires.IsZero() {
+		expiryReading.send(to, w.Expires, status.Name)
 	}
 	w.collectGate(to, status.Name)
 }

@@ -131,7 +131,7 @@ func Run(ctx context.Context, c Config) (*report.Report, error) {
 	r.Machine.LoadThen = loadAverage()
 	r.Processes = t.processes(r.Answered)
 	if before != nil {
-		r.Ledger = &report.Ledger{Reported: t.book.everAccepted, Took: after.accepted - before.accepted, Unanswered: after.unanswered - before.unanswered}
+		r.Ledger = &report.Ledger{Reported: t.book.everAccepted, Took: *after - *before, Unsure: t.book.everUnsure}
 	}
 	return r, nil
 }

@@ -26,6 +26,7 @@ type book struct {
 	mu           sync.Mutex
 	seconds      float64 // that were measured
 	everAccepted int
+	everUnsure   int // lost or unknown: the provider may have taken it
 	everInFlight int
 	count        counts
 	latency      *hdrhistogram.Histogram
@@ -123,8 +124,11 @@ func (b *book) answer(due time.Duration, now time.Time, v *verdict, alone bool) 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.everInFlight--
-	if v.status == accepted {
+	switch v.status {
+	case accepted:
 		b.everAccepted++
+	case "unknown":
+		b.everUnsure++
 	}
 	b.recent.answered++
 	b.recent.verdicts[v.status]++
@@ -179,6 +183,7 @@ func (b *book) lose(due time.Duration, n int, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.everInFlight -= n
+	b.everUnsure += n
 	b.recent.lost += n
 	if due < 0 {
 		return

@@ -41,8 +41,7 @@ type Report struct {
 	// Own is the part of a single call's latency, from its sending on, that no attempt accounts for: the gateway's own time
 	// and that of the way to it and back. Nothing of it can be told of batches.
 	Own *Latency `json:"own,omitempty"`
-	// Late is how long after their time this program itself began to send calls: beyond what it says, no latency is the
-	// gateway's.
+	// Late is how long after their time this program began to send calls, for want of processor time or of a connection.
 	Late *Latency `json:"late,omitempty"`
 	// Distribution counts answers by latency, in classes that grow evenly on a logarithmic scale.
 	Distribution []Class `json:"distribution"`
@@ -153,8 +152,8 @@ type Process struct {
 type Ledger struct {
 	Reported int `json:"reported"`
 	Took     int `json:"took"`
-	// Unanswered are those that the mock took without saying so, as a script can have it.
-	Unanswered int `json:"unanswered,omitempty"`
+	// Unsure are the notifications, in the warm-up too, that were lost or reported as unknown: the mock may have taken them.
+	Unsure int `json:"unsure,omitempty"`
 }
 
 // Equal reports whether both counts are the same.
@@ -166,17 +165,17 @@ func (l *Ledger) Words() string {
 	case diff == 0:
 		return fmt.Sprintf("equal to the mock's ledger, to the last of %s notifications", Count(float64(l.Took)))
 	case diff > 0:
-		return fmt.Sprintf("the mock's ledger has %s more than the %s reported as accepted%s", Count(float64(diff)), Count(float64(l.Reported)), l.silent())
+		return fmt.Sprintf("the mock's ledger has %s more than the %s reported as accepted%s", Count(float64(diff)), Count(float64(l.Reported)), l.unsure())
 	default:
 		return fmt.Sprintf("the mock's ledger has %s fewer than the %s reported as accepted", Count(float64(-diff)), Count(float64(l.Reported)))
 	}
 }
 
-func (l *Ledger) silent() string {
-	if l.Unanswered == 0 {
+func (l *Ledger) unsure() string {
+	if l.Unsure == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (%s of all that it got went without an answer)", Count(float64(l.Unanswered)))
+	return fmt.Sprintf(" (%s are lost or unknown, in the warm-up too: it may have taken them)", Count(float64(l.Unsure)))
 }
 
 // Read reads what Write wrote.

@@ -113,7 +113,7 @@ func TestTheTextSaysByHowManyTheLedgerDiffers(t *testing.T) {
 		want   string
 	}{
 		{report.Ledger{Reported: 1980, Took: 1980}, "equal to the mock's ledger, to the last of 1,980 notifications"},
-		{report.Ledger{Reported: 1980, Took: 1989, Unanswered: 9}, "the mock's ledger has 9 more than the 1,980 reported as accepted (9 of all that it got went without an answer)"},
+		{report.Ledger{Reported: 1980, Took: 1989, Unsure: 12}, "the mock's ledger has 9 more than the 1,980 reported as accepted (12 are lost or unknown, in the warm-up too: it may have taken them)"},
 		{report.Ledger{Reported: 1980, Took: 1979}, "the mock's ledger has 1 fewer than the 1,980 reported as accepted"},
 	} {
 		r := run()

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +36,7 @@ type gateway struct {
 
 	mu     sync.Mutex
 	url    string
+	admin  string // what its operators ask
 	events []event
 	words  []string // the last lines of its log, for the row that fails
 }
@@ -47,6 +49,7 @@ type event struct {
 	Endpoint string    `json:"endpoint"`
 	Reason   string    `json:"reason"`
 	Listen   string    `json:"listen"`
+	Admin    string    `json:"admin"`
 	kind     string    // such as ejected
 }
 
@@ -111,8 +114,13 @@ func (s *stage) open(live int, settings string, apps ...app) *gateway {
 
 // configuration writes a configuration file as an operator would. Its settings may go on with those of limits.
 func (s *stage) configuration(settings string, apps ...app) string {
+	return s.configurationAt("127.0.0.1:0", settings, apps...)
+}
+
+// configurationAt is configuration for a gateway that listens elsewhere.
+func (s *stage) configurationAt(listen, settings string, apps ...app) string {
 	hash := sha256.Sum256([]byte(key))
-	text := "listen: 127.0.0.1:0\nadmin: {listen: 127.0.0.1:0}\nlog: {level: info, format: json}\n" +
+	text := "listen: " + listen + "\nadmin: {listen: 127.0.0.1:0}\nlog: {level: info, format: json}\n" +
 		"limits:\n  batch: 1000000\n  batch_in_flight: 100000\n" + settings + "\napps:\n"
 	for _, a := range apps {
 		text += fmt.Sprintf("  %s:\n    keys: [{name: score, hash: 'sha256:%s'}]\n    %s\n", a.name, hex.EncodeToString(hash[:]), a.providers)
@@ -123,8 +131,12 @@ func (s *stage) configuration(settings string, apps ...app) string {
 }
 
 // launch starts a process; it ends with the row.
-func (s *stage) launch(config string) *gateway {
-	g := &gateway{stage: s, cmd: exec.Command(s.binary, "serve", "-c", config), ended: make(chan struct{})}
+func (s *stage) launch(config string) *gateway { return s.launchIn(nil, config) }
+
+// launchIn is launch by a command that runs another, such as in a namespace.
+func (s *stage) launchIn(inside []string, config string) *gateway {
+	command := append(slices.Clone(inside), s.binary, "serve", "-c", config)
+	g := &gateway{stage: s, cmd: exec.Command(command[0], command[1:]...), ended: make(chan struct{})}
 	log, err := g.cmd.StderrPipe()
 	s.need(err)
 	g.born = time.Now()
@@ -177,7 +189,7 @@ func (g *gateway) listen(log io.Reader) {
 		}
 		switch {
 		case e.Message == "gateway: serving":
-			g.url = "http://" + e.Listen
+			g.url, g.admin = "http://"+e.Listen, "http://"+e.Admin
 		case e.kind != "":
 			g.events = append(g.events, e)
 		}
@@ -235,15 +247,15 @@ type status struct {
 	}
 }
 
-// client keeps as many connections as there are calls at a time.
-var client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10_000}}
+// web keeps as many connections as there are calls at a time.
+var web = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10_000}}
 
 // status asks the gateway; where it does not answer, the picture is empty.
 func (g *gateway) status() (s status) {
 	request, err := http.NewRequest(http.MethodGet, g.address()+"/v1/status", nil)
 	g.stage.need(err)
 	request.Header.Set("Authorization", "Bearer "+key)
-	answer, err := client.Do(request)
+	answer, err := web.Do(request)
 	if err != nil {
 		return s
 	}
@@ -311,7 +323,7 @@ func (g *gateway) call(path, media string, body []byte) (*http.Response, error) 
 	}
 	request.Header.Set("Authorization", "Bearer "+key)
 	request.Header.Set("Content-Type", media)
-	return client.Do(request)
+	return web.Do(request)
 }
 
 // ready reports what /readyz says.
@@ -319,7 +331,7 @@ func (g *gateway) ready() bool {
 	if g.address() == "" {
 		return false
 	}
-	answer, err := client.Get(g.address() + "/readyz")
+	answer, err := web.Get(g.address() + "/readyz")
 	if err != nil {
 		return false
 	}

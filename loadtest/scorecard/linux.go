@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -35,6 +37,9 @@ func deafListener(addr netip.AddrPort) (end func(), err error) {
 // playApart runs the row in a process that has a network namespace to itself, where every address can be this machine's.
 func (r row) playApart(h house) card {
 	failed := func(format string, args ...any) card {
+		if r.orHere {
+			return r.play(h)
+		}
 		return card{ID: r.id, Fault: r.fault, Result: short, Notes: []string{fmt.Sprintf(format, args...)}}
 	}
 	self, err := os.Executable()
@@ -66,10 +71,65 @@ func own(ctx context.Context, prefixes ...string) error {
 	for _, prefix := range prefixes {
 		commands = append(commands, []string{"route", "add", "local", prefix, "dev", "lo"})
 	}
+	return ip(ctx, nil, commands...)
+}
+
+// ip runs it for each of the commands, inside another namespace if that is not empty.
+func ip(ctx context.Context, inside []string, commands ...[]string) error {
 	for _, args := range commands {
-		if text, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %v: %w: %s", args, err, text)
+		command := append(append(slices.Clone(inside), "ip"), args...)
+		if text, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%v: %w: %s", command, err, text)
 		}
 	}
 	return nil
+}
+
+// bridge makes the thing that all cables end in, with an address of ours.
+func bridge(ctx context.Context, prefix string) error {
+	return ip(ctx, nil, strings.Fields("link set lo up"), strings.Fields("link add hub type bridge"),
+		[]string{"addr", "add", prefix, "dev", "hub"}, strings.Fields("link set hub up"))
+}
+
+// held is a namespace, which lasts as long as a process in it does.
+type held struct {
+	enter []string
+	end   func()
+}
+
+// namespace makes one with these addresses, at the end of a cable. It ends with this one at the latest.
+func namespace(ctx context.Context, cable string, addrs []string) (held, error) {
+	holder := exec.CommandContext(ctx, "sleep", "infinity")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := holder.Start(); err != nil {
+		return held{}, err
+	}
+	pid := fmt.Sprint(holder.Process.Pid)
+	h := held{enter: []string{"nsenter", "--net=/proc/" + pid + "/ns/net"}, end: func() {
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
+	}}
+	err := ip(ctx, nil, []string{"link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", pid},
+		[]string{"link", "set", cable, "master", "hub", "up"})
+	for _, addr := range addrs {
+		if err == nil {
+			err = ip(ctx, h.enter, []string{"addr", "add", addr + "/16", "dev", "eth0"})
+		}
+	}
+	if err == nil {
+		err = ip(ctx, h.enter, strings.Fields("link set lo up"), strings.Fields("link set eth0 up"))
+	}
+	if err != nil {
+		h.end()
+	}
+	return h, err
+}
+
+// unplug and plug take a cable out of the hub and put it back.
+func unplug(s *stage, cable string) error {
+	return ip(s.ctx, nil, []string{"link", "set", cable, "nomaster"})
+}
+
+func plug(s *stage, cable string) error {
+	return ip(s.ctx, nil, []string{"link", "set", cable, "master", "hub"})
 }

@@ -51,7 +51,7 @@ func run(ctx context.Context) int {
 			return complain(err)
 		}
 	}
-	house := house{ctx: ctx, dir: dir, binary: *binary, logs: *logs}
+	house := house{ctx: ctx, dir: dir, binary: *binary, logs: *logs, alone: *alone}
 	if *alone {
 		return reply(asked[0].play(house))
 	}
@@ -87,7 +87,7 @@ func choose(names []string) ([]row, error) {
 			}
 		}
 		if len(asked) == before {
-			return nil, fmt.Errorf("there is no row %q (S01 to S25, S01b, S03b, S05b, S10b)", name)
+			return nil, fmt.Errorf("there is no row %q (S01 to S25, S01b, S03b, S05b, S09b, S10b)", name)
 		}
 	}
 	return asked, nil

@@ -23,6 +23,7 @@ type house struct {
 	dir    string // for files
 	binary string // the gateway
 	logs   string // the folder that keeps the gateways' logs, or none
+	alone  bool   // this process has a network to itself
 }
 
 // row is one line of the scorecard.
@@ -30,8 +31,8 @@ type row struct {
 	id, fault string
 	// judge plays the fault and enters the figures; nil: not built.
 	judge func(*stage)
-	// apart says that the row needs a network of its own.
-	apart bool
+	// apart says that the row needs a network of its own, and orHere that it can do without where there is none.
+	apart, orHere bool
 }
 
 // run runs the row where it has to be run.
