@@ -83,7 +83,7 @@ func (d *durable) open(ctx context.Context, cfg *config.Config, sender queue.Sen
 	}
 	d.Queue, err = queue.Open(ctx, queue.Config{
 		Engine: d.engine, Journal: journal{d.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
-		RetryFor: cfg.Queue.RetryFor, SendTime: cfg.Limits.SendTime, Grace: cfg.Drain.Grace, Logger: log,
+		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTime: cfg.Limits.SendTime, Grace: cfg.Drain.Grace, Logger: log,
 	})
 	if err != nil {
 		return errors.Join(err, d.History.Close(), d.engine.Close())

@@ -63,10 +63,17 @@ func (q *Queue) bundles(ctx context.Context, ns []*push.Notification, errs []err
 	return bundles
 }
 
+// tooFarAhead is the reason of a refusal: what becomes of it could not be told for so long.
+const tooFarAhead = "TooFarAhead"
+
 // checked writes t as the disk will have it, if there is any use in keeping it.
 func (q *Queue) checked(ctx context.Context, t *task) ([]byte, error) {
 	if err := q.cfg.Sender.Check(t.N); err != nil {
 		return nil, err
+	}
+	if ahead := q.cfg.MaxDelay; ahead > 0 && t.Due.Sub(t.AcceptedAt) > ahead {
+		return nil, &push.FieldError{Field: "send_at", Reason: tooFarAhead,
+			Allowed: fmt.Sprintf("at most %s ahead: for so long the history is kept (history.max_age)", ahead)}
 	}
 	if !t.Due.IsZero() && q.laterBytes(ctx) > q.cfg.MaxBytes {
 		return nil, fmt.Errorf("%w: what is scheduled takes more than %d bytes", push.ErrFull, q.cfg.MaxBytes)
@@ -79,20 +86,28 @@ func (q *Queue) accept(ctx context.Context, subject string, b *bundle, errs []er
 	if b.source.stream == laterName {
 		k = q.later
 	}
+	before := [...]uint64{q.tasks.newest.Load(), q.later.newest.Load()}
 	places, err := k.writer.AppendAll(ctx, subject, b.texts)
-	if errors.Is(err, engine.ErrFull) {
+	var kept map[string]bool
+	switch {
+	case errors.Is(err, engine.ErrFull):
 		err = fmt.Errorf("%w: %w", push.ErrFull, err)
+	case errors.Is(err, engine.ErrUnwritable):
+		kept = q.inTruth(ctx, b.tasks, before)
 	}
 	safe := make([]*task, 0, len(b.tasks))
 	for i, place := range places {
-		if place.Seq == 0 {
+		k.reached(place.Seq)
+		if place.Seq == 0 && !kept[b.tasks[i].ID] {
 			errs[b.index[i]] = err
 			continue
 		}
 		safe = append(safe, b.tasks[i])
 	}
 	q.find(b.source)
-	q.tell(ctx, safe)
+	if len(safe) > 0 {
+		q.tell(ctx, safe)
+	}
 }
 
 // tell has the journal know of tasks that are safe, whether or not it does: their next event tells of them too. One with an

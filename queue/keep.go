@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,6 +36,13 @@ const (
 type keep struct {
 	stream jetstream.Stream
 	writer *engine.Writer
+	newest atomic.Uint64 // the last chunk that Accept knows of
+}
+
+// reached takes note of a chunk.
+func (k *keep) reached(seq uint64) {
+	for now := k.newest.Load(); seq > now && !k.newest.CompareAndSwap(now, seq); now = k.newest.Load() {
+	}
 }
 
 func newKeep(ctx context.Context, e *engine.Engine, cfg jetstream.StreamConfig, address func(string, int) (string, nats.Header)) (*keep, error) {

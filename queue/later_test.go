@@ -32,6 +32,19 @@ func TestAScheduledNotificationIsNeverSentBeforeItsTime(t *testing.T) {
 	}
 }
 
+func TestWhatIsScheduledForLongerThanAnybodyRemembersIsRefused(t *testing.T) {
+	h := build(t, t.TempDir(), newMemory(), newSender(), queue.Config{MaxDelay: time.Hour})
+	far, near := note("shop"), note("shop")
+	far.SendAt, near.SendAt = far.AcceptedAt.Add(time.Hour+time.Second), near.AcceptedAt.Add(time.Hour)
+	errs := h.Accept(t.Context(), []*push.Notification{far, near})
+	if misfit, ok := errors.AsType[*push.FieldError](errs[0]); !ok || misfit.Field != "send_at" || errs[1] != nil {
+		t.Errorf("%v", errs)
+	}
+	if h.journal.story(far.ID) != nil {
+		t.Error("what was refused is in the journal")
+	}
+}
+
 func TestAScheduleSurvivesItsGateway(t *testing.T) {
 	s, j, dir := newSender(), newMemory(), t.TempDir()
 	h := build(t, dir, j, s, queue.Config{})

@@ -61,6 +61,9 @@ type Config struct {
 	Journal Journal
 	// MaxBytes bounds what waits on disk, and separately what is scheduled; beyond, nothing is accepted. Zero is 4 GiB.
 	MaxBytes int64
+	// MaxDelay is how far ahead SendAt may lie; zero bounds nothing. Set it to what the journal keeps: of what waits for
+	// longer nobody could tell how it stands.
+	MaxDelay time.Duration
 	// InFlight is how many notifications of one app and lane are in the Sender's hands at a time; zero is 512.
 	InFlight int
 	// RetryFor is how long after it was due a notification without TTL is tried; zero is 24 hours.
