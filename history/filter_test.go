@@ -20,7 +20,7 @@ func filled(keys int, at time.Time) *filter {
 }
 
 func TestAFilterKnowsAllItsKeysAndTakesFewOthersForKnown(t *testing.T) {
-	const keys, others = leafKeys + leafKeys/2, 100_000
+	const keys, others = leafKeys + 1000, 100_000
 	f := filled(keys, time.Now())
 	for i := range keys {
 		if !f.may(keyOf(i)) {
@@ -48,8 +48,8 @@ func TestAFilterThatIsNotWholeYetRulesNothingOut(t *testing.T) {
 }
 
 func TestAFilterLetsGoOfKeysThatAreTooOld(t *testing.T) {
-	f := filled(leafKeys, time.Now().Add(-time.Minute))
-	f.add(keyOf(leafKeys), time.Now().Add(-time.Minute), 30*time.Second) // is too old itself
+	f := filled(1000, time.Now().Add(-time.Minute))
+	f.add(keyOf(1000), time.Now().Add(-time.Minute), 30*time.Second) // is too old itself
 	for i := range 10 {
 		f.add(keyOf(i), time.Now(), 30*time.Second) // these came again
 	}
