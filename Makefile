@@ -45,6 +45,7 @@ benchmarks: ## measure one connection, and each room by itself
 SEEDS ?= 200
 crash: ## kill a working queue at random moments, SEEDS (default 200) times over, and a server of its cluster; count what is lost
 	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run 'TestAKilledGateway|TestACluster' ./queue
+	$(GO) run ./loadtest/scorecard -json crash.json -seeds $(SEEDS) S17
 
 fleet: ## have two, four and eight gateways share a quota, join, leave and be killed, on a quiet machine
 	$(GO) test ./gateway -run TestTwoFourAndEight -sharing -v -timeout 10m

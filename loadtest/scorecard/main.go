@@ -25,6 +25,9 @@ Runs the rows that are named, or all that are built, and prints a line for each.
 `
 
 func main() {
+	if what := os.Getenv(memberOf); what != "" {
+		os.Exit(beMember(what))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx))
