@@ -54,6 +54,7 @@ const (
 )
 
 func TestAnotherGatewayIsAskedOnlyWhereNothingWasSent(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		status  int
@@ -184,6 +185,7 @@ func TestAnIDThatCannotBeAHeaderIsRefusedHere(t *testing.T) {
 }
 
 func TestAFeedGoesOnWhereItsConnectionWasLost(t *testing.T) {
+	t.Parallel()
 	var asked []string
 	var mu sync.Mutex
 	gateway := func(w http.ResponseWriter, r *http.Request) {

@@ -40,7 +40,9 @@ func TestWhatASilentPeerHasNotTakenIsNotDeliveredLater(t *testing.T) {
 	if lost, ok := errors.AsType[*wire.Error](err); !ok || lost.Reason != wire.PingTimeout {
 		t.Errorf("%v", err)
 	}
-	<-ran
+	if err := <-ran; err == nil {
+		t.Error("Run ended as if all were well")
+	}
 	close(given)
 	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the peer, awake again, meets %v, and not a reset", err)
