@@ -44,7 +44,7 @@ func TestAnIdleHTTP2ConnectionIsToldByGOAWAYThatTheGatewayEnds(t *testing.T) {
 	for range 20 {
 		idle = append(idle, preface(t, h.url))
 	}
-	go h.stop()
+	go func() { _ = h.stop() }()
 	for i, frames := range idle {
 		told := false
 		for {

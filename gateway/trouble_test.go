@@ -134,7 +134,7 @@ func TestAnEndpointThatSpeaksNoTLSIsNeverSentAnything(t *testing.T) {
 			if err != nil {
 				return
 			}
-			fmt.Fprint(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
+			_, _ = fmt.Fprint(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
 			conn.Close()
 		}
 	}()

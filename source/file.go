@@ -79,8 +79,10 @@ func (f *File) Run(ctx context.Context, changed chan<- struct{}) error {
 			if event.Op != fsnotify.Chmod {
 				settled.Reset(settle)
 			}
-		case <-lost: // an event: look
-			settled.Reset(settle)
+		case err := <-lost:
+			if err != nil { // an event was: look
+				settled.Reset(settle)
+			}
 		case <-settled.C:
 			tell(ctx, changed)
 		}
