@@ -31,7 +31,7 @@ func TestWrongUsageAndConfigurationEndWithTwoAndSayWhy(t *testing.T) {
 	}{
 		{nil, `gateway: expected one of`},
 		{[]string{"serv"}, `did you mean one of`},
-		{[]string{"bench"}, `unexpected argument bench`},
+		{[]string{"benchmark"}, `unexpected argument benchmark`},
 		{[]string{"serve"}, `missing flags: --config=FILE`},
 		{[]string{"serve", "-c", bad}, bad + `:1:1: lisen: unknown key (did you mean listen?)`},
 		{[]string{"check", "-c", bad}, bad + `:2:1: apps: required: at least one app, by its name`},

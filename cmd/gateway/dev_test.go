@@ -166,7 +166,7 @@ func TestEveryCommandsHelpShowsAnExampleAndNoneThatIsNotBuilt(t *testing.T) {
 		names = append(names, m[1])
 	}
 	slices.Sort(names)
-	if got := strings.Join(names, " "); got != "audit check dev key mock openapi schema send serve version" {
+	if got := strings.Join(names, " "); got != "audit bench check dev key mock openapi schema send serve version" {
 		t.Errorf("commands: %s\n%s", got, help)
 	}
 	for _, name := range names {
