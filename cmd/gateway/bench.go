@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,7 +93,7 @@ func (b bench) Run(p process) error {
 	}
 	panel := loadreport.Panel{To: p.stderr, Redraw: terminal(p.stderr)}
 	cfg.Tell, cfg.TellEvery = func(s loadbench.Snapshot) { panel.Show(view(s)) }, panel.Every()
-	profiled := b.profile(house.AdminURL)
+	profiled := b.profile(p, house.AdminURL)
 	r, err := loadbench.Run(p, cfg)
 	panel.Clear()
 	if err == nil {
@@ -192,8 +193,9 @@ func (b bench) compare(p process) error {
 	return err
 }
 
-// profile has the gateway's processor time profiled while it is measured.
-func (b bench) profile(admin string) <-chan error {
+// profile has the gateway's processor time profiled while it is measured. A run that is ended early has its report, and
+// no profile: pprof gives none of a part of its time.
+func (b bench) profile(ctx context.Context, admin string) <-chan error {
 	done := make(chan error, 1)
 	if b.Profile == "" {
 		done <- nil
@@ -203,14 +205,25 @@ func (b bench) profile(admin string) <-chan error {
 		admin = b.AdminURL
 	}
 	go func() {
-		time.Sleep(b.WarmUp)
-		done <- fetch(fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", admin, max(int(b.Duration.Seconds()), 1)), b.Profile)
+		select {
+		case <-time.After(b.WarmUp):
+		case <-ctx.Done():
+		}
+		err := fetch(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", admin, max(int(b.Duration.Seconds()), 1)), b.Profile)
+		if ctx.Err() != nil {
+			err = nil
+		}
+		done <- err
 	}()
 	return done
 }
 
-func fetch(url, file string) error {
-	answer, err := http.Get(url)
+func fetch(ctx context.Context, url, file string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("bench: --profile: %w", err)
+	}
+	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return fmt.Errorf("bench: --profile: %w", err)
 	}
