@@ -33,6 +33,12 @@ func TestABadFileIsToldWhereAndWhatIsAllowed(t *testing.T) {
 		"a rate of nothing": {
 			shop + "quota: {fcm: {rate: 0/min}}\n",
 			`gateway.yaml:5:15: quota.fcm.rate: "0/min": must be none, or a rate above zero, per s, min, h or d, such as "600000/min"`},
+		"a scope of the operator's with a name of ours": {
+			shop + "quota: {apns: {scopes: [{name: total, rate: 1/s}]}}\n",
+			`gateway.yaml:5:26: quota.apns.scopes[0].name: "total" is the name of another scope: give each its own, and none total or topics`},
+		"two scopes with one name": {
+			shop + "quota: {fcm: {scopes: [{name: a, rate: 1/s}, {name: a, rate: 2/s}]}}\n",
+			`gateway.yaml:5:47: quota.fcm.scopes[1].name: "a" is the name of another scope: give each its own, and none total or topics`},
 		"a yes for a true": {
 			shop + "pool: {fail_fast: yes}\n", `gateway.yaml:5:8: pool.fail_fast: "yes": must be true or false`},
 		"a word not in the list": {

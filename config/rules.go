@@ -5,6 +5,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,6 +22,9 @@ func (d *decoder) rules(cfg *Config) {
 		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
 	}
 	d.probes("retry", cfg.Retry)
+	d.scopes("quota.apns", cfg.Quota.APNs.Scopes, nil)
+	d.scopes("quota.fcm", cfg.Quota.FCM.Scopes, nil)
+	d.scopes("quota.webpush", cfg.Quota.WebPush.Scopes, nil)
 	variables := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		path := join("apps", name)
@@ -31,19 +35,40 @@ func (d *decoder) rules(cfg *Config) {
 			d.fail(path, "its environment variables are those of %s: choose a name that differs in more than case and punctuation", other)
 		}
 		variables[variable(path)] = path
-		d.app(path, cfg.Apps[name])
+		d.app(path, cfg.Apps[name], cfg.Quota)
 		d.webhooks(join(path, "webhooks"), cfg.Apps[name].Webhooks, cfg.Queue)
 		d.ceilings(path, cfg.Apps[name], cfg.Retry)
 	}
 }
 
-func (d *decoder) app(path string, app *App) {
+func (d *decoder) app(path string, app *App, top Quota) {
 	if app.APNs == nil && app.FCM == nil && app.WebPush == nil {
 		d.fail(path, "reaches nobody: add a block apns, fcm or webpush")
 	}
 	d.keys(join(path, "keys"), app.Keys)
 	if app.APNs != nil {
 		d.apns(join(path, "apns"), app.APNs)
+		d.scopes(join(path, "apns.quota"), app.APNs.Quota.Scopes, top.APNs.Scopes)
+	}
+	if app.FCM != nil {
+		d.scopes(join(path, "fcm.quota"), app.FCM.Quota.Scopes, top.FCM.Scopes)
+	}
+	if app.WebPush != nil {
+		d.scopes(join(path, "webpush.quota"), app.WebPush.Quota.Scopes, top.WebPush.Scopes)
+	}
+}
+
+// scopes refuses names that status and metrics could not tell apart. What is inherited has been checked where it stands.
+func (d *decoder) scopes(path string, scopes, inherited []Scope) {
+	if reflect.DeepEqual(scopes, inherited) {
+		return
+	}
+	taken := map[string]bool{"total": true, "topics": true}
+	for i, s := range scopes {
+		if taken[s.Name] {
+			d.fail(fmt.Sprintf("%s.scopes[%d].name", path, i), "%q is the name of another scope: give each its own, and none total or topics", s.Name)
+		}
+		taken[s.Name] = true
 	}
 }
 
