@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/pool"
 )
@@ -21,7 +23,11 @@ func TestMetricsAndStatusTellOfABadEndpoint(t *testing.T) {
 		Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Endpoint: "3", Status: 503}}},
 	}, "pool: { size: 8 }")
 	bad := r.mock.APNsAddrs()[3].String()
-	until(func() bool { return len(r.gate.Status().Services[0].Pool.Endpoints) == 8 }) // apns comes before fcm
+	until(func() bool { // all have joined, the bad one too
+		return slices.ContainsFunc(r.gate.Status().Services, func(s gateway.ServiceStatus) bool {
+			return strings.HasPrefix(s.Pool.Name, "apns ") && len(s.Pool.Endpoints) == 8
+		})
+	})
 	each(8, notifications, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"c0ffee%058x","title":"canary"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)
