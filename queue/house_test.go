@@ -131,11 +131,16 @@ func (m *memory) clone() *memory {
 	return c
 }
 
-// story is the statuses of a notification's events.
-func (m *memory) story(id string) (statuses []push.Status) {
+// told returns a notification's events as they came.
+func (m *memory) told(id string) []push.Event {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, e := range m.events[id] {
+	return slices.Clone(m.events[id])
+}
+
+// story is the statuses of a notification's events.
+func (m *memory) story(id string) (statuses []push.Status) {
+	for _, e := range m.told(id) {
 		statuses = append(statuses, e.Status)
 	}
 	return statuses
