@@ -21,6 +21,7 @@ import (
 	"github.com/sluice-push/sluice/queue"
 	"github.com/sluice-push/sluice/rest"
 	"github.com/sluice-push/sluice/share"
+	"github.com/sluice-push/sluice/webhook"
 )
 
 var (
@@ -179,13 +180,14 @@ func (d *durable) status() (*QueueStatus, *history.Status) {
 	return q, &h
 }
 
-// stands is the same for the metrics.
-func (d *durable) stands() (*queue.Status, *history.Status) {
-	q, h := d.status()
+// stands is the same for the metrics, with the webhooks.
+func (g *Gateway) stands() (*queue.Status, *history.Status, []webhook.Status) {
+	hooks := g.house.Load().hookStatus()
+	q, h := g.durable.status()
 	if q == nil {
-		return nil, h
+		return nil, h, hooks
 	}
-	return &q.Status, h
+	return &q.Status, h, hooks
 }
 
 // journal is the history in the queue's words.

@@ -55,7 +55,6 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	g := &Gateway{log: log, metrics: metrics.New(), ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}, leaving: make(chan struct{})}
 	if queued(cfg) {
 		g.durable = &durable{}
-		g.metrics.WatchDurable(g.durable.stands)
 	}
 	g.metrics.WatchCeiling(g.ceiling)
 	h, err := g.build(cfg, nil)
@@ -66,6 +65,9 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	g.signals.target, g.signals.max = cfg.Limits.TargetTime, cfg.Limits.SendTime
 	g.show(h)
 	g.house.Store(h)
+	if g.durable != nil {
+		g.metrics.WatchDurable(g.stands)
+	}
 	return g, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/queue"
 	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/webhook"
 )
 
 var update = flag.Bool("update", false, "write the tables of docs/metrics.md anew")
@@ -58,7 +59,7 @@ var groups = []struct {
 	{"The API", []string{"sluice_http"}},
 	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
-	{"Queue and history", []string{"sluice_queue", "sluice_history"}},
+	{"Queue, history and webhooks", []string{"sluice_queue", "sluice_history", "sluice_webhook"}},
 	{"Configuration and build", []string{"sluice_config", "sluice_build"}},
 }
 
@@ -109,8 +110,8 @@ func everything(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
 		m.Route("shop", push.APNs)
 		m.Request("/livez", 200)
 		m.Reloaded(true)
-		m.WatchDurable(func() (*queue.Status, *history.Status) {
-			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}
+		m.WatchDurable(func() (*queue.Status, *history.Status, []webhook.Status) {
+			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}, []webhook.Status{{App: "shop", Name: "crm"}}
 		})
 		street(t, m, quota.New(quota.Config{}))
 		see(t, m)

@@ -4,11 +4,13 @@ package metrics
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-push/sluice/history"
 	"github.com/sluice-push/sluice/queue"
+	"github.com/sluice-push/sluice/webhook"
 )
 
 var historyReadings = []reading[history.Status]{
@@ -34,13 +36,33 @@ var queueReadings = []reading[queue.Status]{
 var waitingTasks = gauge("sluice_queue_waiting", "Notifications that are due, those that are being sent included.", []string{"app", "lane"},
 	func(d queue.Depth) float64 { return float64(d.Tasks) })
 
-// Durable tells how queue and history stand, nil for one that cannot tell.
-type Durable func() (*queue.Status, *history.Status)
+var byWebhook = []string{"app", "webhook"}
 
-// WatchDurable sets what tells of the gateway's one queue and history.
+var webhookReadings = []reading[webhook.Status]{
+	{prometheus.NewDesc("sluice_webhook_told_total", "Events that the receiver took from this gateway.", byWebhook, nil),
+		prometheus.CounterValue, func(s webhook.Status) float64 { return float64(s.Told) }},
+	gauge("sluice_webhook_told_up_to_timestamp_seconds", "When the last event happened that the receiver took from this gateway, in Unix time; 0 before the first.",
+		byWebhook, func(s webhook.Status) float64 { return seconds(s.ToldUpTo) }),
+	gauge("sluice_webhook_failures", "Attempts in a row that the receiver did not take.", byWebhook, func(s webhook.Status) float64 { return float64(s.Failures) }),
+	gauge("sluice_webhook_parked_ranges", "Ranges of events that were given up and stand in GET /v1/status, up to a hundred.", byWebhook,
+		func(s webhook.Status) float64 { return float64(len(s.Parked)) }),
+}
+
+// seconds is t in Unix time, 0 if it is none.
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
+
+// Durable tells how queue, history and webhooks stand, nil for one that cannot tell.
+type Durable func() (*queue.Status, *history.Status, []webhook.Status)
+
+// WatchDurable sets what tells of the gateway's one queue and history, and of its webhooks.
 func (m *Metrics) WatchDurable(d Durable) { m.durable.tell.Store(&d) }
 
-// durable shows queue and history as they stand when Prometheus asks.
+// durable shows queue, history and webhooks as they stand when Prometheus asks.
 type durable struct{ tell atomic.Pointer[Durable] }
 
 // Describe names the metrics.
@@ -49,6 +71,9 @@ func (d *durable) Describe(to chan<- *prometheus.Desc) {
 		to <- r.desc
 	}
 	for _, r := range queueReadings {
+		to <- r.desc
+	}
+	for _, r := range webhookReadings {
 		to <- r.desc
 	}
 	to <- waitingTasks.desc
@@ -60,10 +85,15 @@ func (d *durable) Collect(to chan<- prometheus.Metric) {
 	if tell == nil {
 		return
 	}
-	q, h := (*tell)()
+	q, h, hooks := (*tell)()
 	if h != nil {
 		for _, r := range historyReadings {
 			r.send(to, *h)
+		}
+	}
+	for _, w := range hooks {
+		for _, r := range webhookReadings {
+			r.send(to, w, w.App, w.Name)
 		}
 	}
 	if q == nil {

@@ -41,6 +41,8 @@ type Status struct {
 	Position string `json:"position,omitempty"`
 	// ToldUpTo is when the last event happened that the receiver took.
 	ToldUpTo time.Time `json:"told_up_to,omitzero"`
+	// Told counts the events that the receiver took since the process began.
+	Told uint64 `json:"told"`
 	// Failures counts the attempts in a row that failed; Reason is the last one's, and NextTry when the next is.
 	Failures int       `json:"failures"`
 	Reason   string    `json:"reason,omitempty"`
@@ -54,7 +56,7 @@ func (w *Webhook) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return Status{
-		App: w.cfg.App, Name: w.cfg.Name, Position: w.position.After, ToldUpTo: w.told, Failures: w.failures, Reason: w.trouble,
+		App: w.cfg.App, Name: w.cfg.Name, Position: w.position.After, ToldUpTo: w.told, Told: w.count, Failures: w.failures, Reason: w.trouble,
 		NextTry: w.next, Parked: slices.Clone(w.position.Parked),
 	}
 }
@@ -114,6 +116,7 @@ func (w *Webhook) succeeded(b batch) {
 	failures := w.failures
 	w.failures, w.trouble, w.next = 0, "", time.Time{}
 	_, w.told = b.happened()
+	w.count += uint64(len(b.events))
 	w.mu.Unlock()
 	if failures > 0 {
 		w.log.Info("webhook: the receiver takes its events again", "failures", failures)

@@ -106,7 +106,7 @@ func TestWhatIsNotTakenForADayIsParkedAndWhatIsYoungerIsNot(t *testing.T) {
 		for _, m := range p.messages()[int(p.tries.Load())-len(s.Parked)-1:] {
 			told = append(told, m.events...)
 		}
-		if s.Failures != 0 || s.Position != "30" || s.ToldUpTo.IsZero() || !slices.Contains(told, "30") {
+		if s.Failures != 0 || s.Position != "30" || s.ToldUpTo.IsZero() || s.Told != uint64(30-s.Parked[0].Events) || !slices.Contains(told, "30") {
 			t.Errorf("%+v, told %v", s, told)
 		}
 		if saved, _ := a.Load(t.Context(), "shop/billing"); len(saved.Parked) != 1 || saved.After != "30" {

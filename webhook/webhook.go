@@ -122,6 +122,7 @@ type Webhook struct {
 	trouble  string    // of the last failure
 	next     time.Time // of the next attempt, while it waits for that
 	told     time.Time // when the last event happened that the receiver took
+	count    uint64    // of the events that it took
 }
 
 // New checks the configuration and starts nothing. An error names the field that is wrong, and never a secret or the URL.
