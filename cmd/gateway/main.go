@@ -42,14 +42,14 @@ type commands struct {
 
 func main() {
 	ctx, drain := context.WithCancel(context.Background())
-	go heed(drain)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before anything is done that a signal could cut short
+	go heed(signals, drain)
 	os.Exit(command(process{ctx, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 
 // heed lets the first signal drain the command and the second end the process, whatever is in flight.
-func heed(drain func()) {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+func heed(signals <-chan os.Signal, drain func()) {
 	<-signals
 	drain()
 	<-signals
