@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -91,7 +92,7 @@ func (r row) checkBroadcast(t *testing.T, status int) {
 	send(t, p, answering(200, ""), hello(toChannel))
 	time.Sleep(30 * time.Minute)
 	o := send(t, p, answering(status, fmt.Sprintf(`{"reason":%q}`, r.Code)), hello(toChannel))
-	want := verdictOf[r.Class]
+	want := providertest.Verdict(r.Class)
 	if r.Code == "CannotCreateChannelConfig" { // no quota of sending, and no answer to it either
 		want = push.Refused
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -35,21 +36,21 @@ func TestEveryExchangeAboutChannelsGoesAsItWasCaptured(t *testing.T) {
 			switch e.ID {
 			case "apns-channel-create":
 				m := withKey(t).Manage(push.ChannelCall{Act: push.CreateChannel, Channel: push.Channel{Storage: push.StoreLatest}})
-				n := &push.Notification{ID: value(e.Request.Headers, "apns-request-id")}
+				n := &push.Notification{ID: e.Request.Headers.Get("apns-request-id")}
 				r, err := m.Translate(n)
 				equal(t, "misfit", err, nil)
 				o = m.Send(t.Context(), road, n, r)
-				equal(t, "channel", m.Found(), []push.Channel{{ID: value(e.Response.Headers, "apns-channel-id"), Storage: push.StoreLatest}})
+				equal(t, "channel", m.Found(), []push.Channel{{ID: e.Response.Headers.Get("apns-channel-id"), Storage: push.StoreLatest}})
 			case "apns-broadcast-send":
 				n := &push.Notification{
-					ID: value(e.Request.Headers, "apns-request-id"), Target: push.Target{Channel: value(e.Request.Headers, "apns-channel-id")},
+					ID: e.Request.Headers.Get("apns-request-id"), Target: push.Target{Channel: e.Request.Headers.Get("apns-channel-id")},
 					Priority: push.PriorityHigh, APNs: &push.APNsBlock{Payload: []byte(e.Request.BodyJSON)},
 				}
 				o = send(t, withKey(t), road, n)
 			default:
 				t.Fatal("there is no such exchange")
 			}
-			equal(t, "verdict", o.Verdict, verdictOf[e.Expect.Class])
+			equal(t, "verdict", o.Verdict, providertest.Verdict(e.Expect.Class))
 		})
 	}
 }
@@ -58,7 +59,7 @@ func TestEveryExchangeAboutChannelsGoesAsItWasCaptured(t *testing.T) {
 func (e exchange) compareAll(t *testing.T, r *wire.Request) {
 	sent := fields(t, r)
 	verified(t, sent["authorization"])
-	equal(t, "method and path", r.Method+" "+r.Path, value(e.Request.Pseudo, ":method")+" "+value(e.Request.Pseudo, ":path"))
+	equal(t, "method and path", r.Method+" "+r.Path, e.Request.Pseudo.Get(":method")+" "+e.Request.Pseudo.Get(":path"))
 	equal(t, "body", decoded(t, r.Body), decoded(t, e.Request.BodyJSON))
 	for _, h := range e.Request.Headers {
 		if h[0] != "authorization" {
@@ -117,7 +118,7 @@ func TestAnAnswerAboutChannelsIsJudgedByTheTableOfBroadcasts(t *testing.T) {
 				continue
 			}
 			_, o := manage(t, answering(status, fmt.Sprintf(`{"reason":%q}`, r.Code)), push.ChannelCall{Act: push.ListChannels})
-			want := verdictOf[r.Class]
+			want := providertest.Verdict(r.Class)
 			switch r.Code {
 			case "ChannelNotRegistered":
 				want = push.Unregistered

@@ -49,7 +49,7 @@ func everyRow(t *testing.T) (rows []providertest.Row) {
 			for i, body := range r.bodies() {
 				rows = append(rows, providertest.Row{
 					Name: fmt.Sprintf("%v %d %d", r, status, i), Answer: wire.Response{Status: status, Body: []byte(body)}, After: 30 * time.Minute,
-					Verdict: verdictOf[r.Class], Retryable: r.Retryable, EndpointFault: r.Fault, ForgetToken: r.Forget,
+					Verdict: providertest.Verdict(r.Class), Retryable: r.Retryable, EndpointFault: r.Fault, ForgetToken: r.Forget,
 				})
 			}
 		}

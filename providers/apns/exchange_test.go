@@ -4,78 +4,41 @@ package apns_test
 
 import (
 	"encoding/json"
-	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
 // exchange is a request and its answer as they were captured.
-type exchange struct {
-	ID, Provider string
-	Request      struct {
-		Pseudo   [][2]string
-		Headers  [][2]string
-		BodyJSON json.RawMessage `json:"body_json"`
-		BodyRule string          `json:"body_rule"`
-	}
-	Response struct {
-		Pseudo   [][2]string
-		Headers  [][2]string
-		BodyJSON json.RawMessage `json:"body_json"`
-	}
-	Expect struct {
-		Class     string
-		Retryable bool
-		Forget    bool `json:"device_token_should_be_deleted"`
-	}
-}
+type exchange struct{ providertest.Exchange }
 
 func exchangesOf(t *testing.T, provider string) (its []exchange) {
 	t.Helper()
-	text, err := os.ReadFile("../testdata/provider-exchanges.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all struct{ Exchanges []exchange }
-	if err := json.Unmarshal(text, &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range all.Exchanges {
-		if e.Provider == provider {
-			its = append(its, e)
-		}
+	for _, e := range providertest.Exchanges(t, provider) {
+		its = append(its, exchange{e})
 	}
 	return its
-}
-
-func value(pairs [][2]string, name string) string {
-	for _, p := range pairs {
-		if p[0] == name {
-			return p[1]
-		}
-	}
-	return ""
 }
 
 // notification returns the one that makes the exchange's request.
 func (e exchange) notification() *push.Notification {
 	n := &push.Notification{
-		ID: value(e.Request.Headers, "apns-id"), AcceptedAt: time.Now(),
-		Target: push.Target{Token: strings.TrimPrefix(value(e.Request.Pseudo, ":path"), "/3/device/")},
-		APNs:   &push.APNsBlock{Headers: map[string]string{"apns-push-type": value(e.Request.Headers, "apns-push-type")}},
+		ID: e.Request.Headers.Get("apns-id"), AcceptedAt: time.Now(),
+		Target: push.Target{Token: strings.TrimPrefix(e.Request.Pseudo.Get(":path"), "/3/device/")},
+		APNs:   &push.APNsBlock{Headers: map[string]string{"apns-push-type": e.Request.Headers.Get("apns-push-type")}},
 	}
 	if n.ID == "" {
 		n.ID = anID
 	}
-	if value(e.Request.Headers, "apns-expiration") == "0" {
+	if e.Request.Headers.Get("apns-expiration") == "0" {
 		n.TTL = new(push.Duration)
 	}
-	if value(e.Request.Headers, "apns-priority") == "10" {
+	if e.Request.Headers.Get("apns-priority") == "10" {
 		n.Priority = push.PriorityHigh
 	}
 	switch {
@@ -112,7 +75,7 @@ func (e exchange) play(t *testing.T) {
 		e.compare(t, r)
 		return e.answer(), nil
 	}, n)
-	equal(t, "verdict", o.Verdict, verdictOf[e.Expect.Class])
+	equal(t, "verdict", o.Verdict, providertest.Verdict(e.Expect.Class))
 	equal(t, "forget the token", o.ForgetToken, e.Expect.Forget)
 	equal(t, "retryable", o.Retryable(), e.Expect.Retryable)
 }
@@ -122,7 +85,7 @@ func (e exchange) play(t *testing.T) {
 func (e exchange) compare(t *testing.T, r *wire.Request) {
 	sent := fields(t, r)
 	verified(t, sent["authorization"])
-	equal(t, "path", r.Path, value(e.Request.Pseudo, ":path"))
+	equal(t, "path", r.Path, e.Request.Pseudo.Get(":path"))
 	for _, h := range e.Request.Headers {
 		if h[0] != "authorization" {
 			equal(t, h[0], sent[h[0]], h[1])
@@ -134,16 +97,7 @@ func (e exchange) compare(t *testing.T, r *wire.Request) {
 	equal(t, "more headers", sent, map[string]string{})
 }
 
-func (e exchange) answer() *wire.Response {
-	a := &wire.Response{Body: e.Response.BodyJSON}
-	for _, h := range e.Response.Headers {
-		a.Header = append(a.Header, wire.Field{Name: h[0], Value: h[1]})
-	}
-	if status, err := json.Number(value(e.Response.Pseudo, ":status")).Int64(); err == nil {
-		a.Status = int(status)
-	}
-	return a
-}
+func (e exchange) answer() *wire.Response { return e.Answer(e.Response.BodyJSON) }
 
 func decoded(t *testing.T, body []byte) (v any) {
 	t.Helper()

@@ -4,67 +4,32 @@ package apns_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
 // row is one line of the table of all that can come of an attempt.
-type row struct {
-	Provider    string
-	Status      any
-	Code        string
-	Class       string
-	Retryable   bool
-	Fault       bool     `json:"counts_as_endpoint_failure"`
-	Forget      bool     `json:"device_token_should_be_deleted"`
-	Scope       string   `json:"backoff_scope"`
-	Close       bool     `json:"close_connection"`
-	Unprocessed bool     `json:"request_unprocessed"`
-	LeastWait   *float64 `json:"min_backoff_s"`
-}
+type row struct{ providertest.Line }
 
-func (r row) String() string { return fmt.Sprintf("%s/%v %s", r.Provider, r.Status, r.Code) }
-
-// rowsOf reads a provider's part of the table.
-func rowsOf(t testing.TB, provider string) []row {
+func rowsOf(t testing.TB, provider string) (rows []row) {
 	t.Helper()
-	text, err := os.ReadFile("../testdata/provider-errors.json")
-	if err != nil {
-		t.Fatal(err)
+	for _, line := range providertest.Lines(t, provider) {
+		rows = append(rows, row{line})
 	}
-	var all, its []row
-	if err := json.Unmarshal(text, &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range all {
-		if r.Provider == provider {
-			its = append(its, r)
-		}
-	}
-	if len(its) == 0 {
-		t.Fatalf("the table has no row for %s", provider)
-	}
-	return its
+	return rows
 }
 
 // statuses returns the status codes that a row stands for.
 func (r row) statuses() []int {
-	switch s := r.Status.(type) {
-	case float64:
-		return []int{int(s)}
-	case string:
-		return map[string][]int{"4xx": {402, 404, 405, 418, 431, 499}, "5xx": {500, 501, 502, 503, 504, 599}}[s]
-	}
-	return nil
+	return r.Statuses(map[string][]int{"4xx": {402, 404, 405, 418, 431, 499}, "5xx": {500, 501, 502, 503, 504, 599}})
 }
 
 // bodies returns the bodies that make a row what it is.
@@ -84,12 +49,6 @@ func (r row) bodies() []string {
 		fmt.Sprintf("{\"text\":\"\xff\",\"reason\":%q}", r.Code),
 		fmt.Sprintf(`{"reason":%q,"timestamp":"soon"}`, r.Code),
 	}
-}
-
-var verdictOf = map[string]push.Verdict{
-	"accepted": push.Accepted, "unregistered_token": push.Unregistered, "credential": push.Unauthorized, "quota": push.Throttled,
-	"invalid_token": push.Refused, "invalid_request": push.Refused, "topic": push.Refused, "payload_too_large": push.Refused,
-	"provider_unavailable": push.Unavailable, "provider_internal": push.Unavailable,
 }
 
 func TestEveryRowOfAppleIsJudgedAsTheTableSays(t *testing.T) {
@@ -115,7 +74,7 @@ func (r row) check(t *testing.T, status int, body string) {
 	o := send(t, p, answering(status, body), hello())
 
 	want := push.Outcome{
-		Verdict: verdictOf[r.Class], HTTP: status, ForgetToken: r.Forget, CloseConnection: r.Close,
+		Verdict: providertest.Verdict(r.Class), HTTP: status, ForgetToken: r.Forget, CloseConnection: r.Close,
 		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, DeadSince: o.DeadSince,
 		Misplaced: r.Code == "BadDeviceToken", // the one that an environment too many brings
 	}
@@ -137,24 +96,10 @@ func (r row) check(t *testing.T, status int, body string) {
 	equal(t, "holds the device token", strings.Contains(fmt.Sprintf("%+v", o), deviceToken), false)
 }
 
-// elsewhere are the transport rows that no attempt ends in, and why.
-var elsewhere = map[string]string{
-	"DNS_FAILURE":              connecting,
-	"CONNECT_REFUSED":          connecting,
-	"CONNECT_TIMEOUT":          connecting,
-	"TLS_HANDSHAKE_TIMEOUT":    connecting,
-	"TLS_SERVER_UNTRUSTED":     connecting,
-	"TLS_CLIENT_CERT_REJECTED": connecting,
-	"ALPN_NOT_H2":              connecting,
-	"BREAKER_OPEN":             "the pool leases nothing then, so there is no attempt",
-}
-
-const connecting = "the pool connects before it leases, so no attempt meets this; the pool itself blames the endpoint"
-
 func TestEveryRowOfTheTransportIsJudgedAsTheTableSays(t *testing.T) {
 	for _, r := range rowsOf(t, "transport") {
 		t.Run(r.Code, func(t *testing.T) {
-			if why := elsewhere[r.Code]; why != "" {
+			if why := r.Unmet(); why != "" {
 				t.Skip(why)
 			}
 			switch r.Code {
@@ -186,17 +131,7 @@ func faults(t *testing.T, statuses ...int) (blamed []bool) {
 // back off is not asked here: a connection that has trouble closes itself, and
 // whether the endpoint is to blame is all that an attempt adds.
 func (r row) checkSilence(t *testing.T) {
-	lost := &wire.Error{Reason: wire.Reason(r.Code), Endpoint: r.Fault}
-	if r.Unprocessed {
-		lost.Processed = wire.Never
-	}
-	want := push.Unknown
-	switch {
-	case r.Code == string(wire.Cancelled):
-		lost.Err, want = context.Canceled, push.Abandoned
-	case r.Unprocessed:
-		want = push.Unsent
-	}
+	lost, want := r.Silence()
 	o := send(t, withKey(t), silent(fmt.Errorf("lease: %w", lost)), hello())
 	equal(t, "verdict", o.Verdict, want)
 	equal(t, "reason", o.Reason, r.Code)

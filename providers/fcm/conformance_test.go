@@ -55,7 +55,7 @@ func everyRow(t *testing.T) (rows []providertest.Row) {
 			for i, s := range r.samples(status) {
 				rows = append(rows, providertest.Row{
 					Name: fmt.Sprintf("%v %d %d", r, status, i), Answer: wire.Response{Status: status, Body: []byte(s.body)}, After: 5 * time.Minute,
-					Target: s.target, Verdict: verdictOf[r.Class], Retryable: r.Retryable, EndpointFault: r.Fault, ForgetToken: r.Forget,
+					Target: s.target, Verdict: providertest.Verdict(r.Class), Retryable: r.Retryable, EndpointFault: r.Fault, ForgetToken: r.Forget,
 				})
 			}
 		}

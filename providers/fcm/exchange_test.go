@@ -3,56 +3,26 @@
 package fcm_test
 
 import (
+	"bytes"
 	"encoding/json"
-	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
 // exchange is a request and its answer as they were captured.
-type exchange struct {
-	ID, Provider string
-	Request      struct {
-		Pseudo   [][2]string
-		Headers  [][2]string
-		BodyJSON json.RawMessage `json:"body_json"`
-	}
-	Response struct {
-		Pseudo   [][2]string
-		Headers  [][2]string
-		BodyJSON json.RawMessage `json:"body_json"`
-	}
-	Variants []struct {
-		Message string
-		Detail  json.RawMessage `json:"append_detail"`
-	}
-	Expect struct {
-		Class     string
-		Retryable bool
-		Forget    bool  `json:"device_token_should_be_deleted"`
-		Fault     *bool `json:"counts_as_endpoint_failure"`
-	}
-}
+type exchange struct{ providertest.Exchange }
 
 func exchangesOf(t *testing.T, provider string) (its []exchange) {
 	t.Helper()
-	text, err := os.ReadFile("../testdata/provider-exchanges.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all struct{ Exchanges []exchange }
-	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(text), "${FCM_TOKEN}", deviceToken)), &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range all.Exchanges {
-		if e.Provider == provider {
-			its = append(its, e)
-		}
+	for _, e := range providertest.Exchanges(t, provider) {
+		e.Request.BodyJSON = bytes.ReplaceAll(e.Request.BodyJSON, []byte("${FCM_TOKEN}"), []byte(deviceToken))
+		its = append(its, exchange{e})
 	}
 	return its
 }
@@ -81,15 +51,15 @@ func (e exchange) play(t *testing.T) {
 	for _, body := range e.bodies() {
 		o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
 			e.compare(t, r)
-			return e.answer(body), nil
+			return e.Answer(body), nil
 		}, n)
-		equal(t, "verdict", o.Verdict, verdictOf[e.Expect.Class])
+		equal(t, "verdict", o.Verdict, providertest.Verdict(e.Expect.Class))
 		equal(t, "forget the token", o.ForgetToken, e.Expect.Forget)
 		equal(t, "retryable", o.Retryable(), e.Expect.Retryable || o.Verdict == push.Throttled || o.Verdict == push.Unavailable)
 		if e.Expect.Fault != nil {
 			equal(t, "endpoint fault", o.EndpointFault(), *e.Expect.Fault)
 		}
-		if asked := pair(e.Response.Headers, "retry-after"); asked != "" {
+		if asked := e.Response.Headers.Get("retry-after"); asked != "" {
 			equal(t, "wait", o.RetryAfter.String(), map[string]string{"60": "1m0s", "15": "15s"}[asked])
 		}
 	}
@@ -138,7 +108,7 @@ func (e exchange) bodies() [][]byte {
 
 // compare checks that r says what the exchange's request does, and no more.
 func (e exchange) compare(t *testing.T, r *wire.Request) {
-	equal(t, "path", r.Path, pair(e.Request.Pseudo, ":path"))
+	equal(t, "path", r.Path, e.Request.Pseudo.Get(":path"))
 	equal(t, "headers", len(r.Header), len(e.Request.Headers))
 	for _, h := range e.Request.Headers {
 		sent := (&wire.Response{Header: r.Header}).Get(h[0])
@@ -148,24 +118,4 @@ func (e exchange) compare(t *testing.T, r *wire.Request) {
 		}
 		equal(t, h[0], sent, h[1])
 	}
-}
-
-func (e exchange) answer(body []byte) *wire.Response {
-	a := &wire.Response{Body: body}
-	for _, h := range e.Response.Headers {
-		a.Header = append(a.Header, wire.Field{Name: h[0], Value: h[1]})
-	}
-	if status, err := json.Number(pair(e.Response.Pseudo, ":status")).Int64(); err == nil {
-		a.Status = int(status)
-	}
-	return a
-}
-
-func pair(pairs [][2]string, name string) string {
-	for _, p := range pairs {
-		if p[0] == name {
-			return p[1]
-		}
-	}
-	return ""
 }

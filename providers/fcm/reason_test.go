@@ -3,77 +3,33 @@
 package fcm_test
 
 import (
-	"context"
-	"encoding/json"
+	"cmp"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
 // row is one line of the table of all that can come of an attempt.
-type row struct {
-	Provider    string
-	Status      any
-	Code        string
-	Class       string
-	Match       string
-	Retryable   bool
-	Fault       bool     `json:"counts_as_endpoint_failure"`
-	Forget      bool     `json:"device_token_should_be_deleted"`
-	Scope       string   `json:"backoff_scope"`
-	Close       bool     `json:"close_connection"`
-	Unprocessed bool     `json:"request_unprocessed"`
-	LeastWait   *float64 `json:"min_backoff_s"`
-}
+type row struct{ providertest.Line }
 
-func (r row) String() string {
-	return fmt.Sprintf("%s/%v %s %s", r.Provider, r.Status, r.Code, r.Class)
-}
-
-// rowsOf reads a provider's part of the table.
-func rowsOf(t testing.TB, provider string) []row {
+func rowsOf(t testing.TB, provider string) (rows []row) {
 	t.Helper()
-	text, err := os.ReadFile("../testdata/provider-errors.json")
-	if err != nil {
-		t.Fatal(err)
+	for _, line := range providertest.Lines(t, provider) {
+		rows = append(rows, row{line})
 	}
-	var all, its []row
-	if err := json.Unmarshal(text, &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range all {
-		if r.Provider == provider {
-			its = append(its, r)
-		}
-	}
-	if len(its) == 0 {
-		t.Fatalf("the table has no row for %s", provider)
-	}
-	return its
+	return rows
 }
 
 // statuses returns the status codes that a row stands for.
 func (r row) statuses() []int {
-	switch s := r.Status.(type) {
-	case float64:
-		return []int{int(s)}
-	case string:
-		return map[string][]int{"4xx": {402, 405, 409, 413, 418, 499}, "5xx": {501, 505, 599}, "any": {500, 503, 504}}[s]
-	}
-	return nil
-}
-
-var verdictOf = map[string]push.Verdict{
-	"accepted": push.Accepted, "unregistered_token": push.Unregistered, "credential": push.Unauthorized, "quota": push.Throttled,
-	"invalid_token": push.Refused, "invalid_request": push.Refused, "topic": push.Refused, "payload_too_large": push.Refused,
-	"provider_unavailable": push.Unavailable, "provider_internal": push.Unavailable,
+	return r.Statuses(map[string][]int{"4xx": {402, 405, 409, 413, 418, 499}, "5xx": {501, 505, 599}, "any": {500, 503, 504}})
 }
 
 // failure writes an error as FCM does.
@@ -215,7 +171,7 @@ func (r row) check(t *testing.T, status int, s sample) {
 	o := send(t, p, answering(status, s.body), hello(to(s.target)))
 
 	want := push.Outcome{
-		Verdict: verdictOf[r.Class], HTTP: status, ForgetToken: r.Forget, CloseConnection: r.Close,
+		Verdict: providertest.Verdict(r.Class), HTTP: status, ForgetToken: r.Forget, CloseConnection: r.Close,
 		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed,
 	}
 	switch r.Code {
@@ -327,27 +283,17 @@ func TestAnAcceptedMessageHasFCMsName(t *testing.T) {
 }
 
 func TestEveryRowOfTheTransportIsJudgedAsTheTableSays(t *testing.T) {
-	const connecting = "the pool connects before it leases, so no attempt meets this; the pool itself blames the endpoint"
 	elsewhere := map[string]string{
-		"DNS_FAILURE": connecting, "CONNECT_REFUSED": connecting, "CONNECT_TIMEOUT": connecting, "TLS_HANDSHAKE_TIMEOUT": connecting,
-		"TLS_SERVER_UNTRUSTED": connecting, "TLS_CLIENT_CERT_REJECTED": connecting, "ALPN_NOT_H2": connecting,
-		"BREAKER_OPEN":           "the pool leases nothing then, so there is no attempt",
 		"MALFORMED_ERROR_BODY":   "the rows of FCM's fall-backs have such bodies",
 		"MALFORMED_SUCCESS_BODY": "TestAnAcceptedMessageHasFCMsName has such bodies",
 	}
 	for _, r := range rowsOf(t, "transport") {
 		t.Run(r.Code, func(t *testing.T) {
-			if why := elsewhere[r.Code]; why != "" {
+			if why := cmp.Or(r.Unmet(), elsewhere[r.Code]); why != "" {
 				t.Skip(why)
 			}
-			lost := &wire.Error{Reason: wire.Reason(r.Code), Endpoint: r.Fault, Debug: []byte(`{"reason":"Shutdown"}`)}
-			want := push.Unknown
-			switch {
-			case r.Code == string(wire.Cancelled):
-				lost.Err, want = context.Canceled, push.Abandoned
-			case r.Unprocessed:
-				lost.Processed, want = wire.Never, push.Unsent
-			}
+			lost, want := r.Silence()
+			lost.Debug = []byte(`{"reason":"Shutdown"}`)
 			o := send(t, ready(t), silent(fmt.Errorf("lease: %w", lost)), hello())
 			equal(t, "verdict", o.Verdict, want)
 			equal(t, "reason", o.Reason, r.Code)

@@ -23,6 +23,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -104,7 +105,7 @@ func (r row) checkExchange(t *testing.T, status int) {
 	body := fmt.Sprintf(`{"error":%q,"error_description":"LEAK of %s"}`, r.Code, accessToken(0))
 	p := with(t, &oauth{status: status, body: body})
 	o := unsent(t, p)
-	equal(t, "verdict", o.Verdict, verdictOf[r.Class])
+	equal(t, "verdict", o.Verdict, providertest.Verdict(r.Class))
 	equal(t, "retryable", o.Retryable(), r.Retryable)
 	equal(t, "scope", o.Scope.String(), r.Scope)
 	equal(t, "an endpoint of FCM is judged", o.EndpointFault() || o.EndpointProven() || o.CloseConnection, r.Fault)

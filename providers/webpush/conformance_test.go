@@ -51,7 +51,7 @@ func everyRow(t *testing.T) (rows []providertest.Row) {
 				answer, _ := on(nil)
 				rows = append(rows, providertest.Row{
 					Name: fmt.Sprintf("%v %d %d", r, status, i), Answer: *answer,
-					Verdict: verdictOf[r.Class], Retryable: r.Retryable, EndpointFault: r.Fault, ForgetToken: r.Forget,
+					Verdict: providertest.Verdict(r.Class), Retryable: r.Retryable, EndpointFault: r.Fault, ForgetToken: r.Forget,
 				})
 			}
 		}

@@ -4,60 +4,25 @@ package webpush_test
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
 // exchange is a request and its answer as they were recorded.
-type exchange struct {
-	ID, Provider string
-	Request      struct {
-		Method, URL string
-		Headers     [][2]string
-		Body        string `json:"body_base64url"`
-	}
-	Response struct {
-		Status   int
-		Headers  [][2]string
-		BodyJSON json.RawMessage `json:"body_json"`
-	}
-	Expect struct {
-		Class  string
-		Forget bool `json:"device_token_should_be_deleted"`
-	}
-}
-
-func exchangesOf(t *testing.T) (its []exchange) {
-	t.Helper()
-	text, err := os.ReadFile("../testdata/provider-exchanges.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all struct{ Exchanges []exchange }
-	if err := json.Unmarshal(text, &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range all.Exchanges {
-		if e.Provider == "webpush" {
-			its = append(its, e)
-		}
-	}
-	return its
-}
+type exchange struct{ providertest.Exchange }
 
 func TestEveryExchangeWithAPushServiceGoesAsItWasRecorded(t *testing.T) {
-	exchanges := exchangesOf(t)
+	exchanges := providertest.Exchanges(t, "webpush")
 	equal(t, "exchanges", len(exchanges), 3)
 	for _, e := range exchanges {
-		t.Run(e.ID, e.play)
+		t.Run(e.ID, exchange{e}.play)
 	}
 }
 
@@ -84,7 +49,7 @@ func (e exchange) play(t *testing.T) {
 			e.compare(t, r, at)
 			return &wire.Response{Status: e.Response.Status, Header: header, Body: e.Response.BodyJSON}, nil
 		}, n)
-		equal(t, "verdict", o.Verdict, verdictOf[e.Expect.Class])
+		equal(t, "verdict", o.Verdict, providertest.Verdict(e.Expect.Class))
 		equal(t, "forget the subscription", o.ForgetToken, e.Expect.Forget)
 		equal(t, "retryable", o.Retryable(), e.Expect.Class == "quota")
 		equal(t, "endpoint fault", o.EndpointFault(), false)

@@ -3,60 +3,29 @@
 package webpush_test
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
 // row is one line of the table of all that can come of an attempt.
-type row struct {
-	Provider, Service string
-	Status            any
-	Code              string
-	Class             string
-	Retryable         bool
-	RetryAfter        string   `json:"retry_after"`
-	Fault             bool     `json:"counts_as_endpoint_failure"`
-	Forget            bool     `json:"device_token_should_be_deleted"`
-	Scope             string   `json:"backoff_scope"`
-	Close             bool     `json:"close_connection"`
-	LeastWait         *float64 `json:"min_backoff_s"`
-}
+type row struct{ providertest.Line }
 
-func (r row) String() string { return fmt.Sprintf("%s/%v %s", r.Service, r.Status, r.Code) }
-
-func rowsOf(t testing.TB) (its []row) {
+func rowsOf(t testing.TB) (rows []row) {
 	t.Helper()
-	text, err := os.ReadFile("../testdata/provider-errors.json")
-	if err != nil {
-		t.Fatal(err)
+	for _, line := range providertest.Lines(t, "webpush") {
+		rows = append(rows, row{line})
 	}
-	var all []row
-	if err := json.Unmarshal(text, &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range all {
-		if r.Provider == "webpush" {
-			its = append(its, r)
-		}
-	}
-	return its
+	return rows
 }
 
 func (r row) statuses() []int {
-	switch s := r.Status.(type) {
-	case float64:
-		return []int{int(s)}
-	case string:
-		return map[string][]int{"2xx": {200, 204, 299}, "4xx": {402, 405, 418, 499}, "5xx": {501, 504, 599}}[s]
-	}
-	return nil
+	return r.Statuses(map[string][]int{"2xx": {200, 204, 299}, "4xx": {402, 405, 418, 499}, "5xx": {501, 504, 599}})
 }
 
 // answers are the shapes that a row's answer comes in.
@@ -89,12 +58,6 @@ func (r row) answers(status int) (all []service) {
 	return all
 }
 
-var verdictOf = map[string]push.Verdict{
-	"accepted": push.Accepted, "unregistered_token": push.Unregistered, "credential": push.Unauthorized, "quota": push.Throttled,
-	"invalid_token": push.Refused, "invalid_request": push.Refused, "topic": push.Refused, "payload_too_large": push.Refused,
-	"provider_unavailable": push.Unavailable, "provider_internal": push.Unavailable,
-}
-
 func TestEveryRowOfEveryServiceIsJudgedAsTheTableSays(t *testing.T) {
 	checked := 0
 	for _, r := range rowsOf(t) {
@@ -112,7 +75,7 @@ func TestEveryRowOfEveryServiceIsJudgedAsTheTableSays(t *testing.T) {
 
 func (r row) check(t *testing.T, status int, on service) {
 	o := send(t, provider(t), on, hello())
-	equal(t, "verdict", o.Verdict, verdictOf[r.Class])
+	equal(t, "verdict", o.Verdict, providertest.Verdict(r.Class))
 	equal(t, "retryable", o.Retryable(), r.Retryable)
 	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
 	equal(t, "forget the subscription", o.ForgetToken, r.Forget)
