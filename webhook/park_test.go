@@ -56,27 +56,66 @@ func (p *piped) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
+// pipe runs a receiver with another one's certificate, until the test ends.
+func pipe(t *testing.T, certified *receiver) *piped {
+	p := &piped{conns: make(chan net.Conn), shut: make(chan struct{})}
+	p.receiver = &receiver{got: make(chan message, 100_000), answer: func(w http.ResponseWriter, _ int) {
+		if p.tries.Add(1); p.sick.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}}
+	p.Server = certified.Server
+	server := &http.Server{Handler: p.receiver, TLSConfig: certified.TLS.Clone(), ErrorLog: log.New(io.Discard, "", 0)}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.ServeTLS(p, "", "") })
+	t.Cleanup(func() {
+		_ = server.Close()
+		serving.Wait()
+	})
+	return p
+}
+
+// toPiped is the configuration of a webhook to p, without haste.
+func (a *archive) toPiped(p *piped, name string) webhook.Config {
+	return a.to(p.receiver, func(cfg *webhook.Config) {
+		cfg.Name, cfg.URL, cfg.Dial, cfg.Linger, cfg.Backoff, cfg.MaxBackoff = name, "https://example.com", p.dial, 0, 0, 0
+	})
+}
+
 // bubble runs a test with a receiver that can be sick for days.
 func bubble(t *testing.T, certified *receiver, test func(t *testing.T, a *archive, p *piped, cfg webhook.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		p := &piped{conns: make(chan net.Conn), shut: make(chan struct{})}
-		p.receiver = &receiver{got: make(chan message, 100_000), answer: func(w http.ResponseWriter, _ int) {
-			if p.tries.Add(1); p.sick.Load() {
-				w.WriteHeader(http.StatusServiceUnavailable)
-			}
-		}}
-		server := &http.Server{Handler: p.receiver, TLSConfig: certified.TLS.Clone(), ErrorLog: log.New(io.Discard, "", 0)}
-		var serving sync.WaitGroup
-		serving.Go(func() { _ = server.ServeTLS(p, "", "") })
-		a := newArchive()
+		p, a := pipe(t, certified), newArchive()
 		a.began("shop/billing")
-		cfg := a.to(certified, func(cfg *webhook.Config) {
-			cfg.URL, cfg.Dial, cfg.Linger, cfg.Backoff, cfg.MaxBackoff = "https://example.com", p.dial, 0, 0, 0
-		})
-		test(t, a, p, cfg)
-		_ = server.Close()
-		serving.Wait()
+		test(t, a, p, a.toPiped(p, "billing"))
+	})
+}
+
+func TestAReceiverThatStallsHoldsUpNobodyElse(t *testing.T) {
+	certified := listen(t, nil)
+	synctest.Test(t, func(t *testing.T) {
+		a, sick, well, free := newArchive(), pipe(t, certified), pipe(t, certified), make(chan struct{})
+		sick.answer = func(http.ResponseWriter, int) { sick.tries.Add(1); <-free }
+		a.began("shop/sick")
+		a.began("shop/well")
+		run(t, a.toPiped(sick, "sick"))
+		run(t, a.toPiped(well, "well"))
+		before := time.Now()
+		for range 4 {
+			a.tell(push.Event{})
+		}
+		if got := well.hear(t, "4"); !slices.Equal(got, numbers(1, 4)) || time.Since(before) > time.Second {
+			t.Errorf("%v after %s", got, time.Since(before))
+		}
+		time.Sleep(time.Minute)
+		if n := sick.tries.Load(); n < 3 {
+			t.Errorf("%d attempts", n)
+		}
+		close(free)
+		if got := sick.hear(t, "4"); !slices.Contains(got, "1") {
+			t.Errorf("lost: %v", got)
+		}
 	})
 }
 
