@@ -73,29 +73,22 @@ func (w *Writer) Append(ctx context.Context, subject string, item []byte) (Place
 	return places[0], nil
 }
 
-// AppendAll writes items in their order and returns when all of them are on disk. After an error the places tell which
-// are: those that have a sequence. Of the others any may be there, unless the error is ErrFull: then none is.
+// AppendAll writes items in their order, together in one chunk as far as it has room, and returns when all of them are on
+// disk. After an error the places tell which are: those that have a sequence. Of the others any may be there, unless the
+// error is ErrFull: then none is.
 func (w *Writer) AppendAll(ctx context.Context, subject string, items [][]byte) ([]Place, error) {
-	places, chunks := make([]Place, len(items)), make([]*chunk, len(items))
+	places := make([]Place, len(items))
 	if err := w.willing(items); err != nil {
 		return places, err
 	}
-	var failed error
-	for i, item := range items {
-		if chunks[i], places[i].Index, failed = w.put(ctx, subject, item); failed != nil {
-			break
-		}
-	}
-	for i, c := range chunks {
-		if c == nil {
-			break
-		}
+	spots, failed := w.put(ctx, subject, items)
+	for i, s := range spots {
 		select {
-		case <-c.done:
+		case <-s.chunk.done:
 		case <-ctx.Done():
 			return places, ctx.Err()
 		}
-		places[i].Seq, failed = c.seq, worse(failed, c.err)
+		places[i], failed = Place{s.chunk.seq, s.index}, worse(failed, s.chunk.err)
 	}
 	return places, failed
 }
@@ -124,40 +117,52 @@ func (w *Writer) willing(items [][]byte) error {
 	return w.engine.Ready()
 }
 
-// put puts item in line, when there is room.
-func (w *Writer) put(ctx context.Context, subject string, item []byte) (*chunk, int, error) {
+// spot is where an item will stand.
+type spot struct {
+	chunk *chunk
+	index int
+}
+
+// put puts items in line, when there is room, and returns where. After an error that is where the first of them will stand.
+func (w *Writer) put(ctx context.Context, subject string, items [][]byte) ([]spot, error) {
+	spots := make([]spot, 0, len(items))
 	for {
-		c, index, room, err := w.tryPut(subject, item)
-		if room == nil || err != nil {
-			return c, index, err
+		var room <-chan struct{}
+		var err error
+		if spots, room, err = w.tryPut(spots, subject, items); room == nil {
+			return spots, err
 		}
 		select {
 		case <-room:
 		case <-ctx.Done():
-			return nil, 0, ctx.Err()
+			return spots, ctx.Err()
 		}
 	}
 }
 
-// tryPut puts item in line, or returns what tells of room.
-func (w *Writer) tryPut(subject string, item []byte) (c *chunk, index int, room <-chan struct{}, err error) {
+// tryPut puts those items in line that have no spot yet, or as many as there is room for, and then returns what tells of
+// more room.
+func (w *Writer) tryPut(spots []spot, subject string, items [][]byte) ([]spot, <-chan struct{}, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return nil, 0, nil, ErrClosed
+		return spots, nil, ErrClosed
 	}
-	if w.waiting > maxWaiting {
-		if w.room == nil {
-			w.room = make(chan struct{})
+	for _, item := range items[len(spots):] {
+		if w.waiting > maxWaiting {
+			if w.room == nil {
+				w.room = make(chan struct{})
+			}
+			return spots, w.room, nil
 		}
-		return nil, 0, w.room, nil
+		c := w.open[subject]
+		if c == nil || !c.takes(item) {
+			c = w.begin(subject)
+		}
+		w.waiting += len(item)
+		spots = append(spots, spot{c, c.add(item)})
 	}
-	c = w.open[subject]
-	if c == nil || !c.takes(item) {
-		c = w.begin(subject)
-	}
-	w.waiting += len(item)
-	return c, c.add(item), nil, nil
+	return spots, nil, nil
 }
 
 // begin puts a new chunk in line. w.mu is held.

@@ -38,6 +38,16 @@ func TestItemsOfOneCallKeepTheirOrder(t *testing.T) {
 	}
 }
 
+func TestItemsOfOneCallStandTogether(t *testing.T) {
+	_, w, _ := open(t, t.TempDir(), plain)
+	for range 100 {
+		places, err := w.AppendAll(t.Context(), "s.a", [][]byte{[]byte("1"), []byte("2"), []byte("3")})
+		if err != nil || places[2] != (engine.Place{Seq: places[0].Seq, Index: 2}) {
+			t.Fatal(places, err)
+		}
+	}
+}
+
 func TestManyWritersShareAChunk(t *testing.T) {
 	e, w, _ := open(t, t.TempDir(), plain)
 	const items = 2000

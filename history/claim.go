@@ -23,6 +23,8 @@ const (
 	claimBucket = "SLUICE_CLAIMS"
 	// How often to look whether another gateway has ended its call.
 	claimAgain = 100 * time.Millisecond
+	// How long a cluster may take to hear that a key is free: what it does not hear keeps the key taken for long.
+	unshareTime = 10 * time.Second
 	// The reason of an end that nobody saw.
 	inDoubt = "IN_DOUBT"
 )
@@ -254,7 +256,7 @@ func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) 
 
 // unshare gives the key free among the gateways. If that fails, time does it.
 func (c *claims) unshare(held *claim) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), unshareTime)
 	defer cancel()
 	_ = c.shared.Purge(ctx, hex.EncodeToString(held.key))
 }

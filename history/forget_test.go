@@ -55,14 +55,14 @@ func TestTheIndexForgetsWhatTheStreamForgets(t *testing.T) {
 		keyed.KeyHash, keyed.BodyHash = []byte(old[n]), []byte("body")
 		r.append(keyed, event(old[n], push.StatusSending), event(old[n], push.StatusAccepted))
 	}
-	half := id()
-	last := r.append(event(half, push.StatusQueued), event(id(), push.StatusQueued))
+	half, beside := id(), id()
+	last := r.append(event(half, push.StatusQueued), event(beside, push.StatusQueued))
 	r.append(event(half, push.StatusSending), event(half, push.StatusAccepted))
 	r.stop()
 	house.drop(last.Seq + 1)
 	r = house.open()
-	for i := range old {
-		r.untilForgotten(old[len(old)-1-i])
+	for _, gone := range append(old, beside) {
+		r.untilForgotten(gone)
 	}
 	if receipt, events := r.find("shop", half); receipt.Status() != push.StatusAccepted || len(events) != 2 {
 		t.Errorf("%+v %+v", receipt, events)
