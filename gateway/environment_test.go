@@ -3,7 +3,6 @@
 package gateway_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/config"
-	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -70,21 +68,7 @@ func TestOneProcessServesBothEnvironments(t *testing.T) {
 // services lists the pools that GET /v1/status shows, by name.
 func (r road) services(t *testing.T) (names []string) {
 	t.Helper()
-	request, err := http.NewRequest(http.MethodGet, r.url+"/v1/status", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+r.key)
-	answer, err := r.http.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	var status gateway.Status
-	if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range status.Services {
+	for _, s := range r.status(t).Services {
 		names = append(names, s.Pool.Name)
 	}
 	return names

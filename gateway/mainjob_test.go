@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/pool"
 )
 
 // TestEveryExampleEndsAsTheProtocolSays sends examples/notifications.ndjson
@@ -212,40 +212,14 @@ func TestBadInputIsAProblemThatNamesTheFieldAndNothingIsSent(t *testing.T) {
 
 // endpoint reads what GET /v1/status says of an endpoint, whether it is in the
 // pool or kept out of it.
-func (r road) endpoint(t *testing.T, address string) (found endpointStatus) {
+func (r road) endpoint(t *testing.T, address string) (found pool.EndpointStatus) {
 	t.Helper()
-	request, err := http.NewRequest(http.MethodGet, r.url+"/v1/status", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+r.key)
-	answer, err := r.http.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	var status struct {
-		Services []struct {
-			Pool struct{ Endpoints, Spares []endpointStatus }
-		}
-	}
-	if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range status.Services {
+	for _, s := range r.status(t).Services {
 		all := slices.Concat(s.Pool.Endpoints, s.Pool.Spares)
-		if i := slices.IndexFunc(all, func(e endpointStatus) bool { return e.Address == address }); i >= 0 {
+		if i := slices.IndexFunc(all, func(e pool.EndpointStatus) bool { return e.Address == address }); i >= 0 {
 			return all[i]
 		}
 	}
 	t.Fatalf("the status does not know %s", address)
 	return found
-}
-
-// endpointStatus is what these tests read of an endpoint in the status.
-type endpointStatus struct {
-	Address  string
-	State    string
-	Reason   string
-	Failures int // counted by the breaker since it last changed its state, or in its window
 }

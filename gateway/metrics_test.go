@@ -3,7 +3,6 @@
 package gateway_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -104,23 +103,7 @@ func only(text, with string) string {
 // lastEvent reads from GET /v1/status what happened last to an endpoint.
 func (r road) lastEvent(t *testing.T, address string) (last pool.Event) {
 	t.Helper()
-	request, err := http.NewRequest(http.MethodGet, r.url+"/v1/status", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+r.key)
-	answer, err := r.http.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	var status struct {
-		Services []struct{ Pool struct{ Events []pool.Event } }
-	}
-	if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range status.Services {
+	for _, s := range r.status(t).Services {
 		for _, e := range s.Pool.Events {
 			if e.Endpoint == address {
 				last = e

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/rest"
 )
@@ -72,6 +73,25 @@ type receipt struct {
 		Environment string `json:"environment"`
 		Status      string `json:"status"`
 	} `json:"attempts"`
+}
+
+// status reads GET /v1/status.
+func (r road) status(t testing.TB) (status gateway.Status) {
+	t.Helper()
+	request, err := http.NewRequest(http.MethodGet, r.url+"/v1/status", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+r.key)
+	answer, err := r.http.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
+		t.Fatal(err)
+	}
+	return status
 }
 
 // send sends one notification and returns its receipt; any other answer fails

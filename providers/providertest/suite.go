@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package providertest is what every provider must be able to show, as one suite of tests: a provider passes by being
-// handed to it. It plays no service: what a service answers is for each provider's own tests to say.
+// handed to it; and what was recorded of the real services. It plays no service: that is for each provider's own tests.
 package providertest
 
 import (
