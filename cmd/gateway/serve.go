@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -36,6 +37,7 @@ The configuration, and the key files that it names, are watched: a change counts
 
 // Run serves until a signal comes.
 func (s serve) Run(p process) error {
+	defer runtime.KeepAlive(ballast())
 	ctx, stop := context.WithCancel(p)
 	var beside sync.WaitGroup
 	defer beside.Wait()

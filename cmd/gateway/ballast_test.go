@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"runtime/debug"
+	"testing"
+)
+
+func TestTheHeapHasBallastUnlessTheOperatorHasSetHowGarbageIsCollected(t *testing.T) {
+	percent := debug.SetGCPercent(100)
+	t.Cleanup(func() { debug.SetGCPercent(percent) })
+	for _, set := range []string{"GOGC", "GOMEMLIMIT"} {
+		t.Setenv("GOGC", "")
+		t.Setenv("GOMEMLIMIT", "")
+		t.Setenv(set, "100")
+		if ballast() != nil || debug.SetGCPercent(100) != 100 {
+			t.Errorf("with %s set, the gateway has set something else", set)
+		}
+	}
+	t.Setenv("GOMEMLIMIT", "")
+	if len(ballast()) != ballastSize || debug.SetGCPercent(100) != 50 {
+		t.Error("without, the gateway has no ballast, or collects as often as ever")
+	}
+}
