@@ -31,7 +31,8 @@ type Gateway struct {
 	house   atomic.Pointer[house]
 	signals signals
 	memory  rest.Memory // what Idempotency-Keys came to, without a queue
-	durable *durable    // nil without a queue
+	crew    rest.Crew
+	durable *durable // nil without a queue
 
 	listener, adminListener net.Listener
 
@@ -120,6 +121,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		defer giveUp()
 		return serve(admin, g.adminListener)
 	})
+	g.tenants.Go(func() error { return g.crew.Run(background) })
 	g.durable.run()
 	err := errors.Join(g.serve(ctx, g.front(background)), g.durable.end())
 	g.close()

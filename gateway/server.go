@@ -26,7 +26,7 @@ func (g *Gateway) face(cfg *config.Config) (http.Handler, error) {
 	}
 	limits := cfg.Limits
 	return rest.New(rest.Config{
-		Sender: g.sender(), Memory: &g.memory, Channels: g, Queue: g.durable.forQueue(), History: g.durable.forHistory(), Draining: g.leaving,
+		Sender: g.sender(), Memory: &g.memory, Crew: &g.crew, Channels: g, Queue: g.durable.forQueue(), History: g.durable.forHistory(), Draining: g.leaving,
 		Apps: apps, Logger: g.log, Ready: g.notReady, Observe: g.metrics.Request, Status: func() any { return g.Status() },
 		Limits: rest.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTime: limits.BodyTime,

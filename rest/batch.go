@@ -50,7 +50,7 @@ func (a *api) run(w *answer, r *http.Request, async bool, from *body, in items) 
 	defer leave()
 	b := &batch{
 		api: a, app: w.app, requestID: w.requestID, async: async, ctx: ctx,
-		jobs: make(chan job), out: newOutput(w, a.limits.WriteTime),
+		places: make(chan struct{}, a.limits.InFlight), jobs: make(chan job, mostOrders), out: newOutput(w, a.limits.WriteTime),
 	}
 	w.Header()["Content-Type"] = ndjsonType
 	if async {
@@ -97,9 +97,10 @@ type batch struct {
 	requestID string
 	async     bool            // the queue keeps them, and nobody waits for verdicts
 	ctx       context.Context // ends when the caller has left
-	jobs      chan job
-	crew      sync.WaitGroup
-	hired     int // into the crew
+	term      term
+	places    chan struct{}  // taken by what is on its way
+	jobs      chan job       // for the acceptors
+	under     sync.WaitGroup // way: errands, acceptors
 	out       *output
 	writer    sync.WaitGroup
 }
@@ -107,7 +108,7 @@ type batch struct {
 // end waits until all that was taken has ended and is written.
 func (b *batch) end() {
 	close(b.jobs)
-	b.crew.Wait()
+	b.under.Wait()
 	b.out.finish()
 	b.writer.Wait()
 }
@@ -115,6 +116,23 @@ func (b *batch) end() {
 type job struct {
 	index int
 	*order
+}
+
+// term is the context of those whose turn came lately. They share it, for one of its own would cost each a timer.
+type term struct {
+	context.Context
+	began time.Time
+}
+
+// turn returns the context of a notification whose turn comes now. It ends when the notification has had its time, or up
+// to a 256th of that earlier: a tenth of a second, by default.
+func (b *batch) turn() context.Context {
+	if now := time.Now(); b.term.Context == nil || now.Sub(b.term.began) > b.limits.SendTime/256 {
+		ctx, cancel := context.WithTimeout(b.ctx, b.limits.SendTime)
+		_ = cancel // b.ctx ends with the batch
+		b.term = term{ctx, now}
+	}
+	return b.term.Context
 }
 
 // read hands every item to the crew, and a bad one its receipt. It returns how many it took, and why it stopped
@@ -174,27 +192,20 @@ func (b *batch) take(index int, text []byte) {
 	b.hand(job{index, newOrder(n, key, text)})
 }
 
-// hand gives a job to whoever is idle, or else hires one more, or else waits.
+// hand passes a job on to the crew or the acceptors, as soon as there is room for it.
 func (b *batch) hand(j job) {
-	select {
-	case b.jobs <- j:
+	if b.async {
+		select {
+		case b.jobs <- j:
+		case <-b.ctx.Done():
+		}
 		return
-	default:
-	}
-	if b.hired < b.limits.InFlight {
-		b.hired++
-		b.crew.Go(b.work)
 	}
 	select {
-	case b.jobs <- j:
+	case b.places <- struct{}{}:
+		b.under.Add(1)
+		b.crew.send(errand{b, j, b.turn()})
 	case <-b.ctx.Done():
-	}
-}
-
-// work sends until there are no more jobs.
-func (b *batch) work() {
-	for j := range b.jobs {
-		b.guarded([]job{j}, func() { b.carry(b.ctx, j.order) })
 	}
 }
 
@@ -205,9 +216,8 @@ const (
 )
 
 func (b *batch) hireAcceptors() {
-	b.jobs, b.hired = make(chan job, mostOrders), b.limits.InFlight // no more
 	for range acceptors {
-		b.crew.Go(b.acceptAll)
+		b.under.Go(b.acceptAll)
 	}
 }
 

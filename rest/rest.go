@@ -44,6 +44,8 @@ type Config struct {
 	// Memory is what Idempotency-Keys came to, for one handler that takes another's place; nil begins a new one. With a
 	// History it is not asked.
 	Memory *Memory
+	// Crew sends the notifications of batches, those of all handlers that have it; nil has a new goroutine for each.
+	Crew *Crew
 	// Status gives the value that GET /v1/status answers as JSON; nil answers {}. It must hold no secret.
 	Status func() any
 	// Ready names what keeps the gateway from serving, and nothing when it serves; nil means always ready. Whatever
@@ -97,8 +99,11 @@ type timely struct {
 	time time.Duration
 }
 
-// Send ends n in time.
+// Send ends n in time. A ctx that ends no later does so by itself.
 func (t timely) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) <= t.time {
+		return t.Sender.Send(ctx, n)
+	}
 	ctx, cancel := context.WithTimeout(ctx, t.time)
 	defer cancel()
 	return t.Sender.Send(ctx, n)
@@ -118,6 +123,7 @@ type api struct {
 	log      *slog.Logger
 	observer func(route string, status int)
 	answers  *Memory
+	crew     *Crew
 	readers  *pool
 }
 
@@ -138,7 +144,7 @@ func New(cfg Config) (http.Handler, error) {
 	a := &api{
 		queue: cfg.Queue, history: cfg.History, leaving: cfg.Draining,
 		sender: timely{cfg.Sender, limits.SendTime}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
-		answers: cmp.Or(cfg.Memory, new(Memory)),
+		answers: cmp.Or(cfg.Memory, new(Memory)), crew: cmp.Or(cfg.Crew, new(Crew)),
 		readers: newPool(limits.Item),
 	}
 	if a.log == nil {
