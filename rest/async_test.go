@@ -321,16 +321,18 @@ func TestWhatWaitsCanBeCancelledAndWhatHasGoneCannot(t *testing.T) {
 }
 
 func TestAHistoryInTroubleIsSaidToBe(t *testing.T) {
-	d, a := durable(t)
-	id := d.taken(d.ask("POST", single, good, later)).ID
-	a.trouble = errors.New("SECRET path")
-	for _, w := range []*httptest.ResponseRecorder{
-		d.ask("GET", single+"/"+id, "", "Authorization: Bearer "+readKey), d.ask("DELETE", single+"/"+id, ""),
-		d.ask("POST", single, good, once), d.ask("POST", single, good, once, later),
-		d.ask("GET", "/v1/apps/shop/events", "", "Authorization: Bearer "+readKey),
-	} {
-		if d.problem(w, http.StatusServiceUnavailable, "queue-unavailable"); w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "SECRET") {
-			t.Errorf("%v %s", w.Header(), w.Body)
+	synctest.Test(t, func(t *testing.T) { // a feed gives the history a moment to say so
+		d, a := durable(t)
+		id := d.taken(d.ask("POST", single, good, later)).ID
+		a.trouble = errors.New("SECRET path")
+		for _, w := range []*httptest.ResponseRecorder{
+			d.ask("GET", single+"/"+id, "", "Authorization: Bearer "+readKey), d.ask("DELETE", single+"/"+id, ""),
+			d.ask("POST", single, good, once), d.ask("POST", single, good, once, later),
+			d.ask("GET", "/v1/apps/shop/events", "", "Authorization: Bearer "+readKey),
+		} {
+			if d.problem(w, http.StatusServiceUnavailable, "queue-unavailable"); w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "SECRET") {
+				t.Errorf("%v %s", w.Header(), w.Body)
+			}
 		}
-	}
+	})
 }

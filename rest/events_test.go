@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -187,6 +188,9 @@ func TestAFeedIsHeardOverAConnectionAsItHappens(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = answer.Body.Close() }()
+	for a.reading() == 0 { // its answer may begin before it does
+		runtime.Gosched()
+	}
 	lines := bufio.NewReader(answer.Body)
 	for i := range 3 {
 		a.tell(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
