@@ -105,20 +105,20 @@ func TestAClosedLoopNeverHasMoreInFlightThanItsWindow(t *testing.T) {
 	var most atomic.Int64
 	url := stub(t, func(lines <-chan int, reply func(int, string)) {
 		var held []int
-		for replied := 0; replied < 500; {
-			select {
-			case i, more := <-lines:
-				if more {
-					held = append(held, i)
-					most.Store(max(most.Load(), int64(len(held))))
-				} else {
-					lines = nil
+		for i := range lines {
+			held = append(held, i)
+			for len(held) > 0 { // replies to the oldest once no other comes
+				most.Store(max(most.Load(), int64(len(held))))
+				select {
+				case i, more := <-lines:
+					if more {
+						held = append(held, i)
+						continue
+					}
+				default:
 				}
-			default:
-				if len(held) > 0 {
-					reply(held[0], "accepted")
-					held, replied = held[1:], replied+1
-				}
+				reply(held[0], "accepted")
+				held = held[1:]
 			}
 		}
 	})
