@@ -18,17 +18,21 @@ import (
 // to it, and Kubernetes replaces a link beside it.
 type File struct {
 	path    string
+	hangups chan os.Signal
 	watcher *fsnotify.Watcher // nil where the system has no way to watch
 }
 
-// OpenFile begins to watch the folder of a file. Run ends that.
+// OpenFile begins to watch the folder of a file, and to hear SIGHUP, which ends the process of who does not. Run ends that.
 func OpenFile(path string) *File {
+	f := &File{path: path, hangups: make(chan os.Signal, 1)}
+	signal.Notify(f.hangups, syscall.SIGHUP)
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
-		return &File{path: path}
+		return f
 	}
 	_ = watcher.Add(filepath.Dir(path)) // one that is not there is told by Read
-	return &File{path, watcher}
+	f.watcher = watcher
+	return f
 }
 
 // Name is the file's path.
@@ -59,9 +63,7 @@ func (f *File) Keep(_ []byte, files []string) error {
 // Run tells of whatever happens in the folders, and of SIGHUP. The error says that only SIGHUP is told.
 func (f *File) Run(ctx context.Context, changed chan<- struct{}) error {
 	defer close(changed)
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
+	defer signal.Stop(f.hangups)
 	var events chan fsnotify.Event
 	var lost chan error
 	if f.watcher != nil {
@@ -73,7 +75,7 @@ func (f *File) Run(ctx context.Context, changed chan<- struct{}) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hangups:
+		case <-f.hangups:
 			settled.Reset(0)
 		case event := <-events:
 			if event.Op != fsnotify.Chmod {
