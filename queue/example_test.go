@@ -15,17 +15,16 @@ import (
 	"github.com/sluice-push/sluice/queue"
 )
 
-// printer sends to the standard output.
-type printer struct{ sent chan struct{} }
+// hatch is where what is sent comes out.
+type hatch chan string
 
-func (printer) Check(*push.Notification) error { return nil }
+func (hatch) Check(*push.Notification) error { return nil }
 
-func (p printer) Send(_ context.Context, n *push.Notification) push.Receipt {
+func (out hatch) Send(_ context.Context, n *push.Notification) push.Receipt {
 	if err := n.Leaving(1); err != nil { // somebody has cancelled it
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
-	fmt.Println("sent:", n.Title)
-	close(p.sent)
+	out <- n.Title
 	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 }
 
@@ -45,8 +44,8 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	p := printer{sent: make(chan struct{})}
-	q, err := queue.Open(ctx, queue.Config{Engine: e, Journal: record{events}, Sender: p})
+	out := make(hatch)
+	q, err := queue.Open(ctx, queue.Config{Engine: e, Journal: record{events}, Sender: out})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -58,7 +57,7 @@ func Example() {
 	n := note("shop")
 	n.Title, n.SendAt = "Tea is ready", n.AcceptedAt.Add(100*time.Millisecond)
 	fmt.Println("accepted:", q.Accept(ctx, []*push.Notification{n}))
-	<-p.sent
+	fmt.Println("sent:", <-out)
 
 	stop() // first the queue, then what it writes to
 	fmt.Println("drained:", <-worked)

@@ -313,8 +313,6 @@ type house struct {
 	journal *memory
 	sender  *sender
 	shut    func() // drains the queue and closes the engine; also at the test's end
-
-	draining <-chan struct{} // closed when shut has been called
 }
 
 // build opens a queue in dir, that begins to work when it says so.
@@ -337,7 +335,7 @@ func build(t testing.TB, dir string, j *memory, s *sender, cfg queue.Config) *ho
 // begin has q work.
 func begin(t testing.TB, e *engine.Engine, q *queue.Queue, j *memory, s *sender) *house {
 	ctx, stop := context.WithCancel(context.Background())
-	h := &house{Queue: q, engine: e, journal: j, sender: s, draining: ctx.Done()}
+	h := &house{Queue: q, engine: e, journal: j, sender: s}
 	var running sync.WaitGroup
 	running.Go(func() { _ = e.Run(ctx) })
 	running.Go(func() {

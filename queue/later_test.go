@@ -73,6 +73,8 @@ func TestWhatMayEndBetterIsPutBackAndItsReceiptTellsAllAttempts(t *testing.T) {
 	h.accept(t, ns...)
 	h.journal.ended(t, ns...)
 	for _, n := range ns {
+		// That it was put back may be told after its end: who does it and who tries again are two.
+		h.journal.until(t, "five events", func() bool { return len(h.journal.events[n.ID]) >= 5 })
 		r, err := h.journal.Receipt(t.Context(), "shop", n.ID)
 		if err != nil || r.Status() != push.StatusAccepted || len(r.Attempts) != 2 || r.Attempts[0].HTTP != 503 || r.Attempts[1].HTTP != 200 {
 			t.Fatalf("%+v, %v", r, err)

@@ -153,8 +153,18 @@ func (q *Queue) forgetConsumers(ctx context.Context) error {
 	return nil
 }
 
-// Drain has the queue take nothing more from disk, for good. What it accepts from then on stays there.
+// Drain has the queue begin to send nothing more, for good: what waits, and what it accepts from then on, stays on disk.
 func (q *Queue) Drain() { q.drain() }
+
+// drains reports whether Drain was called.
+func (q *Queue) drains() bool {
+	select {
+	case <-q.draining:
+		return true
+	default:
+		return false
+	}
+}
 
 // Run works the queue until ctx ends. Then it drains: it lets what is in the Sender's hands end for at most Grace, counted
 // from Drain, puts the rest back, writes what is still being accepted, and returns.

@@ -39,7 +39,7 @@ func (f *flow) chunk(ctx, sending context.Context, h *hand) {
 	var unsettled atomic.Bool
 	var sends sync.WaitGroup
 	for _, t := range tasks {
-		if !f.awaitDue(ctx, t) || !enter(ctx, f.slots, true) {
+		if !f.awaitDue(ctx, t) || !enter(ctx, f.slots, true) || f.drains() {
 			unsettled.Store(true)
 			break
 		}
