@@ -7,7 +7,8 @@ import (
 	"iter"
 )
 
-// A chunk holds at most so much. It is what is written at once, and so what one fsync pays for.
+// A chunk holds at most so much, unless its writer says otherwise. It is what is written at once, and so what one fsync
+// pays for.
 const (
 	maxItems = 100
 	maxBytes = 64 << 10
@@ -25,9 +26,9 @@ type chunk struct {
 	err  error
 }
 
-// takes reports whether there is room for another item. One item fits always.
-func (c *chunk) takes(item []byte) bool {
-	return c.items == 0 || c.items < maxItems && len(c.body)+len(item) < maxBytes
+// takes reports whether there is room for another item among so many at most. One item fits always.
+func (c *chunk) takes(item []byte, most int) bool {
+	return c.items == 0 || c.items < most && len(c.body)+len(item) < maxBytes
 }
 
 func (c *chunk) add(item []byte) (index int) {

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,9 @@ type Writer struct {
 	// Address, if not nil, says under which subject and with which headers a chunk of so many items is written that was
 	// appended for a subject. It is to be set before the first Append.
 	Address func(subject string, items int) (string, nats.Header)
+	// Items is how many one chunk holds at most; zero is 100. More of them save syncs where no chunk is worked off as a
+	// whole. It is to be set before the first Append.
+	Items int
 
 	engine *Engine
 	stream string
@@ -156,7 +160,7 @@ func (w *Writer) tryPut(spots []spot, subject string, items [][]byte) ([]spot, <
 			return spots, w.room, nil
 		}
 		c := w.open[subject]
-		if c == nil || !c.takes(item) {
+		if c == nil || !c.takes(item, cmp.Or(w.Items, maxItems)) {
 			c = w.begin(subject)
 		}
 		w.waiting += len(item)

@@ -69,6 +69,27 @@ func TestManyWritersShareAChunk(t *testing.T) {
 	}
 }
 
+func TestAChunkHoldsAsManyItemsAsItsWriterSays(t *testing.T) {
+	e, _, _ := open(t, t.TempDir(), plain)
+	w := e.Writer("S", false)
+	w.Items = 500
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := w.AppendAll(gone, "s.a", slices.Repeat([][]byte{[]byte("{}")}, 1000)); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := w.Run(gone); err != nil { // writes what is in line
+		t.Fatal(err)
+	}
+	stream, err := e.JetStream().Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if chunks := stream.CachedInfo().State.Msgs; chunks != 2 {
+		t.Errorf("1000 items made %d chunks", chunks)
+	}
+}
+
 func TestAnAddressSaysWhereAChunkStands(t *testing.T) {
 	e, _, _ := open(t, t.TempDir(), plain)
 	w := e.Writer("S", false)

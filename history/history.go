@@ -25,6 +25,9 @@ import (
 // Stream is the name of the stream of events.
 const Stream = "SLUICE_EVENTS"
 
+// eventsInChunk is how many events may share one sync; there are more of them than of anything else, and they are small.
+const eventsInChunk = 500
+
 // Config says where the events are and how long they are kept. Engine is required.
 type Config struct {
 	Engine *engine.Engine
@@ -93,6 +96,7 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 		cfg: cfg, writer: cfg.Engine.Writer(Stream, false), overlay: newOverlay(), notes: make(chan note, maxNotes), tide: newTide(),
 		room: semaphore.NewWeighted(maxNotes), hurt: make(chan struct{}, 1),
 	}
+	h.writer.Items = eventsInChunk
 	var err error
 	if h.stream, err = cfg.Engine.Stream(ctx, streamConfig(cfg)); err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ const (
 	// Events that may wait to be written; beyond, Note waits.
 	maxNotes = 8192
 	// Events that are written at a time.
-	notesAtOnce = 400
+	notesAtOnce = 2000
 )
 
 // note is events that nobody waits for, or what is to be done when all before it are written.

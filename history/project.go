@@ -20,7 +20,7 @@ const (
 	// time is one row to write instead of three.
 	commitAgain = 25 * time.Millisecond
 	// Chunks that are forgotten together: a reader or the next commit waits that long for it.
-	forgetAtOnce = 8
+	forgetAtOnce = 2
 )
 
 // project brings chunks into the index until there are no more. It is the index's one writer.

@@ -16,7 +16,7 @@ import (
 
 const (
 	// Chunks that the stream may be ahead of the index in memory; beyond, the tail waits for the index.
-	ahead = 256
+	ahead = 64
 	// Messages that the engine sends without being asked again: a few MB at the most.
 	pullAtOnce = 64
 	// How long to wait after a failure before the stream is followed again.
