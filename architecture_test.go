@@ -47,7 +47,7 @@ var floors = map[string]struct {
 	"share": {floor: 1, mayImport: []string{"engine"},
 		mayNotFrom: "it asks gates through an interface of its own"},
 
-	"queue": {floor: 1, mayImport: []string{"engine", "push"}},
+	"queue": {floor: 1, mayImport: []string{"engine", "object", "push"}},
 	"history": {floor: 1, mayImport: []string{"engine", "push"},
 		mayNotFrom: "the queue asks it through an interface of its own"},
 

@@ -75,7 +75,7 @@ func write(e push.Event) (*step, error) {
 		r.Index = nil
 		e.Receipt = &r
 	}
-	text, err := json.Marshal(e)
+	text, err := e.AppendJSON(make([]byte, 0, 256))
 	if err != nil {
 		return nil, fmt.Errorf("history: %w", err)
 	}

@@ -3,9 +3,7 @@
 package push
 
 import (
-	"encoding/json"
 	"math"
-	"strconv"
 	"time"
 )
 
@@ -142,56 +140,7 @@ func (a *Attempt) appendJSON(b []byte) []byte {
 	}
 	b = appendTime(b, "at", a.Started.UTC().Truncate(time.Millisecond))
 	b = appendNumber(b, "ms", round(float64(a.Took)/float64(time.Millisecond)))
-	b[len(b)-1] = '}' // instead of the last comma
-	return b
-}
-
-// The members below end with a comma; absent ones are left out.
-
-func appendName(b []byte, name string) []byte {
-	b = append(b, '"')
-	b = append(b, name...)
-	return append(b, `":`...)
-}
-
-func appendText(b []byte, name, text string) []byte {
-	if text == "" {
-		return b
-	}
-	b = appendName(b, name)
-	if !verbatim(text) {
-		quoted, _ := json.Marshal(text) // text has a JSON form always
-		return append(append(b, quoted...), ',')
-	}
-	b = append(b, '"')
-	b = append(b, text...)
-	return append(b, `",`...)
-}
-
-// verbatim reports whether JSON quotes text without changing it.
-func verbatim(text string) bool {
-	for i := range len(text) {
-		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
-}
-
-func appendNumber(b []byte, name string, v float64) []byte {
-	return append(strconv.AppendFloat(appendName(b, name), v, 'f', -1, 64), ',')
-}
-
-func appendCount(b []byte, name string, n int) []byte {
-	return append(strconv.AppendInt(appendName(b, name), int64(n), 10), ',')
-}
-
-func appendTime(b []byte, name string, t time.Time) []byte {
-	if t.IsZero() {
-		return b
-	}
-	b = append(appendName(b, name), '"')
-	return append(t.AppendFormat(b, time.RFC3339Nano), `",`...)
+	return appendEnd(b)
 }
 
 // round keeps three digits behind the point: a receipt is read by people too.

@@ -3,10 +3,12 @@
 package queue
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"time"
 
+	"github.com/sluice-push/sluice/object"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -35,12 +37,46 @@ func newTask(n *push.Notification) *task {
 	return t
 }
 
+// write returns the task's JSON form on one line: that of its tags. It is by hand because it is made for every notification
+// that is accepted.
 func (t *task) write() ([]byte, error) {
-	text, err := json.Marshal(t)
-	if err != nil {
+	w := object.Writer{Bytes: make([]byte, 0, 512)}
+	w.Open("")
+	w.Text("id", t.ID, "")
+	w.Text("app", t.App, "")
+	writeTime(&w, "accepted_at", t.AcceptedAt)
+	w.Text("key_hash", base64.StdEncoding.EncodeToString(t.KeyHash), "")
+	w.Text("body_hash", base64.StdEncoding.EncodeToString(t.BodyHash), "")
+	if !t.Due.IsZero() {
+		writeTime(&w, "due", t.Due)
+	}
+	t.writeTries(&w)
+	w.Name("n", "")
+	var err error
+	if w.Bytes, err = t.N.AppendJSON(w.Bytes); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	return text, nil
+	w.Close()
+	return w.Bytes, nil
+}
+
+// writeTries writes what has become of it already.
+func (t *task) writeTries(w *object.Writer) {
+	if t.Tries != 0 {
+		w.Number("tries", t.Tries)
+	}
+	if t.Begun != 0 {
+		w.Number("begun", t.Begun)
+	}
+	if t.Receipt != nil {
+		w.Name("receipt", "")
+		w.Bytes = t.Receipt.AppendJSON(w.Bytes)
+	}
+}
+
+func writeTime(w *object.Writer, name string, at time.Time) {
+	w.Name(name, "")
+	w.Bytes = append(at.AppendFormat(append(w.Bytes, '"'), time.RFC3339Nano), '"')
 }
 
 func readTask(text []byte) (*task, error) {

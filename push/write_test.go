@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package push_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// all makes values of a type with every field that it has, also those that are not thought of yet.
+func all[T any]() *rapid.Generator[T] {
+	text := rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }),
+		rapid.SampledFrom([]string{"", "<b>&", "\"\\\n\t\x00\x7f", "\u2028\u2029", "\xff", "東京", "2026-11-22"}))
+	raw := rapid.Map(rapid.SampledFrom([]string{"", "null", "[]", "{ \"a\" :\n[1, \"<\u2028\", \"\xff\"] }", "1e400"}),
+		func(s string) json.RawMessage { return json.RawMessage(s) })
+	moment := rapid.Custom(func(t *rapid.T) time.Time {
+		zone := time.FixedZone("", 60*rapid.IntRange(-23*60, 23*60).Draw(t, "zone"))
+		return rapid.SampledFrom([]time.Time{{}, time.Unix(1795350000, 0).UTC(), time.Unix(1795350000, 123_456_789).In(zone)}).Draw(t, "time")
+	})
+	number := rapid.Float64Range(-math.MaxFloat64, math.MaxFloat64)
+	return rapid.MakeCustom[T](rapid.MakeConfig{
+		Types: map[reflect.Type]*rapid.Generator[any]{
+			reflect.TypeFor[json.RawMessage]():         raw.AsAny(),
+			reflect.TypeFor[time.Time]():               moment.AsAny(),
+			reflect.TypeFor[float64]():                 number.AsAny(),
+			reflect.TypeFor[func(attempt int) error](): rapid.Just((func(attempt int) error)(nil)).AsAny(),
+			reflect.TypeFor[string]():                  text.AsAny(),
+			reflect.TypeFor[push.Platform]():           word[push.Platform](text),
+			reflect.TypeFor[push.Environment]():        word[push.Environment](text),
+			reflect.TypeFor[push.Priority]():           word[push.Priority](text),
+			reflect.TypeFor[push.Lane]():               word[push.Lane](text),
+			reflect.TypeFor[push.OnUnknown]():          word[push.OnUnknown](text),
+			reflect.TypeFor[push.Status]():             word[push.Status](text),
+		},
+	})
+}
+
+func word[W ~string](text *rapid.Generator[string]) *rapid.Generator[any] {
+	return rapid.Map(text, func(s string) W { return W(s) }).AsAny()
+}
+
+// sameAsMarshal compares what was written by hand with what the tags say, but for the escapes that only HTML needs.
+func sameAsMarshal(t *rapid.T, v any, written []byte, err error) {
+	want, failed := json.Marshal(v)
+	if failed != nil || err != nil {
+		t.Fatalf("by its tags: %v; by hand: %v", failed, err)
+	}
+	var got bytes.Buffer
+	json.HTMLEscape(&got, written)
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Fatal(diff)
+	}
+	if bytes.ContainsAny(written, "\r\n") {
+		t.Fatalf("more than a line: %q", written)
+	}
+}
+
+func asItsTagsSay(t *rapid.T) {
+	n := all[push.Notification]().Draw(t, "notification")
+	written, err := n.AppendJSON(nil)
+	sameAsMarshal(t, n, written, err)
+	e := all[push.Event]().Draw(t, "event")
+	written, err = e.AppendJSON(nil)
+	sameAsMarshal(t, e, written, err)
+}
+
+func TestWhatIsWrittenByHandIsWhatTheTagsSay(t *testing.T) { rapid.Check(t, asItsTagsSay) }
+
+func FuzzWhatIsWrittenByHandIsWhatTheTagsSay(f *testing.F) { f.Fuzz(rapid.MakeFuzz(asItsTagsSay)) }
+
+func TestWhatCouldNotBeReadBackIsNotWritten(t *testing.T) {
+	noTime := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+	for field, n := range map[string]*push.Notification{
+		"payload": {APNs: &push.APNsBlock{Payload: json.RawMessage(`{"aps":`)}},
+		"message": {FCM: &push.FCMBlock{Message: json.RawMessage("{}{}")}},
+		"send_at": {SendAt: noTime},
+	} {
+		if _, err := n.AppendJSON(nil); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	for field, e := range map[string]*push.Event{"at": {At: noTime}, "send_at": {SendAt: noTime}} {
+		if _, err := e.AppendJSON(nil); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
