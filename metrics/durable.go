@@ -20,7 +20,7 @@ var historyReadings = []reading[history.Status]{
 		prometheus.CounterValue, func(s history.Status) float64 { return float64(s.Lost) }},
 	{prometheus.NewDesc("sluice_history_rebuilt_total", "Times that a damaged index was made anew.", nil, nil),
 		prometheus.CounterValue, func(s history.Status) float64 { return float64(s.Rebuilt) }},
-	gauge("sluice_history_behind", "Chunks, of up to a hundred events, that are in the stream and not in the index yet.", nil,
+	gauge("sluice_history_behind", "Chunks, of up to five hundred events, that are in the stream and not in the index yet.", nil,
 		func(s history.Status) float64 { return float64(s.Behind) }),
 	gauge("sluice_history_caught_up", "0 while the index is being made, so that questions wait; else 1.", nil,
 		func(s history.Status) float64 { return one(s.CaughtUp) }),
