@@ -7,8 +7,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -243,52 +241,20 @@ func (h *History) withKey(ctx context.Context, key []byte) (*keyed, error) {
 	if !idx.keys.may(key) {
 		return nil, nil
 	}
-	var k keyed
+	k := &keyed{}
 	var id []byte
 	since := time.Now().Add(-h.cfg.KeepKeys)
-	err = idx.read.QueryRowContext(ctx, "SELECT k.id, n.app, k.body FROM idempotency k JOIN notification n ON n.id = k.id "+
-		"WHERE k.key = ? AND k.at >= ?", key, millis(since)).Scan(&id, &k.app, &k.body)
-	if errors.Is(err, sql.ErrNoRows) {
+	row := idx.read.QueryRowContext(ctx, "SELECT id, body FROM idempotency WHERE key = ? AND at >= ?", key, millis(since))
+	if err := row.Scan(&id, &k.body); errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
-	}
-	if err != nil {
+	} else if err != nil {
 		return nil, h.met(err)
 	}
 	copy(k.id[:], id)
-	return &k, nil
-}
-
-// Entry is a notification in a list.
-type Entry struct {
-	ID         string
-	AcceptedAt time.Time
-	State
-}
-
-// List returns an app's notifications that were taken in [from, to), the latest first, at most limit. Those of the last
-// moment may be missing, until the index has them.
-func (h *History) List(ctx context.Context, app string, from, to time.Time, limit int) ([]Entry, error) {
-	idx, err := h.current(ctx)
-	if err != nil {
-		return nil, err
+	found, err := h.standing(ctx, []uuid.UUID{k.id})
+	if s, ok := found[k.id]; ok {
+		k.app = s.app
+		return k, nil
 	}
-	rows, err := idx.read.QueryContext(ctx, "SELECT "+columns+" FROM notification WHERE app = ? AND first_at >= ? AND first_at < ? "+
-		"ORDER BY first_at DESC LIMIT ?", app, millis(from), millis(to), limit)
-	if err != nil {
-		return nil, h.met(err)
-	}
-	listed := map[uuid.UUID]*row{}
-	if err := scanAll(rows, listed); err != nil {
-		return nil, h.met(err)
-	}
-	found, err := h.standing(ctx, slices.Collect(maps.Keys(listed)))
-	if err != nil {
-		return nil, err
-	}
-	list := make([]Entry, 0, len(found))
-	for id, s := range found {
-		list = append(list, Entry{ID: id.String(), AcceptedAt: s.first, State: s.state})
-	}
-	slices.SortFunc(list, func(a, b Entry) int { return b.AcceptedAt.Compare(a.AcceptedAt) })
-	return list, nil
+	return nil, err
 }

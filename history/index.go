@@ -21,7 +21,7 @@ import (
 var schema string
 
 // schemaVersion counts the forms that index.sql had. A file of another form is made anew from the stream.
-const schemaVersion = 1
+const schemaVersion = 2
 
 const (
 	indexName = "index.db"

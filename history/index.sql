@@ -15,23 +15,12 @@ CREATE TABLE chunk (
 );
 CREATE INDEX chunk_by_app ON chunk (app, seq);
 
--- Where each notification stands. Times are in milliseconds since 1970. seq and item are the place of its last event,
--- made_seq and made_item that of the event that made its state; places are those of all its events.
+-- Where each notification stands: the sequence of its last event, and the rest as row.go writes it.
 CREATE TABLE notification (
-    id        BLOB PRIMARY KEY,
-    app       TEXT    NOT NULL,
-    status    TEXT    NOT NULL,
-    attempt   INTEGER NOT NULL,
-    first_at  INTEGER NOT NULL,
-    at        INTEGER NOT NULL,
-    send_at   INTEGER NOT NULL,
-    made_seq  INTEGER NOT NULL,
-    made_item INTEGER NOT NULL,
-    seq       INTEGER NOT NULL,
-    item      INTEGER NOT NULL,
-    places    BLOB    NOT NULL
+    id   BLOB PRIMARY KEY,
+    seq  INTEGER NOT NULL,
+    rest BLOB    NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX notification_by_time ON notification (app, first_at);
 
 -- The notification that last came with an Idempotency-Key.
 CREATE TABLE idempotency (

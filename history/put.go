@@ -10,7 +10,7 @@ import (
 )
 
 // Rows that are written by one statement.
-const rowsAtATime = 32
+const rowsAtATime = 128
 
 var (
 	putRow  = "INSERT INTO notification (" + columns + ") VALUES " + oneRow + onConflict
@@ -18,13 +18,11 @@ var (
 )
 
 const (
-	oneRow     = "(?,?,?,?,?,?,?,?,?,?,?,?)"
-	onConflict = " ON CONFLICT (id) DO UPDATE SET " +
-		"status = excluded.status, attempt = excluded.attempt, at = excluded.at, send_at = excluded.send_at, " +
-		"made_seq = excluded.made_seq, made_item = excluded.made_item, seq = excluded.seq, item = excluded.item, places = excluded.places"
-	putChunk = "INSERT INTO chunk (seq, app, body) VALUES (?,?,?)"
-	putKey   = "REPLACE INTO idempotency (key, body, id, at, seq) VALUES (?,?,?,?,?)"
-	putMark  = "UPDATE mark SET last = ?, floor = ?, floor_index = ?"
+	oneRow     = "(?,?,?)"
+	onConflict = " ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, rest = excluded.rest"
+	putChunk   = "INSERT INTO chunk (seq, app, body) VALUES (?,?,?)"
+	putKey     = "REPLACE INTO idempotency (key, body, id, at, seq) VALUES (?,?,?,?,?)"
+	putMark    = "UPDATE mark SET last = ?, floor = ?, floor_index = ?"
 )
 
 // puts are the statements that write, which SQLite has parsed once.

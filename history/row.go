@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/push"
 )
 
 // row is what the index holds of a notification.
@@ -49,23 +50,76 @@ func (r *row) all() iter.Seq[engine.Place] {
 	}
 }
 
-const columns = "id, app, status, attempt, first_at, at, send_at, made_seq, made_item, seq, item, places"
+const columns = "id, seq, rest"
 
-func (r *row) values() []any {
-	return []any{
-		r.id[:], r.app, string(r.state.Status), r.state.Attempt, millis(r.first), millis(r.state.At), millis(r.state.SendAt),
-		int64(r.state.Place.Seq), r.state.Place.Index, int64(r.last.Seq), r.last.Index, r.places,
+func (r *row) values() []any { return []any{r.id[:], int64(r.last.Seq), r.rest()} }
+
+// rest is all that the index asks SQLite nothing about, in one value: each column would cost as much as that.
+func (r *row) rest() []byte {
+	b := make([]byte, 0, 64+len(r.places))
+	for _, word := range [...]string{r.app, string(r.state.Status)} {
+		b = append(binary.AppendUvarint(b, uint64(len(word))), word...)
 	}
+	for _, number := range [...]int64{
+		int64(r.state.Attempt), millis(r.first), millis(r.state.At), millis(r.state.SendAt),
+		int64(r.state.Place.Seq), int64(r.state.Place.Index), int64(r.last.Index),
+	} {
+		b = binary.AppendVarint(b, number)
+	}
+	return append(b, r.places...)
+}
+
+// read reads what rest wrote.
+func (r *row) read(rest []byte) error {
+	in := values{left: rest}
+	r.app, r.state.Status = in.word(), push.Status(in.word())
+	r.state.Attempt = int(in.number())
+	r.first, r.state.At, r.state.SendAt = moment(in.number()), moment(in.number()), moment(in.number())
+	r.state.Place = engine.Place{Seq: uint64(in.number()), Index: int(in.number())}
+	r.last.Index, r.places = int(in.number()), in.left
+	return in.err
+}
+
+// values are read one by one from what is left. Once it makes no sense, they are empty.
+type values struct {
+	left []byte
+	err  error
+}
+
+func (v *values) number() int64 {
+	number, n := binary.Varint(v.left)
+	v.skip(n)
+	return number
+}
+
+func (v *values) word() string {
+	length, n := binary.Uvarint(v.left)
+	v.skip(n)
+	if length > uint64(len(v.left)) {
+		v.skip(0)
+		return ""
+	}
+	word := string(v.left[:length])
+	v.left = v.left[length:]
+	return word
+}
+
+// skip goes on behind n bytes; none are a value that is not there.
+func (v *values) skip(n int) {
+	if n <= 0 {
+		v.left, v.err = nil, errDamaged
+		return
+	}
+	v.left = v.left[n:]
 }
 
 func (r *row) scan(rows *sql.Rows) error {
-	var id []byte
-	var first, at, sendAt int64
-	err := rows.Scan(&id, &r.app, &r.state.Status, &r.state.Attempt, &first, &at, &sendAt,
-		&r.state.Place.Seq, &r.state.Place.Index, &r.last.Seq, &r.last.Index, &r.places)
+	var id, rest []byte
+	if err := rows.Scan(&id, &r.last.Seq, &rest); err != nil {
+		return err
+	}
 	copy(r.id[:], id)
-	r.first, r.state.At, r.state.SendAt = moment(first), moment(at), moment(sendAt)
-	return err
+	return r.read(rest)
 }
 
 func millis(t time.Time) int64 {

@@ -86,9 +86,4 @@ func TestManyStatesAreToldAtOnce(t *testing.T) {
 			t.Errorf("%s: %+v", id, s)
 		}
 	}
-	r.indexed()
-	list, err := r.List(t.Context(), "shop", noon, noon.Add(time.Second), 100)
-	if err != nil || len(list) != 100 || list[0].Status != push.StatusAccepted {
-		t.Errorf("%d in the list, %v", len(list), err)
-	}
 }
