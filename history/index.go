@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"github.com/google/uuid"
 	"modernc.org/sqlite"
 )
 
@@ -35,8 +36,9 @@ const (
 type index struct {
 	path        string
 	write, read *sql.DB
-	rows, views finder // of write and of read
-	puts        puts   // of write
+	rows, views finder    // of write and of read
+	puts        puts      // of write
+	newest      uuid.UUID // no row has an ID above it; project's
 	keys        *filter
 	fresh       atomic.Bool // it has come up with the stream once, so that what is not in it is not there
 }
@@ -114,6 +116,11 @@ func (x *index) open(ctx context.Context, stream string) (at mark, err error) {
 	if at.stream != stream {
 		return at, fmt.Errorf("%w: it was made from another stream", errOutdated)
 	}
+	var newest []byte
+	if err := x.write.QueryRowContext(ctx, "SELECT max(id) FROM notification").Scan(&newest); err != nil {
+		return at, err
+	}
+	copy(x.newest[:], newest)
 	return at, x.statements(ctx)
 }
 

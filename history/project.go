@@ -3,6 +3,7 @@
 package history
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
@@ -91,9 +92,9 @@ func (h *History) commit(ctx context.Context, batch []*chunk) error {
 		at.floor, at.floorIndex = batch[0].seq, -1
 	}
 	at.last = batch[len(batch)-1].seq
-	err := transact(ctx, idx.write, func(tx *sql.Tx) error {
-		rows, err := merge(ctx, idx.rows.in(ctx, tx), steps)
-		if err != nil {
+	var rows []*row
+	err := transact(ctx, idx.write, func(tx *sql.Tx) (err error) {
+		if rows, err = idx.merge(ctx, tx, steps); err != nil {
 			return err
 		}
 		return idx.insert(ctx, tx, batch, rows, steps, at)
@@ -101,6 +102,7 @@ func (h *History) commit(ctx context.Context, batch []*chunk) error {
 	if err != nil {
 		return err
 	}
+	idx.newest = newest(idx.newest, rows)
 	h.mark = at
 	h.counts.committed.Store(at.last)
 	h.overlay.committed(steps)
@@ -117,32 +119,43 @@ func stepsOf(batch []*chunk) []*step {
 }
 
 // merge returns the rows that the steps change, in the order in which they first do: one row for all steps of one
-// notification.
-func merge(ctx context.Context, from finder, steps []*step) ([]*row, error) {
-	ids, known := make([]uuid.UUID, 0, len(steps)), make(map[uuid.UUID]bool, len(steps))
+// notification. It looks for those only that may be there: IDs that we give ascend, and so most are new.
+func (x *index) merge(ctx context.Context, tx *sql.Tx, steps []*step) ([]*row, error) {
+	var known []uuid.UUID
+	merged := make(map[uuid.UUID]*row, len(steps))
 	for _, s := range steps {
-		if !known[s.id] {
-			known[s.id] = true
-			ids = append(ids, s.id)
+		if _, ok := merged[s.id]; !ok && bytes.Compare(s.id[:], x.newest[:]) <= 0 {
+			known = append(known, s.id)
 		}
+		merged[s.id] = nil
 	}
-	rows, err := from.load(ctx, ids)
+	found, err := x.rows.in(ctx, tx).load(ctx, known)
 	if err != nil {
 		return nil, err
 	}
+	rows := make([]*row, 0, len(merged))
 	for _, s := range steps {
-		r, ok := rows[s.id]
-		if !ok {
-			r = &row{id: s.id}
-			rows[s.id] = r
+		r := merged[s.id]
+		if r == nil {
+			if r = found[s.id]; r == nil {
+				r = &row{id: s.id}
+			}
+			merged[s.id] = r
+			rows = append(rows, r)
 		}
 		r.take(s)
 	}
-	ordered := make([]*row, len(ids))
-	for i, id := range ids {
-		ordered[i] = rows[id]
+	return rows, nil
+}
+
+// newest returns the greatest of the IDs.
+func newest(id uuid.UUID, rows []*row) uuid.UUID {
+	for _, r := range rows {
+		if bytes.Compare(r.id[:], id[:]) > 0 {
+			id = r.id
+		}
 	}
-	return ordered, nil
+	return id
 }
 
 // newestKeys returns the last step with each key.
