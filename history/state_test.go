@@ -87,3 +87,18 @@ func TestManyStatesAreToldAtOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestALifeGoesOnInAnIndexThatWasClosed(t *testing.T) {
+	h := newHouse(t)
+	first, second := id(), id()
+	r := h.open()
+	r.append(event(first, push.StatusQueued), event(second, push.StatusQueued))
+	r.indexed()
+	r.stop()
+	r = h.open()
+	r.append(event(first, push.StatusSending), event(first, push.StatusAccepted))
+	r.indexed()
+	if receipt, events := r.find("shop", first); receipt.Status() != push.StatusAccepted || len(events) != 3 {
+		t.Errorf("%s after %d events", receipt.Status(), len(events))
+	}
+}
