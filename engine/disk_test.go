@@ -61,10 +61,7 @@ func inAFullDisk(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	limit(t, 1<<40)
-	for i := 1000; write(i) != nil; i++ {
-	}
-	if err := e.Ready(); err != nil {
-		t.Error(err)
+	for i := 1000; write(i) != nil || e.Ready() != nil; i++ {
 	}
 	found := all(t, e)
 	for place, item := range kept {

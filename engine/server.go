@@ -170,6 +170,10 @@ func (s *server) heal() error {
 		s.cfg.Logger.Error("engine: opened anew after a failed write", "dir", s.cfg.Dir)
 		end(old)
 	}
+	select {
+	case <-s.failed: // all that the old one said of itself
+	default:
+	}
 	live, err := s.boot()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -27,8 +27,12 @@ func TestMain(m *testing.M) {
 // patience bounds every wait: whoever reaches it has failed.
 const patience = 30 * time.Second
 
+// port is one that the system gives to nobody who lets it choose, so that a server can come back to it, and that no other
+// process that runs these tests takes.
+var port = 20_000 + os.Getpid()%10_000
+
 // cluster starts a NATS server of one, which ends with the test or with stop.
-func cluster(t *testing.T, folder string, port int) (address string, stop func()) {
+func cluster(t *testing.T, folder string) (address string, stop func()) {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: folder, NoSigs: true, NoLog: true})
 	if err != nil {
@@ -107,7 +111,7 @@ func key(t *testing.T, address, snapshot string) *source.Key {
 }
 
 func TestAKeyTellsOfEachTextThatIsPutThere(t *testing.T) {
-	address, _ := cluster(t, t.TempDir(), -1)
+	address, _ := cluster(t, t.TempDir())
 	k := key(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
 	changed := run(t, k)
 	for i := range 3 { // the first puts the bucket there, too
@@ -119,23 +123,19 @@ func TestAKeyTellsOfEachTextThatIsPutThere(t *testing.T) {
 
 func TestAKeyFollowsAClusterThatComesBack(t *testing.T) {
 	folder := t.TempDir()
-	address, stop := cluster(t, folder, -1)
+	address, stop := cluster(t, folder)
 	put(t, address, "before")
 	k := key(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
 	changed := run(t, k)
 	reads(t, k, changed, "before")
 	stop()
-	var port int
-	if _, err := fmt.Sscanf(address[strings.LastIndex(address, ":"):], ":%d", &port); err != nil {
-		t.Fatal(err)
-	}
-	cluster(t, folder, port)
+	cluster(t, folder)
 	put(t, address, "after")
 	reads(t, k, changed, "after")
 }
 
 func TestWhileTheClusterIsDownTheSnapshotCounts(t *testing.T) {
-	address, stop := cluster(t, t.TempDir(), -1)
+	address, stop := cluster(t, t.TempDir())
 	stop()
 	snapshot := filepath.Join(t.TempDir(), "snapshot.yaml")
 	k := key(t, address, snapshot)

@@ -102,29 +102,19 @@ func TestDevTakesAnotherAdminAddressWhereTheUsualIsTaken(t *testing.T) {
 	if l, err := net.Listen("tcp", "127.0.0.1:9090"); err == nil {
 		defer l.Close()
 	}
-	address := unused(t)
 	path := filepath.Join(t.TempDir(), "ready.json")
-	p := start(t, nil, "dev", "--listen", address, "--ready-file", path)
+	p := start(t, nil, "dev", "--listen", own, "--ready-file", path)
 	ready := p.readyFile(path)
-	if ready["url"] != "http://"+address || ready["admin_url"] == "http://127.0.0.1:9090" {
+	if ready["url"] != "http://"+own || ready["admin_url"] == "http://127.0.0.1:9090" {
 		t.Errorf("url %v, admin_url %v", ready["url"], ready["admin_url"])
 	}
 	p.eventually("word about it", func() bool { return strings.Contains(p.stdout.String(), "(127.0.0.1:9090 is taken)") })
 	p.terminate()
 }
 
-// unused is an address that the system gives to nobody who lets it choose.
-func unused(t *testing.T) string {
-	t.Helper()
-	for port := 20_000; port < 30_000; port++ {
-		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
-			_ = l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("all are taken")
-	return ""
-}
+// own is an address that the system gives to nobody who lets it choose, and that no other process that runs these tests
+// takes.
+var own = fmt.Sprint("127.0.0.1:", 20_000+os.Getpid()%10_000)
 
 // laggard is a fault that keeps every notification in flight for a while.
 const laggard = `faults: [ { service: apns, delay: 700ms } ]`
