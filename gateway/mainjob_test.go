@@ -22,7 +22,7 @@ import (
 // through the batch call and compares each receipt with what the generator,
 // which knows the protocols and not our code, says must come of it.
 func TestEveryExampleEndsAsTheProtocolSays(t *testing.T) {
-	r := lay(t, mockprovider.Config{}, "")
+	r := lay(t, mockprovider.Config{}, patient)
 	input, err := os.ReadFile("../examples/notifications.ndjson")
 	if err != nil {
 		t.Fatal(err)
@@ -81,8 +81,9 @@ func TestOneBadEndpointOfEightCostsNoNotification(t *testing.T) {
 	}
 	r := lay(t, mockprovider.Config{
 		Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Endpoint: "3", Status: 500}}},
-	}, "pool: { size: 8 }")
+	}, patient+"pool: { size: 8 }")
 	bad := r.mock.APNsAddrs()[3].String()
+	r.full(8)
 
 	var mu sync.Mutex
 	ids := map[string]bool{}
@@ -127,7 +128,7 @@ func TestOneBadEndpointOfEightCostsNoNotification(t *testing.T) {
 // stream until it has accepted a request.
 func TestAColdBurstDialsNoMoreThanThePool(t *testing.T) {
 	const size, burst = 4, 500
-	r := lay(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000}}, fmt.Sprintf("pool: { size: %d }", size))
+	r := lay(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000}}, patient+fmt.Sprintf("pool: { size: %d }", size))
 	each(burst, burst, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"5a%062x","title":"burst"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)

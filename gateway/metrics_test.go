@@ -5,11 +5,9 @@ package gateway_test
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/pool"
 )
@@ -20,13 +18,9 @@ func TestMetricsAndStatusTellOfABadEndpoint(t *testing.T) {
 	const notifications = 400
 	r := lay(t, mockprovider.Config{
 		Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Endpoint: "3", Status: 503}}},
-	}, "pool: { size: 8 }")
+	}, patient+"pool: { size: 8, breaker: { ejection: 1h, max_ejection: 1h }, outlier: { off: true } }") // one is ejected, once
 	bad := r.mock.APNsAddrs()[3].String()
-	until(func() bool { // all have joined, the bad one too
-		return slices.ContainsFunc(r.gate.Status().Services, func(s gateway.ServiceStatus) bool {
-			return strings.HasPrefix(s.Pool.Name, "apns ") && len(s.Pool.Endpoints) == 8
-		})
-	})
+	r.full(8)
 	each(8, notifications, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"c0ffee%058x","title":"canary"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)

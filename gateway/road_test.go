@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,9 @@ type road struct {
 	http     *http.Client
 }
 
+// patient lets everything take its time: that the machine is busy is nobody's fault.
+const patient = "retry: { attempt_timeout: 2m }\nlimits: { send_time: 10m }\n"
+
 // lay opens a road with further top-level keys of its configuration.
 func lay(t testing.TB, services mockprovider.Config, settings string) road {
 	t.Helper()
@@ -35,10 +39,19 @@ func lay(t testing.TB, services mockprovider.Config, settings string) road {
 	key, hash := rest.NewKey()
 	other := fmt.Sprintf("  other:\n    keys: [{name: test, hash: %q}]\n    %s\n", hash, s.fcm())
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
-	r := road{mock: s.mock, stranger: key, http: &http.Client{Transport: transport, Timeout: time.Minute}}
+	r := road{mock: s.mock, stranger: key, http: &http.Client{Transport: transport, Timeout: 10 * time.Minute}}
 	r.house = s.open(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm())+other+settings)
 	t.Cleanup(transport.CloseIdleConnections)
 	return r
+}
+
+// full waits until so many endpoints of APNs are in the pool.
+func (r road) full(size int) {
+	until(func() bool {
+		return slices.ContainsFunc(r.gate.Status().Services, func(s gateway.ServiceStatus) bool {
+			return strings.HasPrefix(s.Pool.Name, "apns ") && len(s.Pool.Endpoints) == size
+		})
+	})
 }
 
 // call sends body to the path below the app shop and returns the answer, whose
