@@ -146,7 +146,7 @@ func TestAConnAndNetHTTPSayTheSame(t *testing.T) {
 
 func byConn(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path string) string {
 	t.Helper()
-	c, err := wire.Dial(t.Context(), addr, wire.Config{Authority: "push.example", TLS: trust})
+	c, err := wire.Dial(t.Context(), addr, patient(wire.Config{Authority: "push.example", TLS: trust}))
 	if err != nil {
 		t.Fatal(err)
 	}

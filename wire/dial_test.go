@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -61,12 +62,18 @@ func identity(name string) (cert tls.Certificate, roots *x509.CertPool) {
 	return cert, roots
 }
 
+// patient is cfg on a machine that may be busy: its being slow is nobody's fault.
+func patient(cfg wire.Config) wire.Config {
+	cfg.DialTimeout, cfg.ResponseTimeout, cfg.PingTimeout, cfg.WriteTimeout = time.Minute, time.Minute, time.Minute, time.Minute
+	return cfg
+}
+
 func wantDialError(t *testing.T, addr netip.AddrPort, cfg wire.Config, reason wire.Reason, endpoint bool) {
 	t.Helper()
 	if cfg.Authority == "" {
 		cfg.Authority = "push.example:443"
 	}
-	c, err := wire.Dial(t.Context(), addr, cfg)
+	c, err := wire.Dial(t.Context(), addr, patient(cfg))
 	if c != nil {
 		t.Fatal("it connected")
 	}
@@ -76,7 +83,7 @@ func wantDialError(t *testing.T, addr netip.AddrPort, cfg wire.Config, reason wi
 func TestARealConnectionCarriesRequestsOverTLS(t *testing.T) {
 	cert, roots := identity("push.example")
 	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, answerAll)
-	c, err := wire.Dial(t.Context(), addr, wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}})
+	c, err := wire.Dial(t.Context(), addr, patient(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,13 +134,7 @@ func TestThePeerMustSpeakTLS(t *testing.T) {
 }
 
 func TestAPortThatNobodyListensOnRefuses(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().(*net.TCPAddr).AddrPort()
-	_ = l.Close()
-	wantDialError(t, addr, wire.Config{}, wire.ConnectRefused, true)
+	wantDialError(t, netip.MustParseAddrPort("127.0.0.1:1"), wire.Config{}, wire.ConnectRefused, true)
 }
 
 func TestAPeerThatClosesInTheMiddleOfTheHandshakeRefuses(t *testing.T) {
@@ -141,17 +142,36 @@ func TestAPeerThatClosesInTheMiddleOfTheHandshakeRefuses(t *testing.T) {
 	wantDialError(t, addr, wire.Config{}, wire.ConnectRefused, true)
 }
 
+// wantTimeout connects over a pipe to a peer that falls silent after what serve does.
+func wantTimeout(t *testing.T, cfg wire.Config, serve func(net.Conn), reason wire.Reason) {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	go func() {
+		serve(theirs)
+		_, _ = io.Copy(io.Discard, theirs)
+	}()
+	began := time.Now()
+	cfg.Authority = "push.example"
+	_, err := wire.Client(t.Context(), ours, cfg)
+	wantError(t, result{err: err}, reason, wire.Never, true)
+	if took := time.Since(began); took != 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
 func TestASilentHandshakeTimesOut(t *testing.T) {
-	addr := listen(t, func(nc net.Conn) { _, _ = io.Copy(io.Discard, nc) })
-	wantDialError(t, addr, wire.Config{DialTimeout: 50 * time.Millisecond}, wire.TLSHandshakeTimeout, true)
+	synctest.Test(t, func(t *testing.T) {
+		wantTimeout(t, wire.Config{TLS: &tls.Config{}}, func(net.Conn) {}, wire.TLSHandshakeTimeout)
+	})
 }
 
 func TestSettingsThatNeverComeTimeOut(t *testing.T) {
-	cert, roots := identity("push.example")
-	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, func(nc net.Conn) {
-		_, _ = io.Copy(io.Discard, nc)
+	synctest.Test(t, func(t *testing.T) {
+		cert, roots := identity("push.example")
+		wantTimeout(t, wire.Config{TLS: &tls.Config{RootCAs: roots}}, func(nc net.Conn) {
+			_ = tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}).Handshake()
+		}, wire.ConnectTimeout)
 	})
-	wantDialError(t, addr, wire.Config{DialTimeout: 500 * time.Millisecond, TLS: &tls.Config{RootCAs: roots}}, wire.ConnectTimeout, true)
 }
 
 func TestADialThatItsCallerLeavesIsNobodysFault(t *testing.T) {
@@ -165,7 +185,7 @@ func TestADialThatItsCallerLeavesIsNobodysFault(t *testing.T) {
 		<-shaking
 		leave()
 	}()
-	_, err := wire.Dial(ctx, addr, wire.Config{Authority: "push.example"})
+	_, err := wire.Dial(ctx, addr, patient(wire.Config{Authority: "push.example"}))
 	wantError(t, result{err: err}, wire.Cancelled, wire.Never, false)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the context's error is lost: %v", err)
@@ -189,9 +209,9 @@ func TestAClientCertificateIsJudgedWhileDialling(t *testing.T) {
 			if version == tls.VersionTLS13 { // before it the alert for having none does not name the certificate
 				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots}}, wire.TLSClientRejected, false)
 			}
-			c, err := wire.Dial(t.Context(), addr, wire.Config{
+			c, err := wire.Dial(t.Context(), addr, patient(wire.Config{
 				Authority: "push.example", TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{mine}},
-			})
+			}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -232,7 +252,7 @@ func TestAPeerThatSaysGoodbyeFirstIsQuoted(t *testing.T) {
 	addr, cfg := greet(t, func(fr *http2.Framer) {
 		_ = fr.WriteGoAway(0, http2.ErrCodeProtocol, []byte(`{"reason":"BadCertificate"}`))
 	})
-	_, err := wire.Dial(t.Context(), addr, cfg)
+	_, err := wire.Dial(t.Context(), addr, patient(cfg))
 	e := theError(t, result{err: err}, wire.GoAwayErrorCode, wire.Never, true)
 	if string(e.Debug) != `{"reason":"BadCertificate"}` {
 		t.Errorf("the debug data is %q", e.Debug)
@@ -246,7 +266,7 @@ func TestAStandingConnectionCanBeSecuredToo(t *testing.T) {
 		secured := tls.Server(theirs, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}})
 		answerAll(secured)
 	}()
-	c, err := wire.Client(t.Context(), ours, wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}})
+	c, err := wire.Client(t.Context(), ours, patient(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestAGoAwayCountsThoughAResetFollowsIt(t *testing.T) {
 		addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, func(nc net.Conn) {
 			processed <- keepSome(t, nc, kept)
 		})
-		c, err := wire.Dial(t.Context(), addr, wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}})
+		c, err := wire.Dial(t.Context(), addr, patient(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,29 +14,32 @@ import (
 const grain = int64(time.Millisecond)
 
 // A keeper that wakes so late was held up itself, with its whole process or machine. What the peer has said meanwhile may lie
-// unread: it is read first, for as long as that was, but at most for mercy.
+// unread: it is read first, for as long as that was, but at most for mercy, and again where that was late too, but only so
+// many times in a row.
 const (
-	heldUp = 100 * time.Millisecond
-	mercy  = time.Second
+	heldUp  = 100 * time.Millisecond
+	mercy   = time.Second
+	mercies = 5
 )
 
 // keep keeps the time for all requests of the connection: one timer, set to
 // the earliest thing that can be due. It returns when the connection has ended.
 func (c *Conn) keep(ctx context.Context) {
-	timer := time.NewTimer(c.tick())
+	wait, excused := c.tick(), 0
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	excused := false
 	for {
+		meant := c.clock() + int64(wait)
+		timer.Reset(wait)
 		select {
 		case <-timer.C:
-			late := -c.untilArmed()
-			if excused = late > heldUp && !excused; excused {
-				timer.Reset(min(late, mercy))
+			if late := time.Duration(c.clock() - meant); late > heldUp && excused < mercies {
+				excused, wait = excused+1, min(late, mercy)
 				continue
 			}
-			timer.Reset(c.tick())
+			excused, wait = 0, c.tick()
 		case <-c.alarm:
-			timer.Reset(c.untilArmed())
+			wait = c.untilArmed()
 		case <-ctx.Done():
 			c.mu.Lock()
 			c.hangUp(&Error{Reason: Cancelled, Err: ctx.Err()})
@@ -58,6 +61,13 @@ func (c *Conn) wakeBy(t int64) {
 	case c.alarm <- struct{}{}:
 	default:
 	}
+}
+
+// clock is now for the keeper, whose clock a test may set.
+func (c *Conn) clock() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now()
 }
 
 func (c *Conn) untilArmed() time.Duration {

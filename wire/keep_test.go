@@ -87,6 +87,31 @@ func TestAMachineThatStoodStillFirstReadsWhatHasCome(t *testing.T) {
 	})
 }
 
+func TestAMachineThatStandsStillAgainAndAgainReadsFirstEachTimeButNotForEver(t *testing.T) {
+	for stops, want := range map[int]string{3: "answered", 100: "given up"} {
+		synctest.Test(t, func(t *testing.T) {
+			h := build(t, wire.Config{})
+			done := h.send(t.Context(), post("/"))
+			head := h.peer.next(http2.FrameHeaders)
+			synctest.Wait()
+			time.Sleep(900 * time.Millisecond)
+			got := "answered"
+			for range stops {
+				h.StandStill(200 * time.Millisecond)
+				time.Sleep(200 * time.Millisecond)
+				synctest.Wait()
+				if h.State().Draining {
+					got = "given up"
+				}
+			}
+			h.peer.answer(head.stream, "200")
+			if r := <-done; got != want || (r.err == nil) != (want == "answered") {
+				t.Errorf("after %d stops it was %s: %v", stops, got, r.err)
+			}
+		})
+	}
+}
+
 func TestAnIdleConnectionIsPingedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := build(t, wire.Config{})

@@ -30,7 +30,9 @@ func TestWhatASilentPeerHasNotTakenIsNotDeliveredLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := wire.Client(t.Context(), nc, wire.Config{Authority: "silent", PingBusy: time.Millisecond, PingTimeout: time.Millisecond})
+	cfg := patient(wire.Config{Authority: "silent"})
+	cfg.PingBusy, cfg.PingTimeout = time.Millisecond, time.Millisecond
+	c, err := wire.Client(t.Context(), nc, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,9 @@ func over(t *testing.T, h http.HandlerFunc) wire.Doer {
 }
 
 func do(t *testing.T, d wire.Doer, r *wire.Request) result {
+	if r.Timeout == 0 {
+		r.Timeout = time.Minute
+	}
 	res, err := d.Do(t.Context(), r)
 	return result{res, err}
 }
@@ -59,7 +62,12 @@ func TestOverNetHTTPAPathCannotChangeTheHost(t *testing.T) {
 }
 
 func TestOverNetHTTPATimeoutIsTheEndpointsFault(t *testing.T) {
-	d := over(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	d := over(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/first" {
+			<-r.Context().Done()
+		}
+	})
+	wantStatus(t, do(t, d, post("/first")), 200) // from here on there is a connection
 	r := post("/")
 	r.Timeout = 50 * time.Millisecond
 	wantError(t, do(t, d, r), wire.ResponseTimeout, wire.Unknown, true)
@@ -71,7 +79,9 @@ func TestOverNetHTTPACallerWhoLeavesIsNobodysFault(t *testing.T) {
 		leave()
 		<-r.Context().Done()
 	})
-	res, err := d.Do(ctx, post("/"))
+	r := post("/")
+	r.Timeout = time.Minute
+	res, err := d.Do(ctx, r)
 	wantError(t, result{res, err}, wire.Cancelled, wire.Unknown, false)
 	res, err = d.Do(ctx, post("/"))
 	wantError(t, result{res, err}, wire.Cancelled, wire.Never, false)
@@ -86,12 +96,7 @@ func TestOverNetHTTPALargeAnswerIsRefused(t *testing.T) {
 }
 
 func TestOverNetHTTPARequestThatFoundNobodyWasNeverProcessed(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = l.Close()
-	d := wire.Over(&http.Transport{}, &url.URL{Scheme: "http", Host: l.Addr().String()})
+	d := wire.Over(&http.Transport{}, &url.URL{Scheme: "http", Host: "127.0.0.1:1"})
 	wantError(t, do(t, d, post("/")), wire.ConnectRefused, wire.Never, true)
 }
 
