@@ -16,7 +16,7 @@ import (
 
 func TestAnAuditIsAnsweredByWhoeverHasTheFolder(t *testing.T) {
 	s, dir := newStreet(t), t.TempDir()
-	h := s.withQueue(t, dir, "")
+	h := s.withQueue(t, dir)
 	var ids []any
 	for range 20 {
 		_, got := h.ask("POST", "", apnsTo(device), "Prefer", "respond-async")

@@ -115,11 +115,13 @@ func TestNoSecretComesOutOfAGateway(t *testing.T) {
 
 	base, admin := "http://"+g.Addr().String(), "http://"+g.AdminAddr().String()
 	until(func() bool { return strings.Contains(a.text(), "invalid_grant") })
-	for _, faults := range troubles {
-		if err := s.mock.Play(mockprovider.Script{Faults: faults}); err != nil {
+	for _, trouble := range troubles {
+		if err := s.mock.Play(mockprovider.Script{Faults: trouble.faults}); err != nil {
 			t.Fatal(err)
 		}
-		s.sendEverything(t, a, base)
+		for sent := false; !sent || !strings.Contains(a.text(), `"status":"`+trouble.said+`"`); sent = true { // a slow machine may hear nothing in time
+			s.sendEverything(t, a, base)
+		}
 	}
 	a.exchange(t, "POST", base+"/v1/apps/shop/notifications", "wrong-"+s.key, `{}`)
 	for _, path := range []string{
@@ -138,7 +140,7 @@ func TestNoSecretComesOutOfAGateway(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	for _, sign := range []string{`"level":"DEBUG"`, "sluice_attempts_total", "accepted", "unregistered", "throttled", "unauthorized", "unavailable", "unknown", "invalid_grant"} {
+	for _, sign := range []string{`"level":"DEBUG"`, "sluice_attempts_total", "invalid_grant"} {
 		if !strings.Contains(a.text(), sign) {
 			t.Errorf("nothing says %s: too little came out to look through", sign)
 		}
@@ -162,18 +164,22 @@ func (s street) everything(t *testing.T, a *aviary, sts *httptest.Server) string
 		"apps:\n" + s.app("shop", s.apns(), s.fcm(), web) + s.app("courier", s.certificate(), cloud)
 }
 
-// troubles are what the services play, one after the other; one of them with a reason that nobody knows.
-var troubles = [][]mockprovider.Fault{
-	nil,
-	{{Service: mockprovider.APNs, Status: 410}, {Service: mockprovider.FCM, Status: 404}, {Service: mockprovider.WebPush, Status: 410}},
-	{{Service: mockprovider.APNs, Status: 403}, {Service: mockprovider.FCM, Status: 401}, {Service: mockprovider.WebPush, Status: 403}},
-	{{Service: mockprovider.APNs, Status: 500}, {Service: mockprovider.FCM, Status: 503}, {Service: mockprovider.WebPush, Status: 500}},
-	{{Service: mockprovider.APNs, Status: 400, Reason: "eyJ"}, {Service: mockprovider.FCM, Status: 400, Reason: "eyJ"}, {Service: mockprovider.WebPush, Status: 400, Reason: "eyJ"}},
-	{{Service: mockprovider.APNs, RST: "INTERNAL_ERROR"}, {Service: mockprovider.FCM, RST: "REFUSED_STREAM"}, {Service: mockprovider.WebPush, RST: "CANCEL"}},
-	{{Reset: &mockprovider.Reset{Every: 2}}},
-	{{GoAway: &mockprovider.GoAway{Every: 1}}},
-	{{Stall: &mockprovider.Stall{}}},
-	{{Service: mockprovider.APNs, Status: 429}, {Service: mockprovider.FCM, Status: 429}, {Service: mockprovider.WebPush, Status: 429}},
+// troubles are what the services play, one after the other, and what must be said of each; one of them has a reason that nobody
+// knows.
+var troubles = []struct {
+	said   string
+	faults []mockprovider.Fault
+}{
+	{"accepted", nil},
+	{"unregistered", []mockprovider.Fault{{Service: mockprovider.APNs, Status: 410}, {Service: mockprovider.FCM, Status: 404}, {Service: mockprovider.WebPush, Status: 410}}},
+	{"unauthorized", []mockprovider.Fault{{Service: mockprovider.APNs, Status: 403}, {Service: mockprovider.FCM, Status: 401}, {Service: mockprovider.WebPush, Status: 403}}},
+	{"unavailable", []mockprovider.Fault{{Service: mockprovider.APNs, Status: 500}, {Service: mockprovider.FCM, Status: 503}, {Service: mockprovider.WebPush, Status: 500}}},
+	{"refused", []mockprovider.Fault{{Service: mockprovider.APNs, Status: 400, Reason: "eyJ"}, {Service: mockprovider.FCM, Status: 400, Reason: "eyJ"}, {Service: mockprovider.WebPush, Status: 400, Reason: "eyJ"}}},
+	{"unknown", []mockprovider.Fault{{Service: mockprovider.APNs, RST: "INTERNAL_ERROR"}, {Service: mockprovider.FCM, RST: "REFUSED_STREAM"}, {Service: mockprovider.WebPush, RST: "CANCEL"}}},
+	{"unknown", []mockprovider.Fault{{Reset: &mockprovider.Reset{Every: 2}}}},
+	{"accepted", []mockprovider.Fault{{GoAway: &mockprovider.GoAway{Every: 1}}}},
+	{"unknown", []mockprovider.Fault{{Stall: &mockprovider.Stall{}}}},
+	{"throttled", []mockprovider.Fault{{Service: mockprovider.APNs, Status: 429}, {Service: mockprovider.FCM, Status: 429}, {Service: mockprovider.WebPush, Status: 429}}},
 }
 
 // notes are notifications with canaries wherever a caller can say something: good ones, malformed ones, and ones for

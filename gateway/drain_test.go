@@ -39,7 +39,7 @@ func until(so func() bool) {
 func TestNothingInFlightIsCutWhenAGatewayEnds(t *testing.T) {
 	const n = 100
 	s := newStreet(t, slow(300*time.Millisecond))
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+	h := s.open(t, head+patient+"drain: {grace: 10m}\napps:\n"+s.app("shop", s.apns()))
 	var sending sync.WaitGroup
 	var answered atomic.Int64
 	for range n {

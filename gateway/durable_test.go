@@ -54,13 +54,13 @@ func (h house) becomes(id any, status string) (receipt map[string]any) {
 	return receipt
 }
 
-func (s street) withQueue(t testing.TB, dir, settings string) house {
-	return s.open(t, head+fmt.Sprintf("queue: {dir: %q}\n", dir)+settings+"apps:\n"+s.app("shop", s.apns(), s.fcm()))
+func (s street) withQueue(t testing.TB, dir string) house {
+	return s.open(t, head+patient+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.app("shop", s.apns(), s.fcm()))
 }
 
 func TestWhatIsAcceptedForLaterIsSentAndCanBeFound(t *testing.T) {
 	s := newStreet(t)
-	h := s.withQueue(t, t.TempDir(), "")
+	h := s.withQueue(t, t.TempDir())
 	code, got := h.ask("POST", "", apnsTo(device), "Prefer", "respond-async")
 	if code != 202 || got["id"] == nil {
 		t.Fatal(code, got)
@@ -78,7 +78,7 @@ func TestWhatIsAcceptedForLaterIsSentAndCanBeFound(t *testing.T) {
 
 func TestAScheduledNotificationOutlivesItsGatewayAndCanBeCancelled(t *testing.T) {
 	s, dir := newStreet(t), t.TempDir()
-	h := s.withQueue(t, dir, "")
+	h := s.withQueue(t, dir)
 	later := func(in time.Duration) string {
 		return strings.TrimSuffix(apnsTo(device), "}") + fmt.Sprintf(`,"send_at":%q}`, time.Now().Add(in).Format(time.RFC3339Nano))
 	}
@@ -93,7 +93,7 @@ func TestAScheduledNotificationOutlivesItsGatewayAndCanBeCancelled(t *testing.T)
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
-	h = s.withQueue(t, dir, "")
+	h = s.withQueue(t, dir)
 	h.becomes(soon["id"], "accepted")
 	if code, got := h.ask("DELETE", fmt.Sprint("/", far["id"]), ""); code != 200 || got["status"] != "cancelled" {
 		t.Error(code, got)
@@ -105,7 +105,7 @@ func TestAScheduledNotificationOutlivesItsGatewayAndCanBeCancelled(t *testing.T)
 
 func TestWhatADrainDoesNotSendTheNextGatewayDoes(t *testing.T) {
 	s, dir := newStreet(t, slow(20*time.Millisecond)), t.TempDir()
-	h := s.withQueue(t, dir, "")
+	h := s.withQueue(t, dir)
 	var ids []any
 	for range 300 {
 		code, got := h.ask("POST", "", apnsTo(device), "Prefer", "respond-async")
@@ -117,7 +117,7 @@ func TestWhatADrainDoesNotSendTheNextGatewayDoes(t *testing.T) {
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
-	h = s.withQueue(t, dir, "")
+	h = s.withQueue(t, dir)
 	for _, id := range ids {
 		h.becomes(id, "accepted")
 	}
@@ -128,7 +128,7 @@ func TestWhatADrainDoesNotSendTheNextGatewayDoes(t *testing.T) {
 
 func TestASecondCallWithTheSameKeyIsTheFirst(t *testing.T) {
 	s := newStreet(t)
-	h := s.withQueue(t, t.TempDir(), "")
+	h := s.withQueue(t, t.TempDir())
 	_, first := h.ask("POST", "", apnsTo(device), "Prefer", "respond-async", "Idempotency-Key", "k")
 	h.becomes(first["id"], "accepted")
 	for _, prefer := range []string{"respond-async", "wait=10"} {
@@ -140,7 +140,7 @@ func TestASecondCallWithTheSameKeyIsTheFirst(t *testing.T) {
 
 func TestTwoGatewaysCannotHaveOneQueue(t *testing.T) {
 	s, dir := newStreet(t), t.TempDir()
-	h := s.withQueue(t, dir, "")
+	h := s.withQueue(t, dir)
 	h.becomes(func() any { _, got := h.ask("POST", "", apnsTo(device), "Prefer", "respond-async"); return got["id"] }(), "accepted")
 	g, err := gateway.New(parse(t, head+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.app("shop", s.apns())), nil)
 	if err != nil {

@@ -25,7 +25,7 @@ func twoWorlds(t testing.TB, settings string) road {
 	t.Helper()
 	s := newStreet(t, mockprovider.Config{})
 	r := road{mock: s.mock, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}}
-	r.house = s.open(t, head+"apps:\n"+s.app("shop", fmt.Sprintf(
+	r.house = s.open(t, head+patient+"apps:\n"+s.app("shop", fmt.Sprintf(
 		"apns: {endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s%s}",
 		strings.Join(s.at.APNsEndpoints, "', '"), s.at.CAFile, s.at.APNsKeyFile, s.at.APNsKeyID, s.at.APNsTeamID, s.at.APNsTopic, settings)))
 	t.Cleanup(r.http.CloseIdleConnections)

@@ -83,7 +83,7 @@ func (l *listener) block(t testing.TB, name, more string) string {
 // hooked is a configuration whose app shop has webhooks.
 func (s street) hooked(dir string, blocks ...string) string {
 	hooks := "webhooks: [" + strings.Join(blocks, ", ") + "]"
-	return head + fmt.Sprintf("queue: {dir: %q}\n", dir) + "apps:\n" + s.app("shop", s.apns(), hooks)
+	return head + patient + fmt.Sprintf("queue: {dir: %q}\n", dir) + "apps:\n" + s.app("shop", s.apns(), hooks)
 }
 
 func TestAWebhookIsToldOfEveryEndAlsoAfterARestartAndASickReceiverOfNone(t *testing.T) {

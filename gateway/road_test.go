@@ -29,8 +29,8 @@ type road struct {
 	http     *http.Client
 }
 
-// patient lets everything take its time: that the machine is busy is nobody's fault.
-const patient = "retry: { attempt_timeout: 2m }\nlimits: { send_time: 10m }\n"
+// patient lets everything take its time: that the machine is busy is nobody's fault, and no sign of a provider that is down.
+const patient = "retry: { attempt_timeout: 2m, budget_floor: 1000/s }\nlimits: { send_time: 10m }\n"
 
 // lay opens a road with further top-level keys of its configuration.
 func lay(t testing.TB, services mockprovider.Config, settings string) road {
