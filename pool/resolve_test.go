@@ -210,6 +210,17 @@ func (z zone) serve(t *testing.T) string {
 	return packets.LocalAddr().String()
 }
 
+// resolve asks, and again where the machine was held up for as long as a server may take to answer.
+func resolve(t *testing.T, d pool.DNS) (addrs []netip.AddrPort, ttl time.Duration, err error) {
+	for range 20 {
+		began := time.Now()
+		if addrs, ttl, err = d.Resolve(t.Context()); time.Since(began) < 2*time.Second {
+			break
+		}
+	}
+	return addrs, ttl, err
+}
+
 func TestDNSSeesTheShortestTTLAndBothFamiliesByTurns(t *testing.T) {
 	both := map[uint16][]string{
 		dns.TypeA: {
@@ -239,7 +250,7 @@ func TestDNSSeesTheShortestTTLAndBothFamiliesByTurns(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			server := test.zone.serve(t)
-			found, ttl, err := pool.DNS{Host: "api.test", Servers: []string{server}}.Resolve(t.Context())
+			found, ttl, err := resolve(t, pool.DNS{Host: "api.test", Servers: []string{server}})
 			var got []string
 			for _, a := range found {
 				got = append(got, a.String())
@@ -257,7 +268,7 @@ func TestDNSSeesTheShortestTTLAndBothFamiliesByTurns(t *testing.T) {
 func TestDNSAsksTheNextServerWhenOneIsOutOfOrder(t *testing.T) {
 	sick := zone{rcode: dns.RcodeServerFailure}.serve(t)
 	well := zone{records: map[uint16][]string{dns.TypeA: {"api.test. 5 IN A 17.188.143.1"}}}.serve(t)
-	found, _, err := pool.DNS{Host: "api.test", Port: 2197, Servers: []string{sick, well}}.Resolve(t.Context())
+	found, _, err := resolve(t, pool.DNS{Host: "api.test", Port: 2197, Servers: []string{sick, well}})
 	if want := []netip.AddrPort{netip.MustParseAddrPort("17.188.143.1:2197")}; !slices.Equal(found, want) || err != nil {
 		t.Errorf("Resolve = %v, %v; want %v", found, err, want)
 	}
