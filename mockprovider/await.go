@@ -32,11 +32,11 @@ func (l *Ledger) Await(ctx context.Context, q Query, n int) ([]Entry, error) {
 	}
 }
 
-// Expect wants exactly n matching entries, waits up to ten seconds for the last of them, and fails the test otherwise.
+// Expect wants exactly n matching entries, waits up to a minute for the last of them, and fails the test otherwise.
 // It cannot know of those that come later: for n = 0 wait first for what must come.
 func (l *Ledger) Expect(tb TB, q Query, n int) []Entry {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	found, err := l.Await(ctx, q, n)
 	if err != nil {

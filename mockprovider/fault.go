@@ -29,10 +29,10 @@ type rule struct {
 	times   atomic.Int64
 	began   time.Time // the program's
 	buckets buckets
-	begun   bool // conduct's own: its effects on standing connections have been applied
+	begun   bool // apply's own: its effects on standing connections have been applied
 }
 
-// Play replaces the script, from now on. Faults that act on standing connections act within a moment.
+// Play replaces the script, from now on: when it returns, listeners and standing connections obey.
 func (m *Mock) Play(s Script) error {
 	p := &program{began: time.Now()}
 	for i, f := range s.Faults {
@@ -43,6 +43,7 @@ func (m *Mock) Play(s Script) error {
 		p.rules = append(p.rules, &rule{Fault: f, rst: code, seed: maphash.MakeSeed(), began: p.began, buckets: buckets{byKey: map[string]*bucket{}}})
 	}
 	m.program.Store(p)
+	m.apply()
 	select {
 	case m.script <- struct{}{}:
 	default:
@@ -170,8 +171,8 @@ func (p *program) next(after time.Duration) (at time.Duration, ok bool) {
 	return at, ok
 }
 
-// conduct applies the script to listeners and standing connections whenever it changes or a fault begins or ends.
-// It ends when ctx does.
+// conduct applies the script to listeners and standing connections whenever a fault of it begins or ends. It ends when
+// ctx does.
 func (m *Mock) conduct(ctx context.Context) error {
 	for {
 		p := m.apply()

@@ -180,7 +180,7 @@ func TestAnotherProjectIsForbiddenAndAnotherPathNotFound(t *testing.T) {
 func TestFCMAndOAuthSpeakHTTP1Too(t *testing.T) {
 	m := mockprovider.Start(t)
 	access := accessToken(t, m)
-	old := &http.Client{Transport: &http.Transport{TLSClientConfig: m.ClientTLS()}, Timeout: 10 * time.Second}
+	old := &http.Client{Transport: &http.Transport{TLSClientConfig: m.ClientTLS()}, Timeout: time.Minute}
 	t.Cleanup(old.CloseIdleConnections)
 	if got := do(t, old, message(t, m, access, to(fcmToken))); got.status != 200 {
 		t.Errorf("got %d %s", got.status, got.body)

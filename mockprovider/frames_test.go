@@ -43,7 +43,7 @@ func connect(t testing.TB, m *mockprovider.Mock, addr netip.AddrPort, alpn ...st
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = raw.Close() })
-	_ = raw.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(time.Minute))
 	config := m.ClientTLS()
 	config.ServerName, config.NextProtos = "api.push.apple.com", alpn
 	l := &line{t: t, m: m, raw: raw, nc: tls.Client(raw, config), fields: hpack.NewDecoder(4096, nil), next: 1}

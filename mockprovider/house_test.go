@@ -94,7 +94,7 @@ func client(t testing.TB, m *mockprovider.Mock, certs ...tls.Certificate) *http.
 	config.Certificates = certs
 	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	return &http.Client{Transport: transport, Timeout: time.Minute}
 }
 
 // reply is an answer, read.

@@ -45,7 +45,7 @@ func play(t *testing.T, m *mockprovider.Mock, faults ...mockprovider.Fault) {
 // soon bounds a test that would hang.
 func soon(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -18,7 +18,7 @@ npm ci --ignore-scripts --no-audit --no-fund --prefer-offline --loglevel=error
 echo 'keep_content: true' >"$work/mock.yaml"
 "$work/gateway" mock -c "$work/mock.yaml" --keys "$work/keys" --ready-file "$work/ready.json" >/dev/null &
 mock=$!
-for _ in $(seq 100); do
+for _ in $(seq 600); do
   [ -s "$work/ready.json" ] && break
   kill -0 "$mock" # it has ended: so does this
   sleep 0.1
