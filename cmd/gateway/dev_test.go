@@ -140,17 +140,24 @@ func TestSIGTERMCutsNoAcceptedRequest(t *testing.T) {
 
 func TestASecondSignalEndsTheProcessAtOnce(t *testing.T) {
 	p, ready := develop(t, "--fault", write(t, "fault.yaml", `faults: [ { service: apns, drop_response: true } ]`))
-	go func() {
-		for err := error(nil); err == nil; { // until nobody listens; their ends are not the matter here
-			_, _, err = post(ready)
+	var posting sync.WaitGroup
+	posting.Go(func() { // one after the other; their ends are not the matter here
+		for running := true; running; {
+			_, _, _ = post(ready)
+			select {
+			case <-p.ended:
+				running = false
+			default:
+			}
 		}
-	}()
+	})
 	p.eventually("a notification in flight", func() bool { return inFlight(ready) > 0 })
 	p.signal(syscall.SIGINT)
 	p.signal(syscall.SIGTERM) // of two alike the second can be lost
 	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "ended by a second signal") {
 		t.Errorf("exit code %d\n%s", code, p.stderr.String())
 	}
+	posting.Wait()
 }
 
 func TestEveryCommandsHelpShowsAnExampleAndNoneThatIsNotBuilt(t *testing.T) {
