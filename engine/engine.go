@@ -49,6 +49,7 @@ const (
 	defaultReserve = 64 << 20
 	apiTimeout     = 5 * time.Second
 	writeTimeout   = 15 * time.Second // a disk that takes longer has failed
+	ackTimeout     = 5 * time.Second  // a cluster's leader that takes longer has died, or can be asked once more
 	reconnectWait  = 100 * time.Millisecond
 )
 
@@ -90,7 +91,11 @@ func (e *Engine) connect(ctx context.Context) (err error) {
 	if e.conn, err = nats.Connect(e.cfg.URL, e.options()...); err != nil {
 		return fmt.Errorf("engine: connect: %w", err)
 	}
-	if e.js, err = jetstream.New(e.conn, jetstream.WithPublishAsyncTimeout(writeTimeout), jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
+	timeout := ackTimeout
+	if e.Embedded() {
+		timeout = writeTimeout
+	}
+	if e.js, err = jetstream.New(e.conn, jetstream.WithPublishAsyncTimeout(timeout), jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	if _, err := e.js.AccountInfo(ctx); err != nil {
@@ -167,9 +172,10 @@ func (e *Engine) Ready() error {
 }
 
 // Stream makes the stream, or changes it to what cfg says. It has the engine's replicas, and is kept in files unless cfg
-// says that memory will do.
+// says that memory will do. In a cluster its leader alone is asked what stands in it: another copy may lag.
 func (e *Engine) Stream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
 	cfg.Replicas = e.Replicas()
+	cfg.AllowDirect = cfg.AllowDirect && e.Embedded()
 	stream, err := e.js.CreateOrUpdateStream(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("engine: stream %s: %w", cfg.Name, err)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,10 +41,11 @@ type Writer struct {
 	stream string
 	yields bool
 
-	wake chan struct{} // there is a chunk in line
+	wake chan struct{} // there is a chunk in line, or one has been written
 
 	mu      sync.Mutex
 	open    map[string]*chunk // the last of each subject, while it takes items
+	busy    map[string]bool   // in a cluster, the subjects of which a chunk is being written
 	line    []*chunk          // in the order in which they were begun
 	waiting int               // bytes in line
 	room    chan struct{}     // closed when some have left; nil while nobody waits
@@ -55,15 +57,16 @@ const (
 	inFlight = 4
 	// Bytes that may wait in line; beyond, Append waits.
 	maxWaiting = 8 << 20
-	// How long a cluster may be without a leader before its writers are told.
-	patience   = 10 * time.Second
+	// How long a cluster may be without a leader before its writers are told: an election takes up to nine seconds, and the
+	// next one as long.
+	patience   = 20 * time.Second
 	retryAfter = 250 * time.Millisecond
 )
 
 // Writer returns a writer to the stream of that name. One that yields is refused as soon as the disk comes to its reserve;
 // the others may use that up.
 func (e *Engine) Writer(stream string, yields bool) *Writer {
-	return &Writer{engine: e, stream: stream, yields: yields, wake: make(chan struct{}, 1), open: map[string]*chunk{}}
+	return &Writer{engine: e, stream: stream, yields: yields, wake: make(chan struct{}, 1), open: map[string]*chunk{}, busy: map[string]bool{}}
 }
 
 // Append writes item, one JSON text on one line, and returns its place when it is on disk: synced, in a cluster on a
@@ -177,22 +180,32 @@ func (w *Writer) begin(subject string) *chunk {
 	}
 	w.open[subject] = c
 	w.line = append(w.line, c)
+	w.awake()
+	return c
+}
+
+func (w *Writer) awake() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
-	return c
 }
 
-// take takes the first chunk out of line, nil if there is none.
+// take takes the first chunk out of line that may be written now, nil if there is none. An engine in this process takes
+// chunks in the order in which they were sent, and none after it has failed. A cluster may lose one and take the next, so
+// there a chunk waits until the one before it of the same subject has come to its end.
 func (w *Writer) take() *chunk {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.line) == 0 {
+	i := slices.IndexFunc(w.line, func(c *chunk) bool { return !w.busy[c.subject] })
+	if i < 0 {
 		return nil
 	}
-	c := w.line[0]
-	w.line[0], w.line = nil, w.line[1:]
+	c := w.line[i]
+	w.line = slices.Delete(w.line, i, i+1)
+	if !w.engine.Embedded() {
+		w.busy[c.subject] = true
+	}
 	if w.open[c.subject] == c {
 		delete(w.open, c.subject)
 	}
@@ -222,6 +235,14 @@ func (w *Writer) Run(ctx context.Context) error {
 	return nil
 }
 
+// over lets the next chunk of the subject go.
+func (w *Writer) over(c *chunk) {
+	w.mu.Lock()
+	delete(w.busy, c.subject)
+	w.mu.Unlock()
+	w.awake()
+}
+
 // next waits for a chunk. It returns nil when ctx has ended and the line is empty, and has closed the writer then.
 func (w *Writer) next(ctx context.Context) *chunk {
 	for {
@@ -234,6 +255,7 @@ func (w *Writer) next(ctx context.Context) *chunk {
 			if w.close() {
 				return nil
 			}
+			<-w.wake // what is in line waits for what is being written
 		}
 	}
 }
@@ -251,8 +273,10 @@ func (w *Writer) write(c *chunk, done func()) {
 	future, err := w.publish(c)
 	go func() {
 		defer done()
+		defer w.over(c)
+		began := time.Now()
 		ack, err := await(future, err)
-		for began := time.Now(); passing(err) && c.id != "" && time.Since(began) < patience; {
+		for passing(err) && c.id != "" && time.Since(began) < patience {
 			time.Sleep(retryAfter)
 			ack, err = await(w.publish(c))
 		}

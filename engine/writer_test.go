@@ -10,7 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -46,6 +48,76 @@ func TestItemsOfOneCallStandTogether(t *testing.T) {
 			t.Fatal(places, err)
 		}
 	}
+}
+
+// TestItemsKeepTheirOrderWhenAClusterTakesThemLate writes to a stream that is there only after a while, as one whose leader
+// has died: no chunk may overtake another.
+func TestItemsKeepTheirOrderWhenAClusterTakesThemLate(t *testing.T) {
+	e, w := outside(t)
+	tries := make(chan struct{}, 1)
+	w.Address = func(subject string, _ int) (string, nats.Header) {
+		select {
+		case tries <- struct{}{}:
+		default:
+		}
+		return subject, nil
+	}
+	run(t, w)
+	var items [][]byte
+	for i := range 1234 {
+		items = append(items, fmt.Appendf(nil, "%d", i))
+	}
+	var writing sync.WaitGroup
+	for _, subject := range []string{"s.a", "s.b"} {
+		writing.Go(func() {
+			places, err := w.AppendAll(t.Context(), subject, items)
+			if err != nil || !slices.IsSortedFunc(places, byPlace) {
+				t.Error(places, err)
+			}
+		})
+	}
+	for range 6 {
+		<-tries
+	}
+	if _, err := e.Stream(t.Context(), plain); err != nil {
+		t.Fatal(err)
+	}
+	writing.Wait()
+}
+
+func byPlace(a, b engine.Place) int {
+	if a.Before(b) {
+		return -1
+	}
+	return 1
+}
+
+// outside is a JetStream that is not in this process as far as the engine knows, and a writer to a stream that it has not.
+func outside(t *testing.T) (*engine.Engine, *engine.Writer) {
+	t.Helper()
+	server, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Start()
+	t.Cleanup(func() { server.Shutdown(); server.WaitForShutdown() })
+	if !server.ReadyForConnections(time.Minute) {
+		t.Fatal("the server does not start")
+	}
+	e, err := engine.Open(t.Context(), engine.Config{URL: server.ClientURL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e, e.Writer(plain.Name, false)
+}
+
+// run runs w until the test ends.
+func run(t *testing.T, w *engine.Writer) {
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.Run(ctx) })
+	t.Cleanup(func() { stop(); running.Wait() })
 }
 
 func TestManyWritersShareAChunk(t *testing.T) {
