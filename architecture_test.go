@@ -40,6 +40,8 @@ var floors = map[string]struct {
 	"providers/webpush": {floor: 1, mayImport: []string{"push", "wire"}},
 	"providers/providertest": {floor: 1, mayImport: []string{"push", "wire"},
 		mayNotFrom: "a provider is handed to it; it knows none"},
+	"engine/enginetest": {floor: 1, mayImport: []string{"engine"},
+		mayNotFrom: "the rooms' tests come to it; it knows none"},
 	"pool":  {floor: 1, mayImport: []string{"internet", "push", "wire"}},
 	"retry": {floor: 1, mayImport: []string{"push"}},
 	"quota": {floor: 1, mayImport: []string{"push"}},

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/history"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/queue"
@@ -34,6 +35,7 @@ import (
 
 const (
 	crashFolder = "SLUICE_CRASH_FOLDER" // set in the child: where it works
+	crashURL    = "SLUICE_CRASH_URL"    // set in the child whose engine is a cluster
 	crashLast   = "SLUICE_CRASH_LAST"   // set in its last life
 	crashSeeds  = "SLUICE_CRASH_SEEDS"  // how many seeds to try; make crash sets it
 
@@ -110,21 +112,19 @@ func say(file *os.File, lines ...string) {
 // live is the child's main.
 func live(folder string) error {
 	ctx := context.Background()
-	e, err := engine.Open(ctx, engine.Config{Dir: filepath.Join(folder, "engine"), Reserve: -1})
-	if err != nil {
-		return err
-	}
 	l := &life{refused: map[string]bool{}}
-	if l.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(folder, "index")}); err != nil {
-		return err
-	}
+	var err error
 	if l.accepted, err = lines(folder, "accepted"); err != nil {
 		return err
 	}
 	if l.arrived, err = lines(folder, "arrived"); err != nil {
 		return err
 	}
-	l.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: record{l.history}, Sender: l, InFlight: crashInFlight})
+	e, err := l.open(ctx, folder)
+	for err != nil && os.Getenv(crashURL) != "" { // it elects
+		time.Sleep(100 * time.Millisecond)
+		e, err = l.open(ctx, folder)
+	}
 	if err != nil {
 		return err
 	}
@@ -138,6 +138,26 @@ func live(folder string) error {
 		select {} // until we are killed
 	}
 	return l.workOff(ctx, folder)
+}
+
+// open opens the engine and what stands on it.
+func (l *life) open(ctx context.Context, folder string) (e *engine.Engine, err error) {
+	where := engine.Config{Dir: filepath.Join(folder, "engine"), Reserve: -1}
+	if url := os.Getenv(crashURL); url != "" {
+		where = engine.Config{URL: url, Replicas: 3}
+	}
+	if e, err = engine.Open(ctx, where); err != nil {
+		return nil, err
+	}
+	l.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(folder, "index")})
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	l.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: record{l.history}, Sender: l, InFlight: crashInFlight})
+	if err != nil {
+		return nil, errors.Join(err, l.history.Close(), e.Close())
+	}
+	return e, nil
 }
 
 func lines(folder, name string) (*os.File, error) {
@@ -230,10 +250,11 @@ func TestAKilledGatewayLosesNothing(t *testing.T) {
 // crashes kills a few lives at random moments, and counts.
 func crashes(t *testing.T, seed uint64) {
 	folder, chance := t.TempDir(), rand.New(rand.NewPCG(seed, 17))
+	url := enginetest.Config(t, folder).URL
 	for range crashKills {
-		kill(t, folder, 100*time.Millisecond+time.Duration(chance.Int64N(int64(1200*time.Millisecond))))
+		kill(t, folder, url, 100*time.Millisecond+time.Duration(chance.Int64N(int64(1200*time.Millisecond))))
 	}
-	child := self(folder, crashLast+"=1")
+	child := self(folder, url, crashLast+"=1")
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -256,14 +277,17 @@ func crashes(t *testing.T, seed uint64) {
 	t.Logf("%d accepted, %d arrived, %d twice, %d in doubt", len(accepted), len(arrived), twice, len(doubt))
 }
 
-// kill runs one life and kills it after it has lived so long.
-func kill(t *testing.T, folder string, after time.Duration) {
+// kill runs one life and kills it after it has lived so long; where it may have to wait for a cluster, since it accepted.
+func kill(t *testing.T, folder, url string, after time.Duration) {
 	t.Helper()
-	child := self(folder)
+	child, before := self(folder, url), len(read(folder, "accepted"))
 	var out bytes.Buffer
 	child.Stdout, child.Stderr = &out, &out
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
+	}
+	for url != "" && len(read(folder, "accepted")) == before {
+		time.Sleep(50 * time.Millisecond)
 	}
 	time.Sleep(after) // any moment will do
 	_ = child.Process.Kill()
@@ -272,8 +296,8 @@ func kill(t *testing.T, folder string, after time.Duration) {
 	}
 }
 
-func self(folder string, env ...string) *exec.Cmd {
+func self(folder, url string, env ...string) *exec.Cmd {
 	child := exec.Command(os.Args[0])
-	child.Env = append(append(os.Environ(), crashFolder+"="+folder), env...)
+	child.Env = append(append(os.Environ(), crashFolder+"="+folder, crashURL+"="+url), env...)
 	return child
 }

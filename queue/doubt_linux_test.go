@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/queue"
 )
@@ -26,6 +27,7 @@ const smallDisk = "SLUICE_SMALL_DISK"
 // TestAfterAFailedWriteTheAnswerTellsWhatIsThere has a child accept until its files cannot grow any more, and then can:
 // each answer waits for the truth.
 func TestAfterAFailedWriteTheAnswerTellsWhatIsThere(t *testing.T) {
+	enginetest.Spare(t, "about the disk of an engine in this process")
 	if dir := os.Getenv(smallDisk); dir != "" {
 		inASmallDisk(t, dir)
 		return

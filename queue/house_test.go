@@ -4,6 +4,7 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -16,11 +17,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/queue"
 )
 
 func TestMain(m *testing.M) {
+	tests := enginetest.Main(m)
 	if folder := os.Getenv(crashFolder); folder != "" {
 		if err := live(folder); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -28,11 +31,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if node := os.Getenv(clusterNode); node != "" {
-		fmt.Fprintln(os.Stderr, serve(node))
-		os.Exit(1)
-	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(tests)
 }
 
 // memory is a journal that forgets with its process. It outlives the queues of one test.
@@ -309,26 +308,37 @@ func (s *sender) until(t testing.TB, is func() bool) {
 type house struct {
 	*queue.Queue
 	dir     string
+	where   engine.Config
 	engine  *engine.Engine
 	journal *memory
 	sender  *sender
 	shut    func() // drains the queue and closes the engine; also at the test's end
 }
 
-// build opens a queue in dir, that begins to work when it says so.
+// build opens a queue in dir, or where the cluster has something in its stead, that begins to work when it says so.
 func build(t testing.TB, dir string, j *memory, s *sender, cfg queue.Config) *house {
 	t.Helper()
-	e, err := engine.Open(t.Context(), engine.Config{Dir: dir, Reserve: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Engine, cfg.Journal, cfg.Sender = e, j, s
-	q, err := queue.Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := begin(t, e, q, j, s)
+	h := buildAt(t, enginetest.Config(t, dir), j, s, cfg)
 	h.dir = dir
+	return h
+}
+
+func buildAt(t testing.TB, where engine.Config, j *memory, s *sender, cfg queue.Config) *house {
+	t.Helper()
+	where.Reserve = -1
+	cfg.Journal, cfg.Sender = j, s
+	var q *queue.Queue
+	enginetest.Insist(t, where, func() (err error) {
+		if cfg.Engine, err = engine.Open(t.Context(), where); err != nil {
+			return err
+		}
+		if q, err = queue.Open(t.Context(), cfg); err != nil {
+			return errors.Join(err, cfg.Engine.Close())
+		}
+		return nil
+	})
+	h := begin(t, cfg.Engine, q, j, s)
+	h.where = where
 	return h
 }
 

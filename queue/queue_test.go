@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/queue"
 )
@@ -30,8 +32,7 @@ func TestWhatIsAcceptedIsSentOnceAndEnds(t *testing.T) {
 	}
 }
 
-// TestWhatIsAcceptedSurvivesAtOnce opens a copy of the folder that was taken as soon as Accept had returned, while nobody
-// had closed anything.
+// TestWhatIsAcceptedSurvivesAtOnce has the process die as soon as Accept has returned, while nobody has closed anything.
 func TestWhatIsAcceptedSurvivesAtOnce(t *testing.T) {
 	held := newSender()
 	release := held.hold()
@@ -41,12 +42,8 @@ func TestWhatIsAcceptedSurvivesAtOnce(t *testing.T) {
 		n.OnUnknown = push.RepeatAlways // one of them is being sent
 	}
 	h.accept(t, ns...)
-	folder := t.TempDir()
-	if err := os.CopyFS(folder, os.DirFS(h.dir)); err != nil {
-		t.Fatal(err)
-	}
 	after := newSender()
-	survivor := build(t, folder, newMemory(), after, queue.Config{})
+	survivor := h.crash(t, newMemory(), after)
 	survivor.journal.ended(t, ns...)
 	for _, n := range ns {
 		if after.count(n.ID) != 1 {
@@ -56,16 +53,20 @@ func TestWhatIsAcceptedSurvivesAtOnce(t *testing.T) {
 	release()
 }
 
-// crash opens a copy of h's folder, as it is now, with a journal that knows what h's knows now: what a process finds that
-// was started after h's died. h itself sends nothing more.
-func (h *house) crash(t *testing.T, s *sender) *house {
+// crash opens what a process finds that was started after h's died: a copy of h's folder, as it is now, or h's place on the
+// cluster, to which h's connection is lost. Its journal is j.
+func (h *house) crash(t *testing.T, j *memory, s *sender) *house {
 	t.Helper()
-	folder := t.TempDir()
-	j := h.journal.clone()
-	if err := os.CopyFS(folder, os.DirFS(h.dir)); err != nil {
-		t.Fatal(err)
+	dir := h.dir
+	if enginetest.OnCluster() {
+		_ = h.engine.Close()
+	} else {
+		dir = t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(h.dir)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return build(t, folder, j, s, queue.Config{})
+	return build(t, dir, j, s, queue.Config{})
 }
 
 func TestAfterACrashOnlyWhatHasNotEndedIsSent(t *testing.T) {
@@ -82,7 +83,7 @@ func TestAfterACrashOnlyWhatHasNotEndedIsSent(t *testing.T) {
 	h.journal.ended(t, ns[:10]...)
 	s.meet(t, ns[10:]...)
 	after := newSender()
-	survivor := h.crash(t, after)
+	survivor := h.crash(t, h.journal.clone(), after)
 	survivor.journal.ended(t, ns...)
 	for i, n := range ns {
 		if want := i / 10; after.count(n.ID) != want {
@@ -103,7 +104,7 @@ func TestWhatIsInDoubtAfterACrashFollowsOnUnknown(t *testing.T) {
 	h.accept(t, ns...)
 	s.meet(t, ns...)
 	after := newSender()
-	survivor := h.crash(t, after)
+	survivor := h.crash(t, h.journal.clone(), after)
 	survivor.journal.ended(t, ns...)
 	for name, c := range map[string]struct {
 		n    *push.Notification
@@ -176,9 +177,10 @@ func TestADamagedTaskDoesNotHoldUpTheOthersOfItsChunk(t *testing.T) {
 	n := note("shop")
 	chunk := fmt.Sprintf("{\"id\":\n{}\n{\"id\":%q,\"app\":\"shop\",\"accepted_at\":%q,\"n\":{\"platform\":\"apns\",\"token\":\"00\"}}\n",
 		n.ID, n.AcceptedAt.Format(time.RFC3339Nano))
-	if _, err := h.engine.JetStream().Publish(t.Context(), "sluice.task.normal.shop.3", []byte(chunk)); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.Insist(t, h.where, func() error {
+		_, err := h.engine.JetStream().Publish(t.Context(), "sluice.task.normal.shop.3", []byte(chunk), jetstream.WithMsgID(n.ID))
+		return err
+	})
 	h.journal.ended(t, n)
 	if h.sender.count(n.ID) != 1 {
 		t.Errorf("sent %d times", h.sender.count(n.ID))

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package enginetest has a room's tests run on a cluster of three servers, in processes that die and come back all the
+// while, as they run on an engine in their own process. It tests nothing by itself, and knows no stream of ours.
+package enginetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/engine"
+)
+
+// onCluster, in the environment of a package's tests, has them run on a cluster; make cluster sets it.
+const onCluster = "SLUICE_TEST_CLUSTER"
+
+const (
+	// calm is how long all servers are there between one that came back and the next one that is killed, and down how long
+	// that one is away: long enough for another to be elected in its place, which takes up to nine seconds.
+	calm = 4 * time.Second
+	down = 10 * time.Second
+	// patience is how long anything here may take on the busiest of machines.
+	patience = 2 * time.Minute
+)
+
+// Tests are those of a package, for goleak.VerifyTestMain or os.Exit.
+type Tests struct{ m *testing.M }
+
+// Main makes a package's tests able to run on a cluster. A process that was started as one of its servers never returns
+// from it, so TestMain begins with it.
+func Main(m *testing.M) Tests {
+	if file := os.Getenv(serverFile); file != "" {
+		fmt.Fprintln(os.Stderr, serve(file))
+		os.Exit(1)
+	}
+	return Tests{m}
+}
+
+// Run runs the tests; if the cluster was asked for, on it, and tells at the end how many.
+func (t Tests) Run() int {
+	code := t.m.Run()
+	if !OnCluster() {
+		return code
+	}
+	if err := the.calm(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	the.tell()
+	return code
+}
+
+// the is the cluster of this process, where it runs its tests on one, with what has come to run on it.
+var the = place{calm: func() error { return nil }, where: map[string]engine.Config{}, ran: map[string]bool{}, spared: map[string]string{}}
+
+type place struct {
+	mu      sync.Mutex
+	cluster *Cluster                 // nil until a test needs it
+	calm    func() error             // ends the storm and the cluster
+	where   map[string]engine.Config // by folder
+	ran     map[string]bool          // the names of tests
+	spared  map[string]string        // and why
+	kills   int
+}
+
+// begin starts the cluster and the storm. p.mu is held.
+func (p *place) begin() error {
+	folder, err := os.MkdirTemp("", "sluice-cluster-")
+	if err != nil {
+		return err
+	}
+	if p.cluster, err = begin(folder); err != nil {
+		return err
+	}
+	raging, calm := context.WithCancel(context.Background())
+	var storm errgroup.Group
+	storm.Go(func() error { return p.cluster.storm(raging) })
+	p.calm = func() error {
+		calm()
+		err := storm.Wait()
+		p.cluster.end()
+		return errors.Join(err, os.RemoveAll(folder))
+	}
+	return nil
+}
+
+// storm kills one server after the other, and starts it again, until ctx ends.
+func (c *Cluster) storm(ctx context.Context) error {
+	for i := 0; rest(ctx, calm); i++ {
+		c.Kill(i % servers)
+		rest(ctx, down)
+		if err := c.Start(i % servers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rest waits, and reports whether ctx has not ended before.
+func rest(ctx context.Context, wait time.Duration) bool {
+	select {
+	case <-time.After(wait):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (p *place) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Printf("%d tests ran on a cluster of %d servers, of which one was killed %d times; %d did not:\n", len(p.ran), servers, p.kills, len(p.spared))
+	for _, name := range slices.Sorted(maps.Keys(p.spared)) {
+		fmt.Printf("  %s: %s\n", name, p.spared[name])
+	}
+}
+
+// OnCluster reports whether Config leads to a cluster.
+func OnCluster() bool { return os.Getenv(onCluster) != "" }
+
+// Config says where a test has its engine: in the folder dir, or on the cluster, if the tests run on it, where that folder
+// stands for an account that sees nothing of the others.
+func Config(t testing.TB, dir string) engine.Config {
+	t.Helper()
+	if !OnCluster() {
+		return engine.Config{Dir: dir}
+	}
+	the.mu.Lock()
+	defer the.mu.Unlock()
+	if the.cluster == nil {
+		if err := the.begin(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	the.ran[nameOf(t)] = true
+	if _, known := the.where[dir]; !known {
+		the.where[dir] = the.cluster.Account(t)
+	}
+	return the.where[dir]
+}
+
+// Spare skips a test where the tests run on a cluster, because it is not about one; Run tells so.
+func Spare(t testing.TB, because string) {
+	t.Helper()
+	if !OnCluster() {
+		return
+	}
+	the.mu.Lock()
+	the.spared[nameOf(t)] = because
+	the.mu.Unlock()
+	t.Skip(because)
+}
+
+// nameOf is the name of the test that t is a part of.
+func nameOf(t testing.TB) string {
+	name, _, _ := strings.Cut(t.Name(), "/")
+	return name
+}
+
+// Insist does what a cluster may refuse while it elects, until it is done. An engine in this process has no such excuse:
+// there it is done once.
+func Insist(t testing.TB, cfg engine.Config, do func() error) {
+	t.Helper()
+	err := do()
+	for began := time.Now(); err != nil && cfg.URL != "" && time.Since(began) < patience; err = do() {
+		rest(t.Context(), 100*time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
