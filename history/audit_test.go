@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/history"
 	"github.com/sluice-push/sluice/push"
 )
@@ -20,26 +21,27 @@ import (
 // waiting puts notifications into a stream as a queue does.
 func (h *house) waiting(stream string, ids ...string) {
 	h.Helper()
-	_, err := h.engine.Stream(h.Context(), jetstream.StreamConfig{
-		Name: stream, Subjects: []string{stream + ".>"}, Retention: jetstream.WorkQueuePolicy, AllowDirect: true,
+	enginetest.Insist(h, h.where, func() error {
+		_, err := h.engine.Stream(h.Context(), jetstream.StreamConfig{
+			Name: stream, Subjects: []string{stream + ".>"}, Retention: jetstream.WorkQueuePolicy, AllowDirect: true,
+		})
+		return err
 	})
-	if err != nil {
-		h.Fatal(err)
-	}
 	for _, id := range ids {
 		text, _ := json.Marshal(map[string]any{"id": id, "app": "shop", "n": map[string]any{}})
-		if _, err := h.engine.JetStream().Publish(h.Context(), stream+".x", text); err != nil {
-			h.Fatal(err)
-		}
+		enginetest.Insist(h, h.where, func() error {
+			_, err := h.engine.JetStream().Publish(h.Context(), stream+".x", text, jetstream.WithMsgID(id))
+			return err
+		})
 	}
 }
 
-func (h *house) audit(queues ...string) *history.Report {
+func (h *house) audit(queues ...string) (report *history.Report) {
 	h.Helper()
-	report, err := history.Audit(h.Context(), h.engine, queues...)
-	if err != nil {
-		h.Fatal(err)
-	}
+	enginetest.Insist(h, h.where, func() (err error) {
+		report, err = history.Audit(h.Context(), h.engine, queues...)
+		return err
+	})
 	slices.SortFunc(report.Findings, func(a, b history.Finding) int { return cmp.Compare(a.Cursor, b.Cursor) })
 	return report
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"github.com/sluice-push/sluice/push"
 )
@@ -23,8 +24,10 @@ const (
 	claimBucket = "SLUICE_CLAIMS"
 	// How often to look whether another gateway has ended its call.
 	claimAgain = 100 * time.Millisecond
-	// How long a cluster may take to hear that a key is free: what it does not hear keeps the key taken for long.
+	// How long a cluster may take to hear that a key is free, before it is told again.
 	unshareTime = 10 * time.Second
+	// Keys that may wait to be given free among the gateways; beyond, time does it.
+	maxOver = 8192
 	// The reason of an end that nobody saw.
 	inDoubt = "IN_DOUBT"
 )
@@ -32,13 +35,14 @@ const (
 // claims are the keys whose calls have not ended: in this process, and in a cluster in memory that all gateways share.
 type claims struct {
 	shared jetstream.KeyValue // nil where nobody else is at the streams
+	over   chan *claim        // to be given free among the gateways
 
 	mu   sync.Mutex
 	held map[string]*claim
 }
 
 func newClaims(ctx context.Context, cfg Config) (*claims, error) {
-	c := &claims{held: map[string]*claim{}}
+	c := &claims{held: map[string]*claim{}, over: make(chan *claim, maxOver)}
 	if cfg.Engine.Embedded() {
 		return c, nil
 	}
@@ -57,6 +61,9 @@ type claim struct {
 	key  []byte
 	body []byte
 	done chan struct{}
+
+	id       string // tells it from every other claim of the key
+	revision uint64 // in the bucket; zero if it is not known to be there
 }
 
 // Claim reserves n's Idempotency-Key, by the hashes of key and body, for one call, which appends or notes an event with
@@ -97,7 +104,7 @@ func (c *claims) hold(n *push.Notification) (held *claim, first bool) {
 	if held, ok := c.held[string(n.KeyHash)]; ok {
 		return held, false
 	}
-	held = &claim{key: n.KeyHash, body: n.BodyHash, done: make(chan struct{})}
+	held = &claim{key: n.KeyHash, body: n.BodyHash, done: make(chan struct{}), id: nuid.Next()}
 	c.held[string(n.KeyHash)] = held
 	return held, true
 }
@@ -137,35 +144,36 @@ func (a asked) ask(ctx context.Context) (*push.Receipt, error) {
 	if a.claims.shared == nil { // this process knows all that it did itself
 		return a.earlier(ctx)
 	}
-	for taken := false; ; taken = true {
-		ours, err := a.claims.share(ctx, a.claim)
+	taken := false
+	for began := time.Now(); ; {
+		r, ours, err := a.try(ctx)
+		taken = taken || err == nil && !ours
 		switch {
-		case err != nil && taken && ctx.Err() != nil:
-			return nil, busy(ctx.Err())
-		case err != nil:
-			return nil, err
-		case ours:
-			return a.recheck(ctx)
+		case ours && r == nil:
+			return nil, nil
+		case ours, errors.Is(err, push.ErrKeyReused), ctx.Err() != nil, err != nil && time.Since(began) > patience:
+			a.claims.end(a.claim) // a try that failed may have claimed it all the same
+			if !ours && taken && ctx.Err() != nil {
+				err = busy(ctx.Err())
+			}
+			return r, err
 		}
 		select {
 		case <-time.After(claimAgain):
 		case <-ctx.Done():
-			return nil, busy(ctx.Err())
 		}
 	}
 }
 
-// recheck looks what came of the key before, now that no other gateway has it.
-func (a asked) recheck(ctx context.Context) (*push.Receipt, error) {
-	err := a.Caught(ctx)
-	var r *push.Receipt
-	if err == nil {
+// try claims the key among the gateways; if it is ours now, and so no other's, it looks what came of it before.
+func (a asked) try(ctx context.Context) (r *push.Receipt, ours bool, err error) {
+	if ours, err = a.claims.share(ctx, a.claim); !ours {
+		return nil, false, err
+	}
+	if err = a.Caught(ctx); err == nil {
 		r, err = a.earlier(ctx)
 	}
-	if err != nil || r != nil {
-		a.claims.unshare(a.claim)
-	}
-	return r, err
+	return r, err == nil, err
 }
 
 // earlier returns the receipt of the call that had the key before, if it stands in the way of another.
@@ -232,10 +240,11 @@ func (a asked) bury(ctx context.Context, k *keyed, r push.Receipt) (*push.Receip
 	return &r, nil
 }
 
-// share claims the key among the gateways, and reports whether it was free.
+// share claims the key among the gateways, and reports whether it is ours now. It may be so by an earlier try, which has
+// come to nobody's ears.
 func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) {
 	name := hex.EncodeToString(held.key)
-	_, err = c.shared.Create(ctx, name, held.body)
+	held.revision, err = c.shared.Create(ctx, name, append([]byte(held.id), held.body...))
 	if err == nil {
 		return true, nil
 	}
@@ -248,17 +257,57 @@ func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) 
 		return false, nil // it has just become free
 	case err != nil:
 		return false, fmt.Errorf("history: claim: %w", err)
-	case !bytes.Equal(other.Value(), held.body):
+	case held.is(other):
+		held.revision = other.Revision()
+		return true, nil
+	case !bytes.Equal(other.Value()[len(held.id):], held.body):
 		return false, push.ErrKeyReused
 	}
 	return false, nil
 }
 
-// unshare gives the key free among the gateways. If that fails, time does it.
-func (c *claims) unshare(held *claim) {
+// is reports whether an entry of the bucket is this claim.
+func (c *claim) is(e jetstream.KeyValueEntry) bool { return bytes.HasPrefix(e.Value(), []byte(c.id)) }
+
+// unshare gives the key free among the gateways, unless it is so already.
+func (c *claims) unshare(held *claim) error {
 	ctx, cancel := context.WithTimeout(context.Background(), unshareTime)
 	defer cancel()
-	_ = c.shared.Purge(ctx, hex.EncodeToString(held.key))
+	if held.revision == 0 { // no earlier try can succeed after this one
+		if ours, err := c.share(ctx, held); errors.Is(err, push.ErrKeyReused) {
+			return nil
+		} else if !ours {
+			return err
+		}
+	}
+	err := c.shared.Purge(ctx, hex.EncodeToString(held.key), jetstream.LastRevision(held.revision))
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) { // it has run out
+		return nil
+	}
+	return err
+}
+
+// end has run give the key free among the gateways.
+func (c *claims) end(held *claim) {
+	select {
+	case c.over <- held:
+	default: // time does it
+	}
+}
+
+// run gives free what has ended, until ctx ends and nothing is left. While a cluster elects, it tries again and again.
+func (c *claims) run(ctx context.Context) {
+	for {
+		select {
+		case held := <-c.over:
+			for c.unshare(held) != nil && pause(ctx) {
+			}
+		case <-ctx.Done():
+			for len(c.over) > 0 && c.unshare(<-c.over) == nil {
+			}
+			return // the rest is time's
+		}
+	}
 }
 
 // release ends the claim. Calls that waited see what came of it: the events that were appended or noted before.
@@ -268,7 +317,7 @@ func (h *History) release(c *claim) {
 		return
 	}
 	select {
-	case h.notes <- note{then: func() { h.claims.unshare(c) }}: // behind the notes that tell others of the key
+	case h.notes <- note{then: func() { h.claims.end(c) }}: // behind the notes that tell others of the key
 	default: // time gives it free
 	}
 }

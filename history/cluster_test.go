@@ -11,11 +11,22 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 
 	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/push"
 )
 
 // newPair is two gateways at one JetStream outside of both.
 func newPair(t *testing.T) (one, two *running) {
+	t.Helper()
+	where := enginetest.Config(t, t.TempDir())
+	if !enginetest.OnCluster() {
+		where = outside(t)
+	}
+	return newHouseAt(t, where).open(), newHouseAt(t, where).open()
+}
+
+// outside is a JetStream that is no cluster.
+func outside(t *testing.T) engine.Config {
 	t.Helper()
 	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
 	if err != nil {
@@ -26,15 +37,7 @@ func newPair(t *testing.T) (one, two *running) {
 	if !server.ReadyForConnections(time.Minute) {
 		t.Fatal("the server does not start")
 	}
-	open := func() *running {
-		e, err := engine.Open(t.Context(), engine.Config{URL: server.ClientURL()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = e.Close() })
-		return (&house{T: t, engine: e, dir: t.TempDir()}).open()
-	}
-	return open(), open()
+	return engine.Config{URL: server.ClientURL()}
 }
 
 func TestOneGatewayTellsAnother(t *testing.T) {
@@ -96,5 +99,46 @@ func TestAKeyThatAnotherGatewayHasIsBusy(t *testing.T) {
 	done() // of which nothing came
 	if done, _ := two.claim(keyed("key", "body"), nil); done == nil {
 		t.Error("a key that was given back is not free")
+	}
+}
+
+// TestKeysAreFreeAgainWhicheverServerDies ends calls of which nothing came right before each server is killed in its turn,
+// and begins others then: whatever became of a claim, the other gateway can have the key.
+func TestKeysAreFreeAgainWhicheverServerDies(t *testing.T) {
+	servers := enginetest.New(t)
+	where := servers.Account(t)
+	one, two := newHouseAt(t, where).open(), newHouseAt(t, where).open()
+	var keys []string
+	claim := func() (done func()) {
+		keys = append(keys, id())
+		done, _, err := one.Claim(t.Context(), keyed(keys[len(keys)-1], "body"), nil)
+		if err != nil {
+			t.Error(err)
+			return func() {}
+		}
+		return done
+	}
+	for server := range 3 {
+		var ends []func()
+		for range 200 {
+			ends = append(ends, claim())
+		}
+		for _, end := range ends {
+			end()
+		}
+		servers.Kill(server)
+		claim()()
+		if err := servers.Start(server); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	for _, key := range keys {
+		done, _, err := two.Claim(ctx, keyed(key, "body"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done()
 	}
 }

@@ -71,9 +71,9 @@ func (r *reader) fail(ctx context.Context, err error, yield func(push.Event, err
 func (r *reader) begin(ctx context.Context, after string) (err error) {
 	switch after {
 	case "":
-		info, err := r.history.stream.Info(ctx)
+		info, err := r.history.info(ctx)
 		if err != nil {
-			return fmt.Errorf("history: %w", err)
+			return err
 		}
 		r.at = engine.Place{Seq: info.State.LastSeq, Index: math.MaxInt32}
 		return nil
@@ -83,9 +83,9 @@ func (r *reader) begin(ctx context.Context, after string) (err error) {
 	if r.at, err = place(after); err != nil {
 		return err
 	}
-	info, err := r.history.stream.Info(ctx)
+	info, err := r.history.info(ctx)
 	if err != nil {
-		return fmt.Errorf("history: %w", err)
+		return err
 	}
 	if r.at.Seq > info.State.LastSeq {
 		return fmt.Errorf("%w: the stream was made anew", push.ErrForgotten)

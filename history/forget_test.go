@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/history"
 	"github.com/sluice-push/sluice/push"
 )
@@ -16,13 +17,13 @@ import (
 // drop has the stream forget everything below a sequence, as age or size do.
 func (h *house) drop(below uint64) {
 	h.Helper()
-	stream, err := h.engine.JetStream().Stream(h.Context(), history.Stream)
-	if err != nil {
-		h.Fatal(err)
-	}
-	if err := stream.Purge(h.Context(), jetstream.WithPurgeSequence(below)); err != nil {
-		h.Fatal(err)
-	}
+	enginetest.Insist(h, h.where, func() error {
+		stream, err := h.engine.JetStream().Stream(h.Context(), history.Stream)
+		if err != nil {
+			return err
+		}
+		return stream.Purge(h.Context(), jetstream.WithPurgeSequence(below))
+	})
 }
 
 // untilForgotten asks until the notification is not found any more.

@@ -28,6 +28,9 @@ const Stream = "SLUICE_EVENTS"
 // eventsInChunk is how many events may share one sync; there are more of them than of anything else, and they are small.
 const eventsInChunk = 500
 
+// patience is how long a cluster may be without a leader before a caller is told: as long as a writer's.
+const patience = 20 * time.Second
+
 // Config says where the events are and how long they are kept. Engine is required.
 type Config struct {
 	Engine *engine.Engine
@@ -176,6 +179,7 @@ func (h *History) Run(ctx context.Context) error {
 	defer written()
 	var house errgroup.Group
 	house.Go(func() error { return h.writer.Run(writing) })
+	house.Go(func() error { h.claims.run(writing); return nil })
 	house.Go(func() error {
 		defer written()
 		h.writeNotes(ctx)
@@ -243,12 +247,25 @@ func (h *History) Reach(ctx context.Context, seq uint64) error {
 
 // Caught waits until this gateway has heard of everything that was in the stream when it was called.
 func (h *History) Caught(ctx context.Context) error {
-	info, err := h.stream.Info(ctx)
+	info, err := h.info(ctx)
 	if err != nil {
-		return fmt.Errorf("history: %w", err)
+		return err
 	}
 	if info.State.Msgs == 0 { // there is nothing to hear of
 		h.overlay.skip(info.State.LastSeq)
 	}
 	return h.Reach(ctx, info.State.LastSeq)
+}
+
+// info asks how the stream stands, until it is told.
+func (h *History) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	for began := time.Now(); ; {
+		info, err := h.stream.Info(ctx)
+		if err == nil {
+			return info, nil
+		}
+		if time.Since(began) > patience || !pause(ctx) {
+			return nil, fmt.Errorf("history: %w", err)
+		}
+	}
 }

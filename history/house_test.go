@@ -4,6 +4,7 @@ package history_test
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -12,25 +13,35 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/history"
 	"github.com/sluice-push/sluice/push"
 )
 
-// house is an engine in a folder of its own, with one history or several.
+func TestMain(m *testing.M) { os.Exit(enginetest.Main(m).Run()) }
+
+// house is an engine in a folder of its own, or in an account of its own on a cluster, with one history or several.
 type house struct {
 	*testing.T
+	where  engine.Config
 	engine *engine.Engine
 	dir    string // of the index
 }
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	e, err := engine.Open(t.Context(), engine.Config{Dir: filepath.Join(t.TempDir(), "engine")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
-	return &house{T: t, engine: e, dir: t.TempDir()}
+	return newHouseAt(t, enginetest.Config(t, filepath.Join(t.TempDir(), "engine")))
+}
+
+func newHouseAt(t *testing.T, where engine.Config) *house {
+	t.Helper()
+	h := &house{T: t, where: where, dir: t.TempDir()}
+	enginetest.Insist(t, where, func() (err error) {
+		h.engine, err = engine.Open(t.Context(), where)
+		return err
+	})
+	t.Cleanup(func() { _ = h.engine.Close() })
+	return h
 }
 
 // running is a history that runs.
@@ -49,10 +60,11 @@ func (h *house) openWith(cfg history.Config) *running {
 	if cfg.Dir == "" {
 		cfg.Dir = h.dir
 	}
-	opened, err := history.Open(h.Context(), cfg)
-	if err != nil {
-		h.Fatal(err)
-	}
+	var opened *history.History
+	enginetest.Insist(h, h.where, func() (err error) {
+		opened, err = history.Open(h.Context(), cfg)
+		return err
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- opened.Run(ctx) }()
