@@ -25,16 +25,18 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/rest"
 )
 
 func TestMain(m *testing.M) {
+	tests := enginetest.Main(m)
 	if file := os.Getenv(aloneFile); file != "" {
 		os.Exit(alone(file))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(tests)
 }
 
 const device = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"

@@ -21,6 +21,7 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 
 	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -77,19 +78,26 @@ func newCluster(t *testing.T, rate int) *cluster {
 	if !server.ReadyForConnections(time.Minute) {
 		t.Fatal("NATS does not start")
 	}
-	text := head + fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", server.ClientURL()) +
-		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, apart: 1%%}}\n", 60*rate) + "apps:\n" + c.app("shop", c.fcm())
-	c.file = filepath.Join(t.TempDir(), "gateway.yaml")
-	if err := os.WriteFile(c.file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	c.configure(engine.Config{URL: server.ClientURL(), Replicas: 1},
+		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, apart: 1%%}}\n", 60*rate)+"apps:\n"+c.app("shop", c.fcm()))
 	c.bare = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
 	t.Cleanup(c.bare.CloseIdleConnections)
 	return c
 }
 
+// configure writes the configuration of the gateways, whose queue is at a NATS.
+func (c *cluster) configure(where engine.Config, rest string) {
+	c.t.Helper()
+	c.file = filepath.Join(c.t.TempDir(), "gateway.yaml")
+	text := head + fmt.Sprintf("queue: {nats: {url: '%s', replicas: %d}}\n", where.URL, where.Replicas) + rest
+	if err := os.WriteFile(c.file, []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // one is a gateway in a process of its own, with callers.
 type one struct {
+	url     string
 	process *exec.Cmd
 	over    chan struct{}
 	callers sync.WaitGroup
@@ -113,8 +121,9 @@ func (c *cluster) join(callers int) *one {
 	if err != nil {
 		c.t.Fatalf("the gateway does not start: %v", err)
 	}
+	o.url = strings.TrimSpace(url)
 	for range callers {
-		o.callers.Go(func() { c.call(strings.TrimSpace(url), o.over) })
+		o.callers.Go(func() { c.call(o.url, o.over) })
 	}
 	return o
 }
