@@ -64,6 +64,7 @@ type claim struct {
 
 	id       string // tells it from every other claim of the key
 	revision uint64 // in the bucket; zero if it is not known to be there
+	doubt    bool   // it may be there all the same: a try got no answer
 }
 
 // Claim reserves n's Idempotency-Key, by the hashes of key and body, for one call, which appends or notes an event with
@@ -152,7 +153,7 @@ func (a asked) ask(ctx context.Context) (*push.Receipt, error) {
 		case ours && r == nil:
 			return nil, nil
 		case ours, errors.Is(err, push.ErrKeyReused), ctx.Err() != nil, err != nil && time.Since(began) > patience:
-			a.claims.end(a.claim) // a try that failed may have claimed it all the same
+			a.claims.end(a.claim)
 			if !ours && taken && ctx.Err() != nil {
 				err = busy(ctx.Err())
 			}
@@ -249,6 +250,7 @@ func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) 
 		return true, nil
 	}
 	if !errors.Is(err, jetstream.ErrKeyExists) {
+		held.doubt = true
 		return false, fmt.Errorf("history: claim: %w", err)
 	}
 	other, err := c.shared.Get(ctx, name)
@@ -287,8 +289,11 @@ func (c *claims) unshare(held *claim) error {
 	return err
 }
 
-// end has run give the key free among the gateways.
+// end has run give the key free among the gateways, if it is claimed or may be.
 func (c *claims) end(held *claim) {
+	if held.revision == 0 && !held.doubt {
+		return
+	}
 	select {
 	case c.over <- held:
 	default: // time does it
