@@ -64,26 +64,28 @@ const (
 	shedAwhile  = time.Second
 )
 
-// enter lets n on its way, or returns why not; waited tells that it took its time. After ok, leave is to be called.
-func (a *Admission) enter(ctx context.Context, n *push.Notification, patience time.Duration) (waited bool, cause push.Outcome, ok bool) {
+// enter lets n on its way, or returns why not; waited tells that it took its time. After ok, leave is to be called with
+// the party.
+func (a *Admission) enter(ctx context.Context, n *push.Notification, patience time.Duration) (p *party, waited bool, cause push.Outcome, ok bool) {
 	if a == nil {
-		return false, push.Outcome{}, true
+		return nil, false, push.Outcome{}, true
 	}
-	return a.door.enter(ctx, n, patience, cmp.Or(a.Line, 10_000), a)
+	p, waited, cause = a.door.enter(ctx, n, patience, cmp.Or(a.Line, 10_000), a)
+	return p, waited, cause, p != nil
 }
 
 // take is the rule. a.mu is held.
-func (a *Admission) take(n *push.Notification) (cause push.Outcome, ok bool) {
+func (a *Admission) take(n *push.Notification, p *party) (cause push.Outcome, ok bool) {
 	if a.waiting > 1 {
 		a.full = float64(a.inside - a.waiting)
 	}
 	switch taken := float64(a.inside); {
 	case taken >= a.bound()*part(n):
 		return push.Outcome{Verdict: push.Unsent, Reason: overloaded, RetryAfter: shedAwhile}, false
-	case a.full > 0 && taken >= a.full*lent && a.overShare(senderOf(n)):
+	case a.full > 0 && taken >= a.full*lent && a.overShare(p):
 		return push.Outcome{Verdict: push.Throttled, Reason: overShare, RetryAfter: shedAwhile}, false
 	}
-	a.in(n)
+	a.in(p)
 	a.waiting++
 	a.sample.peak = max(a.sample.peak, a.inside)
 	return push.Outcome{}, true
@@ -99,8 +101,8 @@ func (a *Admission) leased() {
 	a.waiting--
 }
 
-// leave takes n off the way. wait is how long it waited for its lease, work how long it was on it.
-func (a *Admission) leave(n *push.Notification, wait, work time.Duration) {
+// leave takes one of p off the way. wait is how long it waited for its lease, work how long it was on it.
+func (a *Admission) leave(p *party, wait, work time.Duration) {
 	if a == nil {
 		return
 	}
@@ -114,7 +116,7 @@ func (a *Admission) leave(n *push.Notification, wait, work time.Duration) {
 		a.adapt(s)
 		a.sample = sample{began: now, peak: a.inside}
 	}
-	a.out(n, a)
+	a.out(p, a)
 }
 
 // adapt moves the bound. It does not grow where it was not put to use. a.mu is held.
@@ -141,17 +143,17 @@ func (a *Admission) bound() float64 {
 	return a.limit
 }
 
-// overShare reports whether the sender holds more than its share, by weight, of the leases that are held. Alone, it cannot.
+// overShare reports whether p holds more than its share, by weight, of the leases that are held. Alone, it cannot.
 // a.mu is held.
-func (a *Admission) overShare(of sender) bool {
-	own := float64(max(a.Weights[of.app], 1))
+func (a *Admission) overShare(p *party) bool {
+	own := float64(max(a.Weights[p.of.app], 1))
 	all := own
-	for other := range a.of {
-		if other != of {
-			all += float64(max(a.Weights[other.app], 1))
+	for _, other := range a.of {
+		if other != p && other.inside > 0 {
+			all += float64(max(a.Weights[other.of.app], 1))
 		}
 	}
-	return all > own && float64(a.of[of]) >= float64(max(a.inside-a.waiting, 1))*own/all
+	return all > own && float64(p.inside) >= float64(max(a.inside-a.waiting, 1))*own/all
 }
 
 // Weigh puts other weights in the place of Weights.

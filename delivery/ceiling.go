@@ -28,33 +28,33 @@ type Ceiling struct {
 
 const greed = 4 // times what is free is the most that one sender may have
 
-// enter lets n in, or returns why not. After ok, leave is to be called.
-func (c *Ceiling) enter(ctx context.Context, n *push.Notification, patience time.Duration) (cause push.Outcome, ok bool) {
+// enter lets n in, or returns why not. After ok, leave is to be called with what it returned.
+func (c *Ceiling) enter(ctx context.Context, n *push.Notification, patience time.Duration) (p *party, cause push.Outcome, ok bool) {
 	if c == nil {
-		return push.Outcome{}, true
+		return nil, push.Outcome{}, true
 	}
-	_, cause, ok = c.door.enter(ctx, n, patience, c.most(), c)
-	return cause, ok
+	p, _, cause = c.door.enter(ctx, n, patience, c.most(), c)
+	return p, cause, p != nil
 }
 
 // take is the rule. c.mu is held.
-func (c *Ceiling) take(n *push.Notification) (cause push.Outcome, ok bool) {
+func (c *Ceiling) take(n *push.Notification, p *party) (cause push.Outcome, ok bool) {
 	free := float64(c.most())*part(n) - float64(c.inside)
-	if float64(c.of[senderOf(n)]) >= greed*free {
+	if float64(p.inside) >= greed*free {
 		return push.Outcome{Verdict: push.Unsent, Reason: gatewayFull, RetryAfter: shedAwhile}, false
 	}
-	c.in(n)
+	c.in(p)
 	return push.Outcome{}, true
 }
 
-// leave lets n out.
-func (c *Ceiling) leave(n *push.Notification) {
+// leave lets one of p out.
+func (c *Ceiling) leave(p *party) {
 	if c == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.out(n, c)
+	c.out(p, c)
 }
 
 func (c *Ceiling) most() int { return cmp.Or(c.Most, 10_000) }

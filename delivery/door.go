@@ -17,15 +17,15 @@ import (
 type door struct {
 	mu     sync.Mutex
 	inside int
-	of     map[sender]int // inside, by sender
+	of     map[sender]*party
 	line   line
 	shed   uint64
 }
 
 // rule says who may come in. It is asked under the door's lock.
 type rule interface {
-	// take takes a place for n, or returns why there is none.
-	take(n *push.Notification) (cause push.Outcome, ok bool)
+	// take takes a place for n, which is of p, or returns why there is none.
+	take(n *push.Notification, p *party) (cause push.Outcome, ok bool)
 }
 
 // sender is whose a notification is: what it takes is weighed against what the others have.
@@ -34,7 +34,11 @@ type sender struct {
 	platform push.Platform
 }
 
-func senderOf(n *push.Notification) sender { return sender{n.App, n.Platform} }
+// party is what one sender has inside. It stays when nothing is left of it: there are as many as apps are configured.
+type party struct {
+	of     sender
+	inside int
+}
 
 // Parts of a bound that the lanes may fill, the best first. Of its lane's part a patient notification leaves a tenth to
 // those who cannot wait: else whoever waits would have every place that comes free.
@@ -62,31 +66,47 @@ func rank(n *push.Notification) int {
 }
 
 // enter has n come in, or returns why it cannot. Where there is no room a patient one waits for it, unless so many wait
-// already; waited tells that it did.
-func (d *door) enter(ctx context.Context, n *push.Notification, patience time.Duration, most int, r rule) (waited bool, cause push.Outcome, ok bool) {
-	w, cause, ok := d.arrive(n, most, r)
+// already; waited tells that it did. p is whom it belongs to inside, and nil if it is not.
+func (d *door) enter(ctx context.Context, n *push.Notification, patience time.Duration, most int, r rule) (p *party, waited bool, cause push.Outcome) {
+	p, w, cause := d.arrive(n, most, r)
 	if w == nil {
-		return false, cause, ok
+		return p, false, cause
 	}
 	if w.wait(ctx, patience) || !d.giveUp(w, ctx.Err()) {
-		return true, push.Outcome{}, true
+		return w.row.of, true, push.Outcome{}
 	}
-	return true, departed(ctx, cause), false
+	return nil, true, departed(ctx, cause)
 }
 
 // arrive takes a place for n, or puts it in line, or turns it away.
-func (d *door) arrive(n *push.Notification, most int, r rule) (w *waiter, cause push.Outcome, ok bool) {
+func (d *door) arrive(n *push.Notification, most int, r rule) (inside *party, w *waiter, cause push.Outcome) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	cause, ok = r.take(n)
+	p := d.party(n)
+	cause, ok := r.take(n, p)
 	switch {
 	case ok:
+		return p, nil, cause
 	case n.Patient && d.line.length < most:
-		w = d.line.join(n)
+		return nil, d.line.join(n, p), cause
 	default:
 		d.shed++
+		return nil, nil, cause
 	}
-	return w, cause, ok
+}
+
+// party returns the one that n is of. d.mu is held.
+func (d *door) party(n *push.Notification) *party {
+	of := sender{n.App, n.Platform}
+	p, known := d.of[of]
+	if !known {
+		if d.of == nil {
+			d.of = make(map[sender]*party)
+		}
+		p = &party{of: of}
+		d.of[of] = p
+	}
+	return p
 }
 
 // giveUp takes w out of line, and returns false if it was let in meanwhile.
@@ -102,22 +122,16 @@ func (d *door) giveUp(w *waiter, why error) bool {
 	return true
 }
 
-// in counts n as inside. d.mu is held.
-func (d *door) in(n *push.Notification) {
-	if d.of == nil {
-		d.of = make(map[sender]int)
-	}
-	d.of[senderOf(n)]++
+// in counts one of p as inside. d.mu is held.
+func (d *door) in(p *party) {
+	p.inside++
 	d.inside++
 }
 
-// out counts n as gone, and lets those in who have waited for its place. d.mu is held.
-func (d *door) out(n *push.Notification, r rule) {
+// out counts one of p as gone, and lets those in who have waited for its place. d.mu is held.
+func (d *door) out(p *party, r rule) {
+	p.inside--
 	d.inside--
-	s := senderOf(n)
-	if d.of[s]--; d.of[s] == 0 {
-		delete(d.of, s)
-	}
 	for d.line.serve(r) {
 	}
 }
@@ -130,7 +144,7 @@ type line struct {
 
 // row is those of one sender in one lane, in the order in which they came.
 type row struct {
-	of      sender
+	of      *party
 	waiters list.List // of *waiter
 }
 
@@ -154,12 +168,12 @@ func (w *waiter) wait(ctx context.Context, patience time.Duration) bool {
 	return false
 }
 
-func (l *line) join(n *push.Notification) *waiter {
-	lane, of := &l.lanes[rank(n)], senderOf(n)
-	i := slices.IndexFunc(*lane, func(r *row) bool { return r.of == of })
+func (l *line) join(n *push.Notification, p *party) *waiter {
+	lane := &l.lanes[rank(n)]
+	i := slices.IndexFunc(*lane, func(r *row) bool { return r.of == p })
 	if i < 0 {
 		i = len(*lane)
-		*lane = append(*lane, &row{of: of})
+		*lane = append(*lane, &row{of: p})
 	}
 	w := &waiter{n: n, ready: make(chan struct{}), row: (*lane)[i]}
 	w.place = w.row.waiters.PushBack(w)
@@ -172,7 +186,7 @@ func (l *line) serve(r rule) bool {
 	for _, lane := range l.lanes {
 		for _, row := range lane {
 			w := row.waiters.Front().Value.(*waiter)
-			if _, ok := r.take(w.n); ok {
+			if _, ok := r.take(w.n, row.of); ok {
 				l.leave(w)
 				close(w.ready)
 				return true

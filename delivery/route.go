@@ -82,7 +82,7 @@ func (r *Route) carry(ctx context.Context, n *push.Notification, before int) pus
 	if cause, ok := s.comeIn(ctx); !ok {
 		return s.end(cause)
 	}
-	defer s.Ceiling.leave(n)
+	defer s.Ceiling.leave(s.guest)
 	request, err := r.translate(n)
 	if err != nil {
 		return s.end(unsendable(err))

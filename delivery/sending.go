@@ -26,12 +26,14 @@ type sending struct {
 	attempts []push.Attempt
 	passage  retry.Passage
 	passed   bool
-	entered  time.Time // on its way to an endpoint
+	guest    *party    // in the gateway
+	party    *party    // on the way to an endpoint
+	entered  time.Time // on that way
 }
 
 // comeIn takes a place in the gateway.
 func (s *sending) comeIn(ctx context.Context) (cause push.Outcome, ok bool) {
-	if cause, ok = s.Ceiling.enter(ctx, s.n, s.patience(ctx)); ok {
+	if s.guest, cause, ok = s.Ceiling.enter(ctx, s.n, s.patience(ctx)); ok {
 		return push.Outcome{}, true
 	}
 	return s.shed(cause), false
@@ -105,7 +107,8 @@ func (s *sending) await(ctx context.Context, turn *quota.Turn, patience time.Dur
 
 // enter takes a place on the way to an endpoint. For who had to wait for it, the gate may have closed meanwhile.
 func (s *sending) enter(ctx context.Context) (cause push.Outcome, ok bool) {
-	waited, cause, ok := s.Admission.enter(ctx, s.n, s.patience(ctx))
+	party, waited, cause, ok := s.Admission.enter(ctx, s.n, s.patience(ctx))
+	s.party = party
 	if !ok {
 		return s.shed(cause), false
 	}
@@ -114,7 +117,7 @@ func (s *sending) enter(ctx context.Context) (cause push.Outcome, ok bool) {
 	}
 	if wait := s.Gate.Closed(s.n); wait > 0 {
 		s.Admission.leased()
-		s.Admission.leave(s.n, 0, 0)
+		s.Admission.leave(s.party, 0, 0)
 		return overQuota(wait), false
 	}
 	return push.Outcome{}, true
@@ -128,19 +131,19 @@ func (s *sending) pick(ctx context.Context) (lease *pool.Lease, cause push.Outco
 	}
 	if cause, ok := s.pass(); !ok {
 		s.Admission.leased()
-		s.Admission.leave(s.n, 0, 0)
+		s.Admission.leave(s.party, 0, 0)
 		return nil, cause
 	}
 	s.entered = time.Now()
 	lease, err := s.Pool.Pick(ctx, s.tried)
 	s.Admission.leased()
 	if err != nil {
-		s.Admission.leave(s.n, time.Since(s.entered), 0)
+		s.Admission.leave(s.party, time.Since(s.entered), 0)
 		return nil, push.NoAnswer(err)
 	}
 	if expired(s.n) {
 		lease.Done(tooLate)
-		s.Admission.leave(s.n, time.Since(s.entered), 0)
+		s.Admission.leave(s.party, time.Since(s.entered), 0)
 		return nil, tooLate
 	}
 	return lease, push.Outcome{}
@@ -155,7 +158,7 @@ func (s *sending) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
 	a := push.Attempt{Endpoint: lease.Endpoint().String(), Environment: s.Environment, Started: time.Now()}
 	a.Outcome = s.send(ctx, lease)
 	a.Took = time.Since(a.Started)
-	s.Admission.leave(s.n, a.Started.Sub(s.entered), a.Took)
+	s.Admission.leave(s.party, a.Started.Sub(s.entered), a.Took)
 	s.attempts = append(s.attempts, a)
 	s.Gate.Learn(s.n, a.Outcome)
 	s.Dead.learn(s.n, a.Outcome)
