@@ -259,6 +259,25 @@ func TestWhatComesOnceStaysOutOfTheTableAndWhatComesAgainIsInIt(t *testing.T) {
 	})
 }
 
+func TestWhatComesOnceArrivesAsItIsHoweverLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		for _, size := range []int{0, 1, 126, 127, 128, 254, 255, 256, 3000} {
+			text := strings.Repeat("x", size)
+			r := post("/" + text)
+			r.Header = []wire.Field{{Name: "authorization", Value: text, Once: true}, {Name: "n" + text, Value: text, Once: true}}
+			h.send(t.Context(), r)
+			head := h.peer.next(http2.FrameHeaders)
+			if head.fields[":path"] != "/"+text || head.fields["authorization"] != text || head.fields["n"+text] != text {
+				t.Errorf("a field of %d bytes has come as another", size)
+			}
+			if !head.never[":path"] || !head.never["authorization"] || !head.never["n"+text] {
+				t.Errorf("with %d bytes, never indexed are not all three", size)
+			}
+		}
+	})
+}
+
 func TestThePeersTableSizeIsObeyed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := build(t, wire.Config{})

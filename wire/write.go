@@ -160,18 +160,21 @@ func (c *Conn) sendHeaders(s *stream) {
 // then holds only what comes again (RFC 7541 §7.1.3).
 func (c *Conn) encode(r *Request) {
 	c.header = c.header[:0]
-	c.field(":method", r.Method, false)
-	c.field(":scheme", "https", false)
-	c.field(":authority", c.cfg.Authority, false)
-	c.field(":path", r.Path, true)
+	c.field(":method", r.Method)
+	c.field(":scheme", "https")
+	c.field(":authority", c.cfg.Authority)
+	c.header = appendOnce(c.header, ":path", r.Path)
 	for i := range r.Header {
-		f := &r.Header[i]
-		c.field(f.Name, f.Value, f.Once)
+		if f := &r.Header[i]; f.Once {
+			c.header = appendOnce(c.header, f.Name, f.Value)
+		} else {
+			c.field(f.Name, f.Value)
+		}
 	}
 }
 
-func (c *Conn) field(name, value string, once bool) {
-	_ = c.fields.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: once})
+func (c *Conn) field(name, value string) {
+	_ = c.fields.WriteField(hpack.HeaderField{Name: name, Value: value})
 }
 
 // sendBody writes as much of s's body as the windows, the largest frame and
