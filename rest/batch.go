@@ -63,6 +63,7 @@ func (a *api) run(w *answer, r *http.Request, async bool, from *body, in items) 
 			leave()
 		}
 	})
+	from.beforeRead = b.clear
 	unfollow := context.AfterFunc(r.Context(), func() { a.follow(from, leave) })
 	defer func() { b.end(); unfollow() }()
 
@@ -98,6 +99,7 @@ type batch struct {
 	async     bool            // the queue keeps them, and nobody waits for verdicts
 	ctx       context.Context // ends when the caller has left
 	term      term
+	pile      []job          // read, and not handed on
 	places    chan struct{}  // taken by what is on its way
 	jobs      chan job       // for the acceptors
 	under     sync.WaitGroup // way: errands, acceptors
@@ -138,6 +140,7 @@ func (b *batch) turn() context.Context {
 // read hands every item to the crew, and a bad one its receipt. It returns how many it took, and why it stopped
 // before the end.
 func (b *batch) read(in items) (taken int, p *problem) {
+	defer b.clear()
 	for ; b.ctx.Err() == nil; taken++ {
 		text, err := in.next()
 		switch {
@@ -189,7 +192,21 @@ func (b *batch) take(index int, text []byte) {
 	}
 	name(n, b.app)
 	n.Patient = true
-	b.hand(job{index, newOrder(n, key, text)})
+	if b.pile = append(b.pile, job{index, newOrder(n, key, text)}); len(b.pile) == mostPiled {
+		b.clear()
+	}
+}
+
+// mostPiled is how many items are handed on together, if so many have come together: what leaves for an endpoint at the
+// same time leaves in one write.
+const mostPiled = 64
+
+// clear hands on what is piled up. Nothing of it waits for what has yet to come in.
+func (b *batch) clear() {
+	for _, j := range b.pile {
+		b.hand(j)
+	}
+	b.pile = b.pile[:0]
 }
 
 // hand passes a job on to the crew or the acceptors, as soon as there is room for it.

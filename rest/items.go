@@ -38,12 +38,14 @@ type body struct {
 	left     int       // bytes that may still be read for the item
 	deadline time.Time // for the item; zero until something has to be read for it
 
+	beforeRead func() // what must not wait for a read
+
 	born time.Time
 	due  atomic.Int64 // deadline of the read that is under way or ran out of time, counted from born; else zero
 }
 
 func newBody(r *http.Request, control *http.ResponseController, patience time.Duration) *body {
-	return &body{from: r.Body, control: control, patience: patience, born: time.Now()}
+	return &body{from: r.Body, control: control, patience: patience, beforeRead: func() {}, born: time.Now()}
 }
 
 // begin starts an item of at most size bytes beyond those that are read already.
@@ -54,6 +56,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.left == 0 {
 		return 0, errTooLong
 	}
+	b.beforeRead()
 	if b.deadline.IsZero() {
 		b.deadline = time.Now().Add(b.patience)
 		_ = b.control.SetReadDeadline(b.deadline)
