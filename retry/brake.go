@@ -145,8 +145,9 @@ func (b *Brake) chance(into float64) float64 {
 
 // roll moves the counters to the current bucket and begins a generation when it is time. b.mu is held.
 func (b *Brake) roll() (into float64) {
-	into = b.window.roll(b.span(), &b.requests, &b.answered)
-	if now := time.Now(); now.Sub(b.turned) >= cmp.Or(b.Patience, 5*time.Second) {
+	now := time.Now()
+	into = b.window.roll(now, b.span(), &b.requests, &b.answered)
+	if now.Sub(b.turned) >= cmp.Or(b.Patience, 5*time.Second) {
 		b.generation, b.turned, b.young = b.generation+1, now, 0
 	}
 	return into

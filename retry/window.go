@@ -9,8 +9,7 @@ type window struct{ began time.Time } // when the current bucket did
 
 // roll moves the counters to the current bucket and returns how much of it has
 // passed, from 0 to 1.
-func (w *window) roll(span time.Duration, counters ...*counter) float64 {
-	now := time.Now()
+func (w *window) roll(now time.Time, span time.Duration, counters ...*counter) float64 {
 	if w.began.IsZero() {
 		w.began = now
 	}

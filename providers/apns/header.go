@@ -127,6 +127,17 @@ func given(n *push.Notification, name string) string {
 	return n.APNs.Headers[name]
 }
 
+// parts are the other fields that a notification may have.
+var parts = [...]struct {
+	name string
+	once bool
+	read func(*push.Notification, *pushType) (string, error)
+}{
+	{"apns-priority", false, priorityFor},
+	{"apns-expiration", true, expirationFor},
+	{"apns-collapse-id", true, collapseFor},
+}
+
 // header writes the request's header: what the sender gave, else what the
 // common fields make. Values that do not come again stay out of the
 // compression table, which is small at Apple (Communicating with APNs, HPACK).
@@ -134,20 +145,18 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 	if err := checkNames(n); err != nil {
 		return nil, err
 	}
+	topic, err := p.topicFor(n, kind)
+	if err != nil {
+		return nil, err
+	}
 	h := append(make([]wire.Field, 0, 7),
 		wire.Field{Name: "apns-id", Value: n.ID, Once: true},
 		wire.Field{Name: "apns-push-type", Value: kind.name},
 		wire.Field{Name: "content-type", Value: "application/json"})
-	for _, part := range [...]struct {
-		name string
-		once bool
-		read func(*push.Notification, *pushType) (string, error)
-	}{
-		{"apns-topic", false, p.topicFor},
-		{"apns-priority", false, priorityFor},
-		{"apns-expiration", true, expirationFor},
-		{"apns-collapse-id", true, collapseFor},
-	} {
+	if topic != "" {
+		h = append(h, wire.Field{Name: "apns-topic", Value: topic})
+	}
+	for _, part := range parts {
 		value, err := part.read(n, kind)
 		if err != nil {
 			return nil, err

@@ -152,7 +152,7 @@ func (p *Provider) settle(o push.Outcome, used *token) push.Outcome {
 // we gave it; Apple may spell a UUID in capitals.
 func nameOf(a *wire.Response, n *push.Notification) string {
 	name := cmp.Or(a.Get("apns-id"), a.Get("apns-request-id"))
-	if strings.EqualFold(name, n.ID) || !isUUID(name) {
+	if name == n.ID || strings.EqualFold(name, n.ID) || !isUUID(name) {
 		return n.ID
 	}
 	return name
