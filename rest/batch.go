@@ -102,7 +102,7 @@ type batch struct {
 	pile      []job          // read, and not handed on
 	places    chan struct{}  // taken by what is on its way
 	jobs      chan job       // for the acceptors
-	under     sync.WaitGroup // way: errands, acceptors
+	busy      sync.WaitGroup // errands and acceptors
 	out       *output
 	writer    sync.WaitGroup
 }
@@ -110,7 +110,7 @@ type batch struct {
 // end waits until all that was taken has ended and is written.
 func (b *batch) end() {
 	close(b.jobs)
-	b.under.Wait()
+	b.busy.Wait()
 	b.out.finish()
 	b.writer.Wait()
 }
@@ -201,7 +201,7 @@ func (b *batch) take(index int, text []byte) {
 // same time leaves in one write.
 const mostPiled = 64
 
-// clear hands on what is piled up. Nothing of it waits for what has yet to come in.
+// clear hands on what has piled up. Nothing of it waits for what has yet to come in.
 func (b *batch) clear() {
 	for _, j := range b.pile {
 		b.hand(j)
@@ -220,7 +220,7 @@ func (b *batch) hand(j job) {
 	}
 	select {
 	case b.places <- struct{}{}:
-		b.under.Add(1)
+		b.busy.Add(1)
 		b.crew.send(errand{b, j, b.turn()})
 	case <-b.ctx.Done():
 	}
@@ -234,7 +234,7 @@ const (
 
 func (b *batch) hireAcceptors() {
 	for range acceptors {
-		b.under.Go(b.acceptAll)
+		b.busy.Go(b.acceptAll)
 	}
 }
 

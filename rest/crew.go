@@ -89,7 +89,7 @@ type errand struct {
 
 // do carries it to its end. One with a key may have to wait for the end of another, which is not for within to bound.
 func (e errand) do() {
-	defer e.under.Done()
+	defer e.busy.Done()
 	defer func() { <-e.places }()
 	ctx := e.within
 	if e.key != "" {

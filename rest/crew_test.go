@@ -92,8 +92,8 @@ func TestACrewGoesOnceAllThatItCarriesHasEndedAndBatchesAreSentWithoutIt(t *test
 		dismiss()
 		synctest.Wait()
 		select {
-		case <-gone:
-			t.Error("the crew went while one of it was at work")
+		case err := <-gone:
+			t.Errorf("the crew went while one of it was at work (%v)", err)
 		default:
 		}
 		go d.ask("POST", batch, good, ndjson) // the other one that the hall waits for

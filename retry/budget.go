@@ -67,6 +67,8 @@ func (b *Budget) Take(o push.Outcome) bool {
 }
 
 // roll moves the counters to the current bucket. b.mu is held.
-func (b *Budget) roll() (into float64) { return b.window.roll(time.Now(), b.span(), &b.firsts, &b.retries) }
+func (b *Budget) roll() (into float64) {
+	return b.window.roll(time.Now(), b.span(), &b.firsts, &b.retries)
+}
 
 func (b *Budget) span() time.Duration { return cmp.Or(b.Window, 10*time.Second) }
