@@ -201,10 +201,12 @@ func (b *batch) take(index int, text []byte) {
 // same time leaves in one write.
 const mostPiled = 64
 
-// clear hands on what has piled up. Nothing of it waits for what has yet to come in.
+// clear hands on what has piled up, unless the caller has left. Nothing of it waits for what has yet to come in.
 func (b *batch) clear() {
 	for _, j := range b.pile {
-		b.hand(j)
+		if b.ctx.Err() == nil {
+			b.hand(j)
+		}
 	}
 	b.pile = b.pile[:0]
 }
