@@ -163,8 +163,8 @@ func (w *Writer) tryPut(spots []spot, subject string, items [][]byte) ([]spot, <
 			return spots, w.room, nil
 		}
 		c := w.open[subject]
-		if c == nil || !c.takes(item, cmp.Or(w.Items, maxItems)) {
-			c = w.begin(subject)
+		if c == nil || !c.takes(item, w.most()) {
+			c = w.begin(subject, items[len(spots):])
 		}
 		w.waiting += len(item)
 		spots = append(spots, spot{c, c.add(item)})
@@ -172,9 +172,16 @@ func (w *Writer) tryPut(spots []spot, subject string, items [][]byte) ([]spot, <
 	return spots, nil, nil
 }
 
-// begin puts a new chunk in line. w.mu is held.
-func (w *Writer) begin(subject string) *chunk {
-	c := &chunk{subject: subject, done: make(chan struct{})}
+// most is how many items a chunk holds at most.
+func (w *Writer) most() int { return cmp.Or(w.Items, maxItems) }
+
+// begin puts a new chunk in line, with room for what is to come first. w.mu is held.
+func (w *Writer) begin(subject string, first [][]byte) *chunk {
+	size := 0
+	for _, item := range first[:min(len(first), w.most())] {
+		size += len(item) + 1
+	}
+	c := &chunk{subject: subject, done: make(chan struct{}), body: make([]byte, 0, min(size, maxBytes))}
 	if !w.engine.Embedded() {
 		c.id = nuid.Next()
 	}
