@@ -73,13 +73,13 @@ func (f *FCMBlock) appendMember(b []byte) ([]byte, error) {
 	return append(appendEnd(b), ','), err
 }
 
-func (w *WebPushBlock) appendMember(b []byte) []byte {
-	if w == nil {
-		return b
+func (b *WebPushBlock) appendMember(to []byte) []byte {
+	if b == nil {
+		return to
 	}
-	b = appendTexts(append(appendName(b, "webpush"), '{'), "headers", w.Headers)
-	b = appendText(b, "payload", w.Payload)
-	return append(appendEnd(b), ',')
+	to = appendTexts(append(appendName(to, "webpush"), '{'), "headers", b.Headers)
+	to = appendText(to, "payload", b.Payload)
+	return append(appendEnd(to), ',')
 }
 
 // appendMembers appends the target's members.
