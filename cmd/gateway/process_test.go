@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every process and every wait: whoever reaches it has failed.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // running is a process of the binary.
 type running struct {
