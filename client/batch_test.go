@@ -148,7 +148,7 @@ func TestABatchWhoseContextEndsSaysSoLast(t *testing.T) {
 
 func TestABatchGoesOnWhileAGatewayDrains(t *testing.T) {
 	t.Parallel()
-	const n = 3000
+	const n = 1000
 	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
 	leaving, staying := tn.open(anywhere, "drain: {delay: 200ms}\n"), tn.open(anywhere, "")
 	c := tn.call(client.Config{}, leaving.url(), staying.url())
@@ -174,7 +174,7 @@ func TestABatchGoesOnWhileAGatewayDrains(t *testing.T) {
 
 func TestABatchOutlivesAGatewayThatIsLost(t *testing.T) {
 	t.Parallel()
-	const n = 2000
+	const n = 1000
 	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
 	lost, staying := tn.open(anywhere, ""), tn.open(anywhere, "")
 	cable := newCable(t, lost.address)

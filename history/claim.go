@@ -224,7 +224,7 @@ func (h *History) decisive(ctx context.Context, s *standing) ([]*step, error) {
 	case !s.state.Ended() || len(s.fresh) > 0:
 		return h.timeline(ctx, s)
 	}
-	end := &standing{row: row{places: binary.AppendUvarint(binary.AppendUvarint(nil, s.state.Place.Seq), uint64(s.state.Place.Index))}}
+	end := &standing{index: s.index, row: row{places: binary.AppendUvarint(binary.AppendUvarint(nil, s.state.Place.Seq), uint64(s.state.Place.Index))}}
 	return h.timeline(ctx, end)
 }
 

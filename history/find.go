@@ -40,6 +40,7 @@ func (h *History) States(ctx context.Context, ids []string) (map[string]State, e
 type standing struct {
 	row
 	fresh []*step
+	index *index // that the row is of; one that is being made anew knows nothing of it yet
 }
 
 // standing returns how the notifications stand, overlay and index together. It looks at the overlay first: what is committed
@@ -56,6 +57,9 @@ func (h *History) standing(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]
 			return nil, h.met(err)
 		}
 		if found, ok := together(ids, all, seen, rows); ok {
+			for _, s := range found {
+				s.index = idx
+			}
 			return found, nil
 		}
 	}
@@ -167,7 +171,7 @@ func (h *History) timeline(ctx context.Context, s *standing) ([]*step, error) {
 		items, ok := chunks[at.Seq]
 		if !ok {
 			var err error
-			if items, err = h.items(ctx, at.Seq); err != nil {
+			if items, err = h.items(ctx, s.index, at.Seq); err != nil {
 				return nil, err
 			}
 			chunks[at.Seq] = items
@@ -185,9 +189,9 @@ func (h *History) timeline(ctx context.Context, s *standing) ([]*step, error) {
 }
 
 // items returns the items of a chunk, none if it is not kept any more.
-func (h *History) items(ctx context.Context, seq uint64) ([][]byte, error) {
+func (h *History) items(ctx context.Context, from *index, seq uint64) ([][]byte, error) {
 	var body []byte
-	err := h.index.Load().read.QueryRowContext(ctx, "SELECT body FROM chunk WHERE seq = ?", int64(seq)).Scan(&body)
+	err := from.read.QueryRowContext(ctx, "SELECT body FROM chunk WHERE seq = ?", int64(seq)).Scan(&body)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
