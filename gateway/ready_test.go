@@ -16,6 +16,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
+func init() { unheard = time.Minute }
+
 // line is a connection on which nothing happens.
 type line struct{}
 

@@ -140,6 +140,9 @@ func (b *builder) whole(s settings, roots *x509.CertPool) settings {
 	return s
 }
 
+// unheard is for how long a service may not be heard; 0 leaves it to wire. Tests, whose machine may be busy, are patient.
+var unheard time.Duration
+
 func (b *builder) newService(path string, cred credential, want settings) (*service, error) {
 	base, err := url.Parse(string(want.base))
 	if err != nil {
@@ -155,6 +158,7 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 		dial: dial(wire.Config{
 			Authority: base.Host, TLS: &tls.Config{RootCAs: want.roots, Certificates: cred.cert},
 			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
+			DialTimeout: unheard, PingTimeout: unheard, WriteTimeout: unheard,
 		}),
 		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights),
 		dead: dead(b.keepDead), whereabouts: &delivery.Whereabouts{},

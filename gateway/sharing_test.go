@@ -141,12 +141,12 @@ func (c *cluster) call(url string, over <-chan struct{}) {
 		request.Header.Set("Content-Type", "application/json")
 		response, err := c.bare.Do(request)
 		if err != nil {
-			time.Sleep(10 * time.Millisecond) // it is starting or ending
+			time.Sleep(100 * time.Millisecond) // it is starting or ending
 			continue
 		}
 		_ = response.Body.Close()
 		if response.StatusCode != http.StatusOK {
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) // or those who are refused leave a slow machine no time to renew a lease
 		}
 	}
 }
