@@ -77,11 +77,11 @@ func (k *Key) Read(ctx context.Context) ([]byte, error) {
 	defer patience.Stop()
 	select {
 	case <-k.seen:
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.text, nil
 	case <-ctx.Done():
 	case <-patience.C:
+	}
+	if text, ok := k.heard(); ok { // be it in the last moment
+		return text, nil
 	}
 	text, err := os.ReadFile(k.cfg.Snapshot)
 	if err != nil {
@@ -184,10 +184,24 @@ func (k *Key) follow(ctx context.Context, js jetstream.JetStream, changed chan<-
 func (k *Key) put(text []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.text == nil {
+	k.text = text
+	select {
+	case <-k.seen:
+	default:
 		close(k.seen)
 	}
-	k.text = text
+}
+
+// heard returns what was put last, if anything was.
+func (k *Key) heard() ([]byte, bool) {
+	select {
+	case <-k.seen:
+	default:
+		return nil, false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.text, true
 }
 
 // pause waits a second before the next try, or until there is a new connection.
