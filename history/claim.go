@@ -35,7 +35,8 @@ const (
 // claims are the keys whose calls have not ended: in this process, and in a cluster in memory that all gateways share.
 type claims struct {
 	shared jetstream.KeyValue // nil where nobody else is at the streams
-	over   chan *claim        // to be given free among the gateways
+	make   func(context.Context) (jetstream.KeyValue, error)
+	over   chan *claim // to be given free among the gateways
 
 	mu   sync.Mutex
 	held map[string]*claim
@@ -46,11 +47,13 @@ func newClaims(ctx context.Context, cfg Config) (*claims, error) {
 	if cfg.Engine.Embedded() {
 		return c, nil
 	}
+	c.make = func(ctx context.Context) (jetstream.KeyValue, error) {
+		return cfg.Engine.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: claimBucket, TTL: cfg.ClaimFor, Storage: jetstream.MemoryStorage, Replicas: cfg.Engine.Replicas(), History: 1,
+		})
+	}
 	var err error
-	c.shared, err = cfg.Engine.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: claimBucket, TTL: cfg.ClaimFor, Storage: jetstream.MemoryStorage, Replicas: cfg.Engine.Replicas(), History: 1,
-	})
-	if err != nil {
+	if c.shared, err = c.make(ctx); err != nil {
 		return nil, fmt.Errorf("history: bucket %s: %w", claimBucket, err)
 	}
 	return c, nil
@@ -245,7 +248,7 @@ func (a asked) bury(ctx context.Context, k *keyed, r push.Receipt) (*push.Receip
 // come to nobody's ears.
 func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) {
 	name := hex.EncodeToString(held.key)
-	held.revision, err = c.shared.Create(ctx, name, append([]byte(held.id), held.body...))
+	held.revision, err = c.create(ctx, name, append([]byte(held.id), held.body...))
 	if err == nil {
 		return true, nil
 	}
@@ -266,6 +269,20 @@ func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) 
 		return false, push.ErrKeyReused
 	}
 	return false, nil
+}
+
+// create writes a key that is not there. A bucket that the cluster has lost, with the memory of a server that had no
+// replica, is made anew.
+func (c *claims) create(ctx context.Context, name string, value []byte) (uint64, error) {
+	revision, err := c.shared.Create(ctx, name, value)
+	if !errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return revision, err
+	}
+	anew, err := c.make(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return anew.Create(ctx, name, value)
 }
 
 // is reports whether an entry of the bucket is this claim.

@@ -142,3 +142,22 @@ func TestKeysAreFreeAgainWhicheverServerDies(t *testing.T) {
 		done()
 	}
 }
+
+func TestClaimsOutliveAServerThatForgetsThem(t *testing.T) {
+	one, two := newPair(t)
+	if one.Keys() == "" || one.Keys() != two.Keys() {
+		t.Errorf("they share the history, and name it %q and %q", one.Keys(), two.Keys())
+	}
+	_, _ = one.claim(keyed("key", "body"), nil)
+	if err := one.engine.JetStream().DeleteKeyValue(t.Context(), "SLUICE_CLAIMS"); err != nil { // as a restart does where there is no replica
+		t.Fatal(err)
+	}
+	for _, key := range []string{"second", "third"} {
+		if done, _ := two.claim(keyed(key, "body"), nil); done == nil {
+			t.Errorf("%s: a key that nobody has is not free", key)
+		}
+	}
+	if _, _, err := one.Claim(t.Context(), keyed("third", "other body"), nil); !errors.Is(err, push.ErrKeyReused) {
+		t.Errorf("%v: the other gateway has claimed it with another body", err)
+	}
+}

@@ -155,6 +155,16 @@ func (h *History) openIndex(ctx context.Context) error {
 	return nil
 }
 
+// Keys names the history in which keys are claimed. Calls with one Idempotency-Key are one call at all gateways that have
+// the same name here: of those that come at once one is made, and the others are told what came of it. Empty where no other
+// gateway can have the history.
+func (h *History) Keys() string {
+	if h.cfg.Engine.Embedded() {
+		return ""
+	}
+	return h.index.Load().stream
+}
+
 // identity tells a stream from one that was made anew.
 func identity(info *jetstream.StreamInfo) string {
 	return strconv.FormatInt(info.Created.UnixNano(), 36)

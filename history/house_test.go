@@ -48,7 +48,8 @@ func newHouseAt(t *testing.T, where engine.Config) *house {
 type running struct {
 	*history.History
 	*testing.T
-	stop func()
+	engine *engine.Engine
+	stop   func()
 }
 
 // open opens the house's history and runs it until stop, or until the test ends.
@@ -69,7 +70,7 @@ func (h *house) openWith(cfg history.Config) *running {
 	ended := make(chan error, 1)
 	go func() { ended <- opened.Run(ctx) }()
 	stopped := false
-	r := &running{History: opened, T: h.T, stop: func() {
+	r := &running{History: opened, T: h.T, engine: h.engine, stop: func() {
 		if stopped {
 			return
 		}

@@ -35,6 +35,7 @@ const (
 // index is the local file. It holds nothing that the stream does not.
 type index struct {
 	path        string
+	stream      string // whose copy it is
 	write, read *sql.DB
 	rows, views finder    // of write and of read
 	puts        puts      // of write
@@ -87,7 +88,7 @@ func openIndex(ctx context.Context, dir, stream string, log *slog.Logger) (*inde
 var errOutdated = errors.New("it does not fit")
 
 func tryIndex(ctx context.Context, path, stream string) (*index, mark, error) {
-	idx := &index{path: path, keys: newFilter()}
+	idx := &index{path: path, stream: stream, keys: newFilter()}
 	at, err := idx.open(ctx, stream)
 	if err != nil {
 		return nil, mark{}, errors.Join(fmt.Errorf("history: %s: %w", path, err), idx.close())
