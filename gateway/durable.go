@@ -95,6 +95,14 @@ func (d *durable) open(ctx context.Context, cfg *config.Config, sender queue.Sen
 	return nil
 }
 
+// keys names what this gateway shares its Idempotency-Keys in, empty where it does not.
+func (d *durable) keys() string {
+	if d == nil || !d.opened.Load() {
+		return ""
+	}
+	return d.Keys()
+}
+
 // folders returns where the engine and the index are.
 func folders(cfg *config.Config) (where engine.Config, index string) {
 	index = string(cfg.History.Dir)

@@ -62,7 +62,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.signals.zone, g.signals.concurrency = cfg.Zone, cfg.Limits.Concurrency
+	g.signals.zone, g.signals.keys, g.signals.concurrency = cfg.Zone, g.durable.keys, cfg.Limits.Concurrency
 	g.signals.target, g.signals.max = cfg.Limits.TargetTime, cfg.Limits.SendTime
 	g.show(h)
 	g.house.Store(h)

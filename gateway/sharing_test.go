@@ -66,9 +66,9 @@ type cluster struct {
 	bare *http.Client
 }
 
-// newCluster starts mock providers and the NATS of gateways that share an FCM quota of so many a second.
-func newCluster(t *testing.T, rate int) *cluster {
-	c := &cluster{street: newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: mockprovider.DocumentedQuotas()}}), t: t}
+// jetStream starts a NATS that gateways can share, and returns its URL.
+func jetStream(t *testing.T) string {
+	t.Helper()
 	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,13 @@ func newCluster(t *testing.T, rate int) *cluster {
 	if !server.ReadyForConnections(time.Minute) {
 		t.Fatal("NATS does not start")
 	}
-	c.configure(engine.Config{URL: server.ClientURL(), Replicas: 1},
+	return server.ClientURL()
+}
+
+// newCluster starts mock providers and the NATS of gateways that share an FCM quota of so many a second.
+func newCluster(t *testing.T, rate int) *cluster {
+	c := &cluster{street: newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: mockprovider.DocumentedQuotas()}}), t: t}
+	c.configure(engine.Config{URL: jetStream(t), Replicas: 1},
 		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, apart: 1%%}}\n", 60*rate)+"apps:\n"+c.app("shop", c.fcm()))
 	c.bare = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
 	t.Cleanup(c.bare.CloseIdleConnections)

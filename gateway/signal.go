@@ -14,11 +14,12 @@ import (
 
 // signalHeader is in every answer of the API: what the gateway grants its callers, as a dictionary (RFC 9651):
 //
-//	Sluice-Gateway: concurrency=512, target=1, max=25, zone="tokyo-a", draining
+//	Sluice-Gateway: concurrency=512, target=1, max=25, zone="tokyo-a", keys="dkq1x8w2k3f4", draining
 //
 // concurrency is how many requests it would have in flight on this connection, target the seconds within which it means
-// to answer and max those within which it always does, zone where it stands; draining is there once it takes leave. One
-// field, and not five: every answer pays for it. Nobody has to obey; client does.
+// to answer and max those within which it always does, zone where it stands. keys is there where Idempotency-Keys are
+// shared: at all gateways that say the same, calls with one key are one call. draining is there once it takes leave. One
+// field, and not six: every answer pays for it. Nobody has to obey; client does.
 const signalHeader = "Sluice-Gateway"
 
 // leastGrant is what a connection is granted in the thickest crowd.
@@ -27,7 +28,8 @@ const leastGrant = 8
 // signals words the header. Its text changes with the number of callers, so it is made anew only then.
 type signals struct {
 	zone        string
-	concurrency int // to be shared by all connections
+	keys        func() string // with whom they are shared
+	concurrency int           // to be shared by all connections
 	target, max time.Duration
 
 	conns atomic.Int64
@@ -38,6 +40,7 @@ type signals struct {
 type signal struct {
 	conns    int64
 	draining bool
+	keys     string
 	value    []string
 }
 
@@ -53,20 +56,23 @@ func (s *signals) count(_ net.Conn, state http.ConnState) {
 
 // value returns the header's value. Nobody writes into it.
 func (s *signals) value(draining bool) []string {
-	conns, last := s.conns.Load(), s.last.Load()
-	if last != nil && last.conns == conns && last.draining == draining {
+	conns, keys, last := s.conns.Load(), s.keys(), s.last.Load()
+	if last != nil && last.conns == conns && last.draining == draining && last.keys == keys {
 		return last.value
 	}
-	now := &signal{conns: conns, draining: draining, value: []string{s.text(conns, draining)}}
+	now := &signal{conns: conns, draining: draining, keys: keys, value: []string{s.text(conns, draining, keys)}}
 	s.last.Store(now)
 	return now.value
 }
 
-func (s *signals) text(conns int64, draining bool) string {
+func (s *signals) text(conns int64, draining bool, keys string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "concurrency=%d, target=%s, max=%s", max(leastGrant, s.concurrency/int(max(conns, 1))), seconds(s.target), seconds(s.max))
 	if s.zone != "" {
 		fmt.Fprintf(&b, ", zone=%q", s.zone) // config lets no character in that would need escaping
+	}
+	if keys != "" {
+		fmt.Fprintf(&b, ", keys=%q", keys)
 	}
 	if draining {
 		b.WriteString(", draining")

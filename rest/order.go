@@ -201,7 +201,9 @@ func (a *api) notKept(ctx context.Context, err error) problem {
 
 // speechless is the problem of a queue or a history that gave no answer.
 func (a *api) speechless(ctx context.Context, err error) problem {
-	a.log.LogAttrs(ctx, slog.LevelWarn, "rest: no answer from the queue or the history", slog.Any("err", err))
+	if ctx.Err() != context.Canceled { // else it was the caller who left
+		a.log.LogAttrs(ctx, slog.LevelWarn, "rest: no answer from the queue or the history", slog.Any("err", err))
+	}
 	return problem{kind: queueUnavailable, retryAfter: 5 * time.Second,
 		detail: "nobody can tell whether it was done: with the same Idempotency-Key it is safe to ask again"}
 }

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// TestCallsWithOneKeyAtTwoGatewaysAreOneSend calls both at once for each key, while the service takes its time.
+func TestCallsWithOneKeyAtTwoGatewaysAreOneSend(t *testing.T) {
+	const keys = 40
+	slow := mockprovider.Fault{Service: mockprovider.APNs, Delay: 100 * time.Millisecond}
+	s := newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{slow}}})
+	text := head + fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", jetStream(t)) + "apps:\n" + s.app("shop", s.apns())
+	gateways := []house{s.open(t, text), s.open(t, text)}
+	if one, other := gateways[0].sharedKeys(t), gateways[1].sharedKeys(t); one == "" || one != other {
+		t.Errorf("they share their keys, and say so by %q and %q", one, other)
+	}
+	var calls sync.WaitGroup
+	var told [keys][2]receipt
+	for i := range told {
+		for at, h := range gateways {
+			calls.Go(func() { told[i][at] = h.keyed(t, fmt.Sprint("order-", i), apnsTo(fmt.Sprintf("%064x", i+1))) })
+		}
+	}
+	calls.Wait()
+	requests := map[string]int{}
+	for _, e := range s.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
+		requests[e.Token]++
+	}
+	for i, r := range told {
+		if n := requests[fmt.Sprintf("%064x", i+1)]; n != 1 || r[0].Status != "accepted" || r[0].ID != r[1].ID {
+			t.Errorf("key %d: the service got %d requests, and the callers %+v", i, n, r)
+		}
+	}
+}
+
+func TestAGatewayWithItsOwnMemoryAloneSharesNoKeys(t *testing.T) {
+	s := newStreet(t)
+	for _, queue := range []string{"", fmt.Sprintf("queue: {dir: '%s'}\n", t.TempDir())} {
+		if keys := s.open(t, head+queue+"apps:\n"+s.app("shop", s.apns())).sharedKeys(t); keys != "" {
+			t.Errorf("%q: it says that it shares keys, with %s", queue, keys)
+		}
+	}
+}
+
+var sharedKeys = regexp.MustCompile(`keys="([0-9a-z]+)"`)
+
+// sharedKeys is what the gateway says of them in its signals.
+func (h house) sharedKeys(t *testing.T) string {
+	t.Helper()
+	answer, err := http.Get(h.url + "/livez")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	found := sharedKeys.FindStringSubmatch(answer.Header.Get("Sluice-Gateway"))
+	if found == nil {
+		return ""
+	}
+	return found[1]
+}
+
+// keyed sends one notification with a key.
+func (h house) keyed(t *testing.T, key, body string) (r receipt) {
+	request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(body))
+	request.Header.Set("Authorization", "Bearer "+h.key)
+	request.Header.Set("Idempotency-Key", key)
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Error(err)
+		return receipt{}
+	}
+	defer answer.Body.Close()
+	if err := json.NewDecoder(answer.Body).Decode(&r); err != nil {
+		t.Error(err)
+	}
+	return r
+}
