@@ -9,11 +9,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -27,6 +29,7 @@ type call struct {
 	async    bool
 	trace    http.Header
 	answered *answer // the last gateway's
+	asking   atomic.Pointer[pool.Lease]
 }
 
 var _ delivery.Provider = (*call)(nil)
@@ -37,6 +40,19 @@ func (c *Client) call(ctx context.Context, n *push.Notification, async bool) *ca
 		key = uuid.NewString()
 	}
 	return &call{Client: c, n: n, key: key, async: async, trace: c.propagate(ctx)}
+}
+
+// carry asks gateways until one has done its part.
+func (c *call) carry(ctx context.Context) (push.Receipt, error) {
+	route := c.route
+	route.Provider = c
+	plain := *c.n
+	plain.Retry = nil // which is about attempts at the service: asking another gateway is none
+	asked := route.Send(ctx, &plain)
+	if lost(asked) && c.n.MayRepeat() && ctx.Err() == nil {
+		asked = together(asked, route.Send(ctx, &plain))
+	}
+	return c.conclude(asked)
 }
 
 // Translate writes the request that all gateways are sent.
@@ -103,6 +119,9 @@ func fieldOf(err error) string {
 
 // Send asks one gateway, and judges what that says of the gateway.
 func (c *call) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
+	if lease, ok := conn.(*pool.Lease); ok {
+		c.asking.Store(lease)
+	}
 	response, err := conn.Do(ctx, c.bounded(ctx, r))
 	if err != nil {
 		return push.NoAnswer(err)

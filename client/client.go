@@ -26,7 +26,8 @@ type Client struct {
 	fleet  *fleet
 	pool   *pool.Pool
 	route  delivery.Route // without its Provider, which is each send's own
-	direct Sender         // instead of all these; nil where there are gateways
+	hedges retry.Budget
+	direct Sender // instead of all these; nil where there are gateways
 	close  func() error
 	log    *slog.Logger
 }
@@ -38,7 +39,10 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	cfg.fill()
-	c := &Client{cfg: cfg, path: "/v1/apps/" + cfg.App + "/", fleet: fleet, log: cfg.Logger, close: func() error { return nil }}
+	c := &Client{
+		cfg: cfg, path: "/v1/apps/" + cfg.App + "/", fleet: fleet, hedges: retry.Budget{Ratio: hedgeRatio, PerSecond: hedgeFloor},
+		log: cfg.Logger, close: func() error { return nil },
+	}
 	c.pool, err = pool.New(pool.Config{
 		Name: "gateways", Size: maxGateways, InFlight: cfg.InFlight, Mirror: true, Redial: redial,
 		Resolver: fleet, Zone: fleet.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.InStep{}),
@@ -110,6 +114,9 @@ func (c *Client) Send(ctx context.Context, n *push.Notification) (push.Receipt, 
 	if c.direct != nil {
 		return c.sendDirect(ctx, n)
 	}
+	if c.cfg.HedgeAfter > 0 {
+		return c.hedge(ctx, c.call(ctx, n, false))
+	}
 	return c.send(ctx, n, false)
 }
 
@@ -134,16 +141,7 @@ func (c *Client) within(ctx context.Context) (context.Context, context.CancelFun
 
 // send carries one notification by a call of its own.
 func (c *Client) send(ctx context.Context, n *push.Notification, async bool) (push.Receipt, error) {
-	call := c.call(ctx, n, async)
-	route := c.route
-	route.Provider = call
-	plain := *n
-	plain.Retry = nil // which is about attempts at the service: asking another gateway is none
-	asked := route.Send(ctx, &plain)
-	if lost(asked) && n.MayRepeat() && ctx.Err() == nil {
-		asked = together(asked, route.Send(ctx, &plain))
-	}
-	return call.conclude(asked)
+	return c.call(ctx, n, async).carry(ctx)
 }
 
 // lost reports whether the one gateway that was asked was lost with its connection. Such a call is made once more, whatever

@@ -42,6 +42,11 @@ type Config struct {
 	Timeout time.Duration
 	// Attempts is how many gateways are asked at most, while none has sent anything; default 3.
 	Attempts int
+	// HedgeAfter is how long one gateway alone is asked by a Send: another is asked for the same then, and the first verdict
+	// of the two is the end. Only gateways that share their Idempotency-Keys are asked so (queue.nats.url: a cluster), for
+	// there it is sent once whoever gets to it; and no more than one Send in twenty is, and one in ten seconds. Make it
+	// more than 95 in 100 take. 0 never asks another.
+	HedgeAfter time.Duration
 	// InFlight is how many calls a gateway is given at a time, or less if it grants less; default 256.
 	InFlight int
 	// Silence is how long a gateway that owes an answer may say nothing at all, not even to a ping, before it is given up;
@@ -86,7 +91,7 @@ func (c *Config) check() (*fleet, error) {
 		return nil, errors.New("client: Config.Key must be an API key of the app (gateway key makes one)")
 	case c.File == "" && len(c.Gateways) == 0, c.File != "" && len(c.Gateways) > 0:
 		return nil, errors.New("client: one of Config.Gateways and Config.File must say where the gateways are")
-	case c.Timeout < 0 || c.Attempts < 0 || c.InFlight < 0 || c.Streams < 0 || c.Silence < 0:
+	case c.Timeout < 0 || c.Attempts < 0 || c.InFlight < 0 || c.Streams < 0 || c.Silence < 0 || c.HedgeAfter < 0:
 		return nil, errors.New("client: no number in Config may be negative (0 means the default)")
 	}
 	f := &fleet{file: c.File}

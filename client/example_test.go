@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/sluice-push/sluice/client"
 	"github.com/sluice-push/sluice/delivery"
@@ -96,6 +97,17 @@ func ExampleConfig_tracing() {
 	_, err := client.New(cfg)
 	fmt.Println(err, cfg.Key)
 	// Output: <nil> …
+}
+
+// A Send that has waited for a gateway of a cluster for 150 ms asks another one as well. It is sent once all the same.
+func ExampleConfig_hedging() {
+	cfg := client.Config{
+		Gateways: []string{"http://10.0.1.10:8080", "http://10.0.2.10:8080"}, App: "shop", Key: "slk_example",
+		Zone: "tokyo-a", HedgeAfter: 150 * time.Millisecond,
+	}
+	_, err := client.New(cfg)
+	fmt.Println(err)
+	// Output: <nil>
 }
 
 // The dead tokens of an app, from where this program stopped the last time.

@@ -13,6 +13,7 @@ type signals struct {
 	concurrency int           // requests that it grants this connection
 	max         time.Duration // within which it always answers
 	zone        string
+	keys        string // whom it shares its Idempotency-Keys with
 	draining    bool   // it takes its leave
 	text        string // as it was written
 }
@@ -32,6 +33,8 @@ func parseSignals(text string) (s signals) {
 			s.max = seconds(value)
 		case "zone":
 			s.zone = strings.Trim(value, `"`)
+		case "keys":
+			s.keys = strings.Trim(value, `"`)
 		case "draining":
 			s.draining = value == "" || value == "?1"
 		}

@@ -23,13 +23,19 @@ import (
 // played starts a gateway that says what a test wants it to say, and returns its URL.
 func play(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
+	return playAs(t, "max=5", h)
+}
+
+// playAs is play for a gateway that tells something of itself when it is greeted.
+func playAs(t *testing.T, signals string, h http.HandlerFunc) string {
+	t.Helper()
 	l, err := net.Listen("tcp", anywhere)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/livez" {
-			w.Header().Set("Sluice-Gateway", "max=5")
+			w.Header().Set("Sluice-Gateway", signals)
 			return
 		}
 		h(w, r)

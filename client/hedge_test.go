@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	nats "github.com/nats-io/nats-server/v2/server"
+
+	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/push"
+)
+
+const (
+	shares   = `max=60, keys="k"`
+	notSent  = `{"type":"https://sluice-push.github.io/problems/throttled","status":429,"receipt":{"status":"throttled","attempts":[]}}`
+	outdated = `{"id":"1","status":"expired","attempts":[]}`
+)
+
+// said is what a gateway answers; hangUp breaks the connection.
+type said struct {
+	status int
+	body   string
+}
+
+var hangUp = said{}
+
+func (s said) to(w http.ResponseWriter) {
+	if s == hangUp {
+		panic(http.ErrAbortHandler)
+	}
+	w.WriteHeader(s.status)
+	_, _ = io.WriteString(w, s.body)
+}
+
+// TestTheFirstVerdictOfTwoGatewaysIsTheEnd has the first gateway answer only once the second has been asked, and where
+// the first is to be heard first, the second only once the first has answered.
+func TestTheFirstVerdictOfTwoGatewaysIsTheEnd(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name          string
+		first, second said
+		verdict       push.Verdict
+	}{
+		{"the first is lost, and the second knows", hangUp, said{200, accepted}, push.Accepted},
+		{"the first sent nothing, and the second did", said{429, notSent}, said{200, accepted}, push.Accepted},
+		{"the first was too late, and the second was not", said{200, outdated}, said{200, accepted}, push.Accepted},
+		{"the first knows, and the second is lost", said{200, accepted}, hangUp, push.Accepted},
+		{"the first knows, and the second sent nothing", said{200, accepted}, said{429, notSent}, push.Accepted},
+		{"neither sent anything", said{429, notSent}, said{429, notSent}, push.Throttled},
+		{"the second sent nothing, and the first may have", hangUp, said{429, notSent}, push.Unknown},
+		{"the first sent nothing, and the second may have", said{429, notSent}, hangUp, push.Unknown},
+		{"the first sent nothing, and the second cannot tell", said{429, notSent}, said{504, unknown}, push.Unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int32
+			var keys sync.Map
+			both := make(chan struct{})
+			gateway := func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Sluice-Gateway", shares)
+				keys.Store(r.Header.Get("Idempotency-Key"), true)
+				if asked.Add(1) == 1 {
+					<-both
+					c.first.to(w)
+					return
+				}
+				close(both)
+				c.second.to(w)
+			}
+			cl := sharing(t, client.Config{HedgeAfter: time.Millisecond, Attempts: 1}, gateway, gateway)
+			n := note(1)
+			n.OnUnknown = push.RepeatNever
+			receipt, err := cl.Send(t.Context(), n)
+			if receipt.Verdict != c.verdict || (err == nil) != (c.verdict == push.Accepted) {
+				t.Errorf("%+v %v", receipt, err)
+			}
+			count := 0
+			keys.Range(func(key, _ any) bool { count++; return key != "" })
+			if count != 1 || asked.Load() != 2 {
+				t.Errorf("%d gateways were asked, with %d keys", asked.Load(), count)
+			}
+		})
+	}
+}
+
+// sharing opens a client of played gateways, and has it hear their signals.
+func sharing(t *testing.T, cfg client.Config, gateways ...http.HandlerFunc) *client.Client {
+	t.Helper()
+	var urls []string
+	for _, g := range gateways {
+		urls = append(urls, playAs(t, shares, g))
+	}
+	tn := &town{t: t, key: "slk_test"}
+	c := tn.call(cfg, urls...)
+	all(c, len(urls))
+	return c
+}
+
+func TestTheLoserOfTwoGatewaysIsLeft(t *testing.T) {
+	t.Parallel()
+	left, first := make(chan struct{}), make(chan struct{}, 1)
+	first <- struct{}{}
+	gateway := func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-first:
+			<-r.Context().Done()
+			close(left)
+		default:
+			_, _ = io.WriteString(w, accepted)
+		}
+	}
+	c := sharing(t, client.Config{HedgeAfter: time.Millisecond}, gateway, gateway)
+	if _, err := c.Send(t.Context(), note(1)); err != nil {
+		t.Error(err)
+	}
+	<-left
+}
+
+func TestOnlySoManyAreAskedTwice(t *testing.T) {
+	t.Parallel()
+	const n = 200
+	for _, c := range []struct {
+		name  string
+		told  string // by the second gateway; the first says keys="k"
+		ratio float64
+		floor float64
+	}{
+		{"they share their keys", `keys="k"`, 0.05, 0.1},
+		{"each has others", `keys="m"`, 0, 0},
+		{"the other tells nothing", "max=60", 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int32
+			gateway := func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				time.Sleep(5 * time.Millisecond) // longer than HedgeAfter, most of the time
+				_, _ = io.WriteString(w, accepted)
+			}
+			tn := &town{t: t, key: "slk_test"}
+			cl := tn.call(client.Config{HedgeAfter: time.Millisecond}, playAs(t, `keys="k"`, gateway), playAs(t, c.told, gateway))
+			all(cl, 2)
+			began := time.Now()
+			for i := range n {
+				if _, err := cl.Send(t.Context(), note(i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			granted := c.ratio*n + c.floor*(time.Since(began)+10*time.Second).Seconds()
+			if more := asked.Load() - n; float64(more) > granted {
+				t.Errorf("%d were asked twice, of %d, and %.1f may be", more, n, granted)
+			}
+		})
+	}
+}
+
+// TestAHedgedSendIsOneAttempt has two gateways of one cluster, a third of whose calls take far longer than HedgeAfter, and
+// one of which then cannot be heard by its callers, while it lives on.
+func TestAHedgedSendIsOneAttempt(t *testing.T) {
+	t.Parallel()
+	const n = 120
+	tn := newTown(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
+		{Service: mockprovider.APNs, Delay: 20 * time.Millisecond, Share: 0.3},
+	}}})
+	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", jetStream(t))
+	cable := newCable(t, tn.open(anywhere, shared+"zone: a\n").address)
+	urls := []string{cable.url(), tn.open(anywhere, shared+"zone: b\n").url()}
+	far, near := tn.call(client.Config{HedgeAfter: time.Millisecond}, urls...), tn.call(client.Config{HedgeAfter: time.Millisecond, Zone: "a"}, urls...)
+	all(far, 2)
+	all(near, 2)
+	send := func(c *client.Client, i int) {
+		if receipt, err := c.Send(t.Context(), note(i)); err != nil || receipt.Verdict != push.Accepted {
+			t.Errorf("%+v %v", receipt, err)
+		}
+	}
+	var sending sync.WaitGroup
+	for caller := range 4 {
+		sending.Go(func() {
+			for i := caller; i < n; i += 4 {
+				send(far, i)
+			}
+		})
+	}
+	sending.Wait()
+	cable.freeze()
+	send(near, n) // asks the one that cannot be heard, and then the other
+	requests, _ := tn.seen()
+	for i := range n + 1 {
+		if requests[token(i)] != 1 {
+			t.Errorf("notification %d: the service got %d requests", i, requests[token(i)])
+		}
+	}
+}
+
+// jetStream starts a NATS that gateways can share, and returns its URL.
+func jetStream(t *testing.T) string {
+	t.Helper()
+	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Start()
+	t.Cleanup(func() { server.Shutdown(); server.WaitForShutdown() })
+	if !server.ReadyForConnections(time.Minute) {
+		t.Fatal("NATS does not start")
+	}
+	return server.ClientURL()
+}
