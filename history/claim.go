@@ -162,6 +162,9 @@ func (a asked) ask(ctx context.Context) (*push.Receipt, error) {
 			}
 			return r, err
 		}
+		if r, err := a.told(ctx); r != nil || err != nil {
+			return r, err
+		}
 		select {
 		case <-time.After(claimAgain):
 		case <-ctx.Done():
@@ -178,6 +181,20 @@ func (a asked) try(ctx context.Context) (r *push.Receipt, ours bool, err error) 
 		r, err = a.earlier(ctx)
 	}
 	return r, err == nil, err
+}
+
+// told returns the receipt of the call that has the key, or just had it, if it has ended and stands: whoever waits need not
+// wait until the claim is given back as well.
+func (a asked) told(ctx context.Context) (*push.Receipt, error) {
+	k, err := a.withKey(ctx, a.claim.key)
+	if err != nil || k == nil || !bytes.Equal(k.body, a.claim.body) {
+		return nil, err
+	}
+	r, _, err := a.briefly(ctx, k)
+	if err != nil || r == nil || !r.Ended() || a.stands != nil && !a.stands(r) {
+		return nil, err
+	}
+	return r, nil
 }
 
 // earlier returns the receipt of the call that had the key before, if it stands in the way of another.

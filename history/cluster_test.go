@@ -80,6 +80,17 @@ func TestAKeyIsClaimedAmongAllGateways(t *testing.T) {
 	}
 }
 
+func TestWhoWaitsForAKeyIsToldAsSoonAsThereIsAnEnd(t *testing.T) {
+	one, two := newPair(t)
+	n := keyed("key", "body")
+	done, _ := one.claim(n, nil)
+	one.append(of(n, push.StatusSending), of(n, push.StatusAccepted))
+	if done, earlier := two.claim(keyed("key", "body"), nil); done != nil || earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
+		t.Errorf("%+v, while the other gateway still has the key", earlier)
+	}
+	done()
+}
+
 func TestAKeyThatAnotherGatewayHasIsBusy(t *testing.T) {
 	one, two := newPair(t)
 	done, _ := one.claim(keyed("key", "body"), nil)
