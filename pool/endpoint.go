@@ -103,9 +103,23 @@ func (e *Endpoint) enter(limit int) bool {
 	}
 }
 
-// doubtful reports whether it is half way to its ejection and has requests in
-// flight that will end the doubt.
-func (e *Endpoint) doubtful() bool { return e.circuit.doubtful.Load() && e.InFlight() > 0 }
+// doubtful reports whether it will soon be known whether it is well: it is half
+// way to its ejection and has requests in flight, or it owes a sign of life.
+func (e *Endpoint) doubtful() bool {
+	return e.circuit.doubtful.Load() && e.InFlight() > 0 || e.silent()
+}
+
+// silent reports whether it has been asked for a sign of life on all of its
+// connections and has given none yet. Where a zone is lost its endpoints fall
+// silent together, and what one had taken must not be repeated at the next.
+func (e *Endpoint) silent() bool {
+	for _, l := range *e.links.Load() {
+		if !l.conn.State().Silent {
+			return false
+		}
+	}
+	return true
+}
 
 func (e *Endpoint) leave() { e.inFlight.Add(-1) }
 

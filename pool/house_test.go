@@ -45,6 +45,7 @@ type server struct {
 	dialErr error
 	dialFor time.Duration
 	streams int // that a connection lets be in flight
+	silent  bool
 	dials   []time.Time
 	conns   []*conn
 	hits    int
@@ -242,11 +243,11 @@ func (c *conn) State() wire.State {
 		asked()
 	}
 	c.house.mu.Lock()
-	streams := c.server.streams
+	streams, silent := c.server.streams, c.server.silent
 	c.house.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return wire.State{InFlight: c.inFlight, MaxStreams: streams, Draining: c.goneAway}
+	return wire.State{InFlight: c.inFlight, MaxStreams: streams, Draining: c.goneAway, Silent: silent}
 }
 
 func (c *conn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {

@@ -178,8 +178,8 @@ func (f *field) choose(p *Pool, tried Tried) error {
 	return nil
 }
 
-// spareTheDoubtful leaves out those of whom what is in flight will tell soon
-// whether they are to be ejected, unless nobody else is left.
+// spareTheDoubtful leaves out those of whom it will soon be known whether they
+// are well, unless nobody else is left.
 func (f *field) spareTheDoubtful() {
 	for _, e := range f.choice {
 		if !e.doubtful() {

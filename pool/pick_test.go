@@ -425,6 +425,28 @@ func TestAnEndpointThatFailedThriceIsSparedUntilWhatIsInFlightHasTold(t *testing
 	})
 }
 
+func TestWhoOwesASignOfLifeIsSparedUntilItComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 4, pool.Config{})
+		pass(time.Second)
+		h.set(1, func(s *server) { s.silent = true })
+		h.set(2, func(s *server) { s.silent = true })
+		if got := h.spread(30); got[addr(1).String()]+got[addr(2).String()] != 0 {
+			t.Errorf("two have fallen silent: %v", got)
+		}
+		h.set(1, func(s *server) { s.silent = false })
+		if got := h.spread(30); got[addr(1).String()] == 0 || got[addr(2).String()] != 0 {
+			t.Errorf("one of them has been heard again: %v", got)
+		}
+		for i := range 4 {
+			h.set(i+1, func(s *server) { s.silent = true })
+		}
+		if got := h.spread(20); len(got) != 4 {
+			t.Errorf("all are silent, so none is better: %v", got)
+		}
+	})
+}
+
 func TestADoubtfulEndpointIsUsedWhenThereIsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, 1, pool.Config{})

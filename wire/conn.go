@@ -59,7 +59,6 @@ type Conn struct {
 	goAway  *goAway // the peer's last one
 	armed   int64   // when the keeper means to wake
 	busy    int64   // when the peer began to owe an answer
-	pinged  int64   // when the ping that nothing came after was sent, or zero
 	ended   bool
 	cut     bool   // it ended without a word to the peer
 	cause   *Error // what ended it; nil after a drain

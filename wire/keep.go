@@ -114,11 +114,11 @@ func (c *Conn) expireOne(s *stream, now int64) int64 {
 // to look again. Whatever the peer sends is a sign of life; an answer to the
 // ping is only what a healthy peer cannot fail to send.
 func (c *Conn) ping(now int64) int64 {
-	heard := c.published.lastRead.Load()
-	if c.pinged != 0 && heard >= c.pinged {
-		c.pinged = 0
+	heard, pinged := c.published.lastRead.Load(), &c.published.pinged
+	if heard >= pinged.Load() {
+		pinged.Store(0)
 	}
-	if c.pinged != 0 {
+	if pinged.Load() != 0 {
 		return c.awaitPong(now)
 	}
 	due := heard + int64(c.cfg.PingIdle)
@@ -130,12 +130,12 @@ func (c *Conn) ping(now int64) int64 {
 	}
 	_ = c.say.WritePing(false, [8]byte{'s', 'l', 'u', 'i', 'c', 'e'})
 	c.work.Signal()
-	c.pinged = now
+	pinged.Store(now)
 	return now + int64(c.cfg.PingTimeout)
 }
 
 func (c *Conn) awaitPong(now int64) int64 {
-	due := c.pinged + int64(c.cfg.PingTimeout)
+	due := c.published.pinged.Load() + int64(c.cfg.PingTimeout)
 	if now >= due {
 		c.hangUp(&Error{Reason: PingTimeout, Endpoint: true})
 	}

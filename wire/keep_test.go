@@ -50,6 +50,29 @@ func TestAPeerThatAnswersPingsIsGivenItsTime(t *testing.T) {
 	})
 }
 
+func TestAConnectionTellsThatItsPeerOwesASignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := build(t, wire.Config{})
+		done := h.send(t.Context(), post("/"))
+		head := h.peer.next(http2.FrameHeaders)
+		if h.State().Silent {
+			t.Error("nobody has asked it yet")
+		}
+		ping := h.peer.next(http2.FramePing)
+		synctest.Wait()
+		if !h.State().Silent {
+			t.Error("it has not answered the ping")
+		}
+		h.peer.do(h.peer.fr.WritePing(true, [8]byte([]byte(ping.body))))
+		synctest.Wait()
+		if h.State().Silent {
+			t.Error("it has answered the ping")
+		}
+		h.peer.answer(head.stream, "200")
+		wantStatus(t, <-done, 200)
+	})
+}
+
 func TestWhateverThePeerSendsIsASignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := build(t, wire.Config{})

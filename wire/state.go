@@ -12,6 +12,7 @@ import (
 type published struct {
 	open, queued, limit, opened atomic.Int64
 	lastRead                    atomic.Int64
+	pinged                      atomic.Int64 // when the ping was sent that nothing came after, or zero
 	leaving                     atomic.Bool
 }
 
@@ -23,6 +24,7 @@ type State struct {
 	Draining   bool      // it takes nothing new: GOAWAY, Drain, or its end
 	Opened     int       // requests written since it was made
 	LastRead   time.Time // when the peer was last heard
+	Silent     bool      // nothing has been heard since the peer was pinged: an answer, or the end, is due soon
 }
 
 // unlimited is MAX_CONCURRENT_STREAMS where the peer names none.
@@ -32,11 +34,12 @@ const unlimited = math.MaxInt32
 func (c *Conn) State() State {
 	p := &c.published
 	open, queued, limit := int(p.open.Load()), int(p.queued.Load()), int(p.limit.Load())
+	heard, pinged := p.lastRead.Load(), p.pinged.Load()
 	soon := min(queued, max(limit-open, 0))
 	return State{
 		InFlight: open + soon, Waiting: queued - soon, MaxStreams: limit,
 		Draining: p.leaving.Load(), Opened: int(p.opened.Load()),
-		LastRead: c.born.Add(time.Duration(p.lastRead.Load())),
+		LastRead: c.born.Add(time.Duration(heard)), Silent: heard < pinged,
 	}
 }
 
