@@ -16,7 +16,7 @@ import (
 // Outlier says when an endpoint is ejected for being worse than its peers,
 // though its breaker would bear it. The zero value is the documented default.
 type Outlier struct {
-	// Off leaves the ejecting to the breaker.
+	// Off leaves the ejecting to the breaker, and lets a probe take as long as it likes.
 	Off bool
 	// MinEndpoints is how many endpoints must have MinOutcomes within ten
 	// seconds before their success rates are compared; 0 means 5, and 100
@@ -146,11 +146,11 @@ func (p *Pool) sweep(now time.Time) (out []*Endpoint) {
 			e.record.forget()
 		}
 	}
-	limit := p.cfg.Outlier.slowLimit(all)
-	p.slowProbe.Store(int64(limit))
 	if p.cfg.Outlier.Off {
 		return nil
 	}
+	limit := p.cfg.Outlier.slowLimit(all)
+	p.slowProbe.Store(int64(limit))
 	spare := int(p.cfg.MaxEjected*float64(live)) - (live - len(peers))
 	for i, e := range peers {
 		if slow := e.record.slowFor(all[i].median, limit); slow && spare > 0 {

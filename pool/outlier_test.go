@@ -204,6 +204,23 @@ func TestTheComparisonCanBeSwitchedOff(t *testing.T) {
 	})
 }
 
+func TestASlowProbeHealsWhereTheComparisonIsOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, 8, pool.Config{Outlier: pool.Outlier{Off: true}})
+		pass(time.Second)
+		h.set(1, func(s *server) { s.status = 500 })
+		h.rush(200, 5*time.Second)
+		if s := h.state(1); s.State != "open" {
+			t.Fatalf("after five seconds of failures it is %+v", s)
+		}
+		h.set(1, func(s *server) { s.status, s.takes = 200, time.Second }) // as one that first has to connect again itself
+		h.rush(200, 30*time.Second)
+		if s := h.state(1); s.State != "closed" {
+			t.Errorf("its first answer was a good one, and it is %+v", s)
+		}
+	})
+}
+
 func TestStatusTellsTheMedianAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, 2, pool.Config{})
