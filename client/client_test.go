@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluice-push/sluice/client"
 	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -201,6 +202,40 @@ func sends(h *house) (n int) {
 		}
 	}
 	return n
+}
+
+func TestAZoneAtTheEndOfABadLineIsKept(t *testing.T) {
+	t.Parallel()
+	const n, workers = 80, 8
+	tn := newTown(t)
+	near, far := tn.open(anywhere, "zone: a\n"), tn.open(anywhere, "zone: b\n")
+	var lost atomic.Int32
+	c := tn.call(client.Config{Zone: "a", Timeout: 10 * time.Minute, Observe: func(e pool.Event) {
+		if e.Kind == pool.Lost || e.Kind == pool.Ejected {
+			lost.Add(1)
+		}
+	}}, badCable(t, near.address).url(), far.url())
+	all(c, 2)
+	var sending sync.WaitGroup
+	for worker := range workers {
+		sending.Go(func() {
+			for i := worker; i < n; i += workers {
+				if receipt, err := c.Send(t.Context(), note(i)); err != nil && !busy(receipt) {
+					t.Errorf("notification %d: %+v %v", i, receipt, err)
+				}
+			}
+		})
+	}
+	sending.Wait()
+	if lost.Load() != 0 {
+		t.Errorf("%d times a gateway was given up", lost.Load())
+	}
+	requests, _ := tn.seen()
+	for i := range n {
+		if got := requests[token(i)]; got > 1 {
+			t.Errorf("notification %d: the service got %d requests", i, got)
+		}
+	}
 }
 
 func TestALostZoneIsLeftAndWhatWasOnItsWayThereArrivesWhereItMayBeRepeated(t *testing.T) {

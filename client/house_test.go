@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -148,11 +149,12 @@ func (tn *town) seen() (requests, accepted map[string]int) {
 	return requests, accepted
 }
 
-// cable is a TCP connection between clients and one gateway that can be cut.
+// cable is a TCP connection between clients and one gateway that can be cut, or be a bad one.
 type cable struct {
 	t        testing.TB
 	listener net.Listener
 	to       string
+	late     func() time.Duration // by how much each piece of what is said comes late; nil for none
 
 	mu     sync.Mutex
 	frozen chan struct{} // closed while nothing passes
@@ -162,11 +164,28 @@ type cable struct {
 
 func newCable(t testing.TB, to string) *cable {
 	t.Helper()
+	return layCable(t, to, nil)
+}
+
+// badCable is one on which every piece takes a while, and one in twenty as long as TCP waits before it sends anew what was
+// lost: that is what loss looks like from within a connection.
+func badCable(t testing.TB, to string) *cable {
+	t.Helper()
+	return layCable(t, to, func() time.Duration {
+		if rand.IntN(20) == 0 {
+			return 200 * time.Millisecond
+		}
+		return rand.N(5 * time.Millisecond)
+	})
+}
+
+func layCable(t testing.TB, to string, late func() time.Duration) *cable {
+	t.Helper()
 	l, err := net.Listen("tcp", anywhere)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cable{t: t, listener: l, to: to, frozen: make(chan struct{})}
+	c := &cable{t: t, listener: l, to: to, late: late, frozen: make(chan struct{})}
 	c.work.Go(c.accept)
 	t.Cleanup(func() {
 		_ = l.Close()
@@ -198,13 +217,13 @@ func (c *cable) accept() {
 		frozen := c.frozen
 		c.mu.Unlock()
 		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-			c.work.Go(func() { carry(way[0], way[1], frozen) })
+			c.work.Go(func() { c.carry(way[0], way[1], frozen) })
 		}
 	}
 }
 
 // carry copies until either end closes; what comes once it is frozen goes nowhere.
-func carry(from, to net.Conn, frozen <-chan struct{}) {
+func (c *cable) carry(from, to net.Conn, frozen <-chan struct{}) {
 	defer func() { _ = to.Close() }()
 	buffer := make([]byte, 32<<10)
 	for {
@@ -214,6 +233,9 @@ func carry(from, to net.Conn, frozen <-chan struct{}) {
 			_, _ = io.Copy(io.Discard, from)
 			return
 		default:
+		}
+		if c.late != nil {
+			time.Sleep(c.late())
 		}
 		if _, failed := to.Write(buffer[:n]); err != nil || failed != nil {
 			return

@@ -5,6 +5,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -35,7 +39,7 @@ func (s *stage) callers(zone string, gateways []*gateway) *callers {
 		urls = append(urls, g.address())
 	}
 	c := &callers{stage: s}
-	opened, err := client.Open(client.Config{Gateways: urls, App: shop, Key: key, Zone: zone, Observe: func(e pool.Event) {
+	opened, err := client.Open(client.Config{Gateways: urls, App: shop, Key: key, Zone: zone, Logger: s.logger("callers" + zone), Observe: func(e pool.Event) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.events = append(c.events, e)
@@ -51,6 +55,17 @@ func (s *stage) callers(zone string, gateways []*gateway) *callers {
 		return live == len(gateways)
 	})
 	return c
+}
+
+// logger writes to a file beside the gateways' logs, where these are kept.
+func (s *stage) logger(name string) *slog.Logger {
+	if s.logs == "" {
+		return nil
+	}
+	file, err := os.Create(filepath.Join(s.logs, fmt.Sprintf("%s-%s.log", s.ID, name)))
+	s.need(err)
+	s.Cleanup(func() { _ = file.Close() })
+	return slog.New(slog.NewTextHandler(file, nil))
 }
 
 // offer begins to call, so many times a second for that long.

@@ -14,15 +14,23 @@ type host struct {
 	stage  *stage
 	addrs  []string // that it listens on
 	cable  string   // that leads to it; empty without namespaces
+	trunk  *trunk   // the same, where it is a long one
 	inside []string // the command that runs another one there
 	runs   []*gateway
 }
 
+// The ways of a trunk: to the host, and from it.
+const (
+	there = iota
+	back
+)
+
 // hub is the address, on the cables' other end, of what every host reaches.
 const hub = "10.77.0.254"
 
-// hosts makes so many, with so many addresses each. Without a network of its own the row is played on loopback.
-func (s *stage) hosts(n, addrs int) []*host {
+// hosts makes so many, with so many addresses each, behind cables that take so long. Without a network of its own the row
+// is played on loopback, where nothing takes long.
+func (s *stage) hosts(n, addrs int, delay time.Duration) []*host {
 	all := make([]*host, n)
 	if s.alone {
 		s.need(bridge(s.ctx, hub+"/16"))
@@ -36,10 +44,10 @@ func (s *stage) hosts(n, addrs int) []*host {
 		}
 		if s.alone {
 			h.cable = fmt.Sprintf("cable%d", i)
-			holder, err := namespace(s.ctx, h.cable, h.addrs)
+			holder, err := namespace(s.ctx, h.cable, h.addrs, delay)
 			s.need(err)
 			s.Cleanup(holder.end)
-			h.inside = holder.enter
+			h.inside, h.trunk = holder.enter, holder.trunk
 		}
 		all[i] = h
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // deafListener listens and never accepts, with the smallest backlog that there is. The function ends it.
@@ -94,23 +95,33 @@ func bridge(ctx context.Context, prefix string) error {
 // held is a namespace, which lasts as long as a process in it does.
 type held struct {
 	enter []string
+	trunk *trunk // nil where the cable is the kernel's own
 	end   func()
 }
 
-// namespace makes one with these addresses, at the end of a cable. It ends with this one at the latest.
-func namespace(ctx context.Context, cable string, addrs []string) (held, error) {
+// namespace makes one with these addresses, at the end of a cable that takes so long. It ends with this one at the latest.
+func namespace(ctx context.Context, cable string, addrs []string, delay time.Duration) (h held, err error) {
 	holder := exec.CommandContext(ctx, "sleep", "infinity")
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := holder.Start(); err != nil {
 		return held{}, err
 	}
 	pid := fmt.Sprint(holder.Process.Pid)
-	h := held{enter: []string{"nsenter", "--net=/proc/" + pid + "/ns/net"}, end: func() {
+	h.enter = []string{"nsenter", "--net=/proc/" + pid + "/ns/net"}
+	h.end = func() {
 		_ = holder.Process.Kill()
 		_ = holder.Wait()
-	}}
-	err := ip(ctx, nil, []string{"link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", pid},
-		[]string{"link", "set", cable, "master", "hub", "up"})
+		h.trunk.takeUp()
+	}
+	far := "far" + cable
+	if delay == 0 {
+		err = ip(ctx, nil, []string{"link", "add", cable, "type", "veth", "peer", "name", far})
+	} else {
+		h.trunk, err = layTrunk(cable, far, delay)
+	}
+	if err == nil {
+		err = ip(ctx, nil, []string{"link", "set", far, "netns", pid, "name", "eth0"}, []string{"link", "set", cable, "master", "hub", "up"})
+	}
 	for _, addr := range addrs {
 		if err == nil {
 			err = ip(ctx, h.enter, []string{"addr", "add", addr + "/16", "dev", "eth0"})

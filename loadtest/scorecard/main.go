@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-const usage = `usage: scorecard [-gateway FILE] [-json FILE] [-logs FOLDER] [ROW ...]
+const usage = `usage: scorecard [-gateway FILE] [-json FILE] [-logs FOLDER] [-here] [ROW ...]
 
 Runs the rows that are named, or all that are built, and prints a line for each. The exit status is 0 if every one passed.
 `
@@ -37,6 +37,7 @@ func run(ctx context.Context) int {
 	binary := flag.String("gateway", "", "the gateway's `binary`; default: built from this module")
 	out := flag.String("json", "scorecard.json", "where the same is written for machines")
 	logs := flag.String("logs", "", "an existing `folder` that keeps the gateways' logs")
+	here := flag.Bool("here", false, "play a row that can do without network namespaces without them")
 	alone := flag.Bool("alone", false, "run one row and write its card to standard output as JSON; for the command itself")
 	flag.Usage = func() { _, _ = fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.Parse()
@@ -54,7 +55,7 @@ func run(ctx context.Context) int {
 			return complain(err)
 		}
 	}
-	house := house{ctx: ctx, dir: dir, binary: *binary, logs: *logs, alone: *alone}
+	house := house{ctx: ctx, dir: dir, binary: *binary, logs: *logs, alone: *alone, here: *here}
 	if *alone {
 		return reply(asked[0].play(house))
 	}
@@ -90,7 +91,7 @@ func choose(names []string) ([]row, error) {
 			}
 		}
 		if len(asked) == before {
-			return nil, fmt.Errorf("there is no row %q (S01 to S25, S01b, S03b, S05b, S09b, S10b)", name)
+			return nil, fmt.Errorf("there is no row %q (S01 to S25, S01b, S03b, S05b, S09b, S10b, S21b)", name)
 		}
 	}
 	return asked, nil

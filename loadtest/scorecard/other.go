@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 )
 
 var errLinux = errors.New("needs Linux")
@@ -28,10 +29,20 @@ func bridge(context.Context, string) error { return errLinux }
 // held is a namespace.
 type held struct {
 	enter []string
+	trunk *trunk
 	end   func()
 }
 
-func namespace(context.Context, string, []string) (held, error) { return held{}, errLinux }
+func namespace(context.Context, string, []string, time.Duration) (held, error) {
+	return held{}, errLinux
+}
+
+// trunk is a long cable.
+type trunk struct{}
+
+func (*trunk) lose(int, float64) {}
+
+func (*trunk) losses() int { return 0 }
 
 func unplug(*stage, string) error { return errLinux }
 

@@ -30,6 +30,7 @@ var rows = []row{
 	{id: "S19", fault: "one token in five is dead", judge: deadTokens},
 	{id: "S20", fault: "a batch with one malformed, one huge and one dead", judge: mixedBatch},
 	{id: "S21", fault: "a zone of three is lost, and comes back", judge: lostZone, apart: true, orHere: true},
+	{id: "S21b", fault: "zones behind long lines that lose one packet in a hundred, and then all that one zone says", judge: badLines, apart: true},
 	{id: "S22", fault: "three times the capacity is offered", judge: overload},
 	{id: "S23", fault: "ten thousand slow callers, bombs and endless headers"},
 	{id: "S24", fault: "SIGTERM with 10,000 in flight; two gateways of a cluster replaced under load", judge: drained},

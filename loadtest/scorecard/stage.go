@@ -24,6 +24,7 @@ type house struct {
 	binary string // the gateway
 	logs   string // the folder that keeps the gateways' logs, or none
 	alone  bool   // this process has a network to itself
+	here   bool   // and no process is to have one
 }
 
 // row is one line of the scorecard.
@@ -37,7 +38,7 @@ type row struct {
 
 // run runs the row where it has to be run.
 func (r row) run(h house) card {
-	if r.apart {
+	if r.apart && !(r.orHere && h.here) {
 		return r.playApart(h)
 	}
 	return r.play(h)

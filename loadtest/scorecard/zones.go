@@ -30,7 +30,7 @@ type region struct {
 // lostZone is S21: the cable of one of three zones is pulled amid single calls through the client, and put back.
 func lostZone(s *stage) {
 	const calm, trouble, after = 15 * time.Second, 20 * time.Second, 40 * time.Second
-	r := s.region(3)
+	r := s.region(3, 0)
 	for zone, c := range r.callers {
 		c.offer(ofAZone, calm+trouble+after, func(i int) *push.Notification { return repeated(zone<<24 + i) })
 	}
@@ -46,9 +46,9 @@ func lostZone(s *stage) {
 
 func zoneName(zone int) string { return string('a' + rune(zone)) }
 
-// region starts one with so many zones.
-func (s *stage) region(zones int) *region {
-	r := &region{stage: s, hosts: s.hosts(zones, inZone)}
+// region starts one with so many zones, behind cables that take so long.
+func (s *stage) region(zones int, delay time.Duration) *region {
+	r := &region{stage: s, hosts: s.hosts(zones, inZone, delay)}
 	cfg := mockprovider.Config{
 		Endpoints: zones * inZone, Script: script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 50 * time.Millisecond}),
 	}
