@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/push"
@@ -19,12 +20,12 @@ func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
 	errs := make([]error, len(ns))
 	bundles := q.bundles(ctx, ns, errs)
 	var accepting sync.WaitGroup
-	for subject, b := range bundles {
+	for _, b := range bundles {
 		if len(bundles) == 1 {
-			q.accept(ctx, subject, b, errs)
+			q.accept(ctx, b, errs)
 			break
 		}
-		accepting.Go(func() { q.accept(ctx, subject, b, errs) })
+		accepting.Go(func() { q.accept(ctx, b, errs) })
 	}
 	accepting.Wait()
 	return errs
@@ -32,15 +33,16 @@ func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
 
 // bundle is what is appended to one subject at once.
 type bundle struct {
-	source source
-	tasks  []*task
-	texts  [][]byte
-	index  []int // in the list that was to be accepted
+	shelf shelf
+	tasks []*task
+	texts [][]byte
+	index []int // in the list that was to be accepted
 }
 
 // bundles sorts notifications by the subject that they are appended to, and takes note of those that cannot be.
-func (q *Queue) bundles(ctx context.Context, ns []*push.Notification, errs []error) map[string]*bundle {
-	bundles := map[string]*bundle{}
+func (q *Queue) bundles(ctx context.Context, ns []*push.Notification, errs []error) map[shelf]*bundle {
+	bundles := map[shelf]*bundle{}
+	var b *bundle // most go where the one before them went
 	for i, n := range ns {
 		t := newTask(n)
 		text, err := q.checked(ctx, t)
@@ -48,15 +50,11 @@ func (q *Queue) bundles(ctx context.Context, ns []*push.Notification, errs []err
 			errs[i] = err
 			continue
 		}
-		s := t.source()
-		subject := s.subject()
-		if s.stream == laterName {
-			subject = laterSubject(s, t.Due)
-		}
-		b := bundles[subject]
-		if b == nil {
-			b = &bundle{source: s}
-			bundles[subject] = b
+		if s := t.shelf(); b == nil || b.shelf != s {
+			if b = bundles[s]; b == nil {
+				b = &bundle{shelf: s}
+				bundles[s] = b
+			}
 		}
 		b.tasks, b.texts, b.index = append(b.tasks, t), append(b.texts, text), append(b.index, i)
 	}
@@ -81,13 +79,13 @@ func (q *Queue) checked(ctx context.Context, t *task) ([]byte, error) {
 	return t.write()
 }
 
-func (q *Queue) accept(ctx context.Context, subject string, b *bundle, errs []error) {
+func (q *Queue) accept(ctx context.Context, b *bundle, errs []error) {
 	k := q.tasks
-	if b.source.stream == laterName {
+	if b.shelf.stream == laterName {
 		k = q.later
 	}
 	before := [...]uint64{q.tasks.newest.Load(), q.later.newest.Load()}
-	places, err := k.writer.AppendAll(ctx, subject, b.texts)
+	places, err := k.writer.AppendAll(ctx, b.shelf.subject(), b.texts)
 	var kept map[string]bool
 	switch {
 	case errors.Is(err, engine.ErrFull):
@@ -104,7 +102,7 @@ func (q *Queue) accept(ctx context.Context, subject string, b *bundle, errs []er
 		}
 		safe = append(safe, b.tasks[i])
 	}
-	q.find(b.source)
+	q.find(b.shelf.source)
 	if len(safe) > 0 {
 		q.tell(ctx, safe)
 	}
@@ -113,12 +111,14 @@ func (q *Queue) accept(ctx context.Context, subject string, b *bundle, errs []er
 // tell has the journal know of tasks that are safe, whether or not it does: their next event tells of them too. One with an
 // Idempotency-Key is told on disk, for a caller who asks again after a crash must find it.
 func (q *Queue) tell(ctx context.Context, safe []*task) {
-	var keyed, others []push.Event
+	var keyed []push.Event
+	others := make([]push.Event, 0, len(safe))
+	now := time.Now().UTC()
 	for _, t := range safe {
 		if len(t.KeyHash) > 0 {
-			keyed = append(keyed, t.waits())
+			keyed = append(keyed, t.waits(now))
 		} else {
-			others = append(others, t.waits())
+			others = append(others, t.waits(now))
 		}
 	}
 	err := q.cfg.Journal.Note(context.WithoutCancel(ctx), others...)

@@ -106,17 +106,25 @@ func addressTask(subject string, items int) (string, nats.Header) {
 	return subject + "." + strconv.Itoa(items), nil
 }
 
-// The subject under which a chunk for a time is appended is PATH@NANOSECONDS: one chunk holds what is due in one second.
+// shelf is where the tasks of one source are put that are due at once, or in one second: what one chunk may hold.
+type shelf struct {
+	source
+	due int64 // the second, in nanoseconds of Unix time; 0 is at once
+}
 
-func laterSubject(s source, due time.Time) string {
-	return s.path() + "@" + strconv.FormatInt(due.Truncate(time.Second).UnixNano(), 10)
+// subject is what chunks are appended under: for a time, PATH@NANOSECONDS.
+func (s shelf) subject() string {
+	if s.due == 0 {
+		return s.source.subject()
+	}
+	return s.path() + "@" + strconv.FormatInt(s.due, 10)
 }
 
 // addressLater has the engine publish the chunk when its time has come. The engine's client would cut the time to seconds;
 // ours is whole already, and each task waits for the rest of its time in the flow.
 func addressLater(subject string, items int) (string, nats.Header) {
 	path, nanos, _ := strings.Cut(subject, "@")
-	at, _ := strconv.ParseInt(nanos, 10, 64) // laterSubject wrote it
+	at, _ := strconv.ParseInt(nanos, 10, 64) // shelf.subject wrote it
 	count := "." + strconv.Itoa(items)
 	return laterSubjects + path + count + "." + nuid.Next(), nats.Header{
 		"Nats-Schedule":        {"@at " + time.Unix(0, at).UTC().Format(time.RFC3339)},

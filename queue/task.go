@@ -100,6 +100,15 @@ func (t *task) source() source {
 	return s
 }
 
+// shelf is where the task is to be put.
+func (t *task) shelf() shelf {
+	s := shelf{source: t.source()}
+	if !t.Due.IsZero() {
+		s.due = t.Due.Truncate(time.Second).UnixNano()
+	}
+	return s
+}
+
 // attempts are those of earlier tries.
 func (t *task) attempts() []push.Attempt {
 	if t.Receipt == nil {
@@ -109,27 +118,27 @@ func (t *task) attempts() []push.Attempt {
 }
 
 // event is the event that the task has come to that status.
-func (t *task) event(status push.Status) push.Event {
+func (t *task) event(status push.Status, at time.Time) push.Event {
 	return push.Event{
-		ID: t.ID, App: t.App, At: time.Now().UTC(), Status: status, Platform: t.N.Platform, Lane: t.N.InLane(),
+		ID: t.ID, App: t.App, At: at, Status: status, Platform: t.N.Platform, Lane: t.N.InLane(),
 		KeyHash: t.KeyHash, BodyHash: t.BodyHash,
 	}
 }
 
-// waits is the event that the task waits now.
-func (t *task) waits() push.Event {
+// waits is the event that the task waits.
+func (t *task) waits(at time.Time) push.Event {
 	status := push.StatusQueued
 	if t.Begun == 0 && !t.Due.IsZero() {
 		status = push.StatusScheduled
 	}
-	e := t.event(status)
+	e := t.event(status, at)
 	e.Attempt, e.SendAt = t.Begun, t.Due
 	return e
 }
 
 // ends is the event that the task has ended so.
 func (t *task) ends(receipt push.Receipt) push.Event {
-	e := t.event(receipt.Status())
+	e := t.event(receipt.Status(), time.Now().UTC())
 	e.Receipt = &receipt
 	if receipt.Status() == push.StatusUnregistered {
 		e.Target = &t.N.Target

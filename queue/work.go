@@ -217,7 +217,7 @@ func join(earlier, later []push.Attempt) []push.Attempt {
 // leaving notes that an attempt leaves, and says whether it may: the order of the journal decides between it and whoever
 // cancels, and between two copies of one task.
 func (f *flow) leaving(ctx context.Context, t *task, attempt int) error {
-	e := t.event(push.StatusSending)
+	e := t.event(push.StatusSending, time.Now().UTC())
 	e.Attempt = attempt
 	place, err := f.cfg.Journal.Append(ctx, e)
 	if err != nil {
@@ -271,7 +271,7 @@ func (f *flow) putBack(ctx context.Context, t, next *task) bool {
 		return f.end(ctx, t, *next.Receipt)
 	}
 	waits := f.insist(ctx, "cannot put a task back", func() error {
-		_, err := f.back.Append(ctx, laterSubject(next.source(), next.Due), text)
+		_, err := f.back.Append(ctx, next.shelf().subject(), text)
 		return err
 	})
 	f.find(next.source())
@@ -279,7 +279,7 @@ func (f *flow) putBack(ctx context.Context, t, next *task) bool {
 		return waits
 	}
 	return f.insist(ctx, "cannot write that a task was put back", func() error {
-		_, err := f.cfg.Journal.Append(ctx, next.waits())
+		_, err := f.cfg.Journal.Append(ctx, next.waits(time.Now().UTC()))
 		return err
 	})
 }
