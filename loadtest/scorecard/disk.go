@@ -38,7 +38,7 @@ type on struct {
 }
 
 func (s *stage) on(folder string, more string) *on {
-	m := s.mock(quick())
+	m := s.mock(answering(5 * time.Millisecond))
 	return &on{mock: m, folder: folder, config: s.configuration(fmt.Sprintf("queue: {dir: %q%s}", folder, more), app{shop, apnsTo(m, s.files(m), "")})}
 }
 
@@ -47,7 +47,7 @@ func (o *on) slowed(s *stage) {
 	s.play(o.mock, mockprovider.Fault{Service: mockprovider.APNs, Delay: 2 * time.Second})
 }
 
-func (o *on) quickened(s *stage) { s.play(o.mock, quick().Script.Faults...) }
+func (o *on) quickened(s *stage) { s.play(o.mock, answering(5*time.Millisecond).Script.Faults...) }
 
 // powerLoss cuts the power of a file system of its own while notifications are accepted: three times, at moments drawn
 // anew. What nobody has synced is gone then, file sizes and names included.
