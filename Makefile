@@ -55,8 +55,8 @@ fleet: ## have two, four and eight gateways share a quota, join, leave and be ki
 	$(GO) test ./gateway -run TestTwoFourAndEight -sharing -v -timeout 10m
 
 MILLION ?= 1000000
-million: ## queue MILLION (default a million) notifications, and tell how much memory that took (on Linux)
-	SLUICE_MILLION=$(MILLION) $(GO) test -timeout 0 -v -run TestAMillion ./queue
+million: ## queue MILLION (default a million) notifications, as GOMEMLIMIT=200MiB has it, and tell how much memory that took (on Linux)
+	GOMEMLIMIT=200MiB SLUICE_MILLION=$(MILLION) $(GO) test -timeout 0 -v -run TestAMillion ./queue
 
 scorecard: ## play the services' faults to a gateway under load; ROWS="S01 S06" for some rows
 	$(GO) run ./loadtest/scorecard $(ROWS)
