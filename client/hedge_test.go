@@ -11,9 +11,8 @@ import (
 	"testing"
 	"time"
 
-	nats "github.com/nats-io/nats-server/v2/server"
-
 	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -171,7 +170,7 @@ func TestAHedgedSendIsOneAttempt(t *testing.T) {
 	tn := newTown(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
 		{Service: mockprovider.APNs, Delay: 20 * time.Millisecond, Share: 0.3},
 	}}})
-	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", jetStream(t))
+	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.Alone(t))
 	cable := newCable(t, tn.open(anywhere, shared+"zone: a\n").address)
 	urls := []string{cable.url(), tn.open(anywhere, shared+"zone: b\n").url()}
 	far, near := tn.call(client.Config{HedgeAfter: time.Millisecond}, urls...), tn.call(client.Config{HedgeAfter: time.Millisecond, Zone: "a"}, urls...)
@@ -201,19 +200,4 @@ func TestAHedgedSendIsOneAttempt(t *testing.T) {
 			t.Errorf("notification %d: its end is %s, and the service got %d requests", i, verdict, got)
 		}
 	}
-}
-
-// jetStream starts a NATS that gateways can share, and returns its URL.
-func jetStream(t *testing.T) string {
-	t.Helper()
-	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server.Start()
-	t.Cleanup(func() { server.Shutdown(); server.WaitForShutdown() })
-	if !server.ReadyForConnections(time.Minute) {
-		t.Fatal("NATS does not start")
-	}
-	return server.ClientURL()
 }

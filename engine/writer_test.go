@@ -10,13 +10,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/engine/enginetest"
 )
 
 func TestItemsOfOneCallKeepTheirOrder(t *testing.T) {
@@ -95,16 +94,7 @@ func byPlace(a, b engine.Place) int {
 // outside is a JetStream that is not in this process as far as the engine knows, and a writer to a stream that it has not.
 func outside(t *testing.T) (*engine.Engine, *engine.Writer) {
 	t.Helper()
-	server, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server.Start()
-	t.Cleanup(func() { server.Shutdown(); server.WaitForShutdown() })
-	if !server.ReadyForConnections(time.Minute) {
-		t.Fatal("the server does not start")
-	}
-	e, err := engine.Open(t.Context(), engine.Config{URL: server.ClientURL()})
+	e, err := engine.Open(t.Context(), engine.Config{URL: enginetest.Alone(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

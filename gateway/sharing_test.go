@@ -18,10 +18,9 @@ import (
 	"testing"
 	"time"
 
-	nats "github.com/nats-io/nats-server/v2/server"
-
 	"github.com/sluice-push/sluice/config"
 	"github.com/sluice-push/sluice/engine"
+	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 )
@@ -66,25 +65,10 @@ type cluster struct {
 	bare *http.Client
 }
 
-// jetStream starts a NATS that gateways can share, and returns its URL.
-func jetStream(t *testing.T) string {
-	t.Helper()
-	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server.Start()
-	t.Cleanup(func() { server.Shutdown(); server.WaitForShutdown() })
-	if !server.ReadyForConnections(time.Minute) {
-		t.Fatal("NATS does not start")
-	}
-	return server.ClientURL()
-}
-
 // newCluster starts mock providers and the NATS of gateways that share an FCM quota of so many a second.
 func newCluster(t *testing.T, rate int) *cluster {
 	c := &cluster{street: newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: mockprovider.DocumentedQuotas()}}), t: t}
-	c.configure(engine.Config{URL: jetStream(t), Replicas: 1},
+	c.configure(engine.Config{URL: enginetest.Alone(t), Replicas: 1},
 		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, apart: 1%%}}\n", 60*rate)+"apps:\n"+c.app("shop", c.fcm()))
 	c.bare = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
 	t.Cleanup(c.bare.CloseIdleConnections)

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	nats "github.com/nats-io/nats-server/v2/server"
-
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/push"
@@ -20,24 +18,9 @@ func newPair(t *testing.T) (one, two *running) {
 	t.Helper()
 	where := enginetest.Config(t, t.TempDir())
 	if !enginetest.OnCluster() {
-		where = outside(t)
+		where = engine.Config{URL: enginetest.Alone(t)}
 	}
 	return newHouseAt(t, where).open(), newHouseAt(t, where).open()
-}
-
-// outside is a JetStream that is no cluster.
-func outside(t *testing.T) engine.Config {
-	t.Helper()
-	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server.Start()
-	t.Cleanup(func() { server.Shutdown(); server.WaitForShutdown() })
-	if !server.ReadyForConnections(time.Minute) {
-		t.Fatal("the server does not start")
-	}
-	return engine.Config{URL: server.ClientURL()}
 }
 
 func TestOneGatewayTellsAnother(t *testing.T) {
