@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/sluice-push/sluice/mockprovider/ledger"
 )
 
 // admin is the mock's own face, in plain HTTP: the ledger and the script.
@@ -61,8 +63,8 @@ func (a *admin) handler() http.Handler {
 
 // entriesReply is what GET /ledger answers.
 type entriesReply struct {
-	Entries   []Entry `json:"entries"`   // oldest first
-	Truncated bool    `json:"truncated"` // there are older ones: ask with a greater limit
+	Entries   []ledger.Entry `json:"entries"`   // oldest first
+	Truncated bool           `json:"truncated"` // there are older ones: ask with a greater limit
 }
 
 func (a *admin) entries(w http.ResponseWriter, r *http.Request) {
@@ -89,7 +91,7 @@ func (a *admin) entries(w http.ResponseWriter, r *http.Request) {
 	if more {
 		found = found[1:]
 	}
-	reply(w, entriesReply{Entries: append([]Entry{}, found...), Truncated: more})
+	reply(w, entriesReply{Entries: append([]ledger.Entry{}, found...), Truncated: more})
 }
 
 // parseAwait takes await and timeout out of a query: how many entries to wait for, and for how long.
@@ -111,8 +113,8 @@ func parseAwait(v url.Values) (n int, patience time.Duration, err error) {
 }
 
 // parseQuery refuses what it does not know, for a misspelt filter would match everything.
-func parseQuery(v url.Values) (Query, error) {
-	q := Query{Limit: 1000}
+func parseQuery(v url.Values) (ledger.Query, error) {
+	q := ledger.Query{Limit: 1000}
 	for key := range v {
 		var err error
 		value := v.Get(key)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/sluice-push/sluice/mockprovider/ledger"
 )
 
 // decision is what becomes of one request: the service's answer, and what the script makes of it.
@@ -99,18 +101,40 @@ func (c *conn) line(rate float64) time.Duration {
 
 // note enters a request into the ledger.
 func (c *conn) note(stream uint32, r *request, d decision, answered bool) {
-	rec := record{
-		endpoint: c.ep, conn: c.peer.number, stream: stream, path: r.path, token: r.token, id: r.id,
-		topic: r.get("apns-topic"), pushType: r.get("apns-push-type"), answered: answered, fault: d.fault,
+	rec := ledger.Record{
+		Endpoint: c.ep.entry, Conn: c.peer.number, Stream: stream, Path: r.path, Token: r.token, ID: r.id,
+		Topic: r.get("apns-topic"), PushType: r.get("apns-push-type"), Answered: answered, Fault: d.fault,
 	}
 	if d.processed {
-		rec.status, rec.reason, rec.accepted = uint16(d.answer.status), d.answer.reason, d.answer.accepted
+		rec.Status, rec.Reason, rec.Accepted = uint16(d.answer.status), d.answer.reason, d.answer.accepted
 	}
-	if c.ep.apple() && rec.id == "" {
-		rec.id = or(r.get("apns-id"), r.get("apns-request-id"))
+	if c.ep.apple() && rec.ID == "" {
+		rec.ID = or(r.get("apns-id"), r.get("apns-request-id"))
 	}
-	rec.content = contentOf(r, c.ep.mock.cfg.KeepContent)
-	c.ep.mock.ledger.add(rec)
+	rec.Content = contentOf(r, c.ep.mock.cfg.KeepContent)
+	c.ep.mock.ledger.Add(rec)
+}
+
+// contentOf copies the content of a request without its credentials. If content is not kept, it
+// copies only the reason why a Web Push message could not be decrypted.
+func contentOf(r *request, keep bool) *ledger.Content {
+	if !keep && (r.opened == nil || r.opened.fault == "") {
+		return nil
+	}
+	c := &ledger.Content{}
+	if r.opened != nil {
+		c.Plaintext, c.Undecryptable = r.opened.plaintext, r.opened.fault
+	}
+	if !keep {
+		return c
+	}
+	c.Body = string(r.body)
+	for _, f := range r.header {
+		if f.Name != "authorization" && f.Name != "cookie" {
+			c.Header = append(c.Header, [2]string{f.Name, f.Value})
+		}
+	}
+	return c
 }
 
 // wait sleeps for d, and returns false if ctx ended first.

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/sluice-push/sluice/mockprovider/ledger"
 )
 
 // endpoint is one address of one service.
@@ -21,6 +23,7 @@ type endpoint struct {
 	index   int
 	addr    netip.AddrPort
 	text    string // addr
+	entry   *ledger.Endpoint
 	does    service
 	tls     *tls.Config
 	http1   *handover // where HTTP/1.1 connections go; nil where the service speaks none
@@ -82,7 +85,8 @@ func (m *Mock) listen(name string, index int, at string, does service) error {
 	}
 	addr := listener.Addr().(*net.TCPAddr).AddrPort()
 	e := &endpoint{
-		mock: m, service: name, index: index, addr: addr, text: addr.String(), does: does, listener: listener,
+		mock: m, service: name, index: index, addr: addr, text: addr.String(),
+		entry: &ledger.Endpoint{Service: name, Addr: addr.String(), Notifications: name != OAuth && name != APNsManage}, does: does, listener: listener,
 		wake: make(chan struct{}, 1), open: map[*conn]struct{}{},
 		tls: &tls.Config{
 			Certificates: []tls.Certificate{m.id.leaf}, MinVersion: tls.VersionTLS12,
@@ -162,13 +166,13 @@ func (e *endpoint) welcome(nc *net.TCPConn) {
 	c := newConn(e, nc, e.number)
 	e.open[c] = struct{}{}
 	e.mu.Unlock()
-	e.mock.ledger.opened(e)
+	e.mock.ledger.ConnOpened(e.entry)
 	e.conns.Go(func() {
 		c.run()
 		e.mu.Lock()
 		delete(e.open, c)
 		e.mu.Unlock()
-		e.mock.ledger.closed(e)
+		e.mock.ledger.ConnClosed(e.entry)
 	})
 }
 

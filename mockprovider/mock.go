@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/mockprovider/ledger"
 )
 
 // The services, as Fault.Service, Entry.Service and Query.Service name them.
@@ -111,7 +113,7 @@ type Streams struct {
 type Mock struct {
 	cfg         Config
 	id          *identity
-	ledger      *Ledger
+	ledger      *ledger.Ledger
 	services    map[string][]*endpoint
 	admin       *admin
 	access      *accessTokens
@@ -140,7 +142,7 @@ func New(cfg Config) (*Mock, error) {
 		return nil, err
 	}
 	m := &Mock{
-		cfg: cfg, id: id, ledger: newLedger(cfg.LedgerSize), services: map[string][]*endpoint{},
+		cfg: cfg, id: id, ledger: ledger.New(cfg.LedgerSize), services: map[string][]*endpoint{},
 		access: newAccessTokens(), subscribers: newSubscribers(), updates: newTokenUpdates(cfg.TokenUpdateEvery),
 		latency: profiles[cfg.Latency], script: make(chan struct{}, 1),
 		dice: rand.New(rand.NewPCG(cfg.Seed, 1)),
@@ -200,7 +202,7 @@ func Start(tb TB, cfg ...Config) *Mock {
 }
 
 // Ledger is the record of all that was received.
-func (m *Mock) Ledger() *Ledger { return m.ledger }
+func (m *Mock) Ledger() *ledger.Ledger { return m.ledger }
 
 // withDefaults fills in what was left out and refuses what makes no sense.
 func (c Config) withDefaults() (Config, error) {

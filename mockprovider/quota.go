@@ -171,7 +171,7 @@ func (r *rule) exceeds(e *endpoint, req *request) bool {
 	}
 	now := time.Now()
 	ok, wait, early := r.buckets.draw(r.Quota, key, r.RetryAfter, now)
-	e.mock.ledger.drawn(scopeName{e.service, r.Quota.Scope}, ok, early, now.Unix())
+	e.mock.ledger.AddQuotaCheck(e.service, r.Quota.Scope, ok, early)
 	req.wait = wait
 	return !ok
 }

@@ -70,7 +70,7 @@ func (c *conn) admit(st *stream) bool {
 	c.streams[st.id] = st
 	if n := len(c.streams); n > c.top {
 		c.top = n
-		c.ep.mock.ledger.inFlight(c.ep, n)
+		c.ep.mock.ledger.StreamsInFlight(c.ep.entry, n)
 	}
 	return true
 }
@@ -78,7 +78,7 @@ func (c *conn) admit(st *stream) bool {
 // tooMany refuses a stream. Google's services end the connection instead. mu is held.
 func (c *conn) tooMany(st *stream, open int) bool {
 	violation := c.limit.violated(open)
-	c.ep.mock.ledger.refused(c.ep, violation)
+	c.ep.mock.ledger.StreamRefused(c.ep.entry, violation)
 	if !c.ep.apple() && violation {
 		c.leave(st.id-2, http2.ErrCodeProtocol, "exceeded_max_concurrent_streams")
 		return false

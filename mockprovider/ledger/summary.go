@@ -1,61 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package mockprovider
+package ledger
 
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
-// Summary counts all since the start, or since Ledger.Clear, whether the entries are still kept or not.
+// Summary counts everything since the start or the last Clear, including entries that are no longer
+// stored.
 type Summary struct {
-	Entries  uint64                    `json:"entries"` // since then
-	Kept     int                       `json:"kept"`
+	Entries  uint64                    `json:"entries"`
+	Kept     int                       `json:"kept"` // entries that are stored
 	Services map[string]ServiceSummary `json:"services"`
 }
 
-// ServiceSummary adds up a service's endpoints.
+// ServiceSummary is the sum over the endpoints of a service.
 type ServiceSummary struct {
 	Counts
 	Endpoints map[string]EndpointSummary `json:"endpoints"`        // by address
-	Scopes    map[string]ScopeSummary    `json:"scopes,omitempty"` // by the word of Quota.Scope, while quotas are played
+	Scopes    map[string]ScopeSummary    `json:"scopes,omitempty"` // by quota scope, if the script has quotas
 }
 
-// EndpointSummary is one address.
+// EndpointSummary counts for one address.
 type EndpointSummary struct {
 	Counts
-	PerSecond []Second `json:"per_second,omitempty"` // the last hour's seconds with requests, oldest first
+	PerSecond []Second `json:"per_second,omitempty"` // up to 3600 seconds that had requests, oldest first
 }
 
 // Counts are exact.
 type Counts struct {
 	Requests    uint64            `json:"requests"`
 	Accepted    uint64            `json:"accepted"`
-	Unanswered  uint64            `json:"unanswered"`    // requests that got no answer, processed or not
-	Unprocessed uint64            `json:"unprocessed"`   // of these, the ones that did not even reach the service
-	Reasons     map[string]uint64 `json:"reasons"`       // refusals by the service's word
-	Dials       uint64            `json:"dials"`         // TCP connections that were accepted
-	Open        int               `json:"open"`          // connections now
-	Refused     uint64            `json:"refused"`       // streams refused for being too many, with REFUSED_STREAM
-	Violations  uint64            `json:"violations"`    // of these, the ones that the client must have known to be too many
-	MaxInFlight int               `json:"max_in_flight"` // most streams at once on one connection
+	Unanswered  uint64            `json:"unanswered"`    // requests without a response, processed or not
+	Unprocessed uint64            `json:"unprocessed"`   // requests that did not reach the service, a part of Unanswered
+	Reasons     map[string]uint64 `json:"reasons"`       // rejected requests by reason
+	Dials       uint64            `json:"dials"`         // TCP connections accepted
+	Open        int               `json:"open"`          // connections open now
+	Refused     uint64            `json:"refused"`       // streams refused because they exceeded the stream limit
+	Violations  uint64            `json:"violations"`    // refused streams that exceeded a limit known to the client
+	MaxInFlight int               `json:"max_in_flight"` // maximum number of concurrent streams of a connection
 }
 
-// Second is what came in one second.
+// Second counts the requests of one second.
 type Second struct {
 	Unix     int64  `json:"unix"`
 	Requests uint64 `json:"requests"`
 	Accepted uint64 `json:"accepted"`
-	// Throttled were answered 429.
+	// Throttled is the number of requests answered with 429.
 	Throttled uint64 `json:"throttled,omitempty"`
 }
 
-// ScopeSummary is what the quotas of one scope saw. Quotas of the same scope and service are added up.
+// ScopeSummary is the sum over the quotas of a service that have the same scope.
 type ScopeSummary struct {
 	Admitted  uint64   `json:"admitted"`
 	Refused   uint64   `json:"refused"`
-	Early     uint64   `json:"early"`      // requests to a bucket whose Retry-After had not passed yet
-	PerSecond []Second `json:"per_second"` // the last hour's seconds with requests, oldest first
+	Early     uint64   `json:"early"`      // requests sent before the Retry-After of an earlier response had passed
+	PerSecond []Second `json:"per_second"` // up to 3600 seconds that had requests, oldest first
 }
 
 type scopeName struct{ service, scope string }
@@ -65,16 +67,18 @@ type scopeTally struct {
 	seconds                  seconds
 }
 
-// drawn counts one request that a quota was asked about.
-func (l *Ledger) drawn(name scopeName, admitted, early bool, second int64) {
+// AddQuotaCheck counts one request that was checked against a quota. early is true if the client
+// sent the request before the time that an earlier response told it to wait for.
+func (l *Ledger) AddQuotaCheck(service, scope string, admitted, early bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	name := scopeName{service, scope}
 	t := l.scopes[name]
 	if t == nil {
 		t = &scopeTally{}
 		l.scopes[name] = t
 	}
-	now := t.seconds.at(second)
+	now := t.seconds.at(time.Now().Unix())
 	now.Requests++
 	if admitted {
 		t.admitted++
@@ -88,21 +92,24 @@ func (l *Ledger) drawn(name scopeName, admitted, early bool, second int64) {
 	}
 }
 
-// seconds are the newest ones with requests, oldest first.
+// seconds holds the newest seconds that had requests, oldest first.
 type seconds []Second
 
-// at is the last second, which it begins if need be.
+// maxSeconds limits the length of seconds.
+const maxSeconds = 3600
+
+// at returns the last second, after appending unix if the last second is another one.
 func (s *seconds) at(unix int64) *Second {
 	if n := len(*s); n == 0 || (*s)[n-1].Unix != unix {
-		if n == perSecond {
-			*s = slices.Delete(*s, 0, perSecond/10)
+		if n == maxSeconds {
+			*s = slices.Delete(*s, 0, maxSeconds/10)
 		}
 		*s = append(*s, Second{Unix: unix})
 	}
 	return &(*s)[len(*s)-1]
 }
 
-// tally counts for one endpoint, under the ledger's lock.
+// tally counts for one endpoint. It is guarded by the ledger's mu.
 type tally struct {
 	requests, accepted, unanswered, unprocessed uint64
 	dials, refused, violations                  uint64
@@ -111,10 +118,8 @@ type tally struct {
 	seconds                                     seconds
 }
 
-// perSecond is how many seconds are kept.
-const perSecond = 3600
-
-func (l *Ledger) tally(e *endpoint) *tally {
+// tally returns the tally of an endpoint, after creating it if necessary. mu is held.
+func (l *Ledger) tally(e *Endpoint) *tally {
 	t := l.counts[e]
 	if t == nil {
 		t = &tally{reasons: map[string]uint64{}}
@@ -124,29 +129,29 @@ func (l *Ledger) tally(e *endpoint) *tally {
 }
 
 // count adds one record.
-func (t *tally) count(r *record, second int64) {
+func (t *tally) count(r *Record, second int64) {
 	now := t.seconds.at(second)
 	t.requests++
 	now.Requests++
-	if r.accepted {
+	if r.Accepted {
 		t.accepted++
 		now.Accepted++
-	} else if r.reason != "" {
-		t.reasons[r.reason]++
+	} else if r.Reason != "" {
+		t.reasons[r.Reason]++
 	}
-	if r.status == 429 {
+	if r.Status == 429 {
 		now.Throttled++
 	}
-	if !r.answered {
+	if !r.Answered {
 		t.unanswered++
 	}
-	if r.status == 0 {
+	if r.Status == 0 {
 		t.unprocessed++
 	}
 }
 
-// opened and closed count connections.
-func (l *Ledger) opened(e *endpoint) {
+// ConnOpened counts a new connection.
+func (l *Ledger) ConnOpened(e *Endpoint) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.tally(e)
@@ -154,22 +159,24 @@ func (l *Ledger) opened(e *endpoint) {
 	t.open++
 }
 
-func (l *Ledger) closed(e *endpoint) {
+// ConnClosed counts the end of a connection.
+func (l *Ledger) ConnClosed(e *Endpoint) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tally(e).open--
 }
 
-// inFlight notes a connection's new record of streams at once.
-func (l *Ledger) inFlight(e *endpoint, n int) {
+// StreamsInFlight records that a connection has n concurrent streams, for MaxInFlight.
+func (l *Ledger) StreamsInFlight(e *Endpoint, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.tally(e)
 	t.maxInFlight = max(t.maxInFlight, n)
 }
 
-// refused counts a stream that was one too many.
-func (l *Ledger) refused(e *endpoint, violation bool) {
+// StreamRefused counts a stream that exceeded the stream limit. violation is true if the client knew
+// the limit.
+func (l *Ledger) StreamRefused(e *Endpoint, violation bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.tally(e)
@@ -179,20 +186,20 @@ func (l *Ledger) refused(e *endpoint, violation bool) {
 	}
 }
 
-// Summary adds everything up. Endpoints that nobody ever dialled are left out.
+// Summary returns all counts. It omits endpoints that never had a connection.
 func (l *Ledger) Summary() Summary {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Summary{Entries: l.total, Kept: len(l.ring), Services: map[string]ServiceSummary{}}
 	for e, t := range l.counts {
-		service, ok := s.Services[e.service]
+		service, ok := s.Services[e.Service]
 		if !ok {
 			service = ServiceSummary{Counts: Counts{Reasons: map[string]uint64{}}, Endpoints: map[string]EndpointSummary{}}
 		}
 		one := EndpointSummary{Counts: t.counts(), PerSecond: slices.Clone(t.seconds)}
 		service.add(one.Counts)
-		service.Endpoints[e.address()] = one
-		s.Services[e.service] = service
+		service.Endpoints[e.Addr] = one
+		s.Services[e.Service] = service
 	}
 	for name, t := range l.scopes {
 		service := s.Services[name.service]
