@@ -67,7 +67,7 @@ func (c *call) Translate(*push.Notification) (*wire.Request, error) {
 	header := []wire.Field{
 		{Name: "content-type", Value: "application/json"},
 		{Name: "authorization", Value: "Bearer " + string(c.cfg.Key)},
-		{Name: "idempotency-key", Value: c.key, Once: true},
+		{Name: "idempotency-key", Value: c.key, NeverIndexed: true},
 	}
 	if c.async {
 		header = append(header, wire.Field{Name: "prefer", Value: "respond-async"})
@@ -77,7 +77,7 @@ func (c *call) Translate(*push.Notification) (*wire.Request, error) {
 			if !visible(strings.ReplaceAll(value, " ", "")) {
 				continue // what cannot travel in a header must not spoil the connection for others
 			}
-			header = append(header, wire.Field{Name: strings.ToLower(name), Value: value, Once: true})
+			header = append(header, wire.Field{Name: strings.ToLower(name), Value: value, NeverIndexed: true})
 		}
 	}
 	return &wire.Request{Method: http.MethodPost, Path: c.path + "notifications", Header: header, Body: body}, nil

@@ -44,9 +44,9 @@ func New(cfg Config) (*Client, error) {
 		log: cfg.Logger, close: func() error { return nil },
 	}
 	c.pool, err = pool.New(pool.Config{
-		Name: "gateways", Size: maxGateways, InFlight: cfg.InFlight, Mirror: true, Redial: redial,
-		Resolver: fleet, Zone: fleet.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.InStep{}),
-		Outlier: pool.Outlier{Off: true}, // who is slow is so by what he was given to send
+		Name: "gateways", Size: maxGateways, MaxInFlight: cfg.InFlight, PruneUnlisted: true, MaxRedialDelay: redial,
+		Resolver: fleet, Zone: fleet.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.BoundedRoundRobin{}),
+		Outlier: pool.Outlier{Disabled: true}, // who is slow is so by what he was given to send
 		Observe: cfg.Observe, Logger: cfg.Logger,
 	})
 	if err != nil {

@@ -211,7 +211,7 @@ func TestAZoneAtTheEndOfABadLineIsKept(t *testing.T) {
 	near, far := tn.open(anywhere, "zone: a\n"), tn.open(anywhere, "zone: b\n")
 	var lost atomic.Int32
 	c := tn.call(client.Config{Zone: "a", Timeout: 10 * time.Minute, Observe: func(e pool.Event) {
-		if e.Kind == pool.Lost || e.Kind == pool.Ejected {
+		if e.Kind == pool.EventConnLost || e.Kind == pool.EventEjected {
 			lost.Add(1)
 		}
 	}}, badCable(t, near.address).url(), far.url())

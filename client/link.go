@@ -59,8 +59,8 @@ func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (pool.Conn, erro
 		return nil, err
 	}
 	conn, err := connect(ctx, addr, g.base, wire.Config{
-		Authority: g.base.Host, TLS: c.cfg.TLS, PingBusy: c.cfg.Silence / 2, PingTimeout: c.cfg.Silence / 2,
-		PingIdle: pingIdle, MaxResponse: maxResponse,
+		Authority: g.base.Host, TLS: c.cfg.TLS, ActivePingInterval: c.cfg.Silence / 2, PingTimeout: c.cfg.Silence / 2,
+		IdlePingInterval: pingIdle, MaxResponseBytes: maxResponse,
 	})
 	if err != nil {
 		l.http.CloseIdleConnections()

@@ -29,7 +29,7 @@ func works() *service {
 // narrow is a route of eight endpoints with sixteen places each: 128 in flight, 2,560 a second.
 func narrow(t *testing.T, s *service) *delivery.Route {
 	t.Helper()
-	r := build(t, s, pool.Config{Resolver: fixed(8), Size: 8, InFlight: 16}, 8)
+	r := build(t, s, pool.Config{Resolver: fixed(8), Size: 8, MaxInFlight: 16}, 8)
 	r.Admission = &delivery.Admission{Start: 256}
 	return r
 }

@@ -28,7 +28,7 @@ func stuck() *service {
 // wide is a route with room for all that a test sends.
 func wide(t *testing.T, s *service, c *delivery.Ceiling) *delivery.Route {
 	t.Helper()
-	r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, InFlight: 10_000}, 1)
+	r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, MaxInFlight: 10_000}, 1)
 	r.Ceiling = c
 	return r
 }

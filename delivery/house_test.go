@@ -133,7 +133,7 @@ func build(t testing.TB, s *service, cfg pool.Config, endpoints int) *delivery.R
 	cfg.Name = "test"
 	cfg.Dial = func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { return newLine(addr), nil }
 	cfg.Observe = func(e pool.Event) {
-		if e.Kind == pool.Joined {
+		if e.Kind == pool.EventJoined {
 			joined <- struct{}{}
 		}
 	}

@@ -72,7 +72,7 @@ func TestBatchesWaitWhereSingleCallsAreShed(t *testing.T) {
 // one is a route of a single lease, and an Admission so tight that the second in flight has to wait outside.
 func one(t *testing.T, s *service) *delivery.Route {
 	t.Helper()
-	r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, InFlight: 1}, 1)
+	r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, MaxInFlight: 1}, 1)
 	r.Admission = &delivery.Admission{Start: 1, Least: 1, Most: 1, Line: 8}
 	return r
 }

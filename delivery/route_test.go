@@ -225,7 +225,7 @@ func TestAPanicInAProviderEndsOneNotificationAndSaysNoSecret(t *testing.T) {
 			}
 			return accepted
 		}}
-		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, InFlight: 1}, 1)
+		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, MaxInFlight: 1}, 1)
 		var log strings.Builder
 		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		for _, id := range []string{"ours", "runtime's"} {
@@ -353,7 +353,7 @@ func TestAnEndpointWhoseConnectionWentAwayIsNoReasonToWaitForAnother(t *testing.
 			}
 			return accepted
 		}}
-		r := build(t, s, pool.Config{Resolver: fixed(2), Size: 2, InFlight: 1}, 2)
+		r := build(t, s, pool.Config{Resolver: fixed(2), Size: 2, MaxInFlight: 1}, 2)
 		var occupant sync.WaitGroup
 		occupant.Go(func() { r.Send(t.Context(), note("occupant")) })
 		synctest.Wait()

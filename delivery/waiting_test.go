@@ -213,7 +213,7 @@ func TestWhatExpiresWhileItWaitsForAnEndpointIsNotSent(t *testing.T) {
 			<-release
 			return accepted
 		}}
-		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, InFlight: 1}, 1)
+		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, MaxInFlight: 1}, 1)
 		go r.Send(t.Context(), note("holds the only place"))
 		synctest.Wait()
 

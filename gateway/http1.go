@@ -56,9 +56,9 @@ func newHTTP1(addr netip.AddrPort, cfg wire.Config) *http1 {
 			return new(net.Dialer).DialContext(ctx, network, addr.String())
 		},
 		TLSClientConfig: secure, MaxConnsPerHost: maxHTTP1, MaxIdleConnsPerHost: maxHTTP1, DisableCompression: true,
-		MaxResponseHeaderBytes: int64(cfg.MaxResponse),
+		MaxResponseHeaderBytes: int64(cfg.MaxResponseBytes),
 	}
-	h.Doer = wire.Over(capped{h.transport, int64(cfg.MaxResponse)}, &url.URL{Scheme: "https", Host: cfg.Authority})
+	h.Doer = wire.FromTransport(capped{h.transport, int64(cfg.MaxResponseBytes)}, &url.URL{Scheme: "https", Host: cfg.Authority})
 	return h
 }
 

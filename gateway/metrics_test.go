@@ -60,7 +60,7 @@ func TestMetricsAndStatusTellOfABadEndpoint(t *testing.T) {
 			t.Errorf("/metrics tells %q:\n%s", secret, only(text, secret))
 		}
 	}
-	if e := r.lastEvent(t, bad); e.Kind != pool.Ejected || !strings.HasPrefix(e.Reason, "5 failures in a row, the last ServiceUnavailable; ejected for ") || e.Time.IsZero() {
+	if e := r.lastEvent(t, bad); e.Kind != pool.EventEjected || !strings.HasPrefix(e.Reason, "5 failures in a row, the last ServiceUnavailable; ejected for ") || e.Time.IsZero() {
 		t.Errorf("the status says last of the bad endpoint: %+v", e)
 	}
 }

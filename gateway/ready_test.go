@@ -33,7 +33,7 @@ func (line) Run(ctx context.Context) error {
 func idle(t *testing.T, name string, addrs ...netip.AddrPort) *service {
 	t.Helper()
 	p, err := pool.New(pool.Config{
-		Name: name, Resolver: pool.Static(addrs), Drain: time.Millisecond,
+		Name: name, Resolver: pool.Static(addrs), DrainTimeout: time.Millisecond,
 		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return line{}, nil },
 	})
 	if err != nil {
@@ -95,13 +95,13 @@ func TestAddressesComeFromTheConfigurationTheURLOrDNS(t *testing.T) {
 		{"https://api.push.apple.com", []config.Endpoint{endpoint}, nil, false, pool.Static{endpoint.AddrPort}},
 		{"https://127.0.0.1:9", nil, nil, false, pool.Static{endpoint.AddrPort}},
 		{"https://apns.test:2197", nil, nil, false, pool.System{Host: "apns.test", Port: 2197}},
-		{"https://api.push.apple.com:2197", nil, nil, false, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
-		{"https://api.push.apple.com", nil, nil, false, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443})},
-		{"https://api.sandbox.push.apple.com", nil, nil, false, pool.Public(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
+		{"https://api.push.apple.com:2197", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
+		{"https://api.push.apple.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 443})},
+		{"https://api.sandbox.push.apple.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
 		{"https://apns.test:2197", nil, []string{"127.0.0.1:5353"}, false, pool.DNS{Host: "apns.test", Port: 2197, Servers: []string{"127.0.0.1:5353"}}},
-		{"https://api.push.apple.com", nil, []string{"127.0.0.1:5353"}, false, pool.Public(pool.DNS{Host: "api.push.apple.com", Port: 443, Servers: []string{"127.0.0.1:5353"}})},
-		{"https://fcm.googleapis.com", nil, nil, false, pool.Public(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
-		{"https://push.example", nil, nil, true, pool.Public(pool.DNS{Host: "push.example", Port: 443})},
+		{"https://api.push.apple.com", nil, []string{"127.0.0.1:5353"}, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 443, Servers: []string{"127.0.0.1:5353"}})},
+		{"https://fcm.googleapis.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
+		{"https://push.example", nil, nil, true, pool.PublicOnly(pool.DNS{Host: "push.example", Port: 443})},
 	} {
 		base, err := url.Parse(c.url)
 		if err != nil {

@@ -157,7 +157,7 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 		resolver: resolver(base, want, b.servers),
 		dial: dial(wire.Config{
 			Authority: base.Host, TLS: &tls.Config{RootCAs: want.roots, Certificates: cred.cert},
-			FirstAlone: want.firstAlone, MaxStreams: want.maxStreams, MaxResponse: want.maxAnswer,
+			SerializeFirst: want.firstAlone, MaxStreams: want.maxStreams, MaxResponseBytes: want.maxAnswer,
 			DialTimeout: unheard, PingTimeout: unheard, WriteTimeout: unheard,
 		}),
 		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights),
@@ -197,15 +197,15 @@ func (b *builder) unused(name, path string) string {
 
 func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
 	return pool.Config{
-		Name: s.name, Asleep: s.shared.asleep, Size: c.Size, Conns: c.Connections, InFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
+		Name: s.name, Lazy: s.shared.asleep, Size: c.Size, ConnsPerEndpoint: c.Connections, MaxInFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
 		FailFast: c.FailFast, Picker: pickers[c.Picker], Resolver: s.resolver, Dial: s.dial, Logger: b.log, Observe: b.metrics.Observe,
 		Breaker: pool.Breaker{
-			Consecutive: c.Breaker.Consecutive, FailureRate: float64(c.Breaker.FailureRate), MinOutcomes: c.Breaker.MinOutcomes,
-			Window: c.Breaker.Window, Ejection: c.Breaker.Ejection, MaxEjection: c.Breaker.MaxEjection, Trial: c.Breaker.Trial,
+			ConsecutiveFailures: c.Breaker.Consecutive, FailureRate: float64(c.Breaker.FailureRate), MinOutcomes: c.Breaker.MinOutcomes,
+			Window: c.Breaker.Window, BaseEjectionTime: c.Breaker.Ejection, MaxEjectionTime: c.Breaker.MaxEjection, ProbeTimeout: c.Breaker.Trial,
 		},
 		Outlier: pool.Outlier{
-			Off: c.Outlier.Off, MinEndpoints: c.Outlier.MinEndpoints, MinOutcomes: c.Outlier.MinOutcomes,
-			MinFailures: float64(c.Outlier.MinFailures), SlowFactor: float64(c.Outlier.SlowFactor), SlowBy: c.Outlier.SlowBy,
+			Disabled: c.Outlier.Off, MinEndpoints: c.Outlier.MinEndpoints, MinOutcomes: c.Outlier.MinOutcomes,
+			MinFailureRate: float64(c.Outlier.MinFailures), SlowFactor: float64(c.Outlier.SlowFactor), SlowBy: c.Outlier.SlowBy,
 		},
 	}
 }
@@ -269,7 +269,7 @@ func resolver(base *url.URL, want settings, servers []string) pool.Resolver {
 		r = pool.DNS{Host: host, Port: port, Servers: servers}
 	}
 	if isPublic {
-		r = pool.Public(r)
+		r = pool.PublicOnly(r)
 	}
 	return r
 }

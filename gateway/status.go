@@ -61,7 +61,7 @@ func (g *Gateway) Status() Status {
 
 // awake returns the services that the configuration names, but for those that nobody has asked yet.
 func (h *house) awake() []*service {
-	return slices.DeleteFunc(slices.Clone(h.services), func(s *service) bool { return s.pool.Asleep() })
+	return slices.DeleteFunc(slices.Clone(h.services), func(s *service) bool { return s.pool.Idle() })
 }
 
 // everyService returns those that the configuration names, and then those that subscriptions have named since.

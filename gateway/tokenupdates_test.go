@@ -85,7 +85,7 @@ func toApple(t *testing.T, a *apple) *delivery.Route {
 		t.Fatal(err)
 	}
 	p, err := pool.New(pool.Config{
-		Name: "apple", Size: 1, InFlight: 1000, MaxAge: 24 * time.Hour, Resolver: pool.Static{netip.MustParseAddrPort("192.0.2.1:443")},
+		Name: "apple", Size: 1, MaxInFlight: 1000, MaxAge: 24 * time.Hour, Resolver: pool.Static{netip.MustParseAddrPort("192.0.2.1:443")},
 		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return a, nil },
 	})
 	if err != nil {

@@ -19,7 +19,7 @@ func Example() {
 	route := m.Route("shop", push.APNs) // goes into the route as its Observer
 	n := &push.Notification{App: "shop", Platform: push.APNs}
 	route.Ended(n, push.Receipt{Outcome: push.Outcome{Verdict: push.Unregistered, Reason: "Unregistered"}}, 40*time.Millisecond)
-	m.Observe(pool.Event{Pool: "apns", Kind: pool.Lost}) // goes into the pool's Config
+	m.Observe(pool.Event{Pool: "apns", Kind: pool.EventConnLost}) // goes into the pool's Config
 
 	answer := httptest.NewRecorder()
 	m.Handler().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))

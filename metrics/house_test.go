@@ -90,7 +90,7 @@ func street(t *testing.T, m *metrics.Metrics, g *quota.Gate) *pool.Pool {
 		addrs = append(addrs, netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:443", i+1)))
 	}
 	p, err := pool.New(pool.Config{
-		Name: "apns", Size: 3, Resolver: addrs, Observe: m.Observe, Drain: time.Millisecond,
+		Name: "apns", Size: 3, Resolver: addrs, Observe: m.Observe, DrainTimeout: time.Millisecond,
 		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return line{}, nil },
 	})
 	if err != nil {

@@ -105,11 +105,11 @@ func TestAFloodOfReasonsMakesNoFloodOfSeries(t *testing.T) {
 }
 
 func TestEveryEventOfAPoolIsCountedOnce(t *testing.T) {
-	for kind, name := range map[pool.Kind]string{
-		pool.Resolved: "resolve_changes_total", pool.ResolveFailed: "resolve_failures_total", pool.Dialled: "connections_opened_total",
-		pool.DialFailed: "dial_failures_total", pool.Joined: "joined_total", pool.Left: "left_total", pool.GoAway: "goaways_total",
-		pool.Lost: "connections_lost_total", pool.Closed: "connections_closed_total", pool.Probing: "probes_total",
-		pool.Recovered: "recoveries_total", pool.Panicked: "panics_total",
+	for kind, name := range map[pool.EventKind]string{
+		pool.EventResolved: "resolve_changes_total", pool.EventResolveFailed: "resolve_failures_total", pool.EventConnected: "connections_opened_total",
+		pool.EventDialFailed: "dial_failures_total", pool.EventJoined: "joined_total", pool.EventLeft: "left_total", pool.EventGoAway: "goaways_total",
+		pool.EventConnLost: "connections_lost_total", pool.EventConnClosed: "connections_closed_total", pool.EventProbing: "probes_total",
+		pool.EventRecovered: "recoveries_total", pool.EventPanicStarted: "panics_total",
 	} {
 		m := metrics.New()
 		m.Observe(pool.Event{Pool: "apns", Kind: kind, Endpoint: "192.0.2.1:443", Reason: "for a reason"})
@@ -123,7 +123,7 @@ func TestEveryEventOfAPoolIsCountedOnce(t *testing.T) {
 func TestEjectionsAreCountedByTheirCause(t *testing.T) {
 	m := metrics.New()
 	for range 3 {
-		m.Observe(pool.Event{Pool: "apns", Kind: pool.Ejected, Cause: pool.ByPeers})
+		m.Observe(pool.Event{Pool: "apns", Kind: pool.EventEjected, Cause: pool.CauseSuccessRate})
 	}
 	shows(t, m, `sluice_pool_ejections_total{cause="peers",pool="apns"} 3`)
 }
@@ -196,7 +196,7 @@ func TestNoTargetTextOrCredentialReachesMetrics(t *testing.T) {
 	route.Denied(n, secret)
 	route.Held(n)
 	route.Ended(n, push.Receipt{ID: canary, Outcome: secret, Attempts: []push.Attempt{a}}, time.Second)
-	m.Observe(pool.Event{Pool: "apns", Kind: pool.DialFailed, Endpoint: canary, Reason: canary})
+	m.Observe(pool.Event{Pool: "apns", Kind: pool.EventDialFailed, Endpoint: canary, Reason: canary})
 	if found := scrape(t, m, canary); len(found) > 0 {
 		t.Errorf("told: %q", found)
 	}

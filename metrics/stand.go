@@ -181,7 +181,7 @@ func (s *stands) Collect(to chan<- prometheus.Metric) {
 		r.send(to, ceiling)
 	}
 	for _, w := range all {
-		if !w.Pool.Asleep() { // or it would look like a pool that has lost all
+		if !w.Pool.Idle() { // or it would look like a pool that has lost all
 			w.collect(to)
 		}
 	}

@@ -10,13 +10,13 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// leases runs a pool of eight toys and hands it to the benchmark.
-func leases(b *testing.B, picker pool.Picker) *pool.Pool {
+// newBenchPool runs a pool of eight toys and hands it to the benchmark.
+func newBenchPool(b *testing.B, picker pool.Picker) *pool.Pool {
 	b.Helper()
 	p, err := pool.New(pool.Config{
 		Resolver: pool.Static(addrs(1, 8)), Picker: picker,
 		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
-			return &toy{closed: make(chan struct{})}, nil
+			return &exampleConn{closed: make(chan struct{})}, nil
 		},
 	})
 	if err != nil {
@@ -39,10 +39,10 @@ func leases(b *testing.B, picker pool.Picker) *pool.Pool {
 }
 
 func BenchmarkPickAndDone(b *testing.B) {
-	pickers := map[string]pool.Picker{"RoundRobin": pool.RoundRobin{}, "LeastLoaded": pool.LeastLoaded{}, "InStep": pool.InStep{}}
+	pickers := map[string]pool.Picker{"RoundRobin": pool.RoundRobin{}, "LeastLoaded": pool.LeastLoaded{}, "InStep": pool.BoundedRoundRobin{}}
 	for name, picker := range pickers {
 		b.Run(name, func(b *testing.B) {
-			p := leases(b, picker)
+			p := newBenchPool(b, picker)
 			for b.Loop() {
 				lease, err := p.Pick(b.Context(), nil)
 				if err != nil {
@@ -52,7 +52,7 @@ func BenchmarkPickAndDone(b *testing.B) {
 			}
 		})
 		b.Run(name+"Parallel", func(b *testing.B) {
-			p := leases(b, picker)
+			p := newBenchPool(b, picker)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
 					lease, err := p.Pick(b.Context(), nil)
@@ -69,7 +69,7 @@ func BenchmarkPickAndDone(b *testing.B) {
 
 // What a Pick costs without the breaker's share of Done, for a retry.
 func BenchmarkPickAfterTwoAttempts(b *testing.B) {
-	p := leases(b, nil)
+	p := newBenchPool(b, nil)
 	var tried pool.Tried
 	for range 2 {
 		lease, err := p.Pick(b.Context(), tried)

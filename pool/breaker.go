@@ -18,7 +18,7 @@ import (
 type Breaker struct {
 	// Consecutive is how many failures in a row open it, however far apart;
 	// 0 means 5 (Envoy's consecutive_5xx, Finagle's failure accrual).
-	Consecutive int
+	ConsecutiveFailures int
 	// FailureRate opens it when more than this share of the outcomes in Window
 	// failed; 0 means 0.5 (Armeria's circuit breaker).
 	FailureRate float64
@@ -33,20 +33,20 @@ type Breaker struct {
 	// further one doubles it up to MaxEjection, 0 meaning 5 minutes, and each
 	// further Ejection spent in health takes one doubling back (Envoy's
 	// base_ejection_time, max_ejection_time and its multiplier).
-	Ejection, MaxEjection time.Duration
+	BaseEjectionTime, MaxEjectionTime time.Duration
 	// Trial is how long the one probe after an ejection may take before it
 	// counts as failed; 0 means 10 seconds. Keep it above the attempt timeout.
-	Trial time.Duration
+	ProbeTimeout time.Duration
 }
 
-func (b *Breaker) check() error {
+func (b *Breaker) validate() error {
 	window, bucket := cmp.Or(b.Window, 5*time.Second), cmp.Or(b.Bucket, time.Second)
 	switch {
-	case b.Consecutive < 0 || b.MinOutcomes < 0:
+	case b.ConsecutiveFailures < 0 || b.MinOutcomes < 0:
 		return errors.New("neither Breaker.Consecutive nor MinOutcomes may be negative (0 means the default)")
 	case b.FailureRate < 0 || b.FailureRate > 1:
 		return fmt.Errorf("field Breaker.FailureRate is %g: must be a share up to 1, or 0 for 0.5", b.FailureRate)
-	case b.Window < 0 || b.Bucket < 0 || b.Ejection < 0 || b.MaxEjection < 0 || b.Trial < 0:
+	case b.Window < 0 || b.Bucket < 0 || b.BaseEjectionTime < 0 || b.MaxEjectionTime < 0 || b.ProbeTimeout < 0:
 		return errors.New("no duration of Breaker may be negative (0 means the default)")
 	case window <= bucket:
 		return fmt.Errorf("field Breaker.Window is %s: must be longer than Bucket %s", window, bucket)
@@ -54,27 +54,27 @@ func (b *Breaker) check() error {
 	return nil
 }
 
-func (b *Breaker) fill() {
-	b.Consecutive = cmp.Or(b.Consecutive, 5)
+func (b *Breaker) setDefaults() {
+	b.ConsecutiveFailures = cmp.Or(b.ConsecutiveFailures, 5)
 	b.FailureRate = cmp.Or(b.FailureRate, 0.5)
 	b.MinOutcomes = cmp.Or(b.MinOutcomes, 10)
 	b.Window = cmp.Or(b.Window, 5*time.Second)
 	b.Bucket = cmp.Or(b.Bucket, time.Second)
-	b.Ejection = cmp.Or(b.Ejection, 10*time.Second)
-	b.MaxEjection = max(b.Ejection, cmp.Or(b.MaxEjection, 5*time.Minute))
-	b.Trial = cmp.Or(b.Trial, 10*time.Second)
+	b.BaseEjectionTime = cmp.Or(b.BaseEjectionTime, 10*time.Second)
+	b.MaxEjectionTime = max(b.BaseEjectionTime, cmp.Or(b.MaxEjectionTime, 5*time.Minute))
+	b.ProbeTimeout = cmp.Or(b.ProbeTimeout, 10*time.Second)
 }
 
-// ejection is how long the level'th ejection in a row lasts.
-func (b *Breaker) ejection(level int) time.Duration {
-	d := b.Ejection
-	for ; level > 1 && d < b.MaxEjection; level-- {
+// ejectionTime is how long the level'th ejection in a row lasts.
+func (b *Breaker) ejectionTime(level int) time.Duration {
+	d := b.BaseEjectionTime
+	for ; level > 1 && d < b.MaxEjectionTime; level-- {
 		d *= 2
 	}
-	return min(d, b.MaxEjection)
+	return min(d, b.MaxEjectionTime)
 }
 
-// circuit is the breaker of one endpoint. gobreaker's two-step breaker holds
+// circuitBreaker is the breaker of one endpoint. gobreaker's two-step breaker holds
 // closed, open and half-open, and the rolling window; what it lacks stands
 // beside it, and the traps that it has are walked around:
 //
@@ -91,62 +91,62 @@ func (b *Breaker) ejection(level int) time.Duration {
 //     long as the window is gone by then: outside of trials, Allow is called
 //     when the outcome is known. The ticket's generation keeps out what began
 //     before the last change of state.
-type circuit struct {
-	rules      *Breaker
+type circuitBreaker struct {
+	cfg        *Breaker
 	state      atomic.Int32  // gobreaker.State, for readers without the lock
 	generation atomic.Uint32 // grows with each change of state
 	probing    atomic.Bool   // the one trial is under way
-	answers    atomic.Uint64 // successes so far
-	doubtful   atomic.Bool   // more than half of the row of failures that opens it is there
+	successes  atomic.Uint64 // successes so far
+	suspect    atomic.Bool   // more than half of the row of failures that opens it is there
 
-	mu       sync.Mutex // guards the fields below
-	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
-	streak   int
-	verdict  string // why it opened, or is about to
-	cause    Cause  // the same in one word
-	forced   bool   // the next failure opens it
-	level    int    // ejections in a row, less those that health took back
-	since    time.Time
-	until    time.Time
-	trial    func(error)
-	trialEnd time.Time
+	mu            sync.Mutex // guards the fields below
+	inner         *gobreaker.TwoStepCircuitBreaker[struct{}]
+	consecutive   int
+	reason        string        // why it opened, or is about to
+	cause         EjectionCause // the same in one word
+	tripNow       bool          // the next failure opens it
+	ejections     int           // ejections in a row, less those that health took back
+	since         time.Time
+	ejectedUntil  time.Time
+	probeDone     func(error)
+	probeDeadline time.Time
 }
 
 // ticket ties an outcome to the state of the circuit that it began in.
 type ticket struct {
 	generation uint32
-	answers    uint64
-	trial      bool
+	successes  uint64
+	probe      bool
 }
 
-// change is what an outcome did to a circuit.
-type change uint8
+// transition is what an outcome did to a circuit.
+type transition uint8
 
 const (
-	unchanged change = iota
-	opened           // closed before: it is ejected now
-	reopened         // its probe failed
-	healed           // its probe succeeded
+	unchanged transition = iota
+	opened               // closed before: it is ejected now
+	reopened             // its probe failed
+	recovered            // its probe succeeded
 )
 
 // verdict of an outcome, as gobreaker's error.
 var (
 	errFailed   = errors.New("failed")
-	errSilent   = errors.New("silent")   // failed, for want of an answer
+	errNoAnswer = errors.New("silent")   // failed, for want of an answer
 	errExcluded = errors.New("excluded") // says nothing about the endpoint
 )
 
-func (c *circuit) init(rules *Breaker) {
-	c.rules = rules
+func (c *circuitBreaker) init(rules *Breaker) {
+	c.cfg = rules
 	c.since = time.Now()
-	c.breaker = c.newBreaker(rules.Ejection)
+	c.inner = c.newBreaker(rules.BaseEjectionTime)
 }
 
-func (c *circuit) newBreaker(open time.Duration) *gobreaker.TwoStepCircuitBreaker[struct{}] {
+func (c *circuitBreaker) newBreaker(open time.Duration) *gobreaker.TwoStepCircuitBreaker[struct{}] {
 	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		MaxRequests:  1, // one trial at a time, and one success closes
-		Interval:     c.rules.Window,
-		BucketPeriod: c.rules.Bucket,
+		Interval:     c.cfg.Window,
+		BucketPeriod: c.cfg.Bucket,
 		Timeout:      open,
 		ReadyToTrip:  c.readyToTrip,
 		IsExcluded:   func(err error) bool { return errors.Is(err, errExcluded) },
@@ -155,57 +155,59 @@ func (c *circuit) newBreaker(open time.Duration) *gobreaker.TwoStepCircuitBreake
 
 // readyToTrip is gobreaker's question after each failure. It is called with
 // gobreaker's lock and ours held, and calls nobody.
-func (c *circuit) readyToTrip(counts gobreaker.Counts) bool {
+func (c *circuitBreaker) readyToTrip(counts gobreaker.Counts) bool {
 	outcomes := counts.TotalSuccesses + counts.TotalFailures // Requests would count what is in flight, too
 	switch {
-	case c.forced:
-	case c.streak >= c.rules.Consecutive:
-		c.cause, c.verdict = ByStreak, fmt.Sprintf("%d failures in a row", c.streak)
-	case outcomes >= uint32(c.rules.MinOutcomes) && float64(counts.TotalFailures) > c.rules.FailureRate*float64(outcomes):
-		c.cause, c.verdict = ByFailureRate, fmt.Sprintf("%d of %d failed within %s", counts.TotalFailures, outcomes, c.rules.Window)
+	case c.tripNow:
+	case c.consecutive >= c.cfg.ConsecutiveFailures:
+		c.cause, c.reason = CauseConsecutiveFailures, fmt.Sprintf("%d failures in a row", c.consecutive)
+	case outcomes >= uint32(c.cfg.MinOutcomes) && float64(counts.TotalFailures) > c.cfg.FailureRate*float64(outcomes):
+		c.cause, c.reason = CauseFailureRate, fmt.Sprintf("%d of %d failed within %s", counts.TotalFailures, outcomes, c.cfg.Window)
 	default:
 		return false
 	}
 	return true
 }
 
-// is reports the state without a lock; an ejection that is over stays open
+// inState reports the state without a lock; an ejection that is over stays open
 // until the next beat.
-func (c *circuit) is(state gobreaker.State) bool { return c.state.Load() == int32(state) }
+func (c *circuitBreaker) inState(state gobreaker.State) bool { return c.state.Load() == int32(state) }
 
-func (c *circuit) healthy() bool { return c.is(gobreaker.StateClosed) }
+func (c *circuitBreaker) healthy() bool { return c.inState(gobreaker.StateClosed) }
 
-func (c *circuit) ejected() bool { return c.is(gobreaker.StateOpen) }
+func (c *circuitBreaker) ejected() bool { return c.inState(gobreaker.StateOpen) }
 
-// wantsProbe reports whether the next request may be the one that tells.
-func (c *circuit) wantsProbe() bool { return c.is(gobreaker.StateHalfOpen) && !c.probing.Load() }
+// needsProbe reports whether the next request may be the one that tells.
+func (c *circuitBreaker) needsProbe() bool {
+	return c.inState(gobreaker.StateHalfOpen) && !c.probing.Load()
+}
 
-// enter returns the ticket of a request that is about to be sent, and makes it
+// admit returns the ticket of a request that is about to be sent, and makes it
 // the trial if one is wanted.
-func (c *circuit) enter() ticket {
-	t := ticket{generation: c.generation.Load(), answers: c.answers.Load()}
-	if !c.wantsProbe() {
+func (c *circuitBreaker) admit() ticket {
+	t := ticket{generation: c.generation.Load(), successes: c.successes.Load()}
+	if !c.needsProbe() {
 		return t
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.trial != nil || !c.is(gobreaker.StateHalfOpen) {
+	if c.probeDone != nil || !c.inState(gobreaker.StateHalfOpen) {
 		return t
 	}
-	trial, err := c.breaker.Allow()
+	trial, err := c.inner.Allow()
 	if err != nil {
 		return t
 	}
-	c.trial, c.trialEnd = trial, time.Now().Add(c.rules.Trial)
+	c.probeDone, c.probeDeadline = trial, time.Now().Add(c.cfg.ProbeTimeout)
 	c.probing.Store(true)
-	return ticket{generation: c.generation.Load(), trial: true}
+	return ticket{generation: c.generation.Load(), probe: true}
 }
 
-// settle books the outcome of a request that entered with t: nil, errFailed,
+// record books the outcome of a request that entered with t: nil, errFailed,
 // errSilent or errExcluded. An outcome from before the last change of state is passed over,
 // and so is that of a request that an ejected endpoint was lent in panic.
-func (c *circuit) settle(t ticket, outcome error, why string) change {
-	if outcome == errExcluded && !t.trial {
+func (c *circuitBreaker) record(t ticket, outcome error, why string) transition {
+	if outcome == errExcluded && !t.probe {
 		return unchanged
 	}
 	c.mu.Lock()
@@ -213,60 +215,60 @@ func (c *circuit) settle(t ticket, outcome error, why string) change {
 	switch {
 	case t.generation != c.generation.Load():
 		return unchanged
-	case t.trial:
-		return c.endTrial(outcome, why)
+	case t.probe:
+		return c.endProbe(outcome, why)
 	case c.healthy():
-		return c.book(t, outcome, why)
+		return c.recordClosed(t, outcome, why)
 	default:
 		return unchanged
 	}
 }
 
-// book is called under mu, closed. A silence counts for the row only if the
+// recordClosed is called under mu, closed. A silence counts for the row only if the
 // endpoint has answered nobody since it began: some devices' tokens find no
 // answer on some of Apple's addresses, and as they pile up in flight they are
 // most of what ends there, though it answers all others.
-func (c *circuit) book(t ticket, outcome error, why string) change {
-	done, err := c.breaker.Allow()
+func (c *circuitBreaker) recordClosed(t ticket, outcome error, why string) transition {
+	done, err := c.inner.Allow()
 	if err != nil {
 		return unchanged
 	}
 	if outcome == nil {
-		c.streak = 0
-		c.doubtful.Store(false)
-		c.answers.Add(1)
+		c.consecutive = 0
+		c.suspect.Store(false)
+		c.successes.Add(1)
 		done(nil)
 		return unchanged
 	}
-	if outcome != errSilent || t.answers == c.answers.Load() {
-		c.streak++
-		c.doubtful.Store(2*c.streak > c.rules.Consecutive)
+	if outcome != errNoAnswer || t.successes == c.successes.Load() {
+		c.consecutive++
+		c.suspect.Store(2*c.consecutive > c.cfg.ConsecutiveFailures)
 	}
 	done(outcome)
-	if c.breaker.State() != gobreaker.StateOpen {
+	if c.inner.State() != gobreaker.StateOpen {
 		return unchanged
 	}
 	if why != "" {
-		c.verdict += ", the last " + why
+		c.reason += ", the last " + why
 	}
 	c.eject()
 	return opened
 }
 
-// endTrial is called under mu, half-open, with a trial under way.
-func (c *circuit) endTrial(outcome error, why string) change {
-	if c.trial == nil {
+// endProbe is called under mu, half-open, with a trial under way.
+func (c *circuitBreaker) endProbe(outcome error, why string) transition {
+	if c.probeDone == nil {
 		return unchanged
 	}
-	c.trial(outcome)
-	c.trial = nil
+	c.probeDone(outcome)
+	c.probeDone = nil
 	c.probing.Store(false)
-	switch c.breaker.State() {
+	switch c.inner.State() {
 	case gobreaker.StateClosed:
-		c.become(gobreaker.StateClosed)
-		return healed
+		c.setState(gobreaker.StateClosed)
+		return recovered
 	case gobreaker.StateOpen:
-		c.cause, c.verdict = ByProbe, "the probe failed: "+why
+		c.cause, c.reason = CauseProbe, "the probe failed: "+why
 		c.eject()
 		return reopened
 	default: // excluded: the next request is the trial
@@ -274,72 +276,72 @@ func (c *circuit) endTrial(outcome error, why string) change {
 	}
 }
 
-// force opens a closed circuit for what its own outcomes do not show.
-func (c *circuit) force(cause Cause, why string) bool {
+// forceEject opens a closed circuit for what its own outcomes do not show.
+func (c *circuitBreaker) forceEject(cause EjectionCause, why string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.healthy() {
 		return false
 	}
-	c.cause, c.verdict = cause, why
+	c.cause, c.reason = cause, why
 	c.eject()
 	return true
 }
 
 // eject puts a breaker in place that is born open. It is called under mu.
-func (c *circuit) eject() {
-	c.level++
-	open := c.rules.ejection(c.level)
-	c.breaker = c.newBreaker(open)
-	c.forced = true
-	if done, err := c.breaker.Allow(); err == nil {
+func (c *circuitBreaker) eject() {
+	c.ejections++
+	open := c.cfg.ejectionTime(c.ejections)
+	c.inner = c.newBreaker(open)
+	c.tripNow = true
+	if done, err := c.inner.Allow(); err == nil {
 		done(errFailed)
 	}
-	c.forced, c.streak, c.trial = false, 0, nil
-	c.doubtful.Store(false)
+	c.tripNow, c.consecutive, c.probeDone = false, 0, nil
+	c.suspect.Store(false)
 	c.probing.Store(false)
-	c.until = time.Now().Add(open)
-	c.become(gobreaker.StateOpen)
+	c.ejectedUntil = time.Now().Add(open)
+	c.setState(gobreaker.StateOpen)
 }
 
-func (c *circuit) become(state gobreaker.State) {
+func (c *circuitBreaker) setState(state gobreaker.State) {
 	c.since = time.Now()
 	c.generation.Add(1)
 	c.state.Store(int32(state))
 }
 
-// beat does what only time does: it ends an ejection, fails a trial that is
+// tick does what only time does: it ends an ejection, fails a trial that is
 // lost, and lets health take back one doubling.
-func (c *circuit) beat(now time.Time) change {
+func (c *circuitBreaker) tick(now time.Time) transition {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.ejected() && now.After(c.until) && c.breaker.State() == gobreaker.StateHalfOpen:
-		c.become(gobreaker.StateHalfOpen)
-	case c.trial != nil && !now.Before(c.trialEnd):
-		return c.endTrial(errFailed, "no outcome within "+c.rules.Trial.String())
-	case c.healthy() && c.level > 0 && now.Sub(c.since) >= c.rules.Ejection:
-		c.level--
+	case c.ejected() && now.After(c.ejectedUntil) && c.inner.State() == gobreaker.StateHalfOpen:
+		c.setState(gobreaker.StateHalfOpen)
+	case c.probeDone != nil && !now.Before(c.probeDeadline):
+		return c.endProbe(errFailed, "no outcome within "+c.cfg.ProbeTimeout.String())
+	case c.healthy() && c.ejections > 0 && now.Sub(c.since) >= c.cfg.BaseEjectionTime:
+		c.ejections--
 		c.since = now
 	}
 	return unchanged
 }
 
-// report is the circuit as Status shows it.
-func (c *circuit) report() (state gobreaker.State, verdict string, until time.Time, counts gobreaker.Counts) {
+// snapshot is the circuit as Status shows it.
+func (c *circuitBreaker) snapshot() (state gobreaker.State, verdict string, until time.Time, counts gobreaker.Counts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state = gobreaker.State(c.state.Load())
 	if state == gobreaker.StateClosed {
-		c.breaker.State() // rolls the window; an open one it could only half open too early
-		return state, "", time.Time{}, c.breaker.Counts()
+		c.inner.State() // rolls the window; an open one it could only half open too early
+		return state, "", time.Time{}, c.inner.Counts()
 	}
-	return state, c.verdict, c.until, gobreaker.Counts{}
+	return state, c.reason, c.ejectedUntil, gobreaker.Counts{}
 }
 
-// why returns the cause of the last ejection, in a word and in words.
-func (c *circuit) why() (cause Cause, words string) {
+// ejectionReason returns the cause of the last ejection, in a word and in words.
+func (c *circuitBreaker) ejectionReason() (cause EjectionCause, words string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.cause, fmt.Sprintf("%s; ejected for %s", c.verdict, c.rules.ejection(c.level))
+	return c.cause, fmt.Sprintf("%s; ejected for %s", c.reason, c.cfg.ejectionTime(c.ejections))
 }

@@ -13,20 +13,20 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func TestFiveFailuresInARowOpenTheBreakerHoweverFarApart(t *testing.T) {
+func TestConsecutiveFailuresOpenBreakerAtAnyInterval(t *testing.T) {
 	for _, apart := range []time.Duration{0, 900 * time.Millisecond, 3 * time.Second, 7 * time.Second} {
 		t.Run(apart.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := open(t, 2, pool.Config{})
-				pass(time.Second)
+				h := startPool(t, 2, pool.Config{})
+				advance(time.Second)
 				for i := range 5 {
-					if s := h.state(1); s.State != "closed" {
+					if s := h.endpointStatus(1); s.State != "closed" {
 						t.Fatalf("after %d failures it is %s", i, s.State)
 					}
-					h.visit(1).Done(failed)
-					pass(apart)
+					h.pickEndpoint(1).Done(failed)
+					advance(apart)
 				}
-				if s := h.state(1); s.State != "open" {
+				if s := h.endpointStatus(1); s.State != "open" {
 					t.Errorf("after five failures, %s apart, it is %s", apart, s.State)
 				}
 			})
@@ -34,112 +34,112 @@ func TestFiveFailuresInARowOpenTheBreakerHoweverFarApart(t *testing.T) {
 	}
 }
 
-func TestASuccessBetweenBreaksTheRow(t *testing.T) {
+func TestSuccessResetsConsecutiveFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		for range 20 {
 			for range 4 {
-				h.visit(1).Done(accepted)
+				h.pickEndpoint(1).Done(accepted)
 			}
 			for range 4 {
-				h.visit(1).Done(failed)
+				h.pickEndpoint(1).Done(failed)
 			}
 		}
-		if s := h.state(1); s.State != "closed" || s.Failures != 80 || s.Successes != 80 {
+		if s := h.endpointStatus(1); s.State != "closed" || s.Failures != 80 || s.Successes != 80 {
 			t.Errorf("with half of the outcomes failed, never five in a row, it is %+v; the rule says more than half", s)
 		}
 	})
 }
 
-func TestSilencesThatBeganBeforeTheLastAnswerMakeNoRow(t *testing.T) {
+func TestTimeoutsFromBeforeLastSuccessAreNotConsecutive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		silent := push.Outcome{Verdict: push.Unknown, Scope: push.ScopeEndpoint, Reason: string(wire.ResponseTimeout)}
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		var before, after []*pool.Lease
 		for range 10 {
-			before = append(before, h.visit(1))
+			before = append(before, h.pickEndpoint(1))
 		}
 		for range 20 {
-			h.visit(1).Done(accepted)
+			h.pickEndpoint(1).Done(accepted)
 		}
 		for range 5 {
-			after = append(after, h.visit(1))
+			after = append(after, h.pickEndpoint(1))
 		}
 		for _, l := range before {
 			l.Done(silent)
 		}
-		if s := h.state(1); s.State != "closed" {
+		if s := h.endpointStatus(1); s.State != "closed" {
 			t.Errorf("ten silences, while it answered twenty others, made it %s: %s", s.State, s.Reason)
 		}
 		for _, l := range after {
 			l.Done(silent)
 		}
-		if s := h.state(1); s.State != "open" || !strings.HasPrefix(s.Reason, "5 failures in a row") {
+		if s := h.endpointStatus(1); s.State != "open" || !strings.HasPrefix(s.Reason, "5 failures in a row") {
 			t.Errorf("five silences since it last answered left it %s: %s", s.State, s.Reason)
 		}
 	})
 }
 
-func TestMoreThanHalfFailedWithinTheWindowOpensTheBreaker(t *testing.T) {
+func TestFailureRateOpensBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		for range 3 {
-			h.visit(1).Done(accepted)
+			h.pickEndpoint(1).Done(accepted)
 		}
 		for i, o := range []push.Outcome{failed, failed, failed, accepted, failed, failed, failed} {
-			if s := h.state(1); s.State != "closed" {
+			if s := h.endpointStatus(1); s.State != "closed" {
 				t.Fatalf("after %d outcomes it is %s", 3+i, s.State)
 			}
-			h.visit(1).Done(o)
+			h.pickEndpoint(1).Done(o)
 		}
-		if s := h.state(1); s.State != "open" || !strings.HasPrefix(s.Reason, "6 of 10 failed within 5s") {
+		if s := h.endpointStatus(1); s.State != "open" || !strings.HasPrefix(s.Reason, "6 of 10 failed within 5s") {
 			t.Errorf("after 6 of 10 failed it is %+v", s)
 		}
 	})
 }
 
-func TestOldOutcomesLeaveTheWindow(t *testing.T) {
+func TestOldOutcomesLeaveWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		for range 100 {
-			h.visit(1).Done(accepted)
+			h.pickEndpoint(1).Done(accepted)
 		}
-		pass(6 * time.Second)
-		if s := h.state(1); s.Successes != 0 {
+		advance(6 * time.Second)
+		if s := h.endpointStatus(1); s.Successes != 0 {
 			t.Errorf("after 6s of rest the window of 5s still counts %d", s.Successes)
 		}
 		for _, o := range []push.Outcome{failed, failed, failed, failed, accepted, failed, failed, failed, accepted, failed} {
-			h.visit(1).Done(o)
+			h.pickEndpoint(1).Done(o)
 		}
-		if s := h.state(1); s.State != "open" {
+		if s := h.endpointStatus(1); s.State != "open" {
 			t.Errorf("after 8 of 10 failed it is %s: the hundred before count no more", s.State)
 		}
 	})
 }
 
-func TestATimeoutAsLongAsTheWindowStillCounts(t *testing.T) {
+func TestTimeoutLongerThanWindowCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{Breaker: pool.Breaker{Consecutive: 1000}})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{Breaker: pool.Breaker{ConsecutiveFailures: 1000}})
+		advance(time.Second)
 		var slow []*pool.Lease
 		for range 10 {
-			slow = append(slow, h.visit(1))
+			slow = append(slow, h.pickEndpoint(1))
 		}
-		pass(8 * time.Second)
+		advance(8 * time.Second)
 		for _, l := range slow {
 			l.Done(failed)
 		}
-		if s := h.state(1); s.State != "open" {
+		if s := h.endpointStatus(1); s.State != "open" {
 			t.Errorf("after ten failures of eight seconds each it is %+v", s)
 		}
 	})
 }
 
-func TestOnlyTheEndpointsOwnFaultsCount(t *testing.T) {
+func TestOnlyEndpointFaultsCount(t *testing.T) {
 	tests := map[string]push.Outcome{
 		"throttled":               {Verdict: push.Throttled, HTTP: 429, Scope: push.ScopeDevice},
 		"a bad token":             {Verdict: push.Refused, HTTP: 400, Reason: "BadDeviceToken"},
@@ -152,12 +152,12 @@ func TestOnlyTheEndpointsOwnFaultsCount(t *testing.T) {
 	for name, o := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := open(t, 2, pool.Config{})
-				pass(time.Second)
+				h := startPool(t, 2, pool.Config{})
+				advance(time.Second)
 				for range 200 {
-					h.visit(1).Done(o)
+					h.pickEndpoint(1).Done(o)
 				}
-				if s := h.state(1); s.State != "closed" || s.Failures != 0 {
+				if s := h.endpointStatus(1); s.State != "closed" || s.Failures != 0 {
 					t.Errorf("after 200 of them the breaker is %+v", s)
 				}
 			})
@@ -165,32 +165,32 @@ func TestOnlyTheEndpointsOwnFaultsCount(t *testing.T) {
 	}
 }
 
-func TestWhatProvesNothingDoesNotBreakARowOfFailures(t *testing.T) {
+func TestNeutralOutcomesDoNotResetConsecutiveFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		for range 5 {
-			h.visit(1).Done(failed)
-			h.visit(2).Done(abandoned)
+			h.pickEndpoint(1).Done(failed)
+			h.pickEndpoint(2).Done(abandoned)
 			l := h.pick()
 			l.Done(abandoned)
 		}
-		if s := h.state(1); s.State != "open" {
+		if s := h.endpointStatus(1); s.State != "open" {
 			t.Errorf("five failures with callers leaving in between: %s", s.State)
 		}
 	})
 }
 
-func TestEachEjectionLastsTwiceAsLongUpToFiveMinutes(t *testing.T) {
+func TestEjectionTimeDoublesUpToMax(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		h.eject(1)
 		for _, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300, 300} {
 			want *= time.Second
 			began := time.Now()
-			for h.state(1).State == "open" {
-				pass(time.Second)
+			for h.endpointStatus(1).State == "open" {
+				advance(time.Second)
 				if got := time.Since(began); got > want+2*time.Second {
 					t.Fatalf("an ejection that should last %s has lasted %s", want, got)
 				}
@@ -198,66 +198,66 @@ func TestEachEjectionLastsTwiceAsLongUpToFiveMinutes(t *testing.T) {
 			if got := time.Since(began); got < want {
 				t.Errorf("an ejection that should last %s lasted %s", want, got)
 			}
-			h.visit(1).Done(failed) // the probe
-			pass(200 * time.Millisecond)
+			h.pickEndpoint(1).Done(failed) // the probe
+			advance(200 * time.Millisecond)
 		}
 	})
 }
 
-func TestHealthTakesDoublingsBack(t *testing.T) {
+func TestEjectionTimeShrinksWhileHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		h.eject(1)
 		for range 2 { // to 40 seconds
-			pass(45 * time.Second)
-			h.visit(1).Done(failed)
+			advance(45 * time.Second)
+			h.pickEndpoint(1).Done(failed)
 		}
-		pass(45 * time.Second)
-		h.visit(1).Done(accepted)
-		pass(25 * time.Second) // takes two of three back
+		advance(45 * time.Second)
+		h.pickEndpoint(1).Done(accepted)
+		advance(25 * time.Second) // takes two of three back
 		h.eject(1)
-		pass(15 * time.Second)
-		if s := h.state(1).State; s != "open" {
+		advance(15 * time.Second)
+		if s := h.endpointStatus(1).State; s != "open" {
 			t.Fatalf("15s into an ejection of 20s it is %s", s)
 		}
-		pass(7 * time.Second)
-		if s := h.state(1).State; s != "half-open" {
+		advance(7 * time.Second)
+		if s := h.endpointStatus(1).State; s != "half-open" {
 			t.Fatalf("22s after an ejection of 20s it is %s", s)
 		}
 	})
 }
 
-func TestALostProbeDoesNotBlockForEver(t *testing.T) {
+func TestProbeTimeoutReopensBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		h.eject(1)
-		pass(12 * time.Second)
-		lost := h.visit(1) // and never done
-		pass(11 * time.Second)
-		if s := h.state(1); s.State != "open" || !strings.Contains(s.Reason, "no outcome within 10s") {
+		advance(12 * time.Second)
+		lost := h.pickEndpoint(1) // and never done
+		advance(11 * time.Second)
+		if s := h.endpointStatus(1); s.State != "open" || !strings.Contains(s.Reason, "no outcome within 10s") {
 			t.Fatalf("11s into a probe without an end it is %+v", s)
 		}
-		pass(22 * time.Second)
-		next := h.visit(1)
+		advance(22 * time.Second)
+		next := h.pickEndpoint(1)
 		lost.Done(failed) // from an older generation
-		if s := h.state(1); s.State != "half-open" {
+		if s := h.endpointStatus(1); s.State != "half-open" {
 			t.Fatalf("the lost probe's late end made it %s", s.State)
 		}
 		next.Done(accepted)
-		if s := h.state(1); s.State != "closed" {
+		if s := h.endpointStatus(1); s.State != "closed" {
 			t.Fatalf("after a good probe it is %s", s.State)
 		}
 	})
 }
 
-func TestAProbeWhoseCallerLeftIsGivenToTheNext(t *testing.T) {
+func TestAbandonedProbeIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 4, pool.Config{})
+		advance(time.Second)
 		h.eject(1)
-		pass(12 * time.Second)
+		advance(12 * time.Second)
 		for range 3 {
 			probe := h.pick()
 			if probe.Endpoint().Addr() != addr(1) {
@@ -266,20 +266,20 @@ func TestAProbeWhoseCallerLeftIsGivenToTheNext(t *testing.T) {
 			probe.Done(abandoned)
 		}
 		h.pick().Done(accepted)
-		if s := h.state(1); s.State != "closed" {
+		if s := h.endpointStatus(1); s.State != "closed" {
 			t.Errorf("after all it is %s", s.State)
 		}
 	})
 }
 
-func TestARetryIsNoProbeWhileAnotherIsHealthy(t *testing.T) {
+func TestRetryIsNotProbeWhileOthersAreHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 4, pool.Config{})
+		advance(time.Second)
 		h.eject(1)
-		tried := h.visit(2)
+		tried := h.pickEndpoint(2)
 		tried.Done(accepted)
-		pass(12 * time.Second)
+		advance(12 * time.Second)
 		for range 50 {
 			lease := h.pick(tried.Endpoint())
 			if lease.Endpoint().Addr() == addr(1) {
@@ -290,28 +290,28 @@ func TestARetryIsNoProbeWhileAnotherIsHealthy(t *testing.T) {
 	})
 }
 
-func TestALateOutcomeFromBeforeTheEjectionChangesNothing(t *testing.T) {
+func TestOutcomesFromBeforeEjectionAreIgnored(t *testing.T) {
 	for name, late := range map[string]push.Outcome{"failure": failed, "success": accepted} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := open(t, 2, pool.Config{})
-				pass(time.Second)
+				h := startPool(t, 2, pool.Config{})
+				advance(time.Second)
 				var early []*pool.Lease
 				for range 20 {
-					early = append(early, h.visit(1))
+					early = append(early, h.pickEndpoint(1))
 				}
 				h.eject(1)
 				early[0].Done(late)
-				pass(12 * time.Second)
+				advance(12 * time.Second)
 				early[1].Done(late)
-				if s := h.state(1); s.State != "half-open" {
+				if s := h.endpointStatus(1); s.State != "half-open" {
 					t.Fatalf("a late %s made it %s", name, s.State)
 				}
-				h.visit(1).Done(accepted)
+				h.pickEndpoint(1).Done(accepted)
 				for _, l := range early[2:] {
 					l.Done(late)
 				}
-				if s := h.state(1); s.State != "closed" || s.Failures+s.Successes != 0 {
+				if s := h.endpointStatus(1); s.State != "closed" || s.Failures+s.Successes != 0 {
 					t.Errorf("late outcomes were booked: %+v", s)
 				}
 			})
@@ -319,44 +319,44 @@ func TestALateOutcomeFromBeforeTheEjectionChangesNothing(t *testing.T) {
 	}
 }
 
-func TestALeaseIsDoneOnce(t *testing.T) {
+func TestLeaseDoneIsIdempotent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
-		lease := h.visit(1)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
+		lease := h.pickEndpoint(1)
 		for range 10 {
 			lease.Done(failed)
 		}
-		if s := h.state(1); s.Failures != 1 || s.InFlight != 0 {
+		if s := h.endpointStatus(1); s.Failures != 1 || s.InFlight != 0 {
 			t.Errorf("one lease that was done ten times: %+v", s)
 		}
 	})
 }
 
-func TestAPermanentlyDeadAddressWithoutASpareTakesAlmostNothing(t *testing.T) {
+func TestFailingEndpointWithoutSpareGetsFewRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 8, pool.Config{})
-		pass(time.Second)
-		h.set(1, func(s *server) { s.status = 500 })
+		h := startPool(t, 8, pool.Config{})
+		advance(time.Second)
+		h.setServer(1, func(s *fakeServer) { s.status = 500 })
 		total := 0
 		for began := time.Now(); time.Since(began) < 5*time.Minute; total++ {
 			h.attempt()
 		}
-		share := float64(h.look(1).hits) / float64(total)
+		share := float64(h.serverCopy(1).requests) / float64(total)
 		if share > 0.005 {
-			t.Errorf("it took %d of %d requests, %.2f%%; want at most 0.5%%", h.look(1).hits, total, 100*share)
+			t.Errorf("it took %d of %d requests, %.2f%%; want at most 0.5%%", h.serverCopy(1).requests, total, 100*share)
 		}
-		if n := h.saw(pool.Probing); n < 3 || n > 6 {
+		if n := h.countEvents(pool.EventProbing); n < 3 || n > 6 {
 			t.Errorf("%d probes in five minutes, want one after 10, 30, 70 and 150 seconds", n)
 		}
 	})
 }
 
-func TestASilentEndpointIsOutAfterFiveTimeouts(t *testing.T) {
+func TestSilentEndpointIsEjectedAfterFiveTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{InFlight: 16})
-		pass(time.Second)
-		h.set(1, func(s *server) { s.status = 0 })
+		h := startPool(t, 4, pool.Config{MaxInFlight: 16})
+		advance(time.Second)
+		h.setServer(1, func(s *fakeServer) { s.status = 0 })
 		done := make(chan struct{})
 		for range 64 {
 			go func() {
@@ -376,28 +376,28 @@ func TestASilentEndpointIsOutAfterFiveTimeouts(t *testing.T) {
 		for range 64 {
 			<-done
 		}
-		if hits := h.look(1).hits; hits > 16 {
+		if hits := h.serverCopy(1).requests; hits > 16 {
 			t.Errorf("%d requests went into the hole, want no more than its cap of 16", hits)
 		}
 	})
 }
 
-func TestOfTwoWhoComeAtOnceOneIsTheProbe(t *testing.T) {
+func TestConcurrentPicksSendOneProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 4, pool.Config{})
+		advance(time.Second)
 		h.eject(1)
-		pass(11500 * time.Millisecond)
+		advance(11500 * time.Millisecond)
 		var probe *pool.Lease
 		c := h.lastConn(1)
 		c.mu.Lock()
-		c.asked = func() { probe = h.pick() } // in the midst of the other's Pick
+		c.onState = func() { probe = h.pick() } // in the midst of the other's Pick
 		c.mu.Unlock()
 		other := h.pick()
 		if probe == nil || probe.Endpoint().Addr() != addr(1) || other.Endpoint().Addr() == addr(1) {
 			t.Fatalf("the two went to %v and %s", probe, other.Endpoint())
 		}
-		if n := h.state(1).InFlight; n != 1 {
+		if n := h.endpointStatus(1).InFlight; n != 1 {
 			t.Errorf("%d are in flight on the endpoint, want the probe", n)
 		}
 		probe.Done(accepted)

@@ -15,8 +15,8 @@ import (
 // connections to one provider.
 const maxSize = 1024
 
-// check refuses what cannot be meant, naming the field and what is allowed.
-func (c *Config) check() error {
+// validate refuses what cannot be meant, naming the field and what is allowed.
+func (c *Config) validate() error {
 	switch {
 	case c.Resolver == nil:
 		return errors.New("a Resolver is required (pool.System, pool.DNS or pool.Static)")
@@ -24,28 +24,28 @@ func (c *Config) check() error {
 		return errors.New("a Dial is required (wire.Dial fits)")
 	case c.Size < 0 || c.Size > maxSize:
 		return fmt.Errorf("field Size is %d: must be 1 to %d, or 0 for 8", c.Size, maxSize)
-	case c.Conns < 0 || c.Conns > 64:
-		return fmt.Errorf("field Conns is %d: must be 1 to 64, or 0 for 1", c.Conns)
-	case c.InFlight < 0:
-		return fmt.Errorf("field InFlight is %d: must be positive, or 0 for 64", c.InFlight)
-	case c.MaxAge < 0 || c.Drain < 0 || c.Redial < 0:
+	case c.ConnsPerEndpoint < 0 || c.ConnsPerEndpoint > 64:
+		return fmt.Errorf("field Conns is %d: must be 1 to 64, or 0 for 1", c.ConnsPerEndpoint)
+	case c.MaxInFlight < 0:
+		return fmt.Errorf("field InFlight is %d: must be positive, or 0 for 64", c.MaxInFlight)
+	case c.MaxAge < 0 || c.DrainTimeout < 0 || c.MaxRedialDelay < 0:
 		return errors.New("neither MaxAge nor Drain nor Redial may be negative (0 means the default)")
 	case c.MaxEjected < 0 || c.MaxEjected > 1:
 		return fmt.Errorf("field MaxEjected is %g: must be a share up to 1, or 0 for 0.5", c.MaxEjected)
 	}
-	return errors.Join(c.Breaker.check(), c.Outlier.check())
+	return errors.Join(c.Breaker.validate(), c.Outlier.validate())
 }
 
-func (c *Config) fill() {
+func (c *Config) setDefaults() {
 	c.Size = cmp.Or(c.Size, 8)
-	c.Conns = cmp.Or(c.Conns, 1)
-	c.InFlight = cmp.Or(c.InFlight, 64)
+	c.ConnsPerEndpoint = cmp.Or(c.ConnsPerEndpoint, 1)
+	c.MaxInFlight = cmp.Or(c.MaxInFlight, 64)
 	c.MaxAge = cmp.Or(c.MaxAge, 10*time.Minute)
-	c.Drain = cmp.Or(c.Drain, 10*time.Second)
-	c.Redial = cmp.Or(c.Redial, 5*time.Minute)
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, 10*time.Second)
+	c.MaxRedialDelay = cmp.Or(c.MaxRedialDelay, 5*time.Minute)
 	c.MaxEjected = cmp.Or(c.MaxEjected, 0.5) // Envoy's panic threshold is 50 % as well
-	c.Breaker.fill()
-	c.Outlier.fill()
+	c.Breaker.setDefaults()
+	c.Outlier.setDefaults()
 	if c.Picker == nil {
 		c.Picker = RoundRobin{}
 	}

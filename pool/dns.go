@@ -40,14 +40,14 @@ func (d DNS) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, erro
 	}
 	var v4, v6 lookup
 	var both errgroup.Group
-	both.Go(func() error { v4 = ask(ctx, servers, d.Host, dns.TypeA); return nil })
-	both.Go(func() error { v6 = ask(ctx, servers, d.Host, dns.TypeAAAA); return nil })
+	both.Go(func() error { v4 = query(ctx, servers, d.Host, dns.TypeA); return nil })
+	both.Go(func() error { v6 = query(ctx, servers, d.Host, dns.TypeAAAA); return nil })
 	_ = both.Wait()
 	addrs := interleave(v6.addrs, v4.addrs)
 	if len(addrs) == 0 {
 		return nil, 0, errors.Join(v4.err, v6.err)
 	}
-	return withPort(addrs, d.Port), shortest(v4, v6), nil
+	return withPort(addrs, d.Port), shortestTTL(v4, v6), nil
 }
 
 func (d DNS) servers() ([]string, error) {
@@ -72,8 +72,8 @@ type lookup struct {
 	err   error
 }
 
-// ask puts one question to the servers until one answers it.
-func ask(ctx context.Context, servers []string, host string, kind uint16) (found lookup) {
+// query puts one question to the servers until one answers it.
+func query(ctx context.Context, servers []string, host string, kind uint16) (found lookup) {
 	question := new(dns.Msg)
 	question.SetQuestion(dns.Fqdn(host), kind)
 	question.SetEdns0(1232, false) // what passes every network unfragmented (DNS flag day 2020)
@@ -83,7 +83,7 @@ func ask(ctx context.Context, servers []string, host string, kind uint16) (found
 			err = errors.New(dns.RcodeToString[answer.Rcode])
 		}
 		if err == nil {
-			return read(answer)
+			return parseAnswer(answer)
 		}
 		found.err = fmt.Errorf("%s %s at %s: %w", dns.TypeToString[kind], host, server, err)
 		if answer != nil && answer.Rcode == dns.RcodeNameError {
@@ -104,10 +104,10 @@ func exchange(ctx context.Context, question *dns.Msg, server string) (*dns.Msg, 
 	return answer, err
 }
 
-// read takes the addresses, and the least TTL on the way to them: a chain of
+// parseAnswer takes the addresses, and the least TTL on the way to them: a chain of
 // aliases is as short-lived as its shortest link.
-func read(answer *dns.Msg) (found lookup) {
-	found.ttl = ttlMax
+func parseAnswer(answer *dns.Msg) (found lookup) {
+	found.ttl = maxTTL
 	for _, record := range answer.Answer {
 		found.ttl = min(found.ttl, time.Duration(record.Header().Ttl)*time.Second)
 		switch record := record.(type) {
@@ -126,10 +126,10 @@ func (l *lookup) add(addr netip.Addr, ok bool) {
 	}
 }
 
-// shortest is the TTL of an answer of both families; one without an address
+// shortestTTL is the TTL of an answer of both families; one without an address
 // has no say.
-func shortest(families ...lookup) time.Duration {
-	ttl := ttlMax
+func shortestTTL(families ...lookup) time.Duration {
+	ttl := maxTTL
 	for _, family := range families {
 		if len(family.addrs) > 0 {
 			ttl = min(ttl, family.ttl)

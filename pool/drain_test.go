@@ -13,12 +13,12 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestRunEndsWhenWhatIsInFlightHasEnded(t *testing.T) {
+func TestRunWaitsForRequestsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		for i := 1; i <= 2; i++ {
-			h.set(i, func(s *server) { s.takes = 7 * time.Second })
+			h.setServer(i, func(s *fakeServer) { s.latency = 7 * time.Second })
 		}
 		outcomes := make(chan push.Outcome, 20)
 		for range 20 {
@@ -32,13 +32,13 @@ func TestRunEndsWhenWhatIsInFlightHasEnded(t *testing.T) {
 		began := time.Now()
 		h.stop()
 		synctest.Wait()
-		if o := judge(leased.Do(t.Context(), request)); o.Verdict != push.Accepted {
+		if o := outcomeOf(leased.Do(t.Context(), request)); o.Verdict != push.Accepted {
 			t.Errorf("the lease that was out ended as %+v", o)
 		}
 		leased.Done(accepted)
 		<-h.ended
-		if took := time.Since(began); took != 7*time.Second || h.result != nil {
-			t.Errorf("Run ended after %s with %v, want 7s and nil", took, h.result)
+		if took := time.Since(began); took != 7*time.Second || h.runErr != nil {
+			t.Errorf("Run ended after %s with %v, want 7s and nil", took, h.runErr)
 		}
 		for range 20 {
 			if o := <-outcomes; o.Verdict != push.Accepted {
@@ -48,25 +48,25 @@ func TestRunEndsWhenWhatIsInFlightHasEnded(t *testing.T) {
 	})
 }
 
-func TestRunCutsWhatTakesLongerThanItsGraceAndSaysSo(t *testing.T) {
+func TestRunCancelsRequestsAfterDrainTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{Drain: 3 * time.Second})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{DrainTimeout: 3 * time.Second})
+		advance(time.Second)
 		lease := h.pick()
 		h.stop()
 		began := time.Now()
 		<-h.ended
-		if took := time.Since(began); took != 3*time.Second || h.result == nil || !strings.Contains(h.result.Error(), "1 requests in flight were cut after 3s") {
-			t.Errorf("Run ended after %s with %v", took, h.result)
+		if took := time.Since(began); took != 3*time.Second || h.runErr == nil || !strings.Contains(h.runErr.Error(), "1 requests in flight were cut after 3s") {
+			t.Errorf("Run ended after %s with %v", took, h.runErr)
 		}
 		lease.Done(abandoned)
 	})
 }
 
-func TestThePoolRefusesLeasesOnceItCloses(t *testing.T) {
+func TestClosingPoolRejectsPicks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 1, pool.Config{InFlight: 1})
-		pass(time.Second)
+		h := startPool(t, 1, pool.Config{MaxInFlight: 1})
+		advance(time.Second)
 		lease := h.pick()
 		waiting := make(chan error)
 		go func() {
@@ -78,7 +78,7 @@ func TestThePoolRefusesLeasesOnceItCloses(t *testing.T) {
 		if o := push.NoAnswer(<-waiting); o.Verdict != push.Unsent || o.Reason != pool.NoEndpoint {
 			t.Errorf("who waited got %+v, want unsent", o)
 		}
-		if err := h.refused(); err.Reason != pool.NoEndpoint {
+		if err := h.pickError(); err.Reason != pool.NoEndpoint {
 			t.Errorf("who came later got %v", err)
 		}
 		if err := h.Ready(); err == nil {
@@ -86,20 +86,20 @@ func TestThePoolRefusesLeasesOnceItCloses(t *testing.T) {
 		}
 		lease.Done(accepted)
 		<-h.ended
-		if err := h.refused(); err.Reason != pool.NoEndpoint {
+		if err := h.pickError(); err.Reason != pool.NoEndpoint {
 			t.Errorf("who came after the end got %v", err)
 		}
 	})
 }
 
-func TestTheEndWaitsForNoDialAndNoResolver(t *testing.T) {
+func TestRunEndCancelsDials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 8, pool.Config{})
+		h := newTestPool(t, 8, pool.Config{})
 		for i := 1; i <= 8; i++ {
-			h.set(i, func(s *server) { s.dialFor = time.Hour })
+			h.setServer(i, func(s *fakeServer) { s.dialDelay = time.Hour })
 		}
 		h.run()
-		pass(time.Second)
+		advance(time.Second)
 		began := time.Now()
 		h.stop()
 		<-h.ended
@@ -109,9 +109,9 @@ func TestTheEndWaitsForNoDialAndNoResolver(t *testing.T) {
 	})
 }
 
-func TestRunCannotBeCalledTwice(t *testing.T) {
+func TestRunTwiceFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 1, pool.Config{})
+		h := startPool(t, 1, pool.Config{})
 		if err := h.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "Run was called twice") {
 			t.Errorf("the second Run = %v", err)
 		}

@@ -47,5 +47,5 @@ func (e *Error) Unprocessed() bool { return true }
 // EndpointFault reports false: no endpoint was asked.
 func (e *Error) EndpointFault() bool { return false }
 
-// Word returns the reason.
-func (e *Error) Word() string { return e.Reason }
+// Code returns the reason.
+func (e *Error) Code() string { return e.Reason }

@@ -16,35 +16,35 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestEveryEjectionNamesItsCauseInOneWord(t *testing.T) {
-	for cause, ill := range map[pool.Cause]func(h *house){
-		pool.ByStreak: func(h *house) { h.eject(1) },
-		pool.ByFailureRate: func(h *house) {
+func TestEjectionEventCause(t *testing.T) {
+	for cause, ill := range map[pool.EjectionCause]func(h *testPool){
+		pool.CauseConsecutiveFailures: func(h *testPool) { h.eject(1) },
+		pool.CauseFailureRate: func(h *testPool) {
 			for _, o := range []push.Outcome{accepted, accepted, accepted, failed, failed, failed, accepted, failed, failed, failed} {
-				h.visit(1).Done(o)
+				h.pickEndpoint(1).Done(o)
 			}
 		},
-		pool.ByPeers: func(h *house) {
-			h.sometimes(1, 0, 10, 25*time.Second)
-			h.sometimes(1, 3, 10, 10*time.Second)
+		pool.CauseSuccessRate: func(h *testPool) {
+			h.failSome(1, 0, 10, 25*time.Second)
+			h.failSome(1, 3, 10, 10*time.Second)
 		},
-		pool.BySlowness: func(h *house) {
-			h.rush(400, 5*time.Second)
-			h.set(1, func(s *server) { s.takes = 1020 * time.Millisecond })
-			h.rush(400, 5*time.Second)
+		pool.CauseLatency: func(h *testPool) {
+			h.sendAtRate(400, 5*time.Second)
+			h.setServer(1, func(s *fakeServer) { s.latency = 1020 * time.Millisecond })
+			h.sendAtRate(400, 5*time.Second)
 		},
-		pool.ByProbe: func(h *house) {
+		pool.CauseProbe: func(h *testPool) {
 			h.eject(1)
-			pass(11 * time.Second)
+			advance(11 * time.Second)
 			h.pick().Done(failed)
 		},
 	} {
 		t.Run(string(cause), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := open(t, 8, pool.Config{})
-				pass(time.Second)
+				h := startPool(t, 8, pool.Config{})
+				advance(time.Second)
 				ill(h)
-				pass(time.Second)
+				advance(time.Second)
 				if got := h.lastEjection(); got.Cause != cause || got.Endpoint != addr(1).String() {
 					t.Errorf("the last ejection is %+v", got)
 				}
@@ -53,20 +53,20 @@ func TestEveryEjectionNamesItsCauseInOneWord(t *testing.T) {
 	}
 }
 
-func TestEveryEventIsObservedLoggedAndShown(t *testing.T) {
+func TestEventsAreObservedLoggedAndInStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
-		h := open(t, 4, pool.Config{Size: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		pass(time.Second)
-		h.look(1).conns[0].goAway()
-		pass(time.Second)
+		h := startPool(t, 4, pool.Config{Size: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		advance(time.Second)
+		h.serverCopy(1).conns[0].goAway()
+		advance(time.Second)
 		h.eject(2)
-		pass(11 * time.Second)
+		advance(11 * time.Second)
 		h.stop()
 		<-h.ended
 		shown, lines := h.Status().Events, strings.Split(strings.TrimSpace(log.String()), "\n")
 		if !slices.Equal(shown, h.events) || len(lines) != len(shown) {
-			t.Fatalf("observed\n%s\nshown\n%+v\nlogged\n%s", h.story(), shown, log.String())
+			t.Fatalf("observed\n%s\nshown\n%+v\nlogged\n%s", h.eventLog(), shown, log.String())
 		}
 		for i, e := range shown {
 			want := fmt.Sprintf("msg=\"endpoint pool: %s\" pool=test endpoint=%s reason=", e.Kind, cmp.Or(e.Endpoint, `""`))
@@ -77,25 +77,25 @@ func TestEveryEventIsObservedLoggedAndShown(t *testing.T) {
 	})
 }
 
-func TestStatusShowsTheLastFiftyEvents(t *testing.T) {
+func TestStatusHasLastFiftyEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
+		h := startPool(t, 2, pool.Config{})
 		for i := range 60 {
-			h.name(addrs(1, 2+i%2)...)
+			h.setAddrs(addrs(1, 2+i%2)...)
 		}
-		pass(time.Second)
+		advance(time.Second)
 		shown := h.Status().Events
 		if len(shown) != 50 || !slices.Equal(shown, h.events[len(h.events)-50:]) {
-			t.Errorf("%d events are shown of\n%s", len(shown), h.story())
+			t.Errorf("%d events are shown of\n%s", len(shown), h.eventLog())
 		}
 	})
 }
 
-func (h *house) lastEjection() (last pool.Event) {
+func (h *testPool) lastEjection() (last pool.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.events {
-		if e.Kind == pool.Ejected {
+		if e.Kind == pool.EventEjected {
 			last = e
 		}
 	}

@@ -20,7 +20,7 @@ func Example() {
 		Name:     "apns",
 		Resolver: pool.Static{netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("192.0.2.2:443")},
 		Dial: func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { // wire.Dial, in earnest
-			return &toy{sick: addr.Addr() == netip.MustParseAddr("192.0.2.1"), closed: make(chan struct{})}, nil
+			return &exampleConn{failing: addr.Addr() == netip.MustParseAddr("192.0.2.1"), closed: make(chan struct{})}, nil
 		},
 	})
 	if err != nil {
@@ -58,20 +58,20 @@ func Example() {
 	// closed: <nil>
 }
 
-// toy is a connection that answers at once.
-type toy struct {
-	sick   bool
-	closed chan struct{}
+// exampleConn is a connection that answers at once.
+type exampleConn struct {
+	failing bool
+	closed  chan struct{}
 }
 
-func (c *toy) Do(context.Context, *wire.Request) (*wire.Response, error) {
-	if c.sick {
+func (c *exampleConn) Do(context.Context, *wire.Request) (*wire.Response, error) {
+	if c.failing {
 		return &wire.Response{Status: 500}, nil
 	}
 	return &wire.Response{Status: 200}, nil
 }
 
-func (c *toy) Run(ctx context.Context) error {
+func (c *exampleConn) Run(ctx context.Context) error {
 	select {
 	case <-c.closed:
 		return nil
@@ -80,5 +80,5 @@ func (c *toy) Run(ctx context.Context) error {
 	}
 }
 
-func (c *toy) Drain()            { close(c.closed) }
-func (c *toy) State() wire.State { return wire.State{MaxStreams: 1000} }
+func (c *exampleConn) Drain()            { close(c.closed) }
+func (c *exampleConn) State() wire.State { return wire.State{MaxStreams: 1000} }

@@ -16,10 +16,10 @@ import (
 type Lease struct {
 	pool     *Pool
 	endpoint *Endpoint
-	link     *link
+	conn     *endpointConn
 	ticket   ticket
-	took     time.Duration
-	ended    atomic.Bool
+	latency  time.Duration
+	done     atomic.Bool
 }
 
 var _ wire.Doer = (*Lease)(nil)
@@ -29,13 +29,13 @@ func (l *Lease) Endpoint() *Endpoint { return l.endpoint }
 
 // Conn returns the leased connection, for those who know more of it than the
 // pool does.
-func (l *Lease) Conn() Conn { return l.link.conn }
+func (l *Lease) Conn() Conn { return l.conn.conn }
 
 // Do makes the attempt on the leased connection.
 func (l *Lease) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
 	began := time.Now()
-	answer, err := l.link.conn.Do(ctx, r)
-	l.took = time.Since(began)
+	answer, err := l.conn.conn.Do(ctx, r)
+	l.latency = time.Since(began)
 	return answer, err
 }
 
@@ -44,51 +44,51 @@ func (l *Lease) Do(ctx context.Context, r *wire.Request) (*wire.Response, error)
 // the breaker: EndpointFault is a failure, EndpointProven a success, and the
 // rest says nothing about the endpoint.
 func (l *Lease) Done(o push.Outcome) {
-	if l.ended.Swap(true) {
+	if l.done.Swap(true) {
 		return
 	}
 	p, e := l.pool, l.endpoint
-	ejected := p.settle(l, o)
+	ejected := p.recordOutcome(l, o)
 	switch {
 	case o.CloseConnection && (ejected || !o.EndpointFault()):
-		p.retire(l.link, Closed, "the provider's answer spoils the connection: "+o.Reason)
-	case o.HTTP == 0 && l.link.conn.State().Draining:
-		p.retire(l.link, GoAway, "the connection takes nothing new")
+		p.retire(l.conn, EventConnClosed, "the provider's answer spoils the connection: "+o.Reason)
+	case o.HTTP == 0 && l.conn.conn.State().Draining:
+		p.retire(l.conn, EventGoAway, "the connection takes nothing new")
 	}
-	e.leave()
-	p.serve(max(1, e.room(p.cfg.InFlight))) // the answer may have raised the connection's stream limit
+	e.release()
+	p.serveWaiters(max(1, e.freeSlots(p.cfg.MaxInFlight))) // the answer may have raised the connection's stream limit
 	if p.closing.Load() {
-		p.poke()
+		p.wakeMaintainer()
 	}
 }
 
-// settle tells the endpoint's statistics and its breaker, and the keeper if
+// recordOutcome tells the endpoint's statistics and its breaker, and the keeper if
 // that changed anything. It reports whether the endpoint was ejected just now.
-func (p *Pool) settle(l *Lease, o push.Outcome) (ejected bool) {
+func (p *Pool) recordOutcome(l *Lease, o push.Outcome) (ejected bool) {
 	outcome, why := errExcluded, o.Reason
 	switch {
 	case o.EndpointFault():
 		outcome = errFailed
 		if o.HTTP == 0 {
-			outcome = errSilent
+			outcome = errNoAnswer
 		}
-		l.endpoint.tally.failed.Add(1)
+		l.endpoint.outcomes.failed.Add(1)
 	case o.EndpointProven():
 		outcome = nil
-		l.endpoint.tally.answered(l.took)
+		l.endpoint.outcomes.addSuccess(l.latency)
 	}
-	if limit := time.Duration(p.slowProbe.Load()); l.ticket.trial && outcome == nil && limit > 0 && l.took > limit {
-		outcome, why = errFailed, fmt.Sprintf("it answered after %s, its peers do within %s", l.took, limit)
+	if limit := time.Duration(p.probeLatencyLimit.Load()); l.ticket.probe && outcome == nil && limit > 0 && l.latency > limit {
+		outcome, why = errFailed, fmt.Sprintf("it answered after %s, its peers do within %s", l.latency, limit)
 	}
-	switch l.endpoint.circuit.settle(l.ticket, outcome, why) {
+	switch l.endpoint.breaker.record(l.ticket, outcome, why) {
 	case opened:
-		p.ejected(l.endpoint)
+		p.onEjected(l.endpoint)
 		return true
 	case reopened:
-		p.note(ejection(l.endpoint))
-		p.retire(l.link, Closed, "the probe failed on it")
-	case healed:
-		p.note(Event{Kind: Recovered, Endpoint: l.endpoint.name, Reason: "the probe succeeded"})
+		p.addEvent(ejectedEvent(l.endpoint))
+		p.retire(l.conn, EventConnClosed, "the probe failed on it")
+	case recovered:
+		p.addEvent(Event{Kind: EventRecovered, Endpoint: l.endpoint.name, Reason: "the probe succeeded"})
 	}
 	return false
 }

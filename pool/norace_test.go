@@ -4,4 +4,4 @@
 
 package pool_test
 
-const underRace = false
+const raceEnabled = false

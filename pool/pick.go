@@ -27,46 +27,46 @@ func (t Tried) Has(e *Endpoint) bool {
 // as its probe, for a first attempt has others left. The error is an *Error,
 // and nothing was sent.
 func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) {
-	p.rouse()
-	if p.line.empty() {
-		if lease, err := p.try(tried); lease != nil || err != nil {
+	p.activate()
+	if p.waiters.empty() {
+		if lease, err := p.tryPick(tried); lease != nil || err != nil {
 			return lease, err
 		}
 	}
 	return p.wait(ctx, tried)
 }
 
-// try is Pick without waiting: neither lease nor error means to wait.
-func (p *Pool) try(tried Tried) (*Lease, error) {
-	f := fields.Get().(*field)
+// tryPick is Pick without waiting: neither lease nor error means to wait.
+func (p *Pool) tryPick(tried Tried) (*Lease, error) {
+	f := candidateSets.Get().(*candidateSet)
 	defer f.release()
 	for {
-		f.survey(p, tried)
-		if f.convalescent != nil {
-			if lease := p.probe(f.convalescent); lease != nil {
+		f.count(p, tried)
+		if f.probeTarget != nil {
+			if lease := p.leaseProbe(f.probeTarget); lease != nil {
 				return lease, nil
 			}
 		}
-		if err := f.choose(p, tried); err != nil {
+		if err := f.selectEligible(p, tried); err != nil {
 			return nil, err
 		}
-		lease, again := p.from(f.choice)
+		lease, again := p.leaseFrom(f.eligible)
 		if !again {
 			return lease, nil
 		}
 	}
 }
 
-// from leases one of the candidates as the picker likes. Where a connection
+// leaseFrom leases one of the candidates as the picker likes. Where a connection
 // turned out to be spent, the field has changed and has to be surveyed again.
-func (p *Pool) from(candidates []*Endpoint) (lease *Lease, again bool) {
+func (p *Pool) leaseFrom(candidates []*Endpoint) (lease *Lease, again bool) {
 	for len(candidates) > 0 {
 		e := p.cfg.Picker.Pick(candidates)
 		i := slices.Index(candidates, e)
 		if i < 0 { // no strategy, ours or a stranger's, gets past the filter
 			i, e = 0, candidates[0]
 		}
-		if lease, spent := p.lease(e); lease != nil || spent {
+		if lease, spent := p.leaseEndpoint(e); lease != nil || spent {
 			return lease, spent
 		}
 		candidates = slices.Delete(candidates, i, i+1)
@@ -74,60 +74,60 @@ func (p *Pool) from(candidates []*Endpoint) (lease *Lease, again bool) {
 	return nil, false
 }
 
-// probe leases e if the lease becomes its trial.
-func (p *Pool) probe(e *Endpoint) *Lease {
-	lease, _ := p.lease(e)
-	if lease == nil || lease.ticket.trial {
+// leaseProbe leases e if the lease becomes its trial.
+func (p *Pool) leaseProbe(e *Endpoint) *Lease {
+	lease, _ := p.leaseEndpoint(e)
+	if lease == nil || lease.ticket.probe {
 		return lease
 	}
-	e.leave()
+	e.release()
 	return nil
 }
 
-// lease takes a place of e and its best connection.
-func (p *Pool) lease(e *Endpoint) (lease *Lease, spent bool) {
-	if !e.enter(p.cfg.InFlight) {
+// leaseEndpoint takes a place of e and its best connection.
+func (p *Pool) leaseEndpoint(e *Endpoint) (lease *Lease, spent bool) {
+	if !e.acquire(p.cfg.MaxInFlight) {
 		return nil, false
 	}
-	best, gone := e.link()
+	best, gone := e.bestConn()
 	if gone != nil {
-		p.retire(gone, GoAway, "the connection takes nothing new")
+		p.retire(gone, EventGoAway, "the connection takes nothing new")
 	}
 	if best == nil {
-		e.leave()
+		e.release()
 		return nil, true
 	}
-	lease = &Lease{pool: p, endpoint: e, link: best, ticket: e.circuit.enter()}
-	if lease.ticket.trial {
-		p.note(Event{Kind: Probing, Endpoint: e.name, Reason: "one request tells whether it has healed"})
+	lease = &Lease{pool: p, endpoint: e, conn: best, ticket: e.breaker.admit()}
+	if lease.ticket.probe {
+		p.addEvent(Event{Kind: EventProbing, Endpoint: e.name, Reason: "one request tells whether it has healed"})
 	}
 	return lease, false
 }
 
-// field is the members as one Pick sees them. Its slice is used again.
-type field struct {
-	live, healthy          int // all with a connection; those whose breaker is closed
-	untried, untouched     int // live and untried; healthy and untried
-	convalescent           *Endpoint
-	needHealthy, needFresh bool
-	choice                 []*Endpoint
+// candidateSet is the members as one Pick sees them. Its slice is used again.
+type candidateSet struct {
+	live, healthy            int // all with a connection; those whose breaker is closed
+	untried, healthyUntried  int // live and untried; healthy and untried
+	probeTarget              *Endpoint
+	needHealthy, needUntried bool
+	eligible                 []*Endpoint
 }
 
-var fields = sync.Pool{New: func() any { return new(field) }}
+var candidateSets = sync.Pool{New: func() any { return new(candidateSet) }}
 
-func (f *field) release() {
-	clear(f.choice)
-	fields.Put(f)
+func (f *candidateSet) release() {
+	clear(f.eligible)
+	candidateSets.Put(f)
 }
 
-// survey counts. It reads a snapshot and atomics, and takes no lock.
-func (f *field) survey(p *Pool, tried Tried) {
-	*f = field{choice: f.choice[:0]}
+// count counts. It reads a snapshot and atomics, and takes no lock.
+func (f *candidateSet) count(p *Pool, tried Tried) {
+	*f = candidateSet{eligible: f.eligible[:0]}
 	for _, e := range *p.members.Load() {
 		if !e.live() {
 			continue
 		}
-		healthy, fresh := e.circuit.healthy(), !tried.Has(e)
+		healthy, fresh := e.breaker.healthy(), !tried.Has(e)
 		f.live++
 		if healthy {
 			f.healthy++
@@ -136,66 +136,66 @@ func (f *field) survey(p *Pool, tried Tried) {
 			f.untried++
 		}
 		if healthy && fresh {
-			f.untouched++
+			f.healthyUntried++
 		}
-		if len(tried) == 0 && !healthy && e.circuit.wantsProbe() && e.room(p.cfg.InFlight) > 0 {
-			f.convalescent = e
+		if len(tried) == 0 && !healthy && e.breaker.needsProbe() && e.freeSlots(p.cfg.MaxInFlight) > 0 {
+			f.probeTarget = e
 		}
 	}
 }
 
 var errAllEjected = errors.New("every endpoint that is left is ejected, and the pool is set to fail fast")
 
-// choose fills the choice: first comes which kind of endpoint there is at all,
+// selectEligible fills the choice: first comes which kind of endpoint there is at all,
 // and only then which of them has room. So a full pool makes a retry wait and
 // never sends it back to where it failed.
-func (f *field) choose(p *Pool, tried Tried) error {
-	panicking := p.panics(f.live, f.healthy)
+func (f *candidateSet) selectEligible(p *Pool, tried Tried) error {
+	panicking := p.exceedsPanicThreshold(f.live, f.healthy)
 	switch {
 	case f.live == 0:
 		return nil
-	case f.untried == 0 && len(tried) > 0 && !p.warm.Load():
+	case f.untried == 0 && len(tried) > 0 && !p.warmedUp.Load():
 		return nil // the others are on their way
-	case f.untouched > 0 && !panicking:
-		f.needHealthy, f.needFresh = true, true
+	case f.healthyUntried > 0 && !panicking:
+		f.needHealthy, f.needUntried = true, true
 	case p.cfg.FailFast && (f.untried > 0 || f.healthy == 0):
 		return p.errorf(BreakerOpen, errAllEjected)
 	case f.untried > 0:
-		f.needFresh = true
+		f.needUntried = true
 	default:
 		f.needHealthy = f.healthy > 0 && !panicking
 	}
 	doubtful := false
 	for _, e := range *p.members.Load() {
-		if f.wants(e, tried) && e.room(p.cfg.InFlight) > 0 {
-			f.choice = append(f.choice, e)
-			doubtful = doubtful || e.doubtful()
+		if f.matches(e, tried) && e.freeSlots(p.cfg.MaxInFlight) > 0 {
+			f.eligible = append(f.eligible, e)
+			doubtful = doubtful || e.suspect()
 		}
 	}
 	if doubtful {
-		f.spareTheDoubtful()
+		f.avoidSuspects()
 	}
 	return nil
 }
 
-// spareTheDoubtful leaves out those of whom it will soon be known whether they
+// avoidSuspects leaves out those of whom it will soon be known whether they
 // are well, unless nobody else is left.
-func (f *field) spareTheDoubtful() {
-	for _, e := range f.choice {
-		if !e.doubtful() {
-			f.choice = slices.DeleteFunc(f.choice, (*Endpoint).doubtful)
+func (f *candidateSet) avoidSuspects() {
+	for _, e := range f.eligible {
+		if !e.suspect() {
+			f.eligible = slices.DeleteFunc(f.eligible, (*Endpoint).suspect)
 			return
 		}
 	}
 }
 
-func (f *field) wants(e *Endpoint, tried Tried) bool {
-	return e.live() && (!f.needHealthy || e.circuit.healthy()) && (!f.needFresh || !tried.Has(e))
+func (f *candidateSet) matches(e *Endpoint, tried Tried) bool {
+	return e.live() && (!f.needHealthy || e.breaker.healthy()) && (!f.needUntried || !tried.Has(e))
 }
 
-// panics reports whether too large a share of the live endpoints is ejected to
+// exceedsPanicThreshold reports whether too large a share of the live endpoints is ejected to
 // believe it of them (Envoy's panic threshold). Those who prefer an error to a
 // doubtful endpoint do not panic.
-func (p *Pool) panics(live, healthy int) bool {
+func (p *Pool) exceedsPanicThreshold(live, healthy int) bool {
 	return !p.cfg.FailFast && float64(live-healthy) > p.cfg.MaxEjected*float64(live)
 }

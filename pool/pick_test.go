@@ -14,22 +14,22 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// fillUp leases every place of endpoint i.
-func (h *house) fillUp(i, places int) (leases []*pool.Lease) {
+// pickMany leases every place of endpoint i.
+func (h *testPool) pickMany(i, places int) (leases []*pool.Lease) {
 	h.t.Helper()
 	for range places {
-		leases = append(leases, h.visit(i))
+		leases = append(leases, h.pickEndpoint(i))
 	}
 	return leases
 }
 
-func TestARetryWaitsForAnUntriedEndpointRatherThanReturnToATriedOne(t *testing.T) {
+func TestRetryWaitsForUntriedEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 3, pool.Config{InFlight: 2})
-		pass(time.Second)
-		tried := h.visit(1)
+		h := startPool(t, 3, pool.Config{MaxInFlight: 2})
+		advance(time.Second)
+		tried := h.pickEndpoint(1)
 		tried.Done(failed)
-		busy := append(h.fillUp(2, 2), h.fillUp(3, 2)...)
+		busy := append(h.pickMany(2, 2), h.pickMany(3, 2)...)
 		got := make(chan *pool.Lease)
 		go func() {
 			lease, err := h.Pick(t.Context(), pool.Tried{tried.Endpoint()})
@@ -38,7 +38,7 @@ func TestARetryWaitsForAnUntriedEndpointRatherThanReturnToATriedOne(t *testing.T
 			}
 			got <- lease
 		}()
-		pass(time.Hour)
+		advance(time.Hour)
 		select {
 		case lease := <-got:
 			t.Fatalf("the retry got %s while the untried were full", lease.Endpoint())
@@ -51,12 +51,12 @@ func TestARetryWaitsForAnUntriedEndpointRatherThanReturnToATriedOne(t *testing.T
 	})
 }
 
-func TestARetryPrefersAnUntriedEjectedEndpointToATriedOne(t *testing.T) {
+func TestRetryPrefersUntriedEjectedEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		h.eject(1)
-		tried := h.visit(2)
+		tried := h.pickEndpoint(2)
 		tried.Done(accepted)
 		if lease := h.pick(tried.Endpoint()); lease.Endpoint().Addr() != addr(1) {
 			t.Errorf("the retry went back to %s", lease.Endpoint())
@@ -64,11 +64,11 @@ func TestARetryPrefersAnUntriedEjectedEndpointToATriedOne(t *testing.T) {
 	})
 }
 
-func TestAnEndpointIsTriedByItsAddress(t *testing.T) {
+func TestTriedComparesAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, other := open(t, 2, pool.Config{}), open(t, 2, pool.Config{})
-		pass(time.Second)
-		elsewhere := other.visit(1)
+		h, other := startPool(t, 2, pool.Config{}), startPool(t, 2, pool.Config{})
+		advance(time.Second)
+		elsewhere := other.pickEndpoint(1)
 		for range 20 {
 			lease := h.pick(elsewhere.Endpoint())
 			if lease.Endpoint().Addr() == addr(1) {
@@ -79,13 +79,13 @@ func TestAnEndpointIsTriedByItsAddress(t *testing.T) {
 	})
 }
 
-func TestWhenAllAreTriedAHealthyOneIsTakenAgain(t *testing.T) {
+func TestPickReusesHealthyEndpointWhenAllAreTried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 3, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 3, pool.Config{})
+		advance(time.Second)
 		var tried pool.Tried
 		for i := 1; i <= 3; i++ {
-			lease := h.visit(i)
+			lease := h.pickEndpoint(i)
 			tried = append(tried, lease.Endpoint())
 			lease.Done(accepted)
 		}
@@ -100,19 +100,19 @@ func TestWhenAllAreTriedAHealthyOneIsTakenAgain(t *testing.T) {
 	})
 }
 
-func TestTheCapBoundsWhatIsInFlightOnEachEndpoint(t *testing.T) {
+func TestMaxInFlightLimitsEachEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{InFlight: 5})
-		pass(time.Second)
+		h := startPool(t, 4, pool.Config{MaxInFlight: 5})
+		advance(time.Second)
 		for i := 1; i <= 4; i++ {
-			h.set(i, func(s *server) { s.takes = time.Second })
+			h.setServer(i, func(s *fakeServer) { s.latency = time.Second })
 		}
 		var group sync.WaitGroup
 		for range 200 {
 			group.Go(func() { h.attempt() })
 		}
 		for range 10 {
-			pass(990 * time.Millisecond)
+			advance(990 * time.Millisecond)
 			for _, e := range h.Status().Endpoints {
 				if e.InFlight > 5 {
 					t.Errorf("%s has %d in flight, the cap is 5", e.Address, e.InFlight)
@@ -127,14 +127,14 @@ func TestTheCapBoundsWhatIsInFlightOnEachEndpoint(t *testing.T) {
 	})
 }
 
-func TestAConnectionIsLeasedNoMoreThanItBearsUntilItBearsMore(t *testing.T) {
+func TestLeasesRespectStreamLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 4, pool.Config{})
+		h := newTestPool(t, 4, pool.Config{})
 		for i := 1; i <= 4; i++ {
-			h.set(i, func(s *server) { s.streams = 1 }) // as APNs begins
+			h.setServer(i, func(s *fakeServer) { s.maxStreams = 1 }) // as APNs begins
 		}
 		h.run()
-		pass(time.Second)
+		advance(time.Second)
 		var group sync.WaitGroup
 		for range 100 {
 			group.Go(func() { h.attempt() })
@@ -144,7 +144,7 @@ func TestAConnectionIsLeasedNoMoreThanItBearsUntilItBearsMore(t *testing.T) {
 			t.Errorf("with one stream on each of four, %d are in flight and %d wait", s.InFlight, s.Waiting)
 		}
 		for i := 1; i <= 4; i++ {
-			h.set(i, func(s *server) { s.streams = 1000 })
+			h.setServer(i, func(s *fakeServer) { s.maxStreams = 1000 })
 		}
 		began := time.Now()
 		group.Wait()
@@ -154,10 +154,10 @@ func TestAConnectionIsLeasedNoMoreThanItBearsUntilItBearsMore(t *testing.T) {
 	})
 }
 
-func TestThoseWhoWaitAreServedInTheOrderTheyCame(t *testing.T) {
+func TestWaitersAreServedInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 1, pool.Config{InFlight: 1})
-		pass(time.Second)
+		h := startPool(t, 1, pool.Config{MaxInFlight: 1})
+		advance(time.Second)
 		first := h.pick()
 		var order []int
 		var mu sync.Mutex
@@ -187,11 +187,11 @@ func TestThoseWhoWaitAreServedInTheOrderTheyCame(t *testing.T) {
 	})
 }
 
-func TestWhoCannotUseAFreePlaceIsPassedOver(t *testing.T) {
+func TestWaiterThatCannotUseFreeSlotIsSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{InFlight: 1})
-		pass(time.Second)
-		one, two := h.visit(1), h.visit(2)
+		h := startPool(t, 2, pool.Config{MaxInFlight: 1})
+		advance(time.Second)
+		one, two := h.pickEndpoint(1), h.pickEndpoint(2)
 		served := make(chan string, 2)
 		wait := func(name string, tried ...*pool.Endpoint) {
 			go func() {
@@ -217,10 +217,10 @@ func TestWhoCannotUseAFreePlaceIsPassedOver(t *testing.T) {
 	})
 }
 
-func TestACallerThatLeavesTheLineHoldsNobodyUp(t *testing.T) {
+func TestCancelledWaiterDoesNotBlockOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 1, pool.Config{InFlight: 1})
-		pass(time.Second)
+		h := startPool(t, 1, pool.Config{MaxInFlight: 1})
+		advance(time.Second)
 		first := h.pick()
 		leaving, leave := context.WithCancel(t.Context())
 		errs := make(chan error)
@@ -250,10 +250,10 @@ func TestACallerThatLeavesTheLineHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-func TestAPlaceThatIsHandedToACallerWhoJustLeftIsNotLost(t *testing.T) {
+func TestSlotServedToCancelledWaiterIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 1, pool.Config{InFlight: 1})
-		pass(time.Second)
+		h := startPool(t, 1, pool.Config{MaxInFlight: 1})
+		advance(time.Second)
 		for range 50 {
 			first := h.pick()
 			ctx, leave := context.WithCancel(t.Context())
@@ -275,16 +275,16 @@ func TestAPlaceThatIsHandedToACallerWhoJustLeftIsNotLost(t *testing.T) {
 	})
 }
 
-// stranger returns what it was told to, candidate or not.
-type stranger struct{ wants func() *pool.Endpoint }
+// stubPicker returns what it was told to, candidate or not.
+type stubPicker struct{ pick func() *pool.Endpoint }
 
-func (s stranger) Pick([]*pool.Endpoint) *pool.Endpoint { return s.wants() }
+func (s stubPicker) Pick([]*pool.Endpoint) *pool.Endpoint { return s.pick() }
 
-func TestNoPickerCanGetPastTheFilter(t *testing.T) {
+func TestPickerCannotBypassFilter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var wanted *pool.Endpoint
-		h := open(t, 2, pool.Config{Picker: stranger{func() *pool.Endpoint { return wanted }}})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{Picker: stubPicker{func() *pool.Endpoint { return wanted }}})
+		advance(time.Second)
 		first := h.pick()
 		first.Done(accepted)
 		wanted = first.Endpoint()
@@ -296,11 +296,11 @@ func TestNoPickerCanGetPastTheFilter(t *testing.T) {
 	})
 }
 
-func TestRoundRobinStaysEvenWhenSomeAreRetries(t *testing.T) {
+func TestRoundRobinStaysEvenWithRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 8, pool.Config{})
-		pass(time.Second)
-		h.spread(16)
+		h := startPool(t, 8, pool.Config{})
+		advance(time.Second)
+		h.countPicks(16)
 		got := map[string]int{}
 		for range 800 { // every first attempt on endpoint 1 is followed by a second one elsewhere
 			lease := h.pick()
@@ -322,20 +322,20 @@ func TestRoundRobinStaysEvenWhenSomeAreRetries(t *testing.T) {
 	})
 }
 
-func TestLoadMovesAwayFromASlowEndpoint(t *testing.T) {
-	for name, picker := range map[string]pool.Picker{"LeastLoaded": pool.LeastLoaded{}, "InStep": pool.InStep{}} {
+func TestLoadMovesAwayFromSlowEndpoint(t *testing.T) {
+	for name, picker := range map[string]pool.Picker{"LeastLoaded": pool.LeastLoaded{}, "InStep": pool.BoundedRoundRobin{}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := open(t, 8, pool.Config{Picker: picker, Outlier: pool.Outlier{Off: true}})
-				pass(time.Second)
-				h.set(1, func(s *server) { s.takes = time.Second })
+				h := startPool(t, 8, pool.Config{Picker: picker, Outlier: pool.Outlier{Disabled: true}})
+				advance(time.Second)
+				h.setServer(1, func(s *fakeServer) { s.latency = time.Second })
 				var group sync.WaitGroup
 				for range 5000 {
 					group.Go(func() { h.attempt() })
 					time.Sleep(time.Millisecond)
 				}
 				group.Wait()
-				if hits := h.look(1).hits; hits > 100 {
+				if hits := h.serverCopy(1).requests; hits > 100 {
 					t.Errorf("the endpoint that takes 50 times as long got %d of 5000, want at most 2%%", hits)
 				}
 			})
@@ -343,11 +343,11 @@ func TestLoadMovesAwayFromASlowEndpoint(t *testing.T) {
 	}
 }
 
-func TestInStepGivesHealthyEndpointsTheSame(t *testing.T) {
+func TestBoundedRoundRobinIsEven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 8, pool.Config{Picker: pool.InStep{}})
-		pass(time.Second)
-		h.spread(16)
+		h := startPool(t, 8, pool.Config{Picker: pool.BoundedRoundRobin{}})
+		advance(time.Second)
+		h.countPicks(16)
 		got := map[string]int{}
 		var out []*pool.Lease
 		for range 800 { // forty are out at a time
@@ -369,10 +369,10 @@ func TestInStepGivesHealthyEndpointsTheSame(t *testing.T) {
 	})
 }
 
-func TestAConnectionThatTakesNothingNewIsNotPicked(t *testing.T) {
+func TestDrainingConnectionIsNotPicked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		h.lastConn(1).goAway()
 		for range 10 { // nobody has told the pool
 			lease := h.pick()
@@ -384,17 +384,17 @@ func TestAConnectionThatTakesNothingNewIsNotPicked(t *testing.T) {
 	})
 }
 
-func TestOfTwoConnectionsTheOneWithLessToDoIsUsed(t *testing.T) {
+func TestLeastLoadedConnectionIsUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 1, pool.Config{Conns: 2})
-		pass(time.Second)
-		h.set(1, func(s *server) { s.takes = time.Second })
+		h := startPool(t, 1, pool.Config{ConnsPerEndpoint: 2})
+		advance(time.Second)
+		h.setServer(1, func(s *fakeServer) { s.latency = time.Second })
 		var group sync.WaitGroup
 		for range 10 {
 			group.Go(func() { h.attempt() })
 			synctest.Wait()
 		}
-		for i, c := range h.look(1).conns {
+		for i, c := range h.serverCopy(1).conns {
 			if n := c.State().InFlight; n != 5 {
 				t.Errorf("connection %d has %d in flight, want 5", i, n)
 			}
@@ -403,68 +403,68 @@ func TestOfTwoConnectionsTheOneWithLessToDoIsUsed(t *testing.T) {
 	})
 }
 
-func TestAnEndpointThatFailedThriceIsSparedUntilWhatIsInFlightHasTold(t *testing.T) {
+func TestPickAvoidsSuspectEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 3, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 3, pool.Config{})
+		advance(time.Second)
 		var inFlight []*pool.Lease
 		for range 5 {
-			inFlight = append(inFlight, h.visit(1))
+			inFlight = append(inFlight, h.pickEndpoint(1))
 		}
 		for _, l := range inFlight[:3] {
 			l.Done(failed)
 		}
-		if got := h.spread(30); got[addr(1).String()] != 0 {
+		if got := h.countPicks(30); got[addr(1).String()] != 0 {
 			t.Errorf("it failed three times in a row and still has two in flight: %v", got)
 		}
 		inFlight[3].Done(accepted)
-		if got := h.spread(30); got[addr(1).String()] != 10 {
+		if got := h.countPicks(30); got[addr(1).String()] != 10 {
 			t.Errorf("it has answered again: %v", got)
 		}
 		inFlight[4].Done(accepted)
 	})
 }
 
-func TestWhoOwesASignOfLifeIsSparedUntilItComes(t *testing.T) {
+func TestPickAvoidsEndpointWithPendingPing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{})
-		pass(time.Second)
-		h.set(1, func(s *server) { s.silent = true })
-		h.set(2, func(s *server) { s.silent = true })
-		if got := h.spread(30); got[addr(1).String()]+got[addr(2).String()] != 0 {
+		h := startPool(t, 4, pool.Config{})
+		advance(time.Second)
+		h.setServer(1, func(s *fakeServer) { s.pingPending = true })
+		h.setServer(2, func(s *fakeServer) { s.pingPending = true })
+		if got := h.countPicks(30); got[addr(1).String()]+got[addr(2).String()] != 0 {
 			t.Errorf("two have fallen silent: %v", got)
 		}
-		h.set(1, func(s *server) { s.silent = false })
-		if got := h.spread(30); got[addr(1).String()] == 0 || got[addr(2).String()] != 0 {
+		h.setServer(1, func(s *fakeServer) { s.pingPending = false })
+		if got := h.countPicks(30); got[addr(1).String()] == 0 || got[addr(2).String()] != 0 {
 			t.Errorf("one of them has been heard again: %v", got)
 		}
 		for i := range 4 {
-			h.set(i+1, func(s *server) { s.silent = true })
+			h.setServer(i+1, func(s *fakeServer) { s.pingPending = true })
 		}
-		if got := h.spread(20); len(got) != 4 {
+		if got := h.countPicks(20); len(got) != 4 {
 			t.Errorf("all are silent, so none is better: %v", got)
 		}
 	})
 }
 
-func TestADoubtfulEndpointIsUsedWhenThereIsNoOther(t *testing.T) {
+func TestPickUsesSuspectEndpointWhenAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 1, pool.Config{})
-		pass(time.Second)
-		held := h.visit(1)
+		h := startPool(t, 1, pool.Config{})
+		advance(time.Second)
+		held := h.pickEndpoint(1)
 		for range 3 {
-			h.visit(1).Done(failed)
+			h.pickEndpoint(1).Done(failed)
 		}
 		h.pick().Done(accepted)
 		held.Done(accepted)
 	})
 }
 
-func TestARetryDuringAColdStartWaitsForAnUntriedEndpoint(t *testing.T) {
+func TestRetryDuringColdStartWaitsForUntriedEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 4, pool.Config{})
+		h := newTestPool(t, 4, pool.Config{})
 		for i := 2; i <= 4; i++ {
-			h.set(i, func(s *server) { s.dialFor = 300 * time.Millisecond })
+			h.setServer(i, func(s *fakeServer) { s.dialDelay = 300 * time.Millisecond })
 		}
 		h.run()
 		first, err := h.Pick(t.Context(), nil)
@@ -483,10 +483,10 @@ func TestARetryDuringAColdStartWaitsForAnUntriedEndpoint(t *testing.T) {
 	})
 }
 
-func TestADeadAddressAmongTheFirstKeepsRetriesWaitingForASecondAtMost(t *testing.T) {
+func TestHangingFirstDialDelaysRetriesOneSecondAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 2, pool.Config{})
-		h.set(2, func(s *server) { s.dialFor = time.Hour })
+		h := newTestPool(t, 2, pool.Config{})
+		h.setServer(2, func(s *fakeServer) { s.dialDelay = time.Hour })
 		h.run()
 		first, err := h.Pick(t.Context(), nil)
 		if err != nil {

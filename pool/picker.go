@@ -14,13 +14,13 @@ type Picker interface {
 	Pick(candidates []*Endpoint) *Endpoint
 }
 
-// Surveyor is a Picker that wants to know the whole pool, and not only whom it
+// SnapshotPicker is a Picker that wants to know the whole pool, and not only whom it
 // may pick. Survey is told of all endpoints that have a place or that the
 // resolver names, each second and whenever one of them has joined, left,
 // failed or healed; by one goroutine, and it must not keep the slice.
-type Surveyor interface {
+type SnapshotPicker interface {
 	Picker
-	Survey(all []*Endpoint)
+	UpdateEndpoints(all []*Endpoint)
 }
 
 // RoundRobin picks the endpoint whose last turn is longest ago. While the
@@ -34,46 +34,48 @@ type RoundRobin struct{}
 // it (Mitzenmacher, The Power of Two Choices, 2001).
 type LeastLoaded struct{}
 
-// InStep picks like RoundRobin among those that keep up: an endpoint with more
+// BoundedRoundRobin picks like RoundRobin among those that keep up: an endpoint with more
 // leases out than twice those of the least busy candidate and four is passed
 // over until it has caught up. While all is well each endpoint so gets the same
 // to within one, which two drawn by lot do not; one that is slow, or silent and
 // not yet found out, gets no more than its answers make room for.
-type InStep struct{}
+type BoundedRoundRobin struct{}
 
 var (
 	_ Picker = RoundRobin{}
 	_ Picker = LeastLoaded{}
-	_ Picker = InStep{}
+	_ Picker = BoundedRoundRobin{}
 )
 
 // Pick takes the oldest turn.
-func (RoundRobin) Pick(candidates []*Endpoint) *Endpoint { return oldest(candidates, math.MaxInt) }
+func (RoundRobin) Pick(candidates []*Endpoint) *Endpoint {
+	return leastRecentlyPicked(candidates, math.MaxInt)
+}
 
-// oldest takes the oldest turn of those that have at most so many leases out, or
+// leastRecentlyPicked takes the oldest turn of those that have at most so many leases out, or
 // just anybody if nobody has so few any more. A concurrent Pick that took the
 // turn first makes it look again, so that no turn is given twice.
-func oldest(candidates []*Endpoint, most int) *Endpoint {
+func leastRecentlyPicked(candidates []*Endpoint, most int) *Endpoint {
 	for {
 		found, turn := candidates[0], uint64(math.MaxUint64)
 		for _, e := range candidates {
-			if t := e.turn.Load(); t < turn && e.InFlight() <= most {
+			if t := e.lastTurn.Load(); t < turn && e.InFlight() <= most {
 				found, turn = e, t
 			}
 		}
-		if turn == math.MaxUint64 || found.turn.CompareAndSwap(turn, found.turns.Add(1)) {
+		if turn == math.MaxUint64 || found.lastTurn.CompareAndSwap(turn, found.turnCounter.Add(1)) {
 			return found
 		}
 	}
 }
 
 // Pick takes the oldest turn of those that keep up.
-func (InStep) Pick(candidates []*Endpoint) *Endpoint {
+func (BoundedRoundRobin) Pick(candidates []*Endpoint) *Endpoint {
 	least := candidates[0].InFlight()
 	for _, e := range candidates[1:] {
 		least = min(least, e.InFlight())
 	}
-	return oldest(candidates, 2*least+4)
+	return leastRecentlyPicked(candidates, 2*least+4)
 }
 
 // Pick draws two different candidates.

@@ -39,28 +39,28 @@ type Config struct {
 	Size int
 	// Conns is how many connections an endpoint has; 0 means 1. More than two
 	// bring nothing but dials on the few cores that a gateway has.
-	Conns int
+	ConnsPerEndpoint int
 	// InFlight is how many leases an endpoint may have at once; 0 means 64. It
 	// bounds what a black hole swallows before its silence is noticed, so a
 	// high value is dearer than it looks.
-	InFlight int
+	MaxInFlight int
 	// MaxAge is when a healthy endpoint yields its place to a new address, if
 	// there is one; each adds up to a fifth by chance. 0 means 10 minutes.
 	MaxAge time.Duration
 	// Drain is how long requests in flight may still take when Run's context
 	// has ended; 0 means 10 seconds.
-	Drain time.Duration
+	DrainTimeout time.Duration
 	// Asleep lets the pool resolve and dial nothing before its first Pick: it
 	// is for a service that may never be asked.
-	Asleep bool
+	Lazy bool
 	// Mirror makes an endpoint leave as soon as the resolver names it no more.
 	// It is for a list that somebody keeps; DNS names a few of many, and whom
 	// it leaves out is not gone.
-	Mirror bool
+	PruneUnlisted bool
 	// Redial is the longest that an address that did not answer is left alone;
 	// it begins at 5 seconds, or at this if it is less, and doubles. 0 means 5
 	// minutes, for Apple takes many quick connections for an attack.
-	Redial time.Duration
+	MaxRedialDelay time.Duration
 	// Resolver names the addresses. Required.
 	Resolver Resolver
 	// Dial returns a connection that stands, TLS, SETTINGS and all. Required.
@@ -94,49 +94,49 @@ type Config struct {
 type Pool struct {
 	cfg Config
 
-	members   atomic.Pointer[[]*Endpoint] // the pool as Pick sees it
-	turns     atomic.Uint64               // RoundRobin's clock
-	slowProbe atomic.Int64                // a probe that takes longer has not healed, in ns; 0: not known
-	line      line                        // those who wait in Pick
-	closing   atomic.Bool                 // no lease is given any more
-	warm      atomic.Bool                 // the first dials have landed, or have had their time
-	wake      chan struct{}               // the keeper has something to do
-	short     chan struct{}               // the resolver is wanted before its time
-	first     sync.Once                   // closes wanted
-	wanted    chan struct{}               // closed by the first Pick, or from the start
+	members           atomic.Pointer[[]*Endpoint] // the pool as Pick sees it
+	turns             atomic.Uint64               // RoundRobin's clock
+	probeLatencyLimit atomic.Int64                // a probe that takes longer has not healed, in ns; 0: not known
+	waiters           waitQueue                   // those who wait in Pick
+	closing           atomic.Bool                 // no lease is given any more
+	warmedUp          atomic.Bool                 // the first dials have landed, or have had their time
+	wake              chan struct{}               // the keeper has something to do
+	resolveNow        chan struct{}               // the resolver is wanted before its time
+	activateOnce      sync.Once                   // closes wanted
+	activated         chan struct{}               // closed by the first Pick, or from the start
 
-	mu       sync.Mutex // guards all below
-	started  bool
-	panicked bool
-	known    map[netip.AddrPort]*Endpoint
-	answer   []*Endpoint // the resolver's last good answer, in its order
-	rescued  time.Time   // when a replacement was last brought forward
-	joining  int         // endpoints that are being dialled for a place
-	links    int         // connections whose Run has not returned
-	dials    int
-	budget   budget
-	events   []Event // not yet told
-	recent   []Event // the last there were, for Status
-	trouble  string  // why the last dial or resolve failed
+	mu            sync.Mutex // guards all below
+	started       bool
+	inPanic       bool
+	endpoints     map[netip.AddrPort]*Endpoint
+	listed        []*Endpoint // the resolver's last good answer, in its order
+	lastRescue    time.Time   // when a replacement was last brought forward
+	joining       int         // endpoints that are being dialled for a place
+	openConns     int         // connections whose Run has not returned
+	dials         int
+	budget        dialBudget
+	pendingEvents []Event // not yet told
+	recentEvents  []Event // the last there were, for Status
+	lastError     string  // why the last dial or resolve failed
 }
 
 // New checks the configuration. It starts nothing; Run does.
 func New(cfg Config) (*Pool, error) {
-	if err := cfg.check(); err != nil {
+	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("pool %q: %w", cfg.Name, err)
 	}
-	cfg.fill()
+	cfg.setDefaults()
 	p := &Pool{
-		cfg:    cfg,
-		wake:   make(chan struct{}, 1),
-		short:  make(chan struct{}, 1),
-		wanted: make(chan struct{}),
-		known:  make(map[netip.AddrPort]*Endpoint),
-		budget: newBudget(cfg.Size, cfg.Conns),
+		cfg:        cfg,
+		wake:       make(chan struct{}, 1),
+		resolveNow: make(chan struct{}, 1),
+		activated:  make(chan struct{}),
+		endpoints:  make(map[netip.AddrPort]*Endpoint),
+		budget:     newBudget(cfg.Size, cfg.ConnsPerEndpoint),
 	}
 	p.members.Store(new([]*Endpoint))
-	if !cfg.Asleep {
-		p.rouse()
+	if !cfg.Lazy {
+		p.activate()
 	}
 	return p, nil
 }
@@ -149,20 +149,20 @@ func (p *Pool) Run(ctx context.Context) error {
 		return err
 	}
 	select {
-	case <-p.wanted:
+	case <-p.activated:
 	case <-ctx.Done():
 	}
 	conns, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var work sync.WaitGroup
-	work.Go(func() { p.follow(ctx) })
-	p.keep(ctx, func(d dial) {
-		work.Go(func() { p.carry(ctx, conns, d) })
+	work.Go(func() { p.resolveLoop(ctx) })
+	p.maintain(ctx, func(d dialTask) {
+		work.Go(func() { p.dialAndRun(ctx, conns, d) })
 	})
 	err := p.drain()
 	cut()
 	work.Wait()
-	p.tell()
+	p.deliverEvents()
 	return err
 }
 
@@ -180,10 +180,10 @@ func (p *Pool) start() error {
 // flight, then no connection.
 func (p *Pool) drain() error {
 	p.close()
-	grace := time.NewTimer(p.cfg.Drain)
+	grace := time.NewTimer(p.cfg.DrainTimeout)
 	defer grace.Stop()
 	for {
-		leases, links := p.left()
+		leases, links := p.remaining()
 		if leases == 0 {
 			p.drainAll()
 		}
@@ -197,7 +197,7 @@ func (p *Pool) drain() error {
 				return nil
 			}
 			return fmt.Errorf("pool %q: %d requests in flight were cut after %s (raise the pool's drain time)",
-				p.cfg.Name, leases, p.cfg.Drain)
+				p.cfg.Name, leases, p.cfg.DrainTimeout)
 		}
 	}
 }
@@ -205,35 +205,35 @@ func (p *Pool) drain() error {
 // close refuses every Pick from now on, those that wait included.
 func (p *Pool) close() {
 	p.closing.Store(true)
-	p.line.close(p.errorf(NoEndpoint, errors.New("the pool is closing")))
+	p.waiters.close(p.errorf(NoEndpoint, errors.New("the pool is closing")))
 }
 
-// left counts the leases and connections that have not ended.
-func (p *Pool) left() (leases, links int) {
+// remaining counts the leases and connections that have not ended.
+func (p *Pool) remaining() (leases, links int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, e := range p.known {
+	for _, e := range p.endpoints {
 		leases += e.InFlight()
 	}
-	return leases, p.links
+	return leases, p.openConns
 }
 
 func (p *Pool) drainAll() {
 	p.mu.Lock()
-	var links []*link
-	for _, e := range p.known {
-		links = append(links, e.takeLinks()...)
+	var links []*endpointConn
+	for _, e := range p.endpoints {
+		links = append(links, e.takeConns()...)
 	}
 	p.mu.Unlock()
-	drainLinks(links)
+	drainConns(links)
 }
 
-func (p *Pool) rouse() { p.first.Do(func() { close(p.wanted) }) }
+func (p *Pool) activate() { p.activateOnce.Do(func() { close(p.activated) }) }
 
-// Asleep reports whether the pool still waits for its first Pick.
-func (p *Pool) Asleep() bool {
+// Idle reports whether the pool still waits for its first Pick.
+func (p *Pool) Idle() bool {
 	select {
-	case <-p.wanted:
+	case <-p.activated:
 		return false
 	default:
 		return true
@@ -255,15 +255,15 @@ func (p *Pool) Ready() error {
 	switch {
 	case !p.started:
 		return fmt.Errorf("pool %q: Run was not called", p.cfg.Name)
-	case p.trouble != "":
-		return fmt.Errorf("pool %q: no endpoint is live: %s", p.cfg.Name, p.trouble)
+	case p.lastError != "":
+		return fmt.Errorf("pool %q: no endpoint is live: %s", p.cfg.Name, p.lastError)
 	default:
 		return fmt.Errorf("pool %q: no endpoint is live yet", p.cfg.Name)
 	}
 }
 
-// poke wakes the keeper.
-func (p *Pool) poke() {
+// wakeMaintainer wakes the keeper.
+func (p *Pool) wakeMaintainer() {
 	select {
 	case p.wake <- struct{}{}:
 	default:

@@ -21,9 +21,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestThePoolIsReadyWithItsFirstLiveEndpoint(t *testing.T) {
+func TestPoolIsReadyWithFirstLiveEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 0, pool.Config{})
+		h := newTestPool(t, 0, pool.Config{})
 		if err := h.Ready(); err == nil || !strings.Contains(err.Error(), "Run was not called") {
 			t.Errorf("before Run, Ready() = %v", err)
 		}
@@ -31,8 +31,8 @@ func TestThePoolIsReadyWithItsFirstLiveEndpoint(t *testing.T) {
 		if err := h.Ready(); err == nil || !strings.Contains(err.Error(), "names no address") {
 			t.Errorf("with an empty answer, Ready() = %v", err)
 		}
-		h.set(2, func(s *server) { s.dialFor = time.Hour })
-		h.name(addr(1), addr(2))
+		h.setServer(2, func(s *fakeServer) { s.dialDelay = time.Hour })
+		h.setAddrs(addr(1), addr(2))
 		if err := h.Ready(); err != nil {
 			t.Errorf("with one endpoint live and one being dialled, Ready() = %v", err)
 		}
@@ -40,9 +40,9 @@ func TestThePoolIsReadyWithItsFirstLiveEndpoint(t *testing.T) {
 	})
 }
 
-func TestWhoComesBeforeTheFirstEndpointWaitsForIt(t *testing.T) {
+func TestPickWaitsForFirstEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{})
+		h := startPool(t, 4, pool.Config{})
 		began := time.Now()
 		endpoint, o := h.attempt()
 		if took := time.Since(began); o.Verdict != push.Accepted || took != 50*time.Millisecond {
@@ -51,9 +51,9 @@ func TestWhoComesBeforeTheFirstEndpointWaitsForIt(t *testing.T) {
 	})
 }
 
-func TestAPickInAnEmptyPoolEndsWithTheCallersTime(t *testing.T) {
+func TestPickInEmptyPoolEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 0, pool.Config{})
+		h := startPool(t, 0, pool.Config{})
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		_, err := h.Pick(ctx, nil)
@@ -69,24 +69,24 @@ func TestAPickInAnEmptyPoolEndsWithTheCallersTime(t *testing.T) {
 	})
 }
 
-func TestAColdStartDialsThePoolOnceAndAllAtTheSameTime(t *testing.T) {
+func TestColdStartDialsEachEndpointOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 20, pool.Config{Size: 10})
-		pass(250 * time.Millisecond)
+		h := startPool(t, 20, pool.Config{Size: 10})
+		advance(250 * time.Millisecond)
 		h.wantMembers(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-		pass(time.Minute)
-		if h.dials() != 10 || h.Status().Dials != 10 {
-			t.Errorf("%d dials, Status says %d, want 10", h.dials(), h.Status().Dials)
+		advance(time.Minute)
+		if h.dialCount() != 10 || h.Status().Dials != 10 {
+			t.Errorf("%d dials, Status says %d, want 10", h.dialCount(), h.Status().Dials)
 		}
 	})
 }
 
-func TestTheLoadIsSpreadEvenly(t *testing.T) {
+func TestLoadIsEven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 8, pool.Config{})
-		pass(time.Second)
-		h.spread(8)
-		for endpoint, n := range h.spread(8 * 100) {
+		h := startPool(t, 8, pool.Config{})
+		advance(time.Second)
+		h.countPicks(8)
+		for endpoint, n := range h.countPicks(8 * 100) {
 			if n != 100 {
 				t.Errorf("%s was picked %d times of 800, want 100", endpoint, n)
 			}
@@ -94,44 +94,44 @@ func TestTheLoadIsSpreadEvenly(t *testing.T) {
 	})
 }
 
-func TestAnEjectedEndpointIsPickedNoMoreFromThatMoment(t *testing.T) {
+func TestEjectionTakesEffectImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		var leases []*pool.Lease
 		for range 5 {
-			leases = append(leases, h.visit(1))
+			leases = append(leases, h.pickEndpoint(1))
 		}
 		for _, l := range leases {
 			l.Done(failed)
 		}
-		if got := h.spread(100); got[addr(2).String()] != 100 { // nothing has run but Done
+		if got := h.countPicks(100); got[addr(2).String()] != 100 { // nothing has run but Done
 			t.Errorf("after the fifth failure in a row the next 100 went to %v, want all to endpoint 2", got)
 		}
 	})
 }
 
-func TestAChangeOfDNSLeavesAFullAndHealthyPoolAlone(t *testing.T) {
+func TestDNSChangeKeepsFullHealthyPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{Size: 2})
-		pass(time.Second)
-		h.name(addr(3), addr(4))
-		pass(9 * time.Minute)
+		h := startPool(t, 2, pool.Config{Size: 2})
+		advance(time.Second)
+		h.setAddrs(addr(3), addr(4))
+		advance(9 * time.Minute)
 		h.wantMembers(1, 2)
-		if h.dials() != 2 {
-			t.Errorf("%d dials, want the first two", h.dials())
+		if h.dialCount() != 2 {
+			t.Errorf("%d dials, want the first two", h.dialCount())
 		}
 	})
 }
 
-func TestAgeReplacesTheDepartedOneAtATimeAndKeepsWhoIsStillNamed(t *testing.T) {
+func TestMaxAgeReplacesUnlistedMembersOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{Size: 2})
-		pass(time.Second)
-		h.name(addr(1), addr(3))
-		pass(13 * time.Minute)
+		h := startPool(t, 2, pool.Config{Size: 2})
+		advance(time.Second)
+		h.setAddrs(addr(1), addr(3))
+		advance(13 * time.Minute)
 		h.wantMembers(1, 3)
-		if n := len(h.look(1).dials); n != 1 {
+		if n := len(h.serverCopy(1).dials); n != 1 {
 			t.Errorf("endpoint 1 is still named, and was dialled %d times", n)
 		}
 		if h.Status().Dials != 3 {
@@ -140,14 +140,14 @@ func TestAgeReplacesTheDepartedOneAtATimeAndKeepsWhoIsStillNamed(t *testing.T) {
 	})
 }
 
-func TestAgeBringsInNewAddressesWithinAFifthOfItsTime(t *testing.T) {
+func TestMaxAgeReplacesMembersWithinJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 8, pool.Config{})
-		pass(time.Second)
-		h.name(addrs(9, 16)...)
+		h := startPool(t, 8, pool.Config{})
+		advance(time.Second)
+		h.setAddrs(addrs(9, 16)...)
 		began := time.Now()
-		for h.saw(pool.Joined) < 16 {
-			pass(time.Second)
+		for h.countEvents(pool.EventJoined) < 16 {
+			advance(time.Second)
 			if n := len(h.Status().Endpoints); n != 8 {
 				t.Fatalf("the pool holds %d endpoints while it ages, want 8 at all times", n)
 			}
@@ -159,16 +159,16 @@ func TestAgeBringsInNewAddressesWithinAFifthOfItsTime(t *testing.T) {
 	})
 }
 
-func TestAnEjectedEndpointIsReplacedAtOnceByOneThatIsConnected(t *testing.T) {
+func TestEjectedEndpointIsReplacedByConnectedSpare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 3, pool.Config{Size: 2})
-		pass(time.Second)
+		h := startPool(t, 3, pool.Config{Size: 2})
+		advance(time.Second)
 		h.wantMembers(1, 2)
 		h.eject(1)
 		h.wantMembers(1, 2) // 3 is being dialled
-		pass(30 * time.Millisecond)
+		advance(30 * time.Millisecond)
 		h.wantMembers(2, 3)
-		if s := h.state(1); s.State != "open" || s.EjectedUntil == nil || !strings.HasPrefix(s.Reason, "5 failures in a row, the last InternalServerError") {
+		if s := h.endpointStatus(1); s.State != "open" || s.EjectedUntil == nil || !strings.HasPrefix(s.Reason, "5 failures in a row, the last InternalServerError") {
 			t.Errorf("the replaced endpoint stands as %+v", s)
 		}
 		if conn := h.lastConn(1); !conn.State().Draining {
@@ -177,55 +177,55 @@ func TestAnEjectedEndpointIsReplacedAtOnceByOneThatIsConnected(t *testing.T) {
 	})
 }
 
-func TestTheReplacedStaysOutUntilItsEjectionIsOverThoughDNSNamesIt(t *testing.T) {
+func TestReplacedEndpointReturnsAfterItsEjection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 3, pool.Config{Size: 2})
-		pass(time.Second)
+		h := startPool(t, 3, pool.Config{Size: 2})
+		advance(time.Second)
 		h.eject(1)
-		pass(time.Second)
+		advance(time.Second)
 		h.wantMembers(2, 3)
 		h.eject(2)
-		pass(8 * time.Second)
+		advance(8 * time.Second)
 		h.wantMembers(2, 3) // 1 is ejected, so there is no spare
-		pass(2*time.Second + 100*time.Millisecond)
+		advance(2*time.Second + 100*time.Millisecond)
 		h.wantMembers(1, 3) // its ejection is over, that of 2 is not
-		if s := h.state(1); s.State != "half-open" {
+		if s := h.endpointStatus(1); s.State != "half-open" {
 			t.Errorf("it came back %s, want on probation", s.State)
 		}
 	})
 }
 
-func TestAHealedEndpointReturnsThroughOneProbe(t *testing.T) {
+func TestEjectedEndpointRecoversThroughProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 4, pool.Config{})
+		advance(time.Second)
 		h.eject(1)
-		pass(11 * time.Second)
-		if s := h.state(1); s.State != "half-open" {
+		advance(11 * time.Second)
+		if s := h.endpointStatus(1); s.State != "half-open" {
 			t.Fatalf("after 11s it is %s", s.State)
 		}
 		probe := h.pick()
 		if probe.Endpoint().Addr() != addr(1) {
 			t.Fatalf("the next first attempt went to %s, want the probe", probe.Endpoint())
 		}
-		if got := h.spread(100); got[addr(1).String()] != 0 {
+		if got := h.countPicks(100); got[addr(1).String()] != 0 {
 			t.Errorf("%d requests went there while the probe was out", got[addr(1).String()])
 		}
 		probe.Done(accepted)
-		if got := h.spread(100); got[addr(1).String()] < 25 {
+		if got := h.countPicks(100); got[addr(1).String()] < 25 {
 			t.Errorf("after the probe it got %d of 100", got[addr(1).String()])
 		}
-		pass(0)
-		if h.saw(pool.Probing) != 1 || h.saw(pool.Recovered) != 1 {
-			t.Errorf("the story lacks its end:\n%s", h.story())
+		advance(0)
+		if h.countEvents(pool.EventProbing) != 1 || h.countEvents(pool.EventRecovered) != 1 {
+			t.Errorf("the story lacks its end:\n%s", h.eventLog())
 		}
 	})
 }
 
-func TestStatusCountsTheEjected(t *testing.T) {
+func TestStatusCountsEjectedEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{})
+		advance(time.Second)
 		count := func() (open int) {
 			for _, e := range h.Status().Endpoints {
 				if e.State == "open" {
@@ -245,58 +245,58 @@ func TestStatusCountsTheEjected(t *testing.T) {
 	})
 }
 
-func TestWhenAllAreEjectedAllAreUsedUntilAFreshAddressComes(t *testing.T) {
+func TestPanicUsesAllEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 4, pool.Config{Size: 4})
-		pass(time.Second)
+		h := startPool(t, 4, pool.Config{Size: 4})
+		advance(time.Second)
 		for i := 1; i <= 4; i++ {
 			h.eject(i)
 		}
-		if !h.Status().Panic || h.saw(pool.Panicked) != 1 {
-			t.Errorf("the pool does not panic:\n%s", h.story())
+		if !h.Status().Panic || h.countEvents(pool.EventPanicStarted) != 1 {
+			t.Errorf("the pool does not panic:\n%s", h.eventLog())
 		}
-		if got := h.spread(40); len(got) != 4 {
+		if got := h.countPicks(40); len(got) != 4 {
 			t.Errorf("in panic 40 requests went to %v, want all four", got)
 		}
-		h.name(addrs(1, 5)...)
-		pass(100 * time.Millisecond)
-		if !slices.Contains(h.addresses(), addr(5).String()) {
-			t.Fatalf("the fresh address is not in the pool: %v", h.addresses())
+		h.setAddrs(addrs(1, 5)...)
+		advance(100 * time.Millisecond)
+		if !slices.Contains(h.members(), addr(5).String()) {
+			t.Fatalf("the fresh address is not in the pool: %v", h.members())
 		}
-		if s := h.state(5); s.State != "closed" {
+		if s := h.endpointStatus(5); s.State != "closed" {
 			t.Errorf("the fresh address is %s", s.State)
 		}
 	})
 }
 
-func TestFailFastPrefersAnErrorToAnEjectedEndpoint(t *testing.T) {
+func TestFailFastReturnsErrorInsteadOfEjectedEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{FailFast: true})
-		pass(time.Second)
-		first := h.visit(1)
+		h := startPool(t, 2, pool.Config{FailFast: true})
+		advance(time.Second)
+		first := h.pickEndpoint(1)
 		first.Done(accepted)
 		h.eject(2)
-		if err := h.refused(first.Endpoint()); err.Reason != pool.BreakerOpen {
+		if err := h.pickError(first.Endpoint()); err.Reason != pool.BreakerOpen {
 			t.Errorf("with the untried one ejected, a retry got %v", err)
 		}
 		h.eject(1)
-		err := h.refused()
+		err := h.pickError()
 		if o := push.NoAnswer(err); err.Reason != pool.BreakerOpen || o.Verdict != push.Unsent || o.EndpointFault() {
 			t.Errorf("with all ejected, Pick = %v, which is %+v", err, o)
 		}
-		pass(11 * time.Second)
+		advance(11 * time.Second)
 		h.pick().Done(accepted) // the probe
 		h.pick().Done(accepted)
 	})
 }
 
-func TestAtMostHalfAreKeptFromTraffic(t *testing.T) {
+func TestPanicAboveMaxEjected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 8, pool.Config{Size: 8})
-		pass(time.Second)
+		h := startPool(t, 8, pool.Config{Size: 8})
+		advance(time.Second)
 		for i := 1; i <= 8; i++ {
 			h.eject(i)
-			used := len(h.spread(80))
+			used := len(h.countPicks(80))
 			want := 8 - i
 			if i > 4 {
 				want = 8
@@ -308,10 +308,10 @@ func TestAtMostHalfAreKeptFromTraffic(t *testing.T) {
 	})
 }
 
-func TestTheFirstCandidatesAreUsedAndTheTriedAreSpared(t *testing.T) {
+func TestPickAvoidsTriedEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 20, pool.Config{Size: 10})
-		pass(time.Second)
+		h := startPool(t, 20, pool.Config{Size: 10})
+		advance(time.Second)
 		h.wantMembers(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 		var tried pool.Tried
 		for range 10 {
@@ -327,56 +327,56 @@ func TestTheFirstCandidatesAreUsedAndTheTriedAreSpared(t *testing.T) {
 	})
 }
 
-func TestADNSAnswerThatIsShortTakesNobodyAway(t *testing.T) {
+func TestShortDNSAnswerRemovesNoMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 3, pool.Config{})
-		pass(time.Second)
-		h.name(addr(1))
-		pass(30 * time.Minute)
+		h := startPool(t, 3, pool.Config{})
+		advance(time.Second)
+		h.setAddrs(addr(1))
+		advance(30 * time.Minute)
 		h.wantMembers(1, 2, 3)
 	})
 }
 
-func TestDNSThatFailsOrIsEmptyLeavesThePoolWithWhatItKnows(t *testing.T) {
+func TestFailedDNSKeepsLastAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 9, pool.Config{})
-		pass(time.Second)
+		h := startPool(t, 9, pool.Config{})
+		advance(time.Second)
 		h.mu.Lock()
 		h.dnsErr = errors.New("SERVFAIL")
 		h.mu.Unlock()
-		pass(5 * time.Minute)
+		advance(5 * time.Minute)
 		h.mu.Lock()
-		h.dnsErr, h.named = nil, nil
+		h.dnsErr, h.addrs = nil, nil
 		h.mu.Unlock()
-		pass(5 * time.Minute)
+		advance(5 * time.Minute)
 		h.eject(1)
-		pass(100 * time.Millisecond)
+		advance(100 * time.Millisecond)
 		h.wantMembers(2, 3, 4, 5, 6, 7, 8, 9) // 9 is remembered
-		if n := h.saw(pool.ResolveFailed); n < 20 || n > 40 {
+		if n := h.countEvents(pool.EventResolveFailed); n < 20 || n > 40 {
 			t.Errorf("ten minutes without DNS were told %d times, want about every 30 seconds", n)
 		}
 	})
 }
 
-func TestThePoolNeverHoldsMoreThanItsSize(t *testing.T) {
+func TestPoolNeverExceedsSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 20, pool.Config{Size: 3, MaxAge: 20 * time.Second})
+		h := startPool(t, 20, pool.Config{Size: 3, MaxAge: 20 * time.Second})
 		for i := range 600 {
-			pass(500 * time.Millisecond)
+			advance(500 * time.Millisecond)
 			if i%7 == 0 {
 				h.pick().Done(failed)
 			}
 			if i%50 == 0 {
-				h.name(addrs(1+i/50, 8+i/50)...)
+				h.setAddrs(addrs(1+i/50, 8+i/50)...)
 			}
 			if n := len(h.Status().Endpoints); n > 3 || n < 1 {
-				t.Fatalf("the pool holds %d endpoints\n%s", n, h.story())
+				t.Fatalf("the pool holds %d endpoints\n%s", n, h.eventLog())
 			}
 		}
 	})
 }
 
-func TestABadSettingIsRefusedWithWhatIsAllowed(t *testing.T) {
+func TestNewRejectsInvalidConfig(t *testing.T) {
 	static, dial := pool.Static{addr(1)}, func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, errCut }
 	tests := map[string]struct {
 		cfg  pool.Config
@@ -385,16 +385,16 @@ func TestABadSettingIsRefusedWithWhatIsAllowed(t *testing.T) {
 		"no resolver":      {pool.Config{Dial: dial}, "a Resolver is required"},
 		"no dial":          {pool.Config{Resolver: static}, "a Dial is required"},
 		"size":             {pool.Config{Resolver: static, Dial: dial, Size: -1}, "field Size is -1: must be 1 to 1024"},
-		"conns":            {pool.Config{Resolver: static, Dial: dial, Conns: 65}, "field Conns is 65: must be 1 to 64"},
-		"in flight":        {pool.Config{Resolver: static, Dial: dial, InFlight: -5}, "field InFlight is -5: must be positive"},
+		"conns":            {pool.Config{Resolver: static, Dial: dial, ConnsPerEndpoint: 65}, "field Conns is 65: must be 1 to 64"},
+		"in flight":        {pool.Config{Resolver: static, Dial: dial, MaxInFlight: -5}, "field InFlight is -5: must be positive"},
 		"age":              {pool.Config{Resolver: static, Dial: dial, MaxAge: -1}, "may be negative"},
 		"ejected":          {pool.Config{Resolver: static, Dial: dial, MaxEjected: 2}, "field MaxEjected is 2: must be a share up to 1"},
 		"window":           {pool.Config{Resolver: static, Dial: dial, Breaker: pool.Breaker{Window: time.Second}}, "Breaker.Window is 1s: must be longer than Bucket 1s"},
 		"rate":             {pool.Config{Resolver: static, Dial: dial, Breaker: pool.Breaker{FailureRate: 1.5}}, "Breaker.FailureRate is 1.5: must be a share"},
-		"consecutive":      {pool.Config{Resolver: static, Dial: dial, Breaker: pool.Breaker{Consecutive: -1}}, "may be negative"},
-		"duration":         {pool.Config{Resolver: static, Dial: dial, Breaker: pool.Breaker{Trial: -1}}, "no duration of Breaker may be negative"},
-		"outlier":          {pool.Config{Resolver: static, Dial: dial, Outlier: pool.Outlier{Deviations: -1}}, "no value of Outlier may be negative"},
-		"borne failures":   {pool.Config{Resolver: static, Dial: dial, Outlier: pool.Outlier{MinFailures: 1.1}}, "Outlier.MinFailures is 1.1"},
+		"consecutive":      {pool.Config{Resolver: static, Dial: dial, Breaker: pool.Breaker{ConsecutiveFailures: -1}}, "may be negative"},
+		"duration":         {pool.Config{Resolver: static, Dial: dial, Breaker: pool.Breaker{ProbeTimeout: -1}}, "no duration of Breaker may be negative"},
+		"outlier":          {pool.Config{Resolver: static, Dial: dial, Outlier: pool.Outlier{StdevFactor: -1}}, "no value of Outlier may be negative"},
+		"borne failures":   {pool.Config{Resolver: static, Dial: dial, Outlier: pool.Outlier{MinFailureRate: 1.1}}, "Outlier.MinFailures is 1.1"},
 		"slow is not slow": {pool.Config{Resolver: static, Dial: dial, Outlier: pool.Outlier{SlowFactor: 0.5}}, "Outlier.SlowFactor is 0.5: must be above 1"},
 	}
 	for name, test := range tests {
@@ -408,12 +408,12 @@ func TestABadSettingIsRefusedWithWhatIsAllowed(t *testing.T) {
 	}
 }
 
-func TestEventsTellTheStoryInOrder(t *testing.T) {
+func TestEventsAreInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{Size: 1})
-		pass(time.Second)
+		h := startPool(t, 2, pool.Config{Size: 1})
+		advance(time.Second)
 		h.eject(1)
-		pass(time.Second)
+		advance(time.Second)
 		var got []string
 		h.mu.Lock()
 		for i, e := range h.events {
@@ -434,13 +434,13 @@ func TestEventsTellTheStoryInOrder(t *testing.T) {
 	})
 }
 
-func TestStatusIsReadableAsJSON(t *testing.T) {
+func TestStatusJSON(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 3, pool.Config{Size: 2, Picker: pool.RoundRobin{}})
-		pass(time.Second)
-		lease := h.visit(2)
+		h := startPool(t, 3, pool.Config{Size: 2, Picker: pool.RoundRobin{}})
+		advance(time.Second)
+		lease := h.pickEndpoint(2)
 		h.eject(1)
-		pass(time.Second)
+		advance(time.Second)
 		text, err := json.MarshalIndent(h.Status(), "", "  ")
 		if err != nil {
 			t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 // endpoints fail, fill up and come back: its visits must be to different
 // endpoints as long as there are such. Nobody joins or leaves, so that the
 // number of live endpoints is known.
-func TestNoNotificationReturnsToATriedEndpointWhileAnUntriedOneIsLive(t *testing.T) {
+func TestPickNeverRepeatsEndpointWhileUntriedIsLive(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		endpoints := rapid.IntRange(1, 9).Draw(rt, "endpoints")
 		inFlight := rapid.IntRange(1, 4).Draw(rt, "in flight")
@@ -29,11 +29,11 @@ func TestNoNotificationReturnsToATriedEndpointWhileAnUntriedOneIsLive(t *testing
 		attempts := rapid.IntRange(1, 12).Draw(rt, "attempts")
 		fails := rapid.SliceOfN(rapid.IntRange(0, 3), endpoints, endpoints).Draw(rt, "fails") // of 3
 		takes := rapid.SliceOfN(rapid.IntRange(0, 50), endpoints, endpoints).Draw(rt, "takes ms")
-		picker := rapid.SampledFrom([]pool.Picker{nil, pool.LeastLoaded{}, pool.InStep{}}).Draw(rt, "picker")
+		picker := rapid.SampledFrom([]pool.Picker{nil, pool.LeastLoaded{}, pool.BoundedRoundRobin{}}).Draw(rt, "picker")
 		var wrong []string
 		synctest.Test(t, func(t *testing.T) {
-			h := open(t, endpoints, pool.Config{Size: endpoints, InFlight: inFlight, Picker: picker})
-			pass(time.Second)
+			h := startPool(t, endpoints, pool.Config{Size: endpoints, MaxInFlight: inFlight, Picker: picker})
+			advance(time.Second)
 			var mu sync.Mutex
 			var group sync.WaitGroup
 			for sender := range senders {
@@ -75,24 +75,24 @@ func TestNoNotificationReturnsToATriedEndpointWhileAnUntriedOneIsLive(t *testing
 // Whatever befalls connections, DNS and breakers: the pool never holds more
 // than its size, an address is held once, the dial budget is kept, no place is
 // lost, and it heals once the service does.
-func TestThePoolKeepsItsPromisesWhateverHappens(t *testing.T) {
+func TestPoolInvariants(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		size := rapid.IntRange(1, 6).Draw(rt, "size")
 		conns := rapid.IntRange(1, 2).Draw(rt, "conns")
 		steps := rapid.SliceOfN(rapid.Custom(drawStep), 1, 40).Draw(rt, "steps")
 		var wrong string
 		synctest.Test(t, func(t *testing.T) {
-			h := open(t, 8, pool.Config{Size: size, Conns: conns, InFlight: 3, MaxAge: time.Minute, Breaker: pool.Breaker{MaxEjection: time.Minute}})
+			h := startPool(t, 8, pool.Config{Size: size, ConnsPerEndpoint: conns, MaxInFlight: 3, MaxAge: time.Minute, Breaker: pool.Breaker{MaxEjectionTime: time.Minute}})
 			for _, s := range steps {
-				h.suffer(s)
-				pass(s.wait)
-				if wrong = h.broken(size, conns); wrong != "" {
-					wrong += "\n" + h.story()
+				h.apply(s)
+				advance(s.wait)
+				if wrong = h.brokenInvariant(size, conns); wrong != "" {
+					wrong += "\n" + h.eventLog()
 					return
 				}
 			}
-			if wrong = h.heals(size); wrong != "" {
-				wrong += "\n" + h.story()
+			if wrong = h.checkRecovery(size); wrong != "" {
+				wrong += "\n" + h.eventLog()
 			}
 		})
 		if wrong != "" {
@@ -116,8 +116,8 @@ func drawStep(rt *rapid.T) step {
 	}
 }
 
-// suffer makes a step happen.
-func (h *house) suffer(s step) {
+// apply makes a step happen.
+func (h *testPool) apply(s step) {
 	switch s.kind {
 	case "send":
 		for range s.n * 3 {
@@ -128,34 +128,34 @@ func (h *house) suffer(s step) {
 				if err != nil {
 					return
 				}
-				lease.Done(judge(lease.Do(ctx, request)))
+				lease.Done(outcomeOf(lease.Do(ctx, request)))
 			}()
 		}
 	case "goaway", "die":
-		if conns := h.look(s.i).conns; len(conns) > 0 {
+		if conns := h.serverCopy(s.i).conns; len(conns) > 0 {
 			if c := conns[len(conns)-1]; s.kind == "die" {
-				c.die()
+				c.disconnect()
 			} else {
 				c.goAway()
 			}
 		}
 	case "refuse":
-		h.set(s.i, func(s *server) { s.dialErr = errCut })
+		h.setServer(s.i, func(s *fakeServer) { s.dialErr = errCut })
 	case "answer":
-		h.set(s.i, func(s *server) { s.dialErr = nil })
+		h.setServer(s.i, func(s *fakeServer) { s.dialErr = nil })
 	case "fail":
-		h.set(s.i, func(s *server) { s.status = 500 })
+		h.setServer(s.i, func(s *fakeServer) { s.status = 500 })
 	case "well":
-		h.set(s.i, func(s *server) { s.status = 200 })
+		h.setServer(s.i, func(s *fakeServer) { s.status = 200 })
 	case "dns":
 		h.mu.Lock()
-		h.named = slices.Concat(addrs(s.i, 8), []netip.AddrPort{addr(s.n)})
+		h.addrs = slices.Concat(addrs(s.i, 8), []netip.AddrPort{addr(s.n)})
 		h.mu.Unlock()
 	}
 }
 
-// broken says which promise is.
-func (h *house) broken(size, conns int) string {
+// brokenInvariant says which promise is.
+func (h *testPool) brokenInvariant(size, conns int) string {
 	s := h.Status()
 	seen := map[string]bool{}
 	for _, e := range append(s.Endpoints, s.Spares...) {
@@ -170,22 +170,22 @@ func (h *house) broken(size, conns int) string {
 	if len(s.Endpoints) > size {
 		return fmt.Sprintf("the pool of %d holds %d", size, len(s.Endpoints))
 	}
-	return h.overspent(size, conns)
+	return h.checkDialBudget(size, conns)
 }
 
-// overspent says whether the dials are more than the pool's size, what was
+// checkDialBudget says whether the dials are more than the pool's size, what was
 // replaced, and one for each place in ten seconds.
-func (h *house) overspent(size, conns int) string {
+func (h *testPool) checkDialBudget(size, conns int) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	replaced := 0
 	for _, e := range h.events {
 		switch e.Kind {
-		case pool.GoAway, pool.Lost, pool.Closed, pool.Ejected:
+		case pool.EventGoAway, pool.EventConnLost, pool.EventConnClosed, pool.EventEjected:
 			replaced++
 		}
 	}
-	age := time.Since(epoch)
+	age := time.Since(bubbleStart)
 	allowed := size*conns + replaced + size*(1+int(age/(10*time.Second)))
 	dials := 0
 	for _, s := range h.servers {
@@ -197,22 +197,22 @@ func (h *house) overspent(size, conns int) string {
 	return ""
 }
 
-// epoch is when every bubble begins.
-var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+// bubbleStart is when every bubble begins.
+var bubbleStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// heals makes the service well and says what the pool still lacks afterwards.
-func (h *house) heals(size int) string {
+// checkRecovery makes the service well and says what the pool still lacks afterwards.
+func (h *testPool) checkRecovery(size int) string {
 	for i := 1; i <= 8; i++ {
-		h.set(i, func(s *server) { s.status, s.dialErr = 200, nil })
+		h.setServer(i, func(s *fakeServer) { s.status, s.dialErr = 200, nil })
 	}
 	h.mu.Lock()
-	h.named = addrs(1, 8)
+	h.addrs = addrs(1, 8)
 	h.mu.Unlock()
 	for range 20 {
-		pass(16 * time.Second)
-		h.suffer(step{kind: "send", n: 8})
+		advance(16 * time.Second)
+		h.apply(step{kind: "send", n: 8})
 	}
-	pass(15 * time.Second)
+	advance(15 * time.Second)
 	s := h.Status()
 	if len(s.Endpoints) != size || s.InFlight != 0 || s.Waiting != 0 || !s.Ready || s.Panic {
 		return fmt.Sprintf("five minutes after the service is well: %+v", s)

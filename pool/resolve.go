@@ -20,9 +20,9 @@ type Resolver interface {
 }
 
 const (
-	ttlMin, ttlMax = time.Second, 30 * time.Second // what a TTL is clamped to
-	resolveLimit   = 5 * time.Second               // for one Resolve
-	resolveSooner  = 5 * time.Second               // between two, however much the pool is in need
+	minTTL, maxTTL     = time.Second, 30 * time.Second // what a TTL is clamped to
+	resolveTimeout     = 5 * time.Second               // for one Resolve
+	minResolveInterval = 5 * time.Second               // between two, however much the pool is in need
 )
 
 // Static is a list that never changes.
@@ -30,7 +30,7 @@ type Static []netip.AddrPort
 
 // Resolve returns the list.
 func (s Static) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
-	return s, ttlMax, nil
+	return s, maxTTL, nil
 }
 
 // System asks the operating system's resolver, IPv4 and IPv6. It hides the
@@ -46,7 +46,7 @@ func (s System) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, e
 	if err != nil {
 		return nil, 0, err
 	}
-	return withPort(found, s.Port), ttlMax, nil
+	return withPort(found, s.Port), maxTTL, nil
 }
 
 func withPort(addrs []netip.Addr, port uint16) []netip.AddrPort {
@@ -60,16 +60,16 @@ func withPort(addrs []netip.Addr, port uint16) []netip.AddrPort {
 	return out
 }
 
-// Public keeps what another resolver names of the public internet. A public
+// PublicOnly keeps what another resolver names of the public internet. A public
 // service that resolves to a private address has been hijacked or mistyped,
 // and a credential must not go there.
-func Public(r Resolver) Resolver { return public{r} }
+func PublicOnly(r Resolver) Resolver { return publicOnly{r} }
 
-type public struct{ Resolver }
+type publicOnly struct{ Resolver }
 
 var errAllPrivate = errors.New("only private addresses were named, for a public service")
 
-func (p public) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, error) {
+func (p publicOnly) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, error) {
 	named, ttl, err := p.Resolver.Resolve(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -86,36 +86,36 @@ func (p public) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, e
 	return kept, ttl, nil
 }
 
-// follow asks the resolver again and again until ctx ends.
-func (p *Pool) follow(ctx context.Context) {
+// resolveLoop asks the resolver again and again until ctx ends.
+func (p *Pool) resolveLoop(ctx context.Context) {
 	failures := 0
 	for {
 		asked := time.Now()
-		addrs, ttl, err := p.ask(ctx)
+		addrs, ttl, err := p.resolveOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		select {
-		case <-p.short: // this answer is what was wanted
+		case <-p.resolveNow: // this answer is what was wanted
 		default:
 		}
-		wait := min(max(ttl, ttlMin), ttlMax)
+		wait := min(max(ttl, minTTL), maxTTL)
 		if err == nil {
 			failures = 0
-			p.named(addrs)
+			p.applyAnswer(addrs)
 		} else {
-			wait = min(ttlMin<<min(failures, 5), ttlMax)
+			wait = min(minTTL<<min(failures, 5), maxTTL)
 			failures++
-			p.unnamed(err, wait)
+			p.resolveFailed(err, wait)
 		}
-		if !p.rest(ctx, wait, asked) {
+		if !p.waitToResolve(ctx, wait, asked) {
 			return
 		}
 	}
 }
 
-func (p *Pool) ask(ctx context.Context) ([]netip.AddrPort, time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, resolveLimit)
+func (p *Pool) resolveOnce(ctx context.Context) ([]netip.AddrPort, time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	addrs, ttl, err := p.cfg.Resolver.Resolve(ctx)
 	if err == nil && len(addrs) == 0 {
@@ -124,73 +124,73 @@ func (p *Pool) ask(ctx context.Context) ([]netip.AddrPort, time.Duration, error)
 	return addrs, ttl, err
 }
 
-// rest waits, shorter if the pool is in need; false means that ctx has ended.
-func (p *Pool) rest(ctx context.Context, wait time.Duration, asked time.Time) bool {
+// waitToResolve waits, shorter if the pool is in need; false means that ctx has ended.
+func (p *Pool) waitToResolve(ctx context.Context, wait time.Duration, asked time.Time) bool {
 	select {
 	case <-time.After(wait):
 		return true
-	case <-p.short:
+	case <-p.resolveNow:
 	case <-ctx.Done():
 		return false
 	}
 	select {
-	case <-time.After(min(wait, resolveSooner-time.Since(asked))):
+	case <-time.After(min(wait, minResolveInterval-time.Since(asked))):
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// hurry asks the resolver before its time.
-func (p *Pool) hurry() {
+// requestResolve asks the resolver before its time.
+func (p *Pool) requestResolve() {
 	select {
-	case p.short <- struct{}{}:
+	case p.resolveNow <- struct{}{}:
 	default:
 	}
 }
 
-// named takes a good answer. Who has a place keeps it, unless the pool mirrors
+// applyAnswer takes a good answer. Who has a place keeps it, unless the pool mirrors
 // the answer.
-func (p *Pool) named(addrs []netip.AddrPort) {
-	drainLinks(p.take(addrs))
-	p.poke()
+func (p *Pool) applyAnswer(addrs []netip.AddrPort) {
+	drainConns(p.updateListed(addrs))
+	p.wakeMaintainer()
 }
 
-// take notes the answer and returns the connections of those who had to go.
-func (p *Pool) take(addrs []netip.AddrPort) (left []*link) {
+// updateListed notes the answer and returns the connections of those who had to go.
+func (p *Pool) updateListed(addrs []netip.AddrPort) (left []*endpointConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now, before, added := time.Now(), len(p.answer), 0
-	for _, e := range p.answer {
+	now, before, added := time.Now(), len(p.listed), 0
+	for _, e := range p.listed {
 		e.listed = false
 	}
-	p.answer = nil
+	p.listed = nil
 	for _, addr := range addrs {
 		addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 		if !addr.IsValid() {
 			continue
 		}
-		e := p.endpoint(addr)
+		e := p.ensureEndpoint(addr)
 		if e.listed { // named twice
 			continue
 		}
-		if e.seen.IsZero() {
+		if e.lastListed.IsZero() {
 			added++
 		}
-		e.listed, e.seen = true, now
-		p.answer = append(p.answer, e)
+		e.listed, e.lastListed = true, now
+		p.listed = append(p.listed, e)
 	}
-	if added > 0 || before != len(p.answer) {
-		p.noteLocked(Event{Kind: Resolved, Reason: fmt.Sprintf("%d addresses, %d of them new", len(p.answer), added)})
+	if added > 0 || before != len(p.listed) {
+		p.addEventLocked(Event{Kind: EventResolved, Reason: fmt.Sprintf("%d addresses, %d of them new", len(p.listed), added)})
 	}
-	if p.cfg.Mirror {
+	if p.cfg.PruneUnlisted {
 		left = p.evictUnlisted()
 	}
-	p.forget(now)
+	p.forgetStale(now)
 	return left
 }
 
-func (p *Pool) evictUnlisted() (left []*link) {
+func (p *Pool) evictUnlisted() (left []*endpointConn) {
 	for _, e := range *p.members.Load() {
 		if !e.listed {
 			left = append(left, p.evict(e, "it is named no more")...)
@@ -199,21 +199,21 @@ func (p *Pool) evictUnlisted() (left []*link) {
 	return left
 }
 
-func (p *Pool) unnamed(err error, wait time.Duration) {
+func (p *Pool) resolveFailed(err error, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.trouble = "resolving: " + err.Error()
-	p.noteLocked(Event{Kind: ResolveFailed, Reason: fmt.Sprintf("%v; asking again in %s", err, wait)})
-	p.poke()
+	p.lastError = "resolving: " + err.Error()
+	p.addEventLocked(Event{Kind: EventResolveFailed, Reason: fmt.Sprintf("%v; asking again in %s", err, wait)})
+	p.wakeMaintainer()
 }
 
-// forget drops addresses that are named no more, once nothing is to be
+// forgetStale drops addresses that are named no more, once nothing is to be
 // remembered of them.
-func (p *Pool) forget(now time.Time) {
-	for addr, e := range p.known {
+func (p *Pool) forgetStale(now time.Time) {
+	for addr, e := range p.endpoints {
 		idle := !e.member && !e.listed && !e.dialling && e.InFlight() == 0
-		if idle && !e.circuit.ejected() && now.Sub(e.seen) > memory {
-			delete(p.known, addr)
+		if idle && !e.breaker.ejected() && now.Sub(e.lastListed) > forgetAfter {
+			delete(p.endpoints, addr)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-func TestTheResolverIsAskedAgainAfterItsTTLWithinBounds(t *testing.T) {
+func TestResolveIntervalFollowsTTL(t *testing.T) {
 	for name, test := range map[string]struct{ ttl, want time.Duration }{
 		"none":      {0, time.Second},
 		"short":     {100 * time.Millisecond, time.Second},
@@ -26,50 +26,50 @@ func TestTheResolverIsAskedAgainAfterItsTTLWithinBounds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := build(t, 8, pool.Config{})
+				h := newTestPool(t, 8, pool.Config{})
 				h.ttl = test.ttl
 				h.run()
-				pass(10*test.want + test.want/2)
-				if h.asked != 11 {
-					t.Errorf("in ten and a half times %s it was asked %d times, want 11", test.want, h.asked)
+				advance(10*test.want + test.want/2)
+				if h.resolves != 11 {
+					t.Errorf("in ten and a half times %s it was asked %d times, want 11", test.want, h.resolves)
 				}
 			})
 		})
 	}
 }
 
-func TestAPoolInNeedAsksTheResolverBeforeItsTime(t *testing.T) {
+func TestMissingSpareTriggersResolve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 2, pool.Config{Size: 2})
+		h := newTestPool(t, 2, pool.Config{Size: 2})
 		h.ttl = 30 * time.Second
 		h.run()
-		pass(time.Second)
+		advance(time.Second)
 		h.mu.Lock()
-		h.named = addrs(1, 3)
+		h.addrs = addrs(1, 3)
 		h.mu.Unlock()
 		h.eject(1)
-		pass(5 * time.Second)
+		advance(5 * time.Second)
 		h.wantMembers(2, 3)
 	})
 }
 
-func TestAnAddressThatIsNamedTwiceOrInDisguiseIsOneEndpoint(t *testing.T) {
+func TestDuplicateAndMappedAddressesAreOneEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 0, pool.Config{})
+		h := newTestPool(t, 0, pool.Config{})
 		mapped := netip.AddrPortFrom(netip.AddrFrom16(addr(1).Addr().As16()), 443)
-		h.named = []netip.AddrPort{addr(1), mapped, addr(1), {}, addr(2)}
+		h.addrs = []netip.AddrPort{addr(1), mapped, addr(1), {}, addr(2)}
 		h.run()
-		pass(time.Second)
+		advance(time.Second)
 		h.wantMembers(1, 2)
 	})
 }
 
-func TestAddressesThatAreNamedNoMoreAreForgottenInTheEnd(t *testing.T) {
+func TestUnlistedAddressesAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 2, pool.Config{Size: 2})
+		h := startPool(t, 2, pool.Config{Size: 2})
 		for i := range 200 {
-			h.name(append(addrs(10*i+3, 10*i+9), addrs(1, 2)...)...)
-			pass(25 * time.Second)
+			h.setAddrs(append(addrs(10*i+3, 10*i+9), addrs(1, 2)...)...)
+			advance(25 * time.Second)
 		}
 		if n := len(h.Status().Spares); n > 7*25 {
 			t.Errorf("after 1,400 addresses in 100 minutes the pool remembers %d; want those of the last ten minutes or so", n)
@@ -77,42 +77,42 @@ func TestAddressesThatAreNamedNoMoreAreForgottenInTheEnd(t *testing.T) {
 	})
 }
 
-// list is a resolver that names what it holds.
-type list []string
+// listResolver is a resolver that names what it holds.
+type listResolver []string
 
-func (l list) Resolve(context.Context) (out []netip.AddrPort, ttl time.Duration, err error) {
+func (l listResolver) Resolve(context.Context) (out []netip.AddrPort, ttl time.Duration, err error) {
 	for _, text := range l {
 		out = append(out, netip.AddrPortFrom(netip.MustParseAddr(text), 443))
 	}
 	return out, time.Second, nil
 }
 
-func TestAPublicServiceHasNoPrivateAddress(t *testing.T) {
-	private := list{
+func TestPublicOnlyRejectsPrivateAddresses(t *testing.T) {
+	private := listResolver{
 		"127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "255.255.255.255",
 		"224.0.0.1", "192.0.2.1", "198.18.0.1", "::", "::1", "fe80::1", "fc00::1", "fd12::1", "ff02::1",
 		"::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "2001:db8::1",
 	}
 	for _, text := range private {
-		if got, _, err := pool.Public(list{text}).Resolve(t.Context()); err == nil {
+		if got, _, err := pool.PublicOnly(listResolver{text}).Resolve(t.Context()); err == nil {
 			t.Errorf("%s passed: %v", text, got)
 		}
 	}
-	open := list{"17.188.143.98", "2620:149:208:4304::3", "142.250.0.95", "2a00:1450:4001::5f"}
-	got, ttl, err := pool.Public(append(private[:len(private):len(private)], open...)).Resolve(t.Context())
+	open := listResolver{"17.188.143.98", "2620:149:208:4304::3", "142.250.0.95", "2a00:1450:4001::5f"}
+	got, ttl, err := pool.PublicOnly(append(private[:len(private):len(private)], open...)).Resolve(t.Context())
 	if want, _, _ := open.Resolve(t.Context()); !slices.Equal(got, want) || ttl != time.Second || err != nil {
 		t.Errorf("of a mixed answer %v was kept, %v, want %v", got, err, want)
 	}
-	if got, _, err := pool.Public(list{}).Resolve(t.Context()); len(got) != 0 || err != nil {
+	if got, _, err := pool.PublicOnly(listResolver{}).Resolve(t.Context()); len(got) != 0 || err != nil {
 		t.Errorf("an empty answer became %v, %v", got, err)
 	}
 }
 
-func TestAPrivateAddressIsNeverDialledForAPublicService(t *testing.T) {
+func TestPublicOnlyPoolNeverDialsPrivateAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 3, pool.Config{}) // 10.0.0.x
+		h := newTestPool(t, 3, pool.Config{}) // 10.0.0.x
 		var dialled int
-		p, err := pool.New(pool.Config{Resolver: pool.Public(h), Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
+		p, err := pool.New(pool.Config{Resolver: pool.PublicOnly(h), Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
 			dialled++
 			return nil, errCut
 		}})
@@ -122,7 +122,7 @@ func TestAPrivateAddressIsNeverDialledForAPublicService(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- p.Run(ctx) }()
-		pass(10 * time.Minute)
+		advance(10 * time.Minute)
 		if err := p.Ready(); dialled != 0 || err == nil || !strings.Contains(err.Error(), "only private addresses") {
 			t.Errorf("%d dials, Ready() = %v", dialled, err)
 		}
@@ -133,7 +133,7 @@ func TestAPrivateAddressIsNeverDialledForAPublicService(t *testing.T) {
 	})
 }
 
-func TestStaticAndSystemNameWhatTheyAreTold(t *testing.T) {
+func TestStaticAndSystemResolvers(t *testing.T) {
 	static := pool.Static(addrs(1, 3))
 	if got, ttl, err := static.Resolve(t.Context()); !slices.Equal(got, addrs(1, 3)) || ttl != 30*time.Second || err != nil {
 		t.Errorf("Static = %v, %s, %v", got, ttl, err)
@@ -148,19 +148,19 @@ func TestStaticAndSystemNameWhatTheyAreTold(t *testing.T) {
 	}
 }
 
-// zone answers DNS questions on a loopback socket.
-type zone struct {
-	records map[uint16][]string // by type; nil means that the question is not answered well
-	rcode   int
-	large   bool // answers over UDP are truncated
+// dnsServer answers DNS questions on a loopback socket.
+type dnsServer struct {
+	records  map[uint16][]string // by type; nil means that the question is not answered well
+	rcode    int
+	truncate bool // answers over UDP are truncated
 }
 
-func (z zone) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
+func (z dnsServer) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 	answer := new(dns.Msg)
 	answer.SetReply(question)
 	answer.Rcode = z.rcode
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
-	if answer.Truncated = z.large && !tcp; !answer.Truncated {
+	if answer.Truncated = z.truncate && !tcp; !answer.Truncated {
 		for _, text := range z.records[question.Question[0].Qtype] {
 			record, err := dns.NewRR(text)
 			if err != nil {
@@ -172,8 +172,8 @@ func (z zone) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 	_ = w.WriteMsg(answer)
 }
 
-// onePort listens on a free port for UDP and TCP.
-func onePort(t *testing.T) (packets net.PacketConn, streams net.Listener) {
+// listenOnePort listens on a free port for UDP and TCP.
+func listenOnePort(t *testing.T) (packets net.PacketConn, streams net.Listener) {
 	t.Helper()
 	for range 20 { // the TCP port beside a free UDP port may be taken
 		packets, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -190,9 +190,9 @@ func onePort(t *testing.T) (packets net.PacketConn, streams net.Listener) {
 }
 
 // serve runs the zone on UDP and TCP, on one port, and returns its address.
-func (z zone) serve(t *testing.T) string {
+func (z dnsServer) serve(t *testing.T) string {
 	t.Helper()
-	packets, streams := onePort(t)
+	packets, streams := listenOnePort(t)
 	for _, server := range []*dns.Server{{PacketConn: packets, Handler: z}, {Listener: streams, Handler: z}} {
 		started := make(chan struct{})
 		server.NotifyStartedFunc = func() { close(started) }
@@ -221,7 +221,7 @@ func resolve(t *testing.T, d pool.DNS) (addrs []netip.AddrPort, ttl time.Duratio
 	return addrs, ttl, err
 }
 
-func TestDNSSeesTheShortestTTLAndBothFamiliesByTurns(t *testing.T) {
+func TestDNSResolver(t *testing.T) {
 	both := map[uint16][]string{
 		dns.TypeA: {
 			"api.test. 20 IN CNAME lb.test.", "lb.test. 9 IN CNAME edge.test.",
@@ -231,21 +231,21 @@ func TestDNSSeesTheShortestTTLAndBothFamiliesByTurns(t *testing.T) {
 	}
 	four := []string{"17.188.143.1:443", "17.188.143.2:443", "17.188.143.3:443"}
 	tests := map[string]struct {
-		zone zone
+		zone dnsServer
 		want []string
 		ttl  time.Duration
 		fail string
 	}{
-		"both":          {zone: zone{records: both}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
-		"over TCP":      {zone: zone{records: both, large: true}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
-		"IPv4 alone":    {zone: zone{records: map[uint16][]string{dns.TypeA: both[dns.TypeA]}}, want: four, ttl: 9 * time.Second},
-		"IPv6 alone":    {zone: zone{records: map[uint16][]string{dns.TypeAAAA: both[dns.TypeAAAA]}}, want: []string{"[2620:149:208::1]:443"}, ttl: 12 * time.Second},
-		"none":          {zone: zone{}, ttl: 0},
-		"no such name":  {zone: zone{rcode: dns.RcodeNameError}, fail: "NXDOMAIN"},
-		"out of order":  {zone: zone{rcode: dns.RcodeServerFailure}, fail: "SERVFAIL"},
-		"not our zone":  {zone: zone{rcode: dns.RcodeRefused}, fail: "REFUSED"},
-		"a longer TTL":  {zone: zone{records: map[uint16][]string{dns.TypeA: {"api.test. 86400 IN A 17.188.143.1"}}}, want: four[:1], ttl: 30 * time.Second},
-		"a TTL of zero": {zone: zone{records: map[uint16][]string{dns.TypeA: {"api.test. 0 IN A 17.188.143.1"}}}, want: four[:1], ttl: 0},
+		"both":          {zone: dnsServer{records: both}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
+		"over TCP":      {zone: dnsServer{records: both, truncate: true}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
+		"IPv4 alone":    {zone: dnsServer{records: map[uint16][]string{dns.TypeA: both[dns.TypeA]}}, want: four, ttl: 9 * time.Second},
+		"IPv6 alone":    {zone: dnsServer{records: map[uint16][]string{dns.TypeAAAA: both[dns.TypeAAAA]}}, want: []string{"[2620:149:208::1]:443"}, ttl: 12 * time.Second},
+		"none":          {zone: dnsServer{}, ttl: 0},
+		"no such name":  {zone: dnsServer{rcode: dns.RcodeNameError}, fail: "NXDOMAIN"},
+		"out of order":  {zone: dnsServer{rcode: dns.RcodeServerFailure}, fail: "SERVFAIL"},
+		"not our zone":  {zone: dnsServer{rcode: dns.RcodeRefused}, fail: "REFUSED"},
+		"a longer TTL":  {zone: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 86400 IN A 17.188.143.1"}}}, want: four[:1], ttl: 30 * time.Second},
+		"a TTL of zero": {zone: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 0 IN A 17.188.143.1"}}}, want: four[:1], ttl: 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -265,9 +265,9 @@ func TestDNSSeesTheShortestTTLAndBothFamiliesByTurns(t *testing.T) {
 	}
 }
 
-func TestDNSAsksTheNextServerWhenOneIsOutOfOrder(t *testing.T) {
-	sick := zone{rcode: dns.RcodeServerFailure}.serve(t)
-	well := zone{records: map[uint16][]string{dns.TypeA: {"api.test. 5 IN A 17.188.143.1"}}}.serve(t)
+func TestDNSTriesNextServer(t *testing.T) {
+	sick := dnsServer{rcode: dns.RcodeServerFailure}.serve(t)
+	well := dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 5 IN A 17.188.143.1"}}}.serve(t)
 	found, _, err := resolve(t, pool.DNS{Host: "api.test", Port: 2197, Servers: []string{sick, well}})
 	if want := []netip.AddrPort{netip.MustParseAddrPort("17.188.143.1:2197")}; !slices.Equal(found, want) || err != nil {
 		t.Errorf("Resolve = %v, %v; want %v", found, err, want)

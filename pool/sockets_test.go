@@ -22,8 +22,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// harbour is a pool on real sockets: wire's connections to the mock's APNs, and a resolver that says what it is told.
-type harbour struct {
+// socketPool is a pool on real sockets: wire's connections to the mock's APNs, and a resolver that says what it is told.
+type socketPool struct {
 	*pool.Pool
 	t      testing.TB
 	mock   *mockprovider.Mock
@@ -31,22 +31,22 @@ type harbour struct {
 	events atomic.Int64
 
 	mu    sync.Mutex
-	named []netip.AddrPort
+	addrs []netip.AddrPort
 	sent  int
 }
 
-// moor starts a mock with so many endpoints, names the first of them, and runs a pool until the test ends or stop is
+// startSocketPool starts a mock with so many endpoints, names the first of them, and runs a pool until the test ends or stop is
 // called. Nobody is ejected for being slower than others: the machine may be busy.
-func moor(t testing.TB, servers, named int, cfg pool.Config) *harbour {
+func startSocketPool(t testing.TB, servers, named int, cfg pool.Config) *socketPool {
 	t.Helper()
-	cfg.Outlier.Off = true
+	cfg.Outlier.Disabled = true
 	m := mockprovider.Start(t, mockprovider.Config{Endpoints: servers})
-	return moorAt(t, m, m.APNsAddrs()[:named], cfg)
+	return startSocketPoolOn(t, m, m.APNsAddrs()[:named], cfg)
 }
 
-func moorAt(t testing.TB, m *mockprovider.Mock, named []netip.AddrPort, cfg pool.Config) *harbour {
+func startSocketPoolOn(t testing.TB, m *mockprovider.Mock, named []netip.AddrPort, cfg pool.Config) *socketPool {
 	t.Helper()
-	h := &harbour{t: t, mock: m, named: named}
+	h := &socketPool{t: t, mock: m, addrs: named}
 	trust := m.ClientTLS()
 	trust.Certificates = []tls.Certificate{m.ClientCertificate()}
 	cfg.Name, cfg.Resolver = "harbour", h
@@ -72,32 +72,32 @@ func moorAt(t testing.TB, m *mockprovider.Mock, named []netip.AddrPort, cfg pool
 			t.Error(err)
 		}
 	})
-	h.await(func(s pool.Status) bool { return len(s.Endpoints) == min(s.Size, len(named)) })
+	h.waitFor(func(s pool.Status) bool { return len(s.Endpoints) == min(s.Size, len(named)) })
 	return h
 }
 
 // Resolve names what it was told, for the shortest time that the pool believes.
-func (h *harbour) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
+func (h *socketPool) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.named), 0, nil
+	return slices.Clone(h.addrs), 0, nil
 }
 
-func (h *harbour) name(addrs []netip.AddrPort) {
+func (h *socketPool) setAddrs(addrs []netip.AddrPort) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.named = addrs
+	h.addrs = addrs
 }
 
-// await waits until the pool's status is so.
-func (h *harbour) await(so func(pool.Status) bool) {
+// waitFor waits until the pool's status is so.
+func (h *socketPool) waitFor(so func(pool.Status) bool) {
 	for !so(h.Status()) {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// play makes endpoints answer 500, and no other.
-func (h *harbour) play(bad ...int) {
+// failEndpoints makes endpoints answer 500, and no other.
+func (h *socketPool) failEndpoints(bad ...int) {
 	h.t.Helper()
 	var s mockprovider.Script
 	for _, i := range bad {
@@ -109,7 +109,7 @@ func (h *harbour) play(bad ...int) {
 }
 
 // send carries one notification to an endpoint that accepts it.
-func (h *harbour) send() {
+func (h *socketPool) send() {
 	h.mu.Lock()
 	h.sent++
 	r := &wire.Request{Method: "POST", Path: fmt.Sprintf("/3/device/5a%062x", h.sent), Body: []byte(`{"aps":{"alert":"hi"}}`), Timeout: time.Minute,
@@ -123,7 +123,7 @@ func (h *harbour) send() {
 			return
 		}
 		answer, err := lease.Do(context.Background(), r)
-		o := judge(answer, err)
+		o := outcomeOf(answer, err)
 		lease.Done(o)
 		if o.Verdict == push.Accepted {
 			return
@@ -132,8 +132,8 @@ func (h *harbour) send() {
 	}
 }
 
-// spread sends so many notifications and returns what each endpoint was asked.
-func (h *harbour) spread(n int) map[string]int {
+// countRequests sends so many notifications and returns what each endpoint was asked.
+func (h *socketPool) countRequests(n int) map[string]int {
 	h.mock.Ledger().Clear()
 	for range n {
 		h.send()
@@ -157,27 +157,27 @@ func wantEven(t *testing.T, visits map[string]int, endpoints, n int) {
 	}
 }
 
-func TestOnRealSocketsTheSpreadIsEven(t *testing.T) {
+func TestSocketsLoadIsEven(t *testing.T) {
 	for _, servers := range []int{20, 4} {
 		t.Run(fmt.Sprint(servers), func(t *testing.T) {
-			h := moor(t, servers, servers, pool.Config{Size: 10})
-			wantEven(t, h.spread(205), min(servers, 10), 205)
+			h := startSocketPool(t, servers, servers, pool.Config{Size: 10})
+			wantEven(t, h.countRequests(205), min(servers, 10), 205)
 		})
 	}
 }
 
-// forGood ejects for longer than a test takes.
-var forGood = pool.Breaker{Ejection: time.Hour, MaxEjection: time.Hour}
+// longEjection ejects for longer than a test takes.
+var longEjection = pool.Breaker{BaseEjectionTime: time.Hour, MaxEjectionTime: time.Hour}
 
-func TestOnRealSocketsTwoThatFailAreLeftAndTheOthersShareEvenly(t *testing.T) {
+func TestSocketsFailingEndpointsGetNoLoad(t *testing.T) {
 	for _, servers := range []int{20, 4} {
 		t.Run(fmt.Sprint(servers), func(t *testing.T) {
-			h := moor(t, servers, servers, pool.Config{Size: 10, Breaker: forGood})
-			h.play(0, 1)
-			h.spread(5 * 10)
+			h := startSocketPool(t, servers, servers, pool.Config{Size: 10, Breaker: longEjection})
+			h.failEndpoints(0, 1)
+			h.countRequests(5 * 10)
 			places := min(servers-2, 10)
-			h.await(func(s pool.Status) bool { return healthy(s) == places })
-			visits := h.spread(102)
+			h.waitFor(func(s pool.Status) bool { return countHealthy(s) == places })
+			visits := h.countRequests(102)
 			for _, bad := range h.mock.APNsAddrs()[:2] {
 				if visits[bad.String()] > 0 {
 					t.Errorf("a bad endpoint got %d requests", visits[bad.String()])
@@ -188,8 +188,8 @@ func TestOnRealSocketsTwoThatFailAreLeftAndTheOthersShareEvenly(t *testing.T) {
 	}
 }
 
-// healthy counts the live endpoints whose breaker is closed.
-func healthy(s pool.Status) (n int) {
+// countHealthy counts the live endpoints whose breaker is closed.
+func countHealthy(s pool.Status) (n int) {
 	for _, e := range s.Endpoints {
 		if e.State == "closed" && e.Connections > 0 {
 			n++
@@ -198,17 +198,17 @@ func healthy(s pool.Status) (n int) {
 	return n
 }
 
-func TestOnRealSocketsNewAddressesTakeThePlacesOfTheEjectedWhoStayOutWhenDNSNamesThemAgain(t *testing.T) {
-	h := moor(t, 8, 4, pool.Config{Size: 4, MaxAge: 100 * time.Millisecond, Breaker: forGood})
-	h.play(0, 1)
-	h.spread(5 * 4)
-	h.name(h.mock.APNsAddrs()[4:])
-	h.await(h.holds(4, 5, 6, 7)) // two in place of the ejected, and two as the others get old
-	wantEven(t, h.spread(40), 4, 40)
+func TestSocketsEjectedEndpointsAreReplaced(t *testing.T) {
+	h := startSocketPool(t, 8, 4, pool.Config{Size: 4, MaxAge: 100 * time.Millisecond, Breaker: longEjection})
+	h.failEndpoints(0, 1)
+	h.countRequests(5 * 4)
+	h.setAddrs(h.mock.APNsAddrs()[4:])
+	h.waitFor(h.hasHealthy(4, 5, 6, 7)) // two in place of the ejected, and two as the others get old
+	wantEven(t, h.countRequests(40), 4, 40)
 
-	h.name(h.mock.APNsAddrs()[:4])
-	h.await(h.holds(2, 3))
-	visits := h.spread(40)
+	h.setAddrs(h.mock.APNsAddrs()[:4])
+	h.waitFor(h.hasHealthy(2, 3))
+	visits := h.countRequests(40)
 	for _, bad := range h.mock.APNsAddrs()[:2] {
 		if visits[bad.String()] > 0 {
 			t.Errorf("an ejected endpoint that DNS names again got %d requests", visits[bad.String()])
@@ -216,8 +216,8 @@ func TestOnRealSocketsNewAddressesTakeThePlacesOfTheEjectedWhoStayOutWhenDNSName
 	}
 }
 
-// holds is true of a status with all of these among its healthy endpoints.
-func (h *harbour) holds(wanted ...int) func(pool.Status) bool {
+// hasHealthy is true of a status with all of these among its healthy endpoints.
+func (h *socketPool) hasHealthy(wanted ...int) func(pool.Status) bool {
 	return func(s pool.Status) bool {
 		for _, i := range wanted {
 			if !slices.ContainsFunc(s.Endpoints, func(e pool.EndpointStatus) bool {
@@ -230,25 +230,25 @@ func (h *harbour) holds(wanted ...int) func(pool.Status) bool {
 	}
 }
 
-func TestOnRealSocketsWhoHasHealedSharesEvenlyAgain(t *testing.T) {
-	h := moor(t, 4, 4, pool.Config{Breaker: pool.Breaker{Ejection: 50 * time.Millisecond}})
-	h.play(0, 1)
-	h.spread(5 * 4)
-	h.play()
-	h.await(func(s pool.Status) bool {
+func TestSocketsRecoveredEndpointsShareLoad(t *testing.T) {
+	h := startSocketPool(t, 4, 4, pool.Config{Breaker: pool.Breaker{BaseEjectionTime: 50 * time.Millisecond}})
+	h.failEndpoints(0, 1)
+	h.countRequests(5 * 4)
+	h.failEndpoints()
+	h.waitFor(func(s pool.Status) bool {
 		h.send() // one of these is the probe
-		return healthy(s) == 4
+		return countHealthy(s) == 4
 	})
-	wantEven(t, h.spread(100), 4, 100)
+	wantEven(t, h.countRequests(100), 4, 100)
 }
 
-// TestTenThousandChangesUnderLoadLeaveNothingBehind gives the pool thousands of addresses, which fail, send GOAWAY and
+// TestChurnLeaksNothing gives the pool thousands of addresses, which fail, send GOAWAY and
 // reset after every few requests, so that each is dialled, joins, is ejected or lost, and leaves; DNS changes its mind
 // the while. Then no goroutine, connection or file may be left.
-func TestTenThousandChangesUnderLoadLeaveNothingBehind(t *testing.T) {
+func TestChurnLeaksNothing(t *testing.T) {
 	const callers, servers = 16, 3000
 	changes := int64(10_000)
-	if underRace {
+	if raceEnabled {
 		changes = 2000 // each costs handshakes, and those ten times as much
 	}
 	before, files := goleak.IgnoreCurrent(), openFiles(t)
@@ -268,14 +268,14 @@ func TestTenThousandChangesUnderLoadLeaveNothingBehind(t *testing.T) {
 	go func() { ended <- m.Run(ctx) }()
 
 	all := m.APNsAddrs()
-	h := moorAt(t, m, all, pool.Config{Size: 16})
+	h := startSocketPoolOn(t, m, all, pool.Config{Size: 16})
 	var load sync.WaitGroup
 	for caller := range callers {
 		load.Go(func() {
 			for n := 0; h.events.Load() < changes; n++ {
 				h.send()
 				if caller == 0 && n%100 == 0 { // DNS names them in another order, and one in ten not at all
-					h.name(append(slices.Clone(all[n%servers:]), all[:n%servers*9/10]...))
+					h.setAddrs(append(slices.Clone(all[n%servers:]), all[:n%servers*9/10]...))
 				}
 			}
 		})

@@ -54,12 +54,12 @@ func (p *Pool) Status() Status {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.Panic, s.Dials, s.Waiting = p.panicked, p.dials, p.line.waiting()
-	s.Events = append([]Event{}, p.recent...)
+	s.Panic, s.Dials, s.Waiting = p.inPanic, p.dials, p.waiters.waiting()
+	s.Events = append([]Event{}, p.recentEvents...)
 	for _, e := range *p.members.Load() {
 		s.Endpoints = append(s.Endpoints, e.status())
 	}
-	for _, e := range p.known {
+	for _, e := range p.endpoints {
 		s.InFlight += e.InFlight()
 		if !e.member {
 			s.Spares = append(s.Spares, e.status())
@@ -71,15 +71,15 @@ func (p *Pool) Status() Status {
 
 // status is called under the pool's mu.
 func (e *Endpoint) status() EndpointStatus {
-	state, why, until, counts := e.circuit.report()
+	state, why, until, counts := e.breaker.snapshot()
 	s := EndpointStatus{
 		Address: e.name, State: state.String(), Reason: why,
-		Connections: len(*e.links.Load()), InFlight: e.InFlight(),
+		Connections: len(*e.conns.Load()), InFlight: e.InFlight(),
 		Successes: int(counts.TotalSuccesses), Failures: int(counts.TotalFailures),
-		LatencyMS: float64(e.record.median.Microseconds()) / 1000,
+		LatencyMS: float64(e.window.median.Microseconds()) / 1000,
 	}
 	if e.member {
-		s.AgeS = time.Since(e.since).Seconds()
+		s.AgeS = time.Since(e.joinedAt).Seconds()
 	}
 	if state == gobreaker.StateOpen {
 		s.EjectedUntil = &until

@@ -54,7 +54,7 @@ func serveBench() {
 	if err != nil {
 		panic(err)
 	}
-	hello, _ := json.Marshal(greeting{Addr: l.Addr().String(), Cert: der})
+	hello, _ := json.Marshal(serverInfo{Addr: l.Addr().String(), Cert: der})
 	fmt.Println(string(hello))
 	go func() {
 		for {
@@ -62,21 +62,21 @@ func serveBench() {
 			if err != nil {
 				return
 			}
-			go answerAll(nc)
+			go serveAll(nc)
 		}
 	}()
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-// greeting is what the server's process says first.
-type greeting struct {
+// serverInfo is what the server's process says first.
+type serverInfo struct {
 	Addr string
 	Cert []byte
 }
 
-// answerAll is as cheap a server as frames allow: it answers whatever it has
+// serveAll is as cheap a server as frames allow: it answers whatever it has
 // read in one write.
-func answerAll(nc net.Conn) {
+func serveAll(nc net.Conn) {
 	defer func() { _ = nc.Close() }()
 	in := bufio.NewReaderSize(nc, 64<<10)
 	var out bytes.Buffer
@@ -86,7 +86,7 @@ func answerAll(nc net.Conn) {
 		return
 	}
 	_ = fr.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1000})
-	head := answerBlock()
+	head := responseBlock()
 	got := 0
 	for {
 		if in.Buffered() < 9 && out.Len() > 0 {
@@ -102,7 +102,7 @@ func answerAll(nc net.Conn) {
 		switch f := f.(type) {
 		case *http2.HeadersFrame:
 			if f.StreamEnded() {
-				answerOne(fr, f.StreamID, head)
+				writeResponse(fr, f.StreamID, head)
 			}
 		case *http2.DataFrame:
 			if got += int(f.Length); got > 16<<10 {
@@ -110,7 +110,7 @@ func answerAll(nc net.Conn) {
 				got = 0
 			}
 			if f.StreamEnded() {
-				answerOne(fr, f.StreamID, head)
+				writeResponse(fr, f.StreamID, head)
 			}
 		case *http2.SettingsFrame:
 			if !f.IsAck() {
@@ -124,8 +124,8 @@ func answerAll(nc net.Conn) {
 	}
 }
 
-// answerBlock is 200 with an apns-id, without the dynamic table.
-func answerBlock() []byte {
+// responseBlock is 200 with an apns-id, without the dynamic table.
+func responseBlock() []byte {
 	var b bytes.Buffer
 	enc := hpack.NewEncoder(&b)
 	_ = enc.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
@@ -133,7 +133,7 @@ func answerBlock() []byte {
 	return b.Bytes()
 }
 
-func answerOne(fr *http2.Framer, id uint32, head []byte) {
+func writeResponse(fr *http2.Framer, id uint32, head []byte) {
 	_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head, EndHeaders: true, EndStream: true})
 }
 
@@ -158,7 +158,7 @@ func benchServer(b *testing.B) (netip.AddrPort, *tls.Config) {
 		_ = stdin.Close()
 		_ = cmd.Wait()
 	})
-	var hello greeting
+	var hello serverInfo
 	if err := json.NewDecoder(stdout).Decode(&hello); err != nil {
 		b.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func benchRequest(i int) *wire.Request {
 			{Name: "apns-topic", Value: "com.example.shop"},
 			{Name: "apns-push-type", Value: "alert"},
 			{Name: "apns-priority", Value: "10"},
-			{Name: "apns-id", Value: benchID(i), Once: true},
+			{Name: "apns-id", Value: benchID(i), NeverIndexed: true},
 		},
 	}
 }

@@ -28,10 +28,10 @@ type Config struct {
 	// PingBusy is the silence after which the peer is pinged while it owes an
 	// answer. Default 1 s: with PingTimeout it bounds how long a black hole is
 	// fed.
-	PingBusy time.Duration
+	ActivePingInterval time.Duration
 	// PingIdle is the same while it owes none. Default 30 s. Less makes some
 	// services say "too many pings".
-	PingIdle time.Duration
+	IdlePingInterval time.Duration
 	// PingTimeout is how long a ping may bring nothing at all before the
 	// connection is given up. Default 1 s; use 3 s across an ocean.
 	PingTimeout time.Duration
@@ -46,29 +46,29 @@ type Config struct {
 	// with QueueFull. Default 1000; negative means none.
 	MaxWaiting int
 	// MaxResponse is the largest body, in bytes. Default 64 KiB, at most 1 GiB.
-	MaxResponse int
+	MaxResponseBytes int
 	// FirstAlone sends one request alone until the peer has answered one. An
 	// APNs connection with a token needs it.
-	FirstAlone bool
+	SerializeFirst bool
 }
 
-const maxMaxResponse = 1 << 30
+const maxResponseLimit = 1 << 30
 
 func (c Config) withDefaults() Config {
 	c.DialTimeout = cmp.Or(c.DialTimeout, 5*time.Second)
 	c.ResponseTimeout = cmp.Or(c.ResponseTimeout, 5*time.Second)
-	c.PingBusy = cmp.Or(c.PingBusy, time.Second)
-	c.PingIdle = cmp.Or(c.PingIdle, 30*time.Second)
+	c.ActivePingInterval = cmp.Or(c.ActivePingInterval, time.Second)
+	c.IdlePingInterval = cmp.Or(c.IdlePingInterval, 30*time.Second)
 	c.PingTimeout = cmp.Or(c.PingTimeout, time.Second)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, time.Second)
 	c.MaxWaiting = max(cmp.Or(c.MaxWaiting, 1000), 0)
-	c.MaxResponse = min(cmp.Or(c.MaxResponse, 64<<10), maxMaxResponse)
+	c.MaxResponseBytes = min(cmp.Or(c.MaxResponseBytes, 64<<10), maxResponseLimit)
 	return c
 }
 
-// forTLS returns the client's side of RFC 9113 §3.2 and §9.2: h2 by ALPN, TLS
+// tlsConfig returns the client's side of RFC 9113 §3.2 and §9.2: h2 by ALPN, TLS
 // 1.2 or later, the service's name.
-func (c Config) forTLS() *tls.Config {
+func (c Config) tlsConfig() *tls.Config {
 	t := &tls.Config{}
 	if c.TLS != nil {
 		t = c.TLS.Clone()

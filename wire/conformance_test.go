@@ -20,104 +20,104 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// answers are what a peer may say to a request, by the request's path. (What
+// peerResponses are what a peer may say to a request, by the request's path. (What
 // net/http passes over and waits on, like an answer on an idle stream, is not
 // here: there a Conn is the stricter, on purpose.)
-var answers = map[string]func(p *peer, id uint32){
-	"/head-only":  func(p *peer, id uint32) { p.answer(id, "200", "apns-id", "X") },
-	"/empty-data": func(p *peer, id uint32) { p.sendHead(id, false, ":status", "200"); p.sendData(id, true, "") },
+var peerResponses = map[string]func(p *peer, id uint32){
+	"/head-only":  func(p *peer, id uint32) { p.respond(id, "200", "apns-id", "X") },
+	"/empty-data": func(p *peer, id uint32) { p.sendHeaders(id, false, ":status", "200"); p.sendData(id, true, "") },
 	"/body": func(p *peer, id uint32) {
-		p.sendHead(id, false, ":status", "400")
+		p.sendHeaders(id, false, ":status", "400")
 		p.sendData(id, true, `{"reason":"x"}`)
 	},
-	"/server-gone": func(p *peer, id uint32) { p.answer(id, "503", "retry-after", "5") },
+	"/server-gone": func(p *peer, id uint32) { p.respond(id, "503", "retry-after", "5") },
 	"/in-pieces": func(p *peer, id uint32) {
-		p.sendHead(id, false, ":status", "200", "content-length", "9")
+		p.sendHeaders(id, false, ":status", "200", "content-length", "9")
 		for _, piece := range []string{"one", "", "two", "six"} {
 			p.sendData(id, piece == "six", piece)
 		}
 	},
 	"/padded": func(p *peer, id uint32) {
-		p.sendHead(id, false, ":status", "200")
-		p.do(p.fr.WriteDataPadded(id, true, []byte("padded"), make([]byte, 255)))
+		p.sendHeaders(id, false, ":status", "200")
+		p.check(p.framer.WriteDataPadded(id, true, []byte("padded"), make([]byte, 255)))
 	},
 	"/interim": func(p *peer, id uint32) {
-		p.sendHead(id, false, ":status", "103", "link", "</>")
-		p.answer(id, "204", "apns-id", "X")
+		p.sendHeaders(id, false, ":status", "103", "link", "</>")
+		p.respond(id, "204", "apns-id", "X")
 	},
 	"/trailers": func(p *peer, id uint32) {
-		p.sendHead(id, false, ":status", "200")
+		p.sendHeaders(id, false, ":status", "200")
 		p.sendData(id, false, "body")
-		p.sendHead(id, true, "x-trailer", "1")
+		p.sendHeaders(id, true, "x-trailer", "1")
 	},
 	"/continued": func(p *peer, id uint32) {
 		block := p.encode(":status", "200", "apns-id", strings.Repeat("x", 300))
-		p.do(p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block[:5], EndStream: true}))
-		p.do(p.fr.WriteContinuation(id, false, block[5:9]))
-		p.do(p.fr.WriteContinuation(id, true, block[9:]))
+		p.check(p.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block[:5], EndStream: true}))
+		p.check(p.framer.WriteContinuation(id, false, block[5:9]))
+		p.check(p.framer.WriteContinuation(id, true, block[9:]))
 	},
-	"/repeated-field": func(p *peer, id uint32) { p.answer(id, "200", "vary", "a", "vary", "b") },
+	"/repeated-field": func(p *peer, id uint32) { p.respond(id, "200", "vary", "a", "vary", "b") },
 	"/large-enough": func(p *peer, id uint32) {
-		p.sendHead(id, false, ":status", "200")
+		p.sendHeaders(id, false, ":status", "200")
 		for range 4 {
 			p.sendData(id, false, strings.Repeat("x", 16<<10))
 		}
 		p.sendData(id, true, "")
 	},
-	"/refused":  func(p *peer, id uint32) { p.do(p.fr.WriteRSTStream(id, http2.ErrCodeRefusedStream)) },
-	"/internal": func(p *peer, id uint32) { p.do(p.fr.WriteRSTStream(id, http2.ErrCodeInternal)) },
+	"/refused":  func(p *peer, id uint32) { p.check(p.framer.WriteRSTStream(id, http2.ErrCodeRefusedStream)) },
+	"/internal": func(p *peer, id uint32) { p.check(p.framer.WriteRSTStream(id, http2.ErrCodeInternal)) },
 	"/cut-short": func(p *peer, id uint32) {
-		p.sendHead(id, false, ":status", "200")
-		p.do(p.fr.WriteRSTStream(id, http2.ErrCodeCancel))
+		p.sendHeaders(id, false, ":status", "200")
+		p.check(p.framer.WriteRSTStream(id, http2.ErrCodeCancel))
 	},
-	"/no-status":   func(p *peer, id uint32) { p.sendHead(id, true, "apns-id", "X") },
-	"/capitals":    func(p *peer, id uint32) { p.sendHead(id, true, ":status", "200", "Apns-Id", "X") },
-	"/late-status": func(p *peer, id uint32) { p.sendHead(id, true, "apns-id", "X", ":status", "200") },
-	"/line-break":  func(p *peer, id uint32) { p.sendHead(id, true, ":status", "200", "a", "b\nc") },
+	"/no-status":   func(p *peer, id uint32) { p.sendHeaders(id, true, "apns-id", "X") },
+	"/capitals":    func(p *peer, id uint32) { p.sendHeaders(id, true, ":status", "200", "Apns-Id", "X") },
+	"/late-status": func(p *peer, id uint32) { p.sendHeaders(id, true, "apns-id", "X", ":status", "200") },
+	"/line-break":  func(p *peer, id uint32) { p.sendHeaders(id, true, ":status", "200", "a", "b\nc") },
 	"/too-short": func(p *peer, id uint32) {
-		p.sendHead(id, false, ":status", "200", "content-length", "9")
+		p.sendHeaders(id, false, ":status", "200", "content-length", "9")
 		p.sendData(id, true, "short")
 	},
 	"/body-no-head":   func(p *peer, id uint32) { p.sendData(id, true, "body") },
-	"/interim-is-all": func(p *peer, id uint32) { p.sendHead(id, true, ":status", "100") },
+	"/interim-is-all": func(p *peer, id uint32) { p.sendHeaders(id, true, ":status", "100") },
 	"/ping-first": func(p *peer, id uint32) {
-		p.do(p.fr.WritePing(false, [8]byte{1}))
-		p.settings(limit(7))
-		p.do(p.fr.WriteRawFrame(0xfa, 0, 0, []byte("unknown")))
-		p.answer(id, "200")
+		p.check(p.framer.WritePing(false, [8]byte{1}))
+		p.sendSettings(maxStreamsSetting(7))
+		p.check(p.framer.WriteRawFrame(0xfa, 0, 0, []byte("unknown")))
+		p.respond(id, "200")
 	},
 	"/goaway-after": func(p *peer, id uint32) {
-		p.do(p.fr.WriteGoAway(id, http2.ErrCodeNo, nil))
-		p.answer(id, "200")
+		p.check(p.framer.WriteGoAway(id, http2.ErrCodeNo, nil))
+		p.respond(id, "200")
 	},
-	"/goaway-before": func(p *peer, id uint32) { p.do(p.fr.WriteGoAway(0, http2.ErrCodeNo, nil)) },
+	"/goaway-before": func(p *peer, id uint32) { p.check(p.framer.WriteGoAway(0, http2.ErrCodeNo, nil)) },
 	"/closed":        func(p *peer, _ uint32) { _ = p.nc.Close() },
 	"/push": func(p *peer, id uint32) {
-		p.do(p.fr.WritePushPromise(http2.PushPromiseParam{StreamID: id, PromiseID: 2, EndHeaders: true}))
+		p.check(p.framer.WritePushPromise(http2.PushPromiseParam{StreamID: id, PromiseID: 2, EndHeaders: true}))
 	},
-	"/bad-table":      func(p *peer, id uint32) { p.do(p.fr.WriteRawFrame(http2.FrameHeaders, 5, id, []byte("\xfe"))) },
-	"/window-too-big": func(p *peer, _ uint32) { p.do(p.fr.WriteWindowUpdate(0, 1<<31-1)) },
+	"/bad-table":      func(p *peer, id uint32) { p.check(p.framer.WriteRawFrame(http2.FrameHeaders, 5, id, []byte("\xfe"))) },
+	"/window-too-big": func(p *peer, _ uint32) { p.check(p.framer.WriteWindowUpdate(0, 1<<31-1)) },
 }
 
 func (p *peer) sendData(id uint32, end bool, body string) {
 	p.t.Helper()
-	p.do(p.fr.WriteData(id, end, []byte(body)))
+	p.check(p.framer.WriteData(id, end, []byte(body)))
 }
 
-// serveAnswers answers each request by its path.
-func serveAnswers(t *testing.T) func(net.Conn) {
+// serveResponses answers each request by its path.
+func serveResponses(t *testing.T) func(net.Conn) {
 	return func(nc net.Conn) {
 		p := newPeer(t, nc)
-		if p.fr.WriteSettings(limit(100)) != nil {
+		if p.framer.WriteSettings(maxStreamsSetting(100)) != nil {
 			return
 		}
-		go p.listen()
+		go p.readLoop()
 		defer func() { <-p.closed }()
 		for {
 			select {
-			case h := <-p.heard:
+			case h := <-p.received:
 				if h.kind == http2.FrameHeaders {
-					answers[h.fields[":path"]](p, h.stream)
+					peerResponses[h.fields[":path"]](p, h.stream)
 				}
 			case <-p.closed:
 				return
@@ -126,16 +126,16 @@ func serveAnswers(t *testing.T) func(net.Conn) {
 	}
 }
 
-// TestAConnAndNetHTTPSayTheSame sends each request by both, and compares the
+// TestConnMatchesNetHTTP sends each request by both, and compares the
 // answers, or that there was none.
-func TestAConnAndNetHTTPSayTheSame(t *testing.T) {
-	cert, roots := identity("push.example")
-	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, serveAnswers(t))
+func TestConnMatchesNetHTTP(t *testing.T) {
+	cert, roots := serverIdentity("push.example")
+	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, serveResponses(t))
 	trust := &tls.Config{RootCAs: roots, ServerName: "push.example"}
-	for _, path := range slices.Sorted(maps.Keys(answers)) {
+	for _, path := range slices.Sorted(maps.Keys(peerResponses)) {
 		for _, method := range []string{"GET", "POST"} {
 			t.Run(method+path, func(t *testing.T) {
-				ours, theirs := byConn(t, addr, trust, method, path), byNetHTTP(t, addr, trust, method, path)
+				ours, theirs := viaConn(t, addr, trust, method, path), viaNetHTTP(t, addr, trust, method, path)
 				if ours != theirs {
 					t.Errorf("a Conn said\n%s\nand net/http\n%s", ours, theirs)
 				}
@@ -144,9 +144,9 @@ func TestAConnAndNetHTTPSayTheSame(t *testing.T) {
 	}
 }
 
-func byConn(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path string) string {
+func viaConn(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path string) string {
 	t.Helper()
-	c, err := wire.Dial(t.Context(), addr, patient(wire.Config{Authority: "push.example", TLS: trust}))
+	c, err := wire.Dial(t.Context(), addr, withLongTimeouts(wire.Config{Authority: "push.example", TLS: trust}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,10 +167,10 @@ func byConn(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path s
 	if err != nil {
 		return "no answer"
 	}
-	return say(res.Status, res.Header, res.Body)
+	return formatResponse(res.Status, res.Header, res.Body)
 }
 
-func byNetHTTP(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path string) string {
+func viaNetHTTP(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path string) string {
 	t.Helper()
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
@@ -203,11 +203,11 @@ func byNetHTTP(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, pat
 			fields = append(fields, wire.Field{Name: strings.ToLower(name), Value: v})
 		}
 	}
-	return say(res.StatusCode, fields, whole)
+	return formatResponse(res.StatusCode, fields, whole)
 }
 
-// say writes an answer down. net/http makes up a content-length where it can.
-func say(status int, fields []wire.Field, body []byte) string {
+// formatResponse writes an answer down. net/http makes up a content-length where it can.
+func formatResponse(status int, fields []wire.Field, body []byte) string {
 	var lines []string
 	for _, f := range fields {
 		if f.Name != "content-length" {

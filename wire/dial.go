@@ -29,14 +29,14 @@ func Dial(ctx context.Context, addr netip.AddrPort, cfg Config) (*Conn, error) {
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	raw, err := new(net.Dialer).DialContext(within, "tcp", addr.String())
 	if err != nil {
-		return nil, notConnected(ctx, err)
+		return nil, connectError(ctx, err)
 	}
-	nc := tls.Client(raw, cfg.forTLS())
-	if err := shakeHands(within, nc); err != nil {
+	nc := tls.Client(raw, cfg.tlsConfig())
+	if err := handshake(within, nc); err != nil {
 		_ = raw.Close()
-		return nil, notSecured(ctx, err)
+		return nil, tlsError(ctx, err)
 	}
-	return begin(ctx, within, nc, raw, cfg)
+	return establish(ctx, within, nc, raw, cfg)
 }
 
 // Client does the same on a connection that stands already. Where cfg.TLS is
@@ -47,19 +47,19 @@ func Client(ctx context.Context, nc net.Conn, cfg Config) (*Conn, error) {
 	within, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	if cfg.TLS == nil {
-		return begin(ctx, within, nc, nc, cfg)
+		return establish(ctx, within, nc, nc, cfg)
 	}
-	secured := tls.Client(nc, cfg.forTLS())
-	if err := shakeHands(within, secured); err != nil {
+	secured := tls.Client(nc, cfg.tlsConfig())
+	if err := handshake(within, secured); err != nil {
 		_ = nc.Close()
-		return nil, notSecured(ctx, err)
+		return nil, tlsError(ctx, err)
 	}
-	return begin(ctx, within, secured, nc, cfg)
+	return establish(ctx, within, secured, nc, cfg)
 }
 
 var errNotH2 = errors.New("the peer did not agree to h2")
 
-func shakeHands(ctx context.Context, nc *tls.Conn) error {
+func handshake(ctx context.Context, nc *tls.Conn) error {
 	if err := nc.HandshakeContext(ctx); err != nil {
 		return err
 	}
@@ -69,21 +69,21 @@ func shakeHands(ctx context.Context, nc *tls.Conn) error {
 	return nil
 }
 
-// longAgo as a deadline ends whatever reads or writes.
-var longAgo = time.Unix(1, 0)
+// aLongTimeAgo as a deadline ends whatever reads or writes.
+var aLongTimeAgo = time.Unix(1, 0)
 
-// begin exchanges the prefaces (RFC 9113 §3.4). A context that ends meanwhile
+// establish exchanges the prefaces (RFC 9113 §3.4). A context that ends meanwhile
 // makes the reading and writing fail.
-func begin(ctx, within context.Context, nc, raw net.Conn, cfg Config) (*Conn, error) {
+func establish(ctx, within context.Context, nc, raw net.Conn, cfg Config) (*Conn, error) {
 	c := newConn(nc, raw, cfg)
-	stop := context.AfterFunc(within, func() { _ = raw.SetDeadline(longAgo) })
+	stop := context.AfterFunc(within, func() { _ = raw.SetDeadline(aLongTimeAgo) })
 	err := c.exchangePrefaces()
 	if !stop() && err == nil {
 		err = within.Err()
 	}
 	if err != nil {
 		_ = raw.Close()
-		return nil, notBegun(ctx, err)
+		return nil, prefaceError(ctx, err)
 	}
 	return c, nil
 }
@@ -92,91 +92,91 @@ func begin(ctx, within context.Context, nc, raw net.Conn, cfg Config) (*Conn, er
 // it says before it closes the connection, an alert above all, tells more than
 // the write that failed for it.
 func (c *Conn) exchangePrefaces() error {
-	c.out = append(c.out, http2.ClientPreface...)
-	_ = c.put.WriteSettings(c.ours()...)
+	c.writeBuf = append(c.writeBuf, http2.ClientPreface...)
+	_ = c.dataFramer.WriteSettings(c.localSettings()...)
 	var failed error
 	var writing sync.WaitGroup
-	writing.Go(func() { _, failed = c.nc.Write(c.out) })
+	writing.Go(func() { _, failed = c.conn.Write(c.writeBuf) })
 	defer writing.Wait()
-	if err := c.firstFrame(); err != nil {
-		_ = c.raw.SetDeadline(longAgo)
+	if err := c.readFirstFrame(); err != nil {
+		_ = c.rawConn.SetDeadline(aLongTimeAgo)
 		return err
 	}
 	writing.Wait()
 	return failed
 }
 
-func (c *Conn) firstFrame() error {
-	f, err := c.frames.ReadFrame()
+func (c *Conn) readFirstFrame() error {
+	f, err := c.framer.ReadFrame()
 	if err != nil {
 		return err
 	}
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
-		c.consume(0) // opens the connection's window beyond its default
-		return c.learn(f)
+		c.consumeInflow(0) // opens the connection's window beyond its default
+		return c.applySettings(f)
 	case *http2.GoAwayFrame:
-		c.obey(f)
+		c.handleGoAway(f)
 		return c.goAway.noAnswer(nil)
 	}
-	return violation{http2.ErrCodeProtocol, "the first frame is not SETTINGS (RFC 9113 §3.4)"}
+	return protocolError{http2.ErrCodeProtocol, "the first frame is not SETTINGS (RFC 9113 §3.4)"}
 }
 
-// notConnected reads the failure of a TCP connect.
-func notConnected(ctx context.Context, err error) error {
+// connectError reads the failure of a TCP connect.
+func connectError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return callerLeft(ctx)
+		return cancelledError(ctx)
 	}
-	e := &Error{Reason: ConnectRefused, Processed: Never, Endpoint: true, Err: err}
+	e := &Error{Reason: ConnectRefused, Processed: Never, EndpointAtFault: true, Err: err}
 	switch {
 	case isTimeout(err):
 		e.Reason = ConnectTimeout
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
-		e.Endpoint = false // this machine has run out of something
+		e.EndpointAtFault = false // this machine has run out of something
 	}
 	return e
 }
 
-// notSecured reads the failure of a TLS handshake.
-func notSecured(ctx context.Context, err error) error {
+// tlsError reads the failure of a TLS handshake.
+func tlsError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return callerLeft(ctx)
+		return cancelledError(ctx)
 	}
-	e := &Error{Reason: ConnectRefused, Processed: Never, Endpoint: true, Err: err}
+	e := &Error{Reason: ConnectRefused, Processed: Never, EndpointAtFault: true, Err: err}
 	var untrusted *tls.CertificateVerificationError
 	var notTLS tls.RecordHeaderError
 	switch {
 	case isTimeout(err):
 		e.Reason = TLSHandshakeTimeout
 	case errors.As(err, &untrusted):
-		e.Reason, e.Endpoint = TLSServerUntrusted, false
-	case isAlert(err) && aboutOurCertificate(err):
-		e.Reason, e.Endpoint = TLSClientRejected, false
+		e.Reason, e.EndpointAtFault = TLSServerUntrusted, false
+	case isRemoteAlert(err) && isClientCertAlert(err):
+		e.Reason, e.EndpointAtFault = TLSClientRejected, false
 	case errors.Is(err, errNotH2), errors.As(err, &notTLS), strings.Contains(err.Error(), "no application protocol"):
 		e.Reason = ALPNNotH2
 	}
 	return e
 }
 
-// notBegun reads the failure to exchange prefaces. In TLS 1.3 the peer judges
+// prefaceError reads the failure to exchange prefaces. In TLS 1.3 the peer judges
 // our certificate only now.
-func notBegun(ctx context.Context, err error) error {
+func prefaceError(ctx context.Context, err error) error {
 	var said *Error
 	switch {
 	case ctx.Err() != nil:
-		return callerLeft(ctx)
+		return cancelledError(ctx)
 	case errors.As(err, &said):
 		said.Processed = Never // nothing has been asked yet
 		return said
-	case isAlert(err):
-		return notSecured(ctx, err)
+	case isRemoteAlert(err):
+		return tlsError(ctx, err)
 	case isTimeout(err):
-		return &Error{Reason: ConnectTimeout, Processed: Never, Endpoint: true, Err: fmt.Errorf("no SETTINGS: %w", err)}
+		return &Error{Reason: ConnectTimeout, Processed: Never, EndpointAtFault: true, Err: fmt.Errorf("no SETTINGS: %w", err)}
 	}
-	return &Error{Reason: ConnectRefused, Processed: Never, Endpoint: true, Err: err}
+	return &Error{Reason: ConnectRefused, Processed: Never, EndpointAtFault: true, Err: err}
 }
 
-func callerLeft(ctx context.Context) error {
+func cancelledError(ctx context.Context) error {
 	return &Error{Reason: Cancelled, Processed: Never, Err: ctx.Err()}
 }
 
@@ -185,16 +185,16 @@ func isTimeout(err error) bool {
 		errors.Is(err, syscall.ETIMEDOUT)
 }
 
-// isAlert reports whether the peer sent a TLS alert. The library tells it only
+// isRemoteAlert reports whether the peer sent a TLS alert. The library tells it only
 // by the operation's name.
-func isAlert(err error) bool {
+func isRemoteAlert(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
-// aboutOurCertificate knows the alerts of RFC 8446 §6.2 that speak of the
+// isClientCertAlert knows the alerts of RFC 8446 §6.2 that speak of the
 // client's certificate, by the library's words for them.
-func aboutOurCertificate(err error) bool {
+func isClientCertAlert(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "certificate") || strings.Contains(text, "access denied")
 }

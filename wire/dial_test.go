@@ -20,8 +20,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// listen serves every connection on a loopback port with serve.
-func listen(t *testing.T, serve func(net.Conn)) netip.AddrPort {
+// listenTCP serves every connection on a loopback port with serve.
+func listenTCP(t *testing.T, serve func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -40,10 +40,10 @@ func listen(t *testing.T, serve func(net.Conn)) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// secure serves with TLS: serve gets the connection once hands are shaken.
-func secure(t *testing.T, cfg *tls.Config, serve func(net.Conn)) netip.AddrPort {
+// listenTLS serves with TLS: serve gets the connection once hands are shaken.
+func listenTLS(t *testing.T, cfg *tls.Config, serve func(net.Conn)) netip.AddrPort {
 	t.Helper()
-	return listen(t, func(nc net.Conn) {
+	return listenTCP(t, func(nc net.Conn) {
 		secured := tls.Server(nc, cfg)
 		if secured.Handshake() == nil {
 			serve(secured)
@@ -52,8 +52,8 @@ func secure(t *testing.T, cfg *tls.Config, serve func(net.Conn)) netip.AddrPort 
 	})
 }
 
-// identity is a server's certificate and the roots that trust it.
-func identity(name string) (cert tls.Certificate, roots *x509.CertPool) {
+// serverIdentity is a server's certificate and the roots that trust it.
+func serverIdentity(name string) (cert tls.Certificate, roots *x509.CertPool) {
 	cert, der := selfSigned(name)
 	roots = x509.NewCertPool()
 	if parsed, err := x509.ParseCertificate(der); err == nil {
@@ -62,8 +62,8 @@ func identity(name string) (cert tls.Certificate, roots *x509.CertPool) {
 	return cert, roots
 }
 
-// patient is cfg on a machine that may be busy: its being slow is nobody's fault.
-func patient(cfg wire.Config) wire.Config {
+// withLongTimeouts is cfg on a machine that may be busy: its being slow is nobody's fault.
+func withLongTimeouts(cfg wire.Config) wire.Config {
 	cfg.DialTimeout, cfg.ResponseTimeout, cfg.PingTimeout, cfg.WriteTimeout = time.Minute, time.Minute, time.Minute, time.Minute
 	return cfg
 }
@@ -73,17 +73,17 @@ func wantDialError(t *testing.T, addr netip.AddrPort, cfg wire.Config, reason wi
 	if cfg.Authority == "" {
 		cfg.Authority = "push.example:443"
 	}
-	c, err := wire.Dial(t.Context(), addr, patient(cfg))
+	c, err := wire.Dial(t.Context(), addr, withLongTimeouts(cfg))
 	if c != nil {
 		t.Fatal("it connected")
 	}
 	wantError(t, result{err: err}, reason, wire.Never, endpoint)
 }
 
-func TestARealConnectionCarriesRequestsOverTLS(t *testing.T) {
-	cert, roots := identity("push.example")
-	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, answerAll)
-	c, err := wire.Dial(t.Context(), addr, patient(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
+func TestRequestsOverTLS(t *testing.T) {
+	cert, roots := serverIdentity("push.example")
+	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, serveAll)
+	c, err := wire.Dial(t.Context(), addr, withLongTimeouts(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,25 +99,25 @@ func TestARealConnectionCarriesRequestsOverTLS(t *testing.T) {
 	}
 }
 
-func TestThePeerMustBearTheServicesName(t *testing.T) {
-	cert, roots := identity("other.example")
-	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, answerAll)
+func TestDialRequiresServerName(t *testing.T) {
+	cert, roots := serverIdentity("other.example")
+	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, serveAll)
 	wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots}}, wire.TLSServerUntrusted, false)
 }
 
-func TestThePeerMustBeTrusted(t *testing.T) {
-	cert, _ := identity("push.example")
-	_, others := identity("push.example")
-	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, answerAll)
+func TestDialRequiresTrustedServer(t *testing.T) {
+	cert, _ := serverIdentity("push.example")
+	_, others := serverIdentity("push.example")
+	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, serveAll)
 	wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: others}}, wire.TLSServerUntrusted, false)
 	wantDialError(t, addr, wire.Config{}, wire.TLSServerUntrusted, false)
 }
 
-func TestThePeerMustAgreeToH2(t *testing.T) {
-	cert, roots := identity("push.example")
+func TestDialRequiresH2(t *testing.T) {
+	cert, roots := serverIdentity("push.example")
 	for name, protocols := range map[string][]string{"silent": nil, "another": {"http/1.1"}} {
 		t.Run(name, func(t *testing.T) {
-			addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: protocols}, func(nc net.Conn) {
+			addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: protocols}, func(nc net.Conn) {
 				_, _ = io.Copy(io.Discard, nc)
 			})
 			wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots}}, wire.ALPNNotH2, true)
@@ -125,20 +125,20 @@ func TestThePeerMustAgreeToH2(t *testing.T) {
 	}
 }
 
-func TestThePeerMustSpeakTLS(t *testing.T) {
-	addr := listen(t, func(nc net.Conn) {
+func TestDialRequiresTLS(t *testing.T) {
+	addr := listenTCP(t, func(nc net.Conn) {
 		_, _ = io.WriteString(nc, "HTTP/1.1 400 Bad Request\r\n\r\n")
 		_, _ = io.Copy(io.Discard, nc)
 	})
 	wantDialError(t, addr, wire.Config{}, wire.ALPNNotH2, true)
 }
 
-func TestAPortThatNobodyListensOnRefuses(t *testing.T) {
+func TestDialClosedPortIsConnectRefused(t *testing.T) {
 	wantDialError(t, netip.MustParseAddrPort("127.0.0.1:1"), wire.Config{}, wire.ConnectRefused, true)
 }
 
-func TestAPeerThatClosesInTheMiddleOfTheHandshakeRefuses(t *testing.T) {
-	addr := listen(t, func(nc net.Conn) { _ = nc.Close() })
+func TestCloseDuringHandshakeIsConnectRefused(t *testing.T) {
+	addr := listenTCP(t, func(nc net.Conn) { _ = nc.Close() })
 	wantDialError(t, addr, wire.Config{}, wire.ConnectRefused, true)
 }
 
@@ -159,24 +159,24 @@ func wantTimeout(t *testing.T, cfg wire.Config, serve func(net.Conn), reason wir
 	}
 }
 
-func TestASilentHandshakeTimesOut(t *testing.T) {
+func TestHandshakeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wantTimeout(t, wire.Config{TLS: &tls.Config{}}, func(net.Conn) {}, wire.TLSHandshakeTimeout)
 	})
 }
 
-func TestSettingsThatNeverComeTimeOut(t *testing.T) {
+func TestSettingsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cert, roots := identity("push.example")
+		cert, roots := serverIdentity("push.example")
 		wantTimeout(t, wire.Config{TLS: &tls.Config{RootCAs: roots}}, func(nc net.Conn) {
 			_ = tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}).Handshake()
 		}, wire.ConnectTimeout)
 	})
 }
 
-func TestADialThatItsCallerLeavesIsNobodysFault(t *testing.T) {
+func TestDialCancelIsNotEndpointFault(t *testing.T) {
 	shaking := make(chan struct{})
-	addr := listen(t, func(nc net.Conn) {
+	addr := listenTCP(t, func(nc net.Conn) {
 		close(shaking)
 		_, _ = io.Copy(io.Discard, nc)
 	})
@@ -185,23 +185,23 @@ func TestADialThatItsCallerLeavesIsNobodysFault(t *testing.T) {
 		<-shaking
 		leave()
 	}()
-	_, err := wire.Dial(ctx, addr, patient(wire.Config{Authority: "push.example"}))
+	_, err := wire.Dial(ctx, addr, withLongTimeouts(wire.Config{Authority: "push.example"}))
 	wantError(t, result{err: err}, wire.Cancelled, wire.Never, false)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the context's error is lost: %v", err)
 	}
 }
 
-func TestAClientCertificateIsJudgedWhileDialling(t *testing.T) {
-	cert, roots := identity("push.example")
-	mine, trusted := identity("me")
-	others, _ := identity("someone else")
+func TestDialReportsRejectedClientCertificate(t *testing.T) {
+	cert, roots := serverIdentity("push.example")
+	mine, trusted := serverIdentity("me")
+	others, _ := serverIdentity("someone else")
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
-			addr := secure(t, &tls.Config{
+			addr := listenTLS(t, &tls.Config{
 				Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, MaxVersion: version,
 				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
-			}, answerAll)
+			}, serveAll)
 			stubborn := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &others, nil }
 			for range 20 { // the alert races with our preface
 				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots, GetClientCertificate: stubborn}}, wire.TLSClientRejected, false)
@@ -209,64 +209,64 @@ func TestAClientCertificateIsJudgedWhileDialling(t *testing.T) {
 			if version == tls.VersionTLS13 { // before it the alert for having none does not name the certificate
 				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots}}, wire.TLSClientRejected, false)
 			}
-			c, err := wire.Dial(t.Context(), addr, patient(wire.Config{
+			c, err := wire.Dial(t.Context(), addr, withLongTimeouts(wire.Config{
 				Authority: "push.example", TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{mine}},
 			}))
 			if err != nil {
 				t.Fatal(err)
 			}
-			abandon(c)
+			runAndClose(c)
 		})
 	}
 }
 
-// abandon closes a connection that nobody runs.
-func abandon(c *wire.Conn) {
+// runAndClose closes a connection that nobody runs.
+func runAndClose(c *wire.Conn) {
 	ctx, stop := context.WithCancel(context.Background())
 	stop()
 	_ = c.Run(ctx)
 }
 
-func TestOldTLSIsRefused(t *testing.T) {
-	cert, roots := identity("push.example")
-	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, answerAll)
+func TestOldTLSVersionFails(t *testing.T) {
+	cert, roots := serverIdentity("push.example")
+	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, serveAll)
 	wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS10}}, wire.ConnectRefused, true)
 }
 
-// greet serves h2 whose first words are these.
-func greet(t *testing.T, say func(fr *http2.Framer)) (netip.AddrPort, wire.Config) {
-	cert, roots := identity("push.example")
-	addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, func(nc net.Conn) {
+// serveFirstFrames serves h2 whose first words are these.
+func serveFirstFrames(t *testing.T, say func(fr *http2.Framer)) (netip.AddrPort, wire.Config) {
+	cert, roots := serverIdentity("push.example")
+	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, func(nc net.Conn) {
 		say(http2.NewFramer(nc, bufio.NewReader(nc)))
 		_, _ = io.Copy(io.Discard, nc)
 	})
 	return addr, wire.Config{TLS: &tls.Config{RootCAs: roots}, Authority: "push.example"}
 }
 
-func TestThePeersFirstFrameMustBeSettings(t *testing.T) {
-	addr, cfg := greet(t, func(fr *http2.Framer) { _ = fr.WritePing(false, [8]byte{}) })
+func TestDialRequiresSettingsFirst(t *testing.T) {
+	addr, cfg := serveFirstFrames(t, func(fr *http2.Framer) { _ = fr.WritePing(false, [8]byte{}) })
 	wantDialError(t, addr, cfg, wire.ConnectRefused, true)
 }
 
-func TestAPeerThatSaysGoodbyeFirstIsQuoted(t *testing.T) {
-	addr, cfg := greet(t, func(fr *http2.Framer) {
+func TestDialReturnsGoAwayDebugData(t *testing.T) {
+	addr, cfg := serveFirstFrames(t, func(fr *http2.Framer) {
 		_ = fr.WriteGoAway(0, http2.ErrCodeProtocol, []byte(`{"reason":"BadCertificate"}`))
 	})
-	_, err := wire.Dial(t.Context(), addr, patient(cfg))
-	e := theError(t, result{err: err}, wire.GoAwayErrorCode, wire.Never, true)
-	if string(e.Debug) != `{"reason":"BadCertificate"}` {
-		t.Errorf("the debug data is %q", e.Debug)
+	_, err := wire.Dial(t.Context(), addr, withLongTimeouts(cfg))
+	e := requireError(t, result{err: err}, wire.GoAwayErrorCode, wire.Never, true)
+	if string(e.DebugData) != `{"reason":"BadCertificate"}` {
+		t.Errorf("the debug data is %q", e.DebugData)
 	}
 }
 
-func TestAStandingConnectionCanBeSecuredToo(t *testing.T) {
-	cert, roots := identity("push.example")
+func TestClientOverTLS(t *testing.T) {
+	cert, roots := serverIdentity("push.example")
 	ours, theirs := net.Pipe()
 	go func() {
 		secured := tls.Server(theirs, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}})
-		answerAll(secured)
+		serveAll(secured)
 	}()
-	c, err := wire.Client(t.Context(), ours, patient(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
+	c, err := wire.Client(t.Context(), ours, withLongTimeouts(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,10 +48,10 @@ type Error struct {
 	Processed Processed
 	// Endpoint is set where the endpoint is to blame: not the caller, and not
 	// the routine life of a connection.
-	Endpoint bool
+	EndpointAtFault bool
 	// Debug is what the peer said in a GOAWAY, at most 1 KiB; Apple puts the
 	// JSON of its reason here. Not for logs.
-	Debug []byte
+	DebugData []byte
 	// Err is the cause below, or nil. It can hold a context's error.
 	Err error
 }
@@ -75,7 +75,7 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Unprocessed() bool { return e.Processed == Never }
 
 // EndpointFault reports whether the endpoint is to blame.
-func (e *Error) EndpointFault() bool { return e.Endpoint }
+func (e *Error) EndpointFault() bool { return e.EndpointAtFault }
 
-// Word returns the reason as text.
-func (e *Error) Word() string { return string(e.Reason) }
+// Code returns the reason as text.
+func (e *Error) Code() string { return string(e.Reason) }

@@ -15,7 +15,7 @@ import (
 // whatever status, or an error that says whether a repeat is safe.
 func Example() {
 	ours, theirs := net.Pipe()
-	go answerAll(theirs) // wire.Dial connects to a real service
+	go serveAll(theirs) // wire.Dial connects to a real service
 	ctx := context.Background()
 	conn, err := wire.Client(ctx, ours, wire.Config{Authority: "api.push.apple.com"})
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 // FuzzFrames lets the peer say anything at all after its first SETTINGS: every
 // request still ends, and so does Run.
 func FuzzFrames(f *testing.F) {
-	for _, script := range seeds() {
+	for _, script := range seedFrames() {
 		var b bytes.Buffer
 		fr := http2.NewFramer(&b, nil)
 		fr.AllowIllegalWrites = true
@@ -29,11 +29,11 @@ func FuzzFrames(f *testing.F) {
 		f.Add(b.Bytes(), true)
 	}
 	f.Fuzz(func(t *testing.T, said []byte, hangsUp bool) {
-		synctest.Test(t, func(t *testing.T) { listenTo(t, said, hangsUp) })
+		synctest.Test(t, func(t *testing.T) { runFrames(t, said, hangsUp) })
 	})
 }
 
-func seeds() []func(*http2.Framer) {
+func seedFrames() []func(*http2.Framer) {
 	head := func(id uint32, end bool, block string) func(*http2.Framer) {
 		return func(fr *http2.Framer) {
 			_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: []byte(block), EndHeaders: true, EndStream: end})
@@ -56,8 +56,8 @@ func seeds() []func(*http2.Framer) {
 			_ = fr.WriteContinuation(1, true, []byte("\x01a\x01b"))
 		},
 		func(fr *http2.Framer) {
-			_ = fr.WriteSettings(limit(0), window(1), http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
-			_ = fr.WriteSettings(limit(9), window(1<<31-1))
+			_ = fr.WriteSettings(maxStreamsSetting(0), windowSetting(1), http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
+			_ = fr.WriteSettings(maxStreamsSetting(9), windowSetting(1<<31-1))
 			_ = fr.WriteWindowUpdate(1, 1<<31-1)
 			_ = fr.WritePing(false, [8]byte{})
 			_ = fr.WriteGoAway(1, http2.ErrCodeNo, []byte("bye"))
@@ -70,20 +70,20 @@ func seeds() []func(*http2.Framer) {
 	}
 }
 
-// listenTo has three requests in flight, one of them with a body that must
+// runFrames has three requests in flight, one of them with a body that must
 // wait, while the peer says that.
-func listenTo(t *testing.T, said []byte, hangsUp bool) {
+func runFrames(t *testing.T, said []byte, hangsUp bool) {
 	ours, theirs := net.Pipe()
 	fr := http2.NewFramer(theirs, nil)
 	go func() { _, _ = io.Copy(io.Discard, theirs) }()
 	go func() { _ = fr.WriteSettings() }()
-	c, err := wire.Client(t.Context(), ours, wire.Config{Authority: "a", PingIdle: 10 * time.Second})
+	c, err := wire.Client(t.Context(), ours, wire.Config{Authority: "a", IdlePingInterval: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(context.Background()) }()
-	requests := []*wire.Request{post("/"), {Method: "GET", Path: "/"}, with(string(make([]byte, 70000)))}
+	requests := []*wire.Request{post("/"), {Method: "GET", Path: "/"}, postBody(string(make([]byte, 70000)))}
 	results := make(chan error, len(requests))
 	for _, r := range requests {
 		go func() {

@@ -8,30 +8,30 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// maxDebug is how much of a GOAWAY's debug data is kept.
-const maxDebug = 1 << 10
+// maxDebugData is how much of a GOAWAY's debug data is kept.
+const maxDebugData = 1 << 10
 
 // goAway is what the peer said in its GOAWAY frames.
 type goAway struct {
-	last  uint32 // streams above were not and will not be processed (RFC 9113 §6.8)
-	code  http2.ErrCode
-	debug []byte
+	lastStreamID uint32 // streams above were not and will not be processed (RFC 9113 §6.8)
+	code         http2.ErrCode
+	debugData    []byte
 }
 
 // unprocessed is the error of a request that the GOAWAY rules out.
 func (g *goAway) unprocessed() *Error {
-	return &Error{Reason: GoAwayUnprocessed, Processed: Never, Debug: g.debug, Err: g.cause(nil)}
+	return &Error{Reason: GoAwayUnprocessed, Processed: Never, DebugData: g.debugData, Err: g.cause(nil)}
 }
 
 // noAnswer is the error of a request that the peer may have processed before
 // it left.
 func (g *goAway) noAnswer(err error) *Error {
-	e := &Error{Reason: GoAwayErrorCode, Endpoint: true, Debug: g.debug, Err: g.cause(err)}
+	e := &Error{Reason: GoAwayErrorCode, EndpointAtFault: true, DebugData: g.debugData, Err: g.cause(err)}
 	switch g.code {
 	case http2.ErrCodeNo:
 		e.Reason = GoAwayNoAnswer
 	case http2.ErrCodeEnhanceYourCalm:
-		e.Reason, e.Endpoint = EnhanceYourCalm, false
+		e.Reason, e.EndpointAtFault = EnhanceYourCalm, false
 	}
 	return e
 }
@@ -43,54 +43,54 @@ func (g *goAway) cause(err error) error {
 	return err
 }
 
-// obey takes up a GOAWAY: nothing new, and what it rules out ends at once. A
+// handleGoAway takes up a GOAWAY: nothing new, and what it rules out ends at once. A
 // second one may rule out more, never less, and replaces the reason only if it
 // gives one (RFC 9113 §6.8).
-func (c *Conn) obey(f *http2.GoAwayFrame) {
+func (c *Conn) handleGoAway(f *http2.GoAwayFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	g := &goAway{last: f.LastStreamID, code: f.ErrCode, debug: clip(f.DebugData())}
+	g := &goAway{lastStreamID: f.LastStreamID, code: f.ErrCode, debugData: clipDebugData(f.DebugData())}
 	if was := c.goAway; was != nil {
-		g.last = min(g.last, was.last)
-		if g.code == http2.ErrCodeNo && len(g.debug) == 0 {
-			g.code, g.debug = was.code, was.debug
+		g.lastStreamID = min(g.lastStreamID, was.lastStreamID)
+		if g.code == http2.ErrCodeNo && len(g.debugData) == 0 {
+			g.code, g.debugData = was.code, was.debugData
 		}
 	}
-	c.goAway, c.leaving = g, true
+	c.goAway, c.draining = g, true
 	for c.waiting.n > 0 {
 		c.fail(c.waiting.first, g.unprocessed())
 	}
 	for id, s := range c.open {
-		if id > g.last {
-			c.excused = max(c.excused, id)
-			c.fail(s, c.ruledOut(s))
+		if id > g.lastStreamID {
+			c.lastReset = max(c.lastReset, id)
+			c.fail(s, c.goAwayError(s))
 		}
 	}
-	c.endIfDrained()
+	c.closeIfDrained()
 	c.publish()
 }
 
-// ruledOut believes the GOAWAY only where nothing speaks against it: a peer
+// goAwayError believes the GOAWAY only where nothing speaks against it: a peer
 // that has begun to answer a request has processed it, whatever it says.
-func (c *Conn) ruledOut(s *stream) *Error {
-	if s.heard {
+func (c *Conn) goAwayError(s *stream) *Error {
+	if s.responded {
 		return c.goAway.noAnswer(nil)
 	}
 	return c.goAway.unprocessed()
 }
 
-func clip(debug []byte) []byte {
-	return bytes.Clone(debug[:min(len(debug), maxDebug)])
+func clipDebugData(debug []byte) []byte {
+	return bytes.Clone(debug[:min(len(debug), maxDebugData)])
 }
 
-// dropped takes up the peer's RST_STREAM.
-func (c *Conn) dropped(f *http2.RSTStreamFrame) error {
+// handleReset takes up the peer's RST_STREAM.
+func (c *Conn) handleReset(f *http2.RSTStreamFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.idle(f.StreamID) {
-		return violation{http2.ErrCodeProtocol, "RST_STREAM on an idle stream (RFC 9113 §6.4)"}
+	if c.isIdleStream(f.StreamID) {
+		return protocolError{http2.ErrCodeProtocol, "RST_STREAM on an idle stream (RFC 9113 §6.4)"}
 	}
-	c.excused = max(c.excused, f.StreamID) // what follows it all the same concerns no other stream (RFC 9113 §5.1)
+	c.lastReset = max(c.lastReset, f.StreamID) // what follows it all the same concerns no other stream (RFC 9113 §5.1)
 	if s := c.open[f.StreamID]; s != nil {
 		c.fail(s, resetError(s, f.ErrCode))
 	}
@@ -98,13 +98,13 @@ func (c *Conn) dropped(f *http2.RSTStreamFrame) error {
 }
 
 func resetError(s *stream, code http2.ErrCode) *Error {
-	e := &Error{Reason: ResetInternal, Endpoint: true, Err: http2.StreamError{StreamID: s.id, Code: code}}
+	e := &Error{Reason: ResetInternal, EndpointAtFault: true, Err: http2.StreamError{StreamID: s.id, Code: code}}
 	switch {
-	case code == http2.ErrCodeRefusedStream && !s.heard:
+	case code == http2.ErrCodeRefusedStream && !s.responded:
 		// "Any processing has not occurred" (RFC 9113 §8.7), unless an answer had begun.
-		e.Reason, e.Processed, e.Endpoint = RefusedStream, Never, false
+		e.Reason, e.Processed, e.EndpointAtFault = RefusedStream, Never, false
 	case code == http2.ErrCodeEnhanceYourCalm:
-		e.Reason, e.Endpoint = EnhanceYourCalm, false
+		e.Reason, e.EndpointAtFault = EnhanceYourCalm, false
 	}
 	return e
 }

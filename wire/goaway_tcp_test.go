@@ -15,18 +15,18 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// TestAGoAwayCountsThoughAResetFollowsIt has a real socket: the peer rules out
+// TestGoAwayIsHonoredBeforeTCPReset has a real socket: the peer rules out
 // most of what is in flight and closes with bytes unread, so that its kernel
 // sends a reset and our writes fail.
-func TestAGoAwayCountsThoughAResetFollowsIt(t *testing.T) {
+func TestGoAwayIsHonoredBeforeTCPReset(t *testing.T) {
 	const kept = 20
-	cert, roots := identity("push.example")
+	cert, roots := serverIdentity("push.example")
 	for range 20 {
 		processed := make(chan map[string]bool, 1)
-		addr := secure(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, func(nc net.Conn) {
-			processed <- keepSome(t, nc, kept)
+		addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, func(nc net.Conn) {
+			processed <- serveThenGoAway(t, nc, kept)
 		})
-		c, err := wire.Dial(t.Context(), addr, patient(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
+		c, err := wire.Dial(t.Context(), addr, withLongTimeouts(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,19 +45,19 @@ func TestAGoAwayCountsThoughAResetFollowsIt(t *testing.T) {
 	}
 }
 
-// keepSome reads so many requests, rules out all others and closes.
-func keepSome(t *testing.T, nc net.Conn, n int) map[string]bool {
+// serveThenGoAway reads so many requests, rules out all others and closes.
+func serveThenGoAway(t *testing.T, nc net.Conn, n int) map[string]bool {
 	p := newPeer(t, nc)
-	p.do(p.fr.WriteSettings(limit(1000)))
-	go p.listen()
+	p.check(p.framer.WriteSettings(maxStreamsSetting(1000)))
+	go p.readLoop()
 	some := map[string]bool{}
-	for h := range p.heard {
+	for h := range p.received {
 		if h.kind != http2.FrameHeaders {
 			continue
 		}
 		if some[h.fields[":path"]] = true; len(some) == n {
-			p.deaf.Store(true)
-			p.do(p.fr.WriteGoAway(h.stream, http2.ErrCodeNo, nil))
+			p.stopReading.Store(true)
+			p.check(p.framer.WriteGoAway(h.stream, http2.ErrCodeNo, nil))
 			break
 		}
 	}

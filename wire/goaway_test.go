@@ -14,77 +14,77 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// flight is a house with so many requests in flight, by their streams.
-func flight(t *testing.T, n int, cfg wire.Config, s ...http2.Setting) (*house, map[uint32]chan result) {
+// startRequests is a house with so many requests in flight, by their streams.
+func startRequests(t *testing.T, n int, cfg wire.Config, s ...http2.Setting) (*testConn, map[uint32]chan result) {
 	t.Helper()
-	h := build(t, cfg, s...)
+	h := newTestConn(t, cfg, s...)
 	flying := map[uint32]chan result{}
 	for i := range n {
-		done := h.send(t.Context(), post(fmt.Sprint("/", i)))
-		flying[h.peer.next(http2.FrameHeaders).stream] = done
+		done := h.start(t.Context(), post(fmt.Sprint("/", i)))
+		flying[h.peer.nextFrame(http2.FrameHeaders).stream] = done
 	}
 	return h, flying
 }
 
-func TestAGoAwayReturnsAtOnceWhatItRulesOutAndLetsTheOthersEnd(t *testing.T) {
+func TestGoAwayFailsUnprocessedRequestsAndFinishesOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := flight(t, 4, wire.Config{}, limit(4))
-		waiting := h.send(t.Context(), post("/waiting"))
+		h, flying := startRequests(t, 4, wire.Config{}, maxStreamsSetting(4))
+		waiting := h.start(t.Context(), post("/waiting"))
 		synctest.Wait()
-		h.peer.do(h.peer.fr.WriteGoAway(3, http2.ErrCodeNo, []byte("bye")))
+		h.peer.check(h.peer.framer.WriteGoAway(3, http2.ErrCodeNo, []byte("bye")))
 		for _, id := range []uint32{5, 7} {
-			if e := theError(t, <-flying[id], wire.GoAwayUnprocessed, wire.Never, false); string(e.Debug) != "bye" {
-				t.Errorf("the debug data is %q", e.Debug)
+			if e := requireError(t, <-flying[id], wire.GoAwayUnprocessed, wire.Never, false); string(e.DebugData) != "bye" {
+				t.Errorf("the debug data is %q", e.DebugData)
 			}
 		}
 		wantError(t, <-waiting, wire.GoAwayUnprocessed, wire.Never, false)
-		wantError(t, <-h.send(t.Context(), post("/new")), wire.GoAwayUnprocessed, wire.Never, false)
+		wantError(t, <-h.start(t.Context(), post("/new")), wire.GoAwayUnprocessed, wire.Never, false)
 		if !h.State().Draining {
 			t.Error("the state does not say so")
 		}
-		h.peer.answer(1, "200")
-		h.peer.answer(3, "410")
+		h.peer.respond(1, "200")
+		h.peer.respond(3, "410")
 		wantStatus(t, <-flying[1], 200)
 		wantStatus(t, <-flying[3], 410)
-		if err := <-h.ended; err != nil {
+		if err := <-h.runErr; err != nil {
 			t.Errorf("Run returned %v", err)
 		}
 	})
 }
 
-func TestASecondGoAwayMayRuleOutMore(t *testing.T) {
+func TestSecondGoAwayMayLowerLastStreamID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := flight(t, 3, wire.Config{})
-		h.peer.do(h.peer.fr.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil))
+		h, flying := startRequests(t, 3, wire.Config{})
+		h.peer.check(h.peer.framer.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil))
 		synctest.Wait()
 		for id, done := range flying {
 			if len(done) != 0 {
 				t.Fatalf("the first GOAWAY ended stream %d: %v", id, <-done)
 			}
 		}
-		h.peer.do(h.peer.fr.WriteGoAway(3, http2.ErrCodeNo, nil))
+		h.peer.check(h.peer.framer.WriteGoAway(3, http2.ErrCodeNo, nil))
 		wantError(t, <-flying[5], wire.GoAwayUnprocessed, wire.Never, false)
-		h.peer.answer(1, "200")
-		h.peer.answer(3, "200")
+		h.peer.respond(1, "200")
+		h.peer.respond(3, "200")
 		wantStatus(t, <-flying[1], 200)
 		wantStatus(t, <-flying[3], 200)
 	})
 }
 
-func TestASecondGoAwayNeverRulesOutLess(t *testing.T) {
+func TestSecondGoAwayCannotRaiseLastStreamID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := flight(t, 2, wire.Config{})
-		h.peer.do(h.peer.fr.WriteGoAway(1, http2.ErrCodeNo, []byte("first")))
-		h.peer.do(h.peer.fr.WriteGoAway(3, http2.ErrCodeNo, nil))
+		h, flying := startRequests(t, 2, wire.Config{})
+		h.peer.check(h.peer.framer.WriteGoAway(1, http2.ErrCodeNo, []byte("first")))
+		h.peer.check(h.peer.framer.WriteGoAway(3, http2.ErrCodeNo, nil))
 		wantError(t, <-flying[3], wire.GoAwayUnprocessed, wire.Never, false)
 		_ = h.peer.nc.Close()
-		if e := theError(t, <-flying[1], wire.GoAwayNoAnswer, wire.Unknown, true); string(e.Debug) != "first" {
-			t.Errorf("the debug data is %q", e.Debug)
+		if e := requireError(t, <-flying[1], wire.GoAwayNoAnswer, wire.Unknown, true); string(e.DebugData) != "first" {
+			t.Errorf("the debug data is %q", e.DebugData)
 		}
 	})
 }
 
-func TestAGoAwayThenAClosedConnectionLeavesTheRestUnknown(t *testing.T) {
+func TestGoAwayThenCloseLeavesRemainingRequestsUnknown(t *testing.T) {
 	for _, test := range []struct {
 		code     http2.ErrCode
 		reason   wire.Reason
@@ -96,44 +96,44 @@ func TestAGoAwayThenAClosedConnectionLeavesTheRestUnknown(t *testing.T) {
 	} {
 		t.Run(test.code.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, flying := flight(t, 2, wire.Config{})
-				h.peer.do(h.peer.fr.WriteGoAway(1, test.code, []byte(strings.Repeat("x", 2000))))
+				h, flying := startRequests(t, 2, wire.Config{})
+				h.peer.check(h.peer.framer.WriteGoAway(1, test.code, []byte(strings.Repeat("x", 2000))))
 				wantError(t, <-flying[3], wire.GoAwayUnprocessed, wire.Never, false)
 				_ = h.peer.nc.Close()
-				e := theError(t, <-flying[1], test.reason, wire.Unknown, test.endpoint)
-				if len(e.Debug) != 1024 {
-					t.Errorf("%d bytes of debug data are kept", len(e.Debug))
+				e := requireError(t, <-flying[1], test.reason, wire.Unknown, test.endpoint)
+				if len(e.DebugData) != 1024 {
+					t.Errorf("%d bytes of debug data are kept", len(e.DebugData))
 				}
-				wantError(t, result{err: <-h.ended}, test.reason, wire.Unknown, test.endpoint)
+				wantError(t, result{err: <-h.runErr}, test.reason, wire.Unknown, test.endpoint)
 			})
 		})
 	}
 }
 
-func TestAGoAwayWithAnErrorIsWhatRunReturnsEvenIfNothingWasLost(t *testing.T) {
+func TestRunReturnsGoAwayErrorWithoutRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, _ := flight(t, 0, wire.Config{})
-		h.peer.do(h.peer.fr.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings")))
-		e := theError(t, result{err: <-h.ended}, wire.EnhanceYourCalm, wire.Unknown, false)
-		if string(e.Debug) != "too_many_pings" {
-			t.Errorf("the debug data is %q", e.Debug)
+		h, _ := startRequests(t, 0, wire.Config{})
+		h.peer.check(h.peer.framer.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings")))
+		e := requireError(t, result{err: <-h.runErr}, wire.EnhanceYourCalm, wire.Unknown, false)
+		if string(e.DebugData) != "too_many_pings" {
+			t.Errorf("the debug data is %q", e.DebugData)
 		}
 	})
 }
 
-func TestARequestThatThePeerBeganToAnswerIsNotCalledUnprocessed(t *testing.T) {
+func TestStartedResponseIsNotUnprocessed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := flight(t, 2, wire.Config{})
-		h.peer.sendHead(1, false, ":status", "200")
-		h.peer.sendHead(3, false, ":status", "200")
-		h.peer.do(h.peer.fr.WriteRSTStream(1, http2.ErrCodeRefusedStream))
+		h, flying := startRequests(t, 2, wire.Config{})
+		h.peer.sendHeaders(1, false, ":status", "200")
+		h.peer.sendHeaders(3, false, ":status", "200")
+		h.peer.check(h.peer.framer.WriteRSTStream(1, http2.ErrCodeRefusedStream))
 		wantError(t, <-flying[1], wire.ResetInternal, wire.Unknown, true)
-		h.peer.do(h.peer.fr.WriteGoAway(0, http2.ErrCodeNo, nil))
+		h.peer.check(h.peer.framer.WriteGoAway(0, http2.ErrCodeNo, nil))
 		wantError(t, <-flying[3], wire.GoAwayNoAnswer, wire.Unknown, true)
 	})
 }
 
-func TestWhatAResetTells(t *testing.T) {
+func TestResetErrors(t *testing.T) {
 	for _, test := range []struct {
 		code      http2.ErrCode
 		reason    wire.Reason
@@ -150,24 +150,24 @@ func TestWhatAResetTells(t *testing.T) {
 	} {
 		t.Run(test.code.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, flying := flight(t, 2, wire.Config{})
-				h.peer.do(h.peer.fr.WriteRSTStream(1, test.code))
+				h, flying := startRequests(t, 2, wire.Config{})
+				h.peer.check(h.peer.framer.WriteRSTStream(1, test.code))
 				wantError(t, <-flying[1], test.reason, test.processed, test.endpoint)
-				h.peer.answer(3, "200")
+				h.peer.respond(3, "200")
 				wantStatus(t, <-flying[3], 200)
 			})
 		})
 	}
 }
 
-func TestAGoAwayIsStillHeardWhenNothingCanBeWritten(t *testing.T) {
+func TestGoAwayIsReadAfterWriteFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := flight(t, 2, wire.Config{PingBusy: time.Hour})
-		h.peer.rest(http2.FrameData)
-		h.peer.deaf.Store(true) // one more frame is read, and then no more
-		blocked := h.send(t.Context(), post("/blocked"))
+		h, flying := startRequests(t, 2, wire.Config{ActivePingInterval: time.Hour})
+		h.peer.remaining(http2.FrameData)
+		h.peer.stopReading.Store(true) // one more frame is read, and then no more
+		blocked := h.start(t.Context(), post("/blocked"))
 		time.Sleep(1050 * time.Millisecond) // the write has failed
-		h.peer.do(h.peer.fr.WriteGoAway(1, http2.ErrCodeNo, nil))
+		h.peer.check(h.peer.framer.WriteGoAway(1, http2.ErrCodeNo, nil))
 		wantError(t, <-flying[3], wire.GoAwayUnprocessed, wire.Never, false)
 		wantError(t, <-blocked, wire.GoAwayUnprocessed, wire.Never, false)
 		wantError(t, <-flying[1], wire.GoAwayNoAnswer, wire.Unknown, true)

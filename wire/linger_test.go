@@ -17,9 +17,9 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func TestWhatASilentPeerHasNotTakenIsNotDeliveredLater(t *testing.T) {
+func TestAbortDiscardsUnsentData(t *testing.T) {
 	given, ended := make(chan struct{}), make(chan error, 1)
-	addr := listen(t, func(nc net.Conn) {
+	addr := listenTCP(t, func(nc net.Conn) {
 		_ = http2.NewFramer(nc, nil).WriteSettings()
 		<-given
 		_, err := io.Copy(io.Discard, nc)
@@ -30,8 +30,8 @@ func TestWhatASilentPeerHasNotTakenIsNotDeliveredLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := patient(wire.Config{Authority: "silent"})
-	cfg.PingBusy, cfg.PingTimeout = time.Millisecond, time.Millisecond
+	cfg := withLongTimeouts(wire.Config{Authority: "silent"})
+	cfg.ActivePingInterval, cfg.PingTimeout = time.Millisecond, time.Millisecond
 	c, err := wire.Client(t.Context(), nc, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// longestRetryAfter bounds what a peer can ask for: beyond it lies a broken
+// maxRetryAfter bounds what a peer can ask for: beyond it lies a broken
 // clock or an overflow, not a wish.
-const longestRetryAfter = 24 * time.Hour
+const maxRetryAfter = 24 * time.Hour
 
 // RetryAfter returns how long the answer asks to be left alone: its
 // Retry-After, in seconds or as a date (RFC 9110, section 10.2.3), at most a
@@ -21,13 +21,13 @@ func (r *Response) RetryAfter() time.Duration {
 		return 0
 	}
 	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
-		return min(time.Duration(seconds)*time.Second, longestRetryAfter)
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
 	}
 	at, err := http.ParseTime(value)
 	if err != nil {
 		return 0
 	}
-	return min(max(at.Sub(r.date()), 0), longestRetryAfter)
+	return min(max(at.Sub(r.date()), 0), maxRetryAfter)
 }
 
 // date returns when the peer answered, by its own clock where it tells: a date

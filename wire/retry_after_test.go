@@ -11,7 +11,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func TestRetryAfterIsReadAsSecondsAndAsADate(t *testing.T) {
+func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		later := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
 		for _, c := range []struct {

@@ -6,7 +6,7 @@ package wire
 // outside the connection's lock but the Do that waits for it, and it is in the
 // connection's table or in one of its queues for as long as it can be found.
 type stream struct {
-	r        *Request
+	req      *Request
 	deadline int64         // of the answer, on the connection's clock
 	done     chan struct{} // gets exactly one token, when the stream has ended
 
@@ -14,28 +14,28 @@ type stream struct {
 
 	// id is zero until the writer takes the request up and hands its first
 	// byte on. So id == 0 is the proof that the peer never saw it.
-	id       uint32
-	sent     int   // bytes of the body that were handed on
-	whole    bool  // END_STREAM was handed on
-	window   int64 // what the peer lets us send; negative after its SETTINGS shrank it (RFC 9113 §6.9.2)
-	heard    bool  // the peer answered something on it, so it did process it
-	received int   // of the body, padding included
-	length   int64 // the content-length that the answer declared, or -1
-	res      *Response
-	err      *Error
-	ended    bool
+	id            uint32
+	bodySent      int   // bytes of the body that were handed on
+	endSent       bool  // END_STREAM was handed on
+	outflow       int64 // what the peer lets us send; negative after its SETTINGS shrank it (RFC 9113 §6.9.2)
+	responded     bool  // the peer answered something on it, so it did process it
+	bodyReceived  int   // of the body, padding included
+	contentLength int64 // the content-length that the answer declared, or -1
+	res           *Response
+	err           *Error
+	ended         bool
 
-	queue      *queue // the one that it is in, if any
+	queue      *streamQueue // the one that it is in, if any
 	prev, next *stream
 }
 
 func (c *Conn) newStream(r *Request) *stream {
-	s, _ := c.spare.Get().(*stream)
+	s, _ := c.streamPool.Get().(*stream)
 	if s == nil {
 		s = &stream{done: make(chan struct{}, 1)}
 	}
-	s.r = r
-	s.length = -1
+	s.req = r
+	s.contentLength = -1
 	return s
 }
 
@@ -44,7 +44,7 @@ func (c *Conn) newStream(r *Request) *stream {
 func (c *Conn) result(s *stream) (*Response, error) {
 	res, err := s.res, s.err
 	*s = stream{done: s.done}
-	c.spare.Put(s)
+	c.streamPool.Put(s)
 	if err != nil {
 		return nil, err
 	}
@@ -59,13 +59,13 @@ func (s *stream) processed() Processed {
 	return Unknown
 }
 
-// queue is a FIFO of streams that can be left from the middle.
-type queue struct {
+// streamQueue is a FIFO of streams that can be left from the middle.
+type streamQueue struct {
 	first, last *stream
 	n           int
 }
 
-func (q *queue) push(s *stream) {
+func (q *streamQueue) push(s *stream) {
 	s.queue, s.prev = q, q.last
 	if q.last == nil {
 		q.first = s
@@ -76,13 +76,13 @@ func (q *queue) push(s *stream) {
 	q.n++
 }
 
-func (q *queue) pop() *stream {
+func (q *streamQueue) pop() *stream {
 	s := q.first
-	s.leaveQueue()
+	s.dequeue()
 	return s
 }
 
-func (s *stream) leaveQueue() {
+func (s *stream) dequeue() {
 	q := s.queue
 	if q == nil {
 		return

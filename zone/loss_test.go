@@ -54,7 +54,7 @@ func (c *far) Do(context.Context, *wire.Request) (*wire.Response, error) {
 		return &wire.Response{Status: 200}, nil
 	}
 	<-time.After(silence)
-	return nil, &wire.Error{Reason: wire.PingTimeout, Endpoint: true}
+	return nil, &wire.Error{Reason: wire.PingTimeout, EndpointAtFault: true}
 }
 
 func (c *far) State() wire.State { return wire.State{MaxStreams: 1000} }
@@ -124,8 +124,8 @@ func live(t *testing.T, seconds, from, until int) *region {
 	var work, calling sync.WaitGroup
 	for home := range 3 {
 		p, err := pool.New(pool.Config{
-			Name: "gateways", Size: len(all), InFlight: 256, Resolver: all, Zone: zoneName, Dial: r.dial, Redial: 10 * time.Second,
-			Picker: zone.Prefer(string('a'+rune(home)), pool.InStep{}), Outlier: pool.Outlier{Off: true}, // as client has it
+			Name: "gateways", Size: len(all), MaxInFlight: 256, Resolver: all, Zone: zoneName, Dial: r.dial, MaxRedialDelay: 10 * time.Second,
+			Picker: zone.Prefer(string('a'+rune(home)), pool.BoundedRoundRobin{}), Outlier: pool.Outlier{Disabled: true}, // as client has it
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -45,10 +45,10 @@ type zoneState struct {
 	lost bool // it has borne more before than it does now
 }
 
-var _ pool.Surveyor = (*prefer)(nil)
+var _ pool.SnapshotPicker = (*prefer)(nil)
 
-// Survey implements pool.Surveyor: it makes the plan anew.
-func (p *prefer) Survey(all []*pool.Endpoint) {
+// UpdateEndpoints implements pool.Surveyor: it makes the plan anew.
+func (p *prefer) UpdateEndpoints(all []*pool.Endpoint) {
 	now := map[string]*standing{}
 	for _, e := range all {
 		z := now[e.Zone()]

@@ -49,7 +49,7 @@ func inTokyoA(t *testing.T, test func(t *testing.T, p *pool.Pool)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p, err := pool.New(pool.Config{
-			Name: "gateways", Resolver: addresses, InFlight: 2, Zone: zoneOf, Picker: zone.Prefer("tokyo-a", pool.RoundRobin{}),
+			Name: "gateways", Resolver: addresses, MaxInFlight: 2, Zone: zoneOf, Picker: zone.Prefer("tokyo-a", pool.RoundRobin{}),
 			Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return quiet{make(chan struct{})}, nil },
 		})
 		if err != nil {
@@ -130,7 +130,7 @@ func TestAnEmptyHomePrefersNobody(t *testing.T) {
 }
 
 func ExamplePrefer() {
-	picker := zone.Prefer("tokyo-a", pool.InStep{})
+	picker := zone.Prefer("tokyo-a", pool.BoundedRoundRobin{})
 	_, err := pool.New(pool.Config{
 		Name:     "gateways",
 		Resolver: addresses,

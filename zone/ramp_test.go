@@ -115,7 +115,9 @@ type collector struct {
 	endpoints []*pool.Endpoint
 }
 
-func (c *collector) Survey(all []*pool.Endpoint) { c.endpoints = append([]*pool.Endpoint(nil), all...) }
+func (c *collector) UpdateEndpoints(all []*pool.Endpoint) {
+	c.endpoints = append([]*pool.Endpoint(nil), all...)
+}
 
 func TestNoZoneGetsMorePicksThanItsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

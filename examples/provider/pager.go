@@ -61,7 +61,7 @@ func isNumber(s string) bool {
 // Send makes one attempt with r on conn and judges the answer, once. All attempts share r, so it is copied.
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
 	signed := *r
-	signed.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "authorization", Value: "Bearer " + p.Key, Once: true})
+	signed.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "authorization", Value: "Bearer " + p.Key, NeverIndexed: true})
 	answer, err := conn.Do(ctx, &signed)
 	if err != nil {
 		return push.NoAnswer(err)

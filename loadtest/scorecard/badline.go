@@ -75,7 +75,7 @@ func (c *callers) gaveUp(from, until time.Time) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.events {
-		if (e.Kind == pool.Lost || e.Kind == pool.Ejected) && e.Time.After(from) && e.Time.Before(until) {
+		if (e.Kind == pool.EventConnLost || e.Kind == pool.EventEjected) && e.Time.After(from) && e.Time.Before(until) {
 			n++
 		}
 	}

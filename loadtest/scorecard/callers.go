@@ -123,7 +123,7 @@ func (c *callers) lost(gateways []*gateway, cut time.Time) (last time.Duration) 
 	for _, g := range gateways {
 		found := never
 		for _, e := range c.events {
-			if "http://"+e.Endpoint == g.address() && (e.Kind == pool.Lost || e.Kind == pool.Ejected) && e.Time.After(cut) {
+			if "http://"+e.Endpoint == g.address() && (e.Kind == pool.EventConnLost || e.Kind == pool.EventEjected) && e.Time.After(cut) {
 				found = min(found, e.Time.Sub(cut))
 			}
 		}

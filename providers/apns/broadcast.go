@@ -80,11 +80,11 @@ func broadcastHeader(n *push.Notification) ([]wire.Field, error) {
 		expiration = "0"
 	}
 	h := append(make([]wire.Field, 0, 7),
-		wire.Field{Name: "apns-request-id", Value: n.ID, Once: true},
+		wire.Field{Name: "apns-request-id", Value: n.ID, NeverIndexed: true},
 		wire.Field{Name: "apns-channel-id", Value: n.Channel},
 		wire.Field{Name: "apns-push-type", Value: broadcastType.name},
 		wire.Field{Name: "content-type", Value: "application/json"},
-		wire.Field{Name: "apns-expiration", Value: expiration, Once: true})
+		wire.Field{Name: "apns-expiration", Value: expiration, NeverIndexed: true})
 	if priority != "" {
 		h = append(h, wire.Field{Name: "apns-priority", Value: priority})
 	}

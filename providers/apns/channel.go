@@ -44,7 +44,7 @@ func (m *Management) Translate(n *push.Notification) (*wire.Request, error) {
 	}
 	r := &wire.Request{
 		Method: channelMethods[m.call.Act], Path: "/1/apps/" + m.provider.topic + "/channels",
-		Header: []wire.Field{{Name: "apns-request-id", Value: n.ID, Once: true}},
+		Header: []wire.Field{{Name: "apns-request-id", Value: n.ID, NeverIndexed: true}},
 	}
 	switch m.call.Act {
 	case push.ListChannels:

@@ -150,7 +150,7 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 		return nil, err
 	}
 	h := append(make([]wire.Field, 0, 7),
-		wire.Field{Name: "apns-id", Value: n.ID, Once: true},
+		wire.Field{Name: "apns-id", Value: n.ID, NeverIndexed: true},
 		wire.Field{Name: "apns-push-type", Value: kind.name},
 		wire.Field{Name: "content-type", Value: "application/json"})
 	if topic != "" {
@@ -162,7 +162,7 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 			return nil, err
 		}
 		if value != "" {
-			h = append(h, wire.Field{Name: part.name, Value: value, Once: part.once})
+			h = append(h, wire.Field{Name: part.name, Value: value, NeverIndexed: part.once})
 		}
 	}
 	return h, nil

@@ -148,7 +148,7 @@ func TestValuesThatComeOnceStayOutOfTheCompressionTable(t *testing.T) {
 	r := translate(t, withKey(t), hello(func(n *push.Notification) { n.TTL, n.CollapseKey = &d, "k" }))
 	once := map[string]bool{}
 	for _, f := range r.Header {
-		once[f.Name] = f.Once
+		once[f.Name] = f.NeverIndexed
 	}
 	equal(t, "once", once, map[string]bool{
 		"apns-id": true, "apns-expiration": true, "apns-collapse-id": true, "apns-topic": false, "apns-push-type": false, "content-type": false,

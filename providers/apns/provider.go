@@ -151,6 +151,6 @@ func authorized(r *wire.Request, t *token) *wire.Request {
 		return r
 	}
 	signed := *r
-	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...), wire.Field{Name: "authorization", Value: t.bearer, Once: true})
+	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...), wire.Field{Name: "authorization", Value: t.bearer, NeverIndexed: true})
 	return &signed
 }

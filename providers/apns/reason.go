@@ -202,14 +202,14 @@ var streamLimit = []byte("Maximum active streams violated")
 func (p *Provider) judgeSilence(err error, used *token) push.Outcome {
 	o := push.NoAnswer(err)
 	lost, ok := errors.AsType[*wire.Error](err)
-	if !ok || len(lost.Debug) == 0 || o.Verdict == push.Abandoned {
+	if !ok || len(lost.DebugData) == 0 || o.Verdict == push.Abandoned {
 		return o
 	}
-	if bytes.Contains(lost.Debug, streamLimit) {
+	if bytes.Contains(lost.DebugData, streamLimit) {
 		o.Scope = push.ScopeConnection
 		return o
 	}
-	why, known := rowOf(reasonIn(lost.Debug))
+	why, known := rowOf(reasonIn(lost.DebugData))
 	switch {
 	case !known:
 		return o

@@ -228,7 +228,7 @@ func TestAppleSaysInAGoAwayWhyItCloses(t *testing.T) {
 		{"Maximum active streams violated for this endpoint.", wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeConnection}},
 		{"", wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeEndpoint}},
 	} {
-		lost := &wire.Error{Reason: wire.GoAwayErrorCode, Processed: c.processed, Endpoint: true, Debug: []byte(c.debug)}
+		lost := &wire.Error{Reason: wire.GoAwayErrorCode, Processed: c.processed, EndpointAtFault: true, DebugData: []byte(c.debug)}
 		o := send(t, withKey(t), silent(lost), hello())
 		equal(t, fmt.Sprint(c.debug, c.processed), is{o.Verdict, o.Reason, o.Scope} == c.want, true)
 		equal(t, "holds free text", strings.Contains(fmt.Sprintf("%+v", o), "violated"), false)
@@ -237,7 +237,7 @@ func TestAppleSaysInAGoAwayWhyItCloses(t *testing.T) {
 
 func TestACallerWhoLeavesIsNobodysFault(t *testing.T) {
 	for _, err := range []error{context.Canceled, &wire.Error{Reason: wire.Cancelled, Err: context.Canceled,
-		Debug: []byte(`{"reason":"Shutdown"}`)}} {
+		DebugData: []byte(`{"reason":"Shutdown"}`)}} {
 		o := send(t, withKey(t), silent(err), hello())
 		equal(t, "verdict", o.Verdict, push.Abandoned)
 		equal(t, "blamed", o.EndpointFault() || o.EndpointProven() || o.Retryable(), false)

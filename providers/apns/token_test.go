@@ -266,7 +266,7 @@ func TestSendLeavesTheSharedRequestAlone(t *testing.T) {
 func TestTheProviderTokenIsNeverIndexed(t *testing.T) {
 	send(t, withKey(t), func(r *wire.Request) (*wire.Response, error) {
 		equal(t, "last field", r.Header[len(r.Header)-1].Name, "authorization")
-		equal(t, "once", r.Header[len(r.Header)-1].Once, true)
+		equal(t, "once", r.Header[len(r.Header)-1].NeverIndexed, true)
 		return &wire.Response{Status: 200}, nil
 	}, hello())
 }

@@ -293,7 +293,7 @@ func TestEveryRowOfTheTransportIsJudgedAsTheTableSays(t *testing.T) {
 				t.Skip(why)
 			}
 			lost, want := r.Silence()
-			lost.Debug = []byte(`{"reason":"Shutdown"}`)
+			lost.DebugData = []byte(`{"reason":"Shutdown"}`)
 			o := send(t, ready(t), silent(fmt.Errorf("lease: %w", lost)), hello())
 			equal(t, "verdict", o.Verdict, want)
 			equal(t, "reason", o.Reason, r.Code)

@@ -78,9 +78,9 @@ func bearsAnyAnswer(t *testing.T, s Suite) {
 
 func judgesSilence(t *testing.T, s Suite) {
 	for _, lost := range []*wire.Error{
-		{Reason: wire.ConnectRefused, Processed: wire.Never, Endpoint: true}, {Reason: wire.RefusedStream, Processed: wire.Never},
-		{Reason: wire.GoAwayUnprocessed, Processed: wire.Never}, {Reason: wire.ResponseTimeout, Endpoint: true},
-		{Reason: wire.LostAfterWrite, Endpoint: true}, {Reason: wire.ResetInternal, Endpoint: true}, {Reason: wire.QueueFull, Processed: wire.Never},
+		{Reason: wire.ConnectRefused, Processed: wire.Never, EndpointAtFault: true}, {Reason: wire.RefusedStream, Processed: wire.Never},
+		{Reason: wire.GoAwayUnprocessed, Processed: wire.Never}, {Reason: wire.ResponseTimeout, EndpointAtFault: true},
+		{Reason: wire.LostAfterWrite, EndpointAtFault: true}, {Reason: wire.ResetInternal, EndpointAtFault: true}, {Reason: wire.QueueFull, Processed: wire.Never},
 	} {
 		s.bubble(t, string(lost.Reason), func(t *testing.T, p Provider) {
 			o := send(t, p, service(func(context.Context, *wire.Request) (*wire.Response, error) { return nil, lost }), s.Notification())

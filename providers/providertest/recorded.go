@@ -86,7 +86,7 @@ func Verdict(class string) push.Verdict {
 
 // Silence is how an attempt of a line of the transport ends, and what it must be judged as.
 func (l Line) Silence() (lost *wire.Error, want push.Verdict) {
-	lost = &wire.Error{Reason: wire.Reason(l.Code), Endpoint: l.Fault}
+	lost = &wire.Error{Reason: wire.Reason(l.Code), EndpointAtFault: l.Fault}
 	if l.Unprocessed {
 		lost.Processed = wire.Never
 	}

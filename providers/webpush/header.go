@@ -28,12 +28,12 @@ func header(n *push.Notification) ([]wire.Field, error) {
 	h := append(make([]wire.Field, 0, 6),
 		wire.Field{Name: "content-encoding", Value: "aes128gcm"},
 		wire.Field{Name: "content-type", Value: "application/octet-stream"},
-		wire.Field{Name: "ttl", Value: or(given["ttl"], ttl(n)), Once: true})
+		wire.Field{Name: "ttl", Value: or(given["ttl"], ttl(n)), NeverIndexed: true})
 	if urgency := or(given["urgency"], string(n.Priority)); urgency != "" {
 		h = append(h, wire.Field{Name: "urgency", Value: urgency})
 	}
 	if topic := or(given["topic"], topic(n.CollapseKey)); topic != "" {
-		h = append(h, wire.Field{Name: "topic", Value: topic, Once: true})
+		h = append(h, wire.Field{Name: "topic", Value: topic, NeverIndexed: true})
 	}
 	return h, nil
 }

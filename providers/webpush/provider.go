@@ -156,6 +156,6 @@ func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notificatio
 func proven(r *wire.Request, by *proof) *wire.Request {
 	signed := *r
 	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...),
-		wire.Field{Name: "authorization", Value: by.authorization, Once: true})
+		wire.Field{Name: "authorization", Value: by.authorization, NeverIndexed: true})
 	return &signed
 }

@@ -119,7 +119,7 @@ func TestAnAcceptedMessageIsNamedUnlessItsNameIsASecret(t *testing.T) {
 
 func TestSilenceIsJudgedAsForEveryProvider(t *testing.T) {
 	for _, lost := range []*wire.Error{
-		{Reason: wire.RefusedStream, Processed: wire.Never}, {Reason: wire.ResponseTimeout, Endpoint: true},
+		{Reason: wire.RefusedStream, Processed: wire.Never}, {Reason: wire.ResponseTimeout, EndpointAtFault: true},
 	} {
 		o := send(t, provider(t), func(*wire.Request) (*wire.Response, error) { return nil, lost }, hello())
 		equal(t, "outcome", o, push.NoAnswer(lost))

@@ -118,7 +118,7 @@ func TestSendLeavesTheSharedRequestAloneAndIndexesNoProof(t *testing.T) {
 	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
 	p.Send(t.Context(), service(func(sent *wire.Request) (*wire.Response, error) {
-		equal(t, "once", sent.Header[len(sent.Header)-1].Once, true)
+		equal(t, "once", sent.Header[len(sent.Header)-1].NeverIndexed, true)
 		return &wire.Response{Status: 201}, nil
 	}), n, r)
 	equal(t, "request", fmt.Sprint(*r, r.Header[:cap(r.Header)]), before)

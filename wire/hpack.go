@@ -2,25 +2,25 @@
 
 package wire
 
-// appendOnce writes a field that no table keeps: a literal never indexed (RFC 7541 §6.2.3). Its texts stay as they are: the
+// appendNeverIndexed writes a field that no table keeps: a literal never indexed (RFC 7541 §6.2.3). Its texts stay as they are: the
 // Huffman code would spare a fifth of the bytes, and cost a tenth of what this package does for a request.
-func appendOnce(to []byte, name, value string) []byte {
+func appendNeverIndexed(to []byte, name, value string) []byte {
 	switch name { // by the static table, RFC 7541 appendix A
 	case ":path":
-		to = appendInteger(to, neverIndexed, 4, 4)
+		to = appendInteger(to, neverIndexedPrefix, 4, 4)
 	case "authorization":
-		to = appendInteger(to, neverIndexed, 4, 23)
+		to = appendInteger(to, neverIndexedPrefix, 4, 23)
 	default:
-		to = appendText(append(to, neverIndexed), name)
+		to = appendString(append(to, neverIndexedPrefix), name)
 	}
-	return appendText(to, value)
+	return appendString(to, value)
 }
 
-// neverIndexed begins such a field.
-const neverIndexed = 0x10
+// neverIndexedPrefix begins such a field.
+const neverIndexedPrefix = 0x10
 
-// appendText writes a string literal as it is (RFC 7541 §5.2).
-func appendText(to []byte, text string) []byte {
+// appendString writes a string literal as it is (RFC 7541 §5.2).
+func appendString(to []byte, text string) []byte {
 	return append(appendInteger(to, 0, 7, len(text)), text...)
 }
 

@@ -32,105 +32,105 @@ func (l *ledger) process(attempt string) {
 	l.processed[attempt]++
 }
 
-// rogue is a peer that does everything that the protocol lets it do, at random.
-type rogue struct {
-	t      *testing.T
-	rng    *rand.Rand
-	ledger *ledger
-	nc     net.Conn
-	fr     *http2.Framer
-	dec    *hpack.Decoder
-	path   string
+// randomPeer is a peer that does everything that the protocol lets it do, at random.
+type randomPeer struct {
+	t       *testing.T
+	rng     *rand.Rand
+	ledger  *ledger
+	nc      net.Conn
+	framer  *http2.Framer
+	decoder *hpack.Decoder
+	path    string
 
-	heads   map[uint32]string // streams whose request has not come whole
-	held    []uint32          // streams that owe an answer
-	open    map[uint32]string
-	limit   uint32   // what the client has acknowledged
-	offered []uint32 // what it has not yet
-	last    uint32   // of the GOAWAY
-	highest uint32   // stream that was processed
+	incomplete   map[uint32]string // streams whose request has not come whole
+	pending      []uint32          // streams that owe an answer
+	open         map[uint32]string
+	limit        uint32   // what the client has acknowledged
+	unacked      []uint32 // what it has not yet
+	lastStreamID uint32   // of the GOAWAY
+	highest      uint32   // stream that was processed
 }
 
 // serve plays until the connection ends.
-func (p *rogue) serve() {
+func (p *randomPeer) serve() {
 	defer func() { _ = p.nc.Close() }()
-	p.dec = hpack.NewDecoder(4096, func(f hpack.HeaderField) {
+	p.decoder = hpack.NewDecoder(4096, func(f hpack.HeaderField) {
 		if f.Name == ":path" {
 			p.path = f.Value
 		}
 	})
-	p.heads, p.open, p.last, p.limit = map[uint32]string{}, map[uint32]string{}, 1<<31-1, 1<<31-1
+	p.incomplete, p.open, p.lastStreamID, p.limit = map[uint32]string{}, map[uint32]string{}, 1<<31-1, 1<<31-1
 	if _, err := io.ReadFull(p.nc, make([]byte, len(http2.ClientPreface))); err != nil {
 		return
 	}
-	p.offer(1)
+	p.sendLimit(1)
 	for {
-		f, err := p.fr.ReadFrame()
-		if err != nil || !p.take(f) {
+		f, err := p.framer.ReadFrame()
+		if err != nil || !p.handleFrame(f) {
 			return
 		}
 	}
 }
 
-func (p *rogue) offer(n uint32) {
-	p.offered = append(p.offered, n)
-	_ = p.fr.WriteSettings(limit(n))
+func (p *randomPeer) sendLimit(n uint32) {
+	p.unacked = append(p.unacked, n)
+	_ = p.framer.WriteSettings(maxStreamsSetting(n))
 }
 
-func (p *rogue) take(f http2.Frame) bool {
+func (p *randomPeer) handleFrame(f http2.Frame) bool {
 	id := f.Header().StreamID
 	switch f := f.(type) {
 	case *http2.HeadersFrame:
-		_, _ = p.dec.Write(f.HeaderBlockFragment())
-		_ = p.dec.Close()
-		p.heads[id] = p.path
+		_, _ = p.decoder.Write(f.HeaderBlockFragment())
+		_ = p.decoder.Close()
+		p.incomplete[id] = p.path
 		p.open[id] = p.path
 		if uint32(len(p.open)) > p.limit {
 			p.t.Errorf("%d streams are open, %d are allowed", len(p.open), p.limit)
 		}
 	case *http2.DataFrame:
 		if f.StreamEnded() {
-			_ = p.fr.WriteWindowUpdate(0, 2)
-			return p.request(id)
+			_ = p.framer.WriteWindowUpdate(0, 2)
+			return p.handleRequest(id)
 		}
 	case *http2.RSTStreamFrame:
 		p.forget(id)
 	case *http2.SettingsFrame:
 		if f.IsAck() {
-			p.limit, p.offered = p.offered[0], p.offered[1:]
+			p.limit, p.unacked = p.unacked[0], p.unacked[1:]
 		} else {
-			_ = p.fr.WriteSettingsAck()
+			_ = p.framer.WriteSettingsAck()
 		}
 	case *http2.PingFrame:
-		_ = p.fr.WritePing(true, f.Data)
-		p.answerHeld(0)
+		_ = p.framer.WritePing(true, f.Data)
+		p.respondPending(0)
 	}
 	return true
 }
 
-func (p *rogue) process(id uint32) {
+func (p *randomPeer) process(id uint32) {
 	p.highest = max(p.highest, id)
 	p.ledger.process(p.open[id])
 }
 
-func (p *rogue) forget(id uint32) {
+func (p *randomPeer) forget(id uint32) {
 	delete(p.open, id)
-	delete(p.heads, id)
+	delete(p.incomplete, id)
 }
 
-// request decides what becomes of a whole request.
-func (p *rogue) request(id uint32) bool {
-	if id > p.last {
+// handleRequest decides what becomes of a whole request.
+func (p *randomPeer) handleRequest(id uint32) bool {
+	if id > p.lastStreamID {
 		return true // it was told
 	}
 	switch n := p.rng.IntN(200); {
 	case n < 6:
 		p.forget(id)
-		_ = p.fr.WriteRSTStream(id, http2.ErrCodeRefusedStream)
+		_ = p.framer.WriteRSTStream(id, http2.ErrCodeRefusedStream)
 	case n < 9:
 		p.process(id)
 		p.forget(id)
-		_ = p.fr.WriteRSTStream(id, http2.ErrCodeInternal)
+		_ = p.framer.WriteRSTStream(id, http2.ErrCodeInternal)
 	case n < 12: // never answered
 		p.process(id)
 	case n < 13:
@@ -139,65 +139,65 @@ func (p *rogue) request(id uint32) bool {
 		p.goAway(id)
 		return n != 13
 	case n < 25:
-		p.offer([]uint32{0, 1, 2, 1000}[p.rng.IntN(4)])
-		p.offer([]uint32{1, 1000}[p.rng.IntN(2)])
+		p.sendLimit([]uint32{0, 1, 2, 1000}[p.rng.IntN(4)])
+		p.sendLimit([]uint32{1, 1000}[p.rng.IntN(2)])
 		fallthrough
 	default:
-		p.held = append(p.held, id)
-		p.answerHeld(p.rng.IntN(8))
+		p.pending = append(p.pending, id)
+		p.respondPending(p.rng.IntN(8))
 	}
 	return true
 }
 
 // goAway rules out some of what is in flight; what it does not is answered.
-func (p *rogue) goAway(id uint32) {
-	p.last = max(p.highest, id-min(id, 2*uint32(p.rng.IntN(4))))
-	kept := p.held[:0]
-	for _, held := range p.held {
-		if held <= p.last {
+func (p *randomPeer) goAway(id uint32) {
+	p.lastStreamID = max(p.highest, id-min(id, 2*uint32(p.rng.IntN(4))))
+	kept := p.pending[:0]
+	for _, held := range p.pending {
+		if held <= p.lastStreamID {
 			kept = append(kept, held)
 		}
 	}
-	p.held = kept
-	if id <= p.last {
-		p.held = append(p.held, id)
+	p.pending = kept
+	if id <= p.lastStreamID {
+		p.pending = append(p.pending, id)
 	}
-	_ = p.fr.WriteGoAway(p.last, http2.ErrCodeNo, nil)
-	p.answerHeld(0)
+	_ = p.framer.WriteGoAway(p.lastStreamID, http2.ErrCodeNo, nil)
+	p.respondPending(0)
 }
 
-// answerHeld answers, in any order, until so many are left.
-func (p *rogue) answerHeld(left int) {
-	for len(p.held) > left {
-		i := p.rng.IntN(len(p.held))
-		id := p.held[i]
-		p.held = append(p.held[:i], p.held[i+1:]...)
+// respondPending answers, in any order, until so many are left.
+func (p *randomPeer) respondPending(left int) {
+	for len(p.pending) > left {
+		i := p.rng.IntN(len(p.pending))
+		id := p.pending[i]
+		p.pending = append(p.pending[:i], p.pending[i+1:]...)
 		path, open := p.open[id]
 		if !open {
 			continue // the client has reset it
 		}
 		p.process(id)
 		p.forget(id)
-		p.answer(id, path)
+		p.respond(id, path)
 	}
 }
 
-func (p *rogue) answer(id uint32, path string) {
-	var block writer
+func (p *randomPeer) respond(id uint32, path string) {
+	var block byteBuffer
 	_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
-	_ = p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true})
-	_ = p.fr.WriteData(id, true, []byte(path))
+	_ = p.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true})
+	_ = p.framer.WriteData(id, true, []byte(path))
 }
 
-type writer []byte
+type byteBuffer []byte
 
-func (w *writer) Write(b []byte) (int, error) {
+func (w *byteBuffer) Write(b []byte) (int, error) {
 	*w = append(*w, b...)
 	return len(b), nil
 }
 
-// fleet gives a connection that takes requests, and makes one if it must.
-type fleet struct {
+// connDialer gives a connection that takes requests, and makes one if it must.
+type connDialer struct {
 	t       *testing.T
 	rng     *rand.Rand
 	ledger  *ledger
@@ -207,7 +207,7 @@ type fleet struct {
 	current *wire.Conn
 }
 
-func (f *fleet) conn() *wire.Conn {
+func (f *connDialer) conn() *wire.Conn {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.current == nil || f.current.State().Draining {
@@ -216,11 +216,11 @@ func (f *fleet) conn() *wire.Conn {
 	return f.current
 }
 
-func (f *fleet) connect() *wire.Conn {
+func (f *connDialer) connect() *wire.Conn {
 	ours, theirs := net.Pipe()
-	p := &rogue{t: f.t, rng: rand.New(rand.NewPCG(f.rng.Uint64(), 0)), ledger: f.ledger, nc: theirs, fr: http2.NewFramer(theirs, theirs)}
+	p := &randomPeer{t: f.t, rng: rand.New(rand.NewPCG(f.rng.Uint64(), 0)), ledger: f.ledger, nc: theirs, framer: http2.NewFramer(theirs, theirs)}
 	f.running.Go(p.serve)
-	c, err := wire.Client(context.Background(), ours, wire.Config{Authority: "a", FirstAlone: f.rng.IntN(2) == 0})
+	c, err := wire.Client(context.Background(), ours, wire.Config{Authority: "a", SerializeFirst: f.rng.IntN(2) == 0})
 	if err != nil {
 		f.t.Error(err)
 		return nil
@@ -229,16 +229,16 @@ func (f *fleet) connect() *wire.Conn {
 	return c
 }
 
-func TestNoRequestIsLostOrDoubledWhateverThePeerDoes(t *testing.T) {
+func TestNoRequestIsLostOrDuplicated(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { hammer(t, seed) })
+			synctest.Test(t, func(t *testing.T) { runStress(t, seed) })
 		})
 	}
 }
 
-func hammer(t *testing.T, seed uint64) {
-	f := &fleet{t: t, rng: rand.New(rand.NewPCG(seed, 1)), ledger: &ledger{processed: map[string]int{}}}
+func runStress(t *testing.T, seed uint64) {
+	f := &connDialer{t: t, rng: rand.New(rand.NewPCG(seed, 1)), ledger: &ledger{processed: map[string]int{}}}
 	var callers sync.WaitGroup
 	for i := range 40 {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)+2))
@@ -254,7 +254,7 @@ func hammer(t *testing.T, seed uint64) {
 }
 
 // send sends until there is an answer, or nobody knows.
-func (f *fleet) send(request string, rng *rand.Rand) {
+func (f *connDialer) send(request string, rng *rand.Rand) {
 	for attempt := 0; ; attempt++ {
 		path := fmt.Sprint(request, "/", attempt)
 		res, err := f.try(path, rng)
@@ -280,7 +280,7 @@ func (f *fleet) send(request string, rng *rand.Rand) {
 	}
 }
 
-func (f *fleet) try(path string, rng *rand.Rand) (*wire.Response, error) {
+func (f *connDialer) try(path string, rng *rand.Rand) (*wire.Response, error) {
 	ctx := context.Background()
 	if rng.IntN(20) == 0 {
 		var leave context.CancelFunc

@@ -18,55 +18,55 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// house is a pool and the service that it lives on, all fakes, all in one
+// testPool is a pool and the service that it lives on, all fakes, all in one
 // bubble of fake time.
-type house struct {
+type testPool struct {
 	*pool.Pool
 	t      *testing.T
 	stop   context.CancelFunc
 	ended  chan struct{}
-	result error // of Run, once ended is closed
+	runErr error // of Run, once ended is closed
 
-	mu      sync.Mutex
-	servers map[netip.AddrPort]*server
-	named   []netip.AddrPort // what the resolver names
-	ttl     time.Duration
-	dnsErr  error
-	asked   int // how often the resolver was
-	events  []pool.Event
+	mu       sync.Mutex
+	servers  map[netip.AddrPort]*fakeServer
+	addrs    []netip.AddrPort // what the resolver names
+	ttl      time.Duration
+	dnsErr   error
+	resolves int // how often the resolver was
+	events   []pool.Event
 }
 
-// server is one address of the service. Its fields may be changed at any time
+// fakeServer is one address of the service. Its fields may be changed at any time
 // through house.set.
-type server struct {
-	status  int           // of every answer; 0 means silence until the request's timeout
-	takes   time.Duration // for an answer
-	err     error         // instead of an answer
-	dialErr error
-	dialFor time.Duration
-	streams int // that a connection lets be in flight
-	silent  bool
-	dials   []time.Time
-	conns   []*conn
-	hits    int
+type fakeServer struct {
+	status      int           // of every answer; 0 means silence until the request's timeout
+	latency     time.Duration // for an answer
+	err         error         // instead of an answer
+	dialErr     error
+	dialDelay   time.Duration
+	maxStreams  int // that a connection lets be in flight
+	pingPending bool
+	dials       []time.Time
+	conns       []*fakeConn
+	requests    int
 }
 
-// conn is a fake connection.
-type conn struct {
-	house   *house
-	server  *server
+// fakeConn is a fake connection.
+type fakeConn struct {
+	pool    *testPool
+	server  *fakeServer
 	cut     chan struct{} // closed when the peer cuts it
 	cutOnce sync.Once
 
 	mu       sync.Mutex
 	inFlight int
-	goneAway bool
-	asked    func()        // called once, by the next State
+	draining bool
+	onState  func()        // called once, by the next State
 	idle     chan struct{} // closed when it drains and nothing is in flight
 	idleOnce sync.Once
 }
 
-var _ pool.Conn = (*conn)(nil)
+var _ pool.Conn = (*fakeConn)(nil)
 
 func addr(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 443)
@@ -79,17 +79,17 @@ func addrs(from, to int) (list []netip.AddrPort) {
 	return list
 }
 
-// open builds a house whose resolver names the addresses 1 to n, and runs it.
-func open(t *testing.T, n int, cfg pool.Config) *house {
+// startPool builds a house whose resolver names the addresses 1 to n, and runs it.
+func startPool(t *testing.T, n int, cfg pool.Config) *testPool {
 	t.Helper()
-	h := build(t, n, cfg)
+	h := newTestPool(t, n, cfg)
 	h.run()
 	return h
 }
 
-func build(t *testing.T, n int, cfg pool.Config) *house {
+func newTestPool(t *testing.T, n int, cfg pool.Config) *testPool {
 	t.Helper()
-	h := &house{t: t, servers: map[netip.AddrPort]*server{}, named: addrs(1, n), ttl: time.Second, ended: make(chan struct{})}
+	h := &testPool{t: t, servers: map[netip.AddrPort]*fakeServer{}, addrs: addrs(1, n), ttl: time.Second, ended: make(chan struct{})}
 	cfg.Name, cfg.Resolver, cfg.Dial = "test", h, h.dial
 	cfg.Observe = h.observe
 	p, err := pool.New(cfg)
@@ -100,25 +100,25 @@ func build(t *testing.T, n int, cfg pool.Config) *house {
 	return h
 }
 
-func (h *house) run() {
+func (h *testPool) run() {
 	ctx, cancel := context.WithCancel(h.t.Context())
 	h.stop = cancel
 	go func() {
 		defer close(h.ended)
-		h.result = h.Run(ctx)
+		h.runErr = h.Run(ctx)
 	}()
 	h.t.Cleanup(func() { cancel(); <-h.ended })
 	synctest.Wait()
 }
 
-func (h *house) observe(e pool.Event) {
+func (h *testPool) observe(e pool.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.events = append(h.events, e)
 }
 
-// saw counts events of a kind.
-func (h *house) saw(kind pool.Kind) (n int) {
+// countEvents counts events of a kind.
+func (h *testPool) countEvents(kind pool.EventKind) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.events {
@@ -129,49 +129,49 @@ func (h *house) saw(kind pool.Kind) (n int) {
 	return n
 }
 
-func (h *house) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
+func (h *testPool) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.asked++
-	return slices.Clone(h.named), h.ttl, h.dnsErr
+	h.resolves++
+	return slices.Clone(h.addrs), h.ttl, h.dnsErr
 }
 
-// name changes what the resolver names, and waits until the pool has heard it.
-func (h *house) name(list ...netip.AddrPort) {
+// setAddrs changes what the resolver names, and waits until the pool has heard it.
+func (h *testPool) setAddrs(list ...netip.AddrPort) {
 	h.mu.Lock()
-	h.named = list
+	h.addrs = list
 	h.mu.Unlock()
-	pass(5 * time.Second)
+	advance(5 * time.Second)
 }
 
-func (h *house) server(a netip.AddrPort) *server {
+func (h *testPool) server(a netip.AddrPort) *fakeServer {
 	s := h.servers[a]
 	if s == nil {
-		s = &server{status: 200, takes: 20 * time.Millisecond, dialFor: 30 * time.Millisecond, streams: 1000}
+		s = &fakeServer{status: 200, latency: 20 * time.Millisecond, dialDelay: 30 * time.Millisecond, maxStreams: 1000}
 		h.servers[a] = s
 	}
 	return s
 }
 
-// set changes a server.
-func (h *house) set(i int, change func(*server)) {
+// setServer changes a server.
+func (h *testPool) setServer(i int, change func(*fakeServer)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	change(h.server(addr(i)))
 }
 
-// look reads a server.
-func (h *house) look(i int) server {
+// serverCopy reads a server.
+func (h *testPool) serverCopy(i int) fakeServer {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return *h.server(addr(i))
 }
 
-func (h *house) dial(ctx context.Context, a netip.AddrPort) (pool.Conn, error) {
+func (h *testPool) dial(ctx context.Context, a netip.AddrPort) (pool.Conn, error) {
 	h.mu.Lock()
 	s := h.server(a)
 	s.dials = append(s.dials, time.Now())
-	wait, err := s.dialFor, s.dialErr
+	wait, err := s.dialDelay, s.dialErr
 	h.mu.Unlock()
 	select {
 	case <-time.After(wait):
@@ -181,7 +181,7 @@ func (h *house) dial(ctx context.Context, a netip.AddrPort) (pool.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{house: h, server: s, cut: make(chan struct{}), idle: make(chan struct{})}
+	c := &fakeConn{pool: h, server: s, cut: make(chan struct{}), idle: make(chan struct{})}
 	h.mu.Lock()
 	s.conns = append(s.conns, c)
 	h.mu.Unlock()
@@ -190,7 +190,7 @@ func (h *house) dial(ctx context.Context, a netip.AddrPort) (pool.Conn, error) {
 
 var errCut = errors.New("the peer cut it")
 
-func (c *conn) Run(ctx context.Context) error {
+func (c *fakeConn) Run(ctx context.Context) error {
 	select {
 	case <-c.idle:
 		return nil
@@ -201,58 +201,58 @@ func (c *conn) Run(ctx context.Context) error {
 	}
 }
 
-func (c *conn) Drain() {
+func (c *fakeConn) Drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.goneAway = true
-	c.rest()
+	c.draining = true
+	c.closeIfIdle()
 }
 
 // goAway is the peer's doing.
-func (c *conn) goAway() { c.Drain() }
+func (c *fakeConn) goAway() { c.Drain() }
 
-// occupy lets a request be in flight for ever.
-func (c *conn) occupy() {
+// holdRequest lets a request be in flight for ever.
+func (c *fakeConn) holdRequest() {
 	c.mu.Lock()
 	c.inFlight++
 	c.mu.Unlock()
-	c.house.t.Cleanup(c.die)
+	c.pool.t.Cleanup(c.disconnect)
 }
 
-// rest is called under mu.
-func (c *conn) rest() {
-	if c.goneAway && c.inFlight == 0 {
+// closeIfIdle is called under mu.
+func (c *fakeConn) closeIfIdle() {
+	if c.draining && c.inFlight == 0 {
 		c.idleOnce.Do(func() { close(c.idle) })
 	}
 }
 
-// die cuts the connection.
-func (c *conn) die() {
+// disconnect cuts the connection.
+func (c *fakeConn) disconnect() {
 	c.cutOnce.Do(func() { close(c.cut) })
 	c.mu.Lock()
-	c.goneAway = true
+	c.draining = true
 	c.mu.Unlock()
 }
 
-func (c *conn) State() wire.State {
+func (c *fakeConn) State() wire.State {
 	c.mu.Lock()
-	asked := c.asked
-	c.asked = nil
+	asked := c.onState
+	c.onState = nil
 	c.mu.Unlock()
 	if asked != nil {
 		asked()
 	}
-	c.house.mu.Lock()
-	streams, silent := c.server.streams, c.server.silent
-	c.house.mu.Unlock()
+	c.pool.mu.Lock()
+	streams, silent := c.server.maxStreams, c.server.pingPending
+	c.pool.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return wire.State{InFlight: c.inFlight, MaxStreams: streams, Draining: c.goneAway, Silent: silent}
+	return wire.State{InFlight: c.inFlight, MaxStreams: streams, Draining: c.draining, PingPending: silent}
 }
 
-func (c *conn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
+func (c *fakeConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
 	c.mu.Lock()
-	if c.goneAway {
+	if c.draining {
 		c.mu.Unlock()
 		return nil, &wire.Error{Reason: wire.GoAwayUnprocessed, Processed: wire.Never}
 	}
@@ -261,20 +261,20 @@ func (c *conn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) 
 	defer func() {
 		c.mu.Lock()
 		c.inFlight--
-		c.rest()
+		c.closeIfIdle()
 		c.mu.Unlock()
 	}()
-	c.house.mu.Lock()
-	c.server.hits++
-	status, takes, err := c.server.status, c.server.takes, c.server.err
-	c.house.mu.Unlock()
+	c.pool.mu.Lock()
+	c.server.requests++
+	status, takes, err := c.server.status, c.server.latency, c.server.err
+	c.pool.mu.Unlock()
 	if status == 0 {
-		takes, err = r.Timeout, &wire.Error{Reason: wire.ResponseTimeout, Endpoint: true}
+		takes, err = r.Timeout, &wire.Error{Reason: wire.ResponseTimeout, EndpointAtFault: true}
 	}
 	select {
 	case <-time.After(takes):
 	case <-c.cut:
-		return nil, &wire.Error{Reason: wire.LostAfterWrite, Endpoint: true}
+		return nil, &wire.Error{Reason: wire.LostAfterWrite, EndpointAtFault: true}
 	case <-ctx.Done():
 		return nil, &wire.Error{Reason: wire.Cancelled, Err: ctx.Err()}
 	}
@@ -284,8 +284,8 @@ func (c *conn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) 
 	return &wire.Response{Status: status}, nil
 }
 
-// judge is what a provider would make of an answer.
-func judge(answer *wire.Response, err error) push.Outcome {
+// outcomeOf is what a provider would make of an answer.
+func outcomeOf(answer *wire.Response, err error) push.Outcome {
 	switch {
 	case err != nil:
 		return push.NoAnswer(err)
@@ -307,7 +307,7 @@ var (
 )
 
 // pick leases at once, or fails the test.
-func (h *house) pick(tried ...*pool.Endpoint) *pool.Lease {
+func (h *testPool) pick(tried ...*pool.Endpoint) *pool.Lease {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Nanosecond)
 	defer cancel()
@@ -318,8 +318,8 @@ func (h *house) pick(tried ...*pool.Endpoint) *pool.Lease {
 	return lease
 }
 
-// refused returns the error of a Pick that may take a moment, or fails.
-func (h *house) refused(tried ...*pool.Endpoint) *pool.Error {
+// pickError returns the error of a Pick that may take a moment, or fails.
+func (h *testPool) pickError(tried ...*pool.Endpoint) *pool.Error {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Millisecond)
 	defer cancel()
@@ -335,19 +335,19 @@ func (h *house) refused(tried ...*pool.Endpoint) *pool.Error {
 }
 
 // attempt makes one attempt and tells where it went.
-func (h *house) attempt(tried ...*pool.Endpoint) (*pool.Endpoint, push.Outcome) {
+func (h *testPool) attempt(tried ...*pool.Endpoint) (*pool.Endpoint, push.Outcome) {
 	h.t.Helper()
 	lease, err := h.Pick(h.t.Context(), tried)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	o := judge(lease.Do(h.t.Context(), request))
+	o := outcomeOf(lease.Do(h.t.Context(), request))
 	lease.Done(o)
 	return lease.Endpoint(), o
 }
 
-// visit leases endpoint i, passing by the others.
-func (h *house) visit(i int) *pool.Lease {
+// pickEndpoint leases endpoint i, passing by the others.
+func (h *testPool) pickEndpoint(i int) *pool.Lease {
 	h.t.Helper()
 	var others []*pool.Lease
 	defer func() {
@@ -367,19 +367,19 @@ func (h *house) visit(i int) *pool.Lease {
 }
 
 // eject makes endpoint i fail five times in a row.
-func (h *house) eject(i int) {
+func (h *testPool) eject(i int) {
 	h.t.Helper()
 	for range 5 {
-		h.visit(i).Done(failed)
+		h.pickEndpoint(i).Done(failed)
 	}
-	if s := h.state(i); s.State != "open" {
+	if s := h.endpointStatus(i); s.State != "open" {
 		h.t.Fatalf("endpoint %d is %s after five failures in a row", i, s.State)
 	}
 	synctest.Wait()
 }
 
-// addresses lists the members, in order.
-func (h *house) addresses() (list []string) {
+// members lists the members, in order.
+func (h *testPool) members() (list []string) {
 	for _, e := range h.Status().Endpoints {
 		list = append(list, e.Address)
 	}
@@ -387,20 +387,20 @@ func (h *house) addresses() (list []string) {
 	return list
 }
 
-func (h *house) wantMembers(want ...int) {
+func (h *testPool) wantMembers(want ...int) {
 	h.t.Helper()
 	var names []string
 	for _, i := range want {
 		names = append(names, addr(i).String())
 	}
 	slices.Sort(names)
-	if got := h.addresses(); !slices.Equal(got, names) {
-		h.t.Fatalf("the pool holds %v, want %v\n%s", got, names, h.story())
+	if got := h.members(); !slices.Equal(got, names) {
+		h.t.Fatalf("the pool holds %v, want %v\n%s", got, names, h.eventLog())
 	}
 }
 
-// spread counts where n attempts without an outcome of note are sent.
-func (h *house) spread(n int) map[string]int {
+// countPicks counts where n attempts without an outcome of note are sent.
+func (h *testPool) countPicks(n int) map[string]int {
 	h.t.Helper()
 	got := map[string]int{}
 	for range n {
@@ -411,7 +411,7 @@ func (h *house) spread(n int) map[string]int {
 	return got
 }
 
-func (h *house) state(i int) pool.EndpointStatus {
+func (h *testPool) endpointStatus(i int) pool.EndpointStatus {
 	h.t.Helper()
 	s := h.Status()
 	for _, e := range append(s.Endpoints, s.Spares...) {
@@ -423,7 +423,7 @@ func (h *house) state(i int) pool.EndpointStatus {
 	return pool.EndpointStatus{}
 }
 
-func (h *house) dials() (n int) {
+func (h *testPool) dialCount() (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.servers {
@@ -433,17 +433,17 @@ func (h *house) dials() (n int) {
 }
 
 // lastConn returns the newest connection of server i.
-func (h *house) lastConn(i int) *conn {
+func (h *testPool) lastConn(i int) *fakeConn {
 	h.t.Helper()
-	conns := h.look(i).conns
+	conns := h.serverCopy(i).conns
 	if len(conns) == 0 {
 		h.t.Fatalf("server %d has no connection", i)
 	}
 	return conns[len(conns)-1]
 }
 
-// story is what happened, for a test that failed.
-func (h *house) story() (text string) {
+// eventLog is what happened, for a test that failed.
+func (h *testPool) eventLog() (text string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.events {
@@ -452,8 +452,8 @@ func (h *house) story() (text string) {
 	return text
 }
 
-// pass lets fake time pass, and everybody finish what they do then.
-func pass(d time.Duration) {
+// advance lets fake time pass, and everybody finish what they do then.
+func advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }

@@ -28,7 +28,7 @@ type Field struct {
 	Name, Value string
 	// Once marks a value that will not come again (an ID, a device's path) or
 	// must not be kept (a token): it is never put into the compression table.
-	Once bool
+	NeverIndexed bool
 }
 
 // Response is a whole answer. It belongs to the caller.

@@ -17,27 +17,27 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// decay is a service whose endpoints go bad (they connect, and answer 500 for
+// decaySim is a service whose endpoints go bad (they connect, and answer 500 for
 // ever) and are replaced (they vanish, and a new address appears), each at its
 // own rate.
-type decay struct {
-	*house
-	chance    *rand.Rand
-	goBad     float64 // for each endpoint, in a minute
-	replaced  float64
-	lastNamed int
+type decaySim struct {
+	*testPool
+	rng         *rand.Rand
+	failRate    float64 // for each endpoint, in a minute
+	replaceRate float64
+	lastAddr    int
 }
 
-// minute lets one pass, a second at a time, with as many requests a second as
+// runMinute lets one pass, a second at a time, with as many requests a second as
 // are wanted, and returns the share that met a good endpoint.
-func (d *decay) minute(perSecond int) (good, all int) {
+func (d *decaySim) runMinute(perSecond int) (good, all int) {
 	for second := range 60 {
 		if second%5 == 0 {
-			d.rot(12)
+			d.degrade(12)
 		}
 		for range perSecond {
 			lease, _ := d.Pick(d.t.Context(), nil)
-			if d.look(numberOf(lease.Endpoint().Addr())).status == 200 {
+			if d.serverCopy(addrPortNumber(lease.Endpoint().Addr())).status == 200 {
 				good++
 				lease.Done(accepted)
 			} else {
@@ -45,45 +45,45 @@ func (d *decay) minute(perSecond int) (good, all int) {
 			}
 			all++
 		}
-		pass(time.Second)
+		advance(time.Second)
 	}
 	return good, all
 }
 
-// rot is what befalls the members in so many parts of a minute.
-func (d *decay) rot(parts float64) {
+// degrade is what befalls the members in so many parts of a minute.
+func (d *decaySim) degrade(parts float64) {
 	for _, e := range d.Status().Endpoints {
-		i := number(e.Address)
-		switch roll := d.chance.Float64() * parts; {
-		case roll < d.goBad:
-			d.set(i, func(s *server) { s.status = 500 })
-		case roll < d.goBad+d.replaced:
-			d.vanish(i)
+		i := addrNumber(e.Address)
+		switch roll := d.rng.Float64() * parts; {
+		case roll < d.failRate:
+			d.setServer(i, func(s *fakeServer) { s.status = 500 })
+		case roll < d.failRate+d.replaceRate:
+			d.replaceAddr(i)
 		}
 	}
 }
 
-func (d *decay) vanish(i int) {
-	d.set(i, func(s *server) { s.dialErr = errRefused })
-	d.lastConn(i).die()
-	d.lastNamed++
+func (d *decaySim) replaceAddr(i int) {
+	d.setServer(i, func(s *fakeServer) { s.dialErr = errRefused })
+	d.lastConn(i).disconnect()
+	d.lastAddr++
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.named = append(slices.DeleteFunc(slices.Clone(d.named), func(a netip.AddrPort) bool { return a == addr(i) }), addr(d.lastNamed))
+	d.addrs = append(slices.DeleteFunc(slices.Clone(d.addrs), func(a netip.AddrPort) bool { return a == addr(i) }), addr(d.lastAddr))
 }
 
-func number(address string) int { return numberOf(netip.MustParseAddrPort(address)) }
+func addrNumber(address string) int { return addrPortNumber(netip.MustParseAddrPort(address)) }
 
-func numberOf(a netip.AddrPort) int {
+func addrPortNumber(a netip.AddrPort) int {
 	b := a.Addr().As4()
 	return int(b[2])<<8 | int(b[3])
 }
 
-// goodMembers is the share of the members that are good.
-func (d *decay) goodMembers() float64 {
+// goodShare is the share of the members that are good.
+func (d *decaySim) goodShare() float64 {
 	good, endpoints := 0, d.Status().Endpoints
 	for _, e := range endpoints {
-		if d.look(number(e.Address)).status == 200 {
+		if d.serverCopy(addrNumber(e.Address)).status == 200 {
 			good++
 		}
 	}
@@ -93,22 +93,22 @@ func (d *decay) goodMembers() float64 {
 // Where nothing but replacement heals, the share of good endpoints settles at
 // k/(k+f) for k replaced and f going bad in a unit of time: at 83% for 5% and
 // 1%. That the pool meets the law shows that it adds no loss of its own.
-func TestWithoutBreakersTheGoodShareSettlesWhereReplacementBalancesDecay(t *testing.T) {
+func TestGoodShareWithoutBreakers(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	synctest.Test(t, func(t *testing.T) {
-		never := pool.Breaker{Consecutive: 1 << 30, FailureRate: 1}
+		never := pool.Breaker{ConsecutiveFailures: 1 << 30, FailureRate: 1}
 		const size = 100
-		d := &decay{house: open(t, size, pool.Config{Size: size, MaxAge: 1000 * time.Hour, Breaker: never, Outlier: pool.Outlier{Off: true}}),
-			chance: rand.New(rand.NewPCG(seed, 0)), goBad: 0.1, replaced: 0.5, lastNamed: size}
-		pass(time.Second)
+		d := &decaySim{testPool: startPool(t, size, pool.Config{Size: size, MaxAge: 1000 * time.Hour, Breaker: never, Outlier: pool.Outlier{Disabled: true}}),
+			rng: rand.New(rand.NewPCG(seed, 0)), failRate: 0.1, replaceRate: 0.5, lastAddr: size}
+		advance(time.Second)
 		for range 10 {
-			d.minute(0)
+			d.runMinute(0)
 		}
 		share, minutes := 0.0, 200 // their mean deviates by 0.4%
 		for range minutes {
-			d.minute(0)
-			share += d.goodMembers() / float64(minutes)
+			d.runMinute(0)
+			share += d.goodShare() / float64(minutes)
 		}
 		t.Logf("%.2f%% of the members are good", 100*share)
 		if want := 0.5 / 0.6; share < want-0.03 || share > want+0.03 {
@@ -118,17 +118,17 @@ func TestWithoutBreakersTheGoodShareSettlesWhereReplacementBalancesDecay(t *test
 }
 
 // The same decay, with breakers, probes and spares.
-func TestWithBreakersMoreThanNinetyNineInAHundredMeetAGoodEndpoint(t *testing.T) {
+func TestGoodShareWithBreakers(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	synctest.Test(t, func(t *testing.T) {
 		const size = 20
-		d := &decay{house: open(t, size+40, pool.Config{Size: size}),
-			chance: rand.New(rand.NewPCG(seed, 0)), goBad: 0.01, replaced: 0.05, lastNamed: size + 40}
-		pass(time.Second)
+		d := &decaySim{testPool: startPool(t, size+40, pool.Config{Size: size}),
+			rng: rand.New(rand.NewPCG(seed, 0)), failRate: 0.01, replaceRate: 0.05, lastAddr: size + 40}
+		advance(time.Second)
 		good, all := 0, 0
 		for range 30 {
-			g, a := d.minute(40)
+			g, a := d.runMinute(40)
 			good, all = good+g, all+a
 		}
 		if share := float64(good) / float64(all); share < 0.99 {

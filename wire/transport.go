@@ -19,31 +19,31 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// Over is a Doer on net/http, for services whose addresses are anyone's. The
+// FromTransport is a Doer on net/http, for services whose addresses are anyone's. The
 // request's path is put on base's scheme and host. It caps the answer and
 // minds r.Timeout as a Conn does, but it cannot know as much: only what failed
 // before there was a connection, or was refused on the only one, is Never.
-func Over(rt http.RoundTripper, base *url.URL) Doer {
-	return &over{rt: rt, base: *base}
+func FromTransport(rt http.RoundTripper, base *url.URL) Doer {
+	return &transportDoer{rt: rt, base: *base}
 }
 
-type over struct {
+type transportDoer struct {
 	rt   http.RoundTripper
 	base url.URL
 }
 
-var _ Doer = (*over)(nil)
+var _ Doer = (*transportDoer)(nil)
 
-var overDefaults = Config{}.withDefaults()
+var transportDefaults = Config{}.withDefaults()
 
 // Do sends r by the RoundTripper.
-func (o *over) Do(ctx context.Context, r *Request) (*Response, error) {
+func (o *transportDoer) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err}
 	}
 	timeout := r.Timeout
 	if timeout <= 0 {
-		timeout = overDefaults.ResponseTimeout
+		timeout = transportDefaults.ResponseTimeout
 	}
 	within, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -55,11 +55,11 @@ func (o *over) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err == nil {
 		return res, nil
 	}
-	return nil, judgeTransport(ctx, err, conns.Load())
+	return nil, transportError(ctx, err, conns.Load())
 }
 
-func (o *over) roundTrip(ctx context.Context, r *Request) (*Response, error) {
-	req, err := o.request(ctx, r)
+func (o *transportDoer) roundTrip(ctx context.Context, r *Request) (*Response, error) {
+	req, err := o.newRequest(ctx, r)
 	if err != nil {
 		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err} // no such path: the caller's own doing
 	}
@@ -68,17 +68,17 @@ func (o *over) roundTrip(ctx context.Context, r *Request) (*Response, error) {
 		return nil, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(res.Body, int64(overDefaults.MaxResponse)+1))
+	body, err := io.ReadAll(io.LimitReader(res.Body, int64(transportDefaults.MaxResponseBytes)+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(body) > overDefaults.MaxResponse {
-		return nil, &Error{Reason: ResponseTooLarge, Endpoint: true}
+	if len(body) > transportDefaults.MaxResponseBytes {
+		return nil, &Error{Reason: ResponseTooLarge, EndpointAtFault: true}
 	}
 	return &Response{Status: res.StatusCode, Header: flatten(res.Header), Body: body}, nil
 }
 
-func (o *over) request(ctx context.Context, r *Request) (*http.Request, error) {
+func (o *transportDoer) newRequest(ctx context.Context, r *Request) (*http.Request, error) {
 	path, err := url.ParseRequestURI(r.Path)
 	if err != nil {
 		return nil, err
@@ -104,40 +104,40 @@ func flatten(h http.Header) []Field {
 	return fields
 }
 
-// judgeTransport says what a RoundTripper's error means. One that got a
+// transportError says what a RoundTripper's error means. One that got a
 // connection may have written to it.
-func judgeTransport(ctx context.Context, err error, conns int32) error {
+func transportError(ctx context.Context, err error, conns int32) error {
 	var ours *Error
 	if errors.As(err, &ours) {
 		return ours
 	}
-	e := &Error{Reason: LostAfterWrite, Endpoint: true, Err: err}
+	e := &Error{Reason: LostAfterWrite, EndpointAtFault: true, Err: err}
 	if ctx.Err() != nil {
-		e.Reason, e.Endpoint, e.Err = Cancelled, false, ctx.Err()
+		e.Reason, e.EndpointAtFault, e.Err = Cancelled, false, ctx.Err()
 		return e
 	}
 	var reset http2.StreamError
 	switch {
-	case conns == 0 && notDialled(err, e):
+	case conns == 0 && setDialReason(err, e):
 		e.Processed = Never
 	case isTimeout(err):
 		e.Reason = ResponseTimeout
 	case errors.As(err, &reset):
-		return resetError(&stream{id: reset.StreamID, heard: conns != 1}, reset.Code)
+		return resetError(&stream{id: reset.StreamID, responded: conns != 1}, reset.Code)
 	}
 	return e
 }
 
-// notDialled names the reason if err shows that there was no connection at all.
-func notDialled(err error, e *Error) bool {
+// setDialReason names the reason if err shows that there was no connection at all.
+func setDialReason(err error, e *Error) bool {
 	var dns *net.DNSError
 	var op *net.OpError
 	var untrusted *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &dns):
-		e.Reason, e.Endpoint = DNSFailure, false
+		e.Reason, e.EndpointAtFault = DNSFailure, false
 	case errors.As(err, &untrusted):
-		e.Reason, e.Endpoint = TLSServerUntrusted, false
+		e.Reason, e.EndpointAtFault = TLSServerUntrusted, false
 	case errors.As(err, &op) && op.Op == "dial" && isTimeout(err):
 		e.Reason = ConnectTimeout
 	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, syscall.ECONNREFUSED):

@@ -13,15 +13,15 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// surveyor notes how many endpoints it was shown, and how many of them healthy.
-type surveyor struct {
+// snapshotRecorder notes how many endpoints it was shown, and how many of them healthy.
+type snapshotRecorder struct {
 	pool.RoundRobin
 	all, healthy atomic.Int64
 }
 
-var _ pool.Surveyor = (*surveyor)(nil)
+var _ pool.SnapshotPicker = (*snapshotRecorder)(nil)
 
-func (s *surveyor) Survey(all []*pool.Endpoint) {
+func (s *snapshotRecorder) UpdateEndpoints(all []*pool.Endpoint) {
 	healthy := 0
 	for _, e := range all {
 		if e.Healthy() {
@@ -32,20 +32,20 @@ func (s *surveyor) Survey(all []*pool.Endpoint) {
 	s.healthy.Store(int64(healthy))
 }
 
-func (s *surveyor) want(t *testing.T, all, healthy int64) {
+func (s *snapshotRecorder) want(t *testing.T, all, healthy int64) {
 	t.Helper()
 	if s.all.Load() != all || s.healthy.Load() != healthy {
 		t.Errorf("the picker was shown %d endpoints, %d of them healthy; want %d and %d", s.all.Load(), s.healthy.Load(), all, healthy)
 	}
 }
 
-func TestASurveyorIsShownTheHealthyTheEjectedAndTheDead(t *testing.T) {
+func TestSnapshotPickerSeesAllEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := new(surveyor)
-		h := build(t, 4, pool.Config{Picker: s})
-		h.set(4, func(s *server) { s.dialErr = errors.New("refused") })
+		s := new(snapshotRecorder)
+		h := newTestPool(t, 4, pool.Config{Picker: s})
+		h.setServer(4, func(s *fakeServer) { s.dialErr = errors.New("refused") })
 		h.run()
-		pass(time.Second)
+		advance(time.Second)
 		s.want(t, 4, 3)
 		h.eject(1)
 		synctest.Wait()
@@ -53,35 +53,35 @@ func TestASurveyorIsShownTheHealthyTheEjectedAndTheDead(t *testing.T) {
 	})
 }
 
-func TestAPoolThatMirrorsLetsGoWhomTheResolverNamesNoMore(t *testing.T) {
+func TestPruneUnlistedRemovesMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := open(t, 3, pool.Config{Mirror: true})
-		pass(time.Second)
+		h := startPool(t, 3, pool.Config{PruneUnlisted: true})
+		advance(time.Second)
 		h.wantMembers(1, 2, 3)
-		h.name(addrs(2, 4)...)
-		pass(2 * time.Second)
+		h.setAddrs(addrs(2, 4)...)
+		advance(2 * time.Second)
 		h.wantMembers(2, 3, 4)
 	})
 }
 
-func TestAnAddressThatDoesNotAnswerIsLeftAloneForNoLongerThanRedial(t *testing.T) {
+func TestMaxRedialDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := build(t, 2, pool.Config{Redial: 10 * time.Second})
-		h.set(2, func(s *server) { s.dialErr = errors.New("refused") })
+		h := newTestPool(t, 2, pool.Config{MaxRedialDelay: 10 * time.Second})
+		h.setServer(2, func(s *fakeServer) { s.dialErr = errors.New("refused") })
 		h.run()
-		pass(10 * time.Minute)
-		if n := len(h.look(2).dials); n < 50 || n > 65 {
+		advance(10 * time.Minute)
+		if n := len(h.serverCopy(2).dials); n < 50 || n > 65 {
 			t.Errorf("it was dialled %d times in ten minutes, want about 60", n)
 		}
 	})
 }
 
-func TestAZoneMayBeLearnt(t *testing.T) {
+func TestZoneMayChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var zone atomic.Value
 		zone.Store("")
-		h := open(t, 1, pool.Config{Zone: func(netip.AddrPort) string { return zone.Load().(string) }})
-		pass(time.Second)
+		h := startPool(t, 1, pool.Config{Zone: func(netip.AddrPort) string { return zone.Load().(string) }})
+		advance(time.Second)
 		zone.Store("tokyo-a")
 		lease, err := h.Pick(t.Context(), nil)
 		if err != nil || lease.Endpoint().Zone() != "tokyo-a" {
