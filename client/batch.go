@@ -187,7 +187,7 @@ func (b *batch) tell(it *item, r push.Receipt, err error) {
 
 // lose tells the end of one that nobody took before the context ended.
 func (b *batch) lose(it *item) {
-	o := push.NoAnswer(b.ctx.Err())
+	o := push.NoResponse(b.ctx.Err())
 	if o.Verdict == push.Unknown { // out of time, and not sent
 		o.Verdict = push.Unsent
 	}

@@ -49,7 +49,7 @@ func (c *call) carry(ctx context.Context) (push.Receipt, error) {
 	plain := *c.n
 	plain.Retry = nil // which is about attempts at the service: asking another gateway is none
 	asked := route.Send(ctx, &plain)
-	if lost(asked) && c.n.MayRepeat() && ctx.Err() == nil {
+	if lost(asked) && c.n.MayRetryUnknown() && ctx.Err() == nil {
 		asked = together(asked, route.Send(ctx, &plain))
 	}
 	return c.conclude(asked)
@@ -124,7 +124,7 @@ func (c *call) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r
 	}
 	response, err := conn.Do(ctx, c.bounded(ctx, r))
 	if err != nil {
-		return push.NoAnswer(err)
+		return push.NoResponse(err)
 	}
 	c.answered = read(response)
 	return c.answered.outcome()

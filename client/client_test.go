@@ -359,7 +359,7 @@ func TestWhatIsEnqueuedIsSentLaterAndTheFeedTells(t *testing.T) {
 	tn := newTown(t)
 	c := tn.call(client.Config{}, tn.open(anywhere, fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())).url())
 	receipt, err := c.Enqueue(t.Context(), note(1))
-	if err != nil || receipt.ID == "" || receipt.Ended() {
+	if err != nil || receipt.ID == "" || receipt.IsFinal() {
 		t.Fatalf("%+v %v", receipt, err)
 	}
 	tn.mock.Ledger().Expect(t, mockprovider.Query{Token: token(1)}, 1)

@@ -65,7 +65,7 @@ var advice = map[push.Verdict]string{
 // between 200 and the rest.
 func problemOf(r push.Receipt, asked []push.Attempt) error {
 	switch {
-	case !r.Ended(), r.Verdict == push.Accepted, r.Verdict == push.Unregistered, r.Verdict == push.Expired, r.State == push.StatusCancelled,
+	case !r.IsFinal(), r.Verdict == push.Accepted, r.Verdict == push.Unregistered, r.Verdict == push.Expired, r.State == push.StatusCancelled,
 		r.Verdict == push.Refused && len(r.Attempts) > 0:
 		return nil
 	}

@@ -95,7 +95,7 @@ func (f *feed) follow(ctx context.Context) bool {
 func (f *feed) connect(ctx context.Context) error {
 	lease, err := f.pool.Pick(ctx, nil)
 	if err != nil {
-		r := push.Receipt{Outcome: push.NoAnswer(err)}
+		r := push.Receipt{Outcome: push.NoResponse(err)}
 		return problemOf(r, nil)
 	}
 	l := lease.Conn().(*link)

@@ -60,7 +60,7 @@ func (b *batch) stream(first *item) {
 	lease, err := b.pool.Pick(ctx, nil)
 	cancel()
 	if err != nil {
-		r := push.Receipt{Outcome: push.NoAnswer(err)}
+		r := push.Receipt{Outcome: push.NoResponse(err)}
 		b.tell(first, r, problemOf(r, nil))
 		return
 	}
@@ -142,7 +142,7 @@ func (s *stream) following(idle *time.Timer) (*item, bool) {
 func (s *stream) add(it *item) {
 	text, err := line(it.n)
 	if err != nil {
-		r := push.Receipt{Outcome: push.Misfit(err)}
+		r := push.Receipt{Outcome: push.InvalidNotification(err)}
 		s.tell(it, r, problemOf(r, nil))
 		return
 	}
@@ -326,7 +326,7 @@ func (s *stream) settle(refusal *answer, err error) {
 // and once only.
 func (b *batch) again(it *item, o push.Outcome, r push.Receipt) {
 	refused := o.Verdict == push.Unavailable && !b.route.Budget.Take(o)
-	if b.ctx.Err() != nil || refused || o.Verdict == push.Unknown && !it.n.MayRepeat() {
+	if b.ctx.Err() != nil || refused || o.Verdict == push.Unknown && !it.n.MayRetryUnknown() {
 		b.tell(it, r, problemOf(r, nil))
 		return
 	}

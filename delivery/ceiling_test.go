@@ -21,7 +21,7 @@ import (
 func stuck() *service {
 	return &service{script: func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
 		<-ctx.Done()
-		return push.NoAnswer(ctx.Err())
+		return push.NoResponse(ctx.Err())
 	}}
 }
 
@@ -136,7 +136,7 @@ func TestNoMixOfSendersExceedsTheCeilingOrLosesAPlace(t *testing.T) {
 			for i := range senders {
 				k := seed + i*i
 				n := patient(fmt.Sprint(i), fmt.Sprint("app", k%4), lanes[k%3])
-				n.Patient = k%5 > 0
+				n.CanQueue = k%5 > 0
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(k%7+1)*time.Millisecond)
 				defer cancel()
 				go r.Send(ctx, n)

@@ -47,7 +47,7 @@ var laneParts = [3]float64{1, 0.9, 0.8}
 const patientPart = 0.9
 
 func part(n *push.Notification) float64 {
-	if n.Patient {
+	if n.CanQueue {
 		return laneParts[rank(n)] * patientPart
 	}
 	return laneParts[rank(n)]
@@ -55,7 +55,7 @@ func part(n *push.Notification) float64 {
 
 // rank is a lane's place: the lower goes first.
 func rank(n *push.Notification) int {
-	switch n.InLane() {
+	switch n.EffectiveLane() {
 	case push.LaneCritical:
 		return 0
 	case push.LaneBulk:
@@ -87,7 +87,7 @@ func (d *door) arrive(n *push.Notification, most int, r rule) (inside *party, w 
 	switch {
 	case ok:
 		return p, nil, cause
-	case n.Patient && d.line.length < most:
+	case n.CanQueue && d.line.length < most:
 		return nil, d.line.join(n, p), cause
 	default:
 		d.shed++

@@ -27,7 +27,7 @@ var _ Carrier = (*Environments)(nil)
 func (e *Environments) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	route, err := e.route(n)
 	if err != nil {
-		return push.Receipt{ID: n.ID, Outcome: push.Misfit(err)}
+		return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(err)}
 	}
 	if e.Whereabouts == nil || n.Environment() != "" || n.Kind() != push.ToToken {
 		return route.Send(ctx, n)
@@ -64,12 +64,12 @@ func (e *Environments) find(ctx context.Context, n *push.Notification) (receipt 
 	home, first := e.Whereabouts.ask(ctx, key)
 	if home != "" {
 		receipt = e.Routes[home].carry(ctx, n, 0)
-		if receipt.Misplaced && home != e.Own {
+		if receipt.WrongEnvironment && home != e.Own {
 			e.Whereabouts.forget(key)
 		}
 		return receipt
 	}
-	defer func() { e.Whereabouts.tell(key, home, home != e.Own || receipt.Misplaced, first) }()
+	defer func() { e.Whereabouts.tell(key, home, home != e.Own || receipt.WrongEnvironment, first) }()
 	receipt, home = e.look(ctx, n)
 	return receipt
 }
@@ -78,7 +78,7 @@ func (e *Environments) find(ctx context.Context, n *push.Notification) (receipt 
 // known, Own also where it is known nowhere, and "" where that remains open.
 func (e *Environments) look(ctx context.Context, n *push.Notification) (receipt push.Receipt, home push.Environment) {
 	receipt = e.Routes[e.Own].carry(ctx, n, 0)
-	if !receipt.Misplaced {
+	if !receipt.WrongEnvironment {
 		return receipt, known(receipt.Outcome, e.Own)
 	}
 	in, other := e.other()
@@ -87,7 +87,7 @@ func (e *Environments) look(ctx context.Context, n *push.Notification) (receipt 
 	}
 	there := other.carry(ctx, n, len(receipt.Attempts))
 	there.Attempts = append(receipt.Attempts, there.Attempts...)
-	if there.Misplaced || there.Verdict == push.Unauthorized { // many keys are good for one environment alone
+	if there.WrongEnvironment || there.Verdict == push.Unauthorized { // many keys are good for one environment alone
 		receipt.Attempts = there.Attempts
 		return receipt, e.Own
 	}

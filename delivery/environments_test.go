@@ -58,7 +58,7 @@ func (w *world) answer(ctx context.Context, in push.Environment, token string) p
 		}
 	}
 	if token[0] != in[0] {
-		return push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken", HTTP: 400, Misplaced: true}
+		return push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken", HTTP: 400, WrongEnvironment: true}
 	}
 	return accepted
 }
@@ -144,7 +144,7 @@ func TestATokenThatMovedIsLookedForAgain(t *testing.T) {
 			if in == push.Production {
 				return accepted, true
 			}
-			return push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken", HTTP: 400, Misplaced: true}, true
+			return push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken", HTTP: 400, WrongEnvironment: true}, true
 		}
 		w.to("s")
 		moved = true

@@ -46,7 +46,7 @@ func (s *service) Translate(n *push.Notification) (*wire.Request, error) {
 func (s *service) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
 	answer, err := conn.Do(ctx, r)
 	if err != nil {
-		return push.NoAnswer(err)
+		return push.NoResponse(err)
 	}
 	if s.quiet {
 		return accepted

@@ -16,7 +16,7 @@ func TestEachAttemptIsNotedBeforeItLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := inOrder(push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint, HTTP: 503}, accepted)
 		n, noted := note("n"), []int{}
-		n.Leaving = func(attempt int) error {
+		n.BeforeAttempt = func(attempt int) error {
 			if seen := len(s.visited("n")); seen != attempt-1 {
 				t.Errorf("attempt %d is noted when %d have arrived", attempt, seen)
 			}
@@ -36,7 +36,7 @@ func TestWhatCannotBeNotedStaysHere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := inOrder(accepted)
 		n := note("n")
-		n.Leaving = func(int) error { return errors.New("the disk is full") }
+		n.BeforeAttempt = func(int) error { return errors.New("the disk is full") }
 		if got := house(t, s, 2).Send(t.Context(), n); got.Verdict != push.Abandoned || len(s.visited("n")) != 0 {
 			t.Errorf("%s, and the service met it %d times", verdicts(got), len(s.visited("n")))
 		}

@@ -29,7 +29,7 @@ func batches(ctx context.Context, t *testing.T, r *delivery.Route, app string, l
 		all.Go(func() {
 			for k := 0; time.Now().Before(end); k++ {
 				n := note(fmt.Sprint(app, lane, i, "-", k))
-				n.App, n.Lane, n.Patient = app, lane, true
+				n.App, n.Lane, n.CanQueue = app, lane, true
 				at := time.Now()
 				receipt := r.Send(ctx, n)
 				mu.Lock()
@@ -79,7 +79,7 @@ func one(t *testing.T, s *service) *delivery.Route {
 
 func patient(id, app string, lane push.Lane) *push.Notification {
 	n := note(id)
-	n.App, n.Lane, n.Patient = app, lane, true
+	n.App, n.Lane, n.CanQueue = app, lane, true
 	return n
 }
 
@@ -116,7 +116,7 @@ func TestPatienceEndsWithTheDeadlineTheTTLOrTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
 			<-ctx.Done()
-			return push.NoAnswer(ctx.Err())
+			return push.NoResponse(ctx.Err())
 		}}
 		r := one(t, s)
 		var shed int

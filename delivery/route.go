@@ -144,7 +144,7 @@ func unsendable(err error) push.Outcome {
 	if errors.Is(err, errDefect) {
 		return push.Outcome{Reason: providerPanic}
 	}
-	return push.Misfit(err)
+	return push.InvalidNotification(err)
 }
 
 // report logs a panic of the provider's. A panic's value may quote what it

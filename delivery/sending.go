@@ -139,7 +139,7 @@ func (s *sending) pick(ctx context.Context) (lease *pool.Lease, cause push.Outco
 	s.Admission.leased()
 	if err != nil {
 		s.Admission.leave(s.party, time.Since(s.entered), 0)
-		return nil, push.NoAnswer(err)
+		return nil, push.NoResponse(err)
 	}
 	if expired(s.n) {
 		lease.Done(tooLate)
@@ -176,8 +176,8 @@ func (s *sending) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) 
 		}
 		lease.Done(o)
 	}()
-	if s.n.Leaving != nil {
-		if err := s.n.Leaving(s.before + len(s.attempts) + 1); err != nil {
+	if s.n.BeforeAttempt != nil {
+		if err := s.n.BeforeAttempt(s.before + len(s.attempts) + 1); err != nil {
 			return push.Outcome{Verdict: push.Abandoned, Reason: notNoted}
 		}
 	}

@@ -30,7 +30,7 @@ type Table map[string]map[push.Platform]Carrier
 func (t Table) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	route, err := t.route(n)
 	if err != nil {
-		return push.Receipt{ID: n.ID, Outcome: push.Misfit(err)}
+		return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(err)}
 	}
 	return route.Send(ctx, n)
 }

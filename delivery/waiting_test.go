@@ -232,7 +232,7 @@ func TestWhatExpiresWhileItWaitsForAnEndpointIsNotSent(t *testing.T) {
 func TestTheCallersDepartureBlamesNobody(t *testing.T) {
 	hanging := func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
 		<-ctx.Done()
-		return push.NoAnswer(ctx.Err())
+		return push.NoResponse(ctx.Err())
 	}
 	for name, c := range map[string]struct {
 		service   *service
@@ -297,7 +297,7 @@ func TestNobodyWaitsUntilNoTimeIsLeftToLearnWhatCameOfIt(t *testing.T) {
 			case <-time.After(50 * time.Millisecond):
 				return accepted
 			case <-ctx.Done():
-				return push.NoAnswer(&wire.Error{Reason: wire.Cancelled, Err: ctx.Err()})
+				return push.NoResponse(&wire.Error{Reason: wire.Cancelled, Err: ctx.Err()})
 			}
 		}}
 		r := house(t, s, 4)

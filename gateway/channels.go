@@ -37,7 +37,7 @@ func (g *Gateway) Manage(ctx context.Context, call push.ChannelCall) ([]push.Cha
 // Manage makes one call about an app's channels.
 func (c channels) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
 	n := &push.Notification{ID: uuid.NewString(), App: call.App, Platform: push.APNs, AcceptedAt: time.Now(), OnUnknown: push.RepeatNever}
-	if call.Act == push.ListChannels || call.Act == push.ReadChannel {
+	if call.Action == push.ListChannels || call.Action == push.ReadChannel {
 		n.OnUnknown = push.RepeatAlways
 	}
 	home, known := c[call.App]
@@ -51,14 +51,14 @@ func (c channels) Manage(ctx context.Context, call push.ChannelCall) ([]push.Cha
 	if !known {
 		return nil, misfitted(n, "app", "ChannelsNotConfigured", "one whose channels are at Apple, or whose stand-in keeps some (apns.manage_url)")
 	}
-	job := home.provider.Manage(call)
+	job := home.provider.ChannelOperation(call)
 	road := *route
 	road.Provider = job
 	receipt := road.Send(ctx, n)
-	return job.Found(), receipt
+	return job.Channels(), receipt
 }
 
 // misfitted is the receipt of a call that nobody can make.
 func misfitted(n *push.Notification, field, reason, allowed string) push.Receipt {
-	return push.Receipt{ID: n.ID, Outcome: push.Misfit(&push.FieldError{Field: field, Reason: reason, Allowed: allowed})}
+	return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(&push.FieldError{Field: field, Reason: reason, Allowed: allowed})}
 }

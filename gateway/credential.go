@@ -115,7 +115,7 @@ func (b *builder) account(path string, c *config.FCM, roots *x509.CertPool) (*fc
 		return nil, credential{}, err
 	}
 	cfg.Project, cfg.TokenURL, cfg.Logger = cmp.Or(c.ProjectID, cfg.Project), string(c.TokenURL), b.log
-	if !cfg.Machine { // which is asked in the clear
+	if !cfg.MetadataServer { // which is asked in the clear
 		cfg.TokenClient = trusting(roots)
 	}
 	provider, err := fcm.New(cfg)
@@ -136,7 +136,7 @@ func serviceAccount(path string, c *config.FCM) (cfg fcm.Config, from string, er
 		text, err := readFile(path, "service_account_file", c.ServiceAccountFile)
 		return fcm.Config{Account: text}, strconv.Quote(string(c.ServiceAccountFile)), err
 	}
-	cfg, from, err = fcm.Default(context.Background())
+	cfg, from, err = fcm.DefaultCredentials(context.Background())
 	if err != nil {
 		err = keyError(path, "service_account_file", fmt.Errorf("not given, and Google's default does not serve: %w", err))
 	}

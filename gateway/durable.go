@@ -225,7 +225,7 @@ func (g *Gateway) sender() rest.Sender {
 // the same key, and must not be told that nothing has happened.
 func (r recorder) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	if len(n.KeyHash) > 0 {
-		n.Leaving = func(attempt int) error {
+		n.BeforeAttempt = func(attempt int) error {
 			e := step(n, push.StatusSending)
 			e.Attempt = attempt
 			if _, err := r.durable.Append(ctx, e); err != nil {
@@ -249,7 +249,7 @@ func (r recorder) Send(ctx context.Context, n *push.Notification) push.Receipt {
 // step is the event that n has come to that status.
 func step(n *push.Notification, status push.Status) push.Event {
 	return push.Event{
-		ID: n.ID, App: n.App, At: time.Now().UTC(), Status: status, Platform: n.Platform, Lane: n.InLane(),
+		ID: n.ID, App: n.App, At: time.Now().UTC(), Status: status, Platform: n.Platform, Lane: n.EffectiveLane(),
 		KeyHash: n.KeyHash, BodyHash: n.BodyHash,
 	}
 }

@@ -78,7 +78,7 @@ func (o *origins) Check(n *push.Notification) error {
 func (o *origins) route(ctx context.Context, n *push.Notification) (*delivery.Route, push.Outcome) {
 	origin, err := o.provider.Origin(n)
 	if err != nil {
-		return nil, push.Misfit(err)
+		return nil, push.InvalidNotification(err)
 	}
 	if route := o.find(origin); route != nil {
 		return route, push.Outcome{}
@@ -166,7 +166,7 @@ func (b *builder) webPush(app string, c *config.WebPush) (*origins, error) {
 		b.adjust = append(b.adjust, func() { known.adjust(quotas(c.Quota, b.weights)) })
 		return known, nil
 	}
-	provider, err := webpush.New(webpush.Config{Key: key, Subject: c.Subject, Services: c.Services, StandIn: string(c.URL)})
+	provider, err := webpush.New(webpush.Config{Key: key, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL)})
 	if err != nil {
 		return nil, keyError(path, "services", err)
 	}

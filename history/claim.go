@@ -133,7 +133,7 @@ func (c *claim) wait(ctx context.Context, body []byte) error {
 	}
 }
 
-func busy(err error) error { return fmt.Errorf("%w: %w", push.ErrKeyBusy, err) }
+func busy(err error) error { return fmt.Errorf("%w: %w", push.ErrKeyInUse, err) }
 
 // asked is a claim that is looked into.
 type asked struct {
@@ -191,7 +191,7 @@ func (a asked) told(ctx context.Context) (*push.Receipt, error) {
 		return nil, err
 	}
 	r, _, err := a.briefly(ctx, k)
-	if err != nil || r == nil || !r.Ended() || a.stands != nil && !a.stands(r) {
+	if err != nil || r == nil || !r.IsFinal() || a.stands != nil && !a.stands(r) {
 		return nil, err
 	}
 	return r, nil
@@ -252,10 +252,10 @@ func (h *History) decisive(ctx context.Context, s *standing) ([]*step, error) {
 func (a asked) bury(ctx context.Context, k *keyed, r push.Receipt) (*push.Receipt, error) {
 	r.State, r.Outcome = "", push.Outcome{Verdict: push.Unknown, Reason: inDoubt}
 	_, err := a.Append(ctx, push.Event{
-		ID: r.ID, App: k.app, At: time.Now(), Status: r.Status(), Platform: a.n.Platform, Lane: a.n.InLane(), Receipt: &r,
+		ID: r.ID, App: k.app, At: time.Now(), Status: r.Status(), Platform: a.n.Platform, Lane: a.n.EffectiveLane(), Receipt: &r,
 		KeyHash: a.claim.key, BodyHash: k.body,
 	})
-	if err != nil || a.n.MayRepeat() {
+	if err != nil || a.n.MayRetryUnknown() {
 		return nil, err
 	}
 	return &r, nil

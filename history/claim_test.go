@@ -131,7 +131,7 @@ func TestWhoWaitsForAKeyInVainIsToldSo(t *testing.T) {
 	defer done()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := r.Claim(ctx, keyed("key", "body"), nil); !errors.Is(err, push.ErrKeyBusy) {
+	if _, _, err := r.Claim(ctx, keyed("key", "body"), nil); !errors.Is(err, push.ErrKeyInUse) {
 		t.Error(err)
 	}
 	if _, _, err := r.Claim(t.Context(), keyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {

@@ -84,10 +84,10 @@ func TestAKeyThatAnotherGatewayHasIsBusy(t *testing.T) {
 		return err
 	}
 	err := ask(150 * time.Millisecond)
-	for patience := time.Second; errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, push.ErrKeyBusy); patience *= 2 {
+	for patience := time.Second; errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, push.ErrKeyInUse); patience *= 2 {
 		err = ask(patience) // this machine was too slow to ask even once
 	}
-	if !errors.Is(err, push.ErrKeyBusy) {
+	if !errors.Is(err, push.ErrKeyInUse) {
 		t.Error(err)
 	}
 	done() // of which nothing came

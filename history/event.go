@@ -123,7 +123,7 @@ func place(cursor string) (engine.Place, error) {
 	s, err := strconv.ParseUint(seq, 10, 63)
 	i, err2 := strconv.ParseUint(index, 10, 31)
 	if !whole || err != nil || err2 != nil {
-		return engine.Place{}, fmt.Errorf("%w: %q", push.ErrCursor, cursor)
+		return engine.Place{}, fmt.Errorf("%w: %q", push.ErrInvalidCursor, cursor)
 	}
 	return engine.Place{Seq: s, Index: int(i)}, nil
 }

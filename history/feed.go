@@ -88,7 +88,7 @@ func (r *reader) begin(ctx context.Context, after string) (err error) {
 		return err
 	}
 	if r.at.Seq > info.State.LastSeq {
-		return fmt.Errorf("%w: the stream was made anew", push.ErrForgotten)
+		return fmt.Errorf("%w: the stream was made anew", push.ErrCursorExpired)
 	}
 	return nil
 }
@@ -96,7 +96,7 @@ func (r *reader) begin(ctx context.Context, after string) (err error) {
 // page returns the next chunks, none if there is nothing new. While the index is being made anew there is nothing new.
 func (r *reader) page(ctx context.Context) ([]*chunk, error) {
 	page, err := r.query(ctx)
-	if err == nil || errors.Is(err, push.ErrForgotten) || ctx.Err() != nil {
+	if err == nil || errors.Is(err, push.ErrCursorExpired) || ctx.Err() != nil {
 		return page, err
 	}
 	r.history.cfg.Logger.Warn("history: a feed waits", "app", r.app, "err", r.history.met(err))
@@ -128,7 +128,7 @@ func (r *reader) query(ctx context.Context) ([]*chunk, error) {
 			return nil, err
 		}
 		if r.at != (engine.Place{}) && at.dropped(r.at) {
-			return nil, push.ErrForgotten
+			return nil, push.ErrCursorExpired
 		}
 		if seq.Valid {
 			page = append(page, &chunk{seq: uint64(seq.Int64), app: app.String, body: body})

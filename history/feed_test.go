@@ -159,8 +159,8 @@ func TestWhatIsNoCursorIsRefused(t *testing.T) {
 	r := newHouse(t).open()
 	r.append(life(id())...)
 	for cursor, want := range map[string]error{
-		"x": push.ErrCursor, "1": push.ErrCursor, "1.": push.ErrCursor, "-1.0": push.ErrCursor, "1.0.0": push.ErrCursor, "1.99999999999": push.ErrCursor,
-		"100.0": push.ErrForgotten, // of a stream that is no more
+		"x": push.ErrInvalidCursor, "1": push.ErrInvalidCursor, "1.": push.ErrInvalidCursor, "-1.0": push.ErrInvalidCursor, "1.0.0": push.ErrInvalidCursor, "1.99999999999": push.ErrInvalidCursor,
+		"100.0": push.ErrCursorExpired, // of a stream that is no more
 	} {
 		for e, err := range r.Feed(t.Context(), "shop", cursor, nil) {
 			if !errors.Is(err, want) {

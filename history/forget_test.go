@@ -71,7 +71,7 @@ func TestTheIndexForgetsWhatTheStreamForgets(t *testing.T) {
 	if e, err := r.first(history.Oldest); err != nil || e.ID != half || e.Status != push.StatusSending {
 		t.Errorf("the oldest is %+v, %v", e, err)
 	}
-	for cursor, want := range map[string]error{"1.0": push.ErrForgotten, fmt.Sprintf("%d.0", last.Seq): push.ErrForgotten, fmt.Sprintf("%d.1", last.Seq): nil} {
+	for cursor, want := range map[string]error{"1.0": push.ErrCursorExpired, fmt.Sprintf("%d.0", last.Seq): push.ErrCursorExpired, fmt.Sprintf("%d.1", last.Seq): nil} {
 		if _, err := r.first(cursor); !errors.Is(err, want) {
 			t.Errorf("behind %s: %v, want %v", cursor, err, want)
 		}
@@ -101,7 +101,7 @@ func TestWhatWasForgottenBeforeItWasHeardIsAGap(t *testing.T) {
 		t.Error(receipt.Status())
 	}
 	r.untilForgotten(gone)
-	if _, err := r.first(fmt.Sprintf("%d.%d", before.Seq, before.Index)); !errors.Is(err, push.ErrForgotten) {
+	if _, err := r.first(fmt.Sprintf("%d.%d", before.Seq, before.Index)); !errors.Is(err, push.ErrCursorExpired) {
 		t.Errorf("the gap was not told: %v", err)
 	}
 }

@@ -27,7 +27,7 @@ var (
 	accepted     = push.Outcome{Verdict: push.Accepted, HTTP: 200}
 	unregistered = push.Outcome{Verdict: push.Unregistered, HTTP: 410, Reason: "Unregistered"}
 	unavailable  = push.Outcome{Verdict: push.Unavailable, HTTP: 503, Reason: "ServiceUnavailable", Scope: push.ScopeEndpoint}
-	misfit       = push.Misfit(&push.FieldError{Field: "token", Reason: "BadDeviceToken"})
+	misfit       = push.InvalidNotification(&push.FieldError{Field: "token", Reason: "BadDeviceToken"})
 )
 
 // tell tells an observer of a notification with these attempts, 20 ms each.

@@ -113,7 +113,7 @@ func (r *route) gated(_ *push.Notification, wait time.Duration, admitted bool) {
 func (r *route) hold(*push.Notification) { r.held.Inc() }
 
 func (r *route) turnAway(n *push.Notification, cause push.Outcome) {
-	r.shed.WithLabelValues(string(n.InLane()), cause.Reason).Inc()
+	r.shed.WithLabelValues(string(n.EffectiveLane()), cause.Reason).Inc()
 }
 
 func (r *route) deny(*push.Notification, push.Outcome) { r.denied.Inc() }

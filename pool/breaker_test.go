@@ -144,8 +144,8 @@ func TestOnlyEndpointFaultsCount(t *testing.T) {
 		"throttled":               {Verdict: push.Throttled, HTTP: 429, Scope: push.ScopeDevice},
 		"a bad token":             {Verdict: push.Refused, HTTP: 400, Reason: "BadDeviceToken"},
 		"a bad credential":        {Verdict: push.Unauthorized, HTTP: 403, Scope: push.ScopeCredential},
-		"never processed":         push.NoAnswer(&wire.Error{Reason: wire.GoAwayUnprocessed, Processed: wire.Never}),
-		"a connection's end":      push.NoAnswer(&wire.Error{Reason: wire.GoAwayNoAnswer}),
+		"never processed":         push.NoResponse(&wire.Error{Reason: wire.GoAwayUnprocessed, Processed: wire.Never}),
+		"a connection's end":      push.NoResponse(&wire.Error{Reason: wire.GoAwayNoAnswer}),
 		"the caller left":         abandoned,
 		"500 that a rule excuses": {Verdict: push.Unavailable, HTTP: 500, Scope: push.ScopeProject},
 	}

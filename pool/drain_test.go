@@ -75,7 +75,7 @@ func TestClosingPoolRejectsPicks(t *testing.T) {
 		}()
 		synctest.Wait()
 		h.stop()
-		if o := push.NoAnswer(<-waiting); o.Verdict != push.Unsent || o.Reason != pool.NoEndpoint {
+		if o := push.NoResponse(<-waiting); o.Verdict != push.Unsent || o.Reason != pool.NoEndpoint {
 			t.Errorf("who waited got %+v, want unsent", o)
 		}
 		if err := h.pickError(); err.Reason != pool.NoEndpoint {

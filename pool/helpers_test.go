@@ -288,7 +288,7 @@ func (c *fakeConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, err
 func outcomeOf(answer *wire.Response, err error) push.Outcome {
 	switch {
 	case err != nil:
-		return push.NoAnswer(err)
+		return push.NoResponse(err)
 	case answer.Status == 429:
 		return push.Outcome{Verdict: push.Throttled, HTTP: 429, Scope: push.ScopeDevice, Reason: "TooManyRequests"}
 	case answer.Status >= 500:

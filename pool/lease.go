@@ -73,7 +73,7 @@ func (p *Pool) recordOutcome(l *Lease, o push.Outcome) (ejected bool) {
 			outcome = errNoAnswer
 		}
 		l.endpoint.outcomes.failed.Add(1)
-	case o.EndpointProven():
+	case o.EndpointOK():
 		outcome = nil
 		l.endpoint.outcomes.addSuccess(l.latency)
 	}

@@ -239,7 +239,7 @@ func TestCancelledWaiterDoesNotBlockOthers(t *testing.T) {
 		}()
 		synctest.Wait()
 		leave()
-		if o := push.NoAnswer(<-errs); o.Verdict != push.Abandoned || o.Reason != pool.QueueFull {
+		if o := push.NoResponse(<-errs); o.Verdict != push.Abandoned || o.Reason != pool.QueueFull {
 			t.Errorf("who left got %+v", o)
 		}
 		first.Done(accepted)

@@ -57,13 +57,13 @@ func TestPickInEmptyPoolEndsWithContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		_, err := h.Pick(ctx, nil)
-		if o := push.NoAnswer(err); !errors.Is(err, context.DeadlineExceeded) || o.Verdict != push.Unsent || o.Reason != pool.NoEndpoint || o.EndpointFault() {
+		if o := push.NoResponse(err); !errors.Is(err, context.DeadlineExceeded) || o.Verdict != push.Unsent || o.Reason != pool.NoEndpoint || o.EndpointFault() {
 			t.Errorf("Pick = %v, which is the outcome %+v; want unsent, NO_ENDPOINT, nobody's fault", err, o)
 		}
 		gone, leave := context.WithCancel(t.Context())
 		leave()
 		_, err = h.Pick(gone, nil)
-		if o := push.NoAnswer(err); o.Verdict != push.Abandoned {
+		if o := push.NoResponse(err); o.Verdict != push.Abandoned {
 			t.Errorf("a caller that left made %v of it, which is %+v", err, o)
 		}
 	})
@@ -281,7 +281,7 @@ func TestFailFastReturnsErrorInsteadOfEjectedEndpoint(t *testing.T) {
 		}
 		h.eject(1)
 		err := h.pickError()
-		if o := push.NoAnswer(err); err.Reason != pool.BreakerOpen || o.Verdict != push.Unsent || o.EndpointFault() {
+		if o := push.NoResponse(err); err.Reason != pool.BreakerOpen || o.Verdict != push.Unsent || o.EndpointFault() {
 			t.Errorf("with all ejected, Pick = %v, which is %+v", err, o)
 		}
 		advance(11 * time.Second)

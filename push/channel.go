@@ -21,24 +21,24 @@ const (
 
 // UnmarshalText refuses every word but none and latest.
 func (s *Storage) UnmarshalText(text []byte) error {
-	return oneOf(s, text, StoreNone, StoreLatest)
+	return unmarshalEnum(s, text, StoreNone, StoreLatest)
 }
 
-// ChannelAct is what is to be done with channels.
-type ChannelAct uint8
+// ChannelAction is what is to be done with channels.
+type ChannelAction uint8
 
 // The acts.
 const (
-	ListChannels  ChannelAct = iota // all of the app's
-	ReadChannel                     // the one with ID
-	CreateChannel                   // one with Storage
-	DeleteChannel                   // the one with ID
+	ListChannels  ChannelAction = iota // all of the app's
+	ReadChannel                        // the one with ID
+	CreateChannel                      // one with Storage
+	DeleteChannel                      // the one with ID
 )
 
 // ChannelCall asks for one act on an app's channels in one environment.
 type ChannelCall struct {
 	App         string
 	Environment Environment // empty means the app's own
-	Act         ChannelAct
+	Action      ChannelAction
 	Channel     // what the act is about
 }

@@ -26,11 +26,11 @@ type Notification struct {
 	AcceptedAt time.Time `json:"-"`
 	// Patient marks one of a flow that can be held up, such as a batch: in an
 	// overload it waits for its place, where others are turned away.
-	Patient bool `json:"-"`
+	CanQueue bool `json:"-"`
 	// Leaving, if not nil, is called right before each attempt leaves for the provider, with its number from 1. From
 	// then on nobody can tell whether it arrived until its answer is known: the queue notes that on disk. An error keeps
 	// it here and ends the send as abandoned.
-	Leaving func(attempt int) error `json:"-"`
+	BeforeAttempt func(attempt int) error `json:"-"`
 	// KeyHash and BodyHash are those of the Idempotency-Key that it came with, as Event has them; both empty without one.
 	KeyHash  []byte `json:"-"`
 	BodyHash []byte `json:"-"`
@@ -117,8 +117,8 @@ func (b *WebPushBlock) hasTopic() bool {
 	return false
 }
 
-// InLane returns the notification's lane, LaneNormal where none was named.
-func (n *Notification) InLane() Lane {
+// EffectiveLane returns the notification's lane, LaneNormal where none was named.
+func (n *Notification) EffectiveLane() Lane {
 	if n.Lane == "" {
 		return LaneNormal
 	}
@@ -139,9 +139,9 @@ func (n *Notification) Collapsible() bool {
 	return n.CollapseKey != "" || (n.APNs != nil && n.APNs.Headers["apns-collapse-id"] != "") || n.WebPush.hasTopic()
 }
 
-// MayRepeat reports whether the sender allows another attempt after one whose
+// MayRetryUnknown reports whether the sender allows another attempt after one whose
 // end is unknown.
-func (n *Notification) MayRepeat() bool {
+func (n *Notification) MayRetryUnknown() bool {
 	switch n.OnUnknown {
 	case RepeatAlways:
 		return true
@@ -152,8 +152,8 @@ func (n *Notification) MayRepeat() bool {
 	}
 }
 
-// MayFollow reports whether the sender allows another attempt after so many.
-func (n *Notification) MayFollow(attempts int) bool {
+// MayRetry reports whether the sender allows another attempt after so many.
+func (n *Notification) MayRetry(attempts int) bool {
 	return n.Retry == nil || n.Retry.Attempts == 0 || attempts < n.Retry.Attempts
 }
 

@@ -26,15 +26,15 @@ const (
 	Expired                     // its TTL ran out before it could be sent
 )
 
-var verdictWords = [...]string{
+var verdictNames = [...]string{
 	Unsent: "unsent", Accepted: "accepted", Unregistered: "unregistered", Refused: "refused", Throttled: "throttled",
 	Unauthorized: "unauthorized", Unavailable: "unavailable", Unknown: "unknown", Abandoned: "abandoned", Expired: "expired",
 }
 
 // String returns the verdict in lower case, as logs, metrics and JSON spell it.
 func (v Verdict) String() string {
-	if int(v) < len(verdictWords) {
-		return verdictWords[v]
+	if int(v) < len(verdictNames) {
+		return verdictNames[v]
 	}
 	return "invalid"
 }
@@ -54,15 +54,15 @@ const (
 	ScopeCredential       // everything sent with this key or certificate
 )
 
-var scopeWords = [...]string{
+var scopeNames = [...]string{
 	ScopeNone: "none", ScopeDevice: "device", ScopeTopic: "topic", ScopeConnection: "connection",
 	ScopeEndpoint: "endpoint", ScopeProject: "project", ScopeCredential: "credential",
 }
 
 // String returns the scope in lower case.
 func (s Scope) String() string {
-	if int(s) < len(scopeWords) {
-		return scopeWords[s]
+	if int(s) < len(scopeNames) {
+		return scopeNames[s]
 	}
 	return "invalid"
 }
@@ -92,7 +92,7 @@ type Outcome struct {
 	ForgetToken bool
 	// Misplaced is set with Refused where the token may be one of the provider's
 	// other environment.
-	Misplaced bool
+	WrongEnvironment bool
 	// Renewed is set with Unauthorized when the credential has been renewed
 	// since the attempt, so that one more makes sense.
 	Renewed bool
@@ -123,15 +123,15 @@ func (o Outcome) EndpointFault() bool {
 	return o.Scope == ScopeEndpoint && (o.Verdict == Unavailable || o.Verdict == Unknown)
 }
 
-// EndpointProven reports whether the endpoint has shown that it works: it
+// EndpointOK reports whether the endpoint has shown that it works: it
 // gave an answer, and the trouble, if any, was not its own. Unsent and
 // Abandoned prove nothing either way.
-func (o Outcome) EndpointProven() bool {
+func (o Outcome) EndpointOK() bool {
 	return o.HTTP != 0 && !o.EndpointFault()
 }
 
-// Misfit is the outcome of a notification that was refused before it was sent.
-func Misfit(err error) Outcome {
+// InvalidNotification is the outcome of a notification that was refused before it was sent.
+func InvalidNotification(err error) Outcome {
 	o := Outcome{Verdict: Refused, Reason: "InvalidNotification", Detail: err.Error()}
 	if field, ok := errors.AsType[*FieldError](err); ok {
 		o.Reason, o.Field = field.Reason, field.Field
@@ -139,21 +139,21 @@ func Misfit(err error) Outcome {
 	return o
 }
 
-// lost is what a transport tells of a request that got no answer; *wire.Error
+// transportError is what a transport tells of a request that got no answer; *wire.Error
 // is one.
-type lost interface {
+type transportError interface {
 	error
 	Unprocessed() bool   // provably never processed
 	EndpointFault() bool // the endpoint did this, not its connection or the caller
-	Word() string        // the reason, from a closed set
+	Code() string        // the reason, from a closed set
 }
 
-// NoAnswer is the outcome of an attempt that ended in err instead of an
+// NoResponse is the outcome of an attempt that ended in err instead of an
 // answer. It is here so that every provider judges silence alike.
-func NoAnswer(err error) Outcome {
+func NoResponse(err error) Outcome {
 	o := Outcome{Verdict: Unknown, Reason: "NO_ANSWER"}
-	if l, ok := errors.AsType[lost](err); ok {
-		o.Reason = l.Word()
+	if l, ok := errors.AsType[transportError](err); ok {
+		o.Reason = l.Code()
 		if l.Unprocessed() {
 			o.Verdict = Unsent
 		}

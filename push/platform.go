@@ -20,7 +20,7 @@ const (
 
 // UnmarshalText refuses every word but the three platforms.
 func (p *Platform) UnmarshalText(text []byte) error {
-	return oneOf(p, text, APNs, FCM, WebPush)
+	return unmarshalEnum(p, text, APNs, FCM, WebPush)
 }
 
 // Environment is one of the two worlds that Apple keeps apart. A device token and
@@ -36,7 +36,7 @@ const (
 
 // UnmarshalText refuses every word but production and sandbox.
 func (e *Environment) UnmarshalText(text []byte) error {
-	return oneOf(e, text, Production, Sandbox)
+	return unmarshalEnum(e, text, Production, Sandbox)
 }
 
 // Priority is what the device is told about urgency: whether to wake the
@@ -53,7 +53,7 @@ const (
 
 // UnmarshalText refuses every word but high, normal and low.
 func (p *Priority) UnmarshalText(text []byte) error {
-	return oneOf(p, text, PriorityHigh, PriorityNormal, PriorityLow)
+	return unmarshalEnum(p, text, PriorityHigh, PriorityNormal, PriorityLow)
 }
 
 // Lane orders notifications inside the gateway when something is scarce: bulk
@@ -69,7 +69,7 @@ const (
 
 // UnmarshalText refuses every word but critical, normal and bulk.
 func (l *Lane) UnmarshalText(text []byte) error {
-	return oneOf(l, text, LaneCritical, LaneNormal, LaneBulk)
+	return unmarshalEnum(l, text, LaneCritical, LaneNormal, LaneBulk)
 }
 
 // OnUnknown says whether a notification may be sent again when nobody can tell
@@ -86,13 +86,13 @@ const (
 
 // UnmarshalText refuses every word but never, if_collapsible and always.
 func (u *OnUnknown) UnmarshalText(text []byte) error {
-	return oneOf(u, text, RepeatNever, RepeatIfCollapsible, RepeatAlways)
+	return unmarshalEnum(u, text, RepeatNever, RepeatIfCollapsible, RepeatAlways)
 }
 
-// oneOf sets *dst to the allowed word that text spells, or says which words
+// unmarshalEnum sets *dst to the allowed word that text spells, or says which words
 // are allowed. The offending value is left out: callers put this error into
 // answers, and a misplaced token must not travel there.
-func oneOf[T ~string](dst *T, text []byte, allowed ...T) error {
+func unmarshalEnum[T ~string](dst *T, text []byte, allowed ...T) error {
 	for _, word := range allowed {
 		if string(text) == string(word) {
 			*dst = word

@@ -14,7 +14,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestATargetHasAKindOnlyWhenExactlyOneFieldIsSet(t *testing.T) {
+func TestTargetKindRequiresExactlyOneField(t *testing.T) {
 	tests := []struct {
 		name   string
 		target push.Target
@@ -42,7 +42,7 @@ func TestATargetHasAKindOnlyWhenExactlyOneFieldIsSet(t *testing.T) {
 	}
 }
 
-func TestEveryEnumTakesItsWordsAndNamesThemWhenItRefuses(t *testing.T) {
+func TestEnumsRejectUnknownValuesAndListAllowedOnes(t *testing.T) {
 	tests := []struct {
 		field string
 		words []string
@@ -76,7 +76,7 @@ func TestEveryEnumTakesItsWordsAndNamesThemWhenItRefuses(t *testing.T) {
 	}
 }
 
-func TestADurationIsReadAndWrittenAsGoSpellsIt(t *testing.T) {
+func TestDurationUsesGoSyntax(t *testing.T) {
 	var n push.Notification
 	if err := json.Unmarshal([]byte(`{"ttl":"1h30m"}`), &n); err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestADurationIsReadAndWrittenAsGoSpellsIt(t *testing.T) {
 	}
 }
 
-func TestAnUnknownEndIsRepeatedOnlyWhereItsSenderAllows(t *testing.T) {
+func TestMayRetryUnknown(t *testing.T) {
 	plain := push.Notification{}
 	collapsible := push.Notification{CollapseKey: "score"}
 	byHeader := push.Notification{APNs: &push.APNsBlock{Headers: map[string]string{"apns-collapse-id": "score"}}}
@@ -113,14 +113,14 @@ func TestAnUnknownEndIsRepeatedOnlyWhereItsSenderAllows(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			test.n.OnUnknown = test.rule
-			if got := test.n.MayRepeat(); got != test.want {
+			if got := test.n.MayRetryUnknown(); got != test.want {
 				t.Errorf("MayRepeat() = %v, want %v", got, test.want)
 			}
 		})
 	}
 }
 
-func TestExpiryCountsFromAcceptanceAndOfAScheduledOneFromItsTime(t *testing.T) {
+func TestExpiryCountsFromAcceptanceOrSendAt(t *testing.T) {
 	accepted := time.Date(2026, 12, 31, 23, 59, 0, 0, time.UTC)
 	minute := push.Duration(time.Minute)
 	n := push.Notification{AcceptedAt: accepted, TTL: &minute}
@@ -141,7 +141,7 @@ func TestExpiryCountsFromAcceptanceAndOfAScheduledOneFromItsTime(t *testing.T) {
 	}
 }
 
-func TestOutcomesAnswerTheQuestionsThatTheHouseAsks(t *testing.T) {
+func TestOutcomeMethods(t *testing.T) {
 	tests := []struct {
 		name                     string
 		outcome                  push.Outcome
@@ -163,9 +163,9 @@ func TestOutcomesAnswerTheQuestionsThatTheHouseAsks(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			o := test.outcome
-			if o.Retryable() != test.retryable || o.EndpointFault() != test.fault || o.EndpointProven() != test.proven {
+			if o.Retryable() != test.retryable || o.EndpointFault() != test.fault || o.EndpointOK() != test.proven {
 				t.Errorf("Retryable, EndpointFault, EndpointProven = %v, %v, %v; want %v, %v, %v",
-					o.Retryable(), o.EndpointFault(), o.EndpointProven(), test.retryable, test.fault, test.proven)
+					o.Retryable(), o.EndpointFault(), o.EndpointOK(), test.retryable, test.fault, test.proven)
 			}
 			if o.Status() != test.status {
 				t.Errorf("Status() = %s, want %s", o.Status(), test.status)
@@ -174,41 +174,41 @@ func TestOutcomesAnswerTheQuestionsThatTheHouseAsks(t *testing.T) {
 	}
 }
 
-// silence is what a transport tells; wire.Error looks like it from here.
-type silence struct {
+// fakeTransportError is what a transport tells; wire.Error looks like it from here.
+type fakeTransportError struct {
 	unprocessed, fault bool
 	cause              error
 }
 
-func (s silence) Error() string       { return "silence" }
-func (s silence) Unwrap() error       { return s.cause }
-func (s silence) Unprocessed() bool   { return s.unprocessed }
-func (s silence) EndpointFault() bool { return s.fault }
-func (s silence) Word() string        { return "RESPONSE_TIMEOUT" }
+func (s fakeTransportError) Error() string       { return "silence" }
+func (s fakeTransportError) Unwrap() error       { return s.cause }
+func (s fakeTransportError) Unprocessed() bool   { return s.unprocessed }
+func (s fakeTransportError) EndpointFault() bool { return s.fault }
+func (s fakeTransportError) Code() string        { return "RESPONSE_TIMEOUT" }
 
-func TestSilenceIsUnknownUnlessItIsProvenOtherwise(t *testing.T) {
+func TestNoResponseIsUnknownByDefault(t *testing.T) {
 	tests := []struct {
 		name string
 		err  error
 		want push.Outcome
 	}{
 		{"any error", errors.New("?"), push.Outcome{Verdict: push.Unknown, Reason: "NO_ANSWER"}},
-		{"sent, silent endpoint", silence{fault: true}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT", Scope: push.ScopeEndpoint}},
-		{"never sent", silence{unprocessed: true}, push.Outcome{Verdict: push.Unsent, Reason: "RESPONSE_TIMEOUT"}},
-		{"the caller left", silence{cause: context.Canceled}, push.Outcome{Verdict: push.Abandoned, Reason: "RESPONSE_TIMEOUT"}},
-		{"the caller's deadline", silence{cause: context.DeadlineExceeded}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}},
+		{"sent, silent endpoint", fakeTransportError{fault: true}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT", Scope: push.ScopeEndpoint}},
+		{"never sent", fakeTransportError{unprocessed: true}, push.Outcome{Verdict: push.Unsent, Reason: "RESPONSE_TIMEOUT"}},
+		{"the caller left", fakeTransportError{cause: context.Canceled}, push.Outcome{Verdict: push.Abandoned, Reason: "RESPONSE_TIMEOUT"}},
+		{"the caller's deadline", fakeTransportError{cause: context.DeadlineExceeded}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got := push.NoAnswer(test.err); got != test.want {
+			if got := push.NoResponse(test.err); got != test.want {
 				t.Errorf("NoAnswer() = %+v, want %+v", got, test.want)
 			}
 		})
 	}
 }
 
-func TestAMisfitNamesItsField(t *testing.T) {
-	o := push.Misfit(&push.FieldError{Field: "token", Reason: "BadDeviceToken", Allowed: "hex digits"})
+func TestInvalidNotificationNamesField(t *testing.T) {
+	o := push.InvalidNotification(&push.FieldError{Field: "token", Reason: "BadDeviceToken", Allowed: "hex digits"})
 	if o.Verdict != push.Refused || o.Field != "token" || o.Reason != "BadDeviceToken" || o.Detail != "token: must be hex digits" {
 		t.Errorf("Misfit() = %+v", o)
 	}

@@ -41,8 +41,8 @@ func (r *Receipt) Status() Status {
 	return r.Outcome.Status()
 }
 
-// Ended reports whether the receipt is the last one: nothing more will become of its notification.
-func (r *Receipt) Ended() bool {
+// IsFinal reports whether the receipt is the last one: nothing more will become of its notification.
+func (r *Receipt) IsFinal() bool {
 	switch r.State {
 	case StatusQueued, StatusScheduled, StatusSending:
 		return false
@@ -103,17 +103,17 @@ func (r Receipt) MarshalJSON() ([]byte, error) {
 // for every notification.
 func (r Receipt) AppendJSON(b []byte) []byte {
 	b = append(b, '{')
-	b = appendText(b, "id", r.ID)
+	b = appendNonEmpty(b, "id", r.ID)
 	if r.Index != nil {
-		b = appendCount(b, "index", *r.Index)
+		b = appendInt(b, "index", *r.Index)
 	}
-	b = appendText(b, "status", string(r.Status()))
-	b = appendText(b, "reason", r.Reason)
-	b = appendText(b, "field", r.Field)
-	b = appendText(b, "detail", r.Detail)
-	b = appendText(b, "provider_id", r.ProviderID)
+	b = appendNonEmpty(b, "status", string(r.Status()))
+	b = appendNonEmpty(b, "reason", r.Reason)
+	b = appendNonEmpty(b, "field", r.Field)
+	b = appendNonEmpty(b, "detail", r.Detail)
+	b = appendNonEmpty(b, "provider_id", r.ProviderID)
 	if r.RetryAfter > 0 {
-		b = appendNumber(b, "retry_after", round(r.RetryAfter.Seconds()))
+		b = appendFloat(b, "retry_after", roundMillis(r.RetryAfter.Seconds()))
 	}
 	if r.ForgetToken {
 		b = append(b, `"forget_token":true,`...)
@@ -131,17 +131,17 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 
 func (a *Attempt) appendJSON(b []byte) []byte {
 	b = append(b, '{')
-	b = appendText(b, "endpoint", a.Endpoint)
-	b = appendText(b, "environment", string(a.Environment))
-	b = appendText(b, "status", a.Verdict.String())
-	b = appendText(b, "reason", a.Reason)
+	b = appendNonEmpty(b, "endpoint", a.Endpoint)
+	b = appendNonEmpty(b, "environment", string(a.Environment))
+	b = appendNonEmpty(b, "status", a.Verdict.String())
+	b = appendNonEmpty(b, "reason", a.Reason)
 	if a.HTTP != 0 {
-		b = appendCount(b, "http", a.HTTP)
+		b = appendInt(b, "http", a.HTTP)
 	}
 	b = appendTime(b, "at", a.Started.UTC().Truncate(time.Millisecond))
-	b = appendNumber(b, "ms", round(float64(a.Took)/float64(time.Millisecond)))
-	return appendEnd(b)
+	b = appendFloat(b, "ms", roundMillis(float64(a.Took)/float64(time.Millisecond)))
+	return appendClose(b)
 }
 
-// round keeps three digits behind the point: a receipt is read by people too.
-func round(v float64) float64 { return math.Round(v*1000) / 1000 }
+// roundMillis keeps three digits behind the point: a receipt is read by people too.
+func roundMillis(v float64) float64 { return math.Round(v*1000) / 1000 }

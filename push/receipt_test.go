@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestAReceiptIsWrittenWithEveryMemberThatTheContractHas(t *testing.T) {
+func TestReceiptJSONHasAllFields(t *testing.T) {
 	index := 3
 	at := time.Date(2026, 11, 22, 7, 8, 9, 10_500_000, time.FixedZone("JST", 9*3600))
 	outcome := push.Outcome{
@@ -35,7 +35,7 @@ func TestAReceiptIsWrittenWithEveryMemberThatTheContractHas(t *testing.T) {
 	}
 }
 
-func TestAnEmptyReceiptIsStillAWholeObject(t *testing.T) {
+func TestEmptyReceiptIsAnObject(t *testing.T) {
 	if got := string(push.Receipt{}.AppendJSON(nil)); got != `{"status":"unavailable","attempts":[]}` {
 		t.Fatal(got)
 	}

@@ -74,7 +74,7 @@ func (q *Queue) checked(ctx context.Context, t *task) ([]byte, error) {
 			Allowed: fmt.Sprintf("at most %s ahead: for so long the history is kept (history.max_age)", ahead)}
 	}
 	if !t.Due.IsZero() && q.laterBytes(ctx) > q.cfg.MaxBytes {
-		return nil, fmt.Errorf("%w: what is scheduled takes more than %d bytes", push.ErrFull, q.cfg.MaxBytes)
+		return nil, fmt.Errorf("%w: what is scheduled takes more than %d bytes", push.ErrQueueFull, q.cfg.MaxBytes)
 	}
 	return t.write()
 }
@@ -89,7 +89,7 @@ func (q *Queue) accept(ctx context.Context, b *bundle, errs []error) {
 	var kept map[string]bool
 	switch {
 	case errors.Is(err, engine.ErrFull):
-		err = fmt.Errorf("%w: %w", push.ErrFull, err)
+		err = fmt.Errorf("%w: %w", push.ErrQueueFull, err)
 	case errors.Is(err, engine.ErrUnwritable):
 		kept = q.inTruth(ctx, b.tasks, before)
 	}

@@ -18,7 +18,7 @@ const (
 
 // again tells when t is tried again after receipt and so many attempts, if at all. Where it is its ttl that ends it, receipt says so then.
 func (q *Queue) again(t *task, receipt *push.Receipt, attempts int) (at time.Time, again bool) {
-	if !receipt.Retryable() || !t.N.MayFollow(attempts) || receipt.Verdict == push.Unknown && !t.N.MayRepeat() {
+	if !receipt.Retryable() || !t.N.MayRetry(attempts) || receipt.Verdict == push.Unknown && !t.N.MayRetryUnknown() {
 		return time.Time{}, false
 	}
 	at = time.Now().UTC().Add(max(receipt.RetryAfter, backoff(t.Tries)))

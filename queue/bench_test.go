@@ -201,7 +201,7 @@ func (*atOnce) Check(*push.Notification) error { return nil }
 func (s *atOnce) Send(_ context.Context, n *push.Notification) push.Receipt {
 	defer s.ended.Done()
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
-	if n.Leaving(1) != nil {
+	if n.BeforeAttempt(1) != nil {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}
 	}
 	return r

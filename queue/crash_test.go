@@ -78,7 +78,7 @@ func (l *life) Check(*push.Notification) error { return nil }
 
 // Send plays a provider. One in ten is told to come again at first.
 func (l *life) Send(_ context.Context, n *push.Notification) push.Receipt {
-	if n.Leaving(1) != nil {
+	if n.BeforeAttempt(1) != nil {
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}

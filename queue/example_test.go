@@ -21,7 +21,7 @@ type hatch chan string
 func (hatch) Check(*push.Notification) error { return nil }
 
 func (out hatch) Send(_ context.Context, n *push.Notification) push.Receipt {
-	if err := n.Leaving(1); err != nil { // somebody has cancelled it
+	if err := n.BeforeAttempt(1); err != nil { // somebody has cancelled it
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
 	out <- n.Title

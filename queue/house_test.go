@@ -215,7 +215,7 @@ func (s *sender) Check(n *push.Notification) error {
 
 func (s *sender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}}
-	if n.Leaving != nil && n.Leaving(1) != nil {
+	if n.BeforeAttempt != nil && n.BeforeAttempt(1) != nil {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}
 		return r
 	}

@@ -150,7 +150,7 @@ func TestWhatIsScheduledIsBoundedToo(t *testing.T) {
 		n := note("shop")
 		n.SendAt = time.Now().Add(time.Hour)
 		err := h.Accept(t.Context(), []*push.Notification{n})[0]
-		if errors.Is(err, push.ErrFull) {
+		if errors.Is(err, push.ErrQueueFull) {
 			return
 		}
 		if err != nil {

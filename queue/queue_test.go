@@ -235,7 +235,7 @@ func TestAFullQueueRefusesAndKeepsNothingOfThat(t *testing.T) {
 			switch {
 			case err == nil:
 				kept = append(kept, ns[i])
-			case errors.Is(err, push.ErrFull):
+			case errors.Is(err, push.ErrQueueFull):
 				refused = append(refused, ns[i])
 			default:
 				t.Fatal(err)
@@ -256,7 +256,7 @@ func TestAFullQueueRefusesAndKeepsNothingOfThat(t *testing.T) {
 			h.journal.ended(t, again)
 			return
 		}
-		if !errors.Is(err, push.ErrFull) {
+		if !errors.Is(err, push.ErrQueueFull) {
 			t.Fatal(err)
 		}
 	}

@@ -93,7 +93,7 @@ func readTask(text []byte) (*task, error) {
 
 // source is where the task waits.
 func (t *task) source() source {
-	s := source{stream: tasksName, lane: t.N.InLane(), app: t.App}
+	s := source{stream: tasksName, lane: t.N.EffectiveLane(), app: t.App}
 	if !t.Due.IsZero() {
 		s.stream = laterName
 	}
@@ -120,7 +120,7 @@ func (t *task) attempts() []push.Attempt {
 // event is the event that the task has come to that status.
 func (t *task) event(status push.Status, at time.Time) push.Event {
 	return push.Event{
-		ID: t.ID, App: t.App, At: at, Status: status, Platform: t.N.Platform, Lane: t.N.InLane(),
+		ID: t.ID, App: t.App, At: at, Status: status, Platform: t.N.Platform, Lane: t.N.EffectiveLane(),
 		KeyHash: t.KeyHash, BodyHash: t.BodyHash,
 	}
 }

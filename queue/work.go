@@ -136,7 +136,7 @@ func (f *flow) settle(ctx context.Context, t *task, s State) bool {
 		switch {
 		case ended(s.Status), s.Attempt > t.Begun && waits(s.Status): // this is an old copy of what was put back since
 			return true
-		case s.Status == push.StatusSending && s.Attempt > t.Begun && !(t.N.MayRepeat() && t.N.MayFollow(s.Attempt)):
+		case s.Status == push.StatusSending && s.Attempt > t.Begun && !(t.N.MayRetryUnknown() && t.N.MayRetry(s.Attempt)):
 			return f.end(ctx, t, f.inDoubt(t))
 		}
 		receipt, begun, err := f.send(ctx, t, s.Attempt)
@@ -176,11 +176,11 @@ func (f *flow) inDoubt(t *task) push.Receipt {
 // says why it did not leave: errCancelled, errElsewhere, or that the journal could not take note of it.
 func (f *flow) send(ctx context.Context, t *task, counted int) (receipt push.Receipt, begun int, err error) {
 	n := *t.N
-	n.Patient = true
+	n.CanQueue = true
 	before := max(counted, t.Begun)
 	begun = before
 	n.Retry = remaining(t.N.Retry, before)
-	n.Leaving = func(attempt int) error {
+	n.BeforeAttempt = func(attempt int) error {
 		err = f.leaving(ctx, t, before+attempt)
 		if err == nil {
 			begun = before + attempt

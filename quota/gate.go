@@ -76,7 +76,7 @@ type Scope struct {
 
 func (s *Scope) holds(n *push.Notification) bool {
 	return (len(s.Apps) == 0 || slices.Contains(s.Apps, n.App)) &&
-		(len(s.Lanes) == 0 || slices.Contains(s.Lanes, n.InLane()))
+		(len(s.Lanes) == 0 || slices.Contains(s.Lanes, n.EffectiveLane()))
 }
 
 // Gate guards the quotas of one credential. A scope that the provider refuses

@@ -46,7 +46,7 @@ type sender struct {
 
 // rank is a lane's place: the lower goes first.
 func rank(n *push.Notification) int {
-	switch n.InLane() {
+	switch n.EffectiveLane() {
 	case push.LaneCritical:
 		return 0
 	case push.LaneBulk:

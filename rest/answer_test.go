@@ -65,7 +65,7 @@ func TestWhatTheProvidersGrammarRefusesIsTheCallersProblem(t *testing.T) {
 	}{"InvalidNotification": {400, "invalid-field"}, "PayloadTooLarge": {413, "payload-too-large"}} {
 		d := open(t)
 		d.play = func(_ context.Context, n *push.Notification) push.Receipt {
-			return push.Receipt{ID: n.ID, Outcome: push.Misfit(&push.FieldError{Field: "token", Reason: reason, Allowed: "hex"})}
+			return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(&push.FieldError{Field: "token", Reason: reason, Allowed: "hex"})}
 		}
 		p := d.problem(d.ask("POST", single, good), want.status, want.slug)
 		if p.Field != "token" || p.Detail != "token: must be hex" {

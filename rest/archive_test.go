@@ -103,7 +103,7 @@ func (a *archive) count() int {
 
 func (a *archive) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
 	r, _, err := a.Find(ctx, app, id)
-	if err == nil && !r.Ended() && r.State != push.StatusSending {
+	if err == nil && !r.IsFinal() && r.State != push.StatusSending {
 		r.State = push.StatusCancelled
 		a.end(r, app)
 	}
@@ -191,9 +191,9 @@ func (a *archive) place(after string) (int, error) {
 	at, err := strconv.Atoi(after)
 	switch {
 	case err != nil || at > len(a.events):
-		return 0, push.ErrCursor
+		return 0, push.ErrInvalidCursor
 	case at < a.oldest:
-		return 0, push.ErrForgotten
+		return 0, push.ErrCursorExpired
 	}
 	return at, nil
 }
@@ -227,7 +227,7 @@ func (a *archive) Claim(ctx context.Context, n *push.Notification, stands func(*
 		select {
 		case <-held.done:
 		case <-ctx.Done():
-			return nil, push.Receipt{}, push.ErrKeyBusy
+			return nil, push.Receipt{}, push.ErrKeyInUse
 		}
 	}
 }

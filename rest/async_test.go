@@ -69,7 +69,7 @@ func TestWhatTheQueueDoesNotKeepIsNotAccepted(t *testing.T) {
 		slug, line string
 		retry      bool
 	}{
-		{fmt.Errorf("engine: %w", push.ErrFull), 503, "queue-full", "unavailable QueueFull", true},
+		{fmt.Errorf("engine: %w", push.ErrQueueFull), 503, "queue-full", "unavailable QueueFull", true},
 		{errors.New("SECRET address"), 503, "queue-unavailable", "unknown QueueUnavailable", true},
 		{&push.FieldError{Field: "token", Reason: "InvalidField", Allowed: "hex"}, 400, "invalid-field", "refused InvalidField", false},
 		{&push.FieldError{Field: "apns", Reason: "PayloadTooLarge", Allowed: "less"}, 413, "payload-too-large", "refused PayloadTooLarge", false},

@@ -191,7 +191,7 @@ func (b *batch) take(index int, text []byte) {
 		return
 	}
 	name(n, b.app)
-	n.Patient = true
+	n.CanQueue = true
 	if b.pile = append(b.pile, job{index, newOrder(n, key, text)}); len(b.pile) == mostPiled {
 		b.clear()
 	}

@@ -51,7 +51,7 @@ func TestTheItemsOfABatchArePatientAndASingleOneIsNot(t *testing.T) {
 	d := open(t)
 	var patient []bool
 	d.play = func(_ context.Context, n *push.Notification) push.Receipt {
-		patient = append(patient, n.Patient)
+		patient = append(patient, n.CanQueue)
 		return accepted(n)
 	}
 	d.ask("POST", batch, "["+good+"]")

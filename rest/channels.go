@@ -25,7 +25,7 @@ type Channels interface {
 
 // listChannels is GET /v1/apps/{app}/channels.
 func (a *api) listChannels(w *answer, r *http.Request) *problem {
-	found, p := a.manage(w, r, push.ChannelCall{Act: push.ListChannels})
+	found, p := a.manage(w, r, push.ChannelCall{Action: push.ListChannels})
 	if p != nil {
 		return p
 	}
@@ -40,7 +40,7 @@ func (a *api) createChannel(w *answer, r *http.Request) *problem {
 	if p != nil {
 		return p
 	}
-	made, p := a.manage(w, r, push.ChannelCall{Act: push.CreateChannel, Channel: push.Channel{Storage: storage}})
+	made, p := a.manage(w, r, push.ChannelCall{Action: push.CreateChannel, Channel: push.Channel{Storage: storage}})
 	if p != nil {
 		return p
 	}
@@ -51,7 +51,7 @@ func (a *api) createChannel(w *answer, r *http.Request) *problem {
 
 // showChannel is GET /v1/apps/{app}/channels/{id}.
 func (a *api) showChannel(w *answer, r *http.Request) *problem {
-	found, p := a.manage(w, r, push.ChannelCall{Act: push.ReadChannel, Channel: push.Channel{ID: channelID(r)}})
+	found, p := a.manage(w, r, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: channelID(r)}})
 	if p != nil {
 		return p
 	}
@@ -60,7 +60,7 @@ func (a *api) showChannel(w *answer, r *http.Request) *problem {
 
 // deleteChannel is DELETE /v1/apps/{app}/channels/{id}.
 func (a *api) deleteChannel(w *answer, r *http.Request) *problem {
-	if _, p := a.manage(w, r, push.ChannelCall{Act: push.DeleteChannel, Channel: push.Channel{ID: channelID(r)}}); p != nil {
+	if _, p := a.manage(w, r, push.ChannelCall{Action: push.DeleteChannel, Channel: push.Channel{ID: channelID(r)}}); p != nil {
 		return p
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -116,11 +116,11 @@ func (a *api) manage(w *answer, r *http.Request, call push.ChannelCall) ([]push.
 	ctx, cancel := context.WithTimeout(r.Context(), a.limits.SendTime)
 	defer cancel()
 	found, receipt := a.channels.Manage(ctx, call)
-	return found, channelProblem(receipt, call.Act)
+	return found, channelProblem(receipt, call.Action)
 }
 
 // channelProblem returns why a call about channels was not done, or nil if it was.
-func channelProblem(r push.Receipt, act push.ChannelAct) *problem {
+func channelProblem(r push.Receipt, act push.ChannelAction) *problem {
 	switch {
 	case r.Verdict == push.Accepted:
 		return nil

@@ -29,7 +29,7 @@ func (k *keeper) Manage(ctx context.Context, call push.ChannelCall) ([]push.Chan
 	if k.outcome.HTTP != 0 || k.outcome.Verdict == push.Unknown {
 		receipt.Attempts = []push.Attempt{{Endpoint: "127.0.0.1:443", Outcome: k.outcome}}
 	}
-	if call.Act == push.DeleteChannel || k.outcome.Verdict != push.Accepted {
+	if call.Action == push.DeleteChannel || k.outcome.Verdict != push.Accepted {
 		return nil, receipt
 	}
 	return []push.Channel{{ID: "a/+b", Storage: call.Storage}}, receipt
@@ -58,12 +58,12 @@ func TestCallsAboutChannelsReachTheHouseAsTheyAreMeant(t *testing.T) {
 		want                    push.ChannelCall
 		answer                  string
 	}{
-		{"GET", "", "", readKey, 200, push.ChannelCall{Act: push.ListChannels}, `{"channels":[{"id":"a/+b"}]}`},
-		{"GET", "?environment=sandbox", "", readKey, 200, push.ChannelCall{Act: push.ListChannels, Environment: push.Sandbox}, `{"channels":[{"id":"a/+b"}]}`},
-		{"POST", "", `{"storage":"none"}`, manageKey, 201, push.ChannelCall{Act: push.CreateChannel, Channel: push.Channel{Storage: push.StoreNone}}, `{"id":"a/+b","storage":"none"}`},
-		{"GET", "/a%2F+b", "", readKey, 200, push.ChannelCall{Act: push.ReadChannel, Channel: push.Channel{ID: "a/+b"}}, `{"id":"a/+b"}`},
+		{"GET", "", "", readKey, 200, push.ChannelCall{Action: push.ListChannels}, `{"channels":[{"id":"a/+b"}]}`},
+		{"GET", "?environment=sandbox", "", readKey, 200, push.ChannelCall{Action: push.ListChannels, Environment: push.Sandbox}, `{"channels":[{"id":"a/+b"}]}`},
+		{"POST", "", `{"storage":"none"}`, manageKey, 201, push.ChannelCall{Action: push.CreateChannel, Channel: push.Channel{Storage: push.StoreNone}}, `{"id":"a/+b","storage":"none"}`},
+		{"GET", "/a%2F+b", "", readKey, 200, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: "a/+b"}}, `{"id":"a/+b"}`},
 		{"DELETE", "/a%2F%2Bb?environment=production", "", manageKey, 204,
-			push.ChannelCall{Act: push.DeleteChannel, Environment: push.Production, Channel: push.Channel{ID: "a/+b"}}, ""},
+			push.ChannelCall{Action: push.DeleteChannel, Environment: push.Production, Channel: push.Channel{ID: "a/+b"}}, ""},
 	} {
 		k := &keeper{outcome: done}
 		w := channelDoor(t, k).ask(c.method, shopChannels+c.path, c.body, "Authorization: Bearer "+c.key)
@@ -130,7 +130,7 @@ func TestACallAboutChannelsThatFailsTellsWhatToDo(t *testing.T) {
 			"id: ChannelNotRegistered: the app has no such channel in this environment"},
 		{push.Outcome{Verdict: push.Refused, Reason: "FeatureNotEnabled", HTTP: 400, Detail: "switch it on"}, create, 422, "refused-by-provider", "", "FeatureNotEnabled: switch it on"},
 		{push.Outcome{Verdict: push.Refused, Reason: "BadTopic", HTTP: 400}, create, 422, "refused-by-provider", "", "BadTopic: Apple will never do this as it is"},
-		{push.Misfit(&push.FieldError{Field: "id", Reason: "InvalidTarget", Allowed: "base64"}), remove, 400, "invalid-field", "id", "id: must be base64"},
+		{push.InvalidNotification(&push.FieldError{Field: "id", Reason: "InvalidTarget", Allowed: "base64"}), remove, 400, "invalid-field", "id", "id: must be base64"},
 		{push.Outcome{Verdict: push.Throttled, Reason: "TooManyRequests", HTTP: 429, RetryAfter: 5 * time.Second}, create, 429, "throttled", "",
 			"TooManyRequests: send it again after the seconds in Retry-After"},
 		{push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}, create, 504, "unknown", "",

@@ -175,10 +175,10 @@ func (f *feed) flush() error {
 // refused is the problem of a feed that the history does not give.
 func (f *feed) refused(ctx context.Context, err error) *problem {
 	switch {
-	case errors.Is(err, push.ErrForgotten):
+	case errors.Is(err, push.ErrCursorExpired):
 		return &problem{kind: forgotten, field: "after",
 			detail: "must be a cursor whose next event is still kept: after=oldest begins with the oldest, and what lies between is lost"}
-	case errors.Is(err, push.ErrCursor):
+	case errors.Is(err, push.ErrInvalidCursor):
 		return &problem{kind: invalidParameter, field: "after", detail: "must be the id of an event of this feed, or oldest"}
 	}
 	p := f.speechless(ctx, err)

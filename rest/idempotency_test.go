@@ -146,7 +146,7 @@ func TestASendWithoutItsCallerStillEnds(t *testing.T) {
 		d := open(t)
 		d.play = func(ctx context.Context, n *push.Notification) push.Receipt {
 			<-ctx.Done()
-			return push.Receipt{ID: n.ID, Outcome: push.NoAnswer(ctx.Err())}
+			return push.Receipt{ID: n.ID, Outcome: push.NoResponse(ctx.Err())}
 		}
 		before := time.Now()
 		d.problem(d.ask("POST", single, good, once), 504, "unknown")

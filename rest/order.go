@@ -153,7 +153,7 @@ func (a *api) claim(ctx context.Context, o *order) bool {
 	switch {
 	case errors.Is(err, push.ErrKeyReused):
 		o.end = refused(reused)
-	case errors.Is(err, push.ErrKeyBusy):
+	case errors.Is(err, push.ErrKeyInUse):
 		o.end = refused(inUse)
 	case err != nil:
 		o.end = refused(a.speechless(ctx, err))
@@ -191,9 +191,9 @@ var (
 // notKept is the problem of a notification that the queue did not keep, or may not have.
 func (a *api) notKept(ctx context.Context, err error) problem {
 	if _, ok := errors.AsType[*push.FieldError](err); ok {
-		return *misfit(push.Receipt{Outcome: push.Misfit(err)})
+		return *misfit(push.Receipt{Outcome: push.InvalidNotification(err)})
 	}
-	if errors.Is(err, push.ErrFull) {
+	if errors.Is(err, push.ErrQueueFull) {
 		return full
 	}
 	return a.speechless(ctx, err)
@@ -215,7 +215,7 @@ func (e ending) reply(w *answer, async bool) reply {
 	switch {
 	case e.problem != nil:
 		r = e.problem.reply(w.requestID)
-	case async || !e.receipt.Ended():
+	case async || !e.receipt.IsFinal():
 		r = laterReply(w.app, e.receipt)
 		r.applied = async
 	default:

@@ -79,14 +79,14 @@ func FCMBulk() []Rule {
 // a function of its arguments and the jitter alone. A wait is at most MaxRetryAfter and a full backoff.
 func (p Policy) After(n *push.Notification, attempt int, o push.Outcome) (wait time.Duration, again bool) {
 	rule := p.rule(o)
-	if attempt >= cmp.Or(p.Attempts, 3) || !n.MayFollow(attempt) || !o.Retryable() || rule.Stop {
+	if attempt >= cmp.Or(p.Attempts, 3) || !n.MayRetry(attempt) || !o.Retryable() || rule.Stop {
 		return 0, false
 	}
 	switch o.Verdict {
 	case push.Unsent, push.Unauthorized:
 		return 0, true // nothing was spoilt, or the cause is mended: a wait would help nobody
 	case push.Unknown:
-		if !n.MayRepeat() {
+		if !n.MayRetryUnknown() {
 			return 0, false
 		}
 	}

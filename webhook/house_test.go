@@ -96,7 +96,7 @@ func (a *archive) place(after string) (int, error) {
 	}
 	at, err := strconv.Atoi(after)
 	if err == nil && at < a.oldest {
-		err = push.ErrForgotten
+		err = push.ErrCursorExpired
 	}
 	return at, err
 }

@@ -158,7 +158,7 @@ func (w *Webhook) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, push.ErrForgotten) {
+		if errors.Is(err, push.ErrCursorExpired) {
 			w.skipForgotten(ctx)
 			continue
 		}

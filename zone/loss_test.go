@@ -101,7 +101,7 @@ func (r *region) call(p *pool.Pool, from int) {
 			lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: 200})
 			return
 		}
-		lease.Done(push.NoAnswer(err))
+		lease.Done(push.NoResponse(err))
 		tried = append(tried, lease.Endpoint())
 	}
 	r.mu.Lock()

@@ -64,7 +64,7 @@ func (p *Provider) Send(ctx context.Context, conn wire.Doer, _ *push.Notificatio
 	signed.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "authorization", Value: "Bearer " + p.Key, NeverIndexed: true})
 	answer, err := conn.Do(ctx, &signed)
 	if err != nil {
-		return push.NoAnswer(err)
+		return push.NoResponse(err)
 	}
 	o := judge(answer.Status)
 	o.HTTP = answer.Status

@@ -22,18 +22,18 @@ func TestThePagerPassesWhatEveryProviderMustPass(t *testing.T) {
 		Notification: note,
 		Secrets:      []string{"SECRET key"},
 		Rows: []providertest.Row{
-			{Name: "accepted", Answer: wire.Response{Status: 202}, Verdict: push.Accepted},
-			{Name: "a bad key", Answer: wire.Response{Status: 401}, Verdict: push.Unauthorized},
-			{Name: "gone", Answer: wire.Response{Status: 410}, Verdict: push.Unregistered, ForgetToken: true},
-			{Name: "too many", Answer: wire.Response{Status: 429}, Verdict: push.Throttled, Retryable: true},
-			{Name: "down", Answer: wire.Response{Status: 503}, Verdict: push.Unavailable, Retryable: true, EndpointFault: true},
+			{Name: "accepted", Response: wire.Response{Status: 202}, Verdict: push.Accepted},
+			{Name: "a bad key", Response: wire.Response{Status: 401}, Verdict: push.Unauthorized},
+			{Name: "gone", Response: wire.Response{Status: 410}, Verdict: push.Unregistered, ForgetToken: true},
+			{Name: "too many", Response: wire.Response{Status: 429}, Verdict: push.Throttled, Retryable: true},
+			{Name: "down", Response: wire.Response{Status: 503}, Verdict: push.Unavailable, Retryable: true, EndpointFault: true},
 		},
-		Shown: func(_ *testing.T, r *wire.Request) string { return string(r.Body) },
-		Filled: func(text string, size int) *push.Notification {
+		ReadTitle: func(_ *testing.T, r *wire.Request) string { return string(r.Body) },
+		FillPayload: func(text string, size int) *push.Notification {
 			n := note()
 			n.Title = strings.Repeat(text, size/len(text)) + strings.Repeat("x", size%len(text))
 			return n
 		},
-		Limit: 240,
+		PayloadLimit: 240,
 	})
 }

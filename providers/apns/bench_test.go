@@ -9,10 +9,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// typical is a notification as most are.
-func typical() *push.Notification {
+// typicalNotification is a notification as most are.
+func typicalNotification() *push.Notification {
 	ttl := push.Duration(time.Hour)
-	return hello(func(n *push.Notification) {
+	return newNotification(func(n *push.Notification) {
 		n.Title, n.Body, n.Sound = "Your parcel is here 📦", "Pick it up at the corner shop until eight o'clock.", "default"
 		n.Data = map[string]string{"order": "1234567", "screen": "orders"}
 		n.Priority, n.TTL, n.CollapseKey = push.PriorityHigh, &ttl, "order-1234567"
@@ -20,7 +20,7 @@ func typical() *push.Notification {
 }
 
 func BenchmarkTranslate(b *testing.B) {
-	p, n := withKey(b), typical()
+	p, n := newKeyProvider(b), typicalNotification()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := p.Translate(n); err != nil {
@@ -30,8 +30,8 @@ func BenchmarkTranslate(b *testing.B) {
 }
 
 func BenchmarkTranslateRaw(b *testing.B) {
-	p, n := withKey(b), typical()
-	raw(string(translate(b, p, n).Body))(n)
+	p, n := newKeyProvider(b), typicalNotification()
+	withPayload(string(translate(b, p, n).Body))(n)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := p.Translate(n); err != nil {
@@ -42,7 +42,7 @@ func BenchmarkTranslateRaw(b *testing.B) {
 
 // BenchmarkTranslateAndSend is all that this room adds to a notification.
 func BenchmarkTranslateAndSend(b *testing.B) {
-	p, n, on := withKey(b), typical(), answering(200, "")
+	p, n, on := newKeyProvider(b), typicalNotification(), respond(200, "")
 	b.ReportAllocs()
 	for b.Loop() {
 		r, err := p.Translate(n)
@@ -55,8 +55,8 @@ func BenchmarkTranslateAndSend(b *testing.B) {
 	}
 }
 
-func BenchmarkSendToADeadToken(b *testing.B) {
-	p, n, on := withKey(b), typical(), answering(410, `{"reason":"Unregistered","timestamp":1454948015990}`)
+func BenchmarkSendToUnregisteredToken(b *testing.B) {
+	p, n, on := newKeyProvider(b), typicalNotification(), respond(410, `{"reason":"Unregistered","timestamp":1454948015990}`)
 	r := translate(b, p, n)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -28,7 +28,7 @@ func (p *Provider) broadcast(n *push.Notification) (*wire.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkActivity(n); err != nil {
+	if err := checkLiveActivity(n); err != nil {
 		return nil, err
 	}
 	return &wire.Request{Method: "POST", Path: "/4/broadcasts/apps/" + p.topic, Header: header, Body: body}, nil
@@ -36,23 +36,23 @@ func (p *Provider) broadcast(n *push.Notification) (*wire.Request, error) {
 
 func (p *Provider) checkBroadcast(n *push.Notification) error {
 	if !isChannel(n.Channel) {
-		return misfit("channel", invalidTarget, channelGrammar)
+		return invalid("channel", invalidTarget, channelGrammar)
 	}
 	if p.topic == "" {
-		return misfit("channel", invalidTarget, "another target: this app's configuration names no topic, and a broadcast is for an app")
+		return invalid("channel", invalidTarget, "another target: this app's configuration names no topic, and a broadcast is for an app")
 	}
-	if err := checkNames(n); err != nil {
+	if err := checkHeaderNames(n); err != nil {
 		return err
 	}
-	if kind := given(n, "apns-push-type"); kind != "" && kind != broadcastType.name {
-		return misfit("apns.headers.apns-push-type", invalidHeader, "liveactivity: a channel takes nothing else")
+	if kind := senderHeader(n, "apns-push-type"); kind != "" && kind != broadcastType.name {
+		return invalid("apns.headers.apns-push-type", invalidHeader, "liveactivity: a channel takes nothing else")
 	}
 	for _, name := range [...]string{"apns-topic", "apns-collapse-id"} {
-		if given(n, name) != "" {
-			return misfit("apns.headers."+name, invalidHeader, "absent: a broadcast has none")
+		if senderHeader(n, name) != "" {
+			return invalid("apns.headers."+name, invalidHeader, "absent: a broadcast has none")
 		}
 	}
-	if _, err := lookAt(n); err != nil {
+	if _, err := contentOf(n); err != nil {
 		return err
 	}
 	return nil
@@ -91,9 +91,9 @@ func broadcastHeader(n *push.Notification) ([]wire.Field, error) {
 	return h, nil
 }
 
-// broadcastRows are Apple's answers to broadcasts where they are others than to a device. Apple, "Handling error
+// broadcastOutcomes are Apple's answers to broadcasts where they are others than to a device. Apple, "Handling error
 // responses from Apple Push Notification service" for broadcasts, read 2026-11-22.
-var broadcastRows = map[answer]push.Outcome{
+var broadcastOutcomes = map[responseKey]push.Outcome{
 	{400, "FeatureNotEnabled"}:         refused,
 	{400, "MissingChannelId"}:          refused,
 	{400, "BadChannelId"}:              refused,
@@ -105,22 +105,22 @@ var broadcastRows = map[answer]push.Outcome{
 
 	{403, "TopicMismatch"}: {Verdict: push.Refused, Scope: push.ScopeCredential},
 	// Here a bad token ends with its request (nothing says that the connection is spoilt).
-	{403, "BadCertificate"}:            forbidden,
-	{403, "BadCertificateEnvironment"}: forbidden,
-	{403, "InvalidProviderToken"}:      forbidden,
+	{403, "BadCertificate"}:            unauthorized,
+	{403, "BadCertificateEnvironment"}: unauthorized,
+	{403, "InvalidProviderToken"}:      unauthorized,
 
 	{429, "TooManyRequests"}: {Verdict: push.Throttled, Scope: push.ScopeTopic, RetryAfter: 5 * time.Second},
 
-	{503, "Service Unavailable"}: sick, // so spelled in a document, once
+	{503, "Service Unavailable"}: unavailable, // so spelled in a document, once
 }
 
-// outcomeOf finds the row of an answer.
-func outcomeOf(a answer, broadcast bool) (push.Outcome, bool) {
+// findOutcome finds the row of an answer.
+func findOutcome(a responseKey, broadcast bool) (push.Outcome, bool) {
 	if broadcast {
-		if o, known := broadcastRows[a]; known {
+		if o, known := broadcastOutcomes[a]; known {
 			return o, true
 		}
 	}
-	o, known := rows[a]
+	o, known := outcomes[a]
 	return o, known
 }

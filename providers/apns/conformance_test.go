@@ -15,19 +15,21 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func TestApplePassesWhatEveryProviderMustPass(t *testing.T) {
+func TestConformance(t *testing.T) {
 	providertest.Run(t, providertest.Suite{
 		New: func(t *testing.T, log *slog.Logger) providertest.Provider {
-			signer, err := apns.NewSigner(apns.SignerConfig{Key: p8(theKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Logger: log})
+			signer, err := apns.NewSigner(apns.SignerConfig{Key: encodeP8(testKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Logger: log})
 			if err != nil {
 				t.Fatal(err)
 			}
-			return provider(t, apns.Config{Topic: topic, Signer: signer})
+			return newProvider(t, apns.Config{Topic: topic, Signer: signer})
 		},
-		Notification: func() *push.Notification { return hello(func(n *push.Notification) { n.Title = "SECRET title" }) },
-		Secrets:      []string{string(p8(theKey())), "bearer ey"},
-		Rows:         everyRow(t),
-		Shown: func(t *testing.T, r *wire.Request) string {
+		Notification: func() *push.Notification {
+			return newNotification(func(n *push.Notification) { n.Title = "SECRET title" })
+		},
+		Secrets: []string{string(encodeP8(testKey())), "bearer ey"},
+		Rows:    allRows(t),
+		ReadTitle: func(t *testing.T, r *wire.Request) string {
 			var payload struct {
 				APS struct{ Alert struct{ Title string } }
 			}
@@ -36,20 +38,22 @@ func TestApplePassesWhatEveryProviderMustPass(t *testing.T) {
 			}
 			return payload.APS.Alert.Title
 		},
-		Filled:  func(text string, size int) *push.Notification { return hello(raw(filled(`{"k":"`, text, `"}`, size))) },
-		Limit:   4096,
-		Expired: wire.Response{Status: 403, Body: []byte(`{"reason":"ExpiredProviderToken"}`)}, Age: 30 * time.Minute,
+		FillPayload: func(text string, size int) *push.Notification {
+			return newNotification(withPayload(fill(`{"k":"`, text, `"}`, size)))
+		},
+		PayloadLimit:    4096,
+		ExpiredResponse: wire.Response{Status: 403, Body: []byte(`{"reason":"ExpiredProviderToken"}`)}, CredentialAge: 30 * time.Minute,
 	})
 }
 
-// everyRow is the whole table, with every body that makes a row what it is, and a token old enough to be replaced.
-func everyRow(t *testing.T) (rows []providertest.Row) {
-	for _, r := range rowsOf(t, "apns") {
+// allRows is the whole table, with every body that makes a row what it is, and a token old enough to be replaced.
+func allRows(t *testing.T) (rows []providertest.Row) {
+	for _, r := range loadRows(t, "apns") {
 		for _, status := range r.statuses() {
 			for i, body := range r.bodies() {
 				rows = append(rows, providertest.Row{
-					Name: fmt.Sprintf("%v %d %d", r, status, i), Answer: wire.Response{Status: status, Body: []byte(body)}, After: 30 * time.Minute,
-					Verdict: providertest.Verdict(r.Class), Retryable: r.Retryable, EndpointFault: r.Fault, ForgetToken: r.Forget,
+					Name: fmt.Sprintf("%v %d %d", r, status, i), Response: wire.Response{Status: status, Body: []byte(body)}, CredentialAge: 30 * time.Minute,
+					Verdict: providertest.VerdictFor(r.Class), Retryable: r.Retryable, EndpointFault: r.EndpointFault, ForgetToken: r.ForgetToken,
 				})
 			}
 		}

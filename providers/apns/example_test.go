@@ -11,7 +11,7 @@ import (
 )
 
 func Example() {
-	signer, err := apns.NewSigner(apns.SignerConfig{Key: p8(theKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ"})
+	signer, err := apns.NewSigner(apns.SignerConfig{Key: encodeP8(testKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ"})
 	if err != nil {
 		panic(err)
 	}
@@ -33,7 +33,7 @@ func Example() {
 	fmt.Println(request.Path)
 	fmt.Println(string(request.Body))
 
-	connection := answering(410, `{"reason":"Unregistered","timestamp":1454948015990}`) // a lease of a pool, in a gateway
+	connection := respond(410, `{"reason":"Unregistered","timestamp":1454948015990}`) // a lease of a pool, in a gateway
 	o := p.Send(context.Background(), connection, n, request)
 	fmt.Println(o.Verdict, o.Reason, o.ForgetToken, o.DeadSince)
 

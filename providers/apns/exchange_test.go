@@ -17,7 +17,7 @@ import (
 // exchange is a request and its answer as they were captured.
 type exchange struct{ providertest.Exchange }
 
-func exchangesOf(t *testing.T, provider string) (its []exchange) {
+func loadExchanges(t *testing.T, provider string) (its []exchange) {
 	t.Helper()
 	for _, e := range providertest.Exchanges(t, provider) {
 		its = append(its, exchange{e})
@@ -33,7 +33,7 @@ func (e exchange) notification() *push.Notification {
 		APNs:   &push.APNsBlock{Headers: map[string]string{"apns-push-type": e.Request.Headers.Get("apns-push-type")}},
 	}
 	if n.ID == "" {
-		n.ID = anID
+		n.ID = notificationID
 	}
 	if e.Request.Headers.Get("apns-expiration") == "0" {
 		n.TTL = new(push.Duration)
@@ -43,39 +43,39 @@ func (e exchange) notification() *push.Notification {
 	}
 	switch {
 	case e.Request.BodyRule != "":
-		n.APNs.Payload = []byte(filled(`{"aps":{"alert":"`, "a", `"}}`, 4097))
+		n.APNs.Payload = []byte(fill(`{"aps":{"alert":"`, "a", `"}}`, 4097))
 	case n.APNs.Headers["apns-push-type"] != "background":
 		n.Title, n.Body, n.Sound = "Hello", "World", "default"
 	}
 	return n
 }
 
-func TestEveryExchangeWithAppleGoesAsItWasCaptured(t *testing.T) {
-	exchanges := exchangesOf(t, "apns")
+func TestRecordedExchanges(t *testing.T) {
+	exchanges := loadExchanges(t, "apns")
 	equal(t, "exchanges", len(exchanges), 6)
 	for _, e := range exchanges {
 		t.Run(e.ID, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { e.play(t) })
+			synctest.Test(t, func(t *testing.T) { e.run(t) })
 		})
 	}
 }
 
-func (e exchange) play(t *testing.T) {
-	p := withKey(t)
-	send(t, p, answering(200, ""), hello())
+func (e exchange) run(t *testing.T) {
+	p := newKeyProvider(t)
+	send(t, p, respond(200, ""), newNotification())
 	time.Sleep(30 * time.Minute)
 	n := e.notification()
 	if e.Expect.Class == "payload_too_large" { // ours to refuse, before it costs a request
-		equal(t, "reason", refusal(t, p, n).Reason, "PayloadTooLarge")
+		equal(t, "reason", mustRefuse(t, p, n).Reason, "PayloadTooLarge")
 		n.APNs.Payload = []byte(`{}`)
 	} else {
-		equal(t, "payload", decoded(t, translate(t, p, n).Body), decoded(t, e.Request.BodyJSON))
+		equal(t, "payload", decodeJSON(t, translate(t, p, n).Body), decodeJSON(t, e.Request.BodyJSON))
 	}
 	o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
 		e.compare(t, r)
-		return e.answer(), nil
+		return e.response(), nil
 	}, n)
-	equal(t, "verdict", o.Verdict, providertest.Verdict(e.Expect.Class))
+	equal(t, "verdict", o.Verdict, providertest.VerdictFor(e.Expect.Class))
 	equal(t, "forget the token", o.ForgetToken, e.Expect.Forget)
 	equal(t, "retryable", o.Retryable(), e.Expect.Retryable)
 }
@@ -83,8 +83,8 @@ func (e exchange) play(t *testing.T) {
 // compare checks that r says all that the exchange's request does, and nothing
 // else but who it is and what its body is.
 func (e exchange) compare(t *testing.T, r *wire.Request) {
-	sent := fields(t, r)
-	verified(t, sent["authorization"])
+	sent := headerMap(t, r)
+	verifyToken(t, sent["authorization"])
 	equal(t, "path", r.Path, e.Request.Pseudo.Get(":path"))
 	for _, h := range e.Request.Headers {
 		if h[0] != "authorization" {
@@ -97,9 +97,9 @@ func (e exchange) compare(t *testing.T, r *wire.Request) {
 	equal(t, "more headers", sent, map[string]string{})
 }
 
-func (e exchange) answer() *wire.Response { return e.Answer(e.Response.BodyJSON) }
+func (e exchange) response() *wire.Response { return e.ResponseWithBody(e.Response.BodyJSON) }
 
-func decoded(t *testing.T, body []byte) (v any) {
+func decodeJSON(t *testing.T, body []byte) (v any) {
 	t.Helper()
 	if err := json.Unmarshal(body, &v); err != nil {
 		t.Fatal(err)

@@ -37,8 +37,8 @@ var pushTypes = [...]pushType{
 	{"controls", ".push-type.controls", 4096, "10 5 1", true, true},
 }
 
-// typeNamed returns the push type of that name, or nil.
-func typeNamed(name string) *pushType {
+// pushTypeByName returns the push type of that name, or nil.
+func pushTypeByName(name string) *pushType {
 	for i := range pushTypes {
 		if pushTypes[i].name == name {
 			return &pushTypes[i]
@@ -78,40 +78,40 @@ func (k *pushType) priority(p push.Priority) string {
 }
 
 // pushType returns the type that n names, or the one that its look tells.
-func (p *Provider) pushType(n *push.Notification, l look) (*pushType, error) {
+func (p *Provider) pushType(n *push.Notification, l content) (*pushType, error) {
 	const field = "apns.headers.apns-push-type"
-	name := given(n, "apns-push-type")
+	name := senderHeader(n, "apns-push-type")
 	if name == "" {
-		return typeOf(n, l)
+		return derivePushType(n, l)
 	}
-	kind := typeNamed(name)
+	kind := pushTypeByName(name)
 	switch {
 	case kind == nil:
-		return nil, misfit(field, invalidHeader, "one of "+typeNames())
+		return nil, invalid(field, invalidHeader, "one of "+pushTypeNames())
 	case p.signer != nil && !kind.key:
-		return nil, misfit(field, invalidHeader, "another one: "+kind.name+" is sent with a certificate, and this app has a key")
+		return nil, invalid(field, invalidHeader, "another one: "+kind.name+" is sent with a certificate, and this app has a key")
 	case p.signer == nil && !kind.cert:
-		return nil, misfit(field, invalidHeader, "another one: "+kind.name+" is sent with a key, and this app has a certificate")
-	case kind.name == "background" && l.shown:
-		return nil, misfit(field, invalidHeader, "another one: background shows no alert, badge or sound")
+		return nil, invalid(field, invalidHeader, "another one: "+kind.name+" is sent with a key, and this app has a certificate")
+	case kind.name == "background" && l.visible:
+		return nil, invalid(field, invalidHeader, "another one: background shows no alert, badge or sound")
 	}
 	return kind, nil
 }
 
-// typeOf derives the push type where n names none.
-func typeOf(n *push.Notification, l look) (*pushType, error) {
+// derivePushType derives the push type where n names none.
+func derivePushType(n *push.Notification, l content) (*pushType, error) {
 	switch {
-	case l.activity:
-		return typeNamed("liveactivity"), nil
+	case l.liveActivity:
+		return pushTypeByName("liveactivity"), nil
 	case l.silent:
-		return typeNamed("background"), nil
-	case !l.shown && (n.APNs == nil || len(n.APNs.Payload) == 0):
-		return nil, misfit("body", payloadEmpty, "given, or another field to show, or data, or apns.payload: there is nothing to send")
+		return pushTypeByName("background"), nil
+	case !l.visible && (n.APNs == nil || len(n.APNs.Payload) == 0):
+		return nil, invalid("body", payloadEmpty, "given, or another field to show, or data, or apns.payload: there is nothing to send")
 	}
-	return typeNamed("alert"), nil
+	return pushTypeByName("alert"), nil
 }
 
-func typeNames() string {
+func pushTypeNames() string {
 	var names []string
 	for i := range pushTypes {
 		names = append(names, pushTypes[i].name)
@@ -119,16 +119,16 @@ func typeNames() string {
 	return strings.Join(names, ", ")
 }
 
-// given returns the value of one of the sender's own headers, or "".
-func given(n *push.Notification, name string) string {
+// senderHeader returns the value of one of the sender's own headers, or "".
+func senderHeader(n *push.Notification, name string) string {
 	if n.APNs == nil {
 		return ""
 	}
 	return n.APNs.Headers[name]
 }
 
-// parts are the other fields that a notification may have.
-var parts = [...]struct {
+// optionalFields are the other fields that a notification may have.
+var optionalFields = [...]struct {
 	name string
 	once bool
 	read func(*push.Notification, *pushType) (string, error)
@@ -142,7 +142,7 @@ var parts = [...]struct {
 // common fields make. Values that do not come again stay out of the
 // compression table, which is small at Apple (Communicating with APNs, HPACK).
 func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, error) {
-	if err := checkNames(n); err != nil {
+	if err := checkHeaderNames(n); err != nil {
 		return nil, err
 	}
 	topic, err := p.topicFor(n, kind)
@@ -156,7 +156,7 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 	if topic != "" {
 		h = append(h, wire.Field{Name: "apns-topic", Value: topic})
 	}
-	for _, part := range parts {
+	for _, part := range optionalFields {
 		value, err := part.read(n, kind)
 		if err != nil {
 			return nil, err
@@ -168,31 +168,31 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 	return h, nil
 }
 
-// senders are the headers that a sender may give. apns-id is the notification's
+// allowedHeaders are the headers that a sender may give. apns-id is the notification's
 // own, and authorization the gateway's.
-var senders = []string{"apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"}
+var allowedHeaders = []string{"apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"}
 
-// checkNames refuses every header of the sender's that is not in senders, and
+// checkHeaderNames refuses every header of the sender's that is not in senders, and
 // those that are there but say nothing.
-func checkNames(n *push.Notification) error {
+func checkHeaderNames(n *push.Notification) error {
 	if n.APNs == nil || len(n.APNs.Headers) == 0 {
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.APNs.Headers)) {
-		if !slices.Contains(senders, name) {
-			return misfit(headerField(name), invalidHeader, "one of "+strings.Join(senders, ", ")+", in lower case")
+		if !slices.Contains(allowedHeaders, name) {
+			return invalid(headerPath(name), invalidHeader, "one of "+strings.Join(allowedHeaders, ", ")+", in lower case")
 		}
 		if n.APNs.Headers[name] == "" {
-			return misfit("apns.headers."+name, invalidHeader, "absent or not empty")
+			return invalid("apns.headers."+name, invalidHeader, "absent or not empty")
 		}
 	}
 	return nil
 }
 
-// headerField is the path of a header that is not known. It repeats the name
+// headerPath is the path of a header that is not known. It repeats the name
 // only if it looks like one: what stands in a wrong place may be a secret.
-func headerField(name string) string {
-	if len(name) <= 40 && each(name, func(c byte) bool { return 'a' <= c && c <= 'z' || c == '-' }) {
+func headerPath(name string) string {
+	if len(name) <= 40 && allBytes(name, func(c byte) bool { return 'a' <= c && c <= 'z' || c == '-' }) {
 		return "apns.headers." + name
 	}
 	return "apns.headers"
@@ -201,7 +201,7 @@ func headerField(name string) string {
 const topicGrammar = "letters, digits, dots, hyphens and underscores, 1 to 255"
 
 func isTopic(s string) bool {
-	return len(s) >= 1 && len(s) <= 255 && each(s, func(c byte) bool {
+	return len(s) >= 1 && len(s) <= 255 && allBytes(s, func(c byte) bool {
 		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_'
 	})
 }
@@ -210,25 +210,25 @@ func isTopic(s string) bool {
 // the parts of its own app (a watch app, an app clip), whose bundle IDs begin
 // with the app's; not another app that happens to share the key.
 func (p *Provider) topicFor(n *push.Notification, kind *pushType) (string, error) {
-	named := given(n, "apns-topic")
+	named := senderHeader(n, "apns-topic")
 	switch {
 	case named == "":
 		return p.topics[kind.name], nil
 	case !isTopic(named):
-		return "", misfit("apns.headers.apns-topic", invalidHeader, "a bundle ID: "+topicGrammar)
+		return "", invalid("apns.headers.apns-topic", invalidHeader, "a bundle ID: "+topicGrammar)
 	case p.topic != "" && named != p.topic && !strings.HasPrefix(named, p.topic+"."):
-		return "", misfit("apns.headers.apns-topic", invalidHeader, "the app's topic, or one that begins with it and a dot")
+		return "", invalid("apns.headers.apns-topic", invalidHeader, "the app's topic, or one that begins with it and a dot")
 	}
 	return kind.topic(named), nil
 }
 
 func priorityFor(n *push.Notification, kind *pushType) (string, error) {
-	named := given(n, "apns-priority")
+	named := senderHeader(n, "apns-priority")
 	switch {
 	case named == "":
 		return kind.priority(n.Priority), nil
 	case !kind.allows(named):
-		return "", misfit("apns.headers.apns-priority", invalidHeader,
+		return "", invalid("apns.headers.apns-priority", invalidHeader,
 			"one of "+strings.ReplaceAll(kind.priorities, " ", ", ")+" for push type "+kind.name)
 	}
 	return named, nil
@@ -237,9 +237,9 @@ func priorityFor(n *push.Notification, kind *pushType) (string, error) {
 // expirationFor returns the end of n's TTL. It is rounded up: an end that is
 // already over would mean now or never.
 func expirationFor(n *push.Notification, _ *pushType) (string, error) {
-	if named := given(n, "apns-expiration"); named != "" {
-		if len(named) > 11 || !each(named, isDigit) {
-			return "", misfit("apns.headers.apns-expiration", invalidHeader, "seconds since 1970 in digits, or 0")
+	if named := senderHeader(n, "apns-expiration"); named != "" {
+		if len(named) > 11 || !allBytes(named, isDigit) {
+			return "", invalid("apns.headers.apns-expiration", invalidHeader, "seconds since 1970 in digits, or 0")
 		}
 		return named, nil
 	}
@@ -259,18 +259,18 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // place for more than ASCII.
 func collapseFor(n *push.Notification, _ *pushType) (string, error) {
 	const allowed = "at most 64 printable ASCII characters, no space around them, for APNs"
-	if named := given(n, "apns-collapse-id"); named != "" {
+	if named := senderHeader(n, "apns-collapse-id"); named != "" {
 		if !isCollapseID(named) {
-			return "", misfit("apns.headers.apns-collapse-id", invalidHeader, allowed)
+			return "", invalid("apns.headers.apns-collapse-id", invalidHeader, allowed)
 		}
 		return named, nil
 	}
 	if !isCollapseID(n.CollapseKey) {
-		return "", misfit("collapse_key", invalidField, allowed)
+		return "", invalid("collapse_key", invalidField, allowed)
 	}
 	return n.CollapseKey, nil
 }
 
 func isCollapseID(s string) bool {
-	return len(s) <= 64 && each(s, func(c byte) bool { return ' ' <= c && c <= '~' }) && strings.TrimSpace(s) == s
+	return len(s) <= 64 && allBytes(s, func(c byte) bool { return ' ' <= c && c <= '~' }) && strings.TrimSpace(s) == s
 }

@@ -25,7 +25,7 @@ const (
 	payloadTooLarge = "PayloadTooLarge"
 )
 
-func misfit(field, reason, allowed string) error {
+func invalid(field, reason, allowed string) error {
 	return &push.FieldError{Field: field, Reason: reason, Allowed: allowed}
 }
 
@@ -35,23 +35,23 @@ func misfit(field, reason, allowed string) error {
 func checkTarget(t *push.Target) error {
 	switch {
 	case t.Kind() != push.ToToken:
-		return misfit("token", invalidTarget, "given, or instead of it channel, and no other target, for APNs")
+		return invalid("token", invalidTarget, "given, or instead of it channel, and no other target, for APNs")
 	case !isToken(t.Token):
-		return misfit("token", invalidTarget, "an even number of hex digits, 2 to 200")
+		return invalid("token", invalidTarget, "an even number of hex digits, 2 to 200")
 	}
 	return nil
 }
 
 func isToken(s string) bool {
-	return len(s) >= 2 && len(s) <= 200 && len(s)%2 == 0 && each(s, isHex)
+	return len(s) >= 2 && len(s) <= 200 && len(s)%2 == 0 && allBytes(s, isHex)
 }
 
 func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// each reports whether every byte of s is allowed.
-func each(s string, allowed func(byte) bool) bool {
+// allBytes reports whether every byte of s is allowed.
+func allBytes(s string, allowed func(byte) bool) bool {
 	for i := range len(s) {
 		if !allowed(s[i]) {
 			return false
@@ -60,26 +60,26 @@ func each(s string, allowed func(byte) bool) bool {
 	return true
 }
 
-// look is what a notification looks like to the device, for the push types
+// content is what a notification looks like to the device, for the push types
 // that differ in it.
-type look struct {
-	shown    bool // an alert, a badge or a sound
-	silent   bool // content-available and nothing shown
-	activity bool // a Live Activity's event
+type content struct {
+	visible      bool // an alert, a badge or a sound
+	silent       bool // content-available and nothing shown
+	liveActivity bool // a Live Activity's event
 }
 
-// lookAt tells how n looks, by its raw payload or else by its common fields.
-func lookAt(n *push.Notification) (look, error) {
+// contentOf tells how n looks, by its raw payload or else by its common fields.
+func contentOf(n *push.Notification) (content, error) {
 	if n.APNs != nil && len(n.APNs.Payload) > 0 {
-		return lookInto(n.APNs.Payload)
+		return contentOfPayload(n.APNs.Payload)
 	}
 	shown := n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Badge != nil || n.Sound != "" || n.Image != ""
-	return look{shown: shown, silent: !shown && len(n.Data) > 0}, nil
+	return content{visible: shown, silent: !shown && len(n.Data) > 0}, nil
 }
 
-// lookInto reads a raw payload as far as the push type depends on it, and
+// contentOfPayload reads a raw payload as far as the push type depends on it, and
 // checks that all of it is JSON: a repeated name or bad UTF-8 is none.
-func lookInto(raw []byte) (look, error) {
+func contentOfPayload(raw []byte) (content, error) {
 	var in struct {
 		APS struct {
 			Alert   present `json:"alert"`
@@ -93,19 +93,19 @@ func lookInto(raw []byte) (look, error) {
 		} `json:"aps"`
 	}
 	if jsontext.Value(raw).Kind() != '{' || json.Unmarshal(raw, &in) != nil {
-		return look{}, misfit("apns.payload", invalidPayload, "a JSON object in UTF-8 without repeated names, its aps an object")
+		return content{}, invalid("apns.payload", invalidPayload, "a JSON object in UTF-8 without repeated names, its aps an object")
 	}
 	aps := &in.APS
-	if aps.Level != nil && !slices.Contains(levels[:], string(aps.Level)) {
-		return look{}, misfit("apns.payload.aps.interruption-level", invalidPayload, "passive, active, time-sensitive or critical")
+	if aps.Level != nil && !slices.Contains(interruptionLevels[:], string(aps.Level)) {
+		return content{}, invalid("apns.payload.aps.interruption-level", invalidPayload, "passive, active, time-sensitive or critical")
 	}
 	shown := bool(aps.Alert || aps.Badge || aps.Sound)
-	return look{shown: shown, silent: !shown && bool(aps.Content), activity: bool(aps.Event && aps.State)}, nil
+	return content{visible: shown, silent: !shown && bool(aps.Content), liveActivity: bool(aps.Event && aps.State)}, nil
 }
 
-// levels are the values of aps.interruption-level (Apple, "Generating a remote notification", read 2026-11-22). A device
+// interruptionLevels are the values of aps.interruption-level (Apple, "Generating a remote notification", read 2026-11-22). A device
 // takes any other for active, and nobody ever hears of it.
-var levels = [...]string{`"passive"`, `"active"`, `"time-sensitive"`, `"critical"`}
+var interruptionLevels = [...]string{`"passive"`, `"active"`, `"time-sensitive"`, `"critical"`}
 
 // present is set where a member is, whatever its value.
 type present bool
@@ -123,7 +123,7 @@ func payload(n *push.Notification, kind *pushType) ([]byte, error) {
 		return rawPayload(n.APNs.Payload, kind)
 	}
 	if kind.name == "liveactivity" {
-		return nil, misfit("apns.payload", invalidPayload,
+		return nil, invalid("apns.payload", invalidPayload,
 			"given for push type liveactivity: no common field makes aps.timestamp, aps.event and aps.content-state")
 	}
 	if err := checkFields(n); err != nil {
@@ -131,10 +131,10 @@ func payload(n *push.Notification, kind *pushType) ([]byte, error) {
 	}
 	text := commonPayload(n, kind)
 	if text.Bad != "" {
-		return nil, misfit(text.Bad, invalidField, "text in UTF-8")
+		return nil, invalid(text.Bad, invalidField, "text in UTF-8")
 	}
 	if len(text.Bytes) > kind.limit {
-		return nil, tooLarge(largest(n), len(text.Bytes), kind)
+		return nil, tooLarge(largestField(n), len(text.Bytes), kind)
 	}
 	return text.Bytes, nil
 }
@@ -153,12 +153,12 @@ func rawPayload(raw []byte, kind *pushType) ([]byte, error) {
 }
 
 func tooLarge(field string, size int, kind *pushType) error {
-	return misfit(field, payloadTooLarge, fmt.Sprintf(
+	return invalid(field, payloadTooLarge, fmt.Sprintf(
 		"so short that the payload has at most %d bytes, as push type %s allows; it has %d", kind.limit, kind.name, size))
 }
 
-// largest returns the field that takes most of a common payload.
-func largest(n *push.Notification) string {
+// largestField returns the field that takes most of a common payload.
+func largestField(n *push.Notification) string {
 	field, size := "data", 0
 	for name, value := range n.Data {
 		size += len(name) + len(value)
@@ -176,16 +176,16 @@ func largest(n *push.Notification) string {
 // checkFields checks those common fields whose grammar is more than text.
 func checkFields(n *push.Notification) error {
 	if n.Badge != nil && *n.Badge < 0 {
-		return misfit("badge", invalidField, "0 or more")
+		return invalid("badge", invalidField, "0 or more")
 	}
 	if n.Image != "" && !isImage(n.Image) {
-		return misfit("image", invalidField, "an https URL")
+		return invalid("image", invalidField, "an https URL")
 	}
 	if _, taken := n.Data["aps"]; taken {
-		return misfit("data.aps", invalidField, "absent: aps is Apple's; use the common fields, or apns.payload")
+		return invalid("data.aps", invalidField, "absent: aps is Apple's; use the common fields, or apns.payload")
 	}
 	if _, taken := n.Data["image"]; taken && n.Image != "" {
-		return misfit("data.image", invalidField, "absent beside image, which takes its place in the payload")
+		return invalid("data.image", invalidField, "absent beside image, which takes its place in the payload")
 	}
 	return nil
 }
@@ -197,7 +197,7 @@ func isImage(s string) bool {
 
 // commonPayload writes the payload that the common fields make.
 func commonPayload(n *push.Notification, kind *pushType) object.Writer {
-	o := object.Writer{Bytes: make([]byte, 0, room(n))}
+	o := object.Writer{Bytes: make([]byte, 0, sizeHint(n))}
 	o.Open("")
 	o.Open("aps")
 	if n.Title != "" || n.Subtitle != "" || n.Body != "" {
@@ -224,8 +224,8 @@ func commonPayload(n *push.Notification, kind *pushType) object.Writer {
 	return o
 }
 
-// room is about the size of the payload, so that it is written without growing.
-func room(n *push.Notification) int {
+// sizeHint is about the size of the payload, so that it is written without growing.
+func sizeHint(n *push.Notification) int {
 	size := 160 + len(n.Title) + len(n.Subtitle) + len(n.Body) + len(n.Sound) + len(n.Image)
 	for name, value := range n.Data {
 		size += len(name) + len(value) + len(`"":"",`)

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestTheCommonFieldsBecomeApplesPayload(t *testing.T) {
+func TestCommonFieldsPayload(t *testing.T) {
 	three, zero := 3, 0
 	for _, c := range []struct {
 		name string
@@ -35,8 +35,8 @@ func TestTheCommonFieldsBecomeApplesPayload(t *testing.T) {
 		}, `{"aps":{"alert":{"title":"👩‍👩‍👧 \"quoted\" \\ / </script>","body":"שלום עולם` + "\u200f" + ` مرحبا\n\t\u0000` + "\u2028" + `"}},"ключ\"":"値"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.n.ID, c.n.Token = anID, deviceToken
-			body := translate(t, withKey(t), &c.n).Body
+			c.n.ID, c.n.Token = notificationID, deviceToken
+			body := translate(t, newKeyProvider(t), &c.n).Body
 			equal(t, "payload", string(body), c.want)
 			var back struct {
 				APS struct {
@@ -52,19 +52,19 @@ func TestTheCommonFieldsBecomeApplesPayload(t *testing.T) {
 	}
 }
 
-func TestARawPayloadIsSentByteForByte(t *testing.T) {
+func TestRawPayloadIsSentUnchanged(t *testing.T) {
 	const payload = ` {"aps" : {"alert":"é"}, "n": 1.50, "big": 12345678901234567890 } `
-	equal(t, "payload", string(translate(t, withKey(t), hello(raw(payload))).Body), payload)
+	equal(t, "payload", string(translate(t, newKeyProvider(t), newNotification(withPayload(payload))).Body), payload)
 }
 
-func TestARawPayloadThatFitsOnlyWithoutItsWhiteSpaceIsSentWithoutIt(t *testing.T) {
-	n := hello(raw(`{"aps":{"alert":"x"}` + strings.Repeat(" ", 5000) + `}`))
+func TestOversizedRawPayloadIsCompacted(t *testing.T) {
+	n := newNotification(withPayload(`{"aps":{"alert":"x"}` + strings.Repeat(" ", 5000) + `}`))
 	before := string(n.APNs.Payload)
-	equal(t, "payload", string(translate(t, withKey(t), n).Body), `{"aps":{"alert":"x"}}`)
+	equal(t, "payload", string(translate(t, newKeyProvider(t), n).Body), `{"aps":{"alert":"x"}}`)
 	equal(t, "the sender's own", string(n.APNs.Payload), before)
 }
 
-func TestTheHeaderOfARequest(t *testing.T) {
+func TestRequestHeaders(t *testing.T) {
 	ttl := func(d time.Duration) func(*push.Notification) {
 		return func(n *push.Notification) { n.TTL = (*push.Duration)(&d) }
 	}
@@ -76,9 +76,9 @@ func TestTheHeaderOfARequest(t *testing.T) {
 	}
 	data := func(n *push.Notification) { n.Title, n.Body, n.Data = "", "", map[string]string{"k": "v"} }
 	typed := func(name string, more ...string) func(*push.Notification) {
-		return headers(append([]string{"apns-push-type", name}, more...)...)
+		return withHeaders(append([]string{"apns-push-type", name}, more...)...)
 	}
-	activity := raw(`{"aps":{"event":"update","timestamp":1,"content-state":{}}}`)
+	activity := withPayload(`{"aps":{"event":"update","timestamp":1,"content-state":{}}}`)
 
 	for _, c := range []struct {
 		name   string
@@ -97,11 +97,11 @@ func TestTheHeaderOfARequest(t *testing.T) {
 		{"an hour", []func(*push.Notification){ttl(time.Hour)}, "alert|||1700003600|"},
 		{"a moment, rounded up", []func(*push.Notification){ttl(time.Millisecond)}, "alert|||1700000001|"},
 		{"collapsible", []func(*push.Notification){key("score")}, "alert||||score"},
-		{"raw: content-available", []func(*push.Notification){raw(`{"aps":{"content-available":1},"k":1}`)}, "background||5||"},
-		{"raw: that and an alert", []func(*push.Notification){raw(`{"aps":{"content-available":1,"alert":"x"}}`)}, "alert||||"},
-		{"raw: no aps", []func(*push.Notification){raw(`{"k":1}`)}, "alert||||"},
-		{"own headers win", []func(*push.Notification){prio("high"), ttl(0), key("a"), headers("apns-priority", "1", "apns-expiration", "7", "apns-collapse-id", "b c")}, "alert||1|7|b c"},
-		{"own topic of the same app", []func(*push.Notification){headers("apns-topic", topic+".watchkitapp")}, "alert|.watchkitapp|||"},
+		{"raw: content-available", []func(*push.Notification){withPayload(`{"aps":{"content-available":1},"k":1}`)}, "background||5||"},
+		{"raw: that and an alert", []func(*push.Notification){withPayload(`{"aps":{"content-available":1,"alert":"x"}}`)}, "alert||||"},
+		{"raw: no aps", []func(*push.Notification){withPayload(`{"k":1}`)}, "alert||||"},
+		{"own headers win", []func(*push.Notification){prio("high"), ttl(0), key("a"), withHeaders("apns-priority", "1", "apns-expiration", "7", "apns-collapse-id", "b c")}, "alert||1|7|b c"},
+		{"own topic of the same app", []func(*push.Notification){withHeaders("apns-topic", topic+".watchkitapp")}, "alert|.watchkitapp|||"},
 		{"voip", []func(*push.Notification){typed("voip")}, "voip|.voip|||"},
 		{"voip, suffix given", []func(*push.Notification){typed("voip", "apns-topic", topic+".voip")}, "voip|.voip|||"},
 		{"location", []func(*push.Notification){typed("location")}, "location|.location-query|||"},
@@ -113,8 +113,8 @@ func TestTheHeaderOfARequest(t *testing.T) {
 		{"background and empty", []func(*push.Notification){data, func(n *push.Notification) { n.Data = nil }, typed("background")}, "background||5||"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := translate(t, withKey(t), hello(c.change...))
-			want := map[string]string{"apns-id": anID, "content-type": "application/json"}
+			r := translate(t, newKeyProvider(t), newNotification(c.change...))
+			want := map[string]string{"apns-id": notificationID, "content-type": "application/json"}
 			said := strings.Split(c.want+"||||", "|")
 			for i, name := range []string{"apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"} {
 				if i == 1 {
@@ -124,28 +124,28 @@ func TestTheHeaderOfARequest(t *testing.T) {
 					want[name] = said[i]
 				}
 			}
-			equal(t, "header", fields(t, r), want)
+			equal(t, "header", headerMap(t, r), want)
 			equal(t, "path", r.Path, "/3/device/"+deviceToken)
 			equal(t, "method", r.Method, "POST")
 		})
 	}
 }
 
-func TestMDMIsSentWithACertificateToItsUID(t *testing.T) {
-	p := provider(t, apns.Config{Topic: "com.apple.mgmt.External.e3b8ceac-1f18-2c8e-8a63-dd17d99435d9"})
-	r := translate(t, p, hello(raw(`{"mdm":"magic"}`), headers("apns-push-type", "mdm")))
-	equal(t, "topic", fields(t, r)["apns-topic"], "com.apple.mgmt.External.e3b8ceac-1f18-2c8e-8a63-dd17d99435d9")
+func TestMDMTopicIsCertificateUID(t *testing.T) {
+	p := newProvider(t, apns.Config{Topic: "com.apple.mgmt.External.e3b8ceac-1f18-2c8e-8a63-dd17d99435d9"})
+	r := translate(t, p, newNotification(withPayload(`{"mdm":"magic"}`), withHeaders("apns-push-type", "mdm")))
+	equal(t, "topic", headerMap(t, r)["apns-topic"], "com.apple.mgmt.External.e3b8ceac-1f18-2c8e-8a63-dd17d99435d9")
 }
 
-func TestACertificateOfOneTopicNeedsNone(t *testing.T) {
-	r := translate(t, provider(t, apns.Config{}), hello())
-	_, given := fields(t, r)["apns-topic"]
+func TestCertificateNeedsNoTopic(t *testing.T) {
+	r := translate(t, newProvider(t, apns.Config{}), newNotification())
+	_, given := headerMap(t, r)["apns-topic"]
 	equal(t, "topic given", given, false)
 }
 
-func TestValuesThatComeOnceStayOutOfTheCompressionTable(t *testing.T) {
+func TestPerNotificationHeadersAreNotIndexed(t *testing.T) {
 	d := push.Duration(time.Hour)
-	r := translate(t, withKey(t), hello(func(n *push.Notification) { n.TTL, n.CollapseKey = &d, "k" }))
+	r := translate(t, newKeyProvider(t), newNotification(func(n *push.Notification) { n.TTL, n.CollapseKey = &d, "k" }))
 	once := map[string]bool{}
 	for _, f := range r.Header {
 		once[f.Name] = f.NeverIndexed
@@ -155,20 +155,20 @@ func TestValuesThatComeOnceStayOutOfTheCompressionTable(t *testing.T) {
 	})
 }
 
-// grammar is how a FieldError must read: so that "field: must be …" is a
+// fieldErrorPattern is how a FieldError must read: so that "field: must be …" is a
 // sentence.
-var grammar = regexp.MustCompile(`^[a-z_.-]+: must be [^\s].*[^.]$`)
+var fieldErrorPattern = regexp.MustCompile(`^[a-z_.-]+: must be [^\s].*[^.]$`)
 
-// refusal translates what must not be translated, and checks what is the same
+// mustRefuse translates what must not be translated, and checks what is the same
 // for every misfit.
-func refusal(t *testing.T, p *apns.Provider, n *push.Notification) *push.FieldError {
+func mustRefuse(t *testing.T, p *apns.Provider, n *push.Notification) *push.FieldError {
 	t.Helper()
 	_, err := p.Translate(n)
 	refused, ok := errors.AsType[*push.FieldError](err)
 	if !ok {
 		t.Fatalf("%v, want a FieldError", err)
 	}
-	if !grammar.MatchString(refused.Error()) {
+	if !fieldErrorPattern.MatchString(refused.Error()) {
 		t.Errorf("it reads %q", refused)
 	}
 	for _, secret := range []string{n.Token, n.Title, n.Body} {
@@ -179,7 +179,7 @@ func refusal(t *testing.T, p *apns.Provider, n *push.Notification) *push.FieldEr
 	return refused
 }
 
-func TestAMisfitNamesTheFieldAndWhatIsAllowed(t *testing.T) {
+func TestFieldErrors(t *testing.T) {
 	minus := -1
 	token := func(s string) func(*push.Notification) {
 		return func(n *push.Notification) { n.Token = s }
@@ -217,69 +217,69 @@ func TestAMisfitNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 		{"a long collapse key", is(func(n *push.Notification) { n.CollapseKey = strings.Repeat("k", 65) }), "collapse_key", "InvalidField"},
 		{"a collapse key with a line end", is(func(n *push.Notification) { n.CollapseKey = "a\r\nb" }), "collapse_key", "InvalidField"},
 		{"a collapse key of 22 letters and 66 bytes", is(func(n *push.Notification) { n.CollapseKey = strings.Repeat("値", 22) }), "collapse_key", "InvalidField"},
-		{"a payload that is no object", is(raw(`"x"`)), "apns.payload", "InvalidPayload"},
-		{"a payload of null", is(raw(`null`)), "apns.payload", "InvalidPayload"},
-		{"a payload cut short", is(raw(`{"aps":{"alert":"x"}`)), "apns.payload", "InvalidPayload"},
-		{"a payload and more", is(raw(`{} {}`)), "apns.payload", "InvalidPayload"},
-		{"a payload that repeats a name", is(raw(`{"aps":{"alert":"x","alert":"y"}}`)), "apns.payload", "InvalidPayload"},
-		{"a payload that is no text", is(raw("{\"k\":\"\xff\"}")), "apns.payload", "InvalidPayload"},
-		{"an aps that is no object", is(raw(`{"aps":"x"}`)), "apns.payload", "InvalidPayload"},
-		{"a deep payload", is(raw(strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000))), "apns.payload", "InvalidPayload"},
-		{"an activity without its state", is(headers("apns-push-type", "liveactivity")), "apns.payload", "InvalidPayload"},
-		{"a header of the gateway's", is(headers("authorization", "bearer x")), "apns.headers.authorization", "InvalidHeader"},
-		{"another ID", is(headers("apns-id", anID)), "apns.headers.apns-id", "InvalidHeader"},
-		{"a pseudo-header", is(headers(":path", "/")), "apns.headers", "InvalidHeader"},
-		{"capitals", is(headers("Apns-Priority", "5")), "apns.headers", "InvalidHeader"},
-		{"an empty header", is(headers("apns-topic", "")), "apns.headers.apns-topic", "InvalidHeader"},
-		{"an unknown push type", is(headers("apns-push-type", "Alert")), "apns.headers.apns-push-type", "InvalidHeader"},
-		{"mdm with a key", is(headers("apns-push-type", "mdm")), "apns.headers.apns-push-type", "InvalidHeader"},
-		{"a background that is seen", is(headers("apns-push-type", "background")), "apns.headers.apns-push-type", "InvalidHeader"},
-		{"a background that is heard", is(headers("apns-push-type", "background"), raw(`{"aps":{"sound":"x"}}`)), "apns.headers.apns-push-type", "InvalidHeader"},
-		{"priority 7", is(headers("apns-priority", "7")), "apns.headers.apns-priority", "InvalidHeader"},
-		{"two priorities", is(headers("apns-priority", "10 5")), "apns.headers.apns-priority", "InvalidHeader"},
-		{"an urgent background", is(headers("apns-push-type", "background", "apns-priority", "10"), raw(`{"aps":{}}`)), "apns.headers.apns-priority", "InvalidHeader"},
-		{"a lazy activity", is(headers("apns-push-type", "liveactivity", "apns-priority", "1"), raw(`{"aps":{}}`)), "apns.headers.apns-priority", "InvalidHeader"},
-		{"an expiration in words", is(headers("apns-expiration", "tomorrow")), "apns.headers.apns-expiration", "InvalidHeader"},
-		{"a negative expiration", is(headers("apns-expiration", "-1")), "apns.headers.apns-expiration", "InvalidHeader"},
-		{"an expiration in nanoseconds", is(headers("apns-expiration", "1700000000000000000")), "apns.headers.apns-expiration", "InvalidHeader"},
-		{"a long collapse ID", is(headers("apns-collapse-id", strings.Repeat("k", 65))), "apns.headers.apns-collapse-id", "InvalidHeader"},
-		{"a collapse ID with a line end", is(headers("apns-collapse-id", "a\nb")), "apns.headers.apns-collapse-id", "InvalidHeader"},
-		{"another app's topic", is(headers("apns-topic", "com.example.other")), "apns.headers.apns-topic", "InvalidHeader"},
-		{"a topic that begins alike", is(headers("apns-topic", topic+"lication")), "apns.headers.apns-topic", "InvalidHeader"},
-		{"a topic that is none", is(headers("apns-topic", topic+".\r\nx: y")), "apns.headers.apns-topic", "InvalidHeader"},
+		{"a payload that is no object", is(withPayload(`"x"`)), "apns.payload", "InvalidPayload"},
+		{"a payload of null", is(withPayload(`null`)), "apns.payload", "InvalidPayload"},
+		{"a payload cut short", is(withPayload(`{"aps":{"alert":"x"}`)), "apns.payload", "InvalidPayload"},
+		{"a payload and more", is(withPayload(`{} {}`)), "apns.payload", "InvalidPayload"},
+		{"a payload that repeats a name", is(withPayload(`{"aps":{"alert":"x","alert":"y"}}`)), "apns.payload", "InvalidPayload"},
+		{"a payload that is no text", is(withPayload("{\"k\":\"\xff\"}")), "apns.payload", "InvalidPayload"},
+		{"an aps that is no object", is(withPayload(`{"aps":"x"}`)), "apns.payload", "InvalidPayload"},
+		{"a deep payload", is(withPayload(strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000))), "apns.payload", "InvalidPayload"},
+		{"an activity without its state", is(withHeaders("apns-push-type", "liveactivity")), "apns.payload", "InvalidPayload"},
+		{"a header of the gateway's", is(withHeaders("authorization", "bearer x")), "apns.headers.authorization", "InvalidHeader"},
+		{"another ID", is(withHeaders("apns-id", notificationID)), "apns.headers.apns-id", "InvalidHeader"},
+		{"a pseudo-header", is(withHeaders(":path", "/")), "apns.headers", "InvalidHeader"},
+		{"capitals", is(withHeaders("Apns-Priority", "5")), "apns.headers", "InvalidHeader"},
+		{"an empty header", is(withHeaders("apns-topic", "")), "apns.headers.apns-topic", "InvalidHeader"},
+		{"an unknown push type", is(withHeaders("apns-push-type", "Alert")), "apns.headers.apns-push-type", "InvalidHeader"},
+		{"mdm with a key", is(withHeaders("apns-push-type", "mdm")), "apns.headers.apns-push-type", "InvalidHeader"},
+		{"a background that is seen", is(withHeaders("apns-push-type", "background")), "apns.headers.apns-push-type", "InvalidHeader"},
+		{"a background that is heard", is(withHeaders("apns-push-type", "background"), withPayload(`{"aps":{"sound":"x"}}`)), "apns.headers.apns-push-type", "InvalidHeader"},
+		{"priority 7", is(withHeaders("apns-priority", "7")), "apns.headers.apns-priority", "InvalidHeader"},
+		{"two priorities", is(withHeaders("apns-priority", "10 5")), "apns.headers.apns-priority", "InvalidHeader"},
+		{"an urgent background", is(withHeaders("apns-push-type", "background", "apns-priority", "10"), withPayload(`{"aps":{}}`)), "apns.headers.apns-priority", "InvalidHeader"},
+		{"a lazy activity", is(withHeaders("apns-push-type", "liveactivity", "apns-priority", "1"), withPayload(`{"aps":{}}`)), "apns.headers.apns-priority", "InvalidHeader"},
+		{"an expiration in words", is(withHeaders("apns-expiration", "tomorrow")), "apns.headers.apns-expiration", "InvalidHeader"},
+		{"a negative expiration", is(withHeaders("apns-expiration", "-1")), "apns.headers.apns-expiration", "InvalidHeader"},
+		{"an expiration in nanoseconds", is(withHeaders("apns-expiration", "1700000000000000000")), "apns.headers.apns-expiration", "InvalidHeader"},
+		{"a long collapse ID", is(withHeaders("apns-collapse-id", strings.Repeat("k", 65))), "apns.headers.apns-collapse-id", "InvalidHeader"},
+		{"a collapse ID with a line end", is(withHeaders("apns-collapse-id", "a\nb")), "apns.headers.apns-collapse-id", "InvalidHeader"},
+		{"another app's topic", is(withHeaders("apns-topic", "com.example.other")), "apns.headers.apns-topic", "InvalidHeader"},
+		{"a topic that begins alike", is(withHeaders("apns-topic", topic+"lication")), "apns.headers.apns-topic", "InvalidHeader"},
+		{"a topic that is none", is(withHeaders("apns-topic", topic+".\r\nx: y")), "apns.headers.apns-topic", "InvalidHeader"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			refused := refusal(t, withKey(t), hello(c.change...))
+			refused := mustRefuse(t, newKeyProvider(t), newNotification(c.change...))
 			equal(t, "field", refused.Field, c.field)
 			equal(t, "reason", refused.Reason, c.reason)
 		})
 	}
 }
 
-func TestLocationIsNotSentWithACertificate(t *testing.T) {
-	refused := refusal(t, withCertificate(t), hello(headers("apns-push-type", "location")))
+func TestLocationRequiresKey(t *testing.T) {
+	refused := mustRefuse(t, newCertificateProvider(t), newNotification(withHeaders("apns-push-type", "location")))
 	equal(t, "field", refused.Field, "apns.headers.apns-push-type")
 }
 
-// limits are the largest payloads by push type.
-var limits = map[string]int{
+// maxPayloads are the largest payloads by push type.
+var maxPayloads = map[string]int{
 	"alert": 4096, "background": 4096, "location": 4096, "voip": 5120, "complication": 4096, "fileprovider": 4096,
 	"liveactivity": 4096, "pushtotalk": 4096, "widgets": 4096, "controls": 4096,
 }
 
-func TestARawPayloadMayHaveExactlyItsTypesBytes(t *testing.T) {
-	for name, limit := range limits {
-		for _, text := range texts {
+func TestRawPayloadLimit(t *testing.T) {
+	for name, limit := range maxPayloads {
+		for _, text := range sampleTexts {
 			t.Run(name+" "+text, func(t *testing.T) {
 				of := func(size int) *push.Notification {
 					begin := `{"k":"`
 					if name == "liveactivity" {
 						begin = `{"aps":{"event":"end","timestamp":1},"k":"`
 					}
-					return hello(headers("apns-push-type", name), raw(filled(begin, text, `"}`, size)))
+					return newNotification(withHeaders("apns-push-type", name), withPayload(fill(begin, text, `"}`, size)))
 				}
-				equal(t, "bytes", len(translate(t, withKey(t), of(limit)).Body), limit)
-				refused := refusal(t, withKey(t), of(limit+1))
+				equal(t, "bytes", len(translate(t, newKeyProvider(t), of(limit)).Body), limit)
+				refused := mustRefuse(t, newKeyProvider(t), of(limit+1))
 				equal(t, "field", refused.Field, "apns.payload")
 				equal(t, "reason", refused.Reason, "PayloadTooLarge")
 				equal(t, "says how much", strings.Contains(refused.Allowed, fmt.Sprint(limit)) &&
@@ -289,31 +289,31 @@ func TestARawPayloadMayHaveExactlyItsTypesBytes(t *testing.T) {
 	}
 }
 
-// texts are of one, two, three and four bytes a letter, of several runes a
+// sampleTexts are of one, two, three and four bytes a letter, of several runes a
 // letter, and right to left.
-var texts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م"}
+var sampleTexts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م"}
 
-// filled returns begin, as much of text as fits, and end, in exactly so many
+// fill returns begin, as much of text as fits, and end, in exactly so many
 // bytes.
-func filled(begin, text, end string, size int) string {
+func fill(begin, text, end string, size int) string {
 	room := size - len(begin) - len(end)
 	return begin + strings.Repeat(text, room/len(text)) + strings.Repeat("x", room%len(text)) + end
 }
 
-func TestACommonPayloadMayHaveExactlyItsTypesBytes(t *testing.T) {
+func TestCommonPayloadLimit(t *testing.T) {
 	for _, kind := range []string{"alert", "voip"} {
-		for _, text := range append(texts, `"`, "\n", "\x01") {
+		for _, text := range append(sampleTexts, `"`, "\n", "\x01") {
 			t.Run(fmt.Sprintf("%s %q", kind, text), func(t *testing.T) {
-				p := withKey(t)
+				p := newKeyProvider(t)
 				of := func(body string) *push.Notification {
-					return hello(headers("apns-push-type", kind), func(n *push.Notification) { n.Body = body })
+					return newNotification(withHeaders("apns-push-type", kind), func(n *push.Notification) { n.Body = body })
 				}
 				one := len(translate(t, p, of("x")).Body)
 				each := len(translate(t, p, of("x"+text)).Body) - one
-				room := limits[kind] - one
+				room := maxPayloads[kind] - one
 				body := "x" + strings.Repeat(text, room/each) + strings.Repeat("x", room%each)
-				equal(t, "bytes", len(translate(t, p, of(body)).Body), limits[kind])
-				refused := refusal(t, p, of(body+"x"))
+				equal(t, "bytes", len(translate(t, p, of(body)).Body), maxPayloads[kind])
+				refused := mustRefuse(t, p, of(body+"x"))
 				equal(t, "field", refused.Field, "body")
 				equal(t, "reason", refused.Reason, "PayloadTooLarge")
 			})
@@ -321,7 +321,7 @@ func TestACommonPayloadMayHaveExactlyItsTypesBytes(t *testing.T) {
 	}
 }
 
-func TestTooLargeNamesTheFieldThatTakesMost(t *testing.T) {
+func TestTooLargeNamesLargestField(t *testing.T) {
 	big := strings.Repeat("x", 5000)
 	for field, change := range map[string]func(*push.Notification){
 		"title": func(n *push.Notification) { n.Title = big },
@@ -329,7 +329,7 @@ func TestTooLargeNamesTheFieldThatTakesMost(t *testing.T) {
 		"sound": func(n *push.Notification) { n.Sound = big },
 		"image": func(n *push.Notification) { n.Image = "https://example.com/" + big },
 	} {
-		equal(t, "field", refusal(t, withKey(t), hello(change)).Field, field)
+		equal(t, "field", mustRefuse(t, newKeyProvider(t), newNotification(change)).Field, field)
 	}
 }
 
@@ -338,10 +338,10 @@ func FuzzWhatIsTranslatedIsWhatAppleTakes(f *testing.F) {
 	f.Add("../../x", "\xff", "", "aps", "", "apns-push-type", "background", `{"aps":{}}`, "", uint8(3), int64(0))
 	f.Add("ABCD", "", "", "", "", "apns-topic", topic+".x", `{"aps":{"event":1,"content-state":2}}`, "a\nb", uint8(0), int64(-1))
 	path := regexp.MustCompile(`^/3/device/[0-9a-fA-F]{2,200}$`)
-	p := withKey(f)
+	p := newKeyProvider(f)
 	f.Fuzz(func(t *testing.T, token, title, body, key, value, header, set, payload, collapse string, priority uint8, ttl int64) {
 		n := &push.Notification{
-			ID: anID, AcceptedAt: time.Unix(1_700_000_000, 0), Target: push.Target{Token: token}, Title: title, Body: body, CollapseKey: collapse,
+			ID: notificationID, AcceptedAt: time.Unix(1_700_000_000, 0), Target: push.Target{Token: token}, Title: title, Body: body, CollapseKey: collapse,
 			Priority: []push.Priority{"", "high", "normal", "low"}[priority%4], APNs: &push.APNsBlock{Payload: []byte(payload)},
 		}
 		if ttl >= 0 && ttl < int64(1000*time.Hour) {
@@ -363,7 +363,7 @@ func FuzzWhatIsTranslatedIsWhatAppleTakes(f *testing.F) {
 		if !path.MatchString(r.Path) || !json.Valid(r.Body) || r.Body[len(r.Body)-1] == 0 || len(r.Body) > 5120 {
 			t.Errorf("%s %q", r.Path, r.Body)
 		}
-		for name, value := range fields(t, r) {
+		for name, value := range headerMap(t, r) {
 			if value == "" || strings.ContainsFunc(value, func(c rune) bool { return c < ' ' || c > '~' }) {
 				t.Errorf("%s: %q", name, value)
 			}

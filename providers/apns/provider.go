@@ -86,7 +86,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if err := checkTarget(&n.Target); err != nil {
 		return nil, err
 	}
-	look, err := lookAt(n)
+	look, err := contentOf(n)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 		return nil, err
 	}
 	if kind.name == "liveactivity" {
-		if err := checkActivity(n); err != nil {
+		if err := checkLiveActivity(n); err != nil {
 			return nil, err
 		}
 	}
@@ -115,7 +115,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
 	o, answer := p.attempt(ctx, conn, r, n.Kind() == push.ToChannel)
 	if o.Verdict == push.Accepted {
-		o.ProviderID = nameOf(answer, n)
+		o.ProviderID = providerID(answer, n)
 	}
 	return o
 }
@@ -126,9 +126,9 @@ func (p *Provider) attempt(ctx context.Context, conn wire.Doer, r *wire.Request,
 	if err != nil {
 		return push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}, nil
 	}
-	answer, err := conn.Do(ctx, authorized(r, used))
+	answer, err := conn.Do(ctx, withAuthorization(r, used))
 	if err != nil {
-		return p.judgeSilence(err, used), nil
+		return p.judgeNoResponse(err, used), nil
 	}
 	return p.judge(answer, broadcast, used), answer
 }
@@ -142,11 +142,11 @@ func (p *Provider) token() (*token, error) {
 	return p.signer.token()
 }
 
-// authorized returns r with the provider token. The token stays out of the
+// withAuthorization returns r with the provider token. The token stays out of the
 // compression table: Apple asks for authorization to be sent without indexing
 // (Communicating with APNs, HPACK), and RFC 7541, section 7.1.3, for secrets
 // never to be indexed.
-func authorized(r *wire.Request, t *token) *wire.Request {
+func withAuthorization(r *wire.Request, t *token) *wire.Request {
 	if t == nil {
 		return r
 	}

@@ -22,25 +22,25 @@ const unknownReason = "UnknownReason"
 
 // The judgements that several reasons share.
 var (
-	refused   = push.Outcome{Verdict: push.Refused}
-	dead      = push.Outcome{Verdict: push.Unregistered, ForgetToken: true}
-	forbidden = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential}
-	// spoilt: what is sent after it on the same connection is refused as well.
-	spoilt = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, CloseConnection: true}
-	sick   = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint}
+	refused      = push.Outcome{Verdict: push.Refused}
+	unregistered = push.Outcome{Verdict: push.Unregistered, ForgetToken: true}
+	unauthorized = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential}
+	// unauthorizedClose: what is sent after it on the same connection is refused as well.
+	unauthorizedClose = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, CloseConnection: true}
+	unavailable       = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint}
 )
 
-// answer is what Apple's documents tell answers apart by. The status alone
+// responseKey is what Apple's documents tell answers apart by. The status alone
 // never does: 400 is a bad token as well as our own mistake.
-type answer struct {
+type responseKey struct {
 	status int
 	reason string
 }
 
-// rows are Apple's answers and our judgement: "Handling notification responses
+// outcomes are Apple's answers and our judgement: "Handling notification responses
 // from APNs", read 2026-11-22, but for what is marked otherwise. RetryAfter is
 // our own choice, for Apple names no time.
-var rows = map[answer]push.Outcome{
+var outcomes = map[responseKey]push.Outcome{
 	{400, "BadCollapseId"}:     refused, // longer than 64 bytes
 	{400, "BadExpirationDate"}: refused,
 	{400, "BadMessageId"}:      refused,
@@ -59,30 +59,30 @@ var rows = map[answer]push.Outcome{
 
 	// Not to be forgotten: a key of the wrong environment, or an app's mix-up,
 	// brings these for every token that there is.
-	{400, "BadDeviceToken"}:         {Verdict: push.Refused, Misplaced: true},
+	{400, "BadDeviceToken"}:         {Verdict: push.Refused, WrongEnvironment: true},
 	{400, "DeviceTokenNotForTopic"}: refused,
 
 	// Housekeeping: the connection is over, its endpoint well.
 	{400, "IdleTimeout"}: {Verdict: push.Unavailable, Scope: push.ScopeConnection, CloseConnection: true},
 
-	{403, "BadCertificate"}:            spoilt,
-	{403, "BadCertificateEnvironment"}: spoilt,
-	{403, "InvalidProviderToken"}:      spoilt,
-	{403, "Forbidden"}:                 forbidden,
-	{403, "MissingProviderToken"}:      forbidden,
+	{403, "BadCertificate"}:            unauthorizedClose,
+	{403, "BadCertificateEnvironment"}: unauthorizedClose,
+	{403, "InvalidProviderToken"}:      unauthorizedClose,
+	{403, "Forbidden"}:                 unauthorized,
+	{403, "MissingProviderToken"}:      unauthorized,
 	// Send decides whether there is another token to try. The connection stays
 	// stuck even with a good one (seen; Pushy closes it, too).
-	{403, "ExpiredProviderToken"}: spoilt,
+	{403, "ExpiredProviderToken"}: unauthorizedClose,
 	// The connection belongs to another key. On another one the same token is
 	// as good as new.
 	{403, "UnrelatedKeyIdInToken"}: {Verdict: push.Unauthorized, Scope: push.ScopeConnection, Renewed: true},
 	// The first spelling is documented, the second is what arrives (seen since 2025).
-	{403, "BadEnvironmentKeyIdInToken"}: forbidden,
-	{403, "BadEnvironmentKeyInToken"}:   forbidden,
+	{403, "BadEnvironmentKeyIdInToken"}: unauthorized,
+	{403, "BadEnvironmentKeyInToken"}:   unauthorized,
 
 	// Apple gives the time since when; a registration that is newer wins.
-	{410, "ExpiredToken"}: dead,
-	{410, "Unregistered"}: dead,
+	{410, "ExpiredToken"}: unregistered,
+	{410, "Unregistered"}: unregistered,
 
 	{413, "PayloadTooLarge"}: refused,
 
@@ -91,17 +91,17 @@ var rows = map[answer]push.Outcome{
 
 	// Sticks to a connection that was idle for long (seen): a new one cures it.
 	{500, "InternalServerError"}: {Verdict: push.Unavailable, Scope: push.ScopeEndpoint, CloseConnection: true},
-	{503, "ServiceUnavailable"}:  sick,
+	{503, "ServiceUnavailable"}:  unavailable,
 	{503, "Shutdown"}:            {Verdict: push.Unavailable, Scope: push.ScopeEndpoint, CloseConnection: true},
 }
 
-// byStatus judges an answer whose reason is unknown or unreadable. What is no
+// outcomeByStatus judges an answer whose reason is unknown or unreadable. What is no
 // HTTP API's answer at all, such as a redirect, did not come from Apple: the
 // endpoint, or what stands before it, is sick.
-func byStatus(status int) push.Outcome {
+func outcomeByStatus(status int) push.Outcome {
 	switch {
 	case status == 403:
-		return forbidden
+		return unauthorized
 	case status == 410:
 		return push.Outcome{Verdict: push.Unregistered} // suspect only: nobody said that it is dead
 	case status == 429:
@@ -109,7 +109,7 @@ func byStatus(status int) push.Outcome {
 	case status/100 == 4:
 		return refused
 	}
-	return sick
+	return unavailable
 }
 
 // judge turns an answer into its outcome.
@@ -117,40 +117,40 @@ func (p *Provider) judge(a *wire.Response, broadcast bool, used *token) push.Out
 	if a.Status/100 == 2 {
 		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status}
 	}
-	reason := reasonIn(a.Body)
-	o, known := outcomeOf(answer{a.Status, reason}, broadcast)
+	reason := parseReason(a.Body)
+	o, known := findOutcome(responseKey{a.Status, reason}, broadcast)
 	if !known {
-		o, reason = byStatus(a.Status), unknownReason
+		o, reason = outcomeByStatus(a.Status), unknownReason
 	}
 	o.HTTP, o.Reason = a.Status, reason
 	if asked := a.RetryAfter(); asked > 0 && o.Retryable() {
 		o.RetryAfter = asked
 	}
 	if o.Verdict == push.Unregistered {
-		o.DeadSince = timestampIn(a.Body)
+		o.DeadSince = parseTimestamp(a.Body)
 	}
-	return p.settle(o, used)
+	return p.informSigner(o, used)
 }
 
-// settle lets the Signer hear of what concerns it.
-func (p *Provider) settle(o push.Outcome, used *token) push.Outcome {
+// informSigner lets the Signer hear of what concerns it.
+func (p *Provider) informSigner(o push.Outcome, used *token) push.Outcome {
 	if used == nil {
 		return o
 	}
 	switch o.Reason {
 	case "ExpiredProviderToken":
-		o.Renewed = p.signer.renew(used)
+		o.Renewed = p.signer.onExpired(used)
 	case "InvalidProviderToken":
-		p.signer.doubt(used)
+		p.signer.onInvalid(used)
 	case "TooManyProviderTokenUpdates":
-		p.signer.hold()
+		p.signer.onTooManyUpdates()
 	}
 	return o
 }
 
-// nameOf returns Apple's name for an accepted notification. It is the one that
+// providerID returns Apple's name for an accepted notification. It is the one that
 // we gave it; Apple may spell a UUID in capitals.
-func nameOf(a *wire.Response, n *push.Notification) string {
+func providerID(a *wire.Response, n *push.Notification) string {
 	name := cmp.Or(a.Get("apns-id"), a.Get("apns-request-id"))
 	if name == n.ID || strings.EqualFold(name, n.ID) || !isUUID(name) {
 		return n.ID
@@ -162,15 +162,15 @@ func isUUID(s string) bool {
 	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
 		return false
 	}
-	return strings.Count(s, "-") == 4 && each(s, func(c byte) bool { return c == '-' || isHex(c) })
+	return strings.Count(s, "-") == 4 && allBytes(s, func(c byte) bool { return c == '-' || isHex(c) })
 }
 
 // lenient forgives in an answer what changes nothing about its meaning.
 var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
 
-// reasonIn returns the reason in an error's body, or "" where there is none to
+// parseReason returns the reason in an error's body, or "" where there is none to
 // read.
-func reasonIn(body []byte) string {
+func parseReason(body []byte) string {
 	var in struct {
 		Reason string `json:"reason"`
 	}
@@ -180,9 +180,9 @@ func reasonIn(body []byte) string {
 	return in.Reason
 }
 
-// timestampIn returns the time in the body of a 410, in milliseconds since
+// parseTimestamp returns the time in the body of a 410, in milliseconds since
 // 1970 there, or zero.
-func timestampIn(body []byte) time.Time {
+func parseTimestamp(body []byte) time.Time {
 	var in struct {
 		Timestamp int64 `json:"timestamp"`
 	}
@@ -196,11 +196,11 @@ func timestampIn(body []byte) time.Time {
 // our own doing (seen; Pushy #356).
 var streamLimit = []byte("Maximum active streams violated")
 
-// judgeSilence is the outcome of an attempt without an answer. Apple can say
+// judgeNoResponse is the outcome of an attempt without an answer. Apple can say
 // in a GOAWAY why it closes: then its reason counts for what it reaches. It
 // never makes an attempt safe to repeat that may have been processed.
-func (p *Provider) judgeSilence(err error, used *token) push.Outcome {
-	o := push.NoAnswer(err)
+func (p *Provider) judgeNoResponse(err error, used *token) push.Outcome {
+	o := push.NoResponse(err)
 	lost, ok := errors.AsType[*wire.Error](err)
 	if !ok || len(lost.DebugData) == 0 || o.Verdict == push.Abandoned {
 		return o
@@ -209,12 +209,12 @@ func (p *Provider) judgeSilence(err error, used *token) push.Outcome {
 		o.Scope = push.ScopeConnection
 		return o
 	}
-	why, known := rowOf(reasonIn(lost.DebugData))
+	why, known := outcomeByReason(parseReason(lost.DebugData))
 	switch {
 	case !known:
 		return o
 	case why.Verdict == push.Unauthorized && lost.Unprocessed():
-		return p.settle(why, used)
+		return p.informSigner(why, used)
 	case why.Scope != push.ScopeEndpoint:
 		o.Scope = cmp.Or(why.Scope, push.ScopeConnection)
 	}
@@ -222,9 +222,9 @@ func (p *Provider) judgeSilence(err error, used *token) push.Outcome {
 	return o
 }
 
-// rowOf returns the row of a reason that came without a status.
-func rowOf(reason string) (push.Outcome, bool) {
-	for a, o := range rows {
+// outcomeByReason returns the row of a reason that came without a status.
+func outcomeByReason(reason string) (push.Outcome, bool) {
+	for a, o := range outcomes {
 		if a.reason == reason {
 			o.Reason = reason
 			return o, true

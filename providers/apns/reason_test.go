@@ -17,11 +17,11 @@ import (
 )
 
 // row is one line of the table of all that can come of an attempt.
-type row struct{ providertest.Line }
+type row struct{ providertest.ErrorCase }
 
-func rowsOf(t testing.TB, provider string) (rows []row) {
+func loadRows(t testing.TB, provider string) (rows []row) {
 	t.Helper()
-	for _, line := range providertest.Lines(t, provider) {
+	for _, line := range providertest.ErrorCases(t, provider) {
 		rows = append(rows, row{line})
 	}
 	return rows
@@ -51,8 +51,8 @@ func (r row) bodies() []string {
 	}
 }
 
-func TestEveryRowOfAppleIsJudgedAsTheTableSays(t *testing.T) {
-	for _, r := range rowsOf(t, "apns") {
+func TestErrorTable(t *testing.T) {
+	for _, r := range loadRows(t, "apns") {
 		for _, status := range r.statuses() {
 			for _, body := range r.bodies() {
 				t.Run(fmt.Sprintf("%v %d %.40s", r, status, body), func(t *testing.T) {
@@ -68,91 +68,91 @@ func TestEveryRowOfAppleIsJudgedAsTheTableSays(t *testing.T) {
 // check judges an answer half an hour after the provider token was minted, so
 // that a row that wants another token can have it.
 func (r row) check(t *testing.T, status int, body string) {
-	p := withKey(t)
-	send(t, p, answering(200, ""), hello())
+	p := newKeyProvider(t)
+	send(t, p, respond(200, ""), newNotification())
 	time.Sleep(30 * time.Minute)
-	o := send(t, p, answering(status, body), hello())
+	o := send(t, p, respond(status, body), newNotification())
 
 	want := push.Outcome{
-		Verdict: providertest.Verdict(r.Class), HTTP: status, ForgetToken: r.Forget, CloseConnection: r.Close,
+		Verdict: providertest.VerdictFor(r.Class), HTTP: status, ForgetToken: r.ForgetToken, CloseConnection: r.Close,
 		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, DeadSince: o.DeadSince,
-		Misplaced: r.Code == "BadDeviceToken", // the one that an environment too many brings
+		WrongEnvironment: r.Code == "BadDeviceToken", // the one that an environment too many brings
 	}
 	switch {
 	case r.Code == "":
-		want.ProviderID = anID
+		want.ProviderID = notificationID
 	case r.Code == "*":
 		want.Reason = "UnknownReason"
 	default:
 		want.Reason = r.Code
 	}
 	if want.Verdict == push.Throttled { // for Unavailable, the sender's own backoff counts: another endpoint may be well
-		want.RetryAfter = time.Duration(*r.LeastWait) * time.Second
+		want.RetryAfter = time.Duration(*r.MinBackoff) * time.Second
 	}
 	equal(t, "outcome", o, want)
 	equal(t, "scope", o.Scope.String(), r.Scope)
 	equal(t, "retryable", o.Retryable(), r.Retryable)
-	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+	equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
 	equal(t, "holds the device token", strings.Contains(fmt.Sprintf("%+v", o), deviceToken), false)
 }
 
-func TestEveryRowOfTheTransportIsJudgedAsTheTableSays(t *testing.T) {
-	for _, r := range rowsOf(t, "transport") {
+func TestTransportErrorTable(t *testing.T) {
+	for _, r := range loadRows(t, "transport") {
 		t.Run(r.Code, func(t *testing.T) {
-			if why := r.Unmet(); why != "" {
+			if why := r.SkipReason(); why != "" {
 				t.Skip(why)
 			}
 			switch r.Code {
 			case "MALFORMED_SUCCESS_BODY":
-				equal(t, "verdict", send(t, withKey(t), answering(200, "\x00<html>"), hello()).Verdict, push.Accepted)
+				equal(t, "verdict", send(t, newKeyProvider(t), respond(200, "\x00<html>"), newNotification()).Verdict, push.Accepted)
 				return
 			case "MALFORMED_ERROR_BODY":
-				equal(t, "faults", faults(t, 400, 404, 418), []bool{false, false, false})
-				equal(t, "faults", faults(t, 500, 502, 504), []bool{true, true, true})
+				equal(t, "faults", endpointFaults(t, 400, 404, 418), []bool{false, false, false})
+				equal(t, "faults", endpointFaults(t, 500, 502, 504), []bool{true, true, true})
 				return
 			}
-			r.checkSilence(t)
+			r.checkNoResponse(t)
 		})
 	}
 }
 
-// faults tells of which of these statuses with a page for a body an endpoint
+// endpointFaults tells of which of these statuses with a page for a body an endpoint
 // is to blame. Those are retried, and no others.
-func faults(t *testing.T, statuses ...int) (blamed []bool) {
+func endpointFaults(t *testing.T, statuses ...int) (blamed []bool) {
 	for _, status := range statuses {
-		o := send(t, withKey(t), answering(status, "<html>"), hello())
+		o := send(t, newKeyProvider(t), respond(status, "<html>"), newNotification())
 		equal(t, "retryable", o.Retryable(), o.EndpointFault())
 		blamed = append(blamed, o.EndpointFault())
 	}
 	return blamed
 }
 
-// checkSilence judges an attempt without an answer. How long and on what to
+// checkNoResponse judges an attempt without an answer. How long and on what to
 // back off is not asked here: a connection that has trouble closes itself, and
 // whether the endpoint is to blame is all that an attempt adds.
-func (r row) checkSilence(t *testing.T) {
-	lost, want := r.Silence()
-	o := send(t, withKey(t), silent(fmt.Errorf("lease: %w", lost)), hello())
+func (r row) checkNoResponse(t *testing.T) {
+	lost, want := r.TransportError()
+	o := send(t, newKeyProvider(t), failWith(fmt.Errorf("lease: %w", lost)), newNotification())
 	equal(t, "verdict", o.Verdict, want)
 	equal(t, "reason", o.Reason, r.Code)
 	equal(t, "retryable", o.Retryable(), r.Retryable)
-	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+	equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
 	equal(t, "HTTP", o.HTTP, 0)
 }
 
-func TestAnAnswerThatIsNoAPIsBlamesTheEndpoint(t *testing.T) {
+func TestUnexpectedStatusIsEndpointFault(t *testing.T) {
 	for _, status := range []int{0, 101, 204 + 100, 302, 600} {
-		o := send(t, withKey(t), answering(status, `{"reason":"BadDeviceToken"}`), hello())
+		o := send(t, newKeyProvider(t), respond(status, `{"reason":"BadDeviceToken"}`), newNotification())
 		equal(t, fmt.Sprint(status), o.EndpointFault() && o.Retryable(), true)
 	}
 }
 
-func TestAReasonCountsOnlyWithItsOwnStatus(t *testing.T) {
-	o := send(t, withKey(t), answering(500, `{"reason":"Unregistered"}`), hello())
+func TestReasonMatchesOnlyItsOwnStatus(t *testing.T) {
+	o := send(t, newKeyProvider(t), respond(500, `{"reason":"Unregistered"}`), newNotification())
 	equal(t, "outcome", o, push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint, Reason: "UnknownReason", HTTP: 500})
 }
 
-func TestADeadTokenSaysSinceWhen(t *testing.T) {
+func TestUnregisteredTokenHasTimestamp(t *testing.T) {
 	for body, want := range map[string]time.Time{
 		`{"reason":"Unregistered","timestamp":1454948015990}`:     time.UnixMilli(1454948015990).UTC(),
 		`{"reason":"ExpiredToken","timestamp":1454948015990}`:     time.UnixMilli(1454948015990).UTC(),
@@ -163,13 +163,13 @@ func TestADeadTokenSaysSinceWhen(t *testing.T) {
 		`{"reason":"SomethingNew","timestamp":1454948015990}`:     time.UnixMilli(1454948015990).UTC(),
 		`{"reason":"BadDeviceToken","timestamp":1454948015990} x`: {},
 	} {
-		o := send(t, withKey(t), answering(410, body), hello())
+		o := send(t, newKeyProvider(t), respond(410, body), newNotification())
 		equal(t, body, o.DeadSince, want)
 		equal(t, body, o.Verdict, push.Unregistered)
 	}
 }
 
-func TestRetryAfterIsHonouredWhereAnotherAttemptMakesSense(t *testing.T) {
+func TestRetryAfterIsHonouredWhenRetryable(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		body   string
@@ -182,32 +182,32 @@ func TestRetryAfterIsHonouredWhereAnotherAttemptMakesSense(t *testing.T) {
 		{410, `{"reason":"Unregistered"}`, 0},
 		{200, ``, 0},
 	} {
-		o := send(t, withKey(t), func(*wire.Request) (*wire.Response, error) {
+		o := send(t, newKeyProvider(t), func(*wire.Request) (*wire.Response, error) {
 			return &wire.Response{Status: c.status, Header: []wire.Field{{Name: "retry-after", Value: "7"}}, Body: []byte(c.body)}, nil
-		}, hello())
+		}, newNotification())
 		equal(t, c.body, o.RetryAfter, c.want)
 	}
 }
 
-func TestAnAcceptedNotificationHasApplesName(t *testing.T) {
+func TestAcceptedNotificationHasProviderID(t *testing.T) {
 	for header, want := range map[string]string{
-		"":                                     anID,
-		anID:                                   anID,
-		strings.ToUpper(anID):                  anID,
+		"":                                     notificationID,
+		notificationID:                         notificationID,
+		strings.ToUpper(notificationID):        notificationID,
 		"B2D6F0C1-5A0E-4B8E-9F0C-3D1C2B4A5E6F": "B2D6F0C1-5A0E-4B8E-9F0C-3D1C2B4A5E6F",
-		"<script>":                             anID,
-		"b2d6f0c1-5a0e-4b8e-9f0c-3d1c2b4a5e6":  anID,
-		"b2d6f0c15a0e-4b8e-9f0c-3d1c2b4a-5e6f": anID,
-		deviceToken[:36]:                       anID,
+		"<script>":                             notificationID,
+		"b2d6f0c1-5a0e-4b8e-9f0c-3d1c2b4a5e6":  notificationID,
+		"b2d6f0c15a0e-4b8e-9f0c-3d1c2b4a-5e6f": notificationID,
+		deviceToken[:36]:                       notificationID,
 	} {
-		o := send(t, withKey(t), func(*wire.Request) (*wire.Response, error) {
+		o := send(t, newKeyProvider(t), func(*wire.Request) (*wire.Response, error) {
 			return &wire.Response{Status: 200, Header: []wire.Field{{Name: "apns-id", Value: header}}}, nil
-		}, hello())
+		}, newNotification())
 		equal(t, header, o, push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: want})
 	}
 }
 
-func TestAppleSaysInAGoAwayWhyItCloses(t *testing.T) {
+func TestGoAwayReason(t *testing.T) {
 	type is struct {
 		verdict push.Verdict
 		reason  string
@@ -229,25 +229,25 @@ func TestAppleSaysInAGoAwayWhyItCloses(t *testing.T) {
 		{"", wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeEndpoint}},
 	} {
 		lost := &wire.Error{Reason: wire.GoAwayErrorCode, Processed: c.processed, EndpointAtFault: true, DebugData: []byte(c.debug)}
-		o := send(t, withKey(t), silent(lost), hello())
+		o := send(t, newKeyProvider(t), failWith(lost), newNotification())
 		equal(t, fmt.Sprint(c.debug, c.processed), is{o.Verdict, o.Reason, o.Scope} == c.want, true)
 		equal(t, "holds free text", strings.Contains(fmt.Sprintf("%+v", o), "violated"), false)
 	}
 }
 
-func TestACallerWhoLeavesIsNobodysFault(t *testing.T) {
+func TestCancelledSendIsAbandoned(t *testing.T) {
 	for _, err := range []error{context.Canceled, &wire.Error{Reason: wire.Cancelled, Err: context.Canceled,
 		DebugData: []byte(`{"reason":"Shutdown"}`)}} {
-		o := send(t, withKey(t), silent(err), hello())
+		o := send(t, newKeyProvider(t), failWith(err), newNotification())
 		equal(t, "verdict", o.Verdict, push.Abandoned)
-		equal(t, "blamed", o.EndpointFault() || o.EndpointProven() || o.Retryable(), false)
+		equal(t, "blamed", o.EndpointFault() || o.EndpointOK() || o.Retryable(), false)
 	}
-	equal(t, "verdict", send(t, withKey(t), silent(errors.New("what?")), hello()).Verdict, push.Unknown)
+	equal(t, "verdict", send(t, newKeyProvider(t), failWith(errors.New("what?")), newNotification()).Verdict, push.Unknown)
 }
 
 func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 	known := map[string]bool{"": true, "UnknownReason": true}
-	for _, r := range rowsOf(f, "apns") {
+	for _, r := range loadRows(f, "apns") {
 		known[r.Code] = true
 		for _, status := range r.statuses() {
 			for _, body := range r.bodies() {
@@ -255,11 +255,11 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 			}
 		}
 	}
-	p := withKey(f)
-	n := hello()
+	p := newKeyProvider(f)
+	n := newNotification()
 	r := translate(f, p, n)
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		o := p.Send(t.Context(), answering(status, string(body)), n, r)
+		o := p.Send(t.Context(), respond(status, string(body)), n, r)
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("the reason %q is not of the table", o.Reason)

@@ -23,15 +23,15 @@ import (
 // every 20 minutes and no less than once every 60 minutes" (Establishing a
 // token-based connection to APNs; read 2026-11-22).
 const (
-	leastAge    = 20 * time.Minute // younger, it is never replaced: Apple would answer 429 TooManyProviderTokenUpdates
-	renewalAge  = 40 * time.Minute // replaced here, and up to renewalSpan later
-	renewalSpan = 10 * time.Minute // so that processes that started together do not renew together
-	greatestAge = 58 * time.Minute // older, Apple calls it expired at 60 minutes
+	minAge        = 20 * time.Minute // younger, it is never replaced: Apple would answer 429 TooManyProviderTokenUpdates
+	renewalAge    = 40 * time.Minute // replaced here, and up to renewalSpan later
+	renewalJitter = 10 * time.Minute // so that processes that started together do not renew together
+	maxAge        = 58 * time.Minute // older, Apple calls it expired at 60 minutes
 )
 
-// tolerance is by how much the wall clock may move against the monotonic one
+// clockTolerance is by how much the wall clock may move against the monotonic one
 // before a token's time of issue is called wrong.
-const tolerance = time.Minute
+const clockTolerance = time.Minute
 
 // SignerConfig is a signing key from Apple's developer account.
 type SignerConfig struct {
@@ -53,19 +53,19 @@ type Signer struct {
 	keyID, teamID string
 	log           *slog.Logger
 
-	current atomic.Pointer[token]
-	alarmed atomic.Pointer[token] // the token that the clock's alarm was last about
+	current     atomic.Pointer[token]
+	warnedToken atomic.Pointer[token] // the token that the clock's alarm was last about
 
-	minting sync.Mutex // held by whoever replaces current
+	mintMu sync.Mutex // held by whoever replaces current
 }
 
 // token is one provider token. It does not change.
 type token struct {
-	bearer  string
-	minted  time.Time // its monotonic reading: what ages are measured from
-	issued  int64     // iat: what the wall clock said then, which is all that Apple goes by
-	least   time.Duration
-	renewal time.Duration
+	bearer     string
+	mintedAt   time.Time // its monotonic reading: what ages are measured from
+	issuedAt   int64     // iat: what the wall clock said then, which is all that Apple goes by
+	minAge     time.Duration
+	renewalAge time.Duration
 }
 
 // NewSigner reads the key. An error says what is wrong with it and never what
@@ -122,37 +122,37 @@ func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
 
 // token returns the token to send with now, and mints one where it must.
 func (s *Signer) token() (*token, error) {
-	if t := s.current.Load(); t != nil && !s.due(t) {
+	if t := s.current.Load(); t != nil && !s.mustRenew(t) {
 		return t, nil
 	}
-	s.minting.Lock()
-	defer s.minting.Unlock()
-	if t := s.current.Load(); t != nil && !s.due(t) {
+	s.mintMu.Lock()
+	defer s.mintMu.Unlock()
+	if t := s.current.Load(); t != nil && !s.mustRenew(t) {
 		return t, nil // another goroutine was faster
 	}
 	return s.mint()
 }
 
-// due reports whether t is to be replaced before it is used again. Besides by
+// mustRenew reports whether t is to be replaced before it is used again. Besides by
 // its age, that is so when the wall clock has been set since: then its time of
 // issue is wrong, and Apple will find it expired or from the future.
-func (s *Signer) due(t *token) bool {
-	age := time.Since(t.minted)
-	if age >= t.renewal {
+func (s *Signer) mustRenew(t *token) bool {
+	age := time.Since(t.mintedAt)
+	if age >= t.renewalAge {
 		return true
 	}
-	if step := t.step(); step.Abs() > tolerance {
-		s.alarm(t, "this machine's clock was set: the provider token's time of issue is wrong", "step", step)
-		return age >= t.least
+	if step := t.clockStep(); step.Abs() > clockTolerance {
+		s.warnOnce(t, "this machine's clock was set: the provider token's time of issue is wrong", "step", step)
+		return age >= t.minAge
 	}
 	return false
 }
 
-// step returns by how much the wall clock moved against the monotonic one
+// clockStep returns by how much the wall clock moved against the monotonic one
 // since t was minted. (A suspended machine looks the same, and wants the same.)
-func (t *token) step() time.Duration {
+func (t *token) clockStep() time.Duration {
 	now := time.Now()
-	return time.Duration(now.Unix()-t.issued)*time.Second - now.Sub(t.minted).Truncate(time.Second)
+	return time.Duration(now.Unix()-t.issuedAt)*time.Second - now.Sub(t.mintedAt).Truncate(time.Second)
 }
 
 // mint makes a token current. The caller holds minting.
@@ -165,54 +165,54 @@ func (s *Signer) mint() (*token, error) {
 		return nil, fmt.Errorf("apns: cannot sign a provider token with key %s: %w", s.keyID, err)
 	}
 	t := &token{
-		bearer: "bearer " + signed, minted: now, issued: now.Unix(),
-		least: leastAge, renewal: renewalAge + rand.N(renewalSpan),
+		bearer: "bearer " + signed, mintedAt: now, issuedAt: now.Unix(),
+		minAge: minAge, renewalAge: renewalAge + rand.N(renewalJitter),
 	}
 	s.current.Store(t)
 	return t, nil
 }
 
-// renew answers ExpiredProviderToken: it replaces used, unless that is too
+// onExpired answers ExpiredProviderToken: it replaces used, unless that is too
 // young, and reports whether there is now another token to try.
-func (s *Signer) renew(used *token) bool {
-	s.minting.Lock()
-	defer s.minting.Unlock()
+func (s *Signer) onExpired(used *token) bool {
+	s.mintMu.Lock()
+	defer s.mintMu.Unlock()
 	t := s.current.Load()
 	if t.bearer != used.bearer {
 		return true
 	}
-	age := time.Since(t.minted)
-	if age < greatestAge {
-		s.alarm(t, "Apple calls a fresh provider token expired: this machine's clock seems wrong", "age", age)
+	age := time.Since(t.mintedAt)
+	if age < maxAge {
+		s.warnOnce(t, "Apple calls a fresh provider token expired: this machine's clock seems wrong", "age", age)
 	}
-	if age < t.least {
+	if age < t.minAge {
 		return false
 	}
 	_, err := s.mint()
 	return err == nil
 }
 
-// hold answers TooManyProviderTokenUpdates: from now on the current token
+// onTooManyUpdates answers TooManyProviderTokenUpdates: from now on the current token
 // stays for 20 minutes more, or for as long as it lives.
-func (s *Signer) hold() {
-	s.minting.Lock()
-	defer s.minting.Unlock()
+func (s *Signer) onTooManyUpdates() {
+	s.mintMu.Lock()
+	defer s.mintMu.Unlock()
 	held := *s.current.Load()
-	held.least = min(time.Since(held.minted)+leastAge, greatestAge)
-	held.renewal = max(held.renewal, held.least)
+	held.minAge = min(time.Since(held.mintedAt)+minAge, maxAge)
+	held.renewalAge = max(held.renewalAge, held.minAge)
 	s.current.Store(&held)
 }
 
-// doubt answers InvalidProviderToken, which no other token of the same key would mend. Apple does not say what it makes of
+// onInvalid answers InvalidProviderToken, which no other token of the same key would mend. Apple does not say what it makes of
 // one that was issued in its future: likely this, and then the key is well and the clock is not.
-func (s *Signer) doubt(used *token) {
-	s.alarm(used, "Apple does not take the provider token: key_file, key_id and team_id do not belong together, or this machine's clock is ahead",
-		"age", time.Since(used.minted))
+func (s *Signer) onInvalid(used *token) {
+	s.warnOnce(used, "Apple does not take the provider token: key_file, key_id and team_id do not belong together, or this machine's clock is ahead",
+		"age", time.Since(used.mintedAt))
 }
 
-// alarm logs once for each token.
-func (s *Signer) alarm(t *token, what, key string, value time.Duration) {
-	if s.alarmed.Swap(t) != t {
+// warnOnce logs once for each token.
+func (s *Signer) warnOnce(t *token, what, key string, value time.Duration) {
+	if s.warnedToken.Swap(t) != t {
 		s.log.Error("apns: "+what, "key_id", s.keyID, key, value)
 	}
 }

@@ -26,17 +26,17 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// recorder is an Apple that answers as it is told and remembers which provider
+// recordingAPNs is an Apple that answers as it is told and remembers which provider
 // tokens it has seen, in the order of their first coming: a send that took the
 // old one can arrive after another that took the new.
-type recorder struct {
+type recordingAPNs struct {
 	mu     sync.Mutex
 	seen   []string
 	status int
 	reason string
 }
 
-func (a *recorder) do(r *wire.Request) (*wire.Response, error) {
+func (a *recordingAPNs) do(r *wire.Request) (*wire.Response, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if value := (&wire.Response{Header: r.Header}).Get("authorization"); !slices.Contains(a.seen, value) {
@@ -45,18 +45,18 @@ func (a *recorder) do(r *wire.Request) (*wire.Response, error) {
 	return &wire.Response{Status: a.status, Body: []byte(`{"reason":"` + a.reason + `"}`)}, nil
 }
 
-// answers sets what follows; no reason is an acceptance.
-func (a *recorder) answers(status int, reason string) {
+// setResponse sets what follows; no reason is an acceptance.
+func (a *recordingAPNs) setResponse(status int, reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.status, a.reason = status, reason
 }
 
-// issued returns the iat of every token seen.
-func (a *recorder) issued(t *testing.T) (times []time.Time) {
+// issuedTimes returns the iat of every token seen.
+func (a *recordingAPNs) issuedTimes(t *testing.T) (times []time.Time) {
 	t.Helper()
 	for _, value := range a.seen {
-		_, claims := verified(t, value)
+		_, claims := verifyToken(t, value)
 		at, err := claims.GetIssuedAt()
 		if err != nil {
 			t.Fatal(err)
@@ -66,15 +66,15 @@ func (a *recorder) issued(t *testing.T) (times []time.Time) {
 	return times
 }
 
-// verified checks a provider token as Apple does.
-func verified(t *testing.T, authorization string) (*jwt.Token, jwt.MapClaims) {
+// verifyToken checks a provider token as Apple does.
+func verifyToken(t *testing.T, authorization string) (*jwt.Token, jwt.MapClaims) {
 	t.Helper()
 	text, found := strings.CutPrefix(authorization, "bearer ")
 	if !found {
 		t.Fatal("authorization does not begin with bearer")
 	}
 	claims := jwt.MapClaims{}
-	parsed, err := jwt.ParseWithClaims(text, claims, func(*jwt.Token) (any, error) { return &theKey().PublicKey, nil },
+	parsed, err := jwt.ParseWithClaims(text, claims, func(*jwt.Token) (any, error) { return &testKey().PublicKey, nil },
 		jwt.WithValidMethods([]string{"ES256"}))
 	if err != nil {
 		t.Fatal(err)
@@ -82,11 +82,11 @@ func verified(t *testing.T, authorization string) (*jwt.Token, jwt.MapClaims) {
 	return parsed, claims
 }
 
-func TestAProviderTokenSaysWhatAppleAsksFor(t *testing.T) {
-	apple := &recorder{status: 200}
+func TestProviderTokenClaims(t *testing.T) {
+	apple := &recordingAPNs{status: 200}
 	before := time.Now().Unix()
-	send(t, withKey(t), apple.do, hello())
-	parsed, claims := verified(t, apple.seen[0])
+	send(t, newKeyProvider(t), apple.do, newNotification())
+	parsed, claims := verifyToken(t, apple.seen[0])
 	equal(t, "header", parsed.Header, map[string]any{"alg": "ES256", "kid": "ABC123DEFG", "typ": "JWT"})
 	equal(t, "iss", claims["iss"], any("DEF123GHIJ"))
 	equal(t, "claims", len(claims), 2)
@@ -95,17 +95,17 @@ func TestAProviderTokenSaysWhatAppleAsksFor(t *testing.T) {
 	}
 }
 
-func TestOneTokenServesAHundredGoroutines(t *testing.T) {
+func TestConcurrentSendsShareOneToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recorder{status: 200}
-		p := withKey(t)
-		crowd(100, func() { send(t, p, apple.do, hello()) })
+		apple := &recordingAPNs{status: 200}
+		p := newKeyProvider(t)
+		runConcurrently(100, func() { send(t, p, apple.do, newNotification()) })
 		equal(t, "tokens", len(apple.seen), 1)
 	})
 }
 
-// crowd calls do n times at once and waits for all.
-func crowd(n int, do func()) {
+// runConcurrently calls do n times at once and waits for all.
+func runConcurrently(n int, do func()) {
 	var all sync.WaitGroup
 	for range n {
 		all.Go(do)
@@ -113,23 +113,23 @@ func crowd(n int, do func()) {
 	all.Wait()
 }
 
-func TestAppsThatShareASignerShareItsToken(t *testing.T) {
-	apple := &recorder{status: 200}
+func TestAppsSharingSignerShareToken(t *testing.T) {
+	apple := &recordingAPNs{status: 200}
 	s := newSigner(t)
-	send(t, provider(t, apns.Config{Topic: "com.example.one", Signer: s}), apple.do, hello())
-	send(t, provider(t, apns.Config{Topic: "com.example.two", Signer: s}), apple.do, hello())
+	send(t, newProvider(t, apns.Config{Topic: "com.example.one", Signer: s}), apple.do, newNotification())
+	send(t, newProvider(t, apns.Config{Topic: "com.example.two", Signer: s}), apple.do, newNotification())
 	equal(t, "tokens", len(apple.seen), 1)
 }
 
-func TestATokenIsReplacedBetweenFortyAndFiftyMinutes(t *testing.T) {
+func TestTokenIsReplacedBetween40And50Minutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recorder{status: 200}
-		p := withKey(t)
+		apple := &recordingAPNs{status: 200}
+		p := newKeyProvider(t)
 		for range 24 * 60 {
-			send(t, p, apple.do, hello())
+			send(t, p, apple.do, newNotification())
 			time.Sleep(time.Minute)
 		}
-		times := apple.issued(t)
+		times := apple.issuedTimes(t)
 		for i := 1; i < len(times); i++ {
 			if age := times[i].Sub(times[i-1]); age < 40*time.Minute || age > 51*time.Minute {
 				t.Errorf("token %d replaced one of %v", i, age)
@@ -139,86 +139,86 @@ func TestATokenIsReplacedBetweenFortyAndFiftyMinutes(t *testing.T) {
 	})
 }
 
-func TestAnExpiredTokenIsReplacedOnceForEverybody(t *testing.T) {
+func TestExpiredTokenIsReplacedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recorder{status: 200}
-		p := withKey(t)
-		send(t, p, apple.do, hello())
+		apple := &recordingAPNs{status: 200}
+		p := newKeyProvider(t)
+		send(t, p, apple.do, newNotification())
 		time.Sleep(25 * time.Minute)
-		apple.answers(403, "ExpiredProviderToken")
-		crowd(100, func() {
+		apple.setResponse(403, "ExpiredProviderToken")
+		runConcurrently(100, func() {
 			o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
 				answer, err := apple.do(r)
 				time.Sleep(time.Second) // so that all hundred go out with the same token
 				return answer, err
-			}, hello())
+			}, newNotification())
 			equal(t, "retryable", o.Retryable() && o.Renewed && o.CloseConnection, true)
 		})
-		apple.answers(200, "")
-		send(t, p, apple.do, hello())
+		apple.setResponse(200, "")
+		send(t, p, apple.do, newNotification())
 		equal(t, "tokens", len(apple.seen), 2)
 	})
 }
 
-func TestAnExpiredTokenYoungerThanTwentyMinutesStays(t *testing.T) {
+func TestExpiredTokenYoungerThan20MinutesIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recorder{status: 403, reason: "ExpiredProviderToken"}
-		p := withKey(t)
+		apple := &recordingAPNs{status: 403, reason: "ExpiredProviderToken"}
+		p := newKeyProvider(t)
 		for range 20 {
-			o := send(t, p, apple.do, hello())
+			o := send(t, p, apple.do, newNotification())
 			equal(t, "retryable", o.Retryable(), false)
 			time.Sleep(time.Minute - time.Millisecond)
 		}
 		equal(t, "tokens", len(apple.seen), 1)
 		time.Sleep(time.Second)
-		equal(t, "retryable", send(t, p, apple.do, hello()).Retryable(), true)
-		apple.answers(200, "")
-		send(t, p, apple.do, hello())
+		equal(t, "retryable", send(t, p, apple.do, newNotification()).Retryable(), true)
+		apple.setResponse(200, "")
+		send(t, p, apple.do, newNotification())
 		equal(t, "tokens", len(apple.seen), 2)
 	})
 }
 
-func TestTooManyTokenUpdatesKeepTheTokenForTwentyMinutes(t *testing.T) {
+func TestTooManyTokenUpdatesKeepsTokenFor20Minutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recorder{status: 200}
-		p := withKey(t)
-		send(t, p, apple.do, hello())
+		apple := &recordingAPNs{status: 200}
+		p := newKeyProvider(t)
+		send(t, p, apple.do, newNotification())
 		time.Sleep(35 * time.Minute)
-		apple.answers(429, "TooManyProviderTokenUpdates")
-		send(t, p, apple.do, hello())
-		apple.answers(403, "ExpiredProviderToken")
+		apple.setResponse(429, "TooManyProviderTokenUpdates")
+		send(t, p, apple.do, newNotification())
+		apple.setResponse(403, "ExpiredProviderToken")
 		time.Sleep(19 * time.Minute) // 54 minutes old: in the ordinary course there would be another
-		equal(t, "retryable", send(t, p, apple.do, hello()).Retryable(), false)
+		equal(t, "retryable", send(t, p, apple.do, newNotification()).Retryable(), false)
 		equal(t, "tokens", len(apple.seen), 1)
 		time.Sleep(5 * time.Minute) // but never past its life
-		apple.answers(200, "")
-		send(t, p, apple.do, hello())
+		apple.setResponse(200, "")
+		send(t, p, apple.do, newNotification())
 		equal(t, "tokens", len(apple.seen), 2)
 	})
 }
 
-func TestWhateverAppleAnswersNoTwoTokensAreTwentyMinutesClose(t *testing.T) {
+func TestTokensAreAtLeast20MinutesApart(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				dice := mathrand.New(mathrand.NewPCG(seed, 0))
-				apple := &recorder{}
-				p := withKey(t)
+				apple := &recordingAPNs{}
+				p := newKeyProvider(t)
 				for range 600 {
 					switch dice.IntN(4) {
 					case 0:
-						apple.answers(403, "ExpiredProviderToken")
+						apple.setResponse(403, "ExpiredProviderToken")
 					case 1:
-						apple.answers(429, "TooManyProviderTokenUpdates")
+						apple.setResponse(429, "TooManyProviderTokenUpdates")
 					case 2:
-						apple.answers(403, "InvalidProviderToken")
+						apple.setResponse(403, "InvalidProviderToken")
 					default:
-						apple.answers(200, "")
+						apple.setResponse(200, "")
 					}
-					crowd(3, func() { send(t, p, apple.do, hello()) })
+					runConcurrently(3, func() { send(t, p, apple.do, newNotification()) })
 					time.Sleep(time.Duration(dice.Int64N(int64(2 * time.Minute))))
 				}
-				times := apple.issued(t)
+				times := apple.issuedTimes(t)
 				for i := 1; i < len(times); i++ { // iat has whole seconds
 					if age := times[i].Sub(times[i-1]); age < 20*time.Minute-time.Second || age > time.Hour {
 						t.Errorf("token %d replaced one of %v", i, age)
@@ -229,61 +229,61 @@ func TestWhateverAppleAnswersNoTwoTokensAreTwentyMinutesClose(t *testing.T) {
 	}
 }
 
-func TestACertificateNeedsNoProviderToken(t *testing.T) {
-	apple := &recorder{status: 200}
-	p := withCertificate(t)
-	send(t, p, apple.do, hello())
+func TestCertificateSendsNoProviderToken(t *testing.T) {
+	apple := &recordingAPNs{status: 200}
+	p := newCertificateProvider(t)
+	send(t, p, apple.do, newNotification())
 	equal(t, "authorization", apple.seen, []string{""})
 	equal(t, "authorize", p.Authorize(t.Context()), error(nil))
 	for _, reason := range []string{"ExpiredProviderToken", "TooManyProviderTokenUpdates"} {
-		apple.answers(403, reason)
-		equal(t, reason, send(t, p, apple.do, hello()).Renewed, false)
+		apple.setResponse(403, reason)
+		equal(t, reason, send(t, p, apple.do, newNotification()).Renewed, false)
 	}
 }
 
-func TestAuthorizeMintsTheTokenThatIsThenUsed(t *testing.T) {
+func TestAuthorizeMintsTokenForLaterSends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := withKey(t)
+		p := newKeyProvider(t)
 		equal(t, "error", p.Authorize(t.Context()), error(nil))
 		began := time.Now()
 		time.Sleep(time.Minute)
-		apple := &recorder{status: 200}
-		send(t, p, apple.do, hello())
-		equal(t, "iat", apple.issued(t)[0].Unix(), began.Unix())
+		apple := &recordingAPNs{status: 200}
+		send(t, p, apple.do, newNotification())
+		equal(t, "iat", apple.issuedTimes(t)[0].Unix(), began.Unix())
 	})
 }
 
-func TestSendLeavesTheSharedRequestAlone(t *testing.T) {
-	p := withKey(t)
-	n := hello()
+func TestSendDoesNotModifyRequest(t *testing.T) {
+	p := newKeyProvider(t)
+	n := newNotification()
 	r := translate(t, p, n)
 	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
-	crowd(10, func() { p.Send(t.Context(), answering(200, ""), n, r) })
+	runConcurrently(10, func() { p.Send(t.Context(), respond(200, ""), n, r) })
 	equal(t, "request", fmt.Sprint(*r, r.Header[:cap(r.Header)]), before)
 }
 
-func TestTheProviderTokenIsNeverIndexed(t *testing.T) {
-	send(t, withKey(t), func(r *wire.Request) (*wire.Response, error) {
+func TestProviderTokenIsNotIndexed(t *testing.T) {
+	send(t, newKeyProvider(t), func(r *wire.Request) (*wire.Response, error) {
 		equal(t, "last field", r.Header[len(r.Header)-1].Name, "authorization")
 		equal(t, "once", r.Header[len(r.Header)-1].NeverIndexed, true)
 		return &wire.Response{Status: 200}, nil
-	}, hello())
+	}, newNotification())
 }
 
-func TestAFreshTokenThatAppleDoesNotTakeRaisesTheClocksAlarmOnce(t *testing.T) {
+func TestRejectedFreshTokenLogsClockErrorOnce(t *testing.T) {
 	for _, reason := range []string{"ExpiredProviderToken", "InvalidProviderToken"} {
 		synctest.Test(t, func(t *testing.T) {
 			var log bytes.Buffer
 			s, err := apns.NewSigner(apns.SignerConfig{
-				Key: p8(theKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Logger: slog.New(slog.NewTextHandler(&log, nil)),
+				Key: encodeP8(testKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Logger: slog.New(slog.NewTextHandler(&log, nil)),
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := provider(t, apns.Config{Topic: topic, Signer: s})
+			p := newProvider(t, apns.Config{Topic: topic, Signer: s})
 			for range 10 {
-				send(t, p, answering(403, `{"reason":"`+reason+`"}`), hello())
+				send(t, p, respond(403, `{"reason":"`+reason+`"}`), newNotification())
 			}
 			equal(t, "alarms", strings.Count(log.String(), "clock"), 1)
 			equal(t, "level", strings.Contains(log.String(), "level=ERROR"), true)
@@ -292,10 +292,10 @@ func TestAFreshTokenThatAppleDoesNotTakeRaisesTheClocksAlarmOnce(t *testing.T) {
 	}
 }
 
-func TestABadKeyIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
+func TestInvalidKeyErrorsHoldNoSecret(t *testing.T) {
 	p384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
-	good := p8(theKey())
+	good := encodeP8(testKey())
 	block, _ := pem.Decode(good)
 	for name, c := range map[string]struct {
 		cfg  apns.SignerConfig
@@ -305,8 +305,8 @@ func TestABadKeyIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
 		"no PEM":        {apns.SignerConfig{Key: []byte("SECRETSECRET")}, "not PEM"},
 		"a certificate": {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})}, "PRIVATE KEY"},
 		"cut short":     {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: block.Bytes[:50]})}, "PKCS #8"},
-		"RSA":           {apns.SignerConfig{Key: p8(rsaKey)}, "P-256"},
-		"P-384":         {apns.SignerConfig{Key: p8(p384)}, "is on P-384"},
+		"RSA":           {apns.SignerConfig{Key: encodeP8(rsaKey)}, "P-256"},
+		"P-384":         {apns.SignerConfig{Key: encodeP8(p384)}, "is on P-384"},
 		"key ID":        {apns.SignerConfig{Key: good, KeyID: "abc123defg", TeamID: "DEF123GHIJ"}, "key_id"},
 		"team ID":       {apns.SignerConfig{Key: good, KeyID: "ABC123DEFG", TeamID: "DEF123GHIJK"}, "team_id"},
 	} {
@@ -319,17 +319,17 @@ func TestABadKeyIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
 	}
 }
 
-func TestAPrintedSignerShowsNoKey(t *testing.T) {
+func TestPrintedSignerHidesKey(t *testing.T) {
 	s := newSigner(t)
 	var log bytes.Buffer
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "signer", s)
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "signer", s)
 	text := fmt.Sprintf("%v %+v %#v %s", s, s, s, log.String())
-	equal(t, "shows the key", strings.Contains(text, theKey().X.String()) || strings.Contains(text, "ecdsa"), false)
+	equal(t, "shows the key", strings.Contains(text, testKey().X.String()) || strings.Contains(text, "ecdsa"), false)
 	equal(t, "names the key", strings.Count(text, "ABC123DEFG") >= 4, true)
 }
 
-func TestConfigIsRefusedWithTheFieldAndWhatIsAllowed(t *testing.T) {
+func TestConfigErrorsNameField(t *testing.T) {
 	s := newSigner(t)
 	for want, cfg := range map[string]apns.Config{
 		"topic: missing": {Signer: s},
@@ -339,5 +339,5 @@ func TestConfigIsRefusedWithTheFieldAndWhatIsAllowed(t *testing.T) {
 			t.Errorf("%v, want an error with %q", err, want)
 		}
 	}
-	equal(t, "verdict", send(t, provider(t, apns.Config{}), answering(200, ""), hello()).Verdict, push.Accepted)
+	equal(t, "verdict", send(t, newProvider(t, apns.Config{}), respond(200, ""), newNotification()).Verdict, push.Accepted)
 }

@@ -66,7 +66,7 @@ func (a *account) checkKeyFile() error {
 		return errors.New("fcm: account: client_email is missing")
 	}
 	a.TokenURI = cmp.Or(a.TokenURI, tokenURI)
-	if !isSecureURL(a.TokenURI) {
+	if !isHTTPS(a.TokenURI) {
 		return errors.New("fcm: account: token_uri must be an https URL, such as " + tokenURI)
 	}
 	return a.checkKey()
@@ -93,7 +93,7 @@ func (a *account) checkKey() error {
 // what we send there are credentials, so it is never in the clear.
 func (a *account) checkFederation() error {
 	for name, link := range map[string]string{"token_url": a.TokenURL, "service_account_impersonation_url": a.ImpersonationURL} {
-		if link != "" && !isSecureURL(link) {
+		if link != "" && !isHTTPS(link) {
 			return errors.New("fcm: account: " + name + " must be an https URL")
 		}
 	}
@@ -105,14 +105,14 @@ func (a *account) checkFederation() error {
 	return nil
 }
 
-func isSecureURL(s string) bool {
+func isHTTPS(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil
 }
 
-// token makes the exchange of the account's kind: one of RFC 7523, a signed assertion for an access token, or those of
+// fetchToken makes the exchange of the account's kind: one of RFC 7523, a signed assertion for an access token, or those of
 // RFC 8693 and IAM that lead from somebody else's token to one. ctx bears the client to make it with.
-func (a *account) token(ctx context.Context) (*oauth2.Token, error) {
+func (a *account) fetchToken(ctx context.Context) (*oauth2.Token, error) {
 	if a.Type == google.ServiceAccount {
 		config := jwt.Config{
 			Email: a.ClientEmail, PrivateKey: []byte(a.PrivateKey), PrivateKeyID: a.PrivateKeyID,

@@ -22,30 +22,30 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// cloud plays, on real sockets, all that stands between a workload and an access token: the workload's own identity
+// fakeCloud plays, on real sockets, all that stands between a workload and an access token: the workload's own identity
 // provider, Google's security token service, IAM, and a metadata server.
-type cloud struct {
+type fakeCloud struct {
 	server *httptest.Server
 	answer http.HandlerFunc // instead of its own; nil for those
 
-	mu    sync.Mutex
-	asked []string // path, authorization, body
+	mu         sync.Mutex
+	requestLog []string // path, authorization, body
 }
 
-func newCloud(t testing.TB, start func(http.Handler) *httptest.Server) *cloud {
+func newCloud(t testing.TB, start func(http.Handler) *httptest.Server) *fakeCloud {
 	t.Helper()
-	c := &cloud{}
+	c := &fakeCloud{}
 	c.server = start(c)
 	t.Cleanup(c.server.Close)
 	return c
 }
 
 // ServeHTTP answers as the endpoint of the path does.
-func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (c *fakeCloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	c.mu.Lock()
-	c.asked = append(c.asked, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Authorization")+" "+string(body)))
-	n := len(c.asked)
+	c.requestLog = append(c.requestLog, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Authorization")+" "+string(body)))
+	n := len(c.requestLog)
 	c.mu.Unlock()
 	switch {
 	case c.answer != nil:
@@ -67,14 +67,14 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (c *cloud) requests() []string {
+func (c *fakeCloud) requests() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]string(nil), c.asked...)
+	return append([]string(nil), c.requestLog...)
 }
 
-// workload returns the file of a workload outside of Google Cloud, with some members changed; nil takes one out.
-func (c *cloud) workload(change map[string]any) []byte {
+// workloadFile returns the file of a workload outside of Google Cloud, with some members changed; nil takes one out.
+func (c *fakeCloud) workloadFile(change map[string]any) []byte {
 	file := map[string]any{
 		"type": "external_account", "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/p",
 		"subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "token_url": c.server.URL + "/sts",
@@ -95,16 +95,16 @@ func (c *cloud) workload(change map[string]any) []byte {
 	return text
 }
 
-// provider sends as the account of text, which is nil for the machine's.
-func (c *cloud) provider(t *testing.T, text []byte, log io.Writer) *fcm.Provider {
+// newProvider sends as the account of text, which is nil for the machine's.
+func (c *fakeCloud) newProvider(t *testing.T, text []byte, log io.Writer) *fcm.Provider {
 	t.Helper()
 	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
 	client := c.server.Client()
 	if text == nil {
-		client = &http.Client{Transport: plain{client.Transport}}
+		client = &http.Client{Transport: plainToTLS{client.Transport}}
 	}
 	p, err := fcm.New(fcm.Config{
-		Account: text, Machine: text == nil, Project: "demo-project", TokenClient: client,
+		Account: text, MetadataServer: text == nil, Project: "demo-project", TokenClient: client,
 		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
@@ -113,7 +113,7 @@ func (c *cloud) provider(t *testing.T, text []byte, log io.Writer) *fcm.Provider
 	return p
 }
 
-func paths(requests []string) (all []string) {
+func requestPaths(requests []string) (all []string) {
 	for _, r := range requests {
 		path, _, _ := strings.Cut(r, " ")
 		all = append(all, path)
@@ -121,37 +121,37 @@ func paths(requests []string) (all []string) {
 	return all
 }
 
-func TestAWorkloadElsewhereExchangesItsOwnTokenForOneOfGoogles(t *testing.T) {
+func TestExternalAccountExchange(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
-	p := c.provider(t, c.workload(nil), io.Discard)
-	crowd(20, func() { equal(t, "token", accepted(t, p), accessToken(2)) })
+	p := c.newProvider(t, c.workloadFile(nil), io.Discard)
+	runConcurrently(20, func() { equal(t, "token", mustAccept(t, p), accessToken(2)) })
 	asked := c.requests()
-	equal(t, "one exchange", paths(asked), []string{"/subject", "/sts"})
+	equal(t, "one exchange", requestPaths(asked), []string{"/subject", "/sts"})
 	for _, part := range []string{"subject_token=SECRET-subject", "auth%2Ffirebase.messaging", "grant-type%3Atoken-exchange"} {
 		equal(t, part, strings.Contains(asked[1], part), true)
 	}
 }
 
-func TestAWorkloadMaySpeakForAServiceAccount(t *testing.T) {
+func TestExternalAccountImpersonation(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
 	subject := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(subject, []byte("SECRET-of-the-file"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := c.provider(t, c.workload(map[string]any{
+	p := c.newProvider(t, c.workloadFile(map[string]any{
 		"service_account_impersonation_url": c.server.URL + "/iam", "credential_source": map[string]any{"file": subject},
 	}), io.Discard)
-	equal(t, "token", accepted(t, p), accessToken(2))
+	equal(t, "token", mustAccept(t, p), accessToken(2))
 	asked := c.requests()
-	equal(t, "exchange", paths(asked), []string{"/sts", "/iam"})
+	equal(t, "exchange", requestPaths(asked), []string{"/sts", "/iam"})
 	equal(t, "the file's", strings.Contains(asked[0], "subject_token=SECRET-of-the-file"), true)
 	equal(t, "by the first token", strings.Contains(asked[1], "Bearer "+accessToken(1)+" "), true)
 	equal(t, "for messages alone", strings.Contains(asked[1], `"scope":["https://www.googleapis.com/auth/firebase.messaging"]`), true)
 }
 
-func TestAnAccountMaySpeakForAnother(t *testing.T) {
+func TestServiceAccountImpersonation(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
-	p := c.provider(t, c.impersonated(), io.Discard)
+	p := c.newProvider(t, c.impersonationFile(), io.Discard)
 	c.answer = func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/sts" {
 			_, _ = io.WriteString(w, `{"access_token":"first","expires_in":3599,"token_type":"Bearer"}`)
@@ -159,27 +159,27 @@ func TestAnAccountMaySpeakForAnother(t *testing.T) {
 		}
 		_, _ = fmt.Fprintf(w, `{"accessToken":%q,"expireTime":"2099-01-01T00:00:00Z"}`, accessToken(2))
 	}
-	equal(t, "token", accepted(t, p), accessToken(2))
-	equal(t, "exchange", paths(c.requests()), []string{"/sts", "/iam"})
+	equal(t, "token", mustAccept(t, p), accessToken(2))
+	equal(t, "exchange", requestPaths(c.requests()), []string{"/sts", "/iam"})
 }
 
-func (c *cloud) impersonated() []byte {
+func (c *fakeCloud) impersonationFile() []byte {
 	return []byte(fmt.Sprintf(`{"type":"impersonated_service_account","service_account_impersonation_url":"%s/iam","source_credentials":%s}`,
-		c.server.URL, account("token_uri", c.server.URL+"/sts")))
+		c.server.URL, keyFile("token_uri", c.server.URL+"/sts")))
 }
 
-func TestAMachineOfGoogleCloudIsAskedForItsOwnAccount(t *testing.T) {
+func TestMetadataServerAccount(t *testing.T) {
 	c := newCloud(t, httptest.NewServer)
 	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
-	p, err := fcm.New(fcm.Config{Machine: true, Project: "demo-project"})
+	p, err := fcm.New(fcm.Config{MetadataServer: true, Project: "demo-project"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	crowd(20, func() { equal(t, "token", accepted(t, p), accessToken(1)) })
-	equal(t, "one exchange", paths(c.requests()), []string{"/computeMetadata/v1/instance/service-accounts/default/token"})
+	runConcurrently(20, func() { equal(t, "token", mustAccept(t, p), accessToken(1)) })
+	equal(t, "one exchange", requestPaths(c.requests()), []string{"/computeMetadata/v1/instance/service-accounts/default/token"})
 }
 
-func TestEveryExchangeThatFailsIsJudgedAndTellsNothing(t *testing.T) {
+func TestFailedExchangesHoldNoSecret(t *testing.T) {
 	leak := `{"error":"%s","error_description":"LEAK"}`
 	for name, c := range map[string]struct {
 		status  int
@@ -198,7 +198,7 @@ func TestEveryExchangeThatFailsIsJudgedAndTellsNothing(t *testing.T) {
 		"cut off halfway": {0, "", push.Unavailable, "OAUTH_UNAVAILABLE"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for kind, text := range everyAccount {
+			for kind, text := range accountKinds {
 				cloud := newCloud(t, httptest.NewTLSServer)
 				cloud.answer = func(w http.ResponseWriter, r *http.Request) {
 					if c.status == 0 {
@@ -209,26 +209,26 @@ func TestEveryExchangeThatFailsIsJudgedAndTellsNothing(t *testing.T) {
 					w.WriteHeader(c.status)
 					_, _ = io.WriteString(w, c.body)
 				}
-				cloud.fails(t, kind, text(cloud), c.verdict, c.reason)
+				cloud.checkFailure(t, kind, text(cloud), c.verdict, c.reason)
 			}
 		})
 	}
 }
 
-// everyAccount makes an account of each kind; nil is the machine's.
-var everyAccount = map[string]func(*cloud) []byte{
-	"a workload":   func(c *cloud) []byte { return c.workload(nil) },
-	"a key":        func(c *cloud) []byte { return account("token_uri", c.server.URL+"/sts") },
-	"impersonated": (*cloud).impersonated,
-	"a machine":    func(*cloud) []byte { return nil },
+// accountKinds makes an account of each kind; nil is the machine's.
+var accountKinds = map[string]func(*fakeCloud) []byte{
+	"a workload":   func(c *fakeCloud) []byte { return c.workloadFile(nil) },
+	"a key":        func(c *fakeCloud) []byte { return keyFile("token_uri", c.server.URL+"/sts") },
+	"impersonated": (*fakeCloud).impersonationFile,
+	"a machine":    func(*fakeCloud) []byte { return nil },
 }
 
-func (c *cloud) fails(t *testing.T, kind string, text []byte, verdict push.Verdict, reason string) {
+func (c *fakeCloud) checkFailure(t *testing.T, kind string, text []byte, verdict push.Verdict, reason string) {
 	t.Helper()
 	var log bytes.Buffer
-	p := c.provider(t, text, &log)
+	p := c.newProvider(t, text, &log)
 	began := time.Now()
-	o := unsent(t, p)
+	o := mustNotSend(t, p)
 	equal(t, kind, fmt.Sprint(o.Verdict, " ", o.Reason, " ", o.Scope), fmt.Sprint(verdict, " ", reason, " credential"))
 	if verdict == push.Throttled {
 		equal(t, kind+" waits", o.RetryAfter > 30*time.Second && o.RetryAfter <= 40*time.Second, true)
@@ -239,31 +239,31 @@ func (c *cloud) fails(t *testing.T, kind string, text []byte, verdict push.Verdi
 		equal(t, kind+" is not asked again at once", len(c.requests()), asked)
 		equal(t, kind+" is logged", strings.Count(log.String(), "gave no access token"), 1)
 	}
-	equal(t, kind+" is followed elsewhere", strings.Contains(fmt.Sprint(paths(c.requests())), "elsewhere"), false)
+	equal(t, kind+" is followed elsewhere", strings.Contains(fmt.Sprint(requestPaths(c.requests())), "elsewhere"), false)
 	for _, secret := range []string{"LEAK", "SECRET", "PRIVATE", "assertion"} {
 		equal(t, kind+" tells "+secret, strings.Contains(told, secret), false)
 	}
 }
 
-// plain sends over TLS what is meant to go in the clear, as metadata does.
-type plain struct{ next http.RoundTripper }
+// plainToTLS sends over TLS what is meant to go in the clear, as metadata does.
+type plainToTLS struct{ next http.RoundTripper }
 
-func (p plain) RoundTrip(r *http.Request) (*http.Response, error) {
+func (p plainToTLS) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.URL.Scheme = "https"
 	return p.next.RoundTrip(r)
 }
 
-func TestAProofThatCannotBeReadIsToldWithoutItsPathOrContent(t *testing.T) {
+func TestUnreadableSubjectTokenHoldsNoSecret(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
 	var log bytes.Buffer
-	p := c.provider(t, c.workload(map[string]any{"credential_source": map[string]any{"file": "/nowhere/SECRET"}}), &log)
-	equal(t, "reason", unsent(t, p).Reason, "OAUTH_UNAVAILABLE")
+	p := c.newProvider(t, c.workloadFile(map[string]any{"credential_source": map[string]any{"file": "/nowhere/SECRET"}}), &log)
+	equal(t, "reason", mustNotSend(t, p).Reason, "OAUTH_UNAVAILABLE")
 	equal(t, "named", strings.Contains(log.String(), "credential_source") && !strings.Contains(log.String(), "SECRET"), true)
 	equal(t, "requests", len(c.requests()), 0)
 }
 
-func TestACallerWhoLeavesEndsAnExchangeOfAnyKind(t *testing.T) {
-	for kind, text := range everyAccount {
+func TestCancellationEndsExchange(t *testing.T) {
+	for kind, text := range accountKinds {
 		t.Run(kind, func(t *testing.T) {
 			c := newCloud(t, httptest.NewTLSServer)
 			arrived := make(chan struct{}, 1)
@@ -271,11 +271,11 @@ func TestACallerWhoLeavesEndsAnExchangeOfAnyKind(t *testing.T) {
 				arrived <- struct{}{}
 				<-r.Context().Done()
 			}
-			p := c.provider(t, text(c), io.Discard)
+			p := c.newProvider(t, text(c), io.Discard)
 			ctx, leave := context.WithCancel(t.Context())
-			r := translate(t, p, hello())
+			r := translate(t, p, newNotification())
 			ended := make(chan push.Outcome, 1)
-			go func() { ended <- p.Send(ctx, answering(200, ""), hello(), r) }()
+			go func() { ended <- p.Send(ctx, respond(200, ""), newNotification(), r) }()
 			<-arrived
 			leave()
 			equal(t, "outcome", <-ended, push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"})
@@ -283,7 +283,7 @@ func TestACallerWhoLeavesEndsAnExchangeOfAnyKind(t *testing.T) {
 	}
 }
 
-func TestABadFederationIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
+func TestInvalidExternalAccountErrorsHoldNoSecret(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
 	for name, change := range map[string]map[string]any{
 		"not a whole external_account file":         {"audience": nil},
@@ -295,17 +295,17 @@ func TestABadFederationIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
 		"type must be service_account, external_acco": {"type": "authorized_user"},
 		"not a whole impersonated_service_account":    {"type": "impersonated_service_account"},
 	} {
-		_, err := fcm.New(fcm.Config{Account: c.workload(change), Project: "demo-project"})
+		_, err := fcm.New(fcm.Config{Account: c.workloadFile(change), Project: "demo-project"})
 		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%v, want an error with %q", err, name)
 		}
 	}
 	for want, cfg := range map[string]fcm.Config{
-		"project: must be":      {Account: c.workload(nil)},
-		"token URL: must be":    {Account: c.workload(nil), Project: "demo-project", TokenURL: "https://example.com/token"},
-		"token URL: must be an": {Account: account(), TokenURL: "http://example.com/token"},
-		"neither a file":        {Account: account(), Machine: true},
-		"project: must":         {Machine: true},
+		"project: must be":      {Account: c.workloadFile(nil)},
+		"token URL: must be":    {Account: c.workloadFile(nil), Project: "demo-project", TokenURL: "https://example.com/token"},
+		"token URL: must be an": {Account: keyFile(), TokenURL: "http://example.com/token"},
+		"neither a file":        {Account: keyFile(), MetadataServer: true},
+		"project: must":         {MetadataServer: true},
 	} {
 		if _, err := fcm.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want an error with %q", err, want)
@@ -313,57 +313,57 @@ func TestABadFederationIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
 	}
 }
 
-func TestTheDefaultIsTheFileOfTheEnvironmentThenGcloudsThenTheMachine(t *testing.T) {
+func TestDefaultCredentialsOrder(t *testing.T) {
 	c := newCloud(t, httptest.NewServer)
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
-	finds(t, fcm.Config{Machine: true, Project: "machine-project"}, "the machine's service account")
+	checkDefault(t, fcm.Config{MetadataServer: true, Project: "machine-project"}, "the machine's service account")
 
 	gcloud := filepath.Join(home, ".config", "gcloud")
 	if err := os.MkdirAll(gcloud, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(gcloud, "application_default_credentials.json"), account("project_id", "of-gcloud"))
-	finds(t, fcm.Config{Account: account("project_id", "of-gcloud")}, "gcloud's application default credentials")
+	writeFile(t, filepath.Join(gcloud, "application_default_credentials.json"), keyFile("project_id", "of-gcloud"))
+	checkDefault(t, fcm.Config{Account: keyFile("project_id", "of-gcloud")}, "gcloud's application default credentials")
 
 	named := filepath.Join(home, "named.json")
-	write(t, named, account())
+	writeFile(t, named, keyFile())
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", named)
-	finds(t, fcm.Config{Account: account()}, fmt.Sprintf("GOOGLE_APPLICATION_CREDENTIALS, %q", named))
+	checkDefault(t, fcm.Config{Account: keyFile()}, fmt.Sprintf("GOOGLE_APPLICATION_CREDENTIALS, %q", named))
 
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", filepath.Join(home, "nowhere.json"))
-	_, _, err := fcm.Default(t.Context())
+	_, _, err := fcm.DefaultCredentials(t.Context())
 	equal(t, "error", strings.HasSuffix(fmt.Sprint(err), `nowhere.json": cannot be read: no such file or directory`), true)
 }
 
-func write(t *testing.T, file string, text []byte) {
+func writeFile(t *testing.T, file string, text []byte) {
 	t.Helper()
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func finds(t *testing.T, want fcm.Config, at string) {
+func checkDefault(t *testing.T, want fcm.Config, at string) {
 	t.Helper()
-	cfg, where, err := fcm.Default(t.Context())
+	cfg, where, err := fcm.DefaultCredentials(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "found", []any{string(cfg.Account), cfg.Machine, cfg.Project, where}, []any{string(want.Account), want.Machine, want.Project, at})
+	equal(t, "found", []any{string(cfg.Account), cfg.MetadataServer, cfg.Project, where}, []any{string(want.Account), want.MetadataServer, want.Project, at})
 }
 
-func TestADefaultThatCannotBeReadIsToldWithWhatToSetAndNothingOfIt(t *testing.T) {
+func TestDefaultCredentialsErrorHoldsNoSecret(t *testing.T) {
 	home := t.TempDir()
 	gcloud := filepath.Join(home, ".config", "gcloud")
 	if err := os.MkdirAll(gcloud, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(gcloud, "application_default_credentials.json"), []byte("SECRET"))
+	writeFile(t, filepath.Join(gcloud, "application_default_credentials.json"), []byte("SECRET"))
 	t.Setenv("HOME", home)
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
-	_, _, err := fcm.Default(t.Context())
+	_, _, err := fcm.DefaultCredentials(t.Context())
 	told := fmt.Sprint(err)
 	equal(t, told, strings.Contains(told, "none found: no GOOGLE_APPLICATION_CREDENTIALS") && !strings.Contains(told, "SECRET"), true)
 }

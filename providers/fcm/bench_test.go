@@ -9,10 +9,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// typical is a notification as most are.
-func typical() *push.Notification {
+// typicalNotification is a notification as most are.
+func typicalNotification() *push.Notification {
 	ttl := push.Duration(time.Hour)
-	return hello(func(n *push.Notification) {
+	return newNotification(func(n *push.Notification) {
 		n.Title, n.Body, n.Sound = "Your parcel is here 📦", "Pick it up at the corner shop until eight o'clock.", "default"
 		n.Data = map[string]string{"order": "1234567", "screen": "orders"}
 		n.Priority, n.TTL, n.CollapseKey = push.PriorityHigh, &ttl, "order-1234567"
@@ -20,7 +20,7 @@ func typical() *push.Notification {
 }
 
 func BenchmarkTranslate(b *testing.B) {
-	p, n := ready(b), typical()
+	p, n := newProvider(b), typicalNotification()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := p.Translate(n); err != nil {
@@ -30,8 +30,8 @@ func BenchmarkTranslate(b *testing.B) {
 }
 
 func BenchmarkTranslateRaw(b *testing.B) {
-	p, n := ready(b), typical()
-	raw(`{"android":{"notification":{"channel_id":"parcels","color":"#ff8800"}},"fcm_options":{"analytics_label":"parcels"}}`)(n)
+	p, n := newProvider(b), typicalNotification()
+	withMessage(`{"android":{"notification":{"channel_id":"parcels","color":"#ff8800"}},"fcm_options":{"analytics_label":"parcels"}}`)(n)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := p.Translate(n); err != nil {
@@ -42,7 +42,7 @@ func BenchmarkTranslateRaw(b *testing.B) {
 
 // BenchmarkTranslateAndSend is all that this room adds to a notification.
 func BenchmarkTranslateAndSend(b *testing.B) {
-	p, n, on := ready(b), typical(), answering(200, `{"name":"projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"}`)
+	p, n, on := newProvider(b), typicalNotification(), respond(200, `{"name":"projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"}`)
 	b.ReportAllocs()
 	for b.Loop() {
 		r, err := p.Translate(n)
@@ -55,9 +55,9 @@ func BenchmarkTranslateAndSend(b *testing.B) {
 	}
 }
 
-func BenchmarkSendToADeadToken(b *testing.B) {
-	p, n := ready(b), typical()
-	on := answering(404, failure(404, "NOT_FOUND", "Requested entity was not found.", fcmError("UNREGISTERED")))
+func BenchmarkSendToUnregisteredToken(b *testing.B) {
+	p, n := newProvider(b), typicalNotification()
+	on := respond(404, errorResponse(404, "NOT_FOUND", "Requested entity was not found.", fcmError("UNREGISTERED")))
 	r := translate(b, p, n)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -15,21 +15,21 @@ import (
 // exchangeTimeout bounds an exchange, however many requests it takes.
 const exchangeTimeout = 10 * time.Second
 
-// source fetches an access token: one exchange.
-type source func(context.Context) (*oauth2.Token, error)
+// tokenSource fetches an access token: one exchange.
+type tokenSource func(context.Context) (*oauth2.Token, error)
 
-// exchange returns a source that lets ask talk to its endpoints in our way: within the caller's time, through next, and
+// withTransport returns a source that lets ask talk to its endpoints in our way: within the caller's time, through next, and
 // with our own word for what came of it.
-func exchange(ask source, next http.RoundTripper) source {
+func withTransport(ask tokenSource, next http.RoundTripper) tokenSource {
 	return func(ctx context.Context) (*oauth2.Token, error) {
 		ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 		defer cancel()
-		line := &carrier{ctx: ctx, next: next}
+		line := &exchangeTransport{ctx: ctx, next: next}
 		token, err := ask(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: line}))
 		switch {
 		case line.err != nil:
 			return nil, line.err
-		case err != nil && !line.answered:
+		case err != nil && !line.responded:
 			return nil, errNoSubject
 		case err != nil || token.AccessToken == "":
 			return nil, errNoToken
@@ -44,37 +44,37 @@ var (
 	errNoSubject = errors.New("the account's own proof could not be read (credential_source in its file)")
 )
 
-// carrier is the transport of one exchange. The oauth2 package leaves the context out of its requests and the cause out
+// exchangeTransport is the transport of one exchange. The oauth2 package leaves the context out of its requests and the cause out
 // of its errors; here are both. Any answer that is not a success ends the exchange as an error, against the letter of
 // http.RoundTripper: so no redirect takes a credential to another place, and a refusal reads the same whoever asked.
-type carrier struct {
-	ctx      context.Context
-	next     http.RoundTripper
-	answered bool
-	err      error
+type exchangeTransport struct {
+	ctx       context.Context
+	next      http.RoundTripper
+	responded bool
+	err       error
 }
 
-func (c *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c *exchangeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer, err := c.next.RoundTrip(r.WithContext(c.ctx))
 	if err != nil {
 		c.err = err
 		return nil, err
 	}
-	c.answered = true
+	c.responded = true
 	if answer.StatusCode/100 == 2 {
 		return answer, nil
 	}
 	body, _ := io.ReadAll(io.LimitReader(answer.Body, 64<<10)) // what is missing is a word at most
 	_ = answer.Body.Close()
-	c.err = &refusal{status: answer.StatusCode, header: answer.Header, word: oauthWord(body)}
+	c.err = &refusedError{status: answer.StatusCode, header: answer.Header, code: parseOAuthError(body)}
 	return nil, c.err
 }
 
-// refusal is an endpoint's answer that brings no token.
-type refusal struct {
+// refusedError is an endpoint's answer that brings no token.
+type refusedError struct {
 	status int
 	header http.Header
-	word   string
+	code   string
 }
 
-func (r *refusal) Error() string { return "refused" }
+func (r *refusedError) Error() string { return "refused" }

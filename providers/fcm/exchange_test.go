@@ -18,7 +18,7 @@ import (
 // exchange is a request and its answer as they were captured.
 type exchange struct{ providertest.Exchange }
 
-func exchangesOf(t *testing.T, provider string) (its []exchange) {
+func loadExchanges(t *testing.T, provider string) (its []exchange) {
 	t.Helper()
 	for _, e := range providertest.Exchanges(t, provider) {
 		e.Request.BodyJSON = bytes.ReplaceAll(e.Request.BodyJSON, []byte("${FCM_TOKEN}"), []byte(deviceToken))
@@ -27,33 +27,33 @@ func exchangesOf(t *testing.T, provider string) (its []exchange) {
 	return its
 }
 
-func TestEveryExchangeWithFCMGoesAsItWasCaptured(t *testing.T) {
-	exchanges := exchangesOf(t, "fcm")
+func TestRecordedExchanges(t *testing.T) {
+	exchanges := loadExchanges(t, "fcm")
 	equal(t, "exchanges", len(exchanges), 7)
 	for _, e := range exchanges {
 		t.Run(e.ID, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { e.play(t) })
+			synctest.Test(t, func(t *testing.T) { e.run(t) })
 		})
 	}
 }
 
-func (e exchange) play(t *testing.T) {
-	p := ready(t)
-	send(t, p, answering(200, ""), hello())
+func (e exchange) run(t *testing.T) {
+	p := newProvider(t)
+	send(t, p, respond(200, ""), newNotification())
 	time.Sleep(10 * time.Minute)
 	n := e.notification(t)
 	if e.ID == "fcm-400-field-violation" { // ours to refuse, before it costs a request
-		equal(t, "field", refusal(t, p, n).Field, "fcm.message.data")
-		n = hello()
+		equal(t, "field", mustRefuse(t, p, n).Field, "fcm.message.data")
+		n = newNotification()
 	} else {
-		equal(t, "body", decoded(t, translate(t, p, n).Body), decoded(t, e.Request.BodyJSON))
+		equal(t, "body", decodeJSON(t, translate(t, p, n).Body), decodeJSON(t, e.Request.BodyJSON))
 	}
 	for _, body := range e.bodies() {
 		o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
 			e.compare(t, r)
-			return e.Answer(body), nil
+			return e.ResponseWithBody(body), nil
 		}, n)
-		equal(t, "verdict", o.Verdict, providertest.Verdict(e.Expect.Class))
+		equal(t, "verdict", o.Verdict, providertest.VerdictFor(e.Expect.Class))
 		equal(t, "forget the token", o.ForgetToken, e.Expect.Forget)
 		equal(t, "retryable", o.Retryable(), e.Expect.Retryable || o.Verdict == push.Throttled || o.Verdict == push.Unavailable)
 		if e.Expect.Fault != nil {

@@ -27,7 +27,7 @@ func FuzzMerge(f *testing.F) {
 		f.Add(seed[0], seed[1])
 	}
 	f.Fuzz(func(t *testing.T, common, raw string) {
-		if below, ok := membersOf(jsontext.Value(common)); !ok || below.get("android") != nil && below.get("android").Kind() != '{' {
+		if below, ok := parseObject(jsontext.Value(common)); !ok || below.get("android") != nil && below.get("android").Kind() != '{' {
 			return
 		}
 		n := &push.Notification{Target: push.Target{Token: "a"}, FCM: &push.FCMBlock{Message: []byte(raw)}}
@@ -38,14 +38,14 @@ func FuzzMerge(f *testing.F) {
 			}
 			return
 		}
-		if diff := cmp.Diff(laid(decode(t, common), decode(t, raw)), decode(t, string(merged))); diff != "" {
+		if diff := cmp.Diff(overlayMaps(decodeNormalized(t, common), decodeNormalized(t, raw)), decodeNormalized(t, string(merged))); diff != "" {
 			t.Errorf("%s over %s (- want, + got):\n%s", raw, common, diff)
 		}
 	})
 }
 
-// decode reads an object, and numbers as they are written. It spells android.collapseKey as merge does.
-func decode(t *testing.T, text string) map[string]any {
+// decodeNormalized reads an object, and numbers as they are written. It spells android.collapseKey as merge does.
+func decodeNormalized(t *testing.T, text string) map[string]any {
 	t.Helper()
 	var all map[string]any
 	keepNumbers := json.WithUnmarshalers(json.UnmarshalFromFunc(func(in *jsontext.Decoder, v *any) error {
@@ -67,13 +67,13 @@ func decode(t *testing.T, text string) map[string]any {
 	return all
 }
 
-// laid is what merge does, told in another way.
-func laid(below, above map[string]any) map[string]any {
+// overlayMaps is what merge does, told in another way.
+func overlayMaps(below, above map[string]any) map[string]any {
 	for name, value := range above {
 		lower, isObject := below[name].(map[string]any)
 		upper, both := value.(map[string]any)
 		if isObject && both {
-			value = laid(lower, upper)
+			value = overlayMaps(lower, upper)
 		}
 		below[name] = value
 	}

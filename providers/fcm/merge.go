@@ -17,9 +17,9 @@ import (
 // merge lays the sender's own message over the common one and checks of it
 // what FCM is sure to refuse.
 func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) {
-	raw, ok := membersOf(jsontext.Value(n.FCM.Message))
+	raw, ok := parseObject(jsontext.Value(n.FCM.Message))
 	if !ok {
-		return nil, misfit("fcm.message", invalidPayload, "a JSON object in UTF-8 without repeated names")
+		return nil, invalid("fcm.message", invalidPayload, "a JSON object in UTF-8 without repeated names")
 	}
 	if err := checkRawTarget(raw, &n.Target); err != nil {
 		return nil, err
@@ -30,10 +30,10 @@ func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) 
 	if err := checkRawSize(raw, n); err != nil { // before the merge, which would make more of it
 		return nil, err
 	}
-	spell(raw)
-	below, _ := membersOf(common)
+	normalizeCollapseKey(raw)
+	below, _ := parseObject(common)
 	merged := overlay(below, raw)
-	return merged.value(), checkRawSize(merged, n)
+	return merged.marshal(), checkRawSize(merged, n)
 }
 
 // checkRawTarget refuses a raw message to somebody else than its notification
@@ -44,8 +44,8 @@ func checkRawTarget(raw members, t *push.Target) error {
 		if value == nil {
 			continue
 		}
-		if who, isText := text(value); !isText || name != targetName(t.Kind()) || who != t.Key() {
-			return misfit("fcm.message."+name, invalidTarget, "absent, or the notification's own target")
+		if who, isText := unquote(value); !isText || name != targetName(t.Kind()) || who != t.Key() {
+			return invalid("fcm.message."+name, invalidTarget, "absent, or the notification's own target")
 		}
 	}
 	return nil
@@ -61,17 +61,17 @@ func checkRawSize(message members, n *push.Notification) error {
 	for _, platform := range [...]struct{ name, field string }{
 		{"android", "fcm.message.android.data"}, {"webpush", "fcm.message.webpush.data"},
 	} {
-		block, _ := membersOf(message.get(platform.name))
+		block, _ := parseObject(message.get(platform.name))
 		if _, err := dataSize(block.get("data"), platform.field); err != nil {
 			return err
 		}
 	}
-	shown, _ := membersOf(message.get("notification"))
+	shown, _ := parseObject(message.get("notification"))
 	for _, name := range [...]string{"title", "body", "image"} {
-		line, _ := text(shown.get(name))
+		line, _ := unquote(shown.get(name))
 		size += len(line)
 	}
-	if size > limit(n) {
+	if size > payloadLimit(n) {
 		return tooLarge("fcm.message", size, n)
 	}
 	return nil
@@ -82,32 +82,32 @@ func dataSize(data jsontext.Value, field string) (size int, err error) {
 	if data == nil || data.Kind() == 'n' {
 		return 0, nil
 	}
-	entries, ok := membersOf(data)
+	entries, ok := parseObject(data)
 	for _, entry := range entries {
-		value, isText := text(entry.value)
+		value, isText := unquote(entry.value)
 		ok = ok && isText
 		if isReserved(entry.name) {
-			return 0, misfit(field, invalidPayload, reservedNames)
+			return 0, invalid(field, invalidPayload, reservedNames)
 		}
 		size += len(entry.name) + len(value)
 	}
 	if !ok {
-		return 0, misfit(field, invalidPayload, "an object whose values are all strings")
+		return 0, invalid(field, invalidPayload, "an object whose values are all strings")
 	}
 	return size, nil
 }
 
-// spell writes android.collapseKey as the common fields do: FCM reads both
+// normalizeCollapseKey writes android.collapseKey as the common fields do: FCM reads both
 // spellings of every name, and refuses the two at once.
-func spell(raw members) {
+func normalizeCollapseKey(raw members) {
 	at := raw.find("android")
 	if at < 0 {
 		return
 	}
-	android, _ := membersOf(raw[at].value)
+	android, _ := parseObject(raw[at].value)
 	if camel := android.find("collapseKey"); camel >= 0 && android.find("collapse_key") < 0 {
 		android[camel].name = "collapse_key"
-		raw[at].value = android.value()
+		raw[at].value = android.marshal()
 	}
 }
 
@@ -120,9 +120,9 @@ func overlay(below, above members) members {
 			merged = append(merged, m)
 			continue
 		}
-		lower, both := membersOf(below[at].value)
-		if upper, ok := membersOf(m.value); ok && both {
-			m.value = overlay(lower, upper).value()
+		lower, both := parseObject(below[at].value)
+		if upper, ok := parseObject(m.value); ok && both {
+			m.value = overlay(lower, upper).marshal()
 		}
 		merged[at].value = m.value
 	}
@@ -137,20 +137,20 @@ type member struct {
 	value jsontext.Value
 }
 
-// membersOf returns the members of a JSON object; false for anything else, and
+// parseObject returns the members of a JSON object; false for anything else, and
 // for one that repeats a name or is not UTF-8.
-func membersOf(v jsontext.Value) (members, bool) {
+func parseObject(v jsontext.Value) (members, bool) {
 	if v.Kind() != '{' {
 		return nil, false
 	}
-	r := readers.Get().(*reader)
-	defer r.rest()
-	in := r.over(v)
+	r := decoderPool.Get().(*objectDecoder)
+	defer r.release()
+	in := r.reset(v)
 	_, err := in.ReadToken()
 	found := make(members, 0, 4)
 	for err == nil && in.PeekKind() == '"' {
 		var m member
-		if m, err = next(in, v); err == nil {
+		if m, err = nextMember(in, v); err == nil {
 			found = append(found, m)
 		}
 	}
@@ -163,30 +163,30 @@ func membersOf(v jsontext.Value) (members, bool) {
 	return found, true
 }
 
-// reader is a decoder with what it reads from. Readers are used again, for a
+// objectDecoder is a decoder with what it reads from. Readers are used again, for a
 // decoder has large tables of its own.
-type reader struct {
+type objectDecoder struct {
 	from bytes.Buffer
 	in   *jsontext.Decoder
 }
 
-var readers = sync.Pool{New: func() any { return &reader{in: jsontext.NewDecoder(&bytes.Buffer{})} }}
+var decoderPool = sync.Pool{New: func() any { return &objectDecoder{in: jsontext.NewDecoder(&bytes.Buffer{})} }}
 
-func (r *reader) over(v jsontext.Value) *jsontext.Decoder {
+func (r *objectDecoder) reset(v jsontext.Value) *jsontext.Decoder {
 	r.from = *bytes.NewBuffer(v)
 	r.in.Reset(&r.from)
 	return r.in
 }
 
-// rest lets go of what was read, and of the reader.
-func (r *reader) rest() {
-	r.over(nil)
-	readers.Put(r)
+// release lets go of what was read, and of the reader.
+func (r *objectDecoder) release() {
+	r.reset(nil)
+	decoderPool.Put(r)
 }
 
-// next reads a member. Its value is a part of v: what the decoder returns is
+// nextMember reads a member. Its value is a part of v: what the decoder returns is
 // good only until it reads on.
-func next(in *jsontext.Decoder, v jsontext.Value) (member, error) {
+func nextMember(in *jsontext.Decoder, v jsontext.Value) (member, error) {
 	name, err := in.ReadToken()
 	if err != nil {
 		return member{}, err
@@ -213,8 +213,8 @@ func (m members) get(name string) jsontext.Value {
 	return nil
 }
 
-// value writes the members as an object.
-func (m members) value() jsontext.Value {
+// marshal writes the members as an object.
+func (m members) marshal() jsontext.Value {
 	size := len("{}")
 	for _, one := range m {
 		size += len(one.name) + len(one.value) + len(`"":,`)
@@ -229,8 +229,8 @@ func (m members) value() jsontext.Value {
 	return o.Bytes
 }
 
-// text returns the string that a JSON string stands for.
-func text(v jsontext.Value) (string, bool) {
+// unquote returns the string that a JSON string stands for.
+func unquote(v jsontext.Value) (string, bool) {
 	if v.Kind() != '"' {
 		return "", false
 	}

@@ -25,46 +25,46 @@ const (
 
 // The limits of a message's payload in bytes. Firebase, "About FCM messages".
 const (
-	mostBytes      = 4096
-	mostTopicBytes = 2048 // to a topic or condition
+	maxPayload      = 4096
+	maxTopicPayload = 2048 // to a topic or condition
 )
 
-// longestTTL is four weeks: what FCM allows, and its default.
-const longestTTL = 2419200 * time.Second
+// maxTTL is four weeks: what FCM allows, and its default.
+const maxTTL = 2419200 * time.Second
 
-func misfit(field, reason, allowed string) error {
+func invalid(field, reason, allowed string) error {
 	return &push.FieldError{Field: field, Reason: reason, Allowed: allowed}
 }
 
-// body returns the request's body.
-func body(n *push.Notification) ([]byte, error) {
+// requestBody returns the request's body.
+func requestBody(n *push.Notification) ([]byte, error) {
 	if err := checkFields(n); err != nil {
 		return nil, err
 	}
-	o := object.Writer{Bytes: make([]byte, 0, room(n))}
+	o := object.Writer{Bytes: make([]byte, 0, sizeHint(n))}
 	o.Open("")
 	if n.FCM != nil && n.FCM.ValidateOnly {
 		o.Name("validate_only", "")
 		o.Bytes = append(o.Bytes, "true"...)
 	}
 	o.Name("message", "")
-	if err := message(&o, n); err != nil {
+	if err := appendMessage(&o, n); err != nil {
 		return nil, err
 	}
 	o.Close()
 	return o.Bytes, nil
 }
 
-// message appends the message object, the raw one merged over the common one.
-func message(o *object.Writer, n *push.Notification) error {
+// appendMessage appends the message object, the raw one merged over the common one.
+func appendMessage(o *object.Writer, n *push.Notification) error {
 	start := len(o.Bytes)
-	commonMessage(o, n)
+	appendCommon(o, n)
 	if o.Bad != "" {
-		return misfit(o.Bad, invalidField, "text in UTF-8")
+		return invalid(o.Bad, invalidField, "text in UTF-8")
 	}
 	if !isRaw(n) {
-		if size := payloadSize(n); size > limit(n) {
-			return tooLarge(largest(n), size, n)
+		if size := payloadSize(n); size > payloadLimit(n) {
+			return tooLarge(largestField(n), size, n)
 		}
 		return nil
 	}
@@ -75,11 +75,11 @@ func message(o *object.Writer, n *push.Notification) error {
 
 func isRaw(n *push.Notification) bool { return n.FCM != nil && len(n.FCM.Message) > 0 }
 
-func limit(n *push.Notification) int {
+func payloadLimit(n *push.Notification) int {
 	if kind := n.Kind(); kind == push.ToTopic || kind == push.ToCondition {
-		return mostTopicBytes
+		return maxTopicPayload
 	}
-	return mostBytes
+	return maxPayload
 }
 
 // payloadSize counts what a device gets for certain: the texts of the
@@ -93,8 +93,8 @@ func payloadSize(n *push.Notification) int {
 	return size
 }
 
-// largest returns the field that takes most of a common message.
-func largest(n *push.Notification) string {
+// largestField returns the field that takes most of a common message.
+func largestField(n *push.Notification) string {
 	field, size := "body", len(n.Body)
 	if len(n.Title) > size {
 		field, size = "title", len(n.Title)
@@ -109,34 +109,34 @@ func largest(n *push.Notification) string {
 }
 
 func tooLarge(field string, size int, n *push.Notification) error {
-	return misfit(field, payloadTooLarge, fmt.Sprintf(
-		"so short that title, body, image and data have at most %d bytes together for this target; they have %d", limit(n), size))
+	return invalid(field, payloadTooLarge, fmt.Sprintf(
+		"so short that title, body, image and data have at most %d bytes together for this target; they have %d", payloadLimit(n), size))
 }
 
 // checkFields checks those common fields whose grammar is more than text.
 func checkFields(n *push.Notification) error {
 	switch {
-	case !isShown(n) && n.Badge == nil && n.Sound == "" && len(n.Data) == 0 && !isRaw(n):
-		return misfit("body", payloadEmpty, "given, or another field to show, or data, or fcm.message: there is nothing to send")
+	case !isVisible(n) && n.Badge == nil && n.Sound == "" && len(n.Data) == 0 && !isRaw(n):
+		return invalid("body", payloadEmpty, "given, or another field to show, or data, or fcm.message: there is nothing to send")
 	case n.Badge != nil && *n.Badge < 0:
-		return misfit("badge", invalidField, "0 or more")
+		return invalid("badge", invalidField, "0 or more")
 	case n.Image != "" && !isImage(n.Image):
-		return misfit("image", invalidField, "an https URL")
-	case n.TTL != nil && time.Duration(*n.TTL) > longestTTL:
-		return misfit("ttl", invalidField, "at most 672h, four weeks, for FCM")
+		return invalid("image", invalidField, "an https URL")
+	case n.TTL != nil && time.Duration(*n.TTL) > maxTTL:
+		return invalid("ttl", invalidField, "at most 672h, four weeks, for FCM")
 	case !isCollapseKey(n.CollapseKey):
-		return misfit("collapse_key", invalidField, "at most 64 printable ASCII characters, no space around them: Apple's devices take no more")
+		return invalid("collapse_key", invalidField, "at most 64 printable ASCII characters, no space around them: Apple's devices take no more")
 	}
 	for name := range n.Data {
 		if isReserved(name) {
-			return misfit("data", invalidField, reservedNames)
+			return invalid("data", invalidField, reservedNames)
 		}
 	}
 	return nil
 }
 
-// isShown reports whether the device shows a notification by itself.
-func isShown(n *push.Notification) bool {
+// isVisible reports whether the device shows a notification by itself.
+func isVisible(n *push.Notification) bool {
 	return n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Image != ""
 }
 
@@ -157,8 +157,8 @@ func isReserved(name string) bool {
 	return name == "from" || name == "message_type" || strings.HasPrefix(name, "google") || strings.HasPrefix(name, "gcm")
 }
 
-// commonMessage appends the message that the common fields make.
-func commonMessage(o *object.Writer, n *push.Notification) {
+// appendCommon appends the message that the common fields make.
+func appendCommon(o *object.Writer, n *push.Notification) {
 	o.Open("")
 	o.Text(targetName(n.Kind()), n.Key(), "token")
 	if n.Title != "" || n.Body != "" || n.Image != "" {
@@ -173,16 +173,16 @@ func commonMessage(o *object.Writer, n *push.Notification) {
 		o.Texts(n.Data, "data")
 		o.Close()
 	}
-	left, bounded := timeLeft(n)
-	android(o, n, left, bounded)
-	apple(o, n, bounded)
-	webPush(o, n, left, bounded)
+	left, bounded := remainingTTL(n)
+	appendAndroid(o, n, left, bounded)
+	appendAPNs(o, n, bounded)
+	appendWebPush(o, n, left, bounded)
 	o.Close()
 }
 
-// timeLeft returns the seconds that are left of n's TTL, rounded up. FCM counts
+// remainingTTL returns the seconds that are left of n's TTL, rounded up. FCM counts
 // from when it gets the message, our callers from when we did.
-func timeLeft(n *push.Notification) (seconds int64, bounded bool) {
+func remainingTTL(n *push.Notification) (seconds int64, bounded bool) {
 	end, bounded := n.Expiry()
 	if !bounded || *n.TTL == 0 {
 		return 0, bounded
@@ -190,9 +190,9 @@ func timeLeft(n *push.Notification) (seconds int64, bounded bool) {
 	return int64((max(time.Until(end), 0) + time.Second - 1) / time.Second), true
 }
 
-// android appends what Android wants said in its own way.
-func android(o *object.Writer, n *push.Notification, left int64, bounded bool) {
-	sound := n.Sound != "" && isShown(n)
+// appendAndroid appends what Android wants said in its own way.
+func appendAndroid(o *object.Writer, n *push.Notification, left int64, bounded bool) {
+	sound := n.Sound != "" && isVisible(n)
 	if n.Priority == "" && !bounded && n.CollapseKey == "" && !sound {
 		return
 	}
@@ -215,9 +215,9 @@ func android(o *object.Writer, n *push.Notification, left int64, bounded bool) {
 	o.Close()
 }
 
-// apple appends what Apple's devices want said in their own way.
-func apple(o *object.Writer, n *push.Notification, bounded bool) {
-	silent := !isShown(n) && n.Badge == nil && n.Sound == "" && len(n.Data) > 0
+// appendAPNs appends what Apple's devices want said in their own way.
+func appendAPNs(o *object.Writer, n *push.Notification, bounded bool) {
+	silent := !isVisible(n) && n.Badge == nil && n.Sound == "" && len(n.Data) > 0
 	headers := n.Priority != "" || bounded || n.CollapseKey != "" || silent
 	aps := n.Subtitle != "" || n.Badge != nil || n.Sound != "" || n.Image != "" || silent
 	if !headers && !aps {
@@ -226,20 +226,20 @@ func apple(o *object.Writer, n *push.Notification, bounded bool) {
 	o.Open("apns")
 	if headers {
 		o.Open("headers")
-		appleHeaders(o, n, silent)
+		appendAPNsHeaders(o, n, silent)
 		o.Close()
 	}
 	if aps {
 		o.Open("payload")
 		o.Open("aps")
-		appleAPS(o, n, silent)
+		appendAPS(o, n, silent)
 		o.Close()
 		o.Close()
 	}
 	o.Close()
 }
 
-func appleHeaders(o *object.Writer, n *push.Notification, silent bool) {
+func appendAPNsHeaders(o *object.Writer, n *push.Notification, silent bool) {
 	switch {
 	case silent: // Apple refuses a background push of another priority
 		o.Text("apns-push-type", "background", "")
@@ -261,7 +261,7 @@ func appleHeaders(o *object.Writer, n *push.Notification, silent bool) {
 	o.Text("apns-collapse-id", n.CollapseKey, "collapse_key")
 }
 
-func appleAPS(o *object.Writer, n *push.Notification, silent bool) {
+func appendAPS(o *object.Writer, n *push.Notification, silent bool) {
 	if n.Subtitle != "" { // an alert here stands in for notification, so it has to say all
 		o.Open("alert")
 		o.Text("title", n.Title, "title")
@@ -281,8 +281,8 @@ func appleAPS(o *object.Writer, n *push.Notification, silent bool) {
 	}
 }
 
-// webPush appends what browsers want said in their own way (RFC 8030).
-func webPush(o *object.Writer, n *push.Notification, left int64, bounded bool) {
+// appendWebPush appends what browsers want said in their own way (RFC 8030).
+func appendWebPush(o *object.Writer, n *push.Notification, left int64, bounded bool) {
 	if n.Priority == "" && !bounded {
 		return
 	}
@@ -296,8 +296,8 @@ func webPush(o *object.Writer, n *push.Notification, left int64, bounded bool) {
 	o.Close()
 }
 
-// room is about the size of the body, so that it is written without growing.
-func room(n *push.Notification) int {
+// sizeHint is about the size of the body, so that it is written without growing.
+func sizeHint(n *push.Notification) int {
 	size := 480 + len(n.Key()) + 2*(len(n.Title)+len(n.Body)) + len(n.Subtitle) + len(n.Image) + 2*len(n.Sound) + 2*len(n.CollapseKey)
 	for name, value := range n.Data {
 		size += len(name) + len(value) + len(`"":"",`)

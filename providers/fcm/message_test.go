@@ -16,7 +16,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func decoded(t testing.TB, body []byte) (v any) {
+func decodeJSON(t testing.TB, body []byte) (v any) {
 	t.Helper()
 	if err := json.Unmarshal(body, &v); err != nil {
 		t.Fatalf("%v in %s", err, body)
@@ -24,7 +24,7 @@ func decoded(t testing.TB, body []byte) (v any) {
 	return v
 }
 
-func TestTheCommonFieldsBecomeFCMsMessage(t *testing.T) {
+func TestCommonFieldsMessage(t *testing.T) {
 	three, hour, never := 3, push.Duration(time.Hour), push.Duration(0)
 	token := func(n push.Notification) push.Notification {
 		n.Token = deviceToken
@@ -68,9 +68,9 @@ func TestTheCommonFieldsBecomeFCMsMessage(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { // it is 2000-01-01 there
 				c.n.AcceptedAt = time.Now()
-				r := translate(t, ready(t), &c.n)
-				equal(t, "body", decoded(t, r.Body), decoded(t, []byte(`{"message":`+c.want+`}`)))
-				equal(t, "again", string(translate(t, ready(t), &c.n).Body), string(r.Body))
+				r := translate(t, newProvider(t), &c.n)
+				equal(t, "body", decodeJSON(t, r.Body), decodeJSON(t, []byte(`{"message":`+c.want+`}`)))
+				equal(t, "again", string(translate(t, newProvider(t), &c.n).Body), string(r.Body))
 				equal(t, "path", r.Path, "/v1/projects/demo-project/messages:send")
 				equal(t, "method", r.Method, "POST")
 			})
@@ -78,23 +78,23 @@ func TestTheCommonFieldsBecomeFCMsMessage(t *testing.T) {
 	}
 }
 
-func TestWhatIsLeftOfTheTTLCounts(t *testing.T) {
+func TestRemainingTTLIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hour := push.Duration(time.Hour)
-		n := hello(func(n *push.Notification) { n.TTL = &hour })
+		n := newNotification(func(n *push.Notification) { n.TTL = &hour })
 		expiration := `"apns-expiration":"946688400"` // an hour into 2000, whenever it is sent
 		for _, c := range []struct {
 			after time.Duration
 			want  string
 		}{{0, `"ttl":"3600s"`}, {time.Millisecond, `"ttl":"3600s"`}, {10 * time.Minute, `"ttl":"3000s"`}, {2 * time.Hour, `"ttl":"0s"`}} {
 			time.Sleep(time.Until(n.AcceptedAt.Add(c.after)))
-			body := string(translate(t, ready(t), n).Body)
+			body := string(translate(t, newProvider(t), n).Body)
 			equal(t, c.want, strings.Contains(body, c.want) && strings.Contains(body, expiration), true)
 		}
 	})
 }
 
-func TestTheRawMessageIsLaidOverTheCommonOne(t *testing.T) {
+func TestRawMessageIsMergedOverCommonOne(t *testing.T) {
 	hour := push.Duration(time.Hour)
 	for _, c := range []struct {
 		name, raw, want string
@@ -119,36 +119,36 @@ func TestTheRawMessageIsLaidOverTheCommonOne(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				known := strings.NewReplacer(`"T"`, `"`+deviceToken+`"`)
-				n := hello(raw(known.Replace(c.raw)), func(n *push.Notification) {
+				n := newNotification(withMessage(known.Replace(c.raw)), func(n *push.Notification) {
 					n.Data, n.TTL, n.CollapseKey = map[string]string{"k": "v"}, &hour, "c"
 				})
 				n.FCM.ValidateOnly = true
-				body := translate(t, ready(t), n).Body
-				equal(t, "body", decoded(t, body), decoded(t, []byte(`{"validate_only":true,"message":`+known.Replace(c.want)+`}`)))
+				body := translate(t, newProvider(t), n).Body
+				equal(t, "body", decodeJSON(t, body), decodeJSON(t, []byte(`{"validate_only":true,"message":`+known.Replace(c.want)+`}`)))
 			})
 		})
 	}
 }
 
-func TestARawMessageAloneNeedsNoCommonField(t *testing.T) {
+func TestRawMessageNeedsNoCommonFields(t *testing.T) {
 	n := &push.Notification{Target: device, FCM: &push.FCMBlock{Message: []byte(`{"data":{"k":"v"}}`)}}
-	equal(t, "body", string(translate(t, ready(t), n).Body), `{"message":{"token":"`+deviceToken+`","data":{"k":"v"}}}`)
+	equal(t, "body", string(translate(t, newProvider(t), n).Body), `{"message":{"token":"`+deviceToken+`","data":{"k":"v"}}}`)
 }
 
-// grammar is how a FieldError must read: so that "field: must be …" is a
+// fieldErrorPattern is how a FieldError must read: so that "field: must be …" is a
 // sentence.
-var grammar = regexp.MustCompile(`^[a-zA-Z_.-]+: must be [^\s].*[^.]$`)
+var fieldErrorPattern = regexp.MustCompile(`^[a-zA-Z_.-]+: must be [^\s].*[^.]$`)
 
-// refusal translates what must not be translated, and checks what is the same
+// mustRefuse translates what must not be translated, and checks what is the same
 // for every misfit.
-func refusal(t *testing.T, p *fcm.Provider, n *push.Notification) *push.FieldError {
+func mustRefuse(t *testing.T, p *fcm.Provider, n *push.Notification) *push.FieldError {
 	t.Helper()
 	_, err := p.Translate(n)
 	refused, ok := errors.AsType[*push.FieldError](err)
 	if !ok {
 		t.Fatalf("%v, want a FieldError", err)
 	}
-	if !grammar.MatchString(refused.Error()) {
+	if !fieldErrorPattern.MatchString(refused.Error()) {
 		t.Errorf("it reads %q", refused)
 	}
 	for _, secret := range []string{n.Key(), n.Title, n.Body} {
@@ -159,15 +159,15 @@ func refusal(t *testing.T, p *fcm.Provider, n *push.Notification) *push.FieldErr
 	return refused
 }
 
-func TestAMisfitNamesTheFieldAndWhatIsAllowed(t *testing.T) {
+func TestFieldErrors(t *testing.T) {
 	minus, long, negative := -1, push.Duration(2419201*time.Second), push.Duration(2419200*time.Second)
 	is := func(change ...func(*push.Notification)) []func(*push.Notification) { return change }
-	token := func(s string) []func(*push.Notification) { return is(to(push.Target{Token: s})) }
-	topic := func(s string) []func(*push.Notification) { return is(to(push.Target{Topic: s})) }
+	token := func(s string) []func(*push.Notification) { return is(withTarget(push.Target{Token: s})) }
+	topic := func(s string) []func(*push.Notification) { return is(withTarget(push.Target{Topic: s})) }
 	data := func(name string) []func(*push.Notification) {
 		return is(func(n *push.Notification) { n.Data = map[string]string{name: "v"} })
 	}
-	translate(t, ready(t), hello(func(n *push.Notification) { n.TTL = &negative })) // four weeks are allowed
+	translate(t, newProvider(t), newNotification(func(n *push.Notification) { n.TTL = &negative })) // four weeks are allowed
 
 	for _, c := range []struct {
 		name          string
@@ -175,9 +175,9 @@ func TestAMisfitNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 		field, reason string
 	}{
 		{"no target", token(""), "token", "InvalidTarget"},
-		{"two targets", is(to(push.Target{Token: "a", Topic: "b"})), "token", "InvalidTarget"},
-		{"a channel", is(to(push.Target{Channel: "x"})), "token", "InvalidTarget"},
-		{"a subscription", is(to(push.Target{Subscription: &push.Subscription{}})), "token", "InvalidTarget"},
+		{"two targets", is(withTarget(push.Target{Token: "a", Topic: "b"})), "token", "InvalidTarget"},
+		{"a channel", is(withTarget(push.Target{Channel: "x"})), "token", "InvalidTarget"},
+		{"a subscription", is(withTarget(push.Target{Subscription: &push.Subscription{}})), "token", "InvalidTarget"},
 		{"a long token", token(strings.Repeat("a", 4097)), "token", "InvalidTarget"},
 		{"another path", token("../../v1"), "token", "InvalidTarget"},
 		{"an escaped path", token("%2e%2e%2f"), "token", "InvalidTarget"},
@@ -187,8 +187,8 @@ func TestAMisfitNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 		{"a topic with its prefix", topic("/topics/news"), "topic", "InvalidTarget"},
 		{"a topic with a space", topic("my news"), "topic", "InvalidTarget"},
 		{"a long topic", topic(strings.Repeat("t", 901)), "topic", "InvalidTarget"},
-		{"a condition of nothing", is(to(push.Target{Condition: " "})), "condition", "InvalidTarget"},
-		{"an installation with a colon", is(to(push.Target{Installation: deviceToken})), "installation", "InvalidTarget"},
+		{"a condition of nothing", is(withTarget(push.Target{Condition: " "})), "condition", "InvalidTarget"},
+		{"an installation with a colon", is(withTarget(push.Target{Installation: deviceToken})), "installation", "InvalidTarget"},
 		{"nothing at all", is(func(n *push.Notification) { n.Title, n.Body = "", "" }), "body", "PayloadEmpty"},
 		{"a negative badge", is(func(n *push.Notification) { n.Badge = &minus }), "badge", "InvalidField"},
 		{"an image in clear", is(func(n *push.Notification) { n.Image = "http://example.com/a.png" }), "image", "InvalidField"},
@@ -202,31 +202,31 @@ func TestAMisfitNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 		{"data called message_type", data("message_type"), "data", "InvalidField"},
 		{"data of Google's", data("google.c.a"), "data", "InvalidField"},
 		{"data of its predecessor's", data("gcm_x"), "data", "InvalidField"},
-		{"a message that is no object", is(raw(`[]`)), "fcm.message", "InvalidPayload"},
-		{"a message of null", is(raw(`null`)), "fcm.message", "InvalidPayload"},
-		{"a message cut short", is(raw(`{"data":{}`)), "fcm.message", "InvalidPayload"},
-		{"a message and more", is(raw(`{} {}`)), "fcm.message", "InvalidPayload"},
-		{"a message that repeats a name", is(raw(`{"data":{},"data":{}}`)), "fcm.message", "InvalidPayload"},
-		{"a message that is no text", is(raw("{\"x\":\"\xff\"}")), "fcm.message", "InvalidPayload"},
-		{"a deep message", is(raw(strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000))), "fcm.message", "InvalidPayload"},
-		{"another token", is(raw(`{"token":"another"}`)), "fcm.message.token", "InvalidTarget"},
-		{"a topic besides", is(raw(`{"topic":"news"}`)), "fcm.message.topic", "InvalidTarget"},
-		{"a topic of null besides", is(raw(`{"topic":null}`)), "fcm.message.topic", "InvalidTarget"},
-		{"a number among the data", is(raw(`{"data":{"n":12}}`)), "fcm.message.data", "InvalidPayload"},
-		{"null among the data", is(raw(`{"data":{"n":null}}`)), "fcm.message.data", "InvalidPayload"},
-		{"data in a list", is(raw(`{"data":["x"]}`)), "fcm.message.data", "InvalidPayload"},
-		{"a number among Android's data", is(raw(`{"android":{"data":{"n":12}}}`)), "fcm.message.android.data", "InvalidPayload"},
-		{"a reserved name among the browsers' data", is(raw(`{"webpush":{"data":{"from":"x"}}}`)), "fcm.message.webpush.data", "InvalidPayload"},
+		{"a message that is no object", is(withMessage(`[]`)), "fcm.message", "InvalidPayload"},
+		{"a message of null", is(withMessage(`null`)), "fcm.message", "InvalidPayload"},
+		{"a message cut short", is(withMessage(`{"data":{}`)), "fcm.message", "InvalidPayload"},
+		{"a message and more", is(withMessage(`{} {}`)), "fcm.message", "InvalidPayload"},
+		{"a message that repeats a name", is(withMessage(`{"data":{},"data":{}}`)), "fcm.message", "InvalidPayload"},
+		{"a message that is no text", is(withMessage("{\"x\":\"\xff\"}")), "fcm.message", "InvalidPayload"},
+		{"a deep message", is(withMessage(strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000))), "fcm.message", "InvalidPayload"},
+		{"another token", is(withMessage(`{"token":"another"}`)), "fcm.message.token", "InvalidTarget"},
+		{"a topic besides", is(withMessage(`{"topic":"news"}`)), "fcm.message.topic", "InvalidTarget"},
+		{"a topic of null besides", is(withMessage(`{"topic":null}`)), "fcm.message.topic", "InvalidTarget"},
+		{"a number among the data", is(withMessage(`{"data":{"n":12}}`)), "fcm.message.data", "InvalidPayload"},
+		{"null among the data", is(withMessage(`{"data":{"n":null}}`)), "fcm.message.data", "InvalidPayload"},
+		{"data in a list", is(withMessage(`{"data":["x"]}`)), "fcm.message.data", "InvalidPayload"},
+		{"a number among Android's data", is(withMessage(`{"android":{"data":{"n":12}}}`)), "fcm.message.android.data", "InvalidPayload"},
+		{"a reserved name among the browsers' data", is(withMessage(`{"webpush":{"data":{"from":"x"}}}`)), "fcm.message.webpush.data", "InvalidPayload"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			refused := refusal(t, ready(t), hello(c.change...))
+			refused := mustRefuse(t, newProvider(t), newNotification(c.change...))
 			equal(t, "field", refused.Field, c.field)
 			equal(t, "reason", refused.Reason, c.reason)
 		})
 	}
 }
 
-func TestConditionsAreReadAsFCMReadsThem(t *testing.T) {
+func TestConditionSyntax(t *testing.T) {
 	five := strings.Repeat("'a' in topics || ", 4) + "'b' in topics"
 	for condition, good := range map[string]bool{
 		"'a' in topics":                                     true,
@@ -256,41 +256,41 @@ func TestConditionsAreReadAsFCMReadsThem(t *testing.T) {
 		strings.Repeat("!", 4000):                           false,
 		"'a' in topics\x00":                                 false,
 	} {
-		_, err := ready(t).Translate(hello(to(push.Target{Condition: condition})))
+		_, err := newProvider(t).Translate(newNotification(withTarget(push.Target{Condition: condition})))
 		equal(t, fmt.Sprintf("%.60q", condition), condition != "" && err == nil, good)
 	}
 }
 
-// texts are of one, two, three and four bytes a letter, of several runes a
+// sampleTexts are of one, two, three and four bytes a letter, of several runes a
 // letter, right to left, and longer in JSON than on the device.
-var texts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م", "\"", "\n"}
+var sampleTexts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م", "\"", "\n"}
 
-func TestAMessageMayHaveExactlyItsTargetsBytes(t *testing.T) {
+func TestPayloadLimit(t *testing.T) {
 	for _, c := range []struct {
 		target push.Target
 		limit  int
 	}{{device, 4096}, {installation, 4096}, {newsTopic, 2048}, {push.Target{Condition: "'a' in topics"}, 2048}} {
-		for _, text := range texts {
+		for _, text := range sampleTexts {
 			t.Run(fmt.Sprintf("%d %q", c.limit, text), func(t *testing.T) {
 				rest := c.limit - len("Hello") - len("key") - len("value") - len("https://a.b")
 				body := strings.Repeat(text, rest/len(text)) + strings.Repeat("x", rest%len(text))
 				of := func(body string) *push.Notification {
-					return hello(to(c.target), func(n *push.Notification) {
+					return newNotification(withTarget(c.target), func(n *push.Notification) {
 						n.Body, n.Image, n.Data = body, "https://a.b", map[string]string{"key": "value"}
 					})
 				}
-				translate(t, ready(t), of(body))
-				refused := refusal(t, ready(t), of(body+"x"))
+				translate(t, newProvider(t), of(body))
+				refused := mustRefuse(t, newProvider(t), of(body+"x"))
 				equal(t, "field", refused.Field, "body")
 				equal(t, "reason", refused.Reason, "PayloadTooLarge")
 				equal(t, "says how much", strings.Contains(refused.Allowed, fmt.Sprint(c.limit+1)), true)
 
-				over := hello(to(c.target), func(n *push.Notification) { n.Title, n.Body = "", "" })
+				over := newNotification(withTarget(c.target), func(n *push.Notification) { n.Title, n.Body = "", "" })
 				quoted, _ := json.Marshal(body)
-				raw(`{"notification":{"title":"Hello","body":` + string(quoted) + `,"image":"https://a.b"},"data":{"key":"value"}}`)(over)
-				translate(t, ready(t), over)
-				raw(`{"notification":{"title":"Hello!","body":` + string(quoted) + `,"image":"https://a.b"},"data":{"key":"value"}}`)(over)
-				refused = refusal(t, ready(t), over)
+				withMessage(`{"notification":{"title":"Hello","body":` + string(quoted) + `,"image":"https://a.b"},"data":{"key":"value"}}`)(over)
+				translate(t, newProvider(t), over)
+				withMessage(`{"notification":{"title":"Hello!","body":` + string(quoted) + `,"image":"https://a.b"},"data":{"key":"value"}}`)(over)
+				refused = mustRefuse(t, newProvider(t), over)
 				equal(t, "field", refused.Field, "fcm.message")
 				equal(t, "reason", refused.Reason, "PayloadTooLarge")
 			})
@@ -298,24 +298,24 @@ func TestAMessageMayHaveExactlyItsTargetsBytes(t *testing.T) {
 	}
 }
 
-func TestACommonAndARawMessageMayBeTooLargeTogether(t *testing.T) {
+func TestMergedMessageLimit(t *testing.T) {
 	half := strings.Repeat("x", 2046)
-	n := hello(raw(`{"data":{"b":"`+half+`"}}`), func(n *push.Notification) {
+	n := newNotification(withMessage(`{"data":{"b":"`+half+`"}}`), func(n *push.Notification) {
 		n.Title, n.Body, n.Data = "", "", map[string]string{"a": half}
 	})
-	translate(t, ready(t), n)
+	translate(t, newProvider(t), n)
 	n.Data["c"] = "xx"
-	equal(t, "field", refusal(t, ready(t), n).Field, "fcm.message")
+	equal(t, "field", mustRefuse(t, newProvider(t), n).Field, "fcm.message")
 }
 
-func TestTooLargeNamesTheFieldThatTakesMost(t *testing.T) {
+func TestTooLargeNamesLargestField(t *testing.T) {
 	big := strings.Repeat("x", 5000)
 	for field, change := range map[string]func(*push.Notification){
 		"title": func(n *push.Notification) { n.Title = big },
 		"data":  func(n *push.Notification) { n.Data = map[string]string{"k": big} },
 		"image": func(n *push.Notification) { n.Image = "https://example.com/" + big },
 	} {
-		equal(t, "field", refusal(t, ready(t), hello(change)).Field, field)
+		equal(t, "field", mustRefuse(t, newProvider(t), newNotification(change)).Field, field)
 	}
 }
 
@@ -323,14 +323,14 @@ func FuzzWhatIsTranslatedIsOneMessageToItsTarget(f *testing.F) {
 	f.Add(deviceToken, "", "", "Hello", "Wörld 👋", "k", "v", `{"android":{"collapseKey":"x"}}`, "score", uint8(1), int64(time.Hour))
 	f.Add("", "news", "", "\xff", "", "from", "", `{"data":{"a":1}}`, "", uint8(3), int64(0))
 	f.Add("", "", "'a' in topics && !('b' in topics)", "", "", "", "", `{"notification":{"body":"x"}}`, "a\nb", uint8(0), int64(-1))
-	p := ready(f)
+	p := newProvider(f)
 	f.Fuzz(func(t *testing.T, token, topic, condition, title, body, key, value, message, collapse string, priority uint8, ttl int64) {
 		n := &push.Notification{
 			AcceptedAt: time.Now(), Target: push.Target{Token: token, Topic: topic, Condition: condition}, Title: title, Body: body,
 			CollapseKey: collapse, Priority: []push.Priority{"", "high", "normal", "low"}[priority%4],
 		}
 		if message != "" {
-			raw(message)(n)
+			withMessage(message)(n)
 		}
 		if ttl >= 0 && ttl < int64(1000*time.Hour) {
 			n.TTL = (*push.Duration)(&ttl)

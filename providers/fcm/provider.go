@@ -43,7 +43,7 @@ type Config struct {
 	Account []byte
 	// Machine asks the metadata server of Google Cloud for the service account
 	// that this machine runs as. Account is then empty.
-	Machine bool
+	MetadataServer bool
 	// Project is the ID or the number of the Firebase project. Empty means the
 	// project that the account's file names, which only a key file does.
 	Project string
@@ -62,13 +62,13 @@ type Config struct {
 // for use by many goroutines.
 type Provider struct {
 	project, path string
-	tokens        *tokens
+	tokens        *tokenCache
 }
 
 // New returns a provider and exchanges nothing yet. An error says what is
 // wrong with cfg and never what is in the account's file.
 func New(cfg Config) (*Provider, error) {
-	ask, project, err := cfg.identity()
+	ask, project, err := cfg.credential()
 	if err != nil {
 		return nil, err
 	}
@@ -79,37 +79,37 @@ func New(cfg Config) (*Provider, error) {
 	return &Provider{
 		project: project,
 		path:    "/v1/projects/" + project + "/messages:send",
-		tokens:  newTokens(exchange(ask, cfg.transport()), log),
+		tokens:  newTokens(withTransport(ask, cfg.transport()), log),
 	}, nil
 }
 
-// identity returns how to get an access token, and the account's own project.
-func (c *Config) identity() (ask source, project string, err error) {
-	if c.Machine {
+// credential returns how to get an access token, and the account's own project.
+func (c *Config) credential() (ask tokenSource, project string, err error) {
+	if c.MetadataServer {
 		if len(c.Account) > 0 || c.TokenURL != "" {
 			return nil, "", errors.New("fcm: account: the machine's own needs neither a file nor a token URL")
 		}
-		return machine, "", nil
+		return metadataToken, "", nil
 	}
 	account, err := parseAccount(c.Account)
 	if err != nil {
 		return nil, "", err
 	}
 	if c.TokenURL != "" {
-		if account.Type != google.ServiceAccount || !isSecureURL(c.TokenURL) {
+		if account.Type != google.ServiceAccount || !isHTTPS(c.TokenURL) {
 			return nil, "", errors.New("fcm: token URL: must be an https URL, and the account a service account's key")
 		}
 		account.TokenURI = c.TokenURL
 	}
-	return account.token, account.ProjectID, nil
+	return account.fetchToken, account.ProjectID, nil
 }
 
 func (c *Config) transport() http.RoundTripper {
 	switch {
 	case c.TokenClient != nil && c.TokenClient.Transport != nil:
 		return c.TokenClient.Transport
-	case c.Machine:
-		return direct()
+	case c.MetadataServer:
+		return directTransport()
 	}
 	return http.DefaultTransport
 }
@@ -142,7 +142,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if err := checkTarget(&n.Target); err != nil {
 		return nil, err
 	}
-	body, err := body(n)
+	body, err := requestBody(n)
 	if err != nil {
 		return nil, err
 	}
@@ -157,24 +157,24 @@ var header = []wire.Field{{Name: "content-type", Value: "application/json; chars
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
 	used, err := p.tokens.token(ctx)
 	if err != nil {
-		return withoutToken(err)
+		return noTokenOutcome(err)
 	}
-	answer, err := conn.Do(ctx, authorized(r, used))
+	answer, err := conn.Do(ctx, withAuthorization(r, used))
 	if err != nil {
-		return push.NoAnswer(err)
+		return push.NoResponse(err)
 	}
 	o, renew := judge(answer, &n.Target)
 	if renew {
-		o.Renewed = p.tokens.drop(used)
+		o.Renewed = p.tokens.invalidate(used)
 	}
 	return o
 }
 
-// authorized returns r with the access token. It may enter the compression
+// withAuthorization returns r with the access token. It may enter the compression
 // table: it weighs a kilobyte, stays the same for half an hour, and nobody can
 // guess at it there, for no header of this connection is a stranger's choice
 // (RFC 7541, section 7.1.3).
-func authorized(r *wire.Request, t *token) *wire.Request {
+func withAuthorization(r *wire.Request, t *token) *wire.Request {
 	signed := *r
 	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...), wire.Field{Name: "authorization", Value: t.bearer})
 	return &signed

@@ -17,11 +17,11 @@ import (
 )
 
 // row is one line of the table of all that can come of an attempt.
-type row struct{ providertest.Line }
+type row struct{ providertest.ErrorCase }
 
-func rowsOf(t testing.TB, provider string) (rows []row) {
+func loadRows(t testing.TB, provider string) (rows []row) {
 	t.Helper()
-	for _, line := range providertest.Lines(t, provider) {
+	for _, line := range providertest.ErrorCases(t, provider) {
 		rows = append(rows, row{line})
 	}
 	return rows
@@ -32,8 +32,8 @@ func (r row) statuses() []int {
 	return r.Statuses(map[string][]int{"4xx": {402, 405, 409, 413, 418, 499}, "5xx": {501, 505, 599}, "any": {500, 503, 504}})
 }
 
-// failure writes an error as FCM does.
-func failure(status int, word, message string, details ...string) string {
+// errorResponse writes an error as FCM does.
+func errorResponse(status int, word, message string, details ...string) string {
 	return fmt.Sprintf(`{ "error": { "code": %d, "message": %q, "status": %q, "details": [ %s ] } }`+"\n",
 		status, message, word, strings.Join(details, ", "))
 }
@@ -55,9 +55,9 @@ func quotaFailure(subject, text string) string {
 }
 
 const (
-	help      = `{"@type":"type.googleapis.com/google.rpc.Help","links":[{"description":"x","url":"https://example.com"}]}`
-	apnsError = `{"@type":"type.googleapis.com/google.firebase.fcm.v1.ApnsError","statusCode":403,"reason":"InvalidProviderToken"}`
-	strange   = `{"@type":7,"errorCode":["UNREGISTERED"]}, null, "x", {"@type":"example.com/google.firebase.fcm.v2.FcmError","errorCode":"UNREGISTERED"}`
+	help              = `{"@type":"type.googleapis.com/google.rpc.Help","links":[{"description":"x","url":"https://example.com"}]}`
+	apnsError         = `{"@type":"type.googleapis.com/google.firebase.fcm.v1.ApnsError","statusCode":403,"reason":"InvalidProviderToken"}`
+	irrelevantDetails = `{"@type":7,"errorCode":["UNREGISTERED"]}, null, "x", {"@type":"example.com/google.firebase.fcm.v2.FcmError","errorCode":"UNREGISTERED"}`
 
 	generic401 = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential."
 )
@@ -83,61 +83,61 @@ func (r row) samples(status int) []sample {
 	case " accepted":
 		return one(`{"name":"projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"}`)
 	case "INVALID_ARGUMENT invalid_request":
-		return append(both(device, status, "INVALID_ARGUMENT", "Invalid value at 'message.data[0].value' (TYPE_STRING), 12",
+		return append(bothOrders(device, status, "INVALID_ARGUMENT", "Invalid value at 'message.data[0].value' (TYPE_STRING), 12",
 			badRequest("message.data[0].value"), fcmError("INVALID_ARGUMENT")),
-			one(failure(status, "INVALID_ARGUMENT", "Request contains an invalid argument."))[0],
+			one(errorResponse(status, "INVALID_ARGUMENT", "Request contains an invalid argument."))[0],
 			one("")[0], one("<html>")[0])
 	case "INVALID_ARGUMENT invalid_token":
 		return slices.Concat(
-			both(device, status, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token", fcmError("INVALID_ARGUMENT"), help),
-			both(device, status, "INVALID_ARGUMENT", "Invalid registration", badRequest("message.token"), fcmError("INVALID_ARGUMENT")),
-			both(installation, status, "INVALID_ARGUMENT", "Invalid installation", badRequest("message.fid"), fcmError("INVALID_ARGUMENT")))
+			bothOrders(device, status, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token", fcmError("INVALID_ARGUMENT"), help),
+			bothOrders(device, status, "INVALID_ARGUMENT", "Invalid registration", badRequest("message.token"), fcmError("INVALID_ARGUMENT")),
+			bothOrders(installation, status, "INVALID_ARGUMENT", "Invalid installation", badRequest("message.fid"), fcmError("INVALID_ARGUMENT")))
 	case "INVALID_ARGUMENT payload_too_large":
-		return both(device, status, "INVALID_ARGUMENT", "Android message is too big", fcmError("INVALID_ARGUMENT"),
+		return bothOrders(device, status, "INVALID_ARGUMENT", "Android message is too big", fcmError("INVALID_ARGUMENT"),
 			`{"@type":"type.googleapis.com/google.rpc.BadRequest"}`)
 	case "UNAUTHENTICATED credential":
 		return slices.Concat(
-			both(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), help),
-			both(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_TYPE_UNSUPPORTED"), strange), one(""), one("<html>"))
+			bothOrders(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), help),
+			bothOrders(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_TYPE_UNSUPPORTED"), irrelevantDetails), one(""), one("<html>"))
 	case "THIRD_PARTY_AUTH_ERROR credential":
 		return slices.Concat(
-			both(device, status, "UNAUTHENTICATED", generic401, fcmError(r.Code), apnsError),
-			both(device, status, "UNAUTHENTICATED", generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), fcmError("APNS_AUTH_ERROR")))
+			bothOrders(device, status, "UNAUTHENTICATED", generic401, fcmError(r.Code), apnsError),
+			bothOrders(device, status, "UNAUTHENTICATED", generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), fcmError("APNS_AUTH_ERROR")))
 	case "PERMISSION_DENIED credential":
-		return slices.Concat(both(device, status, r.Code, "Permission denied", errorInfo("IAM_PERMISSION_DENIED"), help), one(""))
+		return slices.Concat(bothOrders(device, status, r.Code, "Permission denied", errorInfo("IAM_PERMISSION_DENIED"), help), one(""))
 	case "UNREGISTERED unregistered_token":
 		target := device
 		if strings.HasSuffix(r.Match, "fid") {
 			target = installation
 		}
-		return slices.Concat(both(target, status, "NOT_FOUND", "Requested entity was not found.", fcmError(r.Code), apnsError),
-			both(target, status, "NOT_FOUND", "NotRegistered", strange, fcmError(r.Code)))
+		return slices.Concat(bothOrders(target, status, "NOT_FOUND", "Requested entity was not found.", fcmError(r.Code), apnsError),
+			bothOrders(target, status, "NOT_FOUND", "NotRegistered", irrelevantDetails, fcmError(r.Code)))
 	case "NOT_FOUND invalid_request":
-		return slices.Concat(both(device, status, r.Code, "Requested entity was not found.", help, strange), one(""), one("<html>Not Found"))
+		return slices.Concat(bothOrders(device, status, r.Code, "Requested entity was not found.", help, irrelevantDetails), one(""), one("<html>Not Found"))
 	case "QUOTA_EXCEEDED quota":
 		return quotaSamples(status)
 	case "RATE_LIMIT_EXCEEDED quota":
-		return both(newsTopic, status, "RESOURCE_EXHAUSTED", "Quota exceeded for a topic or device", errorInfo(r.Code), help)
+		return bothOrders(newsTopic, status, "RESOURCE_EXHAUSTED", "Quota exceeded for a topic or device", errorInfo(r.Code), help)
 	case "UNSPECIFIED_ERROR provider_internal":
-		return both(device, status, "INTERNAL", "", fcmError(r.Code), errorInfo("ACCESS_TOKEN_EXPIRED"))
+		return bothOrders(device, status, "INTERNAL", "", fcmError(r.Code), errorInfo("ACCESS_TOKEN_EXPIRED"))
 	case "SENDER_ID_MISMATCH invalid_token", "INTERNAL provider_internal", "UNAVAILABLE provider_unavailable":
-		return slices.Concat(both(device, status, "X", "SenderId mismatch", fcmError(r.Code), help), one(failure(status, r.Code, "")))
+		return slices.Concat(bothOrders(device, status, "X", "SenderId mismatch", fcmError(r.Code), help), one(errorResponse(status, r.Code, "")))
 	}
 	return slices.Concat(one(""), one("{"), one("null"), one(`[{"error":{}}]`), one(`{"error":"x"}`), one("<html><title>Error"),
-		one(strings.Repeat("[", 1<<16)), both(device, status, "SOMETHING_NEW", "text", fcmError("NEWER"), errorInfo("NEWEST")))
+		one(strings.Repeat("[", 1<<16)), bothOrders(device, status, "SOMETHING_NEW", "text", fcmError("NEWER"), errorInfo("NEWEST")))
 }
 
-// both writes an error with its details in both orders.
-func both(target push.Target, status int, word, message string, first, second string) []sample {
+// bothOrders writes an error with its details in both orders.
+func bothOrders(target push.Target, status int, word, message string, first, second string) []sample {
 	return []sample{
-		{body: failure(status, word, message, first, second), target: target},
-		{body: failure(status, word, message, second, help, first), target: target},
+		{body: errorResponse(status, word, message, first, second), target: target},
+		{body: errorResponse(status, word, message, second, help, first), target: target},
 	}
 }
 
 func quotaSamples(status int) []sample {
 	of := func(target push.Target, scope, message, quota string) sample {
-		return sample{failure(status, "RESOURCE_EXHAUSTED", message, quota, fcmError("QUOTA_EXCEEDED")), target, scope}
+		return sample{errorResponse(status, "RESOURCE_EXHAUSTED", message, quota, fcmError("QUOTA_EXCEEDED")), target, scope}
 	}
 	return []sample{
 		of(device, "device", "x", quotaFailure("device:abc", "Device message rate exceeded")),
@@ -150,8 +150,8 @@ func quotaSamples(status int) []sample {
 	}
 }
 
-func TestEveryRowOfFCMIsJudgedAsTheTableSays(t *testing.T) {
-	for _, r := range rowsOf(t, "fcm") {
+func TestErrorTable(t *testing.T) {
+	for _, r := range loadRows(t, "fcm") {
 		for _, status := range r.statuses() {
 			for i, s := range r.samples(status) {
 				t.Run(fmt.Sprintf("%v %d %d", r, status, i), func(t *testing.T) {
@@ -165,13 +165,13 @@ func TestEveryRowOfFCMIsJudgedAsTheTableSays(t *testing.T) {
 // check judges an answer ten minutes after the access token was fetched, so
 // that a row that wants another token can have it.
 func (r row) check(t *testing.T, status int, s sample) {
-	p := ready(t)
-	send(t, p, answering(200, ""), hello())
+	p := newProvider(t)
+	send(t, p, respond(200, ""), newNotification())
 	time.Sleep(10 * time.Minute)
-	o := send(t, p, answering(status, s.body), hello(to(s.target)))
+	o := send(t, p, respond(status, s.body), newNotification(withTarget(s.target)))
 
 	want := push.Outcome{
-		Verdict: providertest.Verdict(r.Class), HTTP: status, ForgetToken: r.Forget, CloseConnection: r.Close,
+		Verdict: providertest.VerdictFor(r.Class), HTTP: status, ForgetToken: r.ForgetToken, CloseConnection: r.Close,
 		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed,
 	}
 	switch r.Code {
@@ -191,7 +191,7 @@ func (r row) check(t *testing.T, status int, s sample) {
 		want.Reason = r.Code
 	}
 	if want.Verdict == push.Throttled { // for Unavailable, the sender's own backoff counts: another endpoint may be well
-		want.RetryAfter = time.Duration(*r.LeastWait) * time.Second
+		want.RetryAfter = time.Duration(*r.MinBackoff) * time.Second
 	}
 	scope := r.Scope
 	if s.scope != "" {
@@ -200,47 +200,47 @@ func (r row) check(t *testing.T, status int, s sample) {
 	equal(t, "outcome", o, want)
 	equal(t, "scope", o.Scope.String(), scope)
 	equal(t, "retryable", o.Retryable(), r.Retryable)
-	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+	equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
 }
 
-func TestAnUnspecifiedErrorIsJudgedByItsStatusAlone(t *testing.T) {
+func TestUnspecifiedErrorIsJudgedByStatus(t *testing.T) {
 	for status, want := range map[int]push.Verdict{
 		400: push.Refused, 401: push.Refused, 404: push.Refused, 429: push.Throttled, 500: push.Unavailable, 503: push.Unavailable,
 	} {
-		o := send(t, ready(t), answering(status, failure(status, "X", "", fcmError("UNSPECIFIED_ERROR"))), hello())
+		o := send(t, newProvider(t), respond(status, errorResponse(status, "X", "", fcmError("UNSPECIFIED_ERROR"))), newNotification())
 		equal(t, fmt.Sprint(status), o.Verdict, want)
 		equal(t, "reason", o.Reason, "UNSPECIFIED_ERROR")
 		equal(t, "endpoint fault", o.EndpointFault(), status >= 500)
 	}
 }
 
-func TestWhatFCMItselfRefusesIsNotTheAccessTokensFault(t *testing.T) {
+func TestFCMErrorKeepsAccessToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := ready(t)
-		accepted(t, p)
+		p := newProvider(t)
+		mustAccept(t, p)
 		time.Sleep(10 * time.Minute)
 		for status, word := range map[int]string{401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"} {
-			o := send(t, p, answering(status, failure(status, word, generic401, fcmError("SOMETHING_NEW"))), hello())
+			o := send(t, p, respond(status, errorResponse(status, word, generic401, fcmError("SOMETHING_NEW"))), newNotification())
 			equal(t, word, o, push.Outcome{Verdict: push.Refused, Reason: word, HTTP: status})
 		}
-		equal(t, "token", accepted(t, p), accessToken(1))
+		equal(t, "token", mustAccept(t, p), accessToken(1))
 	})
 }
 
-func TestAnAnswerThatIsNoAPIsBlamesTheEndpoint(t *testing.T) {
+func TestUnexpectedStatusIsEndpointFault(t *testing.T) {
 	for _, status := range []int{0, 101, 302, 600} {
-		o := send(t, ready(t), answering(status, failure(404, "NOT_FOUND", "", fcmError("UNREGISTERED"))), hello())
+		o := send(t, newProvider(t), respond(status, errorResponse(404, "NOT_FOUND", "", fcmError("UNREGISTERED"))), newNotification())
 		equal(t, fmt.Sprint(status), o.EndpointFault() && o.Retryable(), true)
 	}
 }
 
-func TestNoTokenIsForgottenForAMessageThatWasNotToADevice(t *testing.T) {
-	body := failure(400, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token", fcmError("INVALID_ARGUMENT"))
-	o := send(t, ready(t), answering(400, body), hello(to(newsTopic)))
+func TestForgetTokenRequiresDeviceTarget(t *testing.T) {
+	body := errorResponse(400, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token", fcmError("INVALID_ARGUMENT"))
+	o := send(t, newProvider(t), respond(400, body), newNotification(withTarget(newsTopic)))
 	equal(t, "outcome", o, push.Outcome{Verdict: push.Refused, Reason: "INVALID_ARGUMENT", HTTP: 400})
 }
 
-func TestRetryAfterIsHonouredWhereAnotherAttemptMakesSense(t *testing.T) {
+func TestRetryAfterIsHonouredWhenRetryable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		date := time.Now().Add(90 * time.Second).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
 		for _, c := range []struct {
@@ -257,15 +257,15 @@ func TestRetryAfterIsHonouredWhereAnotherAttemptMakesSense(t *testing.T) {
 			{400, "7", 0},
 			{200, "7", 0},
 		} {
-			o := send(t, ready(t), func(*wire.Request) (*wire.Response, error) {
+			o := send(t, newProvider(t), func(*wire.Request) (*wire.Response, error) {
 				return &wire.Response{Status: c.status, Header: []wire.Field{{Name: "retry-after", Value: c.header}}}, nil
-			}, hello())
+			}, newNotification())
 			equal(t, fmt.Sprint(c.status, c.header), o.RetryAfter, c.want)
 		}
 	})
 }
 
-func TestAnAcceptedMessageHasFCMsName(t *testing.T) {
+func TestAcceptedMessageHasProviderID(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"name":"projects/p/messages/fake_message_id"}`:      "projects/p/messages/fake_message_id",
 		`{ "new": {}, "name": "projects/p/messages/0:1%ab" }`: "projects/p/messages/0:1%ab",
@@ -277,41 +277,41 @@ func TestAnAcceptedMessageHasFCMsName(t *testing.T) {
 		`{"name":"projects/\u007f"}`: "",
 		`{"name":"projects/` + strings.Repeat("x", 300) + `"}`: "",
 	} {
-		o := send(t, ready(t), answering(200, body), hello())
+		o := send(t, newProvider(t), respond(200, body), newNotification())
 		equal(t, body, o, push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: want})
 	}
 }
 
-func TestEveryRowOfTheTransportIsJudgedAsTheTableSays(t *testing.T) {
+func TestTransportErrorTable(t *testing.T) {
 	elsewhere := map[string]string{
 		"MALFORMED_ERROR_BODY":   "the rows of FCM's fall-backs have such bodies",
 		"MALFORMED_SUCCESS_BODY": "TestAnAcceptedMessageHasFCMsName has such bodies",
 	}
-	for _, r := range rowsOf(t, "transport") {
+	for _, r := range loadRows(t, "transport") {
 		t.Run(r.Code, func(t *testing.T) {
-			if why := cmp.Or(r.Unmet(), elsewhere[r.Code]); why != "" {
+			if why := cmp.Or(r.SkipReason(), elsewhere[r.Code]); why != "" {
 				t.Skip(why)
 			}
-			lost, want := r.Silence()
+			lost, want := r.TransportError()
 			lost.DebugData = []byte(`{"reason":"Shutdown"}`)
-			o := send(t, ready(t), silent(fmt.Errorf("lease: %w", lost)), hello())
+			o := send(t, newProvider(t), failWith(fmt.Errorf("lease: %w", lost)), newNotification())
 			equal(t, "verdict", o.Verdict, want)
 			equal(t, "reason", o.Reason, r.Code)
 			equal(t, "retryable", o.Retryable(), r.Retryable)
-			equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
+			equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
 			equal(t, "HTTP", o.HTTP, 0)
 		})
 	}
 }
 
-func TestNoOutcomeHoldsWhatTheAnswerSaid(t *testing.T) {
+func TestOutcomeHoldsNoResponseText(t *testing.T) {
 	leak := "LEAK " + deviceToken + " " + accessToken(1)
 	for _, status := range []int{200, 400, 401, 403, 404, 429, 500, 503} {
 		for _, body := range []string{
 			leak, fmt.Sprintf(`{"name":%q}`, leak),
-			failure(status, leak, leak, fcmError(leak), errorInfo(leak), badRequest(leak), quotaFailure(leak, leak)),
+			errorResponse(status, leak, leak, fcmError(leak), errorInfo(leak), badRequest(leak), quotaFailure(leak, leak)),
 		} {
-			o := send(t, ready(t), answering(status, body), hello())
+			o := send(t, newProvider(t), respond(status, body), newNotification())
 			if text := fmt.Sprintf("%+v", o); strings.Contains(text, "LEAK") || strings.Contains(text, deviceToken) {
 				t.Errorf("%d: %s", status, text)
 			}
@@ -325,7 +325,7 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 		"FAILED_PRECONDITION": true, "OUT_OF_RANGE": true, "ABORTED": true, "ALREADY_EXISTS": true, "RESOURCE_EXHAUSTED": true,
 		"CANCELLED": true, "UNKNOWN": true, "DATA_LOSS": true, "UNIMPLEMENTED": true, "DEADLINE_EXCEEDED": true,
 	}
-	for _, r := range rowsOf(f, "fcm") {
+	for _, r := range loadRows(f, "fcm") {
 		known[r.Code] = true
 		for _, status := range r.statuses() {
 			for _, s := range r.samples(status) {
@@ -333,11 +333,11 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 			}
 		}
 	}
-	p := ready(f)
-	n := hello()
+	p := newProvider(f)
+	n := newNotification()
 	r := translate(f, p, n)
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		o := p.Send(t.Context(), answering(status, string(body)), n, r)
+		o := p.Send(t.Context(), respond(status, string(body)), n, r)
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("the reason %q is not of the table", o.Reason)

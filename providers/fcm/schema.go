@@ -22,13 +22,13 @@ type fields map[string]check
 
 // messageFields are all that a message can hold: "REST Resource: projects.messages", read 2026-11-22.
 var messageFields = fields{
-	"name": isText, "token": nil, "topic": nil, "condition": nil, "fid": nil, "data": nil,
-	"notification": objectOf(fields{"title": isText, "body": isText, "image": isText}),
+	"name": isString, "token": nil, "topic": nil, "condition": nil, "fid": nil, "data": nil,
+	"notification": objectOf(fields{"title": isString, "body": isString, "image": isString}),
 	"fcm_options":  objectOf(fields{"analytics_label": isLabel}),
 	"android":      objectOf(androidFields),
 	"apns": objectOf(fields{
-		"headers": headersOf(apnsHeaders), "payload": isObject, "live_activity_token": isText,
-		"fcm_options": objectOf(fields{"analytics_label": isLabel, "image": isText}),
+		"headers": headersOf(apnsHeaders), "payload": isObject, "live_activity_token": isString,
+		"fcm_options": objectOf(fields{"analytics_label": isLabel, "image": isString}),
 	}),
 	"webpush": objectOf(fields{
 		"headers": headersOf(webPushHeaders), "data": nil, "notification": isObject,
@@ -37,50 +37,50 @@ var messageFields = fields{
 }
 
 var androidFields = fields{
-	"collapse_key": isText, "priority": oneOf("NORMAL", "HIGH"), "ttl": isTTL, "restricted_package_name": isText, "data": nil,
+	"collapse_key": isString, "priority": oneOfEnum("NORMAL", "HIGH"), "ttl": isTTL, "restricted_package_name": isString, "data": nil,
 	"notification": objectOf(androidNotificationFields), "fcm_options": objectOf(fields{"analytics_label": isLabel}),
 	"direct_boot_ok": isBool, "bandwidth_constrained_ok": isBool, "restricted_satellite_ok": isBool,
 }
 
 var androidNotificationFields = fields{
-	"title": isText, "body": isText, "icon": isText, "color": isColor, "sound": isText, "tag": isText, "click_action": isText,
-	"body_loc_key": isText, "body_loc_args": listOf(isText), "title_loc_key": isText, "title_loc_args": listOf(isText),
-	"channel_id": isText, "ticker": isText, "sticky": isBool, "event_time": isTime, "local_only": isBool, "image": isText,
-	"notification_priority": oneOf("PRIORITY_UNSPECIFIED", "PRIORITY_MIN", "PRIORITY_LOW", "PRIORITY_DEFAULT", "PRIORITY_HIGH", "PRIORITY_MAX"),
-	"visibility":            oneOf("VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"),
-	"proxy":                 oneOf("PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"),
+	"title": isString, "body": isString, "icon": isString, "color": isColor, "sound": isString, "tag": isString, "click_action": isString,
+	"body_loc_key": isString, "body_loc_args": listOf(isString), "title_loc_key": isString, "title_loc_args": listOf(isString),
+	"channel_id": isString, "ticker": isString, "sticky": isBool, "event_time": isTime, "local_only": isBool, "image": isString,
+	"notification_priority": oneOfEnum("PRIORITY_UNSPECIFIED", "PRIORITY_MIN", "PRIORITY_LOW", "PRIORITY_DEFAULT", "PRIORITY_HIGH", "PRIORITY_MAX"),
+	"visibility":            oneOfEnum("VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"),
+	"proxy":                 oneOfEnum("PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"),
 	"default_sound":         isBool, "default_vibrate_timings": isBool, "default_light_settings": isBool,
 	"vibrate_timings": listOf(isDuration), "notification_count": isCount,
 	"light_settings": objectOf(fields{
-		"color":             objectOf(fields{"red": isShare, "green": isShare, "blue": isShare, "alpha": isShare}),
+		"color":             objectOf(fields{"red": isUnitFraction, "green": isUnitFraction, "blue": isUnitFraction, "alpha": isUnitFraction}),
 		"light_on_duration": isDuration, "light_off_duration": isDuration,
 	}),
 }
 
 // apnsHeaders are those header fields of Apple's that can be wrong by themselves: "Sending notification requests to APNs".
 var apnsHeaders = fields{
-	"apns-push-type": word("alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity",
+	"apns-push-type": oneOfStrings("alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity",
 		"pushtotalk", "widgets", "controls"),
-	"apns-priority": word("10", "5", "1"), "apns-expiration": matching("seconds since 1970, in digits", `[0-9]{1,12}`),
-	"apns-collapse-id": must("at most 64 bytes", func(v jsontext.Value) bool {
-		s, ok := text(v)
+	"apns-priority": oneOfStrings("10", "5", "1"), "apns-expiration": matchesPattern("seconds since 1970, in digits", `[0-9]{1,12}`),
+	"apns-collapse-id": require("at most 64 bytes", func(v jsontext.Value) bool {
+		s, ok := unquote(v)
 		return ok && len(s) <= 64
 	}),
 }
 
 // webPushHeaders are RFC 8030's, section 5.
 var webPushHeaders = fields{
-	"urgency": word("very-low", "low", "normal", "high"), "ttl": matching("seconds, in digits", `[0-9]{1,10}`),
-	"topic": matching("1 to 32 letters, digits, hyphens and underscores", `[a-zA-Z0-9_-]{1,32}`),
+	"urgency": oneOfStrings("very-low", "low", "normal", "high"), "ttl": matchesPattern("seconds, in digits", `[0-9]{1,10}`),
+	"topic": matchesPattern("1 to 32 letters, digits, hyphens and underscores", `[a-zA-Z0-9_-]{1,32}`),
 }
 
 // headersOf checks header fields, whose names have no case. Those that it does not know are for the service to judge.
 func headersOf(known fields) check {
 	return func(field string, v jsontext.Value) error {
-		if err := isTexts(field, v); err != nil {
+		if err := isStringMap(field, v); err != nil {
 			return err
 		}
-		given, _ := membersOf(v)
+		given, _ := parseObject(v)
 		for _, m := range given {
 			name := strings.ToLower(m.name)
 			if one := known[name]; one != nil {
@@ -93,10 +93,10 @@ func headersOf(known fields) check {
 	}
 }
 
-// word takes one of the words, as it is written.
-func word(words ...string) check {
-	return must("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
-		s, ok := text(v)
+// oneOfStrings takes one of the words, as it is written.
+func oneOfStrings(words ...string) check {
+	return require("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
+		s, ok := unquote(v)
 		return ok && slices.Contains(words, s)
 	})
 }
@@ -107,16 +107,16 @@ func checkSchema(message members) error { return messageFields.check("fcm.messag
 func (f fields) check(field string, object members) error {
 	seen := map[string]bool{}
 	for _, m := range object {
-		name := snake(m.name)
+		name := toSnakeCase(m.name)
 		one, known := f[name]
 		switch {
 		case !known:
-			return misfit(below(field, m.name), invalidPayload, "absent: FCM knows here "+strings.Join(slices.Sorted(maps.Keys(f)), ", "))
+			return invalid(memberPath(field, m.name), invalidPayload, "absent: FCM knows here "+strings.Join(slices.Sorted(maps.Keys(f)), ", "))
 		case seen[name]:
-			return misfit(below(field, m.name), invalidPayload, "given once, in one of its two spellings")
+			return invalid(memberPath(field, m.name), invalidPayload, "given once, in one of its two spellings")
 		case one == nil || m.value.Kind() == 'n': // null is the same as absent (proto3's JSON mapping)
 		default:
-			if err := one(below(field, m.name), m.value); err != nil {
+			if err := one(memberPath(field, m.name), m.value); err != nil {
 				return err
 			}
 		}
@@ -125,17 +125,17 @@ func (f fields) check(field string, object members) error {
 	return nil
 }
 
-// below is the path of a member. It repeats a name only if it looks like one: what stands in a wrong place may be a
+// memberPath is the path of a member. It repeats a name only if it looks like one: what stands in a wrong place may be a
 // secret.
-func below(field, name string) string {
+func memberPath(field, name string) string {
 	if len(name) > 40 || !isName(name, "_", 40) {
 		return field
 	}
 	return field + "." + name
 }
 
-// snake returns the name in snake case: FCM reads camelCase as well.
-func snake(name string) string {
+// toSnakeCase returns the name in snake case: FCM reads camelCase as well.
+func toSnakeCase(name string) string {
 	if strings.ContainsRune(name, '_') || strings.ToLower(name) == name {
 		return name
 	}
@@ -154,9 +154,9 @@ func snake(name string) string {
 // objectOf checks an object and its members.
 func objectOf(f fields) check {
 	return func(field string, v jsontext.Value) error {
-		found, ok := membersOf(v)
+		found, ok := parseObject(v)
 		if !ok {
-			return misfit(field, invalidPayload, "an object")
+			return invalid(field, invalidPayload, "an object")
 		}
 		return f.check(field, found)
 	}
@@ -164,9 +164,9 @@ func objectOf(f fields) check {
 
 func listOf(one check) check {
 	return func(field string, v jsontext.Value) error {
-		values, ok := valuesOf(v)
+		values, ok := parseArray(v)
 		if !ok {
-			return misfit(field, invalidPayload, "a list")
+			return invalid(field, invalidPayload, "a list")
 		}
 		for _, value := range values {
 			if err := one(field, value); err != nil {
@@ -177,34 +177,34 @@ func listOf(one check) check {
 	}
 }
 
-// must makes a check of a test and what it allows.
-func must(allowed string, fits func(jsontext.Value) bool) check {
+// require makes a check of a test and what it allows.
+func require(allowed string, fits func(jsontext.Value) bool) check {
 	return func(field string, v jsontext.Value) error {
 		if !fits(v) {
-			return misfit(field, invalidPayload, allowed)
+			return invalid(field, invalidPayload, allowed)
 		}
 		return nil
 	}
 }
 
-// matching checks texts of one pattern.
-func matching(allowed, pattern string) check {
+// matchesPattern checks texts of one pattern.
+func matchesPattern(allowed, pattern string) check {
 	fits := regexp.MustCompile(`^(?:` + pattern + `)$`).MatchString
-	return must(allowed, func(v jsontext.Value) bool {
-		s, ok := text(v)
+	return require(allowed, func(v jsontext.Value) bool {
+		s, ok := unquote(v)
 		return ok && fits(s)
 	})
 }
 
-// oneOf takes the words of an enum, in whatever case, and its numbers, as proto3's JSON mapping does. Where the first word
+// oneOfEnum takes the words of an enum, in whatever case, and its numbers, as proto3's JSON mapping does. Where the first word
 // is not the unspecified one, the reference does not tell whether the numbers start at 0 or at 1.
-func oneOf(words ...string) check {
+func oneOfEnum(words ...string) check {
 	last := len(words)
 	if strings.HasSuffix(words[0], "_UNSPECIFIED") {
 		last--
 	}
-	return must("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
-		s, isWord := text(v)
+	return require("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
+		s, isWord := unquote(v)
 		if !isWord {
 			return len(v) == 1 && '0' <= v[0] && int(v[0]-'0') <= last
 		}
@@ -213,40 +213,40 @@ func oneOf(words ...string) check {
 }
 
 var (
-	isText   = must("a string", func(v jsontext.Value) bool { return v.Kind() == '"' })
-	isBool   = must("true or false", func(v jsontext.Value) bool { return v.Kind() == 't' || v.Kind() == 'f' })
-	isObject = must("an object", func(v jsontext.Value) bool { _, ok := membersOf(v); return ok })
-	isTexts  = must("an object whose values are all strings", func(v jsontext.Value) bool {
-		found, ok := membersOf(v)
+	isString    = require("a string", func(v jsontext.Value) bool { return v.Kind() == '"' })
+	isBool      = require("true or false", func(v jsontext.Value) bool { return v.Kind() == 't' || v.Kind() == 'f' })
+	isObject    = require("an object", func(v jsontext.Value) bool { _, ok := parseObject(v); return ok })
+	isStringMap = require("an object whose values are all strings", func(v jsontext.Value) bool {
+		found, ok := parseObject(v)
 		return ok && !slices.ContainsFunc(found, func(m member) bool { return m.value.Kind() != '"' })
 	})
-	isCount = must("a whole number, 0 or more", func(v jsontext.Value) bool { return whole(strings.Trim(string(v), `"`)) })
-	isShare = must("a number from 0 to 1", func(v jsontext.Value) bool {
+	isCount        = require("a whole number, 0 or more", func(v jsontext.Value) bool { return isDigits(strings.Trim(string(v), `"`)) })
+	isUnitFraction = require("a number from 0 to 1", func(v jsontext.Value) bool {
 		share, err := strconv.ParseFloat(string(v), 64)
 		return v.Kind() == '0' && err == nil && share >= 0 && share <= 1
 	})
-	isTime = must("a time of RFC 3339, such as 2026-12-31T23:59:59Z", func(v jsontext.Value) bool {
-		s, ok := text(v)
+	isTime = require("a time of RFC 3339, such as 2026-12-31T23:59:59Z", func(v jsontext.Value) bool {
+		s, ok := unquote(v)
 		_, err := time.Parse(time.RFC3339Nano, s)
 		return ok && err == nil
 	})
-	isTTL = must("seconds and an s, from 0s to 2419200s, four weeks", func(v jsontext.Value) bool {
-		s, ok := text(v)
+	isTTL = require("seconds and an s, from 0s to 2419200s, four weeks", func(v jsontext.Value) bool {
+		s, ok := unquote(v)
 		life, err := time.ParseDuration(s)
-		return ok && isSeconds(s) && err == nil && life >= 0 && life <= longestTTL
+		return ok && isSeconds(s) && err == nil && life >= 0 && life <= maxTTL
 	})
 	isSeconds  = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,9})?s$`).MatchString
-	isDuration = matching("seconds and an s, such as 3.5s", `[0-9]{1,12}(\.[0-9]{1,9})?s`)
-	isColor    = matching("a colour as #rrggbb", `#[0-9a-fA-F]{6}`)
-	isLabel    = matching("1 to 50 letters, digits and - _ . ~ %", `[a-zA-Z0-9\-_.~%]{1,50}`)
-	isLink     = matching("an https URL", `https://[^/\s]+(/\S*)?`)
+	isDuration = matchesPattern("seconds and an s, such as 3.5s", `[0-9]{1,12}(\.[0-9]{1,9})?s`)
+	isColor    = matchesPattern("a colour as #rrggbb", `#[0-9a-fA-F]{6}`)
+	isLabel    = matchesPattern("1 to 50 letters, digits and - _ . ~ %", `[a-zA-Z0-9\-_.~%]{1,50}`)
+	isLink     = matchesPattern("an https URL", `https://[^/\s]+(/\S*)?`)
 )
 
-func whole(s string) bool {
+func isDigits(s string) bool {
 	return len(s) <= 10 && isName(s, "", 10) && strings.Trim(s, "0123456789") == ""
 }
 
-// valuesOf returns the values of a JSON array; false for anything else.
-func valuesOf(v jsontext.Value) (values []jsontext.Value, ok bool) {
+// parseArray returns the values of a JSON array; false for anything else.
+func parseArray(v jsontext.Value) (values []jsontext.Value, ok bool) {
 	return values, v.Kind() == '[' && json.Unmarshal(v, &values) == nil
 }

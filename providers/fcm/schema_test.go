@@ -12,8 +12,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// whole is a message with everything that FCM's reference lists, some of it in camelCase.
-const whole = `{"name":"x","data":{"k":"v"},"notification":{"title":"t","body":"b","image":"https://example.com/i.png"},
+// fullMessage is a message with everything that FCM's reference lists, some of it in camelCase.
+const fullMessage = `{"name":"x","data":{"k":"v"},"notification":{"title":"t","body":"b","image":"https://example.com/i.png"},
 	"fcmOptions":{"analyticsLabel":"a-_.~%9"},
 	"android":{"collapse_key":"c","priority":"high","ttl":"3.5s","restricted_package_name":"com.example","data":{"a":"b"},
 		"direct_boot_ok":true,"bandwidthConstrainedOk":false,"restricted_satellite_ok":true,"fcm_options":{"analytics_label":"x"},
@@ -26,8 +26,8 @@ const whole = `{"name":"x","data":{"k":"v"},"notification":{"title":"t","body":"
 	"apns":{"headers":{"apns-priority":"5"},"payload":{"aps":{"alert":"x"},"any":[1,{}]},"fcm_options":{"analytics_label":"a","image":"https://x/y"},"live_activity_token":"abc"},
 	"webpush":{"headers":{"TTL":"1"},"data":{"k":"v"},"notification":{"actions":[{}]},"fcm_options":{"link":"https://example.com/x?y","analytics_label":"z"}}}`
 
-func TestAMessageWithEverythingThatFCMKnowsIsTaken(t *testing.T) {
-	translate(t, ready(t), hello(raw(whole)))
+func TestMessageWithAllFieldsIsAccepted(t *testing.T) {
+	translate(t, newProvider(t), newNotification(withMessage(fullMessage)))
 }
 
 // enums are all places of a message that take one of a few words, as the reference and the protocols behind it list them.
@@ -44,35 +44,35 @@ var enums = []struct {
 	{"webpush.headers.urgency", "very-low low normal high", false},
 }
 
-func TestEveryWordOfEveryEnumIsTakenAndNothingElse(t *testing.T) {
-	p := ready(t)
+func TestEnumValues(t *testing.T) {
+	p := newProvider(t)
 	for _, e := range enums {
 		with := func(value string) func(*push.Notification) {
 			for _, name := range slices.Backward(strings.Split(e.field, ".")) {
 				value = fmt.Sprintf(`{%q:%s}`, name, value)
 			}
-			return raw(value)
+			return withMessage(value)
 		}
 		words := strings.Fields(e.words)
 		for i, word := range words {
-			translate(t, p, hello(with(`"`+word+`"`)))
+			translate(t, p, newNotification(with(`"`+word+`"`)))
 			if e.number {
-				translate(t, p, hello(with(strconv.Itoa(i))))
-				translate(t, p, hello(with(`"`+strings.ToLower(word)+`"`)))
+				translate(t, p, newNotification(with(strconv.Itoa(i))))
+				translate(t, p, newNotification(with(`"`+strings.ToLower(word)+`"`)))
 			}
 		}
 		for _, value := range []string{`"x"`, `""`, `true`, `{}`, `[]`, `-1`, `9`, `1.0`, `1e0`, strconv.Itoa(len(words) + 1), `"` + words[0] + ` "`, `"` + words[0] + `,` + words[1] + `"`} {
-			refused := refusal(t, p, hello(with(value)))
+			refused := mustRefuse(t, p, newNotification(with(value)))
 			equal(t, e.field+" "+value, refused.Reason, "InvalidPayload")
 			equal(t, "the field", strings.HasPrefix("fcm.message."+e.field, refused.Field), true)
 			equal(t, "names the words", strings.Contains(refused.Allowed, strings.Join(words, ", ")) || refused.Field == "fcm.message.apns.headers" || refused.Field == "fcm.message.webpush.headers", true)
 		}
 	}
-	equal(t, "one number too many", refusal(t, p, hello(raw(`{"android":{"notification":{"visibility":4}}}`))).Reason, "InvalidPayload")
+	equal(t, "one number too many", mustRefuse(t, p, newNotification(withMessage(`{"android":{"notification":{"visibility":4}}}`))).Reason, "InvalidPayload")
 }
 
-func TestHeadersForAppleAndBrowsersAreCheckedInWhateverCase(t *testing.T) {
-	p := ready(t)
+func TestPlatformHeadersAreCheckedCaseInsensitively(t *testing.T) {
+	p := newProvider(t)
 	for message, field := range map[string]string{
 		`{"apns":{"headers":{"APNs-Priority":"7"}}}`:                                          "apns.headers.apns-priority",
 		`{"apns":{"headers":{"apns-expiration":"-1"}}}`:                                       "apns.headers.apns-expiration",
@@ -80,12 +80,12 @@ func TestHeadersForAppleAndBrowsersAreCheckedInWhateverCase(t *testing.T) {
 		`{"webpush":{"headers":{"TTL":"1s"}}}`:                                                "webpush.headers.ttl",
 		`{"webpush":{"headers":{"Topic":"` + strings.Repeat("x", 33) + `","Urgency":"low"}}}`: "webpush.headers.topic",
 	} {
-		equal(t, message, refusal(t, p, hello(raw(message))).Field, "fcm.message."+field)
+		equal(t, message, mustRefuse(t, p, newNotification(withMessage(message))).Field, "fcm.message."+field)
 	}
-	translate(t, p, hello(raw(`{"apns":{"headers":{"APNS-Expiration":"0","apns-collapse-id":"","x-mine":"?"}},"webpush":{"headers":{"TTL":"0","Urgency":"high","X-Mine":""}}}`)))
+	translate(t, p, newNotification(withMessage(`{"apns":{"headers":{"APNS-Expiration":"0","apns-collapse-id":"","x-mine":"?"}},"webpush":{"headers":{"TTL":"0","Urgency":"high","X-Mine":""}}}`)))
 }
 
-func TestAFieldThatFCMDoesNotKnowIsRefusedWithItsPath(t *testing.T) {
+func TestUnknownFieldErrorHasPath(t *testing.T) {
 	for path, message := range map[string]string{
 		"fcm.message.titel":                                                 `{"titel":"x"}`,
 		"fcm.message.notification.sound":                                    `{"notification":{"sound":"x"}}`,
@@ -101,12 +101,12 @@ func TestAFieldThatFCMDoesNotKnowIsRefusedWithItsPath(t *testing.T) {
 		"fcm.message.android.notification.light_settings.color":             `{"android":{"notification":{"light_settings":{"color":"#ffffff"}}}}`,
 		"fcm.message.android.notification.light_settings.light_on_duration": `{"android":{"notification":{"light_settings":{"light_on_duration":1}}}}`,
 	} {
-		refused := refusal(t, ready(t), hello(raw(message)))
+		refused := mustRefuse(t, newProvider(t), newNotification(withMessage(message)))
 		equal(t, message, refused.Field+" "+refused.Reason, path+" InvalidPayload")
 	}
 }
 
-func TestAValueThatFCMCannotReadIsRefused(t *testing.T) {
+func TestInvalidValuesAreRefused(t *testing.T) {
 	for _, message := range []string{
 		`{"notification":[]}`, `{"notification":{"title":1}}`, `{"android":7}`, `{"apns":["x"]}`, `{"apns":{"headers":{"a":1}}}`, `{"apns":{"payload":"x"}}`,
 		`{"android":{"ttl":"3600"}}`, `{"android":{"ttl":3600}}`, `{"android":{"ttl":"-1s"}}`, `{"android":{"ttl":"2419200.1s"}}`, `{"android":{"ttl":"1h"}}`,
@@ -117,7 +117,7 @@ func TestAValueThatFCMCannotReadIsRefused(t *testing.T) {
 		`{"fcm_options":{"analytics_label":"` + strings.Repeat("x", 51) + `"}}`, `{"webpush":{"fcm_options":{"link":"http://example.com"}}}`,
 		`{"webpush":{"notification":"x"}}`,
 	} {
-		equal(t, message, refusal(t, ready(t), hello(raw(message))).Reason, "InvalidPayload")
+		equal(t, message, mustRefuse(t, newProvider(t), newNotification(withMessage(message))).Reason, "InvalidPayload")
 	}
-	translate(t, ready(t), hello(raw(`{"android":{"ttl":"2419200s","notification":{"notification_count":"3"}}}`)))
+	translate(t, newProvider(t), newNotification(withMessage(`{"android":{"ttl":"2419200s","notification":{"notification_count":"3"}}}`)))
 }

@@ -9,18 +9,18 @@ import (
 )
 
 const (
-	// mostTopics is how many topics a condition may name (Firebase, "Send
+	// maxConditionTopics is how many topics a condition may name (Firebase, "Send
 	// messages to topics").
-	mostTopics = 5
+	maxConditionTopics = 5
 	// Our own bounds, so that no target takes long to read or much to remember.
-	longestTopic, longestCondition = 900, 4096
+	maxTopicLen, maxConditionLen = 900, 4096
 )
 
 // The grammars of what a message may be sent to.
 
 func isToken(s string) bool { return isName(s, ":_-", 4096) }
 
-func isTopic(s string) bool { return isName(s, "-_.~%", longestTopic) }
+func isTopic(s string) bool { return isName(s, "-_.~%", maxTopicLen) }
 
 func isInstallation(s string) bool { return isName(s, "_-", 200) }
 
@@ -56,15 +56,15 @@ func targetName(kind push.TargetKind) string {
 func checkTarget(t *push.Target) error {
 	switch kind := t.Kind(); {
 	case targetName(kind) == "":
-		return misfit("token", invalidTarget, "given, or instead of it topic, condition or installation, and no other target, for FCM")
+		return invalid("token", invalidTarget, "given, or instead of it topic, condition or installation, and no other target, for FCM")
 	case kind == push.ToToken && !isToken(t.Token):
-		return misfit("token", invalidTarget, "1 to 4096 letters, digits, colons, underscores and hyphens")
+		return invalid("token", invalidTarget, "1 to 4096 letters, digits, colons, underscores and hyphens")
 	case kind == push.ToTopic && !isTopic(t.Topic):
-		return misfit("topic", invalidTarget, "letters, digits and - _ . ~ %, without /topics/, at most 900")
+		return invalid("topic", invalidTarget, "letters, digits and - _ . ~ %, without /topics/, at most 900")
 	case kind == push.ToCondition && !isCondition(t.Condition):
-		return misfit("condition", invalidTarget, "made of at most 5 terms 'name' in topics, with && || ! and parentheses")
+		return invalid("condition", invalidTarget, "made of at most 5 terms 'name' in topics, with && || ! and parentheses")
 	case kind == push.ToInstallation && !isInstallation(t.Installation):
-		return misfit("installation", invalidTarget, "a Firebase installation ID: letters, digits, underscores and hyphens")
+		return invalid("installation", invalidTarget, "a Firebase installation ID: letters, digits, underscores and hyphens")
 	}
 	return nil
 }
@@ -74,11 +74,11 @@ func checkTarget(t *push.Target) error {
 //	either = term { ("&&" | "||") term }
 //	term   = "!" term | "(" either ")" | "'" topic "'" "in" "topics"
 func isCondition(s string) bool {
-	if len(s) > longestCondition {
+	if len(s) > maxConditionLen {
 		return false
 	}
 	c := condition{rest: s}
-	return c.either() && c.skip("") && c.rest == "" && c.topics <= mostTopics
+	return c.expression() && c.skip("") && c.rest == "" && c.topics <= maxConditionTopics
 }
 
 // condition reads a condition from its left end.
@@ -87,7 +87,7 @@ type condition struct {
 	topics int
 }
 
-func (c *condition) either() bool {
+func (c *condition) expression() bool {
 	if !c.term() {
 		return false
 	}
@@ -104,7 +104,7 @@ func (c *condition) term() bool {
 	case c.skip("!"):
 		return c.term()
 	case c.skip("("):
-		return c.either() && c.skip(")")
+		return c.expression() && c.skip(")")
 	}
 	return c.topic()
 }

@@ -33,23 +33,23 @@ type Suite struct {
 	// Rows is the whole table of what the service answers.
 	Rows []Row
 	// Shown returns the title that a device would read in a request.
-	Shown func(t *testing.T, r *wire.Request) string
+	ReadTitle func(t *testing.T, r *wire.Request) string
 	// Filled returns a notification whose payload is filled with text to a size in bytes, by the service's own way of
 	// counting, and Limit is the greatest that it takes.
-	Filled func(text string, size int) *push.Notification
-	Limit  int
+	FillPayload  func(text string, size int) *push.Notification
+	PayloadLimit int
 	// Expired is the answer to a credential that is over, once it has served for Age: the provider then has another
 	// one to try. A zero status means that its credentials do not end.
-	Expired wire.Response
-	Age     time.Duration
+	ExpiredResponse wire.Response
+	CredentialAge   time.Duration
 }
 
 // Row is an answer and what must come of it.
 type Row struct {
-	Name   string
-	Answer wire.Response
+	Name     string
+	Response wire.Response
 	// After is how long the credential has served; zero is new.
-	After time.Duration
+	CredentialAge time.Duration
 	// Target is whom the notification was for; zero is the suite's own.
 	Target        push.Target
 	Verdict       push.Verdict
@@ -64,38 +64,40 @@ func Run(t *testing.T, s Suite) {
 		name string
 		run  func(*testing.T, Suite)
 	}{
-		{"every row of the table is judged as it says", judgesRows},
-		{"no answer makes it panic or repeat what it was sent", bearsAnyAnswer},
-		{"silence is judged by what the connection knows", judgesSilence},
-		{"a caller who leaves is nobody's fault", letsCallersLeave},
-		{"one send is one request, and leaves the shared one alone", sharesRequests},
-		{"a credential that is over is replaced", renews},
-		{"the payload's limit is exact", keepsLimits},
-		{"every text arrives as it was written", keepsTexts},
-		{"a target that it does not know is refused", refusesTargets},
-		{"a refusal repeats nothing", refusesQuietly},
+		{"every row of the table is judged as it says", testRows},
+		{"no answer makes it panic or repeat what it was sent", testMalformedResponses},
+		{"silence is judged by what the connection knows", testNoResponse},
+		{"a caller who leaves is nobody's fault", testCancellation},
+		{"one send is one request, and leaves the shared one alone", testSharedRequest},
+		{"a credential that is over is replaced", testCredentialRenewal},
+		{"the payload's limit is exact", testPayloadLimit},
+		{"every text arrives as it was written", testTextRoundTrip},
+		{"a target that it does not know is refused", testInvalidTargets},
+		{"a refusal repeats nothing", testErrorsHoldNoSecret},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, s) })
 	}
 }
 
-// bubble runs a test on time that costs nothing, and looks through what was logged meanwhile.
-func (s Suite) bubble(t *testing.T, name string, test func(t *testing.T, p Provider)) {
+// run runs a test on time that costs nothing, and looks through what was logged meanwhile.
+func (s Suite) run(t *testing.T, name string, test func(t *testing.T, p Provider)) {
 	t.Run(name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			log := &shelf{}
+			log := &logBuffer{}
 			test(t, s.New(t, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))))
-			s.quiet(t, "the log", log.text())
+			s.checkNoSecret(t, "the log", log.text())
 		})
 	})
 }
 
-// service answers every request with one function; it stands where a connection does.
-type service func(context.Context, *wire.Request) (*wire.Response, error)
+// fakeService answers every request with one function; it stands where a connection does.
+type fakeService func(context.Context, *wire.Request) (*wire.Response, error)
 
-func (s service) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) { return s(ctx, r) }
+func (s fakeService) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
+	return s(ctx, r)
+}
 
-func answering(a wire.Response) service {
+func respond(a wire.Response) fakeService {
 	return func(context.Context, *wire.Request) (*wire.Response, error) { return &a, nil }
 }
 

@@ -15,18 +15,20 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func TestWebPushPassesWhatEveryProviderMustPass(t *testing.T) {
-	private, err := theKey().PEM()
+func TestConformance(t *testing.T) {
+	private, err := testKey().PEM()
 	if err != nil {
 		t.Fatal(err)
 	}
 	providertest.Run(t, providertest.Suite{
-		New:          func(t *testing.T, _ *slog.Logger) providertest.Provider { return provider(t) },
-		Notification: func() *push.Notification { return hello(func(n *push.Notification) { n.Title = "SECRET title" }) },
-		Secrets:      []string{string(private), "vapid t=", "gAAAAABSECRETsubscription"},
-		Rows:         everyRow(t),
-		Shown: func(t *testing.T, r *wire.Request) string {
-			text, err := theBrowser().read(r.Body)
+		New: func(t *testing.T, _ *slog.Logger) providertest.Provider { return newProvider(t) },
+		Notification: func() *push.Notification {
+			return newNotification(func(n *push.Notification) { n.Title = "SECRET title" })
+		},
+		Secrets: []string{string(private), "vapid t=", "gAAAAABSECRETsubscription"},
+		Rows:    allRows(t),
+		ReadTitle: func(t *testing.T, r *wire.Request) string {
+			text, err := testBrowser().decrypt(r.Body)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -36,22 +38,22 @@ func TestWebPushPassesWhatEveryProviderMustPass(t *testing.T) {
 			}
 			return shown.Title
 		},
-		Filled: func(text string, size int) *push.Notification {
-			return hello(raw(strings.Repeat(text, size/len(text)) + strings.Repeat("x", size%len(text))))
+		FillPayload: func(text string, size int) *push.Notification {
+			return newNotification(withPayload(strings.Repeat(text, size/len(text)) + strings.Repeat("x", size%len(text))))
 		},
-		Limit:   3993,
-		Expired: wire.Response{Status: 401}, Age: time.Hour,
+		PayloadLimit:    3993,
+		ExpiredResponse: wire.Response{Status: 401}, CredentialAge: time.Hour,
 	})
 }
 
-func everyRow(t *testing.T) (rows []providertest.Row) {
-	for _, r := range rowsOf(t) {
+func allRows(t *testing.T) (rows []providertest.Row) {
+	for _, r := range loadRows(t) {
 		for _, status := range r.statuses() {
-			for i, on := range r.answers(status) {
+			for i, on := range r.responses(status) {
 				answer, _ := on(nil)
 				rows = append(rows, providertest.Row{
-					Name: fmt.Sprintf("%v %d %d", r, status, i), Answer: *answer,
-					Verdict: providertest.Verdict(r.Class), Retryable: r.Retryable, EndpointFault: r.Fault, ForgetToken: r.Forget,
+					Name: fmt.Sprintf("%v %d %d", r, status, i), Response: *answer,
+					Verdict: providertest.VerdictFor(r.Class), Retryable: r.Retryable, EndpointFault: r.EndpointFault, ForgetToken: r.ForgetToken,
 				})
 			}
 		}

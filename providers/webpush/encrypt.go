@@ -18,12 +18,12 @@ const (
 	recordSize = 4096
 	saltSize   = 16
 	headerSize = saltSize + 4 + 1 + 65 // salt, record size, key length, key (RFC 8188, section 2.1)
-	// mostPlaintext leaves room for the header, the delimiter and the tag.
-	mostPlaintext = recordSize - headerSize - 1 - 16
+	// maxPlaintext leaves room for the header, the delimiter and the tag.
+	maxPlaintext = recordSize - headerSize - 1 - 16
 )
 
 // encrypt writes the body for one browser, with a new key and salt each time.
-func (b *browser) encrypt(plaintext []byte) ([]byte, error) {
+func (b *recipient) encrypt(plaintext []byte) ([]byte, error) {
 	ours, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func (b *browser) encrypt(plaintext []byte) ([]byte, error) {
 }
 
 // seal is RFC 8291, section 3.4, and RFC 8188 for a single record.
-func (b *browser) seal(plaintext []byte, ours *ecdh.PrivateKey, salt []byte) ([]byte, error) {
+func (b *recipient) seal(plaintext []byte, ours *ecdh.PrivateKey, salt []byte) ([]byte, error) {
 	aead, nonce, err := b.contentKey(ours, salt)
 	if err != nil {
 		return nil, err
@@ -49,13 +49,13 @@ func (b *browser) seal(plaintext []byte, ours *ecdh.PrivateKey, salt []byte) ([]
 }
 
 // contentKey derives the cipher and the nonce of the first record.
-func (b *browser) contentKey(ours *ecdh.PrivateKey, salt []byte) (cipher.AEAD, []byte, error) {
-	shared, err := ours.ECDH(b.public)
+func (b *recipient) contentKey(ours *ecdh.PrivateKey, salt []byte) (cipher.AEAD, []byte, error) {
+	shared, err := ours.ECDH(b.publicKey)
 	if err != nil {
 		return nil, nil, err
 	}
-	info := "WebPush: info\x00" + string(b.public.Bytes()) + string(ours.PublicKey().Bytes())
-	material, err := hkdf.Key(sha256.New, shared, b.secret, info, 32)
+	info := "WebPush: info\x00" + string(b.publicKey.Bytes()) + string(ours.PublicKey().Bytes())
+	material, err := hkdf.Key(sha256.New, shared, b.authSecret, info, 32)
 	if err != nil {
 		return nil, nil, err
 	}

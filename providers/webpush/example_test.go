@@ -21,7 +21,7 @@ func Example() {
 	}
 
 	n := &push.Notification{
-		Target:   push.Target{Subscription: theBrowser().subscription("https://fcm.googleapis.com/fcm/send/abc")},
+		Target:   push.Target{Subscription: testBrowser().subscription("https://fcm.googleapis.com/fcm/send/abc")},
 		Title:    "Your parcel is here",
 		Priority: push.PriorityHigh,
 	}
@@ -31,10 +31,10 @@ func Example() {
 	}
 	origin, _ := p.Origin(n)
 	fmt.Println(origin, request.Path)
-	text, _ := theBrowser().read(request.Body)
+	text, _ := testBrowser().decrypt(request.Body)
 	fmt.Println(text)
 
-	connection := answering(410, "") // a lease of the pool for origin, in a gateway
+	connection := respond(410, "") // a lease of the pool for origin, in a gateway
 	o := p.Send(context.Background(), connection, n, request)
 	fmt.Println(o.Verdict, o.Reason, o.ForgetToken)
 

@@ -18,24 +18,24 @@ import (
 // exchange is a request and its answer as they were recorded.
 type exchange struct{ providertest.Exchange }
 
-func TestEveryExchangeWithAPushServiceGoesAsItWasRecorded(t *testing.T) {
+func TestRecordedExchanges(t *testing.T) {
 	exchanges := providertest.Exchanges(t, "webpush")
 	equal(t, "exchanges", len(exchanges), 3)
 	for _, e := range exchanges {
-		t.Run(e.ID, exchange{e}.play)
+		t.Run(e.ID, exchange{e}.run)
 	}
 }
 
-// watermelon is what the recorded bodies say, to a browser with the keys of RFC 8291's example.
-const watermelon = "When I grow up, I want to be a watermelon"
+// recordedText is what the recorded bodies say, to a browser with the keys of RFC 8291's example.
+const recordedText = "When I grow up, I want to be a watermelon"
 
-func (e exchange) play(t *testing.T) {
+func (e exchange) run(t *testing.T) {
 	at, err := url.Parse(e.Request.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := provider(t, func(cfg *webpush.Config) { cfg.Services = []string{at.Host} })
-	n := hello(raw(watermelon), func(n *push.Notification) {
+	p := newProvider(t, func(cfg *webpush.Config) { cfg.Services = []string{at.Host} })
+	n := newNotification(withPayload(recordedText), func(n *push.Notification) {
 		n.Subscription.Endpoint = e.Request.URL
 		n.WebPush.Headers = map[string]string{}
 	})
@@ -49,7 +49,7 @@ func (e exchange) play(t *testing.T) {
 			e.compare(t, r, at)
 			return &wire.Response{Status: e.Response.Status, Header: header, Body: e.Response.BodyJSON}, nil
 		}, n)
-		equal(t, "verdict", o.Verdict, providertest.Verdict(e.Expect.Class))
+		equal(t, "verdict", o.Verdict, providertest.VerdictFor(e.Expect.Class))
 		equal(t, "forget the subscription", o.ForgetToken, e.Expect.Forget)
 		equal(t, "retryable", o.Retryable(), e.Expect.Class == "quota")
 		equal(t, "endpoint fault", o.EndpointFault(), false)
@@ -82,12 +82,12 @@ func (e exchange) compare(t *testing.T, r *wire.Request, at *url.URL) {
 	t.Helper()
 	equal(t, "method and path", r.Method+" "+r.Path, e.Request.Method+" "+at.Path)
 	for _, h := range e.Request.Headers {
-		switch sent := field(r, h[0]); h[0] {
+		switch sent := headerValue(r, h[0]); h[0] {
 		case "content-length": // which is for the connection to say
 			equal(t, h[0], sent, "")
 		case "authorization":
-			equal(t, h[0], strings.HasPrefix(sent, "vapid t=ey") && strings.HasSuffix(sent, ", k="+theKey().Public()), true)
-			equal(t, "aud", claims(t, sent)["aud"], any("https://"+at.Host))
+			equal(t, h[0], strings.HasPrefix(sent, "vapid t=ey") && strings.HasSuffix(sent, ", k="+testKey().Public()), true)
+			equal(t, "aud", parseClaims(t, sent)["aud"], any("https://"+at.Host))
 		default:
 			equal(t, h[0], sent, h[1])
 		}
@@ -97,10 +97,10 @@ func (e exchange) compare(t *testing.T, r *wire.Request, at *url.URL) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := theBrowser().read(r.Body)
+	text, err := testBrowser().decrypt(r.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "text", text, watermelon)
+	equal(t, "text", text, recordedText)
 	equal(t, "bytes", len(r.Body), len(recorded))
 }

@@ -23,20 +23,20 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 	} {
 		known[word] = true
 	}
-	for _, r := range rowsOf(f) {
+	for _, r := range loadRows(f) {
 		known[r.Code] = true
 		for _, status := range r.statuses() {
-			for _, on := range r.answers(status) {
+			for _, on := range r.responses(status) {
 				answer, _ := on(nil)
 				answer.Header = append(answer.Header, wire.Field{})
 				f.Add(status, answer.Body, answer.Header[0].Name, answer.Header[0].Value)
 			}
 		}
 	}
-	p, n := provider(f), hello()
+	p, n := newProvider(f), newNotification()
 	r := translate(f, n)
 	f.Fuzz(func(t *testing.T, status int, body []byte, name, value string) {
-		o := p.Send(t.Context(), answering(status, string(body), wire.Field{Name: name, Value: value}), n, r)
+		o := p.Send(t.Context(), respond(status, string(body), wire.Field{Name: name, Value: value}), n, r)
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("the reason %q is not of the table", o.Reason)
@@ -57,12 +57,12 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 // FuzzWhatIsTranslatedIsForAPushServiceAndOpensInTheBrowser finds no subscription that leads elsewhere, and no text that
 // arrives as another.
 func FuzzWhatIsTranslatedIsForAPushServiceAndOpensInTheBrowser(f *testing.F) {
-	good := theBrowser().subscription(endpoint)
+	good := testBrowser().subscription(endpoint)
 	f.Add(endpoint, good.Keys.P256dh, good.Keys.Auth, "Hello", "", "TTL", "60", "score", int64(time.Hour))
 	f.Add("https://fcm.googleapis.com:443/fcm/send/a:b?x=%0a", good.Keys.P256dh+"=", good.Keys.Auth+"==", "", "raw \xff", "Urgency", "very-low", "a b", int64(0))
 	f.Add("https://user@web.push.apple.com\\.evil.example/Q", "BA", "", "\xff", "", "Topic", "x\r\ny: z", "", int64(-1))
 	f.Add("https://[::ffff:127.0.0.1]/x", good.Keys.P256dh, good.Keys.Auth, "", "x", "", "", strings.Repeat("a", 33), int64(1))
-	p := provider(f)
+	p := newProvider(f)
 	f.Fuzz(func(t *testing.T, to, p256dh, auth, title, payload, name, value, collapse string, ttl int64) {
 		n := &push.Notification{
 			AcceptedAt: time.Now(), Title: title, CollapseKey: collapse,
@@ -84,7 +84,7 @@ func FuzzWhatIsTranslatedIsForAPushServiceAndOpensInTheBrowser(f *testing.F) {
 		}
 		origin, err := p.Origin(n)
 		at, bad := url.Parse(origin)
-		if err != nil || bad != nil || at.Scheme != "https" || at.Path != "" || !known(at.Host) {
+		if err != nil || bad != nil || at.Scheme != "https" || at.Path != "" || !isKnownHost(at.Host) {
 			t.Fatalf("%q goes to %q: %v", to, origin, err)
 		}
 		if !strings.HasPrefix(r.Path, "/") {
@@ -95,14 +95,14 @@ func FuzzWhatIsTranslatedIsForAPushServiceAndOpensInTheBrowser(f *testing.F) {
 				t.Errorf("%s is %q", h.Name, h.Value)
 			}
 		}
-		if text, err := theBrowser().read(r.Body); p256dh == good.Keys.P256dh && auth == good.Keys.Auth && (err != nil || payload != "" && text != payload) {
+		if text, err := testBrowser().decrypt(r.Body); p256dh == good.Keys.P256dh && auth == good.Keys.Auth && (err != nil || payload != "" && text != payload) {
 			t.Errorf("%q arrives as %q: %v", payload, text, err)
 		}
 	})
 }
 
-// known reports whether host is one that the tests' provider may call.
-func known(host string) bool {
+// isKnownHost reports whether host is one that the tests' provider may call.
+func isKnownHost(host string) bool {
 	for _, pattern := range webpush.KnownServices {
 		if below, isSuffix := strings.CutPrefix(pattern, "*"); pattern == host || isSuffix && strings.HasSuffix(host, below) {
 			return true
@@ -114,7 +114,7 @@ func known(host string) bool {
 // FuzzParseKey finds no file that breaks the reader, no key that is not written as it was read, and no error that
 // repeats what it was given.
 func FuzzParseKey(f *testing.F) {
-	private, err := theKey().PEM()
+	private, err := testKey().PEM()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -21,32 +21,32 @@ const defaultTTL = 4 * 7 * 24 * time.Hour
 
 // header writes the request's header: what the sender gave, else what the common fields make.
 func header(n *push.Notification) ([]wire.Field, error) {
-	given, err := givenHeaders(n)
+	given, err := parseSenderHeaders(n)
 	if err != nil {
 		return nil, err
 	}
 	h := append(make([]wire.Field, 0, 6),
 		wire.Field{Name: "content-encoding", Value: "aes128gcm"},
 		wire.Field{Name: "content-type", Value: "application/octet-stream"},
-		wire.Field{Name: "ttl", Value: or(given["ttl"], ttl(n)), NeverIndexed: true})
-	if urgency := or(given["urgency"], string(n.Priority)); urgency != "" {
+		wire.Field{Name: "ttl", Value: firstNonEmpty(given["ttl"], ttlFor(n)), NeverIndexed: true})
+	if urgency := firstNonEmpty(given["urgency"], string(n.Priority)); urgency != "" {
 		h = append(h, wire.Field{Name: "urgency", Value: urgency})
 	}
-	if topic := or(given["topic"], topic(n.CollapseKey)); topic != "" {
+	if topic := firstNonEmpty(given["topic"], topicFor(n.CollapseKey)); topic != "" {
 		h = append(h, wire.Field{Name: "topic", Value: topic, NeverIndexed: true})
 	}
 	return h, nil
 }
 
-func or(given, common string) string {
+func firstNonEmpty(given, common string) string {
 	if given != "" {
 		return given
 	}
 	return common
 }
 
-// grammars are the headers that a sender may give (RFC 8030, section 5): what each may be, and how to say so.
-var grammars = map[string]struct {
+// senderHeaders are the headers that a sender may give (RFC 8030, section 5): what each may be, and how to say so.
+var senderHeaders = map[string]struct {
 	name    string
 	fits    func(string) bool
 	allowed string
@@ -58,22 +58,22 @@ var grammars = map[string]struct {
 	"topic": {"Topic", isTopic, "1 to 32 letters, digits, hyphens and underscores"},
 }
 
-// givenHeaders returns the sender's own headers by their names in lower case.
-func givenHeaders(n *push.Notification) (map[string]string, error) {
+// parseSenderHeaders returns the sender's own headers by their names in lower case.
+func parseSenderHeaders(n *push.Notification) (map[string]string, error) {
 	if n.WebPush == nil || len(n.WebPush.Headers) == 0 {
 		return nil, nil
 	}
 	given := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(n.WebPush.Headers)) {
-		g, known := grammars[strings.ToLower(name)]
+		g, known := senderHeaders[strings.ToLower(name)]
 		_, twice := given[strings.ToLower(name)]
 		switch value := n.WebPush.Headers[name]; {
 		case !known:
-			return nil, misfit("webpush.headers", invalidHeader, "made of TTL, Urgency and Topic, and no other")
+			return nil, invalid("webpush.headers", invalidHeader, "made of TTL, Urgency and Topic, and no other")
 		case twice:
-			return nil, misfit("webpush.headers."+g.name, invalidHeader, "given once, in whatever case")
+			return nil, invalid("webpush.headers."+g.name, invalidHeader, "given once, in whatever case")
 		case !g.fits(value):
-			return nil, misfit("webpush.headers."+g.name, invalidHeader, g.allowed)
+			return nil, invalid("webpush.headers."+g.name, invalidHeader, g.allowed)
 		default:
 			given[strings.ToLower(name)] = value
 		}
@@ -87,14 +87,14 @@ func isTTL(s string) bool {
 }
 
 func isTopic(s string) bool {
-	return len(s) >= 1 && len(s) <= 32 && each(s, func(c byte) bool {
+	return len(s) >= 1 && len(s) <= 32 && allBytes(s, func(c byte) bool {
 		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 	})
 }
 
-// topic returns a collapse key as a Topic. Services only compare it, so one that is too long or has other characters
+// topicFor returns a collapse key as a Topic. Services only compare it, so one that is too long or has other characters
 // does as well as its hash: 24 bytes of SHA-256.
-func topic(key string) string {
+func topicFor(key string) string {
 	if key == "" || isTopic(key) {
 		return key
 	}
@@ -102,8 +102,8 @@ func topic(key string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:24])
 }
 
-// ttl returns the seconds that are left, rounded up: services count from when they get the message.
-func ttl(n *push.Notification) string {
+// ttlFor returns the seconds that are left, rounded up: services count from when they get the message.
+func ttlFor(n *push.Notification) string {
 	left := defaultTTL
 	if end, bounded := n.Expiry(); bounded && *n.TTL == 0 {
 		left = 0

@@ -35,13 +35,13 @@ func plaintext(n *push.Notification) ([]byte, error) {
 	default:
 		m := message{n.Title, n.Subtitle, n.Body, n.Image, n.Badge, n.Sound, n.CollapseKey, n.Data}
 		if text, err = json.Marshal(&m, json.Deterministic(true)); err != nil {
-			return nil, misfit(notText(n), invalidField, "text in UTF-8")
+			return nil, invalid(invalidUTF8Field(n), invalidField, "text in UTF-8")
 		}
-		field = largest(n)
+		field = largestField(n)
 	}
-	if len(text) > mostPlaintext {
-		return nil, misfit(field, payloadTooLarge, fmt.Sprintf(
-			"so short that the payload has at most %d bytes before it is encrypted; it has %d", mostPlaintext, len(text)))
+	if len(text) > maxPlaintext {
+		return nil, invalid(field, payloadTooLarge, fmt.Sprintf(
+			"so short that the payload has at most %d bytes before it is encrypted; it has %d", maxPlaintext, len(text)))
 	}
 	return text, nil
 }
@@ -56,11 +56,11 @@ func checkFields(n *push.Notification) error {
 	shown := n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Image != "" || n.Badge != nil || n.Sound != ""
 	switch {
 	case !shown && len(n.Data) == 0:
-		return misfit("body", payloadEmpty, "given, or another field to show, or data, or webpush.payload: there is nothing to send")
+		return invalid("body", payloadEmpty, "given, or another field to show, or data, or webpush.payload: there is nothing to send")
 	case n.Badge != nil && *n.Badge < 0:
-		return misfit("badge", invalidField, "0 or more")
+		return invalid("badge", invalidField, "0 or more")
 	case n.Image != "" && !isImage(n.Image):
-		return misfit("image", invalidField, "an https URL")
+		return invalid("image", invalidField, "an https URL")
 	}
 	return nil
 }
@@ -78,8 +78,8 @@ func texts(n *push.Notification) []struct{ name, value string } {
 	}
 }
 
-// notText returns the field that is not UTF-8.
-func notText(n *push.Notification) string {
+// invalidUTF8Field returns the field that is not UTF-8.
+func invalidUTF8Field(n *push.Notification) string {
 	for _, f := range texts(n) {
 		if !utf8.ValidString(f.value) {
 			return f.name
@@ -88,8 +88,8 @@ func notText(n *push.Notification) string {
 	return "data"
 }
 
-// largest returns the field that takes most of a common payload.
-func largest(n *push.Notification) string {
+// largestField returns the field that takes most of a common payload.
+func largestField(n *push.Notification) string {
 	field, size := "data", 0
 	for name, value := range n.Data {
 		size += len(name) + len(value)

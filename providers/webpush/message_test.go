@@ -14,66 +14,66 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestTheBrowserReadsTheCommonFields(t *testing.T) {
+func TestCommonFieldsPlaintext(t *testing.T) {
 	badge := 3
-	equal(t, "plaintext", received(t, hello(func(n *push.Notification) {
+	equal(t, "plaintext", decryptedBody(t, newNotification(func(n *push.Notification) {
 		n.Subtitle, n.Image, n.Badge, n.Sound, n.CollapseKey = "Sub", "https://example.com/p.png", &badge, "ping", "score"
 		n.Data = map[string]string{"b": "2", "a": "1"}
 	})), `{"title":"Hello","subtitle":"Sub","body":"World","image":"https://example.com/p.png","app_badge":3,"sound":"ping",`+
 		`"tag":"score","data":{"a":"1","b":"2"}}`)
-	equal(t, "the sender's own payload", received(t, hello(raw("anything \xff at all"))), "anything \xff at all")
-	equal(t, "data alone", received(t, &push.Notification{Target: hello().Target, Data: map[string]string{"k": ""}}), `{"data":{"k":""}}`)
+	equal(t, "the sender's own payload", decryptedBody(t, newNotification(withPayload("anything \xff at all"))), "anything \xff at all")
+	equal(t, "data alone", decryptedBody(t, &push.Notification{Target: newNotification().Target, Data: map[string]string{"k": ""}}), `{"data":{"k":""}}`)
 }
 
-func TestEveryTextArrivesAsItWasWritten(t *testing.T) {
+func TestTextRoundTrip(t *testing.T) {
 	for _, text := range []string{"é", "日本語", "📦👩‍👩‍👧", "שלום", "a\u2028b", `"\` + "\n\t\x01", "\u0000", strings.Repeat("ß", 1000)} {
-		equal(t, "payload", received(t, hello(raw(text))), text)
-		equal(t, "title arrives", strings.Contains(received(t, hello(func(n *push.Notification) { n.Title = text })), `{"title":"`), true)
+		equal(t, "payload", decryptedBody(t, newNotification(withPayload(text))), text)
+		equal(t, "title arrives", strings.Contains(decryptedBody(t, newNotification(func(n *push.Notification) { n.Title = text })), `{"title":"`), true)
 	}
 	for name, spoil := range map[string]func(*push.Notification){
 		"title": func(n *push.Notification) { n.Title = "\xff" }, "collapse_key": func(n *push.Notification) { n.CollapseKey = "\xc0" },
 		"data": func(n *push.Notification) { n.Data = map[string]string{"\xff": "x"} },
 	} {
-		equal(t, name, refusal(t, hello(spoil)), push.FieldError{Field: name, Reason: "InvalidField", Allowed: "text in UTF-8"})
+		equal(t, name, mustRefuse(t, newNotification(spoil)), push.FieldError{Field: name, Reason: "InvalidField", Allowed: "text in UTF-8"})
 	}
 }
 
-func TestThePayloadsLimitIsExact(t *testing.T) {
-	body := translate(t, hello(raw(strings.Repeat("x", 3993)))).Body
+func TestPayloadLimit(t *testing.T) {
+	body := translate(t, newNotification(withPayload(strings.Repeat("x", 3993)))).Body
 	equal(t, "a whole record", len(body), 4096)
 	for field, n := range map[string]*push.Notification{
-		"webpush.payload": hello(raw(strings.Repeat("x", 3994))),
-		"body":            hello(func(n *push.Notification) { n.Body = strings.Repeat("x", 3994) }),
-		"data":            hello(func(n *push.Notification) { n.Data = map[string]string{"k": strings.Repeat("x", 3994)} }),
+		"webpush.payload": newNotification(withPayload(strings.Repeat("x", 3994))),
+		"body":            newNotification(func(n *push.Notification) { n.Body = strings.Repeat("x", 3994) }),
+		"data":            newNotification(func(n *push.Notification) { n.Data = map[string]string{"k": strings.Repeat("x", 3994)} }),
 	} {
-		misfit := refusal(t, n)
+		misfit := mustRefuse(t, n)
 		equal(t, "field and reason", misfit.Field+" "+misfit.Reason, field+" PayloadTooLarge")
 		equal(t, "names the limit", strings.Contains(misfit.Allowed, "at most 3993 bytes"), true)
 	}
 }
 
-func TestTheHeadersSayWhatRFC8030AsksFor(t *testing.T) {
+func TestRequestHeaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := translate(t, hello())
+		r := translate(t, newNotification())
 		equal(t, "method and path", r.Method+" "+r.Path, "POST /wpush/v2/gAAAAABSECRETsubscription")
 		equal(t, "header", fmt.Sprint(r.Header), "[{content-encoding aes128gcm false} {content-type application/octet-stream false} {ttl 2419200 true}]")
 
 		ttl := push.Duration(90*time.Second + time.Millisecond)
-		r = translate(t, hello(func(n *push.Notification) { n.TTL, n.Priority, n.CollapseKey = &ttl, push.PriorityLow, "score" }))
-		equal(t, "common fields", []string{field(r, "ttl"), field(r, "urgency"), field(r, "topic")}, []string{"91", "low", "score"})
-		r = translate(t, hello(headers("ttl", "0", "Urgency", "very-low", "TOPIC", "mine"), func(n *push.Notification) {
+		r = translate(t, newNotification(func(n *push.Notification) { n.TTL, n.Priority, n.CollapseKey = &ttl, push.PriorityLow, "score" }))
+		equal(t, "common fields", []string{headerValue(r, "ttl"), headerValue(r, "urgency"), headerValue(r, "topic")}, []string{"91", "low", "score"})
+		r = translate(t, newNotification(withHeaders("ttl", "0", "Urgency", "very-low", "TOPIC", "mine"), func(n *push.Notification) {
 			n.TTL, n.Priority, n.CollapseKey = &ttl, push.PriorityHigh, "score"
 		}))
-		equal(t, "the sender's own win", []string{field(r, "ttl"), field(r, "urgency"), field(r, "topic")}, []string{"0", "very-low", "mine"})
+		equal(t, "the sender's own win", []string{headerValue(r, "ttl"), headerValue(r, "urgency"), headerValue(r, "topic")}, []string{"0", "very-low", "mine"})
 
 		now := push.Duration(0)
-		equal(t, "now or never", field(translate(t, hello(func(n *push.Notification) { n.TTL = &now })), "ttl"), "0")
+		equal(t, "now or never", headerValue(translate(t, newNotification(func(n *push.Notification) { n.TTL = &now })), "ttl"), "0")
 		for key, want := range map[string]string{
 			"": "", "a-b_C9": "a-b_C9", "order:12 34": "hash", strings.Repeat("a", 33): "hash", "スコア": "hash",
 		} {
-			topic := field(translate(t, hello(func(n *push.Notification) { n.CollapseKey = key })), "topic")
+			topic := headerValue(translate(t, newNotification(func(n *push.Notification) { n.CollapseKey = key })), "topic")
 			if want == "hash" {
-				equal(t, key, len(topic) == 32 && topic == field(translate(t, hello(func(n *push.Notification) { n.CollapseKey = key })), "topic"), true)
+				equal(t, key, len(topic) == 32 && topic == headerValue(translate(t, newNotification(func(n *push.Notification) { n.CollapseKey = key })), "topic"), true)
 				continue
 			}
 			equal(t, key, topic, want)
@@ -81,37 +81,37 @@ func TestTheHeadersSayWhatRFC8030AsksFor(t *testing.T) {
 	})
 }
 
-func TestEveryUrgencyOfRFC8030IsTakenAndNothingElse(t *testing.T) {
+func TestSenderHeaderValues(t *testing.T) {
 	for _, urgency := range []string{"very-low", "low", "normal", "high"} {
-		equal(t, urgency, field(translate(t, hello(headers("Urgency", urgency))), "urgency"), urgency)
+		equal(t, urgency, headerValue(translate(t, newNotification(withHeaders("Urgency", urgency))), "urgency"), urgency)
 	}
 	for _, bad := range [][]string{
 		{"Urgency", "HIGH"}, {"Urgency", ""}, {"TTL", "-1"}, {"TTL", "+1"}, {"TTL", "01"}, {"TTL", "1s"}, {"TTL", "2147483648"},
 		{"Topic", ""}, {"Topic", strings.Repeat("a", 33)}, {"Topic", "a b"}, {"Topic", "é"}, {"Topic", "a\r\nx: y"},
 		{"Authorization", "vapid"}, {"Content-Encoding", "gzip"}, {"\r\n", "x"}, {"ttl", "1", "TTL", "2"},
 	} {
-		misfit := refusal(t, hello(headers(bad...)))
+		misfit := mustRefuse(t, newNotification(withHeaders(bad...)))
 		equal(t, bad[0], misfit.Reason, "InvalidHeader")
 		equal(t, "the field", strings.HasPrefix(misfit.Field, "webpush.headers"), true)
 	}
 }
 
-func TestWhatIsNoNotificationIsRefused(t *testing.T) {
+func TestInvalidNotificationsAreRefused(t *testing.T) {
 	bad := -1
 	for want, n := range map[string]*push.Notification{
-		"body PayloadEmpty":  {Target: hello().Target},
-		"badge InvalidField": hello(func(n *push.Notification) { n.Badge = &bad }),
-		"image InvalidField": hello(func(n *push.Notification) { n.Image = "http://example.com/a.png" }),
-		"subscription InvalidTarget": hello(func(n *push.Notification) {
+		"body PayloadEmpty":  {Target: newNotification().Target},
+		"badge InvalidField": newNotification(func(n *push.Notification) { n.Badge = &bad }),
+		"image InvalidField": newNotification(func(n *push.Notification) { n.Image = "http://example.com/a.png" }),
+		"subscription InvalidTarget": newNotification(func(n *push.Notification) {
 			n.Target = push.Target{Token: "abc"}
 		}),
 	} {
-		misfit := refusal(t, n)
+		misfit := mustRefuse(t, n)
 		equal(t, "field and reason", misfit.Field+" "+misfit.Reason, want)
 	}
 }
 
-func TestOnlyPushServicesAreCalledHoweverTheURLIsSpelled(t *testing.T) {
+func TestOtherHostsAreRefused(t *testing.T) {
 	anyHost := func(cfg *webpush.Config) { cfg.Services = []string{"*"} }
 	for _, url := range []string{
 		"", "x", "/push", "http://fcm.googleapis.com/fcm/send/x", "ftp://fcm.googleapis.com/", "https:fcm.googleapis.com/x", "https:///x",
@@ -124,17 +124,17 @@ func TestOnlyPushServicesAreCalledHoweverTheURLIsSpelled(t *testing.T) {
 		"https://fcm%2egoogleapis.com/x", "https://ｆcm.googleapis.com/x", "https://fcm.googleapis.com/x\r\nhost: evil", "https://\x00.example/x",
 		"https://example.com/" + strings.Repeat("x", 2048),
 	} {
-		equal(t, url, refusal(t, hello(at(url)), anyHost).Field, "subscription.endpoint")
+		equal(t, url, mustRefuse(t, newNotification(withEndpoint(url)), anyHost).Field, "subscription.endpoint")
 	}
 	for _, url := range []string{
 		"https://evil.example/x", "https://evilfcm.googleapis.com/x", "https://fcm.googleapis.com.evil.example/x", "https://notify.windows.com/x",
 		"https://xnotify.windows.com/x",
 	} {
-		equal(t, url, refusal(t, hello(at(url))).Reason, "ServiceNotAllowed")
+		equal(t, url, mustRefuse(t, newNotification(withEndpoint(url))).Reason, "ServiceNotAllowed")
 	}
 }
 
-func TestTheKnownServicesAreCalled(t *testing.T) {
+func TestKnownServicesAreAllowed(t *testing.T) {
 	for url, want := range map[string]string{
 		"https://fcm.googleapis.com/fcm/send/a:b":                     "https://fcm.googleapis.com /fcm/send/a:b",
 		"https://FCM.googleapis.com:443/fcm/send/x":                   "https://fcm.googleapis.com /fcm/send/x",
@@ -142,25 +142,25 @@ func TestTheKnownServicesAreCalled(t *testing.T) {
 		"https://web.push.apple.com/QabcDEF":                          "https://web.push.apple.com /QabcDEF",
 		"https://wns2-db5p.notify.windows.com/w/?token=BQYAAAD%2b%2f": "https://wns2-db5p.notify.windows.com /w/?token=BQYAAAD%2b%2f",
 	} {
-		n := hello(at(url))
-		origin, err := provider(t).Origin(n)
+		n := newNotification(withEndpoint(url))
+		origin, err := newProvider(t).Origin(n)
 		equal(t, url, fmt.Sprint(origin, " ", translate(t, n).Path, err), want+"<nil>")
 	}
 }
 
-func TestAStandInTakesTheRequestsOfAllServicesAndOfNoOthers(t *testing.T) {
-	standIn := func(cfg *webpush.Config) { cfg.StandIn = "https://127.0.0.1:8443" }
+func TestOriginOverride(t *testing.T) {
+	standIn := func(cfg *webpush.Config) { cfg.OriginOverride = "https://127.0.0.1:8443" }
 	for _, url := range []string{"https://127.0.0.1:8443/push/a", endpoint} {
-		origin, err := provider(t, standIn).Origin(hello(at(url)))
+		origin, err := newProvider(t, standIn).Origin(newNotification(withEndpoint(url)))
 		equal(t, url, fmt.Sprint(origin, err), "https://127.0.0.1:8443<nil>")
 	}
 	for _, url := range []string{"https://127.0.0.1/push/a", "https://127.0.0.1:8444/push/a", "https://evil.example/x", "http://127.0.0.1:8443/push/a"} {
-		equal(t, url, refusal(t, hello(at(url)), standIn).Field, "subscription.endpoint")
+		equal(t, url, mustRefuse(t, newNotification(withEndpoint(url)), standIn).Field, "subscription.endpoint")
 	}
 }
 
-func TestAKeyThatIsNoneIsRefused(t *testing.T) {
-	good := theBrowser().subscription(endpoint).Keys
+func TestInvalidSubscriptionKeysAreRefused(t *testing.T) {
+	good := testBrowser().subscription(endpoint).Keys
 	offCurve := append([]byte{4}, bytes.Repeat([]byte{1}, 64)...)
 	for name, keys := range map[string]push.SubscriptionKeys{
 		"p256dh": {Auth: good.Auth}, "p256dh short": {P256dh: good.P256dh[:80], Auth: good.Auth},
@@ -169,28 +169,28 @@ func TestAKeyThatIsNoneIsRefused(t *testing.T) {
 		"auth":              {P256dh: good.P256dh}, "auth long": {P256dh: good.P256dh, Auth: good.Auth + "AAAA"},
 	} {
 		key, _, _ := strings.Cut(name, " ")
-		equal(t, name, refusal(t, hello(func(n *push.Notification) { n.Subscription.Keys = keys })).Field, "subscription.keys."+key)
+		equal(t, name, mustRefuse(t, newNotification(func(n *push.Notification) { n.Subscription.Keys = keys })).Field, "subscription.keys."+key)
 	}
 }
 
-func TestKeysInTheOtherBase64AreTaken(t *testing.T) {
-	n := hello()
+func TestSubscriptionKeysInStandardBase64(t *testing.T) {
+	n := newNotification()
 	n.Subscription.Keys.P256dh = strings.NewReplacer("-", "+", "_", "/").Replace(n.Subscription.Keys.P256dh) + "="
 	n.Subscription.Keys.Auth += "=="
-	equal(t, "plaintext", received(t, n), `{"title":"Hello","body":"World"}`)
+	equal(t, "plaintext", decryptedBody(t, n), `{"title":"Hello","body":"World"}`)
 }
 
-func TestNoTwoBodiesShareAKeyOrASalt(t *testing.T) {
-	a, b := translate(t, hello()).Body, translate(t, hello()).Body
+func TestEachBodyHasItsOwnKeyAndSalt(t *testing.T) {
+	a, b := translate(t, newNotification()).Body, translate(t, newNotification()).Body
 	equal(t, "salt", bytes.Equal(a[:16], b[:16]), false)
 	equal(t, "key", bytes.Equal(a[21:86], b[21:86]), false)
 }
 
-func TestConfigIsRefusedWithTheFieldAndWhatIsAllowed(t *testing.T) {
+func TestConfigErrorsNameField(t *testing.T) {
 	for want, cfg := range map[string]webpush.Config{
 		"key: missing":     {Subject: subject},
-		"subject: must be": {Key: theKey(), Subject: "ops@example.com"},
-		"services: each":   {Key: theKey(), Subject: subject, Services: []string{"127.0.0.1"}},
+		"subject: must be": {Key: testKey(), Subject: "ops@example.com"},
+		"services: each":   {Key: testKey(), Subject: subject, Services: []string{"127.0.0.1"}},
 	} {
 		if _, err := webpush.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want an error with %q", err, want)

@@ -37,7 +37,7 @@ type Config struct {
 	Services []string
 	// StandIn is the origin of a mock. It is then the only place that requests are made for, whatever service a
 	// subscription names; its own subscriptions are taken, too.
-	StandIn string
+	OriginOverride string
 }
 
 // KnownServices are the hosts of the push services of Chrome, Edge, Firefox and Safari.
@@ -47,9 +47,9 @@ var KnownServices = []string{
 
 // Provider translates notifications for push services and judges their answers. It is safe for use by many goroutines.
 type Provider struct {
-	services []string
-	standIn  string
-	proofs   *proofs
+	services       []string
+	originOverride string
+	tokens         *tokenCache
 }
 
 // New returns a provider. An error names the field of cfg that is wrong and what is allowed there.
@@ -68,7 +68,7 @@ func New(cfg Config) (*Provider, error) {
 			return nil, errors.New("webpush: services: each must be a host name in lower case, or *. and one, or *")
 		}
 	}
-	return &Provider{services: cfg.Services, standIn: cfg.StandIn, proofs: newProofs(cfg.Key, cfg.Subject)}, nil
+	return &Provider{services: cfg.Services, originOverride: cfg.OriginOverride, tokens: newTokenCache(cfg.Key, cfg.Subject)}, nil
 }
 
 func isSubject(s string) bool {
@@ -84,21 +84,21 @@ func isSubject(s string) bool {
 // stand-in's. A subscription that is malformed, or of a host that may not be called, is a *push.FieldError.
 func (p *Provider) Origin(n *push.Notification) (string, error) {
 	if n.Kind() != push.ToSubscription {
-		return "", misfit("subscription", invalidTarget, "given, and the only target: Web Push is sent to subscriptions")
+		return "", invalid("subscription", invalidTarget, "given, and the only target: Web Push is sent to subscriptions")
 	}
 	u, err := p.endpoint(n.Subscription.Endpoint)
 	switch {
 	case err != nil:
 		return "", err
-	case p.standIn != "":
-		return p.standIn, nil
+	case p.originOverride != "":
+		return p.originOverride, nil
 	}
 	return "https://" + strings.ToLower(u.Hostname()), nil
 }
 
 // Authorize makes sure that the key signs. Sending does so by itself: this is for those who want to know before.
 func (p *Provider) Authorize(context.Context) error {
-	_, err := p.proofs.of("https://example.com")
+	_, err := p.tokens.get("https://example.com")
 	return err
 }
 
@@ -107,7 +107,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if _, err := p.Origin(n); err != nil {
 		return nil, err
 	}
-	browser, err := readKeys(&n.Subscription.Keys)
+	browser, err := parseKeys(&n.Subscription.Keys)
 	if err != nil {
 		return nil, err
 	}
@@ -135,25 +135,25 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
 	origin, err := p.Origin(n)
 	if err != nil {
-		return push.Misfit(err)
+		return push.InvalidNotification(err)
 	}
-	used, err := p.proofs.of(origin)
+	used, err := p.tokens.get(origin)
 	if err != nil {
 		return push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}
 	}
-	answer, err := conn.Do(ctx, proven(r, used))
+	answer, err := conn.Do(ctx, withAuthorization(r, used))
 	if err != nil {
-		return push.NoAnswer(err)
+		return push.NoResponse(err)
 	}
 	o := judge(answer, n.Subscription)
 	if o.Verdict == push.Unauthorized {
-		o.Renewed = p.proofs.renew(origin, used)
+		o.Renewed = p.tokens.invalidate(origin, used)
 	}
 	return o
 }
 
-// proven returns r with the VAPID proof (RFC 8292, section 3). It stays out of the compression table.
-func proven(r *wire.Request, by *proof) *wire.Request {
+// withAuthorization returns r with the VAPID proof (RFC 8292, section 3). It stays out of the compression table.
+func withAuthorization(r *wire.Request, by *vapidToken) *wire.Request {
 	signed := *r
 	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...),
 		wire.Field{Name: "authorization", Value: by.authorization, NeverIndexed: true})

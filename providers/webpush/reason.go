@@ -15,123 +15,123 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// quotaWait is how long to leave a subscription alone when no Retry-After is given: our own choice, for RFC 8030 names
+// defaultQuotaWait is how long to leave a subscription alone when no Retry-After is given: our own choice, for RFC 8030 names
 // no time.
-const quotaWait = time.Minute
+const defaultQuotaWait = time.Minute
 
 // The judgements that several answers share.
 var (
-	refused   = push.Outcome{Verdict: push.Refused}
-	dead      = push.Outcome{Verdict: push.Unregistered, ForgetToken: true}
-	forbidden = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential}
-	sick      = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint}
-	// alien: the subscription was made with another VAPID key and can never be reached with this one.
-	alien = push.Outcome{Verdict: push.Refused, ForgetToken: true}
+	refused      = push.Outcome{Verdict: push.Refused}
+	unregistered = push.Outcome{Verdict: push.Unregistered, ForgetToken: true}
+	unauthorized = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential}
+	unavailable  = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint}
+	// foreignKey: the subscription was made with another VAPID key and can never be reached with this one.
+	foreignKey = push.Outcome{Verdict: push.Refused, ForgetToken: true}
 )
 
-// answer is what a service's documents tell its answers apart by.
-type answer struct {
+// responseKey is what a service's documents tell its answers apart by.
+type responseKey struct {
 	service string
 	status  int
-	word    string
+	reason  string
 }
 
 // The services whose answers have a shape of their own. They are known by that shape and not by their host: Mozilla's
 // server, for one, is run by others, too.
 const (
-	apple   = "apple"   // {"reason": …}
-	mozilla = "mozilla" // {"errno": …}
-	wns     = "wns"     // X-WNS-… headers
-	google  = "fcm-web" // text
-	any     = "any"     // whoever follows the RFCs
+	serviceApple   = "apple"   // {"reason": …}
+	serviceMozilla = "mozilla" // {"errno": …}
+	serviceWNS     = "wns"     // X-WNS-… headers
+	serviceGoogle  = "fcm-web" // text
+	serviceOther   = "any"     // whoever follows the RFCs
 )
 
-// rows are the answers that a status alone does not judge. Apple, "Sending web push notifications in web apps and
+// outcomes are the answers that a status alone does not judge. Apple, "Sending web push notifications in web apps and
 // browsers"; Mozilla, autopush-rs, "Error codes"; both read 2026-11-22. What Google and Microsoft answer was seen.
-var rows = map[answer]push.Outcome{
-	{apple, 400, "BadTtl"}:            refused,
-	{apple, 400, "BadUrgency"}:        refused,
-	{apple, 400, "BadWebPushRequest"}: refused,
-	{apple, 400, "BadWebPushTopic"}:   refused,
-	{apple, 404, "BadPath"}:           refused, // our own mistake, and no judgement on the subscription
-	{apple, 405, "MethodNotAllowed"}:  refused,
-	{apple, 413, "PayloadTooLarge"}:   refused,
+var outcomes = map[responseKey]push.Outcome{
+	{serviceApple, 400, "BadTtl"}:            refused,
+	{serviceApple, 400, "BadUrgency"}:        refused,
+	{serviceApple, 400, "BadWebPushRequest"}: refused,
+	{serviceApple, 400, "BadWebPushTopic"}:   refused,
+	{serviceApple, 404, "BadPath"}:           refused, // our own mistake, and no judgement on the subscription
+	{serviceApple, 405, "MethodNotAllowed"}:  refused,
+	{serviceApple, 413, "PayloadTooLarge"}:   refused,
 
-	{apple, 400, "VapidPkHashMismatch"}: alien,
-	{apple, 403, "VapidPkHashMismatch"}: alien, // (seen once)
+	{serviceApple, 400, "VapidPkHashMismatch"}: foreignKey,
+	{serviceApple, 403, "VapidPkHashMismatch"}: foreignKey, // (seen once)
 
-	{apple, 400, "IdleTimeout"}: {Verdict: push.Unavailable, Scope: push.ScopeConnection, CloseConnection: true},
+	{serviceApple, 400, "IdleTimeout"}: {Verdict: push.Unavailable, Scope: push.ScopeConnection, CloseConnection: true},
 
-	{apple, 403, "BadAuthorizationHeader"}: forbidden,
-	{apple, 403, "BadJwtToken"}:            forbidden,
-	{apple, 403, "BadVapidPublicKey"}:      forbidden,
+	{serviceApple, 403, "BadAuthorizationHeader"}: unauthorized,
+	{serviceApple, 403, "BadJwtToken"}:            unauthorized,
+	{serviceApple, 403, "BadVapidPublicKey"}:      unauthorized,
 
-	{apple, 429, "TooManyRequests"}:     {Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: 30 * time.Second},
-	{apple, 500, "InternalServerError"}: sick,
-	{apple, 503, "ServiceUnavailable"}:  sick,
-	{apple, 503, "Shutdown"}:            {Verdict: push.Unavailable, Scope: push.ScopeEndpoint, CloseConnection: true},
+	{serviceApple, 429, "TooManyRequests"}:     {Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: 30 * time.Second},
+	{serviceApple, 500, "InternalServerError"}: unavailable,
+	{serviceApple, 503, "ServiceUnavailable"}:  unavailable,
+	{serviceApple, 503, "Shutdown"}:            {Verdict: push.Unavailable, Scope: push.ScopeEndpoint, CloseConnection: true},
 
-	{mozilla, 400, "errno 101"}: refused, // missing header
-	{mozilla, 400, "errno 108"}: refused,
-	{mozilla, 400, "errno 110"}: refused, // crypto headers
-	{mozilla, 400, "errno 111"}: refused, // TTL
-	{mozilla, 400, "errno 112"}: refused,
-	{mozilla, 400, "errno 113"}: refused, // Topic
-	{mozilla, 401, "errno 109"}: forbidden,
-	{mozilla, 404, "errno 102"}: dead,
-	{mozilla, 410, "errno 103"}: dead,
-	{mozilla, 410, "errno 105"}: dead,
-	{mozilla, 410, "errno 106"}: dead,
-	{mozilla, 413, "errno 104"}: refused,
-	{mozilla, 500, "errno 999"}: sick,
-	{mozilla, 502, "errno 900"}: sick,
-	{mozilla, 502, "errno 901"}: sick,
-	{mozilla, 502, "errno 902"}: sick,
-	{mozilla, 502, "errno 903"}: sick,
-	{mozilla, 503, "errno 201"}: sick,
-	{mozilla, 503, "errno 202"}: {Verdict: push.Unavailable, Scope: push.ScopeDevice}, // the browser is connecting elsewhere
+	{serviceMozilla, 400, "errno 101"}: refused, // missing header
+	{serviceMozilla, 400, "errno 108"}: refused,
+	{serviceMozilla, 400, "errno 110"}: refused, // crypto headers
+	{serviceMozilla, 400, "errno 111"}: refused, // TTL
+	{serviceMozilla, 400, "errno 112"}: refused,
+	{serviceMozilla, 400, "errno 113"}: refused, // Topic
+	{serviceMozilla, 401, "errno 109"}: unauthorized,
+	{serviceMozilla, 404, "errno 102"}: unregistered,
+	{serviceMozilla, 410, "errno 103"}: unregistered,
+	{serviceMozilla, 410, "errno 105"}: unregistered,
+	{serviceMozilla, 410, "errno 106"}: unregistered,
+	{serviceMozilla, 413, "errno 104"}: refused,
+	{serviceMozilla, 500, "errno 999"}: unavailable,
+	{serviceMozilla, 502, "errno 900"}: unavailable,
+	{serviceMozilla, 502, "errno 901"}: unavailable,
+	{serviceMozilla, 502, "errno 902"}: unavailable,
+	{serviceMozilla, 502, "errno 903"}: unavailable,
+	{serviceMozilla, 503, "errno 201"}: unavailable,
+	{serviceMozilla, 503, "errno 202"}: {Verdict: push.Unavailable, Scope: push.ScopeDevice}, // the browser is connecting elsewhere
 
-	{google, 400, "UnauthorizedRegistration"}: forbidden,
-	{google, 403, "vapid-mismatch"}:           alien,
-	{google, 403, "jwt-invalid"}:              forbidden,
+	{serviceGoogle, 400, "UnauthorizedRegistration"}: unauthorized,
+	{serviceGoogle, 403, "vapid-mismatch"}:           foreignKey,
+	{serviceGoogle, 403, "jwt-invalid"}:              unauthorized,
 
 	// The sender is too fast for this one service.
-	{wns, 406, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeEndpoint, RetryAfter: 15 * time.Minute},
-	{wns, 429, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeEndpoint, RetryAfter: 15 * time.Minute},
+	{serviceWNS, 406, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeEndpoint, RetryAfter: 15 * time.Minute},
+	{serviceWNS, 429, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeEndpoint, RetryAfter: 15 * time.Minute},
 }
 
-// words are what a status is called where the service gives no word of its own that we know.
-var words = map[int]string{
+// reasonByStatus are what a status is called where the service gives no word of its own that we know.
+var reasonByStatus = map[int]string{
 	400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed", 410: "Gone",
 	413: "PayloadTooLarge", 429: "TooManyRequests", 500: "InternalServerError", 502: "BadGateway", 503: "ServiceUnavailable",
 	504: "GatewayTimeout",
 }
 
-// byStatus judges by what RFC 8030 and RFC 8292 say of a status. A redirect is not followed and says that the
+// outcomeByStatus judges by what RFC 8030 and RFC 8292 say of a status. A redirect is not followed and says that the
 // subscription's URL is not what it was: the same subscription will never work.
-func byStatus(status int) push.Outcome {
+func outcomeByStatus(status int) push.Outcome {
 	switch {
 	case status == 401 || status == 403:
-		return forbidden
+		return unauthorized
 	case status == 404 || status == 410:
-		return dead
+		return unregistered
 	case status == 429:
-		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: quotaWait}
+		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: defaultQuotaWait}
 	case status/100 == 3 || status/100 == 4:
 		return refused
 	}
-	return sick
+	return unavailable
 }
 
 // judge turns an answer into its outcome.
 func judge(a *wire.Response, s *push.Subscription) push.Outcome {
 	if a.Status/100 == 2 { // RFC 8030, section 5: 201, or 202; others were seen
-		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status, ProviderID: nameOf(a, s)}
+		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status, ProviderID: providerID(a, s)}
 	}
-	service, word := speaker(a)
-	o, known := rows[answer{service, a.Status, word}]
+	service, word := identifyService(a)
+	o, known := outcomes[responseKey{service, a.Status, word}]
 	if !known {
-		if o, word = byStatus(a.Status), words[a.Status]; word == "" {
+		if o, word = outcomeByStatus(a.Status), reasonByStatus[a.Status]; word == "" {
 			word = "UnknownReason"
 		}
 	}
@@ -145,11 +145,11 @@ func judge(a *wire.Response, s *push.Subscription) push.Outcome {
 // lenient forgives in an answer what changes nothing about its meaning.
 var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
 
-// speaker returns whose shape an answer has, and its word. It goes no further than a look-up in rows.
-func speaker(a *wire.Response) (service, word string) {
+// identifyService returns whose shape an answer has, and its word. It goes no further than a look-up in rows.
+func identifyService(a *wire.Response) (service, word string) {
 	for _, f := range a.Header {
 		if strings.HasPrefix(f.Name, "x-wns-") {
-			return wns, wnsWord(a)
+			return serviceWNS, wnsReason(a)
 		}
 	}
 	var in struct {
@@ -158,24 +158,24 @@ func speaker(a *wire.Response) (service, word string) {
 	}
 	switch err := json.Unmarshal(a.Body, &in, lenient); {
 	case err == nil && in.Reason != "":
-		return apple, in.Reason
+		return serviceApple, in.Reason
 	case err == nil && in.Errno != 0:
-		return mozilla, "errno " + strconv.Itoa(int(in.Errno))
+		return serviceMozilla, "errno " + strconv.Itoa(int(in.Errno))
 	case err == nil:
-		return any, ""
+		return serviceOther, ""
 	}
-	return google, googleWord(bytes.ToLower(a.Body))
+	return serviceGoogle, googleReason(bytes.ToLower(a.Body))
 }
 
-func wnsWord(a *wire.Response) string {
+func wnsReason(a *wire.Response) string {
 	if a.Status == 406 || a.Status == 429 || strings.EqualFold(a.Get("x-wns-notificationstatus"), "appthrottled") {
 		return "appthrottled"
 	}
 	return ""
 }
 
-// googleWord gives the sentences that Google answers a word.
-func googleWord(body []byte) string {
+// googleReason gives the sentences that Google answers a word.
+func googleReason(body []byte) string {
 	switch {
 	case bytes.Contains(body, []byte("unauthorizedregistration")):
 		return "UnauthorizedRegistration"
@@ -187,15 +187,15 @@ func googleWord(body []byte) string {
 	return ""
 }
 
-// nameOf returns the service's name for an accepted message: Apple's, or the last part of its Location (RFC 8030,
+// providerID returns the service's name for an accepted message: Apple's, or the last part of its Location (RFC 8030,
 // section 5). It is left out where the service uses a part of the subscription's own URL for it, which is a secret.
-func nameOf(a *wire.Response, s *push.Subscription) string {
+func providerID(a *wire.Response, s *push.Subscription) string {
 	name := a.Get("apns-id")
 	if name == "" {
 		at := a.Get("location")
 		name = at[strings.LastIndexByte(at, '/')+1:]
 	}
-	if len(name) > 256 || !each(name, isPlain) || strings.Contains(s.Endpoint, name) {
+	if len(name) > 256 || !allBytes(name, isURLByte) || strings.Contains(s.Endpoint, name) {
 		return ""
 	}
 	return name

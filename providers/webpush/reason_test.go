@@ -14,11 +14,11 @@ import (
 )
 
 // row is one line of the table of all that can come of an attempt.
-type row struct{ providertest.Line }
+type row struct{ providertest.ErrorCase }
 
-func rowsOf(t testing.TB) (rows []row) {
+func loadRows(t testing.TB) (rows []row) {
 	t.Helper()
-	for _, line := range providertest.Lines(t, "webpush") {
+	for _, line := range providertest.ErrorCases(t, "webpush") {
 		rows = append(rows, row{line})
 	}
 	return rows
@@ -28,41 +28,41 @@ func (r row) statuses() []int {
 	return r.Statuses(map[string][]int{"2xx": {200, 204, 299}, "4xx": {402, 405, 418, 499}, "5xx": {501, 504, 599}})
 }
 
-// answers are the shapes that a row's answer comes in.
-func (r row) answers(status int) (all []service) {
+// responses are the shapes that a row's answer comes in.
+func (r row) responses(status int) (all []fakeService) {
 	switch r.Service {
 	case "apple":
 		for _, body := range []string{`{"reason":%q}`, ` { "new": [1], "reason" : %q } `} {
-			all = append(all, answering(status, fmt.Sprintf(body, r.Code)))
+			all = append(all, respond(status, fmt.Sprintf(body, r.Code)))
 		}
 	case "mozilla":
 		errno := strings.TrimPrefix(r.Code, "errno ")
 		if errno == "-" {
 			errno = "null"
 		}
-		all = append(all, answering(status, fmt.Sprintf(`{"code":%d,"errno":%s,"error":"x","message":"reason of %s"}`, status, errno, endpoint)))
+		all = append(all, respond(status, fmt.Sprintf(`{"code":%d,"errno":%s,"error":"x","message":"reason of %s"}`, status, errno, endpoint)))
 	case "fcm-web":
 		text := map[string]string{
 			"UnauthorizedRegistration": "<HTML>\n<TITLE>UnauthorizedRegistration</TITLE>", "jwt-invalid": "invalid JWT provided",
 			"vapid-mismatch": "the VAPID credentials in the authorization header do not correspond to the credentials used to create the subscriptions.\n",
 		}[r.Code]
-		all = append(all, answering(status, text))
+		all = append(all, respond(status, text))
 	case "wns":
-		all = append(all, answering(status, "", wire.Field{Name: "x-wns-status", Value: "dropped"},
+		all = append(all, respond(status, "", wire.Field{Name: "x-wns-status", Value: "dropped"},
 			wire.Field{Name: "x-wns-notificationstatus", Value: strings.TrimPrefix(r.Code, "*")}))
 	default:
 		for _, body := range []string{"", "{}", "[]", "null", "<html>", strings.Repeat("x", 1<<12), `{"reason":7}`, `{"errno":999999}`, `{"reason":"` + endpoint + `"}`} {
-			all = append(all, answering(status, body))
+			all = append(all, respond(status, body))
 		}
 	}
 	return all
 }
 
-func TestEveryRowOfEveryServiceIsJudgedAsTheTableSays(t *testing.T) {
+func TestErrorTable(t *testing.T) {
 	checked := 0
-	for _, r := range rowsOf(t) {
+	for _, r := range loadRows(t) {
 		for _, status := range r.statuses() {
-			for i, on := range r.answers(status) {
+			for i, on := range r.responses(status) {
 				t.Run(fmt.Sprintf("%v %d %d", r, status, i), func(t *testing.T) { r.check(t, status, on) })
 				checked++
 			}
@@ -73,12 +73,12 @@ func TestEveryRowOfEveryServiceIsJudgedAsTheTableSays(t *testing.T) {
 	}
 }
 
-func (r row) check(t *testing.T, status int, on service) {
-	o := send(t, provider(t), on, hello())
-	equal(t, "verdict", o.Verdict, providertest.Verdict(r.Class))
+func (r row) check(t *testing.T, status int, on fakeService) {
+	o := send(t, newProvider(t), on, newNotification())
+	equal(t, "verdict", o.Verdict, providertest.VerdictFor(r.Class))
 	equal(t, "retryable", o.Retryable(), r.Retryable)
-	equal(t, "endpoint fault", o.EndpointFault(), r.Fault)
-	equal(t, "forget the subscription", o.ForgetToken, r.Forget)
+	equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
+	equal(t, "forget the subscription", o.ForgetToken, r.ForgetToken)
 	equal(t, "close", o.CloseConnection, r.Close)
 	equal(t, "status", o.HTTP, status)
 	if r.Code != "" && r.Code != "*" && r.Code != "errno -" {
@@ -86,42 +86,42 @@ func (r row) check(t *testing.T, status int, on service) {
 	}
 	wait := time.Duration(0) // for Unavailable, the sender's own backoff counts: another endpoint may be well
 	if o.Verdict == push.Throttled {
-		wait = time.Duration(*r.LeastWait) * time.Second
+		wait = time.Duration(*r.MinBackoff) * time.Second
 	}
 	equal(t, "wait", o.RetryAfter, wait)
 	scope := r.Scope
-	if r.Fault {
+	if r.EndpointFault {
 		scope = "endpoint" // the table has the device for Mozilla's 502, and the endpoint's fault: the breaker goes by the latter
 	}
 	equal(t, "scope", o.Scope.String(), scope)
 	equal(t, "holds the subscription", strings.Contains(fmt.Sprintf("%+v", o), "SECRET"), false)
 }
 
-func TestRetryAfterIsHonouredInBothSpellings(t *testing.T) {
+func TestRetryAfterFormats(t *testing.T) {
 	for _, status := range []int{429, 503} {
-		seconds := answering(status, "", wire.Field{Name: "retry-after", Value: "30"})
-		equal(t, "seconds", send(t, provider(t), seconds, hello()).RetryAfter, 30*time.Second)
-		date := answering(status, "", wire.Field{Name: "date", Value: "Sun, 22 Nov 2026 08:00:00 GMT"},
+		seconds := respond(status, "", wire.Field{Name: "retry-after", Value: "30"})
+		equal(t, "seconds", send(t, newProvider(t), seconds, newNotification()).RetryAfter, 30*time.Second)
+		date := respond(status, "", wire.Field{Name: "date", Value: "Sun, 22 Nov 2026 08:00:00 GMT"},
 			wire.Field{Name: "retry-after", Value: "Sun, 22 Nov 2026 08:00:40 GMT"})
-		equal(t, "date", send(t, provider(t), date, hello()).RetryAfter, 40*time.Second)
+		equal(t, "date", send(t, newProvider(t), date, newNotification()).RetryAfter, 40*time.Second)
 	}
 }
 
-func TestAnAcceptedMessageIsNamedUnlessItsNameIsASecret(t *testing.T) {
+func TestProviderIDHoldsNoSecret(t *testing.T) {
 	for location, want := range map[string]string{
 		"https://updates.push.services.mozilla.com/m/qDIYHNcfAIPP": "qDIYHNcfAIPP", "": "", "/": "",
 		endpoint: "", "https://x/" + strings.Repeat("x", 257): "", "https://x/a\nb": "",
 	} {
-		equal(t, location, send(t, provider(t), answering(201, "", wire.Field{Name: "location", Value: location}), hello()).ProviderID, want)
+		equal(t, location, send(t, newProvider(t), respond(201, "", wire.Field{Name: "location", Value: location}), newNotification()).ProviderID, want)
 	}
-	equal(t, "Apple's", send(t, provider(t), answering(201, "", wire.Field{Name: "apns-id", Value: "AB-1"}), hello()).ProviderID, "AB-1")
+	equal(t, "Apple's", send(t, newProvider(t), respond(201, "", wire.Field{Name: "apns-id", Value: "AB-1"}), newNotification()).ProviderID, "AB-1")
 }
 
-func TestSilenceIsJudgedAsForEveryProvider(t *testing.T) {
+func TestNoResponse(t *testing.T) {
 	for _, lost := range []*wire.Error{
 		{Reason: wire.RefusedStream, Processed: wire.Never}, {Reason: wire.ResponseTimeout, EndpointAtFault: true},
 	} {
-		o := send(t, provider(t), func(*wire.Request) (*wire.Response, error) { return nil, lost }, hello())
-		equal(t, "outcome", o, push.NoAnswer(lost))
+		o := send(t, newProvider(t), func(*wire.Request) (*wire.Response, error) { return nil, lost }, newNotification())
+		equal(t, "outcome", o, push.NoResponse(lost))
 	}
 }

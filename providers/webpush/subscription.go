@@ -21,13 +21,13 @@ const (
 	payloadTooLarge = "PayloadTooLarge"
 )
 
-func misfit(field, reason, allowed string) error {
+func invalid(field, reason, allowed string) error {
 	return &push.FieldError{Field: field, Reason: reason, Allowed: allowed}
 }
 
 const (
-	endpointField   = "subscription.endpoint"
-	longestEndpoint = 2048 // ours: real ones have about 200 to 600 bytes
+	endpointField  = "subscription.endpoint"
+	maxEndpointLen = 2048 // ours: real ones have about 200 to 600 bytes
 )
 
 // endpoint reads a subscription's URL. Whoever can subscribe chooses it, so what is let through is no more than a push
@@ -35,26 +35,26 @@ const (
 func (p *Provider) endpoint(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
-	case text == "" || len(text) > longestEndpoint || !each(text, isPlain), err != nil,
+	case text == "" || len(text) > maxEndpointLen || !allBytes(text, isURLByte), err != nil,
 		u.Scheme != "https", u.User != nil, u.Opaque != "", strings.Contains(text, "#"), !strings.HasPrefix(u.Path, "/"):
-		return nil, misfit(endpointField, invalidTarget, "an https URL without user and fragment, as PushSubscription.toJSON gives it")
-	case p.standIn != "" && "https://"+u.Host == p.standIn:
+		return nil, invalid(endpointField, invalidTarget, "an https URL without user and fragment, as PushSubscription.toJSON gives it")
+	case p.originOverride != "" && "https://"+u.Host == p.originOverride:
 		return u, nil
 	case u.Port() != "" && u.Port() != "443", strings.HasSuffix(u.Host, ":"):
-		return nil, misfit(endpointField, invalidTarget, "a URL on port 443")
-	case !p.serves(strings.ToLower(u.Hostname())):
-		return nil, misfit(endpointField, "ServiceNotAllowed", "a URL of one of the push services that this app is configured for: "+
+		return nil, invalid(endpointField, invalidTarget, "a URL on port 443")
+	case !p.isAllowedHost(strings.ToLower(u.Hostname())):
+		return nil, invalid(endpointField, "ServiceNotAllowed", "a URL of one of the push services that this app is configured for: "+
 			strings.Join(p.services, ", "))
 	}
 	return u, nil
 }
 
-func isPlain(c byte) bool {
+func isURLByte(c byte) bool {
 	return '!' <= c && c <= '~' && c != '\\' && c != '"' && c != '<' && c != '>'
 }
 
-// each reports whether every byte of s is allowed.
-func each(s string, allowed func(byte) bool) bool {
+// allBytes reports whether every byte of s is allowed.
+func allBytes(s string, allowed func(byte) bool) bool {
 	for i := range len(s) {
 		if !allowed(s[i]) {
 			return false
@@ -63,8 +63,8 @@ func each(s string, allowed func(byte) bool) bool {
 	return true
 }
 
-// serves reports whether host is one of the services.
-func (p *Provider) serves(host string) bool {
+// isAllowedHost reports whether host is one of the services.
+func (p *Provider) isAllowedHost(host string) bool {
 	if !isHost(host) {
 		return false
 	}
@@ -86,7 +86,7 @@ func isHost(s string) bool {
 		return false
 	}
 	for _, label := range labels {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || !each(label, isHostByte) {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || !allBytes(label, isHostByte) {
 			return false
 		}
 	}
@@ -96,31 +96,31 @@ func isHost(s string) bool {
 
 func isHostByte(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' }
 
-// browser is whom a message is encrypted to (RFC 8291, section 3.1).
-type browser struct {
-	public *ecdh.PublicKey
-	secret []byte // the authentication secret
+// recipient is whom a message is encrypted to (RFC 8291, section 3.1).
+type recipient struct {
+	publicKey  *ecdh.PublicKey
+	authSecret []byte // the authentication secret
 }
 
-// readKeys reads a subscription's keys. Some libraries hand them on in the base64 of RFC 4648's section 4, or padded.
-func readKeys(k *push.SubscriptionKeys) (*browser, error) {
-	point, err := unbase64(k.P256dh)
+// parseKeys reads a subscription's keys. Some libraries hand them on in the base64 of RFC 4648's section 4, or padded.
+func parseKeys(k *push.SubscriptionKeys) (*recipient, error) {
+	point, err := decodeBase64(k.P256dh)
 	if err != nil || len(point) != 65 {
-		return nil, misfit("subscription.keys.p256dh", invalidTarget, "an uncompressed P-256 point: 65 bytes in base64url")
+		return nil, invalid("subscription.keys.p256dh", invalidTarget, "an uncompressed P-256 point: 65 bytes in base64url")
 	}
 	public, err := ecdh.P256().NewPublicKey(point)
 	if err != nil {
-		return nil, misfit("subscription.keys.p256dh", invalidTarget, "a point on the curve P-256: this one is not")
+		return nil, invalid("subscription.keys.p256dh", invalidTarget, "a point on the curve P-256: this one is not")
 	}
-	secret, err := unbase64(k.Auth)
+	secret, err := decodeBase64(k.Auth)
 	if err != nil || len(secret) != 16 {
-		return nil, misfit("subscription.keys.auth", invalidTarget, "16 bytes in base64url")
+		return nil, invalid("subscription.keys.auth", invalidTarget, "16 bytes in base64url")
 	}
-	return &browser{public, secret}, nil
+	return &recipient{public, secret}, nil
 }
 
-var toURL = strings.NewReplacer("+", "-", "/", "_")
+var toURLAlphabet = strings.NewReplacer("+", "-", "/", "_")
 
-func unbase64(s string) ([]byte, error) {
-	return base64.RawURLEncoding.Strict().DecodeString(toURL.Replace(strings.TrimRight(s, "=")))
+func decodeBase64(s string) ([]byte, error) {
+	return base64.RawURLEncoding.Strict().DecodeString(toURLAlphabet.Replace(strings.TrimRight(s, "=")))
 }

@@ -30,7 +30,7 @@ func NewKey() (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keyOf(private)
+	return newKey(private)
 }
 
 // ParseKey reads a private key: PEM (PKCS #8, or the SEC 1 form of openssl ecparam), or the 32 bytes in base64url that
@@ -38,7 +38,7 @@ func NewKey() (*Key, error) {
 func ParseKey(text []byte) (*Key, error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
-		scalar, err := unbase64(strings.TrimSpace(string(text)))
+		scalar, err := decodeBase64(strings.TrimSpace(string(text)))
 		if err != nil || len(scalar) != 32 {
 			return nil, errors.New("webpush: key: neither PEM nor 32 bytes in base64url (gateway key vapid makes one)")
 		}
@@ -46,7 +46,7 @@ func ParseKey(text []byte) (*Key, error) {
 		if err != nil {
 			return nil, errors.New("webpush: key: 32 bytes, but not a private key of P-256")
 		}
-		return keyOf(private)
+		return newKey(private)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -58,10 +58,10 @@ func ParseKey(text []byte) (*Key, error) {
 	if !ok || private.Curve != elliptic.P256() {
 		return nil, errors.New("webpush: key: must be an elliptic key on the curve P-256")
 	}
-	return keyOf(private)
+	return newKey(private)
 }
 
-func keyOf(private *ecdsa.PrivateKey) (*Key, error) {
+func newKey(private *ecdsa.PrivateKey) (*Key, error) {
 	point, err := private.PublicKey.Bytes()
 	if err != nil {
 		return nil, err
@@ -88,83 +88,83 @@ func (k *Key) String() string { return "webpush.Key(" + k.public + ")" }
 func (k *Key) GoString() string { return k.String() }
 
 const (
-	// life is how long a proof is good for. RFC 8292 allows 24 hours; the rest is for clocks that differ.
-	life = 12 * time.Hour
-	// renewal is when it is replaced; Apple wants no other within an hour ("Sending web push notifications", read
+	// tokenLifetime is how long a proof is good for. RFC 8292 allows 24 hours; the rest is for clocks that differ.
+	tokenLifetime = 12 * time.Hour
+	// renewalAge is when it is replaced; Apple wants no other within an hour ("Sending web push notifications", read
 	// 2026-11-22).
-	renewal, leastAge = 6 * time.Hour, time.Hour
-	// mostProofs bounds the memory where every host may be called.
-	mostProofs = 1024
+	renewalAge, minRenewalAge = 6 * time.Hour, time.Hour
+	// maxTokens bounds the memory where every host may be called.
+	maxTokens = 1024
 )
 
-// proof is a VAPID token for one origin. It does not change.
-type proof struct {
+// vapidToken is a VAPID token for one origin. It does not change.
+type vapidToken struct {
 	authorization string
-	expires       int64     // exp
-	minted        time.Time // its monotonic reading
+	expiresAt     int64     // exp
+	mintedAt      time.Time // its monotonic reading
 }
 
-// due reports whether a proof is to be replaced before it is used again: by its age, or because the clock was set and
+// mustRenew reports whether a proof is to be replaced before it is used again: by its age, or because the clock was set and
 // exp is not where it should be.
-func (p *proof) due() bool {
-	left := time.Duration(p.expires-time.Now().Unix()) * time.Second
-	return left < life-renewal || left > life+time.Minute
+func (p *vapidToken) mustRenew() bool {
+	left := time.Duration(p.expiresAt-time.Now().Unix()) * time.Second
+	return left < tokenLifetime-renewalAge || left > tokenLifetime+time.Minute
 }
 
-// proofs signs for the sender: one proof for each origin at a time, for everybody.
-type proofs struct {
+// tokenCache signs for the sender: one proof for each origin at a time, for everybody.
+type tokenCache struct {
 	key     *Key
 	subject string
 
-	mu    sync.Mutex
-	known map[string]*proof
+	mu       sync.Mutex
+	byOrigin map[string]*vapidToken
 }
 
-func newProofs(key *Key, subject string) *proofs {
-	return &proofs{key: key, subject: subject, known: map[string]*proof{}}
+func newTokenCache(key *Key, subject string) *tokenCache {
+	return &tokenCache{key: key, subject: subject, byOrigin: map[string]*vapidToken{}}
 }
 
-// of returns the proof to send to origin with.
-func (p *proofs) of(origin string) (*proof, error) {
+// get returns the proof to send to origin with.
+func (p *tokenCache) get(origin string) (*vapidToken, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if known := p.known[origin]; known != nil && !known.due() {
+	if known := p.byOrigin[origin]; known != nil && !known.mustRenew() {
 		return known, nil
 	}
 	fresh, err := p.mint(origin)
 	if err != nil {
 		return nil, err
 	}
-	if len(p.known) >= mostProofs {
-		clear(p.known)
+	if len(p.byOrigin) >= maxTokens {
+		clear(p.byOrigin)
 	}
-	p.known[origin] = fresh
+	p.byOrigin[origin] = fresh
 	return fresh, nil
 }
 
 // mint signs (RFC 8292, sections 2 and 3). No origin has more than its own proof, so none can use it elsewhere.
-func (p *proofs) mint(origin string) (*proof, error) {
+func (p *tokenCache) mint(origin string) (*vapidToken, error) {
 	now := time.Now()
-	expires := now.Add(life).Unix()
+	expires := now.Add(tokenLifetime).Unix()
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"aud": origin, "exp": expires, "sub": p.subject})
 	signed, err := token.SignedString(p.key.private)
 	if err != nil {
 		return nil, fmt.Errorf("webpush: cannot sign with the VAPID key: %w", err)
 	}
-	return &proof{authorization: "vapid t=" + signed + ", k=" + p.key.public, expires: expires, minted: now}, nil
+	return &vapidToken{authorization: "vapid t=" + signed + ", k=" + p.key.public, expiresAt: expires, mintedAt: now}, nil
 }
 
-// renew answers a refused proof: it is not used again unless it is too young to be replaced, and renew reports whether
+// invalidate answers a refused proof: it is not used again unless it is too young to be replaced, and renew reports whether
 // there is another one to try.
-func (p *proofs) renew(origin string, used *proof) bool {
+func (p *tokenCache) invalidate(origin string, used *vapidToken) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.known[origin] != used {
+	if p.byOrigin[origin] != used {
 		return true
 	}
-	if time.Since(used.minted) < leastAge {
+	if time.Since(used.mintedAt) < minRenewalAge {
 		return false
 	}
-	delete(p.known, origin)
+	delete(p.byOrigin, origin)
 	return true
 }

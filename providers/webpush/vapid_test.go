@@ -26,18 +26,18 @@ import (
 
 func base64URL(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// proof sends n and returns the authorization that went along.
-func proof(t testing.TB, p *webpush.Provider, n *push.Notification) (authorization string) {
+// sentAuthorization sends n and returns the authorization that went along.
+func sentAuthorization(t testing.TB, p *webpush.Provider, n *push.Notification) (authorization string) {
 	t.Helper()
 	send(t, p, func(r *wire.Request) (*wire.Response, error) {
-		authorization = field(r, "authorization")
+		authorization = headerValue(r, "authorization")
 		return &wire.Response{Status: 201}, nil
 	}, n)
 	return authorization
 }
 
-// claims checks a proof as RFC 8292 tells a service to.
-func claims(t testing.TB, authorization string) jwt.MapClaims {
+// parseClaims checks a proof as RFC 8292 tells a service to.
+func parseClaims(t testing.TB, authorization string) jwt.MapClaims {
 	t.Helper()
 	rest, ok := strings.CutPrefix(authorization, "vapid t=")
 	token, key, found := strings.Cut(rest, ", k=")
@@ -57,8 +57,8 @@ func claims(t testing.TB, authorization string) jwt.MapClaims {
 	return got
 }
 
-func TestAProofSaysWhatRFC8292AsksFor(t *testing.T) {
-	got := claims(t, proof(t, provider(t), hello()))
+func TestVAPIDTokenClaims(t *testing.T) {
+	got := parseClaims(t, sentAuthorization(t, newProvider(t), newNotification()))
 	equal(t, "aud", got["aud"], any("https://updates.push.services.mozilla.com"))
 	equal(t, "sub", got["sub"], any(subject))
 	left := time.Until(time.Unix(int64(got["exp"].(float64)), 0))
@@ -66,28 +66,28 @@ func TestAProofSaysWhatRFC8292AsksFor(t *testing.T) {
 	equal(t, "claims", len(got), 3)
 }
 
-func TestEveryOriginHasItsOwnProofAndKeepsIt(t *testing.T) {
+func TestEachOriginHasItsOwnToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := provider(t)
-		apple := at("https://web.push.apple.com/x")
-		first, other := proof(t, p, hello()), proof(t, p, hello(apple))
+		p := newProvider(t)
+		apple := withEndpoint("https://web.push.apple.com/x")
+		first, other := sentAuthorization(t, p, newNotification()), sentAuthorization(t, p, newNotification(apple))
 		equal(t, "shared", first == other, false)
-		equal(t, "aud", claims(t, other)["aud"], any("https://web.push.apple.com"))
+		equal(t, "aud", parseClaims(t, other)["aud"], any("https://web.push.apple.com"))
 		time.Sleep(5*time.Hour + 59*time.Minute)
-		equal(t, "kept for six hours", proof(t, p, hello()), first)
+		equal(t, "kept for six hours", sentAuthorization(t, p, newNotification()), first)
 		time.Sleep(2 * time.Minute)
-		equal(t, "kept for longer", proof(t, p, hello()) == first, false)
+		equal(t, "kept for longer", sentAuthorization(t, p, newNotification()) == first, false)
 	})
 }
 
-func TestAHundredGoroutinesShareOneProof(t *testing.T) {
-	p := provider(t)
+func TestConcurrentSendsShareOneToken(t *testing.T) {
+	p := newProvider(t)
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	seen := map[string]bool{}
 	for range 100 {
 		all.Go(func() {
-			got := proof(t, p, hello())
+			got := sentAuthorization(t, p, newNotification())
 			mu.Lock()
 			defer mu.Unlock()
 			seen[got] = true
@@ -97,34 +97,34 @@ func TestAHundredGoroutinesShareOneProof(t *testing.T) {
 	equal(t, "proofs", len(seen), 1)
 }
 
-func TestARefusedProofIsReplacedOnceAnHourAtMost(t *testing.T) {
+func TestRefusedTokenIsReplacedAtMostHourly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := provider(t)
-		first := proof(t, p, hello())
-		equal(t, "young", send(t, p, answering(401, ""), hello()).Renewed, false)
-		equal(t, "kept", proof(t, p, hello()), first)
+		p := newProvider(t)
+		first := sentAuthorization(t, p, newNotification())
+		equal(t, "young", send(t, p, respond(401, ""), newNotification()).Renewed, false)
+		equal(t, "kept", sentAuthorization(t, p, newNotification()), first)
 		time.Sleep(time.Hour)
-		equal(t, "old", send(t, p, answering(401, ""), hello()).Retryable(), true)
-		equal(t, "kept", proof(t, p, hello()) == first, false)
+		equal(t, "old", send(t, p, respond(401, ""), newNotification()).Retryable(), true)
+		equal(t, "kept", sentAuthorization(t, p, newNotification()) == first, false)
 	})
 }
 
-func TestSendLeavesTheSharedRequestAloneAndIndexesNoProof(t *testing.T) {
-	p, n := provider(t), hello()
+func TestSendDoesNotModifyRequest(t *testing.T) {
+	p, n := newProvider(t), newNotification()
 	r, err := p.Translate(n)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
-	p.Send(t.Context(), service(func(sent *wire.Request) (*wire.Response, error) {
+	p.Send(t.Context(), fakeService(func(sent *wire.Request) (*wire.Response, error) {
 		equal(t, "once", sent.Header[len(sent.Header)-1].NeverIndexed, true)
 		return &wire.Response{Status: 201}, nil
 	}), n, r)
 	equal(t, "request", fmt.Sprint(*r, r.Header[:cap(r.Header)]), before)
 }
 
-func TestAKeyIsReadInEveryFormThatOneComesIn(t *testing.T) {
+func TestParseKeyFormats(t *testing.T) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestAKeyIsReadInEveryFormThatOneComesIn(t *testing.T) {
 	}
 }
 
-func TestABadKeyIsRefusedWithWhatIsWrongAndNothingOfIt(t *testing.T) {
+func TestInvalidKeyErrorsHoldNoSecret(t *testing.T) {
 	p384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
 	wrap := func(key any) []byte {

@@ -12,32 +12,32 @@ import (
 
 // This test knows the inside: the vector names the sender's key and the salt, which are drawn otherwise.
 
-func bytesOf(t *testing.T, text string) []byte {
+func mustDecode(t *testing.T, text string) []byte {
 	t.Helper()
-	b, err := unbase64(text)
+	b, err := decodeBase64(text)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
 }
 
-func TestTheVectorOfRFC8291ComesOutByteForByte(t *testing.T) {
-	browser, err := readKeys(&push.SubscriptionKeys{
+func TestRFC8291Vector(t *testing.T) {
+	browser, err := parseKeys(&push.SubscriptionKeys{
 		P256dh: "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
 		Auth:   "BTBZMqHH6r4Tts7J_aSIgg",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := ecdh.P256().NewPrivateKey(bytesOf(t, "yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw"))
+	ours, err := ecdh.P256().NewPrivateKey(mustDecode(t, "yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := browser.seal([]byte("When I grow up, I want to be a watermelon"), ours, bytesOf(t, "DGv6ra1nlYgDCS1FRnbzlw"))
+	got, err := browser.seal([]byte("When I grow up, I want to be a watermelon"), ours, mustDecode(t, "DGv6ra1nlYgDCS1FRnbzlw"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := bytesOf(t, "DGv6ra1nlYgDCS1FRnbzlwAAEABBBP4z9KsN6nGRTbVYI_c7VJSPQTBtkgcy27mlmlMoZIIgDll6e3vCYLocInmYWAmS6TlzAC8wEqKK6PBru3jl7A_"+
+	want := mustDecode(t, "DGv6ra1nlYgDCS1FRnbzlwAAEABBBP4z9KsN6nGRTbVYI_c7VJSPQTBtkgcy27mlmlMoZIIgDll6e3vCYLocInmYWAmS6TlzAC8wEqKK6PBru3jl7A_"+
 		"yl95bQpu6cVPTpK4Mqgkf1CXztLVBSt2Ks3oZwbuwXPXLWyouBWLVWGNWQexSgSxsj_Qulcy4a-fN")
 	if !bytes.Equal(got, want) {
 		t.Fatalf("got  %x\nwant %x", got, want)

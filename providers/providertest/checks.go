@@ -15,33 +15,33 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func judgesRows(t *testing.T, s Suite) {
+func testRows(t *testing.T, s Suite) {
 	if len(s.Rows) == 0 {
 		t.Fatal("the suite has no rows")
 	}
 	for _, row := range s.Rows {
-		s.bubble(t, row.Name, func(t *testing.T, p Provider) {
-			if row.After > 0 {
-				send(t, p, answering(wire.Response{Status: 200}), s.Notification())
-				time.Sleep(row.After)
+		s.run(t, row.Name, func(t *testing.T, p Provider) {
+			if row.CredentialAge > 0 {
+				send(t, p, respond(wire.Response{Status: 200}), s.Notification())
+				time.Sleep(row.CredentialAge)
 			}
 			n := s.Notification()
 			if row.Target.Kind() != push.NoTarget {
 				n.Target = row.Target
 			}
-			o := send(t, p, answering(row.Answer), n)
+			o := send(t, p, respond(row.Response), n)
 			if o.Verdict != row.Verdict || o.Retryable() != row.Retryable || o.EndpointFault() != row.EndpointFault || o.ForgetToken != row.ForgetToken {
 				t.Errorf("%+v (retryable %t, endpoint's fault %t), want %+v", o, o.Retryable(), o.EndpointFault(), row)
 			}
-			s.sound(t, row.Answer.Status, o)
+			s.checkOutcome(t, row.Response.Status, o)
 		})
 	}
 }
 
-// sound checks what holds of every outcome of an answer.
-func (s Suite) sound(t *testing.T, status int, o push.Outcome) {
+// checkOutcome checks what holds of every outcome of an answer.
+func (s Suite) checkOutcome(t *testing.T, status int, o push.Outcome) {
 	t.Helper()
-	s.quiet(t, "the outcome", fmt.Sprintf("%+v", o))
+	s.checkNoSecret(t, "the outcome", fmt.Sprintf("%+v", o))
 	switch {
 	case o.HTTP != status:
 		t.Errorf("its HTTP is %d, the answer's %d", o.HTTP, status)
@@ -58,42 +58,42 @@ func (s Suite) sound(t *testing.T, status int, o push.Outcome) {
 	}
 }
 
-func bearsAnyAnswer(t *testing.T, s Suite) {
+func testMalformedResponses(t *testing.T, s Suite) {
 	secret := strings.Join(s.secrets(), " ")
 	bodies := []string{
 		"", "{", "null", "[]", "7", `"x"`, "{}", "<html>502 Bad Gateway</html>", strings.Repeat(`{"a":`, 10_000), "\xff\xfe", strings.Repeat("x", 1<<16), secret,
 		fmt.Sprintf(`{"reason":%q,"error":{"status":%[1]q,"message":%[1]q,"details":[{"@type":"x/google.firebase.fcm.v1.FcmError","errorCode":%[1]q}]}}`, secret),
 		`{"reason":{},"errno":"x","error":[],"timestamp":-1}`, `{"error":{"details":[null,7,{}]}}`,
 	}
-	s.bubble(t, "every status", func(t *testing.T, p Provider) {
+	s.run(t, "every status", func(t *testing.T, p Provider) {
 		n := s.Notification()
 		for status := 200; status < 600; status++ {
 			for _, body := range bodies {
 				fields := []wire.Field{{Name: "retry-after", Value: "soon"}, {Name: "location", Value: n.Key()}, {Name: "apns-id", Value: secret}}
-				s.sound(t, status, send(t, p, answering(wire.Response{Status: status, Body: []byte(body), Header: fields}), n))
+				s.checkOutcome(t, status, send(t, p, respond(wire.Response{Status: status, Body: []byte(body), Header: fields}), n))
 			}
 		}
 	})
 }
 
-func judgesSilence(t *testing.T, s Suite) {
+func testNoResponse(t *testing.T, s Suite) {
 	for _, lost := range []*wire.Error{
 		{Reason: wire.ConnectRefused, Processed: wire.Never, EndpointAtFault: true}, {Reason: wire.RefusedStream, Processed: wire.Never},
 		{Reason: wire.GoAwayUnprocessed, Processed: wire.Never}, {Reason: wire.ResponseTimeout, EndpointAtFault: true},
 		{Reason: wire.LostAfterWrite, EndpointAtFault: true}, {Reason: wire.ResetInternal, EndpointAtFault: true}, {Reason: wire.QueueFull, Processed: wire.Never},
 	} {
-		s.bubble(t, string(lost.Reason), func(t *testing.T, p Provider) {
-			o := send(t, p, service(func(context.Context, *wire.Request) (*wire.Response, error) { return nil, lost }), s.Notification())
-			if want := push.NoAnswer(lost); o != want {
+		s.run(t, string(lost.Reason), func(t *testing.T, p Provider) {
+			o := send(t, p, fakeService(func(context.Context, *wire.Request) (*wire.Response, error) { return nil, lost }), s.Notification())
+			if want := push.NoResponse(lost); o != want {
 				t.Errorf("%+v, want %+v", o, want)
 			}
 		})
 	}
 }
 
-// letsCallersLeave hands the context on, and blames nobody when it ends.
-func letsCallersLeave(t *testing.T, s Suite) {
-	waiting := service(func(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
+// testCancellation hands the context on, and blames nobody when it ends.
+func testCancellation(t *testing.T, s Suite) {
+	waiting := fakeService(func(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
 		<-ctx.Done()
 		return nil, &wire.Error{Reason: wire.Cancelled, Err: ctx.Err()}
 	})
@@ -107,7 +107,7 @@ func letsCallersLeave(t *testing.T, s Suite) {
 			return context.WithTimeout(ctx, time.Second)
 		},
 	} {
-		s.bubble(t, name, func(t *testing.T, p Provider) {
+		s.run(t, name, func(t *testing.T, p Provider) {
 			ctx, cancel := leave(t.Context())
 			defer cancel()
 			n, began := s.Notification(), time.Now()
@@ -116,7 +116,7 @@ func letsCallersLeave(t *testing.T, s Suite) {
 				t.Fatal(err)
 			}
 			o := p.Send(ctx, waiting, n, r)
-			if o.EndpointFault() || o.EndpointProven() || o.HTTP != 0 || (name == "cancelled") != (o.Verdict == push.Abandoned) {
+			if o.EndpointFault() || o.EndpointOK() || o.HTTP != 0 || (name == "cancelled") != (o.Verdict == push.Abandoned) {
 				t.Errorf("%+v", o)
 			}
 			if took := time.Since(began); took != time.Second {
@@ -126,8 +126,8 @@ func letsCallersLeave(t *testing.T, s Suite) {
 	}
 }
 
-func sharesRequests(t *testing.T, s Suite) {
-	s.bubble(t, "many at once", func(t *testing.T, p Provider) {
+func testSharedRequest(t *testing.T, s Suite) {
+	s.run(t, "many at once", func(t *testing.T, p Provider) {
 		n := s.Notification()
 		r, err := p.Translate(n)
 		if err != nil {
@@ -139,7 +139,7 @@ func sharesRequests(t *testing.T, s Suite) {
 		for range 50 {
 			all.Go(func() {
 				requests := 0
-				p.Send(t.Context(), service(func(context.Context, *wire.Request) (*wire.Response, error) {
+				p.Send(t.Context(), fakeService(func(context.Context, *wire.Request) (*wire.Response, error) {
 					requests++
 					return &wire.Response{Status: 503}, nil
 				}), n, r)
@@ -155,28 +155,28 @@ func sharesRequests(t *testing.T, s Suite) {
 	})
 }
 
-func renews(t *testing.T, s Suite) {
-	if s.Expired.Status == 0 {
+func testCredentialRenewal(t *testing.T, s Suite) {
+	if s.ExpiredResponse.Status == 0 {
 		t.Skip("its credentials do not end")
 	}
-	s.bubble(t, "once for everybody", func(t *testing.T, p Provider) {
+	s.run(t, "once for everybody", func(t *testing.T, p Provider) {
 		var mu sync.Mutex
 		seen := map[string]bool{}
-		note := func(a wire.Response) service {
+		note := func(a wire.Response) fakeService {
 			return func(_ context.Context, r *wire.Request) (*wire.Response, error) {
 				time.Sleep(time.Second) // so that all are on their way before the first is answered
 				mu.Lock()
 				defer mu.Unlock()
-				seen[authorization(r)] = true
+				seen[authorizationOf(r)] = true
 				return &a, nil
 			}
 		}
 		send(t, p, note(wire.Response{Status: 200}), s.Notification())
-		time.Sleep(s.Age)
+		time.Sleep(s.CredentialAge)
 		var all sync.WaitGroup
 		for range 20 {
 			all.Go(func() {
-				if o := send(t, p, note(s.Expired), s.Notification()); o.Verdict != push.Unauthorized || !o.Renewed || o.EndpointFault() {
+				if o := send(t, p, note(s.ExpiredResponse), s.Notification()); o.Verdict != push.Unauthorized || !o.Renewed || o.EndpointFault() {
 					t.Errorf("%+v", o)
 				}
 			})
@@ -189,43 +189,43 @@ func renews(t *testing.T, s Suite) {
 	})
 }
 
-// texts are of one, two, three and four bytes a letter, of several runes a letter, and right to left.
-var texts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م"}
+// sampleTexts are of one, two, three and four bytes a letter, of several runes a letter, and right to left.
+var sampleTexts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م"}
 
-func keepsLimits(t *testing.T, s Suite) {
-	for _, text := range texts {
-		s.bubble(t, text, func(t *testing.T, p Provider) {
-			if _, err := p.Translate(s.Filled(text, s.Limit)); err != nil {
-				t.Errorf("%d bytes are refused: %v", s.Limit, err)
+func testPayloadLimit(t *testing.T, s Suite) {
+	for _, text := range sampleTexts {
+		s.run(t, text, func(t *testing.T, p Provider) {
+			if _, err := p.Translate(s.FillPayload(text, s.PayloadLimit)); err != nil {
+				t.Errorf("%d bytes are refused: %v", s.PayloadLimit, err)
 			}
-			_, err := p.Translate(s.Filled(text, s.Limit+1))
-			if misfit, ok := errors.AsType[*push.FieldError](err); !ok || misfit.Reason != "PayloadTooLarge" || !strings.Contains(misfit.Allowed, fmt.Sprint(s.Limit)) {
+			_, err := p.Translate(s.FillPayload(text, s.PayloadLimit+1))
+			if misfit, ok := errors.AsType[*push.FieldError](err); !ok || misfit.Reason != "PayloadTooLarge" || !strings.Contains(misfit.Allowed, fmt.Sprint(s.PayloadLimit)) {
 				t.Errorf("one byte more: %v", err)
 			}
 		})
 	}
 }
 
-func keepsTexts(t *testing.T, s Suite) {
-	for _, text := range append(texts, `"\/`, "a\nb\tc\x01", "\u2028\u2029\u0000", "\ufeffx", "<script>&amp;", "\U0010ffff") {
-		s.bubble(t, fmt.Sprintf("%q", text), func(t *testing.T, p Provider) {
+func testTextRoundTrip(t *testing.T, s Suite) {
+	for _, text := range append(sampleTexts, `"\/`, "a\nb\tc\x01", "\u2028\u2029\u0000", "\ufeffx", "<script>&amp;", "\U0010ffff") {
+		s.run(t, fmt.Sprintf("%q", text), func(t *testing.T, p Provider) {
 			n := s.Notification()
 			n.Title = text
 			r, err := p.Translate(n)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := s.Shown(t, r); got != text {
+			if got := s.ReadTitle(t, r); got != text {
 				t.Errorf("the device reads %q", got)
 			}
 		})
 	}
 }
 
-func refusesTargets(t *testing.T, s Suite) {
+func testInvalidTargets(t *testing.T, s Suite) {
 	kind := s.Notification().Kind()
 	for _, target := range []push.Target{{}, {Token: "\x00../"}, {Topic: "a/b"}, {Condition: "'"}, {Channel: "\n"}, {Installation: "?"}, {Subscription: &push.Subscription{}}} {
-		s.bubble(t, fmt.Sprintf("kind %d for %d", target.Kind(), kind), func(t *testing.T, p Provider) {
+		s.run(t, fmt.Sprintf("kind %d for %d", target.Kind(), kind), func(t *testing.T, p Provider) {
 			n := s.Notification()
 			n.Target = target
 			_, err := p.Translate(n)
@@ -236,15 +236,15 @@ func refusesTargets(t *testing.T, s Suite) {
 	}
 }
 
-func refusesQuietly(t *testing.T, s Suite) {
-	for name, n := range s.spoilt() {
-		s.bubble(t, name, func(t *testing.T, p Provider) {
+func testErrorsHoldNoSecret(t *testing.T, s Suite) {
+	for name, n := range s.invalidNotifications() {
+		s.run(t, name, func(t *testing.T, p Provider) {
 			_, err := p.Translate(n)
 			misfit, ok := errors.AsType[*push.FieldError](err)
 			if !ok || misfit.Field == "" || misfit.Allowed == "" || misfit.Reason == "" {
 				t.Fatalf("%v, want a whole *push.FieldError", err)
 			}
-			s.quiet(t, "the error", err.Error())
+			s.checkNoSecret(t, "the error", err.Error())
 		})
 	}
 }

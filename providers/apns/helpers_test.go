@@ -21,29 +21,29 @@ import (
 )
 
 const (
-	deviceToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
-	anID        = "eabeae54-14a8-11e5-b60b-1697f925ec7b"
-	topic       = "com.example.app"
+	deviceToken    = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
+	notificationID = "eabeae54-14a8-11e5-b60b-1697f925ec7b"
+	topic          = "com.example.app"
 )
 
-// apple answers every request with one function; it stands where a connection
+// fakeAPNs answers every request with one function; it stands where a connection
 // does.
-type apple func(*wire.Request) (*wire.Response, error)
+type fakeAPNs func(*wire.Request) (*wire.Response, error)
 
-func (a apple) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return a(r) }
+func (a fakeAPNs) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return a(r) }
 
-func answering(status int, body string) apple {
+func respond(status int, body string) fakeAPNs {
 	return func(*wire.Request) (*wire.Response, error) {
 		return &wire.Response{Status: status, Body: []byte(body)}, nil
 	}
 }
 
-func silent(err error) apple {
+func failWith(err error) fakeAPNs {
 	return func(*wire.Request) (*wire.Response, error) { return nil, err }
 }
 
-// theKey is one signing key for all tests, and p8 its file.
-var theKey = sync.OnceValue(func() *ecdsa.PrivateKey {
+// testKey is one signing key for all tests, and p8 its file.
+var testKey = sync.OnceValue(func() *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
@@ -51,7 +51,7 @@ var theKey = sync.OnceValue(func() *ecdsa.PrivateKey {
 	return key
 })
 
-func p8(key any) []byte {
+func encodeP8(key any) []byte {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		panic(err)
@@ -61,25 +61,25 @@ func p8(key any) []byte {
 
 func newSigner(t testing.TB) *apns.Signer {
 	t.Helper()
-	s, err := apns.NewSigner(apns.SignerConfig{Key: p8(theKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ"})
+	s, err := apns.NewSigner(apns.SignerConfig{Key: encodeP8(testKey()), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// withKey returns a provider that signs, withCertificate one that does not.
-func withKey(t testing.TB) *apns.Provider {
+// newKeyProvider returns a provider that signs, withCertificate one that does not.
+func newKeyProvider(t testing.TB) *apns.Provider {
 	t.Helper()
-	return provider(t, apns.Config{Topic: topic, Signer: newSigner(t)})
+	return newProvider(t, apns.Config{Topic: topic, Signer: newSigner(t)})
 }
 
-func withCertificate(t testing.TB) *apns.Provider {
+func newCertificateProvider(t testing.TB) *apns.Provider {
 	t.Helper()
-	return provider(t, apns.Config{Topic: topic})
+	return newProvider(t, apns.Config{Topic: topic})
 }
 
-func provider(t testing.TB, cfg apns.Config) *apns.Provider {
+func newProvider(t testing.TB, cfg apns.Config) *apns.Provider {
 	t.Helper()
 	p, err := apns.New(cfg)
 	if err != nil {
@@ -88,10 +88,10 @@ func provider(t testing.TB, cfg apns.Config) *apns.Provider {
 	return p
 }
 
-// hello returns a notification that Apple would take, changed by change.
-func hello(change ...func(*push.Notification)) *push.Notification {
+// newNotification returns a notification that Apple would take, changed by change.
+func newNotification(change ...func(*push.Notification)) *push.Notification {
 	n := &push.Notification{
-		ID: anID, AcceptedAt: time.Unix(1_700_000_000, 0), Platform: push.APNs, Target: push.Target{Token: deviceToken},
+		ID: notificationID, AcceptedAt: time.Unix(1_700_000_000, 0), Platform: push.APNs, Target: push.Target{Token: deviceToken},
 		Title: "Hello", Body: "World",
 	}
 	for _, c := range change {
@@ -100,7 +100,7 @@ func hello(change ...func(*push.Notification)) *push.Notification {
 	return n
 }
 
-func headers(pairs ...string) func(*push.Notification) {
+func withHeaders(pairs ...string) func(*push.Notification) {
 	return func(n *push.Notification) {
 		if n.APNs == nil {
 			n.APNs = &push.APNsBlock{}
@@ -112,7 +112,7 @@ func headers(pairs ...string) func(*push.Notification) {
 	}
 }
 
-func raw(payload string) func(*push.Notification) {
+func withPayload(payload string) func(*push.Notification) {
 	return func(n *push.Notification) {
 		if n.APNs == nil {
 			n.APNs = &push.APNsBlock{}
@@ -131,13 +131,13 @@ func translate(t testing.TB, p *apns.Provider, n *push.Notification) *wire.Reque
 }
 
 // send makes one attempt at n.
-func send(t testing.TB, p *apns.Provider, on apple, n *push.Notification) push.Outcome {
+func send(t testing.TB, p *apns.Provider, on fakeAPNs, n *push.Notification) push.Outcome {
 	t.Helper()
 	return p.Send(t.Context(), on, n, translate(t, p, n))
 }
 
-// fields returns a header as a map, for fields that come once.
-func fields(t testing.TB, r *wire.Request) map[string]string {
+// headerMap returns a header as a map, for fields that come once.
+func headerMap(t testing.TB, r *wire.Request) map[string]string {
 	t.Helper()
 	m := map[string]string{}
 	for _, f := range r.Header {

@@ -25,24 +25,24 @@ import (
 )
 
 const (
-	endpoint = "https://updates.push.services.mozilla.com/wpush/v2/gAAAAABSECRETsubscription"
-	anID     = "eabeae54-14a8-11e5-b60b-1697f925ec7b"
-	subject  = "mailto:ops@example.com"
+	endpoint       = "https://updates.push.services.mozilla.com/wpush/v2/gAAAAABSECRETsubscription"
+	notificationID = "eabeae54-14a8-11e5-b60b-1697f925ec7b"
+	subject        = "mailto:ops@example.com"
 )
 
-// service answers every message with one function; it stands where a connection does.
-type service func(*wire.Request) (*wire.Response, error)
+// fakeService answers every message with one function; it stands where a connection does.
+type fakeService func(*wire.Request) (*wire.Response, error)
 
-func (s service) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return s(r) }
+func (s fakeService) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return s(r) }
 
-func answering(status int, body string, header ...wire.Field) service {
+func respond(status int, body string, header ...wire.Field) fakeService {
 	return func(*wire.Request) (*wire.Response, error) {
 		return &wire.Response{Status: status, Body: []byte(body), Header: header}, nil
 	}
 }
 
-// theKey is one VAPID key for all tests.
-var theKey = sync.OnceValue(func() *webpush.Key {
+// testKey is one VAPID key for all tests.
+var testKey = sync.OnceValue(func() *webpush.Key {
 	key, err := webpush.NewKey()
 	if err != nil {
 		panic(err)
@@ -56,7 +56,7 @@ type browser struct {
 	secret  []byte
 }
 
-var theBrowser = sync.OnceValue(func() browser {
+var testBrowser = sync.OnceValue(func() browser {
 	private, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		panic(err)
@@ -73,8 +73,8 @@ func (b browser) subscription(at string) *push.Subscription {
 	}}
 }
 
-// read decrypts a body as RFC 8291 tells the browser to, and nothing of the code under test does.
-func (b browser) read(body []byte) (string, error) {
+// decrypt decrypts a body as RFC 8291 tells the browser to, and nothing of the code under test does.
+func (b browser) decrypt(body []byte) (string, error) {
 	if len(body) < 86+17 || body[20] != 65 || binary.BigEndian.Uint32(body[16:]) != 4096 || len(body) > 4096 {
 		return "", errors.New("the header is not RFC 8188's")
 	}
@@ -111,9 +111,9 @@ func (b browser) read(body []byte) (string, error) {
 	return string(text[:len(text)-1]), nil
 }
 
-func provider(t testing.TB, change ...func(*webpush.Config)) *webpush.Provider {
+func newProvider(t testing.TB, change ...func(*webpush.Config)) *webpush.Provider {
 	t.Helper()
-	cfg := webpush.Config{Key: theKey(), Subject: subject}
+	cfg := webpush.Config{Key: testKey(), Subject: subject}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -124,11 +124,11 @@ func provider(t testing.TB, change ...func(*webpush.Config)) *webpush.Provider {
 	return p
 }
 
-// hello returns a notification that a service would take, changed by change.
-func hello(change ...func(*push.Notification)) *push.Notification {
+// newNotification returns a notification that a service would take, changed by change.
+func newNotification(change ...func(*push.Notification)) *push.Notification {
 	n := &push.Notification{
-		ID: anID, AcceptedAt: time.Now(), Platform: push.WebPush, Title: "Hello", Body: "World",
-		Target: push.Target{Subscription: theBrowser().subscription(endpoint)},
+		ID: notificationID, AcceptedAt: time.Now(), Platform: push.WebPush, Title: "Hello", Body: "World",
+		Target: push.Target{Subscription: testBrowser().subscription(endpoint)},
 	}
 	for _, c := range change {
 		c(n)
@@ -136,11 +136,11 @@ func hello(change ...func(*push.Notification)) *push.Notification {
 	return n
 }
 
-func at(url string) func(*push.Notification) {
-	return func(n *push.Notification) { n.Subscription = theBrowser().subscription(url) }
+func withEndpoint(url string) func(*push.Notification) {
+	return func(n *push.Notification) { n.Subscription = testBrowser().subscription(url) }
 }
 
-func headers(pairs ...string) func(*push.Notification) {
+func withHeaders(pairs ...string) func(*push.Notification) {
 	return func(n *push.Notification) {
 		n.WebPush = &push.WebPushBlock{Headers: map[string]string{}}
 		for i := 0; i < len(pairs); i += 2 {
@@ -149,32 +149,32 @@ func headers(pairs ...string) func(*push.Notification) {
 	}
 }
 
-func raw(payload string) func(*push.Notification) {
+func withPayload(payload string) func(*push.Notification) {
 	return func(n *push.Notification) { n.WebPush = &push.WebPushBlock{Payload: payload} }
 }
 
 func translate(t testing.TB, n *push.Notification) *wire.Request {
 	t.Helper()
-	r, err := provider(t).Translate(n)
+	r, err := newProvider(t).Translate(n)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-// received is what the browser reads.
-func received(t testing.TB, n *push.Notification) string {
+// decryptedBody is what the browser reads.
+func decryptedBody(t testing.TB, n *push.Notification) string {
 	t.Helper()
-	text, err := theBrowser().read(translate(t, n).Body)
+	text, err := testBrowser().decrypt(translate(t, n).Body)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return text
 }
 
-func refusal(t testing.TB, n *push.Notification, change ...func(*webpush.Config)) push.FieldError {
+func mustRefuse(t testing.TB, n *push.Notification, change ...func(*webpush.Config)) push.FieldError {
 	t.Helper()
-	_, err := provider(t, change...).Translate(n)
+	_, err := newProvider(t, change...).Translate(n)
 	field, ok := errors.AsType[*push.FieldError](err)
 	if !ok {
 		t.Fatalf("%v, want a *push.FieldError", err)
@@ -182,7 +182,7 @@ func refusal(t testing.TB, n *push.Notification, change ...func(*webpush.Config)
 	return *field
 }
 
-func send(t testing.TB, p *webpush.Provider, on service, n *push.Notification) push.Outcome {
+func send(t testing.TB, p *webpush.Provider, on fakeService, n *push.Notification) push.Outcome {
 	t.Helper()
 	r, err := p.Translate(n)
 	if err != nil {
@@ -191,7 +191,9 @@ func send(t testing.TB, p *webpush.Provider, on service, n *push.Notification) p
 	return p.Send(t.Context(), on, n, r)
 }
 
-func field(r *wire.Request, name string) string { return (&wire.Response{Header: r.Header}).Get(name) }
+func headerValue(r *wire.Request, name string) string {
+	return (&wire.Response{Header: r.Header}).Get(name)
+}
 
 func equal(t testing.TB, what string, got, want any) {
 	t.Helper()

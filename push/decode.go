@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// written is a receipt as JSON has it.
-type written struct {
-	ID          string           `json:"id"`
-	Index       *int             `json:"index"`
-	Status      Status           `json:"status"`
-	Reason      string           `json:"reason"`
-	Field       string           `json:"field"`
-	Detail      string           `json:"detail"`
-	ProviderID  string           `json:"provider_id"`
-	RetryAfter  float64          `json:"retry_after"`
-	ForgetToken bool             `json:"forget_token"`
-	DeadSince   time.Time        `json:"dead_since"`
-	Attempts    []writtenAttempt `json:"attempts"`
+// receiptJSON is a receipt as JSON has it.
+type receiptJSON struct {
+	ID          string        `json:"id"`
+	Index       *int          `json:"index"`
+	Status      Status        `json:"status"`
+	Reason      string        `json:"reason"`
+	Field       string        `json:"field"`
+	Detail      string        `json:"detail"`
+	ProviderID  string        `json:"provider_id"`
+	RetryAfter  float64       `json:"retry_after"`
+	ForgetToken bool          `json:"forget_token"`
+	DeadSince   time.Time     `json:"dead_since"`
+	Attempts    []attemptJSON `json:"attempts"`
 }
 
-type writtenAttempt struct {
+type attemptJSON struct {
 	Endpoint    string    `json:"endpoint"`
 	Environment string    `json:"environment"`
 	Status      string    `json:"status"`
@@ -37,7 +37,7 @@ type writtenAttempt struct {
 // retry_after) is lost; what was never sent reads as Unsent if it met no attempt and as Unavailable after one.
 // Members that it does not know are passed over, so that an older reader understands a newer gateway.
 func (r *Receipt) UnmarshalJSON(text []byte) error {
-	var w written
+	var w receiptJSON
 	if err := json.Unmarshal(text, &w); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (s Status) parse(attempted bool) (state Status, v Verdict, err error) {
 }
 
 func parseVerdict(word string) (Verdict, error) {
-	for v, known := range verdictWords {
+	for v, known := range verdictNames {
 		if word == known {
 			return Verdict(v), nil
 		}

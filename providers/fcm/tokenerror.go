@@ -13,14 +13,14 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// denial is why there is no access token. As an error it says no more than the
+// tokenError is why there is no access token. As an error it says no more than the
 // reason.
-type denial struct {
+type tokenError struct {
 	outcome push.Outcome
 	until   time.Time // no exchange before then
 }
 
-func (d *denial) Error() string {
+func (d *tokenError) Error() string {
 	return "fcm: no access token: " + d.outcome.Reason
 }
 
@@ -32,20 +32,20 @@ const (
 	oauthRefused     = "OAUTH_REFUSED"
 )
 
-// oauthWords are the errors of RFC 6749, sections 4.1.2.1 and 5.2, that Google's
+// oauthErrors are the errors of RFC 6749, sections 4.1.2.1 and 5.2, that Google's
 // token endpoint answers with. All of them condemn the service account or what
 // we ask for it, and none gets better by being asked again.
-var oauthWords = map[string]bool{
+var oauthErrors = map[string]bool{
 	"invalid_grant": true, "invalid_scope": true, "invalid_request": true, "unsupported_grant_type": true,
 	"invalid_client": true, "unauthorized_client": true, "access_denied": true,
 }
 
-// judgeExchange is the outcome of every attempt that an exchange fails. Its
+// judgeExchangeError is the outcome of every attempt that an exchange fails. Its
 // HTTP is zero and its scope the credential, whatever the token endpoint
 // answered: no endpoint of FCM had a part in it.
-func judgeExchange(err error) push.Outcome {
+func judgeExchangeError(err error) push.Outcome {
 	down := push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeCredential, Reason: oauthUnavailable}
-	answer, ok := errors.AsType[*refusal](err)
+	answer, ok := errors.AsType[*refusedError](err)
 	if !ok {
 		return down
 	}
@@ -58,28 +58,28 @@ func judgeExchange(err error) push.Outcome {
 		wait := max(asked, 10*time.Second)
 		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeCredential, Reason: oauthThrottled, RetryAfter: wait}
 	case answer.status/100 == 4:
-		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: answer.word}
+		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: answer.code}
 	}
 	down.RetryAfter = asked
 	return down
 }
 
-// oauthWord returns the error in the body of a refusal, if it is one we know.
-func oauthWord(body []byte) string {
+// parseOAuthError returns the error in the body of a refusal, if it is one we know.
+func parseOAuthError(body []byte) string {
 	var in struct {
 		Error string `json:"error"`
 	}
-	if json.Unmarshal(body, &in) != nil || !oauthWords[in.Error] {
+	if json.Unmarshal(body, &in) != nil || !oauthErrors[in.Error] {
 		return oauthRefused
 	}
 	return in.Error
 }
 
-// withoutToken is the outcome of an attempt that found no access token.
-func withoutToken(err error) push.Outcome {
-	d, ok := errors.AsType[*denial](err)
+// noTokenOutcome is the outcome of an attempt that found no access token.
+func noTokenOutcome(err error) push.Outcome {
+	d, ok := errors.AsType[*tokenError](err)
 	if !ok {
-		return push.NoAnswer(err)
+		return push.NoResponse(err)
 	}
 	o := d.outcome
 	if o.Retryable() {

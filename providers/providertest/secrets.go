@@ -11,19 +11,19 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// shelf keeps what is written to it.
-type shelf struct {
+// logBuffer keeps what is written to it.
+type logBuffer struct {
 	mu  sync.Mutex
 	all strings.Builder
 }
 
-func (s *shelf) Write(p []byte) (int, error) {
+func (s *logBuffer) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.all.Write(p)
 }
 
-func (s *shelf) text() string {
+func (s *logBuffer) text() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.all.String()
@@ -40,8 +40,8 @@ func (s Suite) secrets() (all []string) {
 	return all
 }
 
-// quiet fails the test if text holds a secret. It does not print the secret: a test's output is an output, too.
-func (s Suite) quiet(t *testing.T, where, text string) {
+// checkNoSecret fails the test if text holds a secret. It does not print the secret: a test's output is an output, too.
+func (s Suite) checkNoSecret(t *testing.T, where, text string) {
 	t.Helper()
 	for i, secret := range s.secrets() {
 		if secret != "" && strings.Contains(text, secret) {
@@ -50,13 +50,13 @@ func (s Suite) quiet(t *testing.T, where, text string) {
 	}
 }
 
-// authorization returns what a request proves itself by.
-func authorization(r *wire.Request) string {
+// authorizationOf returns what a request proves itself by.
+func authorizationOf(r *wire.Request) string {
 	return (&wire.Response{Header: r.Header}).Get("authorization")
 }
 
-// spoilt are notifications that no provider takes, by what is wrong with them.
-func (s Suite) spoilt() map[string]*push.Notification {
+// invalidNotifications are notifications that no provider takes, by what is wrong with them.
+func (s Suite) invalidNotifications() map[string]*push.Notification {
 	change := func(spoil func(*push.Notification)) *push.Notification {
 		n := s.Notification()
 		spoil(n)

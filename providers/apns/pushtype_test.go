@@ -13,9 +13,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// kinds are Apple's push types as its document on sending has them: what the topic ends in, how long a payload may be,
+// wantPushTypes are Apple's push types as its document on sending has them: what the topic ends in, how long a payload may be,
 // which priorities there are, and whether a key or a certificate may send them.
-var kinds = []struct {
+var wantPushTypes = []struct {
 	name, suffix string
 	limit        int
 	priorities   string
@@ -34,61 +34,61 @@ var kinds = []struct {
 	{"controls", ".push-type.controls", 4096, "1 5 10", true, true},
 }
 
-// of is a notification of a push type with a payload of so many bytes.
-func of(kind string, size int) *push.Notification {
-	payload := filled(`{"aps":{"content-available":1},"k":"`, "k", `"}`, size)
+// pushTypeNotification is a notification of a push type with a payload of so many bytes.
+func pushTypeNotification(kind string, size int) *push.Notification {
+	payload := fill(`{"aps":{"content-available":1},"k":"`, "k", `"}`, size)
 	if kind == "liveactivity" {
-		payload = filled(`{"aps":{"timestamp":1,"event":"end"},"k":"`, "k", `"}`, size)
+		payload = fill(`{"aps":{"timestamp":1,"event":"end"},"k":"`, "k", `"}`, size)
 	}
-	return hello(headers("apns-push-type", kind), raw(payload))
+	return newNotification(withHeaders("apns-push-type", kind), withPayload(payload))
 }
 
-// taken reports whether p would send n.
-func taken(p *apns.Provider, n *push.Notification) bool {
+// accepts reports whether p would send n.
+func accepts(p *apns.Provider, n *push.Notification) bool {
 	_, err := p.Translate(n)
 	return err == nil
 }
 
-func TestEveryPushTypeIsSentAsAppleWantsItAndInNoOtherWay(t *testing.T) {
-	key, certificate := withKey(t), withCertificate(t)
-	for _, k := range kinds {
+func TestPushTypes(t *testing.T) {
+	key, certificate := newKeyProvider(t), newCertificateProvider(t)
+	for _, k := range wantPushTypes {
 		t.Run(k.name, func(t *testing.T) {
-			equal(t, "with a key", taken(key, of(k.name, 100)), k.key)
-			equal(t, "with a certificate", taken(certificate, of(k.name, 100)), k.cert)
+			equal(t, "with a key", accepts(key, pushTypeNotification(k.name, 100)), k.key)
+			equal(t, "with a certificate", accepts(certificate, pushTypeNotification(k.name, 100)), k.cert)
 			by := key
 			if !k.key {
 				by = certificate
 			}
-			equal(t, "topic", fields(t, translate(t, by, of(k.name, 100)))["apns-topic"], topic+k.suffix)
-			equal(t, "bytes", len(translate(t, by, of(k.name, k.limit)).Body), k.limit)
-			equal(t, "a byte too many", refusal(t, by, of(k.name, k.limit+1)).Reason, "PayloadTooLarge")
+			equal(t, "topic", headerMap(t, translate(t, by, pushTypeNotification(k.name, 100)))["apns-topic"], topic+k.suffix)
+			equal(t, "bytes", len(translate(t, by, pushTypeNotification(k.name, k.limit)).Body), k.limit)
+			equal(t, "a byte too many", mustRefuse(t, by, pushTypeNotification(k.name, k.limit+1)).Reason, "PayloadTooLarge")
 			for priority := -1; priority <= 12; priority++ {
-				n := of(k.name, 100)
+				n := pushTypeNotification(k.name, 100)
 				n.APNs.Headers["apns-priority"] = fmt.Sprint(priority)
 				allowed := slices.Contains(strings.Fields(k.priorities), fmt.Sprint(priority))
-				equal(t, "priority "+fmt.Sprint(priority), taken(by, n), allowed)
+				equal(t, "priority "+fmt.Sprint(priority), accepts(by, n), allowed)
 			}
 		})
 	}
 }
 
-func TestEveryWordOfApplesIsTakenAndNoOther(t *testing.T) {
+func TestEnumeratedValues(t *testing.T) {
 	in := func(format string) func(string) *push.Notification {
-		return func(word string) *push.Notification { return hello(raw(fmt.Sprintf(format, word))) }
+		return func(word string) *push.Notification { return newNotification(withPayload(fmt.Sprintf(format, word))) }
 	}
 	header := func(name string) func(string) *push.Notification {
-		return func(word string) *push.Notification { return hello(headers(name, word)) }
+		return func(word string) *push.Notification { return newNotification(withHeaders(name, word)) }
 	}
 	activity := func(word string) *push.Notification {
-		return hello(headers("apns-push-type", "liveactivity"), raw(strings.Replace(starting, "start", word, 1)))
+		return newNotification(withHeaders("apns-push-type", "liveactivity"), withPayload(strings.Replace(startPayload, "start", word, 1)))
 	}
 	broadcast := func(word string) *push.Notification {
 		n := activity(word)
 		delete(n.APNs.Headers, "apns-push-type")
-		n.Target = push.Target{Channel: channel}
+		n.Target = push.Target{Channel: channelID}
 		return n
 	}
-	p := withKey(t)
+	p := newKeyProvider(t)
 	for _, c := range []struct {
 		name    string
 		of      func(string) *push.Notification
@@ -108,10 +108,10 @@ func TestEveryWordOfApplesIsTakenAndNoOther(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, word := range c.yes {
-				equal(t, word, taken(p, c.of(word)), true)
+				equal(t, word, accepts(p, c.of(word)), true)
 			}
 			for _, word := range c.no {
-				equal(t, cmp.Or(word, "none"), refusal(t, p, c.of(word)).Field, c.field)
+				equal(t, cmp.Or(word, "none"), mustRefuse(t, p, c.of(word)).Field, c.field)
 			}
 		})
 	}

@@ -13,31 +13,31 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Line is one of the table of all that can come of an attempt: testdata/provider-errors.json beside the providers.
-type Line struct {
+// ErrorCase is one of the table of all that can come of an attempt: testdata/provider-errors.json beside the providers.
+type ErrorCase struct {
 	Provider string
 	Service  string
 	// Status is a number, or a word for those that no other line has: "5xx".
-	Status      any
-	Code        string
-	Class       string
-	Match       string
-	Retryable   bool
-	RetryAfter  string   `json:"retry_after"`
-	Fault       bool     `json:"counts_as_endpoint_failure"`
-	Forget      bool     `json:"device_token_should_be_deleted"`
-	Scope       string   `json:"backoff_scope"`
-	Close       bool     `json:"close_connection"`
-	Unprocessed bool     `json:"request_unprocessed"`
-	LeastWait   *float64 `json:"min_backoff_s"`
+	Status        any
+	Code          string
+	Class         string
+	Match         string
+	Retryable     bool
+	RetryAfter    string   `json:"retry_after"`
+	EndpointFault bool     `json:"counts_as_endpoint_failure"`
+	ForgetToken   bool     `json:"device_token_should_be_deleted"`
+	Scope         string   `json:"backoff_scope"`
+	Close         bool     `json:"close_connection"`
+	Unprocessed   bool     `json:"request_unprocessed"`
+	MinBackoff    *float64 `json:"min_backoff_s"`
 }
 
-// Lines reads a provider's part of the table; "transport" is what every provider meets. The test must be of a package
+// ErrorCases reads a provider's part of the table; "transport" is what every provider meets. The test must be of a package
 // beside this one.
-func Lines(t testing.TB, provider string) (its []Line) {
+func ErrorCases(t testing.TB, provider string) (its []ErrorCase) {
 	t.Helper()
-	var all []Line
-	read(t, "../testdata/provider-errors.json", &all)
+	var all []ErrorCase
+	readJSON(t, "../testdata/provider-errors.json", &all)
 	for _, l := range all {
 		if l.Provider == provider {
 			its = append(its, l)
@@ -50,12 +50,12 @@ func Lines(t testing.TB, provider string) (its []Line) {
 }
 
 // String names the line, as a test's name.
-func (l Line) String() string {
+func (l ErrorCase) String() string {
 	return fmt.Sprintf("%s%s/%v %s %s", l.Provider, l.Service, l.Status, l.Code, l.Class)
 }
 
 // Statuses returns the status codes that the line stands for: its own, or those that its word has in words.
-func (l Line) Statuses(words map[string][]int) []int {
+func (l ErrorCase) Statuses(words map[string][]int) []int {
 	switch s := l.Status.(type) {
 	case float64:
 		return []int{int(s)}
@@ -65,8 +65,8 @@ func (l Line) Statuses(words map[string][]int) []int {
 	return nil
 }
 
-// Verdict is what the class of a line, or of an Exchange, must be judged as.
-func Verdict(class string) push.Verdict {
+// VerdictFor is what the class of a line, or of an Exchange, must be judged as.
+func VerdictFor(class string) push.Verdict {
 	switch class {
 	case "accepted":
 		return push.Accepted
@@ -84,9 +84,9 @@ func Verdict(class string) push.Verdict {
 	panic("no verdict for the class " + class)
 }
 
-// Silence is how an attempt of a line of the transport ends, and what it must be judged as.
-func (l Line) Silence() (lost *wire.Error, want push.Verdict) {
-	lost = &wire.Error{Reason: wire.Reason(l.Code), EndpointAtFault: l.Fault}
+// TransportError is how an attempt of a line of the transport ends, and what it must be judged as.
+func (l ErrorCase) TransportError() (lost *wire.Error, want push.Verdict) {
+	lost = &wire.Error{Reason: wire.Reason(l.Code), EndpointAtFault: l.EndpointFault}
 	if l.Unprocessed {
 		lost.Processed = wire.Never
 	}
@@ -100,8 +100,8 @@ func (l Line) Silence() (lost *wire.Error, want push.Verdict) {
 	return lost, push.Unknown
 }
 
-// Unmet returns why no attempt ends in a line of the transport, or "".
-func (l Line) Unmet() string {
+// SkipReason returns why no attempt ends in a line of the transport, or "".
+func (l ErrorCase) SkipReason() string {
 	switch l.Code {
 	case "DNS_FAILURE", "CONNECT_REFUSED", "CONNECT_TIMEOUT", "TLS_HANDSHAKE_TIMEOUT", "TLS_SERVER_UNTRUSTED", "TLS_CLIENT_CERT_REJECTED", "ALPN_NOT_H2":
 		return "the pool connects before it leases, so no attempt meets this; the pool itself blames the endpoint"
@@ -144,7 +144,7 @@ type Exchange struct {
 func Exchanges(t testing.TB, provider string) (its []Exchange) {
 	t.Helper()
 	var all struct{ Exchanges []Exchange }
-	read(t, "../testdata/provider-exchanges.json", &all)
+	readJSON(t, "../testdata/provider-exchanges.json", &all)
 	for _, e := range all.Exchanges {
 		if e.Provider == provider {
 			its = append(its, e)
@@ -153,8 +153,8 @@ func Exchanges(t testing.TB, provider string) (its []Exchange) {
 	return its
 }
 
-// Answer is the recorded answer with another body.
-func (e Exchange) Answer(body []byte) *wire.Response {
+// ResponseWithBody is the recorded answer with another body.
+func (e Exchange) ResponseWithBody(body []byte) *wire.Response {
 	a := &wire.Response{Status: e.Response.Status, Body: body}
 	for _, h := range e.Response.Headers {
 		a.Header = append(a.Header, wire.Field{Name: h[0], Value: h[1]})
@@ -178,7 +178,7 @@ func (p Pairs) Get(name string) string {
 	return ""
 }
 
-func read(t testing.TB, file string, into any) {
+func readJSON(t testing.TB, file string, into any) {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {

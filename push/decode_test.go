@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestAReceiptIsReadAsItWasWritten(t *testing.T) {
+func TestReceiptRoundTrip(t *testing.T) {
 	at, index := time.Date(2026, 11, 22, 1, 2, 3, 4e6, time.UTC), 7
 	for verdict := push.Unsent; verdict <= push.Expired; verdict++ {
 		attempt := push.Attempt{Endpoint: "192.0.2.1:443", Environment: push.Sandbox, Started: at, Took: 41200 * time.Microsecond,
@@ -31,19 +31,19 @@ func TestAReceiptIsReadAsItWasWritten(t *testing.T) {
 	}
 }
 
-func TestAReceiptOfTheQueueIsReadAsItWasWritten(t *testing.T) {
+func TestQueueReceiptRoundTrip(t *testing.T) {
 	for state, ended := range map[push.Status]bool{
 		push.StatusQueued: false, push.StatusScheduled: false, push.StatusSending: false, push.StatusCancelled: true,
 	} {
 		text, _ := json.Marshal(push.Receipt{ID: "id", State: state})
 		var read push.Receipt
-		if err := json.Unmarshal(text, &read); err != nil || read.Status() != state || read.Ended() != ended {
+		if err := json.Unmarshal(text, &read); err != nil || read.Status() != state || read.IsFinal() != ended {
 			t.Errorf("%s: %+v, %v", text, read, err)
 		}
 	}
 }
 
-func TestAReceiptOfAStatusThatNobodyKnowsIsRefused(t *testing.T) {
+func TestReceiptRejectsUnknownStatus(t *testing.T) {
 	if err := new(push.Receipt).UnmarshalJSON([]byte(`{"id":"id","status":"delivered","attempts":[]}`)); err == nil {
 		t.Error("read")
 	}

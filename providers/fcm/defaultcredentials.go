@@ -14,11 +14,11 @@ import (
 // credentialsVariable names the file of the application default credentials.
 const credentialsVariable = "GOOGLE_APPLICATION_CREDENTIALS"
 
-// Default finds what Google calls the application default credentials, and says where: the file that
+// DefaultCredentials finds what Google calls the application default credentials, and says where: the file that
 // GOOGLE_APPLICATION_CREDENTIALS names; else the one that gcloud keeps for its user; else the service account of the
 // machine, which on Google Cloud is also how a Kubernetes workload has an identity. It returns a Config with Account and
 // Project, or Machine and Project. To know whether there is a metadata server it asks for one, for some seconds at most.
-func Default(ctx context.Context) (cfg Config, where string, err error) {
+func DefaultCredentials(ctx context.Context) (cfg Config, where string, err error) {
 	if file := os.Getenv(credentialsVariable); file != "" {
 		where = fmt.Sprintf("%s, %q", credentialsVariable, file)
 		text, err := os.ReadFile(file)
@@ -35,5 +35,5 @@ func Default(ctx context.Context) (cfg Config, where string, err error) {
 	case found.JSON != nil:
 		return Config{Account: found.JSON}, "gcloud's application default credentials", nil
 	}
-	return Config{Machine: true, Project: found.ProjectID}, "the machine's service account", nil
+	return Config{MetadataServer: true, Project: found.ProjectID}, "the machine's service account", nil
 }

@@ -26,29 +26,29 @@ import (
 )
 
 const (
-	deviceToken = "cE3dZp4rQ0mUx7sYt1kLwA:APA91bH0XNq7vJrZ"
-	endpoint    = "https://oauth2.googleapis.com/token"
+	deviceToken   = "cE3dZp4rQ0mUx7sYt1kLwA:APA91bH0XNq7vJrZ"
+	tokenEndpoint = "https://oauth2.googleapis.com/token"
 )
 
-// google answers every message with one function; it stands where a connection
+// fakeFCM answers every message with one function; it stands where a connection
 // does.
-type google func(*wire.Request) (*wire.Response, error)
+type fakeFCM func(*wire.Request) (*wire.Response, error)
 
-func (g google) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return g(r) }
+func (g fakeFCM) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return g(r) }
 
-func answering(status int, body string) google {
+func respond(status int, body string) fakeFCM {
 	return func(*wire.Request) (*wire.Response, error) {
 		return &wire.Response{Status: status, Body: []byte(body)}, nil
 	}
 }
 
-func silent(err error) google {
+func failWith(err error) fakeFCM {
 	return func(*wire.Request) (*wire.Response, error) { return nil, err }
 }
 
-// oauth is a token endpoint: a transport that reaches nothing else. It gives a
+// fakeOAuth is a token endpoint: a transport that reaches nothing else. It gives a
 // new access token each time, until it is told otherwise.
-type oauth struct {
+type fakeOAuth struct {
 	mu      sync.Mutex
 	times   []time.Time // when it was asked
 	forms   []string
@@ -61,7 +61,7 @@ type oauth struct {
 	latency time.Duration
 }
 
-func (o *oauth) RoundTrip(r *http.Request) (*http.Response, error) {
+func (o *fakeOAuth) RoundTrip(r *http.Request) (*http.Response, error) {
 	form, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (o *oauth) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // answer is made under the lock.
-func (o *oauth) answer() *http.Response {
+func (o *fakeOAuth) answer() *http.Response {
 	status, body := o.status, o.body
 	if status == 0 {
 		life := o.life
@@ -108,23 +108,23 @@ func (o *oauth) answer() *http.Response {
 func accessToken(n int) string { return fmt.Sprintf("ya29.SECRET-%d", n) }
 
 // set changes how it answers.
-func (o *oauth) set(change func(*oauth)) {
+func (o *fakeOAuth) set(change func(*fakeOAuth)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	change(o)
 }
 
-// asked returns when it was asked.
-func (o *oauth) asked() []time.Time {
+// requestTimes returns when it was asked.
+func (o *fakeOAuth) requestTimes() []time.Time {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.times)
 }
 
-func (o *oauth) exchanges() int { return len(o.asked()) }
+func (o *fakeOAuth) exchanges() int { return len(o.requestTimes()) }
 
-// theKey is one service account's key for all tests.
-var theKey = sync.OnceValue(func() *rsa.PrivateKey {
+// testKey is one service account's key for all tests.
+var testKey = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		panic(err)
@@ -132,7 +132,7 @@ var theKey = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
-func pkcs8(key any) string {
+func encodePKCS8(key any) string {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		panic(err)
@@ -140,11 +140,11 @@ func pkcs8(key any) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// account returns a key file, with some members changed; "" takes one out.
-func account(change ...string) []byte {
+// keyFile returns a key file, with some members changed; "" takes one out.
+func keyFile(change ...string) []byte {
 	file := map[string]string{
-		"type": "service_account", "project_id": "demo-project", "private_key_id": "0123456789abcdef", "private_key": pkcs8(theKey()),
-		"client_email": "sa@demo-project.iam.gserviceaccount.com", "token_uri": endpoint, "universe_domain": "googleapis.com",
+		"type": "service_account", "project_id": "demo-project", "private_key_id": "0123456789abcdef", "private_key": encodePKCS8(testKey()),
+		"client_email": "sa@demo-project.iam.gserviceaccount.com", "token_uri": tokenEndpoint, "universe_domain": "googleapis.com",
 	}
 	for i := 0; i < len(change); i += 2 {
 		file[change[i]] = change[i+1]
@@ -159,20 +159,20 @@ func account(change ...string) []byte {
 	return text
 }
 
-// with returns a provider that gets its access tokens from o.
-func with(t testing.TB, o *oauth) *fcm.Provider {
+// newProviderWith returns a provider that gets its access tokens from o.
+func newProviderWith(t testing.TB, o *fakeOAuth) *fcm.Provider {
 	t.Helper()
-	p, err := fcm.New(fcm.Config{Account: account(), TokenClient: &http.Client{Transport: o}})
+	p, err := fcm.New(fcm.Config{Account: keyFile(), TokenClient: &http.Client{Transport: o}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-func ready(t testing.TB) *fcm.Provider { return with(t, &oauth{}) }
+func newProvider(t testing.TB) *fcm.Provider { return newProviderWith(t, &fakeOAuth{}) }
 
-// hello returns a notification that FCM would take, changed by change.
-func hello(change ...func(*push.Notification)) *push.Notification {
+// newNotification returns a notification that FCM would take, changed by change.
+func newNotification(change ...func(*push.Notification)) *push.Notification {
 	n := &push.Notification{
 		ID: "eabeae54-14a8-11e5-b60b-1697f925ec7b", AcceptedAt: time.Now(), Platform: push.FCM,
 		Target: push.Target{Token: deviceToken}, Title: "Hello", Body: "World",
@@ -183,11 +183,11 @@ func hello(change ...func(*push.Notification)) *push.Notification {
 	return n
 }
 
-func to(target push.Target) func(*push.Notification) {
+func withTarget(target push.Target) func(*push.Notification) {
 	return func(n *push.Notification) { n.Target = target }
 }
 
-func raw(message string) func(*push.Notification) {
+func withMessage(message string) func(*push.Notification) {
 	return func(n *push.Notification) { n.FCM = &push.FCMBlock{Message: []byte(message)} }
 }
 
@@ -201,17 +201,17 @@ func translate(t testing.TB, p *fcm.Provider, n *push.Notification) *wire.Reques
 }
 
 // send makes one attempt at n.
-func send(t testing.TB, p *fcm.Provider, on google, n *push.Notification) push.Outcome {
+func send(t testing.TB, p *fcm.Provider, on fakeFCM, n *push.Notification) push.Outcome {
 	t.Helper()
 	return p.Send(t.Context(), on, n, translate(t, p, n))
 }
 
-func authorization(r *wire.Request) string {
+func authorizationOf(r *wire.Request) string {
 	return (&wire.Response{Header: r.Header}).Get("authorization")
 }
 
-// crowd calls do n times at once and waits for all.
-func crowd(n int, do func()) {
+// runConcurrently calls do n times at once and waits for all.
+func runConcurrently(n int, do func()) {
 	var all sync.WaitGroup
 	for range n {
 		all.Go(do)

@@ -17,8 +17,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// all makes values of a type with every field that it has, also those that are not thought of yet.
-func all[T any]() *rapid.Generator[T] {
+// anyValue makes values of a type with every field that it has, also those that are not thought of yet.
+func anyValue[T any]() *rapid.Generator[T] {
 	text := rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }),
 		rapid.SampledFrom([]string{"", "<b>&", "\"\\\n\t\x00\x7f", "\u2028\u2029", "\xff", "東京", "2026-11-22"}))
 	raw := rapid.Map(rapid.SampledFrom([]string{"", "null", "[]", "{ \"a\" :\n[1, \"<\u2028\", \"\xff\"] }", "1e400"}),
@@ -35,22 +35,22 @@ func all[T any]() *rapid.Generator[T] {
 			reflect.TypeFor[float64]():                 number.AsAny(),
 			reflect.TypeFor[func(attempt int) error](): rapid.Just((func(attempt int) error)(nil)).AsAny(),
 			reflect.TypeFor[string]():                  text.AsAny(),
-			reflect.TypeFor[push.Platform]():           word[push.Platform](text),
-			reflect.TypeFor[push.Environment]():        word[push.Environment](text),
-			reflect.TypeFor[push.Priority]():           word[push.Priority](text),
-			reflect.TypeFor[push.Lane]():               word[push.Lane](text),
-			reflect.TypeFor[push.OnUnknown]():          word[push.OnUnknown](text),
-			reflect.TypeFor[push.Status]():             word[push.Status](text),
+			reflect.TypeFor[push.Platform]():           enumValue[push.Platform](text),
+			reflect.TypeFor[push.Environment]():        enumValue[push.Environment](text),
+			reflect.TypeFor[push.Priority]():           enumValue[push.Priority](text),
+			reflect.TypeFor[push.Lane]():               enumValue[push.Lane](text),
+			reflect.TypeFor[push.OnUnknown]():          enumValue[push.OnUnknown](text),
+			reflect.TypeFor[push.Status]():             enumValue[push.Status](text),
 		},
 	})
 }
 
-func word[W ~string](text *rapid.Generator[string]) *rapid.Generator[any] {
+func enumValue[W ~string](text *rapid.Generator[string]) *rapid.Generator[any] {
 	return rapid.Map(text, func(s string) W { return W(s) }).AsAny()
 }
 
-// sameAsMarshal compares what was written by hand with what the tags say, but for the escapes that only HTML needs.
-func sameAsMarshal(t *rapid.T, v any, written []byte, err error) {
+// compareWithMarshal compares what was written by hand with what the tags say, but for the escapes that only HTML needs.
+func compareWithMarshal(t *rapid.T, v any, written []byte, err error) {
 	want, failed := json.Marshal(v)
 	if failed != nil || err != nil {
 		t.Fatalf("by its tags: %v; by hand: %v", failed, err)
@@ -65,20 +65,20 @@ func sameAsMarshal(t *rapid.T, v any, written []byte, err error) {
 	}
 }
 
-func asItsTagsSay(t *rapid.T) {
-	n := all[push.Notification]().Draw(t, "notification")
+func checkAppendJSON(t *rapid.T) {
+	n := anyValue[push.Notification]().Draw(t, "notification")
 	written, err := n.AppendJSON(nil)
-	sameAsMarshal(t, n, written, err)
-	e := all[push.Event]().Draw(t, "event")
+	compareWithMarshal(t, n, written, err)
+	e := anyValue[push.Event]().Draw(t, "event")
 	written, err = e.AppendJSON(nil)
-	sameAsMarshal(t, e, written, err)
+	compareWithMarshal(t, e, written, err)
 }
 
-func TestWhatIsWrittenByHandIsWhatTheTagsSay(t *testing.T) { rapid.Check(t, asItsTagsSay) }
+func TestAppendJSONMatchesStructTags(t *testing.T) { rapid.Check(t, checkAppendJSON) }
 
-func FuzzWhatIsWrittenByHandIsWhatTheTagsSay(f *testing.F) { f.Fuzz(rapid.MakeFuzz(asItsTagsSay)) }
+func FuzzWhatIsWrittenByHandIsWhatTheTagsSay(f *testing.F) { f.Fuzz(rapid.MakeFuzz(checkAppendJSON)) }
 
-func TestWhatCouldNotBeReadBackIsNotWritten(t *testing.T) {
+func TestAppendJSONRejectsInvalidValues(t *testing.T) {
 	noTime := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 	for field, n := range map[string]*push.Notification{
 		"payload": {APNs: &push.APNsBlock{Payload: json.RawMessage(`{"aps":`)}},

@@ -17,9 +17,9 @@ import (
 // metadataAddress is where every machine of Google Cloud, and every workload of its Kubernetes, finds its metadata server.
 const metadataAddress = "169.254.169.254"
 
-// machine asks the metadata server for the access token of the service account that the machine runs as. The oauth2
+// metadataToken asks the metadata server for the access token of the service account that the machine runs as. The oauth2
 // package's own source for it takes no context and repeats by itself; this is one request, like every exchange.
-func machine(ctx context.Context) (*oauth2.Token, error) {
+func metadataToken(ctx context.Context) (*oauth2.Token, error) {
 	link := "http://" + cmp.Or(os.Getenv("GCE_METADATA_HOST"), metadataAddress) +
 		"/computeMetadata/v1/instance/service-accounts/default/token?scopes=" + url.QueryEscape(scope)
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, link, nil)
@@ -42,7 +42,7 @@ func machine(ctx context.Context) (*oauth2.Token, error) {
 	return &oauth2.Token{AccessToken: in.AccessToken, Expiry: time.Now().Add(time.Duration(in.ExpiresIn) * time.Second)}, nil
 }
 
-// direct reaches the metadata server without a proxy, which could not, and keeps no connection between two exchanges.
-func direct() http.RoundTripper {
+// directTransport reaches the metadata server without a proxy, which could not, and keeps no connection between two exchanges.
+func directTransport() http.RoundTripper {
 	return &http.Transport{DisableKeepAlives: true}
 }
