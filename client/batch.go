@@ -10,9 +10,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// window bounds the notifications of a batch that were taken and whose end was not handed out: it bounds the memory that
+// batchWindow bounds the notifications of a batch that were taken and whose end was not handed out: it bounds the memory that
 // a batch of any length needs.
-const window = 4096
+const batchWindow = 4096
 
 // SendBatch sends all that in gives, and hands out each receipt as its notification ends, in any order: Index counts in's
 // notifications from 0. The error beside it is what Send would have returned. However long the batch, only some thousands
@@ -32,8 +32,8 @@ func (c *Client) SendBatch(ctx context.Context, in iter.Seq[*push.Notification])
 			return
 		}
 		b := newBatch(ctx, c, in)
-		defer b.end()
-		b.hire = b.hireStream
+		defer b.close()
+		b.startWorker = b.startStreamWorker
 		b.run(yield)
 	}
 }
@@ -44,8 +44,8 @@ type item struct {
 	n     *push.Notification
 }
 
-// told is the end of one.
-type told struct {
+// batchResult is the end of one.
+type batchResult struct {
 	push.Receipt
 	err error
 }
@@ -53,61 +53,61 @@ type told struct {
 // batch is one batch on its way.
 type batch struct {
 	*Client
-	ctx     context.Context
-	cancel  context.CancelFunc
-	pull    func() (*push.Notification, bool)
-	stop    func()
-	hire    func(first *item) bool // begins one more worker with first, if there may be one more
-	hired   int
-	queue   chan *item // to the workers; closed behind the last
-	told    chan told  // from them
-	crew    sync.WaitGroup
-	taken   int // from in
-	pending int // of these, whose end has not been handed out
+	ctx         context.Context
+	cancel      context.CancelFunc
+	pull        func() (*push.Notification, bool)
+	stop        func()
+	startWorker func(first *item) bool // begins one more worker with first, if there may be one more
+	workerCount int
+	queue       chan *item       // to the workers; closed behind the last
+	results     chan batchResult // from them
+	workers     sync.WaitGroup
+	taken       int // from in
+	pending     int // of these, whose end has not been handed out
 }
 
 func newBatch(ctx context.Context, c *Client, in iter.Seq[*push.Notification]) *batch {
-	b := &batch{Client: c, queue: make(chan *item), told: make(chan told, window)}
+	b := &batch{Client: c, queue: make(chan *item), results: make(chan batchResult, batchWindow)}
 	b.ctx, b.cancel = context.WithCancel(ctx)
 	b.pull, b.stop = iter.Pull(in)
 	return b
 }
 
-// end leaves nothing behind.
-func (b *batch) end() {
+// close leaves nothing behind.
+func (b *batch) close() {
 	b.stop()
 	b.cancel()
-	b.crew.Wait()
+	b.workers.Wait()
 }
 
 // run takes what in gives, hands it to the workers, and hands out what they tell, until all is told or yield has enough.
 func (b *batch) run(yield func(push.Receipt, error) bool) {
 	for b.ctx.Err() == nil {
-		if b.pending == window {
-			if !b.yield(<-b.told, yield) {
+		if b.pending == batchWindow {
+			if !b.yield(<-b.results, yield) {
 				return
 			}
 			continue
 		}
 		it, ok := b.take()
 		if !ok {
-			b.rest(yield)
+			b.drain(yield)
 			return
 		}
-		if !b.hand(it, yield) {
+		if !b.dispatch(it, yield) {
 			return
 		}
 	}
-	if b.rest(yield) {
+	if b.drain(yield) {
 		yield(push.Receipt{}, b.ctx.Err())
 	}
 }
 
-// rest tells the ends of all that was taken.
-func (b *batch) rest(yield func(push.Receipt, error) bool) bool {
+// drain tells the ends of all that was taken.
+func (b *batch) drain(yield func(push.Receipt, error) bool) bool {
 	close(b.queue)
 	for b.pending > 0 {
-		if !b.yield(<-b.told, yield) {
+		if !b.yield(<-b.results, yield) {
 			return false
 		}
 	}
@@ -125,36 +125,36 @@ func (b *batch) take() (*item, bool) {
 	return it, true
 }
 
-// hand gives it to whoever has time, or else to one more worker, and tells ends while it waits.
-func (b *batch) hand(it *item, yield func(push.Receipt, error) bool) bool {
+// dispatch gives it to whoever has time, or else to one more worker, and tells ends while it waits.
+func (b *batch) dispatch(it *item, yield func(push.Receipt, error) bool) bool {
 	select {
 	case b.queue <- it:
-		return b.drainTold(yield)
+		return b.drainResults(yield)
 	default:
 	}
-	if b.hire(it) {
+	if b.startWorker(it) {
 		return true
 	}
 	for {
 		select {
 		case b.queue <- it:
 			return true
-		case t := <-b.told:
+		case t := <-b.results:
 			if !b.yield(t, yield) {
 				return false
 			}
 		case <-b.ctx.Done():
-			b.lose(it)
+			b.reportNotSent(it)
 			return true
 		}
 	}
 }
 
-// drainTold tells what has ended meanwhile.
-func (b *batch) drainTold(yield func(push.Receipt, error) bool) bool {
+// drainResults tells what has ended meanwhile.
+func (b *batch) drainResults(yield func(push.Receipt, error) bool) bool {
 	for {
 		select {
-		case t := <-b.told:
+		case t := <-b.results:
 			if !b.yield(t, yield) {
 				return false
 			}
@@ -164,7 +164,7 @@ func (b *batch) drainTold(yield func(push.Receipt, error) bool) bool {
 	}
 }
 
-func (b *batch) yield(t told, yield func(push.Receipt, error) bool) bool {
+func (b *batch) yield(t batchResult, yield func(push.Receipt, error) bool) bool {
 	b.pending--
 	return yield(t.Receipt, t.err)
 }
@@ -179,18 +179,18 @@ func (b *batch) next() (*item, bool) {
 	}
 }
 
-// tell hands an end to run. There is room for all: no more are pending than it holds.
-func (b *batch) tell(it *item, r push.Receipt, err error) {
+// report hands an end to run. There is room for all: no more are pending than it holds.
+func (b *batch) report(it *item, r push.Receipt, err error) {
 	r.Index = &it.index
-	b.told <- told{r, err}
+	b.results <- batchResult{r, err}
 }
 
-// lose tells the end of one that nobody took before the context ended.
-func (b *batch) lose(it *item) {
+// reportNotSent tells the end of one that nobody took before the context ended.
+func (b *batch) reportNotSent(it *item) {
 	o := push.NoResponse(b.ctx.Err())
 	if o.Verdict == push.Unknown { // out of time, and not sent
 		o.Verdict = push.Unsent
 	}
 	r := push.Receipt{Outcome: o}
-	b.tell(it, r, problemOf(r, nil))
+	b.report(it, r, errorFor(r, nil))
 }

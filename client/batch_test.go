@@ -13,15 +13,15 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestABatchIsSentOnceAndEachHasItsReceipt(t *testing.T) {
+func TestBatchSendsEachOnce(t *testing.T) {
 	t.Parallel()
 	const n = 6000 // more than a window, and more than a stream
-	tn := newTown(t)
-	c := tn.call(client.Config{}, tn.open(anywhere, "").url(), tn.open(anywhere, "").url())
-	all(c, 2)
+	tn := newTestEnv(t)
+	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url(), tn.startGateway(anyPort, "").url())
+	waitConnected(c, 2)
 	seen := make([]bool, n)
-	for receipt, err := range c.SendBatch(t.Context(), notes(0, n)) {
-		if err != nil && !busy(receipt) || receipt.Index == nil {
+	for receipt, err := range c.SendBatch(t.Context(), testNotifications(0, n)) {
+		if err != nil && !providerFailed(receipt) || receipt.Index == nil {
 			t.Fatalf("%+v %v", receipt, err)
 		}
 		if seen[*receipt.Index] {
@@ -29,7 +29,7 @@ func TestABatchIsSentOnceAndEachHasItsReceipt(t *testing.T) {
 		}
 		seen[*receipt.Index] = true
 	}
-	_, accepted := tn.seen()
+	_, accepted := tn.counts()
 	for i := range n {
 		if !seen[i] || accepted[token(i)] > 1 {
 			t.Fatalf("notification %d: a receipt: %v; accepted %d times", i, seen[i], accepted[token(i)])
@@ -37,11 +37,11 @@ func TestABatchIsSentOnceAndEachHasItsReceipt(t *testing.T) {
 	}
 }
 
-func TestOneBadNotificationOfABatchIsItsOwnTroubleAlone(t *testing.T) {
-	tn := newTown(t)
-	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+func TestInvalidNotificationInBatchFailsAlone(t *testing.T) {
+	tn := newTestEnv(t)
+	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
 	in := func(yield func(*push.Notification) bool) {
-		_ = yield(note(0)) && yield(&push.Notification{Platform: push.APNs, Title: "to nobody"}) && yield(note(2)) &&
+		_ = yield(testNotification(0)) && yield(&push.Notification{Platform: push.APNs, Title: "to nobody"}) && yield(testNotification(2)) &&
 			yield(&push.Notification{Platform: push.APNs, APNs: &push.APNsBlock{Payload: []byte("{")}})
 	}
 	ends := map[int]error{}
@@ -55,15 +55,15 @@ func TestOneBadNotificationOfABatchIsItsOwnTroubleAlone(t *testing.T) {
 	}
 }
 
-func TestABatchHoldsNoMoreThanAWindowInMemory(t *testing.T) {
+func TestBatchMemoryIsBounded(t *testing.T) {
 	hold := make(chan struct{})
-	c := client.Direct("shop", sender(func(ctx context.Context, n *push.Notification) push.Receipt {
+	c := client.Direct("shop", senderFunc(func(ctx context.Context, n *push.Notification) push.Receipt {
 		<-hold
 		return push.Receipt{Outcome: push.Outcome{Verdict: push.Accepted}}
 	}))
 	taken, told := 0, 0
 	in := func(yield func(*push.Notification) bool) {
-		for taken < 20_000 && yield(note(taken)) {
+		for taken < 20_000 && yield(testNotification(taken)) {
 			if taken++; taken-told > 4096 {
 				t.Fatalf("%d were taken, %d told", taken, told)
 			}
@@ -83,11 +83,11 @@ func TestABatchHoldsNoMoreThanAWindowInMemory(t *testing.T) {
 	}
 }
 
-func TestANotificationWithAnIDIsSentOnceHoweverOftenItsBatchIs(t *testing.T) {
-	tn := newTown(t)
-	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+func TestRepeatedBatchWithIDsSendsOnce(t *testing.T) {
+	tn := newTestEnv(t)
+	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
 	named := func(yield func(*push.Notification) bool) {
-		n := note(1)
+		n := testNotification(1)
 		n.ID = `order-"17"`
 		yield(n)
 	}
@@ -98,25 +98,25 @@ func TestANotificationWithAnIDIsSentOnceHoweverOftenItsBatchIs(t *testing.T) {
 			}
 		}
 	}
-	if _, accepted := tn.seen(); accepted[token(1)] != 1 {
+	if _, accepted := tn.counts(); accepted[token(1)] != 1 {
 		t.Errorf("it was accepted %d times", accepted[token(1)])
 	}
 }
 
-type sender func(context.Context, *push.Notification) push.Receipt
+type senderFunc func(context.Context, *push.Notification) push.Receipt
 
-func (s sender) Send(ctx context.Context, n *push.Notification) push.Receipt { return s(ctx, n) }
+func (s senderFunc) Send(ctx context.Context, n *push.Notification) push.Receipt { return s(ctx, n) }
 
-func TestALoopThatIsLeftEarlyLeavesNothingBehind(t *testing.T) {
-	tn := newTown(t)
-	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+func TestBatchLoopMayBreakEarly(t *testing.T) {
+	tn := newTestEnv(t)
+	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
 	endless := func(yield func(*push.Notification) bool) {
-		for i := 0; yield(note(i)); i++ {
+		for i := 0; yield(testNotification(i)); i++ {
 		}
 	}
 	told := 0
 	for receipt, err := range c.SendBatch(t.Context(), endless) {
-		if err != nil && !busy(receipt) {
+		if err != nil && !providerFailed(receipt) {
 			t.Error(err)
 		}
 		if told++; told == 100 {
@@ -125,12 +125,12 @@ func TestALoopThatIsLeftEarlyLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestABatchWhoseContextEndsSaysSoLast(t *testing.T) {
-	tn := newTown(t)
-	c := tn.call(client.Config{}, tn.open(anywhere, "").url())
+func TestBatchContextErrorIsLast(t *testing.T) {
+	tn := newTestEnv(t)
+	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
 	ctx, cancel := context.WithCancel(t.Context())
 	endless := func(yield func(*push.Notification) bool) {
-		for i := 0; yield(note(i)); i++ {
+		for i := 0; yield(testNotification(i)); i++ {
 			if i == 1000 {
 				cancel()
 			}
@@ -146,17 +146,17 @@ func TestABatchWhoseContextEndsSaysSoLast(t *testing.T) {
 	}
 }
 
-func TestABatchGoesOnWhileAGatewayDrains(t *testing.T) {
+func TestBatchDuringGatewayDrain(t *testing.T) {
 	t.Parallel()
 	const n = 1000
-	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
-	leaving, staying := tn.open(anywhere, "drain: {delay: 200ms}\n"), tn.open(anywhere, "")
-	c := tn.call(client.Config{}, leaving.url(), staying.url())
-	all(c, 2)
+	tn := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
+	leaving, staying := tn.startGateway(anyPort, "drain: {delay: 200ms}\n"), tn.startGateway(anyPort, "")
+	c := tn.newClient(client.Config{}, leaving.url(), staying.url())
+	waitConnected(c, 2)
 	gone := make(chan struct{})
 	told := 0
-	for receipt, err := range c.SendBatch(t.Context(), notes(0, n)) {
-		if err != nil && !busy(receipt) {
+	for receipt, err := range c.SendBatch(t.Context(), testNotifications(0, n)) {
+		if err != nil && !providerFailed(receipt) {
 			t.Errorf("%+v %v", receipt, err)
 		}
 		if told++; told == 300 {
@@ -164,7 +164,7 @@ func TestABatchGoesOnWhileAGatewayDrains(t *testing.T) {
 		}
 	}
 	<-gone
-	_, accepted := tn.seen()
+	_, accepted := tn.counts()
 	for i := range n {
 		if accepted[token(i)] > 1 {
 			t.Errorf("notification %d was accepted %d times", i, accepted[token(i)])
@@ -172,17 +172,17 @@ func TestABatchGoesOnWhileAGatewayDrains(t *testing.T) {
 	}
 }
 
-func TestABatchOutlivesAGatewayThatIsLost(t *testing.T) {
+func TestBatchSurvivesLostGateway(t *testing.T) {
 	t.Parallel()
 	const n = 1000
-	tn := newTown(t, script(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
-	lost, staying := tn.open(anywhere, ""), tn.open(anywhere, "")
-	cable := newCable(t, lost.address)
-	c := tn.call(client.Config{Silence: 5 * time.Second}, cable.url(), staying.url())
-	all(c, 2)
+	tn := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
+	lost, staying := tn.startGateway(anyPort, ""), tn.startGateway(anyPort, "")
+	cable := newTestProxy(t, lost.address)
+	c := tn.newClient(client.Config{KeepaliveTimeout: 5 * time.Second}, cable.url(), staying.url())
+	waitConnected(c, 2)
 	in := func(yield func(*push.Notification) bool) {
 		for i := range n {
-			n := note(i)
+			n := testNotification(i)
 			if i%2 == 0 {
 				n.OnUnknown = push.RepeatAlways
 			}
@@ -199,7 +199,7 @@ func TestABatchOutlivesAGatewayThatIsLost(t *testing.T) {
 		}
 		switch {
 		case err == nil:
-		case busy(receipt):
+		case providerFailed(receipt):
 			held[*receipt.Index] = true
 		case receipt.Verdict == push.Unknown && *receipt.Index%2 == 1:
 			unknown++ // which its sender had rather than two
@@ -207,7 +207,7 @@ func TestABatchOutlivesAGatewayThatIsLost(t *testing.T) {
 			t.Errorf("notification %d: %+v %v", *receipt.Index, receipt, err)
 		}
 	}
-	_, accepted := tn.seen()
+	_, accepted := tn.counts()
 	for i := range n {
 		if i%2 == 1 && accepted[token(i)] > 1 || i%2 == 0 && accepted[token(i)] == 0 && !held[i] {
 			t.Errorf("notification %d was accepted %d times", i, accepted[token(i)])

@@ -28,8 +28,8 @@ type call struct {
 	key      string // its Idempotency-Key, the same at every gateway
 	async    bool
 	trace    http.Header
-	answered *answer // the last gateway's
-	asking   atomic.Pointer[pool.Lease]
+	response *response // the last gateway's
+	lease    atomic.Pointer[pool.Lease]
 }
 
 var _ delivery.Provider = (*call)(nil)
@@ -42,22 +42,22 @@ func (c *Client) call(ctx context.Context, n *push.Notification, async bool) *ca
 	return &call{Client: c, n: n, key: key, async: async, trace: c.propagate(ctx)}
 }
 
-// carry asks gateways until one has done its part.
-func (c *call) carry(ctx context.Context) (push.Receipt, error) {
+// run asks gateways until one has done its part.
+func (c *call) run(ctx context.Context) (push.Receipt, error) {
 	route := c.route
 	route.Provider = c
 	plain := *c.n
 	plain.Retry = nil // which is about attempts at the service: asking another gateway is none
 	asked := route.Send(ctx, &plain)
-	if lost(asked) && c.n.MayRetryUnknown() && ctx.Err() == nil {
-		asked = together(asked, route.Send(ctx, &plain))
+	if gatewayLost(asked) && c.n.MayRetryUnknown() && ctx.Err() == nil {
+		asked = mergeReceipts(asked, route.Send(ctx, &plain))
 	}
-	return c.conclude(asked)
+	return c.result(asked)
 }
 
 // Translate writes the request that all gateways are sent.
 func (c *call) Translate(*push.Notification) (*wire.Request, error) {
-	body, err := write(c.n)
+	body, err := encode(c.n)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (c *call) Translate(*push.Notification) (*wire.Request, error) {
 	}
 	for name, values := range c.trace {
 		for _, value := range values {
-			if !visible(strings.ReplaceAll(value, " ", "")) {
+			if !isVisibleASCII(strings.ReplaceAll(value, " ", "")) {
 				continue // what cannot travel in a header must not spoil the connection for others
 			}
 			header = append(header, wire.Field{Name: strings.ToLower(name), Value: value, NeverIndexed: true})
@@ -83,24 +83,24 @@ func (c *call) Translate(*push.Notification) (*wire.Request, error) {
 	return &wire.Request{Method: http.MethodPost, Path: c.path + "notifications", Header: header, Body: body}, nil
 }
 
-// write writes n's JSON.
-func write(n *push.Notification) ([]byte, error) {
+// encode writes n's JSON.
+func encode(n *push.Notification) ([]byte, error) {
 	text, err := json.Marshal(n)
 	if err != nil {
-		return nil, &push.FieldError{Field: fieldOf(err), Reason: "InvalidJSON", Allowed: "something that has a JSON form"}
+		return nil, &push.FieldError{Field: invalidField(err), Reason: "InvalidJSON", Allowed: "something that has a JSON form"}
 	}
 	return text, nil
 }
 
 func checkKey(key string) error {
-	if !visible(key) || len(key) > 255 {
+	if !isVisibleASCII(key) || len(key) > 255 {
 		return &push.FieldError{Field: "ID", Reason: "InvalidHeader", Allowed: "1 to 255 visible ASCII characters"}
 	}
 	return nil
 }
 
-// visible reports whether s is not empty and may stand in a header as it is.
-func visible(s string) bool {
+// isVisibleASCII reports whether s is not empty and may stand in a header as it is.
+func isVisibleASCII(s string) bool {
 	for _, c := range []byte(s) {
 		if c <= ' ' || c > '~' {
 			return false
@@ -109,8 +109,8 @@ func visible(s string) bool {
 	return s != ""
 }
 
-// fieldOf names what encoding/json could not write: only raw JSON can be bad.
-func fieldOf(err error) string {
+// invalidField names what encoding/json could not write: only raw JSON can be bad.
+func invalidField(err error) string {
 	if strings.Contains(err.Error(), "RawMessage") {
 		return "apns.payload or fcm.message"
 	}
@@ -120,19 +120,19 @@ func fieldOf(err error) string {
 // Send asks one gateway, and judges what that says of the gateway.
 func (c *call) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
 	if lease, ok := conn.(*pool.Lease); ok {
-		c.asking.Store(lease)
+		c.lease.Store(lease)
 	}
-	response, err := conn.Do(ctx, c.bounded(ctx, r))
+	response, err := conn.Do(ctx, c.withWait(ctx, r))
 	if err != nil {
 		return push.NoResponse(err)
 	}
-	c.answered = read(response)
-	return c.answered.outcome()
+	c.response = parseResponse(response)
+	return c.response.outcome()
 }
 
-// bounded tells the gateway how long the caller still waits, in whole seconds (RFC 7240 §4.3): what it would send later,
+// withWait tells the gateway how long the caller still waits, in whole seconds (RFC 7240 §4.3): what it would send later,
 // nobody would learn of.
-func (c *call) bounded(ctx context.Context, r *wire.Request) *wire.Request {
+func (c *call) withWait(ctx context.Context, r *wire.Request) *wire.Request {
 	deadline, ok := ctx.Deadline()
 	left := int(time.Until(deadline) / time.Second)
 	if !ok || c.async || left < 1 {
@@ -143,17 +143,17 @@ func (c *call) bounded(ctx context.Context, r *wire.Request) *wire.Request {
 	return &told
 }
 
-// conclude makes the caller's receipt out of the last gateway's answer, and out of the route's where none settled it.
-func (c *call) conclude(asked push.Receipt) (push.Receipt, error) {
-	told := c.answered != nil && (asked.Verdict == push.Accepted || asked.Verdict == push.Unavailable ||
-		asked.Verdict == c.answered.receipt.Verdict)
+// result makes the caller's receipt out of the last gateway's answer, and out of the route's where none settled it.
+func (c *call) result(asked push.Receipt) (push.Receipt, error) {
+	told := c.response != nil && (asked.Verdict == push.Accepted || asked.Verdict == push.Unavailable ||
+		asked.Verdict == c.response.receipt.Verdict)
 	if !told {
 		receipt := push.Receipt{Outcome: asked.Outcome}
-		return receipt, problemOf(receipt, asked.Attempts)
+		return receipt, errorFor(receipt, asked.Attempts)
 	}
-	if c.answered.err == nil {
-		return c.answered.receipt, nil
+	if c.response.err == nil {
+		return c.response.receipt, nil
 	}
-	c.answered.err.Attempts = asked.Attempts
-	return c.answered.receipt, c.answered.err
+	c.response.err.Attempts = asked.Attempts
+	return c.response.receipt, c.response.err
 }

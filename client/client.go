@@ -21,15 +21,15 @@ import (
 // Client sends for one app. It may be used by any number of goroutines. Make one with Open, New or Direct, and keep it: it
 // holds the connections.
 type Client struct {
-	cfg    Config
-	path   string // of the app's notifications
-	fleet  *fleet
-	pool   *pool.Pool
-	route  delivery.Route // without its Provider, which is each send's own
-	hedges retry.Budget
-	direct Sender // instead of all these; nil where there are gateways
-	close  func() error
-	log    *slog.Logger
+	cfg      Config
+	path     string // of the app's notifications
+	resolver *resolver
+	pool     *pool.Pool
+	route    delivery.Route // without its Provider, which is each send's own
+	hedges   retry.Budget
+	direct   Sender // instead of all these; nil where there are gateways
+	close    func() error
+	log      *slog.Logger
 }
 
 // New checks cfg and starts nothing: the client works while Run runs. Use Open to have both in one.
@@ -40,11 +40,11 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg.fill()
 	c := &Client{
-		cfg: cfg, path: "/v1/apps/" + cfg.App + "/", fleet: fleet, hedges: retry.Budget{Ratio: hedgeRatio, PerSecond: hedgeFloor},
+		cfg: cfg, path: "/v1/apps/" + cfg.App + "/", resolver: fleet, hedges: retry.Budget{Ratio: hedgeRatio, PerSecond: hedgeMinRate},
 		log: cfg.Logger, close: func() error { return nil },
 	}
 	c.pool, err = pool.New(pool.Config{
-		Name: "gateways", Size: maxGateways, MaxInFlight: cfg.InFlight, PruneUnlisted: true, MaxRedialDelay: redial,
+		Name: "gateways", Size: maxGateways, MaxInFlight: cfg.InFlight, PruneUnlisted: true, MaxRedialDelay: maxRedialDelay,
 		Resolver: fleet, Zone: fleet.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.BoundedRoundRobin{}),
 		Outlier: pool.Outlier{Disabled: true}, // who is slow is so by what he was given to send
 		Observe: cfg.Observe, Logger: cfg.Logger,
@@ -54,7 +54,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.route = delivery.Route{
 		Pool: c.pool, Budget: new(retry.Budget), Logger: cfg.Logger,
-		Retry: retry.Policy{Attempts: cfg.Attempts, AttemptTimeout: patience},
+		Retry: retry.Policy{Attempts: cfg.Attempts, AttemptTimeout: defaultAttemptTimeout},
 	}
 	return c, nil
 }
@@ -109,7 +109,7 @@ func (c *Client) Status() pool.Status {
 // set, is the Idempotency-Key: set it to something of your own that outlives a crash, such as the ID of the order that n is
 // about. Otherwise each Send makes one. A context without a deadline is given Config.Timeout.
 func (c *Client) Send(ctx context.Context, n *push.Notification) (push.Receipt, error) {
-	ctx, cancel := c.within(ctx)
+	ctx, cancel := c.withTimeout(ctx)
 	defer cancel()
 	if c.direct != nil {
 		return c.sendDirect(ctx, n)
@@ -124,15 +124,15 @@ func (c *Client) Send(ctx context.Context, n *push.Notification) (push.Receipt, 
 // n.SendAt. The receipt holds its ID, and Events tells what becomes of it.
 func (c *Client) Enqueue(ctx context.Context, n *push.Notification) (push.Receipt, error) {
 	if c.direct != nil {
-		return push.Receipt{}, errNoGateway
+		return push.Receipt{}, errNeedsGateway
 	}
-	ctx, cancel := c.within(ctx)
+	ctx, cancel := c.withTimeout(ctx)
 	defer cancel()
 	return c.send(ctx, n, true)
 }
 
-// within gives a call its time.
-func (c *Client) within(ctx context.Context) (context.Context, context.CancelFunc) {
+// withTimeout gives a call its time.
+func (c *Client) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, bounded := ctx.Deadline(); bounded {
 		return ctx, func() {}
 	}
@@ -141,19 +141,19 @@ func (c *Client) within(ctx context.Context) (context.Context, context.CancelFun
 
 // send carries one notification by a call of its own.
 func (c *Client) send(ctx context.Context, n *push.Notification, async bool) (push.Receipt, error) {
-	return c.call(ctx, n, async).carry(ctx)
+	return c.call(ctx, n, async).run(ctx)
 }
 
-// lost reports whether the one gateway that was asked was lost with its connection. Such a call is made once more, whatever
+// gatewayLost reports whether the one gateway that was asked was lost with its connection. Such a call is made once more, whatever
 // the budget says: with a zone all calls that are on their way to it are lost at once, a third of all where there are
 // three. As each is made once more only, and not before its connection has been given up, no storm comes of it.
-func lost(asked push.Receipt) bool {
+func gatewayLost(asked push.Receipt) bool {
 	return asked.Verdict == push.Unknown && len(asked.Attempts) == 1 &&
 		(asked.Reason == string(wire.PingTimeout) || asked.Reason == string(wire.LostAfterWrite))
 }
 
-// together is the end of a call that was made twice: what the first may have done, a failure of the second undoes not.
-func together(first, second push.Receipt) push.Receipt {
+// mergeReceipts is the end of a call that was made twice: what the first may have done, a failure of the second undoes not.
+func mergeReceipts(first, second push.Receipt) push.Receipt {
 	end := second
 	if second.Verdict != push.Accepted {
 		end = first

@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	maxGateways = 1024             // that a client is connected to
-	redial      = 10 * time.Second // at most, to one that did not answer
-	patience    = time.Minute      // with a gateway that does not tell its own longest
+	maxGateways           = 1024             // that a client is connected to
+	maxRedialDelay        = 10 * time.Second // at most, to one that did not answer
+	defaultAttemptTimeout = time.Minute      // with a gateway that does not tell its own longest
 )
 
 // Config says whom a client speaks for and where the gateways are. Gateways or File, App and Key are required.
@@ -51,7 +51,7 @@ type Config struct {
 	InFlight int
 	// Silence is how long a gateway that owes an answer may say nothing at all, not even to a ping, before it is given up;
 	// default 1.5 s, so that a lost zone is left within two. More suits callers or gateways that are short of CPU, and links across an ocean.
-	Silence time.Duration
+	KeepaliveTimeout time.Duration
 	// Streams is how many gateways a batch is spread over at a time; default 4.
 	Streams int
 	// TLS is for https gateways; nil means the system's roots.
@@ -83,18 +83,18 @@ func (Key) LogValue() slog.Value { return slog.StringValue(hidden) }
 func (Key) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // check refuses what cannot work, naming the field and what is allowed.
-func (c *Config) check() (*fleet, error) {
+func (c *Config) check() (*resolver, error) {
 	switch {
 	case c.App == "" || url.PathEscape(c.App) != c.App:
 		return nil, errors.New("client: Config.App must be the name of an app in the gateways' configuration")
-	case !visible(string(c.Key)):
+	case !isVisibleASCII(string(c.Key)):
 		return nil, errors.New("client: Config.Key must be an API key of the app (gateway key makes one)")
 	case c.File == "" && len(c.Gateways) == 0, c.File != "" && len(c.Gateways) > 0:
 		return nil, errors.New("client: one of Config.Gateways and Config.File must say where the gateways are")
-	case c.Timeout < 0 || c.Attempts < 0 || c.InFlight < 0 || c.Streams < 0 || c.Silence < 0 || c.HedgeAfter < 0:
+	case c.Timeout < 0 || c.Attempts < 0 || c.InFlight < 0 || c.Streams < 0 || c.KeepaliveTimeout < 0 || c.HedgeAfter < 0:
 		return nil, errors.New("client: no number in Config may be negative (0 means the default)")
 	}
-	f := &fleet{file: c.File}
+	f := &resolver{file: c.File}
 	for i, text := range c.Gateways {
 		g, err := parseGateway(text, "")
 		if err != nil {
@@ -109,7 +109,7 @@ func (c *Config) fill() {
 	c.Timeout = cmp.Or(c.Timeout, 30*time.Second)
 	c.Attempts = cmp.Or(c.Attempts, 3)
 	c.InFlight = cmp.Or(c.InFlight, 256)
-	c.Silence = cmp.Or(c.Silence, 1500*time.Millisecond)
+	c.KeepaliveTimeout = cmp.Or(c.KeepaliveTimeout, 1500*time.Millisecond)
 	c.Streams = cmp.Or(c.Streams, 4)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

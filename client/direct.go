@@ -34,27 +34,27 @@ func (c *Client) sendDirect(ctx context.Context, n *push.Notification) (push.Rec
 		named.ID = uuid.Must(uuid.NewV7()).String()
 	}
 	r := c.direct.Send(ctx, &named)
-	return r, problemOf(r, nil)
+	return r, errorFor(r, nil)
 }
 
-// atATime is how many of a batch a direct client sends at a time.
-const atATime = 512
+// maxDirectInFlight is how many of a batch a direct client sends at a time.
+const maxDirectInFlight = 512
 
 // batchDirect sends all that in gives, and hands out each end as it comes.
 func (c *Client) batchDirect(ctx context.Context, in iter.Seq[*push.Notification], yield func(push.Receipt, error) bool) {
 	b := newBatch(ctx, c, in)
-	defer b.end()
-	b.hire = func(first *item) bool {
-		if b.hired == atATime {
+	defer b.close()
+	b.startWorker = func(first *item) bool {
+		if b.workerCount == maxDirectInFlight {
 			return false
 		}
-		b.hired++
-		b.crew.Go(func() {
+		b.workerCount++
+		b.workers.Go(func() {
 			for it, ok := first, true; ok; it, ok = b.next() {
-				ctx, cancel := c.within(b.ctx)
+				ctx, cancel := c.withTimeout(b.ctx)
 				r, err := c.sendDirect(ctx, it.n)
 				cancel()
-				b.tell(it, r, err)
+				b.report(it, r, err)
 			}
 		})
 		return true

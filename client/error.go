@@ -43,13 +43,13 @@ func (e *Error) Error() string {
 	return s
 }
 
-// noGateway is the reason of a receipt that no gateway wrote.
-const noGateway = "NO_GATEWAY"
+// reasonNoGateway is the reason of a receipt that no gateway wrote.
+const reasonNoGateway = "NO_GATEWAY"
 
-var errNoGateway = errors.New("client: this needs a gateway with a queue; a client made by Direct has none")
+var errNeedsGateway = errors.New("client: this needs a gateway with a queue; a client made by Direct has none")
 
-// slugs are the types of the problems that a receipt alone tells.
-var slugs = map[push.Verdict]string{
+// problemTypes are the types of the problems that a receipt alone tells.
+var problemTypes = map[push.Verdict]string{
 	push.Refused: "invalid-field", push.Throttled: "throttled", push.Unauthorized: "unauthorized",
 	push.Unknown: "unknown", push.Unsent: "unavailable", push.Unavailable: "unavailable", push.Abandoned: "abandoned",
 }
@@ -61,9 +61,9 @@ var advice = map[push.Verdict]string{
 	push.Unavailable: "send it again later", push.Abandoned: "the context was cancelled",
 }
 
-// problemOf returns why r holds no verdict on the notification, or nil if it does: the same line that the gateways draw
+// errorFor returns why r holds no verdict on the notification, or nil if it does: the same line that the gateways draw
 // between 200 and the rest.
-func problemOf(r push.Receipt, asked []push.Attempt) error {
+func errorFor(r push.Receipt, asked []push.Attempt) error {
 	switch {
 	case !r.IsFinal(), r.Verdict == push.Accepted, r.Verdict == push.Unregistered, r.Verdict == push.Expired, r.State == push.StatusCancelled,
 		r.Verdict == push.Refused && len(r.Attempts) > 0:
@@ -74,6 +74,6 @@ func problemOf(r push.Receipt, asked []push.Attempt) error {
 		detail = r.Reason + ": " + detail
 	}
 	return &Error{
-		Type: slugs[r.Verdict], Field: r.Field, Detail: cmp.Or(r.Detail, detail), RetryAfter: r.RetryAfter, Attempts: asked,
+		Type: problemTypes[r.Verdict], Field: r.Field, Detail: cmp.Or(r.Detail, detail), RetryAfter: r.RetryAfter, Attempts: asked,
 	}
 }

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	reconnect = time.Second      // between two tries at a feed
-	quietFeed = 45 * time.Second // three of its heartbeats
+	reconnectDelay  = time.Second      // between two tries at a feed
+	feedIdleTimeout = 45 * time.Second // three of its heartbeats
 )
 
 // Events hands out what becomes of the app's notifications, as it happens, until ctx ends or the loop is left: all of it,
@@ -33,14 +33,14 @@ const (
 func (c *Client) Events(ctx context.Context, after string, types ...push.Status) iter.Seq2[push.Event, error] {
 	return func(yield func(push.Event, error) bool) {
 		if c.direct != nil {
-			yield(push.Event{}, errNoGateway)
+			yield(push.Event{}, errNeedsGateway)
 			return
 		}
 		f := &feed{Client: c, after: after, query: query(types), yield: yield}
-		for f.follow(ctx) {
+		for f.readOnce(ctx) {
 			select {
 			case <-ctx.Done():
-			case <-time.After(reconnect):
+			case <-time.After(reconnectDelay):
 			}
 		}
 	}
@@ -50,10 +50,10 @@ func query(types []push.Status) string {
 	if len(types) == 0 {
 		return ""
 	}
-	return "?" + url.Values{"type": words(types)}.Encode()
+	return "?" + url.Values{"type": statusStrings(types)}.Encode()
 }
 
-func words(types []push.Status) (list []string) {
+func statusStrings(types []push.Status) (list []string) {
 	for _, t := range types {
 		list = append(list, string(t))
 	}
@@ -63,20 +63,20 @@ func words(types []push.Status) (list []string) {
 // feed is one reader of events, over as many connections as it takes.
 type feed struct {
 	*Client
-	after string // the last cursor
-	query string
-	yield func(push.Event, error) bool
-	data  strings.Builder
-	kind  string
-	id    string // of the event that is being read
+	after     string // the last cursor
+	query     string
+	yield     func(push.Event, error) bool
+	data      strings.Builder
+	eventType string
+	id        string // of the event that is being read
 }
 
-var errEnough = errors.New("the loop was left")
+var errStopped = errors.New("the loop was left")
 
-// follow reads from one gateway until that ends. It returns whether to go on at another.
-func (f *feed) follow(ctx context.Context) bool {
+// readOnce reads from one gateway until that ends. It returns whether to go on at another.
+func (f *feed) readOnce(ctx context.Context) bool {
 	err := f.connect(ctx)
-	if errors.Is(err, errEnough) {
+	if errors.Is(err, errStopped) {
 		return false
 	}
 	last, isLast := errors.AsType[*Error](err)
@@ -96,36 +96,36 @@ func (f *feed) connect(ctx context.Context) error {
 	lease, err := f.pool.Pick(ctx, nil)
 	if err != nil {
 		r := push.Receipt{Outcome: push.NoResponse(err)}
-		return problemOf(r, nil)
+		return errorFor(r, nil)
 	}
-	l := lease.Conn().(*link)
+	l := lease.Conn().(*gatewayConn)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() {
 		select {
-		case <-l.leaving:
+		case <-l.draining:
 			cancel()
 		case <-stop:
 		}
 	}()
 	response, err := f.request(ctx, l)
 	if err != nil {
-		lease.Done(push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint, Reason: noGateway})
+		lease.Done(push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint, Reason: reasonNoGateway})
 		return err
 	}
 	defer func() { _ = response.Body.Close(); l.http.CloseIdleConnections() }()
 	lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: response.StatusCode}) // a feed is no call: it takes no place
 	if response.StatusCode != http.StatusOK {
-		return f.refused(response)
+		return f.readRefusal(response)
 	}
-	quiet := time.AfterFunc(quietFeed, cancel)
+	quiet := time.AfterFunc(feedIdleTimeout, cancel)
 	defer quiet.Stop()
-	return f.read(response.Body, func() { quiet.Reset(quietFeed) })
+	return f.read(response.Body, func() { quiet.Reset(feedIdleTimeout) })
 }
 
-func (f *feed) request(ctx context.Context, l *link) (*http.Response, error) {
+func (f *feed) request(ctx context.Context, l *gatewayConn) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.base.String()+f.path+"events"+f.query, nil)
 	if err != nil {
 		return nil, err
@@ -138,12 +138,12 @@ func (f *feed) request(ctx context.Context, l *link) (*http.Response, error) {
 	return l.http.RoundTrip(request)
 }
 
-// refused is the last word if the gateway means the reader, and not itself.
-func (f *feed) refused(response *http.Response) error {
-	return lastWord(refused(response))
+// readRefusal is the last word if the gateway means the reader, and not itself.
+func (f *feed) readRefusal(response *http.Response) error {
+	return feedError(readRefusal(response))
 }
 
-func lastWord(a *answer) error {
+func feedError(a *response) error {
 	if a.proxy || a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented {
 		return errors.New(a.err.Error())
 	}
@@ -166,29 +166,29 @@ func (f *feed) read(from io.Reader, alive func()) error {
 		case name == "id":
 			f.id = value
 		case name == "event":
-			f.kind = value
+			f.eventType = value
 		case name == "data":
 			f.data.WriteString(value)
 		}
 	}
 	f.data.Reset() // an event that broke off was none: its id is not the last
-	f.kind, f.id = "", f.after
+	f.eventType, f.id = "", f.after
 	return lines.Err()
 }
 
 // dispatch hands an event out.
 func (f *feed) dispatch() error {
-	data, kind := f.data.String(), f.kind
+	data, kind := f.data.String(), f.eventType
 	f.data.Reset()
-	f.kind, f.after = "", f.id
+	f.eventType, f.after = "", f.id
 	if data == "" {
 		return nil
 	}
 	if kind == "problem" {
-		a := new(answer)
-		a.problem([]byte(data))
+		a := new(response)
+		a.parseProblem([]byte(data))
 		a.status = a.err.Status
-		return lastWord(a)
+		return feedError(a)
 	}
 	event := push.Event{}
 	if err := json.Unmarshal([]byte(data), &event); err != nil {
@@ -196,7 +196,7 @@ func (f *feed) dispatch() error {
 	}
 	event.Cursor = f.after
 	if !f.yield(event, nil) {
-		return errEnough
+		return errStopped
 	}
 	return nil
 }

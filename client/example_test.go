@@ -33,7 +33,7 @@ func Example() {
 
 // What to do with an end: forget the dead, come back later, or mend the code.
 func ExampleClient_Send() {
-	c := client.Direct("shop", played{push.Unregistered})
+	c := client.Direct("shop", fixedSender{push.Unregistered})
 	receipt, err := c.Send(context.Background(), &push.Notification{Platform: push.APNs, Target: push.Target{Token: "00fc13ad…"}, Title: "Hi"})
 	problem, _ := errors.AsType[*client.Error](err)
 	switch {
@@ -53,7 +53,7 @@ func ExampleClient_Send() {
 
 // However many there are, only some thousands are in memory at a time.
 func ExampleClient_SendBatch() {
-	c := client.Direct("shop", played{push.Accepted})
+	c := client.Direct("shop", fixedSender{push.Accepted})
 	tokens := slices.Values([]string{"00aa…", "00bb…", "00cc…"}) // rows of a database, in earnest
 	everybody := func(yield func(*push.Notification) bool) {
 		for token := range tokens {
@@ -112,8 +112,8 @@ func ExampleConfig_hedging() {
 
 // The dead tokens of an app, from where this program stopped the last time.
 func ExampleClient_Events() {
-	c := client.Direct("shop", played{push.Accepted}) // a feed needs a gateway with a queue, so this ends at once
-	cursor := ""                                      // what was stored below
+	c := client.Direct("shop", fixedSender{push.Accepted}) // a feed needs a gateway with a queue, so this ends at once
+	cursor := ""                                           // what was stored below
 	for event, err := range c.Events(context.Background(), cursor, push.StatusUnregistered) {
 		if err != nil {
 			fmt.Println(err)
@@ -125,10 +125,10 @@ func ExampleClient_Events() {
 	// Output: client: this needs a gateway with a queue; a client made by Direct has none
 }
 
-// played is a sender whose every notification ends with one verdict.
-type played struct{ verdict push.Verdict }
+// fixedSender is a sender whose every notification ends with one verdict.
+type fixedSender struct{ verdict push.Verdict }
 
-func (p played) Send(_ context.Context, n *push.Notification) push.Receipt {
+func (p fixedSender) Send(_ context.Context, n *push.Notification) push.Receipt {
 	o := push.Outcome{Verdict: p.verdict}
 	return push.Receipt{ID: n.ID, Outcome: o, Attempts: []push.Attempt{{Endpoint: "here", Outcome: o}}}
 }

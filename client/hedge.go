@@ -12,19 +12,19 @@ import (
 )
 
 const (
-	hedgeRatio = 0.05 // of all Sends
-	hedgeFloor = 0.1  // a second, for those who send little
-	hedgeLooks = 8    // at gateways for one that shares its keys with the first
+	hedgeRatio    = 0.05 // of all Sends
+	hedgeMinRate  = 0.1  // a second, for those who send little
+	maxHedgePicks = 8    // at gateways for one that shares its keys with the first
 )
 
-// end is what one of two calls came to.
-type end struct {
+// callResult is what one of two calls came to.
+type callResult struct {
 	receipt push.Receipt
 	err     error
 }
 
-// settles reports whether the notification has a verdict that no other call with its key can have another one of.
-func (e end) settles() bool { return e.err == nil && e.receipt.Verdict != push.Expired }
+// isFinal reports whether the notification has a verdict that no other call with its key can have another one of.
+func (e callResult) isFinal() bool { return e.err == nil && e.receipt.Verdict != push.Expired }
 
 // hedge carries first, and asks a second gateway for the same should that take long. The key is claimed by whichever comes
 // to it first, so there is one send: the other waits for its end. So a hedge gains where the first gateway has not heard of
@@ -35,19 +35,19 @@ func (c *Client) hedge(ctx context.Context, first *call) (push.Receipt, error) {
 	defer both.Wait()
 	defer cancel() // the loser
 	c.hedges.Earn()
-	ends := make(chan end, 1)
-	both.Go(func() { ends <- endOf(first.carry(ctx)) })
-	e, lease := c.alone(first, ends)
+	ends := make(chan callResult, 1)
+	both.Go(func() { ends <- newCallResult(first.run(ctx)) })
+	e, lease := c.waitFirst(first, ends)
 	if lease != nil {
-		others := make(chan end, 1)
-		both.Go(func() { others <- endOf(first.again().at(ctx, lease)) })
-		e = firstOf(ends, others)
+		others := make(chan callResult, 1)
+		both.Go(func() { others <- newCallResult(first.clone().runAt(ctx, lease)) })
+		e = firstFinal(ends, others)
 	}
 	return e.receipt, e.err
 }
 
-// alone waits for first's end, or until it has taken long and a second gateway is to be had.
-func (c *Client) alone(first *call, ended <-chan end) (e end, second *pool.Lease) {
+// waitFirst waits for first's end, or until it has taken long and a second gateway is to be had.
+func (c *Client) waitFirst(first *call, ended <-chan callResult) (e callResult, second *pool.Lease) {
 	late := time.NewTicker(c.cfg.HedgeAfter)
 	defer late.Stop()
 	for second == nil {
@@ -55,50 +55,50 @@ func (c *Client) alone(first *call, ended <-chan end) (e end, second *pool.Lease
 		case e = <-ended:
 			return e, nil
 		case <-late.C:
-			second = c.another(first.asking.Load())
+			second = c.pickSecond(first.lease.Load())
 		}
 	}
 	return e, second
 }
 
-func endOf(receipt push.Receipt, err error) end { return end{receipt, err} }
+func newCallResult(receipt push.Receipt, err error) callResult { return callResult{receipt, err} }
 
-// firstOf returns the first end that settles it. If none does, what either may have done stays unknown.
-func firstOf(first, second <-chan end) end {
-	var one, other end
+// firstFinal returns the first end that settles it. If none does, what either may have done stays unknown.
+func firstFinal(first, second <-chan callResult) callResult {
+	var one, other callResult
 	select {
 	case one = <-first:
-		if one.settles() {
+		if one.isFinal() {
 			return one
 		}
 		other = <-second
 	case other = <-second:
-		if other.settles() {
+		if other.isFinal() {
 			return other
 		}
 		one = <-first
 	}
-	if other.settles() || !one.settles() && other.receipt.Verdict == push.Unknown {
+	if other.isFinal() || !one.isFinal() && other.receipt.Verdict == push.Unknown {
 		return other
 	}
 	return one
 }
 
-// another leases a gateway that shares its keys with the one that is being asked, if one has room at once and the budget
+// pickSecond leases a gateway that shares its keys with the one that is being asked, if one has room at once and the budget
 // allows it.
-func (c *Client) another(first *pool.Lease) *pool.Lease {
-	if first == nil || keysOf(first) == "" {
+func (c *Client) pickSecond(first *pool.Lease) *pool.Lease {
+	if first == nil || idempotencyDomain(first) == "" {
 		return nil
 	}
 	now, cancel := context.WithCancel(context.Background())
 	cancel() // Pick does not wait then
 	tried := pool.Tried{first.Endpoint()}
-	for range hedgeLooks {
+	for range maxHedgePicks {
 		lease, err := c.pool.Pick(now, tried)
 		switch {
 		case err != nil:
 			return nil
-		case !tried.Has(lease.Endpoint()) && keysOf(lease) == keysOf(first) && c.hedges.Take(push.Outcome{Verdict: push.Unknown}):
+		case !tried.Has(lease.Endpoint()) && idempotencyDomain(lease) == idempotencyDomain(first) && c.hedges.Take(push.Outcome{Verdict: push.Unknown}):
 			return lease
 		}
 		lease.Done(push.Outcome{Verdict: push.Abandoned})
@@ -107,15 +107,17 @@ func (c *Client) another(first *pool.Lease) *pool.Lease {
 	return nil
 }
 
-func keysOf(l *pool.Lease) string { return l.Conn().(*link).told.Load().keys }
+func idempotencyDomain(l *pool.Lease) string {
+	return l.Conn().(*gatewayConn).state.Load().idempotencyDomain
+}
 
-// again is the same call, to be made elsewhere.
-func (c *call) again() *call {
+// clone is the same call, to be made elsewhere.
+func (c *call) clone() *call {
 	return &call{Client: c.Client, n: c.n, key: c.key, trace: c.trace}
 }
 
-// at makes the call at one gateway and nowhere else.
-func (c *call) at(ctx context.Context, lease *pool.Lease) (push.Receipt, error) {
+// runAt makes the call at one gateway and nowhere else.
+func (c *call) runAt(ctx context.Context, lease *pool.Lease) (push.Receipt, error) {
 	var o push.Outcome
 	defer func() { lease.Done(o) }()
 	request, err := c.Translate(c.n)
@@ -124,5 +126,5 @@ func (c *call) at(ctx context.Context, lease *pool.Lease) (push.Receipt, error) 
 	}
 	request.Timeout = c.route.Retry.Timeout()
 	o = c.Send(ctx, lease, c.n, request)
-	return c.conclude(push.Receipt{Outcome: o})
+	return c.result(push.Receipt{Outcome: o})
 }

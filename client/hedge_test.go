@@ -18,45 +18,45 @@ import (
 )
 
 const (
-	shares   = `max=60, keys="k"`
-	notSent  = `{"type":"https://sluice-push.github.io/problems/throttled","status":429,"receipt":{"status":"throttled","attempts":[]}}`
-	outdated = `{"id":"1","status":"expired","attempts":[]}`
+	sharedKeysReport = `max=60, keys="k"`
+	throttledNotSent = `{"type":"https://sluice-push.github.io/problems/throttled","status":429,"receipt":{"status":"throttled","attempts":[]}}`
+	expiredBody      = `{"id":"1","status":"expired","attempts":[]}`
 )
 
-// said is what a gateway answers; hangUp breaks the connection.
-type said struct {
+// scriptedResponse is what a gateway answers; hangUp breaks the connection.
+type scriptedResponse struct {
 	status int
 	body   string
 }
 
-var hangUp = said{}
+var abortResponse = scriptedResponse{}
 
-func (s said) to(w http.ResponseWriter) {
-	if s == hangUp {
+func (s scriptedResponse) write(w http.ResponseWriter) {
+	if s == abortResponse {
 		panic(http.ErrAbortHandler)
 	}
 	w.WriteHeader(s.status)
 	_, _ = io.WriteString(w, s.body)
 }
 
-// TestTheFirstVerdictOfTwoGatewaysIsTheEnd has the first gateway answer only once the second has been asked, and where
+// TestHedgeReturnsFirstVerdict has the first gateway answer only once the second has been asked, and where
 // the first is to be heard first, the second only once the first has answered.
-func TestTheFirstVerdictOfTwoGatewaysIsTheEnd(t *testing.T) {
+func TestHedgeReturnsFirstVerdict(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name          string
-		first, second said
+		first, second scriptedResponse
 		verdict       push.Verdict
 	}{
-		{"the first is lost, and the second knows", hangUp, said{200, accepted}, push.Accepted},
-		{"the first sent nothing, and the second did", said{429, notSent}, said{200, accepted}, push.Accepted},
-		{"the first was too late, and the second was not", said{200, outdated}, said{200, accepted}, push.Accepted},
-		{"the first knows, and the second is lost", said{200, accepted}, hangUp, push.Accepted},
-		{"the first knows, and the second sent nothing", said{200, accepted}, said{429, notSent}, push.Accepted},
-		{"neither sent anything", said{429, notSent}, said{429, notSent}, push.Throttled},
-		{"the second sent nothing, and the first may have", hangUp, said{429, notSent}, push.Unknown},
-		{"the first sent nothing, and the second may have", said{429, notSent}, hangUp, push.Unknown},
-		{"the first sent nothing, and the second cannot tell", said{429, notSent}, said{504, unknown}, push.Unknown},
+		{"the first is lost, and the second knows", abortResponse, scriptedResponse{200, acceptedBody}, push.Accepted},
+		{"the first sent nothing, and the second did", scriptedResponse{429, throttledNotSent}, scriptedResponse{200, acceptedBody}, push.Accepted},
+		{"the first was too late, and the second was not", scriptedResponse{200, expiredBody}, scriptedResponse{200, acceptedBody}, push.Accepted},
+		{"the first knows, and the second is lost", scriptedResponse{200, acceptedBody}, abortResponse, push.Accepted},
+		{"the first knows, and the second sent nothing", scriptedResponse{200, acceptedBody}, scriptedResponse{429, throttledNotSent}, push.Accepted},
+		{"neither sent anything", scriptedResponse{429, throttledNotSent}, scriptedResponse{429, throttledNotSent}, push.Throttled},
+		{"the second sent nothing, and the first may have", abortResponse, scriptedResponse{429, throttledNotSent}, push.Unknown},
+		{"the first sent nothing, and the second may have", scriptedResponse{429, throttledNotSent}, abortResponse, push.Unknown},
+		{"the first sent nothing, and the second cannot tell", scriptedResponse{429, throttledNotSent}, scriptedResponse{504, unknownBody}, push.Unknown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -64,18 +64,18 @@ func TestTheFirstVerdictOfTwoGatewaysIsTheEnd(t *testing.T) {
 			var keys sync.Map
 			both := make(chan struct{})
 			gateway := func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Sluice-Gateway", shares)
+				w.Header().Set("Sluice-Gateway", sharedKeysReport)
 				keys.Store(r.Header.Get("Idempotency-Key"), true)
 				if asked.Add(1) == 1 {
 					<-both
-					c.first.to(w)
+					c.first.write(w)
 					return
 				}
 				close(both)
-				c.second.to(w)
+				c.second.write(w)
 			}
-			cl := sharing(t, client.Config{HedgeAfter: time.Millisecond, Attempts: 1}, gateway, gateway)
-			n := note(1)
+			cl := newSharingClient(t, client.Config{HedgeAfter: time.Millisecond, Attempts: 1}, gateway, gateway)
+			n := testNotification(1)
 			n.OnUnknown = push.RepeatNever
 			receipt, err := cl.Send(t.Context(), n)
 			if receipt.Verdict != c.verdict || (err == nil) != (c.verdict == push.Accepted) {
@@ -90,21 +90,21 @@ func TestTheFirstVerdictOfTwoGatewaysIsTheEnd(t *testing.T) {
 	}
 }
 
-// sharing opens a client of played gateways, and has it hear their signals.
-func sharing(t *testing.T, cfg client.Config, gateways ...http.HandlerFunc) *client.Client {
+// newSharingClient opens a client of played gateways, and has it hear their signals.
+func newSharingClient(t *testing.T, cfg client.Config, gateways ...http.HandlerFunc) *client.Client {
 	t.Helper()
 	var urls []string
 	for _, g := range gateways {
-		urls = append(urls, playAs(t, shares, g))
+		urls = append(urls, fakeGatewayWithReport(t, sharedKeysReport, g))
 	}
-	tn := &town{t: t, key: "slk_test"}
+	tn := &testEnv{t: t, key: "slk_test"}
 	cfg.Timeout = 10 * time.Minute // a busy machine is no reason
-	c := tn.call(cfg, urls...)
-	all(c, len(urls))
+	c := tn.newClient(cfg, urls...)
+	waitConnected(c, len(urls))
 	return c
 }
 
-func TestTheLoserOfTwoGatewaysIsLeft(t *testing.T) {
+func TestHedgeCancelsSlowerCall(t *testing.T) {
 	t.Parallel()
 	left, first := make(chan struct{}), make(chan struct{}, 1)
 	first <- struct{}{}
@@ -114,17 +114,17 @@ func TestTheLoserOfTwoGatewaysIsLeft(t *testing.T) {
 			<-r.Context().Done()
 			close(left)
 		default:
-			_, _ = io.WriteString(w, accepted)
+			_, _ = io.WriteString(w, acceptedBody)
 		}
 	}
-	c := sharing(t, client.Config{HedgeAfter: time.Millisecond}, gateway, gateway)
-	if _, err := c.Send(t.Context(), note(1)); err != nil {
+	c := newSharingClient(t, client.Config{HedgeAfter: time.Millisecond}, gateway, gateway)
+	if _, err := c.Send(t.Context(), testNotification(1)); err != nil {
 		t.Error(err)
 	}
 	<-left
 }
 
-func TestOnlySoManyAreAskedTwice(t *testing.T) {
+func TestHedgeBudget(t *testing.T) {
 	t.Parallel()
 	const n = 60
 	for _, c := range []struct {
@@ -143,14 +143,14 @@ func TestOnlySoManyAreAskedTwice(t *testing.T) {
 			gateway := func(w http.ResponseWriter, _ *http.Request) {
 				asked.Add(1)
 				time.Sleep(2 * time.Millisecond) // longer than HedgeAfter, most of the time
-				_, _ = io.WriteString(w, accepted)
+				_, _ = io.WriteString(w, acceptedBody)
 			}
-			tn := &town{t: t, key: "slk_test"}
-			cl := tn.call(client.Config{HedgeAfter: time.Millisecond, Timeout: 10 * time.Minute}, playAs(t, `keys="k"`, gateway), playAs(t, c.told, gateway))
-			all(cl, 2)
+			tn := &testEnv{t: t, key: "slk_test"}
+			cl := tn.newClient(client.Config{HedgeAfter: time.Millisecond, Timeout: 10 * time.Minute}, fakeGatewayWithReport(t, `keys="k"`, gateway), fakeGatewayWithReport(t, c.told, gateway))
+			waitConnected(cl, 2)
 			began := time.Now()
 			for i := range n {
-				if _, err := cl.Send(t.Context(), note(i)); err != nil {
+				if _, err := cl.Send(t.Context(), testNotification(i)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -162,23 +162,23 @@ func TestOnlySoManyAreAskedTwice(t *testing.T) {
 	}
 }
 
-// TestAHedgedSendIsOneAttempt has two gateways of one cluster, a third of whose calls take far longer than HedgeAfter, and
+// TestHedgedSendReachesProviderOnce has two gateways of one cluster, a third of whose calls take far longer than HedgeAfter, and
 // one of which then cannot be heard by its callers, while it lives on.
-func TestAHedgedSendIsOneAttempt(t *testing.T) {
+func TestHedgedSendReachesProviderOnce(t *testing.T) {
 	t.Parallel()
 	const n = 40
-	tn := newTown(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
+	tn := newTestEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
 		{Service: mockprovider.APNs, Delay: 20 * time.Millisecond, Share: 0.3},
 	}}})
 	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.Alone(t))
-	cable := newCable(t, tn.open(anywhere, shared+"zone: a\n").address)
-	urls := []string{cable.url(), tn.open(anywhere, shared+"zone: b\n").url()}
-	far, near := tn.call(client.Config{HedgeAfter: time.Millisecond}, urls...), tn.call(client.Config{HedgeAfter: time.Millisecond, Zone: "a"}, urls...)
-	all(far, 2)
-	all(near, 2)
+	cable := newTestProxy(t, tn.startGateway(anyPort, shared+"zone: a\n").address)
+	urls := []string{cable.url(), tn.startGateway(anyPort, shared+"zone: b\n").url()}
+	far, near := tn.newClient(client.Config{HedgeAfter: time.Millisecond}, urls...), tn.newClient(client.Config{HedgeAfter: time.Millisecond, Zone: "a"}, urls...)
+	waitConnected(far, 2)
+	waitConnected(near, 2)
 	var told [n + 1]push.Verdict
 	send := func(c *client.Client, i int) {
-		receipt, err := c.Send(t.Context(), note(i))
+		receipt, err := c.Send(t.Context(), testNotification(i))
 		if told[i] = receipt.Verdict; err != nil {
 			t.Log(err) // on a busy machine there may be no verdict
 		}
@@ -194,7 +194,7 @@ func TestAHedgedSendIsOneAttempt(t *testing.T) {
 	sending.Wait()
 	cable.freeze()
 	send(near, n) // asks the one that cannot be heard, and then the other
-	requests, _ := tn.seen()
+	requests, _ := tn.counts()
 	for i, verdict := range told {
 		if got := requests[token(i)]; got > 1 || verdict == push.Accepted && got != 1 {
 			t.Errorf("notification %d: its end is %s, and the service got %d requests", i, verdict, got)

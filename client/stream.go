@@ -19,34 +19,34 @@ import (
 )
 
 const (
-	maxItems   = 2000        // of one stream; then another begins, at the gateway that has the least to do by then
-	idleStream = time.Second // without a new item, until a stream ends
-	fullLine   = 16 << 10    // bytes that leave in one write
+	maxItems          = 2000        // of one stream; then another begins, at the gateway that has the least to do by then
+	streamIdleTimeout = time.Second // without a new item, until a stream ends
+	flushSize         = 16 << 10    // bytes that leave in one write
 )
 
 // stream is one request to one gateway: notifications out and receipts back, both at the same time.
 type stream struct {
 	*batch
-	link      *link
+	conn      *gatewayConn
 	ctx       context.Context
 	body      *io.PipeWriter
-	line      []byte        // not written yet
+	buf       []byte        // not written yet
 	sent      int           // how many items were written
-	over      chan struct{} // closed when no more receipts will come
+	done      chan struct{} // closed when no more receipts will come
 	connected atomic.Bool
 
-	mu    sync.Mutex
-	items []*item // by their index in the request; nil once told
-	read  int     // the gateway has read no further than this, where it says so; else -1
+	mu       sync.Mutex
+	items    []*item // by their index in the request; nil once told
+	readUpTo int     // the gateway has read no further than this, where it says so; else -1
 }
 
-// hireStream begins one more worker, that goes from stream to stream.
-func (b *batch) hireStream(first *item) bool {
-	if b.hired == b.cfg.Streams {
+// startStreamWorker begins one more worker, that goes from stream to stream.
+func (b *batch) startStreamWorker(first *item) bool {
+	if b.workerCount == b.cfg.Streams {
 		return false
 	}
-	b.hired++
-	b.crew.Go(func() {
+	b.workerCount++
+	b.workers.Go(func() {
 		for it, ok := first, true; ok; it, ok = b.next() {
 			b.stream(it)
 		}
@@ -56,22 +56,22 @@ func (b *batch) hireStream(first *item) bool {
 
 // stream sends first, and what else comes, to one gateway.
 func (b *batch) stream(first *item) {
-	ctx, cancel := b.within(b.ctx)
+	ctx, cancel := b.withTimeout(b.ctx)
 	lease, err := b.pool.Pick(ctx, nil)
 	cancel()
 	if err != nil {
 		r := push.Receipt{Outcome: push.NoResponse(err)}
-		b.tell(first, r, problemOf(r, nil))
+		b.report(first, r, errorFor(r, nil))
 		return
 	}
-	s := &stream{batch: b, link: lease.Conn().(*link), over: make(chan struct{}), read: -1}
+	s := &stream{batch: b, conn: lease.Conn().(*gatewayConn), done: make(chan struct{}), readUpTo: -1}
 	answered, err := s.exchange(first)
 	lease.Done(s.outcome(answered, err))
 	s.settle(answered, err)
 }
 
 // exchange writes and reads until both have ended. It returns a gateway's refusal of the whole, or why the exchange broke.
-func (s *stream) exchange(first *item) (refusal *answer, err error) {
+func (s *stream) exchange(first *item) (refusal *response, err error) {
 	ctx, cancel := context.WithCancel(s.batch.ctx)
 	defer cancel()
 	s.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { s.connected.Store(true) }})
@@ -79,15 +79,15 @@ func (s *stream) exchange(first *item) (refusal *answer, err error) {
 	s.body = writer
 	var reading sync.WaitGroup
 	reading.Go(func() {
-		defer close(s.over)
+		defer close(s.done)
 		defer func() { _ = body.CloseWithError(io.ErrClosedPipe) }()
 		refusal, err = s.receive(body, cancel)
 	})
 	reading.Go(func() {
 		select {
-		case <-s.link.lost:
+		case <-s.conn.lost:
 			cancel()
-		case <-s.over:
+		case <-s.done:
 		}
 	})
 	s.write(first)
@@ -99,25 +99,25 @@ func (s *stream) exchange(first *item) (refusal *answer, err error) {
 func (s *stream) write(first *item) {
 	defer func() { _ = s.body.Close() }()
 	s.add(first)
-	idle := time.NewTimer(idleStream)
+	idle := time.NewTimer(streamIdleTimeout)
 	defer idle.Stop()
 	for range maxItems - 1 {
-		it, ok := s.following(idle)
+		it, ok := s.nextItem(idle)
 		if !ok {
 			break
 		}
 		s.add(it)
-		if len(s.line) >= fullLine && !s.flush() {
+		if len(s.buf) >= flushSize && !s.flush() {
 			return
 		}
 	}
 	s.flush()
 }
 
-// following is the next item. While there is none, what is there is written.
-func (s *stream) following(idle *time.Timer) (*item, bool) {
+// nextItem is the next item. While there is none, what is there is written.
+func (s *stream) nextItem(idle *time.Timer) (*item, bool) {
 	select {
-	case <-s.link.leaving:
+	case <-s.conn.draining:
 		return nil, false
 	case it, ok := <-s.queue:
 		return it, ok
@@ -126,13 +126,13 @@ func (s *stream) following(idle *time.Timer) (*item, bool) {
 	if !s.flush() {
 		return nil, false
 	}
-	idle.Reset(idleStream)
+	idle.Reset(streamIdleTimeout)
 	select {
 	case it, ok := <-s.queue:
 		return it, ok
 	case <-idle.C:
-	case <-s.link.leaving:
-	case <-s.over:
+	case <-s.conn.draining:
+	case <-s.done:
 	case <-s.ctx.Done():
 	}
 	return nil, false
@@ -140,23 +140,23 @@ func (s *stream) following(idle *time.Timer) (*item, bool) {
 
 // add puts an item on the line.
 func (s *stream) add(it *item) {
-	text, err := line(it.n)
+	text, err := encodeLine(it.n)
 	if err != nil {
 		r := push.Receipt{Outcome: push.InvalidNotification(err)}
-		s.tell(it, r, problemOf(r, nil))
+		s.report(it, r, errorFor(r, nil))
 		return
 	}
-	s.line = append(append(s.line, text...), '\n')
+	s.buf = append(append(s.buf, text...), '\n')
 	s.route.Budget.Earn()
 	s.mu.Lock()
 	s.items = append(s.items, it)
 	s.mu.Unlock()
 }
 
-// line is a notification as a batch has it: with its Idempotency-Key inside, if its sender gave it one. Keys of our own
+// encodeLine is a notification as a batch has it: with its Idempotency-Key inside, if its sender gave it one. Keys of our own
 // would only fill the gateways' memory: what a stream lost is not sent to the same gateway again.
-func line(n *push.Notification) ([]byte, error) {
-	text, err := write(n)
+func encodeLine(n *push.Notification) ([]byte, error) {
+	text, err := encode(n)
 	if err != nil || n.ID == "" {
 		return text, err
 	}
@@ -169,44 +169,44 @@ func line(n *push.Notification) ([]byte, error) {
 
 // flush writes the line.
 func (s *stream) flush() bool {
-	if len(s.line) == 0 {
+	if len(s.buf) == 0 {
 		return true
 	}
 	s.sent = len(s.items)
-	_, err := s.body.Write(s.line)
-	s.line = s.line[:0]
+	_, err := s.body.Write(s.buf)
+	s.buf = s.buf[:0]
 	return err == nil
 }
 
 // receive makes the request and reads the receipts. A gateway that tells of none for longer than it says that one takes is
 // left.
-func (s *stream) receive(body io.Reader, cancel func()) (refusal *answer, err error) {
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.link.base.String()+s.path+"notifications/batch", body)
+func (s *stream) receive(body io.Reader, cancel func()) (refusal *response, err error) {
+	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.conn.base.String()+s.path+"notifications/batch", body)
 	if err != nil {
 		return nil, err
 	}
 	request.Header = s.header()
-	limit := patience
-	if longest := s.link.told.Load().max; longest > 0 {
-		limit = longest + grace
+	limit := defaultAttemptTimeout
+	if longest := s.conn.state.Load().maxDuration; longest > 0 {
+		limit = longest + responseGrace
 	}
 	watch := time.AfterFunc(limit, cancel)
 	defer watch.Stop()
-	response, err := s.link.http.RoundTrip(request)
+	response, err := s.conn.http.RoundTrip(request)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		_ = response.Body.Close()
 		select {
-		case <-s.link.leaving: // nobody else will
-			s.link.http.CloseIdleConnections()
+		case <-s.conn.draining: // nobody else will
+			s.conn.http.CloseIdleConnections()
 		default:
 		}
 	}()
-	s.link.hear(response.Header.Get(signalHeader))
+	s.conn.update(response.Header.Get(loadReportHeader))
 	if response.StatusCode != http.StatusOK {
-		return refused(response), nil
+		return readRefusal(response), nil
 	}
 	return nil, s.receipts(response.Body, func() { watch.Reset(limit) })
 }
@@ -221,14 +221,14 @@ func (s *stream) header() http.Header {
 	return h
 }
 
-// refused reads why a gateway took nothing of a batch.
-func refused(response *http.Response) *answer {
+// readRefusal reads why a gateway took nothing of a batch.
+func readRefusal(response *http.Response) *response {
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxResponse))
 	r := wire.Response{Status: response.StatusCode, Body: text}
 	if after := response.Header.Get("Retry-After"); after != "" {
 		r.Header = []wire.Field{{Name: "retry-after", Value: after}}
 	}
-	return read(&r)
+	return parseResponse(&r)
 }
 
 // receipts reads them, line by line.
@@ -247,36 +247,36 @@ func (s *stream) receipts(from io.Reader, alive func()) error {
 		if err := json.Unmarshal(line, &r); err != nil {
 			return err
 		}
-		s.hand(r)
+		s.handleReceipt(r)
 	}
 }
 
-// unread are the reasons of a receipt that says that its notification, and all behind it, were not even read.
-var unread = map[string]bool{"BatchTooLarge": true, "BodyTimeout": true, "BodyIncomplete": true}
+// unreadReasons are the reasons of a receipt that says that its notification, and all behind it, were not even read.
+var unreadReasons = map[string]bool{"BatchTooLarge": true, "BodyTimeout": true, "BodyIncomplete": true}
 
-// hand tells what a receipt says, or sends its notification once more where it says that nothing was sent.
-func (s *stream) hand(r push.Receipt) {
+// handleReceipt tells what a receipt says, or sends its notification once more where it says that nothing was sent.
+func (s *stream) handleReceipt(r push.Receipt) {
 	if r.Index == nil {
 		return
 	}
-	if unread[r.Reason] && len(r.Attempts) == 0 {
+	if unreadReasons[r.Reason] && len(r.Attempts) == 0 {
 		s.mu.Lock()
-		s.read = *r.Index
+		s.readUpTo = *r.Index
 		s.mu.Unlock()
 		return
 	}
-	it := s.claim(*r.Index)
+	it := s.takeItem(*r.Index)
 	switch {
 	case it == nil:
-	case r.Status() == push.StatusUnavailable && untouched(r):
-		s.again(it, push.Outcome{Verdict: push.Unavailable}, r)
+	case r.Status() == push.StatusUnavailable && notSent(r):
+		s.resend(it, push.Outcome{Verdict: push.Unavailable}, r)
 	default:
-		s.tell(it, r, problemOf(r, nil))
+		s.report(it, r, errorFor(r, nil))
 	}
 }
 
-// claim returns the item with that index, once.
-func (s *stream) claim(index int) *item {
+// takeItem returns the item with that index, once.
+func (s *stream) takeItem(index int) *item {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if index < 0 || index >= len(s.items) {
@@ -288,7 +288,7 @@ func (s *stream) claim(index int) *item {
 }
 
 // outcome is what the exchange says of the gateway.
-func (s *stream) outcome(refusal *answer, err error) push.Outcome {
+func (s *stream) outcome(refusal *response, err error) push.Outcome {
 	switch {
 	case refusal != nil:
 		return refusal.outcome()
@@ -302,38 +302,38 @@ func (s *stream) outcome(refusal *answer, err error) push.Outcome {
 }
 
 // settle ends what has no receipt.
-func (s *stream) settle(refusal *answer, err error) {
+func (s *stream) settle(refusal *response, err error) {
 	for index := range s.items {
-		it := s.claim(index)
+		it := s.takeItem(index)
 		if it == nil {
 			continue
 		}
 		switch {
-		case index >= s.sent, s.read >= 0 && index >= s.read, err != nil && !s.connected.Load():
-			s.again(it, push.Outcome{Verdict: push.Unsent}, push.Receipt{Outcome: push.Outcome{Reason: string(wire.LostBeforeWrite)}})
-		case refusal != nil && refusal.again():
-			s.again(it, refusal.outcome(), refusal.receipt)
+		case index >= s.sent, s.readUpTo >= 0 && index >= s.readUpTo, err != nil && !s.connected.Load():
+			s.resend(it, push.Outcome{Verdict: push.Unsent}, push.Receipt{Outcome: push.Outcome{Reason: string(wire.LostBeforeWrite)}})
+		case refusal != nil && refusal.nothingSent():
+			s.resend(it, refusal.outcome(), refusal.receipt)
 		case refusal != nil:
-			s.tell(it, refusal.receipt, refusal.err)
+			s.report(it, refusal.receipt, refusal.err)
 		default:
-			s.again(it, push.Outcome{Verdict: push.Unknown}, push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: string(wire.LostAfterWrite)}})
+			s.resend(it, push.Outcome{Verdict: push.Unknown}, push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: string(wire.LostAfterWrite)}})
 		}
 	}
 }
 
-// again sends one that ended in o by a call of its own, if that may be; else r is its end. What a gateway refused costs of
+// resend sends one that ended in o by a call of its own, if that may be; else r is its end. What a gateway refused costs of
 // the budget, for the others may be as busy. What was on its way to one that was lost does not: all of it comes at once,
 // and once only.
-func (b *batch) again(it *item, o push.Outcome, r push.Receipt) {
+func (b *batch) resend(it *item, o push.Outcome, r push.Receipt) {
 	refused := o.Verdict == push.Unavailable && !b.route.Budget.Take(o)
 	if b.ctx.Err() != nil || refused || o.Verdict == push.Unknown && !it.n.MayRetryUnknown() {
-		b.tell(it, r, problemOf(r, nil))
+		b.report(it, r, errorFor(r, nil))
 		return
 	}
-	b.crew.Go(func() {
-		ctx, cancel := b.within(b.ctx)
+	b.workers.Go(func() {
+		ctx, cancel := b.withTimeout(b.ctx)
 		defer cancel()
 		r, err := b.send(ctx, it.n, false)
-		b.tell(it, r, err)
+		b.report(it, r, err)
 	})
 }

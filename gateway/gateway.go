@@ -30,8 +30,8 @@ type Gateway struct {
 	ceiling *delivery.Ceiling
 	house   atomic.Pointer[house]
 	signals signals
-	memory  rest.Memory // what Idempotency-Keys came to, without a queue
-	crew    rest.Crew
+	memory  rest.IdempotencyCache // what Idempotency-Keys came to, without a queue
+	crew    rest.WorkerPool
 	durable *durable // nil without a queue
 
 	listener, adminListener net.Listener

@@ -22,8 +22,8 @@ import (
 )
 
 var (
-	_ webhook.Feed      = (*durable)(nil)
-	_ webhook.Positions = (*positions)(nil)
+	_ webhook.Feed        = (*durable)(nil)
+	_ webhook.Checkpoints = (*positions)(nil)
 )
 
 // hook is a webhook of the configuration.
@@ -76,8 +76,8 @@ func (b *builder) webhook(path, app string, block config.Webhook) (*hook, error)
 		return nil, keyError(path, "secret_file", err)
 	}
 	w, err := webhook.New(webhook.Config{
-		App: app, Name: block.Name, URL: string(block.URL), Secrets: secrets, Events: events(block.Events), Networks: networks(block.Networks),
-		Authorities: roots, Feed: b.durable, Positions: &b.durable.positions, Logger: b.log,
+		App: app, Name: block.Name, URL: string(block.URL), Secrets: secrets, Events: events(block.Events), AllowedNetworks: networks(block.Networks),
+		RootCAs: roots, Feed: b.durable, Checkpoints: &b.durable.positions, Logger: b.log,
 	})
 	if err != nil {
 		return nil, keyError(path, "url", err)

@@ -55,7 +55,7 @@ func (p *positions) bucketOfPositions(ctx context.Context) (jetstream.KeyValue, 
 }
 
 // Load returns a webhook's position, zero for one that is new.
-func (p *positions) Load(ctx context.Context, name string) (at webhook.Position, err error) {
+func (p *positions) Load(ctx context.Context, name string) (at webhook.Checkpoint, err error) {
 	bucket, err := p.bucketOfPositions(ctx)
 	if err != nil {
 		return at, err
@@ -71,7 +71,7 @@ func (p *positions) Load(ctx context.Context, name string) (at webhook.Position,
 }
 
 // Save returns once the position is on disk.
-func (p *positions) Save(ctx context.Context, name string, at webhook.Position) error {
+func (p *positions) Save(ctx context.Context, name string, at webhook.Checkpoint) error {
 	text, err := json.Marshal(at)
 	if err != nil {
 		return err

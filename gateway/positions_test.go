@@ -39,11 +39,11 @@ func TestAPositionIsReadAsItWasSaved(t *testing.T) {
 	if at, err := p.Load(t.Context(), "shop/billing"); err != nil || !at.Since.IsZero() {
 		t.Fatal(at, err)
 	}
-	want := webhook.Position{Since: time.Now().UTC(), After: "1.2", Parked: []webhook.Range{{After: "0.1", Until: "1.2", Events: 3}}}
+	want := webhook.Checkpoint{Since: time.Now().UTC(), After: "1.2", DeadLettered: []webhook.Range{{After: "0.1", Until: "1.2", Events: 3}}}
 	if err := p.Save(t.Context(), "shop/billing", want); err != nil {
 		t.Fatal(err)
 	}
-	if at, err := p.Load(t.Context(), "shop/billing"); err != nil || at.After != want.After || len(at.Parked) != 1 || !at.Since.Equal(want.Since) {
+	if at, err := p.Load(t.Context(), "shop/billing"); err != nil || at.After != want.After || len(at.DeadLettered) != 1 || !at.Since.Equal(want.Since) {
 		t.Error(at, err)
 	}
 }

@@ -26,11 +26,11 @@ func (g *Gateway) face(cfg *config.Config) (http.Handler, error) {
 	}
 	limits := cfg.Limits
 	return rest.New(rest.Config{
-		Sender: g.sender(), Memory: &g.memory, Crew: &g.crew, Channels: g, Queue: g.durable.forQueue(), History: g.durable.forHistory(), Draining: g.leaving,
+		Sender: g.sender(), Idempotency: &g.memory, Workers: &g.crew, Channels: g, Queue: g.durable.forQueue(), History: g.durable.forHistory(), Draining: g.leaving,
 		Apps: apps, Logger: g.log, Ready: g.notReady, Observe: g.metrics.Request, Status: func() any { return g.Status() },
 		Limits: rest.Limits{
-			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTime: limits.BodyTime,
-			SendTime: limits.SendTime,
+			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTimeout: limits.BodyTime,
+			SendTimeout: limits.SendTime,
 		},
 	})
 }
@@ -75,7 +75,7 @@ const maxStreams = 1000
 // server returns a server that slow and greedy callers cannot exhaust. Bodies have their own time limit, in rest. base
 // ends requests that outlive the drain.
 func (g *Gateway) server(base context.Context, handler http.Handler) *http.Server {
-	s := rest.Server(handler, g.log)
+	s := rest.NewServer(handler, g.log)
 	s.BaseContext = func(net.Listener) context.Context { return base }
 	return s
 }

@@ -40,12 +40,12 @@ var byWebhook = []string{"app", "webhook"}
 
 var webhookReadings = []reading[webhook.Status]{
 	{prometheus.NewDesc("sluice_webhook_told_total", "Events that the receiver took from this gateway.", byWebhook, nil),
-		prometheus.CounterValue, func(s webhook.Status) float64 { return float64(s.Told) }},
+		prometheus.CounterValue, func(s webhook.Status) float64 { return float64(s.Delivered) }},
 	gauge("sluice_webhook_told_up_to_timestamp_seconds", "When the last event happened that the receiver took from this gateway, in Unix time; 0 before the first.",
-		byWebhook, func(s webhook.Status) float64 { return seconds(s.ToldUpTo) }),
+		byWebhook, func(s webhook.Status) float64 { return seconds(s.DeliveredUpTo) }),
 	gauge("sluice_webhook_failures", "Attempts in a row that the receiver did not take.", byWebhook, func(s webhook.Status) float64 { return float64(s.Failures) }),
 	gauge("sluice_webhook_parked_ranges", "Ranges of events that were given up and stand in GET /v1/status, up to a hundred.", byWebhook,
-		func(s webhook.Status) float64 { return float64(len(s.Parked)) }),
+		func(s webhook.Status) float64 { return float64(len(s.DeadLettered)) }),
 }
 
 // seconds is t in Unix time, 0 if it is none.

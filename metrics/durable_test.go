@@ -22,7 +22,7 @@ func TestQueueHistoryAndWebhooksAreShownAsTheyStand(t *testing.T) {
 	m.WatchDurable(func() (*queue.Status, *history.Status, []webhook.Status) {
 		return &queue.Status{Bytes: 1, LaterBytes: 2, MaxBytes: 3, Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk, Tasks: 4}}},
 			&history.Status{Events: 5, Lost: 6, Behind: 7, Rebuilt: 8, CaughtUp: true},
-			[]webhook.Status{{App: "shop", Name: "crm", Told: 9, ToldUpTo: time.Unix(10, 5e8), Failures: 11, Parked: make([]webhook.Range, 12)}}
+			[]webhook.Status{{App: "shop", Name: "crm", Delivered: 9, DeliveredUpTo: time.Unix(10, 5e8), Failures: 11, DeadLettered: make([]webhook.Range, 12)}}
 	})
 	shows(t, m, `sluice_queue_bytes 1`, `sluice_queue_later_bytes 2`, `sluice_queue_max_bytes 3`, `sluice_queue_waiting{app="shop",lane="bulk"} 4`,
 		`sluice_history_events_total 5`, `sluice_history_lost_total 6`, `sluice_history_behind 7`, `sluice_history_rebuilt_total 8`, `sluice_history_caught_up 1`,

@@ -21,28 +21,28 @@ import (
 )
 
 const (
-	later     = "Prefer: respond-async"
-	scheduled = `{"platform":"apns","token":"00ff","title":"Hi","send_at":"2999-01-01T00:00:00Z"}`
+	respondAsyncHeader = "Prefer: respond-async"
+	scheduled          = `{"platform":"apns","token":"00ff","title":"Hi","send_at":"2999-01-01T00:00:00Z"}`
 )
 
-// taken checks that the answer is 202 and returns its receipt.
-func (d *door) taken(w *httptest.ResponseRecorder) receipt {
+// wantAccepted checks that the answer is 202 and returns its receipt.
+func (d *testAPI) wantAccepted(w *httptest.ResponseRecorder) receipt {
 	d.t.Helper()
 	var r receipt
 	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != 202 {
 		d.t.Fatalf("%d %s (%v)", w.Code, w.Body, err)
 	}
-	if got := w.Header().Get("Location"); got != single+"/"+r.ID {
+	if got := w.Header().Get("Location"); got != singlePath+"/"+r.ID {
 		d.t.Errorf("Location: %q", got)
 	}
 	return r
 }
 
-func TestWhoPrefersNotToWaitIsAnsweredOnceItsNotificationIsSafe(t *testing.T) {
-	d, a := durable(t)
-	for body, status := range map[string]string{good: "queued", scheduled: "scheduled"} {
-		w := d.ask("POST", single, body, later)
-		if r := d.taken(w); r.Status != status || w.Header().Get("Preference-Applied") != "respond-async" {
+func TestRespondAsyncReturns202OnceQueued(t *testing.T) {
+	d, a := newTestAPIWithStorage(t)
+	for body, status := range map[string]string{validBody: "queued", scheduled: "scheduled"} {
+		w := d.request("POST", singlePath, body, respondAsyncHeader)
+		if r := d.wantAccepted(w); r.Status != status || w.Header().Get("Preference-Applied") != "respond-async" {
 			t.Errorf("%+v %v", r, w.Header())
 		}
 	}
@@ -51,18 +51,18 @@ func TestWhoPrefersNotToWaitIsAnsweredOnceItsNotificationIsSafe(t *testing.T) {
 	}
 }
 
-func TestATimeToComeNeedsACallerWhoDoesNotWait(t *testing.T) {
-	d, _ := durable(t)
-	p := d.problem(d.ask("POST", single, scheduled), 400, "invalid-field")
+func TestFutureSendAtRequiresRespondAsync(t *testing.T) {
+	d, _ := newTestAPIWithStorage(t)
+	p := d.wantProblem(d.request("POST", singlePath, scheduled), 400, "invalid-field")
 	if p.Field != "send_at" || !strings.Contains(p.Detail, "Prefer: respond-async") {
 		t.Errorf("%+v", p)
 	}
-	if got := receipts(t, d.ask("POST", batch, scheduled, ndjson).Body); got[0].Status != "refused" || got[0].Field != "send_at" {
+	if got := receipts(t, d.request("POST", batch, scheduled, ndjson).Body); got[0].Status != "refused" || got[0].Field != "send_at" {
 		t.Errorf("%+v", got)
 	}
 }
 
-func TestWhatTheQueueDoesNotKeepIsNotAccepted(t *testing.T) {
+func TestQueueErrorsAreReported(t *testing.T) {
 	for _, c := range []struct {
 		err        error
 		status     int
@@ -74,27 +74,27 @@ func TestWhatTheQueueDoesNotKeepIsNotAccepted(t *testing.T) {
 		{&push.FieldError{Field: "token", Reason: "InvalidField", Allowed: "hex"}, 400, "invalid-field", "refused InvalidField", false},
 		{&push.FieldError{Field: "apns", Reason: "PayloadTooLarge", Allowed: "less"}, 413, "payload-too-large", "refused PayloadTooLarge", false},
 	} {
-		d, a := durable(t)
+		d, a := newTestAPIWithStorage(t)
 		a.refuse = func(*push.Notification) error { return c.err }
-		w := d.ask("POST", single, good, later, once)
-		d.problem(w, c.status, c.slug)
+		w := d.request("POST", singlePath, validBody, respondAsyncHeader, keyHeader)
+		d.wantProblem(w, c.status, c.slug)
 		if (w.Header().Get("Retry-After") != "") != c.retry || strings.Contains(w.Body.String(), "SECRET") {
 			t.Errorf("%s: %v %s", c.slug, w.Header(), w.Body)
 		}
-		if got := receipts(t, d.ask("POST", batch, good, ndjson, later).Body)[0]; got.Status+" "+got.Reason != c.line {
+		if got := receipts(t, d.request("POST", batch, validBody, ndjson, respondAsyncHeader).Body)[0]; got.Status+" "+got.Reason != c.line {
 			t.Errorf("in a batch: %+v", got)
 		}
 		a.refuse = nil
-		if r := d.taken(d.ask("POST", single, good, later, once)); r.Status != "queued" {
+		if r := d.wantAccepted(d.request("POST", singlePath, validBody, respondAsyncHeader, keyHeader)); r.Status != "queued" {
 			t.Errorf("the key of what was not kept is not free: %+v", r)
 		}
 	}
 }
 
-func TestAKeyStandsForOneNotificationWhetherItsCallersWaitOrNot(t *testing.T) {
-	for _, c := range []struct{ first, second string }{{later, later}, {later, "X: y"}, {"X: y", later}, {"X: y", "X: y"}} {
-		d, a := durable(t)
-		first, second := d.ask("POST", single, good, once, c.first), d.ask("POST", single, good, once, c.second)
+func TestKeyIdentifiesOneNotificationForSyncAndAsyncCalls(t *testing.T) {
+	for _, c := range []struct{ first, second string }{{respondAsyncHeader, respondAsyncHeader}, {respondAsyncHeader, "X: y"}, {"X: y", respondAsyncHeader}, {"X: y", "X: y"}} {
+		d, a := newTestAPIWithStorage(t)
+		first, second := d.request("POST", singlePath, validBody, keyHeader, c.first), d.request("POST", singlePath, validBody, keyHeader, c.second)
 		var one, two receipt
 		if json.Unmarshal(first.Body.Bytes(), &one) != nil || json.Unmarshal(second.Body.Bytes(), &two) != nil || one.ID == "" || one.ID != two.ID {
 			t.Errorf("%v: %s, %s", c, first.Body, second.Body)
@@ -105,29 +105,29 @@ func TestAKeyStandsForOneNotificationWhetherItsCallersWaitOrNot(t *testing.T) {
 		if a.count()+d.count() != 1 {
 			t.Errorf("%v: kept %d, sent %d", c, a.count(), d.count())
 		}
-		d.problem(d.ask("POST", single, good+" ", once, c.second), 422, "idempotency-key-reused")
+		d.wantProblem(d.request("POST", singlePath, validBody+" ", keyHeader, c.second), 422, "idempotency-key-reused")
 	}
 }
 
-func TestAKeyWhoseNotificationHasEndedTellsTheEnd(t *testing.T) {
-	d, a := durable(t)
-	id := d.taken(d.ask("POST", single, good, once, later)).ID
+func TestReplayReturnsFinalReceipt(t *testing.T) {
+	d, a := newTestAPIWithStorage(t)
+	id := d.wantAccepted(d.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader)).ID
 	end := push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unregistered},
 		Attempts: []push.Attempt{{Endpoint: "e", Outcome: push.Outcome{Verdict: push.Unregistered}}}}
-	a.end(end, "shop")
-	if r := d.taken(d.ask("POST", single, good, once, later)); r.ID != id || r.Status != "unregistered" {
+	a.addResult(end, "shop")
+	if r := d.wantAccepted(d.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader)); r.ID != id || r.Status != "unregistered" {
 		t.Errorf("%+v", r)
 	}
-	if w := d.ask("POST", single, good, once); w.Code != 200 || !strings.Contains(w.Body.String(), id) {
+	if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 200 || !strings.Contains(w.Body.String(), id) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
 
-func TestCallersUnderOneKeyWhoDoNotWaitAreOneNotification(t *testing.T) {
-	d, a := durable(t)
+func TestConcurrentAsyncCallsWithOneKeyEnqueueOnce(t *testing.T) {
+	d, a := newTestAPIWithStorage(t)
 	var callers sync.WaitGroup
 	for range 20 {
-		callers.Go(func() { d.taken(d.ask("POST", single, good, once, later)) })
+		callers.Go(func() { d.wantAccepted(d.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader)) })
 	}
 	callers.Wait()
 	if a.count() != 1 {
@@ -135,28 +135,28 @@ func TestCallersUnderOneKeyWhoDoNotWaitAreOneNotification(t *testing.T) {
 	}
 }
 
-func TestAKeyUnderWayElsewhereIsSaidToBe(t *testing.T) {
+func TestKeyInUseElsewhereIs409(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, a := durable(t)
-		d.taken(d.ask("POST", single, good, once, later))
+		d, a := newTestAPIWithStorage(t)
+		d.wantAccepted(d.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader))
 		a.mu.Lock()
 		key := a.events[0].KeyHash
 		a.keys[string(key)] = &claim{body: a.events[0].BodyHash, done: make(chan struct{})}
 		a.mu.Unlock()
-		w := d.ask("POST", single, good, once, later)
-		if d.problem(w, 409, "idempotency-key-in-use"); w.Header().Get("Retry-After") != "1" {
+		w := d.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader)
+		if d.wantProblem(w, 409, "idempotency-key-in-use"); w.Header().Get("Retry-After") != "1" {
 			t.Error(w.Header())
 		}
 	})
 }
 
-func TestABatchThatNobodyWaitsForHasNoLimitOfItems(t *testing.T) {
+func TestAsyncBatchHasNoItemLimit(t *testing.T) {
 	for media, body := range map[string]string{
-		"application/json":     "[" + strings.Repeat(good+",", 299) + scheduled + "]",
-		"application/x-ndjson": strings.Repeat(good+"\n", 299) + scheduled,
+		"application/json":     "[" + strings.Repeat(validBody+",", 299) + scheduled + "]",
+		"application/x-ndjson": strings.Repeat(validBody+"\n", 299) + scheduled,
 	} {
-		d, a := durable(t, func(cfg *rest.Config) { cfg.Limits.Batch = 2 })
-		w := d.ask("POST", batch, body, "Content-Type: "+media, later)
+		d, a := newTestAPIWithStorage(t, func(cfg *rest.Config) { cfg.Limits.Batch = 2 })
+		w := d.request("POST", batch, body, "Content-Type: "+media, respondAsyncHeader)
 		got := receipts(t, w.Body)
 		if w.Code != 202 || w.Header().Get("Preference-Applied") != "respond-async" || len(got) != 300 || a.count() != 300 {
 			t.Fatalf("%s: %d %v, %d receipts", media, w.Code, w.Header(), len(got))
@@ -167,22 +167,22 @@ func TestABatchThatNobodyWaitsForHasNoLimitOfItems(t *testing.T) {
 	}
 }
 
-func keyed(key, title string) string {
+func withKey(key, title string) string {
 	return fmt.Sprintf(`{"platform":"apns","token":"00ff","title":%q,"idempotency_key":%q}`, title, key)
 }
 
-func TestEveryItemOfABatchHasItsOwnKey(t *testing.T) {
-	for _, prefer := range []string{later, "X: y"} {
-		for _, opened := range []func() *door{
-			func() *door { d, _ := durable(t); return d },
-			func() *door { return open(t) },
+func TestBatchItemsHaveTheirOwnKeys(t *testing.T) {
+	for _, prefer := range []string{respondAsyncHeader, "X: y"} {
+		for _, opened := range []func() *testAPI{
+			func() *testAPI { d, _ := newTestAPIWithStorage(t); return d },
+			func() *testAPI { return newTestAPI(t) },
 		} {
 			d := opened()
-			if prefer == later && d.ask("POST", single, good, later).Code == 501 {
+			if prefer == respondAsyncHeader && d.request("POST", singlePath, validBody, respondAsyncHeader).Code == 501 {
 				continue
 			}
-			lines := strings.Join([]string{keyed("a", "Hi"), keyed("b", "Hi"), keyed("a", "Hi"), good, keyed("a b", "")}, "\n")
-			w := d.ask("POST", batch, lines, ndjson, prefer)
+			lines := strings.Join([]string{withKey("a", "Hi"), withKey("b", "Hi"), withKey("a", "Hi"), validBody, withKey("a b", "")}, "\n")
+			w := d.request("POST", batch, lines, ndjson, prefer)
 			text := w.Body.String()
 			got := receipts(t, w.Body)
 			if got[0].ID != got[2].ID || got[0].ID == got[1].ID || strings.Count(text, `"replayed":true`) != 1 {
@@ -191,31 +191,31 @@ func TestEveryItemOfABatchHasItsOwnKey(t *testing.T) {
 			if got[4].Reason != "InvalidField" || got[4].Field != "idempotency_key" {
 				t.Errorf("%+v", got[4])
 			}
-			again := d.ask("POST", batch, keyed("b", "Hi")+"\n"+keyed("a", "Ho"), ndjson, prefer)
+			again := d.request("POST", batch, withKey("b", "Hi")+"\n"+withKey("a", "Ho"), ndjson, prefer)
 			if text := again.Body.String(); strings.Count(text, `{"replayed":true,"id":"`+got[1].ID) != 1 || !strings.Contains(text, "IdempotencyKeyReused") {
 				t.Error(text)
 			}
 		}
 	}
-	d := open(t)
-	if p := d.problem(d.ask("POST", single, keyed("a", "Hi")), 400, "unknown-field"); p.Field != "idempotency_key" {
+	d := newTestAPI(t)
+	if p := d.wantProblem(d.request("POST", singlePath, withKey("a", "Hi")), 400, "unknown-field"); p.Field != "idempotency_key" {
 		t.Errorf("%+v", p)
 	}
-	d.problem(d.ask("POST", batch, "[]", once), 400, "invalid-header")
+	d.wantProblem(d.request("POST", batch, "[]", keyHeader), 400, "invalid-header")
 }
 
-func TestBatchesWithTheSameKeysInOtherOrdersDoNotWaitForEachOther(t *testing.T) {
+func TestConcurrentBatchesWithSameKeysDoNotDeadlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, a := durable(t)
+		d, a := newTestAPIWithStorage(t)
 		before := time.Now()
 		var callers sync.WaitGroup
 		for turn := range 4 {
 			var lines []string
 			for i := range 300 {
-				lines = append(lines, keyed(fmt.Sprint((i*(2*turn+1)+37*turn)%300), "Hi"))
+				lines = append(lines, withKey(fmt.Sprint((i*(2*turn+1)+37*turn)%300), "Hi"))
 			}
 			callers.Go(func() {
-				for i, r := range receipts(t, d.ask("POST", batch, strings.Join(lines, "\n"), ndjson, later).Body) {
+				for i, r := range receipts(t, d.request("POST", batch, strings.Join(lines, "\n"), ndjson, respondAsyncHeader).Body) {
 					if r.Status != "queued" {
 						t.Errorf("%d: %+v", i, r)
 					}
@@ -229,18 +229,18 @@ func TestBatchesWithTheSameKeysInOtherOrdersDoNotWaitForEachOther(t *testing.T) 
 	})
 }
 
-func TestALineComesAsSoonAsItsItemIsSafe(t *testing.T) {
-	d, _ := durable(t)
-	s, end := d.stream("application/x-ndjson", later)
+func TestAsyncReceiptIsWrittenOnceItemIsQueued(t *testing.T) {
+	d, _ := newTestAPIWithStorage(t)
+	s, end := d.stream("application/x-ndjson", respondAsyncHeader)
 	defer end()
-	s.say(t, good+"\n")
+	s.write(t, validBody+"\n")
 	answer := <-s.answer
 	lines := bufio.NewReader(answer.Body)
 	for range 3 {
 		if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"queued"`) {
 			t.Fatalf("%q %v", line, err)
 		}
-		s.say(t, good+"\n")
+		s.write(t, validBody+"\n")
 	}
 	if s.Close() != nil {
 		t.Error("close")
@@ -250,36 +250,36 @@ func TestALineComesAsSoonAsItsItemIsSafe(t *testing.T) {
 	}
 }
 
-func TestAPanicOfTheQueueIsItsGroupsAlone(t *testing.T) {
-	d, a := durable(t)
+func TestQueuePanicFailsOnlyItsGroup(t *testing.T) {
+	d, a := newTestAPIWithStorage(t)
 	a.refuse = func(n *push.Notification) error {
 		if n.Title == "boom" {
 			panic("boom")
 		}
 		return nil
 	}
-	got := receipts(t, d.ask("POST", batch, keyed("a", "boom"), ndjson, later).Body)
+	got := receipts(t, d.request("POST", batch, withKey("a", "boom"), ndjson, respondAsyncHeader).Body)
 	if got[0].Status != "unknown" || got[0].Reason != "Internal" {
 		t.Errorf("%+v", got)
 	}
-	if w := d.ask("POST", single, `{"platform":"apns","token":"00","title":"boom"}`, later, once); w.Code != 500 {
+	if w := d.request("POST", singlePath, `{"platform":"apns","token":"00","title":"boom"}`, respondAsyncHeader, keyHeader); w.Code != 500 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	d.taken(d.ask("POST", single, good, later, once))
+	d.wantAccepted(d.request("POST", singlePath, validBody, respondAsyncHeader, keyHeader))
 }
 
-func TestAQueueNeedsAHistory(t *testing.T) {
-	_, err := rest.New(rest.Config{Sender: &sender{}, Queue: &archive{}})
+func TestQueueRequiresHistory(t *testing.T) {
+	_, err := rest.New(rest.Config{Sender: &sender{}, Queue: &fakeStorage{}})
 	if err == nil {
 		t.Error("taken")
 	}
 }
 
-func TestANotificationIsFoundWithItsEventsAndNothingThatOnlyTheGatewayNeeds(t *testing.T) {
-	d, a := durable(t)
-	id := d.taken(d.ask("POST", single, good, later, once)).ID
-	a.tell(push.Event{ID: id, App: "shop", Status: push.StatusSending, Attempt: 1})
-	w := d.ask("GET", single+"/"+id, "", "Authorization: Bearer "+readKey)
+func TestGetReturnsEventsWithoutInternalFields(t *testing.T) {
+	d, a := newTestAPIWithStorage(t)
+	id := d.wantAccepted(d.request("POST", singlePath, validBody, respondAsyncHeader, keyHeader)).ID
+	a.addEvent(push.Event{ID: id, App: "shop", Status: push.StatusSending, Attempt: 1})
+	w := d.request("GET", singlePath+"/"+id, "", "Authorization: Bearer "+readKey)
 	var got struct {
 		ID, Status string
 		Attempts   []any
@@ -293,44 +293,44 @@ func TestANotificationIsFoundWithItsEventsAndNothingThatOnlyTheGatewayNeeds(t *t
 	}
 }
 
-func TestNobodyFindsOrCancelsTheNotificationOfAnotherApp(t *testing.T) {
-	d, _ := durable(t, func(cfg *rest.Config) {
+func TestNotificationsOfOtherAppsAreNotFound(t *testing.T) {
+	d, _ := newTestAPIWithStorage(t, func(cfg *rest.Config) {
 		cfg.Apps["bank"] = rest.App{Keys: []rest.Key{{Name: "bank", Hash: otherHash, Scopes: []string{"send", "read"}}}}
 	})
-	id := d.taken(d.ask("POST", single, good, later)).ID
+	id := d.wantAccepted(d.request("POST", singlePath, validBody, respondAsyncHeader)).ID
 	for _, path := range []string{"/v1/apps/bank/notifications/" + id, "/v1/apps/bank/notifications/x", "/v1/apps/bank/notifications/" + strings.ToUpper(id)} {
-		d.problem(d.ask("GET", path, "", "Authorization: Bearer "+otherKey), 404, "not-found")
-		d.problem(d.ask("DELETE", path, "", "Authorization: Bearer "+otherKey), 404, "not-found")
+		d.wantProblem(d.request("GET", path, "", "Authorization: Bearer "+otherKey), 404, "not-found")
+		d.wantProblem(d.request("DELETE", path, "", "Authorization: Bearer "+otherKey), 404, "not-found")
 	}
-	d.problem(d.ask("GET", single+"/"+id, "", "Authorization: Bearer "+otherKey), 403, "wrong-app")
+	d.wantProblem(d.request("GET", singlePath+"/"+id, "", "Authorization: Bearer "+otherKey), 403, "wrong-app")
 }
 
-func TestWhatWaitsCanBeCancelledAndWhatHasGoneCannot(t *testing.T) {
-	d, a := durable(t)
-	id := d.taken(d.ask("POST", single, scheduled, later)).ID
+func TestCancelPendingNotification(t *testing.T) {
+	d, a := newTestAPIWithStorage(t)
+	id := d.wantAccepted(d.request("POST", singlePath, scheduled, respondAsyncHeader)).ID
 	for range 2 { // a repeat hears the same
-		if w := d.ask("DELETE", single+"/"+id, ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"status":"cancelled"`) {
+		if w := d.request("DELETE", singlePath+"/"+id, ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"status":"cancelled"`) {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	}
-	gone := d.taken(d.ask("POST", single, good, later)).ID
-	a.tell(push.Event{ID: gone, App: "shop", Status: push.StatusSending, Attempt: 1})
-	if p := d.problem(d.ask("DELETE", single+"/"+gone, ""), 409, "not-waiting"); p.Receipt == nil || p.Receipt.Status != "sending" {
+	gone := d.wantAccepted(d.request("POST", singlePath, validBody, respondAsyncHeader)).ID
+	a.addEvent(push.Event{ID: gone, App: "shop", Status: push.StatusSending, Attempt: 1})
+	if p := d.wantProblem(d.request("DELETE", singlePath+"/"+gone, ""), 409, "not-waiting"); p.Receipt == nil || p.Receipt.Status != "sending" {
 		t.Errorf("%+v", p)
 	}
 }
 
-func TestAHistoryInTroubleIsSaidToBe(t *testing.T) {
+func TestHistoryErrorIs503(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // a feed gives the history a moment to say so
-		d, a := durable(t)
-		id := d.taken(d.ask("POST", single, good, later)).ID
-		a.trouble = errors.New("SECRET path")
+		d, a := newTestAPIWithStorage(t)
+		id := d.wantAccepted(d.request("POST", singlePath, validBody, respondAsyncHeader)).ID
+		a.err = errors.New("SECRET path")
 		for _, w := range []*httptest.ResponseRecorder{
-			d.ask("GET", single+"/"+id, "", "Authorization: Bearer "+readKey), d.ask("DELETE", single+"/"+id, ""),
-			d.ask("POST", single, good, once), d.ask("POST", single, good, once, later),
-			d.ask("GET", "/v1/apps/shop/events", "", "Authorization: Bearer "+readKey),
+			d.request("GET", singlePath+"/"+id, "", "Authorization: Bearer "+readKey), d.request("DELETE", singlePath+"/"+id, ""),
+			d.request("POST", singlePath, validBody, keyHeader), d.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader),
+			d.request("GET", "/v1/apps/shop/events", "", "Authorization: Bearer "+readKey),
 		} {
-			if d.problem(w, http.StatusServiceUnavailable, "queue-unavailable"); w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "SECRET") {
+			if d.wantProblem(w, http.StatusServiceUnavailable, "queue-unavailable"); w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "SECRET") {
 				t.Errorf("%v %s", w.Header(), w.Body)
 			}
 		}

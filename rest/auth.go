@@ -28,20 +28,20 @@ type Key struct {
 	Scopes []string
 }
 
-// may is a set of scopes.
-type may uint8
+// scopeSet is a set of scopes.
+type scopeSet uint8
 
 const (
-	maySend may = 1 << iota
-	mayRead
-	mayManage
+	scopeSend scopeSet = 1 << iota
+	scopeRead
+	scopeChannels
 )
 
-var scopeWords = map[string]may{"send": maySend, "read": mayRead, "channels": mayManage}
+var scopeNames = map[string]scopeSet{"send": scopeSend, "read": scopeRead, "channels": scopeChannels}
 
 // String returns the scope's word.
-func (m may) String() string {
-	for word, scope := range scopeWords {
+func (m scopeSet) String() string {
+	for word, scope := range scopeNames {
 		if m == scope {
 			return word
 		}
@@ -66,24 +66,24 @@ func NewKey() (key, hash string) {
 
 // grant is what one key may do for one app.
 type grant struct {
-	name string
-	may  may
+	name   string
+	scopes scopeSet
 }
 
-// holder is one key and its grants by app: a key may stand under several.
-type holder struct {
+// apiKey is one key and its grants by app: a key may stand under several.
+type apiKey struct {
 	hash   [sha256.Size]byte
 	grants map[string]grant
 }
 
 // keyring finds a key by the first bytes of its hash. The time that takes tells nothing: nobody can choose the hash of
 // a guess. The rest of the hash is compared in constant time.
-type keyring map[[8]byte][]holder
+type keyring map[[8]byte][]apiKey
 
 func newKeyring(apps map[string]App) (keyring, error) {
 	ring := keyring{}
 	for _, name := range slices.Sorted(maps.Keys(apps)) {
-		if !plain(name, 64) {
+		if !isPlain(name, 64) {
 			return nil, fmt.Errorf("apps: a name must be 1 to 64 letters, digits, '.', '_' or '-', not %q", name)
 		}
 		for i, key := range apps[name].Keys {
@@ -100,36 +100,36 @@ func (k keyring) add(app string, key Key) error {
 	if err != nil {
 		return err
 	}
-	g := grant{name: key.Name, may: maySend}
+	g := grant{name: key.Name, scopes: scopeSend}
 	if len(key.Scopes) > 0 {
-		g.may = 0
+		g.scopes = 0
 	}
 	for _, word := range key.Scopes {
-		scope, ok := scopeWords[word]
+		scope, ok := scopeNames[word]
 		if !ok {
 			return fmt.Errorf("scopes: must be any of send, read, channels, not %q", word)
 		}
-		g.may |= scope
+		g.scopes |= scope
 	}
 	if grants := k.find(sum); grants != nil {
 		grants[app] = g
 		return nil
 	}
 	index := [8]byte(sum[:])
-	k[index] = append(k[index], holder{sum, map[string]grant{app: g}})
+	k[index] = append(k[index], apiKey{sum, map[string]grant{app: g}})
 	return nil
 }
 
 func parseHash(s string) (sum [sha256.Size]byte, err error) {
 	digits, ok := strings.CutPrefix(s, hashPrefix)
-	if n, err := hex.Decode(sum[:], fit(digits, 2*len(sum))); !ok || err != nil || n != len(sum) {
+	if n, err := hex.Decode(sum[:], bytesOfLength(digits, 2*len(sum))); !ok || err != nil || n != len(sum) {
 		return sum, fmt.Errorf("hash: must be sha256: and 64 hex digits (gateway key makes one)")
 	}
 	return sum, nil
 }
 
-// fit returns s as bytes, and nothing if it has not the length n.
-func fit(s string, n int) []byte {
+// bytesOfLength returns s as bytes, and nothing if it has not the length n.
+func bytesOfLength(s string, n int) []byte {
 	if len(s) != n {
 		return nil
 	}
@@ -147,7 +147,7 @@ func (k keyring) find(sum [sha256.Size]byte) map[string]grant {
 }
 
 // authenticate returns the grants of the request's key.
-func (k keyring) authenticate(w *answer, r *http.Request) (map[string]grant, *problem) {
+func (k keyring) authenticate(w *response, r *http.Request) (map[string]grant, *problem) {
 	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
 		if grants := k.find(sha256.Sum256([]byte(strings.TrimSpace(key)))); grants != nil {
@@ -159,10 +159,10 @@ func (k keyring) authenticate(w *answer, r *http.Request) (map[string]grant, *pr
 		detail: "must be Bearer and an API key of this app (gateway key makes one; its hash goes into the configuration)"}
 }
 
-// authorise lets h be called by those whose key has the scope in the path's app. An app that does not exist answers as
+// authorize lets h be called by those whose key has the scope in the path's app. An app that does not exist answers as
 // one that is somebody else's.
-func (a *api) authorise(scope may, h handler) handler {
-	return func(w *answer, r *http.Request) *problem {
+func (a *server) authorize(scope scopeSet, h handler) handler {
+	return func(w *response, r *http.Request) *problem {
 		grants, p := a.keys.authenticate(w, r)
 		if p != nil {
 			return p
@@ -173,22 +173,22 @@ func (a *api) authorise(scope may, h handler) handler {
 			return &problem{kind: wrongApp, detail: "a key speaks only for the apps that it is configured under"}
 		}
 		w.app, w.key = app, g.name
-		if g.may&scope == 0 {
+		if g.scopes&scope == 0 {
 			return &problem{kind: missingScope, detail: fmt.Sprintf("this call needs a key with the scope %s", scope)}
 		}
 		return h(w, r)
 	}
 }
 
-// authoriseAnywhere lets h be called by those whose key has the scope in any app.
-func (a *api) authoriseAnywhere(scope may, h handler) handler {
-	return func(w *answer, r *http.Request) *problem {
+// authorizeAnyApp lets h be called by those whose key has the scope in any app.
+func (a *server) authorizeAnyApp(scope scopeSet, h handler) handler {
+	return func(w *response, r *http.Request) *problem {
 		grants, p := a.keys.authenticate(w, r)
 		if p != nil {
 			return p
 		}
 		for _, g := range grants {
-			if g.may&scope != 0 {
+			if g.scopes&scope != 0 {
 				w.key = g.name
 				return h(w, r)
 			}

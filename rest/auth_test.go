@@ -10,7 +10,7 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-func TestAKeyIsLongRandomAndItsHashIsAllThatIsKept(t *testing.T) {
+func TestNewKeyFormat(t *testing.T) {
 	key, hash := rest.NewKey()
 	again, _ := rest.NewKey()
 	if !regexp.MustCompile(`^slk_[a-z2-7]{8}_[a-z2-7]{52}$`).MatchString(key) || key == again {
@@ -21,68 +21,68 @@ func TestAKeyIsLongRandomAndItsHashIsAllThatIsKept(t *testing.T) {
 	}
 }
 
-func TestWithoutAKnownKeyNothingIsDone(t *testing.T) {
-	d := open(t)
+func TestUnknownKeyIs401(t *testing.T) {
+	d := newTestAPI(t)
 	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer " + canary, "Basic " + sendKey, sendKey, "Bearer " + sendKey + "x",
 		"Bearer " + strings.ToUpper(sendKey), "Bearer " + sendHash, "Bearer " + strings.Repeat("a", 10_000)} {
-		w := d.ask("POST", single, good, "Authorization: "+header)
-		p := d.problem(w, 401, "unauthenticated")
+		w := d.request("POST", singlePath, validBody, "Authorization: "+header)
+		p := d.wantProblem(w, 401, "unauthenticated")
 		if p.Field != "Authorization" || !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Bearer") || strings.Contains(w.Body.String(), canary) {
 			t.Errorf("%q: %v %s", header, w.Header(), w.Body)
 		}
-		d.problem(d.ask("GET", "/v1/status", "", "Authorization: "+header), 401, "unauthenticated")
+		d.wantProblem(d.request("GET", "/v1/status", "", "Authorization: "+header), 401, "unauthenticated")
 	}
 	if d.count() != 0 {
 		t.Error("something was sent")
 	}
 }
 
-func TestTheWordBearerIsReadInAnyLetterCase(t *testing.T) {
+func TestBearerSchemeIsCaseInsensitive(t *testing.T) {
 	for _, scheme := range []string{"bearer", "BEARER", "Bearer "} {
-		if w := open(t).ask("POST", single, good, "Authorization: "+scheme+" "+sendKey); w.Code != 200 {
+		if w := newTestAPI(t).request("POST", singlePath, validBody, "Authorization: "+scheme+" "+sendKey); w.Code != 200 {
 			t.Errorf("%q: %d", scheme, w.Code)
 		}
 	}
 }
 
-func TestAKeyOpensOnlyItsOwnAppAndDoesNotLearnWhichOthersExist(t *testing.T) {
-	d := open(t)
-	others := d.problem(d.ask("POST", single, good, "Authorization: Bearer "+otherKey), 403, "wrong-app")
-	none := d.problem(d.ask("POST", "/v1/apps/nobody/notifications", good, "Authorization: Bearer "+otherKey), 403, "wrong-app")
+func TestKeyOfOtherAppIs403EvenIfAppDoesNotExist(t *testing.T) {
+	d := newTestAPI(t)
+	others := d.wantProblem(d.request("POST", singlePath, validBody, "Authorization: Bearer "+otherKey), 403, "wrong-app")
+	none := d.wantProblem(d.request("POST", "/v1/apps/nobody/notifications", validBody, "Authorization: Bearer "+otherKey), 403, "wrong-app")
 	others.RequestID, none.RequestID = "", ""
 	if others != none || d.count() != 0 {
 		t.Fatalf("%+v, %+v", others, none)
 	}
 }
 
-func TestAKeyDoesWhatItsScopesSayAndNothingElse(t *testing.T) {
-	d := open(t)
-	if p := d.problem(d.ask("POST", single, good, "Authorization: Bearer "+readKey), 403, "missing-scope"); !strings.Contains(p.Detail, "scope send") {
+func TestScopes(t *testing.T) {
+	d := newTestAPI(t)
+	if p := d.wantProblem(d.request("POST", singlePath, validBody, "Authorization: Bearer "+readKey), 403, "missing-scope"); !strings.Contains(p.Detail, "scope send") {
 		t.Error(p.Detail)
 	}
-	if p := d.problem(d.ask("GET", "/v1/status", ""), 403, "missing-scope"); !strings.Contains(p.Detail, "scope read") {
+	if p := d.wantProblem(d.request("GET", "/v1/status", ""), 403, "missing-scope"); !strings.Contains(p.Detail, "scope read") {
 		t.Error(p.Detail)
 	}
-	d.problem(d.ask("POST", batch, good, "Authorization: Bearer "+readKey), 403, "missing-scope")
-	if w := d.ask("GET", "/v1/status", "", "Authorization: Bearer "+readKey); w.Code != 200 || d.count() != 0 {
+	d.wantProblem(d.request("POST", batch, validBody, "Authorization: Bearer "+readKey), 403, "missing-scope")
+	if w := d.request("GET", "/v1/status", "", "Authorization: Bearer "+readKey); w.Code != 200 || d.count() != 0 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
 
-func TestOneKeyMayStandUnderSeveralApps(t *testing.T) {
-	d := open(t, func(cfg *rest.Config) {
+func TestKeySharedByApps(t *testing.T) {
+	d := newTestAPI(t, func(cfg *rest.Config) {
 		cfg.Apps["bank"] = rest.App{Keys: []rest.Key{{Name: "backend", Hash: sendHash, Scopes: []string{"read"}}}}
 	})
-	if w := d.ask("POST", single, good); w.Code != 200 {
+	if w := d.request("POST", singlePath, validBody); w.Code != 200 {
 		t.Error(w.Body)
 	}
-	d.problem(d.ask("POST", "/v1/apps/bank/notifications", good), 403, "missing-scope")
-	if w := d.ask("GET", "/v1/status", ""); w.Code != 200 {
+	d.wantProblem(d.request("POST", "/v1/apps/bank/notifications", validBody), 403, "missing-scope")
+	if w := d.request("GET", "/v1/status", ""); w.Code != 200 {
 		t.Error(w.Body)
 	}
 }
 
-func TestABadConfigurationIsRefusedWithItsKeyAndWhatIsAllowed(t *testing.T) {
+func TestNewRejectsInvalidConfig(t *testing.T) {
 	app := func(k rest.Key) map[string]rest.App { return map[string]rest.App{"shop": {Keys: []rest.Key{k}}} }
 	for want, cfg := range map[string]rest.Config{
 		"Sender is nil": {},

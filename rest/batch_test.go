@@ -19,7 +19,7 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-func TestOfFiveHundredWithThreeBadTheOthersAreDelivered(t *testing.T) {
+func TestBadItemsDoNotAffectOthers(t *testing.T) {
 	items := make([]string, 500)
 	for i := range items {
 		items[i] = fmt.Sprintf(`{"platform":"apns","token":"%04x"}`, i)
@@ -27,14 +27,14 @@ func TestOfFiveHundredWithThreeBadTheOthersAreDelivered(t *testing.T) {
 	items[17] = `{"platform":"apns","token":}`
 	items[250] = `{"platform":"apns","token":"00","title":"` + strings.Repeat("x", 70<<10) + `"}`
 	items[499] = `{"platform":"apns","token":"dead"}`
-	d := open(t)
-	d.play = func(_ context.Context, n *push.Notification) push.Receipt {
+	d := newTestAPI(t)
+	d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 		if n.Token == "dead" {
 			return ended(n, push.Outcome{Verdict: push.Unregistered, HTTP: 410})
 		}
 		return accepted(n)
 	}
-	got := receipts(t, d.ask("POST", batch, strings.Join(items, "\n"), ndjson).Body)
+	got := receipts(t, d.request("POST", batch, strings.Join(items, "\n"), ndjson).Body)
 	want := map[int]string{17: "refused InvalidJSON", 250: "refused BodyTooLarge", 499: "unregistered "}
 	for i := range items {
 		state := got[i].Status + " " + got[i].Reason
@@ -47,115 +47,115 @@ func TestOfFiveHundredWithThreeBadTheOthersAreDelivered(t *testing.T) {
 	}
 }
 
-func TestTheItemsOfABatchArePatientAndASingleOneIsNot(t *testing.T) {
-	d := open(t)
+func TestBatchItemsCanQueueAndSingleNotificationsCannot(t *testing.T) {
+	d := newTestAPI(t)
 	var patient []bool
-	d.play = func(_ context.Context, n *push.Notification) push.Receipt {
+	d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 		patient = append(patient, n.CanQueue)
 		return accepted(n)
 	}
-	d.ask("POST", batch, "["+good+"]")
-	d.ask("POST", single, good)
+	d.request("POST", batch, "["+validBody+"]")
+	d.request("POST", singlePath, validBody)
 	if len(patient) != 2 || !patient[0] || patient[1] {
 		t.Errorf("patient: %v", patient)
 	}
 }
 
-func TestAnItemOfAnArrayThatIsTooLongIsRefusedAloneHoweverItIsNested(t *testing.T) {
+func TestTooLongArrayItemIsRefusedAlone(t *testing.T) {
 	wide := `{"platform":"apns","token":"00","data":{"a":"` + strings.Repeat("x", 900) + `","b":"` + strings.Repeat("y", 900) + `"}}`
 	deep := `{"platform":"apns","token":"00","apns":{"payload":{"list":[` + strings.Repeat(`{"a":[1,2]},`, 1000) + `0]}}}`
-	d := open(t, func(cfg *rest.Config) { cfg.Limits.Item = 1 << 10 })
-	w := d.ask("POST", batch, "["+good+","+wide+","+good+" , "+deep+","+good+"]")
+	d := newTestAPI(t, func(cfg *rest.Config) { cfg.Limits.Item = 1 << 10 })
+	w := d.request("POST", batch, "["+validBody+","+wide+","+validBody+" , "+deep+","+validBody+"]")
 	got := receipts(t, w.Body)
 	if len(got) != 5 || got[1].Reason != "BodyTooLarge" || got[3].Reason != "BodyTooLarge" || got[4].Status != "accepted" || d.count() != 3 {
 		t.Fatalf("%+v", got)
 	}
 }
 
-func TestATextWithoutEndEndsTheBatchAndWhatCameBeforeIsSent(t *testing.T) {
-	d := open(t, func(cfg *rest.Config) { cfg.Limits.Item = 1 << 10 })
-	got := receipts(t, d.ask("POST", batch, `[`+good+`,{"platform":"`+strings.Repeat("x", 100<<10)).Body)
+func TestTooLongStringEndsBatch(t *testing.T) {
+	d := newTestAPI(t, func(cfg *rest.Config) { cfg.Limits.Item = 1 << 10 })
+	got := receipts(t, d.request("POST", batch, `[`+validBody+`,{"platform":"`+strings.Repeat("x", 100<<10)).Body)
 	if len(got) != 2 || got[1].Reason != "BodyTooLarge" || !strings.Contains(got[1].Detail, "not read") || d.count() != 1 {
 		t.Fatalf("%+v", got)
 	}
 }
 
-func TestABatchBeyondItsLimitIsSentUpToIt(t *testing.T) {
+func TestBatchOverItemLimitIsSentUpToLimit(t *testing.T) {
 	for media, body := range map[string]string{
-		"application/json": "[" + good + "," + good + "," + good + "," + good + "]", "application/x-ndjson": strings.Repeat(good+"\n", 4),
+		"application/json": "[" + validBody + "," + validBody + "," + validBody + "," + validBody + "]", "application/x-ndjson": strings.Repeat(validBody+"\n", 4),
 	} {
-		d := open(t, func(cfg *rest.Config) { cfg.Limits.Batch = 2 })
-		got := receipts(t, d.ask("POST", batch, body, "Content-Type: "+media).Body)
+		d := newTestAPI(t, func(cfg *rest.Config) { cfg.Limits.Batch = 2 })
+		got := receipts(t, d.request("POST", batch, body, "Content-Type: "+media).Body)
 		if len(got) != 3 || got[2].Reason != "BatchTooLarge" || !strings.Contains(got[2].Detail, "at most 2") || d.count() != 2 {
 			t.Errorf("%s: %+v", media, got)
 		}
-		exact := open(t, func(cfg *rest.Config) { cfg.Limits.Batch = 4 })
-		if got := receipts(t, exact.ask("POST", batch, body, "Content-Type: "+media).Body); len(got) != 4 || exact.count() != 4 {
+		exact := newTestAPI(t, func(cfg *rest.Config) { cfg.Limits.Batch = 4 })
+		if got := receipts(t, exact.request("POST", batch, body, "Content-Type: "+media).Body); len(got) != 4 || exact.count() != 4 {
 			t.Errorf("%s: %+v", media, got)
 		}
 	}
 }
 
-func TestABrokenArrayIsSentUpToTheBreak(t *testing.T) {
+func TestBrokenArrayIsSentUpToError(t *testing.T) {
 	for body, reason := range map[string]string{
-		"[" + good + "," + good + ` {"token"`:   "InvalidJSON",
-		"[" + good + "," + good + "] " + canary: "InvalidJSON",
-		"[" + good + "," + good + "][]":         "InvalidJSON",
-		"[" + good + "," + good + ",":           "BodyIncomplete",
-		"[" + good + "," + good + `,{"a`:        "BodyIncomplete",
+		"[" + validBody + "," + validBody + ` {"token"`:   "InvalidJSON",
+		"[" + validBody + "," + validBody + "] " + canary: "InvalidJSON",
+		"[" + validBody + "," + validBody + "][]":         "InvalidJSON",
+		"[" + validBody + "," + validBody + ",":           "BodyIncomplete",
+		"[" + validBody + "," + validBody + `,{"a`:        "BodyIncomplete",
 	} {
-		d := open(t)
-		got := receipts(t, d.ask("POST", batch, body).Body)
+		d := newTestAPI(t)
+		got := receipts(t, d.request("POST", batch, body).Body)
 		if len(got) != 3 || got[2].Reason != reason || got[2].ID != "" || d.count() != 2 {
 			t.Errorf("%s: %+v", body, got)
 		}
 	}
 }
 
-func TestWhatIsNoBatchAtAllIsOneProblem(t *testing.T) {
-	for body, slug := range map[string]string{good: "invalid-json", "": "invalid-json", "7": "invalid-json", canary: "invalid-json", "[}": "invalid-json"} {
-		d := open(t)
-		w := d.ask("POST", batch, body)
-		if d.problem(w, 400, slug); strings.Contains(w.Body.String(), canary) || d.count() != 0 {
+func TestBodyThatIsNotABatch(t *testing.T) {
+	for body, slug := range map[string]string{validBody: "invalid-json", "": "invalid-json", "7": "invalid-json", canary: "invalid-json", "[}": "invalid-json"} {
+		d := newTestAPI(t)
+		w := d.request("POST", batch, body)
+		if d.wantProblem(w, 400, slug); strings.Contains(w.Body.String(), canary) || d.count() != 0 {
 			t.Errorf("%q: %s", body, w.Body)
 		}
 	}
 }
 
-func TestAnEmptyBatchHasNoReceipts(t *testing.T) {
+func TestEmptyBatch(t *testing.T) {
 	for media, body := range map[string]string{"application/json": " [ ] ", "application/x-ndjson": "\n \n"} {
-		if w := open(t).ask("POST", batch, body, "Content-Type: "+media); w.Code != 200 || w.Body.Len() != 0 {
+		if w := newTestAPI(t).request("POST", batch, body, "Content-Type: "+media); w.Code != 200 || w.Body.Len() != 0 {
 			t.Errorf("%s: %d %s", media, w.Code, w.Body)
 		}
 	}
 }
 
-func TestTheLastLineNeedsNoEndButMustBeWhole(t *testing.T) {
-	d := open(t)
-	cut := io.MultiReader(strings.NewReader(good+"\n"+good), cutOff{})
-	got := receipts(t, d.do(t.Context(), "POST", batch, cut, ndjson).Body)
+func TestLastLineNeedsNoNewlineButMustBeComplete(t *testing.T) {
+	d := newTestAPI(t)
+	cut := io.MultiReader(strings.NewReader(validBody+"\n"+validBody), truncatedReader{})
+	got := receipts(t, d.requestWith(t.Context(), "POST", batch, cut, ndjson).Body)
 	if len(got) != 2 || got[1].Reason != "BodyIncomplete" || d.count() != 1 {
 		t.Fatalf("%+v", got)
 	}
 }
 
-// cutOff is a connection that was cut.
-type cutOff struct{}
+// truncatedReader is a connection that was cut.
+type truncatedReader struct{}
 
-func (cutOff) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+func (truncatedReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-func TestABatchSendsAsManyAtATimeAsItMay(t *testing.T) {
+func TestBatchConcurrencyLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, func(cfg *rest.Config) { cfg.Limits.InFlight = 8 })
+		d := newTestAPI(t, func(cfg *rest.Config) { cfg.Limits.InFlight = 8 })
 		var now, most atomic.Int64
-		d.play = func(_ context.Context, n *push.Notification) push.Receipt {
+		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 			most.Store(max(most.Load(), now.Add(1)))
 			time.Sleep(time.Second)
 			now.Add(-1)
 			return accepted(n)
 		}
 		before := time.Now()
-		got := receipts(t, d.ask("POST", batch, strings.Repeat(good+"\n", 80), ndjson).Body)
+		got := receipts(t, d.request("POST", batch, strings.Repeat(validBody+"\n", 80), ndjson).Body)
 		if took := time.Since(before); most.Load() != 8 || took != 10*time.Second || len(got) != 80 {
 			t.Errorf("%d at a time, %v", most.Load(), took)
 		}
@@ -168,7 +168,7 @@ type stream struct {
 	answer chan *http.Response
 }
 
-func (d *door) stream(media string, headers ...string) (*stream, func()) {
+func (d *testAPI) stream(media string, headers ...string) (*stream, func()) {
 	d.t.Helper()
 	server := httptest.NewServer(d)
 	from, to := io.Pipe()
@@ -192,27 +192,27 @@ func (d *door) stream(media string, headers ...string) (*stream, func()) {
 	return s, server.Close
 }
 
-func (s *stream) say(t *testing.T, text string) {
+func (s *stream) write(t *testing.T, text string) {
 	t.Helper()
 	if _, err := io.WriteString(s, text); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestAReceiptComesBeforeTheNextNotificationIsWritten(t *testing.T) {
-	for media, text := range map[string][3]string{"application/x-ndjson": {"", "\n", ""}, "application/json": {"[", ",", good + "]"}} {
-		d := open(t)
+func TestReceiptsAreStreamed(t *testing.T) {
+	for media, text := range map[string][3]string{"application/x-ndjson": {"", "\n", ""}, "application/json": {"[", ",", validBody + "]"}} {
+		d := newTestAPI(t)
 		s, end := d.stream(media)
-		s.say(t, text[0]+good+text[1])
+		s.write(t, text[0]+validBody+text[1])
 		answer := <-s.answer
 		lines := bufio.NewReader(answer.Body)
 		for range 3 {
 			if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"accepted"`) {
 				t.Fatalf("%s: %q %v", media, line, err)
 			}
-			s.say(t, good+text[1])
+			s.write(t, validBody+text[1])
 		}
-		s.say(t, text[2])
+		s.write(t, text[2])
 		if s.Close() != nil {
 			t.Error("close")
 		}
@@ -224,12 +224,12 @@ func TestAReceiptComesBeforeTheNextNotificationIsWritten(t *testing.T) {
 	}
 }
 
-func TestACallerWhoReadsOnlyAfterItsLastByteGetsEverything(t *testing.T) {
-	d := open(t)
+func TestClientMayReadAfterWritingWholeBatch(t *testing.T) {
+	d := newTestAPI(t)
 	s, end := d.stream("application/x-ndjson")
 	defer end()
 	for range 5_000 {
-		s.say(t, good+"\n")
+		s.write(t, validBody+"\n")
 	}
 	if s.Close() != nil {
 		t.Error("close")
@@ -241,14 +241,14 @@ func TestACallerWhoReadsOnlyAfterItsLastByteGetsEverything(t *testing.T) {
 	}
 }
 
-func TestABatchEndsWithItsRequestAlsoWhileItWaitsForRoom(t *testing.T) {
+func TestBatchWaitingForSlotEndsWithRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, func(cfg *rest.Config) { cfg.Limits.InFlight = 2 })
-		d.play = slowly(time.Hour)
+		d := newTestAPI(t, func(cfg *rest.Config) { cfg.Limits.InFlight = 2 })
+		d.respond = respondAfter(time.Hour)
 		ctx, end := context.WithTimeout(t.Context(), 20*time.Second)
 		defer end()
 		before := time.Now()
-		d.do(ctx, "POST", batch, strings.NewReader(strings.Repeat(good+"\n", 10)), ndjson)
+		d.requestWith(ctx, "POST", batch, strings.NewReader(strings.Repeat(validBody+"\n", 10)), ndjson)
 		if took := time.Since(before); took != 20*time.Second || d.count() != 2 {
 			t.Errorf("after %v, %d sent", took, d.count())
 		}

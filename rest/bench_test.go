@@ -16,31 +16,31 @@ import (
 const typical = `{"platform":"apns","token":"5f2b8d0a6c1e4f73905b2a8d7c6e1f0449a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9",` +
 	`"title":"Your parcel is here","body":"The courier left it at the door.","data":{"parcel":"81273"},"collapse_key":"parcel-81273"}`
 
-// instant accepts everything and keeps nothing.
-type instant struct{}
+// acceptAll accepts everything and keeps nothing.
+type acceptAll struct{}
 
-func (instant) Send(_ context.Context, n *push.Notification) push.Receipt { return accepted(n) }
+func (acceptAll) Send(_ context.Context, n *push.Notification) push.Receipt { return accepted(n) }
 
-// nowhere is a ResponseWriter that costs nothing.
-type nowhere http.Header
+// discardWriter is a ResponseWriter that costs nothing.
+type discardWriter http.Header
 
-func (w nowhere) Header() http.Header       { return http.Header(w) }
-func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
-func (nowhere) WriteHeader(int)             {}
-func (nowhere) Flush()                      {}
+func (w discardWriter) Header() http.Header       { return http.Header(w) }
+func (discardWriter) Write(p []byte) (int, error) { return len(p), nil }
+func (discardWriter) WriteHeader(int)             {}
+func (discardWriter) Flush()                      {}
 
 func post(b *testing.B, path, media, body string) {
-	d := open(b, func(cfg *rest.Config) { cfg.Sender = instant{} })
+	d := newTestAPI(b, func(cfg *rest.Config) { cfg.Sender = acceptAll{} })
 	b.ReportAllocs()
 	for b.Loop() {
 		r := httptest.NewRequest("POST", path, strings.NewReader(body))
 		r.Header.Set("Authorization", "Bearer "+sendKey)
 		r.Header.Set("Content-Type", media)
-		d.ServeHTTP(nowhere{}, r)
+		d.ServeHTTP(discardWriter{}, r)
 	}
 }
 
-func BenchmarkSingle(b *testing.B) { post(b, single, "application/json", typical) }
+func BenchmarkSingle(b *testing.B) { post(b, singlePath, "application/json", typical) }
 
 func BenchmarkBatchOf500(b *testing.B) {
 	for name, c := range map[string]struct{ media, body string }{

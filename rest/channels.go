@@ -24,19 +24,19 @@ type Channels interface {
 }
 
 // listChannels is GET /v1/apps/{app}/channels.
-func (a *api) listChannels(w *answer, r *http.Request) *problem {
+func (a *server) listChannels(w *response, r *http.Request) *problem {
 	found, p := a.manage(w, r, push.ChannelCall{Action: push.ListChannels})
 	if p != nil {
 		return p
 	}
-	return tell(w, http.StatusOK, struct {
+	return replyJSON(w, http.StatusOK, struct {
 		Channels []push.Channel `json:"channels"`
 	}{found})
 }
 
 // createChannel is POST /v1/apps/{app}/channels.
-func (a *api) createChannel(w *answer, r *http.Request) *problem {
-	storage, p := a.storage(w, r)
+func (a *server) createChannel(w *response, r *http.Request) *problem {
+	storage, p := a.readStorage(w, r)
 	if p != nil {
 		return p
 	}
@@ -46,20 +46,20 @@ func (a *api) createChannel(w *answer, r *http.Request) *problem {
 	}
 	at := url.URL{Path: r.URL.Path + "/" + made[0].ID, RawPath: r.URL.EscapedPath() + "/" + url.PathEscape(made[0].ID), RawQuery: r.URL.RawQuery}
 	w.Header().Set("Location", at.String())
-	return tell(w, http.StatusCreated, made[0])
+	return replyJSON(w, http.StatusCreated, made[0])
 }
 
 // showChannel is GET /v1/apps/{app}/channels/{id}.
-func (a *api) showChannel(w *answer, r *http.Request) *problem {
+func (a *server) showChannel(w *response, r *http.Request) *problem {
 	found, p := a.manage(w, r, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: channelID(r)}})
 	if p != nil {
 		return p
 	}
-	return tell(w, http.StatusOK, found[0])
+	return replyJSON(w, http.StatusOK, found[0])
 }
 
 // deleteChannel is DELETE /v1/apps/{app}/channels/{id}.
-func (a *api) deleteChannel(w *answer, r *http.Request) *problem {
+func (a *server) deleteChannel(w *response, r *http.Request) *problem {
 	if _, p := a.manage(w, r, push.ChannelCall{Action: push.DeleteChannel, Channel: push.Channel{ID: channelID(r)}}); p != nil {
 		return p
 	}
@@ -76,21 +76,21 @@ func channelID(r *http.Request) string {
 	return id
 }
 
-// storage reads what the new channel is to keep.
-func (a *api) storage(w *answer, r *http.Request) (push.Storage, *problem) {
+// readStorage reads what the new channel is to keep.
+func (a *server) readStorage(w *response, r *http.Request) (push.Storage, *problem) {
 	if _, p := bodyType(r, "application/json"); p != nil {
 		return "", p
 	}
-	body := buffers.Get().(*bytes.Buffer)
-	defer release(body)
-	if p := a.read(w, r, body); p != nil {
+	body := bufferPool.Get().(*bytes.Buffer)
+	defer putBuffer(body)
+	if p := a.readBody(w, r, body); p != nil {
 		return "", p
 	}
 	var in struct {
 		Storage push.Storage `json:"storage"`
 	}
 	if err := jsonv2.Unmarshal(body.Bytes(), &in, strict); err != nil {
-		p := explain(err, body.Bytes())
+		p := mapDecodeError(err, body.Bytes())
 		if p.kind == invalidField && p.field == "" {
 			p.detail = `must be one JSON object, such as {"storage":"latest"}`
 		}
@@ -103,7 +103,7 @@ func (a *api) storage(w *answer, r *http.Request) (push.Storage, *problem) {
 }
 
 // manage makes a call in the environment that the query names.
-func (a *api) manage(w *answer, r *http.Request, call push.ChannelCall) ([]push.Channel, *problem) {
+func (a *server) manage(w *response, r *http.Request, call push.ChannelCall) ([]push.Channel, *problem) {
 	call.App = w.app
 	if named := r.URL.Query().Get("environment"); named != "" {
 		if err := call.Environment.UnmarshalText([]byte(named)); err != nil {
@@ -113,7 +113,7 @@ func (a *api) manage(w *answer, r *http.Request, call push.ChannelCall) ([]push.
 	if a.channels == nil {
 		return nil, invalid("app", "must have channels; no app of this gateway does")
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.limits.SendTime)
+	ctx, cancel := context.WithTimeout(r.Context(), a.limits.SendTimeout)
 	defer cancel()
 	found, receipt := a.channels.Manage(ctx, call)
 	return found, channelProblem(receipt, call.Action)
@@ -127,17 +127,17 @@ func channelProblem(r push.Receipt, act push.ChannelAction) *problem {
 	case r.Verdict == push.Unregistered:
 		return &problem{kind: notFound, field: "id", detail: "id: " + r.Reason + ": the app has no such channel in this environment"}
 	case r.Verdict == push.Refused && len(r.Attempts) > 0:
-		return about(r, problem{kind: refusedThere, detail: cmp.Or(r.Detail, "Apple will never do this as it is")})
+		return withReceipt(r, problem{kind: refusedByProvider, detail: cmp.Or(r.Detail, "Apple will never do this as it is")})
 	case r.Verdict == push.Unknown && act == push.CreateChannel:
-		return about(r, problem{kind: unknown, detail: "look through the list before you create it again: it may be there"})
+		return withReceipt(r, problem{kind: unknown, detail: "look through the list before you create it again: it may be there"})
 	case r.Verdict == push.Unknown:
-		return about(r, problem{kind: unknown, detail: "it is safe to make the call again"})
+		return withReceipt(r, problem{kind: unknown, detail: "it is safe to make the call again"})
 	}
-	return problemOf(r)
+	return problemFor(r)
 }
 
-// tell answers with a value as JSON.
-func tell(w *answer, status int, v any) *problem {
+// replyJSON answers with a value as JSON.
+func replyJSON(w *response, status int, v any) *problem {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return &problem{kind: internal}

@@ -15,16 +15,16 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-// keeper plays the house that keeps channels, and remembers what it was asked.
-type keeper struct {
-	outcome push.Outcome
-	asked   []push.ChannelCall
-	bounded bool
+// fakeChannels plays the house that keeps channels, and remembers what it was asked.
+type fakeChannels struct {
+	outcome     push.Outcome
+	calls       []push.ChannelCall
+	hasDeadline bool
 }
 
-func (k *keeper) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
-	_, k.bounded = ctx.Deadline()
-	k.asked = append(k.asked, call)
+func (k *fakeChannels) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
+	_, k.hasDeadline = ctx.Deadline()
+	k.calls = append(k.calls, call)
 	receipt := push.Receipt{ID: "id", Outcome: k.outcome}
 	if k.outcome.HTTP != 0 || k.outcome.Verdict == push.Unknown {
 		receipt.Attempts = []push.Attempt{{Endpoint: "127.0.0.1:443", Outcome: k.outcome}}
@@ -39,9 +39,9 @@ var manageKey, manageHash = rest.NewKey()
 
 const shopChannels = "/v1/apps/shop/channels"
 
-// channelDoor is a door with a keeper behind it, and a key for channels.
-func channelDoor(t testing.TB, k *keeper) *door {
-	return open(t, func(cfg *rest.Config) {
+// newChannelsAPI is a door with a keeper behind it, and a key for channels.
+func newChannelsAPI(t testing.TB, k *fakeChannels) *testAPI {
+	return newTestAPI(t, func(cfg *rest.Config) {
 		cfg.Channels = k
 		shop := cfg.Apps["shop"]
 		shop.Keys = append(shop.Keys, rest.Key{Name: "stadium", Hash: manageHash, Scopes: []string{"channels"}})
@@ -49,9 +49,9 @@ func channelDoor(t testing.TB, k *keeper) *door {
 	})
 }
 
-var done = push.Outcome{Verdict: push.Accepted, HTTP: 200}
+var acceptedOutcome = push.Outcome{Verdict: push.Accepted, HTTP: 200}
 
-func TestCallsAboutChannelsReachTheHouseAsTheyAreMeant(t *testing.T) {
+func TestChannelCalls(t *testing.T) {
 	for _, c := range []struct {
 		method, path, body, key string
 		status                  int
@@ -65,13 +65,13 @@ func TestCallsAboutChannelsReachTheHouseAsTheyAreMeant(t *testing.T) {
 		{"DELETE", "/a%2F%2Bb?environment=production", "", manageKey, 204,
 			push.ChannelCall{Action: push.DeleteChannel, Environment: push.Production, Channel: push.Channel{ID: "a/+b"}}, ""},
 	} {
-		k := &keeper{outcome: done}
-		w := channelDoor(t, k).ask(c.method, shopChannels+c.path, c.body, "Authorization: Bearer "+c.key)
+		k := &fakeChannels{outcome: acceptedOutcome}
+		w := newChannelsAPI(t, k).request(c.method, shopChannels+c.path, c.body, "Authorization: Bearer "+c.key)
 		c.want.App = "shop"
-		if w.Code != c.status || len(k.asked) != 1 || !k.bounded {
-			t.Fatalf("%s %s: %d %s, asked %+v", c.method, c.path, w.Code, w.Body, k.asked)
+		if w.Code != c.status || len(k.calls) != 1 || !k.hasDeadline {
+			t.Fatalf("%s %s: %d %s, asked %+v", c.method, c.path, w.Code, w.Body, k.calls)
 		}
-		if diff := cmp.Diff(c.want, k.asked[0]); diff != "" {
+		if diff := cmp.Diff(c.want, k.calls[0]); diff != "" {
 			t.Errorf("%s %s: wanted (-) and asked (+):\n%s", c.method, c.path, diff)
 		}
 		if got := compact(w); got != c.answer {
@@ -88,35 +88,35 @@ func compact(w *httptest.ResponseRecorder) string {
 	return string(v)
 }
 
-func TestANewChannelsAddressLeadsBackToIt(t *testing.T) {
-	k := &keeper{outcome: done}
-	d := channelDoor(t, k)
-	at := d.ask("POST", shopChannels+"?environment=sandbox", `{"storage":"latest"}`, "Authorization: Bearer "+manageKey).Header().Get("Location")
+func TestNewChannelLocation(t *testing.T) {
+	k := &fakeChannels{outcome: acceptedOutcome}
+	d := newChannelsAPI(t, k)
+	at := d.request("POST", shopChannels+"?environment=sandbox", `{"storage":"latest"}`, "Authorization: Bearer "+manageKey).Header().Get("Location")
 	if at != shopChannels+"/a%2F+b?environment=sandbox" {
 		t.Errorf("Location %s", at)
 	}
-	if w := d.ask("GET", at, "", "Authorization: Bearer "+readKey); w.Code != 200 || k.asked[1].ID != "a/+b" || k.asked[1].Environment != push.Sandbox {
-		t.Errorf("%d, asked %+v", w.Code, k.asked)
+	if w := d.request("GET", at, "", "Authorization: Bearer "+readKey); w.Code != 200 || k.calls[1].ID != "a/+b" || k.calls[1].Environment != push.Sandbox {
+		t.Errorf("%d, asked %+v", w.Code, k.calls)
 	}
 }
 
-func TestNeitherSendingNorReadingMakesOrEndsAChannel(t *testing.T) {
-	k := &keeper{outcome: done}
-	d := channelDoor(t, k)
+func TestChannelScopes(t *testing.T) {
+	k := &fakeChannels{outcome: acceptedOutcome}
+	d := newChannelsAPI(t, k)
 	for _, key := range []string{sendKey, readKey} {
-		d.problem(d.ask("POST", shopChannels, `{"storage":"none"}`, "Authorization: Bearer "+key), 403, "missing-scope")
-		d.problem(d.ask("DELETE", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
+		d.wantProblem(d.request("POST", shopChannels, `{"storage":"none"}`, "Authorization: Bearer "+key), 403, "missing-scope")
+		d.wantProblem(d.request("DELETE", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
 	}
 	for _, key := range []string{sendKey, manageKey} {
-		d.problem(d.ask("GET", shopChannels, "", "Authorization: Bearer "+key), 403, "missing-scope")
-		d.problem(d.ask("GET", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
+		d.wantProblem(d.request("GET", shopChannels, "", "Authorization: Bearer "+key), 403, "missing-scope")
+		d.wantProblem(d.request("GET", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
 	}
-	if k.asked != nil {
-		t.Errorf("asked %+v", k.asked)
+	if k.calls != nil {
+		t.Errorf("asked %+v", k.calls)
 	}
 }
 
-func TestACallAboutChannelsThatFailsTellsWhatToDo(t *testing.T) {
+func TestChannelProblems(t *testing.T) {
 	create, remove := []string{"POST", "", `{"storage":"none"}`}, []string{"DELETE", "/AA==", ""}
 	for _, c := range []struct {
 		outcome push.Outcome
@@ -137,17 +137,17 @@ func TestACallAboutChannelsThatFailsTellsWhatToDo(t *testing.T) {
 			"RESPONSE_TIMEOUT: look through the list before you create it again: it may be there"},
 		{push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}, remove, 504, "unknown", "", "RESPONSE_TIMEOUT: it is safe to make the call again"},
 	} {
-		d := channelDoor(t, &keeper{outcome: c.outcome})
-		p := d.problem(d.ask(c.call[0], shopChannels+c.call[1], c.call[2], "Authorization: Bearer "+manageKey), c.status, c.slug)
+		d := newChannelsAPI(t, &fakeChannels{outcome: c.outcome})
+		p := d.wantProblem(d.request(c.call[0], shopChannels+c.call[1], c.call[2], "Authorization: Bearer "+manageKey), c.status, c.slug)
 		if p.Field != c.field || p.Detail != c.detail {
 			t.Errorf("field %q, detail %q", p.Field, p.Detail)
 		}
 	}
 }
 
-func TestAGatewayWithoutChannelsSaysSo(t *testing.T) {
-	d := open(t)
-	if p := d.problem(d.ask("GET", shopChannels, "", "Authorization: Bearer "+readKey), 400, "invalid-field"); p.Field != "app" {
+func TestChannelsNotConfigured(t *testing.T) {
+	d := newTestAPI(t)
+	if p := d.wantProblem(d.request("GET", shopChannels, "", "Authorization: Bearer "+readKey), 400, "invalid-field"); p.Field != "app" {
 		t.Errorf("%+v", p)
 	}
 }

@@ -34,7 +34,7 @@ var strict = json.RejectUnknownMembers(true)
 func decode(text []byte) (*push.Notification, *problem) {
 	n := new(push.Notification)
 	if err := json.Unmarshal(text, n, strict); err != nil {
-		return nil, explain(err, text)
+		return nil, mapDecodeError(err, text)
 	}
 	if p := check(n); p != nil {
 		return nil, p
@@ -52,10 +52,10 @@ type item struct {
 func decodeItem(text []byte) (*push.Notification, string, *problem) {
 	in := new(item)
 	if err := json.Unmarshal(text, in, strict); err != nil {
-		return nil, "", explain(err, text)
+		return nil, "", mapDecodeError(err, text)
 	}
-	if !checkIdempotencyKey(in.Key) {
-		return nil, "", invalid("idempotency_key", keyAllowed)
+	if !validIdempotencyKey(in.Key) {
+		return nil, "", invalid("idempotency_key", idempotencyKeyRule)
 	}
 	return &in.Notification, in.Key, check(&in.Notification)
 }
@@ -66,24 +66,24 @@ func check(n *push.Notification) *problem {
 		return invalid("platform", n.Platform.UnmarshalText(nil).Error())
 	}
 	if n.Kind() == push.NoTarget {
-		return invalid(misplacedTarget(&n.Target),
+		return invalid(badTargetField(&n.Target),
 			"exactly one of token, topic, condition, channel, installation and subscription must be set")
 	}
 	if n.Retry != nil && (n.Retry.Attempts < 1 || n.Retry.Attempts > maxAttempts) {
 		return invalid("retry.attempts", fmt.Sprintf("must be a whole number from 1 to %d", maxAttempts))
 	}
 	if len(n.Data) > maxMembers {
-		return invalid("data", tooMany)
+		return invalid("data", tooManyMembers)
 	}
 	return checkBlocks(n)
 }
 
-var tooMany = fmt.Sprintf("must have at most %d members", maxMembers)
+var tooManyMembers = fmt.Sprintf("must have at most %d members", maxMembers)
 
 func checkBlocks(n *push.Notification) *problem {
 	if n.APNs != nil {
 		if len(n.APNs.Headers) > maxMembers {
-			return invalid("apns.headers", tooMany)
+			return invalid("apns.headers", tooManyMembers)
 		}
 		if p := checkRaw("apns.payload", (*[]byte)(&n.APNs.Payload)); p != nil {
 			return p
@@ -95,7 +95,7 @@ func checkBlocks(n *push.Notification) *problem {
 		}
 	}
 	if n.WebPush != nil && len(n.WebPush.Headers) > maxMembers {
-		return invalid("webpush.headers", tooMany)
+		return invalid("webpush.headers", tooManyMembers)
 	}
 	return nil
 }
@@ -134,8 +134,8 @@ func depth(text []byte) int {
 	return deepest
 }
 
-// misplacedTarget is the field to look at when not exactly one target is set.
-func misplacedTarget(t *push.Target) string {
+// badTargetField is the field to look at when not exactly one target is set.
+func badTargetField(t *push.Target) string {
 	set := make([]string, 0, 2)
 	for _, is := range [...]struct {
 		field string
@@ -161,38 +161,38 @@ func invalid(field, allowed string) *problem {
 	return &problem{kind: invalidField, field: field, detail: field + ": " + allowed}
 }
 
-// explain turns the decoder's error into a problem that names the field and what is allowed there. The library's own
+// mapDecodeError turns the decoder's error into a problem that names the field and what is allowed there. The library's own
 // words are not used: they can hold what the caller sent.
-func explain(err error, text []byte) *problem {
+func mapDecodeError(err error, text []byte) *problem {
 	if e, ok := errors.AsType[*json.SemanticError](err); ok {
-		field := dotted(e.JSONPointer)
+		field := fieldPath(e.JSONPointer)
 		if errors.Is(e.Err, json.ErrUnknownName) {
 			return &problem{kind: unknownField, field: field,
-				detail: field + ": is not known; known here: " + fieldsOf(e.GoType)}
+				detail: field + ": is not known; known here: " + fieldNames(e.GoType)}
 		}
-		return invalid(field, allowedFor(e.GoType))
+		return invalid(field, allowedValues(e.GoType))
 	}
 	e, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
 	case !ok || len(bytes.TrimSpace(text)) == 0:
 		return &problem{kind: invalidJSON, detail: "must be one JSON object"}
 	case errors.Is(e, jsontext.ErrDuplicateName):
-		field := dotted(e.JSONPointer)
+		field := fieldPath(e.JSONPointer)
 		return &problem{kind: duplicateField, field: field, detail: field + ": must be given once"}
 	case !utf8.Valid(text):
-		return &problem{kind: invalidJSON, field: dotted(e.JSONPointer), detail: "must be valid UTF-8"}
+		return &problem{kind: invalidJSON, field: fieldPath(e.JSONPointer), detail: "must be valid UTF-8"}
 	default:
-		return &problem{kind: invalidJSON, field: dotted(e.JSONPointer),
+		return &problem{kind: invalidJSON, field: fieldPath(e.JSONPointer),
 			detail: fmt.Sprintf("must be one JSON object and nothing after it; reading stopped at byte %d", e.ByteOffset)}
 	}
 }
 
-// dotted writes a JSON pointer as apns.headers.apns-priority. A name that does not look like one may be a value in
+// fieldPath writes a JSON pointer as apns.headers.apns-priority. A name that does not look like one may be a value in
 // the wrong place, and is left out.
-func dotted(p jsontext.Pointer) string {
+func fieldPath(p jsontext.Pointer) string {
 	var path []string
 	for name := range p.Tokens() {
-		if !plain(name, 40) {
+		if !isPlain(name, 40) {
 			name = "(…)"
 		}
 		path = append(path, name)
@@ -200,8 +200,8 @@ func dotted(p jsontext.Pointer) string {
 	return strings.Join(path, ".")
 }
 
-// fieldsOf lists the JSON names of a struct's fields.
-func fieldsOf(t reflect.Type) string {
+// fieldNames lists the JSON names of a struct's fields.
+func fieldNames(t reflect.Type) string {
 	var names []string
 	for _, f := range reflect.VisibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
@@ -212,9 +212,9 @@ func fieldsOf(t reflect.Type) string {
 	return strings.Join(names, ", ")
 }
 
-// allowedFor says what a field of type t takes. Our own words are asked about an empty text, which none of them is,
+// allowedValues says what a field of type t takes. Our own words are asked about an empty text, which none of them is,
 // and so tell what they take without seeing the caller's value.
-func allowedFor(t reflect.Type) string {
+func allowedValues(t reflect.Type) string {
 	if t == reflect.TypeFor[time.Time]() {
 		return `must be an RFC 3339 time such as "2026-12-31T23:59:59Z"`
 	}

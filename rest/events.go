@@ -16,39 +16,39 @@ import (
 )
 
 const (
-	heartbeat   = 15 * time.Second       // between two comments that keep a quiet feed's connection open
-	firstWord   = 200 * time.Millisecond // for the history to say that it knows no such cursor, before the answer begins
-	feedPayload = 64 << 10               // bytes of events that leave in one write
+	heartbeat     = 15 * time.Second       // between two comments that keep a quiet feed's connection open
+	feedErrorWait = 200 * time.Millisecond // for the history to say that it knows no such cursor, before the answer begins
+	maxFeedWrite  = 64 << 10               // bytes of events that leave in one write
 )
 
-// told is what the history gives to a feed: an event, or why there are no more.
-type told struct {
+// feedItem is what the history gives to a feed: an event, or why there are no more.
+type feedItem struct {
 	event push.Event
 	err   error
 }
 
 // feed is one reader of an app's events.
 type feed struct {
-	*api
-	to      *answer
+	*server
+	w       *response
 	control *http.ResponseController
-	next    chan told // closed behind the last
+	next    chan feedItem // closed behind the last
 	text    bytes.Buffer
 }
 
 // events is GET /v1/apps/{app}/events: every change of state as it happens, as server-sent events (WHATWG HTML §9.2). A
 // reader who is too slow is cut off; it comes back with the last id it saw, and the history has kept its place.
-func (a *api) events(w *answer, r *http.Request) *problem {
+func (a *server) events(w *response, r *http.Request) *problem {
 	if a.history == nil {
 		return &problem{kind: needsQueue, detail: "the feed of events needs a queue; without one the receipts tell everything"}
 	}
-	want, p := wanted(r)
+	want, p := typeFilter(r)
 	if p != nil {
 		return p
 	}
 	ctx, leave := context.WithCancel(r.Context())
-	f := &feed{api: a, to: w, control: http.NewResponseController(w.ResponseWriter), next: make(chan told)}
-	go f.listen(ctx, w.app, cursor(r), want)
+	f := &feed{server: a, w: w, control: http.NewResponseController(w.ResponseWriter), next: make(chan feedItem)}
+	go f.receive(ctx, w.app, feedCursor(r), want)
 	defer func() {
 		leave()
 		for range f.next { // until listen has ended
@@ -57,12 +57,12 @@ func (a *api) events(w *answer, r *http.Request) *problem {
 	return f.run(ctx, r.Method == http.MethodHead)
 }
 
-// listen hands on what the history gives, one by one: what a slow reader has not taken stays there.
-func (f *feed) listen(ctx context.Context, app, after string, want func(*push.Event) bool) {
+// receive hands on what the history gives, one by one: what a slow reader has not taken stays there.
+func (f *feed) receive(ctx context.Context, app, after string, want func(*push.Event) bool) {
 	defer close(f.next)
 	for e, err := range f.history.Feed(ctx, app, after, want) {
 		select {
-		case f.next <- told{e, err}:
+		case f.next <- feedItem{e, err}:
 		case <-ctx.Done():
 			return
 		}
@@ -71,18 +71,18 @@ func (f *feed) listen(ctx context.Context, app, after string, want func(*push.Ev
 
 // run writes until the reader, the gateway or the history leaves.
 func (f *feed) run(ctx context.Context, headOnly bool) *problem {
-	var first *told
+	var first *feedItem
 	select {
 	case t, ok := <-f.next:
 		if !ok || t.err != nil {
-			return f.refused(ctx, t.err)
+			return f.feedProblem(ctx, t.err)
 		}
 		first = &t
-	case <-time.After(firstWord):
+	case <-time.After(feedErrorWait):
 	case <-ctx.Done():
 		return nil
 	}
-	f.begin()
+	f.start()
 	if headOnly {
 		return nil
 	}
@@ -94,13 +94,13 @@ func (f *feed) run(ctx context.Context, headOnly bool) *problem {
 	for f.flush() == nil {
 		select {
 		case t, ok := <-f.next:
-			if !ok || !f.take(ctx, t) {
+			if !ok || !f.addAvailable(ctx, t) {
 				_ = f.flush() // nobody is left to tell
 				return nil
 			}
 		case <-beat.C:
 			f.text.WriteString(":\n\n")
-		case <-f.leaving:
+		case <-f.draining:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -109,26 +109,26 @@ func (f *feed) run(ctx context.Context, headOnly bool) *problem {
 	return nil
 }
 
-func (f *feed) begin() {
-	h := f.to.Header()
+func (f *feed) start() {
+	h := f.w.Header()
 	h["Content-Type"] = eventType
 	h["X-Accel-Buffering"] = []string{"no"} // nginx would hold the events back
-	f.to.WriteHeader(http.StatusOK)
+	f.w.WriteHeader(http.StatusOK)
 	f.text.WriteString("retry: 1000\n\n")
 }
 
-// take adds an event, and those that are there already; false means that the feed has ended.
-func (f *feed) take(ctx context.Context, t told) bool {
+// addAvailable adds an event, and those that are there already; false means that the feed has ended.
+func (f *feed) addAvailable(ctx context.Context, t feedItem) bool {
 	for ok := true; ; {
 		if !ok {
 			return false
 		}
 		if t.err != nil {
-			f.end(f.refused(ctx, t.err))
+			f.writeProblem(f.feedProblem(ctx, t.err))
 			return false
 		}
 		f.add(t)
-		if f.text.Len() >= feedPayload {
+		if f.text.Len() >= maxFeedWrite {
 			return true
 		}
 		select {
@@ -140,7 +140,7 @@ func (f *feed) take(ctx context.Context, t told) bool {
 }
 
 // add writes an event as its reader sees it: id is the cursor, event the status.
-func (f *feed) add(t told) {
+func (f *feed) add(t feedItem) {
 	if t.event.ID == "" { // a place to resume at, of which no reader is told but in its last id
 		f.text.WriteString("id: " + t.event.Cursor + "\n\n")
 		return
@@ -155,10 +155,10 @@ func (f *feed) add(t told) {
 	f.text.WriteString("\n\n")
 }
 
-// end writes a problem as the last event.
-func (f *feed) end(p *problem) {
+// writeProblem writes a problem as the last event.
+func (f *feed) writeProblem(p *problem) {
 	f.text.WriteString("event: problem\ndata: ")
-	f.text.Write(bytes.TrimSpace(p.reply(f.to.requestID).body))
+	f.text.Write(bytes.TrimSpace(p.reply(f.w.requestID).body))
 	f.text.WriteString("\n\n")
 }
 
@@ -166,47 +166,47 @@ func (f *feed) flush() error {
 	if f.text.Len() == 0 {
 		return nil
 	}
-	_ = f.control.SetWriteDeadline(time.Now().Add(f.limits.WriteTime))
-	_, err := f.to.Write(f.text.Bytes())
+	_ = f.control.SetWriteDeadline(time.Now().Add(f.limits.WriteTimeout))
+	_, err := f.w.Write(f.text.Bytes())
 	f.text.Reset()
 	return errors.Join(err, f.control.Flush())
 }
 
-// refused is the problem of a feed that the history does not give.
-func (f *feed) refused(ctx context.Context, err error) *problem {
+// feedProblem is the problem of a feed that the history does not give.
+func (f *feed) feedProblem(ctx context.Context, err error) *problem {
 	switch {
 	case errors.Is(err, push.ErrCursorExpired):
-		return &problem{kind: forgotten, field: "after",
+		return &problem{kind: cursorExpired, field: "after",
 			detail: "must be a cursor whose next event is still kept: after=oldest begins with the oldest, and what lies between is lost"}
 	case errors.Is(err, push.ErrInvalidCursor):
 		return &problem{kind: invalidParameter, field: "after", detail: "must be the id of an event of this feed, or oldest"}
 	}
-	p := f.speechless(ctx, err)
+	p := f.storageUnavailable(ctx, err)
 	p.detail = "ask again after the seconds in Retry-After, with the last id that you saw"
 	return &p
 }
 
-// cursor is behind which event to begin. A reader who comes back says it in the header, with the same URL as before.
-func cursor(r *http.Request) string {
+// feedCursor is behind which event to begin. A reader who comes back says it in the header, with the same URL as before.
+func feedCursor(r *http.Request) string {
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		return id
 	}
 	return r.URL.Query().Get("after")
 }
 
-// statuses are those that a feed can be asked for.
-var statuses = []push.Status{
+// feedStatuses are those that a feed can be asked for.
+var feedStatuses = []push.Status{
 	push.StatusQueued, push.StatusScheduled, push.StatusSending, push.StatusAccepted, push.StatusUnregistered, push.StatusRefused,
 	push.StatusThrottled, push.StatusUnauthorized, push.StatusUnavailable, push.StatusUnknown, push.StatusExpired, push.StatusCancelled,
 }
 
-// wanted reads the parameter type: statuses, given several times or with commas between them. Without it all are wanted.
-func wanted(r *http.Request) (func(*push.Event) bool, *problem) {
+// typeFilter reads the parameter type: statuses, given several times or with commas between them. Without it all are wanted.
+func typeFilter(r *http.Request) (func(*push.Event) bool, *problem) {
 	var types []push.Status
 	for _, list := range r.URL.Query()["type"] {
 		for word := range strings.SplitSeq(list, ",") {
-			if !slices.Contains(statuses, push.Status(word)) {
-				return nil, &problem{kind: invalidParameter, field: "type", detail: "must be of " + words(statuses)}
+			if !slices.Contains(feedStatuses, push.Status(word)) {
+				return nil, &problem{kind: invalidParameter, field: "type", detail: "must be of " + joinStatuses(feedStatuses)}
 			}
 			types = append(types, push.Status(word))
 		}
@@ -214,7 +214,7 @@ func wanted(r *http.Request) (func(*push.Event) bool, *problem) {
 	return func(e *push.Event) bool { return types == nil || e.ID == "" || slices.Contains(types, e.Status) }, nil
 }
 
-func words(of []push.Status) string {
+func joinStatuses(of []push.Status) string {
 	text := make([]string, len(of))
 	for i, s := range of {
 		text[i] = string(s)

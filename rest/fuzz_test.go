@@ -9,10 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzTheJSONDoor holds any body to four promises: the answer is a receipt or a problem of the caller's, it is never
+// FuzzSingle holds any body to four promises: the answer is a receipt or a problem of the caller's, it is never
 // a fault of ours, it does not repeat what was sent, and it is the same verdict alone and in a batch.
-func FuzzTheJSONDoor(f *testing.F) {
-	f.Add(good)
+func FuzzSingle(f *testing.F) {
+	f.Add(validBody)
 	f.Add(typical)
 	for _, c := range refusals {
 		if len(c.body) < 4<<10 {
@@ -20,8 +20,8 @@ func FuzzTheJSONDoor(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		d := open(t)
-		w := d.ask("POST", single, body)
+		d := newTestAPI(t)
+		w := d.request("POST", singlePath, body)
 		if w.Code >= 500 && w.Code != 501 {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
@@ -35,21 +35,21 @@ func FuzzTheJSONDoor(f *testing.F) {
 		if strings.ContainsAny(body, "\n") || strings.TrimSpace(body) == "" || strings.Contains(body, "idempotency_key") {
 			return
 		}
-		got := receipts(t, d.ask("POST", batch, body, ndjson).Body)
+		got := receipts(t, d.request("POST", batch, body, ndjson).Body)
 		if len(got) != 1 || (got[0].Status == "accepted") != (w.Code == 200) {
 			t.Fatalf("alone %d, in a batch %+v", w.Code, got)
 		}
 	})
 }
 
-// FuzzTheBatchDoor holds any array to three: no fault, no repetition, and receipts without gaps.
-func FuzzTheBatchDoor(f *testing.F) {
-	f.Add("[" + good + "," + good + "]")
-	f.Add(`[{},[],"` + canary + `",1,null,` + good + `]`)
-	f.Add("[" + good + "," + good + `,{"`)
+// FuzzBatch holds any array to three: no fault, no repetition, and receipts without gaps.
+func FuzzBatch(f *testing.F) {
+	f.Add("[" + validBody + "," + validBody + "]")
+	f.Add(`[{},[],"` + canary + `",1,null,` + validBody + `]`)
+	f.Add("[" + validBody + "," + validBody + `,{"`)
 	f.Fuzz(func(t *testing.T, body string) {
-		d := open(t)
-		w := d.ask("POST", batch, body)
+		d := newTestAPI(t)
+		w := d.request("POST", batch, body)
 		if w.Code != 200 && w.Code != 400 && w.Code != 413 || strings.Contains(w.Body.String(), canary) {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}

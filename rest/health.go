@@ -20,12 +20,12 @@ type health struct {
 	NotReady []NotReady `json:"not_ready,omitempty"`
 }
 
-// alive says that the process serves HTTP, and nothing about providers: a restart would not mend those.
-func alive(w *answer, _ *http.Request) *problem {
+// showLive says that the process serves HTTP, and nothing about providers: a restart would not mend those.
+func showLive(w *response, _ *http.Request) *problem {
 	return writeJSON(w, http.StatusOK, health{Status: "alive"})
 }
 
-func (a *api) showReady(w *answer, _ *http.Request) *problem {
+func (a *server) showReady(w *response, _ *http.Request) *problem {
 	if a.ready != nil {
 		if missing := a.ready(); len(missing) > 0 {
 			return writeJSON(w, http.StatusServiceUnavailable, health{Status: "not ready", NotReady: missing})
@@ -34,14 +34,14 @@ func (a *api) showReady(w *answer, _ *http.Request) *problem {
 	return writeJSON(w, http.StatusOK, health{Status: "ready"})
 }
 
-func (a *api) showStatus(w *answer, _ *http.Request) *problem {
+func (a *server) showStatus(w *response, _ *http.Request) *problem {
 	if a.status == nil {
 		return writeJSON(w, http.StatusOK, struct{}{})
 	}
 	return writeJSON(w, http.StatusOK, a.status())
 }
 
-func writeJSON(w *answer, status int, v any) *problem {
+func writeJSON(w *response, status int, v any) *problem {
 	body, err := json.Marshal(v)
 	if err != nil {
 		a := problem{kind: internal, detail: "the answer has no JSON form"}
@@ -57,7 +57,7 @@ var openAPI []byte
 // OpenAPI returns the OpenAPI 3.1 document of the HTTP face, in YAML. It must not be changed.
 func OpenAPI() []byte { return openAPI }
 
-func showOpenAPI(w *answer, _ *http.Request) *problem {
+func showOpenAPI(w *response, _ *http.Request) *problem {
 	reply{status: http.StatusOK, contentType: yamlType, body: openAPI}.write(w)
 	return nil
 }

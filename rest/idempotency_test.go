@@ -15,11 +15,11 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-const once = "Idempotency-Key: order-81273"
+const keyHeader = "Idempotency-Key: order-81273"
 
-func TestTheSameKeyAndBodyIsSentOnceAndAnsweredAlike(t *testing.T) {
-	d := open(t)
-	first, second := d.ask("POST", single, good, once), d.ask("POST", single, good, once)
+func TestSameKeyAndBodyIsSentOnce(t *testing.T) {
+	d := newTestAPI(t)
+	first, second := d.request("POST", singlePath, validBody, keyHeader), d.request("POST", singlePath, validBody, keyHeader)
 	if d.count() != 1 || second.Code != 200 || first.Body.String() != second.Body.String() {
 		t.Fatalf("sent %d: %s, %s", d.count(), first.Body, second.Body)
 	}
@@ -28,43 +28,43 @@ func TestTheSameKeyAndBodyIsSentOnceAndAnsweredAlike(t *testing.T) {
 	}
 }
 
-func TestTheSameKeyWithAnotherBodyIsRefused(t *testing.T) {
-	d := open(t)
-	d.ask("POST", single, good, once)
-	p := d.problem(d.ask("POST", single, good+" ", once), 422, "idempotency-key-reused")
+func TestSameKeyWithOtherBodyIsRejected(t *testing.T) {
+	d := newTestAPI(t)
+	d.request("POST", singlePath, validBody, keyHeader)
+	p := d.wantProblem(d.request("POST", singlePath, validBody+" ", keyHeader), 422, "idempotency-key-reused")
 	if p.Field != "Idempotency-Key" || d.count() != 1 {
 		t.Errorf("%+v", p)
 	}
 }
 
-func TestEachAppHasItsOwnKeys(t *testing.T) {
-	d := open(t)
-	d.ask("POST", single, good, once)
-	d.ask("POST", "/v1/apps/bank/notifications", good, once, "Authorization: Bearer "+otherKey)
+func TestKeysArePerApp(t *testing.T) {
+	d := newTestAPI(t)
+	d.request("POST", singlePath, validBody, keyHeader)
+	d.request("POST", "/v1/apps/bank/notifications", validBody, keyHeader, "Authorization: Bearer "+otherKey)
 	if d.count() != 2 {
 		t.Error(d.count())
 	}
 }
 
-func TestAKeyThatIsNoKeyIsRefused(t *testing.T) {
-	d := open(t)
+func TestInvalidKeyIsRejected(t *testing.T) {
+	d := newTestAPI(t)
 	for _, key := range []string{strings.Repeat("k", 256), "a b", "é", "a\tb"} {
-		d.problem(d.ask("POST", single, good, "Idempotency-Key: "+key), 400, "invalid-header")
+		d.wantProblem(d.request("POST", singlePath, validBody, "Idempotency-Key: "+key), 400, "invalid-header")
 	}
-	if w := d.ask("POST", single, good, "Idempotency-Key: "+strings.Repeat("k", 255)); w.Code != 200 || d.count() != 1 {
+	if w := d.request("POST", singlePath, validBody, "Idempotency-Key: "+strings.Repeat("k", 255)); w.Code != 200 || d.count() != 1 {
 		t.Error(w.Body)
 	}
 }
 
-func TestARefusedBodyDoesNotUseUpItsKey(t *testing.T) {
-	d := open(t)
-	d.problem(d.ask("POST", single, `{}`, once), 400, "invalid-field")
-	if w := d.ask("POST", single, good, once); w.Code != 200 {
+func TestRejectedBodyDoesNotConsumeKey(t *testing.T) {
+	d := newTestAPI(t)
+	d.wantProblem(d.request("POST", singlePath, `{}`, keyHeader), 400, "invalid-field")
+	if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 200 {
 		t.Error(w.Body)
 	}
 }
 
-func TestWhatDidNotArriveMayBeTriedAgainUnderItsKeyAndWhatMayHaveArrivedMayNot(t *testing.T) {
+func TestKeyIsReleasedOnlyIfNotificationDidNotArrive(t *testing.T) {
 	unknownFirst := []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unknown}}, {Outcome: push.Outcome{Verdict: push.Unavailable}}}
 	for name, c := range map[string]struct {
 		verdict  push.Verdict
@@ -80,23 +80,23 @@ func TestWhatDidNotArriveMayBeTriedAgainUnderItsKeyAndWhatMayHaveArrivedMayNot(t
 		"unknown, then worse": {verdict: push.Unavailable, attempts: unknownFirst, sent: 1},
 		"unregistered":        {verdict: push.Unregistered, attempts: []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unregistered}}}, sent: 1},
 	} {
-		d := open(t)
-		d.play = func(_ context.Context, n *push.Notification) push.Receipt {
+		d := newTestAPI(t)
+		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 			return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: c.verdict}, Attempts: c.attempts}
 		}
-		d.ask("POST", single, good, once)
-		d.ask("POST", single, good, once)
+		d.request("POST", singlePath, validBody, keyHeader)
+		d.request("POST", singlePath, validBody, keyHeader)
 		if d.count() != c.sent {
 			t.Errorf("%s: sent %d times, want %d", name, d.count(), c.sent)
 		}
 	}
 }
 
-func TestCallsThatComeTogetherUnderOneKeyAreOneSend(t *testing.T) {
+func TestConcurrentCallsWithOneKeySendOnce(t *testing.T) {
 	for _, verdict := range []push.Verdict{push.Accepted, push.Throttled} {
 		synctest.Test(t, func(t *testing.T) {
-			d := open(t)
-			d.play = func(_ context.Context, n *push.Notification) push.Receipt {
+			d := newTestAPI(t)
+			d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 				time.Sleep(time.Second)
 				return ended(n, push.Outcome{Verdict: verdict})
 			}
@@ -105,7 +105,7 @@ func TestCallsThatComeTogetherUnderOneKeyAreOneSend(t *testing.T) {
 			answers := map[string]int{}
 			for range 20 {
 				callers.Go(func() {
-					w := d.ask("POST", single, good, once, "X-Request-ID: r")
+					w := d.request("POST", singlePath, validBody, keyHeader, "X-Request-ID: r")
 					mu.Lock()
 					defer mu.Unlock()
 					answers[fmt.Sprint(w.Code, w.Body)]++
@@ -119,10 +119,10 @@ func TestCallsThatComeTogetherUnderOneKeyAreOneSend(t *testing.T) {
 	}
 }
 
-func TestACallerWhoLostTheConnectionLearnsUnderItsKeyWhatCameOfIt(t *testing.T) {
+func TestSendWithKeySurvivesClientDisconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t)
-		d.play = func(ctx context.Context, n *push.Notification) push.Receipt {
+		d := newTestAPI(t)
+		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
 			select {
 			case <-time.After(2 * time.Second):
 				return accepted(n)
@@ -132,34 +132,34 @@ func TestACallerWhoLostTheConnectionLearnsUnderItsKeyWhatCameOfIt(t *testing.T) 
 		}
 		lost, cut := context.WithTimeout(t.Context(), time.Second)
 		defer cut()
-		if w := d.do(lost, "POST", single, strings.NewReader(good), once); w.Body.Len() != 0 {
+		if w := d.requestWith(lost, "POST", singlePath, strings.NewReader(validBody), keyHeader); w.Body.Len() != 0 {
 			t.Errorf("somebody was told: %s", w.Body)
 		}
-		if w := d.ask("POST", single, good, once); w.Code != 200 || d.count() != 1 {
+		if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 200 || d.count() != 1 {
 			t.Errorf("%d, sent %d: %s", w.Code, d.count(), w.Body)
 		}
 	})
 }
 
-func TestASendWithoutItsCallerStillEnds(t *testing.T) {
+func TestSendWithKeyEndsAtSendTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t)
-		d.play = func(ctx context.Context, n *push.Notification) push.Receipt {
+		d := newTestAPI(t)
+		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
 			<-ctx.Done()
 			return push.Receipt{ID: n.ID, Outcome: push.NoResponse(ctx.Err())}
 		}
 		before := time.Now()
-		d.problem(d.ask("POST", single, good, once), 504, "unknown")
+		d.wantProblem(d.request("POST", singlePath, validBody, keyHeader), 504, "unknown")
 		if took := time.Since(before); took != 25*time.Second {
 			t.Error(took)
 		}
 	})
 }
 
-func TestAnAnswerIsForgottenAfterItsTimeAndTheOldestGoFirst(t *testing.T) {
+func TestIdempotencyCacheEvictsExpiredAndOldestEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t, func(cfg *rest.Config) { cfg.Memory = &rest.Memory{Most: 2} })
-		ask := func(key string) { d.ask("POST", single, good, "Idempotency-Key: "+key) }
+		d := newTestAPI(t, func(cfg *rest.Config) { cfg.Idempotency = &rest.IdempotencyCache{MaxEntries: 2} })
+		ask := func(key string) { d.request("POST", singlePath, validBody, "Idempotency-Key: "+key) }
 		ask("a")
 		time.Sleep(24 * time.Hour)
 		if ask("a"); d.count() != 1 {
@@ -180,17 +180,17 @@ func TestAnAnswerIsForgottenAfterItsTimeAndTheOldestGoFirst(t *testing.T) {
 	})
 }
 
-func TestAPanicFreesThoseWhoWait(t *testing.T) {
+func TestPanicReleasesWaitingCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t)
-		d.play = func(context.Context, *push.Notification) push.Receipt {
+		d := newTestAPI(t)
+		d.respond = func(context.Context, *push.Notification) push.Receipt {
 			time.Sleep(time.Second)
 			panic("boom")
 		}
 		var callers sync.WaitGroup
 		for range 3 {
 			callers.Go(func() {
-				if w := d.ask("POST", single, good, once); w.Code != 500 {
+				if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 500 {
 					t.Errorf("%d %s", w.Code, w.Body)
 				}
 			})

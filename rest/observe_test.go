@@ -10,15 +10,15 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-func TestEveryRequestIsToldByItsRouteAndStatusAndNeverByItsPath(t *testing.T) {
+func TestObserveGetsRouteAndStatus(t *testing.T) {
 	var told []string
-	d := open(t, func(cfg *rest.Config) {
+	d := newTestAPI(t, func(cfg *rest.Config) {
 		cfg.Observe = func(route string, status int) { told = append(told, fmt.Sprint(route, " ", status)) }
 	})
-	d.ask("POST", single, good)
-	d.ask("POST", single, "{")
-	d.ask("GET", "/livez", "")
-	d.ask("GET", "/nowhere/"+canary, "")
+	d.request("POST", singlePath, validBody)
+	d.request("POST", singlePath, "{")
+	d.request("GET", "/livez", "")
+	d.request("GET", "/nowhere/"+canary, "")
 	want := []string{"/v1/apps/{app}/notifications 200", "/v1/apps/{app}/notifications 400", "/livez 200", " 404"}
 	if !slices.Equal(told, want) {
 		t.Errorf("%q, want %q", told, want)

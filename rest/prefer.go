@@ -11,10 +11,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// async reports whether the caller prefers not to wait for the verdict (RFC 7240, respond-async). Without a queue it is
+// preferAsync reports whether the caller prefers not to wait for the verdict (RFC 7240, respond-async). Without a queue it is
 // refused, rather than let a caller believe that it was done.
-func (a *api) async(r *http.Request) (bool, *problem) {
-	if !prefers(r, "respond-async") {
+func (a *server) preferAsync(r *http.Request) (bool, *problem) {
+	if !hasPreference(r, "respond-async") {
 		return false, nil
 	}
 	if a.queue == nil {
@@ -24,7 +24,7 @@ func (a *api) async(r *http.Request) (bool, *problem) {
 	return true, nil
 }
 
-func prefers(r *http.Request, what string) bool {
+func hasPreference(r *http.Request, what string) bool {
 	_, ok := preference(r, what)
 	return ok
 }
@@ -43,22 +43,22 @@ func preference(r *http.Request, what string) (value string, ok bool) {
 	return "", false
 }
 
-// longestWait is as many seconds as a caller can mean in earnest.
-const longestWait = 1 << 20
+// maxWaitSeconds is as many seconds as a caller can mean in earnest.
+const maxWaitSeconds = 1 << 20
 
-// wait is how long the caller is willing to wait for the verdict (RFC 7240 §4.3), 0 where nothing is said. A preference
+// preferredWait is how long the caller is willing to wait for the verdict (RFC 7240 §4.3), 0 where nothing is said. A preference
 // that makes no sense is passed over, as the RFC has it.
-func wait(r *http.Request) time.Duration {
+func preferredWait(r *http.Request) time.Duration {
 	value, _ := preference(r, "wait")
 	seconds, err := strconv.Atoi(value)
-	if err != nil || seconds < 1 || seconds > longestWait {
+	if err != nil || seconds < 1 || seconds > maxWaitSeconds {
 		return 0
 	}
 	return time.Duration(seconds) * time.Second
 }
 
-// mayWait refuses a time to come where nobody keeps the notification until then.
-func (a *api) mayWait(n *push.Notification, async bool) *problem {
+// checkSendAt refuses a time to come where nobody keeps the notification until then.
+func (a *server) checkSendAt(n *push.Notification, async bool) *problem {
 	switch {
 	case async || n.SendAt.IsZero() || !n.SendAt.After(time.Now()):
 		return nil

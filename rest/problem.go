@@ -53,16 +53,16 @@ var (
 		"The Idempotency-Key came with another body before"}
 	keyInUse = kind{http.StatusConflict, "idempotency-key-in-use", "IdempotencyKeyInUse",
 		"A call with this Idempotency-Key is under way"}
-	notWaiting = kind{http.StatusConflict, "not-waiting", "NotWaiting", "The notification does not wait any more"}
-	forgotten  = kind{http.StatusGone, "events-forgotten", "EventsForgotten", "The events behind this cursor are not kept any more"}
-	needsQueue = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
+	notWaiting    = kind{http.StatusConflict, "not-waiting", "NotWaiting", "The notification does not wait any more"}
+	cursorExpired = kind{http.StatusGone, "events-forgotten", "EventsForgotten", "The events behind this cursor are not kept any more"}
+	needsQueue    = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
 		"This needs a queue, and this gateway has none"}
 	queueFull = kind{http.StatusServiceUnavailable, "queue-full", "QueueFull",
 		"The queue or its disk is full"}
 	queueUnavailable = kind{http.StatusServiceUnavailable, "queue-unavailable", "QueueUnavailable",
 		"The queue or the history does not answer"}
 
-	refusedThere = kind{http.StatusUnprocessableEntity, "refused-by-provider", "RefusedByProvider", "The provider refuses this"}
+	refusedByProvider = kind{http.StatusUnprocessableEntity, "refused-by-provider", "RefusedByProvider", "The provider refuses this"}
 
 	throttled    = kind{http.StatusTooManyRequests, "throttled", "Throttled", "Too much for the provider or a quota"}
 	unauthorized = kind{http.StatusBadGateway, "unauthorized", "Unauthorized",
@@ -110,8 +110,8 @@ func (p *problem) reply(requestID string) reply {
 	return out
 }
 
-// line is the receipt of a batch's notification that has the problem: refused, unless it may be taken later or was perhaps.
-func (p *problem) line(index int) push.Receipt {
+// batchReceipt is the receipt of a batch's notification that has the problem: refused, unless it may be taken later or was perhaps.
+func (p *problem) batchReceipt(index int) push.Receipt {
 	verdict := push.Refused
 	switch {
 	case p.kind == queueUnavailable || p.kind == internal:

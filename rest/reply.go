@@ -11,29 +11,29 @@ import (
 
 // Header values that never change, shared by all answers: nobody writes into them.
 var (
-	jsonType    = []string{"application/json"}
-	ndjsonType  = []string{"application/x-ndjson"}
-	problemType = []string{"application/problem+json"}
-	yamlType    = []string{"application/yaml"} // RFC 9512
-	eventType   = []string{"text/event-stream"}
-	noStore     = []string{"no-store"}
-	noSniff     = []string{"nosniff"}
-	yes         = []string{"true"}
-	applied     = []string{"respond-async"}
+	jsonType     = []string{"application/json"}
+	ndjsonType   = []string{"application/x-ndjson"}
+	problemType  = []string{"application/problem+json"}
+	yamlType     = []string{"application/yaml"} // RFC 9512
+	eventType    = []string{"text/event-stream"}
+	noStore      = []string{"no-store"}
+	noSniff      = []string{"nosniff"}
+	trueValue    = []string{"true"}
+	respondAsync = []string{"respond-async"}
 )
 
 // reply is an answer that is whole before its first byte leaves, so that it can be given again.
 type reply struct {
-	status      int
-	contentType []string
-	retryAfter  []string // nil for none
-	location    string   // empty for none
-	applied     bool     // the preference not to wait was heeded
-	replayed    bool     // it tells of an earlier call
-	body        []byte
+	status       int
+	contentType  []string
+	retryAfter   []string // nil for none
+	location     string   // empty for none
+	asyncApplied bool     // the preference not to wait was heeded
+	replayed     bool     // it tells of an earlier call
+	body         []byte
 }
 
-func (r reply) write(w *answer) {
+func (r reply) write(w *response) {
 	h := w.Header()
 	h["Content-Type"] = r.contentType
 	if r.retryAfter != nil {
@@ -42,11 +42,11 @@ func (r reply) write(w *answer) {
 	if r.location != "" {
 		h["Location"] = []string{r.location}
 	}
-	if r.applied {
-		h["Preference-Applied"] = applied
+	if r.asyncApplied {
+		h["Preference-Applied"] = respondAsync
 	}
 	if r.replayed {
-		h["Idempotency-Replayed"] = yes
+		h["Idempotency-Replayed"] = trueValue
 	}
 	w.WriteHeader(r.status)
 	_, _ = w.Write(r.body) // it fails only when the caller has left
@@ -55,15 +55,15 @@ func (r reply) write(w *answer) {
 // replyTo is the answer to a caller whose notification ended in r: a verdict on the notification itself is 200,
 // whatever it is; all else is a problem of the caller, the credential, the provider or the gateway.
 func replyTo(r push.Receipt, requestID string) reply {
-	if p := problemOf(r); p != nil {
+	if p := problemFor(r); p != nil {
 		return p.reply(requestID)
 	}
 	body := r.AppendJSON(make([]byte, 0, 512))
 	return reply{status: http.StatusOK, contentType: jsonType, body: append(body, '\n')}
 }
 
-// laterReply is the answer to a caller who does not wait for the end: how it stands, and where to ask again.
-func laterReply(app string, r push.Receipt) reply {
+// acceptedReply is the answer to a caller who does not wait for the end: how it stands, and where to ask again.
+func acceptedReply(app string, r push.Receipt) reply {
 	body := r.AppendJSON(make([]byte, 0, 512))
 	return reply{
 		status: http.StatusAccepted, contentType: jsonType, body: append(body, '\n'),
@@ -71,8 +71,8 @@ func laterReply(app string, r push.Receipt) reply {
 	}
 }
 
-// problemOf returns why r holds no verdict on the notification, or nil if it does or its sender wanted none any more.
-func problemOf(r push.Receipt) *problem {
+// problemFor returns why r holds no verdict on the notification, or nil if it does or its sender wanted none any more.
+func problemFor(r push.Receipt) *problem {
 	if r.State == push.StatusCancelled {
 		return nil
 	}
@@ -80,23 +80,23 @@ func problemOf(r push.Receipt) *problem {
 	case push.Accepted, push.Unregistered, push.Expired:
 		return nil
 	case push.Refused:
-		return misfit(r)
+		return invalidNotification(r)
 	case push.Throttled:
-		return about(r, problem{kind: throttled, retryAfter: atLeastASecond(r.RetryAfter), detail: comeBack})
+		return withReceipt(r, problem{kind: throttled, retryAfter: atLeastOneSecond(r.RetryAfter), detail: retryLater})
 	case push.Unauthorized:
-		return about(r, problem{kind: unauthorized, detail: "the operator has to look at the app's key or certificate"})
+		return withReceipt(r, problem{kind: unauthorized, detail: "the operator has to look at the app's key or certificate"})
 	case push.Unknown:
-		return about(r, problem{kind: unknown,
+		return withReceipt(r, problem{kind: unknown,
 			detail: "sending it again may show it twice; on_unknown lets the gateway decide"})
 	default:
-		return about(r, problem{kind: unavailable, retryAfter: atLeastASecond(r.RetryAfter), detail: comeBack})
+		return withReceipt(r, problem{kind: unavailable, retryAfter: atLeastOneSecond(r.RetryAfter), detail: retryLater})
 	}
 }
 
-const comeBack = "send it again after the seconds in Retry-After"
+const retryLater = "send it again after the seconds in Retry-After"
 
-// about gives p the receipt, and its reason before what to do next.
-func about(r push.Receipt, p problem) *problem {
+// withReceipt gives p the receipt, and its reason before what to do next.
+func withReceipt(r push.Receipt, p problem) *problem {
 	p.receipt = &r
 	if r.Reason != "" {
 		p.detail = r.Reason + ": " + p.detail
@@ -104,9 +104,9 @@ func about(r push.Receipt, p problem) *problem {
 	return &p
 }
 
-// misfit returns the problem of a notification that was refused here, and nil for one that its provider refused:
+// invalidNotification returns the problem of a notification that was refused here, and nil for one that its provider refused:
 // that is a verdict.
-func misfit(r push.Receipt) *problem {
+func invalidNotification(r push.Receipt) *problem {
 	if len(r.Attempts) > 0 {
 		return nil
 	}
@@ -117,4 +117,4 @@ func misfit(r push.Receipt) *problem {
 	return &problem{kind: kind, field: r.Field, detail: r.Detail}
 }
 
-func atLeastASecond(d time.Duration) time.Duration { return max(d, time.Second) }
+func atLeastOneSecond(d time.Duration) time.Duration { return max(d, time.Second) }

@@ -19,8 +19,8 @@ import (
 )
 
 // send is POST /v1/apps/{app}/notifications: read, decode, hand on, answer.
-func (a *api) send(w *answer, r *http.Request) *problem {
-	async, p := a.async(r)
+func (a *server) send(w *response, r *http.Request) *problem {
+	async, p := a.preferAsync(r)
 	if p != nil {
 		return p
 	}
@@ -28,55 +28,55 @@ func (a *api) send(w *answer, r *http.Request) *problem {
 		return p
 	}
 	key := r.Header.Get("Idempotency-Key")
-	if !checkIdempotencyKey(key) {
-		return &problem{kind: invalidHeader, field: "Idempotency-Key", detail: keyAllowed}
+	if !validIdempotencyKey(key) {
+		return &problem{kind: invalidHeader, field: "Idempotency-Key", detail: idempotencyKeyRule}
 	}
-	body := buffers.Get().(*bytes.Buffer)
-	defer release(body)
-	if p := a.read(w, r, body); p != nil {
+	body := bufferPool.Get().(*bytes.Buffer)
+	defer putBuffer(body)
+	if p := a.readBody(w, r, body); p != nil {
 		return p
 	}
 	n, p := decode(body.Bytes())
 	if p == nil {
-		p = a.mayWait(n, async)
+		p = a.checkSendAt(n, async)
 	}
 	if p != nil {
 		return p
 	}
-	name(n, w.app)
-	o := newOrder(n, key, body.Bytes())
+	assignID(n, w.app)
+	o := newSubmission(n, key, body.Bytes())
 	if async {
-		a.accept(r.Context(), []*order{o})
+		a.enqueue(r.Context(), []*submission{o})
 	} else {
-		o.wait = wait(r)
-		a.carry(r.Context(), o)
+		o.maxWait = preferredWait(r)
+		a.deliver(r.Context(), o)
 	}
 	if r.Context().Err() == nil {
-		o.end.reply(w, async).write(w)
+		o.result.reply(w, async).write(w)
 	}
 	return nil
 }
 
-// name gives n what the gateway knows of it: a name (UUID version 7, so that names sort by time), its app and the
+// assignID gives n what the gateway knows of it: a name (UUID version 7, so that names sort by time), its app and the
 // time.
-func name(n *push.Notification, app string) {
+func assignID(n *push.Notification, app string) {
 	n.ID, n.App, n.AcceptedAt = uuid.Must(uuid.NewV7()).String(), app, time.Now()
 }
 
-// buffers hold bodies and answers while they come and go.
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// bufferPool hold bodies and answers while they come and go.
+var bufferPool = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// release keeps a buffer for the next who needs one, unless it is of a size that few need.
-func release(b *bytes.Buffer) {
+// putBuffer keeps a buffer for the next who needs one, unless it is of a size that few need.
+func putBuffer(b *bytes.Buffer) {
 	if b.Cap() <= 256<<10 {
 		b.Reset()
-		buffers.Put(b)
+		bufferPool.Put(b)
 	}
 }
 
-// read reads the whole body into b, up to the limit and within the time that observe set.
-func (a *api) read(w *answer, r *http.Request, b *bytes.Buffer) *problem {
-	tooLarge := &problem{kind: bodyTooLarge, detail: "must have at most " + bytesOf(a.limits.Body)}
+// readBody reads the whole body into b, up to the limit and within the time that observe set.
+func (a *server) readBody(w *response, r *http.Request, b *bytes.Buffer) *problem {
+	tooLarge := &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(a.limits.Body)}
 	if r.ContentLength > int64(a.limits.Body) {
 		return tooLarge
 	}
@@ -84,17 +84,17 @@ func (a *api) read(w *answer, r *http.Request, b *bytes.Buffer) *problem {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return tooLarge
 		}
-		return a.cutShort(err)
+		return a.bodyProblem(err)
 	}
 	// What the body's deadline would end from here on is net/http's watch for the caller's departure.
 	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Time{})
 	return nil
 }
 
-// cutShort is the problem of a body whose reading ended in err.
-func (a *api) cutShort(err error) *problem {
+// bodyProblem is the problem of a body whose reading ended in err.
+func (a *server) bodyProblem(err error) *problem {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return &problem{kind: bodyTimeout, detail: "must arrive within " + a.limits.BodyTime.String()}
+		return &problem{kind: bodyTimeout, detail: "must arrive within " + a.limits.BodyTimeout.String()}
 	}
 	return &problem{kind: bodyIncomplete, detail: "must have the length that its headers announce"}
 }
@@ -122,8 +122,8 @@ func bodyType(r *http.Request, allowed ...string) (string, *problem) {
 		detail: "must be " + strings.Join(allowed, " or ") + ", in UTF-8"}
 }
 
-// bytesOf writes a limit for people.
-func bytesOf(n int) string {
+// formatBytes writes a limit for people.
+func formatBytes(n int) string {
 	switch {
 	case n%(1<<20) == 0:
 		return fmt.Sprintf("%d MiB", n>>20)

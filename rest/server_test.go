@@ -19,14 +19,14 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-// pipes is a listener whose connections need no network, so that they keep to the bubble's time.
-type pipes struct {
+// pipeListener is a listener whose connections need no network, so that they keep to the bubble's time.
+type pipeListener struct {
 	conns chan net.Conn
 	once  sync.Once
 	shut  chan struct{}
 }
 
-func (p *pipes) Accept() (net.Conn, error) {
+func (p *pipeListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-p.conns:
 		return c, nil
@@ -35,24 +35,24 @@ func (p *pipes) Accept() (net.Conn, error) {
 	}
 }
 
-func (p *pipes) Close() error {
+func (p *pipeListener) Close() error {
 	p.once.Do(func() { close(p.shut) })
 	return nil
 }
 
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+func (p *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 
-// caller is one connection to a served door.
-type caller struct {
+// rawConn is one connection to a served door.
+type rawConn struct {
 	net.Conn
 	t  *testing.T
 	in *bufio.Reader
 }
 
 // serve runs the door's server until the test ends, and connects.
-func (d *door) serve(t *testing.T) *caller {
-	listener := &pipes{conns: make(chan net.Conn), shut: make(chan struct{})}
-	server := rest.Server(d, nil)
+func (d *testAPI) serve(t *testing.T) *rawConn {
+	listener := &pipeListener{conns: make(chan net.Conn), shut: make(chan struct{})}
+	server := rest.NewServer(d, nil)
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(listener) })
 	ours, theirs := net.Pipe()
@@ -61,28 +61,28 @@ func (d *door) serve(t *testing.T) *caller {
 		_, _ = ours.Close(), server.Close()
 		running.Wait()
 	})
-	return &caller{ours, t, bufio.NewReader(ours)}
+	return &rawConn{ours, t, bufio.NewReader(ours)}
 }
 
-func (c *caller) say(text string) {
+func (c *rawConn) write(text string) {
 	if _, err := io.WriteString(c, text); err != nil {
 		c.t.Errorf("the server does not listen: %v", err)
 	}
 }
 
-// head begins a request whose body is of the given length, or chunked if that is negative.
-func (c *caller) head(path string, length int, headers ...string) {
+// startRequest begins a request whose body is of the given length, or chunked if that is negative.
+func (c *rawConn) startRequest(path string, length int, headers ...string) {
 	framing := "Transfer-Encoding: chunked"
 	if length >= 0 {
 		framing = fmt.Sprintf("Content-Length: %d", length)
 	}
-	c.say(fmt.Sprintf("POST %s HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\n%s\r\n%s\r\n", path, sendKey, framing,
+	c.write(fmt.Sprintf("POST %s HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\n%s\r\n%s\r\n", path, sendKey, framing,
 		strings.Join(append(headers, ""), "\r\n")))
 }
 
-func (c *caller) chunk(text string) { c.say(fmt.Sprintf("%x\r\n%s\r\n", len(text), text)) }
+func (c *rawConn) writeChunk(text string) { c.write(fmt.Sprintf("%x\r\n%s\r\n", len(text), text)) }
 
-func (c *caller) answer() *http.Response {
+func (c *rawConn) readResponse() *http.Response {
 	answer, err := http.ReadResponse(c.in, nil)
 	if err != nil {
 		c.t.Fatal(err)
@@ -90,16 +90,16 @@ func (c *caller) answer() *http.Response {
 	return answer
 }
 
-// served runs a test with a caller, on the bubble's time.
-func served(t *testing.T, test func(t *testing.T, d *door, c *caller)) {
+// withServer runs a test with a caller, on the bubble's time.
+func withServer(t *testing.T, test func(t *testing.T, d *testAPI, c *rawConn)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		d := open(t)
+		d := newTestAPI(t)
 		test(t, d, d.serve(t))
 	})
 }
 
-func slowly(d time.Duration) func(context.Context, *push.Notification) push.Receipt {
+func respondAfter(d time.Duration) func(context.Context, *push.Notification) push.Receipt {
 	return func(ctx context.Context, n *push.Notification) push.Receipt {
 		select {
 		case <-time.After(d):
@@ -110,22 +110,22 @@ func slowly(d time.Duration) func(context.Context, *push.Notification) push.Rece
 	}
 }
 
-func TestABodyThatDoesNotComeIsNotWaitedForLong(t *testing.T) {
-	served(t, func(t *testing.T, d *door, c *caller) {
+func TestBodyTimeout(t *testing.T) {
+	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
 		start := time.Now()
-		c.head(single, 100)
-		c.say(`{"platform"`)
-		if answer := c.answer(); answer.StatusCode != 408 || time.Since(start) != 15*time.Second || d.count() != 0 {
+		c.startRequest(singlePath, 100)
+		c.write(`{"platform"`)
+		if answer := c.readResponse(); answer.StatusCode != 408 || time.Since(start) != 15*time.Second || d.count() != 0 {
 			t.Errorf("%d after %v", answer.StatusCode, time.Since(start))
 		}
 	})
 }
 
-func TestACallerWithoutAKeyCannotHoldAConnectionOpen(t *testing.T) {
-	served(t, func(t *testing.T, _ *door, c *caller) {
+func TestUnauthenticatedClientCannotHoldConnection(t *testing.T) {
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
 		start := time.Now()
-		c.say("POST " + single + " HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n\r\n")
-		answer := c.answer()
+		c.write("POST " + singlePath + " HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n\r\n")
+		answer := c.readResponse()
 		_, _ = io.Copy(io.Discard, answer.Body)
 		if _, err := c.in.ReadByte(); err == nil || answer.StatusCode != 401 || time.Since(start) > 16*time.Second {
 			t.Errorf("%d after %v, %v", answer.StatusCode, time.Since(start), err)
@@ -133,44 +133,44 @@ func TestACallerWithoutAKeyCannotHoldAConnectionOpen(t *testing.T) {
 	})
 }
 
-func TestHeadersThatDoNotComeAndIdleConnectionsEnd(t *testing.T) {
-	served(t, func(t *testing.T, _ *door, c *caller) {
+func TestHeaderAndIdleTimeouts(t *testing.T) {
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
 		start := time.Now()
-		c.say("GET /livez HTTP/1.1\r\nHost:")
+		c.write("GET /livez HTTP/1.1\r\nHost:")
 		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 2*time.Minute {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 	})
-	served(t, func(t *testing.T, _ *door, c *caller) {
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
 		start := time.Now()
-		c.say("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+		c.write("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
 		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 2*time.Minute {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 	})
 }
 
-func TestHeadersThatAreTooLargeAreRefused(t *testing.T) {
-	served(t, func(t *testing.T, _ *door, c *caller) {
+func TestHeaderSizeLimit(t *testing.T) {
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
 		var writing sync.WaitGroup
 		defer writing.Wait()
 		writing.Go(func() {
 			_, _ = io.WriteString(c, "GET /livez HTTP/1.1\r\nHost: gateway\r\nX-Large: "+strings.Repeat("x", 64<<10)+"\r\n\r\n")
 		})
-		if answer := c.answer(); answer.StatusCode != 431 {
+		if answer := c.readResponse(); answer.StatusCode != 431 {
 			t.Error(answer.StatusCode)
 		}
 	})
 }
 
-func TestAVerdictMayTakeLongerThanABodyMay(t *testing.T) {
-	for path, media := range map[string]string{single: "application/json", batch: "application/x-ndjson"} {
-		served(t, func(t *testing.T, d *door, c *caller) {
-			d.play = slowly(20 * time.Second)
+func TestSendMayTakeLongerThanBodyTimeout(t *testing.T) {
+	for path, media := range map[string]string{singlePath: "application/json", batch: "application/x-ndjson"} {
+		withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+			d.respond = respondAfter(20 * time.Second)
 			for range 2 { // on one connection
-				c.head(path, len(good), "Content-Type: "+media)
-				c.say(good)
-				answer := c.answer()
+				c.startRequest(path, len(validBody), "Content-Type: "+media)
+				c.write(validBody)
+				answer := c.readResponse()
 				text, err := io.ReadAll(answer.Body)
 				if err != nil || answer.StatusCode != 200 || !strings.Contains(string(text), `"accepted"`) {
 					t.Errorf("%s: %d %s %v", path, answer.StatusCode, text, err)
@@ -180,19 +180,19 @@ func TestAVerdictMayTakeLongerThanABodyMay(t *testing.T) {
 	}
 }
 
-func TestABatchMayGoOnForHoursIfItDoesNotStandStill(t *testing.T) {
-	served(t, func(t *testing.T, d *door, c *caller) {
-		c.head(batch, -1, ndjson)
+func TestSlowBatchIsNotCutOff(t *testing.T) {
+	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+		c.startRequest(batch, -1, ndjson)
 		const items = 500
 		var writing sync.WaitGroup
 		writing.Go(func() {
 			for range items {
-				c.chunk(good + "\n")
+				c.writeChunk(validBody + "\n")
 				time.Sleep(14 * time.Second)
 			}
-			c.say("0\r\n\r\n")
+			c.write("0\r\n\r\n")
 		})
-		got := receipts(t, c.answer().Body)
+		got := receipts(t, c.readResponse().Body)
 		writing.Wait()
 		if len(got) != items || d.count() != items {
 			t.Errorf("%d receipts", len(got))
@@ -200,37 +200,37 @@ func TestABatchMayGoOnForHoursIfItDoesNotStandStill(t *testing.T) {
 	})
 }
 
-func TestABatchThatStandsStillEndsButNotWhatIsInFlight(t *testing.T) {
-	served(t, func(t *testing.T, d *door, c *caller) {
-		d.play = slowly(20 * time.Second)
+func TestStalledBatchEndsAfterItemsInFlight(t *testing.T) {
+	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+		d.respond = respondAfter(20 * time.Second)
 		start := time.Now()
-		c.head(batch, -1, ndjson)
-		c.chunk(good + "\n" + `{"half`)
-		got := receipts(t, c.answer().Body)
+		c.startRequest(batch, -1, ndjson)
+		c.writeChunk(validBody + "\n" + `{"half`)
+		got := receipts(t, c.readResponse().Body)
 		if len(got) != 2 || got[0].Status != "accepted" || got[1].Reason != "BodyTimeout" || time.Since(start) > 21*time.Second {
 			t.Errorf("after %v: %+v", time.Since(start), got)
 		}
 	})
 }
 
-func TestACallerWhoTakesNoReceiptsIsCutOff(t *testing.T) {
-	served(t, func(t *testing.T, d *door, c *caller) {
+func TestClientThatDoesNotReadReceiptsIsDisconnected(t *testing.T) {
+	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
 		var mu sync.Mutex
 		verdicts := map[push.Verdict]int{}
-		d.play = func(ctx context.Context, n *push.Notification) push.Receipt {
+		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
 			wait := time.Second
 			if n.Title == "slow" {
 				wait = time.Hour
 			}
-			r := slowly(wait)(ctx, n)
+			r := respondAfter(wait)(ctx, n)
 			mu.Lock()
 			defer mu.Unlock()
 			verdicts[r.Verdict]++
 			return r
 		}
-		c.head(batch, -1, ndjson)
-		c.chunk(good + "\n" + `{"platform":"apns","token":"00","title":"slow"}` + "\n")
-		c.say("0\r\n\r\n")
+		c.startRequest(batch, -1, ndjson)
+		c.writeChunk(validBody + "\n" + `{"platform":"apns","token":"00","title":"slow"}` + "\n")
+		c.write("0\r\n\r\n")
 		time.Sleep(32 * time.Second)
 		mu.Lock()
 		defer mu.Unlock()
@@ -240,19 +240,19 @@ func TestACallerWhoTakesNoReceiptsIsCutOff(t *testing.T) {
 	})
 }
 
-func TestACallerWhoHangsUpEndsWhatIsInFlight(t *testing.T) {
+func TestDisconnectCancelsItemsInFlight(t *testing.T) {
 	for name, body := range map[string]string{"in the middle": "", "behind its last notification": "0\r\n\r\n"} {
-		served(t, func(t *testing.T, d *door, c *caller) {
+		withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
 			ended := make(chan push.Verdict, 1)
-			d.play = func(ctx context.Context, n *push.Notification) push.Receipt {
-				r := slowly(time.Hour)(ctx, n)
+			d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+				r := respondAfter(time.Hour)(ctx, n)
 				ended <- r.Verdict
 				return r
 			}
 			start := time.Now()
-			c.head(batch, -1, ndjson)
-			c.chunk(good + "\n")
-			c.say(body)
+			c.startRequest(batch, -1, ndjson)
+			c.writeChunk(validBody + "\n")
+			c.write(body)
 			synctest.Wait()
 			if err := c.Close(); err != nil {
 				t.Error(err)
@@ -264,12 +264,12 @@ func TestACallerWhoHangsUpEndsWhatIsInFlight(t *testing.T) {
 	}
 }
 
-func TestAConnectionToSpareServesItsFirstRequestLate(t *testing.T) {
+func TestSpareConnectionStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := open(t).serve(t)
+		c := newTestAPI(t).serve(t)
 		time.Sleep(90 * time.Second) // as long as Go's clients keep one
-		c.say("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
-		if answer := c.answer(); answer.StatusCode != http.StatusOK {
+		c.write("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+		if answer := c.readResponse(); answer.StatusCode != http.StatusOK {
 			t.Error(answer.Status)
 		}
 	})

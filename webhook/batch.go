@@ -13,27 +13,27 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// told is an event as receivers see it.
-type told struct {
+// webhookEvent is an event as receivers see it.
+type webhookEvent struct {
 	push.Event
 	Cursor string `json:"cursor"`
 }
 
-// item is what a feed gave: an event in JSON, a mark with a cursor alone, or why there is no more.
-type item struct {
+// feedItem is what a feed gave: an event in JSON, a mark with a cursor alone, or why there is no more.
+type feedItem struct {
 	cursor string
 	at     time.Time
-	text   []byte
+	json   []byte
 	err    error
 }
 
 // reader reads a feed one event ahead, and no more: what the receiver does not take stays where it is kept.
 type reader struct {
-	feed   Feed
-	app    string
-	want   func(*push.Event) bool
-	events chan item // closed behind the last
-	put    *item     // back, for the next batch
+	feed       Feed
+	app        string
+	want       func(*push.Event) bool
+	events     chan feedItem // closed behind the last
+	pushedBack *feedItem     // back, for the next batch
 }
 
 var errFeedEnded = errors.New("the feed has ended")
@@ -41,10 +41,10 @@ var errFeedEnded = errors.New("the feed has ended")
 func (r *reader) run(ctx context.Context, after string) {
 	defer close(r.events)
 	for e, err := range r.feed.Feed(ctx, r.app, after, r.want) {
-		i := item{cursor: e.Cursor, at: e.At, err: err}
+		i := feedItem{cursor: e.Cursor, at: e.At, err: err}
 		if err == nil && e.ID != "" {
 			e.KeyHash, e.BodyHash = nil, nil
-			i.text, i.err = json.Marshal(told{e, e.Cursor})
+			i.json, i.err = json.Marshal(webhookEvent{e, e.Cursor})
 		}
 		select {
 		case r.events <- i:
@@ -56,15 +56,15 @@ func (r *reader) run(ctx context.Context, after string) {
 
 // batch is the events of one message.
 type batch struct {
-	events []item
-	until  string // the cursor of the last thing that was read, marks included
+	events []feedItem
+	cursor string // the cursor of the last thing that was read, marks included
 	size   int    // of the texts
 }
 
 // batch waits for an event and takes those that come soon after.
 func (r *reader) batch(ctx context.Context, cfg Config) (b batch, err error) {
 	var soon <-chan time.Time
-	for len(b.events) < cfg.Most {
+	for len(b.events) < cfg.MaxEvents {
 		i, open, late := r.next(ctx, soon)
 		switch {
 		case late:
@@ -74,8 +74,8 @@ func (r *reader) batch(ctx context.Context, cfg Config) (b batch, err error) {
 		case i.err != nil:
 			return b, i.err
 		}
-		if len(b.events) > 0 && b.size+len(i.text) > cfg.MostBytes {
-			r.put = &i
+		if len(b.events) > 0 && b.size+len(i.json) > cfg.MaxBytes {
+			r.pushedBack = &i
 			return b, nil
 		}
 		if b.add(i); soon == nil {
@@ -85,9 +85,9 @@ func (r *reader) batch(ctx context.Context, cfg Config) (b batch, err error) {
 	return b, nil
 }
 
-func (r *reader) next(ctx context.Context, soon <-chan time.Time) (i item, open, late bool) {
-	if r.put != nil {
-		i, r.put = *r.put, nil
+func (r *reader) next(ctx context.Context, soon <-chan time.Time) (i feedItem, open, late bool) {
+	if r.pushedBack != nil {
+		i, r.pushedBack = *r.pushedBack, nil
 		return i, true, false
 	}
 	select {
@@ -100,38 +100,38 @@ func (r *reader) next(ctx context.Context, soon <-chan time.Time) (i item, open,
 	}
 }
 
-func (b *batch) add(i item) {
-	b.until = i.cursor
-	if i.text != nil {
+func (b *batch) add(i feedItem) {
+	b.cursor = i.cursor
+	if i.json != nil {
 		b.events = append(b.events, i)
-		b.size += len(i.text)
+		b.size += len(i.json)
 	}
 }
 
-// cut parts a batch into the events that happened up to a time, and the rest.
-func (b batch) cut(until time.Time) (old, rest batch) {
+// splitAt parts a batch into the events that happened up to a time, and the rest.
+func (b batch) splitAt(until time.Time) (old, rest batch) {
 	n := 0
 	for n < len(b.events) && !b.events[n].at.After(until) {
 		n++
 	}
 	if n == len(b.events) {
-		return b, batch{until: b.until}
+		return b, batch{cursor: b.cursor}
 	}
-	rest = batch{events: b.events[n:], until: b.until}
+	rest = batch{events: b.events[n:], cursor: b.cursor}
 	if n > 0 {
-		old = batch{events: b.events[:n], until: b.events[n-1].cursor}
+		old = batch{events: b.events[:n], cursor: b.events[n-1].cursor}
 	}
 	return old, rest
 }
 
-// happened is when the first and the last of the events did.
-func (b *batch) happened() (first, last time.Time) {
+// timeRange is when the first and the last of the events did.
+func (b *batch) timeRange() (first, last time.Time) {
 	return b.events[0].at, b.events[len(b.events)-1].at
 }
 
 // message is the batch as it is posted, and its ID, the same for the same events however often they are posted.
 func (b *batch) message(webhook, app string) (id string, body []byte) {
-	_, last := b.happened()
+	_, last := b.timeRange()
 	sum := sha256.Sum256([]byte(webhook + "\x00" + b.events[0].cursor + "\x00" + b.events[len(b.events)-1].cursor))
 	quoted, _ := json.Marshal(app) // a text has a JSON form always
 	body = append(body, `{"type":"notification.events","timestamp":"`...)
@@ -141,7 +141,7 @@ func (b *batch) message(webhook, app string) (id string, body []byte) {
 		if i > 0 {
 			body = append(body, ',')
 		}
-		body = append(body, e.text...)
+		body = append(body, e.json...)
 	}
 	return "msg_" + hex.EncodeToString(sum[:16]), append(body, "]}}"...)
 }

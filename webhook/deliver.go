@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// Position is how far a webhook is, and what it could not deliver.
-type Position struct {
+// Checkpoint is how far a webhook is, and what it could not deliver.
+type Checkpoint struct {
 	// Since is when the webhook was made first: what happened before is not told.
 	Since time.Time `json:"since"`
 	// After is the cursor of the last event that was delivered, parked or of no interest; empty before the first.
 	After string `json:"after,omitempty"`
 	// Parked are the ranges that were given up, oldest first, at most 100 of them.
-	Parked []Range `json:"parked,omitempty"`
+	DeadLettered []Range `json:"parked,omitempty"`
 }
 
 // Range is events that were given up. They are kept for as long as the history keeps any event, and can be read from the
@@ -31,24 +31,24 @@ type Range struct {
 	Reason string    `json:"reason"`
 }
 
-const mostParked = 100
+const maxDeadLettered = 100
 
 // Status is a webhook at a moment. It holds no secret.
 type Status struct {
 	App  string `json:"app"`
 	Name string `json:"name"`
 	// Position is the cursor of the last event that is done with.
-	Position string `json:"position,omitempty"`
+	Cursor string `json:"position,omitempty"`
 	// ToldUpTo is when the last event happened that the receiver took.
-	ToldUpTo time.Time `json:"told_up_to,omitzero"`
+	DeliveredUpTo time.Time `json:"told_up_to,omitzero"`
 	// Told counts the events that the receiver took since the process began.
-	Told uint64 `json:"told"`
+	Delivered uint64 `json:"told"`
 	// Failures counts the attempts in a row that failed; Reason is the last one's, and NextTry when the next is.
-	Failures int       `json:"failures"`
-	Reason   string    `json:"reason,omitempty"`
-	NextTry  time.Time `json:"next_try,omitzero"`
+	Failures    int       `json:"failures"`
+	Reason      string    `json:"reason,omitempty"`
+	NextAttempt time.Time `json:"next_try,omitzero"`
 	// Parked is what was given up.
-	Parked []Range `json:"parked,omitempty"`
+	DeadLettered []Range `json:"parked,omitempty"`
 }
 
 // Status returns how it stands.
@@ -56,8 +56,8 @@ func (w *Webhook) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return Status{
-		App: w.cfg.App, Name: w.cfg.Name, Position: w.position.After, ToldUpTo: w.told, Told: w.count, Failures: w.failures, Reason: w.trouble,
-		NextTry: w.next, Parked: slices.Clone(w.position.Parked),
+		App: w.cfg.App, Name: w.cfg.Name, Cursor: w.checkpoint.After, DeliveredUpTo: w.deliveredUpTo, Delivered: w.delivered, Failures: w.failures, Reason: w.lastError,
+		NextAttempt: w.nextAttempt, DeadLettered: slices.Clone(w.checkpoint.DeadLettered),
 	}
 }
 
@@ -65,12 +65,12 @@ func (w *Webhook) Status() Status {
 // at least; while the receiver fails, what is as old already is not tried at all.
 func (w *Webhook) deliver(ctx context.Context, b batch) error {
 	if len(b.events) == 0 {
-		return w.pass(ctx, b)
+		return w.skip(ctx, b)
 	}
 	for {
-		if trouble := w.failing(); trouble != "" {
-			old, rest := b.cut(time.Now().Add(-w.cfg.GiveUp))
-			if err := w.park(ctx, old, trouble); err != nil || len(rest.events) == 0 {
+		if trouble := w.lastFailure(); trouble != "" {
+			old, rest := b.splitAt(time.Now().Add(-w.cfg.RetryFor))
+			if err := w.deadLetter(ctx, old, trouble); err != nil || len(rest.events) == 0 {
 				return err
 			}
 			b = rest
@@ -78,32 +78,32 @@ func (w *Webhook) deliver(ctx context.Context, b batch) error {
 		id, body := b.message(w.name, w.cfg.App)
 		err := w.post(ctx, id, body)
 		if err == nil {
-			w.succeeded(b)
-			return w.move(ctx, b, nil)
+			w.recordSuccess(b)
+			return w.advance(ctx, b, nil)
 		}
-		if ctx.Err() != nil || !w.rest(ctx, w.failed(err)) {
+		if ctx.Err() != nil || !w.sleep(ctx, w.recordFailure(err)) {
 			return ctx.Err()
 		}
 	}
 }
 
-// failing is the reason of the last failure, or empty if the last attempt was none.
-func (w *Webhook) failing() string {
+// lastFailure is the reason of the last failure, or empty if the last attempt was none.
+func (w *Webhook) lastFailure() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.trouble
+	return w.lastError
 }
 
-// failed notes a failure and returns how long to wait.
-func (w *Webhook) failed(err error) time.Duration {
+// recordFailure notes a failure and returns how long to wait.
+func (w *Webhook) recordFailure(err error) time.Duration {
 	w.mu.Lock()
 	w.failures++
 	n := w.failures
 	wait := backoff(n, w.cfg.Backoff, w.cfg.MaxBackoff)
-	if refused, ok := errors.AsType[*refusal](err); ok {
-		wait = max(wait, refused.wait)
+	if refused, ok := errors.AsType[*statusError](err); ok {
+		wait = max(wait, refused.retryAfter)
 	}
-	w.trouble, w.next = err.Error(), time.Now().Add(wait)
+	w.lastError, w.nextAttempt = err.Error(), time.Now().Add(wait)
 	w.mu.Unlock()
 	if n&(n-1) == 0 { // the first, second, fourth …
 		w.log.Warn("webhook: the receiver does not take its events; trying again", "failures", n, "err", err, "wait", wait)
@@ -111,91 +111,91 @@ func (w *Webhook) failed(err error) time.Duration {
 	return wait
 }
 
-func (w *Webhook) succeeded(b batch) {
+func (w *Webhook) recordSuccess(b batch) {
 	w.mu.Lock()
 	failures := w.failures
-	w.failures, w.trouble, w.next = 0, "", time.Time{}
-	_, w.told = b.happened()
-	w.count += uint64(len(b.events))
+	w.failures, w.lastError, w.nextAttempt = 0, "", time.Time{}
+	_, w.deliveredUpTo = b.timeRange()
+	w.delivered += uint64(len(b.events))
 	w.mu.Unlock()
 	if failures > 0 {
 		w.log.Info("webhook: the receiver takes its events again", "failures", failures)
 	}
 }
 
-// park gives events up, if there are any, and goes on behind them.
-func (w *Webhook) park(ctx context.Context, b batch, reason string) error {
+// deadLetter gives events up, if there are any, and goes on behind them.
+func (w *Webhook) deadLetter(ctx context.Context, b batch, reason string) error {
 	if len(b.events) == 0 {
 		return nil
 	}
-	from, to := b.happened()
-	r := Range{After: w.at(), Until: b.until, Events: len(b.events), From: from, To: to, Reason: reason}
+	from, to := b.timeRange()
+	r := Range{After: w.cursor(), Until: b.cursor, Events: len(b.events), From: from, To: to, Reason: reason}
 	w.log.Error("webhook: events are parked; read them from the feed of events", "after", r.After, "until", r.Until,
 		"events", r.Events, "reason", reason)
-	return w.move(ctx, b, &r)
+	return w.advance(ctx, b, &r)
 }
 
-// saveAgain is how long a webhook that is told nothing keeps in mind alone how far it is.
-const saveAgain = 10 * time.Second
+// minSaveInterval is how long a webhook that is told nothing keeps in mind alone how far it is.
+const minSaveInterval = 10 * time.Second
 
-// pass goes on behind events that are not told.
-func (w *Webhook) pass(ctx context.Context, b batch) error {
+// skip goes on behind events that are not told.
+func (w *Webhook) skip(ctx context.Context, b batch) error {
 	w.mu.Lock()
-	early := time.Since(w.saved) < saveAgain
+	early := time.Since(w.saved) < minSaveInterval
 	w.mu.Unlock()
 	if early {
 		return nil
 	}
-	return w.move(ctx, b, nil)
+	return w.advance(ctx, b, nil)
 }
 
-// move goes on behind a batch, once that is saved.
-func (w *Webhook) move(ctx context.Context, b batch, parked *Range) error {
+// advance goes on behind a batch, once that is saved.
+func (w *Webhook) advance(ctx context.Context, b batch, parked *Range) error {
 	w.mu.Lock()
-	p := w.position
-	p.Parked = slices.Clone(p.Parked)
+	p := w.checkpoint
+	p.DeadLettered = slices.Clone(p.DeadLettered)
 	w.mu.Unlock()
-	p.After = b.until
+	p.After = b.cursor
 	if parked != nil {
-		p.park(*parked)
+		p.addDeadLettered(*parked)
 	}
 	return w.save(ctx, p)
 }
 
-func (w *Webhook) save(ctx context.Context, p Position) error {
-	if err := w.cfg.Positions.Save(ctx, w.name, p); err != nil {
+func (w *Webhook) save(ctx context.Context, p Checkpoint) error {
+	if err := w.cfg.Checkpoints.Save(ctx, w.name, p); err != nil {
 		return fmt.Errorf("position: %w", err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.position, w.saved = p, time.Now()
+	w.checkpoint, w.saved = p, time.Now()
 	return nil
 }
 
-// park adds a range, to the last if it goes on there for the same reason.
-func (p *Position) park(r Range) {
-	if n := len(p.Parked); n > 0 && p.Parked[n-1].Until == r.After && p.Parked[n-1].Reason == r.Reason {
-		last := &p.Parked[n-1]
+// addDeadLettered adds a range, to the last if it goes on there for the same reason.
+func (p *Checkpoint) addDeadLettered(r Range) {
+	if n := len(p.DeadLettered); n > 0 && p.DeadLettered[n-1].Until == r.After && p.DeadLettered[n-1].Reason == r.Reason {
+		last := &p.DeadLettered[n-1]
 		last.Until, last.To, last.Events = r.Until, r.To, last.Events+r.Events
 		return
 	}
-	p.Parked = append(p.Parked, r)
-	if len(p.Parked) > mostParked {
-		p.Parked = p.Parked[len(p.Parked)-mostParked:]
+	p.DeadLettered = append(p.DeadLettered, r)
+	if len(p.DeadLettered) > maxDeadLettered {
+		p.DeadLettered = p.DeadLettered[len(p.DeadLettered)-maxDeadLettered:]
 	}
 }
 
-// skipForgotten goes on with the oldest event that is kept, for those behind the position are not.
-func (w *Webhook) skipForgotten(ctx context.Context) {
-	w.log.Error("webhook: events were forgotten before they could be told; going on with the oldest that are kept", "after", w.at())
+// skipExpired goes on with the oldest event that is kept, for those behind the position are not.
+func (w *Webhook) skipExpired(ctx context.Context) {
+	w.log.Error("webhook: events were forgotten before they could be told; going on with the oldest that are kept", "after", w.cursor())
 	w.mu.Lock()
-	p := w.position
-	p.Parked = slices.Clone(p.Parked)
+	p := w.checkpoint
+	p.DeadLettered = slices.Clone(p.DeadLettered)
 	w.mu.Unlock()
-	p.park(Range{After: p.After, Reason: "forgotten: older than what the history keeps", To: time.Now().UTC()})
+	p.addDeadLettered(Range{After: p.After, Reason: "forgotten: older than what the history keeps", To: time.Now().UTC()})
 	p.After = ""
 	if err := w.save(ctx, p); err != nil {
 		w.log.Warn("webhook: the position cannot be saved", "err", err)
-		w.rest(ctx, w.cfg.Backoff)
+		w.sleep(ctx, w.cfg.Backoff)
 	}
 }

@@ -16,29 +16,29 @@ import (
 	"time"
 )
 
-// mostAnswer is all that a receiver may make us read.
-const mostAnswer = 4 << 10
+// maxResponseBytes is all that a receiver may make us read.
+const maxResponseBytes = 4 << 10
 
-// client posts to one receiver: to an address that was found fit when it is dialled, by no proxy, and nowhere that the
+// newClient posts to one receiver: to an address that was found fit when it is dialled, by no proxy, and nowhere that the
 // answer leads.
-func client(cfg Config) *http.Client {
+func newClient(cfg Config) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy: nil, DialContext: cfg.Dial, MaxConnsPerHost: 1, IdleConnTimeout: time.Minute, DisableCompression: true,
 			ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 64 << 10, TLSHandshakeTimeout: cfg.Timeout,
-			TLSClientConfig: &tls.Config{RootCAs: cfg.Authorities, MinVersion: tls.VersionTLS12},
+			TLSClientConfig: &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// refusal is an answer that does not take the message.
-type refusal struct {
-	status int
-	wait   time.Duration // that it asks for
+// statusError is an answer that does not take the message.
+type statusError struct {
+	status     int
+	retryAfter time.Duration // that it asks for
 }
 
-func (r *refusal) Error() string {
+func (r *statusError) Error() string {
 	if r.status/100 == 3 {
 		return fmt.Sprintf("HTTP status %d: redirects are not followed", r.status)
 	}
@@ -64,11 +64,11 @@ func (w *Webhook) post(ctx context.Context, id string, body []byte) error {
 		return err
 	}
 	defer func() { _ = answer.Body.Close() }()
-	_, _ = io.CopyN(io.Discard, answer.Body, mostAnswer) // so that the connection can be used again
+	_, _ = io.CopyN(io.Discard, answer.Body, maxResponseBytes) // so that the connection can be used again
 	if answer.StatusCode/100 == 2 {
 		return nil
 	}
-	return &refusal{answer.StatusCode, retryAfter(answer.Header.Get("Retry-After"))}
+	return &statusError{answer.StatusCode, retryAfter(answer.Header.Get("Retry-After"))}
 }
 
 // retryAfter reads RFC 9110's header, in seconds or as a date, up to an hour.

@@ -130,8 +130,8 @@ func payload(n *push.Notification, kind *pushType) ([]byte, error) {
 		return nil, err
 	}
 	text := commonPayload(n, kind)
-	if text.Bad != "" {
-		return nil, invalid(text.Bad, invalidField, "text in UTF-8")
+	if text.InvalidField != "" {
+		return nil, invalid(text.InvalidField, invalidField, "text in UTF-8")
 	}
 	if len(text.Bytes) > kind.limit {
 		return nil, tooLarge(largestField(n), len(text.Bytes), kind)

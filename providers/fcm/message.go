@@ -59,8 +59,8 @@ func requestBody(n *push.Notification) ([]byte, error) {
 func appendMessage(o *object.Writer, n *push.Notification) error {
 	start := len(o.Bytes)
 	appendCommon(o, n)
-	if o.Bad != "" {
-		return invalid(o.Bad, invalidField, "text in UTF-8")
+	if o.InvalidField != "" {
+		return invalid(o.InvalidField, invalidField, "text in UTF-8")
 	}
 	if !isRaw(n) {
 		if size := payloadSize(n); size > payloadLimit(n) {

@@ -24,10 +24,10 @@ var refusals = []struct{ name, body, slug, field, says string }{
 	{"white space", " \n", "invalid-json", "", "one JSON object"},
 	{"no JSON", canary, "invalid-json", "", "byte 0"},
 	{"half an object", `{"platform":"apns","token":"` + canary, "invalid-json", "", "byte"},
-	{"an array", `[` + good + `]`, "invalid-field", "", "the notification must be an object"},
+	{"an array", `[` + validBody + `]`, "invalid-field", "", "the notification must be an object"},
 	{"a number", `42`, "invalid-field", "", "must be an object"},
 	{"null", `null`, "invalid-field", "platform", `"apns", "fcm", "webpush"`},
-	{"something behind it", good + good, "invalid-json", "", "nothing after it"},
+	{"something behind it", validBody + validBody, "invalid-json", "", "nothing after it"},
 	{"invalid UTF-8", `{"platform":"apns","token":"00","title":"` + "\xff" + `"}`, "invalid-json", "title", "UTF-8"},
 	{"a lone surrogate", `{"platform":"apns","token":"00","title":"\ud800"}`, "invalid-json", "title", "byte"},
 	{"a name given twice", `{"platform":"apns","token":"00","title":"a","title":"` + canary + `"}`, "duplicate-field", "title", "once"},
@@ -63,8 +63,8 @@ var refusals = []struct{ name, body, slug, field, says string }{
 	{"a switch that is text", `{"platform":"fcm","token":"00","fcm":{"validate_only":"yes"}}`, "invalid-field", "fcm.validate_only", "true or false"},
 	{"a payload that is text", `{"platform":"apns","token":"00","apns":{"payload":"` + canary + `"}}`, "invalid-field", "apns.payload", "must be an object"},
 	{"a message that is a list", `{"platform":"fcm","token":"00","fcm":{"message":[]}}`, "invalid-field", "fcm.message", "must be an object"},
-	{"a payload nested deep", `{"platform":"apns","token":"00","apns":{"payload":` + nested(33) + `}}`, "invalid-field", "apns.payload", "at most 32 deep"},
-	{"a payload nested past all sense", `{"platform":"apns","token":"00","apns":{"payload":` + nested(12_000) + `}}`, "invalid-json", "", "byte"},
+	{"a payload nested deep", `{"platform":"apns","token":"00","apns":{"payload":` + nestedObject(33) + `}}`, "invalid-field", "apns.payload", "at most 32 deep"},
+	{"a payload nested past all sense", `{"platform":"apns","token":"00","apns":{"payload":` + nestedObject(12_000) + `}}`, "invalid-json", "", "byte"},
 	{"an environment that is not one", `{"platform":"apns","token":"00","apns":{"environment":"` + canary + `"}}`, "invalid-field", "apns.environment", `must be one of "production", "sandbox"`},
 	{"a subscription that is text", `{"platform":"webpush","subscription":"` + canary + `"}`, "invalid-field", "subscription", "must be an object"},
 	{"too many data", `{"platform":"apns","token":"00","data":` + members(257) + `}`, "invalid-field", "data", "at most 256"},
@@ -72,8 +72,8 @@ var refusals = []struct{ name, body, slug, field, says string }{
 	{"a time to come", `{"platform":"apns","token":"00","send_at":"2999-01-01T00:00:00Z"}`, "needs-queue", "send_at", "scheduling"},
 }
 
-// nested is an object in which objects are depth deep.
-func nested(depth int) string {
+// nestedObject is an object in which objects are depth deep.
+func nestedObject(depth int) string {
 	return strings.Repeat(`{"a":`, depth-1) + "{}" + strings.Repeat("}", depth-1)
 }
 
@@ -85,16 +85,16 @@ func members(n int) string {
 	return "{" + b.String()[1:] + "}"
 }
 
-func TestABadNotificationIsRefusedWithItsFieldAndWhatIsAllowedThere(t *testing.T) {
+func TestInvalidNotificationNamesField(t *testing.T) {
 	for _, c := range refusals {
 		t.Run(c.name, func(t *testing.T) {
-			d := open(t)
-			w := d.ask("POST", single, c.body)
+			d := newTestAPI(t)
+			w := d.request("POST", singlePath, c.body)
 			status := 400
 			if c.slug == "needs-queue" {
 				status = 501
 			}
-			p := d.problem(w, status, c.slug)
+			p := d.wantProblem(w, status, c.slug)
 			if c.field != "" && p.Field != c.field || !strings.Contains(p.Detail, c.says) {
 				t.Errorf("field %q, detail %q", p.Field, p.Detail)
 			}
@@ -108,17 +108,17 @@ func TestABadNotificationIsRefusedWithItsFieldAndWhatIsAllowedThere(t *testing.T
 	}
 }
 
-func TestABadItemIsRefusedAloneAndAllOthersAreSent(t *testing.T) {
+func TestInvalidItemsAreRefusedAndOthersSent(t *testing.T) {
 	var body strings.Builder
 	bad := 0
 	for _, c := range refusals {
 		if strings.TrimSpace(c.body) != "" && !strings.Contains(c.body, "\n") {
-			body.WriteString(c.body + "\n" + good + "\n")
+			body.WriteString(c.body + "\n" + validBody + "\n")
 			bad++
 		}
 	}
-	d := open(t)
-	w := d.ask("POST", batch, body.String(), ndjson)
+	d := newTestAPI(t)
+	w := d.request("POST", batch, body.String(), ndjson)
 	if strings.Contains(w.Body.String(), canary) {
 		t.Error("it repeats what was sent")
 	}
@@ -136,77 +136,77 @@ func TestABadItemIsRefusedAloneAndAllOthersAreSent(t *testing.T) {
 	}
 }
 
-func TestABodyOverTheLimitIsRefusedWhetherItSaysSoOrNot(t *testing.T) {
-	d := open(t, func(cfg *rest.Config) { cfg.Limits.Body = 100 })
+func TestBodySizeLimit(t *testing.T) {
+	d := newTestAPI(t, func(cfg *rest.Config) { cfg.Limits.Body = 100 })
 	large := `{"platform":"apns","token":"00","title":"` + strings.Repeat("x", 100) + `"}`
-	if p := d.problem(d.ask("POST", single, large), 413, "body-too-large"); p.Detail != "must have at most 100 bytes" {
+	if p := d.wantProblem(d.request("POST", singlePath, large), 413, "body-too-large"); p.Detail != "must have at most 100 bytes" {
 		t.Error(p.Detail)
 	}
-	w := d.do(t.Context(), "POST", single, io.MultiReader(strings.NewReader(large)))
-	if d.problem(w, 413, "body-too-large"); d.count() != 0 {
+	w := d.requestWith(t.Context(), "POST", singlePath, io.MultiReader(strings.NewReader(large)))
+	if d.wantProblem(w, 413, "body-too-large"); d.count() != 0 {
 		t.Error("it was sent")
 	}
 }
 
-func TestOnlyPlainJSONIsTaken(t *testing.T) {
+func TestUnsupportedContentTypes(t *testing.T) {
 	var zipped bytes.Buffer
 	z := gzip.NewWriter(&zipped)
-	if _, err := z.Write([]byte(good)); err != nil || z.Close() != nil {
+	if _, err := z.Write([]byte(validBody)); err != nil || z.Close() != nil {
 		t.Fatal(err)
 	}
-	d := open(t)
-	for _, path := range []string{single, batch} {
-		p := d.problem(d.ask("POST", path, zipped.String(), "Content-Encoding: gzip"), 415, "unsupported-body")
+	d := newTestAPI(t)
+	for _, path := range []string{singlePath, batch} {
+		p := d.wantProblem(d.request("POST", path, zipped.String(), "Content-Encoding: gzip"), 415, "unsupported-body")
 		if p.Field != "Content-Encoding" {
 			t.Errorf("%+v", p)
 		}
 		for _, media := range []string{"application/x-www-form-urlencoded", "text/plain", "application/json; charset=latin1", ";"} {
-			d.problem(d.ask("POST", path, good, "Content-Type: "+media), 415, "unsupported-body")
+			d.wantProblem(d.request("POST", path, validBody, "Content-Type: "+media), 415, "unsupported-body")
 		}
 	}
-	d.problem(d.ask("POST", single, good, ndjson), 415, "unsupported-body")
+	d.wantProblem(d.request("POST", singlePath, validBody, ndjson), 415, "unsupported-body")
 	if d.count() != 0 {
 		t.Error("something was sent")
 	}
 	for _, media := range []string{"application/json; charset=UTF-8", "Application/JSON", ""} {
-		if w := d.ask("POST", single, good, "Content-Type: "+media); w.Code != 200 {
+		if w := d.request("POST", singlePath, validBody, "Content-Type: "+media); w.Code != 200 {
 			t.Errorf("%q: %s", media, w.Body)
 		}
 	}
 }
 
-func TestWhatNeedsTheQueueIsRefusedRatherThanForgotten(t *testing.T) {
-	d := open(t)
+func TestFeaturesThatNeedTheQueueAre501WithoutIt(t *testing.T) {
+	d := newTestAPI(t)
 	for _, prefer := range []string{"respond-async", "Respond-Async; wait=10", "handling=lenient, respond-async"} {
-		d.problem(d.ask("POST", single, good, "Prefer: "+prefer), 501, "needs-queue")
-		d.problem(d.ask("POST", batch, good, "Prefer: "+prefer), 501, "needs-queue")
+		d.wantProblem(d.request("POST", singlePath, validBody, "Prefer: "+prefer), 501, "needs-queue")
+		d.wantProblem(d.request("POST", batch, validBody, "Prefer: "+prefer), 501, "needs-queue")
 	}
-	d.problem(d.ask("DELETE", single+"/x", ""), 501, "needs-queue")
-	d.problem(d.ask("GET", single+"/x", "", "Authorization: Bearer "+readKey), 501, "needs-queue")
-	d.problem(d.ask("GET", "/v1/apps/shop/events", "", "Authorization: Bearer "+readKey), 501, "needs-queue")
+	d.wantProblem(d.request("DELETE", singlePath+"/x", ""), 501, "needs-queue")
+	d.wantProblem(d.request("GET", singlePath+"/x", "", "Authorization: Bearer "+readKey), 501, "needs-queue")
+	d.wantProblem(d.request("GET", "/v1/apps/shop/events", "", "Authorization: Bearer "+readKey), 501, "needs-queue")
 	if d.count() != 0 {
 		t.Error("something was sent")
 	}
 }
 
-func TestATimeThatHasPassedMeansNow(t *testing.T) {
-	d := open(t)
-	if w := d.ask("POST", single, `{"platform":"apns","token":"00","send_at":"2020-01-01T00:00:00Z"}`); w.Code != 200 || d.count() != 1 {
+func TestPastSendAtIsSentImmediately(t *testing.T) {
+	d := newTestAPI(t)
+	if w := d.request("POST", singlePath, `{"platform":"apns","token":"00","send_at":"2020-01-01T00:00:00Z"}`); w.Code != 200 || d.count() != 1 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 }
 
-func TestANullBlockIsNoBlock(t *testing.T) {
-	d := open(t)
-	w := d.ask("POST", single, `{"platform":"apns","token":"00","topic":null,"apns":{"payload":null},"fcm":null,"ttl":null,"badge":null}`)
+func TestNullBlocksAreAbsent(t *testing.T) {
+	d := newTestAPI(t)
+	w := d.request("POST", singlePath, `{"platform":"apns","token":"00","topic":null,"apns":{"payload":null},"fcm":null,"ttl":null,"badge":null}`)
 	if w.Code != 200 || d.sent[0].APNs.Payload != nil || d.sent[0].TTL != nil || d.sent[0].Badge != nil {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 }
 
-func TestEveryFieldArrives(t *testing.T) {
-	d := open(t)
-	d.ask("POST", single, `{"platform":"apns","token":"00","title":"t","subtitle":"s","body":"b \u00e9 \ud83d\ude00","image":"https://e.example/i",
+func TestAllFieldsAreDecoded(t *testing.T) {
+	d := newTestAPI(t)
+	d.request("POST", singlePath, `{"platform":"apns","token":"00","title":"t","subtitle":"s","body":"b \u00e9 \ud83d\ude00","image":"https://e.example/i",
 		"badge":0,"sound":"default","data":{"k":"v"},"priority":"high","lane":"bulk","collapse_key":"c","ttl":"1h30m","on_unknown":"never","retry":{"attempts":1},
 		"apns":{"headers":{"apns-topic":"x"},"payload":{"aps":{"alert":"]}\"\\"}}}}`)
 	if d.count() != 1 {

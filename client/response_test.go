@@ -21,15 +21,15 @@ import (
 )
 
 // played starts a gateway that says what a test wants it to say, and returns its URL.
-func play(t *testing.T, h http.HandlerFunc) string {
+func fakeGateway(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
-	return playAs(t, "max=5", h)
+	return fakeGatewayWithReport(t, "max=5", h)
 }
 
-// playAs is play for a gateway that tells something of itself when it is greeted.
-func playAs(t *testing.T, signals string, h http.HandlerFunc) string {
+// fakeGatewayWithReport is play for a gateway that tells something of itself when it is greeted.
+func fakeGatewayWithReport(t *testing.T, signals string, h http.HandlerFunc) string {
 	t.Helper()
-	l, err := net.Listen("tcp", anywhere)
+	l, err := net.Listen("tcp", anyPort)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,17 +49,17 @@ func playAs(t *testing.T, signals string, h http.HandlerFunc) string {
 }
 
 const (
-	accepted  = `{"id":"1","status":"accepted","attempts":[{"endpoint":"e","status":"accepted","ms":1}]}`
-	untouched = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"detail":"OVERLOADED","receipt":{"status":"unavailable","reason":"OVERLOADED","attempts":[]}}`
-	unsent    = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"receipt":{"status":"unavailable","attempts":[{"endpoint":"e","status":"unsent","ms":1}]}}`
-	tried     = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"receipt":{"status":"unavailable","attempts":[{"endpoint":"e","status":"unavailable","ms":1}]}}`
-	throttled = `{"type":"https://sluice-push.github.io/problems/throttled","status":429,"receipt":{"status":"throttled","retry_after":7,"attempts":[]}}`
-	unknown   = `{"type":"https://sluice-push.github.io/problems/unknown","status":504,"receipt":{"status":"unknown","attempts":[{"endpoint":"e","status":"unknown","ms":1}]}}`
-	internal  = `{"type":"https://sluice-push.github.io/problems/internal","status":500}`
-	unheard   = `{"type":"https://sluice-push.github.io/problems/body-timeout","status":408}`
+	acceptedBody          = `{"id":"1","status":"accepted","attempts":[{"endpoint":"e","status":"accepted","ms":1}]}`
+	notSent               = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"detail":"OVERLOADED","receipt":{"status":"unavailable","reason":"OVERLOADED","attempts":[]}}`
+	unavailableUnsentBody = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"receipt":{"status":"unavailable","attempts":[{"endpoint":"e","status":"unsent","ms":1}]}}`
+	unavailableTriedBody  = `{"type":"https://sluice-push.github.io/problems/unavailable","status":503,"receipt":{"status":"unavailable","attempts":[{"endpoint":"e","status":"unavailable","ms":1}]}}`
+	throttledBody         = `{"type":"https://sluice-push.github.io/problems/throttled","status":429,"receipt":{"status":"throttled","retry_after":7,"attempts":[]}}`
+	unknownBody           = `{"type":"https://sluice-push.github.io/problems/unknown","status":504,"receipt":{"status":"unknown","attempts":[{"endpoint":"e","status":"unknown","ms":1}]}}`
+	internalBody          = `{"type":"https://sluice-push.github.io/problems/internal","status":500}`
+	bodyTimeoutBody       = `{"type":"https://sluice-push.github.io/problems/body-timeout","status":408}`
 )
 
-func TestAnotherGatewayIsAskedOnlyWhereNothingWasSent(t *testing.T) {
+func TestFailoverOnlyIfNothingWasSent(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name    string
@@ -69,14 +69,14 @@ func TestAnotherGatewayIsAskedOnlyWhereNothingWasSent(t *testing.T) {
 		another bool
 		verdict push.Verdict
 	}{
-		{"nothing was tried", 503, untouched, "", true, push.Accepted},
-		{"all that was tried is provably unsent", 503, unsent, "", true, push.Accepted},
-		{"it did not even hear the whole", 408, unheard, "", true, push.Accepted},
-		{"its attempts failed", 503, tried, push.RepeatAlways, false, push.Unavailable},
-		{"the quota is used up", 429, throttled, push.RepeatAlways, false, push.Throttled},
-		{"nobody can tell", 504, unknown, push.RepeatAlways, false, push.Unknown},
-		{"it has a fault", 500, internal, push.RepeatNever, false, push.Unknown},
-		{"it has a fault, and a repeat is allowed", 500, internal, push.RepeatAlways, true, push.Accepted},
+		{"nothing was tried", 503, notSent, "", true, push.Accepted},
+		{"all that was tried is provably unsent", 503, unavailableUnsentBody, "", true, push.Accepted},
+		{"it did not even hear the whole", 408, bodyTimeoutBody, "", true, push.Accepted},
+		{"its attempts failed", 503, unavailableTriedBody, push.RepeatAlways, false, push.Unavailable},
+		{"the quota is used up", 429, throttledBody, push.RepeatAlways, false, push.Throttled},
+		{"nobody can tell", 504, unknownBody, push.RepeatAlways, false, push.Unknown},
+		{"it has a fault", 500, internalBody, push.RepeatNever, false, push.Unknown},
+		{"it has a fault, and a repeat is allowed", 500, internalBody, push.RepeatAlways, true, push.Accepted},
 		{"a proxy answers", 503, "<html>", push.RepeatNever, false, push.Unknown},
 		{"a proxy answers, and a repeat is allowed", 502, "<html>", push.RepeatAlways, true, push.Accepted},
 	} {
@@ -93,12 +93,12 @@ func TestAnotherGatewayIsAskedOnlyWhereNothingWasSent(t *testing.T) {
 					_, _ = io.WriteString(w, c.body)
 					return
 				}
-				_, _ = io.WriteString(w, accepted)
+				_, _ = io.WriteString(w, acceptedBody)
 			}
-			tn := &town{t: t, key: "slk_test"}
-			cl := tn.call(client.Config{}, play(t, gateway), play(t, gateway))
-			all(cl, 2)
-			n := note(1)
+			tn := &testEnv{t: t, key: "slk_test"}
+			cl := tn.newClient(client.Config{}, fakeGateway(t, gateway), fakeGateway(t, gateway))
+			waitConnected(cl, 2)
+			n := testNotification(1)
 			n.OnUnknown, n.Retry = c.repeat, &push.Retry{Attempts: 1} // which is about the service
 			receipt, err := cl.Send(t.Context(), n)
 			if (asked.Load() == 2) != c.another || receipt.Verdict != c.verdict || (err == nil) != (c.verdict == push.Accepted) {
@@ -111,41 +111,41 @@ func TestAnotherGatewayIsAskedOnlyWhereNothingWasSent(t *testing.T) {
 	}
 }
 
-func TestTheWaitThatAQuotaAsksForReachesTheCaller(t *testing.T) {
-	tn := &town{t: t, key: "slk_test"}
-	c := tn.call(client.Config{}, play(t, func(w http.ResponseWriter, _ *http.Request) {
+func TestRetryAfterReachesCaller(t *testing.T) {
+	tn := &testEnv{t: t, key: "slk_test"}
+	c := tn.newClient(client.Config{}, fakeGateway(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusTooManyRequests)
-		_, _ = io.WriteString(w, throttled)
+		_, _ = io.WriteString(w, throttledBody)
 	}))
-	_, err := c.Send(t.Context(), note(1))
+	_, err := c.Send(t.Context(), testNotification(1))
 	if problem, ok := errors.AsType[*client.Error](err); !ok || problem.Type != "throttled" || problem.RetryAfter != 7*time.Second {
 		t.Errorf("%#v", err)
 	}
 }
 
-func TestAGatewayIsGivenNoMoreThanItGrants(t *testing.T) {
+func TestConcurrencyGrantIsRespected(t *testing.T) {
 	var now, most atomic.Int32
 	release := make(chan struct{})
-	url := play(t, func(w http.ResponseWriter, _ *http.Request) {
+	url := fakeGateway(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Sluice-Gateway", "concurrency=3, max=5")
 		if n := now.Add(1); n > most.Load() {
 			most.Store(n)
 		}
 		<-release
 		now.Add(-1)
-		_, _ = io.WriteString(w, accepted)
+		_, _ = io.WriteString(w, acceptedBody)
 	})
-	tn := &town{t: t, key: "slk_test"}
-	c := tn.call(client.Config{}, url)
+	tn := &testEnv{t: t, key: "slk_test"}
+	c := tn.newClient(client.Config{}, url)
 	close(release)
-	if _, err := c.Send(t.Context(), note(0)); err != nil { // from here on the grant is known
+	if _, err := c.Send(t.Context(), testNotification(0)); err != nil { // from here on the grant is known
 		t.Fatal(err)
 	}
 	most.Store(0)
 	var sending sync.WaitGroup
 	for i := range 100 {
 		sending.Go(func() {
-			if _, err := c.Send(t.Context(), note(i)); err != nil {
+			if _, err := c.Send(t.Context(), testNotification(i)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -156,15 +156,15 @@ func TestAGatewayIsGivenNoMoreThanItGrants(t *testing.T) {
 	}
 }
 
-func TestACallCarriesItsTraceItsKeyItsOwnIDAndItsDeadline(t *testing.T) {
+func TestRequestHeaders(t *testing.T) {
 	var got http.Header
-	url := play(t, func(w http.ResponseWriter, r *http.Request) {
+	url := fakeGateway(t, func(w http.ResponseWriter, r *http.Request) {
 		got = r.Header
-		_, _ = io.WriteString(w, accepted)
+		_, _ = io.WriteString(w, acceptedBody)
 	})
-	tn := &town{t: t, key: "slk_test"}
-	c := tn.call(client.Config{Propagate: func(_ context.Context, h http.Header) { h.Set("Traceparent", "00-aa-bb-01") }}, url)
-	n := note(1)
+	tn := &testEnv{t: t, key: "slk_test"}
+	c := tn.newClient(client.Config{Propagate: func(_ context.Context, h http.Header) { h.Set("Traceparent", "00-aa-bb-01") }}, url)
+	n := testNotification(1)
 	n.ID = "order-17"
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
@@ -179,10 +179,10 @@ func TestACallCarriesItsTraceItsKeyItsOwnIDAndItsDeadline(t *testing.T) {
 	}
 }
 
-func TestAnIDThatCannotBeAHeaderIsRefusedHere(t *testing.T) {
-	tn := &town{t: t, key: "slk_test"}
-	c := tn.call(client.Config{}, play(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") }))
-	n := note(1)
+func TestInvalidIDIsRejectedLocally(t *testing.T) {
+	tn := &testEnv{t: t, key: "slk_test"}
+	c := tn.newClient(client.Config{}, fakeGateway(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") }))
+	n := testNotification(1)
 	n.ID = "a\r\nb: c"
 	_, err := c.Send(t.Context(), n)
 	if problem, ok := errors.AsType[*client.Error](err); !ok || problem.Field != "ID" {
@@ -190,7 +190,7 @@ func TestAnIDThatCannotBeAHeaderIsRefusedHere(t *testing.T) {
 	}
 }
 
-func TestAFeedGoesOnWhereItsConnectionWasLost(t *testing.T) {
+func TestEventsResumeAfterLostConnection(t *testing.T) {
 	t.Parallel()
 	var asked []string
 	var mu sync.Mutex
@@ -212,8 +212,8 @@ func TestAFeedGoesOnWhereItsConnectionWasLost(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, "id: 99\nevent: unregistered\ndata: {\"id\":") // and the connection breaks
 	}
-	tn := &town{t: t, key: "slk_test"}
-	c := tn.call(client.Config{}, play(t, gateway), play(t, gateway))
+	tn := &testEnv{t: t, key: "slk_test"}
+	c := tn.newClient(client.Config{}, fakeGateway(t, gateway), fakeGateway(t, gateway))
 	var got []string
 	for event, err := range c.Events(t.Context(), "", push.StatusUnregistered) {
 		if err != nil {
@@ -228,9 +228,9 @@ func TestAFeedGoesOnWhereItsConnectionWasLost(t *testing.T) {
 	}
 }
 
-func TestAFeedThatIsRefusedSaysWhy(t *testing.T) {
-	tn := &town{t: t, key: "slk_test"}
-	c := tn.call(client.Config{}, play(t, func(w http.ResponseWriter, _ *http.Request) {
+func TestEventsRefused(t *testing.T) {
+	tn := &testEnv{t: t, key: "slk_test"}
+	c := tn.newClient(client.Config{}, fakeGateway(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		_, _ = io.WriteString(w, `{"type":"https://sluice-push.github.io/problems/missing-scope","status":403,"detail":"read"}`)
 	}))

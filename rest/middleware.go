@@ -14,8 +14,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// answer is the ResponseWriter of one request, with what its log line tells.
-type answer struct {
+// response is the ResponseWriter of one request, with what its log line tells.
+type response struct {
 	http.ResponseWriter
 	requestID string
 	trace     string // the caller's traceparent, or empty
@@ -24,7 +24,7 @@ type answer struct {
 }
 
 // WriteHeader notes the status.
-func (w *answer) WriteHeader(status int) {
+func (w *response) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
 	}
@@ -32,7 +32,7 @@ func (w *answer) WriteHeader(status int) {
 }
 
 // Write notes the status too.
-func (w *answer) Write(p []byte) (int, error) {
+func (w *response) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
@@ -40,20 +40,20 @@ func (w *answer) Write(p []byte) (int, error) {
 }
 
 // Unwrap is for http.ResponseController.
-func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // observe gives every request its ID, a deadline for its body, a line in the log, and a problem document instead of
 // a panic.
-func (a *api) observe(next http.Handler) http.Handler {
+func (a *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		out := &answer{ResponseWriter: w, requestID: requestID(r), trace: traceParent(r)}
+		out := &response{ResponseWriter: w, requestID: requestID(r), trace: traceParent(r)}
 		h := out.Header()
 		h["X-Request-Id"] = []string{out.requestID}
 		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 		if r.ContentLength != 0 {
 			// Also for answers that never look at the body: net/http reads some of it before it writes them.
-			_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.limits.BodyTime))
+			_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.limits.BodyTimeout))
 		}
 		if out.trace != "" {
 			r = r.WithContext(context.WithValue(r.Context(), traceKey{}, out.trace))
@@ -63,12 +63,12 @@ func (a *api) observe(next http.Handler) http.Handler {
 	})
 }
 
-func (a *api) finish(w *answer, r *http.Request, started time.Time, panicked any) {
+func (a *server) finish(w *response, r *http.Request, started time.Time, panicked any) {
 	if panicked == http.ErrAbortHandler {
 		panic(panicked)
 	}
 	if panicked != nil {
-		a.confess(r.Context(), panicked, w.requestID)
+		a.logPanic(r.Context(), panicked, w.requestID)
 		if w.status == 0 {
 			(&problem{kind: internal, detail: "the gateway's log tells more under this request_id"}).reply(w.requestID).write(w)
 		}
@@ -85,8 +85,8 @@ func (a *api) finish(w *answer, r *http.Request, started time.Time, panicked any
 		slog.String("request_id", w.requestID), slog.String("traceparent", w.trace))
 }
 
-// confess logs a panic by its type and place alone: its value may hold what a caller sent.
-func (a *api) confess(ctx context.Context, panicked any, requestID string) {
+// logPanic logs a panic by its type and place alone: its value may hold what a caller sent.
+func (a *server) logPanic(ctx context.Context, panicked any, requestID string) {
 	a.log.LogAttrs(ctx, slog.LevelError, "panic in a request", slog.String("type", fmt.Sprintf("%T", panicked)),
 		slog.String("request_id", requestID), slog.String("stack", string(debug.Stack())))
 }
@@ -101,25 +101,25 @@ func routeOf(r *http.Request) string {
 
 // requestID is the caller's own if it is short and plain, else a new one.
 func requestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-ID"); plain(id, 128) {
+	if id := r.Header.Get("X-Request-ID"); isPlain(id, 128) {
 		return id
 	}
 	return uuid.NewString()
 }
 
-// plain reports whether s is 1 to most characters that need no quoting anywhere.
-func plain(s string, most int) bool {
+// isPlain reports whether s is 1 to most characters that need no quoting anywhere.
+func isPlain(s string, most int) bool {
 	if s == "" || len(s) > most {
 		return false
 	}
 	for _, c := range []byte(s) {
-		if !alphanumeric(c) && c != '-' && c != '_' && c != '.' {
+		if !isAlphanumeric(c) && c != '-' && c != '_' && c != '.' {
 			return false
 		}
 	}
 	return true
 }
 
-func alphanumeric(c byte) bool {
+func isAlphanumeric(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }

@@ -27,7 +27,7 @@ func ExampleWriter() {
 	// Output: {"aps":{"alert":"Hello","badge":0},"from":"","screen":"home"}
 }
 
-func TestTheFirstFieldThatIsNotUTF8IsNamed(t *testing.T) {
+func TestInvalidUTF8NamesFirstField(t *testing.T) {
 	for field, write := range map[string]func(*object.Writer){
 		"":     func(w *object.Writer) { w.Text("a", "é\u2028\x00", "body") },
 		"body": func(w *object.Writer) { w.Text("a", "\xff", "body"); w.Texts(map[string]string{"\xff": ""}, "data") },
@@ -37,13 +37,13 @@ func TestTheFirstFieldThatIsNotUTF8IsNamed(t *testing.T) {
 		var w object.Writer
 		w.Open("")
 		write(&w)
-		if w.Bad != field {
-			t.Errorf("Bad = %q, want %q", w.Bad, field)
+		if w.InvalidField != field {
+			t.Errorf("Bad = %q, want %q", w.InvalidField, field)
 		}
 	}
 }
 
-func TestWhatIsWrittenIsReadBackAndIsTheSameEveryTime(t *testing.T) {
+func TestOutputIsDeterministicAndValid(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		entries := rapid.MapOfN(rapid.String(), rapid.String(), 0, 40).Draw(t, "entries")
 		number := rapid.Int().Draw(t, "number")

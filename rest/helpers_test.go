@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // sender is the house behind the door: it plays what the test says and remembers what it was given.
 type sender struct {
-	play func(ctx context.Context, n *push.Notification) push.Receipt // nil accepts all
+	respond func(ctx context.Context, n *push.Notification) push.Receipt // nil accepts all
 
 	mu   sync.Mutex
 	sent []*push.Notification
@@ -33,8 +33,8 @@ func (s *sender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	s.mu.Lock()
 	s.sent = append(s.sent, n)
 	s.mu.Unlock()
-	if s.play != nil {
-		return s.play(ctx, n)
+	if s.respond != nil {
+		return s.respond(ctx, n)
 	}
 	return accepted(n)
 }
@@ -62,14 +62,14 @@ var (
 	otherKey, otherHash = rest.NewKey()
 )
 
-// door is a REST face with a sender behind it.
-type door struct {
+// testAPI is a REST face with a sender behind it.
+type testAPI struct {
 	t testing.TB
 	*sender
 	http.Handler
 }
 
-func open(t testing.TB, change ...func(*rest.Config)) *door {
+func newTestAPI(t testing.TB, change ...func(*rest.Config)) *testAPI {
 	t.Helper()
 	s := &sender{}
 	cfg := rest.Config{Sender: s, Apps: map[string]rest.App{
@@ -86,17 +86,17 @@ func open(t testing.TB, change ...func(*rest.Config)) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &door{t: t, sender: s, Handler: h}
+	return &testAPI{t: t, sender: s, Handler: h}
 }
 
-// ask makes one request; each header is "Name: value", and the sending key goes with it unless one names another.
-func (d *door) ask(method, path, body string, headers ...string) *httptest.ResponseRecorder {
+// request makes one request; each header is "Name: value", and the sending key goes with it unless one names another.
+func (d *testAPI) request(method, path, body string, headers ...string) *httptest.ResponseRecorder {
 	d.t.Helper()
-	return d.do(d.t.Context(), method, path, strings.NewReader(body), headers...)
+	return d.requestWith(d.t.Context(), method, path, strings.NewReader(body), headers...)
 }
 
-// do is ask for a caller who may leave, or who does not say how long the body is.
-func (d *door) do(ctx context.Context, method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+// requestWith is ask for a caller who may leave, or who does not say how long the body is.
+func (d *testAPI) requestWith(ctx context.Context, method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequestWithContext(ctx, method, path, body)
 	r.Header.Set("Authorization", "Bearer "+sendKey)
 	for _, h := range headers {
@@ -109,10 +109,10 @@ func (d *door) do(ctx context.Context, method, path string, body io.Reader, head
 }
 
 const (
-	single = "/v1/apps/shop/notifications"
-	batch  = "/v1/apps/shop/notifications/batch"
-	good   = `{"platform":"apns","token":"00ff","title":"Hi"}`
-	ndjson = "Content-Type: application/x-ndjson"
+	singlePath = "/v1/apps/shop/notifications"
+	batch      = "/v1/apps/shop/notifications/batch"
+	validBody  = `{"platform":"apns","token":"00ff","title":"Hi"}`
+	ndjson     = "Content-Type: application/x-ndjson"
 )
 
 // document is a problem document as clients see it.
@@ -129,8 +129,8 @@ type receipt struct {
 	Attempts                          []struct{ Endpoint, Status string }
 }
 
-// problem checks that the answer is a problem document with this status and slug, and returns it.
-func (d *door) problem(w *httptest.ResponseRecorder, status int, slug string) document {
+// wantProblem checks that the answer is a problem document with this status and slug, and returns it.
+func (d *testAPI) wantProblem(w *httptest.ResponseRecorder, status int, slug string) document {
 	d.t.Helper()
 	var p document
 	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
@@ -169,9 +169,9 @@ func receipts(t testing.TB, from io.Reader) map[int]receipt {
 	}
 }
 
-func TestANotificationGoesThroughAndItsReceiptComesBack(t *testing.T) {
-	d := open(t)
-	w := d.ask("POST", single, good)
+func TestSend(t *testing.T) {
+	d := newTestAPI(t)
+	w := d.request("POST", singlePath, validBody)
 	var r receipt
 	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != 200 || r.Status != "accepted" {
 		t.Fatalf("%d %s (%v)", w.Code, w.Body, err)
@@ -182,13 +182,13 @@ func TestANotificationGoesThroughAndItsReceiptComesBack(t *testing.T) {
 	}
 }
 
-func TestABatchAnswersEveryItemWithItsIndex(t *testing.T) {
+func TestBatchReceiptsHaveIndexes(t *testing.T) {
 	for media, body := range map[string]string{
-		"application/json":     "[" + good + "," + good + ", " + good + "]",
-		"application/x-ndjson": good + "\n\r\n" + good + "\r\n" + good,
+		"application/json":     "[" + validBody + "," + validBody + ", " + validBody + "]",
+		"application/x-ndjson": validBody + "\n\r\n" + validBody + "\r\n" + validBody,
 	} {
-		d := open(t)
-		w := d.ask("POST", batch, body, "Content-Type: "+media)
+		d := newTestAPI(t)
+		w := d.request("POST", batch, body, "Content-Type: "+media)
 		got := receipts(t, w.Body)
 		if w.Code != 200 || len(got) != 3 || got[2].Status != "accepted" || d.count() != 3 {
 			t.Fatalf("%s: %d %v", media, w.Code, got)
@@ -199,6 +199,6 @@ func TestABatchAnswersEveryItemWithItsIndex(t *testing.T) {
 	}
 }
 
-func throttling(_ context.Context, n *push.Notification) push.Receipt {
+func throttledReceipt(_ context.Context, n *push.Notification) push.Receipt {
 	return ended(n, push.Outcome{Verdict: push.Throttled, Reason: "QUOTA_EXCEEDED", HTTP: 429, RetryAfter: 1500 * time.Millisecond})
 }

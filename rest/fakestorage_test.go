@@ -16,11 +16,11 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-// archive is a queue and a history in memory, and the sender of a gateway that has them: it notes what is sent at once.
-type archive struct {
+// fakeStorage is a queue and a history in memory, and the sender of a gateway that has them: it notes what is sent at once.
+type fakeStorage struct {
 	rest.Sender
-	refuse  func(n *push.Notification) error // nil keeps all
-	trouble error                            // of the history's
+	refuse func(n *push.Notification) error // nil keeps all
+	err    error                            // of the history's
 
 	mu      sync.Mutex
 	kept    []*push.Notification
@@ -39,14 +39,14 @@ type claim struct {
 }
 
 var (
-	_ rest.Queue   = (*archive)(nil)
-	_ rest.History = (*archive)(nil)
+	_ rest.Queue   = (*fakeStorage)(nil)
+	_ rest.History = (*fakeStorage)(nil)
 )
 
-// durable opens a door with an archive behind it.
-func durable(t testing.TB, change ...func(*rest.Config)) (*door, *archive) {
-	a := &archive{news: make(chan struct{}), keys: map[string]*claim{}}
-	d := open(t, append([]func(*rest.Config){func(cfg *rest.Config) {
+// newTestAPIWithStorage opens a door with an archive behind it.
+func newTestAPIWithStorage(t testing.TB, change ...func(*rest.Config)) (*testAPI, *fakeStorage) {
+	a := &fakeStorage{news: make(chan struct{}), keys: map[string]*claim{}}
+	d := newTestAPI(t, append([]func(*rest.Config){func(cfg *rest.Config) {
 		a.Sender = cfg.Sender
 		cfg.Sender, cfg.Queue, cfg.History = a, a, a
 	}}, change...)...)
@@ -54,19 +54,19 @@ func durable(t testing.TB, change ...func(*rest.Config)) (*door, *archive) {
 }
 
 // Send sends n at once.
-func (a *archive) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	a.tell(push.Event{ID: n.ID, App: n.App, Status: push.StatusQueued, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
+func (a *fakeStorage) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	a.addEvent(push.Event{ID: n.ID, App: n.App, Status: push.StatusQueued, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
 	r := a.Sender.Send(ctx, n)
-	a.end(r, n.App)
+	a.addResult(r, n.App)
 	return r
 }
 
-// end tells that a notification has come to r.
-func (a *archive) end(r push.Receipt, app string) {
-	a.tell(push.Event{ID: r.ID, App: app, Status: r.Status(), Receipt: &r})
+// addResult tells that a notification has come to r.
+func (a *fakeStorage) addResult(r push.Receipt, app string) {
+	a.addEvent(push.Event{ID: r.ID, App: app, Status: r.Status(), Receipt: &r})
 }
 
-func (a *archive) tell(e push.Event) {
+func (a *fakeStorage) addEvent(e push.Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e.At, e.Cursor = time.Now(), strconv.Itoa(len(a.events)+1)
@@ -75,7 +75,7 @@ func (a *archive) tell(e push.Event) {
 	a.news = make(chan struct{})
 }
 
-func (a *archive) Accept(_ context.Context, ns []*push.Notification) []error {
+func (a *fakeStorage) Accept(_ context.Context, ns []*push.Notification) []error {
 	errs := make([]error, len(ns))
 	for i, n := range ns {
 		if a.refuse != nil {
@@ -90,31 +90,31 @@ func (a *archive) Accept(_ context.Context, ns []*push.Notification) []error {
 		if n.SendAt.After(n.AcceptedAt) {
 			status = push.StatusScheduled
 		}
-		a.tell(push.Event{ID: n.ID, App: n.App, Status: status, SendAt: n.SendAt, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
+		a.addEvent(push.Event{ID: n.ID, App: n.App, Status: status, SendAt: n.SendAt, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
 	}
 	return errs
 }
 
-func (a *archive) count() int {
+func (a *fakeStorage) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.kept)
 }
 
-func (a *archive) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
+func (a *fakeStorage) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
 	r, _, err := a.Find(ctx, app, id)
 	if err == nil && !r.IsFinal() && r.State != push.StatusSending {
 		r.State = push.StatusCancelled
-		a.end(r, app)
+		a.addResult(r, app)
 	}
 	return r, err
 }
 
-func (a *archive) Find(_ context.Context, app, id string) (push.Receipt, []push.Event, error) {
+func (a *fakeStorage) Find(_ context.Context, app, id string) (push.Receipt, []push.Event, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.trouble != nil {
-		return push.Receipt{}, nil, a.trouble
+	if a.err != nil {
+		return push.Receipt{}, nil, a.err
 	}
 	var timeline []push.Event
 	r := push.Receipt{ID: id}
@@ -133,10 +133,10 @@ func (a *archive) Find(_ context.Context, app, id string) (push.Receipt, []push.
 	return r, timeline, nil
 }
 
-func (a *archive) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
+func (a *fakeStorage) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
 	return func(yield func(push.Event, error) bool) {
 		a.mu.Lock()
-		at, err := a.place(after)
+		at, err := a.offset(after)
 		a.readers++
 		a.mu.Unlock()
 		defer func() {
@@ -150,7 +150,7 @@ func (a *archive) Feed(ctx context.Context, app, after string, want func(*push.E
 		}
 		for ctx.Err() == nil {
 			a.mu.Lock()
-			events, news, trouble := slices.Clone(a.events[at:]), a.news, a.trouble
+			events, news, trouble := slices.Clone(a.events[at:]), a.news, a.err
 			a.mu.Unlock()
 			for _, e := range events {
 				at++
@@ -174,14 +174,14 @@ func (a *archive) Feed(ctx context.Context, app, after string, want func(*push.E
 	}
 }
 
-// reading is how many feeds are being read.
-func (a *archive) reading() int {
+// openFeeds is how many feeds are being read.
+func (a *fakeStorage) openFeeds() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.readers
 }
 
-func (a *archive) place(after string) (int, error) {
+func (a *fakeStorage) offset(after string) (int, error) {
 	switch after {
 	case "":
 		return len(a.events), nil
@@ -198,7 +198,7 @@ func (a *archive) place(after string) (int, error) {
 	return at, nil
 }
 
-func (a *archive) Claim(ctx context.Context, n *push.Notification, stands func(*push.Receipt) bool) (func(), push.Receipt, error) {
+func (a *fakeStorage) Claim(ctx context.Context, n *push.Notification, stands func(*push.Receipt) bool) (func(), push.Receipt, error) {
 	for {
 		mine := &claim{id: n.ID, body: n.BodyHash, done: make(chan struct{})}
 		a.mu.Lock()
@@ -206,13 +206,13 @@ func (a *archive) Claim(ctx context.Context, n *push.Notification, stands func(*
 		if held == nil {
 			a.keys[string(n.KeyHash)] = mine
 		}
-		trouble := a.trouble
+		trouble := a.err
 		a.mu.Unlock()
 		if trouble != nil {
 			return nil, push.Receipt{}, trouble
 		}
 		if held == nil {
-			if r, body, found := a.before(ctx, n); found && stands(&r) {
+			if r, body, found := a.lastCall(ctx, n); found && stands(&r) {
 				a.release(mine, n)
 				if !bytes.Equal(body, n.BodyHash) {
 					return nil, r, push.ErrKeyReused
@@ -232,15 +232,15 @@ func (a *archive) Claim(ctx context.Context, n *push.Notification, stands func(*
 	}
 }
 
-func (a *archive) release(c *claim, n *push.Notification) {
+func (a *fakeStorage) release(c *claim, n *push.Notification) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.keys, string(n.KeyHash))
 	close(c.done)
 }
 
-// before is what the last call with n's key has come to.
-func (a *archive) before(ctx context.Context, n *push.Notification) (r push.Receipt, body []byte, found bool) {
+// lastCall is what the last call with n's key has come to.
+func (a *fakeStorage) lastCall(ctx context.Context, n *push.Notification) (r push.Receipt, body []byte, found bool) {
 	a.mu.Lock()
 	events := slices.Clone(a.events)
 	a.mu.Unlock()

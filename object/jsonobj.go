@@ -16,7 +16,7 @@ type Writer struct {
 	// Bytes is what was written, and may be appended to where a value is due.
 	Bytes []byte
 	// Bad is the field of the first text that is not UTF-8, or "". What was written then is not to be sent.
-	Bad string
+	InvalidField string
 }
 
 // Open begins an object as the member of that name; "" is one that stands alone or where a value is due.
@@ -71,7 +71,7 @@ func (w *Writer) Texts(entries map[string]string, field string) {
 
 func (w *Writer) quote(s, field string) {
 	var err error
-	if w.Bytes, err = jsontext.AppendQuote(w.Bytes, s); err != nil && w.Bad == "" {
-		w.Bad = field
+	if w.Bytes, err = jsontext.AppendQuote(w.Bytes, s); err != nil && w.InvalidField == "" {
+		w.InvalidField = field
 	}
 }

@@ -32,11 +32,11 @@ type Feed interface {
 	Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error]
 }
 
-// Positions remember how far each webhook is, by its name. What was saved last must outlive the process.
-type Positions interface {
+// Checkpoints remember how far each webhook is, by its name. What was saved last must outlive the process.
+type Checkpoints interface {
 	// Load returns the zero Position for a webhook that nobody has heard of.
-	Load(ctx context.Context, name string) (Position, error)
-	Save(ctx context.Context, name string, p Position) error
+	Load(ctx context.Context, name string) (Checkpoint, error)
+	Save(ctx context.Context, name string, p Checkpoint) error
 }
 
 // Config is one webhook. App, Name, URL, Secrets, Feed and Positions are required.
@@ -51,14 +51,14 @@ type Config struct {
 	// Events are the statuses that are told; none means every end.
 	Events []push.Status
 	// Networks may be connected to though they are not of the public internet; nil allows none.
-	Networks []netip.Prefix
+	AllowedNetworks []netip.Prefix
 	// Authorities are trusted besides nobody else; nil trusts the system's.
-	Authorities *x509.CertPool
+	RootCAs *x509.CertPool
 	// Dial connects; nil connects to public addresses and Networks alone.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Most and MostBytes bound one message, in events (default 500) and bytes of their JSON (default 256 KiB).
-	Most, MostBytes int
+	MaxEvents, MaxBytes int
 	// Linger is how long the first event of a message waits for others; default 200 ms.
 	Linger time.Duration
 	// Timeout is how long the receiver may take to answer; default 10 s.
@@ -67,27 +67,27 @@ type Config struct {
 	// default 1 s and 5 min.
 	Backoff, MaxBackoff time.Duration
 	// GiveUp is how long an event is tried, counted from when it happened; default 24 h. Then it is parked.
-	GiveUp time.Duration
+	RetryFor time.Duration
 
-	Feed      Feed
-	Positions Positions
+	Feed        Feed
+	Checkpoints Checkpoints
 	// Logger gets what an operator should know; nil discards it.
 	Logger *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.Most, 500)
-	setDefault(&c.MostBytes, 256<<10)
+	setDefault(&c.MaxEvents, 500)
+	setDefault(&c.MaxBytes, 256<<10)
 	setDefault(&c.Linger, 200*time.Millisecond)
 	setDefault(&c.Timeout, 10*time.Second)
 	setDefault(&c.Backoff, time.Second)
 	setDefault(&c.MaxBackoff, 5*time.Minute)
-	setDefault(&c.GiveUp, 24*time.Hour)
+	setDefault(&c.RetryFor, 24*time.Hour)
 	if len(c.Events) == 0 {
-		c.Events = ends
+		c.Events = finalStatuses
 	}
 	if c.Dial == nil {
-		c.Dial = internet.Dialer{Allow: c.Networks}.DialContext
+		c.Dial = internet.Dialer{Allow: c.AllowedNetworks}.DialContext
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -101,28 +101,28 @@ func setDefault[T int | time.Duration](v *T, value T) {
 	}
 }
 
-// ends are the statuses that nothing more comes after.
-var ends = []push.Status{
+// finalStatuses are the statuses that nothing more comes after.
+var finalStatuses = []push.Status{
 	push.StatusAccepted, push.StatusUnregistered, push.StatusRefused, push.StatusThrottled, push.StatusUnauthorized,
 	push.StatusUnavailable, push.StatusUnknown, push.StatusExpired, push.StatusCancelled,
 }
 
 // Webhook is one receiver of one app's events. It is made by New and delivers while Run runs.
 type Webhook struct {
-	cfg    Config
-	name   string // with the app
-	client *http.Client
-	log    *slog.Logger
-	made   time.Time
+	cfg     Config
+	name    string // with the app
+	client  *http.Client
+	log     *slog.Logger
+	created time.Time
 
-	mu       sync.Mutex
-	position Position
-	saved    time.Time // when the position was
-	failures int       // in a row
-	trouble  string    // of the last failure
-	next     time.Time // of the next attempt, while it waits for that
-	told     time.Time // when the last event happened that the receiver took
-	count    uint64    // of the events that it took
+	mu            sync.Mutex
+	checkpoint    Checkpoint
+	saved         time.Time // when the position was
+	failures      int       // in a row
+	lastError     string    // of the last failure
+	nextAttempt   time.Time // of the next attempt, while it waits for that
+	deliveredUpTo time.Time // when the last event happened that the receiver took
+	delivered     uint64    // of the events that it took
 }
 
 // New checks the configuration and starts nothing. An error names the field that is wrong, and never a secret or the URL.
@@ -136,11 +136,11 @@ func New(cfg Config) (*Webhook, error) {
 		return nil, errors.New("webhook: URL must be one with https and without a user")
 	case len(cfg.Secrets) == 0:
 		return nil, errors.New("webhook: Secrets must hold one")
-	case cfg.Feed == nil || cfg.Positions == nil:
+	case cfg.Feed == nil || cfg.Checkpoints == nil:
 		return nil, errors.New("webhook: Feed and Positions must be set")
 	}
 	name := cfg.App + "/" + cfg.Name
-	return &Webhook{cfg: cfg, name: name, client: client(cfg), log: cfg.Logger.With("webhook", name), made: time.Now().UTC()}, nil
+	return &Webhook{cfg: cfg, name: name, client: newClient(cfg), log: cfg.Logger.With("webhook", name), created: time.Now().UTC()}, nil
 }
 
 // Name is the app's name, a slash and the webhook's.
@@ -150,48 +150,48 @@ func (w *Webhook) Name() string { return w.name }
 func (w *Webhook) Run(ctx context.Context) error {
 	defer w.client.CloseIdleConnections()
 	for failures := 0; ctx.Err() == nil; failures++ {
-		err := w.begin(ctx)
+		err := w.loadCheckpoint(ctx)
 		if err == nil {
 			failures = 0
-			err = w.follow(ctx)
+			err = w.deliverFeed(ctx)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, push.ErrCursorExpired) {
-			w.skipForgotten(ctx)
+			w.skipExpired(ctx)
 			continue
 		}
 		w.log.Warn("webhook: the events or the position cannot be read; trying again", "err", err)
-		w.rest(ctx, backoff(failures+1, w.cfg.Backoff, w.cfg.MaxBackoff))
+		w.sleep(ctx, backoff(failures+1, w.cfg.Backoff, w.cfg.MaxBackoff))
 	}
 	return nil
 }
 
-// begin finds out how far it is. A new webhook begins with what has happened since it was made.
-func (w *Webhook) begin(ctx context.Context) error {
-	p, err := w.cfg.Positions.Load(ctx, w.name)
+// loadCheckpoint finds out how far it is. A new webhook begins with what has happened since it was made.
+func (w *Webhook) loadCheckpoint(ctx context.Context) error {
+	p, err := w.cfg.Checkpoints.Load(ctx, w.name)
 	if err != nil {
 		return fmt.Errorf("position: %w", err)
 	}
 	if p.Since.IsZero() {
-		p.Since = w.made
-		if err := w.cfg.Positions.Save(ctx, w.name, p); err != nil {
+		p.Since = w.created
+		if err := w.cfg.Checkpoints.Save(ctx, w.name, p); err != nil {
 			return fmt.Errorf("position: %w", err)
 		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.position = p
+	w.checkpoint = p
 	return nil
 }
 
-// follow delivers events as they come, until the feed ends.
-func (w *Webhook) follow(ctx context.Context) error {
+// deliverFeed delivers events as they come, until the feed ends.
+func (w *Webhook) deliverFeed(ctx context.Context) error {
 	ctx, leave := context.WithCancel(ctx)
-	r := &reader{feed: w.cfg.Feed, app: w.cfg.App, want: w.wants, events: make(chan item)}
+	r := &reader{feed: w.cfg.Feed, app: w.cfg.App, want: w.wants, events: make(chan feedItem)}
 	var reading sync.WaitGroup
-	reading.Go(func() { r.run(ctx, w.at()) })
+	reading.Go(func() { r.run(ctx, w.cursor()) })
 	defer reading.Wait()
 	defer leave()
 	for {
@@ -213,21 +213,21 @@ func (w *Webhook) wants(e *push.Event) bool {
 func (w *Webhook) since() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.position.Since.Truncate(time.Millisecond) // as events are
+	return w.checkpoint.Since.Truncate(time.Millisecond) // as events are
 }
 
-// at is the cursor to read behind.
-func (w *Webhook) at() string {
+// cursor is the cursor to read behind.
+func (w *Webhook) cursor() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.position.After == "" {
+	if w.checkpoint.After == "" {
 		return "oldest"
 	}
-	return w.position.After
+	return w.checkpoint.After
 }
 
-// rest waits, and reports whether ctx has not ended before.
-func (w *Webhook) rest(ctx context.Context, wait time.Duration) bool {
+// sleep waits, and reports whether ctx has not ended before.
+func (w *Webhook) sleep(ctx context.Context, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {

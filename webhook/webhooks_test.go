@@ -21,27 +21,27 @@ import (
 	"github.com/sluice-push/sluice/webhook"
 )
 
-func numbers(from, to int) (out []string) {
+func cursorRange(from, to int) (out []string) {
 	for i := from; i <= to; i++ {
 		out = append(out, fmt.Sprint(i))
 	}
 	return out
 }
 
-func TestEventsComeSignedInTheirOrderAndInBatches(t *testing.T) {
-	a, r := newArchive(), listen(t, nil)
-	a.began("shop/billing")
+func TestEventsAreBatchedOrderedAndSigned(t *testing.T) {
+	a, r := newArchive(), newReceiver(t, nil)
+	a.startNow("shop/billing")
 	for range 250 {
-		a.tell(push.Event{Target: &push.Target{Token: "00ff"}, KeyHash: []byte("k")})
+		a.addEvent(push.Event{Target: &push.Target{Token: "00ff"}, KeyHash: []byte("k")})
 	}
-	run(t, a.to(r, func(cfg *webhook.Config) { cfg.Most = 100 }))
-	if got := r.hear(t, "250"); !slices.Equal(got, numbers(1, 250)) {
+	start(t, a.config(r, func(cfg *webhook.Config) { cfg.MaxEvents = 100 }))
+	if got := r.waitFor(t, "250"); !slices.Equal(got, cursorRange(1, 250)) {
 		t.Errorf("%v", got)
 	}
 	ids := map[string]bool{}
 	for _, m := range r.messages() {
-		if ids[m.id] = true; len(m.events) > 100 || strings.HasPrefix(m.text, "broken") || strings.Contains(m.text, "key_hash") || !strings.Contains(m.text, `"token":"00ff"`) {
-			t.Errorf("%s %.300s", m.id, m.text)
+		if ids[m.id] = true; len(m.events) > 100 || strings.HasPrefix(m.body, "broken") || strings.Contains(m.body, "key_hash") || !strings.Contains(m.body, `"token":"00ff"`) {
+			t.Errorf("%s %.300s", m.id, m.body)
 		}
 	}
 	if len(ids) != len(r.messages()) || len(ids) < 3 {
@@ -49,56 +49,56 @@ func TestEventsComeSignedInTheirOrderAndInBatches(t *testing.T) {
 	}
 }
 
-func TestAMessageHasABoundInBytes(t *testing.T) {
-	a, r := newArchive(), listen(t, nil)
-	a.began("shop/billing")
+func TestMessageSizeLimit(t *testing.T) {
+	a, r := newArchive(), newReceiver(t, nil)
+	a.startNow("shop/billing")
 	for range 20 {
-		a.tell(push.Event{Target: &push.Target{Token: strings.Repeat("f", 400)}})
+		a.addEvent(push.Event{Target: &push.Target{Token: strings.Repeat("f", 400)}})
 	}
-	run(t, a.to(r, func(cfg *webhook.Config) { cfg.MostBytes = 2000 }))
-	if got := r.hear(t, "20"); !slices.Equal(got, numbers(1, 20)) {
+	start(t, a.config(r, func(cfg *webhook.Config) { cfg.MaxBytes = 2000 }))
+	if got := r.waitFor(t, "20"); !slices.Equal(got, cursorRange(1, 20)) {
 		t.Errorf("%v", got)
 	}
 	for _, m := range r.messages() {
-		if len(m.text) > 2200 {
-			t.Errorf("%d bytes", len(m.text))
+		if len(m.body) > 2200 {
+			t.Errorf("%d bytes", len(m.body))
 		}
 	}
 }
 
-func TestWhatFailsIsPostedAgainUnderTheSameIDUntilItIsTaken(t *testing.T) {
+func TestRetryKeepsMessageID(t *testing.T) {
 	a := newArchive()
-	r := listen(t, func(w http.ResponseWriter, n int) {
+	r := newReceiver(t, func(w http.ResponseWriter, n int) {
 		if n <= 5 {
 			http.Error(w, "SECRET stack trace", http.StatusInternalServerError)
 		}
 	})
-	a.began("shop/billing")
-	a.tell(push.Event{})
-	a.tell(push.Event{})
+	a.startNow("shop/billing")
+	a.addEvent(push.Event{})
+	a.addEvent(push.Event{})
 	var log bytes.Buffer
 	var mu sync.Mutex
-	w, stop := run(t, a.to(r, func(cfg *webhook.Config) {
-		cfg.Most, cfg.Linger = 2, time.Hour // two go together, however late the second is
-		cfg.Logger = slog.New(slog.NewTextHandler(locked{&mu, &log}, nil))
+	w, stop := start(t, a.config(r, func(cfg *webhook.Config) {
+		cfg.MaxEvents, cfg.Linger = 2, time.Hour // two go together, however late the second is
+		cfg.Logger = slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil))
 	}))
 	for range 6 {
-		<-r.got
+		<-r.received
 	}
-	a.tell(push.Event{})
-	a.tell(push.Event{})
-	r.hear(t, "4")
+	a.addEvent(push.Event{})
+	a.addEvent(push.Event{})
+	r.waitFor(t, "4")
 	stop()
 	all := r.messages()
 	for _, m := range all[1:6] {
-		if m.id != all[0].id || m.text != all[0].text {
+		if m.id != all[0].id || m.body != all[0].body {
 			t.Errorf("%+v", m)
 		}
 	}
 	if all[6].id == all[0].id || !slices.Equal(all[6].events, []string{"3", "4"}) {
 		t.Errorf("%+v", all[6])
 	}
-	if s := w.Status(); s.Failures != 0 || s.Reason != "" || s.Position != "2" && s.Position != "4" {
+	if s := w.Status(); s.Failures != 0 || s.Reason != "" || s.Cursor != "2" && s.Cursor != "4" {
 		t.Errorf("%+v", s)
 	}
 	for _, never := range []string{"SECRET", string(secret), "hooks"} {
@@ -111,38 +111,38 @@ func TestWhatFailsIsPostedAgainUnderTheSameIDUntilItIsTaken(t *testing.T) {
 	}
 }
 
-// locked is a writer for several goroutines.
-type locked struct {
+// lockedWriter is a writer for several goroutines.
+type lockedWriter struct {
 	mu *sync.Mutex
 	to *bytes.Buffer
 }
 
-func (l locked) Write(p []byte) (int, error) {
+func (l lockedWriter) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.to.Write(p)
 }
 
-func TestARedirectIsNotFollowed(t *testing.T) {
-	a, elsewhere := newArchive(), listen(t, nil)
-	r := listen(t, func(w http.ResponseWriter, n int) {
+func TestRedirectIsNotFollowed(t *testing.T) {
+	a, elsewhere := newArchive(), newReceiver(t, nil)
+	r := newReceiver(t, func(w http.ResponseWriter, n int) {
 		if n < 3 {
 			w.Header().Set("Location", elsewhere.URL)
 			w.WriteHeader(http.StatusTemporaryRedirect)
 		}
 	})
-	a.began("shop/billing")
-	a.tell(push.Event{})
-	run(t, a.to(r))
+	a.startNow("shop/billing")
+	a.addEvent(push.Event{})
+	start(t, a.config(r))
 	for range 3 {
-		<-r.got
+		<-r.received
 	}
 	if n := len(elsewhere.messages()); n != 0 {
 		t.Errorf("%d messages went where the answer led", n)
 	}
 }
 
-func TestNothingGoesToAnAddressThatIsNotPublicNorToAProxy(t *testing.T) {
+func TestPrivateAddressesAndProxiesAreNotContacted(t *testing.T) {
 	a, touched := newArchive(), make(chan struct{}, 100)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -162,14 +162,14 @@ func TestNothingGoesToAnAddressThatIsNotPublicNorToAProxy(t *testing.T) {
 	t.Cleanup(func() { _ = listener.Close(); listening.Wait() })
 	t.Setenv("HTTPS_PROXY", "http://"+listener.Addr().String())
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	r := listen(t, nil)
+	r := newReceiver(t, nil)
 	for i, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1"} {
 		name := fmt.Sprint("private", i)
-		a.began("shop/" + name)
-		w, stop := run(t, a.to(r, func(cfg *webhook.Config) {
-			cfg.Name, cfg.URL, cfg.Networks = name, "https://"+host+":"+port+"/PATH-SECRET", nil
+		a.startNow("shop/" + name)
+		w, stop := start(t, a.config(r, func(cfg *webhook.Config) {
+			cfg.Name, cfg.URL, cfg.AllowedNetworks = name, "https://"+host+":"+port+"/PATH-SECRET", nil
 		}))
-		a.tell(push.Event{})
+		a.addEvent(push.Event{})
 		for w.Status().Failures < 3 {
 			time.Sleep(time.Millisecond)
 		}
@@ -185,11 +185,11 @@ func TestNothingGoesToAnAddressThatIsNotPublicNorToAProxy(t *testing.T) {
 	}
 }
 
-func TestAReceiverWithoutAGoodCertificateGetsNothing(t *testing.T) {
-	a, r := newArchive(), listen(t, nil)
-	a.began("shop/billing")
-	a.tell(push.Event{})
-	w, stop := run(t, a.to(r, func(cfg *webhook.Config) { cfg.Authorities = nil }))
+func TestUntrustedCertificate(t *testing.T) {
+	a, r := newArchive(), newReceiver(t, nil)
+	a.startNow("shop/billing")
+	a.addEvent(push.Event{})
+	w, stop := start(t, a.config(r, func(cfg *webhook.Config) { cfg.RootCAs = nil }))
 	for w.Status().Failures < 2 {
 		time.Sleep(time.Millisecond)
 	}
@@ -199,99 +199,99 @@ func TestAReceiverWithoutAGoodCertificateGetsNothing(t *testing.T) {
 	}
 }
 
-func TestARestartGoesOnWhereTheReceiverWas(t *testing.T) {
-	a, r := newArchive(), listen(t, nil)
-	_, stop := run(t, a.to(r))
-	a.tell(push.Event{})
-	r.hear(t, "1") // and not what was before
+func TestRestartResumesAtCheckpoint(t *testing.T) {
+	a, r := newArchive(), newReceiver(t, nil)
+	_, stop := start(t, a.config(r))
+	a.addEvent(push.Event{})
+	r.waitFor(t, "1") // and not what was before
 	stop()
 	for range 10 {
-		a.tell(push.Event{})
+		a.addEvent(push.Event{})
 	}
-	run(t, a.to(r))
+	start(t, a.config(r))
 	// What was posted when it stopped, and not yet known to be taken, comes once more.
-	if got := r.hear(t, "11"); !slices.Equal(got, numbers(2, 11)) && !slices.Equal(got, numbers(1, 11)) {
+	if got := r.waitFor(t, "11"); !slices.Equal(got, cursorRange(2, 11)) && !slices.Equal(got, cursorRange(1, 11)) {
 		t.Errorf("%v", got)
 	}
 }
 
-func TestAPositionThatCannotBeSavedRepeatsAndLosesNothing(t *testing.T) {
-	a, r := newArchive(), listen(t, nil)
-	a.began("shop/billing")
+func TestUnsavedCheckpointRepeatsEvents(t *testing.T) {
+	a, r := newArchive(), newReceiver(t, nil)
+	a.startNow("shop/billing")
 	a.mu.Lock()
-	a.trouble = errors.New("disk full")
+	a.saveErr = errors.New("disk full")
 	a.mu.Unlock()
-	a.tell(push.Event{})
-	run(t, a.to(r))
+	a.addEvent(push.Event{})
+	start(t, a.config(r))
 	for range 3 {
-		if m := <-r.got; !slices.Equal(m.events, []string{"1"}) {
+		if m := <-r.received; !slices.Equal(m.events, []string{"1"}) {
 			t.Errorf("%+v", m)
 		}
 	}
 	a.mu.Lock()
-	a.trouble = nil
+	a.saveErr = nil
 	a.mu.Unlock()
-	a.tell(push.Event{})
-	r.hear(t, "2")
+	a.addEvent(push.Event{})
+	r.waitFor(t, "2")
 }
 
-func TestOnlyTheEventsThatAreWantedAreTold(t *testing.T) {
-	a, r := newArchive(), listen(t, nil)
-	a.began("shop/billing")
+func TestEventFilter(t *testing.T) {
+	a, r := newArchive(), newReceiver(t, nil)
+	a.startNow("shop/billing")
 	for _, status := range []push.Status{push.StatusQueued, push.StatusSending, push.StatusUnregistered, push.StatusQueued, push.StatusCancelled} {
-		a.tell(push.Event{Status: status})
+		a.addEvent(push.Event{Status: status})
 	}
-	_, stop := run(t, a.to(r))
-	if got := r.hear(t, "5"); !slices.Equal(got, []string{"3", "5"}) {
+	_, stop := start(t, a.config(r))
+	if got := r.waitFor(t, "5"); !slices.Equal(got, []string{"3", "5"}) {
 		t.Errorf("every end: %v", got)
 	}
 	stop()
-	a.began("shop/dead")
-	a.tell(push.Event{Status: push.StatusUnregistered})
-	run(t, a.to(r, func(cfg *webhook.Config) { cfg.Name, cfg.Events = "dead", []push.Status{push.StatusUnregistered} }))
-	if got := r.hear(t, "6"); !slices.Equal(got, []string{"3", "6"}) {
+	a.startNow("shop/dead")
+	a.addEvent(push.Event{Status: push.StatusUnregistered})
+	start(t, a.config(r, func(cfg *webhook.Config) { cfg.Name, cfg.Events = "dead", []push.Status{push.StatusUnregistered} }))
+	if got := r.waitFor(t, "6"); !slices.Equal(got, []string{"3", "6"}) {
 		t.Errorf("the dead: %v", got)
 	}
 }
 
-func TestEventsThatWereForgottenAreListedAsMissed(t *testing.T) {
-	a, r := newArchive(), listen(t, nil)
+func TestExpiredEventsAreDeadLettered(t *testing.T) {
+	a, r := newArchive(), newReceiver(t, nil)
 	for range 5 {
-		a.tell(push.Event{})
+		a.addEvent(push.Event{})
 	}
 	a.oldest = 3
-	a.positions["shop/billing"] = webhook.Position{Since: time.Now().Add(-time.Hour), After: "1"}
-	w, _ := run(t, a.to(r))
-	if got := r.hear(t, "5"); !slices.Equal(got, []string{"4", "5"}) {
+	a.checkpoints["shop/billing"] = webhook.Checkpoint{Since: time.Now().Add(-time.Hour), After: "1"}
+	w, _ := start(t, a.config(r))
+	if got := r.waitFor(t, "5"); !slices.Equal(got, []string{"4", "5"}) {
 		t.Errorf("%v", got)
 	}
-	if s := w.Status(); len(s.Parked) != 1 || s.Parked[0].After != "1" || !strings.Contains(s.Parked[0].Reason, "forgotten") {
+	if s := w.Status(); len(s.DeadLettered) != 1 || s.DeadLettered[0].After != "1" || !strings.Contains(s.DeadLettered[0].Reason, "forgotten") {
 		t.Errorf("%+v", s)
 	}
 }
 
 func TestEverySecretSigns(t *testing.T) {
-	a, r := newArchive(), listen(t, nil)
+	a, r := newArchive(), newReceiver(t, nil)
 	next := webhook.Secret(strings.Repeat("n", 32))
-	a.began("shop/billing")
-	a.tell(push.Event{})
-	run(t, a.to(r, func(cfg *webhook.Config) { cfg.Secrets = []webhook.Secret{next, secret} }))
-	m := <-r.got
-	if strings.HasPrefix(m.text, "broken") || webhook.Verify(m.header, []byte(m.text), next) != nil {
+	a.startNow("shop/billing")
+	a.addEvent(push.Event{})
+	start(t, a.config(r, func(cfg *webhook.Config) { cfg.Secrets = []webhook.Secret{next, secret} }))
+	m := <-r.received
+	if strings.HasPrefix(m.body, "broken") || webhook.Verify(m.header, []byte(m.body), next) != nil {
 		t.Errorf("%v", m.header)
 	}
-	if webhook.Verify(m.header, []byte(m.text+" "), secret) == nil || webhook.Verify(m.header, []byte(m.text), webhook.Secret("x")) == nil {
+	if webhook.Verify(m.header, []byte(m.body+" "), secret) == nil || webhook.Verify(m.header, []byte(m.body), webhook.Secret("x")) == nil {
 		t.Error("what was changed, or signed by somebody else, is taken for ours")
 	}
 	m.header.Set("Webhook-Timestamp", "1")
-	if !errors.Is(webhook.Verify(m.header, []byte(m.text), secret), webhook.ErrSignature) {
+	if !errors.Is(webhook.Verify(m.header, []byte(m.body), secret), webhook.ErrSignature) {
 		t.Error("what is old is taken for new")
 	}
 }
 
-func TestABadConfigurationIsRefusedWithoutItsSecrets(t *testing.T) {
+func TestConfigErrorsHideSecrets(t *testing.T) {
 	a := newArchive()
-	good := webhook.Config{App: "shop", Name: "b", URL: "https://example.com/PATH-SECRET", Secrets: []webhook.Secret{secret}, Feed: a, Positions: a}
+	good := webhook.Config{App: "shop", Name: "b", URL: "https://example.com/PATH-SECRET", Secrets: []webhook.Secret{secret}, Feed: a, Checkpoints: a}
 	if _, err := webhook.New(good); err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestABadConfigurationIsRefusedWithoutItsSecrets(t *testing.T) {
 }
 
 // The test vector of the Standard Webhooks specification's own libraries.
-func TestASignatureIsTheOneThatEveryLibraryMakes(t *testing.T) {
+func TestStandardWebhooksTestVector(t *testing.T) {
 	s, err := webhook.ParseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	if err != nil {
 		t.Fatal(err)

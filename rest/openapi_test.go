@@ -25,8 +25,8 @@ import (
 // node is a part of the contract.
 type node map[string]any
 
-// at follows a path of names.
-func (n node) at(t testing.TB, path ...string) node {
+// path follows a path of names.
+func (n node) path(t testing.TB, path ...string) node {
 	t.Helper()
 	for _, name := range path {
 		next, ok := n[name].(map[string]any)
@@ -40,7 +40,7 @@ func (n node) at(t testing.TB, path ...string) node {
 
 func (n node) names() []string { return slices.Sorted(maps.Keys(n)) }
 
-func contract(t testing.TB) node {
+func openAPIDoc(t testing.TB) node {
 	t.Helper()
 	var doc map[string]any
 	if err := yaml.Unmarshal(rest.OpenAPI(), &doc); err != nil {
@@ -49,16 +49,16 @@ func contract(t testing.TB) node {
 	return doc
 }
 
-func TestTheContractAndTheRouterHaveTheSameCalls(t *testing.T) {
+func TestOpenAPIListsEveryRoute(t *testing.T) {
 	var routed, written []string
-	err := chi.Walk(open(t).Handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+	err := chi.Walk(newTestAPI(t).Handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		routed = append(routed, strings.ToLower(method)+" "+route)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, item := range contract(t).at(t, "paths") {
+	for path, item := range openAPIDoc(t).path(t, "paths") {
 		for method := range item.(map[string]any) {
 			if method != "parameters" {
 				written = append(written, method+" "+path)
@@ -72,8 +72,8 @@ func TestTheContractAndTheRouterHaveTheSameCalls(t *testing.T) {
 	}
 }
 
-func TestTheContractHasEveryFieldOfANotificationAndNoOther(t *testing.T) {
-	schemas := contract(t).at(t, "components", "schemas")
+func TestOpenAPINotificationFields(t *testing.T) {
+	schemas := openAPIDoc(t).path(t, "components", "schemas")
 	for schema, of := range map[string]any{
 		"NotificationFields": push.Notification{}, "Target": push.Target{}, "Subscription": push.Subscription{}, "SubscriptionKeys": push.SubscriptionKeys{},
 		"APNs": push.APNsBlock{}, "FCM": push.FCMBlock{}, "WebPush": push.WebPushBlock{}, "NotReady": rest.NotReady{},
@@ -85,13 +85,13 @@ func TestTheContractHasEveryFieldOfANotificationAndNoOther(t *testing.T) {
 			}
 		}
 		slices.Sort(fields)
-		if diff := cmp.Diff(fields, schemas.at(t, schema, "properties").names()); diff != "" {
+		if diff := cmp.Diff(fields, schemas.path(t, schema, "properties").names()); diff != "" {
 			t.Errorf("%s, code (-) and contract (+):\n%s", schema, diff)
 		}
 	}
 }
 
-func TestTheContractHasEveryMemberOfAReceiptAndNoOther(t *testing.T) {
+func TestOpenAPIReceiptFields(t *testing.T) {
 	index := 1
 	full := push.Outcome{Verdict: push.Throttled, Reason: "r", RetryAfter: time.Second, HTTP: 429, ProviderID: "p",
 		DeadSince: time.Now(), ForgetToken: true, Field: "f", Detail: "d"}
@@ -106,15 +106,15 @@ func TestTheContractHasEveryMemberOfAReceiptAndNoOther(t *testing.T) {
 	}
 	attempt = receipt["attempts"].([]any)[0].(map[string]any)
 	receipt["replayed"] = true // in a batch, as another test shows
-	schemas := contract(t).at(t, "components", "schemas")
+	schemas := openAPIDoc(t).path(t, "components", "schemas")
 	for schema, members := range map[string]node{"Receipt": receipt, "Attempt": attempt} {
-		if diff := cmp.Diff(members.names(), schemas.at(t, schema, "properties").names()); diff != "" {
+		if diff := cmp.Diff(members.names(), schemas.path(t, schema, "properties").names()); diff != "" {
 			t.Errorf("%s, code (-) and contract (+):\n%s", schema, diff)
 		}
 	}
 }
 
-func TestTheContractHasEveryMemberOfAnEventThatFeedsTell(t *testing.T) {
+func TestOpenAPIEventFields(t *testing.T) {
 	text, err := json.Marshal(push.Event{ID: "1", App: "shop", At: time.Now(), Status: push.StatusSending, Platform: push.FCM, Lane: push.LaneBulk,
 		Attempt: 1, SendAt: time.Now(), Receipt: new(push.Receipt), Target: new(push.Target)})
 	if err != nil {
@@ -124,26 +124,26 @@ func TestTheContractHasEveryMemberOfAnEventThatFeedsTell(t *testing.T) {
 	if err := json.Unmarshal(text, (*map[string]any)(&members)); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(members.names(), contract(t).at(t, "components", "schemas", "Event", "properties").names()); diff != "" {
+	if diff := cmp.Diff(members.names(), openAPIDoc(t).path(t, "components", "schemas", "Event", "properties").names()); diff != "" {
 		t.Errorf("code (-) and contract (+):\n%s", diff)
 	}
 }
 
-func TestTheContractHasEveryMemberOfAProblemAndNoOther(t *testing.T) {
-	d := open(t)
-	d.play = throttling
+func TestOpenAPIProblemFields(t *testing.T) {
+	d := newTestAPI(t)
+	d.respond = throttledReceipt
 	members := node{}
-	for _, body := range []string{`{}`, good} {
-		if err := json.Unmarshal(d.ask("POST", single, body).Body.Bytes(), (*map[string]any)(&members)); err != nil {
+	for _, body := range []string{`{}`, validBody} {
+		if err := json.Unmarshal(d.request("POST", singlePath, body).Body.Bytes(), (*map[string]any)(&members)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff(members.names(), contract(t).at(t, "components", "schemas", "Problem", "properties").names()); diff != "" {
+	if diff := cmp.Diff(members.names(), openAPIDoc(t).path(t, "components", "schemas", "Problem", "properties").names()); diff != "" {
 		t.Fatalf("code (-) and contract (+):\n%s", diff)
 	}
 }
 
-func TestTheContractExplainsEverySortOfProblem(t *testing.T) {
+func TestOpenAPIDocumentsEveryProblemType(t *testing.T) {
 	source, err := os.ReadFile("problem.go")
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +152,7 @@ func TestTheContractExplainsEverySortOfProblem(t *testing.T) {
 	for _, kind := range regexp.MustCompile(`kind\{http\.Status\w+, "([a-z-]+)", "\w+"`).FindAllStringSubmatch(string(source), -1) {
 		made = append(made, kind[1])
 	}
-	table := contract(t).at(t, "components", "schemas", "Problem")["description"].(string)
+	table := openAPIDoc(t).path(t, "components", "schemas", "Problem")["description"].(string)
 	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|").FindAllStringSubmatch(table, -1) {
 		written = append(written, row[1])
 	}
@@ -163,25 +163,25 @@ func TestTheContractExplainsEverySortOfProblem(t *testing.T) {
 	}
 }
 
-func TestTheContractHasTheWordsOfTheCode(t *testing.T) {
-	schemas := contract(t).at(t, "components", "schemas")
+func TestOpenAPIEnums(t *testing.T) {
+	schemas := openAPIDoc(t).path(t, "components", "schemas")
 	var verdicts, states []any
 	for v := push.Unsent; v.String() != "invalid"; v++ {
 		verdicts = append(verdicts, v.String())
 		states = append(states, string(push.Outcome{Verdict: v}.Status()))
 	}
-	if diff := cmp.Diff(verdicts, schemas.at(t, "Attempt", "properties", "status")["enum"]); diff != "" {
+	if diff := cmp.Diff(verdicts, schemas.path(t, "Attempt", "properties", "status")["enum"]); diff != "" {
 		t.Errorf("verdicts, code (-) and contract (+):\n%s", diff)
 	}
 	states = append(states, "queued", "scheduled", "sending", "cancelled")
 	for _, state := range states {
-		if !slices.Contains(schemas.at(t, "State")["enum"].([]any), state) {
+		if !slices.Contains(schemas.path(t, "State")["enum"].([]any), state) {
 			t.Errorf("the contract lacks the state %s", state)
 		}
 	}
 	for _, field := range []string{"platform", "priority", "lane", "on_unknown"} {
-		p := open(t).ask("POST", single, `{"`+field+`":"none of them"}`)
-		for _, word := range schemas.at(t, "NotificationFields", "properties", field)["enum"].([]any) {
+		p := newTestAPI(t).request("POST", singlePath, `{"`+field+`":"none of them"}`)
+		for _, word := range schemas.path(t, "NotificationFields", "properties", field)["enum"].([]any) {
 			if !strings.Contains(p.Body.String(), `\"`+word.(string)+`\"`) {
 				t.Errorf("%s: the code does not know %s: %s", field, word, p.Body)
 			}
@@ -189,13 +189,13 @@ func TestTheContractHasTheWordsOfTheCode(t *testing.T) {
 	}
 }
 
-func TestEveryExampleOfTheContractIsTaken(t *testing.T) {
-	paths := contract(t).at(t, "paths")
+func TestOpenAPIRequestExamplesAreAccepted(t *testing.T) {
+	paths := openAPIDoc(t).path(t, "paths")
 	taken := 0
-	for _, call := range []struct{ path, at string }{{"/v1/apps/{app}/notifications", single}, {"/v1/apps/{app}/notifications/batch", batch}} {
-		for media, content := range paths.at(t, call.path, "post", "requestBody", "content") {
-			for name, example := range node(content.(map[string]any)).at(t, "examples") {
-				w := open(t).ask("POST", call.at, text(t, example.(map[string]any)["value"]), "Content-Type: "+media)
+	for _, call := range []struct{ path, at string }{{"/v1/apps/{app}/notifications", singlePath}, {"/v1/apps/{app}/notifications/batch", batch}} {
+		for media, content := range paths.path(t, call.path, "post", "requestBody", "content") {
+			for name, example := range node(content.(map[string]any)).path(t, "examples") {
+				w := newTestAPI(t).request("POST", call.at, exampleBody(t, example.(map[string]any)["value"]), "Content-Type: "+media)
 				if w.Code != 200 || strings.Contains(w.Body.String(), "refused") {
 					t.Errorf("%s %s: %d %s", call.path, name, w.Code, w.Body)
 				}
@@ -208,8 +208,8 @@ func TestEveryExampleOfTheContractIsTaken(t *testing.T) {
 	}
 }
 
-// text is an example as it goes over the wire.
-func text(t testing.TB, example any) string {
+// exampleBody is an example as it goes over the wire.
+func exampleBody(t testing.TB, example any) string {
 	t.Helper()
 	if lines, ok := example.(string); ok {
 		return lines
@@ -221,66 +221,66 @@ func text(t testing.TB, example any) string {
 	return string(body)
 }
 
-func TestEveryExampleOfAnAnswerHasOnlyMembersOfItsSchema(t *testing.T) {
-	doc := contract(t)
+func TestOpenAPIResponseExamplesMatchSchemas(t *testing.T) {
+	doc := openAPIDoc(t)
 	one := "/v1/apps/{app}/notifications/{id}"
 	responses := map[string]any{
-		"send": doc.at(t, "paths", "/v1/apps/{app}/notifications", "post", "responses")["200"],
-		"find": doc.at(t, "paths", one, "get", "responses")["200"], "cancel": doc.at(t, "paths", one, "delete", "responses")["200"],
+		"send": doc.path(t, "paths", "/v1/apps/{app}/notifications", "post", "responses")["200"],
+		"find": doc.path(t, "paths", one, "get", "responses")["200"], "cancel": doc.path(t, "paths", one, "delete", "responses")["200"],
 	}
-	maps.Copy(responses, doc.at(t, "components", "responses"))
+	maps.Copy(responses, doc.path(t, "components", "responses"))
 	for _, response := range responses {
-		for _, content := range node(response.(map[string]any)).at(t, "content") {
+		for _, content := range node(response.(map[string]any)).path(t, "content") {
 			content := node(content.(map[string]any))
 			examples, _ := content["examples"].(map[string]any)
 			for name, example := range examples {
-				fits(t, doc, name, content.at(t, "schema"), example.(map[string]any)["value"])
+				checkMembers(t, doc, name, content.path(t, "schema"), example.(map[string]any)["value"])
 			}
 		}
 	}
 }
 
-// fits checks the names of members, all the way down.
-func fits(t *testing.T, doc node, where string, schema node, value any) {
+// checkMembers checks the names of members, all the way down.
+func checkMembers(t *testing.T, doc node, where string, schema node, value any) {
 	t.Helper()
-	schema = whole(t, doc, schema)
+	schema = resolveRef(t, doc, schema)
 	switch value := value.(type) {
 	case map[string]any:
 		for name, member := range value {
-			fits(t, doc, where+"."+name, schema.at(t, "properties", name), member)
+			checkMembers(t, doc, where+"."+name, schema.path(t, "properties", name), member)
 		}
 	case []any:
 		for _, item := range value {
-			fits(t, doc, where, schema.at(t, "items"), item)
+			checkMembers(t, doc, where, schema.path(t, "items"), item)
 		}
 	}
 }
 
-// whole is a schema with what it refers to, and its own properties beside those.
-func whole(t *testing.T, doc, schema node) node {
+// resolveRef is a schema with what it refers to, and its own properties beside those.
+func resolveRef(t *testing.T, doc, schema node) node {
 	t.Helper()
 	ref, ok := schema["$ref"].(string)
 	if !ok {
 		return schema
 	}
-	out := maps.Clone(whole(t, doc, doc.at(t, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)))
+	out := maps.Clone(resolveRef(t, doc, doc.path(t, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)))
 	if own, ok := schema["properties"].(map[string]any); ok {
-		all := maps.Clone(map[string]any(out.at(t, "properties")))
+		all := maps.Clone(map[string]any(out.path(t, "properties")))
 		maps.Copy(all, own)
 		out["properties"] = all
 	}
 	return out
 }
 
-func TestEveryReferenceInTheContractLeadsSomewhere(t *testing.T) {
-	doc := contract(t)
+func TestOpenAPIReferencesResolve(t *testing.T) {
+	doc := openAPIDoc(t)
 	for _, ref := range regexp.MustCompile(`"#/([^"]+)"`).FindAllStringSubmatch(string(rest.OpenAPI()), -1) {
-		doc.at(t, strings.Split(ref[1], "/")...)
+		doc.path(t, strings.Split(ref[1], "/")...)
 	}
 }
 
-func TestTheContractIsServedAsItIs(t *testing.T) {
-	w := open(t).ask("GET", "/openapi.yaml", "", "Authorization: none")
+func TestOpenAPIIsServed(t *testing.T) {
+	w := newTestAPI(t).request("GET", "/openapi.yaml", "", "Authorization: none")
 	if w.Code != 200 || w.Body.String() != string(rest.OpenAPI()) || w.Header().Get("Content-Type") != "application/yaml" {
 		t.Fatalf("%d %v", w.Code, w.Header())
 	}

@@ -15,15 +15,15 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-// endless waits for its deadline, and then knows nothing.
-type endless struct{}
+// blockingSender waits for its deadline, and then knows nothing.
+type blockingSender struct{}
 
-func (endless) Send(ctx context.Context, n *push.Notification) push.Receipt {
+func (blockingSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	<-ctx.Done()
 	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Reason: "NO_ENDPOINT"}}
 }
 
-func TestEveryNotificationHasItsVerdictInTime(t *testing.T) {
+func TestSendTimeoutAndPreferWait(t *testing.T) {
 	for _, c := range []struct {
 		prefer, key string
 		want        time.Duration
@@ -38,16 +38,16 @@ func TestEveryNotificationHasItsVerdictInTime(t *testing.T) {
 		{"wait=soon", "", 3 * time.Second},
 		{"wait=9223372036854775807", "", 3 * time.Second},
 	} {
-		t.Run(c.prefer+" "+c.key, func(t *testing.T) { inTime(t, c.prefer, c.key, c.want) })
+		t.Run(c.prefer+" "+c.key, func(t *testing.T) { checkTimeout(t, c.prefer, c.key, c.want) })
 	}
 }
 
-func inTime(t *testing.T, prefer, idempotent string, want time.Duration) {
+func checkTimeout(t *testing.T, prefer, idempotent string, want time.Duration) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		key, hash := rest.NewKey()
 		face, err := rest.New(rest.Config{
-			Sender: endless{}, Limits: rest.Limits{SendTime: 3 * time.Second},
+			Sender: blockingSender{}, Limits: rest.Limits{SendTimeout: 3 * time.Second},
 			Apps: map[string]rest.App{"shop": {Keys: []rest.Key{{Name: "test", Hash: hash, Scopes: []string{"send"}}}}},
 		})
 		if err != nil {

@@ -14,20 +14,20 @@ import (
 )
 
 // find is GET /v1/apps/{app}/notifications/{id}: how a notification stands, and the events that led there.
-func (a *api) find(w *answer, r *http.Request) *problem {
+func (a *server) find(w *response, r *http.Request) *problem {
 	if a.history == nil {
 		return &problem{kind: needsQueue,
 			detail: "history needs a queue; without one the answer to a notification's POST is all of it"}
 	}
-	id, p := idOf(r)
+	id, p := notificationID(r)
 	if p != nil {
 		return p
 	}
 	receipt, events, err := a.history.Find(r.Context(), w.app, id)
 	if err != nil {
-		return a.unanswered(r, err)
+		return a.lookupProblem(r, err)
 	}
-	text, err := json.Marshal(publicly(events))
+	text, err := json.Marshal(publicEvents(events))
 	if err != nil {
 		return &problem{kind: internal, detail: "the events have no JSON form"}
 	}
@@ -37,8 +37,8 @@ func (a *api) find(w *answer, r *http.Request) *problem {
 	return nil
 }
 
-// publicly leaves out of events what only the gateway needs.
-func publicly(events []push.Event) []push.Event {
+// publicEvents leaves out of events what only the gateway needs.
+func publicEvents(events []push.Event) []push.Event {
 	out := make([]push.Event, len(events))
 	for i, e := range events {
 		e.KeyHash, e.BodyHash = nil, nil
@@ -48,20 +48,20 @@ func publicly(events []push.Event) []push.Event {
 }
 
 // cancel is DELETE /v1/apps/{app}/notifications/{id}: it ends a notification that waits.
-func (a *api) cancel(w *answer, r *http.Request) *problem {
+func (a *server) cancel(w *response, r *http.Request) *problem {
 	if a.queue == nil {
 		return &problem{kind: needsQueue,
 			detail: "there is nothing to cancel: without a queue a notification is sent while its POST waits"}
 	}
-	id, p := idOf(r)
+	id, p := notificationID(r)
 	if p != nil {
 		return p
 	}
-	ctx, done := a.patience(r.Context())
+	ctx, done := a.storageContext(r.Context())
 	defer done()
 	receipt, err := a.queue.Cancel(ctx, w.app, id)
 	if err != nil {
-		return a.unanswered(r, err)
+		return a.lookupProblem(r, err)
 	}
 	if receipt.State != push.StatusCancelled {
 		return &problem{kind: notWaiting, receipt: &receipt, detail: "it is too late to cancel it: receipt tells how it stands"}
@@ -73,8 +73,8 @@ func (a *api) cancel(w *answer, r *http.Request) *problem {
 var noSuchNotification = problem{kind: notFound,
 	detail: "this app has no notification with this id, or its history is not kept any more"}
 
-// idOf is the notification that the path names.
-func idOf(r *http.Request) (string, *problem) {
+// notificationID is the notification that the path names.
+func notificationID(r *http.Request) (string, *problem) {
 	id := chi.URLParam(r, "id")
 	if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
 		return "", &noSuchNotification
@@ -82,12 +82,12 @@ func idOf(r *http.Request) (string, *problem) {
 	return id, nil
 }
 
-// unanswered is the problem of a question about one notification that got no answer.
-func (a *api) unanswered(r *http.Request, err error) *problem {
+// lookupProblem is the problem of a question about one notification that got no answer.
+func (a *server) lookupProblem(r *http.Request, err error) *problem {
 	if errors.Is(err, push.ErrNotFound) {
 		return &noSuchNotification
 	}
-	p := a.speechless(r.Context(), err)
+	p := a.storageUnavailable(r.Context(), err)
 	p.detail = "ask again after the seconds in Retry-After"
 	return &p
 }

@@ -56,53 +56,53 @@ func (g gateway) addresses(ctx context.Context) (list []netip.AddrPort, err erro
 	return list, err
 }
 
-// fleet knows where the gateways are, and in which zones.
-type fleet struct {
+// resolver knows where the gateways are, and in which zones.
+type resolver struct {
 	file string
 
 	// Only Resolve uses these, and the pool calls it from one goroutine.
-	gateways []gateway
-	stamp    stamp                       // of the file, when it was read
-	last     map[string][]netip.AddrPort // the last good answer for each host
+	gateways  []gateway
+	version   fileVersion                 // of the file, when it was read
+	lastAddrs map[string][]netip.AddrPort // the last good answer for each host
 
-	at     sync.Map // netip.AddrPort to gateway
-	learnt sync.Map // netip.AddrPort to the zone that the gateway told
+	byAddr        sync.Map // netip.AddrPort to gateway
+	reportedZones sync.Map // netip.AddrPort to the zone that the gateway told
 }
 
-// stamp tells one version of a file from the next.
-type stamp struct {
-	changed time.Time
+// fileVersion tells one version of a file from the next.
+type fileVersion struct {
+	modTime time.Time
 	size    int64
 }
 
-var _ pool.Resolver = (*fleet)(nil)
+var _ pool.Resolver = (*resolver)(nil)
 
 const (
-	rereadFile = time.Second // a file is looked at that often; that also finds it behind a symbolic link that was turned
-	relookup   = 5 * time.Second
+	fileCheckInterval = time.Second // a file is looked at that often; that also finds it behind a symbolic link that was turned
+	lookupInterval    = 5 * time.Second
 )
 
 // Resolve names the addresses of all gateways. One that cannot be looked up stays what it was.
-func (f *fleet) Resolve(ctx context.Context) (list []netip.AddrPort, ttl time.Duration, err error) {
-	ttl = relookup
+func (f *resolver) Resolve(ctx context.Context) (list []netip.AddrPort, ttl time.Duration, err error) {
+	ttl = lookupInterval
 	if f.file != "" {
-		ttl = rereadFile
-		if err := f.reread(); err != nil {
+		ttl = fileCheckInterval
+		if err := f.reloadFile(); err != nil {
 			return nil, ttl, err
 		}
 	}
-	if f.last == nil {
-		f.last = map[string][]netip.AddrPort{}
+	if f.lastAddrs == nil {
+		f.lastAddrs = map[string][]netip.AddrPort{}
 	}
 	for _, g := range f.gateways {
 		found, lost := g.addresses(ctx)
 		if lost != nil {
 			err = lost
-			found = f.last[g.base.Host]
+			found = f.lastAddrs[g.base.Host]
 		}
-		f.last[g.base.Host] = found
+		f.lastAddrs[g.base.Host] = found
 		for _, addr := range found {
-			f.at.Store(addr, g)
+			f.byAddr.Store(addr, g)
 		}
 		list = append(list, found...)
 	}
@@ -112,14 +112,14 @@ func (f *fleet) Resolve(ctx context.Context) (list []netip.AddrPort, ttl time.Du
 	return list, ttl, err
 }
 
-// reread reads the file if it is not the one that was read last.
-func (f *fleet) reread() error {
+// reloadFile reads the file if it is not the one that was read last.
+func (f *resolver) reloadFile() error {
 	info, err := os.Stat(f.file)
 	if err != nil {
 		return err
 	}
-	now := stamp{info.ModTime(), info.Size()}
-	if now == f.stamp {
+	now := fileVersion{info.ModTime(), info.Size()}
+	if now == f.version {
 		return nil
 	}
 	text, err := os.ReadFile(f.file)
@@ -130,7 +130,7 @@ func (f *fleet) reread() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.file, err)
 	}
-	f.gateways, f.stamp = gateways, now
+	f.gateways, f.version = gateways, now
 	return nil
 }
 
@@ -153,19 +153,19 @@ func parseFile(text []byte) (list []gateway, err error) {
 	return list, nil
 }
 
-// origin returns the gateway that an address belongs to.
-func (f *fleet) origin(addr netip.AddrPort) gateway {
-	g, _ := f.at.Load(addr)
+// gatewayAt returns the gateway that an address belongs to.
+func (f *resolver) gatewayAt(addr netip.AddrPort) gateway {
+	g, _ := f.byAddr.Load(addr)
 	known, _ := g.(gateway)
 	return known
 }
 
 // zone tells where an address is: as the list says, or else as the gateway does.
-func (f *fleet) zone(addr netip.AddrPort) string {
-	if g := f.origin(addr); g.zone != "" {
+func (f *resolver) zone(addr netip.AddrPort) string {
+	if g := f.gatewayAt(addr); g.zone != "" {
 		return g.zone
 	}
-	told, _ := f.learnt.Load(addr)
+	told, _ := f.reportedZones.Load(addr)
 	zone, _ := told.(string)
 	return zone
 }

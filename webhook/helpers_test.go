@@ -29,22 +29,22 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var secret = webhook.Secret("0123456789abcdef01234567")
 
-// archive is a feed and the positions of its readers.
-type archive struct {
-	mu        sync.Mutex
-	events    []push.Event
-	oldest    int
-	news      chan struct{}
-	positions map[string]webhook.Position
-	trouble   error // of saving
+// fakeStore is a feed and the positions of its readers.
+type fakeStore struct {
+	mu          sync.Mutex
+	events      []push.Event
+	oldest      int
+	news        chan struct{}
+	checkpoints map[string]webhook.Checkpoint
+	saveErr     error // of saving
 }
 
-func newArchive() *archive {
-	return &archive{news: make(chan struct{}), positions: map[string]webhook.Position{}}
+func newArchive() *fakeStore {
+	return &fakeStore{news: make(chan struct{}), checkpoints: map[string]webhook.Checkpoint{}}
 }
 
-// tell adds an event, which ended a notification unless it says otherwise.
-func (a *archive) tell(e push.Event) {
+// addEvent adds an event, which ended a notification unless it says otherwise.
+func (a *fakeStore) addEvent(e push.Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if e.Status == "" {
@@ -57,9 +57,9 @@ func (a *archive) tell(e push.Event) {
 	a.news = make(chan struct{})
 }
 
-func (a *archive) Feed(ctx context.Context, _, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
+func (a *fakeStore) Feed(ctx context.Context, _, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
 	return func(yield func(push.Event, error) bool) {
-		at, err := a.place(after)
+		at, err := a.offset(after)
 		if err != nil {
 			yield(push.Event{}, err)
 			return
@@ -85,7 +85,7 @@ func (a *archive) Feed(ctx context.Context, _, after string, want func(*push.Eve
 	}
 }
 
-func (a *archive) place(after string) (int, error) {
+func (a *fakeStore) offset(after string) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch after {
@@ -101,27 +101,27 @@ func (a *archive) place(after string) (int, error) {
 	return at, err
 }
 
-func (a *archive) Load(_ context.Context, name string) (webhook.Position, error) {
+func (a *fakeStore) Load(_ context.Context, name string) (webhook.Checkpoint, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.positions[name], nil
+	return a.checkpoints[name], nil
 }
 
-func (a *archive) Save(_ context.Context, name string, p webhook.Position) error {
+func (a *fakeStore) Save(_ context.Context, name string, p webhook.Checkpoint) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.trouble != nil {
-		return a.trouble
+	if a.saveErr != nil {
+		return a.saveErr
 	}
-	a.positions[name] = p
+	a.checkpoints[name] = p
 	return nil
 }
 
-// began makes the archive know the webhook, so that it tells all that comes from now on, whenever it runs.
-func (a *archive) began(name string) {
+// startNow makes the archive know the webhook, so that it tells all that comes from now on, whenever it runs.
+func (a *fakeStore) startNow(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.positions[name] = webhook.Position{Since: time.Now().Add(-time.Minute)}
+	a.checkpoints[name] = webhook.Checkpoint{Since: time.Now().Add(-time.Minute)}
 }
 
 // message is what a receiver got.
@@ -129,7 +129,7 @@ type message struct {
 	id     string
 	header http.Header
 	events []string // cursors
-	text   string
+	body   string
 }
 
 // receiver is a webhook's other end, on a real socket with TLS.
@@ -137,13 +137,13 @@ type receiver struct {
 	*httptest.Server
 	answer func(w http.ResponseWriter, n int) // the nth message, from 1; nil takes all
 
-	mu  sync.Mutex
-	all []message
-	got chan message
+	mu       sync.Mutex
+	posted   []message
+	received chan message
 }
 
-func listen(t testing.TB, answer func(w http.ResponseWriter, n int)) *receiver {
-	r := &receiver{answer: answer, got: make(chan message, 1000)}
+func newReceiver(t testing.TB, answer func(w http.ResponseWriter, n int)) *receiver {
+	r := &receiver{answer: answer, received: make(chan message, 1000)}
 	r.Server = httptest.NewUnstartedServer(r)
 	r.Config.ErrorLog = log.New(io.Discard, "", 0) // of callers who hang up
 	r.StartTLS()
@@ -161,33 +161,33 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		}
 	}
 	err := json.Unmarshal(body, &in)
-	m := message{id: q.Header.Get("Webhook-Id"), header: q.Header, text: string(body)}
+	m := message{id: q.Header.Get("Webhook-Id"), header: q.Header, body: string(body)}
 	for _, e := range in.Data.Events {
 		m.events = append(m.events, e.Cursor)
 	}
 	if err != nil || in.Type != "notification.events" || in.Data.App != "shop" || webhook.Verify(q.Header, body, secret) != nil {
-		m.text = fmt.Sprint("broken or not signed: ", err, m.text)
+		m.body = fmt.Sprint("broken or not signed: ", err, m.body)
 	}
 	r.mu.Lock()
-	r.all = append(r.all, m)
-	n := len(r.all)
+	r.posted = append(r.posted, m)
+	n := len(r.posted)
 	r.mu.Unlock()
 	if r.answer != nil {
 		r.answer(w, n)
 	}
-	r.got <- m
+	r.received <- m
 }
 
 func (r *receiver) messages() []message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.all)
+	return slices.Clone(r.posted)
 }
 
-// hear returns once the receiver was posted the events up to a cursor, with the cursors in the order in which they came.
-func (r *receiver) hear(t testing.TB, until string) (cursors []string) {
+// waitFor returns once the receiver was posted the events up to a cursor, with the cursors in the order in which they came.
+func (r *receiver) waitFor(t testing.TB, until string) (cursors []string) {
 	t.Helper()
-	for m := range r.got {
+	for m := range r.received {
 		cursors = append(cursors, m.events...)
 		if slices.Contains(m.events, until) {
 			return cursors
@@ -205,11 +205,11 @@ func (r *receiver) roots() *x509.CertPool {
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// to is the configuration of a webhook to the receiver, on this machine and in haste.
-func (a *archive) to(r *receiver, change ...func(*webhook.Config)) webhook.Config {
+// config is the configuration of a webhook to the receiver, on this machine and in haste.
+func (a *fakeStore) config(r *receiver, change ...func(*webhook.Config)) webhook.Config {
 	cfg := webhook.Config{
-		App: "shop", Name: "billing", URL: r.URL + "/hooks/PATH-SECRET", Secrets: []webhook.Secret{secret}, Networks: loopback, Authorities: r.roots(),
-		Linger: time.Millisecond, Backoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond, Feed: a, Positions: a,
+		App: "shop", Name: "billing", URL: r.URL + "/hooks/PATH-SECRET", Secrets: []webhook.Secret{secret}, AllowedNetworks: loopback, RootCAs: r.roots(),
+		Linger: time.Millisecond, Backoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond, Feed: a, Checkpoints: a,
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -217,8 +217,8 @@ func (a *archive) to(r *receiver, change ...func(*webhook.Config)) webhook.Confi
 	return cfg
 }
 
-// run runs a webhook until stop is called, or the test ends.
-func run(t testing.TB, cfg webhook.Config) (w *webhook.Webhook, stop func()) {
+// start runs a webhook until stop is called, or the test ends.
+func start(t testing.TB, cfg webhook.Config) (w *webhook.Webhook, stop func()) {
 	t.Helper()
 	w, err := webhook.New(cfg)
 	if err != nil {

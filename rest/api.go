@@ -43,9 +43,9 @@ type Config struct {
 	Limits Limits
 	// Memory is what Idempotency-Keys came to, for one handler that takes another's place; nil begins a new one. With a
 	// History it is not asked.
-	Memory *Memory
+	Idempotency *IdempotencyCache
 	// Crew sends the notifications of batches, those of all handlers that have it; nil has a new goroutine for each.
-	Crew *Crew
+	Workers *WorkerPool
 	// Status gives the value that GET /v1/status answers as JSON; nil answers {}. It must hold no secret.
 	Status func() any
 	// Ready names what keeps the gateway from serving, and nothing when it serves; nil means always ready. Whatever
@@ -65,13 +65,13 @@ type App struct {
 
 // Limits bound what one request can take from the gateway.
 type Limits struct {
-	Body      int           // bytes of a single notification's body; default 1 MiB
-	Item      int           // bytes of one notification in a batch; default 64 KiB
-	Batch     int           // notifications in a batch that is sent at once; default 10,000. The queue takes any number
-	InFlight  int           // notifications of one batch that are sent at a time; default 512
-	SendTime  time.Duration // for a notification to have its verdict, waits and attempts included; default 25 s
-	BodyTime  time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
-	WriteTime time.Duration // for a caller to take what a batch wrote; default 30 s
+	Body         int           // bytes of a single notification's body; default 1 MiB
+	Item         int           // bytes of one notification in a batch; default 64 KiB
+	Batch        int           // notifications in a batch that is sent at once; default 10,000. The queue takes any number
+	InFlight     int           // notifications of one batch that are sent at a time; default 512
+	SendTimeout  time.Duration // for a notification to have its verdict, waits and attempts included; default 25 s
+	BodyTimeout  time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
+	WriteTimeout time.Duration // for a caller to take what a batch wrote; default 30 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -79,9 +79,9 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.Item, 64<<10)
 	setDefault(&l.Batch, 10_000)
 	setDefault(&l.InFlight, 512)
-	setDefault(&l.SendTime, 25*time.Second)
-	setDefault(&l.BodyTime, 15*time.Second)
-	setDefault(&l.WriteTime, 30*time.Second)
+	setDefault(&l.SendTimeout, 25*time.Second)
+	setDefault(&l.BodyTimeout, 15*time.Second)
+	setDefault(&l.WriteTimeout, 30*time.Second)
 	return l
 }
 
@@ -91,40 +91,40 @@ func setDefault[T int | time.Duration](v *T, value T) {
 	}
 }
 
-// timely gives every notification its time. It is the outermost of the deadlines that a notification meets: within it
+// timeoutSender gives every notification its time. It is the outermost of the deadlines that a notification meets: within it
 // lie the waits for a quota, an endpoint and a retry, and each attempt's own timeout. Around it lie the time that a
 // drain grants and the caller's patience. docs/operations.md draws them.
-type timely struct {
+type timeoutSender struct {
 	Sender
-	time time.Duration
+	timeout time.Duration
 }
 
 // Send ends n in time. A ctx that ends no later does so by itself.
-func (t timely) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) <= t.time {
+func (t timeoutSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) <= t.timeout {
 		return t.Sender.Send(ctx, n)
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.time)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
 	return t.Sender.Send(ctx, n)
 }
 
-// api is what the handlers share.
-type api struct {
-	sender   Sender
-	channels Channels
-	queue    Queue
-	history  History
-	leaving  <-chan struct{}
-	keys     keyring
-	limits   Limits
-	status   func() any
-	ready    func() []NotReady
-	log      *slog.Logger
-	observer func(route string, status int)
-	answers  *Memory
-	crew     *Crew
-	readers  *pool
+// server is what the handlers share.
+type server struct {
+	sender      Sender
+	channels    Channels
+	queue       Queue
+	history     History
+	draining    <-chan struct{}
+	keys        keyring
+	limits      Limits
+	status      func() any
+	ready       func() []NotReady
+	log         *slog.Logger
+	observer    func(route string, status int)
+	idempotency *IdempotencyCache
+	workers     *WorkerPool
+	readers     *readerPool
 }
 
 // New returns the handler of every call under /v1, of the health calls and of /openapi.yaml. It starts nothing. An
@@ -141,11 +141,11 @@ func New(cfg Config) (http.Handler, error) {
 		return nil, err
 	}
 	limits := cfg.Limits.withDefaults()
-	a := &api{
-		queue: cfg.Queue, history: cfg.History, leaving: cfg.Draining,
-		sender: timely{cfg.Sender, limits.SendTime}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
-		answers: cmp.Or(cfg.Memory, new(Memory)), crew: cmp.Or(cfg.Crew, new(Crew)),
-		readers: newPool(limits.Item),
+	a := &server{
+		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
+		sender: timeoutSender{cfg.Sender, limits.SendTimeout}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
+		idempotency: cmp.Or(cfg.Idempotency, new(IdempotencyCache)), workers: cmp.Or(cfg.Workers, new(WorkerPool)),
+		readers: newReaderPool(limits.Item),
 	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
@@ -153,24 +153,24 @@ func New(cfg Config) (http.Handler, error) {
 	return a.routes(), nil
 }
 
-func (a *api) routes() chi.Router {
+func (a *server) routes() chi.Router {
 	r := chi.NewRouter()
 	r.Use(a.observe, middleware.GetHead)
-	r.NotFound(handle(notFoundHere))
-	r.MethodNotAllowed(handle(methodNotAllowedHere))
+	r.NotFound(handle(handleNotFound))
+	r.MethodNotAllowed(handle(handleMethodNotAllowed))
 
-	r.Post("/v1/apps/{app}/notifications", handle(a.authorise(maySend, a.send)))
-	r.Post("/v1/apps/{app}/notifications/batch", handle(a.authorise(maySend, a.batch)))
-	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.authorise(mayRead, a.find)))
-	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.authorise(maySend, a.cancel)))
-	r.Get("/v1/apps/{app}/events", handle(a.authorise(mayRead, a.events)))
-	r.Get("/v1/apps/{app}/channels", handle(a.authorise(mayRead, a.listChannels)))
-	r.Post("/v1/apps/{app}/channels", handle(a.authorise(mayManage, a.createChannel)))
-	r.Get("/v1/apps/{app}/channels/{id}", handle(a.authorise(mayRead, a.showChannel)))
-	r.Delete("/v1/apps/{app}/channels/{id}", handle(a.authorise(mayManage, a.deleteChannel)))
-	r.Get("/v1/status", handle(a.authoriseAnywhere(mayRead, a.showStatus)))
+	r.Post("/v1/apps/{app}/notifications", handle(a.authorize(scopeSend, a.send)))
+	r.Post("/v1/apps/{app}/notifications/batch", handle(a.authorize(scopeSend, a.batch)))
+	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.authorize(scopeRead, a.find)))
+	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.authorize(scopeSend, a.cancel)))
+	r.Get("/v1/apps/{app}/events", handle(a.authorize(scopeRead, a.events)))
+	r.Get("/v1/apps/{app}/channels", handle(a.authorize(scopeRead, a.listChannels)))
+	r.Post("/v1/apps/{app}/channels", handle(a.authorize(scopeChannels, a.createChannel)))
+	r.Get("/v1/apps/{app}/channels/{id}", handle(a.authorize(scopeRead, a.showChannel)))
+	r.Delete("/v1/apps/{app}/channels/{id}", handle(a.authorize(scopeChannels, a.deleteChannel)))
+	r.Get("/v1/status", handle(a.authorizeAnyApp(scopeRead, a.showStatus)))
 
-	r.Get("/livez", handle(alive))
+	r.Get("/livez", handle(showLive))
 	r.Get("/readyz", handle(a.showReady))
 	r.Get("/healthz", handle(a.showReady))
 	r.Get("/openapi.yaml", handle(showOpenAPI))
@@ -179,24 +179,24 @@ func (a *api) routes() chi.Router {
 
 // handler is an http.HandlerFunc that returns the problem it met instead of writing it. After nil it has written its
 // answer, or there is nobody left to read one.
-type handler func(w *answer, r *http.Request) *problem
+type handler func(w *response, r *http.Request) *problem
 
 // handle makes a handler a http.HandlerFunc behind observe.
 func handle(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		out := w.(*answer)
+		out := w.(*response)
 		if p := h(out, r); p != nil {
 			p.reply(out.requestID).write(out)
 		}
 	}
 }
 
-func notFoundHere(*answer, *http.Request) *problem {
+func handleNotFound(*response, *http.Request) *problem {
 	return &problem{kind: notFound, detail: "GET /openapi.yaml lists every call"}
 }
 
-// methodNotAllowedHere answers OPTIONS too: both tell the methods that the path has.
-func methodNotAllowedHere(w *answer, r *http.Request) *problem {
+// handleMethodNotAllowed answers OPTIONS too: both tell the methods that the path has.
+func handleMethodNotAllowed(w *response, r *http.Request) *problem {
 	routes := chi.RouteContext(r.Context()).Routes
 	for _, method := range [...]string{http.MethodGet, http.MethodPost, http.MethodDelete} {
 		if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {

@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/internet"
 )
 
-func TestOnlyAddressesOfThePublicInternetArePublic(t *testing.T) {
+func TestPublic(t *testing.T) {
 	for public, addrs := range map[bool][]string{
 		true: {"17.188.143.98", "8.8.8.8", "2a00:1450:4001:80f::200a", "::ffff:8.8.8.8"},
 		false: {
@@ -32,7 +32,7 @@ func TestOnlyAddressesOfThePublicInternetArePublic(t *testing.T) {
 	}
 }
 
-func TestAConnectionIsMadeByTheAddressAndNotByTheName(t *testing.T) {
+func TestDialerChecksAddressNotName(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

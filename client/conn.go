@@ -20,46 +20,46 @@ import (
 )
 
 const (
-	pingIdle    = 5 * time.Second // silence after which a gateway that owes no answer is pinged
-	greeting    = 5 * time.Second // for its first sign of life
-	maxResponse = 1 << 20
-	grace       = 2 * time.Second // that a gateway is given beyond the longest time that it tells
+	pingIdle        = 5 * time.Second // silence after which a gateway that owes no answer is pinged
+	livenessTimeout = 5 * time.Second // for its first sign of life
+	maxResponse     = 1 << 20
+	responseGrace   = 2 * time.Second // that a gateway is given beyond the longest time that it tells
 )
 
-// link is the way to one gateway: an HTTP/2 connection for calls, and HTTP/1.1 for what streams.
-type link struct {
+// gatewayConn is the way to one gateway: an HTTP/2 connection for calls, and HTTP/1.1 for what streams.
+type gatewayConn struct {
 	*wire.Conn
-	base    *url.URL
-	http    *http.Transport
-	told    atomic.Pointer[signals]
-	learn   func(zone string)
-	leaving chan struct{} // closed when it is to take nothing new
-	leave   func()
-	lost    chan struct{} // closed when the connection has broken
+	base       *url.URL
+	http       *http.Transport
+	state      atomic.Pointer[loadReport]
+	reportZone func(zone string)
+	draining   chan struct{} // closed when it is to take nothing new
+	startDrain func()
+	lost       chan struct{} // closed when the connection has broken
 }
 
-var _ pool.Conn = (*link)(nil)
+var _ pool.Conn = (*gatewayConn)(nil)
 
 var errDraining = errors.New("the gateway is draining")
 
 // dial makes a link. Before it stands, the gateway says what it grants, and whether it takes anything at all.
 func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
-	g := c.fleet.origin(addr)
+	g := c.resolver.gatewayAt(addr)
 	if g.base == nil {
 		return nil, fmt.Errorf("%s is no gateway's address", addr)
 	}
-	l := &link{
-		base: g.base, leaving: make(chan struct{}), lost: make(chan struct{}),
-		learn: func(zone string) { c.fleet.learnt.Store(addr, zone) },
-		http:  c.transport(addr),
+	l := &gatewayConn{
+		base: g.base, draining: make(chan struct{}), lost: make(chan struct{}),
+		reportZone: func(zone string) { c.resolver.reportedZones.Store(addr, zone) },
+		http:       c.transport(addr),
 	}
-	l.leave = sync.OnceFunc(func() { close(l.leaving) })
-	l.told.Store(new(signals))
-	if err := l.greet(ctx); err != nil {
+	l.startDrain = sync.OnceFunc(func() { close(l.draining) })
+	l.state.Store(new(loadReport))
+	if err := l.checkLive(ctx); err != nil {
 		return nil, err
 	}
 	conn, err := connect(ctx, addr, g.base, wire.Config{
-		Authority: g.base.Host, TLS: c.cfg.TLS, ActivePingInterval: c.cfg.Silence / 2, PingTimeout: c.cfg.Silence / 2,
+		Authority: g.base.Host, TLS: c.cfg.TLS, ActivePingInterval: c.cfg.KeepaliveTimeout / 2, PingTimeout: c.cfg.KeepaliveTimeout / 2,
 		IdlePingInterval: pingIdle, MaxResponseBytes: maxResponse,
 	})
 	if err != nil {
@@ -97,9 +97,9 @@ func connect(ctx context.Context, addr netip.AddrPort, base *url.URL, cfg wire.C
 	return wire.Client(ctx, nc, cfg)
 }
 
-// greet asks the gateway for a sign of life, and so for its signals.
-func (l *link) greet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, greeting)
+// checkLive asks the gateway for a sign of life, and so for its signals.
+func (l *gatewayConn) checkLive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, livenessTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.base.String()+"/livez", nil)
 	if err != nil {
@@ -111,11 +111,11 @@ func (l *link) greet(ctx context.Context) error {
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, maxResponse)) // else the connection could not serve a stream
 	_ = answer.Body.Close()
-	l.hear(answer.Header.Get(signalHeader))
+	l.update(answer.Header.Get(loadReportHeader))
 	switch {
 	case answer.StatusCode != http.StatusOK:
 		err = fmt.Errorf("GET /livez is answered %s; is that a gateway?", answer.Status)
-	case l.told.Load().draining:
+	case l.state.Load().draining:
 		err = errDraining
 	}
 	if err != nil {
@@ -124,34 +124,34 @@ func (l *link) greet(ctx context.Context) error {
 	return err
 }
 
-// hear takes note of the signals in an answer.
-func (l *link) hear(text string) {
-	if text == "" || text == l.told.Load().text {
+// update takes note of the signals in an answer.
+func (l *gatewayConn) update(text string) {
+	if text == "" || text == l.state.Load().raw {
 		return
 	}
-	now := parseSignals(text)
-	if before := l.told.Swap(&now); before.zone != now.zone {
-		l.learn(now.zone)
+	now := parseLoadReport(text)
+	if before := l.state.Swap(&now); before.zone != now.zone {
+		l.reportZone(now.zone)
 	}
 }
 
 // Do makes one attempt. The gateway gets as long as it says that it takes at most.
-func (l *link) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
-	if longest := l.told.Load().max; longest > 0 {
+func (l *gatewayConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
+	if longest := l.state.Load().maxDuration; longest > 0 {
 		bounded := *r
-		bounded.Timeout = longest + grace
+		bounded.Timeout = longest + responseGrace
 		r = &bounded
 	}
 	answer, err := l.Conn.Do(ctx, r)
 	if err == nil {
-		l.hear(answer.Get(signalHeader))
+		l.update(answer.Get(loadReportHeader))
 	}
 	return answer, err
 }
 
 // State is the connection's, within what the gateway grants.
-func (l *link) State() wire.State {
-	state, told := l.Conn.State(), l.told.Load()
+func (l *gatewayConn) State() wire.State {
+	state, told := l.Conn.State(), l.state.Load()
 	if told.concurrency > 0 {
 		state.MaxStreams = min(state.MaxStreams, told.concurrency)
 	}
@@ -160,15 +160,15 @@ func (l *link) State() wire.State {
 }
 
 // Drain takes nothing new. Streams are told to end.
-func (l *link) Drain() {
-	l.leave()
+func (l *gatewayConn) Drain() {
+	l.startDrain()
 	l.Conn.Drain()
 }
 
 // Run ends with the connection. Streams outlive one that ends in good order, and no other.
-func (l *link) Run(ctx context.Context) error {
+func (l *gatewayConn) Run(ctx context.Context) error {
 	err := l.Conn.Run(ctx)
-	l.leave()
+	l.startDrain()
 	if err != nil || ctx.Err() != nil {
 		close(l.lost)
 	}

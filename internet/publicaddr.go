@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// special are the blocks of the IANA special-purpose address registries that netip's own predicates do not know: they are
+// specialPurpose are the blocks of the IANA special-purpose address registries that netip's own predicates do not know: they are
 // nobody's public address, or they hide another address inside.
-var special = []netip.Prefix{
+var specialPurpose = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),       // this network, RFC 791
 	netip.MustParsePrefix("100.64.0.0/10"),   // carrier-grade NAT, RFC 6598
 	netip.MustParsePrefix("192.0.0.0/24"),    // protocol assignments, RFC 6890
@@ -39,7 +39,7 @@ func Public(addr netip.Addr) bool {
 	if !addr.IsGlobalUnicast() || addr.IsPrivate() || addr.Zone() != "" {
 		return false
 	}
-	for _, block := range special {
+	for _, block := range specialPurpose {
 		if block.Contains(addr) {
 			return false
 		}

@@ -11,17 +11,17 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// answer is what a gateway said: a receipt, or a problem that may hold one. Neither means that it was no gateway that
+// response is what a gateway said: a receipt, or a problem that may hold one. Neither means that it was no gateway that
 // answered, but a proxy before it.
-type answer struct {
+type response struct {
 	status  int
 	receipt push.Receipt
 	err     *Error
 	proxy   bool
 }
 
-// document is a problem as a gateway writes it (RFC 9457).
-type document struct {
+// problemDocument is a problem as a gateway writes it (RFC 9457).
+type problemDocument struct {
 	Type      string        `json:"type"`
 	Title     string        `json:"title"`
 	Status    int           `json:"status"`
@@ -33,28 +33,28 @@ type document struct {
 
 const problemBase = "https://sluice-push.github.io/problems/"
 
-// read reads a gateway's answer.
-func read(r *wire.Response) *answer {
-	a := &answer{status: r.Status}
+// parseResponse reads a gateway's answer.
+func parseResponse(r *wire.Response) *response {
+	a := &response{status: r.Status}
 	if r.Status == http.StatusOK || r.Status == http.StatusAccepted {
 		if err := json.Unmarshal(r.Body, &a.receipt); err == nil {
 			return a
 		}
 	}
-	a.problem(r.Body)
+	a.parseProblem(r.Body)
 	a.err.RetryAfter = max(r.RetryAfter(), a.receipt.RetryAfter)
 	return a
 }
 
-// problem reads the problem in body.
-func (a *answer) problem(body []byte) {
-	var d document
+// parseProblem reads the problem in body.
+func (a *response) parseProblem(body []byte) {
+	var d problemDocument
 	err := json.Unmarshal(body, &d)
 	slug, ours := strings.CutPrefix(d.Type, problemBase)
 	if err != nil || !ours {
 		a.proxy = true
-		a.receipt = push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: noGateway, HTTP: a.status}}
-		a.err = &Error{Type: slugs[push.Unknown], Status: a.status,
+		a.receipt = push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: reasonNoGateway, HTTP: a.status}}
+		a.err = &Error{Type: problemTypes[push.Unknown], Status: a.status,
 			Detail: "the answer is not a gateway's (a proxy's? is the URL right?): " + http.StatusText(a.status)}
 		return
 	}
@@ -64,7 +64,7 @@ func (a *answer) problem(body []byte) {
 		return
 	}
 	a.receipt.Outcome = push.Outcome{Verdict: push.Refused, Reason: slug, Field: d.Field, Detail: d.Detail}
-	if a.again() {
+	if a.nothingSent() {
 		a.receipt.Verdict = push.Unsent
 	} else if a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented {
 		a.receipt.Verdict = push.Unknown
@@ -77,12 +77,12 @@ func (a *answer) problem(body []byte) {
 //   - Unavailable: it refused before anything was tried, or all that it tried is provably unsent. Another may be asked,
 //     and no attempt at a provider can be made twice for it.
 //   - Unknown: nobody can tell. Whether another is asked is the sender's choice.
-func (a *answer) outcome() push.Outcome {
+func (a *response) outcome() push.Outcome {
 	o := push.Outcome{HTTP: a.status, Reason: a.receipt.Reason}
 	switch {
 	case a.proxy && a.status >= http.StatusInternalServerError:
 		o.Verdict, o.Scope = push.Unknown, push.ScopeEndpoint
-	case a.again():
+	case a.nothingSent():
 		o.Verdict = push.Unavailable
 	case a.status == http.StatusInternalServerError:
 		o.Verdict = push.Unknown
@@ -92,19 +92,19 @@ func (a *answer) outcome() push.Outcome {
 	return o
 }
 
-// again reports whether the gateway says that nothing was sent, for a reason that may be its own.
-func (a *answer) again() bool {
+// nothingSent reports whether the gateway says that nothing was sent, for a reason that may be its own.
+func (a *response) nothingSent() bool {
 	switch a.status {
 	case http.StatusServiceUnavailable:
-		return !a.proxy && untouched(a.receipt)
+		return !a.proxy && notSent(a.receipt)
 	case http.StatusRequestTimeout: // it has not even heard the whole of it
 		return !a.proxy
 	}
 	return false
 }
 
-// untouched reports whether no provider has seen the notification.
-func untouched(r push.Receipt) bool {
+// notSent reports whether no provider has seen the notification.
+func notSent(r push.Receipt) bool {
 	for _, attempt := range r.Attempts {
 		if attempt.Verdict != push.Unsent {
 			return false

@@ -27,15 +27,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// town is mock providers, and what the configuration of a gateway before them needs.
-type town struct {
+// testEnv is mock providers, and what the configuration of a gateway before them needs.
+type testEnv struct {
 	t    testing.TB
 	mock *mockprovider.Mock
 	key  client.Key
 	app  string // the app shop, in YAML
 }
 
-func newTown(t testing.TB, cfg ...mockprovider.Config) *town {
+func newTestEnv(t testing.TB, cfg ...mockprovider.Config) *testEnv {
 	t.Helper()
 	m := mockprovider.Start(t, cfg...)
 	files, err := m.WriteFiles(t.TempDir())
@@ -44,23 +44,23 @@ func newTown(t testing.TB, cfg ...mockprovider.Config) *town {
 	}
 	at := m.Ready(files)
 	key, hash := rest.NewKey()
-	return &town{t: t, mock: m, key: client.Key(key), app: fmt.Sprintf(
+	return &testEnv{t: t, mock: m, key: client.Key(key), app: fmt.Sprintf(
 		"apps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read]}]\n"+
 			"    apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}\n",
 		hash, at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic)}
 }
 
-// house is a gateway that runs.
-type house struct {
+// testGateway is a gateway that runs.
+type testGateway struct {
 	*gateway.Gateway
 	address string
 	stop    func() // drains it
 }
 
-func (h *house) url() string { return "http://" + h.address }
+func (h *testGateway) url() string { return "http://" + h.address }
 
-// open runs a gateway at an address, with further top-level keys of its configuration.
-func (tn *town) open(address, settings string) *house {
+// startGateway runs a gateway at an address, with further top-level keys of its configuration.
+func (tn *testEnv) startGateway(address, settings string) *testGateway {
 	tn.t.Helper()
 	text := "listen: " + address + "\nadmin: {listen: 127.0.0.1:0}\n" + settings + tn.app
 	cfg, err := config.Parse(filepath.Join(tn.t.TempDir(), "gateway.yaml"), []byte(text), nil)
@@ -77,7 +77,7 @@ func (tn *town) open(address, settings string) *house {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
-	h := &house{Gateway: g, address: g.Addr().String()}
+	h := &testGateway{Gateway: g, address: g.Addr().String()}
 	h.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -88,13 +88,13 @@ func (tn *town) open(address, settings string) *house {
 	return h
 }
 
-const anywhere = "127.0.0.1:0"
+const anyPort = "127.0.0.1:0"
 
-// call opens a client of these gateways.
-func (tn *town) call(cfg client.Config, urls ...string) *client.Client {
+// newClient opens a client of these gateways.
+func (tn *testEnv) newClient(cfg client.Config, urls ...string) *client.Client {
 	tn.t.Helper()
 	cfg.App, cfg.Key = "shop", tn.key
-	cfg.Silence = cmp.Or(cfg.Silence, time.Minute) // a busy machine is no lost gateway
+	cfg.KeepaliveTimeout = cmp.Or(cfg.KeepaliveTimeout, time.Minute) // a busy machine is no lost gateway
 	if cfg.File == "" {
 		cfg.Gateways = urls
 	}
@@ -110,9 +110,9 @@ func (tn *town) call(cfg client.Config, urls ...string) *client.Client {
 	return c
 }
 
-// all waits until the client is connected to n gateways.
-func all(c *client.Client, n int) {
-	until(func() bool {
+// waitConnected waits until the client is connected to n gateways.
+func waitConnected(c *client.Client, n int) {
+	waitUntil(func() bool {
 		live := 0
 		for _, e := range c.Status().Endpoints {
 			live += min(e.Connections, 1)
@@ -121,7 +121,7 @@ func all(c *client.Client, n int) {
 	})
 }
 
-func until(so func() bool) {
+func waitUntil(so func() bool) {
 	for !so() {
 		time.Sleep(time.Millisecond)
 	}
@@ -130,12 +130,12 @@ func until(so func() bool) {
 // token is the i-th device's.
 func token(i int) string { return fmt.Sprintf("%064x", i+1) }
 
-func note(i int) *push.Notification {
+func testNotification(i int) *push.Notification {
 	return &push.Notification{Platform: push.APNs, Target: push.Target{Token: token(i)}, Title: "Hi"}
 }
 
-// seen counts the requests that the providers saw, and those they accepted, by token.
-func (tn *town) seen() (requests, accepted map[string]int) {
+// counts counts the requests that the providers saw, and those they accepted, by token.
+func (tn *testEnv) counts() (requests, accepted map[string]int) {
 	requests, accepted = map[string]int{}, map[string]int{}
 	for _, e := range tn.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
 		if e.Token == "" {
@@ -149,12 +149,12 @@ func (tn *town) seen() (requests, accepted map[string]int) {
 	return requests, accepted
 }
 
-// cable is a TCP connection between clients and one gateway that can be cut, or be a bad one.
-type cable struct {
+// testProxy is a TCP connection between clients and one gateway that can be cut, or be a bad one.
+type testProxy struct {
 	t        testing.TB
 	listener net.Listener
 	to       string
-	late     func() time.Duration // by how much each piece of what is said comes late; nil for none
+	delay    func() time.Duration // by how much each piece of what is said comes late; nil for none
 
 	mu     sync.Mutex
 	frozen chan struct{} // closed while nothing passes
@@ -162,16 +162,16 @@ type cable struct {
 	work   sync.WaitGroup
 }
 
-func newCable(t testing.TB, to string) *cable {
+func newTestProxy(t testing.TB, to string) *testProxy {
 	t.Helper()
-	return layCable(t, to, nil)
+	return startProxy(t, to, nil)
 }
 
-// badCable is one on which every piece takes a while, and one in twenty as long as TCP waits before it sends anew what was
+// newLossyProxy is one on which every piece takes a while, and one in twenty as long as TCP waits before it sends anew what was
 // lost: that is what loss looks like from within a connection.
-func badCable(t testing.TB, to string) *cable {
+func newLossyProxy(t testing.TB, to string) *testProxy {
 	t.Helper()
-	return layCable(t, to, func() time.Duration {
+	return startProxy(t, to, func() time.Duration {
 		if rand.IntN(20) == 0 {
 			return 200 * time.Millisecond
 		}
@@ -179,13 +179,13 @@ func badCable(t testing.TB, to string) *cable {
 	})
 }
 
-func layCable(t testing.TB, to string, late func() time.Duration) *cable {
+func startProxy(t testing.TB, to string, late func() time.Duration) *testProxy {
 	t.Helper()
-	l, err := net.Listen("tcp", anywhere)
+	l, err := net.Listen("tcp", anyPort)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cable{t: t, listener: l, to: to, late: late, frozen: make(chan struct{})}
+	c := &testProxy{t: t, listener: l, to: to, delay: late, frozen: make(chan struct{})}
 	c.work.Go(c.accept)
 	t.Cleanup(func() {
 		_ = l.Close()
@@ -199,9 +199,9 @@ func layCable(t testing.TB, to string, late func() time.Duration) *cable {
 	return c
 }
 
-func (c *cable) url() string { return "http://" + c.listener.Addr().String() }
+func (c *testProxy) url() string { return "http://" + c.listener.Addr().String() }
 
-func (c *cable) accept() {
+func (c *testProxy) accept() {
 	for {
 		near, err := c.listener.Accept()
 		if err != nil {
@@ -217,13 +217,13 @@ func (c *cable) accept() {
 		frozen := c.frozen
 		c.mu.Unlock()
 		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-			c.work.Go(func() { c.carry(way[0], way[1], frozen) })
+			c.work.Go(func() { c.copyUntilFrozen(way[0], way[1], frozen) })
 		}
 	}
 }
 
-// carry copies until either end closes; what comes once it is frozen goes nowhere.
-func (c *cable) carry(from, to net.Conn, frozen <-chan struct{}) {
+// copyUntilFrozen copies until either end closes; what comes once it is frozen goes nowhere.
+func (c *testProxy) copyUntilFrozen(from, to net.Conn, frozen <-chan struct{}) {
 	defer func() { _ = to.Close() }()
 	buffer := make([]byte, 32<<10)
 	for {
@@ -234,8 +234,8 @@ func (c *cable) carry(from, to net.Conn, frozen <-chan struct{}) {
 			return
 		default:
 		}
-		if c.late != nil {
-			time.Sleep(c.late())
+		if c.delay != nil {
+			time.Sleep(c.delay())
 		}
 		if _, failed := to.Write(buffer[:n]); err != nil || failed != nil {
 			return
@@ -244,7 +244,7 @@ func (c *cable) carry(from, to net.Conn, frozen <-chan struct{}) {
 }
 
 // freeze lets nothing through any more, as if the zone had lost its power: no packet comes back, not even a reset.
-func (c *cable) freeze() {
+func (c *testProxy) freeze() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	close(c.frozen)
