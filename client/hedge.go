@@ -34,7 +34,7 @@ func (c *Client) hedge(ctx context.Context, first *call) (push.Receipt, error) {
 	var both sync.WaitGroup
 	defer both.Wait()
 	defer cancel() // the loser
-	c.hedges.Earn()
+	c.hedges.Deposit()
 	ends := make(chan callResult, 1)
 	both.Go(func() { ends <- newCallResult(first.run(ctx)) })
 	e, lease := c.waitFirst(first, ends)
@@ -98,7 +98,7 @@ func (c *Client) pickSecond(first *pool.Lease) *pool.Lease {
 		switch {
 		case err != nil:
 			return nil
-		case !tried.Has(lease.Endpoint()) && idempotencyDomain(lease) == idempotencyDomain(first) && c.hedges.Take(push.Outcome{Verdict: push.Unknown}):
+		case !tried.Has(lease.Endpoint()) && idempotencyDomain(lease) == idempotencyDomain(first) && c.hedges.Withdraw(push.Outcome{Verdict: push.Unknown}):
 			return lease
 		}
 		lease.Done(push.Outcome{Verdict: push.Abandoned})

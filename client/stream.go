@@ -147,7 +147,7 @@ func (s *stream) add(it *item) {
 		return
 	}
 	s.buf = append(append(s.buf, text...), '\n')
-	s.route.Budget.Earn()
+	s.route.Budget.Deposit()
 	s.mu.Lock()
 	s.items = append(s.items, it)
 	s.mu.Unlock()
@@ -325,7 +325,7 @@ func (s *stream) settle(refusal *response, err error) {
 // the budget, for the others may be as busy. What was on its way to one that was lost does not: all of it comes at once,
 // and once only.
 func (b *batch) resend(it *item, o push.Outcome, r push.Receipt) {
-	refused := o.Verdict == push.Unavailable && !b.route.Budget.Take(o)
+	refused := o.Verdict == push.Unavailable && !b.route.Budget.Withdraw(o)
 	if b.ctx.Err() != nil || refused || o.Verdict == push.Unknown && !it.n.MayRetryUnknown() {
 		b.report(it, r, errorFor(r, nil))
 		return

@@ -12,15 +12,15 @@ import (
 
 // BenchmarkSend is the road without the wire: gate, pick, attempt, receipt.
 func BenchmarkSend(b *testing.B) {
-	r := house(b, &service{quiet: true}, 8)
+	r := newRoute(b, &service{discard: true}, 8)
 	r.Budget = new(retry.Budget)
-	r.Brake = new(retry.Brake)
-	r.Admission = new(delivery.Admission)
-	r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 1e9}})
+	r.Throttler = new(retry.AdaptiveThrottler)
+	r.AdaptiveLimiter = new(delivery.AdaptiveLimiter)
+	r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 1e9}})
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
-		n := note("a")
+		n := newNotification("a")
 		for pb.Next() {
 			r.Send(b.Context(), n)
 		}

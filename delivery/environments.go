@@ -14,14 +14,14 @@ import (
 // other one, once. It may be used by any number of goroutines and must not be changed once in use.
 type Environments struct {
 	// Own is the app's: where a notification goes that names none.
-	Own push.Environment
+	Default push.Environment
 	// Routes are the ways there, by environment. There must be one to Own.
 	Routes map[push.Environment]*Route
 	// Whereabouts remembers what was found; nil never looks.
-	Whereabouts *Whereabouts
+	Cache *EnvironmentCache
 }
 
-var _ Carrier = (*Environments)(nil)
+var _ Sender = (*Environments)(nil)
 
 // Send carries n to its end. A receipt of a token that was looked for tells the attempts in both environments.
 func (e *Environments) Send(ctx context.Context, n *push.Notification) push.Receipt {
@@ -29,11 +29,11 @@ func (e *Environments) Send(ctx context.Context, n *push.Notification) push.Rece
 	if err != nil {
 		return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(err)}
 	}
-	if e.Whereabouts == nil || n.Environment() != "" || n.Kind() != push.ToToken {
+	if e.Cache == nil || n.Environment() != "" || n.Kind() != push.ToToken {
 		return route.Send(ctx, n)
 	}
 	began := time.Now()
-	receipt := e.find(ctx, n)
+	receipt := e.detectAndSend(ctx, n)
 	route.Observer.ended(n, receipt, began)
 	return receipt
 }
@@ -50,7 +50,7 @@ func (e *Environments) Check(n *push.Notification) error {
 func (e *Environments) route(n *push.Notification) (*Route, error) {
 	in := n.Environment()
 	if in == "" {
-		in = e.Own
+		in = e.Default
 	}
 	if route, ok := e.Routes[in]; ok {
 		return route, nil
@@ -58,53 +58,53 @@ func (e *Environments) route(n *push.Notification) (*Route, error) {
 	return nil, &push.FieldError{Field: "apns.environment", Reason: "EnvironmentNotConfigured", Allowed: "production or sandbox, as far as this app has both"}
 }
 
-// find sends n to where its token is known to be, or looks for it, unless somebody else does so just now.
-func (e *Environments) find(ctx context.Context, n *push.Notification) (receipt push.Receipt) {
-	key := e.Whereabouts.key(n)
-	home, first := e.Whereabouts.ask(ctx, key)
+// detectAndSend sends n to where its token is known to be, or looks for it, unless somebody else does so just now.
+func (e *Environments) detectAndSend(ctx context.Context, n *push.Notification) (receipt push.Receipt) {
+	key := e.Cache.key(n)
+	home, first := e.Cache.get(ctx, key)
 	if home != "" {
-		receipt = e.Routes[home].carry(ctx, n, 0)
-		if receipt.WrongEnvironment && home != e.Own {
-			e.Whereabouts.forget(key)
+		receipt = e.Routes[home].run(ctx, n, 0)
+		if receipt.WrongEnvironment && home != e.Default {
+			e.Cache.remove(key)
 		}
 		return receipt
 	}
-	defer func() { e.Whereabouts.tell(key, home, home != e.Own || receipt.WrongEnvironment, first) }()
-	receipt, home = e.look(ctx, n)
+	defer func() { e.Cache.finish(key, home, home != e.Default || receipt.WrongEnvironment, first) }()
+	receipt, home = e.tryBoth(ctx, n)
 	return receipt
 }
 
-// look sends n to the app's own environment, and to the other one if that does not know the token. home is where it is
+// tryBoth sends n to the app's own environment, and to the other one if that does not know the token. home is where it is
 // known, Own also where it is known nowhere, and "" where that remains open.
-func (e *Environments) look(ctx context.Context, n *push.Notification) (receipt push.Receipt, home push.Environment) {
-	receipt = e.Routes[e.Own].carry(ctx, n, 0)
+func (e *Environments) tryBoth(ctx context.Context, n *push.Notification) (receipt push.Receipt, home push.Environment) {
+	receipt = e.Routes[e.Default].run(ctx, n, 0)
 	if !receipt.WrongEnvironment {
-		return receipt, known(receipt.Outcome, e.Own)
+		return receipt, confirmedEnvironment(receipt.Outcome, e.Default)
 	}
-	in, other := e.other()
+	in, other := e.otherRoute()
 	if other == nil {
-		return receipt, e.Own
+		return receipt, e.Default
 	}
-	there := other.carry(ctx, n, len(receipt.Attempts))
+	there := other.run(ctx, n, len(receipt.Attempts))
 	there.Attempts = append(receipt.Attempts, there.Attempts...)
 	if there.WrongEnvironment || there.Verdict == push.Unauthorized { // many keys are good for one environment alone
 		receipt.Attempts = there.Attempts
-		return receipt, e.Own
+		return receipt, e.Default
 	}
-	return there, known(there.Outcome, in)
+	return there, confirmedEnvironment(there.Outcome, in)
 }
 
-func (e *Environments) other() (push.Environment, *Route) {
+func (e *Environments) otherRoute() (push.Environment, *Route) {
 	for in, route := range e.Routes {
-		if in != e.Own {
+		if in != e.Default {
 			return in, route
 		}
 	}
 	return "", nil
 }
 
-// known is in if the outcome shows that the token is known there, else "".
-func known(o push.Outcome, in push.Environment) push.Environment {
+// confirmedEnvironment is in if the outcome shows that the token is known there, else "".
+func confirmedEnvironment(o push.Outcome, in push.Environment) push.Environment {
 	if o.Verdict == push.Accepted || o.Verdict == push.Unregistered {
 		return in
 	}

@@ -17,21 +17,21 @@ import (
 func Example() {
 	endpoints, _ := pool.New(pool.Config{
 		Name:     "shop's apns",
-		Resolver: fixed(3),
-		Dial:     func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { return newLine(addr), nil },
+		Resolver: fixedResolver(3),
+		Dial:     func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { return newFakeConn(addr), nil },
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	go func() { _ = endpoints.Run(ctx) }()
 
 	table := delivery.Table{"shop": {push.APNs: &delivery.Route{
-		Provider: inOrder(unavailable), // the first attempt meets a 503
-		Pool:     endpoints,
-		Retry:    retry.Policy{Attempts: 3},
-		Budget:   new(retry.Budget),
-		Gate:     quota.New(quota.Config{}),
+		Provider:    scriptedService(unavailable), // the first attempt meets a 503
+		Pool:        endpoints,
+		Retry:       retry.Policy{Attempts: 3},
+		Budget:      new(retry.Budget),
+		RateLimiter: quota.New(quota.Config{}),
 	}}}
-	receipt := table.Send(ctx, note("2f3c…"))
+	receipt := table.Send(ctx, newNotification("2f3c…"))
 	for _, a := range receipt.Attempts {
 		fmt.Println(a.Verdict, a.HTTP)
 	}

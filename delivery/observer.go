@@ -18,15 +18,15 @@ type Observer struct {
 	Ended func(n *push.Notification, r push.Receipt, took time.Duration)
 	// Gated tells that the gate did not let n pass at once: it has to wait, or
 	// is refused and should stay away that long.
-	Gated func(n *push.Notification, wait time.Duration, admitted bool)
+	RateLimited func(n *push.Notification, wait time.Duration, admitted bool)
 	// Held tells that the brake held n back from a provider that is down.
-	Held func(n *push.Notification)
+	Throttled func(n *push.Notification)
 	// Shed tells that n was turned away, and why: too much is on the way, or
 	// too much of its app's.
 	Shed func(n *push.Notification, cause push.Outcome)
 	// Denied tells that the policy wanted a retry after o, and the budget or
 	// the brake did not grant it.
-	Denied func(n *push.Notification, o push.Outcome)
+	RetryDenied func(n *push.Notification, o push.Outcome)
 }
 
 func (ob *Observer) attempted(n *push.Notification, number int, a push.Attempt) {
@@ -41,15 +41,15 @@ func (ob *Observer) ended(n *push.Notification, r push.Receipt, started time.Tim
 	}
 }
 
-func (ob *Observer) gated(n *push.Notification, wait time.Duration, admitted bool) {
-	if ob.Gated != nil {
-		ob.Gated(n, wait, admitted)
+func (ob *Observer) rateLimited(n *push.Notification, wait time.Duration, admitted bool) {
+	if ob.RateLimited != nil {
+		ob.RateLimited(n, wait, admitted)
 	}
 }
 
-func (ob *Observer) held(n *push.Notification) {
-	if ob.Held != nil {
-		ob.Held(n)
+func (ob *Observer) throttled(n *push.Notification) {
+	if ob.Throttled != nil {
+		ob.Throttled(n)
 	}
 }
 
@@ -59,8 +59,8 @@ func (ob *Observer) shed(n *push.Notification, cause push.Outcome) {
 	}
 }
 
-func (ob *Observer) denied(n *push.Notification, o push.Outcome) {
-	if ob.Denied != nil {
-		ob.Denied(n, o)
+func (ob *Observer) retryDenied(n *push.Notification, o push.Outcome) {
+	if ob.RetryDenied != nil {
+		ob.RetryDenied(n, o)
 	}
 }

@@ -47,18 +47,18 @@ type Route struct {
 	Budget *retry.Budget
 	// Brake holds back from a provider that is down altogether, one for each
 	// credential; nil never does.
-	Brake *retry.Brake
+	Throttler *retry.AdaptiveThrottler
 	// Gate guards the provider's quota, one for each credential; nil admits
 	// everything.
-	Gate *quota.Gate
+	RateLimiter *quota.RateLimiter
 	// Ceiling bounds what the gateway carries, one for all routes; nil sets no
 	// bound, and who is patient enough can fill the memory.
-	Ceiling *Ceiling
+	ConcurrencyLimit *ConcurrencyLimit
 	// Admission bounds what is on its way, one for each credential; nil sets
 	// no bound, and in an overload everybody waits.
-	Admission *Admission
+	AdaptiveLimiter *AdaptiveLimiter
 	// Dead remembers dead tokens; nil sends to them again and again.
-	Dead *Dead
+	Unregistered *UnregisteredCache
 	// Observer is told what happens; zero tells nobody.
 	Observer Observer
 	// Logger gets what should never happen; nil discards it.
@@ -70,43 +70,43 @@ type Route struct {
 // none outlasts ctx.
 func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	started := time.Now()
-	receipt := r.carry(ctx, n, 0)
+	receipt := r.run(ctx, n, 0)
 	r.Observer.ended(n, receipt, started)
 	return receipt
 }
 
-// carry is Send for who tells the end himself and has so many attempts at n
+// run is Send for who tells the end himself and has so many attempts at n
 // behind him.
-func (r *Route) carry(ctx context.Context, n *push.Notification, before int) push.Receipt {
-	s := sending{Route: r, n: n, before: before, latest: latest(ctx, n)}
-	if cause, ok := s.comeIn(ctx); !ok {
-		return s.end(cause)
+func (r *Route) run(ctx context.Context, n *push.Notification, before int) push.Receipt {
+	s := delivery{Route: r, n: n, prior: before, deadline: sendDeadline(ctx, n)}
+	if cause, ok := s.acquireGlobal(ctx); !ok {
+		return s.finish(cause)
 	}
-	defer s.Ceiling.leave(s.guest)
+	defer s.ConcurrencyLimit.release(s.globalPermit)
 	request, err := r.translate(n)
 	if err != nil {
-		return s.end(unsendable(err))
+		return s.finish(translateFailure(err))
 	}
 	s.request = request
-	if o, ok := s.Dead.knows(n); ok {
-		return s.end(o)
+	if o, ok := s.Unregistered.get(n); ok {
+		return s.finish(o)
 	}
-	if s.Brake.Chance() > 0 { // nobody is to wait at the gate for a provider that is down
-		if cause, ok := s.pass(); !ok {
-			return s.end(cause)
+	if s.Throttler.RejectionRate() > 0 { // nobody is to wait at the gate for a provider that is down
+		if cause, ok := s.acquireThrottle(); !ok {
+			return s.finish(cause)
 		}
 	}
 	for {
-		if cause, ok := s.admit(ctx); !ok {
-			return s.end(cause)
+		if cause, ok := s.waitRateLimit(ctx); !ok {
+			return s.finish(cause)
 		}
-		lease, cause := s.pick(ctx)
+		lease, cause := s.acquireLease(ctx)
 		if lease == nil {
-			return s.end(cause)
+			return s.finish(cause)
 		}
 		outcome := s.attempt(ctx, lease)
-		if cause, ok := s.again(ctx, outcome); !ok {
-			return s.end(cause)
+		if cause, ok := s.waitRetry(ctx, outcome); !ok {
+			return s.finish(cause)
 		}
 		if outcome.Verdict != push.Unsent { // else its connection went away, and nothing has failed on it
 			s.tried = append(s.tried, lease.Endpoint())
@@ -125,8 +125,8 @@ func (r *Route) Check(n *push.Notification) error {
 func (r *Route) translate(n *push.Notification) (request *wire.Request, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.report(n, p)
-			err = errDefect
+			r.logPanic(n, p)
+			err = errProviderPanic
 		}
 	}()
 	request, err = r.Provider.Translate(n)
@@ -137,19 +137,19 @@ func (r *Route) translate(n *push.Notification) (request *wire.Request, err erro
 	return request, nil
 }
 
-var errDefect = errors.New("delivery: the provider panicked on this notification (the log has the stack; please report it)")
+var errProviderPanic = errors.New("delivery: the provider panicked on this notification (the log has the stack; please report it)")
 
-// unsendable is the outcome of a notification that could not be translated.
-func unsendable(err error) push.Outcome {
-	if errors.Is(err, errDefect) {
-		return push.Outcome{Reason: providerPanic}
+// translateFailure is the outcome of a notification that could not be translated.
+func translateFailure(err error) push.Outcome {
+	if errors.Is(err, errProviderPanic) {
+		return push.Outcome{Reason: reasonProviderPanic}
 	}
 	return push.InvalidNotification(err)
 }
 
-// report logs a panic of the provider's. A panic's value may quote what it
+// logPanic logs a panic of the provider's. A panic's value may quote what it
 // choked on, so only the runtime's own words are repeated.
-func (r *Route) report(n *push.Notification, p any) {
+func (r *Route) logPanic(n *push.Notification, p any) {
 	if r.Logger == nil {
 		return
 	}

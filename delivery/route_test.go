@@ -22,9 +22,9 @@ import (
 	"github.com/sluice-push/sluice/retry"
 )
 
-func longest() float64 { return 1 }
+func maxJitter() float64 { return 1 }
 
-func TestEveryEndIsToldAsItWas(t *testing.T) {
+func TestSendOutcomes(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		outcomes []push.Outcome
@@ -37,12 +37,12 @@ func TestEveryEndIsToldAsItWas(t *testing.T) {
 		{"what was not processed takes no attempt away", []push.Outcome{unavailable, unsent, unsent, unavailable}, "unavailable unsent unsent unavailable accepted = accepted"},
 		{"nothing is ever processed", slices.Repeat([]push.Outcome{unsent}, 20), strings.Repeat("unsent ", 11) + "= unsent"},
 		{"the provider refuses it", []push.Outcome{unavailable, refused}, "unavailable refused = refused"},
-		{"nobody by that token", []push.Outcome{dead}, "unregistered = unregistered"},
+		{"nobody by that token", []push.Outcome{unregistered}, "unregistered = unregistered"},
 		{"a credential renewed in between", []push.Outcome{expiredJWT, accepted}, "unauthorized accepted = accepted"},
 		{"the quota's short wait", []push.Outcome{throttled(push.ScopeDevice, time.Second), accepted}, "throttled accepted = accepted"},
 
 		{"unknown, then accepted", []push.Outcome{unknown, accepted}, "unknown accepted = accepted"},
-		{"unknown, then dead", []push.Outcome{unknown, dead}, "unknown unregistered = unregistered"},
+		{"unknown, then dead", []push.Outcome{unknown, unregistered}, "unknown unregistered = unregistered"},
 		{"unknown, then refused", []push.Outcome{unknown, refused}, "unknown refused = refused"},
 		{"it may have arrived before all failed", []push.Outcome{unknown, unavailable, unavailable}, "unknown unavailable unavailable = unknown"},
 		{"it may have arrived before it was not sent", []push.Outcome{unknown, unsent, unavailable, unavailable}, "unknown unsent unavailable unavailable = unknown"},
@@ -51,7 +51,7 @@ func TestEveryEndIsToldAsItWas(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := house(t, inOrder(c.outcomes...), 4)
+				r := newRoute(t, scriptedService(c.outcomes...), 4)
 				if got := verdicts(r.Send(t.Context(), repeatable("a"))); got != c.want {
 					t.Errorf("%s, want %s", got, c.want)
 				}
@@ -60,13 +60,13 @@ func TestEveryEndIsToldAsItWas(t *testing.T) {
 	}
 }
 
-func TestAReceiptTellsEveryAttempt(t *testing.T) {
+func TestReceiptListsEveryAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {
 			time.Sleep(40 * time.Millisecond)
 			return []push.Outcome{unsent, accepted}[attempt-1]
 		}}
-		receipt := house(t, s, 3).Send(t.Context(), note("a"))
+		receipt := newRoute(t, s, 3).Send(t.Context(), newNotification("a"))
 		if receipt.ID != "a" || receipt.ProviderID != "provider's" || len(receipt.Attempts) != 2 {
 			t.Fatalf("receipt %+v", receipt)
 		}
@@ -78,24 +78,24 @@ func TestAReceiptTellsEveryAttempt(t *testing.T) {
 	})
 }
 
-func TestTheNumberOfAttemptsIsThePolicys(t *testing.T) {
+func TestPolicySetsNumberOfAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, attempts := range []int{1, 2, 5} {
-			s := inOrder(unavailable, unavailable, unavailable, unavailable, unavailable, unavailable)
-			r := house(t, s, 6)
+			s := scriptedService(unavailable, unavailable, unavailable, unavailable, unavailable, unavailable)
+			r := newRoute(t, s, 6)
 			r.Retry.Attempts = attempts
-			if got := r.Send(t.Context(), note("a")); len(got.Attempts) != attempts || got.Status() != push.StatusUnavailable {
+			if got := r.Send(t.Context(), newNotification("a")); len(got.Attempts) != attempts || got.Status() != push.StatusUnavailable {
 				t.Errorf("%s, want %d attempts", verdicts(got), attempts)
 			}
 		}
 	})
 }
 
-func TestASenderMayAskForFewerAttempts(t *testing.T) {
+func TestNotificationCanLowerAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for asked, want := range map[int]int{0: 3, 1: 1, 2: 2, 10: 3} {
-			r := house(t, inOrder(unavailable, unavailable, unavailable, unavailable), 6)
-			n := note("a")
+			r := newRoute(t, scriptedService(unavailable, unavailable, unavailable, unavailable), 6)
+			n := newNotification("a")
 			n.Retry = &push.Retry{Attempts: asked}
 			if got := r.Send(t.Context(), n); len(got.Attempts) != want || got.Status() != push.StatusUnavailable {
 				t.Errorf("asked for %d: %s, want %d attempts", asked, verdicts(got), want)
@@ -104,19 +104,19 @@ func TestASenderMayAskForFewerAttempts(t *testing.T) {
 	})
 }
 
-func TestTheAttemptTimeoutIsTheEndpointsAndTravelsInTheRequest(t *testing.T) {
+func TestAttemptTimeoutIsSetOnRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{}
-		r := house(t, s, 1)
+		r := newRoute(t, s, 1)
 		r.Retry.AttemptTimeout = 700 * time.Millisecond
-		r.Send(t.Context(), note("a"))
+		r.Send(t.Context(), newNotification("a"))
 		if s.last.Timeout != 700*time.Millisecond {
 			t.Errorf("Timeout = %v", s.last.Timeout)
 		}
 	})
 }
 
-func TestTheWaitsAreThePolicys(t *testing.T) {
+func TestPolicySetsRetryWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
 			outcomes []push.Outcome
@@ -126,20 +126,20 @@ func TestTheWaitsAreThePolicys(t *testing.T) {
 			{[]push.Outcome{unavailable, unavailable}, 150 * time.Millisecond},
 			{[]push.Outcome{throttled(push.ScopeDevice, time.Second)}, 2 * time.Second}, // asked for, and the jitter
 		} {
-			r := house(t, inOrder(c.outcomes...), 4)
-			r.Retry.Rand = longest
+			r := newRoute(t, scriptedService(c.outcomes...), 4)
+			r.Retry.Rand = maxJitter
 			began := time.Now()
-			if got := r.Send(t.Context(), note("a")); got.Verdict != push.Accepted || time.Since(began) != c.want {
+			if got := r.Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted || time.Since(began) != c.want {
 				t.Errorf("%s after %v, want after %v", verdicts(got), time.Since(began), c.want)
 			}
 		}
 	})
 }
 
-func TestAMisfitIsNeverSent(t *testing.T) {
+func TestInvalidNotificationIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, &service{}, 0) // there is nobody to send it to
-		n := note("a")
+		r := newRoute(t, &service{}, 0) // there is nobody to send it to
+		n := newNotification("a")
 		n.Token = ""
 		got := r.Send(t.Context(), n)
 		if got.Verdict != push.Refused || got.Field != "token" || got.Reason != "BadDeviceToken" || len(got.Attempts) != 0 {
@@ -151,13 +151,13 @@ func TestAMisfitIsNeverSent(t *testing.T) {
 	})
 }
 
-func TestAnUnknownEndIsNotRepeatedWithoutLeave(t *testing.T) {
+func TestUnknownOutcomeIsRepeatedOnlyIfAllowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, inOrder(unknown), 4)
-		if got := verdicts(r.Send(t.Context(), note("a"))); got != "unknown = unknown" {
+		r := newRoute(t, scriptedService(unknown), 4)
+		if got := verdicts(r.Send(t.Context(), newNotification("a"))); got != "unknown = unknown" {
 			t.Error(got)
 		}
-		n := note("b")
+		n := newNotification("b")
 		n.CollapseKey = "score"
 		if got := verdicts(r.Send(t.Context(), n)); got != "unknown accepted = accepted" {
 			t.Error(got)
@@ -165,35 +165,35 @@ func TestAnUnknownEndIsNotRepeatedWithoutLeave(t *testing.T) {
 	})
 }
 
-func TestTheBudgetEndsRetries(t *testing.T) {
+func TestBudgetLimitsRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return unavailable }}
-		r := house(t, s, 4)
+		r := newRoute(t, s, 4)
 		var denied int
-		r.Observer.Denied = func(*push.Notification, push.Outcome) { denied++ }
+		r.Observer.RetryDenied = func(*push.Notification, push.Outcome) { denied++ }
 		r.Budget = &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Minute}
-		if got := r.Send(t.Context(), note("a")); len(got.Attempts) != 2 || denied != 1 {
+		if got := r.Send(t.Context(), newNotification("a")); len(got.Attempts) != 2 || denied != 1 {
 			t.Errorf("one first attempt at ratio 1: %s, denied %d times; want 2 attempts", verdicts(got), denied)
 		}
 		time.Sleep(2 * time.Minute)
-		if got := r.Send(t.Context(), note("b")); len(got.Attempts) != 2 {
+		if got := r.Send(t.Context(), newNotification("b")); len(got.Attempts) != 2 {
 			t.Errorf("in the next window: %s, want 2 attempts", verdicts(got))
 		}
 		r.Budget = &retry.Budget{Ratio: -1, PerSecond: 3, Window: time.Second}
-		if got := r.Send(t.Context(), note("c")); len(got.Attempts) != 3 {
+		if got := r.Send(t.Context(), newNotification("c")); len(got.Attempts) != 3 {
 			t.Errorf("with three retries for nothing: %s, want 3 attempts", verdicts(got))
 		}
 	})
 }
 
-func TestAProviderInTroubleIsNotSentMoreForIt(t *testing.T) {
+func TestBudgetBoundsAttemptsDuringOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return unavailable }}
-		r := house(t, s, 8)
+		r := newRoute(t, s, 8)
 		r.Budget = new(retry.Budget)
 		attempts := 0
 		for i := range 2000 {
-			attempts += len(r.Send(t.Context(), note(fmt.Sprint(i))).Attempts)
+			attempts += len(r.Send(t.Context(), newNotification(fmt.Sprint(i))).Attempts)
 		}
 		if most := 2000*1.1 + 3*60; float64(attempts) > most {
 			t.Errorf("%d attempts for 2,000 notifications", attempts)
@@ -201,19 +201,19 @@ func TestAProviderInTroubleIsNotSentMoreForIt(t *testing.T) {
 	})
 }
 
-func TestWithoutAnEndpointNothingIsSentAndTheReasonIsNamed(t *testing.T) {
+func TestNoEndpointGivesUnsentWithReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, &service{}, 0)
+		r := newRoute(t, &service{}, 0)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		got := r.Send(ctx, note("a"))
+		got := r.Send(ctx, newNotification("a"))
 		if got.Verdict != push.Unsent || got.Status() != push.StatusUnavailable || got.Reason == "" || len(got.Attempts) != 0 {
 			t.Errorf("receipt %+v", got)
 		}
 	})
 }
 
-func TestAPanicInAProviderEndsOneNotificationAndSaysNoSecret(t *testing.T) {
+func TestProviderPanicEndsOneSendAndLogsNoSecret(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
 			switch n.ID {
@@ -225,21 +225,21 @@ func TestAPanicInAProviderEndsOneNotificationAndSaysNoSecret(t *testing.T) {
 			}
 			return accepted
 		}}
-		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, MaxInFlight: 1}, 1)
+		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 1}, 1)
 		var log strings.Builder
 		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		for _, id := range []string{"ours", "runtime's"} {
-			got := r.Send(t.Context(), note(id))
+			got := r.Send(t.Context(), newNotification(id))
 			if got.Verdict != push.Unknown || got.Reason != "PROVIDER_PANIC" || len(got.Attempts) != 1 {
 				t.Errorf("%s: %+v", id, got)
 			}
 		}
-		n := note("c")
+		n := newNotification("c")
 		n.Token = "defect"
 		if got := r.Send(t.Context(), n); got.Verdict != push.Unsent || got.Reason != "PROVIDER_PANIC" {
 			t.Errorf("in Translate: %+v", got)
 		}
-		if got := r.Send(t.Context(), note("d")); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), newNotification("d")); got.Verdict != push.Accepted {
 			t.Errorf("the next, on the only place of the only endpoint: %s", verdicts(got))
 		}
 		if strings.Count(log.String(), "panicked") != 3 || strings.Contains(log.String(), "5ecre7") {
@@ -248,14 +248,14 @@ func TestAPanicInAProviderEndsOneNotificationAndSaysNoSecret(t *testing.T) {
 	})
 }
 
-func TestTheObserverHearsEveryAttemptAndTheEnd(t *testing.T) {
+func TestObserverGetsEveryAttemptAndTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {
 			time.Sleep(time.Second)
 			return []push.Outcome{unsent, accepted}[attempt-1]
 		}}
 		var heard []string
-		r := house(t, s, 2)
+		r := newRoute(t, s, 2)
 		r.Observer = delivery.Observer{
 			Attempted: func(n *push.Notification, number int, a push.Attempt) {
 				heard = append(heard, fmt.Sprint(n.ID, " ", number, " ", a.Verdict, " ", a.Took))
@@ -264,14 +264,14 @@ func TestTheObserverHearsEveryAttemptAndTheEnd(t *testing.T) {
 				heard = append(heard, fmt.Sprint(n.ID, " ", r.Verdict, " ", took))
 			},
 		}
-		r.Send(t.Context(), note("a"))
+		r.Send(t.Context(), newNotification("a"))
 		if want := []string{"a 1 unsent 1s", "a 2 accepted 1s", "a accepted 2s"}; !slices.Equal(heard, want) {
 			t.Errorf("heard %q, want %q", heard, want)
 		}
 	})
 }
 
-func TestARetryNeverReturnsToAnEndpointWhileAnotherIsLeft(t *testing.T) {
+func TestRetryPicksUntriedEndpoint(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		endpoints := rapid.IntRange(1, 8).Draw(r, "endpoints")
 		attempts := rapid.IntRange(1, 10).Draw(r, "attempts")
@@ -295,7 +295,7 @@ func TestARetryNeverReturnsToAnEndpointWhileAnotherIsLeft(t *testing.T) {
 			return outcome
 		}}
 		synctest.Test(t, func(t *testing.T) {
-			route := house(t, s, endpoints)
+			route := newRoute(t, s, endpoints)
 			route.Retry.Attempts = attempts
 			var all sync.WaitGroup
 			for i := range notifications {
@@ -317,14 +317,14 @@ func TestARetryNeverReturnsToAnEndpointWhileAnotherIsLeft(t *testing.T) {
 	})
 }
 
-func TestNoReceiptDeniesThatItMayHaveArrived(t *testing.T) {
-	all := []push.Outcome{accepted, dead, refused, unsent, unavailable, unknown, expiredJWT, throttled(push.ScopeDevice, time.Second)}
+func TestReceiptIsUnknownIfAnyAttemptWasUnknown(t *testing.T) {
+	all := []push.Outcome{accepted, unregistered, refused, unsent, unavailable, unknown, expiredJWT, throttled(push.ScopeDevice, time.Second)}
 	final := []push.Verdict{push.Accepted, push.Unregistered, push.Refused}
 	rapid.Check(t, func(r *rapid.T) {
 		outcomes := rapid.SliceOfN(rapid.SampledFrom(all), 1, 6).Draw(r, "outcomes")
 		var got push.Receipt
 		synctest.Test(t, func(t *testing.T) {
-			route := house(t, inOrder(outcomes...), 8)
+			route := newRoute(t, scriptedService(outcomes...), 8)
 			route.Retry.Attempts = len(outcomes)
 			got = route.Send(t.Context(), repeatable("a"))
 		})
@@ -341,7 +341,7 @@ func TestNoReceiptDeniesThatItMayHaveArrived(t *testing.T) {
 	})
 }
 
-func TestAnEndpointWhoseConnectionWentAwayIsNoReasonToWaitForAnother(t *testing.T) {
+func TestUnsentAttemptDoesNotExcludeItsEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &service{script: func(_ context.Context, n *push.Notification, attempt int, _ string) push.Outcome {
@@ -353,11 +353,11 @@ func TestAnEndpointWhoseConnectionWentAwayIsNoReasonToWaitForAnother(t *testing.
 			}
 			return accepted
 		}}
-		r := build(t, s, pool.Config{Resolver: fixed(2), Size: 2, MaxInFlight: 1}, 2)
+		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(2), Size: 2, MaxInFlight: 1}, 2)
 		var occupant sync.WaitGroup
-		occupant.Go(func() { r.Send(t.Context(), note("occupant")) })
+		occupant.Go(func() { r.Send(t.Context(), newNotification("occupant")) })
 		synctest.Wait()
-		if got := verdicts(r.Send(t.Context(), note("a"))); got != "unsent accepted = accepted" {
+		if got := verdicts(r.Send(t.Context(), newNotification("a"))); got != "unsent accepted = accepted" {
 			t.Errorf("%s, while the other endpoint was full", got)
 		}
 		close(release)

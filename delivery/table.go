@@ -12,18 +12,18 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Carrier carries the notifications of one app and platform. A Route is one;
+// Sender carries the notifications of one app and platform. A Route is one;
 // another has a route for each service that its notifications name.
-type Carrier interface {
+type Sender interface {
 	Send(ctx context.Context, n *push.Notification) push.Receipt
 	Check(n *push.Notification) error
 }
 
-var _ Carrier = (*Route)(nil)
+var _ Sender = (*Route)(nil)
 
 // Table finds who carries a notification: by app, then by platform. It is
 // filled once and then only read.
-type Table map[string]map[push.Platform]Carrier
+type Table map[string]map[push.Platform]Sender
 
 // Send carries n down its route. Without one it is refused, naming what the
 // app is configured for.
@@ -45,18 +45,18 @@ func (t Table) Check(n *push.Notification) error {
 	return route.Check(n)
 }
 
-func (t Table) route(n *push.Notification) (Carrier, error) {
+func (t Table) route(n *push.Notification) (Sender, error) {
 	if route, ok := t[n.App][n.Platform]; ok {
 		return route, nil
 	}
 	allowed := "sent by an app that has a platform configured; this one has none"
 	if platforms := slices.Sorted(maps.Keys(t[n.App])); len(platforms) > 0 {
-		allowed = "one that this app is configured for: " + join(platforms)
+		allowed = "one that this app is configured for: " + quoteList(platforms)
 	}
 	return nil, &push.FieldError{Field: "platform", Reason: "PlatformNotConfigured", Allowed: allowed}
 }
 
-func join(platforms []push.Platform) string {
+func quoteList(platforms []push.Platform) string {
 	words := make([]string, len(platforms))
 	for i, p := range platforms {
 		words[i] = fmt.Sprintf("%q", string(p))

@@ -11,26 +11,26 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestANotificationGoesDownItsAppsRoute(t *testing.T) {
+func TestTableSelectsRouteByApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shop, bank := &service{}, &service{}
 		table := delivery.Table{
-			"shop": {push.APNs: house(t, shop, 1), push.FCM: house(t, &service{}, 1)},
-			"bank": {push.APNs: house(t, bank, 1)},
+			"shop": {push.APNs: newRoute(t, shop, 1), push.FCM: newRoute(t, &service{}, 1)},
+			"bank": {push.APNs: newRoute(t, bank, 1)},
 		}
-		if got := table.Send(t.Context(), note("a")); got.Verdict != push.Accepted {
+		if got := table.Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
 		if len(shop.visits) != 1 || len(bank.visits) != 0 {
 			t.Errorf("shop saw %d, bank %d", len(shop.visits), len(bank.visits))
 		}
-		if err := table.Check(note("b")); err != nil {
+		if err := table.Check(newNotification("b")); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-func TestWithoutARouteItIsRefusedNamingWhatThereIs(t *testing.T) {
+func TestTableRefusesUnknownPlatform(t *testing.T) {
 	table := delivery.Table{"shop": {push.FCM: nil, push.APNs: nil}}
 	for _, c := range []struct {
 		app    string
@@ -39,7 +39,7 @@ func TestWithoutARouteItIsRefusedNamingWhatThereIs(t *testing.T) {
 		{"shop", `platform: must be one that this app is configured for: "apns", "fcm"`},
 		{"unheard of", "platform: must be sent by an app that has a platform configured; this one has none"},
 	} {
-		n := note("a")
+		n := newNotification("a")
 		n.App, n.Platform = c.app, push.WebPush
 		got := table.Send(t.Context(), n)
 		if got.ID != "a" || got.Verdict != push.Refused || got.Field != "platform" || got.Detail != c.detail {

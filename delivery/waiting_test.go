@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func TestARefusalByOneKeepsTheOthersOutOfItsScopeAlone(t *testing.T) {
+func TestThrottledDeviceDoesNotBlockOtherDevices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
 			if n.ID == "device" {
@@ -25,33 +25,33 @@ func TestARefusalByOneKeepsTheOthersOutOfItsScopeAlone(t *testing.T) {
 			}
 			return accepted
 		}}
-		r := house(t, s, 4)
-		r.Gate = quota.New(quota.Config{})
-		if got := r.Send(t.Context(), note("device")); got.Verdict != push.Throttled || got.RetryAfter != time.Minute {
+		r := newRoute(t, s, 4)
+		r.RateLimiter = quota.New(quota.Config{})
+		if got := r.Send(t.Context(), newNotification("device")); got.Verdict != push.Throttled || got.RetryAfter != time.Minute {
 			t.Fatalf("receipt %+v", got)
 		}
-		again := r.Send(t.Context(), note("device"))
+		again := r.Send(t.Context(), newNotification("device"))
 		if again.Verdict != push.Throttled || again.RetryAfter != time.Minute || len(again.Attempts) != 0 {
 			t.Errorf("into the closed scope: %+v", again)
 		}
-		if got := r.Send(t.Context(), note("other")); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), newNotification("other")); got.Verdict != push.Accepted {
 			t.Errorf("another device: %s", verdicts(got))
 		}
 	})
 }
 
-func TestNobodySendsIntoAScopeThatClosedWhileHeWaited(t *testing.T) {
+func TestRateLimitWaitersAreRejectedWhenScopeCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
 			time.Sleep(500 * time.Millisecond) // while the others queue at the gate
 			return throttled(push.ScopeProject, time.Minute)
 		}}
-		r := house(t, s, 4)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
+		r := newRoute(t, s, 4)
+		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
 		var all sync.WaitGroup
 		for i := range 5 {
 			all.Go(func() {
-				if got := r.Send(t.Context(), note(fmt.Sprint(i))); got.Verdict != push.Throttled {
+				if got := r.Send(t.Context(), newNotification(fmt.Sprint(i))); got.Verdict != push.Throttled {
 					t.Errorf("number %d: %s", i, verdicts(got))
 				}
 			})
@@ -63,20 +63,20 @@ func TestNobodySendsIntoAScopeThatClosedWhileHeWaited(t *testing.T) {
 	})
 }
 
-func TestAGateThatClosesBetweenTwoAttemptsEndsItWithWhatTheFirstMet(t *testing.T) {
+func TestScopeClosedBetweenAttemptsKeepsFirstOutcome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, inOrder(unavailable), 4)
-		r.Retry.Transient, r.Retry.Rand = 10*time.Second, longest
-		r.Gate = quota.New(quota.Config{})
-		time.AfterFunc(time.Second, func() { r.Gate.Learn(note("other"), throttled(push.ScopeProject, time.Minute)) })
-		got := r.Send(t.Context(), note("a"))
+		r := newRoute(t, scriptedService(unavailable), 4)
+		r.Retry.Transient, r.Retry.Rand = 10*time.Second, maxJitter
+		r.RateLimiter = quota.New(quota.Config{})
+		time.AfterFunc(time.Second, func() { r.RateLimiter.Record(newNotification("other"), throttled(push.ScopeProject, time.Minute)) })
+		got := r.Send(t.Context(), newNotification("a"))
 		if verdicts(got) != "unavailable = unavailable" || got.RetryAfter != 51*time.Second {
 			t.Errorf("%s, retry after %v; want unavailable, after 51 s", verdicts(got), got.RetryAfter)
 		}
 	})
 }
 
-func TestThreeTimesTheQuotaNeverReachesTheProvider(t *testing.T) {
+func TestRateLimitHoldsAtThreeTimesTheQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rate, burst, seconds = 100, 10, 20
 		var mu sync.Mutex
@@ -87,14 +87,14 @@ func TestThreeTimesTheQuotaNeverReachesTheProvider(t *testing.T) {
 			sent = append(sent, time.Now())
 			return accepted
 		}}
-		r := house(t, s, 4)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: rate, Burst: burst}})
+		r := newRoute(t, s, 4)
+		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: rate, Burst: burst}})
 		var all sync.WaitGroup
 		for i := range 3 * rate * seconds {
 			all.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 				defer cancel()
-				if got := r.Send(ctx, note(fmt.Sprint(i))); got.Verdict == push.Throttled && got.RetryAfter == 0 {
+				if got := r.Send(ctx, newNotification(fmt.Sprint(i))); got.Verdict == push.Throttled && got.RetryAfter == 0 {
 					t.Errorf("number %d was refused and not told for how long", i)
 				}
 			})
@@ -116,15 +116,15 @@ func TestThreeTimesTheQuotaNeverReachesTheProvider(t *testing.T) {
 	})
 }
 
-func TestThePaceIsKeptByWaitingWithinTheDeadline(t *testing.T) {
+func TestRateLimitWaitsWithinDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, &service{}, 4)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 1}})
+		r := newRoute(t, &service{}, 4)
+		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 1}})
 		var gated []time.Duration
-		r.Observer.Gated = func(_ *push.Notification, wait time.Duration, _ bool) { gated = append(gated, wait) }
+		r.Observer.RateLimited = func(_ *push.Notification, wait time.Duration, _ bool) { gated = append(gated, wait) }
 		began := time.Now()
 		for i := range 3 {
-			if got := r.Send(t.Context(), note(fmt.Sprint(i))); got.Verdict != push.Accepted {
+			if got := r.Send(t.Context(), newNotification(fmt.Sprint(i))); got.Verdict != push.Accepted {
 				t.Fatal(verdicts(got))
 			}
 		}
@@ -134,39 +134,39 @@ func TestThePaceIsKeptByWaitingWithinTheDeadline(t *testing.T) {
 	})
 }
 
-func TestWhoWouldWaitBeyondTheDeadlineIsToldAtOnce(t *testing.T) {
+func TestRateLimitWaitBeyondDeadlineFailsImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, &service{}, 4)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
-		r.Send(t.Context(), note("a"))
+		r := newRoute(t, &service{}, 4)
+		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
+		r.Send(t.Context(), newNotification("a"))
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		got := r.Send(ctx, note("b"))
+		got := r.Send(ctx, newNotification("b"))
 		if got.Verdict != push.Throttled || got.RetryAfter != 10*time.Second || time.Since(began) != 0 {
 			t.Errorf("receipt %+v after %v", got, time.Since(began))
 		}
 	})
 }
 
-func TestNoWaitForARetryEndsAfterTheDeadline(t *testing.T) {
+func TestRetryWaitBeyondDeadlineFailsImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, inOrder(throttled(push.ScopeDevice, 3*time.Second)), 4)
+		r := newRoute(t, scriptedService(throttled(push.ScopeDevice, 3*time.Second)), 4)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		began := time.Now()
-		got := r.Send(ctx, note("a"))
+		got := r.Send(ctx, newNotification("a"))
 		if verdicts(got) != "throttled = throttled" || got.RetryAfter != 3*time.Second || time.Since(began) != 0 {
 			t.Errorf("%s after %v", verdicts(got), time.Since(began))
 		}
 	})
 }
 
-func TestAnExpiredNotificationIsNotSent(t *testing.T) {
+func TestExpiredNotificationIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{}
-		r := house(t, s, 2)
-		n, ttl := note("a"), push.Duration(time.Minute)
+		r := newRoute(t, s, 2)
+		n, ttl := newNotification("a"), push.Duration(time.Minute)
 		n.TTL = &ttl
 		time.Sleep(time.Minute + 1)
 		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || len(s.visits) != 0 {
@@ -175,10 +175,10 @@ func TestAnExpiredNotificationIsNotSent(t *testing.T) {
 	})
 }
 
-func TestNowOrNeverIsSentNow(t *testing.T) {
+func TestZeroTTLIsSentImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, inOrder(unavailable), 2)
-		n, ttl := note("a"), push.Duration(0)
+		r := newRoute(t, scriptedService(unavailable), 2)
+		n, ttl := newNotification("a"), push.Duration(0)
 		n.TTL = &ttl
 		if got := r.Send(t.Context(), n); verdicts(got) != "unavailable accepted = accepted" {
 			t.Error(verdicts(got))
@@ -190,10 +190,10 @@ func TestNowOrNeverIsSentNow(t *testing.T) {
 	})
 }
 
-func TestNowOrNeverMeansTheTimeForWhichItWasScheduled(t *testing.T) {
+func TestZeroTTLCountsFromScheduledTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, &service{}, 2)
-		n, ttl := note("a"), push.Duration(0)
+		r := newRoute(t, &service{}, 2)
+		n, ttl := newNotification("a"), push.Duration(0)
 		n.TTL, n.SendAt = &ttl, n.AcceptedAt.Add(time.Hour)
 		time.Sleep(time.Hour)
 		if got := r.Send(t.Context(), n); got.Verdict != push.Accepted {
@@ -206,30 +206,30 @@ func TestNowOrNeverMeansTheTimeForWhichItWasScheduled(t *testing.T) {
 	})
 }
 
-func TestWhatExpiresWhileItWaitsForAnEndpointIsNotSent(t *testing.T) {
+func TestNotificationExpiredWhileWaitingIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
 			<-release
 			return accepted
 		}}
-		r := build(t, s, pool.Config{Resolver: fixed(1), Size: 1, MaxInFlight: 1}, 1)
-		go r.Send(t.Context(), note("holds the only place"))
+		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 1}, 1)
+		go r.Send(t.Context(), newNotification("holds the only place"))
 		synctest.Wait()
 
-		n, ttl := note("late"), push.Duration(10*time.Second)
+		n, ttl := newNotification("late"), push.Duration(10*time.Second)
 		n.TTL = &ttl
 		time.AfterFunc(11*time.Second, func() { close(release) })
 		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || s.visited("late") != nil {
 			t.Errorf("%s, visited %v", verdicts(got), s.visited("late"))
 		}
-		if got := r.Send(t.Context(), note("next")); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), newNotification("next")); got.Verdict != push.Accepted {
 			t.Errorf("the unused lease was not handed back: %s", verdicts(got))
 		}
 	})
 }
 
-func TestTheCallersDepartureBlamesNobody(t *testing.T) {
+func TestCancelledSendIsAbandoned(t *testing.T) {
 	hanging := func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
 		<-ctx.Done()
 		return push.NoResponse(ctx.Err())
@@ -240,14 +240,14 @@ func TestTheCallersDepartureBlamesNobody(t *testing.T) {
 		want      string
 	}{
 		"during an attempt":            {&service{script: hanging}, 2, "abandoned = abandoned"},
-		"between two attempts":         {inOrder(throttled(push.ScopeDevice, 15*time.Second)), 2, "throttled = abandoned"},
-		"after one that ended unknown": {inOrder(unknown), 2, "unknown = unknown"},
+		"between two attempts":         {scriptedService(throttled(push.ScopeDevice, 15*time.Second)), 2, "throttled = abandoned"},
+		"after one that ended unknown": {scriptedService(unknown), 2, "unknown = unknown"},
 		"waiting for an endpoint":      {&service{}, 0, "= abandoned"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := house(t, c.service, c.endpoints)
-				r.Retry.Transient, r.Retry.Rand = 15*time.Second, longest
+				r := newRoute(t, c.service, c.endpoints)
+				r.Retry.Transient, r.Retry.Rand = 15*time.Second, maxJitter
 				ctx, cancel := context.WithCancel(t.Context())
 				time.AfterFunc(time.Second, cancel)
 				began := time.Now()
@@ -256,15 +256,15 @@ func TestTheCallersDepartureBlamesNobody(t *testing.T) {
 					t.Errorf("%s after %v, want %s after 1 s", verdicts(got), time.Since(began), c.want)
 				}
 				if name == "during an attempt" {
-					blameless(t, r)
+					checkNoBlame(t, r)
 				}
 			})
 		})
 	}
 }
 
-// blameless fails the test if an endpoint was blamed, or a lease not handed back.
-func blameless(t *testing.T, r *delivery.Route) {
+// checkNoBlame fails the test if an endpoint was blamed, or a lease not handed back.
+func checkNoBlame(t *testing.T, r *delivery.Route) {
 	t.Helper()
 	status := r.Pool.Status()
 	for _, e := range status.Endpoints {
@@ -277,20 +277,20 @@ func blameless(t *testing.T, r *delivery.Route) {
 	}
 }
 
-func TestWhoLeavesTheGatesQueueIsAbandoned(t *testing.T) {
+func TestCancelledRateLimitWaitIsAbandoned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := house(t, &service{}, 1)
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
-		r.Send(t.Context(), note("a"))
+		r := newRoute(t, &service{}, 1)
+		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
+		r.Send(t.Context(), newNotification("a"))
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if got := r.Send(ctx, note("b")); verdicts(got) != "= abandoned" {
+		if got := r.Send(ctx, newNotification("b")); verdicts(got) != "= abandoned" {
 			t.Error(verdicts(got))
 		}
 	})
 }
 
-func TestNobodyWaitsUntilNoTimeIsLeftToLearnWhatCameOfIt(t *testing.T) {
+func TestRateLimitWaitLeavesTimeForAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
 			select {
@@ -300,9 +300,9 @@ func TestNobodyWaitsUntilNoTimeIsLeftToLearnWhatCameOfIt(t *testing.T) {
 				return push.NoResponse(&wire.Error{Reason: wire.Cancelled, Err: ctx.Err()})
 			}
 		}}
-		r := house(t, s, 4)
+		r := newRoute(t, s, 4)
 		r.Retry.AttemptTimeout = time.Second
-		r.Gate = quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
 		ends := map[push.Verdict]int{}
 		var mu sync.Mutex
 		var all sync.WaitGroup
@@ -310,7 +310,7 @@ func TestNobodyWaitsUntilNoTimeIsLeftToLearnWhatCameOfIt(t *testing.T) {
 			all.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 				defer cancel()
-				end := r.Send(ctx, note(fmt.Sprint(i)))
+				end := r.Send(ctx, newNotification(fmt.Sprint(i)))
 				mu.Lock()
 				defer mu.Unlock()
 				ends[end.Verdict]++

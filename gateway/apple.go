@@ -60,14 +60,14 @@ func (b *builder) apns(app string, c *config.APNs) (*delivery.Environments, erro
 	a := &apple{
 		builder: b, app: app, path: path, config: c, roots: roots, cred: cred, provider: provider, observer: b.metrics.Route(app, push.APNs),
 	}
-	e := &delivery.Environments{Own: push.Environment(c.Environment), Routes: map[push.Environment]*delivery.Route{}}
-	own, err := a.service(a.sending(e.Own))
+	e := &delivery.Environments{Default: push.Environment(c.Environment), Routes: map[push.Environment]*delivery.Route{}}
+	own, err := a.service(a.sending(e.Default))
 	if err != nil {
 		return nil, err
 	}
-	e.Routes[e.Own] = a.route(e.Own, own)
+	e.Routes[e.Default] = a.route(e.Default, own)
 	if c.LearnEnvironment {
-		e.Whereabouts = own.whereabouts
+		e.Cache = own.whereabouts
 	}
 	b.later = append(b.later, func() error { return a.complete(e) })
 	return e, nil
@@ -75,11 +75,11 @@ func (b *builder) apns(app string, c *config.APNs) (*delivery.Environments, erro
 
 // complete adds what sleeps, once all apps have what they need for sure: another app's own service is not to be doubled.
 func (a *apple) complete(e *delivery.Environments) error {
-	home := &channelHome{own: e.Own, provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
+	home := &channelHome{own: e.Default, provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
 	for in := range appleSend {
 		if a.config.URL != "" {
-			e.Routes[in] = e.Routes[e.Own]
-		} else if in != e.Own {
+			e.Routes[in] = e.Routes[e.Default]
+		} else if in != e.Default {
 			want := a.sending(in)
 			want.asleep = true
 			s, err := a.service(want)

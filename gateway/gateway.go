@@ -27,7 +27,7 @@ import (
 type Gateway struct {
 	log     *slog.Logger
 	metrics *metrics.Metrics
-	ceiling *delivery.Ceiling
+	ceiling *delivery.ConcurrencyLimit
 	house   atomic.Pointer[house]
 	signals signals
 	memory  rest.IdempotencyCache // what Idempotency-Keys came to, without a queue
@@ -53,11 +53,11 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gateway{log: log, metrics: metrics.New(), ceiling: &delivery.Ceiling{Most: cfg.Limits.InFlight}, leaving: make(chan struct{})}
+	g := &Gateway{log: log, metrics: metrics.New(), ceiling: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, leaving: make(chan struct{})}
 	if queued(cfg) {
 		g.durable = &durable{}
 	}
-	g.metrics.WatchCeiling(g.ceiling)
+	g.metrics.WatchConcurrencyLimit(g.ceiling)
 	h, err := g.build(cfg, nil)
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	g.show(h)
 	g.house.Store(h)
 	if g.durable != nil {
-		g.metrics.WatchDurable(g.stands)
+		g.metrics.WatchStorage(g.stands)
 	}
 	return g, nil
 }

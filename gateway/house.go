@@ -38,8 +38,8 @@ type house struct {
 }
 
 var (
-	_ rest.Sender      = (*Gateway)(nil)
-	_ delivery.Carrier = (*Gateway)(nil)
+	_ rest.Sender     = (*Gateway)(nil)
+	_ delivery.Sender = (*Gateway)(nil)
 )
 
 // Send carries n to its end by the configuration that is in force when it comes.
@@ -170,7 +170,7 @@ func (h *house) service(id string, want settings) *service {
 }
 
 // gate returns the standing gate of a quota, or nil.
-func (h *house) gate(spends string) *quota.Gate {
+func (h *house) gate(spends string) *quota.RateLimiter {
 	if h == nil {
 		return nil
 	}

@@ -43,7 +43,7 @@ type builder struct {
 	later    []func() error // once every app has what it needs for sure
 	weights  map[string]int
 	keepDead time.Duration
-	ceiling  *delivery.Ceiling
+	ceiling  *delivery.ConcurrencyLimit
 	standing *house   // to take over from; nil at first
 	adjust   []func() // changes what is taken over, once the configuration is in force
 	problems []error
@@ -79,7 +79,7 @@ func build(cfg *config.Config, g *Gateway, standing *house) (*builder, error) {
 func (b *builder) app(name string, app *config.App) {
 	routes := map[push.Platform]*delivery.Route{}
 	path := "apps." + name
-	carriers := map[push.Platform]delivery.Carrier{}
+	carriers := map[push.Platform]delivery.Sender{}
 	if app.APNs != nil {
 		e, err := b.apns(name, app.APNs)
 		if err != nil {
@@ -142,7 +142,7 @@ func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
 
 func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
 	return &delivery.Route{
-		Provider: provider, Pool: s.pool, Budget: s.budget, Brake: s.brake, Gate: s.gate, Ceiling: b.ceiling, Admission: s.admission, Dead: s.dead, Logger: b.log,
+		Provider: provider, Pool: s.pool, Budget: s.budget, Throttler: s.brake, RateLimiter: s.gate, ConcurrencyLimit: b.ceiling, AdaptiveLimiter: s.admission, Unregistered: s.dead, Logger: b.log,
 		Retry: retry.Policy{
 			Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
 			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: exceptions(r.Rules),
@@ -153,7 +153,7 @@ func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) 
 func exceptions(rules []config.Rule) (out []retry.Rule) {
 	for _, r := range rules {
 		out = append(out, retry.Rule{
-			Verdict: verdicts[r.Verdict], Reason: r.Reason, Stop: r.Stop, Least: r.Least, Base: r.Backoff, Cap: r.MaxBackoff,
+			Verdict: verdicts[r.Verdict], Reason: r.Reason, Stop: r.Stop, MinWait: r.Least, Base: r.Backoff, Cap: r.MaxBackoff,
 		})
 	}
 	return out
@@ -176,7 +176,9 @@ func budget(share config.Percent, floor config.Rate) *retry.Budget {
 	return &retry.Budget{Ratio: orNone(float64(share)), PerSecond: floor.PerSecond()}
 }
 
-func brake(floor config.Rate) *retry.Brake { return &retry.Brake{PerSecond: floor.PerSecond()} }
+func brake(floor config.Rate) *retry.AdaptiveThrottler {
+	return &retry.AdaptiveThrottler{PerSecond: floor.PerSecond()}
+}
 
 func quotas(a config.Allowance, weights map[string]int) quota.Config {
 	cfg := quota.Config{

@@ -41,11 +41,11 @@ type service struct {
 	resolver    pool.Resolver
 	dial        func(context.Context, netip.AddrPort) (pool.Conn, error)
 	budget      *retry.Budget
-	brake       *retry.Brake
-	admission   *delivery.Admission
-	dead        *delivery.Dead
-	whereabouts *delivery.Whereabouts // of tokens that its environment does not know
-	gate        *quota.Gate
+	brake       *retry.AdaptiveThrottler
+	admission   *delivery.AdaptiveLimiter
+	dead        *delivery.UnregisteredCache
+	whereabouts *delivery.EnvironmentCache // of tokens that its environment does not know
+	gate        *quota.RateLimiter
 	spends      string // names the quota that the gate guards, the same in every gateway
 
 	account *fcm.Provider      // of a service of Google's; nil elsewhere
@@ -111,7 +111,7 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 		s.apps, s.shared = []string{path}, want
 		b.adjust = append(b.adjust, func() {
 			s.gate.Reconfigure(quotas(want.quota, want.weights))
-			s.admission.Weigh(want.weights)
+			s.admission.SetWeights(want.weights)
 		})
 		b.services = append(b.services, &s)
 		return &s, nil
@@ -127,9 +127,9 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 
 // watched is what the metrics show of the service.
 func (s *service) watched() metrics.Service {
-	w := metrics.Service{Pool: s.pool, Gate: s.gate, Admission: s.admission, HeldBack: s.brake.Chance}
+	w := metrics.Service{Pool: s.pool, RateLimiter: s.gate, AdaptiveLimiter: s.admission, RejectionRate: s.brake.RejectionRate}
 	if len(s.cred.cert) > 0 {
-		w.Expires = s.cred.cert[0].Leaf.NotAfter
+		w.CertificateExpires = s.cred.cert[0].Leaf.NotAfter
 	}
 	return w
 }
@@ -161,7 +161,7 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 			DialTimeout: unheard, PingTimeout: unheard, WriteTimeout: unheard,
 		}),
 		budget: budget(want.budget, want.floor), brake: brake(want.floor), admission: admission(want.pool, b.weights),
-		dead: dead(b.keepDead), whereabouts: &delivery.Whereabouts{},
+		dead: dead(b.keepDead), whereabouts: &delivery.EnvironmentCache{},
 	}
 	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)
@@ -213,18 +213,18 @@ func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
 var pickers = map[string]pool.Picker{"round_robin": pool.RoundRobin{}, "least_loaded": pool.LeastLoaded{}}
 
 // dead returns what remembers dead tokens, nil where none are to be.
-func dead(keep time.Duration) *delivery.Dead {
+func dead(keep time.Duration) *delivery.UnregisteredCache {
 	if keep == 0 {
 		return nil
 	}
-	return &delivery.Dead{Keep: keep}
+	return &delivery.UnregisteredCache{TTL: keep}
 }
 
 // admission starts at four times what the pool can have in flight, for a cold start has to wait, and never shrinks below
 // what it can and a quarter more.
-func admission(c config.Pool, weights map[string]int) *delivery.Admission {
+func admission(c config.Pool, weights map[string]int) *delivery.AdaptiveLimiter {
 	capacity := c.Size * c.InFlight
-	return &delivery.Admission{Start: max(4*capacity, 64), Least: max(capacity*5/4, 64), Most: max(8*capacity, 10_000), Weights: weights}
+	return &delivery.AdaptiveLimiter{InitialLimit: max(4*capacity, 64), MinLimit: max(capacity*5/4, 64), MaxLimit: max(8*capacity, 10_000), Weights: weights}
 }
 
 func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {

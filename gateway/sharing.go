@@ -14,7 +14,7 @@ import (
 	"github.com/sluice-push/sluice/share"
 )
 
-var _ share.Gate = (*quota.Gate)(nil)
+var _ share.Gate = (*quota.RateLimiter)(nil)
 
 // sharing returns this gateway's part in the sharing of quotas, nil where there is no cluster.
 func sharing(e *engine.Engine, c config.Shared, log *slog.Logger) *share.Sharing {
@@ -32,7 +32,7 @@ func (d *durable) share(h *house) {
 		return
 	}
 	gates := map[string]share.Gate{}
-	add := func(spends string, gate *quota.Gate) {
+	add := func(spends string, gate *quota.RateLimiter) {
 		if len(gate.Demand()) > 0 { // it has limits
 			gates[spends] = gate
 		}

@@ -20,8 +20,8 @@ type Status struct {
 	Zone     string `json:"zone,omitempty"`
 	Draining bool   `json:"draining"`
 	// Ceiling is what the gateway carries at a time, and may.
-	Ceiling  delivery.AdmissionStatus `json:"ceiling"`
-	Services []ServiceStatus          `json:"services"`
+	Ceiling  delivery.LimitStatus `json:"ceiling"`
+	Services []ServiceStatus      `json:"services"`
 	// Queue and History are there in a gateway with a queue.
 	Queue   *QueueStatus    `json:"queue,omitempty"`
 	History *history.Status `json:"history,omitempty"`
@@ -38,7 +38,7 @@ type ServiceStatus struct {
 	Pool  pool.Status  `json:"pool"`
 	Quota quota.Status `json:"quota"`
 	// Admission is what is on its way at a time, and may be.
-	Admission delivery.AdmissionStatus `json:"admission"`
+	Admission delivery.LimitStatus `json:"admission"`
 	// HeldBack is the part of notifications that the brake holds back from a provider that is down, 0 to 1.
 	HeldBack float64 `json:"held_back"`
 }
@@ -53,7 +53,7 @@ func (g *Gateway) Status() Status {
 	for _, service := range h.everyService() {
 		s.Services = append(s.Services, ServiceStatus{
 			Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status(),
-			Admission: service.admission.Status(), HeldBack: service.brake.Chance(),
+			Admission: service.admission.Status(), HeldBack: service.brake.RejectionRate(),
 		})
 	}
 	return s

@@ -101,7 +101,7 @@ func toApple(t *testing.T, a *apple) *delivery.Route {
 		}
 	})
 	return &delivery.Route{
-		Provider: provider, Pool: p, Gate: quota.New(quota.Config{}), Budget: new(retry.Budget), Brake: new(retry.Brake), Admission: new(delivery.Admission),
+		Provider: provider, Pool: p, RateLimiter: quota.New(quota.Config{}), Budget: new(retry.Budget), Throttler: new(retry.AdaptiveThrottler), AdaptiveLimiter: new(delivery.AdaptiveLimiter),
 	}
 }
 

@@ -44,7 +44,7 @@ type origins struct {
 	shared   settings           // those of the whole configuration
 	stop     context.CancelFunc // nil before it runs
 
-	gate *quota.Gate
+	gate *quota.RateLimiter
 
 	mu       sync.Mutex
 	weights  map[string]int // of apps
@@ -52,7 +52,7 @@ type origins struct {
 	services []*service
 }
 
-var _ delivery.Carrier = (*origins)(nil)
+var _ delivery.Sender = (*origins)(nil)
 
 // Send carries n to the push service of its subscription.
 func (o *origins) Send(ctx context.Context, n *push.Notification) push.Receipt {
@@ -112,7 +112,7 @@ func (o *origins) enter(ctx context.Context, origin string, s *service, route *d
 	}
 	o.known[origin] = route
 	o.services = append(o.services, s)
-	s.admission.Weigh(o.weights)
+	s.admission.SetWeights(o.weights)
 	o.mu.Unlock()
 	o.watch(s)
 	select {
@@ -187,7 +187,7 @@ func (o *origins) adjust(cfg quota.Config) {
 	defer o.mu.Unlock()
 	o.weights = cfg.Weights
 	for _, s := range o.services {
-		s.admission.Weigh(cfg.Weights)
+		s.admission.SetWeights(cfg.Weights)
 	}
 }
 

@@ -21,22 +21,22 @@ import (
 var update = flag.Bool("update", false, "write the tables of docs/metrics.md anew")
 
 const (
-	document = "../docs/metrics.md"
-	begin    = "<!-- tables: go test ./metrics -update -->\n"
-	end      = "<!-- end of tables -->\n"
+	document    = "../docs/metrics.md"
+	tablesBegin = "<!-- tables: go test ./metrics -update -->\n"
+	tablesEnd   = "<!-- end of tables -->\n"
 )
 
-func TestTheDocumentHasEveryMetricAsItIs(t *testing.T) {
+func TestDocumentListsAllMetrics(t *testing.T) {
 	text, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, found := strings.Cut(string(text), begin)
-	_, after, closed := strings.Cut(rest, end)
+	before, rest, found := strings.Cut(string(text), tablesBegin)
+	_, after, closed := strings.Cut(rest, tablesEnd)
 	if !found || !closed {
-		t.Fatalf("%s has no place for the tables between %q and %q", document, begin, end)
+		t.Fatalf("%s has no place for the tables between %q and %q", document, tablesBegin, tablesEnd)
 	}
-	want := before + begin + tables(t) + end + after
+	want := before + tablesBegin + tables(t) + tablesEnd + after
 	if want == string(text) {
 		return
 	}
@@ -66,7 +66,7 @@ var groups = []struct {
 // tables writes the tables of all metrics, from what Prometheus would read.
 func tables(t *testing.T) string {
 	rows := make([]strings.Builder, len(groups))
-	everything(t, func(t *testing.T, m *metrics.Metrics) {
+	withAllMetrics(t, func(t *testing.T, m *metrics.Metrics) {
 		families, err := m.Gatherer().Gather()
 		if err != nil {
 			t.Fatal(err)
@@ -103,17 +103,17 @@ func groupOf(t *testing.T, name string) int {
 	return 0
 }
 
-// everything lets see metrics in which every family has a series.
-func everything(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
+// withAllMetrics lets see metrics in which every family has a series.
+func withAllMetrics(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
 		m.Route("shop", push.APNs)
 		m.Request("/livez", 200)
 		m.Reloaded(true)
-		m.WatchDurable(func() (*queue.Status, *history.Status, []webhook.Status) {
+		m.WatchStorage(func() (*queue.Status, *history.Status, []webhook.Status) {
 			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}, []webhook.Status{{App: "shop", Name: "crm"}}
 		})
-		street(t, m, quota.New(quota.Config{}))
+		startPool(t, m, quota.New(quota.Config{}))
 		see(t, m)
 	})
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// counted says what counts the events of a kind. Ejections are counted by their cause, beside it, and the end of a panic
+// eventCounters says what counts the events of a kind. Ejections are counted by their cause, beside it, and the end of a panic
 // is not counted: sluice_pool_panic tells it.
-var counted = []struct {
+var eventCounters = []struct {
 	kind       pool.EventKind
 	name, help string
 }{
@@ -40,9 +40,9 @@ func newEventMetrics() eventMetrics {
 	m := eventMetrics{
 		ejections: counter("sluice_pool_ejections_total",
 			"Times that the breaker of an endpoint opened, by cause: streak, failure_rate, peers, slowness or probe.", "pool", "cause"),
-		kinds: make(map[pool.EventKind]*prometheus.CounterVec, len(counted)),
+		kinds: make(map[pool.EventKind]*prometheus.CounterVec, len(eventCounters)),
 	}
-	for _, c := range counted {
+	for _, c := range eventCounters {
 		m.kinds[c.kind] = counter(c.name, c.help, "pool")
 	}
 	return m
@@ -56,8 +56,8 @@ func (m *eventMetrics) all() []prometheus.Collector {
 	return all
 }
 
-// begin lets the counters of a pool begin at zero, so that the first event already shows as a rate.
-func (m *eventMetrics) begin(name string) {
+// initPool lets the counters of a pool begin at zero, so that the first event already shows as a rate.
+func (m *eventMetrics) initPool(name string) {
 	for _, cause := range causes {
 		m.ejections.WithLabelValues(name, string(cause))
 	}

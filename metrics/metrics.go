@@ -19,8 +19,8 @@ type Metrics struct {
 	routes   routeMetrics
 	events   eventMetrics
 	requests *prometheus.CounterVec
-	stands   stands
-	durable  durable
+	services serviceCollector
+	storage  storageCollector
 	reloads  reloadMetrics
 }
 
@@ -31,7 +31,7 @@ func New() *Metrics {
 	m.registry.MustRegister(m.routes.all()...)
 	m.registry.MustRegister(m.events.all()...)
 	m.registry.MustRegister(m.requests)
-	m.registry.MustRegister(&m.stands, &m.durable)
+	m.registry.MustRegister(&m.services, &m.storage)
 	m.registry.MustRegister(m.reloads.count, m.reloads.last)
 	return m
 }

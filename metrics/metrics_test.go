@@ -18,15 +18,15 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-func TestNotificationsAreCountedByTheEndOfTheirReceipt(t *testing.T) {
+func TestNotificationsAreCountedByStatusAndReason(t *testing.T) {
 	m := metrics.New()
 	apns, fcm := m.Route("shop", push.APNs), m.Route("shop", push.FCM)
-	tell(apns, accepted)
-	tell(apns, unavailable, accepted)
-	tell(apns, unregistered)
-	tell(fcm, accepted)
+	observe(apns, accepted)
+	observe(apns, unavailable, accepted)
+	observe(apns, unregistered)
+	observe(fcm, accepted)
 	fcm.Ended(&push.Notification{}, push.Receipt{Outcome: push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"}}, time.Second)
-	shows(t, m,
+	expectLines(t, m,
 		`sluice_notifications_total{app="shop",platform="apns",reason="",status="accepted"} 2`,
 		`sluice_notifications_total{app="shop",platform="apns",reason="Unregistered",status="unregistered"} 1`,
 		`sluice_notifications_total{app="shop",platform="fcm",reason="",status="accepted"} 1`,
@@ -34,14 +34,14 @@ func TestNotificationsAreCountedByTheEndOfTheirReceipt(t *testing.T) {
 	)
 }
 
-func TestAttemptsAreCountedByVerdictAndReasonAndRetriesBesides(t *testing.T) {
+func TestAttemptsAndRetriesAreCounted(t *testing.T) {
 	m := metrics.New()
 	route := m.Route("shop", push.APNs)
-	tell(route, unavailable, unavailable, accepted)
-	tell(route, accepted)
-	route.Denied(&push.Notification{}, unavailable)
-	route.Held(&push.Notification{})
-	shows(t, m,
+	observe(route, unavailable, unavailable, accepted)
+	observe(route, accepted)
+	route.RetryDenied(&push.Notification{}, unavailable)
+	route.Throttled(&push.Notification{})
+	expectLines(t, m,
 		`sluice_attempts_total{app="shop",platform="apns",reason="",verdict="accepted"} 2`,
 		`sluice_attempts_total{app="shop",platform="apns",reason="ServiceUnavailable",verdict="unavailable"} 2`,
 		`sluice_retries_total{app="shop",platform="apns"} 2`,
@@ -54,34 +54,34 @@ func TestAttemptsAreCountedByVerdictAndReasonAndRetriesBesides(t *testing.T) {
 	)
 }
 
-func TestWhatWasNeverAttemptedIsCountedButDoesNotBlurTheDurations(t *testing.T) {
+func TestDurationExcludesNotificationsWithoutAttempt(t *testing.T) {
 	m := metrics.New()
 	route := m.Route("shop", push.APNs)
-	route.Ended(&push.Notification{}, push.Receipt{Outcome: misfit}, time.Microsecond)
+	route.Ended(&push.Notification{}, push.Receipt{Outcome: invalid}, time.Microsecond)
 	route.Ended(&push.Notification{}, push.Receipt{Outcome: push.Outcome{Verdict: push.Throttled, Reason: "GATE_CLOSED"}}, time.Microsecond)
-	shows(t, m,
+	expectLines(t, m,
 		`sluice_notifications_total{app="shop",platform="apns",reason="GATE_CLOSED",status="throttled"} 1`,
 		`sluice_notifications_total{app="shop",platform="apns",reason="BadDeviceToken",status="refused"} 1`,
 		`sluice_notification_duration_seconds_count{app="shop",platform="apns"} 0`,
 	)
 }
 
-func TestWhoWaitsAtTheGateAndWhoIsRefusedAreToldApart(t *testing.T) {
+func TestRateLimitWaitsAndRejections(t *testing.T) {
 	m := metrics.New()
 	route := m.Route("shop", push.FCM)
-	route.Gated(&push.Notification{}, 500*time.Millisecond, true)
-	route.Gated(&push.Notification{}, time.Hour, false)
-	shows(t, m,
+	route.RateLimited(&push.Notification{}, 500*time.Millisecond, true)
+	route.RateLimited(&push.Notification{}, time.Hour, false)
+	expectLines(t, m,
 		`sluice_gate_wait_seconds_count{app="shop",platform="fcm"} 1`,
 		`sluice_gate_wait_seconds_sum{app="shop",platform="fcm"} 0.5`,
 		`sluice_gate_refusals_total{app="shop",platform="fcm"} 1`,
 	)
 }
 
-func TestTheCountersOfARouteBeginAtZero(t *testing.T) {
+func TestRouteCountersStartAtZero(t *testing.T) {
 	m := metrics.New()
 	m.Route("shop", push.APNs)
-	shows(t, m,
+	expectLines(t, m,
 		`sluice_notifications_total{app="shop",platform="apns",reason="",status="accepted"} 0`,
 		`sluice_attempts_total{app="shop",platform="apns",reason="",verdict="accepted"} 0`,
 		`sluice_retries_total{app="shop",platform="apns"} 0`,
@@ -90,21 +90,21 @@ func TestTheCountersOfARouteBeginAtZero(t *testing.T) {
 	)
 }
 
-func TestAFloodOfReasonsMakesNoFloodOfSeries(t *testing.T) {
+func TestReasonSeriesAreBounded(t *testing.T) {
 	m := metrics.New()
 	route := m.Route("shop", push.APNs)
 	for i := range 1000 {
-		tell(route, push.Outcome{Verdict: push.Refused, HTTP: 400, Reason: fmt.Sprint("Reason", i)})
+		observe(route, push.Outcome{Verdict: push.Refused, HTTP: 400, Reason: fmt.Sprint("Reason", i)})
 	}
 	for _, name := range []string{"sluice_notifications_total", "sluice_attempts_total"} {
 		if n := len(scrape(t, m, name)); n > 129 {
 			t.Errorf("%s has %d series", name, n)
 		}
 	}
-	shows(t, m, `sluice_notifications_total{app="shop",platform="apns",reason="other",status="refused"} 873`)
+	expectLines(t, m, `sluice_notifications_total{app="shop",platform="apns",reason="other",status="refused"} 873`)
 }
 
-func TestEveryEventOfAPoolIsCountedOnce(t *testing.T) {
+func TestPoolEventsAreCountedOnce(t *testing.T) {
 	for kind, name := range map[pool.EventKind]string{
 		pool.EventResolved: "resolve_changes_total", pool.EventResolveFailed: "resolve_failures_total", pool.EventConnected: "connections_opened_total",
 		pool.EventDialFailed: "dial_failures_total", pool.EventJoined: "joined_total", pool.EventLeft: "left_total", pool.EventGoAway: "goaways_total",
@@ -120,20 +120,20 @@ func TestEveryEventOfAPoolIsCountedOnce(t *testing.T) {
 	}
 }
 
-func TestEjectionsAreCountedByTheirCause(t *testing.T) {
+func TestEjectionsAreCountedByCause(t *testing.T) {
 	m := metrics.New()
 	for range 3 {
 		m.Observe(pool.Event{Pool: "apns", Kind: pool.EventEjected, Cause: pool.CauseSuccessRate})
 	}
-	shows(t, m, `sluice_pool_ejections_total{cause="peers",pool="apns"} 3`)
+	expectLines(t, m, `sluice_pool_ejections_total{cause="peers",pool="apns"} 3`)
 }
 
-func TestAPoolAndItsGateAreShownAsTheyStand(t *testing.T) {
+func TestPoolAndRateLimiterGauges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
-		p := street(t, m, g)
-		shows(t, m,
+		p := startPool(t, m, g)
+		expectLines(t, m,
 			`sluice_pool_ready{pool="apns"} 1`, `sluice_pool_panic{pool="apns"} 0`, `sluice_pool_size{pool="apns"} 3`,
 			`sluice_pool_endpoints{pool="apns",state="closed"} 3`, `sluice_pool_endpoints{pool="apns",state="open"} 0`,
 			`sluice_pool_spares{pool="apns",state="closed"} 1`, `sluice_pool_dials_total{pool="apns"} 3`,
@@ -144,9 +144,9 @@ func TestAPoolAndItsGateAreShownAsTheyStand(t *testing.T) {
 		if n := len(scrape(t, m, "sluice_endpoint_connections", "192.0.2.", "} 1")); n != 3 {
 			t.Errorf("%d endpoints have a connection, want 3", n)
 		}
-		held := lease(t, p)
-		g.Learn(&push.Notification{}, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeProject, RetryAfter: time.Minute})
-		shows(t, m,
+		held := pickLease(t, p)
+		g.Record(&push.Notification{}, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeProject, RetryAfter: time.Minute})
+		expectLines(t, m,
 			`sluice_pool_in_flight{pool="apns"} 1`,
 			fmt.Sprintf(`sluice_endpoint_in_flight{endpoint=%q,pool="apns"} 1`, held.Endpoint()),
 			`sluice_gate_closed_seconds{pool="apns"} 60`, `sluice_gate_rate{pool="apns"} 50`,
@@ -155,14 +155,14 @@ func TestAPoolAndItsGateAreShownAsTheyStand(t *testing.T) {
 	})
 }
 
-func TestAnEjectedEndpointAndItsReplacementShow(t *testing.T) {
+func TestEjectedEndpointAndReplacement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
-		p := street(t, m, nil)
-		ill := lease(t, p)
+		p := startPool(t, m, nil)
+		ill := pickLease(t, p)
 		ill.Done(unavailable)
 		for failures := 1; failures < 5; {
-			l := lease(t, p)
+			l := pickLease(t, p)
 			if l.Endpoint() != ill.Endpoint() {
 				l.Done(accepted)
 				continue
@@ -171,7 +171,7 @@ func TestAnEjectedEndpointAndItsReplacementShow(t *testing.T) {
 			failures++
 		}
 		time.Sleep(time.Second)
-		shows(t, m,
+		expectLines(t, m,
 			`sluice_pool_ejections_total{cause="streak",pool="apns"} 1`, `sluice_pool_spares{pool="apns",state="open"} 1`,
 			`sluice_pool_endpoints{pool="apns",state="closed"} 3`, `sluice_pool_left_total{pool="apns"} 1`, `sluice_pool_joined_total{pool="apns"} 4`,
 		)
@@ -181,7 +181,7 @@ func TestAnEjectedEndpointAndItsReplacementShow(t *testing.T) {
 	})
 }
 
-func TestNoTargetTextOrCredentialReachesMetrics(t *testing.T) {
+func TestMetricsContainNoSecrets(t *testing.T) {
 	const canary = "c4n4ry"
 	m := metrics.New()
 	route := m.Route("shop", push.APNs)
@@ -191,10 +191,10 @@ func TestNoTargetTextOrCredentialReachesMetrics(t *testing.T) {
 	secret := push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken", ProviderID: canary, Field: canary, Detail: canary}
 	a := push.Attempt{Endpoint: canary, Outcome: secret}
 	route.Attempted(n, 2, a)
-	route.Gated(n, time.Second, true)
-	route.Gated(n, time.Second, false)
-	route.Denied(n, secret)
-	route.Held(n)
+	route.RateLimited(n, time.Second, true)
+	route.RateLimited(n, time.Second, false)
+	route.RetryDenied(n, secret)
+	route.Throttled(n)
 	route.Ended(n, push.Receipt{ID: canary, Outcome: secret, Attempts: []push.Attempt{a}}, time.Second)
 	m.Observe(pool.Event{Pool: "apns", Kind: pool.EventDialFailed, Endpoint: canary, Reason: canary})
 	if found := scrape(t, m, canary); len(found) > 0 {
@@ -202,8 +202,8 @@ func TestNoTargetTextOrCredentialReachesMetrics(t *testing.T) {
 	}
 }
 
-func TestTheNamesKeepToPrometheusConventions(t *testing.T) {
-	everything(t, func(t *testing.T, m *metrics.Metrics) {
+func TestNamesFollowPrometheusConventions(t *testing.T) {
+	withAllMetrics(t, func(t *testing.T, m *metrics.Metrics) {
 		families, err := m.Gatherer().Gather()
 		if err != nil {
 			t.Fatal(err)
@@ -232,41 +232,41 @@ func TestCountingAllocatesNothing(t *testing.T) {
 	}
 }
 
-func TestWhatIsTurnedAwayIsCountedByLaneAndReason(t *testing.T) {
+func TestShedIsCountedByLaneAndReason(t *testing.T) {
 	m := metrics.New()
 	route := m.Route("shop", push.APNs)
 	route.Shed(&push.Notification{Lane: push.LaneBulk}, push.Outcome{Reason: "GATEWAY_FULL"})
 	route.Shed(&push.Notification{}, push.Outcome{Reason: "OVERLOADED"})
-	shows(t, m,
+	expectLines(t, m,
 		`sluice_shed_total{app="shop",lane="bulk",platform="apns",reason="GATEWAY_FULL"} 1`,
 		`sluice_shed_total{app="shop",lane="normal",platform="apns",reason="OVERLOADED"} 1`,
 	)
 }
 
-func TestRequestsAreCountedByRouteAndClass(t *testing.T) {
+func TestRequestsAreCounted(t *testing.T) {
 	m := metrics.New()
 	m.Request("/v1/status", 200)
 	m.Request("/v1/status", 204)
 	m.Request("", 404)
 	m.Request("/v1/status", 0)
-	shows(t, m,
+	expectLines(t, m,
 		`sluice_http_requests_total{class="2xx",route="/v1/status"} 2`,
 		`sluice_http_requests_total{class="4xx",route="none"} 1`,
 		`sluice_http_requests_total{class="none",route="/v1/status"} 1`,
 	)
 }
 
-func TestWhoWaitsAndWhatIsHeldBackIsShownAsItStands(t *testing.T) {
+func TestWaitingAndThrottlingGauges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
 		gate := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}, Scopes: []quota.Scope{
 			{Name: "night", Lanes: []push.Lane{push.LaneBulk}, Limit: quota.Limit{Rate: 1, Burst: 1}},
 		}})
-		street(t, m, gate)
+		startPool(t, m, gate)
 		for _, lane := range []push.Lane{push.LaneBulk, push.LaneBulk, push.LaneCritical} {
-			gate.Admit(&push.Notification{Target: push.Target{Token: "a"}, Lane: lane}, time.Minute)
+			gate.Reserve(&push.Notification{Target: push.Target{Token: "a"}, Lane: lane}, time.Minute)
 		}
-		shows(t, m,
+		expectLines(t, m,
 			`sluice_gate_waiting{lane="bulk",pool="apns",scope="night"} 1`,
 			`sluice_gate_waiting{lane="critical",pool="apns",scope="total"} 1`,
 			`sluice_gate_waiting{lane="bulk",pool="apns",scope="total"} 0`,

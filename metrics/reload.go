@@ -27,5 +27,5 @@ func (m *Metrics) Reloaded(ok bool) {
 		result = "ok"
 	}
 	m.reloads.count.WithLabelValues(result).Inc()
-	m.reloads.last.Set(one(ok))
+	m.reloads.last.Set(boolValue(ok))
 }

@@ -21,8 +21,8 @@ var (
 
 // routeMetrics are what routes tell, each by app and platform.
 type routeMetrics struct {
-	notifications, attempts, retries, denied, held, refused, shed *prometheus.CounterVec
-	took, attemptTook, waits                                      *prometheus.HistogramVec
+	notifications, attempts, retries, retriesDenied, throttled, rateLimited, shed *prometheus.CounterVec
+	duration, attemptDuration, rateLimitWait                                      *prometheus.HistogramVec
 }
 
 func newRouteMetrics() routeMetrics {
@@ -32,26 +32,26 @@ func newRouteMetrics() routeMetrics {
 		attempts: counter("sluice_attempts_total",
 			"Attempts that have ended, by their verdict and its reason.", "app", "platform", "verdict", "reason"),
 		retries: counter("sluice_retries_total", "Attempts after the first of their notification.", "app", "platform"),
-		denied: counter("sluice_retries_denied_total",
+		retriesDenied: counter("sluice_retries_denied_total",
 			"Retries that the policy wanted, and the budget or the brake did not grant.", "app", "platform"),
-		held: counter("sluice_brake_held_total",
+		throttled: counter("sluice_brake_held_total",
 			"Notifications that the brake held back from a provider that is down.", "app", "platform"),
-		refused: counter("sluice_gate_refusals_total",
+		rateLimited: counter("sluice_gate_refusals_total",
 			"Times that the gate let an attempt pass neither at once nor in time.", "app", "platform"),
 		shed: counter("sluice_shed_total",
 			"Notifications that were turned away for too much being under way, by lane and reason: OVERLOADED, APP_OVER_SHARE or GATEWAY_FULL.",
 			"app", "platform", "lane", "reason"),
-		took: histogram("sluice_notification_duration_seconds",
+		duration: histogram("sluice_notification_duration_seconds",
 			"Time from a notification's arrival at its route to its end, waits and retries included; those without an attempt are left out.", notificationBuckets),
-		attemptTook: histogram("sluice_attempt_duration_seconds",
+		attemptDuration: histogram("sluice_attempt_duration_seconds",
 			"Time of an attempt, from its lease to its outcome.", attemptBuckets),
-		waits: histogram("sluice_gate_wait_seconds",
+		rateLimitWait: histogram("sluice_gate_wait_seconds",
 			"Time that the gate told an attempt to wait before it passes; those that pass at once are left out.", waitBuckets),
 	}
 }
 
 func (m *routeMetrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.notifications, m.attempts, m.retries, m.denied, m.held, m.refused, m.shed, m.took, m.attemptTook, m.waits}
+	return []prometheus.Collector{m.notifications, m.attempts, m.retries, m.retriesDenied, m.throttled, m.rateLimited, m.shed, m.duration, m.attemptDuration, m.rateLimitWait}
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -64,10 +64,10 @@ func histogram(name, help string, buckets []float64) *prometheus.HistogramVec {
 
 // route is the metrics of one route, looked up once.
 type route struct {
-	notifications, attempts        tally
-	retries, denied, held, refused prometheus.Counter
-	shed                           *prometheus.CounterVec // by lane and reason
-	took, attemptTook, waits       prometheus.Observer
+	notifications, attempts                        reasonCounter
+	retries, retriesDenied, throttled, rateLimited prometheus.Counter
+	shed                                           *prometheus.CounterVec // by lane and reason
+	duration, attemptDuration, rateLimitWait       prometheus.Observer
 }
 
 // Route returns the observer of the route of an app to a platform. It costs about a fifth of a microsecond for each
@@ -76,44 +76,44 @@ func (m *Metrics) Route(app string, platform push.Platform) delivery.Observer {
 	p, from := string(platform), &m.routes
 	labels := prometheus.Labels{"app": app, "platform": p}
 	r := &route{
-		retries: from.retries.WithLabelValues(app, p), denied: from.denied.WithLabelValues(app, p),
-		held: from.held.WithLabelValues(app, p), refused: from.refused.WithLabelValues(app, p), waits: from.waits.WithLabelValues(app, p),
-		shed: from.shed.MustCurryWith(labels),
-		took: from.took.WithLabelValues(app, p), attemptTook: from.attemptTook.WithLabelValues(app, p),
+		retries: from.retries.WithLabelValues(app, p), retriesDenied: from.retriesDenied.WithLabelValues(app, p),
+		throttled: from.throttled.WithLabelValues(app, p), rateLimited: from.rateLimited.WithLabelValues(app, p), rateLimitWait: from.rateLimitWait.WithLabelValues(app, p),
+		shed:     from.shed.MustCurryWith(labels),
+		duration: from.duration.WithLabelValues(app, p), attemptDuration: from.attemptDuration.WithLabelValues(app, p),
 	}
 	r.shed.WithLabelValues(string(push.LaneNormal), "OVERLOADED") // so that the first one already shows as a rate
 	r.notifications.init(from.notifications.MustCurryWith(labels), string(push.StatusAccepted))
 	r.attempts.init(from.attempts.MustCurryWith(labels), push.Accepted.String())
-	return delivery.Observer{Attempted: r.attempted, Ended: r.ended, Gated: r.gated, Held: r.hold, Shed: r.turnAway, Denied: r.deny}
+	return delivery.Observer{Attempted: r.onAttempt, Ended: r.onEnd, RateLimited: r.onRateLimited, Throttled: r.onThrottled, Shed: r.onShed, RetryDenied: r.onRetryDenied}
 }
 
-func (r *route) attempted(_ *push.Notification, number int, a push.Attempt) {
+func (r *route) onAttempt(_ *push.Notification, number int, a push.Attempt) {
 	r.attempts.add(a.Verdict.String(), a.Reason)
-	r.attemptTook.Observe(a.Took.Seconds())
+	r.attemptDuration.Observe(a.Took.Seconds())
 	if number > 1 {
 		r.retries.Inc()
 	}
 }
 
-func (r *route) ended(_ *push.Notification, receipt push.Receipt, took time.Duration) {
+func (r *route) onEnd(_ *push.Notification, receipt push.Receipt, took time.Duration) {
 	r.notifications.add(string(receipt.Status()), receipt.Reason)
 	if len(receipt.Attempts) > 0 { // a flood of misfits must not make the gateway look fast
-		r.took.Observe(took.Seconds())
+		r.duration.Observe(took.Seconds())
 	}
 }
 
-func (r *route) gated(_ *push.Notification, wait time.Duration, admitted bool) {
+func (r *route) onRateLimited(_ *push.Notification, wait time.Duration, admitted bool) {
 	if !admitted {
-		r.refused.Inc()
+		r.rateLimited.Inc()
 		return
 	}
-	r.waits.Observe(wait.Seconds())
+	r.rateLimitWait.Observe(wait.Seconds())
 }
 
-func (r *route) hold(*push.Notification) { r.held.Inc() }
+func (r *route) onThrottled(*push.Notification) { r.throttled.Inc() }
 
-func (r *route) turnAway(n *push.Notification, cause push.Outcome) {
+func (r *route) onShed(n *push.Notification, cause push.Outcome) {
 	r.shed.WithLabelValues(string(n.EffectiveLane()), cause.Reason).Inc()
 }
 
-func (r *route) deny(*push.Notification, push.Outcome) { r.denied.Inc() }
+func (r *route) onRetryDenied(*push.Notification, push.Outcome) { r.retriesDenied.Inc() }

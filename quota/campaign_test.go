@@ -13,9 +13,9 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-// project is an FCM project's quota in the worst minute: of its bucket nothing is left but a tenth of a second's worth, and
+// fcmProject is an FCM project's quota in the worst minute: of its bucket nothing is left but a tenth of a second's worth, and
 // what flows in.
-type project struct {
+type fcmProject struct {
 	perMinute float64
 
 	mu      sync.Mutex
@@ -26,7 +26,7 @@ type project struct {
 	refused int
 }
 
-func (p *project) ask() push.Outcome {
+func (p *fcmProject) send() push.Outcome {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -48,30 +48,30 @@ func (p *project) ask() push.Outcome {
 
 // A campaign of 600,000 is offered at three times what its project is granted, by as many senders as keep coming back,
 // and ten urgent ones a second beside it.
-func TestACampaignUsesTheQuotaAndNoMoreAndTheUrgentPassItBy(t *testing.T) {
+func TestCampaignUsesWholeQuotaAndCriticalOvertakes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("600,000 notifications")
 	}
 	synctest.Test(t, func(t *testing.T) {
 		const rate, senders = 10_000, 3_000
 		campaign, urgent := 600_000, 500
-		if underRace { // for each of them costs ten times as much
+		if raceEnabled { // for each of them costs ten times as much
 			campaign, urgent = 150_000, 120
 		}
-		granted := &project{perMinute: 60 * rate}
+		granted := &fcmProject{perMinute: 60 * rate}
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: rate}})
 		send := func(n *push.Notification, patience time.Duration) {
-			for !sends(g, n, patience) {
+			for !acquire(g, n, patience) {
 				time.Sleep(100 * time.Millisecond)
 			}
-			g.Learn(n, granted.ask())
+			g.Record(n, granted.send())
 		}
 		var all sync.WaitGroup
 		began := time.Now()
 		for range senders { // each is done in a tenth of a second: 30,000 a second are offered
 			all.Go(func() {
 				for range campaign / senders {
-					send(from("campaign", push.LaneBulk), 20*time.Second)
+					send(fromApp("campaign", push.LaneBulk), 20*time.Second)
 				}
 			})
 		}
@@ -79,7 +79,7 @@ func TestACampaignUsesTheQuotaAndNoMoreAndTheUrgentPassItBy(t *testing.T) {
 		for range urgent {
 			time.Sleep(99700 * time.Microsecond)
 			at := time.Now()
-			send(from("alarm", push.LaneCritical), time.Second)
+			send(fromApp("alarm", push.LaneCritical), time.Second)
 			waits = append(waits, time.Since(at))
 		}
 		all.Wait()

@@ -15,14 +15,14 @@ func Example() {
 	n := &push.Notification{Target: push.Target{Token: "one"}}
 	other := &push.Notification{Target: push.Target{Token: "other"}}
 
-	_, wait, ok := gate.Admit(n, time.Second)
+	_, wait, ok := gate.Reserve(n, time.Second)
 	fmt.Println("one:", ok, wait)
 
-	gate.Learn(n, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
+	gate.Record(n, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
 
-	_, wait, ok = gate.Admit(n, time.Second)
+	_, wait, ok = gate.Reserve(n, time.Second)
 	fmt.Println("one:", ok, wait.Round(time.Second))
-	_, wait, ok = gate.Admit(other, time.Second)
+	_, wait, ok = gate.Reserve(other, time.Second)
 	fmt.Println("other:", ok, wait)
 	// Output:
 	// one: true 0s

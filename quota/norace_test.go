@@ -4,4 +4,4 @@
 
 package quota_test
 
-const underRace = false
+const raceEnabled = false

@@ -14,17 +14,17 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-// android is what Google grants an Android device.
-var android = quota.Config{
+// androidLimits is what Google grants an Android device.
+var androidLimits = quota.Config{
 	Device:      quota.Limit{Rate: 4, Burst: 240},
 	Sustained:   quota.Limit{Rate: 5000. / 3600, Burst: 5000},
 	Collapsible: quota.Limit{Rate: 1. / 180, Burst: 20},
 }
 
-// mostTo sends to one device as often as the gate lets it, for so long.
-func mostTo(g *quota.Gate, n *push.Notification, span time.Duration) (sent int) {
+// countSends sends to one device as often as the gate lets it, for so long.
+func countSends(g *quota.RateLimiter, n *push.Notification, span time.Duration) (sent int) {
 	for end := time.Now().Add(span); time.Now().Before(end); {
-		_, wait, ok := g.Admit(n, 0)
+		_, wait, ok := g.Reserve(n, 0)
 		if ok {
 			sent++
 			continue
@@ -34,70 +34,70 @@ func mostTo(g *quota.Gate, n *push.Notification, span time.Duration) (sent int) 
 	return sent
 }
 
-func TestADeviceHasItsShareOfAMinuteAndOfAnHour(t *testing.T) {
+func TestDeviceAndSustainedLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(android)
-		if sent := mostTo(g, toToken("a"), time.Second); sent < 240 || sent > 244 {
+		g := quota.New(androidLimits)
+		if sent := countSends(g, toToken("a"), time.Second); sent < 240 || sent > 244 {
 			t.Errorf("%d at once, want its 240", sent)
 		}
-		if sent := mostTo(g, toToken("a"), time.Hour-time.Second); sent < 9000 || sent > 10_000 {
+		if sent := countSends(g, toToken("a"), time.Hour-time.Second); sent < 9000 || sent > 10_000 {
 			t.Errorf("%d in an hour, want a full hour's bucket and what flows into it", sent)
 		}
-		if sent := mostTo(g, toToken("a"), time.Hour); sent < 4990 || sent > 5010 {
+		if sent := countSends(g, toToken("a"), time.Hour); sent < 4990 || sent > 5010 {
 			t.Errorf("%d in the next hour, want 5,000", sent)
 		}
-		open(t, g, toToken("b"))
+		mustAllow(t, g, toToken("b"))
 	})
 }
 
-func TestCollapsibleOnesHaveABucketOfTheirOwn(t *testing.T) {
+func TestCollapsibleLimitIsSeparate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(android)
+		g := quota.New(androidLimits)
 		score := toToken("a")
 		score.CollapseKey = "score"
 		for range 20 {
-			open(t, g, score)
+			mustAllow(t, g, score)
 		}
 		shut := func() {
 			t.Helper()
-			if _, wait, ok := g.Admit(score, time.Minute); ok || wait != 3*time.Minute {
+			if _, wait, ok := g.Reserve(score, time.Minute); ok || wait != 3*time.Minute {
 				t.Errorf("Admit = %v, %v; want refused for three minutes", wait, ok)
 			}
 		}
 		shut()
-		open(t, g, toToken("a"))
-		open(t, g, toToken("b"))
+		mustAllow(t, g, toToken("a"))
+		mustAllow(t, g, toToken("b"))
 		time.Sleep(3 * time.Minute)
-		open(t, g, score)
+		mustAllow(t, g, score)
 		shut()
 	})
 }
 
-func TestTopicsTogetherHaveALimitThatTokensDoNotFeel(t *testing.T) {
+func TestTopicsLimitDoesNotAffectTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quota.New(quota.Config{Topics: quota.Limit{Rate: 1, Burst: 1}})
-		open(t, g, toTopic("news"))
-		if turn, wait, ok := g.Admit(toTopic("sport"), time.Minute); turn == nil || wait != time.Second || !ok {
+		mustAllow(t, g, toTopic("news"))
+		if turn, wait, ok := g.Reserve(toTopic("sport"), time.Minute); turn == nil || wait != time.Second || !ok {
 			t.Errorf("Admit = %v, %v; want to wait a second", wait, ok)
 		}
-		open(t, g, toToken("a"))
+		mustAllow(t, g, toToken("a"))
 	})
 }
 
-func TestTheOperatorsScopesHoldThoseThatTheyName(t *testing.T) {
+func TestOperatorScopesLimitAppsAndLanes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quota.New(quota.Config{Total: quota.Limit{Rate: 1000, Burst: 100}, Scopes: []quota.Scope{
 			{Name: "night", Lanes: []push.Lane{push.LaneBulk}, Limit: quota.Limit{Rate: 1, Burst: 1}},
 			{Name: "shop", Apps: []string{"shop"}, Limit: quota.Limit{Rate: 2, Burst: 2}},
 		}})
-		open(t, g, from("bank", push.LaneBulk))
-		if _, wait, ok := g.Admit(from("bank", push.LaneBulk), time.Minute); wait != time.Second || !ok {
+		mustAllow(t, g, fromApp("bank", push.LaneBulk))
+		if _, wait, ok := g.Reserve(fromApp("bank", push.LaneBulk), time.Minute); wait != time.Second || !ok {
 			t.Errorf("the second of a scope of one a second: Admit = %v, %v", wait, ok)
 		}
-		open(t, g, from("bank", push.LaneNormal))
-		open(t, g, from("shop", push.LaneNormal))
-		open(t, g, from("shop", push.LaneCritical))
-		if _, wait, ok := g.Admit(from("shop", push.LaneCritical), time.Millisecond); wait != 500*time.Millisecond || ok {
+		mustAllow(t, g, fromApp("bank", push.LaneNormal))
+		mustAllow(t, g, fromApp("shop", push.LaneNormal))
+		mustAllow(t, g, fromApp("shop", push.LaneCritical))
+		if _, wait, ok := g.Reserve(fromApp("shop", push.LaneCritical), time.Millisecond); wait != 500*time.Millisecond || ok {
 			t.Errorf("the third of the shop: Admit = %v, %v", wait, ok)
 		}
 		if s := g.Status().Scopes; len(s) != 2 || s[0].Name != "night" || s[0].Waiting.Bulk != 1 || s[1].Limit != 2 {
@@ -106,14 +106,14 @@ func TestTheOperatorsScopesHoldThoseThatTheyName(t *testing.T) {
 	})
 }
 
-func TestARateThatNobodyConfiguredIsLearnedFromRefusals(t *testing.T) {
+func TestUnconfiguredRateIsLearnedFromRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quota.New(quota.Config{})
 		for range 2000 { // four seconds at 500 a second
-			open(t, g, toToken("a"))
+			mustAllow(t, g, toToken("a"))
 			time.Sleep(2 * time.Millisecond)
 		}
-		g.Learn(toToken("a"), throttled(push.ScopeProject, time.Second))
+		g.Record(toToken("a"), throttled(push.ScopeProject, time.Second))
 		at := func(after time.Duration, want float64) {
 			t.Helper()
 			time.Sleep(after)
@@ -128,23 +128,23 @@ func TestARateThatNobodyConfiguredIsLearnedFromRefusals(t *testing.T) {
 	})
 }
 
-func TestAHundredThousandDevicesCostWhatIsPromised(t *testing.T) {
-	cfg := android
-	cfg.Remember = 20_000
+func TestMemoryPerTarget(t *testing.T) {
+	cfg := androidLimits
+	cfg.MaxTargets = 20_000
 	g := quota.New(cfg)
-	before := heap()
+	before := heapBytes()
 	for i := range 100_000 {
 		n := toToken(fmt.Sprint(i))
 		n.CollapseKey = "k"
-		g.Admit(n, 0)
+		g.Reserve(n, 0)
 	}
-	if each := float64(heap()-before) / 20_000; each > 800 {
+	if each := float64(heapBytes()-before) / 20_000; each > 800 {
 		t.Errorf("%.0f bytes for each device remembered", each)
 	}
 	runtime.KeepAlive(g)
 }
 
-func heap() uint64 {
+func heapBytes() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

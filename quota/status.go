@@ -40,19 +40,19 @@ type Waiting struct {
 }
 
 // Status returns the gate's state now.
-func (g *Gate) Status() Status {
+func (g *RateLimiter) Status() Status {
 	if g == nil {
 		return Status{}
 	}
 	total := g.total.status("")
 	s := Status{Limit: total.Limit, Rate: total.Rate, Share: total.Share, ClosedFor: total.ClosedFor, Waiting: total.Waiting}
 	s.Targets, s.ClosedTargets = g.targets.count()
-	within := g.narrow.Load()
+	within := g.scopes.Load()
 	if within.topics != nil {
 		s.Scopes = append(s.Scopes, within.topics.status("topics"))
 	}
-	for _, o := range within.scopes {
-		s.Scopes = append(s.Scopes, o.line.status(o.Name))
+	for _, o := range within.operator {
+		s.Scopes = append(s.Scopes, o.limiter.status(o.Name))
 	}
 	return s
 }

@@ -18,12 +18,12 @@ import (
 
 var update = flag.Bool("update", false, "draw docs/storm.svg anew")
 
-// second is what the provider saw in one second.
-type second struct{ accepted, refused int }
+// secondCounts is what the provider saw in one second.
+type secondCounts struct{ accepted, refused int }
 
-// storm offers 3,000 a second for two minutes to a provider that grants 1,000 and says so with Retry-After: 5 only, through
+// runStorm offers 3,000 a second for two minutes to a provider that grants 1,000 and says so with Retry-After: 5 only, through
 // a gate that nobody told.
-func storm(t *testing.T) (seen [120]second) {
+func runStorm(t *testing.T) (seen [120]secondCounts) {
 	synctest.Test(t, func(*testing.T) {
 		g := quota.New(quota.Config{})
 		var mu sync.Mutex
@@ -45,10 +45,10 @@ func storm(t *testing.T) (seen [120]second) {
 		var all sync.WaitGroup
 		for range 3 * 1000 * (len(seen) - 1) {
 			all.Go(func() {
-				if n := toToken("t"); sends(g, n, 500*time.Millisecond) {
+				if n := toToken("t"); acquire(g, n, 500*time.Millisecond) {
 					o := provider()
 					time.Sleep(50 * time.Millisecond) // the answer is on its way back
-					g.Learn(n, o)
+					g.Record(n, o)
 				}
 			})
 			time.Sleep(time.Second / 3000)
@@ -58,11 +58,11 @@ func storm(t *testing.T) (seen [120]second) {
 	return seen
 }
 
-func TestAStormOfRefusalsIsOverBeforeItBegins(t *testing.T) {
+func TestLearnedRateEndsRefusalStorm(t *testing.T) {
 	if testing.Short() {
 		t.Skip("360,000 notifications")
 	}
-	seen := storm(t)
+	seen := runStorm(t)
 	var accepted, refused int
 	for _, s := range seen[5:] {
 		accepted += s.accepted
@@ -73,14 +73,14 @@ func TestAStormOfRefusalsIsOverBeforeItBegins(t *testing.T) {
 		t.Errorf("%d refused of %d", refused, accepted+refused)
 	}
 	if *update {
-		if err := os.WriteFile("../docs/storm.svg", draw(seen[:]), 0o644); err != nil {
+		if err := os.WriteFile("../docs/storm.svg", drawSVG(seen[:]), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// draw plots the seconds: what was accepted, what was refused on top, and the grant of 1,000.
-func draw(seen []second) []byte {
+// drawSVG plots the seconds: what was accepted, what was refused on top, and the grant of 1,000.
+func drawSVG(seen []secondCounts) []byte {
 	const width, height, bar = 760, 260, 6
 	var b bytes.Buffer
 	y := func(n int) int { return height - 30 - n*200/3000 }

@@ -31,44 +31,44 @@ type Budget struct {
 	// each other; default 10s. What is not used within it is lost.
 	Window time.Duration
 
-	mu              sync.Mutex
-	window          window
-	firsts, retries counter
+	mu                     sync.Mutex
+	window                 window
+	firstAttempts, retries counter
 }
 
-// Earn counts a first attempt. It is to be called before the attempt is sent:
+// Deposit counts a first attempt. It is to be called before the attempt is sent:
 // counted at its end, a provider that has stopped answering would look idle.
-func (b *Budget) Earn() {
+func (b *Budget) Deposit() {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.roll()
-	b.firsts.now++
+	b.advance()
+	b.firstAttempts.current++
 }
 
-// Take spends one retry after an attempt that ended in o, or returns false
+// Withdraw spends one retry after an attempt that ended in o, or returns false
 // when there is none left. What was provably not processed is repeated free.
-func (b *Budget) Take(o push.Outcome) bool {
+func (b *Budget) Withdraw(o push.Outcome) bool {
 	if b == nil || o.Verdict == push.Unsent {
 		return true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	into := b.roll()
-	granted := max(cmp.Or(b.Ratio, 0.1), 0)*b.firsts.at(into) + max(cmp.Or(b.PerSecond, 3), 0)*b.span().Seconds()
+	into := b.advance()
+	granted := max(cmp.Or(b.Ratio, 0.1), 0)*b.firstAttempts.estimate(into) + max(cmp.Or(b.PerSecond, 3), 0)*b.windowSize().Seconds()
 	const rounding = 1e-9 // ten first attempts at 0.1 earn one retry, not 0.99…
-	if b.retries.at(into)+1 > granted+rounding {
+	if b.retries.estimate(into)+1 > granted+rounding {
 		return false
 	}
-	b.retries.now++
+	b.retries.current++
 	return true
 }
 
-// roll moves the counters to the current bucket. b.mu is held.
-func (b *Budget) roll() (into float64) {
-	return b.window.roll(time.Now(), b.span(), &b.firsts, &b.retries)
+// advance moves the counters to the current bucket. b.mu is held.
+func (b *Budget) advance() (into float64) {
+	return b.window.advance(time.Now(), b.windowSize(), &b.firstAttempts, &b.retries)
 }
 
-func (b *Budget) span() time.Duration { return cmp.Or(b.Window, 10*time.Second) }
+func (b *Budget) windowSize() time.Duration { return cmp.Or(b.Window, 10*time.Second) }

@@ -17,58 +17,58 @@ import (
 
 var down = push.Outcome{Verdict: push.Unavailable}
 
-func earn(b *retry.Budget, times int) {
+func deposit(b *retry.Budget, times int) {
 	for range times {
-		b.Earn()
+		b.Deposit()
 	}
 }
 
-// takeAll returns how many retries b grants at this moment.
-func takeAll(b *retry.Budget) (granted int) {
-	for b.Take(down) {
+// withdrawAll returns how many retries b grants at this moment.
+func withdrawAll(b *retry.Budget) (granted int) {
+	for b.Withdraw(down) {
 		granted++
 	}
 	return granted
 }
 
-func TestAHundredFirstAttemptsEarnTenRetries(t *testing.T) {
+func TestHundredFirstAttemptsAllowTenRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &retry.Budget{PerSecond: -1}
-		earn(b, 100)
-		if got := takeAll(b); got != 10 {
+		deposit(b, 100)
+		if got := withdrawAll(b); got != 10 {
 			t.Errorf("granted %d retries, want 10", got)
 		}
 	})
 }
 
-func TestAQuietCredentialMayStillRetry(t *testing.T) {
+func TestMinimumRetryRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b retry.Budget
-		if got := takeAll(&b); got != 30 {
+		if got := withdrawAll(&b); got != 30 {
 			t.Errorf("granted %d retries in the first window of 10 s, want 3 a second", got)
 		}
 		time.Sleep(15 * time.Second)
-		if got := takeAll(&b); got != 15 {
+		if got := withdrawAll(&b); got != 15 {
 			t.Errorf("half a window later granted %d, want the half that has slid out", got)
 		}
 	})
 }
 
-func TestWhatWasNeverProcessedSpendsNothing(t *testing.T) {
+func TestUnsentRetryIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &retry.Budget{Ratio: -1, PerSecond: -1}
 		for range 100 {
-			if !b.Take(push.Outcome{Verdict: push.Unsent}) {
+			if !b.Withdraw(push.Outcome{Verdict: push.Unsent}) {
 				t.Fatal("a repeat of what was never sent was denied")
 			}
 		}
-		if b.Take(down) {
+		if b.Withdraw(down) {
 			t.Error("an empty budget granted a retry")
 		}
 	})
 }
 
-func TestTheWindowSlidesOverTheBucketBefore(t *testing.T) {
+func TestWindowWeighsPreviousBucket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		at := func(seconds float64) {
@@ -77,12 +77,12 @@ func TestTheWindowSlidesOverTheBucketBefore(t *testing.T) {
 		grants := func(until float64, firsts int) int {
 			b := &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Second}
 			began = time.Now()
-			b.Take(down) // begins the first bucket
+			b.Withdraw(down) // begins the first bucket
 			at(2.5)
-			earn(b, 10)
+			deposit(b, 10)
 			at(until)
-			earn(b, firsts)
-			return takeAll(b)
+			deposit(b, firsts)
+			return withdrawAll(b)
 		}
 		for _, c := range []struct {
 			until        float64
@@ -99,54 +99,54 @@ func TestTheWindowSlidesOverTheBucketBefore(t *testing.T) {
 	})
 }
 
-func TestAnotherWindowGrantsAnotherRetry(t *testing.T) {
+func TestNextWindowAllowsAnotherRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Minute}
-		b.Earn()
-		if !b.Take(down) || b.Take(down) {
+		b.Deposit()
+		if !b.Withdraw(down) || b.Withdraw(down) {
 			t.Fatal("one first attempt at ratio 1 must grant exactly one retry")
 		}
 		time.Sleep(2 * time.Minute)
-		b.Earn()
-		if !b.Take(down) {
+		b.Deposit()
+		if !b.Withdraw(down) {
 			t.Error("the next window granted nothing")
 		}
 	})
 }
 
-func TestANilBudgetGrantsEverything(t *testing.T) {
+func TestNilBudgetAllowsEverything(t *testing.T) {
 	var b *retry.Budget
-	b.Earn()
-	if !b.Take(down) {
+	b.Deposit()
+	if !b.Withdraw(down) {
 		t.Error("denied")
 	}
 }
 
-// moment is a step of a random schedule: a pause, then so many first attempts,
+// step is a step of a random schedule: a pause, then so many first attempts,
 // then so many wishes for a retry.
-type moment struct {
-	pause          time.Duration
-	firsts, wishes int
+type step struct {
+	pause                  time.Duration
+	firstAttempts, retries int
 }
 
-func anySchedule(t *rapid.T, longest time.Duration) []moment {
-	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) moment {
-		return moment{
-			pause:  time.Duration(rapid.Int64Range(0, int64(longest)).Draw(t, "pause")),
-			firsts: rapid.IntRange(0, 50).Draw(t, "first attempts"),
-			wishes: rapid.IntRange(0, 50).Draw(t, "wishes"),
+func drawSchedule(t *rapid.T, longest time.Duration) []step {
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+		return step{
+			pause:         time.Duration(rapid.Int64Range(0, int64(longest)).Draw(t, "pause")),
+			firstAttempts: rapid.IntRange(0, 50).Draw(t, "first attempts"),
+			retries:       rapid.IntRange(0, 50).Draw(t, "wishes"),
 		}
 	}), 1, 60).Draw(t, "schedule")
 }
 
-func TestTheBudgetHoldsForAnySequenceOfEvents(t *testing.T) {
+func TestBudgetHoldsForAnySchedule(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		b := &retry.Budget{
 			Ratio:     rapid.Float64Range(0.01, 1).Draw(r, "ratio"),
 			PerSecond: rapid.Float64Range(0.01, 5).Draw(r, "per second"),
 			Window:    time.Duration(rapid.Int64Range(int64(time.Second), int64(20*time.Second)).Draw(r, "window")),
 		}
-		schedule := anySchedule(r, 2*b.Window)
+		schedule := drawSchedule(r, 2*b.Window)
 		var excess float64
 		synctest.Test(t, func(*testing.T) { excess = play(b, schedule) })
 		if excess > 1e-6 {
@@ -157,15 +157,15 @@ func TestTheBudgetHoldsForAnySequenceOfEvents(t *testing.T) {
 
 // play runs the schedule and returns by how much the retries exceeded the
 // bound that Budget promises, at worst.
-func play(b *retry.Budget, schedule []moment) (excess float64) {
-	b.Earn()
+func play(b *retry.Budget, schedule []step) (excess float64) {
+	b.Deposit()
 	began, firsts, retries := time.Now(), 1, 0
 	for _, m := range schedule {
 		time.Sleep(m.pause)
-		earn(b, m.firsts)
-		firsts += m.firsts
-		for range m.wishes {
-			if b.Take(down) {
+		deposit(b, m.firstAttempts)
+		firsts += m.firstAttempts
+		for range m.retries {
+			if b.Withdraw(down) {
 				retries++
 			}
 		}
@@ -175,16 +175,16 @@ func play(b *retry.Budget, schedule []moment) (excess float64) {
 	return excess
 }
 
-func TestTheBudgetHoldsUnderConcurrency(t *testing.T) {
+func TestBudgetHoldsUnderConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &retry.Budget{PerSecond: -1}
 		var granted atomic.Int64
 		var all sync.WaitGroup
-		earn(b, 1000)
+		deposit(b, 1000)
 		for range 50 {
 			all.Go(func() {
 				for range 10 {
-					if b.Take(down) {
+					if b.Withdraw(down) {
 						granted.Add(1)
 					}
 				}
@@ -201,8 +201,8 @@ func BenchmarkBudget(b *testing.B) {
 	budget := new(retry.Budget)
 	b.ReportAllocs()
 	for b.Loop() {
-		budget.Earn()
-		budget.Take(down)
+		budget.Deposit()
+		budget.Withdraw(down)
 	}
 }
 
@@ -210,6 +210,6 @@ func BenchmarkPolicyAfter(b *testing.B) {
 	var p retry.Policy
 	b.ReportAllocs()
 	for b.Loop() {
-		p.After(note, 1, down)
+		p.After(notification, 1, down)
 	}
 }

@@ -15,10 +15,10 @@ func Example() {
 	budget := new(retry.Budget) // one for each credential
 	n := &push.Notification{ID: "2f3c…"}
 
-	budget.Earn() // before the first attempt is sent
+	budget.Deposit() // before the first attempt is sent
 	outcome := push.Outcome{Verdict: push.Unsent, Reason: "GOAWAY_UNPROCESSED"}
 	wait, again := policy.After(n, 1, outcome)
-	fmt.Println(outcome.Reason, again && budget.Take(outcome), wait)
+	fmt.Println(outcome.Reason, again && budget.Withdraw(outcome), wait)
 
 	outcome = push.Outcome{Verdict: push.Throttled, RetryAfter: time.Minute}
 	_, again = policy.After(n, 2, outcome)

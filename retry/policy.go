@@ -61,7 +61,7 @@ type Rule struct {
 	// Stop ends the send.
 	Stop bool
 	// Least is a wait that no backoff goes below; default none.
-	Least time.Duration
+	MinWait time.Duration
 	// Base and Cap stand in for the policy's own; zero leaves those.
 	Base, Cap time.Duration
 }
@@ -71,7 +71,7 @@ type Rule struct {
 // come with its outcome. It slows every failed send down, so it is no default.
 // Source: "Best practices when sending FCM messages at scale".
 func FCMBulk() []Rule {
-	return []Rule{{Verdict: push.Unavailable, Least: 10 * time.Second, Base: 10 * time.Second, Cap: time.Minute}}
+	return []Rule{{Verdict: push.Unavailable, MinWait: 10 * time.Second, Base: 10 * time.Second, Cap: time.Minute}}
 }
 
 // After tells whether n gets another attempt after its attempt-th (from 1; the
@@ -90,7 +90,7 @@ func (p Policy) After(n *push.Notification, attempt int, o push.Outcome) (wait t
 			return 0, false
 		}
 	}
-	least, bearable := p.least(o, rule)
+	least, bearable := p.minWait(o, rule)
 	if !bearable {
 		return 0, false
 	}
@@ -100,8 +100,8 @@ func (p Policy) After(n *push.Notification, attempt int, o push.Outcome) (wait t
 // Timeout returns AttemptTimeout or its default.
 func (p Policy) Timeout() time.Duration { return cmp.Or(p.AttemptTimeout, 5*time.Second) }
 
-// Patience returns MaxRetryAfter or its default.
-func (p Policy) Patience() time.Duration { return cmp.Or(p.MaxRetryAfter, 20*time.Second) }
+// MaxWait returns MaxRetryAfter or its default.
+func (p Policy) MaxWait() time.Duration { return cmp.Or(p.MaxRetryAfter, 20*time.Second) }
 
 // rule returns the first rule that matches o, or one that changes nothing.
 func (p Policy) rule(o push.Outcome) Rule {
@@ -113,9 +113,9 @@ func (p Policy) rule(o push.Outcome) Rule {
 	return Rule{}
 }
 
-// least returns the wait that o imposes, and false where it cannot be borne.
-func (p Policy) least(o push.Outcome, rule Rule) (time.Duration, bool) {
-	least := rule.Least
+// minWait returns the wait that o imposes, and false where it cannot be borne.
+func (p Policy) minWait(o push.Outcome, rule Rule) (time.Duration, bool) {
+	least := rule.MinWait
 	switch p.RetryAfter {
 	case Stop:
 		if o.RetryAfter > 0 {
@@ -125,5 +125,5 @@ func (p Policy) least(o push.Outcome, rule Rule) (time.Duration, bool) {
 	default:
 		least = max(least, o.RetryAfter)
 	}
-	return least, least <= p.Patience()
+	return least, least <= p.MaxWait()
 }

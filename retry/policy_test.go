@@ -12,34 +12,34 @@ import (
 	"github.com/sluice-push/sluice/retry"
 )
 
-// most draws the longest jitter there is, none the shortest.
-func most() float64 { return 1 - 1e-12 }
-func none() float64 { return 0 }
+// maxJitter draws the longest jitter there is, none the shortest.
+func maxJitter() float64 { return 1 - 1e-12 }
+func minJitter() float64 { return 0 }
 
 var (
-	note        = &push.Notification{ID: "a"}
-	repeatable  = &push.Notification{ID: "b", OnUnknown: push.RepeatAlways}
-	collapsible = &push.Notification{ID: "c", CollapseKey: "score"}
+	notification = &push.Notification{ID: "a"}
+	repeatable   = &push.Notification{ID: "b", OnUnknown: push.RepeatAlways}
+	collapsible  = &push.Notification{ID: "c", CollapseKey: "score"}
 )
 
-func TestOnlyWhatCanEndBetterIsTriedAgain(t *testing.T) {
+func TestRetryableVerdicts(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		n     *push.Notification
 		o     push.Outcome
 		again bool
 	}{
-		{"accepted", note, push.Outcome{Verdict: push.Accepted}, false},
-		{"unregistered", note, push.Outcome{Verdict: push.Unregistered}, false},
-		{"refused", note, push.Outcome{Verdict: push.Refused}, false},
-		{"abandoned", note, push.Outcome{Verdict: push.Abandoned}, false},
-		{"expired", note, push.Outcome{Verdict: push.Expired}, false},
-		{"unsent", note, push.Outcome{Verdict: push.Unsent}, true},
-		{"unavailable", note, push.Outcome{Verdict: push.Unavailable}, true},
-		{"throttled", note, push.Outcome{Verdict: push.Throttled}, true},
-		{"a bad credential", note, push.Outcome{Verdict: push.Unauthorized}, false},
-		{"a credential renewed since", note, push.Outcome{Verdict: push.Unauthorized, Renewed: true}, true},
-		{"unknown, and a repeat would stand beside it", note, push.Outcome{Verdict: push.Unknown}, false},
+		{"accepted", notification, push.Outcome{Verdict: push.Accepted}, false},
+		{"unregistered", notification, push.Outcome{Verdict: push.Unregistered}, false},
+		{"refused", notification, push.Outcome{Verdict: push.Refused}, false},
+		{"abandoned", notification, push.Outcome{Verdict: push.Abandoned}, false},
+		{"expired", notification, push.Outcome{Verdict: push.Expired}, false},
+		{"unsent", notification, push.Outcome{Verdict: push.Unsent}, true},
+		{"unavailable", notification, push.Outcome{Verdict: push.Unavailable}, true},
+		{"throttled", notification, push.Outcome{Verdict: push.Throttled}, true},
+		{"a bad credential", notification, push.Outcome{Verdict: push.Unauthorized}, false},
+		{"a credential renewed since", notification, push.Outcome{Verdict: push.Unauthorized, Renewed: true}, true},
+		{"unknown, and a repeat would stand beside it", notification, push.Outcome{Verdict: push.Unknown}, false},
 		{"unknown, and a repeat would replace it", collapsible, push.Outcome{Verdict: push.Unknown}, true},
 		{"unknown, and the sender wants it anyway", repeatable, push.Outcome{Verdict: push.Unknown}, true},
 	} {
@@ -51,21 +51,21 @@ func TestOnlyWhatCanEndBetterIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestTheDefaultIsThreeAttempts(t *testing.T) {
+func TestDefaultIsThreeAttempts(t *testing.T) {
 	for attempt, want := range map[int]bool{1: true, 2: true, 3: false, 4: false} {
-		if _, again := (retry.Policy{}).After(note, attempt, push.Outcome{Verdict: push.Unavailable}); again != want {
+		if _, again := (retry.Policy{}).After(notification, attempt, push.Outcome{Verdict: push.Unavailable}); again != want {
 			t.Errorf("after attempt %d: again = %v, want %v", attempt, again, want)
 		}
 	}
 }
 
-func TestOneAttemptNeverRetries(t *testing.T) {
-	if _, again := (retry.Policy{Attempts: 1}).After(note, 1, push.Outcome{Verdict: push.Unsent}); again {
+func TestSingleAttemptNeverRetries(t *testing.T) {
+	if _, again := (retry.Policy{Attempts: 1}).After(notification, 1, push.Outcome{Verdict: push.Unsent}); again {
 		t.Error("a policy of one attempt granted a second")
 	}
 }
 
-func TestASenderMayAskForFewerAttemptsAndNeverForMore(t *testing.T) {
+func TestNotificationCanOnlyLowerAttempts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		operators, senders := rapid.IntRange(1, 10).Draw(t, "operator's"), rapid.IntRange(0, 10).Draw(t, "sender's")
 		n := &push.Notification{ID: "a", OnUnknown: push.RepeatAlways, Retry: &push.Retry{Attempts: senders}}
@@ -84,14 +84,14 @@ func TestASenderMayAskForFewerAttemptsAndNeverForMore(t *testing.T) {
 	})
 }
 
-func TestWhatWasNeverProcessedIsRepeatedAtOnce(t *testing.T) {
-	p := retry.Policy{Rand: most}
-	if wait, again := p.After(note, 1, push.Outcome{Verdict: push.Unsent}); !again || wait != 0 {
+func TestUnsentIsRetriedImmediately(t *testing.T) {
+	p := retry.Policy{Rand: maxJitter}
+	if wait, again := p.After(notification, 1, push.Outcome{Verdict: push.Unsent}); !again || wait != 0 {
 		t.Errorf("After = %v, %v; want at once", wait, again)
 	}
 }
 
-func TestTheWaitDoublesUpToItsCap(t *testing.T) {
+func TestBackoffDoublesUpToCap(t *testing.T) {
 	const slack = time.Microsecond
 	for _, c := range []struct {
 		verdict push.Verdict
@@ -107,15 +107,15 @@ func TestTheWaitDoublesUpToItsCap(t *testing.T) {
 		{push.Throttled, 6, 20 * time.Second},
 	} {
 		o := push.Outcome{Verdict: c.verdict}
-		longest, _ := retry.Policy{Attempts: 100, Rand: most}.After(note, c.attempt, o)
-		shortest, _ := retry.Policy{Attempts: 100, Rand: none}.After(note, c.attempt, o)
+		longest, _ := retry.Policy{Attempts: 100, Rand: maxJitter}.After(notification, c.attempt, o)
+		shortest, _ := retry.Policy{Attempts: 100, Rand: minJitter}.After(notification, c.attempt, o)
 		if shortest != 0 || longest > c.ceiling || longest < c.ceiling-slack {
 			t.Errorf("%v after attempt %d: waits %v to %v, want 0 to %v", c.verdict, c.attempt, shortest, longest, c.ceiling)
 		}
 	}
 }
 
-func TestRetryAfterIsObeyedIgnoredOrEndsTheSend(t *testing.T) {
+func TestRetryAfterStrategies(t *testing.T) {
 	asked := push.Outcome{Verdict: push.Throttled, RetryAfter: 3 * time.Second}
 	for _, c := range []struct {
 		strategy retry.Strategy
@@ -127,40 +127,40 @@ func TestRetryAfterIsObeyedIgnoredOrEndsTheSend(t *testing.T) {
 		{retry.Ignore, 0, true},
 		{retry.Stop, 0, false},
 	} {
-		wait, again := retry.Policy{RetryAfter: c.strategy, Rand: none}.After(note, 1, asked)
+		wait, again := retry.Policy{RetryAfter: c.strategy, Rand: minJitter}.After(notification, 1, asked)
 		if wait != c.wait || again != c.again {
 			t.Errorf("%q: After = %v, %v; want %v, %v", c.strategy, wait, again, c.wait, c.again)
 		}
 	}
-	if _, again := (retry.Policy{RetryAfter: retry.Stop}).After(note, 1, push.Outcome{Verdict: push.Throttled}); !again {
+	if _, again := (retry.Policy{RetryAfter: retry.Stop}).After(notification, 1, push.Outcome{Verdict: push.Throttled}); !again {
 		t.Error("Stop ended a send although the provider named no wait")
 	}
 }
 
-func TestThoseToldTheSameSecondDoNotComeBackInItTogether(t *testing.T) {
+func TestJitterIsAddedToRetryAfter(t *testing.T) {
 	asked := push.Outcome{Verdict: push.Throttled, RetryAfter: 3 * time.Second}
-	early, _ := retry.Policy{Rand: none}.After(note, 1, asked)
-	late, _ := retry.Policy{Rand: most}.After(note, 1, asked)
+	early, _ := retry.Policy{Rand: minJitter}.After(notification, 1, asked)
+	late, _ := retry.Policy{Rand: maxJitter}.After(notification, 1, asked)
 	if early < asked.RetryAfter || late-early < 900*time.Millisecond {
 		t.Errorf("they come back between %v and %v", early, late)
 	}
 }
 
-func TestAWaitBeyondTheLongestEndsTheSend(t *testing.T) {
+func TestRetryAfterBeyondMaximumEndsSend(t *testing.T) {
 	for asked, want := range map[time.Duration]bool{20 * time.Second: true, 20*time.Second + 1: false, time.Hour: false} {
 		o := push.Outcome{Verdict: push.Unavailable, RetryAfter: asked}
-		if _, again := (retry.Policy{}).After(note, 1, o); again != want {
+		if _, again := (retry.Policy{}).After(notification, 1, o); again != want {
 			t.Errorf("asked to wait %v: again = %v, want %v", asked, again, want)
 		}
 	}
-	if _, again := (retry.Policy{MaxRetryAfter: time.Hour}).After(note, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: time.Hour}); !again {
+	if _, again := (retry.Policy{MaxRetryAfter: time.Hour}).After(notification, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: time.Hour}); !again {
 		t.Error("a wait within MaxRetryAfter ended the send")
 	}
 }
 
-func TestTheFirstRuleThatMatchesCounts(t *testing.T) {
-	p := retry.Policy{Rand: none, Rules: []retry.Rule{
-		{Verdict: push.Unavailable, Reason: "Shutdown", Least: 2 * time.Second},
+func TestFirstMatchingRuleApplies(t *testing.T) {
+	p := retry.Policy{Rand: minJitter, Rules: []retry.Rule{
+		{Verdict: push.Unavailable, Reason: "Shutdown", MinWait: 2 * time.Second},
 		{Verdict: push.Unavailable, Stop: true},
 		{Reason: "Shutdown", Stop: true},
 	}}
@@ -174,34 +174,34 @@ func TestTheFirstRuleThatMatchesCounts(t *testing.T) {
 		{push.Outcome{Verdict: push.Throttled, Reason: "Shutdown"}, 0, false},
 		{push.Outcome{Verdict: push.Throttled, Reason: "TooManyRequests"}, 0, true},
 	} {
-		if wait, again := p.After(note, 1, c.o); wait != c.wait || again != c.again {
+		if wait, again := p.After(notification, 1, c.o); wait != c.wait || again != c.again {
 			t.Errorf("%v %s: After = %v, %v; want %v, %v", c.o.Verdict, c.o.Reason, wait, again, c.wait, c.again)
 		}
 	}
 }
 
-func TestNoRuleAllowsWhatTheOutcomeForbids(t *testing.T) {
+func TestRulesCannotAllowForbiddenRetries(t *testing.T) {
 	p := retry.Policy{Rules: []retry.Rule{{Base: time.Second}}}
 	for _, v := range []push.Verdict{push.Accepted, push.Refused, push.Unregistered, push.Unknown, push.Unauthorized} {
-		if _, again := p.After(note, 1, push.Outcome{Verdict: v}); again {
+		if _, again := p.After(notification, 1, push.Outcome{Verdict: v}); again {
 			t.Errorf("%v is tried again", v)
 		}
 	}
 }
 
-func TestFCMInBulkLeavesGoogleAloneForTenSeconds(t *testing.T) {
+func TestFCMBulkWaitsTenSeconds(t *testing.T) {
 	down := push.Outcome{Verdict: push.Unavailable, Reason: "UNAVAILABLE"}
-	early, _ := retry.Policy{Rules: retry.FCMBulk(), Rand: none, Attempts: 9}.After(note, 1, down)
-	late, _ := retry.Policy{Rules: retry.FCMBulk(), Rand: most, Attempts: 9}.After(note, 8, down)
+	early, _ := retry.Policy{Rules: retry.FCMBulk(), Rand: minJitter, Attempts: 9}.After(notification, 1, down)
+	late, _ := retry.Policy{Rules: retry.FCMBulk(), Rand: maxJitter, Attempts: 9}.After(notification, 8, down)
 	if early != 10*time.Second || late > 70*time.Second || late < 69*time.Second {
 		t.Errorf("waits %v to %v, want 10 s to 70 s", early, late)
 	}
-	if _, again := (retry.Policy{Rules: retry.FCMBulk()}).After(note, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: time.Minute}); again {
+	if _, again := (retry.Policy{Rules: retry.FCMBulk()}).After(notification, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: time.Minute}); again {
 		t.Error("a minute's Retry-After was waited for inside a send")
 	}
 }
 
-func anyOutcome(t *rapid.T) push.Outcome {
+func drawOutcome(t *rapid.T) push.Outcome {
 	return push.Outcome{
 		Verdict:    push.Verdict(rapid.IntRange(int(push.Unsent), int(push.Expired)).Draw(t, "verdict")),
 		RetryAfter: time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "retry after")),
@@ -209,7 +209,7 @@ func anyOutcome(t *rapid.T) push.Outcome {
 	}
 }
 
-func TestAttemptsAndWaitsAreBoundedForAnySequenceOfOutcomes(t *testing.T) {
+func TestAttemptsAndWaitsAreBounded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := retry.Policy{
 			Attempts:      rapid.IntRange(1, 12).Draw(t, "attempts"),
@@ -224,8 +224,8 @@ func TestAttemptsAndWaitsAreBoundedForAnySequenceOfOutcomes(t *testing.T) {
 		for again := true; again; {
 			attempts++
 			var wait time.Duration
-			o := anyOutcome(t)
-			wait, again = p.After(rapid.SampledFrom([]*push.Notification{note, repeatable}).Draw(t, "n"), attempts, o)
+			o := drawOutcome(t)
+			wait, again = p.After(rapid.SampledFrom([]*push.Notification{notification, repeatable}).Draw(t, "n"), attempts, o)
 			if again && p.RetryAfter != retry.Ignore && o.Verdict == push.Throttled && wait < o.RetryAfter {
 				t.Fatalf("waits %v where the provider asked for %v", wait, o.RetryAfter)
 			}

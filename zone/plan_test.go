@@ -10,24 +10,24 @@ import (
 	"pgregory.net/rapid"
 )
 
-const almost = 1e-9
+const epsilon = 1e-9
 
-// anyFleet draws up to six zones, none of which is returning.
-func anyFleet(t *rapid.T) (zones []standing) {
+// drawZones draws up to six zones, none of which is returning.
+func drawZones(t *rapid.T) (zones []health) {
 	for i := range rapid.IntRange(1, 6).Draw(t, "zones") {
-		z := standing{name: fmt.Sprint(i), all: rapid.IntRange(1, 20).Draw(t, "endpoints")}
-		z.healthy = rapid.IntRange(0, z.all).Draw(t, "healthy")
-		z.bears = z.canBear()
+		z := health{name: fmt.Sprint(i), total: rapid.IntRange(1, 20).Draw(t, "endpoints")}
+		z.healthy = rapid.IntRange(0, z.total).Draw(t, "healthy")
+		z.localShare = z.maxLocalShare()
 		zones = append(zones, z)
 	}
 	return zones
 }
 
-func TestTheSharesOfAPlanAddUpToOne(t *testing.T) {
+func TestPlanSharesSumToOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		zones := anyFleet(t)
+		zones := drawZones(t)
 		for i := range zones { // returning ones too
-			zones[i].bears *= rapid.Float64Range(0, 1).Draw(t, "held back")
+			zones[i].localShare *= rapid.Float64Range(0, 1).Draw(t, "held back")
 		}
 		shares := plan("0", zones)
 		if shares == nil {
@@ -35,26 +35,26 @@ func TestTheSharesOfAPlanAddUpToOne(t *testing.T) {
 		}
 		sum := 0.0
 		for name, share := range shares {
-			if share < 0 || share > 1+almost {
+			if share < 0 || share > 1+epsilon {
 				t.Fatalf("zone %s: share %v", name, share)
 			}
 			sum += share
 		}
-		if math.Abs(sum-1) > almost {
+		if math.Abs(sum-1) > epsilon {
 			t.Fatalf("the shares add up to %v: %v", sum, shares)
 		}
 	})
 }
 
-func TestNoEndpointGetsMoreThanItCanOrThanAnyOther(t *testing.T) {
+func TestPlanBoundsLoadPerEndpoint(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		zones := anyFleet(t)
+		zones := drawZones(t)
 		load, all, healthy := map[string]float64{}, 0, 0
 		for _, home := range zones {
-			all += home.all
+			all += home.total
 			healthy += home.healthy
 			for name, share := range plan(home.name, zones) {
-				load[name] += share * float64(home.all)
+				load[name] += share * float64(home.total)
 			}
 		}
 		if 2*healthy < all {
@@ -63,31 +63,31 @@ func TestNoEndpointGetsMoreThanItCanOrThanAnyOther(t *testing.T) {
 			}
 			return
 		}
-		most := max(overprovision, float64(all)/float64(healthy))
+		most := max(overprovisioningFactor, float64(all)/float64(healthy))
 		for _, z := range zones {
 			switch {
-			case z.healthy == 0 && load[z.name] > almost:
+			case z.healthy == 0 && load[z.name] > epsilon:
 				t.Fatalf("zone %s has nobody, and gets %v", z.name, load[z.name])
-			case z.healthy > 0 && load[z.name]/float64(z.healthy) > most+almost:
+			case z.healthy > 0 && load[z.name]/float64(z.healthy) > most+epsilon:
 				t.Fatalf("each of %d endpoints of zone %s gets %v, more than %v: %v", z.healthy, z.name, load[z.name]/float64(z.healthy), most, zones)
 			}
 		}
 	})
 }
 
-func TestHomeKeepsEverythingThatItCanBear(t *testing.T) {
+func TestHomeKeepsTrafficWithinCapacity(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		zones := anyFleet(t)
-		zones[0].healthy = int(math.Ceil(float64(zones[0].all) / overprovision))
-		zones[0].bears = zones[0].canBear()
+		zones := drawZones(t)
+		zones[0].healthy = int(math.Ceil(float64(zones[0].total) / overprovisioningFactor))
+		zones[0].localShare = zones[0].maxLocalShare()
 		if shares := plan("0", zones); shares != nil && (len(shares) != 1 || shares["0"] != 1) {
-			t.Fatalf("home bears its load with %d of %d: %v", zones[0].healthy, zones[0].all, shares)
+			t.Fatalf("home bears its load with %d of %d: %v", zones[0].healthy, zones[0].total, shares)
 		}
 	})
 }
 
-func TestTheLossOfAZoneLoadsTheOthersEvenly(t *testing.T) {
-	zones := []standing{{"a", 4, 0, 0}, {"b", 4, 4, 1}, {"c", 4, 4, 1}}
+func TestZoneLossSpreadsLoadEvenly(t *testing.T) {
+	zones := []health{{"a", 4, 0, 0}, {"b", 4, 4, 1}, {"c", 4, 4, 1}}
 	for home, want := range map[string]map[string]float64{"a": {"a": 0, "b": .5, "c": .5}, "b": {"b": 1}, "c": {"c": 1}} {
 		if got := plan(home, zones); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("callers in %s: %v, want %v", home, got, want)
@@ -95,16 +95,16 @@ func TestTheLossOfAZoneLoadsTheOthersEvenly(t *testing.T) {
 	}
 }
 
-func TestOverflowGoesWhereThereIsMoreToSpare(t *testing.T) {
-	zones := []standing{{"a", 10, 6, 0.84}, {"b", 10, 8, 1}, {"c", 10, 10, 1}} // b spares 1.2, c 4
+func TestOverflowFollowsResidualCapacity(t *testing.T) {
+	zones := []health{{"a", 10, 6, 0.84}, {"b", 10, 8, 1}, {"c", 10, 10, 1}} // b spares 1.2, c 4
 	got := plan("a", zones)
-	if math.Abs(got["a"]-.84) > almost || math.Abs(got["b"]-.16*1.2/5.2) > almost || math.Abs(got["c"]-.16*4/5.2) > almost {
+	if math.Abs(got["a"]-.84) > epsilon || math.Abs(got["b"]-.16*1.2/5.2) > epsilon || math.Abs(got["c"]-.16*4/5.2) > epsilon {
 		t.Errorf("%v", got)
 	}
 }
 
-func TestACallerWithoutGatewaysAtHomePrefersNobody(t *testing.T) {
-	if got := plan("elsewhere", []standing{{"a", 4, 4, 1}}); got != nil {
+func TestUnknownHomeHasNoPlan(t *testing.T) {
+	if got := plan("elsewhere", []health{{"a", 4, 4, 1}}); got != nil {
 		t.Errorf("%v", got)
 	}
 }

@@ -16,13 +16,13 @@ import (
 	"github.com/sluice-push/sluice/zone"
 )
 
-// quiet is a connection that stands until its Run ends.
-type quiet struct{ drained chan struct{} }
+// idleConn is a connection that stands until its Run ends.
+type idleConn struct{ drained chan struct{} }
 
-func (quiet) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
-func (quiet) State() wire.State                                         { return wire.State{MaxStreams: 100} }
-func (c quiet) Drain()                                                  { close(c.drained) }
-func (c quiet) Run(ctx context.Context) error {
+func (idleConn) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
+func (idleConn) State() wire.State                                         { return wire.State{MaxStreams: 100} }
+func (c idleConn) Drain()                                                  { close(c.drained) }
+func (c idleConn) Run(ctx context.Context) error {
 	select {
 	case <-c.drained:
 	case <-ctx.Done():
@@ -43,14 +43,14 @@ func zoneOf(addr netip.AddrPort) string {
 	return "tokyo-b"
 }
 
-// inTokyoA runs test with a pool of the four endpoints, each of which bears
+// withTokyoPool runs test with a pool of the four endpoints, each of which bears
 // two leases, that prefers tokyo-a. Time is fake.
-func inTokyoA(t *testing.T, test func(t *testing.T, p *pool.Pool)) {
+func withTokyoPool(t *testing.T, test func(t *testing.T, p *pool.Pool)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p, err := pool.New(pool.Config{
 			Name: "gateways", Resolver: addresses, MaxInFlight: 2, Zone: zoneOf, Picker: zone.Prefer("tokyo-a", pool.RoundRobin{}),
-			Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return quiet{make(chan struct{})}, nil },
+			Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return idleConn{make(chan struct{})}, nil },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -76,8 +76,8 @@ func pick(t *testing.T, p *pool.Pool) *pool.Lease {
 	return lease
 }
 
-func TestTrafficStaysAtHomeAsLongAsHomeHasRoom(t *testing.T) {
-	inTokyoA(t, func(t *testing.T, p *pool.Pool) {
+func TestTrafficStaysInHomeZone(t *testing.T) {
+	withTokyoPool(t, func(t *testing.T, p *pool.Pool) {
 		for range 100 {
 			lease := pick(t, p)
 			if z := lease.Endpoint().Zone(); z != "tokyo-a" {
@@ -88,8 +88,8 @@ func TestTrafficStaysAtHomeAsLongAsHomeHasRoom(t *testing.T) {
 	})
 }
 
-func TestOnlyWhatHomeCannotBearGoesElsewhere(t *testing.T) {
-	inTokyoA(t, func(t *testing.T, p *pool.Pool) {
+func TestOnlyOverflowLeavesHomeZone(t *testing.T) {
+	withTokyoPool(t, func(t *testing.T, p *pool.Pool) {
 		zones := map[string]int{}
 		var leases []*pool.Lease
 		for range 6 {
@@ -110,8 +110,8 @@ func TestOnlyWhatHomeCannotBearGoesElsewhere(t *testing.T) {
 	})
 }
 
-func TestASickHomeIsLeft(t *testing.T) {
-	inTokyoA(t, func(t *testing.T, p *pool.Pool) {
+func TestUnhealthyHomeZoneIsAvoided(t *testing.T) {
+	withTokyoPool(t, func(t *testing.T, p *pool.Pool) {
 		for range 10 { // five in a row at each of the two
 			pick(t, p).Done(push.Outcome{Verdict: push.Unavailable, HTTP: 503, Scope: push.ScopeEndpoint})
 		}
@@ -123,7 +123,7 @@ func TestASickHomeIsLeft(t *testing.T) {
 	})
 }
 
-func TestAnEmptyHomePrefersNobody(t *testing.T) {
+func TestEmptyHomeDisablesPreference(t *testing.T) {
 	if _, plain := zone.Prefer("", pool.RoundRobin{}).(pool.RoundRobin); !plain {
 		t.Error("Prefer(\"\", next) is not next")
 	}

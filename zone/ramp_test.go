@@ -16,75 +16,75 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// fleet is a picker with what it was told of its zones, without a pool.
-type fleet struct {
-	*prefer
-	began time.Time
-	now   map[string]*standing
+// testPicker is a picker with what it was told of its zones, without a pool.
+type testPicker struct {
+	*preferPicker
+	start    time.Time
+	zonesNow map[string]*health
 }
 
-func newFleet(home string, zones ...standing) *fleet {
-	f := &fleet{prefer: Prefer(home, pool.RoundRobin{}).(*prefer), began: time.Unix(0, 0), now: map[string]*standing{}}
+func newTestPicker(home string, zones ...health) *testPicker {
+	f := &testPicker{preferPicker: Prefer(home, pool.RoundRobin{}).(*preferPicker), start: time.Unix(0, 0), zonesNow: map[string]*health{}}
 	for _, z := range zones {
-		f.now[z.name] = &z
+		f.zonesNow[z.name] = &z
 	}
-	f.at(0)
+	f.updateAt(0)
 	return f
 }
 
-// at surveys the fleet that long after it began.
-func (f *fleet) at(after time.Duration) {
-	seen := map[string]*standing{}
-	for name, z := range f.now {
-		seen[name] = &standing{name: name, all: z.all, healthy: z.healthy}
+// updateAt surveys the fleet that long after it began.
+func (f *testPicker) updateAt(after time.Duration) {
+	seen := map[string]*health{}
+	for name, z := range f.zonesNow {
+		seen[name] = &health{name: name, total: z.total, healthy: z.healthy}
 	}
-	f.replan(seen, f.began.Add(after))
+	f.updatePlan(seen, f.start.Add(after))
 }
 
-func TestAZoneThatReturnsTakesItsLoadOverTenSeconds(t *testing.T) {
-	f := newFleet("a", standing{name: "a", all: 4, healthy: 4}, standing{name: "b", all: 4, healthy: 4}, standing{name: "c", all: 4, healthy: 4})
-	f.now["a"].healthy = 0
-	f.at(time.Second)
+func TestRecoveringZoneRampsUp(t *testing.T) {
+	f := newTestPicker("a", health{name: "a", total: 4, healthy: 4}, health{name: "b", total: 4, healthy: 4}, health{name: "c", total: 4, healthy: 4})
+	f.zonesNow["a"].healthy = 0
+	f.updateAt(time.Second)
 	if f.shares["a"] != 0 {
 		t.Fatalf("a lost zone keeps %v", f.shares["a"])
 	}
-	f.now["a"].healthy = 4
+	f.zonesNow["a"].healthy = 4
 	for second := 2; second <= 12; second++ {
-		f.at(time.Duration(second) * time.Second)
+		f.updateAt(time.Duration(second) * time.Second)
 		// The others bear 1.4 of their own; what is beyond that is everybody's, in proportion to what they can.
-		if want := math.Min(1, float64(second-1)/10); f.shares["a"] < want-almost || f.shares["a"] > want*1.05 {
+		if want := math.Min(1, float64(second-1)/10); f.shares["a"] < want-epsilon || f.shares["a"] > want*1.05 {
 			t.Errorf("%d s after its return it gets %v, want %v or little more", second-1, f.shares["a"], want)
 		}
 	}
-	f.now["a"].healthy = 3 // it has returned: what it bears, it bears at once
-	f.at(13 * time.Second)
+	f.zonesNow["a"].healthy = 3 // it has returned: what it bears, it bears at once
+	f.updateAt(13 * time.Second)
 	if f.shares["a"] != 1 {
 		t.Errorf("with three of four it keeps %v", f.shares["a"])
 	}
 }
 
-func TestAZoneThatIsNewIsNotHeldBack(t *testing.T) {
-	f := newFleet("a", standing{name: "a", all: 4, healthy: 2}, standing{name: "b", all: 4, healthy: 4})
-	f.now["a"].healthy = 4
-	f.at(time.Millisecond)
+func TestNewZoneIsNotRampedUp(t *testing.T) {
+	f := newTestPicker("a", health{name: "a", total: 4, healthy: 2}, health{name: "b", total: 4, healthy: 4})
+	f.zonesNow["a"].healthy = 4
+	f.updateAt(time.Millisecond)
 	if f.shares["a"] != 1 {
 		t.Errorf("it gets %v as its endpoints connect", f.shares["a"])
 	}
 }
 
-func TestAnotherZoneThatReturnsIsSparedToo(t *testing.T) {
-	f := newFleet("a", standing{name: "a", all: 10, healthy: 5}, standing{name: "b", all: 10, healthy: 10}, standing{name: "c", all: 10, healthy: 10})
-	f.now["b"].healthy = 0
-	f.at(time.Second)
-	f.now["b"].healthy = 10
-	f.at(1001 * time.Millisecond)
+func TestRecoveringRemoteZoneRampsUp(t *testing.T) {
+	f := newTestPicker("a", health{name: "a", total: 10, healthy: 5}, health{name: "b", total: 10, healthy: 10}, health{name: "c", total: 10, healthy: 10})
+	f.zonesNow["b"].healthy = 0
+	f.updateAt(time.Second)
+	f.zonesNow["b"].healthy = 10
+	f.updateAt(1001 * time.Millisecond)
 	if b, c := f.shares["b"], f.shares["c"]; b > c/100 {
 		t.Errorf("b, which has just returned, gets %v, and c %v", b, c)
 	}
 }
 
-// members connects a pool to six endpoints, two in each of three zones, and returns them. Time is fake.
-func members(t *testing.T, picker pool.Picker) []*pool.Endpoint {
+// newEndpoints connects a pool to six endpoints, two in each of three zones, and returns them. Time is fake.
+func newEndpoints(t *testing.T, picker pool.Picker) []*pool.Endpoint {
 	t.Helper()
 	var seen pool.Static
 	for i := range 6 {
@@ -119,15 +119,15 @@ func (c *collector) UpdateEndpoints(all []*pool.Endpoint) {
 	c.endpoints = append([]*pool.Endpoint(nil), all...)
 }
 
-func TestNoZoneGetsMorePicksThanItsShare(t *testing.T) {
+func TestPicksFollowShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		endpoints := members(t, pool.RoundRobin{})
+		endpoints := newEndpoints(t, pool.RoundRobin{})
 		if len(endpoints) != 6 {
 			t.Fatalf("%d endpoints", len(endpoints))
 		}
 		for seed := range 200 {
 			shares, picks := drawShares(seed), map[string]int{}
-			p := &prefer{home: "a", next: pool.RoundRobin{}, shares: shares, owed: map[string]float64{}}
+			p := &preferPicker{home: "a", next: pool.RoundRobin{}, shares: shares, deficit: map[string]float64{}}
 			for n := 1; n <= 500; n++ {
 				picks[p.Pick(endpoints).Zone()]++
 				for zone, share := range shares {
@@ -149,10 +149,10 @@ func drawShares(seed int) map[string]float64 {
 	return map[string]float64{"a": cut[0], "b": cut[1], "c": 1 - cut[0] - cut[1]}
 }
 
-func TestWhatAFullZoneCannotTakeIsLetGoAndNotPaidBackAtOnce(t *testing.T) {
+func TestDeficitIsBoundedPerUpdate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		endpoints := members(t, pool.RoundRobin{})
-		f := newFleet("a", standing{name: "a", all: 4, healthy: 2}, standing{name: "b", all: 4, healthy: 4}, standing{name: "c", all: 4, healthy: 4})
+		endpoints := newEndpoints(t, pool.RoundRobin{})
+		f := newTestPicker("a", health{name: "a", total: 4, healthy: 2}, health{name: "b", total: 4, healthy: 4}, health{name: "c", total: 4, healthy: 4})
 		var away []*pool.Endpoint
 		for _, e := range endpoints {
 			if e.Zone() != "a" {
@@ -162,7 +162,7 @@ func TestWhatAFullZoneCannotTakeIsLetGoAndNotPaidBackAtOnce(t *testing.T) {
 		for range 1000 { // home is full
 			f.Pick(away)
 		}
-		f.at(time.Second)
+		f.updateAt(time.Second)
 		run := 0
 		for f.Pick(endpoints).Zone() == "a" {
 			run++
