@@ -170,7 +170,7 @@ func TestHedgedSendReachesProviderOnce(t *testing.T) {
 	tn := newTestEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
 		{Service: mockprovider.APNs, Delay: 20 * time.Millisecond, Share: 0.3},
 	}}})
-	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.Alone(t))
+	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.StartServer(t))
 	cable := newTestProxy(t, tn.startGateway(anyPort, shared+"zone: a\n").address)
 	urls := []string{cable.url(), tn.startGateway(anyPort, shared+"zone: b\n").url()}
 	far, near := tn.newClient(client.Config{HedgeAfter: time.Millisecond}, urls...), tn.newClient(client.Config{HedgeAfter: time.Millisecond, Zone: "a"}, urls...)

@@ -9,8 +9,8 @@ import (
 	"os"
 )
 
-// lock cannot keep a second process out here; do not start one on the same folder.
-func lock(name string) (*os.File, error) {
+// lockFile cannot keep a second process out here; do not start one on the same folder.
+func lockFile(name string) (*os.File, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
@@ -18,5 +18,5 @@ func lock(name string) (*os.File, error) {
 	return file, nil
 }
 
-// free is not known here; a full disk shows when a write fails.
-func free(string) (left uint64, ok bool) { return 0, false }
+// freeBytes is not known here; a full disk shows when a write fails.
+func freeBytes(string) (left uint64, ok bool) { return 0, false }

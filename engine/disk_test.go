@@ -18,27 +18,27 @@ import (
 	"github.com/sluice-push/sluice/engine"
 )
 
-// fullDisk names the folder in the child in which no file may grow.
-const fullDisk = "SLUICE_FULL_DISK"
+// fullDiskEnv names the folder in the child in which no file may grow.
+const fullDiskEnv = "SLUICE_FULL_DISK"
 
-// TestAFailedWriteIsToldAndHealed has a child whose files cannot grow beyond some size: the writes fail as on a full disk.
+// TestWriterRecoversAfterFailedWrite has a child whose files cannot grow beyond some size: the writes fail as on a full disk.
 // Then they may grow again.
-func TestAFailedWriteIsToldAndHealed(t *testing.T) {
-	if dir := os.Getenv(fullDisk); dir != "" {
-		inAFullDisk(t, dir)
+func TestWriterRecoversAfterFailedWrite(t *testing.T) {
+	if dir := os.Getenv(fullDiskEnv); dir != "" {
+		runOnFullDisk(t, dir)
 		return
 	}
 	child := exec.Command(os.Args[0], "-test.run=^TestAFailedWriteIsToldAndHealed$", "-test.v")
-	child.Env = append(os.Environ(), fullDisk+"="+t.TempDir())
+	child.Env = append(os.Environ(), fullDiskEnv+"="+t.TempDir())
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 }
 
-func inAFullDisk(t *testing.T, dir string) {
+func runOnFullDisk(t *testing.T, dir string) {
 	signal.Ignore(syscall.SIGXFSZ) // the write fails then
-	e, w, _ := open(t, dir, plain)
-	kept := map[engine.Place]string{}
+	e, w, _ := open(t, dir, testStream)
+	kept := map[engine.Offset]string{}
 	write := func(i int) error {
 		item := fmt.Sprintf(`{"i":%d,"x":%q}`, i, strings.Repeat("x", 8<<10))
 		place, err := w.Append(t.Context(), "s.a", []byte(item))
@@ -52,7 +52,7 @@ func inAFullDisk(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	limit(t, largest(t, dir)+64<<10)
+	limitFileSize(t, largestFile(t, dir)+64<<10)
 	var err error
 	for i := 10; err == nil; i++ {
 		err = write(i)
@@ -60,10 +60,10 @@ func inAFullDisk(t *testing.T, dir string) {
 	if !errors.Is(err, engine.ErrUnwritable) {
 		t.Fatal(err)
 	}
-	limit(t, 1<<40)
+	limitFileSize(t, 1<<40)
 	for i := 1000; write(i) != nil || e.Ready() != nil; i++ {
 	}
-	found := all(t, e)
+	found := readAll(t, e)
 	for place, item := range kept {
 		if found[place] != item {
 			t.Errorf("%v is lost", place)
@@ -71,8 +71,8 @@ func inAFullDisk(t *testing.T, dir string) {
 	}
 }
 
-// limit lets no file of this process grow beyond size.
-func limit(t *testing.T, size int64) {
+// limitFileSize lets no file of this process grow beyond size.
+func limitFileSize(t *testing.T, size int64) {
 	t.Helper()
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &r); err != nil {
@@ -84,8 +84,8 @@ func limit(t *testing.T, size int64) {
 	}
 }
 
-// largest is the size of the largest file below dir.
-func largest(t *testing.T, dir string) (size int64) {
+// largestFile is the size of the largest file below dir.
+func largestFile(t *testing.T, dir string) (size int64) {
 	t.Helper()
 	err := filepath.Walk(dir, func(_ string, info os.FileInfo, err error) error {
 		if err == nil {

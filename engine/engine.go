@@ -26,8 +26,8 @@ var (
 	ErrTooLarge = errors.New("engine: the item is too large")
 	// ErrClosed says that the writer has been drained.
 	ErrClosed = errors.New("engine: closed")
-	// ErrTaken says that another process has the folder.
-	ErrTaken = errors.New("engine: another process has this folder")
+	// ErrLocked says that another process has the folder.
+	ErrLocked = errors.New("engine: another process has this folder")
 )
 
 // Config says where the JetStream is: exactly one of Dir and URL is set.
@@ -132,7 +132,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	return e.server.keep(ctx)
+	return e.server.supervise(ctx)
 }
 
 // Close ends the engine. Everything that a Writer has acknowledged is on disk before.

@@ -48,16 +48,16 @@ func openWith(t testing.TB, cfg engine.Config, stream jetstream.StreamConfig) (e
 	return e, w, shut
 }
 
-var plain = jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
+var testStream = jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
 
-// all reads the whole stream.
-func all(t testing.TB, e *engine.Engine) (items map[engine.Place]string) {
+// readAll reads the whole stream.
+func readAll(t testing.TB, e *engine.Engine) (items map[engine.Offset]string) {
 	t.Helper()
 	stream, err := e.JetStream().Stream(t.Context(), "S")
 	if err != nil {
 		t.Fatal(err)
 	}
-	items = map[engine.Place]string{}
+	items = map[engine.Offset]string{}
 	state := stream.CachedInfo().State
 	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
 		msg, err := stream.GetMsg(t.Context(), seq)
@@ -68,17 +68,17 @@ func all(t testing.TB, e *engine.Engine) (items map[engine.Place]string) {
 			t.Fatal(err)
 		}
 		for i, item := range engine.Items(msg.Data) {
-			items[engine.Place{Seq: seq, Index: i}] = string(item)
+			items[engine.Offset{Seq: seq, Index: i}] = string(item)
 		}
 	}
 	return items
 }
 
-func TestWhatWasAppendedStandsAtItsPlaceAfterTheEngineIsOpenedAgain(t *testing.T) {
+func TestItemsKeepTheirOffsetsAfterReopen(t *testing.T) {
 	dir := t.TempDir()
-	_, w, shut := open(t, dir, plain)
+	_, w, shut := open(t, dir, testStream)
 	var mu sync.Mutex
-	want := map[engine.Place]string{}
+	want := map[engine.Offset]string{}
 	var callers sync.WaitGroup
 	for caller := range 64 {
 		callers.Go(func() {
@@ -97,8 +97,8 @@ func TestWhatWasAppendedStandsAtItsPlaceAfterTheEngineIsOpenedAgain(t *testing.T
 	}
 	callers.Wait()
 	shut()
-	e, _, _ := open(t, dir, plain)
-	got := all(t, e)
+	e, _, _ := open(t, dir, testStream)
+	got := readAll(t, e)
 	if len(want) != 640 || len(got) != len(want) {
 		t.Fatalf("%d places given, %d items found", len(want), len(got))
 	}

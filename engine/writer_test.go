@@ -18,8 +18,8 @@ import (
 	"github.com/sluice-push/sluice/engine/enginetest"
 )
 
-func TestItemsOfOneCallKeepTheirOrder(t *testing.T) {
-	e, w, _ := open(t, t.TempDir(), plain)
+func TestAppendAllKeepsOrder(t *testing.T) {
+	e, w, _ := open(t, t.TempDir(), testStream)
 	var items [][]byte
 	for i := range 1234 {
 		items = append(items, fmt.Appendf(nil, "%d", i))
@@ -28,7 +28,7 @@ func TestItemsOfOneCallKeepTheirOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := all(t, e)
+	found := readAll(t, e)
 	for i, place := range places {
 		if found[place] != string(items[i]) {
 			t.Fatalf("%v holds %s, not %d", place, found[place], i)
@@ -39,29 +39,29 @@ func TestItemsOfOneCallKeepTheirOrder(t *testing.T) {
 	}
 }
 
-func TestItemsOfOneCallStandTogether(t *testing.T) {
-	_, w, _ := open(t, t.TempDir(), plain)
+func TestAppendAllWritesOneBatch(t *testing.T) {
+	_, w, _ := open(t, t.TempDir(), testStream)
 	for range 100 {
 		places, err := w.AppendAll(t.Context(), "s.a", [][]byte{[]byte("1"), []byte("2"), []byte("3")})
-		if err != nil || places[2] != (engine.Place{Seq: places[0].Seq, Index: 2}) {
+		if err != nil || places[2] != (engine.Offset{Seq: places[0].Seq, Index: 2}) {
 			t.Fatal(places, err)
 		}
 	}
 }
 
-// TestItemsKeepTheirOrderWhenAClusterTakesThemLate writes to a stream that is there only after a while, as one whose leader
+// TestRetriesKeepOrder writes to a stream that is there only after a while, as one whose leader
 // has died: no chunk may overtake another.
-func TestItemsKeepTheirOrderWhenAClusterTakesThemLate(t *testing.T) {
-	e, w := outside(t)
+func TestRetriesKeepOrder(t *testing.T) {
+	e, w := externalEngine(t)
 	tries := make(chan struct{}, 1)
-	w.Address = func(subject string, _ int) (string, nats.Header) {
+	w.MapSubject = func(subject string, _ int) (string, nats.Header) {
 		select {
 		case tries <- struct{}{}:
 		default:
 		}
 		return subject, nil
 	}
-	run(t, w)
+	runWriter(t, w)
 	var items [][]byte
 	for i := range 1234 {
 		items = append(items, fmt.Appendf(nil, "%d", i))
@@ -70,7 +70,7 @@ func TestItemsKeepTheirOrderWhenAClusterTakesThemLate(t *testing.T) {
 	for _, subject := range []string{"s.a", "s.b"} {
 		writing.Go(func() {
 			places, err := w.AppendAll(t.Context(), subject, items)
-			if err != nil || !slices.IsSortedFunc(places, byPlace) {
+			if err != nil || !slices.IsSortedFunc(places, compareOffsets) {
 				t.Error(places, err)
 			}
 		})
@@ -78,40 +78,40 @@ func TestItemsKeepTheirOrderWhenAClusterTakesThemLate(t *testing.T) {
 	for range 6 {
 		<-tries
 	}
-	if _, err := e.Stream(t.Context(), plain); err != nil {
+	if _, err := e.Stream(t.Context(), testStream); err != nil {
 		t.Fatal(err)
 	}
 	writing.Wait()
 }
 
-func byPlace(a, b engine.Place) int {
+func compareOffsets(a, b engine.Offset) int {
 	if a.Before(b) {
 		return -1
 	}
 	return 1
 }
 
-// outside is a JetStream that is not in this process as far as the engine knows, and a writer to a stream that it has not.
-func outside(t *testing.T) (*engine.Engine, *engine.Writer) {
+// externalEngine is a JetStream that is not in this process as far as the engine knows, and a writer to a stream that it has not.
+func externalEngine(t *testing.T) (*engine.Engine, *engine.Writer) {
 	t.Helper()
-	e, err := engine.Open(t.Context(), engine.Config{URL: enginetest.Alone(t)})
+	e, err := engine.Open(t.Context(), engine.Config{URL: enginetest.StartServer(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = e.Close() })
-	return e, e.Writer(plain.Name, false)
+	return e, e.Writer(testStream.Name, false)
 }
 
-// run runs w until the test ends.
-func run(t *testing.T, w *engine.Writer) {
+// runWriter runs w until the test ends.
+func runWriter(t *testing.T, w *engine.Writer) {
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = w.Run(ctx) })
 	t.Cleanup(func() { stop(); running.Wait() })
 }
 
-func TestManyWritersShareAChunk(t *testing.T) {
-	e, w, _ := open(t, t.TempDir(), plain)
+func TestConcurrentAppendsShareBatches(t *testing.T) {
+	e, w, _ := open(t, t.TempDir(), testStream)
 	const items = 2000
 	var callers sync.WaitGroup
 	for range items {
@@ -131,10 +131,10 @@ func TestManyWritersShareAChunk(t *testing.T) {
 	}
 }
 
-func TestAChunkHoldsAsManyItemsAsItsWriterSays(t *testing.T) {
-	e, _, _ := open(t, t.TempDir(), plain)
+func TestMaxItemsLimitsBatch(t *testing.T) {
+	e, _, _ := open(t, t.TempDir(), testStream)
 	w := e.Writer("S", false)
-	w.Items = 500
+	w.MaxItems = 500
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	if _, err := w.AppendAll(gone, "s.a", slices.Repeat([][]byte{[]byte("{}")}, 1000)); !errors.Is(err, context.Canceled) {
@@ -152,15 +152,15 @@ func TestAChunkHoldsAsManyItemsAsItsWriterSays(t *testing.T) {
 	}
 }
 
-func TestAnAddressSaysWhereAChunkStands(t *testing.T) {
-	e, _, _ := open(t, t.TempDir(), plain)
+func TestMapSubjectSetsSubjectAndHeaders(t *testing.T) {
+	e, _, _ := open(t, t.TempDir(), testStream)
 	w := e.Writer("S", false)
-	w.Address = func(subject string, items int) (string, nats.Header) {
+	w.MapSubject = func(subject string, items int) (string, nats.Header) {
 		return fmt.Sprintf("%s.%d", subject, items), nats.Header{"X": {"y"}}
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	places := make(chan engine.Place, 1)
+	places := make(chan engine.Offset, 1)
 	go func() {
 		place, err := w.AppendAll(t.Context(), "s.a", [][]byte{[]byte("1"), []byte("2"), []byte("3")})
 		if err != nil {
@@ -184,7 +184,7 @@ func TestAnAddressSaysWhereAChunkStands(t *testing.T) {
 	}
 }
 
-func TestAFullStreamSaysSoAndTellsWhatItTook(t *testing.T) {
+func TestFullStreamReportsWrittenItems(t *testing.T) {
 	bounded := jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Discard: jetstream.DiscardNew, MaxBytes: 100 << 10}
 	e, w, _ := open(t, t.TempDir(), bounded)
 	item := []byte(`"` + strings.Repeat("x", 1000) + `"`)
@@ -198,7 +198,7 @@ func TestAFullStreamSaysSoAndTellsWhatItTook(t *testing.T) {
 			taken++
 		}
 	}
-	if found := len(all(t, e)); taken == 0 || taken != found {
+	if found := len(readAll(t, e)); taken == 0 || taken != found {
 		t.Errorf("%d are said to be written, and %d are", taken, found)
 	}
 	if err := e.Ready(); err != nil { // a full stream is nobody's illness
@@ -206,8 +206,8 @@ func TestAFullStreamSaysSoAndTellsWhatItTook(t *testing.T) {
 	}
 }
 
-func TestWhatDoesNotFitALineIsRefused(t *testing.T) {
-	_, w, _ := open(t, t.TempDir(), plain)
+func TestAppendRejectsInvalidItems(t *testing.T) {
+	_, w, _ := open(t, t.TempDir(), testStream)
 	if _, err := w.Append(t.Context(), "s.a", []byte("a\nb")); err == nil {
 		t.Error("two lines are one item")
 	}
@@ -219,23 +219,23 @@ func TestWhatDoesNotFitALineIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFolderHasOneEngineAtATime(t *testing.T) {
+func TestOpenLocksDirectory(t *testing.T) {
 	dir := t.TempDir()
-	_, _, shut := open(t, dir, plain)
-	if _, err := engine.Open(t.Context(), engine.Config{Dir: dir}); !errors.Is(err, engine.ErrTaken) {
+	_, _, shut := open(t, dir, testStream)
+	if _, err := engine.Open(t.Context(), engine.Config{Dir: dir}); !errors.Is(err, engine.ErrLocked) {
 		t.Error(err)
 	}
 	shut()
-	open(t, dir, plain)
+	open(t, dir, testStream)
 }
 
-func TestTheReserveIsForWhatHasBeenAccepted(t *testing.T) {
+func TestReserveRefusesOnlyRespectingWriters(t *testing.T) {
 	e, err := engine.Open(t.Context(), engine.Config{Dir: t.TempDir(), Reserve: 1 << 60})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = e.Close() }()
-	if _, err := e.Stream(t.Context(), plain); err != nil {
+	if _, err := e.Stream(t.Context(), testStream); err != nil {
 		t.Fatal(err)
 	}
 	yields, insists := e.Writer("S", true), e.Writer("S", false)

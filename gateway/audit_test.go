@@ -26,7 +26,7 @@ func TestAnAuditIsAnsweredByWhoeverHasTheFolder(t *testing.T) {
 		h.becomes(id, "accepted")
 	}
 	cfg := parse(t, head+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.app("shop", s.apns()))
-	if _, err := gateway.Audit(t.Context(), cfg); !errors.Is(err, engine.ErrTaken) {
+	if _, err := gateway.Audit(t.Context(), cfg); !errors.Is(err, engine.ErrLocked) {
 		t.Errorf("beside the gateway: %v", err)
 	}
 	answer, err := http.Get(h.ops + gateway.AuditPath)

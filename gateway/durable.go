@@ -77,14 +77,14 @@ func (d *durable) open(ctx context.Context, cfg *config.Config, sender queue.Sen
 		return err
 	}
 	d.History, err = history.Open(ctx, history.Config{
-		Engine: d.engine, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), KeepKeys: cfg.History.KeepKeys, Logger: log,
+		Engine: d.engine, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.KeepKeys, Logger: log,
 	})
 	if err != nil {
 		return errors.Join(err, d.engine.Close())
 	}
 	d.Queue, err = queue.Open(ctx, queue.Config{
 		Engine: d.engine, Journal: journal{d.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
-		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTime: cfg.Limits.SendTime, Grace: cfg.Drain.Grace, Logger: log,
+		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTime, Grace: cfg.Drain.Grace, Logger: log,
 	})
 	if err != nil {
 		return errors.Join(err, d.History.Close(), d.engine.Close())
@@ -100,7 +100,7 @@ func (d *durable) keys() string {
 	if d == nil || !d.opened.Load() {
 		return ""
 	}
-	return d.Keys()
+	return d.KeyScope()
 }
 
 // folders returns where the engine and the index are.
@@ -205,7 +205,7 @@ func (j journal) States(ctx context.Context, ids []string) (map[string]queue.Sta
 	states, err := j.History.States(ctx, ids)
 	out := make(map[string]queue.State, len(states))
 	for id, s := range states {
-		out[id] = queue.State{Status: s.Status, Attempt: s.Attempt, Place: s.Place}
+		out[id] = queue.State{Status: s.Status, Attempt: s.Attempt, Offset: s.Offset}
 	}
 	return out, err
 }
@@ -240,7 +240,7 @@ func (r recorder) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	if receipt.Status() == push.StatusUnregistered {
 		e.Target = &n.Target
 	}
-	if err := r.durable.Note(context.WithoutCancel(ctx), e); err != nil {
+	if err := r.durable.AppendAsync(context.WithoutCancel(ctx), e); err != nil {
 		r.log.Warn("gateway: an end is not in the history", "app", n.App, "err", err)
 	}
 	return receipt

@@ -22,7 +22,7 @@ func TestCallsWithOneKeyAtTwoGatewaysAreOneSend(t *testing.T) {
 	const keys = 12
 	slow := mockprovider.Fault{Service: mockprovider.APNs, Delay: 100 * time.Millisecond}
 	s := newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{slow}}})
-	text := head + fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.Alone(t)) + "apps:\n" + s.app("shop", s.apns())
+	text := head + fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.StartServer(t)) + "apps:\n" + s.app("shop", s.apns())
 	gateways := []house{s.open(t, text), s.open(t, text)}
 	if one, other := gateways[0].sharedKeys(t), gateways[1].sharedKeys(t); one == "" || one != other {
 		t.Errorf("they share their keys, and say so by %q and %q", one, other)

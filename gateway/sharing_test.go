@@ -68,7 +68,7 @@ type cluster struct {
 // newCluster starts mock providers and the NATS of gateways that share an FCM quota of so many a second.
 func newCluster(t *testing.T, rate int) *cluster {
 	c := &cluster{street: newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: mockprovider.DocumentedQuotas()}}), t: t}
-	c.configure(engine.Config{URL: enginetest.Alone(t), Replicas: 1},
+	c.configure(engine.Config{URL: enginetest.StartServer(t), Replicas: 1},
 		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, apart: 1%%}}\n", 60*rate)+"apps:\n"+c.app("shop", c.fcm()))
 	c.bare = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
 	t.Cleanup(c.bare.CloseIdleConnections)

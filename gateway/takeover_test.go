@@ -14,7 +14,7 @@ import (
 // TestAWebhookMissesNothingWhenAServerDiesAndThenItsGateway has two gateways at a cluster, of which the first tells the
 // webhook, and the second accepts.
 func TestAWebhookMissesNothingWhenAServerDiesAndThenItsGateway(t *testing.T) {
-	servers, l := enginetest.New(t), listen(t)
+	servers, l := enginetest.NewCluster(t), listen(t)
 	c := &cluster{street: newStreet(t), t: t}
 	c.configure(servers.Account(t), "apps:\n"+c.app("shop", c.apns(), "webhooks: ["+l.block(t, "billing", "")+"]"))
 	first := c.join(0)

@@ -61,56 +61,56 @@ func Audit(ctx context.Context, e *engine.Engine, queues ...string) (*Report, er
 	if err != nil {
 		return nil, fmt.Errorf("history: audit: %w", err)
 	}
-	a := &audit{engine: e, apps: map[string]uint32{}, seed: maphash.MakeSeed()}
+	a := &auditor{engine: e, apps: map[string]uint32{}, seed: maphash.MakeSeed()}
 	defer func() { _ = os.RemoveAll(dir) }() // the system's own cleaning does it otherwise
-	if a.shelves, err = newShelves(dir); err != nil {
+	if a.partitions, err = newPartitions(dir); err != nil {
 		return nil, fmt.Errorf("history: audit: %w", err)
 	}
 	report, err := a.run(ctx, queues)
-	if err = errors.Join(err, a.shelves.close()); err != nil {
+	if err = errors.Join(err, a.partitions.close()); err != nil {
 		return nil, fmt.Errorf("history: audit: %w", err)
 	}
 	return report, nil
 }
 
-// audit is one that runs.
-type audit struct {
-	engine  *engine.Engine
-	shelves *shelves
-	apps    map[string]uint32
-	names   []string
-	seed    maphash.Seed
-	first   uint64 // of the events when it began
-	report  Report
+// auditor is one that runs.
+type auditor struct {
+	engine     *engine.Engine
+	partitions *partitions
+	apps       map[string]uint32
+	appNames   []string
+	seed       maphash.Seed
+	firstSeq   uint64 // of the events when it began
+	report     Report
 }
 
 // run reads the events, then the queues, then the events that came in between: one that left the queue meanwhile has told
 // why before it left.
-func (a *audit) run(ctx context.Context, queues []string) (*Report, error) {
-	first, next, err := a.events(ctx, 0, false)
+func (a *auditor) run(ctx context.Context, queues []string) (*Report, error) {
+	first, next, err := a.readEvents(ctx, 0, false)
 	if err != nil {
 		return nil, err
 	}
-	a.first = first
+	a.firstSeq = first
 	for _, name := range append(queues, queues...) { // twice: one may go from the second to the first behind our back
-		if err := a.queue(ctx, name); err != nil {
+		if err := a.readQueue(ctx, name); err != nil {
 			return nil, err
 		}
 	}
-	if _, _, err := a.events(ctx, next, true); err != nil {
+	if _, _, err := a.readEvents(ctx, next, true); err != nil {
 		return nil, err
 	}
-	for records, err := range a.shelves.all() {
+	for records, err := range a.partitions.all() {
 		if err != nil {
 			return nil, err
 		}
-		a.judge(records)
+		a.classify(records)
 	}
 	return &a.report, nil
 }
 
-// told is what the audit reads of an event.
-type told struct {
+// auditEvent is what the audit reads of an event.
+type auditEvent struct {
 	ID      uuid.UUID       `json:"id"`
 	App     string          `json:"app"`
 	Status  push.Status     `json:"status"`
@@ -119,8 +119,8 @@ type told struct {
 	Receipt json.RawMessage `json:"receipt"`
 }
 
-// events shelves the events from a sequence on, and returns the first that there is and the next to come.
-func (a *audit) events(ctx context.Context, from uint64, late bool) (first, next uint64, err error) {
+// readEvents shelves the events from a sequence on, and returns the first that there is and the next to come.
+func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (first, next uint64, err error) {
 	next = from
 	for m, err := range messages(ctx, a.engine.JetStream(), Stream, from) {
 		if err != nil {
@@ -131,12 +131,12 @@ func (a *audit) events(ctx context.Context, from uint64, late bool) (first, next
 		}
 		next = m.Sequence + 1
 		for i, item := range engine.Items(m.Data) {
-			var t told
+			var t auditEvent
 			if err := json.Unmarshal(item, &t); err != nil {
 				return 0, 0, fmt.Errorf("the event at %d.%d: %w", m.Sequence, i, err)
 			}
 			a.report.Events++
-			if err := a.shelves.put(a.record(&t, engine.Place{Seq: m.Sequence, Index: i}, late)); err != nil {
+			if err := a.partitions.add(a.newRecord(&t, engine.Offset{Seq: m.Sequence, Index: i}, late)); err != nil {
 				return 0, 0, err
 			}
 		}
@@ -144,41 +144,41 @@ func (a *audit) events(ctx context.Context, from uint64, late bool) (first, next
 	return first, next, nil
 }
 
-func (a *audit) record(t *told, at engine.Place, late bool) record {
-	r := record{ID: t.ID, Seq: at.Seq, Index: uint32(at.Index), App: a.app(t.App), Attempt: t.Attempt, Kind: kindOf(t.Status)}
+func (a *auditor) newRecord(t *auditEvent, at engine.Offset, late bool) auditRecord {
+	r := auditRecord{ID: t.ID, Seq: at.Seq, Index: uint32(at.Index), App: a.appIndex(t.App), Attempt: t.Attempt, Kind: kindOf(t.Status)}
 	if late {
-		r.Flags |= isLate
+		r.Flags |= flagLate
 	}
 	if t.KeyHash != nil {
-		r.Flags |= isKeyed
+		r.Flags |= flagKeyed
 	}
-	if r.Kind == ends {
+	if r.Kind == kindEnded {
 		r.End = maphash.Bytes(a.seed, t.Receipt) ^ maphash.String(a.seed, string(t.Status))
 	}
 	return r
 }
 
-func (a *audit) app(name string) uint32 {
+func (a *auditor) appIndex(name string) uint32 {
 	n, ok := a.apps[name]
 	if !ok {
-		n = uint32(len(a.names))
-		a.apps[name], a.names = n, append(a.names, name)
+		n = uint32(len(a.appNames))
+		a.apps[name], a.appNames = n, append(a.appNames, name)
 	}
 	return n
 }
 
-// queue shelves what waits in a queue's stream.
-func (a *audit) queue(ctx context.Context, name string) error {
+// readQueue shelves what waits in a queue's stream.
+func (a *auditor) readQueue(ctx context.Context, name string) error {
 	for m, err := range messages(ctx, a.engine.JetStream(), name, 0) {
 		if err != nil {
 			return err
 		}
 		for i, item := range engine.Items(m.Data) {
-			var t told
+			var t auditEvent
 			if err := json.Unmarshal(item, &t); err != nil {
 				return fmt.Errorf("the task %d of %d in %s: %w", i, m.Sequence, name, err)
 			}
-			if err := a.shelves.put(record{ID: t.ID, App: a.app(t.App), Kind: isQueued}); err != nil {
+			if err := a.partitions.add(auditRecord{ID: t.ID, App: a.appIndex(t.App), Kind: kindQueued}); err != nil {
 				return err
 			}
 		}
@@ -211,25 +211,25 @@ func messages(ctx context.Context, js jetstream.JetStream, name string, from uin
 	}
 }
 
-// judge looks at the notifications of one shelf.
-func (a *audit) judge(records []record) {
-	all := map[uuid.UUID]*fate{}
+// classify looks at the notifications of one shelf.
+func (a *auditor) classify(records []auditRecord) {
+	all := map[uuid.UUID]*auditState{}
 	for i := range records {
 		r := &records[i]
 		f, ok := all[r.ID]
 		if !ok {
-			f = &fate{first: r}
+			f = &auditState{first: r}
 			all[r.ID] = f
 		}
-		f.take(r)
+		f.apply(r)
 	}
 	a.report.Notifications += uint64(len(all))
 	for _, f := range all {
-		a.count(f)
+		a.tally(f)
 	}
 }
 
-func (a *audit) count(f *fate) {
+func (a *auditor) tally(f *auditState) {
 	if f.accepted {
 		a.report.Accepted++
 	}
@@ -239,24 +239,24 @@ func (a *audit) count(f *fate) {
 	switch {
 	case f.ends > 1:
 		a.report.Twice++
-		a.find("twice", f)
+		a.addFinding("twice", f)
 	case f.ends == 0 && !f.queued && !f.late && f.accepted:
 		a.report.Lost++
-		a.find("lost", f)
+		a.addFinding("lost", f)
 	case f.ends == 0 && !f.queued && !f.late:
 		a.report.Interrupted++
-		a.find("interrupted", f)
-	case f.fromQueue && !f.accepted && a.first <= 1: // or what told of it may be kept no more
+		a.addFinding("interrupted", f)
+	case f.fromQueue && !f.accepted && a.firstSeq <= 1: // or what told of it may be kept no more
 		a.report.Unannounced++
-		a.find("unannounced", f)
+		a.addFinding("unannounced", f)
 	}
 }
 
-func (a *audit) find(kind string, f *fate) {
+func (a *auditor) addFinding(kind string, f *auditState) {
 	if len(a.report.Findings) < maxFindings {
 		a.report.Findings = append(a.report.Findings, Finding{
-			Kind: kind, ID: f.first.ID.String(), App: a.names[f.first.App],
-			Cursor: cursor(engine.Place{Seq: f.first.Seq, Index: int(f.first.Index)}),
+			Kind: kind, ID: f.first.ID.String(), App: a.appNames[f.first.App],
+			Cursor: formatCursor(engine.Offset{Seq: f.first.Seq, Index: int(f.first.Index)}),
 		})
 	}
 }

@@ -18,10 +18,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// waiting puts notifications into a stream as a queue does.
-func (h *house) waiting(stream string, ids ...string) {
+// addQueued puts notifications into a stream as a queue does.
+func (h *fixture) addQueued(stream string, ids ...string) {
 	h.Helper()
-	enginetest.Insist(h, h.where, func() error {
+	enginetest.Retry(h, h.engineConfig, func() error {
 		_, err := h.engine.Stream(h.Context(), jetstream.StreamConfig{
 			Name: stream, Subjects: []string{stream + ".>"}, Retention: jetstream.WorkQueuePolicy, AllowDirect: true,
 		})
@@ -29,16 +29,16 @@ func (h *house) waiting(stream string, ids ...string) {
 	})
 	for _, id := range ids {
 		text, _ := json.Marshal(map[string]any{"id": id, "app": "shop", "n": map[string]any{}})
-		enginetest.Insist(h, h.where, func() error {
+		enginetest.Retry(h, h.engineConfig, func() error {
 			_, err := h.engine.JetStream().Publish(h.Context(), stream+".x", text, jetstream.WithMsgID(id))
 			return err
 		})
 	}
 }
 
-func (h *house) audit(queues ...string) (report *history.Report) {
+func (h *fixture) audit(queues ...string) (report *history.Report) {
 	h.Helper()
-	enginetest.Insist(h, h.where, func() (err error) {
+	enginetest.Retry(h, h.engineConfig, func() (err error) {
 		report, err = history.Audit(h.Context(), h.engine, queues...)
 		return err
 	})
@@ -46,43 +46,43 @@ func (h *house) audit(queues ...string) (report *history.Report) {
 	return report
 }
 
-func TestAnAuditOfWhatEndedOrWaitsIsClean(t *testing.T) {
-	house := newHouse(t)
+func TestAuditOfCompleteHistoryIsClean(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
 	for range 50 {
-		r.append(life(id())...)
+		r.appendEvents(lifecycle(newID())...)
 	}
-	waits, cancelled, sync, late, again := id(), id(), id(), id(), id()
-	r.append(event(waits, push.StatusQueued), event(waits, push.StatusSending))
-	r.append(event(cancelled, push.StatusScheduled), event(cancelled, push.StatusCancelled), event(cancelled, push.StatusCancelled))
-	r.append(event(sync, push.StatusAccepted))
-	r.append(event(late, push.StatusQueued), event(late, push.StatusSending), event(late, push.StatusCancelled), event(late, push.StatusAccepted))
-	twice := event(again, push.StatusAccepted)
+	waits, cancelled, sync, late, again := newID(), newID(), newID(), newID(), newID()
+	r.appendEvents(newEvent(waits, push.StatusQueued), newEvent(waits, push.StatusSending))
+	r.appendEvents(newEvent(cancelled, push.StatusScheduled), newEvent(cancelled, push.StatusCancelled), newEvent(cancelled, push.StatusCancelled))
+	r.appendEvents(newEvent(sync, push.StatusAccepted))
+	r.appendEvents(newEvent(late, push.StatusQueued), newEvent(late, push.StatusSending), newEvent(late, push.StatusCancelled), newEvent(late, push.StatusAccepted))
+	twice := newEvent(again, push.StatusAccepted)
 	twice.At = noon.Add(time.Second) // the same end, written again after an error that was none
-	r.append(append(life(again), twice)...)
-	house.waiting("TASKS", waits, id())
+	r.appendEvents(append(lifecycle(again), twice)...)
+	house.addQueued("TASKS", waits, newID())
 	want := &history.Report{Events: 50*3 + 2 + 3 + 1 + 4 + 4, Notifications: 56, Accepted: 54, Waiting: 2}
 	if diff := gocmp.Diff(want, house.audit("TASKS", "NONE")); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestAnAuditFindsWhatWasPlanted(t *testing.T) {
-	house := newHouse(t)
+func TestAuditFindsEachKind(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
 	for range 20 {
-		r.append(life(id())...)
+		r.appendEvents(lifecycle(newID())...)
 	}
-	lost, leftBehind, twice, sentAfterCancel, unannounced, interrupted := id(), id(), id(), id(), id(), id()
-	r.append(event(lost, push.StatusQueued))
-	r.append(event(leftBehind, push.StatusScheduled), event(leftBehind, push.StatusSending))
-	r.append(append(life(twice), event(twice, push.StatusUnregistered))...)
-	r.append(event(sentAfterCancel, push.StatusQueued), event(sentAfterCancel, push.StatusCancelled), event(sentAfterCancel, push.StatusAccepted))
-	r.append(event(unannounced, push.StatusSending), event(unannounced, push.StatusAccepted))
-	keyed := event(interrupted, push.StatusSending)
+	lost, leftBehind, twice, sentAfterCancel, unannounced, interrupted := newID(), newID(), newID(), newID(), newID(), newID()
+	r.appendEvents(newEvent(lost, push.StatusQueued))
+	r.appendEvents(newEvent(leftBehind, push.StatusScheduled), newEvent(leftBehind, push.StatusSending))
+	r.appendEvents(append(lifecycle(twice), newEvent(twice, push.StatusUnregistered))...)
+	r.appendEvents(newEvent(sentAfterCancel, push.StatusQueued), newEvent(sentAfterCancel, push.StatusCancelled), newEvent(sentAfterCancel, push.StatusAccepted))
+	r.appendEvents(newEvent(unannounced, push.StatusSending), newEvent(unannounced, push.StatusAccepted))
+	keyed := newEvent(interrupted, push.StatusSending)
 	keyed.KeyHash, keyed.BodyHash = []byte("key"), []byte("body")
-	r.append(keyed)
-	house.waiting("TASKS")
+	r.appendEvents(keyed)
+	house.addQueued("TASKS")
 	got := house.audit("TASKS")
 	want := &history.Report{
 		Events: 60 + 1 + 2 + 4 + 3 + 2 + 1, Notifications: 26, Accepted: 24, Lost: 2, Twice: 2, Unannounced: 1, Interrupted: 1,

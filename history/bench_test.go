@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// benchHouse returns what opens a history on one engine, and runs it.
-func benchHouse(b *testing.B) (open func(dir string) (h *history.History, stop func())) {
+// openBench returns what opens a history on one engine, and runs it.
+func openBench(b *testing.B) (open func(dir string) (h *history.History, stop func())) {
 	b.Helper()
 	e, err := engine.Open(b.Context(), engine.Config{Dir: filepath.Join(b.TempDir(), "engine")})
 	if err != nil {
@@ -43,30 +43,30 @@ func benchHouse(b *testing.B) (open func(dir string) (h *history.History, stop f
 	}
 }
 
-func lives(n int) (ids []string, events []push.Event) {
+func lifecycles(n int) (ids []string, events []push.Event) {
 	for range n {
-		ids = append(ids, id())
+		ids = append(ids, newID())
 	}
 	for _, status := range []push.Status{push.StatusQueued, push.StatusSending, push.StatusAccepted} {
 		for _, id := range ids {
-			events = append(events, event(id, status))
+			events = append(events, newEvent(id, status))
 		}
 	}
 	return ids, events
 }
 
-// BenchmarkProjection makes the index of 30,000 events of 10,000 notifications: ns/event is what one costs.
-func BenchmarkProjection(b *testing.B) {
-	open := benchHouse(b)
+// BenchmarkIndexing makes the index of 30,000 events of 10,000 notifications: ns/event is what one costs.
+func BenchmarkIndexing(b *testing.B) {
+	open := openBench(b)
 	h, stop := open(b.TempDir())
-	_, events := lives(10_000)
+	_, events := lifecycles(10_000)
 	if _, err := h.Append(b.Context(), events...); err != nil {
 		b.Fatal(err)
 	}
 	stop()
 	for b.Loop() {
 		h, stop := open(b.TempDir())
-		if err := h.Caught(b.Context()); err != nil {
+		if err := h.WaitCaughtUp(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 		stop() // commits what is left
@@ -80,7 +80,7 @@ func BenchmarkProjection(b *testing.B) {
 func BenchmarkAppend(b *testing.B) {
 	for name, writers := range map[string]int{"1": 1, "512": 512} {
 		b.Run(name, func(b *testing.B) {
-			open := benchHouse(b)
+			open := openBench(b)
 			h, stop := open(b.TempDir())
 			defer stop()
 			turns := make(chan struct{})
@@ -88,7 +88,7 @@ func BenchmarkAppend(b *testing.B) {
 			for range writers {
 				house.Go(func() {
 					for range turns {
-						if _, err := h.Append(b.Context(), event(id(), push.StatusQueued)); err != nil {
+						if _, err := h.Append(b.Context(), newEvent(newID(), push.StatusQueued)); err != nil {
 							b.Error(err)
 						}
 					}
@@ -105,14 +105,14 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func BenchmarkFind(b *testing.B) {
-	open := benchHouse(b)
+	open := openBench(b)
 	h, stop := open(b.TempDir())
 	defer stop()
-	ids, events := lives(10_000)
+	ids, events := lifecycles(10_000)
 	if _, err := h.Append(b.Context(), events...); err != nil {
 		b.Fatal(err)
 	}
-	if err := h.Caught(b.Context()); err != nil {
+	if err := h.WaitCaughtUp(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	for i := 0; b.Loop(); i++ {
@@ -124,14 +124,14 @@ func BenchmarkFind(b *testing.B) {
 
 // BenchmarkStates asks for a chunk's hundred tasks, as the queue does before it works on them.
 func BenchmarkStates(b *testing.B) {
-	open := benchHouse(b)
+	open := openBench(b)
 	h, stop := open(b.TempDir())
 	defer stop()
-	ids, events := lives(10_000)
+	ids, events := lifecycles(10_000)
 	if _, err := h.Append(b.Context(), events...); err != nil {
 		b.Fatal(err)
 	}
-	if err := h.Caught(b.Context()); err != nil {
+	if err := h.WaitCaughtUp(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	for i := 0; b.Loop(); i++ {
@@ -144,22 +144,22 @@ func BenchmarkStates(b *testing.B) {
 
 // BenchmarkClaim claims keys that were never seen, and keys whose notifications wait, or have ended, in an index of 10,000.
 func BenchmarkClaim(b *testing.B) {
-	open := benchHouse(b)
+	open := openBench(b)
 	h, stop := open(b.TempDir())
 	defer stop()
 	const count = 10_000
 	var events []push.Event
 	for i := range count {
-		n := keyed(fmt.Sprintf("%032d", i), "body")
-		events = append(events, of(n, push.StatusQueued))
+		n := newKeyed(fmt.Sprintf("%032d", i), "body")
+		events = append(events, keyedEvent(n, push.StatusQueued))
 		if i%2 == 1 {
-			events = append(events, of(n, push.StatusSending), of(n, push.StatusAccepted))
+			events = append(events, keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted))
 		}
 	}
 	if _, err := h.Append(b.Context(), events...); err != nil {
 		b.Fatal(err)
 	}
-	for h.Caught(b.Context()) == nil && h.Status().Behind > 0 {
+	for h.WaitCaughtUp(b.Context()) == nil && h.Status().Behind > 0 {
 		runtime.Gosched()
 	}
 	for name, key := range map[string]func(i int) int{
@@ -167,7 +167,7 @@ func BenchmarkClaim(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
-				done, _, err := h.Claim(b.Context(), keyed(fmt.Sprintf("%032d", key(i)), "body"), nil)
+				done, _, err := h.Claim(b.Context(), newKeyed(fmt.Sprintf("%032d", key(i)), "body"), nil)
 				if err != nil || (done == nil) == (name == "new") {
 					b.Fatal(key(i), err)
 				}

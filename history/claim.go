@@ -23,37 +23,37 @@ import (
 const (
 	claimBucket = "SLUICE_CLAIMS"
 	// How often to look whether another gateway has ended its call.
-	claimAgain = 100 * time.Millisecond
+	claimPollInterval = 100 * time.Millisecond
 	// How long a cluster may take to hear that a key is free, before it is told again.
-	unshareTime = 10 * time.Second
+	releaseTimeout = 10 * time.Second
 	// Keys that may wait to be given free among the gateways; beyond, time does it.
-	maxOver = 8192
+	maxReleases = 8192
 	// The reason of an end that nobody saw.
-	inDoubt = "IN_DOUBT"
+	reasonInDoubt = "IN_DOUBT"
 )
 
 // claims are the keys whose calls have not ended: in this process, and in a cluster in memory that all gateways share.
 type claims struct {
-	shared jetstream.KeyValue // nil where nobody else is at the streams
-	make   func(context.Context) (jetstream.KeyValue, error)
-	over   chan *claim // to be given free among the gateways
+	bucket       jetstream.KeyValue // nil where nobody else is at the streams
+	createBucket func(context.Context) (jetstream.KeyValue, error)
+	toRelease    chan *claim // to be given free among the gateways
 
-	mu   sync.Mutex
-	held map[string]*claim
+	mu     sync.Mutex
+	active map[string]*claim
 }
 
 func newClaims(ctx context.Context, cfg Config) (*claims, error) {
-	c := &claims{held: map[string]*claim{}, over: make(chan *claim, maxOver)}
+	c := &claims{active: map[string]*claim{}, toRelease: make(chan *claim, maxReleases)}
 	if cfg.Engine.Embedded() {
 		return c, nil
 	}
-	c.make = func(ctx context.Context) (jetstream.KeyValue, error) {
+	c.createBucket = func(ctx context.Context) (jetstream.KeyValue, error) {
 		return cfg.Engine.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: claimBucket, TTL: cfg.ClaimFor, Storage: jetstream.MemoryStorage, Replicas: cfg.Engine.Replicas(), History: 1,
+			Bucket: claimBucket, TTL: cfg.ClaimTTL, Storage: jetstream.MemoryStorage, Replicas: cfg.Engine.Replicas(), History: 1,
 		})
 	}
 	var err error
-	if c.shared, err = c.make(ctx); err != nil {
+	if c.bucket, err = c.createBucket(ctx); err != nil {
 		return nil, fmt.Errorf("history: bucket %s: %w", claimBucket, err)
 	}
 	return c, nil
@@ -61,13 +61,13 @@ func newClaims(ctx context.Context, cfg Config) (*claims, error) {
 
 // claim is the right to be the one call with a key.
 type claim struct {
-	key  []byte
-	body []byte
-	done chan struct{}
+	keyHash  []byte
+	bodyHash []byte
+	done     chan struct{}
 
-	id       string // tells it from every other claim of the key
-	revision uint64 // in the bucket; zero if it is not known to be there
-	doubt    bool   // it may be there all the same: a try got no answer
+	id        string // tells it from every other claim of the key
+	revision  uint64 // in the bucket; zero if it is not known to be there
+	uncertain bool   // it may be there all the same: a try got no answer
 }
 
 // Claim reserves n's Idempotency-Key, by the hashes of key and body, for one call, which appends or notes an event with
@@ -81,17 +81,17 @@ func (h *History) Claim(ctx context.Context, n *push.Notification, stands func(*
 	done func(), earlier push.Receipt, err error,
 ) {
 	for {
-		c, first := h.claims.hold(n)
+		c, first := h.claims.acquire(n)
 		if !first {
 			if err := c.wait(ctx, n.BodyHash); err != nil {
 				return nil, push.Receipt{}, err
 			}
 			continue
 		}
-		a := asked{History: h, claim: c, n: n, stands: stands}
-		r, err := a.ask(ctx)
+		a := claimLookup{History: h, claim: c, n: n, isFinal: stands}
+		r, err := a.resolve(ctx)
 		if err == nil && r == nil {
-			return func() { h.release(c) }, push.Receipt{}, nil
+			return func() { h.releaseClaim(c) }, push.Receipt{}, nil
 		}
 		h.claims.release(c)
 		if err != nil {
@@ -101,159 +101,159 @@ func (h *History) Claim(ctx context.Context, n *push.Notification, stands func(*
 	}
 }
 
-// hold returns the key's claim in this process, and whether it is a new one.
-func (c *claims) hold(n *push.Notification) (held *claim, first bool) {
+// acquire returns the key's claim in this process, and whether it is a new one.
+func (c *claims) acquire(n *push.Notification) (held *claim, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if held, ok := c.held[string(n.KeyHash)]; ok {
+	if held, ok := c.active[string(n.KeyHash)]; ok {
 		return held, false
 	}
-	held = &claim{key: n.KeyHash, body: n.BodyHash, done: make(chan struct{}), id: nuid.Next()}
-	c.held[string(n.KeyHash)] = held
+	held = &claim{keyHash: n.KeyHash, bodyHash: n.BodyHash, done: make(chan struct{}), id: nuid.Next()}
+	c.active[string(n.KeyHash)] = held
 	return held, true
 }
 
 func (c *claims) release(held *claim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.held, string(held.key))
+	delete(c.active, string(held.keyHash))
 	close(held.done)
 }
 
 // wait waits until the claim is done, if the body is the same.
 func (c *claim) wait(ctx context.Context, body []byte) error {
-	if !bytes.Equal(body, c.body) {
+	if !bytes.Equal(body, c.bodyHash) {
 		return push.ErrKeyReused
 	}
 	select {
 	case <-c.done:
 		return nil
 	case <-ctx.Done():
-		return busy(ctx.Err())
+		return keyBusy(ctx.Err())
 	}
 }
 
-func busy(err error) error { return fmt.Errorf("%w: %w", push.ErrKeyInUse, err) }
+func keyBusy(err error) error { return fmt.Errorf("%w: %w", push.ErrKeyInUse, err) }
 
-// asked is a claim that is looked into.
-type asked struct {
+// claimLookup is a claim that is looked into.
+type claimLookup struct {
 	*History
-	claim  *claim
-	n      *push.Notification
-	stands func(*push.Receipt) bool
+	claim   *claim
+	n       *push.Notification
+	isFinal func(*push.Receipt) bool
 }
 
-// ask looks what came of the key before, and claims it among the gateways. A nil receipt says that the key is ours.
-func (a asked) ask(ctx context.Context) (*push.Receipt, error) {
-	if a.claims.shared == nil { // this process knows all that it did itself
-		return a.earlier(ctx)
+// resolve looks what came of the key before, and claims it among the gateways. A nil receipt says that the key is ours.
+func (a claimLookup) resolve(ctx context.Context) (*push.Receipt, error) {
+	if a.claims.bucket == nil { // this process knows all that it did itself
+		return a.earlierReceipt(ctx)
 	}
 	taken := false
 	for began := time.Now(); ; {
-		r, ours, err := a.try(ctx)
+		r, ours, err := a.tryClaim(ctx)
 		taken = taken || err == nil && !ours
 		switch {
 		case ours && r == nil:
 			return nil, nil
-		case ours, errors.Is(err, push.ErrKeyReused), ctx.Err() != nil, err != nil && time.Since(began) > patience:
-			a.claims.end(a.claim)
+		case ours, errors.Is(err, push.ErrKeyReused), ctx.Err() != nil, err != nil && time.Since(began) > electionTimeout:
+			a.claims.queueRelease(a.claim)
 			if !ours && taken && ctx.Err() != nil {
-				err = busy(ctx.Err())
+				err = keyBusy(ctx.Err())
 			}
 			return r, err
 		}
-		if r, err := a.told(ctx); r != nil || err != nil {
+		if r, err := a.endedReceipt(ctx); r != nil || err != nil {
 			return r, err
 		}
 		select {
-		case <-time.After(claimAgain):
+		case <-time.After(claimPollInterval):
 		case <-ctx.Done():
 		}
 	}
 }
 
-// try claims the key among the gateways; if it is ours now, and so no other's, it looks what came of it before.
-func (a asked) try(ctx context.Context) (r *push.Receipt, ours bool, err error) {
-	if ours, err = a.claims.share(ctx, a.claim); !ours {
+// tryClaim claims the key among the gateways; if it is ours now, and so no other's, it looks what came of it before.
+func (a claimLookup) tryClaim(ctx context.Context) (r *push.Receipt, ours bool, err error) {
+	if ours, err = a.claims.claimShared(ctx, a.claim); !ours {
 		return nil, false, err
 	}
-	if err = a.Caught(ctx); err == nil {
-		r, err = a.earlier(ctx)
+	if err = a.WaitCaughtUp(ctx); err == nil {
+		r, err = a.earlierReceipt(ctx)
 	}
 	return r, err == nil, err
 }
 
-// told returns the receipt of the call that has the key, or just had it, if it has ended and stands: whoever waits need not
+// endedReceipt returns the receipt of the call that has the key, or just had it, if it has ended and stands: whoever waits need not
 // wait until the claim is given back as well.
-func (a asked) told(ctx context.Context) (*push.Receipt, error) {
-	k, err := a.withKey(ctx, a.claim.key)
-	if err != nil || k == nil || !bytes.Equal(k.body, a.claim.body) {
+func (a claimLookup) endedReceipt(ctx context.Context) (*push.Receipt, error) {
+	k, err := a.findKey(ctx, a.claim.keyHash)
+	if err != nil || k == nil || !bytes.Equal(k.bodyHash, a.claim.bodyHash) {
 		return nil, err
 	}
-	r, _, err := a.briefly(ctx, k)
-	if err != nil || r == nil || !r.IsFinal() || a.stands != nil && !a.stands(r) {
+	r, _, err := a.summary(ctx, k)
+	if err != nil || r == nil || !r.IsFinal() || a.isFinal != nil && !a.isFinal(r) {
 		return nil, err
 	}
 	return r, nil
 }
 
-// earlier returns the receipt of the call that had the key before, if it stands in the way of another.
-func (a asked) earlier(ctx context.Context) (*push.Receipt, error) {
-	k, err := a.withKey(ctx, a.claim.key)
+// earlierReceipt returns the receipt of the call that had the key before, if it stands in the way of another.
+func (a claimLookup) earlierReceipt(ctx context.Context) (*push.Receipt, error) {
+	k, err := a.findKey(ctx, a.claim.keyHash)
 	if err != nil || k == nil {
 		return nil, err
 	}
-	r, orphaned, err := a.briefly(ctx, k)
+	r, orphaned, err := a.summary(ctx, k)
 	switch {
 	case err != nil || r == nil:
 		return nil, err
-	case a.stands != nil && !a.stands(r):
+	case a.isFinal != nil && !a.isFinal(r):
 		return nil, nil
-	case !bytes.Equal(k.body, a.claim.body):
+	case !bytes.Equal(k.bodyHash, a.claim.bodyHash):
 		return nil, push.ErrKeyReused
 	case orphaned:
-		return a.bury(ctx, k, *r)
+		return a.finalizeOrphan(ctx, k, *r)
 	}
 	return r, nil
 }
 
-// briefly returns the receipt of the notification that had the key, nil if there is none, by no more events than it takes.
+// summary returns the receipt of the notification that had the key, nil if there is none, by no more events than it takes.
 // It is orphaned if it was never in a queue, and its caller's gateway died with it: nobody has the key, and it has not
 // ended.
-func (a asked) briefly(ctx context.Context, k *keyed) (r *push.Receipt, orphaned bool, err error) {
-	found, err := a.standing(ctx, []uuid.UUID{k.id})
+func (a claimLookup) summary(ctx context.Context, k *keyOwner) (r *push.Receipt, orphaned bool, err error) {
+	found, err := a.lookup(ctx, []uuid.UUID{k.id})
 	s, ok := found[k.id]
 	if err != nil || !ok || s.app != k.app {
 		return nil, false, err
 	}
-	steps, err := a.decisive(ctx, s)
+	steps, err := a.decisiveEvents(ctx, s)
 	if err != nil {
 		return nil, false, err
 	}
-	receipt, _, err := tell(s, steps)
-	inQueue := slices.ContainsFunc(steps, func(s *step) bool { return waits(s.status) })
+	receipt, _, err := buildReceipt(s, steps)
+	inQueue := slices.ContainsFunc(steps, func(s *eventHeader) bool { return isWaiting(s.status) })
 	return &receipt, s.state.Status == push.StatusSending && !inQueue, err
 }
 
-// decisive returns the steps that tell how a notification stands: none of one that waits, the one that ended it, and of one
+// decisiveEvents returns the steps that tell how a notification stands: none of one that waits, the one that ended it, and of one
 // that is being sent all.
-func (h *History) decisive(ctx context.Context, s *standing) ([]*step, error) {
+func (h *History) decisiveEvents(ctx context.Context, s *snapshot) ([]*eventHeader, error) {
 	switch {
-	case waits(s.state.Status):
+	case isWaiting(s.state.Status):
 		return nil, nil
-	case !s.state.Ended() || len(s.fresh) > 0:
+	case !s.state.Ended() || len(s.uncommitted) > 0:
 		return h.timeline(ctx, s)
 	}
-	end := &standing{index: s.index, row: row{places: binary.AppendUvarint(binary.AppendUvarint(nil, s.state.Place.Seq), uint64(s.state.Place.Index))}}
+	end := &snapshot{index: s.index, row: row{encodedOffsets: binary.AppendUvarint(binary.AppendUvarint(nil, s.state.Offset.Seq), uint64(s.state.Offset.Index))}}
 	return h.timeline(ctx, end)
 }
 
-// bury ends an orphan, which nobody else will; its key is free if it may be repeated.
-func (a asked) bury(ctx context.Context, k *keyed, r push.Receipt) (*push.Receipt, error) {
-	r.State, r.Outcome = "", push.Outcome{Verdict: push.Unknown, Reason: inDoubt}
+// finalizeOrphan ends an orphan, which nobody else will; its key is free if it may be repeated.
+func (a claimLookup) finalizeOrphan(ctx context.Context, k *keyOwner, r push.Receipt) (*push.Receipt, error) {
+	r.State, r.Outcome = "", push.Outcome{Verdict: push.Unknown, Reason: reasonInDoubt}
 	_, err := a.Append(ctx, push.Event{
 		ID: r.ID, App: k.app, At: time.Now(), Status: r.Status(), Platform: a.n.Platform, Lane: a.n.EffectiveLane(), Receipt: &r,
-		KeyHash: a.claim.key, BodyHash: k.body,
+		KeyHash: a.claim.keyHash, BodyHash: k.bodyHash,
 	})
 	if err != nil || a.n.MayRetryUnknown() {
 		return nil, err
@@ -261,28 +261,28 @@ func (a asked) bury(ctx context.Context, k *keyed, r push.Receipt) (*push.Receip
 	return &r, nil
 }
 
-// share claims the key among the gateways, and reports whether it is ours now. It may be so by an earlier try, which has
+// claimShared claims the key among the gateways, and reports whether it is ours now. It may be so by an earlier try, which has
 // come to nobody's ears.
-func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) {
-	name := hex.EncodeToString(held.key)
-	held.revision, err = c.create(ctx, name, append([]byte(held.id), held.body...))
+func (c *claims) claimShared(ctx context.Context, held *claim) (ours bool, err error) {
+	name := hex.EncodeToString(held.keyHash)
+	held.revision, err = c.create(ctx, name, append([]byte(held.id), held.bodyHash...))
 	if err == nil {
 		return true, nil
 	}
 	if !errors.Is(err, jetstream.ErrKeyExists) {
-		held.doubt = true
+		held.uncertain = true
 		return false, fmt.Errorf("history: claim: %w", err)
 	}
-	other, err := c.shared.Get(ctx, name)
+	other, err := c.bucket.Get(ctx, name)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
 		return false, nil // it has just become free
 	case err != nil:
 		return false, fmt.Errorf("history: claim: %w", err)
-	case held.is(other):
+	case held.owns(other):
 		held.revision = other.Revision()
 		return true, nil
-	case !bytes.Equal(other.Value()[len(held.id):], held.body):
+	case !bytes.Equal(other.Value()[len(held.id):], held.bodyHash):
 		return false, push.ErrKeyReused
 	}
 	return false, nil
@@ -291,45 +291,45 @@ func (c *claims) share(ctx context.Context, held *claim) (ours bool, err error) 
 // create writes a key that is not there. A bucket that the cluster has lost, with the memory of a server that had no
 // replica, is made anew.
 func (c *claims) create(ctx context.Context, name string, value []byte) (uint64, error) {
-	revision, err := c.shared.Create(ctx, name, value)
+	revision, err := c.bucket.Create(ctx, name, value)
 	if !errors.Is(err, jetstream.ErrNoStreamResponse) {
 		return revision, err
 	}
-	anew, err := c.make(ctx)
+	anew, err := c.createBucket(ctx)
 	if err != nil {
 		return 0, err
 	}
 	return anew.Create(ctx, name, value)
 }
 
-// is reports whether an entry of the bucket is this claim.
-func (c *claim) is(e jetstream.KeyValueEntry) bool { return bytes.HasPrefix(e.Value(), []byte(c.id)) }
+// owns reports whether an entry of the bucket is this claim.
+func (c *claim) owns(e jetstream.KeyValueEntry) bool { return bytes.HasPrefix(e.Value(), []byte(c.id)) }
 
-// unshare gives the key free among the gateways, unless it is so already.
-func (c *claims) unshare(held *claim) error {
-	ctx, cancel := context.WithTimeout(context.Background(), unshareTime)
+// releaseShared gives the key free among the gateways, unless it is so already.
+func (c *claims) releaseShared(held *claim) error {
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
 	if held.revision == 0 { // no earlier try can succeed after this one
-		if ours, err := c.share(ctx, held); errors.Is(err, push.ErrKeyReused) {
+		if ours, err := c.claimShared(ctx, held); errors.Is(err, push.ErrKeyReused) {
 			return nil
 		} else if !ours {
 			return err
 		}
 	}
-	err := c.shared.Purge(ctx, hex.EncodeToString(held.key), jetstream.LastRevision(held.revision))
+	err := c.bucket.Purge(ctx, hex.EncodeToString(held.keyHash), jetstream.LastRevision(held.revision))
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) { // it has run out
 		return nil
 	}
 	return err
 }
 
-// end has run give the key free among the gateways, if it is claimed or may be.
-func (c *claims) end(held *claim) {
-	if held.revision == 0 && !held.doubt {
+// queueRelease has run give the key free among the gateways, if it is claimed or may be.
+func (c *claims) queueRelease(held *claim) {
+	if held.revision == 0 && !held.uncertain {
 		return
 	}
 	select {
-	case c.over <- held:
+	case c.toRelease <- held:
 	default: // time does it
 	}
 }
@@ -338,25 +338,25 @@ func (c *claims) end(held *claim) {
 func (c *claims) run(ctx context.Context) {
 	for {
 		select {
-		case held := <-c.over:
-			for c.unshare(held) != nil && pause(ctx) {
+		case held := <-c.toRelease:
+			for c.releaseShared(held) != nil && pause(ctx) {
 			}
 		case <-ctx.Done():
-			for len(c.over) > 0 && c.unshare(<-c.over) == nil {
+			for len(c.toRelease) > 0 && c.releaseShared(<-c.toRelease) == nil {
 			}
 			return // the rest is time's
 		}
 	}
 }
 
-// release ends the claim. Calls that waited see what came of it: the events that were appended or noted before.
-func (h *History) release(c *claim) {
+// releaseClaim ends the claim. Calls that waited see what came of it: the events that were appended or noted before.
+func (h *History) releaseClaim(c *claim) {
 	h.claims.release(c)
-	if h.claims.shared == nil {
+	if h.claims.bucket == nil {
 		return
 	}
 	select {
-	case h.notes <- note{then: func() { h.claims.end(c) }}: // behind the notes that tell others of the key
+	case h.asyncWrites <- asyncWrite{onWritten: func() { h.claims.queueRelease(c) }}: // behind the notes that tell others of the key
 	default: // time gives it free
 	}
 }

@@ -15,19 +15,19 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// keyed is a notification that came with an Idempotency-Key.
-func keyed(key, body string) *push.Notification {
-	return &push.Notification{ID: id(), App: "shop", Platform: push.APNs, KeyHash: []byte(key), BodyHash: []byte(body)}
+// newKeyed is a notification that came with an Idempotency-Key.
+func newKeyed(key, body string) *push.Notification {
+	return &push.Notification{ID: newID(), App: "shop", Platform: push.APNs, KeyHash: []byte(key), BodyHash: []byte(body)}
 }
 
-// of is the event that n has come to that status.
-func of(n *push.Notification, status push.Status) push.Event {
-	e := event(n.ID, status)
+// keyedEvent is the event that n has come to that status.
+func keyedEvent(n *push.Notification, status push.Status) push.Event {
+	e := newEvent(n.ID, status)
 	e.KeyHash, e.BodyHash = n.KeyHash, n.BodyHash
 	return e
 }
 
-func (r *running) claim(n *push.Notification, stands func(*push.Receipt) bool) (done func(), earlier push.Receipt) {
+func (r *testHistory) claim(n *push.Notification, stands func(*push.Receipt) bool) (done func(), earlier push.Receipt) {
 	r.Helper()
 	done, earlier, err := r.Claim(r.Context(), n, stands)
 	if err != nil {
@@ -36,43 +36,43 @@ func (r *running) claim(n *push.Notification, stands func(*push.Receipt) bool) (
 	return done, earlier
 }
 
-func TestAKeyGivesTheSameReceiptAlsoAfterARestart(t *testing.T) {
-	house := newHouse(t)
+func TestClaimReturnsEarlierReceiptAfterRestart(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
-	n := keyed("key", "body")
+	n := newKeyed("key", "body")
 	done, _ := r.claim(n, nil)
-	if err := r.Note(t.Context(), of(n, push.StatusQueued)); err != nil {
+	if err := r.AppendAsync(t.Context(), keyedEvent(n, push.StatusQueued)); err != nil {
 		t.Fatal(err)
 	}
 	done()
 	for _, status := range []push.Status{push.StatusQueued, push.StatusAccepted} {
 		if status != push.StatusQueued {
-			r.append(of(n, push.StatusSending), of(n, status))
+			r.appendEvents(keyedEvent(n, push.StatusSending), keyedEvent(n, status))
 		}
-		if done, earlier := r.claim(keyed("key", "body"), nil); done != nil || earlier.ID != n.ID || earlier.Status() != status {
+		if done, earlier := r.claim(newKeyed("key", "body"), nil); done != nil || earlier.ID != n.ID || earlier.Status() != status {
 			t.Errorf("%+v, want %s", earlier, status)
 		}
 	}
 	r.stop()
 	r = house.open()
-	if done, earlier := r.claim(keyed("key", "body"), nil); done != nil || earlier.ID != n.ID || len(earlier.Attempts) != 1 {
+	if done, earlier := r.claim(newKeyed("key", "body"), nil); done != nil || earlier.ID != n.ID || len(earlier.Attempts) != 1 {
 		t.Errorf("%+v", earlier)
 	}
-	if _, _, err := r.Claim(t.Context(), keyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
+	if _, _, err := r.Claim(t.Context(), newKeyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
 		t.Error(err)
 	}
-	if done, _ := r.claim(keyed("other", "body"), nil); done == nil {
+	if done, _ := r.claim(newKeyed("other", "body"), nil); done == nil {
 		t.Error("another key is not free")
 	}
 }
 
-func TestOfManyCallsWithAKeyOneIsFirst(t *testing.T) {
-	r := newHouse(t).open()
+func TestConcurrentClaimsHaveOneOwner(t *testing.T) {
+	r := newFixture(t).open()
 	var firsts atomic.Int64
 	var calls sync.WaitGroup
 	for range 32 {
 		calls.Go(func() {
-			n := keyed("key", "body")
+			n := newKeyed("key", "body")
 			done, earlier, err := r.Claim(t.Context(), n, nil)
 			switch {
 			case err != nil:
@@ -81,10 +81,10 @@ func TestOfManyCallsWithAKeyOneIsFirst(t *testing.T) {
 				t.Errorf("%+v", earlier)
 			case done != nil:
 				firsts.Add(1)
-				if _, err := r.Append(t.Context(), of(n, push.StatusSending)); err != nil {
+				if _, err := r.Append(t.Context(), keyedEvent(n, push.StatusSending)); err != nil {
 					t.Error(err)
 				}
-				if err := r.Note(t.Context(), of(n, push.StatusAccepted)); err != nil {
+				if err := r.AppendAsync(t.Context(), keyedEvent(n, push.StatusAccepted)); err != nil {
 					t.Error(err)
 				}
 				done()
@@ -97,62 +97,62 @@ func TestOfManyCallsWithAKeyOneIsFirst(t *testing.T) {
 	}
 }
 
-func TestAKeyOfWhichNothingCameIsFreeAgain(t *testing.T) {
-	house := newHouse(t)
+func TestUnusedKeyIsReleased(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
-	done, _ := r.claim(keyed("key", "body"), nil)
+	done, _ := r.claim(newKeyed("key", "body"), nil)
 	done()
-	n := keyed("key", "other body")
-	if done = house.claimOnceFree(r, n, nil); done == nil {
+	n := newKeyed("key", "other body")
+	if done = house.claimWhenFree(r, n, nil); done == nil {
 		t.Fatal("a call that told nothing keeps its key")
 	}
-	r.append(of(n, push.StatusExpired))
+	r.appendEvents(keyedEvent(n, push.StatusExpired))
 	done()
 	falls := func(r *push.Receipt) bool { return r.Status() != push.StatusExpired }
-	if house.claimOnceFree(r, keyed("key", "third body"), falls) == nil {
+	if house.claimWhenFree(r, newKeyed("key", "third body"), falls) == nil {
 		t.Error("an end that does not stand keeps its key")
 	}
 }
 
-// claimOnceFree claims a key with another body than the call before, of which a cluster may hear a moment later that it has
+// claimWhenFree claims a key with another body than the call before, of which a cluster may hear a moment later that it has
 // ended.
-func (h *house) claimOnceFree(r *running, n *push.Notification, stands func(*push.Receipt) bool) (done func()) {
+func (h *fixture) claimWhenFree(r *testHistory, n *push.Notification, stands func(*push.Receipt) bool) (done func()) {
 	h.Helper()
-	enginetest.Insist(h, h.where, func() (err error) {
+	enginetest.Retry(h, h.engineConfig, func() (err error) {
 		done, _, err = r.Claim(h.Context(), n, stands)
 		return err
 	})
 	return done
 }
 
-func TestWhoWaitsForAKeyInVainIsToldSo(t *testing.T) {
-	r := newHouse(t).open()
-	done, _ := r.claim(keyed("key", "body"), nil)
+func TestClaimWaitEndsWithContext(t *testing.T) {
+	r := newFixture(t).open()
+	done, _ := r.claim(newKeyed("key", "body"), nil)
 	defer done()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := r.Claim(ctx, keyed("key", "body"), nil); !errors.Is(err, push.ErrKeyInUse) {
+	if _, _, err := r.Claim(ctx, newKeyed("key", "body"), nil); !errors.Is(err, push.ErrKeyInUse) {
 		t.Error(err)
 	}
-	if _, _, err := r.Claim(t.Context(), keyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
+	if _, _, err := r.Claim(t.Context(), newKeyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
 		t.Error(err)
 	}
 }
 
-func TestWhatItsCallersGatewayLeftBehindIsInDoubt(t *testing.T) {
-	house, cfg := newHouse(t), history.Config{ClaimFor: time.Second} // a cluster keeps its claims for so long
+func TestOrphanedSendIsInDoubt(t *testing.T) {
+	house, cfg := newFixture(t), history.Config{ClaimTTL: time.Second} // a cluster keeps its claims for so long
 	r := house.openWith(cfg)
-	never, may := keyed("never", "body"), keyed("may", "body")
+	never, may := newKeyed("never", "body"), newKeyed("may", "body")
 	for _, n := range []*push.Notification{never, may} {
 		_, _ = r.claim(n, nil) // and then the gateway dies
-		r.append(of(n, push.StatusSending))
+		r.appendEvents(keyedEvent(n, push.StatusSending))
 	}
 	r.stop()
 	r = house.openWith(cfg)
-	if done, earlier := r.claim(keyed("never", "body"), nil); done != nil || earlier.ID != never.ID || earlier.Status() != push.StatusUnknown {
+	if done, earlier := r.claim(newKeyed("never", "body"), nil); done != nil || earlier.ID != never.ID || earlier.Status() != push.StatusUnknown {
 		t.Errorf("%+v", earlier)
 	}
-	again := keyed("may", "body")
+	again := newKeyed("may", "body")
 	again.OnUnknown = push.RepeatAlways
 	if done, _ := r.claim(again, nil); done == nil {
 		t.Error("it may be repeated, and is not")

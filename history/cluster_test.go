@@ -13,24 +13,24 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// newPair is two gateways at one JetStream outside of both.
-func newPair(t *testing.T) (one, two *running) {
+// newGatewayPair is two gateways at one JetStream outside of both.
+func newGatewayPair(t *testing.T) (one, two *testHistory) {
 	t.Helper()
 	where := enginetest.Config(t, t.TempDir())
 	if !enginetest.OnCluster() {
-		where = engine.Config{URL: enginetest.Alone(t)}
+		where = engine.Config{URL: enginetest.StartServer(t)}
 	}
-	return newHouseAt(t, where).open(), newHouseAt(t, where).open()
+	return newFixtureAt(t, where).open(), newFixtureAt(t, where).open()
 }
 
-func TestOneGatewayTellsAnother(t *testing.T) {
-	one, two := newPair(t)
+func TestEventsReachOtherGateway(t *testing.T) {
+	one, two := newGatewayPair(t)
 	for range 20 {
-		id := id()
-		if _, err := one.Append(t.Context(), life(id)...); err != nil {
+		id := newID()
+		if _, err := one.Append(t.Context(), lifecycle(id)...); err != nil {
 			t.Fatal(err)
 		}
-		if err := two.Caught(t.Context()); err != nil {
+		if err := two.WaitCaughtUp(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if receipt, events := two.find("shop", id); receipt.Status() != push.StatusAccepted || len(events) != 3 {
@@ -39,22 +39,22 @@ func TestOneGatewayTellsAnother(t *testing.T) {
 	}
 }
 
-func TestAKeyIsClaimedAmongAllGateways(t *testing.T) {
-	one, two := newPair(t)
-	n := keyed("key", "body")
+func TestClaimIsSharedAmongGateways(t *testing.T) {
+	one, two := newGatewayPair(t)
+	n := newKeyed("key", "body")
 	done, _ := one.claim(n, nil)
-	if _, _, err := two.Claim(t.Context(), keyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
+	if _, _, err := two.Claim(t.Context(), newKeyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
 		t.Error(err)
 	}
 	asked := make(chan push.Receipt, 1)
 	go func() {
-		_, earlier, err := two.Claim(t.Context(), keyed("key", "body"), nil)
+		_, earlier, err := two.Claim(t.Context(), newKeyed("key", "body"), nil)
 		if err != nil {
 			t.Error(err)
 		}
 		asked <- earlier
 	}()
-	if err := one.Note(t.Context(), of(n, push.StatusQueued), of(n, push.StatusSending), of(n, push.StatusAccepted)); err != nil {
+	if err := one.AppendAsync(t.Context(), keyedEvent(n, push.StatusQueued), keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted)); err != nil {
 		t.Fatal(err)
 	}
 	done()
@@ -63,24 +63,24 @@ func TestAKeyIsClaimedAmongAllGateways(t *testing.T) {
 	}
 }
 
-func TestWhoWaitsForAKeyIsToldAsSoonAsThereIsAnEnd(t *testing.T) {
-	one, two := newPair(t)
-	n := keyed("key", "body")
+func TestClaimReturnsEndBeforeRelease(t *testing.T) {
+	one, two := newGatewayPair(t)
+	n := newKeyed("key", "body")
 	done, _ := one.claim(n, nil)
-	one.append(of(n, push.StatusSending), of(n, push.StatusAccepted))
-	if done, earlier := two.claim(keyed("key", "body"), nil); done != nil || earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
+	one.appendEvents(keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted))
+	if done, earlier := two.claim(newKeyed("key", "body"), nil); done != nil || earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
 		t.Errorf("%+v, while the other gateway still has the key", earlier)
 	}
 	done()
 }
 
-func TestAKeyThatAnotherGatewayHasIsBusy(t *testing.T) {
-	one, two := newPair(t)
-	done, _ := one.claim(keyed("key", "body"), nil)
+func TestClaimHeldByOtherGatewayIsBusy(t *testing.T) {
+	one, two := newGatewayPair(t)
+	done, _ := one.claim(newKeyed("key", "body"), nil)
 	ask := func(patience time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		_, _, err := two.Claim(ctx, keyed("key", "body"), nil)
+		_, _, err := two.Claim(ctx, newKeyed("key", "body"), nil)
 		return err
 	}
 	err := ask(150 * time.Millisecond)
@@ -91,21 +91,21 @@ func TestAKeyThatAnotherGatewayHasIsBusy(t *testing.T) {
 		t.Error(err)
 	}
 	done() // of which nothing came
-	if done, _ := two.claim(keyed("key", "body"), nil); done == nil {
+	if done, _ := two.claim(newKeyed("key", "body"), nil); done == nil {
 		t.Error("a key that was given back is not free")
 	}
 }
 
-// TestKeysAreFreeAgainWhicheverServerDies ends calls of which nothing came right before each server is killed in its turn,
+// TestClaimsAreReleasedWhenServerDies ends calls of which nothing came right before each server is killed in its turn,
 // and begins others then: whatever became of a claim, the other gateway can have the key.
-func TestKeysAreFreeAgainWhicheverServerDies(t *testing.T) {
-	servers := enginetest.New(t)
+func TestClaimsAreReleasedWhenServerDies(t *testing.T) {
+	servers := enginetest.NewCluster(t)
 	where := servers.Account(t)
-	one, two := newHouseAt(t, where).open(), newHouseAt(t, where).open()
+	one, two := newFixtureAt(t, where).open(), newFixtureAt(t, where).open()
 	var keys []string
 	claim := func() (done func()) {
-		keys = append(keys, id())
-		done, _, err := one.Claim(t.Context(), keyed(keys[len(keys)-1], "body"), nil)
+		keys = append(keys, newID())
+		done, _, err := one.Claim(t.Context(), newKeyed(keys[len(keys)-1], "body"), nil)
 		if err != nil {
 			t.Error(err)
 			return func() {}
@@ -129,7 +129,7 @@ func TestKeysAreFreeAgainWhicheverServerDies(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	for _, key := range keys {
-		done, _, err := two.Claim(ctx, keyed(key, "body"), nil)
+		done, _, err := two.Claim(ctx, newKeyed(key, "body"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,21 +137,21 @@ func TestKeysAreFreeAgainWhicheverServerDies(t *testing.T) {
 	}
 }
 
-func TestClaimsOutliveAServerThatForgetsThem(t *testing.T) {
-	one, two := newPair(t)
-	if one.Keys() == "" || one.Keys() != two.Keys() {
-		t.Errorf("they share the history, and name it %q and %q", one.Keys(), two.Keys())
+func TestClaimsSurviveLostBucket(t *testing.T) {
+	one, two := newGatewayPair(t)
+	if one.KeyScope() == "" || one.KeyScope() != two.KeyScope() {
+		t.Errorf("they share the history, and name it %q and %q", one.KeyScope(), two.KeyScope())
 	}
-	_, _ = one.claim(keyed("key", "body"), nil)
+	_, _ = one.claim(newKeyed("key", "body"), nil)
 	if err := one.engine.JetStream().DeleteKeyValue(t.Context(), "SLUICE_CLAIMS"); err != nil { // as a restart does where there is no replica
 		t.Fatal(err)
 	}
 	for _, key := range []string{"second", "third"} {
-		if done, _ := two.claim(keyed(key, "body"), nil); done == nil {
+		if done, _ := two.claim(newKeyed(key, "body"), nil); done == nil {
 			t.Errorf("%s: a key that nobody has is not free", key)
 		}
 	}
-	if _, _, err := one.Claim(t.Context(), keyed("third", "other body"), nil); !errors.Is(err, push.ErrKeyReused) {
+	if _, _, err := one.Claim(t.Context(), newKeyed("third", "other body"), nil); !errors.Is(err, push.ErrKeyReused) {
 		t.Errorf("%v: the other gateway has claimed it with another body", err)
 	}
 }

@@ -16,11 +16,11 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// step is what the index needs of an event. The whole event is its text.
-type step struct {
+// eventHeader is what the index needs of an event. The whole event is its text.
+type eventHeader struct {
 	id       uuid.UUID
 	app      string
-	place    engine.Place
+	offset   engine.Offset
 	status   push.Status
 	attempt  int
 	at       time.Time
@@ -30,8 +30,8 @@ type step struct {
 	text     []byte
 }
 
-// kept is an event as the stream keeps it, but for what the index does not ask for.
-type kept struct {
+// storedEvent is an event as the stream keeps it, but for what the index does not ask for.
+type storedEvent struct {
 	ID       uuid.UUID   `json:"id"`
 	App      string      `json:"app"`
 	At       time.Time   `json:"at"`
@@ -42,19 +42,19 @@ type kept struct {
 	BodyHash []byte      `json:"body_hash"`
 }
 
-func newStep(place engine.Place, text []byte) (*step, error) {
-	var k kept
+func newEventHeader(place engine.Offset, text []byte) (*eventHeader, error) {
+	var k storedEvent
 	if err := json.Unmarshal(text, &k); err != nil {
-		return nil, fmt.Errorf("history: the event at %s: %w", cursor(place), err)
+		return nil, fmt.Errorf("history: the event at %s: %w", formatCursor(place), err)
 	}
-	return &step{
-		id: k.ID, app: k.App, place: place, status: k.Status, attempt: k.Attempt, at: k.At.UTC(), sendAt: k.SendAt.UTC(),
+	return &eventHeader{
+		id: k.ID, app: k.App, offset: place, status: k.Status, attempt: k.Attempt, at: k.At.UTC(), sendAt: k.SendAt.UTC(),
 		keyHash: k.KeyHash, bodyHash: k.BodyHash, text: text,
 	}, nil
 }
 
-// idOf returns the ID with which an event's text begins.
-func idOf(text []byte) (uuid.UUID, bool) {
+// parseID returns the ID with which an event's text begins.
+func parseID(text []byte) (uuid.UUID, bool) {
 	const name, length = `{"id":"`, 36
 	if len(text) < len(name)+length || string(text[:len(name)]) != name {
 		return uuid.UUID{}, false
@@ -63,8 +63,8 @@ func idOf(text []byte) (uuid.UUID, bool) {
 	return id, err == nil
 }
 
-// write returns the event's text for the stream and its step, which has no place yet.
-func write(e push.Event) (*step, error) {
+// encodeEvent returns the event's text for the stream and its step, which has no place yet.
+func encodeEvent(e push.Event) (*eventHeader, error) {
 	id, err := uuid.Parse(e.ID)
 	if err != nil || e.App == "" || e.Status == "" {
 		return nil, errors.New("history: an event needs a UUID, an app and a status")
@@ -79,17 +79,17 @@ func write(e push.Event) (*step, error) {
 	if err != nil {
 		return nil, fmt.Errorf("history: %w", err)
 	}
-	return &step{
+	return &eventHeader{
 		id: id, app: e.App, status: e.Status, attempt: e.Attempt, at: e.At, sendAt: e.SendAt,
 		keyHash: e.KeyHash, bodyHash: e.BodyHash, text: text,
 	}, nil
 }
 
-func writeAll(events []push.Event) ([]*step, error) {
-	steps := make([]*step, len(events))
+func encodeEvents(events []push.Event) ([]*eventHeader, error) {
+	steps := make([]*eventHeader, len(events))
 	for i, e := range events {
 		var err error
-		if steps[i], err = write(e); err != nil {
+		if steps[i], err = encodeEvent(e); err != nil {
 			return nil, err
 		}
 	}
@@ -97,43 +97,43 @@ func writeAll(events []push.Event) ([]*step, error) {
 }
 
 // event reads the whole event back.
-func (s *step) event() (push.Event, error) {
+func (s *eventHeader) event() (push.Event, error) {
 	var e push.Event
 	if err := json.Unmarshal(s.text, &e); err != nil {
-		return e, fmt.Errorf("history: the event at %s: %w", cursor(s.place), err)
+		return e, fmt.Errorf("history: the event at %s: %w", formatCursor(s.offset), err)
 	}
-	e.Cursor = cursor(s.place)
+	e.Cursor = formatCursor(s.offset)
 	return e, nil
 }
 
-// tells reports whether both steps tell the same, wherever they stand.
-func (s *step) tells(other *step) bool { return string(s.text) == string(other.text) }
+// sameEvent reports whether both steps tell the same, wherever they stand.
+func (s *eventHeader) sameEvent(other *eventHeader) bool { return string(s.text) == string(other.text) }
 
-// cursor spells a place as feeds do; one without a place has none.
-func cursor(p engine.Place) string {
+// formatCursor spells a place as feeds do; one without a place has none.
+func formatCursor(p engine.Offset) string {
 	if p.Seq == 0 {
 		return ""
 	}
 	return strconv.FormatUint(p.Seq, 10) + "." + strconv.Itoa(p.Index)
 }
 
-// place reads a cursor.
-func place(cursor string) (engine.Place, error) {
+// parseCursor reads a cursor.
+func parseCursor(cursor string) (engine.Offset, error) {
 	seq, index, whole := strings.Cut(cursor, ".")
 	s, err := strconv.ParseUint(seq, 10, 63)
 	i, err2 := strconv.ParseUint(index, 10, 31)
 	if !whole || err != nil || err2 != nil {
-		return engine.Place{}, fmt.Errorf("%w: %q", push.ErrInvalidCursor, cursor)
+		return engine.Offset{}, fmt.Errorf("%w: %q", push.ErrInvalidCursor, cursor)
 	}
-	return engine.Place{Seq: s, Index: int(i)}, nil
+	return engine.Offset{Seq: s, Index: int(i)}, nil
 }
 
-const subjects = "sluice.event."
+const subjectPrefix = "sluice.event."
 
-// subject is where the events of an app stand. A dot would part the subject.
-func subject(app string) string { return subjects + strings.ReplaceAll(app, ".", "%") }
+// subjectOf is where the events of an app stand. A dot would part the subject.
+func subjectOf(app string) string { return subjectPrefix + strings.ReplaceAll(app, ".", "%") }
 
 // appOf is the app of a subject. No app's name holds a percent sign.
 func appOf(subject string) string {
-	return strings.ReplaceAll(strings.TrimPrefix(subject, subjects), "%", ".")
+	return strings.ReplaceAll(strings.TrimPrefix(subject, subjectPrefix), "%", ".")
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// read takes so many events from a feed.
-func (r *running) read(app, after string, most int) (events []push.Event) {
+// readFeed takes so many events from a feed.
+func (r *testHistory) readFeed(app, after string, most int) (events []push.Event) {
 	r.Helper()
 	ctx, done := context.WithCancel(r.Context())
 	defer done()
@@ -30,54 +30,54 @@ func (r *running) read(app, after string, most int) (events []push.Event) {
 	return events
 }
 
-func TestAFeedResumesAtEveryCursorWithoutLossOrRepetition(t *testing.T) {
-	r := newHouse(t).open()
+func TestFeedResumesAtEveryCursor(t *testing.T) {
+	r := newFixture(t).open()
 	var written []push.Event
 	for n := range 20 { // chunks of one event and of several
 		var events []push.Event
 		for range n%3 + 1 {
-			events = append(events, life(id())...)
+			events = append(events, lifecycle(newID())...)
 		}
-		r.append(events...)
+		r.appendEvents(events...)
 		written = append(written, events...)
 	}
-	all := r.read("shop", history.Oldest, len(written))
+	all := r.readFeed("shop", history.Oldest, len(written))
 	for i, e := range all {
 		if e.ID != written[i].ID || e.Status != written[i].Status {
 			t.Fatalf("event %d is %s %s, want %s %s", i, e.ID, e.Status, written[i].ID, written[i].Status)
 		}
 	}
 	for i, e := range all[:len(all)-1] {
-		rest := r.read("shop", e.Cursor, len(all)-i-1)
+		rest := r.readFeed("shop", e.Cursor, len(all)-i-1)
 		if !slices.EqualFunc(rest, all[i+1:], func(a, b push.Event) bool { return a.Cursor == b.Cursor }) {
 			t.Fatalf("behind event %d (%s) something else comes", i, e.Cursor)
 		}
 	}
 }
 
-func TestAFeedTellsItsOwnAppAlone(t *testing.T) {
-	r := newHouse(t).open()
-	other := event(id(), push.StatusQueued)
+func TestFeedFiltersByApp(t *testing.T) {
+	r := newFixture(t).open()
+	other := newEvent(newID(), push.StatusQueued)
 	other.App = "a.b"
-	mine := event(id(), push.StatusQueued)
-	r.append(other, mine, other, mine)
+	mine := newEvent(newID(), push.StatusQueued)
+	r.appendEvents(other, mine, other, mine)
 	for app, want := range map[string]string{"shop": mine.ID, "a.b": other.ID} {
-		for _, e := range r.read(app, history.Oldest, 2) {
+		for _, e := range r.readFeed(app, history.Oldest, 2) {
 			if e.ID != want || e.App != app {
 				t.Errorf("%s was told %+v", app, e)
 			}
 		}
 	}
-	if all := r.read("", history.Oldest, 4); all[0].App != "a.b" || all[1].App != "shop" {
+	if all := r.readFeed("", history.Oldest, 4); all[0].App != "a.b" || all[1].App != "shop" {
 		t.Errorf("the feed of all apps is not in the stream's order: %+v", all)
 	}
 }
 
-func TestAFeedWithoutCursorBeginsWithWhatComesNext(t *testing.T) {
-	r := newHouse(t).open()
-	old := id()
-	r.append(life(old)...)
-	feed := follow(t, r, "", nil)
+func TestFeedWithoutCursorStartsAtNextEvent(t *testing.T) {
+	r := newFixture(t).open()
+	old := newID()
+	r.appendEvents(lifecycle(old)...)
+	feed := openFeed(t, r, "", nil)
 	told := make(chan push.Event)
 	go func() { told <- feed.next() }()
 	for {
@@ -88,38 +88,38 @@ func TestAFeedWithoutCursorBeginsWithWhatComesNext(t *testing.T) {
 			}
 			return
 		default: // whether the reader has begun cannot be seen from here
-			r.append(event(id(), push.StatusQueued))
+			r.appendEvents(newEvent(newID(), push.StatusQueued))
 		}
 	}
 }
 
-func TestEventsComeToALiveFeed(t *testing.T) {
-	r := newHouse(t).open()
-	feed := follow(t, r, history.Oldest, nil)
+func TestFeedFollowsNewEvents(t *testing.T) {
+	r := newFixture(t).open()
+	feed := openFeed(t, r, history.Oldest, nil)
 	for range 50 {
-		e := event(id(), push.StatusQueued)
-		r.append(e)
+		e := newEvent(newID(), push.StatusQueued)
+		r.appendEvents(e)
 		if got := feed.next(); got.ID != e.ID {
 			t.Fatalf("%s, want %s", got.ID, e.ID)
 		}
 	}
 }
 
-func TestASlowReaderHoldsUpNobody(t *testing.T) {
-	r := newHouse(t).open()
-	slow := follow(t, r, history.Oldest, nil)
-	first := event(id(), push.StatusQueued)
-	r.append(first)
+func TestSlowFeedDoesNotBlockOthers(t *testing.T) {
+	r := newFixture(t).open()
+	slow := openFeed(t, r, history.Oldest, nil)
+	first := newEvent(newID(), push.StatusQueued)
+	r.appendEvents(first)
 	slow.next() // and then it reads nothing more, in the middle of its feed
-	quick := follow(t, r, history.Oldest, nil)
+	quick := openFeed(t, r, history.Oldest, nil)
 	quick.next()
 	var last string
 	for range 40 {
 		var events []push.Event
 		for range 100 {
-			events = append(events, event(id(), push.StatusQueued))
+			events = append(events, newEvent(newID(), push.StatusQueued))
 		}
-		r.append(events...)
+		r.appendEvents(events...)
 		for range events {
 			last = quick.next().ID
 		}
@@ -135,12 +135,12 @@ func TestASlowReaderHoldsUpNobody(t *testing.T) {
 	t.Error("the slow reader never came to the end")
 }
 
-func TestAFeedThatWantsLittleSaysHowFarItHasRead(t *testing.T) {
-	r := newHouse(t).open()
-	dead := event(id(), push.StatusUnregistered)
-	r.append(dead)
-	last := r.append(life(id())...)
-	feed := follow(t, r, history.Oldest, func(e *push.Event) bool { return e.ID == "" || e.Status == push.StatusUnregistered })
+func TestFilteredFeedYieldsPositionMarks(t *testing.T) {
+	r := newFixture(t).open()
+	dead := newEvent(newID(), push.StatusUnregistered)
+	r.appendEvents(dead)
+	last := r.appendEvents(lifecycle(newID())...)
+	feed := openFeed(t, r, history.Oldest, func(e *push.Event) bool { return e.ID == "" || e.Status == push.StatusUnregistered })
 	if got := feed.next(); got.ID != dead.ID || got.Target == nil || got.Target.Token != "dead" {
 		t.Errorf("%+v", got)
 	}
@@ -148,16 +148,16 @@ func TestAFeedThatWantsLittleSaysHowFarItHasRead(t *testing.T) {
 	if want := fmt.Sprintf("%d.%d", last.Seq, last.Index); mark.ID != "" || mark.Cursor != want {
 		t.Errorf("the mark is %+v, want the cursor %s", mark, want)
 	}
-	again := event(id(), push.StatusUnregistered)
-	r.append(again)
-	if got := r.read("shop", mark.Cursor, 1); got[0].ID != again.ID {
+	again := newEvent(newID(), push.StatusUnregistered)
+	r.appendEvents(again)
+	if got := r.readFeed("shop", mark.Cursor, 1); got[0].ID != again.ID {
 		t.Errorf("behind the mark comes %+v", got[0])
 	}
 }
 
-func TestWhatIsNoCursorIsRefused(t *testing.T) {
-	r := newHouse(t).open()
-	r.append(life(id())...)
+func TestFeedRejectsInvalidCursor(t *testing.T) {
+	r := newFixture(t).open()
+	r.appendEvents(lifecycle(newID())...)
 	for cursor, want := range map[string]error{
 		"x": push.ErrInvalidCursor, "1": push.ErrInvalidCursor, "1.": push.ErrInvalidCursor, "-1.0": push.ErrInvalidCursor, "1.0.0": push.ErrInvalidCursor, "1.99999999999": push.ErrInvalidCursor,
 		"100.0": push.ErrCursorExpired, // of a stream that is no more
@@ -170,8 +170,8 @@ func TestWhatIsNoCursorIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFeedEndsWithItsContext(t *testing.T) {
-	r := newHouse(t).open()
+func TestFeedEndsWithContext(t *testing.T) {
+	r := newFixture(t).open()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for e, err := range r.Feed(ctx, "shop", history.Oldest, nil) {
@@ -179,20 +179,20 @@ func TestAFeedEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// following is a feed that a test reads event by event.
-type following struct {
+// testFeed is a feed that a test reads event by event.
+type testFeed struct {
 	*testing.T
 	pull func() (push.Event, error, bool)
 }
 
-func follow(t *testing.T, r *running, after string, want func(*push.Event) bool) *following {
+func openFeed(t *testing.T, r *testHistory, after string, want func(*push.Event) bool) *testFeed {
 	ctx, cancel := context.WithCancel(context.Background())
 	next, stop := iter.Pull2(r.Feed(ctx, "shop", after, want))
 	t.Cleanup(func() { cancel(); stop() })
-	return &following{T: t, pull: next}
+	return &testFeed{T: t, pull: next}
 }
 
-func (f *following) next() push.Event {
+func (f *testFeed) next() push.Event {
 	f.Helper()
 	e, err, ok := f.pull()
 	if err != nil || !ok {

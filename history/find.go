@@ -25,7 +25,7 @@ func (h *History) States(ctx context.Context, ids []string) (map[string]State, e
 			keys = append(keys, key)
 		}
 	}
-	found, err := h.standing(ctx, keys)
+	found, err := h.lookup(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -36,27 +36,27 @@ func (h *History) States(ctx context.Context, ids []string) (map[string]State, e
 	return states, nil
 }
 
-// standing is a row with what is not in the index yet.
-type standing struct {
+// snapshot is a row with what is not in the index yet.
+type snapshot struct {
 	row
-	fresh []*step
-	index *index // that the row is of; one that is being made anew knows nothing of it yet
+	uncommitted []*eventHeader
+	index       *index // that the row is of; one that is being made anew knows nothing of it yet
 }
 
-// standing returns how the notifications stand, overlay and index together. It looks at the overlay first: what is committed
+// lookup returns how the notifications stand, overlay and index together. It looks at the overlay first: what is committed
 // in between is in both then, and its place tells.
-func (h *History) standing(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*standing, error) {
-	idx, err := h.current(ctx)
+func (h *History) lookup(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*snapshot, error) {
+	idx, err := h.currentIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		all, seen := h.overlay.of(ids)
-		rows, err := idx.views.load(ctx, ids)
+		all, seen := h.overlay.lookup(ids)
+		rows, err := idx.readFinder.load(ctx, ids)
 		if err != nil {
-			return nil, h.met(err)
+			return nil, h.reportDamage(err)
 		}
-		if found, ok := together(ids, all, seen, rows); ok {
+		if found, ok := mergeOverlay(ids, all, seen, rows); ok {
 			for _, s := range found {
 				s.index = idx
 			}
@@ -65,19 +65,19 @@ func (h *History) standing(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]
 	}
 }
 
-// together joins what the overlay had when it had seen so much with what the index had after that. It fails where the index
+// mergeOverlay joins what the overlay had when it had seen so much with what the index had after that. It fails where the index
 // may hold already, under a place, what was ours alone in the overlay.
-func together(ids []uuid.UUID, all []fresh, seen uint64, rows map[uuid.UUID]*row) (map[uuid.UUID]*standing, bool) {
-	found := make(map[uuid.UUID]*standing, len(ids))
+func mergeOverlay(ids []uuid.UUID, all []uncommitted, seen uint64, rows map[uuid.UUID]*row) (map[uuid.UUID]*snapshot, bool) {
+	found := make(map[uuid.UUID]*snapshot, len(ids))
 	for i, id := range ids {
-		s := &standing{row: row{id: id}}
+		s := &snapshot{row: row{id: id}}
 		if r, ok := rows[id]; ok {
 			s.row = *r
 		}
-		if s.last.Seq > seen && len(all[i].ours) > 0 {
+		if s.lastOffset.Seq > seen && len(all[i].pending) > 0 {
 			return nil, false
 		}
-		s.hear(all[i])
+		s.addUncommitted(all[i])
 		if s.state.Status != "" {
 			found[id] = s
 		}
@@ -85,44 +85,44 @@ func together(ids []uuid.UUID, all []fresh, seen uint64, rows map[uuid.UUID]*row
 	return found, true
 }
 
-func (s *standing) hear(f fresh) {
-	for _, next := range f.told {
-		if s.last.Before(next.place) {
-			s.fresh = append(s.fresh, next)
-			s.take(next)
+func (s *snapshot) addUncommitted(f uncommitted) {
+	for _, next := range f.received {
+		if s.lastOffset.Before(next.offset) {
+			s.uncommitted = append(s.uncommitted, next)
+			s.apply(next)
 		}
 	}
-	for _, next := range f.ours {
-		s.fresh = append(s.fresh, next)
-		s.state.take(next)
+	for _, next := range f.pending {
+		s.uncommitted = append(s.uncommitted, next)
+		s.state.apply(next)
 		if s.app == "" {
-			s.app, s.first = next.app, next.at
+			s.app, s.firstAt = next.app, next.at
 		}
 	}
 }
 
-// current returns the index once it has come up with the stream: one that is being made must not be asked.
-func (h *History) current(ctx context.Context) (*index, error) {
+// currentIndex returns the index once it has come up with the stream: one that is being made must not be asked.
+func (h *History) currentIndex(ctx context.Context) (*index, error) {
 	for {
 		idx := h.index.Load()
-		if idx.fresh.Load() {
+		if idx.caughtUp.Load() {
 			return idx, nil
 		}
-		if err := h.Caught(ctx); err != nil {
+		if err := h.WaitCaughtUp(ctx); err != nil {
 			return nil, err
 		}
 		if idx == h.index.Load() {
-			idx.fresh.Store(true)
+			idx.caughtUp.Store(true)
 		}
 	}
 }
 
-// met takes note of damage that a reader has met, so that the index is made anew.
-func (h *History) met(err error) error {
-	if damaged(err) {
+// reportDamage takes note of damage that a reader has met, so that the index is made anew.
+func (h *History) reportDamage(err error) error {
+	if isDamaged(err) {
 		h.cfg.Logger.Warn("history: the index is damaged", "err", err)
 		select {
-		case h.hurt <- struct{}{}:
+		case h.damageFound <- struct{}{}:
 		default:
 		}
 	}
@@ -136,7 +136,7 @@ func (h *History) Find(ctx context.Context, app, id string) (push.Receipt, []pus
 	if err != nil {
 		return push.Receipt{}, nil, push.ErrNotFound
 	}
-	found, err := h.standing(ctx, []uuid.UUID{key})
+	found, err := h.lookup(ctx, []uuid.UUID{key})
 	if err != nil {
 		return push.Receipt{}, nil, err
 	}
@@ -148,7 +148,7 @@ func (h *History) Find(ctx context.Context, app, id string) (push.Receipt, []pus
 	if err != nil {
 		return push.Receipt{}, nil, err
 	}
-	return tell(s, steps)
+	return buildReceipt(s, steps)
 }
 
 // Receipt returns how an app's notification stands; push.ErrNotFound if there is none.
@@ -158,13 +158,13 @@ func (h *History) Receipt(ctx context.Context, app, id string) (push.Receipt, er
 }
 
 // timeline returns all steps of a notification: those in the index, then the fresh ones.
-func (h *History) timeline(ctx context.Context, s *standing) ([]*step, error) {
-	known := make(map[engine.Place]bool, len(s.fresh))
-	for _, f := range s.fresh {
-		known[f.place] = true
+func (h *History) timeline(ctx context.Context, s *snapshot) ([]*eventHeader, error) {
+	known := make(map[engine.Offset]bool, len(s.uncommitted))
+	for _, f := range s.uncommitted {
+		known[f.offset] = true
 	}
-	chunks, steps := map[uint64][][]byte{}, []*step{}
-	for at := range s.all() {
+	chunks, steps := map[uint64][][]byte{}, []*eventHeader{}
+	for at := range s.offsets() {
 		if known[at] {
 			continue
 		}
@@ -179,24 +179,24 @@ func (h *History) timeline(ctx context.Context, s *standing) ([]*step, error) {
 		if at.Index >= len(items) {
 			continue // not kept any more
 		}
-		next, err := newStep(at, items[at.Index])
+		next, err := newEventHeader(at, items[at.Index])
 		if err != nil {
-			return nil, h.met(errors.Join(errDamaged, err))
+			return nil, h.reportDamage(errors.Join(errDamaged, err))
 		}
 		steps = append(steps, next)
 	}
-	return append(steps, s.fresh...), nil
+	return append(steps, s.uncommitted...), nil
 }
 
 // items returns the items of a chunk, none if it is not kept any more.
 func (h *History) items(ctx context.Context, from *index, seq uint64) ([][]byte, error) {
 	var body []byte
-	err := from.read.QueryRowContext(ctx, "SELECT body FROM chunk WHERE seq = ?", int64(seq)).Scan(&body)
+	err := from.readDB.QueryRowContext(ctx, "SELECT body FROM chunk WHERE seq = ?", int64(seq)).Scan(&body)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, h.met(err)
+		return nil, h.reportDamage(err)
 	}
 	var items [][]byte
 	for _, item := range engine.Items(body) {
@@ -205,8 +205,8 @@ func (h *History) items(ctx context.Context, from *index, seq uint64) ([][]byte,
 	return items, nil
 }
 
-// tell returns the receipt that tells the state, and the whole events.
-func tell(s *standing, steps []*step) (receipt push.Receipt, events []push.Event, err error) {
+// buildReceipt returns the receipt that tells the state, and the whole events.
+func buildReceipt(s *snapshot, steps []*eventHeader) (receipt push.Receipt, events []push.Event, err error) {
 	var walk State
 	for _, next := range steps {
 		e, err := next.event()
@@ -214,7 +214,7 @@ func tell(s *standing, steps []*step) (receipt push.Receipt, events []push.Event
 			return push.Receipt{}, nil, err
 		}
 		events = append(events, e)
-		if walk.take(next) && e.Receipt != nil {
+		if walk.apply(next) && e.Receipt != nil {
 			receipt = *e.Receipt
 		}
 	}
@@ -225,37 +225,37 @@ func tell(s *standing, steps []*step) (receipt push.Receipt, events []push.Event
 	return receipt, events, nil
 }
 
-// keyed is the notification that last came with an Idempotency-Key.
-type keyed struct {
-	id   uuid.UUID
-	app  string
-	body []byte // the hash of the body that came with the key
+// keyOwner is the notification that last came with an Idempotency-Key.
+type keyOwner struct {
+	id       uuid.UUID
+	app      string
+	bodyHash []byte // the hash of the body that came with the key
 }
 
-// withKey returns the notification that last came with a key, by the key's hash; nil if there is none, or it is too long
+// findKey returns the notification that last came with a key, by the key's hash; nil if there is none, or it is too long
 // ago.
-func (h *History) withKey(ctx context.Context, key []byte) (*keyed, error) {
-	idx, err := h.current(ctx)
+func (h *History) findKey(ctx context.Context, key []byte) (*keyOwner, error) {
+	idx, err := h.currentIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if s := h.overlay.withKey(key); s != nil {
-		return &keyed{s.id, s.app, s.bodyHash}, nil
+	if s := h.overlay.byKey(key); s != nil {
+		return &keyOwner{s.id, s.app, s.bodyHash}, nil
 	}
-	if !idx.keys.may(key) {
+	if !idx.keyFilter.mayContain(key) {
 		return nil, nil
 	}
-	k := &keyed{}
+	k := &keyOwner{}
 	var id []byte
-	since := time.Now().Add(-h.cfg.KeepKeys)
-	row := idx.read.QueryRowContext(ctx, "SELECT id, body FROM idempotency WHERE key = ? AND at >= ?", key, millis(since))
-	if err := row.Scan(&id, &k.body); errors.Is(err, sql.ErrNoRows) {
+	since := time.Now().Add(-h.cfg.IdempotencyTTL)
+	row := idx.readDB.QueryRowContext(ctx, "SELECT id, body FROM idempotency WHERE key = ? AND at >= ?", key, toMillis(since))
+	if err := row.Scan(&id, &k.bodyHash); errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	} else if err != nil {
-		return nil, h.met(err)
+		return nil, h.reportDamage(err)
 	}
 	copy(k.id[:], id)
-	found, err := h.standing(ctx, []uuid.UUID{k.id})
+	found, err := h.lookup(ctx, []uuid.UUID{k.id})
 	if s, ok := found[k.id]; ok {
 		k.app = s.app
 		return k, nil

@@ -10,11 +10,11 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-func TestAnEventIsFoundRightAfterItWasAppended(t *testing.T) {
-	r := newHouse(t).open()
+func TestFindAfterAppend(t *testing.T) {
+	r := newFixture(t).open()
 	for range 200 {
-		id := id()
-		for i, e := range life(id) {
+		id := newID()
+		for i, e := range lifecycle(id) {
 			if _, err := r.Append(t.Context(), e); err != nil {
 				t.Fatal(err)
 			}
@@ -25,11 +25,11 @@ func TestAnEventIsFoundRightAfterItWasAppended(t *testing.T) {
 	}
 }
 
-func TestANoteIsFoundAtOnceAndStaysFound(t *testing.T) {
-	house := newHouse(t)
+func TestFindAfterAppendAsync(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
-	id := id()
-	if err := r.Note(t.Context(), life(id)...); err != nil {
+	id := newID()
+	if err := r.AppendAsync(t.Context(), lifecycle(id)...); err != nil {
 		t.Fatal(err)
 	}
 	if got, events := r.find("shop", id); got.Status() != push.StatusAccepted || len(events) != 3 {
@@ -46,10 +46,10 @@ func TestANoteIsFoundAtOnceAndStaysFound(t *testing.T) {
 	}
 }
 
-func TestANotificationBelongsToItsAppAlone(t *testing.T) {
-	r := newHouse(t).open()
-	id := id()
-	r.append(life(id)...)
+func TestFindChecksApp(t *testing.T) {
+	r := newFixture(t).open()
+	id := newID()
+	r.appendEvents(lifecycle(id)...)
 	for _, ask := range [][2]string{{"other", id}, {"shop", "no UUID"}, {"shop", "019ab5a4-0000-7000-8000-000000000000"}} {
 		if _, _, err := r.Find(t.Context(), ask[0], ask[1]); !errors.Is(err, push.ErrNotFound) {
 			t.Errorf("%s: %v", ask, err)
@@ -57,9 +57,9 @@ func TestANotificationBelongsToItsAppAlone(t *testing.T) {
 	}
 }
 
-func TestAHistoryThatNobodyAsksSaysWhenItHasCaughtUp(t *testing.T) {
-	r := newHouse(t).open()
-	if _, err := r.Append(t.Context(), life(id())...); err != nil {
+func TestStatusReportsCaughtUpWithoutQueries(t *testing.T) {
+	r := newFixture(t).open()
+	if _, err := r.Append(t.Context(), lifecycle(newID())...); err != nil {
 		t.Fatal(err)
 	}
 	for !r.Status().CaughtUp {
@@ -70,13 +70,13 @@ func TestAHistoryThatNobodyAsksSaysWhenItHasCaughtUp(t *testing.T) {
 	}
 }
 
-func TestAnEventWithoutANameIsRefused(t *testing.T) {
-	r := newHouse(t).open()
-	for _, e := range []push.Event{{}, {ID: "x", App: "shop", Status: push.StatusQueued}, {ID: id(), Status: push.StatusQueued}, {ID: id(), App: "shop"}} {
+func TestAppendRejectsInvalidEvents(t *testing.T) {
+	r := newFixture(t).open()
+	for _, e := range []push.Event{{}, {ID: "x", App: "shop", Status: push.StatusQueued}, {ID: newID(), Status: push.StatusQueued}, {ID: newID(), App: "shop"}} {
 		if _, err := r.Append(t.Context(), e); err == nil {
 			t.Errorf("appended %+v", e)
 		}
-		if err := r.Note(t.Context(), e); err == nil {
+		if err := r.AppendAsync(t.Context(), e); err == nil {
 			t.Errorf("noted %+v", e)
 		}
 	}

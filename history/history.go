@@ -25,11 +25,11 @@ import (
 // Stream is the name of the stream of events.
 const Stream = "SLUICE_EVENTS"
 
-// eventsInChunk is how many events may share one sync; there are more of them than of anything else, and they are small.
-const eventsInChunk = 500
+// eventsPerMessage is how many events may share one sync; there are more of them than of anything else, and they are small.
+const eventsPerMessage = 500
 
-// patience is how long a cluster may be without a leader before a caller is told: as long as a writer's.
-const patience = 20 * time.Second
+// electionTimeout is how long a cluster may be without a leader before a caller is told: as long as a writer's.
+const electionTimeout = 20 * time.Second
 
 // Config says where the events are and how long they are kept. Engine is required.
 type Config struct {
@@ -43,10 +43,10 @@ type Config struct {
 	// about as much again.
 	MaxBytes int64
 	// KeepKeys is how long an Idempotency-Key is known; zero is 24 hours. More than MaxAge is not kept.
-	KeepKeys time.Duration
+	IdempotencyTTL time.Duration
 	// ClaimFor is how long a key stays claimed in a cluster whose gateway died before it told of the key; zero is 15
 	// minutes. Keep it above the longest send.
-	ClaimFor time.Duration
+	ClaimTTL time.Duration
 	// Logger gets what an operator should know; nil discards it.
 	Logger *slog.Logger
 }
@@ -54,8 +54,8 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	setDefault(&c.MaxAge, 7*24*time.Hour)
 	setDefault(&c.MaxBytes, 8<<30)
-	setDefault(&c.KeepKeys, 24*time.Hour)
-	setDefault(&c.ClaimFor, 15*time.Minute)
+	setDefault(&c.IdempotencyTTL, 24*time.Hour)
+	setDefault(&c.ClaimTTL, 15*time.Minute)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -70,36 +70,36 @@ func setDefault[T int64 | time.Duration](v *T, value T) {
 
 // History is the events of all apps. Any number of goroutines may use it. Run has to run.
 type History struct {
-	cfg       Config
-	temporary bool // the folder is ours to remove
-	stream    jetstream.Stream
-	writer    *engine.Writer
-	overlay   *overlay
-	notes     chan note
-	room      *semaphore.Weighted // for the events in notes
-	tide      *tide
-	claims    *claims
-	hurt      chan struct{} // a reader has met damage
-	counts    counts
+	cfg         Config
+	ownsDir     bool // the folder is ours to remove
+	stream      jetstream.Stream
+	writer      *engine.Writer
+	overlay     *overlay
+	asyncWrites chan asyncWrite
+	asyncSlots  *semaphore.Weighted // for the events in notes
+	notifier    *notifier
+	claims      *claims
+	damageFound chan struct{} // a reader has met damage
+	counters    counters
 
-	index atomic.Pointer[index]
-	mark  mark // of the index; Run's, and while it follows the stream, project's
+	index      atomic.Pointer[index]
+	checkpoint checkpoint // of the index; Run's, and while it follows the stream, project's
 }
 
-// counts is what Status adds up.
-type counts struct {
-	told, lost, rebuilt atomic.Uint64
-	newest, committed   atomic.Uint64 // chunks: the last of the stream as far as we know, and the last in the index
+// counters is what Status adds up.
+type counters struct {
+	received, lost, rebuilt atomic.Uint64
+	newest, committed       atomic.Uint64 // chunks: the last of the stream as far as we know, and the last in the index
 }
 
 // Open makes or finds the stream and the index. It starts nothing. Close ends it.
 func Open(ctx context.Context, cfg Config) (*History, error) {
 	cfg = cfg.withDefaults()
 	h := &History{
-		cfg: cfg, writer: cfg.Engine.Writer(Stream, false), overlay: newOverlay(), notes: make(chan note, maxNotes), tide: newTide(),
-		room: semaphore.NewWeighted(maxNotes), hurt: make(chan struct{}, 1),
+		cfg: cfg, writer: cfg.Engine.Writer(Stream, false), overlay: newOverlay(), asyncWrites: make(chan asyncWrite, maxAsyncEvents), notifier: newNotifier(),
+		asyncSlots: semaphore.NewWeighted(maxAsyncEvents), damageFound: make(chan struct{}, 1),
 	}
-	h.writer.Items = eventsInChunk
+	h.writer.MaxItems = eventsPerMessage
 	var err error
 	if h.stream, err = cfg.Engine.Stream(ctx, streamConfig(cfg)); err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	if h.claims, err = newClaims(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if err := h.folder(); err != nil {
+	if err := h.createDir(); err != nil {
 		return nil, err
 	}
 	if err := h.openIndex(ctx); err != nil {
@@ -119,15 +119,15 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 // streamConfig bounds the stream by age and size. What is beyond goes, oldest first; nothing is ever refused.
 func streamConfig(cfg Config) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name: Stream, Subjects: []string{subjects + ">"}, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
+		Name: Stream, Subjects: []string{subjectPrefix + ">"}, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
 		MaxAge: cfg.MaxAge, MaxBytes: cfg.MaxBytes, AllowDirect: true,
 	}
 }
 
-func (h *History) folder() (err error) {
+func (h *History) createDir() (err error) {
 	if h.cfg.Dir == "" {
 		h.cfg.Dir, err = os.MkdirTemp("", "sluice-history-")
-		h.temporary = err == nil
+		h.ownsDir = err == nil
 	} else {
 		err = os.MkdirAll(h.cfg.Dir, 0o700)
 	}
@@ -142,31 +142,31 @@ func (h *History) openIndex(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
-	idx, at, err := openIndex(ctx, h.cfg.Dir, identity(info), h.cfg.Logger)
+	idx, at, err := openIndex(ctx, h.cfg.Dir, streamID(info), h.cfg.Logger)
 	if err != nil {
 		return err
 	}
-	h.mark = at
-	h.counts.committed.Store(at.last)
-	h.overlay.restart(at.last)
+	h.checkpoint = at
+	h.counters.committed.Store(at.lastSeq)
+	h.overlay.reset(at.lastSeq)
 	if old := h.index.Swap(idx); old != nil {
 		return old.close()
 	}
 	return nil
 }
 
-// Keys names the history in which keys are claimed. Calls with one Idempotency-Key are one call at all gateways that have
+// KeyScope names the history in which keys are claimed. Calls with one Idempotency-Key are one call at all gateways that have
 // the same name here: of those that come at once one is made, and the others are told what came of it. Empty where no other
 // gateway can have the history.
-func (h *History) Keys() string {
+func (h *History) KeyScope() string {
 	if h.cfg.Engine.Embedded() {
 		return ""
 	}
 	return h.index.Load().stream
 }
 
-// identity tells a stream from one that was made anew.
-func identity(info *jetstream.StreamInfo) string {
+// streamID tells a stream from one that was made anew.
+func streamID(info *jetstream.StreamInfo) string {
 	return strconv.FormatInt(info.Created.UnixNano(), 36)
 }
 
@@ -176,7 +176,7 @@ func (h *History) Close() error {
 	if idx := h.index.Load(); idx != nil {
 		err = idx.close()
 	}
-	if h.temporary {
+	if h.ownsDir {
 		err = errors.Join(err, os.RemoveAll(h.cfg.Dir))
 	}
 	return err
@@ -192,13 +192,13 @@ func (h *History) Run(ctx context.Context) error {
 	house.Go(func() error { h.claims.run(writing); return nil })
 	house.Go(func() error {
 		defer written()
-		h.writeNotes(ctx)
+		h.runAsyncWrites(ctx)
 		return nil
 	})
 	for ctx.Err() == nil {
 		err := h.follow(ctx)
 		if ctx.Err() == nil {
-			h.recover(ctx, err)
+			h.recoverFollow(ctx, err)
 		}
 	}
 	return house.Wait()
@@ -207,22 +207,22 @@ func (h *History) Run(ctx context.Context) error {
 // Append writes events and returns the place of the last when all are on disk. Those of one app keep their order. Find and
 // States know them at once; whoever needs their order among others' events waits for Reach. After an error they may be
 // there or not.
-func (h *History) Append(ctx context.Context, events ...push.Event) (engine.Place, error) {
-	steps, err := writeAll(events)
+func (h *History) Append(ctx context.Context, events ...push.Event) (engine.Offset, error) {
+	steps, err := encodeEvents(events)
 	if err != nil {
-		return engine.Place{}, err
+		return engine.Offset{}, err
 	}
-	h.overlay.expect(steps...)
+	h.overlay.addPending(steps...)
 	places, err := h.append(ctx, steps)
 	if err != nil || len(places) == 0 {
-		return engine.Place{}, err
+		return engine.Offset{}, err
 	}
 	return places[len(places)-1], nil
 }
 
 // append writes steps that the overlay expects.
-func (h *History) append(ctx context.Context, steps []*step) ([]engine.Place, error) {
-	places := make([]engine.Place, 0, len(steps))
+func (h *History) append(ctx context.Context, steps []*eventHeader) ([]engine.Offset, error) {
+	places := make([]engine.Offset, 0, len(steps))
 	for len(steps) > 0 {
 		items := [][]byte{steps[0].text}
 		for _, s := range steps[1:] {
@@ -231,9 +231,9 @@ func (h *History) append(ctx context.Context, steps []*step) ([]engine.Place, er
 			}
 			items = append(items, s.text)
 		}
-		got, err := h.writer.AppendAll(ctx, subject(steps[0].app), items)
+		got, err := h.writer.AppendAll(ctx, subjectOf(steps[0].app), items)
 		if err != nil {
-			h.overlay.lost(steps)
+			h.overlay.removePending(steps)
 			return nil, fmt.Errorf("history: %w", err)
 		}
 		places, steps = append(places, got...), steps[len(items):]
@@ -241,9 +241,9 @@ func (h *History) append(ctx context.Context, steps []*step) ([]engine.Place, er
 	return places, nil
 }
 
-// Reach waits until this gateway has heard of everything up to seq, so that States and Find answer in the stream's order.
-func (h *History) Reach(ctx context.Context, seq uint64) error {
-	told := h.overlay.reach(seq)
+// WaitForSeq waits until this gateway has heard of everything up to seq, so that States and Find answer in the stream's order.
+func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
+	told := h.overlay.waitFor(seq)
 	if told == nil {
 		return nil
 	}
@@ -255,26 +255,26 @@ func (h *History) Reach(ctx context.Context, seq uint64) error {
 	}
 }
 
-// Caught waits until this gateway has heard of everything that was in the stream when it was called.
-func (h *History) Caught(ctx context.Context) error {
-	info, err := h.info(ctx)
+// WaitCaughtUp waits until this gateway has heard of everything that was in the stream when it was called.
+func (h *History) WaitCaughtUp(ctx context.Context) error {
+	info, err := h.streamInfo(ctx)
 	if err != nil {
 		return err
 	}
 	if info.State.Msgs == 0 { // there is nothing to hear of
 		h.overlay.skip(info.State.LastSeq)
 	}
-	return h.Reach(ctx, info.State.LastSeq)
+	return h.WaitForSeq(ctx, info.State.LastSeq)
 }
 
-// info asks how the stream stands, until it is told.
-func (h *History) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+// streamInfo asks how the stream stands, until it is told.
+func (h *History) streamInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
 	for began := time.Now(); ; {
 		info, err := h.stream.Info(ctx)
 		if err == nil {
 			return info, nil
 		}
-		if time.Since(began) > patience || !pause(ctx) {
+		if time.Since(began) > electionTimeout || !pause(ctx) {
 			return nil, fmt.Errorf("history: %w", err)
 		}
 	}

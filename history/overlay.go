@@ -14,49 +14,49 @@ import (
 // overlay is what the index does not hold yet: events that the stream has told and that are not committed, and our own
 // that the stream has not told. Whoever reads looks here first and in the index then, so that nothing slips between.
 type overlay struct {
-	mu   sync.RWMutex
-	told map[uuid.UUID][]*step // in the stream's order
-	ours map[uuid.UUID][]*step // in the order in which they were appended
-	keys map[string]*step      // those of both that carry a key, the newest of each
-	seen uint64                // the last chunk that it told
-	wait map[uint64]chan struct{}
+	mu       sync.RWMutex
+	received map[uuid.UUID][]*eventHeader // in the stream's order
+	pending  map[uuid.UUID][]*eventHeader // in the order in which they were appended
+	keys     map[string]*eventHeader      // those of both that carry a key, the newest of each
+	lastSeq  uint64                       // the last chunk that it told
+	waiters  map[uint64]chan struct{}
 }
 
 func newOverlay() *overlay {
 	return &overlay{
-		told: map[uuid.UUID][]*step{}, ours: map[uuid.UUID][]*step{}, keys: map[string]*step{}, wait: map[uint64]chan struct{}{},
+		received: map[uuid.UUID][]*eventHeader{}, pending: map[uuid.UUID][]*eventHeader{}, keys: map[string]*eventHeader{}, waiters: map[uint64]chan struct{}{},
 	}
 }
 
-// expect adds an event of ours that is about to be appended.
-func (o *overlay) expect(steps ...*step) {
+// addPending adds an event of ours that is about to be appended.
+func (o *overlay) addPending(steps ...*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, s := range steps {
-		o.ours[s.id] = append(o.ours[s.id], s)
+		o.pending[s.id] = append(o.pending[s.id], s)
 		if s.keyHash != nil {
 			o.keys[string(s.keyHash)] = s
 		}
 	}
 }
 
-// lost drops events of ours that could not be appended.
-func (o *overlay) lost(steps []*step) {
+// removePending drops events of ours that could not be appended.
+func (o *overlay) removePending(steps []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, s := range steps {
-		o.drop(o.ours, s)
+		o.remove(o.pending, s)
 	}
 }
 
-// tell adds what the stream told in chunk seq, ours among it, and lets those go on who waited for it.
-func (o *overlay) tell(seq uint64, steps []*step) {
+// receive adds what the stream told in chunk seq, ours among it, and lets those go on who waited for it.
+func (o *overlay) receive(seq uint64, steps []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, s := range steps {
-		o.told[s.id] = append(o.told[s.id], s)
-		if i := slices.IndexFunc(o.ours[s.id], s.tells); i >= 0 {
-			o.drop(o.ours, o.ours[s.id][i])
+		o.received[s.id] = append(o.received[s.id], s)
+		if i := slices.IndexFunc(o.pending[s.id], s.sameEvent); i >= 0 {
+			o.remove(o.pending, o.pending[s.id][i])
 		}
 		if s.keyHash != nil {
 			o.keys[string(s.keyHash)] = s
@@ -65,23 +65,23 @@ func (o *overlay) tell(seq uint64, steps []*step) {
 	o.advance(seq)
 }
 
-// own returns the step at a place of the stream by its text: our own, which has been taken apart before, or one that is
+// parse returns the step at a place of the stream by its text: our own, which has been taken apart before, or one that is
 // taken apart now.
-func (o *overlay) own(at engine.Place, text []byte) (*step, error) {
-	id, ok := idOf(text)
+func (o *overlay) parse(at engine.Offset, text []byte) (*eventHeader, error) {
+	id, ok := parseID(text)
 	if !ok {
-		return newStep(at, text)
+		return newEventHeader(at, text)
 	}
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	for _, s := range o.ours[id] {
+	for _, s := range o.pending[id] {
 		if string(s.text) == string(text) {
 			told := *s
-			told.place, told.text = at, text
+			told.offset, told.text = at, text
 			return &told, nil
 		}
 	}
-	return newStep(at, text)
+	return newEventHeader(at, text)
 }
 
 // skip takes note that the stream tells nothing up to seq that was not told.
@@ -92,37 +92,37 @@ func (o *overlay) skip(seq uint64) {
 }
 
 func (o *overlay) advance(seq uint64) {
-	from := o.seen
-	o.seen = max(from, seq)
+	from := o.lastSeq
+	o.lastSeq = max(from, seq)
 	if seq == from+1 {
-		o.arrive(seq)
+		o.wake(seq)
 		return
 	}
-	for due := range o.wait {
+	for due := range o.waiters {
 		if due <= seq {
-			o.arrive(due)
+			o.wake(due)
 		}
 	}
 }
 
-func (o *overlay) arrive(seq uint64) {
-	if c, ok := o.wait[seq]; ok {
+func (o *overlay) wake(seq uint64) {
+	if c, ok := o.waiters[seq]; ok {
 		close(c)
-		delete(o.wait, seq)
+		delete(o.waiters, seq)
 	}
 }
 
-// committed drops what is in the index now.
-func (o *overlay) committed(steps []*step) {
+// removeCommitted drops what is in the index now.
+func (o *overlay) removeCommitted(steps []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, s := range steps {
-		o.drop(o.told, s)
+		o.remove(o.received, s)
 	}
 }
 
-// drop takes s out of what is kept of its notification. Slices are never changed in place: readers hold them.
-func (o *overlay) drop(from map[uuid.UUID][]*step, s *step) {
+// remove takes s out of what is kept of its notification. Slices are never changed in place: readers hold them.
+func (o *overlay) remove(from map[uuid.UUID][]*eventHeader, s *eventHeader) {
 	kept := from[s.id]
 	i := slices.Index(kept, s)
 	switch {
@@ -140,50 +140,50 @@ func (o *overlay) drop(from map[uuid.UUID][]*step, s *step) {
 	}
 }
 
-// fresh is what the overlay holds of a notification: what the stream told, and behind it what is ours alone.
-type fresh struct{ told, ours []*step }
+// uncommitted is what the overlay holds of a notification: what the stream told, and behind it what is ours alone.
+type uncommitted struct{ received, pending []*eventHeader }
 
-// of returns what is fresh of each notification, and the last chunk that was told by then.
-func (o *overlay) of(ids []uuid.UUID) (all []fresh, seen uint64) {
+// lookup returns what is fresh of each notification, and the last chunk that was told by then.
+func (o *overlay) lookup(ids []uuid.UUID) (all []uncommitted, seen uint64) {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	all = make([]fresh, len(ids))
+	all = make([]uncommitted, len(ids))
 	for i, id := range ids {
-		all[i] = fresh{o.told[id], o.ours[id]}
+		all[i] = uncommitted{o.received[id], o.pending[id]}
 	}
-	return all, o.seen
+	return all, o.lastSeq
 }
 
-// withKey returns the newest event with that key that is not in the index.
-func (o *overlay) withKey(key []byte) *step {
+// byKey returns the newest event with that key that is not in the index.
+func (o *overlay) byKey(key []byte) *eventHeader {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	return o.keys[string(key)]
 }
 
-// reach returns what is closed once the stream has told seq; nil if it has.
-func (o *overlay) reach(seq uint64) <-chan struct{} {
+// waitFor returns what is closed once the stream has told seq; nil if it has.
+func (o *overlay) waitFor(seq uint64) <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if seq <= o.seen {
+	if seq <= o.lastSeq {
 		return nil
 	}
-	c, ok := o.wait[seq]
+	c, ok := o.waiters[seq]
 	if !ok {
 		c = make(chan struct{})
-		o.wait[seq] = c
+		o.waiters[seq] = c
 	}
 	return c
 }
 
-// restart forgets what the stream told: it tells it all again, from behind seq.
-func (o *overlay) restart(seq uint64) {
+// reset forgets what the stream told: it tells it all again, from behind seq.
+func (o *overlay) reset(seq uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	clear(o.told)
-	o.seen = seq
+	clear(o.received)
+	o.lastSeq = seq
 	clear(o.keys)
-	for _, steps := range o.ours {
+	for _, steps := range o.pending {
 		for _, s := range steps {
 			if s.keyHash != nil {
 				o.keys[string(s.keyHash)] = s

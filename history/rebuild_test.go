@@ -53,11 +53,11 @@ func dump(t *testing.T, dir string) string {
 	return out.String()
 }
 
-// anything is a random sequence of events, most of which make no sense.
-func anything(random *rand.Rand, events int) []push.Event {
+// randomEvents is a random sequence of events, most of which make no sense.
+func randomEvents(random *rand.Rand, events int) []push.Event {
 	ids := make([]string, 1+events/6)
 	for i := range ids {
-		ids[i] = id()
+		ids[i] = newID()
 	}
 	statuses := []push.Status{
 		push.StatusQueued, push.StatusScheduled, push.StatusSending, push.StatusSending, push.StatusAccepted, push.StatusUnregistered,
@@ -66,7 +66,7 @@ func anything(random *rand.Rand, events int) []push.Event {
 	all := make([]push.Event, events)
 	for i := range all {
 		which := random.IntN(len(ids))
-		e := event(ids[which], statuses[random.IntN(len(statuses))])
+		e := newEvent(ids[which], statuses[random.IntN(len(statuses))])
 		e.App = []string{"shop", "a.b", "z"}[which%3]
 		e.At = noon.Add(time.Duration(random.IntN(1000)) * time.Millisecond)
 		e.Attempt = random.IntN(4)
@@ -81,17 +81,17 @@ func anything(random *rand.Rand, events int) []push.Event {
 	return all
 }
 
-func TestAnIndexIsTheSameLiveInBatchesAndRebuilt(t *testing.T) {
+func TestIndexIsDeterministic(t *testing.T) {
 	for seed := range uint64(3) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		house := newHouse(t)
+		house := newFixture(t)
 		live := house.open()
-		for events := anything(random, 250); len(events) > 0; {
+		for events := randomEvents(random, 250); len(events) > 0; {
 			some := min(len(events), 1+random.IntN(12))
-			live.append(events[:some]...)
+			live.appendEvents(events[:some]...)
 			events = events[some:]
 		}
-		live.indexed()
+		live.waitIndexed()
 		live.stop()
 		want := dump(t, house.dir)
 		for _, name := range []string{"in batches", "rebuilt"} {
@@ -103,7 +103,7 @@ func TestAnIndexIsTheSameLiveInBatchesAndRebuilt(t *testing.T) {
 				house.dir = t.TempDir()
 			}
 			again := house.open()
-			again.indexed()
+			again.waitIndexed()
 			again.stop()
 			if diff := cmp.Diff(want, dump(t, house.dir)); diff != "" {
 				t.Fatalf("seed %d, %s: %s", seed, name, diff)
@@ -112,13 +112,13 @@ func TestAnIndexIsTheSameLiveInBatchesAndRebuilt(t *testing.T) {
 	}
 }
 
-func TestADamagedIndexIsMadeAnew(t *testing.T) {
-	house := newHouse(t)
+func TestDamagedIndexIsRebuilt(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
 	var ids []string
 	for range 40 {
-		ids = append(ids, id())
-		r.append(life(ids[len(ids)-1])...)
+		ids = append(ids, newID())
+		r.appendEvents(lifecycle(ids[len(ids)-1])...)
 	}
 	r.stop()
 	path := filepath.Join(house.dir, "index.db")
@@ -126,7 +126,7 @@ func TestADamagedIndexIsMadeAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, file := range damages(whole) {
+	for name, file := range damagedFiles(whole) {
 		if err := os.WriteFile(path, file, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -147,8 +147,8 @@ func TestADamagedIndexIsMadeAnew(t *testing.T) {
 	}
 }
 
-// damages are files that have suffered.
-func damages(whole []byte) map[string][]byte {
+// damagedFiles are files that have suffered.
+func damagedFiles(whole []byte) map[string][]byte {
 	const page = 8192
 	all := map[string][]byte{
 		"no database": []byte(strings.Repeat("no database\n", 1000)),
@@ -165,29 +165,29 @@ func damages(whole []byte) map[string][]byte {
 	return all
 }
 
-func TestAnIndexOfAnotherStreamIsMadeAnew(t *testing.T) {
-	one, two := newHouse(t), newHouse(t)
+func TestIndexOfOtherStreamIsRebuilt(t *testing.T) {
+	one, two := newFixture(t), newFixture(t)
 	r := one.open()
-	old := id()
-	r.append(life(old)...)
+	old := newID()
+	r.appendEvents(lifecycle(old)...)
 	r.stop()
 	two.dir = one.dir
 	r = two.open()
 	if _, _, err := r.Find(t.Context(), "shop", old); !errors.Is(err, push.ErrNotFound) {
 		t.Errorf("found what is in no stream: %v", err)
 	}
-	now := id()
-	r.append(life(now)...)
+	now := newID()
+	r.appendEvents(lifecycle(now)...)
 	if got, _ := r.find("shop", now); got.Status() != push.StatusAccepted {
 		t.Error(got.Status())
 	}
 }
 
-func TestAnIndexOfAnotherVersionIsMadeAnew(t *testing.T) {
-	house := newHouse(t)
+func TestIndexOfOtherVersionIsRebuilt(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
-	known := id()
-	r.append(life(known)...)
+	known := newID()
+	r.appendEvents(lifecycle(known)...)
 	r.stop()
 	db, err := sql.Open("sqlite", filepath.Join(house.dir, "index.db"))
 	if err != nil {

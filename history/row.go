@@ -18,31 +18,31 @@ import (
 
 // row is what the index holds of a notification.
 type row struct {
-	id     uuid.UUID
-	app    string
-	state  State
-	first  time.Time    // of its first event that is known
-	last   engine.Place // of its last event
-	places []byte       // of all its events
+	id             uuid.UUID
+	app            string
+	state          State
+	firstAt        time.Time     // of its first event that is known
+	lastOffset     engine.Offset // of its last event
+	encodedOffsets []byte        // of all its events
 }
 
-// take goes on with the next step.
-func (r *row) take(s *step) {
-	if r.first.IsZero() {
-		r.app, r.first = s.app, s.at
+// apply goes on with the next step.
+func (r *row) apply(s *eventHeader) {
+	if r.firstAt.IsZero() {
+		r.app, r.firstAt = s.app, s.at
 	}
-	r.state.take(s)
-	r.last = s.place
-	r.places = binary.AppendUvarint(binary.AppendUvarint(r.places, s.place.Seq), uint64(s.place.Index))
+	r.state.apply(s)
+	r.lastOffset = s.offset
+	r.encodedOffsets = binary.AppendUvarint(binary.AppendUvarint(r.encodedOffsets, s.offset.Seq), uint64(s.offset.Index))
 }
 
-// all returns the places of the events.
-func (r *row) all() iter.Seq[engine.Place] {
-	return func(yield func(engine.Place) bool) {
-		for rest := r.places; len(rest) > 0; {
+// offsets returns the places of the events.
+func (r *row) offsets() iter.Seq[engine.Offset] {
+	return func(yield func(engine.Offset) bool) {
+		for rest := r.encodedOffsets; len(rest) > 0; {
 			seq, n := binary.Uvarint(rest)
 			index, m := binary.Uvarint(rest[max(n, 0):])
-			if n <= 0 || m <= 0 || !yield(engine.Place{Seq: seq, Index: int(index)}) {
+			if n <= 0 || m <= 0 || !yield(engine.Offset{Seq: seq, Index: int(index)}) {
 				return
 			}
 			rest = rest[n+m:]
@@ -52,84 +52,84 @@ func (r *row) all() iter.Seq[engine.Place] {
 
 const columns = "id, seq, rest"
 
-func (r *row) values() []any { return []any{r.id[:], int64(r.last.Seq), r.rest()} }
+func (r *row) args() []any { return []any{r.id[:], int64(r.lastOffset.Seq), r.encode()} }
 
-// rest is all that the index asks SQLite nothing about, in one value: each column would cost as much as that.
-func (r *row) rest() []byte {
-	b := make([]byte, 0, 64+len(r.places))
+// encode is all that the index asks SQLite nothing about, in one value: each column would cost as much as that.
+func (r *row) encode() []byte {
+	b := make([]byte, 0, 64+len(r.encodedOffsets))
 	for _, word := range [...]string{r.app, string(r.state.Status)} {
 		b = append(binary.AppendUvarint(b, uint64(len(word))), word...)
 	}
 	for _, number := range [...]int64{
-		int64(r.state.Attempt), millis(r.first), millis(r.state.At), millis(r.state.SendAt),
-		int64(r.state.Place.Seq), int64(r.state.Place.Index), int64(r.last.Index),
+		int64(r.state.Attempt), toMillis(r.firstAt), toMillis(r.state.At), toMillis(r.state.SendAt),
+		int64(r.state.Offset.Seq), int64(r.state.Offset.Index), int64(r.lastOffset.Index),
 	} {
 		b = binary.AppendVarint(b, number)
 	}
-	return append(b, r.places...)
+	return append(b, r.encodedOffsets...)
 }
 
-// read reads what rest wrote.
-func (r *row) read(rest []byte) error {
-	in := values{left: rest}
-	r.app, r.state.Status = in.word(), push.Status(in.word())
+// decode reads what rest wrote.
+func (r *row) decode(rest []byte) error {
+	in := decoder{rest: rest}
+	r.app, r.state.Status = in.text(), push.Status(in.text())
 	r.state.Attempt = int(in.number())
-	r.first, r.state.At, r.state.SendAt = moment(in.number()), moment(in.number()), moment(in.number())
-	r.state.Place = engine.Place{Seq: uint64(in.number()), Index: int(in.number())}
-	r.last.Index, r.places = int(in.number()), in.left
+	r.firstAt, r.state.At, r.state.SendAt = fromMillis(in.number()), fromMillis(in.number()), fromMillis(in.number())
+	r.state.Offset = engine.Offset{Seq: uint64(in.number()), Index: int(in.number())}
+	r.lastOffset.Index, r.encodedOffsets = int(in.number()), in.rest
 	return in.err
 }
 
-// values are read one by one from what is left. Once it makes no sense, they are empty.
-type values struct {
-	left []byte
+// decoder are read one by one from what is left. Once it makes no sense, they are empty.
+type decoder struct {
+	rest []byte
 	err  error
 }
 
-func (v *values) number() int64 {
-	number, n := binary.Varint(v.left)
+func (v *decoder) number() int64 {
+	number, n := binary.Varint(v.rest)
 	v.skip(n)
 	return number
 }
 
-func (v *values) word() string {
-	length, n := binary.Uvarint(v.left)
+func (v *decoder) text() string {
+	length, n := binary.Uvarint(v.rest)
 	v.skip(n)
-	if length > uint64(len(v.left)) {
+	if length > uint64(len(v.rest)) {
 		v.skip(0)
 		return ""
 	}
-	word := string(v.left[:length])
-	v.left = v.left[length:]
+	word := string(v.rest[:length])
+	v.rest = v.rest[length:]
 	return word
 }
 
 // skip goes on behind n bytes; none are a value that is not there.
-func (v *values) skip(n int) {
+func (v *decoder) skip(n int) {
 	if n <= 0 {
-		v.left, v.err = nil, errDamaged
+		v.rest, v.err = nil, errDamaged
 		return
 	}
-	v.left = v.left[n:]
+	v.rest = v.rest[n:]
 }
 
 func (r *row) scan(rows *sql.Rows) error {
 	var id, rest []byte
-	if err := rows.Scan(&id, &r.last.Seq, &rest); err != nil {
+	if err := rows.Scan(&id, &r.lastOffset.Seq, &rest); err != nil {
 		return err
 	}
 	copy(r.id[:], id)
-	return r.read(rest)
+	return r.decode(rest)
 }
 
-func millis(t time.Time) int64 {
+func toMillis(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}
 	return t.UnixMilli()
 }
 
-func moment(ms int64) time.Time {
+func fromMillis(ms int64) time.Time {
 	if ms == 0 {
 		return time.Time{}
 	}
@@ -137,37 +137,37 @@ func moment(ms int64) time.Time {
 }
 
 // Rows that are asked for at once.
-const rowsAtOnce = 64
+const rowsPerQuery = 64
 
 var (
-	getRow  = "SELECT " + columns + " FROM notification WHERE id = ?"
-	getRows = "SELECT " + columns + " FROM notification WHERE id IN (?" + strings.Repeat(",?", rowsAtOnce-1) + ")"
+	selectRowSQL  = "SELECT " + columns + " FROM notification WHERE id = ?"
+	selectRowsSQL = "SELECT " + columns + " FROM notification WHERE id IN (?" + strings.Repeat(",?", rowsPerQuery-1) + ")"
 )
 
-// finder finds rows, with statements that SQLite has parsed once.
-type finder struct{ one, many *sql.Stmt }
+// rowFinder finds rows, with statements that SQLite has parsed once.
+type rowFinder struct{ one, many *sql.Stmt }
 
-func newFinder(ctx context.Context, db *sql.DB) (f finder, err error) {
-	if f.one, err = db.PrepareContext(ctx, getRow); err != nil {
+func newRowFinder(ctx context.Context, db *sql.DB) (f rowFinder, err error) {
+	if f.one, err = db.PrepareContext(ctx, selectRowSQL); err != nil {
 		return f, err
 	}
-	f.many, err = db.PrepareContext(ctx, getRows)
+	f.many, err = db.PrepareContext(ctx, selectRowsSQL)
 	return f, err
 }
 
-// in is the same within a transaction.
-func (f finder) in(ctx context.Context, tx *sql.Tx) finder {
-	return finder{tx.StmtContext(ctx, f.one), tx.StmtContext(ctx, f.many)}
+// inTx is the same within a transaction.
+func (f rowFinder) inTx(ctx context.Context, tx *sql.Tx) rowFinder {
+	return rowFinder{tx.StmtContext(ctx, f.one), tx.StmtContext(ctx, f.many)}
 }
 
 // load returns the rows of those ids that the index knows.
-func (f finder) load(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*row, error) {
+func (f rowFinder) load(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*row, error) {
 	found := make(map[uuid.UUID]*row, len(ids))
 	for len(ids) > 0 {
 		stmt, args := f.one, []any{ids[0][:]}
-		some := ids[:min(len(ids), rowsAtOnce)]
+		some := ids[:min(len(ids), rowsPerQuery)]
 		if len(some) > 1 {
-			stmt, args = f.many, make([]any, rowsAtOnce)
+			stmt, args = f.many, make([]any, rowsPerQuery)
 			for i := range args {
 				args[i] = some[min(i, len(some)-1)][:] // the last one fills what is left
 			}

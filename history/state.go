@@ -18,7 +18,7 @@ type State struct {
 	// At is when it came to this, and SendAt when it is due, if it waits for that.
 	At, SendAt time.Time
 	// Place is that of the event that made it so; zero as long as the stream has not told it.
-	Place engine.Place
+	Offset engine.Offset
 }
 
 // Ended reports whether nothing more will become of it.
@@ -33,11 +33,11 @@ func isEnd(s push.Status) bool {
 	}
 }
 
-// take goes on with the next step, and reports whether that made the state. The first end stays. What is being sent cannot
+// apply goes on with the next step, and reports whether that made the state. The first end stays. What is being sent cannot
 // be cancelled any more, and what is cancelled does not come back by being sent. An attempt with a number that another has
 // had does not count: two are at it, and the other was first. One that waits again after an attempt says how many it has
 // had; without that, the step only tells late that it was taken.
-func (s *State) take(next *step) bool {
+func (s *State) apply(next *eventHeader) bool {
 	switch {
 	case s.Ended():
 		return false
@@ -45,13 +45,13 @@ func (s *State) take(next *step) bool {
 		return false
 	case next.status == push.StatusSending && s.Attempt > 0 && next.attempt <= s.Attempt:
 		return false
-	case waits(next.status) && s.Status != "" && (next.attempt == 0 || next.attempt < s.Attempt):
+	case isWaiting(next.status) && s.Status != "" && (next.attempt == 0 || next.attempt < s.Attempt):
 		return false
 	}
 	*s = State{
-		Status: next.status, Attempt: max(s.Attempt, next.attempt), At: next.at, SendAt: next.sendAt, Place: next.place,
+		Status: next.status, Attempt: max(s.Attempt, next.attempt), At: next.at, SendAt: next.sendAt, Offset: next.offset,
 	}
 	return true
 }
 
-func waits(s push.Status) bool { return s == push.StatusQueued || s == push.StatusScheduled }
+func isWaiting(s push.Status) bool { return s == push.StatusQueued || s == push.StatusScheduled }

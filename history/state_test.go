@@ -10,9 +10,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestTheOrderOfTheStreamDecides walks what can follow what. A number behind a status is the event's attempt.
-func TestTheOrderOfTheStreamDecides(t *testing.T) {
-	r := newHouse(t).open()
+// TestStateFollowsStreamOrder walks what can follow what. A number behind a status is the event's attempt.
+func TestStateFollowsStreamOrder(t *testing.T) {
+	r := newFixture(t).open()
 	for steps, want := range map[string]push.Status{
 		"queued":                                 push.StatusQueued,
 		"scheduled sending1":                     push.StatusSending,
@@ -31,14 +31,14 @@ func TestTheOrderOfTheStreamDecides(t *testing.T) {
 		"queued sending1 accepted unregistered":  push.StatusAccepted,
 		"queued sending1 unregistered cancelled": push.StatusUnregistered,
 	} {
-		id := id()
+		id := newID()
 		for word := range strings.FieldsSeq(steps) {
-			e := event(id, push.Status(strings.TrimRight(word, "12")))
+			e := newEvent(id, push.Status(strings.TrimRight(word, "12")))
 			e.Attempt = 0
 			if n := word[len(word)-1]; n == '1' || n == '2' {
 				e.Attempt = int(n - '0')
 			}
-			r.append(e)
+			r.appendEvents(e)
 		}
 		if got := r.state(id).Status; got != want {
 			t.Errorf("%s: %s, want %s", steps, got, want)
@@ -46,37 +46,37 @@ func TestTheOrderOfTheStreamDecides(t *testing.T) {
 	}
 }
 
-func TestOfTwoAtTheSameAttemptTheFirstIsAtIt(t *testing.T) {
-	r := newHouse(t).open()
-	id := id()
-	first := r.append(event(id, push.StatusSending))
-	second := r.append(event(id, push.StatusSending))
-	if got := r.state(id); got.Place != first || got.Place == second {
-		t.Errorf("%+v is at it, want %+v", got.Place, first)
+func TestFirstOfTwoEqualAttemptsWins(t *testing.T) {
+	r := newFixture(t).open()
+	id := newID()
+	first := r.appendEvents(newEvent(id, push.StatusSending))
+	second := r.appendEvents(newEvent(id, push.StatusSending))
+	if got := r.state(id); got.Offset != first || got.Offset == second {
+		t.Errorf("%+v is at it, want %+v", got.Offset, first)
 	}
 }
 
-func TestStatesLeavesOutWhatNobodyHasHeardOf(t *testing.T) {
-	r := newHouse(t).open()
-	known := id()
-	scheduled := event(known, push.StatusScheduled)
+func TestStatesOmitsUnknownIDs(t *testing.T) {
+	r := newFixture(t).open()
+	known := newID()
+	scheduled := newEvent(known, push.StatusScheduled)
 	scheduled.SendAt = noon.Add(time.Hour + time.Microsecond)
-	r.append(scheduled)
-	states, err := r.States(t.Context(), []string{known, id(), "no UUID"})
+	r.appendEvents(scheduled)
+	states, err := r.States(t.Context(), []string{known, newID(), "no UUID"})
 	if err != nil || len(states) != 1 || !states[known].SendAt.Equal(noon.Add(time.Hour)) || states[known].Ended() {
 		t.Errorf("%+v, %v", states, err)
 	}
 }
 
-func TestManyStatesAreToldAtOnce(t *testing.T) {
-	r := newHouse(t).open()
+func TestStatesOfManyIDs(t *testing.T) {
+	r := newFixture(t).open()
 	var ids []string
 	var events []push.Event
 	for range 500 {
-		ids = append(ids, id())
-		events = append(events, life(ids[len(ids)-1])...)
+		ids = append(ids, newID())
+		events = append(events, lifecycle(ids[len(ids)-1])...)
 	}
-	r.append(events...)
+	r.appendEvents(events...)
 	states, err := r.States(t.Context(), ids)
 	if err != nil || len(states) != len(ids) {
 		t.Fatalf("%d states, %v", len(states), err)
@@ -88,16 +88,16 @@ func TestManyStatesAreToldAtOnce(t *testing.T) {
 	}
 }
 
-func TestALifeGoesOnInAnIndexThatWasClosed(t *testing.T) {
-	h := newHouse(t)
-	first, second := id(), id()
+func TestLifecycleContinuesAfterReopen(t *testing.T) {
+	h := newFixture(t)
+	first, second := newID(), newID()
 	r := h.open()
-	r.append(event(first, push.StatusQueued), event(second, push.StatusQueued))
-	r.indexed()
+	r.appendEvents(newEvent(first, push.StatusQueued), newEvent(second, push.StatusQueued))
+	r.waitIndexed()
 	r.stop()
 	r = h.open()
-	r.append(event(first, push.StatusSending), event(first, push.StatusAccepted))
-	r.indexed()
+	r.appendEvents(newEvent(first, push.StatusSending), newEvent(first, push.StatusAccepted))
+	r.waitIndexed()
 	if receipt, events := r.find("shop", first); receipt.Status() != push.StatusAccepted || len(events) != 3 {
 		t.Errorf("%s after %d events", receipt.Status(), len(events))
 	}

@@ -18,9 +18,9 @@ type Status struct {
 
 // Status returns how the history stands now.
 func (h *History) Status() Status {
-	newest, last := h.counts.newest.Load(), h.counts.committed.Load()
+	newest, last := h.counters.newest.Load(), h.counters.committed.Load()
 	return Status{
-		Events: h.counts.told.Load(), Lost: h.counts.lost.Load(), Rebuilt: h.counts.rebuilt.Load(),
-		Behind: newest - min(newest, last), CaughtUp: h.index.Load().fresh.Load(),
+		Events: h.counters.received.Load(), Lost: h.counters.lost.Load(), Rebuilt: h.counters.rebuilt.Load(),
+		Behind: newest - min(newest, last), CaughtUp: h.index.Load().caughtUp.Load(),
 	}
 }

@@ -19,14 +19,14 @@ import (
 	"github.com/sluice-push/sluice/queue"
 )
 
-// deaf is a journal that hears of nothing.
-type deaf struct{ *memory }
+// discardJournal is a journal that hears of nothing.
+type discardJournal struct{ *memoryJournal }
 
-func (deaf) Note(context.Context, ...push.Event) error { return nil }
+func (discardJournal) Note(context.Context, ...push.Event) error { return nil }
 
-// open opens a queue with the history, or with a deaf journal. indexed waits until the history's index holds so many
+// openBench opens a queue with the history, or with a deaf journal. indexed waits until the history's index holds so many
 // events.
-func open(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, indexed func(events int)) {
+func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, indexed func(events int)) {
 	b.Helper()
 	e, err := engine.Open(b.Context(), engine.Config{Dir: b.TempDir(), Reserve: -1})
 	if err != nil {
@@ -34,7 +34,7 @@ func open(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, index
 	}
 	var running sync.WaitGroup
 	keeping, forget := context.WithCancel(context.Background())
-	var j queue.Journal = deaf{newMemory()}
+	var j queue.Journal = discardJournal{newMemoryJournal()}
 	indexed = func(int) {}
 	if withHistory {
 		hist, err := history.Open(b.Context(), history.Config{Engine: e, Dir: b.TempDir()})
@@ -42,8 +42,8 @@ func open(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, index
 			b.Fatal(err)
 		}
 		running.Go(func() { _, _ = hist.Run(keeping), hist.Close() })
-		j = record{hist}
-		indexed = func(events int) { catchUp(hist, events) }
+		j = historyJournal{hist}
+		indexed = func(events int) { waitIndexed(hist, events) }
 	}
 	q, err = queue.Open(b.Context(), queue.Config{Engine: e, Journal: j, Sender: s, MaxBytes: 1 << 40})
 	if err != nil {
@@ -62,24 +62,24 @@ func open(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, index
 	return q, indexed
 }
 
-// catchUp waits until the history has heard of so many events since it began, and its index holds them.
-func catchUp(h *history.History, events int) {
+// waitIndexed waits until the history has heard of so many events since it began, and its index holds them.
+func waitIndexed(h *history.History, events int) {
 	for s := h.Status(); s.Events < uint64(events) || s.Behind > 0; s = h.Status() {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// bare opens an engine with nothing but a writer.
-func bare(b *testing.B) *engine.Writer {
+// openWriter opens an engine with nothing but a writer.
+func openWriter(b *testing.B) *engine.Writer {
 	b.Helper()
 	e, err := engine.Open(b.Context(), engine.Config{Dir: b.TempDir(), Reserve: -1})
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := e.Stream(b.Context(), bareStream); err != nil {
+	if _, err := e.Stream(b.Context(), benchStream); err != nil {
 		b.Fatal(err)
 	}
-	w := e.Writer(bareStream.Name, false)
+	w := e.Writer(benchStream.Name, false)
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = w.Run(ctx) })
@@ -91,8 +91,8 @@ func bare(b *testing.B) *engine.Writer {
 	return w
 }
 
-// callers has 64 callers do something so many times in all.
-func callers(turns int, do func(turn int)) {
+// runConcurrently has 64 callers do something so many times in all.
+func runConcurrently(turns int, do func(turn int)) {
 	var left sync.WaitGroup
 	var next atomic.Int64
 	for range 64 {
@@ -115,8 +115,8 @@ func BenchmarkAccept(b *testing.B) {
 	}{{"one", 1, 6400}, {"hundred", 100, 640}} {
 		for _, journal := range []string{"queue", "history"} {
 			b.Run(batch.name+"/"+journal, func(b *testing.B) {
-				r := race{engine: bare(b), size: batch.size}
-				r.queue, r.indexed = open(b, newSender(), journal == "history")
+				r := comparison{engine: openWriter(b), size: batch.size}
+				r.queue, r.indexed = openBench(b, newFakeSender(), journal == "history")
 				r.queue.Drain() // so that nothing is taken from disk meanwhile
 				b.ReportAllocs()
 				for left := b.N; left > 0; left -= batch.turns {
@@ -128,49 +128,49 @@ func BenchmarkAccept(b *testing.B) {
 	}
 }
 
-// race is a queue and an engine that do the same in turn.
-type race struct {
-	queue   *queue.Queue
-	indexed func(events int)
-	engine  *engine.Writer
-	size    int // of a batch
-	safe    int // notifications
+// comparison is a queue and an engine that do the same in turn.
+type comparison struct {
+	queue    *queue.Queue
+	indexed  func(events int)
+	engine   *engine.Writer
+	size     int // of a batch
+	accepted int // notifications
 
-	alone, whole, busy time.Duration
+	engineTime, queueTime, cpu time.Duration
 }
 
 // round has each of them take so many batches.
-func (r *race) round(b *testing.B, turns int) {
+func (r *comparison) round(b *testing.B, turns int) {
 	b.StopTimer()
-	batches, texts := make([][]*push.Notification, turns), slices.Repeat([][]byte{textOf(b)}, r.size)
+	batches, texts := make([][]*push.Notification, turns), slices.Repeat([][]byte{encodedTask(b)}, r.size)
 	for i := range batches {
-		batches[i] = notes("shop", r.size)
+		batches[i] = newNotifications("shop", r.size)
 	}
 	began := time.Now()
-	callers(turns, func(int) {
+	runConcurrently(turns, func(int) {
 		if _, err := r.engine.AppendAll(b.Context(), "bare.x", texts); err != nil {
 			b.Error(err)
 		}
 	})
-	r.alone += time.Since(began)
-	busy := worked()
+	r.engineTime += time.Since(began)
+	busy := cpuTime()
 	began = time.Now()
 	b.StartTimer()
-	callers(turns, func(turn int) { safe(b, r.queue, batches[turn]) })
-	r.safe += turns * r.size
-	r.indexed(r.safe)
-	r.whole += time.Since(began)
-	r.busy += worked() - busy
+	runConcurrently(turns, func(turn int) { acceptAll(b, r.queue, batches[turn]) })
+	r.accepted += turns * r.size
+	r.indexed(r.accepted)
+	r.queueTime += time.Since(began)
+	r.cpu += cpuTime() - busy
 }
 
-func (r *race) report(b *testing.B) {
+func (r *comparison) report(b *testing.B) {
 	count := float64(b.N * r.size)
-	b.ReportMetric(count/r.whole.Seconds(), "notifications/s")
-	b.ReportMetric(1e5*r.busy.Seconds()/count, "cpu-s/100k")
-	b.ReportMetric(r.alone.Seconds()/r.whole.Seconds(), "of-engine")
+	b.ReportMetric(count/r.queueTime.Seconds(), "notifications/s")
+	b.ReportMetric(1e5*r.cpu.Seconds()/count, "cpu-s/100k")
+	b.ReportMetric(r.engineTime.Seconds()/r.queueTime.Seconds(), "of-engine")
 }
 
-func safe(b *testing.B, q *queue.Queue, ns []*push.Notification) {
+func acceptAll(b *testing.B, q *queue.Queue, ns []*push.Notification) {
 	for _, err := range q.Accept(b.Context(), ns) {
 		if err != nil {
 			b.Error(err)
@@ -178,14 +178,14 @@ func safe(b *testing.B, q *queue.Queue, ns []*push.Notification) {
 	}
 }
 
-var bareStream = jetstream.StreamConfig{
+var benchStream = jetstream.StreamConfig{
 	Name: "BARE", Subjects: []string{"bare.>"}, Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxBytes: 1 << 40,
 }
 
-// textOf is a task as the queue writes it.
-func textOf(b *testing.B) []byte {
+// encodedTask is a task as the queue writes it.
+func encodedTask(b *testing.B) []byte {
 	b.Helper()
-	n := note("shop")
+	n := newNotification("shop")
 	text, err := json.Marshal(map[string]any{"id": n.ID, "app": n.App, "accepted_at": n.AcceptedAt, "n": n})
 	if err != nil {
 		b.Fatal(err)
@@ -193,12 +193,12 @@ func textOf(b *testing.B) []byte {
 	return text
 }
 
-// atOnce is a sender whose provider accepts at once.
-type atOnce struct{ ended sync.WaitGroup }
+// instantSender is a sender whose provider accepts at once.
+type instantSender struct{ ended sync.WaitGroup }
 
-func (*atOnce) Check(*push.Notification) error { return nil }
+func (*instantSender) Check(*push.Notification) error { return nil }
 
-func (s *atOnce) Send(_ context.Context, n *push.Notification) push.Receipt {
+func (s *instantSender) Send(_ context.Context, n *push.Notification) push.Receipt {
 	defer s.ended.Done()
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 	if n.BeforeAttempt(1) != nil {
@@ -207,18 +207,18 @@ func (s *atOnce) Send(_ context.Context, n *push.Notification) push.Receipt {
 	return r
 }
 
-// BenchmarkWork is what goes all the way a second: accepted in batches of 100, noted, sent to a provider that accepts at
+// BenchmarkDelivery is what goes all the way a second: accepted in batches of 100, noted, sent to a provider that accepts at
 // once, and ended, with the history.
-func BenchmarkWork(b *testing.B) {
-	s := &atOnce{}
-	q, indexed := open(b, s, true)
+func BenchmarkDelivery(b *testing.B) {
+	s := &instantSender{}
+	q, indexed := openBench(b, s, true)
 	s.ended.Add(b.N * 100)
 	b.ReportAllocs()
 	b.ResetTimer()
-	busy := worked()
-	callers(b.N, func(int) { safe(b, q, notes("shop", 100)) })
+	busy := cpuTime()
+	runConcurrently(b.N, func(int) { acceptAll(b, q, newNotifications("shop", 100)) })
 	s.ended.Wait()
 	indexed(3 * 100 * b.N)
 	b.ReportMetric(float64(b.N*100)/b.Elapsed().Seconds(), "notifications/s")
-	b.ReportMetric(1e5*(worked()-busy).Seconds()/float64(b.N*100), "cpu-s/100k")
+	b.ReportMetric(1e5*(cpuTime()-busy).Seconds()/float64(b.N*100), "cpu-s/100k")
 }

@@ -16,12 +16,12 @@ import (
 func (q *Queue) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
 	receipt, err := q.cfg.Journal.Receipt(ctx, app, id)
 	if errors.Is(err, push.ErrNotFound) { // another gateway may have accepted it a moment ago
-		if err := q.cfg.Journal.Caught(ctx); err != nil {
+		if err := q.cfg.Journal.WaitCaughtUp(ctx); err != nil {
 			return push.Receipt{}, fmt.Errorf("queue: %w", err)
 		}
 		receipt, err = q.cfg.Journal.Receipt(ctx, app, id)
 	}
-	if err != nil || !waits(receipt.Status()) {
+	if err != nil || !isWaiting(receipt.Status()) {
 		return receipt, err
 	}
 	cancelled := push.Receipt{ID: id, State: push.StatusCancelled, Attempts: receipt.Attempts}
@@ -31,7 +31,7 @@ func (q *Queue) Cancel(ctx context.Context, app, id string) (push.Receipt, error
 	if err != nil {
 		return push.Receipt{}, fmt.Errorf("queue: %w", err)
 	}
-	if err := q.cfg.Journal.Reach(ctx, place.Seq); err != nil {
+	if err := q.cfg.Journal.WaitForSeq(ctx, place.Seq); err != nil {
 		return push.Receipt{}, fmt.Errorf("queue: %w", err)
 	}
 	return q.cfg.Journal.Receipt(ctx, app, id)

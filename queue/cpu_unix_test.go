@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// worked is how long this process has kept the processors busy.
-func worked() time.Duration {
+// cpuTime is how long this process has kept the processors busy.
+func cpuTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
 		return 0

@@ -34,30 +34,30 @@ import (
 // outlive it. A last life accepts nothing and works off what is left.
 
 const (
-	crashFolder = "SLUICE_CRASH_FOLDER" // set in the child: where it works
-	crashURL    = "SLUICE_CRASH_URL"    // set in the child whose engine is a cluster
-	crashLast   = "SLUICE_CRASH_LAST"   // set in its last life
-	crashSeeds  = "SLUICE_CRASH_SEEDS"  // how many seeds to try; make crash sets it
+	crashDirEnv   = "SLUICE_CRASH_FOLDER" // set in the child: where it works
+	crashURLEnv   = "SLUICE_CRASH_URL"    // set in the child whose engine is a cluster
+	crashLastEnv  = "SLUICE_CRASH_LAST"   // set in its last life
+	crashSeedsEnv = "SLUICE_CRASH_SEEDS"  // how many seeds to try; make crash sets it
 
-	crashInFlight = 32
-	crashSources  = 4 // two apps, each with what is sent now and what is sent at a time
-	crashKills    = 3
+	crashInFlight   = 32
+	crashPartitions = 4 // two apps, each with what is sent now and what is sent at a time
+	crashKills      = 3
 )
 
-// record is the real history, in the queue's words.
-type record struct{ *history.History }
+// historyJournal is the real history, in the queue's words.
+type historyJournal struct{ *history.History }
 
-func (r record) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
+func (r historyJournal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
 	states, err := r.History.States(ctx, ids)
 	out := make(map[string]queue.State, len(states))
 	for id, s := range states {
-		out[id] = queue.State{Status: s.Status, Attempt: s.Attempt, Place: s.Place}
+		out[id] = queue.State{Status: s.Status, Attempt: s.Attempt, Offset: s.Offset}
 	}
 	return out, err
 }
 
-// life is one life of the child.
-type life struct {
+// crashChild is one life of the child.
+type crashChild struct {
 	queue    *queue.Queue
 	history  *history.History
 	accepted *os.File
@@ -67,61 +67,61 @@ type life struct {
 	refused map[string]bool
 }
 
-// kind draws what is special about a notification from its ID.
-func kind(id string) uint32 {
+// traitOf draws what is special about a notification from its ID.
+func traitOf(id string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id))
 	return h.Sum32() % 10
 }
 
-func (l *life) Check(*push.Notification) error { return nil }
+func (l *crashChild) Check(*push.Notification) error { return nil }
 
 // Send plays a provider. One in ten is told to come again at first.
-func (l *life) Send(_ context.Context, n *push.Notification) push.Receipt {
+func (l *crashChild) Send(_ context.Context, n *push.Notification) push.Receipt {
 	if n.BeforeAttempt(1) != nil {
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
-	if l.refuses(n.ID) {
+	if l.refusesFirst(n.ID) {
 		r.Outcome = push.Outcome{Verdict: push.Unavailable}
 	} else {
-		say(l.arrived, n.ID)
+		writeLines(l.arrived, n.ID)
 	}
 	time.Sleep(rand.N(2 * time.Millisecond)) // it takes its time to answer
 	r.Attempts = []push.Attempt{{Outcome: r.Outcome}}
 	return r
 }
 
-func (l *life) refuses(id string) bool {
+func (l *crashChild) refusesFirst(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if kind(id) != 0 || l.refused[id] {
+	if traitOf(id) != 0 || l.refused[id] {
 		return false
 	}
 	l.refused[id] = true
 	return true
 }
 
-// say writes whole lines: a kill never leaves half of them.
-func say(file *os.File, lines ...string) {
+// writeLines writes whole lines: a kill never leaves half of them.
+func writeLines(file *os.File, lines ...string) {
 	if _, err := file.WriteString(strings.Join(lines, "\n") + "\n"); err != nil {
 		panic(err)
 	}
 }
 
-// live is the child's main.
-func live(folder string) error {
+// runChild is the child's main.
+func runChild(folder string) error {
 	ctx := context.Background()
-	l := &life{refused: map[string]bool{}}
+	l := &crashChild{refused: map[string]bool{}}
 	var err error
-	if l.accepted, err = lines(folder, "accepted"); err != nil {
+	if l.accepted, err = openAppend(folder, "accepted"); err != nil {
 		return err
 	}
-	if l.arrived, err = lines(folder, "arrived"); err != nil {
+	if l.arrived, err = openAppend(folder, "arrived"); err != nil {
 		return err
 	}
 	e, err := l.open(ctx, folder)
-	for err != nil && os.Getenv(crashURL) != "" { // it elects
+	for err != nil && os.Getenv(crashURLEnv) != "" { // it elects
 		time.Sleep(100 * time.Millisecond)
 		e, err = l.open(ctx, folder)
 	}
@@ -131,19 +131,19 @@ func live(folder string) error {
 	go func() { _ = e.Run(ctx) }()
 	go func() { _ = l.history.Run(ctx) }()
 	go func() { _ = l.queue.Run(ctx) }()
-	if os.Getenv(crashLast) == "" {
+	if os.Getenv(crashLastEnv) == "" {
 		for range 8 {
 			go l.accept(ctx)
 		}
 		select {} // until we are killed
 	}
-	return l.workOff(ctx, folder)
+	return l.finish(ctx, folder)
 }
 
 // open opens the engine and what stands on it.
-func (l *life) open(ctx context.Context, folder string) (e *engine.Engine, err error) {
+func (l *crashChild) open(ctx context.Context, folder string) (e *engine.Engine, err error) {
 	where := engine.Config{Dir: filepath.Join(folder, "engine"), Reserve: -1}
-	if url := os.Getenv(crashURL); url != "" {
+	if url := os.Getenv(crashURLEnv); url != "" {
 		where = engine.Config{URL: url, Replicas: 3}
 	}
 	if e, err = engine.Open(ctx, where); err != nil {
@@ -153,23 +153,23 @@ func (l *life) open(ctx context.Context, folder string) (e *engine.Engine, err e
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	l.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: record{l.history}, Sender: l, InFlight: crashInFlight})
+	l.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{l.history}, Sender: l, InFlight: crashInFlight})
 	if err != nil {
 		return nil, errors.Join(err, l.history.Close(), e.Close())
 	}
 	return e, nil
 }
 
-func lines(folder, name string) (*os.File, error) {
+func openAppend(folder, name string) (*os.File, error) {
 	return os.OpenFile(filepath.Join(folder, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
 // accept accepts one, or some, again and again.
-func (l *life) accept(ctx context.Context) {
+func (l *crashChild) accept(ctx context.Context) {
 	for {
-		ns := notes("shop", 1+rand.IntN(8)*rand.IntN(8))
+		ns := newNotifications("shop", 1+rand.IntN(8)*rand.IntN(8))
 		for _, n := range ns {
-			switch kind(n.ID) {
+			switch traitOf(n.ID) {
 			case 1:
 				n.SendAt = n.AcceptedAt.Add(rand.N(1500 * time.Millisecond))
 			case 2:
@@ -184,14 +184,14 @@ func (l *life) accept(ctx context.Context) {
 				safe = append(safe, ns[i].ID)
 			}
 		}
-		say(l.accepted, safe...)
+		writeLines(l.accepted, safe...)
 	}
 }
 
-// workOff waits until all that was accepted has ended, and tells what ended in doubt.
-func (l *life) workOff(ctx context.Context, folder string) error {
-	ids := slices.Collect(maps.Keys(read(folder, "accepted")))
-	if err := l.history.Caught(ctx); err != nil {
+// finish waits until all that was accepted has ended, and tells what ended in doubt.
+func (l *crashChild) finish(ctx context.Context, folder string) error {
+	ids := slices.Collect(maps.Keys(readCounts(folder, "accepted")))
+	if err := l.history.WaitCaughtUp(ctx); err != nil {
 		return err
 	}
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
@@ -211,11 +211,11 @@ func (l *life) workOff(ctx context.Context, folder string) error {
 			}
 		}
 		if len(open) == 0 {
-			doubt, err := lines(folder, "doubt")
+			doubt, err := openAppend(folder, "doubt")
 			if err != nil {
 				return err
 			}
-			say(doubt, unknown...)
+			writeLines(doubt, unknown...)
 			return nil
 		}
 		if time.Since(began) > time.Minute {
@@ -224,8 +224,8 @@ func (l *life) workOff(ctx context.Context, folder string) error {
 	}
 }
 
-// read counts the lines of a file.
-func read(folder, name string) map[string]int {
+// readCounts counts the lines of a file.
+func readCounts(folder, name string) map[string]int {
 	text, err := os.ReadFile(filepath.Join(folder, name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		panic(err)
@@ -237,28 +237,28 @@ func read(folder, name string) map[string]int {
 	return count
 }
 
-func TestAKilledGatewayLosesNothing(t *testing.T) {
+func TestKilledGatewayLosesNoTask(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	seeds, _ := strconv.Atoi(cmp.Or(os.Getenv(crashSeeds), "1"))
+	seeds, _ := strconv.Atoi(cmp.Or(os.Getenv(crashSeedsEnv), "1"))
 	for seed := range seeds {
-		t.Run(strconv.Itoa(seed), func(t *testing.T) { crashes(t, uint64(seed)) })
+		t.Run(strconv.Itoa(seed), func(t *testing.T) { runCrashes(t, uint64(seed)) })
 	}
 }
 
-// crashes kills a few lives at random moments, and counts.
-func crashes(t *testing.T, seed uint64) {
+// runCrashes kills a few lives at random moments, and counts.
+func runCrashes(t *testing.T, seed uint64) {
 	folder, chance := t.TempDir(), rand.New(rand.NewPCG(seed, 17))
 	url := enginetest.Config(t, folder).URL
 	for range crashKills {
-		kill(t, folder, url, 100*time.Millisecond+time.Duration(chance.Int64N(int64(1200*time.Millisecond))))
+		runAndKill(t, folder, url, 100*time.Millisecond+time.Duration(chance.Int64N(int64(1200*time.Millisecond))))
 	}
-	child := self(folder, url, crashLast+"=1")
+	child := childCommand(folder, url, crashLastEnv+"=1")
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	accepted, arrived, doubt := read(folder, "accepted"), read(folder, "arrived"), read(folder, "doubt")
+	accepted, arrived, doubt := readCounts(folder, "accepted"), readCounts(folder, "arrived"), readCounts(folder, "doubt")
 	lost, twice := 0, 0
 	for id := range accepted {
 		switch {
@@ -266,27 +266,27 @@ func crashes(t *testing.T, seed uint64) {
 			lost++
 		case arrived[id] > 1:
 			twice += arrived[id] - 1
-			if k := kind(id); k != 3 && k != 4 && k != 5 {
+			if k := traitOf(id); k != 3 && k != 4 && k != 5 {
 				t.Errorf("one that must not be repeated arrived %d times", arrived[id])
 			}
 		}
 	}
-	if window := crashKills * crashInFlight * crashSources; lost > 0 || twice > window || len(doubt) > window {
+	if window := crashKills * crashInFlight * crashPartitions; lost > 0 || twice > window || len(doubt) > window {
 		t.Errorf("of %d accepted %d are lost, %d arrived twice and %d are in doubt", len(accepted), lost, twice, len(doubt))
 	}
 	t.Logf("%d accepted, %d arrived, %d twice, %d in doubt", len(accepted), len(arrived), twice, len(doubt))
 }
 
-// kill runs one life and kills it after it has lived so long; where it may have to wait for a cluster, since it accepted.
-func kill(t *testing.T, folder, url string, after time.Duration) {
+// runAndKill runs one life and kills it after it has lived so long; where it may have to wait for a cluster, since it accepted.
+func runAndKill(t *testing.T, folder, url string, after time.Duration) {
 	t.Helper()
-	child, before := self(folder, url), len(read(folder, "accepted"))
+	child, before := childCommand(folder, url), len(readCounts(folder, "accepted"))
 	var out bytes.Buffer
 	child.Stdout, child.Stderr = &out, &out
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for url != "" && len(read(folder, "accepted")) == before {
+	for url != "" && len(readCounts(folder, "accepted")) == before {
 		time.Sleep(50 * time.Millisecond)
 	}
 	time.Sleep(after) // any moment will do
@@ -296,8 +296,8 @@ func kill(t *testing.T, folder, url string, after time.Duration) {
 	}
 }
 
-func self(folder, url string, env ...string) *exec.Cmd {
+func childCommand(folder, url string, env ...string) *exec.Cmd {
 	child := exec.Command(os.Args[0])
-	child.Env = append(append(os.Environ(), crashFolder+"="+folder, crashURL+"="+url), env...)
+	child.Env = append(append(os.Environ(), crashDirEnv+"="+folder, crashURLEnv+"="+url), env...)
 	return child
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/sluice-push/sluice/queue"
 )
 
-// hatch is where what is sent comes out.
-type hatch chan string
+// channelSender is where what is sent comes out.
+type channelSender chan string
 
-func (hatch) Check(*push.Notification) error { return nil }
+func (channelSender) Check(*push.Notification) error { return nil }
 
-func (out hatch) Send(_ context.Context, n *push.Notification) push.Receipt {
+func (out channelSender) Send(_ context.Context, n *push.Notification) push.Receipt {
 	if err := n.BeforeAttempt(1); err != nil { // somebody has cancelled it
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
@@ -44,8 +44,8 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	out := make(hatch)
-	q, err := queue.Open(ctx, queue.Config{Engine: e, Journal: record{events}, Sender: out})
+	out := make(channelSender)
+	q, err := queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{events}, Sender: out})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func Example() {
 	go func() { kept <- events.Run(keeping) }()
 	go func() { worked <- q.Run(ctx) }()
 
-	n := note("shop")
+	n := newNotification("shop")
 	n.Title, n.SendAt = "Tea is ready", n.AcceptedAt.Add(100*time.Millisecond)
 	fmt.Println("accepted:", q.Accept(ctx, []*push.Notification{n}))
 	fmt.Println("sent:", <-out)

@@ -17,14 +17,14 @@ import (
 )
 
 // How many a run is to queue; it is made by `make million`.
-const millionCount = "SLUICE_MILLION"
+const millionCountEnv = "SLUICE_MILLION"
 
-const mostMemory = 300 << 20
+const maxMemory = 300 << 20
 
-// TestAMillionThatWaitTakeLittleMemory queues notifications with Idempotency-Keys in batches, with the history that hears
+// TestMemoryOfMillionWaitingTasks queues notifications with Idempotency-Keys in batches, with the history that hears
 // of each, and looks at the most memory that this process ever had.
-func TestAMillionThatWaitTakeLittleMemory(t *testing.T) {
-	count, err := strconv.Atoi(os.Getenv(millionCount))
+func TestMemoryOfMillionWaitingTasks(t *testing.T) {
+	count, err := strconv.Atoi(os.Getenv(millionCountEnv))
 	if err != nil {
 		t.Skip("runs for minutes; make million runs it")
 	}
@@ -36,7 +36,7 @@ func TestAMillionThatWaitTakeLittleMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := queue.Open(t.Context(), queue.Config{Engine: e, Journal: record{hist}, Sender: newSender()})
+	q, err := queue.Open(t.Context(), queue.Config{Engine: e, Journal: historyJournal{hist}, Sender: newFakeSender()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,16 +62,16 @@ func TestAMillionThatWaitTakeLittleMemory(t *testing.T) {
 	stop()
 	running.Wait()
 	_, _ = hist.Close(), e.Close()
-	peak := memoryPeak(t)
-	t.Logf("waiting: %+v; %.0f s of CPU, at most %d MiB of memory", status.Waiting, worked().Seconds(), peak>>20)
-	if err != nil || peak > mostMemory {
-		t.Errorf("more than %d MiB, or %v", mostMemory>>20, err)
+	peak := peakMemory(t)
+	t.Logf("waiting: %+v; %.0f s of CPU, at most %d MiB of memory", status.Waiting, cpuTime().Seconds(), peak>>20)
+	if err != nil || peak > maxMemory {
+		t.Errorf("more than %d MiB, or %v", maxMemory>>20, err)
 	}
 }
 
 // acceptKeyed claims the keys of a batch and has it accepted, as the API does.
 func acceptKeyed(t *testing.T, q *queue.Queue, hist *history.History, batch int) {
-	ns := notes("shop", 100)
+	ns := newNotifications("shop", 100)
 	for i, n := range ns {
 		key := sha256.Sum256([]byte(strconv.Itoa(batch*100 + i)))
 		n.KeyHash, n.BodyHash = key[:], key[:]
@@ -89,8 +89,8 @@ func acceptKeyed(t *testing.T, q *queue.Queue, hist *history.History, batch int)
 	}
 }
 
-// memoryPeak is the most memory that this process has had resident, in bytes, as Linux tells it.
-func memoryPeak(t *testing.T) int {
+// peakMemory is the most memory that this process has had resident, in bytes, as Linux tells it.
+func peakMemory(t *testing.T) int {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Skip("nobody tells how much memory it took:", err)

@@ -33,12 +33,12 @@ type Sender interface {
 // the world before the journal has it, and believes what it says.
 type Journal interface {
 	// Append writes events and returns the place of the last one when they are on disk.
-	Append(ctx context.Context, events ...push.Event) (engine.Place, error)
+	Append(ctx context.Context, events ...push.Event) (engine.Offset, error)
 	// Note writes events that nobody waits for. A crash may forget them.
-	Note(ctx context.Context, events ...push.Event) error
+	AppendAsync(ctx context.Context, events ...push.Event) error
 	// Reach waits until States knows everything up to seq; Caught, until it knows what there was when it was called.
-	Reach(ctx context.Context, seq uint64) error
-	Caught(ctx context.Context) error
+	WaitForSeq(ctx context.Context, seq uint64) error
+	WaitCaughtUp(ctx context.Context) error
 	// States tells where notifications stand. One that it does not know is missing, or has no Status.
 	States(ctx context.Context, ids []string) (map[string]State, error)
 	// Receipt tells how a notification of an app stands; push.ErrNotFound if the app has none of that ID.
@@ -50,8 +50,8 @@ type Journal interface {
 // attempts it has had, and without that only tells late that it was accepted.
 type State struct {
 	Status  push.Status
-	Attempt int          // how many have begun
-	Place   engine.Place // of the event that made it so
+	Attempt int           // how many have begun
+	Offset  engine.Offset // of the event that made it so
 }
 
 // Config says what a queue is to do. Engine, Sender and Journal are required.
@@ -69,7 +69,7 @@ type Config struct {
 	// RetryFor is how long after it was due a notification without TTL is tried; zero is 24 hours.
 	RetryFor time.Duration
 	// SendTime is how long the Sender may take over a notification before it is put back; zero is 25 seconds.
-	SendTime time.Duration
+	SendTimeout time.Duration
 	// Grace is how long what is in the Sender's hands may take when Run's context has ended; zero is 30 seconds.
 	Grace time.Duration
 	// Logger gets what an operator should know; nil discards it.
@@ -80,7 +80,7 @@ func (c Config) withDefaults() Config {
 	c.MaxBytes = cmp.Or(c.MaxBytes, 4<<30)
 	c.InFlight = cmp.Or(c.InFlight, 512)
 	c.RetryFor = cmp.Or(c.RetryFor, 24*time.Hour)
-	c.SendTime = cmp.Or(c.SendTime, 25*time.Second)
+	c.SendTimeout = cmp.Or(c.SendTimeout, 25*time.Second)
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -90,22 +90,22 @@ func (c Config) withDefaults() Config {
 
 // Queue is made by Open and works while Run runs. Any number of goroutines may use it.
 type Queue struct {
-	cfg    Config
-	js     jetstream.JetStream
-	tasks  *keep          // what is to be sent now
-	later  *keep          // what is to be sent at a time
-	back   *engine.Writer // to later, for what was accepted before and must not be refused
-	onHand hands
-	asker  *asker
-	caught atomic.Bool // the journal has told us all that there was when we began
-	size   size        // of later
+	cfg           Config
+	js            jetstream.JetStream
+	tasks         *streamHandle  // what is to be sent now
+	scheduled     *streamHandle  // what is to be sent at a time
+	requeue       *engine.Writer // to later, for what was accepted before and must not be refused
+	inFlight      inFlightSet
+	loader        *stateLoader
+	caughtUp      atomic.Bool // the journal has told us all that there was when we began
+	scheduledSize cachedSize  // of later
 
-	draining chan struct{} // closed by Drain
-	drain    func()
+	draining      chan struct{} // closed by Drain
+	closeDraining func()
 
-	mu    sync.Mutex
-	flows map[source]*flow
-	found chan source // sources that have something, and may have no flow
+	mu         sync.Mutex
+	consumers  map[partition]*consumer
+	discovered chan partition // sources that have something, and may have no flow
 }
 
 // Open makes or finds the queue's streams. It starts nothing.
@@ -114,32 +114,32 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 		return nil, errors.New("queue: needs an engine, a sender and a journal")
 	}
 	q := &Queue{
-		cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), flows: map[source]*flow{}, found: make(chan source, 64), draining: make(chan struct{}),
-		asker: newAsker(cfg.Journal),
+		cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), consumers: map[partition]*consumer{}, discovered: make(chan partition, 64), draining: make(chan struct{}),
+		loader: newStateLoader(cfg.Journal),
 	}
-	q.drain = sync.OnceFunc(func() { close(q.draining) })
+	q.closeDraining = sync.OnceFunc(func() { close(q.draining) })
 	var err error
-	if q.tasks, err = newKeep(ctx, cfg.Engine, taskStream(q.cfg.MaxBytes), addressTask); err != nil {
+	if q.tasks, err = newStreamHandle(ctx, cfg.Engine, tasksStreamConfig(q.cfg.MaxBytes), mapTaskSubject); err != nil {
 		return nil, err
 	}
-	if q.later, err = newKeep(ctx, cfg.Engine, laterStream(), addressLater); err != nil {
+	if q.scheduled, err = newStreamHandle(ctx, cfg.Engine, scheduledStreamConfig(), mapScheduledSubject); err != nil {
 		return nil, err
 	}
-	q.back = cfg.Engine.Writer(laterName, false)
-	q.back.Address = addressLater
-	if err := q.forgetConsumers(ctx); err != nil {
+	q.requeue = cfg.Engine.Writer(scheduledStreamName, false)
+	q.requeue.MapSubject = mapScheduledSubject
+	if err := q.deleteStaleConsumers(ctx); err != nil {
 		return nil, err
 	}
 	return q, nil
 }
 
-// forgetConsumers deletes those of an earlier process, for what it had in its hands would be kept from us until they give
+// deleteStaleConsumers deletes those of an earlier process, for what it had in its hands would be kept from us until they give
 // it up. In a cluster others live by them.
-func (q *Queue) forgetConsumers(ctx context.Context) error {
+func (q *Queue) deleteStaleConsumers(ctx context.Context) error {
 	if !q.cfg.Engine.Embedded() {
 		return nil
 	}
-	for _, k := range []*keep{q.tasks, q.later} {
+	for _, k := range []*streamHandle{q.tasks, q.scheduled} {
 		names := k.stream.ConsumerNames(ctx)
 		for name := range names.Name() {
 			if err := k.stream.DeleteConsumer(ctx, name); err != nil {
@@ -154,10 +154,10 @@ func (q *Queue) forgetConsumers(ctx context.Context) error {
 }
 
 // Drain has the queue begin to send nothing more, for good: what waits, and what it accepts from then on, stays on disk.
-func (q *Queue) Drain() { q.drain() }
+func (q *Queue) Drain() { q.closeDraining() }
 
-// drains reports whether Drain was called.
-func (q *Queue) drains() bool {
+// isDraining reports whether Drain was called.
+func (q *Queue) isDraining() bool {
 	select {
 	case <-q.draining:
 		return true
@@ -172,7 +172,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	writing, written := context.WithCancel(context.WithoutCancel(ctx))
 	defer written()
 	var writers, house errgroup.Group
-	for _, w := range []*engine.Writer{q.tasks.writer, q.later.writer, q.back} {
+	for _, w := range []*engine.Writer{q.tasks.writer, q.scheduled.writer, q.requeue} {
 		writers.Go(func() error { return w.Run(writing) })
 	}
 	taking, enough := context.WithCancel(ctx)
@@ -180,10 +180,10 @@ func (q *Queue) Run(ctx context.Context) error {
 	sending, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	drained := make(chan struct{})
-	house.Go(func() error { q.beat(drained); return nil })
-	house.Go(func() error { q.asker.run(sending, drained); return nil })
-	house.Go(func() error { q.limit(ctx, drained, enough, cut); return nil })
-	err := q.work(taking, sending)
+	house.Go(func() error { q.sendInProgress(drained); return nil })
+	house.Go(func() error { q.loader.run(sending, drained); return nil })
+	house.Go(func() error { q.enforceGrace(ctx, drained, enough, cut); return nil })
+	err := q.runConsumers(taking, sending)
 	close(drained)
 	err = errors.Join(err, house.Wait())
 	<-ctx.Done() // until then it accepts
@@ -191,8 +191,8 @@ func (q *Queue) Run(ctx context.Context) error {
 	return errors.Join(err, writers.Wait())
 }
 
-// limit ends the taking when the drain begins, and cuts off what is being sent when Grace is over.
-func (q *Queue) limit(ctx context.Context, drained <-chan struct{}, enough, cut func()) {
+// enforceGrace ends the taking when the drain begins, and cuts off what is being sent when Grace is over.
+func (q *Queue) enforceGrace(ctx context.Context, drained <-chan struct{}, enough, cut func()) {
 	select {
 	case <-q.draining:
 	case <-ctx.Done():

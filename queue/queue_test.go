@@ -17,34 +17,34 @@ import (
 	"github.com/sluice-push/sluice/queue"
 )
 
-func TestWhatIsAcceptedIsSentOnceAndEnds(t *testing.T) {
-	h := build(t, t.TempDir(), newMemory(), newSender(), queue.Config{})
-	ns := append(notes("shop", 250), notes("news.daily", 3)...)
+func TestAcceptedNotificationIsSentOnce(t *testing.T) {
+	h := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
+	ns := append(newNotifications("shop", 250), newNotifications("news.daily", 3)...)
 	h.accept(t, ns...)
-	h.journal.ended(t, ns...)
+	h.journal.waitEnded(t, ns...)
 	for _, n := range ns {
 		if h.sender.count(n.ID) != 1 {
 			t.Errorf("sent %d times", h.sender.count(n.ID))
 		}
-		if diff := cmp.Diff([]push.Status{push.StatusAccepted, push.StatusQueued, push.StatusSending}, sorted(h.journal.story(n.ID))); diff != "" {
+		if diff := cmp.Diff([]push.Status{push.StatusAccepted, push.StatusQueued, push.StatusSending}, sorted(h.journal.statuses(n.ID))); diff != "" {
 			t.Fatal(diff)
 		}
 	}
 }
 
-// TestWhatIsAcceptedSurvivesAtOnce has the process die as soon as Accept has returned, while nobody has closed anything.
-func TestWhatIsAcceptedSurvivesAtOnce(t *testing.T) {
-	held := newSender()
-	release := held.hold()
-	h := build(t, t.TempDir(), newMemory(), held, queue.Config{InFlight: 1})
-	ns := notes("shop", 120)
+// TestAcceptedNotificationSurvivesImmediateCrash has the process die as soon as Accept has returned, while nobody has closed anything.
+func TestAcceptedNotificationSurvivesImmediateCrash(t *testing.T) {
+	held := newFakeSender()
+	release := held.block()
+	h := openQueue(t, t.TempDir(), newMemoryJournal(), held, queue.Config{InFlight: 1})
+	ns := newNotifications("shop", 120)
 	for _, n := range ns {
 		n.OnUnknown = push.RepeatAlways // one of them is being sent
 	}
 	h.accept(t, ns...)
-	after := newSender()
-	survivor := h.crash(t, newMemory(), after)
-	survivor.journal.ended(t, ns...)
+	after := newFakeSender()
+	survivor := h.crash(t, newMemoryJournal(), after)
+	survivor.journal.waitEnded(t, ns...)
 	for _, n := range ns {
 		if after.count(n.ID) != 1 {
 			t.Errorf("sent %d times by the survivor", after.count(n.ID))
@@ -55,7 +55,7 @@ func TestWhatIsAcceptedSurvivesAtOnce(t *testing.T) {
 
 // crash opens what a process finds that was started after h's died: a copy of h's folder, as it is now, or h's place on the
 // cluster, to which h's connection is lost. Its journal is j.
-func (h *house) crash(t *testing.T, j *memory, s *sender) *house {
+func (h *fixture) crash(t *testing.T, j *memoryJournal, s *fakeSender) *fixture {
 	t.Helper()
 	dir := h.dir
 	if enginetest.OnCluster() {
@@ -66,25 +66,25 @@ func (h *house) crash(t *testing.T, j *memory, s *sender) *house {
 			t.Fatal(err)
 		}
 	}
-	return build(t, dir, j, s, queue.Config{})
+	return openQueue(t, dir, j, s, queue.Config{})
 }
 
-func TestAfterACrashOnlyWhatHasNotEndedIsSent(t *testing.T) {
-	s := newSender()
-	ns := notes("shop", 20)
+func TestCrashResendsOnlyUnfinishedTasks(t *testing.T) {
+	s := newFakeSender()
+	ns := newNotifications("shop", 20)
 	stuck := map[string]bool{}
 	for _, n := range ns[10:] {
 		n.OnUnknown, stuck[n.ID] = push.RepeatAlways, true
 	}
-	release := s.holdSome(func(n *push.Notification) bool { return stuck[n.ID] })
+	release := s.blockMatching(func(n *push.Notification) bool { return stuck[n.ID] })
 	defer release()
-	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
+	h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
 	h.accept(t, ns...)
-	h.journal.ended(t, ns[:10]...)
-	s.meet(t, ns[10:]...)
-	after := newSender()
+	h.journal.waitEnded(t, ns[:10]...)
+	s.waitSent(t, ns[10:]...)
+	after := newFakeSender()
 	survivor := h.crash(t, h.journal.clone(), after)
-	survivor.journal.ended(t, ns...)
+	survivor.journal.waitEnded(t, ns...)
 	for i, n := range ns {
 		if want := i / 10; after.count(n.ID) != want {
 			t.Errorf("notification %d was sent %d times after the crash", i, after.count(n.ID))
@@ -92,20 +92,20 @@ func TestAfterACrashOnlyWhatHasNotEndedIsSent(t *testing.T) {
 	}
 }
 
-func TestWhatIsInDoubtAfterACrashFollowsOnUnknown(t *testing.T) {
-	never, always, collapsible, plain, once := note("shop"), note("shop"), note("shop"), note("shop"), note("shop")
+func TestInDoubtTaskFollowsOnUnknownAfterCrash(t *testing.T) {
+	never, always, collapsible, plain, once := newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("shop")
 	never.OnUnknown, never.CollapseKey, always.OnUnknown, collapsible.CollapseKey = push.RepeatNever, "k", push.RepeatAlways, "k"
 	once.OnUnknown, once.Retry = push.RepeatAlways, &push.Retry{Attempts: 1}
 	ns := []*push.Notification{never, always, collapsible, plain, once}
-	s := newSender()
-	release := s.hold()
+	s := newFakeSender()
+	release := s.block()
 	defer release()
-	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
+	h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
 	h.accept(t, ns...)
-	s.meet(t, ns...)
-	after := newSender()
+	s.waitSent(t, ns...)
+	after := newFakeSender()
 	survivor := h.crash(t, h.journal.clone(), after)
-	survivor.journal.ended(t, ns...)
+	survivor.journal.waitEnded(t, ns...)
 	for name, c := range map[string]struct {
 		n    *push.Notification
 		want push.Status
@@ -125,21 +125,21 @@ func TestWhatIsInDoubtAfterACrashFollowsOnUnknown(t *testing.T) {
 	}
 }
 
-func TestADrainEndsWhatIsBeingSentAndKeepsTheRest(t *testing.T) {
-	s, j, dir := newSender(), newMemory(), t.TempDir()
-	release := s.hold()
-	h := build(t, dir, j, s, queue.Config{InFlight: 5})
-	ns := notes("shop", 50)
+func TestDrainFinishesSendsAndKeepsTheRest(t *testing.T) {
+	s, j, dir := newFakeSender(), newMemoryJournal(), t.TempDir()
+	release := s.block()
+	h := openQueue(t, dir, j, s, queue.Config{InFlight: 5})
+	ns := newNotifications("shop", 50)
 	h.accept(t, ns...)
-	s.meetAny(t, 5)
+	s.waitSentCount(t, 5)
 	h.Drain()
 	release()
-	h.shut()
-	if s.met() != 5 {
-		t.Errorf("%d were sent, 5 of them before the drain", s.met())
+	h.stop()
+	if s.sentCount() != 5 {
+		t.Errorf("%d were sent, 5 of them before the drain", s.sentCount())
 	}
-	h = build(t, dir, j, s, queue.Config{})
-	h.journal.ended(t, ns...)
+	h = openQueue(t, dir, j, s, queue.Config{})
+	h.journal.waitEnded(t, ns...)
 	for _, n := range ns {
 		if r, _ := j.Receipt(t.Context(), "shop", n.ID); s.count(n.ID) != 1 || r.Status() != push.StatusAccepted {
 			t.Errorf("%s, sent %d times", r.Status(), s.count(n.ID))
@@ -147,11 +147,11 @@ func TestADrainEndsWhatIsBeingSentAndKeepsTheRest(t *testing.T) {
 	}
 }
 
-func TestNothingLeavesWithoutANoteInTheJournal(t *testing.T) {
-	s, j := newSender(), newMemory()
-	h := build(t, t.TempDir(), j, s, queue.Config{})
+func TestAttemptIsRecordedBeforeSend(t *testing.T) {
+	s, j := newFakeSender(), newMemoryJournal()
+	h := openQueue(t, t.TempDir(), j, s, queue.Config{})
 	tries, left := 0, 0
-	j.refuse = func(e push.Event) error {
+	j.beforeAppend = func(e push.Event) error {
 		if e.Status != push.StatusSending {
 			return nil
 		}
@@ -161,9 +161,9 @@ func TestNothingLeavesWithoutANoteInTheJournal(t *testing.T) {
 		}
 		return nil
 	}
-	n := note("shop")
+	n := newNotification("shop")
 	h.accept(t, n)
-	j.ended(t, n)
+	j.waitEnded(t, n)
 	if left != 0 || tries != 2 {
 		t.Errorf("%d left before %d notes", left, tries)
 	}
@@ -172,65 +172,65 @@ func TestNothingLeavesWithoutANoteInTheJournal(t *testing.T) {
 	}
 }
 
-func TestADamagedTaskDoesNotHoldUpTheOthersOfItsChunk(t *testing.T) {
-	h := build(t, t.TempDir(), newMemory(), newSender(), queue.Config{})
-	n := note("shop")
+func TestDamagedTaskDoesNotBlockItsBatch(t *testing.T) {
+	h := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
+	n := newNotification("shop")
 	chunk := fmt.Sprintf("{\"id\":\n{}\n{\"id\":%q,\"app\":\"shop\",\"accepted_at\":%q,\"n\":{\"platform\":\"apns\",\"token\":\"00\"}}\n",
 		n.ID, n.AcceptedAt.Format(time.RFC3339Nano))
-	enginetest.Insist(t, h.where, func() error {
+	enginetest.Retry(t, h.engineConfig, func() error {
 		_, err := h.engine.JetStream().Publish(t.Context(), "sluice.task.normal.shop.3", []byte(chunk), jetstream.WithMsgID(n.ID))
 		return err
 	})
-	h.journal.ended(t, n)
+	h.journal.waitEnded(t, n)
 	if h.sender.count(n.ID) != 1 {
 		t.Errorf("sent %d times", h.sender.count(n.ID))
 	}
 }
 
-func TestAMisfitIsRefusedAndTheOthersAreKept(t *testing.T) {
-	s := newSender()
+func TestInvalidNotificationIsRefusedAlone(t *testing.T) {
+	s := newFakeSender()
 	s.check = func(n *push.Notification) error {
 		if n.Title == "misfit" {
 			return &push.FieldError{Field: "title", Reason: "Misfit", Allowed: "something else"}
 		}
 		return nil
 	}
-	h := build(t, t.TempDir(), newMemory(), s, queue.Config{})
-	ns := notes("shop", 3)
+	h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
+	ns := newNotifications("shop", 3)
 	ns[1].Title = "misfit"
 	errs := h.Accept(t.Context(), ns)
 	if _, ok := errors.AsType[*push.FieldError](errs[1]); !ok || errs[0] != nil || errs[2] != nil {
 		t.Fatal(errs)
 	}
-	h.journal.ended(t, ns[0], ns[2])
+	h.journal.waitEnded(t, ns[0], ns[2])
 }
 
-func TestABacklogHoldsUpNeitherAnotherAppNorABetterLane(t *testing.T) {
-	s := newSender()
-	release := s.holdSome(func(n *push.Notification) bool { return n.App == "shop" && n.Lane == push.LaneBulk })
+func TestBacklogDoesNotBlockOtherAppOrLane(t *testing.T) {
+	s := newFakeSender()
+	release := s.blockMatching(func(n *push.Notification) bool { return n.App == "shop" && n.Lane == push.LaneBulk })
 	defer release()
-	h := build(t, t.TempDir(), newMemory(), s, queue.Config{InFlight: 4})
-	backlog := notes("shop", 1000)
+	h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{InFlight: 4})
+	backlog := newNotifications("shop", 1000)
 	for _, n := range backlog {
 		n.Lane = push.LaneBulk
 	}
 	h.accept(t, backlog...)
-	other, better := note("news"), note("shop")
+	other, better := newNotification("news"), newNotification("shop")
 	other.Lane, better.Lane = push.LaneBulk, push.LaneCritical
 	h.accept(t, other, better)
-	h.journal.ended(t, other, better)
-	if s.inside() > 4 {
-		t.Errorf("%d in the sender's hands", s.inside())
+	h.journal.waitEnded(t, other, better)
+	if s.activeCount() > 4 {
+		t.Errorf("%d in the sender's hands", s.activeCount())
 	}
 }
 
-func TestAFullQueueRefusesAndKeepsNothingOfThat(t *testing.T) {
-	s := newSender()
-	release := s.hold()
-	h := build(t, t.TempDir(), newMemory(), s, queue.Config{MaxBytes: 64 << 10})
+func TestFullQueueRefusesWithoutKeeping(t *testing.T) {
+	s := newFakeSender()
+	release := s.block()
+	h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{MaxBytes: 64 << 10})
 	var kept, refused []*push.Notification
 	for len(refused) == 0 {
-		ns := notes("shop", 150) // two chunks: one of them may fit
+		ns := newNotifications("shop", 150) // two chunks: one of them may fit
 		for i, err := range h.Accept(t.Context(), ns) {
 			switch {
 			case err == nil:
@@ -243,17 +243,17 @@ func TestAFullQueueRefusesAndKeepsNothingOfThat(t *testing.T) {
 		}
 	}
 	release()
-	h.journal.ended(t, kept...)
+	h.journal.waitEnded(t, kept...)
 	for _, n := range refused {
-		if s.count(n.ID) != 0 || len(h.journal.story(n.ID)) != 0 {
+		if s.count(n.ID) != 0 || len(h.journal.statuses(n.ID)) != 0 {
 			t.Error("one that was refused was kept")
 		}
 	}
 	for { // its last ack is on its way
-		again := note("shop")
+		again := newNotification("shop")
 		err := h.Accept(t.Context(), []*push.Notification{again})[0]
 		if err == nil {
-			h.journal.ended(t, again)
+			h.journal.waitEnded(t, again)
 			return
 		}
 		if !errors.Is(err, push.ErrQueueFull) {

@@ -3,4 +3,4 @@
 package queue
 
 // Streams returns the names of the streams in which tasks wait, for who audits them.
-func Streams() []string { return []string{tasksName, laterName} }
+func Streams() []string { return []string{tasksStreamName, scheduledStreamName} }

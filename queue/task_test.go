@@ -14,19 +14,19 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// anyTask makes tasks with every member that they can have, and without.
-func anyTask(t *rapid.T) *task {
+// randomTask makes tasks with every member that they can have, and without.
+func randomTask(t *rapid.T) *task {
 	at := time.Date(2026, 11, 22, 12, 0, 0, rapid.IntRange(0, 999_999_999).Draw(t, "ns"), time.UTC)
 	some := func(name string) bool { return rapid.Bool().Draw(t, name) }
 	one := &task{
-		ID: rapid.StringN(1, 40, -1).Draw(t, "id"), App: "shop", AcceptedAt: at, Tries: rapid.IntRange(0, 9).Draw(t, "tries"),
-		Begun: rapid.IntRange(0, 9).Draw(t, "begun"), N: &push.Notification{Platform: push.APNs, Target: push.Target{Token: "00"}},
+		ID: rapid.StringN(1, 40, -1).Draw(t, "id"), App: "shop", AcceptedAt: at, Reschedules: rapid.IntRange(0, 9).Draw(t, "tries"),
+		AttemptsStarted: rapid.IntRange(0, 9).Draw(t, "begun"), Notification: &push.Notification{Platform: push.APNs, Target: push.Target{Token: "00"}},
 	}
 	if some("keyed") {
 		one.KeyHash, one.BodyHash = rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "key"), rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "body")
 	}
 	if some("scheduled") {
-		one.Due, one.N.SendAt = at.Add(time.Hour), at.Add(time.Hour)
+		one.Due, one.Notification.SendAt = at.Add(time.Hour), at.Add(time.Hour)
 	}
 	if some("tried") {
 		one.Receipt = &push.Receipt{ID: one.ID, Attempts: []push.Attempt{{Endpoint: "17.188.143.98:443", Started: at}}}
@@ -34,14 +34,14 @@ func anyTask(t *rapid.T) *task {
 	return one
 }
 
-func TestATaskIsWrittenAsItsTagsSayAndReadBack(t *testing.T) {
+func TestTaskEncodingMatchesJSON(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		one := anyTask(t)
+		one := randomTask(t)
 		want, err := json.Marshal(one)
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := one.write()
+		text, err := one.encode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,19 +50,19 @@ func TestATaskIsWrittenAsItsTagsSayAndReadBack(t *testing.T) {
 		if diff := cmp.Diff(string(want), got.String()); diff != "" {
 			t.Fatal(diff)
 		}
-		back, err := readTask(text)
+		back, err := decodeTask(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := back.write(); err != nil || !bytes.Equal(again, text) {
+		if again, err := back.encode(); err != nil || !bytes.Equal(again, text) {
 			t.Fatalf("%v: %s, and read back %s", err, text, again)
 		}
 	})
 }
 
-func TestWhatIsNoJSONIsNotKept(t *testing.T) {
+func TestEncodeRejectsInvalidJSON(t *testing.T) {
 	n := &push.Notification{ID: "1", App: "shop", APNs: &push.APNsBlock{Payload: json.RawMessage(`{"aps":`)}}
-	if text, err := newTask(n).write(); err == nil {
+	if text, err := newTask(n).encode(); err == nil {
 		t.Fatalf("%s", text)
 	}
 }

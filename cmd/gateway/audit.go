@@ -60,7 +60,7 @@ func (a audit) audit(p process) (*history.Report, error) {
 		return nil, err
 	}
 	report, err := gateway.Audit(p, cfg)
-	if errors.Is(err, engine.ErrTaken) {
+	if errors.Is(err, engine.ErrLocked) {
 		return askAudit(p, string(cfg.Admin.Listen))
 	}
 	return report, err

@@ -21,16 +21,16 @@ import (
 	"github.com/sluice-push/sluice/engine"
 )
 
-// onCluster, in the environment of a package's tests, has them run on a cluster; make cluster sets it.
-const onCluster = "SLUICE_TEST_CLUSTER"
+// clusterEnv, in the environment of a package's tests, has them run on a cluster; make cluster sets it.
+const clusterEnv = "SLUICE_TEST_CLUSTER"
 
 const (
-	// calm is how long all servers are there between one that came back and the next one that is killed, and down how long
+	// uptime is how long all servers are there between one that came back and the next one that is killed, and down how long
 	// that one is away: long enough for another to be elected in its place, which takes up to nine seconds.
-	calm = 4 * time.Second
-	down = 10 * time.Second
-	// patience is how long anything here may take on the busiest of machines.
-	patience = 2 * time.Minute
+	uptime   = 4 * time.Second
+	downtime = 10 * time.Second
+	// timeout is how long anything here may take on the busiest of machines.
+	timeout = 2 * time.Minute
 )
 
 // Tests are those of a package, for goleak.VerifyTestMain or os.Exit.
@@ -39,7 +39,7 @@ type Tests struct{ m *testing.M }
 // Main makes a package's tests able to run on a cluster. A process that was started as one of its servers never returns
 // from it, so TestMain begins with it.
 func Main(m *testing.M) Tests {
-	if file := os.Getenv(serverFile); file != "" {
+	if file := os.Getenv(serverFileEnv); file != "" {
 		fmt.Fprintln(os.Stderr, serve(file))
 		os.Exit(1)
 	}
@@ -52,62 +52,62 @@ func (t Tests) Run() int {
 	if !OnCluster() {
 		return code
 	}
-	if err := the.calm(); err != nil {
+	if err := shared.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
-	the.tell()
+	shared.report()
 	return code
 }
 
-// the is the cluster of this process, where it runs its tests on one, with what has come to run on it.
-var the = place{calm: func() error { return nil }, where: map[string]engine.Config{}, ran: map[string]bool{}, spared: map[string]string{}}
+// shared is the cluster of this process, where it runs its tests on one, with what has come to run on it.
+var shared = environment{stop: func() error { return nil }, configs: map[string]engine.Config{}, ran: map[string]bool{}, skipped: map[string]string{}}
 
-type place struct {
+type environment struct {
 	mu      sync.Mutex
 	cluster *Cluster                 // nil until a test needs it
-	calm    func() error             // ends the storm and the cluster
-	where   map[string]engine.Config // by folder
+	stop    func() error             // ends the storm and the cluster
+	configs map[string]engine.Config // by folder
 	ran     map[string]bool          // the names of tests
-	spared  map[string]string        // and why
+	skipped map[string]string        // and why
 	kills   int
 }
 
-// begin starts the cluster and the storm. p.mu is held.
-func (p *place) begin() error {
+// startShared starts the cluster and the storm. p.mu is held.
+func (p *environment) startShared() error {
 	folder, err := os.MkdirTemp("", "sluice-cluster-")
 	if err != nil {
 		return err
 	}
-	if p.cluster, err = begin(folder); err != nil {
+	if p.cluster, err = startCluster(folder); err != nil {
 		return err
 	}
 	raging, calm := context.WithCancel(context.Background())
 	var storm errgroup.Group
-	storm.Go(func() error { return p.cluster.storm(raging) })
-	p.calm = func() error {
+	storm.Go(func() error { return p.cluster.killLoop(raging) })
+	p.stop = func() error {
 		calm()
 		err := storm.Wait()
-		p.cluster.end()
+		p.cluster.stop()
 		return errors.Join(err, os.RemoveAll(folder))
 	}
 	return nil
 }
 
-// storm kills one server after the other, and starts it again, until ctx ends.
-func (c *Cluster) storm(ctx context.Context) error {
-	for i := 0; rest(ctx, calm); i++ {
-		c.Kill(i % servers)
-		rest(ctx, down)
-		if err := c.Start(i % servers); err != nil {
+// killLoop kills one server after the other, and starts it again, until ctx ends.
+func (c *Cluster) killLoop(ctx context.Context) error {
+	for i := 0; sleep(ctx, uptime); i++ {
+		c.Kill(i % serverCount)
+		sleep(ctx, downtime)
+		if err := c.Start(i % serverCount); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// rest waits, and reports whether ctx has not ended before.
-func rest(ctx context.Context, wait time.Duration) bool {
+// sleep waits, and reports whether ctx has not ended before.
+func sleep(ctx context.Context, wait time.Duration) bool {
 	select {
 	case <-time.After(wait):
 		return true
@@ -116,17 +116,17 @@ func rest(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
-func (p *place) tell() {
+func (p *environment) report() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Printf("%d tests ran on a cluster of %d servers, of which one was killed %d times; %d did not:\n", len(p.ran), servers, p.kills, len(p.spared))
-	for _, name := range slices.Sorted(maps.Keys(p.spared)) {
-		fmt.Printf("  %s: %s\n", name, p.spared[name])
+	fmt.Printf("%d tests ran on a cluster of %d servers, of which one was killed %d times; %d did not:\n", len(p.ran), serverCount, p.kills, len(p.skipped))
+	for _, name := range slices.Sorted(maps.Keys(p.skipped)) {
+		fmt.Printf("  %s: %s\n", name, p.skipped[name])
 	}
 }
 
 // OnCluster reports whether Config leads to a cluster.
-func OnCluster() bool { return os.Getenv(onCluster) != "" }
+func OnCluster() bool { return os.Getenv(clusterEnv) != "" }
 
 // Config says where a test has its engine: in the folder dir, or on the cluster, if the tests run on it, where that folder
 // stands for an account that sees nothing of the others.
@@ -135,45 +135,45 @@ func Config(t testing.TB, dir string) engine.Config {
 	if !OnCluster() {
 		return engine.Config{Dir: dir}
 	}
-	the.mu.Lock()
-	defer the.mu.Unlock()
-	if the.cluster == nil {
-		if err := the.begin(); err != nil {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.cluster == nil {
+		if err := shared.startShared(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	the.ran[nameOf(t)] = true
-	if _, known := the.where[dir]; !known {
-		the.where[dir] = the.cluster.Account(t)
+	shared.ran[testName(t)] = true
+	if _, known := shared.configs[dir]; !known {
+		shared.configs[dir] = shared.cluster.Account(t)
 	}
-	return the.where[dir]
+	return shared.configs[dir]
 }
 
-// Spare skips a test where the tests run on a cluster, because it is not about one; Run tells so.
-func Spare(t testing.TB, because string) {
+// SkipOnCluster skips a test where the tests run on a cluster, because it is not about one; Run tells so.
+func SkipOnCluster(t testing.TB, because string) {
 	t.Helper()
 	if !OnCluster() {
 		return
 	}
-	the.mu.Lock()
-	the.spared[nameOf(t)] = because
-	the.mu.Unlock()
+	shared.mu.Lock()
+	shared.skipped[testName(t)] = because
+	shared.mu.Unlock()
 	t.Skip(because)
 }
 
-// nameOf is the name of the test that t is a part of.
-func nameOf(t testing.TB) string {
+// testName is the name of the test that t is a part of.
+func testName(t testing.TB) string {
 	name, _, _ := strings.Cut(t.Name(), "/")
 	return name
 }
 
-// Insist does what a cluster may refuse while it elects, until it is done. An engine in this process has no such excuse:
+// Retry does what a cluster may refuse while it elects, until it is done. An engine in this process has no such excuse:
 // there it is done once.
-func Insist(t testing.TB, cfg engine.Config, do func() error) {
+func Retry(t testing.TB, cfg engine.Config, do func() error) {
 	t.Helper()
 	err := do()
-	for began := time.Now(); err != nil && cfg.URL != "" && time.Since(began) < patience; err = do() {
-		rest(t.Context(), 100*time.Millisecond)
+	for began := time.Now(); err != nil && cfg.URL != "" && time.Since(began) < timeout; err = do() {
+		sleep(t.Context(), 100*time.Millisecond)
 	}
 	if err != nil {
 		t.Fatal(err)

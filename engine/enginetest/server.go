@@ -17,8 +17,8 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 )
 
-// serverFile, in the environment of a process of a test's binary, makes it the server that the file describes.
-const serverFile = "SLUICE_TEST_SERVER"
+// serverFileEnv, in the environment of a process of a test's binary, makes it the server that the file describes.
+const serverFileEnv = "SLUICE_TEST_SERVER"
 
 // server is one of a cluster's, with its ports.
 type server struct {
@@ -26,12 +26,12 @@ type server struct {
 	clients, route, health int
 
 	process *exec.Cmd
-	life    io.Closer     // the process lives while this is open, and so not longer than we do
-	ended   chan struct{} // closed when the process has ended
+	stdin   io.Closer     // the process lives while this is open, and so not longer than we do
+	exited  chan struct{} // closed when the process has ended
 }
 
-// write writes the server's configuration, as the manual asks for it where nothing may be lost.
-func (s *server) write(routes []int) error {
+// writeConfig writes the server's configuration, as the manual asks for it where nothing may be lost.
+func (s *server) writeConfig(routes []int) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
@@ -39,8 +39,8 @@ func (s *server) write(routes []int) error {
 	for _, port := range routes {
 		fmt.Fprintf(&to, "\"nats://127.0.0.1:%d\",", port)
 	}
-	for n := range accounts {
-		fmt.Fprintf(&users, "  %[1]s: {jetstream: enabled, users: [{user: %[1]s, password: %[1]s}]}\n", account(n+1))
+	for n := range accountCount {
+		fmt.Fprintf(&users, "  %[1]s: {jetstream: enabled, users: [{user: %[1]s, password: %[1]s}]}\n", accountName(n+1))
 	}
 	text := fmt.Sprintf(`server_name: %s
 listen: "127.0.0.1:%d"
@@ -50,17 +50,17 @@ cluster: {name: test, listen: "127.0.0.1:%d", routes: [%s]}
 jetstream: {store_dir: %q, sync_interval: always, max_mem: 1G, max_file: 1000T}
 accounts: {
 %s}
-`, s.name, s.clients, s.health, s.log(), s.route, to.String(), filepath.Join(s.dir, "store"), users.String())
-	return os.WriteFile(s.file(), []byte(text), 0o600)
+`, s.name, s.clients, s.health, s.logFile(), s.route, to.String(), filepath.Join(s.dir, "store"), users.String())
+	return os.WriteFile(s.configFile(), []byte(text), 0o600)
 }
 
-func (s *server) file() string { return filepath.Join(s.dir, "server.conf") }
-func (s *server) log() string  { return filepath.Join(s.dir, "log") }
+func (s *server) configFile() string { return filepath.Join(s.dir, "server.conf") }
+func (s *server) logFile() string    { return filepath.Join(s.dir, "log") }
 
 // start starts the process.
 func (s *server) start() (err error) {
 	process := exec.Command(os.Args[0])
-	process.Env = append(os.Environ(), serverFile+"="+s.file())
+	process.Env = append(os.Environ(), serverFileEnv+"="+s.configFile())
 	process.Stderr = os.Stderr
 	life, err := process.StdinPipe()
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *server) start() (err error) {
 		_ = process.Wait() // it is killed, in the end
 		close(ended)
 	}()
-	s.process, s.life, s.ended = process, life, ended
+	s.process, s.stdin, s.exited = process, life, ended
 	return nil
 }
 
@@ -100,13 +100,13 @@ func (s *server) kill() {
 		return
 	}
 	_ = s.process.Process.Kill()
-	<-s.ended
-	_ = s.life.Close()
+	<-s.exited
+	_ = s.stdin.Close()
 	s.process = nil
 }
 
-// well waits until the server says that it has caught up with the others.
-func (s *server) well(ctx context.Context) error {
+// waitHealthy waits until the server says that it has caught up with the others.
+func (s *server) waitHealthy(ctx context.Context) error {
 	asker := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	for {
 		answer, err := asker.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", s.health))
@@ -117,17 +117,17 @@ func (s *server) well(ctx context.Context) error {
 			}
 		}
 		select {
-		case <-s.ended:
-			return s.complain("ended by itself")
+		case <-s.exited:
+			return s.errorWithLog("ended by itself")
 		case <-ctx.Done():
-			return s.complain("is not well")
+			return s.errorWithLog("is not well")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
-// complain says what the server itself had to say last.
-func (s *server) complain(what string) error {
-	text, err := os.ReadFile(s.log())
+// errorWithLog says what the server itself had to say last.
+func (s *server) errorWithLog(what string) error {
+	text, err := os.ReadFile(s.logFile())
 	return errors.Join(fmt.Errorf("enginetest: %s %s: …%s", s.name, what, text[max(0, len(text)-1000):]), err)
 }

@@ -8,28 +8,30 @@ import (
 	"sync"
 )
 
-// asker asks the journal how notifications stand, at once for all who came to ask while it was asking for others.
-type asker struct {
+// stateLoader asks the journal how notifications stand, at once for all who came to ask while it was asking for others.
+type stateLoader struct {
 	journal Journal
 	wake    chan struct{} // there is a question
 
 	mu   sync.Mutex
-	next *question // nil while nobody waits
+	next *stateBatch // nil while nobody waits
 }
 
-// question is one call of the journal's.
-type question struct {
+// stateBatch is one call of the journal's.
+type stateBatch struct {
 	ids    []string
 	done   chan struct{} // closed when there is an answer
 	states map[string]State
 	err    error
 }
 
-func newAsker(j Journal) *asker { return &asker{journal: j, wake: make(chan struct{}, 1)} }
+func newStateLoader(j Journal) *stateLoader {
+	return &stateLoader{journal: j, wake: make(chan struct{}, 1)}
+}
 
-// state tells how a notification stands, no earlier than when it was called. run has to run.
-func (a *asker) state(ctx context.Context, id string) (State, error) {
-	q := a.join(id)
+// load tells how a notification stands, no earlier than when it was called. run has to run.
+func (a *stateLoader) load(ctx context.Context, id string) (State, error) {
+	q := a.enqueue(id)
 	select {
 	case a.wake <- struct{}{}:
 	default:
@@ -42,30 +44,30 @@ func (a *asker) state(ctx context.Context, id string) (State, error) {
 	}
 }
 
-// join adds id to the next question.
-func (a *asker) join(id string) *question {
+// enqueue adds id to the next question.
+func (a *stateLoader) enqueue(id string) *stateBatch {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.next == nil {
-		a.next = &question{done: make(chan struct{})}
+		a.next = &stateBatch{done: make(chan struct{})}
 	}
 	a.next.ids = append(a.next.ids, id)
 	return a.next
 }
 
 // run asks until done is closed.
-func (a *asker) run(ctx context.Context, done <-chan struct{}) {
+func (a *stateLoader) run(ctx context.Context, done <-chan struct{}) {
 	for {
 		select {
 		case <-a.wake:
-			a.ask(ctx)
+			a.flush(ctx)
 		case <-done:
 			return
 		}
 	}
 }
 
-func (a *asker) ask(ctx context.Context) {
+func (a *stateLoader) flush(ctx context.Context) {
 	a.mu.Lock()
 	q := a.next
 	a.next = nil

@@ -14,10 +14,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// drop has the stream forget everything below a sequence, as age or size do.
-func (h *house) drop(below uint64) {
+// purgeBelow has the stream forget everything below a sequence, as age or size do.
+func (h *fixture) purgeBelow(below uint64) {
 	h.Helper()
-	enginetest.Insist(h, h.where, func() error {
+	enginetest.Retry(h, h.engineConfig, func() error {
 		stream, err := h.engine.JetStream().Stream(h.Context(), history.Stream)
 		if err != nil {
 			return err
@@ -26,8 +26,8 @@ func (h *house) drop(below uint64) {
 	})
 }
 
-// untilForgotten asks until the notification is not found any more.
-func (r *running) untilForgotten(id string) {
+// waitExpired asks until the notification is not found any more.
+func (r *testHistory) waitExpired(id string) {
 	r.Helper()
 	for {
 		if _, _, err := r.Find(r.Context(), "shop", id); errors.Is(err, push.ErrNotFound) {
@@ -38,93 +38,93 @@ func (r *running) untilForgotten(id string) {
 	}
 }
 
-// first returns the first thing that a feed behind the cursor yields.
-func (r *running) first(after string) (push.Event, error) {
+// firstEvent returns the first thing that a feed behind the cursor yields.
+func (r *testHistory) firstEvent(after string) (push.Event, error) {
 	for e, err := range r.Feed(r.Context(), "shop", after, nil) {
 		return e, err
 	}
 	return push.Event{}, nil
 }
 
-func TestTheIndexForgetsWhatTheStreamForgets(t *testing.T) {
-	house := newHouse(t)
+func TestIndexDropsExpiredEvents(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
 	var old []string
 	for n := range 30 {
-		old = append(old, id())
-		keyed := event(old[n], push.StatusQueued)
+		old = append(old, newID())
+		keyed := newEvent(old[n], push.StatusQueued)
 		keyed.KeyHash, keyed.BodyHash = []byte(old[n]), []byte("body")
-		r.append(keyed, event(old[n], push.StatusSending), event(old[n], push.StatusAccepted))
+		r.appendEvents(keyed, newEvent(old[n], push.StatusSending), newEvent(old[n], push.StatusAccepted))
 	}
-	half, beside := id(), id()
-	last := r.append(event(half, push.StatusQueued), event(beside, push.StatusQueued))
-	r.append(event(half, push.StatusSending), event(half, push.StatusAccepted))
+	half, beside := newID(), newID()
+	last := r.appendEvents(newEvent(half, push.StatusQueued), newEvent(beside, push.StatusQueued))
+	r.appendEvents(newEvent(half, push.StatusSending), newEvent(half, push.StatusAccepted))
 	r.stop()
-	house.drop(last.Seq + 1)
+	house.purgeBelow(last.Seq + 1)
 	r = house.open()
 	for _, gone := range append(old, beside) {
-		r.untilForgotten(gone)
+		r.waitExpired(gone)
 	}
 	if receipt, events := r.find("shop", half); receipt.Status() != push.StatusAccepted || len(events) != 2 {
 		t.Errorf("%+v %+v", receipt, events)
 	}
-	if e, err := r.first(history.Oldest); err != nil || e.ID != half || e.Status != push.StatusSending {
+	if e, err := r.firstEvent(history.Oldest); err != nil || e.ID != half || e.Status != push.StatusSending {
 		t.Errorf("the oldest is %+v, %v", e, err)
 	}
 	for cursor, want := range map[string]error{"1.0": push.ErrCursorExpired, fmt.Sprintf("%d.0", last.Seq): push.ErrCursorExpired, fmt.Sprintf("%d.1", last.Seq): nil} {
-		if _, err := r.first(cursor); !errors.Is(err, want) {
+		if _, err := r.firstEvent(cursor); !errors.Is(err, want) {
 			t.Errorf("behind %s: %v, want %v", cursor, err, want)
 		}
 	}
-	if done, _ := r.claim(&push.Notification{ID: id(), App: "shop", KeyHash: []byte(old[0]), BodyHash: []byte("other")}, nil); done == nil {
+	if done, _ := r.claim(&push.Notification{ID: newID(), App: "shop", KeyHash: []byte(old[0]), BodyHash: []byte("other")}, nil); done == nil {
 		t.Error("a forgotten key is not free")
 	}
 }
 
-func TestWhatWasForgottenBeforeItWasHeardIsAGap(t *testing.T) {
-	house := newHouse(t)
+func TestEventsExpiredBeforeReadAreAGap(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
-	before := r.append(life(id())...)
+	before := r.appendEvents(lifecycle(newID())...)
 	r.stop()
 	dir := house.dir
 	house.dir = t.TempDir() // another gateway goes on, while ours is away
 	other := house.open()
-	gone := id()
-	dropped := other.append(life(gone)...)
-	kept := id()
-	other.append(life(kept)...)
+	gone := newID()
+	dropped := other.appendEvents(lifecycle(gone)...)
+	kept := newID()
+	other.appendEvents(lifecycle(kept)...)
 	other.stop()
-	house.drop(dropped.Seq + 1)
+	house.purgeBelow(dropped.Seq + 1)
 	house.dir = dir
 	r = house.open()
 	if receipt, _ := r.find("shop", kept); receipt.Status() != push.StatusAccepted {
 		t.Error(receipt.Status())
 	}
-	r.untilForgotten(gone)
-	if _, err := r.first(fmt.Sprintf("%d.%d", before.Seq, before.Index)); !errors.Is(err, push.ErrCursorExpired) {
+	r.waitExpired(gone)
+	if _, err := r.firstEvent(fmt.Sprintf("%d.%d", before.Seq, before.Index)); !errors.Is(err, push.ErrCursorExpired) {
 		t.Errorf("the gap was not told: %v", err)
 	}
 }
 
-func TestAnEmptyStreamKeepsNobodyWaiting(t *testing.T) {
-	house := newHouse(t)
+func TestEmptyStreamIsCaughtUp(t *testing.T) {
+	house := newFixture(t)
 	r := house.open()
-	gone := id()
-	last := r.append(life(gone)...)
+	gone := newID()
+	last := r.appendEvents(lifecycle(gone)...)
 	r.stop()
-	house.drop(last.Seq + 1)
+	house.purgeBelow(last.Seq + 1)
 	for _, dir := range []string{house.dir, t.TempDir()} {
 		house.dir = dir
 		r = house.open()
-		if err := r.Caught(t.Context()); err != nil {
+		if err := r.WaitCaughtUp(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		r.untilForgotten(gone)
+		r.waitExpired(gone)
 		r.stop()
 	}
 	r = house.open()
-	now := id()
-	r.append(life(now)...)
+	now := newID()
+	r.appendEvents(lifecycle(now)...)
 	if receipt, _ := r.find("shop", now); receipt.Status() != push.StatusAccepted {
 		t.Error(receipt.Status())
 	}

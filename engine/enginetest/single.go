@@ -9,8 +9,8 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 )
 
-// Alone starts one server within this process, which gateways can share for the length of a test, and returns its URL.
-func Alone(t testing.TB) string {
+// StartServer starts one server within this process, which gateways can share for the length of a test, and returns its URL.
+func StartServer(t testing.TB) string {
 	t.Helper()
 	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
 	if err != nil {

@@ -10,31 +10,31 @@ import (
 // A chunk holds at most so much, unless its writer says otherwise. It is what is written at once, and so what one fsync
 // pays for.
 const (
-	maxItems = 100
-	maxBytes = 64 << 10
+	defaultMaxItems = 100
+	maxBatchBytes   = 64 << 10
 )
 
-// chunk is items of one subject on their way: one JSON text a line.
-type chunk struct {
+// batch is items of one subject on their way: one JSON text a line.
+type batch struct {
 	subject string
 	body    []byte
-	items   int
-	id      string // by which a cluster knows a second copy; empty in this process
+	count   int
+	msgID   string // by which a cluster knows a second copy; empty in this process
 
 	done chan struct{} // closed when it is written, or is not
 	seq  uint64
 	err  error
 }
 
-// takes reports whether there is room for another item among so many at most. One item fits always.
-func (c *chunk) takes(item []byte, most int) bool {
-	return c.items == 0 || c.items < most && len(c.body)+len(item) < maxBytes
+// hasRoom reports whether there is room for another item among so many at most. One item fits always.
+func (c *batch) hasRoom(item []byte, most int) bool {
+	return c.count == 0 || c.count < most && len(c.body)+len(item) < maxBatchBytes
 }
 
-func (c *chunk) add(item []byte) (index int) {
+func (c *batch) add(item []byte) (index int) {
 	c.body = append(append(c.body, item...), '\n')
-	c.items++
-	return c.items - 1
+	c.count++
+	return c.count - 1
 }
 
 // Items returns the items of a chunk, each with its index in it.

@@ -33,15 +33,15 @@ type Status struct {
 }
 
 // depth counts what is due, by source.
-func (q *Queue) depth(ctx context.Context) (map[source]int, error) {
-	depth := map[source]int{}
-	for stream, subjects := range map[*keep]string{q.tasks: taskSubjects, q.later: dueSubjects} {
+func (q *Queue) depth(ctx context.Context) (map[partition]int, error) {
+	depth := map[partition]int{}
+	for stream, subjects := range map[*streamHandle]string{q.tasks: taskSubjects, q.scheduled: dueSubjects} {
 		info, err := stream.stream.Info(ctx, jetstream.WithSubjectFilter(subjects+">"))
 		if err != nil {
 			return nil, fmt.Errorf("queue: %w", err)
 		}
 		for subject, chunks := range info.State.Subjects {
-			if s, tasks, ok := sourceOf(info.Config.Name, subject); ok {
+			if s, tasks, ok := parseSubject(info.Config.Name, subject); ok {
 				depth[s] += tasks * int(chunks)
 			}
 		}
@@ -49,35 +49,35 @@ func (q *Queue) depth(ctx context.Context) (map[source]int, error) {
 	return depth, nil
 }
 
-// size is that of a stream, as it was a moment ago.
-type size struct {
+// cachedSize is that of a stream, as it was a moment ago.
+type cachedSize struct {
 	mu    sync.Mutex
 	bytes uint64
 	at    time.Time
 }
 
-// sizeStale is how old a size may be.
-const sizeStale = time.Second
+// sizeMaxAge is how old a size may be.
+const sizeMaxAge = time.Second
 
-// laterBytes is about how much is scheduled and put back. While that cannot be learned it is what it was.
-func (q *Queue) laterBytes(ctx context.Context) int64 {
-	q.size.mu.Lock()
-	stale := time.Since(q.size.at) > sizeStale
+// scheduledBytes is about how much is scheduled and put back. While that cannot be learned it is what it was.
+func (q *Queue) scheduledBytes(ctx context.Context) int64 {
+	q.scheduledSize.mu.Lock()
+	stale := time.Since(q.scheduledSize.at) > sizeMaxAge
 	if stale {
-		q.size.at = time.Now() // the others go on with what is known
+		q.scheduledSize.at = time.Now() // the others go on with what is known
 	}
-	known := q.size.bytes
-	q.size.mu.Unlock()
+	known := q.scheduledSize.bytes
+	q.scheduledSize.mu.Unlock()
 	if !stale {
 		return int64(known)
 	}
-	info, err := q.later.stream.Info(ctx)
+	info, err := q.scheduled.stream.Info(ctx)
 	if err != nil {
 		return int64(known)
 	}
-	q.size.mu.Lock()
-	defer q.size.mu.Unlock()
-	q.size.bytes = info.State.Bytes
+	q.scheduledSize.mu.Lock()
+	defer q.scheduledSize.mu.Unlock()
+	q.scheduledSize.bytes = info.State.Bytes
 	return int64(info.State.Bytes)
 }
 
@@ -89,15 +89,15 @@ func (q *Queue) Status(ctx context.Context) (Status, error) {
 		return s, err
 	}
 	for source, tasks := range depth {
-		s.add(Depth{App: source.app, Lane: source.lane, Tasks: tasks})
+		s.addDepth(Depth{App: source.app, Lane: source.lane, Tasks: tasks})
 	}
 	slices.SortFunc(s.Waiting, func(a, b Depth) int { return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Lane, b.Lane)) })
-	s.Bytes, s.LaterBytes = q.tasks.stream.CachedInfo().State.Bytes, q.later.stream.CachedInfo().State.Bytes
+	s.Bytes, s.LaterBytes = q.tasks.stream.CachedInfo().State.Bytes, q.scheduled.stream.CachedInfo().State.Bytes
 	return s, nil
 }
 
-// add adds what is due of one source: what was put back is in another stream.
-func (s *Status) add(d Depth) {
+// addDepth adds what is due of one source: what was put back is in another stream.
+func (s *Status) addDepth(d Depth) {
 	for i := range s.Waiting {
 		if w := &s.Waiting[i]; w.App == d.App && w.Lane == d.Lane {
 			w.Tasks += d.Tasks

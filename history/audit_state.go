@@ -17,8 +17,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// record is what an audit remembers of an event, or of a task in a queue.
-type record struct {
+// auditRecord is what an audit remembers of an event, or of a task in a queue.
+type auditRecord struct {
 	ID      uuid.UUID
 	Seq     uint64
 	End     uint64 // tells one end from another
@@ -33,34 +33,34 @@ type record struct {
 type kind uint8
 
 const (
-	isQueued  kind = iota // it is in a queue
-	isWaiting             // an event tells that it waits
-	isSending
-	isCancelled
-	ends
+	kindQueued  kind = iota // it is in a queue
+	kindWaiting             // an event tells that it waits
+	kindSending
+	kindCancelled
+	kindEnded
 )
 
 const (
-	isLate  = 1 << iota // it came while the audit was running
-	isKeyed             // it has an Idempotency-Key
+	flagLate  = 1 << iota // it came while the audit was running
+	flagKeyed             // it has an Idempotency-Key
 )
 
 func kindOf(s push.Status) kind {
 	switch {
-	case waits(s):
-		return isWaiting
+	case isWaiting(s):
+		return kindWaiting
 	case s == push.StatusSending:
-		return isSending
+		return kindSending
 	case s == push.StatusCancelled:
-		return isCancelled
+		return kindCancelled
 	default:
-		return ends
+		return kindEnded
 	}
 }
 
-// fate is what the records of one notification come to. It judges for itself, and not as the index does.
-type fate struct {
-	first     *record
+// auditState is what the records of one notification come to. It judges for itself, and not as the index does.
+type auditState struct {
+	first     *auditRecord
 	accepted  bool // an event tells that it was
 	queued    bool // it is in a queue
 	fromQueue bool // it was sent, and not for a caller who waited
@@ -71,25 +71,25 @@ type fate struct {
 	end       uint64
 }
 
-func (f *fate) take(r *record) {
+func (f *auditState) apply(r *auditRecord) {
 	if f.first.Seq == 0 {
 		f.first = r
 	}
-	f.late = f.late || r.Flags&isLate != 0
+	f.late = f.late || r.Flags&flagLate != 0
 	switch r.Kind {
-	case isQueued:
+	case kindQueued:
 		f.queued = true
-	case isWaiting:
+	case kindWaiting:
 		f.accepted = f.accepted || r.Attempt == 0
 		f.sending = f.sending && r.Attempt == 0
-	case isSending:
+	case kindSending:
 		f.sending = true
-		f.fromQueue = f.fromQueue || r.Flags&isKeyed == 0
-	case isCancelled:
+		f.fromQueue = f.fromQueue || r.Flags&flagKeyed == 0
+	case kindCancelled:
 		if !f.sending && f.ends == 0 { // otherwise it came too late, and its caller was told so
 			f.ends, f.cancelled = 1, true
 		}
-	case ends:
+	case kindEnded:
 		if f.ends == 0 || f.cancelled || r.End != f.end { // the same end may have been written twice
 			f.ends++
 		}
@@ -97,15 +97,15 @@ func (f *fate) take(r *record) {
 	}
 }
 
-// shelves keep records on disk, those of one notification on one shelf in their order, so that only one shelf has to be in
+// partitions keep records on disk, those of one notification on one shelf in their order, so that only one shelf has to be in
 // memory at a time.
-type shelves struct {
+type partitions struct {
 	files   [256]*os.File
 	writers [256]*bufio.Writer
 }
 
-func newShelves(dir string) (*shelves, error) {
-	s := new(shelves)
+func newPartitions(dir string) (*partitions, error) {
+	s := new(partitions)
 	for i := range s.files {
 		file, err := os.Create(filepath.Join(dir, fmt.Sprintf("%02x", i)))
 		if err != nil {
@@ -116,16 +116,16 @@ func newShelves(dir string) (*shelves, error) {
 	return s, nil
 }
 
-// put shelves a record. The last byte of a UUID is random.
-func (s *shelves) put(r record) error {
+// add shelves a record. The last byte of a UUID is random.
+func (s *partitions) add(r auditRecord) error {
 	return binary.Write(s.writers[r.ID[15]], binary.LittleEndian, &r)
 }
 
 // all returns the records shelf by shelf.
-func (s *shelves) all() iter.Seq2[[]record, error] {
-	return func(yield func([]record, error) bool) {
+func (s *partitions) all() iter.Seq2[[]auditRecord, error] {
+	return func(yield func([]auditRecord, error) bool) {
 		for i := range s.files {
-			records, err := s.shelf(i)
+			records, err := s.read(i)
 			if !yield(records, err) || err != nil {
 				return
 			}
@@ -133,7 +133,7 @@ func (s *shelves) all() iter.Seq2[[]record, error] {
 	}
 }
 
-func (s *shelves) shelf(i int) ([]record, error) {
+func (s *partitions) read(i int) ([]auditRecord, error) {
 	if err := s.writers[i].Flush(); err != nil {
 		return nil, err
 	}
@@ -144,11 +144,11 @@ func (s *shelves) shelf(i int) ([]record, error) {
 	if _, err := s.files[i].Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	records := make([]record, int(size)/binary.Size(record{}))
+	records := make([]auditRecord, int(size)/binary.Size(auditRecord{}))
 	return records, binary.Read(bufio.NewReader(s.files[i]), binary.LittleEndian, records)
 }
 
-func (s *shelves) close() error {
+func (s *partitions) close() error {
 	var err error
 	for _, file := range s.files {
 		if file != nil {

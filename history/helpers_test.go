@@ -20,23 +20,23 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(enginetest.Main(m).Run()) }
 
-// house is an engine in a folder of its own, or in an account of its own on a cluster, with one history or several.
-type house struct {
+// fixture is an engine in a folder of its own, or in an account of its own on a cluster, with one history or several.
+type fixture struct {
 	*testing.T
-	where  engine.Config
-	engine *engine.Engine
-	dir    string // of the index
+	engineConfig engine.Config
+	engine       *engine.Engine
+	dir          string // of the index
 }
 
-func newHouse(t *testing.T) *house {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	return newHouseAt(t, enginetest.Config(t, filepath.Join(t.TempDir(), "engine")))
+	return newFixtureAt(t, enginetest.Config(t, filepath.Join(t.TempDir(), "engine")))
 }
 
-func newHouseAt(t *testing.T, where engine.Config) *house {
+func newFixtureAt(t *testing.T, where engine.Config) *fixture {
 	t.Helper()
-	h := &house{T: t, where: where, dir: t.TempDir()}
-	enginetest.Insist(t, where, func() (err error) {
+	h := &fixture{T: t, engineConfig: where, dir: t.TempDir()}
+	enginetest.Retry(t, where, func() (err error) {
 		h.engine, err = engine.Open(t.Context(), where)
 		return err
 	})
@@ -44,8 +44,8 @@ func newHouseAt(t *testing.T, where engine.Config) *house {
 	return h
 }
 
-// running is a history that runs.
-type running struct {
+// testHistory is a history that runs.
+type testHistory struct {
 	*history.History
 	*testing.T
 	engine *engine.Engine
@@ -53,16 +53,16 @@ type running struct {
 }
 
 // open opens the house's history and runs it until stop, or until the test ends.
-func (h *house) open() *running { return h.openWith(history.Config{}) }
+func (h *fixture) open() *testHistory { return h.openWith(history.Config{}) }
 
-func (h *house) openWith(cfg history.Config) *running {
+func (h *fixture) openWith(cfg history.Config) *testHistory {
 	h.Helper()
 	cfg.Engine = h.engine
 	if cfg.Dir == "" {
 		cfg.Dir = h.dir
 	}
 	var opened *history.History
-	enginetest.Insist(h, h.where, func() (err error) {
+	enginetest.Retry(h, h.engineConfig, func() (err error) {
 		opened, err = history.Open(h.Context(), cfg)
 		return err
 	})
@@ -70,7 +70,7 @@ func (h *house) openWith(cfg history.Config) *running {
 	ended := make(chan error, 1)
 	go func() { ended <- opened.Run(ctx) }()
 	stopped := false
-	r := &running{History: opened, T: h.T, engine: h.engine, stop: func() {
+	r := &testHistory{History: opened, T: h.T, engine: h.engine, stop: func() {
 		if stopped {
 			return
 		}
@@ -87,20 +87,20 @@ func (h *house) openWith(cfg history.Config) *running {
 	return r
 }
 
-// append appends events and waits until they have been heard of.
-func (r *running) append(events ...push.Event) engine.Place {
+// appendEvents appends events and waits until they have been heard of.
+func (r *testHistory) appendEvents(events ...push.Event) engine.Offset {
 	r.Helper()
 	at, err := r.Append(r.Context(), events...)
 	if err != nil {
 		r.Fatal(err)
 	}
-	if err := r.Reach(r.Context(), at.Seq); err != nil {
+	if err := r.WaitForSeq(r.Context(), at.Seq); err != nil {
 		r.Fatal(err)
 	}
 	return at
 }
 
-func (r *running) find(app, id string) (push.Receipt, []push.Event) {
+func (r *testHistory) find(app, id string) (push.Receipt, []push.Event) {
 	r.Helper()
 	receipt, events, err := r.Find(r.Context(), app, id)
 	if err != nil {
@@ -112,10 +112,10 @@ func (r *running) find(app, id string) (push.Receipt, []push.Event) {
 // noon is the instant of most events in the tests. It is close to the present, for retention and keys count from the wall clock.
 var noon = time.Now().UTC().Truncate(time.Millisecond)
 
-// id returns a new notification's name.
-func id() string { return uuid.Must(uuid.NewV7()).String() }
+// newID returns a new notification's name.
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
-func event(id string, status push.Status) push.Event {
+func newEvent(id string, status push.Status) push.Event {
 	e := push.Event{ID: id, App: "shop", At: noon, Status: status, Platform: push.APNs}
 	switch status {
 	case push.StatusSending:
@@ -131,15 +131,15 @@ func event(id string, status push.Status) push.Event {
 	return e
 }
 
-// life is the events of one that was queued, sent and accepted.
-func life(id string) []push.Event {
-	return []push.Event{event(id, push.StatusQueued), event(id, push.StatusSending), event(id, push.StatusAccepted)}
+// lifecycle is the events of one that was queued, sent and accepted.
+func lifecycle(id string) []push.Event {
+	return []push.Event{newEvent(id, push.StatusQueued), newEvent(id, push.StatusSending), newEvent(id, push.StatusAccepted)}
 }
 
-// indexed waits until the index holds all that is in the stream.
-func (r *running) indexed() {
+// waitIndexed waits until the index holds all that is in the stream.
+func (r *testHistory) waitIndexed() {
 	r.Helper()
-	if err := r.Caught(r.Context()); err != nil {
+	if err := r.WaitCaughtUp(r.Context()); err != nil {
 		r.Fatal(err)
 	}
 	for r.Status().Behind > 0 {
@@ -147,7 +147,7 @@ func (r *running) indexed() {
 	}
 }
 
-func (r *running) state(id string) history.State {
+func (r *testHistory) state(id string) history.State {
 	r.Helper()
 	states, err := r.States(r.Context(), []string{id})
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/sluice-push/sluice/engine"
 )
 
-// block is the file with the first messages of a stream.
-func block(t *testing.T, dir string) string {
+// firstBlock is the file with the first messages of a stream.
+func firstBlock(t *testing.T, dir string) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "S", "msgs", "*.blk"))
 	if err != nil || len(found) == 0 {
@@ -27,26 +27,26 @@ func block(t *testing.T, dir string) string {
 	return found[0]
 }
 
-// crashed returns a copy of a folder with fifty chunks of one item, taken while nobody had closed it, whose block damage has
+// copyAfterCrash returns a copy of a folder with fifty chunks of one item, taken while nobody had closed it, whose block damage has
 // changed.
-func crashed(t *testing.T, damage func(block []byte) []byte) (dir string) {
+func copyAfterCrash(t *testing.T, damage func(block []byte) []byte) (dir string) {
 	t.Helper()
 	alive := t.TempDir()
 	fill(t, alive)
-	return damaged(t, alive, damage)
+	return damagedCopy(t, alive, damage)
 }
 
-// closed is crashed after a proper end.
-func closed(t *testing.T, damage func(block []byte) []byte) (dir string) {
+// copyAfterClose is crashed after a proper end.
+func copyAfterClose(t *testing.T, damage func(block []byte) []byte) (dir string) {
 	t.Helper()
 	whole := t.TempDir()
 	fill(t, whole)()
-	return damaged(t, whole, damage)
+	return damagedCopy(t, whole, damage)
 }
 
 func fill(t *testing.T, dir string) (shut func()) {
 	t.Helper()
-	_, w, shut := open(t, dir, plain)
+	_, w, shut := open(t, dir, testStream)
 	for i := range 50 {
 		if _, err := w.Append(t.Context(), "s.a", fmt.Appendf(nil, `{"i":%02d}`, i)); err != nil {
 			t.Fatal(err)
@@ -55,13 +55,13 @@ func fill(t *testing.T, dir string) (shut func()) {
 	return shut
 }
 
-func damaged(t *testing.T, alive string, damage func(block []byte) []byte) (dir string) {
+func damagedCopy(t *testing.T, alive string, damage func(block []byte) []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(alive)); err != nil {
 		t.Fatal(err)
 	}
-	file := block(t, dir)
+	file := firstBlock(t, dir)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -72,10 +72,10 @@ func damaged(t *testing.T, alive string, damage func(block []byte) []byte) (dir 
 	return dir
 }
 
-// TestATornTailLosesNothing has the disk stop in the middle of a write that nobody was told of.
-func TestATornTailLosesNothing(t *testing.T) {
-	e, w, _ := open(t, crashed(t, func(block []byte) []byte { return append(block, block[:len(block)/100]...) }), plain)
-	if found := len(all(t, e)); found != 50 {
+// TestTornTailLosesNothing has the disk stop in the middle of a write that nobody was told of.
+func TestTornTailLosesNothing(t *testing.T) {
+	e, w, _ := open(t, copyAfterCrash(t, func(block []byte) []byte { return append(block, block[:len(block)/100]...) }), testStream)
+	if found := len(readAll(t, e)); found != 50 {
 		t.Errorf("%d of 50 are there", found)
 	}
 	if place, err := w.Append(t.Context(), "s.a", []byte("{}")); err != nil || place.Seq != 51 {
@@ -83,9 +83,9 @@ func TestATornTailLosesNothing(t *testing.T) {
 	}
 }
 
-// TestDamageCostsOnlyTheRecordsThatItMet damages a block as disks do. What is left is what was written; it is delivered, the
+// TestRepairLosesOnlyDamagedRecords damages a block as disks do. What is left is what was written; it is delivered, the
 // rest is told of, and the stream goes on.
-func TestDamageCostsOnlyTheRecordsThatItMet(t *testing.T) {
+func TestRepairLosesOnlyDamagedRecords(t *testing.T) {
 	for name, c := range map[string]struct {
 		damage func(b []byte, size int) // of fifty records, each so large
 		lost   int
@@ -103,16 +103,16 @@ func TestDamageCostsOnlyTheRecordsThatItMet(t *testing.T) {
 			c.damage(block, len(block)/50)
 			return block
 		}
-		t.Run(name+" after a crash", func(t *testing.T) { survives(t, crashed(t, damage), 50-c.lost) })
-		t.Run(name+" at rest", func(t *testing.T) { survives(t, closed(t, damage), 50-c.lost) })
+		t.Run(name+" after a crash", func(t *testing.T) { checkRecovery(t, copyAfterCrash(t, damage), 50-c.lost) })
+		t.Run(name+" at rest", func(t *testing.T) { checkRecovery(t, copyAfterClose(t, damage), 50-c.lost) })
 	}
 }
 
-func survives(t *testing.T, dir string, want int) {
+func checkRecovery(t *testing.T, dir string, want int) {
 	var log bytes.Buffer
-	e, w, shut := openWith(t, engine.Config{Dir: dir, Reserve: -1, Logger: slog.New(slog.NewTextHandler(&log, nil))}, plain)
-	deliver(t, e, want)
-	found := all(t, e)
+	e, w, shut := openWith(t, engine.Config{Dir: dir, Reserve: -1, Logger: slog.New(slog.NewTextHandler(&log, nil))}, testStream)
+	waitDelivered(t, e, want)
+	found := readAll(t, e)
 	stream, err := e.JetStream().Stream(t.Context(), "S")
 	if err != nil {
 		t.Fatal(err)
@@ -134,11 +134,11 @@ func survives(t *testing.T, dir string, want int) {
 	}
 }
 
-// deliver waits until a consumer gets so many.
-func deliver(t *testing.T, e *engine.Engine, want int) {
+// waitDelivered waits until a consumer gets so many.
+func waitDelivered(t *testing.T, e *engine.Engine, want int) {
 	t.Helper()
 	for late := time.Now().Add(time.Minute); ; {
-		got := delivered(t, e)
+		got := countDelivered(t, e)
 		if got == want {
 			return
 		}
@@ -148,8 +148,8 @@ func deliver(t *testing.T, e *engine.Engine, want int) {
 	}
 }
 
-// delivered is how many a consumer gets, none where the engine is too busy to say.
-func delivered(t *testing.T, e *engine.Engine) (count int) {
+// countDelivered is how many a consumer gets, none where the engine is too busy to say.
+func countDelivered(t *testing.T, e *engine.Engine) (count int) {
 	t.Helper()
 	c, err := e.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
@@ -165,33 +165,33 @@ func delivered(t *testing.T, e *engine.Engine) (count int) {
 	return count
 }
 
-// TestDamageThatIsMetLaterIsPassedOver damages a text after the engine has looked and before anybody reads it.
-func TestDamageThatIsMetLaterIsPassedOver(t *testing.T) {
-	dir := closed(t, func(block []byte) []byte { return block })
-	e, _, _ := open(t, dir, plain)
-	text, err := os.ReadFile(block(t, dir))
+// TestReadSkipsRecordDamagedAfterStart damages a text after the engine has looked and before anybody reads it.
+func TestReadSkipsRecordDamagedAfterStart(t *testing.T) {
+	dir := copyAfterClose(t, func(block []byte) []byte { return block })
+	e, _, _ := open(t, dir, testStream)
+	text, err := os.ReadFile(firstBlock(t, dir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	text[bytes.Index(text, []byte(`{"i":25}`))] ^= 1
-	if err := os.WriteFile(block(t, dir), text, 0o600); err != nil {
+	if err := os.WriteFile(firstBlock(t, dir), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if found := len(all(t, e)); found != 49 {
+	if found := len(readAll(t, e)); found != 49 {
 		t.Errorf("%d of 50 are there", found)
 	}
-	deliver(t, e, 49)
+	waitDelivered(t, e, 49)
 }
 
-// TestAFileThatNobodyCanReadStopsNothing has a file that another program, or another version, has written.
-func TestAFileThatNobodyCanReadStopsNothing(t *testing.T) {
-	dir := closed(t, func(block []byte) []byte { return block })
-	foreign := filepath.Join(filepath.Dir(block(t, dir)), "7.blk")
+// TestUnreadableFileIsIgnored has a file that another program, or another version, has written.
+func TestUnreadableFileIsIgnored(t *testing.T) {
+	dir := copyAfterClose(t, func(block []byte) []byte { return block })
+	foreign := filepath.Join(filepath.Dir(firstBlock(t, dir)), "7.blk")
 	if err := os.WriteFile(foreign, bytes.Repeat([]byte("foreign "), 1000), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e, _, _ := open(t, dir, plain)
-	if found := len(all(t, e)); found != 50 {
+	e, _, _ := open(t, dir, testStream)
+	if found := len(readAll(t, e)); found != 50 {
 		t.Errorf("%d of 50 are there", found)
 	}
 }

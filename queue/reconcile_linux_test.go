@@ -21,37 +21,37 @@ import (
 	"github.com/sluice-push/sluice/queue"
 )
 
-// smallDisk is set in the child in whose folder no file may grow.
-const smallDisk = "SLUICE_SMALL_DISK"
+// smallDiskEnv is set in the child in whose folder no file may grow.
+const smallDiskEnv = "SLUICE_SMALL_DISK"
 
-// TestAfterAFailedWriteTheAnswerTellsWhatIsThere has a child accept until its files cannot grow any more, and then can:
+// TestAcceptReportsPersistedTasksAfterFailedWrite has a child accept until its files cannot grow any more, and then can:
 // each answer waits for the truth.
-func TestAfterAFailedWriteTheAnswerTellsWhatIsThere(t *testing.T) {
-	enginetest.Spare(t, "about the disk of an engine in this process")
-	if dir := os.Getenv(smallDisk); dir != "" {
-		inASmallDisk(t, dir)
+func TestAcceptReportsPersistedTasksAfterFailedWrite(t *testing.T) {
+	enginetest.SkipOnCluster(t, "about the disk of an engine in this process")
+	if dir := os.Getenv(smallDiskEnv); dir != "" {
+		runOnSmallDisk(t, dir)
 		return
 	}
 	child := exec.Command(os.Args[0], "-test.run=^TestAfterAFailedWriteTheAnswerTellsWhatIsThere$", "-test.v")
-	child.Env = append(os.Environ(), smallDisk+"="+t.TempDir())
+	child.Env = append(os.Environ(), smallDiskEnv+"="+t.TempDir())
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 }
 
-func inASmallDisk(t *testing.T, dir string) {
+func runOnSmallDisk(t *testing.T, dir string) {
 	signal.Ignore(syscall.SIGXFSZ) // the write fails then
-	h := build(t, dir, newMemory(), newSender(), queue.Config{})
+	h := openQueue(t, dir, newMemoryJournal(), newFakeSender(), queue.Config{})
 	h.Drain() // what is accepted stays
-	h.accept(t, note("shop"))
-	grow(t, 1<<20)
+	h.accept(t, newNotification("shop"))
+	limitFileSize(t, 1<<20)
 	var working sync.WaitGroup
 	failed := make(chan struct{})
 	working.Go(func() {
 		for h.engine.Ready() == nil {
 			runtime.Gosched()
 		}
-		grow(t, 1<<40)
+		limitFileSize(t, 1<<40)
 		close(failed)
 	})
 	var mu sync.Mutex
@@ -59,7 +59,7 @@ func inASmallDisk(t *testing.T, dir string) {
 	for range 4 {
 		working.Go(func() {
 			for again := 8; again > 0; {
-				n := note("shop")
+				n := newNotification("shop")
 				n.Body, n.KeyHash = strings.Repeat("x", 8<<10), []byte(n.ID)
 				err := h.Accept(t.Context(), []*push.Notification{n})[0]
 				mu.Lock()
@@ -82,8 +82,8 @@ func inASmallDisk(t *testing.T, dir string) {
 	}
 }
 
-// grow lets no file of this process grow beyond size.
-func grow(t *testing.T, size uint64) {
+// limitFileSize lets no file of this process grow beyond size.
+func limitFileSize(t *testing.T, size uint64) {
 	t.Helper()
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &r); err != nil {

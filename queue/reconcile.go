@@ -12,11 +12,11 @@ import (
 	"github.com/sluice-push/sluice/engine"
 )
 
-// inTruth looks which of the tasks are safe after a write of which the engine could not tell. It waits until the engine can
+// reconcileWrite looks which of the tasks are safe after a write of which the engine could not tell. It waits until the engine can
 // write again: by then what was under way is there, or never will be. So the caller's Idempotency-Key stays claimed until
 // the truth is known, and a repeat of the call does not double what was kept. If ctx ends first nobody knows, and none
 // counts as kept. before is the last chunk of each stream that came before the tasks.
-func (q *Queue) inTruth(ctx context.Context, tasks []*task, before [2]uint64) map[string]bool {
+func (q *Queue) reconcileWrite(ctx context.Context, tasks []*task, before [2]uint64) map[string]bool {
 	kept, ids := map[string]bool{}, make([]string, len(tasks))
 	for i, t := range tasks {
 		ids[i] = t.ID
@@ -25,21 +25,21 @@ func (q *Queue) inTruth(ctx context.Context, tasks []*task, before [2]uint64) ma
 		if err := q.cfg.Engine.Ready(); errors.Is(err, engine.ErrUnwritable) {
 			return err
 		}
-		for i, k := range []*keep{q.tasks, q.later} { // the way that a task goes that is put back
-			if err := k.idsBehind(ctx, before[i], kept); err != nil {
+		for i, k := range []*streamHandle{q.tasks, q.scheduled} { // the way that a task goes that is put back
+			if err := k.addIDsAfter(ctx, before[i], kept); err != nil {
 				return err
 			}
 		}
-		return q.knownIDs(ctx, ids, kept)
+		return q.addKnownIDs(ctx, ids, kept)
 	}
-	for look() != nil && rest(ctx, restWait) {
+	for look() != nil && sleep(ctx, retryInterval) {
 	}
 	return kept
 }
 
-// knownIDs adds the IDs that the journal knows: they have been worked on already.
-func (q *Queue) knownIDs(ctx context.Context, ids []string, known map[string]bool) error {
-	if err := q.cfg.Journal.Caught(ctx); err != nil {
+// addKnownIDs adds the IDs that the journal knows: they have been worked on already.
+func (q *Queue) addKnownIDs(ctx context.Context, ids []string, known map[string]bool) error {
+	if err := q.cfg.Journal.WaitCaughtUp(ctx); err != nil {
 		return err
 	}
 	states, err := q.cfg.Journal.States(ctx, ids)
@@ -49,8 +49,8 @@ func (q *Queue) knownIDs(ctx context.Context, ids []string, known map[string]boo
 	return err
 }
 
-// idsBehind adds the IDs of the tasks in the chunks behind seq.
-func (k *keep) idsBehind(ctx context.Context, seq uint64, ids map[string]bool) error {
+// addIDsAfter adds the IDs of the tasks in the chunks behind seq.
+func (k *streamHandle) addIDsAfter(ctx context.Context, seq uint64, ids map[string]bool) error {
 	for {
 		m, err := k.stream.GetMsg(ctx, seq+1, jetstream.WithGetMsgSubject(">"))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
