@@ -21,7 +21,7 @@ type allowed struct {
 	meaning string
 }
 
-func readAllowed(tag string) allowed {
+func parseAllowed(tag string) allowed {
 	if rest, found := strings.CutPrefix(tag, "/"); found {
 		end := strings.LastIndex(rest, "$/") + 1
 		return allowed{pattern: regexp.MustCompile(rest[:end]), meaning: rest[end+1:]}
@@ -35,8 +35,8 @@ func readAllowed(tag string) allowed {
 	return allowed{}
 }
 
-// phrase says what is allowed in a value of type t: `one of "json", "text"`, "a whole number from 1 to 64".
-func (a allowed) phrase(t reflect.Type) string {
+// describe says what is allowed in a value of type t: `one of "json", "text"`, "a whole number from 1 to 64".
+func (a allowed) describe(t reflect.Type) string {
 	switch {
 	case a.words != nil && t.Kind() == reflect.String:
 		return `one of "` + strings.Join(a.words, `", "`) + `"`
@@ -45,11 +45,11 @@ func (a allowed) phrase(t reflect.Type) string {
 	case a.pattern != nil:
 		return a.meaning
 	case a.lo != "":
-		return fmt.Sprintf("%s, from %s to %s", kindOf(t).noun, a.lo, a.hi)
+		return fmt.Sprintf("%s, from %s to %s", kindOf(t).description, a.lo, a.hi)
 	case kindOf(t).example != "":
-		return fmt.Sprintf("%s, such as %q", kindOf(t).noun, kindOf(t).example)
+		return fmt.Sprintf("%s, such as %q", kindOf(t).description, kindOf(t).example)
 	default:
-		return kindOf(t).noun
+		return kindOf(t).description
 	}
 }
 
@@ -61,7 +61,7 @@ func (a allowed) permits(v reflect.Value, text string) bool {
 	case a.pattern != nil:
 		return a.pattern.MatchString(text)
 	case a.lo != "":
-		return !less(v, mustRead(v.Type(), a.lo)) && !less(mustRead(v.Type(), a.hi), v)
+		return !less(v, mustParse(v.Type(), a.lo)) && !less(mustParse(v.Type(), a.hi), v)
 	default:
 		return true
 	}
@@ -75,17 +75,17 @@ func less(a, b reflect.Value) bool {
 	return a.Int() < b.Int()
 }
 
-// mustRead reads a text that stands in a tag of ours.
-func mustRead(t reflect.Type, text string) reflect.Value {
+// mustParse reads a text that stands in a tag of ours.
+func mustParse(t reflect.Type, text string) reflect.Value {
 	v := reflect.New(t).Elem()
-	if err := read(v, text); err != nil {
+	if err := parseValue(v, text); err != nil {
 		panic(fmt.Sprintf("config: tag %q is no %v", text, t))
 	}
 	return v
 }
 
-// read sets v, a single value of any kind that the file knows, from its text.
-func read(v reflect.Value, text string) error {
+// parseValue sets v, a single value of any kind that the file knows, from its text.
+func parseValue(v reflect.Value, text string) error {
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		return u.UnmarshalText([]byte(text))
 	}
@@ -101,7 +101,7 @@ func read(v reflect.Value, text string) error {
 	case bool:
 		v.SetBool(text == "true")
 		if text != "true" && text != "false" {
-			return errValue
+			return errUnparsable
 		}
 		return nil
 	default:
@@ -112,10 +112,10 @@ func read(v reflect.Value, text string) error {
 
 // kind is how a type of value is called in errors and written in the schema.
 type kind struct {
-	noun    string
-	json    string // JSON Schema's type
-	pattern string
-	example string
+	description string
+	json        string // JSON Schema's type
+	pattern     string
+	example     string
 }
 
 // kindOf returns the kind of a single value.
@@ -140,12 +140,12 @@ func kindOf(t reflect.Type) kind {
 	case URL:
 		return kind{"an https URL without user or query", "string", `^https://[^?#@]+$`, "https://localhost:2197/token"}
 	case int:
-		return kind{noun: "a whole number", json: "integer"}
+		return kind{description: "a whole number", json: "integer"}
 	case bool:
-		return kind{noun: "true or false", json: "boolean"}
+		return kind{description: "true or false", json: "boolean"}
 	case File:
-		return kind{noun: "the path of a file", json: "string"}
+		return kind{description: "the path of a file", json: "string"}
 	default:
-		return kind{noun: "a text", json: "string"}
+		return kind{description: "a text", json: "string"}
 	}
 }

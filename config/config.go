@@ -81,7 +81,7 @@ type Breaker struct {
 	// Longest that an ejection grows.
 	MaxEjection time.Duration `name:"max_ejection" default:"5m" allowed:"100ms..24h"`
 	// How long the one probe after an ejection may take. Keep it above retry.attempt_timeout.
-	Trial time.Duration `name:"trial" default:"10s" allowed:"100ms..10m"`
+	ProbeTimeout time.Duration `name:"trial" default:"10s" allowed:"100ms..10m"`
 }
 
 // Outlier says when an endpoint is ejected for being worse than its peers, though its breaker would bear it.
@@ -139,7 +139,7 @@ type Rule struct {
 	// No further attempt.
 	Stop bool `name:"stop" default:"false"`
 	// A wait that no backoff goes below. Google asks senders in bulk for 10s after 500 and 503.
-	Least time.Duration `name:"least" allowed:"0s..10m"`
+	MinWait time.Duration `name:"least" allowed:"0s..10m"`
 	// In place of retry.backoff or retry.throttled_backoff. 0s leaves those.
 	Backoff time.Duration `name:"backoff" allowed:"0s..10m"`
 	// In place of retry.max_backoff. 0s leaves that.
@@ -166,7 +166,7 @@ type Shared struct {
 	Lease time.Duration `name:"lease" default:"5s" allowed:"2s..1h"`
 	// What it has when that time is over, and before it has found the cluster: together the gateways that there can be have
 	// this part of each quota, each as much as any other. What is set apart for gateways that are not there is lost.
-	Apart Percent `name:"apart" default:"2%" allowed:"0%..100%"`
+	FallbackShare Percent `name:"apart" default:"2%" allowed:"0%..100%"`
 	// How many gateways there can be at a time. More out of touch than that send more than the quota.
 	Members int `name:"members" default:"10" allowed:"1..1000"`
 }
@@ -240,7 +240,7 @@ type History struct {
 	// Most that they take on disk; beyond it the oldest go, whatever their age. The index takes about as much again.
 	MaxBytes Bytes `name:"max_bytes" default:"8GiB" allowed:"1MiB..1TiB"`
 	// How long an Idempotency-Key is known; never longer than max_age.
-	KeepKeys time.Duration `name:"keep_keys" default:"24h" allowed:"1m..720h"`
+	IdempotencyTTL time.Duration `name:"keep_keys" default:"24h" allowed:"1m..720h"`
 }
 
 // NATS is a JetStream cluster in place of the embedded queue.
@@ -263,9 +263,9 @@ type Limits struct {
 	BatchInFlight int `name:"batch_in_flight" default:"512" allowed:"1..100000"`
 	// How long a notification may take until its verdict, with all its waits and attempts; then it is answered with what
 	// is known. Keep it above retry.attempt_timeout and below drain.grace and the callers' own patience.
-	SendTime time.Duration `name:"send_time" default:"25s" allowed:"100ms..10m"`
+	SendTimeout time.Duration `name:"send_time" default:"25s" allowed:"100ms..10m"`
 	// Time within which a notification is meant to have its verdict. Clients are told; nothing is ended by it.
-	TargetTime time.Duration `name:"target_time" default:"1s" allowed:"1ms..10m"`
+	TargetLatency time.Duration `name:"target_time" default:"1s" allowed:"1ms..10m"`
 	// Notifications that the gateway carries at a time, whatever they wait for. Beyond it, and for one app and platform
 	// beyond four fifths of it, single ones are answered 503, and those of a batch wait. Each costs some 35 KiB with its
 	// caller's connection, in a batch 13 KiB: the default is good for 350 MB.
@@ -275,9 +275,9 @@ type Limits struct {
 	Concurrency int `name:"concurrency" default:"4096" allowed:"8..1000000"`
 	// How long a token that its provider declared dead is answered here, as unregistered, instead of being sent again; 0s
 	// sends every time.
-	DeadTokens time.Duration `name:"dead_tokens" default:"24h" allowed:"0s..720h"`
+	UnregisteredTTL time.Duration `name:"dead_tokens" default:"24h" allowed:"0s..720h"`
 	// How long a body may take to arrive; in a batch, the next notification. It ends callers who stall.
-	BodyTime time.Duration `name:"body_time" default:"15s" allowed:"100ms..10m"`
+	BodyTimeout time.Duration `name:"body_time" default:"15s" allowed:"100ms..10m"`
 }
 
 // Log says what is written to standard error.

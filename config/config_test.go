@@ -15,8 +15,8 @@ import (
 
 const hash = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
-// shop is the least that a gateway runs with; tests add lines above or below.
-const shop = `apps:
+// shopConfig is the least that a gateway runs with; tests add lines above or below.
+const shopConfig = `apps:
   shop:
     keys: [{name: backend, hash: "` + hash + `"}]
     apns: {key_file: AuthKey.p8, key_id: ABC123DEFG, team_id: DEF123GHIJ, topic: com.example.shop}
@@ -31,7 +31,7 @@ func parse(t *testing.T, file string, env ...string) *config.Config {
 	return cfg
 }
 
-func complaints(t *testing.T, file string, env ...string) string {
+func parseErrors(t *testing.T, file string, env ...string) string {
 	t.Helper()
 	_, err := config.Parse("gateway.yaml", []byte(file), env)
 	if _, ok := errors.AsType[config.Errors](err); !ok {
@@ -40,12 +40,12 @@ func complaints(t *testing.T, file string, env ...string) string {
 	return err.Error()
 }
 
-func TestTheExampleIsAGoodFileAndItsCommentsTellTheTruthAboutDefaults(t *testing.T) {
+func TestExampleConfigMatchesDefaults(t *testing.T) {
 	cfg, err := config.Load("../examples/gateway.yaml", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bare := parse(t, shop)
+	bare := parse(t, shopConfig)
 	bare.Zone = "tokyo-a" // this and the device's quota are those that its comments except
 	bare.Quota.FCM.DeviceRate = config.Rate{Count: 240, Per: time.Minute}
 	bare.Apps, cfg.Apps = nil, nil
@@ -54,8 +54,8 @@ func TestTheExampleIsAGoodFileAndItsCommentsTellTheTruthAboutDefaults(t *testing
 	}
 }
 
-func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
-	cfg := parse(t, shop)
+func TestDefaults(t *testing.T) {
+	cfg := parse(t, shopConfig)
 	want := config.Config{
 		Listen: "127.0.0.1:8080",
 		Admin:  config.Admin{Listen: "127.0.0.1:9090"},
@@ -63,7 +63,7 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 			Size: 8, MaxAge: 10 * time.Minute, InFlight: 64, Connections: 1, Picker: "round_robin", MaxEjected: 0.5,
 			Breaker: config.Breaker{
 				Consecutive: 5, FailureRate: 0.5, MinOutcomes: 10, Window: 5 * time.Second,
-				Ejection: 10 * time.Second, MaxEjection: 5 * time.Minute, Trial: 10 * time.Second,
+				Ejection: 10 * time.Second, MaxEjection: 5 * time.Minute, ProbeTimeout: 10 * time.Second,
 			},
 			Outlier: config.Outlier{MinEndpoints: 5, MinOutcomes: 100, MinFailures: 0.1, SlowFactor: 4, SlowBy: 100 * time.Millisecond},
 		},
@@ -75,11 +75,11 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 		Queue: config.Queue{
 			NATS: config.NATS{Replicas: 3}, MaxBytes: 4 << 30, Reserve: 256 << 20, InFlight: 512, RetryFor: 24 * time.Hour,
 		},
-		History: config.History{MaxAge: 168 * time.Hour, MaxBytes: 8 << 30, KeepKeys: 24 * time.Hour},
+		History: config.History{MaxAge: 168 * time.Hour, MaxBytes: 8 << 30, IdempotencyTTL: 24 * time.Hour},
 		Quota: config.Quota{
-			FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}}, Shared: config.Shared{Lease: 5 * time.Second, Apart: 0.02, Members: 10},
+			FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}}, Shared: config.Shared{Lease: 5 * time.Second, FallbackShare: 0.02, Members: 10},
 		},
-		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTime: 25 * time.Second, TargetTime: time.Second, Concurrency: 4096, DeadTokens: 24 * time.Hour, BodyTime: 15 * time.Second},
+		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTimeout: 25 * time.Second, TargetLatency: time.Second, Concurrency: 4096, UnregisteredTTL: 24 * time.Hour, BodyTimeout: 15 * time.Second},
 		Log:    config.Log{Level: "info", Format: "auto"},
 		Drain:  config.Drain{Grace: 30 * time.Second},
 	}
@@ -96,8 +96,8 @@ func TestWhatIsNotWrittenIsTheDocumentedDefault(t *testing.T) {
 	}
 }
 
-func TestEveryKindOfValueIsReadWithItsUnit(t *testing.T) {
-	cfg := parse(t, shop+`
+func TestValueKinds(t *testing.T) {
+	cfg := parse(t, shopConfig+`
 listen: ":0"
 limits: { body: 512 KiB }
 pool: { max_age: 1h30m, fail_fast: true }
@@ -115,15 +115,15 @@ queue: { dir: /var/lib/sluice }
 	}
 }
 
-func TestAFilesPathStartsAtTheConfigurationAndTheEnvironmentsWhereOneStands(t *testing.T) {
-	cfg := parse(t, shop, "SLUICE_APPS_SHOP_APNS_CA_FILE=roots.pem")
+func TestRelativePaths(t *testing.T) {
+	cfg := parse(t, shopConfig, "SLUICE_APPS_SHOP_APNS_CA_FILE=roots.pem")
 	if got := cfg.Apps["shop"].APNs; got.KeyFile != "etc/AuthKey.p8" || got.CAFile != "roots.pem" {
 		t.Errorf("key_file %q, ca_file %q", got.KeyFile, got.CAFile)
 	}
 }
 
-func TestAnAliasStandsForWhatItNames(t *testing.T) {
-	cfg := parse(t, strings.Replace(shop, "keys: [", "keys: &keys [", 1)+`  courier:
+func TestYAMLAlias(t *testing.T) {
+	cfg := parse(t, strings.Replace(shopConfig, "keys: [", "keys: &keys [", 1)+`  courier:
     keys: *keys
     fcm: {service_account_file: courier.json}
 `)
@@ -132,7 +132,7 @@ func TestAnAliasStandsForWhatItNames(t *testing.T) {
 	}
 }
 
-func TestAFileThatIsNotThereIsNamed(t *testing.T) {
+func TestMissingFileIsNamed(t *testing.T) {
 	_, err := config.Load("nowhere/gateway.yaml", nil)
 	if err == nil || !strings.Contains(err.Error(), "nowhere/gateway.yaml") {
 		t.Errorf("got %v", err)

@@ -14,13 +14,13 @@ import (
 
 // decoder fills a Config from a file's nodes and the environment, and notes everything that is wrong on the way.
 type decoder struct {
-	file   string
-	dir    string
-	root   reflect.Value
-	env    map[string]string
-	known  map[string]bool  // every variable that overrides something
-	at     map[string]place // where each value came from, by path
-	errors Errors
+	file      string
+	dir       string
+	root      reflect.Value
+	env       map[string]string
+	knownVars map[string]bool     // every variable that overrides something
+	positions map[string]position // where each value came from, by path
+	errors    Errors
 }
 
 // field is one key of a block.
@@ -38,16 +38,16 @@ func fieldsOf(t reflect.Type) []field {
 	for i := range fields {
 		f := t.Field(i)
 		fields[i] = field{
-			StructField: f, name: f.Tag.Get("name"), allowed: readAllowed(f.Tag.Get("allowed")),
+			StructField: f, name: f.Tag.Get("name"), allowed: parseAllowed(f.Tag.Get("allowed")),
 			required: f.Tag.Get("required") == "true", secret: f.Tag.Get("secret") == "true",
-			preset: pairs(f.Tag.Get("preset")),
+			preset: parsePairs(f.Tag.Get("preset")),
 		}
 	}
 	return fields
 }
 
-// pairs reads key=value,key=value.
-func pairs(tag string) map[string]string {
+// parsePairs reads key=value,key=value.
+func parsePairs(tag string) map[string]string {
 	found := map[string]string{}
 	for pair := range strings.SplitSeq(tag, ",") {
 		if name, value, ok := strings.Cut(pair, "="); ok {
@@ -57,16 +57,16 @@ func pairs(tag string) map[string]string {
 	return found
 }
 
-// preset sets keys of a block to other defaults than the block's own.
-func preset(block reflect.Value, values map[string]string) {
+// applyPreset sets keys of a block to other defaults than the block's own.
+func applyPreset(block reflect.Value, values map[string]string) {
 	for i, f := range fieldsOf(block.Type()) {
 		if def, ok := values[f.name]; ok {
-			block.Field(i).Set(mustRead(f.Type, def))
+			block.Field(i).Set(mustParse(f.Type, def))
 		}
 	}
 }
 
-func join(path, name string) string {
+func joinPath(path, name string) string {
 	if path == "" {
 		return name
 	}
@@ -78,26 +78,26 @@ func isBlock(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && t != reflect.TypeFor[Rate]() && t != reflect.TypeFor[Endpoint]()
 }
 
-// prepare sets a fresh block to its defaults: those of the tags, or what the block that it inherits from holds by now.
-func (d *decoder) prepare(block reflect.Value) {
+// setDefaults sets a fresh block to its defaults: those of the tags, or what the block that it inherits from holds by now.
+func (d *decoder) setDefaults(block reflect.Value) {
 	for i, f := range fieldsOf(block.Type()) {
 		v := block.Field(i)
 		switch from, def := f.Tag.Get("inherit"), f.Tag.Get("default"); {
 		case from != "":
-			v.Set(lookup(d.root, from))
+			v.Set(fieldByPath(d.root, from))
 		case isBlock(f.Type):
-			d.prepare(v)
-			preset(v, f.preset)
+			d.setDefaults(v)
+			applyPreset(v, f.preset)
 		case def != "" && f.Type.Kind() == reflect.Slice:
 			v.Set(reflect.ValueOf(strings.Split(def, ",")))
 		case def != "":
-			v.Set(mustRead(f.Type, def))
+			v.Set(mustParse(f.Type, def))
 		}
 	}
 }
 
-// lookup follows Go field names such as Quota.FCM.
-func lookup(v reflect.Value, names string) reflect.Value {
+// fieldByPath follows Go field names such as Quota.FCM.
+func fieldByPath(v reflect.Value, names string) reflect.Value {
 	for name := range strings.SplitSeq(names, ".") {
 		v = v.FieldByName(name)
 	}
@@ -114,15 +114,15 @@ func (d *decoder) block(path string, node *yaml.Node, block reflect.Value) {
 	children := d.mapping(path, node)
 	for _, child := range children {
 		if !slices.Contains(names, child.name) {
-			d.failAt(child.place, join(path, child.name), "unknown key"+orOneOf(child.name, names))
+			d.failAt(child.position, joinPath(path, child.name), "unknown key"+didYouMeanOrList(child.name, names))
 		}
 	}
 	for i, f := range fields {
-		at, value := join(path, f.name), children.find(f.name)
+		at, value := joinPath(path, f.name), children.find(f.name)
 		before := len(d.errors)
 		d.value(at, f, value, block.Field(i))
-		if f.required && lacks(block.Field(i)) && len(d.errors) == before {
-			d.fail(at, "required: %s", f.phrase())
+		if f.required && isMissing(block.Field(i)) && len(d.errors) == before {
+			d.fail(at, "required: %s", f.describe())
 		}
 	}
 }
@@ -133,49 +133,49 @@ func (d *decoder) value(path string, f field, node *yaml.Node, v reflect.Value) 
 	case isBlock(t):
 		d.block(path, node, v)
 	case t.Kind() == reflect.Pointer:
-		d.optional(path, node, v)
+		d.optionalBlock(path, node, v)
 	case t.Kind() == reflect.Map:
-		d.named(path, node, v)
+		d.blockMap(path, node, v)
 	case t.Kind() == reflect.Slice && isBlock(t.Elem()):
-		d.blocks(path, node, v)
+		d.blockList(path, node, v)
 	case t.Kind() == reflect.Slice:
 		d.list(path, f, node, v)
 	default:
-		d.single(path, f, node, v)
+		d.scalar(path, f, node, v)
 	}
 }
 
-// optional fills a block that is nil unless the file or the environment mentions it.
-func (d *decoder) optional(path string, node *yaml.Node, v reflect.Value) {
+// optionalBlock fills a block that is nil unless the file or the environment mentions it.
+func (d *decoder) optionalBlock(path string, node *yaml.Node, v reflect.Value) {
 	t := v.Type().Elem()
-	if mentioned := d.overridden(path, t); empty(node) && !mentioned {
+	if mentioned := d.anyVarSet(path, t); isEmpty(node) && !mentioned {
 		return
 	}
 	v.Set(reflect.New(t))
-	d.prepare(v.Elem())
+	d.setDefaults(v.Elem())
 	d.block(path, node, v.Elem())
 }
 
-// named fills a map of blocks.
-func (d *decoder) named(path string, node *yaml.Node, v reflect.Value) {
+// blockMap fills a map of blocks.
+func (d *decoder) blockMap(path string, node *yaml.Node, v reflect.Value) {
 	v.Set(reflect.MakeMap(v.Type()))
 	for _, child := range d.mapping(path, node) {
 		block := reflect.New(v.Type().Elem().Elem())
-		d.prepare(block.Elem())
-		d.block(join(path, child.name), child.node, block.Elem())
+		d.setDefaults(block.Elem())
+		d.block(joinPath(path, child.name), child.node, block.Elem())
 		v.SetMapIndex(reflect.ValueOf(child.name), block)
 	}
 }
 
-// blocks fills a list of blocks.
-func (d *decoder) blocks(path string, node *yaml.Node, v reflect.Value) {
-	if empty(node) {
+// blockList fills a list of blocks.
+func (d *decoder) blockList(path string, node *yaml.Node, v reflect.Value) {
+	if isEmpty(node) {
 		return // what was inherited stays
 	}
 	v.SetZero()
 	for i, item := range d.sequence(path, node) {
 		block := reflect.New(v.Type().Elem()).Elem()
-		d.prepare(block)
+		d.setDefaults(block)
 		d.block(fmt.Sprintf("%s[%d]", path, i), item, block)
 		v.Set(reflect.Append(v, block))
 	}
@@ -184,11 +184,11 @@ func (d *decoder) blocks(path string, node *yaml.Node, v reflect.Value) {
 // list fills a list of single values. In the environment, commas stand between them.
 func (d *decoder) list(path string, f field, node *yaml.Node, v reflect.Value) {
 	var items []*yaml.Node
-	if text, found := d.override(path); found {
+	if text, found := d.lookupVar(path); found {
 		for word := range strings.SplitSeq(text, ",") {
 			items = append(items, &yaml.Node{Kind: yaml.ScalarNode, Value: strings.TrimSpace(word)})
 		}
-	} else if items = d.sequence(path, node); empty(node) {
+	} else if items = d.sequence(path, node); isEmpty(node) {
 		return
 	}
 	v.SetZero()
@@ -196,35 +196,35 @@ func (d *decoder) list(path string, f field, node *yaml.Node, v reflect.Value) {
 		element := reflect.New(v.Type().Elem()).Elem()
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if item.Line > 0 {
-			d.at[at] = place{line: item.Line, column: item.Column}
+			d.positions[at] = position{line: item.Line, column: item.Column}
 		}
-		d.text(at, f, content(item), element)
+		d.parseScalar(at, f, content(item), element)
 		v.Set(reflect.Append(v, element))
 	}
 }
 
-// single fills a value that stands alone, from the environment if it says something.
-func (d *decoder) single(path string, f field, node *yaml.Node, v reflect.Value) {
-	if text, found := d.override(path); found {
-		d.text(path, f, &yaml.Node{Kind: yaml.ScalarNode, Value: text}, v)
+// scalar fills a value that stands alone, from the environment if it says something.
+func (d *decoder) scalar(path string, f field, node *yaml.Node, v reflect.Value) {
+	if text, found := d.lookupVar(path); found {
+		d.parseScalar(path, f, &yaml.Node{Kind: yaml.ScalarNode, Value: text}, v)
 		return
 	}
-	if !empty(node) {
-		d.text(path, f, content(node), v)
+	if !isEmpty(node) {
+		d.parseScalar(path, f, content(node), v)
 	}
 	if file, ok := v.Interface().(File); ok && file != "" && !filepath.IsAbs(string(file)) {
 		v.SetString(filepath.Join(d.dir, string(file)))
 	}
 }
 
-// text reads a single value and refuses what is not allowed.
-func (d *decoder) text(path string, f field, node *yaml.Node, v reflect.Value) {
+// parseScalar reads a single value and refuses what is not allowed.
+func (d *decoder) parseScalar(path string, f field, node *yaml.Node, v reflect.Value) {
 	if node.Kind != yaml.ScalarNode {
-		d.fail(path, "%s does not belong here: must be %s", shape(node), f.allowed.phrase(v.Type()))
+		d.fail(path, "%s does not belong here: must be %s", describeNode(node), f.allowed.describe(v.Type()))
 		return
 	}
-	if err := read(v, node.Value); err == nil && f.allowed.permits(v, node.Value) {
+	if err := parseValue(v, node.Value); err == nil && f.allowed.permits(v, node.Value) {
 		return
 	}
-	d.fail(path, "%smust be %s", d.shown(f, node.Value), f.allowed.phrase(v.Type()))
+	d.fail(path, "%smust be %s", d.quoteValue(f, node.Value), f.allowed.describe(v.Type()))
 }

@@ -41,7 +41,7 @@ func diff(changes *[]Change, path string, from, to reflect.Value) {
 		return
 	}
 	for i, f := range fieldsOf(from.Type()) {
-		diffValue(changes, join(path, f.name), from.Field(i), to.Field(i), f.secret)
+		diffValue(changes, joinPath(path, f.name), from.Field(i), to.Field(i), f.secret)
 	}
 }
 
@@ -60,7 +60,7 @@ func diffValue(changes *[]Change, path string, from, to reflect.Value, secret bo
 			diff(changes, fmt.Sprintf("%s[%d]", path, i), from.Index(i), to.Index(i))
 		}
 	default:
-		*changes = append(*changes, Change{path, spell(from, secret), spell(to, secret)})
+		*changes = append(*changes, Change{path, formatValue(from, secret), formatValue(to, secret)})
 	}
 }
 
@@ -73,7 +73,7 @@ func diffMaps(changes *[]Change, path string, from, to reflect.Value) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		was, is := from.MapIndex(reflect.ValueOf(name)), to.MapIndex(reflect.ValueOf(name))
-		switch at := join(path, name); {
+		switch at := joinPath(path, name); {
 		case !was.IsValid():
 			*changes = append(*changes, Change{at, "", "(new)"})
 		case !is.IsValid():
@@ -84,8 +84,8 @@ func diffMaps(changes *[]Change, path string, from, to reflect.Value) {
 	}
 }
 
-// spell writes a value as people know it.
-func spell(v reflect.Value, secret bool) string {
+// formatValue writes a value as people know it.
+func formatValue(v reflect.Value, secret bool) string {
 	switch {
 	case v.IsZero():
 		return ""

@@ -11,7 +11,7 @@ import (
 	"github.com/sluice-push/sluice/config"
 )
 
-func TestADiffTellsEveryKeyThatChangesAndNoSecret(t *testing.T) {
+func TestDiffListsChangesWithoutSecrets(t *testing.T) {
 	hash := func(digit string) string { return "sha256:" + strings.Repeat(digit, 64) }
 	file := func(text string) *config.Config {
 		t.Helper()

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-const prefix = "SLUICE_"
+const envPrefix = "SLUICE_"
 
 // serviceLinks are what Kubernetes puts into the environment for a Service whose name is or starts with "sluice". They
 // are nobody's override.
@@ -21,7 +21,7 @@ func overrides(env []string) map[string]string {
 	found := map[string]string{}
 	for _, entry := range env {
 		name, value, _ := strings.Cut(entry, "=")
-		if strings.HasPrefix(name, prefix) && value != "" && !serviceLinks.MatchString(name) {
+		if strings.HasPrefix(name, envPrefix) && value != "" && !serviceLinks.MatchString(name) {
 			found[name] = value
 		}
 	}
@@ -32,42 +32,42 @@ func overrides(env []string) map[string]string {
 // SLUICE_APPS_SHOP_KEYS_0_HASH.
 func variable(path string) string {
 	words := strings.FieldsFunc(path, func(r rune) bool { return strings.ContainsRune(".[]-_", r) })
-	return prefix + strings.ToUpper(strings.Join(words, "_"))
+	return envPrefix + strings.ToUpper(strings.Join(words, "_"))
 }
 
-// override returns what the environment says about the value at path, and notes that the variable means something.
-func (d *decoder) override(path string) (string, bool) {
+// lookupVar returns what the environment says about the value at path, and notes that the variable means something.
+func (d *decoder) lookupVar(path string) (string, bool) {
 	name := variable(path)
-	d.known[name] = true
+	d.knownVars[name] = true
 	text, found := d.env[name]
 	if found {
-		d.at[path] = place{variable: name}
+		d.positions[path] = position{variable: name}
 	}
 	return text, found
 }
 
-// overridden reports whether the environment says anything about the block at path, whose fields are t's.
-func (d *decoder) overridden(path string, t reflect.Type) bool {
+// anyVarSet reports whether the environment says anything about the block at path, whose fields are t's.
+func (d *decoder) anyVarSet(path string, t reflect.Type) bool {
 	found := false
 	for _, f := range fieldsOf(t) {
-		at := join(path, f.name)
+		at := joinPath(path, f.name)
 		if isBlock(f.Type) {
-			found = d.overridden(at, f.Type) || found
+			found = d.anyVarSet(at, f.Type) || found
 			continue
 		}
 		_, set := d.env[variable(at)]
-		d.known[variable(at)] = true
+		d.knownVars[variable(at)] = true
 		found = found || set
 	}
 	return found
 }
 
-// unknownOverrides notes every variable with our prefix that means nothing.
-func (d *decoder) unknownOverrides() {
-	known := slices.Sorted(maps.Keys(d.known))
+// rejectUnknownVars notes every variable with our prefix that means nothing.
+func (d *decoder) rejectUnknownVars() {
+	known := slices.Sorted(maps.Keys(d.knownVars))
 	for _, name := range slices.Sorted(maps.Keys(d.env)) {
-		if !d.known[name] {
-			d.failAt(place{variable: name}, "", "no key is overridden by this variable"+didYouMean(name, known))
+		if !d.knownVars[name] {
+			d.failAt(position{variable: name}, "", "no key is overridden by this variable"+didYouMean(name, known))
 		}
 	}
 }

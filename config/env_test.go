@@ -10,8 +10,8 @@ import (
 	"github.com/sluice-push/sluice/config"
 )
 
-func TestTheEnvironmentWinsOverTheFile(t *testing.T) {
-	cfg := parse(t, "listen: 127.0.0.1:1\n"+shop,
+func TestEnvironmentOverridesFile(t *testing.T) {
+	cfg := parse(t, "listen: 127.0.0.1:1\n"+shopConfig,
 		"SLUICE_LISTEN=0.0.0.0:80",
 		"SLUICE_QUEUE_NATS_URL=nats://queue:4222",
 		"SLUICE_APPS_SHOP_APNS_KEY_ID=ZZZZZZZZZZ",
@@ -26,20 +26,20 @@ func TestTheEnvironmentWinsOverTheFile(t *testing.T) {
 	}
 }
 
-func TestTheEnvironmentCanAddAProviderToAnApp(t *testing.T) {
-	cfg := parse(t, shop, "SLUICE_APPS_SHOP_FCM_SERVICE_ACCOUNT_FILE=/run/secrets/shop.json")
+func TestEnvironmentCanAddProviderToApp(t *testing.T) {
+	cfg := parse(t, shopConfig, "SLUICE_APPS_SHOP_FCM_SERVICE_ACCOUNT_FILE=/run/secrets/shop.json")
 	if fcm := cfg.Apps["shop"].FCM; fcm == nil || fcm.ServiceAccountFile != "/run/secrets/shop.json" || fcm.Pool.Size != 8 {
 		t.Errorf("got %+v", fcm)
 	}
 }
 
-func TestAnEmptyVariableOverridesNothing(t *testing.T) {
-	if cfg := parse(t, "zone: here\n"+shop, "SLUICE_ZONE="); cfg.Zone != "here" {
+func TestEmptyVariableIsIgnored(t *testing.T) {
+	if cfg := parse(t, "zone: here\n"+shopConfig, "SLUICE_ZONE="); cfg.Zone != "here" {
 		t.Errorf("zone %q", cfg.Zone)
 	}
 }
 
-func TestAVariableThatMeansNothingIsRefusedWithItsNearestName(t *testing.T) {
+func TestUnknownVariableIsRejectedWithSuggestion(t *testing.T) {
 	for env, want := range map[string]string{
 		"SLUICE_LISTN=:1":                    `SLUICE_LISTN: no key is overridden by this variable (did you mean SLUICE_LISTEN?)`,
 		"SLUICE_APPS_SHOP_FCM_PROJECT=x":     `SLUICE_APPS_SHOP_FCM_PROJECT: no key is overridden by this variable (did you mean SLUICE_APPS_SHOP_FCM_PROJECT_ID?)`,
@@ -47,15 +47,15 @@ func TestAVariableThatMeansNothingIsRefusedWithItsNearestName(t *testing.T) {
 		"SLUICE_SOMETHING_ELSE_ALTOGETHER=1": `SLUICE_SOMETHING_ELSE_ALTOGETHER: no key is overridden by this variable`,
 		"SLUICE_APPS_SHOP_APNS_KEY_ID=x":     `SLUICE_APPS_SHOP_APNS_KEY_ID: apps.shop.apns.key_id: "x": must be 10 capital letters and digits`,
 	} {
-		if diff := cmp.Diff(want, complaints(t, shop, env)); diff != "" {
+		if diff := cmp.Diff(want, parseErrors(t, shopConfig, env)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
 	}
 }
 
 // Kubernetes describes every Service of a namespace to every pod in this form.
-func TestAKubernetesServiceNamedSluiceIsNoOverride(t *testing.T) {
-	parse(t, shop, strings.Fields(`SLUICE_SERVICE_HOST=10.0.0.1 SLUICE_SERVICE_PORT=80 SLUICE_SERVICE_PORT_HTTP=80
+func TestKubernetesServiceLinksAreIgnored(t *testing.T) {
+	parse(t, shopConfig, strings.Fields(`SLUICE_SERVICE_HOST=10.0.0.1 SLUICE_SERVICE_PORT=80 SLUICE_SERVICE_PORT_HTTP=80
 		SLUICE_PORT=tcp://10.0.0.1:80 SLUICE_PORT_80_TCP=tcp://10.0.0.1:80 SLUICE_PORT_80_TCP_ADDR=10.0.0.1
 		SLUICE_ADMIN_SERVICE_HOST=10.0.0.2 SLUICE_ADMIN_PORT_9090_TCP_PROTO=tcp`)...)
 }

@@ -15,7 +15,7 @@ import (
 // Error is one thing that is wrong.
 type Error struct {
 	// Place is where: FILE:LINE:COLUMN, or the environment variable's name.
-	Place string
+	Position string
 	// Path is the key, from the top: apps.shop.apns.key_id. Empty for an error of the whole file.
 	Path string
 	// Text says what is wrong and what is allowed. It never holds a secret.
@@ -27,9 +27,9 @@ type Error struct {
 // Error reads "gateway.yaml:7:9: pool.size: …".
 func (e Error) Error() string {
 	if e.Path == "" {
-		return e.Place + ": " + e.Text
+		return e.Position + ": " + e.Text
 	}
-	return e.Place + ": " + e.Path + ": " + e.Text
+	return e.Position + ": " + e.Path + ": " + e.Text
 }
 
 // Errors is everything that is wrong with a configuration, in the order of its lines.
@@ -49,32 +49,32 @@ func (es Errors) sorted() Errors {
 	return es
 }
 
-// place is where a value came from: a line of the file, or a variable of the environment.
-type place struct {
+// position is where a value came from: a line of the file, or a variable of the environment.
+type position struct {
 	line, column int
 	variable     string
 }
 
 // fail notes that the value at path is wrong. Where the file does not mention it, the nearest block around it is blamed.
 func (d *decoder) fail(path, format string, args ...any) {
-	at, found := d.at[path]
+	at, found := d.positions[path]
 	for around := path; !found && around != ""; {
-		around = parent(around)
-		at, found = d.at[around]
+		around = parentPath(around)
+		at, found = d.positions[around]
 	}
 	d.failAt(at, path, fmt.Sprintf(format, args...))
 }
 
-func (d *decoder) failAt(at place, path, text string) {
-	e := Error{Place: fmt.Sprintf("%s:%d:%d", d.file, max(at.line, 1), max(at.column, 1)), Path: path, Text: text, line: at.line}
+func (d *decoder) failAt(at position, path, text string) {
+	e := Error{Position: fmt.Sprintf("%s:%d:%d", d.file, max(at.line, 1), max(at.column, 1)), Path: path, Text: text, line: at.line}
 	if at.variable != "" {
-		e.Place, e.line = at.variable, 1<<30
+		e.Position, e.line = at.variable, 1<<30
 	}
 	d.errors = append(d.errors, e)
 }
 
-// parent returns the path of the block that holds path.
-func parent(path string) string {
+// parentPath returns the path of the block that holds path.
+func parentPath(path string) string {
 	return path[:max(strings.LastIndexAny(path, ".["), 0)]
 }
 
@@ -85,16 +85,16 @@ func syntaxError(file string, err error) Error {
 		if load.ContextMsg != "" {
 			text = load.ContextMsg + ": " + text
 		}
-		return Error{Place: fmt.Sprintf("%s:%d:%d", file, max(load.Mark.Line, 1), max(load.Mark.Column, 1)), Text: "not YAML: " + text}
+		return Error{Position: fmt.Sprintf("%s:%d:%d", file, max(load.Mark.Line, 1), max(load.Mark.Column, 1)), Text: "not YAML: " + text}
 	}
-	return Error{Place: file, Text: err.Error()}
+	return Error{Position: file, Text: err.Error()}
 }
 
 // didYouMean returns " (did you mean X?)" for the known word nearest to word, or "" where none is near.
 func didYouMean(word string, known []string) string {
 	best, nearest := 1+max(len(word)/3, 1), ""
 	for _, k := range known {
-		if n := distance(word, k); n < best {
+		if n := editDistance(word, k); n < best {
 			best, nearest = n, k
 		}
 	}
@@ -104,16 +104,16 @@ func didYouMean(word string, known []string) string {
 	return fmt.Sprintf(" (did you mean %s?)", nearest)
 }
 
-// orOneOf is didYouMean for words few enough to name them all where none is near.
-func orOneOf(word string, known []string) string {
+// didYouMeanOrList is didYouMean for words few enough to name them all where none is near.
+func didYouMeanOrList(word string, known []string) string {
 	if hint := didYouMean(word, known); hint != "" {
 		return hint
 	}
 	return " (known here: " + strings.Join(known, ", ") + ")"
 }
 
-// distance is Levenshtein's, over bytes and deaf to case; words of absurd length are simply far.
-func distance(a, b string) int {
+// editDistance is Levenshtein's, over bytes and deaf to case; words of absurd length are simply far.
+func editDistance(a, b string) int {
 	if len(a) > 200 || len(b) > 200 {
 		return 200
 	}

@@ -17,7 +17,7 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, seed := range []string{
-		string(example), shop, "", "a: &a [*a]", "apps: &x {shop: *x}", "? [a]\n: b\n", "apps: {? : {}}", "<<: {a: b}", "pool: !!binary aGk=", "- a", "apps: [[", "\xff",
+		string(example), shopConfig, "", "a: &a [*a]", "apps: &x {shop: *x}", "? [a]\n: b\n", "apps: {? : {}}", "<<: {a: b}", "pool: !!binary aGk=", "- a", "apps: [[", "\xff",
 	} {
 		f.Add([]byte(seed), "SLUICE_APPS_SHOP_APNS_POOL_SIZE", "3")
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/sluice-push/sluice/config"
 )
 
-// two holds, for every key that may stand at the top and under a provider, two values that are not its default.
-var two = map[string][2]string{
+// testValues holds, for every key that may stand at the top and under a provider, two values that are not its default.
+var testValues = map[string][2]string{
 	"pool.size":                  {"3", "4"},
 	"pool.max_age":               {"1m", "2m"},
 	"pool.in_flight":             {"7", "9"},
@@ -58,23 +58,23 @@ var two = map[string][2]string{
 	"quota.scopes":               {"[{name: night, lanes: [bulk], rate: 5/s}]", "[{name: shop, apps: [shop], rate: 6/s}]"},
 }
 
-// file writes one file whose top holds the first of the two values for some keys, and whose FCM block holds the second
+// inheritConfig writes one file whose top holds the first of the two values for some keys, and whose FCM block holds the second
 // for others. Apps stand before the top's blocks: their order in a file must not matter.
-func file(top, under map[string]bool) string {
+func inheritConfig(top, under map[string]bool) string {
 	var b strings.Builder
-	b.WriteString(shop + "    fcm:\n      service_account_file: shop.json\n")
+	b.WriteString(shopConfig + "    fcm:\n      service_account_file: shop.json\n")
 	for _, block := range []string{"pool", "retry", "quota"} {
-		fmt.Fprintf(&b, "      %s: %s\n", block, flow(block, under, 1))
+		fmt.Fprintf(&b, "      %s: %s\n", block, flowMapping(block, under, 1))
 	}
 	for _, block := range []string{"pool", "retry"} {
-		fmt.Fprintf(&b, "%s: %s\n", block, flow(block, top, 0))
+		fmt.Fprintf(&b, "%s: %s\n", block, flowMapping(block, top, 0))
 	}
-	fmt.Fprintf(&b, "quota: {fcm: %s}\n", flow("quota", top, 0))
+	fmt.Fprintf(&b, "quota: {fcm: %s}\n", flowMapping("quota", top, 0))
 	return b.String()
 }
 
-// flow writes the chosen keys of a block as {key: value, block: {key: value}}.
-func flow(block string, chosen map[string]bool, which int) string {
+// flowMapping writes the chosen keys of a block as {key: value, block: {key: value}}.
+func flowMapping(block string, chosen map[string]bool, which int) string {
 	var keys []string
 	nested := map[string][]string{}
 	for _, path := range slices.Sorted(maps.Keys(chosen)) {
@@ -83,10 +83,10 @@ func flow(block string, chosen map[string]bool, which int) string {
 			continue
 		}
 		if outer, inner, found := strings.Cut(key, "."); found {
-			nested[outer] = append(nested[outer], inner+": "+two[path][which])
+			nested[outer] = append(nested[outer], inner+": "+testValues[path][which])
 			continue
 		}
-		keys = append(keys, key+": "+two[path][which])
+		keys = append(keys, key+": "+testValues[path][which])
 	}
 	for outer, inner := range nested {
 		keys = append(keys, outer+": {"+strings.Join(inner, ", ")+"}")
@@ -94,12 +94,12 @@ func flow(block string, chosen map[string]bool, which int) string {
 	return "{" + strings.Join(keys, ", ") + "}"
 }
 
-// leaves returns the value of every key of a block, by path.
-func leaves(path string, v reflect.Value, into map[string]any) map[string]any {
+// keyValues returns the value of every key of a block, by path.
+func keyValues(path string, v reflect.Value, into map[string]any) map[string]any {
 	for i := range v.NumField() {
 		at := path + "." + v.Type().Field(i).Tag.Get("name")
 		if field := v.Field(i); field.Kind() == reflect.Struct && field.Type() != reflect.TypeFor[config.Rate]() {
-			leaves(at, field, into)
+			keyValues(at, field, into)
 		} else {
 			into[at] = field.Interface()
 		}
@@ -107,36 +107,36 @@ func leaves(path string, v reflect.Value, into map[string]any) map[string]any {
 	return into
 }
 
-func effective(fcm *config.FCM) map[string]any {
-	all := leaves("pool", reflect.ValueOf(fcm.Pool), map[string]any{})
-	leaves("retry", reflect.ValueOf(fcm.Retry), all)
-	return leaves("quota", reflect.ValueOf(fcm.Quota), all)
+func effectiveValues(fcm *config.FCM) map[string]any {
+	all := keyValues("pool", reflect.ValueOf(fcm.Pool), map[string]any{})
+	keyValues("retry", reflect.ValueOf(fcm.Retry), all)
+	return keyValues("quota", reflect.ValueOf(fcm.Quota), all)
 }
 
-func TestEveryKeyIsInheritedFromTheTopUnlessItStandsUnderTheProvider(t *testing.T) {
-	nowhere := effective(parse(t, file(nil, nil)).Apps["shop"].FCM)
-	if diff := cmp.Diff(slices.Sorted(maps.Keys(nowhere)), slices.Sorted(maps.Keys(two))); diff != "" {
+func TestProviderBlocksInheritTopLevelKeys(t *testing.T) {
+	nowhere := effectiveValues(parse(t, inheritConfig(nil, nil)).Apps["shop"].FCM)
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(nowhere)), slices.Sorted(maps.Keys(testValues))); diff != "" {
 		t.Fatalf("this test must know every key (-exist +known):\n%s", diff)
 	}
 	all := map[string]bool{}
-	for path := range two {
+	for path := range testValues {
 		all[path] = true
 	}
-	atTop := effective(parse(t, file(all, nil)).Apps["shop"].FCM)
-	below := effective(parse(t, file(nil, all)).Apps["shop"].FCM)
-	for path := range two {
+	atTop := effectiveValues(parse(t, inheritConfig(all, nil)).Apps["shop"].FCM)
+	below := effectiveValues(parse(t, inheritConfig(nil, all)).Apps["shop"].FCM)
+	for path := range testValues {
 		if cmp.Equal(atTop[path], nowhere[path]) || cmp.Equal(below[path], nowhere[path]) {
 			t.Errorf("%s is lost on the way", path)
 		}
 	}
 	rapid.Check(t, func(r *rapid.T) {
-		top, under := draw(r, "top"), draw(r, "under")
-		cfg, err := config.Parse("gateway.yaml", []byte(file(top, under)), nil)
+		top, under := drawKeys(r, "top"), drawKeys(r, "under")
+		cfg, err := config.Parse("gateway.yaml", []byte(inheritConfig(top, under)), nil)
 		if err != nil {
 			r.Fatal(err)
 		}
 		want := map[string]any{}
-		for path := range two {
+		for path := range testValues {
 			switch {
 			case under[path]:
 				want[path] = below[path]
@@ -146,26 +146,26 @@ func TestEveryKeyIsInheritedFromTheTopUnlessItStandsUnderTheProvider(t *testing.
 				want[path] = nowhere[path]
 			}
 		}
-		if diff := cmp.Diff(want, effective(cfg.Apps["shop"].FCM)); diff != "" {
+		if diff := cmp.Diff(want, effectiveValues(cfg.Apps["shop"].FCM)); diff != "" {
 			r.Fatalf("-want +got:\n%s", diff)
 		}
 	})
 }
 
-func draw(r *rapid.T, label string) map[string]bool {
+func drawKeys(r *rapid.T, label string) map[string]bool {
 	chosen := map[string]bool{}
-	for _, path := range slices.Sorted(maps.Keys(two)) {
+	for _, path := range slices.Sorted(maps.Keys(testValues)) {
 		chosen[path] = rapid.Bool().Draw(r, label+" "+path)
 	}
 	return chosen
 }
 
-func TestWhatOneProviderOverridesNoOtherSees(t *testing.T) {
+func TestProviderOverridesAreIsolated(t *testing.T) {
 	all := map[string]bool{}
-	for path := range two {
+	for path := range testValues {
 		all[path] = true
 	}
-	cfg, bare := parse(t, file(nil, all)), parse(t, shop)
+	cfg, bare := parse(t, inheritConfig(nil, all)), parse(t, shopConfig)
 	if diff := cmp.Diff(bare.Apps["shop"].APNs, cfg.Apps["shop"].APNs); diff != "" {
 		t.Errorf("-alone +beside:\n%s", diff)
 	}
@@ -174,14 +174,14 @@ func TestWhatOneProviderOverridesNoOtherSees(t *testing.T) {
 	}
 }
 
-func TestAnOverrideOfTheTopByTheEnvironmentIsInheritedToo(t *testing.T) {
-	cfg := parse(t, shop, "SLUICE_POOL_SIZE=3", "SLUICE_POOL_IN_FLIGHT=5", "SLUICE_APPS_SHOP_APNS_POOL_IN_FLIGHT=6")
+func TestEnvironmentOverridesAreInherited(t *testing.T) {
+	cfg := parse(t, shopConfig, "SLUICE_POOL_SIZE=3", "SLUICE_POOL_IN_FLIGHT=5", "SLUICE_APPS_SHOP_APNS_POOL_IN_FLIGHT=6")
 	if pool := cfg.Apps["shop"].APNs.Pool; pool.Size != 3 || pool.InFlight != 6 || pool.MaxAge == 0 {
 		t.Errorf("got %+v", pool)
 	}
 }
 
-func TestFCMsRateIsGooglesUnlessTheFileSaysOtherwise(t *testing.T) {
+func TestFCMRateDefault(t *testing.T) {
 	const fcm = "apps: {shop: {keys: [{name: a, hash: \"" + hash + "\"}], fcm: {service_account_file: a.json%s}}}\n"
 	for _, c := range []struct {
 		top, app string
@@ -203,8 +203,8 @@ func TestFCMsRateIsGooglesUnlessTheFileSaysOtherwise(t *testing.T) {
 	}
 }
 
-func TestAProviderThatIsDownIsAlwaysProbed(t *testing.T) {
-	_, err := config.Parse("gateway.yaml", []byte(shop+"retry: {budget_floor: none}\n"), nil)
+func TestBudgetFloorMustBeAboveZero(t *testing.T) {
+	_, err := config.Parse("gateway.yaml", []byte(shopConfig+"retry: {budget_floor: none}\n"), nil)
 	if err == nil || !strings.Contains(err.Error(), "retry.budget_floor: must be above zero") {
 		t.Errorf("%v", err)
 	}

@@ -34,25 +34,25 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	cfg := new(Config)
 	d := decoder{
 		file: name, dir: filepath.Dir(name), root: reflect.ValueOf(cfg).Elem(),
-		env: overrides(env), known: map[string]bool{}, at: map[string]place{},
+		env: overrides(env), knownVars: map[string]bool{}, positions: map[string]position{},
 	}
-	d.fill(node, cfg)
+	d.decode(node, cfg)
 	if len(d.errors) > 0 {
 		return nil, d.errors.sorted()
 	}
 	return cfg, nil
 }
 
-// fill decodes the whole file, unless it is of another kind altogether: nobody wants to hear of all that it lacks.
-func (d *decoder) fill(node *yaml.Node, cfg *Config) {
-	d.prepare(d.root)
-	if !empty(node) && node.Kind != yaml.MappingNode {
-		d.fail("", "%s does not belong here: must be a block of keys", shape(node))
+// decode decodes the whole file, unless it is of another kind altogether: nobody wants to hear of all that it lacks.
+func (d *decoder) decode(node *yaml.Node, cfg *Config) {
+	d.setDefaults(d.root)
+	if !isEmpty(node) && node.Kind != yaml.MappingNode {
+		d.fail("", "%s does not belong here: must be a block of keys", describeNode(node))
 		return
 	}
 	d.block("", node, d.root)
-	d.rules(cfg)
-	d.unknownOverrides()
+	d.validate(cfg)
+	d.rejectUnknownVars()
 }
 
 // document returns what the file's one document holds, nil for an empty file.

@@ -11,9 +11,9 @@ import (
 
 // child is one key of a mapping and what stands under it.
 type child struct {
-	name  string
-	place place
-	node  *yaml.Node
+	name     string
+	position position
+	node     *yaml.Node
 }
 
 type children []child
@@ -31,26 +31,26 @@ func (cs children) find(name string) *yaml.Node {
 // mapping returns the keys of a mapping, notes where they stand, and refuses a key that is written twice and everything
 // that is no mapping.
 func (d *decoder) mapping(path string, node *yaml.Node) children {
-	if node = content(node); empty(node) {
+	if node = content(node); isEmpty(node) {
 		return nil
 	}
 	if node.Kind != yaml.MappingNode {
-		d.fail(path, "%s does not belong here: must be a block of keys", shape(node))
+		d.fail(path, "%s does not belong here: must be a block of keys", describeNode(node))
 		return nil
 	}
 	var found children
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key := content(node.Content[i])
-		at := place{line: node.Content[i].Line, column: node.Content[i].Column}
+		at := position{line: node.Content[i].Line, column: node.Content[i].Column}
 		if key == nil || key.Kind != yaml.ScalarNode || key.Value == "" {
 			d.failAt(at, path, "a key must be a plain word")
 			continue
 		}
 		if found.find(key.Value) != nil {
-			d.failAt(at, join(path, key.Value), fmt.Sprintf("written twice, first in line %d", d.at[join(path, key.Value)].line))
+			d.failAt(at, joinPath(path, key.Value), fmt.Sprintf("written twice, first in line %d", d.positions[joinPath(path, key.Value)].line))
 			continue
 		}
-		d.at[join(path, key.Value)] = at
+		d.positions[joinPath(path, key.Value)] = at
 		found = append(found, child{key.Value, at, node.Content[i+1]})
 	}
 	return found
@@ -58,29 +58,29 @@ func (d *decoder) mapping(path string, node *yaml.Node) children {
 
 // sequence returns the items of a list, and refuses everything that is none.
 func (d *decoder) sequence(path string, node *yaml.Node) []*yaml.Node {
-	if node = content(node); empty(node) {
+	if node = content(node); isEmpty(node) {
 		return nil
 	}
 	if node.Kind != yaml.SequenceNode {
-		d.fail(path, "%s does not belong here: must be a list", shape(node))
+		d.fail(path, "%s does not belong here: must be a list", describeNode(node))
 		return nil
 	}
 	for i, item := range node.Content {
-		d.at[fmt.Sprintf("%s[%d]", path, i)] = place{line: item.Line, column: item.Column}
+		d.positions[fmt.Sprintf("%s[%d]", path, i)] = position{line: item.Line, column: item.Column}
 	}
 	return node.Content
 }
 
-// empty reports whether nothing is written: an empty value means the default.
-func empty(node *yaml.Node) bool {
+// isEmpty reports whether nothing is written: an empty value means the default.
+func isEmpty(node *yaml.Node) bool {
 	node = content(node)
 	return node == nil || (node.Kind == yaml.ScalarNode && node.Tag == "!!null")
 }
 
-// shape names what a node is, in the words of the errors.
-func shape(node *yaml.Node) string {
+// describeNode names what a node is, in the words of the errors.
+func describeNode(node *yaml.Node) string {
 	switch {
-	case empty(node):
+	case isEmpty(node):
 		return "an empty value"
 	case node.Kind == yaml.MappingNode:
 		return "a block of keys"
@@ -91,30 +91,30 @@ func shape(node *yaml.Node) string {
 	}
 }
 
-// shown returns the offending value and a separator for the front of an error, unless it might be a secret or a book.
-func (d *decoder) shown(f field, text string) string {
+// quoteValue returns the offending value and a separator for the front of an error, unless it might be a secret or a book.
+func (d *decoder) quoteValue(f field, text string) string {
 	if f.secret || len(text) > 100 {
 		return ""
 	}
 	return fmt.Sprintf("%q: ", text)
 }
 
-// lacks reports whether a field is still without a value: neither the file nor the environment nor a default gave one.
-func lacks(v reflect.Value) bool {
+// isMissing reports whether a field is still without a value: neither the file nor the environment nor a default gave one.
+func isMissing(v reflect.Value) bool {
 	if v.Kind() == reflect.Map || v.Kind() == reflect.Slice {
 		return v.Len() == 0
 	}
 	return v.IsZero()
 }
 
-// phrase says what a field holds, for the error that it is missing.
-func (f field) phrase() string {
+// describe says what a field holds, for the error that it is missing.
+func (f field) describe() string {
 	switch {
 	case f.Type.Kind() == reflect.Map:
 		return "at least one " + f.name[:len(f.name)-1] + ", by its name"
 	case f.Type.Kind() == reflect.Slice:
 		return "at least one " + f.name[:len(f.name)-1]
 	default:
-		return f.allowed.phrase(f.Type)
+		return f.allowed.describe(f.Type)
 	}
 }

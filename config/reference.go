@@ -13,13 +13,13 @@ import (
 func Reference() string {
 	var b strings.Builder
 	b.WriteString("| key | holds | default | meaning |\n|---|---|---|---|\n")
-	reference(&b, comments(), "", reflect.TypeFor[Config](), nil)
+	reference(&b, fieldDocs(), "", reflect.TypeFor[Config](), nil)
 	return b.String()
 }
 
 func reference(b *strings.Builder, comments map[string]string, path string, t reflect.Type, preset map[string]string) {
 	for _, f := range fieldsOf(t) {
-		at, inner := join(path, f.name), f.Type
+		at, inner := joinPath(path, f.name), f.Type
 		switch f.Type.Kind() {
 		case reflect.Map:
 			at, inner = at+".NAME", f.Type.Elem().Elem()
@@ -40,11 +40,11 @@ func reference(b *strings.Builder, comments map[string]string, path string, t re
 			reference(b, comments, at, inner, f.preset)
 			continue
 		}
-		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", at, cell(f.allowed.phrase(inner)), f.shownDefault(preset[f.name]), comment)
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", at, escapeCell(f.allowed.describe(inner)), f.defaultCell(preset[f.name]), comment)
 	}
 }
 
-func (f field) shownDefault(preset string) string {
+func (f field) defaultCell(preset string) string {
 	switch def := cmp.Or(preset, f.Tag.Get("default")); {
 	case f.required:
 		return "required"
@@ -55,5 +55,5 @@ func (f field) shownDefault(preset string) string {
 	}
 }
 
-// cell keeps a text from ending its table cell.
-func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
+// escapeCell keeps a text from ending its table cell.
+func escapeCell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }

@@ -12,24 +12,24 @@ import (
 	"strings"
 )
 
-// manual is the source of the structs, for their comments: what a reader of the code, of the schema and of the reference
+// structSource is the source of the structs, for their comments: what a reader of the code, of the schema and of the reference
 // is told about a key is one and the same text.
 //
 //go:embed config.go app.go
-var manual embed.FS
+var structSource embed.FS
 
-// comments returns what stands above each field of our structs, by TYPE.FIELD, on one line.
-func comments() map[string]string {
+// fieldDocs returns what stands above each field of our structs, by TYPE.FIELD, on one line.
+func fieldDocs() map[string]string {
 	found := map[string]string{}
 	for _, name := range []string{"config.go", "app.go"} {
-		source, _ := manual.ReadFile(name)
+		source, _ := structSource.ReadFile(name)
 		file, err := parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments)
 		if err != nil {
 			panic(err) // the file has been compiled
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
 			if spec, ok := n.(*ast.TypeSpec); ok {
-				fieldComments(spec, found)
+				collectFieldDocs(spec, found)
 			}
 			return true
 		})
@@ -37,7 +37,7 @@ func comments() map[string]string {
 	return found
 }
 
-func fieldComments(spec *ast.TypeSpec, found map[string]string) {
+func collectFieldDocs(spec *ast.TypeSpec, found map[string]string) {
 	block, ok := spec.Type.(*ast.StructType)
 	if !ok {
 		return
@@ -51,7 +51,7 @@ func fieldComments(spec *ast.TypeSpec, found map[string]string) {
 
 // Schema returns the JSON Schema (draft 2020-12) of the file, for editors that check and complete as one types.
 func Schema() []byte {
-	s := schema{comments: comments(), defs: map[string]any{}}
+	s := schema{docs: fieldDocs(), defs: map[string]any{}}
 	doc := s.block(reflect.TypeFor[Config]())
 	doc["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	doc["title"] = "Configuration of the Sluice gateway"
@@ -64,8 +64,8 @@ func Schema() []byte {
 }
 
 type schema struct {
-	comments map[string]string
-	defs     map[string]any // every block but the outermost, by its type's name
+	docs map[string]string
+	defs map[string]any // every block but the outermost, by its type's name
 }
 
 // block describes a mapping with known keys.
@@ -73,7 +73,7 @@ func (s schema) block(t reflect.Type) map[string]any {
 	properties, required := map[string]any{}, []string{}
 	for _, f := range fieldsOf(t) {
 		property := s.value(f, f.Type)
-		if comment := s.comments[t.Name()+"."+f.Name]; comment != "" {
+		if comment := s.docs[t.Name()+"."+f.Name]; comment != "" {
 			property["description"] = comment
 		}
 		properties[f.name] = property
@@ -103,7 +103,7 @@ func (s schema) value(f field, t reflect.Type) map[string]any {
 		}
 		return list
 	default:
-		return single(f, t)
+		return scalarSchema(f, t)
 	}
 }
 
@@ -116,8 +116,8 @@ func (s schema) ref(t reflect.Type) map[string]any {
 	return map[string]any{"$ref": "#/$defs/" + t.Name()}
 }
 
-// single describes a value that stands alone.
-func single(f field, t reflect.Type) map[string]any {
+// scalarSchema describes a value that stands alone.
+func scalarSchema(f field, t reflect.Type) map[string]any {
 	k := kindOf(t)
 	out := map[string]any{"type": k.json}
 	if k.pattern != "" {
@@ -127,25 +127,25 @@ func single(f field, t reflect.Type) map[string]any {
 		out["examples"] = []string{k.example}
 	}
 	if def := f.Tag.Get("default"); def != "" {
-		out["default"] = natural(t, def)
+		out["default"] = jsonLiteral(t, def)
 	}
 	switch a := f.allowed; {
 	case a.words != nil:
 		values := make([]any, len(a.words))
 		for i, word := range a.words {
-			values[i] = natural(t, word)
+			values[i] = jsonLiteral(t, word)
 		}
 		out["enum"] = values
 	case a.pattern != nil:
 		out["pattern"] = a.pattern.String()
 	case a.lo != "" && k.json == "integer":
-		out["minimum"], out["maximum"] = natural(t, a.lo), natural(t, a.hi)
+		out["minimum"], out["maximum"] = jsonLiteral(t, a.lo), jsonLiteral(t, a.hi)
 	}
 	return out
 }
 
-// natural returns a tag's text as JSON spells values of type t.
-func natural(t reflect.Type, text string) any {
+// jsonLiteral returns a tag's text as JSON spells values of type t.
+func jsonLiteral(t reflect.Type, text string) any {
 	switch kindOf(t).json {
 	case "integer", "boolean":
 		return json.RawMessage(text)

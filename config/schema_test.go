@@ -18,8 +18,8 @@ import (
 
 type node = map[string]any
 
-// misfits checks value against the part of JSON Schema that ours uses, and returns the paths that do not fit.
-func misfits(root, schema node, path string, value any) (bad []string) {
+// schemaErrors checks value against the part of JSON Schema that ours uses, and returns the paths that do not fit.
+func schemaErrors(root, schema node, path string, value any) (bad []string) {
 	if ref, ok := schema["$ref"].(string); ok {
 		schema = root["$defs"].(node)[strings.TrimPrefix(ref, "#/$defs/")].(node)
 	}
@@ -40,7 +40,7 @@ func misfits(root, schema node, path string, value any) (bad []string) {
 				complain("unknown key %s", key)
 				continue
 			}
-			bad = append(bad, misfits(root, property, path+"."+key, inner)...)
+			bad = append(bad, schemaErrors(root, property, path+"."+key, inner)...)
 		}
 		required, _ := schema["required"].([]any)
 		for _, key := range required {
@@ -54,7 +54,7 @@ func misfits(root, schema node, path string, value any) (bad []string) {
 			return bad
 		}
 		for i, inner := range v {
-			bad = append(bad, misfits(root, schema["items"].(node), fmt.Sprintf("%s[%d]", path, i), inner)...)
+			bad = append(bad, schemaErrors(root, schema["items"].(node), fmt.Sprintf("%s[%d]", path, i), inner)...)
 		}
 	case string:
 		pattern, _ := schema["pattern"].(string)
@@ -77,8 +77,8 @@ func misfits(root, schema node, path string, value any) (bad []string) {
 	return bad
 }
 
-// jsonOf reads YAML as JSON would have it.
-func jsonOf(t *testing.T, file []byte) (value any) {
+// toJSON reads YAML as JSON would have it.
+func toJSON(t *testing.T, file []byte) (value any) {
 	t.Helper()
 	var decoded any
 	if err := yaml.Load(file, &decoded); err != nil {
@@ -103,29 +103,29 @@ func schema(t *testing.T) node {
 	return s
 }
 
-func TestTheExampleFitsTheSchema(t *testing.T) {
+func TestExampleMatchesSchema(t *testing.T) {
 	file, err := os.ReadFile("../examples/gateway.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bad := misfits(schema(t), schema(t), "", jsonOf(t, file)); bad != nil {
+	if bad := schemaErrors(schema(t), schema(t), "", toJSON(t, file)); bad != nil {
 		t.Error(strings.Join(bad, "\n"))
 	}
 }
 
-func TestTheSchemaFindsWhatParseFinds(t *testing.T) {
+func TestSchemaRejectsWhatParseRejects(t *testing.T) {
 	for _, file := range []string{
-		"listen: 127.0.0.1:1\n", shop + "lisen: x\n", shop + "pool: {size: 65}\n", shop + "log: {level: loud}\n",
-		shop + "drain: {grace: soon}\n", shop + "queue: {nats: {replicas: 2}}\n", strings.Replace(shop, hash, "sha256:beef", 1),
+		"listen: 127.0.0.1:1\n", shopConfig + "lisen: x\n", shopConfig + "pool: {size: 65}\n", shopConfig + "log: {level: loud}\n",
+		shopConfig + "drain: {grace: soon}\n", shopConfig + "queue: {nats: {replicas: 2}}\n", strings.Replace(shopConfig, hash, "sha256:beef", 1),
 	} {
-		if bad := misfits(schema(t), schema(t), "", jsonOf(t, []byte(file))); len(bad) == 0 {
+		if bad := schemaErrors(schema(t), schema(t), "", toJSON(t, []byte(file))); len(bad) == 0 {
 			t.Errorf("the schema has nothing against\n%s", file)
 		}
-		complaints(t, file)
+		parseErrors(t, file)
 	}
 }
 
-func TestEveryKeyIsExplained(t *testing.T) {
+func TestEveryKeyIsDocumented(t *testing.T) {
 	s := schema(t)
 	blocks := node{"Config": s}
 	for name, def := range s["$defs"].(node) {

@@ -8,7 +8,7 @@ import (
 	"github.com/sluice-push/sluice/config"
 )
 
-func TestEverySizeThatIsAllowedCanBeWritten(t *testing.T) {
+func TestSizeUnits(t *testing.T) {
 	for text, want := range map[string]config.Bytes{"1TiB": 1 << 40, "64MiB": 64 << 20, "1B": 1} {
 		var got config.Bytes
 		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// errValue is what every reader below answers to a text that it cannot read; the decoder says what is allowed.
-var errValue = errors.New("not readable as this kind of value")
+// errUnparsable is what every reader below answers to a text that it cannot read; the decoder says what is allowed.
+var errUnparsable = errors.New("not readable as this kind of value")
 
 // Address is a host:port to listen on. An empty host is every interface; port 0 is any free port.
 type Address string
@@ -22,10 +22,10 @@ type Address string
 func (a *Address) UnmarshalText(text []byte) error {
 	_, port, err := net.SplitHostPort(string(text))
 	if err != nil {
-		return errValue
+		return errUnparsable
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return errValue
+		return errUnparsable
 	}
 	*a = Address(text)
 	return nil
@@ -38,7 +38,7 @@ type Endpoint struct{ netip.AddrPort }
 func (e *Endpoint) UnmarshalText(text []byte) error {
 	addr, err := netip.ParseAddrPort(string(text))
 	if err != nil || addr.Port() == 0 {
-		return errValue
+		return errUnparsable
 	}
 	e.AddrPort = addr
 	return nil
@@ -51,7 +51,7 @@ type Network string
 func (n *Network) UnmarshalText(text []byte) error {
 	prefix, err := netip.ParsePrefix(string(text))
 	if err != nil {
-		return errValue
+		return errUnparsable
 	}
 	*n = Network(prefix.Masked().String())
 	return nil
@@ -65,7 +65,7 @@ type Base string
 func (b *Base) UnmarshalText(text []byte) error {
 	v, err := httpsURL(strings.TrimSuffix(string(text), "/"))
 	if err != nil || v.Path != "" {
-		return errValue
+		return errUnparsable
 	}
 	*b = Base("https://" + strings.TrimSuffix(strings.ToLower(v.Host), ":443"))
 	return nil
@@ -78,7 +78,7 @@ type URL string
 func (u *URL) UnmarshalText(text []byte) error {
 	v, err := httpsURL(string(text))
 	if err != nil {
-		return errValue
+		return errUnparsable
 	}
 	*u = URL(v.String())
 	return nil
@@ -87,11 +87,11 @@ func (u *URL) UnmarshalText(text []byte) error {
 func httpsURL(text string) (*url.URL, error) {
 	v, err := url.Parse(text)
 	if err != nil || v.Scheme != "https" || v.Hostname() == "" || v.User != nil || strings.ContainsAny(text, "?#") {
-		return nil, errValue
+		return nil, errUnparsable
 	}
 	if port := v.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, errValue
+			return nil, errUnparsable
 		}
 	}
 	return v, nil
@@ -122,12 +122,12 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 		}
 		n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 32)
 		if err != nil {
-			return errValue
+			return errUnparsable
 		}
 		*b = Bytes(int64(n) * unit.size)
 		return nil
 	}
-	return errValue
+	return errUnparsable
 }
 
 // Percent is a share: 10% is 0.1.
@@ -138,7 +138,7 @@ func (p *Percent) UnmarshalText(text []byte) error {
 	digits, found := strings.CutSuffix(string(text), "%")
 	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
 	if !found || err != nil || !(n >= 0 && n <= 1e6) {
-		return errValue
+		return errUnparsable
 	}
 	*p = Percent(n / 100)
 	return nil
@@ -162,7 +162,7 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 31)
 	per, known := rateUnits[strings.TrimSpace(unit)]
 	if err != nil || n == 0 || !known {
-		return errValue
+		return errUnparsable
 	}
 	*r = Rate{Count: int(n), Per: per}
 	return nil

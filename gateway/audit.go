@@ -23,10 +23,10 @@ const AuditPath = "/audit"
 // may run beside the gateways of a cluster; a folder must be nobody's: engine.ErrTaken if a gateway has it, which answers
 // the same at AuditPath.
 func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
-	if !queued(cfg) {
+	if !hasQueue(cfg) {
 		return nil, errors.New("gateway: nothing to audit: the configuration has no queue (set queue.dir or queue.nats.url)")
 	}
-	where, _ := folders(cfg)
+	where, _ := storageConfig(cfg)
 	if where.Dir != "" { // opening it would make it
 		if _, err := os.Stat(where.Dir); err != nil {
 			return nil, fmt.Errorf("gateway: nothing to audit: queue.dir: %w", err)
@@ -43,18 +43,18 @@ func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
 	return report, nil
 }
 
-// audit answers AuditPath. It reads everything that is kept, so one at a time is enough.
-func (g *Gateway) audit(w http.ResponseWriter, r *http.Request) {
-	if g.durable == nil {
+// handleAudit answers AuditPath. It reads everything that is kept, so one at a time is enough.
+func (g *Gateway) handleAudit(w http.ResponseWriter, r *http.Request) {
+	if g.storage == nil {
 		http.Error(w, "this gateway has no queue", http.StatusNotFound)
 		return
 	}
-	if !g.durable.auditing.TryLock() {
+	if !g.storage.auditMu.TryLock() {
 		http.Error(w, "another audit is running", http.StatusConflict)
 		return
 	}
-	defer g.durable.auditing.Unlock()
-	report, err := history.Audit(r.Context(), g.durable.engine, queue.Streams()...)
+	defer g.storage.auditMu.Unlock()
+	report, err := history.Audit(r.Context(), g.storage.engine, queue.Streams()...)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -14,22 +14,22 @@ import (
 	"github.com/sluice-push/sluice/history"
 )
 
-func TestAnAuditIsAnsweredByWhoeverHasTheFolder(t *testing.T) {
-	s, dir := newStreet(t), t.TempDir()
-	h := s.withQueue(t, dir)
+func TestAuditIsServedByTheProcessThatHoldsTheFolder(t *testing.T) {
+	s, dir := newMockEnv(t), t.TempDir()
+	h := s.startWithQueue(t, dir)
 	var ids []any
 	for range 20 {
-		_, got := h.ask("POST", "", apnsTo(device), "Prefer", "respond-async")
+		_, got := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
 		ids = append(ids, got["id"])
 	}
 	for _, id := range ids {
-		h.becomes(id, "accepted")
+		h.waitStatus(id, "accepted")
 	}
-	cfg := parse(t, head+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.app("shop", s.apns()))
+	cfg := parse(t, listenConfig+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
 	if _, err := gateway.Audit(t.Context(), cfg); !errors.Is(err, engine.ErrLocked) {
 		t.Errorf("beside the gateway: %v", err)
 	}
-	answer, err := http.Get(h.ops + gateway.AuditPath)
+	answer, err := http.Get(h.adminURL + gateway.AuditPath)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,16 +46,16 @@ func TestAnAuditIsAnsweredByWhoeverHasTheFolder(t *testing.T) {
 	}
 }
 
-func TestThereIsNothingToAuditWithoutAQueue(t *testing.T) {
-	s := newStreet(t)
-	apps := "apps:\n" + s.app("shop", s.apns())
-	if _, err := gateway.Audit(t.Context(), parse(t, head+apps)); err == nil {
+func TestAuditFailsWithoutQueue(t *testing.T) {
+	s := newMockEnv(t)
+	apps := "apps:\n" + s.appBlock("shop", s.apnsBlock())
+	if _, err := gateway.Audit(t.Context(), parse(t, listenConfig+apps)); err == nil {
 		t.Error("a configuration without a queue was audited")
 	}
-	if _, err := gateway.Audit(t.Context(), parse(t, head+"queue: {dir: nowhere}\n"+apps)); err == nil {
+	if _, err := gateway.Audit(t.Context(), parse(t, listenConfig+"queue: {dir: nowhere}\n"+apps)); err == nil {
 		t.Error("a folder that does not exist was audited")
 	}
-	answer, err := http.Get(s.open(t, head+apps).ops + gateway.AuditPath)
+	answer, err := http.Get(s.start(t, listenConfig+apps).adminURL + gateway.AuditPath)
 	if err != nil {
 		t.Fatal(err)
 	}

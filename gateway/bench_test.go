@@ -14,18 +14,18 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// BenchmarkRoad measures the whole road: caller, REST, route, pool, HTTP/2
+// BenchmarkEndToEnd measures the whole road: caller, REST, route, pool, HTTP/2
 // over TLS, mock provider and back. All of it runs in this one process, so
 // cpu-s/100k is the sum for the caller, the gateway and the mock.
-func BenchmarkRoad(b *testing.B) {
+func BenchmarkEndToEnd(b *testing.B) {
 	b.Run("single/callers=64", func(b *testing.B) {
-		r := lay(b, mockprovider.Config{}, "")
+		r := newShopGateway(b, mockprovider.Config{}, "")
 		var n atomic.Uint64
 		b.SetParallelism(32) // times GOMAXPROCS
 		used := cpu()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				got := r.send(b, example(n.Add(1)))
+				got := r.send(b, exampleNotification(n.Add(1)))
 				if got.Status != "accepted" {
 					b.Errorf("%+v", got)
 				}
@@ -35,10 +35,10 @@ func BenchmarkRoad(b *testing.B) {
 	})
 	b.Run("batch=500", func(b *testing.B) {
 		const size = 500
-		r := lay(b, mockprovider.Config{}, "")
+		r := newShopGateway(b, mockprovider.Config{}, "")
 		var lines bytes.Buffer
 		for i := range size {
-			fmt.Fprintln(&lines, example(uint64(i)))
+			fmt.Fprintln(&lines, exampleNotification(uint64(i)))
 		}
 		used := cpu()
 		b.ResetTimer()
@@ -51,7 +51,7 @@ func BenchmarkRoad(b *testing.B) {
 	})
 }
 
-func example(n uint64) string {
+func exampleNotification(n uint64) string {
 	return fmt.Sprintf(`{"platform":"apns","token":"5a%062x","title":"Your parcel is on its way","body":"%s"}`, n, strings.Repeat("It should be with you soon. ", 4))
 }
 

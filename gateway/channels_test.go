@@ -13,22 +13,22 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// stadium opens a house whose app may manage its channels at the mock, or has no place for them.
-func stadium(t testing.TB, services mockprovider.Config, managed bool) road {
+// newChannelGateway opens a house whose app may manage its channels at the mock, or has no place for them.
+func newChannelGateway(t testing.TB, services mockprovider.Config, managed bool) shopGateway {
 	t.Helper()
-	s := newStreet(t, services)
-	block := s.apns()
+	s := newMockEnv(t, services)
+	block := s.apnsBlock()
 	if managed {
-		block = strings.Replace(block, "topic:", fmt.Sprintf("manage_url: 'https://%s', topic:", s.at.APNsManage), 1)
+		block = strings.Replace(block, "topic:", fmt.Sprintf("manage_url: 'https://%s', topic:", s.ready.APNsManage), 1)
 	}
-	r := road{mock: s.mock, http: &http.Client{Transport: &http.Transport{}}}
-	r.house = s.open(t, head+fmt.Sprintf("retry: {max_retry_after: 10ms}\napps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read, channels]}]\n    %s\n", s.hash, block))
+	r := shopGateway{mock: s.mock, http: &http.Client{Transport: &http.Transport{}}}
+	r.testGateway = s.start(t, listenConfig+fmt.Sprintf("retry: {max_retry_after: 10ms}\napps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read, channels]}]\n    %s\n", s.hash, block))
 	t.Cleanup(r.http.CloseIdleConnections)
 	return r
 }
 
-// manage makes one call below /v1/apps/shop and returns the status, the header and the members of the answer.
-func (r road) manage(t testing.TB, method, path, body string) (int, http.Header, map[string]any) {
+// callChannels makes one call below /v1/apps/shop and returns the status, the header and the members of the answer.
+func (r shopGateway) callChannels(t testing.TB, method, path, body string) (int, http.Header, map[string]any) {
 	t.Helper()
 	request, err := http.NewRequest(method, r.url+path, strings.NewReader(body))
 	if err != nil {
@@ -55,51 +55,51 @@ func (r road) manage(t testing.TB, method, path, body string) (int, http.Header,
 
 const channelsPath = "/v1/apps/shop/channels"
 
-// goal is an update of a Live Activity to a channel.
-func goal(channel string) string {
+// liveActivityUpdate is an update of a Live Activity to a channel.
+func liveActivityUpdate(channel string) string {
 	return fmt.Sprintf(`{"platform":"apns","channel":%q,"apns":{"payload":{"aps":{"timestamp":1,"event":"update","content-state":{"home":1}}}}}`, channel)
 }
 
-func TestAChannelLivesFromItsCreationToItsEnd(t *testing.T) {
-	r := stadium(t, mockprovider.Config{}, true)
-	status, header, made := r.manage(t, "POST", channelsPath, `{"storage":"latest"}`)
+func TestChannelLifecycle(t *testing.T) {
+	r := newChannelGateway(t, mockprovider.Config{}, true)
+	status, header, made := r.callChannels(t, "POST", channelsPath, `{"storage":"latest"}`)
 	id, _ := made["id"].(string)
 	if status != 201 || id == "" || made["storage"] != "latest" {
 		t.Fatalf("%d %v", status, made)
 	}
 	own := header.Get("Location")
-	if status, _, shown := r.manage(t, "GET", own, ""); status != 200 || shown["id"] != id || shown["storage"] != "latest" {
+	if status, _, shown := r.callChannels(t, "GET", own, ""); status != 200 || shown["id"] != id || shown["storage"] != "latest" {
 		t.Errorf("GET %s: %d %v", own, status, shown)
 	}
-	if status, _, all := r.manage(t, "GET", channelsPath, ""); status != 200 || fmt.Sprint(all) != fmt.Sprintf("map[channels:[map[id:%s]]]", id) {
+	if status, _, all := r.callChannels(t, "GET", channelsPath, ""); status != 200 || fmt.Sprint(all) != fmt.Sprintf("map[channels:[map[id:%s]]]", id) {
 		t.Errorf("the list: %d %v", status, all)
 	}
-	if got := r.send(t, goal(id)); got.Status != "accepted" {
+	if got := r.send(t, liveActivityUpdate(id)); got.Status != "accepted" {
 		t.Errorf("to the channel: %+v", got)
 	}
 	r.mock.Ledger().Expect(t, mockprovider.Query{Service: mockprovider.APNs, Token: id}, 1)
-	if status, _, gone := r.manage(t, "DELETE", own, ""); status != 204 || gone != nil {
+	if status, _, gone := r.callChannels(t, "DELETE", own, ""); status != 204 || gone != nil {
 		t.Errorf("DELETE: %d %v", status, gone)
 	}
-	if status, _, all := r.manage(t, "GET", channelsPath, ""); status != 200 || fmt.Sprint(all) != "map[channels:[]]" {
+	if status, _, all := r.callChannels(t, "GET", channelsPath, ""); status != 200 || fmt.Sprint(all) != "map[channels:[]]" {
 		t.Errorf("the list afterwards: %d %v", status, all)
 	}
-	if got := r.send(t, goal(id)); got.Status != "refused" || got.Reason != "ChannelNotRegistered" {
+	if got := r.send(t, liveActivityUpdate(id)); got.Status != "refused" || got.Reason != "ChannelNotRegistered" {
 		t.Errorf("to the channel that is gone: %+v", got)
 	}
 	for _, method := range []string{"GET", "DELETE"} {
-		status, _, p := r.manage(t, method, own, "")
+		status, _, p := r.callChannels(t, method, own, "")
 		if status != 404 || p["field"] != "id" || !strings.Contains(fmt.Sprint(p["detail"]), "ChannelNotRegistered") {
 			t.Errorf("%s of what is gone: %d %v", method, status, p)
 		}
 	}
 }
 
-func TestAChannelWithASlashInItsNameIsFound(t *testing.T) {
-	r := stadium(t, mockprovider.Config{}, true)
+func TestChannelIDWithSlash(t *testing.T) {
+	r := newChannelGateway(t, mockprovider.Config{}, true)
 	for range 100 { // two in nine IDs of sixteen digits have a slash
-		_, header, made := r.manage(t, "POST", channelsPath, `{"storage":"none"}`)
-		if status, _, shown := r.manage(t, "GET", header.Get("Location"), ""); status != 200 || shown["id"] != made["id"] {
+		_, header, made := r.callChannels(t, "POST", channelsPath, `{"storage":"none"}`)
+		if status, _, shown := r.callChannels(t, "GET", header.Get("Location"), ""); status != 200 || shown["id"] != made["id"] {
 			t.Fatalf("GET %s: %d %v, want %v", header.Get("Location"), status, shown, made)
 		}
 		if strings.Contains(made["id"].(string), "/") {
@@ -108,8 +108,8 @@ func TestAChannelWithASlashInItsNameIsFound(t *testing.T) {
 	}
 }
 
-func TestACallAboutChannelsThatCannotBeDoneSaysWhy(t *testing.T) {
-	r := stadium(t, mockprovider.Config{}, true)
+func TestInvalidChannelCallsExplainTheError(t *testing.T) {
+	r := newChannelGateway(t, mockprovider.Config{}, true)
 	for _, c := range []struct {
 		name, method, path, body string
 		status                   int
@@ -127,7 +127,7 @@ func TestACallAboutChannelsThatCannotBeDoneSaysWhy(t *testing.T) {
 		{"a method that there is not", "PUT", "", ``, 405, "", "Allow"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			status, header, p := r.manage(t, c.method, channelsPath+c.path, c.body)
+			status, header, p := r.callChannels(t, c.method, channelsPath+c.path, c.body)
 			field, _ := p["field"].(string)
 			if status != c.status || field != c.field || !strings.Contains(fmt.Sprint(p["detail"]), c.says) || header.Get("Content-Type") != "application/problem+json" {
 				t.Errorf("%d %v", status, p)
@@ -136,15 +136,15 @@ func TestACallAboutChannelsThatCannotBeDoneSaysWhy(t *testing.T) {
 	}
 }
 
-func TestAStandInWithoutChannelsNeverReachesApple(t *testing.T) {
-	r := stadium(t, mockprovider.Config{}, false)
-	status, _, p := r.manage(t, "GET", channelsPath, "")
+func TestMockWithoutChannelManagementNeverReachesApple(t *testing.T) {
+	r := newChannelGateway(t, mockprovider.Config{}, false)
+	status, _, p := r.callChannels(t, "GET", channelsPath, "")
 	if status != 400 || !strings.Contains(fmt.Sprint(p["detail"]), "manage_url") {
 		t.Errorf("%d %v", status, p)
 	}
 }
 
-func TestWhatAppleRefusesOrCannotDoIsToldApart(t *testing.T) {
+func TestChannelErrorsMapToStatus(t *testing.T) {
 	for _, c := range []struct {
 		fault  mockprovider.Fault
 		status int
@@ -159,8 +159,8 @@ func TestWhatAppleRefusesOrCannotDoIsToldApart(t *testing.T) {
 		c.fault.Service = mockprovider.APNsManage
 		services := mockprovider.Config{}
 		services.Script.Faults = []mockprovider.Fault{c.fault}
-		r := stadium(t, services, true)
-		status, header, p := r.manage(t, "POST", channelsPath, `{"storage":"none"}`)
+		r := newChannelGateway(t, services, true)
+		status, header, p := r.callChannels(t, "POST", channelsPath, `{"storage":"none"}`)
 		receipt, _ := p["receipt"].(map[string]any)
 		if status != c.status || !strings.Contains(fmt.Sprint(p["detail"]), c.says) || receipt["attempts"] == nil {
 			t.Errorf("%s: %d %v", c.fault.Reason, status, p)
@@ -171,11 +171,11 @@ func TestWhatAppleRefusesOrCannotDoIsToldApart(t *testing.T) {
 	}
 }
 
-func TestAPassingTroubleOfChannelManagementIsNotTheCallers(t *testing.T) {
+func TestTransientChannelErrorIsRetried(t *testing.T) {
 	services := mockprovider.Config{}
 	services.Script.Faults = []mockprovider.Fault{{Service: mockprovider.APNsManage, Status: 503, Times: 1}}
-	r := stadium(t, services, true)
-	if status, _, made := r.manage(t, "POST", channelsPath, `{"storage":"none"}`); status != 201 {
+	r := newChannelGateway(t, services, true)
+	if status, _, made := r.callChannels(t, "POST", channelsPath, `{"storage":"none"}`); status != 201 {
 		t.Errorf("%d %v", status, made)
 	}
 }

@@ -26,24 +26,24 @@ type Check struct {
 // Checks returns what can only be known by trying: addresses to listen on, tokens, DNS, connections. What can be known
 // from files, New has refused already. The checks may be made in any order; they send no notification.
 func (g *Gateway) Checks() []Check {
-	h := g.house.Load()
+	h := g.current.Load()
 	checks := []Check{
-		{"listen", listening(string(h.cfg.Listen))},
-		{"admin.listen", listening(string(h.cfg.Admin.Listen))},
+		{"listen", verifyListen(string(h.cfg.Listen))},
+		{"admin.listen", verifyListen(string(h.cfg.Admin.Listen))},
 	}
-	for _, s := range h.awake() {
+	for _, s := range h.activeServices() {
 		checks = append(checks,
-			Check{s.apps[0], s.authorized},
-			Check{s.apps[0], s.reachable})
+			Check{s.paths[0], s.verifyCredential},
+			Check{s.paths[0], s.verifyReachable})
 	}
-	for _, o := range h.origins {
+	for _, o := range h.originRouters {
 		checks = append(checks, o.checks()...)
 	}
 	return checks
 }
 
-// listening verifies that an address is free, by taking it for a moment.
-func listening(address string) func(context.Context) (string, error) {
+// verifyListen verifies that an address is free, by taking it for a moment.
+func verifyListen(address string) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 		if err != nil {
@@ -53,21 +53,21 @@ func listening(address string) func(context.Context) (string, error) {
 	}
 }
 
-func (s *service) authorized(ctx context.Context) (string, error) {
+func (s *service) verifyCredential(ctx context.Context) (string, error) {
 	if s.cred.cert != nil {
 		return "the certificate is good until " + s.cred.cert[0].Leaf.NotAfter.Format("2 January 2006"), nil
 	}
 	if err := s.authorize(ctx); err != nil {
 		return "", err
 	}
-	if s.cred.from != "" {
-		return "got a token for " + s.cred.name + ", by " + s.cred.from, nil
+	if s.cred.source != "" {
+		return "got a token for " + s.cred.label + ", by " + s.cred.source, nil
 	}
-	return "got a token for " + s.cred.name, nil
+	return "got a token for " + s.cred.label, nil
 }
 
-// reachable connects to the service's addresses, one after the other, until one answers.
-func (s *service) reachable(ctx context.Context) (string, error) {
+// verifyReachable connects to the service's addresses, one after the other, until one answers.
+func (s *service) verifyReachable(ctx context.Context) (string, error) {
 	addrs, _, err := s.resolver.Resolve(ctx)
 	if err != nil {
 		return "", err
@@ -82,9 +82,9 @@ func (s *service) reachable(ctx context.Context) (string, error) {
 		closing, cancel := context.WithCancel(ctx)
 		cancel()
 		_ = conn.Run(closing) // it has served its purpose; how it ends tells nothing
-		return fmt.Sprintf("connected to %s, address %d of %d of %s", addr, i+1, len(addrs), s.shared.base), nil
+		return fmt.Sprintf("connected to %s, address %d of %d of %s", addr, i+1, len(addrs), s.settings.base), nil
 	}
-	return "", fmt.Errorf("no address of %s lets us connect: %w", s.shared.base, errors.Join(failures...))
+	return "", fmt.Errorf("no address of %s lets us connect: %w", s.settings.base, errors.Join(failures...))
 }
 
 // Warnings returns what a gateway would run with, and yet should not be: by the configuration's key, with what to do.

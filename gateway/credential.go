@@ -24,11 +24,11 @@ import (
 
 // credential is what a provider knows us by. Apps with the same one share its pool, its budget and its quota.
 type credential struct {
-	id   string // the same for the same credential; holds a digest where there is a secret
-	of   string // whose quota it spends, where a renewed one spends the same; empty: its own
-	name string // for people: a key's ID, a project
-	from string // for people: where it was found
-	cert []tls.Certificate
+	id         string // the same for the same credential; holds a digest where there is a secret
+	quotaOwner string // whose quota it spends, where a renewed one spends the same; empty: its own
+	label      string // for people: a key's ID, a project
+	source     string // for people: where it was found
+	cert       []tls.Certificate
 }
 
 // keyError is an error about one key of the configuration.
@@ -69,12 +69,12 @@ func (b *builder) signer(path string, c *config.APNs) (*apns.Signer, credential,
 	if err != nil {
 		return nil, credential{}, err
 	}
-	cred := credential{id: digest(text, []byte(c.KeyID), []byte(c.TeamID)), name: c.KeyID}
+	cred := credential{id: digest(text, []byte(c.KeyID), []byte(c.TeamID)), label: c.KeyID}
 	if known, ok := b.signers[cred.id]; ok {
 		return known, cred, nil
 	}
-	if b.standing != nil && b.standing.signers[cred.id] != nil {
-		b.signers[cred.id] = b.standing.signers[cred.id]
+	if b.current != nil && b.current.signers[cred.id] != nil {
+		b.signers[cred.id] = b.current.signers[cred.id]
 		return b.signers[cred.id], cred, nil
 	}
 	signer, err := apns.NewSigner(apns.SignerConfig{Key: text, KeyID: c.KeyID, TeamID: c.TeamID, Logger: b.log})
@@ -85,8 +85,8 @@ func (b *builder) signer(path string, c *config.APNs) (*apns.Signer, credential,
 	return signer, cred, nil
 }
 
-// certificate returns the client certificate of an APNs block. One that has expired is refused: nothing could be sent.
-func certificate(path string, c *config.APNs) (credential, error) {
+// clientCertificate returns the client certificate of an APNs block. One that has expired is refused: nothing could be sent.
+func clientCertificate(path string, c *config.APNs) (credential, error) {
 	certPEM, err := readFile(path, "cert_file", c.CertFile)
 	if err != nil {
 		return credential{}, err
@@ -104,29 +104,29 @@ func certificate(path string, c *config.APNs) (credential, error) {
 			string(c.CertFile), pair.Leaf.NotBefore.Format(time.DateOnly), pair.Leaf.NotAfter.Format(time.DateOnly)))
 	}
 	id := digest(pair.Certificate[0])
-	return credential{id: id, name: "certificate " + id[:8], cert: []tls.Certificate{pair}}, nil
+	return credential{id: id, label: "certificate " + id[:8], cert: []tls.Certificate{pair}}, nil
 }
 
-// account returns the FCM provider of an account and a project, the same one for the same two: it keeps their access
+// fcmProvider returns the FCM provider of an account and a project, the same one for the same two: it keeps their access
 // token.
-func (b *builder) account(path string, c *config.FCM, roots *x509.CertPool) (*fcm.Provider, credential, error) {
+func (b *builder) fcmProvider(path string, c *config.FCM, roots *x509.CertPool) (*fcm.Provider, credential, error) {
 	cfg, from, err := serviceAccount(path, c)
 	if err != nil {
 		return nil, credential{}, err
 	}
 	cfg.Project, cfg.TokenURL, cfg.Logger = cmp.Or(c.ProjectID, cfg.Project), string(c.TokenURL), b.log
 	if !cfg.MetadataServer { // which is asked in the clear
-		cfg.TokenClient = trusting(roots)
+		cfg.TokenClient = tokenClient(roots)
 	}
 	provider, err := fcm.New(cfg)
 	if err != nil {
 		return nil, credential{}, keyError(path, "service_account_file", fmt.Errorf("%s: %w", from, err))
 	}
-	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), of: provider.Project(), name: provider.Project(), from: from}
-	if known, ok := b.accounts[cred.id]; ok {
+	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), quotaOwner: provider.Project(), label: provider.Project(), source: from}
+	if known, ok := b.fcmProviders[cred.id]; ok {
 		return known, cred, nil
 	}
-	b.accounts[cred.id] = provider
+	b.fcmProviders[cred.id] = provider
 	return provider, cred, nil
 }
 
@@ -143,8 +143,8 @@ func serviceAccount(path string, c *config.FCM) (cfg fcm.Config, from string, er
 	return cfg, from, err
 }
 
-// trusting returns a client for the token endpoint, nil where the system's roots are to be trusted.
-func trusting(roots *x509.CertPool) *http.Client {
+// tokenClient returns a client for the token endpoint, nil where the system's roots are to be trusted.
+func tokenClient(roots *x509.CertPool) *http.Client {
 	if roots == nil {
 		return nil
 	}
@@ -153,8 +153,8 @@ func trusting(roots *x509.CertPool) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// authorities returns the roots of a ca_file, nil where none is named.
-func authorities(path string, file config.File) (*x509.CertPool, error) {
+// loadRoots returns the roots of a ca_file, nil where none is named.
+func loadRoots(path string, file config.File) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}

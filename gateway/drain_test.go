@@ -17,49 +17,49 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// slow delays every answer of the mock.
-func slow(d time.Duration) mockprovider.Config {
+// slowAPNs delays every answer of the mock.
+func slowAPNs(d time.Duration) mockprovider.Config {
 	return mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Delay: d}}}}
 }
 
 // inFlight counts the attempts that wait for the provider.
-func (h house) inFlight() (n int) {
-	for _, s := range h.gate.Status().Services {
+func (h testGateway) inFlight() (n int) {
+	for _, s := range h.gw.Status().Services {
 		n += s.Pool.InFlight
 	}
 	return n
 }
 
-func until(so func() bool) {
+func waitUntil(so func() bool) {
 	for !so() {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-func TestNothingInFlightIsCutWhenAGatewayEnds(t *testing.T) {
+func TestShutdownCompletesRequestsInFlight(t *testing.T) {
 	const n = 100
-	s := newStreet(t, slow(300*time.Millisecond))
-	h := s.open(t, head+patient+"drain: {grace: 10m}\napps:\n"+s.app("shop", s.apns()))
+	s := newMockEnv(t, slowAPNs(300*time.Millisecond))
+	h := s.start(t, listenConfig+slowTimeouts+"drain: {grace: 10m}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
 	var sending sync.WaitGroup
 	var answered atomic.Int64
 	for range n {
 		sending.Go(func() {
 			defer answered.Add(1)
-			if status, receipt := h.post("shop", apnsTo(device)); status != 200 || receipt["status"] != "accepted" {
+			if status, receipt := h.post("shop", apnsNotification(deviceToken)); status != 200 || receipt["status"] != "accepted" {
 				t.Errorf("%d %v", status, receipt)
 			}
 		})
 	}
-	until(func() bool { return int(answered.Load())+h.inFlight() >= n })
+	waitUntil(func() bool { return int(answered.Load())+h.inFlight() >= n })
 	if err := h.stop(); err != nil {
 		t.Error(err)
 	}
 	sending.Wait()
 }
 
-func TestADrainingGatewaySaysSoBeforeItStopsListening(t *testing.T) {
+func TestDrainingGatewayIsNotReadyBeforeItStopsListening(t *testing.T) {
 	for delay := 300 * time.Millisecond; ; delay *= 2 {
-		wrong, inTime := whileItDrains(t, delay)
+		wrong, inTime := probeDrain(t, delay)
 		if inTime || delay > 30*time.Second {
 			for _, what := range wrong {
 				t.Error(what)
@@ -69,12 +69,12 @@ func TestADrainingGatewaySaysSoBeforeItStopsListening(t *testing.T) {
 	}
 }
 
-// whileItDrains asks a gateway that listens for so long once it drains, and says what it did wrong, and whether all was asked
+// probeDrain asks a gateway that listens for so long once it drains, and says what it did wrong, and whether all was asked
 // in that time.
-func whileItDrains(t *testing.T, delay time.Duration) (wrong []string, inTime bool) {
-	s := newStreet(t)
-	h := s.open(t, head+fmt.Sprintf("drain: {delay: %s}\napps:\n", delay)+s.app("shop", s.apns()))
-	h.post("shop", apnsTo(device))
+func probeDrain(t *testing.T, delay time.Duration) (wrong []string, inTime bool) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+fmt.Sprintf("drain: {delay: %s}\napps:\n", delay)+s.appBlock("shop", s.apnsBlock()))
+	h.post("shop", apnsNotification(deviceToken))
 	if status, text := h.get(h.url + "/readyz"); status != 200 {
 		t.Fatalf("%d %s", status, text)
 	}
@@ -99,10 +99,10 @@ func whileItDrains(t *testing.T, delay time.Duration) (wrong []string, inTime bo
 	}
 	began, ended := time.Now(), make(chan error, 1)
 	go func() { ended <- h.stop() }()
-	until(func() bool { return h.gate.Status().Draining })
+	waitUntil(func() bool { return h.gw.Status().Draining })
 	status, text, _ := call("GET", "/readyz", "")
 	note(status == 503 && strings.Contains(text, "draining"), "readyz: %d %s", status, text)
-	status, text, _ = call("POST", "/v1/apps/shop/notifications", apnsTo(device))
+	status, text, _ = call("POST", "/v1/apps/shop/notifications", apnsNotification(deviceToken))
 	note(status == 200, "a late request: %d %s", status, text)
 	status, text, closes := call("GET", "/livez", "")
 	note(status == 200 && closes, "the caller is not told to connect elsewhere: %d %s", status, text)
@@ -113,9 +113,9 @@ func whileItDrains(t *testing.T, delay time.Duration) (wrong []string, inTime bo
 	return wrong, inTime
 }
 
-func TestARequestThatOutlivesTheGraceIsCutAndRunSaysSo(t *testing.T) {
-	s := newStreet(t, slow(time.Minute))
-	cfg := parse(t, head+"drain: {grace: 100ms}\nretry: {attempt_timeout: 2m}\napps:\n"+s.app("shop", s.apns()))
+func TestRequestPastDrainGraceIsAborted(t *testing.T) {
+	s := newMockEnv(t, slowAPNs(time.Minute))
+	cfg := parse(t, listenConfig+"drain: {grace: 100ms}\nretry: {attempt_timeout: 2m}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
 	g, err := gateway.New(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -126,10 +126,10 @@ func TestARequestThatOutlivesTheGraceIsCutAndRunSaysSo(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
-	h := house{t: t, key: s.key, url: "http://" + g.Addr().String(), gate: g}
+	h := testGateway{t: t, key: s.key, url: "http://" + g.Addr().String(), gw: g}
 	cut := make(chan error, 1)
 	go func() {
-		request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsTo(device)))
+		request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsNotification(deviceToken)))
 		request.Header.Set("Authorization", "Bearer "+s.key)
 		answer, err := http.DefaultClient.Do(request)
 		if err == nil {
@@ -137,7 +137,7 @@ func TestARequestThatOutlivesTheGraceIsCutAndRunSaysSo(t *testing.T) {
 		}
 		cut <- err
 	}()
-	until(func() bool { return h.inFlight() == 1 })
+	waitUntil(func() bool { return h.inFlight() == 1 })
 	cancel()
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests were cut after 100ms (raise drain.grace)") {
 		t.Errorf("Run: %v", err)

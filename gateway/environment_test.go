@@ -20,25 +20,25 @@ const (
 	noToken         = "deadbeefadff785122b4ad28809a3420982341241421348097878e577c991de8"
 )
 
-// twoWorlds opens a house whose app calls Apple's two services by name, at the addresses of the mock.
-func twoWorlds(t testing.TB, settings string) road {
+// newTwoEnvironmentGateway opens a house whose app calls Apple's two services by name, at the addresses of the mock.
+func newTwoEnvironmentGateway(t testing.TB, settings string) shopGateway {
 	t.Helper()
-	s := newStreet(t, mockprovider.Config{})
-	r := road{mock: s.mock, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}}
-	r.house = s.open(t, head+patient+"apps:\n"+s.app("shop", fmt.Sprintf(
+	s := newMockEnv(t, mockprovider.Config{})
+	r := shopGateway{mock: s.mock, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}}
+	r.testGateway = s.start(t, listenConfig+slowTimeouts+"apps:\n"+s.appBlock("shop", fmt.Sprintf(
 		"apns: {endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s%s}",
-		strings.Join(s.at.APNsEndpoints, "', '"), s.at.CAFile, s.at.APNsKeyFile, s.at.APNsKeyID, s.at.APNsTeamID, s.at.APNsTopic, settings)))
+		strings.Join(s.ready.APNsEndpoints, "', '"), s.ready.CAFile, s.ready.APNsKeyFile, s.ready.APNsKeyID, s.ready.APNsTeamID, s.ready.APNsTopic, settings)))
 	t.Cleanup(r.http.CloseIdleConnections)
 	return r
 }
 
-// to is a notification with more members.
-func to(token, more string) string {
+// apnsNotificationWith is a notification with more members.
+func apnsNotificationWith(token, more string) string {
 	return fmt.Sprintf(`{"platform":"apns","token":%q,"title":"x"%s}`, token, more)
 }
 
-// way spells a receipt's attempts and its end.
-func (r receipt) way() (s string) {
+// summary spells a receipt's attempts and its end.
+func (r receipt) summary() (s string) {
 	for _, a := range r.Attempts {
 		s += a.Environment + " " + a.Status + ", "
 	}
@@ -47,7 +47,7 @@ func (r receipt) way() (s string) {
 
 func TestOneProcessServesBothEnvironments(t *testing.T) {
 	const sandbox, production = `,"apns":{"environment":"sandbox"}`, `,"apns":{"environment":"production"}`
-	r := twoWorlds(t, "")
+	r := newTwoEnvironmentGateway(t, "")
 	for _, c := range [][3]string{
 		{productionToken, "", "production accepted, accepted"},
 		{sandboxToken, sandbox, "sandbox accepted, accepted"},
@@ -55,18 +55,18 @@ func TestOneProcessServesBothEnvironments(t *testing.T) {
 		{productionToken, sandbox, "sandbox refused, refused BadDeviceToken"},
 		{productionToken, production, "production accepted, accepted"},
 	} {
-		if got := r.send(t, to(c[0], c[1])).way(); got != c[2] {
+		if got := r.send(t, apnsNotificationWith(c[0], c[1])).summary(); got != c[2] {
 			t.Errorf("%s%s: %s, want %s", c[0][:8], c[1], got, c[2])
 		}
 	}
-	r = twoWorlds(t, ", environment: sandbox")
-	if got := r.send(t, to(sandboxToken, "")).way(); got != "sandbox accepted, accepted" {
+	r = newTwoEnvironmentGateway(t, ", environment: sandbox")
+	if got := r.send(t, apnsNotificationWith(sandboxToken, "")).summary(); got != "sandbox accepted, accepted" {
 		t.Errorf("the app's own environment: %s", got)
 	}
 }
 
-// services lists the pools that GET /v1/status shows, by name.
-func (r road) services(t *testing.T) (names []string) {
+// serviceNames lists the pools that GET /v1/status shows, by name.
+func (r shopGateway) serviceNames(t *testing.T) (names []string) {
 	t.Helper()
 	for _, s := range r.status(t).Services {
 		names = append(names, s.Pool.Name)
@@ -74,27 +74,27 @@ func (r road) services(t *testing.T) (names []string) {
 	return names
 }
 
-func TestAnEnvironmentThatNobodyHasAskedForIsNotCalled(t *testing.T) {
-	r := twoWorlds(t, "")
-	r.send(t, to(productionToken, ""))
-	if names := r.services(t); len(names) != 1 || !strings.Contains(names[0], "api.push.apple.com") {
+func TestUnusedEnvironmentIsNotConnected(t *testing.T) {
+	r := newTwoEnvironmentGateway(t, "")
+	r.send(t, apnsNotificationWith(productionToken, ""))
+	if names := r.serviceNames(t); len(names) != 1 || !strings.Contains(names[0], "api.push.apple.com") {
 		t.Errorf("the services are %q", names)
 	}
-	r.send(t, to(sandboxToken, `,"apns":{"environment":"sandbox"}`))
-	if names := r.services(t); len(names) != 2 {
+	r.send(t, apnsNotificationWith(sandboxToken, `,"apns":{"environment":"sandbox"}`))
+	if names := r.serviceNames(t); len(names) != 2 {
 		t.Errorf("the services are %q", names)
 	}
 }
 
-func TestAStandInPlaysBothEnvironments(t *testing.T) {
-	r := lay(t, mockprovider.Config{}, "")
-	if got := r.send(t, to(device, `,"apns":{"environment":"sandbox"}`)).way(); got != "accepted, accepted" {
+func TestMockServesBothEnvironments(t *testing.T) {
+	r := newShopGateway(t, mockprovider.Config{}, "")
+	if got := r.send(t, apnsNotificationWith(deviceToken, `,"apns":{"environment":"sandbox"}`)).summary(); got != "accepted, accepted" {
 		t.Error(got)
 	}
 }
 
-func TestAnEnvironmentIsLearnt(t *testing.T) {
-	r := twoWorlds(t, ", learn_environment: true")
+func TestEnvironmentIsLearned(t *testing.T) {
+	r := newTwoEnvironmentGateway(t, ", learn_environment: true")
 	for _, c := range [][2]string{
 		{sandboxToken, "production refused, sandbox accepted, accepted"},
 		{sandboxToken, "sandbox accepted, accepted"},
@@ -102,18 +102,18 @@ func TestAnEnvironmentIsLearnt(t *testing.T) {
 		{noToken, "production refused, refused BadDeviceToken"},
 		{productionToken, "production accepted, accepted"},
 	} {
-		if got := r.send(t, to(c[0], "")).way(); got != c[1] {
+		if got := r.send(t, apnsNotificationWith(c[0], "")).summary(); got != c[1] {
 			t.Errorf("%s: %s, want %s", c[0][:8], got, c[1])
 		}
 	}
 }
 
-func TestABurstToATokenOfTheOtherEnvironmentCostsOneRefusal(t *testing.T) {
-	r := twoWorlds(t, ", learn_environment: true")
+func TestBurstToTokenOfOtherEnvironmentCausesOneRefusal(t *testing.T) {
+	r := newTwoEnvironmentGateway(t, ", learn_environment: true")
 	var all sync.WaitGroup
 	for range 50 {
 		all.Go(func() {
-			if got := r.send(t, to(sandboxToken, "")).way(); !strings.HasSuffix(got, "sandbox accepted, accepted") {
+			if got := r.send(t, apnsNotificationWith(sandboxToken, "")).summary(); !strings.HasSuffix(got, "sandbox accepted, accepted") {
 				t.Error(got)
 			}
 		})
@@ -124,9 +124,9 @@ func TestABurstToATokenOfTheOtherEnvironmentCostsOneRefusal(t *testing.T) {
 	}
 }
 
-func TestLearningNeedsTwoServices(t *testing.T) {
-	s := newStreet(t)
-	text := head + "apps:\n" + s.app("shop", strings.Replace(s.apns(), "topic:", "learn_environment: true, topic:", 1))
+func TestLearnEnvironmentNeedsTwoServices(t *testing.T) {
+	s := newMockEnv(t)
+	text := listenConfig + "apps:\n" + s.appBlock("shop", strings.Replace(s.apnsBlock(), "topic:", "learn_environment: true, topic:", 1))
 	if _, err := config.Parse("gateway.yaml", []byte(text), nil); err == nil || !strings.Contains(err.Error(), "apps.shop.apns.learn_environment: needs two services") {
 		t.Error(err)
 	}

@@ -36,7 +36,7 @@ apps:
 	if err != nil {
 		panic(err)
 	}
-	if err := os.WriteFile(filepath.Join(folder, "key.p8"), appleKey(), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, "key.p8"), newAPNsKey(), 0o600); err != nil {
 		panic(err)
 	}
 	g, err := gateway.New(cfg, nil)
@@ -60,8 +60,8 @@ apps:
 	// Output: 200 OK <nil>
 }
 
-// appleKey makes a key of the kind that Apple's developer site gives out.
-func appleKey() []byte {
+// newAPNsKey makes a key of the kind that Apple's developer site gives out.
+func newAPNsKey() []byte {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)

@@ -25,26 +25,26 @@ import (
 
 // Gateway is a gateway with everything in it. It is made by New, listens from Listen on and serves while Run runs.
 type Gateway struct {
-	log     *slog.Logger
-	metrics *metrics.Metrics
-	ceiling *delivery.ConcurrencyLimit
-	house   atomic.Pointer[house]
-	signals signals
-	memory  rest.IdempotencyCache // what Idempotency-Keys came to, without a queue
-	crew    rest.WorkerPool
-	durable *durable // nil without a queue
+	log          *slog.Logger
+	metrics      *metrics.Metrics
+	concurrency  *delivery.ConcurrencyLimit
+	current      atomic.Pointer[snapshot]
+	loadReporter loadReporter
+	idempotency  rest.IdempotencyCache // what Idempotency-Keys came to, without a queue
+	workers      rest.WorkerPool
+	storage      *storage // nil without a queue
 
 	listener, adminListener net.Listener
 
-	began    atomic.Int64 // when Run began, in UNIX nanoseconds; 0 before
-	warm     atomic.Bool  // every service has been ready once, or has had its time
-	draining atomic.Bool
-	leaving  chan struct{} // closed when the drain begins
+	startedAt    atomic.Int64 // when Run began, in UNIX nanoseconds; 0 before
+	warmedUp     atomic.Bool  // every service has been ready once, or has had its time
+	draining     atomic.Bool
+	drainStarted chan struct{} // closed when the drain begins
 
-	reloading sync.Mutex      // one reload at a time; guards what follows
-	base      context.Context // of what runs; nil before
-	closed    bool            // no more reloads
-	tenants   errgroup.Group  // everything that runs
+	reloadMu   sync.Mutex      // one reload at a time; guards what follows
+	baseCtx    context.Context // of what runs; nil before
+	closed     bool            // no more reloads
+	background errgroup.Group  // everything that runs
 }
 
 // New reads every key file that cfg names and puts the gateway together. It starts nothing and opens no socket. The error
@@ -53,21 +53,21 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gateway{log: log, metrics: metrics.New(), ceiling: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, leaving: make(chan struct{})}
-	if queued(cfg) {
-		g.durable = &durable{}
+	g := &Gateway{log: log, metrics: metrics.New(), concurrency: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, drainStarted: make(chan struct{})}
+	if hasQueue(cfg) {
+		g.storage = &storage{}
 	}
-	g.metrics.WatchConcurrencyLimit(g.ceiling)
-	h, err := g.build(cfg, nil)
+	g.metrics.WatchConcurrencyLimit(g.concurrency)
+	h, err := g.buildSnapshot(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
-	g.signals.zone, g.signals.keys, g.signals.concurrency = cfg.Zone, g.durable.keys, cfg.Limits.Concurrency
-	g.signals.target, g.signals.max = cfg.Limits.TargetTime, cfg.Limits.SendTime
-	g.show(h)
-	g.house.Store(h)
-	if g.durable != nil {
-		g.metrics.WatchStorage(g.stands)
+	g.loadReporter.zone, g.loadReporter.idempotencyDomain, g.loadReporter.concurrency = cfg.Zone, g.storage.idempotencyDomain, cfg.Limits.Concurrency
+	g.loadReporter.target, g.loadReporter.max = cfg.Limits.TargetLatency, cfg.Limits.SendTimeout
+	g.watchMetrics(h)
+	g.current.Store(h)
+	if g.storage != nil {
+		g.metrics.WatchStorage(g.metricsStatus)
 	}
 	return g, nil
 }
@@ -78,11 +78,11 @@ func (g *Gateway) Listen() error {
 	if g.listener != nil {
 		return nil
 	}
-	api, err := net.Listen("tcp", string(g.house.Load().cfg.Listen))
+	api, err := net.Listen("tcp", string(g.current.Load().cfg.Listen))
 	if err != nil {
 		return fmt.Errorf("gateway: listen: %w", err)
 	}
-	admin, err := net.Listen("tcp", string(g.house.Load().cfg.Admin.Listen))
+	admin, err := net.Listen("tcp", string(g.current.Load().cfg.Admin.Listen))
 	if err != nil {
 		return errors.Join(fmt.Errorf("gateway: admin.listen: %w", err), api.Close())
 	}
@@ -104,52 +104,52 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.Listen(); err != nil {
 		return err
 	}
-	if err := g.durable.open(ctx, g.house.Load().cfg, g, g.log); err != nil {
+	if err := g.storage.open(ctx, g.current.Load().cfg, g, g.log); err != nil {
 		closed := errors.Join(g.listener.Close(), g.adminListener.Close())
 		if ctx.Err() != nil { // it was to end before it had begun
 			return closed
 		}
 		return errors.Join(fmt.Errorf("gateway: the queue does not open: %w", err), closed)
 	}
-	g.began.Store(time.Now().UnixNano())
+	g.startedAt.Store(time.Now().UnixNano())
 	ctx, giveUp := context.WithCancel(ctx)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	g.open(background)
-	admin := g.server(background, g.operations())
-	g.tenants.Go(func() error {
+	g.startCurrent(background)
+	admin := g.newServer(background, g.adminHandler())
+	g.background.Go(func() error {
 		defer giveUp()
 		return serve(admin, g.adminListener)
 	})
-	g.tenants.Go(func() error { return g.crew.Run(background) })
-	g.durable.run()
-	err := errors.Join(g.serve(ctx, g.front(background)), g.durable.end())
-	g.close()
+	g.background.Go(func() error { return g.workers.Run(background) })
+	g.storage.run()
+	err := errors.Join(g.serveAPI(ctx, g.apiServer(background)), g.storage.stop())
+	g.stopReloads()
 	stop()
-	return errors.Join(err, admin.Close(), g.tenants.Wait())
+	return errors.Join(err, admin.Close(), g.background.Wait())
 }
 
-// serve serves the API until ctx ends or the listener fails, and lets what is in flight end.
-func (g *Gateway) serve(ctx context.Context, api *http.Server) error {
+// serveAPI serves the API until ctx ends or the listener fails, and lets what is in flight end.
+func (g *Gateway) serveAPI(ctx context.Context, api *http.Server) error {
 	failed := make(chan error, 1)
 	go func() { failed <- serve(api, g.listener) }()
-	g.log.Info("gateway: serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.house.Load().awake()))
+	g.log.Info("gateway: serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.current.Load().activeServices()))
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
 	g.draining.Store(true)
-	close(g.leaving)
-	g.durable.drain()
-	d := g.house.Load().cfg.Drain
+	close(g.drainStarted)
+	g.storage.drain()
+	d := g.current.Load().cfg.Drain
 	g.log.Info("gateway: draining", "delay", d.Delay, "grace", d.Grace)
 	time.Sleep(d.Delay)
-	return errors.Join(g.drain(api, d.Grace), <-failed)
+	return errors.Join(g.shutdownAPI(api, d.Grace), <-failed)
 }
 
-// drain closes the listener and waits for requests in flight.
-func (g *Gateway) drain(api *http.Server, longest time.Duration) error {
+// shutdownAPI closes the listener and waits for requests in flight.
+func (g *Gateway) shutdownAPI(api *http.Server, longest time.Duration) error {
 	grace, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	began := time.Now()

@@ -33,24 +33,24 @@ import (
 
 func TestMain(m *testing.M) {
 	tests := enginetest.Main(m)
-	if file := os.Getenv(aloneFile); file != "" {
-		os.Exit(alone(file))
+	if file := os.Getenv(childConfigVar); file != "" {
+		os.Exit(runChild(file))
 	}
 	goleak.VerifyTestMain(tests)
 }
 
-const device = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
+const deviceToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
 
-// street is mock providers with what a configuration needs to know of them.
-type street struct {
+// mockEnv is mock providers with what a configuration needs to know of them.
+type mockEnv struct {
 	mock  *mockprovider.Mock
 	files mockprovider.Files
-	at    mockprovider.Ready
+	ready mockprovider.Ready
 	key   string
 	hash  string
 }
 
-func newStreet(t testing.TB, cfg ...mockprovider.Config) street {
+func newMockEnv(t testing.TB, cfg ...mockprovider.Config) mockEnv {
 	t.Helper()
 	m := mockprovider.Start(t, cfg...)
 	files, err := m.WriteFiles(t.TempDir())
@@ -58,32 +58,32 @@ func newStreet(t testing.TB, cfg ...mockprovider.Config) street {
 		t.Fatal(err)
 	}
 	key, hash := rest.NewKey()
-	return street{mock: m, files: files, at: m.Ready(files), key: key, hash: hash}
+	return mockEnv{mock: m, files: files, ready: m.Ready(files), key: key, hash: hash}
 }
 
-func (s street) keys() string { return fmt.Sprintf("keys: [{name: test, hash: %q}]", s.hash) }
+func (s mockEnv) keysBlock() string { return fmt.Sprintf("keys: [{name: test, hash: %q}]", s.hash) }
 
-func (s street) apns() string {
+func (s mockEnv) apnsBlock() string {
 	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}",
-		s.at.APNs, strings.Join(s.at.APNsEndpoints, "', '"), s.at.CAFile, s.at.APNsKeyFile, s.at.APNsKeyID, s.at.APNsTeamID, s.at.APNsTopic)
+		s.ready.APNs, strings.Join(s.ready.APNsEndpoints, "', '"), s.ready.CAFile, s.ready.APNsKeyFile, s.ready.APNsKeyID, s.ready.APNsTeamID, s.ready.APNsTopic)
 }
 
-func (s street) certificate() string {
+func (s mockEnv) apnsCertBlock() string {
 	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, cert_file: %q, cert_key_file: %q, topic: %s}",
-		s.at.APNs, strings.Join(s.at.APNsEndpoints, "', '"), s.at.CAFile, s.files.ClientCert, s.files.ClientKey, s.at.APNsTopic)
+		s.ready.APNs, strings.Join(s.ready.APNsEndpoints, "', '"), s.ready.CAFile, s.files.ClientCert, s.files.ClientKey, s.ready.APNsTopic)
 }
 
-func (s street) fcm() string {
+func (s mockEnv) fcmBlock() string {
 	return fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q, service_account_file: %q}",
-		s.at.FCM, strings.Join(s.at.FCMEndpoints, "', '"), s.at.CAFile, s.at.ServiceAccountFile)
+		s.ready.FCM, strings.Join(s.ready.FCMEndpoints, "', '"), s.ready.CAFile, s.ready.ServiceAccountFile)
 }
 
-// app writes one app for a configuration.
-func (s street) app(name string, blocks ...string) string {
-	return fmt.Sprintf("  %s:\n    %s\n    %s\n", name, s.keys(), strings.Join(blocks, "\n    "))
+// appBlock writes one app for a configuration.
+func (s mockEnv) appBlock(name string, blocks ...string) string {
+	return fmt.Sprintf("  %s:\n    %s\n    %s\n", name, s.keysBlock(), strings.Join(blocks, "\n    "))
 }
 
-const head = "listen: 127.0.0.1:0\nadmin: {listen: 127.0.0.1:0}\n"
+const listenConfig = "listen: 127.0.0.1:0\nadmin: {listen: 127.0.0.1:0}\n"
 
 func parse(t testing.TB, text string) *config.Config {
 	t.Helper()
@@ -94,25 +94,25 @@ func parse(t testing.TB, text string) *config.Config {
 	return cfg
 }
 
-// house is a gateway that runs.
-type house struct {
-	t    testing.TB
-	key  string
-	url  string
-	ops  string
-	gate *gateway.Gateway
-	stop func() error // ends Run's context and waits for it
+// testGateway is a gateway that runs.
+type testGateway struct {
+	t        testing.TB
+	key      string
+	url      string
+	adminURL string
+	gw       *gateway.Gateway
+	stop     func() error // ends Run's context and waits for it
 }
 
-// open runs a gateway. In a test it logs at debug level, and nothing of the street's secrets may come out of that.
-func (s street) open(t testing.TB, text string) house {
+// start runs a gateway. In a test it logs at debug level, and nothing of the street's secrets may come out of that.
+func (s mockEnv) start(t testing.TB, text string) testGateway {
 	t.Helper()
 	var log *slog.Logger
 	if _, isTest := t.(*testing.T); isTest {
-		a := newAviary()
-		a.cageStreet(t, s)
-		log = a.debug()
-		t.Cleanup(func() { a.escaped(t) }) // after the gateway has ended
+		a := newLeakDetector()
+		a.addEnvSecrets(t, s)
+		log = a.logger()
+		t.Cleanup(func() { a.checkLeaks(t) }) // after the gateway has ended
 	}
 	g, err := gateway.New(parse(t, text), log)
 	if err != nil {
@@ -134,11 +134,11 @@ func (s street) open(t testing.TB, text string) house {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return house{t: t, key: s.key, url: "http://" + g.Addr().String(), ops: "http://" + g.AdminAddr().String(), gate: g, stop: stop}
+	return testGateway{t: t, key: s.key, url: "http://" + g.Addr().String(), adminURL: "http://" + g.AdminAddr().String(), gw: g, stop: stop}
 }
 
 // post sends one notification for an app and returns the HTTP status and the decoded answer.
-func (h house) post(app, body string) (int, map[string]any) {
+func (h testGateway) post(app, body string) (int, map[string]any) {
 	h.t.Helper()
 	request, err := http.NewRequest(http.MethodPost, h.url+"/v1/apps/"+app+"/notifications", strings.NewReader(body))
 	if err != nil {
@@ -158,7 +158,7 @@ func (h house) post(app, body string) (int, map[string]any) {
 	return answer.StatusCode, receipt
 }
 
-func (h house) get(url string) (int, string) {
+func (h testGateway) get(url string) (int, string) {
 	h.t.Helper()
 	answer, err := http.Get(url)
 	if err != nil {
@@ -172,71 +172,71 @@ func (h house) get(url string) (int, string) {
 	return answer.StatusCode, string(text)
 }
 
-func apnsTo(token string) string {
+func apnsNotification(token string) string {
 	return fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, token)
 }
 
-const fcmTo = `{"platform":"fcm","topic":"news","title":"Hi"}`
+const fcmNotification = `{"platform":"fcm","topic":"news","title":"Hi"}`
 
-func TestAGatewayCarriesNotificationsWithEveryKindOfCredential(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm())+s.app("courier", s.certificate()))
-	for _, c := range []struct{ app, body string }{{"shop", apnsTo(device)}, {"shop", fcmTo}, {"courier", apnsTo(device)}} {
+func TestSendWithEveryKindOfCredential(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock(), s.fcmBlock())+s.appBlock("courier", s.apnsCertBlock()))
+	for _, c := range []struct{ app, body string }{{"shop", apnsNotification(deviceToken)}, {"shop", fcmNotification}, {"courier", apnsNotification(deviceToken)}} {
 		status, receipt := h.post(c.app, c.body)
 		if status != 200 || receipt["status"] != "accepted" {
 			t.Errorf("%s %s: %d %v", c.app, c.body, status, receipt)
 		}
 	}
-	if status, receipt := h.post("courier", fcmTo); status != 400 || receipt["field"] != "platform" {
+	if status, receipt := h.post("courier", fcmNotification); status != 400 || receipt["field"] != "platform" {
 		t.Errorf("a platform without a block: %d %v", status, receipt)
 	}
 }
 
-func TestAppsWithOneCredentialShareItsPoolAndOthersDoNot(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("a", s.apns(), s.fcm())+s.app("b", s.apns(), s.fcm())+s.app("c", s.certificate()))
+func TestAppsWithOneCredentialShareItsPool(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("a", s.apnsBlock(), s.fcmBlock())+s.appBlock("b", s.apnsBlock(), s.fcmBlock())+s.appBlock("c", s.apnsCertBlock()))
 	var shared []string
-	for _, service := range h.gate.Status().Services {
+	for _, service := range h.gw.Status().Services {
 		shared = append(shared, strings.Join(service.Apps, "+"))
 	}
 	if got := strings.Join(shared, " "); got != "apps.a.apns+apps.b.apns apps.a.fcm+apps.b.fcm apps.c.apns" {
 		t.Errorf("services: %s", got)
 	}
 	for _, app := range []string{"a", "b", "c"} {
-		if status, receipt := h.post(app, apnsTo(device)); status != 200 || receipt["status"] != "accepted" {
+		if status, receipt := h.post(app, apnsNotification(deviceToken)); status != 200 || receipt["status"] != "accepted" {
 			t.Errorf("%s: %d %v", app, status, receipt)
 		}
 	}
 }
 
-func TestAppsThatShareACredentialMustAgreeAboutItsPool(t *testing.T) {
-	s := newStreet(t)
-	other := strings.Replace(s.apns(), "apns: {", "apns: {pool: {size: 2}, ", 1)
-	_, err := gateway.New(parse(t, head+"apps:\n"+s.app("a", s.apns())+s.app("b", other)), nil)
+func TestAppsThatShareACredentialNeedEqualPoolSettings(t *testing.T) {
+	s := newMockEnv(t)
+	other := strings.Replace(s.apnsBlock(), "apns: {", "apns: {pool: {size: 2}, ", 1)
+	_, err := gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("a", s.apnsBlock())+s.appBlock("b", other)), nil)
 	if err == nil || !strings.Contains(err.Error(), "apps.b.apns: shares its credential, and so its pool, with apps.a.apns") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestABadCredentialIsRefusedAtTheStartWithItsKey(t *testing.T) {
-	s := newStreet(t)
+func TestInvalidCredentialIsRejectedAtStart(t *testing.T) {
+	s := newMockEnv(t)
 	junk := filepath.Join(t.TempDir(), "junk.pem")
 	if err := os.WriteFile(junk, []byte("canary-secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ block, want string }{
-		"no key file":        {strings.Replace(s.apns(), s.at.APNsKeyFile, "nowhere.p8", 1), `config: apps.shop.apns.key_file: "`},
-		"a key file of junk": {strings.Replace(s.apns(), s.at.APNsKeyFile, junk, 1), `config: apps.shop.apns.key_file: "` + junk + `": apns: key: not PEM`},
-		"roots of junk":      {strings.Replace(s.apns(), s.at.CAFile, junk, 1), `config: apps.shop.apns.ca_file: "` + junk + `" holds no certificate`},
+		"no key file":        {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, "nowhere.p8", 1), `config: apps.shop.apns.key_file: "`},
+		"a key file of junk": {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, junk, 1), `config: apps.shop.apns.key_file: "` + junk + `": apns: key: not PEM`},
+		"roots of junk":      {strings.Replace(s.apnsBlock(), s.ready.CAFile, junk, 1), `config: apps.shop.apns.ca_file: "` + junk + `" holds no certificate`},
 		"a certificate of junk": {
-			strings.Replace(s.certificate(), s.files.ClientCert, junk, 1), `config: apps.shop.apns.cert_file: "` + junk + `" and cert_key_file are no certificate and its key`},
+			strings.Replace(s.apnsCertBlock(), s.files.ClientCert, junk, 1), `config: apps.shop.apns.cert_file: "` + junk + `" and cert_key_file are no certificate and its key`},
 		"an account of junk": {
-			strings.Replace(s.fcm(), s.at.ServiceAccountFile, junk, 1), `config: apps.shop.fcm.service_account_file: "` + junk + `": fcm: account: not the JSON of a service account's key file`},
+			strings.Replace(s.fcmBlock(), s.ready.ServiceAccountFile, junk, 1), `config: apps.shop.fcm.service_account_file: "` + junk + `": fcm: account: not the JSON of a service account's key file`},
 		"Web Push": {"webpush: {vapid_key_file: vapid.pem, subject: 'mailto:ops@example.com'}",
 			`config: apps.shop.webpush.vapid_key_file: "`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := gateway.New(parse(t, head+"apps:\n"+s.app("shop", c.block)), nil)
+			_, err := gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("shop", c.block)), nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "canary") {
 				t.Errorf("want %q in:\n%v", c.want, err)
 			}
@@ -244,41 +244,41 @@ func TestABadCredentialIsRefusedAtTheStartWithItsKey(t *testing.T) {
 	}
 }
 
-func TestAllBadCredentialsAreNamedAtOnce(t *testing.T) {
-	s := newStreet(t)
-	text := head + "apps:\n" + s.app("shop", strings.Replace(s.apns(), s.at.APNsKeyFile, "a.p8", 1), strings.Replace(s.fcm(), s.at.ServiceAccountFile, "b.json", 1))
+func TestAllInvalidCredentialsAreReported(t *testing.T) {
+	s := newMockEnv(t)
+	text := listenConfig + "apps:\n" + s.appBlock("shop", strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, "a.p8", 1), strings.Replace(s.fcmBlock(), s.ready.ServiceAccountFile, "b.json", 1))
 	_, err := gateway.New(parse(t, text), nil)
 	if err == nil || !strings.Contains(err.Error(), "apps.shop.apns.key_file") || !strings.Contains(err.Error(), "apps.shop.fcm.service_account_file") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestATokenURLOfTheConfigurationWinsOverTheKeyFiles(t *testing.T) {
-	s := newStreet(t)
-	account, err := os.ReadFile(s.at.ServiceAccountFile)
+func TestConfiguredTokenURLOverridesKeyFile(t *testing.T) {
+	s := newMockEnv(t)
+	account, err := os.ReadFile(s.ready.ServiceAccountFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	elsewhere := filepath.Join(t.TempDir(), "account.json")
-	text := strings.Replace(string(account), s.at.TokenURL, "https://192.0.2.1/token", 1)
+	text := strings.Replace(string(account), s.ready.TokenURL, "https://192.0.2.1/token", 1)
 	if err := os.WriteFile(elsewhere, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	block := strings.Replace(s.fcm(), s.at.ServiceAccountFile, elsewhere, 1)
-	h := s.open(t, head+"apps:\n"+s.app("shop", strings.Replace(block, "fcm: {", "fcm: {token_url: '"+s.at.TokenURL+"', ", 1)))
-	if status, receipt := h.post("shop", fcmTo); status != 200 || receipt["status"] != "accepted" {
+	block := strings.Replace(s.fcmBlock(), s.ready.ServiceAccountFile, elsewhere, 1)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", strings.Replace(block, "fcm: {", "fcm: {token_url: '"+s.ready.TokenURL+"', ", 1)))
+	if status, receipt := h.post("shop", fcmNotification); status != 200 || receipt["status"] != "accepted" {
 		t.Errorf("%d %v", status, receipt)
 	}
 }
 
-func TestTheAdminListenerShowsMetricsAndProfilesAndTheAPIDoesNot(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
-	h.post("shop", apnsTo(device)) // after it, the pool is known to be ready
+func TestMetricsAndProfilesAreOnlyOnAdminListener(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
+	h.post("shop", apnsNotification(deviceToken)) // after it, the pool is known to be ready
 	for path, want := range map[string]string{
-		"/metrics": fmt.Sprintf("sluice_pool_ready{pool=\"apns %s MOCKKEY001\"} 1", s.at.APNs), "/debug/pprof/": "goroutine",
+		"/metrics": fmt.Sprintf("sluice_pool_ready{pool=\"apns %s MOCKKEY001\"} 1", s.ready.APNs), "/debug/pprof/": "goroutine",
 	} {
-		if status, text := h.get(h.ops + path); status != 200 || !strings.Contains(text, want) {
+		if status, text := h.get(h.adminURL + path); status != 200 || !strings.Contains(text, want) {
 			t.Errorf("admin %s: %d without %q", path, status, want)
 		}
 		if status, _ := h.get(h.url + path); status != 404 {
@@ -287,11 +287,11 @@ func TestTheAdminListenerShowsMetricsAndProfilesAndTheAPIDoesNot(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatIsTakenIsNamed(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+func TestAddressInUseIsNamed(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
 	taken := strings.TrimPrefix(h.url, "http://")
-	g, err := gateway.New(parse(t, strings.Replace(head, "admin: {listen: 127.0.0.1:0}", "admin: {listen: '"+taken+"'}", 1)+"apps:\n"+s.app("shop", s.apns())), nil)
+	g, err := gateway.New(parse(t, strings.Replace(listenConfig, "admin: {listen: 127.0.0.1:0}", "admin: {listen: '"+taken+"'}", 1)+"apps:\n"+s.appBlock("shop", s.apnsBlock())), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,12 +300,12 @@ func TestAnAddressThatIsTakenIsNamed(t *testing.T) {
 	}
 }
 
-func TestChecksPassWhereServeWouldWorkAndNameWhatWouldNot(t *testing.T) {
-	s := newStreet(t)
-	dead := strings.Replace(s.fcm(), strings.Join(s.at.FCMEndpoints, "', '"), "127.0.0.1:1", 1)
-	taken := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
-	text := strings.Replace(head, "listen: 127.0.0.1:0", "listen: '"+strings.TrimPrefix(taken.url, "http://")+"'", 1)
-	g, err := gateway.New(parse(t, text+"apps:\n"+s.app("shop", s.apns(), dead)+s.app("courier", s.certificate())), nil)
+func TestChecks(t *testing.T) {
+	s := newMockEnv(t)
+	dead := strings.Replace(s.fcmBlock(), strings.Join(s.ready.FCMEndpoints, "', '"), "127.0.0.1:1", 1)
+	taken := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
+	text := strings.Replace(listenConfig, "listen: 127.0.0.1:0", "listen: '"+strings.TrimPrefix(taken.url, "http://")+"'", 1)
+	g, err := gateway.New(parse(t, text+"apps:\n"+s.appBlock("shop", s.apnsBlock(), dead)+s.appBlock("courier", s.apnsCertBlock())), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,9 +324,9 @@ func TestChecksPassWhereServeWouldWorkAndNameWhatWouldNot(t *testing.T) {
 		"apps.courier.apns: the certificate is good until ",
 		"apps.courier.apns: connected to 127.0.0.1:",
 		"apps.shop.apns: got a token for MOCKKEY001",
-		"apps.shop.apns: connected to " + s.at.APNs + ", address 1 of 8 of https://" + s.at.APNs,
+		"apps.shop.apns: connected to " + s.ready.APNs + ", address 1 of 8 of https://" + s.ready.APNs,
 		"apps.shop.fcm: got a token for demo-project",
-		"apps.shop.fcm: FAIL no address of " + s.at.FCM + " lets us connect: 127.0.0.1:1: wire: CONNECT_REFUSED",
+		"apps.shop.fcm: FAIL no address of " + s.ready.FCM + " lets us connect: 127.0.0.1:1: wire: CONNECT_REFUSED",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in\n%s", want, got)
@@ -334,13 +334,13 @@ func TestChecksPassWhereServeWouldWorkAndNameWhatWouldNot(t *testing.T) {
 	}
 }
 
-func TestAKeyFileThatOthersCanReadIsWarnedOf(t *testing.T) {
-	s := newStreet(t)
-	cfg := parse(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm()))
+func TestWarningAboutReadableKeyFile(t *testing.T) {
+	s := newMockEnv(t)
+	cfg := parse(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock(), s.fcmBlock()))
 	if found := gateway.Warnings(cfg); found != nil {
 		t.Errorf("got %q", found)
 	}
-	if err := os.Chmod(s.at.APNsKeyFile, 0o644); err != nil {
+	if err := os.Chmod(s.ready.APNsKeyFile, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	found := strings.Join(gateway.Warnings(cfg), "\n")
@@ -351,8 +351,8 @@ func TestAKeyFileThatOthersCanReadIsWarnedOf(t *testing.T) {
 	}
 }
 
-func TestACertificateThatHasExpiredIsRefused(t *testing.T) {
-	s := newStreet(t)
+func TestExpiredCertificateIsRejected(t *testing.T) {
+	s := newMockEnv(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -371,8 +371,8 @@ func TestACertificateThatHasExpiredIsRefused(t *testing.T) {
 	if err := os.WriteFile(old, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	block := strings.NewReplacer(s.files.ClientCert, old, s.files.ClientKey, old).Replace(s.certificate())
-	_, err = gateway.New(parse(t, head+"apps:\n"+s.app("shop", block)), nil)
+	block := strings.NewReplacer(s.files.ClientCert, old, s.files.ClientKey, old).Replace(s.apnsCertBlock())
+	_, err = gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("shop", block)), nil)
 	if err == nil || !strings.Contains(err.Error(), "apps.shop.apns.cert_file: ") || !strings.Contains(err.Error(), "is good from ") {
 		t.Errorf("got %v", err)
 	}

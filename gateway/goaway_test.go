@@ -11,8 +11,8 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// preface begins HTTP/2 on a connection without TLS, and returns its frames.
-func preface(t *testing.T, url string) *http2.Framer {
+// dialHTTP2 begins HTTP/2 on a connection without TLS, and returns its frames.
+func dialHTTP2(t *testing.T, url string) *http2.Framer {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 	if err != nil {
@@ -37,12 +37,12 @@ func preface(t *testing.T, url string) *http2.Framer {
 	}
 }
 
-func TestAnIdleHTTP2ConnectionIsToldByGOAWAYThatTheGatewayEnds(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+func TestIdleHTTP2ConnectionGetsGoAwayOnShutdown(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
 	var idle []*http2.Framer
 	for range 20 {
-		idle = append(idle, preface(t, h.url))
+		idle = append(idle, dialHTTP2(t, h.url))
 	}
 	go func() { _ = h.stop() }()
 	for i, frames := range idle {

@@ -16,13 +16,13 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// maxHTTP1 is how many requests an endpoint that knows no HTTP/2 gets at a time, a connection each.
-const maxHTTP1 = 8
+// maxHTTP1Conns is how many requests an endpoint that knows no HTTP/2 gets at a time, a connection each.
+const maxHTTP1Conns = 8
 
-// strangers dials the endpoints of services that anybody may have named: HTTP/2, or HTTP/1.1 where the peer knows no
+// dialerWithHTTP1 dials the endpoints of services that anybody may have named: HTTP/2, or HTTP/1.1 where the peer knows no
 // other. The address is the one that the resolver found fit, and is asked for nowhere else: no proxy, no second look-up,
 // no redirect.
-func strangers(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {
+func dialerWithHTTP1(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {
 	h2 := dialer(cfg)
 	return func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
 		conn, err := h2(ctx, addr)
@@ -37,7 +37,7 @@ func strangers(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn
 type http1 struct {
 	wire.Doer
 	transport *http.Transport
-	gone      chan struct{} // closed once it drains and nothing is in flight
+	done      chan struct{} // closed once it drains and nothing is in flight
 
 	mu       sync.Mutex
 	inFlight int
@@ -50,15 +50,15 @@ func newHTTP1(addr netip.AddrPort, cfg wire.Config) *http1 {
 	secure := cfg.TLS.Clone()
 	secure.ServerName, secure.NextProtos = hostname(cfg.Authority), []string{"http/1.1"}
 	secure.MinVersion = tls.VersionTLS12
-	h := &http1{gone: make(chan struct{})}
+	h := &http1{done: make(chan struct{})}
 	h.transport = &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, addr.String())
 		},
-		TLSClientConfig: secure, MaxConnsPerHost: maxHTTP1, MaxIdleConnsPerHost: maxHTTP1, DisableCompression: true,
+		TLSClientConfig: secure, MaxConnsPerHost: maxHTTP1Conns, MaxIdleConnsPerHost: maxHTTP1Conns, DisableCompression: true,
 		MaxResponseHeaderBytes: int64(cfg.MaxResponseBytes),
 	}
-	h.Doer = wire.FromTransport(capped{h.transport, int64(cfg.MaxResponseBytes)}, &url.URL{Scheme: "https", Host: cfg.Authority})
+	h.Doer = wire.FromTransport(bodyLimiter{h.transport, int64(cfg.MaxResponseBytes)}, &url.URL{Scheme: "https", Host: cfg.Authority})
 	return h
 }
 
@@ -69,50 +69,50 @@ func hostname(authority string) string {
 	return authority
 }
 
-// capped reads no more of an answer than it may have.
-type capped struct {
-	next http.RoundTripper
-	most int64
+// bodyLimiter reads no more of an answer than it may have.
+type bodyLimiter struct {
+	next     http.RoundTripper
+	maxBytes int64
 }
 
-func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c bodyLimiter) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer, err := c.next.RoundTrip(r)
 	if err == nil {
-		answer.Body = http.MaxBytesReader(nil, answer.Body, c.most)
+		answer.Body = http.MaxBytesReader(nil, answer.Body, c.maxBytes)
 	}
 	return answer, err
 }
 
 // Do makes one attempt.
 func (h *http1) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
-	h.count(1)
-	defer h.count(-1)
+	h.addInFlight(1)
+	defer h.addInFlight(-1)
 	return h.Doer.Do(ctx, r)
 }
 
-func (h *http1) count(n int) {
+func (h *http1) addInFlight(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.inFlight += n
-	h.settle()
+	h.closeIfDrained()
 }
 
-// settle closes gone when the end has come. h.mu is held.
-func (h *http1) settle() {
+// closeIfDrained closes gone when the end has come. h.mu is held.
+func (h *http1) closeIfDrained() {
 	if !h.draining || h.inFlight > 0 {
 		return
 	}
 	select {
-	case <-h.gone:
+	case <-h.done:
 	default:
-		close(h.gone)
+		close(h.done)
 	}
 }
 
 // Run returns once Drain was called and what was in flight has ended, or when ctx ends.
 func (h *http1) Run(ctx context.Context) error {
 	select {
-	case <-h.gone:
+	case <-h.done:
 	case <-ctx.Done():
 	}
 	h.transport.CloseIdleConnections()
@@ -124,12 +124,12 @@ func (h *http1) Drain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.draining = true
-	h.settle()
+	h.closeIfDrained()
 }
 
 // State tells how it stands.
 func (h *http1) State() wire.State {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return wire.State{InFlight: h.inFlight, MaxStreams: maxHTTP1, Draining: h.draining}
+	return wire.State{InFlight: h.inFlight, MaxStreams: maxHTTP1Conns, Draining: h.draining}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// measure offers the road a load, for a second unless the configuration says for how long.
-func (r road) measure(t testing.TB, c bench.Config) *loadreport.Report {
+// runBench offers the road a load, for a second unless the configuration says for how long.
+func (r shopGateway) runBench(t testing.TB, c bench.Config) *loadreport.Report {
 	t.Helper()
 	c.URL, c.Key, c.App, c.Duration = r.url, r.key, "shop", cmp.Or(c.Duration, time.Second)
 	c.Ledger, c.Script = r.mock.LedgerURL(), r.mock.ScriptURL()
@@ -29,25 +29,25 @@ func (r road) measure(t testing.TB, c bench.Config) *loadreport.Report {
 	return got
 }
 
-func TestALoadTestsCountIsTheLedgers(t *testing.T) {
-	r := lay(t, mockprovider.Config{}, patient)
+func TestBenchCountsMatchLedger(t *testing.T) {
+	r := newShopGateway(t, mockprovider.Config{}, slowTimeouts)
 	for name, c := range map[string]bench.Config{
 		"single calls": {Rate: 100, WarmUp: 200 * time.Millisecond}, "batches": {Rate: 1000, Batch: 50}, "a closed loop": {InFlight: 2},
 	} {
-		got := r.measure(t, c)
+		got := r.runBench(t, c)
 		if got.Ledger == nil || !got.Ledger.Equal() || got.Ledger.Took < got.Offered || got.Verdicts["accepted"] != got.Offered {
 			t.Errorf("%s: %d offered, %v, ledger %+v", name, got.Offered, got.Verdicts, got.Ledger)
 		}
 	}
 }
 
-func TestALoadTestPlaysFaultsAndShowsThem(t *testing.T) {
-	r := lay(t, mockprovider.Config{}, patient)
+func TestBenchInjectsAndReportsFaults(t *testing.T) {
+	r := newShopGateway(t, mockprovider.Config{}, slowTimeouts)
 	var got *loadreport.Report
 	span := time.Second
 	for ; ; span *= 2 { // a machine that is held up can miss a fault, or what is around it
 		faults := fmt.Appendf(nil, `faults: [{service: apns, status: 410, from: %s, until: %s}]`, span/5, span*7/10)
-		got = r.measure(t, bench.Config{Rate: 100, Duration: span, Faults: faults})
+		got = r.runBench(t, bench.Config{Rate: 100, Duration: span, Faults: faults})
 		if got.Verdicts["unregistered"] > 0 && got.Verdicts["accepted"] > 0 || span > 30*time.Second {
 			break
 		}

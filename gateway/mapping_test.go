@@ -35,11 +35,11 @@ import (
 
 const mappingFile = "../docs/mapping.md"
 
-// TestTheMappingInTheDocumentsIsWhatTheProvidersDo makes docs/mapping.md anew out of the providers and compares. After a
+// TestMappingDocIsUpToDate makes docs/mapping.md anew out of the providers and compares. After a
 // change, UPDATE=1 go test ./gateway -run Mapping writes it.
-func TestTheMappingInTheDocumentsIsWhatTheProvidersDo(t *testing.T) {
+func TestMappingDocIsUpToDate(t *testing.T) {
 	var made string
-	synctest.Test(t, func(t *testing.T) { made = mapping(t) })
+	synctest.Test(t, func(t *testing.T) { made = mappingTable(t) })
 	if os.Getenv("UPDATE") != "" {
 		if err := os.WriteFile(mappingFile, []byte(made), 0o644); err != nil {
 			t.Fatal(err)
@@ -64,8 +64,8 @@ that are given stand in for those made here.
 |---|---|---|---|
 `
 
-// mapping makes the document.
-func mapping(t *testing.T) string {
+// mappingTable makes the document.
+func mappingTable(t *testing.T) string {
 	hour, now, badge := push.Duration(time.Hour), push.Duration(0), 3
 	rows := []struct {
 		name string
@@ -89,7 +89,7 @@ func mapping(t *testing.T) string {
 	}
 	var b strings.Builder
 	b.WriteString(mappingHead)
-	platforms := mappers(t)
+	platforms := newMappers(t)
 	for i, row := range rows {
 		fmt.Fprintf(&b, "| `%s` |", row.name)
 		for _, p := range platforms {
@@ -118,13 +118,13 @@ type mapper struct {
 	read     func(*testing.T, []byte) []byte
 }
 
-func mappers(t *testing.T) []mapper {
+func newMappers(t *testing.T) []mapper {
 	as := func(_ *testing.T, body []byte) []byte { return body }
 	apple, err := apns.New(apns.Config{Topic: "com.example.app"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	google, err := fcm.New(fcm.Config{Account: anAccount(t)})
+	google, err := fcm.New(fcm.Config{Account: testServiceAccount(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,12 +141,12 @@ func mappers(t *testing.T) []mapper {
 		P256dh: base64.RawURLEncoding.EncodeToString(private.PublicKey().Bytes()), Auth: base64.RawURLEncoding.EncodeToString(make([]byte, 16)),
 	}}
 	return []mapper{
-		{apple, push.Target{Token: device}, as}, {google, push.Target{Token: "a:b"}, as},
-		{browsers, push.Target{Subscription: subscription}, func(t *testing.T, body []byte) []byte { return decrypted(t, private, body) }},
+		{apple, push.Target{Token: deviceToken}, as}, {google, push.Target{Token: "a:b"}, as},
+		{browsers, push.Target{Subscription: subscription}, func(t *testing.T, body []byte) []byte { return decrypt(t, private, body) }},
 	}
 }
 
-func anAccount(t *testing.T) []byte {
+func testServiceAccount(t *testing.T) []byte {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -159,8 +159,8 @@ func anAccount(t *testing.T) []byte {
 	return text
 }
 
-// decrypted is what the browser reads (RFC 8291), whose authentication secret is 16 zeros.
-func decrypted(t *testing.T, private *ecdh.PrivateKey, body []byte) []byte {
+// decrypt is what the browser reads (RFC 8291), whose authentication secret is 16 zeros.
+func decrypt(t *testing.T, private *ecdh.PrivateKey, body []byte) []byte {
 	sender, err := ecdh.P256().NewPublicKey(body[21:86])
 	if err != nil {
 		t.Fatal(err)
@@ -189,32 +189,32 @@ func (m mapper) lines(t *testing.T, set func(*push.Notification)) map[string]boo
 	}
 	all := map[string]bool{}
 	for _, f := range r.Header {
-		all[line(f)] = true
+		all[headerLine(f)] = true
 	}
 	var body any
 	if err := json.Unmarshal(m.read(t, r.Body), &body); err != nil {
 		t.Fatal(err)
 	}
-	leaves(all, "", body)
+	leafLines(all, "", body)
 	return all
 }
 
-func line(f wire.Field) string { return f.Name + ": " + when(f.Value) }
+func headerLine(f wire.Field) string { return f.Name + ": " + maskTime(f.Value) }
 
-// when hides what the time of the test is.
-func when(v string) string {
+// maskTime hides what the time of the test is.
+func maskTime(v string) string {
 	if v == fmt.Sprint(time.Now().Add(time.Hour).Unix()) {
 		return "(the end, in seconds since 1970)"
 	}
 	return v
 }
 
-func leaves(all map[string]bool, path string, v any) {
+func leafLines(all map[string]bool, path string, v any) {
 	if object, ok := v.(map[string]any); ok {
 		for name, member := range object {
-			leaves(all, strings.TrimPrefix(path+"."+name, "."), member)
+			leafLines(all, strings.TrimPrefix(path+"."+name, "."), member)
 		}
 		return
 	}
-	all[path+" = "+when(fmt.Sprint(v))] = true
+	all[path+" = "+maskTime(fmt.Sprint(v))] = true
 }

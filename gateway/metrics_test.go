@@ -12,16 +12,16 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// TestMetricsAndStatusTellOfABadEndpoint counts the same sends three times: as
+// TestMetricsAndStatusShowFailingEndpoint counts the same sends three times: as
 // their callers, as the providers, and as /metrics saw them.
-func TestMetricsAndStatusTellOfABadEndpoint(t *testing.T) {
+func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 	const notifications = 400
-	r := lay(t, mockprovider.Config{
+	r := newShopGateway(t, mockprovider.Config{
 		Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Endpoint: "3", Status: 503}}},
-	}, patient+"pool: { size: 8, breaker: { ejection: 1h, max_ejection: 1h }, outlier: { off: true } }") // one is ejected, once
+	}, slowTimeouts+"pool: { size: 8, breaker: { ejection: 1h, max_ejection: 1h }, outlier: { off: true } }") // one is ejected, once
 	bad := r.mock.APNsAddrs()[3].String()
-	r.full(8)
-	each(8, notifications, func(i int) {
+	r.waitPoolSize(8)
+	forEachConcurrent(8, notifications, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"c0ffee%058x","title":"canary"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)
 		}
@@ -32,7 +32,7 @@ func TestMetricsAndStatusTellOfABadEndpoint(t *testing.T) {
 
 	failed := r.mock.Ledger().Count(mockprovider.Query{Endpoint: bad})
 	service := fmt.Sprintf("pool=\"apns %s MOCKKEY001\"", r.mock.APNsAddrs()[0])
-	_, text := r.get(r.ops + "/metrics")
+	_, text := r.get(r.adminURL + "/metrics")
 	for _, want := range []string{
 		fmt.Sprintf(`sluice_notifications_total{app="shop",platform="apns",reason="",status="accepted"} %d`, notifications),
 		`sluice_notifications_total{app="shop",platform="apns",reason="InvalidTarget",status="refused"} 1`,
@@ -52,12 +52,12 @@ func TestMetricsAndStatusTellOfABadEndpoint(t *testing.T) {
 		`sluice_gate_closed_seconds{` + service + `} 0`,
 	} {
 		if !strings.Contains(text, want+"\n") {
-			t.Errorf("no line\n%s\namong\n%s", want, only(text, want[:strings.Index(want, "{")]))
+			t.Errorf("no line\n%s\namong\n%s", want, linesContaining(text, want[:strings.Index(want, "{")]))
 		}
 	}
-	for _, secret := range []string{"c0ffee", "canary", r.key, r.stranger, "Bearer", "eyJ"} {
+	for _, secret := range []string{"c0ffee", "canary", r.key, r.otherKey, "Bearer", "eyJ"} {
 		if strings.Contains(text, secret) {
-			t.Errorf("/metrics tells %q:\n%s", secret, only(text, secret))
+			t.Errorf("/metrics tells %q:\n%s", secret, linesContaining(text, secret))
 		}
 	}
 	if e := r.lastEvent(t, bad); e.Kind != pool.EventEjected || !strings.HasPrefix(e.Reason, "5 failures in a row, the last ServiceUnavailable; ejected for ") || e.Time.IsZero() {
@@ -65,26 +65,26 @@ func TestMetricsAndStatusTellOfABadEndpoint(t *testing.T) {
 	}
 }
 
-// TestTwoAccountsOfOneProjectAreToldApart is for names: a scrape in which two
+// TestTwoAccountsOfOneProjectHaveDistinctPools is for names: a scrape in which two
 // pools had the same would fail as a whole.
-func TestTwoAccountsOfOneProjectAreToldApart(t *testing.T) {
-	s, other := newStreet(t), newStreet(t)
-	elsewhere := strings.Replace(other.fcm(), other.at.FCM, s.at.FCM, 1)
-	h := s.open(t, head+"apps:\n"+s.app("a", s.fcm())+s.app("b", elsewhere))
+func TestTwoAccountsOfOneProjectHaveDistinctPools(t *testing.T) {
+	s, other := newMockEnv(t), newMockEnv(t)
+	elsewhere := strings.Replace(other.fcmBlock(), other.ready.FCM, s.ready.FCM, 1)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("a", s.fcmBlock())+s.appBlock("b", elsewhere))
 	var names []string
-	for _, service := range h.gate.Status().Services {
+	for _, service := range h.gw.Status().Services {
 		names = append(names, service.Pool.Name)
 	}
 	if len(names) != 2 || names[0] == names[1] || !strings.HasSuffix(names[1], " of apps.b.fcm") {
 		t.Errorf("pools: %q", names)
 	}
-	if status, text := h.get(h.ops + "/metrics"); status != http.StatusOK || strings.Count(text, "\nsluice_pool_ready{") != 2 {
+	if status, text := h.get(h.adminURL + "/metrics"); status != http.StatusOK || strings.Count(text, "\nsluice_pool_ready{") != 2 {
 		t.Errorf("%d with %d pools", status, strings.Count(text, "\nsluice_pool_ready{"))
 	}
 }
 
-// only returns the lines of text with this in them.
-func only(text, with string) string {
+// linesContaining returns the lines of text with this in them.
+func linesContaining(text, with string) string {
 	var lines []string
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, with) {
@@ -95,7 +95,7 @@ func only(text, with string) string {
 }
 
 // lastEvent reads from GET /v1/status what happened last to an endpoint.
-func (r road) lastEvent(t *testing.T, address string) (last pool.Event) {
+func (r shopGateway) lastEvent(t *testing.T, address string) (last pool.Event) {
 	t.Helper()
 	for _, s := range r.status(t).Services {
 		for _, e := range s.Pool.Events {

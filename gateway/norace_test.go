@@ -4,4 +4,4 @@
 
 package gateway_test
 
-const underRace = false
+const raceEnabled = false

@@ -16,25 +16,25 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func init() { unheard = time.Minute }
+func init() { connTimeout = time.Minute }
 
-// line is a connection on which nothing happens.
-type line struct{}
+// idleConn is a connection on which nothing happens.
+type idleConn struct{}
 
-func (line) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
-func (line) Drain()                                                    {}
-func (line) State() wire.State                                         { return wire.State{MaxStreams: 1000} }
-func (line) Run(ctx context.Context) error {
+func (idleConn) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
+func (idleConn) Drain()                                                    {}
+func (idleConn) State() wire.State                                         { return wire.State{MaxStreams: 1000} }
+func (idleConn) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
 }
 
-// idle returns a service that resolves to the given addresses. Its pool does not run.
-func idle(t *testing.T, name string, addrs ...netip.AddrPort) *service {
+// idleService returns a service that resolves to the given addresses. Its pool does not run.
+func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *service {
 	t.Helper()
 	p, err := pool.New(pool.Config{
 		Name: name, Resolver: pool.Static(addrs), DrainTimeout: time.Millisecond,
-		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return line{}, nil },
+		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return idleConn{}, nil },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -42,29 +42,29 @@ func idle(t *testing.T, name string, addrs ...netip.AddrPort) *service {
 	return &service{name: name, pool: p}
 }
 
-func TestAGatewayThatReachesNobodyIsNeverReady(t *testing.T) {
+func TestGatewayWithoutConnectionsIsNeverReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &Gateway{}
-		g.house.Store(&house{services: []*service{idle(t, "one"), idle(t, "two")}})
-		g.began.Store(time.Now().UnixNano())
+		g.current.Store(&snapshot{services: []*service{idleService(t, "one"), idleService(t, "two")}})
+		g.startedAt.Store(time.Now().UnixNano())
 		for range 3 {
 			if missing := g.notReady(); len(missing) != 2 {
-				t.Errorf("after %s: %v", time.Since(time.Unix(0, g.began.Load())), missing)
+				t.Errorf("after %s: %v", time.Since(time.Unix(0, g.startedAt.Load())), missing)
 			}
 			time.Sleep(warmUp)
 		}
 	})
 }
 
-func TestAStartingGatewayWaitsForAllAndARunningOneForAny(t *testing.T) {
+func TestStartingGatewayWaitsForAllProvidersAndRunningGatewayForAny(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		well := idle(t, "well", netip.MustParseAddrPort("127.0.0.1:1"))
+		well := idleService(t, "well", netip.MustParseAddrPort("127.0.0.1:1"))
 		ended := make(chan error, 1)
 		go func() { ended <- well.pool.Run(ctx) }()
 		g := &Gateway{}
-		g.house.Store(&house{services: []*service{well, idle(t, "ill")}})
-		g.began.Store(time.Now().UnixNano())
+		g.current.Store(&snapshot{services: []*service{well, idleService(t, "ill")}})
+		g.startedAt.Store(time.Now().UnixNano())
 		time.Sleep(warmUp / 2)
 		if missing := g.notReady(); len(missing) != 1 || missing[0].Name != "ill" {
 			t.Errorf("while it warms up: %v", missing)
@@ -80,7 +80,7 @@ func TestAStartingGatewayWaitsForAllAndARunningOneForAny(t *testing.T) {
 	})
 }
 
-func TestAddressesComeFromTheConfigurationTheURLOrDNS(t *testing.T) {
+func TestNewResolver(t *testing.T) {
 	endpoint := config.Endpoint{}
 	if err := endpoint.UnmarshalText([]byte("127.0.0.1:9")); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestAddressesComeFromTheConfigurationTheURLOrDNS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := resolver(base, settings{endpoints: c.endpoints, stranger: c.stranger}, c.servers); !reflect.DeepEqual(c.want, got) {
+		if got := newResolver(base, settings{endpoints: c.endpoints, publicOnly: c.stranger}, c.servers); !reflect.DeepEqual(c.want, got) {
 			t.Errorf("%s: %#v, not %#v", c.url, got, c.want)
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/sluice-push/sluice/config"
 )
 
-// fixed are the keys that count when a gateway starts: what they name is opened once, or held by what is.
-var fixed = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_time", "limits.in_flight"}
+// restartKeys are the keys that count when a gateway starts: what they name is opened once, or held by what is.
+var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_time", "limits.in_flight"}
 
 // Follow reloads when changed says that the configuration may have changed, until changed is closed. What load or the
 // reload refuses is logged and counted, and changes nothing; inForce is told what was not refused.
@@ -38,8 +38,8 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 	}
 }
 
-// Files returns the files that cfg names: what is in them belongs to the configuration.
-func Files(cfg *config.Config) (files []string) {
+// ReferencedFiles returns the files that cfg names: what is in them belongs to the configuration.
+func ReferencedFiles(cfg *config.Config) (files []string) {
 	add := func(names ...config.File) {
 		for _, name := range names {
 			if name != "" {
@@ -72,44 +72,44 @@ func Files(cfg *config.Config) (files []string) {
 // cfg leaves as it was keeps its connections, tokens, breakers and quotas; quotas and weights of apps change in place. What is on its way ends by the configuration
 // that it began with.
 func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
-	g.reloading.Lock()
-	defer g.reloading.Unlock()
+	g.reloadMu.Lock()
+	defer g.reloadMu.Unlock()
 	if g.closed {
 		return nil, errors.New("gateway: it is about to end: nothing is reloaded")
 	}
-	old := g.house.Load()
-	if changes, err = compare(old.cfg, cfg); err != nil {
+	old := g.current.Load()
+	if changes, err = configChanges(old.cfg, cfg); err != nil {
 		return nil, err
 	}
-	h, err := g.build(cfg, old)
+	h, err := g.buildSnapshot(cfg, old)
 	if err != nil {
 		return nil, err
 	}
-	if changes = append(changes, renewed(old, h)...); len(changes) == 0 {
+	if changes = append(changes, connectionChanges(old, h)...); len(changes) == 0 {
 		return nil, nil
 	}
-	for _, adjust := range h.adjust {
+	for _, adjust := range h.onCommit {
 		adjust()
 	}
-	g.hide(old)
-	g.show(h)
-	if g.base == nil {
-		g.house.Store(h)
+	g.unwatchMetrics(old)
+	g.watchMetrics(h)
+	if g.baseCtx == nil {
+		g.current.Store(h)
 		return changes, nil
 	}
-	h.silence(old)
-	g.start(h)
-	g.house.Store(h)
-	g.clear(old, h)
+	h.stopRemovedWebhooks(old)
+	g.startSnapshot(h)
+	g.current.Store(h)
+	g.retire(old, h)
 	return changes, nil
 }
 
-// compare returns what changes, or why not all of it can while the gateway runs.
-func compare(from, to *config.Config) (changes []string, err error) {
+// configChanges returns what changes, or why not all of it can while the gateway runs.
+func configChanges(from, to *config.Config) (changes []string, err error) {
 	var restart []string
 	for _, change := range config.Diff(from, to) {
 		changes = append(changes, change.String())
-		if slices.ContainsFunc(fixed, func(key string) bool {
+		if slices.ContainsFunc(restartKeys, func(key string) bool {
 			return change.Key == key || strings.HasPrefix(change.Key, key+".")
 		}) {
 			restart = append(restart, change.Key)
@@ -121,12 +121,12 @@ func compare(from, to *config.Config) (changes []string, err error) {
 	return changes, nil
 }
 
-// renewed names the blocks that get connections of their own anew, and why if the configuration does not tell: the files
+// connectionChanges names the blocks that get connections of their own anew, and why if the configuration does not tell: the files
 // that it names have other contents.
-func renewed(old, h *house) (changes []string) {
+func connectionChanges(old, h *snapshot) (changes []string) {
 	for _, s := range h.services {
-		for _, path := range s.apps {
-			switch was := old.at(path); {
+		for _, path := range s.paths {
+			switch was := old.serviceFor(path); {
 			case was == nil || was.pool == s.pool:
 			case was.cred.id != s.cred.id:
 				changes = append(changes, path+": another credential")
@@ -135,13 +135,13 @@ func renewed(old, h *house) (changes []string) {
 			}
 		}
 	}
-	for _, o := range h.origins {
-		if !slices.Contains(old.origins, o) && slices.ContainsFunc(old.origins, func(was *origins) bool { return was.path == o.path }) {
+	for _, o := range h.originRouters {
+		if !slices.Contains(old.originRouters, o) && slices.ContainsFunc(old.originRouters, func(was *originRouter) bool { return was.path == o.path }) {
 			changes = append(changes, o.path+": connects anew")
 		}
 	}
-	for _, k := range h.hooks {
-		if was := old.hook(k.Name()); was != nil && was != k {
+	for _, k := range h.webhooks {
+		if was := old.webhook(k.Name()); was != nil && was != k {
 			changes = append(changes, "webhook "+k.Name()+": begins anew where it was")
 		}
 	}
@@ -149,10 +149,10 @@ func renewed(old, h *house) (changes []string) {
 	return slices.Compact(changes)
 }
 
-// at returns the service that a block sends through, or nil.
-func (h *house) at(path string) *service {
+// serviceFor returns the service that a block sends through, or nil.
+func (h *snapshot) serviceFor(path string) *service {
 	for _, s := range h.services {
-		if slices.Contains(s.apps, path) {
+		if slices.Contains(s.paths, path) {
 			return s
 		}
 	}

@@ -20,26 +20,26 @@ import (
 )
 
 // reload reads a configuration and puts it in force.
-func (h house) reload(text string) ([]string, error) {
+func (h testGateway) reload(text string) ([]string, error) {
 	cfg, err := config.Parse(filepath.Join(h.t.TempDir(), "gateway.yaml"), []byte(text), nil)
 	if err != nil {
 		return nil, err
 	}
-	return h.gate.Reload(cfg)
+	return h.gw.Reload(cfg)
 }
 
-// notes posts one notification for shop to a device of each platform and fails unless both are accepted.
-func (h house) notes() {
+// sendBoth posts one notification for shop to a device of each platform and fails unless both are accepted.
+func (h testGateway) sendBoth() {
 	h.t.Helper()
-	for _, body := range []string{fcmTo, fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, device)} {
+	for _, body := range []string{fcmNotification, fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, deviceToken)} {
 		if code, receipt := h.post("shop", body); code != http.StatusOK || receipt["status"] != "accepted" {
 			h.t.Errorf("%s: %d %v", body, code, receipt)
 		}
 	}
 }
 
-// dials counts the connections that the mock's APNs and FCM have taken so far.
-func (s street) dials() (n uint64) {
+// dialCount counts the connections that the mock's APNs and FCM have taken so far.
+func (s mockEnv) dialCount() (n uint64) {
 	for _, name := range []string{mockprovider.APNs, mockprovider.FCM} {
 		for _, endpoint := range s.mock.Ledger().Summary().Services[name].Endpoints {
 			n += endpoint.Dials
@@ -50,35 +50,37 @@ func (s street) dials() (n uint64) {
 
 var reloads = flag.Int("reloads", 200, "how often the configuration is changed under load")
 
-func TestReloadsUnderLoadFailNothing(t *testing.T) {
-	s := newStreet(t)
-	shop := func(apns string) string { return s.app("shop", apns, s.fcm()) }
+func TestReloadsUnderLoad(t *testing.T) {
+	s := newMockEnv(t)
+	shop := func(apns string) string { return s.appBlock("shop", apns, s.fcmBlock()) }
 	with := func(retry, limits, more, apps string) string { // in other respects patient
-		return head + fmt.Sprintf("retry: {attempt_timeout: 2m%s}\nlimits: {send_time: 10m%s}\n%sapps:\n%s", retry, limits, more, apps)
+		return listenConfig + fmt.Sprintf("retry: {attempt_timeout: 2m%s}\nlimits: {send_time: 10m%s}\n%sapps:\n%s", retry, limits, more, apps)
 	}
-	h := s.open(t, with("", "", "", shop(s.apns())))
-	h.notes()
+	h := s.start(t, with("", "", "", shop(s.apnsBlock())))
+	h.sendBoth()
 	var callers sync.WaitGroup
 	var over atomic.Bool
 	for range 4 {
 		callers.Go(func() {
 			for !over.Load() {
-				h.notes()
+				h.sendBoth()
 			}
 		})
 	}
 	good := []func(i int) string{
-		func(int) string { return with("", "", "", shop(s.apns())) },
-		func(int) string { return with("", "", "", shop(s.certificate())) },
-		func(i int) string { return with("", "", "", shop(s.apns())+s.app(fmt.Sprint("app", i), s.fcm())) },
-		func(i int) string { return with(fmt.Sprint(", attempts: ", 2+i%3), "", "", shop(s.apns())) },
-		func(i int) string { return with("", fmt.Sprint(", batch: ", 1+i), "", shop(s.apns())) },
-		func(i int) string { return with("", "", fmt.Sprintf("pool: {size: %d}\n", 1+i%4), shop(s.apns())) },
+		func(int) string { return with("", "", "", shop(s.apnsBlock())) },
+		func(int) string { return with("", "", "", shop(s.apnsCertBlock())) },
+		func(i int) string {
+			return with("", "", "", shop(s.apnsBlock())+s.appBlock(fmt.Sprint("app", i), s.fcmBlock()))
+		},
+		func(i int) string { return with(fmt.Sprint(", attempts: ", 2+i%3), "", "", shop(s.apnsBlock())) },
+		func(i int) string { return with("", fmt.Sprint(", batch: ", 1+i), "", shop(s.apnsBlock())) },
+		func(i int) string { return with("", "", fmt.Sprintf("pool: {size: %d}\n", 1+i%4), shop(s.apnsBlock())) },
 	}
 	bad := []string{
-		with("", "", "pol: {size: 4}\n", shop(s.apns())),
-		with("", "", "", strings.Replace(shop(s.apns()), s.at.APNsKeyFile, "nowhere.p8", 1)),
-		head + "apps: {}\n",
+		with("", "", "pol: {size: 4}\n", shop(s.apnsBlock())),
+		with("", "", "", strings.Replace(shop(s.apnsBlock()), s.ready.APNsKeyFile, "nowhere.p8", 1)),
+		listenConfig + "apps: {}\n",
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range *reloads {
@@ -86,7 +88,7 @@ func TestReloadsUnderLoadFailNothing(t *testing.T) {
 			if _, err := h.reload(bad[random.IntN(len(bad))]); err == nil {
 				t.Fatal("a bad configuration was put in force")
 			}
-			h.notes() // so that no more is dialled at a time than a slow machine can bear
+			h.sendBoth() // so that no more is dialled at a time than a slow machine can bear
 			continue
 		}
 		if _, err := h.reload(good[random.IntN(len(good))](i)); err != nil {
@@ -95,64 +97,64 @@ func TestReloadsUnderLoadFailNothing(t *testing.T) {
 	}
 	over.Store(true)
 	callers.Wait()
-	h.notes()
+	h.sendBoth()
 }
 
-func TestAReloadChangesWhatAppsAreThereAndWhoMaySpeakForThem(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.fcm()))
+func TestReloadReplacesAppsAndKeys(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.fcmBlock()))
 	other, hash := rest.NewKey()
-	changes, err := h.reload(head + "apps:\n" + strings.Replace(s.app("bank", s.fcm()), s.hash, hash, 1))
+	changes, err := h.reload(listenConfig + "apps:\n" + strings.Replace(s.appBlock("bank", s.fcmBlock()), s.hash, hash, 1))
 	if err != nil || strings.Join(changes, "; ") != "apps.bank: (none) → (new); apps.shop: (there) → (none)" {
 		t.Errorf("%q, %v", changes, err)
 	}
-	if code, _ := h.post("shop", fcmTo); code != http.StatusUnauthorized {
+	if code, _ := h.post("shop", fcmNotification); code != http.StatusUnauthorized {
 		t.Errorf("the app that is gone answers %d", code)
 	}
 	h.key = other
-	if code, receipt := h.post("bank", fcmTo); code != http.StatusOK {
+	if code, receipt := h.post("bank", fcmNotification); code != http.StatusOK {
 		t.Errorf("the new one answers %d: %v", code, receipt)
 	}
 }
 
-func TestARefusedReloadSaysWhyAndLeavesAllAsItWas(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm()))
+func TestRejectedReloadChangesNothing(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock(), s.fcmBlock()))
 	for text, want := range map[string]string{
-		"pool: {size: 99}\napps:\n" + s.app("shop", s.fcm()):                      "pool.size",
-		"zone: osaka\napps:\n" + s.app("shop", s.fcm()):                           "zone cannot change while the gateway runs",
-		"apps:\n" + strings.ReplaceAll(s.app("shop", s.fcm()), "ca_file", "cafi"): "cafi",
-		"apps:\n" + strings.ReplaceAll(s.app("shop", s.fcm()), ".json", ".jso"):   "no such file",
+		"pool: {size: 99}\napps:\n" + s.appBlock("shop", s.fcmBlock()):                      "pool.size",
+		"zone: osaka\napps:\n" + s.appBlock("shop", s.fcmBlock()):                           "zone cannot change while the gateway runs",
+		"apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.fcmBlock()), "ca_file", "cafi"): "cafi",
+		"apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.fcmBlock()), ".json", ".jso"):   "no such file",
 	} {
-		if _, err := h.reload(head + text); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := h.reload(listenConfig + text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
 	}
-	h.notes()
-	if changes, err := h.reload(head + "apps:\n" + s.app("shop", s.apns(), s.fcm())); err != nil || len(changes) != 0 {
+	h.sendBoth()
+	if changes, err := h.reload(listenConfig + "apps:\n" + s.appBlock("shop", s.apnsBlock(), s.fcmBlock())); err != nil || len(changes) != 0 {
 		t.Errorf("%v, %v", changes, err)
 	}
 }
 
-func TestWhatAReloadLeavesAloneKeepsItsConnections(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm()))
-	h.notes()
+func TestReloadKeepsUnchangedConnections(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock(), s.fcmBlock()))
+	h.sendBoth()
 	for i := range 20 {
-		text := head + fmt.Sprintf("limits: {batch: %d}\nretry: {attempts: %d}\napps:\n", 100+i, 1+i%3) +
-			s.app("shop", s.apns(), s.fcm()) + s.app(fmt.Sprint("other", i), s.fcm())
+		text := listenConfig + fmt.Sprintf("limits: {batch: %d}\nretry: {attempts: %d}\napps:\n", 100+i, 1+i%3) +
+			s.appBlock("shop", s.apnsBlock(), s.fcmBlock()) + s.appBlock(fmt.Sprint("other", i), s.fcmBlock())
 		if _, err := h.reload(text); err != nil {
 			t.Fatal(err)
 		}
-		h.notes()
+		h.sendBoth()
 	}
-	if dials, places := s.dials(), uint64(len(s.at.APNsEndpoints)+len(s.at.FCMEndpoints)); dials > places {
+	if dials, places := s.dialCount(), uint64(len(s.ready.APNsEndpoints)+len(s.ready.FCMEndpoints)); dials > places {
 		t.Errorf("%d connections were dialled, for %d places", dials, places)
 	}
 }
 
-func TestAKeyFileWithNewContentsIsANewCredential(t *testing.T) {
-	s := newStreet(t)
+func TestReloadDetectsNewKeyFileContents(t *testing.T) {
+	s := newMockEnv(t)
 	account := filepath.Join(t.TempDir(), "account.json")
 	move := func(from string) {
 		t.Helper()
@@ -164,39 +166,39 @@ func TestAKeyFileWithNewContentsIsANewCredential(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	move(s.at.ServiceAccountFile)
-	text := head + "apps:\n" + strings.ReplaceAll(s.app("shop", s.apns(), s.fcm()), s.at.ServiceAccountFile, account)
-	h := s.open(t, text)
-	h.notes()
-	other := newStreet(t, mockprovider.Config{})
-	move(other.at.ServiceAccountFile)
+	move(s.ready.ServiceAccountFile)
+	text := listenConfig + "apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.apnsBlock(), s.fcmBlock()), s.ready.ServiceAccountFile, account)
+	h := s.start(t, text)
+	h.sendBoth()
+	other := newMockEnv(t, mockprovider.Config{})
+	move(other.ready.ServiceAccountFile)
 	changes, err := h.reload(text)
 	if err != nil || strings.Join(changes, "; ") != "apps.shop.fcm: another credential" {
 		t.Errorf("%q, %v", changes, err)
 	}
 }
 
-func TestAKeyThatWasAnsweredBeforeAReloadIsAnsweredAlikeAfterIt(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.fcm()))
-	_, first := h.ask(http.MethodPost, "", fcmTo, "Idempotency-Key", "once")
-	if _, err := h.reload(head + "limits: {batch: 7}\napps:\n" + s.app("shop", s.fcm())); err != nil {
+func TestReloadKeepsIdempotencyKeys(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.fcmBlock()))
+	_, first := h.request(http.MethodPost, "", fcmNotification, "Idempotency-Key", "once")
+	if _, err := h.reload(listenConfig + "limits: {batch: 7}\napps:\n" + s.appBlock("shop", s.fcmBlock())); err != nil {
 		t.Fatal(err)
 	}
-	if _, again := h.ask(http.MethodPost, "", fcmTo, "Idempotency-Key", "once"); again["id"] != first["id"] || first["id"] == nil {
+	if _, again := h.request(http.MethodPost, "", fcmNotification, "Idempotency-Key", "once"); again["id"] != first["id"] || first["id"] == nil {
 		t.Errorf("%v and then %v", first, again)
 	}
 }
 
-func TestAReloadedQuotaKeepsItsConnectionsAndWhatWasSpent(t *testing.T) {
-	s := newStreet(t)
-	with := func(top string) string { return head + top + "apps:\n" + s.app("shop", s.fcm()) }
-	h := s.open(t, with("quota: {fcm: {rate: 1/h}}\n"))
-	if code, receipt := h.post("shop", fcmTo); code != http.StatusOK {
+func TestReloadedQuotaKeepsConnectionsAndUsage(t *testing.T) {
+	s := newMockEnv(t)
+	with := func(top string) string { return listenConfig + top + "apps:\n" + s.appBlock("shop", s.fcmBlock()) }
+	h := s.start(t, with("quota: {fcm: {rate: 1/h}}\n"))
+	if code, receipt := h.post("shop", fcmNotification); code != http.StatusOK {
 		t.Fatalf("the one of this hour: %d %v", code, receipt)
 	}
-	dials := uint64(len(s.at.FCMEndpoints))
-	until(func() bool { return s.dials() == dials }) // the first of them was enough to send
+	dials := uint64(len(s.ready.FCMEndpoints))
+	waitUntil(func() bool { return s.dialCount() == dials }) // the first of them was enough to send
 	for _, c := range []struct {
 		top  string
 		want int
@@ -208,11 +210,11 @@ func TestAReloadedQuotaKeepsItsConnectionsAndWhatWasSpent(t *testing.T) {
 		if changes, err := h.reload(with(c.top)); err != nil || len(changes) == 0 {
 			t.Errorf("%s%q, %v", c.top, changes, err)
 		}
-		if code, receipt := h.post("shop", fcmTo); code != c.want {
+		if code, receipt := h.post("shop", fcmNotification); code != c.want {
 			t.Errorf("%s%d %v, want %d", c.top, code, receipt, c.want)
 		}
-		if c.top == "quota: {fcm: {rate: 2/h}}\n" && s.dials() != dials {
-			t.Errorf("%d connections were made for another quota", s.dials()-dials)
+		if c.top == "quota: {fcm: {rate: 2/h}}\n" && s.dialCount() != dials {
+			t.Errorf("%d connections were made for another quota", s.dialCount()-dials)
 		}
 	}
 }

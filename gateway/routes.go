@@ -29,35 +29,35 @@ var (
 // builder turns a configuration into routes, each app's providers on their own, and shares what a credential has in
 // common.
 type builder struct {
-	log      *slog.Logger
-	metrics  *metrics.Metrics
-	servers  []string // to ask for addresses; none: the system's
-	signers  map[string]*apns.Signer
-	accounts map[string]*fcm.Provider
-	services []*service
-	origins  []*origins
-	table    delivery.Table
-	channels channels
-	hooks    []*hook
-	durable  *durable
-	later    []func() error // once every app has what it needs for sure
-	weights  map[string]int
-	keepDead time.Duration
-	ceiling  *delivery.ConcurrencyLimit
-	standing *house   // to take over from; nil at first
-	adjust   []func() // changes what is taken over, once the configuration is in force
-	problems []error
+	log             *slog.Logger
+	metrics         *metrics.Metrics
+	dnsServers      []string // to ask for addresses; none: the system's
+	signers         map[string]*apns.Signer
+	fcmProviders    map[string]*fcm.Provider
+	services        []*service
+	originRouters   []*originRouter
+	table           delivery.Table
+	channels        channelManagers
+	appWebhooks     []*appWebhook
+	storage         *storage
+	deferred        []func() error // once every app has what it needs for sure
+	weights         map[string]int
+	unregisteredTTL time.Duration
+	concurrency     *delivery.ConcurrencyLimit
+	current         *snapshot // to take over from; nil at first
+	onCommit        []func()  // changes what is taken over, once the configuration is in force
+	errs            []error
 }
 
-// build makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
+// buildRoutes makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
 // the configuration that is wrong.
-func build(cfg *config.Config, g *Gateway, standing *house) (*builder, error) {
+func buildRoutes(cfg *config.Config, g *Gateway, standing *snapshot) (*builder, error) {
 	b := &builder{
-		log: g.log, metrics: g.metrics, ceiling: g.ceiling, durable: g.durable, standing: standing, keepDead: cfg.Limits.DeadTokens,
-		signers: map[string]*apns.Signer{}, accounts: map[string]*fcm.Provider{}, table: delivery.Table{}, channels: channels{}, weights: map[string]int{},
+		log: g.log, metrics: g.metrics, concurrency: g.concurrency, storage: g.storage, current: standing, unregisteredTTL: cfg.Limits.UnregisteredTTL,
+		signers: map[string]*apns.Signer{}, fcmProviders: map[string]*fcm.Provider{}, table: delivery.Table{}, channels: channelManagers{}, weights: map[string]int{},
 	}
 	for _, server := range cfg.DNS.Servers {
-		b.servers = append(b.servers, server.String())
+		b.dnsServers = append(b.dnsServers, server.String())
 	}
 	for name, app := range cfg.Apps {
 		if app.Weight != 1 { // so that an app that comes or goes changes nothing for the others
@@ -65,38 +65,38 @@ func build(cfg *config.Config, g *Gateway, standing *house) (*builder, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
-		b.app(name, cfg.Apps[name])
-		b.webhooks(name, cfg.Apps[name].Webhooks)
+		b.addApp(name, cfg.Apps[name])
+		b.addWebhooks(name, cfg.Apps[name].Webhooks)
 	}
-	for _, complete := range b.later {
+	for _, complete := range b.deferred {
 		if err := complete(); err != nil {
-			b.problems = append(b.problems, err)
+			b.errs = append(b.errs, err)
 		}
 	}
-	return b, errors.Join(b.problems...)
+	return b, errors.Join(b.errs...)
 }
 
-func (b *builder) app(name string, app *config.App) {
+func (b *builder) addApp(name string, app *config.App) {
 	routes := map[push.Platform]*delivery.Route{}
 	path := "apps." + name
 	carriers := map[push.Platform]delivery.Sender{}
 	if app.APNs != nil {
-		e, err := b.apns(name, app.APNs)
+		e, err := b.buildAPNs(name, app.APNs)
 		if err != nil {
-			b.problems = append(b.problems, err)
+			b.errs = append(b.errs, err)
 		} else {
 			carriers[push.APNs] = e
 		}
 	}
 	if app.FCM != nil {
-		b.add(routes, push.FCM, func() (*delivery.Route, error) { return b.fcm(path+".fcm", app.FCM) })
+		b.addRoute(routes, push.FCM, func() (*delivery.Route, error) { return b.buildFCM(path+".fcm", app.FCM) })
 	}
 	if app.WebPush != nil {
-		o, err := b.webPush(name, app.WebPush)
+		o, err := b.buildWebPush(name, app.WebPush)
 		if err != nil {
-			b.problems = append(b.problems, err)
+			b.errs = append(b.errs, err)
 		} else {
-			carriers[push.WebPush], b.origins = o, append(b.origins, o)
+			carriers[push.WebPush], b.originRouters = o, append(b.originRouters, o)
 		}
 	}
 	for platform, route := range routes {
@@ -106,10 +106,10 @@ func (b *builder) app(name string, app *config.App) {
 	b.table[name] = carriers
 }
 
-func (b *builder) add(routes map[push.Platform]*delivery.Route, platform push.Platform, route func() (*delivery.Route, error)) {
+func (b *builder) addRoute(routes map[push.Platform]*delivery.Route, platform push.Platform, route func() (*delivery.Route, error)) {
 	r, err := route()
 	if err != nil {
-		b.problems = append(b.problems, err)
+		b.errs = append(b.errs, err)
 		return
 	}
 	routes[platform] = r
@@ -118,83 +118,83 @@ func (b *builder) add(routes map[push.Platform]*delivery.Route, platform push.Pl
 // maxFCMStreams is how many requests FCM lets a connection have in flight; one more, and it closes the connection.
 const maxFCMStreams = 100
 
-func (b *builder) fcm(path string, c *config.FCM) (*delivery.Route, error) {
-	roots, err := authorities(path, c.CAFile)
+func (b *builder) buildFCM(path string, c *config.FCM) (*delivery.Route, error) {
+	roots, err := loadRoots(path, c.CAFile)
 	if err != nil {
 		return nil, err
 	}
-	provider, cred, err := b.account(path, c, roots)
+	provider, cred, err := b.fcmProvider(path, c, roots)
 	if err != nil {
 		return nil, err
 	}
 	s, err := b.service(path, cred, settings{
 		base: c.URL, endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
-		budget: c.Retry.Budget, floor: c.Retry.BudgetFloor, platform: push.FCM, maxStreams: maxFCMStreams,
+		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, platform: push.FCM, maxStreams: maxFCMStreams,
 	}, roots)
 	if err != nil {
 		return nil, err
 	}
-	if s.account == nil {
-		s.account, s.authorize, s.refresh = provider, provider.Authorize, provider.Run
+	if s.fcmProvider == nil {
+		s.fcmProvider, s.authorize, s.refresh = provider, provider.Authorize, provider.Run
 	}
-	return b.route(s, s.account, c.Retry), nil
+	return b.route(s, s.fcmProvider, c.Retry), nil
 }
 
 func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
 	return &delivery.Route{
-		Provider: provider, Pool: s.pool, Budget: s.budget, Throttler: s.brake, RateLimiter: s.gate, ConcurrencyLimit: b.ceiling, AdaptiveLimiter: s.admission, Unregistered: s.dead, Logger: b.log,
+		Provider: provider, Pool: s.pool, Budget: s.budget, Throttler: s.throttler, RateLimiter: s.rateLimiter, ConcurrencyLimit: b.concurrency, AdaptiveLimiter: s.adaptiveLimiter, Unregistered: s.unregistered, Logger: b.log,
 		Retry: retry.Policy{
 			Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
-			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: exceptions(r.Rules),
+			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: retryRules(r.Rules),
 		},
 	}
 }
 
-func exceptions(rules []config.Rule) (out []retry.Rule) {
+func retryRules(rules []config.Rule) (out []retry.Rule) {
 	for _, r := range rules {
 		out = append(out, retry.Rule{
-			Verdict: verdicts[r.Verdict], Reason: r.Reason, Stop: r.Stop, MinWait: r.Least, Base: r.Backoff, Cap: r.MaxBackoff,
+			Verdict: ruleVerdicts[r.Verdict], Reason: r.Reason, Stop: r.Stop, MinWait: r.MinWait, Base: r.Backoff, Cap: r.MaxBackoff,
 		})
 	}
 	return out
 }
 
-// verdicts are those that a rule can name.
-var verdicts = map[string]push.Verdict{
+// ruleVerdicts are those that a rule can name.
+var ruleVerdicts = map[string]push.Verdict{
 	"": 0, "throttled": push.Throttled, "unauthorized": push.Unauthorized, "unavailable": push.Unavailable, "unknown": push.Unknown,
 }
 
-// orNone keeps a configured zero from meaning a room's default.
-func orNone(v float64) float64 {
+// zeroToNone keeps a configured zero from meaning a room's default.
+func zeroToNone(v float64) float64 {
 	if v == 0 {
 		return -1
 	}
 	return v
 }
 
-func budget(share config.Percent, floor config.Rate) *retry.Budget {
-	return &retry.Budget{Ratio: orNone(float64(share)), PerSecond: floor.PerSecond()}
+func newBudget(share config.Percent, floor config.Rate) *retry.Budget {
+	return &retry.Budget{Ratio: zeroToNone(float64(share)), PerSecond: floor.PerSecond()}
 }
 
-func brake(floor config.Rate) *retry.AdaptiveThrottler {
+func newThrottler(floor config.Rate) *retry.AdaptiveThrottler {
 	return &retry.AdaptiveThrottler{PerSecond: floor.PerSecond()}
 }
 
-func quotas(a config.Allowance, weights map[string]int) quota.Config {
+func quotaConfig(a config.Allowance, weights map[string]int) quota.Config {
 	cfg := quota.Config{
-		Total: even(a.Rate), Topics: even(a.TopicsRate), Weights: weights,
-		Device: atOnce(a.DeviceRate), Sustained: atOnce(a.DeviceSustained), Collapsible: atOnce(a.CollapsibleRate), Topic: atOnce(a.TopicRate),
+		Total: evenLimit(a.Rate), Topics: evenLimit(a.TopicsRate), Weights: weights,
+		Device: burstLimit(a.DeviceRate), Sustained: burstLimit(a.DeviceSustained), Collapsible: burstLimit(a.CollapsibleRate), Topic: burstLimit(a.TopicRate),
 	}
 	for _, s := range a.Scopes {
 		lanes := make([]push.Lane, len(s.Lanes))
 		for i, lane := range s.Lanes {
 			lanes[i] = push.Lane(lane)
 		}
-		cfg.Scopes = append(cfg.Scopes, quota.Scope{Name: s.Name, Apps: s.Apps, Lanes: lanes, Limit: even(s.Rate)})
+		cfg.Scopes = append(cfg.Scopes, quota.Scope{Name: s.Name, Apps: s.Apps, Lanes: lanes, Limit: evenLimit(s.Rate)})
 	}
 	return cfg
 }
 
-// even spreads a rate over its time, in which no more than its count may pass; atOnce lets all of it come at once.
-func even(r config.Rate) quota.Limit   { return quota.Limit{Rate: r.PerSecond(), Per: r.Per} }
-func atOnce(r config.Rate) quota.Limit { return quota.Limit{Rate: r.PerSecond(), Burst: r.Count} }
+// evenLimit spreads a rate over its time, in which no more than its count may pass; atOnce lets all of it come at once.
+func evenLimit(r config.Rate) quota.Limit  { return quota.Limit{Rate: r.PerSecond(), Per: r.Per} }
+func burstLimit(r config.Rate) quota.Limit { return quota.Limit{Rate: r.PerSecond(), Burst: r.Count} }

@@ -13,29 +13,29 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-// standing is the API of whatever house stands.
-func (g *Gateway) standing() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.house.Load().api.ServeHTTP(w, r) })
+// currentAPI is the API of whatever house stands.
+func (g *Gateway) currentAPI() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.current.Load().api.ServeHTTP(w, r) })
 }
 
-// face returns the HTTP face of a house.
-func (g *Gateway) face(cfg *config.Config) (http.Handler, error) {
+// newAPI returns the HTTP face of a house.
+func (g *Gateway) newAPI(cfg *config.Config) (http.Handler, error) {
 	apps := make(map[string]rest.App, len(cfg.Apps))
 	for name, app := range cfg.Apps {
-		apps[name] = rest.App{Keys: keys(app.Keys)}
+		apps[name] = rest.App{Keys: apiKeys(app.Keys)}
 	}
 	limits := cfg.Limits
 	return rest.New(rest.Config{
-		Sender: g.sender(), Idempotency: &g.memory, Workers: &g.crew, Channels: g, Queue: g.durable.forQueue(), History: g.durable.forHistory(), Draining: g.leaving,
+		Sender: g.sender(), Idempotency: &g.idempotency, Workers: &g.workers, Channels: g, Queue: g.storage.apiQueue(), History: g.storage.apiHistory(), Draining: g.drainStarted,
 		Apps: apps, Logger: g.log, Ready: g.notReady, Observe: g.metrics.Request, Status: func() any { return g.Status() },
 		Limits: rest.Limits{
-			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTimeout: limits.BodyTime,
-			SendTimeout: limits.SendTime,
+			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTimeout: limits.BodyTimeout,
+			SendTimeout: limits.SendTimeout,
 		},
 	})
 }
 
-func keys(configured []config.Key) []rest.Key {
+func apiKeys(configured []config.Key) []rest.Key {
 	keys := make([]rest.Key, len(configured))
 	for i, k := range configured {
 		keys[i] = rest.Key{Name: k.Name, Hash: k.Hash, Scopes: k.Scopes}
@@ -43,11 +43,11 @@ func keys(configured []config.Key) []rest.Key {
 	return keys
 }
 
-// operations returns what the admin listener answers.
-func (g *Gateway) operations() http.Handler {
+// adminHandler returns what the admin listener answers.
+func (g *Gateway) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", g.metrics.Handler())
-	mux.HandleFunc("GET "+AuditPath, g.audit)
+	mux.HandleFunc("GET "+AuditPath, g.handleAudit)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -56,15 +56,15 @@ func (g *Gateway) operations() http.Handler {
 	return mux
 }
 
-// front returns the server of the API. It speaks HTTP/1.1, and HTTP/2 to those who begin with it (RFC 9113 §3.3), as
+// apiServer returns the server of the API. It speaks HTTP/1.1, and HTTP/2 to those who begin with it (RFC 9113 §3.3), as
 // client does: many calls share a connection, which says honestly what it has not processed when it ends.
-func (g *Gateway) front(base context.Context) *http.Server {
-	s := g.server(base, g.signalling(g.standing()))
+func (g *Gateway) apiServer(base context.Context) *http.Server {
+	s := g.newServer(base, g.withLoadReport(g.currentAPI()))
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxStreams}
-	s.ConnState = g.signals.count
+	s.ConnState = g.loadReporter.trackConn
 	return s
 }
 
@@ -72,9 +72,9 @@ func (g *Gateway) front(base context.Context) *http.Server {
 // signals.
 const maxStreams = 1000
 
-// server returns a server that slow and greedy callers cannot exhaust. Bodies have their own time limit, in rest. base
+// newServer returns a server that slow and greedy callers cannot exhaust. Bodies have their own time limit, in rest. base
 // ends requests that outlive the drain.
-func (g *Gateway) server(base context.Context, handler http.Handler) *http.Server {
+func (g *Gateway) newServer(base context.Context, handler http.Handler) *http.Server {
 	s := rest.NewServer(handler, g.log)
 	s.BaseContext = func(net.Listener) context.Context { return base }
 	return s

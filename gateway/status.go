@@ -20,13 +20,13 @@ type Status struct {
 	Zone     string `json:"zone,omitempty"`
 	Draining bool   `json:"draining"`
 	// Ceiling is what the gateway carries at a time, and may.
-	Ceiling  delivery.LimitStatus `json:"ceiling"`
-	Services []ServiceStatus      `json:"services"`
+	Concurrency delivery.LimitStatus `json:"ceiling"`
+	Services    []ServiceStatus      `json:"services"`
 	// Queue and History are there in a gateway with a queue.
 	Queue   *QueueStatus    `json:"queue,omitempty"`
 	History *history.Status `json:"history,omitempty"`
 	// Sharing is how the gateways of a cluster share their quotas.
-	Sharing *share.Status `json:"sharing,omitempty"`
+	QuotaLease *share.Status `json:"sharing,omitempty"`
 	// Webhooks are the receivers of events, and what was given up for each.
 	Webhooks []webhook.Status `json:"webhooks,omitempty"`
 }
@@ -38,37 +38,37 @@ type ServiceStatus struct {
 	Pool  pool.Status  `json:"pool"`
 	Quota quota.Status `json:"quota"`
 	// Admission is what is on its way at a time, and may be.
-	Admission delivery.LimitStatus `json:"admission"`
+	AdaptiveLimit delivery.LimitStatus `json:"admission"`
 	// HeldBack is the part of notifications that the brake holds back from a provider that is down, 0 to 1.
-	HeldBack float64 `json:"held_back"`
+	RejectionRate float64 `json:"held_back"`
 }
 
 // Status returns the state of everything at this moment.
 func (g *Gateway) Status() Status {
-	h := g.house.Load()
-	s := Status{Zone: h.cfg.Zone, Draining: g.draining.Load(), Ceiling: g.ceiling.Status(), Services: []ServiceStatus{}}
-	s.Queue, s.History = g.durable.status()
-	s.Sharing = g.durable.shares()
-	s.Webhooks = h.hookStatus()
-	for _, service := range h.everyService() {
+	h := g.current.Load()
+	s := Status{Zone: h.cfg.Zone, Draining: g.draining.Load(), Concurrency: g.concurrency.Status(), Services: []ServiceStatus{}}
+	s.Queue, s.History = g.storage.status()
+	s.QuotaLease = g.storage.leaseStatus()
+	s.Webhooks = h.webhookStatus()
+	for _, service := range h.allServices() {
 		s.Services = append(s.Services, ServiceStatus{
-			Apps: service.apps, Pool: service.pool.Status(), Quota: service.gate.Status(),
-			Admission: service.admission.Status(), HeldBack: service.brake.RejectionRate(),
+			Apps: service.paths, Pool: service.pool.Status(), Quota: service.rateLimiter.Status(),
+			AdaptiveLimit: service.adaptiveLimiter.Status(), RejectionRate: service.throttler.RejectionRate(),
 		})
 	}
 	return s
 }
 
-// awake returns the services that the configuration names, but for those that nobody has asked yet.
-func (h *house) awake() []*service {
+// activeServices returns the services that the configuration names, but for those that nobody has asked yet.
+func (h *snapshot) activeServices() []*service {
 	return slices.DeleteFunc(slices.Clone(h.services), func(s *service) bool { return s.pool.Idle() })
 }
 
-// everyService returns those that the configuration names, and then those that subscriptions have named since.
-func (h *house) everyService() []*service {
-	all := h.awake()
-	for _, o := range h.origins {
-		all = append(all, o.all()...)
+// allServices returns those that the configuration names, and then those that subscriptions have named since.
+func (h *snapshot) allServices() []*service {
+	all := h.activeServices()
+	for _, o := range h.originRouters {
+		all = append(all, o.allServices()...)
 	}
 	return all
 }
@@ -82,8 +82,8 @@ func (g *Gateway) notReady() []rest.NotReady {
 	if g.draining.Load() {
 		return []rest.NotReady{{Name: "gateway", Reason: "draining: it is about to end"}}
 	}
-	serving := g.house.Load().awake()
-	if err := g.durable.ready(); err != nil {
+	serving := g.current.Load().activeServices()
+	if err := g.storage.ready(); err != nil {
 		return []rest.NotReady{{Name: "queue", Reason: err.Error()}}
 	}
 	var missing []rest.NotReady
@@ -92,13 +92,13 @@ func (g *Gateway) notReady() []rest.NotReady {
 			missing = append(missing, rest.NotReady{Name: s.name, Reason: err.Error()})
 		}
 	}
-	if s := g.durable.shares(); s != nil && s.Short && !g.warm.Load() {
+	if s := g.storage.leaseStatus(); s != nil && s.BelowTarget && !g.warmedUp.Load() {
 		missing = append(missing, rest.NotReady{Name: "quota", Reason: "has not got its share from the other gateways yet"})
 	}
-	if len(missing) == 0 || time.Since(time.Unix(0, g.began.Load())) > warmUp {
-		g.warm.Store(true)
+	if len(missing) == 0 || time.Since(time.Unix(0, g.startedAt.Load())) > warmUp {
+		g.warmedUp.Store(true)
 	}
-	if g.warm.Load() && len(missing) < len(serving) {
+	if g.warmedUp.Load() && len(missing) < len(serving) {
 		return nil
 	}
 	return missing

@@ -25,46 +25,46 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// apple takes another provider token at most every twenty minutes, and remembers when it saw which for the first time.
-type apple struct {
-	mu      sync.Mutex
-	current string
-	updated time.Time
-	first   map[string]time.Time
-	taken   []time.Time
-	refused []time.Time
+// fakeAPNs takes another provider token at most every twenty minutes, and remembers when it saw which for the first time.
+type fakeAPNs struct {
+	mu        sync.Mutex
+	current   string
+	updated   time.Time
+	firstSeen map[string]time.Time
+	accepted  []time.Time
+	refused   []time.Time
 }
 
-const sparing = 20 * time.Minute
+const tokenUpdateInterval = 20 * time.Minute
 
-func (a *apple) Do(_ context.Context, r *wire.Request) (*wire.Response, error) {
+func (a *fakeAPNs) Do(_ context.Context, r *wire.Request) (*wire.Response, error) {
 	time.Sleep(40 * time.Millisecond)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	token, now := (&wire.Response{Header: r.Header}).Get("authorization"), time.Now()
-	if _, known := a.first[token]; !known {
-		a.first[token] = now
+	if _, known := a.firstSeen[token]; !known {
+		a.firstSeen[token] = now
 	}
 	if token != a.current {
-		if now.Sub(a.updated) < sparing {
+		if now.Sub(a.updated) < tokenUpdateInterval {
 			a.refused = append(a.refused, now)
 			return &wire.Response{Status: 429, Body: []byte(`{"reason":"TooManyProviderTokenUpdates"}`)}, nil
 		}
 		a.current, a.updated = token, now
 	}
-	a.taken = append(a.taken, now)
+	a.accepted = append(a.accepted, now)
 	return &wire.Response{Status: 200}, nil
 }
 
-func (a *apple) Drain()            {}
-func (a *apple) State() wire.State { return wire.State{MaxStreams: 1000} }
-func (a *apple) Run(ctx context.Context) error {
+func (a *fakeAPNs) Drain()            {}
+func (a *fakeAPNs) State() wire.State { return wire.State{MaxStreams: 1000} }
+func (a *fakeAPNs) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
 }
 
-// toApple is a route as the gateway builds them for a token key, over one connection to a.
-func toApple(t *testing.T, a *apple) *delivery.Route {
+// newAPNsRoute is a route as the gateway builds them for a token key, over one connection to a.
+func newAPNsRoute(t *testing.T, a *fakeAPNs) *delivery.Route {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -105,11 +105,11 @@ func toApple(t *testing.T, a *apple) *delivery.Route {
 	}
 }
 
-func TestTooManyTokenUpdatesCloseTheCredentialNoLongerThanNeededAndMintNothing(t *testing.T) {
+func TestTooManyTokenUpdatesPausesCredentialOnlyAsLongAsNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// A gateway that was replaced five minutes ago has updated the token then.
-		a := &apple{current: "bearer another", updated: time.Now().Add(-5 * time.Minute), first: map[string]time.Time{}}
-		r := toApple(t, a)
+		a := &fakeAPNs{current: "bearer another", updated: time.Now().Add(-5 * time.Minute), firstSeen: map[string]time.Time{}}
+		r := newAPNsRoute(t, a)
 		began := time.Now()
 		const perSecond = 20
 		var all sync.WaitGroup
@@ -119,7 +119,7 @@ func TestTooManyTokenUpdatesCloseTheCredentialNoLongerThanNeededAndMintNothing(t
 				defer cancel()
 				r.Send(ctx, &push.Notification{
 					ID: fmt.Sprintf("00000000-0000-4000-8000-%012x", i), App: "shop", Platform: push.APNs, AcceptedAt: time.Now(),
-					Target: push.Target{Token: device}, Title: "Hi",
+					Target: push.Target{Token: deviceToken}, Title: "Hi",
 				})
 			})
 			time.Sleep(time.Second / perSecond)
@@ -127,7 +127,7 @@ func TestTooManyTokenUpdatesCloseTheCredentialNoLongerThanNeededAndMintNothing(t
 		all.Wait()
 
 		opened := 15 * time.Minute // from then on Apple takes ours
-		if late := a.taken[0].Sub(began) - opened; late < 0 || late > time.Minute+2*time.Second {
+		if late := a.accepted[0].Sub(began) - opened; late < 0 || late > time.Minute+2*time.Second {
 			t.Errorf("the first was taken %v after Apple would have", late)
 		}
 		if len(a.refused) > 16+perSecond { // what was in flight at first, and one each minute
@@ -136,18 +136,18 @@ func TestTooManyTokenUpdatesCloseTheCredentialNoLongerThanNeededAndMintNothing(t
 		if last := a.refused[len(a.refused)-1].Sub(began); last > opened {
 			t.Errorf("one was refused after %v", last)
 		}
-		if whole := time.Until(a.taken[0]).Abs().Seconds() * perSecond; float64(len(a.taken)) < whole-2*perSecond {
-			t.Errorf("%d were taken from then on, of %.0f", len(a.taken), whole)
+		if whole := time.Until(a.accepted[0]).Abs().Seconds() * perSecond; float64(len(a.accepted)) < whole-2*perSecond {
+			t.Errorf("%d were taken from then on, of %.0f", len(a.accepted), whole)
 		}
-		for _, at := range a.first {
-			for _, other := range a.first {
-				if gap := at.Sub(other).Abs(); gap > 0 && gap < sparing {
+		for _, at := range a.firstSeen {
+			for _, other := range a.firstSeen {
+				if gap := at.Sub(other).Abs(); gap > 0 && gap < tokenUpdateInterval {
 					t.Errorf("two tokens within %v", gap)
 				}
 			}
 		}
-		if len(a.first) < 2 || len(a.first) > 4 {
-			t.Errorf("%d tokens in two hours", len(a.first))
+		if len(a.firstSeen) < 2 || len(a.firstSeen) > 4 {
+			t.Errorf("%d tokens in two hours", len(a.firstSeen))
 		}
 	})
 }

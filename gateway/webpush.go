@@ -21,41 +21,41 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// mostOrigins is how many push services one app can have pools for. Few matter, though one of them has dozens of names;
+// maxOrigins is how many push services one app can have pools for. Few matter, though one of them has dozens of names;
 // whoever allows every host must not let strangers fill the memory.
-const mostOrigins = 256
+const maxOrigins = 256
 
-// maxWebPushAnswer is all that a stranger's service may make us read.
-const maxWebPushAnswer = 4 << 10
+// maxWebPushResponse is all that a stranger's service may make us read.
+const maxWebPushResponse = 4 << 10
 
-// origins carries an app's Web Push notifications: to each push service that its subscriptions name by a route of its
+// originRouter carries an app's Web Push notifications: to each push service that its subscriptions name by a route of its
 // own, with its own pool and breakers. A service gets them with its first notification and keeps them.
-type origins struct {
-	path     string // of the block, such as apps.shop.webpush
-	public   string // the VAPID key that browsers subscribe with
-	standIn  string
-	provider *webpush.Provider
-	observer delivery.Observer
-	watch    func(*service) // has the metrics show it
-	make     func(origin string) (*service, *delivery.Route, error)
-	arrivals chan *service // on their way to run
-	ended    chan struct{}
-	block    *config.WebPush    // what it was made from
-	shared   settings           // those of the whole configuration
-	stop     context.CancelFunc // nil before it runs
+type originRouter struct {
+	path        string // of the block, such as apps.shop.webpush
+	publicKey   string // the VAPID key that browsers subscribe with
+	overrideURL string
+	provider    *webpush.Provider
+	observer    delivery.Observer
+	watch       func(*service) // has the metrics show it
+	newRoute    func(origin string) (*service, *delivery.Route, error)
+	newServices chan *service // on their way to run
+	done        chan struct{}
+	config      *config.WebPush    // what it was made from
+	settings    settings           // those of the whole configuration
+	stop        context.CancelFunc // nil before it runs
 
-	gate *quota.RateLimiter
+	rateLimiter *quota.RateLimiter
 
 	mu       sync.Mutex
 	weights  map[string]int // of apps
-	known    map[string]*delivery.Route
+	routes   map[string]*delivery.Route
 	services []*service
 }
 
-var _ delivery.Sender = (*origins)(nil)
+var _ delivery.Sender = (*originRouter)(nil)
 
 // Send carries n to the push service of its subscription.
-func (o *origins) Send(ctx context.Context, n *push.Notification) push.Receipt {
+func (o *originRouter) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	began := time.Now()
 	route, cause := o.route(ctx, n)
 	if route != nil {
@@ -69,66 +69,66 @@ func (o *origins) Send(ctx context.Context, n *push.Notification) push.Receipt {
 }
 
 // Check tells whether n could be sent as it is. Its error is a *push.FieldError.
-func (o *origins) Check(n *push.Notification) error {
+func (o *originRouter) Check(n *push.Notification) error {
 	_, err := o.provider.Translate(n)
 	return err
 }
 
 // route returns the route to n's push service, or why there is none.
-func (o *origins) route(ctx context.Context, n *push.Notification) (*delivery.Route, push.Outcome) {
+func (o *originRouter) route(ctx context.Context, n *push.Notification) (*delivery.Route, push.Outcome) {
 	origin, err := o.provider.Origin(n)
 	if err != nil {
 		return nil, push.InvalidNotification(err)
 	}
-	if route := o.find(origin); route != nil {
+	if route := o.cachedRoute(origin); route != nil {
 		return route, push.Outcome{}
 	}
-	s, route, err := o.make(origin)
+	s, route, err := o.newRoute(origin)
 	if err != nil {
 		return nil, push.Outcome{Reason: string(wire.DNSFailure)}
 	}
 	if _, _, err := s.resolver.Resolve(ctx); err != nil { // a name without a public address shall cost us no pool
 		return nil, push.Outcome{Reason: string(wire.DNSFailure)}
 	}
-	return o.enter(ctx, origin, s, route)
+	return o.addRoute(ctx, origin, s, route)
 }
 
-func (o *origins) find(origin string) *delivery.Route {
+func (o *originRouter) cachedRoute(origin string) *delivery.Route {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.known[origin]
+	return o.routes[origin]
 }
 
-// enter makes a route the one to origin, unless another was faster, and has its service run.
-func (o *origins) enter(ctx context.Context, origin string, s *service, route *delivery.Route) (*delivery.Route, push.Outcome) {
+// addRoute makes a route the one to origin, unless another was faster, and has its service run.
+func (o *originRouter) addRoute(ctx context.Context, origin string, s *service, route *delivery.Route) (*delivery.Route, push.Outcome) {
 	o.mu.Lock()
-	if known := o.known[origin]; known != nil {
+	if known := o.routes[origin]; known != nil {
 		o.mu.Unlock()
 		return known, push.Outcome{}
 	}
-	if len(o.known) >= mostOrigins {
+	if len(o.routes) >= maxOrigins {
 		o.mu.Unlock()
 		return nil, push.Outcome{Reason: string(wire.QueueFull), RetryAfter: time.Minute}
 	}
-	o.known[origin] = route
+	o.routes[origin] = route
 	o.services = append(o.services, s)
-	s.admission.SetWeights(o.weights)
+	s.adaptiveLimiter.SetWeights(o.weights)
 	o.mu.Unlock()
 	o.watch(s)
 	select {
-	case o.arrivals <- s:
-	case <-o.ended:
+	case o.newServices <- s:
+	case <-o.done:
 	}
 	return route, push.Outcome{}
 }
 
 // run runs the services as they come, until ctx ends and all of them have.
-func (o *origins) run(ctx context.Context) error {
-	defer close(o.ended)
+func (o *originRouter) run(ctx context.Context) error {
+	defer close(o.done)
 	var house errgroup.Group
 	for {
 		select {
-		case s := <-o.arrivals:
+		case s := <-o.newServices:
 			house.Go(func() error { return s.run(ctx) })
 		case <-ctx.Done():
 			return house.Wait()
@@ -136,20 +136,20 @@ func (o *origins) run(ctx context.Context) error {
 	}
 }
 
-// all returns the services that there are by now.
-func (o *origins) all() []*service {
+// allServices returns the services that there are by now.
+func (o *originRouter) allServices() []*service {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.services)
 }
 
-// webPush returns what carries an app's Web Push notifications.
-func (b *builder) webPush(app string, c *config.WebPush) (*origins, error) {
+// buildWebPush returns what carries an app's Web Push notifications.
+func (b *builder) buildWebPush(app string, c *config.WebPush) (*originRouter, error) {
 	path := "apps." + app + ".webpush"
 	if len(c.Endpoints) > 0 && c.URL == "" {
 		return nil, keyError(path, "endpoints", errors.New("only for the service at url (set url, or let DNS name each service's endpoints)"))
 	}
-	roots, err := authorities(path, c.CAFile)
+	roots, err := loadRoots(path, c.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -161,47 +161,47 @@ func (b *builder) webPush(app string, c *config.WebPush) (*origins, error) {
 	if err != nil {
 		return nil, keyError(path, "vapid_key_file", fmt.Errorf("%q: %w", string(c.VAPIDKeyFile), err))
 	}
-	shared := b.whole(settings{platform: push.WebPush}, roots)
-	if known := b.standing.webPush(path, key.Public(), c, shared); known != nil {
-		b.adjust = append(b.adjust, func() { known.adjust(quotas(c.Quota, b.weights)) })
+	shared := b.withGlobals(settings{platform: push.WebPush}, roots)
+	if known := b.current.originRouter(path, key.Public(), c, shared); known != nil {
+		b.onCommit = append(b.onCommit, func() { known.reconfigure(quotaConfig(c.Quota, b.weights)) })
 		return known, nil
 	}
 	provider, err := webpush.New(webpush.Config{Key: key, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL)})
 	if err != nil {
 		return nil, keyError(path, "services", err)
 	}
-	o := &origins{
-		path: path, block: c, shared: shared, public: key.Public(), standIn: string(c.URL), provider: provider,
-		observer: b.metrics.Route(app, push.WebPush), watch: func(s *service) { b.metrics.Watch(s.watched()) },
-		arrivals: make(chan *service), ended: make(chan struct{}), known: map[string]*delivery.Route{},
-		gate: quota.New(quotas(c.Quota, b.weights)), weights: b.weights,
+	o := &originRouter{
+		path: path, config: c, settings: shared, publicKey: key.Public(), overrideURL: string(c.URL), provider: provider,
+		observer: b.metrics.Route(app, push.WebPush), watch: func(s *service) { b.metrics.Watch(s.metricsService()) },
+		newServices: make(chan *service), done: make(chan struct{}), routes: map[string]*delivery.Route{},
+		rateLimiter: quota.New(quotaConfig(c.Quota, b.weights)), weights: b.weights,
 	}
-	o.make = b.origin(app, o, c)
+	o.newRoute = b.routeFactory(app, o, c)
 	return o, nil
 }
 
-// adjust changes the quota and the weights of apps in place.
-func (o *origins) adjust(cfg quota.Config) {
-	o.gate.Reconfigure(cfg)
+// reconfigure changes the quota and the weights of apps in place.
+func (o *originRouter) reconfigure(cfg quota.Config) {
+	o.rateLimiter.Reconfigure(cfg)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.weights = cfg.Weights
 	for _, s := range o.services {
-		s.admission.SetWeights(cfg.Weights)
+		s.adaptiveLimiter.SetWeights(cfg.Weights)
 	}
 }
 
-// origin returns what makes the service and the route of an origin. The quota is the key's, whatever the service.
-func (b *builder) origin(app string, o *origins, c *config.WebPush) func(string) (*service, *delivery.Route, error) {
+// routeFactory returns what makes the service and the route of an origin. The quota is the key's, whatever the service.
+func (b *builder) routeFactory(app string, o *originRouter, c *config.WebPush) func(string) (*service, *delivery.Route, error) {
 	return func(origin string) (*service, *delivery.Route, error) {
-		want := o.shared
+		want := o.settings
 		want.base, want.endpoints, want.caFile, want.pool, want.quota = config.Base(origin), c.Endpoints, c.CAFile, c.Pool, c.Quota
-		want.budget, want.floor, want.stranger, want.maxAnswer = c.Retry.Budget, c.Retry.BudgetFloor, c.URL == "", maxWebPushAnswer
-		s, err := b.newService(o.path, credential{id: o.public, name: app}, want)
+		want.budget, want.budgetFloor, want.publicOnly, want.maxResponse = c.Retry.Budget, c.Retry.BudgetFloor, c.URL == "", maxWebPushResponse
+		s, err := b.newService(o.path, credential{id: o.publicKey, label: app}, want)
 		if err != nil {
 			return nil, nil, err
 		}
-		s.gate = o.gate
+		s.rateLimiter = o.rateLimiter
 		route := b.route(s, o.provider, c.Retry)
 		route.Observer = o.observer
 		return s, route, nil
@@ -209,16 +209,16 @@ func (b *builder) origin(app string, o *origins, c *config.WebPush) func(string)
 }
 
 // checks are what can be tried before a subscription names a service.
-func (o *origins) checks() []Check {
+func (o *originRouter) checks() []Check {
 	sign := func(ctx context.Context) (string, error) {
-		return "signs for the key that pages subscribe with, " + o.public, o.provider.Authorize(ctx)
+		return "signs for the key that pages subscribe with, " + o.publicKey, o.provider.Authorize(ctx)
 	}
 	reach := func(ctx context.Context) (string, error) {
-		s, _, err := o.make(cmp.Or(o.standIn, "https://"+webpush.KnownServices[0]))
+		s, _, err := o.newRoute(cmp.Or(o.overrideURL, "https://"+webpush.KnownServices[0]))
 		if err != nil {
 			return "", err
 		}
-		return s.reachable(ctx)
+		return s.verifyReachable(ctx)
 	}
 	return []Check{{o.path, sign}, {o.path, reach}}
 }

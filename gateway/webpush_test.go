@@ -29,8 +29,8 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-// vapid writes a VAPID key and returns its file.
-func vapid(t testing.TB) string {
+// vapidKeyFile writes a VAPID key and returns its file.
+func vapidKeyFile(t testing.TB) string {
 	t.Helper()
 	key, err := webpush.NewKey()
 	if err != nil {
@@ -47,12 +47,12 @@ func vapid(t testing.TB) string {
 	return file
 }
 
-func (s street) webPush(t testing.TB) string {
-	return fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.at.WebPush, s.at.CAFile, vapid(t))
+func (s mockEnv) webPushBlock(t testing.TB) string {
+	return fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.ready.WebPush, s.ready.CAFile, vapidKeyFile(t))
 }
 
-// subscribed is a notification to a browser that subscribed at that URL, as a browser writes it.
-func subscribed(t testing.TB, at string) string {
+// webPushNotification is a notification to a browser that subscribed at that URL, as a browser writes it.
+func webPushNotification(t testing.TB, at string) string {
 	t.Helper()
 	key, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
@@ -65,16 +65,16 @@ func subscribed(t testing.TB, at string) string {
 		endpoint, base64.RawURLEncoding.EncodeToString(key.PublicKey().Bytes()), base64.RawURLEncoding.EncodeToString(secret))
 }
 
-func TestAGatewayCarriesWebPushToTheServiceThatTheSubscriptionNames(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("web", s.webPush(t)))
+func TestWebPushGoesToServiceOfSubscription(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", s.webPushBlock(t)))
 	if code, body := h.get(h.url + "/readyz"); code != http.StatusOK {
 		t.Errorf("ready before any subscription has named a service: %d %s", code, body)
 	}
 	var all sync.WaitGroup
 	for range 20 { // all of them are the first to name it
 		all.Go(func() {
-			if status, receipt := h.post("web", subscribed(t, s.at.WebPush+"/push/abc")); status != 200 || receipt["status"] != "accepted" {
+			if status, receipt := h.post("web", webPushNotification(t, s.ready.WebPush+"/push/abc")); status != 200 || receipt["status"] != "accepted" {
 				t.Errorf("%d %v", status, receipt)
 			}
 		})
@@ -83,42 +83,42 @@ func TestAGatewayCarriesWebPushToTheServiceThatTheSubscriptionNames(t *testing.T
 	if got := s.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.WebPush}); got != 20 {
 		t.Errorf("the service saw %d requests", got)
 	}
-	status := h.gate.Status()
+	status := h.gw.Status()
 	if len(status.Services) != 1 || !status.Services[0].Pool.Ready {
 		t.Errorf("%+v", status)
 	}
 }
 
-func TestADeadSubscriptionIsToBeForgotten(t *testing.T) {
-	s := newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.WebPush, Status: 410}}}})
-	h := s.open(t, head+"apps:\n"+s.app("web", s.webPush(t)))
-	if _, receipt := h.post("web", subscribed(t, s.at.WebPush+"/push/abc")); receipt["status"] != "unregistered" || receipt["forget_token"] != true {
+func TestGoneSubscriptionIsUnregistered(t *testing.T) {
+	s := newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.WebPush, Status: 410}}}})
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", s.webPushBlock(t)))
+	if _, receipt := h.post("web", webPushNotification(t, s.ready.WebPush+"/push/abc")); receipt["status"] != "unregistered" || receipt["forget_token"] != true {
 		t.Errorf("%v", receipt)
 	}
 }
 
-func TestASubscriptionCannotMakeTheGatewayCallAnybodyElse(t *testing.T) {
+func TestSubscriptionCannotTargetInternalHosts(t *testing.T) {
 	calls := &atomic.Int32{}
 	inside := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
 	defer inside.Close()
-	s := newStreet(t)
-	block := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:ops@example.com'}", vapid(t))
-	h := s.open(t, head+"apps:\n"+s.app("web", block))
+	s := newMockEnv(t)
+	block := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:ops@example.com'}", vapidKeyFile(t))
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", block))
 	for _, at := range []string{
 		inside.URL + "/push", strings.Replace(inside.URL, "127.0.0.1", "localhost", 1), "https://169.254.169.254/latest/meta-data/",
 		"http://fcm.googleapis.com/x", "https://[::ffff:127.0.0.1]/x", "https://2130706433/x", "https://fcm.googleapis.com@127.0.0.1/x",
 	} {
-		if status, problem := h.post("web", subscribed(t, at)); status != http.StatusBadRequest || problem["field"] != "subscription.endpoint" {
+		if status, problem := h.post("web", webPushNotification(t, at)); status != http.StatusBadRequest || problem["field"] != "subscription.endpoint" {
 			t.Errorf("%s: %d %v", at, status, problem)
 		}
 	}
-	if calls.Load() != 0 || len(h.gate.Status().Services) != 0 {
-		t.Errorf("%d calls, %+v", calls.Load(), h.gate.Status())
+	if calls.Load() != 0 || len(h.gw.Status().Services) != 0 {
+		t.Errorf("%d calls, %+v", calls.Load(), h.gw.Status())
 	}
 }
 
-// namesOf is a name server whose every name has that address.
-func namesOf(t testing.TB, address string) string {
+// newDNSServer is a name server whose every name has that address.
+func newDNSServer(t testing.TB, address string) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -149,24 +149,24 @@ func namesOf(t testing.TB, address string) string {
 	return conn.LocalAddr().String()
 }
 
-func TestAnAllowedNameWithAPrivateAddressIsNotCalled(t *testing.T) {
+func TestAllowedNameWithPrivateAddressIsNotCalled(t *testing.T) {
 	for _, address := range []string{"127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "0.0.0.0"} {
-		s := newStreet(t)
-		block := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:ops@example.com', services: ['*']}", vapid(t))
-		h := s.open(t, head+fmt.Sprintf("dns: {servers: ['%s']}\napps:\n", namesOf(t, address))+s.app("web", block))
+		s := newMockEnv(t)
+		block := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:ops@example.com', services: ['*']}", vapidKeyFile(t))
+		h := s.start(t, listenConfig+fmt.Sprintf("dns: {servers: ['%s']}\napps:\n", newDNSServer(t, address))+s.appBlock("web", block))
 		began := time.Now()
-		status, problem := h.post("web", subscribed(t, "https://rebind.example/push"))
+		status, problem := h.post("web", webPushNotification(t, "https://rebind.example/push"))
 		if status != http.StatusServiceUnavailable || !strings.Contains(fmt.Sprint(problem["receipt"]), "DNS_FAILURE") {
 			t.Errorf("%s: %d %v after %s", address, status, problem, time.Since(began))
 		}
-		if len(h.gate.Status().Services) != 0 {
-			t.Errorf("%s: a pool was made for it: %+v", address, h.gate.Status())
+		if len(h.gw.Status().Services) != 0 {
+			t.Errorf("%s: a pool was made for it: %+v", address, h.gw.Status())
 		}
 	}
 }
 
-// elder is a push service that knows no HTTP/2.
-func elder(t testing.TB, answer http.HandlerFunc) (base, caFile string) {
+// newHTTP1Service is a push service that knows no HTTP/2.
+func newHTTP1Service(t testing.TB, answer http.HandlerFunc) (base, caFile string) {
 	t.Helper()
 	server := httptest.NewTLSServer(answer)
 	t.Cleanup(server.Close)
@@ -178,14 +178,14 @@ func elder(t testing.TB, answer http.HandlerFunc) (base, caFile string) {
 	return server.URL, caFile
 }
 
-func TestAServiceThatKnowsNoHTTP2IsCalledByHTTP1AndItsRedirectsAreNotFollowed(t *testing.T) {
+func TestHTTP1FallbackFollowsNoRedirect(t *testing.T) {
 	var elsewhere, proxied atomic.Int32
 	other := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
 	defer other.Close()
 	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { proxied.Add(1) }))
 	defer proxy.Close()
 	t.Setenv("HTTPS_PROXY", proxy.URL)
-	base, ca := elder(t, func(w http.ResponseWriter, r *http.Request) {
+	base, ca := newHTTP1Service(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		switch {
 		case r.ProtoMajor != 1 || r.Header.Get("Content-Encoding") != "aes128gcm" || !strings.HasPrefix(r.Header.Get("Authorization"), "vapid t="):
@@ -199,11 +199,11 @@ func TestAServiceThatKnowsNoHTTP2IsCalledByHTTP1AndItsRedirectsAreNotFollowed(t 
 		}
 	})
 	key, hash := rest.NewKey()
-	s := street{key: key, hash: hash}
-	h := s.open(t, head+"apps:\n"+s.app("web",
-		fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", base, ca, vapid(t))))
+	s := mockEnv{key: key, hash: hash}
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web",
+		fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", base, ca, vapidKeyFile(t))))
 	for path, want := range map[string]string{"/w/?token=a%2b": "accepted", "/moved": "refused", "/flood": "unknown"} {
-		_, receipt := h.post("web", subscribed(t, base+path))
+		_, receipt := h.post("web", webPushNotification(t, base+path))
 		if inner, ok := receipt["receipt"].(map[string]any); ok {
 			receipt = inner
 		}
@@ -216,15 +216,15 @@ func TestAServiceThatKnowsNoHTTP2IsCalledByHTTP1AndItsRedirectsAreNotFollowed(t 
 	}
 }
 
-func TestABadWebPushBlockIsRefusedNamingItsKey(t *testing.T) {
-	s := newStreet(t)
-	nowhere := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.at.APNsKeyFile+".gone")
+func TestInvalidWebPushBlockNamesTheKey(t *testing.T) {
+	s := newMockEnv(t)
+	nowhere := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.ready.APNsKeyFile+".gone")
 	for block, want := range map[string]string{
 		nowhere: "apps.web.webpush.vapid_key_file",
-		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.at.ServiceAccountFile):              "neither PEM",
-		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c', endpoints: ['127.0.0.1:1']}", vapid(t)): "apps.web.webpush.endpoints: only for",
+		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.ready.ServiceAccountFile):                  "neither PEM",
+		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c', endpoints: ['127.0.0.1:1']}", vapidKeyFile(t)): "apps.web.webpush.endpoints: only for",
 	} {
-		if _, err := gateway.New(parse(t, head+"apps:\n"+s.app("web", block)), nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("web", block)), nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}

@@ -18,14 +18,14 @@ import (
 type Bucket struct {
 	Engine *engine.Engine
 
-	open atomic.Pointer[jetstream.KeyValue] // nil until somebody asks, and after a trouble
+	cached atomic.Pointer[jetstream.KeyValue] // nil until somebody asks, and after a trouble
 }
 
-var _ Documents = (*Bucket)(nil)
+var _ Store = (*Bucket)(nil)
 
 const (
-	bucketName = "SLUICE_SHARES"
-	keepFor    = time.Hour // documents that nobody writes any more
+	bucketName  = "SLUICE_SHARES"
+	documentTTL = time.Hour // documents that nobody writes any more
 )
 
 // Read returns the document under key, and 0 if there is none.
@@ -41,7 +41,7 @@ func (b *Bucket) Read(ctx context.Context, key string) (text []byte, revision ui
 	case errors.Is(err, jetstream.ErrKeyNotFound):
 		return nil, 0, nil
 	default:
-		return nil, 0, b.trouble(err)
+		return nil, 0, b.reset(err)
 	}
 }
 
@@ -64,26 +64,26 @@ func (b *Bucket) Write(ctx context.Context, key string, text []byte, revision ui
 		errors.As(err, &refused) && refused.APIError() != nil && refused.APIError().ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
 		return ErrChanged
 	default:
-		return b.trouble(err)
+		return b.reset(err)
 	}
 }
 
-// trouble has the bucket opened anew: it may be gone.
-func (b *Bucket) trouble(err error) error {
-	b.open.Store(nil)
+// reset has the bucket opened anew: it may be gone.
+func (b *Bucket) reset(err error) error {
+	b.cached.Store(nil)
 	return fmt.Errorf("share: bucket %s: %w", bucketName, err)
 }
 
 func (b *Bucket) bucket(ctx context.Context) (jetstream.KeyValue, error) {
-	if kv := b.open.Load(); kv != nil {
+	if kv := b.cached.Load(); kv != nil {
 		return *kv, nil
 	}
 	kv, err := b.Engine.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: bucketName, TTL: keepFor, Storage: jetstream.MemoryStorage, Replicas: b.Engine.Replicas(), History: 1,
+		Bucket: bucketName, TTL: documentTTL, Storage: jetstream.MemoryStorage, Replicas: b.Engine.Replicas(), History: 1,
 	})
 	if err != nil {
-		return nil, b.trouble(err)
+		return nil, b.reset(err)
 	}
-	b.open.Store(&kv)
+	b.cached.Store(&kv)
 	return kv, nil
 }

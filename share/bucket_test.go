@@ -23,8 +23,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // process that runs these tests takes.
 var port = 20_000 + os.Getpid()%10_000
 
-// serve starts a NATS server, until the test ends or stop is called.
-func serve(t *testing.T, dir string) (server *nats.Server, stop func()) {
+// startServer starts a NATS server, until the test ends or stop is called.
+func startServer(t *testing.T, dir string) (server *nats.Server, stop func()) {
 	t.Helper()
 	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true})
 	if err != nil {
@@ -39,8 +39,8 @@ func serve(t *testing.T, dir string) (server *nats.Server, stop func()) {
 	return server, stop
 }
 
-// reads fails the test unless the document is at that text, and returns its revision.
-func reads(t *testing.T, b *share.Bucket, want string) uint64 {
+// expectDocument fails the test unless the document is at that text, and returns its revision.
+func expectDocument(t *testing.T, b *share.Bucket, want string) uint64 {
 	t.Helper()
 	text, revision, err := b.Read(t.Context(), "key")
 	if err != nil || string(text) != want || (revision == 0) != (want == "") {
@@ -49,9 +49,9 @@ func reads(t *testing.T, b *share.Bucket, want string) uint64 {
 	return revision
 }
 
-func TestADocumentIsReplacedOnlyAtTheRevisionThatWasReadAndALostOneIsMadeAnew(t *testing.T) {
+func TestBucketCompareAndSet(t *testing.T) {
 	dir := t.TempDir()
-	server, stop := serve(t, dir)
+	server, stop := startServer(t, dir)
 	e, err := engine.Open(t.Context(), engine.Config{URL: server.ClientURL()})
 	if err != nil {
 		t.Fatal(err)
@@ -64,36 +64,36 @@ func TestADocumentIsReplacedOnlyAtTheRevisionThatWasReadAndALostOneIsMadeAnew(t 
 			t.Fatalf("write %q at %d: %v, want %v", text, revision, err, want)
 		}
 	}
-	reads(t, one, "")
+	expectDocument(t, one, "")
 	write(one, "first", 0, nil)
 	write(two, "also first", 0, share.ErrChanged)
-	first := reads(t, two, "first")
+	first := expectDocument(t, two, "first")
 	write(two, "second", first, nil)
 	write(one, "too late", first, share.ErrChanged)
-	reads(t, one, "second")
+	expectDocument(t, one, "second")
 
 	stop()
-	if err := one.Write(brief(t), "key", []byte("nobody is there"), first); err == nil || errors.Is(err, share.ErrChanged) {
+	if err := one.Write(shortContext(t), "key", []byte("nobody is there"), first); err == nil || errors.Is(err, share.ErrChanged) {
 		t.Fatalf("without a server: %v", err)
 	}
-	serve(t, dir)
+	startServer(t, dir)
 	for {
-		if _, _, err := one.Read(brief(t), "key"); err == nil {
+		if _, _, err := one.Read(shortContext(t), "key"); err == nil {
 			break
 		}
 	}
-	reads(t, one, "")
+	expectDocument(t, one, "")
 	write(one, "anew", 0, nil)
 	for {
-		if _, _, err := two.Read(brief(t), "key"); err == nil {
+		if _, _, err := two.Read(shortContext(t), "key"); err == nil {
 			break
 		}
 	}
-	reads(t, two, "anew")
+	expectDocument(t, two, "anew")
 }
 
-// brief is a context that nobody waits long for.
-func brief(t *testing.T) context.Context {
+// shortContext is a context that nobody waits long for.
+func shortContext(t *testing.T) context.Context {
 	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
 	t.Cleanup(stop)
 	return ctx

@@ -12,49 +12,49 @@ import (
 // document is what all members know of one quota.
 type document struct {
 	// Born names this document: one that takes the place of a lost one has another name.
-	Born string `json:"born"`
+	Epoch string `json:"born"`
 	// Settled says that whatever was leased by documents before this one has ended. Until then its members write down what
 	// they hold, and nobody takes more.
-	Settled bool               `json:"settled"`
-	Members map[string]*member `json:"members"`
+	Ready   bool                    `json:"settled"`
+	Members map[string]*memberState `json:"members"`
 }
 
-// member is what one of them has written down.
-type member struct {
+// memberState is what one of them has written down.
+type memberState struct {
 	// Beat is another number each time that it writes: a lease goes on from there.
-	Beat uint64 `json:"beat"`
+	Heartbeat uint64 `json:"beat"`
 	// Parts are what it may spend of each scope, in millionths, besides what it has out of touch; Wants is what it would.
-	Parts map[string]int64 `json:"parts"`
-	Wants map[string]int64 `json:"wants"`
+	Shares map[string]int64 `json:"parts"`
+	Demand map[string]int64 `json:"wants"`
 }
 
-func read(text []byte) (*document, error) {
+func parseDocument(text []byte) (*document, error) {
 	d := &document{}
 	if err := json.Unmarshal(text, d); err != nil {
 		return nil, fmt.Errorf("share: a document that is none of ours: %w", err)
 	}
 	if d.Members == nil {
-		d.Members = map[string]*member{}
+		d.Members = map[string]*memberState{}
 	}
 	return d, nil
 }
 
-// free returns how much of a scope nobody but me has.
-func (d *document) free(scope, me string, pool int64) int64 {
+// available returns how much of a scope nobody but me has.
+func (d *document) available(scope, me string, pool int64) int64 {
 	for name, m := range d.Members {
 		if name != me {
-			pool -= m.Parts[scope]
+			pool -= m.Shares[scope]
 		}
 	}
 	return max(pool, 0)
 }
 
-// due returns what is due to me of a scope.
-func (d *document) due(scope, me string, pool int64) int64 {
+// target returns what is due to me of a scope.
+func (d *document) target(scope, me string, pool int64) int64 {
 	var names []string
 	var wants []int64
 	for _, name := range slices.Sorted(maps.Keys(d.Members)) {
-		if want, shares := d.Members[name].Wants[scope]; shares {
+		if want, shares := d.Members[name].Demand[scope]; shares {
 			names, wants = append(names, name), append(wants, want)
 		}
 	}
@@ -62,13 +62,13 @@ func (d *document) due(scope, me string, pool int64) int64 {
 	if i < 0 {
 		return 0
 	}
-	return divide(pool, wants)[i]
+	return fairShares(pool, wants)[i]
 }
 
-// divide divides a pool among those who want so much of it. Everybody has a little, to begin with when he wants more. Then
+// fairShares divides a pool among those who want so much of it. Everybody has a little, to begin with when he wants more. Then
 // nobody gets more than he wants, and a quarter for what comes next, while another who has no more than he does wants more;
 // what is left is for all alike.
-func divide(pool int64, wants []int64) []int64 {
+func fairShares(pool int64, wants []int64) []int64 {
 	n := int64(len(wants))
 	least := pool / (50 * n)
 	parts := make([]int64, n)
@@ -76,7 +76,7 @@ func divide(pool int64, wants []int64) []int64 {
 	for i := range wants {
 		parts[i], order[i] = least, i
 	}
-	need := func(i int) int64 { return max(min(wants[i], whole)*5/4-least, 0) }
+	need := func(i int) int64 { return max(min(wants[i], fullShare)*5/4-least, 0) }
 	slices.SortStableFunc(order, func(a, b int) int { return int(need(a) - need(b)) })
 	left := pool - n*least
 	for done, i := range order { // the most modest first

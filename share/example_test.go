@@ -13,10 +13,10 @@ import (
 
 func Example() {
 	gate := quota.New(quota.Config{Total: quota.Limit{Rate: 10_000, Per: time.Minute}})
-	cluster := &cluster{} // a share.Bucket where there is a real one
+	cluster := &fakeCluster{} // a share.Bucket where there is a real one
 
-	sharing := share.New(share.Config{Documents: &line{cluster: cluster}, Member: "one of many", Apart: 0.02, Members: 10})
-	sharing.Hold(map[string]share.Gate{"the project's digest": gate})
+	sharing := share.New(share.Config{Store: &fakeConn{fakeCluster: cluster}, ID: "one of many", FallbackShare: 0.02, Members: 10})
+	sharing.SetLimiters(map[string]share.RateLimiter{"the project's digest": gate})
 	fmt.Printf("before it has met the others it may spend %.1f %%\n", 100*gate.Status().Share)
 
 	ctx, stop := context.WithCancel(context.Background())

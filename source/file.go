@@ -18,14 +18,14 @@ import (
 // to it, and Kubernetes replaces a link beside it.
 type File struct {
 	path    string
-	hangups chan os.Signal
+	sighup  chan os.Signal
 	watcher *fsnotify.Watcher // nil where the system has no way to watch
 }
 
 // OpenFile begins to watch the folder of a file, and to hear SIGHUP, which ends the process of who does not. Run ends that.
 func OpenFile(path string) *File {
-	f := &File{path: path, hangups: make(chan os.Signal, 1)}
-	signal.Notify(f.hangups, syscall.SIGHUP)
+	f := &File{path: path, sighup: make(chan os.Signal, 1)}
+	signal.Notify(f.sighup, syscall.SIGHUP)
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return f
@@ -63,7 +63,7 @@ func (f *File) Keep(_ []byte, files []string) error {
 // Run tells of whatever happens in the folders, and of SIGHUP. The error says that only SIGHUP is told.
 func (f *File) Run(ctx context.Context, changed chan<- struct{}) error {
 	defer close(changed)
-	defer signal.Stop(f.hangups)
+	defer signal.Stop(f.sighup)
 	var events chan fsnotify.Event
 	var lost chan error
 	if f.watcher != nil {
@@ -75,18 +75,18 @@ func (f *File) Run(ctx context.Context, changed chan<- struct{}) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-f.hangups:
+		case <-f.sighup:
 			settled.Reset(0)
 		case event := <-events:
 			if event.Op != fsnotify.Chmod {
-				settled.Reset(settle)
+				settled.Reset(settleTime)
 			}
 		case err := <-lost:
 			if err != nil { // an event was: look
-				settled.Reset(settle)
+				settled.Reset(settleTime)
 			}
 		case <-settled.C:
-			tell(ctx, changed)
+			notify(ctx, changed)
 		}
 	}
 }

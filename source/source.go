@@ -16,24 +16,24 @@ type Source interface {
 	// Read returns what stands there now, or the last that was good.
 	Read(ctx context.Context) ([]byte, error)
 	// Keep is told each text that is in force, and the files that belong to it.
-	Keep(text []byte, files []string) error
+	Commit(text []byte, files []string) error
 	// Last returns what was in force before this process began, nil where none is known.
-	Last() []byte
+	LastCommitted() []byte
 	// Run tells on changed that something may have changed, also once at first, until ctx ends; then it closes changed.
 	Run(ctx context.Context, changed chan<- struct{}) error
 }
 
 var (
 	_ Source = (*File)(nil)
-	_ Source = (*Key)(nil)
+	_ Source = (*NATS)(nil)
 )
 
-// settle is how long there must be quiet before a change is told: who changes several files wants all of them to count,
+// settleTime is how long there must be quiet before a change is told: who changes several files wants all of them to count,
 // and an editor writes one in several steps.
-const settle = 200 * time.Millisecond
+const settleTime = 200 * time.Millisecond
 
-// tell passes one word on, unless ctx ends first.
-func tell(ctx context.Context, changed chan<- struct{}) {
+// notify passes one word on, unless ctx ends first.
+func notify(ctx context.Context, changed chan<- struct{}) {
 	select {
 	case changed <- struct{}{}:
 	case <-ctx.Done():

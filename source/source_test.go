@@ -24,22 +24,22 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"))
 }
 
-// patience bounds every wait: whoever reaches it has failed.
-const patience = time.Minute
+// testTimeout bounds every wait: whoever reaches it has failed.
+const testTimeout = time.Minute
 
 // port is one that the system gives to nobody who lets it choose, so that a server can come back to it, and that no other
 // process that runs these tests takes.
 var port = 20_000 + os.Getpid()%10_000
 
-// cluster starts a NATS server of one, which ends with the test or with stop.
-func cluster(t *testing.T, folder string) (address string, stop func()) {
+// startServer starts a NATS server of one, which ends with the test or with stop.
+func startServer(t *testing.T, folder string) (address string, stop func()) {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: folder, NoSigs: true, NoLog: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(patience) {
+	if !s.ReadyForConnections(testTimeout) {
 		t.Fatal("no server")
 	}
 	stop = sync.OnceFunc(func() { s.Shutdown(); s.WaitForShutdown() })
@@ -47,8 +47,8 @@ func cluster(t *testing.T, folder string) (address string, stop func()) {
 	return s.Addr().String(), stop
 }
 
-// put writes a text under the key that all tests use.
-func put(t *testing.T, address, text string) {
+// putConfig writes a text under the key that all tests use.
+func putConfig(t *testing.T, address, text string) {
 	t.Helper()
 	conn, err := nats.Connect(address)
 	if err != nil {
@@ -68,8 +68,8 @@ func put(t *testing.T, address, text string) {
 	}
 }
 
-// run runs a source until the test ends.
-func run(t *testing.T, s source.Source) (changed <-chan struct{}) {
+// runSource runs a source until the test ends.
+func runSource(t *testing.T, s source.Source) (changed <-chan struct{}) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	told, ended := make(chan struct{}), make(chan error, 1)
@@ -85,10 +85,10 @@ func run(t *testing.T, s source.Source) (changed <-chan struct{}) {
 	return told
 }
 
-// reads waits until the source tells of a change after which it reads as text.
-func reads(t *testing.T, s source.Source, changed <-chan struct{}, text string) {
+// expectText waits until the source tells of a change after which it reads as text.
+func expectText(t *testing.T, s source.Source, changed <-chan struct{}, text string) {
 	t.Helper()
-	late := time.After(patience)
+	late := time.After(testTimeout)
 	for {
 		select {
 		case <-changed:
@@ -101,45 +101,45 @@ func reads(t *testing.T, s source.Source, changed <-chan struct{}, text string) 
 	}
 }
 
-func key(t *testing.T, address, snapshot string) *source.Key {
+func openNATS(t *testing.T, address, snapshot string) *source.NATS {
 	t.Helper()
-	k, err := source.OpenKey(source.KeyConfig{URL: fmt.Sprintf("nats://user:password@%s/sluice/gateway.yaml", address), Snapshot: snapshot, Patience: time.Millisecond})
+	k, err := source.OpenNATS(source.NATSConfig{URL: fmt.Sprintf("nats://user:password@%s/sluice/gateway.yaml", address), Snapshot: snapshot, ReadTimeout: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return k
 }
 
-func TestAKeyTellsOfEachTextThatIsPutThere(t *testing.T) {
-	address, _ := cluster(t, t.TempDir())
-	k := key(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
-	changed := run(t, k)
+func TestNATSReportsEveryPut(t *testing.T) {
+	address, _ := startServer(t, t.TempDir())
+	k := openNATS(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
+	changed := runSource(t, k)
 	for i := range 3 { // the first puts the bucket there, too
 		text := fmt.Sprint("text ", i)
-		put(t, address, text)
-		reads(t, k, changed, text)
+		putConfig(t, address, text)
+		expectText(t, k, changed, text)
 	}
 }
 
-func TestAKeyFollowsAClusterThatComesBack(t *testing.T) {
+func TestNATSReconnects(t *testing.T) {
 	folder := t.TempDir()
-	address, stop := cluster(t, folder)
-	put(t, address, "before")
-	k := key(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
-	changed := run(t, k)
-	reads(t, k, changed, "before")
+	address, stop := startServer(t, folder)
+	putConfig(t, address, "before")
+	k := openNATS(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
+	changed := runSource(t, k)
+	expectText(t, k, changed, "before")
 	stop()
-	cluster(t, folder)
-	put(t, address, "after")
-	reads(t, k, changed, "after")
+	startServer(t, folder)
+	putConfig(t, address, "after")
+	expectText(t, k, changed, "after")
 }
 
-func TestWhileTheClusterIsDownTheSnapshotCounts(t *testing.T) {
-	address, stop := cluster(t, t.TempDir())
+func TestSnapshotIsReadWhileNATSIsDown(t *testing.T) {
+	address, stop := startServer(t, t.TempDir())
 	stop()
 	snapshot := filepath.Join(t.TempDir(), "snapshot.yaml")
-	k := key(t, address, snapshot)
-	run(t, k)
+	k := openNATS(t, address, snapshot)
+	runSource(t, k)
 	if _, err := k.Read(t.Context()); err == nil || strings.Contains(err.Error(), "password") || !strings.Contains(err.Error(), "snapshot") {
 		t.Errorf("without a snapshot: %v", err)
 	}
@@ -154,13 +154,13 @@ func TestWhileTheClusterIsDownTheSnapshotCounts(t *testing.T) {
 	}
 }
 
-func TestASnapshotThatCannotBeWrittenLeavesTheOldOne(t *testing.T) {
+func TestFailedSnapshotWriteKeepsTheOldSnapshot(t *testing.T) {
 	folder := t.TempDir()
-	k := key(t, "127.0.0.1:1", filepath.Join(folder, "snapshot.yaml"))
+	k := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "snapshot.yaml"))
 	if err := k.Keep([]byte("old"), nil); err != nil {
 		t.Fatal(err)
 	}
-	gone := key(t, "127.0.0.1:1", filepath.Join(folder, "nowhere", "snapshot.yaml"))
+	gone := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "nowhere", "snapshot.yaml"))
 	if err := gone.Keep([]byte("new"), nil); err == nil {
 		t.Error("kept in a folder that is not there")
 	}
@@ -169,19 +169,19 @@ func TestASnapshotThatCannotBeWrittenLeavesTheOldOne(t *testing.T) {
 	}
 }
 
-func TestAURLWithoutAKeyIsRefusedWithoutItsPassword(t *testing.T) {
+func TestInvalidURLErrorHidesThePassword(t *testing.T) {
 	for _, url := range []string{"nats://user:password@host:4222", "nats://user:password@host/bucket", "nats://user:pass%zzword@host/b/k", "://"} {
-		_, err := source.OpenKey(source.KeyConfig{URL: url, Snapshot: "s"})
+		_, err := source.OpenNATS(source.NATSConfig{URL: url, Snapshot: "s"})
 		if err == nil || strings.Contains(err.Error(), "word@") {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
-	if _, err := source.OpenKey(source.KeyConfig{URL: "nats://host/b/k"}); err == nil || !strings.Contains(err.Error(), "--snapshot") {
+	if _, err := source.OpenNATS(source.NATSConfig{URL: "nats://host/b/k"}); err == nil || !strings.Contains(err.Error(), "--snapshot") {
 		t.Errorf("without a snapshot: %v", err)
 	}
 }
 
-func TestAFileTellsWhenItOrOneThatBelongsToItIsReplaced(t *testing.T) {
+func TestFileReportsReplacedFiles(t *testing.T) {
 	folder, keys := t.TempDir(), t.TempDir()
 	path := filepath.Join(folder, "gateway.yaml")
 	replace := func(path, text string) {
@@ -199,10 +199,10 @@ func TestAFileTellsWhenItOrOneThatBelongsToItIsReplaced(t *testing.T) {
 	if err := f.Keep(nil, []string{filepath.Join(keys, "key.p8")}); err != nil {
 		t.Fatal(err)
 	}
-	changed := run(t, f)
-	reads(t, f, changed, "one")
+	changed := runSource(t, f)
+	expectText(t, f, changed, "one")
 	replace(path, "two")
-	reads(t, f, changed, "two")
+	expectText(t, f, changed, "two")
 	replace(filepath.Join(keys, "key.p8"), "secret")
-	reads(t, f, changed, "two")
+	expectText(t, f, changed, "two")
 }

@@ -50,9 +50,9 @@ func (s serve) Run(p process) error {
 	beside.Go(func() { _ = from.Run(ctx, changed) })
 	last := &reading{Source: from}
 	cfg, err := last.load(p)
-	if err != nil && from.Last() != nil {
+	if err != nil && from.LastCommitted() != nil {
 		logger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("gateway: begins with the last good configuration", "error", err)
-		cfg, err = last.parse(from.Last())
+		cfg, err = last.parse(from.LastCommitted())
 	}
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func (s serve) Run(p process) error {
 		return wrong{err}
 	}
 	keep := func(cfg *config.Config) {
-		if err := from.Keep(last.text, gateway.Files(cfg)); err != nil {
+		if err := from.Commit(last.text, gateway.ReferencedFiles(cfg)); err != nil {
 			log.Error("gateway: this configuration is in force, and not kept for the next start", "error", err)
 		}
 	}
@@ -77,7 +77,7 @@ func (s serve) Run(p process) error {
 // source returns where the configuration stands.
 func (s serve) source(p process) (source.Source, error) {
 	if strings.Contains(s.Config, "://") {
-		return source.OpenKey(source.KeyConfig{
+		return source.OpenNATS(source.NATSConfig{
 			URL: s.Config, Snapshot: s.Snapshot, Logger: logger(p.stderr, config.Log{Level: "info", Format: "auto"}),
 		})
 	}

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-func TestEveryAnswerTellsWhatTheGatewayGrants(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"zone: tokyo-a\nlimits: {concurrency: 100, target_time: 1500ms, send_time: 20s}\napps:\n"+s.app("shop", s.apns()))
+func TestEveryResponseHasLoadReport(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"zone: tokyo-a\nlimits: {concurrency: 100, target_time: 1500ms, send_time: 20s}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
 	for _, path := range []string{"/livez", "/v1/status", "/nothing/here"} {
 		answer, err := http.Get(h.url + path)
 		if err != nil {
@@ -26,9 +26,9 @@ func TestEveryAnswerTellsWhatTheGatewayGrants(t *testing.T) {
 	}
 }
 
-func TestConcurrencyIsSharedByTheConnections(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"limits: {concurrency: 100}\napps:\n"+s.app("shop", s.apns()))
+func TestConcurrencyIsDividedAmongConnections(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"limits: {concurrency: 100}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
 	for _, want := range []int{100, 50, 33, 25, 20, 16, 14, 12, 11, 10, 9, 8, 8, 8} {
 		one := &http.Transport{}
 		t.Cleanup(one.CloseIdleConnections)
@@ -44,9 +44,9 @@ func TestConcurrencyIsSharedByTheConnections(t *testing.T) {
 	}
 }
 
-func TestTheGatewaySpeaksHTTP2ToThoseWhoBeginWithIt(t *testing.T) {
-	s := newStreet(t)
-	h := s.open(t, head+"apps:\n"+s.app("shop", s.apns()))
+func TestAPIAcceptsUnencryptedHTTP2(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
 	h2 := &http.Transport{Protocols: new(http.Protocols)}
 	h2.Protocols.SetUnencryptedHTTP2(true)
 	defer h2.CloseIdleConnections()

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/webhook"
 )
 
-func open(t *testing.T) *engine.Engine {
+func openEngine(t *testing.T) *engine.Engine {
 	t.Helper()
 	e, err := engine.Open(t.Context(), engine.Config{Dir: t.TempDir()})
 	if err != nil {
@@ -34,8 +34,8 @@ func open(t *testing.T) *engine.Engine {
 	return e
 }
 
-func TestAPositionIsReadAsItWasSaved(t *testing.T) {
-	p := &positions{engine: open(t)}
+func TestCheckpointRoundTrip(t *testing.T) {
+	p := &checkpointStore{engine: openEngine(t)}
 	if at, err := p.Load(t.Context(), "shop/billing"); err != nil || !at.Since.IsZero() {
 		t.Fatal(at, err)
 	}
@@ -48,9 +48,9 @@ func TestAPositionIsReadAsItWasSaved(t *testing.T) {
 	}
 }
 
-func TestOfTwoGatewaysOneHasAWebhookAndTheOtherTakesItOver(t *testing.T) {
-	e := open(t)
-	bucket, err := e.JetStream().CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: holderBucket, TTL: holdFor, Storage: jetstream.MemoryStorage})
+func TestWebhookLeaseFailover(t *testing.T) {
+	e := openEngine(t)
+	bucket, err := e.JetStream().CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: jetstream.MemoryStorage})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,10 +58,10 @@ func TestOfTwoGatewaysOneHasAWebhookAndTheOtherTakesItOver(t *testing.T) {
 	began := make(chan struct{}, 2)
 	gateway := func(ctx context.Context) (stop func()) {
 		ctx, cancel := context.WithCancel(ctx)
-		p := &positions{holders: bucket}
+		p := &checkpointStore{leases: bucket}
 		var running sync.WaitGroup
 		running.Go(func() {
-			_ = p.share(ctx, "shop/billing", 5*time.Millisecond, func(ctx context.Context) error {
+			_ = p.runLeased(ctx, "shop/billing", 5*time.Millisecond, func(ctx context.Context) error {
 				most.Store(max(most.Load(), inside.Add(1)))
 				began <- struct{}{}
 				<-ctx.Done()

@@ -12,160 +12,160 @@ import (
 	"github.com/sluice-push/sluice/share"
 )
 
-// founding is how long a new cluster takes: whatever was leased before must have ended.
-const founding = 7 * time.Second
+// bootstrapTime is how long a new cluster takes: whatever was leased before must have ended.
+const bootstrapTime = 7 * time.Second
 
-func TestWhoIsAloneHasTheWhole(t *testing.T) {
+func TestSingleMemberGetsTheFullQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{}
+		c := &fakeCluster{}
 		a := c.join(share.Config{}, 0.1)
 		defer a.leave()
-		about(t, "at first", a, 0)
-		if !a.Status().Short {
+		expectShare(t, "at first", a, 0)
+		if !a.Status().BelowTarget {
 			t.Error("it is not short of anything")
 		}
-		time.Sleep(founding)
-		about(t, "later", a, 1)
-		if a.Status().Short {
+		time.Sleep(bootstrapTime)
+		expectShare(t, "later", a, 1)
+		if a.Status().BelowTarget {
 			t.Error("it is short of something")
 		}
 	})
 }
 
-func TestANewcomerHasItsPartWithinTwoSeconds(t *testing.T) {
+func TestNewMemberGetsItsShareWithinTwoSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{}
+		c := &fakeCluster{}
 		a := c.join(share.Config{}, 1)
 		defer a.leave()
-		time.Sleep(founding)
+		time.Sleep(bootstrapTime)
 		b := c.join(share.Config{}, 1)
 		defer b.leave()
 		time.Sleep(2 * time.Second)
-		about(t, "the first", a, 0.5)
-		about(t, "the newcomer", b, 0.5)
-		if s := b.Status(); s.Members != 2 || !s.InTouch {
+		expectShare(t, "the first", a, 0.5)
+		expectShare(t, "the newcomer", b, 0.5)
+		if s := b.Status(); s.Members != 2 || !s.Connected {
 			t.Errorf("%+v", s)
 		}
 	})
 }
 
-func TestWhatOneDoesNotUseIsLentAndTakenBackWithinTwoSeconds(t *testing.T) {
+func TestUnusedShareIsLentAndReclaimedWithinTwoSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{}
+		c := &fakeCluster{}
 		a, b := c.join(share.Config{}, 1), c.join(share.Config{}, 0)
 		defer a.leave()
 		defer b.leave()
-		time.Sleep(founding)
-		about(t, "the busy one", a, 0.99)
-		b.spender.want(0.4)
+		time.Sleep(bootstrapTime)
+		expectShare(t, "the busy one", a, 0.99)
+		b.limiter.setDemand(0.4)
 		time.Sleep(2 * time.Second)
-		about(t, "the busy one", a, 0.5)
-		about(t, "who was idle", b, 0.5)
-		b.spender.want(0.2)
+		expectShare(t, "the busy one", a, 0.5)
+		expectShare(t, "who was idle", b, 0.5)
+		b.limiter.setDemand(0.2)
 		time.Sleep(2 * time.Second)
-		about(t, "the busy one", a, 0.75)
-		about(t, "the modest one, with a quarter for what comes next", b, 0.25)
+		expectShare(t, "the busy one", a, 0.75)
+		expectShare(t, "the modest one, with a quarter for what comes next", b, 0.25)
 	})
 }
 
-func TestWhatALostOneHadReturnsOnceItsLeaseHasEnded(t *testing.T) {
+func TestShareOfDeadMemberReturnsAfterItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{}
+		c := &fakeCluster{}
 		a, b := c.join(share.Config{}, 1), c.join(share.Config{}, 1)
 		defer a.leave()
-		time.Sleep(founding)
+		time.Sleep(bootstrapTime)
 		b.kill()
 		time.Sleep(3 * time.Second)
-		about(t, "while it might live", a, 0.5)
+		expectShare(t, "while it might live", a, 0.5)
 		time.Sleep(4 * time.Second)
-		about(t, "after its lease", a, 1)
+		expectShare(t, "after its lease", a, 1)
 	})
 }
 
-func TestWhoLeavesGivesItsPartBackAtOnce(t *testing.T) {
+func TestLeavingMemberReturnsItsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{}
+		c := &fakeCluster{}
 		a, b := c.join(share.Config{}, 1), c.join(share.Config{}, 1)
 		defer a.leave()
-		time.Sleep(founding)
+		time.Sleep(bootstrapTime)
 		b.leave()
 		time.Sleep(time.Second)
-		about(t, "who stays", a, 1)
+		expectShare(t, "who stays", a, 1)
 	})
 }
 
-func TestWhoIsCutOffGoesOnUntilItsLeaseEndsAndThenHasWhatIsSetApart(t *testing.T) {
+func TestDisconnectedMemberFallsBackAfterItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{}
-		cfg := share.Config{Apart: 0.2, Members: 4}
+		c := &fakeCluster{}
+		cfg := share.Config{FallbackShare: 0.2, Members: 4}
 		a, b := c.join(cfg, 1), c.join(cfg, 1)
 		defer a.leave()
 		defer b.leave()
-		about(t, "before it has met anybody", a, 0.05)
-		time.Sleep(founding)
-		about(t, "in touch", b, 0.45) // half of 0.8, and 0.05
-		b.set(true, false)
+		expectShare(t, "before it has met anybody", a, 0.05)
+		time.Sleep(bootstrapTime)
+		expectShare(t, "in touch", b, 0.45) // half of 0.8, and 0.05
+		b.setConn(true, false)
 		time.Sleep(4 * time.Second)
-		about(t, "just cut off", b, 0.45)
-		if s := b.Status(); s.InTouch || s.Reason == "" {
+		expectShare(t, "just cut off", b, 0.45)
+		if s := b.Status(); s.Connected || s.Reason == "" {
 			t.Errorf("%+v", s)
 		}
 		time.Sleep(4 * time.Second)
-		about(t, "cut off", b, 0.05)
-		about(t, "the other", a, 0.85)
-		b.set(false, false)
+		expectShare(t, "cut off", b, 0.05)
+		expectShare(t, "the other", a, 0.85)
+		b.setConn(false, false)
 		time.Sleep(2 * time.Second)
-		about(t, "in touch again", b, 0.45)
+		expectShare(t, "in touch again", b, 0.45)
 	})
 }
 
-func TestAClusterThatForgetsEverythingInterruptsNobody(t *testing.T) {
+func TestLostDocumentsDoNotInterruptMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{}
+		c := &fakeCluster{}
 		a, b := c.join(share.Config{}, 1), c.join(share.Config{}, 0.3)
 		defer a.leave()
 		defer b.leave()
-		time.Sleep(founding)
-		c.lose()
+		time.Sleep(bootstrapTime)
+		c.loseAll()
 		d := c.join(share.Config{}, 1)
 		defer d.leave()
 		for range 50 {
 			time.Sleep(100 * time.Millisecond)
-			if a.spender.part() < 0.6 || b.spender.part() < 0.3 || d.spender.part() > 0 {
-				t.Fatalf("%v %v, and who came later %v", a.spender.part(), b.spender.part(), d.spender.part())
+			if a.limiter.share() < 0.6 || b.limiter.share() < 0.3 || d.limiter.share() > 0 {
+				t.Fatalf("%v %v, and who came later %v", a.limiter.share(), b.limiter.share(), d.limiter.share())
 			}
 		}
 		time.Sleep(3 * time.Second)
-		about(t, "who came later", d, 0.33)
+		expectShare(t, "who came later", d, 0.33)
 	})
 }
 
-func TestWithoutAGateThereIsNothingToShareAndAnotherGateTakesOver(t *testing.T) {
+func TestSetLimitersReplacesAndRemovesLimiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{}
+		c := &fakeCluster{}
 		a, b := c.join(share.Config{}, 1), c.join(share.Config{}, 1)
 		defer a.leave()
 		defer b.leave()
-		time.Sleep(founding)
-		next := &spender{}
-		next.want(1)
-		a.Hold(map[string]share.Gate{"project": next})
+		time.Sleep(bootstrapTime)
+		next := &fakeLimiter{}
+		next.setDemand(1)
+		a.SetLimiters(map[string]share.RateLimiter{"project": next})
 		time.Sleep(2 * time.Second)
-		if old := a.spender.part(); old != 0 || next.part() < 0.49 {
-			t.Errorf("the old gate has %v, the new one %v", old, next.part())
+		if old := a.limiter.share(); old != 0 || next.share() < 0.49 {
+			t.Errorf("the old gate has %v, the new one %v", old, next.share())
 		}
-		a.Hold(nil)
+		a.SetLimiters(nil)
 		time.Sleep(2 * time.Second)
-		if next.part() != 0 || b.spender.part() != 1 {
-			t.Errorf("who shares no longer has %v, the other %v", next.part(), b.spender.part())
+		if next.share() != 0 || b.limiter.share() != 1 {
+			t.Errorf("who shares no longer has %v, the other %v", next.share(), b.limiter.share())
 		}
 	})
 }
 
-func TestTheSumIsNeverMoreThanTheWholeWhateverHappens(t *testing.T) {
+func TestSharesNeverExceedTheQuota(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		cfg := share.Config{Lease: time.Duration(rapid.IntRange(1, 5).Draw(r, "lease")) * time.Second, Members: 12}
-		cfg.Apart = rapid.SampledFrom([]float64{0, 0.1, 1}).Draw(r, "apart")
+		cfg.FallbackShare = rapid.SampledFrom([]float64{0, 0.1, 1}).Draw(r, "apart")
 		type step struct {
 			what, whom int
 			pause      time.Duration
@@ -179,11 +179,11 @@ func TestTheSumIsNeverMoreThanTheWholeWhateverHappens(t *testing.T) {
 		}), 1, 40).Draw(r, "steps")
 		most := 0.0
 		synctest.Test(t, func(t *testing.T) {
-			c := &cluster{}
-			var members []*member
+			c := &fakeCluster{}
+			var members []*testMember
 			watch := func(long time.Duration) {
 				for end := time.Now().Add(long); ; time.Sleep(7 * time.Millisecond) {
-					if most = max(most, sum(members...)); !time.Now().Before(end) {
+					if most = max(most, totalShare(members...)); !time.Now().Before(end) {
 						return
 					}
 				}
@@ -200,9 +200,9 @@ func TestTheSumIsNeverMoreThanTheWholeWhateverHappens(t *testing.T) {
 						members = append(members, c.join(cfg, s.wants))
 					}
 				case s.what == 2:
-					c.set(s.wants < 0.5)
+					c.setDown(s.wants < 0.5)
 				case s.what == 3:
-					c.lose()
+					c.loseAll()
 				default:
 					i := s.whom % len(members)
 					m := members[i]
@@ -214,15 +214,15 @@ func TestTheSumIsNeverMoreThanTheWholeWhateverHappens(t *testing.T) {
 						m.leave()
 						members = append(members[:i:i], members[i+1:]...)
 					case 6:
-						m.set(s.wants < 1, false)
+						m.setConn(s.wants < 1, false)
 					case 7:
-						m.set(false, s.wants < 1)
+						m.setConn(false, s.wants < 1)
 					case 8:
-						m.line.mu.Lock()
-						m.line.latency = time.Duration(s.wants * float64(time.Second))
-						m.line.mu.Unlock()
+						m.conn.mu.Lock()
+						m.conn.latency = time.Duration(s.wants * float64(time.Second))
+						m.conn.mu.Unlock()
 					case 9:
-						m.spender.want(s.wants)
+						m.limiter.setDemand(s.wants)
 					}
 				}
 				watch(s.pause)

@@ -18,11 +18,11 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// TestEveryExampleEndsAsTheProtocolSays sends examples/notifications.ndjson
+// TestExampleNotificationsGetExpectedReceipts sends examples/notifications.ndjson
 // through the batch call and compares each receipt with what the generator,
 // which knows the protocols and not our code, says must come of it.
-func TestEveryExampleEndsAsTheProtocolSays(t *testing.T) {
-	r := lay(t, mockprovider.Config{}, patient)
+func TestExampleNotificationsGetExpectedReceipts(t *testing.T) {
+	r := newShopGateway(t, mockprovider.Config{}, slowTimeouts)
 	input, err := os.ReadFile("../examples/notifications.ndjson")
 	if err != nil {
 		t.Fatal(err)
@@ -72,22 +72,22 @@ func TestEveryExampleEndsAsTheProtocolSays(t *testing.T) {
 	}
 }
 
-// TestOneBadEndpointOfEightCostsNoNotification is the promise of the house:
+// TestOneFailingEndpointOfEightLosesNoNotification is the promise of the house:
 // 10,000 notifications by 200 callers while one endpoint answers 500.
-func TestOneBadEndpointOfEightCostsNoNotification(t *testing.T) {
+func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 	notifications, callers := 10_000, 200
-	if underRace { // the detector makes of these a load under which two cores fall silent for seconds
+	if raceEnabled { // the detector makes of these a load under which two cores fall silent for seconds
 		notifications, callers = 2000, 40
 	}
-	r := lay(t, mockprovider.Config{
+	r := newShopGateway(t, mockprovider.Config{
 		Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Endpoint: "3", Status: 500}}},
-	}, strings.Replace(patient, ", budget_floor: 1000/s", "", 1)+"pool: { size: 8 }") // its repeats have to be paid for
+	}, strings.Replace(slowTimeouts, ", budget_floor: 1000/s", "", 1)+"pool: { size: 8 }") // its repeats have to be paid for
 	bad := r.mock.APNsAddrs()[3].String()
-	r.full(8)
+	r.waitPoolSize(8)
 
 	var mu sync.Mutex
 	ids := map[string]bool{}
-	each(callers, notifications, func(i int) {
+	forEachConcurrent(callers, notifications, func(i int) {
 		got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"%064x","title":"n %d"}`, rand.Uint64()|1<<60, i))
 		if got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)
@@ -123,13 +123,13 @@ func TestOneBadEndpointOfEightCostsNoNotification(t *testing.T) {
 	}
 }
 
-// TestAColdBurstDialsNoMoreThanThePool sends 500 notifications at once to a
+// TestColdBurstDialsNoMoreThanPoolSize sends 500 notifications at once to a
 // gateway that has just begun, while APNs lets each new connection have one
 // stream until it has accepted a request.
-func TestAColdBurstDialsNoMoreThanThePool(t *testing.T) {
+func TestColdBurstDialsNoMoreThanPoolSize(t *testing.T) {
 	const size, burst = 4, 500
-	r := lay(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000}}, patient+fmt.Sprintf("pool: { size: %d }", size))
-	each(burst, burst, func(i int) {
+	r := newShopGateway(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000}}, slowTimeouts+fmt.Sprintf("pool: { size: %d }", size))
+	forEachConcurrent(burst, burst, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"5a%062x","title":"burst"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)
 		}
@@ -146,8 +146,8 @@ func TestAColdBurstDialsNoMoreThanThePool(t *testing.T) {
 	}
 }
 
-// each calls do with 0 … n-1 from so many goroutines.
-func each(goroutines, n int, do func(i int)) {
+// forEachConcurrent calls do with 0 … n-1 from so many goroutines.
+func forEachConcurrent(goroutines, n int, do func(i int)) {
 	var group sync.WaitGroup
 	next := make(chan int)
 	for range goroutines {
@@ -164,8 +164,8 @@ func each(goroutines, n int, do func(i int)) {
 	group.Wait()
 }
 
-func TestBadInputIsAProblemThatNamesTheFieldAndNothingIsSent(t *testing.T) {
-	r := lay(t, mockprovider.Config{}, "limits: { body: 64KiB }")
+func TestInvalidInputNamesTheFieldAndSendsNothing(t *testing.T) {
+	r := newShopGateway(t, mockprovider.Config{}, "limits: { body: 64KiB }")
 	const token = `"token":"5a5a"`
 	oversized := `{"platform":"apns",` + token + `,"apns":{"payload":{"aps":{},"pad":"` + strings.Repeat("x", 4096) + `"}}}`
 	tests := []struct {
@@ -179,13 +179,13 @@ func TestBadInputIsAProblemThatNamesTheFieldAndNothingIsSent(t *testing.T) {
 		{"oversized payload", r.key, oversized, 413, "apns.payload", "4096"},
 		{"body over the limit", r.key, `{"title":"` + strings.Repeat("x", 70_000) + `"}`, 413, "", "64 KiB"},
 		{"no key", "", `{}`, 401, "Authorization", "gateway key"},
-		{"another app's key", r.stranger, `{"platform":"apns",` + token + `}`, 403, "", ""},
+		{"another app's key", r.otherKey, `{"platform":"apns",` + token + `}`, 403, "", ""},
 		{"not JSON", r.key, `title=Hi`, 400, "", "JSON"},
 		{"a platform that the app has not", r.key, `{"platform":"webpush","subscription":{"endpoint":"https://x.example","keys":{"p256dh":"","auth":""}}}`, 400, "platform", "apns"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			answer := r.call(t, "", test.key, "application/json", strings.NewReader(test.body))
+			answer := r.postTo(t, "", test.key, "application/json", strings.NewReader(test.body))
 			defer answer.Body.Close()
 			text, err := io.ReadAll(answer.Body)
 			if err != nil {
@@ -201,7 +201,7 @@ func TestBadInputIsAProblemThatNamesTheFieldAndNothingIsSent(t *testing.T) {
 			if problem.Type == "" || problem.Title == "" || problem.Field != test.field || !strings.Contains(problem.Detail, test.says) {
 				t.Errorf("problem %s, want field %q and a detail with %q", text, test.field, test.says)
 			}
-			if strings.Contains(string(text), "broadcasts") || strings.Contains(string(text), r.stranger) {
+			if strings.Contains(string(text), "broadcasts") || strings.Contains(string(text), r.otherKey) {
 				t.Errorf("the problem repeats what the caller sent: %s", text)
 			}
 		})
@@ -213,7 +213,7 @@ func TestBadInputIsAProblemThatNamesTheFieldAndNothingIsSent(t *testing.T) {
 
 // endpoint reads what GET /v1/status says of an endpoint, whether it is in the
 // pool or kept out of it.
-func (r road) endpoint(t *testing.T, address string) (found pool.EndpointStatus) {
+func (r shopGateway) endpoint(t *testing.T, address string) (found pool.EndpointStatus) {
 	t.Helper()
 	for _, s := range r.status(t).Services {
 		all := slices.Concat(s.Pool.Endpoints, s.Pool.Spares)

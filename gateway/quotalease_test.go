@@ -25,18 +25,18 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-var sharing = flag.Bool("sharing", false, "two, four and eight gateways share a quota, and no second may have more than 1.05 times of it (minutes, and a quiet machine)")
+var longQuotaTest = flag.Bool("sharing", false, "two, four and eight gateways share a quota, and no second may have more than 1.05 times of it (minutes, and a quiet machine)")
 
-// aloneFile names the configuration of a gateway that this binary is to be, in place of tests.
-const aloneFile = "SLUICE_TEST_ALONE"
+// childConfigVar names the configuration of a gateway that this binary is to be, in place of tests.
+const childConfigVar = "SLUICE_TEST_ALONE"
 
-// alone is a gateway in a process of its own, so that it can be killed. It writes its URL to its output.
-func alone(file string) int {
+// runChild is a gateway in a process of its own, so that it can be killed. It writes its URL to its output.
+func runChild(file string) int {
 	cfg, err := config.Load(file, nil)
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		defer stop()
-		err = serveAlone(ctx, cfg)
+		err = serveChild(ctx, cfg)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -45,7 +45,7 @@ func alone(file string) int {
 	return 0
 }
 
-func serveAlone(ctx context.Context, cfg *config.Config) error {
+func serveChild(ctx context.Context, cfg *config.Config) error {
 	g, err := gateway.New(cfg, nil)
 	if err != nil {
 		return err
@@ -59,45 +59,45 @@ func serveAlone(ctx context.Context, cfg *config.Config) error {
 
 // cluster is what several gateways share.
 type cluster struct {
-	street
-	t    *testing.T
-	file string
-	bare *http.Client
+	mockEnv
+	t      *testing.T
+	file   string
+	client *http.Client
 }
 
 // newCluster starts mock providers and the NATS of gateways that share an FCM quota of so many a second.
 func newCluster(t *testing.T, rate int) *cluster {
-	c := &cluster{street: newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: mockprovider.DocumentedQuotas()}}), t: t}
-	c.configure(engine.Config{URL: enginetest.StartServer(t), Replicas: 1},
-		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, apart: 1%%}}\n", 60*rate)+"apps:\n"+c.app("shop", c.fcm()))
-	c.bare = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
-	t.Cleanup(c.bare.CloseIdleConnections)
+	c := &cluster{mockEnv: newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: mockprovider.DocumentedQuotas()}}), t: t}
+	c.writeConfig(engine.Config{URL: enginetest.StartServer(t), Replicas: 1},
+		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, apart: 1%%}}\n", 60*rate)+"apps:\n"+c.appBlock("shop", c.fcmBlock()))
+	c.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
+	t.Cleanup(c.client.CloseIdleConnections)
 	return c
 }
 
-// configure writes the configuration of the gateways, whose queue is at a NATS.
-func (c *cluster) configure(where engine.Config, rest string) {
+// writeConfig writes the configuration of the gateways, whose queue is at a NATS.
+func (c *cluster) writeConfig(where engine.Config, rest string) {
 	c.t.Helper()
 	c.file = filepath.Join(c.t.TempDir(), "gateway.yaml")
-	text := head + fmt.Sprintf("queue: {nats: {url: '%s', replicas: %d}}\n", where.URL, where.Replicas) + rest
+	text := listenConfig + fmt.Sprintf("queue: {nats: {url: '%s', replicas: %d}}\n", where.URL, where.Replicas) + rest
 	if err := os.WriteFile(c.file, []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
 }
 
-// one is a gateway in a process of its own, with callers.
-type one struct {
+// gatewayProcess is a gateway in a process of its own, with callers.
+type gatewayProcess struct {
 	url     string
 	process *exec.Cmd
-	over    chan struct{}
+	done    chan struct{}
 	callers sync.WaitGroup
 }
 
-// join starts a gateway that so many callers call one after the other, until it ends.
-func (c *cluster) join(callers int) *one {
+// startGateway starts a gateway that so many callers call one after the other, until it ends.
+func (c *cluster) startGateway(callers int) *gatewayProcess {
 	c.t.Helper()
-	o := &one{process: exec.Command(os.Args[0]), over: make(chan struct{})}
-	o.process.Env = append(os.Environ(), aloneFile+"="+c.file)
+	o := &gatewayProcess{process: exec.Command(os.Args[0]), done: make(chan struct{})}
+	o.process.Env = append(os.Environ(), childConfigVar+"="+c.file)
 	o.process.Stderr = os.Stderr
 	out, err := o.process.StdoutPipe()
 	if err != nil {
@@ -106,30 +106,30 @@ func (c *cluster) join(callers int) *one {
 	if err := o.process.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(func() { o.end(os.Kill) })
+	c.t.Cleanup(func() { o.stop(os.Kill) })
 	url, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		c.t.Fatalf("the gateway does not start: %v", err)
 	}
 	o.url = strings.TrimSpace(url)
 	for range callers {
-		o.callers.Go(func() { c.call(o.url, o.over) })
+		o.callers.Go(func() { c.callLoop(o.url, o.done) })
 	}
 	return o
 }
 
-// call sends one notification after the other.
-func (c *cluster) call(url string, over <-chan struct{}) {
+// callLoop sends one notification after the other.
+func (c *cluster) callLoop(url string, over <-chan struct{}) {
 	for {
 		select {
 		case <-over:
 			return
 		default:
 		}
-		request, _ := http.NewRequest(http.MethodPost, url+"/v1/apps/shop/notifications", strings.NewReader(fcmTo))
+		request, _ := http.NewRequest(http.MethodPost, url+"/v1/apps/shop/notifications", strings.NewReader(fcmNotification))
 		request.Header.Set("Authorization", "Bearer "+c.key)
 		request.Header.Set("Content-Type", "application/json")
-		response, err := c.bare.Do(request)
+		response, err := c.client.Do(request)
 		if err != nil {
 			time.Sleep(100 * time.Millisecond) // it is starting or ending
 			continue
@@ -141,19 +141,19 @@ func (c *cluster) call(url string, over <-chan struct{}) {
 	}
 }
 
-// end ends the process by that signal, once.
-func (o *one) end(how os.Signal) {
+// stop ends the process by that signal, once.
+func (o *gatewayProcess) stop(how os.Signal) {
 	if o.process.ProcessState != nil {
 		return
 	}
-	close(o.over)
+	close(o.done)
 	_ = o.process.Process.Signal(how)
 	_ = o.process.Wait()
 	o.callers.Wait()
 }
 
-// seconds returns how many requests FCM got in each second, from the first to the last.
-func (c *cluster) seconds() (counts []int) {
+// requestsPerSecond returns how many requests FCM got in each second, from the first to the last.
+func (c *cluster) requestsPerSecond() (counts []int) {
 	last := int64(0)
 	for _, s := range c.mock.Ledger().Summary().Services[mockprovider.FCM].Scopes["project"].PerSecond {
 		for ; last > 0 && last+1 < s.Unix; last++ {
@@ -164,33 +164,33 @@ func (c *cluster) seconds() (counts []int) {
 	return counts
 }
 
-// more waits until FCM has got so many more.
-func (c *cluster) more(n int) {
-	before := c.total()
-	until(func() bool { return c.total() >= before+n })
+// waitRequests waits until FCM has got so many more.
+func (c *cluster) waitRequests(n int) {
+	before := c.totalRequests()
+	waitUntil(func() bool { return c.totalRequests() >= before+n })
 }
 
-func (c *cluster) total() (sum int) {
-	for _, n := range c.seconds() {
+func (c *cluster) totalRequests() (sum int) {
+	for _, n := range c.requestsPerSecond() {
 		sum += n
 	}
 	return sum
 }
 
-// TestGatewaysThatJoinLeaveAndDieShareOneQuota counts what arrives, not when: over any seconds together no more than the
+// TestGatewaysThatJoinLeaveAndDieStayWithinQuota counts what arrives, not when: over any seconds together no more than the
 // quota, but for what a busy machine holds up and lets go at once.
-func TestGatewaysThatJoinLeaveAndDieShareOneQuota(t *testing.T) {
+func TestGatewaysThatJoinLeaveAndDieStayWithinQuota(t *testing.T) {
 	const rate = 200
 	c := newCluster(t, rate)
-	first, second := c.join(20), c.join(20)
-	c.more(2 * rate)
-	c.join(20)
-	c.more(rate)
-	first.end(syscall.SIGKILL)
-	c.more(rate)
-	second.end(os.Interrupt)
-	c.more(rate)
-	counts := c.seconds()
+	first, second := c.startGateway(20), c.startGateway(20)
+	c.waitRequests(2 * rate)
+	c.startGateway(20)
+	c.waitRequests(rate)
+	first.stop(syscall.SIGKILL)
+	c.waitRequests(rate)
+	second.stop(os.Interrupt)
+	c.waitRequests(rate)
+	counts := c.requestsPerSecond()
 	t.Log(counts)
 	for i := range counts {
 		sum := 0
@@ -202,33 +202,33 @@ func TestGatewaysThatJoinLeaveAndDieShareOneQuota(t *testing.T) {
 	}
 }
 
-// TestTwoFourAndEightGatewaysNeverHaveMoreThanTheQuota is the figure that is promised. In every eight seconds one of them is
+// TestEveryClusterSizeStaysWithinQuota is the figure that is promised. In every eight seconds one of them is
 // killed, whose share is lost for more than two.
-func TestTwoFourAndEightGatewaysNeverHaveMoreThanTheQuota(t *testing.T) {
-	if !*sharing {
+func TestEveryClusterSizeStaysWithinQuota(t *testing.T) {
+	if !*longQuotaTest {
 		t.Skip("with -sharing")
 	}
 	const rate = 500
 	for _, n := range []int{2, 4, 8} {
 		c := newCluster(t, rate)
-		var there []*one
+		var there []*gatewayProcess
 		for range n {
-			there = append(there, c.join(40))
+			there = append(there, c.startGateway(40))
 			time.Sleep(time.Second)
 		}
 		time.Sleep(5 * time.Second)
 		for round := range 3 {
-			there[0].end(syscall.SIGKILL)
+			there[0].stop(syscall.SIGKILL)
 			time.Sleep(4 * time.Second)
-			there = append(there[1:], c.join(40))
+			there = append(there[1:], c.startGateway(40))
 			time.Sleep(2 * time.Second)
-			there[0].end(os.Interrupt)
-			there = append(there[1:], c.join(10+round*40))
+			there[0].stop(os.Interrupt)
+			there = append(there[1:], c.startGateway(10+round*40))
 			time.Sleep(2 * time.Second)
 		}
-		counts := c.seconds()
+		counts := c.requestsPerSecond()
 		for _, o := range there {
-			o.end(os.Kill)
+			o.stop(os.Kill)
 		}
 		sum, most := 0, 0
 		for _, count := range counts[5:] {

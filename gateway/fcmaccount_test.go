@@ -21,11 +21,11 @@ import (
 	"github.com/sluice-push/sluice/gateway"
 )
 
-// broker hands out access tokens that the mock's FCM takes, in the words of Google's security token service and of a
+// tokenServer hands out access tokens that the mock's FCM takes, in the words of Google's security token service and of a
 // metadata server. It gets them as the mock's service account.
-func (s street) broker(t *testing.T) http.Handler {
+func (s mockEnv) tokenServer(t *testing.T) http.Handler {
 	t.Helper()
-	text, err := os.ReadFile(s.at.ServiceAccountFile)
+	text, err := os.ReadFile(s.ready.ServiceAccountFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func (s street) broker(t *testing.T) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/computeMetadata/v1/project/project-id" {
-			_, _ = fmt.Fprint(w, s.at.ProjectID)
+			_, _ = fmt.Fprint(w, s.ready.ProjectID)
 			return
 		}
 		token, err := account.TokenSource.Token()
@@ -52,42 +52,42 @@ func (s street) broker(t *testing.T) http.Handler {
 	})
 }
 
-// TestFCMIsReachedWithEveryKindOfGoogleAccount sends as each, and reads in a check who that was.
-func TestFCMIsReachedWithEveryKindOfGoogleAccount(t *testing.T) {
-	s := newStreet(t)
-	sts := httptest.NewTLSServer(s.broker(t))
+// TestFCMAccountKinds sends as each, and reads in a check who that was.
+func TestFCMAccountKinds(t *testing.T) {
+	s := newMockEnv(t)
+	sts := httptest.NewTLSServer(s.tokenServer(t))
 	defer sts.Close()
-	metadata := httptest.NewServer(s.broker(t))
+	metadata := httptest.NewServer(s.tokenServer(t))
 	defer metadata.Close()
-	roots := s.rootsWith(t, sts.Certificate())
-	workload := s.workload(t, sts.URL)
-	block := fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q", s.at.FCM, strings.Join(s.at.FCMEndpoints, "', '"), roots)
+	roots := s.caFileWith(t, sts.Certificate())
+	workload := s.workloadFile(t, sts.URL)
+	block := fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q", s.ready.FCM, strings.Join(s.ready.FCMEndpoints, "', '"), roots)
 	t.Setenv("HOME", t.TempDir())
 	for name, c := range map[string]struct{ variable, block, want string }{
-		"a key of the environment": {s.at.ServiceAccountFile, block + "}",
-			"got a token for " + s.at.ProjectID + ", by GOOGLE_APPLICATION_CREDENTIALS, \"" + s.at.ServiceAccountFile + `"`},
-		"a workload of the environment": {workload, block + ", project_id: " + s.at.ProjectID + "}", "by GOOGLE_APPLICATION_CREDENTIALS, \"" + workload},
-		"a workload's file":             {"", block + fmt.Sprintf(", project_id: %s, service_account_file: %q}", s.at.ProjectID, workload), `, by "` + workload},
-		"the machine":                   {"", block + "}", "got a token for " + s.at.ProjectID + ", by the machine's service account"},
+		"a key of the environment": {s.ready.ServiceAccountFile, block + "}",
+			"got a token for " + s.ready.ProjectID + ", by GOOGLE_APPLICATION_CREDENTIALS, \"" + s.ready.ServiceAccountFile + `"`},
+		"a workload of the environment": {workload, block + ", project_id: " + s.ready.ProjectID + "}", "by GOOGLE_APPLICATION_CREDENTIALS, \"" + workload},
+		"a workload's file":             {"", block + fmt.Sprintf(", project_id: %s, service_account_file: %q}", s.ready.ProjectID, workload), `, by "` + workload},
+		"the machine":                   {"", block + "}", "got a token for " + s.ready.ProjectID + ", by the machine's service account"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", c.variable)
 			t.Setenv("GCE_METADATA_HOST", metadata.Listener.Addr().String())
-			h := s.open(t, head+"apps:\n"+s.app("shop", c.block))
-			if status, receipt := h.post("shop", fcmTo); status != 200 || receipt["status"] != "accepted" {
+			h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", c.block))
+			if status, receipt := h.post("shop", fcmNotification); status != 200 || receipt["status"] != "accepted" {
 				t.Errorf("%d %v", status, receipt)
 			}
-			if found := checked(t, h.gate); !strings.Contains(found, c.want) {
+			if found := runChecks(t, h.gw); !strings.Contains(found, c.want) {
 				t.Errorf("want %q in:\n%s", c.want, found)
 			}
 		})
 	}
 }
 
-// rootsWith writes a file of the mock's roots and one more.
-func (s street) rootsWith(t *testing.T, one *x509.Certificate) (file string) {
+// caFileWith writes a file of the mock's roots and one more.
+func (s mockEnv) caFileWith(t *testing.T, one *x509.Certificate) (file string) {
 	t.Helper()
-	text, err := os.ReadFile(s.at.CAFile)
+	text, err := os.ReadFile(s.ready.CAFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,8 +102,8 @@ func (s street) rootsWith(t *testing.T, one *x509.Certificate) (file string) {
 // subjectToken is what a workload has from its own identity provider.
 const subjectToken = "subject-of-the-workload-7c1f9a"
 
-// workload writes the file of a workload outside of Google Cloud, whose own token is in another file.
-func (s street) workload(t *testing.T, sts string) (file string) {
+// workloadFile writes the file of a workload outside of Google Cloud, whose own token is in another file.
+func (s mockEnv) workloadFile(t *testing.T, sts string) (file string) {
 	t.Helper()
 	folder := t.TempDir()
 	file, subject := filepath.Join(folder, "workload.json"), filepath.Join(folder, "subject")
@@ -117,8 +117,8 @@ func (s street) workload(t *testing.T, sts string) (file string) {
 	return file
 }
 
-// checked is what the checks of a gateway found, failures too.
-func checked(t *testing.T, g *gateway.Gateway) string {
+// runChecks is what the checks of a gateway found, failures too.
+func runChecks(t *testing.T, g *gateway.Gateway) string {
 	t.Helper()
 	var all strings.Builder
 	for _, check := range g.Checks() {
@@ -128,20 +128,20 @@ func checked(t *testing.T, g *gateway.Gateway) string {
 	return all.String()
 }
 
-func TestADefaultThatDoesNotServeIsRefusedAtTheStart(t *testing.T) {
-	s := newStreet(t)
-	block := fmt.Sprintf("fcm: {url: '%s', ca_file: %q}", s.at.FCM, s.at.CAFile)
+func TestUnusableDefaultAccountIsRejectedAtStart(t *testing.T) {
+	s := newMockEnv(t)
+	block := fmt.Sprintf("fcm: {url: '%s', ca_file: %q}", s.ready.FCM, s.ready.CAFile)
 	person := filepath.Join(t.TempDir(), "person.json")
 	if err := os.WriteFile(person, []byte(`{"type":"authorized_user","refresh_token":"canary-secret"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for variable, want := range map[string]string{
-		"/nowhere/account.json":                  `config: apps.shop.fcm.service_account_file: not given, and Google's default does not serve: fcm: account: GOOGLE_APPLICATION_CREDENTIALS, "/nowhere/account.json": cannot be read`,
-		person:                                   `config: apps.shop.fcm.service_account_file: GOOGLE_APPLICATION_CREDENTIALS, "` + person + `": fcm: account: type must be service_account, external_account`,
-		s.workload(t, "https://sts.example.com"): `project: must be a Firebase project's ID or number`,
+		"/nowhere/account.json": `config: apps.shop.fcm.service_account_file: not given, and Google's default does not serve: fcm: account: GOOGLE_APPLICATION_CREDENTIALS, "/nowhere/account.json": cannot be read`,
+		person:                  `config: apps.shop.fcm.service_account_file: GOOGLE_APPLICATION_CREDENTIALS, "` + person + `": fcm: account: type must be service_account, external_account`,
+		s.workloadFile(t, "https://sts.example.com"): `project: must be a Firebase project's ID or number`,
 	} {
 		t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", variable)
-		_, err := gateway.New(parse(t, head+"apps:\n"+s.app("shop", block)), nil)
+		_, err := gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("shop", block)), nil)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "canary") {
 			t.Errorf("want %q in:\n%v", want, err)
 		}

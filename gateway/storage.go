@@ -25,41 +25,41 @@ import (
 )
 
 var (
-	_ rest.Queue    = (*durable)(nil)
-	_ rest.History  = (*durable)(nil)
+	_ rest.Queue    = (*storage)(nil)
+	_ rest.History  = (*storage)(nil)
 	_ queue.Sender  = (*Gateway)(nil)
-	_ queue.Journal = journal{}
+	_ queue.Journal = historyJournal{}
 )
 
-// durable is what outlives the gateway: the queue, the history of everything, and the engine that keeps both. Nil is a
+// storage is what outlives the gateway: the queue, the history of everything, and the engine that keeps both. Nil is a
 // gateway without a queue.
-type durable struct {
+type storage struct {
 	*queue.Queue     // nil before open
 	*history.History // nil before open
 	engine           *engine.Engine
-	sharing          *share.Sharing // nil before open, and where there is no cluster
+	quotaLease       *share.Member // nil before open, and where there is no cluster
 	opened           atomic.Bool
 
-	auditing sync.Mutex // one audit at a time
+	auditMu sync.Mutex // one audit at a time
 
-	stopKeeping, stopWorking context.CancelFunc
-	keeping, working         errgroup.Group // the engine's Run, the history's and the shares'; the queue's
-	webhooks                 webhooks
-	positions                positions // of the webhooks
+	stopBackend, stopQueue context.CancelFunc
+	backend, queueGroup    errgroup.Group // the engine's Run, the history's and the shares'; the queue's
+	webhookRunner          webhookRunner
+	checkpoints            checkpointStore // of the webhooks
 }
 
-// queued reports whether the configuration has a queue.
-func queued(cfg *config.Config) bool { return cfg.Queue.Dir != "" || cfg.Queue.NATS.URL != "" }
+// hasQueue reports whether the configuration has a queue.
+func hasQueue(cfg *config.Config) bool { return cfg.Queue.Dir != "" || cfg.Queue.NATS.URL != "" }
 
-// forQueue and forHistory are what the API asks, which it does only once the gateway runs.
-func (d *durable) forQueue() rest.Queue {
+// apiQueue and forHistory are what the API asks, which it does only once the gateway runs.
+func (d *storage) apiQueue() rest.Queue {
 	if d == nil {
 		return nil
 	}
 	return d
 }
 
-func (d *durable) forHistory() rest.History {
+func (d *storage) apiHistory() rest.History {
 	if d == nil {
 		return nil
 	}
@@ -67,44 +67,44 @@ func (d *durable) forHistory() rest.History {
 }
 
 // open opens what cfg names. What is due will be handed to sender.
-func (d *durable) open(ctx context.Context, cfg *config.Config, sender queue.Sender, log *slog.Logger) (err error) {
+func (d *storage) open(ctx context.Context, cfg *config.Config, sender queue.Sender, log *slog.Logger) (err error) {
 	if d == nil {
 		return nil
 	}
-	where, index := folders(cfg)
+	where, index := storageConfig(cfg)
 	where.Logger = log
 	if d.engine, err = engine.Open(ctx, where); err != nil {
 		return err
 	}
 	d.History, err = history.Open(ctx, history.Config{
-		Engine: d.engine, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.KeepKeys, Logger: log,
+		Engine: d.engine, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.IdempotencyTTL, Logger: log,
 	})
 	if err != nil {
 		return errors.Join(err, d.engine.Close())
 	}
 	d.Queue, err = queue.Open(ctx, queue.Config{
-		Engine: d.engine, Journal: journal{d.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
-		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTime, Grace: cfg.Drain.Grace, Logger: log,
+		Engine: d.engine, Journal: historyJournal{d.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
+		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTimeout, Grace: cfg.Drain.Grace, Logger: log,
 	})
 	if err != nil {
 		return errors.Join(err, d.History.Close(), d.engine.Close())
 	}
-	d.positions.engine = d.engine
-	d.sharing = sharing(d.engine, cfg.Quota.Shared, log)
+	d.checkpoints.engine = d.engine
+	d.quotaLease = newQuotaLease(d.engine, cfg.Quota.Shared, log)
 	d.opened.Store(true)
 	return nil
 }
 
-// keys names what this gateway shares its Idempotency-Keys in, empty where it does not.
-func (d *durable) keys() string {
+// idempotencyDomain names what this gateway shares its Idempotency-Keys in, empty where it does not.
+func (d *storage) idempotencyDomain() string {
 	if d == nil || !d.opened.Load() {
 		return ""
 	}
 	return d.KeyScope()
 }
 
-// folders returns where the engine and the index are.
-func folders(cfg *config.Config) (where engine.Config, index string) {
+// storageConfig returns where the engine and the index are.
+func storageConfig(cfg *config.Config) (where engine.Config, index string) {
 	index = string(cfg.History.Dir)
 	if cfg.Queue.Dir == "" {
 		return engine.Config{URL: cfg.Queue.NATS.URL, Replicas: cfg.Queue.NATS.Replicas}, index
@@ -117,41 +117,41 @@ func folders(cfg *config.Config) (where engine.Config, index string) {
 }
 
 // run begins the work; end ends it.
-func (d *durable) run() {
+func (d *storage) run() {
 	if d == nil {
 		return
 	}
 	keeping, stopKeeping := context.WithCancel(context.Background())
 	working, stopWorking := context.WithCancel(context.Background())
-	d.stopKeeping, d.stopWorking = stopKeeping, stopWorking
-	d.keeping.Go(func() error { return d.engine.Run(keeping) })
-	d.keeping.Go(func() error { return d.History.Run(keeping) })
-	if d.sharing != nil {
-		d.keeping.Go(func() error { return d.sharing.Run(keeping) })
+	d.stopBackend, d.stopQueue = stopKeeping, stopWorking
+	d.backend.Go(func() error { return d.engine.Run(keeping) })
+	d.backend.Go(func() error { return d.History.Run(keeping) })
+	if d.quotaLease != nil {
+		d.backend.Go(func() error { return d.quotaLease.Run(keeping) })
 	}
-	d.working.Go(func() error { return d.Queue.Run(working) })
+	d.queueGroup.Go(func() error { return d.Queue.Run(working) })
 }
 
 // drain has the queue take nothing more from disk.
-func (d *durable) drain() {
+func (d *storage) drain() {
 	if d != nil {
 		d.Queue.Drain()
 	}
 }
 
-// end ends the queue, then the history that it writes to, then the engine below both.
-func (d *durable) end() error {
+// stop ends the queue, then the history that it writes to, then the engine below both.
+func (d *storage) stop() error {
 	if d == nil {
 		return nil
 	}
-	d.stopWorking()
-	err := errors.Join(d.working.Wait(), d.webhooks.end())
-	d.stopKeeping()
-	return errors.Join(err, d.keeping.Wait(), d.History.Close(), d.engine.Close())
+	d.stopQueue()
+	err := errors.Join(d.queueGroup.Wait(), d.webhookRunner.stopAll())
+	d.stopBackend()
+	return errors.Join(err, d.backend.Wait(), d.History.Close(), d.engine.Close())
 }
 
 // ready returns why nothing can be kept, or nil.
-func (d *durable) ready() error {
+func (d *storage) ready() error {
 	if d == nil || !d.opened.Load() {
 		return nil
 	}
@@ -166,15 +166,15 @@ type QueueStatus struct {
 	Reason   string `json:"reason,omitempty"`
 }
 
-// statusTime is how long the engine may take to tell how it stands.
-const statusTime = time.Second
+// statusTimeout is how long the engine may take to tell how it stands.
+const statusTimeout = time.Second
 
 // status returns how queue and history stand, nil without a queue.
-func (d *durable) status() (*QueueStatus, *history.Status) {
+func (d *storage) status() (*QueueStatus, *history.Status) {
 	if d == nil || !d.opened.Load() {
 		return nil, nil
 	}
-	ctx, stop := context.WithTimeout(context.Background(), statusTime)
+	ctx, stop := context.WithTimeout(context.Background(), statusTimeout)
 	defer stop()
 	status, err := d.Queue.Status(ctx)
 	if err == nil {
@@ -188,20 +188,20 @@ func (d *durable) status() (*QueueStatus, *history.Status) {
 	return q, &h
 }
 
-// stands is the same for the metrics, with the webhooks.
-func (g *Gateway) stands() (*queue.Status, *history.Status, []webhook.Status) {
-	hooks := g.house.Load().hookStatus()
-	q, h := g.durable.status()
+// metricsStatus is the same for the metrics, with the webhooks.
+func (g *Gateway) metricsStatus() (*queue.Status, *history.Status, []webhook.Status) {
+	hooks := g.current.Load().webhookStatus()
+	q, h := g.storage.status()
 	if q == nil {
 		return nil, h, hooks
 	}
 	return &q.Status, h, hooks
 }
 
-// journal is the history in the queue's words.
-type journal struct{ *history.History }
+// historyJournal is the history in the queue's words.
+type historyJournal struct{ *history.History }
 
-func (j journal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
+func (j historyJournal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
 	states, err := j.History.States(ctx, ids)
 	out := make(map[string]queue.State, len(states))
 	for id, s := range states {
@@ -210,44 +210,44 @@ func (j journal) States(ctx context.Context, ids []string) (map[string]queue.Sta
 	return out, err
 }
 
-// recorder sends at once, and tells the history what came of it.
-type recorder struct{ *Gateway }
+// recordingSender sends at once, and tells the history what came of it.
+type recordingSender struct{ *Gateway }
 
 // sender is what carries the notifications that are sent at once.
 func (g *Gateway) sender() rest.Sender {
-	if g.durable == nil {
+	if g.storage == nil {
 		return g
 	}
-	return recorder{g}
+	return recordingSender{g}
 }
 
 // Send sends n. One with an Idempotency-Key is on disk before it leaves: should the gateway die, its caller asks again with
 // the same key, and must not be told that nothing has happened.
-func (r recorder) Send(ctx context.Context, n *push.Notification) push.Receipt {
+func (r recordingSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	if len(n.KeyHash) > 0 {
 		n.BeforeAttempt = func(attempt int) error {
-			e := step(n, push.StatusSending)
+			e := newEvent(n, push.StatusSending)
 			e.Attempt = attempt
-			if _, err := r.durable.Append(ctx, e); err != nil {
+			if _, err := r.storage.Append(ctx, e); err != nil {
 				return fmt.Errorf("gateway: %w", err)
 			}
 			return nil
 		}
 	}
 	receipt := r.Gateway.Send(ctx, n)
-	e := step(n, receipt.Status())
+	e := newEvent(n, receipt.Status())
 	e.Receipt = &receipt
 	if receipt.Status() == push.StatusUnregistered {
 		e.Target = &n.Target
 	}
-	if err := r.durable.AppendAsync(context.WithoutCancel(ctx), e); err != nil {
+	if err := r.storage.AppendAsync(context.WithoutCancel(ctx), e); err != nil {
 		r.log.Warn("gateway: an end is not in the history", "app", n.App, "err", err)
 	}
 	return receipt
 }
 
-// step is the event that n has come to that status.
-func step(n *push.Notification, status push.Status) push.Event {
+// newEvent is the event that n has come to that status.
+func newEvent(n *push.Notification, status push.Status) push.Event {
 	return push.Event{
 		ID: n.ID, App: n.App, At: time.Now().UTC(), Status: status, Platform: n.Platform, Lane: n.EffectiveLane(),
 		KeyHash: n.KeyHash, BodyHash: n.BodyHash,

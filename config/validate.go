@@ -13,21 +13,21 @@ import (
 
 var appName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
-// rules checks what no single key can tell.
-func (d *decoder) rules(cfg *Config) {
+// validate checks what no single key can tell.
+func (d *decoder) validate(cfg *Config) {
 	if cfg.Listen == cfg.Admin.Listen && !strings.HasSuffix(string(cfg.Listen), ":0") {
 		d.fail("admin.listen", "%q is taken by listen: give each its own address", cfg.Admin.Listen)
 	}
 	if cfg.Queue.Dir != "" && cfg.Queue.NATS.URL != "" {
 		d.fail("queue", "dir and nats.url exclude each other: the queue is embedded or in a cluster")
 	}
-	d.probes("retry", cfg.Retry)
-	d.scopes("quota.apns", cfg.Quota.APNs.Scopes, nil)
-	d.scopes("quota.fcm", cfg.Quota.FCM.Scopes, nil)
-	d.scopes("quota.webpush", cfg.Quota.WebPush.Scopes, nil)
+	d.validateBudgetFloor("retry", cfg.Retry)
+	d.validateScopes("quota.apns", cfg.Quota.APNs.Scopes, nil)
+	d.validateScopes("quota.fcm", cfg.Quota.FCM.Scopes, nil)
+	d.validateScopes("quota.webpush", cfg.Quota.WebPush.Scopes, nil)
 	variables := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
-		path := join("apps", name)
+		path := joinPath("apps", name)
 		if !appName.MatchString(name) {
 			d.fail(path, "an app's name must be 1 to 63 letters, digits, dots, dashes and underscores, a letter or digit first")
 		}
@@ -35,31 +35,31 @@ func (d *decoder) rules(cfg *Config) {
 			d.fail(path, "its environment variables are those of %s: choose a name that differs in more than case and punctuation", other)
 		}
 		variables[variable(path)] = path
-		d.app(path, cfg.Apps[name], cfg.Quota)
-		d.webhooks(join(path, "webhooks"), cfg.Apps[name].Webhooks, cfg.Queue)
-		d.ceilings(path, cfg.Apps[name], cfg.Retry)
+		d.validateApp(path, cfg.Apps[name], cfg.Quota)
+		d.validateWebhooks(joinPath(path, "webhooks"), cfg.Apps[name].Webhooks, cfg.Queue)
+		d.validateAppRetry(path, cfg.Apps[name], cfg.Retry)
 	}
 }
 
-func (d *decoder) app(path string, app *App, top Quota) {
+func (d *decoder) validateApp(path string, app *App, top Quota) {
 	if app.APNs == nil && app.FCM == nil && app.WebPush == nil {
 		d.fail(path, "reaches nobody: add a block apns, fcm or webpush")
 	}
-	d.keys(join(path, "keys"), app.Keys)
+	d.validateKeys(joinPath(path, "keys"), app.Keys)
 	if app.APNs != nil {
-		d.apns(join(path, "apns"), app.APNs)
-		d.scopes(join(path, "apns.quota"), app.APNs.Quota.Scopes, top.APNs.Scopes)
+		d.validateAPNs(joinPath(path, "apns"), app.APNs)
+		d.validateScopes(joinPath(path, "apns.quota"), app.APNs.Quota.Scopes, top.APNs.Scopes)
 	}
 	if app.FCM != nil {
-		d.scopes(join(path, "fcm.quota"), app.FCM.Quota.Scopes, top.FCM.Scopes)
+		d.validateScopes(joinPath(path, "fcm.quota"), app.FCM.Quota.Scopes, top.FCM.Scopes)
 	}
 	if app.WebPush != nil {
-		d.scopes(join(path, "webpush.quota"), app.WebPush.Quota.Scopes, top.WebPush.Scopes)
+		d.validateScopes(joinPath(path, "webpush.quota"), app.WebPush.Quota.Scopes, top.WebPush.Scopes)
 	}
 }
 
-// scopes refuses names that status and metrics could not tell apart. What is inherited has been checked where it stands.
-func (d *decoder) scopes(path string, scopes, inherited []Scope) {
+// validateScopes refuses names that status and metrics could not tell apart. What is inherited has been checked where it stands.
+func (d *decoder) validateScopes(path string, scopes, inherited []Scope) {
 	if reflect.DeepEqual(scopes, inherited) {
 		return
 	}
@@ -72,8 +72,8 @@ func (d *decoder) scopes(path string, scopes, inherited []Scope) {
 	}
 }
 
-// keys refuses two keys of one app with the same name or the same hash.
-func (d *decoder) keys(path string, keys []Key) {
+// validateKeys refuses two keys of one app with the same name or the same hash.
+func (d *decoder) validateKeys(path string, keys []Key) {
 	for i, key := range keys {
 		for j := range i {
 			if key.Name != "" && keys[j].Name == key.Name {
@@ -89,8 +89,8 @@ func (d *decoder) keys(path string, keys []Key) {
 	}
 }
 
-// webhooks refuses two of one name, one without a secret or with two, and any without the queue that keeps the events.
-func (d *decoder) webhooks(path string, hooks []Webhook, q Queue) {
+// validateWebhooks refuses two of one name, one without a secret or with two, and any without the queue that keeps the events.
+func (d *decoder) validateWebhooks(path string, hooks []Webhook, q Queue) {
 	if len(hooks) > 0 && q.Dir == "" && q.NATS.URL == "" {
 		d.fail(path, "needs the queue, which keeps the events: set queue.dir or queue.nats.url")
 	}
@@ -105,60 +105,60 @@ func (d *decoder) webhooks(path string, hooks []Webhook, q Queue) {
 	}
 }
 
-// apns refuses everything but one whole credential.
-func (d *decoder) apns(path string, a *APNs) {
+// validateAPNs refuses everything but one whole credential.
+func (d *decoder) validateAPNs(path string, a *APNs) {
 	token := a.KeyFile != "" || a.KeyID != "" || a.TeamID != ""
 	certificate := a.CertFile != "" || a.CertKeyFile != ""
 	switch {
 	case token && certificate:
 		d.fail(path, "has a token key and a certificate: keep key_file, key_id and team_id, or cert_file and cert_key_file")
 	case token:
-		d.together(path, "a token key", map[string]bool{
+		d.requireAll(path, "a token key", map[string]bool{
 			"key_file": a.KeyFile != "", "key_id": a.KeyID != "", "team_id": a.TeamID != "", "topic": a.Topic != "",
 		})
 	case certificate:
-		d.together(path, "a certificate", map[string]bool{
+		d.requireAll(path, "a certificate", map[string]bool{
 			"cert_file": a.CertFile != "", "cert_key_file": a.CertKeyFile != "",
 		})
 	default:
 		d.fail(path, "has no credential: set key_file, key_id and team_id, or cert_file and cert_key_file")
 	}
 	if a.LearnEnvironment && a.URL != "" {
-		d.fail(join(path, "learn_environment"), "needs two services, and url is one for both environments: leave url out (endpoints and ca_file lead to a mock)")
+		d.fail(joinPath(path, "learn_environment"), "needs two services, and url is one for both environments: leave url out (endpoints and ca_file lead to a mock)")
 	}
 }
 
-// together notes the keys of a credential that are missing.
-func (d *decoder) together(path, what string, set map[string]bool) {
+// requireAll notes the keys of a credential that are missing.
+func (d *decoder) requireAll(path, what string, set map[string]bool) {
 	for _, name := range slices.Sorted(maps.Keys(set)) {
 		if !set[name] {
-			d.fail(join(path, name), "required with %s", what)
+			d.fail(joinPath(path, name), "required with %s", what)
 		}
 	}
 }
 
-// ceilings refuses an app that raises what the operator set for all.
-func (d *decoder) ceilings(path string, app *App, top Retry) {
+// validateAppRetry refuses an app that raises what the operator set for all.
+func (d *decoder) validateAppRetry(path string, app *App, top Retry) {
 	if app.APNs != nil {
-		d.ceiling(join(path, "apns.retry"), app.APNs.Retry, top)
+		d.validateRetry(joinPath(path, "apns.retry"), app.APNs.Retry, top)
 	}
 	if app.FCM != nil {
-		d.ceiling(join(path, "fcm.retry"), app.FCM.Retry, top)
+		d.validateRetry(joinPath(path, "fcm.retry"), app.FCM.Retry, top)
 	}
 	if app.WebPush != nil {
-		d.ceiling(join(path, "webpush.retry"), app.WebPush.Retry, top)
+		d.validateRetry(joinPath(path, "webpush.retry"), app.WebPush.Retry, top)
 	}
 }
 
-// probes refuses a credential that could never find out that its provider is back.
-func (d *decoder) probes(path string, r Retry) {
+// validateBudgetFloor refuses a credential that could never find out that its provider is back.
+func (d *decoder) validateBudgetFloor(path string, r Retry) {
 	if r.BudgetFloor == (Rate{}) {
-		d.fail(join(path, "budget_floor"), "must be above zero: these probe a provider that is down")
+		d.fail(joinPath(path, "budget_floor"), "must be above zero: these probe a provider that is down")
 	}
 }
 
-func (d *decoder) ceiling(path string, r, top Retry) {
-	d.probes(path, r)
+func (d *decoder) validateRetry(path string, r, top Retry) {
+	d.validateBudgetFloor(path, r)
 	raised := map[string]bool{
 		"attempts":        r.Attempts > top.Attempts,
 		"max_retry_after": r.MaxRetryAfter > top.MaxRetryAfter,
@@ -167,7 +167,7 @@ func (d *decoder) ceiling(path string, r, top Retry) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(raised)) {
 		if raised[name] {
-			d.fail(join(path, name), "is more than retry.%s: what stands there may be lowered for an app, not raised", name)
+			d.fail(joinPath(path, name), "is more than retry.%s: what stands there may be lowered for an app, not raised", name)
 		}
 	}
 }

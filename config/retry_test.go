@@ -12,10 +12,10 @@ import (
 
 // withRetry is a file with a retry block at the top and one under the app's FCM.
 func withRetry(top, under string) string {
-	return shop + "    fcm:\n      service_account_file: shop.json\n      retry: {" + under + "}\nretry: {" + top + "}\n"
+	return shopConfig + "    fcm:\n      service_account_file: shop.json\n      retry: {" + under + "}\nretry: {" + top + "}\n"
 }
 
-func TestAnAppLowersWhatTheOperatorSetAndNeverRaisesIt(t *testing.T) {
+func TestAppCanOnlyLowerRetryLimits(t *testing.T) {
 	for _, c := range []struct{ top, under, complaint string }{
 		{"", "attempts: 2", ""},
 		{"", "attempts: 3", ""},
@@ -39,7 +39,7 @@ func TestAnAppLowersWhatTheOperatorSetAndNeverRaisesIt(t *testing.T) {
 	}
 }
 
-func TestWithoutASettingTheDefaultIsThreeAttemptsAndOneNeverRetries(t *testing.T) {
+func TestRetryAttemptsDefault(t *testing.T) {
 	for text, want := range map[string]int{withRetry("", ""): 3, withRetry("attempts: 1", ""): 1, withRetry("", "attempts: 1"): 1} {
 		if got := parse(t, text).Apps["shop"].FCM.Retry; got.Attempts != want || got.Backoff != 50*time.Millisecond {
 			t.Errorf("%+v, want %d attempts and all else by default", got, want)
@@ -50,14 +50,14 @@ func TestWithoutASettingTheDefaultIsThreeAttemptsAndOneNeverRetries(t *testing.T
 	}
 }
 
-func TestRulesUnderAProviderStandInForThoseOfAll(t *testing.T) {
+func TestProviderRulesReplaceTopLevelRules(t *testing.T) {
 	top := "rules: [{reason: TopLevel, stop: true}]"
 	if got := parse(t, withRetry(top, "attempts: 2")).Apps["shop"].FCM.Retry.Rules; len(got) != 1 || got[0].Reason != "TopLevel" {
 		t.Errorf("inherited %+v", got)
 	}
 	own := "rules: [{verdict: unavailable, least: 10s, backoff: 10s, max_backoff: 1m}]"
 	got := parse(t, withRetry(top, own)).Apps["shop"].FCM.Retry.Rules
-	want := config.Rule{Verdict: "unavailable", Least: 10 * time.Second, Backoff: 10 * time.Second, MaxBackoff: time.Minute}
+	want := config.Rule{Verdict: "unavailable", MinWait: 10 * time.Second, Backoff: 10 * time.Second, MaxBackoff: time.Minute}
 	if len(got) != 1 || got[0] != want {
 		t.Errorf("own %+v", got)
 	}

@@ -20,34 +20,34 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// KeyConfig says which key of which cluster.
-type KeyConfig struct {
+// NATSConfig says which key of which cluster.
+type NATSConfig struct {
 	// URL is nats://host:4222/BUCKET/KEY, or tls:// in its place. A user and a password in it are never printed.
 	URL string
 	// Snapshot is a file that keeps the last text that was in force, so that a gateway starts also while the cluster is
 	// down. It holds all that the configuration does: keep it private.
 	Snapshot string
 	// Patience is how long Read waits for a cluster that does not answer before it takes the snapshot; default 5s.
-	Patience time.Duration
+	ReadTimeout time.Duration
 	// Logger gets what becomes of the connection; nil discards it.
 	Logger *slog.Logger
 }
 
-// Key is a configuration under a key of a NATS cluster's key-value store, for many gateways at once. What stands there
+// NATS is a configuration under a key of a NATS cluster's key-value store, for many gateways at once. What stands there
 // counts for all of them as soon as it is put.
-type Key struct {
-	cfg         KeyConfig
+type NATS struct {
+	cfg         NATSConfig
 	bucket, key string
 	server      string // of the URL, without bucket and key
 
-	mu   sync.Mutex
-	text []byte        // what stood there last; nil before it has been seen
-	seen chan struct{} // closed when there is a text
-	kept []byte        // what the snapshot holds
+	mu       sync.Mutex
+	text     []byte        // what stood there last; nil before it has been seen
+	received chan struct{} // closed when there is a text
+	saved    []byte        // what the snapshot holds
 }
 
-// OpenKey reads the URL. It connects only in Run.
-func OpenKey(cfg KeyConfig) (*Key, error) {
+// OpenNATS reads the URL. It connects only in Run.
+func OpenNATS(cfg NATSConfig) (*NATS, error) {
 	const form = "config: the source must be nats://host:4222/BUCKET/KEY"
 	u, err := url.Parse(cfg.URL)
 	if err != nil {
@@ -64,23 +64,23 @@ func OpenKey(cfg KeyConfig) (*Key, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	u.Path = ""
-	return &Key{cfg: cfg, bucket: bucket, key: key, server: u.String(), seen: make(chan struct{})}, nil
+	return &NATS{cfg: cfg, bucket: bucket, key: key, server: u.String(), received: make(chan struct{})}, nil
 }
 
 // Name is the snapshot's path.
-func (k *Key) Name() string { return k.cfg.Snapshot }
+func (k *NATS) Name() string { return k.cfg.Snapshot }
 
 // Read returns what stood under the key last. Before anything was seen it waits for it, and takes the snapshot where
 // that takes too long.
-func (k *Key) Read(ctx context.Context) ([]byte, error) {
-	patience := time.NewTimer(cmp.Or(k.cfg.Patience, 5*time.Second))
+func (k *NATS) Read(ctx context.Context) ([]byte, error) {
+	patience := time.NewTimer(cmp.Or(k.cfg.ReadTimeout, 5*time.Second))
 	defer patience.Stop()
 	select {
-	case <-k.seen:
+	case <-k.received:
 	case <-ctx.Done():
 	case <-patience.C:
 	}
-	if text, ok := k.heard(); ok { // be it in the last moment
+	if text, ok := k.latest(); ok { // be it in the last moment
 		return text, nil
 	}
 	text, err := os.ReadFile(k.cfg.Snapshot)
@@ -92,7 +92,7 @@ func (k *Key) Read(ctx context.Context) ([]byte, error) {
 }
 
 // Last returns what the snapshot holds.
-func (k *Key) Last() []byte {
+func (k *NATS) Last() []byte {
 	text, err := os.ReadFile(k.cfg.Snapshot)
 	if err != nil {
 		return nil
@@ -101,8 +101,8 @@ func (k *Key) Last() []byte {
 }
 
 // Keep writes the snapshot: whole, or not at all.
-func (k *Key) Keep(text []byte, _ []string) error {
-	if bytes.Equal(k.kept, text) {
+func (k *NATS) Keep(text []byte, _ []string) error {
+	if bytes.Equal(k.saved, text) {
 		return nil
 	}
 	beside, err := os.CreateTemp(filepath.Dir(k.cfg.Snapshot), ".snapshot-*") // mode 0600
@@ -117,12 +117,12 @@ func (k *Key) Keep(text []byte, _ []string) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("config: snapshot: %w", err), os.Remove(beside.Name()))
 	}
-	k.kept = bytes.Clone(text)
+	k.saved = bytes.Clone(text)
 	return nil
 }
 
 // Run follows the key, through every loss of the connection.
-func (k *Key) Run(ctx context.Context, changed chan<- struct{}) error {
+func (k *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 	defer close(changed)
 	again := make(chan struct{}, 1)
 	conn, err := nats.Connect(k.server, nats.Name("sluice configuration"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
@@ -143,17 +143,17 @@ func (k *Key) Run(ctx context.Context, changed chan<- struct{}) error {
 		return fmt.Errorf("config: %w", err)
 	}
 	for ctx.Err() == nil {
-		if err := k.follow(ctx, js, changed, again); err != nil && ctx.Err() == nil {
+		if err := k.watch(ctx, js, changed, again); err != nil && ctx.Err() == nil {
 			k.cfg.Logger.Debug("config: the key cannot be followed yet", "bucket", k.bucket, "error", err)
 		}
-		pause(ctx, again)
+		waitRetry(ctx, again)
 	}
 	return nil
 }
 
-// follow tells of every new text until ctx or the watch ends, or there is a new connection: on that the old watch would
+// watch tells of every new text until ctx or the watch ends, or there is a new connection: on that the old watch would
 // be silent for twenty seconds before it notices.
-func (k *Key) follow(ctx context.Context, js jetstream.JetStream, changed chan<- struct{}, again <-chan struct{}) error {
+func (k *NATS) watch(ctx context.Context, js jetstream.JetStream, changed chan<- struct{}, again <-chan struct{}) error {
 	bucket, err := js.KeyValue(ctx, k.bucket)
 	if err != nil {
 		return err
@@ -174,28 +174,28 @@ func (k *Key) follow(ctx context.Context, js jetstream.JetStream, changed chan<-
 				return errors.New("the watch ended")
 			}
 			if entry != nil { // nil after all that stood there at first
-				k.put(entry.Value())
-				tell(ctx, changed)
+				k.setText(entry.Value())
+				notify(ctx, changed)
 			}
 		}
 	}
 }
 
-func (k *Key) put(text []byte) {
+func (k *NATS) setText(text []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.text = text
 	select {
-	case <-k.seen:
+	case <-k.received:
 	default:
-		close(k.seen)
+		close(k.received)
 	}
 }
 
-// heard returns what was put last, if anything was.
-func (k *Key) heard() ([]byte, bool) {
+// latest returns what was put last, if anything was.
+func (k *NATS) latest() ([]byte, bool) {
 	select {
-	case <-k.seen:
+	case <-k.received:
 	default:
 		return nil, false
 	}
@@ -204,8 +204,8 @@ func (k *Key) heard() ([]byte, bool) {
 	return k.text, true
 }
 
-// pause waits a second before the next try, or until there is a new connection.
-func pause(ctx context.Context, again <-chan struct{}) {
+// waitRetry waits a second before the next try, or until there is a new connection.
+func waitRetry(ctx context.Context, again <-chan struct{}) {
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
 	select {

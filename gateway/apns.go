@@ -12,26 +12,26 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// appleSend and appleManage are where Apple takes notifications, and calls about channels.
+// apnsURLs and appleManage are where Apple takes notifications, and calls about channels.
 var (
-	appleSend = map[push.Environment]config.Base{
+	apnsURLs = map[push.Environment]config.Base{
 		push.Production: "https://api.push.apple.com", push.Sandbox: "https://api.sandbox.push.apple.com",
 	}
-	appleManage = map[push.Environment]config.Base{
+	apnsManageURLs = map[push.Environment]config.Base{
 		push.Production: "https://api-manage-broadcast.push.apple.com:2196",
 		push.Sandbox:    "https://api-manage-broadcast.sandbox.push.apple.com:2195",
 	}
 )
 
-// mostChannels is the longest list of channels: 10,000 IDs of up to 200 characters.
-const mostChannels = 4 << 20
+// maxChannelList is the longest list of channels: 10,000 IDs of up to 200 characters.
+const maxChannelList = 4 << 20
 
-// manageEndpoints are enough for calls about channels, which are few.
-const manageEndpoints = 2
+// maxManageEndpoints are enough for calls about channels, which are few.
+const maxManageEndpoints = 2
 
-// apple is an app's way to Apple's services: those that it sends through, and those that keep its channels. A service of
+// apnsRoutes is an app's way to Apple's services: those that it sends through, and those that keep its channels. A service of
 // the environment that is not the app's own sleeps until a notification names it, and one for channels until the first call.
-type apple struct {
+type apnsRoutes struct {
 	builder  *builder
 	app      string
 	path     string
@@ -42,10 +42,10 @@ type apple struct {
 	observer delivery.Observer
 }
 
-// apns returns what carries an app's notifications to Apple.
-func (b *builder) apns(app string, c *config.APNs) (*delivery.Environments, error) {
+// buildAPNs returns what carries an app's notifications to Apple.
+func (b *builder) buildAPNs(app string, c *config.APNs) (*delivery.Environments, error) {
 	path := "apps." + app + ".apns"
-	roots, err := authorities(path, c.CAFile)
+	roots, err := loadRoots(path, c.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -57,38 +57,38 @@ func (b *builder) apns(app string, c *config.APNs) (*delivery.Environments, erro
 	if err != nil {
 		return nil, keyError(path, "topic", err)
 	}
-	a := &apple{
+	a := &apnsRoutes{
 		builder: b, app: app, path: path, config: c, roots: roots, cred: cred, provider: provider, observer: b.metrics.Route(app, push.APNs),
 	}
 	e := &delivery.Environments{Default: push.Environment(c.Environment), Routes: map[push.Environment]*delivery.Route{}}
-	own, err := a.service(a.sending(e.Default))
+	own, err := a.service(a.sendSettings(e.Default))
 	if err != nil {
 		return nil, err
 	}
 	e.Routes[e.Default] = a.route(e.Default, own)
 	if c.LearnEnvironment {
-		e.Cache = own.whereabouts
+		e.Cache = own.environments
 	}
-	b.later = append(b.later, func() error { return a.complete(e) })
+	b.deferred = append(b.deferred, func() error { return a.addLazyServices(e) })
 	return e, nil
 }
 
-// complete adds what sleeps, once all apps have what they need for sure: another app's own service is not to be doubled.
-func (a *apple) complete(e *delivery.Environments) error {
-	home := &channelHome{own: e.Default, provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
-	for in := range appleSend {
+// addLazyServices adds what sleeps, once all apps have what they need for sure: another app's own service is not to be doubled.
+func (a *apnsRoutes) addLazyServices(e *delivery.Environments) error {
+	home := &channelManager{environment: e.Default, provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
+	for in := range apnsURLs {
 		if a.config.URL != "" {
 			e.Routes[in] = e.Routes[e.Default]
 		} else if in != e.Default {
-			want := a.sending(in)
-			want.asleep = true
+			want := a.sendSettings(in)
+			want.lazy = true
 			s, err := a.service(want)
 			if err != nil {
 				return err
 			}
 			e.Routes[in] = a.route(in, s)
 		}
-		if want := a.managing(in); want.base != "" {
+		if want := a.manageSettings(in); want.base != "" {
 			s, err := a.service(want)
 			if err != nil {
 				return err
@@ -101,7 +101,7 @@ func (a *apple) complete(e *delivery.Environments) error {
 	return nil
 }
 
-func (a *apple) service(want settings) (*service, error) {
+func (a *apnsRoutes) service(want settings) (*service, error) {
 	s, err := a.builder.service(a.path, a.cred, want, a.roots)
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func (a *apple) service(want settings) (*service, error) {
 }
 
 // route returns the way to one service.
-func (a *apple) route(in push.Environment, s *service) *delivery.Route {
+func (a *apnsRoutes) route(in push.Environment, s *service) *delivery.Route {
 	r := a.builder.route(s, a.provider, a.config.Retry)
 	r.Observer = a.observer
 	if a.config.URL == "" {
@@ -120,34 +120,34 @@ func (a *apple) route(in push.Environment, s *service) *delivery.Route {
 	return r
 }
 
-// sending are the settings of the service that notifications go to.
-func (a *apple) sending(in push.Environment) settings {
+// sendSettings are the settings of the service that notifications go to.
+func (a *apnsRoutes) sendSettings(in push.Environment) settings {
 	c := a.config
 	return settings{
-		base: cmp.Or(c.URL, appleSend[in]), endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
-		budget: c.Retry.Budget, floor: c.Retry.BudgetFloor, platform: push.APNs, firstAlone: a.cred.cert == nil,
+		base: cmp.Or(c.URL, apnsURLs[in]), endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
+		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, platform: push.APNs, serializeFirst: a.cred.cert == nil,
 	}
 }
 
-// managing are the settings of the service that keeps the app's channels, without a base where there is none.
-func (a *apple) managing(in push.Environment) settings {
+// manageSettings are the settings of the service that keeps the app's channels, without a base where there is none.
+func (a *apnsRoutes) manageSettings(in push.Environment) settings {
 	c := a.config
 	base := c.ManageURL
 	if base == "" && c.URL == "" && len(c.Endpoints) == 0 {
-		base = appleManage[in]
+		base = apnsManageURLs[in]
 	}
 	few := c.Pool
-	few.Size = min(few.Size, manageEndpoints)
+	few.Size = min(few.Size, maxManageEndpoints)
 	return settings{
-		base: base, caFile: c.CAFile, pool: few, budget: c.Retry.Budget, floor: c.Retry.BudgetFloor,
-		platform: push.APNs, firstAlone: a.cred.cert == nil, maxAnswer: mostChannels, asleep: true,
+		base: base, caFile: c.CAFile, pool: few, budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor,
+		platform: push.APNs, serializeFirst: a.cred.cert == nil, maxResponse: maxChannelList, lazy: true,
 	}
 }
 
 // apnsCredential reads the token key or the client certificate; the signer is nil with a certificate.
 func (b *builder) apnsCredential(path string, c *config.APNs) (*apns.Signer, credential, error) {
 	if c.CertFile != "" {
-		cred, err := certificate(path, c)
+		cred, err := clientCertificate(path, c)
 		return nil, cred, err
 	}
 	return b.signer(path, c)

@@ -19,44 +19,44 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-// road is a house with the app shop, which has both platforms, and a stranger,
+// shopGateway is a house with the app shop, which has both platforms, and a stranger,
 // whose key is another app's; behind it the mock providers. Everything between
 // is real: sockets, TLS, the configuration.
-type road struct {
-	house
+type shopGateway struct {
+	testGateway
 	mock     *mockprovider.Mock
-	stranger string
+	otherKey string
 	http     *http.Client
 }
 
-// patient lets everything take its time: that the machine is busy is nobody's fault, and no sign of a provider that is down.
-const patient = "retry: { attempt_timeout: 2m, budget_floor: 1000/s }\nlimits: { send_time: 10m }\n"
+// slowTimeouts lets everything take its time: that the machine is busy is nobody's fault, and no sign of a provider that is down.
+const slowTimeouts = "retry: { attempt_timeout: 2m, budget_floor: 1000/s }\nlimits: { send_time: 10m }\n"
 
-// lay opens a road with further top-level keys of its configuration.
-func lay(t testing.TB, services mockprovider.Config, settings string) road {
+// newShopGateway opens a road with further top-level keys of its configuration.
+func newShopGateway(t testing.TB, services mockprovider.Config, settings string) shopGateway {
 	t.Helper()
-	s := newStreet(t, services)
+	s := newMockEnv(t, services)
 	key, hash := rest.NewKey()
-	other := fmt.Sprintf("  other:\n    keys: [{name: test, hash: %q}]\n    %s\n", hash, s.fcm())
+	other := fmt.Sprintf("  other:\n    keys: [{name: test, hash: %q}]\n    %s\n", hash, s.fcmBlock())
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
-	r := road{mock: s.mock, stranger: key, http: &http.Client{Transport: transport, Timeout: 10 * time.Minute}}
-	r.house = s.open(t, head+"apps:\n"+s.app("shop", s.apns(), s.fcm())+other+settings)
+	r := shopGateway{mock: s.mock, otherKey: key, http: &http.Client{Transport: transport, Timeout: 10 * time.Minute}}
+	r.testGateway = s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock(), s.fcmBlock())+other+settings)
 	t.Cleanup(transport.CloseIdleConnections)
 	return r
 }
 
-// full waits until so many endpoints of APNs are in the pool.
-func (r road) full(size int) {
-	until(func() bool {
-		return slices.ContainsFunc(r.gate.Status().Services, func(s gateway.ServiceStatus) bool {
+// waitPoolSize waits until so many endpoints of APNs are in the pool.
+func (r shopGateway) waitPoolSize(size int) {
+	waitUntil(func() bool {
+		return slices.ContainsFunc(r.gw.Status().Services, func(s gateway.ServiceStatus) bool {
 			return strings.HasPrefix(s.Pool.Name, "apns ") && len(s.Pool.Endpoints) == size
 		})
 	})
 }
 
-// call sends body to the path below the app shop and returns the answer, whose
+// postTo sends body to the path below the app shop and returns the answer, whose
 // body the caller closes.
-func (r road) call(t testing.TB, path, key, media string, body io.Reader) *http.Response {
+func (r shopGateway) postTo(t testing.TB, path, key, media string, body io.Reader) *http.Response {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodPost, r.url+"/v1/apps/shop/notifications"+path, body)
 	if err != nil {
@@ -89,7 +89,7 @@ type receipt struct {
 }
 
 // status reads GET /v1/status.
-func (r road) status(t testing.TB) (status gateway.Status) {
+func (r shopGateway) status(t testing.TB) (status gateway.Status) {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodGet, r.url+"/v1/status", nil)
 	if err != nil {
@@ -109,9 +109,9 @@ func (r road) status(t testing.TB) (status gateway.Status) {
 
 // send sends one notification and returns its receipt; any other answer fails
 // the test.
-func (r road) send(t testing.TB, body string) (got receipt) {
+func (r shopGateway) send(t testing.TB, body string) (got receipt) {
 	t.Helper()
-	answer := r.call(t, "", r.key, "application/json", strings.NewReader(body))
+	answer := r.postTo(t, "", r.key, "application/json", strings.NewReader(body))
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	if err != nil {
@@ -126,9 +126,9 @@ func (r road) send(t testing.TB, body string) (got receipt) {
 }
 
 // batch sends lines of NDJSON and returns the receipts by index.
-func (r road) batch(t testing.TB, lines []byte) map[int]receipt {
+func (r shopGateway) batch(t testing.TB, lines []byte) map[int]receipt {
 	t.Helper()
-	answer := r.call(t, "/batch", r.key, "application/x-ndjson", bytes.NewReader(lines))
+	answer := r.postTo(t, "/batch", r.key, "application/x-ndjson", bytes.NewReader(lines))
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(answer.Body)
@@ -152,23 +152,23 @@ func (r road) batch(t testing.TB, lines []byte) map[int]receipt {
 	return receipts
 }
 
-func TestABroadcastGoesToItsChannelByTheSameRoad(t *testing.T) {
-	r := lay(t, mockprovider.Config{}, "")
+func TestBroadcastToChannel(t *testing.T) {
+	r := newShopGateway(t, mockprovider.Config{}, "")
 	got := r.send(t, `{"platform":"apns","channel":"dHN0LXNyY2gtY2hubA==","apns":{"payload":{"aps":{"timestamp":1,"event":"update","content-state":{}}}}}`)
 	if got.Status != "refused" || got.Reason != "ChannelNotRegistered" || len(got.Attempts) != 1 {
 		t.Errorf("%+v: the mock knows no such channel, and says so on the road of broadcasts only", got)
 	}
 }
 
-func TestABatchThatBreaksOffLeavesItsConnectionToTheNextRequest(t *testing.T) {
-	r := lay(t, mockprovider.Config{}, "")
+func TestTruncatedBatchLeavesConnectionUsable(t *testing.T) {
+	r := newShopGateway(t, mockprovider.Config{}, "")
 	broken := `[{"platform":"apns","token":"00","title":"x"},{"a":{"b":` + strings.Repeat(`{"platform":"apns","token":"00"},`, 20) + `]`
 	for range 100 { // it was one request in a dozen that was reset
-		answer := r.call(t, "/batch", r.key, "application/json", strings.NewReader(broken))
+		answer := r.postTo(t, "/batch", r.key, "application/json", strings.NewReader(broken))
 		if _, err := io.ReadAll(answer.Body); err != nil {
 			t.Error(err)
 		}
 		answer.Body.Close()
-		r.send(t, apnsTo("00"))
+		r.send(t, apnsNotification("00"))
 	}
 }

@@ -22,84 +22,84 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// aviary keeps what comes out of a gateway, and knows what must not.
-type aviary struct {
-	mu    sync.Mutex
-	out   bytes.Buffer
-	caged map[string]string // what must not come out, by its name
+// leakDetector keeps what comes out of a gateway, and knows what must not.
+type leakDetector struct {
+	mu      sync.Mutex
+	out     bytes.Buffer
+	secrets map[string]string // what must not come out, by its name
 }
 
-// newAviary cages what no gateway may show, whatever it does: tokens of the kinds that it mints and fetches.
-func newAviary() *aviary {
-	return &aviary{caged: map[string]string{"a signed token": "eyJ", "an access token of Google's": "ya29.", "a private key": "PRIVATE KEY"}}
+// newLeakDetector cages what no gateway may show, whatever it does: tokens of the kinds that it mints and fetches.
+func newLeakDetector() *leakDetector {
+	return &leakDetector{secrets: map[string]string{"a signed token": "eyJ", "an access token of Google's": "ya29.", "a private key": "PRIVATE KEY"}}
 }
 
-func (a *aviary) Write(p []byte) (int, error) {
+func (a *leakDetector) Write(p []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.out.Write(p)
 }
 
-func (a *aviary) text() string {
+func (a *leakDetector) text() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.out.String()
 }
 
-// debug is a log of everything, into the aviary.
-func (a *aviary) debug() *slog.Logger {
+// logger is a log of everything, into the aviary.
+func (a *leakDetector) logger() *slog.Logger {
 	return slog.New(slog.NewJSONHandler(a, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true}))
 }
 
-// cageStreet cages the secrets of a street, and what stands on it in most tests.
-func (a *aviary) cageStreet(t testing.TB, s street) {
+// addEnvSecrets cages the secrets of a street, and what stands on it in most tests.
+func (a *leakDetector) addEnvSecrets(t testing.TB, s mockEnv) {
 	t.Helper()
-	a.caged["the API key"], a.caged["a device token"] = s.key, device
-	for _, file := range []string{s.at.APNsKeyFile, s.files.ClientKey, s.at.ServiceAccountFile} {
+	a.secrets["the API key"], a.secrets["a device token"] = s.key, deviceToken
+	for _, file := range []string{s.ready.APNsKeyFile, s.files.ClientKey, s.ready.ServiceAccountFile} {
 		if file != "" {
-			a.caged[file] = keyIn(t, file)
+			a.secrets[file] = keyExcerpt(t, file)
 		}
 	}
 }
 
-// fill puts a canary into each place of a text that says CANARY, and cages it.
-func (a *aviary) fill(text string) string {
+// fillCanaries puts a canary into each place of a text that says CANARY, and cages it.
+func (a *leakDetector) fillCanaries(text string) string {
 	for i := 1; strings.Contains(text, "CANARY"); i++ {
-		bird := canary()
-		a.caged[fmt.Sprintf("canary %d of %s (%d caged before)", i, text, len(a.caged))] = bird
+		bird := newCanary()
+		a.secrets[fmt.Sprintf("canary %d of %s (%d caged before)", i, text, len(a.secrets))] = bird
 		text = strings.Replace(text, "CANARY", bird, 1)
 	}
 	return text
 }
 
-// escaped fails the test for everything that came out.
-func (a *aviary) escaped(t testing.TB) {
+// checkLeaks fails the test for everything that came out.
+func (a *leakDetector) checkLeaks(t testing.TB) {
 	t.Helper()
 	out := a.text()
-	for name, secret := range a.caged {
+	for name, secret := range a.secrets {
 		if at := strings.Index(out, secret); at >= 0 {
 			t.Errorf("%s came out after …%s", name, out[max(0, at-80):at])
 		}
 	}
 }
 
-// canary is a text that there is only once in the world. It is made of hex digits, so that it can be a part of all that
+// newCanary is a text that there is only once in the world. It is made of hex digits, so that it can be a part of all that
 // a caller gives.
-func canary() string {
+func newCanary() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b)
 	return hex.EncodeToString(b)
 }
 
-// TestNoSecretComesOutOfAGateway sends notifications to all kinds of ends, at debug level, through everything that there
+// TestNoSecretLeaks sends notifications to all kinds of ends, at debug level, through everything that there
 // is, and looks for what was put in: keys, device tokens, texts.
-func TestNoSecretComesOutOfAGateway(t *testing.T) {
-	s := newStreet(t, mockprovider.Config{Endpoints: 2})
-	a := newAviary()
-	a.cageStreet(t, s)
-	sts := httptest.NewTLSServer(s.broker(t))
+func TestNoSecretLeaks(t *testing.T) {
+	s := newMockEnv(t, mockprovider.Config{Endpoints: 2})
+	a := newLeakDetector()
+	a.addEnvSecrets(t, s)
+	sts := httptest.NewTLSServer(s.tokenServer(t))
 	defer sts.Close()
-	g, err := gateway.New(parse(t, s.everything(t, a, sts)), a.debug())
+	g, err := gateway.New(parse(t, s.fullConfig(t, a, sts)), a.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,27 +114,27 @@ func TestNoSecretComesOutOfAGateway(t *testing.T) {
 	go func() { ended <- g.Run(ctx) }()
 
 	base, admin := "http://"+g.Addr().String(), "http://"+g.AdminAddr().String()
-	until(func() bool { return strings.Contains(a.text(), "invalid_grant") })
-	for _, trouble := range troubles {
+	waitUntil(func() bool { return strings.Contains(a.text(), "invalid_grant") })
+	for _, trouble := range faultCases {
 		if err := s.mock.Play(mockprovider.Script{Faults: trouble.faults}); err != nil {
 			t.Fatal(err)
 		}
 		for sent := false; !sent || !strings.Contains(a.text(), `"status":"`+trouble.said+`"`); sent = true { // a slow machine may hear nothing in time
-			s.sendEverything(t, a, base)
+			s.sendAll(t, a, base)
 		}
 	}
-	a.exchange(t, "POST", base+"/v1/apps/shop/notifications", "wrong-"+s.key, `{}`)
+	a.recordExchange(t, "POST", base+"/v1/apps/shop/notifications", "wrong-"+s.key, `{}`)
 	for _, path := range []string{
 		"GET /v1/status", "GET /readyz", "GET /healthz", "GET /openapi.yaml", "GET /v1/apps/shop/notifications/CANARY", "DELETE /v1/apps/shop/notifications/CANARY",
 		"GET /v1/apps/shop/events?after=CANARY", "GET /v1/apps/CANARY/events", "POST /v1/apps/CANARY/notifications", "GET /CANARY", "PUT /v1/status?CANARY",
 	} {
-		method, path, _ := strings.Cut(a.fill(path), " ")
-		a.exchange(t, method, base+path, s.key, "")
+		method, path, _ := strings.Cut(a.fillCanaries(path), " ")
+		a.recordExchange(t, method, base+path, s.key, "")
 	}
 	for _, path := range []string{"/metrics", "/debug/pprof/goroutine?debug=2", "/debug/pprof/cmdline"} {
-		a.exchange(t, "GET", admin+path, s.key, "")
+		a.recordExchange(t, "GET", admin+path, s.key, "")
 	}
-	_, _ = fmt.Fprintln(a, checked(t, g))
+	_, _ = fmt.Fprintln(a, runChecks(t, g))
 	http.DefaultClient.CloseIdleConnections()
 	cancel()
 	if err := <-ended; err != nil {
@@ -145,28 +145,28 @@ func TestNoSecretComesOutOfAGateway(t *testing.T) {
 			t.Errorf("nothing says %s: too little came out to look through", sign)
 		}
 	}
-	a.escaped(t)
-	t.Logf("%d secrets, %d bytes of output", len(a.caged), len(a.text()))
+	a.checkLeaks(t)
+	t.Logf("%d secrets, %d bytes of output", len(a.secrets), len(a.text()))
 }
 
-// everything is a configuration with every kind of platform and credential.
-func (s street) everything(t *testing.T, a *aviary, sts *httptest.Server) string {
+// fullConfig is a configuration with every kind of platform and credential.
+func (s mockEnv) fullConfig(t *testing.T, a *leakDetector, sts *httptest.Server) string {
 	t.Helper()
-	key := vapid(t)
-	a.caged["the VAPID key"] = keyIn(t, key)
-	workload := s.workload(t, sts.URL)
-	a.caged["the workload's own token"] = subjectToken
-	web := fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.at.WebPush, s.at.CAFile, key)
+	key := vapidKeyFile(t)
+	a.secrets["the VAPID key"] = keyExcerpt(t, key)
+	workload := s.workloadFile(t, sts.URL)
+	a.secrets["the workload's own token"] = subjectToken
+	web := fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.ready.WebPush, s.ready.CAFile, key)
 	cloud := fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q, project_id: %s, service_account_file: %q}",
-		s.at.FCM, strings.Join(s.at.FCMEndpoints, "', '"), s.rootsWith(t, sts.Certificate()), s.at.ProjectID, workload)
-	return head + "limits: {send_time: 500ms}\npool: {breaker: {consecutive: 1000, min_outcomes: 100000, ejection: 100ms}}\n" +
+		s.ready.FCM, strings.Join(s.ready.FCMEndpoints, "', '"), s.caFileWith(t, sts.Certificate()), s.ready.ProjectID, workload)
+	return listenConfig + "limits: {send_time: 500ms}\npool: {breaker: {consecutive: 1000, min_outcomes: 100000, ejection: 100ms}}\n" +
 		"retry: {attempts: 2, attempt_timeout: 200ms, backoff: 1ms, throttled_backoff: 10ms, max_backoff: 10ms, max_retry_after: 1ms}\n" +
-		"apps:\n" + s.app("shop", s.apns(), s.fcm(), web) + s.app("courier", s.certificate(), cloud)
+		"apps:\n" + s.appBlock("shop", s.apnsBlock(), s.fcmBlock(), web) + s.appBlock("courier", s.apnsCertBlock(), cloud)
 }
 
-// troubles are what the services play, one after the other, and what must be said of each; one of them has a reason that nobody
+// faultCases are what the services play, one after the other, and what must be said of each; one of them has a reason that nobody
 // knows.
-var troubles = []struct {
+var faultCases = []struct {
 	said   string
 	faults []mockprovider.Fault
 }{
@@ -182,9 +182,9 @@ var troubles = []struct {
 	{"throttled", []mockprovider.Fault{{Service: mockprovider.APNs, Status: 429}, {Service: mockprovider.FCM, Status: 429}, {Service: mockprovider.WebPush, Status: 429}}},
 }
 
-// notes are notifications with canaries wherever a caller can say something: good ones, malformed ones, and ones for
+// notificationTemplates are notifications with canaries wherever a caller can say something: good ones, malformed ones, and ones for
 // others. PUSH is the stand-in of the push services.
-var notes = []string{
+var notificationTemplates = []string{
 	`{"platform":"apns","token":"00CANARY","title":"CANARY","subtitle":"CANARY","body":"CANARY","sound":"CANARY","collapse_key":"CANARY","data":{"CANARY":"CANARY"}}`,
 	`{"platform":"apns","token":"00CANARY","image":"https://example.com/CANARY","apns":{"payload":{"aps":{"alert":"CANARY"},"CANARY":["CANARY"]}}}`,
 	`{"platform":"apns","channel":"CANARY","title":"CANARY"}`,
@@ -209,43 +209,43 @@ var notes = []string{
 	`["CANARY"]`, `"CANARY"`, `CANARY`,
 }
 
-// note makes a notification of a template.
-func (a *aviary) note(t *testing.T, template, push string) string {
+// render makes a notification of a template.
+func (a *leakDetector) render(t *testing.T, template, push string) string {
 	t.Helper()
 	if strings.Contains(template, "SUBSCRIPTION") {
-		whole := subscribed(t, push+a.fill("/push/CANARY"))
+		whole := webPushNotification(t, push+a.fillCanaries("/push/CANARY"))
 		_, subscription, _ := strings.Cut(whole, `"subscription":`)
 		_, auth, _ := strings.Cut(subscription, `"auth":"`)
-		a.caged["the secret of "+subscription] = strings.TrimRight(auth, `"}`)
+		a.secrets["the secret of "+subscription] = strings.TrimRight(auth, `"}`)
 		template = strings.Replace(template, "SUBSCRIPTION", strings.TrimSuffix(subscription, "}"), 1)
 	}
-	return a.fill(template)
+	return a.fillCanaries(template)
 }
 
-// sendEverything sends every kind of note, each by itself, and all in a batch of lines and in one of an array that breaks
+// sendAll sends every kind of note, each by itself, and all in a batch of lines and in one of an array that breaks
 // off.
-func (s street) sendEverything(t *testing.T, a *aviary, base string) {
+func (s mockEnv) sendAll(t *testing.T, a *leakDetector, base string) {
 	t.Helper()
 	var all sync.WaitGroup
 	for _, app := range []string{"shop", "courier"} {
 		var lines []string
-		for _, template := range notes {
-			body := a.note(t, template, s.at.WebPush)
-			all.Go(func() { a.exchange(t, "POST", base+"/v1/apps/"+app+"/notifications", s.key, body) })
-			lines = append(lines, a.note(t, template, s.at.WebPush))
+		for _, template := range notificationTemplates {
+			body := a.render(t, template, s.ready.WebPush)
+			all.Go(func() { a.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications", s.key, body) })
+			lines = append(lines, a.render(t, template, s.ready.WebPush))
 		}
 		all.Go(func() {
-			a.exchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch", s.key, strings.Join(lines, "\n"))
+			a.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch", s.key, strings.Join(lines, "\n"))
 		})
 		all.Go(func() {
-			a.exchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch?array", s.key, "["+strings.Join(lines[:2], ",")+`,{"title":"`+s.key)
+			a.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch?array", s.key, "["+strings.Join(lines[:2], ",")+`,{"title":"`+s.key)
 		})
 	}
 	all.Wait()
 }
 
-// exchange makes a call and keeps its answer, headers and all.
-func (a *aviary) exchange(t *testing.T, method, url, key, body string) {
+// recordExchange makes a call and keeps its answer, headers and all.
+func (a *leakDetector) recordExchange(t *testing.T, method, url, key, body string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -272,8 +272,8 @@ func (a *aviary) exchange(t *testing.T, method, url, key, body string) {
 	_, _ = fmt.Fprintln(a, answer.StatusCode, answer.Header, string(text))
 }
 
-// keyIn returns a piece of a private key's file.
-func keyIn(t testing.TB, file string) string {
+// keyExcerpt returns a piece of a private key's file.
+func keyExcerpt(t testing.TB, file string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {

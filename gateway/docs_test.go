@@ -12,8 +12,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestTheExamplesOfLiveActivitiesCanBeSent reads docs/live-activities.md as its readers do: by copying.
-func TestTheExamplesOfLiveActivitiesCanBeSent(t *testing.T) {
+// TestLiveActivityExamplesInDocs reads docs/live-activities.md as its readers do: by copying.
+func TestLiveActivityExamplesInDocs(t *testing.T) {
 	text, err := os.ReadFile("../docs/live-activities.md")
 	if err != nil {
 		t.Fatal(err)

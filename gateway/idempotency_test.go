@@ -16,22 +16,24 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// TestCallsWithOneKeyAtTwoGatewaysAreOneSend calls both at once for each key, while the service takes its time. On a machine
+// TestIdempotencyKeyAcrossTwoGateways calls both at once for each key, while the service takes its time. On a machine
 // that is too busy a call may end without a verdict, but no key may be sent twice.
-func TestCallsWithOneKeyAtTwoGatewaysAreOneSend(t *testing.T) {
+func TestIdempotencyKeyAcrossTwoGateways(t *testing.T) {
 	const keys = 12
 	slow := mockprovider.Fault{Service: mockprovider.APNs, Delay: 100 * time.Millisecond}
-	s := newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{slow}}})
-	text := head + fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.StartServer(t)) + "apps:\n" + s.app("shop", s.apns())
-	gateways := []house{s.open(t, text), s.open(t, text)}
-	if one, other := gateways[0].sharedKeys(t), gateways[1].sharedKeys(t); one == "" || one != other {
+	s := newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{slow}}})
+	text := listenConfig + fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.StartServer(t)) + "apps:\n" + s.appBlock("shop", s.apnsBlock())
+	gateways := []testGateway{s.start(t, text), s.start(t, text)}
+	if one, other := gateways[0].idempotencyDomain(t), gateways[1].idempotencyDomain(t); one == "" || one != other {
 		t.Errorf("they share their keys, and say so by %q and %q", one, other)
 	}
 	var calls sync.WaitGroup
 	var told [keys][2]*receipt
 	for i := range told {
 		for at, h := range gateways {
-			calls.Go(func() { told[i][at] = h.keyed(t, fmt.Sprint("order-", i), apnsTo(fmt.Sprintf("%064x", i+1))) })
+			calls.Go(func() {
+				told[i][at] = h.sendWithKey(t, fmt.Sprint("order-", i), apnsNotification(fmt.Sprintf("%064x", i+1)))
+			})
 		}
 	}
 	calls.Wait()
@@ -46,34 +48,34 @@ func TestCallsWithOneKeyAtTwoGatewaysAreOneSend(t *testing.T) {
 	}
 }
 
-func TestAGatewayWithItsOwnMemoryAloneSharesNoKeys(t *testing.T) {
-	s := newStreet(t)
+func TestGatewayWithoutClusterSharesNoIdempotencyKeys(t *testing.T) {
+	s := newMockEnv(t)
 	for _, queue := range []string{"", fmt.Sprintf("queue: {dir: '%s'}\n", t.TempDir())} {
-		if keys := s.open(t, head+queue+"apps:\n"+s.app("shop", s.apns())).sharedKeys(t); keys != "" {
+		if keys := s.start(t, listenConfig+queue+"apps:\n"+s.appBlock("shop", s.apnsBlock())).idempotencyDomain(t); keys != "" {
 			t.Errorf("%q: it says that it shares keys, with %s", queue, keys)
 		}
 	}
 }
 
-var sharedKeys = regexp.MustCompile(`keys="([0-9a-z]+)"`)
+var idempotencyDomainPattern = regexp.MustCompile(`keys="([0-9a-z]+)"`)
 
-// sharedKeys is what the gateway says of them in its signals.
-func (h house) sharedKeys(t *testing.T) string {
+// idempotencyDomain is what the gateway says of them in its signals.
+func (h testGateway) idempotencyDomain(t *testing.T) string {
 	t.Helper()
 	answer, err := http.Get(h.url + "/livez")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = answer.Body.Close()
-	found := sharedKeys.FindStringSubmatch(answer.Header.Get("Sluice-Gateway"))
+	found := idempotencyDomainPattern.FindStringSubmatch(answer.Header.Get("Sluice-Gateway"))
 	if found == nil {
 		return ""
 	}
 	return found[1]
 }
 
-// keyed sends one notification with a key, and returns its receipt, nil if there is none.
-func (h house) keyed(t *testing.T, key, body string) *receipt {
+// sendWithKey sends one notification with a key, and returns its receipt, nil if there is none.
+func (h testGateway) sendWithKey(t *testing.T, key, body string) *receipt {
 	request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(body))
 	request.Header.Set("Authorization", "Bearer "+h.key)
 	request.Header.Set("Idempotency-Key", key)

@@ -13,9 +13,9 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-func TestAStuckProviderFillsTheGatewayForItselfAlone(t *testing.T) {
+func TestStuckProviderDoesNotUseUpAllConcurrency(t *testing.T) {
 	silent := mockprovider.Fault{Service: mockprovider.FCM, DropResponse: true}
-	r := lay(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{silent}}},
+	r := newShopGateway(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{silent}}},
 		"limits: {in_flight: 16, send_time: 10m}\nretry: {attempt_timeout: 2m}\n")
 	ctx, leave := context.WithCancel(t.Context())
 	var callers sync.WaitGroup
@@ -32,19 +32,19 @@ func TestAStuckProviderFillsTheGatewayForItselfAlone(t *testing.T) {
 			}
 		})
 	}
-	hang("/batch", "application/x-ndjson", strings.Repeat(fcmTo+"\n", 27))
-	until(func() bool { s := r.gate.Status().Ceiling; return s.InFlight == 11 && s.Waiting == 16 })
-	hang("", "application/json", fcmTo)
-	until(func() bool { return r.gate.Status().Ceiling.InFlight == 12 })
+	hang("/batch", "application/x-ndjson", strings.Repeat(fcmNotification+"\n", 27))
+	waitUntil(func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 11 && s.Waiting == 16 })
+	hang("", "application/json", fcmNotification)
+	waitUntil(func() bool { return r.gw.Status().Concurrency.InFlight == 12 })
 
-	answer := r.call(t, "", r.key, "application/json", strings.NewReader(fcmTo))
+	answer := r.postTo(t, "", r.key, "application/json", strings.NewReader(fcmNotification))
 	answer.Body.Close()
 	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") != "1" {
 		t.Errorf("status %d, Retry-After %q", answer.StatusCode, answer.Header.Get("Retry-After"))
 	}
-	if got := r.send(t, apnsTo(device)); got.Status != "accepted" {
+	if got := r.send(t, apnsNotification(deviceToken)); got.Status != "accepted" {
 		t.Errorf("the other provider: %+v", got)
 	}
 	leave()
-	until(func() bool { s := r.gate.Status().Ceiling; return s.InFlight == 0 && s.Waiting == 0 })
+	waitUntil(func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 0 && s.Waiting == 0 })
 }

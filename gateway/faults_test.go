@@ -15,15 +15,15 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// troubled opens a road on which the providers play one fault.
-func troubled(t *testing.T, fault mockprovider.Fault, settings string) road {
+// newFaultyGateway opens a road on which the providers play one fault.
+func newFaultyGateway(t *testing.T, fault mockprovider.Fault, settings string) shopGateway {
 	t.Helper()
-	return lay(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{fault}}}, settings)
+	return newShopGateway(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{fault}}}, settings)
 }
 
-// told sends body, with header fields as "Name: value", and returns the status, Retry-After and the receipt, also where a
+// postNotification sends body, with header fields as "Name: value", and returns the status, Retry-After and the receipt, also where a
 // problem holds it.
-func (r road) told(t *testing.T, body string, headers ...string) (status int, after string, got receipt) {
+func (r shopGateway) postNotification(t *testing.T, body string, headers ...string) (status int, after string, got receipt) {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodPost, r.url+"/v1/apps/shop/notifications", strings.NewReader(body))
 	if err != nil {
@@ -58,10 +58,10 @@ func (r road) told(t *testing.T, body string, headers ...string) (status int, af
 	return answer.StatusCode, answer.Header.Get("Retry-After"), got
 }
 
-func TestAProvidersTooMuchIsNoEndpointsFaultAndAVastRetryAfterHoldsNobody(t *testing.T) {
-	r := troubled(t, mockprovider.Fault{Service: mockprovider.FCM, Status: 429, RetryAfter: 12 * time.Hour}, "")
+func TestProviderThrottlingIsNotAnEndpointFailure(t *testing.T) {
+	r := newFaultyGateway(t, mockprovider.Fault{Service: mockprovider.FCM, Status: 429, RetryAfter: 12 * time.Hour}, "")
 	for i := range 20 {
-		status, after, got := r.told(t, fcmTo)
+		status, after, got := r.postNotification(t, fcmNotification)
 		attempts := 0
 		if i == 0 {
 			attempts = 1 // and the others are held back by what it was told
@@ -70,7 +70,7 @@ func TestAProvidersTooMuchIsNoEndpointsFaultAndAVastRetryAfterHoldsNobody(t *tes
 			t.Fatalf("number %d: %d, Retry-After %q, %+v", i, status, after, got)
 		}
 	}
-	for _, s := range r.gate.Status().Services {
+	for _, s := range r.gw.Status().Services {
 		for _, e := range s.Pool.Endpoints {
 			if e.Failures > 0 || e.State != "closed" {
 				t.Errorf("%s was blamed: %+v", e.Address, e)
@@ -79,50 +79,50 @@ func TestAProvidersTooMuchIsNoEndpointsFaultAndAVastRetryAfterHoldsNobody(t *tes
 	}
 }
 
-func TestARepeatBearsTheNameOfTheFirstAttempt(t *testing.T) {
-	r := troubled(t, mockprovider.Fault{Service: mockprovider.APNs, Status: 503, Times: 1}, "")
-	got := r.send(t, apnsTo(device))
+func TestRetryKeepsNotificationID(t *testing.T) {
+	r := newFaultyGateway(t, mockprovider.Fault{Service: mockprovider.APNs, Status: 503, Times: 1}, "")
+	got := r.send(t, apnsNotification(deviceToken))
 	seen := r.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs})
 	if len(got.Attempts) != 2 || len(seen) != 2 || seen[0].ID != got.ID || seen[1].ID != got.ID {
 		t.Errorf("%+v; seen %+v", got, seen)
 	}
 }
 
-func TestARefusalByTheProviderIsAVerdictAndNoFailureOfTheGateway(t *testing.T) {
+func TestProviderRefusalIsAReceipt(t *testing.T) {
 	for reason, refusal := range map[string]int{"PayloadTooLarge": 413, "BadDeviceToken": 400} {
-		r := troubled(t, mockprovider.Fault{Service: mockprovider.APNs, Status: refusal, Reason: reason}, "")
-		status, _, got := r.told(t, apnsTo(device))
+		r := newFaultyGateway(t, mockprovider.Fault{Service: mockprovider.APNs, Status: refusal, Reason: reason}, "")
+		status, _, got := r.postNotification(t, apnsNotification(deviceToken))
 		if status != http.StatusOK || got.Status != "refused" || got.Reason != reason || len(got.Attempts) != 1 {
 			t.Errorf("%d %s: %d %+v", refusal, reason, status, got)
 		}
 	}
 }
 
-func TestACallAndItsAppCanLowerTheAttemptsAndNeverRaiseThem(t *testing.T) {
+func TestCallersCanLowerAttemptsButNotRaiseThem(t *testing.T) {
 	for under, most := range map[string]int{"": 3, ", retry: {attempts: 2}": 2} {
-		s := newStreet(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.FCM, Status: 503}}}})
-		fcm := strings.TrimSuffix(s.fcm(), "}") + under
-		r := road{house: s.open(t, head+"retry: {attempts: 3, backoff: 1ms}\napps:\n"+s.app("shop", fcm+"}")), mock: s.mock, http: http.DefaultClient}
-		with := func(field string) string { return strings.Replace(fcmTo, "{", "{"+field+",", 1) }
-		status, _, got := r.told(t, fcmTo, "X-Max-Attempts: 9", "X-Pushsphere-Retry-Max-Attempts: 9", "Retry-After: 1", "Prefer: wait=soon")
+		s := newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.FCM, Status: 503}}}})
+		fcm := strings.TrimSuffix(s.fcmBlock(), "}") + under
+		r := shopGateway{testGateway: s.start(t, listenConfig+"retry: {attempts: 3, backoff: 1ms}\napps:\n"+s.appBlock("shop", fcm+"}")), mock: s.mock, http: http.DefaultClient}
+		with := func(field string) string { return strings.Replace(fcmNotification, "{", "{"+field+",", 1) }
+		status, _, got := r.postNotification(t, fcmNotification, "X-Max-Attempts: 9", "X-Pushsphere-Retry-Max-Attempts: 9", "Retry-After: 1", "Prefer: wait=soon")
 		if status != http.StatusServiceUnavailable || len(got.Attempts) != most {
 			t.Errorf("%d %+v, want %d attempts", status, got, most)
 		}
-		if status, _, got := r.told(t, with(`"retry":{"attempts":9}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != most {
+		if status, _, got := r.postNotification(t, with(`"retry":{"attempts":9}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != most {
 			t.Errorf("who asks for 9: %d %+v, want %d attempts", status, got, most)
 		}
-		if status, _, got := r.told(t, with(`"retry":{"attempts":1}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != 1 {
+		if status, _, got := r.postNotification(t, with(`"retry":{"attempts":1}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != 1 {
 			t.Errorf("who asks for 1: %d %+v", status, got)
 		}
 		for _, field := range []string{`"attempts":9`, `"retry":{"attempts":11}`, `"retry":{"budget":"100%"}`, `"timeout":"never"`} {
-			if status, _, _ := r.told(t, with(field)); status != http.StatusBadRequest {
+			if status, _, _ := r.postNotification(t, with(field)); status != http.StatusBadRequest {
 				t.Errorf("%s: %d", field, status)
 			}
 		}
 	}
 }
 
-func TestAnEndpointThatSpeaksNoTLSIsNeverSentAnything(t *testing.T) {
+func TestEndpointWithoutTLSGetsNoRequest(t *testing.T) {
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -138,10 +138,10 @@ func TestAnEndpointThatSpeaksNoTLSIsNeverSentAnything(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	s := newStreet(t)
-	fcm := strings.Replace(s.fcm(), strings.Join(s.at.FCMEndpoints, "', '"), plain.Addr().String(), 1)
-	r := road{house: s.open(t, head+"limits: {send_time: 300ms}\napps:\n"+s.app("shop", fcm)), mock: s.mock, http: http.DefaultClient}
-	status, after, got := r.told(t, fcmTo)
+	s := newMockEnv(t)
+	fcm := strings.Replace(s.fcmBlock(), strings.Join(s.ready.FCMEndpoints, "', '"), plain.Addr().String(), 1)
+	r := shopGateway{testGateway: s.start(t, listenConfig+"limits: {send_time: 300ms}\napps:\n"+s.appBlock("shop", fcm)), mock: s.mock, http: http.DefaultClient}
+	status, after, got := r.postNotification(t, fcmNotification)
 	if status != http.StatusServiceUnavailable || after == "" || got.Reason != "NO_ENDPOINT" || len(got.Attempts) != 0 {
 		t.Errorf("%d, Retry-After %q, %+v", status, after, got)
 	}
