@@ -22,7 +22,7 @@ import (
 // discardJournal is a journal that hears of nothing.
 type discardJournal struct{ *memoryJournal }
 
-func (discardJournal) Note(context.Context, ...push.Event) error { return nil }
+func (discardJournal) AppendAsync(context.Context, ...push.Event) error { return nil }
 
 // openBench opens a queue with the history, or with a deaf journal. indexed waits until the history's index holds so many
 // events.

@@ -69,7 +69,7 @@ func (m *memoryJournal) Append(_ context.Context, events ...push.Event) (engine.
 	return engine.Offset{Seq: m.seq}, nil
 }
 
-func (m *memoryJournal) Note(ctx context.Context, events ...push.Event) error {
+func (m *memoryJournal) AppendAsync(ctx context.Context, events ...push.Event) error {
 	_, err := m.Append(ctx, events...)
 	return err
 }
@@ -90,8 +90,8 @@ func (m *memoryJournal) apply(e push.Event) {
 	m.states[e.ID] = queue.State{Status: e.Status, Attempt: max(s.Attempt, e.Attempt), Offset: engine.Offset{Seq: m.seq}}
 }
 
-func (m *memoryJournal) Reach(context.Context, uint64) error { return nil }
-func (m *memoryJournal) Caught(context.Context) error        { return nil }
+func (m *memoryJournal) WaitForSeq(context.Context, uint64) error { return nil }
+func (m *memoryJournal) WaitCaughtUp(context.Context) error        { return nil }
 
 func (m *memoryJournal) States(_ context.Context, ids []string) (map[string]queue.State, error) {
 	m.mu.Lock()

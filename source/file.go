@@ -48,10 +48,10 @@ func (f *File) Read(context.Context) ([]byte, error) {
 }
 
 // Last knows none: a file that was good yesterday is not kept beside it.
-func (f *File) Last() []byte { return nil }
+func (f *File) LastCommitted() []byte { return nil }
 
 // Keep watches the folders of files too. One that cannot be watched is not worth failing for: there is SIGHUP.
-func (f *File) Keep(_ []byte, files []string) error {
+func (f *File) Commit(_ []byte, files []string) error {
 	for _, file := range files {
 		if f.watcher != nil {
 			_ = f.watcher.Add(filepath.Dir(file))

@@ -92,7 +92,7 @@ func (k *NATS) Read(ctx context.Context) ([]byte, error) {
 }
 
 // Last returns what the snapshot holds.
-func (k *NATS) Last() []byte {
+func (k *NATS) LastCommitted() []byte {
 	text, err := os.ReadFile(k.cfg.Snapshot)
 	if err != nil {
 		return nil
@@ -101,7 +101,7 @@ func (k *NATS) Last() []byte {
 }
 
 // Keep writes the snapshot: whole, or not at all.
-func (k *NATS) Keep(text []byte, _ []string) error {
+func (k *NATS) Commit(text []byte, _ []string) error {
 	if bytes.Equal(k.saved, text) {
 		return nil
 	}

@@ -143,10 +143,10 @@ func TestSnapshotIsReadWhileNATSIsDown(t *testing.T) {
 	if _, err := k.Read(t.Context()); err == nil || strings.Contains(err.Error(), "password") || !strings.Contains(err.Error(), "snapshot") {
 		t.Errorf("without a snapshot: %v", err)
 	}
-	if err := k.Keep([]byte("good"), nil); err != nil {
+	if err := k.Commit([]byte("good"), nil); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := k.Read(t.Context()); err != nil || string(text) != "good" || string(k.Last()) != "good" {
+	if text, err := k.Read(t.Context()); err != nil || string(text) != "good" || string(k.LastCommitted()) != "good" {
 		t.Errorf("%q, %v", text, err)
 	}
 	if info, err := os.Stat(snapshot); err != nil || info.Mode().Perm() != 0o600 {
@@ -157,15 +157,15 @@ func TestSnapshotIsReadWhileNATSIsDown(t *testing.T) {
 func TestFailedSnapshotWriteKeepsTheOldSnapshot(t *testing.T) {
 	folder := t.TempDir()
 	k := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "snapshot.yaml"))
-	if err := k.Keep([]byte("old"), nil); err != nil {
+	if err := k.Commit([]byte("old"), nil); err != nil {
 		t.Fatal(err)
 	}
 	gone := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "nowhere", "snapshot.yaml"))
-	if err := gone.Keep([]byte("new"), nil); err == nil {
+	if err := gone.Commit([]byte("new"), nil); err == nil {
 		t.Error("kept in a folder that is not there")
 	}
-	if string(k.Last()) != "old" {
-		t.Errorf("%q", k.Last())
+	if string(k.LastCommitted()) != "old" {
+		t.Errorf("%q", k.LastCommitted())
 	}
 }
 
@@ -196,7 +196,7 @@ func TestFileReportsReplacedFiles(t *testing.T) {
 	}
 	replace(path, "one")
 	f := source.OpenFile(path)
-	if err := f.Keep(nil, []string{filepath.Join(keys, "key.p8")}); err != nil {
+	if err := f.Commit(nil, []string{filepath.Join(keys, "key.p8")}); err != nil {
 		t.Fatal(err)
 	}
 	changed := runSource(t, f)
