@@ -35,7 +35,7 @@ func TestBenchCountsMatchLedger(t *testing.T) {
 		"single calls": {Rate: 100, WarmUp: 200 * time.Millisecond}, "batches": {Rate: 1000, Batch: 50}, "a closed loop": {InFlight: 2},
 	} {
 		got := r.runBench(t, c)
-		if got.Ledger == nil || !got.Ledger.Equal() || got.Ledger.Took < got.Offered || got.Verdicts["accepted"] != got.Offered {
+		if got.Ledger == nil || !got.Ledger.Equal() || got.Ledger.Accepted < got.Offered || got.Verdicts["accepted"] != got.Offered {
 			t.Errorf("%s: %d offered, %v, ledger %+v", name, got.Offered, got.Verdicts, got.Ledger)
 		}
 	}
@@ -55,7 +55,7 @@ func TestBenchInjectsAndReportsFaults(t *testing.T) {
 	if n := got.Verdicts["unregistered"]; n == 0 || got.Verdicts["accepted"] == 0 || n+got.Verdicts["accepted"] != got.Offered || !got.Ledger.Equal() {
 		t.Errorf("%d offered, %v, ledger %+v", got.Offered, got.Verdicts, got.Ledger)
 	}
-	if len(got.Faults) != 1 || got.Faults[0].Words != "apns, status 410" || got.Faults[0].From != span.Seconds()/5 || len(r.mock.Script().Faults) != 0 {
+	if len(got.Faults) != 1 || got.Faults[0].Description != "apns, status 410" || got.Faults[0].From != span.Seconds()/5 || len(r.mock.Script().Faults) != 0 {
 		t.Errorf("faults %+v, and the mock still plays %+v", got.Faults, r.mock.Script())
 	}
 	var page strings.Builder

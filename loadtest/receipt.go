@@ -22,8 +22,8 @@ type receipt struct {
 	Attempts []Attempt `json:"attempts"`
 }
 
-// collect makes the request and books every receipt at the moment that it comes.
-func (r *run) collect(request *http.Request) error {
+// readReceipts makes the request and books every receipt at the moment that it comes.
+func (r *run) readReceipts(request *http.Request) error {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableCompression = true
 	defer transport.CloseIdleConnections()
@@ -42,15 +42,15 @@ func (r *run) collect(request *http.Request) error {
 		if err != nil {
 			return fmt.Errorf("loadtest: %d receipts are missing: %w", missing, errors.Join(err, request.Context().Err()))
 		}
-		if err := r.book(line, time.Since(r.results.Began)); err != nil {
+		if err := r.record(line, time.Since(r.results.Started)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// book enters one receipt.
-func (r *run) book(line []byte, now time.Duration) error {
+// record enters one receipt.
+func (r *run) record(line []byte, now time.Duration) error {
 	var got receipt
 	if err := json.Unmarshal(line, &got); err != nil {
 		return fmt.Errorf("loadtest: a line is no receipt: %w", err)
@@ -63,28 +63,28 @@ func (r *run) book(line []byte, now time.Duration) error {
 		return fmt.Errorf("loadtest: the notification %d has two receipts", got.Index)
 	}
 	s.Due = time.Duration(r.due[got.Index].Load())
-	s.ID, s.Status, s.Reason, s.Latency = got.ID, r.name(got.Status), r.name(got.Reason), now-s.Due
+	s.ID, s.Status, s.Reason, s.Latency = got.ID, r.intern(got.Status), r.intern(got.Reason), now-s.Due
 	for _, a := range got.Attempts {
-		s.Attempts = append(s.Attempts, Attempt{Endpoint: r.name(a.Endpoint), Status: r.name(a.Status)})
+		s.Attempts = append(s.Attempts, Attempt{Endpoint: r.intern(a.Endpoint), Status: r.intern(a.Status)})
 	}
-	if r.places != nil {
-		<-r.places
+	if r.slots != nil {
+		<-r.slots
 	}
 	return nil
 }
 
-// name keeps one copy of each word, for there are few words and many receipts.
-func (r *run) name(word string) string {
-	known, ok := r.names[word]
+// intern keeps one copy of each word, for there are few words and many receipts.
+func (r *run) intern(word string) string {
+	known, ok := r.interned[word]
 	if !ok {
 		known = strings.Clone(word)
-		r.names[known] = known
+		r.interned[known] = known
 	}
 	return known
 }
 
-// lose marks what got no receipt.
-func (r *run) lose() {
+// markLost marks what got no receipt.
+func (r *run) markLost() {
 	for i := range r.results.Samples {
 		if s := &r.results.Samples[i]; s.Status == "" {
 			s.Due, s.Latency, s.Status = time.Duration(r.due[i].Load()), Never, Lost

@@ -17,7 +17,7 @@ const (
 // Results are what came of a Load.
 type Results struct {
 	// Began is when the schedule began.
-	Began time.Time
+	Started time.Time
 	// Samples are in the order of Compose's index, which is that of their times.
 	Samples Samples
 }
@@ -44,7 +44,7 @@ type Samples []Sample
 
 // Split parts the samples by their time: those due before at, and the others.
 func (r Results) Split(at time.Time) (before, after Samples) {
-	i, _ := slices.BinarySearchFunc(r.Samples, at.Sub(r.Began), func(s Sample, at time.Duration) int { return int(s.Due - at) })
+	i, _ := slices.BinarySearchFunc(r.Samples, at.Sub(r.Started), func(s Sample, at time.Duration) int { return int(s.Due - at) })
 	return r.Samples[:i], r.Samples[i:]
 }
 
@@ -55,9 +55,9 @@ func (r Results) Between(from, until time.Time) Samples {
 	return r.Samples[len(r.Samples)-len(late) : max(len(early), len(r.Samples)-len(late))]
 }
 
-// Latency returns the least latency that the share q, from 0 to 1, of the samples does not exceed; Never where that many
+// LatencyQuantile returns the least latency that the share q, from 0 to 1, of the samples does not exceed; Never where that many
 // were not even answered, and 0 of no samples.
-func (s Samples) Latency(q float64) time.Duration {
+func (s Samples) LatencyQuantile(q float64) time.Duration {
 	if len(s) == 0 {
 		return 0
 	}
@@ -80,8 +80,8 @@ func (s Samples) Count(so func(*Sample) bool) (n int) {
 	return n
 }
 
-// Visited returns how many attempts, and how many first ones, were made on an endpoint.
-func (s Samples) Visited(endpoint string) (attempts, first int) {
+// AttemptsOn returns how many attempts, and how many first ones, were made on an endpoint.
+func (s Samples) AttemptsOn(endpoint string) (attempts, first int) {
 	for i := range s {
 		for nth, a := range s[i].Attempts {
 			if a.Endpoint == endpoint {

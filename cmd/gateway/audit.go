@@ -17,14 +17,14 @@ import (
 	"github.com/sluice-push/sluice/history"
 )
 
-type audit struct {
+type auditCmd struct {
 	Config string `short:"c" xor:"where" required:"" placeholder:"FILE" help:"Configuration of the gateway, in YAML."`
 	Dir    string `xor:"where" required:"" placeholder:"DIR" help:"The folder of a queue that no gateway has, as queue.dir names it."`
 	JSON   bool   `help:"Print the report as JSON."`
 }
 
 // Help shows an example.
-func (audit) Help() string {
+func (auditCmd) Help() string {
 	return `Example:
 
     gateway audit -c gateway.yaml
@@ -33,8 +33,8 @@ Reads the history and the queue, and proves that every accepted notification has
 }
 
 // Run audits and prints the report.
-func (a audit) Run(p process) error {
-	report, err := a.audit(p)
+func (a auditCmd) Run(p process) error {
+	report, err := a.report(p)
 	if err != nil {
 		return err
 	}
@@ -46,28 +46,28 @@ func (a audit) Run(p process) error {
 		return err
 	}
 	if !report.Clean() {
-		return errSaid
+		return errReported
 	}
 	return nil
 }
 
-func (a audit) audit(p process) (*history.Report, error) {
+func (a auditCmd) report(p process) (*history.Report, error) {
 	if a.Dir != "" {
 		return gateway.Audit(p, &config.Config{Queue: config.Queue{Dir: config.File(a.Dir)}})
 	}
-	cfg, err := load(a.Config)
+	cfg, err := loadConfig(a.Config)
 	if err != nil {
 		return nil, err
 	}
 	report, err := gateway.Audit(p, cfg)
 	if errors.Is(err, engine.ErrLocked) {
-		return askAudit(p, string(cfg.Admin.Listen))
+		return fetchAudit(p, string(cfg.Admin.Listen))
 	}
 	return report, err
 }
 
-// askAudit has the gateway that has the folder audit it.
-func askAudit(ctx context.Context, admin string) (*history.Report, error) {
+// fetchAudit has the gateway that has the folder audit it.
+func fetchAudit(ctx context.Context, admin string) (*history.Report, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+gateway.AuditPath, nil)
 	if err != nil {
 		return nil, err
@@ -89,16 +89,16 @@ func printJSON(w io.Writer, r *history.Report) error { return json.NewEncoder(w)
 
 func printReport(w io.Writer, r *history.Report) error {
 	for _, f := range r.Findings {
-		say(w, "%-12s %s of %s, first told at %s\n", f.Kind, f.ID, f.App, f.Cursor)
+		printf(w, "%-12s %s of %s, first told at %s\n", f.Kind, f.ID, f.App, f.Cursor)
 	}
 	if named, all := len(r.Findings), r.Lost+r.Twice+r.Unannounced+r.Interrupted; uint64(named) < all {
-		say(w, "… and %d more\n", all-uint64(named))
+		printf(w, "… and %d more\n", all-uint64(named))
 	}
-	say(w, "%d events tell of %d notifications. %d were accepted for later; %d wait.\n", r.Events, r.Notifications, r.Accepted, r.Waiting)
+	printf(w, "%d events tell of %d notifications. %d were accepted for later; %d wait.\n", r.Events, r.Notifications, r.Accepted, r.Waiting)
 	if r.Clean() {
-		say(w, "Every one has exactly one end, or waits.\n")
+		printf(w, "Every one has exactly one end, or waits.\n")
 		return nil
 	}
-	say(w, "%d have no end and wait nowhere; %d have two ends.\n", r.Lost, r.Twice)
+	printf(w, "%d have no end and wait nowhere; %d have two ends.\n", r.Lost, r.Twice)
 	return nil
 }

@@ -20,8 +20,8 @@ const (
 	goodID = "019ab5a4-0000-7000-8000-000000000002"
 )
 
-// plant makes the folder of a queue in which these events stand.
-func plant(t *testing.T, events ...push.Event) (dir string) {
+// writeHistory makes the folder of a queue in which these events stand.
+func writeHistory(t *testing.T, events ...push.Event) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	e, err := engine.Open(t.Context(), engine.Config{Dir: filepath.Join(dir, "engine")})
@@ -47,31 +47,31 @@ func plant(t *testing.T, events ...push.Event) (dir string) {
 	return dir
 }
 
-func planted(id string, status push.Status) push.Event {
+func newEvent(id string, status push.Status) push.Event {
 	return push.Event{ID: id, App: "shop", At: time.Now(), Status: status}
 }
 
-func TestAnAuditNamesWhatWasLostAndEndsWithOne(t *testing.T) {
-	good := []push.Event{planted(goodID, push.StatusQueued), planted(goodID, push.StatusExpired)}
-	clean, lossy := plant(t, good...), plant(t, append(good, planted(lostID, push.StatusQueued))...)
-	if code, stdout, stderr := finish(t, nil, "audit", "--dir", clean); code != 0 || !strings.Contains(stdout, "exactly one end") {
+func TestAuditReportsLostNotifications(t *testing.T) {
+	good := []push.Event{newEvent(goodID, push.StatusQueued), newEvent(goodID, push.StatusExpired)}
+	clean, lossy := writeHistory(t, good...), writeHistory(t, append(good, newEvent(lostID, push.StatusQueued))...)
+	if code, stdout, stderr := runGateway(t, nil, "audit", "--dir", clean); code != 0 || !strings.Contains(stdout, "exactly one end") {
 		t.Errorf("%d %s %s", code, stdout, stderr)
 	}
-	if code, stdout, _ := finish(t, nil, "audit", "--dir", lossy); code != 1 || !strings.HasPrefix(stdout, "lost         "+lostID+" of shop") {
+	if code, stdout, _ := runGateway(t, nil, "audit", "--dir", lossy); code != 1 || !strings.HasPrefix(stdout, "lost         "+lostID+" of shop") {
 		t.Errorf("%d %s", code, stdout)
 	}
-	code, stdout, _ := finish(t, nil, "audit", "--json", "--dir", lossy)
+	code, stdout, _ := runGateway(t, nil, "audit", "--json", "--dir", lossy)
 	var report history.Report
 	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 1 || report.Lost != 1 || report.Findings[0].ID != lostID {
 		t.Errorf("%d %v %s", code, err, stdout)
 	}
 }
 
-func TestAnAuditOfNothingSaysSo(t *testing.T) {
-	if code, _, stderr := finish(t, nil, "audit", "--dir", filepath.Join(t.TempDir(), "nowhere")); code != 1 || !strings.Contains(stderr, "nothing to audit") {
+func TestAuditWithoutData(t *testing.T) {
+	if code, _, stderr := runGateway(t, nil, "audit", "--dir", filepath.Join(t.TempDir(), "nowhere")); code != 1 || !strings.Contains(stderr, "nothing to audit") {
 		t.Errorf("%d %s", code, stderr)
 	}
-	if code, _, stderr := finish(t, nil, "audit"); code != 2 || !strings.Contains(stderr, "missing flags") {
+	if code, _, stderr := runGateway(t, nil, "audit"); code != 2 || !strings.Contains(stderr, "missing flags") {
 		t.Errorf("%d %s", code, stderr)
 	}
 }

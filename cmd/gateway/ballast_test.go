@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestTheHeapHasBallastUnlessTheOperatorHasSetHowGarbageIsCollected(t *testing.T) {
+func TestBallastRespectsGCSettings(t *testing.T) {
 	percent := debug.SetGCPercent(100)
 	t.Cleanup(func() { debug.SetGCPercent(percent) })
 	for _, set := range []string{"GOGC", "GOMEMLIMIT"} {

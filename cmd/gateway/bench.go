@@ -20,8 +20,8 @@ import (
 	loadreport "github.com/sluice-push/sluice/loadtest/report"
 )
 
-type bench struct {
-	Rate     rate          `xor:"loop" placeholder:"5000/s" help:"Open loop: so many notifications are due in a second, whatever becomes of them."`
+type benchCmd struct {
+	Rate     rateFlag      `xor:"loop" placeholder:"5000/s" help:"Open loop: so many notifications are due in a second, whatever becomes of them."`
 	InFlight int           `xor:"loop" placeholder:"N" help:"Closed loop: so many calls are in flight (default 64, without --rate)."`
 	Batch    int           `default:"1" placeholder:"N" help:"Notifications in a call; default 1."`
 	Mix      string        `placeholder:"FILE" help:"What is sent: weighted templates, in YAML, or on lines of JSON (.ndjson)."`
@@ -49,7 +49,7 @@ type bench struct {
 }
 
 // Help shows an example.
-func (bench) Help() string {
+func (benchCmd) Help() string {
 	return `Examples:
 
     gateway bench --dev --rate 5000/s --duration 1m --html report.html
@@ -60,58 +60,58 @@ func (bench) Help() string {
 Latency counts from the time that a notification was due, so a stall shows in everything that it held up. A template of --mix is {weight: 8, notification: {...}} as the API takes it; in its texts {{n}} becomes the notification's number and {{hex}} the same as an APNs device token. With --dev or --ready-file the count is held against the mock's ledger: if they differ, the report says by how many, and the exit code is 1. Ctrl-C ends the test early, with a report. With --dev, SLUICE_... variables change the gateway's configuration.`
 }
 
-// rate is a number of notifications a second.
-type rate float64
+// rateFlag is a number of notifications a second.
+type rateFlag float64
 
 // UnmarshalText reads 5000 or 5000/s.
-func (r *rate) UnmarshalText(text []byte) error {
+func (r *rateFlag) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseFloat(strings.TrimSuffix(string(text), "/s"), 64)
 	if err != nil || n <= 0 {
 		return fmt.Errorf("%q must be a number of notifications a second, such as 5000/s", text)
 	}
-	*r = rate(n)
+	*r = rateFlag(n)
 	return nil
 }
 
 // Run runs the test and reports, or compares.
-func (b bench) Run(p process) error {
+func (b benchCmd) Run(p process) error {
 	if b.Compare || len(b.Reports) > 0 {
 		return b.compare(p)
 	}
-	cfg, err := b.config()
+	cfg, err := b.loadConfig()
 	if err != nil {
-		return wrong{err}
+		return usageError{err}
 	}
-	house, err := b.house(p)
+	house, err := b.newEnv(p)
 	if err != nil {
 		return err
 	}
 	defer house.stop()
-	house.fill(&cfg)
+	house.applyTo(&cfg)
 	if cfg.URL == "" {
-		return wrong{errors.New("bench: what is to be tested? Give --dev, --ready-file or --url")}
+		return usageError{errors.New("bench: what is to be tested? Give --dev, --ready-file or --url")}
 	}
-	panel := loadreport.Panel{To: p.stderr, Redraw: terminal(p.stderr)}
-	cfg.Tell, cfg.TellEvery = func(s loadbench.Snapshot) { panel.Show(view(s)) }, panel.Every()
-	profiled := b.profile(p, house.AdminURL)
+	panel := loadreport.Panel{Output: p.stderr, Terminal: isTerminal(p.stderr)}
+	cfg.OnProgress, cfg.ProgressInterval = func(s loadbench.Snapshot) { panel.Show(toProgress(s)) }, panel.Interval()
+	profiled := b.startProfile(p, house.AdminURL)
 	r, err := loadbench.Run(p, cfg)
 	panel.Clear()
 	if err == nil {
 		err = <-profiled
 	}
 	if err != nil {
-		return errors.Join(err, house.lastWords())
+		return errors.Join(err, house.exitedOutput())
 	}
-	return errors.Join(r.Text(p.stdout), b.write(r), verify(r))
+	return errors.Join(r.Text(p.stdout), b.writeReports(r), checkLedger(r))
 }
 
-func (b bench) config() (loadbench.Config, error) {
+func (b benchCmd) loadConfig() (loadbench.Config, error) {
 	cfg := loadbench.Config{
 		URL: b.URL, Key: b.Key, App: b.App, API: b.API, Rate: float64(b.Rate), InFlight: b.InFlight, Batch: b.Batch, Duration: b.Duration, WarmUp: b.WarmUp,
-		Version: version(), Command: b.line(),
+		Version: version(), Command: b.commandLine(),
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.Pid)) {
-		cfg.Watch = append(cfg.Watch, loadbench.Process{Name: name, PID: b.Pid[name]})
+		cfg.Processes = append(cfg.Processes, loadbench.Process{Name: name, PID: b.Pid[name]})
 	}
 	var err error
 	if b.Mix != "" {
@@ -126,8 +126,8 @@ func (b bench) config() (loadbench.Config, error) {
 	return cfg, err
 }
 
-// line is the command line without its secret.
-func (b bench) line() string {
+// commandLine is the command line without its secret.
+func (b benchCmd) commandLine() string {
 	args := append([]string{"gateway"}, os.Args[1:]...)
 	for i, arg := range args {
 		if b.Key != "" {
@@ -137,15 +137,15 @@ func (b bench) line() string {
 	return strings.Join(args, " ")
 }
 
-// view is a snapshot as the panel shows it.
-func view(s loadbench.Snapshot) loadreport.View {
-	return loadreport.View{
+// toProgress is a snapshot as the panel shows it.
+func toProgress(s loadbench.Snapshot) loadreport.Progress {
+	return loadreport.Progress{
 		Elapsed: s.Elapsed, WarmUp: s.WarmUp, Total: s.Total, Offered: s.Offered, Answered: s.Answered, Latency: s.Latency, InFlight: s.InFlight,
-		Verdicts: s.Verdicts, Live: s.Live, Troubled: s.Troubled,
+		Verdicts: s.Verdicts, Healthy: s.Healthy, Unhealthy: s.Unhealthy,
 	}
 }
 
-func (b bench) write(r *loadreport.Report) error {
+func (b benchCmd) writeReports(r *loadreport.Report) error {
 	var err error
 	if b.JSON != "" {
 		err = r.Write(b.JSON)
@@ -153,10 +153,10 @@ func (b bench) write(r *loadreport.Report) error {
 	if b.HTML == "" {
 		return err
 	}
-	return errors.Join(err, writePage(b.HTML, r.Page))
+	return errors.Join(err, writeFile(b.HTML, r.Page))
 }
 
-func writePage(path string, write func(io.Writer) error) error {
+func writeFile(path string, write func(io.Writer) error) error {
 	file, err := os.Create(path)
 	if err != nil {
 		return err
@@ -164,38 +164,38 @@ func writePage(path string, write func(io.Writer) error) error {
 	return errors.Join(write(file), file.Close())
 }
 
-// verify fails if the count is not the ledger's. The report has said so.
-func verify(r *loadreport.Report) error {
+// checkLedger fails if the count is not the ledger's. The report has said so.
+func checkLedger(r *loadreport.Report) error {
 	if r.Ledger != nil && !r.Ledger.Equal() {
-		return errSaid
+		return errReported
 	}
 	return nil
 }
 
 // compare holds two reports side by side.
-func (b bench) compare(p process) error {
+func (b benchCmd) compare(p process) error {
 	if !b.Compare || len(b.Reports) != 2 {
-		return wrong{errors.New("bench: --compare takes two reports: gateway bench --compare before.json after.json")}
+		return usageError{errors.New("bench: --compare takes two reports: gateway bench --compare before.json after.json")}
 	}
 	var both [2]*loadreport.Report
 	for i, path := range b.Reports {
 		r, err := loadreport.Read(path)
 		if err != nil {
-			return wrong{fmt.Errorf("bench: %w", err)}
+			return usageError{fmt.Errorf("bench: %w", err)}
 		}
 		both[i] = r
 	}
 	c := loadreport.Comparison{A: both[0], B: both[1], NameA: b.Reports[0], NameB: b.Reports[1]}
 	err := c.Text(p.stdout)
 	if b.HTML != "" {
-		err = errors.Join(err, writePage(b.HTML, c.Page))
+		err = errors.Join(err, writeFile(b.HTML, c.Page))
 	}
 	return err
 }
 
-// profile has the gateway's processor time profiled while it is measured. A run that is ended early has its report, and
+// startProfile has the gateway's processor time profiled while it is measured. A run that is ended early has its report, and
 // no profile: pprof gives none of a part of its time.
-func (b bench) profile(ctx context.Context, admin string) <-chan error {
+func (b benchCmd) startProfile(ctx context.Context, admin string) <-chan error {
 	done := make(chan error, 1)
 	if b.Profile == "" {
 		done <- nil
@@ -209,7 +209,7 @@ func (b bench) profile(ctx context.Context, admin string) <-chan error {
 		case <-time.After(b.WarmUp):
 		case <-ctx.Done():
 		}
-		err := fetch(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", admin, max(int(b.Duration.Seconds()), 1)), b.Profile)
+		err := download(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", admin, max(int(b.Duration.Seconds()), 1)), b.Profile)
 		if ctx.Err() != nil {
 			err = nil
 		}
@@ -218,7 +218,7 @@ func (b bench) profile(ctx context.Context, admin string) <-chan error {
 	return done
 }
 
-func fetch(ctx context.Context, url, file string) error {
+func download(ctx context.Context, url, file string) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return fmt.Errorf("bench: --profile: %w", err)
@@ -231,20 +231,20 @@ func fetch(ctx context.Context, url, file string) error {
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("bench: --profile: the gateway's admin listener answers %s", answer.Status)
 	}
-	return writePage(file, func(to io.Writer) error {
+	return writeFile(file, func(to io.Writer) error {
 		_, err := io.Copy(to, answer.Body)
 		return err
 	})
 }
 
-// known returns what a ready file says.
-func known(path string) (at ready, err error) {
+// readReadyFile returns what a ready file says.
+func readReadyFile(path string) (at readyInfo, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return at, wrong{fmt.Errorf("bench: --ready-file: %w", err)}
+		return at, usageError{fmt.Errorf("bench: --ready-file: %w", err)}
 	}
 	if err := json.Unmarshal(text, &at); err != nil {
-		return at, wrong{fmt.Errorf("bench: --ready-file %s: %w", path, err)}
+		return at, usageError{fmt.Errorf("bench: --ready-file %s: %w", path, err)}
 	}
 	return at, nil
 }

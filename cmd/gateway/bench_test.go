@@ -12,10 +12,10 @@ import (
 	"github.com/sluice-push/sluice/loadtest/report"
 )
 
-func TestBenchMeasuresProcessesOfItsOwn(t *testing.T) {
+func TestBenchDev(t *testing.T) {
 	folder := t.TempDir()
 	data, page := filepath.Join(folder, "report.json"), filepath.Join(folder, "report.html")
-	code, stdout, stderr := finish(t, nil, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
+	code, stdout, stderr := runGateway(t, nil, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
 	if code != 0 || !strings.Contains(stdout, "equal to the mock's ledger, to the last of 100 notifications") {
 		t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
@@ -39,14 +39,14 @@ func TestBenchMeasuresProcessesOfItsOwn(t *testing.T) {
 		t.Errorf("the page: %v\n%s", err, text)
 	}
 
-	code, stdout, _ = finish(t, nil, "bench", "--compare", data, data)
+	code, stdout, _ = runGateway(t, nil, "bench", "--compare", data, data)
 	if code != 0 || !strings.Contains(stdout, "× 1.00") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }
 
-func TestAnInterruptedBenchReports(t *testing.T) {
-	p := start(t, nil, "bench", "--dev", "--no-queue", "--rate", "50/s", "--duration", "1h", "--warm-up", "0s")
+func TestInterruptedBenchReports(t *testing.T) {
+	p := startGateway(t, nil, "bench", "--dev", "--no-queue", "--rate", "50/s", "--duration", "1h", "--warm-up", "0s")
 	p.eventually("it has measured something", func() bool { return strings.Contains(p.stderr.String(), "accepted") })
 	p.signal(syscall.SIGINT)
 	if code := p.wait(); code != 0 || !strings.Contains(p.stdout.String(), "ended before its time") || !strings.Contains(p.stdout.String(), "equal to the mock's ledger") {
@@ -54,7 +54,7 @@ func TestAnInterruptedBenchReports(t *testing.T) {
 	}
 }
 
-func TestBenchSaysWhatIsWrongWithItsFlags(t *testing.T) {
+func TestBenchRejectsInvalidFlags(t *testing.T) {
 	for want, args := range map[string][]string{
 		"Give --dev, --ready-file or --url": {"bench"},
 		"such as 5000/s":                    {"bench", "--dev", "--rate", "many"},
@@ -62,7 +62,7 @@ func TestBenchSaysWhatIsWrongWithItsFlags(t *testing.T) {
 		"--compare takes two reports":       {"bench", "--compare", "one.json"},
 		"can't be used together":            {"bench", "--rate", "5/s", "--in-flight", "3"},
 	} {
-		if code, _, stderr := finish(t, nil, args...); code != 2 || !strings.Contains(stderr, want) {
+		if code, _, stderr := runGateway(t, nil, args...); code != 2 || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit code %d, %q, want %q", args, code, stderr, want)
 		}
 	}

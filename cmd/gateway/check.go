@@ -11,14 +11,14 @@ import (
 	"github.com/sluice-push/sluice/gateway"
 )
 
-type check struct {
+type checkCmd struct {
 	Config  string        `short:"c" required:"" placeholder:"FILE" help:"Configuration, in YAML."`
 	Diff    string        `placeholder:"FILE" help:"Also tell what changes from this configuration to the other."`
 	Timeout time.Duration `default:"15s" help:"How long each check may take."`
 }
 
 // Help shows an example.
-func (check) Help() string {
+func (checkCmd) Help() string {
 	return `Example:
 
     gateway check -c gateway.yaml
@@ -27,60 +27,60 @@ Reads the file and every key in it, takes the addresses to listen on for a momen
 }
 
 // Run makes every check, also after one has failed, and prints a line for each.
-func (c check) Run(p process) error {
-	cfg, err := load(c.Config)
+func (c checkCmd) Run(p process) error {
+	cfg, err := loadConfig(c.Config)
 	if err != nil {
 		return err
 	}
 	g, err := gateway.New(cfg, nil)
 	if err != nil {
-		return wrong{err}
+		return usageError{err}
 	}
-	say(p.stdout, "ok    %s: %s\n", c.Config, summary(cfg))
-	if err := c.diff(p, cfg); err != nil {
+	printf(p.stdout, "ok    %s: %s\n", c.Config, configSummary(cfg))
+	if err := c.printDiff(p, cfg); err != nil {
 		return err
 	}
 	for _, warning := range gateway.Warnings(cfg) {
-		say(p.stdout, "warn  %s\n", warning)
+		printf(p.stdout, "warn  %s\n", warning)
 	}
 	for _, check := range g.Checks() {
 		if !c.verify(p, check) {
-			err = errSaid
+			err = errReported
 		}
 	}
 	return err
 }
 
-// diff prints what changes from the configuration of --diff to cfg.
-func (c check) diff(p process, cfg *config.Config) error {
+// printDiff prints what changes from the configuration of --diff to cfg.
+func (c checkCmd) printDiff(p process, cfg *config.Config) error {
 	if c.Diff == "" {
 		return nil
 	}
-	from, err := load(c.Diff)
+	from, err := loadConfig(c.Diff)
 	if err != nil {
 		return err
 	}
 	changes := config.Diff(from, cfg)
-	say(p.stdout, "diff  from %s: %d changes\n", c.Diff, len(changes))
+	printf(p.stdout, "diff  from %s: %d changes\n", c.Diff, len(changes))
 	for _, change := range changes {
-		say(p.stdout, "diff  %s\n", change)
+		printf(p.stdout, "diff  %s\n", change)
 	}
 	return nil
 }
 
-func (c check) verify(p process, check gateway.Check) bool {
+func (c checkCmd) verify(p process, check gateway.Check) bool {
 	ctx, cancel := context.WithTimeout(p, c.Timeout)
 	defer cancel()
 	found, err := check.Verify(ctx)
 	if err != nil {
-		say(p.stdout, "FAIL  %s: %v\n", check.Key, err)
+		printf(p.stdout, "FAIL  %s: %v\n", check.Key, err)
 		return false
 	}
-	say(p.stdout, "ok    %s: %s\n", check.Key, found)
+	printf(p.stdout, "ok    %s: %s\n", check.Key, found)
 	return true
 }
 
-func summary(cfg *config.Config) string {
+func configSummary(cfg *config.Config) string {
 	keys := 0
 	for _, app := range cfg.Apps {
 		keys += len(app.Keys)

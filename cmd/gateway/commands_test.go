@@ -17,14 +17,14 @@ import (
 	"github.com/sluice-push/sluice/providers/webpush"
 )
 
-func TestWrongUsageAndConfigurationEndWithTwoAndSayWhy(t *testing.T) {
-	bad := write(t, "gateway.yaml", "lisen: 127.0.0.1:8080\napps: {}\n")
-	keyless := write(t, "keyless.yaml", `apps:
+func TestUsageAndConfigErrorsExitWithTwo(t *testing.T) {
+	bad := writeTemp(t, "gateway.yaml", "lisen: 127.0.0.1:8080\napps: {}\n")
+	keyless := writeTemp(t, "keyless.yaml", `apps:
   shop:
     keys: [{name: a, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]
     fcm: {service_account_file: nowhere.json}
 `)
-	script := write(t, "fault.yaml", "faults: [ { service: apple, status: 500 } ]\n")
+	script := writeTemp(t, "fault.yaml", "faults: [ { service: apple, status: 500 } ]\n")
 	for _, c := range []struct {
 		args []string
 		want string
@@ -41,25 +41,25 @@ func TestWrongUsageAndConfigurationEndWithTwoAndSayWhy(t *testing.T) {
 		{[]string{"dev", "--fault", script}, `faults[0].service: "apple" is unknown`},
 		{[]string{"mock", "-c", bad}, bad + `: mock: line 1: lisen: no such key`},
 		{[]string{"send", "--key", "k", "--app", "a", "--platform", "apns"}, `missing flags: --token`},
-		{[]string{"send", "--url", "nonsense", "--key", "k", "--app", "a", "--platform", "apns", "--token", device}, `must be a URL such as http://127.0.0.1:8080`},
+		{[]string{"send", "--url", "nonsense", "--key", "k", "--app", "a", "--platform", "apns", "--token", deviceToken}, `must be a URL such as http://127.0.0.1:8080`},
 	} {
-		code, stdout, stderr := finish(t, nil, c.args...)
+		code, stdout, stderr := runGateway(t, nil, c.args...)
 		if code != 2 || !strings.Contains(stderr, c.want) || stdout != "" {
 			t.Errorf("gateway %v: exit code %d\nstdout: %s\nstderr: %s\nwant: %s", c.args, code, stdout, stderr, c.want)
 		}
 	}
 }
 
-func TestAnOverrideThatMeansNothingEndsWithTwo(t *testing.T) {
-	bad := write(t, "gateway.yaml", "apps: {}\n")
-	code, _, stderr := finish(t, []string{"SLUICE_LISTN=:1"}, "serve", "-c", bad)
+func TestUnknownEnvironmentOverrideExitsWithTwo(t *testing.T) {
+	bad := writeTemp(t, "gateway.yaml", "apps: {}\n")
+	code, _, stderr := runGateway(t, []string{"SLUICE_LISTN=:1"}, "serve", "-c", bad)
 	if code != 2 || !strings.Contains(stderr, "SLUICE_LISTN: no key is overridden by this variable (did you mean SLUICE_LISTEN?)") {
 		t.Errorf("%d %s", code, stderr)
 	}
 }
 
-func TestKeyPrintsAKeyAndItsHash(t *testing.T) {
-	code, stdout, _ := finish(t, nil, "key")
+func TestKeyPrintsKeyAndHash(t *testing.T) {
+	code, stdout, _ := runGateway(t, nil, "key")
 	words := strings.Fields(stdout)
 	if code != 0 || len(words) != 4 {
 		t.Fatalf("%d %q", code, stdout)
@@ -70,31 +70,31 @@ func TestKeyPrintsAKeyAndItsHash(t *testing.T) {
 	}
 }
 
-func TestKeyVAPIDPrintsAFileThatTheConfigurationTakes(t *testing.T) {
-	code, stdout, _ := finish(t, nil, "key", "vapid")
+func TestKeyVAPIDPrintsAUsableKeyFile(t *testing.T) {
+	code, stdout, _ := runGateway(t, nil, "key", "vapid")
 	key, err := webpush.ParseKey([]byte(stdout))
 	if code != 0 || err != nil || !strings.HasPrefix(stdout, "public   "+key.Public()+"\n") {
 		t.Fatalf("%d %v %q", code, err, stdout)
 	}
 }
 
-func TestContractAndSchemaArePrinted(t *testing.T) {
-	if code, stdout, _ := finish(t, nil, "openapi"); code != 0 || !strings.HasPrefix(stdout, "openapi: 3.1") && !strings.Contains(stdout, "\nopenapi: 3.1") {
+func TestOpenAPISchemaAndVersion(t *testing.T) {
+	if code, stdout, _ := runGateway(t, nil, "openapi"); code != 0 || !strings.HasPrefix(stdout, "openapi: 3.1") && !strings.Contains(stdout, "\nopenapi: 3.1") {
 		t.Errorf("openapi: %d %.80s", code, stdout)
 	}
-	if code, stdout, _ := finish(t, nil, "schema"); code != 0 || stdout != string(config.Schema()) {
+	if code, stdout, _ := runGateway(t, nil, "schema"); code != 0 || stdout != string(config.Schema()) {
 		t.Errorf("schema: %d %.80s", code, stdout)
 	}
-	if code, stdout, _ := finish(t, nil, "schema", "--markdown"); code != 0 || stdout != config.Reference() {
+	if code, stdout, _ := runGateway(t, nil, "schema", "--markdown"); code != 0 || stdout != config.Reference() {
 		t.Errorf("schema --markdown: %d %.80s", code, stdout)
 	}
-	if code, stdout, _ := finish(t, nil, "version"); code != 0 || !strings.HasPrefix(stdout, "gateway ") {
+	if code, stdout, _ := runGateway(t, nil, "version"); code != 0 || !strings.HasPrefix(stdout, "gateway ") {
 		t.Errorf("version: %d %s", code, stdout)
 	}
 }
 
-func TestSendPrintsTheReceiptAndItsExitCodeIsTheVerdict(t *testing.T) {
-	p, ready := develop(t)
+func TestSendPrintsReceiptAndExitCode(t *testing.T) {
+	p, ready := startDev(t)
 	env := []string{"GATEWAY_URL=" + ready["url"].(string), "GATEWAY_KEY=" + ready["key"].(string)}
 	to := func(args ...string) []string { return append([]string{"send", "--app", "demo"}, args...) }
 	for _, c := range []struct {
@@ -102,28 +102,28 @@ func TestSendPrintsTheReceiptAndItsExitCodeIsTheVerdict(t *testing.T) {
 		code int
 		want string
 	}{
-		{to("--platform", "apns", "--token", device, "--title", "Hi", "--badge", "0", "--ttl", "1h"), 0, `"status": "accepted"`},
+		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--badge", "0", "--ttl", "1h"), 0, `"status": "accepted"`},
 		{to("--platform", "fcm", "--topic", "news", "--body", "Hi", "--data", "k=v", "--priority", "high"), 0, `"status": "accepted"`},
-		{to("--platform", "apns", "--token", "dead0000"+device[8:], "--title", "Hi"), 1, `"reason": "Unregistered"`},
+		{to("--platform", "apns", "--token", "dead0000"+deviceToken[8:], "--title", "Hi"), 1, `"reason": "Unregistered"`},
 		{to("--platform", "apns", "--token", "../../etc", "--title", "Hi"), 1, `"field": "token"`},
-		{to("--platform", "apns", "--token", device, "--title", "Hi", "--key", "slk_wrong"), 1, `"status": 401`},
+		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--key", "slk_wrong"), 1, `"status": 401`},
 	} {
-		code, stdout, stderr := finish(t, env, c.args...)
+		code, stdout, stderr := runGateway(t, env, c.args...)
 		if code != c.code || !strings.Contains(stdout, c.want) || strings.Contains(stdout+stderr, ready["key"].(string)) {
 			t.Errorf("gateway %v: exit code %d\n%s%s", c.args, code, stdout, stderr)
 		}
 	}
 	p.terminate()
-	code, _, stderr := finish(t, env, to("--platform", "apns", "--token", device, "--title", "Hi")...)
+	code, _, stderr := runGateway(t, env, to("--platform", "apns", "--token", deviceToken, "--title", "Hi")...)
 	if code != 1 || !strings.Contains(stderr, "send: no answer from ") {
 		t.Errorf("without a gateway: %d %s", code, stderr)
 	}
 }
 
-// against writes a configuration for the mock providers of gateway mock.
-func against(t *testing.T, ready map[string]any) string {
+// mockConfig writes a configuration for the mock providers of gateway mock.
+func mockConfig(t *testing.T, ready map[string]any) string {
 	t.Helper()
-	return write(t, "gateway.yaml", fmt.Sprintf(`listen: 127.0.0.1:0
+	return writeTemp(t, "gateway.yaml", fmt.Sprintf(`listen: 127.0.0.1:0
 admin: {listen: 127.0.0.1:0}
 apps:
   demo:
@@ -134,12 +134,12 @@ apps:
 		ready["fcm"], ready["service_account_file"]))
 }
 
-func TestCheckPassesWhileTheProvidersAnswerAndFailsOnceTheyDoNot(t *testing.T) {
+func TestCheckConnectsToProviders(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
-	providers := start(t, nil, "mock", "--ready-file", path, "--keys", t.TempDir())
+	providers := startGateway(t, nil, "mock", "--ready-file", path, "--keys", t.TempDir())
 	ready := providers.readyFile(path)
-	file := against(t, ready)
-	code, stdout, stderr := finish(t, nil, "check", "-c", file)
+	file := mockConfig(t, ready)
+	code, stdout, stderr := runGateway(t, nil, "check", "-c", file)
 	for _, want := range []string{
 		"ok    " + file + ": understood; apps: 1, API keys: 1", "ok    listen: 127.0.0.1:0 is free",
 		"ok    apps.demo.apns: got a token for MOCKKEY001", "ok    apps.demo.apns: connected to " + ready["apns"].(string),
@@ -150,29 +150,29 @@ func TestCheckPassesWhileTheProvidersAnswerAndFailsOnceTheyDoNot(t *testing.T) {
 		}
 	}
 	providers.terminate()
-	code, stdout, _ = finish(t, nil, "check", "-c", file)
+	code, stdout, _ = runGateway(t, nil, "check", "-c", file)
 	if code != 1 || !strings.Contains(stdout, "FAIL  apps.demo.apns: no address of ") || !strings.Contains(stdout, "FAIL  apps.demo.fcm: ") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }
 
-func TestCheckWarnsOfAKeyThatOthersCanRead(t *testing.T) {
+func TestCheckWarnsAboutReadableKeyFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
-	providers := start(t, nil, "mock", "--ready-file", path)
+	providers := startGateway(t, nil, "mock", "--ready-file", path)
 	ready := providers.readyFile(path)
 	if err := os.Chmod(ready["apns_key_file"].(string), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	code, stdout, _ := finish(t, nil, "check", "-c", against(t, ready))
+	code, stdout, _ := runGateway(t, nil, "check", "-c", mockConfig(t, ready))
 	if code != 0 || !strings.Contains(stdout, "warn  apps.demo.apns.key_file: ") || !strings.Contains(stdout, "chmod 600") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }
 
-func TestMockPrintsWhereItListensAndPlaysItsFile(t *testing.T) {
+func TestMockPrintsAddressesAndPlaysItsScript(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
-	script := write(t, "mock.yaml", "endpoints: 2\nproject_id: other-project\nfaults: [ { service: fcm, status: 503 } ]\n")
-	p := start(t, nil, "mock", "-c", script, "--ready-file", path)
+	script := writeTemp(t, "mock.yaml", "endpoints: 2\nproject_id: other-project\nfaults: [ { service: fcm, status: 503 } ]\n")
+	p := startGateway(t, nil, "mock", "-c", script, "--ready-file", path)
 	ready := p.readyFile(path)
 	var printed map[string]any
 	p.eventually("JSON on standard output", func() bool { return json.Unmarshal([]byte(p.stdout.String()), &printed) == nil })
@@ -185,10 +185,10 @@ func TestMockPrintsWhereItListensAndPlaysItsFile(t *testing.T) {
 	p.terminate()
 }
 
-func TestServeSaysInJSONWhatItDoesAndEndsWellAtSIGTERM(t *testing.T) {
+func TestServeLogsJSONAndDrains(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
-	providers := start(t, nil, "mock", "--ready-file", path)
-	p := start(t, nil, "serve", "-c", against(t, providers.readyFile(path)))
+	providers := startGateway(t, nil, "mock", "--ready-file", path)
+	p := startGateway(t, nil, "serve", "-c", mockConfig(t, providers.readyFile(path)))
 	p.eventually("line that it serves", func() bool { return strings.Contains(p.stderr.String(), `"msg":"gateway: serving"`) })
 	p.terminate()
 	if log := p.stderr.String(); !strings.Contains(log, `"msg":"gateway: drained"`) {

@@ -21,14 +21,14 @@ import (
 	"github.com/sluice-push/sluice/rest"
 )
 
-type dev struct {
+type devCmd struct {
 	Listen    string `default:"127.0.0.1:8080" help:"Where the gateway answers; port 0 takes a free one."`
 	Fault     string `placeholder:"FILE" help:"What goes wrong with the mock providers, in YAML (faults: a list, as for mock -c)."`
 	ReadyFile string `placeholder:"FILE" help:"Write where everything listens to this file, in JSON, once it does."`
 }
 
 // Help shows an example.
-func (dev) Help() string {
+func (devCmd) Help() string {
 	return `Example:
 
     gateway dev
@@ -40,11 +40,11 @@ Plays APNs and FCM with eight endpoints each and a Web Push service, starts a ga
 into a file and start with --fault FILE.`
 }
 
-// demo is the one app of dev.
-const demo = "demo"
+// demoApp is the one app of dev.
+const demoApp = "demo"
 
-// ready is what dev writes into its ready file.
-type ready struct {
+// readyInfo is what dev writes into its ready file.
+type readyInfo struct {
 	URL      string `json:"url"`
 	AdminURL string `json:"admin_url"`
 	Key      string `json:"key"`
@@ -53,8 +53,8 @@ type ready struct {
 }
 
 // Run serves until a signal comes.
-func (d dev) Run(p process) error {
-	services, err := d.services()
+func (d devCmd) Run(p process) error {
+	services, err := d.newMock()
 	if err != nil {
 		return err
 	}
@@ -64,38 +64,38 @@ func (d dev) Run(p process) error {
 	}
 	defer func() { _ = os.RemoveAll(folder) }()
 	key, hash := rest.NewKey()
-	file, played, err := d.configure(folder, hash, services)
+	file, played, err := d.writeConfig(folder, hash, services)
 	if err != nil {
 		return err
 	}
-	g, err := d.gateway(p, file)
+	g, err := d.newGateway(p, file)
 	if err != nil {
 		return err
 	}
-	at := ready{URL: "http://" + g.Addr().String(), AdminURL: "http://" + g.AdminAddr().String(), Key: key, App: demo, Ready: played}
+	at := readyInfo{URL: "http://" + g.Addr().String(), AdminURL: "http://" + g.AdminAddr().String(), Key: key, App: demoApp, Ready: played}
 	if err := d.announce(p, file, at); err != nil {
 		return err
 	}
-	return together(p, services, g)
+	return runBoth(p, services, g)
 }
 
-// services returns the mock providers, listening.
-func (d dev) services() (*mockprovider.Mock, error) {
+// newMock returns the mock providers, listening.
+func (d devCmd) newMock() (*mockprovider.Mock, error) {
 	cfg := mockprovider.Config{Endpoints: 8}
 	if d.Fault != "" {
 		text, err := os.ReadFile(d.Fault)
 		if err != nil {
-			return nil, wrong{fmt.Errorf("dev: --fault: %w", err)}
+			return nil, usageError{fmt.Errorf("dev: --fault: %w", err)}
 		}
 		if cfg.Script, err = mockprovider.ParseScript(text); err != nil {
-			return nil, wrong{fmt.Errorf("dev: --fault %s: %w", d.Fault, err)}
+			return nil, usageError{fmt.Errorf("dev: --fault %s: %w", d.Fault, err)}
 		}
 	}
 	return mockprovider.New(cfg)
 }
 
-// configure writes the keys and the configuration into folder.
-func (d dev) configure(folder, hash string, services *mockprovider.Mock) (file string, at mockprovider.Ready, err error) {
+// writeConfig writes the keys and the configuration into folder.
+func (d devCmd) writeConfig(folder, hash string, services *mockprovider.Mock) (file string, at mockprovider.Ready, err error) {
 	keys, err := services.WriteFiles(folder)
 	if err != nil {
 		return "", at, err
@@ -106,15 +106,15 @@ func (d dev) configure(folder, hash string, services *mockprovider.Mock) (file s
 		return "", at, err
 	}
 	file = filepath.Join(folder, "gateway.yaml")
-	return file, at, os.WriteFile(file, []byte(demoText(d.Listen, d.admin(), hash, vapid, at, queueHere+"log: { level: warn, format: text }\n")), 0o600)
+	return file, at, os.WriteFile(file, []byte(demoConfig(d.Listen, d.adminAddr(), hash, vapid, at, localQueueConfig+"log: { level: warn, format: text }\n")), 0o600)
 }
 
-// queueHere is the configuration of a queue in its own folder.
-const queueHere = "queue: { dir: queue }   # in this folder, and gone with it\n"
+// localQueueConfig is the configuration of a queue in its own folder.
+const localQueueConfig = "queue: { dir: queue }   # in this folder, and gone with it\n"
 
-// demoText is a configuration for the app demo with the mock providers behind it, which listen at these addresses, and
+// demoConfig is a configuration for the app demo with the mock providers behind it, which listen at these addresses, and
 // further lines.
-func demoText(listen, admin, hash, vapid string, at mockprovider.Ready, more string) string {
+func demoConfig(listen, admin, hash, vapid string, at mockprovider.Ready, more string) string {
 	return fmt.Sprintf(`# What gateway dev runs with. The paths are those of the mock providers' keys.
 listen: %q
 admin: { listen: %q }
@@ -140,8 +140,8 @@ apps:
       vapid_key_file: %q
       subject: mailto:dev@example.com
 pool: { size: 6 }   # the mock has 8 endpoints for each service, so that there are spare ones to take in
-%s`, listen, admin, demo, hash, list(at.APNsEndpoints), at.APNsManage, at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
-		at.APNsTopic, at.FCM, list(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile,
+%s`, listen, admin, demoApp, hash, quoteList(at.APNsEndpoints), at.APNsManage, at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
+		at.APNsTopic, at.FCM, quoteList(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile,
 		at.WebPush, at.CAFile, vapid, more)
 }
 
@@ -159,32 +159,32 @@ func writeVAPID(folder string) (file string, err error) {
 	return file, os.WriteFile(file, text, 0o600)
 }
 
-func list(addresses []string) string { return `"` + strings.Join(addresses, `", "`) + `"` }
+func quoteList(addresses []string) string { return `"` + strings.Join(addresses, `", "`) + `"` }
 
-// usualAdmin is where the admin listener is by default.
-const usualAdmin = "127.0.0.1:9090"
+// defaultAdmin is where the admin listener is by default.
+const defaultAdmin = "127.0.0.1:9090"
 
-// admin returns the usual address for the admin listener, or a free one where that is taken, or where the caller wants
+// adminAddr returns the usual address for the admin listener, or a free one where that is taken, or where the caller wants
 // free ports.
-func (d dev) admin() string {
+func (d devCmd) adminAddr() string {
 	if strings.HasSuffix(d.Listen, ":0") {
 		return "127.0.0.1:0"
 	}
-	l, err := net.Listen("tcp", usualAdmin)
+	l, err := net.Listen("tcp", defaultAdmin)
 	if err != nil {
 		return "127.0.0.1:0"
 	}
 	_ = l.Close()
-	return usualAdmin
+	return defaultAdmin
 }
 
-// gateway returns the gateway, listening.
-func (d dev) gateway(p process, file string) (*gateway.Gateway, error) {
+// newGateway returns the gateway, listening.
+func (d devCmd) newGateway(p process, file string) (*gateway.Gateway, error) {
 	cfg, err := config.Load(file, nil)
 	if err != nil {
-		return nil, wrong{err}
+		return nil, usageError{err}
 	}
-	g, err := gateway.New(cfg, logger(p.stderr, cfg.Log))
+	g, err := gateway.New(cfg, newLogger(p.stderr, cfg.Log))
 	if err != nil {
 		return nil, err
 	}
@@ -194,8 +194,8 @@ func (d dev) gateway(p process, file string) (*gateway.Gateway, error) {
 	return g, nil
 }
 
-// together runs both. The providers stay until the gateway has drained, for what is in flight needs them.
-func together(p process, services *mockprovider.Mock, g *gateway.Gateway) error {
+// runBoth runs both. The providers stay until the gateway has drained, for what is in flight needs them.
+func runBoth(p process, services *mockprovider.Mock, g *gateway.Gateway) error {
 	providing, stop := context.WithCancel(context.WithoutCancel(p))
 	var both errgroup.Group
 	both.Go(func() error { return services.Run(providing) })
@@ -207,17 +207,17 @@ func together(p process, services *mockprovider.Mock, g *gateway.Gateway) error 
 }
 
 // announce prints the banner, and writes the ready file if one was asked for.
-func (d dev) announce(p process, file string, at ready) error {
-	say(p.stdout, "%s", d.banner(file, at))
+func (d devCmd) announce(p process, file string, at readyInfo) error {
+	printf(p.stdout, "%s", d.banner(file, at))
 	text, err := json.MarshalIndent(at, "", "  ")
-	return errors.Join(err, writeWhole(d.ReadyFile, append(text, '\n')))
+	return errors.Join(err, writeAtomically(d.ReadyFile, append(text, '\n')))
 }
 
 // banner is what a newcomer reads.
-func (d dev) banner(file string, at ready) string {
+func (d devCmd) banner(file string, at readyInfo) string {
 	elsewhere := ""
-	if !strings.HasSuffix(d.Listen, ":0") && at.AdminURL != "http://"+usualAdmin {
-		elsewhere = "   (" + usualAdmin + " is taken)"
+	if !strings.HasSuffix(d.Listen, ":0") && at.AdminURL != "http://"+defaultAdmin {
+		elsewhere = "   (" + defaultAdmin + " is taken)"
 	}
 	return fmt.Sprintf(`
   Sluice serves, with mock providers behind it.

@@ -17,12 +17,12 @@ import (
 	"testing"
 )
 
-var pasted = regexp.MustCompile(`(?m)^    curl -sS (.*\\\n)+.*$`)
+var curlCommand = regexp.MustCompile(`(?m)^    curl -sS (.*\\\n)+.*$`)
 
-func TestDevServesAndItsCurlLineWorksAsPasted(t *testing.T) {
-	p, ready := develop(t)
-	p.eventually("curl line", func() bool { return pasted.MatchString(p.stdout.String()) })
-	answer := paste(t, pasted.FindString(p.stdout.String()), ready)
+func TestDevPrintsAWorkingCurlCommand(t *testing.T) {
+	p, ready := startDev(t)
+	p.eventually("curl line", func() bool { return curlCommand.MatchString(p.stdout.String()) })
+	answer := runCurl(t, curlCommand.FindString(p.stdout.String()), ready)
 	if !strings.Contains(answer, `"status":"accepted"`) || !strings.Contains(answer, `"attempts":[{"endpoint":"127.0.0.1:`) {
 		t.Errorf("answer: %s", answer)
 	}
@@ -33,8 +33,8 @@ func TestDevServesAndItsCurlLineWorksAsPasted(t *testing.T) {
 	}
 }
 
-// paste runs a line as a shell does. Where there is no curl it makes the same request.
-func paste(t *testing.T, line string, ready map[string]any) string {
+// runCurl runs a line as a shell does. Where there is no curl it makes the same request.
+func runCurl(t *testing.T, line string, ready map[string]any) string {
 	t.Helper()
 	if _, err := exec.LookPath("curl"); err == nil {
 		answer, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
@@ -43,7 +43,7 @@ func paste(t *testing.T, line string, ready map[string]any) string {
 		}
 		return string(answer)
 	}
-	for _, part := range []string{ready["url"].(string) + "/v1/apps/demo/notifications", ready["key"].(string), device} {
+	for _, part := range []string{ready["url"].(string) + "/v1/apps/demo/notifications", ready["key"].(string), deviceToken} {
 		if !strings.Contains(line, part) {
 			t.Errorf("%q is not in %s", part, line)
 		}
@@ -55,8 +55,8 @@ func paste(t *testing.T, line string, ready map[string]any) string {
 	return answer
 }
 
-func TestTheReadyFileHoldsAllThatScriptsNeed(t *testing.T) {
-	p, ready := develop(t)
+func TestDevReadyFile(t *testing.T) {
+	p, ready := startDev(t)
 	for _, key := range []string{
 		"url", "admin_url", "key", "app", "apns", "apns_endpoints", "apns_key_file", "apns_key_id", "apns_team_id", "apns_topic",
 		"fcm", "token_url", "project_id", "service_account_file", "webpush", "ledger", "ca_file",
@@ -76,18 +76,18 @@ func TestTheReadyFileHoldsAllThatScriptsNeed(t *testing.T) {
 	p.terminate()
 }
 
-func TestDevKeepsWhatNobodyWaitsFor(t *testing.T) {
-	p, ready := develop(t)
-	file := write(t, "campaign.ndjson", strings.Repeat(fmt.Sprintf("{\"platform\":\"apns\",\"token\":%q,\"title\":\"Hi\"}\n", device), 100))
-	code, _, stderr := finish(t, []string{"GATEWAY_URL=" + ready["url"].(string), "GATEWAY_KEY=" + ready["key"].(string)}, "send", "--app", "demo", "--file", file)
+func TestDevQueuesAsyncNotifications(t *testing.T) {
+	p, ready := startDev(t)
+	file := writeTemp(t, "campaign.ndjson", strings.Repeat(fmt.Sprintf("{\"platform\":\"apns\",\"token\":%q,\"title\":\"Hi\"}\n", deviceToken), 100))
+	code, _, stderr := runGateway(t, []string{"GATEWAY_URL=" + ready["url"].(string), "GATEWAY_KEY=" + ready["key"].(string)}, "send", "--app", "demo", "--file", file)
 	if code != 0 || !strings.Contains(stderr, "100 queued") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 	p.terminate()
 }
 
-func TestDevPlaysAFaultAndTheRoadGoesRoundIt(t *testing.T) {
-	p, ready := develop(t, "--fault", write(t, "fault.yaml", `faults: [ { service: apns, endpoint: "0", status: 500 } ]`))
+func TestDevRoutesAroundAFault(t *testing.T) {
+	p, ready := startDev(t, "--fault", writeTemp(t, "fault.yaml", `faults: [ { service: apns, endpoint: "0", status: 500 } ]`))
 	p.eventually("a notification that met the fault", func() bool {
 		status, answer, err := post(ready)
 		if err != nil || status != 200 || !strings.Contains(answer, `"status":"accepted"`) {
@@ -98,30 +98,30 @@ func TestDevPlaysAFaultAndTheRoadGoesRoundIt(t *testing.T) {
 	p.terminate()
 }
 
-func TestDevTakesAnotherAdminAddressWhereTheUsualIsTaken(t *testing.T) {
+func TestDevFallsBackToAFreeAdminPort(t *testing.T) {
 	if l, err := net.Listen("tcp", "127.0.0.1:9090"); err == nil {
 		defer l.Close()
 	}
 	path := filepath.Join(t.TempDir(), "ready.json")
-	p := start(t, nil, "dev", "--listen", own, "--ready-file", path)
+	p := startGateway(t, nil, "dev", "--listen", ownAddr, "--ready-file", path)
 	ready := p.readyFile(path)
-	if ready["url"] != "http://"+own || ready["admin_url"] == "http://127.0.0.1:9090" {
+	if ready["url"] != "http://"+ownAddr || ready["admin_url"] == "http://127.0.0.1:9090" {
 		t.Errorf("url %v, admin_url %v", ready["url"], ready["admin_url"])
 	}
 	p.eventually("word about it", func() bool { return strings.Contains(p.stdout.String(), "(127.0.0.1:9090 is taken)") })
 	p.terminate()
 }
 
-// own is an address that the system gives to nobody who lets it choose, and that no other process that runs these tests
+// ownAddr is an address that the system gives to nobody who lets it choose, and that no other process that runs these tests
 // takes.
-var own = fmt.Sprint("127.0.0.1:", 20_000+os.Getpid()%10_000)
+var ownAddr = fmt.Sprint("127.0.0.1:", 20_000+os.Getpid()%10_000)
 
-// laggard is a fault that keeps every notification in flight for a while.
-const laggard = `faults: [ { service: apns, delay: 700ms } ]`
+// delayFault is a fault that keeps every notification in flight for a while.
+const delayFault = `faults: [ { service: apns, delay: 700ms } ]`
 
-func TestSIGTERMCutsNoAcceptedRequest(t *testing.T) {
+func TestSIGTERMDrainsRequestsInFlight(t *testing.T) {
 	const n = 200
-	p, ready := develop(t, "--fault", write(t, "fault.yaml", laggard))
+	p, ready := startDev(t, "--fault", writeTemp(t, "fault.yaml", delayFault))
 	var sending sync.WaitGroup
 	var answered atomic.Int64
 	for range n {
@@ -138,14 +138,14 @@ func TestSIGTERMCutsNoAcceptedRequest(t *testing.T) {
 	sending.Wait()
 }
 
-func TestASecondSignalEndsTheProcessAtOnce(t *testing.T) {
-	p, ready := develop(t, "--fault", write(t, "fault.yaml", `faults: [ { service: apns, drop_response: true } ]`))
+func TestSecondSignalExitsImmediately(t *testing.T) {
+	p, ready := startDev(t, "--fault", writeTemp(t, "fault.yaml", `faults: [ { service: apns, drop_response: true } ]`))
 	var posting sync.WaitGroup
 	posting.Go(func() { // one after the other; their ends are not the matter here
 		for running := true; running; {
 			_, _, _ = post(ready)
 			select {
-			case <-p.ended:
+			case <-p.done:
 				running = false
 			default:
 			}
@@ -160,8 +160,8 @@ func TestASecondSignalEndsTheProcessAtOnce(t *testing.T) {
 	posting.Wait()
 }
 
-func TestEveryCommandsHelpShowsAnExampleAndNoneThatIsNotBuilt(t *testing.T) {
-	_, help, _ := finish(t, nil, "--help")
+func TestCommandHelp(t *testing.T) {
+	_, help, _ := runGateway(t, nil, "--help")
 	var names []string
 	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help, -1) {
 		names = append(names, m[1])
@@ -171,7 +171,7 @@ func TestEveryCommandsHelpShowsAnExampleAndNoneThatIsNotBuilt(t *testing.T) {
 		t.Errorf("commands: %s\n%s", got, help)
 	}
 	for _, name := range names {
-		code, help, stderr := finish(t, nil, name, "--help")
+		code, help, stderr := runGateway(t, nil, name, "--help")
 		if code != 0 || stderr != "" || !strings.Contains(help, "gateway "+name) || (!strings.Contains(help, "Example") && name != "version") {
 			t.Errorf("%s --help: %d %s\n%s", name, code, stderr, help)
 		}

@@ -11,14 +11,14 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-type mock struct {
+type mockCmd struct {
 	Config    string `short:"c" placeholder:"FILE" help:"What to play, in YAML; without it, honest services on free ports."`
 	ReadyFile string `placeholder:"FILE" help:"Write where everything listens to this file, in JSON, once it does."`
 	Keys      string `placeholder:"FOLDER" help:"Write keys and certificates to this folder and leave them there; default a temporary one."`
 }
 
 // Help shows an example.
-func (mock) Help() string {
+func (mockCmd) Help() string {
 	return `Example:
 
     gateway mock --ready-file mock.json
@@ -37,16 +37,16 @@ Plays APNs with channel management, FCM, Google's OAuth2 endpoint and three Web 
 }
 
 // Run plays the services until a signal comes.
-func (m mock) Run(p process) error {
-	cfg, err := m.config()
+func (m mockCmd) Run(p process) error {
+	cfg, err := m.loadConfig()
 	if err != nil {
-		return wrong{err}
+		return usageError{err}
 	}
 	services, err := mockprovider.New(cfg)
 	if err != nil {
-		return wrong{err}
+		return usageError{err}
 	}
-	folder, remove, err := m.folder()
+	folder, remove, err := m.keysDir()
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (m mock) Run(p process) error {
 	return services.Run(p)
 }
 
-func (m mock) config() (mockprovider.Config, error) {
+func (m mockCmd) loadConfig() (mockprovider.Config, error) {
 	if m.Config == "" {
 		return mockprovider.Config{}, nil
 	}
@@ -76,8 +76,8 @@ func (m mock) config() (mockprovider.Config, error) {
 	return cfg, nil
 }
 
-// folder returns where the keys go, and what to do at the end.
-func (m mock) folder() (folder string, remove func(), err error) {
+// keysDir returns where the keys go, and what to do at the end.
+func (m mockCmd) keysDir() (folder string, remove func(), err error) {
 	if m.Keys != "" {
 		return m.Keys, func() {}, os.MkdirAll(m.Keys, 0o700)
 	}
@@ -95,12 +95,12 @@ func announce(p process, readyFile string, ready any) error {
 	if _, err := p.stdout.Write(text); err != nil {
 		return err
 	}
-	return writeWhole(readyFile, text)
+	return writeAtomically(readyFile, text)
 }
 
-// writeWhole writes a file so that whoever waits for it finds all of it or none. It can hold a key: only its owner may
+// writeAtomically writes a file so that whoever waits for it finds all of it or none. It can hold a key: only its owner may
 // read it.
-func writeWhole(path string, text []byte) error {
+func writeAtomically(path string, text []byte) error {
 	if path == "" {
 		return nil
 	}

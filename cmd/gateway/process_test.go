@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// binary is the gateway as users have it.
-var binary string
+// gatewayBinary is the gateway as users have it.
+var gatewayBinary string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer func() { _ = os.RemoveAll(folder) }()
-		binary = filepath.Join(folder, "gateway")
-		if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		gatewayBinary = filepath.Join(folder, "gateway")
+		if out, err := exec.Command("go", "build", "-o", gatewayBinary, ".").CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
 			return 1
 		}
@@ -40,15 +40,15 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// patience bounds every process and every wait: whoever reaches it has failed.
-const patience = 3 * time.Minute
+// testTimeout bounds every process and every wait: whoever reaches it has failed.
+const testTimeout = 3 * time.Minute
 
-// running is a process of the binary.
-type running struct {
+// gatewayProcess is a process of the binary.
+type gatewayProcess struct {
 	t              *testing.T
 	cmd            *exec.Cmd
 	stdout, stderr output
-	ended          chan struct{}
+	done           chan struct{}
 	code           int
 }
 
@@ -70,18 +70,18 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// start starts the binary. env is added to the environment. The process ends with the test at the latest.
-func start(t *testing.T, env []string, args ...string) *running {
+// startGateway starts the binary. env is added to the environment. The process ends with the test at the latest.
+func startGateway(t *testing.T, env []string, args ...string) *gatewayProcess {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	p := &running{t: t, cmd: exec.CommandContext(ctx, binary, args...), ended: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	p := &gatewayProcess{t: t, cmd: exec.CommandContext(ctx, gatewayBinary, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.Env = append(os.Environ(), env...)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
-		defer close(p.ended)
+		defer close(p.done)
 		err := p.cmd.Wait()
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			p.code = exit.ExitCode()
@@ -89,38 +89,38 @@ func start(t *testing.T, env []string, args ...string) *running {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		<-p.ended
+		<-p.done
 	})
 	return p
 }
 
 // wait returns the exit code, -1 for a signal.
-func (p *running) wait() int {
-	<-p.ended
+func (p *gatewayProcess) wait() int {
+	<-p.done
 	return p.code
 }
 
-func (p *running) signal(s os.Signal) {
+func (p *gatewayProcess) signal(s os.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
 		p.t.Fatal(err)
 	}
 }
 
-// finish runs the binary to its end.
-func finish(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
+// runGateway runs the binary to its end.
+func runGateway(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	p := start(t, env, args...)
+	p := startGateway(t, env, args...)
 	code = p.wait()
 	return code, p.stdout.String(), p.stderr.String()
 }
 
 // eventually returns once so is true.
-func (p *running) eventually(what string, so func() bool) {
+func (p *gatewayProcess) eventually(what string, so func() bool) {
 	p.t.Helper()
-	for deadline := time.Now().Add(patience); !so(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testTimeout); !so(); time.Sleep(5 * time.Millisecond) {
 		select {
-		case <-p.ended:
+		case <-p.done:
 			p.t.Fatalf("ended with %d before %s:\n%s%s", p.code, what, p.stdout.String(), p.stderr.String())
 		default:
 		}
@@ -131,7 +131,7 @@ func (p *running) eventually(what string, so func() bool) {
 }
 
 // readyFile waits for a ready file and returns what it holds.
-func (p *running) readyFile(path string) map[string]any {
+func (p *gatewayProcess) readyFile(path string) map[string]any {
 	p.t.Helper()
 	var ready map[string]any
 	p.eventually("ready file", func() bool {
@@ -147,16 +147,16 @@ func (p *running) readyFile(path string) map[string]any {
 	return ready
 }
 
-// develop starts gateway dev on free ports.
-func develop(t *testing.T, args ...string) (*running, map[string]any) {
+// startDev starts gateway dev on free ports.
+func startDev(t *testing.T, args ...string) (*gatewayProcess, map[string]any) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ready.json")
-	p := start(t, nil, append([]string{"dev", "--listen", "127.0.0.1:0", "--ready-file", path}, args...)...)
+	p := startGateway(t, nil, append([]string{"dev", "--listen", "127.0.0.1:0", "--ready-file", path}, args...)...)
 	return p, p.readyFile(path)
 }
 
-// write writes a file for a process to read.
-func write(t *testing.T, name, text string) string {
+// writeTemp writes a file for a process to read.
+func writeTemp(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -165,11 +165,11 @@ func write(t *testing.T, name, text string) string {
 	return path
 }
 
-const device = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
+const deviceToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
 
 // post sends one notification to a gateway of dev.
 func post(ready map[string]any) (status int, answer string, err error) {
-	body := fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, device)
+	body := fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, deviceToken)
 	request, err := http.NewRequest(http.MethodPost, ready["url"].(string)+"/v1/apps/demo/notifications", strings.NewReader(body))
 	if err != nil {
 		return 0, "", err
@@ -177,7 +177,7 @@ func post(ready map[string]any) (status int, answer string, err error) {
 	return do(request, ready)
 }
 
-func get(ready map[string]any, path string) (status int, answer string, err error) {
+func getPath(ready map[string]any, path string) (status int, answer string, err error) {
 	request, err := http.NewRequest(http.MethodGet, ready["url"].(string)+path, nil)
 	if err != nil {
 		return 0, "", err
@@ -198,7 +198,7 @@ func do(request *http.Request, ready map[string]any) (int, string, error) {
 
 // inFlight counts the attempts that wait for the provider.
 func inFlight(ready map[string]any) int {
-	_, text, err := get(ready, "/v1/status")
+	_, text, err := getPath(ready, "/v1/status")
 	if err != nil {
 		return 0
 	}
@@ -220,7 +220,7 @@ func inFlight(ready map[string]any) int {
 }
 
 // terminate ends a process politely and wants it to end well.
-func (p *running) terminate() {
+func (p *gatewayProcess) terminate() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
 	if code := p.wait(); code != 0 {

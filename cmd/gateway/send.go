@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-type send struct {
+type sendCmd struct {
 	URL string `name:"url" env:"GATEWAY_URL" default:"http://127.0.0.1:8080" help:"The gateway."`
 	Key string `env:"GATEWAY_KEY" required:"" help:"API key with the scope send. Other users of this machine can see it among the flags: better set the variable."`
 	App string `required:"" help:"App to send for."`
@@ -45,7 +45,7 @@ type send struct {
 }
 
 // Help shows an example.
-func (send) Help() string {
+func (sendCmd) Help() string {
 	return `Example, with the key that gateway dev printed:
 
     export GATEWAY_KEY=slk_...
@@ -63,17 +63,17 @@ connection or an interruption the same command goes on where it stopped: no line
 }
 
 // Run sends the notification and prints its receipt.
-func (s send) Run(p process) error {
+func (s sendCmd) Run(p process) error {
 	if s.File != "" {
 		if !reflect.DeepEqual(s.notification(), new(push.Notification)) {
-			return wrong{errors.New("send: --file stands alone: its lines say everything about the notifications")}
+			return usageError{errors.New("send: --file stands alone: its lines say everything about the notifications")}
 		}
 		return s.runFile(p)
 	}
 	if s.Platform == "" {
-		return wrong{errors.New("send: missing flags: --platform=apns or --platform=fcm")}
+		return usageError{errors.New("send: missing flags: --platform=apns or --platform=fcm")}
 	}
-	request, err := s.request(p)
+	request, err := s.singleRequest(p)
 	if err != nil {
 		return err
 	}
@@ -86,42 +86,42 @@ func (s send) Run(p process) error {
 	if err != nil {
 		return fmt.Errorf("send: the answer broke off, so the notification may have been sent: %w", err)
 	}
-	return report(p, answer.StatusCode, text)
+	return printReceipt(p, answer.StatusCode, text)
 }
 
-func (s send) request(p process) (*http.Request, error) {
+func (s sendCmd) singleRequest(p process) (*http.Request, error) {
 	body, err := json.Marshal(s.notification())
 	if err != nil {
 		return nil, err
 	}
-	return s.post(p, bytes.NewReader(body), "application/json")
+	return s.newRequest(p, bytes.NewReader(body), "application/json")
 }
 
-// batch is the request for a file's lines, which nobody waits for.
-func (s send) batch(ctx context.Context, body io.Reader) (*http.Request, error) {
-	request, err := s.post(ctx, body, "application/x-ndjson", "batch")
+// batchRequest is the request for a file's lines, which nobody waits for.
+func (s sendCmd) batchRequest(ctx context.Context, body io.Reader) (*http.Request, error) {
+	request, err := s.newRequest(ctx, body, "application/x-ndjson", "batch")
 	if err == nil {
 		request.Header.Set("Prefer", "respond-async")
 	}
 	return request, err
 }
 
-func (s send) post(ctx context.Context, body io.Reader, media string, below ...string) (*http.Request, error) {
+func (s sendCmd) newRequest(ctx context.Context, body io.Reader, media string, below ...string) (*http.Request, error) {
 	base, err := url.Parse(s.URL)
 	if err != nil || base.Host == "" {
-		return nil, wrong{fmt.Errorf("send: --url %q: must be a URL such as http://127.0.0.1:8080", s.URL)}
+		return nil, usageError{fmt.Errorf("send: --url %q: must be a URL such as http://127.0.0.1:8080", s.URL)}
 	}
 	target := base.JoinPath("v1/apps", url.PathEscape(s.App), "notifications").JoinPath(below...)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), body)
 	if err != nil {
-		return nil, wrong{err}
+		return nil, usageError{err}
 	}
 	request.Header.Set("Authorization", "Bearer "+s.Key)
 	request.Header.Set("Content-Type", media)
 	return request, nil
 }
 
-func (s send) notification() *push.Notification {
+func (s sendCmd) notification() *push.Notification {
 	n := &push.Notification{
 		Platform: push.Platform(s.Platform),
 		Target:   push.Target{Token: s.Token, Topic: s.Topic, Condition: s.Condition},
@@ -135,18 +135,18 @@ func (s send) notification() *push.Notification {
 	return n
 }
 
-// report prints a receipt, or the problem in place of one, and fails unless the notification was accepted.
-func report(p process, status int, text []byte) error {
+// printReceipt prints a receipt, or the problem in place of one, and fails unless the notification was accepted.
+func printReceipt(p process, status int, text []byte) error {
 	var pretty bytes.Buffer
 	if json.Indent(&pretty, text, "", "  ") != nil {
 		return fmt.Errorf("send: an answer that is not JSON, with HTTP status %d: is this a gateway?", status)
 	}
-	say(p.stdout, "%s\n", bytes.TrimSpace(pretty.Bytes()))
+	printf(p.stdout, "%s\n", bytes.TrimSpace(pretty.Bytes()))
 	var receipt struct {
 		Status push.Status `json:"status"`
 	}
 	if status == http.StatusOK && json.Unmarshal(text, &receipt) == nil && receipt.Status == push.StatusAccepted {
 		return nil
 	}
-	return errSaid
+	return errReported
 }

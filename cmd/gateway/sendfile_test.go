@@ -16,26 +16,26 @@ import (
 	"testing"
 )
 
-// batches is a gateway that plays what a test says to the calls with a file's lines.
-type batches struct {
+// batchServer is a gateway that plays what a test says to the calls with a file's lines.
+type batchServer struct {
 	*httptest.Server
-	play func(call, index int, line map[string]any) string // the line of the answer; "" cuts the connection
+	answer func(call, index int, line map[string]any) string // the line of the answer; "" cuts the connection
 
-	mu    sync.Mutex
-	calls int
-	keys  map[string]string // of lines, by title
-	other []string          // keys that a line came with besides
-	taken map[string]int
+	mu        sync.Mutex
+	calls     int
+	keys      map[string]string // of lines, by title
+	otherKeys []string          // keys that a line came with besides
+	accepted  map[string]int
 }
 
-func newBatches(t *testing.T, play func(call, index int, line map[string]any) string) *batches {
-	b := &batches{play: play, keys: map[string]string{}, taken: map[string]int{}}
+func newBatchServer(t *testing.T, play func(call, index int, line map[string]any) string) *batchServer {
+	b := &batchServer{answer: play, keys: map[string]string{}, accepted: map[string]int{}}
 	b.Server = httptest.NewServer(b)
 	t.Cleanup(b.Close)
 	return b
 }
 
-func (b *batches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (b *batchServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	b.calls++
 	call := b.calls
@@ -53,15 +53,15 @@ func (b *batches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			line = map[string]any{"title": "broken"}
 		}
-		b.note(line)
-		answer := b.play(call, index, line)
+		b.recordKey(line)
+		answer := b.answer(call, index, line)
 		if answer == "" {
 			_ = control.Flush()
 			panic(http.ErrAbortHandler)
 		}
 		if strings.Contains(answer, "queued") {
 			b.mu.Lock()
-			b.taken[fmt.Sprint(line["title"])]++
+			b.accepted[fmt.Sprint(line["title"])]++
 			b.mu.Unlock()
 		}
 		_, _ = io.WriteString(w, answer+"\n")
@@ -69,27 +69,27 @@ func (b *batches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = control.Flush()
 }
 
-func (b *batches) note(line map[string]any) {
+func (b *batchServer) recordKey(line map[string]any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	title, key := fmt.Sprint(line["title"]), fmt.Sprint(line["idempotency_key"])
 	if before, again := b.keys[title]; again && before != key {
-		b.other = append(b.other, title+" "+key)
+		b.otherKeys = append(b.otherKeys, title+" "+key)
 	}
 	b.keys[title] = key
 }
 
-func queued(index int) string {
+func queuedReceipt(index int) string {
 	return fmt.Sprintf(`{"id":"x","index":%d,"status":"queued","attempts":[]}`, index)
 }
 
-func TestAFileIsSentThroughBrokenConnectionsAndAFullQueue(t *testing.T) {
+func TestSendFileResumesAfterErrors(t *testing.T) {
 	var text strings.Builder
 	for i := range 5000 {
 		fmt.Fprintf(&text, "{\"platform\":\"apns\",\"token\":\"00ff\",\"title\":\"%d\"}\n\n", i)
 	}
 	text.WriteString(`{"title":"own","idempotency_key":"mine"}` + "\n" + `{"title":` + "\n" + `{}`)
-	b := newBatches(t, func(call, index int, line map[string]any) string {
+	b := newBatchServer(t, func(call, index int, line map[string]any) string {
 		switch {
 		case call == 1 && index == 700:
 			return ""
@@ -98,11 +98,11 @@ func TestAFileIsSentThroughBrokenConnectionsAndAFullQueue(t *testing.T) {
 		case line["title"] == "broken":
 			return fmt.Sprintf(`{"index":%d,"status":"refused","reason":"InvalidJSON","attempts":[]}`, index)
 		default:
-			return queued(index)
+			return queuedReceipt(index)
 		}
 	})
 	env := []string{"GATEWAY_URL=" + b.URL, "GATEWAY_KEY=k"}
-	code, stdout, stderr := finish(t, env, "send", "--app", "shop", "--file", write(t, "campaign.ndjson", text.String()))
+	code, stdout, stderr := runGateway(t, env, "send", "--app", "shop", "--file", writeTemp(t, "campaign.ndjson", text.String()))
 	if code != 1 || !strings.HasPrefix(stdout, `{"line":10002,"index":`) || strings.Count(stdout, "\n") != 1 || !strings.Contains(stdout, "InvalidJSON") {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
@@ -113,13 +113,13 @@ func TestAFileIsSentThroughBrokenConnectionsAndAFullQueue(t *testing.T) {
 	for _, key := range b.keys {
 		distinct[key] = true
 	}
-	if len(b.other) != 0 || b.calls != 3 || len(b.taken) != 5002 || b.keys["own"] != "mine" || len(distinct) != 5003 {
-		t.Errorf("%d calls, %d lines, %d keys, %v", b.calls, len(b.taken), len(distinct), b.other)
+	if len(b.otherKeys) != 0 || b.calls != 3 || len(b.accepted) != 5002 || b.keys["own"] != "mine" || len(distinct) != 5003 {
+		t.Errorf("%d calls, %d lines, %d keys, %v", b.calls, len(b.accepted), len(distinct), b.otherKeys)
 	}
 }
 
-func TestAFileThatNobodyTakesEndsWithTheReason(t *testing.T) {
-	file := write(t, "campaign.ndjson", `{"title":"a"}`)
+func TestSendFileReportsPermanentErrors(t *testing.T) {
+	file := writeTemp(t, "campaign.ndjson", `{"title":"a"}`)
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNotImplemented)
 		_, _ = io.WriteString(w, `{"type":"https://sluice-push.github.io/problems/needs-queue"}`)
@@ -135,32 +135,32 @@ func TestAFileThatNobodyTakesEndsWithTheReason(t *testing.T) {
 		{[]string{"--url", refusing.URL, "--file", filepath.Join(t.TempDir(), "nowhere")}, 2, "no such file"},
 		{[]string{"--url", refusing.URL, "--file", t.TempDir()}, 2, "must be a regular file"},
 		{[]string{"--url", refusing.URL, "--file", file, "--title", "Hi"}, 2, "--file stands alone"},
-		{[]string{"--url", refusing.URL, "--token", device}, 2, "missing flags: --platform"},
+		{[]string{"--url", refusing.URL, "--token", deviceToken}, 2, "missing flags: --platform"},
 	} {
-		code, stdout, stderr := finish(t, nil, append([]string{"send", "--key", "k", "--app", "shop"}, c.args...)...)
+		code, stdout, stderr := runGateway(t, nil, append([]string{"send", "--key", "k", "--app", "shop"}, c.args...)...)
 		if code != c.code || !strings.Contains(stderr, c.want) {
 			t.Errorf("%v: exit code %d\n%s%s", c.args, code, stdout, stderr)
 		}
 	}
 }
 
-func TestAFileGoesThroughARealGatewayOnce(t *testing.T) {
+func TestSendFileSendsEachLineOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
-	providers := start(t, nil, "mock", "--ready-file", path, "--keys", t.TempDir())
+	providers := startGateway(t, nil, "mock", "--ready-file", path, "--keys", t.TempDir())
 	key, hash := newKey(t)
-	text := against(t, providers.readyFile(path))
-	config := strings.Replace(read(t, text), "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", strings.TrimPrefix(hash, "sha256:"), 1)
-	p := start(t, nil, "serve", "-c", write(t, "gateway.yaml", config+fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())))
+	text := mockConfig(t, providers.readyFile(path))
+	config := strings.Replace(readFile(t, text), "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", strings.TrimPrefix(hash, "sha256:"), 1)
+	p := startGateway(t, nil, "serve", "-c", writeTemp(t, "gateway.yaml", config+fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())))
 	var at string
 	p.eventually("line that it serves", func() bool {
 		_, rest, found := strings.Cut(p.stderr.String(), `"msg":"gateway: serving","listen":"`)
 		at, _, _ = strings.Cut(rest, `"`)
 		return found && at != ""
 	})
-	file := write(t, "campaign.ndjson", strings.Repeat(fmt.Sprintf("{\"platform\":\"apns\",\"token\":%q,\"title\":\"Hi\"}\n", device), 1000))
+	file := writeTemp(t, "campaign.ndjson", strings.Repeat(fmt.Sprintf("{\"platform\":\"apns\",\"token\":%q,\"title\":\"Hi\"}\n", deviceToken), 1000))
 	env := []string{"GATEWAY_URL=http://" + at, "GATEWAY_KEY=" + key}
 	for _, c := range []struct{ as, want string }{{"", "1000 queued"}, {"", "1000 of them taken before"}, {"again", "1000 queued"}} {
-		code, stdout, stderr := finish(t, env, "send", "--app", "demo", "--file", file, "--as", c.as)
+		code, stdout, stderr := runGateway(t, env, "send", "--app", "demo", "--file", file, "--as", c.as)
 		if code != 0 || stdout != "" || !strings.Contains(stderr, c.want) {
 			t.Errorf("%v: exit code %d\n%s%s", c, code, stdout, stderr)
 		}
@@ -170,12 +170,12 @@ func TestAFileGoesThroughARealGatewayOnce(t *testing.T) {
 
 func newKey(t *testing.T) (key, hash string) {
 	t.Helper()
-	_, stdout, _ := finish(t, nil, "key")
+	_, stdout, _ := runGateway(t, nil, "key")
 	words := strings.Fields(stdout)
 	return words[1], words[3]
 }
 
-func read(t *testing.T, file string) string {
+func readFile(t *testing.T, file string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {

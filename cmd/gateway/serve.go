@@ -18,13 +18,13 @@ import (
 	"github.com/sluice-push/sluice/source"
 )
 
-type serve struct {
+type serveCmd struct {
 	Config   string `short:"c" required:"" placeholder:"FILE" help:"Configuration, in YAML: a file, or nats://HOST:PORT/BUCKET/KEY."`
 	Snapshot string `placeholder:"FILE" help:"Where the last good configuration is kept; with nats:// only, and needed there."`
 }
 
 // Help shows an example.
-func (serve) Help() string {
+func (serveCmd) Help() string {
 	return `Examples:
 
     gateway serve -c gateway.yaml
@@ -36,31 +36,31 @@ The configuration, and the key files that it names, are watched: a change counts
 }
 
 // Run serves until a signal comes.
-func (s serve) Run(p process) error {
+func (s serveCmd) Run(p process) error {
 	defer runtime.KeepAlive(ballast())
 	ctx, stop := context.WithCancel(p)
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer stop()
-	from, err := s.source(p)
+	from, err := s.openSource(p)
 	if err != nil {
-		return wrong{err}
+		return usageError{err}
 	}
 	changed := make(chan struct{})
 	beside.Go(func() { _ = from.Run(ctx, changed) })
-	last := &reading{Source: from}
+	last := &configReader{Source: from}
 	cfg, err := last.load(p)
 	if err != nil && from.LastCommitted() != nil {
-		logger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("gateway: begins with the last good configuration", "error", err)
+		newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("gateway: begins with the last good configuration", "error", err)
 		cfg, err = last.parse(from.LastCommitted())
 	}
 	if err != nil {
 		return err
 	}
-	log := logger(p.stderr, cfg.Log)
+	log := newLogger(p.stderr, cfg.Log)
 	g, err := gateway.New(cfg, log)
 	if err != nil {
-		return wrong{err}
+		return usageError{err}
 	}
 	keep := func(cfg *config.Config) {
 		if err := from.Commit(last.text, gateway.ReferencedFiles(cfg)); err != nil {
@@ -74,11 +74,11 @@ func (s serve) Run(p process) error {
 	return g.Run(p)
 }
 
-// source returns where the configuration stands.
-func (s serve) source(p process) (source.Source, error) {
+// openSource returns where the configuration stands.
+func (s serveCmd) openSource(p process) (source.Source, error) {
 	if strings.Contains(s.Config, "://") {
 		return source.OpenNATS(source.NATSConfig{
-			URL: s.Config, Snapshot: s.Snapshot, Logger: logger(p.stderr, config.Log{Level: "info", Format: "auto"}),
+			URL: s.Config, Snapshot: s.Snapshot, Logger: newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}),
 		})
 	}
 	if s.Snapshot != "" {
@@ -87,53 +87,53 @@ func (s serve) source(p process) (source.Source, error) {
 	return source.OpenFile(s.Config), nil
 }
 
-// reading is a source and what was read there last.
-type reading struct {
+// configReader is a source and what was read there last.
+type configReader struct {
 	source.Source
 	text []byte
 }
 
-func (r *reading) load(ctx context.Context) (*config.Config, error) {
+func (r *configReader) load(ctx context.Context) (*config.Config, error) {
 	text, err := r.Read(ctx)
 	if err != nil {
-		return nil, wrong{err}
+		return nil, usageError{err}
 	}
 	return r.parse(text)
 }
 
-func (r *reading) parse(text []byte) (*config.Config, error) {
+func (r *configReader) parse(text []byte) (*config.Config, error) {
 	cfg, err := config.Parse(r.Name(), text, os.Environ())
 	if err != nil {
-		return nil, wrong{err}
+		return nil, usageError{err}
 	}
 	r.text = text
 	return cfg, nil
 }
 
-// load reads a configuration with the overrides of the environment.
-func load(path string) (*config.Config, error) {
+// loadConfig reads a configuration with the overrides of the environment.
+func loadConfig(path string) (*config.Config, error) {
 	cfg, err := config.Load(path, os.Environ())
 	if err != nil {
-		return nil, wrong{err}
+		return nil, usageError{err}
 	}
 	return cfg, nil
 }
 
-// logger writes what the configuration asks for.
-func logger(w io.Writer, c config.Log) *slog.Logger {
+// newLogger writes what the configuration asks for.
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
 		panic(fmt.Sprintf("config let the level %q through", c.Level))
 	}
 	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" || c.Format == "auto" && !terminal(w) {
+	if c.Format == "json" || c.Format == "auto" && !isTerminal(w) {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// terminal reports whether people read what is written to w.
-func terminal(w io.Writer) bool {
+// isTerminal reports whether people read what is written to w.
+func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	if !ok {
 		return false

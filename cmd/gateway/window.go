@@ -9,30 +9,30 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// mostOpen is how many lines are on their way at a time. It bounds memory, whatever the length of the file.
-const mostOpen = 20_000
+// maxOpenLines is how many lines are on their way at a time. It bounds memory, whatever the length of the file.
+const maxOpenLines = 20_000
 
 // line is a line of the file, by its number from 1 and where it begins and ends.
 type line struct {
-	number    int
-	at, until int64
-	done      bool
+	number     int
+	start, end int64
+	done       bool
 }
 
 // window is the lines from the first that is not done to the last that was read. Each is written again, call by call, until
 // it is done.
 type window struct {
-	mu    sync.Mutex
-	moved sync.Cond // something below has changed
-	first line      // the first line that is not done, if open is empty; only number and at
-	open  []line
-	ended bool // all lines were read
+	mu      sync.Mutex
+	changed sync.Cond // something below has changed
+	first   line      // the first line that is not done, if open is empty; only number and at
+	open    []line
+	eof     bool // all lines were read
 
 	// Of the call under way:
-	sent   map[int]int // index -> line number
-	count  int
-	halted bool          // nothing more is to be written
-	wait   time.Duration // that the gateway asked for
+	sent       map[int]int // index -> line number
+	count      int
+	halted     bool          // nothing more is to be written
+	retryAfter time.Duration // that the gateway asked for
 
 	tally tally
 }
@@ -48,7 +48,7 @@ type tally struct {
 
 func newWindow() *window {
 	w := &window{first: line{number: 1}, tally: tally{status: map[push.Status]int{}}}
-	w.moved.L = &w.mu
+	w.changed.L = &w.mu
 	return w
 }
 
@@ -56,12 +56,12 @@ func newWindow() *window {
 func (w *window) begin() line {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.sent, w.count, w.halted, w.wait, w.ended = map[int]int{}, 0, false, 0, false
-	return w.head()
+	w.sent, w.count, w.halted, w.retryAfter, w.eof = map[int]int{}, 0, false, 0, false
+	return w.firstOpen()
 }
 
-// head is the first line that is not done. w.mu is held.
-func (w *window) head() line {
+// firstOpen is the first line that is not done. w.mu is held.
+func (w *window) firstOpen() line {
 	if len(w.open) > 0 {
 		return w.open[0]
 	}
@@ -73,25 +73,25 @@ func (w *window) halt() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.halted = true
-	w.moved.Broadcast()
+	w.changed.Broadcast()
 }
 
-// end notes that there are no more lines.
-func (w *window) end() {
+// markEOF notes that there are no more lines.
+func (w *window) markEOF() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ended = true
+	w.eof = true
 }
 
 // finished reports whether every line of the file is done.
 func (w *window) finished() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.ended && len(w.open) == 0
+	return w.eof && len(w.open) == 0
 }
 
-// standing returns the number of the first line that is not done, how long the gateway asked to wait, and the tally.
-func (w *window) standing() (next int, wait time.Duration, t tally) {
+// snapshot returns the number of the first line that is not done, how long the gateway asked to wait, and the tally.
+func (w *window) snapshot() (next int, wait time.Duration, t tally) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t = w.tally
@@ -99,27 +99,27 @@ func (w *window) standing() (next int, wait time.Duration, t tally) {
 	for status, n := range w.tally.status {
 		t.status[status] = n
 	}
-	t.bytes = w.head().at
-	return w.head().number, w.wait, t
+	t.bytes = w.firstOpen().start
+	return w.firstOpen().number, w.retryAfter, t
 }
 
-// send waits for room and notes that l is about to be written. It is not wanted if it is done or blank; open is false once
+// admit waits for room and notes that l is about to be written. It is not wanted if it is done or blank; open is false once
 // nothing more is to be written.
-func (w *window) send(l line, blank bool) (wanted, open bool) {
+func (w *window) admit(l line, blank bool) (wanted, open bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for !w.halted && l.number-w.head().number >= mostOpen {
-		w.moved.Wait()
+	for !w.halted && l.number-w.firstOpen().number >= maxOpenLines {
+		w.changed.Wait()
 	}
 	if w.halted {
 		return false, false
 	}
-	i := l.number - w.head().number
+	i := l.number - w.firstOpen().number
 	if i == len(w.open) {
 		w.open = append(w.open, l)
 	}
 	if blank && i >= 0 {
-		w.finish(l.number)
+		w.markDone(l.number)
 	}
 	if blank || i < 0 || w.open[i].done {
 		return false, true
@@ -129,18 +129,18 @@ func (w *window) send(l line, blank bool) (wanted, open bool) {
 	return true, true
 }
 
-// finish marks a line as done. w.mu is held.
-func (w *window) finish(number int) {
+// markDone marks a line as done. w.mu is held.
+func (w *window) markDone(number int) {
 	w.open[number-w.open[0].number].done = true
 	for len(w.open) > 0 && w.open[0].done {
-		w.first = line{number: w.open[0].number + 1, at: w.open[0].until}
+		w.first = line{number: w.open[0].number + 1, start: w.open[0].end}
 		w.open = w.open[1:]
 	}
-	w.moved.Broadcast()
+	w.changed.Broadcast()
 }
 
-// take notes what became of a line of this call, and returns its number; 0 if there is no such line.
-func (w *window) take(v verdict) (number int) {
+// record notes what became of a line of this call, and returns its number; 0 if there is no such line.
+func (w *window) record(v lineReceipt) (number int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	number = w.sent[v.Index]
@@ -148,9 +148,9 @@ func (w *window) take(v verdict) (number int) {
 		return 0
 	}
 	delete(w.sent, v.Index)
-	if v.again() {
-		w.halted, w.wait = true, max(w.wait, time.Duration(v.RetryAfter*float64(time.Second)))
-		w.moved.Broadcast()
+	if v.retryable() {
+		w.halted, w.retryAfter = true, max(w.retryAfter, time.Duration(v.RetryAfter*float64(time.Second)))
+		w.changed.Broadcast()
 		return number
 	}
 	w.tally.lines++
@@ -161,6 +161,6 @@ func (w *window) take(v verdict) (number int) {
 	if v.Status == push.StatusRefused {
 		w.tally.refused++
 	}
-	w.finish(number)
+	w.markDone(number)
 	return number
 }

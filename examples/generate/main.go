@@ -41,15 +41,15 @@ type expectation struct {
 
 func main() {
 	log.SetFlags(0)
-	lines := everything(rand.New(rand.NewPCG(20261122, 1)))
+	lines := generateAll(rand.New(rand.NewPCG(20261122, 1)))
 	if err := write("examples", lines); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Printf("%d notifications written to examples\n", len(lines))
 }
 
-// everything makes each kind of line as often as it occurs and shuffles them.
-func everything(random *rand.Rand) []line {
+// generateAll makes each kind of line as often as it occurs and shuffles them.
+func generateAll(random *rand.Rand) []line {
 	g := generator{random: random}
 	var lines []line
 	for _, part := range []struct {
@@ -63,9 +63,9 @@ func everything(random *rand.Rand) []line {
 		{640, g.fcmToken},
 		{160, g.fcmTopic},
 		{120, g.fcmCondition},
-		{110, g.deadToken},
+		{110, g.invalidToken},
 		{12, g.oversized},
-		{malformedKinds() * 2, g.malformed},
+		{malformedKindCount() * 2, g.malformed},
 	} {
 		for i := range part.count {
 			lines = append(lines, part.make(i))
@@ -107,9 +107,9 @@ func write(folder string, lines []line) error {
 	return out.Flush()
 }
 
-// text renders an object as one line of JSON, with its emoji and scripts as
+// marshalLine renders an object as one line of JSON, with its emoji and scripts as
 // they are.
-func text(o object) string {
+func marshalLine(o object) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// phrases are what people write: several scripts, two of them from right to
+// samplePhrases are what people write: several scripts, two of them from right to
 // left, emoji of several code points, quotes and escapes.
-var phrases = []struct{ title, body string }{
+var samplePhrases = []struct{ title, body string }{
 	{"Your parcel is on its way", "It should be with you before 18:00."},
 	{"地震速報", "東京都で震度5弱の地震がありました。津波の心配はありません。"},
 	{"新年快乐 🎉", "祝你新的一年万事如意!🧧"},
@@ -29,8 +29,8 @@ var phrases = []struct{ title, body string }{
 // on every machine.
 type generator struct{ random *rand.Rand }
 
-func (g generator) phrase() (title, body string) {
-	p := phrases[g.random.IntN(len(phrases))]
+func (g generator) pickPhrase() (title, body string) {
+	p := samplePhrases[g.random.IntN(len(samplePhrases))]
 	return p.title, p.body
 }
 
@@ -58,10 +58,12 @@ func (g generator) letters(n int) string {
 	return string(b)
 }
 
-func accepted(o object) line { return line{text(o), expectation{Status: "accepted", Attempts: 1}} }
+func accepted(o object) line {
+	return line{marshalLine(o), expectation{Status: "accepted", Attempts: 1}}
+}
 
 func (g generator) alert(i int) line {
-	title, body := g.phrase()
+	title, body := g.pickPhrase()
 	n := object{"platform": "apns", "token": g.hex(64), "title": title, "body": body}
 	switch i % 5 {
 	case 1:
@@ -114,7 +116,7 @@ func (g generator) liveActivity(i int) line {
 }
 
 func (g generator) fcmToken(i int) line {
-	title, body := g.phrase()
+	title, body := g.pickPhrase()
 	n := object{"platform": "fcm", "token": g.registration(), "title": title, "body": body}
 	switch i % 4 {
 	case 1:
@@ -131,13 +133,13 @@ func (g generator) fcmToken(i int) line {
 }
 
 func (g generator) fcmTopic(i int) line {
-	title, body := g.phrase()
+	title, body := g.pickPhrase()
 	return accepted(object{"platform": "fcm", "topic": fmt.Sprintf("news-%d", i%9), "title": title, "body": body,
 		"data": map[string]string{"article": fmt.Sprint(i)}})
 }
 
 func (g generator) fcmCondition(i int) line {
-	title, body := g.phrase()
+	title, body := g.pickPhrase()
 	return accepted(object{"platform": "fcm", "title": title, "body": body, "data": map[string]string{"n": fmt.Sprint(i)},
 		"condition": "'news' in topics && ('sport' in topics || !('quiet' in topics))"})
 }

@@ -28,7 +28,7 @@ type Provider struct {
 
 var _ delivery.Provider = (*Provider)(nil)
 
-const mostBytes = 240 // of a page
+const maxBytes = 240 // of a page
 
 // Translate checks n and writes it as a request: all but the credential.
 func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
@@ -38,18 +38,18 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	}
 	switch {
 	case n.Kind() != push.ToToken || !utf8.ValidString(n.Token) || !isNumber(n.Token):
-		return nil, misfit("token", "InvalidTarget", "a pager's number, 1 to 20 digits, and the only target")
+		return nil, invalid("token", "InvalidTarget", "a pager's number, 1 to 20 digits, and the only target")
 	case text == "":
-		return nil, misfit("body", "PayloadEmpty", "given, or title: a pager shows text and nothing else")
+		return nil, invalid("body", "PayloadEmpty", "given, or title: a pager shows text and nothing else")
 	case !utf8.ValidString(text) || len(n.Data) > 0 || n.Badge != nil || n.Image != "":
-		return nil, misfit("body", "InvalidField", "text in UTF-8, and title beside it at most: a pager shows nothing else")
-	case len(text) > mostBytes:
-		return nil, misfit("body", "PayloadTooLarge", "so short that it has at most "+strconv.Itoa(mostBytes)+" bytes with the title")
+		return nil, invalid("body", "InvalidField", "text in UTF-8, and title beside it at most: a pager shows nothing else")
+	case len(text) > maxBytes:
+		return nil, invalid("body", "PayloadTooLarge", "so short that it has at most "+strconv.Itoa(maxBytes)+" bytes with the title")
 	}
 	return &wire.Request{Method: "POST", Path: "/page/" + url.PathEscape(n.Token), Body: []byte(text)}, nil
 }
 
-func misfit(field, reason, allowed string) error {
+func invalid(field, reason, allowed string) error {
 	return &push.FieldError{Field: field, Reason: reason, Allowed: allowed}
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-func TestThePagerPassesWhatEveryProviderMustPass(t *testing.T) {
+func TestProviderConformance(t *testing.T) {
 	note := func() *push.Notification {
 		return &push.Notification{ID: "eabeae54-14a8-11e5-b60b-1697f925ec7b", Target: push.Target{Token: "4155550123"}, Title: "SECRET title"}
 	}

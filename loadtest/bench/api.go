@@ -11,17 +11,17 @@ import (
 	"strconv"
 )
 
-// dialect is the API that is measured.
-type dialect interface {
+// api is the API that is measured.
+type api interface {
 	// translate writes a notification of the mix as this API has it.
 	translate(notification json.RawMessage) (json.RawMessage, error)
 	// compose appends a whole request with the notifications from number first on.
-	compose(b []byte, p *phrases, first, n int) []byte
+	appendRequest(b []byte, p *compiledMix, first, n int) []byte
 	// read reads an answer and tells the verdicts, one for each of the n notifications if all is well.
-	read(p *parser, status int, body *body, n int, tell func(*verdict)) error
+	readResponse(p *parser, status int, body *body, n int, tell func(*verdict)) error
 }
 
-func newDialect(c *Config) (dialect, error) {
+func newAPI(c *Config) (api, error) {
 	base, err := url.Parse(c.URL)
 	if err != nil {
 		return nil, err
@@ -36,34 +36,34 @@ func newDialect(c *Config) (dialect, error) {
 		if c.Batch > 1 {
 			path, media = path.JoinPath("batch"), "application/x-ndjson"
 		}
-		return sluice{post{path, media, c.Key}}, nil
+		return sluiceAPI{httpRequest{path, media, c.Key}}, nil
 	case "gorush":
-		return gorush{post{base.JoinPath("api/push"), "application/json", c.Key}}, nil
+		return gorushAPI{httpRequest{base.JoinPath("api/push"), "application/json", c.Key}}, nil
 	case "pushsphere":
 		if c.Batch > 1 {
 			return nil, fmt.Errorf("bench: pushsphere's API takes one notification in a call: batch must be 1")
 		}
-		return pushsphere{post{base.JoinPath("api/v1", c.App, "send"), "application/json", c.Key}}, nil
+		return pushsphereAPI{httpRequest{base.JoinPath("api/v1", c.App, "send"), "application/json", c.Key}}, nil
 	default:
 		return nil, fmt.Errorf("bench: API %q is unknown (allowed: sluice, gorush, pushsphere)", c.API)
 	}
 }
 
-// post is what requests have in common.
-type post struct {
-	to    *url.URL
-	media string
-	key   string
+// httpRequest is what requests have in common.
+type httpRequest struct {
+	url         *url.URL
+	contentType string
+	key         string
 }
 
-// begin appends the head of a request, with room for the length of its body, and returns where the body begins.
-func (p *post) begin(b []byte) ([]byte, int) {
+// appendHeader appends the head of a request, with room for the length of its body, and returns where the body begins.
+func (p *httpRequest) appendHeader(b []byte) ([]byte, int) {
 	b = append(b, "POST "...)
-	b = append(b, p.to.RequestURI()...)
+	b = append(b, p.url.RequestURI()...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
-	b = append(b, p.to.Host...)
+	b = append(b, p.url.Host...)
 	b = append(b, "\r\nContent-Type: "...)
-	b = append(b, p.media...)
+	b = append(b, p.contentType...)
 	if p.key != "" {
 		b = append(b, "\r\nAuthorization: Bearer "...)
 		b = append(b, p.key...)
@@ -72,37 +72,37 @@ func (p *post) begin(b []byte) ([]byte, int) {
 	return b, len(b)
 }
 
-// end enters the body's length.
-func (p *post) end(b []byte, body int) []byte {
+// setLength enters the body's length.
+func (p *httpRequest) setLength(b []byte, body int) []byte {
 	digits := strconv.AppendInt(nil, int64(len(b)-body), 10)
 	copy(b[body-4-len(digits):], digits)
 	return b
 }
 
-// sluice is our own API.
-type sluice struct{ post }
+// sluiceAPI is our own API.
+type sluiceAPI struct{ httpRequest }
 
-func (sluice) translate(n json.RawMessage) (json.RawMessage, error) { return n, nil }
+func (sluiceAPI) translate(n json.RawMessage) (json.RawMessage, error) { return n, nil }
 
-func (s sluice) compose(b []byte, p *phrases, first, n int) []byte {
-	b, body := s.begin(b)
+func (s sluiceAPI) appendRequest(b []byte, p *compiledMix, first, n int) []byte {
+	b, body := s.appendHeader(b)
 	for i := range n {
 		b = p.append(b, first+i)
 		if n > 1 {
 			b = append(b, '\n')
 		}
 	}
-	return s.end(b, body)
+	return s.setLength(b, body)
 }
 
 // read reads a receipt, or a line for each; or a problem, which may have a receipt in it.
-func (sluice) read(p *parser, status int, body *body, n int, tell func(*verdict)) error {
+func (sluiceAPI) readResponse(p *parser, status int, body *body, n int, tell func(*verdict)) error {
 	if n == 1 || status != 200 {
-		text, err := body.all()
+		text, err := body.readAll()
 		if err != nil {
 			return err
 		}
-		v, err := p.single(status, text)
+		v, err := p.parseResponse(status, text)
 		for range n {
 			if err == nil {
 				tell(v)
@@ -111,14 +111,14 @@ func (sluice) read(p *parser, status int, body *body, n int, tell func(*verdict)
 		return err
 	}
 	for {
-		line, err := body.line()
+		line, err := body.readLine()
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		v, err := p.receipt(line)
+		v, err := p.parseReceipt(line)
 		if err != nil {
 			return err
 		}
@@ -126,31 +126,31 @@ func (sluice) read(p *parser, status int, body *body, n int, tell func(*verdict)
 	}
 }
 
-// plain is what a peer's API can say of a notification.
-type plain struct {
+// commonNotification is what a peer's API can say of a notification.
+type commonNotification struct {
 	Platform, Token, Topic, Title, Body string
 }
 
-func readPlain(n json.RawMessage) (p plain, err error) {
+func readCommon(n json.RawMessage) (p commonNotification, err error) {
 	if err = json.Unmarshal(n, &p); err == nil && (p.Token == "" || p.Platform != "apns" && p.Platform != "fcm") {
 		err = fmt.Errorf("a peer's API takes notifications to the token of a device, with the platform apns or fcm: %s", n)
 	}
 	return p, err
 }
 
-// gorush is appleboy/gorush, as its README describes POST /api/push: with sync: true, its answer waits for the providers'
+// gorushAPI is appleboy/gorush, as its README describes POST /api/push: with sync: true, its answer waits for the providers'
 // and lists the failures.
-type gorush struct{ post }
+type gorushAPI struct{ httpRequest }
 
-func (gorush) translate(n json.RawMessage) (json.RawMessage, error) {
-	p, err := readPlain(n)
+func (gorushAPI) translate(n json.RawMessage) (json.RawMessage, error) {
+	p, err := readCommon(n)
 	return mustJSON(map[string]any{
 		"tokens": []string{p.Token}, "platform": map[string]int{"apns": 1, "fcm": 2}[p.Platform], "title": p.Title, "message": p.Body, "topic": p.Topic,
 	}), err
 }
 
-func (g gorush) compose(b []byte, p *phrases, first, n int) []byte {
-	b, body := g.begin(b)
+func (g gorushAPI) appendRequest(b []byte, p *compiledMix, first, n int) []byte {
+	b, body := g.appendHeader(b)
 	b = append(b, `{"notifications":[`...)
 	for i := range n {
 		if i > 0 {
@@ -159,11 +159,11 @@ func (g gorush) compose(b []byte, p *phrases, first, n int) []byte {
 		b = p.append(b, first+i)
 	}
 	b = append(b, "]}"...)
-	return g.end(b, body)
+	return g.setLength(b, body)
 }
 
-func (gorush) read(_ *parser, status int, body *body, n int, tell func(*verdict)) error {
-	text, err := body.all()
+func (gorushAPI) readResponse(_ *parser, status int, body *body, n int, tell func(*verdict)) error {
+	text, err := body.readAll()
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (gorush) read(_ *parser, status int, body *body, n int, tell func(*verdict)
 		Logs []struct{ Type, Error string }
 	}
 	if status != 200 || json.Unmarshal(text, &got) != nil {
-		return tellAll(n, tell, &verdict{status: rejected, reason: fmt.Sprintf("HTTP %d", status)})
+		return emitAll(n, tell, &verdict{status: statusRejected, reason: fmt.Sprintf("HTTP %d", status)})
 	}
 	failed := 0
 	for _, l := range got.Logs {
@@ -180,45 +180,45 @@ func (gorush) read(_ *parser, status int, body *body, n int, tell func(*verdict)
 			tell(&verdict{status: "failed", reason: l.Error})
 		}
 	}
-	return tellAll(n-failed, tell, &verdict{status: accepted})
+	return emitAll(n-failed, tell, &verdict{status: statusAccepted})
 }
 
-// pushsphere is line/pushsphere, as its sources describe POST /api/v1/GROUP/SET/send: a PushRequest in, a PushResult out.
-type pushsphere struct{ post }
+// pushsphereAPI is line/pushsphere, as its sources describe POST /api/v1/GROUP/SET/send: a PushRequest in, a PushResult out.
+type pushsphereAPI struct{ httpRequest }
 
-func (pushsphere) translate(n json.RawMessage) (json.RawMessage, error) {
-	p, err := readPlain(n)
+func (pushsphereAPI) translate(n json.RawMessage) (json.RawMessage, error) {
+	p, err := readCommon(n)
 	return mustJSON(map[string]any{
 		"provider": map[string]string{"apns": "APPLE", "fcm": "FIREBASE"}[p.Platform], "deviceToken": p.Token,
 		"push": map[string]string{"title": p.Title, "body": p.Body},
 	}), err
 }
 
-func (s pushsphere) compose(b []byte, p *phrases, first, _ int) []byte {
-	b, body := s.begin(b)
-	return s.end(p.append(b, first), body)
+func (s pushsphereAPI) appendRequest(b []byte, p *compiledMix, first, _ int) []byte {
+	b, body := s.appendHeader(b)
+	return s.setLength(p.append(b, first), body)
 }
 
-func (pushsphere) read(_ *parser, status int, body *body, n int, tell func(*verdict)) error {
-	text, err := body.all()
+func (pushsphereAPI) readResponse(_ *parser, status int, body *body, n int, tell func(*verdict)) error {
+	text, err := body.readAll()
 	if err != nil {
 		return err
 	}
 	var got struct{ Status, Reason string }
 	if json.Unmarshal(text, &got) != nil || got.Status == "" {
-		return tellAll(n, tell, &verdict{status: rejected, reason: fmt.Sprintf("HTTP %d", status)})
+		return emitAll(n, tell, &verdict{status: statusRejected, reason: fmt.Sprintf("HTTP %d", status)})
 	}
 	word, known := map[string]string{
-		"SUCCESS": accepted, "DEVICE_UNREGISTERED": "unregistered", "INVALID_REQUEST": "refused", "TOO_LARGE_PAYLOAD": "refused",
+		"SUCCESS": statusAccepted, "DEVICE_UNREGISTERED": "unregistered", "INVALID_REQUEST": "refused", "TOO_LARGE_PAYLOAD": "refused",
 		"QUOTA_EXCEEDED": "throttled", "UNAVAILABLE": "unavailable", "AUTH_FAILURE": "unauthorized",
 	}[got.Status]
 	if !known {
 		word = "failed"
 	}
-	return tellAll(n, tell, &verdict{status: word, reason: got.Reason})
+	return emitAll(n, tell, &verdict{status: word, reason: got.Reason})
 }
 
-func tellAll(n int, tell func(*verdict), v *verdict) error {
+func emitAll(n int, tell func(*verdict), v *verdict) error {
 	for range n {
 		tell(v)
 	}

@@ -35,19 +35,19 @@ type Config struct {
 	// Duration's default is 30 s.
 	Duration, WarmUp time.Duration
 	// Timeout is how long a call waits for more of its answer, and Grace how long the end waits for calls under way; default 30 s both.
-	Timeout, Grace time.Duration
+	Timeout, DrainTimeout time.Duration
 	// Connections bounds those of an open loop; default 1,000. What is due while all are busy waits for one, and that time
 	// is part of its latency.
-	Connections int
+	MaxConnections int
 	// Ledger and Script are the URLs of a mock's ledger and of its script; empty: there is no mock that would be known.
 	Ledger, Script string
 	// Faults are played on the mock from the beginning of the measured time on, in YAML.
 	Faults []byte
 	// Watch are processes on this machine whose processor time and memory are looked at; this one is always among them.
-	Watch []Process
+	Processes []Process
 	// Tell is called every TellEvery (default 1 s) while the test runs.
-	Tell      func(Snapshot)
-	TellEvery time.Duration
+	OnProgress       func(Snapshot)
+	ProgressInterval time.Duration
 	// Version and Command are what the report says of this program and of how it was called.
 	Version, Command string
 }
@@ -58,7 +58,7 @@ type Process struct {
 	PID  int
 }
 
-func (c *Config) defaults() {
+func (c *Config) setDefaults() {
 	set := func(d *time.Duration, to time.Duration) {
 		if *d == 0 {
 			*d = to
@@ -66,14 +66,14 @@ func (c *Config) defaults() {
 	}
 	set(&c.Duration, 30*time.Second)
 	set(&c.Timeout, 30*time.Second)
-	set(&c.Grace, 30*time.Second)
-	set(&c.TellEvery, time.Second)
+	set(&c.DrainTimeout, 30*time.Second)
+	set(&c.ProgressInterval, time.Second)
 	c.Batch = max(c.Batch, 1)
 	if c.InFlight == 0 {
 		c.InFlight = 64
 	}
-	if c.Connections == 0 {
-		c.Connections = 1000
+	if c.MaxConnections == 0 {
+		c.MaxConnections = 1000
 	}
 	if c.API == "" {
 		c.API = "sluice"
@@ -83,8 +83,8 @@ func (c *Config) defaults() {
 	}
 }
 
-// check refuses what makes no sense, naming the flag and what is allowed.
-func (c *Config) check() error {
+// validate refuses what makes no sense, naming the flag and what is allowed.
+func (c *Config) validate() error {
 	base, err := url.Parse(c.URL)
 	switch {
 	case err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https":
@@ -106,53 +106,53 @@ func (c *Config) check() error {
 // Run offers the load, waits for what is under way, and reports. The end of ctx ends the offering early, and the report
 // tells of what was offered until then. An error means that there is no report.
 func Run(ctx context.Context, c Config) (*report.Report, error) {
-	if err := c.check(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	c.defaults()
-	t, err := newTest(c)
+	c.setDefaults()
+	t, err := newLoadTest(c)
 	if err != nil {
 		return nil, err
 	}
-	machine := look(c.Version)
-	before, err := t.mock.count(ctx)
+	machine := describeMachine(c.Version)
+	before, err := t.mock.acceptedCount(ctx)
 	if err != nil {
 		return nil, err
 	}
-	early := t.drive(ctx)
+	early := t.run(ctx)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	after, err := t.mock.count(ctx)
+	after, err := t.mock.acceptedCount(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r := t.book.report()
-	r.Setting, r.Machine, r.Faults, r.Early = t.setting(), machine, t.faults, early
+	r := t.recorder.report()
+	r.Setting, r.Machine, r.Faults, r.Early = t.settings(), machine, t.faults, early
 	r.Machine.LoadThen = loadAverage()
 	r.Processes = t.processes(r.Answered)
 	if before != nil {
-		r.Ledger = &report.Ledger{Reported: t.book.everAccepted, Took: *after - *before, Unsure: t.book.everUnsure}
+		r.Ledger = &report.Ledger{Reported: t.recorder.totalAccepted, Accepted: *after - *before, Uncertain: t.recorder.totalUncertain}
 	}
 	return r, nil
 }
 
-// test is a Config on its way.
-type test struct {
+// loadTest is a Config on its way.
+type loadTest struct {
 	Config
-	schedule schedule
-	mock     *mock
-	faults   []report.Fault
-	book     *book
-	crew     *crew
-	used     map[int]time.Duration // by each process when the measured time began
+	schedule   schedule
+	mock       *mock
+	faults     []report.Fault
+	recorder   *recorder
+	workers    *workerPool
+	cpuAtStart map[int]time.Duration // by each process when the measured time began
 }
 
-func newTest(c Config) (*test, error) {
-	faults, err := readFaults(c.Faults)
+func newLoadTest(c Config) (*loadTest, error) {
+	faults, err := parseFaults(c.Faults)
 	if err != nil {
 		return nil, err
 	}
-	spoken, err := newDialect(&c)
+	spoken, err := newAPI(&c)
 	if err != nil {
 		return nil, err
 	}
@@ -160,59 +160,59 @@ func newTest(c Config) (*test, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Watch = append([]Process{{"bench", os.Getpid()}}, c.Watch...)
-	t := &test{Config: c, mock: newMock(c.Ledger, c.Script), faults: faults, used: map[int]time.Duration{}}
+	c.Processes = append([]Process{{"bench", os.Getpid()}}, c.Processes...)
+	t := &loadTest{Config: c, mock: newMock(c.Ledger, c.Script), faults: faults, cpuAtStart: map[int]time.Duration{}}
 	began := time.Now()
-	t.schedule = schedule{began: began, until: c.WarmUp + c.Duration, rate: c.Rate / float64(c.Batch)}
-	t.book = newBook(began.Add(c.WarmUp), c.Duration)
-	t.crew = &crew{test: t, dialect: spoken, phrases: phrases, most: c.Connections}
+	t.schedule = schedule{start: began, duration: c.WarmUp + c.Duration, rate: c.Rate / float64(c.Batch)}
+	t.recorder = newRecorder(began.Add(c.WarmUp), c.Duration)
+	t.workers = &workerPool{loadTest: t, api: spoken, mix: phrases, maxWorkers: c.MaxConnections}
 	if c.Rate == 0 {
-		t.crew.most = c.InFlight
+		t.workers.maxWorkers = c.InFlight
 	}
 	return t, nil
 }
 
-// drive offers everything and returns once all of it has ended. It reports whether it ended early.
-func (t *test) drive(ctx context.Context) (early bool) {
+// run offers everything and returns once all of it has ended. It reports whether it ended early.
+func (t *loadTest) run(ctx context.Context) (early bool) {
 	offering, stop := context.WithCancel(ctx)
 	watching, done := context.WithCancel(context.WithoutCancel(ctx))
 	hard, give := context.WithCancel(context.WithoutCancel(ctx))
 	defer give()
 	var others group
-	others.Go(func() { t.begin(offering) })
-	others.Go(func() { t.tell(watching) })
-	others.Go(func() { t.watchStatus(watching) })
+	others.Go(func() { t.startMeasuring(offering) })
+	others.Go(func() { t.reportProgress(watching) })
+	others.Go(func() { t.pollStatus(watching) })
 
-	t.crew.ctx = hard
+	t.workers.ctx = hard
 	if t.Rate > 0 {
-		t.schedule.play(offering, t.crew.offer)
+		t.schedule.runOpenLoop(offering, t.workers.submit)
 	} else {
-		t.schedule.keep(offering, t.InFlight, t.crew.call)
+		t.schedule.runClosedLoop(offering, t.InFlight, t.workers.runClosedLoop)
 	}
 	early = ctx.Err() != nil
-	t.book.close()
+	t.recorder.stop()
 	stop()
-	t.crew.finish(t.Grace, give)
+	t.workers.drain(t.DrainTimeout, give)
 	done()
 	others.Wait()
-	t.mock.quiet(len(t.Faults) > 0)
+	t.mock.stopScript(len(t.Faults) > 0)
 	return early
 }
 
-// begin does what is to be done when the measured time begins.
-func (t *test) begin(ctx context.Context) {
-	if !sleep(ctx, time.Until(t.schedule.began.Add(t.WarmUp))) {
+// startMeasuring does what is to be done when the measured time begins.
+func (t *loadTest) startMeasuring(ctx context.Context) {
+	if !sleep(ctx, time.Until(t.schedule.start.Add(t.WarmUp))) {
 		return
 	}
-	for _, p := range t.Watch {
-		t.used[p.PID] = processorTime(p.PID)
+	for _, p := range t.Processes {
+		t.cpuAtStart[p.PID] = cpuTime(p.PID)
 	}
 	if len(t.Faults) > 0 {
-		t.book.note(t.mock.play(ctx, t.Config.Faults))
+		t.recorder.recordError(t.mock.startScript(ctx, t.Config.Faults))
 	}
 }
 
-func (t *test) setting() report.Setting {
+func (t *loadTest) settings() report.Setting {
 	return report.Setting{
 		Command: t.Command, URL: t.URL, API: t.API, Mix: t.Mix.Name, Rate: t.Rate, InFlight: t.InFlight, Batch: t.Batch, WarmUp: t.WarmUp.Seconds(),
 	}

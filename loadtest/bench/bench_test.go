@@ -40,8 +40,8 @@ func serve(t testing.TB, handler http.HandlerFunc) string {
 
 const receipt = `{"id":"1","status":"accepted","attempts":[{"endpoint":"192.0.2.1:443","status":"unavailable","ms":1.5},{"endpoint":"192.0.2.2:443","status":"accepted","http":200,"ms":0.5}]}`
 
-// sluice answers single calls and batches as a gateway does.
-func sluice(w http.ResponseWriter, r *http.Request) {
+// sluiceAPI answers single calls and batches as a gateway does.
+func sluiceAPI(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Bearer slk_x" {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
@@ -57,14 +57,14 @@ func sluice(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func TestEveryNotificationIsCountedOnce(t *testing.T) {
+func TestEachNotificationIsCountedOnce(t *testing.T) {
 	for name, c := range map[string]bench.Config{
 		"open loop":           {Rate: 500},
 		"open loop, batches":  {Rate: 5000, Batch: 50},
 		"closed loop":         {InFlight: 3},
 		"closed loop, batch":  {InFlight: 2, Batch: 200},
 		"with a warm-up":      {Rate: 500, WarmUp: 200 * time.Millisecond},
-		"on one connection":   {Rate: 500, Connections: 1},
+		"on one connection":   {Rate: 500, MaxConnections: 1},
 		"in the end's shadow": {Rate: 10, Batch: 100},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -75,7 +75,7 @@ func TestEveryNotificationIsCountedOnce(t *testing.T) {
 				if calls.Add(1) == 50 && c.Rate == 0 {
 					enough()
 				}
-				sluice(w, r)
+				sluiceAPI(w, r)
 			})
 			c.URL, c.Key, c.App, c.Duration = url, "slk_x", "shop", 400*time.Millisecond
 			if c.Rate == 0 { // what a closed loop makes in a time is the machine's matter
@@ -102,7 +102,7 @@ func TestEveryNotificationIsCountedOnce(t *testing.T) {
 	}
 }
 
-func TestAStallShowsInAllThatItHeldUp(t *testing.T) {
+func TestLatencyCountsFromTheScheduledTime(t *testing.T) {
 	const calls = 100
 	var came atomic.Int64
 	all := make(chan struct{})
@@ -124,13 +124,13 @@ func TestAStallShowsInAllThatItHeldUp(t *testing.T) {
 	}
 }
 
-func TestWhatGetsNoAnswerIsLostAndTheRestGoesOn(t *testing.T) {
+func TestUnansweredCallsAreLost(t *testing.T) {
 	var n atomic.Int64
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1)%2 == 0 {
 			panic(http.ErrAbortHandler)
 		}
-		sluice(w, r)
+		sluiceAPI(w, r)
 	})
 	r, err := bench.Run(t.Context(), bench.Config{URL: url, Key: "slk_x", Rate: 200, Duration: 200 * time.Millisecond})
 	if err != nil {
@@ -141,7 +141,7 @@ func TestWhatGetsNoAnswerIsLostAndTheRestGoesOn(t *testing.T) {
 	}
 }
 
-func TestABatchThatBreaksOffLosesOnlyWhatHadNoReceipt(t *testing.T) {
+func TestBrokenBatchLosesOnlyMissingReceipts(t *testing.T) {
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		for range 7 {
@@ -159,7 +159,7 @@ func TestABatchThatBreaksOffLosesOnlyWhatHadNoReceipt(t *testing.T) {
 	}
 }
 
-func TestARefusalSaysWhy(t *testing.T) {
+func TestRejectionReportsTheReason(t *testing.T) {
 	for _, batch := range []int{1, 10} {
 		url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/problem+json")
@@ -176,7 +176,7 @@ func TestARefusalSaysWhy(t *testing.T) {
 	}
 }
 
-func TestAProblemWithAReceiptCountsAsTheReceiptSays(t *testing.T) {
+func TestProblemWithReceiptUsesTheReceipt(t *testing.T) {
 	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, `{"type":"about:blank","receipt":{"status":"unavailable","reason":"BREAKER_OPEN","attempts":[]}}`)
@@ -187,14 +187,14 @@ func TestAProblemWithAReceiptCountsAsTheReceiptSays(t *testing.T) {
 	}
 }
 
-func TestAnInterruptedTestReportsWhatItHad(t *testing.T) {
+func TestInterruptedRunReports(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var n atomic.Int64
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) == 20 {
 			cancel()
 		}
-		sluice(w, r)
+		sluiceAPI(w, r)
 	})
 	r, err := bench.Run(ctx, bench.Config{URL: url, Key: "slk_x", Rate: 1000, Duration: time.Hour})
 	if err != nil {
@@ -205,7 +205,7 @@ func TestAnInterruptedTestReportsWhatItHad(t *testing.T) {
 	}
 }
 
-func TestAMixSendsEachTemplateAsOftenAsItsWeightSays(t *testing.T) {
+func TestMixFollowsWeights(t *testing.T) {
 	const yaml = `
 - weight: 3
   notification: { platform: apns, token: "{{hex}}", title: "Number {{n}}" }
@@ -248,7 +248,7 @@ func TestAMixSendsEachTemplateAsOftenAsItsWeightSays(t *testing.T) {
 	}
 }
 
-func TestABadMixIsRefusedWithTheReason(t *testing.T) {
+func TestReadMixRejectsInvalidFiles(t *testing.T) {
 	for text, want := range map[string]string{
 		"- weight: 0\n  notification: {}": "template 1: weight 0: must be 1 to 1,000,000",
 		"- notification: 3":               "notification: must be an object",
@@ -267,7 +267,7 @@ func TestABadMixIsRefusedWithTheReason(t *testing.T) {
 	}
 }
 
-func TestPeersAreSpokenToInTheirOwnWords(t *testing.T) {
+func TestPeerAPIs(t *testing.T) {
 	var body map[string]any
 	var mu sync.Mutex
 	handler := func(path, answer string) http.HandlerFunc {
@@ -296,7 +296,7 @@ func TestPeersAreSpokenToInTheirOwnWords(t *testing.T) {
 	}
 }
 
-func TestNonsenseIsRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestRunRejectsInvalidConfig(t *testing.T) {
 	for want, c := range map[string]bench.Config{
 		"must be one such as":   {URL: "127.0.0.1:8080"},
 		"rate -1":               {URL: "http://x", Rate: -1},

@@ -24,21 +24,21 @@ type conn struct {
 	address string
 	timeout time.Duration
 
-	nc     net.Conn
-	in     *bufio.Reader
-	stop   func() bool // of the watch over the context
-	bound  time.Time   // when reading is given up
-	used   time.Time
-	body   body
-	writes chan error
+	nc        net.Conn
+	reader    *bufio.Reader
+	stopWatch func() bool // of the watch over the context
+	deadline  time.Time   // when reading is given up
+	lastUsed  time.Time
+	body      body
+	writes    chan error
 }
 
-// idle is how long a connection may rest. The other side closes it after a minute, and a call could meet that.
-const idle = 30 * time.Second
+// maxIdle is how long a connection may rest. The other side closes it after a minute, and a call could meet that.
+const maxIdle = 30 * time.Second
 
-// open makes sure that there is a connection. The end of ctx ends it.
-func (c *conn) open(ctx context.Context) error {
-	if c.nc != nil && time.Since(c.used) < idle {
+// ensureOpen makes sure that there is a connection. The end of ctx ends it.
+func (c *conn) ensureOpen(ctx context.Context) error {
+	if c.nc != nil && time.Since(c.lastUsed) < maxIdle {
 		return nil
 	}
 	c.close()
@@ -58,8 +58,8 @@ func (c *conn) open(ctx context.Context) error {
 		return err
 	}
 	nc := c.nc
-	c.stop = context.AfterFunc(ctx, func() { _ = nc.Close() })
-	c.in, c.used, c.bound = bufio.NewReaderSize(nc, 16<<10), time.Now(), time.Time{}
+	c.stopWatch = context.AfterFunc(ctx, func() { _ = nc.Close() })
+	c.reader, c.lastUsed, c.deadline = bufio.NewReaderSize(nc, 16<<10), time.Now(), time.Time{}
 	return nil
 }
 
@@ -74,7 +74,7 @@ func (c *conn) close() {
 	if c.nc == nil {
 		return
 	}
-	c.stop()
+	c.stopWatch()
 	_ = c.nc.Close()
 	c.nc = nil
 }
@@ -82,15 +82,15 @@ func (c *conn) close() {
 // do sends a request and hands its answer on. A long one is written while the answer already comes, for the other side may
 // not read on while nobody reads it.
 func (c *conn) do(request []byte, long bool, answer func(status int, body *body) error) error {
-	c.used = time.Now()
-	if err := c.extend(); err != nil {
+	c.lastUsed = time.Now()
+	if err := c.extendDeadline(); err != nil {
 		return err
 	}
 	if !long {
 		if _, err := c.nc.Write(request); err != nil {
 			return err
 		}
-		return c.receive(answer)
+		return c.readResponse(answer)
 	}
 	if c.writes == nil {
 		c.writes = make(chan error, 1)
@@ -100,41 +100,41 @@ func (c *conn) do(request []byte, long bool, answer func(status int, body *body)
 		_, err := nc.Write(request)
 		c.writes <- err
 	}()
-	err := c.receive(answer)
+	err := c.readResponse(answer)
 	if err != nil {
 		_ = nc.Close() // or the writer might wait
 	}
 	return errors.Join(err, <-c.writes)
 }
 
-// receive reads one answer.
-func (c *conn) receive(answer func(status int, body *body) error) error {
-	status, h, err := c.head()
+// readResponse reads one answer.
+func (c *conn) readResponse(answer func(status int, body *body) error) error {
+	status, h, err := c.readHeader()
 	if err != nil {
 		return err
 	}
-	c.body.begin(c, h)
+	c.body.reset(c, h)
 	if err := answer(status, &c.body); err != nil {
 		return err
 	}
-	if err := c.body.finish(); err != nil {
+	if err := c.body.discard(); err != nil {
 		return err
 	}
-	if h.last {
+	if h.closes {
 		c.close()
 	}
 	return nil
 }
 
-// head is what an answer's header says about its body.
-type head struct {
+// header is what an answer's header says about its body.
+type header struct {
 	length  int // -1: unknown
 	chunked bool
-	last    bool // the connection ends with it
+	closes  bool // the connection ends with it
 }
 
-func (c *conn) head() (status int, h head, err error) {
-	line, err := c.in.ReadSlice('\n')
+func (c *conn) readHeader() (status int, h header, err error) {
+	line, err := c.reader.ReadSlice('\n')
 	if err != nil {
 		return 0, h, err
 	}
@@ -145,7 +145,7 @@ func (c *conn) head() (status int, h head, err error) {
 		return 0, h, errors.New("the answer has no status")
 	}
 	for h.length = -1; ; {
-		line, err := c.in.ReadSlice('\n')
+		line, err := c.reader.ReadSlice('\n')
 		if err != nil {
 			return 0, h, err
 		}
@@ -157,7 +157,7 @@ func (c *conn) head() (status int, h head, err error) {
 	}
 }
 
-func (h *head) field(name, value []byte) {
+func (h *header) field(name, value []byte) {
 	switch {
 	case bytes.EqualFold(name, []byte("Content-Length")):
 		if n, err := strconv.Atoi(string(value)); err == nil {
@@ -166,89 +166,89 @@ func (h *head) field(name, value []byte) {
 	case bytes.EqualFold(name, []byte("Transfer-Encoding")):
 		h.chunked = bytes.EqualFold(value, []byte("chunked"))
 	case bytes.EqualFold(name, []byte("Connection")):
-		h.last = bytes.EqualFold(value, []byte("close"))
+		h.closes = bytes.EqualFold(value, []byte("close"))
 	}
 }
 
 // body is that of an answer. Its buffers serve the next one too.
 type body struct {
-	conn  *conn
-	head  head
-	from  io.Reader
-	lines *bufio.Reader
-	begun bool // lines reads this answer
-	whole bytes.Buffer
+	conn        *conn
+	header      header
+	source      io.Reader
+	lines       *bufio.Reader
+	linesActive bool // lines reads this answer
+	buffer      bytes.Buffer
 }
 
-func (b *body) begin(c *conn, h head) {
-	b.conn, b.head, b.begun = c, h, false
-	b.whole.Reset()
+func (b *body) reset(c *conn, h header) {
+	b.conn, b.header, b.linesActive = c, h, false
+	b.buffer.Reset()
 	switch {
 	case h.chunked:
-		b.from = httputil.NewChunkedReader(c.in)
+		b.source = httputil.NewChunkedReader(c.reader)
 	case h.length >= 0:
-		b.from = io.LimitReader(c.in, int64(h.length))
+		b.source = io.LimitReader(c.reader, int64(h.length))
 	default:
-		b.from, b.conn.used = c.in, time.Time{} // it ends with the connection
+		b.source, b.conn.lastUsed = c.reader, time.Time{} // it ends with the connection
 	}
 }
 
-// line returns the next line, without its end. It is valid until the next call. io.EOF is the end.
-func (b *body) line() ([]byte, error) {
+// readLine returns the next line, without its end. It is valid until the next call. io.EOF is the end.
+func (b *body) readLine() ([]byte, error) {
 	if b.lines == nil {
 		b.lines = bufio.NewReaderSize(nil, 64<<10)
 	}
-	if !b.begun {
-		b.lines.Reset(b.from)
-		b.begun = true
+	if !b.linesActive {
+		b.lines.Reset(b.source)
+		b.linesActive = true
 	}
 	line, err := b.lines.ReadSlice('\n')
 	if len(line) == 0 {
 		return nil, err
 	}
-	return bytes.TrimSpace(line), b.conn.extend()
+	return bytes.TrimSpace(line), b.conn.extendDeadline()
 }
 
-// extend gives the rest of the answer its time, if much of that is gone.
-func (c *conn) extend() error {
+// extendDeadline gives the rest of the answer its time, if much of that is gone.
+func (c *conn) extendDeadline() error {
 	now := time.Now()
-	if c.bound.Sub(now) > c.timeout*9/10 {
+	if c.deadline.Sub(now) > c.timeout*9/10 {
 		return nil
 	}
-	c.bound = now.Add(c.timeout)
-	return c.nc.SetDeadline(c.bound)
+	c.deadline = now.Add(c.timeout)
+	return c.nc.SetDeadline(c.deadline)
 }
 
-// all returns the whole body, valid until the next answer.
-func (b *body) all() ([]byte, error) {
+// readAll returns the whole body, valid until the next answer.
+func (b *body) readAll() ([]byte, error) {
 	const most = 16 << 20
-	if _, err := b.whole.ReadFrom(io.LimitReader(b.from, most+1)); err != nil {
+	if _, err := b.buffer.ReadFrom(io.LimitReader(b.source, most+1)); err != nil {
 		return nil, err
 	}
-	if b.whole.Len() > most {
+	if b.buffer.Len() > most {
 		return nil, errors.New("the answer is longer than 16 MiB")
 	}
-	return b.whole.Bytes(), nil
+	return b.buffer.Bytes(), nil
 }
 
-// finish reads what nobody has asked for, so that the next answer begins where it should.
-func (b *body) finish() error {
-	if _, err := io.Copy(io.Discard, b.from); err != nil {
+// discard reads what nobody has asked for, so that the next answer begins where it should.
+func (b *body) discard() error {
+	if _, err := io.Copy(io.Discard, b.source); err != nil {
 		return err
 	}
-	if !b.head.chunked {
+	if !b.header.chunked {
 		return nil
 	}
 	for { // the trailer
-		line, err := b.conn.in.ReadSlice('\n')
+		line, err := b.conn.reader.ReadSlice('\n')
 		if err != nil || len(bytes.TrimSpace(line)) == 0 {
 			return err
 		}
 	}
 }
 
-// cause names what went wrong in few words, for many calls can end alike.
-func cause(err error) string {
+// describeError names what went wrong in few words, for many calls can end alike.
+func describeError(err error) string {
 	var network net.Error
 	switch {
 	case errors.As(err, &network) && network.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):

@@ -14,14 +14,14 @@ import (
 	"github.com/sluice-push/sluice/loadtest/report"
 )
 
-// look describes this machine. What only Linux tells is left out elsewhere.
-func look(version string) report.Machine {
+// describeMachine describes this machine. What only Linux tells is left out elsewhere.
+func describeMachine(version string) report.Machine {
 	return report.Machine{
-		System: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Model: model(), Go: runtime.Version(), Version: version, Load: loadAverage(),
+		System: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Model: cpuModel(), Go: runtime.Version(), Version: version, Load: loadAverage(),
 	}
 }
 
-func model() string {
+func cpuModel() string {
 	text, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(text)) {
 		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
@@ -39,26 +39,26 @@ func loadAverage() float64 {
 }
 
 // processes says what each has used since the measured time began, for so many notifications.
-func (t *test) processes(answered int) (found []report.Process) {
-	for _, p := range t.Watch {
-		before, known := t.used[p.PID]
-		now := processorTime(p.PID)
+func (t *loadTest) processes(answered int) (found []report.Process) {
+	for _, p := range t.Processes {
+		before, known := t.cpuAtStart[p.PID]
+		now := cpuTime(p.PID)
 		if !known || now == 0 {
 			continue
 		}
 		used := (now - before).Seconds()
 		found = append(found, report.Process{
-			Name: p.Name, PID: p.PID, CPU: used, PerHundredThousand: used / float64(max(answered, 1)) * 100_000, RSS: mostMemory(p.PID),
+			Name: p.Name, PID: p.PID, CPU: used, PerHundredThousand: used / float64(max(answered, 1)) * 100_000, RSS: maxMemory(p.PID),
 		})
 	}
 	return found
 }
 
-// tick is the unit in which /proc counts processor time: USER_HZ is 100 on every Linux.
-const tick = 10 * time.Millisecond
+// clockTick is the unit in which /proc counts processor time: USER_HZ is 100 on every Linux.
+const clockTick = 10 * time.Millisecond
 
-// processorTime is what a process has used, user and system; 0 where nobody can tell.
-func processorTime(pid int) time.Duration {
+// cpuTime is what a process has used, user and system; 0 where nobody can tell.
+func cpuTime(pid int) time.Duration {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
@@ -70,11 +70,11 @@ func processorTime(pid int) time.Duration {
 	}
 	user, _ := strconv.ParseInt(string(fields[11]), 10, 64)
 	system, _ := strconv.ParseInt(string(fields[12]), 10, 64)
-	return time.Duration(user+system) * tick
+	return time.Duration(user+system) * clockTick
 }
 
-// mostMemory is the most resident memory that a process has had, in MiB.
-func mostMemory(pid int) float64 {
+// maxMemory is the most resident memory that a process has had, in MiB.
+func maxMemory(pid int) float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0

@@ -101,71 +101,71 @@ func readTemplate(text []byte) (template, error) {
 	return t, err
 }
 
-// phrases are a mix in the words of one API, ready to be filled in.
-type phrases struct {
-	total uint64 // of the weights
-	each  []phrase
+// compiledMix are a mix in the words of one API, ready to be filled in.
+type compiledMix struct {
+	totalWeight uint64 // of the weights
+	templates   []compiledTemplate
 }
 
-type phrase struct {
-	below  uint64 // the sum of the weights up to it
-	pieces [][]byte
-	marks  []mark // between the pieces
+type compiledTemplate struct {
+	cumulativeWeight uint64 // the sum of the weights up to it
+	parts            [][]byte
+	placeholders     []placeholder // between the pieces
 }
 
-type mark uint8
+type placeholder uint8
 
 const (
-	number mark = iota
-	hex
+	numberPlaceholder placeholder = iota
+	hexPlaceholder
 )
 
-func (m *Mix) compile(d dialect) (*phrases, error) {
-	p := new(phrases)
+func (m *Mix) compile(d api) (*compiledMix, error) {
+	p := new(compiledMix)
 	for _, t := range m.templates {
 		text, err := d.translate(t.Notification)
 		if err != nil {
 			return nil, fmt.Errorf("bench: %w", err)
 		}
-		p.total += uint64(t.Weight)
-		p.each = append(p.each, cut(text, p.total))
+		p.totalWeight += uint64(t.Weight)
+		p.templates = append(p.templates, splitTemplate(text, p.totalWeight))
 	}
 	return p, nil
 }
 
-// cut parts a text at its marks.
-func cut(text []byte, below uint64) phrase {
-	p := phrase{below: below}
+// splitTemplate parts a text at its marks.
+func splitTemplate(text []byte, below uint64) compiledTemplate {
+	p := compiledTemplate{cumulativeWeight: below}
 	for {
 		i, j := bytes.Index(text, []byte("{{n}}")), bytes.Index(text, []byte("{{hex}}"))
 		switch {
 		case i < 0 && j < 0:
-			p.pieces = append(p.pieces, text)
+			p.parts = append(p.parts, text)
 			return p
 		case j < 0 || i >= 0 && i < j:
-			p.pieces, p.marks, text = append(p.pieces, text[:i]), append(p.marks, number), text[i+len("{{n}}"):]
+			p.parts, p.placeholders, text = append(p.parts, text[:i]), append(p.placeholders, numberPlaceholder), text[i+len("{{n}}"):]
 		default:
-			p.pieces, p.marks, text = append(p.pieces, text[:j]), append(p.marks, hex), text[j+len("{{hex}}"):]
+			p.parts, p.placeholders, text = append(p.parts, text[:j]), append(p.placeholders, hexPlaceholder), text[j+len("{{hex}}"):]
 		}
 	}
 }
 
 // append appends notification i, the same one each time.
-func (p *phrases) append(b []byte, i int) []byte {
-	each := &p.each[0]
-	if len(p.each) > 1 {
-		for lot, k := scatter(uint64(i))%p.total, 0; ; k++ {
-			if each = &p.each[k]; lot < each.below {
+func (p *compiledMix) append(b []byte, i int) []byte {
+	each := &p.templates[0]
+	if len(p.templates) > 1 {
+		for lot, k := mix64(uint64(i))%p.totalWeight, 0; ; k++ {
+			if each = &p.templates[k]; lot < each.cumulativeWeight {
 				break
 			}
 		}
 	}
-	for k, piece := range each.pieces {
+	for k, piece := range each.parts {
 		b = append(b, piece...)
-		if k == len(each.marks) {
+		if k == len(each.placeholders) {
 			break
 		}
-		if each.marks[k] == number {
+		if each.placeholders[k] == numberPlaceholder {
 			b = strconv.AppendInt(b, int64(i), 10)
 		} else {
 			b = appendHex(b, uint64(i))
@@ -184,8 +184,8 @@ func appendHex(b []byte, n uint64) []byte {
 	return b
 }
 
-// scatter makes neighbours differ, as SplitMix64 does.
-func scatter(x uint64) uint64 {
+// mix64 makes neighbours differ, as SplitMix64 does.
+func mix64(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb

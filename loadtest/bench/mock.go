@@ -26,12 +26,12 @@ func newMock(ledger, script string) *mock {
 	return &mock{ledger, script, &http.Client{Timeout: 10 * time.Second}}
 }
 
-// count is how many notifications the mock has taken since it began; nil if it has no ledger that would be known.
-func (m *mock) count(ctx context.Context) (*int, error) {
+// acceptedCount is how many notifications the mock has taken since it began; nil if it has no ledger that would be known.
+func (m *mock) acceptedCount(ctx context.Context) (*int, error) {
 	if m.ledger == "" {
 		return nil, nil
 	}
-	text, err := m.call(ctx, http.MethodGet, strings.TrimSuffix(m.ledger, "/")+"/summary", nil)
+	text, err := m.request(ctx, http.MethodGet, strings.TrimSuffix(m.ledger, "/")+"/summary", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -46,20 +46,20 @@ func (m *mock) count(ctx context.Context) (*int, error) {
 	return took, nil
 }
 
-// play begins a script.
-func (m *mock) play(ctx context.Context, script []byte) error {
-	_, err := m.call(ctx, http.MethodPut, m.script, script)
+// startScript begins a script.
+func (m *mock) startScript(ctx context.Context, script []byte) error {
+	_, err := m.request(ctx, http.MethodPut, m.script, script)
 	return err
 }
 
-// quiet ends the script, if one was begun.
-func (m *mock) quiet(begun bool) {
+// stopScript ends the script, if one was begun.
+func (m *mock) stopScript(begun bool) {
 	if begun {
-		_, _ = m.call(context.Background(), http.MethodDelete, m.script, nil) // the test is over
+		_, _ = m.request(context.Background(), http.MethodDelete, m.script, nil) // the test is over
 	}
 }
 
-func (m *mock) call(ctx context.Context, method, url string, body []byte) ([]byte, error) {
+func (m *mock) request(ctx context.Context, method, url string, body []byte) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
@@ -76,8 +76,8 @@ func (m *mock) call(ctx context.Context, method, url string, body []byte) ([]byt
 	return text, err
 }
 
-// readFaults says in words what a script will do, and when.
-func readFaults(text []byte) (found []report.Fault, err error) {
+// parseFaults says in words what a script will do, and when.
+func parseFaults(text []byte) (found []report.Fault, err error) {
 	if len(text) == 0 {
 		return nil, nil
 	}
@@ -88,7 +88,7 @@ func readFaults(text []byte) (found []report.Fault, err error) {
 	for _, f := range script.Faults {
 		one := report.Fault{From: f.From.Seconds(), Until: f.Until.Seconds()}
 		f.From, f.Until = 0, 0
-		if one.Words, err = describe(f); err != nil {
+		if one.Description, err = describeFault(f); err != nil {
 			return nil, err
 		}
 		found = append(found, one)
@@ -96,11 +96,11 @@ func readFaults(text []byte) (found []report.Fault, err error) {
 	return found, nil
 }
 
-// plainWords takes a script's marks away.
-var plainWords = strings.NewReplacer(`"`, "", "'", "", "service: ", "", ": true", "", ": ", " ")
+// yamlPunctuation takes a script's marks away.
+var yamlPunctuation = strings.NewReplacer(`"`, "", "'", "", "service: ", "", ": true", "", ": ", " ")
 
-// describe writes a fault as its script does, on one line.
-func describe(f mockprovider.Fault) (string, error) {
+// describeFault writes a fault as its script does, on one line.
+func describeFault(f mockprovider.Fault) (string, error) {
 	text, err := (mockprovider.Script{Faults: []mockprovider.Fault{f}}).YAML()
 	if err != nil {
 		return "", fmt.Errorf("bench: faults: %w", err)
@@ -109,7 +109,7 @@ func describe(f mockprovider.Fault) (string, error) {
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "- "))
 		if line != "" && line != "faults:" {
-			words = append(words, plainWords.Replace(line))
+			words = append(words, yamlPunctuation.Replace(line))
 		}
 	}
 	return strings.Join(words, ", "), nil

@@ -15,9 +15,9 @@ import (
 // What becomes of a notification, beside the words of receipts: rejected are those that the gateway took nothing of, and
 // for lost ones there is no verdict.
 const (
-	accepted = "accepted"
-	rejected = "rejected"
-	lost     = "lost"
+	statusAccepted = "accepted"
+	statusRejected = "rejected"
+	statusLost     = "lost"
 )
 
 // verdict is what an answer says of one notification.
@@ -25,82 +25,82 @@ type verdict struct {
 	status, reason string
 	attempts       []attempt
 	latency        time.Duration // from when it was due
-	sent           time.Duration // from when its call was sent
+	sinceSent      time.Duration // from when its call was sent
 }
 
 // attempt is one send on one endpoint.
 type attempt struct {
 	endpoint string
 	accepted bool
-	took     time.Duration
+	duration time.Duration
 }
 
 // parser reads receipts. What it returns is valid until the next one. It looks only for what it needs, and makes no
 // garbage: in a batch it costs as much as all else that is done for a notification here.
 type parser struct {
-	decoder jsontext.Decoder
-	text    bytes.Buffer
-	words   map[string]string
-	v       verdict
+	decoder  jsontext.Decoder
+	buffer   bytes.Buffer
+	interned map[string]string
+	verdict  verdict
 }
 
-// word keeps one copy of each, for there are few words and many receipts.
-func (p *parser) word(text []byte) string {
-	if known, ok := p.words[string(text)]; ok {
+// intern keeps one copy of each, for there are few words and many receipts.
+func (p *parser) intern(text []byte) string {
+	if known, ok := p.interned[string(text)]; ok {
 		return known
 	}
-	if p.words == nil || len(p.words) > 10_000 {
-		p.words = map[string]string{}
+	if p.interned == nil || len(p.interned) > 10_000 {
+		p.interned = map[string]string{}
 	}
 	word := string(text)
-	p.words[word] = word
+	p.interned[word] = word
 	return word
 }
 
-// single reads the answer to a call of its own.
-func (p *parser) single(status int, text []byte) (*verdict, error) {
+// parseResponse reads the answer to a call of its own.
+func (p *parser) parseResponse(status int, text []byte) (*verdict, error) {
 	if status == 200 || status == 202 {
-		return p.receipt(text)
+		return p.parseReceipt(text)
 	}
 	var problem struct {
 		Detail  string
 		Receipt json.RawMessage
 	}
 	if json.Unmarshal(text, &problem) == nil && problem.Receipt != nil {
-		return p.receipt(problem.Receipt)
+		return p.parseReceipt(problem.Receipt)
 	}
-	p.v = verdict{status: rejected, reason: strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, problem.Detail))}
-	return &p.v, nil
+	p.verdict = verdict{status: statusRejected, reason: strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, problem.Detail))}
+	return &p.verdict, nil
 }
 
-// receipt reads a receipt.
-func (p *parser) receipt(text []byte) (*verdict, error) {
-	p.v = verdict{attempts: p.v.attempts[:0]}
-	p.text = *bytes.NewBuffer(text)
-	p.decoder.Reset(&p.text)
-	err := p.members(func(name []byte) error {
+// parseReceipt reads a receipt.
+func (p *parser) parseReceipt(text []byte) (*verdict, error) {
+	p.verdict = verdict{attempts: p.verdict.attempts[:0]}
+	p.buffer = *bytes.NewBuffer(text)
+	p.decoder.Reset(&p.buffer)
+	err := p.readObject(func(name []byte) error {
 		switch string(name) {
 		case `"status"`:
-			return p.take(&p.v.status)
+			return p.readString(&p.verdict.status)
 		case `"reason"`:
-			return p.take(&p.v.reason)
+			return p.readString(&p.verdict.reason)
 		case `"attempts"`:
-			return p.attempts()
+			return p.readAttempts()
 		default:
 			return p.decoder.SkipValue()
 		}
 	})
-	if err == nil && p.v.status == "" {
+	if err == nil && p.verdict.status == "" {
 		err = fmt.Errorf("no status in it")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("a receipt cannot be read: %w", err)
 	}
-	return &p.v, nil
+	return &p.verdict, nil
 }
 
-// members hands every member's name to read, which reads its value.
-func (p *parser) members(read func(name []byte) error) error {
+// readObject hands every member's name to read, which reads its value.
+func (p *parser) readObject(read func(name []byte) error) error {
 	if kind := p.decoder.PeekKind(); kind != '{' {
 		return fmt.Errorf("it is no object")
 	}
@@ -120,17 +120,17 @@ func (p *parser) members(read func(name []byte) error) error {
 	return err
 }
 
-// take reads a text that is one of few.
-func (p *parser) take(to *string) error {
+// readString reads a text that is one of few.
+func (p *parser) readString(to *string) error {
 	value, err := p.decoder.ReadValue()
 	if err != nil || len(value) < 2 {
 		return err
 	}
-	*to = p.word(value[1 : len(value)-1])
+	*to = p.intern(value[1 : len(value)-1])
 	return nil
 }
 
-func (p *parser) attempts() error {
+func (p *parser) readAttempts() error {
 	if p.decoder.PeekKind() != '[' {
 		return p.decoder.SkipValue()
 	}
@@ -138,8 +138,8 @@ func (p *parser) attempts() error {
 		return err
 	}
 	for p.decoder.PeekKind() != ']' {
-		p.v.attempts = append(p.v.attempts, attempt{})
-		if err := p.attempt(&p.v.attempts[len(p.v.attempts)-1]); err != nil {
+		p.verdict.attempts = append(p.verdict.attempts, attempt{})
+		if err := p.readAttempt(&p.verdict.attempts[len(p.verdict.attempts)-1]); err != nil {
 			return err
 		}
 	}
@@ -147,21 +147,21 @@ func (p *parser) attempts() error {
 	return err
 }
 
-func (p *parser) attempt(a *attempt) error {
-	return p.members(func(name []byte) error {
+func (p *parser) readAttempt(a *attempt) error {
+	return p.readObject(func(name []byte) error {
 		switch string(name) {
 		case `"endpoint"`:
-			return p.take(&a.endpoint)
+			return p.readString(&a.endpoint)
 		case `"status"`:
 			var status string
-			err := p.take(&status)
-			a.accepted = status == accepted
+			err := p.readString(&status)
+			a.accepted = status == statusAccepted
 			return err
 		case `"ms"`:
 			token, err := p.decoder.ReadToken()
 			if err == nil && token.Kind() == '0' {
 				ms, _ := token.Float()
-				a.took = time.Duration(ms * float64(time.Millisecond))
+				a.duration = time.Duration(ms * float64(time.Millisecond))
 			}
 			return err
 		default:

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-func TestEveryCallIsOfferedAtItsTime(t *testing.T) {
+func TestOpenLoopOffersCallsOnSchedule(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := schedule{began: time.Now(), until: 2 * time.Second, rate: 3}
+		s := schedule{start: time.Now(), duration: 2 * time.Second, rate: 3}
 		var at []time.Duration
-		s.play(t.Context(), func(i int, due time.Duration) {
+		s.runOpenLoop(t.Context(), func(i int, due time.Duration) {
 			if i != len(at) {
 				t.Errorf("call %d came after %d others", i, len(at))
 			}
-			if now := time.Since(s.began); now != due {
+			if now := time.Since(s.start); now != due {
 				t.Errorf("call %d was due after %s and offered after %s", i, due, now)
 			}
 			at = append(at, due)
@@ -29,15 +29,15 @@ func TestEveryCallIsOfferedAtItsTime(t *testing.T) {
 	})
 }
 
-func TestASlowOfferMovesNoOtherCallsTime(t *testing.T) {
+func TestSlowOfferDoesNotShiftTheSchedule(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := schedule{began: time.Now(), until: time.Second, rate: 100}
+		s := schedule{start: time.Now(), duration: time.Second, rate: 100}
 		late := 0
-		s.play(t.Context(), func(i int, due time.Duration) {
+		s.runOpenLoop(t.Context(), func(i int, due time.Duration) {
 			if want := time.Duration(i) * 10 * time.Millisecond; due != want {
 				t.Errorf("call %d is due after %s, want %s", i, due, want)
 			}
-			if time.Since(s.began) > due {
+			if time.Since(s.start) > due {
 				late++
 			}
 			if i == 10 {
@@ -50,32 +50,32 @@ func TestASlowOfferMovesNoOtherCallsTime(t *testing.T) {
 	})
 }
 
-func TestTheEndOfTheContextEndsTheSchedule(t *testing.T) {
+func TestContextCancelEndsTheSchedule(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 95*time.Millisecond)
 		defer cancel()
-		s := schedule{began: time.Now(), until: time.Hour, rate: 100}
+		s := schedule{start: time.Now(), duration: time.Hour, rate: 100}
 		offered := 0
-		s.play(ctx, func(int, time.Duration) { offered++ })
-		if offered != 10 || time.Since(s.began) != 95*time.Millisecond {
-			t.Errorf("%d were offered within %s", offered, time.Since(s.began))
+		s.runOpenLoop(ctx, func(int, time.Duration) { offered++ })
+		if offered != 10 || time.Since(s.start) != 95*time.Millisecond {
+			t.Errorf("%d were offered within %s", offered, time.Since(s.start))
 		}
 	})
 }
 
-func TestAClosedLoopKeepsItsNumberInFlight(t *testing.T) {
+func TestClosedLoopKeepsCallsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := schedule{began: time.Now(), until: time.Second}
+		s := schedule{start: time.Now(), duration: time.Second}
 		var mu sync.Mutex
 		now, most, made := 0, 0, 0
-		s.keep(t.Context(), 7, func(next func() (int, time.Duration, bool)) {
+		s.runClosedLoop(t.Context(), 7, func(next func() (int, time.Duration, bool)) {
 			for i, due, more := next(); more; i, due, more = next() {
 				mu.Lock()
 				now++
 				made++
 				most = max(most, now)
-				if due != time.Since(s.began) || i >= 70 {
-					t.Errorf("call %d was due after %s and begun after %s", i, due, time.Since(s.began))
+				if due != time.Since(s.start) || i >= 70 {
+					t.Errorf("call %d was due after %s and begun after %s", i, due, time.Since(s.start))
 				}
 				mu.Unlock()
 				time.Sleep(100 * time.Millisecond)

@@ -22,33 +22,33 @@ type Snapshot struct {
 	// Verdicts are all of the measured time.
 	Verdicts map[string]int
 	// Live is how many endpoints the gateway has, and Troubled says of the others what is wrong, by address.
-	Live     int
-	Troubled map[string]string
+	Healthy   int
+	Unhealthy map[string]string
 }
 
-// tell tells how the test stands until ctx ends.
-func (t *test) tell(ctx context.Context) {
-	if t.Tell == nil {
+// reportProgress tells how the test stands until ctx ends.
+func (t *loadTest) reportProgress(ctx context.Context) {
+	if t.OnProgress == nil {
 		return
 	}
-	for last := time.Now(); sleep(ctx, t.TellEvery); {
+	for last := time.Now(); sleep(ctx, t.ProgressInterval); {
 		now := time.Now()
-		s := t.book.snapshot(now.Sub(last))
-		s.Elapsed, s.WarmUp, s.Total = now.Sub(t.schedule.began), t.WarmUp, t.schedule.until
-		t.Tell(s)
+		s := t.recorder.snapshot(now.Sub(last))
+		s.Elapsed, s.WarmUp, s.Total = now.Sub(t.schedule.start), t.WarmUp, t.schedule.duration
+		t.OnProgress(s)
 		last = now
 	}
 }
 
 // snapshot returns what was booked since the last one, which was so long ago.
-func (b *book) snapshot(since time.Duration) Snapshot {
+func (b *recorder) snapshot(since time.Duration) Snapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := Snapshot{
-		Offered: float64(b.recent.offered) / since.Seconds(), Answered: float64(b.recent.answered) / since.Seconds(), Latency: latencyOf(b.newest),
-		InFlight: b.everInFlight, Verdicts: maps.Clone(b.count.verdicts), Live: b.live, Troubled: b.troubled,
+		Offered: float64(b.sinceSnapshot.offered) / since.Seconds(), Answered: float64(b.sinceSnapshot.answered) / since.Seconds(), Latency: latencySummary(b.recentLatency),
+		InFlight: b.inFlight, Verdicts: maps.Clone(b.totals.verdicts), Healthy: b.healthy, Unhealthy: b.unhealthy,
 	}
-	b.recent = newCounts()
-	b.newest.Reset()
+	b.sinceSnapshot = newCounts()
+	b.recentLatency.Reset()
 	return s
 }

@@ -23,25 +23,25 @@ type status struct {
 	}
 }
 
-// watchStatus looks at a gateway's endpoints every second, or as often as the timeline has steps, until ctx ends. Where the
+// pollStatus looks at a gateway's endpoints every second, or as often as the timeline has steps, until ctx ends. Where the
 // status cannot be had, for the key may lack the scope, the report has none.
-func (t *test) watchStatus(ctx context.Context) {
+func (t *loadTest) pollStatus(ctx context.Context) {
 	if t.API != "sluice" {
 		return
 	}
 	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	for {
-		if s, err := t.askStatus(ctx, client); err == nil {
-			t.book.watch(s.sum())
+		if s, err := t.fetchStatus(ctx, client); err == nil {
+			t.recorder.recordEndpoints(s.countEndpoints())
 		}
-		if !sleep(ctx, max(t.book.step, time.Second)) {
+		if !sleep(ctx, max(t.recorder.stepLength, time.Second)) {
 			return
 		}
 	}
 }
 
-func (t *test) askStatus(ctx context.Context, client *http.Client) (s status, err error) {
+func (t *loadTest) fetchStatus(ctx context.Context, client *http.Client) (s status, err error) {
 	at, err := url.JoinPath(t.URL, "v1/status")
 	if err != nil {
 		return s, err
@@ -59,8 +59,8 @@ func (t *test) askStatus(ctx context.Context, client *http.Client) (s status, er
 	return s, json.NewDecoder(answer.Body).Decode(&s)
 }
 
-// sum counts the endpoints that are well, and says of the others what is wrong.
-func (s *status) sum() (live int, troubled map[string]string) {
+// countEndpoints counts the endpoints that are well, and says of the others what is wrong.
+func (s *status) countEndpoints() (live int, troubled map[string]string) {
 	troubled = map[string]string{}
 	for _, service := range s.Services {
 		for _, e := range service.Pool.Endpoints {

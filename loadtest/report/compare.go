@@ -16,25 +16,25 @@ type Comparison struct {
 	NameA, NameB string
 }
 
-// direction says whether more of a figure is better, worse, or neither.
-type direction uint8
+// trend says whether more of a figure is better, worse, or neither.
+type trend uint8
 
 const (
-	worse direction = iota
-	better
-	neither
+	lowerIsBetter trend = iota
+	higherIsBetter
+	neutral
 )
 
-// row is one figure of both.
-type row struct {
-	name  string
-	a, b  float64
-	write func(float64) string
-	good  direction
+// comparisonRow is one figure of both.
+type comparisonRow struct {
+	name   string
+	a, b   float64
+	format func(float64) string
+	better trend
 }
 
 // ratio is how many times A's figure B's is; 0 where that says nothing.
-func (r row) ratio() float64 {
+func (r comparisonRow) ratio() float64 {
 	if r.a == 0 {
 		return 0
 	}
@@ -42,19 +42,19 @@ func (r row) ratio() float64 {
 }
 
 // class is better, worse or, where the ratio says neither, empty.
-func (r row) class() string {
+func (r comparisonRow) class() string {
 	switch q := r.ratio(); {
-	case r.good == neither || q == 0 || q > 0.95 && q < 1.05:
+	case r.better == neutral || q == 0 || q > 0.95 && q < 1.05:
 		return ""
-	case (q > 1) == (r.good == better):
+	case (q > 1) == (r.better == higherIsBetter):
 		return "better"
 	default:
 		return "worse"
 	}
 }
 
-// words say the ratio, and what to think of it.
-func (r row) words() string {
+// describe say the ratio, and what to think of it.
+func (r comparisonRow) describe() string {
 	switch {
 	case r.a == 0 && r.b == 0:
 		return "–"
@@ -66,37 +66,37 @@ func (r row) words() string {
 }
 
 // rows are the figures worth comparing.
-func (c Comparison) rows() []row {
-	count := func(n float64) string { return Count(n) }
+func (c Comparison) rows() []comparisonRow {
+	count := func(n float64) string { return FormatCount(n) }
 	percent := func(n float64) string { return fmt.Sprintf("%.2f %%", n) }
 	seconds := func(n float64) string { return fmt.Sprintf("%.2f s", n) }
 	mib := func(n float64) string { return fmt.Sprintf("%.0f MiB", n) }
-	rows := []row{
-		{"offered a second", c.A.OfferedRate, c.B.OfferedRate, count, neither},
-		{"answered a second", c.A.Rate, c.B.Rate, count, better},
-		{"accepted in percent", c.A.accepted(), c.B.accepted(), percent, better},
-		{"latency p50", c.A.Latency.P50, c.B.Latency.P50, Millis, worse},
-		{"latency p90", c.A.Latency.P90, c.B.Latency.P90, Millis, worse},
-		{"latency p99", c.A.Latency.P99, c.B.Latency.P99, Millis, worse},
-		{"latency p99.9", c.A.Latency.P999, c.B.Latency.P999, Millis, worse},
-		{"latency max", c.A.Latency.Max, c.B.Latency.Max, Millis, worse},
+	rows := []comparisonRow{
+		{"offered a second", c.A.OfferedRate, c.B.OfferedRate, count, neutral},
+		{"answered a second", c.A.Rate, c.B.Rate, count, higherIsBetter},
+		{"accepted in percent", c.A.acceptedPercent(), c.B.acceptedPercent(), percent, higherIsBetter},
+		{"latency p50", c.A.Latency.P50, c.B.Latency.P50, FormatMillis, lowerIsBetter},
+		{"latency p90", c.A.Latency.P90, c.B.Latency.P90, FormatMillis, lowerIsBetter},
+		{"latency p99", c.A.Latency.P99, c.B.Latency.P99, FormatMillis, lowerIsBetter},
+		{"latency p99.9", c.A.Latency.P999, c.B.Latency.P999, FormatMillis, lowerIsBetter},
+		{"latency max", c.A.Latency.Max, c.B.Latency.Max, FormatMillis, lowerIsBetter},
 	}
-	if c.A.Own != nil && c.B.Own != nil {
-		rows = append(rows, row{"outside attempts p99", c.A.Own.P99, c.B.Own.P99, Millis, worse})
+	if c.A.Overhead != nil && c.B.Overhead != nil {
+		rows = append(rows, comparisonRow{"outside attempts p99", c.A.Overhead.P99, c.B.Overhead.P99, FormatMillis, lowerIsBetter})
 	}
 	for _, a := range c.A.Processes {
 		for _, b := range c.B.Processes {
 			if a.Name == b.Name {
-				rows = append(rows, row{a.Name + " CPU per 100,000", a.PerHundredThousand, b.PerHundredThousand, seconds, worse},
-					row{a.Name + " memory", a.RSS, b.RSS, mib, worse})
+				rows = append(rows, comparisonRow{a.Name + " CPU per 100,000", a.PerHundredThousand, b.PerHundredThousand, seconds, lowerIsBetter},
+					comparisonRow{a.Name + " memory", a.RSS, b.RSS, mib, lowerIsBetter})
 			}
 		}
 	}
 	return rows
 }
 
-// accepted is in percent of what was offered.
-func (r *Report) accepted() float64 {
+// acceptedPercent is in percent of what was offered.
+func (r *Report) acceptedPercent() float64 {
 	return 100 * float64(r.Verdicts["accepted"]) / float64(max(r.Offered, 1))
 }
 
@@ -105,7 +105,7 @@ func (c Comparison) Text(to io.Writer) error {
 	t := tabwriter.NewWriter(to, 0, 0, 3, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintf(t, "\t%s\t%s\t\t\n", c.NameA, c.NameB)
 	for _, r := range c.rows() {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", r.name, r.write(r.a), r.write(r.b), r.words())
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", r.name, r.format(r.a), r.format(r.b), r.describe())
 	}
 	return t.Flush()
 }
@@ -113,7 +113,7 @@ func (c Comparison) Text(to io.Writer) error {
 // chart draws every ratio as a bar from 1, on a logarithmic scale: half and double are equally long.
 func (c Comparison) chart() template.HTML {
 	const rowHeight, names = 26.0, 190.0
-	var rows []row
+	var rows []comparisonRow
 	least, most := 0.5, 2.0
 	for _, r := range c.rows() {
 		if q := r.ratio(); q > 0 {
@@ -123,18 +123,18 @@ func (c Comparison) chart() template.HTML {
 	}
 	height := top + rowHeight*float64(len(rows)) + bottom
 	x := scale{min: least / 1.1, max: most * 1.1, from: names, to: width - right, log: true}
-	d := newDrawing(height, "Ratios of the second run to the first")
+	d := newSVG(height, "Ratios of the second run to the first")
 	for _, v := range []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100} {
 		if v >= x.min && v <= x.max {
-			d.add(`<path class="%s" d="M%.1f %.1fV%.1f"/>`, map[bool]string{true: "axis", false: "grid"}[v == 1], x.at(v), top, height-bottom)
-			d.text(x.at(v), height-bottom+18, "tick middle", fmt.Sprintf("× %g", v))
+			d.printf(`<path class="%s" d="M%.1f %.1fV%.1f"/>`, map[bool]string{true: "axis", false: "grid"}[v == 1], x.position(v), top, height-bottom)
+			d.text(x.position(v), height-bottom+18, "tick middle", fmt.Sprintf("× %g", v))
 		}
 	}
 	for i, r := range rows {
-		y, from, until := top+rowHeight*float64(i)+4, x.at(min(r.ratio(), 1)), x.at(max(r.ratio(), 1))
+		y, from, until := top+rowHeight*float64(i)+4, x.position(min(r.ratio(), 1)), x.position(max(r.ratio(), 1))
 		d.text(names-16, y+13, "tick end", r.name)
-		d.add(`<rect class="ratio %s" x="%.1f" y="%.1f" width="%.1f" height="%.1f" rx="2"/>`, r.class(), from, y, max(until-from, 2), rowHeight-9)
+		d.printf(`<rect class="ratio %s" x="%.1f" y="%.1f" width="%.1f" height="%.1f" rx="2"/>`, r.class(), from, y, max(until-from, 2), rowHeight-9)
 		d.text(width-right+10, y+13, "tick", fmt.Sprintf("× %.2f", r.ratio()))
 	}
-	return d.end()
+	return d.html()
 }

@@ -14,7 +14,7 @@ import (
 // Report is one load test. Times are seconds counted from Began, latencies milliseconds.
 type Report struct {
 	// Began is when the measured time began: the warm-up is before it, and in no figure but the ledger's.
-	Began time.Time `json:"began"`
+	Start time.Time `json:"began"`
 	// Seconds is how long notifications were offered.
 	Seconds float64 `json:"seconds"`
 	// Early says that the run was ended before its time.
@@ -40,14 +40,14 @@ type Report struct {
 	Latency Latency `json:"latency"`
 	// Own is the part of a single call's latency, from its sending on, that no attempt accounts for: the gateway's own time
 	// and that of the way to it and back. Nothing of it can be told of batches.
-	Own *Latency `json:"own,omitempty"`
+	Overhead *Latency `json:"own,omitempty"`
 	// Late is how long after their time this program began to send calls, for want of processor time or of a connection.
-	Late *Latency `json:"late,omitempty"`
+	SendDelay *Latency `json:"late,omitempty"`
 	// Distribution counts answers by latency, in classes that grow evenly on a logarithmic scale.
-	Distribution []Class `json:"distribution"`
+	Distribution []Bucket `json:"distribution"`
 	// Timeline is the run in equal steps.
-	Step     float64  `json:"step"`
-	Timeline []Moment `json:"timeline"`
+	Step     float64        `json:"step"`
+	Timeline []TimelineStep `json:"timeline"`
 
 	// Endpoints are those that receipts name, by address.
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
@@ -77,7 +77,7 @@ func (s Setting) Loop() string {
 		calls = fmt.Sprintf("batches of %d", s.Batch)
 	}
 	if s.Rate > 0 {
-		return fmt.Sprintf("open loop, %s/s in %s", Count(s.Rate), calls)
+		return fmt.Sprintf("open loop, %s/s in %s", FormatCount(s.Rate), calls)
 	}
 	return fmt.Sprintf("closed loop, %d %s in flight", s.InFlight, calls)
 }
@@ -103,23 +103,23 @@ type Latency struct {
 	Mean float64 `json:"mean"`
 }
 
-// Class is the answers whose latency is at most so many milliseconds, and above that of the class before.
-type Class struct {
+// Bucket is the answers whose latency is at most so many milliseconds, and above that of the class before.
+type Bucket struct {
 	UpTo  float64 `json:"up_to"`
 	Count int     `json:"count"`
 }
 
-// Moment is one step of the timeline. Latency is that of the notifications that were due in it, all else is of those that
+// TimelineStep is one step of the timeline. Latency is that of the notifications that were due in it, all else is of those that
 // were answered in it.
-type Moment struct {
-	At        float64           `json:"at"`
+type TimelineStep struct {
+	Start     float64           `json:"at"`
 	Offered   int               `json:"offered"`
 	Answered  int               `json:"answered"`
 	Verdicts  map[string]int    `json:"verdicts,omitempty"`
 	Latency   Latency           `json:"latency"`
 	Endpoints map[string]int    `json:"endpoints,omitempty"` // attempts by address
-	Troubled  map[string]string `json:"troubled,omitempty"`  // endpoints that were not well, by the gateway's status
-	Live      int               `json:"live,omitempty"`      // endpoints that were
+	Unhealthy map[string]string `json:"troubled,omitempty"`  // endpoints that were not well, by the gateway's status
+	Healthy   int               `json:"live,omitempty"`      // endpoints that were
 }
 
 // Endpoint is one address.
@@ -131,9 +131,9 @@ type Endpoint struct {
 
 // Fault is one fault of the script.
 type Fault struct {
-	From  float64 `json:"from"`
-	Until float64 `json:"until,omitempty"` // 0: to the end
-	Words string  `json:"words"`
+	From        float64 `json:"from"`
+	Until       float64 `json:"until,omitempty"` // 0: to the end
+	Description string  `json:"words"`
 }
 
 // Process is one that was watched on this machine.
@@ -151,31 +151,31 @@ type Process struct {
 // Ledger holds the count of notifications that were said to be accepted, in the warm-up too, against the mock's.
 type Ledger struct {
 	Reported int `json:"reported"`
-	Took     int `json:"took"`
+	Accepted int `json:"took"`
 	// Unsure are the notifications, in the warm-up too, that were lost or reported as unknown: the mock may have taken them.
-	Unsure int `json:"unsure,omitempty"`
+	Uncertain int `json:"unsure,omitempty"`
 }
 
 // Equal reports whether both counts are the same.
-func (l *Ledger) Equal() bool { return l.Reported == l.Took }
+func (l *Ledger) Equal() bool { return l.Reported == l.Accepted }
 
 // Words say how they compare.
 func (l *Ledger) Words() string {
-	switch diff := l.Took - l.Reported; {
+	switch diff := l.Accepted - l.Reported; {
 	case diff == 0:
-		return fmt.Sprintf("equal to the mock's ledger, to the last of %s notifications", Count(float64(l.Took)))
+		return fmt.Sprintf("equal to the mock's ledger, to the last of %s notifications", FormatCount(float64(l.Accepted)))
 	case diff > 0:
-		return fmt.Sprintf("the mock's ledger has %s more than the %s reported as accepted%s", Count(float64(diff)), Count(float64(l.Reported)), l.unsure())
+		return fmt.Sprintf("the mock's ledger has %s more than the %s reported as accepted%s", FormatCount(float64(diff)), FormatCount(float64(l.Reported)), l.uncertainNote())
 	default:
-		return fmt.Sprintf("the mock's ledger has %s fewer than the %s reported as accepted", Count(float64(-diff)), Count(float64(l.Reported)))
+		return fmt.Sprintf("the mock's ledger has %s fewer than the %s reported as accepted", FormatCount(float64(-diff)), FormatCount(float64(l.Reported)))
 	}
 }
 
-func (l *Ledger) unsure() string {
-	if l.Unsure == 0 {
+func (l *Ledger) uncertainNote() string {
+	if l.Uncertain == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (%s are lost or unknown, in the warm-up too: it may have taken them)", Count(float64(l.Unsure)))
+	return fmt.Sprintf(" (%s are lost or unknown, in the warm-up too: it may have taken them)", FormatCount(float64(l.Uncertain)))
 }
 
 // Read reads what Write wrote.

@@ -17,15 +17,15 @@ func (r *Report) Text(to io.Writer) error {
 		b.WriteString("ended before its time\n")
 	}
 	fmt.Fprintf(&b, "%d CPUs, load average %.1f to %.1f, %s, %s\n\n", r.Machine.CPUs, r.Machine.Load, r.Machine.LoadThen, r.Machine.Go, r.Machine.Version)
-	fmt.Fprintf(&b, "offered   %s (%s/s), answered %s (%s/s), lost %s\n", Count(float64(r.Offered)), Count(r.OfferedRate), Count(float64(r.Answered)),
-		Count(r.Rate), Count(float64(r.Lost)))
-	r.verdictText(&b)
+	fmt.Fprintf(&b, "offered   %s (%s/s), answered %s (%s/s), lost %s\n", FormatCount(float64(r.Offered)), FormatCount(r.OfferedRate), FormatCount(float64(r.Answered)),
+		FormatCount(r.Rate), FormatCount(float64(r.Lost)))
+	r.writeVerdicts(&b)
 	b.WriteByte('\n')
-	r.latencyText(&b)
-	r.endpointText(&b)
-	r.processText(&b)
+	r.writeLatencies(&b)
+	r.writeEndpoints(&b)
+	r.writeProcesses(&b)
 	for _, f := range r.Faults {
-		fmt.Fprintf(&b, "fault     %s: %s\n", f.span(), f.Words)
+		fmt.Fprintf(&b, "fault     %s: %s\n", f.timeRange(), f.Description)
 	}
 	if r.Ledger != nil {
 		fmt.Fprintf(&b, "ledger    %s\n", r.Ledger.Words())
@@ -37,45 +37,45 @@ func (r *Report) Text(to io.Writer) error {
 	return err
 }
 
-func (r *Report) verdictText(b *strings.Builder) {
-	for i, status := range byCount(r.Verdicts) {
+func (r *Report) writeVerdicts(b *strings.Builder) {
+	for i, status := range keysByCount(r.Verdicts) {
 		word := "verdicts"
 		if i > 0 {
 			word = ""
 		}
-		fmt.Fprintf(b, "%-9s %s %s (%s)\n", word, Count(float64(r.Verdicts[status])), status, Share(r.Verdicts[status], r.Offered))
+		fmt.Fprintf(b, "%-9s %s %s (%s)\n", word, FormatCount(float64(r.Verdicts[status])), status, FormatPercent(r.Verdicts[status], r.Offered))
 	}
-	for i, reason := range byCount(r.Reasons) {
+	for i, reason := range keysByCount(r.Reasons) {
 		if i == 10 {
 			fmt.Fprintf(b, "          and %d reasons more\n", len(r.Reasons)-i)
 			break
 		}
-		fmt.Fprintf(b, "          %s %s\n", Count(float64(r.Reasons[reason])), reason)
+		fmt.Fprintf(b, "          %s %s\n", FormatCount(float64(r.Reasons[reason])), reason)
 	}
 }
 
-func (r *Report) latencyText(b *strings.Builder) {
+func (r *Report) writeLatencies(b *strings.Builder) {
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	line := func(name string, l *Latency) {
 		if l != nil {
-			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", name, Millis(l.P50), Millis(l.P90), Millis(l.P99), Millis(l.P999), Millis(l.Max), Millis(l.Mean))
+			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", name, FormatMillis(l.P50), FormatMillis(l.P90), FormatMillis(l.P99), FormatMillis(l.P999), FormatMillis(l.Max), FormatMillis(l.Mean))
 		}
 	}
 	_, _ = fmt.Fprint(t, "\tp50\tp90\tp99\tp99.9\tmax\tmean\t\n")
 	line("latency, from when it was due", &r.Latency)
-	line("of it outside attempts", r.Own)
-	line("of it before this program sent", r.Late)
+	line("of it outside attempts", r.Overhead)
+	line("of it before this program sent", r.SendDelay)
 	_ = t.Flush() // into memory
 	b.WriteByte('\n')
 }
 
-func (r *Report) endpointText(b *strings.Builder) {
+func (r *Report) writeEndpoints(b *strings.Builder) {
 	for i, e := range r.Endpoints {
 		word := ""
 		if i == 0 {
 			word = "endpoints"
 		}
-		fmt.Fprintf(b, "%-9s %s: %s attempts (%s), %s accepted\n", word, e.Address, Count(float64(e.Attempts)), Share(e.Attempts, r.attempts()), Count(float64(e.Accepted)))
+		fmt.Fprintf(b, "%-9s %s: %s attempts (%s), %s accepted\n", word, e.Address, FormatCount(float64(e.Attempts)), FormatPercent(e.Attempts, r.attempts()), FormatCount(float64(e.Accepted)))
 	}
 }
 
@@ -86,7 +86,7 @@ func (r *Report) attempts() (n int) {
 	return n
 }
 
-func (r *Report) processText(b *strings.Builder) {
+func (r *Report) writeProcesses(b *strings.Builder) {
 	for i, p := range r.Processes {
 		word := ""
 		if i == 0 {
@@ -96,8 +96,8 @@ func (r *Report) processText(b *strings.Builder) {
 	}
 }
 
-// span says when a fault was in force.
-func (f Fault) span() string {
+// timeRange says when a fault was in force.
+func (f Fault) timeRange() string {
 	if f.Until == 0 {
 		return fmt.Sprintf("from %g s", f.From)
 	}

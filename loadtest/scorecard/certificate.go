@@ -19,85 +19,85 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// renewed is S14: under load the files of a client certificate get another one, and later one that has expired. The second
+// certificateRotation is S14: under load the files of a client certificate get another one, and later one that has expired. The second
 // one comes from another mock: those of one process trust the same authority.
-func renewed(s *stage) {
+func certificateRotation(s *scenario) {
 	const calm, good, expired = 10 * time.Second, 15 * time.Second, 10 * time.Second
-	m := s.mock(mockprovider.Config{Endpoints: size})
+	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
 	s.sleep(1100 * time.Millisecond) // so that the two do not expire in the same second
-	other := s.mock(mockprovider.Config{Endpoints: 1})
-	files, next := s.files(m), s.files(other)
-	g := s.serve("", app{shop, certificateTo(m, files, "")})
-	before := g.expiry()
-	load := s.offer(g, rate, calm+good+expired, toDevice)
-	load.at(calm)
+	other := s.startMock(mockprovider.Config{Endpoints: 1})
+	files, next := s.writeMockFiles(m), s.writeMockFiles(other)
+	g := s.startGateway("", app{shopApp, apnsCertificateBlock(m, files, "")})
+	before := g.certificateExpiry()
+	run := s.offerRate(g, loadRate, calm+good+expired, apnsNotification)
+	run.waitUntil(calm)
 	cut := time.Now()
-	s.replace(files, s.content(next.ClientCert), s.content(next.ClientKey))
-	live := s.eventually("the new certificate is in force", 10*time.Second, func() bool { return len(g.since(cut, "gateway: reloaded", "")) > 0 })
-	load.at(calm + good)
-	told := g.expiry()
+	s.replaceCertificate(files, s.readFile(next.ClientCert), s.readFile(next.ClientKey))
+	live := s.eventually("the new certificate is in force", 10*time.Second, func() bool { return len(g.eventsSince(cut, "gateway: reloaded", "")) > 0 })
+	run.waitUntil(calm + good)
+	told := g.certificateExpiry()
 	offered := time.Now()
-	cert, key := s.outdated()
-	s.replace(files, cert, key)
+	cert, key := s.expiredCertificate()
+	s.replaceCertificate(files, cert, key)
 	const not = "gateway: not reloaded; the configuration before it stays in force"
-	refused := s.eventually("the expired one is refused", 10*time.Second, func() bool { return len(g.since(offered, not, "")) > 0 })
-	e := gather(m, load.wait(), cut)
+	refused := s.eventually("the expired one is refused", 10*time.Second, func() bool { return len(g.eventsSince(offered, not, "")) > 0 })
+	e := collectEvidence(m, run.wait(), cut)
 
 	want := other.ClientCertificate()
 	leaf, err := x509.ParseCertificate(want.Certificate[0])
-	s.need(err)
-	s.none("failed", s.failed(e.after, e.accepted))
-	s.none("duplicates", e.duplicates())
-	atMost(&s.card, "in force after", live, 10*time.Second)
-	atMost(&s.card, "the expired one refused after", refused, 10*time.Second)
-	s.none("taken all the same", len(g.since(offered, "gateway: reloaded", "")))
-	s.must("told when the first expires", before.Format(time.DateTime), !before.IsZero())
-	s.must("the second", told.Format(time.DateTime), told.Equal(leaf.NotAfter))
-	s.must("and still after the expired one", g.expiry().Format(time.DateTime), g.expiry().Equal(told))
-	s.p99(e, 50*time.Millisecond)
-	atMost(&s.card, "dials", s.dialled(m), 2*size)
+	s.noError(err)
+	s.expectZero("failed", s.countFailed(e.after, e.accepted))
+	s.expectZero("duplicates", e.duplicates())
+	atMost(&s.rowResult, "in force after", live, 10*time.Second)
+	atMost(&s.rowResult, "the expired one refused after", refused, 10*time.Second)
+	s.expectZero("taken all the same", len(g.eventsSince(offered, "gateway: reloaded", "")))
+	s.expect("told when the first expires", before.Format(time.DateTime), !before.IsZero())
+	s.expect("the second", told.Format(time.DateTime), told.Equal(leaf.NotAfter))
+	s.expect("and still after the expired one", g.certificateExpiry().Format(time.DateTime), g.certificateExpiry().Equal(told))
+	s.expectP99(e, 50*time.Millisecond)
+	atMost(&s.rowResult, "dials", s.dialCount(m), 2*poolSize)
 }
 
-func (s *stage) content(file string) []byte {
+func (s *scenario) readFile(file string) []byte {
 	text, err := os.ReadFile(file)
-	s.need(err)
+	s.noError(err)
 	return text
 }
 
-// replace gives the gateway's files another certificate, one after the other, as most tools do.
-func (s *stage) replace(files mockprovider.Files, cert, key []byte) {
-	s.need(os.WriteFile(files.ClientCert, cert, 0o600))
-	s.need(os.WriteFile(files.ClientKey, key, 0o600))
+// replaceCertificate gives the gateway's files another certificate, one after the other, as most tools do.
+func (s *scenario) replaceCertificate(files mockprovider.Files, cert, key []byte) {
+	s.noError(os.WriteFile(files.ClientCert, cert, 0o600))
+	s.noError(os.WriteFile(files.ClientKey, key, 0o600))
 }
 
-// outdated makes a certificate that was good until yesterday.
-func (s *stage) outdated() (cert, key []byte) {
+// expiredCertificate makes a certificate that was good until yesterday.
+func (s *scenario) expiredCertificate() (cert, key []byte) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	s.need(err)
+	s.noError(err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(14), NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(0, 0, -1)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	s.need(err)
+	s.noError(err)
 	secret, err := x509.MarshalPKCS8PrivateKey(private)
-	s.need(err)
+	s.noError(err)
 	cert = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
 	_, err = tls.X509KeyPair(cert, key)
-	s.need(err)
+	s.noError(err)
 	return cert, key
 }
 
-// expiry is when the metrics say that the certificate expires, or no time if they do not.
-func (g *gateway) expiry() (at time.Time) {
-	answer, err := web.Get(g.admin + "/metrics")
-	g.stage.need(err)
+// certificateExpiry is when the metrics say that the certificate expires, or no time if they do not.
+func (g *gateway) certificateExpiry() (at time.Time) {
+	answer, err := httpClient.Get(g.admin + "/metrics")
+	g.scenario.noError(err)
 	defer func() { _ = answer.Body.Close() }()
 	text, err := io.ReadAll(answer.Body)
-	g.stage.need(err)
+	g.scenario.noError(err)
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, "sluice_certificate_expires_timestamp_seconds{") {
 			words := strings.Fields(line)
 			seconds, err := strconv.ParseFloat(words[len(words)-1], 64)
-			g.stage.need(err)
+			g.scenario.noError(err)
 			at = time.Unix(int64(seconds), 0).UTC()
 		}
 	}

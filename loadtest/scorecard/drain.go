@@ -20,87 +20,87 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// grace is drain.grace where the file does not say.
-const grace = 30 * time.Second
+// drainGrace is drain.grace where the file does not say.
+const drainGrace = 30 * time.Second
 
-// drained is S24: a gateway is told to end with ten thousand notifications at the service; and two gateways of one
+// gracefulShutdown is S24: a gateway is told to end with ten thousand notifications at the service; and two gateways of one
 // three-node cluster are replaced one after the other under load.
-func drained(s *stage) {
-	s.rolling()
-	s.brimful()
+func gracefulShutdown(s *scenario) {
+	s.rollingRestart()
+	s.drainUnderFullLoad()
 }
 
-// brimful has every answer take ten seconds, so that all are on their way at once.
-func (s *stage) brimful() {
+// drainUnderFullLoad has every answer take ten seconds, so that all are on their way at once.
+func (s *scenario) drainUnderFullLoad() {
 	const count = 10_000
-	m := s.mock(mockprovider.Config{
-		Endpoints: size, Streams: mockprovider.Streams{Start: 2 * count / size, Max: 2 * count / size},
+	m := s.startMock(mockprovider.Config{
+		Endpoints: poolSize, Streams: mockprovider.Streams{Start: 2 * count / poolSize, Max: 2 * count / poolSize},
 	})
-	g := s.gateway(m, fmt.Sprintf("  in_flight: %d\npool: {in_flight: %d}\nretry: {attempt_timeout: 20s}", 2*count, 2*count/size))
-	s.start(g, loadtest.Load{Count: 100, Compose: toDevice}).wait() // a connection's first request goes alone
-	s.play(m, mockprovider.Fault{Service: mockprovider.APNs, Delay: 10 * time.Second})
-	l := s.start(g, loadtest.Load{Count: count, Compose: toDevice})
+	g := s.startAPNsGateway(m, fmt.Sprintf("  in_flight: %d\npool: {in_flight: %d}\nretry: {attempt_timeout: 20s}", 2*count, 2*count/poolSize))
+	s.startLoad(g, loadtest.Generator{Count: 100, NewNotification: apnsNotification}).wait() // a connection's first request goes alone
+	s.playFaults(m, mockprovider.Fault{Service: mockprovider.APNs, Delay: 10 * time.Second})
+	l := s.startLoad(g, loadtest.Generator{Count: count, NewNotification: apnsNotification})
 	most := 0
-	s.eventually("all are in flight", time.Minute, func() bool { most = max(most, g.status().inFlight()); return most == count || g.over() })
-	took, clean := g.leave()
+	s.eventually("all are in flight", time.Minute, func() bool { most = max(most, g.status().inFlight()); return most == count || g.exited() })
+	took, clean := g.terminate()
 	got := l.wait()
-	s.must("in flight at SIGTERM", fmt.Sprint(most), most == count)
-	s.none("not accepted", s.failed(got.Samples, m.Ledger().AcceptedByID()))
-	s.none("duplicates", doubled(m))
-	s.must("call ended in order", fmt.Sprint(l.err == nil), l.err == nil)
-	atMost(&s.card, "exit after", took, grace)
-	s.must("in order", fmt.Sprint(clean), clean)
+	s.expect("in flight at SIGTERM", fmt.Sprint(most), most == count)
+	s.expectZero("not accepted", s.countFailed(got.Samples, m.Ledger().AcceptedByID()))
+	s.expectZero("duplicates", countDuplicates(m))
+	s.expect("call ended in order", fmt.Sprint(l.err == nil), l.err == nil)
+	atMost(&s.rowResult, "exit after", took, drainGrace)
+	s.expect("in order", fmt.Sprint(clean), clean)
 }
 
-// doubled counts the acceptances beyond each one's first.
-func doubled(m *mockprovider.Mock) (n int) {
+// countDuplicates counts the acceptances beyond each one's first.
+func countDuplicates(m *mockprovider.Mock) (n int) {
 	for _, times := range m.Ledger().AcceptedByID() {
 		n += times - 1
 	}
 	return n
 }
 
-// leave tells the gateway to end, and waits until it has: how long that took, and whether it says that nothing was cut.
-func (g *gateway) leave() (took time.Duration, clean bool) {
+// terminate tells the gateway to end, and waits until it has: how long that took, and whether it says that nothing was cut.
+func (g *gateway) terminate() (took time.Duration, clean bool) {
 	began := time.Now()
 	_ = g.cmd.Process.Signal(syscall.SIGTERM)
-	<-g.ended
+	<-g.done
 	return time.Since(began), g.cmd.ProcessState != nil && g.cmd.ProcessState.Success()
 }
 
-// balanced are gateways behind what stands for a load balancer: it asks each /readyz every 50 ms, and calls go in turn to
+// loadBalancer are gateways behind what stands for a load balancer: it asks each /readyz every 50 ms, and calls go in turn to
 // those that say yes.
-type balanced struct {
-	mu       sync.Mutex
-	gateways []*gateway
-	ready    []*gateway
-	turn     int
+type loadBalancer struct {
+	mu        sync.Mutex
+	gateways  []*gateway
+	ready     []*gateway
+	nextIndex int
 }
 
-func (b *balanced) next() *gateway {
+func (b *loadBalancer) next() *gateway {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.ready) == 0 {
 		return nil
 	}
-	b.turn++
-	return b.ready[b.turn%len(b.ready)]
+	b.nextIndex++
+	return b.ready[b.nextIndex%len(b.ready)]
 }
 
-func (b *balanced) replace(i int, g *gateway) {
+func (b *loadBalancer) replace(i int, g *gateway) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.gateways[i] = g
 }
 
-// probe asks all of them once.
-func (b *balanced) probe() {
+// checkReady asks all of them once.
+func (b *loadBalancer) checkReady() {
 	b.mu.Lock()
 	all := append([]*gateway(nil), b.gateways...)
 	b.mu.Unlock()
 	var ready []*gateway
 	for _, g := range all {
-		if !g.over() && g.ready() {
+		if !g.exited() && g.ready() {
 			ready = append(ready, g)
 		}
 	}
@@ -109,76 +109,76 @@ func (b *balanced) probe() {
 	b.mu.Unlock()
 }
 
-// rolling replaces both gateways while callers make 200 calls a second, every other one for later.
-func (s *stage) rolling() {
-	m := s.mock(mockprovider.Config{Endpoints: size})
-	urls := s.nats()
+// rollingRestart replaces both gateways while callers make 200 calls a second, every other one for later.
+func (s *scenario) rollingRestart() {
+	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
+	urls := s.startCluster()
 	configs := make([]string, 2)
-	files := s.files(m)
-	b := &balanced{}
+	files := s.writeMockFiles(m)
+	b := &loadBalancer{}
 	for i := range configs {
-		configs[i] = s.configuration(fmt.Sprintf("drain: {delay: 500ms}\nqueue: {nats: {url: %q, replicas: 3}}\nhistory: {dir: %q}", urls, s.folder()),
-			app{shop, apnsTo(m, files, "")})
-		b.gateways = append(b.gateways, s.again(configs[i]))
+		configs[i] = s.writeConfig(fmt.Sprintf("drain: {delay: 500ms}\nqueue: {nats: {url: %q, replicas: 3}}\nhistory: {dir: %q}", urls, s.newTempDir()),
+			app{shopApp, apnsBlock(m, files, "")})
+		b.gateways = append(b.gateways, s.startUntilServing(configs[i]))
 	}
-	s.eventually("both are ready", time.Minute, func() bool { b.probe(); return len(b.ready) == 2 })
-	t := s.traffic(b)
+	s.eventually("both are ready", time.Minute, func() bool { b.checkReady(); return len(b.ready) == 2 })
+	t := s.startTraffic(b)
 	s.sleep(3 * time.Second)
 	var slowest time.Duration
 	clean := true
 	for i, config := range configs {
-		took, ok := b.gateways[i].leave()
+		took, ok := b.gateways[i].terminate()
 		slowest, clean = max(slowest, took), clean && ok
-		g := s.up(config)
+		g := s.startAndServe(config)
 		s.eventually("the new one is ready", time.Minute, g.ready)
 		b.replace(i, g)
 		s.sleep(3 * time.Second)
 	}
-	t.end()
-	s.judgeRolling(m, b, t)
-	atMost(&s.card, "exit after", slowest, grace)
-	s.must("in order", fmt.Sprint(clean), clean)
+	t.stop()
+	s.checkRollingRestart(m, b, t)
+	atMost(&s.rowResult, "exit after", slowest, drainGrace)
+	s.expect("in order", fmt.Sprint(clean), clean)
 }
 
-// again launches a gateway until one serves: it ends at once while its cluster has no leader yet, and who runs it starts
+// startUntilServing launches a gateway until one serves: it ends at once while its cluster has no leader yet, and who runs it starts
 // another.
-func (s *stage) again(config string) (g *gateway) {
+func (s *scenario) startUntilServing(config string) (g *gateway) {
 	s.eventually("a gateway serves", time.Minute, func() bool {
-		g = s.launch(config)
-		for g.address() == "" && !g.over() {
+		g = s.startProcess(config)
+		for g.baseURL() == "" && !g.exited() {
 			s.sleep(10 * time.Millisecond)
 		}
-		return !g.over()
+		return !g.exited()
 	})
 	return g
 }
 
-func (s *stage) judgeRolling(m *mockprovider.Mock, b *balanced, t *traffic) {
-	c := s.settle(b.next(), m, &t.promises, time.Minute)
-	s.must("a rolling restart: calls", fmt.Sprint(t.calls.Load()), t.calls.Load() > 0)
-	s.none("connection errors", int(t.cut.Load()))
-	s.none("answered otherwise", int(t.refused.Load()))
-	s.none("lost", c.lost)
-	s.none("in doubt", c.doubt)
-	s.none("duplicates", c.twice)
+func (s *scenario) checkRollingRestart(m *mockprovider.Mock, b *loadBalancer, t *traffic) {
+	c := s.awaitOutcomes(b.next(), m, &t.acknowledged, time.Minute)
+	s.expect("a rolling restart: calls", fmt.Sprint(t.calls.Load()), t.calls.Load() > 0)
+	s.expectZero("connection errors", int(t.connErrors.Load()))
+	s.expectZero("answered otherwise", int(t.otherAnswers.Load()))
+	s.expectZero("lost", c.lost)
+	s.expectZero("in doubt", c.inDoubt)
+	s.expectZero("duplicates", c.duplicates)
 }
 
 // traffic is calls at an even rate.
 type traffic struct {
-	promises            // what was answered by 202, or by a receipt that it was accepted
-	calls, cut, refused atomic.Int64
-	end                 func()
+	acknowledged                    // what was answered by 202, or by a receipt that it was accepted
+	calls, connErrors, otherAnswers atomic.Int64
+	stop                            func()
 }
 
-// traffic begins; end ends it and waits for the last answer.
-func (s *stage) traffic(b *balanced) *traffic {
+// startTraffic begins; end ends it and waits for the last answer.
+func (s *scenario) startTraffic(b *loadBalancer) *traffic {
 	t, over := &traffic{}, make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
 		for probing := time.Tick(50 * time.Millisecond); ; {
 			select {
 			case <-probing:
-				b.probe()
+				b.checkReady()
 			case <-over:
 				return
 			}
@@ -194,22 +194,22 @@ func (s *stage) traffic(b *balanced) *traffic {
 			}
 		}
 	})
-	t.end = sync.OnceFunc(func() { close(over); all.Wait() })
-	s.Cleanup(t.end)
+	t.stop = sync.OnceFunc(func() { close(over); all.Wait() })
+	s.Cleanup(t.stop)
 	return t
 }
 
-func (t *traffic) call(s *stage, b *balanced, i int) {
+func (t *traffic) call(s *scenario, b *loadBalancer, i int) {
 	t.calls.Add(1)
 	g := b.next()
-	body, err := json.Marshal(toDevice(i))
+	body, err := json.Marshal(apnsNotification(i))
 	if g == nil || err != nil {
-		t.cut.Add(1)
+		t.connErrors.Add(1)
 		return
 	}
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, g.address()+"/v1/apps/"+shop+"/notifications", bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, g.baseURL()+"/v1/apps/"+shopApp+"/notifications", bytes.NewReader(body))
 	if err != nil {
-		t.cut.Add(1)
+		t.connErrors.Add(1)
 		return
 	}
 	request.Header.Set("Authorization", "Bearer "+key)
@@ -220,36 +220,36 @@ func (t *traffic) call(s *stage, b *balanced, i int) {
 		want = http.StatusAccepted
 		request.Header.Set("Prefer", "respond-async")
 	}
-	answer, err := patient.Do(request)
+	answer, err := noTimeoutClient.Do(request)
 	if err != nil {
-		t.cut.Add(1)
+		t.connErrors.Add(1)
 		return
 	}
 	defer func() { _ = answer.Body.Close() }()
-	var receipt line
+	var receipt batchReceipt
 	text, err := io.ReadAll(answer.Body)
 	if err != nil || answer.StatusCode != want || json.Unmarshal(text, &receipt) != nil {
-		t.refused.Add(1)
+		t.otherAnswers.Add(1)
 		return
 	}
-	t.keep(receipt.ID, false)
+	t.add(receipt.ID, false)
 }
 
-// nats starts three servers of a JetStream cluster, each a process that is this binary, and returns where they are.
-func (s *stage) nats() (urls string) {
-	ports := make([]string, 2*members)
+// startCluster starts three servers of a JetStream cluster, each a process that is this binary, and returns where they are.
+func (s *scenario) startCluster() (urls string) {
+	ports := make([]string, 2*clusterSize)
 	for i := range ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
-		s.need(err)
+		s.noError(err)
 		defer func() { _ = l.Close() }() // all at the end, so that no port comes twice
 		_, ports[i], err = net.SplitHostPort(l.Addr().String())
-		s.need(err)
+		s.noError(err)
 	}
 	self, err := os.Executable()
-	s.need(err)
-	for i := range members {
+	s.noError(err)
+	for i := range clusterSize {
 		urls += ",nats://127.0.0.1:" + ports[i]
-		s.member(self, fmt.Sprintf("%d %s %s", i, strings.Join(ports, " "), s.folder()))
+		s.startClusterMember(self, fmt.Sprintf("%d %s %s", i, strings.Join(ports, " "), s.newTempDir()))
 	}
 	return urls[1:]
 }

@@ -10,24 +10,24 @@ import (
 	"github.com/sluice-push/sluice/loadtest"
 )
 
-func TestALatencyThatMovesEitherWayBeyondItsBoundFallsShort(t *testing.T) {
+func TestExpectMaxChangeBoundsBothDirections(t *testing.T) {
 	for after, want := range map[time.Duration]string{
 		200 * time.Millisecond: "p99 +0.0% (within 5%)",
 		190 * time.Millisecond: "p99 -5.0% (within 5%)",
 		211 * time.Millisecond: "p99 +5.5% (within 5%) SHORT",
 		189 * time.Millisecond: "p99 -5.5% (within 5%) SHORT",
 	} {
-		var c card
-		c.moved("p99", 200*time.Millisecond, after, 0.05)
+		var c rowResult
+		c.expectMaxChange("p99", 200*time.Millisecond, after, 0.05)
 		if got := c.Figures[0].String(); got != want {
 			t.Errorf("%s: got %q, want %q", after, got, want)
 		}
 	}
 }
 
-// outcomes are a load of ten a second, whose seconds had this share of accepted ones.
-func outcomes(shares ...float64) loadtest.Results {
-	r := loadtest.Results{Began: time.Unix(1000, 0)}
+// sampleResults are a load of ten a second, whose seconds had this share of accepted ones.
+func sampleResults(shares ...float64) loadtest.Results {
+	r := loadtest.Results{Started: time.Unix(1000, 0)}
 	for second, share := range shares {
 		for i := range 10 {
 			one := loadtest.Sample{Due: time.Duration(second)*time.Second + time.Duration(i)*100*time.Millisecond, Status: "unavailable"}
@@ -40,7 +40,7 @@ func outcomes(shares ...float64) loadtest.Results {
 	return r
 }
 
-func TestRecoveryIsWhenAllGoesWellForGood(t *testing.T) {
+func TestRecoveryTimeRequiresLastingSuccess(t *testing.T) {
 	for _, c := range []struct {
 		shares []float64
 		want   time.Duration
@@ -50,51 +50,51 @@ func TestRecoveryIsWhenAllGoesWellForGood(t *testing.T) {
 		{[]float64{0, 1, 0.5, 1}, 3 * time.Second}, // what looked well was not
 		{[]float64{1, 1, 0}, never},
 	} {
-		r := outcomes(c.shares...)
-		if got := recovered(r, r.Began, r.Began.Add(time.Duration(len(c.shares))*time.Second), 0.95); got != c.want {
+		r := sampleResults(c.shares...)
+		if got := recoveryTime(r, r.Started, r.Started.Add(time.Duration(len(c.shares))*time.Second), 0.95); got != c.want {
 			t.Errorf("%v: recovered after %s, want %s", c.shares, got, c.want)
 		}
 	}
 }
 
-// moments are times of so many milliseconds.
-func moments(ms ...int) (t times) {
+// timesAt are times of so many milliseconds.
+func timesAt(ms ...int) (t times) {
 	for _, at := range ms {
 		t = append(t, time.UnixMilli(int64(at)))
 	}
 	return t
 }
 
-func TestTheBusiestSecondBeginsAnywhere(t *testing.T) {
+func TestBusiestSecond(t *testing.T) {
 	for want, t1 := range map[int]times{
 		0: nil,
-		1: moments(0, 1000, 2000),
-		3: moments(0, 900, 1000, 1899, 2000),
-		4: moments(100, 900, 1000, 1050, 5000),
+		1: timesAt(0, 1000, 2000),
+		3: timesAt(0, 900, 1000, 1899, 2000),
+		4: timesAt(100, 900, 1000, 1050, 5000),
 	} {
-		if got := t1.busiest(); got != want {
+		if got := t1.busiestSecond(); got != want {
 			t.Errorf("%v: %d in the busiest second, want %d", t1, got, want)
 		}
 	}
 }
 
-func TestTimesAreCutFromOneToBeforeAnother(t *testing.T) {
-	all := moments(0, 1000, 2000, 3000)
+func TestTimesBetween(t *testing.T) {
+	all := timesAt(0, 1000, 2000, 3000)
 	if got := fmt.Sprint(len(all.after(time.UnixMilli(1000))), len(all.between(time.UnixMilli(500), time.UnixMilli(3000)))); got != "3 2" {
 		t.Errorf("got %s", got)
 	}
-	if got := all.rate(time.UnixMilli(0), time.UnixMilli(4000), 2); got != 0.5 {
+	if got := all.rateFraction(time.UnixMilli(0), time.UnixMilli(4000), 2); got != 0.5 {
 		t.Errorf("rate %v of the quota", got)
 	}
 }
 
-func TestAnExchangeThatDoesNotWaitAsLongAsItShouldIsTooSoon(t *testing.T) {
+func TestBeforeBackoffCountsEarlyExchanges(t *testing.T) {
 	for want, all := range map[int]times{
-		0: moments(0, 800, 2500, 7000),
-		1: moments(0, 1000, 2000, 6000),
-		2: moments(0, 700, 1500),
+		0: timesAt(0, 800, 2500, 7000),
+		1: timesAt(0, 1000, 2000, 6000),
+		2: timesAt(0, 700, 1500),
 	} {
-		if got := all.sooner(); got != want {
+		if got := all.beforeBackoff(); got != want {
 			t.Errorf("%v: %d too soon, want %d", all, got, want)
 		}
 	}

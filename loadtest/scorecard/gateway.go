@@ -29,16 +29,16 @@ const key = "slk_score_card"
 
 // gateway is one process of the gateway.
 type gateway struct {
-	stage *stage
-	cmd   *exec.Cmd
-	born  time.Time
-	ended chan struct{}
+	scenario  *scenario
+	cmd       *exec.Cmd
+	startedAt time.Time
+	done      chan struct{}
 
-	mu     sync.Mutex
-	url    string
-	admin  string // what its operators ask
-	events []event
-	words  []string // the last lines of its log, for the row that fails
+	mu      sync.Mutex
+	url     string
+	admin   string // what its operators ask
+	events  []event
+	logTail []string // the last lines of its log, for the row that fails
 }
 
 // event is what the gateway's log tells of a pool.
@@ -54,97 +54,99 @@ type event struct {
 }
 
 // app is a block of the configuration's apps.
-type app struct{ name, providers string }
+type app struct{ name, blocks string }
 
-// about is the kind of event: a pool's word, clock where the gateway finds a clock wrong, or the whole message.
-func (e *event) about() string {
+// eventKind is the kind of event: a pool's word, clock where the gateway finds a clock wrong, or the whole message.
+func (e *event) eventKind() string {
 	if kind, ok := strings.CutPrefix(e.Message, "endpoint pool: "); ok || !strings.Contains(e.Message, "clock") {
 		return kind
 	}
 	return "clock"
 }
 
-func quoted(words []string) string { return "'" + strings.Join(words, "', '") + "'" }
+func quoteList(words []string) string { return "'" + strings.Join(words, "', '") + "'" }
 
-// apnsTo is an app that sends to the mock's APNs with a token key.
-func apnsTo(m *mockprovider.Mock, files mockprovider.Files, more string) string {
+// apnsBlock is an app that sends to the mock's APNs with a token key.
+func apnsBlock(m *mockprovider.Mock, files mockprovider.Files, more string) string {
 	at := m.Ready(files)
 	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s%s}",
 		at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic, more)
 }
 
-// fcmTo is an app that sends to the mock's FCM.
-func fcmTo(m *mockprovider.Mock, files mockprovider.Files, more string) string {
+// fcmBlock is an app that sends to the mock's FCM.
+func fcmBlock(m *mockprovider.Mock, files mockprovider.Files, more string) string {
 	return fmt.Sprintf("fcm: {url: '%s', endpoints: [%s], ca_file: %q, service_account_file: %q%s}",
-		m.FCMURL(), quoted(m.Ready(files).FCMEndpoints), files.CA, files.ServiceAccount, more)
+		m.FCMURL(), quoteList(m.Ready(files).FCMEndpoints), files.CA, files.ServiceAccount, more)
 }
 
-// both is the block of an app that sends to two services.
-func both(one, other string) string { return one + "\n    " + other }
+// joinBlocks is the block of an app that sends to two services.
+func joinBlocks(one, other string) string { return one + "\n    " + other }
 
-// files writes what a client of the mock needs.
-func (s *stage) files(m *mockprovider.Mock) mockprovider.Files {
-	files, err := m.WriteFiles(s.folder())
-	s.need(err)
+// writeMockFiles writes what a client of the mock needs.
+func (s *scenario) writeMockFiles(m *mockprovider.Mock) mockprovider.Files {
+	files, err := m.WriteFiles(s.newTempDir())
+	s.noError(err)
 	return files
 }
 
-// gateway starts one for the app shop, which sends to the mock's APNs; settings are further lines of its configuration.
-func (s *stage) gateway(m *mockprovider.Mock, settings string) *gateway {
-	return s.serve(settings, app{shop, apnsTo(m, s.files(m), "")})
+// startAPNsGateway starts one for the app shop, which sends to the mock's APNs; settings are further lines of its configuration.
+func (s *scenario) startAPNsGateway(m *mockprovider.Mock, settings string) *gateway {
+	return s.startGateway(settings, app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
 }
 
-// shop is the app that sends.
-const shop = "shop"
+// shopApp is the app that sends.
+const shopApp = "shop"
 
-// serve starts a gateway for these apps and waits until all its pools are full.
-func (s *stage) serve(settings string, apps ...app) *gateway { return s.open(size, settings, apps...) }
+// startGateway starts a gateway for these apps and waits until all its pools are full.
+func (s *scenario) startGateway(settings string, apps ...app) *gateway {
+	return s.startGatewayWith(poolSize, settings, apps...)
+}
 
-// open starts a gateway and waits until all its pools have so many live endpoints.
-func (s *stage) open(live int, settings string, apps ...app) *gateway {
-	g := s.launch(s.configuration(settings, apps...))
+// startGatewayWith starts a gateway and waits until all its pools have so many live endpoints.
+func (s *scenario) startGatewayWith(live int, settings string, apps ...app) *gateway {
+	g := s.startProcess(s.writeConfig(settings, apps...))
 	s.eventually("the gateway's pools are full", 30*time.Second, func() bool {
-		if g.over() {
-			s.Fatalf("the gateway ended at once: %s", g.lastWords())
+		if g.exited() {
+			s.Fatalf("the gateway ended at once: %s", g.lastLog())
 		}
-		return g.address() != "" && g.status().live() >= live
+		return g.baseURL() != "" && g.status().minLive() >= live
 	})
 	return g
 }
 
-// configuration writes a configuration file as an operator would. Its settings may go on with those of limits.
-func (s *stage) configuration(settings string, apps ...app) string {
-	return s.configurationAt("127.0.0.1:0", settings, apps...)
+// writeConfig writes a configuration file as an operator would. Its settings may go on with those of limits.
+func (s *scenario) writeConfig(settings string, apps ...app) string {
+	return s.writeConfigAt("127.0.0.1:0", settings, apps...)
 }
 
-// configurationAt is configuration for a gateway that listens elsewhere.
-func (s *stage) configurationAt(listen, settings string, apps ...app) string {
+// writeConfigAt is configuration for a gateway that listens elsewhere.
+func (s *scenario) writeConfigAt(listen, settings string, apps ...app) string {
 	hash := sha256.Sum256([]byte(key))
 	text := "listen: " + listen + "\nadmin: {listen: 127.0.0.1:0}\nlog: {level: info, format: json}\n" +
 		"limits:\n  batch: 1000000\n  batch_in_flight: 100000\n" + settings + "\napps:\n"
 	for _, a := range apps {
-		text += fmt.Sprintf("  %s:\n    keys: [{name: score, hash: 'sha256:%s'}]\n    %s\n", a.name, hex.EncodeToString(hash[:]), a.providers)
+		text += fmt.Sprintf("  %s:\n    keys: [{name: score, hash: 'sha256:%s'}]\n    %s\n", a.name, hex.EncodeToString(hash[:]), a.blocks)
 	}
-	path := filepath.Join(s.folder(), "gateway.yaml")
-	s.need(os.WriteFile(path, []byte(text), 0o600))
+	path := filepath.Join(s.newTempDir(), "gateway.yaml")
+	s.noError(os.WriteFile(path, []byte(text), 0o600))
 	return path
 }
 
-// launch starts a process; it ends with the row.
-func (s *stage) launch(config string) *gateway { return s.launchIn(nil, config) }
+// startProcess starts a process; it ends with the row.
+func (s *scenario) startProcess(config string) *gateway { return s.startProcessIn(nil, config) }
 
-// launchIn is launch by a command that runs another, such as in a namespace.
-func (s *stage) launchIn(inside []string, config string) *gateway {
+// startProcessIn is launch by a command that runs another, such as in a namespace.
+func (s *scenario) startProcessIn(inside []string, config string) *gateway {
 	command := append(slices.Clone(inside), s.binary, "serve", "-c", config)
-	g := &gateway{stage: s, cmd: exec.Command(command[0], command[1:]...), ended: make(chan struct{})}
+	g := &gateway{scenario: s, cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
 	log, err := g.cmd.StderrPipe()
-	s.need(err)
-	g.born = time.Now()
-	s.need(g.cmd.Start())
-	copied := s.log()
+	s.noError(err)
+	g.startedAt = time.Now()
+	s.noError(g.cmd.Start())
+	copied := s.openLog()
 	go func() {
-		defer close(g.ended)
-		g.listen(io.TeeReader(log, copied))
+		defer close(g.done)
+		g.readLog(io.TeeReader(log, copied))
 		_ = copied.Close()
 		_ = g.cmd.Wait() // how it ended is in its last words
 	}()
@@ -152,14 +154,14 @@ func (s *stage) launchIn(inside []string, config string) *gateway {
 	return g
 }
 
-// log is where the next gateway's log is kept, which may be nowhere.
-func (s *stage) log() io.WriteCloser {
+// openLog is where the next gateway's log is kept, which may be nowhere.
+func (s *scenario) openLog() io.WriteCloser {
 	name := os.DevNull
 	if s.logs != "" {
 		name = filepath.Join(s.logs, fmt.Sprintf("%s-%s.log", s.ID, time.Now().Format("150405.000")))
 	}
 	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
-	s.need(err)
+	s.noError(err)
 	return file
 }
 
@@ -167,25 +169,25 @@ func (s *stage) log() io.WriteCloser {
 func (g *gateway) stop() {
 	_ = g.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-g.ended:
+	case <-g.done:
 	case <-time.After(15 * time.Second):
 		_ = g.cmd.Process.Kill()
-		<-g.ended
+		<-g.done
 	}
 }
 
-// listen reads the log until the process ends.
-func (g *gateway) listen(log io.Reader) {
+// readLog reads the log until the process ends.
+func (g *gateway) readLog(log io.Reader) {
 	lines := bufio.NewScanner(log)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var e event
 		if json.Unmarshal(lines.Bytes(), &e) == nil {
-			e.kind = e.about()
+			e.kind = e.eventKind()
 		}
 		g.mu.Lock()
-		if g.words = append(g.words, lines.Text()); len(g.words) > 5 {
-			g.words = g.words[1:]
+		if g.logTail = append(g.logTail, lines.Text()); len(g.logTail) > 5 {
+			g.logTail = g.logTail[1:]
 		}
 		switch {
 		case e.Message == "gateway: serving":
@@ -197,30 +199,30 @@ func (g *gateway) listen(log io.Reader) {
 	}
 }
 
-func (g *gateway) over() bool {
+func (g *gateway) exited() bool {
 	select {
-	case <-g.ended:
+	case <-g.done:
 		return true
 	default:
 		return false
 	}
 }
 
-func (g *gateway) lastWords() string {
+func (g *gateway) lastLog() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return strings.Join(g.words, " | ")
+	return strings.Join(g.logTail, " | ")
 }
 
-// address is the URL of its API, empty until it listens.
-func (g *gateway) address() string {
+// baseURL is the URL of its API, empty until it listens.
+func (g *gateway) baseURL() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.url
 }
 
-// since returns the pools' events of that kind from a time on, those of an endpoint unless that is empty.
-func (g *gateway) since(from time.Time, kind, endpoint string) (found []event) {
+// eventsSince returns the pools' events of that kind from a time on, those of an endpoint unless that is empty.
+func (g *gateway) eventsSince(from time.Time, kind, endpoint string) (found []event) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.events {
@@ -247,15 +249,15 @@ type status struct {
 	}
 }
 
-// web keeps as many connections as there are calls at a time.
-var web = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10_000}}
+// httpClient keeps as many connections as there are calls at a time.
+var httpClient = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10_000}}
 
 // status asks the gateway; where it does not answer, the picture is empty.
 func (g *gateway) status() (s status) {
-	request, err := http.NewRequest(http.MethodGet, g.address()+"/v1/status", nil)
-	g.stage.need(err)
+	request, err := http.NewRequest(http.MethodGet, g.baseURL()+"/v1/status", nil)
+	g.scenario.noError(err)
 	request.Header.Set("Authorization", "Bearer "+key)
-	answer, err := web.Do(request)
+	answer, err := httpClient.Do(request)
 	if err != nil {
 		return s
 	}
@@ -272,8 +274,8 @@ func (s status) inFlight() (n int) {
 	return n
 }
 
-// live is how many live endpoints the pool with the fewest has.
-func (s status) live() int {
+// minLive is how many live endpoints the pool with the fewest has.
+func (s status) minLive() int {
 	least := 0
 	for i, service := range s.Services {
 		live := 0
@@ -287,8 +289,8 @@ func (s status) live() int {
 	return least
 }
 
-// verdict is the answer to one notification that was sent alone.
-type verdict struct {
+// response is the answer to one notification that was sent alone.
+type response struct {
 	code       int
 	retryAfter string
 	problem    struct {
@@ -296,13 +298,13 @@ type verdict struct {
 	}
 }
 
-// post sends one notification for an app, as most callers do.
-func (g *gateway) post(app string, n *push.Notification) (v verdict, err error) {
+// sendOne sends one notification for an app, as most callers do.
+func (g *gateway) sendOne(app string, n *push.Notification) (v response, err error) {
 	body, err := json.Marshal(n)
 	if err != nil {
 		return v, err
 	}
-	answer, err := g.call("/v1/apps/"+app+"/notifications", "application/json", body)
+	answer, err := g.postBody("/v1/apps/"+app+"/notifications", "application/json", body)
 	if err != nil {
 		return v, err
 	}
@@ -315,23 +317,23 @@ func (g *gateway) post(app string, n *push.Notification) (v verdict, err error) 
 	return v, err
 }
 
-// call posts a body to the API.
-func (g *gateway) call(path, media string, body []byte) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(g.stage.ctx, http.MethodPost, g.address()+path, bytes.NewReader(body))
+// postBody posts a body to the API.
+func (g *gateway) postBody(path, media string, body []byte) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(g.scenario.ctx, http.MethodPost, g.baseURL()+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Authorization", "Bearer "+key)
 	request.Header.Set("Content-Type", media)
-	return web.Do(request)
+	return httpClient.Do(request)
 }
 
 // ready reports what /readyz says.
 func (g *gateway) ready() bool {
-	if g.address() == "" {
+	if g.baseURL() == "" {
 		return false
 	}
-	answer, err := web.Get(g.address() + "/readyz")
+	answer, err := httpClient.Get(g.baseURL() + "/readyz")
 	if err != nil {
 		return false
 	}

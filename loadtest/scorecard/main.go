@@ -25,15 +25,15 @@ Runs the rows that are named, or all that are built, and prints a line for each.
 `
 
 func main() {
-	if what := os.Getenv(memberOf); what != "" {
-		os.Exit(beMember(what))
+	if what := os.Getenv(memberEnv); what != "" {
+		os.Exit(runMember(what))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx))
+	os.Exit(runScorecard(ctx))
 }
 
-func run(ctx context.Context) int {
+func runScorecard(ctx context.Context) int {
 	binary := flag.String("gateway", "", "the gateway's `binary`; default: built from this module")
 	out := flag.String("json", "scorecard.json", "where the same is written for machines")
 	logs := flag.String("logs", "", "an existing `folder` that keeps the gateways' logs")
@@ -43,26 +43,26 @@ func run(ctx context.Context) int {
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "scorecard-")
 	if err != nil {
-		return complain(err)
+		return printError(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	asked, err := choose(flag.Args())
+	asked, err := selectRows(flag.Args())
 	if err != nil {
-		return complain(err)
+		return printError(err)
 	}
 	if *binary == "" {
 		if *binary, err = build(ctx, dir); err != nil {
-			return complain(err)
+			return printError(err)
 		}
 	}
-	house := house{ctx: ctx, dir: dir, binary: *binary, logs: *logs, alone: *alone, here: *here}
+	house := options{ctx: ctx, tempDir: dir, binary: *binary, logs: *logs, inNamespace: *alone, noNamespaces: *here}
 	if *alone {
-		return reply(asked[0].play(house))
+		return printResult(asked[0].runLocal(house))
 	}
-	return report(house, asked, *out)
+	return runRows(house, asked, *out)
 }
 
-func complain(err error) int {
+func printError(err error) int {
 	_, _ = fmt.Fprintf(os.Stderr, "scorecard: %v\n", err)
 	return 2
 }
@@ -77,8 +77,8 @@ func build(ctx context.Context, dir string) (string, error) {
 	return binary, nil
 }
 
-// choose returns the rows of those names; without names, all.
-func choose(names []string) ([]row, error) {
+// selectRows returns the rows of those names; without names, all.
+func selectRows(names []string) ([]row, error) {
 	if len(names) == 0 {
 		return rows, nil
 	}
@@ -97,18 +97,18 @@ func choose(names []string) ([]row, error) {
 	return asked, nil
 }
 
-// reply writes one card for the command that started this one.
-func reply(c card) int {
+// printResult writes one card for the command that started this one.
+func printResult(c rowResult) int {
 	if err := json.NewEncoder(os.Stdout).Encode(c); err != nil {
-		return complain(err)
+		return printError(err)
 	}
 	return 0
 }
 
-// report runs the rows one after the other, for each wants the machine to itself.
-func report(h house, asked []row, out string) int {
-	var cards []card
-	counts := map[result]int{}
+// runRows runs the rows one after the other, for each wants the machine to itself.
+func runRows(h options, asked []row, out string) int {
+	var cards []rowResult
+	counts := map[outcome]int{}
 	for _, r := range asked {
 		if h.ctx.Err() != nil {
 			break
@@ -118,35 +118,35 @@ func report(h house, asked []row, out string) int {
 		cards = append(cards, c)
 		counts[c.Result]++
 	}
-	fmt.Println(sum(counts))
+	fmt.Println(summaryLine(counts))
 	text, err := json.MarshalIndent(struct {
-		Date    time.Time `json:"date"`
-		Machine string    `json:"machine"`
-		Rows    []card    `json:"rows"`
+		Date    time.Time   `json:"date"`
+		Machine string      `json:"machine"`
+		Rows    []rowResult `json:"rows"`
 	}{time.Now().UTC().Truncate(time.Second), fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()), cards}, "", "  ")
 	if err == nil {
 		err = os.WriteFile(out, append(text, '\n'), 0o644)
 	}
 	if err != nil {
-		return complain(err)
+		return printError(err)
 	}
-	if counts[passed] < len(asked) {
+	if counts[outcomePassed] < len(asked) {
 		return 1
 	}
 	return 0
 }
 
-// sum is the last line.
-func sum(counts map[result]int) string {
-	line := fmt.Sprintf("scorecard: %d passed", counts[passed])
-	switch n := counts[short]; n {
+// summaryLine is the last line.
+func summaryLine(counts map[outcome]int) string {
+	line := fmt.Sprintf("scorecard: %d passed", counts[outcomePassed])
+	switch n := counts[outcomeFailed]; n {
 	case 0:
 	case 1:
 		line += ", 1 falls short"
 	default:
 		line += fmt.Sprintf(", %d fall short", n)
 	}
-	if n := counts[notBuilt]; n > 0 {
+	if n := counts[outcomeNotImplemented]; n > 0 {
 		line += fmt.Sprintf(", %d not built", n)
 	}
 	return line

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// webPushConfig is a configuration that needs no provider.
+const webPushConfig = `listen: 127.0.0.1:0
+admin: {listen: 127.0.0.1:0}
+limits: {batch: %d}
+log: {level: debug}
+apps:
+  shop:
+    keys: [{name: backend, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", scopes: [send]}]
+    webpush: {vapid_key_file: vapid.pem, subject: "mailto:ops@example.com"}
+`
+
+// waitForLog waits for a line with all these words.
+func (p *gatewayProcess) waitForLog(words ...string) {
+	p.t.Helper()
+	p.eventually(strings.Join(words, ", "), func() bool {
+		for line := range strings.SplitSeq(p.stderr.String(), "\n") {
+			if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func TestServeReloadsAChangedConfiguration(t *testing.T) {
+	_, pair, _ := runGateway(t, nil, "key", "vapid")
+	path := writeTemp(t, "gateway.yaml", fmt.Sprintf(webPushConfig, 100))
+	put := func(name, text string) { // as most programs do it: a file takes the other's place
+		t.Helper()
+		beside := filepath.Join(filepath.Dir(path), "."+name)
+		if err := os.WriteFile(beside, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(beside, filepath.Join(filepath.Dir(path), name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("vapid.pem", pair[strings.Index(pair, "-----"):])
+	p := startGateway(t, nil, "serve", "-c", path)
+	p.waitForLog("gateway: serving")
+	put("gateway.yaml", fmt.Sprintf(webPushConfig, 200))
+	p.waitForLog("gateway: reloaded", "limits.batch: 100 → 200")
+	put("gateway.yaml", fmt.Sprintf(webPushConfig, 0))
+	p.waitForLog("gateway: not reloaded", "limits.batch")
+	_, pair, _ = runGateway(t, nil, "key", "vapid")
+	put("vapid.pem", pair[strings.Index(pair, "-----"):])
+	put("gateway.yaml", fmt.Sprintf(webPushConfig, 300))
+	p.waitForLog("gateway: reloaded", "limits.batch: 200 → 300", "apps.shop.webpush: connects anew")
+	before := strings.Count(p.stderr.String(), "nothing has changed")
+	p.signal(syscall.SIGHUP)
+	p.eventually("reload for SIGHUP", func() bool { return strings.Count(p.stderr.String(), "nothing has changed") > before })
+	p.terminate()
+}
+
+func TestServeStartsFromSnapshotWithoutNATS(t *testing.T) {
+	cluster, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster.Start()
+	t.Cleanup(func() { cluster.Shutdown(); cluster.WaitForShutdown() })
+	_, pair, _ := runGateway(t, nil, "key", "vapid")
+	snapshot := filepath.Join(filepath.Dir(writeTemp(t, "vapid.pem", pair[strings.Index(pair, "-----"):])), "snapshot.yaml")
+	conn, err := nats.Connect(cluster.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "sluice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(text string) {
+		t.Helper()
+		if _, err := bucket.PutString(t.Context(), "gateway.yaml", text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(fmt.Sprintf(webPushConfig, 100))
+	serve := []string{"serve", "-c", "nats://" + cluster.Addr().String() + "/sluice/gateway.yaml", "--snapshot", snapshot}
+	p := startGateway(t, nil, serve...)
+	p.waitForLog("gateway: serving")
+	put(fmt.Sprintf(webPushConfig, 200))
+	p.waitForLog("gateway: reloaded", "limits.batch: 100 → 200")
+	put(fmt.Sprintf(webPushConfig, 0))
+	p.waitForLog("gateway: not reloaded", "limits.batch")
+	p.terminate()
+	p = startGateway(t, nil, serve...)
+	p.waitForLog("begins with the last good configuration", "limits.batch")
+	p.waitForLog("gateway: serving")
+	p.terminate()
+	cluster.Shutdown()
+	p = startGateway(t, nil, serve...)
+	p.waitForLog("taken from the snapshot")
+	p.waitForLog("gateway: serving")
+	p.terminate()
+}
+
+func TestCheckDiff(t *testing.T) {
+	_, pair, _ := runGateway(t, nil, "key", "vapid")
+	from, to := writeTemp(t, "gateway.yaml", fmt.Sprintf(webPushConfig, 100)), writeTemp(t, "new.yaml", fmt.Sprintf(webPushConfig, 200))
+	for _, path := range []string{from, to} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), "vapid.pem"), []byte(pair[strings.Index(pair, "-----"):]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, stdout, _ := runGateway(t, nil, "check", "-c", to, "--diff", from, "--timeout", "10ms")
+	if want := "diff  limits.batch: 100 → 200\n"; !strings.Contains(stdout, want) {
+		t.Errorf("%q is not in\n%s", want, stdout)
+	}
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+)
+
+// FormatCount writes a number as people read it: 12,345.
+func FormatCount(n float64) string {
+	digits := strconv.FormatInt(int64(math.Round(math.Abs(n))), 10)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	if n <= -0.5 {
+		return "-" + digits
+	}
+	return digits
+}
+
+// FormatMillis writes milliseconds with the unit and precision that fit.
+func FormatMillis(ms float64) string {
+	switch {
+	case ms == 0:
+		return "0"
+	case ms < 1:
+		return fmt.Sprintf("%.0f µs", ms*1000)
+	case ms < 10:
+		return fmt.Sprintf("%.2f ms", ms)
+	case ms < 100:
+		return fmt.Sprintf("%.1f ms", ms)
+	case ms < 10_000:
+		return FormatCount(ms) + " ms"
+	default:
+		return fmt.Sprintf("%.1f s", ms/1000)
+	}
+}
+
+// formatTick writes a round number of milliseconds.
+func formatTick(ms float64) string {
+	switch {
+	case ms < 0.9995:
+		return fmt.Sprintf("%g µs", math.Round(ms*1000))
+	case ms < 999.5:
+		return fmt.Sprintf("%g ms", math.Round(ms))
+	default:
+		return fmt.Sprintf("%g s", math.Round(ms/100)/10)
+	}
+}
+
+// FormatPercent writes a part of a whole in percent, and never rounds up to all of it.
+func FormatPercent(part, whole int) string {
+	switch {
+	case whole == 0:
+		return "–"
+	case part == whole:
+		return "100 %"
+	}
+	percent := 100 * float64(part) / float64(whole)
+	return fmt.Sprintf("%.2f %%", math.Floor(percent*100)/100)
+}
+
+// keysByCount lists a map's keys, the most frequent first.
+func keysByCount(m map[string]int) []string {
+	return slices.SortedFunc(maps.Keys(m), func(a, b string) int {
+		if m[a] != m[b] {
+			return m[b] - m[a]
+		}
+		if a < b {
+			return -1
+		}
+		return 1
+	})
+}

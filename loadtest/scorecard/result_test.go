@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"testing"
+	"time"
+)
+
+func TestRowPrintsFiguresAndBounds(t *testing.T) {
+	c := rowResult{ID: "S01"}
+	atLeast(&c, "delivered", fractionOf(99_995, 100_000), 0.9999)
+	c.expectMaxIncrease("p99", 200*time.Millisecond, 212*time.Millisecond, 50*time.Millisecond)
+	atMost(&c, "into the hole", 41, 100)
+	atMost(&c, "out", 1900*time.Millisecond, 2500*time.Millisecond)
+	c.expectZero("duplicates", 0)
+	const want = "S01  pass         delivered 99.995% (>= 99.99%)  p99 +12ms (<= 50ms)  into the hole 41 (<= 100)  out 1.9s (<= 2.5s)  duplicates 0"
+	if got := c.finish(true).String(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestRowFailsOnOneFigureOrUnfinished(t *testing.T) {
+	c := rowResult{ID: "S06"}
+	atMost(&c, "new dials", 9, 8)
+	atMost(&c, "out", never, time.Second)
+	if got, want := c.finish(true).String(), "S06  FALLS SHORT  new dials 9 (<= 8) SHORT  out never (<= 1s) SHORT"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	s := scenario{rowResult: rowResult{ID: "S07"}}
+	s.note("the load did not end")
+	if got, want := s.rowResult.finish(s.finished).String(), "S07  FALLS SHORT  the load did not end"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestFatalfFailsTheRowAndCleansUp(t *testing.T) {
+	var order []int
+	c := row{id: "S99", check: func(s *scenario) {
+		s.Cleanup(func() { order = append(order, 1) })
+		s.Cleanup(func() { order = append(order, 2) })
+		s.Fatalf("no luck")
+		t.Error("it went on")
+	}}.runLocal(options{ctx: t.Context()})
+	if c.Result != outcomeFailed || len(c.Notes) != 1 || c.Notes[0] != "no luck" || len(order) != 2 || order[0] != 2 {
+		t.Errorf("%+v, cleaned up %v", c, order)
+	}
+}
+
+func TestUnimplementedRowDoesNotPass(t *testing.T) {
+	c := row{id: "S25", fault: "a day of all faults at random"}.runLocal(options{ctx: t.Context()})
+	if got, want := c.String(), "S25  not built    a day of all faults at random"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestSummaryLine(t *testing.T) {
+	for want, counts := range map[string]map[outcome]int{
+		"scorecard: 7 passed, 1 falls short":              {outcomePassed: 7, outcomeFailed: 1},
+		"scorecard: 2 passed":                             {outcomePassed: 2},
+		"scorecard: 0 passed, 2 fall short, 15 not built": {outcomeFailed: 2, outcomeNotImplemented: 15},
+	} {
+		if got := summaryLine(counts); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestSelectRows(t *testing.T) {
+	if all, err := selectRows(nil); err != nil || len(all) != 31 {
+		t.Errorf("%d rows, %v", len(all), err)
+	}
+	some, err := selectRows([]string{"s06", "S01b"})
+	if err != nil || len(some) != 2 || some[0].id != "S06" || some[1].id != "S01b" {
+		t.Errorf("%+v, %v", some, err)
+	}
+	if _, err := selectRows([]string{"S99"}); err == nil {
+		t.Error("a row that is not there was chosen")
+	}
+}
+
+func TestTimeInRotation(t *testing.T) {
+	at := time.Unix(1000, 0)
+	g := &gateway{}
+	for _, e := range []struct {
+		after time.Duration
+		kind  string
+	}{{2 * time.Second, "ejected"}, {12 * time.Second, "probing"}, {13 * time.Second, "ejected"}, {33 * time.Second, "probing"}, {34 * time.Second, "recovered"}} {
+		g.events = append(g.events, event{Time: at.Add(e.after), kind: e.kind, Endpoint: "x"})
+	}
+	if got, want := g.timeInRotation("x", at, 40*time.Second), (2+1+7)*time.Second; got != want {
+		t.Errorf("%s in rotation, want %s", got, want)
+	}
+}
