@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
 // Errors of Open and of a Writer.
@@ -58,7 +58,7 @@ type Engine struct {
 	cfg    Config
 	server *server // nil where it is a cluster's
 	conn   *nats.Conn
-	js     jetstream.JetStream
+	js     natsjs.JetStream
 }
 
 // Open starts the engine in cfg.Dir, or connects to the one at cfg.URL, and returns when it answers. What stands in the
@@ -95,7 +95,7 @@ func (e *Engine) connect(ctx context.Context) (err error) {
 	if e.Embedded() {
 		timeout = writeTimeout
 	}
-	if e.js, err = jetstream.New(e.conn, jetstream.WithPublishAsyncTimeout(timeout), jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
+	if e.js, err = natsjs.New(e.conn, natsjs.WithPublishAsyncTimeout(timeout), natsjs.WithDefaultTimeout(apiTimeout)); err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	if _, err := e.js.AccountInfo(ctx); err != nil {
@@ -147,7 +147,7 @@ func (e *Engine) Close() error {
 }
 
 // JetStream is the engine's API, for consumers.
-func (e *Engine) JetStream() jetstream.JetStream { return e.js }
+func (e *Engine) JetStream() natsjs.JetStream { return e.js }
 
 // Embedded reports whether the engine runs in this process, so that nobody else is at its streams.
 func (e *Engine) Embedded() bool { return e.server != nil }
@@ -173,7 +173,7 @@ func (e *Engine) Ready() error {
 
 // Stream makes the stream, or changes it to what cfg says. It has the engine's replicas, and is kept in files unless cfg
 // says that memory will do. In a cluster its leader alone is asked what stands in it: another copy may lag.
-func (e *Engine) Stream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
+func (e *Engine) Stream(ctx context.Context, cfg natsjs.StreamConfig) (natsjs.Stream, error) {
 	cfg.Replicas = e.Replicas()
 	cfg.AllowDirect = cfg.AllowDirect && e.Embedded()
 	stream, err := e.js.CreateOrUpdateStream(ctx, cfg)

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/engine"
@@ -18,12 +18,12 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // open opens an engine in dir, with a stream of that name and its writer, until the test ends or shut is called.
-func open(t testing.TB, dir string, stream jetstream.StreamConfig) (e *engine.Engine, w *engine.Writer, shut func()) {
+func open(t testing.TB, dir string, stream natsjs.StreamConfig) (e *engine.Engine, w *engine.Writer, shut func()) {
 	t.Helper()
 	return openWith(t, engine.Config{Dir: dir, Reserve: -1}, stream)
 }
 
-func openWith(t testing.TB, cfg engine.Config, stream jetstream.StreamConfig) (e *engine.Engine, w *engine.Writer, shut func()) {
+func openWith(t testing.TB, cfg engine.Config, stream natsjs.StreamConfig) (e *engine.Engine, w *engine.Writer, shut func()) {
 	t.Helper()
 	e, err := engine.Open(t.Context(), cfg)
 	if err != nil {
@@ -48,7 +48,7 @@ func openWith(t testing.TB, cfg engine.Config, stream jetstream.StreamConfig) (e
 	return e, w, shut
 }
 
-var testStream = jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
+var testStream = natsjs.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
 
 // readAll reads the whole stream.
 func readAll(t testing.TB, e *engine.Engine) (items map[engine.Offset]string) {
@@ -61,7 +61,7 @@ func readAll(t testing.TB, e *engine.Engine) (items map[engine.Offset]string) {
 	state := stream.CachedInfo().State
 	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
 		msg, err := stream.GetMsg(t.Context(), seq)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		if errors.Is(err, natsjs.ErrMsgNotFound) {
 			continue
 		}
 		if err != nil {

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 )
@@ -151,7 +151,7 @@ func waitDelivered(t *testing.T, e *engine.Engine, want int) {
 // countDelivered is how many a consumer gets, none where the engine is too busy to say.
 func countDelivered(t *testing.T, e *engine.Engine) (count int) {
 	t.Helper()
-	c, err := e.JetStream().CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
+	c, err := e.JetStream().CreateConsumer(t.Context(), "S", natsjs.ConsumerConfig{AckPolicy: natsjs.AckExplicitPolicy})
 	if err != nil {
 		return 0
 	}

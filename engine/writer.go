@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
 
@@ -295,7 +295,7 @@ func (w *Writer) send(c *batch, done func()) {
 	}()
 }
 
-func (w *Writer) publish(c *batch) (jetstream.PubAckFuture, error) {
+func (w *Writer) publish(c *batch) (natsjs.PubAckFuture, error) {
 	msg := &nats.Msg{Subject: c.subject, Data: c.body}
 	if w.MapSubject != nil {
 		msg.Subject, msg.Header = w.MapSubject(c.subject, c.count)
@@ -303,14 +303,14 @@ func (w *Writer) publish(c *batch) (jetstream.PubAckFuture, error) {
 	if msg.Header == nil {
 		msg.Header = nats.Header{}
 	}
-	msg.Header.Set(jetstream.ExpectedStreamHeader, w.stream)
+	msg.Header.Set(natsjs.ExpectedStreamHeader, w.stream)
 	if c.msgID != "" {
-		msg.Header.Set(jetstream.MsgIDHeader, c.msgID)
+		msg.Header.Set(natsjs.MsgIDHeader, c.msgID)
 	}
 	return w.engine.js.PublishMsgAsync(msg)
 }
 
-func awaitAck(future jetstream.PubAckFuture, err error) (*jetstream.PubAck, error) {
+func awaitAck(future natsjs.PubAckFuture, err error) (*natsjs.PubAck, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -325,8 +325,8 @@ func awaitAck(future jetstream.PubAckFuture, err error) (*jetstream.PubAck, erro
 // isTransient reports whether a cluster may take the same chunk in a moment: it is between two leaders, or we between two of
 // its servers.
 func isTransient(err error) bool {
-	return isDisconnected(err) || errors.Is(err, jetstream.ErrAsyncPublishTimeout) || errors.Is(err, nats.ErrNoResponders) ||
-		errors.Is(err, jetstream.ErrNoStreamResponse)
+	return isDisconnected(err) || errors.Is(err, natsjs.ErrAsyncPublishTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, natsjs.ErrNoStreamResponse)
 }
 
 // mapError turns what the engine said into one of our errors.
@@ -337,7 +337,7 @@ func (w *Writer) mapError(err error) error {
 	if errors.Is(err, nats.ErrMaxPayload) {
 		return ErrTooLarge
 	}
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok && isFull(api) {
+	if api, ok := errors.AsType[*natsjs.APIError](err); ok && isFull(api) {
 		return fmt.Errorf("%w: %s", ErrFull, w.stream)
 	}
 	if w.engine.server != nil && !isDisconnected(err) {
@@ -353,6 +353,6 @@ func isDisconnected(err error) bool {
 
 // isFull reports whether a stream has reached its bound. The engine has one number for all failures of a store, and tells
 // them apart by their words.
-func isFull(err *jetstream.APIError) bool {
+func isFull(err *natsjs.APIError) bool {
 	return err.Description == "maximum bytes exceeded" || err.Description == "maximum messages exceeded"
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/engine/enginetest"
@@ -185,7 +185,7 @@ func TestMapSubjectSetsSubjectAndHeaders(t *testing.T) {
 }
 
 func TestFullStreamReportsWrittenItems(t *testing.T) {
-	bounded := jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Discard: jetstream.DiscardNew, MaxBytes: 100 << 10}
+	bounded := natsjs.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Discard: natsjs.DiscardNew, MaxBytes: 100 << 10}
 	e, w, _ := open(t, t.TempDir(), bounded)
 	item := []byte(`"` + strings.Repeat("x", 1000) + `"`)
 	places, err := w.AppendAll(t.Context(), "s.a", slices.Repeat([][]byte{item}, 150))

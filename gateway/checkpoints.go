@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/webhook"
@@ -30,12 +30,12 @@ type checkpointStore struct {
 	engine *engine.Engine
 
 	mu          sync.Mutex
-	checkpoints jetstream.KeyValue
-	leases      jetstream.KeyValue
+	checkpoints natsjs.KeyValue
+	leases      natsjs.KeyValue
 }
 
 // bucket returns one of the buckets, at *at once it is there.
-func (p *checkpointStore) bucket(ctx context.Context, at *jetstream.KeyValue, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+func (p *checkpointStore) bucket(ctx context.Context, at *natsjs.KeyValue, cfg natsjs.KeyValueConfig) (natsjs.KeyValue, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if *at != nil {
@@ -50,8 +50,8 @@ func (p *checkpointStore) bucket(ctx context.Context, at *jetstream.KeyValue, cf
 	return found, nil
 }
 
-func (p *checkpointStore) checkpointKV(ctx context.Context) (jetstream.KeyValue, error) {
-	return p.bucket(ctx, &p.checkpoints, jetstream.KeyValueConfig{Bucket: checkpointBucket, Storage: jetstream.FileStorage})
+func (p *checkpointStore) checkpointKV(ctx context.Context) (natsjs.KeyValue, error) {
+	return p.bucket(ctx, &p.checkpoints, natsjs.KeyValueConfig{Bucket: checkpointBucket, Storage: natsjs.FileStorage})
 }
 
 // Load returns a webhook's position, zero for one that is new.
@@ -61,7 +61,7 @@ func (p *checkpointStore) Load(ctx context.Context, name string) (at webhook.Che
 		return at, err
 	}
 	entry, err := bucket.Get(ctx, name)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
+	if errors.Is(err, natsjs.ErrKeyNotFound) {
 		return at, nil
 	}
 	if err != nil {
@@ -95,7 +95,7 @@ func (p *checkpointStore) withLease(ctx context.Context, name string, work func(
 // runLeased waits for the webhook, and begins again when it was lost, until ctx ends.
 func (p *checkpointStore) runLeased(ctx context.Context, name string, again time.Duration, work func(context.Context) error) error {
 	for ctx.Err() == nil {
-		bucket, err := p.bucket(ctx, &p.leases, jetstream.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: jetstream.MemoryStorage})
+		bucket, err := p.bucket(ctx, &p.leases, natsjs.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: natsjs.MemoryStorage})
 		if err == nil {
 			var revision uint64
 			if revision, err = bucket.Create(ctx, name, nil); err == nil {
@@ -116,7 +116,7 @@ func (p *checkpointStore) runLeased(ctx context.Context, name string, again time
 
 // webhookLease is a webhook that this gateway has.
 type webhookLease struct {
-	bucket        jetstream.KeyValue
+	bucket        natsjs.KeyValue
 	name          string
 	renewInterval time.Duration
 	revision      uint64 // 0 once it is lost
@@ -136,7 +136,7 @@ func (h *webhookLease) run(ctx context.Context, work func(context.Context) error
 	if h.revision != 0 {
 		parting, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer done()
-		_ = h.bucket.Delete(parting, h.name, jetstream.LastRevision(h.revision)) // or time does it
+		_ = h.bucket.Delete(parting, h.name, natsjs.LastRevision(h.revision)) // or time does it
 	}
 	return err
 }
@@ -155,7 +155,7 @@ func (h *webhookLease) renew(ctx context.Context) {
 		switch {
 		case err == nil:
 			h.revision, renewed = next, time.Now()
-		case errors.Is(err, jetstream.ErrKeyRevisionMismatch), time.Since(renewed) > leaseTTL-leaseRenewInterval:
+		case errors.Is(err, natsjs.ErrKeyRevisionMismatch), time.Since(renewed) > leaseTTL-leaseRenewInterval:
 			h.revision = 0
 			return
 		}

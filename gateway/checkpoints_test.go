@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/webhook"
@@ -50,7 +50,7 @@ func TestCheckpointRoundTrip(t *testing.T) {
 
 func TestWebhookLeaseFailover(t *testing.T) {
 	e := openEngine(t)
-	bucket, err := e.JetStream().CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: jetstream.MemoryStorage})
+	bucket, err := e.JetStream().CreateKeyValue(t.Context(), natsjs.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: natsjs.MemoryStorage})
 	if err != nil {
 		t.Fatal(err)
 	}

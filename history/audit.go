@@ -12,7 +12,7 @@ import (
 	"os"
 
 	"github.com/google/uuid"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/push"
@@ -188,10 +188,10 @@ func (a *auditor) readQueue(ctx context.Context, name string) error {
 
 // messages returns what is in a stream from a sequence on, up to what is its last now. It takes nothing out and needs no
 // consumer, of which a work queue has its own.
-func messages(ctx context.Context, js jetstream.JetStream, name string, from uint64) iter.Seq2[*jetstream.RawStreamMsg, error] {
-	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
+func messages(ctx context.Context, js natsjs.JetStream, name string, from uint64) iter.Seq2[*natsjs.RawStreamMsg, error] {
+	return func(yield func(*natsjs.RawStreamMsg, error) bool) {
 		stream, err := js.Stream(ctx, name)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if errors.Is(err, natsjs.ErrStreamNotFound) {
 			return
 		}
 		if err != nil {
@@ -199,8 +199,8 @@ func messages(ctx context.Context, js jetstream.JetStream, name string, from uin
 			return
 		}
 		for next, last := from, stream.CachedInfo().State.LastSeq; next <= last; {
-			m, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
+			m, err := stream.GetMsg(ctx, next, natsjs.WithGetMsgSubject(">"))
+			if errors.Is(err, natsjs.ErrMsgNotFound) {
 				return
 			}
 			if !yield(m, err) || err != nil {

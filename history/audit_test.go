@@ -11,7 +11,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/history"
@@ -22,15 +22,15 @@ import (
 func (h *fixture) addQueued(stream string, ids ...string) {
 	h.Helper()
 	enginetest.Retry(h, h.engineConfig, func() error {
-		_, err := h.engine.Stream(h.Context(), jetstream.StreamConfig{
-			Name: stream, Subjects: []string{stream + ".>"}, Retention: jetstream.WorkQueuePolicy, AllowDirect: true,
+		_, err := h.engine.Stream(h.Context(), natsjs.StreamConfig{
+			Name: stream, Subjects: []string{stream + ".>"}, Retention: natsjs.WorkQueuePolicy, AllowDirect: true,
 		})
 		return err
 	})
 	for _, id := range ids {
 		text, _ := json.Marshal(map[string]any{"id": id, "app": "shop", "n": map[string]any{}})
 		enginetest.Retry(h, h.engineConfig, func() error {
-			_, err := h.engine.JetStream().Publish(h.Context(), stream+".x", text, jetstream.WithMsgID(id))
+			_, err := h.engine.JetStream().Publish(h.Context(), stream+".x", text, natsjs.WithMsgID(id))
 			return err
 		})
 	}

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
 	"github.com/sluice-push/sluice/push"
@@ -34,8 +34,8 @@ const (
 
 // claims are the keys whose calls have not ended: in this process, and in a cluster in memory that all gateways share.
 type claims struct {
-	bucket       jetstream.KeyValue // nil where nobody else is at the streams
-	createBucket func(context.Context) (jetstream.KeyValue, error)
+	bucket       natsjs.KeyValue // nil where nobody else is at the streams
+	createBucket func(context.Context) (natsjs.KeyValue, error)
 	toRelease    chan *claim // to be given free among the gateways
 
 	mu     sync.Mutex
@@ -47,9 +47,9 @@ func newClaims(ctx context.Context, cfg Config) (*claims, error) {
 	if cfg.Engine.Embedded() {
 		return c, nil
 	}
-	c.createBucket = func(ctx context.Context) (jetstream.KeyValue, error) {
-		return cfg.Engine.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: claimBucket, TTL: cfg.ClaimTTL, Storage: jetstream.MemoryStorage, Replicas: cfg.Engine.Replicas(), History: 1,
+	c.createBucket = func(ctx context.Context) (natsjs.KeyValue, error) {
+		return cfg.Engine.JetStream().CreateOrUpdateKeyValue(ctx, natsjs.KeyValueConfig{
+			Bucket: claimBucket, TTL: cfg.ClaimTTL, Storage: natsjs.MemoryStorage, Replicas: cfg.Engine.Replicas(), History: 1,
 		})
 	}
 	var err error
@@ -269,13 +269,13 @@ func (c *claims) claimShared(ctx context.Context, held *claim) (ours bool, err e
 	if err == nil {
 		return true, nil
 	}
-	if !errors.Is(err, jetstream.ErrKeyExists) {
+	if !errors.Is(err, natsjs.ErrKeyExists) {
 		held.uncertain = true
 		return false, fmt.Errorf("history: claim: %w", err)
 	}
 	other, err := c.bucket.Get(ctx, name)
 	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
+	case errors.Is(err, natsjs.ErrKeyNotFound):
 		return false, nil // it has just become free
 	case err != nil:
 		return false, fmt.Errorf("history: claim: %w", err)
@@ -292,7 +292,7 @@ func (c *claims) claimShared(ctx context.Context, held *claim) (ours bool, err e
 // replica, is made anew.
 func (c *claims) create(ctx context.Context, name string, value []byte) (uint64, error) {
 	revision, err := c.bucket.Create(ctx, name, value)
-	if !errors.Is(err, jetstream.ErrNoStreamResponse) {
+	if !errors.Is(err, natsjs.ErrNoStreamResponse) {
 		return revision, err
 	}
 	anew, err := c.createBucket(ctx)
@@ -303,7 +303,7 @@ func (c *claims) create(ctx context.Context, name string, value []byte) (uint64,
 }
 
 // owns reports whether an entry of the bucket is this claim.
-func (c *claim) owns(e jetstream.KeyValueEntry) bool { return bytes.HasPrefix(e.Value(), []byte(c.id)) }
+func (c *claim) owns(e natsjs.KeyValueEntry) bool { return bytes.HasPrefix(e.Value(), []byte(c.id)) }
 
 // releaseShared gives the key free among the gateways, unless it is so already.
 func (c *claims) releaseShared(held *claim) error {
@@ -316,8 +316,8 @@ func (c *claims) releaseShared(held *claim) error {
 			return err
 		}
 	}
-	err := c.bucket.Purge(ctx, hex.EncodeToString(held.keyHash), jetstream.LastRevision(held.revision))
-	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) { // it has run out
+	err := c.bucket.Purge(ctx, hex.EncodeToString(held.keyHash), natsjs.LastRevision(held.revision))
+	if errors.Is(err, natsjs.ErrKeyRevisionMismatch) { // it has run out
 		return nil
 	}
 	return err

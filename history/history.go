@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
@@ -72,7 +72,7 @@ func setDefault[T int64 | time.Duration](v *T, value T) {
 type History struct {
 	cfg         Config
 	ownsDir     bool // the folder is ours to remove
-	stream      jetstream.Stream
+	stream      natsjs.Stream
 	writer      *engine.Writer
 	overlay     *overlay
 	asyncWrites chan asyncWrite
@@ -117,9 +117,9 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 }
 
 // streamConfig bounds the stream by age and size. What is beyond goes, oldest first; nothing is ever refused.
-func streamConfig(cfg Config) jetstream.StreamConfig {
-	return jetstream.StreamConfig{
-		Name: Stream, Subjects: []string{subjectPrefix + ">"}, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
+func streamConfig(cfg Config) natsjs.StreamConfig {
+	return natsjs.StreamConfig{
+		Name: Stream, Subjects: []string{subjectPrefix + ">"}, Retention: natsjs.LimitsPolicy, Discard: natsjs.DiscardOld,
 		MaxAge: cfg.MaxAge, MaxBytes: cfg.MaxBytes, AllowDirect: true,
 	}
 }
@@ -166,7 +166,7 @@ func (h *History) KeyScope() string {
 }
 
 // streamID tells a stream from one that was made anew.
-func streamID(info *jetstream.StreamInfo) string {
+func streamID(info *natsjs.StreamInfo) string {
 	return strconv.FormatInt(info.Created.UnixNano(), 36)
 }
 
@@ -268,7 +268,7 @@ func (h *History) WaitCaughtUp(ctx context.Context) error {
 }
 
 // streamInfo asks how the stream stands, until it is told.
-func (h *History) streamInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
+func (h *History) streamInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
 	for began := time.Now(); ; {
 		info, err := h.stream.Info(ctx)
 		if err == nil {

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/history"
@@ -22,7 +22,7 @@ func (h *fixture) purgeBelow(below uint64) {
 		if err != nil {
 			return err
 		}
-		return stream.Purge(h.Context(), jetstream.WithPurgeSequence(below))
+		return stream.Purge(h.Context(), natsjs.WithPurgeSequence(below))
 	})
 }
 

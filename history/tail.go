@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/engine"
@@ -126,19 +126,19 @@ func (h *History) tail(ctx context.Context, from checkpoint, chunks chan<- *mess
 	if err != nil {
 		return err
 	}
-	consumer, err := h.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next,
+	consumer, err := h.stream.OrderedConsumer(ctx, natsjs.OrderedConsumerConfig{
+		DeliverPolicy: natsjs.DeliverByStartSequencePolicy, OptStartSeq: next,
 	})
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(pullMaxMessages))
+	messages, err := consumer.Messages(natsjs.PullMaxMessages(pullMaxMessages))
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
 	defer messages.Stop()
 	for {
-		m, err := messages.Next(jetstream.NextContext(ctx))
+		m, err := messages.Next(natsjs.NextContext(ctx))
 		if err != nil {
 			return fmt.Errorf("history: %w", err)
 		}
@@ -167,7 +167,7 @@ func (h *History) startSeq(ctx context.Context, from checkpoint) (next uint64, e
 }
 
 // receive takes one message in.
-func (h *History) receive(ctx context.Context, m jetstream.Msg, chunks chan<- *message) error {
+func (h *History) receive(ctx context.Context, m natsjs.Msg, chunks chan<- *message) error {
 	meta, err := m.Metadata()
 	if err != nil {
 		return fmt.Errorf("history: %w", err)

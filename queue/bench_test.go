@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/history"
@@ -178,8 +178,8 @@ func acceptAll(b *testing.B, q *queue.Queue, ns []*push.Notification) {
 	}
 }
 
-var benchStream = jetstream.StreamConfig{
-	Name: "BARE", Subjects: []string{"bare.>"}, Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxBytes: 1 << 40,
+var benchStream = natsjs.StreamConfig{
+	Name: "BARE", Subjects: []string{"bare.>"}, Retention: natsjs.WorkQueuePolicy, Discard: natsjs.DiscardNew, MaxBytes: 1 << 40,
 }
 
 // encodedTask is a task as the queue writes it.

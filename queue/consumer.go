@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -30,7 +30,7 @@ const (
 type consumer struct {
 	*Queue
 	partition    partition
-	natsConsumer jetstream.Consumer
+	natsConsumer natsjs.Consumer
 	slots        chan struct{} // one for each task that is in the Sender's hands
 }
 
@@ -123,7 +123,7 @@ func (f *consumer) pull(ctx, sending context.Context, room chan struct{}, chunks
 	}
 	pulling, stop := context.WithTimeout(ctx, pullTimeout)
 	defer stop()
-	batch, err := f.natsConsumer.Fetch(free, jetstream.FetchContext(pulling))
+	batch, err := f.natsConsumer.Fetch(free, natsjs.FetchContext(pulling))
 	if err != nil {
 		return err
 	}
@@ -177,8 +177,8 @@ func (f *consumer) ensureConsumer(ctx context.Context) (err error) {
 	if f.natsConsumer != nil {
 		return nil
 	}
-	f.natsConsumer, err = f.js.CreateOrUpdateConsumer(ctx, f.partition.stream, jetstream.ConsumerConfig{
-		Durable: f.partition.consumerName(), FilterSubject: f.partition.subject() + ".*", AckPolicy: jetstream.AckExplicitPolicy,
+	f.natsConsumer, err = f.js.CreateOrUpdateConsumer(ctx, f.partition.stream, natsjs.ConsumerConfig{
+		Durable: f.partition.consumerName(), FilterSubject: f.partition.subject() + ".*", AckPolicy: natsjs.AckExplicitPolicy,
 		AckWait: ackWait, MaxAckPending: -1, MemoryStorage: true,
 	})
 	if err != nil {

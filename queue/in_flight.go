@@ -6,12 +6,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
 // inFlightMessage is a chunk that this gateway is at.
 type inFlightMessage struct {
-	msg         jetstream.Msg
+	msg         natsjs.Msg
 	key         messageKey
 	redelivered bool // somebody has been at it before
 }
@@ -29,7 +29,7 @@ type inFlightSet struct {
 
 // add takes msg on hand. It returns nil if it is there already: it was given to us twice because we were silent for too
 // long.
-func (h *inFlightSet) add(msg jetstream.Msg) *inFlightMessage {
+func (h *inFlightSet) add(msg natsjs.Msg) *inFlightMessage {
 	meta, err := msg.Metadata()
 	if err != nil {
 		return nil // no message of a consumer's
@@ -55,16 +55,16 @@ func (h *inFlightSet) remove(one *inFlightMessage) {
 }
 
 // latest is the last delivery of a chunk on hand.
-func (h *inFlightSet) latest(one *inFlightMessage) jetstream.Msg {
+func (h *inFlightSet) latest(one *inFlightMessage) natsjs.Msg {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return one.msg
 }
 
-func (h *inFlightSet) latestAll() []jetstream.Msg {
+func (h *inFlightSet) latestAll() []natsjs.Msg {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	msgs := make([]jetstream.Msg, 0, len(h.held))
+	msgs := make([]natsjs.Msg, 0, len(h.held))
 	for _, one := range h.held {
 		msgs = append(msgs, one.msg)
 	}

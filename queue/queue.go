@@ -15,7 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/engine"
@@ -91,7 +91,7 @@ func (c Config) withDefaults() Config {
 // Queue is made by Open and works while Run runs. Any number of goroutines may use it.
 type Queue struct {
 	cfg           Config
-	js            jetstream.JetStream
+	js            natsjs.JetStream
 	tasks         *streamHandle  // what is to be sent now
 	scheduled     *streamHandle  // what is to be sent at a time
 	requeue       *engine.Writer // to later, for what was accepted before and must not be refused

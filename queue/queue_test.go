@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine/enginetest"
 	"github.com/sluice-push/sluice/push"
@@ -178,7 +178,7 @@ func TestDamagedTaskDoesNotBlockItsBatch(t *testing.T) {
 	chunk := fmt.Sprintf("{\"id\":\n{}\n{\"id\":%q,\"app\":\"shop\",\"accepted_at\":%q,\"n\":{\"platform\":\"apns\",\"token\":\"00\"}}\n",
 		n.ID, n.AcceptedAt.Format(time.RFC3339Nano))
 	enginetest.Retry(t, h.engineConfig, func() error {
-		_, err := h.engine.JetStream().Publish(t.Context(), "sluice.task.normal.shop.3", []byte(chunk), jetstream.WithMsgID(n.ID))
+		_, err := h.engine.JetStream().Publish(t.Context(), "sluice.task.normal.shop.3", []byte(chunk), natsjs.WithMsgID(n.ID))
 		return err
 	})
 	h.journal.waitEnded(t, n)

@@ -7,7 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 )
@@ -52,8 +52,8 @@ func (q *Queue) addKnownIDs(ctx context.Context, ids []string, known map[string]
 // addIDsAfter adds the IDs of the tasks in the chunks behind seq.
 func (k *streamHandle) addIDsAfter(ctx context.Context, seq uint64, ids map[string]bool) error {
 	for {
-		m, err := k.stream.GetMsg(ctx, seq+1, jetstream.WithGetMsgSubject(">"))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		m, err := k.stream.GetMsg(ctx, seq+1, natsjs.WithGetMsgSubject(">"))
+		if errors.Is(err, natsjs.ErrMsgNotFound) {
 			return nil
 		}
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 	"github.com/sluice-push/sluice/engine/enginetest"
@@ -104,7 +104,7 @@ func tasksIn(t *testing.T, e *engine.Engine) map[string]int {
 	}
 	ids, seq := map[string]int{}, uint64(0)
 	for {
-		m, err := stream.GetMsg(t.Context(), seq+1, jetstream.WithGetMsgSubject(">"))
+		m, err := stream.GetMsg(t.Context(), seq+1, natsjs.WithGetMsgSubject(">"))
 		if err != nil { // it was the last
 			return ids
 		}

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/push"
 )
@@ -36,7 +36,7 @@ type Status struct {
 func (q *Queue) depth(ctx context.Context) (map[partition]int, error) {
 	depth := map[partition]int{}
 	for stream, subjects := range map[*streamHandle]string{q.tasks: taskSubjects, q.scheduled: dueSubjects} {
-		info, err := stream.stream.Info(ctx, jetstream.WithSubjectFilter(subjects+">"))
+		info, err := stream.stream.Info(ctx, natsjs.WithSubjectFilter(subjects+">"))
 		if err != nil {
 			return nil, fmt.Errorf("queue: %w", err)
 		}

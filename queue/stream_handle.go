@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
 	"github.com/sluice-push/sluice/engine"
@@ -34,7 +34,7 @@ const (
 
 // streamHandle is one of the streams with its writer.
 type streamHandle struct {
-	stream  jetstream.Stream
+	stream  natsjs.Stream
 	writer  *engine.Writer
 	lastSeq atomic.Uint64 // the last chunk that Accept knows of
 }
@@ -45,7 +45,7 @@ func (k *streamHandle) advance(seq uint64) {
 	}
 }
 
-func newStreamHandle(ctx context.Context, e *engine.Engine, cfg jetstream.StreamConfig, address func(string, int) (string, nats.Header)) (*streamHandle, error) {
+func newStreamHandle(ctx context.Context, e *engine.Engine, cfg natsjs.StreamConfig, address func(string, int) (string, nats.Header)) (*streamHandle, error) {
 	stream, err := e.Stream(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
@@ -56,17 +56,17 @@ func newStreamHandle(ctx context.Context, e *engine.Engine, cfg jetstream.Stream
 }
 
 // tasksStreamConfig refuses what it has no room for, rather than forget what it holds.
-func tasksStreamConfig(maxBytes int64) jetstream.StreamConfig {
-	return jetstream.StreamConfig{
-		Name: tasksStreamName, Subjects: []string{taskSubjects + ">"}, Retention: jetstream.WorkQueuePolicy,
-		Discard: jetstream.DiscardNew, MaxBytes: maxBytes, AllowDirect: true,
+func tasksStreamConfig(maxBytes int64) natsjs.StreamConfig {
+	return natsjs.StreamConfig{
+		Name: tasksStreamName, Subjects: []string{taskSubjects + ">"}, Retention: natsjs.WorkQueuePolicy,
+		Discard: natsjs.DiscardNew, MaxBytes: maxBytes, AllowDirect: true,
 	}
 }
 
 // scheduledStreamConfig has no bound of its own, for a stream with schedules cannot refuse; Accept looks at its size instead.
-func scheduledStreamConfig() jetstream.StreamConfig {
-	return jetstream.StreamConfig{
-		Name: scheduledStreamName, Subjects: []string{scheduledSubjects + ">", dueSubjects + ">"}, Retention: jetstream.WorkQueuePolicy,
+func scheduledStreamConfig() natsjs.StreamConfig {
+	return natsjs.StreamConfig{
+		Name: scheduledStreamName, Subjects: []string{scheduledSubjects + ">", dueSubjects + ">"}, Retention: natsjs.WorkQueuePolicy,
 		AllowMsgSchedules: true, AllowDirect: true,
 	}
 }

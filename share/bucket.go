@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/engine"
 )
@@ -18,7 +18,7 @@ import (
 type Bucket struct {
 	Engine *engine.Engine
 
-	cached atomic.Pointer[jetstream.KeyValue] // nil until somebody asks, and after a trouble
+	cached atomic.Pointer[natsjs.KeyValue] // nil until somebody asks, and after a trouble
 }
 
 var _ Store = (*Bucket)(nil)
@@ -38,7 +38,7 @@ func (b *Bucket) Read(ctx context.Context, key string) (text []byte, revision ui
 	switch {
 	case err == nil:
 		return entry.Value(), entry.Revision(), nil
-	case errors.Is(err, jetstream.ErrKeyNotFound):
+	case errors.Is(err, natsjs.ErrKeyNotFound):
 		return nil, 0, nil
 	default:
 		return nil, 0, b.reset(err)
@@ -56,12 +56,12 @@ func (b *Bucket) Write(ctx context.Context, key string, text []byte, revision ui
 	} else {
 		_, err = kv.Update(ctx, key, text, revision)
 	}
-	var refused jetstream.JetStreamError
+	var refused natsjs.JetStreamError
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, jetstream.ErrKeyExists),
-		errors.As(err, &refused) && refused.APIError() != nil && refused.APIError().ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	case errors.Is(err, natsjs.ErrKeyExists),
+		errors.As(err, &refused) && refused.APIError() != nil && refused.APIError().ErrorCode == natsjs.JSErrCodeStreamWrongLastSequence:
 		return ErrChanged
 	default:
 		return b.reset(err)
@@ -74,12 +74,12 @@ func (b *Bucket) reset(err error) error {
 	return fmt.Errorf("share: bucket %s: %w", bucketName, err)
 }
 
-func (b *Bucket) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+func (b *Bucket) bucket(ctx context.Context) (natsjs.KeyValue, error) {
 	if kv := b.cached.Load(); kv != nil {
 		return *kv, nil
 	}
-	kv, err := b.Engine.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: bucketName, TTL: documentTTL, Storage: jetstream.MemoryStorage, Replicas: b.Engine.Replicas(), History: 1,
+	kv, err := b.Engine.JetStream().CreateOrUpdateKeyValue(ctx, natsjs.KeyValueConfig{
+		Bucket: bucketName, TTL: documentTTL, Storage: natsjs.MemoryStorage, Replicas: b.Engine.Replicas(), History: 1,
 	})
 	if err != nil {
 		return nil, b.reset(err)

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
 // NATSConfig says which key of which cluster.
@@ -138,7 +138,7 @@ func (k *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 		return errors.New("config: the cluster's URL is not one (nats://host:4222/BUCKET/KEY)")
 	}
 	defer conn.Close()
-	js, err := jetstream.New(conn)
+	js, err := natsjs.New(conn)
 	if err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
@@ -153,12 +153,12 @@ func (k *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 
 // watch tells of every new text until ctx or the watch ends, or there is a new connection: on that the old watch would
 // be silent for twenty seconds before it notices.
-func (k *NATS) watch(ctx context.Context, js jetstream.JetStream, changed chan<- struct{}, again <-chan struct{}) error {
+func (k *NATS) watch(ctx context.Context, js natsjs.JetStream, changed chan<- struct{}, again <-chan struct{}) error {
 	bucket, err := js.KeyValue(ctx, k.bucket)
 	if err != nil {
 		return err
 	}
-	updates, err := bucket.Watch(ctx, k.key, jetstream.IgnoreDeletes())
+	updates, err := bucket.Watch(ctx, k.key, natsjs.IgnoreDeletes())
 	if err != nil {
 		return err
 	}

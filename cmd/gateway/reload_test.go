@@ -13,7 +13,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
 // webPushConfig is a configuration that needs no provider.
@@ -84,11 +84,11 @@ func TestServeStartsFromSnapshotWithoutNATS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	js, err := jetstream.New(conn)
+	js, err := natsjs.New(conn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bucket, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "sluice"})
+	bucket, err := js.CreateKeyValue(t.Context(), natsjs.KeyValueConfig{Bucket: "sluice"})
 	if err != nil {
 		t.Fatal(err)
 	}
