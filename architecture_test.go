@@ -18,110 +18,135 @@ import (
 
 const module = "github.com/sluice-push/sluice"
 
-// floors is the plan of the house: which room stands on which floor, and which
-// of our rooms it may import. An import only ever goes down. docs/design.md
-// draws the same plan for people; change both in one commit.
-var floors = map[string]struct {
-	floor      int
-	mayImport  []string
-	mayNotFrom string // why a tempting import is not there
-}{
-	"push":         {floor: 0},
-	"wire":         {floor: 0},
-	"config":       {floor: 0},
-	"object":       {floor: 0},
-	"engine":       {floor: 0},
-	"internet":     {floor: 0},
-	"source":       {floor: 0},
-	"mockprovider/ledger": {floor: 0},
-	"mockprovider": {floor: 3, mayImport: []string{"mockprovider/ledger"},
-		mayNotFrom: "only its own packages, so that it can find mistakes in the rest"},
-
-	"providers/apns":    {floor: 1, mayImport: []string{"object", "push", "wire"}},
-	"providers/fcm":     {floor: 1, mayImport: []string{"object", "push", "wire"}},
-	"providers/webpush": {floor: 1, mayImport: []string{"push", "wire"}},
-	"providers/providertest": {floor: 1, mayImport: []string{"push", "wire"},
-		mayNotFrom: "a provider is handed to it; it knows none"},
-	"engine/enginetest": {floor: 1, mayImport: []string{"engine"},
-		mayNotFrom: "the rooms' tests come to it; it knows none"},
-	"pool":  {floor: 1, mayImport: []string{"internet", "push", "wire"}},
-	"retry": {floor: 1, mayImport: []string{"push"}},
-	"quota": {floor: 1, mayImport: []string{"push"}},
-	"rest":  {floor: 1, mayImport: []string{"push"}},
-	"share": {floor: 1, mayImport: []string{"engine"},
-		mayNotFrom: "it asks gates through an interface of its own"},
-
-	"queue": {floor: 1, mayImport: []string{"engine", "object", "push"}},
-	"history": {floor: 1, mayImport: []string{"engine", "push"},
-		mayNotFrom: "the queue asks it through an interface of its own"},
-
-	"webhook": {floor: 1, mayImport: []string{"internet", "push"}},
-
-	"delivery": {floor: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
-	"zone":     {floor: 2, mayImport: []string{"pool"}},
-
-	"loadtest":        {floor: 3, mayImport: []string{"push"}},
-	"loadtest/report": {floor: 2, mayNotFrom: "it draws what it is told"},
-	"loadtest/bench": {floor: 4, mayImport: []string{"loadtest/report", "mockprovider"},
-		mayNotFrom: "it knows gateways by their API, as it knows their peers"},
-	"client": {floor: 3, mayImport: []string{"push", "wire", "delivery", "pool", "zone", "retry"},
-		mayNotFrom: "it knows gateways by their API; its tests alone run real ones"},
-
-	"metrics": {floor: 3, mayImport: []string{"push", "delivery", "pool", "quota", "queue", "history", "webhook"}},
-
-	"gateway": {floor: 4, mayImport: []string{
-		"push", "wire", "config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "rest", "delivery", "zone", "metrics",
-		"engine", "history", "queue", "share", "webhook",
-	}, mayNotFrom: "the mock is a stand-in for the world outside; only cmd and tests may bring it in"},
-
-	"cmd/gateway": {floor: 5, mayImport: []string{"gateway", "config", "source", "engine", "history", "loadtest/bench", "loadtest/report", "mockprovider", "providers/webpush", "push", "rest"}},
-	"loadtest/scorecard": {floor: 5, mayImport: []string{"client", "loadtest", "mockprovider", "pool", "push"},
-		mayNotFrom: "it knows the gateway as operators do: by its binary, its configuration and its API; pool is the client's, whose events it reads"},
+// packageRule says where a package stands in the import order.
+type packageRule struct {
+	layer     int
+	mayImport []string
+	why       string // why an import that looks natural is missing
 }
 
-// noSuchRoom holds the names under which code goes to be forgotten.
-var noSuchRoom = []string{"util", "utils", "common", "helpers", "types", "models", "misc", "internal"}
+// packages lists every package of the module with its layer and the packages
+// of the module that it may import. An import goes to a lower layer only.
+// docs/design.md draws the same layers; change both in one commit.
+var packages = map[string]packageRule{
+	"push":                  {layer: 0},
+	"wire":                  {layer: 0},
+	"mockprovider/ledger":   {layer: 0},
+	"mockprovider":          {layer: 3, mayImport: []string{"mockprovider/ledger"}, why: "a mock that shares code with the product repeats the product's mistakes"},
+	"internal/config":       {layer: 0},
+	"internal/configsource": {layer: 0},
+	"internal/jsonobj":      {layer: 0},
+	"internal/jetstream":    {layer: 0},
+	"internal/publicaddr":   {layer: 0},
+	"internal/report":       {layer: 0, why: "it draws figures and does not measure"},
 
-func TestEveryImportGoesDown(t *testing.T) {
+	"providers/apns":                   {layer: 1, mayImport: []string{"internal/jsonobj", "push", "wire"}},
+	"providers/fcm":                    {layer: 1, mayImport: []string{"internal/jsonobj", "push", "wire"}},
+	"providers/webpush":                {layer: 1, mayImport: []string{"push", "wire"}},
+	"providers/providertest":           {layer: 1, mayImport: []string{"push", "wire"}, why: "a test passes the provider in"},
+	"internal/jetstream/jetstreamtest": {layer: 1, mayImport: []string{"internal/jetstream"}},
+	"pool":                             {layer: 1, mayImport: []string{"internal/publicaddr", "push", "wire"}},
+	"retry":                            {layer: 1, mayImport: []string{"push"}},
+	"quota":                            {layer: 1, mayImport: []string{"push"}},
+	"internal/api":                     {layer: 1, mayImport: []string{"push"}, why: "it calls the gateway through interfaces of its own"},
+	"internal/quotalease":              {layer: 1, mayImport: []string{"internal/jetstream"}, why: "it sets rate limits through an interface of its own"},
+	"internal/queue":                   {layer: 1, mayImport: []string{"internal/jetstream", "internal/jsonobj", "push"}},
+	"internal/history":                 {layer: 1, mayImport: []string{"internal/jetstream", "push"}, why: "the queue calls it through an interface of its own"},
+	"internal/webhooks":                {layer: 1, mayImport: []string{"internal/publicaddr", "push"}},
+	"internal/bench":                   {layer: 4, mayImport: []string{"internal/report", "mockprovider"}, why: "it calls every gateway over HTTP, as it calls the peers"},
+	"internal/scorecard/load":          {layer: 1, mayImport: []string{"push"}},
+
+	"zone":              {layer: 2, mayImport: []string{"pool"}},
+	"internal/delivery": {layer: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
+
+	"client":           {layer: 3, mayImport: []string{"push", "wire", "internal/delivery", "pool", "zone", "retry"}, why: "it calls gateways over HTTP; only its tests run one"},
+	"internal/metrics": {layer: 3, mayImport: []string{"push", "internal/delivery", "pool", "quota", "internal/queue", "internal/history", "internal/webhooks"}},
+
+	"internal/gateway": {layer: 4, mayImport: []string{
+		"push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
+		"internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/queue", "internal/quotalease", "internal/webhooks",
+	}, why: "only cmd and tests import the mock"},
+
+	"cmd/gateway": {layer: 5, mayImport: []string{
+		"internal/gateway", "internal/config", "internal/configsource", "internal/jetstream", "internal/history", "internal/bench", "internal/report",
+		"mockprovider", "providers/webpush", "push", "internal/api",
+	}},
+	"internal/scorecard": {layer: 5, mayImport: []string{"client", "internal/scorecard/load", "mockprovider", "pool", "push"},
+		why: "it runs the gateway as operators do: binary, configuration and API; pool gives the events of the client"},
+}
+
+// emptyNames are package names that say nothing about their contents.
+var emptyNames = []string{"util", "utils", "common", "helpers", "types", "models", "misc"}
+
+func TestImportsGoToLowerLayers(t *testing.T) {
 	for _, file := range goFiles(t) {
-		room := path.Dir(file)
-		if room == "." || strings.HasSuffix(file, "_test.go") {
+		dir := path.Dir(file)
+		if dir == "." || strings.HasSuffix(file, "_test.go") {
 			continue
 		}
-		plan, known := floors[room]
+		rule, known := packages[dir]
 		if !known {
-			t.Errorf("%s: the room %q is not in the plan (floors in architecture_test.go, rooms in docs/design.md)", file, room)
+			t.Errorf("%s: package %q is not listed in architecture_test.go and docs/design.md", file, dir)
 			continue
 		}
-		for _, imported := range ourImports(t, file) {
-			if !slices.Contains(plan.mayImport, imported) {
-				t.Errorf("%s: %s may not import %s; it may import %v %s", file, room, imported, plan.mayImport, plan.mayNotFrom)
+		for _, imported := range moduleImports(t, file) {
+			if !slices.Contains(rule.mayImport, imported) {
+				t.Errorf("%s: %s may not import %s; allowed: %v %s", file, dir, imported, rule.mayImport, rule.why)
 			}
 		}
 	}
 }
 
-func TestThePlanItselfHasNoArrowUpOrSideways(t *testing.T) {
-	for room, plan := range floors {
-		for _, below := range plan.mayImport {
-			if floors[below].floor >= plan.floor {
-				t.Errorf("the plan lets %s (floor %d) import %s (floor %d)", room, plan.floor, below, floors[below].floor)
+func TestEveryAllowedImportIsUsed(t *testing.T) {
+	used := map[string]map[string]bool{}
+	for _, file := range goFiles(t) {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		dir := path.Dir(file)
+		if used[dir] == nil {
+			used[dir] = map[string]bool{}
+		}
+		for _, imported := range moduleImports(t, file) {
+			used[dir][imported] = true
+		}
+	}
+	for dir, rule := range packages {
+		if used[dir] == nil {
+			t.Errorf("package %s is listed but has no files", dir)
+		}
+		for _, allowed := range rule.mayImport {
+			if !used[dir][allowed] {
+				t.Errorf("%s may import %s but does not; remove it from the list", dir, allowed)
 			}
 		}
 	}
 }
 
-func TestNoRoomIsNamedForNothing(t *testing.T) {
+func TestLayersAreOrdered(t *testing.T) {
+	for dir, rule := range packages {
+		for _, imported := range rule.mayImport {
+			below, known := packages[imported]
+			if !known {
+				t.Errorf("%s may import %s, which is not listed", dir, imported)
+			} else if below.layer >= rule.layer {
+				t.Errorf("%s (layer %d) may import %s (layer %d)", dir, rule.layer, imported, below.layer)
+			}
+		}
+	}
+}
+
+func TestPackageNamesSayWhatIsInside(t *testing.T) {
 	for _, file := range goFiles(t) {
 		for part := range strings.SplitSeq(path.Dir(file), "/") {
-			if slices.Contains(noSuchRoom, part) {
-				t.Errorf("%s: what two rooms share is a word (push) or the wrong floor plan; there is no room %q", file, part)
+			if slices.Contains(emptyNames, part) {
+				t.Errorf("%s: the package name %q does not say what the package is for", file, part)
 			}
 		}
 	}
 }
 
-func TestEveryRoomSaysWhatItIsAndWhatItIsNot(t *testing.T) {
+func TestEveryPackageHasOneComment(t *testing.T) {
 	docs := map[string]string{}
 	for _, file := range goFiles(t) {
 		if strings.HasSuffix(file, "_test.go") || path.Dir(file) == "." {
@@ -140,14 +165,14 @@ func TestEveryRoomSaysWhatItIsAndWhatItIsNot(t *testing.T) {
 			docs[path.Dir(file)] = ""
 		}
 	}
-	for room, synopsis := range docs {
+	for dir, synopsis := range docs {
 		if synopsis == "" {
-			t.Errorf("%s has no package comment", room)
+			t.Errorf("%s has no package comment", dir)
 		}
 	}
 }
 
-func TestEveryFileNamesItsLicence(t *testing.T) {
+func TestEveryFileHasLicenseLine(t *testing.T) {
 	for _, file := range goFiles(t) {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -159,8 +184,8 @@ func TestEveryFileNamesItsLicence(t *testing.T) {
 	}
 }
 
-// goFiles lists the module's Go files by their slash-separated path. The
-// modules below this one (tools, compatibility tests) have houses of their own.
+// goFiles lists the module's Go files by their slash-separated path. Nested
+// modules (tools, compatibility tests) are left out.
 func goFiles(t *testing.T) []string {
 	t.Helper()
 	var files []string
@@ -187,22 +212,22 @@ func goFiles(t *testing.T) []string {
 	return files
 }
 
-// ourImports lists the rooms that a file imports.
-func ourImports(t *testing.T, file string) []string {
+// moduleImports lists the packages of this module that a file imports.
+func moduleImports(t *testing.T, file string) []string {
 	t.Helper()
 	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rooms []string
+	var imports []string
 	for _, spec := range parsed.Imports {
 		name, err := strconv.Unquote(spec.Path.Value)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if room, ours := strings.CutPrefix(name, module+"/"); ours {
-			rooms = append(rooms, room)
+		if dir, ok := strings.CutPrefix(name, module+"/"); ok {
+			imports = append(imports, dir)
 		}
 	}
-	return rooms
+	return imports
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/client"
-	"github.com/sluice-push/sluice/delivery"
+	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/push"
 )
 

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/client"
-	"github.com/sluice-push/sluice/engine/enginetest"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -170,7 +170,7 @@ func TestHedgedSendReachesProviderOnce(t *testing.T) {
 	tn := newTestEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
 		{Service: mockprovider.APNs, Delay: 20 * time.Millisecond, Share: 0.3},
 	}}})
-	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", enginetest.StartServer(t))
+	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", jetstreamtest.StartServer(t))
 	cable := newTestProxy(t, tn.startGateway(anyPort, shared+"zone: a\n").address)
 	urls := []string{cable.url(), tn.startGateway(anyPort, shared+"zone: b\n").url()}
 	far, near := tn.newClient(client.Config{HedgeAfter: time.Millisecond}, urls...), tn.newClient(client.Config{HedgeAfter: time.Millisecond, Zone: "a"}, urls...)

@@ -18,11 +18,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/client"
-	"github.com/sluice-push/sluice/config"
-	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
-	"github.com/sluice-push/sluice/rest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,7 +43,7 @@ func newTestEnv(t testing.TB, cfg ...mockprovider.Config) *testEnv {
 		t.Fatal(err)
 	}
 	at := m.Ready(files)
-	key, hash := rest.NewKey()
+	key, hash := api.NewKey()
 	return &testEnv{t: t, mock: m, key: client.Key(key), app: fmt.Sprintf(
 		"apps:\n  shop:\n    keys: [{name: test, hash: %q, scopes: [send, read]}]\n"+
 			"    apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}\n",

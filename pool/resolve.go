@@ -10,7 +10,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/sluice-push/sluice/internet"
+	"github.com/sluice-push/sluice/internal/publicaddr"
 )
 
 // Resolver names the addresses of a service, and for how long the answer is
@@ -76,7 +76,7 @@ func (p publicOnly) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duratio
 	}
 	var kept []netip.AddrPort
 	for _, addr := range named {
-		if internet.Public(addr.Addr()) {
+		if publicaddr.Public(addr.Addr()) {
 			kept = append(kept, addr)
 		}
 	}

@@ -11,10 +11,10 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/sluice-push/sluice/config"
-	"github.com/sluice-push/sluice/engine"
-	"github.com/sluice-push/sluice/gateway"
-	"github.com/sluice-push/sluice/history"
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
 type auditCmd struct {
@@ -60,7 +60,7 @@ func (a auditCmd) report(p process) (*history.Report, error) {
 		return nil, err
 	}
 	report, err := gateway.Audit(p, cfg)
-	if errors.Is(err, engine.ErrLocked) {
+	if errors.Is(err, jetstream.ErrLocked) {
 		return fetchAudit(p, string(cfg.Admin.Listen))
 	}
 	return report, err

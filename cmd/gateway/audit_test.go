@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluice-push/sluice/engine"
-	"github.com/sluice-push/sluice/history"
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -24,7 +24,7 @@ const (
 func writeHistory(t *testing.T, events ...push.Event) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	e, err := engine.Open(t.Context(), engine.Config{Dir: filepath.Join(dir, "engine")})
+	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: filepath.Join(dir, "engine")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,8 @@ import (
 	"strings"
 	"time"
 
-	loadbench "github.com/sluice-push/sluice/loadtest/bench"
-	loadreport "github.com/sluice-push/sluice/loadtest/report"
+	loadbench "github.com/sluice-push/sluice/internal/bench"
+	loadreport "github.com/sluice-push/sluice/internal/report"
 )
 
 type benchCmd struct {

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/sluice-push/sluice/loadtest/report"
+	"github.com/sluice-push/sluice/internal/report"
 )
 
 func TestBenchDev(t *testing.T) {

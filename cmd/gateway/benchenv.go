@@ -19,8 +19,8 @@ import (
 	"syscall"
 	"time"
 
-	loadbench "github.com/sluice-push/sluice/loadtest/bench"
-	"github.com/sluice-push/sluice/rest"
+	"github.com/sluice-push/sluice/internal/api"
+	loadbench "github.com/sluice-push/sluice/internal/bench"
 )
 
 // benchEnv is what a test is told of where it takes place: nothing, what a ready file says, or two processes that were
@@ -88,7 +88,7 @@ func (h *benchEnv) start(p process, mockFile string, queue bool) error {
 
 // gateway starts the gateway, and waits until its pools are full.
 func (h *benchEnv) gateway(p process, queue bool) error {
-	key, hash := rest.NewKey()
+	key, hash := api.NewKey()
 	vapid, err := writeVAPID(h.dir)
 	if err != nil {
 		return err

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sluice-push/sluice/config"
-	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/gateway"
 )
 
 type checkCmd struct {

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/providers/webpush"
 )
 

@@ -14,11 +14,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sluice-push/sluice/config"
-	"github.com/sluice-push/sluice/gateway"
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/providers/webpush"
-	"github.com/sluice-push/sluice/rest"
 )
 
 type devCmd struct {
@@ -63,7 +63,7 @@ func (d devCmd) Run(p process) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(folder) }()
-	key, hash := rest.NewKey()
+	key, hash := api.NewKey()
 	file, played, err := d.writeConfig(folder, hash, services)
 	if err != nil {
 		return err

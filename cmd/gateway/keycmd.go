@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"runtime/debug"
 
-	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/providers/webpush"
-	"github.com/sluice-push/sluice/rest"
 )
 
 type keyCmd struct {
@@ -59,7 +59,7 @@ Give the key to the caller, who sends it as "Authorization: Bearer KEY". Put the
 
 // Run prints a new key and its hash.
 func (apiKeyCmd) Run(p process) error {
-	key, hash := rest.NewKey()
+	key, hash := api.NewKey()
 	_, err := fmt.Fprintf(p.stdout, "key   %s\nhash  %s\n", key, hash)
 	return err
 }
@@ -73,7 +73,7 @@ func (openAPICmd) Help() string {
 
 // Run prints the contract.
 func (openAPICmd) Run(p process) error {
-	_, err := p.stdout.Write(rest.OpenAPI())
+	_, err := p.stdout.Write(api.OpenAPI())
 	return err
 }
 

@@ -15,7 +15,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/sluice-push/sluice/config"
+	"github.com/sluice-push/sluice/internal/config"
 )
 
 // The exit codes.

@@ -13,9 +13,9 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/sluice-push/sluice/config"
-	"github.com/sluice-push/sluice/gateway"
-	"github.com/sluice-push/sluice/source"
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/configsource"
+	"github.com/sluice-push/sluice/internal/gateway"
 )
 
 type serveCmd struct {
@@ -75,21 +75,21 @@ func (s serveCmd) Run(p process) error {
 }
 
 // openSource returns where the configuration stands.
-func (s serveCmd) openSource(p process) (source.Source, error) {
+func (s serveCmd) openSource(p process) (configsource.Source, error) {
 	if strings.Contains(s.Config, "://") {
-		return source.OpenNATS(source.NATSConfig{
+		return configsource.OpenNATS(configsource.NATSConfig{
 			URL: s.Config, Snapshot: s.Snapshot, Logger: newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}),
 		})
 	}
 	if s.Snapshot != "" {
 		return nil, errors.New("gateway: --snapshot is for a configuration in a cluster (-c nats://…)")
 	}
-	return source.OpenFile(s.Config), nil
+	return configsource.OpenFile(s.Config), nil
 }
 
 // configReader is a source and what was read there last.
 type configReader struct {
-	source.Source
+	configsource.Source
 	text []byte
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/sluice-push/sluice/object"
+	"github.com/sluice-push/sluice/internal/jsonobj"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -196,8 +196,8 @@ func isImage(s string) bool {
 }
 
 // commonPayload writes the payload that the common fields make.
-func commonPayload(n *push.Notification, kind *pushType) object.Writer {
-	o := object.Writer{Bytes: make([]byte, 0, sizeHint(n))}
+func commonPayload(n *push.Notification, kind *pushType) jsonobj.Writer {
+	o := jsonobj.Writer{Bytes: make([]byte, 0, sizeHint(n))}
 	o.Open("")
 	o.Open("aps")
 	if n.Title != "" || n.Subtitle != "" || n.Body != "" {

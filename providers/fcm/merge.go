@@ -10,7 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/sluice-push/sluice/object"
+	"github.com/sluice-push/sluice/internal/jsonobj"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -219,7 +219,7 @@ func (m members) marshal() jsontext.Value {
 	for _, one := range m {
 		size += len(one.name) + len(one.value) + len(`"":,`)
 	}
-	o := object.Writer{Bytes: make([]byte, 0, size)}
+	o := jsonobj.Writer{Bytes: make([]byte, 0, size)}
 	o.Open("")
 	for _, one := range m {
 		o.Name(one.name, "")

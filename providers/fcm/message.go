@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sluice-push/sluice/object"
+	"github.com/sluice-push/sluice/internal/jsonobj"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -41,7 +41,7 @@ func requestBody(n *push.Notification) ([]byte, error) {
 	if err := checkFields(n); err != nil {
 		return nil, err
 	}
-	o := object.Writer{Bytes: make([]byte, 0, sizeHint(n))}
+	o := jsonobj.Writer{Bytes: make([]byte, 0, sizeHint(n))}
 	o.Open("")
 	if n.FCM != nil && n.FCM.ValidateOnly {
 		o.Name("validate_only", "")
@@ -56,7 +56,7 @@ func requestBody(n *push.Notification) ([]byte, error) {
 }
 
 // appendMessage appends the message object, the raw one merged over the common one.
-func appendMessage(o *object.Writer, n *push.Notification) error {
+func appendMessage(o *jsonobj.Writer, n *push.Notification) error {
 	start := len(o.Bytes)
 	appendCommon(o, n)
 	if o.InvalidField != "" {
@@ -158,7 +158,7 @@ func isReserved(name string) bool {
 }
 
 // appendCommon appends the message that the common fields make.
-func appendCommon(o *object.Writer, n *push.Notification) {
+func appendCommon(o *jsonobj.Writer, n *push.Notification) {
 	o.Open("")
 	o.Text(targetName(n.Kind()), n.Key(), "token")
 	if n.Title != "" || n.Body != "" || n.Image != "" {
@@ -191,7 +191,7 @@ func remainingTTL(n *push.Notification) (seconds int64, bounded bool) {
 }
 
 // appendAndroid appends what Android wants said in its own way.
-func appendAndroid(o *object.Writer, n *push.Notification, left int64, bounded bool) {
+func appendAndroid(o *jsonobj.Writer, n *push.Notification, left int64, bounded bool) {
 	sound := n.Sound != "" && isVisible(n)
 	if n.Priority == "" && !bounded && n.CollapseKey == "" && !sound {
 		return
@@ -216,7 +216,7 @@ func appendAndroid(o *object.Writer, n *push.Notification, left int64, bounded b
 }
 
 // appendAPNs appends what Apple's devices want said in their own way.
-func appendAPNs(o *object.Writer, n *push.Notification, bounded bool) {
+func appendAPNs(o *jsonobj.Writer, n *push.Notification, bounded bool) {
 	silent := !isVisible(n) && n.Badge == nil && n.Sound == "" && len(n.Data) > 0
 	headers := n.Priority != "" || bounded || n.CollapseKey != "" || silent
 	aps := n.Subtitle != "" || n.Badge != nil || n.Sound != "" || n.Image != "" || silent
@@ -239,7 +239,7 @@ func appendAPNs(o *object.Writer, n *push.Notification, bounded bool) {
 	o.Close()
 }
 
-func appendAPNsHeaders(o *object.Writer, n *push.Notification, silent bool) {
+func appendAPNsHeaders(o *jsonobj.Writer, n *push.Notification, silent bool) {
 	switch {
 	case silent: // Apple refuses a background push of another priority
 		o.Text("apns-push-type", "background", "")
@@ -261,7 +261,7 @@ func appendAPNsHeaders(o *object.Writer, n *push.Notification, silent bool) {
 	o.Text("apns-collapse-id", n.CollapseKey, "collapse_key")
 }
 
-func appendAPS(o *object.Writer, n *push.Notification, silent bool) {
+func appendAPS(o *jsonobj.Writer, n *push.Notification, silent bool) {
 	if n.Subtitle != "" { // an alert here stands in for notification, so it has to say all
 		o.Open("alert")
 		o.Text("title", n.Title, "title")
@@ -282,7 +282,7 @@ func appendAPS(o *object.Writer, n *push.Notification, silent bool) {
 }
 
 // appendWebPush appends what browsers want said in their own way (RFC 8030).
-func appendWebPush(o *object.Writer, n *push.Notification, left int64, bounded bool) {
+func appendWebPush(o *jsonobj.Writer, n *push.Notification, left int64, bounded bool) {
 	if n.Priority == "" && !bounded {
 		return
 	}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base32"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// Key lets its holder speak for an app. The gateway knows only its hash.
+type Key struct {
+	// Name is for logs and people: it says whose key this is.
+	Name string
+	// Hash is "sha256:" and 64 hex digits, as NewKey gives it.
+	Hash string
+	// Scopes are what the holder may do: send, read (status, history, events and channels), channels (create and delete
+	// broadcast channels), or any of them; none means send.
+	Scopes []string
+}
+
+// scopeSet is a set of scopes.
+type scopeSet uint8
+
+const (
+	scopeSend scopeSet = 1 << iota
+	scopeRead
+	scopeChannels
+)
+
+var scopeNames = map[string]scopeSet{"send": scopeSend, "read": scopeRead, "channels": scopeChannels}
+
+// String returns the scope's word.
+func (m scopeSet) String() string {
+	for word, scope := range scopeNames {
+		if m == scope {
+			return word
+		}
+	}
+	return "several scopes"
+}
+
+const hashPrefix = "sha256:"
+
+// lowerBase32 has neither '_', which separates the parts of a key, nor characters that a double click stops at.
+var lowerBase32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// NewKey makes an API key of the form slk_<id>_<secret>, the secret being 256 random bits, and the hash that goes into
+// the configuration. The key is shown once and kept nowhere.
+func NewKey() (key, hash string) {
+	var random [5 + 32]byte
+	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
+	key = "slk_" + lowerBase32.EncodeToString(random[:5]) + "_" + lowerBase32.EncodeToString(random[5:])
+	sum := sha256.Sum256([]byte(key))
+	return key, hashPrefix + hex.EncodeToString(sum[:])
+}
+
+// grant is what one key may do for one app.
+type grant struct {
+	name   string
+	scopes scopeSet
+}
+
+// apiKey is one key and its grants by app: a key may stand under several.
+type apiKey struct {
+	hash   [sha256.Size]byte
+	grants map[string]grant
+}
+
+// keyring finds a key by the first bytes of its hash. The time that takes tells nothing: nobody can choose the hash of
+// a guess. The rest of the hash is compared in constant time.
+type keyring map[[8]byte][]apiKey
+
+func newKeyring(apps map[string]App) (keyring, error) {
+	ring := keyring{}
+	for _, name := range slices.Sorted(maps.Keys(apps)) {
+		if !isPlain(name, 64) {
+			return nil, fmt.Errorf("apps: a name must be 1 to 64 letters, digits, '.', '_' or '-', not %q", name)
+		}
+		for i, key := range apps[name].Keys {
+			if err := ring.add(name, key); err != nil {
+				return nil, fmt.Errorf("apps.%s.keys[%d].%w", name, i, err)
+			}
+		}
+	}
+	return ring, nil
+}
+
+func (k keyring) add(app string, key Key) error {
+	sum, err := parseHash(key.Hash)
+	if err != nil {
+		return err
+	}
+	g := grant{name: key.Name, scopes: scopeSend}
+	if len(key.Scopes) > 0 {
+		g.scopes = 0
+	}
+	for _, word := range key.Scopes {
+		scope, ok := scopeNames[word]
+		if !ok {
+			return fmt.Errorf("scopes: must be any of send, read, channels, not %q", word)
+		}
+		g.scopes |= scope
+	}
+	if grants := k.find(sum); grants != nil {
+		grants[app] = g
+		return nil
+	}
+	index := [8]byte(sum[:])
+	k[index] = append(k[index], apiKey{sum, map[string]grant{app: g}})
+	return nil
+}
+
+func parseHash(s string) (sum [sha256.Size]byte, err error) {
+	digits, ok := strings.CutPrefix(s, hashPrefix)
+	if n, err := hex.Decode(sum[:], bytesOfLength(digits, 2*len(sum))); !ok || err != nil || n != len(sum) {
+		return sum, fmt.Errorf("hash: must be sha256: and 64 hex digits (gateway key makes one)")
+	}
+	return sum, nil
+}
+
+// bytesOfLength returns s as bytes, and nothing if it has not the length n.
+func bytesOfLength(s string, n int) []byte {
+	if len(s) != n {
+		return nil
+	}
+	return []byte(s)
+}
+
+// find returns what the key with this hash may do in each of its apps, or nil.
+func (k keyring) find(sum [sha256.Size]byte) map[string]grant {
+	for _, h := range k[[8]byte(sum[:])] {
+		if subtle.ConstantTimeCompare(h.hash[:], sum[:]) == 1 {
+			return h.grants
+		}
+	}
+	return nil
+}
+
+// authenticate returns the grants of the request's key.
+func (k keyring) authenticate(w *response, r *http.Request) (map[string]grant, *problem) {
+	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		if grants := k.find(sha256.Sum256([]byte(strings.TrimSpace(key)))); grants != nil {
+			return grants, nil
+		}
+	}
+	w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
+	return nil, &problem{kind: unauthenticated, field: "Authorization",
+		detail: "must be Bearer and an API key of this app (gateway key makes one; its hash goes into the configuration)"}
+}
+
+// authorize lets h be called by those whose key has the scope in the path's app. An app that does not exist answers as
+// one that is somebody else's.
+func (a *server) authorize(scope scopeSet, h handler) handler {
+	return func(w *response, r *http.Request) *problem {
+		grants, p := a.keys.authenticate(w, r)
+		if p != nil {
+			return p
+		}
+		app := chi.URLParam(r, "app")
+		g, ok := grants[app]
+		if !ok {
+			return &problem{kind: wrongApp, detail: "a key speaks only for the apps that it is configured under"}
+		}
+		w.app, w.key = app, g.name
+		if g.scopes&scope == 0 {
+			return &problem{kind: missingScope, detail: fmt.Sprintf("this call needs a key with the scope %s", scope)}
+		}
+		return h(w, r)
+	}
+}
+
+// authorizeAnyApp lets h be called by those whose key has the scope in any app.
+func (a *server) authorizeAnyApp(scope scopeSet, h handler) handler {
+	return func(w *response, r *http.Request) *problem {
+		grants, p := a.keys.authenticate(w, r)
+		if p != nil {
+			return p
+		}
+		for _, g := range grants {
+			if g.scopes&scope != 0 {
+				w.key = g.name
+				return h(w, r)
+			}
+		}
+		return &problem{kind: missingScope, detail: fmt.Sprintf("this call needs a key with the scope %s", scope)}
+	}
+}

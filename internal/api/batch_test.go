@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/push"
+)
+
+func TestBadItemsDoNotAffectOthers(t *testing.T) {
+	items := make([]string, 500)
+	for i := range items {
+		items[i] = fmt.Sprintf(`{"platform":"apns","token":"%04x"}`, i)
+	}
+	items[17] = `{"platform":"apns","token":}`
+	items[250] = `{"platform":"apns","token":"00","title":"` + strings.Repeat("x", 70<<10) + `"}`
+	items[499] = `{"platform":"apns","token":"dead"}`
+	d := newTestAPI(t)
+	d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+		if n.Token == "dead" {
+			return ended(n, push.Outcome{Verdict: push.Unregistered, HTTP: 410})
+		}
+		return accepted(n)
+	}
+	got := receipts(t, d.request("POST", batch, strings.Join(items, "\n"), ndjson).Body)
+	want := map[int]string{17: "refused InvalidJSON", 250: "refused BodyTooLarge", 499: "unregistered "}
+	for i := range items {
+		state := got[i].Status + " " + got[i].Reason
+		if expected, special := want[i]; special && state != expected || !special && state != "accepted " {
+			t.Errorf("%d: %s", i, state)
+		}
+	}
+	if len(got) != 500 || d.count() != 498 {
+		t.Errorf("%d receipts, %d sent", len(got), d.count())
+	}
+}
+
+func TestBatchItemsCanQueueAndSingleNotificationsCannot(t *testing.T) {
+	d := newTestAPI(t)
+	var patient []bool
+	d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+		patient = append(patient, n.CanQueue)
+		return accepted(n)
+	}
+	d.request("POST", batch, "["+validBody+"]")
+	d.request("POST", singlePath, validBody)
+	if len(patient) != 2 || !patient[0] || patient[1] {
+		t.Errorf("patient: %v", patient)
+	}
+}
+
+func TestTooLongArrayItemIsRefusedAlone(t *testing.T) {
+	wide := `{"platform":"apns","token":"00","data":{"a":"` + strings.Repeat("x", 900) + `","b":"` + strings.Repeat("y", 900) + `"}}`
+	deep := `{"platform":"apns","token":"00","apns":{"payload":{"list":[` + strings.Repeat(`{"a":[1,2]},`, 1000) + `0]}}}`
+	d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = 1 << 10 })
+	w := d.request("POST", batch, "["+validBody+","+wide+","+validBody+" , "+deep+","+validBody+"]")
+	got := receipts(t, w.Body)
+	if len(got) != 5 || got[1].Reason != "BodyTooLarge" || got[3].Reason != "BodyTooLarge" || got[4].Status != "accepted" || d.count() != 3 {
+		t.Fatalf("%+v", got)
+	}
+}
+
+func TestTooLongStringEndsBatch(t *testing.T) {
+	d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = 1 << 10 })
+	got := receipts(t, d.request("POST", batch, `[`+validBody+`,{"platform":"`+strings.Repeat("x", 100<<10)).Body)
+	if len(got) != 2 || got[1].Reason != "BodyTooLarge" || !strings.Contains(got[1].Detail, "not read") || d.count() != 1 {
+		t.Fatalf("%+v", got)
+	}
+}
+
+func TestBatchOverItemLimitIsSentUpToLimit(t *testing.T) {
+	for media, body := range map[string]string{
+		"application/json": "[" + validBody + "," + validBody + "," + validBody + "," + validBody + "]", "application/x-ndjson": strings.Repeat(validBody+"\n", 4),
+	} {
+		d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Batch = 2 })
+		got := receipts(t, d.request("POST", batch, body, "Content-Type: "+media).Body)
+		if len(got) != 3 || got[2].Reason != "BatchTooLarge" || !strings.Contains(got[2].Detail, "at most 2") || d.count() != 2 {
+			t.Errorf("%s: %+v", media, got)
+		}
+		exact := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Batch = 4 })
+		if got := receipts(t, exact.request("POST", batch, body, "Content-Type: "+media).Body); len(got) != 4 || exact.count() != 4 {
+			t.Errorf("%s: %+v", media, got)
+		}
+	}
+}
+
+func TestBrokenArrayIsSentUpToError(t *testing.T) {
+	for body, reason := range map[string]string{
+		"[" + validBody + "," + validBody + ` {"token"`:   "InvalidJSON",
+		"[" + validBody + "," + validBody + "] " + canary: "InvalidJSON",
+		"[" + validBody + "," + validBody + "][]":         "InvalidJSON",
+		"[" + validBody + "," + validBody + ",":           "BodyIncomplete",
+		"[" + validBody + "," + validBody + `,{"a`:        "BodyIncomplete",
+	} {
+		d := newTestAPI(t)
+		got := receipts(t, d.request("POST", batch, body).Body)
+		if len(got) != 3 || got[2].Reason != reason || got[2].ID != "" || d.count() != 2 {
+			t.Errorf("%s: %+v", body, got)
+		}
+	}
+}
+
+func TestBodyThatIsNotABatch(t *testing.T) {
+	for body, slug := range map[string]string{validBody: "invalid-json", "": "invalid-json", "7": "invalid-json", canary: "invalid-json", "[}": "invalid-json"} {
+		d := newTestAPI(t)
+		w := d.request("POST", batch, body)
+		if d.wantProblem(w, 400, slug); strings.Contains(w.Body.String(), canary) || d.count() != 0 {
+			t.Errorf("%q: %s", body, w.Body)
+		}
+	}
+}
+
+func TestEmptyBatch(t *testing.T) {
+	for media, body := range map[string]string{"application/json": " [ ] ", "application/x-ndjson": "\n \n"} {
+		if w := newTestAPI(t).request("POST", batch, body, "Content-Type: "+media); w.Code != 200 || w.Body.Len() != 0 {
+			t.Errorf("%s: %d %s", media, w.Code, w.Body)
+		}
+	}
+}
+
+func TestLastLineNeedsNoNewlineButMustBeComplete(t *testing.T) {
+	d := newTestAPI(t)
+	cut := io.MultiReader(strings.NewReader(validBody+"\n"+validBody), truncatedReader{})
+	got := receipts(t, d.requestWith(t.Context(), "POST", batch, cut, ndjson).Body)
+	if len(got) != 2 || got[1].Reason != "BodyIncomplete" || d.count() != 1 {
+		t.Fatalf("%+v", got)
+	}
+}
+
+// truncatedReader is a connection that was cut.
+type truncatedReader struct{}
+
+func (truncatedReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestBatchConcurrencyLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 8 })
+		var now, most atomic.Int64
+		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			most.Store(max(most.Load(), now.Add(1)))
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return accepted(n)
+		}
+		before := time.Now()
+		got := receipts(t, d.request("POST", batch, strings.Repeat(validBody+"\n", 80), ndjson).Body)
+		if took := time.Since(before); most.Load() != 8 || took != 10*time.Second || len(got) != 80 {
+			t.Errorf("%d at a time, %v", most.Load(), took)
+		}
+	})
+}
+
+// stream is a batch call whose body the test writes while it reads the answer, over a real connection.
+type stream struct {
+	*io.PipeWriter
+	answer chan *http.Response
+}
+
+func (d *testAPI) stream(media string, headers ...string) (*stream, func()) {
+	d.t.Helper()
+	server := httptest.NewServer(d)
+	from, to := io.Pipe()
+	s := &stream{to, make(chan *http.Response, 1)}
+	r, err := http.NewRequest("POST", server.URL+batch, from)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+sendKey)
+	r.Header.Set("Content-Type", media)
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		r.Header.Set(name, value)
+	}
+	go func() {
+		defer close(s.answer)
+		if answer, err := server.Client().Do(r); err == nil {
+			s.answer <- answer
+		}
+	}()
+	return s, server.Close
+}
+
+func (s *stream) write(t *testing.T, text string) {
+	t.Helper()
+	if _, err := io.WriteString(s, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReceiptsAreStreamed(t *testing.T) {
+	for media, text := range map[string][3]string{"application/x-ndjson": {"", "\n", ""}, "application/json": {"[", ",", validBody + "]"}} {
+		d := newTestAPI(t)
+		s, end := d.stream(media)
+		s.write(t, text[0]+validBody+text[1])
+		answer := <-s.answer
+		lines := bufio.NewReader(answer.Body)
+		for range 3 {
+			if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"accepted"`) {
+				t.Fatalf("%s: %q %v", media, line, err)
+			}
+			s.write(t, validBody+text[1])
+		}
+		s.write(t, text[2])
+		if s.Close() != nil {
+			t.Error("close")
+		}
+		rest, err := io.ReadAll(lines)
+		if err != nil || strings.Count(string(rest), "accepted") < 1 || answer.Body.Close() != nil {
+			t.Errorf("%s: %q %v", media, rest, err)
+		}
+		end()
+	}
+}
+
+func TestClientMayReadAfterWritingWholeBatch(t *testing.T) {
+	d := newTestAPI(t)
+	s, end := d.stream("application/x-ndjson")
+	defer end()
+	for range 5_000 {
+		s.write(t, validBody+"\n")
+	}
+	if s.Close() != nil {
+		t.Error("close")
+	}
+	answer := <-s.answer
+	defer func() { _ = answer.Body.Close() }()
+	if got := receipts(t, answer.Body); len(got) != 5_000 {
+		t.Error(len(got))
+	}
+}
+
+func TestBatchWaitingForSlotEndsWithRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 2 })
+		d.respond = respondAfter(time.Hour)
+		ctx, end := context.WithTimeout(t.Context(), 20*time.Second)
+		defer end()
+		before := time.Now()
+		d.requestWith(ctx, "POST", batch, strings.NewReader(strings.Repeat(validBody+"\n", 10)), ndjson)
+		if took := time.Since(before); took != 20*time.Second || d.count() != 2 {
+			t.Errorf("after %v, %d sent", took, d.count())
+		}
+	})
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/push"
+)
+
+// echo accepts everything, and is the whole house behind the door of this example.
+type echo struct{}
+
+func (echo) Send(_ context.Context, n *push.Notification) push.Receipt {
+	fmt.Println("sent:", n.App, n.Platform, n.Title)
+	return push.Receipt{Outcome: push.Outcome{Verdict: push.Accepted}}
+}
+
+func Example() {
+	key, hash := api.NewKey() // the key is for the caller, its hash for the configuration
+	door, err := api.New(api.Config{
+		Sender: echo{},
+		Apps:   map[string]api.App{"shop": {Keys: []api.Key{{Name: "backend", Hash: hash, Scopes: []string{"send"}}}}},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	call := func(body string) {
+		r := httptest.NewRequest(http.MethodPost, "/v1/apps/shop/notifications", strings.NewReader(body))
+		r.Header.Set("Authorization", "Bearer "+key)
+		r.Header.Set("X-Request-ID", "example")
+		w := httptest.NewRecorder()
+		door.ServeHTTP(w, r)
+		fmt.Print(w.Code, " ", w.Body)
+	}
+	call(`{"platform": "fcm", "topic": "news", "title": "Elections"}`)
+	call(`{"platform": "fcm", "topic": "news", "priority": "urgent"}`)
+	// Output:
+	// sent: shop fcm Elections
+	// 200 {"status":"accepted","attempts":[]}
+	// 400 {"type":"https://sluice-push.github.io/problems/invalid-field","title":"A field is missing or not allowed","status":400,"detail":"priority: must be one of \"high\", \"normal\", \"low\"","field":"priority","request_id":"example"}
+}

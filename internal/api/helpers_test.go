@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/push"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// sender is the house behind the door: it plays what the test says and remembers what it was given.
+type sender struct {
+	respond func(ctx context.Context, n *push.Notification) push.Receipt // nil accepts all
+
+	mu   sync.Mutex
+	sent []*push.Notification
+}
+
+func (s *sender) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	s.mu.Lock()
+	s.sent = append(s.sent, n)
+	s.mu.Unlock()
+	if s.respond != nil {
+		return s.respond(ctx, n)
+	}
+	return accepted(n)
+}
+
+func (s *sender) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sent)
+}
+
+func accepted(n *push.Notification) push.Receipt {
+	return ended(n, push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: n.ID})
+}
+
+// ended is the receipt of a notification that had one attempt.
+func ended(n *push.Notification, o push.Outcome) push.Receipt {
+	attempt := push.Attempt{Endpoint: "127.0.0.1:443", Started: time.Now(), Took: time.Millisecond, Outcome: o}
+	return push.Receipt{ID: n.ID, Outcome: o, Attempts: []push.Attempt{attempt}}
+}
+
+// The keys of the houses below. The app shop has all of them but the last, which is the bank's.
+var (
+	sendKey, sendHash   = api.NewKey()
+	readKey, readHash   = api.NewKey()
+	otherKey, otherHash = api.NewKey()
+)
+
+// testAPI is a REST face with a sender behind it.
+type testAPI struct {
+	t testing.TB
+	*sender
+	http.Handler
+}
+
+func newTestAPI(t testing.TB, change ...func(*api.Config)) *testAPI {
+	t.Helper()
+	s := &sender{}
+	cfg := api.Config{Sender: s, Apps: map[string]api.App{
+		"shop": {Keys: []api.Key{
+			{Name: "backend", Hash: sendHash, Scopes: []string{"send"}},
+			{Name: "dashboard", Hash: readHash, Scopes: []string{"read"}},
+		}},
+		"bank": {Keys: []api.Key{{Name: "bank", Hash: otherHash}}},
+	}}
+	for _, f := range change {
+		f(&cfg)
+	}
+	h, err := api.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &testAPI{t: t, sender: s, Handler: h}
+}
+
+// request makes one request; each header is "Name: value", and the sending key goes with it unless one names another.
+func (d *testAPI) request(method, path, body string, headers ...string) *httptest.ResponseRecorder {
+	d.t.Helper()
+	return d.requestWith(d.t.Context(), method, path, strings.NewReader(body), headers...)
+}
+
+// requestWith is ask for a caller who may leave, or who does not say how long the body is.
+func (d *testAPI) requestWith(ctx context.Context, method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequestWithContext(ctx, method, path, body)
+	r.Header.Set("Authorization", "Bearer "+sendKey)
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		r.Header.Set(name, value)
+	}
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, r)
+	return w
+}
+
+const (
+	singlePath = "/v1/apps/shop/notifications"
+	batch      = "/v1/apps/shop/notifications/batch"
+	validBody  = `{"platform":"apns","token":"00ff","title":"Hi"}`
+	ndjson     = "Content-Type: application/x-ndjson"
+)
+
+// document is a problem document as clients see it.
+type document struct {
+	Type, Title, Detail, Field string
+	Status                     int
+	RequestID                  string `json:"request_id"`
+	Receipt                    *receipt
+}
+
+type receipt struct {
+	ID, Status, Reason, Field, Detail string
+	Index                             *int
+	Attempts                          []struct{ Endpoint, Status string }
+}
+
+// wantProblem checks that the answer is a problem document with this status and slug, and returns it.
+func (d *testAPI) wantProblem(w *httptest.ResponseRecorder, status int, slug string) document {
+	d.t.Helper()
+	var p document
+	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+		d.t.Fatalf("%d %q: %v", w.Code, w.Body, err)
+	}
+	if w.Code != status || p.Status != status || !strings.HasSuffix(p.Type, "/problems/"+slug) {
+		d.t.Fatalf("got %d, want %d %s: %s", w.Code, status, slug, w.Body)
+	}
+	if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
+		d.t.Fatalf("Content-Type %q", got)
+	}
+	if p.RequestID != w.Header().Get("X-Request-ID") || p.RequestID == "" || p.Title == "" {
+		d.t.Fatalf("incomplete: %s", w.Body)
+	}
+	return p
+}
+
+// receipts reads a batch's answer by index.
+func receipts(t testing.TB, from io.Reader) map[int]receipt {
+	t.Helper()
+	got := map[int]receipt{}
+	for lines := json.NewDecoder(from); ; {
+		var r receipt
+		if err := lines.Decode(&r); err == io.EOF {
+			return got
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if r.Index == nil {
+			t.Fatalf("no index: %+v", r)
+		}
+		if _, twice := got[*r.Index]; twice {
+			t.Fatalf("two receipts for %d", *r.Index)
+		}
+		got[*r.Index] = r
+	}
+}
+
+func TestSend(t *testing.T) {
+	d := newTestAPI(t)
+	w := d.request("POST", singlePath, validBody)
+	var r receipt
+	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != 200 || r.Status != "accepted" {
+		t.Fatalf("%d %s (%v)", w.Code, w.Body, err)
+	}
+	n := d.sent[0]
+	if r.ID != n.ID || len(n.ID) != 36 || n.App != "shop" || n.AcceptedAt.IsZero() || n.Token != "00ff" || n.Title != "Hi" {
+		t.Fatalf("%+v", n)
+	}
+}
+
+func TestBatchReceiptsHaveIndexes(t *testing.T) {
+	for media, body := range map[string]string{
+		"application/json":     "[" + validBody + "," + validBody + ", " + validBody + "]",
+		"application/x-ndjson": validBody + "\n\r\n" + validBody + "\r\n" + validBody,
+	} {
+		d := newTestAPI(t)
+		w := d.request("POST", batch, body, "Content-Type: "+media)
+		got := receipts(t, w.Body)
+		if w.Code != 200 || len(got) != 3 || got[2].Status != "accepted" || d.count() != 3 {
+			t.Fatalf("%s: %d %v", media, w.Code, got)
+		}
+		if got := w.Header().Get("Content-Type"); got != "application/x-ndjson" {
+			t.Fatalf("Content-Type %q", got)
+		}
+	}
+}
+
+func throttledReceipt(_ context.Context, n *push.Notification) push.Receipt {
+	return ended(n, push.Outcome{Verdict: push.Throttled, Reason: "QUOTA_EXCEEDED", HTTP: 429, RetryAfter: 1500 * time.Millisecond})
+}

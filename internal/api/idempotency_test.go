@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/push"
+)
+
+const keyHeader = "Idempotency-Key: order-81273"
+
+func TestSameKeyAndBodyIsSentOnce(t *testing.T) {
+	d := newTestAPI(t)
+	first, second := d.request("POST", singlePath, validBody, keyHeader), d.request("POST", singlePath, validBody, keyHeader)
+	if d.count() != 1 || second.Code != 200 || first.Body.String() != second.Body.String() {
+		t.Fatalf("sent %d: %s, %s", d.count(), first.Body, second.Body)
+	}
+	if first.Header().Get("Idempotency-Replayed") != "" || second.Header().Get("Idempotency-Replayed") != "true" {
+		t.Errorf("%v, %v", first.Header(), second.Header())
+	}
+}
+
+func TestSameKeyWithOtherBodyIsRejected(t *testing.T) {
+	d := newTestAPI(t)
+	d.request("POST", singlePath, validBody, keyHeader)
+	p := d.wantProblem(d.request("POST", singlePath, validBody+" ", keyHeader), 422, "idempotency-key-reused")
+	if p.Field != "Idempotency-Key" || d.count() != 1 {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestKeysArePerApp(t *testing.T) {
+	d := newTestAPI(t)
+	d.request("POST", singlePath, validBody, keyHeader)
+	d.request("POST", "/v1/apps/bank/notifications", validBody, keyHeader, "Authorization: Bearer "+otherKey)
+	if d.count() != 2 {
+		t.Error(d.count())
+	}
+}
+
+func TestInvalidKeyIsRejected(t *testing.T) {
+	d := newTestAPI(t)
+	for _, key := range []string{strings.Repeat("k", 256), "a b", "é", "a\tb"} {
+		d.wantProblem(d.request("POST", singlePath, validBody, "Idempotency-Key: "+key), 400, "invalid-header")
+	}
+	if w := d.request("POST", singlePath, validBody, "Idempotency-Key: "+strings.Repeat("k", 255)); w.Code != 200 || d.count() != 1 {
+		t.Error(w.Body)
+	}
+}
+
+func TestRejectedBodyDoesNotConsumeKey(t *testing.T) {
+	d := newTestAPI(t)
+	d.wantProblem(d.request("POST", singlePath, `{}`, keyHeader), 400, "invalid-field")
+	if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 200 {
+		t.Error(w.Body)
+	}
+}
+
+func TestKeyIsReleasedOnlyIfNotificationDidNotArrive(t *testing.T) {
+	unknownFirst := []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unknown}}, {Outcome: push.Outcome{Verdict: push.Unavailable}}}
+	for name, c := range map[string]struct {
+		verdict  push.Verdict
+		attempts []push.Attempt
+		sent     int
+	}{
+		"throttled":           {verdict: push.Throttled, sent: 2},
+		"unavailable":         {verdict: push.Unavailable, sent: 2},
+		"unauthorized":        {verdict: push.Unauthorized, sent: 2},
+		"expired unsent":      {verdict: push.Expired, sent: 2},
+		"refused here":        {verdict: push.Refused, sent: 2},
+		"unknown":             {verdict: push.Unknown, sent: 1},
+		"unknown, then worse": {verdict: push.Unavailable, attempts: unknownFirst, sent: 1},
+		"unregistered":        {verdict: push.Unregistered, attempts: []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unregistered}}}, sent: 1},
+	} {
+		d := newTestAPI(t)
+		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: c.verdict}, Attempts: c.attempts}
+		}
+		d.request("POST", singlePath, validBody, keyHeader)
+		d.request("POST", singlePath, validBody, keyHeader)
+		if d.count() != c.sent {
+			t.Errorf("%s: sent %d times, want %d", name, d.count(), c.sent)
+		}
+	}
+}
+
+func TestConcurrentCallsWithOneKeySendOnce(t *testing.T) {
+	for _, verdict := range []push.Verdict{push.Accepted, push.Throttled} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newTestAPI(t)
+			d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+				time.Sleep(time.Second)
+				return ended(n, push.Outcome{Verdict: verdict})
+			}
+			var callers sync.WaitGroup
+			var mu sync.Mutex
+			answers := map[string]int{}
+			for range 20 {
+				callers.Go(func() {
+					w := d.request("POST", singlePath, validBody, keyHeader, "X-Request-ID: r")
+					mu.Lock()
+					defer mu.Unlock()
+					answers[fmt.Sprint(w.Code, w.Body)]++
+				})
+			}
+			callers.Wait()
+			if d.count() != 1 || len(answers) != 1 {
+				t.Errorf("%s: sent %d, answers %v", verdict, d.count(), answers)
+			}
+		})
+	}
+}
+
+func TestSendWithKeySurvivesClientDisconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTestAPI(t)
+		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+			select {
+			case <-time.After(2 * time.Second):
+				return accepted(n)
+			case <-ctx.Done():
+				return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+			}
+		}
+		lost, cut := context.WithTimeout(t.Context(), time.Second)
+		defer cut()
+		if w := d.requestWith(lost, "POST", singlePath, strings.NewReader(validBody), keyHeader); w.Body.Len() != 0 {
+			t.Errorf("somebody was told: %s", w.Body)
+		}
+		if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 200 || d.count() != 1 {
+			t.Errorf("%d, sent %d: %s", w.Code, d.count(), w.Body)
+		}
+	})
+}
+
+func TestSendWithKeyEndsAtSendTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTestAPI(t)
+		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+			<-ctx.Done()
+			return push.Receipt{ID: n.ID, Outcome: push.NoResponse(ctx.Err())}
+		}
+		before := time.Now()
+		d.wantProblem(d.request("POST", singlePath, validBody, keyHeader), 504, "unknown")
+		if took := time.Since(before); took != 25*time.Second {
+			t.Error(took)
+		}
+	})
+}
+
+func TestIdempotencyCacheEvictsExpiredAndOldestEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &api.IdempotencyCache{MaxEntries: 2} })
+		ask := func(key string) { d.request("POST", singlePath, validBody, "Idempotency-Key: "+key) }
+		ask("a")
+		time.Sleep(24 * time.Hour)
+		if ask("a"); d.count() != 1 {
+			t.Error("forgotten too early")
+		}
+		time.Sleep(time.Second)
+		if ask("a"); d.count() != 2 {
+			t.Error("remembered for too long")
+		}
+		ask("b")
+		ask("c")
+		if ask("b"); d.count() != 4 {
+			t.Error("the younger was forgotten")
+		}
+		if ask("a"); d.count() != 5 {
+			t.Error("the oldest was not forgotten")
+		}
+	})
+}
+
+func TestPanicReleasesWaitingCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTestAPI(t)
+		d.respond = func(context.Context, *push.Notification) push.Receipt {
+			time.Sleep(time.Second)
+			panic("boom")
+		}
+		var callers sync.WaitGroup
+		for range 3 {
+			callers.Go(func() {
+				if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 500 {
+					t.Errorf("%d %s", w.Code, w.Body)
+				}
+			})
+		}
+		callers.Wait()
+		if d.count() != 1 {
+			t.Error(d.count())
+		}
+	})
+}

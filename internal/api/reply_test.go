@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/push"
+)
+
+func TestVerdictIsStatus200(t *testing.T) {
+	for verdict, http := range map[push.Verdict]int{push.Accepted: 200, push.Unregistered: 410, push.Refused: 400, push.Expired: 0} {
+		d := newTestAPI(t)
+		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			return ended(n, push.Outcome{Verdict: verdict, HTTP: http, Reason: "Word"})
+		}
+		w := d.request("POST", singlePath, validBody)
+		var r receipt
+		if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != 200 || r.Status != verdict.String() || len(r.Attempts) != 1 {
+			t.Errorf("%s: %d %s", verdict, w.Code, w.Body)
+		}
+	}
+}
+
+func TestProblemHoldsReceiptAndRetryAfter(t *testing.T) {
+	for verdict, want := range map[push.Verdict]struct {
+		status int
+		slug   string
+		retry  string
+	}{
+		push.Throttled:    {429, "throttled", "2"},
+		push.Unauthorized: {502, "unauthorized", ""},
+		push.Unavailable:  {503, "unavailable", "2"},
+		push.Unsent:       {503, "unavailable", "2"},
+		push.Abandoned:    {503, "unavailable", "2"},
+		push.Unknown:      {504, "unknown", ""},
+	} {
+		d := newTestAPI(t)
+		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			return ended(n, push.Outcome{Verdict: verdict, Reason: "WORD", RetryAfter: 1200 * time.Millisecond})
+		}
+		w := d.request("POST", singlePath, validBody)
+		p := d.wantProblem(w, want.status, want.slug)
+		if p.Receipt == nil || p.Receipt.ID != d.sent[0].ID || len(p.Receipt.Attempts) != 1 || !strings.Contains(p.Detail, "WORD") {
+			t.Errorf("%s: %s", verdict, w.Body)
+		}
+		if got := w.Header().Get("Retry-After"); got != want.retry {
+			t.Errorf("%s: Retry-After %q, want %q", verdict, got, want.retry)
+		}
+	}
+}
+
+func TestNotificationInvalidForProviderIsClientError(t *testing.T) {
+	for reason, want := range map[string]struct {
+		status int
+		slug   string
+	}{"InvalidNotification": {400, "invalid-field"}, "PayloadTooLarge": {413, "payload-too-large"}} {
+		d := newTestAPI(t)
+		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(&push.FieldError{Field: "token", Reason: reason, Allowed: "hex"})}
+		}
+		p := d.wantProblem(d.request("POST", singlePath, validBody), want.status, want.slug)
+		if p.Field != "token" || p.Detail != "token: must be hex" {
+			t.Errorf("%+v", p)
+		}
+		r := receipts(t, d.request("POST", batch, validBody, ndjson).Body)[0]
+		if r.Status != "refused" || r.Field != "token" || r.Detail != p.Detail || r.Reason != reason || r.ID == "" {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+func TestNoResponseAfterClientDisconnect(t *testing.T) {
+	d := newTestAPI(t)
+	ctx, leave := context.WithCancel(t.Context())
+	d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+		leave()
+		<-ctx.Done()
+		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+	}
+	w := d.requestWith(ctx, "POST", singlePath, strings.NewReader(validBody))
+	if w.Body.Len() != 0 {
+		t.Fatalf("%s", w.Body)
+	}
+}
+
+func TestUnknownPathOrMethod(t *testing.T) {
+	d := newTestAPI(t)
+	for _, path := range []string{"/", "/v1", "/v1/apps/shop", "/v2/apps/shop/notifications", singlePath + "/a/b", "/metrics", "/debug/pprof"} {
+		d.wantProblem(d.request("GET", path, ""), 404, "not-found")
+	}
+	w := d.request("PUT", singlePath+"/x", "")
+	d.wantProblem(w, 405, "method-not-allowed")
+	if got := w.Header().Values("Allow"); len(got) != 2 || got[0] != "GET" || got[1] != "DELETE" {
+		t.Errorf("Allow %v", got)
+	}
+	d.wantProblem(d.request("BREW", "/livez", ""), 405, "method-not-allowed")
+	if w := d.request("OPTIONS", singlePath, ""); w.Code != 204 || w.Header().Get("Allow") != "POST" {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+	if w := d.request("HEAD", "/livez", ""); w.Code != 200 {
+		t.Errorf("HEAD: %d", w.Code)
+	}
+}
+
+func TestReadinessListsWhatIsMissing(t *testing.T) {
+	var missing []api.NotReady
+	d := newTestAPI(t, func(cfg *api.Config) {
+		cfg.Ready = func() []api.NotReady { return missing }
+		cfg.Status = func() any { return map[string]int{"pools": 2} }
+	})
+	for path, want := range map[string]string{"/livez": `{"status":"alive"}`, "/readyz": `{"status":"ready"}`, "/healthz": `{"status":"ready"}`,
+		"/v1/status": `{"pools":2}`} {
+		if w := d.request("GET", path, "", "Authorization: Bearer "+readKey); w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	missing = []api.NotReady{{Name: "shop/fcm", Reason: "no access token"}}
+	for _, path := range []string{"/readyz", "/healthz"} {
+		w := d.request("GET", path, "", "Authorization: none")
+		if w.Code != 503 || !strings.Contains(w.Body.String(), `"not_ready":[{"name":"shop/fcm","reason":"no access token"}]`) {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if w := d.request("GET", "/livez", "", "Authorization: none"); w.Code != 200 {
+		t.Error("a provider's trouble is no reason for a restart")
+	}
+}
+
+func TestRequestID(t *testing.T) {
+	d := newTestAPI(t)
+	if got := d.request("GET", "/livez", "", "X-Request-ID: caller-1.a_B").Header().Get("X-Request-ID"); got != "caller-1.a_B" {
+		t.Error(got)
+	}
+	for _, id := range []string{"", "a b", `a"b`, "é", strings.Repeat("x", 129)} {
+		if got := d.request("GET", "/livez", "", "X-Request-ID: "+id).Header().Get("X-Request-ID"); len(got) != 36 {
+			t.Errorf("%q became %q", id, got)
+		}
+	}
+}
+
+func TestTraceParentReachesSenderOnlyIfValid(t *testing.T) {
+	const id, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+	for parent, valid := range map[string]bool{
+		"00-" + id + "-" + span + "-01":                            true,
+		"cc-" + id + "-" + span + "-01-more":                       true,
+		"":                                                         false,
+		"00-" + id + "-" + span:                                    false,
+		"00-" + id + "-" + span + "-01-more":                       false,
+		"ff-" + id + "-" + span + "-01":                            false,
+		"00-" + strings.ToUpper(id) + "-" + span + "-01":           false,
+		"00-" + strings.Repeat("0", 32) + "-" + span + "-01":       false,
+		"00-" + id + "-" + strings.Repeat("0", 16) + "-01":         false,
+		"cc-" + id + "-" + span + "-01-" + strings.Repeat("x", 99): false,
+	} {
+		var got string
+		d := newTestAPI(t)
+		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+			got = api.TraceParent(ctx)
+			return accepted(n)
+		}
+		d.request("POST", singlePath, validBody, "traceparent: "+parent)
+		if valid && got != parent || !valid && got != "" {
+			t.Errorf("%q became %q", parent, got)
+		}
+		d.request("POST", batch, validBody, ndjson, "traceparent: "+parent)
+		if valid && got != parent {
+			t.Errorf("batch: %q became %q", parent, got)
+		}
+	}
+}
+
+func TestPanicIsLoggedWithoutRequestContent(t *testing.T) {
+	var log bytes.Buffer
+	d := newTestAPI(t, func(cfg *api.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	d.respond = func(_ context.Context, n *push.Notification) push.Receipt { panic("cannot send " + n.Title) }
+	body := `{"platform":"apns","token":"00","title":"` + canary + `"}`
+	p := d.wantProblem(d.request("POST", singlePath, body), 500, "internal")
+	if !strings.Contains(log.String(), p.RequestID) || !strings.Contains(log.String(), "level=ERROR") || strings.Contains(log.String(), canary) {
+		t.Errorf("log: %s", &log)
+	}
+	got := receipts(t, d.request("POST", batch, body+"\n"+`{}`, ndjson).Body)
+	if len(got) != 2 || got[0].Status != "unknown" || got[0].Reason != "Internal" || got[0].ID == "" {
+		t.Errorf("%+v", got)
+	}
+	if strings.Contains(log.String(), canary) {
+		t.Errorf("log: %s", &log)
+	}
+}
+
+func TestErrAbortHandlerIsPassedOn(t *testing.T) {
+	d := newTestAPI(t)
+	d.respond = func(context.Context, *push.Notification) push.Receipt { panic(http.ErrAbortHandler) }
+	defer func() {
+		if recover() != http.ErrAbortHandler {
+			t.Error("it was swallowed")
+		}
+	}()
+	d.request("POST", singlePath, validBody)
+}
+
+func TestRequestLogHasNoSecrets(t *testing.T) {
+	var log bytes.Buffer
+	d := newTestAPI(t, func(cfg *api.Config) {
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	d.request("POST", singlePath+"?token="+canary, `{"platform":"apns","token":"`+canary+`"}`, "X-Request-ID: r1")
+	d.request("GET", "/v1/apps/shop/notifications/"+canary, "")
+	d.request("GET", "/"+canary, "")
+	for _, want := range []string{"method=POST", "route=/v1/apps/{app}/notifications ", "status=200", "app=shop", "key=backend", "request_id=r1", "status=403", "status=404"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("no %s in %s", want, &log)
+		}
+	}
+	if strings.Contains(log.String(), canary) || strings.Contains(log.String(), sendKey) {
+		t.Errorf("a secret in %s", &log)
+	}
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/push"
+)
+
+// pipeListener is a listener whose connections need no network, so that they keep to the bubble's time.
+type pipeListener struct {
+	conns chan net.Conn
+	once  sync.Once
+	shut  chan struct{}
+}
+
+func (p *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.shut:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipeListener) Close() error {
+	p.once.Do(func() { close(p.shut) })
+	return nil
+}
+
+func (p *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+
+// rawConn is one connection to a served door.
+type rawConn struct {
+	net.Conn
+	t  *testing.T
+	in *bufio.Reader
+}
+
+// serve runs the door's server until the test ends, and connects.
+func (d *testAPI) serve(t *testing.T) *rawConn {
+	listener := &pipeListener{conns: make(chan net.Conn), shut: make(chan struct{})}
+	server := api.NewServer(d, nil)
+	var running sync.WaitGroup
+	running.Go(func() { _ = server.Serve(listener) })
+	ours, theirs := net.Pipe()
+	listener.conns <- theirs
+	t.Cleanup(func() {
+		_, _ = ours.Close(), server.Close()
+		running.Wait()
+	})
+	return &rawConn{ours, t, bufio.NewReader(ours)}
+}
+
+func (c *rawConn) write(text string) {
+	if _, err := io.WriteString(c, text); err != nil {
+		c.t.Errorf("the server does not listen: %v", err)
+	}
+}
+
+// startRequest begins a request whose body is of the given length, or chunked if that is negative.
+func (c *rawConn) startRequest(path string, length int, headers ...string) {
+	framing := "Transfer-Encoding: chunked"
+	if length >= 0 {
+		framing = fmt.Sprintf("Content-Length: %d", length)
+	}
+	c.write(fmt.Sprintf("POST %s HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\n%s\r\n%s\r\n", path, sendKey, framing,
+		strings.Join(append(headers, ""), "\r\n")))
+}
+
+func (c *rawConn) writeChunk(text string) { c.write(fmt.Sprintf("%x\r\n%s\r\n", len(text), text)) }
+
+func (c *rawConn) readResponse() *http.Response {
+	answer, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return answer
+}
+
+// withServer runs a test with a caller, on the bubble's time.
+func withServer(t *testing.T, test func(t *testing.T, d *testAPI, c *rawConn)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		d := newTestAPI(t)
+		test(t, d, d.serve(t))
+	})
+}
+
+func respondAfter(d time.Duration) func(context.Context, *push.Notification) push.Receipt {
+	return func(ctx context.Context, n *push.Notification) push.Receipt {
+		select {
+		case <-time.After(d):
+			return accepted(n)
+		case <-ctx.Done():
+			return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+		}
+	}
+}
+
+func TestBodyTimeout(t *testing.T) {
+	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+		start := time.Now()
+		c.startRequest(singlePath, 100)
+		c.write(`{"platform"`)
+		if answer := c.readResponse(); answer.StatusCode != 408 || time.Since(start) != 15*time.Second || d.count() != 0 {
+			t.Errorf("%d after %v", answer.StatusCode, time.Since(start))
+		}
+	})
+}
+
+func TestUnauthenticatedClientCannotHoldConnection(t *testing.T) {
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
+		start := time.Now()
+		c.write("POST " + singlePath + " HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n\r\n")
+		answer := c.readResponse()
+		_, _ = io.Copy(io.Discard, answer.Body)
+		if _, err := c.in.ReadByte(); err == nil || answer.StatusCode != 401 || time.Since(start) > 16*time.Second {
+			t.Errorf("%d after %v, %v", answer.StatusCode, time.Since(start), err)
+		}
+	})
+}
+
+func TestHeaderAndIdleTimeouts(t *testing.T) {
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
+		start := time.Now()
+		c.write("GET /livez HTTP/1.1\r\nHost:")
+		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 2*time.Minute {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+	})
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
+		start := time.Now()
+		c.write("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 2*time.Minute {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+	})
+}
+
+func TestHeaderSizeLimit(t *testing.T) {
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
+		var writing sync.WaitGroup
+		defer writing.Wait()
+		writing.Go(func() {
+			_, _ = io.WriteString(c, "GET /livez HTTP/1.1\r\nHost: gateway\r\nX-Large: "+strings.Repeat("x", 64<<10)+"\r\n\r\n")
+		})
+		if answer := c.readResponse(); answer.StatusCode != 431 {
+			t.Error(answer.StatusCode)
+		}
+	})
+}
+
+func TestSendMayTakeLongerThanBodyTimeout(t *testing.T) {
+	for path, media := range map[string]string{singlePath: "application/json", batch: "application/x-ndjson"} {
+		withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+			d.respond = respondAfter(20 * time.Second)
+			for range 2 { // on one connection
+				c.startRequest(path, len(validBody), "Content-Type: "+media)
+				c.write(validBody)
+				answer := c.readResponse()
+				text, err := io.ReadAll(answer.Body)
+				if err != nil || answer.StatusCode != 200 || !strings.Contains(string(text), `"accepted"`) {
+					t.Errorf("%s: %d %s %v", path, answer.StatusCode, text, err)
+				}
+			}
+		})
+	}
+}
+
+func TestSlowBatchIsNotCutOff(t *testing.T) {
+	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+		c.startRequest(batch, -1, ndjson)
+		const items = 500
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for range items {
+				c.writeChunk(validBody + "\n")
+				time.Sleep(14 * time.Second)
+			}
+			c.write("0\r\n\r\n")
+		})
+		got := receipts(t, c.readResponse().Body)
+		writing.Wait()
+		if len(got) != items || d.count() != items {
+			t.Errorf("%d receipts", len(got))
+		}
+	})
+}
+
+func TestStalledBatchEndsAfterItemsInFlight(t *testing.T) {
+	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+		d.respond = respondAfter(20 * time.Second)
+		start := time.Now()
+		c.startRequest(batch, -1, ndjson)
+		c.writeChunk(validBody + "\n" + `{"half`)
+		got := receipts(t, c.readResponse().Body)
+		if len(got) != 2 || got[0].Status != "accepted" || got[1].Reason != "BodyTimeout" || time.Since(start) > 21*time.Second {
+			t.Errorf("after %v: %+v", time.Since(start), got)
+		}
+	})
+}
+
+func TestClientThatDoesNotReadReceiptsIsDisconnected(t *testing.T) {
+	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+		var mu sync.Mutex
+		verdicts := map[push.Verdict]int{}
+		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+			wait := time.Second
+			if n.Title == "slow" {
+				wait = time.Hour
+			}
+			r := respondAfter(wait)(ctx, n)
+			mu.Lock()
+			defer mu.Unlock()
+			verdicts[r.Verdict]++
+			return r
+		}
+		c.startRequest(batch, -1, ndjson)
+		c.writeChunk(validBody + "\n" + `{"platform":"apns","token":"00","title":"slow"}` + "\n")
+		c.write("0\r\n\r\n")
+		time.Sleep(32 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if verdicts[push.Accepted] != 1 || verdicts[push.Abandoned] != 1 {
+			t.Errorf("%v", verdicts)
+		}
+	})
+}
+
+func TestDisconnectCancelsItemsInFlight(t *testing.T) {
+	for name, body := range map[string]string{"in the middle": "", "behind its last notification": "0\r\n\r\n"} {
+		withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+			ended := make(chan push.Verdict, 1)
+			d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+				r := respondAfter(time.Hour)(ctx, n)
+				ended <- r.Verdict
+				return r
+			}
+			start := time.Now()
+			c.startRequest(batch, -1, ndjson)
+			c.writeChunk(validBody + "\n")
+			c.write(body)
+			synctest.Wait()
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			if verdict := <-ended; verdict != push.Abandoned || time.Since(start) != 0 {
+				t.Errorf("%s: %v after %v", name, verdict, time.Since(start))
+			}
+		})
+	}
+}
+
+func TestSpareConnectionStaysOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestAPI(t).serve(t)
+		time.Sleep(90 * time.Second) // as long as Go's clients keep one
+		c.write("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+		if answer := c.readResponse(); answer.StatusCode != http.StatusOK {
+			t.Error(answer.Status)
+		}
+	})
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/push"
+)
+
+// blockingSender waits for its deadline, and then knows nothing.
+type blockingSender struct{}
+
+func (blockingSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	<-ctx.Done()
+	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Reason: "NO_ENDPOINT"}}
+}
+
+func TestSendTimeoutAndPreferWait(t *testing.T) {
+	for _, c := range []struct {
+		prefer, key string
+		want        time.Duration
+	}{
+		{"", "", 3 * time.Second},
+		{"wait=2", "", 2 * time.Second},
+		{"wait=2", "order-17", 2 * time.Second}, // a key keeps it from ending with its caller, not from ending in time
+		{`handling=lenient, Wait="1"; x=y`, "", time.Second},
+		{"wait=10", "", 3 * time.Second}, // it is never more than the gateway grants
+		{"wait=0", "", 3 * time.Second},
+		{"wait=-1", "", 3 * time.Second},
+		{"wait=soon", "", 3 * time.Second},
+		{"wait=9223372036854775807", "", 3 * time.Second},
+	} {
+		t.Run(c.prefer+" "+c.key, func(t *testing.T) { checkTimeout(t, c.prefer, c.key, c.want) })
+	}
+}
+
+func checkTimeout(t *testing.T, prefer, idempotent string, want time.Duration) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		key, hash := api.NewKey()
+		face, err := api.New(api.Config{
+			Sender: blockingSender{}, Limits: api.Limits{SendTimeout: 3 * time.Second},
+			Apps: map[string]api.App{"shop": {Keys: []api.Key{{Name: "test", Hash: hash, Scopes: []string{"send"}}}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		request := httptest.NewRequest(http.MethodPost, "/v1/apps/shop/notifications", strings.NewReader(`{"platform":"fcm","token":"t"}`))
+		request.Header.Set("Authorization", "Bearer "+key)
+		if prefer != "" {
+			request.Header.Set("Prefer", prefer)
+		}
+		if idempotent != "" {
+			request.Header.Set("Idempotency-Key", idempotent)
+		}
+		answer := httptest.NewRecorder()
+		face.ServeHTTP(answer, request)
+		if answer.Code != http.StatusServiceUnavailable || answer.Header().Get("Retry-After") == "" || time.Since(began) != want {
+			t.Errorf("%d after %v: %s", answer.Code, time.Since(began), answer.Body)
+		}
+	})
+}

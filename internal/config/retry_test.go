@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/config"
+)
+
+// withRetry is a file with a retry block at the top and one under the app's FCM.
+func withRetry(top, under string) string {
+	return shopConfig + "    fcm:\n      service_account_file: shop.json\n      retry: {" + under + "}\nretry: {" + top + "}\n"
+}
+
+func TestAppCanOnlyLowerRetryLimits(t *testing.T) {
+	for _, c := range []struct{ top, under, complaint string }{
+		{"", "attempts: 2", ""},
+		{"", "attempts: 3", ""},
+		{"", "attempts: 4", "apps.shop.fcm.retry.attempts"},
+		{"attempts: 5", "attempts: 4", ""},
+		{"attempts: 1", "attempts: 2", "apps.shop.fcm.retry.attempts"},
+		{"", "max_retry_after: 21s", "apps.shop.fcm.retry.max_retry_after"},
+		{"", "budget: 11%", "apps.shop.fcm.retry.budget"},
+		{"", "budget: 0%", ""},
+		{"", "budget_floor: 4/s", "apps.shop.fcm.retry.budget_floor"},
+		{"", "budget_floor: 181/min", "apps.shop.fcm.retry.budget_floor"},
+		{"", "budget_floor: 60/min", ""},
+	} {
+		_, err := config.Parse("gateway.yaml", []byte(withRetry(c.top, c.under)), nil)
+		switch {
+		case c.complaint == "" && err != nil:
+			t.Errorf("{%s} under {%s}: %v", c.under, c.top, err)
+		case c.complaint != "" && (err == nil || !strings.Contains(err.Error(), c.complaint)):
+			t.Errorf("{%s} under {%s}: %v, want a complaint about %s", c.under, c.top, err, c.complaint)
+		}
+	}
+}
+
+func TestRetryAttemptsDefault(t *testing.T) {
+	for text, want := range map[string]int{withRetry("", ""): 3, withRetry("attempts: 1", ""): 1, withRetry("", "attempts: 1"): 1} {
+		if got := parse(t, text).Apps["shop"].FCM.Retry; got.Attempts != want || got.Backoff != 50*time.Millisecond {
+			t.Errorf("%+v, want %d attempts and all else by default", got, want)
+		}
+	}
+	if _, err := config.Parse("gateway.yaml", []byte(withRetry("attempts: 0", "")), nil); err == nil {
+		t.Error("no attempts at all were allowed")
+	}
+}
+
+func TestProviderRulesReplaceTopLevelRules(t *testing.T) {
+	top := "rules: [{reason: TopLevel, stop: true}]"
+	if got := parse(t, withRetry(top, "attempts: 2")).Apps["shop"].FCM.Retry.Rules; len(got) != 1 || got[0].Reason != "TopLevel" {
+		t.Errorf("inherited %+v", got)
+	}
+	own := "rules: [{verdict: unavailable, least: 10s, backoff: 10s, max_backoff: 1m}]"
+	got := parse(t, withRetry(top, own)).Apps["shop"].FCM.Retry.Rules
+	want := config.Rule{Verdict: "unavailable", MinWait: 10 * time.Second, Backoff: 10 * time.Second, MaxBackoff: time.Minute}
+	if len(got) != 1 || got[0] != want {
+		t.Errorf("own %+v", got)
+	}
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/sluice-push/sluice/internal/config"
+)
+
+type node = map[string]any
+
+// schemaErrors checks value against the part of JSON Schema that ours uses, and returns the paths that do not fit.
+func schemaErrors(root, schema node, path string, value any) (bad []string) {
+	if ref, ok := schema["$ref"].(string); ok {
+		schema = root["$defs"].(node)[strings.TrimPrefix(ref, "#/$defs/")].(node)
+	}
+	complain := func(why string, args ...any) { bad = append(bad, path+": "+fmt.Sprintf(why, args...)) }
+	switch v := value.(type) {
+	case node:
+		if schema["type"] != "object" {
+			complain("no object wanted")
+			return bad
+		}
+		properties, _ := schema["properties"].(node)
+		for key, inner := range v {
+			property, known := properties[key].(node)
+			if !known {
+				property, known = schema["additionalProperties"].(node)
+			}
+			if !known {
+				complain("unknown key %s", key)
+				continue
+			}
+			bad = append(bad, schemaErrors(root, property, path+"."+key, inner)...)
+		}
+		required, _ := schema["required"].([]any)
+		for _, key := range required {
+			if _, found := v[key.(string)]; !found {
+				complain("%s is required", key)
+			}
+		}
+	case []any:
+		if schema["type"] != "array" {
+			complain("no array wanted")
+			return bad
+		}
+		for i, inner := range v {
+			bad = append(bad, schemaErrors(root, schema["items"].(node), fmt.Sprintf("%s[%d]", path, i), inner)...)
+		}
+	case string:
+		pattern, _ := schema["pattern"].(string)
+		if schema["type"] != "string" || !regexp.MustCompile(pattern).MatchString(v) {
+			complain("%q does not fit", v)
+		}
+	case float64:
+		least, bounded := schema["minimum"].(float64)
+		if schema["type"] != "integer" || bounded && (v < least || v > schema["maximum"].(float64)) {
+			complain("%v does not fit", v)
+		}
+	case bool:
+		if schema["type"] != "boolean" {
+			complain("no boolean wanted")
+		}
+	}
+	if words, ok := schema["enum"].([]any); ok && !slices.Contains(words, value) {
+		complain("%v is none of %v", value, words)
+	}
+	return bad
+}
+
+// toJSON reads YAML as JSON would have it.
+func toJSON(t *testing.T, file []byte) (value any) {
+	t.Helper()
+	var decoded any
+	if err := yaml.Load(file, &decoded); err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(decoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &value); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+func schema(t *testing.T) node {
+	t.Helper()
+	var s node
+	if err := json.Unmarshal(config.Schema(), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestExampleMatchesSchema(t *testing.T) {
+	file, err := os.ReadFile("../../examples/gateway.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bad := schemaErrors(schema(t), schema(t), "", toJSON(t, file)); bad != nil {
+		t.Error(strings.Join(bad, "\n"))
+	}
+}
+
+func TestSchemaRejectsWhatParseRejects(t *testing.T) {
+	for _, file := range []string{
+		"listen: 127.0.0.1:1\n", shopConfig + "lisen: x\n", shopConfig + "pool: {size: 65}\n", shopConfig + "log: {level: loud}\n",
+		shopConfig + "drain: {grace: soon}\n", shopConfig + "queue: {nats: {replicas: 2}}\n", strings.Replace(shopConfig, hash, "sha256:beef", 1),
+	} {
+		if bad := schemaErrors(schema(t), schema(t), "", toJSON(t, []byte(file))); len(bad) == 0 {
+			t.Errorf("the schema has nothing against\n%s", file)
+		}
+		parseErrors(t, file)
+	}
+}
+
+func TestEveryKeyIsDocumented(t *testing.T) {
+	s := schema(t)
+	blocks := node{"Config": s}
+	for name, def := range s["$defs"].(node) {
+		blocks[name] = def
+	}
+	for name, block := range blocks {
+		for key, property := range block.(node)["properties"].(node) {
+			property := property.(node)
+			if _, isBlock := property["$ref"]; !isBlock && len(property["description"].(string)) < 15 {
+				t.Errorf("%s.%s says only %q", name, key, property["description"])
+			}
+		}
+	}
+	if !strings.Contains(config.Reference(), "| `pool.breaker.ejection` | a duration with its unit, from 100ms to 1h | `10s` | How long the first") {
+		t.Error("pool.breaker.ejection is not in the reference as expected")
+	}
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery_test
+
+import (
+	"testing"
+
+	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/retry"
+)
+
+// BenchmarkSend is the road without the wire: gate, pick, attempt, receipt.
+func BenchmarkSend(b *testing.B) {
+	r := newRoute(b, &service{discard: true}, 8)
+	r.Budget = new(retry.Budget)
+	r.Throttler = new(retry.AdaptiveThrottler)
+	r.AdaptiveLimiter = new(delivery.AdaptiveLimiter)
+	r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 1e9}})
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		n := newNotification("a")
+		for pb.Next() {
+			r.Send(b.Context(), n)
+		}
+	})
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/retry"
+)
+
+func Example() {
+	endpoints, _ := pool.New(pool.Config{
+		Name:     "shop's apns",
+		Resolver: fixedResolver(3),
+		Dial:     func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { return newFakeConn(addr), nil },
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() { _ = endpoints.Run(ctx) }()
+
+	table := delivery.Table{"shop": {push.APNs: &delivery.Route{
+		Provider:    scriptedService(unavailable), // the first attempt meets a 503
+		Pool:        endpoints,
+		Retry:       retry.Policy{Attempts: 3},
+		Budget:      new(retry.Budget),
+		RateLimiter: quota.New(quota.Config{}),
+	}}}
+	receipt := table.Send(ctx, newNotification("2f3c…"))
+	for _, a := range receipt.Attempts {
+		fmt.Println(a.Verdict, a.HTTP)
+	}
+	fmt.Println("in the end:", receipt.Status())
+	// Output:
+	// unavailable 503
+	// accepted 200
+	// in the end: accepted
+}

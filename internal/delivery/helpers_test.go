@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// service is a push service in a test: so many endpoints behind a real pool,
+// and the provider that speaks to it. An attempt ends as its script says.
+type service struct {
+	// script ends the attempt, counted from 1 for each notification, that has
+	// reached endpoint. nil accepts everything.
+	script  func(ctx context.Context, n *push.Notification, attempt int, endpoint string) push.Outcome
+	discard bool // keeps no book of visits, for benchmarks
+
+	mu     sync.Mutex
+	visits map[string][]string // notification's ID -> endpoints, in order
+	last   *wire.Request
+}
+
+var _ delivery.Provider = (*service)(nil)
+
+// Translate refuses a notification without a token, and panics on "defect".
+func (s *service) Translate(n *push.Notification) (*wire.Request, error) {
+	switch n.Token {
+	case "":
+		return nil, &push.FieldError{Field: "token", Reason: "BadDeviceToken", Allowed: "a token"}
+	case "defect":
+		panic("a token that the provider chokes on: 5ecre7")
+	}
+	return &wire.Request{Method: "POST", Path: "/" + n.ID}, nil
+}
+
+func (s *service) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
+	answer, err := conn.Do(ctx, r)
+	if err != nil {
+		return push.NoResponse(err)
+	}
+	if s.discard {
+		return accepted
+	}
+	attempt, endpoint := s.visit(n, r, answer.Get("endpoint"))
+	if s.script == nil {
+		return accepted
+	}
+	return s.script(ctx, n, attempt, endpoint)
+}
+
+func (s *service) visit(n *push.Notification, r *wire.Request, endpoint string) (attempt int, _ string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.visits == nil {
+		s.visits = make(map[string][]string)
+	}
+	s.visits[n.ID] = append(s.visits[n.ID], endpoint)
+	s.last = r
+	return len(s.visits[n.ID]), endpoint
+}
+
+func (s *service) visited(id string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.visits[id]
+}
+
+// queue is a connection of the service's: it answers with its own address.
+type queue struct {
+	answer wire.Response
+	drain  chan struct{}
+	once   sync.Once
+}
+
+func newFakeConn(addr netip.AddrPort) *queue {
+	return &queue{
+		answer: wire.Response{Status: 200, Header: []wire.Field{{Name: "endpoint", Value: addr.String()}}},
+		drain:  make(chan struct{}),
+	}
+}
+
+func (l *queue) Do(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, &wire.Error{Reason: wire.Cancelled, Processed: wire.Never, Err: err}
+	}
+	return &l.answer, nil
+}
+
+func (l *queue) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.drain:
+		return nil
+	}
+}
+
+func (l *queue) Drain()            { l.once.Do(func() { close(l.drain) }) }
+func (l *queue) State() wire.State { return wire.State{MaxStreams: 1000} }
+
+// fixedResolver resolves to so many addresses of TEST-NET-1.
+type fixedResolver int
+
+func (f fixedResolver) Resolve(context.Context) (addrs []netip.AddrPort, ttl time.Duration, err error) {
+	for i := range int(f) {
+		addrs = append(addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), 443))
+	}
+	return addrs, time.Hour, nil
+}
+
+// newRoute builds a route over s with so many endpoints, all of them connected,
+// and runs it until the test ends.
+func newRoute(t testing.TB, s *service, endpoints int) *delivery.Route {
+	t.Helper()
+	return newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(endpoints), Size: max(endpoints, 1)}, endpoints)
+}
+
+// newRouteWithPool makes the route, runs its pool until the test ends, and returns once
+// so many endpoints have joined.
+func newRouteWithPool(t testing.TB, s *service, cfg pool.Config, endpoints int) *delivery.Route {
+	t.Helper()
+	joined := make(chan struct{}, 1000)
+	cfg.Name = "test"
+	cfg.Dial = func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { return newFakeConn(addr), nil }
+	cfg.Observe = func(e pool.Event) {
+		if e.Kind == pool.EventJoined {
+			joined <- struct{}{}
+		}
+	}
+	p, err := pool.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	for range endpoints {
+		<-joined
+	}
+	return &delivery.Route{Provider: s, Pool: p}
+}
+
+var (
+	accepted     = push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: "provider's"}
+	unsent       = push.Outcome{Verdict: push.Unsent, Reason: "GOAWAY_UNPROCESSED", Scope: push.ScopeConnection}
+	unavailable  = push.Outcome{Verdict: push.Unavailable, Reason: "ServiceUnavailable", Scope: push.ScopeEndpoint, HTTP: 503}
+	unknown      = push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT", Scope: push.ScopeEndpoint}
+	refused      = push.Outcome{Verdict: push.Refused, Reason: "BadTopic", HTTP: 400}
+	unregistered = push.Outcome{Verdict: push.Unregistered, Reason: "Unregistered", HTTP: 410, ForgetToken: true}
+	expiredJWT   = push.Outcome{Verdict: push.Unauthorized, Reason: "ExpiredProviderToken", HTTP: 403, Renewed: true}
+)
+
+func throttled(scope push.Scope, after time.Duration) push.Outcome {
+	return push.Outcome{Verdict: push.Throttled, Reason: "TooManyRequests", Scope: scope, RetryAfter: after, HTTP: 429}
+}
+
+// scriptedService ends each notification's attempts with these outcomes, and those
+// beyond them with acceptance.
+func scriptedService(outcomes ...push.Outcome) *service {
+	return &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {
+		if attempt > len(outcomes) {
+			return accepted
+		}
+		return outcomes[attempt-1]
+	}}
+}
+
+func newNotification(id string) *push.Notification {
+	return &push.Notification{
+		ID: id, App: "shop", Platform: push.APNs, AcceptedAt: time.Now(), Target: push.Target{Token: "token of " + id},
+	}
+}
+
+// repeatable is a note that may arrive twice.
+func repeatable(id string) *push.Notification {
+	n := newNotification(id)
+	n.OnUnknown = push.RepeatAlways
+	return n
+}
+
+// verdicts spells the attempts of a receipt and its end: "unsent unavailable = unavailable".
+func verdicts(r push.Receipt) (s string) {
+	for _, a := range r.Attempts {
+		s += a.Verdict.String() + " "
+	}
+	return s + fmt.Sprintf("= %v", r.Verdict)
+}

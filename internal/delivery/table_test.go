@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/push"
+)
+
+func TestTableSelectsRouteByApp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shop, bank := &service{}, &service{}
+		table := delivery.Table{
+			"shop": {push.APNs: newRoute(t, shop, 1), push.FCM: newRoute(t, &service{}, 1)},
+			"bank": {push.APNs: newRoute(t, bank, 1)},
+		}
+		if got := table.Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted {
+			t.Error(verdicts(got))
+		}
+		if len(shop.visits) != 1 || len(bank.visits) != 0 {
+			t.Errorf("shop saw %d, bank %d", len(shop.visits), len(bank.visits))
+		}
+		if err := table.Check(newNotification("b")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTableRefusesUnknownPlatform(t *testing.T) {
+	table := delivery.Table{"shop": {push.FCM: nil, push.APNs: nil}}
+	for _, c := range []struct {
+		app    string
+		detail string
+	}{
+		{"shop", `platform: must be one that this app is configured for: "apns", "fcm"`},
+		{"unheard of", "platform: must be sent by an app that has a platform configured; this one has none"},
+	} {
+		n := newNotification("a")
+		n.App, n.Platform = c.app, push.WebPush
+		got := table.Send(t.Context(), n)
+		if got.ID != "a" || got.Verdict != push.Refused || got.Field != "platform" || got.Detail != c.detail {
+			t.Errorf("receipt %+v", got)
+		}
+		if _, ok := errors.AsType[*push.FieldError](table.Check(n)); !ok {
+			t.Error("Check finds no fault with it")
+		}
+	}
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/push"
+)
+
+// unregisteredService answers that every token is dead since then, but those that are said to live.
+func unregisteredService(since time.Time, alive func(token string) bool) *service {
+	return &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
+		if alive(n.Token) {
+			return accepted
+		}
+		o := unregistered
+		o.DeadSince = since
+		return o
+	}}
+}
+
+// toToken is a note to a token, under an ID of its own.
+func toToken(token string, id int) *push.Notification {
+	n := newNotification(fmt.Sprint(token, id))
+	n.Token = token
+	return n
+}
+
+func TestUnregisteredTokenIsAnsweredFromCache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		since := time.Now().Add(-time.Minute)
+		s := unregisteredService(since, func(token string) bool { return token == "alive" })
+		r := newRoute(t, s, 2)
+		r.Unregistered = &delivery.UnregisteredCache{TTL: time.Hour}
+		if got := r.Send(t.Context(), toToken("gone", 1)); len(got.Attempts) != 1 || got.Verdict != push.Unregistered {
+			t.Fatalf("%+v", got)
+		}
+		got := r.Send(t.Context(), toToken("gone", 2))
+		if got.Verdict != push.Unregistered || got.Reason != "Unregistered" || !got.DeadSince.Equal(since) || !got.ForgetToken || len(got.Attempts) != 0 {
+			t.Errorf("the second: %+v", got)
+		}
+		if got := r.Send(t.Context(), toToken("alive", 1)); got.Verdict != push.Accepted {
+			t.Error(verdicts(got))
+		}
+		other := toToken("gone", 3)
+		other.App = "bank"
+		if got := r.Send(t.Context(), other); len(got.Attempts) != 1 {
+			t.Errorf("another app's token of that name: %+v", got)
+		}
+		time.Sleep(time.Hour)
+		if got := r.Send(t.Context(), toToken("gone", 4)); len(got.Attempts) != 1 {
+			t.Errorf("after an hour: %+v", got)
+		}
+	})
+}
+
+func TestAcceptedSendRemovesUnregisteredToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var revived atomic.Bool
+		s := unregisteredService(time.Time{}, func(string) bool { return revived.Load() })
+		slow := s.script
+		s.script = func(ctx context.Context, n *push.Notification, i int, e string) push.Outcome {
+			if n.ID == "late1" {
+				time.Sleep(time.Minute)
+			}
+			return slow(ctx, n, i, e)
+		}
+		r := newRoute(t, s, 2)
+		r.Unregistered = new(delivery.UnregisteredCache)
+		ended := make(chan push.Receipt, 1)
+		go func() {
+			n := toToken("back", 1)
+			n.ID = "late1"
+			ended <- r.Send(t.Context(), n)
+		}()
+		synctest.Wait()
+		r.Send(t.Context(), toToken("back", 2))
+		revived.Store(true)
+		if got := <-ended; got.Verdict != push.Accepted {
+			t.Fatal(verdicts(got))
+		}
+		if got := r.Send(t.Context(), toToken("back", 3)); got.Verdict != push.Accepted {
+			t.Error(verdicts(got))
+		}
+	})
+}
+
+func TestUnregisteredCacheIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoute(t, unregisteredService(time.Time{}, func(string) bool { return false }), 2)
+		r.Unregistered = &delivery.UnregisteredCache{MaxEntries: 100}
+		for i := range 150 {
+			r.Send(t.Context(), toToken(fmt.Sprint("t", i), 0))
+		}
+		for i := range 150 {
+			got := r.Send(t.Context(), toToken(fmt.Sprint("t", 149-i), 1))
+			if remembered := len(got.Attempts) == 0; i < 100 && !remembered {
+				t.Errorf("the dead number %d was forgotten", 149-i)
+			}
+		}
+	})
+}
+
+func TestOnlyExplicitUnregisteredOutcomeIsCached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, end := range []push.Outcome{refused, unavailable, {Verdict: push.Unregistered, Reason: "UNREGISTERED", HTTP: 404}} {
+			s := scriptedService(end, end, end, end)
+			r := newRoute(t, s, 4)
+			r.Unregistered = new(delivery.UnregisteredCache)
+			r.Send(t.Context(), toToken("a", 1))
+			if got := r.Send(t.Context(), toToken("a", 2)); len(got.Attempts) == 0 {
+				t.Errorf("after %s: answered here with %+v", end.Verdict, got)
+			}
+		}
+	})
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/webhooks"
+)
+
+func openEngine(t *testing.T) *jetstream.Engine {
+	t.Helper()
+	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = e.Run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		running.Wait()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func TestCheckpointRoundTrip(t *testing.T) {
+	p := &checkpointStore{engine: openEngine(t)}
+	if at, err := p.Load(t.Context(), "shop/billing"); err != nil || !at.Since.IsZero() {
+		t.Fatal(at, err)
+	}
+	want := webhooks.Checkpoint{Since: time.Now().UTC(), After: "1.2", DeadLettered: []webhooks.Range{{After: "0.1", Until: "1.2", Events: 3}}}
+	if err := p.Save(t.Context(), "shop/billing", want); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := p.Load(t.Context(), "shop/billing"); err != nil || at.After != want.After || len(at.DeadLettered) != 1 || !at.Since.Equal(want.Since) {
+		t.Error(at, err)
+	}
+}
+
+func TestWebhookLeaseFailover(t *testing.T) {
+	e := openEngine(t)
+	bucket, err := e.JetStream().CreateKeyValue(t.Context(), natsjs.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: natsjs.MemoryStorage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var inside, most atomic.Int32
+	began := make(chan struct{}, 2)
+	gateway := func(ctx context.Context) (stop func()) {
+		ctx, cancel := context.WithCancel(ctx)
+		p := &checkpointStore{leases: bucket}
+		var running sync.WaitGroup
+		running.Go(func() {
+			_ = p.runLeased(ctx, "shop/billing", 5*time.Millisecond, func(ctx context.Context) error {
+				most.Store(max(most.Load(), inside.Add(1)))
+				began <- struct{}{}
+				<-ctx.Done()
+				inside.Add(-1)
+				return nil
+			})
+		})
+		return func() { cancel(); running.Wait() }
+	}
+	first := gateway(t.Context())
+	<-began
+	second := gateway(t.Context())
+	for range 20 { // it is renewed, and stays where it is
+		time.Sleep(5 * time.Millisecond)
+	}
+	if inside.Load() != 1 || len(began) != 0 {
+		t.Error("both have it")
+	}
+	first()
+	<-began
+	if err := bucket.Purge(t.Context(), "shop/billing"); err != nil { // as if it had run out
+		t.Fatal(err)
+	}
+	<-began // it has noticed, and has taken it again
+	second()
+	if most.Load() != 1 {
+		t.Error("both had it")
+	}
+}

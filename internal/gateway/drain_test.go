@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// slowAPNs delays every answer of the mock.
+func slowAPNs(d time.Duration) mockprovider.Config {
+	return mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Delay: d}}}}
+}
+
+// inFlight counts the attempts that wait for the provider.
+func (h testGateway) inFlight() (n int) {
+	for _, s := range h.gw.Status().Services {
+		n += s.Pool.InFlight
+	}
+	return n
+}
+
+func waitUntil(so func() bool) {
+	for !so() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestShutdownCompletesRequestsInFlight(t *testing.T) {
+	const n = 100
+	s := newMockEnv(t, slowAPNs(300*time.Millisecond))
+	h := s.start(t, listenConfig+slowTimeouts+"drain: {grace: 10m}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
+	var sending sync.WaitGroup
+	var answered atomic.Int64
+	for range n {
+		sending.Go(func() {
+			defer answered.Add(1)
+			if status, receipt := h.post("shop", apnsNotification(deviceToken)); status != 200 || receipt["status"] != "accepted" {
+				t.Errorf("%d %v", status, receipt)
+			}
+		})
+	}
+	waitUntil(func() bool { return int(answered.Load())+h.inFlight() >= n })
+	if err := h.stop(); err != nil {
+		t.Error(err)
+	}
+	sending.Wait()
+}
+
+func TestDrainingGatewayIsNotReadyBeforeItStopsListening(t *testing.T) {
+	for delay := 300 * time.Millisecond; ; delay *= 2 {
+		wrong, inTime := probeDrain(t, delay)
+		if inTime || delay > 30*time.Second {
+			for _, what := range wrong {
+				t.Error(what)
+			}
+			return
+		}
+	}
+}
+
+// probeDrain asks a gateway that listens for so long once it drains, and says what it did wrong, and whether all was asked
+// in that time.
+func probeDrain(t *testing.T, delay time.Duration) (wrong []string, inTime bool) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+fmt.Sprintf("drain: {delay: %s}\napps:\n", delay)+s.appBlock("shop", s.apnsBlock()))
+	h.post("shop", apnsNotification(deviceToken))
+	if status, text := h.get(h.url + "/readyz"); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	note := func(right bool, format string, args ...any) {
+		if !right {
+			wrong = append(wrong, fmt.Sprintf(format, args...))
+		}
+	}
+	call := func(method, path, body string) (status int, text string, closes bool) {
+		request, err := http.NewRequest(method, h.url+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+h.key)
+		answer, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return 0, err.Error(), false
+		}
+		defer answer.Body.Close()
+		read, _ := io.ReadAll(answer.Body)
+		return answer.StatusCode, string(read), answer.Close
+	}
+	began, ended := time.Now(), make(chan error, 1)
+	go func() { ended <- h.stop() }()
+	waitUntil(func() bool { return h.gw.Status().Draining })
+	status, text, _ := call("GET", "/readyz", "")
+	note(status == 503 && strings.Contains(text, "draining"), "readyz: %d %s", status, text)
+	status, text, _ = call("POST", "/v1/apps/shop/notifications", apnsNotification(deviceToken))
+	note(status == 200, "a late request: %d %s", status, text)
+	status, text, closes := call("GET", "/livez", "")
+	note(status == 200 && closes, "the caller is not told to connect elsewhere: %d %s", status, text)
+	inTime = time.Since(began) < delay
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	return wrong, inTime
+}
+
+func TestRequestPastDrainGraceIsAborted(t *testing.T) {
+	s := newMockEnv(t, slowAPNs(time.Minute))
+	cfg := parse(t, listenConfig+"drain: {grace: 100ms}\nretry: {attempt_timeout: 2m}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
+	g, err := gateway.New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	h := testGateway{t: t, key: s.key, url: "http://" + g.Addr().String(), gw: g}
+	cut := make(chan error, 1)
+	go func() {
+		request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsNotification(deviceToken)))
+		request.Header.Set("Authorization", "Bearer "+s.key)
+		answer, err := http.DefaultClient.Do(request)
+		if err == nil {
+			err = answer.Body.Close()
+		}
+		cut <- err
+	}()
+	waitUntil(func() bool { return h.inFlight() == 1 })
+	cancel()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests were cut after 100ms (raise drain.grace)") {
+		t.Errorf("Run: %v", err)
+	}
+	if err := <-cut; err == nil {
+		t.Error("the request was answered, not cut")
+	}
+	http.DefaultClient.CloseIdleConnections()
+}

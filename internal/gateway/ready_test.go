@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/wire"
+)
+
+func init() { connTimeout = time.Minute }
+
+// idleConn is a connection on which nothing happens.
+type idleConn struct{}
+
+func (idleConn) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
+func (idleConn) Drain()                                                    {}
+func (idleConn) State() wire.State                                         { return wire.State{MaxStreams: 1000} }
+func (idleConn) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// idleService returns a service that resolves to the given addresses. Its pool does not run.
+func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *service {
+	t.Helper()
+	p, err := pool.New(pool.Config{
+		Name: name, Resolver: pool.Static(addrs), DrainTimeout: time.Millisecond,
+		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return idleConn{}, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &service{name: name, pool: p}
+}
+
+func TestGatewayWithoutConnectionsIsNeverReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gateway{}
+		g.current.Store(&snapshot{services: []*service{idleService(t, "one"), idleService(t, "two")}})
+		g.startedAt.Store(time.Now().UnixNano())
+		for range 3 {
+			if missing := g.notReady(); len(missing) != 2 {
+				t.Errorf("after %s: %v", time.Since(time.Unix(0, g.startedAt.Load())), missing)
+			}
+			time.Sleep(warmUp)
+		}
+	})
+}
+
+func TestStartingGatewayWaitsForAllProvidersAndRunningGatewayForAny(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		well := idleService(t, "well", netip.MustParseAddrPort("127.0.0.1:1"))
+		ended := make(chan error, 1)
+		go func() { ended <- well.pool.Run(ctx) }()
+		g := &Gateway{}
+		g.current.Store(&snapshot{services: []*service{well, idleService(t, "ill")}})
+		g.startedAt.Store(time.Now().UnixNano())
+		time.Sleep(warmUp / 2)
+		if missing := g.notReady(); len(missing) != 1 || missing[0].Name != "ill" {
+			t.Errorf("while it warms up: %v", missing)
+		}
+		time.Sleep(warmUp)
+		if missing := g.notReady(); missing != nil {
+			t.Errorf("warm: %v", missing)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNewResolver(t *testing.T) {
+	endpoint := config.Endpoint{}
+	if err := endpoint.UnmarshalText([]byte("127.0.0.1:9")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		url       string
+		endpoints []config.Endpoint
+		servers   []string
+		stranger  bool
+		want      pool.Resolver
+	}{
+		{"https://api.push.apple.com", []config.Endpoint{endpoint}, nil, false, pool.Static{endpoint.AddrPort}},
+		{"https://127.0.0.1:9", nil, nil, false, pool.Static{endpoint.AddrPort}},
+		{"https://apns.test:2197", nil, nil, false, pool.System{Host: "apns.test", Port: 2197}},
+		{"https://api.push.apple.com:2197", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
+		{"https://api.push.apple.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 443})},
+		{"https://api.sandbox.push.apple.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
+		{"https://apns.test:2197", nil, []string{"127.0.0.1:5353"}, false, pool.DNS{Host: "apns.test", Port: 2197, Servers: []string{"127.0.0.1:5353"}}},
+		{"https://api.push.apple.com", nil, []string{"127.0.0.1:5353"}, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 443, Servers: []string{"127.0.0.1:5353"}})},
+		{"https://fcm.googleapis.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
+		{"https://push.example", nil, nil, true, pool.PublicOnly(pool.DNS{Host: "push.example", Port: 443})},
+	} {
+		base, err := url.Parse(c.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := newResolver(base, settings{endpoints: c.endpoints, publicOnly: c.stranger}, c.servers); !reflect.DeepEqual(c.want, got) {
+			t.Errorf("%s: %#v, not %#v", c.url, got, c.want)
+		}
+	}
+}

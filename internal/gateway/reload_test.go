@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// reload reads a configuration and puts it in force.
+func (h testGateway) reload(text string) ([]string, error) {
+	cfg, err := config.Parse(filepath.Join(h.t.TempDir(), "gateway.yaml"), []byte(text), nil)
+	if err != nil {
+		return nil, err
+	}
+	return h.gw.Reload(cfg)
+}
+
+// sendBoth posts one notification for shop to a device of each platform and fails unless both are accepted.
+func (h testGateway) sendBoth() {
+	h.t.Helper()
+	for _, body := range []string{fcmNotification, fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, deviceToken)} {
+		if code, receipt := h.post("shop", body); code != http.StatusOK || receipt["status"] != "accepted" {
+			h.t.Errorf("%s: %d %v", body, code, receipt)
+		}
+	}
+}
+
+// dialCount counts the connections that the mock's APNs and FCM have taken so far.
+func (s mockEnv) dialCount() (n uint64) {
+	for _, name := range []string{mockprovider.APNs, mockprovider.FCM} {
+		for _, endpoint := range s.mock.Ledger().Summary().Services[name].Endpoints {
+			n += endpoint.Dials
+		}
+	}
+	return n
+}
+
+var reloads = flag.Int("reloads", 200, "how often the configuration is changed under load")
+
+func TestReloadsUnderLoad(t *testing.T) {
+	s := newMockEnv(t)
+	shop := func(apns string) string { return s.appBlock("shop", apns, s.fcmBlock()) }
+	with := func(retry, limits, more, apps string) string { // in other respects patient
+		return listenConfig + fmt.Sprintf("retry: {attempt_timeout: 2m%s}\nlimits: {send_time: 10m%s}\n%sapps:\n%s", retry, limits, more, apps)
+	}
+	h := s.start(t, with("", "", "", shop(s.apnsBlock())))
+	h.sendBoth()
+	var callers sync.WaitGroup
+	var over atomic.Bool
+	for range 4 {
+		callers.Go(func() {
+			for !over.Load() {
+				h.sendBoth()
+			}
+		})
+	}
+	good := []func(i int) string{
+		func(int) string { return with("", "", "", shop(s.apnsBlock())) },
+		func(int) string { return with("", "", "", shop(s.apnsCertBlock())) },
+		func(i int) string {
+			return with("", "", "", shop(s.apnsBlock())+s.appBlock(fmt.Sprint("app", i), s.fcmBlock()))
+		},
+		func(i int) string { return with(fmt.Sprint(", attempts: ", 2+i%3), "", "", shop(s.apnsBlock())) },
+		func(i int) string { return with("", fmt.Sprint(", batch: ", 1+i), "", shop(s.apnsBlock())) },
+		func(i int) string { return with("", "", fmt.Sprintf("pool: {size: %d}\n", 1+i%4), shop(s.apnsBlock())) },
+	}
+	bad := []string{
+		with("", "", "pol: {size: 4}\n", shop(s.apnsBlock())),
+		with("", "", "", strings.Replace(shop(s.apnsBlock()), s.ready.APNsKeyFile, "nowhere.p8", 1)),
+		listenConfig + "apps: {}\n",
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range *reloads {
+		if i%10 == 9 {
+			if _, err := h.reload(bad[random.IntN(len(bad))]); err == nil {
+				t.Fatal("a bad configuration was put in force")
+			}
+			h.sendBoth() // so that no more is dialled at a time than a slow machine can bear
+			continue
+		}
+		if _, err := h.reload(good[random.IntN(len(good))](i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	over.Store(true)
+	callers.Wait()
+	h.sendBoth()
+}
+
+func TestReloadReplacesAppsAndKeys(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.fcmBlock()))
+	other, hash := api.NewKey()
+	changes, err := h.reload(listenConfig + "apps:\n" + strings.Replace(s.appBlock("bank", s.fcmBlock()), s.hash, hash, 1))
+	if err != nil || strings.Join(changes, "; ") != "apps.bank: (none) → (new); apps.shop: (there) → (none)" {
+		t.Errorf("%q, %v", changes, err)
+	}
+	if code, _ := h.post("shop", fcmNotification); code != http.StatusUnauthorized {
+		t.Errorf("the app that is gone answers %d", code)
+	}
+	h.key = other
+	if code, receipt := h.post("bank", fcmNotification); code != http.StatusOK {
+		t.Errorf("the new one answers %d: %v", code, receipt)
+	}
+}
+
+func TestRejectedReloadChangesNothing(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock(), s.fcmBlock()))
+	for text, want := range map[string]string{
+		"pool: {size: 99}\napps:\n" + s.appBlock("shop", s.fcmBlock()):                      "pool.size",
+		"zone: osaka\napps:\n" + s.appBlock("shop", s.fcmBlock()):                           "zone cannot change while the gateway runs",
+		"apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.fcmBlock()), "ca_file", "cafi"): "cafi",
+		"apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.fcmBlock()), ".json", ".jso"):   "no such file",
+	} {
+		if _, err := h.reload(listenConfig + text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+	h.sendBoth()
+	if changes, err := h.reload(listenConfig + "apps:\n" + s.appBlock("shop", s.apnsBlock(), s.fcmBlock())); err != nil || len(changes) != 0 {
+		t.Errorf("%v, %v", changes, err)
+	}
+}
+
+func TestReloadKeepsUnchangedConnections(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock(), s.fcmBlock()))
+	h.sendBoth()
+	for i := range 20 {
+		text := listenConfig + fmt.Sprintf("limits: {batch: %d}\nretry: {attempts: %d}\napps:\n", 100+i, 1+i%3) +
+			s.appBlock("shop", s.apnsBlock(), s.fcmBlock()) + s.appBlock(fmt.Sprint("other", i), s.fcmBlock())
+		if _, err := h.reload(text); err != nil {
+			t.Fatal(err)
+		}
+		h.sendBoth()
+	}
+	if dials, places := s.dialCount(), uint64(len(s.ready.APNsEndpoints)+len(s.ready.FCMEndpoints)); dials > places {
+		t.Errorf("%d connections were dialled, for %d places", dials, places)
+	}
+}
+
+func TestReloadDetectsNewKeyFileContents(t *testing.T) {
+	s := newMockEnv(t)
+	account := filepath.Join(t.TempDir(), "account.json")
+	move := func(from string) {
+		t.Helper()
+		text, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(account, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move(s.ready.ServiceAccountFile)
+	text := listenConfig + "apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.apnsBlock(), s.fcmBlock()), s.ready.ServiceAccountFile, account)
+	h := s.start(t, text)
+	h.sendBoth()
+	other := newMockEnv(t, mockprovider.Config{})
+	move(other.ready.ServiceAccountFile)
+	changes, err := h.reload(text)
+	if err != nil || strings.Join(changes, "; ") != "apps.shop.fcm: another credential" {
+		t.Errorf("%q, %v", changes, err)
+	}
+}
+
+func TestReloadKeepsIdempotencyKeys(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.fcmBlock()))
+	_, first := h.request(http.MethodPost, "", fcmNotification, "Idempotency-Key", "once")
+	if _, err := h.reload(listenConfig + "limits: {batch: 7}\napps:\n" + s.appBlock("shop", s.fcmBlock())); err != nil {
+		t.Fatal(err)
+	}
+	if _, again := h.request(http.MethodPost, "", fcmNotification, "Idempotency-Key", "once"); again["id"] != first["id"] || first["id"] == nil {
+		t.Errorf("%v and then %v", first, again)
+	}
+}
+
+func TestReloadedQuotaKeepsConnectionsAndUsage(t *testing.T) {
+	s := newMockEnv(t)
+	with := func(top string) string { return listenConfig + top + "apps:\n" + s.appBlock("shop", s.fcmBlock()) }
+	h := s.start(t, with("quota: {fcm: {rate: 1/h}}\n"))
+	if code, receipt := h.post("shop", fcmNotification); code != http.StatusOK {
+		t.Fatalf("the one of this hour: %d %v", code, receipt)
+	}
+	dials := uint64(len(s.ready.FCMEndpoints))
+	waitUntil(func() bool { return s.dialCount() == dials }) // the first of them was enough to send
+	for _, c := range []struct {
+		top  string
+		want int
+	}{
+		{"quota: {fcm: {rate: 2/h}}\n", http.StatusTooManyRequests},
+		{"quota: {fcm: {rate: 2/h, topics_rate: 1/h}}\npool: {size: 3}\n", http.StatusTooManyRequests}, // connects anew, and has spent it all the same
+		{"quota: {fcm: {rate: 1000/s}}\npool: {size: 3}\n", http.StatusOK},
+	} {
+		if changes, err := h.reload(with(c.top)); err != nil || len(changes) == 0 {
+			t.Errorf("%s%q, %v", c.top, changes, err)
+		}
+		if code, receipt := h.post("shop", fcmNotification); code != c.want {
+			t.Errorf("%s%d %v, want %d", c.top, code, receipt, c.want)
+		}
+		if c.top == "quota: {fcm: {rate: 2/h}}\n" && s.dialCount() != dials {
+			t.Errorf("%d connections were made for another quota", s.dialCount()-dials)
+		}
+	}
+}

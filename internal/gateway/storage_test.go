@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// request makes any call about the app shop and returns its status and body.
+func (h testGateway) request(method, path, body string, headers ...string) (int, map[string]any) {
+	h.t.Helper()
+	r, err := http.NewRequest(method, h.url+"/v1/apps/shop/notifications"+path, strings.NewReader(body))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+h.key)
+	r.Header.Set("Content-Type", "application/json")
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	var got map[string]any
+	if err != nil || json.Unmarshal(text, &got) != nil {
+		h.t.Fatalf("%v: %s", err, text)
+	}
+	return answer.StatusCode, got
+}
+
+// waitStatus asks until the notification is in that state.
+func (h testGateway) waitStatus(id any, status string) (receipt map[string]any) {
+	h.t.Helper()
+	waitUntil(func() bool {
+		code, got := h.request("GET", fmt.Sprint("/", id), "")
+		if code != 200 {
+			h.t.Fatal(code, got)
+		}
+		receipt = got
+		return got["status"] == status
+	})
+	return receipt
+}
+
+func (s mockEnv) startWithQueue(t testing.TB, dir string) testGateway {
+	return s.start(t, listenConfig+slowTimeouts+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.appBlock("shop", s.apnsBlock(), s.fcmBlock()))
+}
+
+func TestQueuedNotificationIsSentAndFound(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.startWithQueue(t, t.TempDir())
+	code, got := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
+	if code != 202 || got["id"] == nil {
+		t.Fatal(code, got)
+	}
+	receipt := h.waitStatus(got["id"], "accepted")
+	if attempts, _ := receipt["attempts"].([]any); len(attempts) != 1 {
+		t.Error(receipt)
+	}
+	code, at := h.request("POST", "", apnsNotification(deviceToken))
+	if code != 200 {
+		t.Fatal(code, at)
+	}
+	h.waitStatus(at["id"], "accepted") // what is sent at once is in the history too
+}
+
+func TestScheduledNotificationSurvivesRestartAndCanBeCancelled(t *testing.T) {
+	s, dir := newMockEnv(t), t.TempDir()
+	h := s.startWithQueue(t, dir)
+	later := func(in time.Duration) string {
+		return strings.TrimSuffix(apnsNotification(deviceToken), "}") + fmt.Sprintf(`,"send_at":%q}`, time.Now().Add(in).Format(time.RFC3339Nano))
+	}
+	var soon map[string]any
+	for in := 1500 * time.Millisecond; soon["status"] != "scheduled" && in < time.Minute; in *= 2 { // what a slow machine takes too late is due at once
+		_, soon = h.request("POST", "", later(in), "Prefer", "respond-async")
+	}
+	_, far := h.request("POST", "", later(time.Hour), "Prefer", "respond-async")
+	if soon["status"] != "scheduled" || far["status"] != "scheduled" {
+		t.Fatal(soon, far)
+	}
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	h = s.startWithQueue(t, dir)
+	h.waitStatus(soon["id"], "accepted")
+	if code, got := h.request("DELETE", fmt.Sprint("/", far["id"]), ""); code != 200 || got["status"] != "cancelled" {
+		t.Error(code, got)
+	}
+	if code, got := h.request("DELETE", fmt.Sprint("/", soon["id"]), ""); code != 409 {
+		t.Error(code, got)
+	}
+}
+
+func TestQueuedNotificationsAreSentAfterRestart(t *testing.T) {
+	s, dir := newMockEnv(t, slowAPNs(20*time.Millisecond)), t.TempDir()
+	h := s.startWithQueue(t, dir)
+	var ids []any
+	for range 300 {
+		code, got := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
+		if code != 202 {
+			t.Fatal(code, got)
+		}
+		ids = append(ids, got["id"])
+	}
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	h = s.startWithQueue(t, dir)
+	for _, id := range ids {
+		h.waitStatus(id, "accepted")
+	}
+	if got := s.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.APNs}); got != len(ids) {
+		t.Errorf("%d arrived, %d were accepted", got, len(ids))
+	}
+}
+
+func TestIdempotencyKeyReturnsFirstReceipt(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.startWithQueue(t, t.TempDir())
+	_, first := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async", "Idempotency-Key", "k")
+	h.waitStatus(first["id"], "accepted")
+	for _, prefer := range []string{"respond-async", "wait=10"} {
+		if _, again := h.request("POST", "", apnsNotification(deviceToken), "Prefer", prefer, "Idempotency-Key", "k"); again["id"] != first["id"] || again["status"] != "accepted" {
+			t.Errorf("%s: %v", prefer, again)
+		}
+	}
+}
+
+func TestTwoGatewaysCannotOpenOneQueue(t *testing.T) {
+	s, dir := newMockEnv(t), t.TempDir()
+	h := s.startWithQueue(t, dir)
+	h.waitStatus(func() any {
+		_, got := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
+		return got["id"]
+	}(), "accepted")
+	g, err := gateway.New(parse(t, listenConfig+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.appBlock("shop", s.apnsBlock())), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another process has this folder") {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/webhooks"
+)
+
+const webhookSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
+
+// webhookReceiver is a webhook's receiver. While it is sick it takes nothing.
+type webhookReceiver struct {
+	*httptest.Server
+	failing atomic.Bool
+	mu      sync.Mutex
+	ids     []string // of notifications, in the order of their events
+	bad     []string
+}
+
+func newWebhookReceiver(t testing.TB) *webhookReceiver {
+	l := &webhookReceiver{}
+	l.Server = httptest.NewTLSServer(l)
+	t.Cleanup(l.Close)
+	return l
+}
+
+func (l *webhookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if l.failing.Load() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	body, _ := io.ReadAll(r.Body)
+	secret, _ := webhooks.ParseSecret(webhookSecret)
+	var in struct {
+		Data struct{ Events []struct{ ID, Cursor string } }
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := json.Unmarshal(body, &in); err != nil || webhooks.Verify(r.Header, body, secret) != nil {
+		l.bad = append(l.bad, string(body))
+	}
+	for _, e := range in.Data.Events {
+		l.ids = append(l.ids, e.ID)
+	}
+}
+
+// received reports whether the listener was told of the notification.
+func (l *webhookReceiver) received(id any) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Contains(l.ids, fmt.Sprint(id))
+}
+
+// caFile writes the listener's certificate to a file.
+func (l *webhookReceiver) caFile(t testing.TB) string {
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.Certificate().Raw})
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func (l *webhookReceiver) block(t testing.TB, name, more string) string {
+	return fmt.Sprintf("{name: %s, url: '%s/hooks', secret: %s, networks: [127.0.0.0/8], ca_file: %q%s}", name, l.URL, webhookSecret, l.caFile(t), more)
+}
+
+// webhookConfig is a configuration whose app shop has webhooks.
+func (s mockEnv) webhookConfig(dir string, blocks ...string) string {
+	hooks := "webhooks: [" + strings.Join(blocks, ", ") + "]"
+	return listenConfig + slowTimeouts + fmt.Sprintf("queue: {dir: %q}\n", dir) + "apps:\n" + s.appBlock("shop", s.apnsBlock(), hooks)
+}
+
+func TestWebhookDeliveryContinuesAfterRestart(t *testing.T) {
+	s, dir, well, sick := newMockEnv(t), t.TempDir(), newWebhookReceiver(t), newWebhookReceiver(t)
+	sick.failing.Store(true)
+	text := s.webhookConfig(dir, well.block(t, "well", ""), sick.block(t, "sick", ", events: [unregistered]"))
+	h := s.start(t, text)
+	_, alive := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
+	_, dead := h.request("POST", "", apnsNotification("dead0000"+deviceToken[8:]))
+	waitUntil(func() bool { return well.received(alive["id"]) && well.received(dead["id"]) })
+	waitUntil(func() bool {
+		for _, w := range h.gw.Status().Webhooks {
+			if w.Name == "sick" {
+				return w.Failures > 0 && w.Reason == "HTTP status 503"
+			}
+		}
+		return false
+	})
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	sick.failing.Store(false)
+	h = s.start(t, text)
+	waitUntil(func() bool { return sick.received(dead["id"]) })
+	if sick.received(alive["id"]) || len(well.bad)+len(sick.bad) != 0 {
+		t.Errorf("%v %v", well.bad, sick.bad)
+	}
+}
+
+func TestReloadKeepsOrResumesWebhook(t *testing.T) {
+	s, dir, first, second := newMockEnv(t), t.TempDir(), newWebhookReceiver(t), newWebhookReceiver(t)
+	before := s.webhookConfig(dir, first.block(t, "billing", ""))
+	h := s.start(t, before)
+	send := func() any {
+		_, got := h.request("POST", "", apnsNotification(deviceToken))
+		return got["id"]
+	}
+	reload := func(text string) []string {
+		changes, err := h.gw.Reload(parse(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return changes
+	}
+	one := send()
+	waitUntil(func() bool { return first.received(one) })
+	if changes := reload(before); len(changes) != 0 {
+		t.Errorf("%q", changes)
+	}
+	two := send()
+	waitUntil(func() bool { return first.received(two) })
+	first.failing.Store(true)
+	three := send()
+	if changes := fmt.Sprint(reload(s.webhookConfig(dir, second.block(t, "billing", "")))); !strings.Contains(changes, "webhook shop/billing: begins anew where it was") || strings.Contains(changes, "whsec") || strings.Contains(changes, "/hooks") {
+		t.Errorf("%s", changes)
+	}
+	waitUntil(func() bool { return second.received(three) })
+	if second.received(one) {
+		t.Error("it began at the beginning")
+	}
+	reload(s.webhookConfig(dir))
+	send()
+	if got := h.gw.Status().Webhooks; len(got) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestWebhookWithInvalidSecretIsRejected(t *testing.T) {
+	s, l := newMockEnv(t), newWebhookReceiver(t)
+	file := filepath.Join(t.TempDir(), "secret")
+	for text, ok := range map[string]bool{"": false, "whsec_SECRET": false, webhookSecret + "\n" + webhookSecret + "\n": true} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		block := strings.Replace(l.block(t, "billing", ""), "secret: "+webhookSecret, fmt.Sprintf("secret_file: %q", file), 1)
+		_, err := gateway.New(parse(t, s.webhookConfig(t.TempDir(), block)), nil)
+		if (err == nil) != ok || err != nil && (!strings.Contains(err.Error(), "apps.shop.webhooks[0].secret_file") || strings.Contains(err.Error(), "SECRET")) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

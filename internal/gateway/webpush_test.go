@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/providers/webpush"
+)
+
+// vapidKeyFile writes a VAPID key and returns its file.
+func vapidKeyFile(t testing.TB) string {
+	t.Helper()
+	key, err := webpush.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := key.PEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "vapid.pem")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func (s mockEnv) webPushBlock(t testing.TB) string {
+	return fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.ready.WebPush, s.ready.CAFile, vapidKeyFile(t))
+}
+
+// webPushNotification is a notification to a browser that subscribed at that URL, as a browser writes it.
+func webPushNotification(t testing.TB, at string) string {
+	t.Helper()
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := make([]byte, 16)
+	_, _ = rand.Read(secret)
+	endpoint, _ := json.Marshal(at)
+	return fmt.Sprintf(`{"platform":"webpush","title":"Hi","subscription":{"endpoint":%s,"expirationTime":null,"keys":{"p256dh":%q,"auth":%q}}}`,
+		endpoint, base64.RawURLEncoding.EncodeToString(key.PublicKey().Bytes()), base64.RawURLEncoding.EncodeToString(secret))
+}
+
+func TestWebPushGoesToServiceOfSubscription(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", s.webPushBlock(t)))
+	if code, body := h.get(h.url + "/readyz"); code != http.StatusOK {
+		t.Errorf("ready before any subscription has named a service: %d %s", code, body)
+	}
+	var all sync.WaitGroup
+	for range 20 { // all of them are the first to name it
+		all.Go(func() {
+			if status, receipt := h.post("web", webPushNotification(t, s.ready.WebPush+"/push/abc")); status != 200 || receipt["status"] != "accepted" {
+				t.Errorf("%d %v", status, receipt)
+			}
+		})
+	}
+	all.Wait()
+	if got := s.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.WebPush}); got != 20 {
+		t.Errorf("the service saw %d requests", got)
+	}
+	status := h.gw.Status()
+	if len(status.Services) != 1 || !status.Services[0].Pool.Ready {
+		t.Errorf("%+v", status)
+	}
+}
+
+func TestGoneSubscriptionIsUnregistered(t *testing.T) {
+	s := newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.WebPush, Status: 410}}}})
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", s.webPushBlock(t)))
+	if _, receipt := h.post("web", webPushNotification(t, s.ready.WebPush+"/push/abc")); receipt["status"] != "unregistered" || receipt["forget_token"] != true {
+		t.Errorf("%v", receipt)
+	}
+}
+
+func TestSubscriptionCannotTargetInternalHosts(t *testing.T) {
+	calls := &atomic.Int32{}
+	inside := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
+	defer inside.Close()
+	s := newMockEnv(t)
+	block := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:ops@example.com'}", vapidKeyFile(t))
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", block))
+	for _, at := range []string{
+		inside.URL + "/push", strings.Replace(inside.URL, "127.0.0.1", "localhost", 1), "https://169.254.169.254/latest/meta-data/",
+		"http://fcm.googleapis.com/x", "https://[::ffff:127.0.0.1]/x", "https://2130706433/x", "https://fcm.googleapis.com@127.0.0.1/x",
+	} {
+		if status, problem := h.post("web", webPushNotification(t, at)); status != http.StatusBadRequest || problem["field"] != "subscription.endpoint" {
+			t.Errorf("%s: %d %v", at, status, problem)
+		}
+	}
+	if calls.Load() != 0 || len(h.gw.Status().Services) != 0 {
+		t.Errorf("%d calls, %+v", calls.Load(), h.gw.Status())
+	}
+}
+
+// newDNSServer is a name server whose every name has that address.
+func newDNSServer(t testing.TB, address string) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan struct{})
+	server := &dns.Server{PacketConn: conn, NotifyStartedFunc: func() { close(started) }, Handler: dns.HandlerFunc(
+		func(w dns.ResponseWriter, question *dns.Msg) {
+			answer := new(dns.Msg).SetReply(question)
+			if question.Question[0].Qtype == dns.TypeA {
+				record, err := dns.NewRR(question.Question[0].Name + " 60 IN A " + address)
+				if err != nil {
+					t.Error(err)
+				}
+				answer.Answer = append(answer.Answer, record)
+			}
+			_ = w.WriteMsg(answer)
+		})}
+	ended := make(chan error, 1)
+	go func() { ended <- server.ActivateAndServe() }()
+	<-started
+	t.Cleanup(func() {
+		_ = server.Shutdown()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return conn.LocalAddr().String()
+}
+
+func TestAllowedNameWithPrivateAddressIsNotCalled(t *testing.T) {
+	for _, address := range []string{"127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "0.0.0.0"} {
+		s := newMockEnv(t)
+		block := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:ops@example.com', services: ['*']}", vapidKeyFile(t))
+		h := s.start(t, listenConfig+fmt.Sprintf("dns: {servers: ['%s']}\napps:\n", newDNSServer(t, address))+s.appBlock("web", block))
+		began := time.Now()
+		status, problem := h.post("web", webPushNotification(t, "https://rebind.example/push"))
+		if status != http.StatusServiceUnavailable || !strings.Contains(fmt.Sprint(problem["receipt"]), "DNS_FAILURE") {
+			t.Errorf("%s: %d %v after %s", address, status, problem, time.Since(began))
+		}
+		if len(h.gw.Status().Services) != 0 {
+			t.Errorf("%s: a pool was made for it: %+v", address, h.gw.Status())
+		}
+	}
+}
+
+// newHTTP1Service is a push service that knows no HTTP/2.
+func newHTTP1Service(t testing.TB, answer http.HandlerFunc) (base, caFile string) {
+	t.Helper()
+	server := httptest.NewTLSServer(answer)
+	t.Cleanup(server.Close)
+	caFile = filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(caFile, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return server.URL, caFile
+}
+
+func TestHTTP1FallbackFollowsNoRedirect(t *testing.T) {
+	var elsewhere, proxied atomic.Int32
+	other := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	defer other.Close()
+	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { proxied.Add(1) }))
+	defer proxy.Close()
+	t.Setenv("HTTPS_PROXY", proxy.URL)
+	base, ca := newHTTP1Service(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		switch {
+		case r.ProtoMajor != 1 || r.Header.Get("Content-Encoding") != "aes128gcm" || !strings.HasPrefix(r.Header.Get("Authorization"), "vapid t="):
+			w.WriteHeader(http.StatusTeapot)
+		case r.URL.Path == "/moved":
+			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+		case r.URL.Path == "/flood":
+			_, _ = w.Write(make([]byte, 1<<20))
+		default:
+			w.WriteHeader(http.StatusCreated)
+		}
+	})
+	key, hash := api.NewKey()
+	s := mockEnv{key: key, hash: hash}
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web",
+		fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", base, ca, vapidKeyFile(t))))
+	for path, want := range map[string]string{"/w/?token=a%2b": "accepted", "/moved": "refused", "/flood": "unknown"} {
+		_, receipt := h.post("web", webPushNotification(t, base+path))
+		if inner, ok := receipt["receipt"].(map[string]any); ok {
+			receipt = inner
+		}
+		if receipt["status"] != want {
+			t.Errorf("%s: %v", path, receipt)
+		}
+	}
+	if elsewhere.Load() != 0 || proxied.Load() != 0 {
+		t.Errorf("the redirect was followed %d times, the proxy asked %d times", elsewhere.Load(), proxied.Load())
+	}
+}
+
+func TestInvalidWebPushBlockNamesTheKey(t *testing.T) {
+	s := newMockEnv(t)
+	nowhere := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.ready.APNsKeyFile+".gone")
+	for block, want := range map[string]string{
+		nowhere: "apps.web.webpush.vapid_key_file",
+		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.ready.ServiceAccountFile):                  "neither PEM",
+		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c', endpoints: ['127.0.0.1:1']}", vapidKeyFile(t)): "apps.web.webpush.endpoints: only for",
+	} {
+		if _, err := gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("web", block)), nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}

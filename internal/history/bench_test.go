@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/push"
+)
+
+// openBench returns what opens a history on one engine, and runs it.
+func openBench(b *testing.B) (open func(dir string) (h *history.History, stop func())) {
+	b.Helper()
+	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: filepath.Join(b.TempDir(), "engine")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = e.Close() })
+	return func(dir string) (*history.History, func()) {
+		h, err := history.Open(b.Context(), history.Config{Engine: e, Dir: dir})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- h.Run(ctx) }()
+		return h, func() {
+			cancel()
+			if err := <-ended; err != nil {
+				b.Fatal(err)
+			}
+			if err := h.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+func lifecycles(n int) (ids []string, events []push.Event) {
+	for range n {
+		ids = append(ids, newID())
+	}
+	for _, status := range []push.Status{push.StatusQueued, push.StatusSending, push.StatusAccepted} {
+		for _, id := range ids {
+			events = append(events, newEvent(id, status))
+		}
+	}
+	return ids, events
+}
+
+// BenchmarkIndexing makes the index of 30,000 events of 10,000 notifications: ns/event is what one costs.
+func BenchmarkIndexing(b *testing.B) {
+	open := openBench(b)
+	h, stop := open(b.TempDir())
+	_, events := lifecycles(10_000)
+	if _, err := h.Append(b.Context(), events...); err != nil {
+		b.Fatal(err)
+	}
+	stop()
+	for b.Loop() {
+		h, stop := open(b.TempDir())
+		if err := h.WaitCaughtUp(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		stop() // commits what is left
+	}
+	perEvent := float64(b.Elapsed().Nanoseconds()) / float64(b.N*len(events))
+	b.ReportMetric(perEvent, "ns/event")
+	b.ReportMetric(1e9/perEvent, "events/s")
+}
+
+// BenchmarkAppend appends from many goroutines, each waiting until its event is on disk.
+func BenchmarkAppend(b *testing.B) {
+	for name, writers := range map[string]int{"1": 1, "512": 512} {
+		b.Run(name, func(b *testing.B) {
+			open := openBench(b)
+			h, stop := open(b.TempDir())
+			defer stop()
+			turns := make(chan struct{})
+			var house sync.WaitGroup
+			for range writers {
+				house.Go(func() {
+					for range turns {
+						if _, err := h.Append(b.Context(), newEvent(newID(), push.StatusQueued)); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			for b.Loop() {
+				turns <- struct{}{}
+			}
+			close(turns)
+			house.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
+
+func BenchmarkFind(b *testing.B) {
+	open := openBench(b)
+	h, stop := open(b.TempDir())
+	defer stop()
+	ids, events := lifecycles(10_000)
+	if _, err := h.Append(b.Context(), events...); err != nil {
+		b.Fatal(err)
+	}
+	if err := h.WaitCaughtUp(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		if _, _, err := h.Find(b.Context(), "shop", ids[i%len(ids)]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkStates asks for a chunk's hundred tasks, as the queue does before it works on them.
+func BenchmarkStates(b *testing.B) {
+	open := openBench(b)
+	h, stop := open(b.TempDir())
+	defer stop()
+	ids, events := lifecycles(10_000)
+	if _, err := h.Append(b.Context(), events...); err != nil {
+		b.Fatal(err)
+	}
+	if err := h.WaitCaughtUp(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		from := i * 100 % len(ids)
+		if states, err := h.States(b.Context(), ids[from:from+100]); err != nil || len(states) != 100 {
+			b.Fatal(len(states), err)
+		}
+	}
+}
+
+// BenchmarkClaim claims keys that were never seen, and keys whose notifications wait, or have ended, in an index of 10,000.
+func BenchmarkClaim(b *testing.B) {
+	open := openBench(b)
+	h, stop := open(b.TempDir())
+	defer stop()
+	const count = 10_000
+	var events []push.Event
+	for i := range count {
+		n := newKeyed(fmt.Sprintf("%032d", i), "body")
+		events = append(events, keyedEvent(n, push.StatusQueued))
+		if i%2 == 1 {
+			events = append(events, keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted))
+		}
+	}
+	if _, err := h.Append(b.Context(), events...); err != nil {
+		b.Fatal(err)
+	}
+	for h.WaitCaughtUp(b.Context()) == nil && h.Status().Behind > 0 {
+		runtime.Gosched()
+	}
+	for name, key := range map[string]func(i int) int{
+		"new": func(i int) int { return count + i }, "waiting": func(i int) int { return i * 2 % count }, "ended": func(i int) int { return i*2%count + 1 },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				done, _, err := h.Claim(b.Context(), newKeyed(fmt.Sprintf("%032d", key(i)), "body"), nil)
+				if err != nil || (done == nil) == (name == "new") {
+					b.Fatal(key(i), err)
+				}
+				if done != nil {
+					done()
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/push"
+)
+
+// newGatewayPair is two gateways at one JetStream outside of both.
+func newGatewayPair(t *testing.T) (one, two *testHistory) {
+	t.Helper()
+	where := jetstreamtest.Config(t, t.TempDir())
+	if !jetstreamtest.OnCluster() {
+		where = jetstream.Config{URL: jetstreamtest.StartServer(t)}
+	}
+	return newFixtureAt(t, where).open(), newFixtureAt(t, where).open()
+}
+
+func TestEventsReachOtherGateway(t *testing.T) {
+	one, two := newGatewayPair(t)
+	for range 20 {
+		id := newID()
+		if _, err := one.Append(t.Context(), lifecycle(id)...); err != nil {
+			t.Fatal(err)
+		}
+		if err := two.WaitCaughtUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if receipt, events := two.find("shop", id); receipt.Status() != push.StatusAccepted || len(events) != 3 {
+			t.Fatalf("%+v %+v", receipt, events)
+		}
+	}
+}
+
+func TestClaimIsSharedAmongGateways(t *testing.T) {
+	one, two := newGatewayPair(t)
+	n := newKeyed("key", "body")
+	done, _ := one.claim(n, nil)
+	if _, _, err := two.Claim(t.Context(), newKeyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
+		t.Error(err)
+	}
+	asked := make(chan push.Receipt, 1)
+	go func() {
+		_, earlier, err := two.Claim(t.Context(), newKeyed("key", "body"), nil)
+		if err != nil {
+			t.Error(err)
+		}
+		asked <- earlier
+	}()
+	if err := one.AppendAsync(t.Context(), keyedEvent(n, push.StatusQueued), keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted)); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	if earlier := <-asked; earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
+		t.Errorf("%+v", earlier)
+	}
+}
+
+func TestClaimReturnsEndBeforeRelease(t *testing.T) {
+	one, two := newGatewayPair(t)
+	n := newKeyed("key", "body")
+	done, _ := one.claim(n, nil)
+	one.appendEvents(keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted))
+	if done, earlier := two.claim(newKeyed("key", "body"), nil); done != nil || earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
+		t.Errorf("%+v, while the other gateway still has the key", earlier)
+	}
+	done()
+}
+
+func TestClaimHeldByOtherGatewayIsBusy(t *testing.T) {
+	one, two := newGatewayPair(t)
+	done, _ := one.claim(newKeyed("key", "body"), nil)
+	ask := func(patience time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		_, _, err := two.Claim(ctx, newKeyed("key", "body"), nil)
+		return err
+	}
+	err := ask(150 * time.Millisecond)
+	for patience := time.Second; errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, push.ErrKeyInUse); patience *= 2 {
+		err = ask(patience) // this machine was too slow to ask even once
+	}
+	if !errors.Is(err, push.ErrKeyInUse) {
+		t.Error(err)
+	}
+	done() // of which nothing came
+	if done, _ := two.claim(newKeyed("key", "body"), nil); done == nil {
+		t.Error("a key that was given back is not free")
+	}
+}
+
+// TestClaimsAreReleasedWhenServerDies ends calls of which nothing came right before each server is killed in its turn,
+// and begins others then: whatever became of a claim, the other gateway can have the key.
+func TestClaimsAreReleasedWhenServerDies(t *testing.T) {
+	servers := jetstreamtest.NewCluster(t)
+	where := servers.Account(t)
+	one, two := newFixtureAt(t, where).open(), newFixtureAt(t, where).open()
+	var keys []string
+	claim := func() (done func()) {
+		keys = append(keys, newID())
+		done, _, err := one.Claim(t.Context(), newKeyed(keys[len(keys)-1], "body"), nil)
+		if err != nil {
+			t.Error(err)
+			return func() {}
+		}
+		return done
+	}
+	for server := range 3 {
+		var ends []func()
+		for range 200 {
+			ends = append(ends, claim())
+		}
+		for _, end := range ends {
+			end()
+		}
+		servers.Kill(server)
+		claim()()
+		if err := servers.Start(server); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	for _, key := range keys {
+		done, _, err := two.Claim(ctx, newKeyed(key, "body"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done()
+	}
+}
+
+func TestClaimsSurviveLostBucket(t *testing.T) {
+	one, two := newGatewayPair(t)
+	if one.KeyScope() == "" || one.KeyScope() != two.KeyScope() {
+		t.Errorf("they share the history, and name it %q and %q", one.KeyScope(), two.KeyScope())
+	}
+	_, _ = one.claim(newKeyed("key", "body"), nil)
+	if err := one.engine.JetStream().DeleteKeyValue(t.Context(), "SLUICE_CLAIMS"); err != nil { // as a restart does where there is no replica
+		t.Fatal(err)
+	}
+	for _, key := range []string{"second", "third"} {
+		if done, _ := two.claim(newKeyed(key, "body"), nil); done == nil {
+			t.Errorf("%s: a key that nobody has is not free", key)
+		}
+	}
+	if _, _, err := one.Claim(t.Context(), newKeyed("third", "other body"), nil); !errors.Is(err, push.ErrKeyReused) {
+		t.Errorf("%v: the other gateway has claimed it with another body", err)
+	}
+}

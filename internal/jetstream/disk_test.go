@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package jetstream_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+)
+
+// fullDiskEnv names the folder in the child in which no file may grow.
+const fullDiskEnv = "SLUICE_FULL_DISK"
+
+// TestWriterRecoversAfterFailedWrite has a child whose files cannot grow beyond some size: the writes fail as on a full disk.
+// Then they may grow again.
+func TestWriterRecoversAfterFailedWrite(t *testing.T) {
+	if dir := os.Getenv(fullDiskEnv); dir != "" {
+		runOnFullDisk(t, dir)
+		return
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestAFailedWriteIsToldAndHealed$", "-test.v")
+	child.Env = append(os.Environ(), fullDiskEnv+"="+t.TempDir())
+	if out, err := child.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+func runOnFullDisk(t *testing.T, dir string) {
+	signal.Ignore(syscall.SIGXFSZ) // the write fails then
+	e, w, _ := open(t, dir, testStream)
+	kept := map[jetstream.Offset]string{}
+	write := func(i int) error {
+		item := fmt.Sprintf(`{"i":%d,"x":%q}`, i, strings.Repeat("x", 8<<10))
+		place, err := w.Append(t.Context(), "s.a", []byte(item))
+		if err == nil {
+			kept[place] = item
+		}
+		return err
+	}
+	for i := range 10 {
+		if err := write(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limitFileSize(t, largestFile(t, dir)+64<<10)
+	var err error
+	for i := 10; err == nil; i++ {
+		err = write(i)
+	}
+	if !errors.Is(err, jetstream.ErrUnwritable) {
+		t.Fatal(err)
+	}
+	limitFileSize(t, 1<<40)
+	for i := 1000; write(i) != nil || e.Ready() != nil; i++ {
+	}
+	found := readAll(t, e)
+	for place, item := range kept {
+		if found[place] != item {
+			t.Errorf("%v is lost", place)
+		}
+	}
+}
+
+// limitFileSize lets no file of this process grow beyond size.
+func limitFileSize(t *testing.T, size int64) {
+	t.Helper()
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &r); err != nil {
+		t.Fatal(err)
+	}
+	r.Cur = min(uint64(size), r.Max)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// largestFile is the size of the largest file below dir.
+func largestFile(t *testing.T, dir string) (size int64) {
+	t.Helper()
+	err := filepath.Walk(dir, func(_ string, info os.FileInfo, err error) error {
+		if err == nil {
+			size = max(size, info.Size())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
+}

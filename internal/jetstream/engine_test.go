@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jetstream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// open opens an engine in dir, with a stream of that name and its writer, until the test ends or shut is called.
+func open(t testing.TB, dir string, stream natsjs.StreamConfig) (e *jetstream.Engine, w *jetstream.Writer, shut func()) {
+	t.Helper()
+	return openWith(t, jetstream.Config{Dir: dir, Reserve: -1}, stream)
+}
+
+func openWith(t testing.TB, cfg jetstream.Config, stream natsjs.StreamConfig) (e *jetstream.Engine, w *jetstream.Writer, shut func()) {
+	t.Helper()
+	e, err := jetstream.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Stream(t.Context(), stream); err != nil {
+		t.Fatal(err)
+	}
+	w = e.Writer(stream.Name, false)
+	ctx, stop := context.WithCancel(context.Background())
+	var house sync.WaitGroup
+	house.Go(func() { _ = e.Run(ctx) })
+	house.Go(func() { _ = w.Run(ctx) })
+	shut = sync.OnceFunc(func() {
+		stop()
+		house.Wait()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(shut)
+	return e, w, shut
+}
+
+var testStream = natsjs.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
+
+// readAll reads the whole stream.
+func readAll(t testing.TB, e *jetstream.Engine) (items map[jetstream.Offset]string) {
+	t.Helper()
+	stream, err := e.JetStream().Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	items = map[jetstream.Offset]string{}
+	state := stream.CachedInfo().State
+	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
+		msg, err := stream.GetMsg(t.Context(), seq)
+		if errors.Is(err, natsjs.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, item := range jetstream.Items(msg.Data) {
+			items[jetstream.Offset{Seq: seq, Index: i}] = string(item)
+		}
+	}
+	return items
+}
+
+func TestItemsKeepTheirOffsetsAfterReopen(t *testing.T) {
+	dir := t.TempDir()
+	_, w, shut := open(t, dir, testStream)
+	var mu sync.Mutex
+	want := map[jetstream.Offset]string{}
+	var callers sync.WaitGroup
+	for caller := range 64 {
+		callers.Go(func() {
+			for i := range 10 {
+				item := fmt.Sprintf(`{"caller":%d,"i":%d}`, caller, i)
+				place, err := w.Append(t.Context(), fmt.Sprintf("s.%d", caller%3), []byte(item))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				want[place] = item
+				mu.Unlock()
+			}
+		})
+	}
+	callers.Wait()
+	shut()
+	e, _, _ := open(t, dir, testStream)
+	got := readAll(t, e)
+	if len(want) != 640 || len(got) != len(want) {
+		t.Fatalf("%d places given, %d items found", len(want), len(got))
+	}
+	for place, item := range want {
+		if got[place] != item {
+			t.Errorf("%v: %q, was %q", place, got[place], item)
+		}
+	}
+}

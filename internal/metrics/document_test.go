@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/metrics"
+	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/webhooks"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+)
+
+var update = flag.Bool("update", false, "write the tables of docs/metrics.md anew")
+
+const (
+	document    = "../../docs/metrics.md"
+	tablesBegin = "<!-- tables: go test ./internal/metrics -update -->\n"
+	tablesEnd   = "<!-- end of tables -->\n"
+)
+
+func TestDocumentListsAllMetrics(t *testing.T) {
+	text, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, found := strings.Cut(string(text), tablesBegin)
+	_, after, closed := strings.Cut(rest, tablesEnd)
+	if !found || !closed {
+		t.Fatalf("%s has no place for the tables between %q and %q", document, tablesBegin, tablesEnd)
+	}
+	want := before + tablesBegin + tables(t) + tablesEnd + after
+	if want == string(text) {
+		return
+	}
+	if !*update {
+		t.Fatalf("%s is not what the metrics are (go test ./internal/metrics -update)", document)
+	}
+	if err := os.WriteFile(document, []byte(want), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// groups are the tables of the document, by the prefixes of the names in each.
+var groups = []struct {
+	title    string
+	prefixes []string
+}{
+	{"Notifications and attempts", []string{"sluice_notification", "sluice_attempt", "sluice_retries", "sluice_brake"}},
+	{"Gates", []string{"sluice_gate"}},
+	{"Overload", []string{"sluice_shed", "sluice_admission", "sluice_ceiling"}},
+	{"The API", []string{"sluice_http"}},
+	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
+	{"Endpoints", []string{"sluice_endpoint"}},
+	{"Queue, history and webhooks", []string{"sluice_queue", "sluice_history", "sluice_webhook"}},
+	{"Configuration and build", []string{"sluice_config", "sluice_build"}},
+}
+
+// tables writes the tables of all metrics, from what Prometheus would read.
+func tables(t *testing.T) string {
+	rows := make([]strings.Builder, len(groups))
+	withAllMetrics(t, func(t *testing.T, m *metrics.Metrics) {
+		families, err := m.Gatherer().Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			name, kind := family.GetName(), strings.ToLower(family.GetType().String())
+			if !strings.HasPrefix(name, "sluice_") {
+				continue
+			}
+			var labels []string
+			for _, label := range family.GetMetric()[0].GetLabel() {
+				labels = append(labels, label.GetName())
+			}
+			fmt.Fprintf(&rows[groupOf(t, name)], "| `%s` | %s | %s | %s |\n", name, kind, strings.Join(labels, ", "), family.GetHelp())
+		}
+	})
+	var text strings.Builder
+	for i, group := range groups {
+		fmt.Fprintf(&text, "\n## %s\n\n| name | type | labels | meaning |\n|---|---|---|---|\n%s", group.title, rows[i].String())
+	}
+	return text.String() + "\n"
+}
+
+func groupOf(t *testing.T, name string) int {
+	t.Helper()
+	for i, group := range groups {
+		for _, prefix := range group.prefixes {
+			if strings.HasPrefix(name, prefix) {
+				return i
+			}
+		}
+	}
+	t.Fatalf("%s belongs to no table", name)
+	return 0
+}
+
+// withAllMetrics lets see metrics in which every family has a series.
+func withAllMetrics(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
+	synctest.Test(t, func(t *testing.T) {
+		m := metrics.New()
+		m.Route("shop", push.APNs)
+		m.Request("/livez", 200)
+		m.Reloaded(true)
+		m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {
+			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}, []webhooks.Status{{App: "shop", Name: "crm"}}
+		})
+		startPool(t, m, quota.New(quota.Config{}))
+		see(t, m)
+	})
+}

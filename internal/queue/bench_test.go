@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/push"
+)
+
+// discardJournal is a journal that hears of nothing.
+type discardJournal struct{ *memoryJournal }
+
+func (discardJournal) AppendAsync(context.Context, ...push.Event) error { return nil }
+
+// openBench opens a queue with the history, or with a deaf journal. indexed waits until the history's index holds so many
+// events.
+func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, indexed func(events int)) {
+	b.Helper()
+	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var running sync.WaitGroup
+	keeping, forget := context.WithCancel(context.Background())
+	var j queue.Journal = discardJournal{newMemoryJournal()}
+	indexed = func(int) {}
+	if withHistory {
+		hist, err := history.Open(b.Context(), history.Config{Engine: e, Dir: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		running.Go(func() { _, _ = hist.Run(keeping), hist.Close() })
+		j = historyJournal{hist}
+		indexed = func(events int) { waitIndexed(hist, events) }
+	}
+	q, err = queue.Open(b.Context(), queue.Config{Engine: e, Journal: j, Sender: s, MaxBytes: 1 << 40})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	worked := make(chan struct{})
+	go func() { _ = q.Run(ctx); close(worked) }()
+	b.Cleanup(func() {
+		stop()
+		<-worked
+		forget()
+		running.Wait()
+		_ = e.Close()
+	})
+	return q, indexed
+}
+
+// waitIndexed waits until the history has heard of so many events since it began, and its index holds them.
+func waitIndexed(h *history.History, events int) {
+	for s := h.Status(); s.Events < uint64(events) || s.Behind > 0; s = h.Status() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// openWriter opens an engine with nothing but a writer.
+func openWriter(b *testing.B) *jetstream.Writer {
+	b.Helper()
+	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := e.Stream(b.Context(), benchStream); err != nil {
+		b.Fatal(err)
+	}
+	w := e.Writer(benchStream.Name, false)
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.Run(ctx) })
+	b.Cleanup(func() {
+		stop()
+		running.Wait()
+		_ = e.Close()
+	})
+	return w
+}
+
+// runConcurrently has 64 callers do something so many times in all.
+func runConcurrently(turns int, do func(turn int)) {
+	var left sync.WaitGroup
+	var next atomic.Int64
+	for range 64 {
+		left.Go(func() {
+			for turn := int(next.Add(1)); turn <= turns; turn = int(next.Add(1)) {
+				do(turn - 1)
+			}
+		})
+	}
+	left.Wait()
+}
+
+// BenchmarkAccept is what is accepted and on disk a second, one at a time by 64 callers and in batches of 100, without the
+// history and with it, until its index holds it too. The last figure is the part of what the engine alone writes of the same
+// texts: both take turns, for what a machine can do that others use is not the same for long.
+func BenchmarkAccept(b *testing.B) {
+	for _, batch := range []struct {
+		name        string
+		size, turns int
+	}{{"one", 1, 6400}, {"hundred", 100, 640}} {
+		for _, journal := range []string{"queue", "history"} {
+			b.Run(batch.name+"/"+journal, func(b *testing.B) {
+				r := comparison{engine: openWriter(b), size: batch.size}
+				r.queue, r.indexed = openBench(b, newFakeSender(), journal == "history")
+				r.queue.Drain() // so that nothing is taken from disk meanwhile
+				b.ReportAllocs()
+				for left := b.N; left > 0; left -= batch.turns {
+					r.round(b, min(left, batch.turns))
+				}
+				r.report(b)
+			})
+		}
+	}
+}
+
+// comparison is a queue and an engine that do the same in turn.
+type comparison struct {
+	queue    *queue.Queue
+	indexed  func(events int)
+	engine   *jetstream.Writer
+	size     int // of a batch
+	accepted int // notifications
+
+	engineTime, queueTime, cpu time.Duration
+}
+
+// round has each of them take so many batches.
+func (r *comparison) round(b *testing.B, turns int) {
+	b.StopTimer()
+	batches, texts := make([][]*push.Notification, turns), slices.Repeat([][]byte{encodedTask(b)}, r.size)
+	for i := range batches {
+		batches[i] = newNotifications("shop", r.size)
+	}
+	began := time.Now()
+	runConcurrently(turns, func(int) {
+		if _, err := r.engine.AppendAll(b.Context(), "bare.x", texts); err != nil {
+			b.Error(err)
+		}
+	})
+	r.engineTime += time.Since(began)
+	busy := cpuTime()
+	began = time.Now()
+	b.StartTimer()
+	runConcurrently(turns, func(turn int) { acceptAll(b, r.queue, batches[turn]) })
+	r.accepted += turns * r.size
+	r.indexed(r.accepted)
+	r.queueTime += time.Since(began)
+	r.cpu += cpuTime() - busy
+}
+
+func (r *comparison) report(b *testing.B) {
+	count := float64(b.N * r.size)
+	b.ReportMetric(count/r.queueTime.Seconds(), "notifications/s")
+	b.ReportMetric(1e5*r.cpu.Seconds()/count, "cpu-s/100k")
+	b.ReportMetric(r.engineTime.Seconds()/r.queueTime.Seconds(), "of-engine")
+}
+
+func acceptAll(b *testing.B, q *queue.Queue, ns []*push.Notification) {
+	for _, err := range q.Accept(b.Context(), ns) {
+		if err != nil {
+			b.Error(err)
+		}
+	}
+}
+
+var benchStream = natsjs.StreamConfig{
+	Name: "BARE", Subjects: []string{"bare.>"}, Retention: natsjs.WorkQueuePolicy, Discard: natsjs.DiscardNew, MaxBytes: 1 << 40,
+}
+
+// encodedTask is a task as the queue writes it.
+func encodedTask(b *testing.B) []byte {
+	b.Helper()
+	n := newNotification("shop")
+	text, err := json.Marshal(map[string]any{"id": n.ID, "app": n.App, "accepted_at": n.AcceptedAt, "n": n})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return text
+}
+
+// instantSender is a sender whose provider accepts at once.
+type instantSender struct{ ended sync.WaitGroup }
+
+func (*instantSender) Check(*push.Notification) error { return nil }
+
+func (s *instantSender) Send(_ context.Context, n *push.Notification) push.Receipt {
+	defer s.ended.Done()
+	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+	if n.BeforeAttempt(1) != nil {
+		r.Outcome = push.Outcome{Verdict: push.Abandoned}
+	}
+	return r
+}
+
+// BenchmarkDelivery is what goes all the way a second: accepted in batches of 100, noted, sent to a provider that accepts at
+// once, and ended, with the history.
+func BenchmarkDelivery(b *testing.B) {
+	s := &instantSender{}
+	q, indexed := openBench(b, s, true)
+	s.ended.Add(b.N * 100)
+	b.ReportAllocs()
+	b.ResetTimer()
+	busy := cpuTime()
+	runConcurrently(b.N, func(int) { acceptAll(b, q, newNotifications("shop", 100)) })
+	s.ended.Wait()
+	indexed(3 * 100 * b.N)
+	b.ReportMetric(float64(b.N*100)/b.Elapsed().Seconds(), "notifications/s")
+	b.ReportMetric(1e5*(cpuTime()-busy).Seconds()/float64(b.N*100), "cpu-s/100k")
+}

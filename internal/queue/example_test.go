@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/push"
+)
+
+// channelSender is where what is sent comes out.
+type channelSender chan string
+
+func (channelSender) Check(*push.Notification) error { return nil }
+
+func (out channelSender) Send(_ context.Context, n *push.Notification) push.Receipt {
+	if err := n.BeforeAttempt(1); err != nil { // somebody has cancelled it
+		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
+	}
+	out <- n.Title
+	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
+}
+
+// What is accepted is on disk, and is sent when its time has come.
+func Example() {
+	dir, err := os.MkdirTemp("", "queue-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	ctx, stop := context.WithCancel(context.Background())
+	e, err := jetstream.Open(ctx, jetstream.Config{Dir: dir})
+	if err != nil {
+		log.Fatal(err)
+	}
+	events, err := history.Open(ctx, history.Config{Engine: e})
+	if err != nil {
+		log.Fatal(err)
+	}
+	out := make(channelSender)
+	q, err := queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{events}, Sender: out})
+	if err != nil {
+		log.Fatal(err)
+	}
+	keeping, forget := context.WithCancel(context.Background())
+	worked, kept := make(chan error, 1), make(chan error, 1)
+	go func() { kept <- events.Run(keeping) }()
+	go func() { worked <- q.Run(ctx) }()
+
+	n := newNotification("shop")
+	n.Title, n.SendAt = "Tea is ready", n.AcceptedAt.Add(100*time.Millisecond)
+	fmt.Println("accepted:", q.Accept(ctx, []*push.Notification{n}))
+	fmt.Println("sent:", <-out)
+
+	stop() // first the queue, then what it writes to
+	fmt.Println("drained:", <-worked)
+	forget()
+	fmt.Println("closed:", <-kept, events.Close(), e.Close())
+	// Output:
+	// accepted: [<nil>]
+	// sent: Tea is ready
+	// drained: <nil>
+	// closed: <nil> <nil> <nil>
+}

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/push"
+)
+
+func TestMain(m *testing.M) {
+	tests := jetstreamtest.Main(m)
+	if folder := os.Getenv(crashDirEnv); folder != "" {
+		if err := runChild(folder); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(tests)
+}
+
+// memoryJournal is a journal that forgets with its process. It outlives the queues of one test.
+type memoryJournal struct {
+	mu           sync.Mutex
+	changed      chan struct{} // closed and replaced with every event
+	seq          uint64
+	events       map[string][]push.Event
+	states       map[string]queue.State
+	beforeAppend func(push.Event) error // asked before an event is appended
+}
+
+func newMemoryJournal() *memoryJournal {
+	return &memoryJournal{changed: make(chan struct{}), events: map[string][]push.Event{}, states: map[string]queue.State{}}
+}
+
+func (m *memoryJournal) Append(_ context.Context, events ...push.Event) (jetstream.Offset, error) {
+	for _, e := range events {
+		if m.beforeAppend == nil {
+			break
+		}
+		if err := m.beforeAppend(e); err != nil {
+			return jetstream.Offset{}, err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range events {
+		m.seq++
+		m.events[e.ID] = append(m.events[e.ID], e)
+		m.apply(e)
+	}
+	close(m.changed)
+	m.changed = make(chan struct{})
+	return jetstream.Offset{Seq: m.seq}, nil
+}
+
+func (m *memoryJournal) AppendAsync(ctx context.Context, events ...push.Event) error {
+	_, err := m.Append(ctx, events...)
+	return err
+}
+
+// apply is what State says. m.mu is held.
+func (m *memoryJournal) apply(e push.Event) {
+	s, waits := m.states[e.ID], e.Status == push.StatusQueued || e.Status == push.StatusScheduled
+	switch {
+	case s.Status != "" && s.Status != push.StatusQueued && s.Status != push.StatusScheduled && s.Status != push.StatusSending:
+		return
+	case e.Status == push.StatusCancelled && s.Status == push.StatusSending:
+		return
+	case e.Status == push.StatusSending && e.Attempt <= s.Attempt:
+		return
+	case waits && s.Status != "" && (e.Attempt == 0 || e.Attempt < s.Attempt):
+		return
+	}
+	m.states[e.ID] = queue.State{Status: e.Status, Attempt: max(s.Attempt, e.Attempt), Offset: jetstream.Offset{Seq: m.seq}}
+}
+
+func (m *memoryJournal) WaitForSeq(context.Context, uint64) error { return nil }
+func (m *memoryJournal) WaitCaughtUp(context.Context) error       { return nil }
+
+func (m *memoryJournal) States(_ context.Context, ids []string) (map[string]queue.State, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	states := map[string]queue.State{}
+	for _, id := range ids {
+		states[id] = m.states[id]
+	}
+	return states, nil
+}
+
+func (m *memoryJournal) Receipt(_ context.Context, app, id string) (push.Receipt, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := push.Receipt{ID: id, State: m.states[id].Status}
+	for _, e := range m.events[id] {
+		if e.App != app {
+			return r, push.ErrNotFound
+		}
+		if e.Receipt != nil && e.Status == r.State {
+			return *e.Receipt, nil
+		}
+	}
+	if r.State == "" {
+		return r, push.ErrNotFound
+	}
+	return r, nil
+}
+
+// clone is what another process would read of the journal.
+func (m *memoryJournal) clone() *memoryJournal {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := newMemoryJournal()
+	c.seq, c.events, c.states = m.seq, maps.Clone(m.events), maps.Clone(m.states)
+	return c
+}
+
+// eventsOf returns a notification's events as they came.
+func (m *memoryJournal) eventsOf(id string) []push.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.events[id])
+}
+
+// statuses is the statuses of a notification's events.
+func (m *memoryJournal) statuses(id string) (statuses []push.Status) {
+	for _, e := range m.eventsOf(id) {
+		statuses = append(statuses, e.Status)
+	}
+	return statuses
+}
+
+// waitUntil waits for a condition on the journal, which is looked at after every event.
+func (m *memoryJournal) waitUntil(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for {
+		m.mu.Lock()
+		changed, done := m.changed, is()
+		m.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-t.Context().Done():
+			t.Fatal("never: " + what)
+		case <-time.After(time.Minute):
+			t.Fatal("not within a minute: " + what)
+		}
+	}
+}
+
+// waitEnded waits until all of the notifications have ended.
+func (m *memoryJournal) waitEnded(t testing.TB, ns ...*push.Notification) {
+	t.Helper()
+	m.waitUntil(t, fmt.Sprintf("the end of %d notifications", len(ns)), func() bool {
+		for _, n := range ns {
+			switch m.states[n.ID].Status {
+			case "", push.StatusQueued, push.StatusScheduled, push.StatusSending:
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// fakeSender is a provider that answers at once, unless it is told otherwise.
+type fakeSender struct {
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced with every send
+	sent     map[string]int
+	times    map[string][]time.Time
+	active   int // inside Send
+	answer   func(n *push.Notification, attempt int) push.Outcome
+	check    func(n *push.Notification) error
+	blocks   func(n *push.Notification) bool
+	released chan struct{}
+}
+
+func newFakeSender() *fakeSender {
+	return &fakeSender{changed: make(chan struct{}), sent: map[string]int{}, times: map[string][]time.Time{}, released: make(chan struct{})}
+}
+
+// block keeps all that is sent inside Send until release is called, or Send's context ends.
+func (s *fakeSender) block() (release func()) {
+	return s.blockMatching(func(*push.Notification) bool { return true })
+}
+
+func (s *fakeSender) blockMatching(which func(*push.Notification) bool) (release func()) {
+	s.blocks = which
+	return sync.OnceFunc(func() { close(s.released) })
+}
+
+func (s *fakeSender) Check(n *push.Notification) error {
+	if s.check == nil {
+		return nil
+	}
+	return s.check(n)
+}
+
+func (s *fakeSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}}
+	if n.BeforeAttempt != nil && n.BeforeAttempt(1) != nil {
+		r.Outcome = push.Outcome{Verdict: push.Abandoned}
+		return r
+	}
+	attempt := s.begin(n)
+	defer s.end()
+	if s.blocks != nil && s.blocks(n) {
+		select {
+		case <-s.released:
+		case <-ctx.Done():
+		}
+	}
+	if s.answer != nil {
+		r.Outcome = s.answer(n, attempt)
+	}
+	if ctx.Err() == context.Canceled {
+		r.Outcome = push.Outcome{Verdict: push.Abandoned}
+	}
+	r.Attempts = []push.Attempt{{Endpoint: "192.0.2.1:443", Started: time.Now(), Outcome: r.Outcome}}
+	return r
+}
+
+func (s *fakeSender) begin(n *push.Notification) (attempt int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active++
+	s.sent[n.ID]++
+	s.times[n.ID] = append(s.times[n.ID], time.Now())
+	close(s.changed)
+	s.changed = make(chan struct{})
+	return s.sent[n.ID]
+}
+
+func (s *fakeSender) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active--
+}
+
+func (s *fakeSender) activeCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.active
+}
+
+func (s *fakeSender) count(id string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent[id]
+}
+
+// sentCount is how many have come.
+func (s *fakeSender) sentCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sent)
+}
+
+// waitSent waits until all of ns have come.
+func (s *fakeSender) waitSent(t testing.TB, ns ...*push.Notification) {
+	t.Helper()
+	s.waitUntil(t, func() bool {
+		return !slices.ContainsFunc(ns, func(n *push.Notification) bool { return s.sent[n.ID] == 0 })
+	})
+}
+
+// waitSentCount waits until so many have come.
+func (s *fakeSender) waitSentCount(t testing.TB, count int) {
+	t.Helper()
+	s.waitUntil(t, func() bool { return len(s.sent) >= count })
+}
+
+func (s *fakeSender) waitUntil(t testing.TB, is func() bool) {
+	t.Helper()
+	for {
+		s.mu.Lock()
+		changed, done := s.changed, is()
+		s.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-time.After(time.Minute):
+			t.Fatal("not within a minute")
+		}
+	}
+}
+
+// fixture is a queue on a folder with everything around it.
+type fixture struct {
+	*queue.Queue
+	dir          string
+	engineConfig jetstream.Config
+	engine       *jetstream.Engine
+	journal      *memoryJournal
+	sender       *fakeSender
+	stop         func() // drains the queue and closes the engine; also at the test's end
+}
+
+// openQueue opens a queue in dir, or where the cluster has something in its stead, that begins to work when it says so.
+func openQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
+	t.Helper()
+	h := openQueueAt(t, jetstreamtest.Config(t, dir), j, s, cfg)
+	h.dir = dir
+	return h
+}
+
+func openQueueAt(t testing.TB, where jetstream.Config, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
+	t.Helper()
+	where.Reserve = -1
+	cfg.Journal, cfg.Sender = j, s
+	var q *queue.Queue
+	jetstreamtest.Retry(t, where, func() (err error) {
+		if cfg.Engine, err = jetstream.Open(t.Context(), where); err != nil {
+			return err
+		}
+		if q, err = queue.Open(t.Context(), cfg); err != nil {
+			return errors.Join(err, cfg.Engine.Close())
+		}
+		return nil
+	})
+	h := runQueue(t, cfg.Engine, q, j, s)
+	h.engineConfig = where
+	return h
+}
+
+// runQueue has q work.
+func runQueue(t testing.TB, e *jetstream.Engine, q *queue.Queue, j *memoryJournal, s *fakeSender) *fixture {
+	ctx, stop := context.WithCancel(context.Background())
+	h := &fixture{Queue: q, engine: e, journal: j, sender: s}
+	var running sync.WaitGroup
+	running.Go(func() { _ = e.Run(ctx) })
+	running.Go(func() {
+		if err := q.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	h.stop = sync.OnceFunc(func() {
+		stop()
+		running.Wait()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(h.stop)
+	return h
+}
+
+func newNotification(app string) *push.Notification {
+	return &push.Notification{
+		ID: uuid.Must(uuid.NewV7()).String(), App: app, AcceptedAt: time.Now().UTC(), Platform: push.APNs, Target: push.Target{Token: "00"}, Title: "t",
+	}
+}
+
+func newNotifications(app string, count int) (ns []*push.Notification) {
+	for range count {
+		ns = append(ns, newNotification(app))
+	}
+	return ns
+}
+
+func (h *fixture) accept(t testing.TB, ns ...*push.Notification) {
+	t.Helper()
+	for _, err := range h.Accept(t.Context(), ns) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func sorted(s []push.Status) []push.Status {
+	slices.Sort(s)
+	return s
+}

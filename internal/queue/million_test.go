@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/queue"
+)
+
+// How many a run is to queue; it is made by `make million`.
+const millionCountEnv = "SLUICE_MILLION"
+
+const maxMemory = 300 << 20
+
+// TestMemoryOfMillionWaitingTasks queues notifications with Idempotency-Keys in batches, with the history that hears
+// of each, and looks at the most memory that this process ever had.
+func TestMemoryOfMillionWaitingTasks(t *testing.T) {
+	count, err := strconv.Atoi(os.Getenv(millionCountEnv))
+	if err != nil {
+		t.Skip("runs for minutes; make million runs it")
+	}
+	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hist, err := history.Open(t.Context(), history.Config{Engine: e, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := queue.Open(t.Context(), queue.Config{Engine: e, Journal: historyJournal{hist}, Sender: newFakeSender()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Drain() // all of them wait
+	ctx, stop := context.WithCancel(context.Background())
+	var running, accepting sync.WaitGroup
+	running.Go(func() { _ = q.Run(ctx) })
+	running.Go(func() { _ = hist.Run(ctx) })
+	batches := make(chan int)
+	for range 4 {
+		accepting.Go(func() {
+			for batch := range batches {
+				acceptKeyed(t, q, hist, batch)
+			}
+		})
+	}
+	for batch := range count / 100 {
+		batches <- batch
+	}
+	close(batches)
+	accepting.Wait()
+	status, err := q.Status(t.Context())
+	stop()
+	running.Wait()
+	_, _ = hist.Close(), e.Close()
+	peak := peakMemory(t)
+	t.Logf("waiting: %+v; %.0f s of CPU, at most %d MiB of memory", status.Waiting, cpuTime().Seconds(), peak>>20)
+	if err != nil || peak > maxMemory {
+		t.Errorf("more than %d MiB, or %v", maxMemory>>20, err)
+	}
+}
+
+// acceptKeyed claims the keys of a batch and has it accepted, as the API does.
+func acceptKeyed(t *testing.T, q *queue.Queue, hist *history.History, batch int) {
+	ns := newNotifications("shop", 100)
+	for i, n := range ns {
+		key := sha256.Sum256([]byte(strconv.Itoa(batch*100 + i)))
+		n.KeyHash, n.BodyHash = key[:], key[:]
+		done, _, err := hist.Claim(t.Context(), n, nil)
+		if err != nil || done == nil {
+			t.Error("a new key is not free", err)
+			return
+		}
+		defer done()
+	}
+	for _, err := range q.Accept(t.Context(), ns) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// peakMemory is the most memory that this process has had resident, in bytes, as Linux tells it.
+func peakMemory(t *testing.T) int {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Skip("nobody tells how much memory it took:", err)
+	}
+	_, after, _ := bytes.Cut(status, []byte("VmHWM:"))
+	kib, err := strconv.Atoi(string(bytes.Fields(after)[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}

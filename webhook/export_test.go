@@ -1,8 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-
-package webhook
-
-// Signature is what sign computes, for the test vector of others.
-func Signature(s Secret, id, timestamp, body string) string {
-	return s.signature(id, timestamp, []byte(body))
-}
