@@ -14,7 +14,8 @@ import (
 	"unicode/utf8"
 )
 
-// What appends a member here ends it with a comma, and leaves it out where its value is the empty one.
+// The append functions below write one member of a JSON object, followed by a comma. They write
+// nothing if the value is empty, unless stated otherwise.
 
 func appendKey(b []byte, name string) []byte {
 	b = append(b, '"')
@@ -22,7 +23,7 @@ func appendKey(b []byte, name string) []byte {
 	return append(b, `":`...)
 }
 
-// appendClose ends an object, whose last comma becomes its brace.
+// appendClose closes an object and replaces its trailing comma.
 func appendClose(b []byte) []byte {
 	if last := len(b) - 1; b[last] == ',' {
 		b[last] = '}'
@@ -38,14 +39,14 @@ func appendNonEmpty(b []byte, name, text string) []byte {
 	return appendString(b, name, text)
 }
 
-// appendString writes an empty text too.
+// appendString also writes an empty string.
 func appendString(b []byte, name, text string) []byte {
 	return append(appendQuoted(appendKey(b, name), text), ',')
 }
 
 func appendQuoted(b []byte, text string) []byte {
 	if !needsNoEscaping(text) {
-		quoted, _ := json.Marshal(text) // text has a JSON form always
+		quoted, _ := json.Marshal(text) // a string always has a JSON form
 		return append(b, quoted...)
 	}
 	b = append(b, '"')
@@ -53,7 +54,7 @@ func appendQuoted(b []byte, text string) []byte {
 	return append(b, '"')
 }
 
-// needsNoEscaping reports whether JSON quotes text without changing it.
+// needsNoEscaping reports whether text is its own JSON string when put in quotes.
 func needsNoEscaping(text string) bool {
 	ascii := true
 	for i := range len(text) {
@@ -66,7 +67,7 @@ func needsNoEscaping(text string) bool {
 	return ascii || utf8.ValidString(text)
 }
 
-// appendStringMap writes an object with a member for every entry, in order of their names.
+// appendStringMap writes entries as an object, sorted by name.
 func appendStringMap(b []byte, name string, entries map[string]string) []byte {
 	if len(entries) == 0 {
 		return b
@@ -95,13 +96,14 @@ func appendTime(b []byte, name string, t time.Time) []byte {
 	return append(t.AppendFormat(b, time.RFC3339Nano), `",`...)
 }
 
-// appendValidTime refuses a time that could not be read back.
+// appendValidTime writes a zero time too, and returns an error for a time that RFC 3339 cannot
+// represent.
 func appendValidTime(b []byte, name string, t time.Time) ([]byte, error) {
-	whole, err := t.AppendText(append(appendKey(b, name), '"'))
+	appended, err := t.AppendText(append(appendKey(b, name), '"'))
 	if err != nil {
 		return b, fmt.Errorf("push: %s: %w", name, err)
 	}
-	return append(whole, `",`...), nil
+	return append(appended, `",`...), nil
 }
 
 func appendBase64(b []byte, name string, value []byte) []byte {
@@ -112,7 +114,8 @@ func appendBase64(b []byte, name string, value []byte) []byte {
 	return append(base64.StdEncoding.AppendEncode(b, value), `",`...)
 }
 
-// appendRawJSON writes what is JSON already, on one line, or says that it is none.
+// appendRawJSON writes value, which must be JSON, without whitespace. It returns an error if value
+// is not valid JSON.
 func appendRawJSON(b []byte, name string, value json.RawMessage) ([]byte, error) {
 	if len(value) == 0 {
 		return b, nil

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// receiptJSON is a receipt as JSON has it.
+// receiptJSON is the JSON form of a receipt.
 type receiptJSON struct {
 	ID          string        `json:"id"`
 	Index       *int          `json:"index"`
@@ -33,9 +33,10 @@ type attemptJSON struct {
 	MS          float64   `json:"ms"`
 }
 
-// UnmarshalJSON reads what MarshalJSON wrote. What JSON does not carry (an outcome's scope, an attempt's own
-// retry_after) is lost; what was never sent reads as Unsent if it met no attempt and as Unavailable after one.
-// Members that it does not know are passed over, so that an older reader understands a newer gateway.
+// UnmarshalJSON reads what MarshalJSON writes. JSON omits an outcome's scope and an attempt's
+// retry_after, so these are lost. Status unavailable is read as Unsent if there was no attempt, and
+// as Unavailable otherwise. Unknown members are ignored, so that an older reader can read a newer
+// gateway's receipts.
 func (r *Receipt) UnmarshalJSON(text []byte) error {
 	var w receiptJSON
 	if err := json.Unmarshal(text, &w); err != nil {
@@ -62,7 +63,7 @@ func (r *Receipt) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// parse returns the state of one that has not come to a verdict, or the verdict.
+// parse returns the state of a notification without a verdict, or else the verdict.
 func (s Status) parse(attempted bool) (state Status, v Verdict, err error) {
 	switch s {
 	case StatusQueued, StatusScheduled, StatusSending, StatusCancelled:
@@ -76,11 +77,11 @@ func (s Status) parse(attempted bool) (state Status, v Verdict, err error) {
 	return "", v, err
 }
 
-func parseVerdict(word string) (Verdict, error) {
-	for v, known := range verdictNames {
-		if word == known {
+func parseVerdict(text string) (Verdict, error) {
+	for v, name := range verdictNames {
+		if text == name {
 			return Verdict(v), nil
 		}
 	}
-	return 0, fmt.Errorf("push: %q is no verdict that this version knows", word)
+	return 0, fmt.Errorf("push: unknown verdict %q", text)
 }

@@ -32,12 +32,12 @@ func TestReceiptRoundTrip(t *testing.T) {
 }
 
 func TestQueueReceiptRoundTrip(t *testing.T) {
-	for state, ended := range map[push.Status]bool{
+	for state, final := range map[push.Status]bool{
 		push.StatusQueued: false, push.StatusScheduled: false, push.StatusSending: false, push.StatusCancelled: true,
 	} {
 		text, _ := json.Marshal(push.Receipt{ID: "id", State: state})
 		var read push.Receipt
-		if err := json.Unmarshal(text, &read); err != nil || read.Status() != state || read.IsFinal() != ended {
+		if err := json.Unmarshal(text, &read); err != nil || read.Status() != state || read.IsFinal() != final {
 			t.Errorf("%s: %+v, %v", text, read, err)
 		}
 	}
@@ -45,6 +45,6 @@ func TestQueueReceiptRoundTrip(t *testing.T) {
 
 func TestReceiptRejectsUnknownStatus(t *testing.T) {
 	if err := new(push.Receipt).UnmarshalJSON([]byte(`{"id":"id","status":"delivered","attempts":[]}`)); err == nil {
-		t.Error("read")
+		t.Error("UnmarshalJSON() succeeds, want an error")
 	}
 }

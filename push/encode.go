@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-// AppendJSON appends the notification's JSON form on one line: that of its tags, with < > and & as they are. It is by hand
-// because every notification that is kept is written so. It refuses a raw block that is no JSON.
+// AppendJSON appends the notification's JSON form on one line. The result is that of json.Marshal,
+// except that <, > and & are not escaped. It does not use encoding/json because the queue writes
+// every notification. It returns an error if a raw block is not valid JSON or a time cannot be
+// represented.
 func (n *Notification) AppendJSON(b []byte) ([]byte, error) {
 	b = appendString(append(b, '{'), "platform", string(n.Platform))
 	b = n.appendFields(b)
@@ -21,18 +23,18 @@ func (n *Notification) AppendJSON(b []byte) ([]byte, error) {
 	if n.TTL != nil {
 		b = appendNonEmpty(b, "ttl", time.Duration(*n.TTL).String())
 	}
-	var failed [3]error
+	var errs [3]error
 	if !n.SendAt.IsZero() {
-		b, failed[0] = appendValidTime(b, "send_at", n.SendAt)
+		b, errs[0] = appendValidTime(b, "send_at", n.SendAt)
 	}
 	b = appendNonEmpty(b, "on_unknown", string(n.OnUnknown))
 	b = n.Retry.appendField(b)
-	b, failed[1] = n.APNs.appendField(b)
-	b, failed[2] = n.FCM.appendField(b)
-	return appendClose(n.WebPush.appendField(b)), errors.Join(failed[:]...)
+	b, errs[1] = n.APNs.appendField(b)
+	b, errs[2] = n.FCM.appendField(b)
+	return appendClose(n.WebPush.appendField(b)), errors.Join(errs[:]...)
 }
 
-// appendVisible appends what the device shows.
+// appendVisible appends the members that the device shows.
 func (n *Notification) appendVisible(b []byte) []byte {
 	b = appendNonEmpty(b, "title", n.Title)
 	b = appendNonEmpty(b, "subtitle", n.Subtitle)
@@ -100,20 +102,20 @@ func (s *Subscription) appendField(b []byte) []byte {
 	b = appendString(append(appendKey(b, "keys"), '{'), "p256dh", s.Keys.P256dh)
 	b = append(appendClose(appendString(b, "auth", s.Keys.Auth)), ',')
 	if s.ExpirationTime != nil {
-		if number, err := json.Marshal(*s.ExpirationTime); err == nil { // what is no number is not worth keeping
+		if number, err := json.Marshal(*s.ExpirationTime); err == nil { // NaN and Inf have no JSON form and are dropped
 			b = append(append(appendKey(b, "expirationTime"), number...), ',')
 		}
 	}
 	return append(appendClose(b), ',')
 }
 
-// AppendJSON appends the event's JSON form on one line: that of its tags, with < > and & as they are. It refuses a time
-// that could not be read back.
+// AppendJSON appends the event's JSON form on one line. The result is that of json.Marshal, except
+// that <, > and & are not escaped. It returns an error if a time cannot be represented.
 func (e *Event) AppendJSON(b []byte) ([]byte, error) {
 	b = appendString(append(b, '{'), "id", e.ID)
 	b = appendString(b, "app", e.App)
-	var failed [2]error
-	b, failed[0] = appendValidTime(b, "at", e.At)
+	var errs [2]error
+	b, errs[0] = appendValidTime(b, "at", e.At)
 	b = appendString(b, "status", string(e.Status))
 	b = appendNonEmpty(b, "platform", string(e.Platform))
 	b = appendNonEmpty(b, "lane", string(e.Lane))
@@ -121,7 +123,7 @@ func (e *Event) AppendJSON(b []byte) ([]byte, error) {
 		b = appendInt(b, "attempt", e.Attempt)
 	}
 	if !e.SendAt.IsZero() {
-		b, failed[1] = appendValidTime(b, "send_at", e.SendAt)
+		b, errs[1] = appendValidTime(b, "send_at", e.SendAt)
 	}
 	if e.Receipt != nil {
 		b = append(e.Receipt.AppendJSON(appendKey(b, "receipt")), ',')
@@ -131,5 +133,5 @@ func (e *Event) AppendJSON(b []byte) ([]byte, error) {
 	}
 	b = appendBase64(b, "key_hash", e.KeyHash)
 	b = appendBase64(b, "body_hash", e.BodyHash)
-	return appendClose(b), errors.Join(failed[:]...)
+	return appendClose(b), errors.Join(errs[:]...)
 }

@@ -17,13 +17,13 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// anyValue makes values of a type with every field that it has, also those that are not thought of yet.
+// anyValue generates values of type T with all of its fields, including ones that are added later.
 func anyValue[T any]() *rapid.Generator[T] {
 	text := rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }),
 		rapid.SampledFrom([]string{"", "<b>&", "\"\\\n\t\x00\x7f", "\u2028\u2029", "\xff", "東京", "2026-11-22"}))
 	raw := rapid.Map(rapid.SampledFrom([]string{"", "null", "[]", "{ \"a\" :\n[1, \"<\u2028\", \"\xff\"] }", "1e400"}),
 		func(s string) json.RawMessage { return json.RawMessage(s) })
-	moment := rapid.Custom(func(t *rapid.T) time.Time {
+	timestamp := rapid.Custom(func(t *rapid.T) time.Time {
 		zone := time.FixedZone("", 60*rapid.IntRange(-23*60, 23*60).Draw(t, "zone"))
 		return rapid.SampledFrom([]time.Time{{}, time.Unix(1795350000, 0).UTC(), time.Unix(1795350000, 123_456_789).In(zone)}).Draw(t, "time")
 	})
@@ -31,7 +31,7 @@ func anyValue[T any]() *rapid.Generator[T] {
 	return rapid.MakeCustom[T](rapid.MakeConfig{
 		Types: map[reflect.Type]*rapid.Generator[any]{
 			reflect.TypeFor[json.RawMessage]():         raw.AsAny(),
-			reflect.TypeFor[time.Time]():               moment.AsAny(),
+			reflect.TypeFor[time.Time]():               timestamp.AsAny(),
 			reflect.TypeFor[float64]():                 number.AsAny(),
 			reflect.TypeFor[func(attempt int) error](): rapid.Just((func(attempt int) error)(nil)).AsAny(),
 			reflect.TypeFor[string]():                  text.AsAny(),
@@ -49,11 +49,11 @@ func enumValue[W ~string](text *rapid.Generator[string]) *rapid.Generator[any] {
 	return rapid.Map(text, func(s string) W { return W(s) }).AsAny()
 }
 
-// compareWithMarshal compares what was written by hand with what the tags say, but for the escapes that only HTML needs.
+// compareWithMarshal compares written with the output of json.Marshal, apart from the HTML escapes.
 func compareWithMarshal(t *rapid.T, v any, written []byte, err error) {
-	want, failed := json.Marshal(v)
-	if failed != nil || err != nil {
-		t.Fatalf("by its tags: %v; by hand: %v", failed, err)
+	want, marshalErr := json.Marshal(v)
+	if marshalErr != nil || err != nil {
+		t.Fatalf("json.Marshal: %v; AppendJSON: %v", marshalErr, err)
 	}
 	var got bytes.Buffer
 	json.HTMLEscape(&got, written)
@@ -61,7 +61,7 @@ func compareWithMarshal(t *rapid.T, v any, written []byte, err error) {
 		t.Fatal(diff)
 	}
 	if bytes.ContainsAny(written, "\r\n") {
-		t.Fatalf("more than a line: %q", written)
+		t.Fatalf("more than one line: %q", written)
 	}
 }
 
@@ -76,20 +76,20 @@ func checkAppendJSON(t *rapid.T) {
 
 func TestAppendJSONMatchesStructTags(t *testing.T) { rapid.Check(t, checkAppendJSON) }
 
-func FuzzWhatIsWrittenByHandIsWhatTheTagsSay(f *testing.F) { f.Fuzz(rapid.MakeFuzz(checkAppendJSON)) }
+func FuzzAppendJSON(f *testing.F) { f.Fuzz(rapid.MakeFuzz(checkAppendJSON)) }
 
 func TestAppendJSONRejectsInvalidValues(t *testing.T) {
-	noTime := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+	invalidTime := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 	for field, n := range map[string]*push.Notification{
 		"payload": {APNs: &push.APNsBlock{Payload: json.RawMessage(`{"aps":`)}},
 		"message": {FCM: &push.FCMBlock{Message: json.RawMessage("{}{}")}},
-		"send_at": {SendAt: noTime},
+		"send_at": {SendAt: invalidTime},
 	} {
 		if _, err := n.AppendJSON(nil); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	for field, e := range map[string]*push.Event{"at": {At: noTime}, "send_at": {SendAt: noTime}} {
+	for field, e := range map[string]*push.Event{"at": {At: invalidTime}, "send_at": {SendAt: invalidTime}} {
 		if _, err := e.AppendJSON(nil); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v", field, err)
 		}

@@ -4,19 +4,22 @@ package push
 
 import "errors"
 
-// What a queue or a history says instead of doing what it was asked. Any other error of theirs means that it is not known
-// whether it was done.
+// Errors of a queue or a history that mean that the call had no effect. After any other error it is
+// unknown whether the call took effect.
 var (
-	// ErrQueueFull means that nothing was kept, because the queue has reached its bound or its disk is full.
+	// ErrQueueFull means that nothing was stored: the queue has reached its limit or its disk is
+	// full.
 	ErrQueueFull = errors.New("push: the queue is full")
-	// ErrNotFound means that no notification of this app has this ID, or that all of its events are forgotten.
+	// ErrNotFound means that the app has no notification with this ID, or that all its events have
+	// expired.
 	ErrNotFound = errors.New("push: no notification of this app has this ID")
-	// ErrCursorExpired means that events right behind a cursor are forgotten, so that whoever reads on from there misses some.
-	ErrCursorExpired = errors.New("push: the events behind this cursor are forgotten")
-	// ErrKeyReused means that an Idempotency-Key came with another body before.
-	ErrKeyReused = errors.New("push: the Idempotency-Key came with another body before")
-	// ErrKeyInUse means that another call with an Idempotency-Key has not ended in time.
-	ErrKeyInUse = errors.New("push: another call with the Idempotency-Key has not ended yet")
-	// ErrInvalidCursor means that a cursor is none of this history's.
+	// ErrCursorExpired means that events directly after the cursor have expired. A reader that
+	// resumes at the cursor would miss them.
+	ErrCursorExpired = errors.New("push: the cursor has expired: events after it are no longer stored")
+	// ErrKeyReused means that the Idempotency-Key was used before with a different body.
+	ErrKeyReused = errors.New("push: the Idempotency-Key was used before with a different body")
+	// ErrKeyInUse means that an earlier call with the same Idempotency-Key did not finish in time.
+	ErrKeyInUse = errors.New("push: an earlier call with this Idempotency-Key is still in progress")
+	// ErrInvalidCursor means that the cursor is not one of this history's.
 	ErrInvalidCursor = errors.New("push: not a cursor of this history")
 )

@@ -4,32 +4,33 @@ package push
 
 import "time"
 
-// Event is one step of a notification's life, as history keeps it and the feeds tell it. Its JSON form is for good.
-// It may name a device token, and so belongs to the app alone.
+// Event is one state change of a notification, as the history stores it and the event feeds deliver
+// it. Its JSON form is stored, so it must stay compatible. It can contain a device token: show it
+// only to the app that it belongs to.
 type Event struct {
-	// Cursor is the event's place in the history: SSE's event id, by which a reader resumes. It is given by the history
-	// and is not part of the event that is kept.
+	// Cursor is the event's position in the history, from which a reader can resume. It is the
+	// event ID in server-sent events. The history assigns it; it is not part of the stored event.
 	Cursor string `json:"-"`
-	// ID names the notification.
+	// ID identifies the notification.
 	ID  string    `json:"id"`
 	App string    `json:"app"`
 	At  time.Time `json:"at"`
-	// Status is what the notification has become: queued or scheduled when it was taken, sending right before each
-	// attempt, an end's status with its receipt.
+	// Status is the notification's new state: queued or scheduled on acceptance, sending before
+	// each attempt, and a final state together with Receipt.
 	Status   Status   `json:"status"`
 	Platform Platform `json:"platform,omitempty"`
 	Lane     Lane     `json:"lane,omitempty"`
-	// Attempt counts the attempts, from 1, in an event whose Status is sending.
+	// Attempt is the attempt's number, from 1, if Status is sending.
 	Attempt int `json:"attempt,omitempty"`
-	// SendAt is when a scheduled one is due.
+	// SendAt is when a scheduled notification is due.
 	SendAt time.Time `json:"send_at,omitzero"`
-	// Receipt tells the end; nil before it.
+	// Receipt is the final receipt; nil before the final state.
 	Receipt *Receipt `json:"receipt,omitempty"`
-	// Target is who is dead, in an event whose Status is unregistered: the app's backend has to forget it, unless it has
-	// a registration newer than the receipt's dead_since.
+	// Target is the unregistered target, if Status is unregistered. The app's backend must delete
+	// it unless it has a registration newer than the receipt's dead_since.
 	Target *Target `json:"target,omitempty"`
-	// KeyHash and BodyHash are SHA-256 of the Idempotency-Key with its app and of the body that came with it, both empty
-	// without a key. Feeds leave them out.
+	// KeyHash is the SHA-256 of the app and its Idempotency-Key, BodyHash that of the request body.
+	// Both are empty without a key. Feeds omit them.
 	KeyHash  []byte `json:"key_hash,omitempty"`
 	BodyHash []byte `json:"body_hash,omitempty"`
 }

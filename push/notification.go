@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package push holds the words of the product: what is sent, who receives it,
-// and what came of it. It sends nothing and imports nothing of ours.
+// Package push defines the domain types: what is sent (Notification), to whom (Target), and the
+// result (Outcome, Receipt). It sends nothing and imports no other package of this module.
 package push
 
 import (
@@ -12,26 +12,26 @@ import (
 	"time"
 )
 
-// Notification is one message to one target. Its JSON form is the body of
-// POST /v1/apps/{app}/notifications; the fields that JSON does not carry are the
-// gateway's own.
+// Notification is one message to one target. Its JSON form is the body of a request to
+// POST /v1/apps/{app}/notifications. The gateway sets the fields that have no JSON form.
 type Notification struct {
-	// ID names the notification everywhere: in receipts, in history and, as
-	// apns-id, at Apple. It is a UUID in canonical form, and the same for
-	// every attempt.
+	// ID identifies the notification in receipts, in the history and, as apns-id, at Apple. It is a
+	// UUID in canonical form and the same for every attempt.
 	ID string `json:"-"`
-	// App is the configured app on whose behalf it is sent.
+	// App is the configured app that sends the notification.
 	App string `json:"-"`
-	// AcceptedAt is when the gateway took it.
+	// AcceptedAt is when the gateway accepted the notification.
 	AcceptedAt time.Time `json:"-"`
-	// Patient marks one of a flow that can be held up, such as a batch: in an
-	// overload it waits for its place, where others are turned away.
+	// CanQueue makes the notification wait for capacity under overload instead of being rejected.
+	// It is set where the sender can be slowed down, as in a batch.
 	CanQueue bool `json:"-"`
-	// Leaving, if not nil, is called right before each attempt leaves for the provider, with its number from 1. From
-	// then on nobody can tell whether it arrived until its answer is known: the queue notes that on disk. An error keeps
-	// it here and ends the send as abandoned.
+	// BeforeAttempt, if not nil, is called immediately before each attempt is sent, with the
+	// attempt's number from 1. The queue uses it to record on disk that the result of the attempt
+	// is unknown until a response arrives. If it returns an error, the attempt is not sent and the
+	// send ends as Abandoned.
 	BeforeAttempt func(attempt int) error `json:"-"`
-	// KeyHash and BodyHash are those of the Idempotency-Key that it came with, as Event has them; both empty without one.
+	// KeyHash and BodyHash identify the Idempotency-Key of the request and its body, as in Event.
+	// Both are empty without a key.
 	KeyHash  []byte `json:"-"`
 	BodyHash []byte `json:"-"`
 
@@ -41,70 +41,70 @@ type Notification struct {
 	Title    string `json:"title,omitempty"`
 	Subtitle string `json:"subtitle,omitempty"`
 	Body     string `json:"body,omitempty"`
-	// Image is the https URL of a picture to show.
+	// Image is the https URL of an image to show.
 	Image string `json:"image,omitempty"`
-	// Badge is the number on the app's icon; nil leaves it alone, 0 clears it.
+	// Badge is the number on the app's icon: nil leaves it unchanged, 0 clears it.
 	Badge *int `json:"badge,omitempty"`
-	// Sound is a sound's name in the app, or "default".
+	// Sound is the name of a sound in the app, or "default".
 	Sound string `json:"sound,omitempty"`
-	// Data reaches the app and is not shown.
+	// Data is delivered to the app and not displayed.
 	Data map[string]string `json:"data,omitempty"`
 
 	Priority Priority `json:"priority,omitempty"`
 	Lane     Lane     `json:"lane,omitempty"`
-	// CollapseKey lets a later notification replace this one on the device.
+	// CollapseKey makes a later notification with the same key replace this one on the device.
 	CollapseKey string `json:"collapse_key,omitempty"`
-	// TTL is how long the provider may keep trying, counted from Due. nil
-	// leaves it to the provider; 0 means now or never.
+	// TTL is how long the provider may try to deliver, counted from Due. nil means the provider's
+	// default; 0 means one immediate attempt at delivery.
 	TTL *Duration `json:"ttl,omitempty"`
-	// SendAt holds the notification back until then; zero means now.
+	// SendAt is the time to send the notification; zero means now.
 	SendAt    time.Time `json:"send_at,omitzero"`
 	OnUnknown OnUnknown `json:"on_unknown,omitempty"`
-	// Retry asks for fewer attempts than the operator allows; nil asks for none fewer.
+	// Retry can lower the number of attempts below the operator's limit; nil leaves the limit.
 	Retry *Retry `json:"retry,omitempty"`
 
-	// The raw blocks, each read only by its own provider. They win over the
-	// common fields.
+	// The provider-specific blocks. Each is read only by its provider and overrides the common
+	// fields.
 	APNs    *APNsBlock    `json:"apns,omitempty"`
 	FCM     *FCMBlock     `json:"fcm,omitempty"`
 	WebPush *WebPushBlock `json:"webpush,omitempty"`
 }
 
-// Retry is what a sender wishes about further attempts.
+// Retry is a sender's limit on attempts.
 type Retry struct {
-	// Attempts is how many there may be in all, 1 to 10, the queue's included; 0 means as many as the operator allows, and
-	// so does every number above that.
+	// Attempts is the maximum number of attempts, 1 to 10, including those of the queue. 0, and any
+	// number above the operator's limit, means the operator's limit.
 	Attempts int `json:"attempts"`
 }
 
-// APNsBlock is what only Apple understands.
+// APNsBlock holds the fields that only APNs has.
 type APNsBlock struct {
-	// Headers are apns-* request headers, without authorization.
+	// Headers are apns-* request headers; authorization is not allowed.
 	Headers map[string]string `json:"headers,omitempty"`
-	// Payload replaces the payload that the common fields would make.
+	// Payload replaces the payload made from the common fields.
 	Payload json.RawMessage `json:"payload,omitempty"`
-	// Environment is the one that the target belongs to; empty means the app's.
+	// Environment is the environment of the target; empty means the app's default.
 	Environment Environment `json:"environment,omitempty"`
 }
 
-// FCMBlock is what only FCM understands.
+// FCMBlock holds the fields that only FCM has.
 type FCMBlock struct {
-	// Message is the message object of FCM HTTP v1, merged over the one that
-	// the common fields make.
+	// Message is an FCM HTTP v1 message object. It is merged over the message made from the common
+	// fields.
 	Message json.RawMessage `json:"message,omitempty"`
-	// ValidateOnly asks FCM to check the message and deliver nothing.
+	// ValidateOnly makes FCM check the message without delivering it.
 	ValidateOnly bool `json:"validate_only,omitempty"`
 }
 
-// WebPushBlock is what only Web Push services understand.
+// WebPushBlock holds the fields that only Web Push has.
 type WebPushBlock struct {
 	// Headers are TTL, Urgency and Topic (RFC 8030).
 	Headers map[string]string `json:"headers,omitempty"`
-	// Payload is the plaintext that is encrypted to the browser.
+	// Payload replaces the plaintext made from the common fields. It is encrypted for the browser.
 	Payload string `json:"payload,omitempty"`
 }
 
-// hasTopic reports whether Topic is among the headers, whose names know no case.
+// hasTopic reports whether the headers contain a non-empty Topic, in any case.
 func (b *WebPushBlock) hasTopic() bool {
 	if b == nil {
 		return false
@@ -117,7 +117,7 @@ func (b *WebPushBlock) hasTopic() bool {
 	return false
 }
 
-// EffectiveLane returns the notification's lane, LaneNormal where none was named.
+// EffectiveLane returns the notification's lane, or LaneNormal if it has none.
 func (n *Notification) EffectiveLane() Lane {
 	if n.Lane == "" {
 		return LaneNormal
@@ -125,7 +125,7 @@ func (n *Notification) EffectiveLane() Lane {
 	return n.Lane
 }
 
-// Environment returns the environment that its sender named, or "".
+// Environment returns the environment that the sender set, or "".
 func (n *Notification) Environment() Environment {
 	if n.APNs == nil {
 		return ""
@@ -133,14 +133,14 @@ func (n *Notification) Environment() Environment {
 	return n.APNs.Environment
 }
 
-// Collapsible reports whether a second copy would replace the first on the
-// device instead of standing beside it.
+// Collapsible reports whether a second copy of the notification replaces the first one on the
+// device.
 func (n *Notification) Collapsible() bool {
 	return n.CollapseKey != "" || (n.APNs != nil && n.APNs.Headers["apns-collapse-id"] != "") || n.WebPush.hasTopic()
 }
 
-// MayRetryUnknown reports whether the sender allows another attempt after one whose
-// end is unknown.
+// MayRetryUnknown reports whether the sender allows another attempt after one whose result is
+// unknown.
 func (n *Notification) MayRetryUnknown() bool {
 	switch n.OnUnknown {
 	case RepeatAlways:
@@ -152,13 +152,12 @@ func (n *Notification) MayRetryUnknown() bool {
 	}
 }
 
-// MayRetry reports whether the sender allows another attempt after so many.
+// MayRetry reports whether the sender allows another attempt after the given number of attempts.
 func (n *Notification) MayRetry(attempts int) bool {
 	return n.Retry == nil || n.Retry.Attempts == 0 || attempts < n.Retry.Attempts
 }
 
-// Due returns when the notification was to be sent: at once when it was
-// accepted, or at SendAt.
+// Due returns when the notification is to be sent: SendAt, or AcceptedAt if that is later.
 func (n *Notification) Due() time.Time {
 	if n.SendAt.After(n.AcceptedAt) {
 		return n.SendAt
@@ -166,8 +165,7 @@ func (n *Notification) Due() time.Time {
 	return n.AcceptedAt
 }
 
-// Expiry returns when the notification loses its worth, and false if its
-// sender named no TTL.
+// Expiry returns when the notification expires, and false if it has no TTL.
 func (n *Notification) Expiry() (time.Time, bool) {
 	if n.TTL == nil {
 		return time.Time{}, false
@@ -175,10 +173,10 @@ func (n *Notification) Expiry() (time.Time, bool) {
 	return n.Due().Add(time.Duration(*n.TTL)), true
 }
 
-// Duration is a time.Duration that JSON spells as Go does: "90s", "1h30m".
+// Duration is a time.Duration that is a string such as "90s" or "1h30m" in JSON.
 type Duration time.Duration
 
-// UnmarshalText accepts what time.ParseDuration does, but nothing negative.
+// UnmarshalText accepts what time.ParseDuration accepts, except negative durations.
 func (d *Duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
 	if err != nil || v < 0 {
@@ -188,20 +186,20 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// MarshalText spells the duration as UnmarshalText reads it.
+// MarshalText returns the duration in the format of time.Duration.String.
 func (d Duration) MarshalText() ([]byte, error) {
 	return []byte(time.Duration(d).String()), nil
 }
 
-// FieldError says which field of a notification cannot be sent and what is
-// allowed there. It never holds the value: that may be a device token.
+// FieldError says which field of a notification is invalid and what is allowed there. It never
+// contains the value, which may be a device token.
 type FieldError struct {
 	Field   string // path in the JSON body, such as apns.headers.apns-priority
-	Reason  string // a word from a closed set, such as PayloadTooLarge; becomes the receipt's reason
-	Allowed string // what would have been accepted, as a phrase: "an even number of hex digits, 2 to 200"
+	Reason  string // one of a closed set, such as PayloadTooLarge; the receipt's reason
+	Allowed string // what is allowed, as a phrase: "an even number of hex digits, 2 to 200"
 }
 
-// Error reads "token: must be …".
+// Error returns a text such as "token: must be an even number of hex digits, 2 to 200".
 func (e *FieldError) Error() string {
 	return fmt.Sprintf("%s: must be %s", e.Field, e.Allowed)
 }

@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// Verdict is the one judgement of an attempt. A provider makes it, in its
-// reason table; everybody else only asks.
+// Verdict is the classification of one attempt. Only the provider makes it, from its table of
+// errors; no other package reads a status code.
 type Verdict uint8
 
-// The verdicts. The zero value is the one that is safe to repeat.
+// The verdicts. The zero value, Unsent, is safe to retry.
 const (
-	Unsent       Verdict = iota // provably not processed by the provider: repeat it elsewhere at will
-	Accepted                    // the provider took it
-	Unregistered                // the provider knows nobody by this token any more
-	Refused                     // the provider will never take this notification as it is
-	Throttled                   // too much, too fast; Scope says of what
-	Unauthorized                // the credential is bad, or bad for this
-	Unavailable                 // the provider said that it could not
-	Unknown                     // sent, no answer: a repeat may double it
-	Abandoned                   // the caller left; nobody is to blame
-	Expired                     // its TTL ran out before it could be sent
+	Unsent       Verdict = iota // provably not processed by the provider: safe to retry
+	Accepted                    // the provider accepted it
+	Unregistered                // the token is no longer registered at the provider
+	Refused                     // the provider will never accept this notification as it is
+	Throttled                   // a rate limit or quota of Scope is exceeded
+	Unauthorized                // the credential is invalid, or not valid for this notification
+	Unavailable                 // the provider answered that it cannot process the notification now
+	Unknown                     // sent, but no response: a retry may cause a duplicate
+	Abandoned                   // the caller cancelled; nothing failed
+	Expired                     // its TTL expired before it was sent
 )
 
 var verdictNames = [...]string{
@@ -31,7 +31,7 @@ var verdictNames = [...]string{
 	Unauthorized: "unauthorized", Unavailable: "unavailable", Unknown: "unknown", Abandoned: "abandoned", Expired: "expired",
 }
 
-// String returns the verdict in lower case, as logs, metrics and JSON spell it.
+// String returns the verdict in lower case, as in logs, metrics and JSON.
 func (v Verdict) String() string {
 	if int(v) < len(verdictNames) {
 		return verdictNames[v]
@@ -39,19 +39,18 @@ func (v Verdict) String() string {
 	return "invalid"
 }
 
-// Scope is what a trouble reaches, and so what has to slow down or stop: the
-// rest goes on.
+// Scope is what an error affects, and so what must slow down or stop.
 type Scope uint8
 
-// The scopes, from nothing to everything that shares a credential.
+// The scopes, from the narrowest to the widest.
 const (
 	ScopeNone       Scope = iota
 	ScopeDevice           // one token
 	ScopeTopic            // one topic or channel
-	ScopeConnection       // one connection; its endpoint may be well
+	ScopeConnection       // one connection; its endpoint may be healthy
 	ScopeEndpoint         // one address of the service
 	ScopeProject          // one FCM project
-	ScopeCredential       // everything sent with this key or certificate
+	ScopeCredential       // everything that is sent with this key or certificate
 )
 
 var scopeNames = [...]string{
@@ -67,45 +66,43 @@ func (s Scope) String() string {
 	return "invalid"
 }
 
-// Outcome is what came of one attempt, judged once. Nothing in it is secret.
+// Outcome is the result of one attempt. It contains no secret.
 type Outcome struct {
 	Verdict Verdict
-	// Reason is the provider's own word (BadDeviceToken) or ours for an
-	// attempt without an answer (RESPONSE_TIMEOUT). It comes from a closed
-	// set: a provider's free text never gets here.
+	// Reason is the provider's error code (BadDeviceToken) or, for an attempt without a response,
+	// one of this module's (RESPONSE_TIMEOUT). It comes from a closed set and never holds free text
+	// from a provider.
 	Reason string
-	// Scope is what the trouble reaches.
+	// Scope is what the error affects.
 	Scope Scope
-	// RetryAfter is the least time that the provider wants to be left alone
-	// with this Scope; zero when it named none and its documents name none.
+	// RetryAfter is the minimum time to wait before the next attempt in Scope; zero if neither the
+	// response nor the provider's documentation gives one.
 	RetryAfter time.Duration
-	// HTTP is the provider's status code, for receipts and logs only; nobody
-	// decides by it. Zero when there was no answer.
+	// HTTP is the response's status code, or zero without a response. It is for receipts and logs;
+	// do not base decisions on it.
 	HTTP int
-	// ProviderID is the provider's name for an accepted notification
-	// (apns-id, FCM's message name).
+	// ProviderID is the provider's ID of an accepted notification (apns-id, FCM's message name).
 	ProviderID string
-	// DeadSince is the provider's time of an Unregistered token (APNs 410),
-	// or zero. A registration that is newer wins.
+	// DeadSince is when an Unregistered token became invalid, according to the provider (APNs
+	// status 410), or zero. A token that was registered again later is valid.
 	DeadSince time.Time
-	// ForgetToken is set where the token may be deleted without knowing more.
+	// ForgetToken is set if the token can be deleted without further checks.
 	ForgetToken bool
-	// Misplaced is set with Refused where the token may be one of the provider's
-	// other environment.
+	// WrongEnvironment is set with Refused if the token may belong to the provider's other
+	// environment.
 	WrongEnvironment bool
-	// Renewed is set with Unauthorized when the credential has been renewed
-	// since the attempt, so that one more makes sense.
+	// Renewed is set with Unauthorized if a retry can succeed, usually with a renewed credential.
 	Renewed bool
-	// CloseConnection is set where the connection is spoilt for what follows.
+	// CloseConnection is set if the connection cannot be used for further requests.
 	CloseConnection bool
-	// Field is the refused field of a notification that was never sent, and
-	// Detail says what is allowed there; both empty otherwise. The refusal of
-	// a call about channels may have a Detail, too: what to do about it.
+	// Field is the invalid field of a notification that was never sent, and Detail says what is
+	// allowed there. The refusal of a channel call can also have a Detail, which says how to fix
+	// it.
 	Field, Detail string
 }
 
-// Retryable reports whether another attempt can end better. Whether one is
-// allowed after Unknown is the sender's choice, Notification.MayRepeat.
+// Retryable reports whether another attempt can succeed. After Unknown, check
+// Notification.MayRetryUnknown too.
 func (o Outcome) Retryable() bool {
 	switch o.Verdict {
 	case Unsent, Throttled, Unavailable, Unknown:
@@ -117,20 +114,20 @@ func (o Outcome) Retryable() bool {
 	}
 }
 
-// EndpointFault reports whether the endpoint is to blame, so that its breaker
-// counts a failure.
+// EndpointFault reports whether the endpoint caused the failure. Its breaker counts such attempts.
 func (o Outcome) EndpointFault() bool {
 	return o.Scope == ScopeEndpoint && (o.Verdict == Unavailable || o.Verdict == Unknown)
 }
 
-// EndpointOK reports whether the endpoint has shown that it works: it
-// gave an answer, and the trouble, if any, was not its own. Unsent and
-// Abandoned prove nothing either way.
+// EndpointOK reports whether the attempt shows that the endpoint works: it responded, and the
+// error, if any, is not its fault. An attempt without a response can be neither EndpointFault nor
+// EndpointOK.
 func (o Outcome) EndpointOK() bool {
 	return o.HTTP != 0 && !o.EndpointFault()
 }
 
-// InvalidNotification is the outcome of a notification that was refused before it was sent.
+// InvalidNotification returns the outcome of a notification that failed validation and was not
+// sent. If err is a FieldError, it sets the reason and the field.
 func InvalidNotification(err error) Outcome {
 	o := Outcome{Verdict: Refused, Reason: "InvalidNotification", Detail: err.Error()}
 	if field, ok := errors.AsType[*FieldError](err); ok {
@@ -139,17 +136,16 @@ func InvalidNotification(err error) Outcome {
 	return o
 }
 
-// transportError is what a transport tells of a request that got no answer; *wire.Error
-// is one.
+// transportError describes a request without a response; *wire.Error implements it.
 type transportError interface {
 	error
-	Unprocessed() bool   // provably never processed
-	EndpointFault() bool // the endpoint did this, not its connection or the caller
+	Unprocessed() bool   // the peer provably did not process the request
+	EndpointFault() bool // the endpoint failed, rather than its connection or the caller
 	Code() string        // the reason, from a closed set
 }
 
-// NoResponse is the outcome of an attempt that ended in err instead of an
-// answer. It is here so that every provider judges silence alike.
+// NoResponse returns the outcome of an attempt that ended with err instead of a response. Every
+// provider uses it, so that all treat transport errors the same way.
 func NoResponse(err error) Outcome {
 	o := Outcome{Verdict: Unknown, Reason: "NO_ANSWER"}
 	if l, ok := errors.AsType[transportError](err); ok {

@@ -7,101 +7,97 @@ import (
 	"strings"
 )
 
-// Platform names the push service that a notification goes to. The zero value
-// is no platform and is refused at the door.
+// Platform is the push service that a notification is sent to. The zero value is invalid.
 type Platform string
 
 // The platforms that Sluice delivers to.
 const (
 	APNs    Platform = "apns"    // Apple Push Notification service
 	FCM     Platform = "fcm"     // Firebase Cloud Messaging, HTTP v1
-	WebPush Platform = "webpush" // RFC 8030 push services of the browsers
+	WebPush Platform = "webpush" // the browsers' push services (RFC 8030)
 )
 
-// UnmarshalText refuses every word but the three platforms.
+// UnmarshalText accepts apns, fcm and webpush.
 func (p *Platform) UnmarshalText(text []byte) error {
 	return unmarshalEnum(p, text, APNs, FCM, WebPush)
 }
 
-// Environment is one of the two worlds that Apple keeps apart. A device token and
-// a channel belong to one of them and are unknown in the other. The zero value
-// leaves the choice to the app's configuration.
+// Environment is one of the two separate environments of APNs. A device token or channel belongs to
+// one of them and is unknown in the other. The zero value means the app's default.
 type Environment string
 
 // The environments.
 const (
 	Production Environment = "production" // apps from the App Store and TestFlight
-	Sandbox    Environment = "sandbox"    // apps that Xcode has put on a device
+	Sandbox    Environment = "sandbox"    // apps installed from Xcode
 )
 
-// UnmarshalText refuses every word but production and sandbox.
+// UnmarshalText accepts production and sandbox.
 func (e *Environment) UnmarshalText(text []byte) error {
 	return unmarshalEnum(e, text, Production, Sandbox)
 }
 
-// Priority is what the device is told about urgency: whether to wake the
-// screen or to wait for a good moment. It does not order the gateway's own
-// work; Lane does.
+// Priority tells the device how urgent a notification is, for instance whether to wake the screen.
+// It does not affect the order in which the gateway sends; see Lane.
 type Priority string
 
-// The priorities. The zero value leaves the choice to the provider's default.
+// The priorities. The zero value means the provider's default.
 const (
 	PriorityHigh   Priority = "high"
 	PriorityNormal Priority = "normal"
 	PriorityLow    Priority = "low"
 )
 
-// UnmarshalText refuses every word but high, normal and low.
+// UnmarshalText accepts high, normal and low.
 func (p *Priority) UnmarshalText(text []byte) error {
 	return unmarshalEnum(p, text, PriorityHigh, PriorityNormal, PriorityLow)
 }
 
-// Lane orders notifications inside the gateway when something is scarce: bulk
-// waits first and is shed first, critical last. The device never sees it.
+// Lane is the priority inside the gateway when capacity is short: bulk waits and is shed first,
+// critical last. It is not sent to the device.
 type Lane string
 
-// The lanes. The zero value means LaneNormal; ask Notification.InLane.
+// The lanes. The zero value means LaneNormal; see Notification.EffectiveLane.
 const (
 	LaneCritical Lane = "critical"
 	LaneNormal   Lane = "normal"
 	LaneBulk     Lane = "bulk"
 )
 
-// UnmarshalText refuses every word but critical, normal and bulk.
+// UnmarshalText accepts critical, normal and bulk.
 func (l *Lane) UnmarshalText(text []byte) error {
 	return unmarshalEnum(l, text, LaneCritical, LaneNormal, LaneBulk)
 }
 
-// OnUnknown says whether a notification may be sent again when nobody can tell
-// whether the provider took it, for a repeat may show it twice.
+// OnUnknown says whether to send a notification again when it is unknown whether the provider
+// accepted it. The device may then show it twice.
 type OnUnknown string
 
-// The rules for a repeat. The zero value means RepeatIfCollapsible; ask
-// Notification.MayRepeat.
+// The OnUnknown values. The zero value means RepeatIfCollapsible; see Notification.MayRetryUnknown.
 const (
-	RepeatNever         OnUnknown = "never"          // at most once: report unknown instead
-	RepeatIfCollapsible OnUnknown = "if_collapsible" // only when a repeat replaces the first (a collapse key is set)
-	RepeatAlways        OnUnknown = "always"         // at least once: a duplicate is the lesser evil
+	RepeatNever         OnUnknown = "never"          // at most once: the receipt says unknown
+	RepeatIfCollapsible OnUnknown = "if_collapsible" // retry only if the second copy replaces the first (a collapse key is set)
+	RepeatAlways        OnUnknown = "always"         // at least once: accept duplicates
 )
 
-// UnmarshalText refuses every word but never, if_collapsible and always.
+// UnmarshalText accepts never, if_collapsible and always.
 func (u *OnUnknown) UnmarshalText(text []byte) error {
 	return unmarshalEnum(u, text, RepeatNever, RepeatIfCollapsible, RepeatAlways)
 }
 
-// unmarshalEnum sets *dst to the allowed word that text spells, or says which words
-// are allowed. The offending value is left out: callers put this error into
-// answers, and a misplaced token must not travel there.
+// unmarshalEnum sets *dst to the allowed value that text spells, or returns an error that lists the
+// allowed values. The error omits text: callers return it to clients, and text may be a misplaced
+// device token.
 func unmarshalEnum[T ~string](dst *T, text []byte, allowed ...T) error {
-	for _, word := range allowed {
-		if string(text) == string(word) {
-			*dst = word
+	for _, value := range allowed {
+		if string(text) == string(value) {
+			*dst = value
 			return nil
 		}
 	}
-	words := make([]string, len(allowed))
-	for i, word := range allowed {
-		words[i] = fmt.Sprintf("%q", string(word))
+	values := make([]string, len(allowed))
+	for i, value := range allowed {
+		values[i] = fmt.Sprintf("%q", string(value))
 	}
-	return fmt.Errorf("must be one of %s", strings.Join(words, ", "))
+	return fmt.Errorf("must be one of %s", strings.Join(values, ", "))
 }

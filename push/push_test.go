@@ -44,8 +44,8 @@ func TestTargetKindRequiresExactlyOneField(t *testing.T) {
 
 func TestEnumsRejectUnknownValuesAndListAllowedOnes(t *testing.T) {
 	tests := []struct {
-		field string
-		words []string
+		field  string
+		values []string
 	}{
 		{"platform", []string{"apns", "fcm", "webpush"}},
 		{"priority", []string{"high", "normal", "low"}},
@@ -53,25 +53,25 @@ func TestEnumsRejectUnknownValuesAndListAllowedOnes(t *testing.T) {
 		{"on_unknown", []string{"never", "if_collapsible", "always"}},
 	}
 	for _, test := range tests {
-		for _, word := range test.words {
+		for _, value := range test.values {
 			var n push.Notification
-			if err := json.Unmarshal(fmt.Appendf(nil, `{%q:%q}`, test.field, word), &n); err != nil {
-				t.Errorf("%s %q: %v", test.field, word, err)
+			if err := json.Unmarshal(fmt.Appendf(nil, `{%q:%q}`, test.field, value), &n); err != nil {
+				t.Errorf("%s %q: %v", test.field, value, err)
 			}
 		}
 		var n push.Notification
 		err := json.Unmarshal(fmt.Appendf(nil, `{%q:"c0ffee-token"}`, test.field), &n)
 		if err == nil {
-			t.Errorf("%s takes a word that does not exist", test.field)
+			t.Errorf("%s accepts an unknown value", test.field)
 			continue
 		}
-		for _, word := range test.words {
-			if !strings.Contains(err.Error(), word) {
-				t.Errorf("%s: %q does not name the allowed word %q", test.field, err, word)
+		for _, value := range test.values {
+			if !strings.Contains(err.Error(), value) {
+				t.Errorf("%s: %q does not list the allowed value %q", test.field, err, value)
 			}
 		}
 		if strings.Contains(err.Error(), "c0ffee") {
-			t.Errorf("%s: %q repeats the value, which may be a misplaced token", test.field, err)
+			t.Errorf("%s: %q contains the value, which may be a misplaced token", test.field, err)
 		}
 	}
 }
@@ -86,7 +86,7 @@ func TestDurationUsesGoSyntax(t *testing.T) {
 	}
 	for _, bad := range []string{`"-1s"`, `"soon"`, `"90"`} {
 		if err := json.Unmarshal([]byte(`{"ttl":`+bad+`}`), &n); err == nil {
-			t.Errorf("ttl %s is taken", bad)
+			t.Errorf("ttl %s is accepted", bad)
 		}
 	}
 }
@@ -129,11 +129,11 @@ func TestExpiryCountsFromAcceptanceOrSendAt(t *testing.T) {
 	}
 	n.SendAt = accepted.Add(-time.Hour)
 	if got, _ := n.Expiry(); !got.Equal(accepted.Add(time.Minute)) {
-		t.Errorf("Expiry() = %v for a time that had passed", got)
+		t.Errorf("Expiry() = %v for a SendAt in the past", got)
 	}
 	n.SendAt = accepted.Add(time.Hour)
 	if got, _ := n.Expiry(); !got.Equal(accepted.Add(61 * time.Minute)) {
-		t.Errorf("Expiry() = %v for a scheduled one", got)
+		t.Errorf("Expiry() = %v for a SendAt in the future", got)
 	}
 	n.TTL = nil
 	if _, ok := n.Expiry(); ok {
@@ -143,29 +143,29 @@ func TestExpiryCountsFromAcceptanceOrSendAt(t *testing.T) {
 
 func TestOutcomeMethods(t *testing.T) {
 	tests := []struct {
-		name                     string
-		outcome                  push.Outcome
-		retryable, fault, proven bool
-		status                   push.Status
+		name                 string
+		outcome              push.Outcome
+		retryable, fault, ok bool
+		status               push.Status
 	}{
-		{"the zero value is safe to repeat", push.Outcome{}, true, false, false, push.StatusUnavailable},
+		{"the zero value is safe to retry", push.Outcome{}, true, false, false, push.StatusUnavailable},
 		{"accepted", push.Outcome{Verdict: push.Accepted, HTTP: 200}, false, false, true, push.StatusAccepted},
-		{"a dead token proves the endpoint", push.Outcome{Verdict: push.Unregistered, HTTP: 410}, false, false, true, push.StatusUnregistered},
-		{"a refusal proves the endpoint", push.Outcome{Verdict: push.Refused, HTTP: 400}, false, false, true, push.StatusRefused},
-		{"a 429 is nobody's breakdown", push.Outcome{Verdict: push.Throttled, HTTP: 429, Scope: push.ScopeEndpoint}, true, false, true, push.StatusThrottled},
-		{"a dead credential", push.Outcome{Verdict: push.Unauthorized, HTTP: 403, Scope: push.ScopeCredential}, false, false, true, push.StatusUnauthorized},
+		{"an unregistered token shows a working endpoint", push.Outcome{Verdict: push.Unregistered, HTTP: 410}, false, false, true, push.StatusUnregistered},
+		{"a refusal shows a working endpoint", push.Outcome{Verdict: push.Refused, HTTP: 400}, false, false, true, push.StatusRefused},
+		{"a 429 is no endpoint fault", push.Outcome{Verdict: push.Throttled, HTTP: 429, Scope: push.ScopeEndpoint}, true, false, true, push.StatusThrottled},
+		{"an invalid credential", push.Outcome{Verdict: push.Unauthorized, HTTP: 403, Scope: push.ScopeCredential}, false, false, true, push.StatusUnauthorized},
 		{"a renewed credential", push.Outcome{Verdict: push.Unauthorized, HTTP: 403, Renewed: true}, true, false, true, push.StatusUnauthorized},
 		{"a 500", push.Outcome{Verdict: push.Unavailable, HTTP: 500, Scope: push.ScopeEndpoint}, true, true, false, push.StatusUnavailable},
-		{"silence", push.Outcome{Verdict: push.Unknown, Scope: push.ScopeEndpoint}, true, true, false, push.StatusUnknown},
-		{"the caller left", push.Outcome{Verdict: push.Abandoned}, false, false, false, push.StatusUnavailable},
-		{"too late", push.Outcome{Verdict: push.Expired}, false, false, false, push.StatusExpired},
+		{"no response", push.Outcome{Verdict: push.Unknown, Scope: push.ScopeEndpoint}, true, true, false, push.StatusUnknown},
+		{"cancelled", push.Outcome{Verdict: push.Abandoned}, false, false, false, push.StatusUnavailable},
+		{"expired", push.Outcome{Verdict: push.Expired}, false, false, false, push.StatusExpired},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			o := test.outcome
-			if o.Retryable() != test.retryable || o.EndpointFault() != test.fault || o.EndpointOK() != test.proven {
-				t.Errorf("Retryable, EndpointFault, EndpointProven = %v, %v, %v; want %v, %v, %v",
-					o.Retryable(), o.EndpointFault(), o.EndpointOK(), test.retryable, test.fault, test.proven)
+			if o.Retryable() != test.retryable || o.EndpointFault() != test.fault || o.EndpointOK() != test.ok {
+				t.Errorf("Retryable, EndpointFault, EndpointOK = %v, %v, %v; want %v, %v, %v",
+					o.Retryable(), o.EndpointFault(), o.EndpointOK(), test.retryable, test.fault, test.ok)
 			}
 			if o.Status() != test.status {
 				t.Errorf("Status() = %s, want %s", o.Status(), test.status)
@@ -174,17 +174,17 @@ func TestOutcomeMethods(t *testing.T) {
 	}
 }
 
-// fakeTransportError is what a transport tells; wire.Error looks like it from here.
+// fakeTransportError is an error of a transport, such as *wire.Error.
 type fakeTransportError struct {
 	unprocessed, fault bool
 	cause              error
 }
 
-func (s fakeTransportError) Error() string       { return "silence" }
-func (s fakeTransportError) Unwrap() error       { return s.cause }
-func (s fakeTransportError) Unprocessed() bool   { return s.unprocessed }
-func (s fakeTransportError) EndpointFault() bool { return s.fault }
-func (s fakeTransportError) Code() string        { return "RESPONSE_TIMEOUT" }
+func (fakeTransportError) Error() string         { return "no response" }
+func (e fakeTransportError) Unwrap() error       { return e.cause }
+func (e fakeTransportError) Unprocessed() bool   { return e.unprocessed }
+func (e fakeTransportError) EndpointFault() bool { return e.fault }
+func (fakeTransportError) Code() string          { return "RESPONSE_TIMEOUT" }
 
 func TestNoResponseIsUnknownByDefault(t *testing.T) {
 	tests := []struct {
@@ -193,10 +193,10 @@ func TestNoResponseIsUnknownByDefault(t *testing.T) {
 		want push.Outcome
 	}{
 		{"any error", errors.New("?"), push.Outcome{Verdict: push.Unknown, Reason: "NO_ANSWER"}},
-		{"sent, silent endpoint", fakeTransportError{fault: true}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT", Scope: push.ScopeEndpoint}},
+		{"sent, endpoint fault", fakeTransportError{fault: true}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT", Scope: push.ScopeEndpoint}},
 		{"never sent", fakeTransportError{unprocessed: true}, push.Outcome{Verdict: push.Unsent, Reason: "RESPONSE_TIMEOUT"}},
-		{"the caller left", fakeTransportError{cause: context.Canceled}, push.Outcome{Verdict: push.Abandoned, Reason: "RESPONSE_TIMEOUT"}},
-		{"the caller's deadline", fakeTransportError{cause: context.DeadlineExceeded}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}},
+		{"cancelled", fakeTransportError{cause: context.Canceled}, push.Outcome{Verdict: push.Abandoned, Reason: "RESPONSE_TIMEOUT"}},
+		{"deadline exceeded", fakeTransportError{cause: context.DeadlineExceeded}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

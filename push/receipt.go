@@ -7,33 +7,31 @@ import (
 	"time"
 )
 
-// Attempt is one send on one endpoint.
+// Attempt is one request to one endpoint.
 type Attempt struct {
 	Endpoint string // address and port
-	// Environment is the one that the endpoint belongs to; empty where the
-	// provider has but one, or a stand-in plays both.
+	// Environment is the environment of the endpoint. It is empty if the provider has only one, or
+	// if a mock serves both.
 	Environment Environment
 	Started     time.Time
 	Took        time.Duration
 	Outcome
 }
 
-// Receipt tells the truth about a notification: its end, and every attempt on
-// the way. Outcome is that of the last attempt, or of the reason why there was
-// none.
+// Receipt is the state of a notification and all its attempts. Outcome is that of the last attempt,
+// or the reason why there was none.
 type Receipt struct {
 	ID string
-	// Index is the notification's place in its batch, counted from 0; nil
-	// outside a batch.
+	// Index is the notification's position in its batch, from 0; nil outside a batch.
 	Index *int
-	// State is where a notification stands that the queue keeps and that has not come to its verdict, or never will:
-	// queued, scheduled, sending or cancelled. Empty, and the verdict is its status.
+	// State is set while the queue holds the notification (queued, scheduled, sending) and after it
+	// was cancelled. If it is empty, the verdict determines the status.
 	State Status
 	Outcome
 	Attempts []Attempt
 }
 
-// Status returns the state that the receipt tells.
+// Status returns State, or the status of the outcome if State is empty.
 func (r *Receipt) Status() Status {
 	if r.State != "" {
 		return r.State
@@ -41,7 +39,7 @@ func (r *Receipt) Status() Status {
 	return r.Outcome.Status()
 }
 
-// IsFinal reports whether the receipt is the last one: nothing more will become of its notification.
+// IsFinal reports whether the notification has reached its final state.
 func (r *Receipt) IsFinal() bool {
 	switch r.State {
 	case StatusQueued, StatusScheduled, StatusSending:
@@ -51,10 +49,10 @@ func (r *Receipt) IsFinal() bool {
 	}
 }
 
-// Status is the state of a notification as receipts and history spell it.
+// Status is the state of a notification in receipts and in the history.
 type Status string
 
-// The states. The first eight are ends, as is cancelled; the others belong to the queue.
+// The states. The first eight and cancelled are final; the others are states of the queue.
 const (
 	StatusAccepted     Status = "accepted"
 	StatusUnregistered Status = "unregistered"
@@ -70,8 +68,8 @@ const (
 	StatusCancelled    Status = "cancelled"
 )
 
-// Status returns the state that this outcome leaves a notification in. What
-// was never sent is unavailable to its sender: it can be sent again.
+// Status returns the notification's state after this outcome. Unsent and Abandoned become
+// unavailable: the sender can send again.
 func (o Outcome) Status() Status {
 	switch o.Verdict {
 	case Accepted:
@@ -93,14 +91,14 @@ func (o Outcome) Status() Status {
 	}
 }
 
-// MarshalJSON writes the receipt as the REST contract has it.
+// MarshalJSON returns the receipt as the HTTP API defines it.
 func (r Receipt) MarshalJSON() ([]byte, error) {
 	return r.AppendJSON(make([]byte, 0, 256)), nil
 }
 
-// AppendJSON appends the receipt as the REST contract has it, so every name here is for good: durations in seconds
-// (retry_after) and milliseconds (ms), an attempt's status by its verdict. It is by hand because a batch writes one
-// for every notification.
+// AppendJSON appends the receipt as the HTTP API defines it, so no name here may change.
+// retry_after is in seconds, ms in milliseconds, and an attempt's status is its verdict. It does
+// not use encoding/json because a batch writes one receipt per notification.
 func (r Receipt) AppendJSON(b []byte) []byte {
 	b = append(b, '{')
 	b = appendNonEmpty(b, "id", r.ID)
@@ -143,5 +141,5 @@ func (a *Attempt) appendJSON(b []byte) []byte {
 	return appendClose(b)
 }
 
-// roundMillis keeps three digits behind the point: a receipt is read by people too.
+// roundMillis rounds v to three decimal places, to keep receipts readable.
 func roundMillis(v float64) float64 { return math.Round(v*1000) / 1000 }

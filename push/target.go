@@ -2,17 +2,17 @@
 
 package push
 
-// Target says who is to receive a notification: exactly one of its fields is
-// set. Which of them a platform knows, and their grammar, is the provider's to
-// check; it answers with a FieldError.
+// Target is the receiver of a notification: exactly one of its fields is set. The provider checks
+// which fields its platform supports and their syntax, and returns a FieldError for an invalid
+// target.
 type Target struct {
-	// Token is one device: an APNs device token in hex, or an FCM registration token.
+	// Token identifies one device: an APNs device token in hex, or an FCM registration token.
 	Token string `json:"token,omitempty"`
 	// Topic is an FCM topic, without the /topics/ prefix.
 	Topic string `json:"topic,omitempty"`
 	// Condition is a boolean expression over FCM topics.
 	Condition string `json:"condition,omitempty"`
-	// Channel is an APNs broadcast channel's ID, in base64.
+	// Channel is the ID of an APNs broadcast channel, in base64.
 	Channel string `json:"channel,omitempty"`
 	// Installation is a Firebase installation ID (FCM calls it fid).
 	Installation string `json:"installation,omitempty"`
@@ -20,27 +20,26 @@ type Target struct {
 	Subscription *Subscription `json:"subscription,omitempty"`
 }
 
-// Subscription is what PushSubscription.toJSON() gives in a browser (W3C Push
-// API). Every part of it is a secret of the user's.
+// Subscription is the result of PushSubscription.toJSON() in a browser (W3C Push API). All of it is
+// secret.
 type Subscription struct {
 	Endpoint string           `json:"endpoint"`
 	Keys     SubscriptionKeys `json:"keys"`
-	// ExpirationTime is taken because browsers give it, in milliseconds since
-	// 1970 or null, and ignored: the push service knows better.
+	// ExpirationTime is in milliseconds since 1970, or null. It is accepted because browsers send
+	// it, and ignored because the push service decides when a subscription ends.
 	ExpirationTime *float64 `json:"expirationTime,omitempty"`
 }
 
-// SubscriptionKeys encrypt a message to one browser (RFC 8291), in base64url.
+// SubscriptionKeys are the keys to encrypt a message for one browser (RFC 8291), in base64url.
 type SubscriptionKeys struct {
 	P256dh string `json:"p256dh"`
 	Auth   string `json:"auth"`
 }
 
-// TargetKind tells which field of a Target is set.
+// TargetKind says which field of a Target is set.
 type TargetKind uint8
 
-// The kinds of target. NoTarget is the kind of an empty Target and of one with
-// more than one field set.
+// The kinds of target. NoTarget is the kind of a Target with no field or more than one field set.
 const (
 	NoTarget TargetKind = iota
 	ToToken
@@ -51,7 +50,7 @@ const (
 	ToSubscription
 )
 
-// Kind returns which field is set, and NoTarget unless exactly one is.
+// Kind returns which field is set, or NoTarget unless exactly one is set.
 func (t *Target) Kind() TargetKind {
 	kind := NoTarget
 	for _, is := range [...]struct {
@@ -76,9 +75,8 @@ func (t *Target) Kind() TargetKind {
 	return kind
 }
 
-// Key returns the text that identifies the target among those of its kind. It
-// is a secret wherever the target is a device: use it to index memory, never
-// to print.
+// Key returns the text that identifies the target among those of its kind. It is secret if the
+// target is a device: do not log it.
 func (t *Target) Key() string {
 	switch t.Kind() {
 	case ToToken:
