@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loadtest offers a gateway notifications on a schedule that no answer can change, and keeps what came of each.
-// It judges nothing: what was really delivered, only the provider can say.
+// Package load sends notifications to a gateway on a fixed schedule and records the result of each.
+// Results come from receipts only. What was delivered is in the mock provider's ledger.
 package load
 
 import (
@@ -18,127 +18,129 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Generator is a number of notifications for one app. It is open-loop: each has its time, and its latency is counted from then
-// on, whether the gateway was ready to take it or not. So a stall shows in the latencies of all that it held up.
+// Generator sends Count notifications for one app. Without a Window it is an open loop: each
+// notification is due at a fixed time, and its latency counts from that time even if the gateway was
+// not ready for it. A stall therefore shows in the latency of every notification that it delays.
 //
-// All go through one streamed batch call, a line for each at its time, and the receipts come back on the same connection
-// as they end. A request of its own for each would cost the machine that both share more than the gateway does.
+// All notifications go through one streamed batch call. The receipts return on the same connection.
+// One request per notification would use more CPU than the gateway that shares the machine.
 type Generator struct {
-	// URL is the gateway's address, such as http://127.0.0.1:8080.
+	// URL is the base URL of the gateway, such as http://127.0.0.1:8080.
 	URL string
-	// App is who sends, and Key its API key.
+	// App is the app to send for, and Key its API key.
 	App, Key string
-	// Count is how many notifications there are. The gateway's limits.batch must allow them.
+	// Count is the number of notifications. The gateway's limits.batch must allow it.
 	Count int
-	// Rate is how many are due in a second; 0 means that all are due at once.
+	// Rate is the number of notifications due per second. With 0 all are due immediately.
 	Rate float64
-	// Window makes the loop a closed one: the next notification is due when fewer than Window are in flight, and Rate does
-	// not matter. It measures throughput, and hides stalls; 0 leaves the loop open.
+	// Window selects a closed loop: the next notification is due when fewer than Window are in
+	// flight, and Rate is ignored. A closed loop measures throughput but hides stalls. 0 selects the
+	// open loop.
 	Window int
-	// Compose writes the notification with index i.
+	// NewNotification returns the notification with index i.
 	NewNotification func(i int) *push.Notification
 }
 
-// Run offers everything and returns once every receipt has come or ctx has ended. The results hold what came until then
-// also when there is an error, which says why not all did.
-func (l Generator) Run(ctx context.Context) (Results, error) {
+// Run sends all notifications and returns when every receipt has arrived or ctx is done. An error says
+// why receipts are missing. The results are valid in that case too and hold the receipts that arrived.
+func (g Generator) Run(ctx context.Context) (Results, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	body, lines := io.Pipe()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, l.URL+"/v1/apps/"+l.App+"/notifications/batch", body)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, g.URL+"/v1/apps/"+g.App+"/notifications/batch", body)
 	if err != nil {
-		return Results{}, fmt.Errorf("loadtest: %w", err)
+		return Results{}, fmt.Errorf("load: %w", err)
 	}
 	request.Header.Set("Content-Type", "application/x-ndjson")
-	request.Header.Set("Authorization", "Bearer "+l.Key)
+	request.Header.Set("Authorization", "Bearer "+g.Key)
 
-	r := newRun(l)
-	offered := make(chan error, 1)
+	r := newRun(g)
+	written := make(chan error, 1)
 	go func() {
 		err := r.writeAll(ctx, lines)
-		_ = lines.CloseWithError(err) // nil is the end of the body
-		offered <- err
+		_ = lines.CloseWithError(err) // a nil error ends the body
+		written <- err
 	}()
 	err = r.readReceipts(request)
 	cancel()
 	_ = body.CloseWithError(context.Canceled)
-	err = errors.Join(err, <-offered)
+	err = errors.Join(err, <-written)
 	r.markLost()
 	return r.results, err
 }
 
-// run is a Load on its way.
+// run is the state of one Generator.Run.
 type run struct {
 	Generator
 	results  Results
-	due      []atomic.Int64 // when each was due, in nanoseconds since the beginning
-	slots    chan struct{}  // those of the window; nil without one
+	due      []atomic.Int64 // nanoseconds from the start until each notification is due
+	slots    chan struct{}  // one element for each notification in flight; nil in an open loop
 	interned map[string]string
 }
 
-func newRun(l Generator) *run {
+func newRun(g Generator) *run {
 	r := &run{
-		Generator: l, due: make([]atomic.Int64, l.Count), interned: map[string]string{},
-		results: Results{Started: time.Now(), Samples: make([]Sample, l.Count)},
+		Generator: g, due: make([]atomic.Int64, g.Count), interned: map[string]string{},
+		results: Results{Started: time.Now(), Samples: make([]Sample, g.Count)},
 	}
-	if l.Window > 0 {
-		r.slots = make(chan struct{}, l.Window)
+	if g.Window > 0 {
+		r.slots = make(chan struct{}, g.Window)
 	}
 	return r
 }
 
-// writeAll writes every notification at its time, and those that are due together in one piece.
-func (r *run) writeAll(ctx context.Context, to io.Writer) error {
-	var piece bytes.Buffer
+// writeAll writes each notification when it is due. Notifications that are due together share a write.
+func (r *run) writeAll(ctx context.Context, w io.Writer) error {
+	var buf bytes.Buffer
 	for i := range r.Count {
-		if err := r.waitUntilDue(ctx, i, &piece, to); err != nil {
+		if err := r.waitUntilDue(ctx, i, &buf, w); err != nil {
 			return err
 		}
 		line, err := json.Marshal(r.NewNotification(i))
 		if err != nil {
-			return fmt.Errorf("loadtest: notification %d: %w", i, err)
+			return fmt.Errorf("load: notification %d: %w", i, err)
 		}
-		piece.Write(line)
-		piece.WriteByte('\n')
-		if piece.Len() > 32<<10 {
-			if err := flush(&piece, to); err != nil {
+		buf.Write(line)
+		buf.WriteByte('\n')
+		if buf.Len() > 32<<10 {
+			if err := flush(&buf, w); err != nil {
 				return err
 			}
 		}
 	}
-	return flush(&piece, to)
+	return flush(&buf, w)
 }
 
-// waitUntilDue returns when notification i is due. Before it sleeps it writes what has gathered.
-func (r *run) waitUntilDue(ctx context.Context, i int, piece *bytes.Buffer, to io.Writer) error {
+// waitUntilDue returns when notification i is due. It flushes buf before it blocks.
+func (r *run) waitUntilDue(ctx context.Context, i int, buf *bytes.Buffer, w io.Writer) error {
 	if r.slots != nil {
-		return r.waitForSlot(ctx, i, piece, to)
+		return r.waitForSlot(ctx, i, buf, w)
 	}
 	var due time.Duration
 	if r.Rate > 0 {
 		due = time.Duration(float64(i) / r.Rate * float64(time.Second))
 	}
 	r.due[i].Store(int64(due))
-	left := time.Until(r.results.Started.Add(due))
-	if left <= 0 {
+	wait := time.Until(r.results.Started.Add(due))
+	if wait <= 0 {
 		return ctx.Err()
 	}
-	if err := flush(piece, to); err != nil {
+	if err := flush(buf, w); err != nil {
 		return err
 	}
 	select {
-	case <-time.After(left):
+	case <-time.After(wait):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (r *run) waitForSlot(ctx context.Context, i int, piece *bytes.Buffer, to io.Writer) error {
+func (r *run) waitForSlot(ctx context.Context, i int, buf *bytes.Buffer, w io.Writer) error {
 	select {
 	case r.slots <- struct{}{}:
 	default:
-		if err := flush(piece, to); err != nil {
+		if err := flush(buf, w); err != nil {
 			return err
 		}
 		select {
@@ -151,11 +153,11 @@ func (r *run) waitForSlot(ctx context.Context, i int, piece *bytes.Buffer, to io
 	return nil
 }
 
-func flush(piece *bytes.Buffer, to io.Writer) error {
-	if piece.Len() == 0 {
+func flush(buf *bytes.Buffer, w io.Writer) error {
+	if buf.Len() == 0 {
 		return nil
 	}
-	_, err := to.Write(piece.Bytes())
-	piece.Reset()
+	_, err := w.Write(buf.Bytes())
+	buf.Reset()
 	return err
 }

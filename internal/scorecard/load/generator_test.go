@@ -22,7 +22,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// startStub is a gateway whose batch call is serve: it gets the lines as they come, and answers with reply.
+// startStub starts a gateway whose batch call runs serve, and returns its URL. serve receives the index
+// of each line as it arrives and responds with reply.
 func startStub(t testing.TB, serve func(lines <-chan int, reply func(index int, status string))) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -35,7 +36,7 @@ func startStub(t testing.TB, serve func(lines <-chan int, reply func(index int, 
 			for i := 0; scanner.Scan(); i++ {
 				select {
 				case lines <- i:
-				case <-r.Context().Done(): // serve has given up
+				case <-r.Context().Done(): // serve returned early
 					return
 				}
 			}
@@ -74,7 +75,7 @@ func TestEachNotificationIsSentAndItsReceiptRecorded(t *testing.T) {
 		}
 	}
 	if attempts, first := got.Samples.AttemptsOn("192.0.2.1:443"); attempts != 100 || first != 100 {
-		t.Errorf("%d attempts, %d first ones", attempts, first)
+		t.Errorf("%d attempts, %d first attempts, want 100 of each", attempts, first)
 	}
 }
 
@@ -95,20 +96,20 @@ func TestLatencyCountsFromTheScheduledTime(t *testing.T) {
 	last := got.Samples[n-1].Due
 	for i, s := range got.Samples {
 		if s.Latency < last-s.Due {
-			t.Fatalf("notification %d, due after %s, took %s, though none ended before the last came, after %s", i, s.Due, s.Latency, last)
+			t.Fatalf("notification %d, due after %s, took %s, but no receipt was sent before the last line, due after %s", i, s.Due, s.Latency, last)
 		}
 	}
 }
 
 func TestClosedLoopStaysWithinItsWindow(t *testing.T) {
 	const window = 7
-	var most atomic.Int64
+	var maxHeld atomic.Int64
 	url := startStub(t, func(lines <-chan int, reply func(int, string)) {
 		var held []int
 		for i := range lines {
 			held = append(held, i)
-			for len(held) > 0 { // replies to the oldest once no other comes
-				most.Store(max(most.Load(), int64(len(held))))
+			for len(held) > 0 { // reply to the oldest line when no further line is ready
+				maxHeld.Store(max(maxHeld.Load(), int64(len(held))))
 				select {
 				case i, more := <-lines:
 					if more {
@@ -125,8 +126,8 @@ func TestClosedLoopStaysWithinItsWindow(t *testing.T) {
 	if _, err := (load.Generator{URL: url, Count: 500, Window: window, NewNotification: testNotification}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if most.Load() > window {
-		t.Errorf("%d in flight with a window of %d", most.Load(), window)
+	if maxHeld.Load() > window {
+		t.Errorf("%d in flight with a window of %d", maxHeld.Load(), window)
 	}
 }
 
@@ -139,22 +140,22 @@ func TestMissingReceiptsAreLost(t *testing.T) {
 	})
 	got, err := load.Generator{URL: url, Count: 20, NewNotification: testNotification}.Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "receipts are missing") {
-		t.Errorf("error %v", err)
+		t.Errorf("error: %v", err)
 	}
 	lost := got.Samples.Count(func(s *load.Sample) bool { return s.Status == load.Lost && s.Latency == load.Never })
 	if lost < 10 || got.Samples.LatencyQuantile(1) != load.Never {
-		t.Errorf("%d are lost, the slowest took %s", lost, got.Samples.LatencyQuantile(1))
+		t.Errorf("%d lost, maximum latency %s", lost, got.Samples.LatencyQuantile(1))
 	}
 }
 
 func TestRejectedBatchReportsTheReason(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "the key is unknown", http.StatusUnauthorized)
+		http.Error(w, "unknown key", http.StatusUnauthorized)
 	}))
 	defer server.Close()
 	_, err := load.Generator{URL: server.URL, Count: 5, NewNotification: testNotification}.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "401 Unauthorized the key is unknown") {
-		t.Errorf("error %v", err)
+	if err == nil || !strings.Contains(err.Error(), "401 Unauthorized unknown key") {
+		t.Errorf("error: %v", err)
 	}
 }
 
@@ -165,7 +166,7 @@ func TestContextCancelEndsTheRun(t *testing.T) {
 		cancel()
 	})
 	if _, err := (load.Generator{URL: url, Count: 2, Rate: 0.001, NewNotification: testNotification}).Run(ctx); err == nil {
-		t.Error("no error")
+		t.Error("Run returned no error")
 	}
 }
 
@@ -185,7 +186,7 @@ func TestLatencyQuantilesAndTimeRanges(t *testing.T) {
 		t.Errorf("%d before, %d after, %d between", len(before), len(after), len(between))
 	}
 	if none := r.Between(time.Unix(1030, 0), time.Unix(1010, 0)); len(none) != 0 || none.LatencyQuantile(0.5) != 0 {
-		t.Errorf("%d between a time and an earlier one", len(none))
+		t.Errorf("%d samples between a time and an earlier time", len(none))
 	}
 }
 

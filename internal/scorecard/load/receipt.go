@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// receipt is what is read of a receipt's JSON.
+// receipt holds the members of a receipt that the generator reads.
 type receipt struct {
 	ID       string    `json:"id"`
 	Index    int       `json:"index"`
@@ -22,25 +22,25 @@ type receipt struct {
 	Attempts []Attempt `json:"attempts"`
 }
 
-// readReceipts makes the request and books every receipt at the moment that it comes.
+// readReceipts sends the request and records each receipt as it arrives.
 func (r *run) readReceipts(request *http.Request) error {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableCompression = true
 	defer transport.CloseIdleConnections()
-	answer, err := transport.RoundTrip(request)
+	response, err := transport.RoundTrip(request)
 	if err != nil {
-		return fmt.Errorf("loadtest: %w", err)
+		return fmt.Errorf("load: %w", err)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
-		return fmt.Errorf("loadtest: the gateway refused the batch: %s %s", answer.Status, strings.TrimSpace(string(text)))
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(response.Body, 4<<10))
+		return fmt.Errorf("load: the gateway rejected the batch: %s %s", response.Status, strings.TrimSpace(string(body)))
 	}
-	lines := bufio.NewReaderSize(answer.Body, 64<<10)
+	lines := bufio.NewReaderSize(response.Body, 64<<10)
 	for missing := r.Count; missing > 0; missing-- {
 		line, err := lines.ReadSlice('\n')
 		if err != nil {
-			return fmt.Errorf("loadtest: %d receipts are missing: %w", missing, errors.Join(err, request.Context().Err()))
+			return fmt.Errorf("load: %d receipts are missing: %w", missing, errors.Join(err, request.Context().Err()))
 		}
 		if err := r.record(line, time.Since(r.results.Started)); err != nil {
 			return err
@@ -49,18 +49,18 @@ func (r *run) readReceipts(request *http.Request) error {
 	return nil
 }
 
-// record enters one receipt.
+// record stores one receipt that arrived at now, counted from the start.
 func (r *run) record(line []byte, now time.Duration) error {
 	var got receipt
 	if err := json.Unmarshal(line, &got); err != nil {
-		return fmt.Errorf("loadtest: a line is no receipt: %w", err)
+		return fmt.Errorf("load: invalid receipt: %w", err)
 	}
 	if got.Index < 0 || got.Index >= r.Count {
-		return fmt.Errorf("loadtest: a receipt has the index %d of %d notifications", got.Index, r.Count)
+		return fmt.Errorf("load: receipt index %d is out of range for %d notifications", got.Index, r.Count)
 	}
 	s := &r.results.Samples[got.Index]
 	if s.Status != "" {
-		return fmt.Errorf("loadtest: the notification %d has two receipts", got.Index)
+		return fmt.Errorf("load: notification %d has two receipts", got.Index)
 	}
 	s.Due = time.Duration(r.due[got.Index].Load())
 	s.ID, s.Status, s.Reason, s.Latency = got.ID, r.intern(got.Status), r.intern(got.Reason), now-s.Due
@@ -73,17 +73,17 @@ func (r *run) record(line []byte, now time.Duration) error {
 	return nil
 }
 
-// intern keeps one copy of each word, for there are few words and many receipts.
+// intern returns a shared copy of word. Receipts are many, but their distinct words are few.
 func (r *run) intern(word string) string {
-	known, ok := r.interned[word]
+	shared, ok := r.interned[word]
 	if !ok {
-		known = strings.Clone(word)
-		r.interned[known] = known
+		shared = strings.Clone(word)
+		r.interned[shared] = shared
 	}
-	return known
+	return shared
 }
 
-// markLost marks what got no receipt.
+// markLost sets the status of notifications without a receipt to Lost.
 func (r *run) markLost() {
 	for i := range r.results.Samples {
 		if s := &r.results.Samples[i]; s.Status == "" {

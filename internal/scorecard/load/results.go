@@ -8,55 +8,56 @@ import (
 	"time"
 )
 
-// Lost is the status of a notification whose receipt never came, and Never its latency.
+// Lost is the status of a notification without a receipt, and Never is its latency.
 const (
 	Lost  = "lost"
 	Never = time.Duration(math.MaxInt64)
 )
 
-// Results are what came of a Load.
+// Results holds the results of a Generator.
 type Results struct {
-	// Began is when the schedule began.
+	// Started is when the schedule started.
 	Started time.Time
-	// Samples are in the order of Compose's index, which is that of their times.
+	// Samples are ordered by the index passed to NewNotification, and therefore by due time.
 	Samples Samples
 }
 
-// Sample is what came of one notification.
+// Sample is the result of one notification.
 type Sample struct {
-	ID      string        // as the gateway named it; empty when it is lost
-	Due     time.Duration // its time, counted from Results.Began
-	Latency time.Duration // from its time to its receipt
-	Status  string        // of its receipt, or Lost
+	ID      string        // assigned by the gateway; empty if the notification is lost
+	Due     time.Duration // counted from Results.Started
+	Latency time.Duration // from Due to the receipt
+	Status  string        // the status in the receipt, or Lost
 	Reason  string
-	// Attempts are those that the receipt tells of, in their order.
+	// Attempts are the attempts listed in the receipt, in order.
 	Attempts []Attempt
 }
 
-// Attempt is one send on one endpoint.
+// Attempt is one attempt on one endpoint.
 type Attempt struct {
 	Endpoint string `json:"endpoint"`
 	Status   string `json:"status"`
 }
 
-// Samples are some of a Load's, such as those of one phase.
+// Samples is a set of samples, such as those of one phase.
 type Samples []Sample
 
-// Split parts the samples by their time: those due before at, and the others.
+// Split divides the samples into those due before at and the rest.
 func (r Results) Split(at time.Time) (before, after Samples) {
 	i, _ := slices.BinarySearchFunc(r.Samples, at.Sub(r.Started), func(s Sample, at time.Duration) int { return int(s.Due - at) })
 	return r.Samples[:i], r.Samples[i:]
 }
 
-// Between returns the samples that were due from the one time on and before the other.
+// Between returns the samples due in [from, until).
 func (r Results) Between(from, until time.Time) Samples {
 	_, late := r.Split(from)
 	early, _ := r.Split(until)
 	return r.Samples[len(r.Samples)-len(late) : max(len(early), len(r.Samples)-len(late))]
 }
 
-// LatencyQuantile returns the least latency that the share q, from 0 to 1, of the samples does not exceed; Never where that many
-// were not even answered, and 0 of no samples.
+// LatencyQuantile returns the smallest latency that at least the fraction q of the samples does not
+// exceed. q is from 0 to 1. It returns Never if the quantile falls on a lost notification, and 0 if
+// there are no samples.
 func (s Samples) LatencyQuantile(q float64) time.Duration {
 	if len(s) == 0 {
 		return 0
@@ -70,17 +71,17 @@ func (s Samples) LatencyQuantile(q float64) time.Duration {
 	return all[min(max(rank, 1), len(all))-1]
 }
 
-// Count returns how many samples are so.
-func (s Samples) Count(so func(*Sample) bool) (n int) {
+// Count returns the number of samples for which match returns true.
+func (s Samples) Count(match func(*Sample) bool) (n int) {
 	for i := range s {
-		if so(&s[i]) {
+		if match(&s[i]) {
 			n++
 		}
 	}
 	return n
 }
 
-// AttemptsOn returns how many attempts, and how many first ones, were made on an endpoint.
+// AttemptsOn returns the number of attempts on an endpoint, and how many of them were first attempts.
 func (s Samples) AttemptsOn(endpoint string) (attempts, first int) {
 	for i := range s {
 		for nth, a := range s[i].Attempts {
