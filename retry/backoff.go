@@ -11,20 +11,19 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// backoff returns a wait drawn evenly from nothing up to a ceiling that
-// doubles with every attempt. This "full jitter" spreads the retries of
-// senders that failed together better than any jitter around a fixed wait
-// (Brooker, "Exponential Backoff And Jitter", 2015). On top of an imposed wait
-// it keeps those who were told the same second from coming back in it together.
+// backoff returns a random wait between zero and a maximum that doubles with every attempt. This "full
+// jitter" spreads the retries of senders that failed together better than jitter around a fixed wait
+// (Brooker, "Exponential Backoff And Jitter", 2015). Added to a Retry-After, it spreads senders that were
+// given the same time.
 func (p Policy) backoff(attempt int, o push.Outcome, rule Rule) time.Duration {
 	base := cmp.Or(p.Transient, 50*time.Millisecond)
 	if o.Verdict == push.Throttled {
 		base = cmp.Or(p.Throttled, time.Second)
 	}
 	base = cmp.Or(rule.Base, base)
-	longest := cmp.Or(rule.Cap, p.Cap, 20*time.Second)
-	ceiling := min(math.Ldexp(float64(base), attempt-1), float64(longest))
-	return time.Duration(ceiling * p.random())
+	limit := cmp.Or(rule.Cap, p.Cap, 20*time.Second)
+	maxBackoff := min(math.Ldexp(float64(base), attempt-1), float64(limit))
+	return time.Duration(maxBackoff * p.random())
 }
 
 func (p Policy) random() float64 {

@@ -23,12 +23,12 @@ func deposit(b *retry.Budget, times int) {
 	}
 }
 
-// withdrawAll returns how many retries b grants at this moment.
-func withdrawAll(b *retry.Budget) (granted int) {
+// withdrawAll withdraws until b denies a retry and returns the number of retries.
+func withdrawAll(b *retry.Budget) (allowed int) {
 	for b.Withdraw(down) {
-		granted++
+		allowed++
 	}
-	return granted
+	return allowed
 }
 
 func TestHundredFirstAttemptsAllowTenRetries(t *testing.T) {
@@ -36,7 +36,7 @@ func TestHundredFirstAttemptsAllowTenRetries(t *testing.T) {
 		b := &retry.Budget{PerSecond: -1}
 		deposit(b, 100)
 		if got := withdrawAll(b); got != 10 {
-			t.Errorf("granted %d retries, want 10", got)
+			t.Errorf("allowed %d retries, want 10", got)
 		}
 	})
 }
@@ -45,11 +45,11 @@ func TestMinimumRetryRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b retry.Budget
 		if got := withdrawAll(&b); got != 30 {
-			t.Errorf("granted %d retries in the first window of 10 s, want 3 a second", got)
+			t.Errorf("allowed %d retries in the first window of 10 s, want 3 per second", got)
 		}
 		time.Sleep(15 * time.Second)
 		if got := withdrawAll(&b); got != 15 {
-			t.Errorf("half a window later granted %d, want the half that has slid out", got)
+			t.Errorf("half a window later allowed %d retries, want the 15 that left the window", got)
 		}
 	})
 }
@@ -59,41 +59,41 @@ func TestUnsentRetryIsFree(t *testing.T) {
 		b := &retry.Budget{Ratio: -1, PerSecond: -1}
 		for range 100 {
 			if !b.Withdraw(push.Outcome{Verdict: push.Unsent}) {
-				t.Fatal("a repeat of what was never sent was denied")
+				t.Fatal("denied the retry of an unsent attempt")
 			}
 		}
 		if b.Withdraw(down) {
-			t.Error("an empty budget granted a retry")
+			t.Error("an empty budget allowed a retry")
 		}
 	})
 }
 
 func TestWindowWeighsPreviousBucket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		at := func(seconds float64) {
-			time.Sleep(time.Until(began.Add(time.Duration(seconds * float64(time.Second)))))
+		var start time.Time
+		sleepUntil := func(seconds float64) {
+			time.Sleep(time.Until(start.Add(time.Duration(seconds * float64(time.Second)))))
 		}
-		grants := func(until float64, firsts int) int {
+		allowed := func(until float64, firstAttempts int) int {
 			b := &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Second}
-			began = time.Now()
-			b.Withdraw(down) // begins the first bucket
-			at(2.5)
+			start = time.Now()
+			b.Withdraw(down) // starts the first bucket
+			sleepUntil(2.5)
 			deposit(b, 10)
-			at(until)
-			deposit(b, firsts)
+			sleepUntil(until)
+			deposit(b, firstAttempts)
 			return withdrawAll(b)
 		}
 		for _, c := range []struct {
-			until        float64
-			firsts, want int
+			until               float64
+			firstAttempts, want int
 		}{
 			{2.5, 0, 10},
-			{3.3, 10, 17}, // seven tenths of the ten before, and ten
-			{5.8, 10, 10}, // the bucket before was empty
+			{3.3, 10, 17}, // seven tenths of the previous ten, plus ten
+			{5.8, 10, 10}, // the previous bucket is empty
 		} {
-			if got := grants(c.until, c.firsts); got != c.want {
-				t.Errorf("at %v s the window holds %d, want %d", c.until, got, c.want)
+			if got := allowed(c.until, c.firstAttempts); got != c.want {
+				t.Errorf("at %v s the budget allows %d retries, want %d", c.until, got, c.want)
 			}
 		}
 	})
@@ -104,12 +104,12 @@ func TestNextWindowAllowsAnotherRetry(t *testing.T) {
 		b := &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Minute}
 		b.Deposit()
 		if !b.Withdraw(down) || b.Withdraw(down) {
-			t.Fatal("one first attempt at ratio 1 must grant exactly one retry")
+			t.Fatal("one first attempt at ratio 1 must allow exactly one retry")
 		}
 		time.Sleep(2 * time.Minute)
 		b.Deposit()
 		if !b.Withdraw(down) {
-			t.Error("the next window granted nothing")
+			t.Error("the next window allowed no retry")
 		}
 	})
 }
@@ -118,23 +118,22 @@ func TestNilBudgetAllowsEverything(t *testing.T) {
 	var b *retry.Budget
 	b.Deposit()
 	if !b.Withdraw(down) {
-		t.Error("denied")
+		t.Error("a nil budget denied a retry")
 	}
 }
 
-// step is a step of a random schedule: a pause, then so many first attempts,
-// then so many wishes for a retry.
+// step is a step of a random schedule: a pause, then first attempts, then requested retries.
 type step struct {
 	pause                  time.Duration
 	firstAttempts, retries int
 }
 
-func drawSchedule(t *rapid.T, longest time.Duration) []step {
+func drawSchedule(t *rapid.T, maxPause time.Duration) []step {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{
-			pause:         time.Duration(rapid.Int64Range(0, int64(longest)).Draw(t, "pause")),
+			pause:         time.Duration(rapid.Int64Range(0, int64(maxPause)).Draw(t, "pause")),
 			firstAttempts: rapid.IntRange(0, 50).Draw(t, "first attempts"),
-			retries:       rapid.IntRange(0, 50).Draw(t, "wishes"),
+			retries:       rapid.IntRange(0, 50).Draw(t, "retries"),
 		}
 	}), 1, 60).Draw(t, "schedule")
 }
@@ -150,27 +149,26 @@ func TestBudgetHoldsForAnySchedule(t *testing.T) {
 		var excess float64
 		synctest.Test(t, func(*testing.T) { excess = play(b, schedule) })
 		if excess > 1e-6 {
-			r.Fatalf("%.2f retries beyond the bound", excess)
+			r.Fatalf("%.2f retries above the limit", excess)
 		}
 	})
 }
 
-// play runs the schedule and returns by how much the retries exceeded the
-// bound that Budget promises, at worst.
+// play runs the schedule and returns the maximum number of retries above the limit that Budget documents.
 func play(b *retry.Budget, schedule []step) (excess float64) {
 	b.Deposit()
-	began, firsts, retries := time.Now(), 1, 0
-	for _, m := range schedule {
-		time.Sleep(m.pause)
-		deposit(b, m.firstAttempts)
-		firsts += m.firstAttempts
-		for range m.retries {
+	start, firstAttempts, retries := time.Now(), 1, 0
+	for _, s := range schedule {
+		time.Sleep(s.pause)
+		deposit(b, s.firstAttempts)
+		firstAttempts += s.firstAttempts
+		for range s.retries {
 			if b.Withdraw(down) {
 				retries++
 			}
 		}
-		bound := b.Ratio*float64(firsts) + b.PerSecond*(time.Since(began)+b.Window).Seconds()
-		excess = max(excess, float64(retries)-bound)
+		limit := b.Ratio*float64(firstAttempts) + b.PerSecond*(time.Since(start)+b.Window).Seconds()
+		excess = max(excess, float64(retries)-limit)
 	}
 	return excess
 }
@@ -178,21 +176,21 @@ func play(b *retry.Budget, schedule []step) (excess float64) {
 func TestBudgetHoldsUnderConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &retry.Budget{PerSecond: -1}
-		var granted atomic.Int64
-		var all sync.WaitGroup
+		var allowed atomic.Int64
+		var wg sync.WaitGroup
 		deposit(b, 1000)
 		for range 50 {
-			all.Go(func() {
+			wg.Go(func() {
 				for range 10 {
 					if b.Withdraw(down) {
-						granted.Add(1)
+						allowed.Add(1)
 					}
 				}
 			})
 		}
-		all.Wait()
-		if granted.Load() != 100 {
-			t.Errorf("granted %d retries, want 100", granted.Load())
+		wg.Wait()
+		if allowed.Load() != 100 {
+			t.Errorf("allowed %d retries, want 100", allowed.Load())
 		}
 	})
 }

@@ -12,23 +12,23 @@ import (
 
 func Example() {
 	policy := retry.Policy{Attempts: 3}
-	budget := new(retry.Budget) // one for each credential
+	budget := new(retry.Budget) // one per credential
 	n := &push.Notification{ID: "2f3c…"}
 
 	budget.Deposit() // before the first attempt is sent
 	outcome := push.Outcome{Verdict: push.Unsent, Reason: "GOAWAY_UNPROCESSED"}
-	wait, again := policy.After(n, 1, outcome)
-	fmt.Println(outcome.Reason, again && budget.Withdraw(outcome), wait)
+	wait, ok := policy.After(n, 1, outcome)
+	fmt.Println(outcome.Reason, ok && budget.Withdraw(outcome), wait)
 
 	outcome = push.Outcome{Verdict: push.Throttled, RetryAfter: time.Minute}
-	_, again = policy.After(n, 2, outcome)
-	fmt.Println("asked to wait a minute:", again)
+	_, ok = policy.After(n, 2, outcome)
+	fmt.Println("Retry-After of a minute:", ok)
 
 	outcome = push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}
-	_, again = policy.After(n, 2, outcome)
-	fmt.Println("may have arrived:", again)
+	_, ok = policy.After(n, 2, outcome)
+	fmt.Println("outcome unknown:", ok)
 	// Output:
 	// GOAWAY_UNPROCESSED true 0s
-	// asked to wait a minute: false
-	// may have arrived: false
+	// Retry-After of a minute: false
+	// outcome unknown: false
 }

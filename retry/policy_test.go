@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/retry"
 )
 
-// maxJitter draws the longest jitter there is, none the shortest.
+// maxJitter and minJitter return the largest and the smallest random number.
 func maxJitter() float64 { return 1 - 1e-12 }
 func minJitter() float64 { return 0 }
 
@@ -27,7 +27,7 @@ func TestRetryableVerdicts(t *testing.T) {
 		name  string
 		n     *push.Notification
 		o     push.Outcome
-		again bool
+		retry bool
 	}{
 		{"accepted", notification, push.Outcome{Verdict: push.Accepted}, false},
 		{"unregistered", notification, push.Outcome{Verdict: push.Unregistered}, false},
@@ -37,15 +37,15 @@ func TestRetryableVerdicts(t *testing.T) {
 		{"unsent", notification, push.Outcome{Verdict: push.Unsent}, true},
 		{"unavailable", notification, push.Outcome{Verdict: push.Unavailable}, true},
 		{"throttled", notification, push.Outcome{Verdict: push.Throttled}, true},
-		{"a bad credential", notification, push.Outcome{Verdict: push.Unauthorized}, false},
-		{"a credential renewed since", notification, push.Outcome{Verdict: push.Unauthorized, Renewed: true}, true},
-		{"unknown, and a repeat would stand beside it", notification, push.Outcome{Verdict: push.Unknown}, false},
-		{"unknown, and a repeat would replace it", collapsible, push.Outcome{Verdict: push.Unknown}, true},
-		{"unknown, and the sender wants it anyway", repeatable, push.Outcome{Verdict: push.Unknown}, true},
+		{"unauthorized", notification, push.Outcome{Verdict: push.Unauthorized}, false},
+		{"unauthorized, credential renewed", notification, push.Outcome{Verdict: push.Unauthorized, Renewed: true}, true},
+		{"unknown, not collapsible", notification, push.Outcome{Verdict: push.Unknown}, false},
+		{"unknown, collapsible", collapsible, push.Outcome{Verdict: push.Unknown}, true},
+		{"unknown, repeat always", repeatable, push.Outcome{Verdict: push.Unknown}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, again := (retry.Policy{}).After(c.n, 1, c.o); again != c.again {
-				t.Errorf("again = %v, want %v", again, c.again)
+			if _, ok := (retry.Policy{}).After(c.n, 1, c.o); ok != c.retry {
+				t.Errorf("retry = %v, want %v", ok, c.retry)
 			}
 		})
 	}
@@ -53,30 +53,30 @@ func TestRetryableVerdicts(t *testing.T) {
 
 func TestDefaultIsThreeAttempts(t *testing.T) {
 	for attempt, want := range map[int]bool{1: true, 2: true, 3: false, 4: false} {
-		if _, again := (retry.Policy{}).After(notification, attempt, push.Outcome{Verdict: push.Unavailable}); again != want {
-			t.Errorf("after attempt %d: again = %v, want %v", attempt, again, want)
+		if _, ok := (retry.Policy{}).After(notification, attempt, push.Outcome{Verdict: push.Unavailable}); ok != want {
+			t.Errorf("after attempt %d: retry = %v, want %v", attempt, ok, want)
 		}
 	}
 }
 
 func TestSingleAttemptNeverRetries(t *testing.T) {
-	if _, again := (retry.Policy{Attempts: 1}).After(notification, 1, push.Outcome{Verdict: push.Unsent}); again {
-		t.Error("a policy of one attempt granted a second")
+	if _, ok := (retry.Policy{Attempts: 1}).After(notification, 1, push.Outcome{Verdict: push.Unsent}); ok {
+		t.Error("a policy of one attempt allowed a second")
 	}
 }
 
 func TestNotificationCanOnlyLowerAttempts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		operators, senders := rapid.IntRange(1, 10).Draw(t, "operator's"), rapid.IntRange(0, 10).Draw(t, "sender's")
-		n := &push.Notification{ID: "a", OnUnknown: push.RepeatAlways, Retry: &push.Retry{Attempts: senders}}
-		want := operators
-		if senders > 0 {
-			want = min(operators, senders)
+		policy, notification := rapid.IntRange(1, 10).Draw(t, "policy attempts"), rapid.IntRange(0, 10).Draw(t, "notification attempts")
+		n := &push.Notification{ID: "a", OnUnknown: push.RepeatAlways, Retry: &push.Retry{Attempts: notification}}
+		want := policy
+		if notification > 0 {
+			want = min(policy, notification)
 		}
 		o := push.Outcome{Verdict: rapid.SampledFrom([]push.Verdict{push.Unsent, push.Unavailable, push.Unknown}).Draw(t, "verdict")}
 		attempts := 1
-		for again := true; again; attempts++ {
-			_, again = retry.Policy{Attempts: operators}.After(n, attempts, o)
+		for ok := true; ok; attempts++ {
+			_, ok = retry.Policy{Attempts: policy}.After(n, attempts, o)
 		}
 		if attempts-1 != want {
 			t.Errorf("%d attempts, want %d", attempts-1, want)
@@ -86,8 +86,8 @@ func TestNotificationCanOnlyLowerAttempts(t *testing.T) {
 
 func TestUnsentIsRetriedImmediately(t *testing.T) {
 	p := retry.Policy{Rand: maxJitter}
-	if wait, again := p.After(notification, 1, push.Outcome{Verdict: push.Unsent}); !again || wait != 0 {
-		t.Errorf("After = %v, %v; want at once", wait, again)
+	if wait, ok := p.After(notification, 1, push.Outcome{Verdict: push.Unsent}); !ok || wait != 0 {
+		t.Errorf("After = %v, %v; want no wait", wait, ok)
 	}
 }
 
@@ -96,7 +96,7 @@ func TestBackoffDoublesUpToCap(t *testing.T) {
 	for _, c := range []struct {
 		verdict push.Verdict
 		attempt int
-		ceiling time.Duration
+		maxWait time.Duration
 	}{
 		{push.Unavailable, 1, 50 * time.Millisecond},
 		{push.Unavailable, 2, 100 * time.Millisecond},
@@ -109,51 +109,51 @@ func TestBackoffDoublesUpToCap(t *testing.T) {
 		o := push.Outcome{Verdict: c.verdict}
 		longest, _ := retry.Policy{Attempts: 100, Rand: maxJitter}.After(notification, c.attempt, o)
 		shortest, _ := retry.Policy{Attempts: 100, Rand: minJitter}.After(notification, c.attempt, o)
-		if shortest != 0 || longest > c.ceiling || longest < c.ceiling-slack {
-			t.Errorf("%v after attempt %d: waits %v to %v, want 0 to %v", c.verdict, c.attempt, shortest, longest, c.ceiling)
+		if shortest != 0 || longest > c.maxWait || longest < c.maxWait-slack {
+			t.Errorf("%v after attempt %d: waits %v to %v, want 0 to %v", c.verdict, c.attempt, shortest, longest, c.maxWait)
 		}
 	}
 }
 
 func TestRetryAfterStrategies(t *testing.T) {
-	asked := push.Outcome{Verdict: push.Throttled, RetryAfter: 3 * time.Second}
+	throttled := push.Outcome{Verdict: push.Throttled, RetryAfter: 3 * time.Second}
 	for _, c := range []struct {
 		strategy retry.Strategy
 		wait     time.Duration
-		again    bool
+		retry    bool
 	}{
 		{"", 3 * time.Second, true},
 		{retry.Comply, 3 * time.Second, true},
 		{retry.Ignore, 0, true},
 		{retry.Stop, 0, false},
 	} {
-		wait, again := retry.Policy{RetryAfter: c.strategy, Rand: minJitter}.After(notification, 1, asked)
-		if wait != c.wait || again != c.again {
-			t.Errorf("%q: After = %v, %v; want %v, %v", c.strategy, wait, again, c.wait, c.again)
+		wait, ok := retry.Policy{RetryAfter: c.strategy, Rand: minJitter}.After(notification, 1, throttled)
+		if wait != c.wait || ok != c.retry {
+			t.Errorf("%q: After = %v, %v; want %v, %v", c.strategy, wait, ok, c.wait, c.retry)
 		}
 	}
-	if _, again := (retry.Policy{RetryAfter: retry.Stop}).After(notification, 1, push.Outcome{Verdict: push.Throttled}); !again {
-		t.Error("Stop ended a send although the provider named no wait")
+	if _, ok := (retry.Policy{RetryAfter: retry.Stop}).After(notification, 1, push.Outcome{Verdict: push.Throttled}); !ok {
+		t.Error("Stop ended a send although the provider set no Retry-After")
 	}
 }
 
 func TestJitterIsAddedToRetryAfter(t *testing.T) {
-	asked := push.Outcome{Verdict: push.Throttled, RetryAfter: 3 * time.Second}
-	early, _ := retry.Policy{Rand: minJitter}.After(notification, 1, asked)
-	late, _ := retry.Policy{Rand: maxJitter}.After(notification, 1, asked)
-	if early < asked.RetryAfter || late-early < 900*time.Millisecond {
-		t.Errorf("they come back between %v and %v", early, late)
+	throttled := push.Outcome{Verdict: push.Throttled, RetryAfter: 3 * time.Second}
+	early, _ := retry.Policy{Rand: minJitter}.After(notification, 1, throttled)
+	late, _ := retry.Policy{Rand: maxJitter}.After(notification, 1, throttled)
+	if early < throttled.RetryAfter || late-early < 900*time.Millisecond {
+		t.Errorf("waits %v to %v, want at least 900 ms of jitter", early, late)
 	}
 }
 
 func TestRetryAfterBeyondMaximumEndsSend(t *testing.T) {
-	for asked, want := range map[time.Duration]bool{20 * time.Second: true, 20*time.Second + 1: false, time.Hour: false} {
-		o := push.Outcome{Verdict: push.Unavailable, RetryAfter: asked}
-		if _, again := (retry.Policy{}).After(notification, 1, o); again != want {
-			t.Errorf("asked to wait %v: again = %v, want %v", asked, again, want)
+	for retryAfter, want := range map[time.Duration]bool{20 * time.Second: true, 20*time.Second + 1: false, time.Hour: false} {
+		o := push.Outcome{Verdict: push.Unavailable, RetryAfter: retryAfter}
+		if _, ok := (retry.Policy{}).After(notification, 1, o); ok != want {
+			t.Errorf("Retry-After %v: retry = %v, want %v", retryAfter, ok, want)
 		}
 	}
-	if _, again := (retry.Policy{MaxRetryAfter: time.Hour}).After(notification, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: time.Hour}); !again {
+	if _, ok := (retry.Policy{MaxRetryAfter: time.Hour}).After(notification, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: time.Hour}); !ok {
 		t.Error("a wait within MaxRetryAfter ended the send")
 	}
 }
@@ -167,15 +167,15 @@ func TestFirstMatchingRuleApplies(t *testing.T) {
 	for _, c := range []struct {
 		o     push.Outcome
 		wait  time.Duration
-		again bool
+		retry bool
 	}{
 		{push.Outcome{Verdict: push.Unavailable, Reason: "Shutdown"}, 2 * time.Second, true},
 		{push.Outcome{Verdict: push.Unavailable, Reason: "InternalServerError"}, 0, false},
 		{push.Outcome{Verdict: push.Throttled, Reason: "Shutdown"}, 0, false},
 		{push.Outcome{Verdict: push.Throttled, Reason: "TooManyRequests"}, 0, true},
 	} {
-		if wait, again := p.After(notification, 1, c.o); wait != c.wait || again != c.again {
-			t.Errorf("%v %s: After = %v, %v; want %v, %v", c.o.Verdict, c.o.Reason, wait, again, c.wait, c.again)
+		if wait, ok := p.After(notification, 1, c.o); wait != c.wait || ok != c.retry {
+			t.Errorf("%v %s: After = %v, %v; want %v, %v", c.o.Verdict, c.o.Reason, wait, ok, c.wait, c.retry)
 		}
 	}
 }
@@ -183,8 +183,8 @@ func TestFirstMatchingRuleApplies(t *testing.T) {
 func TestRulesCannotAllowForbiddenRetries(t *testing.T) {
 	p := retry.Policy{Rules: []retry.Rule{{Base: time.Second}}}
 	for _, v := range []push.Verdict{push.Accepted, push.Refused, push.Unregistered, push.Unknown, push.Unauthorized} {
-		if _, again := p.After(notification, 1, push.Outcome{Verdict: v}); again {
-			t.Errorf("%v is tried again", v)
+		if _, ok := p.After(notification, 1, push.Outcome{Verdict: v}); ok {
+			t.Errorf("%v is retried", v)
 		}
 	}
 }
@@ -196,8 +196,8 @@ func TestFCMBulkWaitsTenSeconds(t *testing.T) {
 	if early != 10*time.Second || late > 70*time.Second || late < 69*time.Second {
 		t.Errorf("waits %v to %v, want 10 s to 70 s", early, late)
 	}
-	if _, again := (retry.Policy{Rules: retry.FCMBulk()}).After(notification, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: time.Minute}); again {
-		t.Error("a minute's Retry-After was waited for inside a send")
+	if _, ok := (retry.Policy{Rules: retry.FCMBulk()}).After(notification, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: time.Minute}); ok {
+		t.Error("a Retry-After of a minute did not end the send")
 	}
 }
 
@@ -221,21 +221,21 @@ func TestAttemptsAndWaitsAreBounded(t *testing.T) {
 			Rand:          func() float64 { return rapid.Float64Range(0, 1).Draw(t, "jitter") },
 		}
 		attempts, total := 0, time.Duration(0)
-		for again := true; again; {
+		for ok := true; ok; {
 			attempts++
 			var wait time.Duration
 			o := drawOutcome(t)
-			wait, again = p.After(rapid.SampledFrom([]*push.Notification{notification, repeatable}).Draw(t, "n"), attempts, o)
-			if again && p.RetryAfter != retry.Ignore && o.Verdict == push.Throttled && wait < o.RetryAfter {
-				t.Fatalf("waits %v where the provider asked for %v", wait, o.RetryAfter)
+			wait, ok = p.After(rapid.SampledFrom([]*push.Notification{notification, repeatable}).Draw(t, "n"), attempts, o)
+			if ok && p.RetryAfter != retry.Ignore && o.Verdict == push.Throttled && wait < o.RetryAfter {
+				t.Fatalf("waits %v, less than the Retry-After %v", wait, o.RetryAfter)
 			}
 			total += wait
 		}
 		if attempts > p.Attempts {
-			t.Fatalf("%d attempts, allowed are %d", attempts, p.Attempts)
+			t.Fatalf("%d attempts, want at most %d", attempts, p.Attempts)
 		}
-		if bound := time.Duration(p.Attempts-1) * (p.MaxRetryAfter + p.Cap); total > bound {
-			t.Fatalf("waited %v in all, bound is %v", total, bound)
+		if limit := time.Duration(p.Attempts-1) * (p.MaxRetryAfter + p.Cap); total > limit {
+			t.Fatalf("waited %v in total, want at most %v", total, limit)
 		}
 	})
 }

@@ -11,153 +11,161 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// AdaptiveThrottler keeps the notifications of a credential from a provider that is down altogether. Where a Breaker watches one
-// endpoint, a Brake watches what becomes of notifications after all their attempts, so that one bad endpoint among many
-// leaves it alone. It holds back the part
+// AdaptiveThrottler rejects notifications locally while the provider behind a credential is down. A
+// breaker watches one endpoint; an AdaptiveThrottler watches the result of a notification after all its
+// attempts, so one failing endpoint among many does not trigger it. It implements the adaptive throttling
+// of Google's SRE book ("Handling Overload"). Of the notifications of the last Window it rejects the
+// fraction
 //
-//	max(0, (requests − Ratio × answered − free) / (requests + 1))
+//	max(0, (requests − Ratio × answered − PerSecond × Window) / (requests + 1))
 //
-// of the notifications of the last Window, evenly spread: the adaptive throttling of Google's SRE book ("Handling
-// Overload"), whose Ratio of 2 lets every second request go to waste. A request counts before it is sent and has Patience
-// to be answered: counted at its end, a provider that has fallen silent would look idle; without the patience, every burst
-// would look like silence. Free are PerSecond × Window requests, so that a quiet credential is never held back, and a busy
-// one keeps probing. When probes succeed, each lets two more pass; when one fails, ten fewer: recovery doubles with every
-// round trip, and no provider that fails more than one in six gets there. The zero value is the default brake, a nil one
-// never brakes. A Brake must not be copied once in use.
+// spread evenly. The book's Ratio of 2 would let half of the requests fail; the default here is lower.
+//
+// A request is counted before it is sent, so that a provider that stops answering does not look idle. It
+// has ResponseTimeout to be answered, so that a burst does not look like an outage. PerSecond × Window
+// requests are always allowed: low traffic is never throttled, and high traffic keeps sending probes.
+// Each success during an outage allows two more requests and each failure ten fewer. Recovery therefore
+// doubles with every round trip, and a provider that fails more than one request in six does not recover.
+//
+// The zero value has the defaults; a nil AdaptiveThrottler allows everything. An AdaptiveThrottler must
+// not be copied after first use.
 type AdaptiveThrottler struct {
-	// Ratio is how many notifications are let pass for each that was answered; default 1.1.
+	// Ratio is the number of notifications allowed per answered one; default 1.1.
 	Ratio float64
-	// PerSecond is how many pass however bad it looks; default 3.
+	// PerSecond is the rate of notifications that is always allowed; default 3.
 	PerSecond float64
-	// Window is the time that is looked back over; default 10s. A longer one brakes later.
+	// Window is the time over which requests and answers are counted; default 10s. A longer window reacts
+	// later.
 	Window time.Duration
-	// Patience is how long a notification may take before it counts as unanswered; default 5s, up to twice as long. Keep
-	// it above a provider's slowest honest answer.
+	// ResponseTimeout is the time after which a notification counts as unanswered; default 5s. The actual
+	// time is up to twice as long. It must exceed the provider's slowest normal response.
 	ResponseTimeout time.Duration
-	// Rand returns a number in [0, 1); nil is math/rand/v2.
+	// Rand returns a number in [0, 1); default math/rand/v2.
 	Rand func() float64
 
 	mu                 sync.Mutex
 	window             window
 	requests, answered counter
-	pending            int       // passed and not ended, of the current generation: those begun since turned
-	generation         int       // counts generations, each Patience long
-	generationStart    time.Time // when the current one began
-	untilProbe         float64   // how much of a notification is missing until the next probe
-	credit             float64   // how many more pass, thanks to probes that succeeded; a debt after those that failed
+	pending            int       // permits of the current generation that have not been recorded
+	generation         int       // number of ResponseTimeout intervals so far
+	generationStart    time.Time // start of the current generation
+	untilProbe         float64   // fraction of a notification until the next probe
+	credit             float64   // notifications allowed because probes succeeded; negative after failures
 }
 
-// Permit is what Pass hands out and Done takes back.
+// Permit is returned by Acquire and passed to Record.
 type Permit struct{ generation int }
 
 const (
-	successCredit = 2   // for a success
-	failureDebit  = 10  // for a failure
-	maxCredit     = 100 // a burst, not a rate: every success that it lets through pays for two more
-	maxDebt       = 14  // seven probes that succeed one after the other pay it
+	successCredit = 2
+	failureDebit  = 10
+	maxCredit     = 100 // bounds a burst, not a rate: every success adds two more
+	maxDebt       = 14  // seven successful probes in a row make up for it
 )
 
-// Acquire counts a notification that is about to be sent, and returns false if it must not be. After true, Done is to be
-// called when it has ended.
-func (b *AdaptiveThrottler) Acquire() (p Permit, ok bool) {
-	if b == nil {
+// Acquire counts a notification that is about to be sent. It returns false if the notification must not
+// be sent. After true, the caller must call Record when the notification has ended.
+func (t *AdaptiveThrottler) Acquire() (p Permit, ok bool) {
+	if t == nil {
 		return Permit{}, true
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	chance := b.rejectionRate(b.advance())
-	b.requests.current++
-	if chance > 0 && !b.probe(1-chance) {
-		if b.credit < 1 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rejection := t.rejectionRate(t.advance())
+	t.requests.current++
+	if rejection > 0 && !t.probe(1-rejection) {
+		if t.credit < 1 {
 			return Permit{}, false
 		}
-		b.credit--
+		t.credit--
 	}
-	b.pending++
-	return Permit{b.generation}, true
+	t.pending++
+	return Permit{t.generation}, true
 }
 
-// probe tells whether it is time for one more of those that pass however bad it looks: share of them do, spread evenly
-// but for some jitter. Were each left to chance alone, recovery would now and then wait seconds for the next. b.mu is held.
-func (b *AdaptiveThrottler) probe(share float64) bool {
-	if b.untilProbe -= share; b.untilProbe > 0 {
+// probe reports whether this notification is one of the given share that is allowed during an outage.
+// Probes are spaced evenly with some jitter: if each were drawn at random, recovery could wait seconds for
+// the next one. t.mu is held.
+func (t *AdaptiveThrottler) probe(share float64) bool {
+	if t.untilProbe -= share; t.untilProbe > 0 {
 		return false
 	}
-	b.untilProbe += 0.5 + b.random()
+	t.untilProbe += 0.5 + t.random()
 	return true
 }
 
-// AllowRetry tells whether a notification that has passed may be sent once more. It counts nothing.
-func (b *AdaptiveThrottler) AllowRetry() bool {
-	if b == nil {
+// AllowRetry reports whether a notification with a permit may be sent once more. It counts nothing.
+func (t *AdaptiveThrottler) AllowRetry() bool {
+	if t == nil {
 		return true
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	chance := b.rejectionRate(b.advance())
-	return chance <= 0 || b.random() >= chance
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rejection := t.rejectionRate(t.advance())
+	return rejection <= 0 || t.random() >= rejection
 }
 
-// Record takes note of how a notification that has passed ended. An answer of whatever kind shows that the provider is up;
-// what was never sent, or whose caller left, shows nothing.
-func (b *AdaptiveThrottler) Record(p Permit, o push.Outcome) {
-	if b == nil {
+// Record records the outcome of a notification with a permit. Any answer shows that the provider is up.
+// Unsent, Abandoned and Expired show nothing: they cancel out the request and earn no credit.
+func (t *AdaptiveThrottler) Record(p Permit, o push.Outcome) {
+	if t == nil {
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	into := b.advance()
-	if p.generation == b.generation {
-		b.pending--
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	elapsed := t.advance()
+	if p.generation == t.generation {
+		t.pending--
 	}
 	switch o.Verdict {
 	case push.Unavailable, push.Unknown:
-		b.credit = max(b.credit-failureDebit, -maxDebt)
+		t.credit = max(t.credit-failureDebit, -maxDebt)
 		return
 	case push.Unsent, push.Abandoned, push.Expired:
 	default:
-		if b.rejectionRate(into) > 0 {
-			b.credit = min(b.credit+successCredit, maxCredit)
+		if t.rejectionRate(elapsed) > 0 {
+			t.credit = min(t.credit+successCredit, maxCredit)
 		}
 	}
-	b.answered.current++
+	t.answered.current++
 }
 
-// RetryAfter is what a notification that was held back is told: by then half the window has slid on.
-func (b *AdaptiveThrottler) RetryAfter() time.Duration { return b.windowSize() / 2 }
+// RetryAfter returns when a rejected notification should be sent again: half a window later.
+func (t *AdaptiveThrottler) RetryAfter() time.Duration { return t.windowSize() / 2 }
 
-// RejectionRate returns the part of notifications that is being held back, 0 for none.
-func (b *AdaptiveThrottler) RejectionRate() float64 {
-	if b == nil {
+// RejectionRate returns the fraction of notifications that is rejected now, from 0 to 1.
+func (t *AdaptiveThrottler) RejectionRate() float64 {
+	if t == nil {
 		return 0
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return max(b.rejectionRate(b.advance()), 0)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return max(t.rejectionRate(t.advance()), 0)
 }
 
-// rejectionRate is the rule above. b.mu is held.
-func (b *AdaptiveThrottler) rejectionRate(into float64) float64 {
-	requests, answered := b.requests.estimate(into)-float64(b.pending), b.answered.estimate(into)
-	free := cmp.Or(b.PerSecond, 3) * b.windowSize().Seconds()
-	return (requests - cmp.Or(b.Ratio, 1.1)*answered - free) / (requests + 1)
+// rejectionRate computes the formula of AdaptiveThrottler. It can be negative. t.mu is held.
+func (t *AdaptiveThrottler) rejectionRate(elapsed float64) float64 {
+	requests, answered := t.requests.estimate(elapsed)-float64(t.pending), t.answered.estimate(elapsed)
+	free := cmp.Or(t.PerSecond, 3) * t.windowSize().Seconds()
+	return (requests - cmp.Or(t.Ratio, 1.1)*answered - free) / (requests + 1)
 }
 
-// advance moves the counters to the current bucket and begins a generation when it is time. b.mu is held.
-func (b *AdaptiveThrottler) advance() (into float64) {
+// advance moves the counters to the current bucket and starts a new generation when the current one is
+// older than ResponseTimeout. It returns the elapsed fraction of the bucket. t.mu is held.
+func (t *AdaptiveThrottler) advance() (elapsed float64) {
 	now := time.Now()
-	into = b.window.advance(now, b.windowSize(), &b.requests, &b.answered)
-	if now.Sub(b.generationStart) >= cmp.Or(b.ResponseTimeout, 5*time.Second) {
-		b.generation, b.generationStart, b.pending = b.generation+1, now, 0
+	elapsed = t.window.advance(now, t.windowSize(), &t.requests, &t.answered)
+	if now.Sub(t.generationStart) >= cmp.Or(t.ResponseTimeout, 5*time.Second) {
+		t.generation, t.generationStart, t.pending = t.generation+1, now, 0
 	}
-	return into
+	return elapsed
 }
 
-func (b *AdaptiveThrottler) windowSize() time.Duration { return cmp.Or(b.Window, 10*time.Second) }
+func (t *AdaptiveThrottler) windowSize() time.Duration { return cmp.Or(t.Window, 10*time.Second) }
 
-func (b *AdaptiveThrottler) random() float64 {
-	if b.Rand != nil {
-		return b.Rand()
+func (t *AdaptiveThrottler) random() float64 {
+	if t.Rand != nil {
+		return t.Rand()
 	}
 	return rand.Float64()
 }

@@ -13,11 +13,11 @@ import (
 	"github.com/sluice-push/sluice/retry"
 )
 
-// phase is a time of steady load: so many notifications a second, each answered after a round trip with the given chance.
+// phase is a time of constant load. succeeds says whether the provider answers the i-th notification.
 type phase struct {
 	seconds   int
 	perSecond int
-	succeeds  func(i int) bool // whether the provider answers the i-th of the season
+	succeeds  func(i int) bool
 }
 
 func always(int) bool { return true }
@@ -25,31 +25,31 @@ func never(int) bool  { return false }
 
 const roundTrip = 100 * time.Millisecond
 
-// run plays the season and returns how many it offered, how many passed and how many were answered.
-func (s phase) run(b *retry.AdaptiveThrottler) (passed, answered int) {
-	for i := range s.seconds * s.perSecond {
-		if p, ok := b.Acquire(); ok {
-			passed++
-			end := push.Outcome{Verdict: push.Unavailable}
-			if s.succeeds(i) {
+// run sends the notifications of the phase and returns how many were allowed and how many were answered.
+func (ph phase) run(th *retry.AdaptiveThrottler) (allowed, answered int) {
+	for i := range ph.seconds * ph.perSecond {
+		if p, ok := th.Acquire(); ok {
+			allowed++
+			outcome := push.Outcome{Verdict: push.Unavailable}
+			if ph.succeeds(i) {
 				answered++
-				end.Verdict = push.Accepted
+				outcome.Verdict = push.Accepted
 			}
-			time.AfterFunc(roundTrip, func() { b.Record(p, end) })
+			time.AfterFunc(roundTrip, func() { th.Record(p, outcome) })
 		}
-		time.Sleep(time.Second / time.Duration(s.perSecond))
+		time.Sleep(time.Second / time.Duration(ph.perSecond))
 	}
-	return passed, answered
+	return allowed, answered
 }
 
 func TestThrottlerSendsOnlyProbesDuringOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b retry.AdaptiveThrottler
-		phase{10, 500, always}.run(&b)
-		phase{10, 500, never}.run(&b)
-		passed, _ := phase{50, 500, never}.run(&b)
-		if passed < 50 || passed > 250 {
-			t.Errorf("%d of 25,000 passed in 50 s; want probes, some three a second", passed)
+		var th retry.AdaptiveThrottler
+		phase{10, 500, always}.run(&th)
+		phase{10, 500, never}.run(&th)
+		allowed, _ := phase{50, 500, never}.run(&th)
+		if allowed < 50 || allowed > 250 {
+			t.Errorf("%d of 25,000 allowed in 50 s, want about three per second", allowed)
 		}
 	})
 }
@@ -57,11 +57,11 @@ func TestThrottlerSendsOnlyProbesDuringOutage(t *testing.T) {
 func TestThrottlerRecoversWithinSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, rate := range []int{50, 500, 5000} {
-			var b retry.AdaptiveThrottler
-			phase{60, rate, never}.run(&b)
-			phase{5, rate, always}.run(&b)
-			if passed, _ := (phase{10, rate, always}).run(&b); passed < rate*10*99/100 {
-				t.Errorf("from the fifth second on %d of %d passed", passed, 10*rate)
+			var th retry.AdaptiveThrottler
+			phase{60, rate, never}.run(&th)
+			phase{5, rate, always}.run(&th)
+			if allowed, _ := (phase{10, rate, always}).run(&th); allowed < rate*10*99/100 {
+				t.Errorf("five seconds after the outage, %d of %d allowed", allowed, 10*rate)
 			}
 		}
 	})
@@ -69,58 +69,58 @@ func TestThrottlerRecoversWithinSeconds(t *testing.T) {
 
 func TestPartialOutageKeepsThrottling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b retry.AdaptiveThrottler
-		phase{30, 500, never}.run(&b)
-		every := func(i int) bool { return i%2 == 0 }
-		passed, answered := phase{60, 500, every}.run(&b)
-		if float64(passed) > 2.5*float64(answered) || passed > 60*500/20 {
-			t.Errorf("%d of 30,000 passed and %d were answered, of a provider that answers every second one", passed, answered)
+		var th retry.AdaptiveThrottler
+		phase{30, 500, never}.run(&th)
+		half := func(i int) bool { return i%2 == 0 }
+		allowed, answered := phase{60, 500, half}.run(&th)
+		if float64(allowed) > 2.5*float64(answered) || allowed > 60*500/20 {
+			t.Errorf("%d of 30,000 allowed and %d answered by a provider that answers every second one", allowed, answered)
 		}
 	})
 }
 
 func TestLowFailureRateDoesNotThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b retry.AdaptiveThrottler
-		passed, _ := phase{60, 500, func(i int) bool { return i%12 != 0 }}.run(&b)
-		if passed != 30_000 {
-			t.Errorf("%d of 30,000 passed", passed)
+		var th retry.AdaptiveThrottler
+		allowed, _ := phase{60, 500, func(i int) bool { return i%12 != 0 }}.run(&th)
+		if allowed != 30_000 {
+			t.Errorf("%d of 30,000 allowed", allowed)
 		}
 	})
 }
 
 func TestLowTrafficIsNeverThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b retry.AdaptiveThrottler
-		if passed, _ := (phase{120, 2, never}).run(&b); passed != 240 {
-			t.Errorf("%d of 240 passed", passed)
+		var th retry.AdaptiveThrottler
+		if allowed, _ := (phase{120, 2, never}).run(&th); allowed != 240 {
+			t.Errorf("%d of 240 allowed", allowed)
 		}
 	})
 }
 
 func TestUnsentOutcomesDoNotAffectThrottler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b retry.AdaptiveThrottler
+		var th retry.AdaptiveThrottler
 		for range 10_000 {
-			p, ok := b.Acquire()
+			p, ok := th.Acquire()
 			if !ok {
-				t.Fatal("held back by what was never sent")
+				t.Fatal("throttled after unsent notifications only")
 			}
-			b.Record(p, push.Outcome{Verdict: push.Unsent})
+			th.Record(p, push.Outcome{Verdict: push.Unsent})
 		}
-		phase{30, 500, never}.run(&b)
-		if b.RejectionRate() < 0.9 || !(&retry.AdaptiveThrottler{Rand: maxJitter}).AllowRetry() {
-			t.Errorf("chance %v", b.RejectionRate())
+		phase{30, 500, never}.run(&th)
+		if th.RejectionRate() < 0.9 || !(&retry.AdaptiveThrottler{Rand: maxJitter}).AllowRetry() {
+			t.Errorf("rejection rate %v", th.RejectionRate())
 		}
 	})
 }
 
 func TestInitialBurstIsNotThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b retry.AdaptiveThrottler
+		var th retry.AdaptiveThrottler
 		for range 20_000 {
-			if _, ok := b.Acquire(); !ok {
-				t.Fatal("held back before anything could have been answered")
+			if _, ok := th.Acquire(); !ok {
+				t.Fatal("throttled before any response was due")
 			}
 		}
 	})
@@ -128,24 +128,24 @@ func TestInitialBurstIsNotThrottled(t *testing.T) {
 
 func TestMissingResponsesTriggerThrottler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b retry.AdaptiveThrottler
+		var th retry.AdaptiveThrottler
 		for range 30 {
 			for range 500 {
-				b.Acquire()
+				th.Acquire()
 			}
 			time.Sleep(time.Second)
 		}
-		if b.RejectionRate() < 0.9 {
-			t.Errorf("chance %v after half a minute without an answer", b.RejectionRate())
+		if th.RejectionRate() < 0.9 {
+			t.Errorf("rejection rate %v after 30 s without a response", th.RejectionRate())
 		}
 	})
 }
 
 func TestNilThrottlerAllowsEverything(t *testing.T) {
-	var b *retry.AdaptiveThrottler
-	b.Record(retry.Permit{}, down)
-	if _, ok := b.Acquire(); !ok || !b.AllowRetry() || b.RejectionRate() != 0 {
-		t.Error("held back")
+	var th *retry.AdaptiveThrottler
+	th.Record(retry.Permit{}, down)
+	if _, ok := th.Acquire(); !ok || !th.AllowRetry() || th.RejectionRate() != 0 {
+		t.Error("a nil throttler rejected a notification")
 	}
 }
 
@@ -153,26 +153,26 @@ func TestThrottlerBoundsRequestsByAnswers(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		rate := rapid.IntRange(20, 400).Draw(r, "per second")
 		share := rapid.IntRange(0, 50).Draw(r, "percent answered")
-		var passed, answered int
+		var allowed, answered int
 		synctest.Test(t, func(*testing.T) {
-			var b retry.AdaptiveThrottler
+			var th retry.AdaptiveThrottler
 			up := func(i int) bool { return i*37%100 < share }
-			phase{40, rate, up}.run(&b)
-			passed, answered = phase{30, rate, up}.run(&b)
+			phase{40, rate, up}.run(&th)
+			allowed, answered = phase{30, rate, up}.run(&th)
 		})
-		// A tenth more than the answers, what is free, and some credit for lucky rows of probes.
-		if most := 1.1*float64(answered) + 30*3 + 60; float64(passed) > most*1.15 {
-			r.Fatalf("%d passed, %d answered, bound %.0f", passed, answered, most)
+		// The answered ones and a tenth, the free ones, and some credit for runs of successful probes.
+		if limit := 1.1*float64(answered) + 30*3 + 60; float64(allowed) > limit*1.15 {
+			r.Fatalf("%d allowed, %d answered, limit %.0f", allowed, answered, limit)
 		}
 	})
 }
 
 func BenchmarkThrottler(b *testing.B) {
-	brake := new(retry.AdaptiveThrottler)
+	throttler := new(retry.AdaptiveThrottler)
 	accepted := push.Outcome{Verdict: push.Accepted}
 	b.ReportAllocs()
 	for b.Loop() {
-		p, _ := brake.Acquire()
-		brake.Record(p, accepted)
+		p, _ := throttler.Acquire()
+		throttler.Record(p, accepted)
 	}
 }
