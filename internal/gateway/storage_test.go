@@ -149,7 +149,7 @@ func TestTwoGatewaysCannotOpenOneQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another process has this folder") {
+	if err := g.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "directory is in use by another process") {
 		t.Error(err)
 	}
 }

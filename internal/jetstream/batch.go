@@ -7,41 +7,40 @@ import (
 	"iter"
 )
 
-// A chunk holds at most so much, unless its writer says otherwise. It is what is written at once, and so what one fsync
-// pays for.
+// Default limits of a batch. The server syncs the disk once per batch.
 const (
 	defaultMaxItems = 100
 	maxBatchBytes   = 64 << 10
 )
 
-// batch is items of one subject on their way: one JSON text a line.
+// batch is a list of items for one subject that is published as one message: one JSON text per line.
 type batch struct {
 	subject string
 	body    []byte
 	count   int
-	msgID   string // by which a cluster knows a second copy; empty in this process
+	msgID   string // by which a cluster drops duplicates; empty for the embedded server
 
-	done chan struct{} // closed when it is written, or is not
+	done chan struct{} // closed when seq or err is set
 	seq  uint64
 	err  error
 }
 
-// hasRoom reports whether there is room for another item among so many at most. One item fits always.
-func (c *batch) hasRoom(item []byte, most int) bool {
-	return c.count == 0 || c.count < most && len(c.body)+len(item) < maxBatchBytes
+// hasRoom reports whether the batch accepts another item. An empty batch accepts an item of any size.
+func (b *batch) hasRoom(item []byte, limit int) bool {
+	return b.count == 0 || b.count < limit && len(b.body)+len(item) < maxBatchBytes
 }
 
-func (c *batch) add(item []byte) (index int) {
-	c.body = append(append(c.body, item...), '\n')
-	c.count++
-	return c.count - 1
+func (b *batch) add(item []byte) (index int) {
+	b.body = append(append(b.body, item...), '\n')
+	b.count++
+	return b.count - 1
 }
 
-// Items returns the items of a chunk, each with its index in it.
-func Items(chunk []byte) iter.Seq2[int, []byte] {
+// Items returns the items of a message with their indexes.
+func Items(message []byte) iter.Seq2[int, []byte] {
 	return func(yield func(int, []byte) bool) {
 		index := 0
-		for item := range bytes.Lines(chunk) {
+		for item := range bytes.Lines(message) {
 			if !yield(index, bytes.TrimSuffix(item, []byte{'\n'})) {
 				return
 			}

@@ -2,21 +2,21 @@
 
 //go:build !unix
 
-package engine
+package jetstream
 
 import (
 	"fmt"
 	"os"
 )
 
-// lockFile cannot keep a second process out here; do not start one on the same folder.
+// lockFile does not exclude other processes on this platform: do not start two on one directory.
 func lockFile(name string) (*os.File, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("engine: %w", err)
+		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	return file, nil
 }
 
-// freeBytes is not known here; a full disk shows when a write fails.
+// freeBytes is not implemented on this platform. A full disk shows when a write fails.
 func freeBytes(string) (left uint64, ok bool) { return 0, false }

@@ -18,17 +18,17 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// fullDiskEnv names the folder in the child in which no file may grow.
+// fullDiskEnv is set to a directory in the child process whose files cannot grow.
 const fullDiskEnv = "SLUICE_FULL_DISK"
 
-// TestWriterRecoversAfterFailedWrite has a child whose files cannot grow beyond some size: the writes fail as on a full disk.
-// Then they may grow again.
+// TestWriterRecoversAfterFailedWrite runs a child process with a file size limit, so writes fail as on a full disk.
+// The child then raises the limit.
 func TestWriterRecoversAfterFailedWrite(t *testing.T) {
 	if dir := os.Getenv(fullDiskEnv); dir != "" {
 		runOnFullDisk(t, dir)
 		return
 	}
-	child := exec.Command(os.Args[0], "-test.run=^TestAFailedWriteIsToldAndHealed$", "-test.v")
+	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	child.Env = append(os.Environ(), fullDiskEnv+"="+t.TempDir())
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -36,14 +36,14 @@ func TestWriterRecoversAfterFailedWrite(t *testing.T) {
 }
 
 func runOnFullDisk(t *testing.T, dir string) {
-	signal.Ignore(syscall.SIGXFSZ) // the write fails then
+	signal.Ignore(syscall.SIGXFSZ) // so that the write returns an error
 	e, w, _ := open(t, dir, testStream)
-	kept := map[jetstream.Offset]string{}
+	written := map[jetstream.Offset]string{}
 	write := func(i int) error {
 		item := fmt.Sprintf(`{"i":%d,"x":%q}`, i, strings.Repeat("x", 8<<10))
-		place, err := w.Append(t.Context(), "s.a", []byte(item))
+		offset, err := w.Append(t.Context(), "s.a", []byte(item))
 		if err == nil {
-			kept[place] = item
+			written[offset] = item
 		}
 		return err
 	}
@@ -64,14 +64,14 @@ func runOnFullDisk(t *testing.T, dir string) {
 	for i := 1000; write(i) != nil || e.Ready() != nil; i++ {
 	}
 	found := readAll(t, e)
-	for place, item := range kept {
-		if found[place] != item {
-			t.Errorf("%v is lost", place)
+	for offset, item := range written {
+		if found[offset] != item {
+			t.Errorf("%v is lost", offset)
 		}
 	}
 }
 
-// limitFileSize lets no file of this process grow beyond size.
+// limitFileSize limits the size of the files that this process writes.
 func limitFileSize(t *testing.T, size int64) {
 	t.Helper()
 	var r syscall.Rlimit
@@ -84,7 +84,7 @@ func limitFileSize(t *testing.T, size int64) {
 	}
 }
 
-// largestFile is the size of the largest file below dir.
+// largestFile returns the size of the largest file below dir.
 func largestFile(t *testing.T, dir string) (size int64) {
 	t.Helper()
 	err := filepath.Walk(dir, func(_ string, info os.FileInfo, err error) error {

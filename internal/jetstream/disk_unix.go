@@ -11,11 +11,11 @@ import (
 	"syscall"
 )
 
-// lockFile takes the folder for this process. The system takes it back when the process ends, however it does.
+// lockFile locks the file for this process. The system releases the lock when the process ends.
 func lockFile(name string) (*os.File, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("engine: %w", err)
+		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %s (%w)", ErrLocked, name, err), file.Close())
@@ -23,7 +23,7 @@ func lockFile(name string) (*os.File, error) {
 	return file, nil
 }
 
-// freeBytes returns how many bytes of the disk this process may still fill.
+// freeBytes returns how many bytes this process can still write to the disk of dir.
 func freeBytes(dir string) (left uint64, ok bool) {
 	var s syscall.Statfs_t
 	if syscall.Statfs(dir, &s) != nil {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package engine runs, or joins, the JetStream that keeps what must not be lost, and writes to it in chunks. It knows no
-// stream of ours and nothing of what stands in them.
+// Package jetstream runs an embedded NATS JetStream server or connects to an external one, and writes to
+// its streams in batches. It defines no streams and does not interpret items.
 package jetstream
 
 import (
@@ -15,57 +15,61 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
-// Errors of Open and of a Writer.
+// Errors of Open and Writer.
 var (
-	// ErrFull says that nothing was written: the stream has reached its bound, or the disk its reserve.
-	ErrFull = errors.New("engine: no room")
-	// ErrUnwritable says that nothing can be kept at the moment: a failed disk, or no majority of the cluster. What was
-	// being written may be there or not.
-	ErrUnwritable = errors.New("engine: nothing can be written")
-	// ErrTooLarge says that one item is larger than the engine takes.
-	ErrTooLarge = errors.New("engine: the item is too large")
-	// ErrClosed says that the writer has been drained.
-	ErrClosed = errors.New("engine: closed")
-	// ErrLocked says that another process has the folder.
-	ErrLocked = errors.New("engine: another process has this folder")
+	// ErrFull means that nothing was written: the stream has reached its size limit, or the free space on
+	// the disk is below Config.Reserve.
+	ErrFull = errors.New("jetstream: no space left")
+	// ErrUnwritable means that nothing can be stored now: the disk failed, or the cluster has no majority.
+	// A write in progress may or may not have been stored.
+	ErrUnwritable = errors.New("jetstream: storage is not writable")
+	// ErrTooLarge means that an item exceeds the maximum size.
+	ErrTooLarge = errors.New("jetstream: item is too large")
+	// ErrClosed means that the writer has stopped.
+	ErrClosed = errors.New("jetstream: writer is closed")
+	// ErrLocked means that another process uses the directory.
+	ErrLocked = errors.New("jetstream: directory is in use by another process")
 )
 
-// Config says where the JetStream is: exactly one of Dir and URL is set.
+// Config selects the server: set either Dir or URL.
 type Config struct {
-	// Dir is the folder of an engine in this process. Only one process at a time may have it.
+	// Dir is the directory of the embedded server. One process at a time can use it.
 	Dir string
-	// URL is where a cluster answers. A password in it is never printed.
+	// URL is the address of an external server or cluster. A password in it is never logged.
 	URL string
-	// Replicas is how many machines of a cluster keep each message; zero is one. In this process it is always one.
+	// Replicas is the number of replicas of each stream in a cluster; zero means one. The embedded server
+	// always has one.
 	Replicas int
-	// Reserve is how many bytes of the disk stay free for what has been accepted already, in this process; zero is 64 MiB,
-	// and a negative one reserves nothing. Writers that may wait (Writer.Yields) are refused below it.
+	// Reserve is the number of bytes of the embedded server's disk that stay free for notifications that
+	// are already accepted. Writers that respect the reserve (see Engine.Writer) fail below it. Zero means
+	// 64 MiB; a negative value reserves nothing.
 	Reserve int64
-	// Logger gets the engine's own log; nil discards it.
+	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
 }
 
 const (
 	defaultReserve = 64 << 20
 	apiTimeout     = 5 * time.Second
-	writeTimeout   = 15 * time.Second // a disk that takes longer has failed
-	ackTimeout     = 5 * time.Second  // a cluster's leader that takes longer has died, or can be asked once more
+	writeTimeout   = 15 * time.Second // for the embedded server; a slower disk counts as failed
+	ackTimeout     = 5 * time.Second  // for a cluster; after it the batch is published again
 	reconnectWait  = 100 * time.Millisecond
 )
 
-// Engine is an open JetStream. Close ends it.
+// Engine is a connection to an embedded or external JetStream server.
 type Engine struct {
 	cfg    Config
-	server *server // nil where it is a cluster's
+	server *server // nil with an external server
 	conn   *nats.Conn
 	js     natsjs.JetStream
 }
 
-// Open starts the engine in cfg.Dir, or connects to the one at cfg.URL, and returns when it answers. What stands in the
-// folder has been read and checked by then. ErrTaken if another process has the folder.
+// Open starts the embedded server in cfg.Dir or connects to cfg.URL, and returns when the server responds.
+// The embedded server has repaired and loaded its files by then. The error is ErrLocked if another process
+// uses the directory.
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if (cfg.Dir == "") == (cfg.URL == "") {
-		return nil, errors.New("engine: give it a folder or a URL, and not both")
+		return nil, errors.New("jetstream: set either a directory or a URL")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -89,34 +93,34 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 
 func (e *Engine) connect(ctx context.Context) (err error) {
 	if e.conn, err = nats.Connect(e.cfg.URL, e.options()...); err != nil {
-		return fmt.Errorf("engine: connect: %w", err)
+		return fmt.Errorf("jetstream: connect: %w", err)
 	}
 	timeout := ackTimeout
 	if e.Embedded() {
 		timeout = writeTimeout
 	}
 	if e.js, err = natsjs.New(e.conn, natsjs.WithPublishAsyncTimeout(timeout), natsjs.WithDefaultTimeout(apiTimeout)); err != nil {
-		return fmt.Errorf("engine: %w", err)
+		return fmt.Errorf("jetstream: %w", err)
 	}
 	if _, err := e.js.AccountInfo(ctx); err != nil {
-		return fmt.Errorf("engine: JetStream does not answer (is it enabled there?): %w", err)
+		return fmt.Errorf("jetstream: server does not respond (is JetStream enabled?): %w", err)
 	}
 	return nil
 }
 
-// options are those of our one connection, which never gives up.
+// options returns the options of the connection, which reconnects without limit.
 func (e *Engine) options() []nats.Option {
 	options := []nats.Option{
 		nats.Name("sluice"), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectWait, reconnectWait),
 		nats.RetryOnFailedConnect(false), nats.Timeout(apiTimeout), nats.ReconnectBufSize(-1),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				e.cfg.Logger.Warn("engine: connection lost", "err", err)
+				e.cfg.Logger.Warn("NATS connection lost", "err", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { e.cfg.Logger.Info("engine: connected again") }),
+		nats.ReconnectHandler(func(*nats.Conn) { e.cfg.Logger.Info("NATS connection restored") }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			e.cfg.Logger.Warn("engine: connection", "err", err)
+			e.cfg.Logger.Warn("NATS connection error", "err", err)
 		}),
 	}
 	if e.server != nil {
@@ -125,8 +129,8 @@ func (e *Engine) options() []nats.Option {
 	return options
 }
 
-// Run keeps the engine going until ctx ends: when the disk was full or failed, an engine in this process has stopped
-// writing for good, and is opened anew once there is room. It does nothing for a cluster.
+// Run supervises the embedded server until ctx ends. After a failed write the server stops writing, and Run
+// restarts it as soon as the disk is writable. With an external server Run only waits for ctx.
 func (e *Engine) Run(ctx context.Context) error {
 	if e.server == nil {
 		<-ctx.Done()
@@ -135,7 +139,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	return e.server.supervise(ctx)
 }
 
-// Close ends the engine. Everything that a Writer has acknowledged is on disk before.
+// Close closes the connection and stops the embedded server. Every acknowledged write is on disk by then.
 func (e *Engine) Close() error {
 	if e.conn != nil {
 		e.conn.Close()
@@ -146,13 +150,13 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// JetStream is the engine's API, for consumers.
+// JetStream returns the JetStream API, for consumers.
 func (e *Engine) JetStream() natsjs.JetStream { return e.js }
 
-// Embedded reports whether the engine runs in this process, so that nobody else is at its streams.
+// Embedded reports whether the server runs in this process, so that no other process uses its streams.
 func (e *Engine) Embedded() bool { return e.server != nil }
 
-// Replicas is how many copies a stream of this engine has.
+// Replicas returns the number of replicas of each stream.
 func (e *Engine) Replicas() int {
 	if e.Embedded() {
 		return 1
@@ -160,7 +164,7 @@ func (e *Engine) Replicas() int {
 	return max(1, e.cfg.Replicas)
 }
 
-// Ready returns nil if the engine can keep something new, or ErrFull or ErrUnwritable and why not.
+// Ready returns nil if new items can be stored, and otherwise ErrFull or ErrUnwritable with the reason.
 func (e *Engine) Ready() error {
 	if !e.conn.IsConnected() {
 		return fmt.Errorf("%w: not connected", ErrUnwritable)
@@ -171,14 +175,14 @@ func (e *Engine) Ready() error {
 	return e.server.ready()
 }
 
-// Stream makes the stream, or changes it to what cfg says. It has the engine's replicas, and is kept in files unless cfg
-// says that memory will do. In a cluster its leader alone is asked what stands in it: another copy may lag.
+// Stream creates or updates a stream with the engine's number of replicas. In a cluster it disables direct
+// reads: only the leader has every acknowledged message.
 func (e *Engine) Stream(ctx context.Context, cfg natsjs.StreamConfig) (natsjs.Stream, error) {
 	cfg.Replicas = e.Replicas()
 	cfg.AllowDirect = cfg.AllowDirect && e.Embedded()
 	stream, err := e.js.CreateOrUpdateStream(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("engine: stream %s: %w", cfg.Name, err)
+		return nil, fmt.Errorf("jetstream: stream %s: %w", cfg.Name, err)
 	}
 	return stream, nil
 }

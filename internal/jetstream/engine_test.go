@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// open opens an engine in dir, with a stream of that name and its writer, until the test ends or shut is called.
+// open opens an engine in dir with a stream and a writer. They run until shut is called or the test ends.
 func open(t testing.TB, dir string, stream natsjs.StreamConfig) (e *jetstream.Engine, w *jetstream.Writer, shut func()) {
 	t.Helper()
 	return openWith(t, jetstream.Config{Dir: dir, Reserve: -1}, stream)
@@ -34,12 +34,12 @@ func openWith(t testing.TB, cfg jetstream.Config, stream natsjs.StreamConfig) (e
 	}
 	w = e.Writer(stream.Name, false)
 	ctx, stop := context.WithCancel(context.Background())
-	var house sync.WaitGroup
-	house.Go(func() { _ = e.Run(ctx) })
-	house.Go(func() { _ = w.Run(ctx) })
+	var running sync.WaitGroup
+	running.Go(func() { _ = e.Run(ctx) })
+	running.Go(func() { _ = w.Run(ctx) })
 	shut = sync.OnceFunc(func() {
 		stop()
-		house.Wait()
+		running.Wait()
 		if err := e.Close(); err != nil {
 			t.Error(err)
 		}
@@ -50,7 +50,7 @@ func openWith(t testing.TB, cfg jetstream.Config, stream natsjs.StreamConfig) (e
 
 var testStream = natsjs.StreamConfig{Name: "S", Subjects: []string{"s.>"}}
 
-// readAll reads the whole stream.
+// readAll returns all items of the stream S.
 func readAll(t testing.TB, e *jetstream.Engine) (items map[jetstream.Offset]string) {
 	t.Helper()
 	stream, err := e.JetStream().Stream(t.Context(), "S")
@@ -84,13 +84,13 @@ func TestItemsKeepTheirOffsetsAfterReopen(t *testing.T) {
 		callers.Go(func() {
 			for i := range 10 {
 				item := fmt.Sprintf(`{"caller":%d,"i":%d}`, caller, i)
-				place, err := w.Append(t.Context(), fmt.Sprintf("s.%d", caller%3), []byte(item))
+				offset, err := w.Append(t.Context(), fmt.Sprintf("s.%d", caller%3), []byte(item))
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				mu.Lock()
-				want[place] = item
+				want[offset] = item
 				mu.Unlock()
 			}
 		})
@@ -100,11 +100,11 @@ func TestItemsKeepTheirOffsetsAfterReopen(t *testing.T) {
 	e, _, _ := open(t, dir, testStream)
 	got := readAll(t, e)
 	if len(want) != 640 || len(got) != len(want) {
-		t.Fatalf("%d places given, %d items found", len(want), len(got))
+		t.Fatalf("wrote %d items, found %d", len(want), len(got))
 	}
-	for place, item := range want {
-		if got[place] != item {
-			t.Errorf("%v: %q, was %q", place, got[place], item)
+	for offset, item := range want {
+		if got[offset] != item {
+			t.Errorf("%v: %q, want %q", offset, got[offset], item)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// A writer returns when what it was given is on disk, together with whatever came while the disk was busy.
+// AppendAll returns when the items are on disk. Concurrent calls share one disk sync.
 func Example() {
 	dir, err := os.MkdirTemp("", "engine-")
 	if err != nil {
@@ -33,15 +33,15 @@ func Example() {
 	written := make(chan error, 1)
 	go func() { written <- w.Run(ctx) }()
 
-	places, err := w.AppendAll(ctx, "orders.tea", [][]byte{[]byte(`{"cups":1}`), []byte(`{"cups":2}`)})
+	offsets, err := w.AppendAll(ctx, "orders.tea", [][]byte{[]byte(`{"cups":1}`), []byte(`{"cups":2}`)})
 	if err != nil {
 		log.Fatal(err)
 	}
-	chunk, err := stream.GetMsg(ctx, places[0].Seq)
+	message, err := stream.GetMsg(ctx, offsets[0].Seq)
 	if err != nil {
 		log.Fatal(err)
 	}
-	for index, item := range jetstream.Items(chunk.Data) {
+	for index, item := range jetstream.Items(message.Data) {
 		fmt.Println(index, string(item))
 	}
 	stop()

@@ -19,14 +19,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// The server cuts a block off at the first record that does not fit its checksum, and so loses every record behind one
-// flipped bit; and after a proper end it reads no block at all before it is asked for what stands there. So before it
-// starts, whole records that stand behind damage are moved up to where the damage begins. A gap in a block's sequences is nothing new to the server: its
-// own compaction leaves such. The end of a file that makes no sense is left to it, and so is a file in which nothing can be
-// read behind the damage: perhaps another version wrote it.
+// The server truncates a block at the first record with a wrong checksum, so one flipped bit loses all later
+// records of the block. After a clean shutdown it does not read a block until a message of it is requested.
+// repair therefore runs before the server starts and removes damaged ranges between valid records. The server
+// accepts the gap in the sequences, because its own compaction leaves such gaps. repair leaves invalid data at
+// the end of a block to the server, and does not touch a block without a valid record after the damage: another
+// version may have written it.
 
-// A record begins with its length (4 bytes, of which the first bit says that there are headers), sequence (8), time (8) and
-// the length of its subject (2), and ends with a checksum of all but the lengths: nats-server 2.15, filestore.go.
+// A record starts with its length (4 bytes; the first bit is set if it has headers), sequence (8), time (8) and
+// subject length (2). It ends with a checksum over everything except the two lengths. See nats-server 2.15,
+// filestore.go.
 const (
 	recordHeaderLen = 22
 	checksumLen     = 8
@@ -37,130 +39,130 @@ const (
 	stateFile = "index.db"
 )
 
-// damagedRange is a part of a block that is no record.
+// damagedRange is a part of a block that holds no valid record.
 type damagedRange struct {
 	from, to int
-	seq      uint64 // of the record that began there, as far as can be told
+	seq      uint64 // of the first damaged record, if its header is intact
 }
 
-// repair mends every block in the folder.
+// repair repairs every block in the directory.
 func (s *server) repair() error {
-	began, all := time.Now(), int64(0)
-	var mending errgroup.Group
-	mending.SetLimit(runtime.GOMAXPROCS(0))
+	began, total := time.Now(), int64(0)
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
 	for name, size := range blockSizes(s.cfg.Dir) {
-		all += size
-		mending.Go(func() error { return s.repairBlock(name) })
+		total += size
+		group.Go(func() error { return s.repairBlock(name) })
 	}
-	err := mending.Wait()
+	err := group.Wait()
 	if took := time.Since(began); took > time.Second {
-		s.cfg.Logger.Info("engine: has looked for damage", "bytes", all, "took", took)
+		s.cfg.Logger.Info("storage checked for damage", "bytes", total, "took", took.String())
 	}
 	return err
 }
 
-// repairBlock takes the holes out of a block, and tells of each. The block as it was is kept in the folder "damaged".
+// repairBlock removes the damaged ranges of a block and logs each. It keeps the original in the directory "damaged".
 func (s *server) repairBlock(name string) error {
-	text, err := os.ReadFile(name)
+	data, err := os.ReadFile(name)
 	if err != nil {
-		return fmt.Errorf("engine: %w", err)
+		return fmt.Errorf("jetstream: %w", err)
 	}
-	holes, end := newBlockReader(name).damagedRanges(text)
-	if end < len(text) || len(holes) > 0 { // the server's summary of its blocks is no longer true; without it, it reads them
+	ranges, end := newBlockReader(name).damagedRanges(data)
+	if end < len(data) || len(ranges) > 0 { // without its state file, the server reads the blocks again
 		if err := os.Remove(filepath.Join(filepath.Dir(name), stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("engine: %w", err)
+			return fmt.Errorf("jetstream: %w", err)
 		}
 	}
-	if len(holes) == 0 {
+	if len(ranges) == 0 {
 		return nil
 	}
-	whole, at := make([]byte, 0, len(text)), 0
-	for _, h := range holes {
-		s.cfg.Logger.Error("engine: the disk has damaged a record, which is lost; what stands behind it is kept",
-			"file", name, "stream", streamName(name), "seq", h.seq, "bytes", h.to-h.from)
-		whole, at = append(whole, text[at:h.from]...), h.to
+	repaired, at := make([]byte, 0, len(data)), 0
+	for _, r := range ranges {
+		s.cfg.Logger.Error("damaged record dropped",
+			"file", name, "stream", streamName(name), "seq", r.seq, "bytes", r.to-r.from)
+		repaired, at = append(repaired, data[at:r.from]...), r.to
 	}
-	return s.replaceBlock(name, append(whole, text[at:]...))
+	return s.replaceBlock(name, append(repaired, data[at:]...))
 }
 
-// replaceBlock puts another text in a file's place, and the file aside, so that after a crash in between the one or the other is
-// there.
-func (s *server) replaceBlock(name string, text []byte) error {
-	aside := filepath.Join(s.cfg.Dir, "damaged")
-	if err := os.MkdirAll(aside, 0o700); err != nil {
-		return fmt.Errorf("engine: %w", err)
+// replaceBlock moves the file to the directory "damaged" and writes data in its place. After a crash in between,
+// either the old or the new file is in place.
+func (s *server) replaceBlock(name string, data []byte) error {
+	dir := filepath.Join(s.cfg.Dir, "damaged")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("jetstream: %w", err)
 	}
-	kept := filepath.Join(aside, fmt.Sprintf("%s-%d-%s", streamName(name), time.Now().UnixNano(), filepath.Base(name)))
-	if err := errors.Join(os.Link(name, kept), writeSynced(name+".mended", text), os.Rename(name+".mended", name)); err != nil {
-		return fmt.Errorf("engine: cannot mend %s: %w", name, err)
+	backup := filepath.Join(dir, fmt.Sprintf("%s-%d-%s", streamName(name), time.Now().UnixNano(), filepath.Base(name)))
+	if err := errors.Join(os.Link(name, backup), writeSynced(name+".repaired", data), os.Rename(name+".repaired", name)); err != nil {
+		return fmt.Errorf("jetstream: cannot repair %s: %w", name, err)
 	}
 	return nil
 }
 
-// writeSynced writes a file and has it on disk.
-func writeSynced(name string, text []byte) error {
+// writeSynced writes a file and syncs it to disk.
+func writeSynced(name string, data []byte) error {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(text)
+	_, err = file.Write(data)
 	return errors.Join(err, file.Sync(), file.Close())
 }
 
-// streamName is the stream of a block in .../STREAM/msgs/N.blk.
-func streamName(name string) string { return filepath.Base(filepath.Dir(filepath.Dir(name))) }
+// streamName returns the stream of a block with the path .../STREAM/msgs/N.blk.
+func streamName(path string) string { return filepath.Base(filepath.Dir(filepath.Dir(path))) }
 
-// blockReader knows a block's records by their checksums.
+// blockReader finds the valid records of a block by their checksums.
 type blockReader struct{ hash *highwayhash.Digest64 }
 
 func newBlockReader(name string) blockReader {
 	key := sha256.Sum256([]byte(streamName(name) + "-" + strings.TrimSuffix(filepath.Base(name), ".blk")))
 	hash, err := highwayhash.NewDigest64(key[:])
 	if err != nil {
-		panic(err) // the key has another length
+		panic(err) // only if the key has the wrong length
 	}
 	return blockReader{hash}
 }
 
-// damagedRanges returns where text is not whole records, and how far it makes sense.
-func (r blockReader) damagedRanges(text []byte) (holes []damagedRange, end int) {
+// damagedRanges returns the damaged ranges between valid records, and the end of the last valid record.
+func (r blockReader) damagedRanges(data []byte) (ranges []damagedRange, end int) {
 	at := 0
-	for at < len(text) {
-		if n := r.recordLen(text[at:]); n > 0 {
+	for at < len(data) {
+		if n := r.recordLen(data[at:]); n > 0 {
 			at += n
 			continue
 		}
 		next := at + 1
-		for next < len(text) && r.recordLen(text[next:]) == 0 {
+		for next < len(data) && r.recordLen(data[next:]) == 0 {
 			next++
 		}
-		if next == len(text) {
+		if next == len(data) {
 			break
 		}
-		holes = append(holes, damagedRange{at, next, binary.LittleEndian.Uint64(text[at+4:])})
+		ranges = append(ranges, damagedRange{at, next, binary.LittleEndian.Uint64(data[at+4:])})
 		at = next
 	}
-	return holes, at
+	return ranges, at
 }
 
-// recordLen returns the length of the whole record that text begins with, 0 if it begins with none.
-func (r blockReader) recordLen(text []byte) int {
-	if len(text) < recordHeaderLen+checksumLen {
+// recordLen returns the length of the valid record at the start of data, or 0 if there is none.
+func (r blockReader) recordLen(data []byte) int {
+	if len(data) < recordHeaderLen+checksumLen {
 		return 0
 	}
-	length, subject := binary.LittleEndian.Uint32(text), int(binary.LittleEndian.Uint16(text[recordHeaderLen-2:]))
+	length, subject := binary.LittleEndian.Uint32(data), int(binary.LittleEndian.Uint16(data[recordHeaderLen-2:]))
 	n, headers := int(length&^natsHeaderBit), 0
 	if length&natsHeaderBit != 0 {
 		headers = natsHeaderLen
 	}
-	if n > min(len(text), maxRecord) || recordHeaderLen+subject+headers+checksumLen > n {
+	if n > min(len(data), maxRecord) || recordHeaderLen+subject+headers+checksumLen > n {
 		return 0
 	}
 	r.hash.Reset()
-	for _, part := range [][]byte{text[4 : recordHeaderLen-2], text[recordHeaderLen : recordHeaderLen+subject], text[recordHeaderLen+subject+headers : n-checksumLen]} {
-		_, _ = r.hash.Write(part) // it never fails
+	for _, part := range [][]byte{data[4 : recordHeaderLen-2], data[recordHeaderLen : recordHeaderLen+subject], data[recordHeaderLen+subject+headers : n-checksumLen]} {
+		_, _ = r.hash.Write(part) // never fails
 	}
-	if !bytes.Equal(r.hash.Sum(nil), text[n-checksumLen:n]) {
+	if !bytes.Equal(r.hash.Sum(nil), data[n-checksumLen:n]) {
 		return 0
 	}
 	return n

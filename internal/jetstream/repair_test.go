@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// firstBlock is the file with the first messages of a stream.
+// firstBlock returns the path of the first block of the stream S.
 func firstBlock(t *testing.T, dir string) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "S", "msgs", "*.blk"))
@@ -27,21 +27,21 @@ func firstBlock(t *testing.T, dir string) string {
 	return found[0]
 }
 
-// copyAfterCrash returns a copy of a folder with fifty chunks of one item, taken while nobody had closed it, whose block damage has
-// changed.
+// copyAfterCrash returns a copy of a directory with fifty messages of one item, taken while the engine runs. damage
+// changes its first block.
 func copyAfterCrash(t *testing.T, damage func(block []byte) []byte) (dir string) {
 	t.Helper()
-	alive := t.TempDir()
-	fill(t, alive)
-	return damagedCopy(t, alive, damage)
+	src := t.TempDir()
+	fill(t, src)
+	return damagedCopy(t, src, damage)
 }
 
-// copyAfterClose is crashed after a proper end.
+// copyAfterClose is like copyAfterCrash, but copies after a clean shutdown.
 func copyAfterClose(t *testing.T, damage func(block []byte) []byte) (dir string) {
 	t.Helper()
-	whole := t.TempDir()
-	fill(t, whole)()
-	return damagedCopy(t, whole, damage)
+	src := t.TempDir()
+	fill(t, src)()
+	return damagedCopy(t, src, damage)
 }
 
 func fill(t *testing.T, dir string) (shut func()) {
@@ -55,56 +55,56 @@ func fill(t *testing.T, dir string) (shut func()) {
 	return shut
 }
 
-func damagedCopy(t *testing.T, alive string, damage func(block []byte) []byte) (dir string) {
+func damagedCopy(t *testing.T, src string, damage func(block []byte) []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(alive)); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(src)); err != nil {
 		t.Fatal(err)
 	}
 	file := firstBlock(t, dir)
-	text, err := os.ReadFile(file)
+	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, damage(text), 0o600); err != nil {
+	if err := os.WriteFile(file, damage(data), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
-// TestTornTailLosesNothing has the disk stop in the middle of a write that nobody was told of.
+// TestTornTailLosesNothing simulates a crash in the middle of a write that was not acknowledged.
 func TestTornTailLosesNothing(t *testing.T) {
 	e, w, _ := open(t, copyAfterCrash(t, func(block []byte) []byte { return append(block, block[:len(block)/100]...) }), testStream)
 	if found := len(readAll(t, e)); found != 50 {
-		t.Errorf("%d of 50 are there", found)
+		t.Errorf("found %d of 50 items", found)
 	}
-	if place, err := w.Append(t.Context(), "s.a", []byte("{}")); err != nil || place.Seq != 51 {
-		t.Errorf("it goes on with %v, %v", place, err)
+	if offset, err := w.Append(t.Context(), "s.a", []byte("{}")); err != nil || offset.Seq != 51 {
+		t.Errorf("next append: %v, %v", offset, err)
 	}
 }
 
-// TestRepairLosesOnlyDamagedRecords damages a block as disks do. What is left is what was written; it is delivered, the
-// rest is told of, and the stream goes on.
+// TestRepairLosesOnlyDamagedRecords damages a block. The other records are intact and are delivered, the loss is
+// logged, and the stream accepts new items.
 func TestRepairLosesOnlyDamagedRecords(t *testing.T) {
 	for name, c := range map[string]struct {
-		damage func(b []byte, size int) // of fifty records, each so large
+		damage func(b []byte, size int) // b holds fifty records of this size
 		lost   int
 	}{
-		"a bit of a record":        {func(b []byte, size int) { b[len(b)/2] ^= 1 }, 1},
-		"a bit of a length":        {func(b []byte, size int) { b[len(b)-20*size] ^= 1 }, 1},
-		"a length beyond the file": {func(b []byte, size int) { b[len(b)-20*size+2] ^= 1 }, 1},
-		"bits of three records":    {func(b []byte, size int) { b[4] ^= 1; b[len(b)/2] ^= 8; b[len(b)-2*size-1] ^= 128 }, 3},
-		"what was never written":   {func(b []byte, size int) { clear(b[len(b)-20*size : len(b)-10*size]) }, 10},
-		"the first record":         {func(b []byte, size int) { b[30] ^= 1 }, 1},
-		"the last record":          {func(b []byte, size int) { b[len(b)-size/2] ^= 1 }, 1},
-		"the last length":          {func(b []byte, size int) { b[len(b)-size] ^= 1 }, 1},
+		"bit flip in a record":         {func(b []byte, size int) { b[len(b)/2] ^= 1 }, 1},
+		"bit flip in a length":         {func(b []byte, size int) { b[len(b)-20*size] ^= 1 }, 1},
+		"length beyond the file":       {func(b []byte, size int) { b[len(b)-20*size+2] ^= 1 }, 1},
+		"bit flips in three records":   {func(b []byte, size int) { b[4] ^= 1; b[len(b)/2] ^= 8; b[len(b)-2*size-1] ^= 128 }, 3},
+		"zeroed range":                 {func(b []byte, size int) { clear(b[len(b)-20*size : len(b)-10*size]) }, 10},
+		"bit flip in the first record": {func(b []byte, size int) { b[30] ^= 1 }, 1},
+		"bit flip in the last record":  {func(b []byte, size int) { b[len(b)-size/2] ^= 1 }, 1},
+		"bit flip in the last length":  {func(b []byte, size int) { b[len(b)-size] ^= 1 }, 1},
 	} {
 		damage := func(block []byte) []byte {
 			c.damage(block, len(block)/50)
 			return block
 		}
 		t.Run(name+" after a crash", func(t *testing.T) { checkRecovery(t, copyAfterCrash(t, damage), 50-c.lost) })
-		t.Run(name+" at rest", func(t *testing.T) { checkRecovery(t, copyAfterClose(t, damage), 50-c.lost) })
+		t.Run(name+" after a clean shutdown", func(t *testing.T) { checkRecovery(t, copyAfterClose(t, damage), 50-c.lost) })
 	}
 }
 
@@ -117,38 +117,38 @@ func checkRecovery(t *testing.T, dir string, want int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for place, item := range found {
-		if item != fmt.Sprintf(`{"i":%02d}`, place.Seq-1) {
-			t.Errorf("%v is %s", place, item)
+	for offset, item := range found {
+		if item != fmt.Sprintf(`{"i":%02d}`, offset.Seq-1) {
+			t.Errorf("%v holds %s", offset, item)
 		}
 	}
 	if kept := stream.CachedInfo().State.Msgs; len(found) != want || kept != uint64(want) {
-		t.Errorf("%d of 50 are there, %d are said to be", len(found), kept)
+		t.Errorf("found %d of 50 items, the stream reports %d", len(found), kept)
 	}
-	if place, err := w.Append(t.Context(), "s.a", []byte("{}")); err != nil || place.Seq < 50 {
-		t.Errorf("it goes on with %v, %v", place, err)
+	if offset, err := w.Append(t.Context(), "s.a", []byte("{}")); err != nil || offset.Seq < 50 {
+		t.Errorf("next append: %v, %v", offset, err)
 	}
 	shut()
-	if !strings.Contains(log.String(), "the disk has damaged a record") && !strings.Contains(log.String(), "the end of a file made no sense") {
-		t.Errorf("the log is silent: %s", log.String())
+	if !strings.Contains(log.String(), "damaged record dropped") && !strings.Contains(log.String(), "invalid data at the end of a block truncated") {
+		t.Errorf("the damage is not logged: %s", log.String())
 	}
 }
 
-// waitDelivered waits until a consumer gets so many.
+// waitDelivered waits until a consumer gets want messages.
 func waitDelivered(t *testing.T, e *jetstream.Engine, want int) {
 	t.Helper()
-	for late := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		got := countDelivered(t, e)
 		if got == want {
 			return
 		}
-		if time.Now().After(late) {
-			t.Fatalf("%d are delivered, want %d", got, want)
+		if time.Now().After(deadline) {
+			t.Fatalf("%d messages delivered, want %d", got, want)
 		}
 	}
 }
 
-// countDelivered is how many a consumer gets, none where the engine is too busy to say.
+// countDelivered returns the number of messages that a new consumer gets, or 0 if the server is busy.
 func countDelivered(t *testing.T, e *jetstream.Engine) (count int) {
 	t.Helper()
 	c, err := e.JetStream().CreateConsumer(t.Context(), "S", natsjs.ConsumerConfig{AckPolicy: natsjs.AckExplicitPolicy})
@@ -165,25 +165,25 @@ func countDelivered(t *testing.T, e *jetstream.Engine) (count int) {
 	return count
 }
 
-// TestReadSkipsRecordDamagedAfterStart damages a text after the engine has looked and before anybody reads it.
+// TestReadSkipsRecordDamagedAfterStart damages a record after the startup check and before it is read.
 func TestReadSkipsRecordDamagedAfterStart(t *testing.T) {
 	dir := copyAfterClose(t, func(block []byte) []byte { return block })
 	e, _, _ := open(t, dir, testStream)
-	text, err := os.ReadFile(firstBlock(t, dir))
+	data, err := os.ReadFile(firstBlock(t, dir))
 	if err != nil {
 		t.Fatal(err)
 	}
-	text[bytes.Index(text, []byte(`{"i":25}`))] ^= 1
-	if err := os.WriteFile(firstBlock(t, dir), text, 0o600); err != nil {
+	data[bytes.Index(data, []byte(`{"i":25}`))] ^= 1
+	if err := os.WriteFile(firstBlock(t, dir), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if found := len(readAll(t, e)); found != 49 {
-		t.Errorf("%d of 50 are there", found)
+		t.Errorf("found %d of 50 items", found)
 	}
 	waitDelivered(t, e, 49)
 }
 
-// TestUnreadableFileIsIgnored has a file that another program, or another version, has written.
+// TestUnreadableFileIsIgnored adds a file of an unknown format.
 func TestUnreadableFileIsIgnored(t *testing.T) {
 	dir := copyAfterClose(t, func(block []byte) []byte { return block })
 	foreign := filepath.Join(filepath.Dir(firstBlock(t, dir)), "7.blk")
@@ -192,6 +192,6 @@ func TestUnreadableFileIsIgnored(t *testing.T) {
 	}
 	e, _, _ := open(t, dir, testStream)
 	if found := len(readAll(t, e)); found != 50 {
-		t.Errorf("%d of 50 are there", found)
+		t.Errorf("found %d of 50 items", found)
 	}
 }

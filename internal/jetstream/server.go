@@ -17,31 +17,31 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 )
 
-// server is the JetStream in this process. It listens nowhere: its one client is in this process too.
+// server is the embedded JetStream server. It does not listen: its only client is in this process.
 type server struct {
 	cfg    Config
 	lock   *os.File
-	failed chan struct{} // told that a write failed
+	failed chan struct{} // receives a value when a write has failed
 
 	mu       sync.Mutex
 	live     *nats.Server
-	writeErr error // why it cannot write
+	writeErr error // why it cannot write; nil if it can
 }
 
 const (
-	startTimeout    = time.Minute // to read what stands in the folder
+	startTimeout    = time.Minute // to load the files
 	restartInterval = 500 * time.Millisecond
 	maxPayload      = 8 << 20
-	// Memory streams are for what need not survive; nothing of ours is large there.
+	// Memory streams hold small data that need not survive a restart.
 	maxMemoryStore = 256 << 20
-	// The disk bounds the files, and each stream its own: the engine's own bound would only be a third.
+	// The disk and each stream's own limit bound the files. The server's default is a third of the disk.
 	maxFileStore = 1 << 60
 )
 
-// start takes the folder and starts the server in it.
+// start locks the directory and starts the server in it.
 func start(cfg Config) (*server, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("engine: %w", err)
+		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	file, err := lockFile(filepath.Join(cfg.Dir, "lock"))
 	if err != nil {
@@ -54,7 +54,7 @@ func start(cfg Config) (*server, error) {
 	return s, nil
 }
 
-// launch mends what the disk has damaged, starts a server, and returns when it takes connections.
+// launch repairs damaged blocks and starts a server. It returns when the server accepts connections.
 func (s *server) launch() (*nats.Server, error) {
 	if err := s.repair(); err != nil {
 		return nil, err
@@ -63,33 +63,33 @@ func (s *server) launch() (*nats.Server, error) {
 	live, err := nats.NewServer(&nats.Options{
 		ServerName: "sluice", DontListen: true, NoSigs: true, NoSystemAccount: true, DisableJetStreamBanner: true, MaxPayload: maxPayload,
 		JetStream: true, StoreDir: s.cfg.Dir, JetStreamMaxStore: maxFileStore, JetStreamMaxMemory: maxMemoryStore,
-		SyncAlways: true, // or an acknowledgement only says that it is in memory
+		SyncAlways: true, // without it an acknowledged message may be only in memory
 	})
 	if err != nil {
-		return nil, fmt.Errorf("engine: %w", err)
+		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	live.SetLoggerV2(logAdapter{s.cfg.Logger, s}, false, false, false)
 	live.Start()
 	if !live.ReadyForConnections(startTimeout) || !live.JetStreamEnabled() {
 		shutdown(live)
-		return nil, fmt.Errorf("%w: the engine in %s does not start (its log says why)", ErrUnwritable, s.cfg.Dir)
+		return nil, fmt.Errorf("%w: the embedded server in %s does not start (see its log)", ErrUnwritable, s.cfg.Dir)
 	}
 	s.reportTruncated(before)
 	return live, nil
 }
 
-// reportTruncated tells of blocks that became shorter while the server read them. It cuts them off where they make no sense, and
-// says nothing: that is right for a write that was torn, which nobody was told of, and a loss where the disk is damaged.
+// reportTruncated logs the blocks that the server truncated while it loaded them. The server does not log this.
+// Truncation is harmless after a torn write, which was never acknowledged, and a loss if the disk is damaged.
 func (s *server) reportTruncated(before map[string]int64) {
 	for name, now := range blockSizes(s.cfg.Dir) {
 		if cut := before[name] - now; cut > 0 {
-			s.cfg.Logger.Error("engine: the end of a file made no sense and is cut off: a torn write, or the disk is damaged and what stood there is lost",
+			s.cfg.Logger.Error("invalid data at the end of a block truncated (torn write or damaged disk)",
 				"file", name, "bytes", cut, "left", now)
 		}
 	}
 }
 
-// blockSizes returns the sizes of the files that hold the streams' messages.
+// blockSizes returns the sizes of the files that hold messages.
 func blockSizes(dir string) map[string]int64 {
 	sizes := map[string]int64{}
 	names, _ := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs", "*.blk")) // the pattern is well-formed
@@ -106,18 +106,18 @@ func shutdown(live *nats.Server) {
 	live.WaitForShutdown()
 }
 
-// InProcessConn connects to the server of the moment: our client finds a new one as it finds any server again.
+// InProcessConn connects to the current server. The client reconnects through it after a restart.
 func (s *server) InProcessConn() (net.Conn, error) {
 	s.mu.Lock()
 	live := s.live
 	s.mu.Unlock()
 	if live == nil {
-		return nil, fmt.Errorf("%w: the engine is being opened anew", ErrUnwritable)
+		return nil, fmt.Errorf("%w: the embedded server is restarting", ErrUnwritable)
 	}
 	return live.InProcessConn()
 }
 
-// recordFailure takes note that a write failed. The server writes nothing more to that stream until it is opened anew.
+// recordFailure records a failed write. The server does not write to that stream again until it is restarted.
 func (s *server) recordFailure(err error) {
 	s.mu.Lock()
 	s.writeErr = err
@@ -128,7 +128,7 @@ func (s *server) recordFailure(err error) {
 	}
 }
 
-// ready returns why nothing new can be kept.
+// ready returns why nothing can be stored now, or nil.
 func (s *server) ready() error {
 	s.mu.Lock()
 	err := s.writeErr
@@ -137,12 +137,12 @@ func (s *server) ready() error {
 		return fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
 	if left, ok := freeBytes(s.cfg.Dir); ok && s.cfg.Reserve > 0 && left < uint64(s.cfg.Reserve) {
-		return fmt.Errorf("%w: %d bytes are free on the disk of %s, and the last %d are kept for what has been accepted", ErrFull, left, s.cfg.Dir, s.cfg.Reserve)
+		return fmt.Errorf("%w: %d bytes free on the disk of %s, %d bytes are reserved for accepted notifications", ErrFull, left, s.cfg.Dir, s.cfg.Reserve)
 	}
 	return nil
 }
 
-// supervise opens the server anew whenever it has failed, until ctx ends.
+// supervise restarts the server after each failure, until ctx ends.
 func (s *server) supervise(ctx context.Context) error {
 	for {
 		select {
@@ -160,18 +160,18 @@ func (s *server) supervise(ctx context.Context) error {
 	}
 }
 
-// restart replaces the server.
+// restart replaces the server with a new one on the same directory.
 func (s *server) restart() error {
 	s.mu.Lock()
 	old := s.live
 	s.live = nil
 	s.mu.Unlock()
 	if old != nil {
-		s.cfg.Logger.Error("engine: opened anew after a failed write", "dir", s.cfg.Dir)
+		s.cfg.Logger.Error("embedded server restarting after a failed write", "dir", s.cfg.Dir)
 		shutdown(old)
 	}
 	select {
-	case <-s.failed: // all that the old one said of itself
+	case <-s.failed: // a failure of the old server
 	default:
 	}
 	live, err := s.launch()
@@ -196,7 +196,7 @@ func (s *server) close() error {
 	return s.lock.Close()
 }
 
-// logAdapter writes the server's log as ours. What it notices is of use only to who looks for trouble.
+// logAdapter writes the server's log to slog. Notices become debug records.
 type logAdapter struct {
 	log    *slog.Logger
 	server *server
@@ -208,8 +208,8 @@ func (r logAdapter) Fatalf(format string, v ...any)  { r.logf(slog.LevelError, f
 func (r logAdapter) Debugf(format string, v ...any)  { r.logf(slog.LevelDebug, format, v) }
 func (r logAdapter) Tracef(format string, v ...any)  { r.logf(slog.LevelDebug, format, v) }
 
-// Errorf is the only way in which the server tells that it has given up writing: whoever waits for that write gets no
-// answer. Should it ever find other words, writeTimeout tells later.
+// Errorf also detects a failed write: the server reports it only in its log, and the publisher gets no response.
+// If the text of the message ever changes, writeTimeout detects the failure later.
 func (r logAdapter) Errorf(format string, v ...any) {
 	r.logf(slog.LevelError, format, v)
 	if strings.Contains(format, "critical write error") {

@@ -17,90 +17,93 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// Offset is where an item stands: its chunk's sequence in the stream, and its index in the chunk. Of two items of one stream
-// the one with the lower place came first.
+// Offset is the position of an item: the sequence of its message in the stream, and its index in the message.
+// Offsets of one stream are ordered.
 type Offset struct {
 	Seq   uint64
 	Index int
 }
 
-// Before reports whether p came before q.
-func (p Offset) Before(q Offset) bool { return p.Seq < q.Seq || p.Seq == q.Seq && p.Index < q.Index }
+// Before reports whether o is before other.
+func (o Offset) Before(other Offset) bool {
+	return o.Seq < other.Seq || o.Seq == other.Seq && o.Index < other.Index
+}
 
-// Writer writes items to a stream. Those of one subject that come while it is busy are written together: one fsync for all
-// of them, and no wait where nothing else is being written. Run has to run. Any number of goroutines may use it.
+// Writer writes items to a stream in batches. Items of one subject that arrive while the server is busy share a
+// batch; an idle writer publishes an item immediately. Append blocks unless Run is running. A Writer is safe for
+// concurrent use.
 type Writer struct {
-	// Address, if not nil, says under which subject and with which headers a chunk of so many items is written that was
-	// appended for a subject. It is to be set before the first Append.
+	// MapSubject, if not nil, returns the subject and headers under which a batch is published, from the
+	// subject of Append and the number of items. Set it before the first Append.
 	MapSubject func(subject string, items int) (string, nats.Header)
-	// Items is how many one chunk holds at most; zero is 100. More of them save syncs where no chunk is worked off as a
-	// whole. It is to be set before the first Append.
+	// MaxItems limits the number of items in a batch; zero means 100. Larger batches need fewer syncs. Set it
+	// before the first Append.
 	MaxItems int
 
 	engine         *Engine
 	stream         string
 	respectReserve bool
 
-	wake chan struct{} // there is a chunk in line, or one has been written
+	wake chan struct{} // receives a value when a batch is pending or a write has ended
 
 	mu           sync.Mutex
-	open         map[string]*batch // the last of each subject, while it takes items
-	busy         map[string]bool   // in a cluster, the subjects of which a chunk is being written
-	pending      []*batch          // in the order in which they were begun
-	pendingBytes int               // bytes in line
-	spaceFreed   chan struct{}     // closed when some have left; nil while nobody waits
+	open         map[string]*batch // the last pending batch of each subject
+	busy         map[string]bool   // subjects with a batch in flight; used with a cluster only
+	pending      []*batch          // in the order of creation
+	pendingBytes int
+	spaceFreed   chan struct{} // closed when pendingBytes decreases; nil if no Append waits
 	closed       bool
 }
 
 const (
-	// Chunks that are being written at a time: the engine packs and parses the next ones while the disk is at one.
+	// Batches in flight: the server prepares the next ones while the disk syncs one.
 	maxInFlight = 4
-	// Bytes that may wait in line; beyond, Append waits.
+	// Bytes of pending items above which Append blocks.
 	maxPendingBytes = 8 << 20
-	// How long a cluster may be without a leader before its writers are told: an election takes up to nine seconds, and the
-	// next one as long.
+	// How long writes to a cluster without a leader are retried: one election takes up to nine seconds, and
+	// this allows for two.
 	electionTimeout = 20 * time.Second
 	retryInterval   = 250 * time.Millisecond
 )
 
-// Writer returns a writer to the stream of that name. One that yields is refused as soon as the disk comes to its reserve;
-// the others may use that up.
-func (e *Engine) Writer(stream string, yields bool) *Writer {
-	return &Writer{engine: e, stream: stream, respectReserve: yields, wake: make(chan struct{}, 1), open: map[string]*batch{}, busy: map[string]bool{}}
+// Writer returns a writer to the stream. If respectReserve is set, Append fails with ErrFull when the free disk
+// space is below Config.Reserve.
+func (e *Engine) Writer(stream string, respectReserve bool) *Writer {
+	return &Writer{engine: e, stream: stream, respectReserve: respectReserve, wake: make(chan struct{}, 1), open: map[string]*batch{}, busy: map[string]bool{}}
 }
 
-// Append writes item, one JSON text on one line, and returns its place when it is on disk: synced, in a cluster on a
-// majority. Items appended one after the other to one stream come in that order. After an error, ctx's end included, the
-// item may be there or not.
+// Append writes one item, a JSON text without line breaks, and returns its offset when it is synced to disk, in a
+// cluster by a majority. Sequential calls for one subject keep their order. After an error, including that of ctx,
+// the item may or may not be stored, unless the error is ErrFull.
 func (w *Writer) Append(ctx context.Context, subject string, item []byte) (Offset, error) {
-	places, err := w.AppendAll(ctx, subject, [][]byte{item})
+	offsets, err := w.AppendAll(ctx, subject, [][]byte{item})
 	if err != nil {
 		return Offset{}, err
 	}
-	return places[0], nil
+	return offsets[0], nil
 }
 
-// AppendAll writes items in their order, together in one chunk as far as it has room, and returns when all of them are on
-// disk. After an error the places tell which are: those that have a sequence. Of the others any may be there, unless the
-// error is ErrFull: then none is.
+// AppendAll writes items in order, in as few batches as possible, and returns when all are synced to disk. After an
+// error, items with a nonzero Seq in their offset are stored. The others may or may not be stored; with ErrFull they
+// are not.
 func (w *Writer) AppendAll(ctx context.Context, subject string, items [][]byte) ([]Offset, error) {
-	places := make([]Offset, len(items))
+	offsets := make([]Offset, len(items))
 	if err := w.validate(items); err != nil {
-		return places, err
+		return offsets, err
 	}
-	spots, failed := w.enqueue(ctx, subject, items)
-	for i, s := range spots {
+	slots, worst := w.enqueue(ctx, subject, items)
+	for i, s := range slots {
 		select {
 		case <-s.batch.done:
 		case <-ctx.Done():
-			return places, ctx.Err()
+			return offsets, ctx.Err()
 		}
-		places[i], failed = Offset{s.batch.seq, s.index}, moreSevere(failed, s.batch.err)
+		offsets[i], worst = Offset{s.batch.seq, s.index}, moreSevere(worst, s.batch.err)
 	}
-	return places, failed
+	return offsets, worst
 }
 
-// moreSevere is the error that promises less.
+// moreSevere returns the error that leaves more unknown: any other error wins over ErrFull.
 func moreSevere(a, b error) error {
 	if b == nil || a != nil && !errors.Is(a, ErrFull) {
 		return a
@@ -108,14 +111,14 @@ func moreSevere(a, b error) error {
 	return b
 }
 
-// validate refuses early what would fail late.
+// validate rejects items that cannot be written before they are queued.
 func (w *Writer) validate(items [][]byte) error {
 	for _, item := range items {
 		if len(item) > maxPayload/2 {
 			return ErrTooLarge
 		}
 		if bytes.IndexByte(item, '\n') >= 0 {
-			return errors.New("engine: an item must stand on one line")
+			return errors.New("jetstream: item contains a line break")
 		}
 	}
 	if !w.respectReserve {
@@ -124,71 +127,72 @@ func (w *Writer) validate(items [][]byte) error {
 	return w.engine.Ready()
 }
 
-// slot is where an item will stand.
+// slot is the position of an item in a batch.
 type slot struct {
 	batch *batch
 	index int
 }
 
-// enqueue puts items in line, when there is room, and returns where. After an error that is where the first of them will stand.
+// enqueue adds items to pending batches and returns their slots. It blocks while there is no space. After an error
+// it returns the slots of the items added so far.
 func (w *Writer) enqueue(ctx context.Context, subject string, items [][]byte) ([]slot, error) {
-	spots := make([]slot, 0, len(items))
+	slots := make([]slot, 0, len(items))
 	for {
-		var room <-chan struct{}
+		var freed <-chan struct{}
 		var err error
-		if spots, room, err = w.tryEnqueue(spots, subject, items); room == nil {
-			return spots, err
+		if slots, freed, err = w.tryEnqueue(slots, subject, items); freed == nil {
+			return slots, err
 		}
 		select {
-		case <-room:
+		case <-freed:
 		case <-ctx.Done():
-			return spots, ctx.Err()
+			return slots, ctx.Err()
 		}
 	}
 }
 
-// tryEnqueue puts those items in line that have no spot yet, or as many as there is room for, and then returns what tells of
-// more room.
-func (w *Writer) tryEnqueue(spots []slot, subject string, items [][]byte) ([]slot, <-chan struct{}, error) {
+// tryEnqueue adds the items without a slot. If there is no space for all of them, it also returns a channel that is
+// closed when space becomes available.
+func (w *Writer) tryEnqueue(slots []slot, subject string, items [][]byte) ([]slot, <-chan struct{}, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return spots, nil, ErrClosed
+		return slots, nil, ErrClosed
 	}
-	for _, item := range items[len(spots):] {
+	for _, item := range items[len(slots):] {
 		if w.pendingBytes > maxPendingBytes {
 			if w.spaceFreed == nil {
 				w.spaceFreed = make(chan struct{})
 			}
-			return spots, w.spaceFreed, nil
+			return slots, w.spaceFreed, nil
 		}
-		c := w.open[subject]
-		if c == nil || !c.hasRoom(item, w.itemLimit()) {
-			c = w.newBatch(subject, items[len(spots):])
+		b := w.open[subject]
+		if b == nil || !b.hasRoom(item, w.itemLimit()) {
+			b = w.newBatch(subject, items[len(slots):])
 		}
 		w.pendingBytes += len(item)
-		spots = append(spots, slot{c, c.add(item)})
+		slots = append(slots, slot{b, b.add(item)})
 	}
-	return spots, nil, nil
+	return slots, nil, nil
 }
 
-// itemLimit is how many items a chunk holds at most.
+// itemLimit returns the maximum number of items in a batch.
 func (w *Writer) itemLimit() int { return cmp.Or(w.MaxItems, defaultMaxItems) }
 
-// newBatch puts a new chunk in line, with room for what is to come first. w.mu is held.
-func (w *Writer) newBatch(subject string, first [][]byte) *batch {
+// newBatch adds a batch for subject to the pending ones, with capacity for items. The caller holds w.mu.
+func (w *Writer) newBatch(subject string, items [][]byte) *batch {
 	size := 0
-	for _, item := range first[:min(len(first), w.itemLimit())] {
+	for _, item := range items[:min(len(items), w.itemLimit())] {
 		size += len(item) + 1
 	}
-	c := &batch{subject: subject, done: make(chan struct{}), body: make([]byte, 0, min(size, maxBatchBytes))}
+	b := &batch{subject: subject, done: make(chan struct{}), body: make([]byte, 0, min(size, maxBatchBytes))}
 	if !w.engine.Embedded() {
-		c.msgID = nuid.Next()
+		b.msgID = nuid.Next()
 	}
-	w.open[subject] = c
-	w.pending = append(w.pending, c)
+	w.open[subject] = b
+	w.pending = append(w.pending, b)
 	w.signal()
-	return c
+	return b
 }
 
 func (w *Writer) signal() {
@@ -198,63 +202,62 @@ func (w *Writer) signal() {
 	}
 }
 
-// dequeue takes the first chunk out of line that may be written now, nil if there is none. An engine in this process takes
-// chunks in the order in which they were sent, and none after it has failed. A cluster may lose one and take the next, so
-// there a chunk waits until the one before it of the same subject has come to its end.
+// dequeue removes and returns the first batch that can be published now, or nil. The embedded server stores batches
+// in the order in which they are published, and stores none after a failure. A cluster may lose one batch and store
+// the next, so a batch waits there until the previous one of its subject has ended.
 func (w *Writer) dequeue() *batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	i := slices.IndexFunc(w.pending, func(c *batch) bool { return !w.busy[c.subject] })
+	i := slices.IndexFunc(w.pending, func(b *batch) bool { return !w.busy[b.subject] })
 	if i < 0 {
 		return nil
 	}
-	c := w.pending[i]
+	b := w.pending[i]
 	w.pending = slices.Delete(w.pending, i, i+1)
 	if !w.engine.Embedded() {
-		w.busy[c.subject] = true
+		w.busy[b.subject] = true
 	}
-	if w.open[c.subject] == c {
-		delete(w.open, c.subject)
+	if w.open[b.subject] == b {
+		delete(w.open, b.subject)
 	}
-	w.pendingBytes -= len(c.body) - c.count
+	w.pendingBytes -= len(b.body) - b.count
 	if w.spaceFreed != nil {
 		close(w.spaceFreed)
 		w.spaceFreed = nil
 	}
-	return c
+	return b
 }
 
-// Run writes until ctx ends, then what is still in line, and returns when that is done. From then on Append returns
-// ErrClosed.
+// Run publishes batches until ctx ends, and then the pending ones. After Run returns, Append returns ErrClosed.
 func (w *Writer) Run(ctx context.Context) error {
-	slots := make(chan struct{}, maxInFlight)
+	tokens := make(chan struct{}, maxInFlight)
 	for {
-		slots <- struct{}{}
-		c := w.waitNext(ctx)
-		if c == nil {
+		tokens <- struct{}{}
+		b := w.waitNext(ctx)
+		if b == nil {
 			break
 		}
-		w.send(c, func() { <-slots })
+		w.send(b, func() { <-tokens })
 	}
-	for range maxInFlight - 1 { // one is ours
-		slots <- struct{}{}
+	for range maxInFlight - 1 { // this goroutine holds one token
+		tokens <- struct{}{}
 	}
 	return nil
 }
 
-// release lets the next chunk of the subject go.
-func (w *Writer) release(c *batch) {
+// release allows the next batch of b's subject to be published.
+func (w *Writer) release(b *batch) {
 	w.mu.Lock()
-	delete(w.busy, c.subject)
+	delete(w.busy, b.subject)
 	w.mu.Unlock()
 	w.signal()
 }
 
-// waitNext waits for a chunk. It returns nil when ctx has ended and the line is empty, and has closed the writer then.
+// waitNext waits for a batch. It closes the writer and returns nil when ctx has ended and no batch is pending.
 func (w *Writer) waitNext(ctx context.Context) *batch {
 	for {
-		if c := w.dequeue(); c != nil {
-			return c
+		if b := w.dequeue(); b != nil {
+			return b
 		}
 		select {
 		case <-w.wake:
@@ -262,12 +265,12 @@ func (w *Writer) waitNext(ctx context.Context) *batch {
 			if w.close() {
 				return nil
 			}
-			<-w.wake // what is in line waits for what is being written
+			<-w.wake // the pending batches wait for one in flight
 		}
 	}
 }
 
-// close closes the writer if nothing waits.
+// close closes the writer and returns true if no batch is pending.
 func (w *Writer) close() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -275,37 +278,37 @@ func (w *Writer) close() bool {
 	return w.closed
 }
 
-// send sends c off, before it returns, so that chunks keep their order; done is called when its end is known.
-func (w *Writer) send(c *batch, done func()) {
-	future, err := w.publish(c)
+// send publishes b before it returns, so batches keep their order. It calls done when the result is known.
+func (w *Writer) send(b *batch, done func()) {
+	future, err := w.publish(b)
 	go func() {
 		defer done()
-		defer w.release(c)
+		defer w.release(b)
 		began := time.Now()
 		ack, err := awaitAck(future, err)
-		for isTransient(err) && c.msgID != "" && time.Since(began) < electionTimeout {
+		for isTransient(err) && b.msgID != "" && time.Since(began) < electionTimeout {
 			time.Sleep(retryInterval)
-			ack, err = awaitAck(w.publish(c))
+			ack, err = awaitAck(w.publish(b))
 		}
 		if err == nil {
-			c.seq = ack.Sequence
+			b.seq = ack.Sequence
 		}
-		c.err = w.mapError(err)
-		close(c.done)
+		b.err = w.mapError(err)
+		close(b.done)
 	}()
 }
 
-func (w *Writer) publish(c *batch) (natsjs.PubAckFuture, error) {
-	msg := &nats.Msg{Subject: c.subject, Data: c.body}
+func (w *Writer) publish(b *batch) (natsjs.PubAckFuture, error) {
+	msg := &nats.Msg{Subject: b.subject, Data: b.body}
 	if w.MapSubject != nil {
-		msg.Subject, msg.Header = w.MapSubject(c.subject, c.count)
+		msg.Subject, msg.Header = w.MapSubject(b.subject, b.count)
 	}
 	if msg.Header == nil {
 		msg.Header = nats.Header{}
 	}
 	msg.Header.Set(natsjs.ExpectedStreamHeader, w.stream)
-	if c.msgID != "" {
-		msg.Header.Set(natsjs.MsgIDHeader, c.msgID)
+	if b.msgID != "" {
+		msg.Header.Set(natsjs.MsgIDHeader, b.msgID)
 	}
 	return w.engine.js.PublishMsgAsync(msg)
 }
@@ -322,14 +325,13 @@ func awaitAck(future natsjs.PubAckFuture, err error) (*natsjs.PubAck, error) {
 	}
 }
 
-// isTransient reports whether a cluster may take the same chunk in a moment: it is between two leaders, or we between two of
-// its servers.
+// isTransient reports whether a cluster may accept the same batch soon: it elects a leader, or the client reconnects.
 func isTransient(err error) bool {
 	return isDisconnected(err) || errors.Is(err, natsjs.ErrAsyncPublishTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, natsjs.ErrNoStreamResponse)
 }
 
-// mapError turns what the engine said into one of our errors.
+// mapError maps an error of the server to one of this package.
 func (w *Writer) mapError(err error) error {
 	if err == nil {
 		return nil
@@ -346,13 +348,13 @@ func (w *Writer) mapError(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnwritable, err)
 }
 
-// isDisconnected reports whether the engine is being opened anew: it has failed already.
+// isDisconnected reports whether the connection is down. With the embedded server that is a restart after a failure.
 func isDisconnected(err error) bool {
 	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrReconnectBufExceeded)
 }
 
-// isFull reports whether a stream has reached its bound. The engine has one number for all failures of a store, and tells
-// them apart by their words.
+// isFull reports whether a stream has reached its limit. The server uses one code for all errors of a store, so
+// isFull compares descriptions.
 func isFull(err *natsjs.APIError) bool {
 	return err.Description == "maximum bytes exceeded" || err.Description == "maximum messages exceeded"
 }

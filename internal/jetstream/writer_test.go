@@ -24,17 +24,17 @@ func TestAppendAllKeepsOrder(t *testing.T) {
 	for i := range 1234 {
 		items = append(items, fmt.Appendf(nil, "%d", i))
 	}
-	places, err := w.AppendAll(t.Context(), "s.a", items)
+	offsets, err := w.AppendAll(t.Context(), "s.a", items)
 	if err != nil {
 		t.Fatal(err)
 	}
 	found := readAll(t, e)
-	for i, place := range places {
-		if found[place] != string(items[i]) {
-			t.Fatalf("%v holds %s, not %d", place, found[place], i)
+	for i, offset := range offsets {
+		if found[offset] != string(items[i]) {
+			t.Fatalf("%v holds %s, not %d", offset, found[offset], i)
 		}
-		if i > 0 && !places[i-1].Before(place) {
-			t.Fatalf("%v is not before %v", places[i-1], place)
+		if i > 0 && !offsets[i-1].Before(offset) {
+			t.Fatalf("%v is not before %v", offsets[i-1], offset)
 		}
 	}
 }
@@ -42,21 +42,21 @@ func TestAppendAllKeepsOrder(t *testing.T) {
 func TestAppendAllWritesOneBatch(t *testing.T) {
 	_, w, _ := open(t, t.TempDir(), testStream)
 	for range 100 {
-		places, err := w.AppendAll(t.Context(), "s.a", [][]byte{[]byte("1"), []byte("2"), []byte("3")})
-		if err != nil || places[2] != (jetstream.Offset{Seq: places[0].Seq, Index: 2}) {
-			t.Fatal(places, err)
+		offsets, err := w.AppendAll(t.Context(), "s.a", [][]byte{[]byte("1"), []byte("2"), []byte("3")})
+		if err != nil || offsets[2] != (jetstream.Offset{Seq: offsets[0].Seq, Index: 2}) {
+			t.Fatal(offsets, err)
 		}
 	}
 }
 
-// TestRetriesKeepOrder writes to a stream that is there only after a while, as one whose leader
-// has died: no chunk may overtake another.
+// TestRetriesKeepOrder writes to a stream that is created later, as if its leader had failed. Retries must not reorder
+// batches.
 func TestRetriesKeepOrder(t *testing.T) {
 	e, w := externalEngine(t)
-	tries := make(chan struct{}, 1)
+	attempts := make(chan struct{}, 1)
 	w.MapSubject = func(subject string, _ int) (string, nats.Header) {
 		select {
-		case tries <- struct{}{}:
+		case attempts <- struct{}{}:
 		default:
 		}
 		return subject, nil
@@ -69,14 +69,14 @@ func TestRetriesKeepOrder(t *testing.T) {
 	var writing sync.WaitGroup
 	for _, subject := range []string{"s.a", "s.b"} {
 		writing.Go(func() {
-			places, err := w.AppendAll(t.Context(), subject, items)
-			if err != nil || !slices.IsSortedFunc(places, compareOffsets) {
-				t.Error(places, err)
+			offsets, err := w.AppendAll(t.Context(), subject, items)
+			if err != nil || !slices.IsSortedFunc(offsets, compareOffsets) {
+				t.Error(offsets, err)
 			}
 		})
 	}
 	for range 6 {
-		<-tries
+		<-attempts
 	}
 	if _, err := e.Stream(t.Context(), testStream); err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func compareOffsets(a, b jetstream.Offset) int {
 	return 1
 }
 
-// externalEngine is a JetStream that is not in this process as far as the engine knows, and a writer to a stream that it has not.
+// externalEngine returns an engine with an external server, and a writer to a stream that does not exist yet.
 func externalEngine(t *testing.T) (*jetstream.Engine, *jetstream.Writer) {
 	t.Helper()
 	e, err := jetstream.Open(t.Context(), jetstream.Config{URL: jetstreamtest.StartServer(t)})
@@ -126,8 +126,8 @@ func TestConcurrentAppendsShareBatches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if chunks := stream.CachedInfo().State.Msgs; chunks < items/100 || chunks > items/2 {
-		t.Errorf("%d items at once made %d chunks", items, chunks)
+	if batches := stream.CachedInfo().State.Msgs; batches < items/100 || batches > items/2 {
+		t.Errorf("%d concurrent items made %d batches", items, batches)
 	}
 }
 
@@ -135,20 +135,20 @@ func TestMaxItemsLimitsBatch(t *testing.T) {
 	e, _, _ := open(t, t.TempDir(), testStream)
 	w := e.Writer("S", false)
 	w.MaxItems = 500
-	gone, leave := context.WithCancel(t.Context())
-	leave()
-	if _, err := w.AppendAll(gone, "s.a", slices.Repeat([][]byte{[]byte("{}")}, 1000)); !errors.Is(err, context.Canceled) {
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.AppendAll(cancelled, "s.a", slices.Repeat([][]byte{[]byte("{}")}, 1000)); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	if err := w.Run(gone); err != nil { // writes what is in line
+	if err := w.Run(cancelled); err != nil { // writes the pending batches
 		t.Fatal(err)
 	}
 	stream, err := e.JetStream().Stream(t.Context(), "S")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if chunks := stream.CachedInfo().State.Msgs; chunks != 2 {
-		t.Errorf("1000 items made %d chunks", chunks)
+	if batches := stream.CachedInfo().State.Msgs; batches != 2 {
+		t.Errorf("1000 items made %d batches", batches)
 	}
 }
 
@@ -160,19 +160,19 @@ func TestMapSubjectSetsSubjectAndHeaders(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	places := make(chan jetstream.Offset, 1)
+	offsets := make(chan jetstream.Offset, 1)
 	go func() {
-		place, err := w.AppendAll(t.Context(), "s.a", [][]byte{[]byte("1"), []byte("2"), []byte("3")})
+		offset, err := w.AppendAll(t.Context(), "s.a", [][]byte{[]byte("1"), []byte("2"), []byte("3")})
 		if err != nil {
 			t.Error(err)
 		}
-		places <- place[2]
+		offsets <- offset[2]
 		stop()
 	}()
 	go func() { ended <- w.Run(ctx) }()
-	place := <-places
+	offset := <-offsets
 	stream, _ := e.JetStream().Stream(t.Context(), "S")
-	msg, err := stream.GetMsg(t.Context(), place.Seq)
+	msg, err := stream.GetMsg(t.Context(), offset.Seq)
 	if err != nil || !strings.HasPrefix(msg.Subject, "s.a.") || msg.Header.Get("X") != "y" {
 		t.Errorf("%+v %v", msg, err)
 	}
@@ -188,20 +188,20 @@ func TestFullStreamReportsWrittenItems(t *testing.T) {
 	bounded := natsjs.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Discard: natsjs.DiscardNew, MaxBytes: 100 << 10}
 	e, w, _ := open(t, t.TempDir(), bounded)
 	item := []byte(`"` + strings.Repeat("x", 1000) + `"`)
-	places, err := w.AppendAll(t.Context(), "s.a", slices.Repeat([][]byte{item}, 150))
+	offsets, err := w.AppendAll(t.Context(), "s.a", slices.Repeat([][]byte{item}, 150))
 	if !errors.Is(err, jetstream.ErrFull) {
 		t.Fatal(err)
 	}
-	taken := 0
-	for _, place := range places {
-		if place.Seq != 0 {
-			taken++
+	written := 0
+	for _, offset := range offsets {
+		if offset.Seq != 0 {
+			written++
 		}
 	}
-	if found := len(readAll(t, e)); taken == 0 || taken != found {
-		t.Errorf("%d are said to be written, and %d are", taken, found)
+	if found := len(readAll(t, e)); written == 0 || written != found {
+		t.Errorf("AppendAll reports %d items written, found %d", written, found)
 	}
-	if err := e.Ready(); err != nil { // a full stream is nobody's illness
+	if err := e.Ready(); err != nil { // a full stream does not make the engine unready
 		t.Error(err)
 	}
 }
@@ -209,13 +209,13 @@ func TestFullStreamReportsWrittenItems(t *testing.T) {
 func TestAppendRejectsInvalidItems(t *testing.T) {
 	_, w, _ := open(t, t.TempDir(), testStream)
 	if _, err := w.Append(t.Context(), "s.a", []byte("a\nb")); err == nil {
-		t.Error("two lines are one item")
+		t.Error("an item with a line break is accepted")
 	}
 	if _, err := w.Append(t.Context(), "s.a", make([]byte, 5<<20)); !errors.Is(err, jetstream.ErrTooLarge) {
 		t.Error(err)
 	}
 	if _, err := w.Append(t.Context(), "s.a", []byte(strings.Repeat("x", 1<<20))); err != nil {
-		t.Error("a large item is a chunk of its own: ", err)
+		t.Error("an item larger than a batch is refused: ", err)
 	}
 }
 
@@ -238,15 +238,15 @@ func TestReserveRefusesOnlyRespectingWriters(t *testing.T) {
 	if _, err := e.Stream(t.Context(), testStream); err != nil {
 		t.Fatal(err)
 	}
-	yields, insists := e.Writer("S", true), e.Writer("S", false)
+	respecting, ignoring := e.Writer("S", true), e.Writer("S", false)
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	running.Go(func() { _ = yields.Run(ctx) })
-	running.Go(func() { _ = insists.Run(ctx) })
-	if _, err := yields.Append(t.Context(), "s.a", []byte("1")); !errors.Is(err, jetstream.ErrFull) || !errors.Is(e.Ready(), jetstream.ErrFull) {
+	running.Go(func() { _ = respecting.Run(ctx) })
+	running.Go(func() { _ = ignoring.Run(ctx) })
+	if _, err := respecting.Append(t.Context(), "s.a", []byte("1")); !errors.Is(err, jetstream.ErrFull) || !errors.Is(e.Ready(), jetstream.ErrFull) {
 		t.Error(err, e.Ready())
 	}
-	if _, err := insists.Append(t.Context(), "s.a", []byte("1")); err != nil {
+	if _, err := ignoring.Append(t.Context(), "s.a", []byte("1")); err != nil {
 		t.Error(err)
 	}
 	stop()

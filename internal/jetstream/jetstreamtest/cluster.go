@@ -19,18 +19,18 @@ import (
 
 const (
 	serverCount = 3
-	// accountCount are made with the cluster, for the tests that will come.
+	// accountCount accounts are created with the cluster, one for each test directory.
 	accountCount = 200
 )
 
-// Cluster is three servers in processes of their own, on one folder each.
+// Cluster is a NATS cluster of three server processes.
 type Cluster struct {
 	servers      [serverCount]*server
-	usedAccounts atomic.Int32 // accounts
+	usedAccounts atomic.Int32
 }
 
-// NewCluster starts a cluster that the test can do with as it likes, and that ends with it. It skips the test where the tests do
-// not run on clusters: that is more than a test should need. TestMain has to begin with Main.
+// NewCluster starts a cluster for one test, which may kill its servers. The cluster stops when the test ends. NewCluster
+// skips the test unless the tests run on a cluster. TestMain must call Main first.
 func NewCluster(t testing.TB) *Cluster {
 	t.Helper()
 	if !OnCluster() {
@@ -47,8 +47,8 @@ func NewCluster(t testing.TB) *Cluster {
 	return c
 }
 
-// startCluster starts a cluster and returns once all of it is well. A port that somebody has taken in the meantime is no reason to
-// give up.
+// startCluster starts a cluster and waits until all servers are healthy. It tries again with other ports if a server does
+// not start, because another process may have taken a port.
 func startCluster(folder string) (c *Cluster, err error) {
 	for range 3 {
 		c = &Cluster{}
@@ -57,7 +57,7 @@ func startCluster(folder string) (c *Cluster, err error) {
 		}
 		c.stop()
 	}
-	return nil, fmt.Errorf("enginetest: the cluster does not start: %w", err)
+	return nil, fmt.Errorf("jetstreamtest: the cluster does not start: %w", err)
 }
 
 func (c *Cluster) startServers(folder string) error {
@@ -95,24 +95,24 @@ func (c *Cluster) stop() {
 	}
 }
 
-// Account is how an engine comes to an account of its own, which sees nothing of the others.
+// Account returns the configuration of an unused account. Accounts do not see each other's streams.
 func (c *Cluster) Account(t testing.TB) jetstream.Config {
 	t.Helper()
-	n := int(c.usedAccounts.Add(1))
-	if n > accountCount {
-		t.Fatalf("a cluster has %d accounts", accountCount)
+	id := int(c.usedAccounts.Add(1))
+	if id > accountCount {
+		t.Fatalf("the cluster has only %d accounts", accountCount)
 	}
 	urls := make([]string, serverCount)
 	for i, s := range c.servers {
-		urls[i] = fmt.Sprintf("nats://%[1]s:%[1]s@127.0.0.1:%[2]d", accountName(n), s.clients)
+		urls[i] = fmt.Sprintf("nats://%[1]s:%[1]s@127.0.0.1:%[2]d", accountName(id), s.clients)
 	}
 	return jetstream.Config{URL: strings.Join(urls, ","), Replicas: serverCount}
 }
 
-// accountName is the name of the nth, of its user, and that user's password.
+// accountName returns the name of account n, which is also the name and password of its user.
 func accountName(n int) string { return fmt.Sprint("test", n) }
 
-// Kill kills a server, by its number, as a power cut would: it says goodbye to nobody.
+// Kill kills server i without a shutdown.
 func (c *Cluster) Kill(i int) {
 	c.servers[i].kill()
 	shared.mu.Lock()
@@ -120,7 +120,7 @@ func (c *Cluster) Kill(i int) {
 	shared.kills++
 }
 
-// Start starts a server again that was killed, and returns once it knows all that the others know.
+// Start restarts server i after Kill, and returns when the server has caught up with the others.
 func (c *Cluster) Start(i int) error {
 	if err := c.servers[i].start(); err != nil {
 		return err
@@ -130,8 +130,7 @@ func (c *Cluster) Start(i int) error {
 	return c.servers[i].waitHealthy(ctx)
 }
 
-// freePorts returns ports that are free at this moment. They lie below those that systems give to whoever does not mind,
-// so that a server that was killed finds its own again.
+// freePorts returns free ports below the ephemeral range, so that they stay free while a server is down.
 func freePorts(count int) (ports []int, err error) {
 	var held []net.Listener
 	defer func() {

@@ -17,20 +17,20 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 )
 
-// serverFileEnv, in the environment of a process of a test's binary, makes it the server that the file describes.
+// serverFileEnv makes a process of the test binary run the NATS server with this configuration file.
 const serverFileEnv = "SLUICE_TEST_SERVER"
 
-// server is one of a cluster's, with its ports.
+// server is one server process of a cluster.
 type server struct {
 	dir, name              string
 	clients, route, health int
 
 	process *exec.Cmd
-	stdin   io.Closer     // the process lives while this is open, and so not longer than we do
-	exited  chan struct{} // closed when the process has ended
+	stdin   io.Closer     // closed when this process ends, which stops the server
+	exited  chan struct{} // closed when the server process has exited
 }
 
-// writeConfig writes the server's configuration, as the manual asks for it where nothing may be lost.
+// writeConfig writes the server's configuration file, with sync on every write as in production.
 func (s *server) writeConfig(routes []int) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
@@ -71,14 +71,14 @@ func (s *server) start() (err error) {
 	}
 	ended := make(chan struct{})
 	go func() {
-		_ = process.Wait() // it is killed, in the end
+		_ = process.Wait() // returns an error, because the process is killed
 		close(ended)
 	}()
 	s.process, s.stdin, s.exited = process, life, ended
 	return nil
 }
 
-// serve is the main of the process. A port that is taken ends it, by the server's log.
+// serve runs the server in its own process. A port that is already in use ends the process.
 func serve(file string) error {
 	o, err := nats.ProcessConfigFile(file)
 	if err != nil {
@@ -105,29 +105,29 @@ func (s *server) kill() {
 	s.process = nil
 }
 
-// waitHealthy waits until the server says that it has caught up with the others.
+// waitHealthy waits until the server reports that it is up to date.
 func (s *server) waitHealthy(ctx context.Context) error {
-	asker := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	for {
-		answer, err := asker.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", s.health))
+		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", s.health))
 		if err == nil {
-			_ = answer.Body.Close()
-			if answer.StatusCode == http.StatusOK {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
 				return nil
 			}
 		}
 		select {
 		case <-s.exited:
-			return s.errorWithLog("ended by itself")
+			return s.errorWithLog("exited unexpectedly")
 		case <-ctx.Done():
-			return s.errorWithLog("is not well")
+			return s.errorWithLog("is not healthy")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
-// errorWithLog says what the server itself had to say last.
+// errorWithLog returns an error with the end of the server's log.
 func (s *server) errorWithLog(what string) error {
-	text, err := os.ReadFile(s.logFile())
-	return errors.Join(fmt.Errorf("enginetest: %s %s: …%s", s.name, what, text[max(0, len(text)-1000):]), err)
+	log, err := os.ReadFile(s.logFile())
+	return errors.Join(fmt.Errorf("jetstreamtest: %s %s: …%s", s.name, what, log[max(0, len(log)-1000):]), err)
 }
