@@ -5,74 +5,76 @@ package zone
 import "slices"
 
 const (
-	// overprovisioningFactor is how much more than its share a zone's endpoints are taken to bear: with 5 of 7 healthy it still
-	// bears all of its own (Envoy's overprovisioning factor).
+	// overprovisioningFactor is the load that a healthy endpoint can take, relative to its normal load: with
+	// 5 of 7 endpoints healthy a zone still takes all of its own load. Envoy uses the same factor.
 	overprovisioningFactor = 1.4
-	// panicThreshold is the share of healthy endpoints below which zones count no more: to keep near would bury the few that
-	// are left (Envoy's panic threshold).
+	// panicThreshold is the fraction of healthy endpoints below which zones are ignored: preferring a zone
+	// would overload the endpoints that are left. Envoy uses the same threshold.
 	panicThreshold = 0.5
 )
 
-// health is how a zone stands.
+// health is the state of a zone.
 type health struct {
 	name       string
-	total      int     // endpoints that there are
-	healthy    int     // of these
-	localShare float64 // of its own load, from 0 to 1: what its healthy endpoints can, held back while it returns
+	total      int     // endpoints
+	healthy    int     // healthy endpoints
+	localShare float64 // fraction of the zone's own load that it takes now, from 0 to 1
 }
 
-// maxLocalShare is the share of its own load that a zone's healthy endpoints can take.
-func (s health) maxLocalShare() float64 {
-	return min(1, overprovisioningFactor*float64(s.healthy)/float64(s.total))
+// maxLocalShare returns the fraction of the zone's own load that its healthy endpoints can take.
+func (h health) maxLocalShare() float64 {
+	return min(1, overprovisioningFactor*float64(h.healthy)/float64(h.total))
 }
 
-// overflow is what it cannot bear of its own, in endpoints' loads.
-func (s health) overflow() float64 { return float64(s.total) * (1 - s.localShare) }
+// overflow returns the part of its own load that the zone does not take, in units of one endpoint's load.
+func (h health) overflow() float64 { return float64(h.total) * (1 - h.localShare) }
 
-// residualCapacity is what it can take of others.
-func (s health) residualCapacity() float64 {
-	if s.localShare < 1 {
+// residualCapacity returns the load of other zones that the zone can take, in units of one endpoint's load.
+func (h health) residualCapacity() float64 {
+	if h.localShare < 1 {
 		return 0
 	}
-	return max(0, overprovisioningFactor*float64(s.healthy)-float64(s.total))
+	return max(0, overprovisioningFactor*float64(h.healthy)-float64(h.total))
 }
 
-// capacity is what its endpoints are worth when all of them have to take more than they should: less than their number
-// only while it returns.
-func (s health) capacity() float64 {
-	if s.healthy == 0 {
+// capacity returns the zone's weight when all zones have to take more than they should: the number of
+// healthy endpoints, reduced while the zone recovers.
+func (h health) capacity() float64 {
+	if h.healthy == 0 {
 		return 0
 	}
-	return float64(s.healthy) * s.localShare / s.maxLocalShare()
+	return float64(h.healthy) * h.localShare / h.maxLocalShare()
 }
 
-// plan is where the callers of one zone send, as shares that add up to 1; nil sends everywhere, as if there were no zones.
+// plan returns the shares of the zones in the traffic of callers in home. The shares add up to 1. A nil plan
+// means that zones are ignored.
 //
-// It is Envoy's rule for zone-aware routing. Envoy knows how many callers each zone has; here they are taken to be spread
-// as the endpoints are, so that each zone's own load is one per endpoint. Home keeps what it bears. What the zones cannot
-// bear goes to the others in proportion to their residual capacity. What is more than all of that is spread over
-// everybody, home too, in proportion to what is healthy. So, with every zone following its own plan, no healthy endpoint
-// gets more than 1.4 times its load, or than all endpoints get if the load cannot be had for less.
+// It is Envoy's algorithm for zone-aware routing. Envoy knows the number of callers in each zone; plan
+// assumes that callers are distributed like endpoints, so that the normal load of a zone is one unit per
+// endpoint. home keeps what it can take. The overflow of all zones goes to the other zones in proportion to
+// their residual capacity. What exceeds the residual capacity is spread over all zones in proportion to
+// their capacity. If every zone follows its plan, no healthy endpoint gets more than
+// max(1.4, total/healthy) times its normal load.
 func plan(home string, zones []health) map[string]float64 {
-	at := slices.IndexFunc(zones, func(z health) bool { return z.name == home })
-	var all, healthy int
+	homeIndex := slices.IndexFunc(zones, func(z health) bool { return z.name == home })
+	var total, healthy int
 	var overflow, residual, capacity float64
 	for _, z := range zones {
-		all += z.total
+		total += z.total
 		healthy += z.healthy
 		overflow += z.overflow()
 		residual += z.residualCapacity()
 		capacity += z.capacity()
 	}
-	if at < 0 || float64(healthy) < panicThreshold*float64(all) || capacity == 0 {
+	if homeIndex < 0 || float64(healthy) < panicThreshold*float64(total) || capacity == 0 {
 		return nil
 	}
-	shares := map[string]float64{home: zones[at].localShare}
-	leaving := 1 - zones[at].localShare
+	shares := map[string]float64{home: zones[homeIndex].localShare}
+	leaving := 1 - zones[homeIndex].localShare
 	if leaving == 0 {
 		return shares
 	}
-	fits := min(1, residual/overflow) // of what overflows
+	fits := min(1, residual/overflow) // fraction of the overflow that fits the residual capacity
 	for _, z := range zones {
 		if residual > 0 {
 			shares[z.name] += leaving * fits * z.residualCapacity() / residual

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package zone keeps traffic near: its picker narrows the choice to the home zone while that can bear the load, and
-// shares out what it cannot. It ejects nobody: the pool has left out who is ejected, full or tried before anybody picks.
+// Package zone keeps traffic in the caller's zone. Its picker prefers endpoints of the home zone while they can
+// take the load and distributes the rest over the other zones. It does not filter endpoints: the pool has
+// already removed those that are ejected, full or tried.
 package zone
 
 import (
@@ -12,14 +13,14 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// recoveryRamp is how long a zone that was lost takes from nothing to all of its load.
+// recoveryRamp is the time in which a recovering zone goes from no load to its full load.
 const recoveryRamp = 10 * time.Second
 
-// Prefer returns a picker that lets next choose among the endpoints of the home zone as long as that can bear the load,
-// which it does while 5 of 7 of its endpoints are healthy. Then what it cannot bear goes to the other zones, in proportion
-// to what they have to spare; a zone that comes back takes its load again over ten seconds. With less than half of all
-// endpoints healthy there are no zones any more. An endpoint of home that is full or tried is passed over: then the next
-// best zone is picked from. An empty home prefers nobody.
+// Prefer returns a picker that chooses a zone and lets next choose among its endpoints. The home zone gets all
+// traffic while at least 5 of 7 of its endpoints are healthy. Otherwise its overflow goes to the other zones
+// in proportion to their residual capacity. A recovering zone takes up its load over ten seconds. If less than
+// half of all endpoints are healthy, zones are ignored. If the chosen zone has no candidate, another zone is
+// used. With an empty home, Prefer returns next.
 func Prefer(home string, next pool.Picker) pool.Picker {
 	if home == "" {
 		return next
@@ -27,34 +28,34 @@ func Prefer(home string, next pool.Picker) pool.Picker {
 	return &preferPicker{home: home, next: next, zones: map[string]*zoneState{}}
 }
 
-// preferPicker is a picker and the plan that it follows.
+// preferPicker chooses a zone by the current plan.
 type preferPicker struct {
 	home string
 	next pool.Picker
 
 	mu         sync.Mutex
-	shares     map[string]float64 // nil: no zones
-	deficit    map[string]float64 // picks that a zone has due, or had too many of
+	shares     map[string]float64 // nil: ignore zones
+	deficit    map[string]float64 // picks that each zone is behind its share; negative if it is ahead
 	zones      map[string]*zoneState
 	lastUpdate time.Time
 }
 
-// zoneState is what is remembered of a zone from one survey to the next.
+// zoneState is the state of a zone between two updates.
 type zoneState struct {
 	health
-	recovering bool // it has borne more before than it does now
+	recovering bool // localShare has decreased and is not back at 1
 }
 
 var _ pool.SnapshotPicker = (*preferPicker)(nil)
 
-// UpdateEndpoints implements pool.Surveyor: it makes the plan anew.
+// UpdateEndpoints implements pool.SnapshotPicker. It computes a new plan.
 func (p *preferPicker) UpdateEndpoints(all []*pool.Endpoint) {
-	now := map[string]*health{}
+	zones := map[string]*health{}
 	for _, e := range all {
-		z := now[e.Zone()]
+		z := zones[e.Zone()]
 		if z == nil {
 			z = &health{name: e.Zone()}
-			now[z.name] = z
+			zones[z.name] = z
 		}
 		z.total++
 		if e.Healthy() {
@@ -63,15 +64,15 @@ func (p *preferPicker) UpdateEndpoints(all []*pool.Endpoint) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.updatePlan(now, time.Now())
+	p.updatePlan(zones, time.Now())
 }
 
-// updatePlan takes note of how the zones stand.
-func (p *preferPicker) updatePlan(now map[string]*health, at time.Time) {
-	step := at.Sub(p.lastUpdate).Seconds() / recoveryRamp.Seconds()
-	p.lastUpdate = at
+// updatePlan computes a new plan from the current state of the zones. p.mu is held.
+func (p *preferPicker) updatePlan(current map[string]*health, now time.Time) {
+	step := now.Sub(p.lastUpdate).Seconds() / recoveryRamp.Seconds()
+	p.lastUpdate = now
 	var zones []health
-	for name, z := range now {
+	for name, z := range current {
 		state := p.zones[name]
 		if state == nil {
 			state = &zoneState{}
@@ -81,30 +82,30 @@ func (p *preferPicker) updatePlan(now map[string]*health, at time.Time) {
 		zones = append(zones, state.health)
 	}
 	for name := range p.zones {
-		if now[name] == nil {
+		if current[name] == nil {
 			delete(p.zones, name)
 		}
 	}
 	p.shares = plan(p.home, zones)
-	owed := make(map[string]float64, len(p.shares))
+	deficit := make(map[string]float64, len(p.shares))
 	for name := range p.shares {
-		owed[name] = min(max(p.deficit[name], -1), 1) // what could not be paid in a second is let go
+		deficit[name] = min(max(p.deficit[name], -1), 1) // the rest is dropped
 	}
-	p.deficit = owed
+	p.deficit = deficit
 }
 
-// update lets what a zone bears fall at once and, after a loss, rise slowly. One that has only ever grown is new, and has
-// nothing to be spared.
-func (s *zoneState) update(now health, step float64) {
-	now.localShare = now.maxLocalShare()
+// update lowers localShare immediately and, after a loss, raises it by at most step. A zone whose localShare has
+// never decreased is new and needs no ramp.
+func (s *zoneState) update(current health, step float64) {
+	current.localShare = current.maxLocalShare()
 	switch {
-	case now.localShare < s.localShare:
+	case current.localShare < s.localShare:
 		s.recovering = true
 	case s.recovering:
-		now.localShare = min(now.localShare, s.localShare+step)
-		s.recovering = now.localShare < 1
+		current.localShare = min(current.localShare, s.localShare+step)
+		s.recovering = current.localShare < 1
 	}
-	s.health = now
+	s.health = current
 }
 
 // Pick implements pool.Picker.
@@ -113,25 +114,25 @@ func (p *preferPicker) Pick(candidates []*pool.Endpoint) *pool.Endpoint {
 	if !ok {
 		return p.next.Pick(candidates)
 	}
-	near := slicePool.Get().(*[]*pool.Endpoint)
+	inZone := slicePool.Get().(*[]*pool.Endpoint)
 	defer func() {
-		clear(*near)
-		*near = (*near)[:0]
-		slicePool.Put(near)
+		clear(*inZone)
+		*inZone = (*inZone)[:0]
+		slicePool.Put(inZone)
 	}()
 	for _, e := range candidates {
 		if e.Zone() == zone {
-			*near = append(*near, e)
+			*inZone = append(*inZone, e)
 		}
 	}
-	return p.next.Pick(*near)
+	return p.next.Pick(*inZone)
 }
 
-var slicePool = sync.Pool{New: func() any { return new([]*pool.Endpoint) }} // a Pick must not allocate
+var slicePool = sync.Pool{New: func() any { return new([]*pool.Endpoint) }} // Pick must not allocate
 
-// chooseZone returns the zone of this pick: of those that have a candidate, the one that is owed most. Each pick owes every
-// zone its share and is paid by one, so that over any number of picks between two plans no zone gets more than its share and
-// one for each zone.
+// chooseZone returns the zone of this pick: among the zones that have a candidate, the one with the largest
+// deficit. Each pick adds every zone's share to its deficit and subtracts 1 from the chosen zone. Between two
+// updates, the picks of a zone therefore differ from its share by at most the number of zones.
 func (p *preferPicker) chooseZone(candidates []*pool.Endpoint) (zone string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,11 +145,11 @@ func (p *preferPicker) chooseZone(candidates []*pool.Endpoint) (zone string, ok 
 	for name, share := range p.shares {
 		p.deficit[name] += share
 	}
-	most := math.Inf(-1)
+	largest := math.Inf(-1)
 	for _, e := range candidates {
 		name := e.Zone()
-		if _, planned := p.shares[name]; planned && p.deficit[name] > most {
-			zone, most, ok = name, p.deficit[name], true
+		if _, planned := p.shares[name]; planned && p.deficit[name] > largest {
+			zone, largest, ok = name, p.deficit[name], true
 		}
 	}
 	if ok {

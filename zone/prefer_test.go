@@ -16,7 +16,7 @@ import (
 	"github.com/sluice-push/sluice/zone"
 )
 
-// idleConn is a connection that stands until its Run ends.
+// idleConn is a connection that stays open until it is drained or its context ends.
 type idleConn struct{ drained chan struct{} }
 
 func (idleConn) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
@@ -43,8 +43,8 @@ func zoneOf(addr netip.AddrPort) string {
 	return "tokyo-b"
 }
 
-// withTokyoPool runs test with a pool of the four endpoints, each of which bears
-// two leases, that prefers tokyo-a. Time is fake.
+// withTokyoPool runs test in a synctest bubble with a pool that prefers tokyo-a. Each of its four endpoints allows
+// two leases.
 func withTokyoPool(t *testing.T, test func(t *testing.T, p *pool.Pool)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -56,12 +56,12 @@ func withTokyoPool(t *testing.T, test func(t *testing.T, p *pool.Pool)) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- p.Run(ctx) }()
-		<-time.After(time.Second) // of fake time: all four are dialled
+		done := make(chan error)
+		go func() { done <- p.Run(ctx) }()
+		<-time.After(time.Second) // until all four are connected
 		test(t, p)
 		cancel()
-		if err := <-ended; err != nil {
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
@@ -81,7 +81,7 @@ func TestTrafficStaysInHomeZone(t *testing.T) {
 		for range 100 {
 			lease := pick(t, p)
 			if z := lease.Endpoint().Zone(); z != "tokyo-a" {
-				t.Errorf("%s is in %s", lease.Endpoint(), z)
+				t.Errorf("picked %s in %s", lease.Endpoint(), z)
 			}
 			lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: 200})
 		}
@@ -97,13 +97,13 @@ func TestOnlyOverflowLeavesHomeZone(t *testing.T) {
 			zones[leases[len(leases)-1].Endpoint().Zone()]++
 		}
 		if zones["tokyo-a"] != 4 || zones["tokyo-b"] != 2 {
-			t.Errorf("6 leases went to %v, want 4 at home and 2 elsewhere", zones)
+			t.Errorf("6 leases went to %v, want 4 in tokyo-a and 2 in tokyo-b", zones)
 		}
 		for _, lease := range leases {
 			lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: 200})
 		}
 		if lease := pick(t, p); lease.Endpoint().Zone() != "tokyo-a" {
-			t.Errorf("with room at home again, %s was picked", lease.Endpoint())
+			t.Errorf("tokyo-a has free capacity, but %s was picked", lease.Endpoint())
 		} else {
 			lease.Done(push.Outcome{})
 		}
@@ -112,12 +112,12 @@ func TestOnlyOverflowLeavesHomeZone(t *testing.T) {
 
 func TestUnhealthyHomeZoneIsAvoided(t *testing.T) {
 	withTokyoPool(t, func(t *testing.T, p *pool.Pool) {
-		for range 10 { // five in a row at each of the two
+		for range 10 { // five consecutive failures of each endpoint in tokyo-a
 			pick(t, p).Done(push.Outcome{Verdict: push.Unavailable, HTTP: 503, Scope: push.ScopeEndpoint})
 		}
 		lease := pick(t, p)
 		if z := lease.Endpoint().Zone(); z != "tokyo-b" {
-			t.Errorf("%s in %s was picked", lease.Endpoint(), z)
+			t.Errorf("picked %s in %s", lease.Endpoint(), z)
 		}
 		lease.Done(push.Outcome{})
 	})
@@ -136,7 +136,7 @@ func ExamplePrefer() {
 		Resolver: addresses,
 		Zone:     zoneOf,
 		Picker:   picker,
-		Dial:     func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, nil }, // wire.Dial, in earnest
+		Dial:     func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, nil }, // normally wire.Dial
 	})
 	fmt.Println(err)
 	// Output: <nil>

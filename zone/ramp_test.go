@@ -16,7 +16,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// testPicker is a picker with what it was told of its zones, without a pool.
+// testPicker is a preferPicker without a pool. zonesNow is the current state of its zones.
 type testPicker struct {
 	*preferPicker
 	start    time.Time
@@ -24,89 +24,89 @@ type testPicker struct {
 }
 
 func newTestPicker(home string, zones ...health) *testPicker {
-	f := &testPicker{preferPicker: Prefer(home, pool.RoundRobin{}).(*preferPicker), start: time.Unix(0, 0), zonesNow: map[string]*health{}}
+	p := &testPicker{preferPicker: Prefer(home, pool.RoundRobin{}).(*preferPicker), start: time.Unix(0, 0), zonesNow: map[string]*health{}}
 	for _, z := range zones {
-		f.zonesNow[z.name] = &z
+		p.zonesNow[z.name] = &z
 	}
-	f.updateAt(0)
-	return f
+	p.updateAt(0)
+	return p
 }
 
-// updateAt surveys the fleet that long after it began.
-func (f *testPicker) updateAt(after time.Duration) {
-	seen := map[string]*health{}
-	for name, z := range f.zonesNow {
-		seen[name] = &health{name: name, total: z.total, healthy: z.healthy}
+// updateAt updates the plan with zonesNow at the given time after the start.
+func (p *testPicker) updateAt(after time.Duration) {
+	zones := map[string]*health{}
+	for name, z := range p.zonesNow {
+		zones[name] = &health{name: name, total: z.total, healthy: z.healthy}
 	}
-	f.updatePlan(seen, f.start.Add(after))
+	p.updatePlan(zones, p.start.Add(after))
 }
 
 func TestRecoveringZoneRampsUp(t *testing.T) {
-	f := newTestPicker("a", health{name: "a", total: 4, healthy: 4}, health{name: "b", total: 4, healthy: 4}, health{name: "c", total: 4, healthy: 4})
-	f.zonesNow["a"].healthy = 0
-	f.updateAt(time.Second)
-	if f.shares["a"] != 0 {
-		t.Fatalf("a lost zone keeps %v", f.shares["a"])
+	p := newTestPicker("a", health{name: "a", total: 4, healthy: 4}, health{name: "b", total: 4, healthy: 4}, health{name: "c", total: 4, healthy: 4})
+	p.zonesNow["a"].healthy = 0
+	p.updateAt(time.Second)
+	if p.shares["a"] != 0 {
+		t.Fatalf("a zone without healthy endpoints has share %v", p.shares["a"])
 	}
-	f.zonesNow["a"].healthy = 4
+	p.zonesNow["a"].healthy = 4
 	for second := 2; second <= 12; second++ {
-		f.updateAt(time.Duration(second) * time.Second)
-		// The others bear 1.4 of their own; what is beyond that is everybody's, in proportion to what they can.
-		if want := math.Min(1, float64(second-1)/10); f.shares["a"] < want-epsilon || f.shares["a"] > want*1.05 {
-			t.Errorf("%d s after its return it gets %v, want %v or little more", second-1, f.shares["a"], want)
+		p.updateAt(time.Duration(second) * time.Second)
+		// What exceeds the residual capacity of b and c is spread over all zones, so a gets slightly more.
+		if want := math.Min(1, float64(second-1)/10); p.shares["a"] < want-epsilon || p.shares["a"] > want*1.05 {
+			t.Errorf("%d s after recovery the share is %v, want %v to 5%% more", second-1, p.shares["a"], want)
 		}
 	}
-	f.zonesNow["a"].healthy = 3 // it has returned: what it bears, it bears at once
-	f.updateAt(13 * time.Second)
-	if f.shares["a"] != 1 {
-		t.Errorf("with three of four it keeps %v", f.shares["a"])
+	p.zonesNow["a"].healthy = 3 // fully recovered: no ramp for a smaller change
+	p.updateAt(13 * time.Second)
+	if p.shares["a"] != 1 {
+		t.Errorf("with 3 of 4 healthy the share is %v, want 1", p.shares["a"])
 	}
 }
 
 func TestNewZoneIsNotRampedUp(t *testing.T) {
-	f := newTestPicker("a", health{name: "a", total: 4, healthy: 2}, health{name: "b", total: 4, healthy: 4})
-	f.zonesNow["a"].healthy = 4
-	f.updateAt(time.Millisecond)
-	if f.shares["a"] != 1 {
-		t.Errorf("it gets %v as its endpoints connect", f.shares["a"])
+	p := newTestPicker("a", health{name: "a", total: 4, healthy: 2}, health{name: "b", total: 4, healthy: 4})
+	p.zonesNow["a"].healthy = 4
+	p.updateAt(time.Millisecond)
+	if p.shares["a"] != 1 {
+		t.Errorf("the share of a new zone is %v, want 1", p.shares["a"])
 	}
 }
 
 func TestRecoveringRemoteZoneRampsUp(t *testing.T) {
-	f := newTestPicker("a", health{name: "a", total: 10, healthy: 5}, health{name: "b", total: 10, healthy: 10}, health{name: "c", total: 10, healthy: 10})
-	f.zonesNow["b"].healthy = 0
-	f.updateAt(time.Second)
-	f.zonesNow["b"].healthy = 10
-	f.updateAt(1001 * time.Millisecond)
-	if b, c := f.shares["b"], f.shares["c"]; b > c/100 {
-		t.Errorf("b, which has just returned, gets %v, and c %v", b, c)
+	p := newTestPicker("a", health{name: "a", total: 10, healthy: 5}, health{name: "b", total: 10, healthy: 10}, health{name: "c", total: 10, healthy: 10})
+	p.zonesNow["b"].healthy = 0
+	p.updateAt(time.Second)
+	p.zonesNow["b"].healthy = 10
+	p.updateAt(1001 * time.Millisecond)
+	if b, c := p.shares["b"], p.shares["c"]; b > c/100 {
+		t.Errorf("recovering b has share %v, c %v", b, c)
 	}
 }
 
-// newEndpoints connects a pool to six endpoints, two in each of three zones, and returns them. Time is fake.
+// newEndpoints returns the six endpoints of a pool, two in each of three zones. It must run in a synctest bubble.
 func newEndpoints(t *testing.T, picker pool.Picker) []*pool.Endpoint {
 	t.Helper()
-	var seen pool.Static
+	var addrs pool.Static
 	for i := range 6 {
-		seen = append(seen, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i / 2), byte(i)}), 443))
+		addrs = append(addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i / 2), byte(i)}), 443))
 	}
-	all := &collector{Picker: picker}
+	collected := &collector{Picker: picker}
 	p, err := pool.New(pool.Config{
-		Resolver: seen, Picker: all, Zone: func(a netip.AddrPort) string { return string('a' + rune(a.Addr().As4()[2])) },
-		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, fmt.Errorf("nobody is there") },
+		Resolver: addrs, Picker: collected, Zone: func(a netip.AddrPort) string { return string('a' + rune(a.Addr().As4()[2])) },
+		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, fmt.Errorf("connection refused") },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- p.Run(ctx) }()
+	done := make(chan error)
+	go func() { done <- p.Run(ctx) }()
 	<-time.After(time.Second)
 	cancel()
-	if err := <-ended; err != nil {
+	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	return all.endpoints
+	return collected.endpoints
 }
 
 // collector keeps the endpoints of a survey.
@@ -123,7 +123,7 @@ func TestPicksFollowShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		endpoints := newEndpoints(t, pool.RoundRobin{})
 		if len(endpoints) != 6 {
-			t.Fatalf("%d endpoints", len(endpoints))
+			t.Fatalf("%d endpoints, want 6", len(endpoints))
 		}
 		for seed := range 200 {
 			shares, picks := drawShares(seed), map[string]int{}
@@ -132,7 +132,7 @@ func TestPicksFollowShares(t *testing.T) {
 				picks[p.Pick(endpoints).Zone()]++
 				for zone, share := range shares {
 					if off := math.Abs(float64(picks[zone]) - share*float64(n)); off > float64(len(shares)) {
-						t.Fatalf("after %d picks zone %s is off its share %v by %v", n, zone, share, off)
+						t.Fatalf("after %d picks, zone %s with share %v is off by %v", n, zone, share, off)
 					}
 				}
 			}
@@ -152,23 +152,23 @@ func drawShares(seed int) map[string]float64 {
 func TestDeficitIsBoundedPerUpdate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		endpoints := newEndpoints(t, pool.RoundRobin{})
-		f := newTestPicker("a", health{name: "a", total: 4, healthy: 2}, health{name: "b", total: 4, healthy: 4}, health{name: "c", total: 4, healthy: 4})
-		var away []*pool.Endpoint
+		p := newTestPicker("a", health{name: "a", total: 4, healthy: 2}, health{name: "b", total: 4, healthy: 4}, health{name: "c", total: 4, healthy: 4})
+		var remote []*pool.Endpoint
 		for _, e := range endpoints {
 			if e.Zone() != "a" {
-				away = append(away, e)
+				remote = append(remote, e)
 			}
 		}
 		for range 1000 { // home is full
-			f.Pick(away)
+			p.Pick(remote)
 		}
-		f.updateAt(time.Second)
+		p.updateAt(time.Second)
 		run := 0
-		for f.Pick(endpoints).Zone() == "a" {
+		for p.Pick(endpoints).Zone() == "a" {
 			run++
 		}
 		if run > 10 {
-			t.Errorf("once it has room, %d picks in a row go home, where its share is %v", run, f.shares["a"])
+			t.Errorf("%d consecutive picks go to home zone a, whose share is %v", run, p.shares["a"])
 		}
 	})
 }

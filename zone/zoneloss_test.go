@@ -18,28 +18,28 @@ import (
 )
 
 const (
-	perZone       = 4                     // gateways in each of three zones
-	callInterval  = 5 * time.Millisecond  // between two calls of one zone's callers
-	responseTime  = 20 * time.Millisecond // an answer
-	detectionTime = 1500 * time.Millisecond
+	perZone       = 4                       // gateways in each of three zones
+	callInterval  = 5 * time.Millisecond    // between two calls of the callers of a zone
+	responseTime  = 20 * time.Millisecond   // of a healthy gateway
+	detectionTime = 1500 * time.Millisecond // until a call to a frozen gateway fails
 )
 
-// region is three zones of gateways, and callers in each of them with a pool of their own. Time is fake.
+// region simulates three zones of gateways with one pool of callers in each. It must run in a synctest bubble.
 type region struct {
 	t      *testing.T
 	start  time.Time
 	frozen func(zone int) bool
 
 	mu          sync.Mutex
-	calls       map[[3]int]int // begun, by second, caller's zone and gateway
-	failedCalls int            // calls that no gateway answered
+	calls       map[[3]int]int // by second, caller zone and gateway
+	failedCalls int            // calls without an answer after three attempts
 }
 
 func gatewayOf(addr netip.AddrPort) int { return int(addr.Addr().As4()[3]) }
 
 func zoneName(addr netip.AddrPort) string { return string('a' + rune(gatewayOf(addr)/perZone)) }
 
-// gatewayConn is a connection to one gateway. When its zone is frozen it is silent, and given up once that is noticed.
+// gatewayConn is a connection to one gateway. While its zone is frozen, calls fail after detectionTime.
 type gatewayConn struct {
 	*region
 	gateway int
@@ -69,7 +69,7 @@ func (c *gatewayConn) Run(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 			if c.isFrozen() {
 				<-time.After(detectionTime)
-				return errors.New("silent")
+				return errors.New("ping timeout")
 			}
 		}
 	}
@@ -79,12 +79,12 @@ func (r *region) dial(_ context.Context, addr netip.AddrPort) (pool.Conn, error)
 	c := &gatewayConn{region: r, gateway: gatewayOf(addr), drained: make(chan struct{})}
 	if c.isFrozen() {
 		<-time.After(5 * time.Second)
-		return nil, errors.New("no answer")
+		return nil, errors.New("dial timeout")
 	}
 	return c, nil
 }
 
-// call makes one call, and repeats it elsewhere, twice at most, if its gateway is lost.
+// call makes one call with at most two retries on other gateways.
 func (r *region) call(p *pool.Pool, from int) {
 	var tried pool.Tried
 	for range 3 {
@@ -109,52 +109,53 @@ func (r *region) call(p *pool.Pool, from int) {
 	r.mu.Unlock()
 }
 
-// simulate lets callers of every zone call for so many seconds, while zone 0 is frozen from one second to another.
+// simulate runs callers in every zone for the given number of seconds. Zone 0 is frozen from second from until
+// second until.
 func simulate(t *testing.T, seconds, from, until int) *region {
 	r := &region{t: t, start: time.Now(), calls: map[[3]int]int{}}
 	r.frozen = func(zone int) bool {
 		second := int(time.Since(r.start) / time.Second)
 		return zone == 0 && second >= from && second < until
 	}
-	var all pool.Static
+	var addrs pool.Static
 	for i := range 3 * perZone {
-		all = append(all, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 443))
+		addrs = append(addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 443))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	var work, calling sync.WaitGroup
+	var pools, callers sync.WaitGroup
 	for home := range 3 {
 		p, err := pool.New(pool.Config{
-			Name: "gateways", Size: len(all), MaxInFlight: 256, Resolver: all, Zone: zoneName, Dial: r.dial, MaxRedialDelay: 10 * time.Second,
-			Picker: zone.Prefer(string('a'+rune(home)), pool.BoundedRoundRobin{}), Outlier: pool.Outlier{Disabled: true}, // as client has it
+			Name: "gateways", Size: len(addrs), MaxInFlight: 256, Resolver: addrs, Zone: zoneName, Dial: r.dial, MaxRedialDelay: 10 * time.Second,
+			Picker: zone.Prefer(string('a'+rune(home)), pool.BoundedRoundRobin{}), Outlier: pool.Outlier{Disabled: true}, // as in the client
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		work.Go(func() {
+		pools.Go(func() {
 			if err := p.Run(ctx); err != nil {
 				t.Error(err)
 			}
 		})
-		calling.Go(func() {
+		callers.Go(func() {
 			<-time.After(time.Second)
 			tick := time.NewTicker(callInterval)
 			defer tick.Stop()
 			for range (seconds - 1) * int(time.Second/callInterval) {
 				<-tick.C
-				calling.Go(func() { r.call(p, home) })
+				callers.Go(func() { r.call(p, home) })
 			}
 		})
 	}
-	calling.Wait()
+	callers.Wait()
 	cancel()
-	work.Wait()
+	pools.Wait()
 	return r
 }
 
-// callsIn counts the calls of one second, of callers and to gateways that are wanted.
-func (r *region) callsIn(second int, want func(from, gateway int) bool) (n int) {
+// callsIn counts the calls of one second for whose caller zone and gateway match returns true.
+func (r *region) callsIn(second int, match func(from, gateway int) bool) (n int) {
 	for k, calls := range r.calls {
-		if k[0] == second && want(k[1], k[2]) {
+		if k[0] == second && match(k[1], k[2]) {
 			n += calls
 		}
 	}
@@ -162,41 +163,41 @@ func (r *region) callsIn(second int, want func(from, gateway int) bool) (n int) 
 }
 
 func TestZoneLossAndRecovery(t *testing.T) {
-	const lost, back, end = 20, 40, 75
+	const lost, recovered, end = 20, 40, 75
 	synctest.Test(t, func(t *testing.T) {
-		r := simulate(t, end, lost, back)
+		r := simulate(t, end, lost, recovered)
 		if r.failedCalls > 0 {
-			t.Errorf("%d calls were lost", r.failedCalls)
+			t.Errorf("%d calls failed", r.failedCalls)
 		}
 		perGateway := int(time.Second/callInterval) / perZone
 		for second := 3; second < end; second++ {
-			all := r.callsIn(second, func(int, int) bool { return true })
+			total := r.callsIn(second, func(int, int) bool { return true })
 			crossing := r.callsIn(second, func(from, gateway int) bool { return from != gateway/perZone })
-			there := r.callsIn(second, func(_, gateway int) bool { return gateway < perZone })
-			most := 0
+			toLostZone := r.callsIn(second, func(_, gateway int) bool { return gateway < perZone })
+			busiest := 0
 			for gateway := range 3 * perZone {
-				most = max(most, r.callsIn(second, func(_, g int) bool { return g == gateway }))
+				busiest = max(busiest, r.callsIn(second, func(_, g int) bool { return g == gateway }))
 			}
 			switch {
-			case second < lost || second > back+25:
-				if crossing*100 > all {
-					t.Errorf("second %d: all is well, and %d of %d calls cross zones", second, crossing, all)
+			case second < lost || second > recovered+25:
+				if crossing*100 > total {
+					t.Errorf("second %d: all zones are healthy, but %d of %d calls cross zones", second, crossing, total)
 				}
-			case second > lost+2 && second < back && there*100 > all:
-				t.Errorf("second %d: %d of %d calls still go to the lost zone", second, there, all)
+			case second > lost+2 && second < recovered && toLostZone*100 > total:
+				t.Errorf("second %d: %d of %d calls still go to the lost zone", second, toLostZone, total)
 			}
-			if second > lost+2 && float64(most) > 1.5*1.1*float64(perGateway) {
-				t.Errorf("second %d: a gateway gets %d calls, more than 1.5 times %d and a tenth", second, most, perGateway)
+			if second > lost+2 && float64(busiest) > 1.5*1.1*float64(perGateway) {
+				t.Errorf("second %d: a gateway gets %d calls, want at most 1.65 times %d", second, busiest, perGateway)
 			}
 		}
-		first := back
+		first := recovered
 		for first < end && r.callsIn(first, func(_, g int) bool { return g < perZone }) == 0 {
 			first++
 		}
 		for i := range 8 {
 			share := float64(r.callsIn(first+i, func(_, g int) bool { return g < perZone })) / float64(perZone*perGateway)
 			if share > float64(i+2)/10+.1 {
-				t.Errorf("%d s after its return the zone gets %v of its load", i, share)
+				t.Errorf("%d s after recovery the zone gets %v of its load", i, share)
 			}
 		}
 	})
