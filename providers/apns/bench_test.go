@@ -9,7 +9,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// typicalNotification is a notification as most are.
+// typicalNotification returns a notification with commonly used fields.
 func typicalNotification() *push.Notification {
 	ttl := push.Duration(time.Hour)
 	return newNotification(func(n *push.Notification) {
@@ -40,27 +40,27 @@ func BenchmarkTranslateRaw(b *testing.B) {
 	}
 }
 
-// BenchmarkTranslateAndSend is all that this room adds to a notification.
+// BenchmarkTranslateAndSend measures the total cost of this package per notification.
 func BenchmarkTranslateAndSend(b *testing.B) {
-	p, n, on := newKeyProvider(b), typicalNotification(), respond(200, "")
+	p, n, conn := newKeyProvider(b), typicalNotification(), respond(200, "")
 	b.ReportAllocs()
 	for b.Loop() {
 		r, err := p.Translate(n)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if o := p.Send(b.Context(), on, n, r); o.Verdict != push.Accepted {
+		if o := p.Send(b.Context(), conn, n, r); o.Verdict != push.Accepted {
 			b.Fatal(o)
 		}
 	}
 }
 
 func BenchmarkSendToUnregisteredToken(b *testing.B) {
-	p, n, on := newKeyProvider(b), typicalNotification(), respond(410, `{"reason":"Unregistered","timestamp":1454948015990}`)
+	p, n, conn := newKeyProvider(b), typicalNotification(), respond(410, `{"reason":"Unregistered","timestamp":1454948015990}`)
 	r := translate(b, p, n)
 	b.ReportAllocs()
 	for b.Loop() {
-		if o := p.Send(b.Context(), on, n, r); o.Verdict != push.Unregistered {
+		if o := p.Send(b.Context(), conn, n, r); o.Verdict != push.Unregistered {
 			b.Fatal(o)
 		}
 	}

@@ -11,11 +11,11 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// broadcastType is the one push type that a channel takes, with the limits of a broadcast. Apple, "Sending broadcast
-// push notification requests to APNs", read 2026-11-22.
+// broadcastType is the only push type of a broadcast, with a broadcast's limits. Apple, "Sending
+// broadcast push notification requests to APNs", read 2026-11-22.
 var broadcastType = pushType{"liveactivity", "", 5120, "10 5 1", true, true}
 
-// broadcast checks n and writes it as a request to all who listen to a channel.
+// broadcast checks n and returns the request that sends it to all subscribers of a channel.
 func (p *Provider) broadcast(n *push.Notification) (*wire.Request, error) {
 	if err := p.checkBroadcast(n); err != nil {
 		return nil, err
@@ -39,17 +39,17 @@ func (p *Provider) checkBroadcast(n *push.Notification) error {
 		return invalid("channel", invalidTarget, channelGrammar)
 	}
 	if p.topic == "" {
-		return invalid("channel", invalidTarget, "another target: this app's configuration names no topic, and a broadcast is for an app")
+		return invalid("channel", invalidTarget, "another target: a broadcast requires a topic in the app's configuration")
 	}
 	if err := checkHeaderNames(n); err != nil {
 		return err
 	}
 	if kind := senderHeader(n, "apns-push-type"); kind != "" && kind != broadcastType.name {
-		return invalid("apns.headers.apns-push-type", invalidHeader, "liveactivity: a channel takes nothing else")
+		return invalid("apns.headers.apns-push-type", invalidHeader, "liveactivity, the only push type of a broadcast")
 	}
 	for _, name := range [...]string{"apns-topic", "apns-collapse-id"} {
 		if senderHeader(n, name) != "" {
-			return invalid("apns.headers."+name, invalidHeader, "absent: a broadcast has none")
+			return invalid("apns.headers."+name, invalidHeader, "absent in a broadcast")
 		}
 	}
 	if _, err := contentOf(n); err != nil {
@@ -58,15 +58,16 @@ func (p *Provider) checkBroadcast(n *push.Notification) error {
 	return nil
 }
 
-const channelGrammar = "a channel's ID as Apple gave it: base64, at most 200 characters"
+const channelGrammar = "a channel ID as APNs returned it: base64, at most 200 characters"
 
 func isChannel(s string) bool {
 	_, err := base64.StdEncoding.DecodeString(s)
 	return err == nil && s != "" && len(s) <= 200 && !strings.ContainsAny(s, "\r\n")
 }
 
-// broadcastHeader writes the header. Without a TTL the expiration is 0, which every channel takes: one whose policy is
-// to store nothing takes no other. A collapse key has no place here, for an activity's state replaces the last one anyway.
+// broadcastHeader returns the request's header. Without a TTL the expiration is 0, the only value
+// that channels of both storage policies accept. The collapse key is not used: each update replaces
+// an activity's state.
 func broadcastHeader(n *push.Notification) ([]wire.Field, error) {
 	priority, err := priorityFor(n, &broadcastType)
 	if err != nil {
@@ -91,8 +92,9 @@ func broadcastHeader(n *push.Notification) ([]wire.Field, error) {
 	return h, nil
 }
 
-// broadcastOutcomes are Apple's answers to broadcasts where they are others than to a device. Apple, "Handling error
-// responses from Apple Push Notification service" for broadcasts, read 2026-11-22.
+// broadcastOutcomes maps the responses to broadcasts that differ from those to device
+// notifications. Apple, "Handling error responses from Apple Push Notification service" for
+// broadcasts, read 2026-11-22.
 var broadcastOutcomes = map[responseKey]push.Outcome{
 	{400, "FeatureNotEnabled"}:         refused,
 	{400, "MissingChannelId"}:          refused,
@@ -104,23 +106,23 @@ var broadcastOutcomes = map[responseKey]push.Outcome{
 	{400, "CannotCreateChannelConfig"}: refused,
 
 	{403, "TopicMismatch"}: {Verdict: push.Refused, Scope: push.ScopeCredential},
-	// Here a bad token ends with its request (nothing says that the connection is spoilt).
+	// For broadcasts, Apple does not document that the connection is unusable afterwards.
 	{403, "BadCertificate"}:            unauthorized,
 	{403, "BadCertificateEnvironment"}: unauthorized,
 	{403, "InvalidProviderToken"}:      unauthorized,
 
 	{429, "TooManyRequests"}: {Verdict: push.Throttled, Scope: push.ScopeTopic, RetryAfter: 5 * time.Second},
 
-	{503, "Service Unavailable"}: unavailable, // so spelled in a document, once
+	{503, "Service Unavailable"}: unavailable, // spelled this way in one Apple document
 }
 
-// findOutcome finds the row of an answer.
-func findOutcome(a responseKey, broadcast bool) (push.Outcome, bool) {
+// findOutcome returns the outcome of a response, and false if its reason is unknown.
+func findOutcome(key responseKey, broadcast bool) (push.Outcome, bool) {
 	if broadcast {
-		if o, known := broadcastOutcomes[a]; known {
+		if o, known := broadcastOutcomes[key]; known {
 			return o, true
 		}
 	}
-	o, known := outcomes[a]
+	o, known := outcomes[key]
 	return o, known
 }

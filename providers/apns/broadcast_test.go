@@ -17,7 +17,7 @@ import (
 
 const channelID = "dHN0LXNyY2gtY2hubA=="
 
-// withChannel makes a notification one to a channel, with an update of an activity.
+// withChannel targets a channel, with an update of an activity.
 func withChannel(n *push.Notification) {
 	n.Target, n.Title, n.Body = push.Target{Channel: channelID}, "", ""
 	n.APNs = &push.APNsBlock{Payload: []byte(`{"aps":{"timestamp":1,"event":"update","content-state":{"goals":2}}}`)}
@@ -42,11 +42,11 @@ func TestBroadcastRequest(t *testing.T) {
 }
 
 func TestBroadcastPayloadLimit(t *testing.T) {
-	of := func(size int) *push.Notification {
+	newSized := func(size int) *push.Notification {
 		return newNotification(withChannel, withPayload(fill(`{"aps":{"timestamp":1,"event":"end"},"k":"`, "é", `"}`, size)))
 	}
-	equal(t, "bytes", len(translate(t, newKeyProvider(t), of(5120)).Body), 5120)
-	refused := mustRefuse(t, newKeyProvider(t), of(5121))
+	equal(t, "bytes", len(translate(t, newKeyProvider(t), newSized(5120)).Body), 5120)
+	refused := mustRefuse(t, newKeyProvider(t), newSized(5121))
 	equal(t, "field and reason", refused.Field+" "+refused.Reason, "apns.payload PayloadTooLarge")
 }
 
@@ -56,9 +56,9 @@ func TestInvalidBroadcastsAreRefusedBeforeSending(t *testing.T) {
 		change func(*push.Notification)
 		field  string
 	}{
-		{"no base64", func(n *push.Notification) { n.Channel = "../x" }, "channel"},
-		{"base64 in two lines", func(n *push.Notification) { n.Channel = "dHN0\r\nLXNy" }, "channel"},
-		{"a long one", func(n *push.Notification) { n.Channel = strings.Repeat("AAAA", 51) }, "channel"},
+		{"not base64", func(n *push.Notification) { n.Channel = "../x" }, "channel"},
+		{"base64 with a line break", func(n *push.Notification) { n.Channel = "dHN0\r\nLXNy" }, "channel"},
+		{"too long", func(n *push.Notification) { n.Channel = strings.Repeat("AAAA", 51) }, "channel"},
 		{"an alert", withHeaders("apns-push-type", "alert"), "apns.headers.apns-push-type"},
 		{"a topic", withHeaders("apns-topic", topic), "apns.headers.apns-topic"},
 		{"a collapse ID", withHeaders("apns-collapse-id", "x"), "apns.headers.apns-collapse-id"},
@@ -66,8 +66,8 @@ func TestInvalidBroadcastsAreRefusedBeforeSending(t *testing.T) {
 		{"priority 7", withHeaders("apns-priority", "7"), "apns.headers.apns-priority"},
 		{"expiration", withHeaders("apns-expiration", "x"), "apns.headers.apns-expiration"},
 		{"common fields", func(n *push.Notification) { n.APNs, n.Title = nil, "Hi" }, "apns.payload"},
-		{"a start", withPayload(`{"aps":{"timestamp":1,"event":"start","content-state":{},"attributes-type":"A","attributes":{},"alert":{}}}`), "apns.payload.aps.event"},
-		{"no object", withPayload(`[]`), "apns.payload"},
+		{"a start event", withPayload(`{"aps":{"timestamp":1,"event":"start","content-state":{},"attributes-type":"A","attributes":{},"alert":{}}}`), "apns.payload.aps.event"},
+		{"not an object", withPayload(`[]`), "apns.payload"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			equal(t, "field", mustRefuse(t, newKeyProvider(t), newNotification(withChannel, c.change)).Field, c.field)
@@ -93,14 +93,14 @@ func (r row) checkBroadcast(t *testing.T, status int) {
 	time.Sleep(30 * time.Minute)
 	o := send(t, p, respond(status, fmt.Sprintf(`{"reason":%q}`, r.Code)), newNotification(withChannel))
 	want := providertest.VerdictFor(r.Class)
-	if r.Code == "CannotCreateChannelConfig" { // no quota of sending, and no answer to it either
+	if r.Code == "CannotCreateChannelConfig" { // the table has quota, but waiting does not help
 		want = push.Refused
 	}
 	equal(t, "verdict", o.Verdict, want)
 	equal(t, "reason", o.Reason, r.Code)
 	equal(t, "retryable", o.Retryable(), r.Retryable)
 	equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
-	equal(t, "forget the token", o.ForgetToken, r.ForgetToken)
+	equal(t, "ForgetToken", o.ForgetToken, r.ForgetToken)
 	equal(t, "close", o.CloseConnection, r.Close || r.Code == "InternalServerError")
 	equal(t, "scope", o.Scope.String(), r.Scope)
 	if o.Verdict == push.Throttled {

@@ -12,35 +12,35 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// ChannelOperation makes one call to Apple's channel management and keeps what came of it. It stands in a route where a
-// provider does, so that such a call waits, tries again and is bounded as notifications are. Apple, "Sending channel
-// management requests to APNs", read 2026-11-22.
+// ChannelOperation runs one call to APNs channel management and keeps its result. It has the
+// methods of a provider, so that a call waits, retries and is limited as a notification is. Apple,
+// "Sending channel management requests to APNs", read 2026-11-22.
 type ChannelOperation struct {
 	provider *Provider
 	call     push.ChannelCall
 	channels []push.Channel
 }
 
-// ChannelOperation returns what makes the call. It serves one call alone.
+// ChannelOperation returns the operation for one call. Use it for that call only.
 func (p *Provider) ChannelOperation(call push.ChannelCall) *ChannelOperation {
 	return &ChannelOperation{provider: p, call: call}
 }
 
-// Channels returns the channels of an accepted call: all of them, without their storage, or the one that it was about; none
-// after a delete.
+// Channels returns the channels of an accepted call: all channels, without their storage, for a
+// list, and otherwise the one that was created or read. It returns none after a delete.
 func (m *ChannelOperation) Channels() []push.Channel { return m.channels }
 
-// storages are Apple's numbers for them.
+// storages are the storage policies, indexed by their number in APNs.
 var storages = [...]push.Storage{0: push.StoreNone, 1: push.StoreLatest}
 
 var channelMethods = [...]string{
 	push.ListChannels: "GET", push.ReadChannel: "GET", push.CreateChannel: "POST", push.DeleteChannel: "DELETE",
 }
 
-// Translate writes the call as Apple's request, all but the provider token. n gives it its name.
+// Translate returns the call as a request without the provider token. The request's ID is n.ID.
 func (m *ChannelOperation) Translate(n *push.Notification) (*wire.Request, error) {
 	if m.provider.topic == "" {
-		return nil, invalid("app", "NoTopic", "one whose configuration names a topic: channels belong to a bundle ID")
+		return nil, invalid("app", "NoTopic", "an app with a topic in its configuration: channels belong to a bundle ID")
 	}
 	r := &wire.Request{
 		Method: channelMethods[m.call.Action], Path: "/1/apps/" + m.provider.topic + "/channels",
@@ -65,44 +65,45 @@ func (m *ChannelOperation) Translate(n *push.Notification) (*wire.Request, error
 	return r, nil
 }
 
-// unreadableResponse is an answer that says that the call was done, and not what came of it.
+// unreadableResponse is the reason if the call succeeded but its response cannot be parsed.
 const unreadableResponse = "UNREADABLE_ANSWER"
 
-// Send makes one attempt and judges the answer. A channel that does not exist is Unregistered.
+// Send makes one attempt and judges the response. For a channel that does not exist, the verdict is
+// Unregistered.
 func (m *ChannelOperation) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
-	o, a := m.provider.attempt(ctx, conn, r, true)
+	o, resp := m.provider.attempt(ctx, conn, r, true)
 	switch {
 	case o.Reason == "ChannelNotRegistered":
 		o.Verdict = push.Unregistered
 	case o.Verdict == push.Refused:
 		o.Detail = advice[o.Reason]
-	case o.Verdict == push.Accepted && !m.parseResponse(a):
-		o = push.Outcome{Verdict: push.Unavailable, Reason: unreadableResponse, Scope: push.ScopeEndpoint, HTTP: a.Status}
-		if m.call.Action == push.CreateChannel { // it may be there, and nobody can say under which name
+	case o.Verdict == push.Accepted && !m.parseResponse(resp):
+		o = push.Outcome{Verdict: push.Unavailable, Reason: unreadableResponse, Scope: push.ScopeEndpoint, HTTP: resp.Status}
+		if m.call.Action == push.CreateChannel { // the channel may exist, but its ID is unknown
 			o.Verdict = push.Unknown
 		}
 	}
 	return o
 }
 
-// advice is what to do about Apple's refusals.
+// advice says how to fix a refusal by APNs.
 var advice = map[string]string{
-	"FeatureNotEnabled":         "the bundle ID lacks the broadcast capability: switch it on in Apple's developer account",
-	"CannotCreateChannelConfig": "an app has at most 10,000 channels in an environment: delete those that are over",
-	"TopicDisallowed":           "the app's key does not speak for its topic",
-	"TopicMismatch":             "the app's certificate is another topic's",
+	"FeatureNotEnabled":         "the bundle ID lacks the broadcast capability: enable it in Apple's developer account",
+	"CannotCreateChannelConfig": "an app has at most 10,000 channels in an environment: delete unused ones",
+	"TopicDisallowed":           "the app's key is not valid for its topic",
+	"TopicMismatch":             "the app's certificate is for another topic",
 }
 
-// parseResponse keeps the channels that an answer tells of, and returns whether it could.
-func (m *ChannelOperation) parseResponse(a *wire.Response) bool {
+// parseResponse sets channels from the response, and reports whether it could parse it.
+func (m *ChannelOperation) parseResponse(resp *wire.Response) bool {
 	switch m.call.Action {
 	case push.CreateChannel:
-		m.channels = []push.Channel{{ID: a.Get("apns-channel-id"), Storage: m.call.Storage}}
+		m.channels = []push.Channel{{ID: resp.Get("apns-channel-id"), Storage: m.call.Storage}}
 		return isChannel(m.channels[0].ID)
 	case push.ReadChannel:
-		return m.parseChannel(a.Body)
+		return m.parseChannel(resp.Body)
 	case push.ListChannels:
-		return m.parseChannelList(a.Body)
+		return m.parseChannelList(resp.Body)
 	}
 	return true
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// callChannels makes one attempt at a call about channels.
-func callChannels(t testing.TB, on fakeAPNs, call push.ChannelCall) (*apns.ChannelOperation, push.Outcome) {
+// callChannels makes one attempt at a channel call.
+func callChannels(t testing.TB, conn fakeAPNs, call push.ChannelCall) (*apns.ChannelOperation, push.Outcome) {
 	t.Helper()
 	m := newKeyProvider(t).ChannelOperation(call)
 	n := &push.Notification{ID: notificationID}
@@ -22,13 +22,13 @@ func callChannels(t testing.TB, on fakeAPNs, call push.ChannelCall) (*apns.Chann
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m, m.Send(t.Context(), on, n, r)
+	return m, m.Send(t.Context(), conn, n, r)
 }
 
 func TestRecordedChannelExchanges(t *testing.T) {
 	for _, e := range loadExchanges(t, "apns_broadcast") {
 		t.Run(e.ID, func(t *testing.T) {
-			road := fakeAPNs(func(r *wire.Request) (*wire.Response, error) {
+			conn := fakeAPNs(func(r *wire.Request) (*wire.Response, error) {
 				e.compareBroadcast(t, r)
 				return e.response(), nil
 			})
@@ -38,24 +38,25 @@ func TestRecordedChannelExchanges(t *testing.T) {
 				m := newKeyProvider(t).ChannelOperation(push.ChannelCall{Action: push.CreateChannel, Channel: push.Channel{Storage: push.StoreLatest}})
 				n := &push.Notification{ID: e.Request.Headers.Get("apns-request-id")}
 				r, err := m.Translate(n)
-				equal(t, "misfit", err, nil)
-				o = m.Send(t.Context(), road, n, r)
+				equal(t, "error", err, nil)
+				o = m.Send(t.Context(), conn, n, r)
 				equal(t, "channel", m.Channels(), []push.Channel{{ID: e.Response.Headers.Get("apns-channel-id"), Storage: push.StoreLatest}})
 			case "apns-broadcast-send":
 				n := &push.Notification{
 					ID: e.Request.Headers.Get("apns-request-id"), Target: push.Target{Channel: e.Request.Headers.Get("apns-channel-id")},
 					Priority: push.PriorityHigh, APNs: &push.APNsBlock{Payload: []byte(e.Request.BodyJSON)},
 				}
-				o = send(t, newKeyProvider(t), road, n)
+				o = send(t, newKeyProvider(t), conn, n)
 			default:
-				t.Fatal("there is no such exchange")
+				t.Fatal("unknown exchange")
 			}
 			equal(t, "verdict", o.Verdict, providertest.VerdictFor(e.Expect.Class))
 		})
 	}
 }
 
-// compareBroadcast checks that r is the exchange's request, save for who it is and what its body is.
+// compareBroadcast checks that r is the recorded request, except for the credential and the format
+// of the body.
 func (e exchange) compareBroadcast(t *testing.T, r *wire.Request) {
 	sent := headerMap(t, r)
 	verifyToken(t, sent["authorization"])
@@ -70,10 +71,10 @@ func (e exchange) compareBroadcast(t *testing.T, r *wire.Request) {
 
 func TestChannelRequests(t *testing.T) {
 	for _, c := range []struct {
-		call              push.ChannelCall
-		path, body, about string
-		answer            wire.Response
-		found             []push.Channel
+		call                push.ChannelCall
+		path, body, channel string
+		response            wire.Response
+		want                []push.Channel
 	}{
 		{push.ChannelCall{Action: push.ListChannels}, "GET /1/apps/com.example.app/all-channels", "", "",
 			wire.Response{Status: 200, Body: []byte(`{"channels":["AA==","AQ=="]}`)}, []push.Channel{{ID: "AA=="}, {ID: "AQ=="}}},
@@ -90,12 +91,12 @@ func TestChannelRequests(t *testing.T) {
 		m, o := callChannels(t, func(r *wire.Request) (*wire.Response, error) {
 			equal(t, "method and path", r.Method+" "+r.Path, c.path)
 			equal(t, "body", string(r.Body), c.body)
-			equal(t, "channel", headerMap(t, r)["apns-channel-id"], c.about)
+			equal(t, "channel", headerMap(t, r)["apns-channel-id"], c.channel)
 			equal(t, "name", headerMap(t, r)["apns-request-id"], notificationID)
-			return &c.answer, nil
+			return &c.response, nil
 		}, c.call)
-		equal(t, c.path, o, push.Outcome{Verdict: push.Accepted, HTTP: c.answer.Status})
-		equal(t, "channels", m.Channels(), c.found)
+		equal(t, c.path, o, push.Outcome{Verdict: push.Accepted, HTTP: c.response.Status})
+		equal(t, "channels", m.Channels(), c.want)
 	}
 }
 
@@ -143,5 +144,5 @@ func TestUnreadableChannelResponseIsNotAccepted(t *testing.T) {
 	}
 	create := push.ChannelCall{Action: push.CreateChannel, Channel: push.Channel{Storage: push.StoreNone}}
 	_, o := callChannels(t, respond(201, ""), create)
-	equal(t, "a channel without a name", o.Verdict, push.Unknown)
+	equal(t, "a channel without an ID", o.Verdict, push.Unknown)
 }

@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// These tests know the inside: no test can set the wall clock and leave the
-// monotonic one alone. What Apple sees of a wall clock is iat, so a token that
-// bears another one stands for a clock that was set after it was minted.
+// These tests access internals: a test cannot set the wall clock and leave the monotonic clock
+// unchanged. APNs sees the wall clock only as iat, so a token with a different iat has the same
+// effect as setting the clock after the token was minted.
 
 func newLoggingSigner(t *testing.T) (*Signer, *bytes.Buffer) {
 	t.Helper()
@@ -28,8 +28,7 @@ func newLoggingSigner(t *testing.T) (*Signer, *bytes.Buffer) {
 	return &Signer{key: key, keyID: "ABC123DEFG", teamID: "DEF123GHIJ", log: slog.New(slog.NewTextHandler(&log, nil))}, &log
 }
 
-// shiftClock makes the wall clock differ by d from what it was when the current
-// token was minted.
+// shiftClock has the effect of moving the wall clock by d since the current token was minted.
 func shiftClock(s *Signer, d time.Duration) {
 	t := *s.current.Load()
 	t.issuedAt -= int64(d / time.Second)
@@ -45,16 +44,16 @@ func TestClockStepReplacesTokenAfterMinimumAge(t *testing.T) {
 			for range 19 {
 				now, _ := s.token()
 				if now.bearer != first.bearer {
-					t.Fatal("minted within 20 minutes")
+					t.Fatal("token replaced within 20 minutes")
 				}
 				time.Sleep(time.Minute)
 			}
 			time.Sleep(time.Minute)
 			if now, _ := s.token(); now.bearer == first.bearer {
-				t.Error("kept a token with a wrong time of issue for longer than Apple asks")
+				t.Error("token with a wrong time of issue kept for more than 20 minutes")
 			}
 			if strings.Count(log.String(), "clock was set") != 1 {
-				t.Errorf("alarms: %s", log)
+				t.Errorf("warnings: %s", log)
 			}
 		})
 	}
@@ -67,7 +66,7 @@ func TestSmallClockCorrectionKeepsToken(t *testing.T) {
 		shiftClock(s, 30*time.Second)
 		time.Sleep(39 * time.Minute)
 		if now, _ := s.token(); now.bearer != first.bearer || log.Len() > 0 {
-			t.Errorf("a drift of half a minute replaced the token, or was logged: %s", log)
+			t.Errorf("a clock correction of 30 s replaced the token or was logged: %s", log)
 		}
 	})
 }

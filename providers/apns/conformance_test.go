@@ -46,7 +46,8 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// allRows is the whole table, with every body that makes a row what it is, and a token old enough to be replaced.
+// allRows returns the error table with every sample body, and with a token old enough to be
+// replaced.
 func allRows(t *testing.T) (rows []providertest.Row) {
 	for _, r := range loadRows(t, "apns") {
 		for _, status := range r.statuses() {

@@ -33,7 +33,7 @@ func Example() {
 	fmt.Println(request.Path)
 	fmt.Println(string(request.Body))
 
-	connection := respond(410, `{"reason":"Unregistered","timestamp":1454948015990}`) // a lease of a pool, in a gateway
+	connection := respond(410, `{"reason":"Unregistered","timestamp":1454948015990}`) // the gateway passes a pool lease
 	o := p.Send(context.Background(), connection, n, request)
 	fmt.Println(o.Verdict, o.Reason, o.ForgetToken, o.DeadSince)
 

@@ -14,18 +14,18 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// exchange is a request and its answer as they were captured.
+// exchange is a recorded request and all response.
 type exchange struct{ providertest.Exchange }
 
-func loadExchanges(t *testing.T, provider string) (its []exchange) {
+func loadExchanges(t *testing.T, provider string) (all []exchange) {
 	t.Helper()
 	for _, e := range providertest.Exchanges(t, provider) {
-		its = append(its, exchange{e})
+		all = append(all, exchange{e})
 	}
-	return its
+	return all
 }
 
-// notification returns the one that makes the exchange's request.
+// notification returns the notification that is translated to the recorded request.
 func (e exchange) notification() *push.Notification {
 	n := &push.Notification{
 		ID: e.Request.Headers.Get("apns-id"), AcceptedAt: time.Now(),
@@ -65,7 +65,7 @@ func (e exchange) run(t *testing.T) {
 	send(t, p, respond(200, ""), newNotification())
 	time.Sleep(30 * time.Minute)
 	n := e.notification()
-	if e.Expect.Class == "payload_too_large" { // ours to refuse, before it costs a request
+	if e.Expect.Class == "payload_too_large" { // refused before sending
 		equal(t, "reason", mustRefuse(t, p, n).Reason, "PayloadTooLarge")
 		n.APNs.Payload = []byte(`{}`)
 	} else {
@@ -76,12 +76,12 @@ func (e exchange) run(t *testing.T) {
 		return e.response(), nil
 	}, n)
 	equal(t, "verdict", o.Verdict, providertest.VerdictFor(e.Expect.Class))
-	equal(t, "forget the token", o.ForgetToken, e.Expect.Forget)
+	equal(t, "ForgetToken", o.ForgetToken, e.Expect.Forget)
 	equal(t, "retryable", o.Retryable(), e.Expect.Retryable)
 }
 
-// compare checks that r says all that the exchange's request does, and nothing
-// else but who it is and what its body is.
+// compare checks that r has exactly the headers of the recorded request, except for the credential
+// and the ID.
 func (e exchange) compare(t *testing.T, r *wire.Request) {
 	sent := headerMap(t, r)
 	verifyToken(t, sent["authorization"])
@@ -94,7 +94,7 @@ func (e exchange) compare(t *testing.T, r *wire.Request) {
 	}
 	delete(sent, "apns-id")
 	delete(sent, "content-type")
-	equal(t, "more headers", sent, map[string]string{})
+	equal(t, "extra headers", sent, map[string]string{})
 }
 
 func (e exchange) response() *wire.Response { return e.ResponseWithBody(e.Response.BodyJSON) }

@@ -13,31 +13,30 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// pushType is a value of apns-push-type with what Apple ties to it.
+// pushType is a value of apns-push-type and the rules that APNs has for it.
 type pushType struct {
 	name, suffix string
-	limit        int    // of the payload, in bytes
-	priorities   string // the values of apns-priority that it may have, the most urgent first
-	key, cert    bool   // the kinds of credential that may send it
+	limit        int    // maximum payload size in bytes
+	priorities   string // the allowed values of apns-priority, highest first
+	key, cert    bool   // the kinds of credential that can send it
 }
 
-// pushTypes are all that there are. Apple, "Sending notification requests to
-// APNs", read 2026-11-22.
+// pushTypes are all push types. Apple, "Sending notification requests to APNs", read 2026-11-22.
 var pushTypes = [...]pushType{
 	{"alert", "", 4096, "10 5 1", true, true},
-	{"background", "", 4096, "5", true, true}, // 10 is an error
+	{"background", "", 4096, "5", true, true}, // APNs refuses priority 10
 	{"location", ".location-query", 4096, "10 5 1", true, false},
 	{"voip", ".voip", 5120, "10 5 1", true, true},
 	{"complication", ".complication", 4096, "10 5 1", true, true},
 	{"fileprovider", ".pushkit.fileprovider", 4096, "10 5 1", true, true},
-	{"mdm", "", 4096, "10 5 1", false, true}, // its topic is the UID of the MDM certificate's subject
+	{"mdm", "", 4096, "10 5 1", false, true}, // its topic is the UID in the subject of the MDM certificate
 	{"liveactivity", ".push-type.liveactivity", 4096, "10 5", true, true},
 	{"pushtotalk", ".voip-ptt", 4096, "10 5 1", true, true},
 	{"widgets", ".push-type.widgets", 4096, "10 5 1", true, true},
 	{"controls", ".push-type.controls", 4096, "10 5 1", true, true},
 }
 
-// pushTypeByName returns the push type of that name, or nil.
+// pushTypeByName returns the push type with that name, or nil.
 func pushTypeByName(name string) *pushType {
 	for i := range pushTypes {
 		if pushTypes[i].name == name {
@@ -47,18 +46,18 @@ func pushTypeByName(name string) *pushType {
 	return nil
 }
 
-// topic returns the topic of a bundle, which may bear the suffix already.
+// topic returns the topic of a bundle ID, which may already end in the suffix.
 func (k *pushType) topic(bundle string) string {
 	return strings.TrimSuffix(bundle, k.suffix) + k.suffix
 }
 
-// allows reports whether apns-priority may have that value.
+// allows reports whether the push type allows that apns-priority.
 func (k *pushType) allows(priority string) bool {
 	return slices.Contains(strings.Fields(k.priorities), priority)
 }
 
-// priority returns the apns-priority for p, or the nearest that the push type
-// may have; "" leaves it to Apple, which takes it for 10.
+// priority returns the apns-priority for p, or the nearest value that the push type allows. ""
+// means APNs' default, which is 10.
 func (k *pushType) priority(p push.Priority) string {
 	if k.name == "background" {
 		return "5"
@@ -77,7 +76,7 @@ func (k *pushType) priority(p push.Priority) string {
 	return ""
 }
 
-// pushType returns the type that n names, or the one that its look tells.
+// pushType returns the push type that n sets, or else the one that its content implies.
 func (p *Provider) pushType(n *push.Notification, l content) (*pushType, error) {
 	const field = "apns.headers.apns-push-type"
 	name := senderHeader(n, "apns-push-type")
@@ -89,16 +88,16 @@ func (p *Provider) pushType(n *push.Notification, l content) (*pushType, error) 
 	case kind == nil:
 		return nil, invalid(field, invalidHeader, "one of "+pushTypeNames())
 	case p.signer != nil && !kind.key:
-		return nil, invalid(field, invalidHeader, "another one: "+kind.name+" is sent with a certificate, and this app has a key")
+		return nil, invalid(field, invalidHeader, "a push type other than "+kind.name+", which requires a certificate: this app has a key")
 	case p.signer == nil && !kind.cert:
-		return nil, invalid(field, invalidHeader, "another one: "+kind.name+" is sent with a key, and this app has a certificate")
+		return nil, invalid(field, invalidHeader, "a push type other than "+kind.name+", which requires a key: this app has a certificate")
 	case kind.name == "background" && l.visible:
-		return nil, invalid(field, invalidHeader, "another one: background shows no alert, badge or sound")
+		return nil, invalid(field, invalidHeader, "a push type other than background, which allows no alert, badge or sound")
 	}
 	return kind, nil
 }
 
-// derivePushType derives the push type where n names none.
+// derivePushType returns the push type for n's content, if n sets none.
 func derivePushType(n *push.Notification, l content) (*pushType, error) {
 	switch {
 	case l.liveActivity:
@@ -106,7 +105,7 @@ func derivePushType(n *push.Notification, l content) (*pushType, error) {
 	case l.silent:
 		return pushTypeByName("background"), nil
 	case !l.visible && (n.APNs == nil || len(n.APNs.Payload) == 0):
-		return nil, invalid("body", payloadEmpty, "given, or another field to show, or data, or apns.payload: there is nothing to send")
+		return nil, invalid("body", payloadEmpty, "set, or another visible field, data or apns.payload: the notification is empty")
 	}
 	return pushTypeByName("alert"), nil
 }
@@ -119,7 +118,7 @@ func pushTypeNames() string {
 	return strings.Join(names, ", ")
 }
 
-// senderHeader returns the value of one of the sender's own headers, or "".
+// senderHeader returns the value of a header that the sender set, or "".
 func senderHeader(n *push.Notification, name string) string {
 	if n.APNs == nil {
 		return ""
@@ -127,7 +126,7 @@ func senderHeader(n *push.Notification, name string) string {
 	return n.APNs.Headers[name]
 }
 
-// optionalFields are the other fields that a notification may have.
+// optionalFields are the header fields that a notification may or may not have.
 var optionalFields = [...]struct {
 	name string
 	once bool
@@ -138,9 +137,9 @@ var optionalFields = [...]struct {
 	{"apns-collapse-id", true, collapseFor},
 }
 
-// header writes the request's header: what the sender gave, else what the
-// common fields make. Values that do not come again stay out of the
-// compression table, which is small at Apple (Communicating with APNs, HPACK).
+// header returns the request's header: the sender's values, or else those of the common fields.
+// Values that differ in each notification are sent without indexing: APNs' HPACK table is small
+// ("Communicating with APNs").
 func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, error) {
 	if err := checkHeaderNames(n); err != nil {
 		return nil, err
@@ -168,12 +167,11 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 	return h, nil
 }
 
-// allowedHeaders are the headers that a sender may give. apns-id is the notification's
-// own, and authorization the gateway's.
+// allowedHeaders are the headers that a sender can set. apns-id is the notification's ID, and the
+// gateway sets authorization.
 var allowedHeaders = []string{"apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"}
 
-// checkHeaderNames refuses every header of the sender's that is not in senders, and
-// those that are there but say nothing.
+// checkHeaderNames returns an error if the sender set an unknown or an empty header.
 func checkHeaderNames(n *push.Notification) error {
 	if n.APNs == nil || len(n.APNs.Headers) == 0 {
 		return nil
@@ -183,14 +181,14 @@ func checkHeaderNames(n *push.Notification) error {
 			return invalid(headerPath(name), invalidHeader, "one of "+strings.Join(allowedHeaders, ", ")+", in lower case")
 		}
 		if n.APNs.Headers[name] == "" {
-			return invalid("apns.headers."+name, invalidHeader, "absent or not empty")
+			return invalid("apns.headers."+name, invalidHeader, "absent or non-empty")
 		}
 	}
 	return nil
 }
 
-// headerPath is the path of a header that is not known. It repeats the name
-// only if it looks like one: what stands in a wrong place may be a secret.
+// headerPath returns the field path of an unknown header. It includes the name only if it looks
+// like a header name: anything else may be a misplaced secret.
 func headerPath(name string) string {
 	if len(name) <= 40 && allBytes(name, func(c byte) bool { return 'a' <= c && c <= 'z' || c == '-' }) {
 		return "apns.headers." + name
@@ -198,7 +196,7 @@ func headerPath(name string) string {
 	return "apns.headers"
 }
 
-const topicGrammar = "letters, digits, dots, hyphens and underscores, 1 to 255"
+const topicGrammar = "1 to 255 letters, digits, dots, hyphens and underscores"
 
 func isTopic(s string) bool {
 	return len(s) >= 1 && len(s) <= 255 && allBytes(s, func(c byte) bool {
@@ -206,9 +204,9 @@ func isTopic(s string) bool {
 	})
 }
 
-// topicFor returns the topic with the push type's suffix. A sender may name
-// the parts of its own app (a watch app, an app clip), whose bundle IDs begin
-// with the app's; not another app that happens to share the key.
+// topicFor returns the topic with the push type's suffix. A sender can set the topic of a part of
+// its app, such as a watch app or an app clip: its bundle ID begins with the app's. It cannot set
+// the topic of another app that shares the key.
 func (p *Provider) topicFor(n *push.Notification, kind *pushType) (string, error) {
 	named := senderHeader(n, "apns-topic")
 	switch {
@@ -217,7 +215,7 @@ func (p *Provider) topicFor(n *push.Notification, kind *pushType) (string, error
 	case !isTopic(named):
 		return "", invalid("apns.headers.apns-topic", invalidHeader, "a bundle ID: "+topicGrammar)
 	case p.topic != "" && named != p.topic && !strings.HasPrefix(named, p.topic+"."):
-		return "", invalid("apns.headers.apns-topic", invalidHeader, "the app's topic, or one that begins with it and a dot")
+		return "", invalid("apns.headers.apns-topic", invalidHeader, "the app's topic, or that topic followed by a dot and a suffix")
 	}
 	return kind.topic(named), nil
 }
@@ -234,8 +232,8 @@ func priorityFor(n *push.Notification, kind *pushType) (string, error) {
 	return named, nil
 }
 
-// expirationFor returns the end of n's TTL. It is rounded up: an end that is
-// already over would mean now or never.
+// expirationFor returns the time at which n's TTL ends. It rounds up: APNs tries only once to
+// deliver a notification whose expiration has passed.
 func expirationFor(n *push.Notification, _ *pushType) (string, error) {
 	if named := senderHeader(n, "apns-expiration"); named != "" {
 		if len(named) > 11 || !allBytes(named, isDigit) {
@@ -255,10 +253,9 @@ func expirationFor(n *push.Notification, _ *pushType) (string, error) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// collapseFor returns the collapse ID. Apple counts bytes, and a header is no
-// place for more than ASCII.
+// collapseFor returns the collapse ID. APNs limits it in bytes, and a header value must be ASCII.
 func collapseFor(n *push.Notification, _ *pushType) (string, error) {
-	const allowed = "at most 64 printable ASCII characters, no space around them, for APNs"
+	const allowed = "at most 64 printable ASCII characters, with no space at either end, for APNs"
 	if named := senderHeader(n, "apns-collapse-id"); named != "" {
 		if !isCollapseID(named) {
 			return "", invalid("apns.headers.apns-collapse-id", invalidHeader, allowed)

@@ -26,8 +26,7 @@ const (
 	topic          = "com.example.app"
 )
 
-// fakeAPNs answers every request with one function; it stands where a connection
-// does.
+// fakeAPNs is a connection that calls a function for every request.
 type fakeAPNs func(*wire.Request) (*wire.Response, error)
 
 func (a fakeAPNs) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return a(r) }
@@ -42,7 +41,7 @@ func failWith(err error) fakeAPNs {
 	return func(*wire.Request) (*wire.Response, error) { return nil, err }
 }
 
-// testKey is one signing key for all tests, and p8 its file.
+// testKey is the signing key of all tests; encodeP8 returns it as a .p8 file.
 var testKey = sync.OnceValue(func() *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -68,7 +67,7 @@ func newSigner(t testing.TB) *apns.Signer {
 	return s
 }
 
-// newKeyProvider returns a provider that signs, withCertificate one that does not.
+// newKeyProvider returns a provider with a key, newCertificateProvider one with a certificate.
 func newKeyProvider(t testing.TB) *apns.Provider {
 	t.Helper()
 	return newProvider(t, apns.Config{Topic: topic, Signer: newSigner(t)})
@@ -88,7 +87,7 @@ func newProvider(t testing.TB, cfg apns.Config) *apns.Provider {
 	return p
 }
 
-// newNotification returns a notification that Apple would take, changed by change.
+// newNotification returns a valid notification, modified by change.
 func newNotification(change ...func(*push.Notification)) *push.Notification {
 	n := &push.Notification{
 		ID: notificationID, AcceptedAt: time.Unix(1_700_000_000, 0), Platform: push.APNs, Target: push.Target{Token: deviceToken},
@@ -130,19 +129,19 @@ func translate(t testing.TB, p *apns.Provider, n *push.Notification) *wire.Reque
 	return r
 }
 
-// send makes one attempt at n.
-func send(t testing.TB, p *apns.Provider, on fakeAPNs, n *push.Notification) push.Outcome {
+// send makes one attempt.
+func send(t testing.TB, p *apns.Provider, conn fakeAPNs, n *push.Notification) push.Outcome {
 	t.Helper()
-	return p.Send(t.Context(), on, n, translate(t, p, n))
+	return p.Send(t.Context(), conn, n, translate(t, p, n))
 }
 
-// headerMap returns a header as a map, for fields that come once.
+// headerMap returns the header as a map. A field that occurs twice is an error.
 func headerMap(t testing.TB, r *wire.Request) map[string]string {
 	t.Helper()
 	m := map[string]string{}
 	for _, f := range r.Header {
 		if _, twice := m[f.Name]; twice {
-			t.Errorf("the header %s comes twice", f.Name)
+			t.Errorf("duplicate header %s", f.Name)
 		}
 		m[f.Name] = f.Value
 	}

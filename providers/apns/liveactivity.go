@@ -9,9 +9,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// liveActivity is what a Live Activity's payload must say (Apple, "Starting and updating Live Activities with ActivityKit
-// push notifications", read 2026-11-22). What Apple checks of it, it checks on the device: nobody ever hears that an
-// update was thrown away, unless we say so before.
+// liveActivity holds the members of a Live Activity's payload that are checked (Apple, "Starting
+// and updating Live Activities with ActivityKit push notifications", read 2026-11-22). APNs accepts
+// an invalid one; the device then drops the update without an error. So it must be checked before
+// it is sent.
 type liveActivity struct {
 	Timestamp  jsontext.Value `json:"timestamp"`
 	Event      jsontext.Value `json:"event"`
@@ -24,7 +25,8 @@ type liveActivity struct {
 	Relevance  jsontext.Value `json:"relevance-score"`
 }
 
-// checkLiveActivity refuses a Live Activity's payload that no device would act on. A channel cannot start one.
+// checkLiveActivity returns an error for a Live Activity's payload that a device would drop. A
+// broadcast cannot start an activity.
 func checkLiveActivity(n *push.Notification) error {
 	var in struct {
 		APS liveActivity `json:"aps"`
@@ -36,9 +38,9 @@ func checkLiveActivity(n *push.Notification) error {
 	event, toChannel := string(a.Event), n.Kind() == push.ToChannel
 	switch {
 	case !isTimestamp(a.Timestamp):
-		return invalidMember("timestamp", "a whole number: seconds since 1970")
+		return invalidMember("timestamp", "an integer: seconds since 1970")
 	case toChannel && event == `"start"`:
-		return invalidMember("event", "update or end: a channel cannot start an activity")
+		return invalidMember("event", "update or end: a broadcast cannot start an activity")
 	case event != `"start"` && event != `"update"` && event != `"end"`:
 		return invalidMember("event", "start, update or end")
 	case event != `"end"` && a.State.Kind() != '{', !isKindOrAbsent(a.State, '{'):
@@ -62,7 +64,7 @@ func (a *liveActivity) checkStart() error {
 	case a.Attributes.Kind() != '{':
 		return invalidMember("attributes", "an object, to start an activity")
 	case a.Alert.Kind() != '{':
-		return invalidMember("alert", "an object, to start an activity: the device shows it")
+		return invalidMember("alert", "an object, to start an activity")
 	}
 	return nil
 }
@@ -79,7 +81,7 @@ func (a *liveActivity) checkDates() error {
 	return nil
 }
 
-// isKindOrAbsent reports whether a member is of that kind, or absent.
+// isKindOrAbsent reports whether v is absent or of that kind.
 func isKindOrAbsent(v jsontext.Value, kind jsontext.Kind) bool { return v == nil || v.Kind() == kind }
 
 func isTimestamp(v jsontext.Value) bool {

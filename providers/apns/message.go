@@ -14,8 +14,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// The reasons of a misfit: those words of a receipt that mean that nothing was
-// sent.
+// The reasons of an invalid notification. A receipt with one of them means that nothing was sent.
 const (
 	invalidTarget   = "InvalidTarget"
 	invalidField    = "InvalidField"
@@ -29,13 +28,13 @@ func invalid(field, reason, allowed string) error {
 	return &push.FieldError{Field: field, Reason: reason, Allowed: allowed}
 }
 
-// checkTarget wants a device token in hex. Apple: its length varies and is not
-// to be relied upon; what this grammar is for is that nothing but a token can
-// get into the path.
+// checkTarget checks that the target is a device token in hex. Apple says that its length can vary,
+// so this does not check it exactly; it makes sure that only a token can get into the request's
+// path.
 func checkTarget(t *push.Target) error {
 	switch {
 	case t.Kind() != push.ToToken:
-		return invalid("token", invalidTarget, "given, or instead of it channel, and no other target, for APNs")
+		return invalid("token", invalidTarget, "set, or channel instead, and no other target, for APNs")
 	case !isToken(t.Token):
 		return invalid("token", invalidTarget, "an even number of hex digits, 2 to 200")
 	}
@@ -50,7 +49,7 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// allBytes reports whether every byte of s is allowed.
+// allBytes reports whether allowed returns true for every byte of s.
 func allBytes(s string, allowed func(byte) bool) bool {
 	for i := range len(s) {
 		if !allowed(s[i]) {
@@ -60,15 +59,14 @@ func allBytes(s string, allowed func(byte) bool) bool {
 	return true
 }
 
-// content is what a notification looks like to the device, for the push types
-// that differ in it.
+// content is what the device does with a notification, as far as the push type depends on it.
 type content struct {
-	visible      bool // an alert, a badge or a sound
-	silent       bool // content-available and nothing shown
-	liveActivity bool // a Live Activity's event
+	visible      bool // it has an alert, a badge or a sound
+	silent       bool // it has content-available and is not visible
+	liveActivity bool // it is a Live Activity event
 }
 
-// contentOf tells how n looks, by its raw payload or else by its common fields.
+// contentOf returns the content of n: that of its raw payload, or else of its common fields.
 func contentOf(n *push.Notification) (content, error) {
 	if n.APNs != nil && len(n.APNs.Payload) > 0 {
 		return contentOfPayload(n.APNs.Payload)
@@ -77,8 +75,8 @@ func contentOf(n *push.Notification) (content, error) {
 	return content{visible: shown, silent: !shown && len(n.Data) > 0}, nil
 }
 
-// contentOfPayload reads a raw payload as far as the push type depends on it, and
-// checks that all of it is JSON: a repeated name or bad UTF-8 is none.
+// contentOfPayload returns the content of a raw payload. It checks that the payload is valid JSON,
+// without duplicate names or invalid UTF-8.
 func contentOfPayload(raw []byte) (content, error) {
 	var in struct {
 		APS struct {
@@ -93,7 +91,7 @@ func contentOfPayload(raw []byte) (content, error) {
 		} `json:"aps"`
 	}
 	if jsontext.Value(raw).Kind() != '{' || json.Unmarshal(raw, &in) != nil {
-		return content{}, invalid("apns.payload", invalidPayload, "a JSON object in UTF-8 without repeated names, its aps an object")
+		return content{}, invalid("apns.payload", invalidPayload, "a JSON object in UTF-8 without duplicate names, with an object as aps")
 	}
 	aps := &in.APS
 	if aps.Level != nil && !slices.Contains(interruptionLevels[:], string(aps.Level)) {
@@ -103,11 +101,12 @@ func contentOfPayload(raw []byte) (content, error) {
 	return content{visible: shown, silent: !shown && bool(aps.Content), liveActivity: bool(aps.Event && aps.State)}, nil
 }
 
-// interruptionLevels are the values of aps.interruption-level (Apple, "Generating a remote notification", read 2026-11-22). A device
-// takes any other for active, and nobody ever hears of it.
+// interruptionLevels are the values of aps.interruption-level (Apple, "Generating a remote
+// notification", read 2026-11-22). A device treats any other value as active, and APNs reports no
+// error.
 var interruptionLevels = [...]string{`"passive"`, `"active"`, `"time-sensitive"`, `"critical"`}
 
-// present is set where a member is, whatever its value.
+// present is true if a JSON member exists, whatever its value.
 type present bool
 
 // UnmarshalJSONFrom skips the value.
@@ -116,22 +115,22 @@ func (p *present) UnmarshalJSONFrom(in *jsontext.Decoder) error {
 	return in.SkipValue()
 }
 
-// payload returns the request's body: the raw payload byte for byte, or one
-// made of the common fields.
+// payload returns the request's body: the raw payload unchanged, or one made from the common
+// fields.
 func payload(n *push.Notification, kind *pushType) ([]byte, error) {
 	if n.APNs != nil && len(n.APNs.Payload) > 0 {
 		return rawPayload(n.APNs.Payload, kind)
 	}
 	if kind.name == "liveactivity" {
 		return nil, invalid("apns.payload", invalidPayload,
-			"given for push type liveactivity: no common field makes aps.timestamp, aps.event and aps.content-state")
+			"set for push type liveactivity: the common fields do not include aps.timestamp, aps.event and aps.content-state")
 	}
 	if err := checkFields(n); err != nil {
 		return nil, err
 	}
 	text := commonPayload(n, kind)
 	if text.InvalidField != "" {
-		return nil, invalid(text.InvalidField, invalidField, "text in UTF-8")
+		return nil, invalid(text.InvalidField, invalidField, "valid UTF-8")
 	}
 	if len(text.Bytes) > kind.limit {
 		return nil, tooLarge(largestField(n), len(text.Bytes), kind)
@@ -139,8 +138,7 @@ func payload(n *push.Notification, kind *pushType) ([]byte, error) {
 	return text.Bytes, nil
 }
 
-// rawPayload leaves the sender's bytes alone, unless they fit only without
-// their white space.
+// rawPayload returns raw unchanged, or without whitespace if it exceeds the limit otherwise.
 func rawPayload(raw []byte, kind *pushType) ([]byte, error) {
 	if len(raw) <= kind.limit {
 		return raw, nil
@@ -154,10 +152,10 @@ func rawPayload(raw []byte, kind *pushType) ([]byte, error) {
 
 func tooLarge(field string, size int, kind *pushType) error {
 	return invalid(field, payloadTooLarge, fmt.Sprintf(
-		"so short that the payload has at most %d bytes, as push type %s allows; it has %d", kind.limit, kind.name, size))
+		"shorter: the payload has %d bytes; push type %s allows at most %d bytes", size, kind.name, kind.limit))
 }
 
-// largestField returns the field that takes most of a common payload.
+// largestField returns the common field that takes the most bytes of the payload.
 func largestField(n *push.Notification) string {
 	field, size := "data", 0
 	for name, value := range n.Data {
@@ -173,7 +171,7 @@ func largestField(n *push.Notification) string {
 	return field
 }
 
-// checkFields checks those common fields whose grammar is more than text.
+// checkFields checks the common fields that have more rules than valid UTF-8.
 func checkFields(n *push.Notification) error {
 	if n.Badge != nil && *n.Badge < 0 {
 		return invalid("badge", invalidField, "0 or more")
@@ -182,10 +180,10 @@ func checkFields(n *push.Notification) error {
 		return invalid("image", invalidField, "an https URL")
 	}
 	if _, taken := n.Data["aps"]; taken {
-		return invalid("data.aps", invalidField, "absent: aps is Apple's; use the common fields, or apns.payload")
+		return invalid("data.aps", invalidField, "absent: APNs reserves aps; use the common fields or apns.payload")
 	}
 	if _, taken := n.Data["image"]; taken && n.Image != "" {
-		return invalid("data.image", invalidField, "absent beside image, which takes its place in the payload")
+		return invalid("data.image", invalidField, "absent if image is set, which uses the same member of the payload")
 	}
 	return nil
 }
@@ -195,7 +193,7 @@ func isImage(s string) bool {
 	return err == nil && u.Scheme == "https" && u.Host != ""
 }
 
-// commonPayload writes the payload that the common fields make.
+// commonPayload returns the payload made from the common fields.
 func commonPayload(n *push.Notification, kind *pushType) jsonobj.Writer {
 	o := jsonobj.Writer{Bytes: make([]byte, 0, sizeHint(n))}
 	o.Open("")
@@ -224,7 +222,7 @@ func commonPayload(n *push.Notification, kind *pushType) jsonobj.Writer {
 	return o
 }
 
-// sizeHint is about the size of the payload, so that it is written without growing.
+// sizeHint estimates the size of the payload, so that one allocation is enough.
 func sizeHint(n *push.Notification) int {
 	size := 160 + len(n.Title) + len(n.Subtitle) + len(n.Body) + len(n.Sound) + len(n.Image)
 	for name, value := range n.Data {

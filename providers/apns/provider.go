@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apns speaks Apple's push protocol: the request, the provider token,
-// and the table from Apple's reason to our verdict. It keeps no connection and
-// never repeats a request.
+// Package apns implements the protocol of the Apple Push Notification service: the request, the
+// provider token, and the table that maps APNs' error reasons to verdicts. It opens no connection and
+// does not retry.
 //
-// What the common fields of a notification become, where apns.payload does not
-// replace the whole payload:
+// If apns.payload is set, it replaces the whole payload. Otherwise the common fields of a notification
+// are translated as follows:
 //
 //	title, subtitle, body   aps.alert
 //	badge, sound            aps.badge, aps.sound
-//	image                   image beside aps, and aps.mutable-content 1 for the app's service extension to fetch it
-//	data                    a member each beside aps
-//	data alone              push type background, aps.content-available 1
-//	priority                apns-priority: high 10, normal 5, low 1; absent when unset, which means 10 to Apple;
-//	                        5 for every background push and at least 5 for every Live Activity, as Apple demands
-//	ttl                     apns-expiration, in seconds since 1970; ttl 0 is 0: now or never
+//	image                   image next to aps, and aps.mutable-content 1, so that the app's service extension fetches it
+//	data                    one member each, next to aps
+//	only data               push type background, aps.content-available 1
+//	priority                apns-priority: high 10, normal 5, low 1; absent if unset, which APNs treats as 10;
+//	                        always 5 for background, and at least 5 for Live Activities, as APNs requires
+//	ttl                     apns-expiration, in seconds since 1970; ttl 0 is 0: one delivery attempt
 //	collapse_key            apns-collapse-id
 //
-// A channel takes Live Activities only, whose payload is always the sender's own.
+// A broadcast to a channel must be a Live Activity and requires apns.payload.
 package apns
 
 import (
@@ -29,31 +29,30 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Config is one credential of Apple's and the app that it sends for.
+// Config is an APNs credential and the app that uses it.
 type Config struct {
-	// Topic is the app's bundle ID, without any push type's suffix. It is
-	// required with a Signer. With a certificate it may be left out when the
-	// certificate has one topic, and is its subject's UID for push type mdm.
+	// Topic is the app's bundle ID, without the suffix of a push type. It is required with a
+	// Signer. With a certificate it is optional if the certificate has one topic; for push type mdm
+	// it is the UID in the certificate's subject.
 	Topic string
-	// Signer makes the provider tokens. Apps that share a key must share its
-	// Signer, or Apple refuses their tokens as too many. nil means that the
-	// connection's TLS client certificate is the credential.
+	// Signer creates the provider tokens. Apps that share a key must share its Signer, or APNs
+	// refuses their tokens because they change too often. nil means that the credential is the TLS
+	// client certificate of the connection.
 	Signer *Signer
 }
 
-// Provider translates notifications for Apple and judges its answers. It is
-// safe for use by many goroutines.
+// Provider translates notifications for APNs and judges the responses. It is safe for concurrent
+// use.
 type Provider struct {
 	topic  string
-	topics map[string]string // by push type, suffix included; empty without a topic
-	signer *Signer           // nil with a certificate
+	topics map[string]string // by push type, including the suffix; empty without a topic
+	signer *Signer           // nil if the credential is a certificate
 }
 
-// New returns a provider. An error names the field of cfg that is wrong and
-// what is allowed there.
+// New returns a provider. An error names the invalid field of cfg and what is allowed there.
 func New(cfg Config) (*Provider, error) {
 	if cfg.Topic == "" && cfg.Signer != nil {
-		return nil, errors.New("apns: topic: missing (a key needs one: the app's bundle ID, such as com.example.app)")
+		return nil, errors.New("apns: topic: missing (required with a key: the app's bundle ID, such as com.example.app)")
 	}
 	if cfg.Topic != "" && !isTopic(cfg.Topic) {
 		return nil, fmt.Errorf("apns: topic: must be a bundle ID: %s", topicGrammar)
@@ -67,8 +66,8 @@ func New(cfg Config) (*Provider, error) {
 	return p, nil
 }
 
-// Authorize makes sure that there is a credential to send with. Sending does
-// so by itself: this is for those who want to know before.
+// Authorize creates a provider token if there is no valid one. Send does that too; Authorize
+// reports errors earlier.
 func (p *Provider) Authorize(context.Context) error {
 	if p.signer == nil {
 		return nil
@@ -77,8 +76,8 @@ func (p *Provider) Authorize(context.Context) error {
 	return err
 }
 
-// Translate checks n and writes it as Apple's request: all but the provider
-// token. A misfit is a *push.FieldError.
+// Translate checks n and returns the request for it, without the provider token. If n is invalid,
+// the error is a *push.FieldError.
 func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if n.Kind() == push.ToChannel {
 		return p.broadcast(n)
@@ -110,31 +109,31 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	return &wire.Request{Method: "POST", Path: "/3/device/" + n.Token, Header: header, Body: body}, nil
 }
 
-// Send makes one attempt with r, as Translate wrote it, on conn and judges the
-// answer, once. It leaves r as it is: other attempts may be using it.
+// Send makes one attempt on conn and judges the response. r is the result of Translate; Send does
+// not modify it, because concurrent attempts can share it.
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
-	o, answer := p.attempt(ctx, conn, r, n.Kind() == push.ToChannel)
+	o, response := p.attempt(ctx, conn, r, n.Kind() == push.ToChannel)
 	if o.Verdict == push.Accepted {
-		o.ProviderID = providerID(answer, n)
+		o.ProviderID = providerID(response, n)
 	}
 	return o
 }
 
-// attempt sends r with the provider token and judges the answer, by the rows of broadcasts or by those of devices.
+// attempt sends r with the provider token and judges the response, as that of a broadcast or of a
+// device notification.
 func (p *Provider) attempt(ctx context.Context, conn wire.Doer, r *wire.Request, broadcast bool) (push.Outcome, *wire.Response) {
 	used, err := p.token()
 	if err != nil {
 		return push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}, nil
 	}
-	answer, err := conn.Do(ctx, withAuthorization(r, used))
+	response, err := conn.Do(ctx, withAuthorization(r, used))
 	if err != nil {
 		return p.judgeNoResponse(err, used), nil
 	}
-	return p.judge(answer, broadcast, used), answer
+	return p.judge(response, broadcast, used), response
 }
 
-// token returns the provider token to send with, nil where a certificate
-// speaks for us.
+// token returns the provider token to send with, or nil if the credential is a certificate.
 func (p *Provider) token() (*token, error) {
 	if p.signer == nil {
 		return nil, nil
@@ -142,10 +141,9 @@ func (p *Provider) token() (*token, error) {
 	return p.signer.token()
 }
 
-// withAuthorization returns r with the provider token. The token stays out of the
-// compression table: Apple asks for authorization to be sent without indexing
-// (Communicating with APNs, HPACK), and RFC 7541, section 7.1.3, for secrets
-// never to be indexed.
+// withAuthorization returns a copy of r with the provider token. The token is sent without
+// indexing: Apple requires that for authorization ("Communicating with APNs"), and RFC 7541,
+// section 7.1.3, recommends it for secrets.
 func withAuthorization(r *wire.Request, t *token) *wire.Request {
 	if t == nil {
 		return r

@@ -13,8 +13,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// wantPushTypes are Apple's push types as its document on sending has them: what the topic ends in, how long a payload may be,
-// which priorities there are, and whether a key or a certificate may send them.
+// wantPushTypes are the push types from Apple's documentation: the topic's suffix, the payload
+// limit, the priorities, and whether a key or a certificate can send them.
 var wantPushTypes = []struct {
 	name, suffix string
 	limit        int
@@ -34,7 +34,7 @@ var wantPushTypes = []struct {
 	{"controls", ".push-type.controls", 4096, "1 5 10", true, true},
 }
 
-// pushTypeNotification is a notification of a push type with a payload of so many bytes.
+// pushTypeNotification returns a notification of a push type with a payload of size bytes.
 func pushTypeNotification(kind string, size int) *push.Notification {
 	payload := fill(`{"aps":{"content-available":1},"k":"`, "k", `"}`, size)
 	if kind == "liveactivity" {
@@ -43,7 +43,7 @@ func pushTypeNotification(kind string, size int) *push.Notification {
 	return newNotification(withHeaders("apns-push-type", kind), withPayload(payload))
 }
 
-// accepts reports whether p would send n.
+// accepts reports whether p translates n without an error.
 func accepts(p *apns.Provider, n *push.Notification) bool {
 	_, err := p.Translate(n)
 	return err == nil
@@ -55,63 +55,63 @@ func TestPushTypes(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			equal(t, "with a key", accepts(key, pushTypeNotification(k.name, 100)), k.key)
 			equal(t, "with a certificate", accepts(certificate, pushTypeNotification(k.name, 100)), k.cert)
-			by := key
+			p := key
 			if !k.key {
-				by = certificate
+				p = certificate
 			}
-			equal(t, "topic", headerMap(t, translate(t, by, pushTypeNotification(k.name, 100)))["apns-topic"], topic+k.suffix)
-			equal(t, "bytes", len(translate(t, by, pushTypeNotification(k.name, k.limit)).Body), k.limit)
-			equal(t, "a byte too many", mustRefuse(t, by, pushTypeNotification(k.name, k.limit+1)).Reason, "PayloadTooLarge")
+			equal(t, "topic", headerMap(t, translate(t, p, pushTypeNotification(k.name, 100)))["apns-topic"], topic+k.suffix)
+			equal(t, "bytes", len(translate(t, p, pushTypeNotification(k.name, k.limit)).Body), k.limit)
+			equal(t, "one byte more", mustRefuse(t, p, pushTypeNotification(k.name, k.limit+1)).Reason, "PayloadTooLarge")
 			for priority := -1; priority <= 12; priority++ {
 				n := pushTypeNotification(k.name, 100)
 				n.APNs.Headers["apns-priority"] = fmt.Sprint(priority)
 				allowed := slices.Contains(strings.Fields(k.priorities), fmt.Sprint(priority))
-				equal(t, "priority "+fmt.Sprint(priority), accepts(by, n), allowed)
+				equal(t, "priority "+fmt.Sprint(priority), accepts(p, n), allowed)
 			}
 		})
 	}
 }
 
 func TestEnumeratedValues(t *testing.T) {
-	in := func(format string) func(string) *push.Notification {
-		return func(word string) *push.Notification { return newNotification(withPayload(fmt.Sprintf(format, word))) }
+	payload := func(format string) func(string) *push.Notification {
+		return func(value string) *push.Notification { return newNotification(withPayload(fmt.Sprintf(format, value))) }
 	}
 	header := func(name string) func(string) *push.Notification {
-		return func(word string) *push.Notification { return newNotification(withHeaders(name, word)) }
+		return func(value string) *push.Notification { return newNotification(withHeaders(name, value)) }
 	}
-	activity := func(word string) *push.Notification {
-		return newNotification(withHeaders("apns-push-type", "liveactivity"), withPayload(strings.Replace(startPayload, "start", word, 1)))
+	activity := func(value string) *push.Notification {
+		return newNotification(withHeaders("apns-push-type", "liveactivity"), withPayload(strings.Replace(startPayload, "start", value, 1)))
 	}
-	broadcast := func(word string) *push.Notification {
-		n := activity(word)
+	broadcast := func(value string) *push.Notification {
+		n := activity(value)
 		delete(n.APNs.Headers, "apns-push-type")
 		n.Target = push.Target{Channel: channelID}
 		return n
 	}
 	p := newKeyProvider(t)
 	for _, c := range []struct {
-		name    string
-		of      func(string) *push.Notification
-		yes, no []string
-		field   string
+		name           string
+		build          func(string) *push.Notification
+		valid, invalid []string
+		field          string
 	}{
 		{"push type", header("apns-push-type"), []string{"alert", "voip", "widgets"},
 			[]string{"", "Alert", "ALERT", " alert", "alert ", "widget", "live-activity", "notification", "alert,background", "\x00"}, "apns.headers.apns-push-type"},
 		{"priority", header("apns-priority"), []string{"1", "5", "10"}, []string{"", "0", "05", "+5", "5.0", "high", "11"}, "apns.headers.apns-priority"},
 		{"expiration", header("apns-expiration"), []string{"0", "1795600000", "99999999999"},
 			[]string{"", "-1", "1.5", "1e9", "soon", "2026-12-31T23:59:59Z", "100000000000"}, "apns.headers.apns-expiration"},
-		{"interruption level", in(`{"aps":{"alert":"Hi","interruption-level":%q}}`), []string{"passive", "active", "time-sensitive", "critical"},
+		{"interruption level", payload(`{"aps":{"alert":"Hi","interruption-level":%q}}`), []string{"passive", "active", "time-sensitive", "critical"},
 			[]string{"", "Passive", "timeSensitive", "time_sensitive", "urgent"}, "apns.payload.aps.interruption-level"},
-		{"interruption level, no text", in(`{"aps":{"alert":"Hi","interruption-level":%s}}`), nil, []string{"1", "null", "[]", "true"}, "apns.payload.aps.interruption-level"},
+		{"interruption level, not a string", payload(`{"aps":{"alert":"Hi","interruption-level":%s}}`), nil, []string{"1", "null", "[]", "true"}, "apns.payload.aps.interruption-level"},
 		{"event", activity, []string{"start", "update", "end"}, []string{"", "Start", "begin", "stop", "updated"}, "apns.payload.aps.event"},
-		{"event to a channel", broadcast, []string{"update", "end"}, []string{"start", "", "begin"}, "apns.payload.aps.event"},
+		{"broadcast event", broadcast, []string{"update", "end"}, []string{"start", "", "begin"}, "apns.payload.aps.event"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, word := range c.yes {
-				equal(t, word, accepts(p, c.of(word)), true)
+			for _, value := range c.valid {
+				equal(t, value, accepts(p, c.build(value)), true)
 			}
-			for _, word := range c.no {
-				equal(t, cmp.Or(word, "none"), mustRefuse(t, p, c.of(word)).Field, c.field)
+			for _, value := range c.invalid {
+				equal(t, cmp.Or(value, "empty"), mustRefuse(t, p, c.build(value)).Field, c.field)
 			}
 		})
 	}

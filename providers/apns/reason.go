@@ -16,30 +16,30 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// unknownReason stands in for every reason that is not in the table: Apple's
-// text goes no further than here.
+// unknownReason replaces every reason that is not in the table, so that free text from APNs goes no
+// further.
 const unknownReason = "UnknownReason"
 
-// The judgements that several reasons share.
+// Outcomes that several reasons share.
 var (
 	refused      = push.Outcome{Verdict: push.Refused}
 	unregistered = push.Outcome{Verdict: push.Unregistered, ForgetToken: true}
 	unauthorized = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential}
-	// unauthorizedClose: what is sent after it on the same connection is refused as well.
+	// unauthorizedClose also closes the connection: APNs refuses every later request on it.
 	unauthorizedClose = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, CloseConnection: true}
 	unavailable       = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint}
 )
 
-// responseKey is what Apple's documents tell answers apart by. The status alone
-// never does: 400 is a bad token as well as our own mistake.
+// responseKey identifies a documented response. The status is not enough: 400 can mean a bad device
+// token or a malformed request.
 type responseKey struct {
 	status int
 	reason string
 }
 
-// outcomes are Apple's answers and our judgement: "Handling notification responses
-// from APNs", read 2026-11-22, but for what is marked otherwise. RetryAfter is
-// our own choice, for Apple names no time.
+// outcomes maps APNs' responses to outcomes: "Handling notification responses from APNs", read
+// 2026-11-22, unless noted. APNs documents no waiting time; the values of RetryAfter are our
+// choice.
 var outcomes = map[responseKey]push.Outcome{
 	{400, "BadCollapseId"}:     refused, // longer than 64 bytes
 	{400, "BadExpirationDate"}: refused,
@@ -52,17 +52,17 @@ var outcomes = map[responseKey]push.Outcome{
 	{400, "PayloadEmpty"}:      refused,
 	{400, "TopicDisallowed"}:   refused,
 
-	// Our own mistake, and no judgement on the token.
+	// A malformed request. This says nothing about the device token.
 	{400, "MissingDeviceToken"}: refused,
 	{404, "BadPath"}:            refused,
 	{405, "MethodNotAllowed"}:   refused,
 
-	// Not to be forgotten: a key of the wrong environment, or an app's mix-up,
-	// brings these for every token that there is.
+	// ForgetToken is not set: a credential for the wrong environment or app causes these for every
+	// token.
 	{400, "BadDeviceToken"}:         {Verdict: push.Refused, WrongEnvironment: true},
 	{400, "DeviceTokenNotForTopic"}: refused,
 
-	// Housekeeping: the connection is over, its endpoint well.
+	// Only the connection ends; the endpoint is healthy.
 	{400, "IdleTimeout"}: {Verdict: push.Unavailable, Scope: push.ScopeConnection, CloseConnection: true},
 
 	{403, "BadCertificate"}:            unauthorizedClose,
@@ -70,17 +70,16 @@ var outcomes = map[responseKey]push.Outcome{
 	{403, "InvalidProviderToken"}:      unauthorizedClose,
 	{403, "Forbidden"}:                 unauthorized,
 	{403, "MissingProviderToken"}:      unauthorized,
-	// Send decides whether there is another token to try. The connection stays
-	// stuck even with a good one (seen; Pushy closes it, too).
+	// informSigner decides whether a newer token can be tried. Later requests on the connection
+	// fail even with a valid token (observed; Pushy closes it as well).
 	{403, "ExpiredProviderToken"}: unauthorizedClose,
-	// The connection belongs to another key. On another one the same token is
-	// as good as new.
+	// The connection is bound to another key. The token is valid on a new connection.
 	{403, "UnrelatedKeyIdInToken"}: {Verdict: push.Unauthorized, Scope: push.ScopeConnection, Renewed: true},
-	// The first spelling is documented, the second is what arrives (seen since 2025).
+	// The first spelling is documented, the second is what APNs sends (observed since 2025).
 	{403, "BadEnvironmentKeyIdInToken"}: unauthorized,
 	{403, "BadEnvironmentKeyInToken"}:   unauthorized,
 
-	// Apple gives the time since when; a registration that is newer wins.
+	// APNs includes the time since which the token is invalid. A newer registration is valid.
 	{410, "ExpiredToken"}: unregistered,
 	{410, "Unregistered"}: unregistered,
 
@@ -89,21 +88,21 @@ var outcomes = map[responseKey]push.Outcome{
 	{429, "TooManyProviderTokenUpdates"}: {Verdict: push.Throttled, Scope: push.ScopeCredential, RetryAfter: time.Minute},
 	{429, "TooManyRequests"}:             {Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: 30 * time.Second},
 
-	// Sticks to a connection that was idle for long (seen): a new one cures it.
+	// Occurs on connections that were idle for a long time (observed); a new connection works.
 	{500, "InternalServerError"}: {Verdict: push.Unavailable, Scope: push.ScopeEndpoint, CloseConnection: true},
 	{503, "ServiceUnavailable"}:  unavailable,
 	{503, "Shutdown"}:            {Verdict: push.Unavailable, Scope: push.ScopeEndpoint, CloseConnection: true},
 }
 
-// outcomeByStatus judges an answer whose reason is unknown or unreadable. What is no
-// HTTP API's answer at all, such as a redirect, did not come from Apple: the
-// endpoint, or what stands before it, is sick.
+// outcomeByStatus returns the outcome of a response without a known reason. A status outside 4xx
+// and 5xx, such as a redirect, did not come from APNs: the endpoint, or a proxy in front of it, is
+// unavailable.
 func outcomeByStatus(status int) push.Outcome {
 	switch {
 	case status == 403:
 		return unauthorized
 	case status == 410:
-		return push.Outcome{Verdict: push.Unregistered} // suspect only: nobody said that it is dead
+		return push.Outcome{Verdict: push.Unregistered} // without ForgetToken: the reason is unknown
 	case status == 429:
 		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: 30 * time.Second}
 	case status/100 == 4:
@@ -112,27 +111,28 @@ func outcomeByStatus(status int) push.Outcome {
 	return unavailable
 }
 
-// judge turns an answer into its outcome.
-func (p *Provider) judge(a *wire.Response, broadcast bool, used *token) push.Outcome {
-	if a.Status/100 == 2 {
-		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status}
+// judge returns the outcome of a response.
+func (p *Provider) judge(resp *wire.Response, broadcast bool, used *token) push.Outcome {
+	if resp.Status/100 == 2 {
+		return push.Outcome{Verdict: push.Accepted, HTTP: resp.Status}
 	}
-	reason := parseReason(a.Body)
-	o, known := findOutcome(responseKey{a.Status, reason}, broadcast)
+	reason := parseReason(resp.Body)
+	o, known := findOutcome(responseKey{resp.Status, reason}, broadcast)
 	if !known {
-		o, reason = outcomeByStatus(a.Status), unknownReason
+		o, reason = outcomeByStatus(resp.Status), unknownReason
 	}
-	o.HTTP, o.Reason = a.Status, reason
-	if asked := a.RetryAfter(); asked > 0 && o.Retryable() {
-		o.RetryAfter = asked
+	o.HTTP, o.Reason = resp.Status, reason
+	if retryAfter := resp.RetryAfter(); retryAfter > 0 && o.Retryable() {
+		o.RetryAfter = retryAfter
 	}
 	if o.Verdict == push.Unregistered {
-		o.DeadSince = parseTimestamp(a.Body)
+		o.DeadSince = parseTimestamp(resp.Body)
 	}
 	return p.informSigner(o, used)
 }
 
-// informSigner lets the Signer hear of what concerns it.
+// informSigner passes errors about the provider token to the Signer, and sets Renewed if a newer
+// one exists.
 func (p *Provider) informSigner(o push.Outcome, used *token) push.Outcome {
 	if used == nil {
 		return o
@@ -148,10 +148,10 @@ func (p *Provider) informSigner(o push.Outcome, used *token) push.Outcome {
 	return o
 }
 
-// providerID returns Apple's name for an accepted notification. It is the one that
-// we gave it; Apple may spell a UUID in capitals.
-func providerID(a *wire.Response, n *push.Notification) string {
-	name := cmp.Or(a.Get("apns-id"), a.Get("apns-request-id"))
+// providerID returns the ID that APNs gave an accepted notification. It is n.ID, which APNs may
+// return in upper case, or n.ID if the response has no valid one.
+func providerID(resp *wire.Response, n *push.Notification) string {
+	name := cmp.Or(resp.Get("apns-id"), resp.Get("apns-request-id"))
 	if name == n.ID || strings.EqualFold(name, n.ID) || !isUUID(name) {
 		return n.ID
 	}
@@ -165,11 +165,10 @@ func isUUID(s string) bool {
 	return strings.Count(s, "-") == 4 && allBytes(s, func(c byte) bool { return c == '-' || isHex(c) })
 }
 
-// lenient forgives in an answer what changes nothing about its meaning.
+// lenient accepts errors in a response's JSON that do not change its meaning.
 var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
 
-// parseReason returns the reason in an error's body, or "" where there is none to
-// read.
+// parseReason returns the reason in an error's body, or "" if there is none.
 func parseReason(body []byte) string {
 	var in struct {
 		Reason string `json:"reason"`
@@ -180,8 +179,8 @@ func parseReason(body []byte) string {
 	return in.Reason
 }
 
-// parseTimestamp returns the time in the body of a 410, in milliseconds since
-// 1970 there, or zero.
+// parseTimestamp returns the timestamp in the body of a response with status 410, or zero. It is in
+// milliseconds since 1970.
 func parseTimestamp(body []byte) time.Time {
 	var in struct {
 		Timestamp int64 `json:"timestamp"`
@@ -192,13 +191,13 @@ func parseTimestamp(body []byte) time.Time {
 	return time.UnixMilli(in.Timestamp).UTC()
 }
 
-// streamLimit is what Apple says when we had more streams open than it allows:
-// our own doing (seen; Pushy #356).
+// streamLimit is the debug data of a GOAWAY for more concurrent streams than APNs allows. That is
+// an error of the client (observed; Pushy #356).
 var streamLimit = []byte("Maximum active streams violated")
 
-// judgeNoResponse is the outcome of an attempt without an answer. Apple can say
-// in a GOAWAY why it closes: then its reason counts for what it reaches. It
-// never makes an attempt safe to repeat that may have been processed.
+// judgeNoResponse returns the outcome of an attempt without a response. A reason in the debug data
+// of APNs' GOAWAY determines the scope. It never makes an attempt safe to retry that may have been
+// processed.
 func (p *Provider) judgeNoResponse(err error, used *token) push.Outcome {
 	o := push.NoResponse(err)
 	lost, ok := errors.AsType[*wire.Error](err)
@@ -222,10 +221,10 @@ func (p *Provider) judgeNoResponse(err error, used *token) push.Outcome {
 	return o
 }
 
-// outcomeByReason returns the row of a reason that came without a status.
+// outcomeByReason returns the outcome of a reason that came without a status.
 func outcomeByReason(reason string) (push.Outcome, bool) {
-	for a, o := range outcomes {
-		if a.reason == reason {
+	for key, o := range outcomes {
+		if key.reason == reason {
 			o.Reason = reason
 			return o, true
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// row is one line of the table of all that can come of an attempt.
+// row is one row of the error table.
 type row struct{ providertest.ErrorCase }
 
 func loadRows(t testing.TB, provider string) (rows []row) {
@@ -27,12 +27,12 @@ func loadRows(t testing.TB, provider string) (rows []row) {
 	return rows
 }
 
-// statuses returns the status codes that a row stands for.
+// statuses returns the status codes of the row.
 func (r row) statuses() []int {
 	return r.Statuses(map[string][]int{"4xx": {402, 404, 405, 418, 431, 499}, "5xx": {500, 501, 502, 503, 504, 599}})
 }
 
-// bodies returns the bodies that make a row what it is.
+// bodies returns sample bodies of the row.
 func (r row) bodies() []string {
 	switch r.Code {
 	case "":
@@ -65,8 +65,7 @@ func TestErrorTable(t *testing.T) {
 	}
 }
 
-// check judges an answer half an hour after the provider token was minted, so
-// that a row that wants another token can have it.
+// check sends half an hour after the provider token was minted, so that it can be renewed.
 func (r row) check(t *testing.T, status int, body string) {
 	p := newKeyProvider(t)
 	send(t, p, respond(200, ""), newNotification())
@@ -76,7 +75,7 @@ func (r row) check(t *testing.T, status int, body string) {
 	want := push.Outcome{
 		Verdict: providertest.VerdictFor(r.Class), HTTP: status, ForgetToken: r.ForgetToken, CloseConnection: r.Close,
 		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, DeadSince: o.DeadSince,
-		WrongEnvironment: r.Code == "BadDeviceToken", // the one that an environment too many brings
+		WrongEnvironment: r.Code == "BadDeviceToken", // the token may be of the other environment
 	}
 	switch {
 	case r.Code == "":
@@ -86,14 +85,14 @@ func (r row) check(t *testing.T, status int, body string) {
 	default:
 		want.Reason = r.Code
 	}
-	if want.Verdict == push.Throttled { // for Unavailable, the sender's own backoff counts: another endpoint may be well
+	if want.Verdict == push.Throttled { // for Unavailable the retry backoff applies: another endpoint may be healthy
 		want.RetryAfter = time.Duration(*r.MinBackoff) * time.Second
 	}
 	equal(t, "outcome", o, want)
 	equal(t, "scope", o.Scope.String(), r.Scope)
 	equal(t, "retryable", o.Retryable(), r.Retryable)
 	equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
-	equal(t, "holds the device token", strings.Contains(fmt.Sprintf("%+v", o), deviceToken), false)
+	equal(t, "contains the device token", strings.Contains(fmt.Sprintf("%+v", o), deviceToken), false)
 }
 
 func TestTransportErrorTable(t *testing.T) {
@@ -116,20 +115,19 @@ func TestTransportErrorTable(t *testing.T) {
 	}
 }
 
-// endpointFaults tells of which of these statuses with a page for a body an endpoint
-// is to blame. Those are retried, and no others.
-func endpointFaults(t *testing.T, statuses ...int) (blamed []bool) {
+// endpointFaults returns for which of these statuses, with an HTML body, the endpoint is at fault.
+// It checks that only those are retryable.
+func endpointFaults(t *testing.T, statuses ...int) (faults []bool) {
 	for _, status := range statuses {
 		o := send(t, newKeyProvider(t), respond(status, "<html>"), newNotification())
 		equal(t, "retryable", o.Retryable(), o.EndpointFault())
-		blamed = append(blamed, o.EndpointFault())
+		faults = append(faults, o.EndpointFault())
 	}
-	return blamed
+	return faults
 }
 
-// checkNoResponse judges an attempt without an answer. How long and on what to
-// back off is not asked here: a connection that has trouble closes itself, and
-// whether the endpoint is to blame is all that an attempt adds.
+// checkNoResponse checks an attempt without a response. The backoff is not checked: a failing
+// connection closes itself, so the outcome only has to say whether the endpoint is at fault.
 func (r row) checkNoResponse(t *testing.T) {
 	lost, want := r.TransportError()
 	o := send(t, newKeyProvider(t), failWith(fmt.Errorf("lease: %w", lost)), newNotification())
@@ -208,7 +206,7 @@ func TestAcceptedNotificationHasProviderID(t *testing.T) {
 }
 
 func TestGoAwayReason(t *testing.T) {
-	type is struct {
+	type result struct {
 		verdict push.Verdict
 		reason  string
 		scope   push.Scope
@@ -216,22 +214,22 @@ func TestGoAwayReason(t *testing.T) {
 	for _, c := range []struct {
 		debug     string
 		processed wire.Processed
-		want      is
+		want      result
 	}{
-		{`{"reason":"Shutdown"}`, wire.Unknown, is{push.Unknown, "Shutdown", push.ScopeEndpoint}},
-		{`{"reason":"Shutdown"}`, wire.Never, is{push.Unsent, "Shutdown", push.ScopeEndpoint}},
-		{`{"reason":"IdleTimeout"}`, wire.Unknown, is{push.Unknown, "IdleTimeout", push.ScopeConnection}},
-		{`{"reason":"BadCertificate"}`, wire.Never, is{push.Unauthorized, "BadCertificate", push.ScopeCredential}},
-		{`{"reason":"BadCertificate"}`, wire.Unknown, is{push.Unknown, "BadCertificate", push.ScopeCredential}},
-		{`{"reason":"BadDeviceToken"}`, wire.Unknown, is{push.Unknown, "BadDeviceToken", push.ScopeConnection}},
-		{`{"reason":"SomethingNew"}`, wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeEndpoint}},
-		{"Maximum active streams violated for this endpoint.", wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeConnection}},
-		{"", wire.Unknown, is{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeEndpoint}},
+		{`{"reason":"Shutdown"}`, wire.Unknown, result{push.Unknown, "Shutdown", push.ScopeEndpoint}},
+		{`{"reason":"Shutdown"}`, wire.Never, result{push.Unsent, "Shutdown", push.ScopeEndpoint}},
+		{`{"reason":"IdleTimeout"}`, wire.Unknown, result{push.Unknown, "IdleTimeout", push.ScopeConnection}},
+		{`{"reason":"BadCertificate"}`, wire.Never, result{push.Unauthorized, "BadCertificate", push.ScopeCredential}},
+		{`{"reason":"BadCertificate"}`, wire.Unknown, result{push.Unknown, "BadCertificate", push.ScopeCredential}},
+		{`{"reason":"BadDeviceToken"}`, wire.Unknown, result{push.Unknown, "BadDeviceToken", push.ScopeConnection}},
+		{`{"reason":"SomethingNew"}`, wire.Unknown, result{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeEndpoint}},
+		{"Maximum active streams violated for this endpoint.", wire.Unknown, result{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeConnection}},
+		{"", wire.Unknown, result{push.Unknown, "GOAWAY_ERROR_CODE", push.ScopeEndpoint}},
 	} {
 		lost := &wire.Error{Reason: wire.GoAwayErrorCode, Processed: c.processed, EndpointAtFault: true, DebugData: []byte(c.debug)}
 		o := send(t, newKeyProvider(t), failWith(lost), newNotification())
-		equal(t, fmt.Sprint(c.debug, c.processed), is{o.Verdict, o.Reason, o.Scope} == c.want, true)
-		equal(t, "holds free text", strings.Contains(fmt.Sprintf("%+v", o), "violated"), false)
+		equal(t, fmt.Sprint(c.debug, c.processed), result{o.Verdict, o.Reason, o.Scope} == c.want, true)
+		equal(t, "contains free text", strings.Contains(fmt.Sprintf("%+v", o), "violated"), false)
 	}
 }
 
@@ -240,12 +238,12 @@ func TestCancelledSendIsAbandoned(t *testing.T) {
 		DebugData: []byte(`{"reason":"Shutdown"}`)}} {
 		o := send(t, newKeyProvider(t), failWith(err), newNotification())
 		equal(t, "verdict", o.Verdict, push.Abandoned)
-		equal(t, "blamed", o.EndpointFault() || o.EndpointOK() || o.Retryable(), false)
+		equal(t, "faults", o.EndpointFault() || o.EndpointOK() || o.Retryable(), false)
 	}
-	equal(t, "verdict", send(t, newKeyProvider(t), failWith(errors.New("what?")), newNotification()).Verdict, push.Unknown)
+	equal(t, "verdict", send(t, newKeyProvider(t), failWith(errors.New("unknown")), newNotification()).Verdict, push.Unknown)
 }
 
-func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
+func FuzzJudge(f *testing.F) {
 	known := map[string]bool{"": true, "UnknownReason": true}
 	for _, r := range loadRows(f, "apns") {
 		known[r.Code] = true
@@ -262,11 +260,11 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 		o := p.Send(t.Context(), respond(status, string(body)), n, r)
 		switch {
 		case !known[o.Reason]:
-			t.Errorf("the reason %q is not of the table", o.Reason)
+			t.Errorf("reason %q is not in the table", o.Reason)
 		case (o.Verdict == push.Accepted) != (status/100 == 2):
 			t.Errorf("status %d is %v", status, o.Verdict)
 		case o.ForgetToken && status != 410, !o.DeadSince.IsZero() && o.Verdict != push.Unregistered:
-			t.Errorf("a token was called dead by status %d", status)
+			t.Errorf("status %d reports an unregistered token", status)
 		case o.Retryable() != (status < 200 || status/100 == 3 || status >= 500 || status == 429 ||
 			o.Reason == "IdleTimeout" || o.Reason == "UnrelatedKeyIdInToken"):
 			t.Errorf("status %d, reason %q: retryable %v", status, o.Reason, o.Retryable())

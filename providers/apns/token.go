@@ -19,64 +19,62 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// The ages of a provider token. Apple: "Refresh your token no more than once
-// every 20 minutes and no less than once every 60 minutes" (Establishing a
-// token-based connection to APNs; read 2026-11-22).
+// The ages of a provider token. Apple: "Refresh your token no more than once every 20 minutes and
+// no less than once every 60 minutes" ("Establishing a token-based connection to APNs", read
+// 2026-11-22).
 const (
-	minAge        = 20 * time.Minute // younger, it is never replaced: Apple would answer 429 TooManyProviderTokenUpdates
-	renewalAge    = 40 * time.Minute // replaced here, and up to renewalSpan later
-	renewalJitter = 10 * time.Minute // so that processes that started together do not renew together
-	maxAge        = 58 * time.Minute // older, Apple calls it expired at 60 minutes
+	minAge        = 20 * time.Minute // a younger token is not replaced: APNs would respond 429 TooManyProviderTokenUpdates
+	renewalAge    = 40 * time.Minute // a token is replaced at this age plus up to renewalJitter
+	renewalJitter = 10 * time.Minute // prevents processes that start together from renewing together
+	maxAge        = 58 * time.Minute // APNs treats a token as expired after 60 minutes
 )
 
-// clockTolerance is by how much the wall clock may move against the monotonic one
-// before a token's time of issue is called wrong.
+// clockTolerance is how far the wall clock may move relative to the monotonic clock before a
+// token's time of issue counts as wrong.
 const clockTolerance = time.Minute
 
-// SignerConfig is a signing key from Apple's developer account.
+// SignerConfig is a signing key from an Apple developer account.
 type SignerConfig struct {
-	// Key is the text of the .p8 file.
+	// Key is the content of the .p8 file.
 	Key []byte
-	// KeyID and TeamID are the ten characters that Apple gave the key and the team.
+	// KeyID and TeamID are Apple's IDs of the key and the team, ten characters each.
 	KeyID, TeamID string
-	// Logger hears that this machine's clock seems wrong; nil hears nothing.
+	// Logger logs suspected errors of this machine's clock; nil disables logging.
 	Logger *slog.Logger
 }
 
-// Signer makes the provider tokens of one key: one at a time, for everybody.
-// It mints at first use and again after 40 to 50 minutes, and never twice
-// within 20 minutes, whatever the wall clock does or Apple answers. Keep it
-// when a configuration is reloaded; a second Signer for the same key breaks
-// that promise.
+// Signer creates the provider tokens of one key. All goroutines share one token. It is created at
+// first use and replaced after 40 to 50 minutes, but never within 20 minutes, whatever the wall
+// clock or APNs' responses. Keep the Signer when a configuration is reloaded: two Signers for one
+// key break that guarantee.
 type Signer struct {
 	key           *ecdsa.PrivateKey
 	keyID, teamID string
 	log           *slog.Logger
 
 	current     atomic.Pointer[token]
-	warnedToken atomic.Pointer[token] // the token that the clock's alarm was last about
+	warnedToken atomic.Pointer[token] // the token of the last clock warning
 
-	mintMu sync.Mutex // held by whoever replaces current
+	mintMu sync.Mutex // held to replace current
 }
 
-// token is one provider token. It does not change.
+// token is one provider token. It is immutable.
 type token struct {
 	bearer     string
-	mintedAt   time.Time // its monotonic reading: what ages are measured from
-	issuedAt   int64     // iat: what the wall clock said then, which is all that Apple goes by
+	mintedAt   time.Time // with a monotonic reading, to measure the age
+	issuedAt   int64     // iat: the wall clock time, which is what APNs checks
 	minAge     time.Duration
 	renewalAge time.Duration
 }
 
-// NewSigner reads the key. An error says what is wrong with it and never what
-// is in it.
+// NewSigner parses the key. An error says what is wrong with the key and contains no part of it.
 func NewSigner(cfg SignerConfig) (*Signer, error) {
 	key, err := parseKey(cfg.Key)
 	if err != nil {
 		return nil, err
 	}
 	if !appleID(cfg.KeyID) {
-		return nil, errors.New("apns: key_id: must be 10 capital letters and digits, as in the name AuthKey_<key_id>.p8")
+		return nil, errors.New("apns: key_id: must be 10 capital letters and digits, as in the file name AuthKey_<key_id>.p8")
 	}
 	if !appleID(cfg.TeamID) {
 		return nil, errors.New("apns: team_id: must be 10 capital letters and digits, as on the account's membership page")
@@ -88,31 +86,30 @@ func NewSigner(cfg SignerConfig) (*Signer, error) {
 	return &Signer{key: key, keyID: cfg.KeyID, teamID: cfg.TeamID, log: log}, nil
 }
 
-// String names the key. It keeps the key itself out of logs that print a
-// Signer by accident.
+// String returns the key ID. It prevents the key from being printed with a Signer.
 func (s *Signer) String() string { return "apns.Signer(" + s.keyID + ")" }
 
-// GoString is String.
+// GoString is like String.
 func (s *Signer) GoString() string { return s.String() }
 
 var appleID = regexp.MustCompile(`^[A-Z0-9]{10}$`).MatchString
 
-// parseKey reads a .p8 file: PKCS #8 in PEM, holding a P-256 key.
+// parseKey parses a .p8 file: a P-256 key in PKCS #8 and PEM.
 func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return nil, errors.New("apns: key: not PEM (a .p8 file begins with -----BEGIN PRIVATE KEY-----)")
+		return nil, errors.New("apns: key: not PEM (a .p8 file starts with -----BEGIN PRIVATE KEY-----)")
 	}
 	if block.Type != "PRIVATE KEY" {
-		return nil, errors.New("apns: key: the PEM block must be a PRIVATE KEY, as in Apple's .p8 file (a certificate or another form of key does not sign)")
+		return nil, errors.New("apns: key: the PEM block must be a PRIVATE KEY, as in Apple's .p8 file, not a certificate or another key format")
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, errors.New("apns: key: the PEM block does not hold a PKCS #8 key (is the file cut short?)")
+		return nil, errors.New("apns: key: the PEM block does not contain a PKCS #8 key (is the file truncated?)")
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("apns: key: must be an elliptic key (P-256), is a %T", parsed)
+		return nil, fmt.Errorf("apns: key: must be an elliptic curve key (P-256), is a %T", parsed)
 	}
 	if key.Curve != elliptic.P256() {
 		return nil, fmt.Errorf("apns: key: must be on curve P-256, is on %s", key.Curve.Params().Name)
@@ -120,7 +117,7 @@ func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-// token returns the token to send with now, and mints one where it must.
+// token returns the token to send with. It mints one if necessary.
 func (s *Signer) token() (*token, error) {
 	if t := s.current.Load(); t != nil && !s.mustRenew(t) {
 		return t, nil
@@ -128,34 +125,34 @@ func (s *Signer) token() (*token, error) {
 	s.mintMu.Lock()
 	defer s.mintMu.Unlock()
 	if t := s.current.Load(); t != nil && !s.mustRenew(t) {
-		return t, nil // another goroutine was faster
+		return t, nil // another goroutine minted it
 	}
 	return s.mint()
 }
 
-// mustRenew reports whether t is to be replaced before it is used again. Besides by
-// its age, that is so when the wall clock has been set since: then its time of
-// issue is wrong, and Apple will find it expired or from the future.
+// mustRenew reports whether t must be replaced before its next use: because of its age, or because
+// the wall clock was set after t was minted. In the latter case its time of issue is wrong, and
+// APNs will treat it as expired or as not yet valid.
 func (s *Signer) mustRenew(t *token) bool {
 	age := time.Since(t.mintedAt)
 	if age >= t.renewalAge {
 		return true
 	}
 	if step := t.clockStep(); step.Abs() > clockTolerance {
-		s.warnOnce(t, "this machine's clock was set: the provider token's time of issue is wrong", "step", step)
+		s.warnOnce(t, "wall clock was set: time of issue of the provider token is wrong", "step", step)
 		return age >= t.minAge
 	}
 	return false
 }
 
-// clockStep returns by how much the wall clock moved against the monotonic one
-// since t was minted. (A suspended machine looks the same, and wants the same.)
+// clockStep returns how far the wall clock has moved relative to the monotonic clock since t was
+// minted. Suspending the machine has the same effect and needs the same reaction.
 func (t *token) clockStep() time.Duration {
 	now := time.Now()
 	return time.Duration(now.Unix()-t.issuedAt)*time.Second - now.Sub(t.mintedAt).Truncate(time.Second)
 }
 
-// mint makes a token current. The caller holds minting.
+// mint creates a token and makes it current. The caller holds mintMu.
 func (s *Signer) mint() (*token, error) {
 	now := time.Now()
 	unsigned := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": s.teamID, "iat": now.Unix()})
@@ -172,8 +169,8 @@ func (s *Signer) mint() (*token, error) {
 	return t, nil
 }
 
-// onExpired answers ExpiredProviderToken: it replaces used, unless that is too
-// young, and reports whether there is now another token to try.
+// onExpired handles ExpiredProviderToken. It replaces used unless it is younger than minAge, and
+// reports whether a newer token exists.
 func (s *Signer) onExpired(used *token) bool {
 	s.mintMu.Lock()
 	defer s.mintMu.Unlock()
@@ -183,7 +180,7 @@ func (s *Signer) onExpired(used *token) bool {
 	}
 	age := time.Since(t.mintedAt)
 	if age < maxAge {
-		s.warnOnce(t, "Apple calls a fresh provider token expired: this machine's clock seems wrong", "age", age)
+		s.warnOnce(t, "APNs considers a new provider token expired: check this machine's clock", "age", age)
 	}
 	if age < t.minAge {
 		return false
@@ -192,8 +189,8 @@ func (s *Signer) onExpired(used *token) bool {
 	return err == nil
 }
 
-// onTooManyUpdates answers TooManyProviderTokenUpdates: from now on the current token
-// stays for 20 minutes more, or for as long as it lives.
+// onTooManyUpdates handles TooManyProviderTokenUpdates. It keeps the current token for 20 more
+// minutes, but not longer than maxAge.
 func (s *Signer) onTooManyUpdates() {
 	s.mintMu.Lock()
 	defer s.mintMu.Unlock()
@@ -203,16 +200,17 @@ func (s *Signer) onTooManyUpdates() {
 	s.current.Store(&held)
 }
 
-// onInvalid answers InvalidProviderToken, which no other token of the same key would mend. Apple does not say what it makes of
-// one that was issued in its future: likely this, and then the key is well and the clock is not.
+// onInvalid handles InvalidProviderToken. Another token of the same key would not help. Apple does
+// not document its response to a token whose time of issue is in the future. It is probably this
+// one, and then the clock is wrong and the key is valid.
 func (s *Signer) onInvalid(used *token) {
-	s.warnOnce(used, "Apple does not take the provider token: key_file, key_id and team_id do not belong together, or this machine's clock is ahead",
+	s.warnOnce(used, "APNs refuses the provider token: key_file, key_id and team_id do not match, or this machine's clock is ahead",
 		"age", time.Since(used.mintedAt))
 }
 
-// warnOnce logs once for each token.
+// warnOnce logs an error once per token.
 func (s *Signer) warnOnce(t *token, what, key string, value time.Duration) {
 	if s.warnedToken.Swap(t) != t {
-		s.log.Error("apns: "+what, "key_id", s.keyID, key, value)
+		s.log.Error("apns: "+what, "key_id", s.keyID, key, value.String())
 	}
 }

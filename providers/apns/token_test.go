@@ -26,12 +26,12 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// recordingAPNs is an Apple that answers as it is told and remembers which provider
-// tokens it has seen, in the order of their first coming: a send that took the
-// old one can arrive after another that took the new.
+// recordingAPNs responds with a settable status and reason. It records the distinct provider tokens
+// in the order in which they first arrive; a send with the old token can arrive after one with the
+// new token.
 type recordingAPNs struct {
 	mu     sync.Mutex
-	seen   []string
+	tokens []string
 	status int
 	reason string
 }
@@ -39,23 +39,23 @@ type recordingAPNs struct {
 func (a *recordingAPNs) do(r *wire.Request) (*wire.Response, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if value := (&wire.Response{Header: r.Header}).Get("authorization"); !slices.Contains(a.seen, value) {
-		a.seen = append(a.seen, value)
+	if value := (&wire.Response{Header: r.Header}).Get("authorization"); !slices.Contains(a.tokens, value) {
+		a.tokens = append(a.tokens, value)
 	}
 	return &wire.Response{Status: a.status, Body: []byte(`{"reason":"` + a.reason + `"}`)}, nil
 }
 
-// setResponse sets what follows; no reason is an acceptance.
+// setResponse sets the following responses.
 func (a *recordingAPNs) setResponse(status int, reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.status, a.reason = status, reason
 }
 
-// issuedTimes returns the iat of every token seen.
+// issuedTimes returns the iat of every recorded token.
 func (a *recordingAPNs) issuedTimes(t *testing.T) (times []time.Time) {
 	t.Helper()
-	for _, value := range a.seen {
+	for _, value := range a.tokens {
 		_, claims := verifyToken(t, value)
 		at, err := claims.GetIssuedAt()
 		if err != nil {
@@ -66,7 +66,7 @@ func (a *recordingAPNs) issuedTimes(t *testing.T) (times []time.Time) {
 	return times
 }
 
-// verifyToken checks a provider token as Apple does.
+// verifyToken checks a provider token as APNs does.
 func verifyToken(t *testing.T, authorization string) (*jwt.Token, jwt.MapClaims) {
 	t.Helper()
 	text, found := strings.CutPrefix(authorization, "bearer ")
@@ -83,28 +83,28 @@ func verifyToken(t *testing.T, authorization string) (*jwt.Token, jwt.MapClaims)
 }
 
 func TestProviderTokenClaims(t *testing.T) {
-	apple := &recordingAPNs{status: 200}
+	conn := &recordingAPNs{status: 200}
 	before := time.Now().Unix()
-	send(t, newKeyProvider(t), apple.do, newNotification())
-	parsed, claims := verifyToken(t, apple.seen[0])
+	send(t, newKeyProvider(t), conn.do, newNotification())
+	parsed, claims := verifyToken(t, conn.tokens[0])
 	equal(t, "header", parsed.Header, map[string]any{"alg": "ES256", "kid": "ABC123DEFG", "typ": "JWT"})
 	equal(t, "iss", claims["iss"], any("DEF123GHIJ"))
 	equal(t, "claims", len(claims), 2)
 	if iat := int64(claims["iat"].(float64)); iat < before || iat > time.Now().Unix() {
-		t.Errorf("iat is %d, and now is %d", iat, before)
+		t.Errorf("iat is %d, now is %d", iat, before)
 	}
 }
 
 func TestConcurrentSendsShareOneToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recordingAPNs{status: 200}
+		conn := &recordingAPNs{status: 200}
 		p := newKeyProvider(t)
-		runConcurrently(100, func() { send(t, p, apple.do, newNotification()) })
-		equal(t, "tokens", len(apple.seen), 1)
+		runConcurrently(100, func() { send(t, p, conn.do, newNotification()) })
+		equal(t, "tokens", len(conn.tokens), 1)
 	})
 }
 
-// runConcurrently calls do n times at once and waits for all.
+// runConcurrently calls do n times concurrently and waits for all calls.
 func runConcurrently(n int, do func()) {
 	var all sync.WaitGroup
 	for range n {
@@ -114,25 +114,25 @@ func runConcurrently(n int, do func()) {
 }
 
 func TestAppsSharingSignerShareToken(t *testing.T) {
-	apple := &recordingAPNs{status: 200}
+	conn := &recordingAPNs{status: 200}
 	s := newSigner(t)
-	send(t, newProvider(t, apns.Config{Topic: "com.example.one", Signer: s}), apple.do, newNotification())
-	send(t, newProvider(t, apns.Config{Topic: "com.example.two", Signer: s}), apple.do, newNotification())
-	equal(t, "tokens", len(apple.seen), 1)
+	send(t, newProvider(t, apns.Config{Topic: "com.example.one", Signer: s}), conn.do, newNotification())
+	send(t, newProvider(t, apns.Config{Topic: "com.example.two", Signer: s}), conn.do, newNotification())
+	equal(t, "tokens", len(conn.tokens), 1)
 }
 
 func TestTokenIsReplacedBetween40And50Minutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recordingAPNs{status: 200}
+		conn := &recordingAPNs{status: 200}
 		p := newKeyProvider(t)
 		for range 24 * 60 {
-			send(t, p, apple.do, newNotification())
+			send(t, p, conn.do, newNotification())
 			time.Sleep(time.Minute)
 		}
-		times := apple.issuedTimes(t)
+		times := conn.issuedTimes(t)
 		for i := 1; i < len(times); i++ {
 			if age := times[i].Sub(times[i-1]); age < 40*time.Minute || age > 51*time.Minute {
-				t.Errorf("token %d replaced one of %v", i, age)
+				t.Errorf("token %d replaced a token of age %v", i, age)
 			}
 		}
 		equal(t, "tokens in a day", len(times) > 24*60/51 && len(times) <= 24*60/40+1, true)
@@ -141,59 +141,59 @@ func TestTokenIsReplacedBetween40And50Minutes(t *testing.T) {
 
 func TestExpiredTokenIsReplacedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recordingAPNs{status: 200}
+		conn := &recordingAPNs{status: 200}
 		p := newKeyProvider(t)
-		send(t, p, apple.do, newNotification())
+		send(t, p, conn.do, newNotification())
 		time.Sleep(25 * time.Minute)
-		apple.setResponse(403, "ExpiredProviderToken")
+		conn.setResponse(403, "ExpiredProviderToken")
 		runConcurrently(100, func() {
 			o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
-				answer, err := apple.do(r)
-				time.Sleep(time.Second) // so that all hundred go out with the same token
-				return answer, err
+				response, err := conn.do(r)
+				time.Sleep(time.Second) // so that all sends use the same token
+				return response, err
 			}, newNotification())
 			equal(t, "retryable", o.Retryable() && o.Renewed && o.CloseConnection, true)
 		})
-		apple.setResponse(200, "")
-		send(t, p, apple.do, newNotification())
-		equal(t, "tokens", len(apple.seen), 2)
+		conn.setResponse(200, "")
+		send(t, p, conn.do, newNotification())
+		equal(t, "tokens", len(conn.tokens), 2)
 	})
 }
 
 func TestExpiredTokenYoungerThan20MinutesIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recordingAPNs{status: 403, reason: "ExpiredProviderToken"}
+		conn := &recordingAPNs{status: 403, reason: "ExpiredProviderToken"}
 		p := newKeyProvider(t)
 		for range 20 {
-			o := send(t, p, apple.do, newNotification())
+			o := send(t, p, conn.do, newNotification())
 			equal(t, "retryable", o.Retryable(), false)
 			time.Sleep(time.Minute - time.Millisecond)
 		}
-		equal(t, "tokens", len(apple.seen), 1)
+		equal(t, "tokens", len(conn.tokens), 1)
 		time.Sleep(time.Second)
-		equal(t, "retryable", send(t, p, apple.do, newNotification()).Retryable(), true)
-		apple.setResponse(200, "")
-		send(t, p, apple.do, newNotification())
-		equal(t, "tokens", len(apple.seen), 2)
+		equal(t, "retryable", send(t, p, conn.do, newNotification()).Retryable(), true)
+		conn.setResponse(200, "")
+		send(t, p, conn.do, newNotification())
+		equal(t, "tokens", len(conn.tokens), 2)
 	})
 }
 
 func TestTooManyTokenUpdatesKeepsTokenFor20Minutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		apple := &recordingAPNs{status: 200}
+		conn := &recordingAPNs{status: 200}
 		p := newKeyProvider(t)
-		send(t, p, apple.do, newNotification())
+		send(t, p, conn.do, newNotification())
 		time.Sleep(35 * time.Minute)
-		apple.setResponse(429, "TooManyProviderTokenUpdates")
-		send(t, p, apple.do, newNotification())
-		apple.setResponse(403, "ExpiredProviderToken")
-		time.Sleep(19 * time.Minute) // 54 minutes old: in the ordinary course there would be another
-		equal(t, "retryable", send(t, p, apple.do, newNotification()).Retryable(), false)
-		equal(t, "tokens", len(apple.seen), 1)
-		time.Sleep(5 * time.Minute) // but never past its life
-		apple.setResponse(200, "")
-		send(t, p, apple.do, newNotification())
-		equal(t, "tokens", len(apple.seen), 2)
+		conn.setResponse(429, "TooManyProviderTokenUpdates")
+		send(t, p, conn.do, newNotification())
+		conn.setResponse(403, "ExpiredProviderToken")
+		time.Sleep(19 * time.Minute) // 54 minutes old: it would have been replaced otherwise
+		equal(t, "retryable", send(t, p, conn.do, newNotification()).Retryable(), false)
+		equal(t, "tokens", len(conn.tokens), 1)
+		time.Sleep(5 * time.Minute) // but not longer than it is valid
+		conn.setResponse(200, "")
+		send(t, p, conn.do, newNotification())
+		equal(t, "tokens", len(conn.tokens), 2)
 	})
 }
 
@@ -201,27 +201,27 @@ func TestTokensAreAtLeast20MinutesApart(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				dice := mathrand.New(mathrand.NewPCG(seed, 0))
-				apple := &recordingAPNs{}
+				random := mathrand.New(mathrand.NewPCG(seed, 0))
+				conn := &recordingAPNs{}
 				p := newKeyProvider(t)
 				for range 600 {
-					switch dice.IntN(4) {
+					switch random.IntN(4) {
 					case 0:
-						apple.setResponse(403, "ExpiredProviderToken")
+						conn.setResponse(403, "ExpiredProviderToken")
 					case 1:
-						apple.setResponse(429, "TooManyProviderTokenUpdates")
+						conn.setResponse(429, "TooManyProviderTokenUpdates")
 					case 2:
-						apple.setResponse(403, "InvalidProviderToken")
+						conn.setResponse(403, "InvalidProviderToken")
 					default:
-						apple.setResponse(200, "")
+						conn.setResponse(200, "")
 					}
-					runConcurrently(3, func() { send(t, p, apple.do, newNotification()) })
-					time.Sleep(time.Duration(dice.Int64N(int64(2 * time.Minute))))
+					runConcurrently(3, func() { send(t, p, conn.do, newNotification()) })
+					time.Sleep(time.Duration(random.Int64N(int64(2 * time.Minute))))
 				}
-				times := apple.issuedTimes(t)
-				for i := 1; i < len(times); i++ { // iat has whole seconds
+				times := conn.issuedTimes(t)
+				for i := 1; i < len(times); i++ { // iat is in whole seconds
 					if age := times[i].Sub(times[i-1]); age < 20*time.Minute-time.Second || age > time.Hour {
-						t.Errorf("token %d replaced one of %v", i, age)
+						t.Errorf("token %d replaced a token of age %v", i, age)
 					}
 				}
 			})
@@ -230,14 +230,14 @@ func TestTokensAreAtLeast20MinutesApart(t *testing.T) {
 }
 
 func TestCertificateSendsNoProviderToken(t *testing.T) {
-	apple := &recordingAPNs{status: 200}
+	conn := &recordingAPNs{status: 200}
 	p := newCertificateProvider(t)
-	send(t, p, apple.do, newNotification())
-	equal(t, "authorization", apple.seen, []string{""})
+	send(t, p, conn.do, newNotification())
+	equal(t, "authorization", conn.tokens, []string{""})
 	equal(t, "authorize", p.Authorize(t.Context()), error(nil))
 	for _, reason := range []string{"ExpiredProviderToken", "TooManyProviderTokenUpdates"} {
-		apple.setResponse(403, reason)
-		equal(t, reason, send(t, p, apple.do, newNotification()).Renewed, false)
+		conn.setResponse(403, reason)
+		equal(t, reason, send(t, p, conn.do, newNotification()).Renewed, false)
 	}
 }
 
@@ -247,9 +247,9 @@ func TestAuthorizeMintsTokenForLaterSends(t *testing.T) {
 		equal(t, "error", p.Authorize(t.Context()), error(nil))
 		began := time.Now()
 		time.Sleep(time.Minute)
-		apple := &recordingAPNs{status: 200}
-		send(t, p, apple.do, newNotification())
-		equal(t, "iat", apple.issuedTimes(t)[0].Unix(), began.Unix())
+		conn := &recordingAPNs{status: 200}
+		send(t, p, conn.do, newNotification())
+		equal(t, "iat", conn.issuedTimes(t)[0].Unix(), began.Unix())
 	})
 }
 
@@ -257,7 +257,7 @@ func TestSendDoesNotModifyRequest(t *testing.T) {
 	p := newKeyProvider(t)
 	n := newNotification()
 	r := translate(t, p, n)
-	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
+	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // with spare capacity
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
 	runConcurrently(10, func() { p.Send(t.Context(), respond(200, ""), n, r) })
 	equal(t, "request", fmt.Sprint(*r, r.Header[:cap(r.Header)]), before)
@@ -285,7 +285,7 @@ func TestRejectedFreshTokenLogsClockErrorOnce(t *testing.T) {
 			for range 10 {
 				send(t, p, respond(403, `{"reason":"`+reason+`"}`), newNotification())
 			}
-			equal(t, "alarms", strings.Count(log.String(), "clock"), 1)
+			equal(t, "warnings", strings.Count(log.String(), "clock"), 1)
 			equal(t, "level", strings.Contains(log.String(), "level=ERROR"), true)
 			equal(t, "secrets", strings.Contains(log.String(), "bearer") || strings.Contains(log.String(), deviceToken), false)
 		})
@@ -302,9 +302,9 @@ func TestInvalidKeyErrorsHoldNoSecret(t *testing.T) {
 		want string
 	}{
 		"no key":        {apns.SignerConfig{}, "not PEM"},
-		"no PEM":        {apns.SignerConfig{Key: []byte("SECRETSECRET")}, "not PEM"},
+		"not PEM":       {apns.SignerConfig{Key: []byte("SECRETSECRET")}, "not PEM"},
 		"a certificate": {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})}, "PRIVATE KEY"},
-		"cut short":     {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: block.Bytes[:50]})}, "PKCS #8"},
+		"truncated":     {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: block.Bytes[:50]})}, "PKCS #8"},
 		"RSA":           {apns.SignerConfig{Key: encodeP8(rsaKey)}, "P-256"},
 		"P-384":         {apns.SignerConfig{Key: encodeP8(p384)}, "is on P-384"},
 		"key ID":        {apns.SignerConfig{Key: good, KeyID: "abc123defg", TeamID: "DEF123GHIJ"}, "key_id"},
