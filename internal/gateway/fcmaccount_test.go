@@ -138,7 +138,7 @@ func TestUnusableDefaultAccountIsRejectedAtStart(t *testing.T) {
 	for variable, want := range map[string]string{
 		"/nowhere/account.json": `config: apps.shop.fcm.service_account_file: not given, and Google's default does not serve: fcm: account: GOOGLE_APPLICATION_CREDENTIALS, "/nowhere/account.json": cannot be read`,
 		person:                  `config: apps.shop.fcm.service_account_file: GOOGLE_APPLICATION_CREDENTIALS, "` + person + `": fcm: account: type must be service_account, external_account`,
-		s.workloadFile(t, "https://sts.example.com"): `project: must be a Firebase project's ID or number`,
+		s.workloadFile(t, "https://sts.example.com"): `project: must be the ID or number of a Firebase project`,
 	} {
 		t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", variable)
 		_, err := gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("shop", block)), nil)

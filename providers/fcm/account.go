@@ -19,24 +19,24 @@ import (
 )
 
 const (
-	// scope lets an access token send messages and nothing else.
+	// scope limits an access token to sending messages.
 	scope = "https://www.googleapis.com/auth/firebase.messaging"
-	// tokenURI is Google's token endpoint, for key files that name none.
+	// tokenURI is Google's token endpoint, for key files that do not set one.
 	tokenURI = "https://oauth2.googleapis.com/token"
 )
 
-// account is what we use of a credential's file.
+// account holds the members of a credential file that this package uses.
 type account struct {
 	Type      google.CredentialsType `json:"type"`
 	ProjectID string                 `json:"project_id"`
 
-	// Of a service account's key.
+	// Members of a service account key.
 	PrivateKeyID string `json:"private_key_id"`
 	PrivateKey   string `json:"private_key"`
 	ClientEmail  string `json:"client_email"`
 	TokenURI     string `json:"token_uri"`
 
-	// Of a workload elsewhere, and of an account that another one speaks for: what is checked before it is used.
+	// Members of external and impersonated accounts that are checked before use.
 	TokenURL         string         `json:"token_url"`
 	ImpersonationURL string         `json:"service_account_impersonation_url"`
 	Web              jsontext.Value `json:"web"`
@@ -45,7 +45,8 @@ type account struct {
 	text []byte
 }
 
-// parseAccount reads a credential's file. An error says what is wrong with it and never what is in it.
+// parseAccount parses a credential file. An error says what is wrong with the file and contains no
+// part of it.
 func parseAccount(text []byte) (*account, error) {
 	a := account{text: text}
 	if err := json.Unmarshal(text, &a); err != nil {
@@ -58,7 +59,7 @@ func parseAccount(text []byte) (*account, error) {
 		return &a, a.checkFederation()
 	}
 	return nil, errors.New("fcm: account: type must be service_account, external_account or impersonated_service_account " +
-		"(a person's own credential does not serve: FCM wants a service account's)")
+		"(a user credential does not work: FCM requires a service account)")
 }
 
 func (a *account) checkKeyFile() error {
@@ -75,7 +76,7 @@ func (a *account) checkKeyFile() error {
 func (a *account) checkKey() error {
 	block, _ := pem.Decode([]byte(a.PrivateKey))
 	if block == nil {
-		return errors.New("fcm: account: private_key is not PEM (its line ends must be \\n in the JSON)")
+		return errors.New("fcm: account: private_key is not PEM (its newlines must be \\n in the JSON)")
 	}
 	if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
 		if _, ok := key.(*rsa.PrivateKey); !ok {
@@ -84,13 +85,13 @@ func (a *account) checkKey() error {
 		return nil
 	}
 	if _, err := x509.ParsePKCS1PrivateKey(block.Bytes); err != nil {
-		return errors.New("fcm: account: private_key is not a PKCS #8 or PKCS #1 key (is it cut short?)")
+		return errors.New("fcm: account: private_key is not a PKCS #8 or PKCS #1 key (is it truncated?)")
 	}
 	return nil
 }
 
-// checkFederation checks a file whose exchange is the oauth2 package's to make. Where it leads is for its author to say;
-// what we send there are credentials, so it is never in the clear.
+// checkFederation checks a file whose exchange the oauth2 package makes. The file's author chooses
+// the URLs. Credentials are sent to them, so they must be https.
 func (a *account) checkFederation() error {
 	for name, link := range map[string]string{"token_url": a.TokenURL, "service_account_impersonation_url": a.ImpersonationURL} {
 		if link != "" && !isHTTPS(link) {
@@ -98,9 +99,9 @@ func (a *account) checkFederation() error {
 		}
 	}
 	_, err := google.CredentialsFromJSONWithType(context.Background(), a.text, a.Type, scope)
-	if err != nil || a.Web != nil || a.Installed != nil { // the latter two are an OAuth client's, which asks a person
-		return errors.New("fcm: account: not a whole " + string(a.Type) + " file (gcloud makes one: " +
-			"iam workload-identity-pools create-cred-config, or auth application-default login --impersonate-service-account)")
+	if err != nil || a.Web != nil || a.Installed != nil { // web and installed belong to OAuth clients, which need a user
+		return errors.New("fcm: account: not a complete " + string(a.Type) + " file (to create one: gcloud " +
+			"iam workload-identity-pools create-cred-config, or gcloud auth application-default login --impersonate-service-account)")
 	}
 	return nil
 }
@@ -110,8 +111,9 @@ func isHTTPS(s string) bool {
 	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil
 }
 
-// fetchToken makes the exchange of the account's kind: one of RFC 7523, a signed assertion for an access token, or those of
-// RFC 8693 and IAM that lead from somebody else's token to one. ctx bears the client to make it with.
+// fetchToken makes the exchange for the account's type: that of RFC 7523, a signed assertion for an
+// access token, or those of RFC 8693 and IAM, which exchange an external token. ctx carries the
+// HTTP client.
 func (a *account) fetchToken(ctx context.Context) (*oauth2.Token, error) {
 	if a.Type == google.ServiceAccount {
 		config := jwt.Config{

@@ -22,11 +22,11 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// fakeCloud plays, on real sockets, all that stands between a workload and an access token: the workload's own identity
-// provider, Google's security token service, IAM, and a metadata server.
+// fakeCloud is an HTTP server with all services that an exchange needs: an identity provider,
+// Google's security token service, IAM, and a metadata server.
 type fakeCloud struct {
-	server *httptest.Server
-	answer http.HandlerFunc // instead of its own; nil for those
+	server  *httptest.Server
+	handler http.HandlerFunc // replaces the default responses; can be nil
 
 	mu         sync.Mutex
 	requestLog []string // path, authorization, body
@@ -40,7 +40,7 @@ func newCloud(t testing.TB, start func(http.Handler) *httptest.Server) *fakeClou
 	return c
 }
 
-// ServeHTTP answers as the endpoint of the path does.
+// ServeHTTP responds as the endpoint of the path.
 func (c *fakeCloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	c.mu.Lock()
@@ -48,8 +48,8 @@ func (c *fakeCloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n := len(c.requestLog)
 	c.mu.Unlock()
 	switch {
-	case c.answer != nil:
-		c.answer(w, r)
+	case c.handler != nil:
+		c.handler(w, r)
 	case r.URL.Path == "/subject":
 		_, _ = io.WriteString(w, `{"id_token":"SECRET-subject"}`)
 	case r.URL.Path == "/sts":
@@ -73,7 +73,7 @@ func (c *fakeCloud) requests() []string {
 	return append([]string(nil), c.requestLog...)
 }
 
-// workloadFile returns the file of a workload outside of Google Cloud, with some members changed; nil takes one out.
+// workloadFile returns an external account file with some members changed; nil removes a member.
 func (c *fakeCloud) workloadFile(change map[string]any) []byte {
 	file := map[string]any{
 		"type": "external_account", "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/p",
@@ -95,7 +95,7 @@ func (c *fakeCloud) workloadFile(change map[string]any) []byte {
 	return text
 }
 
-// newProvider sends as the account of text, which is nil for the machine's.
+// newProvider returns a provider for the credential file text; nil means the metadata server.
 func (c *fakeCloud) newProvider(t *testing.T, text []byte, log io.Writer) *fcm.Provider {
 	t.Helper()
 	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
@@ -125,10 +125,10 @@ func TestExternalAccountExchange(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
 	p := c.newProvider(t, c.workloadFile(nil), io.Discard)
 	runConcurrently(20, func() { equal(t, "token", mustAccept(t, p), accessToken(2)) })
-	asked := c.requests()
-	equal(t, "one exchange", requestPaths(asked), []string{"/subject", "/sts"})
+	requests := c.requests()
+	equal(t, "one exchange", requestPaths(requests), []string{"/subject", "/sts"})
 	for _, part := range []string{"subject_token=SECRET-subject", "auth%2Ffirebase.messaging", "grant-type%3Atoken-exchange"} {
-		equal(t, part, strings.Contains(asked[1], part), true)
+		equal(t, part, strings.Contains(requests[1], part), true)
 	}
 }
 
@@ -142,17 +142,17 @@ func TestExternalAccountImpersonation(t *testing.T) {
 		"service_account_impersonation_url": c.server.URL + "/iam", "credential_source": map[string]any{"file": subject},
 	}), io.Discard)
 	equal(t, "token", mustAccept(t, p), accessToken(2))
-	asked := c.requests()
-	equal(t, "exchange", requestPaths(asked), []string{"/sts", "/iam"})
-	equal(t, "the file's", strings.Contains(asked[0], "subject_token=SECRET-of-the-file"), true)
-	equal(t, "by the first token", strings.Contains(asked[1], "Bearer "+accessToken(1)+" "), true)
-	equal(t, "for messages alone", strings.Contains(asked[1], `"scope":["https://www.googleapis.com/auth/firebase.messaging"]`), true)
+	requests := c.requests()
+	equal(t, "exchange", requestPaths(requests), []string{"/sts", "/iam"})
+	equal(t, "subject token", strings.Contains(requests[0], "subject_token=SECRET-of-the-file"), true)
+	equal(t, "authorized by the first token", strings.Contains(requests[1], "Bearer "+accessToken(1)+" "), true)
+	equal(t, "scope", strings.Contains(requests[1], `"scope":["https://www.googleapis.com/auth/firebase.messaging"]`), true)
 }
 
 func TestServiceAccountImpersonation(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
 	p := c.newProvider(t, c.impersonationFile(), io.Discard)
-	c.answer = func(w http.ResponseWriter, r *http.Request) {
+	c.handler = func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/sts" {
 			_, _ = io.WriteString(w, `{"access_token":"first","expires_in":3599,"token_type":"Bearer"}`)
 			return
@@ -187,20 +187,20 @@ func TestFailedExchangesHoldNoSecret(t *testing.T) {
 		verdict push.Verdict
 		reason  string
 	}{
-		"refused":         {400, fmt.Sprintf(leak, "invalid_grant"), push.Unauthorized, "invalid_grant"},
-		"in other words":  {403, `{"error":{"status":"PERMISSION_DENIED","message":"LEAK"}}`, push.Unauthorized, "OAUTH_REFUSED"},
-		"not there":       {404, "LEAK", push.Unauthorized, "OAUTH_REFUSED"},
-		"too often":       {429, "LEAK", push.Throttled, "OAUTH_THROTTLED"},
-		"down":            {503, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
-		"elsewhere":       {307, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
-		"no JSON":         {200, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
-		"no token":        {200, `{"LEAK":1,"expires_in":3600}`, push.Unavailable, "OAUTH_UNAVAILABLE"},
-		"cut off halfway": {0, "", push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"refused":       {400, fmt.Sprintf(leak, "invalid_grant"), push.Unauthorized, "invalid_grant"},
+		"unknown error": {403, `{"error":{"status":"PERMISSION_DENIED","message":"LEAK"}}`, push.Unauthorized, "OAUTH_REFUSED"},
+		"not found":     {404, "LEAK", push.Unauthorized, "OAUTH_REFUSED"},
+		"throttled":     {429, "LEAK", push.Throttled, "OAUTH_THROTTLED"},
+		"unavailable":   {503, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"redirect":      {307, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"not JSON":      {200, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"no token":      {200, `{"LEAK":1,"expires_in":3600}`, push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"aborted":       {0, "", push.Unavailable, "OAUTH_UNAVAILABLE"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for kind, text := range accountKinds {
 				cloud := newCloud(t, httptest.NewTLSServer)
-				cloud.answer = func(w http.ResponseWriter, r *http.Request) {
+				cloud.handler = func(w http.ResponseWriter, r *http.Request) {
 					if c.status == 0 {
 						panic(http.ErrAbortHandler)
 					}
@@ -215,7 +215,7 @@ func TestFailedExchangesHoldNoSecret(t *testing.T) {
 	}
 }
 
-// accountKinds makes an account of each kind; nil is the machine's.
+// accountKinds returns a credential file of each kind; nil means the metadata server.
 var accountKinds = map[string]func(*fakeCloud) []byte{
 	"a workload":   func(c *fakeCloud) []byte { return c.workloadFile(nil) },
 	"a key":        func(c *fakeCloud) []byte { return keyFile("token_uri", c.server.URL+"/sts") },
@@ -233,19 +233,19 @@ func (c *fakeCloud) checkFailure(t *testing.T, kind string, text []byte, verdict
 	if verdict == push.Throttled {
 		equal(t, kind+" waits", o.RetryAfter > 30*time.Second && o.RetryAfter <= 40*time.Second, true)
 	}
-	asked := len(c.requests())
-	told := log.String() + fmt.Sprint(p.Authorize(t.Context()), o)
-	if time.Since(began) < 800*time.Millisecond { // later it may be asked again
-		equal(t, kind+" is not asked again at once", len(c.requests()), asked)
-		equal(t, kind+" is logged", strings.Count(log.String(), "gave no access token"), 1)
+	requests := len(c.requests())
+	output := log.String() + fmt.Sprint(p.Authorize(t.Context()), o)
+	if time.Since(began) < 800*time.Millisecond { // later, a retry is allowed
+		equal(t, kind+" is not retried immediately", len(c.requests()), requests)
+		equal(t, kind+" is logged", strings.Count(log.String(), "cannot get an access token"), 1)
 	}
-	equal(t, kind+" is followed elsewhere", strings.Contains(fmt.Sprint(requestPaths(c.requests())), "elsewhere"), false)
+	equal(t, kind+" follows the redirect", strings.Contains(fmt.Sprint(requestPaths(c.requests())), "elsewhere"), false)
 	for _, secret := range []string{"LEAK", "SECRET", "PRIVATE", "assertion"} {
-		equal(t, kind+" tells "+secret, strings.Contains(told, secret), false)
+		equal(t, kind+" contains "+secret, strings.Contains(output, secret), false)
 	}
 }
 
-// plainToTLS sends over TLS what is meant to go in the clear, as metadata does.
+// plainToTLS sends http requests, such as those to the metadata server, over TLS.
 type plainToTLS struct{ next http.RoundTripper }
 
 func (p plainToTLS) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -258,7 +258,7 @@ func TestUnreadableSubjectTokenHoldsNoSecret(t *testing.T) {
 	var log bytes.Buffer
 	p := c.newProvider(t, c.workloadFile(map[string]any{"credential_source": map[string]any{"file": "/nowhere/SECRET"}}), &log)
 	equal(t, "reason", mustNotSend(t, p).Reason, "OAUTH_UNAVAILABLE")
-	equal(t, "named", strings.Contains(log.String(), "credential_source") && !strings.Contains(log.String(), "SECRET"), true)
+	equal(t, "log", strings.Contains(log.String(), "credential_source") && !strings.Contains(log.String(), "SECRET"), true)
 	equal(t, "requests", len(c.requests()), 0)
 }
 
@@ -267,17 +267,17 @@ func TestCancellationEndsExchange(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			c := newCloud(t, httptest.NewTLSServer)
 			arrived := make(chan struct{}, 1)
-			c.answer = func(_ http.ResponseWriter, r *http.Request) {
+			c.handler = func(_ http.ResponseWriter, r *http.Request) {
 				arrived <- struct{}{}
 				<-r.Context().Done()
 			}
 			p := c.newProvider(t, text(c), io.Discard)
-			ctx, leave := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(t.Context())
 			r := translate(t, p, newNotification())
 			ended := make(chan push.Outcome, 1)
 			go func() { ended <- p.Send(ctx, respond(200, ""), newNotification(), r) }()
 			<-arrived
-			leave()
+			cancel()
 			equal(t, "outcome", <-ended, push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"})
 		})
 	}
@@ -286,14 +286,14 @@ func TestCancellationEndsExchange(t *testing.T) {
 func TestInvalidExternalAccountErrorsHoldNoSecret(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
 	for name, change := range map[string]map[string]any{
-		"not a whole external_account file":         {"audience": nil},
-		"not a whole external_account":              {"subject_token_type": nil},
-		"token_url must be an https":                {"token_url": "http://SECRET.example.com"},
-		"service_account_impersonation_url must be": {"service_account_impersonation_url": "ftp://SECRET"},
-		"not a whole":          {"installed": map[string]any{"client_id": "SECRET", "redirect_uris": []string{"x"}}},
-		"not a whole external": {"credential_source": "SECRET"},
+		"not a complete external_account file":        {"audience": nil},
+		"not a complete external_account":             {"subject_token_type": nil},
+		"token_url must be an https":                  {"token_url": "http://SECRET.example.com"},
+		"service_account_impersonation_url must be":   {"service_account_impersonation_url": "ftp://SECRET"},
+		"not a complete":                              {"installed": map[string]any{"client_id": "SECRET", "redirect_uris": []string{"x"}}},
+		"not a complete external":                     {"credential_source": "SECRET"},
 		"type must be service_account, external_acco": {"type": "authorized_user"},
-		"not a whole impersonated_service_account":    {"type": "impersonated_service_account"},
+		"not a complete impersonated_service_account": {"type": "impersonated_service_account"},
 	} {
 		_, err := fcm.New(fcm.Config{Account: c.workloadFile(change), Project: "demo-project"})
 		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "SECRET") {
@@ -301,11 +301,11 @@ func TestInvalidExternalAccountErrorsHoldNoSecret(t *testing.T) {
 		}
 	}
 	for want, cfg := range map[string]fcm.Config{
-		"project: must be":      {Account: c.workloadFile(nil)},
-		"token URL: must be":    {Account: c.workloadFile(nil), Project: "demo-project", TokenURL: "https://example.com/token"},
-		"token URL: must be an": {Account: keyFile(), TokenURL: "http://example.com/token"},
-		"neither a file":        {Account: keyFile(), MetadataServer: true},
-		"project: must":         {MetadataServer: true},
+		"project: must be":          {Account: c.workloadFile(nil)},
+		"token URL: must be":        {Account: c.workloadFile(nil), Project: "demo-project", TokenURL: "https://example.com/token"},
+		"token URL: must be an":     {Account: keyFile(), TokenURL: "http://example.com/token"},
+		"neither a credential file": {Account: keyFile(), MetadataServer: true},
+		"project: must":             {MetadataServer: true},
 	} {
 		if _, err := fcm.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want an error with %q", err, want)
@@ -364,6 +364,6 @@ func TestDefaultCredentialsErrorHoldsNoSecret(t *testing.T) {
 	t.Setenv("HOME", home)
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
 	_, _, err := fcm.DefaultCredentials(t.Context())
-	told := fmt.Sprint(err)
-	equal(t, told, strings.Contains(told, "none found: no GOOGLE_APPLICATION_CREDENTIALS") && !strings.Contains(told, "SECRET"), true)
+	text := fmt.Sprint(err)
+	equal(t, text, strings.Contains(text, "none found: no GOOGLE_APPLICATION_CREDENTIALS") && !strings.Contains(text, "SECRET"), true)
 }

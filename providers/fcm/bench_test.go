@@ -9,7 +9,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// typicalNotification is a notification as most are.
+// typicalNotification returns a notification with commonly used fields.
 func typicalNotification() *push.Notification {
 	ttl := push.Duration(time.Hour)
 	return newNotification(func(n *push.Notification) {
@@ -40,16 +40,16 @@ func BenchmarkTranslateRaw(b *testing.B) {
 	}
 }
 
-// BenchmarkTranslateAndSend is all that this room adds to a notification.
+// BenchmarkTranslateAndSend measures the total cost of this package per notification.
 func BenchmarkTranslateAndSend(b *testing.B) {
-	p, n, on := newProvider(b), typicalNotification(), respond(200, `{"name":"projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"}`)
+	p, n, conn := newProvider(b), typicalNotification(), respond(200, `{"name":"projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"}`)
 	b.ReportAllocs()
 	for b.Loop() {
 		r, err := p.Translate(n)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if o := p.Send(b.Context(), on, n, r); o.Verdict != push.Accepted {
+		if o := p.Send(b.Context(), conn, n, r); o.Verdict != push.Accepted {
 			b.Fatal(o)
 		}
 	}
@@ -57,11 +57,11 @@ func BenchmarkTranslateAndSend(b *testing.B) {
 
 func BenchmarkSendToUnregisteredToken(b *testing.B) {
 	p, n := newProvider(b), typicalNotification()
-	on := respond(404, errorResponse(404, "NOT_FOUND", "Requested entity was not found.", fcmError("UNREGISTERED")))
+	conn := respond(404, errorResponse(404, "NOT_FOUND", "Requested entity was not found.", fcmError("UNREGISTERED")))
 	r := translate(b, p, n)
 	b.ReportAllocs()
 	for b.Loop() {
-		if o := p.Send(b.Context(), on, n, r); o.Verdict != push.Unregistered {
+		if o := p.Send(b.Context(), conn, n, r); o.Verdict != push.Unregistered {
 			b.Fatal(o)
 		}
 	}

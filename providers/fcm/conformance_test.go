@@ -50,7 +50,8 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// allRows is the whole table, with every answer that makes a row what it is, and an access token that is no longer new.
+// allRows returns the error table with every sample of each row and an access token that is not
+// fresh.
 func allRows(t *testing.T) (rows []providertest.Row) {
 	for _, r := range loadRows(t, "fcm") {
 		for _, status := range r.statuses() {

@@ -11,13 +11,15 @@ import (
 	"golang.org/x/oauth2/google"
 )
 
-// credentialsVariable names the file of the application default credentials.
+// credentialsVariable is the environment variable with the file of the application default
+// credentials.
 const credentialsVariable = "GOOGLE_APPLICATION_CREDENTIALS"
 
-// DefaultCredentials finds what Google calls the application default credentials, and says where: the file that
-// GOOGLE_APPLICATION_CREDENTIALS names; else the one that gcloud keeps for its user; else the service account of the
-// machine, which on Google Cloud is also how a Kubernetes workload has an identity. It returns a Config with Account and
-// Project, or Machine and Project. To know whether there is a metadata server it asks for one, for some seconds at most.
+// DefaultCredentials finds Google's application default credentials, and returns where it found
+// them. It tries the file in GOOGLE_APPLICATION_CREDENTIALS, then gcloud's file of the current
+// user, then the service account of the machine, which on Google Cloud includes Kubernetes
+// workloads. It returns a Config with Account, or with MetadataServer and Project. It can send a
+// request to find out whether there is a metadata server, which takes a few seconds at most.
 func DefaultCredentials(ctx context.Context) (cfg Config, where string, err error) {
 	if file := os.Getenv(credentialsVariable); file != "" {
 		where = fmt.Sprintf("%s, %q", credentialsVariable, file)
@@ -29,8 +31,8 @@ func DefaultCredentials(ctx context.Context) (cfg Config, where string, err erro
 	}
 	found, err := google.FindDefaultCredentials(ctx, scope)
 	switch {
-	case err != nil: // which may repeat what it read
-		return cfg, "", errors.New("fcm: account: none found: no " + credentialsVariable + ", no usable file of gcloud's, no metadata server of Google Cloud " +
+	case err != nil: // err can contain what it read
+		return cfg, "", errors.New("fcm: account: none found: no " + credentialsVariable + ", no usable gcloud file, no Google Cloud metadata server " +
 			"(set the variable, or service_account_file)")
 	case found.JSON != nil:
 		return Config{Account: found.JSON}, "gcloud's application default credentials", nil

@@ -14,7 +14,7 @@ import (
 func Example() {
 	p, err := fcm.New(fcm.Config{
 		Account:     keyFile(),                             // the key file of a service account
-		TokenClient: &http.Client{Transport: &fakeOAuth{}}, // nil reaches Google's own token endpoint
+		TokenClient: &http.Client{Transport: &fakeOAuth{}}, // nil uses Google's token endpoint
 	})
 	if err != nil {
 		panic(err)
@@ -33,7 +33,7 @@ func Example() {
 	fmt.Println(request.Path)
 	fmt.Println(string(request.Body))
 
-	connection := respond(429, errorResponse(429, "RESOURCE_EXHAUSTED", "Topic quota exceeded.", fcmError("QUOTA_EXCEEDED"))) // a lease of a pool, in a gateway
+	connection := respond(429, errorResponse(429, "RESOURCE_EXHAUSTED", "Topic quota exceeded.", fcmError("QUOTA_EXCEEDED"))) // the gateway passes a pool lease
 	o := p.Send(context.Background(), connection, n, request)
 	fmt.Println(o.Verdict, o.Reason, o.Scope, o.RetryAfter)
 

@@ -12,24 +12,24 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// exchangeTimeout bounds an exchange, however many requests it takes.
+// exchangeTimeout limits an exchange, which can consist of several requests.
 const exchangeTimeout = 10 * time.Second
 
-// tokenSource fetches an access token: one exchange.
+// tokenSource fetches an access token in one exchange.
 type tokenSource func(context.Context) (*oauth2.Token, error)
 
-// withTransport returns a source that lets ask talk to its endpoints in our way: within the caller's time, through next, and
-// with our own word for what came of it.
-func withTransport(ask tokenSource, next http.RoundTripper) tokenSource {
+// withTransport returns a tokenSource that runs fetch with a timeout, sends its requests through
+// next, and returns an error of this package's own for a failure.
+func withTransport(fetch tokenSource, next http.RoundTripper) tokenSource {
 	return func(ctx context.Context) (*oauth2.Token, error) {
 		ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 		defer cancel()
-		line := &exchangeTransport{ctx: ctx, next: next}
-		token, err := ask(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: line}))
+		transport := &exchangeTransport{ctx: ctx, next: next}
+		token, err := fetch(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}))
 		switch {
-		case line.err != nil:
-			return nil, line.err
-		case err != nil && !line.responded:
+		case transport.err != nil:
+			return nil, transport.err
+		case err != nil && !transport.responded:
 			return nil, errNoSubject
 		case err != nil || token.AccessToken == "":
 			return nil, errNoToken
@@ -38,15 +38,17 @@ func withTransport(ask tokenSource, next http.RoundTripper) tokenSource {
 	}
 }
 
-// What can be said of an exchange that no endpoint refused. What the oauth2 package says holds what it read.
+// The errors of an exchange that no endpoint refused. An error of the oauth2 package would contain
+// what it read.
 var (
-	errNoToken   = errors.New("the answer holds no access token")
-	errNoSubject = errors.New("the account's own proof could not be read (credential_source in its file)")
+	errNoToken   = errors.New("the response contains no access token")
+	errNoSubject = errors.New("cannot read the account's subject token (credential_source in its file)")
 )
 
-// exchangeTransport is the transport of one exchange. The oauth2 package leaves the context out of its requests and the cause out
-// of its errors; here are both. Any answer that is not a success ends the exchange as an error, against the letter of
-// http.RoundTripper: so no redirect takes a credential to another place, and a refusal reads the same whoever asked.
+// exchangeTransport is the transport of one exchange. It sets the context on requests and records
+// the cause of a failure, because the oauth2 package does neither. It returns an error for any
+// response other than 2xx, against the contract of http.RoundTripper. So a redirect cannot send a
+// credential elsewhere, and a refusal is the same for every type of account.
 type exchangeTransport struct {
 	ctx       context.Context
 	next      http.RoundTripper
@@ -55,22 +57,22 @@ type exchangeTransport struct {
 }
 
 func (c *exchangeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := c.next.RoundTrip(r.WithContext(c.ctx))
+	response, err := c.next.RoundTrip(r.WithContext(c.ctx))
 	if err != nil {
 		c.err = err
 		return nil, err
 	}
 	c.responded = true
-	if answer.StatusCode/100 == 2 {
-		return answer, nil
+	if response.StatusCode/100 == 2 {
+		return response, nil
 	}
-	body, _ := io.ReadAll(io.LimitReader(answer.Body, 64<<10)) // what is missing is a word at most
-	_ = answer.Body.Close()
-	c.err = &refusedError{status: answer.StatusCode, header: answer.Header, code: parseOAuthError(body)}
+	body, _ := io.ReadAll(io.LimitReader(response.Body, 64<<10)) // a truncated body only costs the error code
+	_ = response.Body.Close()
+	c.err = &refusedError{status: response.StatusCode, header: response.Header, code: parseOAuthError(body)}
 	return nil, c.err
 }
 
-// refusedError is an endpoint's answer that brings no token.
+// refusedError is a response other than 2xx.
 type refusedError struct {
 	status int
 	header http.Header

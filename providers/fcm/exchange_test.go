@@ -15,16 +15,16 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// exchange is a request and its answer as they were captured.
+// exchange is a recorded request and its response.
 type exchange struct{ providertest.Exchange }
 
-func loadExchanges(t *testing.T, provider string) (its []exchange) {
+func loadExchanges(t *testing.T, provider string) (all []exchange) {
 	t.Helper()
 	for _, e := range providertest.Exchanges(t, provider) {
 		e.Request.BodyJSON = bytes.ReplaceAll(e.Request.BodyJSON, []byte("${FCM_TOKEN}"), []byte(deviceToken))
-		its = append(its, exchange{e})
+		all = append(all, exchange{e})
 	}
-	return its
+	return all
 }
 
 func TestRecordedExchanges(t *testing.T) {
@@ -42,7 +42,7 @@ func (e exchange) run(t *testing.T) {
 	send(t, p, respond(200, ""), newNotification())
 	time.Sleep(10 * time.Minute)
 	n := e.notification(t)
-	if e.ID == "fcm-400-field-violation" { // ours to refuse, before it costs a request
+	if e.ID == "fcm-400-field-violation" { // refused before sending
 		equal(t, "field", mustRefuse(t, p, n).Field, "fcm.message.data")
 		n = newNotification()
 	} else {
@@ -54,19 +54,19 @@ func (e exchange) run(t *testing.T) {
 			return e.ResponseWithBody(body), nil
 		}, n)
 		equal(t, "verdict", o.Verdict, providertest.VerdictFor(e.Expect.Class))
-		equal(t, "forget the token", o.ForgetToken, e.Expect.Forget)
+		equal(t, "ForgetToken", o.ForgetToken, e.Expect.Forget)
 		equal(t, "retryable", o.Retryable(), e.Expect.Retryable || o.Verdict == push.Throttled || o.Verdict == push.Unavailable)
 		if e.Expect.Fault != nil {
 			equal(t, "endpoint fault", o.EndpointFault(), *e.Expect.Fault)
 		}
-		if asked := e.Response.Headers.Get("retry-after"); asked != "" {
-			equal(t, "wait", o.RetryAfter.String(), map[string]string{"60": "1m0s", "15": "15s"}[asked])
+		if retryAfter := e.Response.Headers.Get("retry-after"); retryAfter != "" {
+			equal(t, "wait", o.RetryAfter.String(), map[string]string{"60": "1m0s", "15": "15s"}[retryAfter])
 		}
 	}
 }
 
-// notification returns the one that makes the exchange's request: its title,
-// body and data in the common fields, all else as the sender's own message.
+// notification returns the notification that is translated to the recorded request: title, body and
+// data in the common fields, everything else as a raw message.
 func (e exchange) notification(t *testing.T) *push.Notification {
 	t.Helper()
 	var body struct{ Message map[string]json.RawMessage }
@@ -90,7 +90,7 @@ func (e exchange) notification(t *testing.T) *push.Notification {
 	return n
 }
 
-// bodies returns the answer's body and its variants.
+// bodies returns the response's body and its variants.
 func (e exchange) bodies() [][]byte {
 	bodies := [][]byte{e.Response.BodyJSON}
 	for _, v := range e.Variants {
@@ -106,7 +106,7 @@ func (e exchange) bodies() [][]byte {
 	return bodies
 }
 
-// compare checks that r says what the exchange's request does, and no more.
+// compare checks that r has exactly the path and headers of the recorded request.
 func (e exchange) compare(t *testing.T, r *wire.Request) {
 	equal(t, "path", r.Path, e.Request.Pseudo.Get(":path"))
 	equal(t, "headers", len(r.Header), len(e.Request.Headers))

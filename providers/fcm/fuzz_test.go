@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// FuzzMerge holds the merge of any sender's message over any common one to what it promises: what comes out is one
-// object, in which every member of the sender's own is as he wrote it, and every other as we did.
+// FuzzMerge checks that a merge returns one object with every member of the raw message unchanged
+// and every other member from the common message.
 func FuzzMerge(f *testing.F) {
 	for _, seed := range [][2]string{
 		{`{"token":"a","android":{"ttl":"1s","collapse_key":"k"}}`, `{"android":{"collapseKey":"x","notification":{"sound":"s"}}}`},
@@ -33,7 +33,7 @@ func FuzzMerge(f *testing.F) {
 		n := &push.Notification{Target: push.Target{Token: "a"}, FCM: &push.FCMBlock{Message: []byte(raw)}}
 		merged, err := merge(jsontext.Value(common), n)
 		if err != nil {
-			if misfit, ok := errors.AsType[*push.FieldError](err); !ok || misfit.Reason == "" || !strings.HasPrefix(misfit.Field, "fcm.message") {
+			if fieldErr, ok := errors.AsType[*push.FieldError](err); !ok || fieldErr.Reason == "" || !strings.HasPrefix(fieldErr.Field, "fcm.message") {
 				t.Fatalf("%v", err)
 			}
 			return
@@ -44,7 +44,8 @@ func FuzzMerge(f *testing.F) {
 	})
 }
 
-// decodeNormalized reads an object, and numbers as they are written. It spells android.collapseKey as merge does.
+// decodeNormalized decodes an object and keeps numbers as text. It renames android.collapseKey as
+// merge does.
 func decodeNormalized(t *testing.T, text string) map[string]any {
 	t.Helper()
 	var all map[string]any
@@ -67,7 +68,7 @@ func decodeNormalized(t *testing.T, text string) map[string]any {
 	return all
 }
 
-// overlayMaps is what merge does, told in another way.
+// overlayMaps is an independent implementation of overlay.
 func overlayMaps(below, above map[string]any) map[string]any {
 	for name, value := range above {
 		lower, isObject := below[name].(map[string]any)
@@ -80,8 +81,8 @@ func overlayMaps(below, above map[string]any) map[string]any {
 	return below
 }
 
-// FuzzParseAccount finds no file that breaks the reader, and no error that repeats what it was given. What is taken is
-// an account that could be asked for a token.
+// FuzzParseAccount checks that no file causes a panic, that no error contains what was read, and
+// that an accepted file has a supported type.
 func FuzzParseAccount(f *testing.F) {
 	f.Add([]byte(`{"type":"service_account","project_id":"p","private_key":"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n","client_email":"a@b","token_uri":"https://x/"}`))
 	f.Add([]byte(`{"type":"external_account","audience":"a","subject_token_type":"t","token_url":"https://sts.googleapis.com/v1/token","credential_source":{"file":"/x"}}`))
@@ -91,7 +92,7 @@ func FuzzParseAccount(f *testing.F) {
 		a, err := parseAccount(text)
 		if err == nil {
 			if !slices.Contains([]string{"service_account", "external_account", "impersonated_service_account"}, string(a.Type)) {
-				t.Errorf("took %q", a.Type)
+				t.Errorf("accepted type %q", a.Type)
 			}
 			return
 		}
@@ -99,7 +100,7 @@ func FuzzParseAccount(f *testing.F) {
 		_ = json.Unmarshal(text, &given)
 		for _, value := range given {
 			if secret, ok := value.(string); ok && len(secret) > 32 && strings.Contains(err.Error(), secret) {
-				t.Errorf("it repeats %q: %v", secret, err)
+				t.Errorf("error contains %q: %v", secret, err)
 			}
 		}
 	})

@@ -30,8 +30,7 @@ const (
 	tokenEndpoint = "https://oauth2.googleapis.com/token"
 )
 
-// fakeFCM answers every message with one function; it stands where a connection
-// does.
+// fakeFCM is a connection that calls a function for every request.
 type fakeFCM func(*wire.Request) (*wire.Response, error)
 
 func (g fakeFCM) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return g(r) }
@@ -46,18 +45,18 @@ func failWith(err error) fakeFCM {
 	return func(*wire.Request) (*wire.Response, error) { return nil, err }
 }
 
-// fakeOAuth is a token endpoint: a transport that reaches nothing else. It gives a
-// new access token each time, until it is told otherwise.
+// fakeOAuth is the transport to a token endpoint. By default it returns a new access token for each
+// request.
 type fakeOAuth struct {
 	mu      sync.Mutex
-	times   []time.Time // when it was asked
+	times   []time.Time // of the requests
 	forms   []string
 	urls    []string
-	status  int // zero is success
+	status  int // zero means success
 	body    string
 	header  http.Header
 	err     error
-	life    int // seconds; 0 is 3599, negative says none
+	life    int // expires_in in seconds; 0 means 3599, negative omits it
 	latency time.Duration
 }
 
@@ -70,7 +69,7 @@ func (o *fakeOAuth) RoundTrip(r *http.Request) (*http.Response, error) {
 	o.times = append(o.times, time.Now())
 	o.forms = append(o.forms, string(form))
 	o.urls = append(o.urls, r.URL.String())
-	latency, failure, answer := o.latency, o.err, o.answer()
+	latency, failure, response := o.latency, o.err, o.response()
 	o.mu.Unlock()
 	select {
 	case <-time.After(latency):
@@ -80,12 +79,12 @@ func (o *fakeOAuth) RoundTrip(r *http.Request) (*http.Response, error) {
 	if failure != nil {
 		return nil, failure
 	}
-	answer.Request = r
-	return answer, nil
+	response.Request = r
+	return response, nil
 }
 
-// answer is made under the lock.
-func (o *fakeOAuth) answer() *http.Response {
+// response creates the response. The caller holds mu.
+func (o *fakeOAuth) response() *http.Response {
 	status, body := o.status, o.body
 	if status == 0 {
 		life := o.life
@@ -104,17 +103,17 @@ func (o *fakeOAuth) answer() *http.Response {
 	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body))}
 }
 
-// accessToken is the token of the n-th exchange, counted from 1.
+// accessToken returns the token of the n-th exchange, from 1.
 func accessToken(n int) string { return fmt.Sprintf("ya29.SECRET-%d", n) }
 
-// set changes how it answers.
+// set changes the settings of o.
 func (o *fakeOAuth) set(change func(*fakeOAuth)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	change(o)
 }
 
-// requestTimes returns when it was asked.
+// requestTimes returns the times of the requests.
 func (o *fakeOAuth) requestTimes() []time.Time {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -123,7 +122,7 @@ func (o *fakeOAuth) requestTimes() []time.Time {
 
 func (o *fakeOAuth) exchanges() int { return len(o.requestTimes()) }
 
-// testKey is one service account's key for all tests.
+// testKey is the service account key of all tests.
 var testKey = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -140,7 +139,7 @@ func encodePKCS8(key any) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// keyFile returns a key file, with some members changed; "" takes one out.
+// keyFile returns a key file with some members changed; "" removes a member.
 func keyFile(change ...string) []byte {
 	file := map[string]string{
 		"type": "service_account", "project_id": "demo-project", "private_key_id": "0123456789abcdef", "private_key": encodePKCS8(testKey()),
@@ -171,7 +170,7 @@ func newProviderWith(t testing.TB, o *fakeOAuth) *fcm.Provider {
 
 func newProvider(t testing.TB) *fcm.Provider { return newProviderWith(t, &fakeOAuth{}) }
 
-// newNotification returns a notification that FCM would take, changed by change.
+// newNotification returns a valid notification, modified by change.
 func newNotification(change ...func(*push.Notification)) *push.Notification {
 	n := &push.Notification{
 		ID: "eabeae54-14a8-11e5-b60b-1697f925ec7b", AcceptedAt: time.Now(), Platform: push.FCM,
@@ -200,17 +199,17 @@ func translate(t testing.TB, p *fcm.Provider, n *push.Notification) *wire.Reques
 	return r
 }
 
-// send makes one attempt at n.
-func send(t testing.TB, p *fcm.Provider, on fakeFCM, n *push.Notification) push.Outcome {
+// send makes one attempt.
+func send(t testing.TB, p *fcm.Provider, conn fakeFCM, n *push.Notification) push.Outcome {
 	t.Helper()
-	return p.Send(t.Context(), on, n, translate(t, p, n))
+	return p.Send(t.Context(), conn, n, translate(t, p, n))
 }
 
 func authorizationOf(r *wire.Request) string {
 	return (&wire.Response{Header: r.Header}).Get("authorization")
 }
 
-// runConcurrently calls do n times at once and waits for all.
+// runConcurrently calls do n times concurrently and waits for all calls.
 func runConcurrently(n int, do func()) {
 	var all sync.WaitGroup
 	for range n {

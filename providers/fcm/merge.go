@@ -14,12 +14,11 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// merge lays the sender's own message over the common one and checks of it
-// what FCM is sure to refuse.
+// merge merges the sender's message over the common one, and checks it for what FCM would refuse.
 func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) {
 	raw, ok := parseObject(jsontext.Value(n.FCM.Message))
 	if !ok {
-		return nil, invalid("fcm.message", invalidPayload, "a JSON object in UTF-8 without repeated names")
+		return nil, invalid("fcm.message", invalidPayload, "a JSON object in UTF-8 without duplicate names")
 	}
 	if err := checkRawTarget(raw, &n.Target); err != nil {
 		return nil, err
@@ -27,7 +26,7 @@ func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) 
 	if err := checkSchema(raw); err != nil {
 		return nil, err
 	}
-	if err := checkRawSize(raw, n); err != nil { // before the merge, which would make more of it
+	if err := checkRawSize(raw, n); err != nil { // before the merge, which can add to it
 		return nil, err
 	}
 	normalizeCollapseKey(raw)
@@ -36,23 +35,23 @@ func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) 
 	return merged.marshal(), checkRawSize(merged, n)
 }
 
-// checkRawTarget refuses a raw message to somebody else than its notification
-// is for: quotas, receipts and dead tokens all go by the latter.
+// checkRawTarget returns an error if the raw message has another target than its notification,
+// which determines quotas, receipts and unregistered tokens.
 func checkRawTarget(raw members, t *push.Target) error {
 	for _, name := range [...]string{"token", "topic", "condition", "fid"} {
 		value := raw.get(name)
 		if value == nil {
 			continue
 		}
-		if who, isText := unquote(value); !isText || name != targetName(t.Kind()) || who != t.Key() {
+		if target, isText := unquote(value); !isText || name != targetName(t.Kind()) || target != t.Key() {
 			return invalid("fcm.message."+name, invalidTarget, "absent, or the notification's own target")
 		}
 	}
 	return nil
 }
 
-// checkRawSize is payloadSize for a raw message. On the way it checks data, and
-// that of android and webpush, which stand in for it on their devices.
+// checkRawSize checks the payload size of a raw message. It also checks data, and the data of
+// android and webpush, which replaces it on their devices.
 func checkRawSize(message members, n *push.Notification) error {
 	size, err := dataSize(message.get("data"), "fcm.message.data")
 	if err != nil {
@@ -66,9 +65,9 @@ func checkRawSize(message members, n *push.Notification) error {
 			return err
 		}
 	}
-	shown, _ := parseObject(message.get("notification"))
+	notification, _ := parseObject(message.get("notification"))
 	for _, name := range [...]string{"title", "body", "image"} {
-		line, _ := unquote(shown.get(name))
+		line, _ := unquote(notification.get(name))
 		size += len(line)
 	}
 	if size > payloadLimit(n) {
@@ -77,7 +76,7 @@ func checkRawSize(message members, n *push.Notification) error {
 	return nil
 }
 
-// dataSize returns the bytes of a data object's names and values.
+// dataSize returns the size of a data object in bytes: its names and values.
 func dataSize(data jsontext.Value, field string) (size int, err error) {
 	if data == nil || data.Kind() == 'n' {
 		return 0, nil
@@ -97,8 +96,8 @@ func dataSize(data jsontext.Value, field string) (size int, err error) {
 	return size, nil
 }
 
-// normalizeCollapseKey writes android.collapseKey as the common fields do: FCM reads both
-// spellings of every name, and refuses the two at once.
+// normalizeCollapseKey renames android.collapseKey to collapse_key, as in the common message. FCM
+// accepts camel case and snake case of every name, but not both at once.
 func normalizeCollapseKey(raw members) {
 	at := raw.find("android")
 	if at < 0 {
@@ -111,7 +110,7 @@ func normalizeCollapseKey(raw members) {
 	}
 }
 
-// overlay lays above over below, and what both have as objects in the same way.
+// overlay merges above over below. Members that are objects in both are merged recursively.
 func overlay(below, above members) members {
 	merged := slices.Clone(below)
 	for _, m := range above {
@@ -129,7 +128,7 @@ func overlay(below, above members) members {
 	return merged
 }
 
-// members are an object's, in their order and each as it was written.
+// members are the members of an object, in their order and with their original values.
 type members []member
 
 type member struct {
@@ -137,8 +136,8 @@ type member struct {
 	value jsontext.Value
 }
 
-// parseObject returns the members of a JSON object; false for anything else, and
-// for one that repeats a name or is not UTF-8.
+// parseObject returns the members of a JSON object, and false if v is anything else, has duplicate
+// names or is not valid UTF-8.
 func parseObject(v jsontext.Value) (members, bool) {
 	if v.Kind() != '{' {
 		return nil, false
@@ -163,8 +162,7 @@ func parseObject(v jsontext.Value) (members, bool) {
 	return found, true
 }
 
-// objectDecoder is a decoder with what it reads from. Readers are used again, for a
-// decoder has large tables of its own.
+// objectDecoder is a decoder and its source. It is pooled because a decoder allocates large tables.
 type objectDecoder struct {
 	from bytes.Buffer
 	in   *jsontext.Decoder
@@ -178,14 +176,14 @@ func (r *objectDecoder) reset(v jsontext.Value) *jsontext.Decoder {
 	return r.in
 }
 
-// release lets go of what was read, and of the reader.
+// release drops the reference to the source and returns the decoder to the pool.
 func (r *objectDecoder) release() {
 	r.reset(nil)
 	decoderPool.Put(r)
 }
 
-// nextMember reads a member. Its value is a part of v: what the decoder returns is
-// good only until it reads on.
+// nextMember reads one member. Its value is a slice of v, because a value from the decoder is valid
+// only until the next read.
 func nextMember(in *jsontext.Decoder, v jsontext.Value) (member, error) {
 	name, err := in.ReadToken()
 	if err != nil {
@@ -202,10 +200,10 @@ func nextMember(in *jsontext.Decoder, v jsontext.Value) (member, error) {
 }
 
 func (m members) find(name string) int {
-	return slices.IndexFunc(m, func(one member) bool { return one.name == name })
+	return slices.IndexFunc(m, func(candidate member) bool { return candidate.name == name })
 }
 
-// get returns the value of that name, or nil.
+// get returns the value with that name, or nil.
 func (m members) get(name string) jsontext.Value {
 	if at := m.find(name); at >= 0 {
 		return m[at].value
@@ -213,23 +211,23 @@ func (m members) get(name string) jsontext.Value {
 	return nil
 }
 
-// marshal writes the members as an object.
+// marshal returns the members as an object.
 func (m members) marshal() jsontext.Value {
 	size := len("{}")
-	for _, one := range m {
-		size += len(one.name) + len(one.value) + len(`"":,`)
+	for _, entry := range m {
+		size += len(entry.name) + len(entry.value) + len(`"":,`)
 	}
 	o := jsonobj.Writer{Bytes: make([]byte, 0, size)}
 	o.Open("")
-	for _, one := range m {
-		o.Name(one.name, "")
-		o.Bytes = append(o.Bytes, one.value...)
+	for _, entry := range m {
+		o.Name(entry.name, "")
+		o.Bytes = append(o.Bytes, entry.value...)
 	}
 	o.Close()
 	return o.Bytes
 }
 
-// unquote returns the string that a JSON string stands for.
+// unquote returns the value of a JSON string.
 func unquote(v jsontext.Value) (string, bool) {
 	if v.Kind() != '"' {
 		return "", false

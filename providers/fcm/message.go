@@ -13,8 +13,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// The reasons of a misfit: those words of a receipt that mean that nothing was
-// sent.
+// The reasons of an invalid notification. A receipt with one of them means that nothing was sent.
 const (
 	invalidTarget   = "InvalidTarget"
 	invalidField    = "InvalidField"
@@ -23,13 +22,13 @@ const (
 	payloadTooLarge = "PayloadTooLarge"
 )
 
-// The limits of a message's payload in bytes. Firebase, "About FCM messages".
+// The payload limits in bytes. Firebase, "About FCM messages".
 const (
 	maxPayload      = 4096
 	maxTopicPayload = 2048 // to a topic or condition
 )
 
-// maxTTL is four weeks: what FCM allows, and its default.
+// maxTTL is the maximum and default TTL of FCM: four weeks.
 const maxTTL = 2419200 * time.Second
 
 func invalid(field, reason, allowed string) error {
@@ -55,12 +54,12 @@ func requestBody(n *push.Notification) ([]byte, error) {
 	return o.Bytes, nil
 }
 
-// appendMessage appends the message object, the raw one merged over the common one.
+// appendMessage appends the message object: the raw message, if any, merged over the common one.
 func appendMessage(o *jsonobj.Writer, n *push.Notification) error {
 	start := len(o.Bytes)
 	appendCommon(o, n)
 	if o.InvalidField != "" {
-		return invalid(o.InvalidField, invalidField, "text in UTF-8")
+		return invalid(o.InvalidField, invalidField, "valid UTF-8")
 	}
 	if !isRaw(n) {
 		if size := payloadSize(n); size > payloadLimit(n) {
@@ -82,9 +81,8 @@ func payloadLimit(n *push.Notification) int {
 	return maxPayload
 }
 
-// payloadSize counts what a device gets for certain: the texts of the
-// notification, the names and values of data. FCM counts no less, and says
-// nowhere what more; what it alone finds too large, it refuses itself.
+// payloadSize counts what every device receives: the texts of the notification, and the names and
+// values of data. FCM counts at least that, and does not document what else it counts.
 func payloadSize(n *push.Notification) int {
 	size := len(n.Title) + len(n.Body) + len(n.Image)
 	for name, value := range n.Data {
@@ -93,7 +91,7 @@ func payloadSize(n *push.Notification) int {
 	return size
 }
 
-// largestField returns the field that takes most of a common message.
+// largestField returns the common field that takes the most bytes of the payload.
 func largestField(n *push.Notification) string {
 	field, size := "body", len(n.Body)
 	if len(n.Title) > size {
@@ -110,22 +108,22 @@ func largestField(n *push.Notification) string {
 
 func tooLarge(field string, size int, n *push.Notification) error {
 	return invalid(field, payloadTooLarge, fmt.Sprintf(
-		"so short that title, body, image and data have at most %d bytes together for this target; they have %d", payloadLimit(n), size))
+		"shorter: title, body, image and data have %d bytes together; at most %d bytes are allowed for this target", size, payloadLimit(n)))
 }
 
-// checkFields checks those common fields whose grammar is more than text.
+// checkFields checks the common fields that have more rules than valid UTF-8.
 func checkFields(n *push.Notification) error {
 	switch {
 	case !isVisible(n) && n.Badge == nil && n.Sound == "" && len(n.Data) == 0 && !isRaw(n):
-		return invalid("body", payloadEmpty, "given, or another field to show, or data, or fcm.message: there is nothing to send")
+		return invalid("body", payloadEmpty, "set, or another visible field, data or fcm.message: the notification is empty")
 	case n.Badge != nil && *n.Badge < 0:
 		return invalid("badge", invalidField, "0 or more")
 	case n.Image != "" && !isImage(n.Image):
 		return invalid("image", invalidField, "an https URL")
 	case n.TTL != nil && time.Duration(*n.TTL) > maxTTL:
-		return invalid("ttl", invalidField, "at most 672h, four weeks, for FCM")
+		return invalid("ttl", invalidField, "at most 672h (four weeks) for FCM")
 	case !isCollapseKey(n.CollapseKey):
-		return invalid("collapse_key", invalidField, "at most 64 printable ASCII characters, no space around them: Apple's devices take no more")
+		return invalid("collapse_key", invalidField, "at most 64 printable ASCII characters, with no space at either end, the limit of Apple devices")
 	}
 	for name := range n.Data {
 		if isReserved(name) {
@@ -135,7 +133,7 @@ func checkFields(n *push.Notification) error {
 	return nil
 }
 
-// isVisible reports whether the device shows a notification by itself.
+// isVisible reports whether the device displays a notification.
 func isVisible(n *push.Notification) bool {
 	return n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Image != ""
 }
@@ -146,18 +144,18 @@ func isImage(s string) bool {
 }
 
 func isCollapseKey(s string) bool {
-	strange := strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
-	return len(s) <= 64 && !strange && strings.TrimSpace(s) == s
+	unprintable := strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+	return len(s) <= 64 && !unprintable && strings.TrimSpace(s) == s
 }
 
-const reservedNames = "without the names that FCM keeps for itself: from, message_type, and all that begin with google or gcm"
+const reservedNames = "without the names that FCM reserves: from, message_type, and any that start with google or gcm"
 
-// isReserved reports whether FCM refuses data of that name.
+// isReserved reports whether FCM reserves that name in data.
 func isReserved(name string) bool {
 	return name == "from" || name == "message_type" || strings.HasPrefix(name, "google") || strings.HasPrefix(name, "gcm")
 }
 
-// appendCommon appends the message that the common fields make.
+// appendCommon appends the message made from the common fields.
 func appendCommon(o *jsonobj.Writer, n *push.Notification) {
 	o.Open("")
 	o.Text(targetName(n.Kind()), n.Key(), "token")
@@ -180,8 +178,8 @@ func appendCommon(o *jsonobj.Writer, n *push.Notification) {
 	o.Close()
 }
 
-// remainingTTL returns the seconds that are left of n's TTL, rounded up. FCM counts
-// from when it gets the message, our callers from when we did.
+// remainingTTL returns the remaining seconds of n's TTL, rounded up. FCM counts the TTL from when
+// it receives the message, a notification's TTL counts from when it is due.
 func remainingTTL(n *push.Notification) (seconds int64, bounded bool) {
 	end, bounded := n.Expiry()
 	if !bounded || *n.TTL == 0 {
@@ -190,7 +188,7 @@ func remainingTTL(n *push.Notification) (seconds int64, bounded bool) {
 	return int64((max(time.Until(end), 0) + time.Second - 1) / time.Second), true
 }
 
-// appendAndroid appends what Android wants said in its own way.
+// appendAndroid appends the fields that are specific to Android.
 func appendAndroid(o *jsonobj.Writer, n *push.Notification, left int64, bounded bool) {
 	sound := n.Sound != "" && isVisible(n)
 	if n.Priority == "" && !bounded && n.CollapseKey == "" && !sound {
@@ -215,7 +213,7 @@ func appendAndroid(o *jsonobj.Writer, n *push.Notification, left int64, bounded 
 	o.Close()
 }
 
-// appendAPNs appends what Apple's devices want said in their own way.
+// appendAPNs appends the fields that are specific to Apple devices.
 func appendAPNs(o *jsonobj.Writer, n *push.Notification, bounded bool) {
 	silent := !isVisible(n) && n.Badge == nil && n.Sound == "" && len(n.Data) > 0
 	headers := n.Priority != "" || bounded || n.CollapseKey != "" || silent
@@ -241,7 +239,7 @@ func appendAPNs(o *jsonobj.Writer, n *push.Notification, bounded bool) {
 
 func appendAPNsHeaders(o *jsonobj.Writer, n *push.Notification, silent bool) {
 	switch {
-	case silent: // Apple refuses a background push of another priority
+	case silent: // APNs refuses other priorities for background
 		o.Text("apns-push-type", "background", "")
 		o.Text("apns-priority", "5", "")
 	case n.Priority == push.PriorityHigh:
@@ -262,7 +260,7 @@ func appendAPNsHeaders(o *jsonobj.Writer, n *push.Notification, silent bool) {
 }
 
 func appendAPS(o *jsonobj.Writer, n *push.Notification, silent bool) {
-	if n.Subtitle != "" { // an alert here stands in for notification, so it has to say all
+	if n.Subtitle != "" { // this alert replaces notification, so it needs all texts
 		o.Open("alert")
 		o.Text("title", n.Title, "title")
 		o.Text("subtitle", n.Subtitle, "subtitle")
@@ -281,7 +279,7 @@ func appendAPS(o *jsonobj.Writer, n *push.Notification, silent bool) {
 	}
 }
 
-// appendWebPush appends what browsers want said in their own way (RFC 8030).
+// appendWebPush appends the headers for browsers (RFC 8030).
 func appendWebPush(o *jsonobj.Writer, n *push.Notification, left int64, bounded bool) {
 	if n.Priority == "" && !bounded {
 		return
@@ -296,7 +294,7 @@ func appendWebPush(o *jsonobj.Writer, n *push.Notification, left int64, bounded 
 	o.Close()
 }
 
-// sizeHint is about the size of the body, so that it is written without growing.
+// sizeHint estimates the size of the body, so that one allocation is enough.
 func sizeHint(n *push.Notification) int {
 	size := 480 + len(n.Key()) + 2*(len(n.Title)+len(n.Body)) + len(n.Subtitle) + len(n.Image) + 2*len(n.Sound) + 2*len(n.CollapseKey)
 	for name, value := range n.Data {

@@ -40,7 +40,7 @@ func TestCommonFieldsMessage(t *testing.T) {
 		{"a condition", push.Notification{Target: push.Target{Condition: "'a' in topics && !('b' in topics)"}, Body: "B"},
 			`{"condition":"'a' in topics && !('b' in topics)","notification":{"body":"B"}}`},
 		{"an installation", push.Notification{Target: installation, Body: "B"}, `{"fid":"cE3dZp4rQ0mUx7sYt1kLwA","notification":{"body":"B"}}`},
-		{"data alone reach a sleeping app", token(push.Notification{Data: map[string]string{"k": "v", "e": ""}}), `{"token":"` + deviceToken + `",
+		{"only data", token(push.Notification{Data: map[string]string{"k": "v", "e": ""}}), `{"token":"` + deviceToken + `",
 			"data":{"k":"v","e":""},"apns":{"headers":{"apns-push-type":"background","apns-priority":"5"},"payload":{"aps":{"content-available":1}}}}`},
 		{"high", token(push.Notification{Body: "B", Priority: "high"}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
 			"android":{"priority":"HIGH"},"apns":{"headers":{"apns-priority":"10"}},"webpush":{"headers":{"Urgency":"high"}}}`},
@@ -48,7 +48,7 @@ func TestCommonFieldsMessage(t *testing.T) {
 			"android":{"priority":"NORMAL"},"apns":{"headers":{"apns-priority":"5"}},"webpush":{"headers":{"Urgency":"normal"}}}`},
 		{"low", token(push.Notification{Body: "B", Priority: "low"}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
 			"android":{"priority":"NORMAL"},"apns":{"headers":{"apns-priority":"1"}},"webpush":{"headers":{"Urgency":"low"}}}`},
-		{"high, data alone", token(push.Notification{Data: map[string]string{"k": "v"}, Priority: "high"}), `{"token":"` + deviceToken + `","data":{"k":"v"},
+		{"high, only data", token(push.Notification{Data: map[string]string{"k": "v"}, Priority: "high"}), `{"token":"` + deviceToken + `","data":{"k":"v"},
 			"android":{"priority":"HIGH"},"apns":{"headers":{"apns-push-type":"background","apns-priority":"5"},"payload":{"aps":{"content-available":1}}},
 			"webpush":{"headers":{"Urgency":"high"}}}`},
 		{"an hour", token(push.Notification{Body: "B", TTL: &hour}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
@@ -57,16 +57,16 @@ func TestCommonFieldsMessage(t *testing.T) {
 			"android":{"ttl":"0s"},"apns":{"headers":{"apns-expiration":"0"}},"webpush":{"headers":{"TTL":"0"}}}`},
 		{"collapsible", token(push.Notification{Body: "B", CollapseKey: "score"}), `{"token":"` + deviceToken + `","notification":{"body":"B"},
 			"android":{"collapse_key":"score"},"apns":{"headers":{"apns-collapse-id":"score"}}}`},
-		{"all that is shown", token(push.Notification{Title: "T", Subtitle: "S", Body: "B", Image: "https://example.com/a.png", Badge: &three, Sound: "ping"}),
+		{"all visible fields", token(push.Notification{Title: "T", Subtitle: "S", Body: "B", Image: "https://example.com/a.png", Badge: &three, Sound: "ping"}),
 			`{"token":"` + deviceToken + `","notification":{"title":"T","body":"B","image":"https://example.com/a.png"},
 			"android":{"notification":{"sound":"ping"}},
 			"apns":{"payload":{"aps":{"alert":{"title":"T","subtitle":"S","body":"B"},"badge":3,"sound":"ping","mutable-content":1}}}}`},
-		{"a badge alone", token(push.Notification{Badge: &three}), `{"token":"` + deviceToken + `","apns":{"payload":{"aps":{"badge":3}}}}`},
-		{"every kind of text", token(push.Notification{Title: "👩‍👩‍👧 \"q\" \\", Body: "שלום مرحبا\n\u0000\u2028", Data: map[string]string{"ключ\"": "値"}}),
+		{"only a badge", token(push.Notification{Badge: &three}), `{"token":"` + deviceToken + `","apns":{"payload":{"aps":{"badge":3}}}}`},
+		{"special characters", token(push.Notification{Title: "👩‍👩‍👧 \"q\" \\", Body: "שלום مرحبا\n\u0000\u2028", Data: map[string]string{"ключ\"": "値"}}),
 			`{"token":"` + deviceToken + `","notification":{"title":"👩‍👩‍👧 \"q\" \\","body":"שלום مرحبا\n\u0000\u2028"},"data":{"ключ\"":"値"}}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { // it is 2000-01-01 there
+			synctest.Test(t, func(t *testing.T) { // the clock starts at 2000-01-01
 				c.n.AcceptedAt = time.Now()
 				r := translate(t, newProvider(t), &c.n)
 				equal(t, "body", decodeJSON(t, r.Body), decodeJSON(t, []byte(`{"message":`+c.want+`}`)))
@@ -82,7 +82,7 @@ func TestRemainingTTLIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hour := push.Duration(time.Hour)
 		n := newNotification(func(n *push.Notification) { n.TTL = &hour })
-		expiration := `"apns-expiration":"946688400"` // an hour into 2000, whenever it is sent
+		expiration := `"apns-expiration":"946688400"` // one hour after AcceptedAt, independent of the time of sending
 		for _, c := range []struct {
 			after time.Duration
 			want  string
@@ -101,16 +101,16 @@ func TestRawMessageIsMergedOverCommonOne(t *testing.T) {
 	}{
 		{"nothing", `{}`, `{"token":"T","notification":{"title":"Hello","body":"World"},"data":{"k":"v"},
 			"android":{"ttl":"3600s","collapse_key":"c"},"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"}},"webpush":{"headers":{"TTL":"3600"}}}`},
-		{"objects member by member", `{"notification":{"title":"Raw"},"data":{"n":"1"},"android":{"ttl":"1.5s","direct_boot_ok":true,"notification":{"tag":"t"}},
+		{"objects are merged", `{"notification":{"title":"Raw"},"data":{"n":"1"},"android":{"ttl":"1.5s","direct_boot_ok":true,"notification":{"tag":"t"}},
 			"apns":{"headers":{"apns-collapse-id":"z"},"payload":{"aps":{"alert":"x"}}},"webpush":{"headers":{"TTL":"9","Topic":"t"},"fcm_options":{"link":"https://example.com"}},"fcm_options":{"analytics_label":"a"}}`,
 			`{"token":"T","notification":{"title":"Raw","body":"World"},"data":{"k":"v","n":"1"},
 			"android":{"ttl":"1.5s","collapse_key":"c","direct_boot_ok":true,"notification":{"tag":"t"}},
 			"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"z"},"payload":{"aps":{"alert":"x"}}},
 			"webpush":{"headers":{"TTL":"9","Topic":"t"},"fcm_options":{"link":"https://example.com"}},"fcm_options":{"analytics_label":"a"}}`},
-		{"all else as a whole", `{"notification":null,"android":null,"apns":{"payload":{"x":[1.50]}}}`,
+		{"other values are replaced", `{"notification":null,"android":null,"apns":{"payload":{"x":[1.50]}}}`,
 			`{"token":"T","notification":null,"data":{"k":"v"},"android":null,"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"},
 			"payload":{"x":[1.50]}},"webpush":{"headers":{"TTL":"3600"}}}`},
-		{"the other spelling of a name", `{"android":{"collapseKey":"raw"},"data":{"collapseKey":"x","collapse_key":"y"}}`,
+		{"camel case", `{"android":{"collapseKey":"raw"},"data":{"collapseKey":"x","collapse_key":"y"}}`,
 			`{"token":"T","notification":{"title":"Hello","body":"World"},"data":{"k":"v","collapseKey":"x","collapse_key":"y"},
 			"android":{"ttl":"3600s","collapse_key":"raw"},"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"}},"webpush":{"headers":{"TTL":"3600"}}}`},
 		{"the same target", `{"token":"T","notification":null,"android":null,"apns":null,"webpush":null}`,
@@ -118,13 +118,13 @@ func TestRawMessageIsMergedOverCommonOne(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				known := strings.NewReplacer(`"T"`, `"`+deviceToken+`"`)
-				n := newNotification(withMessage(known.Replace(c.raw)), func(n *push.Notification) {
+				replacer := strings.NewReplacer(`"T"`, `"`+deviceToken+`"`)
+				n := newNotification(withMessage(replacer.Replace(c.raw)), func(n *push.Notification) {
 					n.Data, n.TTL, n.CollapseKey = map[string]string{"k": "v"}, &hour, "c"
 				})
 				n.FCM.ValidateOnly = true
 				body := translate(t, newProvider(t), n).Body
-				equal(t, "body", decodeJSON(t, body), decodeJSON(t, []byte(`{"validate_only":true,"message":`+known.Replace(c.want)+`}`)))
+				equal(t, "body", decodeJSON(t, body), decodeJSON(t, []byte(`{"validate_only":true,"message":`+replacer.Replace(c.want)+`}`)))
 			})
 		})
 	}
@@ -135,12 +135,10 @@ func TestRawMessageNeedsNoCommonFields(t *testing.T) {
 	equal(t, "body", string(translate(t, newProvider(t), n).Body), `{"message":{"token":"`+deviceToken+`","data":{"k":"v"}}}`)
 }
 
-// fieldErrorPattern is how a FieldError must read: so that "field: must be …" is a
-// sentence.
+// fieldErrorPattern is the format of a FieldError's text: "field: must be …", without a period.
 var fieldErrorPattern = regexp.MustCompile(`^[a-zA-Z_.-]+: must be [^\s].*[^.]$`)
 
-// mustRefuse translates what must not be translated, and checks what is the same
-// for every misfit.
+// mustRefuse checks that n cannot be translated, and checks the error's format.
 func mustRefuse(t *testing.T, p *fcm.Provider, n *push.Notification) *push.FieldError {
 	t.Helper()
 	_, err := p.Translate(n)
@@ -149,25 +147,25 @@ func mustRefuse(t *testing.T, p *fcm.Provider, n *push.Notification) *push.Field
 		t.Fatalf("%v, want a FieldError", err)
 	}
 	if !fieldErrorPattern.MatchString(refused.Error()) {
-		t.Errorf("it reads %q", refused)
+		t.Errorf("malformed error text %q", refused)
 	}
 	for _, secret := range []string{n.Key(), n.Title, n.Body} {
 		if len(secret) > 5 && strings.Contains(refused.Error(), secret) {
-			t.Errorf("%q tells what the notification holds", refused)
+			t.Errorf("%q contains a value of the notification", refused)
 		}
 	}
 	return refused
 }
 
 func TestFieldErrors(t *testing.T) {
-	minus, long, negative := -1, push.Duration(2419201*time.Second), push.Duration(2419200*time.Second)
-	is := func(change ...func(*push.Notification)) []func(*push.Notification) { return change }
-	token := func(s string) []func(*push.Notification) { return is(withTarget(push.Target{Token: s})) }
-	topic := func(s string) []func(*push.Notification) { return is(withTarget(push.Target{Topic: s})) }
+	minus, long, longest := -1, push.Duration(2419201*time.Second), push.Duration(2419200*time.Second)
+	changes := func(change ...func(*push.Notification)) []func(*push.Notification) { return change }
+	token := func(s string) []func(*push.Notification) { return changes(withTarget(push.Target{Token: s})) }
+	topic := func(s string) []func(*push.Notification) { return changes(withTarget(push.Target{Topic: s})) }
 	data := func(name string) []func(*push.Notification) {
-		return is(func(n *push.Notification) { n.Data = map[string]string{name: "v"} })
+		return changes(func(n *push.Notification) { n.Data = map[string]string{name: "v"} })
 	}
-	translate(t, newProvider(t), newNotification(func(n *push.Notification) { n.TTL = &negative })) // four weeks are allowed
+	translate(t, newProvider(t), newNotification(func(n *push.Notification) { n.TTL = &longest })) // four weeks are allowed
 
 	for _, c := range []struct {
 		name          string
@@ -175,48 +173,48 @@ func TestFieldErrors(t *testing.T) {
 		field, reason string
 	}{
 		{"no target", token(""), "token", "InvalidTarget"},
-		{"two targets", is(withTarget(push.Target{Token: "a", Topic: "b"})), "token", "InvalidTarget"},
-		{"a channel", is(withTarget(push.Target{Channel: "x"})), "token", "InvalidTarget"},
-		{"a subscription", is(withTarget(push.Target{Subscription: &push.Subscription{}})), "token", "InvalidTarget"},
+		{"two targets", changes(withTarget(push.Target{Token: "a", Topic: "b"})), "token", "InvalidTarget"},
+		{"a channel", changes(withTarget(push.Target{Channel: "x"})), "token", "InvalidTarget"},
+		{"a subscription", changes(withTarget(push.Target{Subscription: &push.Subscription{}})), "token", "InvalidTarget"},
 		{"a long token", token(strings.Repeat("a", 4097)), "token", "InvalidTarget"},
 		{"another path", token("../../v1"), "token", "InvalidTarget"},
 		{"an escaped path", token("%2e%2e%2f"), "token", "InvalidTarget"},
-		{"a line end", token("abcd\r\n"), "token", "InvalidTarget"},
+		{"a newline", token("abcd\r\n"), "token", "InvalidTarget"},
 		{"NUL", token("ab\x00c"), "token", "InvalidTarget"},
-		{"another alphabet", token("токен"), "token", "InvalidTarget"},
+		{"non-ASCII letters", token("токен"), "token", "InvalidTarget"},
 		{"a topic with its prefix", topic("/topics/news"), "topic", "InvalidTarget"},
 		{"a topic with a space", topic("my news"), "topic", "InvalidTarget"},
 		{"a long topic", topic(strings.Repeat("t", 901)), "topic", "InvalidTarget"},
-		{"a condition of nothing", is(withTarget(push.Target{Condition: " "})), "condition", "InvalidTarget"},
-		{"an installation with a colon", is(withTarget(push.Target{Installation: deviceToken})), "installation", "InvalidTarget"},
-		{"nothing at all", is(func(n *push.Notification) { n.Title, n.Body = "", "" }), "body", "PayloadEmpty"},
-		{"a negative badge", is(func(n *push.Notification) { n.Badge = &minus }), "badge", "InvalidField"},
-		{"an image in clear", is(func(n *push.Notification) { n.Image = "http://example.com/a.png" }), "image", "InvalidField"},
-		{"more than four weeks", is(func(n *push.Notification) { n.TTL = &long }), "ttl", "InvalidField"},
-		{"a long collapse key", is(func(n *push.Notification) { n.CollapseKey = strings.Repeat("k", 65) }), "collapse_key", "InvalidField"},
-		{"a collapse key with a line end", is(func(n *push.Notification) { n.CollapseKey = "a\nb" }), "collapse_key", "InvalidField"},
-		{"a title that is no text", is(func(n *push.Notification) { n.Title = "a\xffb" }), "title", "InvalidField"},
-		{"a sound that is no text", is(func(n *push.Notification) { n.Sound = "a\xffb" }), "sound", "InvalidField"},
-		{"data that are no text", is(func(n *push.Notification) { n.Data = map[string]string{"k": "\xff"} }), "data", "InvalidField"},
-		{"data called from", data("from"), "data", "InvalidField"},
-		{"data called message_type", data("message_type"), "data", "InvalidField"},
-		{"data of Google's", data("google.c.a"), "data", "InvalidField"},
-		{"data of its predecessor's", data("gcm_x"), "data", "InvalidField"},
-		{"a message that is no object", is(withMessage(`[]`)), "fcm.message", "InvalidPayload"},
-		{"a message of null", is(withMessage(`null`)), "fcm.message", "InvalidPayload"},
-		{"a message cut short", is(withMessage(`{"data":{}`)), "fcm.message", "InvalidPayload"},
-		{"a message and more", is(withMessage(`{} {}`)), "fcm.message", "InvalidPayload"},
-		{"a message that repeats a name", is(withMessage(`{"data":{},"data":{}}`)), "fcm.message", "InvalidPayload"},
-		{"a message that is no text", is(withMessage("{\"x\":\"\xff\"}")), "fcm.message", "InvalidPayload"},
-		{"a deep message", is(withMessage(strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000))), "fcm.message", "InvalidPayload"},
-		{"another token", is(withMessage(`{"token":"another"}`)), "fcm.message.token", "InvalidTarget"},
-		{"a topic besides", is(withMessage(`{"topic":"news"}`)), "fcm.message.topic", "InvalidTarget"},
-		{"a topic of null besides", is(withMessage(`{"topic":null}`)), "fcm.message.topic", "InvalidTarget"},
-		{"a number among the data", is(withMessage(`{"data":{"n":12}}`)), "fcm.message.data", "InvalidPayload"},
-		{"null among the data", is(withMessage(`{"data":{"n":null}}`)), "fcm.message.data", "InvalidPayload"},
-		{"data in a list", is(withMessage(`{"data":["x"]}`)), "fcm.message.data", "InvalidPayload"},
-		{"a number among Android's data", is(withMessage(`{"android":{"data":{"n":12}}}`)), "fcm.message.android.data", "InvalidPayload"},
-		{"a reserved name among the browsers' data", is(withMessage(`{"webpush":{"data":{"from":"x"}}}`)), "fcm.message.webpush.data", "InvalidPayload"},
+		{"an empty condition", changes(withTarget(push.Target{Condition: " "})), "condition", "InvalidTarget"},
+		{"an installation with a colon", changes(withTarget(push.Target{Installation: deviceToken})), "installation", "InvalidTarget"},
+		{"an empty notification", changes(func(n *push.Notification) { n.Title, n.Body = "", "" }), "body", "PayloadEmpty"},
+		{"a negative badge", changes(func(n *push.Notification) { n.Badge = &minus }), "badge", "InvalidField"},
+		{"an http image", changes(func(n *push.Notification) { n.Image = "http://example.com/a.png" }), "image", "InvalidField"},
+		{"more than four weeks", changes(func(n *push.Notification) { n.TTL = &long }), "ttl", "InvalidField"},
+		{"a long collapse key", changes(func(n *push.Notification) { n.CollapseKey = strings.Repeat("k", 65) }), "collapse_key", "InvalidField"},
+		{"a collapse key with a newline", changes(func(n *push.Notification) { n.CollapseKey = "a\nb" }), "collapse_key", "InvalidField"},
+		{"a title that is not UTF-8", changes(func(n *push.Notification) { n.Title = "a\xffb" }), "title", "InvalidField"},
+		{"a sound that is not UTF-8", changes(func(n *push.Notification) { n.Sound = "a\xffb" }), "sound", "InvalidField"},
+		{"data that are not UTF-8", changes(func(n *push.Notification) { n.Data = map[string]string{"k": "\xff"} }), "data", "InvalidField"},
+		{"data named from", data("from"), "data", "InvalidField"},
+		{"data named message_type", data("message_type"), "data", "InvalidField"},
+		{"data with a google prefix", data("google.c.a"), "data", "InvalidField"},
+		{"data with a gcm prefix", data("gcm_x"), "data", "InvalidField"},
+		{"a message that is not an object", changes(withMessage(`[]`)), "fcm.message", "InvalidPayload"},
+		{"a message of null", changes(withMessage(`null`)), "fcm.message", "InvalidPayload"},
+		{"a truncated message", changes(withMessage(`{"data":{}`)), "fcm.message", "InvalidPayload"},
+		{"two messages", changes(withMessage(`{} {}`)), "fcm.message", "InvalidPayload"},
+		{"a duplicate name", changes(withMessage(`{"data":{},"data":{}}`)), "fcm.message", "InvalidPayload"},
+		{"a message that is not UTF-8", changes(withMessage("{\"x\":\"\xff\"}")), "fcm.message", "InvalidPayload"},
+		{"a deeply nested message", changes(withMessage(strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000))), "fcm.message", "InvalidPayload"},
+		{"another token", changes(withMessage(`{"token":"another"}`)), "fcm.message.token", "InvalidTarget"},
+		{"an additional topic", changes(withMessage(`{"topic":"news"}`)), "fcm.message.topic", "InvalidTarget"},
+		{"an additional null topic", changes(withMessage(`{"topic":null}`)), "fcm.message.topic", "InvalidTarget"},
+		{"a number in data", changes(withMessage(`{"data":{"n":12}}`)), "fcm.message.data", "InvalidPayload"},
+		{"null in data", changes(withMessage(`{"data":{"n":null}}`)), "fcm.message.data", "InvalidPayload"},
+		{"data as a list", changes(withMessage(`{"data":["x"]}`)), "fcm.message.data", "InvalidPayload"},
+		{"a number in Android's data", changes(withMessage(`{"android":{"data":{"n":12}}}`)), "fcm.message.android.data", "InvalidPayload"},
+		{"a reserved name in web push data", changes(withMessage(`{"webpush":{"data":{"from":"x"}}}`)), "fcm.message.webpush.data", "InvalidPayload"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			refused := mustRefuse(t, newProvider(t), newNotification(c.change...))
@@ -261,8 +259,8 @@ func TestConditionSyntax(t *testing.T) {
 	}
 }
 
-// sampleTexts are of one, two, three and four bytes a letter, of several runes a
-// letter, right to left, and longer in JSON than on the device.
+// sampleTexts are characters of one to four bytes, of several runes, right to left, and longer in
+// JSON than on the device.
 var sampleTexts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م", "\"", "\n"}
 
 func TestPayloadLimit(t *testing.T) {
@@ -274,16 +272,16 @@ func TestPayloadLimit(t *testing.T) {
 			t.Run(fmt.Sprintf("%d %q", c.limit, text), func(t *testing.T) {
 				rest := c.limit - len("Hello") - len("key") - len("value") - len("https://a.b")
 				body := strings.Repeat(text, rest/len(text)) + strings.Repeat("x", rest%len(text))
-				of := func(body string) *push.Notification {
+				newSized := func(body string) *push.Notification {
 					return newNotification(withTarget(c.target), func(n *push.Notification) {
 						n.Body, n.Image, n.Data = body, "https://a.b", map[string]string{"key": "value"}
 					})
 				}
-				translate(t, newProvider(t), of(body))
-				refused := mustRefuse(t, newProvider(t), of(body+"x"))
+				translate(t, newProvider(t), newSized(body))
+				refused := mustRefuse(t, newProvider(t), newSized(body+"x"))
 				equal(t, "field", refused.Field, "body")
 				equal(t, "reason", refused.Reason, "PayloadTooLarge")
-				equal(t, "says how much", strings.Contains(refused.Allowed, fmt.Sprint(c.limit+1)), true)
+				equal(t, "contains the size", strings.Contains(refused.Allowed, fmt.Sprint(c.limit+1)), true)
 
 				over := newNotification(withTarget(c.target), func(n *push.Notification) { n.Title, n.Body = "", "" })
 				quoted, _ := json.Marshal(body)
@@ -319,7 +317,7 @@ func TestTooLargeNamesLargestField(t *testing.T) {
 	}
 }
 
-func FuzzWhatIsTranslatedIsOneMessageToItsTarget(f *testing.F) {
+func FuzzTranslate(f *testing.F) {
 	f.Add(deviceToken, "", "", "Hello", "Wörld 👋", "k", "v", `{"android":{"collapseKey":"x"}}`, "score", uint8(1), int64(time.Hour))
 	f.Add("", "news", "", "\xff", "", "from", "", `{"data":{"a":1}}`, "", uint8(3), int64(0))
 	f.Add("", "", "'a' in topics && !('b' in topics)", "", "", "", "", `{"notification":{"body":"x"}}`, "a\nb", uint8(0), int64(-1))
@@ -355,14 +353,14 @@ func FuzzWhatIsTranslatedIsOneMessageToItsTarget(f *testing.F) {
 		for _, name := range []string{"token", "topic", "condition", "fid"} {
 			if to, ok := back.Message[name]; ok {
 				targets++
-				var who string
-				if json.Unmarshal(to, &who) != nil || who != n.Key() {
-					t.Errorf("it goes to %s", to)
+				var target string
+				if json.Unmarshal(to, &target) != nil || target != n.Key() {
+					t.Errorf("the target is %s", to)
 				}
 			}
 		}
 		if targets != 1 {
-			t.Errorf("it has %d targets", targets)
+			t.Errorf("%d targets, want 1", targets)
 		}
 	})
 }

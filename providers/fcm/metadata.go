@@ -14,11 +14,12 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// metadataAddress is where every machine of Google Cloud, and every workload of its Kubernetes, finds its metadata server.
+// metadataAddress is the address of the metadata server on Google Cloud, including its Kubernetes
+// service.
 const metadataAddress = "169.254.169.254"
 
-// metadataToken asks the metadata server for the access token of the service account that the machine runs as. The oauth2
-// package's own source for it takes no context and repeats by itself; this is one request, like every exchange.
+// metadataToken gets an access token for the machine's service account from the metadata server.
+// Unlike the oauth2 package's token source, it takes a context and does not retry.
 func metadataToken(ctx context.Context) (*oauth2.Token, error) {
 	link := "http://" + cmp.Or(os.Getenv("GCE_METADATA_HOST"), metadataAddress) +
 		"/computeMetadata/v1/instance/service-accounts/default/token?scopes=" + url.QueryEscape(scope)
@@ -27,22 +28,23 @@ func metadataToken(ctx context.Context) (*oauth2.Token, error) {
 		return nil, err
 	}
 	r.Header.Set("Metadata-Flavor", "Google")
-	answer, err := oauth2.NewClient(ctx, nil).Do(r)
+	response, err := oauth2.NewClient(ctx, nil).Do(r)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = answer.Body.Close() }()
+	defer func() { _ = response.Body.Close() }()
 	var in struct {
 		AccessToken string `json:"access_token"`
 		ExpiresIn   int64  `json:"expires_in"`
 	}
-	if err := json.UnmarshalRead(answer.Body, &in); err != nil {
+	if err := json.UnmarshalRead(response.Body, &in); err != nil {
 		return nil, err
 	}
 	return &oauth2.Token{AccessToken: in.AccessToken, Expiry: time.Now().Add(time.Duration(in.ExpiresIn) * time.Second)}, nil
 }
 
-// directTransport reaches the metadata server without a proxy, which could not, and keeps no connection between two exchanges.
+// directTransport returns a transport to the metadata server. It uses no proxy, because a proxy
+// cannot reach the server, and keeps no idle connection between exchanges.
 func directTransport() http.RoundTripper {
 	return &http.Transport{DisableKeepAlives: true}
 }

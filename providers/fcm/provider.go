@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fcm speaks the HTTP v1 protocol of Firebase Cloud Messaging: the
-// request, the access token, and the table from Google's error to our verdict.
-// It keeps no connection to FCM and never repeats a request.
+// Package fcm implements the HTTP v1 protocol of Firebase Cloud Messaging: the request, the access
+// token, and the table that maps FCM's errors to verdicts. It opens no connection to FCM and does not
+// retry.
 //
-// What the common fields of a notification become. A token does not tell which
-// device is behind it, so whatever Android, Apple and browsers each want said
-// in their own way is said in all of them. fcm.message is merged over the
-// result, object by object, and wins.
+// The common fields of a notification are translated as follows. A token does not reveal the platform
+// of its device, so the message has the fields for Android, Apple and browsers. fcm.message is merged
+// over the result, object by object.
 //
-//	title, body, image   notification; image asks Apple for mutable-content, too
+//	title, body, image   notification; image also sets mutable-content for Apple
 //	subtitle             apns: aps.alert, with title and body
-//	badge                apns: aps.badge (Android counts by itself)
-//	sound                android.notification.sound where something is shown; apns: aps.sound
+//	badge                apns: aps.badge (Android counts notifications)
+//	sound                android.notification.sound if the notification is visible; apns: aps.sound
 //	data                 data
-//	data alone           apns: content-available and push type background, so that it reaches a sleeping app
-//	priority             android.priority HIGH, else NORMAL; apns-priority 10, 5, 1 (5 for data alone); Urgency
-//	ttl                  android.ttl and web push TTL, what is left of it; apns-expiration
+//	only data            apns: content-available and push type background, to reach an app that is not running
+//	priority             android.priority HIGH, else NORMAL; apns-priority 10, 5, 1 (5 with only data); Urgency
+//	ttl                  the remaining time as android.ttl and web push TTL; apns-expiration
 //	collapse_key         android.collapse_key, apns-collapse-id
 package fcm
 
@@ -34,60 +33,58 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Config is one service account and the project that it sends for.
+// Config is a service account and the project that it sends for.
 type Config struct {
-	// Account is the text of a credential's file (JSON): a service account's
-	// key; or an external account, for a workload outside of Google Cloud; or
-	// a service account that another one speaks for. The latter two name URLs
-	// and files, and these are used: take them from nobody but the operator.
+	// Account is the content of a JSON credential file: a service account key, an external account
+	// for a workload outside of Google Cloud, or an impersonated service account. The latter two
+	// contain URLs and file names that are used as they are, so only accept them from the operator.
 	Account []byte
-	// Machine asks the metadata server of Google Cloud for the service account
-	// that this machine runs as. Account is then empty.
+	// MetadataServer makes the provider use the service account of this machine, from the metadata
+	// server of Google Cloud. Account must then be empty.
 	MetadataServer bool
-	// Project is the ID or the number of the Firebase project. Empty means the
-	// project that the account's file names, which only a key file does.
+	// Project is the ID or number of the Firebase project. Empty means the project in the
+	// credential file, which only a service account key has.
 	Project string
-	// TokenURL takes the place of the token endpoint that a key file names.
-	// Other accounts cannot have one.
+	// TokenURL replaces the token endpoint of a service account key. It must be empty for other
+	// accounts.
 	TokenURL string
-	// TokenClient carries the exchanges for access tokens. Only its Transport
-	// is used; nil is http.DefaultTransport, and for Machine one without a
-	// proxy.
+	// TokenClient makes the exchanges for access tokens. Only its Transport is used. nil means
+	// http.DefaultTransport, or for MetadataServer a transport without a proxy.
 	TokenClient *http.Client
-	// Logger hears of exchanges that fail; nil hears nothing.
+	// Logger logs failed exchanges; nil disables logging.
 	Logger *slog.Logger
 }
 
-// Provider translates notifications for FCM and judges its answers. It is safe
-// for use by many goroutines.
+// Provider translates notifications for FCM and judges the responses. It is safe for concurrent
+// use.
 type Provider struct {
 	project, path string
 	tokens        *tokenCache
 }
 
-// New returns a provider and exchanges nothing yet. An error says what is
-// wrong with cfg and never what is in the account's file.
+// New returns a provider. It makes no exchange. An error says what is wrong with cfg and contains
+// no part of the credential file.
 func New(cfg Config) (*Provider, error) {
-	ask, project, err := cfg.credential()
+	fetch, project, err := cfg.credential()
 	if err != nil {
 		return nil, err
 	}
 	if project = cmp.Or(cfg.Project, project); !isProject(project) {
-		return nil, errors.New("fcm: project: must be a Firebase project's ID or number (of the account's files only a key names one: project_id)")
+		return nil, errors.New("fcm: project: must be the ID or number of a Firebase project (only a service account key sets it, as project_id)")
 	}
 	log := cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	return &Provider{
 		project: project,
 		path:    "/v1/projects/" + project + "/messages:send",
-		tokens:  newTokens(withTransport(ask, cfg.transport()), log),
+		tokens:  newTokens(withTransport(fetch, cfg.transport()), log),
 	}, nil
 }
 
-// credential returns how to get an access token, and the account's own project.
-func (c *Config) credential() (ask tokenSource, project string, err error) {
+// credential returns the source of access tokens and the project of the credential file.
+func (c *Config) credential() (fetch tokenSource, project string, err error) {
 	if c.MetadataServer {
 		if len(c.Account) > 0 || c.TokenURL != "" {
-			return nil, "", errors.New("fcm: account: the machine's own needs neither a file nor a token URL")
+			return nil, "", errors.New("fcm: account: the metadata server allows neither a credential file nor a token URL")
 		}
 		return metadataToken, "", nil
 	}
@@ -97,7 +94,7 @@ func (c *Config) credential() (ask tokenSource, project string, err error) {
 	}
 	if c.TokenURL != "" {
 		if account.Type != google.ServiceAccount || !isHTTPS(c.TokenURL) {
-			return nil, "", errors.New("fcm: token URL: must be an https URL, and the account a service account's key")
+			return nil, "", errors.New("fcm: token URL: must be an https URL, and requires a service account key")
 		}
 		account.TokenURI = c.TokenURL
 	}
@@ -114,30 +111,28 @@ func (c *Config) transport() http.RoundTripper {
 	return http.DefaultTransport
 }
 
-// isProject lets in IDs, numbers and the old IDs with a domain before a colon.
+// isProject matches project IDs, project numbers, and old IDs with a domain and a colon.
 var isProject = regexp.MustCompile(`^[a-z0-9][a-z0-9.:-]{0,99}$`).MatchString
 
-// Project is the Firebase project that messages are sent in.
+// Project returns the Firebase project that messages are sent in.
 func (p *Provider) Project() string { return p.project }
 
-// Run keeps the access token fresh, so that no notification waits for one. It
-// ends when ctx does, and returns nil then. Without it, the notification that
-// finds no token fetches one.
+// Run renews the access token in the background, so that no send waits for an exchange. It returns
+// nil when ctx ends. Without Run, a send that finds no valid token fetches one.
 func (p *Provider) Run(ctx context.Context) error {
 	p.tokens.keepFresh(ctx)
 	return nil
 }
 
-// Authorize makes sure that there is a credential to send with, and fetches
-// one where it must. Sending does so by itself: this is for those who want to
-// know before. The error names the reason.
+// Authorize fetches an access token if there is no valid one. Send does that too; Authorize reports
+// errors earlier. The error contains the reason.
 func (p *Provider) Authorize(ctx context.Context) error {
 	_, err := p.tokens.token(ctx)
 	return err
 }
 
-// Translate checks n and writes it as FCM's request: all but the access token.
-// A misfit is a *push.FieldError.
+// Translate checks n and returns the request for it, without the access token. If n is invalid, the
+// error is a *push.FieldError.
 func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if err := checkTarget(&n.Target); err != nil {
 		return nil, err
@@ -149,31 +144,31 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	return &wire.Request{Method: "POST", Path: p.path, Header: header, Body: body}, nil
 }
 
-// header is every request's, so it is shared and never appended to in place.
+// header is shared by all requests. Do not append to it in place.
 var header = []wire.Field{{Name: "content-type", Value: "application/json; charset=UTF-8"}}
 
-// Send makes one attempt with r, as Translate wrote it, on conn and judges the
-// answer, once. It leaves r as it is: other attempts may be using it.
+// Send makes one attempt on conn and judges the response. r is the result of Translate; Send does
+// not modify it, because concurrent attempts can share it.
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
 	used, err := p.tokens.token(ctx)
 	if err != nil {
 		return noTokenOutcome(err)
 	}
-	answer, err := conn.Do(ctx, withAuthorization(r, used))
+	response, err := conn.Do(ctx, withAuthorization(r, used))
 	if err != nil {
 		return push.NoResponse(err)
 	}
-	o, renew := judge(answer, &n.Target)
+	o, renew := judge(response, &n.Target)
 	if renew {
 		o.Renewed = p.tokens.invalidate(used)
 	}
 	return o
 }
 
-// withAuthorization returns r with the access token. It may enter the compression
-// table: it weighs a kilobyte, stays the same for half an hour, and nobody can
-// guess at it there, for no header of this connection is a stranger's choice
-// (RFC 7541, section 7.1.3).
+// withAuthorization returns a copy of r with the access token. Unlike other secrets, the token can
+// be added to the HPACK table: it has about a kilobyte and is used for half an hour. The attack of
+// RFC 7541, section 7.1.3, is not possible, because no attacker controls a header field of this
+// connection.
 func withAuthorization(r *wire.Request, t *token) *wire.Request {
 	signed := *r
 	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...), wire.Field{Name: "authorization", Value: t.bearer})

@@ -13,15 +13,15 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// unknownReason stands in for every reason that is not in the tables: Google's
-// text goes no further than here.
+// unknownReason replaces every reason that is not in the tables, so that free text from Google goes
+// no further.
 const unknownReason = "UnknownReason"
 
-// defaultQuotaWait is how long to leave a quota alone when no Retry-After is given.
-// Firebase, "Best practices when sending FCM messages at scale": 60 s.
+// defaultQuotaWait is how long to wait after an exceeded quota without a Retry-After. Firebase,
+// "Best practices when sending FCM messages at scale": 60 s.
 const defaultQuotaWait = time.Minute
 
-// The judgements that several errors share.
+// Outcomes that several errors share.
 var (
 	refused      = push.Outcome{Verdict: push.Refused}
 	unauthorized = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential}
@@ -29,69 +29,68 @@ var (
 	unavailable  = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint}
 )
 
-// errorSource is where in an error its word stood. One word in another place is
-// another error: a NOT_FOUND of FCM's is a dead token, one of the front end's
-// a wrong URL.
+// errorSource is the part of an error response that a code comes from. The same code has different
+// meanings: NOT_FOUND from FCM means an unregistered token, from the front end it means a wrong
+// URL.
 type errorSource uint8
 
 const (
 	sourceAny       errorSource = iota
-	sourceFCM                   // FcmError.errorCode: FCM itself judged the message
+	sourceFCM                   // FcmError.errorCode: FCM judged the message
 	sourceErrorInfo             // ErrorInfo.reason
-	sourceStatus                // error.status, or what stands for it
-	sourceNotFCM                // one of the latter two and no FcmError: something before FCM judged
+	sourceStatus                // error.status, or the code for the HTTP status
+	sourceNotFCM                // one of the latter two without an FcmError: a server in front of FCM responded
 )
 
-// errorRow is one of FCM's errors and our judgement.
+// errorRow is one of FCM's errors and its outcome.
 type errorRow struct {
-	status    int // 0 is any
+	status    int // 0 matches any status
 	code      string
 	source    errorSource
-	condition func(*errorBody, *push.Target) bool // nil is always
+	condition func(*errorBody, *push.Target) bool // nil matches always
 	outcome   push.Outcome
-	renew     bool // the access token is to blame
+	renew     bool // the access token must be renewed
 }
 
-// errorTable are read from the top; the first that fits counts. "ErrorCode" and "FCM
-// error codes" of the Firebase reference, read 2026-11-22, but for what is
-// marked otherwise.
+// errorTable lists FCM's errors. The first row that matches applies. "ErrorCode" and "FCM error
+// codes" of the Firebase reference, read 2026-11-22, unless noted.
 var errorTable = []errorRow{
-	// One code for three troubles. Only the first speaks of the token, and the
-	// document calls it safe to delete then.
+	// One code for three errors. Only the first is about the token, and the reference says that the
+	// token can then be deleted.
 	{status: 400, code: "INVALID_ARGUMENT", condition: isInvalidToken, outcome: push.Outcome{Verdict: push.Refused, ForgetToken: true}},
-	{status: 400, code: "INVALID_ARGUMENT", outcome: refused}, // a bad field; or too big, which is never a 413 (seen)
+	{status: 400, code: "INVALID_ARGUMENT", outcome: refused}, // an invalid field, or too large, which is never a 413 (observed)
 
-	// The push credential inside the Firebase project: a new access token would
-	// change nothing. The message can be the same as that of an expired one.
+	// The push credential in the Firebase project is invalid; a new access token does not help. The
+	// error message can be the same as for an expired access token.
 	{status: 401, code: "THIRD_PARTY_AUTH_ERROR", source: sourceFCM, outcome: unauthorized},
-	{status: 401, code: "APNS_AUTH_ERROR", source: sourceFCM, outcome: unauthorized}, // its older name
+	{status: 401, code: "APNS_AUTH_ERROR", source: sourceFCM, outcome: unauthorized}, // the older name
 	{status: 401, code: "UNAUTHENTICATED", source: sourceNotFCM, outcome: unauthorized, renew: true},
 
-	// Not to be forgotten: a swapped service account brings this for every token.
+	// ForgetToken is not set: a service account of another project causes this for every token.
 	{status: 403, code: "SENDER_ID_MISMATCH", outcome: refused},
 	{status: 403, code: "PERMISSION_DENIED", source: sourceNotFCM, outcome: unauthorized},
 
-	// A live installation was seen to answer so while its token was well.
+	// No ForgetToken for an installation: this response was observed while its token was still
+	// valid.
 	{status: 404, code: "UNREGISTERED", source: sourceFCM, condition: targetsInstallation, outcome: push.Outcome{Verdict: push.Unregistered}},
 	{status: 404, code: "UNREGISTERED", source: sourceFCM, outcome: push.Outcome{Verdict: push.Unregistered, ForgetToken: true}},
-	{status: 404, code: "NOT_FOUND", source: sourceNotFCM, outcome: refused}, // the project or the path, never the token
+	{status: 404, code: "NOT_FOUND", source: sourceNotFCM, outcome: refused}, // the project or the path, not the token
 
 	{status: 429, code: "QUOTA_EXCEEDED", condition: isDeviceQuota, outcome: push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: defaultQuotaWait}},
 	{status: 429, code: "QUOTA_EXCEEDED", condition: isTopicQuota, outcome: push.Outcome{Verdict: push.Throttled, Scope: push.ScopeTopic, RetryAfter: defaultQuotaWait}},
 	{status: 429, code: "QUOTA_EXCEEDED", outcome: throttled},
-	{status: 429, code: "RATE_LIMIT_EXCEEDED", source: sourceErrorInfo, outcome: throttled}, // the project's, without an FcmError (firebase-admin-go #719)
+	{status: 429, code: "RATE_LIMIT_EXCEEDED", source: sourceErrorInfo, outcome: throttled}, // the project's quota, without an FcmError (firebase-admin-go #719)
 
 	{status: 500, code: "INTERNAL", outcome: unavailable},
 	{status: 503, code: "UNAVAILABLE", outcome: unavailable},
 
-	// "No more information is available": the status is all there is.
+	// "No more information is available": only the status is known.
 	{code: "UNSPECIFIED_ERROR", source: sourceFCM, condition: isNot4xx, outcome: unavailable},
 	{status: 429, code: "UNSPECIFIED_ERROR", source: sourceFCM, outcome: throttled},
 	{code: "UNSPECIFIED_ERROR", source: sourceFCM, outcome: refused},
 }
 
-// statusCodes are the words of google.rpc.Code that our own reasons may be,
-// for errors that no row fits.
+// statusCodes are the google.rpc.Code names that can become a reason if no row matches.
 var statusCodes = map[string]bool{
 	"INVALID_ARGUMENT": true, "FAILED_PRECONDITION": true, "OUT_OF_RANGE": true, "UNAUTHENTICATED": true,
 	"PERMISSION_DENIED": true, "NOT_FOUND": true, "ABORTED": true, "ALREADY_EXISTS": true, "RESOURCE_EXHAUSTED": true,
@@ -99,25 +98,25 @@ var statusCodes = map[string]bool{
 	"DEADLINE_EXCEEDED": true,
 }
 
-// codeByStatus is what a status says by itself, as google.rpc.Code maps them, for
-// answers that are not FCM's JSON: a front end's page, an empty body.
+// codeByStatus maps an HTTP status to its google.rpc.Code, for responses that are not FCM's JSON,
+// such as a front end's HTML page or an empty body.
 var codeByStatus = map[int]string{
 	400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED",
 	500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
 }
 
-// outcomeByStatus judges an error that no row fits.
+// outcomeByStatus returns the outcome of an error that no row matches.
 func outcomeByStatus(status int) push.Outcome {
 	switch {
 	case status == 429:
-		return throttled // or overload, which wants the same
+		return throttled // or overload, which needs the same reaction
 	case status/100 == 4:
 		return refused
 	}
-	return unavailable // 5xx; and what is no answer of an API, such as a redirect
+	return unavailable // 5xx, or a status that is not from an API, such as a redirect
 }
 
-// errorBody is what we read of an error's body.
+// errorBody holds the parts of an error response that determine its outcome.
 type errorBody struct {
 	status     int
 	message    string
@@ -128,43 +127,42 @@ type errorBody struct {
 	quotas     []string
 }
 
-// judge turns an answer into its outcome. renew says that the access token is
-// to blame.
-func judge(a *wire.Response, t *push.Target) (o push.Outcome, renew bool) {
-	if a.Status/100 == 2 {
-		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status, ProviderID: parseName(a.Body)}, false
+// judge returns the outcome of a response. renew is true if the access token must be renewed.
+func judge(resp *wire.Response, t *push.Target) (o push.Outcome, renew bool) {
+	if resp.Status/100 == 2 {
+		return push.Outcome{Verdict: push.Accepted, HTTP: resp.Status, ProviderID: parseName(resp.Body)}, false
 	}
-	f := parseError(a)
+	f := parseError(resp)
 	o, renew = f.judge(t)
-	o.HTTP = a.Status
-	if asked := a.RetryAfter(); asked > 0 && o.Retryable() {
-		o.RetryAfter = asked
+	o.HTTP = resp.Status
+	if retryAfter := resp.RetryAfter(); retryAfter > 0 && o.Retryable() {
+		o.RetryAfter = retryAfter
 	}
 	return o, renew
 }
 
-// judge finds the row. The order of the words is Google's rule: FcmError
-// before ErrorInfo before the status word.
+// judge finds the matching row. Google defines the order of the codes: FcmError, then ErrorInfo,
+// then the status.
 func (f *errorBody) judge(t *push.Target) (o push.Outcome, renew bool) {
-	for _, said := range f.codes() {
+	for _, c := range f.codes() {
 		for i := range errorTable {
-			if r := &errorTable[i]; r.matches(f, said, t) {
+			if r := &errorTable[i]; r.matches(f, c, t) {
 				o, o.Reason = r.outcome, r.code
 				return o, r.renew
 			}
 		}
 	}
 	o, o.Reason = outcomeByStatus(f.status), unknownReason
-	for _, said := range f.codes() {
-		if statusCodes[said.code] {
-			o.Reason = said.code
+	for _, c := range f.codes() {
+		if statusCodes[c.code] {
+			o.Reason = c.code
 			break
 		}
 	}
 	return o, false
 }
 
-// errorCode is a word of an error, and where it stood.
+// errorCode is a code of an error and its source.
 type errorCode struct {
 	code   string
 	source errorSource
@@ -187,10 +185,9 @@ func (r *errorRow) matches(f *errorBody, s errorCode, t *push.Target) bool {
 	return r.source == s.source
 }
 
-// The conditions that tell errors with the same code apart.
+// The conditions that distinguish errors with the same code.
 
-// isInvalidToken holds only for a message to one device, and when the error speaks
-// of that device's name by itself.
+// isInvalidToken reports whether the error is about the token of a message to one device.
 func isInvalidToken(f *errorBody, t *push.Target) bool {
 	if !targetsDevice(t) {
 		return false
@@ -221,8 +218,8 @@ func targetsDevice(t *push.Target) bool {
 	return kind == push.ToToken || kind == push.ToInstallation
 }
 
-// mentions reports whether a QuotaFailure or the message names that kind of
-// quota. It is text for people, but the only place where FCM says which.
+// mentions reports whether a QuotaFailure or the message mentions that kind of quota. It is free
+// text, but FCM reports the kind of quota nowhere else.
 func (f *errorBody) mentions(kind string) bool {
 	for _, text := range append(f.quotas, f.message) {
 		if strings.Contains(strings.ToLower(text), kind) {
@@ -232,13 +229,13 @@ func (f *errorBody) mentions(kind string) bool {
 	return false
 }
 
-// lenient forgives in an answer what changes nothing about its meaning.
+// lenient accepts errors in a response's JSON that do not change its meaning.
 var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
 
-// parseError takes from an error's body what it can; a body that is not Google's
-// JSON leaves nothing but the word of its status.
-func parseError(a *wire.Response) *errorBody {
-	f := &errorBody{status: a.Status}
+// parseError parses an error's body. If the body is not Google's JSON, it returns the code for the
+// status.
+func parseError(resp *wire.Response) *errorBody {
+	f := &errorBody{status: resp.Status}
 	var body struct {
 		Error struct {
 			Message string           `json:"message"`
@@ -246,20 +243,19 @@ func parseError(a *wire.Response) *errorBody {
 			Details []jsontext.Value `json:"details"`
 		} `json:"error"`
 	}
-	if json.Unmarshal(a.Body, &body, lenient) == nil {
+	if json.Unmarshal(resp.Body, &body, lenient) == nil {
 		f.message, f.statusName = body.Error.Message, body.Error.Status
 		for _, detail := range body.Error.Details {
 			f.addDetail(detail)
 		}
 	}
 	if f.statusName == "" && f.fcmError == "" {
-		f.statusName = codeByStatus[a.Status]
+		f.statusName = codeByStatus[resp.Status]
 	}
 	return f
 }
 
-// addDetail reads one detail. Their order is not fixed, and there are kinds that say
-// nothing to us.
+// addDetail adds one detail. Details come in any order, and unknown kinds are ignored.
 func (f *errorBody) addDetail(detail jsontext.Value) {
 	var d struct {
 		Type       string `json:"@type"`
@@ -293,15 +289,15 @@ func (f *errorBody) addDetail(detail jsontext.Value) {
 	}
 }
 
-// parseName returns FCM's name for an accepted message, or "" when there is none
-// to read: it is accepted all the same, and a repeat would double it.
+// parseName returns FCM's name of an accepted message, or "" if there is none. The message is
+// accepted anyway, and a retry would cause a duplicate.
 func parseName(body []byte) string {
 	var in struct {
 		Name string `json:"name"`
 	}
-	strange := func(r rune) bool { return r <= ' ' || r > '~' }
+	disallowed := func(r rune) bool { return r <= ' ' || r > '~' }
 	if json.Unmarshal(body, &in) != nil || len(in.Name) > 256 ||
-		!strings.HasPrefix(in.Name, "projects/") || strings.ContainsFunc(in.Name, strange) {
+		!strings.HasPrefix(in.Name, "projects/") || strings.ContainsFunc(in.Name, disallowed) {
 		return ""
 	}
 	return in.Name

@@ -16,7 +16,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// row is one line of the table of all that can come of an attempt.
+// row is one row of the error table.
 type row struct{ providertest.ErrorCase }
 
 func loadRows(t testing.TB, provider string) (rows []row) {
@@ -27,12 +27,12 @@ func loadRows(t testing.TB, provider string) (rows []row) {
 	return rows
 }
 
-// statuses returns the status codes that a row stands for.
+// statuses returns the status codes of the row.
 func (r row) statuses() []int {
 	return r.Statuses(map[string][]int{"4xx": {402, 405, 409, 413, 418, 499}, "5xx": {501, 505, 599}, "any": {500, 503, 504}})
 }
 
-// errorResponse writes an error as FCM does.
+// errorResponse returns the body of an error in FCM's format.
 func errorResponse(status int, word, message string, details ...string) string {
 	return fmt.Sprintf(`{ "error": { "code": %d, "message": %q, "status": %q, "details": [ %s ] } }`+"\n",
 		status, message, word, strings.Join(details, ", "))
@@ -62,11 +62,11 @@ const (
 	generic401 = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential."
 )
 
-// sample is an answer that makes a row what it is.
+// sample is a response of a row.
 type sample struct {
 	body   string
 	target push.Target
-	scope  string // where the row leaves more than one
+	scope  string // if the row allows more than one
 }
 
 var (
@@ -75,8 +75,8 @@ var (
 	newsTopic    = push.Target{Topic: "news"}
 )
 
-// samples returns the answers that make r what it is, with the details in both
-// orders and with unknown ones between.
+// samples returns responses of the row, with details in both orders and with unknown details
+// between them.
 func (r row) samples(status int) []sample {
 	one := func(body string) []sample { return []sample{{body: body, target: device}} }
 	switch key := r.Code + " " + r.Class; key {
@@ -127,7 +127,7 @@ func (r row) samples(status int) []sample {
 		one(strings.Repeat("[", 1<<16)), bothOrders(device, status, "SOMETHING_NEW", "text", fcmError("NEWER"), errorInfo("NEWEST")))
 }
 
-// bothOrders writes an error with its details in both orders.
+// bothOrders returns an error with its details in both orders.
 func bothOrders(target push.Target, status int, word, message string, first, second string) []sample {
 	return []sample{
 		{body: errorResponse(status, word, message, first, second), target: target},
@@ -136,17 +136,17 @@ func bothOrders(target push.Target, status int, word, message string, first, sec
 }
 
 func quotaSamples(status int) []sample {
-	of := func(target push.Target, scope, message, quota string) sample {
+	newSample := func(target push.Target, scope, message, quota string) sample {
 		return sample{errorResponse(status, "RESOURCE_EXHAUSTED", message, quota, fcmError("QUOTA_EXCEEDED")), target, scope}
 	}
 	return []sample{
-		of(device, "device", "x", quotaFailure("device:abc", "Device message rate exceeded")),
-		of(device, "device", "Device message rate exceeded.", help),
-		of(installation, "device", "x", quotaFailure("x", "device message rate")),
-		of(newsTopic, "topic", "Topic quota exceeded.", help),
-		of(newsTopic, "topic", "x", quotaFailure("topic:news", "x")),
-		of(device, "project", "Quota exceeded.", quotaFailure("project:demo", "messages per minute")),
-		of(newsTopic, "project", "x", quotaFailure("projects/my-device-app", "x")),
+		newSample(device, "device", "x", quotaFailure("device:abc", "Device message rate exceeded")),
+		newSample(device, "device", "Device message rate exceeded.", help),
+		newSample(installation, "device", "x", quotaFailure("x", "device message rate")),
+		newSample(newsTopic, "topic", "Topic quota exceeded.", help),
+		newSample(newsTopic, "topic", "x", quotaFailure("topic:news", "x")),
+		newSample(device, "project", "Quota exceeded.", quotaFailure("project:demo", "messages per minute")),
+		newSample(newsTopic, "project", "x", quotaFailure("projects/my-device-app", "x")),
 	}
 }
 
@@ -162,8 +162,7 @@ func TestErrorTable(t *testing.T) {
 	}
 }
 
-// check judges an answer ten minutes after the access token was fetched, so
-// that a row that wants another token can have it.
+// check sends ten minutes after the access token was fetched, so that it can be renewed.
 func (r row) check(t *testing.T, status int, s sample) {
 	p := newProvider(t)
 	send(t, p, respond(200, ""), newNotification())
@@ -177,7 +176,7 @@ func (r row) check(t *testing.T, status int, s sample) {
 	switch r.Code {
 	case "":
 		want.ProviderID = "projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"
-	case "*": // the word of the status, where Google has one
+	case "*": // the google.rpc.Code of the status, if there is one
 		want.Reason = map[int]string{429: "RESOURCE_EXHAUSTED", 504: "DEADLINE_EXCEEDED"}[status]
 		if want.Reason == "" || strings.Contains(s.body, "SOMETHING_NEW") {
 			want.Reason = "UnknownReason"
@@ -190,7 +189,7 @@ func (r row) check(t *testing.T, status int, s sample) {
 	default:
 		want.Reason = r.Code
 	}
-	if want.Verdict == push.Throttled { // for Unavailable, the sender's own backoff counts: another endpoint may be well
+	if want.Verdict == push.Throttled { // for Unavailable the retry backoff applies: another endpoint may be healthy
 		want.RetryAfter = time.Duration(*r.MinBackoff) * time.Second
 	}
 	scope := r.Scope
@@ -283,13 +282,13 @@ func TestAcceptedMessageHasProviderID(t *testing.T) {
 }
 
 func TestTransportErrorTable(t *testing.T) {
-	elsewhere := map[string]string{
-		"MALFORMED_ERROR_BODY":   "the rows of FCM's fall-backs have such bodies",
-		"MALFORMED_SUCCESS_BODY": "TestAnAcceptedMessageHasFCMsName has such bodies",
+	covered := map[string]string{
+		"MALFORMED_ERROR_BODY":   "covered by the fallback rows of FCM",
+		"MALFORMED_SUCCESS_BODY": "covered by TestAcceptedMessageHasProviderID",
 	}
 	for _, r := range loadRows(t, "transport") {
 		t.Run(r.Code, func(t *testing.T) {
-			if why := cmp.Or(r.SkipReason(), elsewhere[r.Code]); why != "" {
+			if why := cmp.Or(r.SkipReason(), covered[r.Code]); why != "" {
 				t.Skip(why)
 			}
 			lost, want := r.TransportError()
@@ -319,7 +318,7 @@ func TestOutcomeHoldsNoResponseText(t *testing.T) {
 	}
 }
 
-func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
+func FuzzJudge(f *testing.F) {
 	known := map[string]bool{
 		"": true, "UnknownReason": true, "APNS_AUTH_ERROR": true,
 		"FAILED_PRECONDITION": true, "OUT_OF_RANGE": true, "ABORTED": true, "ALREADY_EXISTS": true, "RESOURCE_EXHAUSTED": true,
@@ -340,11 +339,11 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 		o := p.Send(t.Context(), respond(status, string(body)), n, r)
 		switch {
 		case !known[o.Reason]:
-			t.Errorf("the reason %q is not of the table", o.Reason)
+			t.Errorf("reason %q is not in the table", o.Reason)
 		case (o.Verdict == push.Accepted) != (status/100 == 2):
 			t.Errorf("status %d is %v", status, o.Verdict)
 		case o.ForgetToken && status != 400 && status != 404:
-			t.Errorf("a token was forgotten for status %d", status)
+			t.Errorf("ForgetToken is set for status %d", status)
 		case o.EndpointFault() != (status < 200 || status/100 == 3 || status >= 500):
 			t.Errorf("status %d: endpoint fault %v", status, o.EndpointFault())
 		}

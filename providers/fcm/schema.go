@@ -14,13 +14,15 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// check refuses a value that FCM is sure to refuse. field is its path, for the caller.
+// check returns an error for a value that FCM would refuse. field is the path of the value in the
+// request.
 type check func(field string, v jsontext.Value) error
 
-// fields are an object's, by their names in snake case; nil is checked elsewhere.
+// fields maps the field names of an object, in snake case, to their checks. nil means that the
+// field is checked elsewhere.
 type fields map[string]check
 
-// messageFields are all that a message can hold: "REST Resource: projects.messages", read 2026-11-22.
+// messageFields are all fields of a message: "REST Resource: projects.messages", read 2026-11-22.
 var messageFields = fields{
 	"name": isString, "token": nil, "topic": nil, "condition": nil, "fid": nil, "data": nil,
 	"notification": objectOf(fields{"title": isString, "body": isString, "image": isString}),
@@ -57,7 +59,8 @@ var androidNotificationFields = fields{
 	}),
 }
 
-// apnsHeaders are those header fields of Apple's that can be wrong by themselves: "Sending notification requests to APNs".
+// apnsHeaders are the APNs headers whose values are checked: "Sending notification requests to
+// APNs".
 var apnsHeaders = fields{
 	"apns-push-type": oneOfStrings("alert", "background", "location", "voip", "complication", "fileprovider", "mdm", "liveactivity",
 		"pushtotalk", "widgets", "controls"),
@@ -68,13 +71,13 @@ var apnsHeaders = fields{
 	}),
 }
 
-// webPushHeaders are RFC 8030's, section 5.
+// webPushHeaders are the headers of RFC 8030, section 5.
 var webPushHeaders = fields{
 	"urgency": oneOfStrings("very-low", "low", "normal", "high"), "ttl": matchesPattern("seconds, in digits", `[0-9]{1,10}`),
 	"topic": matchesPattern("1 to 32 letters, digits, hyphens and underscores", `[a-zA-Z0-9_-]{1,32}`),
 }
 
-// headersOf checks header fields, whose names have no case. Those that it does not know are for the service to judge.
+// headersOf checks header fields, whose names are case-insensitive. Unknown ones are not checked.
 func headersOf(known fields) check {
 	return func(field string, v jsontext.Value) error {
 		if err := isStringMap(field, v); err != nil {
@@ -93,7 +96,7 @@ func headersOf(known fields) check {
 	}
 }
 
-// oneOfStrings takes one of the words, as it is written.
+// oneOfStrings accepts the given values, with exact case.
 func oneOfStrings(words ...string) check {
 	return require("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
 		s, ok := unquote(v)
@@ -101,7 +104,8 @@ func oneOfStrings(words ...string) check {
 	})
 }
 
-// checkSchema refuses a raw message with a field that FCM does not know, or with a value that it cannot read.
+// checkSchema returns an error if a raw message has a field that FCM does not know, or an invalid
+// value.
 func checkSchema(message members) error { return messageFields.check("fcm.message", message) }
 
 func (f fields) check(field string, object members) error {
@@ -111,10 +115,10 @@ func (f fields) check(field string, object members) error {
 		one, known := f[name]
 		switch {
 		case !known:
-			return invalid(memberPath(field, m.name), invalidPayload, "absent: FCM knows here "+strings.Join(slices.Sorted(maps.Keys(f)), ", "))
+			return invalid(memberPath(field, m.name), invalidPayload, "absent: the allowed fields are "+strings.Join(slices.Sorted(maps.Keys(f)), ", "))
 		case seen[name]:
-			return invalid(memberPath(field, m.name), invalidPayload, "given once, in one of its two spellings")
-		case one == nil || m.value.Kind() == 'n': // null is the same as absent (proto3's JSON mapping)
+			return invalid(memberPath(field, m.name), invalidPayload, "set once, in either camel case or snake case")
+		case one == nil || m.value.Kind() == 'n': // null is the same as absent (JSON mapping of proto3)
 		default:
 			if err := one(memberPath(field, m.name), m.value); err != nil {
 				return err
@@ -125,8 +129,8 @@ func (f fields) check(field string, object members) error {
 	return nil
 }
 
-// memberPath is the path of a member. It repeats a name only if it looks like one: what stands in a wrong place may be a
-// secret.
+// memberPath returns the path of a member. It includes the name only if it looks like a field name:
+// anything else may be a misplaced secret.
 func memberPath(field, name string) string {
 	if len(name) > 40 || !isName(name, "_", 40) {
 		return field
@@ -134,7 +138,7 @@ func memberPath(field, name string) string {
 	return field + "." + name
 }
 
-// toSnakeCase returns the name in snake case: FCM reads camelCase as well.
+// toSnakeCase returns the name in snake case. FCM accepts camel case too.
 func toSnakeCase(name string) string {
 	if strings.ContainsRune(name, '_') || strings.ToLower(name) == name {
 		return name
@@ -177,7 +181,7 @@ func listOf(one check) check {
 	}
 }
 
-// require makes a check of a test and what it allows.
+// require returns a check from a predicate and a description of what it allows.
 func require(allowed string, fits func(jsontext.Value) bool) check {
 	return func(field string, v jsontext.Value) error {
 		if !fits(v) {
@@ -187,7 +191,7 @@ func require(allowed string, fits func(jsontext.Value) bool) check {
 	}
 }
 
-// matchesPattern checks texts of one pattern.
+// matchesPattern checks that a string matches pattern completely.
 func matchesPattern(allowed, pattern string) check {
 	fits := regexp.MustCompile(`^(?:` + pattern + `)$`).MatchString
 	return require(allowed, func(v jsontext.Value) bool {
@@ -196,8 +200,9 @@ func matchesPattern(allowed, pattern string) check {
 	})
 }
 
-// oneOfEnum takes the words of an enum, in whatever case, and its numbers, as proto3's JSON mapping does. Where the first word
-// is not the unspecified one, the reference does not tell whether the numbers start at 0 or at 1.
+// oneOfEnum accepts the names of an enum in any case, and its numbers, as the JSON mapping of
+// proto3 does. If the first name does not end in _UNSPECIFIED, the reference does not say whether
+// the numbers start at 0 or 1, so both are accepted.
 func oneOfEnum(words ...string) check {
 	last := len(words)
 	if strings.HasSuffix(words[0], "_UNSPECIFIED") {
@@ -220,24 +225,24 @@ var (
 		found, ok := parseObject(v)
 		return ok && !slices.ContainsFunc(found, func(m member) bool { return m.value.Kind() != '"' })
 	})
-	isCount        = require("a whole number, 0 or more", func(v jsontext.Value) bool { return isDigits(strings.Trim(string(v), `"`)) })
+	isCount        = require("an integer, 0 or more", func(v jsontext.Value) bool { return isDigits(strings.Trim(string(v), `"`)) })
 	isUnitFraction = require("a number from 0 to 1", func(v jsontext.Value) bool {
 		share, err := strconv.ParseFloat(string(v), 64)
 		return v.Kind() == '0' && err == nil && share >= 0 && share <= 1
 	})
-	isTime = require("a time of RFC 3339, such as 2026-12-31T23:59:59Z", func(v jsontext.Value) bool {
+	isTime = require("an RFC 3339 time, such as 2026-12-31T23:59:59Z", func(v jsontext.Value) bool {
 		s, ok := unquote(v)
 		_, err := time.Parse(time.RFC3339Nano, s)
 		return ok && err == nil
 	})
-	isTTL = require("seconds and an s, from 0s to 2419200s, four weeks", func(v jsontext.Value) bool {
+	isTTL = require("seconds with the suffix s, from 0s to 2419200s (four weeks)", func(v jsontext.Value) bool {
 		s, ok := unquote(v)
 		life, err := time.ParseDuration(s)
 		return ok && isSeconds(s) && err == nil && life >= 0 && life <= maxTTL
 	})
 	isSeconds  = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,9})?s$`).MatchString
-	isDuration = matchesPattern("seconds and an s, such as 3.5s", `[0-9]{1,12}(\.[0-9]{1,9})?s`)
-	isColor    = matchesPattern("a colour as #rrggbb", `#[0-9a-fA-F]{6}`)
+	isDuration = matchesPattern("seconds with the suffix s, such as 3.5s", `[0-9]{1,12}(\.[0-9]{1,9})?s`)
+	isColor    = matchesPattern("a colour in the format #rrggbb", `#[0-9a-fA-F]{6}`)
 	isLabel    = matchesPattern("1 to 50 letters, digits and - _ . ~ %", `[a-zA-Z0-9\-_.~%]{1,50}`)
 	isLink     = matchesPattern("an https URL", `https://[^/\s]+(/\S*)?`)
 )
@@ -246,7 +251,7 @@ func isDigits(s string) bool {
 	return len(s) <= 10 && isName(s, "", 10) && strings.Trim(s, "0123456789") == ""
 }
 
-// parseArray returns the values of a JSON array; false for anything else.
+// parseArray returns the values of a JSON array, and false if v is anything else.
 func parseArray(v jsontext.Value) (values []jsontext.Value, ok bool) {
 	return values, v.Kind() == '[' && json.Unmarshal(v, &values) == nil
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// fullMessage is a message with everything that FCM's reference lists, some of it in camelCase.
+// fullMessage is a message with every field in FCM's reference, some of them in camel case.
 const fullMessage = `{"name":"x","data":{"k":"v"},"notification":{"title":"t","body":"b","image":"https://example.com/i.png"},
 	"fcmOptions":{"analyticsLabel":"a-_.~%9"},
 	"android":{"collapse_key":"c","priority":"high","ttl":"3.5s","restricted_package_name":"com.example","data":{"a":"b"},
@@ -30,10 +30,11 @@ func TestMessageWithAllFieldsIsAccepted(t *testing.T) {
 	translate(t, newProvider(t), newNotification(withMessage(fullMessage)))
 }
 
-// enums are all places of a message that take one of a few words, as the reference and the protocols behind it list them.
+// enums are all fields of a message with a fixed set of values, from the reference and the
+// protocols behind it.
 var enums = []struct {
-	field, words string
-	number       bool // the numbers of the words are taken, too
+	field, names string
+	number       bool // the values can also be given as numbers
 }{
 	{"android.priority", "NORMAL HIGH", true},
 	{"android.notification.notification_priority", "PRIORITY_UNSPECIFIED PRIORITY_MIN PRIORITY_LOW PRIORITY_DEFAULT PRIORITY_HIGH PRIORITY_MAX", true},
@@ -48,27 +49,27 @@ func TestEnumValues(t *testing.T) {
 	p := newProvider(t)
 	for _, e := range enums {
 		with := func(value string) func(*push.Notification) {
-			for _, name := range slices.Backward(strings.Split(e.field, ".")) {
-				value = fmt.Sprintf(`{%q:%s}`, name, value)
+			for _, member := range slices.Backward(strings.Split(e.field, ".")) {
+				value = fmt.Sprintf(`{%q:%s}`, member, value)
 			}
 			return withMessage(value)
 		}
-		words := strings.Fields(e.words)
-		for i, word := range words {
-			translate(t, p, newNotification(with(`"`+word+`"`)))
+		names := strings.Fields(e.names)
+		for i, name := range names {
+			translate(t, p, newNotification(with(`"`+name+`"`)))
 			if e.number {
 				translate(t, p, newNotification(with(strconv.Itoa(i))))
-				translate(t, p, newNotification(with(`"`+strings.ToLower(word)+`"`)))
+				translate(t, p, newNotification(with(`"`+strings.ToLower(name)+`"`)))
 			}
 		}
-		for _, value := range []string{`"x"`, `""`, `true`, `{}`, `[]`, `-1`, `9`, `1.0`, `1e0`, strconv.Itoa(len(words) + 1), `"` + words[0] + ` "`, `"` + words[0] + `,` + words[1] + `"`} {
+		for _, value := range []string{`"x"`, `""`, `true`, `{}`, `[]`, `-1`, `9`, `1.0`, `1e0`, strconv.Itoa(len(names) + 1), `"` + names[0] + ` "`, `"` + names[0] + `,` + names[1] + `"`} {
 			refused := mustRefuse(t, p, newNotification(with(value)))
 			equal(t, e.field+" "+value, refused.Reason, "InvalidPayload")
 			equal(t, "the field", strings.HasPrefix("fcm.message."+e.field, refused.Field), true)
-			equal(t, "names the words", strings.Contains(refused.Allowed, strings.Join(words, ", ")) || refused.Field == "fcm.message.apns.headers" || refused.Field == "fcm.message.webpush.headers", true)
+			equal(t, "lists the values", strings.Contains(refused.Allowed, strings.Join(names, ", ")) || refused.Field == "fcm.message.apns.headers" || refused.Field == "fcm.message.webpush.headers", true)
 		}
 	}
-	equal(t, "one number too many", mustRefuse(t, p, newNotification(withMessage(`{"android":{"notification":{"visibility":4}}}`))).Reason, "InvalidPayload")
+	equal(t, "number out of range", mustRefuse(t, p, newNotification(withMessage(`{"android":{"notification":{"visibility":4}}}`))).Reason, "InvalidPayload")
 }
 
 func TestPlatformHeadersAreCheckedCaseInsensitively(t *testing.T) {

@@ -9,14 +9,14 @@ import (
 )
 
 const (
-	// maxConditionTopics is how many topics a condition may name (Firebase, "Send
-	// messages to topics").
+	// maxConditionTopics is the maximum number of topics in a condition (Firebase, "Send messages
+	// to topics").
 	maxConditionTopics = 5
-	// Our own bounds, so that no target takes long to read or much to remember.
+	// Limits of this package, which bound the time to parse a target and the memory to store it.
 	maxTopicLen, maxConditionLen = 900, 4096
 )
 
-// The grammars of what a message may be sent to.
+// The syntax of the targets.
 
 func isToken(s string) bool { return isName(s, ":_-", 4096) }
 
@@ -24,20 +24,18 @@ func isTopic(s string) bool { return isName(s, "-_.~%", maxTopicLen) }
 
 func isInstallation(s string) bool { return isName(s, "_-", 200) }
 
-// isName reports whether s is made of ASCII letters, digits and the bytes in
-// others, and is neither empty nor longer than most.
-func isName(s, others string, most int) bool {
+// isName reports whether s consists of 1 to maxLen ASCII letters, digits and bytes in others.
+func isName(s, others string, maxLen int) bool {
 	for i := range len(s) {
 		c := s[i]
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9') && strings.IndexByte(others, c) < 0 {
 			return false
 		}
 	}
-	return len(s) >= 1 && len(s) <= most
+	return len(s) >= 1 && len(s) <= maxLen
 }
 
-// targetName returns the member of FCM's message that holds a target of that
-// kind, or "".
+// targetName returns the member of FCM's message for a target of that kind, or "".
 func targetName(kind push.TargetKind) string {
 	switch kind {
 	case push.ToToken:
@@ -52,11 +50,11 @@ func targetName(kind push.TargetKind) string {
 	return ""
 }
 
-// checkTarget wants one target that FCM knows, well formed.
+// checkTarget checks that there is one target that FCM supports, with valid syntax.
 func checkTarget(t *push.Target) error {
 	switch kind := t.Kind(); {
 	case targetName(kind) == "":
-		return invalid("token", invalidTarget, "given, or instead of it topic, condition or installation, and no other target, for FCM")
+		return invalid("token", invalidTarget, "set, or topic, condition or installation instead, and no other target, for FCM")
 	case kind == push.ToToken && !isToken(t.Token):
 		return invalid("token", invalidTarget, "1 to 4096 letters, digits, colons, underscores and hyphens")
 	case kind == push.ToTopic && !isTopic(t.Topic):
@@ -69,10 +67,10 @@ func checkTarget(t *push.Target) error {
 	return nil
 }
 
-// isCondition reports whether s is
+// isCondition reports whether s has the syntax
 //
-//	either = term { ("&&" | "||") term }
-//	term   = "!" term | "(" either ")" | "'" topic "'" "in" "topics"
+//	expression = term { ("&&" | "||") term }
+//	term       = "!" term | "(" expression ")" | "'" topic "'" "in" "topics"
 func isCondition(s string) bool {
 	if len(s) > maxConditionLen {
 		return false
@@ -81,7 +79,7 @@ func isCondition(s string) bool {
 	return c.expression() && c.skip("") && c.rest == "" && c.topics <= maxConditionTopics
 }
 
-// condition reads a condition from its left end.
+// condition is a parser that reads a condition from left to right.
 type condition struct {
 	rest   string
 	topics int
@@ -122,7 +120,7 @@ func (c *condition) topic() bool {
 	return c.skip("in") && c.skip("topics")
 }
 
-// skip takes a word from the left end, and the space before it.
+// skip consumes a word and the spaces before it, and reports whether it found the word.
 func (c *condition) skip(word string) bool {
 	rest, found := strings.CutPrefix(strings.TrimLeft(c.rest, " \t"), word)
 	if found {

@@ -13,35 +13,34 @@ import (
 )
 
 const (
-	// expiryMargin is how long before its end a token is not used any more.
+	// expiryMargin is how long before its expiry a token is no longer used.
 	expiryMargin = 10 * time.Second
-	// defaultLifetime is the life of a token whose answer names none (RFC 6749
-	// lets it).
+	// defaultLifetime applies to a token whose response has no expires_in, which RFC 6749 allows.
 	defaultLifetime = 5 * time.Minute
-	// freshAge is the age under which a refused token speaks against the
-	// account and not against the token.
+	// freshAge is the age below which a refused token means that the account is invalid, not the
+	// token.
 	freshAge = time.Minute
 
-	// The wait after an exchange that failed: doubled each time.
+	// The backoff after failed exchanges. It doubles with each failure.
 	minBackoff, maxBackoff = time.Second, time.Minute
 )
 
-// token is one access token. It does not change. Its times have a monotonic
-// reading: setting the wall clock moves none of them.
+// token is one access token. It is immutable. Its times have a monotonic reading, so setting the
+// wall clock does not affect them.
 type token struct {
 	bearer                        string
 	fetchedAt, renewAt, expiresAt time.Time
 }
 
-// tokenCache keeps the current access token.
+// tokenCache holds the current access token.
 type tokenCache struct {
 	fetch   tokenSource
 	log     *slog.Logger
 	current atomic.Pointer[token]
 
-	exchangeLock chan struct{} // holds one thing for whoever may exchange; it guards what is below
-	lastErr      *tokenError   // what the last exchange failed of; nil when it did not
-	backoff      time.Duration // after the next failure
+	exchangeLock chan struct{} // a mutex that select can acquire; guards the fields below and the exchange
+	lastErr      *tokenError   // the error of the last exchange; nil if it succeeded
+	backoff      time.Duration // the wait after the next failure
 }
 
 func newTokens(fetch tokenSource, log *slog.Logger) *tokenCache {
@@ -50,20 +49,19 @@ func newTokens(fetch tokenSource, log *slog.Logger) *tokenCache {
 	return t
 }
 
-// valid returns the current token, or nil when there is none to send with.
+// valid returns the current token, or nil if there is no valid one.
 func (t *tokenCache) valid() *token {
-	if now := t.current.Load(); now != nil && time.Until(now.expiresAt) > expiryMargin {
-		return now
+	if current := t.current.Load(); current != nil && time.Until(current.expiresAt) > expiryMargin {
+		return current
 	}
 	return nil
 }
 
-// token returns a token to send with. Where there is none, one of those who
-// ask fetches it and the others wait; and nobody asks again before the wait
-// after a failure is over.
+// token returns a token to send with. If there is no valid one, one caller fetches it and the
+// others wait. After a failed exchange, callers get its error until the backoff ends.
 func (t *tokenCache) token(ctx context.Context) (*token, error) {
-	if now := t.valid(); now != nil {
-		return now, nil
+	if current := t.valid(); current != nil {
+		return current, nil
 	}
 	select {
 	case <-t.exchangeLock:
@@ -71,8 +69,8 @@ func (t *tokenCache) token(ctx context.Context) (*token, error) {
 		return nil, callerLeft(ctx)
 	}
 	defer func() { t.exchangeLock <- struct{}{} }()
-	if now := t.valid(); now != nil {
-		return now, nil
+	if current := t.valid(); current != nil {
+		return current, nil
 	}
 	if t.lastErr != nil && time.Until(t.lastErr.until) > 0 {
 		return nil, t.lastErr
@@ -80,51 +78,51 @@ func (t *tokenCache) token(ctx context.Context) (*token, error) {
 	return t.exchange(ctx)
 }
 
-// callerLeft is the error of a caller who left before anything was sent.
+// callerLeft returns the error of a caller that cancelled before anything was sent.
 func callerLeft(ctx context.Context) error {
 	return &wire.Error{Reason: wire.Cancelled, Processed: wire.Never, Err: ctx.Err()}
 }
 
-// exchange fetches a token and makes it current. The caller holds turn.
+// exchange fetches a token and makes it current. The caller holds exchangeLock.
 func (t *tokenCache) exchange(ctx context.Context) (*token, error) {
 	began := time.Now()
-	answer, err := t.fetch(ctx)
+	response, err := t.fetch(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil, callerLeft(ctx)
 	}
 	if err != nil {
 		return nil, t.recordFailure(err)
 	}
-	life := defaultLifetime
-	if !answer.Expiry.IsZero() {
-		life = time.Until(answer.Expiry)
+	lifetime := defaultLifetime
+	if !response.Expiry.IsZero() {
+		lifetime = time.Until(response.Expiry)
 	}
-	fresh := &token{bearer: "Bearer " + answer.AccessToken, fetchedAt: began, renewAt: began.Add(renewalAge(life)), expiresAt: began.Add(life)}
+	fresh := &token{bearer: "Bearer " + response.AccessToken, fetchedAt: began, renewAt: began.Add(renewalAge(lifetime)), expiresAt: began.Add(lifetime)}
 	t.current.Store(fresh)
 	t.lastErr, t.backoff = nil, minBackoff
 	return fresh, nil
 }
 
-// renewalAge returns about half of a token's life: an outage of the token endpoint
-// that is shorter than the other half is never felt. The jitter keeps
-// processes that started together from renewing together.
-func renewalAge(life time.Duration) time.Duration {
-	return life*9/20 + rand.N(life/10+1)
+// renewalAge returns about half of a token's lifetime, so that an outage of the token endpoint
+// shorter than the other half has no effect. The jitter keeps processes that start together from
+// renewing together.
+func renewalAge(lifetime time.Duration) time.Duration {
+	return lifetime*9/20 + rand.N(lifetime/10+1)
 }
 
-// recordFailure remembers a failed exchange, and when the next may be.
+// recordFailure records a failed exchange and the earliest time of the next one.
 func (t *tokenCache) recordFailure(err error) *tokenError {
 	o := judgeExchangeError(err)
 	wait := max(o.RetryAfter, t.backoff*4/5+rand.N(t.backoff*2/5))
 	t.backoff = min(2*t.backoff, maxBackoff)
 	t.lastErr = &tokenError{outcome: o, until: time.Now().Add(wait)}
-	t.log.Warn("fcm: the token endpoint gave no access token", "reason", o.Reason, "cause", err, "again_in", wait,
-		"still_sending", t.valid() != nil)
+	t.log.Warn("fcm: cannot get an access token", "reason", o.Reason, "err", err, "retry_in", wait.String(),
+		"current_token_valid", t.valid() != nil)
 	return t.lastErr
 }
 
-// invalidate answers a refused token: it is not used again, unless it was fetched
-// just now, and drop reports whether another one is to be had.
+// invalidate handles a refused token. It drops the token unless it was fetched less than freshAge
+// ago, and reports whether a retry can use another one.
 func (t *tokenCache) invalidate(used *token) bool {
 	if t.current.Load() != used {
 		return true
@@ -136,7 +134,7 @@ func (t *tokenCache) invalidate(used *token) bool {
 	return true
 }
 
-// keepFresh renews the token in good time until ctx ends.
+// keepFresh renews the token before it expires, until ctx ends.
 func (t *tokenCache) keepFresh(ctx context.Context) {
 	for ctx.Err() == nil {
 		select {
@@ -146,7 +144,7 @@ func (t *tokenCache) keepFresh(ctx context.Context) {
 	}
 }
 
-// refresh renews the token if it is time, and returns how long that is over.
+// refresh renews the token if it is due, and returns the time until the next renewal.
 func (t *tokenCache) refresh(ctx context.Context) time.Duration {
 	select {
 	case <-t.exchangeLock:
@@ -154,20 +152,20 @@ func (t *tokenCache) refresh(ctx context.Context) time.Duration {
 		return 0
 	}
 	defer func() { t.exchangeLock <- struct{}{} }()
-	if rest := t.untilNextExchange(); rest > 0 {
-		return rest
+	if wait := t.untilNextExchange(); wait > 0 {
+		return wait
 	}
-	_, _ = t.exchange(ctx) // a failure is remembered, and logged
+	_, _ = t.exchange(ctx) // recordFailure records and logs a failure
 	return t.untilNextExchange()
 }
 
-// untilNextExchange returns how long the next exchange can wait.
+// untilNextExchange returns the time until the next exchange.
 func (t *tokenCache) untilNextExchange() time.Duration {
 	if t.lastErr != nil {
 		return time.Until(t.lastErr.until)
 	}
-	if now := t.current.Load(); now != nil {
-		return time.Until(now.renewAt)
+	if current := t.current.Load(); current != nil {
+		return time.Until(current.renewAt)
 	}
 	return 0
 }

@@ -43,8 +43,8 @@ func runInBackground(t *testing.T, p *fcm.Provider) {
 	synctest.Wait()
 }
 
-// mustAccept sends and fails the test unless FCM takes it; it returns the access
-// token that went along.
+// mustAccept sends a notification that must be accepted, and returns the access token of the
+// request.
 func mustAccept(t *testing.T, p *fcm.Provider) (token string) {
 	t.Helper()
 	o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
@@ -57,7 +57,7 @@ func mustAccept(t *testing.T, p *fcm.Provider) (token string) {
 	return token
 }
 
-// mustNotSend sends and fails the test if anything gets to FCM.
+// mustNotSend checks that an attempt ends without a request to FCM.
 func mustNotSend(t *testing.T, p *fcm.Provider) push.Outcome {
 	t.Helper()
 	return send(t, p, func(*wire.Request) (*wire.Response, error) {
@@ -108,12 +108,12 @@ func (r row) checkExchange(t *testing.T, status int) {
 	equal(t, "verdict", o.Verdict, providertest.VerdictFor(r.Class))
 	equal(t, "retryable", o.Retryable(), r.Retryable)
 	equal(t, "scope", o.Scope.String(), r.Scope)
-	equal(t, "an endpoint of FCM is judged", o.EndpointFault() || o.EndpointOK() || o.CloseConnection, r.EndpointFault)
-	equal(t, "forget the token", o.ForgetToken, r.ForgetToken)
+	equal(t, "FCM endpoint affected", o.EndpointFault() || o.EndpointOK() || o.CloseConnection, r.EndpointFault)
+	equal(t, "ForgetToken", o.ForgetToken, r.ForgetToken)
 	switch o.Verdict {
 	case push.Throttled:
 		equal(t, "wait", o.RetryAfter, time.Duration(*r.MinBackoff)*time.Second)
-	case push.Unavailable: // the next exchange is not before then
+	case push.Unavailable: // until the next exchange
 		equal(t, "wait", o.RetryAfter >= 800*time.Millisecond && o.RetryAfter <= 1200*time.Millisecond, true)
 	default:
 		equal(t, "reason", o.Reason, r.Code)
@@ -126,10 +126,10 @@ func (r row) checkExchange(t *testing.T, status int) {
 func TestOtherExchangeFailures(t *testing.T) {
 	for name, o := range map[string]*fakeOAuth{
 		"no network":       {err: errors.New("connection refused")},
-		"no JSON":          {status: 200, body: "<html>"},
+		"not JSON":         {status: 200, body: "<html>"},
 		"no token":         {status: 200, body: `{"expires_in":3599}`},
 		"a redirect":       {status: 307, header: http.Header{"Location": {"https://example.com/"}}},
-		"silence":          {latency: time.Hour},
+		"timeout":          {latency: time.Hour},
 		"an unknown error": {status: 418, body: `{"error":"teapot"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -142,7 +142,7 @@ func TestOtherExchangeFailures(t *testing.T) {
 				}
 				equal(t, "outcome", judged, want)
 				equal(t, "exchanges", o.exchanges(), 1)
-				equal(t, "ended in time", time.Since(began) <= 10*time.Second, true)
+				equal(t, "within the timeout", time.Since(began) <= 10*time.Second, true)
 			})
 		})
 	}
@@ -203,7 +203,7 @@ func TestTokenIsRenewedInBackgroundAtHalfLife(t *testing.T) {
 		}
 		for i, times := 1, o.requestTimes(); i < len(times); i++ {
 			if age := times[i].Sub(times[i-1]); age < 26*time.Minute || age > 34*time.Minute {
-				t.Errorf("exchange %d came after %v", i, age)
+				t.Errorf("exchange %d after %v", i, age)
 			}
 		}
 	})
@@ -225,7 +225,7 @@ func TestOutageOf25MinutesDoesNotAffectSends(t *testing.T) {
 					mustAccept(t, p)
 					time.Sleep(10 * time.Second)
 				}
-				// 25 minutes of waits that double from a second to a minute.
+				// In 25 minutes the backoff doubles from one second to one minute.
 				equal(t, "few exchanges", o.exchanges() < 5+6+32, true)
 			})
 		})
@@ -258,16 +258,16 @@ func TestFirstExchangeBacksOff(t *testing.T) {
 		o := &fakeOAuth{status: 503}
 		p := newProviderWith(t, o)
 		runInBackground(t, p)
-		for range 600 { // a request every 100 ms for a minute
+		for range 600 { // a send every 100 ms for a minute
 			equal(t, "verdict", mustNotSend(t, p).Verdict, push.Unavailable)
 			time.Sleep(100 * time.Millisecond)
 		}
-		least, greatest := 800*time.Millisecond, 1200*time.Millisecond
+		minWait, maxWait := 800*time.Millisecond, 1200*time.Millisecond
 		for i, times := 1, o.requestTimes(); i < len(times); i++ {
-			if wait := times[i].Sub(times[i-1]); wait < least || wait > greatest+100*time.Millisecond {
-				t.Errorf("exchange %d came after %v, want %v to %v", i, wait, least, greatest)
+			if wait := times[i].Sub(times[i-1]); wait < minWait || wait > maxWait+100*time.Millisecond {
+				t.Errorf("exchange %d after %v, want %v to %v", i, wait, minWait, maxWait)
 			}
-			least, greatest = min(2*least, 48*time.Second), min(2*greatest, 72*time.Second)
+			minWait, maxWait = min(2*minWait, 48*time.Second), min(2*maxWait, 72*time.Second)
 		}
 		o.set(func(o *fakeOAuth) { o.status = 0 })
 		time.Sleep(72 * time.Second)
@@ -283,7 +283,7 @@ func TestRefusedTokenIsReplacedOnce(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		runConcurrently(100, func() {
 			judged := send(t, p, func(r *wire.Request) (*wire.Response, error) {
-				time.Sleep(time.Second) // so that all hundred go out with the same token
+				time.Sleep(time.Second) // so that all sends use the same token
 				return &wire.Response{Status: 401, Body: []byte(errorResponse(401, "UNAUTHENTICATED", generic401))}, nil
 			}, newNotification())
 			equal(t, "retryable", judged.Renewed && judged.Retryable() && !judged.EndpointFault(), true)
@@ -321,7 +321,7 @@ func TestCancelledCallerDoesNotAffectOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &fakeOAuth{latency: 5 * time.Second}
 		p := newProviderWith(t, o)
-		ctx, leave := context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
 		r := translate(t, p, newNotification())
 		first := make(chan push.Outcome, 1)
 		go func() { first <- p.Send(ctx, respond(200, ""), newNotification(), r) }()
@@ -331,7 +331,7 @@ func TestCancelledCallerDoesNotAffectOthers(t *testing.T) {
 		synctest.Wait()
 
 		began := time.Now()
-		leave()
+		cancel()
 		equal(t, "verdict", (<-first).Verdict, push.Abandoned)
 		equal(t, "waited", time.Since(began), time.Duration(0))
 		equal(t, "token", <-second, accessToken(2))
@@ -388,7 +388,7 @@ func TestFailedExchangeLogHoldsNoSecret(t *testing.T) {
 		mustNotSend(t, p)
 		text := log.String()
 		equal(t, "lines", strings.Count(text, "\n"), 2)
-		equal(t, "names the reasons", strings.Contains(text, "invalid_grant") && strings.Contains(text, "connection refused"), true)
+		equal(t, "contains the reasons", strings.Contains(text, "invalid_grant") && strings.Contains(text, "connection refused"), true)
 		equal(t, "leaks", strings.Contains(text, "LEAK") || strings.Contains(text, "assertion") || strings.Contains(text, "PRIVATE"), false)
 	})
 }
@@ -418,15 +418,15 @@ func TestInvalidAccountErrorsHoldNoSecret(t *testing.T) {
 	cut := string(pem.EncodeToMemory(&pem.Block{Type: whole.Type, Bytes: whole.Bytes[:200]}))
 	user, _ := json.Marshal(map[string]string{"type": "authorized_user", "refresh_token": "SECRET"})
 	for want, text := range map[string][]byte{
-		"not the JSON":             []byte("SECRET"),
-		"type must be":             user,
-		"client_email is missing":  keyFile("client_email", ""),
-		"must be an https URL":     keyFile("token_uri", "http://SECRET.example.com/token"),
-		"private_key is not PEM":   keyFile("private_key", "SECRET"),
-		"must be an RSA key":       keyFile("private_key", encodePKCS8(ec)),
-		"is it cut short?":         keyFile("private_key", cut),
-		"project: must be a":       keyFile("project_id", ""),
-		"project: must be a Fireb": keyFile("project_id", "../SECRET"),
+		"not the JSON":            []byte("SECRET"),
+		"type must be":            user,
+		"client_email is missing": keyFile("client_email", ""),
+		"must be an https URL":    keyFile("token_uri", "http://SECRET.example.com/token"),
+		"private_key is not PEM":  keyFile("private_key", "SECRET"),
+		"must be an RSA key":      keyFile("private_key", encodePKCS8(ec)),
+		"is it truncated?":        keyFile("private_key", cut),
+		"project: must be":        keyFile("project_id", ""),
+		"project: must be the ID": keyFile("project_id", "../SECRET"),
 	} {
 		_, err := fcm.New(fcm.Config{Account: text})
 		if err == nil || !strings.Contains(err.Error(), want) {

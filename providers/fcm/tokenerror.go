@@ -13,58 +13,56 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// tokenError is why there is no access token. As an error it says no more than the
-// reason.
+// tokenError says why there is no access token. Its text contains only the reason.
 type tokenError struct {
 	outcome push.Outcome
-	until   time.Time // no exchange before then
+	until   time.Time // no exchange before this time
 }
 
 func (d *tokenError) Error() string {
 	return "fcm: no access token: " + d.outcome.Reason
 }
 
-// The reasons of ours for an exchange that brought no access token and gave no
-// word of its own.
+// The reasons for a failed exchange whose response has no known error code.
 const (
 	oauthUnavailable = "OAUTH_UNAVAILABLE"
 	oauthThrottled   = "OAUTH_THROTTLED"
 	oauthRefused     = "OAUTH_REFUSED"
 )
 
-// oauthErrors are the errors of RFC 6749, sections 4.1.2.1 and 5.2, that Google's
-// token endpoint answers with. All of them condemn the service account or what
-// we ask for it, and none gets better by being asked again.
+// oauthErrors are the error codes of RFC 6749, sections 4.1.2.1 and 5.2, that Google's token
+// endpoint returns. All mean that the service account or the request for it is invalid, so a retry
+// cannot succeed.
 var oauthErrors = map[string]bool{
 	"invalid_grant": true, "invalid_scope": true, "invalid_request": true, "unsupported_grant_type": true,
 	"invalid_client": true, "unauthorized_client": true, "access_denied": true,
 }
 
-// judgeExchangeError is the outcome of every attempt that an exchange fails. Its
-// HTTP is zero and its scope the credential, whatever the token endpoint
-// answered: no endpoint of FCM had a part in it.
+// judgeExchangeError returns the outcome of every attempt that needs the failed exchange. Its HTTP
+// is zero and its scope the credential, whatever the token endpoint responded: no FCM endpoint was
+// involved.
 func judgeExchangeError(err error) push.Outcome {
-	down := push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeCredential, Reason: oauthUnavailable}
-	answer, ok := errors.AsType[*refusedError](err)
+	outcome := push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeCredential, Reason: oauthUnavailable}
+	refusal, ok := errors.AsType[*refusedError](err)
 	if !ok {
-		return down
+		return outcome
 	}
-	asked := (&wire.Response{Header: []wire.Field{
-		{Name: "retry-after", Value: answer.header.Get("Retry-After")},
-		{Name: "date", Value: answer.header.Get("Date")},
+	retryAfter := (&wire.Response{Header: []wire.Field{
+		{Name: "retry-after", Value: refusal.header.Get("Retry-After")},
+		{Name: "date", Value: refusal.header.Get("Date")},
 	}}).RetryAfter()
 	switch {
-	case answer.status == http.StatusTooManyRequests:
-		wait := max(asked, 10*time.Second)
+	case refusal.status == http.StatusTooManyRequests:
+		wait := max(retryAfter, 10*time.Second)
 		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeCredential, Reason: oauthThrottled, RetryAfter: wait}
-	case answer.status/100 == 4:
-		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: answer.code}
+	case refusal.status/100 == 4:
+		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: refusal.code}
 	}
-	down.RetryAfter = asked
-	return down
+	outcome.RetryAfter = retryAfter
+	return outcome
 }
 
-// parseOAuthError returns the error in the body of a refusal, if it is one we know.
+// parseOAuthError returns the error code in the body of a refusal, if it is a known one.
 func parseOAuthError(body []byte) string {
 	var in struct {
 		Error string `json:"error"`
@@ -75,7 +73,7 @@ func parseOAuthError(body []byte) string {
 	return in.Error
 }
 
-// noTokenOutcome is the outcome of an attempt that found no access token.
+// noTokenOutcome returns the outcome of an attempt without an access token.
 func noTokenOutcome(err error) push.Outcome {
 	d, ok := errors.AsType[*tokenError](err)
 	if !ok {
