@@ -49,10 +49,10 @@ func TestConformance(t *testing.T) {
 func allRows(t *testing.T) (rows []providertest.Row) {
 	for _, r := range loadRows(t) {
 		for _, status := range r.statuses() {
-			for i, on := range r.responses(status) {
-				answer, _ := on(nil)
+			for i, conn := range r.responses(status) {
+				response, _ := conn(nil)
 				rows = append(rows, providertest.Row{
-					Name: fmt.Sprintf("%v %d %d", r, status, i), Response: *answer,
+					Name: fmt.Sprintf("%v %d %d", r, status, i), Response: *response,
 					Verdict: providertest.VerdictFor(r.Class), Retryable: r.Retryable, EndpointFault: r.EndpointFault, ForgetToken: r.ForgetToken,
 				})
 			}

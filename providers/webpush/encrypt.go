@@ -13,29 +13,30 @@ import (
 )
 
 const (
-	// recordSize is what the header announces. A push message is one record (RFC 8291, section 4), and services take
-	// bodies of 4096 bytes at least and mostly at most (RFC 8030, section 7.2).
+	// recordSize is the record size in the header. A push message is one record (RFC 8291, section
+	// 4), and push services must accept bodies of at least 4096 bytes; most accept no more (RFC
+	// 8030, section 7.2).
 	recordSize = 4096
 	saltSize   = 16
 	headerSize = saltSize + 4 + 1 + 65 // salt, record size, key length, key (RFC 8188, section 2.1)
-	// maxPlaintext leaves room for the header, the delimiter and the tag.
+	// maxPlaintext is what remains after the header, the delimiter and the authentication tag.
 	maxPlaintext = recordSize - headerSize - 1 - 16
 )
 
-// encrypt writes the body for one browser, with a new key and salt each time.
+// encrypt returns the body for the recipient, with a new key and salt for each call.
 func (b *recipient) encrypt(plaintext []byte) ([]byte, error) {
-	ours, err := ecdh.P256().GenerateKey(rand.Reader)
+	sender, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	salt := make([]byte, saltSize)
 	_, _ = rand.Read(salt) // never fails
-	return b.seal(plaintext, ours, salt)
+	return b.seal(plaintext, sender, salt)
 }
 
-// seal is RFC 8291, section 3.4, and RFC 8188 for a single record.
-func (b *recipient) seal(plaintext []byte, ours *ecdh.PrivateKey, salt []byte) ([]byte, error) {
-	aead, nonce, err := b.contentKey(ours, salt)
+// seal encrypts as in RFC 8291, section 3.4, with the single record of RFC 8188.
+func (b *recipient) seal(plaintext []byte, sender *ecdh.PrivateKey, salt []byte) ([]byte, error) {
+	aead, nonce, err := b.contentKey(sender, salt)
 	if err != nil {
 		return nil, err
 	}
@@ -43,18 +44,18 @@ func (b *recipient) seal(plaintext []byte, ours *ecdh.PrivateKey, salt []byte) (
 	body = append(body, salt...)
 	body = binary.BigEndian.AppendUint32(body, recordSize)
 	body = append(body, 65)
-	body = append(body, ours.PublicKey().Bytes()...)
+	body = append(body, sender.PublicKey().Bytes()...)
 	record := append(append(make([]byte, 0, len(plaintext)+1), plaintext...), 2) // the delimiter of the last record
 	return aead.Seal(body, nonce, record, nil), nil
 }
 
 // contentKey derives the cipher and the nonce of the first record.
-func (b *recipient) contentKey(ours *ecdh.PrivateKey, salt []byte) (cipher.AEAD, []byte, error) {
-	shared, err := ours.ECDH(b.publicKey)
+func (b *recipient) contentKey(sender *ecdh.PrivateKey, salt []byte) (cipher.AEAD, []byte, error) {
+	shared, err := sender.ECDH(b.publicKey)
 	if err != nil {
 		return nil, nil, err
 	}
-	info := "WebPush: info\x00" + string(b.publicKey.Bytes()) + string(ours.PublicKey().Bytes())
+	info := "WebPush: info\x00" + string(b.publicKey.Bytes()) + string(sender.PublicKey().Bytes())
 	material, err := hkdf.Key(sha256.New, shared, b.authSecret, info, 32)
 	if err != nil {
 		return nil, nil, err

@@ -11,7 +11,7 @@ import (
 )
 
 func Example() {
-	key, err := webpush.NewKey() // once: browsers tie their subscriptions to it
+	key, err := webpush.NewKey() // create it once: subscriptions are bound to it
 	if err != nil {
 		panic(err)
 	}
@@ -34,7 +34,7 @@ func Example() {
 	text, _ := testBrowser().decrypt(request.Body)
 	fmt.Println(text)
 
-	connection := respond(410, "") // a lease of the pool for origin, in a gateway
+	connection := respond(410, "") // the gateway passes a lease of the pool for origin
 	o := p.Send(context.Background(), connection, n, request)
 	fmt.Println(o.Verdict, o.Reason, o.ForgetToken)
 
@@ -46,5 +46,5 @@ func Example() {
 	// https://fcm.googleapis.com /fcm/send/abc
 	// {"title":"Your parcel is here"}
 	// unregistered Gone true
-	// subscription.endpoint: must be a URL of one of the push services that this app is configured for: fcm.googleapis.com, *.push.services.mozilla.com, *.push.apple.com, *.notify.windows.com
+	// subscription.endpoint: must be a URL of one of the push services in this app's configuration: fcm.googleapis.com, *.push.services.mozilla.com, *.push.apple.com, *.notify.windows.com
 }

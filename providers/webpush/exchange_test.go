@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// exchange is a request and its answer as they were recorded.
+// exchange is a recorded request and its response.
 type exchange struct{ providertest.Exchange }
 
 func TestRecordedExchanges(t *testing.T) {
@@ -26,15 +26,15 @@ func TestRecordedExchanges(t *testing.T) {
 	}
 }
 
-// recordedText is what the recorded bodies say, to a browser with the keys of RFC 8291's example.
+// recordedText is the plaintext of the recorded bodies, which are encrypted for the browser of RFC 8291.
 const recordedText = "When I grow up, I want to be a watermelon"
 
 func (e exchange) run(t *testing.T) {
-	at, err := url.Parse(e.Request.URL)
+	u, err := url.Parse(e.Request.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newProvider(t, func(cfg *webpush.Config) { cfg.Services = []string{at.Host} })
+	p := newProvider(t, func(cfg *webpush.Config) { cfg.Services = []string{u.Host} })
 	n := newNotification(withPayload(recordedText), func(n *push.Notification) {
 		n.Subscription.Endpoint = e.Request.URL
 		n.WebPush.Headers = map[string]string{}
@@ -46,23 +46,23 @@ func (e exchange) run(t *testing.T) {
 	}
 	for _, header := range e.headers() {
 		o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
-			e.compare(t, r, at)
+			e.compare(t, r, u)
 			return &wire.Response{Status: e.Response.Status, Header: header, Body: e.Response.BodyJSON}, nil
 		}, n)
 		equal(t, "verdict", o.Verdict, providertest.VerdictFor(e.Expect.Class))
-		equal(t, "forget the subscription", o.ForgetToken, e.Expect.Forget)
+		equal(t, "ForgetToken", o.ForgetToken, e.Expect.Forget)
 		equal(t, "retryable", o.Retryable(), e.Expect.Class == "quota")
 		equal(t, "endpoint fault", o.EndpointFault(), false)
 		if e.Expect.Class == "quota" {
 			equal(t, "wait", o.RetryAfter, 30*time.Second)
 		}
 		if e.Response.Status == 201 {
-			equal(t, "its name", o.ProviderID, "qDIYHNcfAIPP_5ITvURr-d6BGt")
+			equal(t, "provider ID", o.ProviderID, "qDIYHNcfAIPP_5ITvURr-d6BGt")
 		}
 	}
 }
 
-// headers are the recorded one and, for Retry-After comes in two spellings, the same with a date.
+// headers returns the recorded header, and the same one with Retry-After as a date.
 func (e exchange) headers() (all [2][]wire.Field) {
 	for _, h := range e.Response.Headers {
 		dated := h[1]
@@ -76,18 +76,18 @@ func (e exchange) headers() (all [2][]wire.Field) {
 	return all
 }
 
-// compare checks that r says what the exchange's request does, and no more. The bodies are sealed anew each time: what
-// they say, and to how many bytes, is the same.
-func (e exchange) compare(t *testing.T, r *wire.Request, at *url.URL) {
+// compare checks that r has exactly the headers of the recorded request. Each encryption has a
+// different result, so it compares the plaintext and the length of the bodies.
+func (e exchange) compare(t *testing.T, r *wire.Request, u *url.URL) {
 	t.Helper()
-	equal(t, "method and path", r.Method+" "+r.Path, e.Request.Method+" "+at.Path)
+	equal(t, "method and path", r.Method+" "+r.Path, e.Request.Method+" "+u.Path)
 	for _, h := range e.Request.Headers {
 		switch sent := headerValue(r, h[0]); h[0] {
-		case "content-length": // which is for the connection to say
+		case "content-length": // set by the connection
 			equal(t, h[0], sent, "")
 		case "authorization":
 			equal(t, h[0], strings.HasPrefix(sent, "vapid t=ey") && strings.HasSuffix(sent, ", k="+testKey().Public()), true)
-			equal(t, "aud", parseClaims(t, sent)["aud"], any("https://"+at.Host))
+			equal(t, "aud", parseClaims(t, sent)["aud"], any("https://"+u.Host))
 		default:
 			equal(t, h[0], sent, h[1])
 		}

@@ -14,8 +14,9 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// FuzzEveryAnswerIsJudgedByAClosedSet finds no answer that is judged by anything but the table and its status.
-func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
+// FuzzJudge checks that every response has a reason from the closed set and a verdict that fits its
+// status.
+func FuzzJudge(f *testing.F) {
 	known := map[string]bool{"": true, "UnknownReason": true}
 	for _, word := range []string{
 		"BadRequest", "Unauthorized", "Forbidden", "NotFound", "MethodNotAllowed", "Gone", "PayloadTooLarge", "TooManyRequests",
@@ -26,10 +27,10 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 	for _, r := range loadRows(f) {
 		known[r.Code] = true
 		for _, status := range r.statuses() {
-			for _, on := range r.responses(status) {
-				answer, _ := on(nil)
-				answer.Header = append(answer.Header, wire.Field{})
-				f.Add(status, answer.Body, answer.Header[0].Name, answer.Header[0].Value)
+			for _, conn := range r.responses(status) {
+				response, _ := conn(nil)
+				response.Header = append(response.Header, wire.Field{})
+				f.Add(status, response.Body, response.Header[0].Name, response.Header[0].Value)
 			}
 		}
 	}
@@ -39,24 +40,24 @@ func FuzzEveryAnswerIsJudgedByAClosedSet(f *testing.F) {
 		o := p.Send(t.Context(), respond(status, string(body), wire.Field{Name: name, Value: value}), n, r)
 		switch {
 		case !known[o.Reason]:
-			t.Errorf("the reason %q is not of the table", o.Reason)
+			t.Errorf("reason %q is not in the table", o.Reason)
 		case (o.Verdict == push.Accepted) != (status/100 == 2):
 			t.Errorf("status %d is %v", status, o.Verdict)
 		case o.ForgetToken && status != 400 && status != 403 && status != 404 && status != 410:
-			t.Errorf("a subscription was forgotten for status %d", status)
+			t.Errorf("ForgetToken is set for status %d", status)
 		case o.EndpointFault() && status/100 >= 2 && status/100 <= 4:
-			t.Errorf("status %d is the endpoint's fault", status)
+			t.Errorf("status %d is an endpoint fault", status)
 		case o.Verdict == push.Throttled && o.RetryAfter <= 0:
-			t.Error("it is throttled and says not for how long")
+			t.Error("Throttled without RetryAfter")
 		case strings.Contains(o.ProviderID, "SECRET"), len(o.ProviderID) > 256:
-			t.Errorf("the service's name for it is %q", o.ProviderID)
+			t.Errorf("ProviderID is %q", o.ProviderID)
 		}
 	})
 }
 
-// FuzzWhatIsTranslatedIsForAPushServiceAndOpensInTheBrowser finds no subscription that leads elsewhere, and no text that
-// arrives as another.
-func FuzzWhatIsTranslatedIsForAPushServiceAndOpensInTheBrowser(f *testing.F) {
+// FuzzTranslate checks that every request goes to a known push service, and that the browser
+// decrypts the original text.
+func FuzzTranslate(f *testing.F) {
 	good := testBrowser().subscription(endpoint)
 	f.Add(endpoint, good.Keys.P256dh, good.Keys.Auth, "Hello", "", "TTL", "60", "score", int64(time.Hour))
 	f.Add("https://fcm.googleapis.com:443/fcm/send/a:b?x=%0a", good.Keys.P256dh+"=", good.Keys.Auth+"==", "", "raw \xff", "Urgency", "very-low", "a b", int64(0))
@@ -83,12 +84,12 @@ func FuzzWhatIsTranslatedIsForAPushServiceAndOpensInTheBrowser(f *testing.F) {
 			return
 		}
 		origin, err := p.Origin(n)
-		at, bad := url.Parse(origin)
-		if err != nil || bad != nil || at.Scheme != "https" || at.Path != "" || !isKnownHost(at.Host) {
+		u, parseErr := url.Parse(origin)
+		if err != nil || parseErr != nil || u.Scheme != "https" || u.Path != "" || !isKnownHost(u.Host) {
 			t.Fatalf("%q goes to %q: %v", to, origin, err)
 		}
 		if !strings.HasPrefix(r.Path, "/") {
-			t.Errorf("the path is %q", r.Path)
+			t.Errorf("path is %q", r.Path)
 		}
 		for _, h := range append(r.Header, wire.Field{Name: ":path", Value: r.Path}) {
 			if strings.ContainsFunc(h.Value, func(c rune) bool { return c < ' ' || c > '~' }) {
@@ -101,7 +102,7 @@ func FuzzWhatIsTranslatedIsForAPushServiceAndOpensInTheBrowser(f *testing.F) {
 	})
 }
 
-// isKnownHost reports whether host is one that the tests' provider may call.
+// isKnownHost reports whether host is one of KnownServices.
 func isKnownHost(host string) bool {
 	for _, pattern := range webpush.KnownServices {
 		if below, isSuffix := strings.CutPrefix(pattern, "*"); pattern == host || isSuffix && strings.HasSuffix(host, below) {
@@ -111,8 +112,8 @@ func isKnownHost(host string) bool {
 	return false
 }
 
-// FuzzParseKey finds no file that breaks the reader, no key that is not written as it was read, and no error that
-// repeats what it was given.
+// FuzzParseKey checks that no input causes a panic, that a parsed key survives a round trip, and
+// that no error contains the input.
 func FuzzParseKey(f *testing.F) {
 	private, err := testKey().PEM()
 	if err != nil {
@@ -126,7 +127,7 @@ func FuzzParseKey(f *testing.F) {
 		key, err := webpush.ParseKey(text)
 		if err != nil {
 			if len(text) > 20 && strings.Contains(err.Error(), string(text)) {
-				t.Errorf("it repeats what it read: %v", err)
+				t.Errorf("error contains the input: %v", err)
 			}
 			return
 		}
@@ -135,7 +136,7 @@ func FuzzParseKey(f *testing.F) {
 			t.Fatal(err)
 		}
 		if again, err := webpush.ParseKey(written); err != nil || again.Public() != key.Public() {
-			t.Errorf("read again, it is another key: %v", err)
+			t.Errorf("the key changes in a round trip: %v", err)
 		}
 	})
 }

@@ -3,6 +3,7 @@
 package webpush
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"maps"
@@ -15,11 +16,11 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// defaultTTL is for notifications without one: RFC 8030 wants the header always. Four weeks are what the services keep a
-// message for at most, and what other libraries ask for.
+// defaultTTL is the TTL of notifications without one; RFC 8030 requires the header. Push services
+// store a message for at most four weeks, which is the default of other libraries too.
 const defaultTTL = 4 * 7 * 24 * time.Hour
 
-// header writes the request's header: what the sender gave, else what the common fields make.
+// header returns the request's header: the sender's values, or else those of the common fields.
 func header(n *push.Notification) ([]wire.Field, error) {
 	given, err := parseSenderHeaders(n)
 	if err != nil {
@@ -28,24 +29,18 @@ func header(n *push.Notification) ([]wire.Field, error) {
 	h := append(make([]wire.Field, 0, 6),
 		wire.Field{Name: "content-encoding", Value: "aes128gcm"},
 		wire.Field{Name: "content-type", Value: "application/octet-stream"},
-		wire.Field{Name: "ttl", Value: firstNonEmpty(given["ttl"], ttlFor(n)), NeverIndexed: true})
-	if urgency := firstNonEmpty(given["urgency"], string(n.Priority)); urgency != "" {
+		wire.Field{Name: "ttl", Value: cmp.Or(given["ttl"], ttlFor(n)), NeverIndexed: true})
+	if urgency := cmp.Or(given["urgency"], string(n.Priority)); urgency != "" {
 		h = append(h, wire.Field{Name: "urgency", Value: urgency})
 	}
-	if topic := firstNonEmpty(given["topic"], topicFor(n.CollapseKey)); topic != "" {
+	if topic := cmp.Or(given["topic"], topicFor(n.CollapseKey)); topic != "" {
 		h = append(h, wire.Field{Name: "topic", Value: topic, NeverIndexed: true})
 	}
 	return h, nil
 }
 
-func firstNonEmpty(given, common string) string {
-	if given != "" {
-		return given
-	}
-	return common
-}
-
-// senderHeaders are the headers that a sender may give (RFC 8030, section 5): what each may be, and how to say so.
+// senderHeaders are the headers that a sender can set (RFC 8030, section 5), their syntax, and its
+// description.
 var senderHeaders = map[string]struct {
 	name    string
 	fits    func(string) bool
@@ -58,7 +53,7 @@ var senderHeaders = map[string]struct {
 	"topic": {"Topic", isTopic, "1 to 32 letters, digits, hyphens and underscores"},
 }
 
-// parseSenderHeaders returns the sender's own headers by their names in lower case.
+// parseSenderHeaders returns the headers that the sender set, by their lower-case names.
 func parseSenderHeaders(n *push.Notification) (map[string]string, error) {
 	if n.WebPush == nil || len(n.WebPush.Headers) == 0 {
 		return nil, nil
@@ -69,9 +64,9 @@ func parseSenderHeaders(n *push.Notification) (map[string]string, error) {
 		_, twice := given[strings.ToLower(name)]
 		switch value := n.WebPush.Headers[name]; {
 		case !known:
-			return nil, invalid("webpush.headers", invalidHeader, "made of TTL, Urgency and Topic, and no other")
+			return nil, invalid("webpush.headers", invalidHeader, "limited to TTL, Urgency and Topic")
 		case twice:
-			return nil, invalid("webpush.headers."+g.name, invalidHeader, "given once, in whatever case")
+			return nil, invalid("webpush.headers."+g.name, invalidHeader, "set once; the name is case-insensitive")
 		case !g.fits(value):
 			return nil, invalid("webpush.headers."+g.name, invalidHeader, g.allowed)
 		default:
@@ -92,8 +87,8 @@ func isTopic(s string) bool {
 	})
 }
 
-// topicFor returns a collapse key as a Topic. Services only compare it, so one that is too long or has other characters
-// does as well as its hash: 24 bytes of SHA-256.
+// topicFor returns the Topic for a collapse key. Push services only compare topics, so a key that
+// is not a valid Topic is replaced by a hash of 24 bytes.
 func topicFor(key string) string {
 	if key == "" || isTopic(key) {
 		return key
@@ -102,7 +97,8 @@ func topicFor(key string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:24])
 }
 
-// ttlFor returns the seconds that are left, rounded up: services count from when they get the message.
+// ttlFor returns the remaining TTL in seconds, rounded up. Push services count from when they
+// receive the message.
 func ttlFor(n *push.Notification) string {
 	left := defaultTTL
 	if end, bounded := n.Expiry(); bounded && *n.TTL == 0 {

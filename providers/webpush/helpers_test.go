@@ -30,7 +30,7 @@ const (
 	subject        = "mailto:ops@example.com"
 )
 
-// fakeService answers every message with one function; it stands where a connection does.
+// fakeService is a connection that calls a function for every request.
 type fakeService func(*wire.Request) (*wire.Response, error)
 
 func (s fakeService) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return s(r) }
@@ -41,7 +41,7 @@ func respond(status int, body string, header ...wire.Field) fakeService {
 	}
 }
 
-// testKey is one VAPID key for all tests.
+// testKey is the VAPID key of all tests.
 var testKey = sync.OnceValue(func() *webpush.Key {
 	key, err := webpush.NewKey()
 	if err != nil {
@@ -50,7 +50,7 @@ var testKey = sync.OnceValue(func() *webpush.Key {
 	return key
 })
 
-// browser is the other end: it alone can read what it is sent.
+// browser is the receiver: it can decrypt what is sent to it.
 type browser struct {
 	private *ecdh.PrivateKey
 	secret  []byte
@@ -66,17 +66,17 @@ var testBrowser = sync.OnceValue(func() browser {
 	return browser{private, secret}
 })
 
-func (b browser) subscription(at string) *push.Subscription {
-	return &push.Subscription{Endpoint: at, Keys: push.SubscriptionKeys{
+func (b browser) subscription(endpoint string) *push.Subscription {
+	return &push.Subscription{Endpoint: endpoint, Keys: push.SubscriptionKeys{
 		P256dh: base64.RawURLEncoding.EncodeToString(b.private.PublicKey().Bytes()),
 		Auth:   base64.RawURLEncoding.EncodeToString(b.secret),
 	}}
 }
 
-// decrypt decrypts a body as RFC 8291 tells the browser to, and nothing of the code under test does.
+// decrypt decrypts a body according to RFC 8291. It shares no code with the package under test.
 func (b browser) decrypt(body []byte) (string, error) {
 	if len(body) < 86+17 || body[20] != 65 || binary.BigEndian.Uint32(body[16:]) != 4096 || len(body) > 4096 {
-		return "", errors.New("the header is not RFC 8188's")
+		return "", errors.New("the header is not that of RFC 8188")
 	}
 	salt, sender, record := body[:16], body[21:86], body[86:]
 	public, err := ecdh.P256().NewPublicKey(sender)
@@ -124,7 +124,7 @@ func newProvider(t testing.TB, change ...func(*webpush.Config)) *webpush.Provide
 	return p
 }
 
-// newNotification returns a notification that a service would take, changed by change.
+// newNotification returns a valid notification, modified by change.
 func newNotification(change ...func(*push.Notification)) *push.Notification {
 	n := &push.Notification{
 		ID: notificationID, AcceptedAt: time.Now(), Platform: push.WebPush, Title: "Hello", Body: "World",
@@ -162,7 +162,7 @@ func translate(t testing.TB, n *push.Notification) *wire.Request {
 	return r
 }
 
-// decryptedBody is what the browser reads.
+// decryptedBody returns the plaintext of n's request.
 func decryptedBody(t testing.TB, n *push.Notification) string {
 	t.Helper()
 	text, err := testBrowser().decrypt(translate(t, n).Body)
@@ -182,13 +182,13 @@ func mustRefuse(t testing.TB, n *push.Notification, change ...func(*webpush.Conf
 	return *field
 }
 
-func send(t testing.TB, p *webpush.Provider, on fakeService, n *push.Notification) push.Outcome {
+func send(t testing.TB, p *webpush.Provider, conn fakeService, n *push.Notification) push.Outcome {
 	t.Helper()
 	r, err := p.Translate(n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.Send(t.Context(), on, n, r)
+	return p.Send(t.Context(), conn, n, r)
 }
 
 func headerValue(r *wire.Request, name string) string {

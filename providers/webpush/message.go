@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// message is the plaintext that the common fields make, in the order of its members.
+// message is the plaintext made from the common fields, with its members in this order.
 type message struct {
 	Title    string            `json:"title,omitzero"`
 	Subtitle string            `json:"subtitle,omitzero"`
@@ -24,7 +24,8 @@ type message struct {
 	Data     map[string]string `json:"data,omitempty"`
 }
 
-// plaintext returns what is to be encrypted: the sender's own payload byte for byte, or one made of the common fields.
+// plaintext returns what is to be encrypted: the sender's payload unchanged, or one made from the
+// common fields.
 func plaintext(n *push.Notification) ([]byte, error) {
 	text, field := []byte(nil), "webpush.payload"
 	switch err := checkFields(n); {
@@ -35,20 +36,20 @@ func plaintext(n *push.Notification) ([]byte, error) {
 	default:
 		m := message{n.Title, n.Subtitle, n.Body, n.Image, n.Badge, n.Sound, n.CollapseKey, n.Data}
 		if text, err = json.Marshal(&m, json.Deterministic(true)); err != nil {
-			return nil, invalid(invalidUTF8Field(n), invalidField, "text in UTF-8")
+			return nil, invalid(invalidUTF8Field(n), invalidField, "valid UTF-8")
 		}
 		field = largestField(n)
 	}
 	if len(text) > maxPlaintext {
 		return nil, invalid(field, payloadTooLarge, fmt.Sprintf(
-			"so short that the payload has at most %d bytes before it is encrypted; it has %d", maxPlaintext, len(text)))
+			"shorter: the payload has %d bytes before encryption; at most %d bytes are allowed", len(text), maxPlaintext))
 	}
 	return text, nil
 }
 
 func isRaw(n *push.Notification) bool { return n.WebPush != nil && n.WebPush.Payload != "" }
 
-// checkFields checks those common fields whose grammar is more than text.
+// checkFields checks the common fields that have more rules than valid UTF-8.
 func checkFields(n *push.Notification) error {
 	if isRaw(n) {
 		return nil
@@ -56,7 +57,7 @@ func checkFields(n *push.Notification) error {
 	shown := n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Image != "" || n.Badge != nil || n.Sound != ""
 	switch {
 	case !shown && len(n.Data) == 0:
-		return invalid("body", payloadEmpty, "given, or another field to show, or data, or webpush.payload: there is nothing to send")
+		return invalid("body", payloadEmpty, "set, or another visible field, data or webpush.payload: the notification is empty")
 	case n.Badge != nil && *n.Badge < 0:
 		return invalid("badge", invalidField, "0 or more")
 	case n.Image != "" && !isImage(n.Image):
@@ -70,7 +71,7 @@ func isImage(s string) bool {
 	return err == nil && u.Scheme == "https" && u.Host != ""
 }
 
-// texts are the common fields that are text.
+// textFields returns the common text fields.
 func texts(n *push.Notification) []struct{ name, value string } {
 	return []struct{ name, value string }{
 		{"body", n.Body}, {"title", n.Title}, {"subtitle", n.Subtitle}, {"image", n.Image}, {"sound", n.Sound},
@@ -78,7 +79,7 @@ func texts(n *push.Notification) []struct{ name, value string } {
 	}
 }
 
-// invalidUTF8Field returns the field that is not UTF-8.
+// invalidUTF8Field returns the field that is not valid UTF-8.
 func invalidUTF8Field(n *push.Notification) string {
 	for _, f := range texts(n) {
 		if !utf8.ValidString(f.value) {
@@ -88,7 +89,7 @@ func invalidUTF8Field(n *push.Notification) string {
 	return "data"
 }
 
-// largestField returns the field that takes most of a common payload.
+// largestField returns the common field that takes the most bytes of the payload.
 func largestField(n *push.Notification) string {
 	field, size := "data", 0
 	for name, value := range n.Data {

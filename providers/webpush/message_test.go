@@ -21,8 +21,8 @@ func TestCommonFieldsPlaintext(t *testing.T) {
 		n.Data = map[string]string{"b": "2", "a": "1"}
 	})), `{"title":"Hello","subtitle":"Sub","body":"World","image":"https://example.com/p.png","app_badge":3,"sound":"ping",`+
 		`"tag":"score","data":{"a":"1","b":"2"}}`)
-	equal(t, "the sender's own payload", decryptedBody(t, newNotification(withPayload("anything \xff at all"))), "anything \xff at all")
-	equal(t, "data alone", decryptedBody(t, &push.Notification{Target: newNotification().Target, Data: map[string]string{"k": ""}}), `{"data":{"k":""}}`)
+	equal(t, "raw payload", decryptedBody(t, newNotification(withPayload("anything \xff at all"))), "anything \xff at all")
+	equal(t, "only data", decryptedBody(t, &push.Notification{Target: newNotification().Target, Data: map[string]string{"k": ""}}), `{"data":{"k":""}}`)
 }
 
 func TestTextRoundTrip(t *testing.T) {
@@ -30,25 +30,25 @@ func TestTextRoundTrip(t *testing.T) {
 		equal(t, "payload", decryptedBody(t, newNotification(withPayload(text))), text)
 		equal(t, "title arrives", strings.Contains(decryptedBody(t, newNotification(func(n *push.Notification) { n.Title = text })), `{"title":"`), true)
 	}
-	for name, spoil := range map[string]func(*push.Notification){
+	for name, edit := range map[string]func(*push.Notification){
 		"title": func(n *push.Notification) { n.Title = "\xff" }, "collapse_key": func(n *push.Notification) { n.CollapseKey = "\xc0" },
 		"data": func(n *push.Notification) { n.Data = map[string]string{"\xff": "x"} },
 	} {
-		equal(t, name, mustRefuse(t, newNotification(spoil)), push.FieldError{Field: name, Reason: "InvalidField", Allowed: "text in UTF-8"})
+		equal(t, name, mustRefuse(t, newNotification(edit)), push.FieldError{Field: name, Reason: "InvalidField", Allowed: "valid UTF-8"})
 	}
 }
 
 func TestPayloadLimit(t *testing.T) {
 	body := translate(t, newNotification(withPayload(strings.Repeat("x", 3993)))).Body
-	equal(t, "a whole record", len(body), 4096)
+	equal(t, "body size", len(body), 4096)
 	for field, n := range map[string]*push.Notification{
 		"webpush.payload": newNotification(withPayload(strings.Repeat("x", 3994))),
 		"body":            newNotification(func(n *push.Notification) { n.Body = strings.Repeat("x", 3994) }),
 		"data":            newNotification(func(n *push.Notification) { n.Data = map[string]string{"k": strings.Repeat("x", 3994)} }),
 	} {
-		misfit := mustRefuse(t, n)
-		equal(t, "field and reason", misfit.Field+" "+misfit.Reason, field+" PayloadTooLarge")
-		equal(t, "names the limit", strings.Contains(misfit.Allowed, "at most 3993 bytes"), true)
+		refused := mustRefuse(t, n)
+		equal(t, "field and reason", refused.Field+" "+refused.Reason, field+" PayloadTooLarge")
+		equal(t, "contains the limit", strings.Contains(refused.Allowed, "at most 3993 bytes"), true)
 	}
 }
 
@@ -64,7 +64,7 @@ func TestRequestHeaders(t *testing.T) {
 		r = translate(t, newNotification(withHeaders("ttl", "0", "Urgency", "very-low", "TOPIC", "mine"), func(n *push.Notification) {
 			n.TTL, n.Priority, n.CollapseKey = &ttl, push.PriorityHigh, "score"
 		}))
-		equal(t, "the sender's own win", []string{headerValue(r, "ttl"), headerValue(r, "urgency"), headerValue(r, "topic")}, []string{"0", "very-low", "mine"})
+		equal(t, "sender's headers win", []string{headerValue(r, "ttl"), headerValue(r, "urgency"), headerValue(r, "topic")}, []string{"0", "very-low", "mine"})
 
 		now := push.Duration(0)
 		equal(t, "now or never", headerValue(translate(t, newNotification(func(n *push.Notification) { n.TTL = &now })), "ttl"), "0")
@@ -90,9 +90,9 @@ func TestSenderHeaderValues(t *testing.T) {
 		{"Topic", ""}, {"Topic", strings.Repeat("a", 33)}, {"Topic", "a b"}, {"Topic", "é"}, {"Topic", "a\r\nx: y"},
 		{"Authorization", "vapid"}, {"Content-Encoding", "gzip"}, {"\r\n", "x"}, {"ttl", "1", "TTL", "2"},
 	} {
-		misfit := mustRefuse(t, newNotification(withHeaders(bad...)))
-		equal(t, bad[0], misfit.Reason, "InvalidHeader")
-		equal(t, "the field", strings.HasPrefix(misfit.Field, "webpush.headers"), true)
+		refused := mustRefuse(t, newNotification(withHeaders(bad...)))
+		equal(t, bad[0], refused.Reason, "InvalidHeader")
+		equal(t, "the field", strings.HasPrefix(refused.Field, "webpush.headers"), true)
 	}
 }
 
@@ -106,8 +106,8 @@ func TestInvalidNotificationsAreRefused(t *testing.T) {
 			n.Target = push.Target{Token: "abc"}
 		}),
 	} {
-		misfit := mustRefuse(t, n)
-		equal(t, "field and reason", misfit.Field+" "+misfit.Reason, want)
+		refused := mustRefuse(t, n)
+		equal(t, "field and reason", refused.Field+" "+refused.Reason, want)
 	}
 }
 
@@ -149,13 +149,13 @@ func TestKnownServicesAreAllowed(t *testing.T) {
 }
 
 func TestOriginOverride(t *testing.T) {
-	standIn := func(cfg *webpush.Config) { cfg.OriginOverride = "https://127.0.0.1:8443" }
+	override := func(cfg *webpush.Config) { cfg.OriginOverride = "https://127.0.0.1:8443" }
 	for _, url := range []string{"https://127.0.0.1:8443/push/a", endpoint} {
-		origin, err := newProvider(t, standIn).Origin(newNotification(withEndpoint(url)))
+		origin, err := newProvider(t, override).Origin(newNotification(withEndpoint(url)))
 		equal(t, url, fmt.Sprint(origin, err), "https://127.0.0.1:8443<nil>")
 	}
 	for _, url := range []string{"https://127.0.0.1/push/a", "https://127.0.0.1:8444/push/a", "https://evil.example/x", "http://127.0.0.1:8443/push/a"} {
-		equal(t, url, mustRefuse(t, newNotification(withEndpoint(url)), standIn).Field, "subscription.endpoint")
+		equal(t, url, mustRefuse(t, newNotification(withEndpoint(url)), override).Field, "subscription.endpoint")
 	}
 }
 
@@ -164,7 +164,7 @@ func TestInvalidSubscriptionKeysAreRefused(t *testing.T) {
 	offCurve := append([]byte{4}, bytes.Repeat([]byte{1}, 64)...)
 	for name, keys := range map[string]push.SubscriptionKeys{
 		"p256dh": {Auth: good.Auth}, "p256dh short": {P256dh: good.P256dh[:80], Auth: good.Auth},
-		"p256dh off the curve": {P256dh: base64URL(offCurve), Auth: good.Auth}, "p256dh no base64": {P256dh: "!", Auth: good.Auth},
+		"p256dh off the curve": {P256dh: base64URL(offCurve), Auth: good.Auth}, "p256dh not base64": {P256dh: "!", Auth: good.Auth},
 		"p256dh compressed": {P256dh: base64URL(append([]byte{2}, bytes.Repeat([]byte{1}, 32)...)), Auth: good.Auth},
 		"auth":              {P256dh: good.P256dh}, "auth long": {P256dh: good.P256dh, Auth: good.Auth + "AAAA"},
 	} {

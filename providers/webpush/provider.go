@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package webpush speaks to the browsers' push services: the request of RFC 8030, encrypted to one browser (RFC 8291),
-// signed with the sender's VAPID key (RFC 8292), and the table from an answer to our verdict. It opens no connection,
-// and it lets no request out to a host that is not one of the configured push services.
+// Package webpush implements Web Push: the request of RFC 8030, encrypted for one browser (RFC 8291) and
+// signed with the sender's VAPID key (RFC 8292), and the table that maps responses to verdicts. It opens
+// no connection, and creates requests only for the configured push services.
 //
-// What the common fields of a notification become. Where webpush.payload does not replace it, the plaintext is a JSON
-// object for the page's service worker, whose members are those that showNotification takes where it has them:
+// If webpush.payload is set, it is the plaintext. Otherwise the plaintext is a JSON object for the page's
+// service worker, which uses the names of showNotification's options where they exist:
 //
 //	title, subtitle, body   title, subtitle, body
 //	image, sound            image, sound
 //	badge                   app_badge, for navigator.setAppBadge
 //	data                    data
-//	priority                the header Urgency: high, normal, low
-//	ttl                     the header TTL; without one, four weeks
-//	collapse_key            the header Topic, and tag; what cannot be a Topic goes as 32 characters of its hash
+//	priority                header Urgency: high, normal, low
+//	ttl                     header TTL; the default is four weeks
+//	collapse_key            header Topic, and tag; a key that is not a valid Topic is replaced by a hash in Topic
 package webpush
 
 import (
@@ -25,18 +25,20 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Config is one VAPID key and the push services that it may be used with.
+// Config is a VAPID key and the push services that it can be used with.
 type Config struct {
-	// Key signs for the sender. Browsers tie their subscriptions to it. Required.
+	// Key signs the requests. A subscription is only valid with the key that it was created with.
+	// Required.
 	Key *Key
-	// Subject is how a push service reaches the sender: mailto: or https:. Required.
+	// Subject is the sender's contact for push services: a mailto: or https: URL. Required.
 	Subject string
-	// Services are the hosts that a subscription may name: a name, or *.name for all below it, or * for every public
-	// host. nil means KnownServices. A subscription comes from a browser, that is, from anybody: every host in this
-	// list is one that strangers can make the gateway call.
+	// Services are the hosts that a subscription can have: a name, *.name for all its subdomains,
+	// or * for every public host. nil means KnownServices. Subscriptions come from browsers and are
+	// untrusted: an attacker can make the gateway send requests to every host in this list.
 	Services []string
-	// StandIn is the origin of a mock. It is then the only place that requests are made for, whatever service a
-	// subscription names; its own subscriptions are taken, too.
+	// OriginOverride is the origin of a mock service. If it is set, all requests are for this
+	// origin, whatever service a subscription has, and the mock's own subscriptions are accepted
+	// too.
 	OriginOverride string
 }
 
@@ -45,18 +47,19 @@ var KnownServices = []string{
 	"fcm.googleapis.com", "*.push.services.mozilla.com", "*.push.apple.com", "*.notify.windows.com",
 }
 
-// Provider translates notifications for push services and judges their answers. It is safe for use by many goroutines.
+// Provider translates notifications for push services and judges the responses. It is safe for
+// concurrent use.
 type Provider struct {
 	services       []string
 	originOverride string
 	tokens         *tokenCache
 }
 
-// New returns a provider. An error names the field of cfg that is wrong and what is allowed there.
+// New returns a provider. An error names the invalid field of cfg and what is allowed there.
 func New(cfg Config) (*Provider, error) {
 	switch {
 	case cfg.Key == nil:
-		return nil, errors.New("webpush: key: missing (gateway key vapid makes one)")
+		return nil, errors.New("webpush: key: missing (to create one: gateway key vapid)")
 	case !isSubject(cfg.Subject):
 		return nil, errors.New("webpush: subject: must be a mailto: address or an https: URL (RFC 8292)")
 	}
@@ -65,7 +68,7 @@ func New(cfg Config) (*Provider, error) {
 	}
 	for _, pattern := range cfg.Services {
 		if name := strings.TrimPrefix(pattern, "*."); pattern != "*" && !isHost(name) {
-			return nil, errors.New("webpush: services: each must be a host name in lower case, or *. and one, or *")
+			return nil, errors.New("webpush: services: each must be a lower-case host name, *. followed by a host name, or *")
 		}
 	}
 	return &Provider{services: cfg.Services, originOverride: cfg.OriginOverride, tokens: newTokenCache(cfg.Key, cfg.Subject)}, nil
@@ -80,11 +83,12 @@ func isSubject(s string) bool {
 	return false
 }
 
-// Origin returns where n's request is to be made: the scheme, host and port of its subscription's endpoint, or the
-// stand-in's. A subscription that is malformed, or of a host that may not be called, is a *push.FieldError.
+// Origin returns the origin to send n to: the scheme, host and port of the subscription's endpoint,
+// or OriginOverride. If the subscription is malformed or its host is not allowed, the error is a
+// *push.FieldError.
 func (p *Provider) Origin(n *push.Notification) (string, error) {
 	if n.Kind() != push.ToSubscription {
-		return "", invalid("subscription", invalidTarget, "given, and the only target: Web Push is sent to subscriptions")
+		return "", invalid("subscription", invalidTarget, "set, and no other target, for Web Push")
 	}
 	u, err := p.endpoint(n.Subscription.Endpoint)
 	switch {
@@ -96,13 +100,15 @@ func (p *Provider) Origin(n *push.Notification) (string, error) {
 	return "https://" + strings.ToLower(u.Hostname()), nil
 }
 
-// Authorize makes sure that the key signs. Sending does so by itself: this is for those who want to know before.
+// Authorize checks that the key can sign. Send reports the same error; Authorize reports it
+// earlier.
 func (p *Provider) Authorize(context.Context) error {
 	_, err := p.tokens.get("https://example.com")
 	return err
 }
 
-// Translate checks n and writes it as an encrypted request: all but the VAPID proof. A misfit is a *push.FieldError.
+// Translate checks n and returns the encrypted request for it, without the VAPID token. If n is
+// invalid, the error is a *push.FieldError.
 func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if _, err := p.Origin(n); err != nil {
 		return nil, err
@@ -130,8 +136,8 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	return &wire.Request{Method: "POST", Path: u.RequestURI(), Header: header, Body: body}, nil
 }
 
-// Send makes one attempt with r, as Translate wrote it, on conn and judges the answer, once. It leaves r as it is: other
-// attempts may be using it. conn must lead to Origin.
+// Send makes one attempt on conn and judges the response. r is the result of Translate; Send does
+// not modify it, because concurrent attempts can share it. conn must lead to Origin(n).
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
 	origin, err := p.Origin(n)
 	if err != nil {
@@ -141,21 +147,22 @@ func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notificatio
 	if err != nil {
 		return push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}
 	}
-	answer, err := conn.Do(ctx, withAuthorization(r, used))
+	response, err := conn.Do(ctx, withAuthorization(r, used))
 	if err != nil {
 		return push.NoResponse(err)
 	}
-	o := judge(answer, n.Subscription)
+	o := judge(response, n.Subscription)
 	if o.Verdict == push.Unauthorized {
 		o.Renewed = p.tokens.invalidate(origin, used)
 	}
 	return o
 }
 
-// withAuthorization returns r with the VAPID proof (RFC 8292, section 3). It stays out of the compression table.
-func withAuthorization(r *wire.Request, by *vapidToken) *wire.Request {
+// withAuthorization returns a copy of r with the VAPID token (RFC 8292, section 3), which is sent
+// without indexing.
+func withAuthorization(r *wire.Request, t *vapidToken) *wire.Request {
 	signed := *r
 	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...),
-		wire.Field{Name: "authorization", Value: by.authorization, NeverIndexed: true})
+		wire.Field{Name: "authorization", Value: t.authorization, NeverIndexed: true})
 	return &signed
 }

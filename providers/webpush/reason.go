@@ -15,50 +15,52 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// defaultQuotaWait is how long to leave a subscription alone when no Retry-After is given: our own choice, for RFC 8030 names
-// no time.
+// defaultQuotaWait is how long to wait after 429 without a Retry-After. It is our choice, because
+// RFC 8030 gives no time.
 const defaultQuotaWait = time.Minute
 
-// The judgements that several answers share.
+// Outcomes that several responses share.
 var (
 	refused      = push.Outcome{Verdict: push.Refused}
 	unregistered = push.Outcome{Verdict: push.Unregistered, ForgetToken: true}
 	unauthorized = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential}
 	unavailable  = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint}
-	// foreignKey: the subscription was made with another VAPID key and can never be reached with this one.
+	// foreignKey: the subscription was created with another VAPID key and can never be used with
+	// this one.
 	foreignKey = push.Outcome{Verdict: push.Refused, ForgetToken: true}
 )
 
-// responseKey is what a service's documents tell its answers apart by.
+// responseKey identifies a response that is documented by a service.
 type responseKey struct {
 	service string
 	status  int
 	reason  string
 }
 
-// The services whose answers have a shape of their own. They are known by that shape and not by their host: Mozilla's
-// server, for one, is run by others, too.
+// The services with response formats of their own. The format identifies the service, not the host:
+// others run Mozilla's server too.
 const (
 	serviceApple   = "apple"   // {"reason": …}
 	serviceMozilla = "mozilla" // {"errno": …}
 	serviceWNS     = "wns"     // X-WNS-… headers
-	serviceGoogle  = "fcm-web" // text
-	serviceOther   = "any"     // whoever follows the RFCs
+	serviceGoogle  = "fcm-web" // plain text
+	serviceOther   = "any"     // any service that follows the RFCs
 )
 
-// outcomes are the answers that a status alone does not judge. Apple, "Sending web push notifications in web apps and
-// browsers"; Mozilla, autopush-rs, "Error codes"; both read 2026-11-22. What Google and Microsoft answer was seen.
+// outcomes maps responses to outcomes if the status is not enough. Apple, "Sending web push
+// notifications in web apps and browsers"; Mozilla, autopush-rs, "Error codes"; both read
+// 2026-11-22. The responses of Google and Microsoft were observed.
 var outcomes = map[responseKey]push.Outcome{
 	{serviceApple, 400, "BadTtl"}:            refused,
 	{serviceApple, 400, "BadUrgency"}:        refused,
 	{serviceApple, 400, "BadWebPushRequest"}: refused,
 	{serviceApple, 400, "BadWebPushTopic"}:   refused,
-	{serviceApple, 404, "BadPath"}:           refused, // our own mistake, and no judgement on the subscription
+	{serviceApple, 404, "BadPath"}:           refused, // a malformed request; says nothing about the subscription
 	{serviceApple, 405, "MethodNotAllowed"}:  refused,
 	{serviceApple, 413, "PayloadTooLarge"}:   refused,
 
 	{serviceApple, 400, "VapidPkHashMismatch"}: foreignKey,
-	{serviceApple, 403, "VapidPkHashMismatch"}: foreignKey, // (seen once)
+	{serviceApple, 403, "VapidPkHashMismatch"}: foreignKey, // observed once
 
 	{serviceApple, 400, "IdleTimeout"}: {Verdict: push.Unavailable, Scope: push.ScopeConnection, CloseConnection: true},
 
@@ -89,26 +91,26 @@ var outcomes = map[responseKey]push.Outcome{
 	{serviceMozilla, 502, "errno 902"}: unavailable,
 	{serviceMozilla, 502, "errno 903"}: unavailable,
 	{serviceMozilla, 503, "errno 201"}: unavailable,
-	{serviceMozilla, 503, "errno 202"}: {Verdict: push.Unavailable, Scope: push.ScopeDevice}, // the browser is connecting elsewhere
+	{serviceMozilla, 503, "errno 202"}: {Verdict: push.Unavailable, Scope: push.ScopeDevice}, // the browser is connecting to another server
 
 	{serviceGoogle, 400, "UnauthorizedRegistration"}: unauthorized,
 	{serviceGoogle, 403, "vapid-mismatch"}:           foreignKey,
 	{serviceGoogle, 403, "jwt-invalid"}:              unauthorized,
 
-	// The sender is too fast for this one service.
+	// The sender exceeds the rate of this service.
 	{serviceWNS, 406, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeEndpoint, RetryAfter: 15 * time.Minute},
 	{serviceWNS, 429, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeEndpoint, RetryAfter: 15 * time.Minute},
 }
 
-// reasonByStatus are what a status is called where the service gives no word of its own that we know.
+// reasonByStatus are the reasons for a status without a known reason of the service.
 var reasonByStatus = map[int]string{
 	400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed", 410: "Gone",
 	413: "PayloadTooLarge", 429: "TooManyRequests", 500: "InternalServerError", 502: "BadGateway", 503: "ServiceUnavailable",
 	504: "GatewayTimeout",
 }
 
-// outcomeByStatus judges by what RFC 8030 and RFC 8292 say of a status. A redirect is not followed and says that the
-// subscription's URL is not what it was: the same subscription will never work.
+// outcomeByStatus returns the outcome of a status according to RFC 8030 and RFC 8292. A redirect is
+// not followed. It means that the subscription's URL is no longer valid, so a retry cannot succeed.
 func outcomeByStatus(status int) push.Outcome {
 	switch {
 	case status == 401 || status == 403:
@@ -123,40 +125,41 @@ func outcomeByStatus(status int) push.Outcome {
 	return unavailable
 }
 
-// judge turns an answer into its outcome.
-func judge(a *wire.Response, s *push.Subscription) push.Outcome {
-	if a.Status/100 == 2 { // RFC 8030, section 5: 201, or 202; others were seen
-		return push.Outcome{Verdict: push.Accepted, HTTP: a.Status, ProviderID: providerID(a, s)}
+// judge returns the outcome of a response.
+func judge(resp *wire.Response, s *push.Subscription) push.Outcome {
+	if resp.Status/100 == 2 { // RFC 8030, section 5: 201 or 202; others were observed
+		return push.Outcome{Verdict: push.Accepted, HTTP: resp.Status, ProviderID: providerID(resp, s)}
 	}
-	service, word := identifyService(a)
-	o, known := outcomes[responseKey{service, a.Status, word}]
+	service, reason := identifyService(resp)
+	o, known := outcomes[responseKey{service, resp.Status, reason}]
 	if !known {
-		if o, word = outcomeByStatus(a.Status), reasonByStatus[a.Status]; word == "" {
-			word = "UnknownReason"
+		if o, reason = outcomeByStatus(resp.Status), reasonByStatus[resp.Status]; reason == "" {
+			reason = "UnknownReason"
 		}
 	}
-	o.HTTP, o.Reason = a.Status, word
-	if asked := a.RetryAfter(); asked > 0 && o.Retryable() {
-		o.RetryAfter = asked
+	o.HTTP, o.Reason = resp.Status, reason
+	if retryAfter := resp.RetryAfter(); retryAfter > 0 && o.Retryable() {
+		o.RetryAfter = retryAfter
 	}
 	return o
 }
 
-// lenient forgives in an answer what changes nothing about its meaning.
+// lenient accepts errors in a response's JSON that do not change its meaning.
 var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
 
-// identifyService returns whose shape an answer has, and its word. It goes no further than a look-up in rows.
-func identifyService(a *wire.Response) (service, word string) {
-	for _, f := range a.Header {
+// identifyService returns the service whose format the response has, and its reason. The reason is
+// only used as a key of outcomes, so that free text goes no further.
+func identifyService(resp *wire.Response) (service, reason string) {
+	for _, f := range resp.Header {
 		if strings.HasPrefix(f.Name, "x-wns-") {
-			return serviceWNS, wnsReason(a)
+			return serviceWNS, wnsReason(resp)
 		}
 	}
 	var in struct {
 		Reason string  `json:"reason"`
 		Errno  float64 `json:"errno"`
 	}
-	switch err := json.Unmarshal(a.Body, &in, lenient); {
+	switch err := json.Unmarshal(resp.Body, &in, lenient); {
 	case err == nil && in.Reason != "":
 		return serviceApple, in.Reason
 	case err == nil && in.Errno != 0:
@@ -164,17 +167,17 @@ func identifyService(a *wire.Response) (service, word string) {
 	case err == nil:
 		return serviceOther, ""
 	}
-	return serviceGoogle, googleReason(bytes.ToLower(a.Body))
+	return serviceGoogle, googleReason(bytes.ToLower(resp.Body))
 }
 
-func wnsReason(a *wire.Response) string {
-	if a.Status == 406 || a.Status == 429 || strings.EqualFold(a.Get("x-wns-notificationstatus"), "appthrottled") {
+func wnsReason(resp *wire.Response) string {
+	if resp.Status == 406 || resp.Status == 429 || strings.EqualFold(resp.Get("x-wns-notificationstatus"), "appthrottled") {
 		return "appthrottled"
 	}
 	return ""
 }
 
-// googleReason gives the sentences that Google answers a word.
+// googleReason returns a reason for the text of Google's response.
 func googleReason(body []byte) string {
 	switch {
 	case bytes.Contains(body, []byte("unauthorizedregistration")):
@@ -187,13 +190,14 @@ func googleReason(body []byte) string {
 	return ""
 }
 
-// providerID returns the service's name for an accepted message: Apple's, or the last part of its Location (RFC 8030,
-// section 5). It is left out where the service uses a part of the subscription's own URL for it, which is a secret.
-func providerID(a *wire.Response, s *push.Subscription) string {
-	name := a.Get("apns-id")
+// providerID returns the service's ID of an accepted message: Apple's apns-id, or the last path
+// element of Location (RFC 8030, section 5). It returns "" if the ID is a part of the
+// subscription's URL, which is secret.
+func providerID(resp *wire.Response, s *push.Subscription) string {
+	name := resp.Get("apns-id")
 	if name == "" {
-		at := a.Get("location")
-		name = at[strings.LastIndexByte(at, '/')+1:]
+		location := resp.Get("location")
+		name = location[strings.LastIndexByte(location, '/')+1:]
 	}
 	if len(name) > 256 || !allBytes(name, isURLByte) || strings.Contains(s.Endpoint, name) {
 		return ""

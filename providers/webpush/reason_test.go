@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// row is one line of the table of all that can come of an attempt.
+// row is one row of the error table.
 type row struct{ providertest.ErrorCase }
 
 func loadRows(t testing.TB) (rows []row) {
@@ -28,7 +28,7 @@ func (r row) statuses() []int {
 	return r.Statuses(map[string][]int{"2xx": {200, 204, 299}, "4xx": {402, 405, 418, 499}, "5xx": {501, 504, 599}})
 }
 
-// responses are the shapes that a row's answer comes in.
+// responses returns sample responses of the row.
 func (r row) responses(status int) (all []fakeService) {
 	switch r.Service {
 	case "apple":
@@ -62,39 +62,39 @@ func TestErrorTable(t *testing.T) {
 	checked := 0
 	for _, r := range loadRows(t) {
 		for _, status := range r.statuses() {
-			for i, on := range r.responses(status) {
-				t.Run(fmt.Sprintf("%v %d %d", r, status, i), func(t *testing.T) { r.check(t, status, on) })
+			for i, conn := range r.responses(status) {
+				t.Run(fmt.Sprintf("%v %d %d", r, status, i), func(t *testing.T) { r.check(t, status, conn) })
 				checked++
 			}
 		}
 	}
 	if checked < 100 {
-		t.Fatalf("only %d answers", checked)
+		t.Fatalf("only %d responses", checked)
 	}
 }
 
-func (r row) check(t *testing.T, status int, on fakeService) {
-	o := send(t, newProvider(t), on, newNotification())
+func (r row) check(t *testing.T, status int, conn fakeService) {
+	o := send(t, newProvider(t), conn, newNotification())
 	equal(t, "verdict", o.Verdict, providertest.VerdictFor(r.Class))
 	equal(t, "retryable", o.Retryable(), r.Retryable)
 	equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
-	equal(t, "forget the subscription", o.ForgetToken, r.ForgetToken)
+	equal(t, "ForgetToken", o.ForgetToken, r.ForgetToken)
 	equal(t, "close", o.CloseConnection, r.Close)
 	equal(t, "status", o.HTTP, status)
 	if r.Code != "" && r.Code != "*" && r.Code != "errno -" {
 		equal(t, "reason", o.Reason, r.Code)
 	}
-	wait := time.Duration(0) // for Unavailable, the sender's own backoff counts: another endpoint may be well
+	wait := time.Duration(0) // for Unavailable the retry backoff applies: another endpoint may be healthy
 	if o.Verdict == push.Throttled {
 		wait = time.Duration(*r.MinBackoff) * time.Second
 	}
 	equal(t, "wait", o.RetryAfter, wait)
 	scope := r.Scope
 	if r.EndpointFault {
-		scope = "endpoint" // the table has the device for Mozilla's 502, and the endpoint's fault: the breaker goes by the latter
+		scope = "endpoint" // for Mozilla's 502 the table has scope device and an endpoint fault; the breaker needs the latter
 	}
 	equal(t, "scope", o.Scope.String(), scope)
-	equal(t, "holds the subscription", strings.Contains(fmt.Sprintf("%+v", o), "SECRET"), false)
+	equal(t, "contains the subscription", strings.Contains(fmt.Sprintf("%+v", o), "SECRET"), false)
 }
 
 func TestRetryAfterFormats(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// The reasons of a misfit: those words of a receipt that mean that nothing was sent.
+// The reasons of an invalid notification. A receipt with one of them means that nothing was sent.
 const (
 	invalidTarget   = "InvalidTarget"
 	invalidField    = "InvalidField"
@@ -27,23 +27,24 @@ func invalid(field, reason, allowed string) error {
 
 const (
 	endpointField  = "subscription.endpoint"
-	maxEndpointLen = 2048 // ours: real ones have about 200 to 600 bytes
+	maxEndpointLen = 2048 // our limit: real endpoints have about 200 to 600 bytes
 )
 
-// endpoint reads a subscription's URL. Whoever can subscribe chooses it, so what is let through is no more than a push
-// service: a name and no address, in whatever spelling; the one port; nothing that another parser could read otherwise.
+// endpoint parses a subscription's URL. Any client of the app can choose it, so this accepts only
+// URLs of push services: a host name rather than an IP address in any notation, port 443, and
+// nothing that another parser could read differently.
 func (p *Provider) endpoint(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
 	case text == "" || len(text) > maxEndpointLen || !allBytes(text, isURLByte), err != nil,
 		u.Scheme != "https", u.User != nil, u.Opaque != "", strings.Contains(text, "#"), !strings.HasPrefix(u.Path, "/"):
-		return nil, invalid(endpointField, invalidTarget, "an https URL without user and fragment, as PushSubscription.toJSON gives it")
+		return nil, invalid(endpointField, invalidTarget, "an https URL without user and fragment, as PushSubscription.toJSON returns it")
 	case p.originOverride != "" && "https://"+u.Host == p.originOverride:
 		return u, nil
 	case u.Port() != "" && u.Port() != "443", strings.HasSuffix(u.Host, ":"):
 		return nil, invalid(endpointField, invalidTarget, "a URL on port 443")
 	case !p.isAllowedHost(strings.ToLower(u.Hostname())):
-		return nil, invalid(endpointField, "ServiceNotAllowed", "a URL of one of the push services that this app is configured for: "+
+		return nil, invalid(endpointField, "ServiceNotAllowed", "a URL of one of the push services in this app's configuration: "+
 			strings.Join(p.services, ", "))
 	}
 	return u, nil
@@ -53,7 +54,7 @@ func isURLByte(c byte) bool {
 	return '!' <= c && c <= '~' && c != '\\' && c != '"' && c != '<' && c != '>'
 }
 
-// allBytes reports whether every byte of s is allowed.
+// allBytes reports whether allowed returns true for every byte of s.
 func allBytes(s string, allowed func(byte) bool) bool {
 	for i := range len(s) {
 		if !allowed(s[i]) {
@@ -63,7 +64,7 @@ func allBytes(s string, allowed func(byte) bool) bool {
 	return true
 }
 
-// isAllowedHost reports whether host is one of the services.
+// isAllowedHost reports whether host is one of the configured services.
 func (p *Provider) isAllowedHost(host string) bool {
 	if !isHost(host) {
 		return false
@@ -78,8 +79,9 @@ func (p *Provider) isAllowedHost(host string) bool {
 	return false
 }
 
-// isHost reports whether s is a DNS name of at least two labels, in lower case. The last one begins with a letter, so no
-// spelling of an IP address is a name: not 127.1, not 0x7f.0.0.1, not 2130706433.
+// isHost reports whether s is a lower-case DNS name of at least two labels. The last label must
+// start with a letter, which excludes IP addresses in every notation, such as 127.1, 0x7f.0.0.1 and
+// 2130706433.
 func isHost(s string) bool {
 	labels := strings.Split(s, ".")
 	if len(s) > 253 || len(labels) < 2 {
@@ -96,13 +98,14 @@ func isHost(s string) bool {
 
 func isHostByte(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' }
 
-// recipient is whom a message is encrypted to (RFC 8291, section 3.1).
+// recipient holds the keys that a message is encrypted for (RFC 8291, section 3.1).
 type recipient struct {
 	publicKey  *ecdh.PublicKey
-	authSecret []byte // the authentication secret
+	authSecret []byte
 }
 
-// parseKeys reads a subscription's keys. Some libraries hand them on in the base64 of RFC 4648's section 4, or padded.
+// parseKeys parses a subscription's keys. Some libraries send them in standard base64 or with
+// padding.
 func parseKeys(k *push.SubscriptionKeys) (*recipient, error) {
 	point, err := decodeBase64(k.P256dh)
 	if err != nil || len(point) != 65 {
@@ -110,7 +113,7 @@ func parseKeys(k *push.SubscriptionKeys) (*recipient, error) {
 	}
 	public, err := ecdh.P256().NewPublicKey(point)
 	if err != nil {
-		return nil, invalid("subscription.keys.p256dh", invalidTarget, "a point on the curve P-256: this one is not")
+		return nil, invalid("subscription.keys.p256dh", invalidTarget, "a point on the curve P-256")
 	}
 	secret, err := decodeBase64(k.Auth)
 	if err != nil || len(secret) != 16 {

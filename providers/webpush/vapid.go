@@ -18,13 +18,13 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// Key is a VAPID key pair: who a sender is to push services.
+// Key is a VAPID key pair, which identifies a sender to push services.
 type Key struct {
 	private *ecdsa.PrivateKey
 	public  string // base64url
 }
 
-// NewKey makes a key pair.
+// NewKey generates a key pair.
 func NewKey() (*Key, error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -33,30 +33,31 @@ func NewKey() (*Key, error) {
 	return newKey(private)
 }
 
-// ParseKey reads a private key: PEM (PKCS #8, or the SEC 1 form of openssl ecparam), or the 32 bytes in base64url that
-// other libraries call the VAPID private key. An error says what is wrong with it and never what is in it.
+// ParseKey parses a private key: PEM (PKCS #8, or SEC 1 as from openssl ecparam), or the 32 bytes
+// in base64url that other libraries call the VAPID private key. An error says what is wrong with
+// the key and contains no part of it.
 func ParseKey(text []byte) (*Key, error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
 		scalar, err := decodeBase64(strings.TrimSpace(string(text)))
 		if err != nil || len(scalar) != 32 {
-			return nil, errors.New("webpush: key: neither PEM nor 32 bytes in base64url (gateway key vapid makes one)")
+			return nil, errors.New("webpush: key: neither PEM nor 32 bytes in base64url (to create one: gateway key vapid)")
 		}
 		private, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
 		if err != nil {
-			return nil, errors.New("webpush: key: 32 bytes, but not a private key of P-256")
+			return nil, errors.New("webpush: key: 32 bytes that are not a P-256 private key")
 		}
 		return newKey(private)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		if parsed, err = x509.ParseECPrivateKey(block.Bytes); err != nil {
-			return nil, errors.New("webpush: key: the PEM block does not hold a private key (is the file cut short, or a public key?)")
+			return nil, errors.New("webpush: key: the PEM block does not contain a private key (is the file truncated, or a public key?)")
 		}
 	}
 	private, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok || private.Curve != elliptic.P256() {
-		return nil, errors.New("webpush: key: must be an elliptic key on the curve P-256")
+		return nil, errors.New("webpush: key: must be an elliptic curve key on P-256")
 	}
 	return newKey(private)
 }
@@ -69,10 +70,11 @@ func newKey(private *ecdsa.PrivateKey) (*Key, error) {
 	return &Key{private, base64.RawURLEncoding.EncodeToString(point)}, nil
 }
 
-// Public is the public key as a page gives it to pushManager.subscribe: applicationServerKey.
+// Public returns the public key in the format of applicationServerKey, which a page passes to
+// pushManager.subscribe.
 func (k *Key) Public() string { return k.public }
 
-// PEM is the private key, which ParseKey reads.
+// PEM returns the private key in a format that ParseKey accepts.
 func (k *Key) PEM() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(k.private)
 	if err != nil {
@@ -81,37 +83,38 @@ func (k *Key) PEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// String names the key by its public half. It keeps the private one out of logs that print a Key by accident.
+// String returns the public key. It prevents the private key from being printed.
 func (k *Key) String() string { return "webpush.Key(" + k.public + ")" }
 
-// GoString is String.
+// GoString is like String.
 func (k *Key) GoString() string { return k.String() }
 
 const (
-	// tokenLifetime is how long a proof is good for. RFC 8292 allows 24 hours; the rest is for clocks that differ.
+	// tokenLifetime is how long a token is valid. RFC 8292 allows 24 hours; the difference allows
+	// for clock skew.
 	tokenLifetime = 12 * time.Hour
-	// renewalAge is when it is replaced; Apple wants no other within an hour ("Sending web push notifications", read
-	// 2026-11-22).
+	// renewalAge is the age at which a token is replaced. Apple allows no renewal within an hour
+	// ("Sending web push notifications", read 2026-11-22).
 	renewalAge, minRenewalAge = 6 * time.Hour, time.Hour
-	// maxTokens bounds the memory where every host may be called.
+	// maxTokens limits the memory if every host is allowed.
 	maxTokens = 1024
 )
 
-// vapidToken is a VAPID token for one origin. It does not change.
+// vapidToken is a VAPID token for one origin. It is immutable.
 type vapidToken struct {
 	authorization string
 	expiresAt     int64     // exp
-	mintedAt      time.Time // its monotonic reading
+	mintedAt      time.Time // with a monotonic reading
 }
 
-// mustRenew reports whether a proof is to be replaced before it is used again: by its age, or because the clock was set and
-// exp is not where it should be.
+// mustRenew reports whether the token must be replaced before its next use: because of its age, or
+// because the wall clock was set and its expiry is wrong.
 func (p *vapidToken) mustRenew() bool {
 	left := time.Duration(p.expiresAt-time.Now().Unix()) * time.Second
 	return left < tokenLifetime-renewalAge || left > tokenLifetime+time.Minute
 }
 
-// tokenCache signs for the sender: one proof for each origin at a time, for everybody.
+// tokenCache creates the VAPID tokens. There is one token per origin at a time.
 type tokenCache struct {
 	key     *Key
 	subject string
@@ -124,7 +127,7 @@ func newTokenCache(key *Key, subject string) *tokenCache {
 	return &tokenCache{key: key, subject: subject, byOrigin: map[string]*vapidToken{}}
 }
 
-// get returns the proof to send to origin with.
+// get returns the token for origin.
 func (p *tokenCache) get(origin string) (*vapidToken, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -142,7 +145,8 @@ func (p *tokenCache) get(origin string) (*vapidToken, error) {
 	return fresh, nil
 }
 
-// mint signs (RFC 8292, sections 2 and 3). No origin has more than its own proof, so none can use it elsewhere.
+// mint creates a token (RFC 8292, sections 2 and 3). It is valid for one origin only, so that no
+// push service can use it at another.
 func (p *tokenCache) mint(origin string) (*vapidToken, error) {
 	now := time.Now()
 	expires := now.Add(tokenLifetime).Unix()
@@ -154,8 +158,8 @@ func (p *tokenCache) mint(origin string) (*vapidToken, error) {
 	return &vapidToken{authorization: "vapid t=" + signed + ", k=" + p.key.public, expiresAt: expires, mintedAt: now}, nil
 }
 
-// invalidate answers a refused proof: it is not used again unless it is too young to be replaced, and renew reports whether
-// there is another one to try.
+// invalidate handles a refused token. It drops the token unless it is younger than minRenewalAge,
+// and reports whether a retry can use another one.
 func (p *tokenCache) invalidate(origin string, used *vapidToken) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -26,7 +26,7 @@ import (
 
 func base64URL(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// sentAuthorization sends n and returns the authorization that went along.
+// sentAuthorization sends n and returns the authorization header of the request.
 func sentAuthorization(t testing.TB, p *webpush.Provider, n *push.Notification) (authorization string) {
 	t.Helper()
 	send(t, p, func(r *wire.Request) (*wire.Response, error) {
@@ -36,7 +36,7 @@ func sentAuthorization(t testing.TB, p *webpush.Provider, n *push.Notification) 
 	return authorization
 }
 
-// parseClaims checks a proof as RFC 8292 tells a service to.
+// parseClaims checks a VAPID token according to RFC 8292 and returns its claims.
 func parseClaims(t testing.TB, authorization string) jwt.MapClaims {
 	t.Helper()
 	rest, ok := strings.CutPrefix(authorization, "vapid t=")
@@ -76,7 +76,7 @@ func TestEachOriginHasItsOwnToken(t *testing.T) {
 		time.Sleep(5*time.Hour + 59*time.Minute)
 		equal(t, "kept for six hours", sentAuthorization(t, p, newNotification()), first)
 		time.Sleep(2 * time.Minute)
-		equal(t, "kept for longer", sentAuthorization(t, p, newNotification()) == first, false)
+		equal(t, "kept for more than six hours", sentAuthorization(t, p, newNotification()) == first, false)
 	})
 }
 
@@ -94,17 +94,17 @@ func TestConcurrentSendsShareOneToken(t *testing.T) {
 		})
 	}
 	all.Wait()
-	equal(t, "proofs", len(seen), 1)
+	equal(t, "tokens", len(seen), 1)
 }
 
 func TestRefusedTokenIsReplacedAtMostHourly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProvider(t)
 		first := sentAuthorization(t, p, newNotification())
-		equal(t, "young", send(t, p, respond(401, ""), newNotification()).Renewed, false)
+		equal(t, "renewed within an hour", send(t, p, respond(401, ""), newNotification()).Renewed, false)
 		equal(t, "kept", sentAuthorization(t, p, newNotification()), first)
 		time.Sleep(time.Hour)
-		equal(t, "old", send(t, p, respond(401, ""), newNotification()).Retryable(), true)
+		equal(t, "renewed after an hour", send(t, p, respond(401, ""), newNotification()).Retryable(), true)
 		equal(t, "kept", sentAuthorization(t, p, newNotification()) == first, false)
 	})
 }
@@ -115,7 +115,7 @@ func TestSendDoesNotModifyRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
+	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // with spare capacity
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
 	p.Send(t.Context(), fakeService(func(sent *wire.Request) (*wire.Response, error) {
 		equal(t, "once", sent.Header[len(sent.Header)-1].NeverIndexed, true)
@@ -167,11 +167,11 @@ func TestInvalidKeyErrorsHoldNoSecret(t *testing.T) {
 		return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	}
 	for want, texts := range map[string][][]byte{
-		"neither PEM":          {nil, []byte("SECRET"), []byte(base64URL(make([]byte, 31)))},
-		"not a private key":    {[]byte(base64URL(make([]byte, 32)))},
-		"cut short":            {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("SECRET")})},
-		"on the curve P-256":   {wrap(p384), wrap(rsaKey)},
-		"does not hold a priv": {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}})},
+		"neither PEM":             {nil, []byte("SECRET"), []byte(base64URL(make([]byte, 31)))},
+		"not a P-256 private key": {[]byte(base64URL(make([]byte, 32)))},
+		"truncated":               {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("SECRET")})},
+		"curve key on P-256":      {wrap(p384), wrap(rsaKey)},
+		"does not contain a priv": {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}})},
 	} {
 		for _, text := range texts {
 			_, err := webpush.ParseKey(text)

@@ -10,7 +10,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// This test knows the inside: the vector names the sender's key and the salt, which are drawn otherwise.
+// This test accesses internals: the vector fixes the sender's key and the salt, which are random
+// otherwise.
 
 func mustDecode(t *testing.T, text string) []byte {
 	t.Helper()
@@ -29,11 +30,11 @@ func TestRFC8291Vector(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := ecdh.P256().NewPrivateKey(mustDecode(t, "yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw"))
+	sender, err := ecdh.P256().NewPrivateKey(mustDecode(t, "yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := browser.seal([]byte("When I grow up, I want to be a watermelon"), ours, mustDecode(t, "DGv6ra1nlYgDCS1FRnbzlw"))
+	got, err := browser.seal([]byte("When I grow up, I want to be a watermelon"), sender, mustDecode(t, "DGv6ra1nlYgDCS1FRnbzlw"))
 	if err != nil {
 		t.Fatal(err)
 	}
