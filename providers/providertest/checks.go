@@ -31,30 +31,30 @@ func testRows(t *testing.T, s Suite) {
 			}
 			o := send(t, p, respond(row.Response), n)
 			if o.Verdict != row.Verdict || o.Retryable() != row.Retryable || o.EndpointFault() != row.EndpointFault || o.ForgetToken != row.ForgetToken {
-				t.Errorf("%+v (retryable %t, endpoint's fault %t), want %+v", o, o.Retryable(), o.EndpointFault(), row)
+				t.Errorf("%+v (retryable %t, endpoint fault %t), want %+v", o, o.Retryable(), o.EndpointFault(), row)
 			}
 			s.checkOutcome(t, row.Response.Status, o)
 		})
 	}
 }
 
-// checkOutcome checks what holds of every outcome of an answer.
+// checkOutcome checks the invariants of every outcome with a response.
 func (s Suite) checkOutcome(t *testing.T, status int, o push.Outcome) {
 	t.Helper()
 	s.checkNoSecret(t, "the outcome", fmt.Sprintf("%+v", o))
 	switch {
 	case o.HTTP != status:
-		t.Errorf("its HTTP is %d, the answer's %d", o.HTTP, status)
+		t.Errorf("HTTP is %d, want %d", o.HTTP, status)
 	case o.Verdict == push.Unsent || o.Verdict == push.Abandoned || o.Verdict == push.Expired:
-		t.Errorf("%s, though the service answered %d", o.Verdict, status)
+		t.Errorf("verdict %s for a response with status %d", o.Verdict, status)
 	case (o.Verdict == push.Accepted) != (status/100 == 2):
-		t.Errorf("%s, and the answer was %d", o.Verdict, status)
+		t.Errorf("verdict %s for status %d", o.Verdict, status)
 	case o.Verdict != push.Accepted && (o.Reason == "" || len(o.Reason) > 64):
-		t.Errorf("its reason is %q: must be a word of a closed set", o.Reason)
+		t.Errorf("reason %q, want one of a closed set", o.Reason)
 	case o.Verdict == push.Throttled && o.RetryAfter <= 0:
-		t.Error("it is throttled and says not for how long")
+		t.Error("Throttled without RetryAfter")
 	case o.ForgetToken && o.Verdict != push.Unregistered && o.Verdict != push.Refused:
-		t.Errorf("%s, and yet the token is to be forgotten", o.Verdict)
+		t.Errorf("ForgetToken with verdict %s", o.Verdict)
 	}
 }
 
@@ -91,24 +91,25 @@ func testNoResponse(t *testing.T, s Suite) {
 	}
 }
 
-// testCancellation hands the context on, and blames nobody when it ends.
+// testCancellation checks that the provider passes the context on, and that neither cancellation
+// nor a deadline counts against the endpoint.
 func testCancellation(t *testing.T, s Suite) {
 	waiting := fakeService(func(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
 		<-ctx.Done()
 		return nil, &wire.Error{Reason: wire.Cancelled, Err: ctx.Err()}
 	})
-	for name, leave := range map[string]func(context.Context) (context.Context, context.CancelFunc){
+	for name, cancelLater := range map[string]func(context.Context) (context.Context, context.CancelFunc){
 		"cancelled": func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(time.Second, cancel)
 			return ctx, cancel
 		},
-		"out of time": func(ctx context.Context) (context.Context, context.CancelFunc) {
+		"deadline": func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeout(ctx, time.Second)
 		},
 	} {
 		s.run(t, name, func(t *testing.T, p Provider) {
-			ctx, cancel := leave(t.Context())
+			ctx, cancel := cancelLater(t.Context())
 			defer cancel()
 			n, began := s.Notification(), time.Now()
 			r, err := p.Translate(n)
@@ -120,20 +121,20 @@ func testCancellation(t *testing.T, s Suite) {
 				t.Errorf("%+v", o)
 			}
 			if took := time.Since(began); took != time.Second {
-				t.Errorf("it took %s to notice", took)
+				t.Errorf("Send returned after %s, want 1s", took)
 			}
 		})
 	}
 }
 
 func testSharedRequest(t *testing.T, s Suite) {
-	s.run(t, "many at once", func(t *testing.T, p Provider) {
+	s.run(t, "concurrent", func(t *testing.T, p Provider) {
 		n := s.Notification()
 		r, err := p.Translate(n)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // room behind, as a slice may have
+		r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // with spare capacity
 		before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
 		var all sync.WaitGroup
 		for range 50 {
@@ -150,57 +151,57 @@ func testSharedRequest(t *testing.T, s Suite) {
 		}
 		all.Wait()
 		if fmt.Sprint(*r, r.Header[:cap(r.Header)]) != before {
-			t.Error("the request that all attempts share was changed")
+			t.Error("the shared request was modified")
 		}
 	})
 }
 
 func testCredentialRenewal(t *testing.T, s Suite) {
 	if s.ExpiredResponse.Status == 0 {
-		t.Skip("its credentials do not end")
+		t.Skip("credentials of this provider do not expire")
 	}
-	s.run(t, "once for everybody", func(t *testing.T, p Provider) {
+	s.run(t, "renewed once", func(t *testing.T, p Provider) {
 		var mu sync.Mutex
 		seen := map[string]bool{}
-		note := func(a wire.Response) fakeService {
+		record := func(a wire.Response) fakeService {
 			return func(_ context.Context, r *wire.Request) (*wire.Response, error) {
-				time.Sleep(time.Second) // so that all are on their way before the first is answered
+				time.Sleep(time.Second) // so that all requests are sent before the first response
 				mu.Lock()
 				defer mu.Unlock()
 				seen[authorizationOf(r)] = true
 				return &a, nil
 			}
 		}
-		send(t, p, note(wire.Response{Status: 200}), s.Notification())
+		send(t, p, record(wire.Response{Status: 200}), s.Notification())
 		time.Sleep(s.CredentialAge)
 		var all sync.WaitGroup
 		for range 20 {
 			all.Go(func() {
-				if o := send(t, p, note(s.ExpiredResponse), s.Notification()); o.Verdict != push.Unauthorized || !o.Renewed || o.EndpointFault() {
+				if o := send(t, p, record(s.ExpiredResponse), s.Notification()); o.Verdict != push.Unauthorized || !o.Renewed || o.EndpointFault() {
 					t.Errorf("%+v", o)
 				}
 			})
 		}
 		all.Wait()
-		send(t, p, note(wire.Response{Status: 200}), s.Notification())
+		send(t, p, record(wire.Response{Status: 200}), s.Notification())
 		if len(seen) != 2 {
-			t.Errorf("%d credentials, want the old one and a new one", len(seen))
+			t.Errorf("%d credentials, want 2", len(seen))
 		}
 	})
 }
 
-// sampleTexts are of one, two, three and four bytes a letter, of several runes a letter, and right to left.
+// sampleTexts are characters of one to four bytes, of several runes, and right to left.
 var sampleTexts = []string{"a", "é", "値", "🚀", "👩‍👩‍👧", "ש", "م"}
 
 func testPayloadLimit(t *testing.T, s Suite) {
 	for _, text := range sampleTexts {
 		s.run(t, text, func(t *testing.T, p Provider) {
 			if _, err := p.Translate(s.FillPayload(text, s.PayloadLimit)); err != nil {
-				t.Errorf("%d bytes are refused: %v", s.PayloadLimit, err)
+				t.Errorf("payload of %d bytes is refused: %v", s.PayloadLimit, err)
 			}
 			_, err := p.Translate(s.FillPayload(text, s.PayloadLimit+1))
-			if misfit, ok := errors.AsType[*push.FieldError](err); !ok || misfit.Reason != "PayloadTooLarge" || !strings.Contains(misfit.Allowed, fmt.Sprint(s.PayloadLimit)) {
-				t.Errorf("one byte more: %v", err)
+			if fieldErr, ok := errors.AsType[*push.FieldError](err); !ok || fieldErr.Reason != "PayloadTooLarge" || !strings.Contains(fieldErr.Allowed, fmt.Sprint(s.PayloadLimit)) {
+				t.Errorf("payload that is one byte too large: %v", err)
 			}
 		})
 	}
@@ -229,7 +230,7 @@ func testInvalidTargets(t *testing.T, s Suite) {
 			n := s.Notification()
 			n.Target = target
 			_, err := p.Translate(n)
-			if misfit, ok := errors.AsType[*push.FieldError](err); !ok || misfit.Reason != "InvalidTarget" {
+			if fieldErr, ok := errors.AsType[*push.FieldError](err); !ok || fieldErr.Reason != "InvalidTarget" {
 				t.Errorf("%v, want a *push.FieldError InvalidTarget", err)
 			}
 		})
@@ -240,9 +241,9 @@ func testErrorsHoldNoSecret(t *testing.T, s Suite) {
 	for name, n := range s.invalidNotifications() {
 		s.run(t, name, func(t *testing.T, p Provider) {
 			_, err := p.Translate(n)
-			misfit, ok := errors.AsType[*push.FieldError](err)
-			if !ok || misfit.Field == "" || misfit.Allowed == "" || misfit.Reason == "" {
-				t.Fatalf("%v, want a whole *push.FieldError", err)
+			fieldErr, ok := errors.AsType[*push.FieldError](err)
+			if !ok || fieldErr.Field == "" || fieldErr.Allowed == "" || fieldErr.Reason == "" {
+				t.Fatalf("%v, want a complete *push.FieldError", err)
 			}
 			s.checkNoSecret(t, "the error", err.Error())
 		})

@@ -11,7 +11,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// logBuffer keeps what is written to it.
+// logBuffer is a buffer that is safe for concurrent use.
 type logBuffer struct {
 	mu  sync.Mutex
 	all strings.Builder
@@ -29,7 +29,7 @@ func (s *logBuffer) text() string {
 	return s.all.String()
 }
 
-// secrets are what must not show: what the suite names, and whom the notification is for and what it says.
+// secrets returns the suite's secrets, and the target and texts of the notification.
 func (s Suite) secrets() (all []string) {
 	n := s.Notification()
 	all = append(all, s.Secrets...)
@@ -40,33 +40,35 @@ func (s Suite) secrets() (all []string) {
 	return all
 }
 
-// checkNoSecret fails the test if text holds a secret. It does not print the secret: a test's output is an output, too.
+// checkNoSecret fails the test if text contains a secret. It does not print the secret, because
+// test output can be published.
 func (s Suite) checkNoSecret(t *testing.T, where, text string) {
 	t.Helper()
 	for i, secret := range s.secrets() {
 		if secret != "" && strings.Contains(text, secret) {
-			t.Errorf("%s holds secret %d", where, i)
+			t.Errorf("%s contains secret %d", where, i)
 		}
 	}
 }
 
-// authorizationOf returns what a request proves itself by.
+// authorizationOf returns the authorization header of a request.
 func authorizationOf(r *wire.Request) string {
 	return (&wire.Response{Header: r.Header}).Get("authorization")
 }
 
-// invalidNotifications are notifications that no provider takes, by what is wrong with them.
+// invalidNotifications returns notifications that every provider refuses, by what is wrong with
+// them.
 func (s Suite) invalidNotifications() map[string]*push.Notification {
-	change := func(spoil func(*push.Notification)) *push.Notification {
+	change := func(edit func(*push.Notification)) *push.Notification {
 		n := s.Notification()
-		spoil(n)
+		edit(n)
 		return n
 	}
 	return map[string]*push.Notification{
-		"a title that is no text": change(func(n *push.Notification) { n.Title += "\xff" }),
-		"data that are no text":   change(func(n *push.Notification) { n.Data = map[string]string{"k": n.Title + "\xff"} }),
-		"a negative badge":        change(func(n *push.Notification) { n.Badge = new(int); *n.Badge = -1 }),
-		"an image by http":        change(func(n *push.Notification) { n.Image = "http://example.com/" + n.Title }),
-		"nothing at all":          {ID: s.Notification().ID, Target: s.Notification().Target},
+		"a title that is not UTF-8": change(func(n *push.Notification) { n.Title += "\xff" }),
+		"data that are not UTF-8":   change(func(n *push.Notification) { n.Data = map[string]string{"k": n.Title + "\xff"} }),
+		"a negative badge":          change(func(n *push.Notification) { n.Badge = new(int); *n.Badge = -1 }),
+		"an image by http":          change(func(n *push.Notification) { n.Image = "http://example.com/" + n.Title }),
+		"an empty notification":     {ID: s.Notification().ID, Target: s.Notification().Target},
 	}
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package providertest is what every provider must be able to show, as one suite of tests: a provider passes by being
-// handed to it; and what was recorded of the real services. It plays no service: that is for each provider's own tests.
+// Package providertest is the conformance test suite for providers. It also loads recorded requests
+// and responses of the real services. It contains no mock services: each provider's tests have
+// their own.
 package providertest
 
 import (
@@ -15,42 +16,44 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Provider is what delivery asks of a provider.
+// Provider is the interface of a provider.
 type Provider interface {
 	Translate(n *push.Notification) (*wire.Request, error)
 	Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome
 }
 
-// Suite describes a provider to the tests. All but Secrets and Expired is required.
+// Suite describes a provider to the tests. All fields except Secrets and ExpiredResponse are
+// required.
 type Suite struct {
-	// New returns a new provider that logs to log, if it logs. It is called within a bubble of testing/synctest.
+	// New returns a new provider that logs to log. It is called inside a testing/synctest bubble.
 	New func(t *testing.T, log *slog.Logger) Provider
-	// Notification returns a notification that the service takes, with a title, always the same.
+	// Notification returns a valid notification with a title. Every call returns the same one.
 	Notification func() *push.Notification
-	// Secrets are texts that must show nowhere but in a request: keys, and whatever else New was given. The
-	// notification's target and texts are looked for besides.
+	// Secrets are texts that may appear only in requests, such as keys passed to New. The target
+	// and texts of the notification are checked too.
 	Secrets []string
-	// Rows is the whole table of what the service answers.
+	// Rows is the complete error table of the service.
 	Rows []Row
-	// Shown returns the title that a device would read in a request.
+	// ReadTitle returns the title that a device reads from a request.
 	ReadTitle func(t *testing.T, r *wire.Request) string
-	// Filled returns a notification whose payload is filled with text to a size in bytes, by the service's own way of
-	// counting, and Limit is the greatest that it takes.
+	// FillPayload returns a notification whose payload consists of text repeated to size bytes,
+	// counted as the service counts them. PayloadLimit is the maximum size.
 	FillPayload  func(text string, size int) *push.Notification
 	PayloadLimit int
-	// Expired is the answer to a credential that is over, once it has served for Age: the provider then has another
-	// one to try. A zero status means that its credentials do not end.
+	// ExpiredResponse is the response to an expired credential after it was in use for
+	// CredentialAge. The provider must then renew it. A zero status means that its credentials do
+	// not expire.
 	ExpiredResponse wire.Response
 	CredentialAge   time.Duration
 }
 
-// Row is an answer and what must come of it.
+// Row is a response and the expected outcome.
 type Row struct {
 	Name     string
 	Response wire.Response
-	// After is how long the credential has served; zero is new.
+	// CredentialAge is the age of the credential; zero means new.
 	CredentialAge time.Duration
-	// Target is whom the notification was for; zero is the suite's own.
+	// Target is the notification's target; zero means that of Suite.Notification.
 	Target        push.Target
 	Verdict       push.Verdict
 	Retryable     bool
@@ -60,26 +63,26 @@ type Row struct {
 
 // Run runs the suite.
 func Run(t *testing.T, s Suite) {
-	for _, part := range []struct {
+	for _, test := range []struct {
 		name string
 		run  func(*testing.T, Suite)
 	}{
-		{"every row of the table is judged as it says", testRows},
-		{"no answer makes it panic or repeat what it was sent", testMalformedResponses},
-		{"silence is judged by what the connection knows", testNoResponse},
-		{"a caller who leaves is nobody's fault", testCancellation},
-		{"one send is one request, and leaves the shared one alone", testSharedRequest},
-		{"a credential that is over is replaced", testCredentialRenewal},
-		{"the payload's limit is exact", testPayloadLimit},
-		{"every text arrives as it was written", testTextRoundTrip},
-		{"a target that it does not know is refused", testInvalidTargets},
-		{"a refusal repeats nothing", testErrorsHoldNoSecret},
+		{"error table", testRows},
+		{"malformed responses", testMalformedResponses},
+		{"no response", testNoResponse},
+		{"cancellation", testCancellation},
+		{"one request per attempt", testSharedRequest},
+		{"credential renewal", testCredentialRenewal},
+		{"payload limit", testPayloadLimit},
+		{"text round trip", testTextRoundTrip},
+		{"invalid targets", testInvalidTargets},
+		{"errors contain no secret", testErrorsHoldNoSecret},
 	} {
-		t.Run(part.name, func(t *testing.T) { part.run(t, s) })
+		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
 }
 
-// run runs a test on time that costs nothing, and looks through what was logged meanwhile.
+// run runs test in a synctest bubble, and checks that the log contains no secret.
 func (s Suite) run(t *testing.T, name string, test func(t *testing.T, p Provider)) {
 	t.Run(name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -90,7 +93,7 @@ func (s Suite) run(t *testing.T, name string, test func(t *testing.T, p Provider
 	})
 }
 
-// fakeService answers every request with one function; it stands where a connection does.
+// fakeService is a connection that calls a function for every request.
 type fakeService func(context.Context, *wire.Request) (*wire.Response, error)
 
 func (s fakeService) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
@@ -101,12 +104,12 @@ func respond(a wire.Response) fakeService {
 	return func(context.Context, *wire.Request) (*wire.Response, error) { return &a, nil }
 }
 
-// send makes one attempt at n.
-func send(t *testing.T, p Provider, on wire.Doer, n *push.Notification) push.Outcome {
+// send makes one attempt.
+func send(t *testing.T, p Provider, conn wire.Doer, n *push.Notification) push.Outcome {
 	t.Helper()
 	r, err := p.Translate(n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.Send(t.Context(), on, n, r)
+	return p.Send(t.Context(), conn, n, r)
 }

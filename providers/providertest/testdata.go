@@ -13,11 +13,11 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// ErrorCase is one of the table of all that can come of an attempt: testdata/provider-errors.json beside the providers.
+// ErrorCase is one row of the error table, ../testdata/provider-errors.json.
 type ErrorCase struct {
 	Provider string
 	Service  string
-	// Status is a number, or a word for those that no other line has: "5xx".
+	// Status is a number, or a text such as "5xx" for the statuses that have no row of their own.
 	Status        any
 	Code          string
 	Class         string
@@ -32,40 +32,40 @@ type ErrorCase struct {
 	MinBackoff    *float64 `json:"min_backoff_s"`
 }
 
-// ErrorCases reads a provider's part of the table; "transport" is what every provider meets. The test must be of a package
-// beside this one.
-func ErrorCases(t testing.TB, provider string) (its []ErrorCase) {
+// ErrorCases returns the rows of a provider, or those of "transport", which apply to every
+// provider. The test must be in a package next to this one.
+func ErrorCases(t testing.TB, provider string) (cases []ErrorCase) {
 	t.Helper()
 	var all []ErrorCase
 	readJSON(t, "../testdata/provider-errors.json", &all)
-	for _, l := range all {
-		if l.Provider == provider {
-			its = append(its, l)
+	for _, c := range all {
+		if c.Provider == provider {
+			cases = append(cases, c)
 		}
 	}
-	if len(its) == 0 {
-		t.Fatalf("the table has no line for %s", provider)
+	if len(cases) == 0 {
+		t.Fatalf("the error table has no row for %s", provider)
 	}
-	return its
+	return cases
 }
 
-// String names the line, as a test's name.
-func (l ErrorCase) String() string {
-	return fmt.Sprintf("%s%s/%v %s %s", l.Provider, l.Service, l.Status, l.Code, l.Class)
+// String returns a name for the row's test.
+func (c ErrorCase) String() string {
+	return fmt.Sprintf("%s%s/%v %s %s", c.Provider, c.Service, c.Status, c.Code, c.Class)
 }
 
-// Statuses returns the status codes that the line stands for: its own, or those that its word has in words.
-func (l ErrorCase) Statuses(words map[string][]int) []int {
-	switch s := l.Status.(type) {
+// Statuses returns the status codes of the row: its own, or those of its text in ranges.
+func (c ErrorCase) Statuses(ranges map[string][]int) []int {
+	switch s := c.Status.(type) {
 	case float64:
 		return []int{int(s)}
 	case string:
-		return words[s]
+		return ranges[s]
 	}
 	return nil
 }
 
-// VerdictFor is what the class of a line, or of an Exchange, must be judged as.
+// VerdictFor returns the verdict for the class of an ErrorCase or an Exchange.
 func VerdictFor(class string) push.Verdict {
 	switch class {
 	case "accepted":
@@ -84,47 +84,47 @@ func VerdictFor(class string) push.Verdict {
 	panic("no verdict for the class " + class)
 }
 
-// TransportError is how an attempt of a line of the transport ends, and what it must be judged as.
-func (l ErrorCase) TransportError() (lost *wire.Error, want push.Verdict) {
-	lost = &wire.Error{Reason: wire.Reason(l.Code), EndpointAtFault: l.EndpointFault}
-	if l.Unprocessed {
+// TransportError returns the error of a transport row, and the verdict for it.
+func (c ErrorCase) TransportError() (lost *wire.Error, want push.Verdict) {
+	lost = &wire.Error{Reason: wire.Reason(c.Code), EndpointAtFault: c.EndpointFault}
+	if c.Unprocessed {
 		lost.Processed = wire.Never
 	}
 	switch {
-	case l.Code == string(wire.Cancelled):
+	case c.Code == string(wire.Cancelled):
 		lost.Err = context.Canceled
 		return lost, push.Abandoned
-	case l.Unprocessed:
+	case c.Unprocessed:
 		return lost, push.Unsent
 	}
 	return lost, push.Unknown
 }
 
-// SkipReason returns why no attempt ends in a line of the transport, or "".
-func (l ErrorCase) SkipReason() string {
-	switch l.Code {
+// SkipReason returns why an attempt cannot end with the error of a transport row, or "".
+func (c ErrorCase) SkipReason() string {
+	switch c.Code {
 	case "DNS_FAILURE", "CONNECT_REFUSED", "CONNECT_TIMEOUT", "TLS_HANDSHAKE_TIMEOUT", "TLS_SERVER_UNTRUSTED", "TLS_CLIENT_CERT_REJECTED", "ALPN_NOT_H2":
-		return "the pool connects before it leases, so no attempt meets this; the pool itself blames the endpoint"
+		return "the pool connects before it returns a lease, so no attempt ends this way; the pool counts the failure"
 	case "BREAKER_OPEN":
-		return "the pool leases nothing then, so there is no attempt"
+		return "the pool returns no lease, so there is no attempt"
 	}
 	return ""
 }
 
-// Exchange is a request and its answer as they were recorded: testdata/provider-exchanges.json beside the providers.
+// Exchange is a recorded request and its response, from ../testdata/provider-exchanges.json.
 type Exchange struct {
 	ID, Provider string
 	Request      struct {
-		Method, URL string // where it is HTTP/1.1
-		Pseudo      Pairs  // where it is HTTP/2
+		Method, URL string // for HTTP/1.1
+		Pseudo      Pairs  // for HTTP/2
 		Headers     Pairs
 		BodyJSON    json.RawMessage `json:"body_json"`
 		BodyRule    string          `json:"body_rule"`
 		Body        string          `json:"body_base64url"`
 	}
 	Response struct {
-		Status   int   // where it is HTTP/1.1
-		Pseudo   Pairs // where it is HTTP/2
+		Status   int   // for HTTP/1.1
+		Pseudo   Pairs // for HTTP/2
 		Headers  Pairs
 		BodyJSON json.RawMessage `json:"body_json"`
 	}
@@ -140,20 +140,21 @@ type Exchange struct {
 	}
 }
 
-// Exchanges reads a provider's exchanges. The test must be of a package beside this one.
-func Exchanges(t testing.TB, provider string) (its []Exchange) {
+// Exchanges returns a provider's recorded exchanges. The test must be in a package next to this
+// one.
+func Exchanges(t testing.TB, provider string) (exchanges []Exchange) {
 	t.Helper()
-	var all struct{ Exchanges []Exchange }
-	readJSON(t, "../testdata/provider-exchanges.json", &all)
-	for _, e := range all.Exchanges {
+	var file struct{ Exchanges []Exchange }
+	readJSON(t, "../testdata/provider-exchanges.json", &file)
+	for _, e := range file.Exchanges {
 		if e.Provider == provider {
-			its = append(its, e)
+			exchanges = append(exchanges, e)
 		}
 	}
-	return its
+	return exchanges
 }
 
-// ResponseWithBody is the recorded answer with another body.
+// ResponseWithBody returns the recorded response with another body.
 func (e Exchange) ResponseWithBody(body []byte) *wire.Response {
 	a := &wire.Response{Status: e.Response.Status, Body: body}
 	for _, h := range e.Response.Headers {
@@ -165,10 +166,10 @@ func (e Exchange) ResponseWithBody(body []byte) *wire.Response {
 	return a
 }
 
-// Pairs are header fields, in their order.
+// Pairs are header fields in their original order.
 type Pairs [][2]string
 
-// Get returns the value of the first of that name, or "".
+// Get returns the value of the first field with that name, or "".
 func (p Pairs) Get(name string) string {
 	for _, pair := range p {
 		if pair[0] == name {
