@@ -114,7 +114,7 @@ func TestMayRetryUnknown(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.n.OnUnknown = test.rule
 			if got := test.n.MayRetryUnknown(); got != test.want {
-				t.Errorf("MayRepeat() = %v, want %v", got, test.want)
+				t.Errorf("MayRetryUnknown() = %v, want %v", got, test.want)
 			}
 		})
 	}
@@ -201,7 +201,7 @@ func TestNoResponseIsUnknownByDefault(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			if got := push.NoResponse(test.err); got != test.want {
-				t.Errorf("NoAnswer() = %+v, want %+v", got, test.want)
+				t.Errorf("NoResponse() = %+v, want %+v", got, test.want)
 			}
 		})
 	}
@@ -210,7 +210,7 @@ func TestNoResponseIsUnknownByDefault(t *testing.T) {
 func TestInvalidNotificationNamesField(t *testing.T) {
 	o := push.InvalidNotification(&push.FieldError{Field: "token", Reason: "BadDeviceToken", Allowed: "hex digits"})
 	if o.Verdict != push.Refused || o.Field != "token" || o.Reason != "BadDeviceToken" || o.Detail != "token: must be hex digits" {
-		t.Errorf("Misfit() = %+v", o)
+		t.Errorf("InvalidNotification() = %+v", o)
 	}
 }
 
