@@ -32,8 +32,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// serveEnv makes the test binary the benchmarks' server: a process of its own,
-// so that only the client's CPU is counted.
+// serveEnv turns the test binary into the benchmark server. A separate process is used so that only
+// the CPU time of the client is measured.
 const serveEnv = "WIRE_BENCH_SERVE"
 
 func TestMain(m *testing.M) {
@@ -44,8 +44,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// serveBench answers every request with 200 on a loopback port, until its
-// standard input ends.
+// serveBench responds 200 to every request on a loopback port until its standard input ends.
 func serveBench() {
 	cert, der := selfSigned("push.example")
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
@@ -54,8 +53,8 @@ func serveBench() {
 	if err != nil {
 		panic(err)
 	}
-	hello, _ := json.Marshal(serverInfo{Addr: l.Addr().String(), Cert: der})
-	fmt.Println(string(hello))
+	info, _ := json.Marshal(serverInfo{Addr: l.Addr().String(), Cert: der})
+	fmt.Println(string(info))
 	go func() {
 		for {
 			nc, err := l.Accept()
@@ -68,14 +67,14 @@ func serveBench() {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-// serverInfo is what the server's process says first.
+// serverInfo is the first line that the server process prints.
 type serverInfo struct {
 	Addr string
 	Cert []byte
 }
 
-// serveAll is as cheap a server as frames allow: it answers whatever it has
-// read in one write.
+// serveAll is a minimal HTTP/2 server: it responds 200 to every request that it has read in one
+// write.
 func serveAll(nc net.Conn) {
 	defer func() { _ = nc.Close() }()
 	in := bufio.NewReaderSize(nc, 64<<10)
@@ -124,7 +123,8 @@ func serveAll(nc net.Conn) {
 	}
 }
 
-// responseBlock is 200 with an apns-id, without the dynamic table.
+// responseBlock is the header block of a 200 response with an apns-id. It does not use the dynamic
+// table.
 func responseBlock() []byte {
 	var b bytes.Buffer
 	enc := hpack.NewEncoder(&b)
@@ -137,7 +137,7 @@ func writeResponse(fr *http2.Framer, id uint32, head []byte) {
 	_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head, EndHeaders: true, EndStream: true})
 }
 
-// benchServer starts the server's process.
+// benchServer starts the server process.
 func benchServer(b *testing.B) (netip.AddrPort, *tls.Config) {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -158,24 +158,24 @@ func benchServer(b *testing.B) (netip.AddrPort, *tls.Config) {
 		_ = stdin.Close()
 		_ = cmd.Wait()
 	})
-	var hello serverInfo
-	if err := json.NewDecoder(stdout).Decode(&hello); err != nil {
+	var info serverInfo
+	if err := json.NewDecoder(stdout).Decode(&info); err != nil {
 		b.Fatal(err)
 	}
-	cert, err := x509.ParseCertificate(hello.Cert)
+	cert, err := x509.ParseCertificate(info.Cert)
 	if err != nil {
 		b.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-	return netip.MustParseAddrPort(hello.Addr), &tls.Config{RootCAs: roots}
+	return netip.MustParseAddrPort(info.Addr), &tls.Config{RootCAs: roots}
 }
 
 const benchBody = `{"aps":{"alert":{"title":"Your parcel","body":"It will be with you between 14:00 and 15:00."},"sound":"default"}}`
 
 var benchJWT = "bearer " + strings.Repeat("eyJhbGciOiJFUzI1NiJ9", 9)
 
-// benchRequest is a small APNs request to one of many devices.
+// benchRequest returns a small APNs request to device i.
 func benchRequest(i int) *wire.Request {
 	return &wire.Request{
 		Method: "POST", Path: "/3/device/" + benchToken(i), Body: []byte(benchBody),
@@ -192,14 +192,14 @@ func benchRequest(i int) *wire.Request {
 func benchToken(i int) string { return fmt.Sprintf("%064x", i*0x9E3779B97F4A7C1) }
 func benchID(i int) string    { return fmt.Sprintf("123e4567-e89b-42d3-a456-%012x", i) }
 
-// BenchmarkConn measures one connection of this package.
+// BenchmarkConn measures one Conn.
 func BenchmarkConn(b *testing.B) {
 	for _, inFlight := range []int{100, 1000} {
 		b.Run("inflight="+strconv.Itoa(inFlight), func(b *testing.B) {
 			addr, t := benchServer(b)
 			c, err := wire.Dial(b.Context(), addr, wire.Config{
 				Authority: "push.example", TLS: t, MaxStreams: inFlight,
-				ResponseTimeout: time.Minute, PingTimeout: time.Minute, WriteTimeout: time.Minute, // a busy machine is no fault
+				ResponseTimeout: time.Minute, PingTimeout: time.Minute, WriteTimeout: time.Minute, // tolerate a busy machine
 			})
 			if err != nil {
 				b.Fatal(err)
@@ -217,7 +217,7 @@ func BenchmarkConn(b *testing.B) {
 	}
 }
 
-// BenchmarkHTTPClientConn measures net/http's own single connection.
+// BenchmarkHTTPClientConn measures one connection of net/http, for comparison.
 func BenchmarkHTTPClientConn(b *testing.B) {
 	for _, inFlight := range []int{100, 1000} {
 		b.Run("inflight="+strconv.Itoa(inFlight), func(b *testing.B) {
@@ -238,7 +238,7 @@ func BenchmarkHTTPClientConn(b *testing.B) {
 	}
 }
 
-// roundTrip does with net/http what a Conn's Do does.
+// roundTrip sends r with net/http.
 func roundTrip(ctx context.Context, c *http.ClientConn, addr netip.AddrPort, r *wire.Request) error {
 	req, err := http.NewRequestWithContext(ctx, r.Method, "https://"+addr.String()+r.Path, bytes.NewReader(r.Body))
 	if err != nil {
@@ -257,13 +257,13 @@ func roundTrip(ctx context.Context, c *http.ClientConn, addr netip.AddrPort, r *
 	return err
 }
 
-// measure keeps so many requests in flight until b.N are done.
+// measure keeps inFlight requests in flight until b.N are done.
 func measure(b *testing.B, inFlight int, do func(context.Context, *wire.Request) error) {
 	requests := make([]*wire.Request, 4096)
 	for i := range requests {
 		requests[i] = benchRequest(i)
 	}
-	for i := range 32 { // a warm table, a warm pool
+	for i := range 32 { // fill the HPACK table and the stream pool
 		if err := do(b.Context(), requests[i]); err != nil {
 			b.Fatal(err)
 		}
@@ -273,7 +273,7 @@ func measure(b *testing.B, inFlight int, do func(context.Context, *wire.Request)
 	var callers sync.WaitGroup
 	b.ReportAllocs()
 	b.ResetTimer()
-	before, begun := cpu(), time.Now()
+	before, start := cpu(), time.Now()
 	for range inFlight {
 		callers.Go(func() {
 			for i := int(next.Add(1)) - 1; i < b.N; i = int(next.Add(1)) - 1 {
@@ -288,14 +288,14 @@ func measure(b *testing.B, inFlight int, do func(context.Context, *wire.Request)
 	}
 	callers.Wait()
 	b.StopTimer()
-	used, elapsed := cpu()-before, time.Since(begun)
+	used, elapsed := cpu()-before, time.Since(start)
 	b.ReportMetric(float64(b.N)/used.Seconds(), "req/cpu-s")
 	b.ReportMetric(float64(b.N)/elapsed.Seconds(), "req/s")
 	slices.Sort(took)
 	b.ReportMetric(float64(took[b.N*99/100].Microseconds())/1000, "p99-ms")
 }
 
-// cpu is what this process has used, of user and system together.
+// cpu returns the CPU time of this process, user plus system.
 func cpu() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

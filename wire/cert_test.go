@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// selfSigned makes a certificate for these names, good for a server, a client
-// and a root.
+// selfSigned returns a self-signed certificate for these names that is valid for a server, a client
+// and a root CA.
 func selfSigned(names ...string) (tls.Certificate, []byte) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

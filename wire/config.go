@@ -9,46 +9,48 @@ import (
 	"time"
 )
 
-// Config is how one connection is made and kept. Its zero value works, but for
-// Authority.
+// Config configures one connection. Only Authority is required; the zero value of every other field
+// means its default.
 type Config struct {
-	// Authority is the service's name, with its port where that is not 443. It
-	// is :authority, and its host is asked for by SNI and must be named by the
-	// peer's certificate.
+	// Authority is the host name of the service, followed by the port unless that is 443. It is
+	// sent as :authority. The host is the SNI server name, and the peer's certificate must be valid
+	// for it.
 	Authority string
-	// TLS is cloned. A client certificate and the trusted roots come in here;
-	// nil means the system's roots. Name, protocol and the lowest version are
-	// set by this package.
+	// TLS holds the client certificate and the root CAs; nil means no client certificate and the
+	// system's roots. It is cloned. The connection sets ServerName and NextProtos itself and
+	// requires at least TLS 1.2.
 	TLS *tls.Config
 
-	// DialTimeout is for everything up to the peer's first SETTINGS. Default 5 s.
+	// DialTimeout limits the time from the TCP connect to the peer's first SETTINGS frame. Default
+	// 5 s.
 	DialTimeout time.Duration
-	// ResponseTimeout is for a Request that names none. Default 5 s.
+	// ResponseTimeout is the timeout of a Request that sets none. Default 5 s.
 	ResponseTimeout time.Duration
-	// PingBusy is the silence after which the peer is pinged while it owes an
-	// answer. Default 1 s: with PingTimeout it bounds how long a black hole is
-	// fed.
+	// ActivePingInterval is how long the peer may be silent before it is pinged while requests are
+	// in flight. Default 1 s. ActivePingInterval plus PingTimeout limits how long requests are sent
+	// to a peer that no longer responds.
 	ActivePingInterval time.Duration
-	// PingIdle is the same while it owes none. Default 30 s. Less makes some
-	// services say "too many pings".
+	// IdlePingInterval is how long the peer may be silent before it is pinged while no request is
+	// in flight. Default 30 s. With shorter intervals some services close the connection with
+	// "too_many_pings".
 	IdlePingInterval time.Duration
-	// PingTimeout is how long a ping may bring nothing at all before the
-	// connection is given up. Default 1 s; use 3 s across an ocean.
+	// PingTimeout is how long the peer may stay silent after a ping before the connection is
+	// closed. Default 1 s; use 3 s for intercontinental connections.
 	PingTimeout time.Duration
-	// WriteTimeout is how long one write may block before the connection is
-	// given up. Default 1 s.
+	// WriteTimeout is how long one write may block before the connection is closed. Default 1 s.
 	WriteTimeout time.Duration
 
-	// MaxStreams is our own cap on requests in flight; FCM closes a connection
-	// that has more than 100. Zero means the peer's alone.
+	// MaxStreams is the maximum number of requests in flight, in addition to the peer's own limit.
+	// Zero means only the peer's limit applies. FCM closes a connection that has more than 100
+	// requests in flight.
 	MaxStreams int
-	// MaxWaiting is how many requests may wait for a stream; one more fails
-	// with QueueFull. Default 1000; negative means none.
+	// MaxWaiting is the maximum number of requests that wait for a stream. Further requests fail
+	// with QueueFull. Default 1000; a negative value disables waiting.
 	MaxWaiting int
-	// MaxResponse is the largest body, in bytes. Default 64 KiB, at most 1 GiB.
+	// MaxResponseBytes is the maximum size of a response body. Default 64 KiB, at most 1 GiB.
 	MaxResponseBytes int
-	// FirstAlone sends one request alone until the peer has answered one. An
-	// APNs connection with a token needs it.
+	// SerializeFirst sends one request at a time until the peer has responded to one. It is needed
+	// for APNs connections that authenticate with a token.
 	SerializeFirst bool
 }
 
@@ -66,8 +68,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// tlsConfig returns the client's side of RFC 9113 §3.2 and §9.2: h2 by ALPN, TLS
-// 1.2 or later, the service's name.
+// tlsConfig returns the client's TLS configuration (RFC 9113 §3.2, §9.2): ALPN h2, TLS 1.2 or
+// later, and the server name from Authority.
 func (c Config) tlsConfig() *tls.Config {
 	t := &tls.Config{}
 	if c.TLS != nil {
@@ -76,7 +78,7 @@ func (c Config) tlsConfig() *tls.Config {
 	t.ServerName = c.host()
 	t.NextProtos = []string{"h2"}
 	t.MinVersion = max(t.MinVersion, tls.VersionTLS12)
-	t.DynamicRecordSizingDisabled = true // many requests go out in one write: let them be one record
+	t.DynamicRecordSizingDisabled = true // one write holds many requests; send it as one record
 	return t
 }
 

@@ -20,9 +20,9 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// peerResponses are what a peer may say to a request, by the request's path. (What
-// net/http passes over and waits on, like an answer on an idle stream, is not
-// here: there a Conn is the stricter, on purpose.)
+// peerResponses holds what a peer may send in response to a request, by path. It omits cases in
+// which net/http ignores a frame and keeps waiting (HEADERS on an idle stream, for instance): there
+// a Conn is stricter on purpose.
 var peerResponses = map[string]func(p *peer, id uint32){
 	"/head-only":  func(p *peer, id uint32) { p.respond(id, "200", "apns-id", "X") },
 	"/empty-data": func(p *peer, id uint32) { p.sendHeaders(id, false, ":status", "200"); p.sendData(id, true, "") },
@@ -104,7 +104,7 @@ func (p *peer) sendData(id uint32, end bool, body string) {
 	p.check(p.framer.WriteData(id, end, []byte(body)))
 }
 
-// serveResponses answers each request by its path.
+// serveResponses responds to each request according to its path.
 func serveResponses(t *testing.T) func(net.Conn) {
 	return func(nc net.Conn) {
 		p := newPeer(t, nc)
@@ -126,8 +126,8 @@ func serveResponses(t *testing.T) func(net.Conn) {
 	}
 }
 
-// TestConnMatchesNetHTTP sends each request by both, and compares the
-// answers, or that there was none.
+// TestConnMatchesNetHTTP sends each request with a Conn and with net/http, and compares the
+// responses or the absence of one.
 func TestConnMatchesNetHTTP(t *testing.T) {
 	cert, roots := serverIdentity("push.example")
 	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, serveResponses(t))
@@ -135,9 +135,9 @@ func TestConnMatchesNetHTTP(t *testing.T) {
 	for _, path := range slices.Sorted(maps.Keys(peerResponses)) {
 		for _, method := range []string{"GET", "POST"} {
 			t.Run(method+path, func(t *testing.T) {
-				ours, theirs := viaConn(t, addr, trust, method, path), viaNetHTTP(t, addr, trust, method, path)
-				if ours != theirs {
-					t.Errorf("a Conn said\n%s\nand net/http\n%s", ours, theirs)
+				connResult, netHTTPResult := viaConn(t, addr, trust, method, path), viaNetHTTP(t, addr, trust, method, path)
+				if connResult != netHTTPResult {
+					t.Errorf("Conn got\n%s\nnet/http got\n%s", connResult, netHTTPResult)
 				}
 			})
 		}
@@ -165,7 +165,7 @@ func viaConn(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, path 
 	}
 	res, err := c.Do(t.Context(), r)
 	if err != nil {
-		return "no answer"
+		return "no response"
 	}
 	return formatResponse(res.Status, res.Header, res.Body)
 }
@@ -190,12 +190,12 @@ func viaNetHTTP(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, pa
 	}
 	res, err := c.RoundTrip(req)
 	if err != nil {
-		return "no answer"
+		return "no response"
 	}
 	defer func() { _ = res.Body.Close() }()
 	whole, err := io.ReadAll(res.Body)
 	if err != nil {
-		return "no answer"
+		return "no response"
 	}
 	var fields []wire.Field
 	for name, values := range res.Header {
@@ -206,7 +206,8 @@ func viaNetHTTP(t *testing.T, addr netip.AddrPort, trust *tls.Config, method, pa
 	return formatResponse(res.StatusCode, fields, whole)
 }
 
-// formatResponse writes an answer down. net/http makes up a content-length where it can.
+// formatResponse formats a response for comparison. It ignores content-length, which net/http adds
+// where it can.
 func formatResponse(status int, fields []wire.Field, body []byte) string {
 	var lines []string
 	for _, f := range fields {

@@ -14,54 +14,54 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Conn is one HTTP/2 connection, as RFC 9113 has it, seen by the client. The
-// frames and HPACK are x/net's; the bookkeeping is here.
+// Conn is the client side of one HTTP/2 connection (RFC 9113). It uses the framer and HPACK of
+// golang.org/x/net and manages streams, flow control and timeouts itself.
 //
-// One goroutine writes, one reads, one keeps the time. Requests wait in one
-// FIFO; the writer takes up as many as the limits allow and writes them all at
-// once, so that what comes together costs one TLS record. A request gets its
-// stream's ID in that moment and not before, and so an ID of zero proves that
-// the peer never saw it.
+// Three goroutines serve a Conn: one writes, one reads, and one handles timeouts and pings.
+// Requests wait in one FIFO queue. The writer takes as many as the limits allow and writes them
+// together, so that requests that arrive together share a TLS record. A request gets its stream ID
+// only when it is written. An ID of zero therefore proves that the peer never saw the request.
 type Conn struct {
 	cfg     Config
 	conn    net.Conn
-	rawConn net.Conn  // what nc speaks TLS over, to be cut when nc can no longer be closed politely
-	start   time.Time // the connection's clock counts from here, in nanoseconds
+	rawConn net.Conn  // the transport below conn, closed directly on abort
+	start   time.Time // times on this connection are nanoseconds since start
 
-	reader *connReader // what the reader reads from
+	reader *connReader // input of framer
 	framer *http2.Framer
-	block  headerBlock // the header block that the reader is in
+	block  headerBlock // the header block being read
 
 	done  chan struct{} // closed when the connection has ended
-	rearm chan struct{} // the keeper must wake earlier than it meant to
+	rearm chan struct{} // wakes runTimers earlier than planned
 
-	stats      connStats
-	streamPool sync.Pool // streams; not shared with other connections, whose channels can be of another bubble in a test
+	stats connStats
+	// streamPool is not global, because a synctest bubble must not use channels of another one.
+	streamPool sync.Pool // of *stream
 
 	mu             sync.Mutex
-	work           sync.Cond          // the writer has work
-	open           map[uint32]*stream // by ID
-	waiting        streamQueue        // no ID yet
-	bodies         streamQueue        // open, with more to send and a window to send it in
-	controlBuf     buffer             // whole frames that go before all others
+	work           sync.Cond          // signals the writer
+	open           map[uint32]*stream // by stream ID
+	waiting        streamQueue        // requests without a stream ID
+	bodies         streamQueue        // open streams that can send more of their body
+	controlBuf     buffer             // complete frames that are sent before all others
 	writeBuf       buffer             // what the writer is writing
-	controlFramer  *http2.Framer      // writes into control
-	dataFramer     *http2.Framer      // writes into out
-	encoder        *hpack.Encoder     // writes into header
+	controlFramer  *http2.Framer      // writes into controlBuf
+	dataFramer     *http2.Framer      // writes into writeBuf
+	encoder        *hpack.Encoder     // writes into headerBuf
 	headerBuf      buffer
 	peerSettings   settings
-	outflow        int64 // what the peer lets us send on all streams together
-	inflow         int64 // what we let the peer send on all streams together
+	outflow        int64 // connection window for sending
+	inflow         int64 // connection window for receiving
 	nextID         uint32
-	lastReset      uint32  // late frames are passed over on streams up to this one, for it was cut short
-	serializeFirst bool    // only one request may be in flight, for the peer has answered none yet
-	draining       bool    // nothing new is taken
-	goAway         *goAway // the peer's last one
-	nextWake       int64   // when the keeper means to wake
-	busySince      int64   // when the peer began to owe an answer
+	lastReset      uint32  // late frames are ignored on streams up to this one
+	serializeFirst bool    // allow one request in flight until the first response
+	draining       bool    // no new requests are accepted
+	goAway         *goAway // merged from all GOAWAY frames of the peer, or nil
+	nextWake       int64   // when runTimers wakes next
+	busySince      int64   // start of the current period with open streams
 	ended          bool
-	aborted        bool   // it ended without a word to the peer
-	cause          *Error // what ended it; nil after a drain
+	aborted        bool   // ended without a GOAWAY to the peer
+	cause          *Error // why the connection ended; nil after a drain
 }
 
 var (
@@ -71,9 +71,9 @@ var (
 
 var _ Doer = (*Conn)(nil)
 
-func newConn(nc, raw net.Conn, cfg Config) *Conn {
+func newConn(conn, rawConn net.Conn, cfg Config) *Conn {
 	c := &Conn{
-		cfg: cfg, conn: nc, rawConn: raw, start: time.Now(),
+		cfg: cfg, conn: conn, rawConn: rawConn, start: time.Now(),
 		done: make(chan struct{}), rearm: make(chan struct{}, 1),
 		open: make(map[uint32]*stream), nextID: 1, serializeFirst: cfg.SerializeFirst,
 		peerSettings: defaultSettings,
@@ -92,23 +92,22 @@ func newConn(nc, raw net.Conn, cfg Config) *Conn {
 	return c
 }
 
-// now is the connection's clock.
+// now returns the time on the connection's clock.
 func (c *Conn) now() int64 { return int64(time.Since(c.start)) }
 
-// Run reads, writes and pings. It returns when the connection has ended and
-// its goroutines have: after Drain or the peer's GOAWAY once nothing is in
-// flight (nil, or what the GOAWAY complained of), when the connection is lost
-// or ctx ends (an *Error). Whoever does not want a Conn after all calls Run
-// with a context that has ended.
+// Run serves the connection. It returns after all goroutines of the connection have ended: when the
+// connection has drained, when it is lost, or when ctx ends. After Drain or a GOAWAY without an
+// error it returns nil, otherwise an *Error. To discard a Conn, call Run with a context that has
+// already ended.
 func (c *Conn) Run(ctx context.Context) error {
-	var both sync.WaitGroup
-	both.Go(c.readLoop)
-	both.Go(c.writeLoop)
+	var wg sync.WaitGroup
+	wg.Go(c.readLoop)
+	wg.Go(c.writeLoop)
 	c.runTimers(ctx)
 	if c.aborted {
 		_ = c.rawConn.Close()
 	}
-	both.Wait()
+	wg.Wait()
 	_ = c.rawConn.Close()
 	if c.cause == nil {
 		return nil
@@ -116,10 +115,10 @@ func (c *Conn) Run(ctx context.Context) error {
 	return c.cause
 }
 
-// Do sends r and waits for its whole answer. It waits for a stream in the
-// order of the calls, needs a Run beside it, and may be called by many at
-// once. The error is an *Error: a context's end while no byte was handed on is
-// Never, later it is Unknown, as is r.Timeout's.
+// Do sends r and waits for its complete response. Requests get streams in the order of the calls.
+// Do needs a concurrent Run and may be called concurrently. An error is always an *Error. If ctx
+// ends or r times out, Processed is Never while r waits for a stream, and Unknown after r was
+// written.
 func (c *Conn) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err}
@@ -137,7 +136,7 @@ func (c *Conn) Do(ctx context.Context, r *Request) (*Response, error) {
 	return c.result(s)
 }
 
-// Drain takes nothing new; what Do has accepted may end, and then Run does.
+// Drain stops accepting requests. Requests that Do has accepted still finish; then Run returns.
 func (c *Conn) Drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,7 +145,7 @@ func (c *Conn) Drain() {
 	c.publish()
 }
 
-// enqueue puts s into the queue, or says why not.
+// enqueue adds s to the queue, or returns the error that rejects it.
 func (c *Conn) enqueue(s *stream) error {
 	timeout := s.req.Timeout
 	if timeout <= 0 {
@@ -167,7 +166,7 @@ func (c *Conn) enqueue(s *stream) error {
 	return nil
 }
 
-// acceptError says why nothing new is taken, or nil.
+// acceptError returns why no new request is accepted, or nil.
 func (c *Conn) acceptError() *Error {
 	switch {
 	case c.ended || c.draining:
@@ -178,7 +177,7 @@ func (c *Conn) acceptError() *Error {
 	return nil
 }
 
-// notWrittenError is the error of a request that this connection never handed on.
+// notWrittenError returns the error of a request that was never written.
 func (c *Conn) notWrittenError() *Error {
 	if c.goAway != nil {
 		return c.goAway.unprocessed()
@@ -190,16 +189,16 @@ func (c *Conn) notWrittenError() *Error {
 	return e
 }
 
-// cancelStream ends s because its caller has left, unless it has ended already.
-func (c *Conn) cancelStream(s *stream, why error) {
+// cancelStream ends s because its caller's context has ended, unless s has ended already.
+func (c *Conn) cancelStream(s *stream, cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.ended {
-		c.abortStream(s, http2.ErrCodeCancel, &Error{Reason: Cancelled, Processed: s.processed(), Err: why})
+		c.abortStream(s, http2.ErrCodeCancel, &Error{Reason: Cancelled, Processed: s.processed(), Err: cause})
 	}
 }
 
-// abortStream ends s with err, and tells the peer if it has seen s.
+// abortStream ends s with err and resets the stream if the peer may have seen it.
 func (c *Conn) abortStream(s *stream, code http2.ErrCode, err *Error) {
 	if s.id != 0 {
 		c.sendReset(s.id, code)
@@ -207,15 +206,15 @@ func (c *Conn) abortStream(s *stream, code http2.ErrCode, err *Error) {
 	c.fail(s, err)
 }
 
-// sendReset sends RST_STREAM. What the peer had under way for that stream is still
-// to be expected (RFC 9113 §5.1, closed).
+// sendReset sends RST_STREAM. The peer may already have sent more frames on that stream (RFC 9113
+// §5.1, closed).
 func (c *Conn) sendReset(id uint32, code http2.ErrCode) {
 	c.lastReset = max(c.lastReset, id)
 	_ = c.controlFramer.WriteRSTStream(id, code)
 	c.work.Signal()
 }
 
-// finish gives s, with its answer or its error, back to the Do that waits.
+// finish removes s from the connection and wakes its Do.
 func (c *Conn) finish(s *stream) {
 	s.dequeue()
 	if s.id != 0 {
@@ -242,9 +241,9 @@ func (c *Conn) closeIfDrained() {
 	c.end(cause)
 }
 
-// end ends the connection, once. Cause is what becomes of the requests that
-// were handed on: nobody knows whether the peer processed them. The others it
-// never saw.
+// end ends the connection; only the first call has an effect. Requests that were written fail with
+// cause, since the peer may have processed them. Requests that were not written fail with Processed
+// Never.
 func (c *Conn) end(cause *Error) {
 	if c.ended {
 		return
@@ -266,8 +265,9 @@ func (c *Conn) fail(s *stream, err *Error) {
 	c.finish(s)
 }
 
-// abortConn ends the connection without a word to a peer that would not hear it. What the kernel still has to send is
-// forgotten: when the road is mended, it would arrive late, and once more beside its repeat.
+// abortConn ends the connection without a GOAWAY, for a peer that does not respond. It also
+// discards the kernel's send buffer: when the network recovers, those requests would otherwise be
+// delivered late, in addition to their retries.
 func (c *Conn) abortConn(cause *Error) {
 	if tcp, ok := c.rawConn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -276,7 +276,7 @@ func (c *Conn) abortConn(cause *Error) {
 	c.end(cause)
 }
 
-// connLost ends the connection because nothing comes or goes any more.
+// connLost ends the connection after a read or write error.
 func (c *Conn) connLost(err error) {
 	switch {
 	case c.goAway != nil:

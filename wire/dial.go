@@ -18,92 +18,89 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// Dial connects to addr over TCP and TLS and returns when the peer's SETTINGS
-// are known, so that no request goes to an address that has not answered. It
-// starts no goroutine: the connection lives once Run runs. The error is an
-// *Error.
+// Dial connects to addr over TCP and TLS and waits for the peer's SETTINGS, so that no request is
+// sent to an address that does not speak HTTP/2. Dial starts no goroutine; the caller must call
+// Run. An error is always an *Error.
 func Dial(ctx context.Context, addr netip.AddrPort, cfg Config) (*Conn, error) {
 	cfg = cfg.withDefaults()
-	within, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	dialCtx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	raw, err := new(net.Dialer).DialContext(within, "tcp", addr.String())
+	rawConn, err := new(net.Dialer).DialContext(dialCtx, "tcp", addr.String())
 	if err != nil {
 		return nil, connectError(ctx, err)
 	}
-	nc := tls.Client(raw, cfg.tlsConfig())
-	if err := handshake(within, nc); err != nil {
-		_ = raw.Close()
+	tlsConn := tls.Client(rawConn, cfg.tlsConfig())
+	if err := handshake(dialCtx, tlsConn); err != nil {
+		_ = rawConn.Close()
 		return nil, tlsError(ctx, err)
 	}
-	return establish(ctx, within, nc, raw, cfg)
+	return establish(ctx, dialCtx, tlsConn, rawConn, cfg)
 }
 
-// Client does the same on a connection that stands already. Where cfg.TLS is
-// nil it speaks HTTP/2 on it as it is: for tests. The connection is closed if
-// Client fails.
-func Client(ctx context.Context, nc net.Conn, cfg Config) (*Conn, error) {
+// Client is Dial on an established connection. If cfg.TLS is nil, it speaks HTTP/2 over conn
+// without TLS, which is meant for tests. Client closes conn if it fails.
+func Client(ctx context.Context, conn net.Conn, cfg Config) (*Conn, error) {
 	cfg = cfg.withDefaults()
-	within, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	dialCtx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	if cfg.TLS == nil {
-		return establish(ctx, within, nc, nc, cfg)
+		return establish(ctx, dialCtx, conn, conn, cfg)
 	}
-	secured := tls.Client(nc, cfg.tlsConfig())
-	if err := handshake(within, secured); err != nil {
-		_ = nc.Close()
+	tlsConn := tls.Client(conn, cfg.tlsConfig())
+	if err := handshake(dialCtx, tlsConn); err != nil {
+		_ = conn.Close()
 		return nil, tlsError(ctx, err)
 	}
-	return establish(ctx, within, secured, nc, cfg)
+	return establish(ctx, dialCtx, tlsConn, conn, cfg)
 }
 
-var errNotH2 = errors.New("the peer did not agree to h2")
+var errNotH2 = errors.New("the peer did not negotiate h2")
 
-func handshake(ctx context.Context, nc *tls.Conn) error {
-	if err := nc.HandshakeContext(ctx); err != nil {
+func handshake(ctx context.Context, conn *tls.Conn) error {
+	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	if nc.ConnectionState().NegotiatedProtocol != "h2" {
+	if conn.ConnectionState().NegotiatedProtocol != "h2" {
 		return errNotH2
 	}
 	return nil
 }
 
-// aLongTimeAgo as a deadline ends whatever reads or writes.
+// aLongTimeAgo is a deadline that cancels pending reads and writes.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// establish exchanges the prefaces (RFC 9113 §3.4). A context that ends meanwhile
-// makes the reading and writing fail.
-func establish(ctx, within context.Context, nc, raw net.Conn, cfg Config) (*Conn, error) {
-	c := newConn(nc, raw, cfg)
-	stop := context.AfterFunc(within, func() { _ = raw.SetDeadline(aLongTimeAgo) })
+// establish exchanges the connection prefaces (RFC 9113 §3.4). When dialCtx ends, pending reads
+// and writes fail.
+func establish(ctx, dialCtx context.Context, conn, rawConn net.Conn, cfg Config) (*Conn, error) {
+	c := newConn(conn, rawConn, cfg)
+	stop := context.AfterFunc(dialCtx, func() { _ = rawConn.SetDeadline(aLongTimeAgo) })
 	err := c.exchangePrefaces()
 	if !stop() && err == nil {
-		err = within.Err()
+		err = dialCtx.Err()
 	}
 	if err != nil {
-		_ = raw.Close()
+		_ = rawConn.Close()
 		return nil, prefaceError(ctx, err)
 	}
 	return c, nil
 }
 
-// exchangePrefaces reads while it writes: the peer may speak first, and what
-// it says before it closes the connection, an alert above all, tells more than
-// the write that failed for it.
+// exchangePrefaces writes and reads concurrently. If the peer closes the connection, what it sent
+// before (a TLS alert, for instance) explains the failure better than the write error does.
 func (c *Conn) exchangePrefaces() error {
 	c.writeBuf = append(c.writeBuf, http2.ClientPreface...)
 	_ = c.dataFramer.WriteSettings(c.localSettings()...)
-	var failed error
-	var writing sync.WaitGroup
-	writing.Go(func() { _, failed = c.conn.Write(c.writeBuf) })
-	defer writing.Wait()
+	var writeErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { _, writeErr = c.conn.Write(c.writeBuf) })
+	defer wg.Wait()
 	if err := c.readFirstFrame(); err != nil {
 		_ = c.rawConn.SetDeadline(aLongTimeAgo)
 		return err
 	}
-	writing.Wait()
-	return failed
+	wg.Wait()
+	return writeErr
 }
 
 func (c *Conn) readFirstFrame() error {
@@ -113,7 +110,7 @@ func (c *Conn) readFirstFrame() error {
 	}
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
-		c.consumeInflow(0) // opens the connection's window beyond its default
+		c.consumeInflow(0) // enlarges the connection window beyond its default
 		return c.applySettings(f)
 	case *http2.GoAwayFrame:
 		c.handleGoAway(f)
@@ -122,7 +119,7 @@ func (c *Conn) readFirstFrame() error {
 	return protocolError{http2.ErrCodeProtocol, "the first frame is not SETTINGS (RFC 9113 §3.4)"}
 }
 
-// connectError reads the failure of a TCP connect.
+// connectError classifies the failure of a TCP connect.
 func connectError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return cancelledError(ctx)
@@ -132,12 +129,12 @@ func connectError(ctx context.Context, err error) error {
 	case isTimeout(err):
 		e.Reason = ConnectTimeout
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
-		e.EndpointAtFault = false // this machine has run out of something
+		e.EndpointAtFault = false // a resource of this host is exhausted
 	}
 	return e
 }
 
-// tlsError reads the failure of a TLS handshake.
+// tlsError classifies the failure of a TLS handshake.
 func tlsError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return cancelledError(ctx)
@@ -158,16 +155,16 @@ func tlsError(ctx context.Context, err error) error {
 	return e
 }
 
-// prefaceError reads the failure to exchange prefaces. In TLS 1.3 the peer judges
-// our certificate only now.
+// prefaceError classifies a failed preface exchange. In TLS 1.3 a peer rejects the client
+// certificate only after the handshake, so the error can also be a TLS alert.
 func prefaceError(ctx context.Context, err error) error {
-	var said *Error
+	var wireErr *Error
 	switch {
 	case ctx.Err() != nil:
 		return cancelledError(ctx)
-	case errors.As(err, &said):
-		said.Processed = Never // nothing has been asked yet
-		return said
+	case errors.As(err, &wireErr):
+		wireErr.Processed = Never // no request has been sent yet
+		return wireErr
 	case isRemoteAlert(err):
 		return tlsError(ctx, err)
 	case isTimeout(err):
@@ -185,16 +182,16 @@ func isTimeout(err error) bool {
 		errors.Is(err, syscall.ETIMEDOUT)
 }
 
-// isRemoteAlert reports whether the peer sent a TLS alert. The library tells it only
-// by the operation's name.
+// isRemoteAlert reports whether the peer sent a TLS alert. crypto/tls marks alerts only by the Op
+// of a net.OpError.
 func isRemoteAlert(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
-// isClientCertAlert knows the alerts of RFC 8446 §6.2 that speak of the
-// client's certificate, by the library's words for them.
+// isClientCertAlert reports whether err is an alert about the client certificate (RFC 8446 §6.2).
+// crypto/tls exposes the kind of an alert only in the error text.
 func isClientCertAlert(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "certificate") || strings.Contains(text, "access denied")
+	msg := err.Error()
+	return strings.Contains(msg, "certificate") || strings.Contains(msg, "access denied")
 }

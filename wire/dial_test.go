@@ -20,7 +20,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// listenTCP serves every connection on a loopback port with serve.
+// listenTCP serves every connection to a loopback port with serve.
 func listenTCP(t *testing.T, serve func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,7 +40,7 @@ func listenTCP(t *testing.T, serve func(net.Conn)) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// listenTLS serves with TLS: serve gets the connection once hands are shaken.
+// listenTLS is like listenTCP, but calls serve after a TLS handshake.
 func listenTLS(t *testing.T, cfg *tls.Config, serve func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	return listenTCP(t, func(nc net.Conn) {
@@ -52,7 +52,7 @@ func listenTLS(t *testing.T, cfg *tls.Config, serve func(net.Conn)) netip.AddrPo
 	})
 }
 
-// serverIdentity is a server's certificate and the roots that trust it.
+// serverIdentity returns a server certificate and a pool of roots that trusts it.
 func serverIdentity(name string) (cert tls.Certificate, roots *x509.CertPool) {
 	cert, der := selfSigned(name)
 	roots = x509.NewCertPool()
@@ -62,22 +62,22 @@ func serverIdentity(name string) (cert tls.Certificate, roots *x509.CertPool) {
 	return cert, roots
 }
 
-// withLongTimeouts is cfg on a machine that may be busy: its being slow is nobody's fault.
+// withLongTimeouts returns cfg with timeouts that a busy machine does not reach.
 func withLongTimeouts(cfg wire.Config) wire.Config {
 	cfg.DialTimeout, cfg.ResponseTimeout, cfg.PingTimeout, cfg.WriteTimeout = time.Minute, time.Minute, time.Minute, time.Minute
 	return cfg
 }
 
-func wantDialError(t *testing.T, addr netip.AddrPort, cfg wire.Config, reason wire.Reason, endpoint bool) {
+func wantDialError(t *testing.T, addr netip.AddrPort, cfg wire.Config, reason wire.Reason, atFault bool) {
 	t.Helper()
 	if cfg.Authority == "" {
 		cfg.Authority = "push.example:443"
 	}
 	c, err := wire.Dial(t.Context(), addr, withLongTimeouts(cfg))
 	if c != nil {
-		t.Fatal("it connected")
+		t.Fatal("Dial succeeded; want an error")
 	}
-	wantError(t, result{err: err}, reason, wire.Never, endpoint)
+	wantError(t, result{err: err}, reason, wire.Never, atFault)
 }
 
 func TestRequestsOverTLS(t *testing.T) {
@@ -142,19 +142,19 @@ func TestCloseDuringHandshakeIsConnectRefused(t *testing.T) {
 	wantDialError(t, addr, wire.Config{}, wire.ConnectRefused, true)
 }
 
-// wantTimeout connects over a pipe to a peer that falls silent after what serve does.
+// wantTimeout connects over a pipe to a peer that becomes silent after serve returns.
 func wantTimeout(t *testing.T, cfg wire.Config, serve func(net.Conn), reason wire.Reason) {
 	t.Helper()
-	ours, theirs := net.Pipe()
+	clientSide, serverSide := net.Pipe()
 	go func() {
-		serve(theirs)
-		_, _ = io.Copy(io.Discard, theirs)
+		serve(serverSide)
+		_, _ = io.Copy(io.Discard, serverSide)
 	}()
-	began := time.Now()
+	start := time.Now()
 	cfg.Authority = "push.example"
-	_, err := wire.Client(t.Context(), ours, cfg)
+	_, err := wire.Client(t.Context(), clientSide, cfg)
 	wantError(t, result{err: err}, reason, wire.Never, true)
-	if took := time.Since(began); took != 5*time.Second {
+	if took := time.Since(start); took != 5*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }
@@ -175,42 +175,42 @@ func TestSettingsTimeout(t *testing.T) {
 }
 
 func TestDialCancelIsNotEndpointFault(t *testing.T) {
-	shaking := make(chan struct{})
+	accepted := make(chan struct{})
 	addr := listenTCP(t, func(nc net.Conn) {
-		close(shaking)
+		close(accepted)
 		_, _ = io.Copy(io.Discard, nc)
 	})
-	ctx, leave := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		<-shaking
-		leave()
+		<-accepted
+		cancel()
 	}()
 	_, err := wire.Dial(ctx, addr, withLongTimeouts(wire.Config{Authority: "push.example"}))
 	wantError(t, result{err: err}, wire.Cancelled, wire.Never, false)
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("the context's error is lost: %v", err)
+		t.Errorf("the error does not wrap the context's error: %v", err)
 	}
 }
 
 func TestDialReportsRejectedClientCertificate(t *testing.T) {
 	cert, roots := serverIdentity("push.example")
-	mine, trusted := serverIdentity("me")
-	others, _ := serverIdentity("someone else")
+	trustedCert, clientCAs := serverIdentity("client.example")
+	otherCert, _ := serverIdentity("other.example")
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
 			addr := listenTLS(t, &tls.Config{
 				Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, MaxVersion: version,
-				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
+				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clientCAs,
 			}, serveAll)
-			stubborn := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &others, nil }
-			for range 20 { // the alert races with our preface
-				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots, GetClientCertificate: stubborn}}, wire.TLSClientRejected, false)
+			untrustedCert := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &otherCert, nil }
+			for range 20 { // the alert races with the client's preface
+				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots, GetClientCertificate: untrustedCert}}, wire.TLSClientRejected, false)
 			}
-			if version == tls.VersionTLS13 { // before it the alert for having none does not name the certificate
+			if version == tls.VersionTLS13 { // TLS 1.2 reports a missing certificate with an unspecific alert
 				wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots}}, wire.TLSClientRejected, false)
 			}
 			c, err := wire.Dial(t.Context(), addr, withLongTimeouts(wire.Config{
-				Authority: "push.example", TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{mine}},
+				Authority: "push.example", TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{trustedCert}},
 			}))
 			if err != nil {
 				t.Fatal(err)
@@ -220,7 +220,7 @@ func TestDialReportsRejectedClientCertificate(t *testing.T) {
 	}
 }
 
-// runAndClose closes a connection that nobody runs.
+// runAndClose closes a connection that is not needed.
 func runAndClose(c *wire.Conn) {
 	ctx, stop := context.WithCancel(context.Background())
 	stop()
@@ -233,11 +233,11 @@ func TestOldTLSVersionFails(t *testing.T) {
 	wantDialError(t, addr, wire.Config{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS10}}, wire.ConnectRefused, true)
 }
 
-// serveFirstFrames serves h2 whose first words are these.
-func serveFirstFrames(t *testing.T, say func(fr *http2.Framer)) (netip.AddrPort, wire.Config) {
+// serveFirstFrames starts an HTTP/2 server that begins each connection with write.
+func serveFirstFrames(t *testing.T, write func(fr *http2.Framer)) (netip.AddrPort, wire.Config) {
 	cert, roots := serverIdentity("push.example")
 	addr := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}, func(nc net.Conn) {
-		say(http2.NewFramer(nc, bufio.NewReader(nc)))
+		write(http2.NewFramer(nc, bufio.NewReader(nc)))
 		_, _ = io.Copy(io.Discard, nc)
 	})
 	return addr, wire.Config{TLS: &tls.Config{RootCAs: roots}, Authority: "push.example"}
@@ -261,12 +261,12 @@ func TestDialReturnsGoAwayDebugData(t *testing.T) {
 
 func TestClientOverTLS(t *testing.T) {
 	cert, roots := serverIdentity("push.example")
-	ours, theirs := net.Pipe()
+	clientSide, serverSide := net.Pipe()
 	go func() {
-		secured := tls.Server(theirs, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}})
+		secured := tls.Server(serverSide, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}})
 		serveAll(secured)
 	}()
-	c, err := wire.Client(t.Context(), ours, withLongTimeouts(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
+	c, err := wire.Client(t.Context(), clientSide, withLongTimeouts(wire.Config{Authority: "push.example", TLS: &tls.Config{RootCAs: roots}}))
 	if err != nil {
 		t.Fatal(err)
 	}

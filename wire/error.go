@@ -2,11 +2,11 @@
 
 package wire
 
-// Reason says in one word why a request got no answer. The words are those of
-// the transport rows in the providers' error tables.
+// Reason is a code that says why a request got no response. The providers' error tables list the
+// same codes.
 type Reason string
 
-// The reasons. Connecting fails with the first group, a request with the second.
+// Reasons. The first group applies to connecting, the second to requests.
 const (
 	DNSFailure          Reason = "DNS_FAILURE"
 	ConnectRefused      Reason = "CONNECT_REFUSED"
@@ -32,31 +32,32 @@ const (
 	Cancelled         Reason = "LOCAL_CANCELLED"
 )
 
-// Processed says whether a request that got no answer can have been processed.
-// The zero value is the cautious one.
+// Processed says whether the peer may have processed a request that got no response. The zero value
+// is Unknown.
 type Processed uint8
 
-// The two answers that exist. Nobody can know that it was processed.
+// Values of Processed. Without a response the client can never be certain that a request was
+// processed.
 const (
-	Unknown Processed = iota // a repeat may double it
-	Never                    // a repeat is safe
+	Unknown Processed = iota // a retry may duplicate the request
+	Never                    // a retry is safe
 )
 
-// Error is why a request got no answer.
+// Error reports why a request got no response.
 type Error struct {
 	Reason    Reason
 	Processed Processed
-	// Endpoint is set where the endpoint is to blame: not the caller, and not
-	// the routine life of a connection.
+	// EndpointAtFault is set if the endpoint caused the failure, as opposed to the caller or the
+	// normal end of a connection.
 	EndpointAtFault bool
-	// Debug is what the peer said in a GOAWAY, at most 1 KiB; Apple puts the
-	// JSON of its reason here. Not for logs.
+	// DebugData is the debug data of the peer's GOAWAY, cut off after 1 KiB. APNs puts a JSON
+	// document with its reason there. It can contain sensitive data; do not log it.
 	DebugData []byte
-	// Err is the cause below, or nil. It can hold a context's error.
+	// Err is the underlying error, or nil. It can be a context error.
 	Err error
 }
 
-// Error names the reason and the cause.
+// Error returns the reason and the underlying error.
 func (e *Error) Error() string {
 	s := "wire: " + string(e.Reason)
 	if e.Processed == Never {
@@ -68,14 +69,15 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Unwrap returns the cause, so that errors.Is finds a context's error.
+// Unwrap returns the underlying error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Unprocessed reports whether a repeat cannot double the request.
+// Unprocessed reports whether the peer provably did not process the request, so that a retry cannot
+// duplicate it.
 func (e *Error) Unprocessed() bool { return e.Processed == Never }
 
-// EndpointFault reports whether the endpoint is to blame.
+// EndpointFault reports whether the endpoint caused the failure.
 func (e *Error) EndpointFault() bool { return e.EndpointAtFault }
 
-// Code returns the reason as text.
+// Code returns the reason as a string.
 func (e *Error) Code() string { return string(e.Reason) }

@@ -11,13 +11,13 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// A connection lives while Run runs. Every request either gets its answer, of
-// whatever status, or an error that says whether a repeat is safe.
+// A connection works while Run runs. Every request gets a response of any status, or an error that
+// says whether a retry is safe.
 func Example() {
-	ours, theirs := net.Pipe()
-	go serveAll(theirs) // wire.Dial connects to a real service
+	clientSide, serverSide := net.Pipe()
+	go serveAll(serverSide) // a real client uses wire.Dial
 	ctx := context.Background()
-	conn, err := wire.Client(ctx, ours, wire.Config{Authority: "api.push.apple.com"})
+	conn, err := wire.Client(ctx, clientSide, wire.Config{Authority: "api.push.apple.com"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -34,7 +34,7 @@ func Example() {
 	var failed *wire.Error
 	switch {
 	case errors.As(err, &failed):
-		fmt.Println("no answer; safe to repeat:", failed.Unprocessed())
+		fmt.Println("no response; retry is safe:", failed.Unprocessed())
 	default:
 		fmt.Println(res.Status, res.Get("apns-id"))
 	}

@@ -4,10 +4,10 @@ package wire
 
 import "time"
 
-// SetRemainingStreamIDs leaves so many stream IDs.
-func (c *Conn) SetRemainingStreamIDs(left uint32) { c.nextID = maxStreamID - 2*(left-1) }
+// SetRemainingStreamIDs leaves the connection n unused stream IDs.
+func (c *Conn) SetRemainingStreamIDs(n uint32) { c.nextID = maxStreamID - 2*(n-1) }
 
-// AdvanceClock has the clock go on by d while nothing else does, as when a machine is suspended.
+// AdvanceClock moves the connection's clock forward by d, as after the machine was suspended.
 func (c *Conn) AdvanceClock(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,14 +7,14 @@ import "golang.org/x/net/http2"
 const (
 	defaultWindow     = 65535     // RFC 9113 §6.9.2
 	maxWindow         = 1<<31 - 1 // RFC 9113 §6.9.1
-	maxFrameSize      = 16384     // RFC 9113 §6.5.2, the default, in both directions
-	hpackTableSize    = 4096      // RFC 9113 §6.5.2, the default, in both directions
+	maxFrameSize      = 16384     // RFC 9113 §6.5.2, the default, for both directions
+	hpackTableSize    = 4096      // RFC 9113 §6.5.2, the default, for both directions
 	maxStreamID       = 1<<31 - 1 // RFC 9113 §5.1.1
-	connWindow        = 1 << 20   // what the peer may send before we have read it, on all streams together
-	maxHeaderListSize = 16 << 10  // of an answer, counted as RFC 9113 §6.5.2 says
+	connWindow        = 1 << 20   // connection window for receiving
+	maxHeaderListSize = 16 << 10  // of a response, counted as in RFC 9113 §6.5.2
 )
 
-// settings are the peer's.
+// settings are the peer's SETTINGS.
 type settings struct {
 	maxStreams    int
 	initialWindow int64
@@ -23,9 +23,9 @@ type settings struct {
 
 var defaultSettings = settings{maxStreams: unlimited, initialWindow: defaultWindow, maxFrameSize: maxFrameSize}
 
-// localSettings is what we announce. A stream's window is larger than the largest body
-// that is taken, so that no stream ever needs an update, and never less than
-// the default, so that the peer cannot overrun it before it has read this.
+// localSettings returns the SETTINGS of this side. The stream window exceeds the largest accepted
+// body, so no stream needs a WINDOW_UPDATE. It is never below the default, so a peer that has not
+// yet read the SETTINGS cannot exceed it.
 func (c *Conn) localSettings() []http2.Setting {
 	return []http2.Setting{
 		{ID: http2.SettingEnablePush, Val: 0},
@@ -35,7 +35,7 @@ func (c *Conn) localSettings() []http2.Setting {
 	}
 }
 
-// applySettings takes up the peer's SETTINGS and acknowledges them (RFC 9113 §6.5.3).
+// applySettings applies the peer's SETTINGS and acknowledges them (RFC 9113 §6.5.3).
 func (c *Conn) applySettings(f *http2.SettingsFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,42 +56,43 @@ func (c *Conn) applySetting(s http2.Setting) error {
 	case http2.SettingMaxConcurrentStreams:
 		c.peerSettings.maxStreams = int(min(s.Val, unlimited))
 	case http2.SettingMaxFrameSize:
-		c.peerSettings.maxFrameSize = int(min(s.Val, 1<<20)) // a larger frame would only hold up the others
+		c.peerSettings.maxFrameSize = int(min(s.Val, 1<<20)) // larger frames would only delay other requests
 	case http2.SettingHeaderTableSize:
 		c.encoder.SetMaxDynamicTableSize(min(s.Val, hpackTableSize))
 	case http2.SettingInitialWindowSize:
 		return c.resizeWindows(int64(s.Val))
 	case http2.SettingEnablePush:
 		if s.Val != 0 {
-			return protocolError{http2.ErrCodeProtocol, "a server cannot be pushed to (RFC 9113 §6.5.2)"}
+			return protocolError{http2.ErrCodeProtocol, "server enables push (RFC 9113 §6.5.2)"}
 		}
 	}
 	return nil
 }
 
-// resizeWindows changes the window of every open stream by the difference,
-// which may leave it negative (RFC 9113 §6.9.2).
+// resizeWindows changes the window of every open stream by the difference to the previous initial
+// window. A window can become negative (RFC 9113 §6.9.2).
 func (c *Conn) resizeWindows(size int64) error {
-	by := size - c.peerSettings.initialWindow
+	delta := size - c.peerSettings.initialWindow
 	c.peerSettings.initialWindow = size
 	for _, s := range c.open {
-		if s.outflow+by > maxWindow {
-			return protocolError{http2.ErrCodeFlowControl, "a stream's window grew beyond 2^31-1 (RFC 9113 §6.9.2)"}
+		if s.outflow+delta > maxWindow {
+			return protocolError{http2.ErrCodeFlowControl, "stream window exceeds 2^31-1 (RFC 9113 §6.9.2)"}
 		}
-		c.growWindow(s, by)
+		c.growWindow(s, delta)
 	}
 	return nil
 }
 
-// growWindow changes s's window and queues s if that lets it go on.
-func (c *Conn) growWindow(s *stream, by int64) {
-	s.outflow += by
+// growWindow adds delta, which may be negative, to the window of s. It queues s if more of its body
+// can now be sent.
+func (c *Conn) growWindow(s *stream, delta int64) {
+	s.outflow += delta
 	if s.outflow > 0 && !s.endSent && s.queue == nil {
 		c.bodies.push(s)
 	}
 }
 
-// handleWindowUpdate takes up a WINDOW_UPDATE (RFC 9113 §6.9).
+// handleWindowUpdate handles a WINDOW_UPDATE frame (RFC 9113 §6.9).
 func (c *Conn) handleWindowUpdate(f *http2.WindowUpdateFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,7 +100,7 @@ func (c *Conn) handleWindowUpdate(f *http2.WindowUpdateFrame) error {
 	if f.StreamID == 0 {
 		c.outflow += int64(f.Increment)
 		if c.outflow > maxWindow {
-			return protocolError{http2.ErrCodeFlowControl, "the connection's window grew beyond 2^31-1 (RFC 9113 §6.9.1)"}
+			return protocolError{http2.ErrCodeFlowControl, "connection window exceeds 2^31-1 (RFC 9113 §6.9.1)"}
 		}
 		return nil
 	}
@@ -108,20 +109,19 @@ func (c *Conn) handleWindowUpdate(f *http2.WindowUpdateFrame) error {
 	}
 	s := c.open[f.StreamID]
 	if s == nil {
-		return nil // it can have crossed our END_STREAM or RST_STREAM
+		return nil // it may have crossed our END_STREAM or RST_STREAM
 	}
 	if s.outflow+int64(f.Increment) > maxWindow {
-		c.abortStream(s, http2.ErrCodeFlowControl, malformedResponse("a stream's window grew beyond 2^31-1 (RFC 9113 §6.9.1)"))
+		c.abortStream(s, http2.ErrCodeFlowControl, malformedResponse("stream window exceeds 2^31-1 (RFC 9113 §6.9.1)"))
 		return nil
 	}
 	c.growWindow(s, int64(f.Increment))
 	return nil
 }
 
-// consumeInflow counts n bytes of DATA, padding included, against what the peer may
-// send on the connection, and lets it send more in good time: all that comes is
-// read at once, so half of it is never used up. They are counted on streams
-// that have ended, too (RFC 9113 §6.9).
+// consumeInflow subtracts n bytes of DATA, including padding, from the receive window of the
+// connection and refills the window when it is half used. DATA on ended streams counts too (RFC
+// 9113 §6.9).
 func (c *Conn) consumeInflow(n int) {
 	c.inflow -= int64(n)
 	if c.inflow < connWindow/2 {

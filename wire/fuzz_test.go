@@ -17,8 +17,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// FuzzFrames lets the peer say anything at all after its first SETTINGS: every
-// request still ends, and so does Run.
+// FuzzFrames lets the peer send arbitrary bytes after its first SETTINGS. Every request must still
+// end, and so must Run.
 func FuzzFrames(f *testing.F) {
 	for _, script := range seedFrames() {
 		var b bytes.Buffer
@@ -28,8 +28,8 @@ func FuzzFrames(f *testing.F) {
 		f.Add(b.Bytes(), false)
 		f.Add(b.Bytes(), true)
 	}
-	f.Fuzz(func(t *testing.T, said []byte, hangsUp bool) {
-		synctest.Test(t, func(t *testing.T) { runFrames(t, said, hangsUp) })
+	f.Fuzz(func(t *testing.T, frames []byte, closeAfter bool) {
+		synctest.Test(t, func(t *testing.T) { runFrames(t, frames, closeAfter) })
 	})
 }
 
@@ -70,14 +70,14 @@ func seedFrames() []func(*http2.Framer) {
 	}
 }
 
-// runFrames has three requests in flight, one of them with a body that must
-// wait, while the peer says that.
-func runFrames(t *testing.T, said []byte, hangsUp bool) {
-	ours, theirs := net.Pipe()
-	fr := http2.NewFramer(theirs, nil)
-	go func() { _, _ = io.Copy(io.Discard, theirs) }()
+// runFrames sends these bytes while three requests are in flight, one of them with a body that must
+// wait for a window.
+func runFrames(t *testing.T, frames []byte, closeAfter bool) {
+	clientSide, serverSide := net.Pipe()
+	fr := http2.NewFramer(serverSide, nil)
+	go func() { _, _ = io.Copy(io.Discard, serverSide) }()
 	go func() { _ = fr.WriteSettings() }()
-	c, err := wire.Client(t.Context(), ours, wire.Config{Authority: "a", IdlePingInterval: 10 * time.Second})
+	c, err := wire.Client(t.Context(), clientSide, wire.Config{Authority: "a", IdlePingInterval: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,23 +92,23 @@ func runFrames(t *testing.T, said []byte, hangsUp bool) {
 		}()
 		synctest.Wait()
 	}
-	_, _ = theirs.Write(said)
-	if hangsUp {
-		_ = theirs.Close()
+	_, _ = serverSide.Write(frames)
+	if closeAfter {
+		_ = serverSide.Close()
 	}
 	for range requests {
 		var e *wire.Error
 		if err := <-results; err != nil && !errors.As(err, &e) {
-			t.Errorf("a request ended with %v, which is no *wire.Error", err)
+			t.Errorf("a request ended with %v; want a *wire.Error", err)
 		}
 	}
 	c.Drain()
 	if s := c.State(); s.InFlight+s.Waiting != 0 {
-		t.Errorf("all have ended, and the state is %+v", s)
+		t.Errorf("all requests have ended, but the state is %+v", s)
 	}
 	var e *wire.Error
 	if err := <-ended; err != nil && !errors.As(err, &e) {
-		t.Errorf("Run returned %v, which is no *wire.Error", err)
+		t.Errorf("Run returned %v; want a *wire.Error", err)
 	}
-	_ = theirs.Close()
+	_ = serverSide.Close()
 }

@@ -8,23 +8,22 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// maxDebugData is how much of a GOAWAY's debug data is kept.
+// maxDebugData is the maximum number of bytes kept of a GOAWAY's debug data.
 const maxDebugData = 1 << 10
 
-// goAway is what the peer said in its GOAWAY frames.
+// goAway merges the peer's GOAWAY frames.
 type goAway struct {
-	lastStreamID uint32 // streams above were not and will not be processed (RFC 9113 §6.8)
+	lastStreamID uint32 // higher streams were not and will not be processed (RFC 9113 §6.8)
 	code         http2.ErrCode
 	debugData    []byte
 }
 
-// unprocessed is the error of a request that the GOAWAY rules out.
+// unprocessed returns the error of a request above lastStreamID.
 func (g *goAway) unprocessed() *Error {
 	return &Error{Reason: GoAwayUnprocessed, Processed: Never, DebugData: g.debugData, Err: g.cause(nil)}
 }
 
-// noAnswer is the error of a request that the peer may have processed before
-// it left.
+// noAnswer returns the error of a request that the peer may have processed without responding.
 func (g *goAway) noAnswer(err error) *Error {
 	e := &Error{Reason: GoAwayErrorCode, EndpointAtFault: true, DebugData: g.debugData, Err: g.cause(err)}
 	switch g.code {
@@ -43,17 +42,17 @@ func (g *goAway) cause(err error) error {
 	return err
 }
 
-// handleGoAway takes up a GOAWAY: nothing new, and what it rules out ends at once. A
-// second one may rule out more, never less, and replaces the reason only if it
-// gives one (RFC 9113 §6.8).
+// handleGoAway stops accepting requests and fails those that the peer will not process. A later
+// GOAWAY may lower the last stream ID but not raise it. It replaces the error code only if it
+// carries one (RFC 9113 §6.8).
 func (c *Conn) handleGoAway(f *http2.GoAwayFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g := &goAway{lastStreamID: f.LastStreamID, code: f.ErrCode, debugData: clipDebugData(f.DebugData())}
-	if was := c.goAway; was != nil {
-		g.lastStreamID = min(g.lastStreamID, was.lastStreamID)
+	if prev := c.goAway; prev != nil {
+		g.lastStreamID = min(g.lastStreamID, prev.lastStreamID)
 		if g.code == http2.ErrCodeNo && len(g.debugData) == 0 {
-			g.code, g.debugData = was.code, was.debugData
+			g.code, g.debugData = prev.code, prev.debugData
 		}
 	}
 	c.goAway, c.draining = g, true
@@ -70,8 +69,8 @@ func (c *Conn) handleGoAway(f *http2.GoAwayFrame) {
 	c.publish()
 }
 
-// goAwayError believes the GOAWAY only where nothing speaks against it: a peer
-// that has begun to answer a request has processed it, whatever it says.
+// goAwayError returns the error of a stream above the last stream ID. A peer that has begun to
+// respond has processed the request, whatever its GOAWAY says.
 func (c *Conn) goAwayError(s *stream) *Error {
 	if s.responded {
 		return c.goAway.noAnswer(nil)
@@ -79,18 +78,18 @@ func (c *Conn) goAwayError(s *stream) *Error {
 	return c.goAway.unprocessed()
 }
 
-func clipDebugData(debug []byte) []byte {
-	return bytes.Clone(debug[:min(len(debug), maxDebugData)])
+func clipDebugData(data []byte) []byte {
+	return bytes.Clone(data[:min(len(data), maxDebugData)])
 }
 
-// handleReset takes up the peer's RST_STREAM.
+// handleReset handles the peer's RST_STREAM.
 func (c *Conn) handleReset(f *http2.RSTStreamFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.isIdleStream(f.StreamID) {
 		return protocolError{http2.ErrCodeProtocol, "RST_STREAM on an idle stream (RFC 9113 §6.4)"}
 	}
-	c.lastReset = max(c.lastReset, f.StreamID) // what follows it all the same concerns no other stream (RFC 9113 §5.1)
+	c.lastReset = max(c.lastReset, f.StreamID) // ignore later frames on this stream (RFC 9113 §5.1)
 	if s := c.open[f.StreamID]; s != nil {
 		c.fail(s, resetError(s, f.ErrCode))
 	}
@@ -101,7 +100,7 @@ func resetError(s *stream, code http2.ErrCode) *Error {
 	e := &Error{Reason: ResetInternal, EndpointAtFault: true, Err: http2.StreamError{StreamID: s.id, Code: code}}
 	switch {
 	case code == http2.ErrCodeRefusedStream && !s.responded:
-		// "Any processing has not occurred" (RFC 9113 §8.7), unless an answer had begun.
+		// "Any processing has not occurred" (RFC 9113 §8.7), unless the peer had begun to respond.
 		e.Reason, e.Processed, e.EndpointAtFault = RefusedStream, Never, false
 	case code == http2.ErrCodeEnhanceYourCalm:
 		e.Reason, e.EndpointAtFault = EnhanceYourCalm, false

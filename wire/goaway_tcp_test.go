@@ -15,9 +15,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// TestGoAwayIsHonoredBeforeTCPReset has a real socket: the peer rules out
-// most of what is in flight and closes with bytes unread, so that its kernel
-// sends a reset and our writes fail.
+// TestGoAwayIsHonoredBeforeTCPReset uses a real socket. The peer sends GOAWAY and closes the
+// connection with unread bytes, so that its kernel sends a reset and the client's writes fail.
 func TestGoAwayIsHonoredBeforeTCPReset(t *testing.T) {
 	const kept = 20
 	cert, roots := serverIdentity("push.example")
@@ -34,9 +33,9 @@ func TestGoAwayIsHonoredBeforeTCPReset(t *testing.T) {
 		running.Go(func() { _ = c.Run(context.Background()) })
 		results := sendMany(c, 300)
 		running.Wait()
-		maybe := <-processed
+		mayBeProcessed := <-processed
 		for path, err := range results {
-			if maybe[path] {
+			if mayBeProcessed[path] {
 				wantError(t, result{err: err}, wire.GoAwayNoAnswer, wire.Unknown, true)
 			} else {
 				wantError(t, result{err: err}, wire.GoAwayUnprocessed, wire.Never, false)
@@ -45,17 +44,17 @@ func TestGoAwayIsHonoredBeforeTCPReset(t *testing.T) {
 	}
 }
 
-// serveThenGoAway reads so many requests, rules out all others and closes.
+// serveThenGoAway reads n requests, rejects all others with a GOAWAY and closes the connection.
 func serveThenGoAway(t *testing.T, nc net.Conn, n int) map[string]bool {
 	p := newPeer(t, nc)
 	p.check(p.framer.WriteSettings(maxStreamsSetting(1000)))
 	go p.readLoop()
-	some := map[string]bool{}
+	processed := map[string]bool{}
 	for h := range p.received {
 		if h.kind != http2.FrameHeaders {
 			continue
 		}
-		if some[h.fields[":path"]] = true; len(some) == n {
+		if processed[h.fields[":path"]] = true; len(processed) == n {
 			p.stopReading.Store(true)
 			p.check(p.framer.WriteGoAway(h.stream, http2.ErrCodeNo, nil))
 			break
@@ -63,10 +62,10 @@ func serveThenGoAway(t *testing.T, nc net.Conn, n int) map[string]bool {
 	}
 	_ = nc.Close()
 	<-p.closed
-	return some
+	return processed
 }
 
-// sendMany sends so many requests at once and returns what came of each.
+// sendMany sends n concurrent requests and returns the error of each path.
 func sendMany(c *wire.Conn, n int) map[string]error {
 	var mu sync.Mutex
 	var callers sync.WaitGroup

@@ -14,39 +14,39 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// startRequests is a house with so many requests in flight, by their streams.
+// startRequests returns a connection with n requests in flight, by stream ID.
 func startRequests(t *testing.T, n int, cfg wire.Config, s ...http2.Setting) (*testConn, map[uint32]chan result) {
 	t.Helper()
-	h := newTestConn(t, cfg, s...)
-	flying := map[uint32]chan result{}
+	tc := newTestConn(t, cfg, s...)
+	inFlight := map[uint32]chan result{}
 	for i := range n {
-		done := h.start(t.Context(), post(fmt.Sprint("/", i)))
-		flying[h.peer.nextFrame(http2.FrameHeaders).stream] = done
+		done := tc.start(t.Context(), post(fmt.Sprint("/", i)))
+		inFlight[tc.peer.nextFrame(http2.FrameHeaders).stream] = done
 	}
-	return h, flying
+	return tc, inFlight
 }
 
 func TestGoAwayFailsUnprocessedRequestsAndFinishesOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := startRequests(t, 4, wire.Config{}, maxStreamsSetting(4))
-		waiting := h.start(t.Context(), post("/waiting"))
+		tc, inFlight := startRequests(t, 4, wire.Config{}, maxStreamsSetting(4))
+		waiting := tc.start(t.Context(), post("/waiting"))
 		synctest.Wait()
-		h.peer.check(h.peer.framer.WriteGoAway(3, http2.ErrCodeNo, []byte("bye")))
+		tc.peer.check(tc.peer.framer.WriteGoAway(3, http2.ErrCodeNo, []byte("bye")))
 		for _, id := range []uint32{5, 7} {
-			if e := requireError(t, <-flying[id], wire.GoAwayUnprocessed, wire.Never, false); string(e.DebugData) != "bye" {
+			if e := requireError(t, <-inFlight[id], wire.GoAwayUnprocessed, wire.Never, false); string(e.DebugData) != "bye" {
 				t.Errorf("the debug data is %q", e.DebugData)
 			}
 		}
 		wantError(t, <-waiting, wire.GoAwayUnprocessed, wire.Never, false)
-		wantError(t, <-h.start(t.Context(), post("/new")), wire.GoAwayUnprocessed, wire.Never, false)
-		if !h.State().Draining {
-			t.Error("the state does not say so")
+		wantError(t, <-tc.start(t.Context(), post("/new")), wire.GoAwayUnprocessed, wire.Never, false)
+		if !tc.State().Draining {
+			t.Error("State does not report Draining")
 		}
-		h.peer.respond(1, "200")
-		h.peer.respond(3, "410")
-		wantStatus(t, <-flying[1], 200)
-		wantStatus(t, <-flying[3], 410)
-		if err := <-h.runErr; err != nil {
+		tc.peer.respond(1, "200")
+		tc.peer.respond(3, "410")
+		wantStatus(t, <-inFlight[1], 200)
+		wantStatus(t, <-inFlight[3], 410)
+		if err := <-tc.runErr; err != nil {
 			t.Errorf("Run returned %v", err)
 		}
 	})
@@ -54,31 +54,31 @@ func TestGoAwayFailsUnprocessedRequestsAndFinishesOthers(t *testing.T) {
 
 func TestSecondGoAwayMayLowerLastStreamID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := startRequests(t, 3, wire.Config{})
-		h.peer.check(h.peer.framer.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil))
+		tc, inFlight := startRequests(t, 3, wire.Config{})
+		tc.peer.check(tc.peer.framer.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil))
 		synctest.Wait()
-		for id, done := range flying {
+		for id, done := range inFlight {
 			if len(done) != 0 {
 				t.Fatalf("the first GOAWAY ended stream %d: %v", id, <-done)
 			}
 		}
-		h.peer.check(h.peer.framer.WriteGoAway(3, http2.ErrCodeNo, nil))
-		wantError(t, <-flying[5], wire.GoAwayUnprocessed, wire.Never, false)
-		h.peer.respond(1, "200")
-		h.peer.respond(3, "200")
-		wantStatus(t, <-flying[1], 200)
-		wantStatus(t, <-flying[3], 200)
+		tc.peer.check(tc.peer.framer.WriteGoAway(3, http2.ErrCodeNo, nil))
+		wantError(t, <-inFlight[5], wire.GoAwayUnprocessed, wire.Never, false)
+		tc.peer.respond(1, "200")
+		tc.peer.respond(3, "200")
+		wantStatus(t, <-inFlight[1], 200)
+		wantStatus(t, <-inFlight[3], 200)
 	})
 }
 
 func TestSecondGoAwayCannotRaiseLastStreamID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := startRequests(t, 2, wire.Config{})
-		h.peer.check(h.peer.framer.WriteGoAway(1, http2.ErrCodeNo, []byte("first")))
-		h.peer.check(h.peer.framer.WriteGoAway(3, http2.ErrCodeNo, nil))
-		wantError(t, <-flying[3], wire.GoAwayUnprocessed, wire.Never, false)
-		_ = h.peer.nc.Close()
-		if e := requireError(t, <-flying[1], wire.GoAwayNoAnswer, wire.Unknown, true); string(e.DebugData) != "first" {
+		tc, inFlight := startRequests(t, 2, wire.Config{})
+		tc.peer.check(tc.peer.framer.WriteGoAway(1, http2.ErrCodeNo, []byte("first")))
+		tc.peer.check(tc.peer.framer.WriteGoAway(3, http2.ErrCodeNo, nil))
+		wantError(t, <-inFlight[3], wire.GoAwayUnprocessed, wire.Never, false)
+		_ = tc.peer.nc.Close()
+		if e := requireError(t, <-inFlight[1], wire.GoAwayNoAnswer, wire.Unknown, true); string(e.DebugData) != "first" {
 			t.Errorf("the debug data is %q", e.DebugData)
 		}
 	})
@@ -96,15 +96,15 @@ func TestGoAwayThenCloseLeavesRemainingRequestsUnknown(t *testing.T) {
 	} {
 		t.Run(test.code.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, flying := startRequests(t, 2, wire.Config{})
-				h.peer.check(h.peer.framer.WriteGoAway(1, test.code, []byte(strings.Repeat("x", 2000))))
-				wantError(t, <-flying[3], wire.GoAwayUnprocessed, wire.Never, false)
-				_ = h.peer.nc.Close()
-				e := requireError(t, <-flying[1], test.reason, wire.Unknown, test.endpoint)
+				tc, inFlight := startRequests(t, 2, wire.Config{})
+				tc.peer.check(tc.peer.framer.WriteGoAway(1, test.code, []byte(strings.Repeat("x", 2000))))
+				wantError(t, <-inFlight[3], wire.GoAwayUnprocessed, wire.Never, false)
+				_ = tc.peer.nc.Close()
+				e := requireError(t, <-inFlight[1], test.reason, wire.Unknown, test.endpoint)
 				if len(e.DebugData) != 1024 {
-					t.Errorf("%d bytes of debug data are kept", len(e.DebugData))
+					t.Errorf("the debug data has %d bytes; want 1024", len(e.DebugData))
 				}
-				wantError(t, result{err: <-h.runErr}, test.reason, wire.Unknown, test.endpoint)
+				wantError(t, result{err: <-tc.runErr}, test.reason, wire.Unknown, test.endpoint)
 			})
 		})
 	}
@@ -112,9 +112,9 @@ func TestGoAwayThenCloseLeavesRemainingRequestsUnknown(t *testing.T) {
 
 func TestRunReturnsGoAwayErrorWithoutRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, _ := startRequests(t, 0, wire.Config{})
-		h.peer.check(h.peer.framer.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings")))
-		e := requireError(t, result{err: <-h.runErr}, wire.EnhanceYourCalm, wire.Unknown, false)
+		tc, _ := startRequests(t, 0, wire.Config{})
+		tc.peer.check(tc.peer.framer.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings")))
+		e := requireError(t, result{err: <-tc.runErr}, wire.EnhanceYourCalm, wire.Unknown, false)
 		if string(e.DebugData) != "too_many_pings" {
 			t.Errorf("the debug data is %q", e.DebugData)
 		}
@@ -123,13 +123,13 @@ func TestRunReturnsGoAwayErrorWithoutRequests(t *testing.T) {
 
 func TestStartedResponseIsNotUnprocessed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := startRequests(t, 2, wire.Config{})
-		h.peer.sendHeaders(1, false, ":status", "200")
-		h.peer.sendHeaders(3, false, ":status", "200")
-		h.peer.check(h.peer.framer.WriteRSTStream(1, http2.ErrCodeRefusedStream))
-		wantError(t, <-flying[1], wire.ResetInternal, wire.Unknown, true)
-		h.peer.check(h.peer.framer.WriteGoAway(0, http2.ErrCodeNo, nil))
-		wantError(t, <-flying[3], wire.GoAwayNoAnswer, wire.Unknown, true)
+		tc, inFlight := startRequests(t, 2, wire.Config{})
+		tc.peer.sendHeaders(1, false, ":status", "200")
+		tc.peer.sendHeaders(3, false, ":status", "200")
+		tc.peer.check(tc.peer.framer.WriteRSTStream(1, http2.ErrCodeRefusedStream))
+		wantError(t, <-inFlight[1], wire.ResetInternal, wire.Unknown, true)
+		tc.peer.check(tc.peer.framer.WriteGoAway(0, http2.ErrCodeNo, nil))
+		wantError(t, <-inFlight[3], wire.GoAwayNoAnswer, wire.Unknown, true)
 	})
 }
 
@@ -150,11 +150,11 @@ func TestResetErrors(t *testing.T) {
 	} {
 		t.Run(test.code.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, flying := startRequests(t, 2, wire.Config{})
-				h.peer.check(h.peer.framer.WriteRSTStream(1, test.code))
-				wantError(t, <-flying[1], test.reason, test.processed, test.endpoint)
-				h.peer.respond(3, "200")
-				wantStatus(t, <-flying[3], 200)
+				tc, inFlight := startRequests(t, 2, wire.Config{})
+				tc.peer.check(tc.peer.framer.WriteRSTStream(1, test.code))
+				wantError(t, <-inFlight[1], test.reason, test.processed, test.endpoint)
+				tc.peer.respond(3, "200")
+				wantStatus(t, <-inFlight[3], 200)
 			})
 		})
 	}
@@ -162,14 +162,14 @@ func TestResetErrors(t *testing.T) {
 
 func TestGoAwayIsReadAfterWriteFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h, flying := startRequests(t, 2, wire.Config{ActivePingInterval: time.Hour})
-		h.peer.remaining(http2.FrameData)
-		h.peer.stopReading.Store(true) // one more frame is read, and then no more
-		blocked := h.start(t.Context(), post("/blocked"))
-		time.Sleep(1050 * time.Millisecond) // the write has failed
-		h.peer.check(h.peer.framer.WriteGoAway(1, http2.ErrCodeNo, nil))
-		wantError(t, <-flying[3], wire.GoAwayUnprocessed, wire.Never, false)
+		tc, inFlight := startRequests(t, 2, wire.Config{ActivePingInterval: time.Hour})
+		tc.peer.remaining(http2.FrameData)
+		tc.peer.stopReading.Store(true) // the peer reads one more frame and then stops
+		blocked := tc.start(t.Context(), post("/blocked"))
+		time.Sleep(1050 * time.Millisecond) // by now the write has failed
+		tc.peer.check(tc.peer.framer.WriteGoAway(1, http2.ErrCodeNo, nil))
+		wantError(t, <-inFlight[3], wire.GoAwayUnprocessed, wire.Never, false)
 		wantError(t, <-blocked, wire.GoAwayUnprocessed, wire.Never, false)
-		wantError(t, <-flying[1], wire.GoAwayNoAnswer, wire.Unknown, true)
+		wantError(t, <-inFlight[1], wire.GoAwayNoAnswer, wire.Unknown, true)
 	})
 }

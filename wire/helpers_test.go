@@ -21,28 +21,28 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// recvFrame is one frame that the peer read.
+// recvFrame is one frame that the peer received.
 type recvFrame struct {
 	kind         http2.FrameType
 	stream       uint32
 	flags        http2.Flags
 	code         http2.ErrCode
-	value        uint32 // a window's increment, a GOAWAY's last stream
+	value        uint32 // increment of a WINDOW_UPDATE or last stream ID of a GOAWAY
 	body         string
 	size         int // of the frame, or of a whole header block
 	fields       map[string]string
-	neverIndexed map[string]bool // fields that were marked never-indexed
+	neverIndexed map[string]bool // fields encoded as never-indexed
 	settings     map[http2.SettingID]uint32
 }
 
 func (h recvFrame) String() string {
-	return fmt.Sprintf("%v(%d) flags %x code %v n %d %q %v", h.kind, h.stream, h.flags, h.code, h.value, h.body, h.fields)
+	return fmt.Sprintf("%v(%d) flags %x code %v value %d %q %v", h.kind, h.stream, h.flags, h.code, h.value, h.body, h.fields)
 }
 
 func (h recvFrame) endsStream() bool { return h.flags.Has(http2.FlagDataEndStream) }
 
-// peer is a scripted HTTP/2 server at the other end of a pipe. It says only
-// what the test tells it to, and keeps what it hears.
+// peer is a scripted HTTP/2 server at the other end of a pipe. It sends only what the test
+// requests, and records the frames that it receives.
 type peer struct {
 	t           *testing.T
 	nc          net.Conn
@@ -66,7 +66,7 @@ func newPeer(t *testing.T, nc net.Conn) *peer {
 	return p
 }
 
-// readLoop reads the preface and then every frame until the end.
+// readLoop reads the preface and then every frame until the connection ends.
 func (p *peer) readLoop() {
 	defer close(p.closed)
 	preface := make([]byte, len(http2.ClientPreface))
@@ -123,7 +123,7 @@ func (p *peer) recordFields(h *recvFrame) {
 	}
 }
 
-// nextFrame returns the next frame of that kind; those of other kinds are passed over.
+// nextFrame waits for the next frame of this kind and skips others.
 func (p *peer) nextFrame(kind http2.FrameType) recvFrame {
 	p.t.Helper()
 	for {
@@ -141,14 +141,14 @@ func (p *peer) nextFrame(kind http2.FrameType) recvFrame {
 				continue
 			default:
 			}
-			p.t.Fatalf("the connection ended before a %v came", kind)
+			p.t.Fatalf("the connection ended before the peer got %v", kind)
 		case <-time.After(time.Minute):
-			p.t.Fatalf("no %v came", kind)
+			p.t.Fatalf("the peer did not get %v", kind)
 		}
 	}
 }
 
-// remaining returns the frames of that kind which have come and were not asked for.
+// remaining returns the unread frames of this kind and discards all others.
 func (p *peer) remaining(kind http2.FrameType) (all []recvFrame) {
 	synctest.Wait()
 	for {
@@ -163,13 +163,12 @@ func (p *peer) remaining(kind http2.FrameType) (all []recvFrame) {
 	}
 }
 
-// check fails the test unless the peer could write, or there is nobody left to
-// write to.
+// check fails the test if err is not nil, unless the connection has ended.
 func (p *peer) check(err error) {
 	p.t.Helper()
-	gone := errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
+	ended := errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
-	if err != nil && !gone {
+	if err != nil && !ended {
 		p.t.Fatalf("the peer cannot write: %v", err)
 	}
 }
@@ -190,7 +189,7 @@ func (p *peer) sendHeaders(stream uint32, end bool, fields ...string) {
 	}))
 }
 
-// respond sends a whole answer without a body.
+// respond sends a complete response without a body.
 func (p *peer) respond(stream uint32, status string, fields ...string) {
 	p.t.Helper()
 	p.sendHeaders(stream, true, append([]string{":status", status}, fields...)...)
@@ -205,57 +204,57 @@ func maxStreamsSetting(n uint32) http2.Setting {
 	return http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: n}
 }
 
-// testConn is a connection that runs, and the peer it talks to.
+// testConn is a running connection and its peer.
 type testConn struct {
 	*wire.Conn
 	peer   *peer
-	runErr chan error // what Run returned
+	runErr chan error // receives the result of Run
 	stop   context.CancelFunc
 }
 
-// newTestConn connects over a pipe to a peer whose first SETTINGS are these.
+// newTestConn connects over a pipe to a peer that sends these settings first.
 func newTestConn(t *testing.T, cfg wire.Config, s ...http2.Setting) *testConn {
 	t.Helper()
-	ours, theirs := net.Pipe()
-	p := newPeer(t, theirs)
+	clientSide, serverSide := net.Pipe()
+	p := newPeer(t, serverSide)
 	go p.readLoop()
-	greeted := make(chan struct{})
+	settingsSent := make(chan struct{})
 	go func() {
-		defer close(greeted)
+		defer close(settingsSent)
 		_ = p.framer.WriteSettings(s...)
 	}()
 	if cfg.Authority == "" {
 		cfg.Authority = "push.example"
 	}
-	c, err := wire.Client(t.Context(), ours, cfg)
+	c, err := wire.Client(t.Context(), clientSide, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-greeted
+	<-settingsSent
 	ctx, stop := context.WithCancel(context.Background())
-	h := &testConn{Conn: c, peer: p, runErr: make(chan error, 1), stop: stop}
-	go func() { h.runErr <- c.Run(ctx) }()
+	tc := &testConn{Conn: c, peer: p, runErr: make(chan error, 1), stop: stop}
+	go func() { tc.runErr <- c.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
 		<-p.closed
-		_ = theirs.Close()
+		_ = serverSide.Close()
 	})
-	p.nextFrame(http2.FrameSettings) // ours
-	p.nextFrame(http2.FrameSettings) // our acknowledgement
-	return h
+	p.nextFrame(http2.FrameSettings) // the client's
+	p.nextFrame(http2.FrameSettings) // the client's acknowledgement
+	return tc
 }
 
-// result is what a Do returned.
+// result is the result of Do.
 type result struct {
 	res *wire.Response
 	err error
 }
 
-// start starts a Do beside the test.
-func (h *testConn) start(ctx context.Context, r *wire.Request) chan result {
+// start calls Do in a goroutine.
+func (tc *testConn) start(ctx context.Context, r *wire.Request) chan result {
 	done := make(chan result, 1)
 	go func() {
-		res, err := h.Do(ctx, r)
+		res, err := tc.Do(ctx, r)
 		done <- result{res, err}
 	}()
 	return done
@@ -265,22 +264,22 @@ func post(path string) *wire.Request {
 	return &wire.Request{Method: "POST", Path: path, Header: []wire.Field{{Name: "apns-topic", Value: "com.example"}}, Body: []byte("{}")}
 }
 
-// wantError checks the whole truth about a request that got no answer.
-func wantError(t *testing.T, r result, reason wire.Reason, processed wire.Processed, endpoint bool) {
+// wantError checks the error of a request that got no response.
+func wantError(t *testing.T, r result, reason wire.Reason, processed wire.Processed, atFault bool) {
 	t.Helper()
-	_ = requireError(t, r, reason, processed, endpoint)
+	_ = requireError(t, r, reason, processed, atFault)
 }
 
-// requireError checks the same and returns the error.
-func requireError(t *testing.T, r result, reason wire.Reason, processed wire.Processed, endpoint bool) *wire.Error {
+// requireError is like wantError and returns the error.
+func requireError(t *testing.T, r result, reason wire.Reason, processed wire.Processed, atFault bool) *wire.Error {
 	t.Helper()
 	var e *wire.Error
 	if !errors.As(r.err, &e) {
-		t.Fatalf("got %v, %v; want the error %s", r.res, r.err, reason)
+		t.Fatalf("got %v, %v; want an error with reason %s", r.res, r.err, reason)
 	}
-	if e.Reason != reason || e.Processed != processed || e.EndpointAtFault != endpoint {
-		t.Fatalf("got %v (processed %d, endpoint's fault %v); want %s, %d, %v",
-			e, e.Processed, e.EndpointAtFault, reason, processed, endpoint)
+	if e.Reason != reason || e.Processed != processed || e.EndpointAtFault != atFault {
+		t.Fatalf("got %v (processed %d, endpoint at fault %v); want %s, %d, %v",
+			e, e.Processed, e.EndpointAtFault, reason, processed, atFault)
 	}
 	return e
 }

@@ -2,37 +2,39 @@
 
 package wire
 
-// appendNeverIndexed writes a field that no table keeps: a literal never indexed (RFC 7541 §6.2.3). Its texts stay as they are: the
-// Huffman code would spare a fifth of the bytes, and cost a tenth of what this package does for a request.
-func appendNeverIndexed(to []byte, name, value string) []byte {
-	switch name { // by the static table, RFC 7541 appendix A
+// appendNeverIndexed appends a field as a never-indexed literal (RFC 7541 §6.2.3). It does not use
+// Huffman coding, which would save a fifth of the bytes but add a tenth to the CPU cost of a
+// request.
+func appendNeverIndexed(dst []byte, name, value string) []byte {
+	switch name { // indexes of the static table, RFC 7541 appendix A
 	case ":path":
-		to = appendInteger(to, neverIndexedPrefix, 4, 4)
+		dst = appendInteger(dst, neverIndexedPrefix, 4, 4)
 	case "authorization":
-		to = appendInteger(to, neverIndexedPrefix, 4, 23)
+		dst = appendInteger(dst, neverIndexedPrefix, 4, 23)
 	default:
-		to = appendString(append(to, neverIndexedPrefix), name)
+		dst = appendString(append(dst, neverIndexedPrefix), name)
 	}
-	return appendString(to, value)
+	return appendString(dst, value)
 }
 
-// neverIndexedPrefix begins such a field.
+// neverIndexedPrefix is the bit pattern that starts a never-indexed literal.
 const neverIndexedPrefix = 0x10
 
-// appendString writes a string literal as it is (RFC 7541 §5.2).
-func appendString(to []byte, text string) []byte {
-	return append(appendInteger(to, 0, 7, len(text)), text...)
+// appendString appends a string literal without Huffman coding (RFC 7541 §5.2).
+func appendString(dst []byte, s string) []byte {
+	return append(appendInteger(dst, 0, 7, len(s)), s...)
 }
 
-// appendInteger writes n behind what its first byte begins with, of which it has the last so many bits (RFC 7541 §5.1).
-func appendInteger(to []byte, begin byte, bits, n int) []byte {
-	most := 1<<bits - 1
-	if n < most {
-		return append(to, begin|byte(n))
+// appendInteger appends n with a prefix of prefixBits bits (RFC 7541 §5.1). The other bits of the
+// first byte come from first.
+func appendInteger(dst []byte, first byte, prefixBits, n int) []byte {
+	maxPrefix := 1<<prefixBits - 1
+	if n < maxPrefix {
+		return append(dst, first|byte(n))
 	}
-	to = append(to, begin|byte(most))
-	for n -= most; n >= 0x80; n >>= 7 {
-		to = append(to, byte(n)|0x80)
+	dst = append(dst, first|byte(maxPrefix))
+	for n -= maxPrefix; n >= 0x80; n >>= 7 {
+		dst = append(dst, byte(n)|0x80)
 	}
-	return append(to, byte(n))
+	return append(dst, byte(n))
 }

@@ -10,34 +10,34 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// minTick is the least time between two looks over the table.
+// minTick is the minimum time between two scans of the streams.
 const minTick = int64(time.Millisecond)
 
-// A keeper that wakes so late was held up itself, with its whole process or machine. What the peer has said meanwhile may lie
-// unread: it is read first, for as long as that was, but at most for mercy, and again where that was late too, but only so
-// many times in a row.
+// If runTimers wakes late, the process or the whole machine was paused, and the peer's responses
+// may still be unread. Timeouts are then postponed by the delay, at most maxGrace, so that the
+// reader catches up first. This happens at most maxGraces times in a row.
 const (
 	lateWake  = 100 * time.Millisecond
 	maxGrace  = time.Second
 	maxGraces = 5
 )
 
-// runTimers keeps the time for all requests of the connection: one timer, set to
-// the earliest thing that can be due. It returns when the connection has ended.
+// runTimers handles the timeouts and pings of the connection. It uses one timer, set to the
+// earliest deadline, and returns when the connection has ended.
 func (c *Conn) runTimers(ctx context.Context) {
-	wait, excused := c.tick(), 0
+	wait, graces := c.tick(), 0
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
-		meant := c.readClock() + int64(wait)
+		planned := c.readClock() + int64(wait)
 		timer.Reset(wait)
 		select {
 		case <-timer.C:
-			if late := time.Duration(c.readClock() - meant); late > lateWake && excused < maxGraces {
-				excused, wait = excused+1, min(late, maxGrace)
+			if late := time.Duration(c.readClock() - planned); late > lateWake && graces < maxGraces {
+				graces, wait = graces+1, min(late, maxGrace)
 				continue
 			}
-			excused, wait = 0, c.tick()
+			graces, wait = 0, c.tick()
 		case <-c.rearm:
 			wait = c.untilNextWake()
 		case <-ctx.Done():
@@ -51,7 +51,7 @@ func (c *Conn) runTimers(ctx context.Context) {
 	}
 }
 
-// wakeBy makes the keeper look at the time t or earlier.
+// wakeBy makes runTimers run at time t or earlier.
 func (c *Conn) wakeBy(t int64) {
 	if t >= c.nextWake {
 		return
@@ -63,7 +63,7 @@ func (c *Conn) wakeBy(t int64) {
 	}
 }
 
-// readClock is now for the keeper, whose clock a test may set.
+// readClock returns now. It holds the lock because a test may move the clock.
 func (c *Conn) readClock() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -76,7 +76,7 @@ func (c *Conn) untilNextWake() time.Duration {
 	return time.Duration(c.nextWake - c.now())
 }
 
-// tick does what is due and says when to look again.
+// tick runs everything that is due and returns the time until the next tick.
 func (c *Conn) tick() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,15 +86,15 @@ func (c *Conn) tick() time.Duration {
 	return time.Duration(c.nextWake - now)
 }
 
-// expire ends the requests whose time is up and returns the next one's time.
-// It looks at all of them, but only when the earliest that it knew of is due:
-// about once per timeout while the peer answers.
+// expire fails the requests whose deadline has passed and returns the earliest remaining deadline.
+// It scans all requests, but runs only when the earliest known deadline is due: about once per
+// timeout while the peer responds.
 func (c *Conn) expire(now int64) int64 {
 	next := int64(math.MaxInt64)
 	for s := c.waiting.first; s != nil; {
-		following := s.next
+		nextStream := s.next
 		next = min(next, c.expireOne(s, now))
-		s = following
+		s = nextStream
 	}
 	for _, s := range c.open {
 		next = min(next, c.expireOne(s, now))
@@ -110,27 +110,27 @@ func (c *Conn) expireOne(s *stream, now int64) int64 {
 	return math.MaxInt64
 }
 
-// checkPing keeps watch over the peer's silence (RFC 9113 §6.7), and returns when
-// to look again. Whatever the peer sends is a sign of life; an answer to the
-// ping is only what a healthy peer cannot fail to send.
+// checkPing sends a ping if the peer has been silent for too long (RFC 9113 §6.7), and returns when
+// to check again. Any bytes from the peer prove that it is alive, not only the acknowledgement of
+// the ping.
 func (c *Conn) checkPing(now int64) int64 {
-	heard, pinged := c.stats.lastRead.Load(), &c.stats.pingSentAt
-	if heard >= pinged.Load() {
-		pinged.Store(0)
+	lastRead, pingSentAt := c.stats.lastRead.Load(), &c.stats.pingSentAt
+	if lastRead >= pingSentAt.Load() {
+		pingSentAt.Store(0)
 	}
-	if pinged.Load() != 0 {
+	if pingSentAt.Load() != 0 {
 		return c.checkPingTimeout(now)
 	}
-	due := heard + int64(c.cfg.IdlePingInterval)
+	due := lastRead + int64(c.cfg.IdlePingInterval)
 	if len(c.open) > 0 {
-		due = max(heard, c.busySince) + int64(c.cfg.ActivePingInterval)
+		due = max(lastRead, c.busySince) + int64(c.cfg.ActivePingInterval)
 	}
 	if now < due || c.ended {
 		return due
 	}
 	_ = c.controlFramer.WritePing(false, [8]byte{'s', 'l', 'u', 'i', 'c', 'e'})
 	c.work.Signal()
-	pinged.Store(now)
+	pingSentAt.Store(now)
 	return now + int64(c.cfg.PingTimeout)
 }
 

@@ -18,12 +18,12 @@ import (
 )
 
 func TestAbortDiscardsUnsentData(t *testing.T) {
-	given, ended := make(chan struct{}), make(chan error, 1)
+	resume, readErr := make(chan struct{}), make(chan error, 1)
 	addr := listenTCP(t, func(nc net.Conn) {
 		_ = http2.NewFramer(nc, nil).WriteSettings()
-		<-given
+		<-resume
 		_, err := io.Copy(io.Discard, nc)
-		ended <- err
+		readErr <- err
 		_ = nc.Close()
 	})
 	nc, err := net.Dial("tcp", addr.String())
@@ -36,17 +36,17 @@ func TestAbortDiscardsUnsentData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ran := make(chan error, 1)
-	go func() { ran <- c.Run(context.Background()) }()
+	runErr := make(chan error, 1)
+	go func() { runErr <- c.Run(context.Background()) }()
 	_, err = c.Do(t.Context(), &wire.Request{Method: http.MethodPost, Path: "/"})
 	if lost, ok := errors.AsType[*wire.Error](err); !ok || lost.Reason != wire.PingTimeout {
 		t.Errorf("%v", err)
 	}
-	if err := <-ran; err == nil {
-		t.Error("Run ended as if all were well")
+	if err := <-runErr; err == nil {
+		t.Error("Run returned nil after an abort")
 	}
-	close(given)
-	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the peer, awake again, meets %v, and not a reset", err)
+	close(resume)
+	if err := <-readErr; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the peer reads %v; want a connection reset", err)
 	}
 }

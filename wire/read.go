@@ -9,41 +9,41 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// protocolError is the peer breaking the protocol. It ends the connection with a
-// GOAWAY of that code (RFC 9113 §5.4.1).
+// protocolError is a protocol violation by the peer. It ends the connection with a GOAWAY of this
+// code (RFC 9113 §5.4.1).
 type protocolError struct {
 	code http2.ErrCode
 	text string
 }
 
-func (v protocolError) Error() string {
-	return "the peer broke HTTP/2: " + v.code.String() + ": " + v.text
+func (e protocolError) Error() string {
+	return "peer violated HTTP/2: " + e.code.String() + ": " + e.text
 }
 
-// malformedResponse is an answer that is none (RFC 9113 §8.1.1).
+// malformedResponse returns the error for a malformed response (RFC 9113 §8.1.1).
 func malformedResponse(text string) *Error {
 	return &Error{Reason: MalformedResponse, EndpointAtFault: true, Err: errors.New(text)}
 }
 
-// connReader notes when the peer was heard and why it is heard no more.
+// connReader reads from the connection and records when and why reading and writing stopped.
 type connReader struct {
 	conn       *Conn
-	readFailed bool                  // by the socket, so that the frame is not to blame
-	writeErr   atomic.Pointer[error] // why nothing can be written any more
+	readFailed bool                  // reading failed, so a bad frame is not the peer's fault
+	writeErr   atomic.Pointer[error] // why writing failed, or nil
 }
 
-func (s *connReader) Read(p []byte) (int, error) {
-	n, err := s.conn.conn.Read(p)
+func (r *connReader) Read(p []byte) (int, error) {
+	n, err := r.conn.conn.Read(p)
 	if n > 0 {
-		s.conn.stats.lastRead.Store(s.conn.now())
+		r.conn.stats.lastRead.Store(r.conn.now())
 	}
 	if err != nil {
-		s.readFailed = true
+		r.readFailed = true
 	}
 	return n, err
 }
 
-// readLoop is the reader: all that comes in comes in here.
+// readLoop reads and handles frames until the connection ends.
 func (c *Conn) readLoop() {
 	for {
 		if err := c.readFrame(); err != nil {
@@ -59,46 +59,46 @@ func (c *Conn) stopReading(err error) {
 	if c.ended {
 		return
 	}
-	if v, ok := c.asProtocolError(err); ok {
-		_ = c.controlFramer.WriteGoAway(0, v.code, []byte(v.text))
-		c.end(&Error{Reason: LostAfterWrite, EndpointAtFault: true, Err: v})
+	if perr, ok := c.asProtocolError(err); ok {
+		_ = c.controlFramer.WriteGoAway(0, perr.code, []byte(perr.text))
+		c.end(&Error{Reason: LostAfterWrite, EndpointAtFault: true, Err: perr})
 		return
 	}
-	if broken := c.reader.writeErr.Load(); broken != nil {
-		err = *broken // the first failure is the one to report
+	if writeErr := c.reader.writeErr.Load(); writeErr != nil {
+		err = *writeErr // report the first failure
 	}
 	c.connLost(err)
 }
 
-// asProtocolError says which violation err is, if it is one and not the socket's.
-func (c *Conn) asProtocolError(err error) (v protocolError, ok bool) {
+// asProtocolError returns err as a protocolError, if it is one and not an I/O error.
+func (c *Conn) asProtocolError(err error) (perr protocolError, ok bool) {
 	var conn http2.ConnectionError
 	var stream http2.StreamError
 	switch {
-	case errors.As(err, &v):
+	case errors.As(err, &perr):
 	case c.reader.readFailed:
-		return v, false
+		return perr, false
 	case errors.As(err, &conn):
-		v = protocolError{http2.ErrCode(conn), err.Error()}
+		perr = protocolError{http2.ErrCode(conn), err.Error()}
 		if detail := c.framer.ErrorDetail(); detail != nil {
-			v.text = detail.Error()
+			perr.text = detail.Error()
 		}
 	case errors.As(err, &stream):
-		v = protocolError{stream.Code, err.Error()}
-	default: // ErrFrameTooLarge, or a frame that ends before its fields do (RFC 9113 §4.2)
-		v = protocolError{http2.ErrCodeFrameSize, err.Error()}
+		perr = protocolError{stream.Code, err.Error()}
+	default: // ErrFrameTooLarge, or a frame shorter than its fields (RFC 9113 §4.2)
+		perr = protocolError{http2.ErrCodeFrameSize, err.Error()}
 	}
-	return v, true
+	return perr, true
 }
 
 func (c *Conn) readFrame() error {
-	head, err := c.framer.ReadFrameHeader()
+	header, err := c.framer.ReadFrameHeader()
 	if err != nil {
 		return err
 	}
-	f, err := c.framer.ReadFrameForHeader(head)
+	f, err := c.framer.ReadFrameForHeader(header)
 	if err != nil {
-		return c.handleBadFrame(head, err)
+		return c.handleBadFrame(header, err)
 	}
 	if err := c.handleFrame(f); err != nil {
 		return err
@@ -106,21 +106,21 @@ func (c *Conn) readFrame() error {
 	return c.checkControlBacklog()
 }
 
-// handleBadFrame excuses the one bad frame that concerns a single stream: a
-// WINDOW_UPDATE of zero (RFC 9113 §6.9). A bad HEADERS frame leaves the
-// compression table in doubt and so concerns all.
-func (c *Conn) handleBadFrame(head http2.FrameHeader, err error) error {
-	var bad http2.StreamError
-	if head.Type != http2.FrameWindowUpdate || !errors.As(err, &bad) {
+// handleBadFrame handles a frame that the framer rejected. Only a WINDOW_UPDATE with a zero
+// increment is an error of a single stream (RFC 9113 §6.9). A bad HEADERS frame may leave the HPACK
+// table inconsistent, so it ends the connection.
+func (c *Conn) handleBadFrame(header http2.FrameHeader, err error) error {
+	var streamErr http2.StreamError
+	if header.Type != http2.FrameWindowUpdate || !errors.As(err, &streamErr) {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.isIdleStream(head.StreamID) {
+	if c.isIdleStream(header.StreamID) {
 		return protocolError{http2.ErrCodeProtocol, "WINDOW_UPDATE on an idle stream (RFC 9113 §5.1)"}
 	}
-	if s := c.open[head.StreamID]; s != nil {
-		c.abortStream(s, bad.Code, malformedResponse("WINDOW_UPDATE of zero (RFC 9113 §6.9)"))
+	if s := c.open[header.StreamID]; s != nil {
+		c.abortStream(s, streamErr.Code, malformedResponse("WINDOW_UPDATE with zero increment (RFC 9113 §6.9)"))
 	}
 	return nil
 }
@@ -147,13 +147,14 @@ func (c *Conn) handleFrame(f http2.Frame) error {
 	case *http2.GoAwayFrame:
 		c.handleGoAway(f)
 	case *http2.PushPromiseFrame:
-		return protocolError{http2.ErrCodeProtocol, "PUSH_PROMISE though push is off (RFC 9113 §6.6)"}
+		return protocolError{http2.ErrCodeProtocol, "PUSH_PROMISE although push is disabled (RFC 9113 §6.6)"}
 	}
-	return nil // RFC 9113 §5.5: unknown frames are passed over, and PRIORITY says nothing to a client
+	// Unknown frames are ignored (RFC 9113 §5.5), and PRIORITY does not concern a client.
+	return nil
 }
 
-// handlePing answers the peer's PING. The answer to ours needs no deed: that
-// something was read is what the keeper asks for.
+// handlePing acknowledges the peer's PING. An acknowledgement from the peer needs no action, because
+// checkPing looks only at the time of the last read.
 func (c *Conn) handlePing(f *http2.PingFrame) {
 	if f.IsAck() {
 		return
@@ -168,24 +169,24 @@ func (c *Conn) checkControlBacklog() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.controlBuf) > maxControlBytes {
-		return protocolError{http2.ErrCodeEnhanceYourCalm, "more to answer than can be written (RFC 9113 §10.5)"}
+		return protocolError{http2.ErrCodeEnhanceYourCalm, "too many unread control frames (RFC 9113 §10.5)"}
 	}
 	return nil
 }
 
-// isIdleStream reports whether the stream was never opened. The peer's own streams
-// never are: push is off (RFC 9113 §5.1.1).
+// isIdleStream reports whether the stream was never opened. The peer cannot open streams, because
+// push is disabled (RFC 9113 §5.1.1).
 func (c *Conn) isIdleStream(id uint32) bool { return id%2 == 0 || id >= c.nextID }
 
-// findStream returns the open stream that a frame is for. It is nil, without an
-// error, when the frame is the tail of one that we reset (RFC 9113 §5.1).
+// findStream returns the open stream that a frame belongs to. It returns nil without an error if
+// this side has reset the stream (RFC 9113 §5.1).
 func (c *Conn) findStream(id uint32, frame string) (*stream, error) {
 	if c.isIdleStream(id) {
 		return nil, protocolError{http2.ErrCodeProtocol, frame + " on an idle stream (RFC 9113 §5.1)"}
 	}
 	s := c.open[id]
 	if s == nil && id > c.lastReset {
-		return nil, protocolError{http2.ErrCodeStreamClosed, frame + " on a stream that has ended (RFC 9113 §5.1)"}
+		return nil, protocolError{http2.ErrCodeStreamClosed, frame + " on a closed stream (RFC 9113 §5.1)"}
 	}
 	return s, nil
 }

@@ -10,31 +10,30 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// maxHeaderFrames is how many frames one header block may come in. The largest
-// list that is taken needs two; a peer that sends on and on means harm
-// (RFC 9113 §10.5.1).
+// maxHeaderFrames is the maximum number of frames in one header block. The largest header list that
+// a Conn accepts needs two; a block without end is an attack (RFC 9113 §10.5.1).
 const maxHeaderFrames = 16
 
-// headerBlock is one header block as it is being decoded.
+// headerBlock is the header block that is being decoded.
 type headerBlock struct {
 	decoder   *hpack.Decoder
 	stream    uint32
-	endStream bool // END_STREAM was on its HEADERS
+	endStream bool // HEADERS carried END_STREAM
 	frames    int
 
-	status        int // zero until :status has come
+	status        int // zero before :status
 	contentLength int64
 	fields        []Field
-	listSize      int    // as RFC 9113 §6.5.2 counts
-	invalid       string // why it is malformed
+	listSize      int    // counted as in RFC 9113 §6.5.2
+	invalid       string // why the block is malformed, or ""
 }
 
-func (b *headerBlock) reset(stream uint32, last bool) {
-	*b = headerBlock{decoder: b.decoder, stream: stream, endStream: last, contentLength: -1, fields: b.fields[:0]}
+func (b *headerBlock) reset(stream uint32, endStream bool) {
+	*b = headerBlock{decoder: b.decoder, stream: stream, endStream: endStream, contentLength: -1, fields: b.fields[:0]}
 }
 
-// emit takes one decoded field. What comes after the list is too large is
-// decoded for the table's sake, and dropped.
+// emit receives one decoded field. Fields beyond the size limit are still decoded, because the
+// connection's streams share one HPACK table, and then dropped.
 func (b *headerBlock) emit(f hpack.HeaderField) {
 	b.listSize += int(f.Size())
 	switch {
@@ -42,7 +41,7 @@ func (b *headerBlock) emit(f hpack.HeaderField) {
 	case f.IsPseudo():
 		b.emitPseudo(f)
 	case !isValidFieldName(f.Name) || !httpguts.ValidHeaderFieldValue(f.Value):
-		b.invalid = "a field with a forbidden byte (RFC 9113 §8.2.1)"
+		b.invalid = "invalid byte in a header field (RFC 9113 §8.2.1)"
 	default:
 		b.emitRegular(f)
 	}
@@ -52,9 +51,9 @@ func (b *headerBlock) emitPseudo(f hpack.HeaderField) {
 	status, err := strconv.ParseUint(f.Value, 10, 16)
 	switch {
 	case f.Name != ":status" || len(b.fields) > 0 || b.status != 0:
-		b.invalid = "a pseudo-field where none belongs (RFC 9113 §8.3)"
+		b.invalid = "unexpected pseudo-header field (RFC 9113 §8.3)"
 	case err != nil || len(f.Value) != 3 || status < 100 || status == 101:
-		b.invalid = "a :status that is none (RFC 9113 §8.3.2, §8.6)"
+		b.invalid = "invalid :status (RFC 9113 §8.3.2, §8.6)"
 	default:
 		b.status = int(status)
 	}
@@ -64,7 +63,7 @@ func (b *headerBlock) emitRegular(f hpack.HeaderField) {
 	if f.Name == "content-length" {
 		n, err := strconv.ParseUint(f.Value, 10, 62)
 		if err != nil || b.contentLength >= 0 && b.contentLength != int64(n) {
-			b.invalid = "a content-length that is none"
+			b.invalid = "invalid content-length"
 			return
 		}
 		b.contentLength = int64(n)
@@ -82,28 +81,28 @@ func isValidFieldName(s string) bool {
 	return s != ""
 }
 
-// response copies the block out, in one allocation where it is small.
+// response copies the status and fields of the block, in one allocation for up to four fields.
 func (b *headerBlock) response() *Response {
-	a := &struct {
+	r := &struct {
 		Response
 		fields [4]Field
 	}{}
-	a.Status = b.status
-	a.Header = append(a.fields[:0:len(a.fields)], b.fields...)
-	return &a.Response
+	r.Status = b.status
+	r.Header = append(r.fields[:0:len(r.fields)], b.fields...)
+	return &r.Response
 }
 
-// handleHeaderFragment takes a part of a header block. Every block is decoded, also for a
-// stream that has ended, for all share one table (RFC 9113 §4.3).
-func (c *Conn) handleHeaderFragment(fragment []byte, whole bool) error {
+// handleHeaderFragment decodes a part of a header block. Every block is decoded, even for a stream
+// that has ended, because all streams share one HPACK table (RFC 9113 §4.3).
+func (c *Conn) handleHeaderFragment(fragment []byte, last bool) error {
 	b := &c.block
 	if b.frames++; b.frames > maxHeaderFrames {
-		return protocolError{http2.ErrCodeEnhanceYourCalm, "a header block without end (RFC 9113 §10.5.1)"}
+		return protocolError{http2.ErrCodeEnhanceYourCalm, "header block has too many frames (RFC 9113 §10.5.1)"}
 	}
 	if _, err := b.decoder.Write(fragment); err != nil {
 		return protocolError{http2.ErrCodeCompression, err.Error()}
 	}
-	if !whole {
+	if !last {
 		return nil
 	}
 	if err := b.decoder.Close(); err != nil {
@@ -112,8 +111,8 @@ func (c *Conn) handleHeaderFragment(fragment []byte, whole bool) error {
 	return c.handleHeaders()
 }
 
-// handleHeaders takes a whole header block: an interim answer, an answer, or the
-// trailers of one (RFC 9113 §8.1).
+// handleHeaders handles a complete header block: an interim response, a final response, or trailers
+// (RFC 9113 §8.1).
 func (c *Conn) handleHeaders() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,16 +130,16 @@ func (c *Conn) handleHeaders() error {
 	case s.res != nil:
 		c.handleTrailers(s)
 	case b.status == 0:
-		c.rejectResponse(s, "no :status (RFC 9113 §8.3.2)")
+		c.rejectResponse(s, "missing :status (RFC 9113 §8.3.2)")
 	case b.status < 200 && b.endStream:
-		c.rejectResponse(s, "an interim answer as the last (RFC 9113 §8.1)")
+		c.rejectResponse(s, "interim response ends the stream (RFC 9113 §8.1)")
 	case b.status >= 200:
 		c.handleResponse(s)
 	}
 	return nil
 }
 
-// handleResponse takes the head of the one answer.
+// handleResponse handles the headers of the final response.
 func (c *Conn) handleResponse(s *stream) {
 	if c.serializeFirst {
 		c.serializeFirst = false
@@ -150,17 +149,17 @@ func (c *Conn) handleResponse(s *stream) {
 	s.res = c.block.response()
 	s.contentLength = c.block.contentLength
 	if s.req.Method == "HEAD" || s.res.Status == 204 || s.res.Status == 304 {
-		s.contentLength = -1 // it speaks of a body that is not sent (RFC 9110 §8.6)
+		s.contentLength = -1 // it describes a body that is not sent (RFC 9110 §8.6)
 	}
 	if c.block.endStream {
 		c.complete(s)
 	}
 }
 
-// handleTrailers takes the end of an answer; what it says is of no use here.
+// handleTrailers ends the response. The trailer fields themselves are ignored.
 func (c *Conn) handleTrailers(s *stream) {
 	if !c.block.endStream || c.block.status != 0 {
-		c.rejectResponse(s, "a second head (RFC 9113 §8.1)")
+		c.rejectResponse(s, "second response on one stream (RFC 9113 §8.1)")
 		return
 	}
 	c.complete(s)
@@ -181,7 +180,7 @@ func (c *Conn) handleData(f *http2.DataFrame) error {
 	s.bodyReceived += int(f.Length)
 	switch {
 	case s.res == nil:
-		c.rejectResponse(s, "a body before its head (RFC 9113 §8.1)")
+		c.rejectResponse(s, "DATA before HEADERS (RFC 9113 §8.1)")
 	case s.bodyReceived > c.cfg.MaxResponseBytes:
 		c.abortStream(s, http2.ErrCodeCancel, &Error{Reason: ResponseTooLarge, EndpointAtFault: true})
 	default:
@@ -193,11 +192,11 @@ func (c *Conn) handleData(f *http2.DataFrame) error {
 	return nil
 }
 
-// complete ends s with its answer. A peer that answers before it has the whole
-// request does not want the rest (RFC 9113 §8.1).
+// complete ends s with its response. A peer that responds before it has read the whole request does
+// not need the rest (RFC 9113 §8.1).
 func (c *Conn) complete(s *stream) {
 	if s.contentLength >= 0 && s.contentLength != int64(len(s.res.Body)) {
-		c.rejectResponse(s, "a body that is not of its content-length (RFC 9113 §8.1.1)")
+		c.rejectResponse(s, "body length differs from content-length (RFC 9113 §8.1.1)")
 		return
 	}
 	if !s.endSent {
@@ -206,8 +205,8 @@ func (c *Conn) complete(s *stream) {
 	c.finish(s)
 }
 
-// rejectResponse ends s because what came is no answer (RFC 9113 §8.1.1).
-func (c *Conn) rejectResponse(s *stream, why string) {
+// rejectResponse ends s because its response is malformed (RFC 9113 §8.1.1).
+func (c *Conn) rejectResponse(s *stream, reason string) {
 	s.res = nil
-	c.abortStream(s, http2.ErrCodeProtocol, malformedResponse(why))
+	c.abortStream(s, http2.ErrCodeProtocol, malformedResponse(reason))
 }

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// maxRetryAfter bounds what a peer can ask for: beyond it lies a broken
-// clock or an overflow, not a wish.
+// maxRetryAfter is the maximum that RetryAfter returns. A larger value is more likely a wrong clock
+// or an overflow than intended.
 const maxRetryAfter = 24 * time.Hour
 
-// RetryAfter returns how long the answer asks to be left alone: its
-// Retry-After, in seconds or as a date (RFC 9110, section 10.2.3), at most a
-// day. It is 0 when the header is absent, unreadable or in the past.
+// RetryAfter returns the wait that the Retry-After header requests, in seconds or as a date (RFC
+// 9110 §10.2.3), but at most 24 hours. It returns 0 if the header is missing, malformed or in the
+// past.
 func (r *Response) RetryAfter() time.Duration {
 	value := r.Get("retry-after")
 	if value == "" {
@@ -30,8 +30,8 @@ func (r *Response) RetryAfter() time.Duration {
 	return min(max(at.Sub(r.date()), 0), maxRetryAfter)
 }
 
-// date returns when the peer answered, by its own clock where it tells: a date
-// in its answer is meant against that one, not against ours.
+// date returns the time of the response. It prefers the Date header, because the peer computes a
+// Retry-After date with its own clock.
 func (r *Response) date() time.Time {
 	if at, err := http.ParseTime(r.Get("date")); err == nil {
 		return at

@@ -8,38 +8,42 @@ import (
 	"time"
 )
 
-// connStats is what State reads without the lock.
+// connStats holds what State reads without the lock.
 type connStats struct {
 	open, queued, limit, streamsOpened atomic.Int64
 	lastRead                           atomic.Int64
-	pingSentAt                         atomic.Int64 // when the ping was sent that nothing came after, or zero
+	pingSentAt                         atomic.Int64 // when the ping was sent that is still pending, or zero
 	draining                           atomic.Bool
 }
 
-// State is how a connection stands, for those who choose one.
+// State is a snapshot of a connection, for choosing between connections.
 type State struct {
-	InFlight      int       // requests that have a stream, or get one at once
-	Waiting       int       // requests that wait for one
-	MaxStreams    int       // how many may be in flight now: the peer's limit, ours and FirstAlone
-	Draining      bool      // it takes nothing new: GOAWAY, Drain, or its end
-	StreamsOpened int       // requests written since it was made
-	LastRead      time.Time // when the peer was last heard
-	PingPending   bool      // nothing has been heard since the peer was pinged: an answer, or the end, is due soon
+	InFlight   int // requests that have a stream or get one immediately
+	Waiting    int // requests that wait for a stream
+	MaxStreams int // limit on InFlight: the peer's, Config.MaxStreams and SerializeFirst combined
+	// Draining is set if the connection accepts no new requests: after a GOAWAY, after Drain, or
+	// after its end.
+	Draining      bool
+	StreamsOpened int       // requests written so far
+	LastRead      time.Time // when the peer last sent something
+	// PingPending is set if nothing was received since the last ping was sent. The connection ends
+	// if that lasts for Config.PingTimeout.
+	PingPending bool
 }
 
-// unlimited is MAX_CONCURRENT_STREAMS where the peer names none.
+// unlimited stands for a missing MAX_CONCURRENT_STREAMS.
 const unlimited = math.MaxInt32
 
-// State takes no lock.
+// State returns a snapshot of the connection. It takes no lock.
 func (c *Conn) State() State {
 	p := &c.stats
 	open, queued, limit := int(p.open.Load()), int(p.queued.Load()), int(p.limit.Load())
-	heard, pinged := p.lastRead.Load(), p.pingSentAt.Load()
-	soon := min(queued, max(limit-open, 0))
+	lastRead, pingSentAt := p.lastRead.Load(), p.pingSentAt.Load()
+	starting := min(queued, max(limit-open, 0))
 	return State{
-		InFlight: open + soon, Waiting: queued - soon, MaxStreams: limit,
+		InFlight: open + starting, Waiting: queued - starting, MaxStreams: limit,
 		Draining: p.draining.Load(), StreamsOpened: int(p.streamsOpened.Load()),
-		LastRead: c.start.Add(time.Duration(heard)), PingPending: heard < pinged,
+		LastRead: c.start.Add(time.Duration(lastRead)), PingPending: lastRead < pingSentAt,
 	}
 }
 
@@ -52,7 +56,7 @@ func (c *Conn) publish() {
 	p.draining.Store(c.draining || c.ended)
 }
 
-// streamLimit is how many requests may be in flight.
+// streamLimit returns how many requests may be in flight.
 func (c *Conn) streamLimit() int {
 	n := c.peerSettings.maxStreams
 	if c.cfg.MaxStreams > 0 {

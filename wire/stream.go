@@ -2,30 +2,29 @@
 
 package wire
 
-// A stream is one request from Do to its end. It is reused: nobody keeps one
-// outside the connection's lock but the Do that waits for it, and it is in the
-// connection's table or in one of its queues for as long as it can be found.
+// stream is one request from Do to its end. Streams are reused: after the stream has left the table
+// and the queues of its connection, only the Do that waits for it may use it.
 type stream struct {
 	req      *Request
-	deadline int64         // of the answer, on the connection's clock
-	done     chan struct{} // gets exactly one token, when the stream has ended
+	deadline int64         // of the response, on the connection's clock
+	done     chan struct{} // receives exactly one value, when the stream has ended
 
-	// The connection's lock guards the fields below.
+	// Conn.mu guards the fields below.
 
-	// id is zero until the writer takes the request up and hands its first
-	// byte on. So id == 0 is the proof that the peer never saw it.
+	// id is zero until the writer starts to write the request. It proves that the peer never saw a
+	// request whose id is zero.
 	id            uint32
-	bodySent      int   // bytes of the body that were handed on
-	endSent       bool  // END_STREAM was handed on
-	outflow       int64 // what the peer lets us send; negative after its SETTINGS shrank it (RFC 9113 §6.9.2)
-	responded     bool  // the peer answered something on it, so it did process it
-	bodyReceived  int   // of the body, padding included
-	contentLength int64 // the content-length that the answer declared, or -1
+	bodySent      int   // bytes of the body that were written
+	endSent       bool  // END_STREAM was written
+	outflow       int64 // send window; negative after a smaller initial window (RFC 9113 §6.9.2)
+	responded     bool  // the peer sent something on this stream, so it processed the request
+	bodyReceived  int   // including padding
+	contentLength int64 // of the response, or -1
 	res           *Response
 	err           *Error
 	ended         bool
 
-	queue      *streamQueue // the one that it is in, if any
+	queue      *streamQueue // the queue that contains the stream, or nil
 	prev, next *stream
 }
 
@@ -39,8 +38,7 @@ func (c *Conn) newStream(r *Request) *stream {
 	return s
 }
 
-// result is what came of s, for the Do that took its token. The stream is kept
-// for reuse.
+// result returns the result of s after Do has received from s.done, and frees s for reuse.
 func (c *Conn) result(s *stream) (*Response, error) {
 	res, err := s.res, s.err
 	*s = stream{done: s.done}
@@ -51,7 +49,7 @@ func (c *Conn) result(s *stream) (*Response, error) {
 	return res, nil
 }
 
-// processed says what is known of a stream that gets no answer.
+// processed returns what is known about a stream that gets no response.
 func (s *stream) processed() Processed {
 	if s.id == 0 {
 		return Never
@@ -59,7 +57,7 @@ func (s *stream) processed() Processed {
 	return Unknown
 }
 
-// streamQueue is a FIFO of streams that can be left from the middle.
+// streamQueue is a FIFO queue of streams that supports removal from the middle.
 type streamQueue struct {
 	first, last *stream
 	n           int

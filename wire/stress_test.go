@@ -20,7 +20,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// ledger is the judge: what the peers processed, by attempt.
+// ledger records how often the peers processed each attempt.
 type ledger struct {
 	mu        sync.Mutex
 	processed map[string]int
@@ -32,7 +32,7 @@ func (l *ledger) process(attempt string) {
 	l.processed[attempt]++
 }
 
-// randomPeer is a peer that does everything that the protocol lets it do, at random.
+// randomPeer is a peer that behaves randomly within the protocol.
 type randomPeer struct {
 	t       *testing.T
 	rng     *rand.Rand
@@ -42,16 +42,16 @@ type randomPeer struct {
 	decoder *hpack.Decoder
 	path    string
 
-	incomplete   map[uint32]string // streams whose request has not come whole
-	pending      []uint32          // streams that owe an answer
+	incomplete   map[uint32]string // streams whose request is incomplete
+	pending      []uint32          // streams without a response
 	open         map[uint32]string
-	limit        uint32   // what the client has acknowledged
-	unacked      []uint32 // what it has not yet
-	lastStreamID uint32   // of the GOAWAY
-	highest      uint32   // stream that was processed
+	limit        uint32   // acknowledged by the client
+	unacked      []uint32 // limits sent but not acknowledged
+	lastStreamID uint32   // sent in GOAWAY
+	highest      uint32   // highest stream ID that was processed
 }
 
-// serve plays until the connection ends.
+// serve serves the connection until it ends.
 func (p *randomPeer) serve() {
 	defer func() { _ = p.nc.Close() }()
 	p.decoder = hpack.NewDecoder(4096, func(f hpack.HeaderField) {
@@ -118,10 +118,11 @@ func (p *randomPeer) forget(id uint32) {
 	delete(p.incomplete, id)
 }
 
-// handleRequest decides what becomes of a whole request.
+// handleRequest decides at random how to treat a complete request. It returns false to close the
+// connection.
 func (p *randomPeer) handleRequest(id uint32) bool {
 	if id > p.lastStreamID {
-		return true // it was told
+		return true // rejected by the GOAWAY
 	}
 	switch n := p.rng.IntN(200); {
 	case n < 6:
@@ -131,7 +132,7 @@ func (p *randomPeer) handleRequest(id uint32) bool {
 		p.process(id)
 		p.forget(id)
 		_ = p.framer.WriteRSTStream(id, http2.ErrCodeInternal)
-	case n < 12: // never answered
+	case n < 12: // processed but never answered
 		p.process(id)
 	case n < 13:
 		return false
@@ -149,13 +150,13 @@ func (p *randomPeer) handleRequest(id uint32) bool {
 	return true
 }
 
-// goAway rules out some of what is in flight; what it does not is answered.
+// goAway rejects some of the requests in flight and responds to the others.
 func (p *randomPeer) goAway(id uint32) {
 	p.lastStreamID = max(p.highest, id-min(id, 2*uint32(p.rng.IntN(4))))
 	kept := p.pending[:0]
-	for _, held := range p.pending {
-		if held <= p.lastStreamID {
-			kept = append(kept, held)
+	for _, pendingID := range p.pending {
+		if pendingID <= p.lastStreamID {
+			kept = append(kept, pendingID)
 		}
 	}
 	p.pending = kept
@@ -166,7 +167,7 @@ func (p *randomPeer) goAway(id uint32) {
 	p.respondPending(0)
 }
 
-// respondPending answers, in any order, until so many are left.
+// respondPending responds in random order until the given number of requests is left.
 func (p *randomPeer) respondPending(left int) {
 	for len(p.pending) > left {
 		i := p.rng.IntN(len(p.pending))
@@ -174,7 +175,7 @@ func (p *randomPeer) respondPending(left int) {
 		p.pending = append(p.pending[:i], p.pending[i+1:]...)
 		path, open := p.open[id]
 		if !open {
-			continue // the client has reset it
+			continue // reset by the client
 		}
 		p.process(id)
 		p.forget(id)
@@ -196,7 +197,7 @@ func (w *byteBuffer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// connDialer gives a connection that takes requests, and makes one if it must.
+// connDialer returns a connection that accepts requests, and makes a new one if needed.
 type connDialer struct {
 	t       *testing.T
 	rng     *rand.Rand
@@ -217,10 +218,10 @@ func (f *connDialer) conn() *wire.Conn {
 }
 
 func (f *connDialer) connect() *wire.Conn {
-	ours, theirs := net.Pipe()
-	p := &randomPeer{t: f.t, rng: rand.New(rand.NewPCG(f.rng.Uint64(), 0)), ledger: f.ledger, nc: theirs, framer: http2.NewFramer(theirs, theirs)}
+	clientSide, serverSide := net.Pipe()
+	p := &randomPeer{t: f.t, rng: rand.New(rand.NewPCG(f.rng.Uint64(), 0)), ledger: f.ledger, nc: serverSide, framer: http2.NewFramer(serverSide, serverSide)}
 	f.running.Go(p.serve)
-	c, err := wire.Client(context.Background(), ours, wire.Config{Authority: "a", SerializeFirst: f.rng.IntN(2) == 0})
+	c, err := wire.Client(context.Background(), clientSide, wire.Config{Authority: "a", SerializeFirst: f.rng.IntN(2) == 0})
 	if err != nil {
 		f.t.Error(err)
 		return nil
@@ -253,7 +254,7 @@ func runStress(t *testing.T, seed uint64) {
 	f.running.Wait()
 }
 
-// send sends until there is an answer, or nobody knows.
+// send retries until there is a response, or until the request may have been processed.
 func (f *connDialer) send(request string, rng *rand.Rand) {
 	for attempt := 0; ; attempt++ {
 		path := fmt.Sprint(request, "/", attempt)
@@ -265,14 +266,14 @@ func (f *connDialer) send(request string, rng *rand.Rand) {
 		switch {
 		case err == nil:
 			if string(res.Body) != path || processed != 1 {
-				f.t.Errorf("%s was answered with %q and processed %d times", path, res.Body, processed)
+				f.t.Errorf("%s got %q and was processed %d times", path, res.Body, processed)
 			}
 			return
 		case !errors.As(err, &e):
-			f.t.Errorf("%s failed with %v, which is no *wire.Error", path, err)
+			f.t.Errorf("%s failed with %v; want a *wire.Error", path, err)
 			return
 		case e.Processed == wire.Never && processed != 0:
-			f.t.Errorf("%s was processed, and called %v", path, err)
+			f.t.Errorf("%s was processed, but Do returned %v", path, err)
 			return
 		case e.Processed == wire.Unknown || e.Reason == wire.Cancelled:
 			return
@@ -283,12 +284,12 @@ func (f *connDialer) send(request string, rng *rand.Rand) {
 func (f *connDialer) try(path string, rng *rand.Rand) (*wire.Response, error) {
 	ctx := context.Background()
 	if rng.IntN(20) == 0 {
-		var leave context.CancelFunc
-		ctx, leave = context.WithTimeout(ctx, time.Duration(rng.IntN(3000))*time.Millisecond)
-		defer leave()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(rng.IntN(3000))*time.Millisecond)
+		defer cancel()
 	}
 	r := &wire.Request{Method: "POST", Path: path, Body: []byte("{}"), Timeout: time.Duration(1+rng.IntN(5)) * time.Second}
 	res, err := f.conn().Do(ctx, r)
-	r.Body[0] = 'x' // it is the caller's again: the race detector sees whoever still reads it
+	r.Body[0] = 'x' // detects with -race that the connection still reads the body
 	return res, err
 }

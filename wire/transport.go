@@ -19,10 +19,11 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// FromTransport is a Doer on net/http, for services whose addresses are anyone's. The
-// request's path is put on base's scheme and host. It caps the answer and
-// minds r.Timeout as a Conn does, but it cannot know as much: only what failed
-// before there was a connection, or was refused on the only one, is Never.
+// FromTransport returns a Doer that sends requests with rt, for services on arbitrary hosts. The
+// scheme and host come from base, the path and query from the Request. Response size and timeout
+// are limited as by a Conn with the default Config. Errors are less precise than those of a Conn: a
+// request counts as unprocessed only if no connection was established, or if the peer refused its
+// stream on the only connection.
 func FromTransport(rt http.RoundTripper, base *url.URL) Doer {
 	return &transportDoer{rt: rt, base: *base}
 }
@@ -36,8 +37,8 @@ var _ Doer = (*transportDoer)(nil)
 
 var transportDefaults = Config{}.withDefaults()
 
-// Do sends r by the RoundTripper.
-func (o *transportDoer) Do(ctx context.Context, r *Request) (*Response, error) {
+// Do sends r with the RoundTripper.
+func (d *transportDoer) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err}
 	}
@@ -45,25 +46,25 @@ func (o *transportDoer) Do(ctx context.Context, r *Request) (*Response, error) {
 	if timeout <= 0 {
 		timeout = transportDefaults.ResponseTimeout
 	}
-	within, cancel := context.WithTimeout(ctx, timeout)
+	reqCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var conns atomic.Int32
-	within = httptrace.WithClientTrace(within, &httptrace.ClientTrace{
+	reqCtx = httptrace.WithClientTrace(reqCtx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { conns.Add(1) },
 	})
-	res, err := o.roundTrip(within, r)
+	res, err := d.roundTrip(reqCtx, r)
 	if err == nil {
 		return res, nil
 	}
 	return nil, transportError(ctx, err, conns.Load())
 }
 
-func (o *transportDoer) roundTrip(ctx context.Context, r *Request) (*Response, error) {
-	req, err := o.newRequest(ctx, r)
-	if err != nil {
-		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err} // no such path: the caller's own doing
+func (d *transportDoer) roundTrip(ctx context.Context, r *Request) (*Response, error) {
+	req, err := d.newRequest(ctx, r)
+	if err != nil { // r.Path is invalid
+		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err}
 	}
-	res, err := o.rt.RoundTrip(req)
+	res, err := d.rt.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
@@ -78,13 +79,13 @@ func (o *transportDoer) roundTrip(ctx context.Context, r *Request) (*Response, e
 	return &Response{Status: res.StatusCode, Header: flatten(res.Header), Body: body}, nil
 }
 
-func (o *transportDoer) newRequest(ctx context.Context, r *Request) (*http.Request, error) {
-	path, err := url.ParseRequestURI(r.Path)
+func (d *transportDoer) newRequest(ctx context.Context, r *Request) (*http.Request, error) {
+	u, err := url.ParseRequestURI(r.Path)
 	if err != nil {
 		return nil, err
 	}
-	path.Scheme, path.Host = o.base.Scheme, o.base.Host
-	req, err := http.NewRequestWithContext(ctx, r.Method, path.String(), bytes.NewReader(r.Body))
+	u.Scheme, u.Host = d.base.Scheme, d.base.Host
+	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), bytes.NewReader(r.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -104,12 +105,12 @@ func flatten(h http.Header) []Field {
 	return fields
 }
 
-// transportError says what a RoundTripper's error means. One that got a
-// connection may have written to it.
+// transportError converts an error of a RoundTripper. Once the request had a connection, it may
+// have been written.
 func transportError(ctx context.Context, err error, conns int32) error {
-	var ours *Error
-	if errors.As(err, &ours) {
-		return ours
+	var wireErr *Error
+	if errors.As(err, &wireErr) {
+		return wireErr
 	}
 	e := &Error{Reason: LostAfterWrite, EndpointAtFault: true, Err: err}
 	if ctx.Err() != nil {
@@ -128,7 +129,8 @@ func transportError(ctx context.Context, err error, conns int32) error {
 	return e
 }
 
-// setDialReason names the reason if err shows that there was no connection at all.
+// setDialReason reports whether err shows that no connection was established, and sets the reason
+// of e accordingly.
 func setDialReason(err error, e *Error) bool {
 	var dns *net.DNSError
 	var op *net.OpError

@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// transportDoer is a Doer on a real server; both end with the test.
+// transportDoer returns a Doer that sends requests to an httptest server.
 func transportDoer(t *testing.T, h http.HandlerFunc) wire.Doer {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
@@ -67,16 +67,16 @@ func TestFromTransportTimeoutIsEndpointFault(t *testing.T) {
 			<-r.Context().Done()
 		}
 	})
-	wantStatus(t, doRequest(t, d, post("/first")), 200) // from here on there is a connection
+	wantStatus(t, doRequest(t, d, post("/first")), 200) // so that there is an established connection
 	r := post("/")
 	r.Timeout = 50 * time.Millisecond
 	wantError(t, doRequest(t, d, r), wire.ResponseTimeout, wire.Unknown, true)
 }
 
 func TestFromTransportCancelIsNotEndpointFault(t *testing.T) {
-	ctx, leave := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
 	d := transportDoer(t, func(_ http.ResponseWriter, r *http.Request) {
-		leave()
+		cancel()
 		<-r.Context().Done()
 	})
 	r := post("/")
@@ -86,7 +86,7 @@ func TestFromTransportCancelIsNotEndpointFault(t *testing.T) {
 	res, err = d.Do(ctx, post("/"))
 	wantError(t, result{res, err}, wire.Cancelled, wire.Never, false)
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("the context's error is lost: %v", err)
+		t.Errorf("the error does not wrap the context's error: %v", err)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestFromTransportConnLossIsUnknown(t *testing.T) {
 	wantError(t, doRequest(t, d, post("/")), wire.ResetInternal, wire.Unknown, true)
 }
 
-// failingTransport is a RoundTripper that says it could not connect after it has.
+// failingTransport is a RoundTripper that always fails with err.
 type failingTransport struct{ err error }
 
 func (l failingTransport) RoundTrip(*http.Request) (*http.Response, error) { return nil, l.err }

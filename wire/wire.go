@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package wire carries one small request and its whole answer over an HTTP/2
-// connection with many in flight, and tells the truth about each request that
-// got no answer: never processed, or unknown. It knows no pool and no provider.
+// Package wire sends many small requests over one HTTP/2 client connection. For each request that
+// gets no response it reports whether the peer may have processed it. It does not pool connections
+// and does not interpret responses.
 package wire
 
 import (
@@ -10,35 +10,35 @@ import (
 	"time"
 )
 
-// Request is small and whole: nothing is streamed. A Doer only reads it, so
-// the same request may be sent again.
+// Request is a complete request; bodies are not streamed. A Doer does not modify it, so it may be
+// sent again.
 type Request struct {
 	Method string
-	Path   string // with its query, already escaped
+	Path   string // path and query, already escaped
 	Header []Field
 	Body   []byte
-	// Timeout is how long the endpoint may take, counted from Do; zero means
-	// the connection's own default. A context's end is the caller leaving; a
-	// timeout's end is the endpoint's fault.
+	// Timeout limits the time from Do to the response; zero means the connection's default. When it
+	// expires, the endpoint is at fault. Use a context to cancel a request for the caller's own
+	// reasons.
 	Timeout time.Duration
 }
 
-// Field is one header field. Name is in lower case.
+// Field is one header field. Name must be in lower case.
 type Field struct {
 	Name, Value string
-	// Once marks a value that will not come again (an ID, a device's path) or
-	// must not be kept (a token): it is never put into the compression table.
+	// NeverIndexed keeps the field out of the HPACK table. Set it for values that do not repeat (an
+	// ID, a device path) and for secrets (a token).
 	NeverIndexed bool
 }
 
-// Response is a whole answer. It belongs to the caller.
+// Response is a complete response. The caller owns it.
 type Response struct {
 	Status int
 	Header []Field
 	Body   []byte
 }
 
-// Get returns the value of the first field with that name in lower case, or "".
+// Get returns the value of the first field with the given lower-case name, or "".
 func (r *Response) Get(name string) string {
 	for i := range r.Header {
 		if r.Header[i].Name == name {
@@ -48,8 +48,8 @@ func (r *Response) Get(name string) string {
 	return ""
 }
 
-// Doer makes one attempt at one request: a Conn, a pool's Lease, a fake in a
-// test. An answer of whatever status is no error; an error is an *Error.
+// Doer sends one request once. Conn and the pool's Lease implement it. A response of any status is
+// not an error. An error of Do is an *Error.
 type Doer interface {
 	Do(ctx context.Context, r *Request) (*Response, error)
 }

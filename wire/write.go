@@ -11,35 +11,34 @@ import (
 )
 
 const (
-	// maxBatchBytes is where the writer stops taking up requests and writes what it
-	// has: two TLS records.
+	// maxBatchBytes is the size at which the writer stops adding requests to a batch and writes it:
+	// two TLS records.
 	maxBatchBytes = 32 << 10
-	// smallBatch is how many requests are too few to write alone when others may be
-	// about to come. Letting those come first halved the cost of a request at
-	// 100 in flight (BenchmarkConn).
+	// smallBatch is the number of waiting requests below which the writer yields once before it
+	// writes, so that other callers can add theirs. This halves the cost of a request at 100 in
+	// flight (BenchmarkConn).
 	smallBatch = 32
-	// maxControlBytes is how many bytes of answers to the peer's own frames may wait.
-	// A peer that provokes more and reads none is up to no good.
+	// maxControlBytes limits the unsent replies to the peer's control frames. A peer that causes
+	// more without reading them misbehaves.
 	maxControlBytes = 64 << 10
-	// lastReadTimeout is how long we go on reading when nothing can be written any
-	// more: the peer may have said GOAWAY, and only that tells which requests
-	// it never processed.
+	// lastReadTimeout is how long the reader continues after a write has failed. The peer may have
+	// sent a GOAWAY, and only that tells which requests it did not process.
 	lastReadTimeout = 100 * time.Millisecond
 )
 
-// buffer is a buffer that frames are written into.
+// buffer collects frames.
 type buffer []byte
 
-func (s *buffer) Write(p []byte) (int, error) {
-	*s = append(*s, p...)
+func (b *buffer) Write(p []byte) (int, error) {
+	*b = append(*b, p...)
 	return len(p), nil
 }
 
-// writeLoop is the writer: all that leaves the connection leaves here.
+// writeLoop writes everything that leaves the connection.
 func (c *Conn) writeLoop() {
 	for {
 		if c.waitForWork() {
-			runtime.Gosched() // those who are about to ask get into the same write
+			runtime.Gosched() // let other callers add requests to this write
 		}
 		more := c.fillBatch()
 		if err := c.flush(); err != nil {
@@ -47,13 +46,14 @@ func (c *Conn) writeLoop() {
 			return
 		}
 		if !more {
-			_ = c.conn.Close() // ends the reader
+			_ = c.conn.Close() // ends readLoop
 			return
 		}
 	}
 }
 
-// waitForWork waits for work, and reports whether it is little.
+// waitForWork blocks until there is something to write. It reports whether the batch is still
+// small.
 func (c *Conn) waitForWork() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,8 +63,8 @@ func (c *Conn) waitForWork() bool {
 	return c.waiting.n < smallBatch
 }
 
-// fillBatch puts as much of the work into c.out as should go out together. After
-// it has returned false nothing follows.
+// fillBatch fills writeBuf with what should be written together. It returns false if this is the
+// last batch.
 func (c *Conn) fillBatch() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,8 +91,8 @@ func (c *Conn) flush() error {
 	return err
 }
 
-// writeFailed lets the reader read what has come already, and then end the
-// connection. Until then no request gets an ID, for only the writer gives them.
+// writeFailed makes the reader read what has already arrived and then end the connection. Until
+// then no request gets a stream ID, because only the writer assigns them.
 func (c *Conn) writeFailed(err error) {
 	c.reader.writeErr.Store(&err)
 	if c.conn.SetReadDeadline(time.Now().Add(lastReadTimeout)) != nil {
@@ -100,17 +100,18 @@ func (c *Conn) writeFailed(err error) {
 	}
 }
 
-// canSendBody reports whether a body can go on.
+// canSendBody reports whether a waiting body can continue.
 func (c *Conn) canSendBody() bool { return c.bodies.n > 0 && c.outflow > 0 }
 
-// canOpenStream reports whether the request that waits longest may become a stream.
-// A body that could not follow its headers stays here, where it is still Never.
+// canOpenStream reports whether the first waiting request may get a stream. A request whose body
+// could not follow its headers stays in the queue, where it is still unprocessed.
 func (c *Conn) canOpenStream() bool {
 	return c.waiting.n > 0 && !c.ended && len(c.open) < c.streamLimit() &&
 		(c.outflow > 0 || len(c.waiting.first.req.Body) == 0)
 }
 
-// openStream gives s its ID (RFC 9113 §5.1.1): from here on nobody knows.
+// openStream assigns the stream ID (RFC 9113 §5.1.1). From then on the peer may have processed the
+// request.
 func (c *Conn) openStream(s *stream) {
 	if len(c.open) == 0 {
 		c.busySince = c.now()
@@ -130,7 +131,7 @@ func (c *Conn) openStream(s *stream) {
 	}
 }
 
-// drainExhausted drains a connection that has no stream ID left (RFC 9113 §5.1.1).
+// drainExhausted drains a connection that has used up its stream IDs (RFC 9113 §5.1.1).
 func (c *Conn) drainExhausted() {
 	c.draining = true
 	for c.waiting.n > 0 {
@@ -138,8 +139,8 @@ func (c *Conn) drainExhausted() {
 	}
 }
 
-// sendHeaders writes the request's head, in as many frames as the peer's
-// largest frame asks for (RFC 9113 §6.10).
+// sendHeaders writes the headers of the request, in as many frames as the peer's maximum frame size
+// requires (RFC 9113 §6.10).
 func (c *Conn) sendHeaders(s *stream) {
 	c.encodeHeaders(s.req)
 	rest := []byte(c.headerBuf)
@@ -155,9 +156,9 @@ func (c *Conn) sendHeaders(s *stream) {
 	}
 }
 
-// encodeHeaders writes r's header block into c.header. The path names a device, so
-// like every field marked Once it stays out of the compression table, which
-// then holds only what comes again (RFC 7541 §7.1.3).
+// encodeHeaders writes the header block of r into headerBuf. The path contains the device token, so
+// like every field marked NeverIndexed it stays out of the HPACK table, which then holds only
+// values that repeat (RFC 7541 §7.1.3).
 func (c *Conn) encodeHeaders(r *Request) {
 	c.headerBuf = c.headerBuf[:0]
 	c.encodeField(":method", r.Method)
@@ -177,9 +178,9 @@ func (c *Conn) encodeField(name, value string) {
 	_ = c.encoder.WriteField(hpack.HeaderField{Name: name, Value: value})
 }
 
-// sendBody writes as much of s's body as the windows, the largest frame and
-// the batch allow. What is left waits: in the queue of bodies while its own
-// window is open, else until that opens (RFC 9113 §6.9.1).
+// sendBody writes as much of the body as the windows, the frame size and the batch allow. A stream
+// that still has a window waits in c.bodies; otherwise handleWindowUpdate queues it again (RFC 9113
+// §6.9.1).
 func (c *Conn) sendBody(s *stream) {
 	for !s.endSent && s.outflow > 0 && c.outflow > 0 && len(c.writeBuf) < maxBatchBytes {
 		n := min(len(s.req.Body)-s.bodySent, c.peerSettings.maxFrameSize, int(min(s.outflow, c.outflow)))
