@@ -36,7 +36,7 @@ func (p *Provider) broadcast(n *push.Notification) (*wire.Request, error) {
 
 func (p *Provider) checkBroadcast(n *push.Notification) error {
 	if !isChannel(n.Channel) {
-		return invalid("channel", invalidTarget, channelGrammar)
+		return invalid("channel", invalidTarget, channelIDFormat)
 	}
 	if p.topic == "" {
 		return invalid("channel", invalidTarget, "another target: a broadcast requires a topic in the app's configuration")
@@ -58,7 +58,7 @@ func (p *Provider) checkBroadcast(n *push.Notification) error {
 	return nil
 }
 
-const channelGrammar = "a channel ID as APNs returned it: base64, at most 200 characters"
+const channelIDFormat = "a channel ID as APNs returned it: base64, at most 200 characters"
 
 func isChannel(s string) bool {
 	_, err := base64.StdEncoding.DecodeString(s)

@@ -58,7 +58,7 @@ func (m *ChannelOperation) Translate(n *push.Notification) (*wire.Request, error
 		r.Body = []byte(`{"message-storage-policy":` + string(rune('0'+policy)) + `,"push-type":"LiveActivity"}`)
 	default:
 		if !isChannel(m.call.ID) {
-			return nil, invalid("id", invalidTarget, channelGrammar)
+			return nil, invalid("id", invalidTarget, channelIDFormat)
 		}
 		r.Header = append(r.Header, wire.Field{Name: "apns-channel-id", Value: m.call.ID})
 	}

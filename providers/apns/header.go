@@ -77,11 +77,11 @@ func (k *pushType) priority(p push.Priority) string {
 }
 
 // pushType returns the push type that n sets, or else the one that its content implies.
-func (p *Provider) pushType(n *push.Notification, l content) (*pushType, error) {
+func (p *Provider) pushType(n *push.Notification, c content) (*pushType, error) {
 	const field = "apns.headers.apns-push-type"
 	name := senderHeader(n, "apns-push-type")
 	if name == "" {
-		return derivePushType(n, l)
+		return derivePushType(n, c)
 	}
 	kind := pushTypeByName(name)
 	switch {
@@ -91,20 +91,20 @@ func (p *Provider) pushType(n *push.Notification, l content) (*pushType, error) 
 		return nil, invalid(field, invalidHeader, "a push type other than "+kind.name+", which requires a certificate: this app has a key")
 	case p.signer == nil && !kind.cert:
 		return nil, invalid(field, invalidHeader, "a push type other than "+kind.name+", which requires a key: this app has a certificate")
-	case kind.name == "background" && l.visible:
+	case kind.name == "background" && c.visible:
 		return nil, invalid(field, invalidHeader, "a push type other than background, which allows no alert, badge or sound")
 	}
 	return kind, nil
 }
 
 // derivePushType returns the push type for n's content, if n sets none.
-func derivePushType(n *push.Notification, l content) (*pushType, error) {
+func derivePushType(n *push.Notification, c content) (*pushType, error) {
 	switch {
-	case l.liveActivity:
+	case c.liveActivity:
 		return pushTypeByName("liveactivity"), nil
-	case l.silent:
+	case c.silent:
 		return pushTypeByName("background"), nil
-	case !l.visible && (n.APNs == nil || len(n.APNs.Payload) == 0):
+	case !c.visible && (n.APNs == nil || len(n.APNs.Payload) == 0):
 		return nil, invalid("body", payloadEmpty, "set, or another visible field, data or apns.payload: the notification is empty")
 	}
 	return pushTypeByName("alert"), nil
@@ -196,7 +196,7 @@ func headerPath(name string) string {
 	return "apns.headers"
 }
 
-const topicGrammar = "1 to 255 letters, digits, dots, hyphens and underscores"
+const topicFormat = "1 to 255 letters, digits, dots, hyphens and underscores"
 
 func isTopic(s string) bool {
 	return len(s) >= 1 && len(s) <= 255 && allBytes(s, func(c byte) bool {
@@ -213,7 +213,7 @@ func (p *Provider) topicFor(n *push.Notification, kind *pushType) (string, error
 	case named == "":
 		return p.topics[kind.name], nil
 	case !isTopic(named):
-		return "", invalid("apns.headers.apns-topic", invalidHeader, "a bundle ID: "+topicGrammar)
+		return "", invalid("apns.headers.apns-topic", invalidHeader, "a bundle ID: "+topicFormat)
 	case p.topic != "" && named != p.topic && !strings.HasPrefix(named, p.topic+"."):
 		return "", invalid("apns.headers.apns-topic", invalidHeader, "the app's topic, or that topic followed by a dot and a suffix")
 	}

@@ -55,7 +55,7 @@ func New(cfg Config) (*Provider, error) {
 		return nil, errors.New("apns: topic: missing (required with a key: the app's bundle ID, such as com.example.app)")
 	}
 	if cfg.Topic != "" && !isTopic(cfg.Topic) {
-		return nil, fmt.Errorf("apns: topic: must be a bundle ID: %s", topicGrammar)
+		return nil, fmt.Errorf("apns: topic: must be a bundle ID: %s", topicFormat)
 	}
 	p := &Provider{topic: cfg.Topic, topics: map[string]string{}, signer: cfg.Signer}
 	for i := range pushTypes {

@@ -148,8 +148,8 @@ func (p *Provider) informSigner(o push.Outcome, used *token) push.Outcome {
 	return o
 }
 
-// providerID returns the ID that APNs gave an accepted notification. It is n.ID, which APNs may
-// return in upper case, or n.ID if the response has no valid one.
+// providerID returns the ID that APNs gave an accepted notification. It returns n.ID if the
+// response has no valid ID, or n.ID in upper case.
 func providerID(resp *wire.Response, n *push.Notification) string {
 	name := cmp.Or(resp.Get("apns-id"), resp.Get("apns-request-id"))
 	if name == n.ID || strings.EqualFold(name, n.ID) || !isUUID(name) {

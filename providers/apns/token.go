@@ -53,7 +53,7 @@ type Signer struct {
 	log           *slog.Logger
 
 	current     atomic.Pointer[token]
-	warnedToken atomic.Pointer[token] // the token of the last clock warning
+	loggedToken atomic.Pointer[token] // the token of the last clock error
 
 	mintMu sync.Mutex // held to replace current
 }
@@ -139,7 +139,7 @@ func (s *Signer) mustRenew(t *token) bool {
 		return true
 	}
 	if step := t.clockStep(); step.Abs() > clockTolerance {
-		s.warnOnce(t, "wall clock was set: time of issue of the provider token is wrong", "step", step)
+		s.logOnce(t, "wall clock was set: time of issue of the provider token is wrong", "step", step)
 		return age >= t.minAge
 	}
 	return false
@@ -180,7 +180,7 @@ func (s *Signer) onExpired(used *token) bool {
 	}
 	age := time.Since(t.mintedAt)
 	if age < maxAge {
-		s.warnOnce(t, "APNs considers a new provider token expired: check this machine's clock", "age", age)
+		s.logOnce(t, "APNs considers a new provider token expired: check this machine's clock", "age", age)
 	}
 	if age < t.minAge {
 		return false
@@ -204,13 +204,13 @@ func (s *Signer) onTooManyUpdates() {
 // not document its response to a token whose time of issue is in the future. It is probably this
 // one, and then the clock is wrong and the key is valid.
 func (s *Signer) onInvalid(used *token) {
-	s.warnOnce(used, "APNs refuses the provider token: key_file, key_id and team_id do not match, or this machine's clock is ahead",
+	s.logOnce(used, "APNs refuses the provider token: key_file, key_id and team_id do not match, or this machine's clock is ahead",
 		"age", time.Since(used.mintedAt))
 }
 
-// warnOnce logs an error once per token.
-func (s *Signer) warnOnce(t *token, what, key string, value time.Duration) {
-	if s.warnedToken.Swap(t) != t {
-		s.log.Error("apns: "+what, "key_id", s.keyID, key, value.String())
+// logOnce logs an error once per token.
+func (s *Signer) logOnce(t *token, msg, key string, value time.Duration) {
+	if s.loggedToken.Swap(t) != t {
+		s.log.Error("apns: "+msg, "key_id", s.keyID, key, value.String())
 	}
 }

@@ -76,7 +76,7 @@ func New(cfg Config) (*Provider, error) {
 	return &Provider{
 		project: project,
 		path:    "/v1/projects/" + project + "/messages:send",
-		tokens:  newTokens(withTransport(fetch, cfg.transport()), log),
+		tokens:  newTokenCache(withTransport(fetch, cfg.transport()), log),
 	}, nil
 }
 

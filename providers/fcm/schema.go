@@ -97,10 +97,10 @@ func headersOf(known fields) check {
 }
 
 // oneOfStrings accepts the given values, with exact case.
-func oneOfStrings(words ...string) check {
-	return require("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
+func oneOfStrings(values ...string) check {
+	return require("one of "+strings.Join(values, ", "), func(v jsontext.Value) bool {
 		s, ok := unquote(v)
-		return ok && slices.Contains(words, s)
+		return ok && slices.Contains(values, s)
 	})
 }
 
@@ -203,17 +203,17 @@ func matchesPattern(allowed, pattern string) check {
 // oneOfEnum accepts the names of an enum in any case, and its numbers, as the JSON mapping of
 // proto3 does. If the first name does not end in _UNSPECIFIED, the reference does not say whether
 // the numbers start at 0 or 1, so both are accepted.
-func oneOfEnum(words ...string) check {
-	last := len(words)
-	if strings.HasSuffix(words[0], "_UNSPECIFIED") {
+func oneOfEnum(values ...string) check {
+	last := len(values)
+	if strings.HasSuffix(values[0], "_UNSPECIFIED") {
 		last--
 	}
-	return require("one of "+strings.Join(words, ", "), func(v jsontext.Value) bool {
-		s, isWord := unquote(v)
-		if !isWord {
+	return require("one of "+strings.Join(values, ", "), func(v jsontext.Value) bool {
+		s, isText := unquote(v)
+		if !isText {
 			return len(v) == 1 && '0' <= v[0] && int(v[0]-'0') <= last
 		}
-		return slices.ContainsFunc(words, func(word string) bool { return strings.EqualFold(word, s) })
+		return slices.ContainsFunc(values, func(value string) bool { return strings.EqualFold(value, s) })
 	})
 }
 

@@ -43,7 +43,7 @@ type tokenCache struct {
 	backoff      time.Duration // the wait after the next failure
 }
 
-func newTokens(fetch tokenSource, log *slog.Logger) *tokenCache {
+func newTokenCache(fetch tokenSource, log *slog.Logger) *tokenCache {
 	t := &tokenCache{fetch: fetch, log: log, exchangeLock: make(chan struct{}, 1), backoff: minBackoff}
 	t.exchangeLock <- struct{}{}
 	return t

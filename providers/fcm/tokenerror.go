@@ -19,8 +19,8 @@ type tokenError struct {
 	until   time.Time // no exchange before this time
 }
 
-func (d *tokenError) Error() string {
-	return "fcm: no access token: " + d.outcome.Reason
+func (e *tokenError) Error() string {
+	return "fcm: no access token: " + e.outcome.Reason
 }
 
 // The reasons for a failed exchange whose response has no known error code.

@@ -109,8 +109,8 @@ type vapidToken struct {
 
 // mustRenew reports whether the token must be replaced before its next use: because of its age, or
 // because the wall clock was set and its expiry is wrong.
-func (p *vapidToken) mustRenew() bool {
-	left := time.Duration(p.expiresAt-time.Now().Unix()) * time.Second
+func (t *vapidToken) mustRenew() bool {
+	left := time.Duration(t.expiresAt-time.Now().Unix()) * time.Second
 	return left < tokenLifetime-renewalAge || left > tokenLifetime+time.Minute
 }
 
@@ -128,47 +128,47 @@ func newTokenCache(key *Key, subject string) *tokenCache {
 }
 
 // get returns the token for origin.
-func (p *tokenCache) get(origin string) (*vapidToken, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if known := p.byOrigin[origin]; known != nil && !known.mustRenew() {
+func (c *tokenCache) get(origin string) (*vapidToken, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known := c.byOrigin[origin]; known != nil && !known.mustRenew() {
 		return known, nil
 	}
-	fresh, err := p.mint(origin)
+	fresh, err := c.mint(origin)
 	if err != nil {
 		return nil, err
 	}
-	if len(p.byOrigin) >= maxTokens {
-		clear(p.byOrigin)
+	if len(c.byOrigin) >= maxTokens {
+		clear(c.byOrigin)
 	}
-	p.byOrigin[origin] = fresh
+	c.byOrigin[origin] = fresh
 	return fresh, nil
 }
 
 // mint creates a token (RFC 8292, sections 2 and 3). It is valid for one origin only, so that no
 // push service can use it at another.
-func (p *tokenCache) mint(origin string) (*vapidToken, error) {
+func (c *tokenCache) mint(origin string) (*vapidToken, error) {
 	now := time.Now()
 	expires := now.Add(tokenLifetime).Unix()
-	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"aud": origin, "exp": expires, "sub": p.subject})
-	signed, err := token.SignedString(p.key.private)
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"aud": origin, "exp": expires, "sub": c.subject})
+	signed, err := token.SignedString(c.key.private)
 	if err != nil {
 		return nil, fmt.Errorf("webpush: cannot sign with the VAPID key: %w", err)
 	}
-	return &vapidToken{authorization: "vapid t=" + signed + ", k=" + p.key.public, expiresAt: expires, mintedAt: now}, nil
+	return &vapidToken{authorization: "vapid t=" + signed + ", k=" + c.key.public, expiresAt: expires, mintedAt: now}, nil
 }
 
 // invalidate handles a refused token. It drops the token unless it is younger than minRenewalAge,
 // and reports whether a retry can use another one.
-func (p *tokenCache) invalidate(origin string, used *vapidToken) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.byOrigin[origin] != used {
+func (c *tokenCache) invalidate(origin string, used *vapidToken) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byOrigin[origin] != used {
 		return true
 	}
 	if time.Since(used.mintedAt) < minRenewalAge {
 		return false
 	}
-	delete(p.byOrigin, origin)
+	delete(c.byOrigin, origin)
 	return true
 }
