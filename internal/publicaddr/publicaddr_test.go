@@ -28,7 +28,7 @@ func TestPublic(t *testing.T) {
 		}
 	}
 	if publicaddr.Public(netip.Addr{}) {
-		t.Error("no address is public")
+		t.Error("the zero address is public")
 	}
 }
 
