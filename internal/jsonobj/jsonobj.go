@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package object writes a JSON object member by member, in the order in which it is told, so that one notification
-// always makes the same bytes. It reads no JSON, and checks of a text only that it is UTF-8.
+// Package jsonobj writes a JSON object member by member, in the order of the calls, so that equal
+// notifications have equal bytes. It does not parse JSON. It checks only that strings are valid
+// UTF-8.
 package jsonobj
 
 import (
@@ -11,15 +12,18 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Writer appends to Bytes. The zero value is ready; give Bytes room to write without growing.
+// Writer appends to Bytes. The zero value is ready to use. Give Bytes enough capacity to avoid
+// growing it.
 type Writer struct {
-	// Bytes is what was written, and may be appended to where a value is due.
+	// Bytes is the output so far. A caller can append a value to it after Name.
 	Bytes []byte
-	// Bad is the field of the first text that is not UTF-8, or "". What was written then is not to be sent.
+	// InvalidField is the field of the first string that is not valid UTF-8, or "". If it is set,
+	// the output must not be used.
 	InvalidField string
 }
 
-// Open begins an object as the member of that name; "" is one that stands alone or where a value is due.
+// Open starts an object as the member with that name. The name "" starts a top-level object, or one
+// that is the value after Name.
 func (w *Writer) Open(name string) {
 	if name != "" {
 		w.Name(name, "")
@@ -27,10 +31,11 @@ func (w *Writer) Open(name string) {
 	w.Bytes = append(w.Bytes, '{')
 }
 
-// Close ends the object that was opened last.
+// Close ends the innermost object.
 func (w *Writer) Close() { w.Bytes = append(w.Bytes, '}') }
 
-// Name begins a member, whose value is due next. field is where the name comes from, if from a sender.
+// Name starts a member. Its value must follow. field is the field that the name comes from, if it
+// comes from a notification.
 func (w *Writer) Name(name, field string) {
 	if w.Bytes[len(w.Bytes)-1] != '{' {
 		w.Bytes = append(w.Bytes, ',')
@@ -39,7 +44,7 @@ func (w *Writer) Name(name, field string) {
 	w.Bytes = append(w.Bytes, ':')
 }
 
-// Text writes a member unless it is empty. field is where the value comes from.
+// Text writes a string member, unless value is empty. field is the field that the value comes from.
 func (w *Writer) Text(name, value, field string) {
 	if value == "" {
 		return
@@ -48,14 +53,14 @@ func (w *Writer) Text(name, value, field string) {
 	w.quote(value, field)
 }
 
-// Number writes a member.
+// Number writes a number member.
 func (w *Writer) Number(name string, value int) {
 	w.Name(name, "")
 	w.Bytes = strconv.AppendInt(w.Bytes, int64(value), 10)
 }
 
-// Texts writes a member for every entry, in order of their names. An empty value is a value. field is where all of them
-// come from.
+// Texts writes a string member for each entry, sorted by name, including those with empty values.
+// field is the field that the entries come from.
 func (w *Writer) Texts(entries map[string]string, field string) {
 	var few [16]string
 	names := few[:0]

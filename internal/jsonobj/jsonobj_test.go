@@ -18,7 +18,7 @@ func ExampleWriter() {
 	w.Open("")
 	w.Open("aps")
 	w.Text("alert", "Hello", "title")
-	w.Text("sound", "", "sound") // nothing given, nothing written
+	w.Text("sound", "", "sound") // an empty string is not written
 	w.Number("badge", 0)
 	w.Close()
 	w.Texts(map[string]string{"screen": "home", "from": ""}, "data")
@@ -38,7 +38,7 @@ func TestInvalidUTF8NamesFirstField(t *testing.T) {
 		w.Open("")
 		write(&w)
 		if w.InvalidField != field {
-			t.Errorf("Bad = %q, want %q", w.InvalidField, field)
+			t.Errorf("InvalidField = %q, want %q", w.InvalidField, field)
 		}
 	}
 }
@@ -65,7 +65,7 @@ func TestOutputIsDeterministicAndValid(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(entries, back.Texts); diff != "" || back.Number != number {
-			t.Fatalf("number %d and %d, texts written (-) and read (+):\n%s", number, back.Number, diff)
+			t.Fatalf("number %d and %d, strings written (-) and read (+):\n%s", number, back.Number, diff)
 		}
 		if diff := cmp.Diff(string(write()), string(write())); diff != "" {
 			t.Fatal(diff)
