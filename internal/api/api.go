@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rest is the HTTP face: it decodes, authorises, hands on and encodes. It knows of the house behind it what its
-// small interfaces say, and neither sends, keeps nor judges.
+// Package api serves the HTTP API: it decodes and authorizes requests, passes them on and encodes
+// the responses. It does not send or store notifications; it reaches the rest of the gateway
+// through small interfaces.
 package api
 
 import (
@@ -18,60 +19,64 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Sender carries one notification to its end. It is called from many goroutines at once.
+// Sender sends one notification. It is safe for concurrent use.
 type Sender interface {
-	// Send returns when the notification has ended, or soon after ctx has.
+	// Send returns when the notification has ended, or soon after ctx is done.
 	Send(ctx context.Context, n *push.Notification) push.Receipt
 }
 
-// Config is what the HTTP face needs to know. Only Sender is required.
+// Config configures the HTTP API. Only Sender is required.
 type Config struct {
-	// Sender is the house behind the door.
+	// Sender sends notifications synchronously.
 	Sender Sender
-	// Queue keeps what is accepted for later, and History knows what became of everything. Both are nil in a gateway
-	// without a queue, and then the calls that need them say so.
+	// Queue stores notifications that are sent later, and History records the results of all
+	// notifications. Both are nil in a gateway without a queue; requests that need them get the
+	// problem needs-queue.
 	Queue   Queue
 	History History
-	// Draining is closed when the gateway begins to drain, and ends the feeds of events: their readers come back
-	// elsewhere. nil never does.
+	// Draining is closed when the gateway starts to drain. It ends all event feeds, and their
+	// clients reconnect to another gateway. nil means never.
 	Draining <-chan struct{}
-	// Channels manages broadcast channels; nil says that no app has any.
+	// Channels manages broadcast channels. nil means that no app has any.
 	Channels Channels
-	// Apps are those that may send, by name (letters, digits, '.', '_' and '-', at most 64).
+	// Apps are the apps that can send, by name (1 to 64 letters, digits, '.', '_' and '-').
 	Apps map[string]App
-	// Limits bound what one caller can take; zero fields mean their defaults.
+	// Limits are the limits of one request. Zero fields have their defaults.
 	Limits Limits
-	// Memory is what Idempotency-Keys came to, for one handler that takes another's place; nil begins a new one. With a
-	// History it is not asked.
+	// Idempotency stores the results of requests with an Idempotency-Key. Handlers that replace
+	// each other on reload share one; nil creates a new one. It is not used if there is a History.
 	Idempotency *IdempotencyCache
-	// Crew sends the notifications of batches, those of all handlers that have it; nil has a new goroutine for each.
+	// Workers sends the notifications of batches. Handlers can share it. nil starts a goroutine for
+	// each notification.
 	Workers *WorkerPool
-	// Status gives the value that GET /v1/status answers as JSON; nil answers {}. It must hold no secret.
+	// Status returns the value that GET /v1/status encodes as JSON; nil means {}. The value must
+	// not contain a secret.
 	Status func() any
-	// Ready names what keeps the gateway from serving, and nothing when it serves; nil means always ready. Whatever
-	// it names takes the whole gateway out of a load balancer's rotation.
+	// Ready returns the reasons why the gateway is not ready, or none if it is; nil means always
+	// ready. Every reason takes the whole gateway out of a load balancer's rotation.
 	Ready func() []NotReady
-	// Observe is told of every request that has ended: the pattern of its route, empty where none matched, and its
-	// status, 0 where the caller left before there was an answer. It must be quick; nil tells nobody.
+	// Observe is called for every completed request with the pattern of its route, which is empty
+	// if none matched, and its status, which is 0 if the client disconnected before there was a
+	// response. It must return quickly; nil disables it.
 	Observe func(route string, status int)
-	// Logger gets one line per request at debug level and one per panic; nil discards them.
+	// Logger gets one line per request at debug level and one per panic. nil discards them.
 	Logger *slog.Logger
 }
 
-// App is one app and those who may speak for it.
+// App is one app and its API keys.
 type App struct {
 	Keys []Key
 }
 
-// Limits bound what one request can take from the gateway.
+// Limits are the limits of one request.
 type Limits struct {
-	Body         int           // bytes of a single notification's body; default 1 MiB
+	Body         int           // bytes of the body of a single notification; default 1 MiB
 	Item         int           // bytes of one notification in a batch; default 64 KiB
-	Batch        int           // notifications in a batch that is sent at once; default 10,000. The queue takes any number
-	InFlight     int           // notifications of one batch that are sent at a time; default 512
-	SendTimeout  time.Duration // for a notification to have its verdict, waits and attempts included; default 25 s
+	Batch        int           // notifications in a synchronous batch; default 10,000. Asynchronous batches have no limit
+	InFlight     int           // concurrent notifications of one batch; default 512
+	SendTimeout  time.Duration // for a verdict, including all waits and attempts; default 25 s
 	BodyTimeout  time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
-	WriteTimeout time.Duration // for a caller to take what a batch wrote; default 30 s
+	WriteTimeout time.Duration // for a client to read what a batch wrote; default 30 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -91,15 +96,16 @@ func setDefault[T int | time.Duration](v *T, value T) {
 	}
 }
 
-// timeoutSender gives every notification its time. It is the outermost of the deadlines that a notification meets: within it
-// lie the waits for a quota, an endpoint and a retry, and each attempt's own timeout. Around it lie the time that a
-// drain grants and the caller's patience. docs/operations.md draws them.
+// timeoutSender limits the time of every notification. It is the outermost deadline inside the
+// gateway: it includes the waits for a quota, an endpoint and a retry, and the timeouts of all
+// attempts. Only the drain timeout and the client's own deadline are outside of it.
+// docs/operations.md shows all of them.
 type timeoutSender struct {
 	Sender
 	timeout time.Duration
 }
 
-// Send ends n in time. A ctx that ends no later does so by itself.
+// Send sends n with the timeout. It adds no timer if ctx has an earlier deadline.
 func (t timeoutSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) <= t.timeout {
 		return t.Sender.Send(ctx, n)
@@ -109,7 +115,7 @@ func (t timeoutSender) Send(ctx context.Context, n *push.Notification) push.Rece
 	return t.Sender.Send(ctx, n)
 }
 
-// server is what the handlers share.
+// server holds what the handlers share.
 type server struct {
 	sender      Sender
 	channels    Channels
@@ -127,61 +133,61 @@ type server struct {
 	readers     *readerPool
 }
 
-// New returns the handler of every call under /v1, of the health calls and of /openapi.yaml. It starts nothing. An
-// error names the key of the configuration that is wrong and what is allowed there.
+// New returns the handler of all requests under /v1, of the health endpoints and of /openapi.yaml.
+// It starts no goroutine. An error names the configuration key that is invalid and what is allowed.
 func New(cfg Config) (http.Handler, error) {
 	if cfg.Sender == nil {
-		return nil, errors.New("rest: Config.Sender is nil")
+		return nil, errors.New("api: Config.Sender is nil")
 	}
 	if (cfg.Queue == nil) != (cfg.History == nil) {
-		return nil, errors.New("rest: Config.Queue and Config.History need each other")
+		return nil, errors.New("api: Config.Queue and Config.History must be set together")
 	}
 	keys, err := newKeyring(cfg.Apps)
 	if err != nil {
 		return nil, err
 	}
 	limits := cfg.Limits.withDefaults()
-	a := &server{
+	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
 		sender: timeoutSender{cfg.Sender, limits.SendTimeout}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
 		idempotency: cmp.Or(cfg.Idempotency, new(IdempotencyCache)), workers: cmp.Or(cfg.Workers, new(WorkerPool)),
 		readers: newReaderPool(limits.Item),
 	}
-	if a.log == nil {
-		a.log = slog.New(slog.DiscardHandler)
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
 	}
-	return a.routes(), nil
+	return s.routes(), nil
 }
 
-func (a *server) routes() chi.Router {
+func (s *server) routes() chi.Router {
 	r := chi.NewRouter()
-	r.Use(a.observe, middleware.GetHead)
+	r.Use(s.observe, middleware.GetHead)
 	r.NotFound(handle(handleNotFound))
 	r.MethodNotAllowed(handle(handleMethodNotAllowed))
 
-	r.Post("/v1/apps/{app}/notifications", handle(a.authorize(scopeSend, a.send)))
-	r.Post("/v1/apps/{app}/notifications/batch", handle(a.authorize(scopeSend, a.batch)))
-	r.Get("/v1/apps/{app}/notifications/{id}", handle(a.authorize(scopeRead, a.find)))
-	r.Delete("/v1/apps/{app}/notifications/{id}", handle(a.authorize(scopeSend, a.cancel)))
-	r.Get("/v1/apps/{app}/events", handle(a.authorize(scopeRead, a.events)))
-	r.Get("/v1/apps/{app}/channels", handle(a.authorize(scopeRead, a.listChannels)))
-	r.Post("/v1/apps/{app}/channels", handle(a.authorize(scopeChannels, a.createChannel)))
-	r.Get("/v1/apps/{app}/channels/{id}", handle(a.authorize(scopeRead, a.showChannel)))
-	r.Delete("/v1/apps/{app}/channels/{id}", handle(a.authorize(scopeChannels, a.deleteChannel)))
-	r.Get("/v1/status", handle(a.authorizeAnyApp(scopeRead, a.showStatus)))
+	r.Post("/v1/apps/{app}/notifications", handle(s.authorize(scopeSend, s.send)))
+	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(scopeSend, s.batch)))
+	r.Get("/v1/apps/{app}/notifications/{id}", handle(s.authorize(scopeRead, s.find)))
+	r.Delete("/v1/apps/{app}/notifications/{id}", handle(s.authorize(scopeSend, s.cancel)))
+	r.Get("/v1/apps/{app}/events", handle(s.authorize(scopeRead, s.events)))
+	r.Get("/v1/apps/{app}/channels", handle(s.authorize(scopeRead, s.listChannels)))
+	r.Post("/v1/apps/{app}/channels", handle(s.authorize(scopeChannels, s.createChannel)))
+	r.Get("/v1/apps/{app}/channels/{id}", handle(s.authorize(scopeRead, s.showChannel)))
+	r.Delete("/v1/apps/{app}/channels/{id}", handle(s.authorize(scopeChannels, s.deleteChannel)))
+	r.Get("/v1/status", handle(s.authorizeAnyApp(scopeRead, s.showStatus)))
 
 	r.Get("/livez", handle(showLive))
-	r.Get("/readyz", handle(a.showReady))
-	r.Get("/healthz", handle(a.showReady))
+	r.Get("/readyz", handle(s.showReady))
+	r.Get("/healthz", handle(s.showReady))
 	r.Get("/openapi.yaml", handle(showOpenAPI))
 	return r
 }
 
-// handler is an http.HandlerFunc that returns the problem it met instead of writing it. After nil it has written its
-// answer, or there is nobody left to read one.
+// handler is like http.HandlerFunc, but returns its problem instead of writing it. If it returns
+// nil, it has written a response, or the client has disconnected.
 type handler func(w *response, r *http.Request) *problem
 
-// handle makes a handler a http.HandlerFunc behind observe.
+// handle converts a handler into an http.HandlerFunc. It requires the observe middleware.
 func handle(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		out := w.(*response)
@@ -192,10 +198,11 @@ func handle(h handler) http.HandlerFunc {
 }
 
 func handleNotFound(*response, *http.Request) *problem {
-	return &problem{kind: notFound, detail: "GET /openapi.yaml lists every call"}
+	return &problem{kind: notFound, detail: "GET /openapi.yaml lists all endpoints"}
 }
 
-// handleMethodNotAllowed answers OPTIONS too: both tell the methods that the path has.
+// handleMethodNotAllowed also responds to OPTIONS. Both responses list the methods of the path in
+// the header Allow.
 func handleMethodNotAllowed(w *response, r *http.Request) *problem {
 	routes := chi.RouteContext(r.Context()).Routes
 	for _, method := range [...]string{http.MethodGet, http.MethodPost, http.MethodDelete} {
@@ -207,5 +214,5 @@ func handleMethodNotAllowed(w *response, r *http.Request) *problem {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	return &problem{kind: methodNotAllowed, detail: "the header Allow tells what this path takes"}
+	return &problem{kind: methodNotAllowed, detail: "the header Allow lists the allowed methods"}
 }

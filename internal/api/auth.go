@@ -17,14 +17,14 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// Key lets its holder speak for an app. The gateway knows only its hash.
+// Key authorizes its holder for an app. The gateway stores only its hash.
 type Key struct {
-	// Name is for logs and people: it says whose key this is.
+	// Name identifies the key in logs.
 	Name string
-	// Hash is "sha256:" and 64 hex digits, as NewKey gives it.
+	// Hash is "sha256:" and 64 hex digits, as returned by NewKey.
 	Hash string
-	// Scopes are what the holder may do: send, read (status, history, events and channels), channels (create and delete
-	// broadcast channels), or any of them; none means send.
+	// Scopes are the permissions: send, read (status, history, events and channels), channels
+	// (create and delete broadcast channels), or several of them. None means send.
 	Scopes []string
 }
 
@@ -39,11 +39,11 @@ const (
 
 var scopeNames = map[string]scopeSet{"send": scopeSend, "read": scopeRead, "channels": scopeChannels}
 
-// String returns the scope's word.
+// String returns the name of the scope.
 func (m scopeSet) String() string {
-	for word, scope := range scopeNames {
+	for name, scope := range scopeNames {
 		if m == scope {
-			return word
+			return name
 		}
 	}
 	return "several scopes"
@@ -51,11 +51,12 @@ func (m scopeSet) String() string {
 
 const hashPrefix = "sha256:"
 
-// lowerBase32 has neither '_', which separates the parts of a key, nor characters that a double click stops at.
+// lowerBase32 contains neither '_', which separates the parts of a key, nor characters at which a
+// double click ends the selection.
 var lowerBase32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// NewKey makes an API key of the form slk_<id>_<secret>, the secret being 256 random bits, and the hash that goes into
-// the configuration. The key is shown once and kept nowhere.
+// NewKey creates an API key of the form slk_<id>_<secret>, with a secret of 256 random bits, and
+// the hash for the configuration. The key is not stored anywhere.
 func NewKey() (key, hash string) {
 	var random [5 + 32]byte
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
@@ -64,20 +65,21 @@ func NewKey() (key, hash string) {
 	return key, hashPrefix + hex.EncodeToString(sum[:])
 }
 
-// grant is what one key may do for one app.
+// grant is what one key may do in one app.
 type grant struct {
 	name   string
 	scopes scopeSet
 }
 
-// apiKey is one key and its grants by app: a key may stand under several.
+// apiKey is one key with its grants by app. A key can belong to several apps.
 type apiKey struct {
 	hash   [sha256.Size]byte
 	grants map[string]grant
 }
 
-// keyring finds a key by the first bytes of its hash. The time that takes tells nothing: nobody can choose the hash of
-// a guess. The rest of the hash is compared in constant time.
+// keyring finds a key by the first bytes of its hash. The time of the lookup reveals nothing,
+// because an attacker cannot choose the hash of a guessed key. The rest of the hash is compared in
+// constant time.
 type keyring map[[8]byte][]apiKey
 
 func newKeyring(apps map[string]App) (keyring, error) {
@@ -104,10 +106,10 @@ func (k keyring) add(app string, key Key) error {
 	if len(key.Scopes) > 0 {
 		g.scopes = 0
 	}
-	for _, word := range key.Scopes {
-		scope, ok := scopeNames[word]
+	for _, name := range key.Scopes {
+		scope, ok := scopeNames[name]
 		if !ok {
-			return fmt.Errorf("scopes: must be any of send, read, channels, not %q", word)
+			return fmt.Errorf("scopes: must be any of send, read, channels, not %q", name)
 		}
 		g.scopes |= scope
 	}
@@ -123,12 +125,12 @@ func (k keyring) add(app string, key Key) error {
 func parseHash(s string) (sum [sha256.Size]byte, err error) {
 	digits, ok := strings.CutPrefix(s, hashPrefix)
 	if n, err := hex.Decode(sum[:], bytesOfLength(digits, 2*len(sum))); !ok || err != nil || n != len(sum) {
-		return sum, fmt.Errorf("hash: must be sha256: and 64 hex digits (gateway key makes one)")
+		return sum, fmt.Errorf("hash: must be sha256: and 64 hex digits (gateway key creates one)")
 	}
 	return sum, nil
 }
 
-// bytesOfLength returns s as bytes, and nothing if it has not the length n.
+// bytesOfLength returns s as bytes, or nil if its length is not n.
 func bytesOfLength(s string, n int) []byte {
 	if len(s) != n {
 		return nil
@@ -136,7 +138,7 @@ func bytesOfLength(s string, n int) []byte {
 	return []byte(s)
 }
 
-// find returns what the key with this hash may do in each of its apps, or nil.
+// find returns the grants of the key with this hash, or nil.
 func (k keyring) find(sum [sha256.Size]byte) map[string]grant {
 	for _, h := range k[[8]byte(sum[:])] {
 		if subtle.ConstantTimeCompare(h.hash[:], sum[:]) == 1 {
@@ -156,34 +158,34 @@ func (k keyring) authenticate(w *response, r *http.Request) (map[string]grant, *
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
 	return nil, &problem{kind: unauthenticated, field: "Authorization",
-		detail: "must be Bearer and an API key of this app (gateway key makes one; its hash goes into the configuration)"}
+		detail: "must be Bearer and an API key of this app (gateway key creates one; its hash goes into the configuration)"}
 }
 
-// authorize lets h be called by those whose key has the scope in the path's app. An app that does not exist answers as
-// one that is somebody else's.
-func (a *server) authorize(scope scopeSet, h handler) handler {
+// authorize calls h if the request's key has the scope in the app of the path. The problem for an
+// app that does not exist is the same as for another app.
+func (s *server) authorize(scope scopeSet, h handler) handler {
 	return func(w *response, r *http.Request) *problem {
-		grants, p := a.keys.authenticate(w, r)
+		grants, p := s.keys.authenticate(w, r)
 		if p != nil {
 			return p
 		}
 		app := chi.URLParam(r, "app")
 		g, ok := grants[app]
 		if !ok {
-			return &problem{kind: wrongApp, detail: "a key speaks only for the apps that it is configured under"}
+			return &problem{kind: wrongApp, detail: "a key is valid only for the apps that it is configured for"}
 		}
 		w.app, w.key = app, g.name
 		if g.scopes&scope == 0 {
-			return &problem{kind: missingScope, detail: fmt.Sprintf("this call needs a key with the scope %s", scope)}
+			return &problem{kind: missingScope, detail: fmt.Sprintf("this request needs a key with the scope %s", scope)}
 		}
 		return h(w, r)
 	}
 }
 
-// authorizeAnyApp lets h be called by those whose key has the scope in any app.
-func (a *server) authorizeAnyApp(scope scopeSet, h handler) handler {
+// authorizeAnyApp calls h if the request's key has the scope in any app.
+func (s *server) authorizeAnyApp(scope scopeSet, h handler) handler {
 	return func(w *response, r *http.Request) *problem {
-		grants, p := a.keys.authenticate(w, r)
+		grants, p := s.keys.authenticate(w, r)
 		if p != nil {
 			return p
 		}
@@ -193,6 +195,6 @@ func (a *server) authorizeAnyApp(scope scopeSet, h handler) handler {
 				return h(w, r)
 			}
 		}
-		return &problem{kind: missingScope, detail: fmt.Sprintf("this call needs a key with the scope %s", scope)}
+		return &problem{kind: missingScope, detail: fmt.Sprintf("this request needs a key with the scope %s", scope)}
 	}
 }

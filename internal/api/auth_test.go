@@ -12,8 +12,8 @@ import (
 
 func TestNewKeyFormat(t *testing.T) {
 	key, hash := api.NewKey()
-	again, _ := api.NewKey()
-	if !regexp.MustCompile(`^slk_[a-z2-7]{8}_[a-z2-7]{52}$`).MatchString(key) || key == again {
+	other, _ := api.NewKey()
+	if !regexp.MustCompile(`^slk_[a-z2-7]{8}_[a-z2-7]{52}$`).MatchString(key) || key == other {
 		t.Error(key)
 	}
 	if !regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(hash) {
@@ -22,17 +22,17 @@ func TestNewKeyFormat(t *testing.T) {
 }
 
 func TestUnknownKeyIs401(t *testing.T) {
-	d := newTestAPI(t)
+	ts := newTestAPI(t)
 	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer " + canary, "Basic " + sendKey, sendKey, "Bearer " + sendKey + "x",
 		"Bearer " + strings.ToUpper(sendKey), "Bearer " + sendHash, "Bearer " + strings.Repeat("a", 10_000)} {
-		w := d.request("POST", singlePath, validBody, "Authorization: "+header)
-		p := d.wantProblem(w, 401, "unauthenticated")
+		w := ts.request("POST", singlePath, validBody, "Authorization: "+header)
+		p := ts.wantProblem(w, 401, "unauthenticated")
 		if p.Field != "Authorization" || !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Bearer") || strings.Contains(w.Body.String(), canary) {
 			t.Errorf("%q: %v %s", header, w.Header(), w.Body)
 		}
-		d.wantProblem(d.request("GET", "/v1/status", "", "Authorization: "+header), 401, "unauthenticated")
+		ts.wantProblem(ts.request("GET", "/v1/status", "", "Authorization: "+header), 401, "unauthenticated")
 	}
-	if d.count() != 0 {
+	if ts.count() != 0 {
 		t.Error("something was sent")
 	}
 }
@@ -46,44 +46,46 @@ func TestBearerSchemeIsCaseInsensitive(t *testing.T) {
 }
 
 func TestKeyOfOtherAppIs403EvenIfAppDoesNotExist(t *testing.T) {
-	d := newTestAPI(t)
-	others := d.wantProblem(d.request("POST", singlePath, validBody, "Authorization: Bearer "+otherKey), 403, "wrong-app")
-	none := d.wantProblem(d.request("POST", "/v1/apps/nobody/notifications", validBody, "Authorization: Bearer "+otherKey), 403, "wrong-app")
-	others.RequestID, none.RequestID = "", ""
-	if others != none || d.count() != 0 {
-		t.Fatalf("%+v, %+v", others, none)
+	ts := newTestAPI(t)
+	otherApp := ts.wantProblem(ts.request("POST", singlePath, validBody, "Authorization: Bearer "+otherKey), 403, "wrong-app")
+	noApp := ts.wantProblem(ts.request("POST", "/v1/apps/nobody/notifications", validBody, "Authorization: Bearer "+otherKey), 403, "wrong-app")
+	otherApp.RequestID, noApp.RequestID = "", ""
+	if otherApp != noApp || ts.count() != 0 {
+		t.Fatalf("%+v, %+v", otherApp, noApp)
 	}
 }
 
 func TestScopes(t *testing.T) {
-	d := newTestAPI(t)
-	if p := d.wantProblem(d.request("POST", singlePath, validBody, "Authorization: Bearer "+readKey), 403, "missing-scope"); !strings.Contains(p.Detail, "scope send") {
+	ts := newTestAPI(t)
+	if p := ts.wantProblem(ts.request("POST", singlePath, validBody, "Authorization: Bearer "+readKey), 403, "missing-scope"); !strings.Contains(p.Detail, "scope send") {
 		t.Error(p.Detail)
 	}
-	if p := d.wantProblem(d.request("GET", "/v1/status", ""), 403, "missing-scope"); !strings.Contains(p.Detail, "scope read") {
+	if p := ts.wantProblem(ts.request("GET", "/v1/status", ""), 403, "missing-scope"); !strings.Contains(p.Detail, "scope read") {
 		t.Error(p.Detail)
 	}
-	d.wantProblem(d.request("POST", batch, validBody, "Authorization: Bearer "+readKey), 403, "missing-scope")
-	if w := d.request("GET", "/v1/status", "", "Authorization: Bearer "+readKey); w.Code != 200 || d.count() != 0 {
+	ts.wantProblem(ts.request("POST", batchPath, validBody, "Authorization: Bearer "+readKey), 403, "missing-scope")
+	if w := ts.request("GET", "/v1/status", "", "Authorization: Bearer "+readKey); w.Code != 200 || ts.count() != 0 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
 
 func TestKeySharedByApps(t *testing.T) {
-	d := newTestAPI(t, func(cfg *api.Config) {
+	ts := newTestAPI(t, func(cfg *api.Config) {
 		cfg.Apps["bank"] = api.App{Keys: []api.Key{{Name: "backend", Hash: sendHash, Scopes: []string{"read"}}}}
 	})
-	if w := d.request("POST", singlePath, validBody); w.Code != 200 {
+	if w := ts.request("POST", singlePath, validBody); w.Code != 200 {
 		t.Error(w.Body)
 	}
-	d.wantProblem(d.request("POST", "/v1/apps/bank/notifications", validBody), 403, "missing-scope")
-	if w := d.request("GET", "/v1/status", ""); w.Code != 200 {
+	ts.wantProblem(ts.request("POST", "/v1/apps/bank/notifications", validBody), 403, "missing-scope")
+	if w := ts.request("GET", "/v1/status", ""); w.Code != 200 {
 		t.Error(w.Body)
 	}
 }
 
 func TestNewRejectsInvalidConfig(t *testing.T) {
-	app := func(k api.Key) map[string]api.App { return map[string]api.App{"shop": {Keys: []api.Key{k}}} }
+	app := func(channels api.Key) map[string]api.App {
+		return map[string]api.App{"shop": {Keys: []api.Key{channels}}}
+	}
 	for want, cfg := range map[string]api.Config{
 		"Sender is nil": {},
 		"apps.shop.keys[0].hash: must be sha256: and 64 hex digits":     {Sender: &sender{}, Apps: app(api.Key{Hash: sendKey})},

@@ -17,40 +17,41 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// batch is POST /v1/apps/{app}/notifications/batch: notifications in, a line for each out as it ends, or as the queue has
-// it safe. The batch is refused as a whole only while nothing of it was taken.
-func (a *server) batch(w *response, r *http.Request) *problem {
-	async, p := a.preferAsync(r)
+// batch handles POST /v1/apps/{app}/notifications/batch. It reads notifications and writes a
+// receipt for each as soon as it has ended or is stored in the queue. The whole batch fails with a
+// problem only if no item has been accepted yet.
+func (s *server) batch(w *response, r *http.Request) *problem {
+	async, p := s.preferAsync(r)
 	if p != nil {
 		return p
 	}
 	if r.Header.Get("Idempotency-Key") != "" {
 		return &problem{kind: invalidHeader, field: "Idempotency-Key",
-			detail: "must be absent: in a batch each notification has its own, in the member idempotency_key"}
+			detail: "must be absent: in a batch, each notification has its own key in the field idempotency_key"}
 	}
 	media, p := bodyType(r, "application/json", "application/x-ndjson")
 	if p != nil {
 		return p
 	}
 	control := http.NewResponseController(w.ResponseWriter)
-	_ = control.EnableFullDuplex() // where it is not to be had, the body is read before the answer is written
-	from := newBody(r, control, a.limits.BodyTimeout)
+	_ = control.EnableFullDuplex() // if not supported, the body is read before the response is written
+	src := newBody(r, control, s.limits.BodyTimeout)
 	if media == "application/json" {
-		return a.runBatch(w, r, async, from, newArray(from, a.limits.Item))
+		return s.runBatch(w, r, async, src, newArrayReader(src, s.limits.Item))
 	}
-	buffer := a.readers.get(from)
-	defer a.readers.put(buffer)
-	return a.runBatch(w, r, async, from, &lineReader{body: from, in: buffer})
+	buffer := s.readers.get(src)
+	defer s.readers.put(buffer)
+	return s.runBatch(w, r, async, src, &lineReader{body: src, in: buffer})
 }
 
-// runBatch takes a batch from its first item to its last receipt. What it sends does not end with the request's own context
-// but with the caller: see follow.
-func (a *server) runBatch(w *response, r *http.Request, async bool, from *body, in itemReader) *problem {
-	ctx, leave := context.WithCancel(context.WithoutCancel(r.Context()))
-	defer leave()
+// runBatch processes a batch from its first item to its last receipt. The sends do not end with the
+// context of the request, but when the client disconnects: see cancelOnDisconnect.
+func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, in itemReader) *problem {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
 	b := &batch{
-		server: a, app: w.app, requestID: w.requestID, async: async, ctx: ctx,
-		slots: make(chan struct{}, a.limits.InFlight), jobs: make(chan job, maxGroup), out: newOutput(w, a.limits.WriteTimeout),
+		server: s, app: w.app, requestID: w.requestID, async: async, ctx: ctx,
+		slots: make(chan struct{}, s.limits.InFlight), jobs: make(chan job, maxGroup), out: newOutput(w, s.limits.WriteTimeout),
 	}
 	w.Header()["Content-Type"] = ndjsonType
 	if async {
@@ -60,19 +61,19 @@ func (a *server) runBatch(w *response, r *http.Request, async bool, from *body, 
 	}
 	b.writer.Go(func() {
 		if b.out.run() != nil {
-			leave()
+			cancel()
 		}
 	})
-	from.beforeRead = b.flush
-	unfollow := context.AfterFunc(r.Context(), func() { a.cancelWithCaller(from, leave) })
-	defer func() { b.close(); unfollow() }()
+	src.beforeRead = b.flush
+	stop := context.AfterFunc(r.Context(), func() { s.cancelOnDisconnect(src, cancel) })
+	defer func() { b.close(); stop() }()
 
 	taken, p := b.readItems(in)
 	if p != nil && p.kind != bodyTimeout {
-		from.drain()
+		src.drain()
 	}
 	if p == nil || p.kind != bodyTimeout {
-		_ = from.control.SetReadDeadline(time.Time{}) // it would end net/http's watch for the caller's departure
+		_ = src.control.SetReadDeadline(time.Time{}) // it would end the read with which net/http detects that the client disconnects
 	}
 	if p != nil && taken > 0 {
 		b.reject(taken, p)
@@ -81,33 +82,34 @@ func (a *server) runBatch(w *response, r *http.Request, async bool, from *body, 
 	return p
 }
 
-// cancelWithCaller leaves with the caller. net/http ends a request's context also when a read runs out of time: then the caller
-// is there, and what is in flight gets the time that it would get without one.
-func (a *server) cancelWithCaller(from *body, leave context.CancelFunc) {
-	if from.timedOut() {
-		time.AfterFunc(a.limits.SendTimeout, leave)
+// cancelOnDisconnect cancels the batch when the client disconnects. net/http also cancels a request's
+// context if a read times out. In this case the client is still connected, and the notifications in
+// flight may use their full send timeout.
+func (s *server) cancelOnDisconnect(src *body, cancel context.CancelFunc) {
+	if src.timedOut() {
+		time.AfterFunc(s.limits.SendTimeout, cancel)
 		return
 	}
-	leave()
+	cancel()
 }
 
-// batch is one batch on its way through.
+// batch is the state of one batch.
 type batch struct {
 	*server
 	app       string
 	requestID string
-	async     bool            // the queue keeps them, and nobody waits for verdicts
-	ctx       context.Context // ends when the caller has left
+	async     bool            // the items go to the queue, and the response does not wait for verdicts
+	ctx       context.Context // cancelled when the client disconnects
 	shared    sharedContext
-	pending   []job          // read, and not handed on
-	slots     chan struct{}  // taken by what is on its way
-	jobs      chan job       // for the acceptors
-	running   sync.WaitGroup // errands and acceptors
+	pending   []job          // read, but not dispatched
+	slots     chan struct{}  // one for each notification in flight
+	jobs      chan job       // for the enqueuers
+	running   sync.WaitGroup // tasks and enqueuers
 	out       *output
 	writer    sync.WaitGroup
 }
 
-// close waits until all that was taken has ended and is written.
+// close waits until all accepted items have ended and their receipts are written.
 func (b *batch) close() {
 	close(b.jobs)
 	b.running.Wait()
@@ -120,14 +122,15 @@ type job struct {
 	*submission
 }
 
-// sharedContext is the context of those whose turn came lately. They share it, for one of its own would cost each a timer.
+// sharedContext is the context of the items that were dispatched recently. Sharing it saves a timer
+// for each.
 type sharedContext struct {
 	context.Context
 	created time.Time
 }
 
-// itemContext returns the context of a notification whose turn comes now. It ends when the notification has had its time, or up
-// to a 256th of that earlier: a tenth of a second, by default.
+// itemContext returns the context of an item that is dispatched now. It ends after the send
+// timeout, or up to 1/256 of it earlier: by default, a tenth of a second.
 func (b *batch) itemContext() context.Context {
 	if now := time.Now(); b.shared.Context == nil || now.Sub(b.shared.created) > b.limits.SendTimeout/256 {
 		ctx, cancel := context.WithTimeout(b.ctx, b.limits.SendTimeout)
@@ -137,8 +140,8 @@ func (b *batch) itemContext() context.Context {
 	return b.shared.Context
 }
 
-// readItems hands every item to the crew, and a bad one its receipt. It returns how many it took, and why it stopped
-// before the end.
+// readItems dispatches all items and rejects invalid ones. It returns how many it took, and the
+// problem if it stopped before the end.
 func (b *batch) readItems(in itemReader) (taken int, p *problem) {
 	defer b.flush()
 	for ; b.ctx.Err() == nil; taken++ {
@@ -150,7 +153,7 @@ func (b *batch) readItems(in itemReader) (taken int, p *problem) {
 			return taken, b.readProblem(err)
 		case taken == b.limits.Batch && !b.async:
 			return taken, &problem{kind: batchTooLarge,
-				detail: fmt.Sprintf("must have at most %d notifications: this and what follows was not read", b.limits.Batch)}
+				detail: fmt.Sprintf("must have at most %d notifications: this item and the following ones were not read", b.limits.Batch)}
 		case err != nil:
 			b.reject(taken, &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(b.limits.Item)})
 		default:
@@ -160,9 +163,9 @@ func (b *batch) readItems(in itemReader) (taken int, p *problem) {
 	return taken, nil
 }
 
-// readProblem is the problem of a batch that cannot be read from here on.
+// readProblem returns the problem of a batch whose rest cannot be read.
 func (b *batch) readProblem(err error) *problem {
-	const rest = ": this and what follows was not read"
+	const rest = ": this item and the following ones were not read"
 	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
 	case errors.Is(err, errNotAnArray):
@@ -172,7 +175,7 @@ func (b *batch) readProblem(err error) *problem {
 		return &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(b.limits.Item) + rest}
 	case ok && !errors.Is(err, io.ErrUnexpectedEOF):
 		return &problem{kind: invalidJSON,
-			detail: fmt.Sprintf("must be an array in valid JSON; reading stopped at byte %d%s", syntax.ByteOffset, rest)}
+			detail: fmt.Sprintf("must be a valid JSON array; parsing stopped at byte %d%s", syntax.ByteOffset, rest)}
 	default:
 		p := b.bodyProblem(err)
 		p.detail += rest
@@ -180,7 +183,7 @@ func (b *batch) readProblem(err error) *problem {
 	}
 }
 
-// addItem decodes an item and hands it to the crew.
+// addItem decodes an item and adds it to the pending ones.
 func (b *batch) addItem(index int, text []byte) {
 	n, key, p := decodeItem(text)
 	if p == nil {
@@ -197,11 +200,12 @@ func (b *batch) addItem(index int, text []byte) {
 	}
 }
 
-// maxPendingJobs is how many items are handed on together, if so many have come together: what leaves for an endpoint at the
-// same time leaves in one write.
+// maxPendingJobs is how many items are dispatched together if they arrive together. Items that
+// reach an endpoint at the same time share one write.
 const maxPendingJobs = 64
 
-// flush hands on what has piled up, unless the caller has left. Nothing of it waits for what has yet to come in.
+// flush dispatches the pending items, unless the client disconnected. It runs before each read, so
+// that no item waits for the next one to arrive.
 func (b *batch) flush() {
 	for _, j := range b.pending {
 		if b.ctx.Err() == nil {
@@ -211,7 +215,7 @@ func (b *batch) flush() {
 	b.pending = b.pending[:0]
 }
 
-// dispatch passes a job on to the crew or the acceptors, as soon as there is room for it.
+// dispatch passes a job to the workers or the enqueuers. It blocks until there is a free slot.
 func (b *batch) dispatch(j job) {
 	if b.async {
 		select {
@@ -228,10 +232,11 @@ func (b *batch) dispatch(j job) {
 	}
 }
 
-// The queue is handed what has piled up while it was busy with what came before: so the group grows with the haste.
+// The enqueuers pass items to the queue in groups. A group contains all items that arrived while
+// the queue was busy, so it grows with the load.
 const (
-	enqueuers = 4   // groups of one batch on their way into the queue
-	maxGroup  = 100 // of one group
+	enqueuers = 4   // concurrent groups of one batch
+	maxGroup  = 100 // items in one group
 )
 
 func (b *batch) startEnqueuers() {
@@ -240,20 +245,20 @@ func (b *batch) startEnqueuers() {
 	}
 }
 
-// enqueueJobs hands the queue groups until there are no more jobs.
+// enqueueJobs passes groups of jobs to the queue until there are no more.
 func (b *batch) enqueueJobs() {
-	group, orders := make([]job, 0, maxGroup), make([]*submission, 0, maxGroup)
+	group, subs := make([]job, 0, maxGroup), make([]*submission, 0, maxGroup)
 	for j := range b.jobs {
 		group = b.gather(append(group[:0], j))
-		orders = orders[:0]
+		subs = subs[:0]
 		for _, j := range group {
-			orders = append(orders, j.submission)
+			subs = append(subs, j.submission)
 		}
-		b.runGuarded(group, func() { b.enqueue(b.ctx, orders) })
+		b.runGuarded(group, func() { b.enqueue(b.ctx, subs) })
 	}
 }
 
-// gather adds the jobs that wait.
+// gather adds the jobs that are waiting to the group.
 func (b *batch) gather(group []job) []job {
 	for len(group) < maxGroup {
 		select {
@@ -269,7 +274,8 @@ func (b *batch) gather(group []job) []job {
 	return group
 }
 
-// runGuarded does what ends the jobs and writes their receipts. A panic on the way is theirs alone.
+// runGuarded calls do, which sets the results of the jobs, and writes their receipts. A panic
+// affects only these jobs.
 func (b *batch) runGuarded(group []job, do func()) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
@@ -292,7 +298,8 @@ func (b *batch) reject(index int, p *problem) {
 	b.writeReceipt(p.batchReceipt(index), false)
 }
 
-// writeReceipt writes a receipt on a line of its own, and whether it is that of an earlier call.
+// writeReceipt writes a receipt on its own line. replayed says that it belongs to an earlier
+// request.
 func (b *batch) writeReceipt(r push.Receipt, replayed bool) {
 	line := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(line)

@@ -27,14 +27,14 @@ func TestBadItemsDoNotAffectOthers(t *testing.T) {
 	items[17] = `{"platform":"apns","token":}`
 	items[250] = `{"platform":"apns","token":"00","title":"` + strings.Repeat("x", 70<<10) + `"}`
 	items[499] = `{"platform":"apns","token":"dead"}`
-	d := newTestAPI(t)
-	d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+	ts := newTestAPI(t)
+	ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 		if n.Token == "dead" {
 			return ended(n, push.Outcome{Verdict: push.Unregistered, HTTP: 410})
 		}
 		return accepted(n)
 	}
-	got := receipts(t, d.request("POST", batch, strings.Join(items, "\n"), ndjson).Body)
+	got := receipts(t, ts.request("POST", batchPath, strings.Join(items, "\n"), ndjson).Body)
 	want := map[int]string{17: "refused InvalidJSON", 250: "refused BodyTooLarge", 499: "unregistered "}
 	for i := range items {
 		state := got[i].Status + " " + got[i].Reason
@@ -42,40 +42,40 @@ func TestBadItemsDoNotAffectOthers(t *testing.T) {
 			t.Errorf("%d: %s", i, state)
 		}
 	}
-	if len(got) != 500 || d.count() != 498 {
-		t.Errorf("%d receipts, %d sent", len(got), d.count())
+	if len(got) != 500 || ts.count() != 498 {
+		t.Errorf("%d receipts, %d sent", len(got), ts.count())
 	}
 }
 
 func TestBatchItemsCanQueueAndSingleNotificationsCannot(t *testing.T) {
-	d := newTestAPI(t)
-	var patient []bool
-	d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
-		patient = append(patient, n.CanQueue)
+	ts := newTestAPI(t)
+	var canQueue []bool
+	ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+		canQueue = append(canQueue, n.CanQueue)
 		return accepted(n)
 	}
-	d.request("POST", batch, "["+validBody+"]")
-	d.request("POST", singlePath, validBody)
-	if len(patient) != 2 || !patient[0] || patient[1] {
-		t.Errorf("patient: %v", patient)
+	ts.request("POST", batchPath, "["+validBody+"]")
+	ts.request("POST", singlePath, validBody)
+	if len(canQueue) != 2 || !canQueue[0] || canQueue[1] {
+		t.Errorf("CanQueue: %v", canQueue)
 	}
 }
 
 func TestTooLongArrayItemIsRefusedAlone(t *testing.T) {
 	wide := `{"platform":"apns","token":"00","data":{"a":"` + strings.Repeat("x", 900) + `","b":"` + strings.Repeat("y", 900) + `"}}`
 	deep := `{"platform":"apns","token":"00","apns":{"payload":{"list":[` + strings.Repeat(`{"a":[1,2]},`, 1000) + `0]}}}`
-	d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = 1 << 10 })
-	w := d.request("POST", batch, "["+validBody+","+wide+","+validBody+" , "+deep+","+validBody+"]")
+	ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = 1 << 10 })
+	w := ts.request("POST", batchPath, "["+validBody+","+wide+","+validBody+" , "+deep+","+validBody+"]")
 	got := receipts(t, w.Body)
-	if len(got) != 5 || got[1].Reason != "BodyTooLarge" || got[3].Reason != "BodyTooLarge" || got[4].Status != "accepted" || d.count() != 3 {
+	if len(got) != 5 || got[1].Reason != "BodyTooLarge" || got[3].Reason != "BodyTooLarge" || got[4].Status != "accepted" || ts.count() != 3 {
 		t.Fatalf("%+v", got)
 	}
 }
 
 func TestTooLongStringEndsBatch(t *testing.T) {
-	d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = 1 << 10 })
-	got := receipts(t, d.request("POST", batch, `[`+validBody+`,{"platform":"`+strings.Repeat("x", 100<<10)).Body)
-	if len(got) != 2 || got[1].Reason != "BodyTooLarge" || !strings.Contains(got[1].Detail, "not read") || d.count() != 1 {
+	ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = 1 << 10 })
+	got := receipts(t, ts.request("POST", batchPath, `[`+validBody+`,{"platform":"`+strings.Repeat("x", 100<<10)).Body)
+	if len(got) != 2 || got[1].Reason != "BodyTooLarge" || !strings.Contains(got[1].Detail, "not read") || ts.count() != 1 {
 		t.Fatalf("%+v", got)
 	}
 }
@@ -84,13 +84,13 @@ func TestBatchOverItemLimitIsSentUpToLimit(t *testing.T) {
 	for media, body := range map[string]string{
 		"application/json": "[" + validBody + "," + validBody + "," + validBody + "," + validBody + "]", "application/x-ndjson": strings.Repeat(validBody+"\n", 4),
 	} {
-		d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Batch = 2 })
-		got := receipts(t, d.request("POST", batch, body, "Content-Type: "+media).Body)
-		if len(got) != 3 || got[2].Reason != "BatchTooLarge" || !strings.Contains(got[2].Detail, "at most 2") || d.count() != 2 {
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Batch = 2 })
+		got := receipts(t, ts.request("POST", batchPath, body, "Content-Type: "+media).Body)
+		if len(got) != 3 || got[2].Reason != "BatchTooLarge" || !strings.Contains(got[2].Detail, "at most 2") || ts.count() != 2 {
 			t.Errorf("%s: %+v", media, got)
 		}
 		exact := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Batch = 4 })
-		if got := receipts(t, exact.request("POST", batch, body, "Content-Type: "+media).Body); len(got) != 4 || exact.count() != 4 {
+		if got := receipts(t, exact.request("POST", batchPath, body, "Content-Type: "+media).Body); len(got) != 4 || exact.count() != 4 {
 			t.Errorf("%s: %+v", media, got)
 		}
 	}
@@ -104,9 +104,9 @@ func TestBrokenArrayIsSentUpToError(t *testing.T) {
 		"[" + validBody + "," + validBody + ",":           "BodyIncomplete",
 		"[" + validBody + "," + validBody + `,{"a`:        "BodyIncomplete",
 	} {
-		d := newTestAPI(t)
-		got := receipts(t, d.request("POST", batch, body).Body)
-		if len(got) != 3 || got[2].Reason != reason || got[2].ID != "" || d.count() != 2 {
+		ts := newTestAPI(t)
+		got := receipts(t, ts.request("POST", batchPath, body).Body)
+		if len(got) != 3 || got[2].Reason != reason || got[2].ID != "" || ts.count() != 2 {
 			t.Errorf("%s: %+v", body, got)
 		}
 	}
@@ -114,9 +114,9 @@ func TestBrokenArrayIsSentUpToError(t *testing.T) {
 
 func TestBodyThatIsNotABatch(t *testing.T) {
 	for body, slug := range map[string]string{validBody: "invalid-json", "": "invalid-json", "7": "invalid-json", canary: "invalid-json", "[}": "invalid-json"} {
-		d := newTestAPI(t)
-		w := d.request("POST", batch, body)
-		if d.wantProblem(w, 400, slug); strings.Contains(w.Body.String(), canary) || d.count() != 0 {
+		ts := newTestAPI(t)
+		w := ts.request("POST", batchPath, body)
+		if ts.wantProblem(w, 400, slug); strings.Contains(w.Body.String(), canary) || ts.count() != 0 {
 			t.Errorf("%q: %s", body, w.Body)
 		}
 	}
@@ -124,58 +124,59 @@ func TestBodyThatIsNotABatch(t *testing.T) {
 
 func TestEmptyBatch(t *testing.T) {
 	for media, body := range map[string]string{"application/json": " [ ] ", "application/x-ndjson": "\n \n"} {
-		if w := newTestAPI(t).request("POST", batch, body, "Content-Type: "+media); w.Code != 200 || w.Body.Len() != 0 {
+		if w := newTestAPI(t).request("POST", batchPath, body, "Content-Type: "+media); w.Code != 200 || w.Body.Len() != 0 {
 			t.Errorf("%s: %d %s", media, w.Code, w.Body)
 		}
 	}
 }
 
 func TestLastLineNeedsNoNewlineButMustBeComplete(t *testing.T) {
-	d := newTestAPI(t)
+	ts := newTestAPI(t)
 	cut := io.MultiReader(strings.NewReader(validBody+"\n"+validBody), truncatedReader{})
-	got := receipts(t, d.requestWith(t.Context(), "POST", batch, cut, ndjson).Body)
-	if len(got) != 2 || got[1].Reason != "BodyIncomplete" || d.count() != 1 {
+	got := receipts(t, ts.requestWith(t.Context(), "POST", batchPath, cut, ndjson).Body)
+	if len(got) != 2 || got[1].Reason != "BodyIncomplete" || ts.count() != 1 {
 		t.Fatalf("%+v", got)
 	}
 }
 
-// truncatedReader is a connection that was cut.
+// truncatedReader fails like a body whose connection broke.
 type truncatedReader struct{}
 
 func (truncatedReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 func TestBatchConcurrencyLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 8 })
-		var now, most atomic.Int64
-		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
-			most.Store(max(most.Load(), now.Add(1)))
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 8 })
+		var current, maxSeen atomic.Int64
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			maxSeen.Store(max(maxSeen.Load(), current.Add(1)))
 			time.Sleep(time.Second)
-			now.Add(-1)
+			current.Add(-1)
 			return accepted(n)
 		}
-		before := time.Now()
-		got := receipts(t, d.request("POST", batch, strings.Repeat(validBody+"\n", 80), ndjson).Body)
-		if took := time.Since(before); most.Load() != 8 || took != 10*time.Second || len(got) != 80 {
-			t.Errorf("%d at a time, %v", most.Load(), took)
+		start := time.Now()
+		got := receipts(t, ts.request("POST", batchPath, strings.Repeat(validBody+"\n", 80), ndjson).Body)
+		if took := time.Since(start); maxSeen.Load() != 8 || took != 10*time.Second || len(got) != 80 {
+			t.Errorf("%d at a time, %v", maxSeen.Load(), took)
 		}
 	})
 }
 
-// stream is a batch call whose body the test writes while it reads the answer, over a real connection.
+// stream is a batch request over a real connection, whose body the test writes while it reads the
+// response.
 type stream struct {
 	*io.PipeWriter
 	answer chan *http.Response
 }
 
-func (d *testAPI) stream(media string, headers ...string) (*stream, func()) {
-	d.t.Helper()
-	server := httptest.NewServer(d)
+func (ts *testAPI) stream(media string, headers ...string) (*stream, func()) {
+	ts.t.Helper()
+	server := httptest.NewServer(ts)
 	from, to := io.Pipe()
 	s := &stream{to, make(chan *http.Response, 1)}
-	r, err := http.NewRequest("POST", server.URL+batch, from)
+	r, err := http.NewRequest("POST", server.URL+batchPath, from)
 	if err != nil {
-		d.t.Fatal(err)
+		ts.t.Fatal(err)
 	}
 	r.Header.Set("Authorization", "Bearer "+sendKey)
 	r.Header.Set("Content-Type", media)
@@ -185,8 +186,8 @@ func (d *testAPI) stream(media string, headers ...string) (*stream, func()) {
 	}
 	go func() {
 		defer close(s.answer)
-		if answer, err := server.Client().Do(r); err == nil {
-			s.answer <- answer
+		if res, err := server.Client().Do(r); err == nil {
+			s.answer <- res
 		}
 	}()
 	return s, server.Close
@@ -201,11 +202,11 @@ func (s *stream) write(t *testing.T, text string) {
 
 func TestReceiptsAreStreamed(t *testing.T) {
 	for media, text := range map[string][3]string{"application/x-ndjson": {"", "\n", ""}, "application/json": {"[", ",", validBody + "]"}} {
-		d := newTestAPI(t)
-		s, end := d.stream(media)
+		ts := newTestAPI(t)
+		s, closeServer := ts.stream(media)
 		s.write(t, text[0]+validBody+text[1])
-		answer := <-s.answer
-		lines := bufio.NewReader(answer.Body)
+		res := <-s.answer
+		lines := bufio.NewReader(res.Body)
 		for range 3 {
 			if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"accepted"`) {
 				t.Fatalf("%s: %q %v", media, line, err)
@@ -216,41 +217,41 @@ func TestReceiptsAreStreamed(t *testing.T) {
 		if s.Close() != nil {
 			t.Error("close")
 		}
-		rest, err := io.ReadAll(lines)
-		if err != nil || strings.Count(string(rest), "accepted") < 1 || answer.Body.Close() != nil {
-			t.Errorf("%s: %q %v", media, rest, err)
+		remaining, err := io.ReadAll(lines)
+		if err != nil || strings.Count(string(remaining), "accepted") < 1 || res.Body.Close() != nil {
+			t.Errorf("%s: %q %v", media, remaining, err)
 		}
-		end()
+		closeServer()
 	}
 }
 
 func TestClientMayReadAfterWritingWholeBatch(t *testing.T) {
-	d := newTestAPI(t)
-	s, end := d.stream("application/x-ndjson")
-	defer end()
+	ts := newTestAPI(t)
+	s, closeServer := ts.stream("application/x-ndjson")
+	defer closeServer()
 	for range 5_000 {
 		s.write(t, validBody+"\n")
 	}
 	if s.Close() != nil {
 		t.Error("close")
 	}
-	answer := <-s.answer
-	defer func() { _ = answer.Body.Close() }()
-	if got := receipts(t, answer.Body); len(got) != 5_000 {
+	res := <-s.answer
+	defer func() { _ = res.Body.Close() }()
+	if got := receipts(t, res.Body); len(got) != 5_000 {
 		t.Error(len(got))
 	}
 }
 
 func TestBatchWaitingForSlotEndsWithRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 2 })
-		d.respond = respondAfter(time.Hour)
-		ctx, end := context.WithTimeout(t.Context(), 20*time.Second)
-		defer end()
-		before := time.Now()
-		d.requestWith(ctx, "POST", batch, strings.NewReader(strings.Repeat(validBody+"\n", 10)), ndjson)
-		if took := time.Since(before); took != 20*time.Second || d.count() != 2 {
-			t.Errorf("after %v, %d sent", took, d.count())
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 2 })
+		ts.respond = respondAfter(time.Hour)
+		ctx, closeServer := context.WithTimeout(t.Context(), 20*time.Second)
+		defer closeServer()
+		start := time.Now()
+		ts.requestWith(ctx, "POST", batchPath, strings.NewReader(strings.Repeat(validBody+"\n", 10)), ndjson)
+		if took := time.Since(start); took != 20*time.Second || ts.count() != 2 {
+			t.Errorf("after %v, %d sent", took, ts.count())
 		}
 	})
 }

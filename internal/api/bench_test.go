@@ -16,12 +16,12 @@ import (
 const typical = `{"platform":"apns","token":"5f2b8d0a6c1e4f73905b2a8d7c6e1f0449a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9",` +
 	`"title":"Your parcel is here","body":"The courier left it at the door.","data":{"parcel":"81273"},"collapse_key":"parcel-81273"}`
 
-// acceptAll accepts everything and keeps nothing.
+// acceptAll accepts everything and records nothing.
 type acceptAll struct{}
 
 func (acceptAll) Send(_ context.Context, n *push.Notification) push.Receipt { return accepted(n) }
 
-// discardWriter is a ResponseWriter that costs nothing.
+// discardWriter is a ResponseWriter without costs.
 type discardWriter http.Header
 
 func (w discardWriter) Header() http.Header       { return http.Header(w) }
@@ -30,13 +30,13 @@ func (discardWriter) WriteHeader(int)             {}
 func (discardWriter) Flush()                      {}
 
 func post(b *testing.B, path, media, body string) {
-	d := newTestAPI(b, func(cfg *api.Config) { cfg.Sender = acceptAll{} })
+	ts := newTestAPI(b, func(cfg *api.Config) { cfg.Sender = acceptAll{} })
 	b.ReportAllocs()
 	for b.Loop() {
 		r := httptest.NewRequest("POST", path, strings.NewReader(body))
 		r.Header.Set("Authorization", "Bearer "+sendKey)
 		r.Header.Set("Content-Type", media)
-		d.ServeHTTP(discardWriter{}, r)
+		ts.ServeHTTP(discardWriter{}, r)
 	}
 }
 
@@ -48,7 +48,7 @@ func BenchmarkBatchOf500(b *testing.B) {
 		"array": {"application/json", "[" + strings.Repeat(typical+",", 499) + typical + "]"},
 	} {
 		b.Run(name, func(b *testing.B) {
-			post(b, batch, c.media, c.body)
+			post(b, batchPath, c.media, c.body)
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/500, "ns/notification")
 		})
 	}

@@ -16,58 +16,58 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Channels manages the broadcast channels of apps. It is called from many goroutines at once.
+// Channels manages the broadcast channels of apps. It is safe for concurrent use.
 type Channels interface {
-	// Manage makes one call. The receipt tells how it ended; where it is Accepted, the channels are those that the call is
-	// about, and none after a delete.
+	// Manage executes one call. The receipt contains the result. If it is Accepted, the channels
+	// are the result of the call, and none after a delete.
 	Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt)
 }
 
-// listChannels is GET /v1/apps/{app}/channels.
-func (a *server) listChannels(w *response, r *http.Request) *problem {
-	found, p := a.manage(w, r, push.ChannelCall{Action: push.ListChannels})
+// listChannels handles GET /v1/apps/{app}/channels.
+func (s *server) listChannels(w *response, r *http.Request) *problem {
+	channels, p := s.manage(w, r, push.ChannelCall{Action: push.ListChannels})
 	if p != nil {
 		return p
 	}
 	return replyJSON(w, http.StatusOK, struct {
 		Channels []push.Channel `json:"channels"`
-	}{found})
+	}{channels})
 }
 
-// createChannel is POST /v1/apps/{app}/channels.
-func (a *server) createChannel(w *response, r *http.Request) *problem {
-	storage, p := a.readStorage(w, r)
+// createChannel handles POST /v1/apps/{app}/channels.
+func (s *server) createChannel(w *response, r *http.Request) *problem {
+	storage, p := s.readStorage(w, r)
 	if p != nil {
 		return p
 	}
-	made, p := a.manage(w, r, push.ChannelCall{Action: push.CreateChannel, Channel: push.Channel{Storage: storage}})
+	created, p := s.manage(w, r, push.ChannelCall{Action: push.CreateChannel, Channel: push.Channel{Storage: storage}})
 	if p != nil {
 		return p
 	}
-	at := url.URL{Path: r.URL.Path + "/" + made[0].ID, RawPath: r.URL.EscapedPath() + "/" + url.PathEscape(made[0].ID), RawQuery: r.URL.RawQuery}
-	w.Header().Set("Location", at.String())
-	return replyJSON(w, http.StatusCreated, made[0])
+	location := url.URL{Path: r.URL.Path + "/" + created[0].ID, RawPath: r.URL.EscapedPath() + "/" + url.PathEscape(created[0].ID), RawQuery: r.URL.RawQuery}
+	w.Header().Set("Location", location.String())
+	return replyJSON(w, http.StatusCreated, created[0])
 }
 
-// showChannel is GET /v1/apps/{app}/channels/{id}.
-func (a *server) showChannel(w *response, r *http.Request) *problem {
-	found, p := a.manage(w, r, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: channelID(r)}})
+// showChannel handles GET /v1/apps/{app}/channels/{id}.
+func (s *server) showChannel(w *response, r *http.Request) *problem {
+	channels, p := s.manage(w, r, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: channelID(r)}})
 	if p != nil {
 		return p
 	}
-	return replyJSON(w, http.StatusOK, found[0])
+	return replyJSON(w, http.StatusOK, channels[0])
 }
 
-// deleteChannel is DELETE /v1/apps/{app}/channels/{id}.
-func (a *server) deleteChannel(w *response, r *http.Request) *problem {
-	if _, p := a.manage(w, r, push.ChannelCall{Action: push.DeleteChannel, Channel: push.Channel{ID: channelID(r)}}); p != nil {
+// deleteChannel handles DELETE /v1/apps/{app}/channels/{id}.
+func (s *server) deleteChannel(w *response, r *http.Request) *problem {
+	if _, p := s.manage(w, r, push.ChannelCall{Action: push.DeleteChannel, Channel: push.Channel{ID: channelID(r)}}); p != nil {
 		return p
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// channelID is the path's last part. It is base64, whose slash stands there as %2F.
+// channelID returns the last part of the path. It is base64, in which a slash is escaped as %2F.
 func channelID(r *http.Request) string {
 	id, err := url.PathUnescape(chi.URLParam(r, "id"))
 	if err != nil {
@@ -76,14 +76,14 @@ func channelID(r *http.Request) string {
 	return id
 }
 
-// readStorage reads what the new channel is to keep.
-func (a *server) readStorage(w *response, r *http.Request) (push.Storage, *problem) {
+// readStorage reads the storage policy of a new channel from the body.
+func (s *server) readStorage(w *response, r *http.Request) (push.Storage, *problem) {
 	if _, p := bodyType(r, "application/json"); p != nil {
 		return "", p
 	}
 	body := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(body)
-	if p := a.readBody(w, r, body); p != nil {
+	if p := s.readBody(w, r, body); p != nil {
 		return "", p
 	}
 	var in struct {
@@ -102,24 +102,24 @@ func (a *server) readStorage(w *response, r *http.Request) (push.Storage, *probl
 	return in.Storage, nil
 }
 
-// manage makes a call in the environment that the query names.
-func (a *server) manage(w *response, r *http.Request, call push.ChannelCall) ([]push.Channel, *problem) {
+// manage executes a call in the environment that the query parameter selects.
+func (s *server) manage(w *response, r *http.Request, call push.ChannelCall) ([]push.Channel, *problem) {
 	call.App = w.app
 	if named := r.URL.Query().Get("environment"); named != "" {
 		if err := call.Environment.UnmarshalText([]byte(named)); err != nil {
 			return nil, invalid("environment", err.Error())
 		}
 	}
-	if a.channels == nil {
-		return nil, invalid("app", "must have channels; no app of this gateway does")
+	if s.channels == nil {
+		return nil, invalid("app", "must have channels; no app of this gateway has any")
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.limits.SendTimeout)
+	ctx, cancel := context.WithTimeout(r.Context(), s.limits.SendTimeout)
 	defer cancel()
-	found, receipt := a.channels.Manage(ctx, call)
-	return found, channelProblem(receipt, call.Action)
+	channels, receipt := s.channels.Manage(ctx, call)
+	return channels, channelProblem(receipt, call.Action)
 }
 
-// channelProblem returns why a call about channels was not done, or nil if it was.
+// channelProblem returns why a channel call failed, or nil if it succeeded.
 func channelProblem(r push.Receipt, act push.ChannelAction) *problem {
 	switch {
 	case r.Verdict == push.Accepted:
@@ -127,16 +127,16 @@ func channelProblem(r push.Receipt, act push.ChannelAction) *problem {
 	case r.Verdict == push.Unregistered:
 		return &problem{kind: notFound, field: "id", detail: "id: " + r.Reason + ": the app has no such channel in this environment"}
 	case r.Verdict == push.Refused && len(r.Attempts) > 0:
-		return withReceipt(r, problem{kind: refusedByProvider, detail: cmp.Or(r.Detail, "Apple will never do this as it is")})
+		return withReceipt(r, problem{kind: refusedByProvider, detail: cmp.Or(r.Detail, "Apple does not accept this request")})
 	case r.Verdict == push.Unknown && act == push.CreateChannel:
-		return withReceipt(r, problem{kind: unknown, detail: "look through the list before you create it again: it may be there"})
+		return withReceipt(r, problem{kind: unknown, detail: "list the channels before you create it again: it may exist"})
 	case r.Verdict == push.Unknown:
-		return withReceipt(r, problem{kind: unknown, detail: "it is safe to make the call again"})
+		return withReceipt(r, problem{kind: unknown, detail: "it is safe to repeat the request"})
 	}
 	return problemFor(r)
 }
 
-// replyJSON answers with a value as JSON.
+// replyJSON writes a response with v as JSON.
 func replyJSON(w *response, status int, v any) *problem {
 	body, err := json.Marshal(v)
 	if err != nil {

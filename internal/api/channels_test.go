@@ -15,21 +15,21 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// fakeChannels plays the house that keeps channels, and remembers what it was asked.
+// fakeChannels records the calls that it gets.
 type fakeChannels struct {
 	outcome     push.Outcome
 	calls       []push.ChannelCall
 	hasDeadline bool
 }
 
-func (k *fakeChannels) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
-	_, k.hasDeadline = ctx.Deadline()
-	k.calls = append(k.calls, call)
-	receipt := push.Receipt{ID: "id", Outcome: k.outcome}
-	if k.outcome.HTTP != 0 || k.outcome.Verdict == push.Unknown {
-		receipt.Attempts = []push.Attempt{{Endpoint: "127.0.0.1:443", Outcome: k.outcome}}
+func (channels *fakeChannels) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
+	_, channels.hasDeadline = ctx.Deadline()
+	channels.calls = append(channels.calls, call)
+	receipt := push.Receipt{ID: "id", Outcome: channels.outcome}
+	if channels.outcome.HTTP != 0 || channels.outcome.Verdict == push.Unknown {
+		receipt.Attempts = []push.Attempt{{Endpoint: "127.0.0.1:443", Outcome: channels.outcome}}
 	}
-	if call.Action == push.DeleteChannel || k.outcome.Verdict != push.Accepted {
+	if call.Action == push.DeleteChannel || channels.outcome.Verdict != push.Accepted {
 		return nil, receipt
 	}
 	return []push.Channel{{ID: "a/+b", Storage: call.Storage}}, receipt
@@ -39,10 +39,10 @@ var manageKey, manageHash = api.NewKey()
 
 const shopChannels = "/v1/apps/shop/channels"
 
-// newChannelsAPI is a door with a keeper behind it, and a key for channels.
-func newChannelsAPI(t testing.TB, k *fakeChannels) *testAPI {
+// newChannelsAPI returns an API with channels and a key for them.
+func newChannelsAPI(t testing.TB, channels *fakeChannels) *testAPI {
 	return newTestAPI(t, func(cfg *api.Config) {
-		cfg.Channels = k
+		cfg.Channels = channels
 		shop := cfg.Apps["shop"]
 		shop.Keys = append(shop.Keys, api.Key{Name: "stadium", Hash: manageHash, Scopes: []string{"channels"}})
 		cfg.Apps["shop"] = shop
@@ -65,14 +65,14 @@ func TestChannelCalls(t *testing.T) {
 		{"DELETE", "/a%2F%2Bb?environment=production", "", manageKey, 204,
 			push.ChannelCall{Action: push.DeleteChannel, Environment: push.Production, Channel: push.Channel{ID: "a/+b"}}, ""},
 	} {
-		k := &fakeChannels{outcome: acceptedOutcome}
-		w := newChannelsAPI(t, k).request(c.method, shopChannels+c.path, c.body, "Authorization: Bearer "+c.key)
+		channels := &fakeChannels{outcome: acceptedOutcome}
+		w := newChannelsAPI(t, channels).request(c.method, shopChannels+c.path, c.body, "Authorization: Bearer "+c.key)
 		c.want.App = "shop"
-		if w.Code != c.status || len(k.calls) != 1 || !k.hasDeadline {
-			t.Fatalf("%s %s: %d %s, asked %+v", c.method, c.path, w.Code, w.Body, k.calls)
+		if w.Code != c.status || len(channels.calls) != 1 || !channels.hasDeadline {
+			t.Fatalf("%s %s: %d %s, calls %+v", c.method, c.path, w.Code, w.Body, channels.calls)
 		}
-		if diff := cmp.Diff(c.want, k.calls[0]); diff != "" {
-			t.Errorf("%s %s: wanted (-) and asked (+):\n%s", c.method, c.path, diff)
+		if diff := cmp.Diff(c.want, channels.calls[0]); diff != "" {
+			t.Errorf("%s %s: want (-) and got (+):\n%s", c.method, c.path, diff)
 		}
 		if got := compact(w); got != c.answer {
 			t.Errorf("%s %s: %s, want %s", c.method, c.path, got, c.answer)
@@ -89,30 +89,30 @@ func compact(w *httptest.ResponseRecorder) string {
 }
 
 func TestNewChannelLocation(t *testing.T) {
-	k := &fakeChannels{outcome: acceptedOutcome}
-	d := newChannelsAPI(t, k)
-	at := d.request("POST", shopChannels+"?environment=sandbox", `{"storage":"latest"}`, "Authorization: Bearer "+manageKey).Header().Get("Location")
-	if at != shopChannels+"/a%2F+b?environment=sandbox" {
-		t.Errorf("Location %s", at)
+	channels := &fakeChannels{outcome: acceptedOutcome}
+	ts := newChannelsAPI(t, channels)
+	location := ts.request("POST", shopChannels+"?environment=sandbox", `{"storage":"latest"}`, "Authorization: Bearer "+manageKey).Header().Get("Location")
+	if location != shopChannels+"/a%2F+b?environment=sandbox" {
+		t.Errorf("Location %s", location)
 	}
-	if w := d.request("GET", at, "", "Authorization: Bearer "+readKey); w.Code != 200 || k.calls[1].ID != "a/+b" || k.calls[1].Environment != push.Sandbox {
-		t.Errorf("%d, asked %+v", w.Code, k.calls)
+	if w := ts.request("GET", location, "", "Authorization: Bearer "+readKey); w.Code != 200 || channels.calls[1].ID != "a/+b" || channels.calls[1].Environment != push.Sandbox {
+		t.Errorf("%d, calls %+v", w.Code, channels.calls)
 	}
 }
 
 func TestChannelScopes(t *testing.T) {
-	k := &fakeChannels{outcome: acceptedOutcome}
-	d := newChannelsAPI(t, k)
+	channels := &fakeChannels{outcome: acceptedOutcome}
+	ts := newChannelsAPI(t, channels)
 	for _, key := range []string{sendKey, readKey} {
-		d.wantProblem(d.request("POST", shopChannels, `{"storage":"none"}`, "Authorization: Bearer "+key), 403, "missing-scope")
-		d.wantProblem(d.request("DELETE", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
+		ts.wantProblem(ts.request("POST", shopChannels, `{"storage":"none"}`, "Authorization: Bearer "+key), 403, "missing-scope")
+		ts.wantProblem(ts.request("DELETE", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
 	}
 	for _, key := range []string{sendKey, manageKey} {
-		d.wantProblem(d.request("GET", shopChannels, "", "Authorization: Bearer "+key), 403, "missing-scope")
-		d.wantProblem(d.request("GET", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
+		ts.wantProblem(ts.request("GET", shopChannels, "", "Authorization: Bearer "+key), 403, "missing-scope")
+		ts.wantProblem(ts.request("GET", shopChannels+"/AA==", "", "Authorization: Bearer "+key), 403, "missing-scope")
 	}
-	if k.calls != nil {
-		t.Errorf("asked %+v", k.calls)
+	if channels.calls != nil {
+		t.Errorf("calls %+v", channels.calls)
 	}
 }
 
@@ -129,16 +129,16 @@ func TestChannelProblems(t *testing.T) {
 		{push.Outcome{Verdict: push.Unregistered, Reason: "ChannelNotRegistered", HTTP: 400}, remove, 404, "not-found", "id",
 			"id: ChannelNotRegistered: the app has no such channel in this environment"},
 		{push.Outcome{Verdict: push.Refused, Reason: "FeatureNotEnabled", HTTP: 400, Detail: "switch it on"}, create, 422, "refused-by-provider", "", "FeatureNotEnabled: switch it on"},
-		{push.Outcome{Verdict: push.Refused, Reason: "BadTopic", HTTP: 400}, create, 422, "refused-by-provider", "", "BadTopic: Apple will never do this as it is"},
+		{push.Outcome{Verdict: push.Refused, Reason: "BadTopic", HTTP: 400}, create, 422, "refused-by-provider", "", "BadTopic: Apple does not accept this request"},
 		{push.InvalidNotification(&push.FieldError{Field: "id", Reason: "InvalidTarget", Allowed: "base64"}), remove, 400, "invalid-field", "id", "id: must be base64"},
 		{push.Outcome{Verdict: push.Throttled, Reason: "TooManyRequests", HTTP: 429, RetryAfter: 5 * time.Second}, create, 429, "throttled", "",
-			"TooManyRequests: send it again after the seconds in Retry-After"},
+			"TooManyRequests: send it again after the time in Retry-After"},
 		{push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}, create, 504, "unknown", "",
-			"RESPONSE_TIMEOUT: look through the list before you create it again: it may be there"},
-		{push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}, remove, 504, "unknown", "", "RESPONSE_TIMEOUT: it is safe to make the call again"},
+			"RESPONSE_TIMEOUT: list the channels before you create it again: it may exist"},
+		{push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}, remove, 504, "unknown", "", "RESPONSE_TIMEOUT: it is safe to repeat the request"},
 	} {
-		d := newChannelsAPI(t, &fakeChannels{outcome: c.outcome})
-		p := d.wantProblem(d.request(c.call[0], shopChannels+c.call[1], c.call[2], "Authorization: Bearer "+manageKey), c.status, c.slug)
+		ts := newChannelsAPI(t, &fakeChannels{outcome: c.outcome})
+		p := ts.wantProblem(ts.request(c.call[0], shopChannels+c.call[1], c.call[2], "Authorization: Bearer "+manageKey), c.status, c.slug)
 		if p.Field != c.field || p.Detail != c.detail {
 			t.Errorf("field %q, detail %q", p.Field, p.Detail)
 		}
@@ -146,8 +146,8 @@ func TestChannelProblems(t *testing.T) {
 }
 
 func TestChannelsNotConfigured(t *testing.T) {
-	d := newTestAPI(t)
-	if p := d.wantProblem(d.request("GET", shopChannels, "", "Authorization: Bearer "+readKey), 400, "invalid-field"); p.Field != "app" {
+	ts := newTestAPI(t)
+	if p := ts.wantProblem(ts.request("GET", shopChannels, "", "Authorization: Bearer "+readKey), 400, "invalid-field"); p.Field != "app" {
 		t.Errorf("%+v", p)
 	}
 }

@@ -19,18 +19,18 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// What every notification must keep to, whatever its platform; the providers' own bounds are far below.
+// Limits of all notifications, whatever their platform. The limits of the providers are much lower.
 const (
-	maxDepth    = 32  // of objects and arrays inside a raw block
-	maxMembers  = 256 // of data, and of a raw block's headers
-	maxAttempts = 10  // as the operator's retry.attempts
+	maxDepth    = 32  // of objects and arrays in a raw block
+	maxMembers  = 256 // of data, and of the headers of a raw block
+	maxAttempts = 10  // the same as the operator's retry.attempts
 )
 
-// strict refuses unknown members. Duplicate names, invalid UTF-8, trailing data and other letter case are refused by
-// the library's defaults (RFC 7493).
+// strict rejects unknown members. The defaults of the library reject duplicate names, invalid
+// UTF-8, trailing data and names in another letter case (RFC 7493).
 var strict = json.RejectUnknownMembers(true)
 
-// decode reads one notification from its JSON text, which it does not keep.
+// decode decodes one notification. It does not retain text.
 func decode(text []byte) (*push.Notification, *problem) {
 	n := new(push.Notification)
 	if err := json.Unmarshal(text, n, strict); err != nil {
@@ -42,13 +42,13 @@ func decode(text []byte) (*push.Notification, *problem) {
 	return n, nil
 }
 
-// item is a notification in a batch, where it carries its own Idempotency-Key.
+// item is a notification in a batch, with its own Idempotency-Key.
 type item struct {
 	push.Notification
 	Key string `json:"idempotency_key"`
 }
 
-// decodeItem is decode for a notification in a batch. It returns its key besides.
+// decodeItem decodes a notification in a batch and returns it with its Idempotency-Key.
 func decodeItem(text []byte) (*push.Notification, string, *problem) {
 	in := new(item)
 	if err := json.Unmarshal(text, in, strict); err != nil {
@@ -60,7 +60,7 @@ func decodeItem(text []byte) (*push.Notification, string, *problem) {
 	return &in.Notification, in.Key, check(&in.Notification)
 }
 
-// check finds what JSON's grammar and types could not.
+// check finds errors that the JSON decoder does not.
 func check(n *push.Notification) *problem {
 	if n.Platform == "" {
 		return invalid("platform", n.Platform.UnmarshalText(nil).Error())
@@ -100,7 +100,7 @@ func checkBlocks(n *push.Notification) *problem {
 	return nil
 }
 
-// checkRaw takes an object of bounded depth, or nothing; null is nothing.
+// checkRaw accepts an object of limited depth. It sets null to nil.
 func checkRaw(field string, raw *[]byte) *problem {
 	switch {
 	case len(*raw) == 0:
@@ -114,9 +114,9 @@ func checkRaw(field string, raw *[]byte) *problem {
 	return nil
 }
 
-// depth is how deep the objects and arrays of a valid JSON text are nested.
+// depth returns how deep the objects and arrays of a valid JSON text are nested.
 func depth(text []byte) int {
-	deepest, now, quoted := 0, 0, false
+	deepest, current, quoted := 0, 0, false
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
 		case quoted && c == '\\':
@@ -125,27 +125,27 @@ func depth(text []byte) int {
 			quoted = !quoted
 		case quoted:
 		case c == '{' || c == '[':
-			now++
-			deepest = max(deepest, now)
+			current++
+			deepest = max(deepest, current)
 		case c == '}' || c == ']':
-			now--
+			current--
 		}
 	}
 	return deepest
 }
 
-// badTargetField is the field to look at when not exactly one target is set.
+// badTargetField returns the field to report if not exactly one target is set.
 func badTargetField(t *push.Target) string {
 	set := make([]string, 0, 2)
-	for _, is := range [...]struct {
+	for _, f := range [...]struct {
 		field string
 		set   bool
 	}{
 		{"token", t.Token != ""}, {"topic", t.Topic != ""}, {"condition", t.Condition != ""},
 		{"channel", t.Channel != ""}, {"installation", t.Installation != ""}, {"subscription", t.Subscription != nil},
 	} {
-		if is.set {
-			set = append(set, is.field)
+		if f.set {
+			set = append(set, f.field)
 		}
 	}
 	if len(set) < 2 {
@@ -161,14 +161,15 @@ func invalid(field, allowed string) *problem {
 	return &problem{kind: invalidField, field: field, detail: field + ": " + allowed}
 }
 
-// mapDecodeError turns the decoder's error into a problem that names the field and what is allowed there. The library's own
-// words are not used: they can hold what the caller sent.
+// mapDecodeError converts an error of the decoder into a problem that names the field and what is
+// allowed there. It does not use the library's messages, because they can contain data of the
+// request.
 func mapDecodeError(err error, text []byte) *problem {
 	if e, ok := errors.AsType[*json.SemanticError](err); ok {
 		field := fieldPath(e.JSONPointer)
 		if errors.Is(e.Err, json.ErrUnknownName) {
 			return &problem{kind: unknownField, field: field,
-				detail: field + ": is not known; known here: " + fieldNames(e.GoType)}
+				detail: field + ": unknown field; known fields: " + fieldNames(e.GoType)}
 		}
 		return invalid(field, allowedValues(e.GoType))
 	}
@@ -183,12 +184,12 @@ func mapDecodeError(err error, text []byte) *problem {
 		return &problem{kind: invalidJSON, field: fieldPath(e.JSONPointer), detail: "must be valid UTF-8"}
 	default:
 		return &problem{kind: invalidJSON, field: fieldPath(e.JSONPointer),
-			detail: fmt.Sprintf("must be one JSON object and nothing after it; reading stopped at byte %d", e.ByteOffset)}
+			detail: fmt.Sprintf("must be one JSON object with nothing after it; parsing stopped at byte %d", e.ByteOffset)}
 	}
 }
 
-// fieldPath writes a JSON pointer as apns.headers.apns-priority. A name that does not look like one may be a value in
-// the wrong place, and is left out.
+// fieldPath formats a JSON pointer as in apns.headers.apns-priority. It omits a name that does not
+// look like one, because that may be a value in the wrong place.
 func fieldPath(p jsontext.Pointer) string {
 	var path []string
 	for name := range p.Tokens() {
@@ -212,14 +213,15 @@ func fieldNames(t reflect.Type) string {
 	return strings.Join(names, ", ")
 }
 
-// allowedValues says what a field of type t takes. Our own words are asked about an empty text, which none of them is,
-// and so tell what they take without seeing the caller's value.
+// allowedValues describes the values of a field of type t. For enumerations it unmarshals an empty
+// text, which is never valid: the error lists the allowed values and cannot contain the value of
+// the request.
 func allowedValues(t reflect.Type) string {
 	if t == reflect.TypeFor[time.Time]() {
 		return `must be an RFC 3339 time such as "2026-12-31T23:59:59Z"`
 	}
-	if word, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok {
-		return word.UnmarshalText(nil).Error()
+	if enum, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok {
+		return enum.UnmarshalText(nil).Error()
 	}
 	switch t.Kind() {
 	case reflect.String:

@@ -16,48 +16,50 @@ import (
 )
 
 const (
-	heartbeat     = 15 * time.Second       // between two comments that keep a quiet feed's connection open
-	feedErrorWait = 200 * time.Millisecond // for the history to say that it knows no such cursor, before the answer begins
-	maxFeedWrite  = 64 << 10               // bytes of events that leave in one write
+	heartbeat     = 15 * time.Second       // interval of the comments that keep an idle connection open
+	feedErrorWait = 200 * time.Millisecond // time for the history to reject the cursor before the response starts
+	maxFeedWrite  = 64 << 10               // bytes of events in one write
 )
 
-// feedItem is what the history gives to a feed: an event, or why there are no more.
+// feedItem is what a feed of the history yields: an event, or the error that ends it.
 type feedItem struct {
 	event push.Event
 	err   error
 }
 
-// feed is one reader of an app's events.
+// feed is one client's feed of an app's events.
 type feed struct {
 	*server
 	w       *response
 	control *http.ResponseController
-	next    chan feedItem // closed behind the last
+	next    chan feedItem // closed after the last item
 	text    bytes.Buffer
 }
 
-// events is GET /v1/apps/{app}/events: every change of state as it happens, as server-sent events (WHATWG HTML §9.2). A
-// reader who is too slow is cut off; it comes back with the last id it saw, and the history has kept its place.
-func (a *server) events(w *response, r *http.Request) *problem {
-	if a.history == nil {
-		return &problem{kind: needsQueue, detail: "the feed of events needs a queue; without one the receipts tell everything"}
+// events handles GET /v1/apps/{app}/events. It streams every event of an app as a server-sent event
+// (WHATWG HTML §9.2). A client that reads too slowly is disconnected. It can resume with the last
+// ID that it received, because the history still has the events.
+func (s *server) events(w *response, r *http.Request) *problem {
+	if s.history == nil {
+		return &problem{kind: needsQueue, detail: "the event feed needs a queue"}
 	}
 	want, p := typeFilter(r)
 	if p != nil {
 		return p
 	}
-	ctx, leave := context.WithCancel(r.Context())
-	f := &feed{server: a, w: w, control: http.NewResponseController(w.ResponseWriter), next: make(chan feedItem)}
+	ctx, cancel := context.WithCancel(r.Context())
+	f := &feed{server: s, w: w, control: http.NewResponseController(w.ResponseWriter), next: make(chan feedItem)}
 	go f.receive(ctx, w.app, feedCursor(r), want)
 	defer func() {
-		leave()
-		for range f.next { // until listen has ended
+		cancel()
+		for range f.next { // until receive has returned
 		}
 	}()
 	return f.run(ctx, r.Method == http.MethodHead)
 }
 
-// receive hands on what the history gives, one by one: what a slow reader has not taken stays there.
+// receive passes on the events of the history one by one. Events that a slow client has not read
+// stay in the history.
 func (f *feed) receive(ctx context.Context, app, after string, want func(*push.Event) bool) {
 	defer close(f.next)
 	for e, err := range f.history.Feed(ctx, app, after, want) {
@@ -69,15 +71,15 @@ func (f *feed) receive(ctx context.Context, app, after string, want func(*push.E
 	}
 }
 
-// run writes until the reader, the gateway or the history leaves.
+// run writes events until the client disconnects, the gateway drains or the history ends the feed.
 func (f *feed) run(ctx context.Context, headOnly bool) *problem {
 	var first *feedItem
 	select {
-	case t, ok := <-f.next:
-		if !ok || t.err != nil {
-			return f.feedProblem(ctx, t.err)
+	case item, ok := <-f.next:
+		if !ok || item.err != nil {
+			return f.feedProblem(ctx, item.err)
 		}
-		first = &t
+		first = &item
 	case <-time.After(feedErrorWait):
 	case <-ctx.Done():
 		return nil
@@ -89,16 +91,16 @@ func (f *feed) run(ctx context.Context, headOnly bool) *problem {
 	if first != nil {
 		f.add(*first)
 	}
-	beat := time.NewTicker(heartbeat)
-	defer beat.Stop()
+	ticker := time.NewTicker(heartbeat)
+	defer ticker.Stop()
 	for f.flush() == nil {
 		select {
-		case t, ok := <-f.next:
-			if !ok || !f.addAvailable(ctx, t) {
-				_ = f.flush() // nobody is left to tell
+		case item, ok := <-f.next:
+			if !ok || !f.addAvailable(ctx, item) {
+				_ = f.flush() // the feed ends anyway
 				return nil
 			}
-		case <-beat.C:
+		case <-ticker.C:
 			f.text.WriteString(":\n\n")
 		case <-f.draining:
 			return nil
@@ -112,45 +114,46 @@ func (f *feed) run(ctx context.Context, headOnly bool) *problem {
 func (f *feed) start() {
 	h := f.w.Header()
 	h["Content-Type"] = eventType
-	h["X-Accel-Buffering"] = []string{"no"} // nginx would hold the events back
+	h["X-Accel-Buffering"] = []string{"no"} // otherwise nginx buffers the events
 	f.w.WriteHeader(http.StatusOK)
 	f.text.WriteString("retry: 1000\n\n")
 }
 
-// addAvailable adds an event, and those that are there already; false means that the feed has ended.
-func (f *feed) addAvailable(ctx context.Context, t feedItem) bool {
+// addAvailable adds an event and those that are available without waiting. It returns false if the
+// feed has ended.
+func (f *feed) addAvailable(ctx context.Context, item feedItem) bool {
 	for ok := true; ; {
 		if !ok {
 			return false
 		}
-		if t.err != nil {
-			f.writeProblem(f.feedProblem(ctx, t.err))
+		if item.err != nil {
+			f.writeProblem(f.feedProblem(ctx, item.err))
 			return false
 		}
-		f.add(t)
+		f.add(item)
 		if f.text.Len() >= maxFeedWrite {
 			return true
 		}
 		select {
-		case t, ok = <-f.next:
+		case item, ok = <-f.next:
 		default:
 			return true
 		}
 	}
 }
 
-// add writes an event as its reader sees it: id is the cursor, event the status.
-func (f *feed) add(t feedItem) {
-	if t.event.ID == "" { // a place to resume at, of which no reader is told but in its last id
-		f.text.WriteString("id: " + t.event.Cursor + "\n\n")
+// add formats an event: its id is the cursor, and its type is the status.
+func (f *feed) add(item feedItem) {
+	if item.event.ID == "" { // only moves the client's last event ID forward
+		f.text.WriteString("id: " + item.event.Cursor + "\n\n")
 		return
 	}
-	t.event.KeyHash, t.event.BodyHash = nil, nil
-	data, err := json.Marshal(t.event)
-	if err != nil { // a fault of ours; the reader learns of the others
+	item.event.KeyHash, item.event.BodyHash = nil, nil
+	data, err := json.Marshal(item.event)
+	if err != nil { // a bug; the other events are still sent
 		return
 	}
-	f.text.WriteString("id: " + t.event.Cursor + "\nevent: " + string(t.event.Status) + "\ndata: ")
+	f.text.WriteString("id: " + item.event.Cursor + "\nevent: " + string(item.event.Status) + "\ndata: ")
 	f.text.Write(data)
 	f.text.WriteString("\n\n")
 }
@@ -172,21 +175,22 @@ func (f *feed) flush() error {
 	return errors.Join(err, f.control.Flush())
 }
 
-// feedProblem is the problem of a feed that the history does not give.
+// feedProblem returns the problem for an error of the history's feed.
 func (f *feed) feedProblem(ctx context.Context, err error) *problem {
 	switch {
 	case errors.Is(err, push.ErrCursorExpired):
 		return &problem{kind: cursorExpired, field: "after",
-			detail: "must be a cursor whose next event is still kept: after=oldest begins with the oldest, and what lies between is lost"}
+			detail: "must be a cursor whose next event is still stored: after=oldest starts with the oldest event, and the events in between are lost"}
 	case errors.Is(err, push.ErrInvalidCursor):
 		return &problem{kind: invalidParameter, field: "after", detail: "must be the id of an event of this feed, or oldest"}
 	}
 	p := f.storageUnavailable(ctx, err)
-	p.detail = "ask again after the seconds in Retry-After, with the last id that you saw"
+	p.detail = "reconnect after the time in Retry-After with the last id that you received"
 	return &p
 }
 
-// feedCursor is behind which event to begin. A reader who comes back says it in the header, with the same URL as before.
+// feedCursor returns the cursor after which the feed starts. A client that reconnects sends it in
+// the header, with an unchanged URL.
 func feedCursor(r *http.Request) string {
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		return id
@@ -194,21 +198,22 @@ func feedCursor(r *http.Request) string {
 	return r.URL.Query().Get("after")
 }
 
-// feedStatuses are those that a feed can be asked for.
+// feedStatuses are the statuses that the parameter type may contain.
 var feedStatuses = []push.Status{
 	push.StatusQueued, push.StatusScheduled, push.StatusSending, push.StatusAccepted, push.StatusUnregistered, push.StatusRefused,
 	push.StatusThrottled, push.StatusUnauthorized, push.StatusUnavailable, push.StatusUnknown, push.StatusExpired, push.StatusCancelled,
 }
 
-// typeFilter reads the parameter type: statuses, given several times or with commas between them. Without it all are wanted.
+// typeFilter returns the filter for the parameter type, which can be repeated and can contain
+// commas. Without it, all events pass.
 func typeFilter(r *http.Request) (func(*push.Event) bool, *problem) {
 	var types []push.Status
 	for _, list := range r.URL.Query()["type"] {
-		for word := range strings.SplitSeq(list, ",") {
-			if !slices.Contains(feedStatuses, push.Status(word)) {
-				return nil, &problem{kind: invalidParameter, field: "type", detail: "must be of " + joinStatuses(feedStatuses)}
+		for status := range strings.SplitSeq(list, ",") {
+			if !slices.Contains(feedStatuses, push.Status(status)) {
+				return nil, &problem{kind: invalidParameter, field: "type", detail: "must be one or more of " + joinStatuses(feedStatuses)}
 			}
-			types = append(types, push.Status(word))
+			types = append(types, push.Status(status))
 		}
 	}
 	return func(e *push.Event) bool { return types == nil || e.ID == "" || slices.Contains(types, e.Status) }, nil

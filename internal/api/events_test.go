@@ -23,14 +23,14 @@ import (
 
 const feedPath = "/v1/apps/shop/events"
 
-// readFeed reads a feed that is cut after a second of the bubble's time.
-func (d *testAPI) readFeed(query string, headers ...string) *httptest.ResponseRecorder {
-	ctx, leave := context.WithTimeout(d.t.Context(), time.Second)
-	defer leave()
-	return d.requestWith(ctx, "GET", feedPath+query, http.NoBody, append([]string{"Authorization: Bearer " + readKey}, headers...)...)
+// readFeed reads a feed and disconnects after one second of synctest time.
+func (ts *testAPI) readFeed(query string, headers ...string) *httptest.ResponseRecorder {
+	ctx, cancel := context.WithTimeout(ts.t.Context(), time.Second)
+	defer cancel()
+	return ts.requestWith(ctx, "GET", feedPath+query, http.NoBody, append([]string{"Authorization: Bearer " + readKey}, headers...)...)
 }
 
-// eventIDs are those of the events in a feed's text, in order.
+// eventIDs returns the IDs of the events in a feed's text, in order.
 func eventIDs(text string) (ids []string) {
 	for message := range strings.SplitSeq(text, "\n\n") {
 		if id, rest, _ := strings.Cut(message, "\n"); strings.HasPrefix(id, "id: ") && strings.Contains(rest, "data: ") {
@@ -42,13 +42,13 @@ func eventIDs(text string) (ids []string) {
 
 func TestFeedFormat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, a := newTestAPIWithStorage(t)
-		a.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued, KeyHash: []byte("k")})
-		a.addEvent(push.Event{ID: "2", App: "bank", Status: push.StatusQueued})
+		ts, store := newTestAPIWithStorage(t)
+		store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued, KeyHash: []byte("k")})
+		store.addEvent(push.Event{ID: "2", App: "bank", Status: push.StatusQueued})
 		target := push.Target{Token: "00ff"}
-		dead := push.Receipt{ID: "1", Outcome: push.Outcome{Verdict: push.Unregistered, DeadSince: time.Now()}}
-		a.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusUnregistered, Target: &target, Receipt: &dead})
-		w := d.readFeed("?after=oldest")
+		receipt := push.Receipt{ID: "1", Outcome: push.Outcome{Verdict: push.Unregistered, DeadSince: time.Now()}}
+		store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusUnregistered, Target: &target, Receipt: &receipt})
+		w := ts.readFeed("?after=oldest")
 		if h := w.Header(); w.Code != 200 || h.Get("Content-Type") != "text/event-stream" || h.Get("X-Accel-Buffering") != "no" {
 			t.Errorf("%d %v", w.Code, h)
 		}
@@ -69,15 +69,15 @@ func TestFeedFormat(t *testing.T) {
 
 func TestFeedResumesAfterCursor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, a := newTestAPIWithStorage(t)
+		ts, store := newTestAPIWithStorage(t)
 		for i := range 5 {
-			a.addEvent(push.Event{ID: fmt.Sprint(i), App: "shop", Status: push.StatusQueued})
+			store.addEvent(push.Event{ID: fmt.Sprint(i), App: "shop", Status: push.StatusQueued})
 		}
 		for _, c := range []struct{ query, header, want string }{
 			{"", "X: y", "[]"}, {"?after=2", "X: y", "[3 4 5]"}, {"?after=1", "Last-Event-ID: 4", "[5]"}, {"", "Last-Event-ID: 5", "[]"},
 			{"?after=oldest", "X: y", "[1 2 3 4 5]"},
 		} {
-			if got := fmt.Sprint(eventIDs(d.readFeed(c.query, c.header).Body.String())); got != c.want {
+			if got := fmt.Sprint(eventIDs(ts.readFeed(c.query, c.header).Body.String())); got != c.want {
 				t.Errorf("%v: %s", c, got)
 			}
 		}
@@ -86,22 +86,22 @@ func TestFeedResumesAfterCursor(t *testing.T) {
 
 func TestFeedTypeFilterStillAdvancesCursor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, a := newTestAPIWithStorage(t)
+		ts, store := newTestAPIWithStorage(t)
 		for _, status := range []push.Status{push.StatusQueued, push.StatusUnregistered, push.StatusExpired, push.StatusAccepted} {
-			a.addEvent(push.Event{ID: "1", App: "shop", Status: status})
+			store.addEvent(push.Event{ID: "1", App: "shop", Status: status})
 		}
 		for query, want := range map[string]string{
 			"type=unregistered": "[2]", "type=unregistered,expired": "[2 3]", "type=expired&type=accepted": "[3 4]",
 		} {
-			text := d.readFeed("?after=oldest&" + query).Body.String()
+			text := ts.readFeed("?after=oldest&" + query).Body.String()
 			if got := fmt.Sprint(eventIDs(text)); got != want {
 				t.Errorf("%s: %s", query, got)
 			}
 			if query == "type=unregistered" && !strings.HasSuffix(text, "id: 4\n\n") {
-				t.Errorf("it would resume too early: %q", text)
+				t.Errorf("the last id does not advance past filtered events: %q", text)
 			}
 		}
-		p := d.wantProblem(d.readFeed("?type=dead"), 400, "invalid-parameter")
+		p := ts.wantProblem(ts.readFeed("?type=dead"), 400, "invalid-parameter")
 		if p.Field != "type" || !strings.Contains(p.Detail, "unregistered") || strings.Contains(p.Detail, "dead") {
 			t.Errorf("%+v", p)
 		}
@@ -110,16 +110,16 @@ func TestFeedTypeFilterStillAdvancesCursor(t *testing.T) {
 
 func TestInvalidOrExpiredCursor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, a := newTestAPIWithStorage(t)
+		ts, store := newTestAPIWithStorage(t)
 		for range 5 {
-			a.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
+			store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
 		}
-		a.oldest = 3
-		if p := d.wantProblem(d.readFeed("?after=2"), 410, "events-forgotten"); !strings.Contains(p.Detail, "after=oldest") {
+		store.oldest = 3
+		if p := ts.wantProblem(ts.readFeed("?after=2"), 410, "cursor-expired"); !strings.Contains(p.Detail, "after=oldest") {
 			t.Errorf("%+v", p)
 		}
-		d.wantProblem(d.readFeed("", "Last-Event-ID: SECRET"), 400, "invalid-parameter")
-		if got := fmt.Sprint(eventIDs(d.readFeed("?after=oldest").Body.String())); got != "[4 5]" {
+		ts.wantProblem(ts.readFeed("", "Last-Event-ID: SECRET"), 400, "invalid-parameter")
+		if got := fmt.Sprint(eventIDs(ts.readFeed("?after=oldest").Body.String())); got != "[4 5]" {
 			t.Error(got)
 		}
 	})
@@ -127,14 +127,14 @@ func TestInvalidOrExpiredCursor(t *testing.T) {
 
 func TestFeedErrorIsSentAsProblemEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, a := newTestAPIWithStorage(t)
+		ts, store := newTestAPIWithStorage(t)
 		time.AfterFunc(500*time.Millisecond, func() {
-			a.mu.Lock()
-			a.err = errors.New("SECRET")
-			a.mu.Unlock()
-			a.addEvent(push.Event{ID: "1", App: "bank"})
+			store.mu.Lock()
+			store.err = errors.New("SECRET")
+			store.mu.Unlock()
+			store.addEvent(push.Event{ID: "1", App: "bank"})
 		})
-		text := d.readFeed("").Body.String()
+		text := ts.readFeed("").Body.String()
 		if !strings.Contains(text, "event: problem\ndata: {\"type\":\"https://sluice-push.github.io/problems/queue-unavailable\"") || strings.Contains(text, "SECRET") {
 			t.Errorf("%q", text)
 		}
@@ -144,56 +144,56 @@ func TestFeedErrorIsSentAsProblemEvent(t *testing.T) {
 func TestIdleFeedGetsHeartbeatsUntilDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		drain := make(chan struct{})
-		d, a := newTestAPIWithStorage(t, func(cfg *api.Config) { cfg.Draining = drain })
-		time.AfterFunc(time.Minute+time.Second, func() { a.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued}) })
+		ts, store := newTestAPIWithStorage(t, func(cfg *api.Config) { cfg.Draining = drain })
+		time.AfterFunc(time.Minute+time.Second, func() { store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued}) })
 		time.AfterFunc(2*time.Minute+time.Second, func() { close(drain) })
-		before := time.Now()
-		text := d.requestWith(t.Context(), "GET", feedPath, http.NoBody, "Authorization: Bearer "+readKey).Body.String()
-		if strings.Count(text, "\n:\n\n")+strings.Count(text, "\n\n:\n\n") < 8 || fmt.Sprint(eventIDs(text)) != "[1]" || time.Since(before) != 2*time.Minute+time.Second {
-			t.Errorf("%v %q", time.Since(before), text)
+		start := time.Now()
+		text := ts.requestWith(t.Context(), "GET", feedPath, http.NoBody, "Authorization: Bearer "+readKey).Body.String()
+		if strings.Count(text, "\n:\n\n")+strings.Count(text, "\n\n:\n\n") < 8 || fmt.Sprint(eventIDs(text)) != "[1]" || time.Since(start) != 2*time.Minute+time.Second {
+			t.Errorf("%v %q", time.Since(start), text)
 		}
 	})
 }
 
 func TestSlowFeedReaderIsDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, a := newTestAPIWithStorage(t)
-		c := d.serve(t)
+		ts, store := newTestAPIWithStorage(t)
+		c := ts.serve(t)
 		c.write("GET " + feedPath + "?after=oldest HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer " + readKey + "\r\n\r\n")
 		for range 10_000 {
-			a.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
+			store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
 		}
 		time.Sleep(29 * time.Second)
-		if a.openFeeds() != 1 {
-			t.Error("it was cut off too early, or never began")
+		if store.openFeeds() != 1 {
+			t.Error("the feed is not open after 29 s")
 		}
 		time.Sleep(2 * time.Second)
-		if a.openFeeds() != 0 {
-			t.Error("it is still read for")
+		if store.openFeeds() != 0 {
+			t.Error("the feed is still open after 31 s")
 		}
 	})
 }
 
 func TestFeedStreamsEvents(t *testing.T) {
-	d, a := newTestAPIWithStorage(t)
-	server := httptest.NewServer(d)
+	ts, store := newTestAPIWithStorage(t)
+	server := httptest.NewServer(ts)
 	defer server.Close()
 	r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+feedPath, http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Header.Set("Authorization", "Bearer "+readKey)
-	answer, err := server.Client().Do(r) // it begins without an event
+	res, err := server.Client().Do(r) // the response starts before there is an event
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	for a.openFeeds() == 0 { // its answer may begin before it does
+	defer func() { _ = res.Body.Close() }()
+	for store.openFeeds() == 0 { // the response may start before the feed is open
 		runtime.Gosched()
 	}
-	lines := bufio.NewReader(answer.Body)
+	lines := bufio.NewReader(res.Body)
 	for i := range 3 {
-		a.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
+		store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
 		for {
 			line, err := lines.ReadString('\n')
 			if err != nil {
@@ -211,8 +211,8 @@ func TestFeedStreamsEvents(t *testing.T) {
 
 func TestFeedHeadRequestReturnsImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, _ := newTestAPIWithStorage(t)
-		w := d.requestWith(t.Context(), "HEAD", feedPath, http.NoBody, "Authorization: Bearer "+readKey)
+		ts, _ := newTestAPIWithStorage(t)
+		w := ts.requestWith(t.Context(), "HEAD", feedPath, http.NoBody, "Authorization: Bearer "+readKey)
 		if text, err := io.ReadAll(w.Body); w.Code != 200 || len(text) != 0 || err != nil {
 			t.Errorf("%d %q", w.Code, text)
 		}

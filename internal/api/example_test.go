@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// echo accepts everything, and is the whole house behind the door of this example.
+// echo accepts all notifications.
 type echo struct{}
 
 func (echo) Send(_ context.Context, n *push.Notification) push.Receipt {
@@ -22,8 +22,8 @@ func (echo) Send(_ context.Context, n *push.Notification) push.Receipt {
 }
 
 func Example() {
-	key, hash := api.NewKey() // the key is for the caller, its hash for the configuration
-	door, err := api.New(api.Config{
+	key, hash := api.NewKey() // the key is for the client, and the hash for the configuration
+	handler, err := api.New(api.Config{
 		Sender: echo{},
 		Apps:   map[string]api.App{"shop": {Keys: []api.Key{{Name: "backend", Hash: hash, Scopes: []string{"send"}}}}},
 	})
@@ -31,16 +31,16 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	call := func(body string) {
+	post := func(body string) {
 		r := httptest.NewRequest(http.MethodPost, "/v1/apps/shop/notifications", strings.NewReader(body))
 		r.Header.Set("Authorization", "Bearer "+key)
 		r.Header.Set("X-Request-ID", "example")
 		w := httptest.NewRecorder()
-		door.ServeHTTP(w, r)
+		handler.ServeHTTP(w, r)
 		fmt.Print(w.Code, " ", w.Body)
 	}
-	call(`{"platform": "fcm", "topic": "news", "title": "Elections"}`)
-	call(`{"platform": "fcm", "topic": "news", "priority": "urgent"}`)
+	post(`{"platform": "fcm", "topic": "news", "title": "Elections"}`)
+	post(`{"platform": "fcm", "topic": "news", "priority": "urgent"}`)
 	// Output:
 	// sent: shop fcm Elections
 	// 200 {"status":"accepted","attempts":[]}

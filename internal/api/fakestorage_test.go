@@ -16,22 +16,23 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// fakeStorage is a queue and a history in memory, and the sender of a gateway that has them: it notes what is sent at once.
+// fakeStorage is a queue and a history in memory. It is also the sender of a gateway with storage,
+// and records the notifications that are sent synchronously.
 type fakeStorage struct {
 	api.Sender
-	refuse func(n *push.Notification) error // nil keeps all
-	err    error                            // of the history's
+	refuse func(n *push.Notification) error // nil accepts all
+	err    error                            // returned by the history
 
 	mu      sync.Mutex
-	kept    []*push.Notification
+	queued  []*push.Notification
 	events  []push.Event
-	oldest  int           // events before it are forgotten
-	news    chan struct{} // closed with the next event
+	oldest  int           // earlier events have expired
+	news    chan struct{} // closed by the next event
 	keys    map[string]*claim
 	readers int
 }
 
-// claim is a call with a key.
+// claim is a request with a key.
 type claim struct {
 	id   string
 	body []byte
@@ -43,82 +44,82 @@ var (
 	_ api.History = (*fakeStorage)(nil)
 )
 
-// newTestAPIWithStorage opens a door with an archive behind it.
+// newTestAPIWithStorage returns an API with a fakeStorage.
 func newTestAPIWithStorage(t testing.TB, change ...func(*api.Config)) (*testAPI, *fakeStorage) {
-	a := &fakeStorage{news: make(chan struct{}), keys: map[string]*claim{}}
-	d := newTestAPI(t, append([]func(*api.Config){func(cfg *api.Config) {
-		a.Sender = cfg.Sender
-		cfg.Sender, cfg.Queue, cfg.History = a, a, a
+	store := &fakeStorage{news: make(chan struct{}), keys: map[string]*claim{}}
+	ts := newTestAPI(t, append([]func(*api.Config){func(cfg *api.Config) {
+		store.Sender = cfg.Sender
+		cfg.Sender, cfg.Queue, cfg.History = store, store, store
 	}}, change...)...)
-	return d, a
+	return ts, store
 }
 
-// Send sends n at once.
-func (a *fakeStorage) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	a.addEvent(push.Event{ID: n.ID, App: n.App, Status: push.StatusQueued, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
-	r := a.Sender.Send(ctx, n)
-	a.addResult(r, n.App)
+// Send sends n synchronously.
+func (f *fakeStorage) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	f.addEvent(push.Event{ID: n.ID, App: n.App, Status: push.StatusQueued, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
+	r := f.Sender.Send(ctx, n)
+	f.addResult(r, n.App)
 	return r
 }
 
-// addResult tells that a notification has come to r.
-func (a *fakeStorage) addResult(r push.Receipt, app string) {
-	a.addEvent(push.Event{ID: r.ID, App: app, Status: r.Status(), Receipt: &r})
+// addResult records that a notification ended in r.
+func (f *fakeStorage) addResult(r push.Receipt, app string) {
+	f.addEvent(push.Event{ID: r.ID, App: app, Status: r.Status(), Receipt: &r})
 }
 
-func (a *fakeStorage) addEvent(e push.Event) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	e.At, e.Cursor = time.Now(), strconv.Itoa(len(a.events)+1)
-	a.events = append(a.events, e)
-	close(a.news)
-	a.news = make(chan struct{})
+func (f *fakeStorage) addEvent(e push.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e.At, e.Cursor = time.Now(), strconv.Itoa(len(f.events)+1)
+	f.events = append(f.events, e)
+	close(f.news)
+	f.news = make(chan struct{})
 }
 
-func (a *fakeStorage) Accept(_ context.Context, ns []*push.Notification) []error {
+func (f *fakeStorage) Accept(_ context.Context, ns []*push.Notification) []error {
 	errs := make([]error, len(ns))
 	for i, n := range ns {
-		if a.refuse != nil {
-			if errs[i] = a.refuse(n); errs[i] != nil {
+		if f.refuse != nil {
+			if errs[i] = f.refuse(n); errs[i] != nil {
 				continue
 			}
 		}
-		a.mu.Lock()
-		a.kept = append(a.kept, n)
-		a.mu.Unlock()
+		f.mu.Lock()
+		f.queued = append(f.queued, n)
+		f.mu.Unlock()
 		status := push.StatusQueued
 		if n.SendAt.After(n.AcceptedAt) {
 			status = push.StatusScheduled
 		}
-		a.addEvent(push.Event{ID: n.ID, App: n.App, Status: status, SendAt: n.SendAt, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
+		f.addEvent(push.Event{ID: n.ID, App: n.App, Status: status, SendAt: n.SendAt, KeyHash: n.KeyHash, BodyHash: n.BodyHash})
 	}
 	return errs
 }
 
-func (a *fakeStorage) count() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.kept)
+func (f *fakeStorage) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.queued)
 }
 
-func (a *fakeStorage) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
-	r, _, err := a.Find(ctx, app, id)
+func (f *fakeStorage) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
+	r, _, err := f.Find(ctx, app, id)
 	if err == nil && !r.IsFinal() && r.State != push.StatusSending {
 		r.State = push.StatusCancelled
-		a.addResult(r, app)
+		f.addResult(r, app)
 	}
 	return r, err
 }
 
-func (a *fakeStorage) Find(_ context.Context, app, id string) (push.Receipt, []push.Event, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.err != nil {
-		return push.Receipt{}, nil, a.err
+func (f *fakeStorage) Find(_ context.Context, app, id string) (push.Receipt, []push.Event, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return push.Receipt{}, nil, f.err
 	}
 	var timeline []push.Event
 	r := push.Receipt{ID: id}
-	for _, e := range a.events {
+	for _, e := range f.events {
 		if e.ID != id || e.App != app {
 			continue
 		}
@@ -133,25 +134,25 @@ func (a *fakeStorage) Find(_ context.Context, app, id string) (push.Receipt, []p
 	return r, timeline, nil
 }
 
-func (a *fakeStorage) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
+func (f *fakeStorage) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
 	return func(yield func(push.Event, error) bool) {
-		a.mu.Lock()
-		at, err := a.offset(after)
-		a.readers++
-		a.mu.Unlock()
+		f.mu.Lock()
+		at, err := f.offset(after)
+		f.readers++
+		f.mu.Unlock()
 		defer func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.readers--
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.readers--
 		}()
 		if err != nil {
 			yield(push.Event{}, err)
 			return
 		}
 		for ctx.Err() == nil {
-			a.mu.Lock()
-			events, news, trouble := slices.Clone(a.events[at:]), a.news, a.err
-			a.mu.Unlock()
+			f.mu.Lock()
+			events, news, err := slices.Clone(f.events[at:]), f.news, f.err
+			f.mu.Unlock()
 			for _, e := range events {
 				at++
 				if e.App == app && want(&e) && !yield(e, nil) {
@@ -162,8 +163,8 @@ func (a *fakeStorage) Feed(ctx context.Context, app, after string, want func(*pu
 					return
 				}
 			}
-			if trouble != nil {
-				yield(push.Event{}, trouble)
+			if err != nil {
+				yield(push.Event{}, err)
 				return
 			}
 			select {
@@ -174,79 +175,79 @@ func (a *fakeStorage) Feed(ctx context.Context, app, after string, want func(*pu
 	}
 }
 
-// openFeeds is how many feeds are being read.
-func (a *fakeStorage) openFeeds() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.readers
+// openFeeds returns the number of open feeds.
+func (f *fakeStorage) openFeeds() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.readers
 }
 
-func (a *fakeStorage) offset(after string) (int, error) {
+func (f *fakeStorage) offset(after string) (int, error) {
 	switch after {
 	case "":
-		return len(a.events), nil
+		return len(f.events), nil
 	case "oldest":
-		return a.oldest, nil
+		return f.oldest, nil
 	}
 	at, err := strconv.Atoi(after)
 	switch {
-	case err != nil || at > len(a.events):
+	case err != nil || at > len(f.events):
 		return 0, push.ErrInvalidCursor
-	case at < a.oldest:
+	case at < f.oldest:
 		return 0, push.ErrCursorExpired
 	}
 	return at, nil
 }
 
-func (a *fakeStorage) Claim(ctx context.Context, n *push.Notification, stands func(*push.Receipt) bool) (func(), push.Receipt, error) {
+func (f *fakeStorage) Claim(ctx context.Context, n *push.Notification, isFinal func(*push.Receipt) bool) (func(), push.Receipt, error) {
 	for {
-		mine := &claim{id: n.ID, body: n.BodyHash, done: make(chan struct{})}
-		a.mu.Lock()
-		held := a.keys[string(n.KeyHash)]
-		if held == nil {
-			a.keys[string(n.KeyHash)] = mine
+		own := &claim{id: n.ID, body: n.BodyHash, done: make(chan struct{})}
+		f.mu.Lock()
+		other := f.keys[string(n.KeyHash)]
+		if other == nil {
+			f.keys[string(n.KeyHash)] = own
 		}
-		trouble := a.err
-		a.mu.Unlock()
-		if trouble != nil {
-			return nil, push.Receipt{}, trouble
+		err := f.err
+		f.mu.Unlock()
+		if err != nil {
+			return nil, push.Receipt{}, err
 		}
-		if held == nil {
-			if r, body, found := a.lastCall(ctx, n); found && stands(&r) {
-				a.release(mine, n)
+		if other == nil {
+			if r, body, found := f.lastCall(ctx, n); found && isFinal(&r) {
+				f.release(own, n)
 				if !bytes.Equal(body, n.BodyHash) {
 					return nil, r, push.ErrKeyReused
 				}
 				return nil, r, nil
 			}
-			return func() { a.release(mine, n) }, push.Receipt{}, nil
+			return func() { f.release(own, n) }, push.Receipt{}, nil
 		}
-		if !bytes.Equal(held.body, n.BodyHash) {
+		if !bytes.Equal(other.body, n.BodyHash) {
 			return nil, push.Receipt{}, push.ErrKeyReused
 		}
 		select {
-		case <-held.done:
+		case <-other.done:
 		case <-ctx.Done():
 			return nil, push.Receipt{}, push.ErrKeyInUse
 		}
 	}
 }
 
-func (a *fakeStorage) release(c *claim, n *push.Notification) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.keys, string(n.KeyHash))
+func (f *fakeStorage) release(c *claim, n *push.Notification) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.keys, string(n.KeyHash))
 	close(c.done)
 }
 
-// lastCall is what the last call with n's key has come to.
-func (a *fakeStorage) lastCall(ctx context.Context, n *push.Notification) (r push.Receipt, body []byte, found bool) {
-	a.mu.Lock()
-	events := slices.Clone(a.events)
-	a.mu.Unlock()
+// lastCall returns the result of the last request with n's key.
+func (f *fakeStorage) lastCall(ctx context.Context, n *push.Notification) (r push.Receipt, body []byte, found bool) {
+	f.mu.Lock()
+	events := slices.Clone(f.events)
+	f.mu.Unlock()
 	for _, e := range slices.Backward(events) {
 		if bytes.Equal(e.KeyHash, n.KeyHash) {
-			r, _, err := a.Find(ctx, e.App, e.ID)
+			r, _, err := f.Find(ctx, e.App, e.ID)
 			return r, e.BodyHash, err == nil
 		}
 	}

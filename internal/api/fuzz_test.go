@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzSingle holds any body to four promises: the answer is a receipt or a problem of the caller's, it is never
-// a fault of ours, it does not repeat what was sent, and it is the same verdict alone and in a batch.
+// FuzzSingle checks for any body that the response is a receipt or a client error, is not an
+// internal error, does not repeat data of the request, and has the same verdict as in a batch.
 func FuzzSingle(f *testing.F) {
 	f.Add(validBody)
 	f.Add(typical)
@@ -20,36 +20,37 @@ func FuzzSingle(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		d := newTestAPI(t)
-		w := d.request("POST", singlePath, body)
+		ts := newTestAPI(t)
+		w := ts.request("POST", singlePath, body)
 		if w.Code >= 500 && w.Code != 501 {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
-		answer := w.Body.String()
-		if !json.Valid([]byte(answer)) || !utf8.ValidString(answer) {
-			t.Fatalf("no JSON: %q", answer)
+		res := w.Body.String()
+		if !json.Valid([]byte(res)) || !utf8.ValidString(res) {
+			t.Fatalf("not JSON: %q", res)
 		}
-		if strings.Contains(answer, canary) {
-			t.Fatalf("it repeats what was sent: %s", answer)
+		if strings.Contains(res, canary) {
+			t.Fatalf("the response repeats the request: %s", res)
 		}
 		if strings.ContainsAny(body, "\n") || strings.TrimSpace(body) == "" || strings.Contains(body, "idempotency_key") {
 			return
 		}
-		got := receipts(t, d.request("POST", batch, body, ndjson).Body)
+		got := receipts(t, ts.request("POST", batchPath, body, ndjson).Body)
 		if len(got) != 1 || (got[0].Status == "accepted") != (w.Code == 200) {
-			t.Fatalf("alone %d, in a batch %+v", w.Code, got)
+			t.Fatalf("single %d, in a batch %+v", w.Code, got)
 		}
 	})
 }
 
-// FuzzBatch holds any array to three: no fault, no repetition, and receipts without gaps.
+// FuzzBatch checks for any array that there is no internal error, that the response does not repeat
+// data of the request, and that no receipt is missing.
 func FuzzBatch(f *testing.F) {
 	f.Add("[" + validBody + "," + validBody + "]")
 	f.Add(`[{},[],"` + canary + `",1,null,` + validBody + `]`)
 	f.Add("[" + validBody + "," + validBody + `,{"`)
 	f.Fuzz(func(t *testing.T, body string) {
-		d := newTestAPI(t)
-		w := d.request("POST", batch, body)
+		ts := newTestAPI(t)
+		w := ts.request("POST", batchPath, body)
 		if w.Code != 200 && w.Code != 400 && w.Code != 413 || strings.Contains(w.Body.String(), canary) {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}

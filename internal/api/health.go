@@ -8,43 +8,44 @@ import (
 	"net/http"
 )
 
-// NotReady is one thing that keeps the gateway from serving.
+// NotReady is one reason why the gateway is not ready.
 type NotReady struct {
-	Name   string `json:"name"`   // what, such as shop/apns
-	Reason string `json:"reason"` // why, and what to do; no secret
+	Name   string `json:"name"`   // the component, such as shop/apns
+	Reason string `json:"reason"` // the reason and what to do; no secret
 }
 
-// health is the answer of the health calls.
+// health is the body of the health responses.
 type health struct {
 	Status   string     `json:"status"` // alive, ready or not ready
 	NotReady []NotReady `json:"not_ready,omitempty"`
 }
 
-// showLive says that the process serves HTTP, and nothing about providers: a restart would not mend those.
+// showLive says that the process serves HTTP. It does not depend on providers, because a restart
+// does not repair them.
 func showLive(w *response, _ *http.Request) *problem {
 	return writeJSON(w, http.StatusOK, health{Status: "alive"})
 }
 
-func (a *server) showReady(w *response, _ *http.Request) *problem {
-	if a.ready != nil {
-		if missing := a.ready(); len(missing) > 0 {
+func (s *server) showReady(w *response, _ *http.Request) *problem {
+	if s.ready != nil {
+		if missing := s.ready(); len(missing) > 0 {
 			return writeJSON(w, http.StatusServiceUnavailable, health{Status: "not ready", NotReady: missing})
 		}
 	}
 	return writeJSON(w, http.StatusOK, health{Status: "ready"})
 }
 
-func (a *server) showStatus(w *response, _ *http.Request) *problem {
-	if a.status == nil {
+func (s *server) showStatus(w *response, _ *http.Request) *problem {
+	if s.status == nil {
 		return writeJSON(w, http.StatusOK, struct{}{})
 	}
-	return writeJSON(w, http.StatusOK, a.status())
+	return writeJSON(w, http.StatusOK, s.status())
 }
 
 func writeJSON(w *response, status int, v any) *problem {
 	body, err := json.Marshal(v)
 	if err != nil {
-		a := problem{kind: internal, detail: "the answer has no JSON form"}
+		a := problem{kind: internal, detail: "the response cannot be encoded"}
 		return &a
 	}
 	reply{status: status, contentType: jsonType, body: append(body, '\n')}.write(w)
@@ -54,7 +55,7 @@ func writeJSON(w *response, status int, v any) *problem {
 //go:embed openapi.yaml
 var openAPI []byte
 
-// OpenAPI returns the OpenAPI 3.1 document of the HTTP face, in YAML. It must not be changed.
+// OpenAPI returns the OpenAPI 3.1 document of the HTTP API in YAML. The caller must not modify it.
 func OpenAPI() []byte { return openAPI }
 
 func showOpenAPI(w *response, _ *http.Request) *problem {

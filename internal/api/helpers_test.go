@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// sender is the house behind the door: it plays what the test says and remembers what it was given.
+// sender is a Sender that returns what the test wants and records the notifications.
 type sender struct {
 	respond func(ctx context.Context, n *push.Notification) push.Receipt // nil accepts all
 
@@ -49,20 +49,21 @@ func accepted(n *push.Notification) push.Receipt {
 	return ended(n, push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: n.ID})
 }
 
-// ended is the receipt of a notification that had one attempt.
+// ended returns the receipt of a notification with one attempt.
 func ended(n *push.Notification, o push.Outcome) push.Receipt {
 	attempt := push.Attempt{Endpoint: "127.0.0.1:443", Started: time.Now(), Took: time.Millisecond, Outcome: o}
 	return push.Receipt{ID: n.ID, Outcome: o, Attempts: []push.Attempt{attempt}}
 }
 
-// The keys of the houses below. The app shop has all of them but the last, which is the bank's.
+// The API keys of the tests. sendKey and readKey belong to the app shop, and otherKey to the app
+// bank.
 var (
 	sendKey, sendHash   = api.NewKey()
 	readKey, readHash   = api.NewKey()
 	otherKey, otherHash = api.NewKey()
 )
 
-// testAPI is a REST face with a sender behind it.
+// testAPI is an API with a sender.
 type testAPI struct {
 	t testing.TB
 	*sender
@@ -89,14 +90,16 @@ func newTestAPI(t testing.TB, change ...func(*api.Config)) *testAPI {
 	return &testAPI{t: t, sender: s, Handler: h}
 }
 
-// request makes one request; each header is "Name: value", and the sending key goes with it unless one names another.
-func (d *testAPI) request(method, path, body string, headers ...string) *httptest.ResponseRecorder {
-	d.t.Helper()
-	return d.requestWith(d.t.Context(), method, path, strings.NewReader(body), headers...)
+// request makes a request. Each header is "Name: value". It authenticates with sendKey unless the
+// headers contain another key.
+func (ts *testAPI) request(method, path, body string, headers ...string) *httptest.ResponseRecorder {
+	ts.t.Helper()
+	return ts.requestWith(ts.t.Context(), method, path, strings.NewReader(body), headers...)
 }
 
-// requestWith is ask for a caller who may leave, or who does not say how long the body is.
-func (d *testAPI) requestWith(ctx context.Context, method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+// requestWith is request with a context, for a client that disconnects, and with a body of unknown
+// length.
+func (ts *testAPI) requestWith(ctx context.Context, method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequestWithContext(ctx, method, path, body)
 	r.Header.Set("Authorization", "Bearer "+sendKey)
 	for _, h := range headers {
@@ -104,13 +107,13 @@ func (d *testAPI) requestWith(ctx context.Context, method, path string, body io.
 		r.Header.Set(name, value)
 	}
 	w := httptest.NewRecorder()
-	d.ServeHTTP(w, r)
+	ts.ServeHTTP(w, r)
 	return w
 }
 
 const (
 	singlePath = "/v1/apps/shop/notifications"
-	batch      = "/v1/apps/shop/notifications/batch"
+	batchPath  = "/v1/apps/shop/notifications/batch"
 	validBody  = `{"platform":"apns","token":"00ff","title":"Hi"}`
 	ndjson     = "Content-Type: application/x-ndjson"
 )
@@ -129,26 +132,27 @@ type receipt struct {
 	Attempts                          []struct{ Endpoint, Status string }
 }
 
-// wantProblem checks that the answer is a problem document with this status and slug, and returns it.
-func (d *testAPI) wantProblem(w *httptest.ResponseRecorder, status int, slug string) document {
-	d.t.Helper()
+// wantProblem checks that the response is a problem document with this status and slug, and returns
+// it.
+func (ts *testAPI) wantProblem(w *httptest.ResponseRecorder, status int, slug string) document {
+	ts.t.Helper()
 	var p document
 	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
-		d.t.Fatalf("%d %q: %v", w.Code, w.Body, err)
+		ts.t.Fatalf("%d %q: %v", w.Code, w.Body, err)
 	}
 	if w.Code != status || p.Status != status || !strings.HasSuffix(p.Type, "/problems/"+slug) {
-		d.t.Fatalf("got %d, want %d %s: %s", w.Code, status, slug, w.Body)
+		ts.t.Fatalf("got %d, want %d %s: %s", w.Code, status, slug, w.Body)
 	}
 	if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
-		d.t.Fatalf("Content-Type %q", got)
+		ts.t.Fatalf("Content-Type %q", got)
 	}
 	if p.RequestID != w.Header().Get("X-Request-ID") || p.RequestID == "" || p.Title == "" {
-		d.t.Fatalf("incomplete: %s", w.Body)
+		ts.t.Fatalf("incomplete: %s", w.Body)
 	}
 	return p
 }
 
-// receipts reads a batch's answer by index.
+// receipts returns the receipts of a batch response by index.
 func receipts(t testing.TB, from io.Reader) map[int]receipt {
 	t.Helper()
 	got := map[int]receipt{}
@@ -170,13 +174,13 @@ func receipts(t testing.TB, from io.Reader) map[int]receipt {
 }
 
 func TestSend(t *testing.T) {
-	d := newTestAPI(t)
-	w := d.request("POST", singlePath, validBody)
+	ts := newTestAPI(t)
+	w := ts.request("POST", singlePath, validBody)
 	var r receipt
 	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != 200 || r.Status != "accepted" {
 		t.Fatalf("%d %s (%v)", w.Code, w.Body, err)
 	}
-	n := d.sent[0]
+	n := ts.sent[0]
 	if r.ID != n.ID || len(n.ID) != 36 || n.App != "shop" || n.AcceptedAt.IsZero() || n.Token != "00ff" || n.Title != "Hi" {
 		t.Fatalf("%+v", n)
 	}
@@ -187,10 +191,10 @@ func TestBatchReceiptsHaveIndexes(t *testing.T) {
 		"application/json":     "[" + validBody + "," + validBody + ", " + validBody + "]",
 		"application/x-ndjson": validBody + "\n\r\n" + validBody + "\r\n" + validBody,
 	} {
-		d := newTestAPI(t)
-		w := d.request("POST", batch, body, "Content-Type: "+media)
+		ts := newTestAPI(t)
+		w := ts.request("POST", batchPath, body, "Content-Type: "+media)
 		got := receipts(t, w.Body)
-		if w.Code != 200 || len(got) != 3 || got[2].Status != "accepted" || d.count() != 3 {
+		if w.Code != 200 || len(got) != 3 || got[2].Status != "accepted" || ts.count() != 3 {
 			t.Fatalf("%s: %d %v", media, w.Code, got)
 		}
 		if got := w.Header().Get("Content-Type"); got != "application/x-ndjson" {

@@ -11,62 +11,65 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// cacheKey names what an Idempotency-Key stands for: each app has its own.
+// cacheKey identifies an Idempotency-Key. Each app has its own keys.
 type cacheKey struct{ app, key string }
 
-// cacheEntry is what a call came to, or the promise of it.
+// cacheEntry is the result of a request, or a request in progress.
 type cacheEntry struct {
 	body    [sha256.Size]byte // hash of the body that came with the key
-	done    chan struct{}     // closed once end is there
+	done    chan struct{}     // closed when result is set
 	result  result
 	expires time.Time
 }
 
-// IdempotencyCache keeps what calls with an Idempotency-Key came to, where there is no history: a restart forgets it, and another
-// gateway does not share it. The zero value keeps 50,000 ends, of about 1 KiB each, for a day.
+// IdempotencyCache stores the results of requests with an Idempotency-Key in a gateway without a
+// history. It is in memory: it is lost on restart and not shared with other gateways. The zero
+// value stores 50,000 results, of about 1 KiB each, for a day.
 type IdempotencyCache struct {
-	// Most is how many ends are kept; 0 means 50,000.
+	// MaxEntries limits the number of stored results; 0 means 50,000.
 	MaxEntries int
-	// Keep is for how long; 0 means 24 hours.
+	// TTL is how long a result is stored; 0 means 24 hours.
 	TTL time.Duration
 
 	mu      sync.Mutex
 	entries map[cacheKey]*cacheEntry
-	settled []cacheKey // with an end, oldest first; those in flight are in calls alone
+	settled []cacheKey // keys of entries with a result, oldest first; entries in progress are only in entries
 }
 
-// claim returns the call's place, and whether the caller is the first there and so has to settle it.
-func (m *IdempotencyCache) claim(c cacheKey, body [sha256.Size]byte) (place *cacheEntry, first bool) {
+// claim returns the entry of a key. first says that the caller created it and must settle it.
+func (m *IdempotencyCache) claim(c cacheKey, body [sha256.Size]byte) (entry *cacheEntry, first bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.evict(time.Now())
-	if place, ok := m.entries[c]; ok {
-		return place, false
+	if entry, ok := m.entries[c]; ok {
+		return entry, false
 	}
 	if m.entries == nil {
 		m.entries = map[cacheKey]*cacheEntry{}
 	}
-	place = &cacheEntry{body: body, done: make(chan struct{})}
-	m.entries[c] = place
-	return place, true
+	entry = &cacheEntry{body: body, done: make(chan struct{})}
+	m.entries[c] = entry
+	return entry, true
 }
 
-// settle gives the end to all who wait at the place, and keeps it for those to come if keep is set.
-func (m *IdempotencyCache) settle(c cacheKey, place *cacheEntry, end result, keep bool) {
-	place.result = end
-	close(place.done)
+// settle sets the result of an entry and wakes all that wait for it. It removes the entry if keep
+// is false.
+func (m *IdempotencyCache) settle(c cacheKey, entry *cacheEntry, res result, keep bool) {
+	entry.result = res
+	close(entry.done)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !keep {
 		delete(m.entries, c)
 		return
 	}
-	place.expires = time.Now().Add(cmp.Or(m.TTL, 24*time.Hour))
+	entry.expires = time.Now().Add(cmp.Or(m.TTL, 24*time.Hour))
 	m.settled = append(m.settled, c)
 	m.evict(time.Now())
 }
 
-// evict drops the oldest ends: those past their time, and those that are too many. The caller holds mu.
+// evict removes the oldest results: those that have expired and those beyond MaxEntries. The caller
+// holds mu.
 func (m *IdempotencyCache) evict(now time.Time) {
 	for len(m.settled) > cmp.Or(m.MaxEntries, 50_000) || (len(m.settled) > 0 && now.After(m.entries[m.settled[0]].expires)) {
 		delete(m.entries, m.settled[0])
@@ -74,8 +77,9 @@ func (m *IdempotencyCache) evict(now time.Time) {
 	}
 }
 
-// isFinal reports whether a second send could double the notification or only hear the same again. Otherwise nothing arrived
-// nor will, and the key is free for another try.
+// isFinal reports whether the key of a request with this receipt stays in use, because another send
+// could deliver the notification twice or would get the same verdict. Otherwise nothing arrived or
+// will arrive, and the key can be used for another attempt.
 func isFinal(r *push.Receipt) bool {
 	for _, attempt := range r.Attempts {
 		switch attempt.Verdict {
@@ -86,7 +90,7 @@ func isFinal(r *push.Receipt) bool {
 	return r.State != "" || r.Verdict == push.Accepted || r.Verdict == push.Unknown
 }
 
-// validIdempotencyKey reports whether a key is absent or 1 to 255 visible ASCII characters.
+// validIdempotencyKey reports whether a key is absent or has 1 to 255 visible ASCII characters.
 func validIdempotencyKey(key string) bool {
 	for _, c := range []byte(key) {
 		if c <= ' ' || c > '~' {

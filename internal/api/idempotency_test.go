@@ -18,10 +18,10 @@ import (
 const keyHeader = "Idempotency-Key: order-81273"
 
 func TestSameKeyAndBodyIsSentOnce(t *testing.T) {
-	d := newTestAPI(t)
-	first, second := d.request("POST", singlePath, validBody, keyHeader), d.request("POST", singlePath, validBody, keyHeader)
-	if d.count() != 1 || second.Code != 200 || first.Body.String() != second.Body.String() {
-		t.Fatalf("sent %d: %s, %s", d.count(), first.Body, second.Body)
+	ts := newTestAPI(t)
+	first, second := ts.request("POST", singlePath, validBody, keyHeader), ts.request("POST", singlePath, validBody, keyHeader)
+	if ts.count() != 1 || second.Code != 200 || first.Body.String() != second.Body.String() {
+		t.Fatalf("sent %d: %s, %s", ts.count(), first.Body, second.Body)
 	}
 	if first.Header().Get("Idempotency-Replayed") != "" || second.Header().Get("Idempotency-Replayed") != "true" {
 		t.Errorf("%v, %v", first.Header(), second.Header())
@@ -29,37 +29,37 @@ func TestSameKeyAndBodyIsSentOnce(t *testing.T) {
 }
 
 func TestSameKeyWithOtherBodyIsRejected(t *testing.T) {
-	d := newTestAPI(t)
-	d.request("POST", singlePath, validBody, keyHeader)
-	p := d.wantProblem(d.request("POST", singlePath, validBody+" ", keyHeader), 422, "idempotency-key-reused")
-	if p.Field != "Idempotency-Key" || d.count() != 1 {
+	ts := newTestAPI(t)
+	ts.request("POST", singlePath, validBody, keyHeader)
+	p := ts.wantProblem(ts.request("POST", singlePath, validBody+" ", keyHeader), 422, "idempotency-key-reused")
+	if p.Field != "Idempotency-Key" || ts.count() != 1 {
 		t.Errorf("%+v", p)
 	}
 }
 
 func TestKeysArePerApp(t *testing.T) {
-	d := newTestAPI(t)
-	d.request("POST", singlePath, validBody, keyHeader)
-	d.request("POST", "/v1/apps/bank/notifications", validBody, keyHeader, "Authorization: Bearer "+otherKey)
-	if d.count() != 2 {
-		t.Error(d.count())
+	ts := newTestAPI(t)
+	ts.request("POST", singlePath, validBody, keyHeader)
+	ts.request("POST", "/v1/apps/bank/notifications", validBody, keyHeader, "Authorization: Bearer "+otherKey)
+	if ts.count() != 2 {
+		t.Error(ts.count())
 	}
 }
 
 func TestInvalidKeyIsRejected(t *testing.T) {
-	d := newTestAPI(t)
+	ts := newTestAPI(t)
 	for _, key := range []string{strings.Repeat("k", 256), "a b", "é", "a\tb"} {
-		d.wantProblem(d.request("POST", singlePath, validBody, "Idempotency-Key: "+key), 400, "invalid-header")
+		ts.wantProblem(ts.request("POST", singlePath, validBody, "Idempotency-Key: "+key), 400, "invalid-header")
 	}
-	if w := d.request("POST", singlePath, validBody, "Idempotency-Key: "+strings.Repeat("k", 255)); w.Code != 200 || d.count() != 1 {
+	if w := ts.request("POST", singlePath, validBody, "Idempotency-Key: "+strings.Repeat("k", 255)); w.Code != 200 || ts.count() != 1 {
 		t.Error(w.Body)
 	}
 }
 
 func TestRejectedBodyDoesNotConsumeKey(t *testing.T) {
-	d := newTestAPI(t)
-	d.wantProblem(d.request("POST", singlePath, `{}`, keyHeader), 400, "invalid-field")
-	if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 200 {
+	ts := newTestAPI(t)
+	ts.wantProblem(ts.request("POST", singlePath, `{}`, keyHeader), 400, "invalid-field")
+	if w := ts.request("POST", singlePath, validBody, keyHeader); w.Code != 200 {
 		t.Error(w.Body)
 	}
 }
@@ -71,23 +71,23 @@ func TestKeyIsReleasedOnlyIfNotificationDidNotArrive(t *testing.T) {
 		attempts []push.Attempt
 		sent     int
 	}{
-		"throttled":           {verdict: push.Throttled, sent: 2},
-		"unavailable":         {verdict: push.Unavailable, sent: 2},
-		"unauthorized":        {verdict: push.Unauthorized, sent: 2},
-		"expired unsent":      {verdict: push.Expired, sent: 2},
-		"refused here":        {verdict: push.Refused, sent: 2},
-		"unknown":             {verdict: push.Unknown, sent: 1},
-		"unknown, then worse": {verdict: push.Unavailable, attempts: unknownFirst, sent: 1},
-		"unregistered":        {verdict: push.Unregistered, attempts: []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unregistered}}}, sent: 1},
+		"throttled":                 {verdict: push.Throttled, sent: 2},
+		"unavailable":               {verdict: push.Unavailable, sent: 2},
+		"unauthorized":              {verdict: push.Unauthorized, sent: 2},
+		"expired unsent":            {verdict: push.Expired, sent: 2},
+		"refused by the gateway":    {verdict: push.Refused, sent: 2},
+		"unknown":                   {verdict: push.Unknown, sent: 1},
+		"unknown, then unavailable": {verdict: push.Unavailable, attempts: unknownFirst, sent: 1},
+		"unregistered":              {verdict: push.Unregistered, attempts: []push.Attempt{{Outcome: push.Outcome{Verdict: push.Unregistered}}}, sent: 1},
 	} {
-		d := newTestAPI(t)
-		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+		ts := newTestAPI(t)
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 			return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: c.verdict}, Attempts: c.attempts}
 		}
-		d.request("POST", singlePath, validBody, keyHeader)
-		d.request("POST", singlePath, validBody, keyHeader)
-		if d.count() != c.sent {
-			t.Errorf("%s: sent %d times, want %d", name, d.count(), c.sent)
+		ts.request("POST", singlePath, validBody, keyHeader)
+		ts.request("POST", singlePath, validBody, keyHeader)
+		if ts.count() != c.sent {
+			t.Errorf("%s: sent %d times, want %d", name, ts.count(), c.sent)
 		}
 	}
 }
@@ -95,25 +95,25 @@ func TestKeyIsReleasedOnlyIfNotificationDidNotArrive(t *testing.T) {
 func TestConcurrentCallsWithOneKeySendOnce(t *testing.T) {
 	for _, verdict := range []push.Verdict{push.Accepted, push.Throttled} {
 		synctest.Test(t, func(t *testing.T) {
-			d := newTestAPI(t)
-			d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			ts := newTestAPI(t)
+			ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 				time.Sleep(time.Second)
 				return ended(n, push.Outcome{Verdict: verdict})
 			}
 			var callers sync.WaitGroup
 			var mu sync.Mutex
-			answers := map[string]int{}
+			responses := map[string]int{}
 			for range 20 {
 				callers.Go(func() {
-					w := d.request("POST", singlePath, validBody, keyHeader, "X-Request-ID: r")
+					w := ts.request("POST", singlePath, validBody, keyHeader, "X-Request-ID: r")
 					mu.Lock()
 					defer mu.Unlock()
-					answers[fmt.Sprint(w.Code, w.Body)]++
+					responses[fmt.Sprint(w.Code, w.Body)]++
 				})
 			}
 			callers.Wait()
-			if d.count() != 1 || len(answers) != 1 {
-				t.Errorf("%s: sent %d, answers %v", verdict, d.count(), answers)
+			if ts.count() != 1 || len(responses) != 1 {
+				t.Errorf("%s: sent %d, responses %v", verdict, ts.count(), responses)
 			}
 		})
 	}
@@ -121,8 +121,8 @@ func TestConcurrentCallsWithOneKeySendOnce(t *testing.T) {
 
 func TestSendWithKeySurvivesClientDisconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newTestAPI(t)
-		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+		ts := newTestAPI(t)
+		ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
 			select {
 			case <-time.After(2 * time.Second):
 				return accepted(n)
@@ -130,27 +130,27 @@ func TestSendWithKeySurvivesClientDisconnect(t *testing.T) {
 				return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 			}
 		}
-		lost, cut := context.WithTimeout(t.Context(), time.Second)
-		defer cut()
-		if w := d.requestWith(lost, "POST", singlePath, strings.NewReader(validBody), keyHeader); w.Body.Len() != 0 {
-			t.Errorf("somebody was told: %s", w.Body)
+		clientCtx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if w := ts.requestWith(clientCtx, "POST", singlePath, strings.NewReader(validBody), keyHeader); w.Body.Len() != 0 {
+			t.Errorf("a response was written: %s", w.Body)
 		}
-		if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 200 || d.count() != 1 {
-			t.Errorf("%d, sent %d: %s", w.Code, d.count(), w.Body)
+		if w := ts.request("POST", singlePath, validBody, keyHeader); w.Code != 200 || ts.count() != 1 {
+			t.Errorf("%d, sent %d: %s", w.Code, ts.count(), w.Body)
 		}
 	})
 }
 
 func TestSendWithKeyEndsAtSendTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newTestAPI(t)
-		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+		ts := newTestAPI(t)
+		ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
 			<-ctx.Done()
 			return push.Receipt{ID: n.ID, Outcome: push.NoResponse(ctx.Err())}
 		}
-		before := time.Now()
-		d.wantProblem(d.request("POST", singlePath, validBody, keyHeader), 504, "unknown")
-		if took := time.Since(before); took != 25*time.Second {
+		start := time.Now()
+		ts.wantProblem(ts.request("POST", singlePath, validBody, keyHeader), 504, "unknown")
+		if took := time.Since(start); took != 25*time.Second {
 			t.Error(took)
 		}
 	})
@@ -158,46 +158,46 @@ func TestSendWithKeyEndsAtSendTimeout(t *testing.T) {
 
 func TestIdempotencyCacheEvictsExpiredAndOldestEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &api.IdempotencyCache{MaxEntries: 2} })
-		ask := func(key string) { d.request("POST", singlePath, validBody, "Idempotency-Key: "+key) }
-		ask("a")
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &api.IdempotencyCache{MaxEntries: 2} })
+		request := func(key string) { ts.request("POST", singlePath, validBody, "Idempotency-Key: "+key) }
+		request("a")
 		time.Sleep(24 * time.Hour)
-		if ask("a"); d.count() != 1 {
-			t.Error("forgotten too early")
+		if request("a"); ts.count() != 1 {
+			t.Error("the result expired too early")
 		}
 		time.Sleep(time.Second)
-		if ask("a"); d.count() != 2 {
-			t.Error("remembered for too long")
+		if request("a"); ts.count() != 2 {
+			t.Error("the result did not expire")
 		}
-		ask("b")
-		ask("c")
-		if ask("b"); d.count() != 4 {
-			t.Error("the younger was forgotten")
+		request("b")
+		request("c")
+		if request("b"); ts.count() != 4 {
+			t.Error("the newer result was evicted")
 		}
-		if ask("a"); d.count() != 5 {
-			t.Error("the oldest was not forgotten")
+		if request("a"); ts.count() != 5 {
+			t.Error("the oldest result was not evicted")
 		}
 	})
 }
 
 func TestPanicReleasesWaitingCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newTestAPI(t)
-		d.respond = func(context.Context, *push.Notification) push.Receipt {
+		ts := newTestAPI(t)
+		ts.respond = func(context.Context, *push.Notification) push.Receipt {
 			time.Sleep(time.Second)
 			panic("boom")
 		}
 		var callers sync.WaitGroup
 		for range 3 {
 			callers.Go(func() {
-				if w := d.request("POST", singlePath, validBody, keyHeader); w.Code != 500 {
+				if w := ts.request("POST", singlePath, validBody, keyHeader); w.Code != 500 {
 					t.Errorf("%d %s", w.Code, w.Body)
 				}
 			})
 		}
 		callers.Wait()
-		if d.count() != 1 {
-			t.Error(d.count())
+		if ts.count() != 1 {
+			t.Error(ts.count())
 		}
 	})
 }

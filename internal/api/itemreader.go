@@ -18,40 +18,41 @@ import (
 
 // itemReader reads the notifications of a batch one by one, in constant memory.
 type itemReader interface {
-	// next returns the next one's text, which is good until the call after; errTooLong for one that was skipped; and
-	// io.EOF behind the last. After any other error there is no next.
+	// next returns the text of the next item, which is valid until the next call. It returns
+	// errTooLong for an item that was skipped, and io.EOF after the last one. After any other error
+	// there are no more items.
 	next() ([]byte, error)
 }
 
 var (
-	errTooLong      = errors.New("rest: the item is longer than its limit")
-	errTokenTooLong = errors.New("rest: a text or number inside the item is longer than its limit")
-	errNotAnArray   = errors.New("rest: the body is not one array")
+	errTooLong      = errors.New("api: the item is longer than its limit")
+	errTokenTooLong = errors.New("api: a string or number in the item is longer than its limit")
+	errNotAnArray   = errors.New("api: the body is not one array")
 )
 
-// body is a batch's body as it comes in. Its sender may take its time between two items, but each must be here within
-// patience of being asked for.
+// body is the body of a batch. There may be any time between two items, but each must arrive within
+// timeout of the first read for it.
 type body struct {
 	r         io.Reader
 	control   *http.ResponseController
 	timeout   time.Duration
 	remaining int       // bytes that may still be read for the item
-	deadline  time.Time // for the item; zero until something has to be read for it
+	deadline  time.Time // of the item; zero until a read is needed for it
 
-	beforeRead func() // what must not wait for a read
+	beforeRead func() // called before each read, which may block
 
 	created      time.Time
-	readDeadline atomic.Int64 // deadline of the read that is under way or ran out of time, counted from born; else zero
+	readDeadline atomic.Int64 // deadline of the read that is in progress or has timed out, as time since created; otherwise zero
 }
 
-func newBody(r *http.Request, control *http.ResponseController, patience time.Duration) *body {
-	return &body{r: r.Body, control: control, timeout: patience, beforeRead: func() {}, created: time.Now()}
+func newBody(r *http.Request, control *http.ResponseController, timeout time.Duration) *body {
+	return &body{r: r.Body, control: control, timeout: timeout, beforeRead: func() {}, created: time.Now()}
 }
 
-// startItem starts an item of at most size bytes beyond those that are read already.
+// startItem starts an item of at most size bytes, not counting those that are already buffered.
 func (b *body) startItem(size int) { b.remaining, b.deadline = size, time.Time{} }
 
-// Read reads for the item that was begun.
+// Read reads data of the current item.
 func (b *body) Read(p []byte) (int, error) {
 	if b.remaining == 0 {
 		return 0, errTooLong
@@ -70,14 +71,15 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// What may be left of a body that was given up, and how long it may take to come.
+// Limits for reading the rest of a body that is not processed.
 const (
 	maxDrainBytes = 256 << 10
 	drainTimeout  = 100 * time.Millisecond
 )
 
-// drain reads what is left. net/http would read it after the answer; but of a request that is answered while it comes in
-// (EnableFullDuplex), that leaves a read under way on the connection, over which the next request on it is lost.
+// drain reads the rest of the body. net/http would do this after the response. But for a request
+// with EnableFullDuplex, that leaves a read in progress on the connection, which then loses the
+// next request.
 func (b *body) drain() {
 	b.startItem(maxDrainBytes)
 	b.deadline = time.Now().Add(drainTimeout)
@@ -85,16 +87,16 @@ func (b *body) drain() {
 	_, _ = io.Copy(io.Discard, b)
 }
 
-// timedOut reports whether a read has run out of time. It may be asked from another goroutine.
+// timedOut reports whether a read has timed out. It is safe for concurrent use.
 func (b *body) timedOut() bool {
-	due := b.readDeadline.Load()
-	return due != 0 && int64(time.Since(b.created)) >= due
+	deadline := b.readDeadline.Load()
+	return deadline != 0 && int64(time.Since(b.created)) >= deadline
 }
 
-// lineReader are items that stand on a line each; empty lines are none.
+// lineReader reads items that are on a line each. It skips empty lines.
 type lineReader struct {
 	body *body
-	in   *bufio.Reader // as large as an item may be
+	in   *bufio.Reader // its size is the limit of an item
 }
 
 func (l *lineReader) next() ([]byte, error) {
@@ -105,7 +107,7 @@ func (l *lineReader) next() ([]byte, error) {
 			return nil, l.skip()
 		}
 		if err != nil && (err != io.EOF || len(line) == 0) {
-			return nil, err // what precedes an error other than io.EOF is half a line
+			return nil, err // a line before an error other than io.EOF is incomplete
 		}
 		if line = bytes.TrimSpace(line); len(line) > 0 {
 			return line, nil
@@ -126,7 +128,7 @@ func (l *lineReader) skip() error {
 	}
 }
 
-// arrayReader is items in a JSON array.
+// arrayReader reads the items of a JSON array.
 type arrayReader struct {
 	body    *body
 	in      *jsontext.Decoder
@@ -134,9 +136,10 @@ type arrayReader struct {
 	opened  bool
 }
 
-// newArray reads loosely: names given twice and invalid UTF-8 are the fault of one item, which decode will find.
-func newArray(b *body, most int) *arrayReader {
-	return &arrayReader{body: b, maxItem: most, in: jsontext.NewDecoder(b,
+// newArrayReader returns a reader that accepts duplicate names and invalid UTF-8, because these are
+// errors of a single item, which decode reports.
+func newArrayReader(b *body, maxItem int) *arrayReader {
+	return &arrayReader{body: b, maxItem: maxItem, in: jsontext.NewDecoder(b,
 		jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
 }
 
@@ -171,18 +174,19 @@ func (a *arrayReader) readStart() error {
 	return err
 }
 
-// readEnd makes sure that nothing follows the array.
+// readEnd checks that nothing follows the array.
 func (a *arrayReader) readEnd() error {
 	if _, err := a.in.ReadToken(); err != nil {
 		return err
 	}
 	if _, err := a.in.ReadToken(); err != nil {
-		return err // io.EOF, if all is well
+		return err // io.EOF in the normal case
 	}
 	return errNotAnArray
 }
 
-// skip reads to the end of an item that is too long, token by token. A single token that is too long ends the batch.
+// skip reads to the end of an item that is too long, token by token. A single token that is too
+// long ends the batch.
 func (a *arrayReader) skip() error {
 	for {
 		a.body.remaining = a.maxItem
@@ -198,7 +202,7 @@ func (a *arrayReader) skip() error {
 	}
 }
 
-// readerPool keeps the buffers of lines.
+// readerPool holds the buffers of lineReaders.
 type readerPool struct{ sync.Pool }
 
 func newReaderPool(size int) *readerPool {

@@ -13,23 +13,24 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// find is GET /v1/apps/{app}/notifications/{id}: how a notification stands, and the events that led there.
-func (a *server) find(w *response, r *http.Request) *problem {
-	if a.history == nil {
+// find handles GET /v1/apps/{app}/notifications/{id}. It returns the current receipt and the events
+// of a notification.
+func (s *server) find(w *response, r *http.Request) *problem {
+	if s.history == nil {
 		return &problem{kind: needsQueue,
-			detail: "history needs a queue; without one the answer to a notification's POST is all of it"}
+			detail: "history needs a queue; without a queue, only the response to the POST has the receipt"}
 	}
 	id, p := notificationID(r)
 	if p != nil {
 		return p
 	}
-	receipt, events, err := a.history.Find(r.Context(), w.app, id)
+	receipt, events, err := s.history.Find(r.Context(), w.app, id)
 	if err != nil {
-		return a.lookupProblem(r, err)
+		return s.lookupProblem(r, err)
 	}
 	text, err := json.Marshal(publicEvents(events))
 	if err != nil {
-		return &problem{kind: internal, detail: "the events have no JSON form"}
+		return &problem{kind: internal, detail: "the events cannot be encoded"}
 	}
 	body := receipt.AppendJSON(make([]byte, 0, 512+len(text)))
 	body = append(append(body[:len(body)-1], `,"events":`...), text...)
@@ -37,7 +38,7 @@ func (a *server) find(w *response, r *http.Request) *problem {
 	return nil
 }
 
-// publicEvents leaves out of events what only the gateway needs.
+// publicEvents removes internal fields from events.
 func publicEvents(events []push.Event) []push.Event {
 	out := make([]push.Event, len(events))
 	for i, e := range events {
@@ -47,33 +48,33 @@ func publicEvents(events []push.Event) []push.Event {
 	return out
 }
 
-// cancel is DELETE /v1/apps/{app}/notifications/{id}: it ends a notification that waits.
-func (a *server) cancel(w *response, r *http.Request) *problem {
-	if a.queue == nil {
+// cancel handles DELETE /v1/apps/{app}/notifications/{id}. It cancels a pending notification.
+func (s *server) cancel(w *response, r *http.Request) *problem {
+	if s.queue == nil {
 		return &problem{kind: needsQueue,
-			detail: "there is nothing to cancel: without a queue a notification is sent while its POST waits"}
+			detail: "there is nothing to cancel: without a queue, notifications are sent synchronously"}
 	}
 	id, p := notificationID(r)
 	if p != nil {
 		return p
 	}
-	ctx, done := a.storageContext(r.Context())
+	ctx, done := s.storageContext(r.Context())
 	defer done()
-	receipt, err := a.queue.Cancel(ctx, w.app, id)
+	receipt, err := s.queue.Cancel(ctx, w.app, id)
 	if err != nil {
-		return a.lookupProblem(r, err)
+		return s.lookupProblem(r, err)
 	}
 	if receipt.State != push.StatusCancelled {
-		return &problem{kind: notWaiting, receipt: &receipt, detail: "it is too late to cancel it: receipt tells how it stands"}
+		return &problem{kind: notWaiting, receipt: &receipt, detail: "it is too late to cancel: receipt contains the current status"}
 	}
 	reply{status: http.StatusOK, contentType: jsonType, body: append(receipt.AppendJSON(nil), '\n')}.write(w)
 	return nil
 }
 
 var noSuchNotification = problem{kind: notFound,
-	detail: "this app has no notification with this id, or its history is not kept any more"}
+	detail: "this app has no notification with this id, or its history is no longer stored"}
 
-// notificationID is the notification that the path names.
+// notificationID returns the ID in the path.
 func notificationID(r *http.Request) (string, *problem) {
 	id := chi.URLParam(r, "id")
 	if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
@@ -82,12 +83,12 @@ func notificationID(r *http.Request) (string, *problem) {
 	return id, nil
 }
 
-// lookupProblem is the problem of a question about one notification that got no answer.
-func (a *server) lookupProblem(r *http.Request, err error) *problem {
+// lookupProblem returns the problem for an error of Find or Cancel.
+func (s *server) lookupProblem(r *http.Request, err error) *problem {
 	if errors.Is(err, push.ErrNotFound) {
 		return &noSuchNotification
 	}
-	p := a.storageUnavailable(r.Context(), err)
-	p.detail = "ask again after the seconds in Retry-After"
+	p := s.storageUnavailable(r.Context(), err)
+	p.detail = "repeat the request after the time in Retry-After"
 	return &p
 }

@@ -14,16 +14,16 @@ import (
 	"github.com/google/uuid"
 )
 
-// response is the ResponseWriter of one request, with what its log line tells.
+// response is the http.ResponseWriter of one request, with the values for its log line.
 type response struct {
 	http.ResponseWriter
 	requestID string
-	trace     string // the caller's traceparent, or empty
-	app, key  string // names, once authorised
+	trace     string // the traceparent of the request, or empty
+	app, key  string // names, set by authorize
 	status    int    // zero until the header is written
 }
 
-// WriteHeader notes the status.
+// WriteHeader records the status.
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
@@ -31,7 +31,7 @@ func (w *response) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// Write notes the status too.
+// Write records the status 200 if there was no WriteHeader.
 func (w *response) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
@@ -42,56 +42,59 @@ func (w *response) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// observe gives every request its ID, a deadline for its body, a line in the log, and a problem document instead of
-// a panic.
-func (a *server) observe(next http.Handler) http.Handler {
+// observe assigns an ID to every request, sets the deadline of its body, logs it, and responds to a
+// panic with a problem document.
+func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		started := time.Now()
+		start := time.Now()
 		out := &response{ResponseWriter: w, requestID: requestID(r), trace: traceParent(r)}
 		h := out.Header()
 		h["X-Request-Id"] = []string{out.requestID}
 		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 		if r.ContentLength != 0 {
-			// Also for answers that never look at the body: net/http reads some of it before it writes them.
-			_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.limits.BodyTimeout))
+			// The deadline is needed even if the handler never reads the body: net/http reads part
+			// of it before it writes the response.
+			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.limits.BodyTimeout))
 		}
 		if out.trace != "" {
 			r = r.WithContext(context.WithValue(r.Context(), traceKey{}, out.trace))
 		}
-		defer func() { a.finish(out, r, started, recover()) }()
+		defer func() { s.finish(out, r, start, recover()) }()
 		next.ServeHTTP(out, r)
 	})
 }
 
-func (a *server) finish(w *response, r *http.Request, started time.Time, panicked any) {
+func (s *server) finish(w *response, r *http.Request, start time.Time, panicked any) {
 	if panicked == http.ErrAbortHandler {
 		panic(panicked)
 	}
 	if panicked != nil {
-		a.logPanic(r.Context(), panicked, w.requestID)
+		s.logPanic(r.Context(), panicked, w.requestID)
 		if w.status == 0 {
-			(&problem{kind: internal, detail: "the gateway's log tells more under this request_id"}).reply(w.requestID).write(w)
+			(&problem{kind: internal, detail: "the gateway's log has details under this request_id"}).reply(w.requestID).write(w)
 		}
 	}
-	if a.observer != nil {
-		a.observer(routeOf(r), w.status)
+	if s.observer != nil {
+		s.observer(routeOf(r), w.status)
 	}
-	if !a.log.Enabled(r.Context(), slog.LevelDebug) {
+	if !s.log.Enabled(r.Context(), slog.LevelDebug) {
 		return
 	}
-	a.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
+	s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
 		slog.String("method", r.Method), slog.String("route", routeOf(r)), slog.Int("status", w.status),
-		slog.Duration("took", time.Since(started)), slog.String("app", w.app), slog.String("key", w.key),
+		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key),
 		slog.String("request_id", w.requestID), slog.String("traceparent", w.trace))
 }
 
-// logPanic logs a panic by its type and place alone: its value may hold what a caller sent.
-func (a *server) logPanic(ctx context.Context, panicked any, requestID string) {
-	a.log.LogAttrs(ctx, slog.LevelError, "panic in a request", slog.String("type", fmt.Sprintf("%T", panicked)),
+// logPanic logs the type and stack of a panic, but not its value: the value can contain data of the
+// request.
+func (s *server) logPanic(ctx context.Context, panicked any, requestID string) {
+	s.log.LogAttrs(ctx, slog.LevelError, "panic in request", slog.String("type", fmt.Sprintf("%T", panicked)),
 		slog.String("request_id", requestID), slog.String("stack", string(debug.Stack())))
 }
 
-// routeOf is the pattern that matched, never the path: a path can hold what its caller mistook for one.
+// routeOf returns the pattern that matched. It is not the path, because a path can contain a secret
+// that the client put there by mistake.
 func routeOf(r *http.Request) string {
 	if route := chi.RouteContext(r.Context()); route != nil {
 		return route.RoutePattern()
@@ -99,7 +102,7 @@ func routeOf(r *http.Request) string {
 	return r.Pattern
 }
 
-// requestID is the caller's own if it is short and plain, else a new one.
+// requestID returns the X-Request-ID of the request if it is short and plain, otherwise a new one.
 func requestID(r *http.Request) string {
 	if id := r.Header.Get("X-Request-ID"); isPlain(id, 128) {
 		return id
@@ -107,9 +110,9 @@ func requestID(r *http.Request) string {
 	return uuid.NewString()
 }
 
-// isPlain reports whether s is 1 to most characters that need no quoting anywhere.
-func isPlain(s string, most int) bool {
-	if s == "" || len(s) > most {
+// isPlain reports whether s has 1 to maxLen characters, none of which needs quoting anywhere.
+func isPlain(s string, maxLen int) bool {
+	if s == "" || len(s) > maxLen {
 		return false
 	}
 	for _, c := range []byte(s) {

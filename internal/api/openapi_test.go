@@ -22,16 +22,16 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// node is a part of the contract.
+// node is an object in the OpenAPI document.
 type node map[string]any
 
-// path follows a path of names.
+// path returns the node at a path of names.
 func (n node) path(t testing.TB, path ...string) node {
 	t.Helper()
 	for _, name := range path {
 		next, ok := n[name].(map[string]any)
 		if !ok {
-			t.Fatalf("the contract has no %s in %q", name, path)
+			t.Fatalf("the document has no %s in %q", name, path)
 		}
 		n = next
 	}
@@ -50,9 +50,9 @@ func openAPIDoc(t testing.TB) node {
 }
 
 func TestOpenAPIListsEveryRoute(t *testing.T) {
-	var routed, written []string
+	var inRouter, documented []string
 	err := chi.Walk(newTestAPI(t).Handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		routed = append(routed, strings.ToLower(method)+" "+route)
+		inRouter = append(inRouter, strings.ToLower(method)+" "+route)
 		return nil
 	})
 	if err != nil {
@@ -61,14 +61,14 @@ func TestOpenAPIListsEveryRoute(t *testing.T) {
 	for path, item := range openAPIDoc(t).path(t, "paths") {
 		for method := range item.(map[string]any) {
 			if method != "parameters" {
-				written = append(written, method+" "+path)
+				documented = append(documented, method+" "+path)
 			}
 		}
 	}
-	slices.Sort(routed)
-	slices.Sort(written)
-	if diff := cmp.Diff(routed, written); diff != "" {
-		t.Fatalf("router (-) and contract (+):\n%s", diff)
+	slices.Sort(inRouter)
+	slices.Sort(documented)
+	if diff := cmp.Diff(inRouter, documented); diff != "" {
+		t.Fatalf("router (-) and document (+):\n%s", diff)
 	}
 }
 
@@ -86,7 +86,7 @@ func TestOpenAPINotificationFields(t *testing.T) {
 		}
 		slices.Sort(fields)
 		if diff := cmp.Diff(fields, schemas.path(t, schema, "properties").names()); diff != "" {
-			t.Errorf("%s, code (-) and contract (+):\n%s", schema, diff)
+			t.Errorf("%s, code (-) and document (+):\n%s", schema, diff)
 		}
 	}
 }
@@ -105,11 +105,11 @@ func TestOpenAPIReceiptFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	attempt = receipt["attempts"].([]any)[0].(map[string]any)
-	receipt["replayed"] = true // in a batch, as another test shows
+	receipt["replayed"] = true // only in batches; TestBatchItemsHaveTheirOwnKeys covers it
 	schemas := openAPIDoc(t).path(t, "components", "schemas")
 	for schema, members := range map[string]node{"Receipt": receipt, "Attempt": attempt} {
 		if diff := cmp.Diff(members.names(), schemas.path(t, schema, "properties").names()); diff != "" {
-			t.Errorf("%s, code (-) and contract (+):\n%s", schema, diff)
+			t.Errorf("%s, code (-) and document (+):\n%s", schema, diff)
 		}
 	}
 }
@@ -125,21 +125,21 @@ func TestOpenAPIEventFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(members.names(), openAPIDoc(t).path(t, "components", "schemas", "Event", "properties").names()); diff != "" {
-		t.Errorf("code (-) and contract (+):\n%s", diff)
+		t.Errorf("code (-) and document (+):\n%s", diff)
 	}
 }
 
 func TestOpenAPIProblemFields(t *testing.T) {
-	d := newTestAPI(t)
-	d.respond = throttledReceipt
+	ts := newTestAPI(t)
+	ts.respond = throttledReceipt
 	members := node{}
 	for _, body := range []string{`{}`, validBody} {
-		if err := json.Unmarshal(d.request("POST", singlePath, body).Body.Bytes(), (*map[string]any)(&members)); err != nil {
+		if err := json.Unmarshal(ts.request("POST", singlePath, body).Body.Bytes(), (*map[string]any)(&members)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if diff := cmp.Diff(members.names(), openAPIDoc(t).path(t, "components", "schemas", "Problem", "properties").names()); diff != "" {
-		t.Fatalf("code (-) and contract (+):\n%s", diff)
+		t.Fatalf("code (-) and document (+):\n%s", diff)
 	}
 }
 
@@ -148,42 +148,42 @@ func TestOpenAPIDocumentsEveryProblemType(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var made, written []string
+	var inCode, documented []string
 	for _, kind := range regexp.MustCompile(`kind\{http\.Status\w+, "([a-z-]+)", "\w+"`).FindAllStringSubmatch(string(source), -1) {
-		made = append(made, kind[1])
+		inCode = append(inCode, kind[1])
 	}
 	table := openAPIDoc(t).path(t, "components", "schemas", "Problem")["description"].(string)
 	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|").FindAllStringSubmatch(table, -1) {
-		written = append(written, row[1])
+		documented = append(documented, row[1])
 	}
-	slices.Sort(made)
-	slices.Sort(written)
-	if diff := cmp.Diff(made, written); diff != "" || len(made) < 20 {
-		t.Fatalf("code (-) and contract (+):\n%s", diff)
+	slices.Sort(inCode)
+	slices.Sort(documented)
+	if diff := cmp.Diff(inCode, documented); diff != "" || len(inCode) < 20 {
+		t.Fatalf("code (-) and document (+):\n%s", diff)
 	}
 }
 
 func TestOpenAPIEnums(t *testing.T) {
 	schemas := openAPIDoc(t).path(t, "components", "schemas")
-	var verdicts, states []any
+	var verdicts, statuses []any
 	for v := push.Unsent; v.String() != "invalid"; v++ {
 		verdicts = append(verdicts, v.String())
-		states = append(states, string(push.Outcome{Verdict: v}.Status()))
+		statuses = append(statuses, string(push.Outcome{Verdict: v}.Status()))
 	}
 	if diff := cmp.Diff(verdicts, schemas.path(t, "Attempt", "properties", "status")["enum"]); diff != "" {
-		t.Errorf("verdicts, code (-) and contract (+):\n%s", diff)
+		t.Errorf("verdicts, code (-) and document (+):\n%s", diff)
 	}
-	states = append(states, "queued", "scheduled", "sending", "cancelled")
-	for _, state := range states {
-		if !slices.Contains(schemas.path(t, "State")["enum"].([]any), state) {
-			t.Errorf("the contract lacks the state %s", state)
+	statuses = append(statuses, "queued", "scheduled", "sending", "cancelled")
+	for _, status := range statuses {
+		if !slices.Contains(schemas.path(t, "State")["enum"].([]any), status) {
+			t.Errorf("the document lacks the status %s", status)
 		}
 	}
 	for _, field := range []string{"platform", "priority", "lane", "on_unknown"} {
 		p := newTestAPI(t).request("POST", singlePath, `{"`+field+`":"none of them"}`)
-		for _, word := range schemas.path(t, "NotificationFields", "properties", field)["enum"].([]any) {
-			if !strings.Contains(p.Body.String(), `\"`+word.(string)+`\"`) {
-				t.Errorf("%s: the code does not know %s: %s", field, word, p.Body)
+		for _, value := range schemas.path(t, "NotificationFields", "properties", field)["enum"].([]any) {
+			if !strings.Contains(p.Body.String(), `\"`+value.(string)+`\"`) {
+				t.Errorf("%s: the code does not allow %s: %s", field, value, p.Body)
 			}
 		}
 	}
@@ -191,24 +191,24 @@ func TestOpenAPIEnums(t *testing.T) {
 
 func TestOpenAPIRequestExamplesAreAccepted(t *testing.T) {
 	paths := openAPIDoc(t).path(t, "paths")
-	taken := 0
-	for _, call := range []struct{ path, at string }{{"/v1/apps/{app}/notifications", singlePath}, {"/v1/apps/{app}/notifications/batch", batch}} {
+	count := 0
+	for _, call := range []struct{ path, at string }{{"/v1/apps/{app}/notifications", singlePath}, {"/v1/apps/{app}/notifications/batch", batchPath}} {
 		for media, content := range paths.path(t, call.path, "post", "requestBody", "content") {
 			for name, example := range node(content.(map[string]any)).path(t, "examples") {
 				w := newTestAPI(t).request("POST", call.at, exampleBody(t, example.(map[string]any)["value"]), "Content-Type: "+media)
 				if w.Code != 200 || strings.Contains(w.Body.String(), "refused") {
 					t.Errorf("%s %s: %d %s", call.path, name, w.Code, w.Body)
 				}
-				taken++
+				count++
 			}
 		}
 	}
-	if taken < 7 {
-		t.Fatalf("only %d examples", taken)
+	if count < 7 {
+		t.Fatalf("only %d examples", count)
 	}
 }
 
-// exampleBody is an example as it goes over the wire.
+// exampleBody returns an example as a request body.
 func exampleBody(t testing.TB, example any) string {
 	t.Helper()
 	if lines, ok := example.(string); ok {
@@ -223,10 +223,10 @@ func exampleBody(t testing.TB, example any) string {
 
 func TestOpenAPIResponseExamplesMatchSchemas(t *testing.T) {
 	doc := openAPIDoc(t)
-	one := "/v1/apps/{app}/notifications/{id}"
+	idPath := "/v1/apps/{app}/notifications/{id}"
 	responses := map[string]any{
 		"send": doc.path(t, "paths", "/v1/apps/{app}/notifications", "post", "responses")["200"],
-		"find": doc.path(t, "paths", one, "get", "responses")["200"], "cancel": doc.path(t, "paths", one, "delete", "responses")["200"],
+		"find": doc.path(t, "paths", idPath, "get", "responses")["200"], "cancel": doc.path(t, "paths", idPath, "delete", "responses")["200"],
 	}
 	maps.Copy(responses, doc.path(t, "components", "responses"))
 	for _, response := range responses {
@@ -240,7 +240,7 @@ func TestOpenAPIResponseExamplesMatchSchemas(t *testing.T) {
 	}
 }
 
-// checkMembers checks the names of members, all the way down.
+// checkMembers checks that a value has only members of its schema, recursively.
 func checkMembers(t *testing.T, doc node, where string, schema node, value any) {
 	t.Helper()
 	schema = resolveRef(t, doc, schema)
@@ -256,7 +256,7 @@ func checkMembers(t *testing.T, doc node, where string, schema node, value any) 
 	}
 }
 
-// resolveRef is a schema with what it refers to, and its own properties beside those.
+// resolveRef returns a schema with its reference resolved and its own properties added.
 func resolveRef(t *testing.T, doc, schema node) node {
 	t.Helper()
 	ref, ok := schema["$ref"].(string)
@@ -264,9 +264,9 @@ func resolveRef(t *testing.T, doc, schema node) node {
 		return schema
 	}
 	out := maps.Clone(resolveRef(t, doc, doc.path(t, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)))
-	if own, ok := schema["properties"].(map[string]any); ok {
+	if props, ok := schema["properties"].(map[string]any); ok {
 		all := maps.Clone(map[string]any(out.path(t, "properties")))
-		maps.Copy(all, own)
+		maps.Copy(all, props)
 		out["properties"] = all
 	}
 	return out

@@ -10,36 +10,37 @@ import (
 	"time"
 )
 
-// maxPendingBytes bounds what waits for a caller who writes but does not read. It holds the receipts of some thousands:
-// clients that read only after their last byte is out are common, and must not come to a standstill.
+// maxPendingBytes limits what is buffered for a client that writes but does not read. It is enough
+// for thousands of receipts: many clients read only after they have written the whole batch, and
+// must not block.
 const maxPendingBytes = 2 << 20
 
-// output is the receipts of a batch on their way out. Receipts that end while a write is under way leave together
-// with the next.
+// output writes the receipts of a batch. Receipts that end during a write are written together by
+// the next one.
 type output struct {
 	w            http.ResponseWriter
-	status       int // of the answer; 0 is 200
+	status       int // of the response; 0 means 200
 	control      *http.ResponseController
 	writeTimeout time.Duration
-	wakeup       chan struct{} // holds one: there is something pending, or it is over
+	wakeup       chan struct{} // capacity 1: something is pending, or finished is set
 
 	mu       sync.Mutex
-	notFull  sync.Cond // pending has shrunk, or the output is broken
+	notFull  sync.Cond // pending shrank, or the output failed
 	pending  *bytes.Buffer
-	finished bool // no more will be added
-	failed   bool // the caller does not read any more
+	finished bool // nothing more will be added
+	failed   bool // the client does not read any more
 }
 
-func newOutput(w http.ResponseWriter, patience time.Duration) *output {
+func newOutput(w http.ResponseWriter, writeTimeout time.Duration) *output {
 	o := &output{
-		w: w, control: http.NewResponseController(w), writeTimeout: patience,
+		w: w, control: http.NewResponseController(w), writeTimeout: writeTimeout,
 		wakeup: make(chan struct{}, 1), pending: bufferPool.Get().(*bytes.Buffer),
 	}
 	o.notFull.L = &o.mu
 	return o
 }
 
-// add hands a line to run. It waits while too much is pending.
+// add passes a line to run. It blocks while too much is pending.
 func (o *output) add(line []byte) {
 	o.mu.Lock()
 	for o.pending.Len() > maxPendingBytes && !o.failed {
@@ -52,7 +53,7 @@ func (o *output) add(line []byte) {
 	o.notify()
 }
 
-// finish says that no more will be added.
+// finish declares that nothing more will be added.
 func (o *output) finish() {
 	o.mu.Lock()
 	o.finished = true
@@ -67,37 +68,37 @@ func (o *output) notify() {
 	}
 }
 
-// run writes until finish was called and all is written, or the caller does not read.
+// run writes until everything is written after finish, or until a write fails.
 func (o *output) run() error {
-	chunk := bufferPool.Get().(*bytes.Buffer)
-	defer func() { putBuffer(chunk) }()
+	buf := bufferPool.Get().(*bytes.Buffer)
+	defer func() { putBuffer(buf) }()
 	for range o.wakeup {
-		runtime.Gosched() // whoever has a line ready adds it first: a write costs more than many lines
-		var over bool
-		chunk, over = o.take(chunk)
-		if err := o.write(chunk.Bytes()); err != nil {
+		runtime.Gosched() // lets other goroutines add their lines first: one write costs more than many lines
+		var finished bool
+		buf, finished = o.take(buf)
+		if err := o.write(buf.Bytes()); err != nil {
 			o.fail()
 			return err
 		}
-		chunk.Reset()
-		if over {
+		buf.Reset()
+		if finished {
 			return nil
 		}
 	}
 	return nil
 }
 
-// take swaps what is pending for an empty buffer.
-func (o *output) take(empty *bytes.Buffer) (chunk *bytes.Buffer, over bool) {
+// take replaces the pending buffer with an empty one.
+func (o *output) take(empty *bytes.Buffer) (buf *bytes.Buffer, finished bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	chunk, o.pending = o.pending, empty
+	buf, o.pending = o.pending, empty
 	o.notFull.Broadcast()
-	return chunk, o.finished
+	return buf, o.finished
 }
 
-func (o *output) write(chunk []byte) error {
-	if len(chunk) == 0 {
+func (o *output) write(buf []byte) error {
+	if len(buf) == 0 {
 		return nil
 	}
 	_ = o.control.SetWriteDeadline(time.Now().Add(o.writeTimeout))
@@ -105,7 +106,7 @@ func (o *output) write(chunk []byte) error {
 		o.w.WriteHeader(o.status)
 		o.status = 0
 	}
-	if _, err := o.w.Write(chunk); err != nil {
+	if _, err := o.w.Write(buf); err != nil {
 		return err
 	}
 	return o.control.Flush()

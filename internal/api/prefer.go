@@ -11,15 +11,16 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// preferAsync reports whether the caller prefers not to wait for the verdict (RFC 7240, respond-async). Without a queue it is
-// refused, rather than let a caller believe that it was done.
-func (a *server) preferAsync(r *http.Request) (bool, *problem) {
+// preferAsync reports whether the client prefers an asynchronous response (RFC 7240,
+// respond-async). Without a queue this is a problem: ignoring the preference would make the client
+// believe that the notification is stored.
+func (s *server) preferAsync(r *http.Request) (bool, *problem) {
 	if !hasPreference(r, "respond-async") {
 		return false, nil
 	}
-	if a.queue == nil {
+	if s.queue == nil {
 		return false, &problem{kind: needsQueue, field: "Prefer",
-			detail: "respond-async needs a queue; without it the answer waits for the provider's verdict"}
+			detail: "respond-async needs a queue; without a queue, the response waits for the verdict"}
 	}
 	return true, nil
 }
@@ -29,7 +30,7 @@ func hasPreference(r *http.Request, what string) bool {
 	return ok
 }
 
-// preference returns the value of the one that has this name, if the request has it.
+// preference returns the value of the preference with this name, if the request has it.
 func preference(r *http.Request, what string) (value string, ok bool) {
 	for _, line := range r.Header["Prefer"] {
 		for preference := range strings.SplitSeq(line, ",") {
@@ -43,11 +44,11 @@ func preference(r *http.Request, what string) (value string, ok bool) {
 	return "", false
 }
 
-// maxWaitSeconds is as many seconds as a caller can mean in earnest.
+// maxWaitSeconds is the largest value of wait that is not ignored.
 const maxWaitSeconds = 1 << 20
 
-// preferredWait is how long the caller is willing to wait for the verdict (RFC 7240 §4.3), 0 where nothing is said. A preference
-// that makes no sense is passed over, as the RFC has it.
+// preferredWait returns how long the client waits for the verdict (RFC 7240 §4.3), or 0 if it does
+// not say. Invalid preferences are ignored, as the RFC requires.
 func preferredWait(r *http.Request) time.Duration {
 	value, _ := preference(r, "wait")
 	seconds, err := strconv.Atoi(value)
@@ -57,14 +58,14 @@ func preferredWait(r *http.Request) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// checkSendAt refuses a time to come where nobody keeps the notification until then.
-func (a *server) checkSendAt(n *push.Notification, async bool) *problem {
+// checkSendAt rejects a send_at in the future for requests that are not queued.
+func (s *server) checkSendAt(n *push.Notification, async bool) *problem {
 	switch {
 	case async || n.SendAt.IsZero() || !n.SendAt.After(time.Now()):
 		return nil
-	case a.queue == nil:
+	case s.queue == nil:
 		return &problem{kind: needsQueue, field: "send_at", detail: "must not be in the future: scheduling needs a queue"}
 	default:
-		return invalid("send_at", "must not be in the future without the header Prefer: respond-async: the answer would wait until then")
+		return invalid("send_at", "must not be in the future without the header Prefer: respond-async, because the response would wait until then")
 	}
 }

@@ -11,12 +11,12 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// problemBase and a kind's slug make a problem's type (RFC 9457). It is a name first and an address second: clients
-// compare it, so it never changes.
+// problemBase and the slug of a kind form the type of a problem (RFC 9457). Clients compare it as a
+// string.
 const problemBase = "https://sluice-push.github.io/problems/"
 
-// kind is one sort of problem. Its slug ends the type of a problem document; its reason is that of a refused receipt
-// in a batch, where the same trouble is one notification's alone.
+// kind is a type of problem. Its slug is the last part of the type in a problem document. Its
+// reason is the reason of a refused receipt, if the problem concerns one notification of a batch.
 type kind struct {
 	status int
 	slug   string
@@ -24,65 +24,67 @@ type kind struct {
 	title  string
 }
 
-// The kinds. Slugs and reasons are part of the contract: they are added to, never renamed.
+// The kinds. Their slugs and reasons are part of the API.
 var (
 	invalidJSON      = kind{http.StatusBadRequest, "invalid-json", "InvalidJSON", "The body is not valid JSON"}
-	unknownField     = kind{http.StatusBadRequest, "unknown-field", "UnknownField", "A field is not known"}
-	duplicateField   = kind{http.StatusBadRequest, "duplicate-field", "DuplicateField", "A field is given twice"}
+	unknownField     = kind{http.StatusBadRequest, "unknown-field", "UnknownField", "A field is unknown"}
+	duplicateField   = kind{http.StatusBadRequest, "duplicate-field", "DuplicateField", "A field is duplicated"}
 	invalidField     = kind{http.StatusBadRequest, "invalid-field", "InvalidField", "A field is missing or not allowed"}
 	invalidParameter = kind{http.StatusBadRequest, "invalid-parameter", "InvalidParameter",
-		"A query parameter is not allowed"}
-	invalidHeader   = kind{http.StatusBadRequest, "invalid-header", "InvalidHeader", "A request header is not allowed"}
-	bodyIncomplete  = kind{http.StatusBadRequest, "body-incomplete", "BodyIncomplete", "The body ended early"}
-	bodyTimeout     = kind{http.StatusRequestTimeout, "body-timeout", "BodyTimeout", "The body came too slowly"}
+		"A query parameter is invalid"}
+	invalidHeader   = kind{http.StatusBadRequest, "invalid-header", "InvalidHeader", "A request header is invalid"}
+	bodyIncomplete  = kind{http.StatusBadRequest, "body-incomplete", "BodyIncomplete", "The body is incomplete"}
+	bodyTimeout     = kind{http.StatusRequestTimeout, "body-timeout", "BodyTimeout", "The body arrived too slowly"}
 	bodyTooLarge    = kind{http.StatusRequestEntityTooLarge, "body-too-large", "BodyTooLarge", "The body is too large"}
-	batchTooLarge   = kind{http.StatusRequestEntityTooLarge, "batch-too-large", "BatchTooLarge", "The batch is too long"}
+	batchTooLarge   = kind{http.StatusRequestEntityTooLarge, "batch-too-large", "BatchTooLarge", "The batch has too many items"}
 	payloadTooLarge = kind{http.StatusRequestEntityTooLarge, "payload-too-large", "PayloadTooLarge",
-		"The notification is larger than its provider takes"}
+		"The notification exceeds the size limit of its provider"}
 	unsupportedBody = kind{http.StatusUnsupportedMediaType, "unsupported-body", "UnsupportedBody",
-		"The body is of a type that is not taken"}
+		"The type of the body is not supported"}
 
 	unauthenticated = kind{http.StatusUnauthorized, "unauthenticated", "Unauthenticated",
-		"The API key is missing or not known"}
-	wrongApp         = kind{http.StatusForbidden, "wrong-app", "WrongApp", "The API key is not one of this app"}
-	missingScope     = kind{http.StatusForbidden, "missing-scope", "MissingScope", "The API key may not do this"}
-	notFound         = kind{http.StatusNotFound, "not-found", "NotFound", "There is nothing here"}
+		"The API key is missing or unknown"}
+	wrongApp         = kind{http.StatusForbidden, "wrong-app", "WrongApp", "The API key belongs to another app"}
+	missingScope     = kind{http.StatusForbidden, "missing-scope", "MissingScope", "The API key lacks a scope"}
+	notFound         = kind{http.StatusNotFound, "not-found", "NotFound", "Not found"}
 	methodNotAllowed = kind{http.StatusMethodNotAllowed, "method-not-allowed", "MethodNotAllowed",
-		"The method is not allowed here"}
+		"The method is not allowed"}
 	keyReused = kind{http.StatusUnprocessableEntity, "idempotency-key-reused", "IdempotencyKeyReused",
-		"The Idempotency-Key came with another body before"}
+		"The Idempotency-Key was used with another body before"}
 	keyInUse = kind{http.StatusConflict, "idempotency-key-in-use", "IdempotencyKeyInUse",
-		"A call with this Idempotency-Key is under way"}
-	notWaiting    = kind{http.StatusConflict, "not-waiting", "NotWaiting", "The notification does not wait any more"}
-	cursorExpired = kind{http.StatusGone, "events-forgotten", "EventsForgotten", "The events behind this cursor are not kept any more"}
+		"A request with this Idempotency-Key is in progress"}
+	notWaiting    = kind{http.StatusConflict, "not-waiting", "NotWaiting", "The notification is no longer pending"}
+	cursorExpired = kind{http.StatusGone, "cursor-expired", "CursorExpired", "The events after this cursor are no longer stored"}
 	needsQueue    = kind{http.StatusNotImplemented, "needs-queue", "NeedsQueue",
-		"This needs a queue, and this gateway has none"}
+		"The request needs a queue, and this gateway has none"}
 	queueFull = kind{http.StatusServiceUnavailable, "queue-full", "QueueFull",
 		"The queue or its disk is full"}
 	queueUnavailable = kind{http.StatusServiceUnavailable, "queue-unavailable", "QueueUnavailable",
-		"The queue or the history does not answer"}
+		"The queue or the history does not respond"}
 
-	refusedByProvider = kind{http.StatusUnprocessableEntity, "refused-by-provider", "RefusedByProvider", "The provider refuses this"}
+	refusedByProvider = kind{http.StatusUnprocessableEntity, "refused-by-provider", "RefusedByProvider", "The provider refuses the request"}
 
-	throttled    = kind{http.StatusTooManyRequests, "throttled", "Throttled", "Too much for the provider or a quota"}
+	throttled    = kind{http.StatusTooManyRequests, "throttled", "Throttled", "The provider or a quota limits the rate"}
 	unauthorized = kind{http.StatusBadGateway, "unauthorized", "Unauthorized",
-		"The provider does not take the app's credential"}
+		"The provider rejects the app's credential"}
 	unavailable = kind{http.StatusServiceUnavailable, "unavailable", "Unavailable",
-		"The provider could not be reached, or could not"}
-	unknown  = kind{http.StatusGatewayTimeout, "unknown", "Unknown", "Nobody can tell whether the provider took it"}
-	internal = kind{http.StatusInternalServerError, "internal", "Internal", "The gateway has a fault"}
+		"The provider is not available"}
+	unknown  = kind{http.StatusGatewayTimeout, "unknown", "Unknown", "It is unknown whether the provider accepted the notification"}
+	internal = kind{http.StatusInternalServerError, "internal", "Internal", "Internal error"}
 )
 
-// problem is why a call was not done. Nothing in it repeats what the caller sent but the names of fields.
+// problem says why a request failed. It must not contain data of the request, except names of
+// fields.
 type problem struct {
 	kind
-	field      string        // path of the field in the body, or the name of the header
-	detail     string        // what is allowed there, or what to do next
-	receipt    *push.Receipt // where the notification was tried
-	retryAfter time.Duration // where waiting helps
+	field      string        // path of the field in the body, or name of the header
+	detail     string        // what is allowed, or what to do
+	receipt    *push.Receipt // if the notification was attempted
+	retryAfter time.Duration // 0 if waiting does not help
 }
 
-// document is the JSON form of a problem: RFC 9457's members, and three of ours.
+// document is the JSON form of a problem: the members of RFC 9457 and field, request_id and
+// receipt.
 type document struct {
 	Type      string        `json:"type"`
 	Title     string        `json:"title"`
@@ -93,13 +95,13 @@ type document struct {
 	Receipt   *push.Receipt `json:"receipt,omitempty"`
 }
 
-// reply is the whole answer that tells p.
+// reply returns the response for p.
 func (p *problem) reply(requestID string) reply {
 	body, err := json.Marshal(document{
 		Type: problemBase + p.slug, Title: p.title, Status: p.status,
 		Detail: p.detail, Field: p.field, RequestID: requestID, Receipt: p.receipt,
 	})
-	if err != nil { // a receipt that has no JSON form: a fault of ours
+	if err != nil { // a receipt without a JSON form is a bug
 		body = []byte(`{"type":"` + problemBase + internal.slug + `","title":"` + internal.title + `","status":500}`)
 		return reply{status: http.StatusInternalServerError, contentType: problemType, body: body}
 	}
@@ -110,7 +112,8 @@ func (p *problem) reply(requestID string) reply {
 	return out
 }
 
-// batchReceipt is the receipt of a batch's notification that has the problem: refused, unless it may be taken later or was perhaps.
+// batchReceipt returns the receipt of an item of a batch that has the problem. It is refused,
+// except if the item may be sent later or may have been stored.
 func (p *problem) batchReceipt(index int) push.Receipt {
 	verdict := push.Refused
 	switch {
@@ -124,7 +127,7 @@ func (p *problem) batchReceipt(index int) push.Receipt {
 	}}
 }
 
-// wholeSeconds rounds up: Retry-After knows no fractions, and too early is worse than late.
+// wholeSeconds rounds up, because Retry-After has no fractions and must not be too early.
 func wholeSeconds(d time.Duration) int {
 	return int((d + time.Second - 1) / time.Second)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Header values that never change, shared by all answers: nobody writes into them.
+// Header values that all responses share. They must not be modified.
 var (
 	jsonType     = []string{"application/json"}
 	ndjsonType   = []string{"application/x-ndjson"}
@@ -22,14 +22,14 @@ var (
 	respondAsync = []string{"respond-async"}
 )
 
-// reply is an answer that is whole before its first byte leaves, so that it can be given again.
+// reply is a complete response. It is buffered, so that it can be repeated.
 type reply struct {
 	status       int
 	contentType  []string
 	retryAfter   []string // nil for none
 	location     string   // empty for none
-	asyncApplied bool     // the preference not to wait was heeded
-	replayed     bool     // it tells of an earlier call
+	asyncApplied bool     // the preference respond-async was applied
+	replayed     bool     // it belongs to an earlier request
 	body         []byte
 }
 
@@ -49,11 +49,12 @@ func (r reply) write(w *response) {
 		h["Idempotency-Replayed"] = trueValue
 	}
 	w.WriteHeader(r.status)
-	_, _ = w.Write(r.body) // it fails only when the caller has left
+	_, _ = w.Write(r.body) // fails only if the client disconnected
 }
 
-// replyTo is the answer to a caller whose notification ended in r: a verdict on the notification itself is 200,
-// whatever it is; all else is a problem of the caller, the credential, the provider or the gateway.
+// replyTo returns the response for a notification that ended in r. A verdict on the notification
+// itself is 200, even a negative one. Everything else is a problem of the request, the credential,
+// the provider or the gateway.
 func replyTo(r push.Receipt, requestID string) reply {
 	if p := problemFor(r); p != nil {
 		return p.reply(requestID)
@@ -62,7 +63,8 @@ func replyTo(r push.Receipt, requestID string) reply {
 	return reply{status: http.StatusOK, contentType: jsonType, body: append(body, '\n')}
 }
 
-// acceptedReply is the answer to a caller who does not wait for the end: how it stands, and where to ask again.
+// acceptedReply returns the response of an asynchronous request: the current receipt, and where to
+// query it later.
 func acceptedReply(app string, r push.Receipt) reply {
 	body := r.AppendJSON(make([]byte, 0, 512))
 	return reply{
@@ -71,7 +73,8 @@ func acceptedReply(app string, r push.Receipt) reply {
 	}
 }
 
-// problemFor returns why r holds no verdict on the notification, or nil if it does or its sender wanted none any more.
+// problemFor returns why r has no verdict on the notification. It returns nil if there is a verdict
+// or the notification was cancelled.
 func problemFor(r push.Receipt) *problem {
 	if r.State == push.StatusCancelled {
 		return nil
@@ -84,18 +87,18 @@ func problemFor(r push.Receipt) *problem {
 	case push.Throttled:
 		return withReceipt(r, problem{kind: throttled, retryAfter: atLeastOneSecond(r.RetryAfter), detail: retryLater})
 	case push.Unauthorized:
-		return withReceipt(r, problem{kind: unauthorized, detail: "the operator has to look at the app's key or certificate"})
+		return withReceipt(r, problem{kind: unauthorized, detail: "the operator must check the app's key or certificate"})
 	case push.Unknown:
 		return withReceipt(r, problem{kind: unknown,
-			detail: "sending it again may show it twice; on_unknown lets the gateway decide"})
+			detail: "sending it again may display it twice; set on_unknown to let the gateway repeat it"})
 	default:
 		return withReceipt(r, problem{kind: unavailable, retryAfter: atLeastOneSecond(r.RetryAfter), detail: retryLater})
 	}
 }
 
-const retryLater = "send it again after the seconds in Retry-After"
+const retryLater = "send it again after the time in Retry-After"
 
-// withReceipt gives p the receipt, and its reason before what to do next.
+// withReceipt adds the receipt to p, and puts its reason before the advice in the detail.
 func withReceipt(r push.Receipt, p problem) *problem {
 	p.receipt = &r
 	if r.Reason != "" {
@@ -104,8 +107,8 @@ func withReceipt(r push.Receipt, p problem) *problem {
 	return &p
 }
 
-// invalidNotification returns the problem of a notification that was refused here, and nil for one that its provider refused:
-// that is a verdict.
+// invalidNotification returns the problem of a notification that the gateway refused. It returns
+// nil if the provider refused it, because that is a verdict.
 func invalidNotification(r push.Receipt) *problem {
 	if len(r.Attempts) > 0 {
 		return nil

@@ -18,11 +18,11 @@ import (
 
 func TestVerdictIsStatus200(t *testing.T) {
 	for verdict, http := range map[push.Verdict]int{push.Accepted: 200, push.Unregistered: 410, push.Refused: 400, push.Expired: 0} {
-		d := newTestAPI(t)
-		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+		ts := newTestAPI(t)
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 			return ended(n, push.Outcome{Verdict: verdict, HTTP: http, Reason: "Word"})
 		}
-		w := d.request("POST", singlePath, validBody)
+		w := ts.request("POST", singlePath, validBody)
 		var r receipt
 		if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != 200 || r.Status != verdict.String() || len(r.Attempts) != 1 {
 			t.Errorf("%s: %d %s", verdict, w.Code, w.Body)
@@ -43,13 +43,13 @@ func TestProblemHoldsReceiptAndRetryAfter(t *testing.T) {
 		push.Abandoned:    {503, "unavailable", "2"},
 		push.Unknown:      {504, "unknown", ""},
 	} {
-		d := newTestAPI(t)
-		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+		ts := newTestAPI(t)
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 			return ended(n, push.Outcome{Verdict: verdict, Reason: "WORD", RetryAfter: 1200 * time.Millisecond})
 		}
-		w := d.request("POST", singlePath, validBody)
-		p := d.wantProblem(w, want.status, want.slug)
-		if p.Receipt == nil || p.Receipt.ID != d.sent[0].ID || len(p.Receipt.Attempts) != 1 || !strings.Contains(p.Detail, "WORD") {
+		w := ts.request("POST", singlePath, validBody)
+		p := ts.wantProblem(w, want.status, want.slug)
+		if p.Receipt == nil || p.Receipt.ID != ts.sent[0].ID || len(p.Receipt.Attempts) != 1 || !strings.Contains(p.Detail, "WORD") {
 			t.Errorf("%s: %s", verdict, w.Body)
 		}
 		if got := w.Header().Get("Retry-After"); got != want.retry {
@@ -63,15 +63,15 @@ func TestNotificationInvalidForProviderIsClientError(t *testing.T) {
 		status int
 		slug   string
 	}{"InvalidNotification": {400, "invalid-field"}, "PayloadTooLarge": {413, "payload-too-large"}} {
-		d := newTestAPI(t)
-		d.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+		ts := newTestAPI(t)
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
 			return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(&push.FieldError{Field: "token", Reason: reason, Allowed: "hex"})}
 		}
-		p := d.wantProblem(d.request("POST", singlePath, validBody), want.status, want.slug)
+		p := ts.wantProblem(ts.request("POST", singlePath, validBody), want.status, want.slug)
 		if p.Field != "token" || p.Detail != "token: must be hex" {
 			t.Errorf("%+v", p)
 		}
-		r := receipts(t, d.request("POST", batch, validBody, ndjson).Body)[0]
+		r := receipts(t, ts.request("POST", batchPath, validBody, ndjson).Body)[0]
 		if r.Status != "refused" || r.Field != "token" || r.Detail != p.Detail || r.Reason != reason || r.ID == "" {
 			t.Errorf("%+v", r)
 		}
@@ -79,69 +79,69 @@ func TestNotificationInvalidForProviderIsClientError(t *testing.T) {
 }
 
 func TestNoResponseAfterClientDisconnect(t *testing.T) {
-	d := newTestAPI(t)
-	ctx, leave := context.WithCancel(t.Context())
-	d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
-		leave()
+	ts := newTestAPI(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+		cancel()
 		<-ctx.Done()
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
-	w := d.requestWith(ctx, "POST", singlePath, strings.NewReader(validBody))
+	w := ts.requestWith(ctx, "POST", singlePath, strings.NewReader(validBody))
 	if w.Body.Len() != 0 {
 		t.Fatalf("%s", w.Body)
 	}
 }
 
 func TestUnknownPathOrMethod(t *testing.T) {
-	d := newTestAPI(t)
+	ts := newTestAPI(t)
 	for _, path := range []string{"/", "/v1", "/v1/apps/shop", "/v2/apps/shop/notifications", singlePath + "/a/b", "/metrics", "/debug/pprof"} {
-		d.wantProblem(d.request("GET", path, ""), 404, "not-found")
+		ts.wantProblem(ts.request("GET", path, ""), 404, "not-found")
 	}
-	w := d.request("PUT", singlePath+"/x", "")
-	d.wantProblem(w, 405, "method-not-allowed")
+	w := ts.request("PUT", singlePath+"/x", "")
+	ts.wantProblem(w, 405, "method-not-allowed")
 	if got := w.Header().Values("Allow"); len(got) != 2 || got[0] != "GET" || got[1] != "DELETE" {
 		t.Errorf("Allow %v", got)
 	}
-	d.wantProblem(d.request("BREW", "/livez", ""), 405, "method-not-allowed")
-	if w := d.request("OPTIONS", singlePath, ""); w.Code != 204 || w.Header().Get("Allow") != "POST" {
+	ts.wantProblem(ts.request("BREW", "/livez", ""), 405, "method-not-allowed")
+	if w := ts.request("OPTIONS", singlePath, ""); w.Code != 204 || w.Header().Get("Allow") != "POST" {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}
-	if w := d.request("HEAD", "/livez", ""); w.Code != 200 {
+	if w := ts.request("HEAD", "/livez", ""); w.Code != 200 {
 		t.Errorf("HEAD: %d", w.Code)
 	}
 }
 
 func TestReadinessListsWhatIsMissing(t *testing.T) {
 	var missing []api.NotReady
-	d := newTestAPI(t, func(cfg *api.Config) {
+	ts := newTestAPI(t, func(cfg *api.Config) {
 		cfg.Ready = func() []api.NotReady { return missing }
 		cfg.Status = func() any { return map[string]int{"pools": 2} }
 	})
 	for path, want := range map[string]string{"/livez": `{"status":"alive"}`, "/readyz": `{"status":"ready"}`, "/healthz": `{"status":"ready"}`,
 		"/v1/status": `{"pools":2}`} {
-		if w := d.request("GET", path, "", "Authorization: Bearer "+readKey); w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
+		if w := ts.request("GET", path, "", "Authorization: Bearer "+readKey); w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
 	missing = []api.NotReady{{Name: "shop/fcm", Reason: "no access token"}}
 	for _, path := range []string{"/readyz", "/healthz"} {
-		w := d.request("GET", path, "", "Authorization: none")
+		w := ts.request("GET", path, "", "Authorization: none")
 		if w.Code != 503 || !strings.Contains(w.Body.String(), `"not_ready":[{"name":"shop/fcm","reason":"no access token"}]`) {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
-	if w := d.request("GET", "/livez", "", "Authorization: none"); w.Code != 200 {
-		t.Error("a provider's trouble is no reason for a restart")
+	if w := ts.request("GET", "/livez", "", "Authorization: none"); w.Code != 200 {
+		t.Error("liveness must not depend on providers")
 	}
 }
 
 func TestRequestID(t *testing.T) {
-	d := newTestAPI(t)
-	if got := d.request("GET", "/livez", "", "X-Request-ID: caller-1.a_B").Header().Get("X-Request-ID"); got != "caller-1.a_B" {
+	ts := newTestAPI(t)
+	if got := ts.request("GET", "/livez", "", "X-Request-ID: caller-1.a_B").Header().Get("X-Request-ID"); got != "caller-1.a_B" {
 		t.Error(got)
 	}
 	for _, id := range []string{"", "a b", `a"b`, "é", strings.Repeat("x", 129)} {
-		if got := d.request("GET", "/livez", "", "X-Request-ID: "+id).Header().Get("X-Request-ID"); len(got) != 36 {
+		if got := ts.request("GET", "/livez", "", "X-Request-ID: "+id).Header().Get("X-Request-ID"); len(got) != 36 {
 			t.Errorf("%q became %q", id, got)
 		}
 	}
@@ -162,16 +162,16 @@ func TestTraceParentReachesSenderOnlyIfValid(t *testing.T) {
 		"cc-" + id + "-" + span + "-01-" + strings.Repeat("x", 99): false,
 	} {
 		var got string
-		d := newTestAPI(t)
-		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+		ts := newTestAPI(t)
+		ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
 			got = api.TraceParent(ctx)
 			return accepted(n)
 		}
-		d.request("POST", singlePath, validBody, "traceparent: "+parent)
+		ts.request("POST", singlePath, validBody, "traceparent: "+parent)
 		if valid && got != parent || !valid && got != "" {
 			t.Errorf("%q became %q", parent, got)
 		}
-		d.request("POST", batch, validBody, ndjson, "traceparent: "+parent)
+		ts.request("POST", batchPath, validBody, ndjson, "traceparent: "+parent)
 		if valid && got != parent {
 			t.Errorf("batch: %q became %q", parent, got)
 		}
@@ -180,14 +180,14 @@ func TestTraceParentReachesSenderOnlyIfValid(t *testing.T) {
 
 func TestPanicIsLoggedWithoutRequestContent(t *testing.T) {
 	var log bytes.Buffer
-	d := newTestAPI(t, func(cfg *api.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-	d.respond = func(_ context.Context, n *push.Notification) push.Receipt { panic("cannot send " + n.Title) }
+	ts := newTestAPI(t, func(cfg *api.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	ts.respond = func(_ context.Context, n *push.Notification) push.Receipt { panic("cannot send " + n.Title) }
 	body := `{"platform":"apns","token":"00","title":"` + canary + `"}`
-	p := d.wantProblem(d.request("POST", singlePath, body), 500, "internal")
+	p := ts.wantProblem(ts.request("POST", singlePath, body), 500, "internal")
 	if !strings.Contains(log.String(), p.RequestID) || !strings.Contains(log.String(), "level=ERROR") || strings.Contains(log.String(), canary) {
 		t.Errorf("log: %s", &log)
 	}
-	got := receipts(t, d.request("POST", batch, body+"\n"+`{}`, ndjson).Body)
+	got := receipts(t, ts.request("POST", batchPath, body+"\n"+`{}`, ndjson).Body)
 	if len(got) != 2 || got[0].Status != "unknown" || got[0].Reason != "Internal" || got[0].ID == "" {
 		t.Errorf("%+v", got)
 	}
@@ -197,30 +197,30 @@ func TestPanicIsLoggedWithoutRequestContent(t *testing.T) {
 }
 
 func TestErrAbortHandlerIsPassedOn(t *testing.T) {
-	d := newTestAPI(t)
-	d.respond = func(context.Context, *push.Notification) push.Receipt { panic(http.ErrAbortHandler) }
+	ts := newTestAPI(t)
+	ts.respond = func(context.Context, *push.Notification) push.Receipt { panic(http.ErrAbortHandler) }
 	defer func() {
 		if recover() != http.ErrAbortHandler {
-			t.Error("it was swallowed")
+			t.Error("the panic did not reach the server")
 		}
 	}()
-	d.request("POST", singlePath, validBody)
+	ts.request("POST", singlePath, validBody)
 }
 
 func TestRequestLogHasNoSecrets(t *testing.T) {
 	var log bytes.Buffer
-	d := newTestAPI(t, func(cfg *api.Config) {
+	ts := newTestAPI(t, func(cfg *api.Config) {
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})
-	d.request("POST", singlePath+"?token="+canary, `{"platform":"apns","token":"`+canary+`"}`, "X-Request-ID: r1")
-	d.request("GET", "/v1/apps/shop/notifications/"+canary, "")
-	d.request("GET", "/"+canary, "")
+	ts.request("POST", singlePath+"?token="+canary, `{"platform":"apns","token":"`+canary+`"}`, "X-Request-ID: r1")
+	ts.request("GET", "/v1/apps/shop/notifications/"+canary, "")
+	ts.request("GET", "/"+canary, "")
 	for _, want := range []string{"method=POST", "route=/v1/apps/{app}/notifications ", "status=200", "app=shop", "key=backend", "request_id=r1", "status=403", "status=404"} {
 		if !strings.Contains(log.String(), want) {
-			t.Errorf("no %s in %s", want, &log)
+			t.Errorf("the log lacks %s: %s", want, &log)
 		}
 	}
 	if strings.Contains(log.String(), canary) || strings.Contains(log.String(), sendKey) {
-		t.Errorf("a secret in %s", &log)
+		t.Errorf("the log contains a secret: %s", &log)
 	}
 }

@@ -18,9 +18,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// send is POST /v1/apps/{app}/notifications: read, decode, hand on, answer.
-func (a *server) send(w *response, r *http.Request) *problem {
-	async, p := a.preferAsync(r)
+// send handles POST /v1/apps/{app}/notifications.
+func (s *server) send(w *response, r *http.Request) *problem {
+	async, p := s.preferAsync(r)
 	if p != nil {
 		return p
 	}
@@ -33,40 +33,40 @@ func (a *server) send(w *response, r *http.Request) *problem {
 	}
 	body := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(body)
-	if p := a.readBody(w, r, body); p != nil {
+	if p := s.readBody(w, r, body); p != nil {
 		return p
 	}
 	n, p := decode(body.Bytes())
 	if p == nil {
-		p = a.checkSendAt(n, async)
+		p = s.checkSendAt(n, async)
 	}
 	if p != nil {
 		return p
 	}
 	assignID(n, w.app)
-	o := newSubmission(n, key, body.Bytes())
+	sub := newSubmission(n, key, body.Bytes())
 	if async {
-		a.enqueue(r.Context(), []*submission{o})
+		s.enqueue(r.Context(), []*submission{sub})
 	} else {
-		o.maxWait = preferredWait(r)
-		a.deliver(r.Context(), o)
+		sub.maxWait = preferredWait(r)
+		s.deliver(r.Context(), sub)
 	}
 	if r.Context().Err() == nil {
-		o.result.reply(w, async).write(w)
+		sub.result.reply(w, async).write(w)
 	}
 	return nil
 }
 
-// assignID gives n what the gateway knows of it: a name (UUID version 7, so that names sort by time), its app and the
-// time.
+// assignID sets the ID, the app and the time of n. The ID is a UUID of version 7, so that IDs sort
+// by time.
 func assignID(n *push.Notification, app string) {
 	n.ID, n.App, n.AcceptedAt = uuid.Must(uuid.NewV7()).String(), app, time.Now()
 }
 
-// bufferPool hold bodies and answers while they come and go.
+// bufferPool holds buffers for bodies and responses.
 var bufferPool = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// putBuffer keeps a buffer for the next who needs one, unless it is of a size that few need.
+// putBuffer returns a buffer to the pool, unless it is unusually large.
 func putBuffer(b *bytes.Buffer) {
 	if b.Cap() <= 256<<10 {
 		b.Reset()
@@ -74,36 +74,38 @@ func putBuffer(b *bytes.Buffer) {
 	}
 }
 
-// readBody reads the whole body into b, up to the limit and within the time that observe set.
-func (a *server) readBody(w *response, r *http.Request, b *bytes.Buffer) *problem {
-	tooLarge := &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(a.limits.Body)}
-	if r.ContentLength > int64(a.limits.Body) {
+// readBody reads the whole body into b. The size is limited by Limits.Body and the time by the
+// deadline that observe set.
+func (s *server) readBody(w *response, r *http.Request, b *bytes.Buffer) *problem {
+	tooLarge := &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(s.limits.Body)}
+	if r.ContentLength > int64(s.limits.Body) {
 		return tooLarge
 	}
-	if _, err := b.ReadFrom(http.MaxBytesReader(w.ResponseWriter, r.Body, int64(a.limits.Body))); err != nil {
+	if _, err := b.ReadFrom(http.MaxBytesReader(w.ResponseWriter, r.Body, int64(s.limits.Body))); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return tooLarge
 		}
-		return a.bodyProblem(err)
+		return s.bodyProblem(err)
 	}
-	// What the body's deadline would end from here on is net/http's watch for the caller's departure.
+	// Remove the deadline: it would also end the read with which net/http detects that the client
+	// disconnects.
 	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Time{})
 	return nil
 }
 
-// bodyProblem is the problem of a body whose reading ended in err.
-func (a *server) bodyProblem(err error) *problem {
+// bodyProblem returns the problem for an error while reading the body.
+func (s *server) bodyProblem(err error) *problem {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return &problem{kind: bodyTimeout, detail: "must arrive within " + a.limits.BodyTimeout.String()}
+		return &problem{kind: bodyTimeout, detail: "must arrive within " + s.limits.BodyTimeout.String()}
 	}
-	return &problem{kind: bodyIncomplete, detail: "must have the length that its headers announce"}
+	return &problem{kind: bodyIncomplete, detail: "must have the length that its headers declare"}
 }
 
-// bodyType returns which of the allowed types the body has; the first stands for none.
+// bodyType returns which of the allowed types the body has. The first one is the default.
 func bodyType(r *http.Request, allowed ...string) (string, *problem) {
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
 		return "", &problem{kind: unsupportedBody, field: "Content-Encoding",
-			detail: "must be absent: compressed bodies are not taken"}
+			detail: "must be absent: compressed bodies are not supported"}
 	}
 	given := r.Header.Get("Content-Type")
 	if given == "" || given == allowed[0] {
@@ -122,7 +124,7 @@ func bodyType(r *http.Request, allowed ...string) (string, *problem) {
 		detail: "must be " + strings.Join(allowed, " or ") + ", in UTF-8"}
 }
 
-// formatBytes writes a limit for people.
+// formatBytes formats a size limit.
 func formatBytes(n int) string {
 	switch {
 	case n%(1<<20) == 0:

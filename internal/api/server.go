@@ -8,14 +8,15 @@ import (
 	"time"
 )
 
-// idleTimeout is how long a connection may be without a request, also before its first one: clients dial more than they need
-// and keep what they have to spare, Go's for 90 seconds. Who ends it sooner than they do may end a request that is just
-// on its way.
+// idleTimeout limits how long a connection may be without a request, also before its first one.
+// Clients open more connections than they need and keep them; Go's keep them for 90 seconds. A
+// shorter timeout can close a connection on which a request was just sent.
 const idleTimeout = 2 * time.Minute
 
-// NewServer returns a server for h, New's handler or one around it, with the bounds that slow and greedy clients need; it
-// listens nowhere yet. The time for a body is h's own to bound: a batch may come in slowly for hours. logger gets
-// what net/http has to say, at debug level, for any stranger can cause it; nil discards it.
+// NewServer returns a server for h, the handler of New or one that wraps it, with limits for slow
+// and greedy clients. It does not listen. h limits the time of a body itself, because a batch may
+// take hours. logger gets the messages of net/http at debug level, because every client can cause
+// them; nil discards them.
 func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)

@@ -19,7 +19,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// pipeListener is a listener whose connections need no network, so that they keep to the bubble's time.
+// pipeListener is a listener whose connections are pipes. Unlike network connections, they work
+// with synctest.
 type pipeListener struct {
 	conns chan net.Conn
 	once  sync.Once
@@ -42,35 +43,35 @@ func (p *pipeListener) Close() error {
 
 func (p *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 
-// rawConn is one connection to a served door.
+// rawConn is a client connection to a server.
 type rawConn struct {
 	net.Conn
 	t  *testing.T
 	in *bufio.Reader
 }
 
-// serve runs the door's server until the test ends, and connects.
-func (d *testAPI) serve(t *testing.T) *rawConn {
+// serve runs a server until the test ends, and connects to it.
+func (ts *testAPI) serve(t *testing.T) *rawConn {
 	listener := &pipeListener{conns: make(chan net.Conn), shut: make(chan struct{})}
-	server := api.NewServer(d, nil)
+	server := api.NewServer(ts, nil)
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(listener) })
-	ours, theirs := net.Pipe()
-	listener.conns <- theirs
+	client, conn := net.Pipe()
+	listener.conns <- conn
 	t.Cleanup(func() {
-		_, _ = ours.Close(), server.Close()
+		_, _ = client.Close(), server.Close()
 		running.Wait()
 	})
-	return &rawConn{ours, t, bufio.NewReader(ours)}
+	return &rawConn{client, t, bufio.NewReader(client)}
 }
 
 func (c *rawConn) write(text string) {
 	if _, err := io.WriteString(c, text); err != nil {
-		c.t.Errorf("the server does not listen: %v", err)
+		c.t.Errorf("write: %v", err)
 	}
 }
 
-// startRequest begins a request whose body is of the given length, or chunked if that is negative.
+// startRequest sends the headers of a request. The body is chunked if length is negative.
 func (c *rawConn) startRequest(path string, length int, headers ...string) {
 	framing := "Transfer-Encoding: chunked"
 	if length >= 0 {
@@ -83,26 +84,26 @@ func (c *rawConn) startRequest(path string, length int, headers ...string) {
 func (c *rawConn) writeChunk(text string) { c.write(fmt.Sprintf("%x\r\n%s\r\n", len(text), text)) }
 
 func (c *rawConn) readResponse() *http.Response {
-	answer, err := http.ReadResponse(c.in, nil)
+	res, err := http.ReadResponse(c.in, nil)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return answer
+	return res
 }
 
-// withServer runs a test with a caller, on the bubble's time.
-func withServer(t *testing.T, test func(t *testing.T, d *testAPI, c *rawConn)) {
+// withServer runs a test with a client connection, in a synctest bubble.
+func withServer(t *testing.T, test func(t *testing.T, ts *testAPI, c *rawConn)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		d := newTestAPI(t)
-		test(t, d, d.serve(t))
+		ts := newTestAPI(t)
+		test(t, ts, ts.serve(t))
 	})
 }
 
-func respondAfter(d time.Duration) func(context.Context, *push.Notification) push.Receipt {
+func respondAfter(delay time.Duration) func(context.Context, *push.Notification) push.Receipt {
 	return func(ctx context.Context, n *push.Notification) push.Receipt {
 		select {
-		case <-time.After(d):
+		case <-time.After(delay):
 			return accepted(n)
 		case <-ctx.Done():
 			return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
@@ -111,12 +112,12 @@ func respondAfter(d time.Duration) func(context.Context, *push.Notification) pus
 }
 
 func TestBodyTimeout(t *testing.T) {
-	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+	withServer(t, func(t *testing.T, ts *testAPI, c *rawConn) {
 		start := time.Now()
 		c.startRequest(singlePath, 100)
 		c.write(`{"platform"`)
-		if answer := c.readResponse(); answer.StatusCode != 408 || time.Since(start) != 15*time.Second || d.count() != 0 {
-			t.Errorf("%d after %v", answer.StatusCode, time.Since(start))
+		if res := c.readResponse(); res.StatusCode != 408 || time.Since(start) != 15*time.Second || ts.count() != 0 {
+			t.Errorf("%d after %v", res.StatusCode, time.Since(start))
 		}
 	})
 }
@@ -125,10 +126,10 @@ func TestUnauthenticatedClientCannotHoldConnection(t *testing.T) {
 	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
 		start := time.Now()
 		c.write("POST " + singlePath + " HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n\r\n")
-		answer := c.readResponse()
-		_, _ = io.Copy(io.Discard, answer.Body)
-		if _, err := c.in.ReadByte(); err == nil || answer.StatusCode != 401 || time.Since(start) > 16*time.Second {
-			t.Errorf("%d after %v, %v", answer.StatusCode, time.Since(start), err)
+		res := c.readResponse()
+		_, _ = io.Copy(io.Discard, res.Body)
+		if _, err := c.in.ReadByte(); err == nil || res.StatusCode != 401 || time.Since(start) > 16*time.Second {
+			t.Errorf("%d after %v, %v", res.StatusCode, time.Since(start), err)
 		}
 	})
 }
@@ -157,23 +158,23 @@ func TestHeaderSizeLimit(t *testing.T) {
 		writing.Go(func() {
 			_, _ = io.WriteString(c, "GET /livez HTTP/1.1\r\nHost: gateway\r\nX-Large: "+strings.Repeat("x", 64<<10)+"\r\n\r\n")
 		})
-		if answer := c.readResponse(); answer.StatusCode != 431 {
-			t.Error(answer.StatusCode)
+		if res := c.readResponse(); res.StatusCode != 431 {
+			t.Error(res.StatusCode)
 		}
 	})
 }
 
 func TestSendMayTakeLongerThanBodyTimeout(t *testing.T) {
-	for path, media := range map[string]string{singlePath: "application/json", batch: "application/x-ndjson"} {
-		withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
-			d.respond = respondAfter(20 * time.Second)
+	for path, media := range map[string]string{singlePath: "application/json", batchPath: "application/x-ndjson"} {
+		withServer(t, func(t *testing.T, ts *testAPI, c *rawConn) {
+			ts.respond = respondAfter(20 * time.Second)
 			for range 2 { // on one connection
 				c.startRequest(path, len(validBody), "Content-Type: "+media)
 				c.write(validBody)
-				answer := c.readResponse()
-				text, err := io.ReadAll(answer.Body)
-				if err != nil || answer.StatusCode != 200 || !strings.Contains(string(text), `"accepted"`) {
-					t.Errorf("%s: %d %s %v", path, answer.StatusCode, text, err)
+				res := c.readResponse()
+				text, err := io.ReadAll(res.Body)
+				if err != nil || res.StatusCode != 200 || !strings.Contains(string(text), `"accepted"`) {
+					t.Errorf("%s: %d %s %v", path, res.StatusCode, text, err)
 				}
 			}
 		})
@@ -181,8 +182,8 @@ func TestSendMayTakeLongerThanBodyTimeout(t *testing.T) {
 }
 
 func TestSlowBatchIsNotCutOff(t *testing.T) {
-	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
-		c.startRequest(batch, -1, ndjson)
+	withServer(t, func(t *testing.T, ts *testAPI, c *rawConn) {
+		c.startRequest(batchPath, -1, ndjson)
 		const items = 500
 		var writing sync.WaitGroup
 		writing.Go(func() {
@@ -194,17 +195,17 @@ func TestSlowBatchIsNotCutOff(t *testing.T) {
 		})
 		got := receipts(t, c.readResponse().Body)
 		writing.Wait()
-		if len(got) != items || d.count() != items {
+		if len(got) != items || ts.count() != items {
 			t.Errorf("%d receipts", len(got))
 		}
 	})
 }
 
 func TestStalledBatchEndsAfterItemsInFlight(t *testing.T) {
-	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
-		d.respond = respondAfter(20 * time.Second)
+	withServer(t, func(t *testing.T, ts *testAPI, c *rawConn) {
+		ts.respond = respondAfter(20 * time.Second)
 		start := time.Now()
-		c.startRequest(batch, -1, ndjson)
+		c.startRequest(batchPath, -1, ndjson)
 		c.writeChunk(validBody + "\n" + `{"half`)
 		got := receipts(t, c.readResponse().Body)
 		if len(got) != 2 || got[0].Status != "accepted" || got[1].Reason != "BodyTimeout" || time.Since(start) > 21*time.Second {
@@ -214,10 +215,10 @@ func TestStalledBatchEndsAfterItemsInFlight(t *testing.T) {
 }
 
 func TestClientThatDoesNotReadReceiptsIsDisconnected(t *testing.T) {
-	withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
+	withServer(t, func(t *testing.T, ts *testAPI, c *rawConn) {
 		var mu sync.Mutex
 		verdicts := map[push.Verdict]int{}
-		d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+		ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
 			wait := time.Second
 			if n.Title == "slow" {
 				wait = time.Hour
@@ -228,7 +229,7 @@ func TestClientThatDoesNotReadReceiptsIsDisconnected(t *testing.T) {
 			verdicts[r.Verdict]++
 			return r
 		}
-		c.startRequest(batch, -1, ndjson)
+		c.startRequest(batchPath, -1, ndjson)
 		c.writeChunk(validBody + "\n" + `{"platform":"apns","token":"00","title":"slow"}` + "\n")
 		c.write("0\r\n\r\n")
 		time.Sleep(32 * time.Second)
@@ -241,23 +242,23 @@ func TestClientThatDoesNotReadReceiptsIsDisconnected(t *testing.T) {
 }
 
 func TestDisconnectCancelsItemsInFlight(t *testing.T) {
-	for name, body := range map[string]string{"in the middle": "", "behind its last notification": "0\r\n\r\n"} {
-		withServer(t, func(t *testing.T, d *testAPI, c *rawConn) {
-			ended := make(chan push.Verdict, 1)
-			d.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+	for name, body := range map[string]string{"before the end of the body": "", "after the end of the body": "0\r\n\r\n"} {
+		withServer(t, func(t *testing.T, ts *testAPI, c *rawConn) {
+			verdicts := make(chan push.Verdict, 1)
+			ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
 				r := respondAfter(time.Hour)(ctx, n)
-				ended <- r.Verdict
+				verdicts <- r.Verdict
 				return r
 			}
 			start := time.Now()
-			c.startRequest(batch, -1, ndjson)
+			c.startRequest(batchPath, -1, ndjson)
 			c.writeChunk(validBody + "\n")
 			c.write(body)
 			synctest.Wait()
 			if err := c.Close(); err != nil {
 				t.Error(err)
 			}
-			if verdict := <-ended; verdict != push.Abandoned || time.Since(start) != 0 {
+			if verdict := <-verdicts; verdict != push.Abandoned || time.Since(start) != 0 {
 				t.Errorf("%s: %v after %v", name, verdict, time.Since(start))
 			}
 		})
@@ -267,10 +268,10 @@ func TestDisconnectCancelsItemsInFlight(t *testing.T) {
 func TestSpareConnectionStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestAPI(t).serve(t)
-		time.Sleep(90 * time.Second) // as long as Go's clients keep one
+		time.Sleep(90 * time.Second) // as long as Go's clients keep an idle connection
 		c.write("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
-		if answer := c.readResponse(); answer.StatusCode != http.StatusOK {
-			t.Error(answer.Status)
+		if res := c.readResponse(); res.StatusCode != http.StatusOK {
+			t.Error(res.Status)
 		}
 	})
 }

@@ -14,165 +14,169 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// submission is one notification that somebody asks for, alone or in a batch, and the key that makes it one, if it has any.
+// submission is one notification of a request, single or in a batch, and its Idempotency-Key, if it
+// has one.
 type submission struct {
 	n            *push.Notification
 	key          string
-	body         [sha256.Size]byte // hash of what came with the key
-	maxWait      time.Duration     // for its verdict at most, if that is less than the gateway's own limit; 0 leaves it at that
-	releaseClaim func()            // ends the claim on the key; nil without one
+	body         [sha256.Size]byte // hash of the body that came with the key
+	maxWait      time.Duration     // limit for the verdict if it is less than the gateway's; 0 means none
+	releaseClaim func()            // releases the key; nil without a key
 	result       result
 }
 
-// result is what an order came to: a receipt, or why there is none.
+// result is the result of a submission: a receipt or a problem.
 type result struct {
 	receipt  push.Receipt
-	problem  *problem // nil, and the receipt tells
-	replayed bool     // it was the end of another call with the same key
+	problem  *problem // nil if there is a receipt
+	replayed bool     // the result belongs to an earlier request with the same key
 }
 
 func failed(p problem) result { return result{problem: &p} }
 
 func newSubmission(n *push.Notification, key string, body []byte) *submission {
-	o := &submission{n: n, key: key}
+	sub := &submission{n: n, key: key}
 	if key != "" {
-		o.body = sha256.Sum256(body)
+		sub.body = sha256.Sum256(body)
 		hash := sha256.Sum256([]byte(n.App + "\x00" + key))
-		n.KeyHash, n.BodyHash = hash[:], o.body[:]
+		n.KeyHash, n.BodyHash = hash[:], sub.body[:]
 	}
-	return o
+	return sub
 }
 
-// deliver sends o at once, unless its key has stood for another call before: then its end is that one's. A send with a key
-// does not end with its caller: one who lost the connection comes back with the same key to learn what came of it.
-func (a *server) deliver(ctx context.Context, o *submission) {
+// deliver sends sub synchronously. If its key was used before, the result is that of the earlier
+// request instead. A send with a key is not cancelled when the client disconnects: the client can
+// repeat the request with the key to get the result.
+func (s *server) deliver(ctx context.Context, sub *submission) {
 	switch {
-	case o.key == "":
-		o.result.receipt = a.deliverWithin(ctx, o)
-	case a.history == nil:
-		a.deliverCached(ctx, o)
-	case a.claim(ctx, o):
-		defer o.release()
-		o.result.receipt = a.deliverWithin(context.WithoutCancel(ctx), o) // it ends in its time
+	case sub.key == "":
+		sub.result.receipt = s.deliverWithin(ctx, sub)
+	case s.history == nil:
+		s.deliverCached(ctx, sub)
+	case s.claim(ctx, sub):
+		defer sub.release()
+		sub.result.receipt = s.deliverWithin(context.WithoutCancel(ctx), sub) // limited by the send timeout
 	}
 }
 
-// deliverWithin sends o within the time that its caller would wait.
-func (a *server) deliverWithin(ctx context.Context, o *submission) push.Receipt {
-	if o.maxWait == 0 {
-		return a.sender.Send(ctx, o.n)
+// deliverWithin sends sub with the timeout that the client asked for.
+func (s *server) deliverWithin(ctx context.Context, sub *submission) push.Receipt {
+	if sub.maxWait == 0 {
+		return s.sender.Send(ctx, sub.n)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.maxWait)
+	ctx, cancel := context.WithTimeout(ctx, sub.maxWait)
 	defer cancel()
-	return a.sender.Send(ctx, o.n)
+	return s.sender.Send(ctx, sub.n)
 }
 
-// deliverCached is carry for a gateway whose memory is all that it has.
-func (a *server) deliverCached(ctx context.Context, o *submission) {
-	c := cacheKey{o.n.App, o.key}
-	place, first := a.idempotency.claim(c, o.body)
-	if place.body != o.body {
-		o.result = failed(keyReusedProblem)
+// deliverCached is deliver for a gateway without a history. It uses the in-memory IdempotencyCache.
+func (s *server) deliverCached(ctx context.Context, sub *submission) {
+	c := cacheKey{sub.n.App, sub.key}
+	entry, first := s.idempotency.claim(c, sub.body)
+	if entry.body != sub.body {
+		sub.result = failed(keyReusedProblem)
 		return
 	}
 	if first {
-		a.deliverAndSettle(ctx, c, place, o)
+		s.deliverAndSettle(ctx, c, entry, sub)
 	}
 	select {
-	case <-place.done:
-		o.result = place.result
-		o.result.replayed = !first
+	case <-entry.done:
+		sub.result = entry.result
+		sub.result.replayed = !first
 	case <-ctx.Done():
-		o.result = failed(keyInUseProblem)
+		sub.result = failed(keyInUseProblem)
 	}
 }
 
-// deliverAndSettle sends o and settles the place, also if the sender panics.
-func (a *server) deliverAndSettle(ctx context.Context, c cacheKey, place *cacheEntry, o *submission) {
-	end, keep := failed(problem{kind: internal}), true
-	defer func() { a.idempotency.settle(c, place, end, keep) }()
-	receipt := a.deliverWithin(context.WithoutCancel(ctx), o)
-	end, keep = result{receipt: receipt}, isFinal(&receipt)
+// deliverAndSettle sends sub and settles the entry, even if the sender panics.
+func (s *server) deliverAndSettle(ctx context.Context, c cacheKey, entry *cacheEntry, sub *submission) {
+	res, keep := failed(problem{kind: internal}), true
+	defer func() { s.idempotency.settle(c, entry, res, keep) }()
+	receipt := s.deliverWithin(context.WithoutCancel(ctx), sub)
+	res, keep = result{receipt: receipt}, isFinal(&receipt)
 }
 
-// enqueue has the queue keep the orders, together, and ends each once it is safe. What it began it finishes: whether an
-// order was kept must be known, also without its caller.
-func (a *server) enqueue(ctx context.Context, orders []*submission) {
-	ctx, done := a.storageContext(ctx)
+// enqueue stores the submissions in the queue as one group and sets their results. It does not stop
+// when ctx is cancelled: a started write must finish, so that it is known whether the submissions
+// are stored.
+func (s *server) enqueue(ctx context.Context, subs []*submission) {
+	ctx, done := s.storageContext(ctx)
 	defer done()
-	var mine, twins []*submission
+	var claimed, duplicates []*submission
 	defer func() {
-		for _, o := range mine {
-			o.release()
+		for _, sub := range claimed {
+			sub.release()
 		}
-		for _, o := range twins { // now that the first with their key has been kept
-			a.enqueue(ctx, []*submission{o})
+		for _, sub := range duplicates { // after the first one with the same key is stored
+			s.enqueue(ctx, []*submission{sub})
 		}
 	}()
-	// Every group claims its keys in the same order, so that no two wait for each other.
-	inOrder := slices.SortedStableFunc(slices.Values(orders), func(p, q *submission) int { return bytes.Compare(p.n.KeyHash, q.n.KeyHash) })
-	for i, o := range inOrder {
+	// All groups claim their keys in the same order, so that two groups cannot wait for each other.
+	sorted := slices.SortedStableFunc(slices.Values(subs), func(p, q *submission) int { return bytes.Compare(p.n.KeyHash, q.n.KeyHash) })
+	for i, sub := range sorted {
 		switch {
-		case o.key != "" && i > 0 && inOrder[i-1].key == o.key:
-			twins = append(twins, o)
-		case a.claim(ctx, o):
-			mine = append(mine, o)
+		case sub.key != "" && i > 0 && sorted[i-1].key == sub.key:
+			duplicates = append(duplicates, sub)
+		case s.claim(ctx, sub):
+			claimed = append(claimed, sub)
 		}
 	}
-	a.persist(ctx, mine)
+	s.persist(ctx, claimed)
 }
 
-// persist hands the queue the orders that nobody has asked for before.
-func (a *server) persist(ctx context.Context, orders []*submission) {
-	if len(orders) == 0 {
+// persist passes submissions with claimed keys to the queue.
+func (s *server) persist(ctx context.Context, subs []*submission) {
+	if len(subs) == 0 {
 		return
 	}
-	ns := make([]*push.Notification, len(orders))
-	for i, o := range orders {
-		ns[i] = o.n
+	ns := make([]*push.Notification, len(subs))
+	for i, sub := range subs {
+		ns[i] = sub.n
 	}
-	for i, err := range a.queue.Accept(ctx, ns) {
-		if orders[i].result.receipt = pendingReceipt(ns[i]); err != nil {
-			orders[i].result = failed(a.enqueueProblem(ctx, err))
+	for i, err := range s.queue.Accept(ctx, ns) {
+		if subs[i].result.receipt = pendingReceipt(ns[i]); err != nil {
+			subs[i].result = failed(s.enqueueProblem(ctx, err))
 		}
 	}
 }
 
-// storageContext is the time that a call of the queue or the history may take, whether or not its caller stays.
-func (a *server) storageContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), a.limits.SendTimeout)
+// storageContext returns the context for a call of the queue or the history. It is not cancelled
+// when the client disconnects.
+func (s *server) storageContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), s.limits.SendTimeout)
 }
 
-// claim takes o's key, if it has one, and reports whether o is to go ahead. Otherwise o ends as the call that had the key
-// before.
-func (a *server) claim(ctx context.Context, o *submission) bool {
-	if o.key == "" {
+// claim claims the key of sub, if there is one, and reports whether sub is to be sent. Otherwise it
+// sets the result to that of the earlier request with the key.
+func (s *server) claim(ctx context.Context, sub *submission) bool {
+	if sub.key == "" {
 		return true
 	}
-	done, earlier, err := a.history.Claim(ctx, o.n, isFinal)
+	done, earlier, err := s.history.Claim(ctx, sub.n, isFinal)
 	switch {
 	case errors.Is(err, push.ErrKeyReused):
-		o.result = failed(keyReusedProblem)
+		sub.result = failed(keyReusedProblem)
 	case errors.Is(err, push.ErrKeyInUse):
-		o.result = failed(keyInUseProblem)
+		sub.result = failed(keyInUseProblem)
 	case err != nil:
-		o.result = failed(a.storageUnavailable(ctx, err))
+		sub.result = failed(s.storageUnavailable(ctx, err))
 	case done == nil:
-		o.result = result{receipt: earlier, replayed: true}
+		sub.result = result{receipt: earlier, replayed: true}
 	default:
-		o.releaseClaim = done
+		sub.releaseClaim = done
 		return true
 	}
 	return false
 }
 
-func (o *submission) release() {
-	if o.releaseClaim != nil {
-		o.releaseClaim()
+func (sub *submission) release() {
+	if sub.releaseClaim != nil {
+		sub.releaseClaim()
 	}
 }
 
-// pendingReceipt is the receipt of a notification that the queue keeps.
+// pendingReceipt returns the receipt of a notification that is stored in the queue.
 func pendingReceipt(n *push.Notification) push.Receipt {
 	if n.SendAt.After(n.AcceptedAt) {
 		return push.Receipt{ID: n.ID, State: push.StatusScheduled}
@@ -181,56 +185,58 @@ func pendingReceipt(n *push.Notification) push.Receipt {
 }
 
 var (
-	keyReusedProblem = problem{kind: keyReused, field: "Idempotency-Key", detail: "must be a new one for a new body"}
+	keyReusedProblem = problem{kind: keyReused, field: "Idempotency-Key", detail: "must be a new key for a new body"}
 	keyInUseProblem  = problem{kind: keyInUse, field: "Idempotency-Key", retryAfter: time.Second,
-		detail: "another call with this key is under way: send it again after the seconds in Retry-After"}
+		detail: "another request with this key is in progress: send it again after the time in Retry-After"}
 	queueFullProblem = problem{kind: queueFull, retryAfter: 10 * time.Second,
-		detail: "nothing of it was kept: send it again after the seconds in Retry-After"}
+		detail: "it was not stored: send it again after the time in Retry-After"}
 )
 
-// enqueueProblem is the problem of a notification that the queue did not keep, or may not have.
-func (a *server) enqueueProblem(ctx context.Context, err error) problem {
+// enqueueProblem returns the problem of a notification that the queue did not store, or may not
+// have stored.
+func (s *server) enqueueProblem(ctx context.Context, err error) problem {
 	if _, ok := errors.AsType[*push.FieldError](err); ok {
 		return *invalidNotification(push.Receipt{Outcome: push.InvalidNotification(err)})
 	}
 	if errors.Is(err, push.ErrQueueFull) {
 		return queueFullProblem
 	}
-	return a.storageUnavailable(ctx, err)
+	return s.storageUnavailable(ctx, err)
 }
 
-// storageUnavailable is the problem of a queue or a history that gave no answer.
-func (a *server) storageUnavailable(ctx context.Context, err error) problem {
-	if ctx.Err() != context.Canceled { // else it was the caller who left
-		a.log.LogAttrs(ctx, slog.LevelWarn, "rest: no answer from the queue or the history", slog.Any("err", err))
+// storageUnavailable logs and returns the problem of a queue or a history that did not respond.
+func (s *server) storageUnavailable(ctx context.Context, err error) problem {
+	if ctx.Err() != context.Canceled { // otherwise the client disconnected
+		s.log.LogAttrs(ctx, slog.LevelWarn, "queue or history did not respond", slog.Any("err", err))
 	}
 	return problem{kind: queueUnavailable, retryAfter: 5 * time.Second,
-		detail: "nobody can tell whether it was done: with the same Idempotency-Key it is safe to ask again"}
+		detail: "it is unknown whether it was stored: with the same Idempotency-Key it is safe to send it again"}
 }
 
-// reply is the answer to a single call that came to e. Who prefers not to wait is told how it stands; so is who asked for
-// what another call has begun and not ended.
-func (e result) reply(w *response, async bool) reply {
+// reply returns the response to a single request. The status is 202 if the client asked for an
+// asynchronous response, and also if the notification of an earlier request with the same key has
+// not ended.
+func (res result) reply(w *response, async bool) reply {
 	var r reply
 	switch {
-	case e.problem != nil:
-		r = e.problem.reply(w.requestID)
-	case async || !e.receipt.IsFinal():
-		r = acceptedReply(w.app, e.receipt)
+	case res.problem != nil:
+		r = res.problem.reply(w.requestID)
+	case async || !res.receipt.IsFinal():
+		r = acceptedReply(w.app, res.receipt)
 		r.asyncApplied = async
 	default:
-		r = replyTo(e.receipt, w.requestID)
+		r = replyTo(res.receipt, w.requestID)
 	}
-	r.replayed = e.replayed
+	r.replayed = res.replayed
 	return r
 }
 
-// batchReceipt is the receipt of a batch's item that came to e.
-func (e result) batchReceipt(index int) push.Receipt {
-	if e.problem != nil {
-		return e.problem.batchReceipt(index)
+// batchReceipt returns the receipt of an item in a batch.
+func (res result) batchReceipt(index int) push.Receipt {
+	if res.problem != nil {
+		return res.problem.batchReceipt(index)
 	}
-	r := e.receipt
+	r := res.receipt
 	r.Index = &index
 	return r
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// blockingSender waits for its deadline, and then knows nothing.
+// blockingSender blocks until its deadline.
 type blockingSender struct{}
 
 func (blockingSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
@@ -30,9 +30,9 @@ func TestSendTimeoutAndPreferWait(t *testing.T) {
 	}{
 		{"", "", 3 * time.Second},
 		{"wait=2", "", 2 * time.Second},
-		{"wait=2", "order-17", 2 * time.Second}, // a key keeps it from ending with its caller, not from ending in time
+		{"wait=2", "order-17", 2 * time.Second}, // a key keeps the send from being cancelled, but does not change its timeout
 		{`handling=lenient, Wait="1"; x=y`, "", time.Second},
-		{"wait=10", "", 3 * time.Second}, // it is never more than the gateway grants
+		{"wait=10", "", 3 * time.Second}, // never more than the gateway's timeout
 		{"wait=0", "", 3 * time.Second},
 		{"wait=-1", "", 3 * time.Second},
 		{"wait=soon", "", 3 * time.Second},
@@ -42,30 +42,30 @@ func TestSendTimeoutAndPreferWait(t *testing.T) {
 	}
 }
 
-func checkTimeout(t *testing.T, prefer, idempotent string, want time.Duration) {
+func checkTimeout(t *testing.T, prefer, idempotencyKey string, want time.Duration) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		key, hash := api.NewKey()
-		face, err := api.New(api.Config{
+		handler, err := api.New(api.Config{
 			Sender: blockingSender{}, Limits: api.Limits{SendTimeout: 3 * time.Second},
 			Apps: map[string]api.App{"shop": {Keys: []api.Key{{Name: "test", Hash: hash, Scopes: []string{"send"}}}}},
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		began := time.Now()
+		start := time.Now()
 		request := httptest.NewRequest(http.MethodPost, "/v1/apps/shop/notifications", strings.NewReader(`{"platform":"fcm","token":"t"}`))
 		request.Header.Set("Authorization", "Bearer "+key)
 		if prefer != "" {
 			request.Header.Set("Prefer", prefer)
 		}
-		if idempotent != "" {
-			request.Header.Set("Idempotency-Key", idempotent)
+		if idempotencyKey != "" {
+			request.Header.Set("Idempotency-Key", idempotencyKey)
 		}
-		answer := httptest.NewRecorder()
-		face.ServeHTTP(answer, request)
-		if answer.Code != http.StatusServiceUnavailable || answer.Header().Get("Retry-After") == "" || time.Since(began) != want {
-			t.Errorf("%d after %v: %s", answer.Code, time.Since(began), answer.Body)
+		res := httptest.NewRecorder()
+		handler.ServeHTTP(res, request)
+		if res.Code != http.StatusServiceUnavailable || res.Header().Get("Retry-After") == "" || time.Since(start) != want {
+			t.Errorf("%d after %v: %s", res.Code, time.Since(start), res.Body)
 		}
 	})
 }

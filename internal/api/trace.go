@@ -10,15 +10,16 @@ import (
 
 type traceKey struct{}
 
-// TraceParent returns the W3C traceparent header of the request that ctx belongs to, or "" if it had none that is
-// valid. It is for traces alone: nothing decides by it.
+// TraceParent returns the W3C traceparent header of the request that ctx belongs to, or "" if there
+// is none or it is invalid. Use it only for traces and logs.
 func TraceParent(ctx context.Context) string {
 	parent, _ := ctx.Value(traceKey{}).(string)
 	return parent
 }
 
-// traceParent reads the header by the rules of W3C Trace Context §3.2.2: version, trace-id and parent-id in lower-case
-// hex, neither ID all zero, version ff forbidden, and more fields only in versions to come.
+// traceParent returns the header if it is valid by W3C Trace Context §3.2.2: version, trace-id and
+// parent-id are lower-case hex, neither ID is all zero, the version is not ff, and only later
+// versions than 00 have more fields.
 func traceParent(r *http.Request) string {
 	parent := r.Header.Get("Traceparent")
 	if parent == "" || len(parent) > 128 {
@@ -37,7 +38,7 @@ func traceParent(r *http.Request) string {
 	return parent
 }
 
-// isHex reports whether s is n lower-case hex digits.
+// isHex reports whether s consists of n lower-case hex digits.
 func isHex(s string, n int) bool {
 	return len(s) == n && strings.Trim(s, "0123456789abcdef") == ""
 }

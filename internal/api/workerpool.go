@@ -7,93 +7,96 @@ import (
 	"sync"
 )
 
-// WorkerPool is goroutines that send the notifications of batches and outlive them. A new goroutine has to grow its stack on
-// the way to an endpoint, which cost a sixth of all that a notification costs; one of the crew has grown it before. The
-// zero value is ready; until Run runs, and after, everything has a goroutine of its own.
+// WorkerPool runs the sends of batches in goroutines that are reused. A new goroutine has to grow
+// its stack on the way to an endpoint, which took a sixth of the total cost of a notification. The
+// zero value is ready to use. Before Run starts and after it ends, each send gets a goroutine of
+// its own.
 type WorkerPool struct {
 	workers sync.WaitGroup
 
 	mu      sync.Mutex
 	running bool
-	idle    []chan task // the last to have come is the first to go
+	idle    []chan task // last in, first out
 }
 
-// maxIdleWorkers is how many wait for work, of some 8 KiB each. More than that come and go.
+// maxIdleWorkers limits the workers that wait for a task. Each holds about 8 KiB. Workers beyond
+// that exit after their task.
 const maxIdleWorkers = 1024
 
-// Run keeps the crew together until ctx ends, and returns when all of it have gone.
-func (c *WorkerPool) Run(ctx context.Context) error {
-	c.mu.Lock()
-	c.running = true
-	c.mu.Unlock()
+// Run keeps the workers until ctx ends, and returns when all of them have exited.
+func (p *WorkerPool) Run(ctx context.Context) error {
+	p.mu.Lock()
+	p.running = true
+	p.mu.Unlock()
 	<-ctx.Done()
-	c.stop()
-	c.workers.Wait()
+	p.stop()
+	p.workers.Wait()
 	return nil
 }
 
-func (c *WorkerPool) stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.running = false
-	for _, next := range c.idle {
+func (p *WorkerPool) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running = false
+	for _, next := range p.idle {
 		close(next)
 	}
-	c.idle = nil
+	p.idle = nil
 }
 
-// submit has one of the crew do the errand. It does not wait for its end.
-func (c *WorkerPool) submit(e task) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	last := len(c.idle) - 1
+// submit starts the task. It does not wait for its end.
+func (p *WorkerPool) submit(t task) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.idle) - 1
 	switch {
 	case last >= 0:
-		c.idle[last] <- e
-		c.idle = c.idle[:last]
-	case c.running:
-		c.workers.Go(func() { c.work(e) })
+		p.idle[last] <- t
+		p.idle = p.idle[:last]
+	case p.running:
+		p.workers.Go(func() { p.work(t) })
 	default:
-		go e.run()
+		go t.run()
 	}
 }
 
-// work does one errand after the other, until there are enough others who wait for one.
-func (c *WorkerPool) work(e task) {
-	next := make(chan task, 1)
-	for ok := true; ok; e, ok = <-next {
-		e.run()
-		if !c.parkIdle(next) {
+// work runs tasks until enough other workers are idle.
+func (p *WorkerPool) work(t task) {
+	tasks := make(chan task, 1)
+	for ok := true; ok; t, ok = <-tasks {
+		t.run()
+		if !p.parkIdle(tasks) {
 			return
 		}
 	}
 }
 
-// parkIdle waits for work, unless enough others do.
-func (c *WorkerPool) parkIdle(next chan task) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.running || len(c.idle) >= maxIdleWorkers {
+// parkIdle registers the worker as idle, unless enough others are.
+func (p *WorkerPool) parkIdle(tasks chan task) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.running || len(p.idle) >= maxIdleWorkers {
 		return false
 	}
-	c.idle = append(c.idle, next)
+	p.idle = append(p.idle, tasks)
 	return true
 }
 
-// task is a notification of a batch on its way.
+// task is the send of one notification of a batch.
 type task struct {
 	*batch
 	job
 	deadlineCtx context.Context
 }
 
-// run carries it to its end. One with a key may have to wait for the end of another, which is not for within to bound.
-func (e task) run() {
-	defer e.running.Done()
-	defer func() { <-e.slots }()
-	ctx := e.deadlineCtx
-	if e.key != "" {
-		ctx = e.ctx
+// run sends the notification and writes its receipt. A notification with a key may have to wait for
+// an earlier request with the same key, which deadlineCtx must not limit.
+func (t task) run() {
+	defer t.running.Done()
+	defer func() { <-t.slots }()
+	ctx := t.deadlineCtx
+	if t.key != "" {
+		ctx = t.ctx
 	}
-	e.runGuarded([]job{e.job}, func() { e.deliver(ctx, e.submission) })
+	t.runGuarded([]job{t.job}, func() { t.deliver(ctx, t.submission) })
 }

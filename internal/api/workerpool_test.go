@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// barrier is a sender's Send that holds everybody until so many are inside, and notes who they are.
+// barrier blocks Send until a number of goroutines have called it, and records their IDs.
 type barrier struct {
 	size int
 
@@ -39,16 +39,16 @@ func (h *barrier) send(_ context.Context, n *push.Notification) push.Receipt {
 	return accepted(n)
 }
 
-// reset empties the hall and returns who was there.
+// reset resets the barrier and returns the goroutines that have called send.
 func (h *barrier) reset() map[string]bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	were := h.goroutines
+	goroutines := h.goroutines
 	h.goroutines = nil
-	return were
+	return goroutines
 }
 
-// goroutineID is the number of the goroutine that asks.
+// goroutineID returns the ID of the calling goroutine.
 func goroutineID() string {
 	text := make([]byte, 64)
 	name, _, _ := bytes.Cut(text[:runtime.Stack(text, false)], []byte(" ["))
@@ -57,52 +57,52 @@ func goroutineID() string {
 
 func TestBatchReusesWorkers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, dismiss := context.WithCancel(t.Context())
-		crew := new(api.WorkerPool)
-		go func() { _ = crew.Run(ctx) }()
+		ctx, stop := context.WithCancel(t.Context())
+		workers := new(api.WorkerPool)
+		go func() { _ = workers.Run(ctx) }()
 		synctest.Wait()
 		h := barrier{size: 8}
-		d := newTestAPI(t, func(cfg *api.Config) { cfg.Workers = crew })
-		d.respond = h.send
-		d.request("POST", batch, strings.Repeat(validBody+"\n", 8), ndjson)
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Workers = workers })
+		ts.respond = h.send
+		ts.request("POST", batchPath, strings.Repeat(validBody+"\n", 8), ndjson)
 		first := h.reset()
 		synctest.Wait()
-		d.request("POST", batch, strings.Repeat(validBody+"\n", 8), ndjson)
-		for who := range h.reset() {
-			if !first[who] {
-				t.Errorf("%s is new", who)
+		ts.request("POST", batchPath, strings.Repeat(validBody+"\n", 8), ndjson)
+		for id := range h.reset() {
+			if !first[id] {
+				t.Errorf("goroutine %s is new", id)
 			}
 		}
-		dismiss()
+		stop()
 	})
 }
 
 func TestWorkerPoolStopsAfterLastJobAndBatchesWorkWithoutIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, dismiss := context.WithCancel(t.Context())
-		crew := new(api.WorkerPool)
-		gone := make(chan error, 1)
-		go func() { gone <- crew.Run(ctx) }()
+		ctx, stop := context.WithCancel(t.Context())
+		workers := new(api.WorkerPool)
+		done := make(chan error, 1)
+		go func() { done <- workers.Run(ctx) }()
 		synctest.Wait()
 		h := barrier{size: 2}
-		d := newTestAPI(t, func(cfg *api.Config) { cfg.Workers = crew })
-		d.respond = h.send
-		go d.request("POST", batch, validBody, ndjson)
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Workers = workers })
+		ts.respond = h.send
+		go ts.request("POST", batchPath, validBody, ndjson)
 		synctest.Wait()
-		dismiss()
+		stop()
 		synctest.Wait()
 		select {
-		case err := <-gone:
-			t.Errorf("the crew went while one of it was at work (%v)", err)
+		case err := <-done:
+			t.Errorf("Run returned while a task was running (%v)", err)
 		default:
 		}
-		go d.request("POST", batch, validBody, ndjson) // the other one that the hall waits for
-		if err := <-gone; err != nil || d.count() != 2 {
-			t.Fatalf("%v, %d sent", err, d.count())
+		go ts.request("POST", batchPath, validBody, ndjson) // completes the barrier
+		if err := <-done; err != nil || ts.count() != 2 {
+			t.Fatalf("%v, %d sent", err, ts.count())
 		}
-		d.respond = nil
-		if got := receipts(t, d.request("POST", batch, validBody+"\n"+validBody, ndjson).Body); len(got) != 2 {
-			t.Errorf("after its end: %+v", got)
+		ts.respond = nil
+		if got := receipts(t, ts.request("POST", batchPath, validBody+"\n"+validBody, ndjson).Body); len(got) != 2 {
+			t.Errorf("after Run: %+v", got)
 		}
 	})
 }
