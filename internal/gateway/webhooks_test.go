@@ -18,7 +18,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/internal/gateway"
-	"github.com/sluice-push/sluice/internal/webhooks"
+	"github.com/sluice-push/sluice/webhook"
 )
 
 const webhookSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
@@ -45,13 +45,13 @@ func (l *webhookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body, _ := io.ReadAll(r.Body)
-	secret, _ := webhooks.ParseSecret(webhookSecret)
+	verifier, _ := webhook.NewVerifier(webhookSecret)
 	var in struct {
 		Data struct{ Events []struct{ ID, Cursor string } }
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := json.Unmarshal(body, &in); err != nil || webhooks.Verify(r.Header, body, secret) != nil {
+	if err := json.Unmarshal(body, &in); err != nil || verifier.Verify(r.Header, body) != nil {
 		l.bad = append(l.bad, string(body))
 	}
 	for _, e := range in.Data.Events {

@@ -13,13 +13,13 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// webhookEvent is an event as receivers see it.
+// webhookEvent is an event in the form that receivers get.
 type webhookEvent struct {
 	push.Event
 	Cursor string `json:"cursor"`
 }
 
-// feedItem is what a feed gave: an event in JSON, a mark with a cursor alone, or why there is no more.
+// feedItem is what a feed yields: an event as JSON, only a cursor, or the error that ends the feed.
 type feedItem struct {
 	cursor string
 	at     time.Time
@@ -27,13 +27,14 @@ type feedItem struct {
 	err    error
 }
 
-// reader reads a feed one event ahead, and no more: what the receiver does not take stays where it is kept.
+// reader reads at most one event ahead. Events that the receiver has not accepted stay in the
+// history.
 type reader struct {
 	feed       Feed
 	app        string
 	want       func(*push.Event) bool
-	events     chan feedItem // closed behind the last
-	pushedBack *feedItem     // back, for the next batch
+	events     chan feedItem // closed after the last item
+	pushedBack *feedItem     // read, but left for the next batch
 }
 
 var errFeedEnded = errors.New("the feed has ended")
@@ -41,74 +42,74 @@ var errFeedEnded = errors.New("the feed has ended")
 func (r *reader) run(ctx context.Context, after string) {
 	defer close(r.events)
 	for e, err := range r.feed.Feed(ctx, r.app, after, r.want) {
-		i := feedItem{cursor: e.Cursor, at: e.At, err: err}
+		item := feedItem{cursor: e.Cursor, at: e.At, err: err}
 		if err == nil && e.ID != "" {
 			e.KeyHash, e.BodyHash = nil, nil
-			i.json, i.err = json.Marshal(webhookEvent{e, e.Cursor})
+			item.json, item.err = json.Marshal(webhookEvent{e, e.Cursor})
 		}
 		select {
-		case r.events <- i:
+		case r.events <- item:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// batch is the events of one message.
+// batch holds the events of one message.
 type batch struct {
 	events []feedItem
-	cursor string // the cursor of the last thing that was read, marks included
-	size   int    // of the texts
+	cursor string // of the last item, including those without an event
+	size   int    // bytes of the events' JSON
 }
 
-// batch waits for an event and takes those that come soon after.
+// batch waits for an event and returns it with those that follow within Linger.
 func (r *reader) batch(ctx context.Context, cfg Config) (b batch, err error) {
-	var soon <-chan time.Time
+	var linger <-chan time.Time
 	for len(b.events) < cfg.MaxEvents {
-		i, open, late := r.next(ctx, soon)
+		item, open, lingered := r.next(ctx, linger)
 		switch {
-		case late:
+		case lingered:
 			return b, nil
 		case !open:
 			return b, errors.Join(ctx.Err(), errFeedEnded)
-		case i.err != nil:
-			return b, i.err
+		case item.err != nil:
+			return b, item.err
 		}
-		if len(b.events) > 0 && b.size+len(i.json) > cfg.MaxBytes {
-			r.pushedBack = &i
+		if len(b.events) > 0 && b.size+len(item.json) > cfg.MaxBytes {
+			r.pushedBack = &item
 			return b, nil
 		}
-		if b.add(i); soon == nil {
-			soon = time.After(cfg.Linger)
+		if b.add(item); linger == nil {
+			linger = time.After(cfg.Linger)
 		}
 	}
 	return b, nil
 }
 
-func (r *reader) next(ctx context.Context, soon <-chan time.Time) (i feedItem, open, late bool) {
+func (r *reader) next(ctx context.Context, linger <-chan time.Time) (item feedItem, open, lingered bool) {
 	if r.pushedBack != nil {
-		i, r.pushedBack = *r.pushedBack, nil
-		return i, true, false
+		item, r.pushedBack = *r.pushedBack, nil
+		return item, true, false
 	}
 	select {
-	case i, open = <-r.events:
-		return i, open, false
-	case <-soon:
-		return i, true, true
+	case item, open = <-r.events:
+		return item, open, false
+	case <-linger:
+		return item, true, true
 	case <-ctx.Done():
-		return i, false, false
+		return item, false, false
 	}
 }
 
-func (b *batch) add(i feedItem) {
-	b.cursor = i.cursor
-	if i.json != nil {
-		b.events = append(b.events, i)
-		b.size += len(i.json)
+func (b *batch) add(item feedItem) {
+	b.cursor = item.cursor
+	if item.json != nil {
+		b.events = append(b.events, item)
+		b.size += len(item.json)
 	}
 }
 
-// splitAt parts a batch into the events that happened up to a time, and the rest.
+// splitAt splits a batch into the events up to a time and the rest.
 func (b batch) splitAt(until time.Time) (old, rest batch) {
 	n := 0
 	for n < len(b.events) && !b.events[n].at.After(until) {
@@ -124,16 +125,17 @@ func (b batch) splitAt(until time.Time) (old, rest batch) {
 	return old, rest
 }
 
-// timeRange is when the first and the last of the events did.
+// timeRange returns the times of the first and the last event.
 func (b *batch) timeRange() (first, last time.Time) {
 	return b.events[0].at, b.events[len(b.events)-1].at
 }
 
-// message is the batch as it is posted, and its ID, the same for the same events however often they are posted.
+// message returns the body of the message and its ID. The ID depends only on the events, so that a
+// repeated message has the same one.
 func (b *batch) message(webhook, app string) (id string, body []byte) {
 	_, last := b.timeRange()
 	sum := sha256.Sum256([]byte(webhook + "\x00" + b.events[0].cursor + "\x00" + b.events[len(b.events)-1].cursor))
-	quoted, _ := json.Marshal(app) // a text has a JSON form always
+	quoted, _ := json.Marshal(app) // encoding a string never fails
 	body = append(body, `{"type":"notification.events","timestamp":"`...)
 	body = last.UTC().AppendFormat(body, time.RFC3339Nano)
 	body = append(append(append(body, `","data":{"app":`...), quoted...), `,"events":[`...)

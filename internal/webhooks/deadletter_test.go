@@ -20,7 +20,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// pipeReceiver is a receiver behind pipes, which keep to the bubble's time.
+// pipeReceiver is a receiver behind pipes, which work with synctest.
 type pipeReceiver struct {
 	*receiver
 	conns    chan net.Conn
@@ -47,25 +47,25 @@ func (p *pipeReceiver) Close() error {
 func (p *pipeReceiver) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 
 func (p *pipeReceiver) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
+	client, server := net.Pipe()
 	select {
-	case p.conns <- theirs:
-		return ours, nil
+	case p.conns <- server:
+		return client, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-// newPipeReceiver runs a receiver with another one's certificate, until the test ends.
-func newPipeReceiver(t *testing.T, certified *receiver) *pipeReceiver {
+// newPipeReceiver runs a receiver with another receiver's certificate until the test ends.
+func newPipeReceiver(t *testing.T, certificate *receiver) *pipeReceiver {
 	p := &pipeReceiver{conns: make(chan net.Conn), closed: make(chan struct{})}
 	p.receiver = &receiver{received: make(chan message, 100_000), answer: func(w http.ResponseWriter, _ int) {
 		if p.attempts.Add(1); p.failing.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	}}
-	p.Server = certified.Server
-	server := &http.Server{Handler: p.receiver, TLSConfig: certified.TLS.Clone(), ErrorLog: log.New(io.Discard, "", 0)}
+	p.Server = certificate.Server
+	server := &http.Server{Handler: p.receiver, TLSConfig: certificate.TLS.Clone(), ErrorLog: log.New(io.Discard, "", 0)}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.ServeTLS(p, "", "") })
 	t.Cleanup(func() {
@@ -75,62 +75,63 @@ func newPipeReceiver(t *testing.T, certified *receiver) *pipeReceiver {
 	return p
 }
 
-// pipedConfig is the configuration of a webhook to p, without haste.
-func (a *fakeStore) pipedConfig(p *pipeReceiver, name string) webhooks.Config {
-	return a.config(p.receiver, func(cfg *webhooks.Config) {
+// pipedConfig returns the configuration of a webhook for p, with the default delays.
+func (store *fakeStore) pipedConfig(p *pipeReceiver, name string) webhooks.Config {
+	return store.config(p.receiver, func(cfg *webhooks.Config) {
 		cfg.Name, cfg.URL, cfg.Dial, cfg.Linger, cfg.Backoff, cfg.MaxBackoff = name, "https://example.com", p.dial, 0, 0, 0
 	})
 }
 
-// inBubble runs a test with a receiver that can be sick for days.
-func inBubble(t *testing.T, certified *receiver, test func(t *testing.T, a *fakeStore, p *pipeReceiver, cfg webhooks.Config)) {
+// inBubble runs a test in a synctest bubble with a receiver that can fail for days.
+func inBubble(t *testing.T, certificate *receiver, test func(t *testing.T, store *fakeStore, p *pipeReceiver, cfg webhooks.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		p, a := newPipeReceiver(t, certified), newArchive()
-		a.startNow("shop/billing")
-		test(t, a, p, a.pipedConfig(p, "billing"))
+		p, store := newPipeReceiver(t, certificate), newFakeStore()
+		store.startNow("shop/billing")
+		test(t, store, p, store.pipedConfig(p, "billing"))
 	})
 }
 
 func TestStalledReceiverDoesNotBlockOthers(t *testing.T) {
-	certified := newReceiver(t, nil)
+	certificate := newReceiver(t, nil)
 	synctest.Test(t, func(t *testing.T) {
-		a, sick, well, free := newArchive(), newPipeReceiver(t, certified), newPipeReceiver(t, certified), make(chan struct{})
-		sick.answer = func(http.ResponseWriter, int) { sick.attempts.Add(1); <-free }
-		a.startNow("shop/sick")
-		a.startNow("shop/well")
-		start(t, a.pipedConfig(sick, "sick"))
-		start(t, a.pipedConfig(well, "well"))
-		before := time.Now()
+		store, stalled, healthy, release := newFakeStore(), newPipeReceiver(t, certificate), newPipeReceiver(t, certificate), make(chan struct{})
+		stalled.answer = func(http.ResponseWriter, int) { stalled.attempts.Add(1); <-release }
+		store.startNow("shop/sick")
+		store.startNow("shop/well")
+		start(t, store.pipedConfig(stalled, "sick"))
+		start(t, store.pipedConfig(healthy, "well"))
+		began := time.Now()
 		for range 4 {
-			a.addEvent(push.Event{})
+			store.addEvent(push.Event{})
 		}
-		if got := well.waitFor(t, "4"); !slices.Equal(got, cursorRange(1, 4)) || time.Since(before) > time.Second {
-			t.Errorf("%v after %s", got, time.Since(before))
+		if got := healthy.waitFor(t, "4"); !slices.Equal(got, cursorRange(1, 4)) || time.Since(began) > time.Second {
+			t.Errorf("%v delivered after %s", got, time.Since(began))
 		}
 		time.Sleep(time.Minute)
-		if n := sick.attempts.Load(); n < 3 {
+		if n := stalled.attempts.Load(); n < 3 {
 			t.Errorf("%d attempts", n)
 		}
-		close(free)
-		if got := sick.waitFor(t, "4"); !slices.Contains(got, "1") {
-			t.Errorf("lost: %v", got)
+		close(release)
+		if got := stalled.waitFor(t, "4"); !slices.Contains(got, "1") {
+			t.Errorf("events are missing: %v", got)
 		}
 	})
 }
 
 func TestEventsOlderThanADayAreDeadLettered(t *testing.T) {
-	certified := newReceiver(t, nil)
-	inBubble(t, certified, func(t *testing.T, a *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
+	certificate := newReceiver(t, nil)
+	inBubble(t, certificate, func(t *testing.T, store *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
 		p.failing.Store(true)
 		w, stop := start(t, cfg)
-		for range 30 { // an event an hour
-			a.addEvent(push.Event{})
+		for range 30 { // one event per hour
+			store.addEvent(push.Event{})
 			time.Sleep(time.Hour)
 		}
 		synctest.Wait()
 		s := w.Status()
-		// The seventh is a day old by now, but for the wait before the next attempt.
+		// The seventh event is a day old too, but is only dead-lettered after the wait before the
+		// next attempt.
 		if len(s.DeadLettered) != 1 || s.DeadLettered[0].Events < 5 || s.DeadLettered[0].Events > 7 || s.DeadLettered[0].Reason != "HTTP status 503" || s.Cursor != s.DeadLettered[0].Until {
 			t.Errorf("%+v", s)
 		}
@@ -141,28 +142,29 @@ func TestEventsOlderThanADayAreDeadLettered(t *testing.T) {
 		time.Sleep(time.Hour)
 		stop()
 		s = w.Status()
-		var told []string
+		var delivered []string
 		for _, m := range p.messages()[int(p.attempts.Load())-len(s.DeadLettered)-1:] {
-			told = append(told, m.events...)
+			delivered = append(delivered, m.events...)
 		}
-		if s.Failures != 0 || s.Cursor != "30" || s.DeliveredUpTo.IsZero() || s.Delivered != uint64(30-s.DeadLettered[0].Events) || !slices.Contains(told, "30") {
-			t.Errorf("%+v, told %v", s, told)
+		if s.Failures != 0 || s.Cursor != "30" || s.DeliveredUpTo.IsZero() || s.Delivered != uint64(30-s.DeadLettered[0].Events) || !slices.Contains(delivered, "30") {
+			t.Errorf("%+v, delivered %v", s, delivered)
 		}
-		if saved, _ := a.Load(t.Context(), "shop/billing"); len(saved.DeadLettered) != 1 || saved.After != "30" {
+		if saved, _ := store.Load(t.Context(), "shop/billing"); len(saved.DeadLettered) != 1 || saved.After != "30" {
 			t.Errorf("%+v", saved)
 		}
 	})
 }
 
 func TestBackoffForFailingReceiver(t *testing.T) {
-	certified := newReceiver(t, nil)
-	inBubble(t, certified, func(t *testing.T, a *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
+	certificate := newReceiver(t, nil)
+	inBubble(t, certificate, func(t *testing.T, store *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
 		p.failing.Store(true)
 		_, stop := start(t, cfg)
-		a.addEvent(push.Event{})
+		store.addEvent(push.Event{})
 		time.Sleep(23 * time.Hour)
 		stop()
-		// Waits are drawn below 5 min: 276 of them fill a day at least, twice that is the mean.
+		// Each wait is at most 5 minutes, so that there are at least 276 in 23 hours. The expected
+		// number is twice as high.
 		if n := p.attempts.Load(); n < 276 || n > 1000 {
 			t.Errorf("%d attempts", n)
 		}
@@ -170,15 +172,15 @@ func TestBackoffForFailingReceiver(t *testing.T) {
 }
 
 func TestRetryAfterIsHonored(t *testing.T) {
-	certified := newReceiver(t, nil)
-	inBubble(t, certified, func(t *testing.T, a *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
+	certificate := newReceiver(t, nil)
+	inBubble(t, certificate, func(t *testing.T, store *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
 		p.answer = func(w http.ResponseWriter, _ int) {
 			p.attempts.Add(1)
 			w.Header().Set("Retry-After", "1800")
 			w.WriteHeader(http.StatusTooManyRequests)
 		}
 		_, stop := start(t, cfg)
-		a.addEvent(push.Event{})
+		store.addEvent(push.Event{})
 		time.Sleep(10*time.Hour + time.Minute)
 		stop()
 		if n := p.attempts.Load(); n < 18 || n > 21 {
@@ -188,12 +190,12 @@ func TestRetryAfterIsHonored(t *testing.T) {
 }
 
 func TestOldBacklogIsDelivered(t *testing.T) {
-	certified := newReceiver(t, nil)
-	inBubble(t, certified, func(t *testing.T, a *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
+	certificate := newReceiver(t, nil)
+	inBubble(t, certificate, func(t *testing.T, store *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
 		for range 5 {
-			a.addEvent(push.Event{})
+			store.addEvent(push.Event{})
 		}
-		time.Sleep(48 * time.Hour) // the gateway was away
+		time.Sleep(48 * time.Hour) // the gateway is down
 		w, stop := start(t, cfg)
 		if got := p.waitFor(t, "5"); !slices.Equal(got, cursorRange(1, 5)) {
 			t.Errorf("%v", got)

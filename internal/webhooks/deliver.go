@@ -10,48 +10,50 @@ import (
 	"time"
 )
 
-// Checkpoint is how far a webhook is, and what it could not deliver.
+// Checkpoint is the progress of a webhook.
 type Checkpoint struct {
-	// Since is when the webhook was made first: what happened before is not told.
+	// Since is when the webhook was created. Earlier events are not delivered.
 	Since time.Time `json:"since"`
-	// After is the cursor of the last event that was delivered, parked or of no interest; empty before the first.
+	// After is the cursor of the last event that was delivered, dead-lettered or filtered out;
+	// empty before the first.
 	After string `json:"after,omitempty"`
-	// Parked are the ranges that were given up, oldest first, at most 100 of them.
+	// DeadLettered are the ranges of events that were not delivered, oldest first, at most 100.
 	DeadLettered []Range `json:"parked,omitempty"`
 }
 
-// Range is events that were given up. They are kept for as long as the history keeps any event, and can be read from the
-// feed: behind After, up to Until.
+// Range is a range of events that were not delivered. They can be read from the event feed, after
+// After and up to Until, as long as the history stores them.
 type Range struct {
 	After  string    `json:"after"`
 	Until  string    `json:"until"`
-	Events int       `json:"events"` // 0 if nobody can tell
-	From   time.Time `json:"from"`   // when the first of them happened
+	Events int       `json:"events"` // 0 if unknown
+	From   time.Time `json:"from"`   // time of the first event
 	To     time.Time `json:"to"`
 	Reason string    `json:"reason"`
 }
 
 const maxDeadLettered = 100
 
-// Status is a webhook at a moment. It holds no secret.
+// Status is a snapshot of a webhook. It contains no secret.
 type Status struct {
 	App  string `json:"app"`
 	Name string `json:"name"`
-	// Position is the cursor of the last event that is done with.
+	// Cursor is the cursor of the last event that was delivered, dead-lettered or filtered out.
 	Cursor string `json:"position,omitempty"`
-	// ToldUpTo is when the last event happened that the receiver took.
+	// DeliveredUpTo is the time of the newest event that the receiver accepted.
 	DeliveredUpTo time.Time `json:"told_up_to,omitzero"`
-	// Told counts the events that the receiver took since the process began.
+	// Delivered counts the events that the receiver accepted since the process started.
 	Delivered uint64 `json:"told"`
-	// Failures counts the attempts in a row that failed; Reason is the last one's, and NextTry when the next is.
+	// Failures counts the consecutive failed attempts, Reason is the error of the last one, and
+	// NextAttempt is the time of the next attempt.
 	Failures    int       `json:"failures"`
 	Reason      string    `json:"reason,omitempty"`
 	NextAttempt time.Time `json:"next_try,omitzero"`
-	// Parked is what was given up.
+	// DeadLettered are the ranges of events that were not delivered.
 	DeadLettered []Range `json:"parked,omitempty"`
 }
 
-// Status returns how it stands.
+// Status returns a snapshot of the webhook.
 func (w *Webhook) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -61,16 +63,17 @@ func (w *Webhook) Status() Status {
 	}
 }
 
-// deliver posts a batch until its receiver takes it, or it is given up. An event is tried until it is a day old, and once
-// at least; while the receiver fails, what is as old already is not tried at all.
+// deliver posts a batch until the receiver accepts it. After a failed attempt it dead-letters the
+// events that are older than RetryFor. If the last attempt succeeded, it posts even older events,
+// which are the backlog of a gateway that was down.
 func (w *Webhook) deliver(ctx context.Context, b batch) error {
 	if len(b.events) == 0 {
 		return w.skip(ctx, b)
 	}
 	for {
-		if trouble := w.lastFailure(); trouble != "" {
+		if reason := w.lastFailure(); reason != "" {
 			old, rest := b.splitAt(time.Now().Add(-w.cfg.RetryFor))
-			if err := w.deadLetter(ctx, old, trouble); err != nil || len(rest.events) == 0 {
+			if err := w.deadLetter(ctx, old, reason); err != nil || len(rest.events) == 0 {
 				return err
 			}
 			b = rest
@@ -87,26 +90,26 @@ func (w *Webhook) deliver(ctx context.Context, b batch) error {
 	}
 }
 
-// lastFailure is the reason of the last failure, or empty if the last attempt was none.
+// lastFailure returns the error of the last attempt, or "" if it succeeded.
 func (w *Webhook) lastFailure() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.lastError
 }
 
-// recordFailure notes a failure and returns how long to wait.
+// recordFailure records a failed attempt and returns how long to wait.
 func (w *Webhook) recordFailure(err error) time.Duration {
 	w.mu.Lock()
 	w.failures++
 	n := w.failures
 	wait := backoff(n, w.cfg.Backoff, w.cfg.MaxBackoff)
-	if refused, ok := errors.AsType[*statusError](err); ok {
-		wait = max(wait, refused.retryAfter)
+	if response, ok := errors.AsType[*statusError](err); ok {
+		wait = max(wait, response.retryAfter)
 	}
 	w.lastError, w.nextAttempt = err.Error(), time.Now().Add(wait)
 	w.mu.Unlock()
-	if n&(n-1) == 0 { // the first, second, fourth …
-		w.log.Warn("webhook: the receiver does not take its events; trying again", "failures", n, "err", err, "wait", wait)
+	if n&(n-1) == 0 { // logs failures 1, 2, 4, 8 …
+		w.log.Warn("webhook delivery failed, retrying", "failures", n, "err", err, "wait", wait.String())
 	}
 	return wait
 }
@@ -119,52 +122,54 @@ func (w *Webhook) recordSuccess(b batch) {
 	w.delivered += uint64(len(b.events))
 	w.mu.Unlock()
 	if failures > 0 {
-		w.log.Info("webhook: the receiver takes its events again", "failures", failures)
+		w.log.Info("webhook delivery recovered", "failures", failures)
 	}
 }
 
-// deadLetter gives events up, if there are any, and goes on behind them.
+// deadLetter records the events as not delivered and advances past them. It does nothing for an
+// empty batch.
 func (w *Webhook) deadLetter(ctx context.Context, b batch, reason string) error {
 	if len(b.events) == 0 {
 		return nil
 	}
 	from, to := b.timeRange()
 	r := Range{After: w.cursor(), Until: b.cursor, Events: len(b.events), From: from, To: to, Reason: reason}
-	w.log.Error("webhook: events are parked; read them from the feed of events", "after", r.After, "until", r.Until,
+	w.log.Error("webhook events dead-lettered", "after", r.After, "until", r.Until,
 		"events", r.Events, "reason", reason)
 	return w.advance(ctx, b, &r)
 }
 
-// minSaveInterval is how long a webhook that is told nothing keeps in mind alone how far it is.
+// minSaveInterval is how long the checkpoint of a webhook without events to deliver is only kept in
+// memory.
 const minSaveInterval = 10 * time.Second
 
-// skip goes on behind events that are not told.
+// skip advances past events that are filtered out.
 func (w *Webhook) skip(ctx context.Context, b batch) error {
 	w.mu.Lock()
-	early := time.Since(w.saved) < minSaveInterval
+	recent := time.Since(w.saved) < minSaveInterval
 	w.mu.Unlock()
-	if early {
+	if recent {
 		return nil
 	}
 	return w.advance(ctx, b, nil)
 }
 
-// advance goes on behind a batch, once that is saved.
-func (w *Webhook) advance(ctx context.Context, b batch, parked *Range) error {
+// advance moves the checkpoint past a batch and saves it.
+func (w *Webhook) advance(ctx context.Context, b batch, rng *Range) error {
 	w.mu.Lock()
 	p := w.checkpoint
 	p.DeadLettered = slices.Clone(p.DeadLettered)
 	w.mu.Unlock()
 	p.After = b.cursor
-	if parked != nil {
-		p.addDeadLettered(*parked)
+	if rng != nil {
+		p.addDeadLettered(*rng)
 	}
 	return w.save(ctx, p)
 }
 
 func (w *Webhook) save(ctx context.Context, p Checkpoint) error {
 	if err := w.cfg.Checkpoints.Save(ctx, w.name, p); err != nil {
-		return fmt.Errorf("position: %w", err)
+		return fmt.Errorf("checkpoint: %w", err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -172,7 +177,8 @@ func (w *Webhook) save(ctx context.Context, p Checkpoint) error {
 	return nil
 }
 
-// addDeadLettered adds a range, to the last if it goes on there for the same reason.
+// addDeadLettered adds a range. It extends the last range if the new one follows it and has the
+// same reason.
 func (p *Checkpoint) addDeadLettered(r Range) {
 	if n := len(p.DeadLettered); n > 0 && p.DeadLettered[n-1].Until == r.After && p.DeadLettered[n-1].Reason == r.Reason {
 		last := &p.DeadLettered[n-1]
@@ -185,17 +191,18 @@ func (p *Checkpoint) addDeadLettered(r Range) {
 	}
 }
 
-// skipExpired goes on with the oldest event that is kept, for those behind the position are not.
+// skipExpired continues with the oldest stored event, because the events after the checkpoint are
+// no longer stored.
 func (w *Webhook) skipExpired(ctx context.Context) {
-	w.log.Error("webhook: events were forgotten before they could be told; going on with the oldest that are kept", "after", w.cursor())
+	w.log.Error("webhook events expired before delivery", "after", w.cursor())
 	w.mu.Lock()
 	p := w.checkpoint
 	p.DeadLettered = slices.Clone(p.DeadLettered)
 	w.mu.Unlock()
-	p.addDeadLettered(Range{After: p.After, Reason: "forgotten: older than what the history keeps", To: time.Now().UTC()})
+	p.addDeadLettered(Range{After: p.After, Reason: "expired: older than the history", To: time.Now().UTC()})
 	p.After = ""
 	if err := w.save(ctx, p); err != nil {
-		w.log.Warn("webhook: the position cannot be saved", "err", err)
+		w.log.Warn("webhook checkpoint not saved", "err", err)
 		w.sleep(ctx, w.cfg.Backoff)
 	}
 }

@@ -2,7 +2,7 @@
 
 package webhooks
 
-// Signature is what sign computes, for the test vector of others.
+// Signature exports signature for the test vector.
 func Signature(s Secret, id, timestamp, body string) string {
 	return s.signature(id, timestamp, []byte(body))
 }

@@ -5,6 +5,7 @@ package webhooks_test
 import (
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,53 +24,54 @@ import (
 
 	"github.com/sluice-push/sluice/internal/webhooks"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/webhook"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var secret = webhooks.Secret("0123456789abcdef01234567")
 
-// fakeStore is a feed and the positions of its readers.
+// fakeStore is a feed and a checkpoint store in memory.
 type fakeStore struct {
 	mu          sync.Mutex
 	events      []push.Event
 	oldest      int
 	news        chan struct{}
 	checkpoints map[string]webhooks.Checkpoint
-	saveErr     error // of saving
+	saveErr     error // returned by Save
 }
 
-func newArchive() *fakeStore {
+func newFakeStore() *fakeStore {
 	return &fakeStore{news: make(chan struct{}), checkpoints: map[string]webhooks.Checkpoint{}}
 }
 
-// addEvent adds an event, which ended a notification unless it says otherwise.
-func (a *fakeStore) addEvent(e push.Event) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// addEvent adds an event. The default status is a final one.
+func (store *fakeStore) addEvent(e push.Event) {
+	store.mu.Lock()
+	defer store.mu.Unlock()
 	if e.Status == "" {
 		e.Status = push.StatusAccepted
 	}
-	e.App, e.At, e.Cursor = "shop", time.Now().Truncate(time.Millisecond), strconv.Itoa(len(a.events)+1)
+	e.App, e.At, e.Cursor = "shop", time.Now().Truncate(time.Millisecond), strconv.Itoa(len(store.events)+1)
 	e.ID = e.Cursor
-	a.events = append(a.events, e)
-	close(a.news)
-	a.news = make(chan struct{})
+	store.events = append(store.events, e)
+	close(store.news)
+	store.news = make(chan struct{})
 }
 
-func (a *fakeStore) Feed(ctx context.Context, _, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
+func (store *fakeStore) Feed(ctx context.Context, _, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
 	return func(yield func(push.Event, error) bool) {
-		at, err := a.offset(after)
+		offset, err := store.offset(after)
 		if err != nil {
 			yield(push.Event{}, err)
 			return
 		}
 		for ctx.Err() == nil {
-			a.mu.Lock()
-			events, news := slices.Clone(a.events[at:]), a.news
-			a.mu.Unlock()
+			store.mu.Lock()
+			events, news := slices.Clone(store.events[offset:]), store.news
+			store.mu.Unlock()
 			for _, e := range events {
-				at++
+				offset++
 				if !want(&e) {
 					e = push.Event{Cursor: e.Cursor}
 				}
@@ -85,46 +87,47 @@ func (a *fakeStore) Feed(ctx context.Context, _, after string, want func(*push.E
 	}
 }
 
-func (a *fakeStore) offset(after string) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (store *fakeStore) offset(after string) (int, error) {
+	store.mu.Lock()
+	defer store.mu.Unlock()
 	switch after {
 	case "":
-		return len(a.events), nil
+		return len(store.events), nil
 	case "oldest":
-		return a.oldest, nil
+		return store.oldest, nil
 	}
 	at, err := strconv.Atoi(after)
-	if err == nil && at < a.oldest {
+	if err == nil && at < store.oldest {
 		err = push.ErrCursorExpired
 	}
 	return at, err
 }
 
-func (a *fakeStore) Load(_ context.Context, name string) (webhooks.Checkpoint, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.checkpoints[name], nil
+func (store *fakeStore) Load(_ context.Context, name string) (webhooks.Checkpoint, error) {
+	store.mu.Lock()
+	defer store.mu.Unlock()
+	return store.checkpoints[name], nil
 }
 
-func (a *fakeStore) Save(_ context.Context, name string, p webhooks.Checkpoint) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.saveErr != nil {
-		return a.saveErr
+func (store *fakeStore) Save(_ context.Context, name string, p webhooks.Checkpoint) error {
+	store.mu.Lock()
+	defer store.mu.Unlock()
+	if store.saveErr != nil {
+		return store.saveErr
 	}
-	a.checkpoints[name] = p
+	store.checkpoints[name] = p
 	return nil
 }
 
-// startNow makes the archive know the webhook, so that it tells all that comes from now on, whenever it runs.
-func (a *fakeStore) startNow(name string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.checkpoints[name] = webhooks.Checkpoint{Since: time.Now().Add(-time.Minute)}
+// startNow creates the webhook's checkpoint, so that it delivers all events from now on, even those
+// before it runs.
+func (store *fakeStore) startNow(name string) {
+	store.mu.Lock()
+	defer store.mu.Unlock()
+	store.checkpoints[name] = webhooks.Checkpoint{Since: time.Now().Add(-time.Minute)}
 }
 
-// message is what a receiver got.
+// message is a message as received.
 type message struct {
 	id     string
 	header http.Header
@@ -132,10 +135,10 @@ type message struct {
 	body   string
 }
 
-// receiver is a webhook's other end, on a real socket with TLS.
+// receiver is the receiver of a webhook, on a real socket with TLS.
 type receiver struct {
 	*httptest.Server
-	answer func(w http.ResponseWriter, n int) // the nth message, from 1; nil takes all
+	answer func(w http.ResponseWriter, n int) // for the nth message, from 1; nil accepts all
 
 	mu       sync.Mutex
 	posted   []message
@@ -145,14 +148,14 @@ type receiver struct {
 func newReceiver(t testing.TB, answer func(w http.ResponseWriter, n int)) *receiver {
 	r := &receiver{answer: answer, received: make(chan message, 1000)}
 	r.Server = httptest.NewUnstartedServer(r)
-	r.Config.ErrorLog = log.New(io.Discard, "", 0) // of callers who hang up
+	r.Config.ErrorLog = log.New(io.Discard, "", 0) // discards the errors of clients that disconnect
 	r.StartTLS()
 	t.Cleanup(r.Close)
 	return r
 }
 
-func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	body, _ := io.ReadAll(q.Body)
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, _ := io.ReadAll(req.Body)
 	var in struct {
 		Type string
 		Data struct {
@@ -161,12 +164,12 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		}
 	}
 	err := json.Unmarshal(body, &in)
-	m := message{id: q.Header.Get("Webhook-Id"), header: q.Header, body: string(body)}
+	m := message{id: req.Header.Get("Webhook-Id"), header: req.Header, body: string(body)}
 	for _, e := range in.Data.Events {
 		m.events = append(m.events, e.Cursor)
 	}
-	if err != nil || in.Type != "notification.events" || in.Data.App != "shop" || webhooks.Verify(q.Header, body, secret) != nil {
-		m.body = fmt.Sprint("broken or not signed: ", err, m.body)
+	if err != nil || in.Type != "notification.events" || in.Data.App != "shop" || verify(req.Header, body, secret) != nil {
+		m.body = fmt.Sprint("broken: ", err, m.body)
 	}
 	r.mu.Lock()
 	r.posted = append(r.posted, m)
@@ -184,7 +187,8 @@ func (r *receiver) messages() []message {
 	return slices.Clone(r.posted)
 }
 
-// waitFor returns once the receiver was posted the events up to a cursor, with the cursors in the order in which they came.
+// waitFor waits until the receiver has got the event with this cursor. It returns the cursors of
+// all events in the order of arrival.
 func (r *receiver) waitFor(t testing.TB, until string) (cursors []string) {
 	t.Helper()
 	for m := range r.received {
@@ -196,7 +200,16 @@ func (r *receiver) waitFor(t testing.TB, until string) (cursors []string) {
 	return nil
 }
 
-// roots trust httptest's certificate.
+// verify verifies a message as its receiver does.
+func verify(h http.Header, body []byte, secret webhooks.Secret) error {
+	v, err := webhook.NewVerifier("whsec_" + base64.StdEncoding.EncodeToString(secret))
+	if err != nil {
+		return err
+	}
+	return v.Verify(h, body)
+}
+
+// roots returns a pool that trusts httptest's certificate.
 func (r *receiver) roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(r.Certificate())
@@ -205,11 +218,11 @@ func (r *receiver) roots() *x509.CertPool {
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// config is the configuration of a webhook to the receiver, on this machine and in haste.
-func (a *fakeStore) config(r *receiver, change ...func(*webhooks.Config)) webhooks.Config {
+// config returns the configuration of a webhook for the receiver, with short delays.
+func (store *fakeStore) config(r *receiver, change ...func(*webhooks.Config)) webhooks.Config {
 	cfg := webhooks.Config{
 		App: "shop", Name: "billing", URL: r.URL + "/hooks/PATH-SECRET", Secrets: []webhooks.Secret{secret}, AllowedNetworks: loopback, RootCAs: r.roots(),
-		Linger: time.Millisecond, Backoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond, Feed: a, Checkpoints: a,
+		Linger: time.Millisecond, Backoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond, Feed: store, Checkpoints: store,
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -217,7 +230,7 @@ func (a *fakeStore) config(r *receiver, change ...func(*webhooks.Config)) webhoo
 	return cfg
 }
 
-// start runs a webhook until stop is called, or the test ends.
+// start runs a webhook until stop is called or the test ends.
 func start(t testing.TB, cfg webhooks.Config) (w *webhooks.Webhook, stop func()) {
 	t.Helper()
 	w, err := webhooks.New(cfg)

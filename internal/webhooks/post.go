@@ -16,11 +16,11 @@ import (
 	"time"
 )
 
-// maxResponseBytes is all that a receiver may make us read.
+// maxResponseBytes limits how much of a response is read.
 const maxResponseBytes = 4 << 10
 
-// newClient posts to one receiver: to an address that was found fit when it is dialled, by no proxy, and nowhere that the
-// answer leads.
+// newClient returns a client for one receiver. It checks the address when it connects, uses no
+// proxy and does not follow redirects.
 func newClient(cfg Config) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -32,10 +32,10 @@ func newClient(cfg Config) *http.Client {
 	}
 }
 
-// statusError is an answer that does not take the message.
+// statusError is a response with another status than 2xx.
 type statusError struct {
 	status     int
-	retryAfter time.Duration // that it asks for
+	retryAfter time.Duration // from the response's Retry-After header
 }
 
 func (r *statusError) Error() string {
@@ -45,33 +45,33 @@ func (r *statusError) Error() string {
 	return fmt.Sprintf("HTTP status %d", r.status)
 }
 
-// post makes one attempt. Its error tells nothing of the URL.
+// post makes one attempt. Its error does not contain the URL.
 func (w *Webhook) post(ctx context.Context, id string, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, w.cfg.Timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, w.cfg.URL, bytes.NewReader(body))
 	if err != nil {
-		return errors.New("the URL makes no request")
+		return errors.New("cannot create a request for the URL")
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("User-Agent", "sluice-webhook")
 	sign(request.Header, w.cfg.Secrets, id, body)
-	answer, err := w.client.Do(request)
+	response, err := w.client.Do(request)
 	if err != nil {
-		if wrapped, ok := errors.AsType[*url.Error](err); ok {
-			err = wrapped.Err
+		if urlErr, ok := errors.AsType[*url.Error](err); ok {
+			err = urlErr.Err
 		}
 		return err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	_, _ = io.CopyN(io.Discard, answer.Body, maxResponseBytes) // so that the connection can be used again
-	if answer.StatusCode/100 == 2 {
+	defer func() { _ = response.Body.Close() }()
+	_, _ = io.CopyN(io.Discard, response.Body, maxResponseBytes) // so that the connection can be reused
+	if response.StatusCode/100 == 2 {
 		return nil
 	}
-	return &statusError{answer.StatusCode, retryAfter(answer.Header.Get("Retry-After"))}
+	return &statusError{response.StatusCode, retryAfter(response.Header.Get("Retry-After"))}
 }
 
-// retryAfter reads RFC 9110's header, in seconds or as a date, up to an hour.
+// retryAfter parses the header of RFC 9110, in seconds or as a date. It returns at most an hour.
 func retryAfter(text string) time.Duration {
 	var wait time.Duration
 	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
@@ -82,11 +82,12 @@ func retryAfter(text string) time.Duration {
 	return min(max(wait, 0), time.Hour)
 }
 
-// backoff draws the wait after so many failures in a row: anything up to a bound that doubles with each (full jitter).
-func backoff(failures int, base, most time.Duration) time.Duration {
-	bound := base << min(failures-1, 20)
-	if bound > most || bound <= 0 {
-		bound = most
+// backoff returns a random wait after this number of consecutive failures. The upper bound doubles
+// with each failure (full jitter).
+func backoff(failures int, minWait, maxWait time.Duration) time.Duration {
+	bound := minWait << min(failures-1, 20)
+	if bound > maxWait || bound <= 0 {
+		bound = maxWait
 	}
 	return rand.N(bound) + 1
 }

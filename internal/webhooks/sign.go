@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// The headers of a message, and the form of secrets and signatures: Standard Webhooks 1.0.0 (standardwebhooks.com), whose
-// libraries verify them in most languages.
+// The names of the headers and the format of secrets and signatures are those of Standard Webhooks
+// 1.0.0 (standardwebhooks.com), which has verification libraries for most languages.
 const (
 	headerID        = "Webhook-Id"
 	headerTimestamp = "Webhook-Timestamp"
@@ -22,13 +22,10 @@ const (
 	secretPrefix    = "whsec_"
 )
 
-// tolerance is how far a receiver's clock may be from ours.
-const tolerance = 5 * time.Minute
-
-// Secret is what a webhook and its receiver share, 24 to 64 bytes.
+// Secret is the key that a webhook and its receiver share, 24 to 64 bytes.
 type Secret []byte
 
-// ParseSecret reads whsec_ and base64. An error does not repeat the text.
+// ParseSecret parses "whsec_" and base64. An error does not contain the text.
 func ParseSecret(text string) (Secret, error) {
 	encoded, ok := strings.CutPrefix(strings.TrimSpace(text), secretPrefix)
 	secret, err := base64.StdEncoding.DecodeString(encoded)
@@ -38,13 +35,13 @@ func ParseSecret(text string) (Secret, error) {
 	return secret, nil
 }
 
-// String keeps a secret out of logs.
-func (Secret) String() string { return "webhook.Secret" }
+// String keeps the secret out of logs.
+func (Secret) String() string { return "webhooks.Secret" }
 
-// GoString is String.
+// GoString keeps the secret out of %#v.
 func (s Secret) GoString() string { return s.String() }
 
-// signature is that of one message at one time.
+// signature returns the signature of a message.
 func (s Secret) signature(id, timestamp string, body []byte) string {
 	sum := hmac.New(sha256.New, s)
 	sum.Write([]byte(id + "." + timestamp + "."))
@@ -52,7 +49,7 @@ func (s Secret) signature(id, timestamp string, body []byte) string {
 	return "v1," + base64.StdEncoding.EncodeToString(sum.Sum(nil))
 }
 
-// sign sets the headers of a message that is posted now.
+// sign sets the headers of a message that is posted now, with one signature for each secret.
 func sign(h http.Header, secrets []Secret, id string, body []byte) {
 	timestamp := strconv.FormatInt(time.Now().Unix(), 10)
 	signatures := make([]string, len(secrets))
@@ -62,24 +59,4 @@ func sign(h http.Header, secrets []Secret, id string, body []byte) {
 	h.Set(headerID, id)
 	h.Set(headerTimestamp, timestamp)
 	h.Set(headerSignature, strings.Join(signatures, " "))
-}
-
-// ErrSignature says that a message was not signed with the secret, or not lately.
-var ErrSignature = errors.New("webhook: the message is not signed with this secret, or was not within five minutes")
-
-// Verify is for receivers: it returns nil for a message that was signed with the secret within the last five minutes. Of two
-// messages with the same Webhook-Id the second is a repeat.
-func Verify(h http.Header, body []byte, secret Secret) error {
-	timestamp := h.Get(headerTimestamp)
-	seconds, err := strconv.ParseInt(timestamp, 10, 64)
-	if err != nil || time.Since(time.Unix(seconds, 0)).Abs() > tolerance {
-		return ErrSignature
-	}
-	want := []byte(secret.signature(h.Get(headerID), timestamp, body))
-	for given := range strings.SplitSeq(h.Get(headerSignature), " ") {
-		if hmac.Equal([]byte(given), want) {
-			return nil
-		}
-	}
-	return ErrSignature
 }

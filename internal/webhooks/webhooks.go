@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package webhook brings an app's events to its receiver: in batches, signed, in their order, until it takes them or a day
-// has passed. It keeps no event, and nothing it does waits for another webhook.
+// Package webhooks posts the events of an app to a receiver: in batches, signed and in order, until
+// the receiver accepts them or they are a day old. It does not store events. Webhooks do not block
+// each other.
 package webhooks
 
 import (
@@ -23,55 +24,62 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Feed is where the events come from.
+// Feed is the source of the events.
 type Feed interface {
-	// Feed gives an app's events that want lets through, those behind the cursor after and then those to come, until ctx
-	// ends. "" stands for now, "oldest" for the beginning of what is kept. Where nothing was let through for a while, want
-	// is asked about an event that has a cursor and no ID. An error ends it; push.ErrForgotten says that what stood behind
-	// the cursor is not kept any more.
+	// Feed yields the events of an app for which want returns true: those after the cursor, and
+	// then new ones, until ctx ends. The cursor "" means now, and "oldest" the oldest stored event.
+	// If no event passed want for a while, it calls want with an event that has a cursor but no ID.
+	// An error ends the feed; push.ErrCursorExpired means that events after the cursor are no
+	// longer stored.
 	Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error]
 }
 
-// Checkpoints remember how far each webhook is, by its name. What was saved last must outlive the process.
+// Checkpoints stores the progress of each webhook by its name. A saved checkpoint must survive a
+// restart of the process.
 type Checkpoints interface {
-	// Load returns the zero Position for a webhook that nobody has heard of.
+	// Load returns the zero Checkpoint for an unknown webhook.
 	Load(ctx context.Context, name string) (Checkpoint, error)
 	Save(ctx context.Context, name string, p Checkpoint) error
 }
 
-// Config is one webhook. App, Name, URL, Secrets, Feed and Positions are required.
+// Config configures one webhook. App, Name, URL, Secrets, Feed and Checkpoints are required.
 type Config struct {
 	App string
-	// Name tells it from the app's other webhooks, in logs and status. Its position is kept under the app and the name.
+	// Name distinguishes the webhook from the app's other webhooks, in logs, in the status, and as
+	// part of the name of its checkpoint.
 	Name string
-	// URL is where the events are posted, with https. It may hold a secret in its path, and is never shown.
+	// URL is the https URL to which events are posted. Its path can contain a secret, so it is
+	// never logged or shown.
 	URL string
-	// Secrets sign every message, each of them: while the receiver changes to a new one, both are here.
+	// Secrets sign every message: a message has one signature for each. During a rotation, the list
+	// contains the old and the new secret.
 	Secrets []Secret
-	// Events are the statuses that are told; none means every end.
+	// Events are the statuses of the events to deliver. None means all final statuses.
 	Events []push.Status
-	// Networks may be connected to though they are not of the public internet; nil allows none.
+	// AllowedNetworks are networks that are not public but may be connected to. nil allows none.
 	AllowedNetworks []netip.Prefix
-	// Authorities are trusted besides nobody else; nil trusts the system's.
+	// RootCAs are the only trusted certificate authorities. nil means those of the system.
 	RootCAs *x509.CertPool
-	// Dial connects; nil connects to public addresses and Networks alone.
+	// Dial connects to the receiver. nil connects only to public addresses and AllowedNetworks.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// Most and MostBytes bound one message, in events (default 500) and bytes of their JSON (default 256 KiB).
+	// MaxEvents and MaxBytes limit one message: the number of events (default 500) and the bytes of
+	// their JSON (default 256 KiB).
 	MaxEvents, MaxBytes int
-	// Linger is how long the first event of a message waits for others; default 200 ms.
+	// Linger is how long the first event of a message waits for more; default 200 ms.
 	Linger time.Duration
-	// Timeout is how long the receiver may take to answer; default 10 s.
+	// Timeout limits one attempt, including the response; default 10 s.
 	Timeout time.Duration
-	// Backoff and MaxBackoff bound the wait after a failure, which is drawn at random up to twice that of the one before;
-	// default 1 s and 5 min.
+	// Backoff and MaxBackoff limit the wait after a failure. It is random (full jitter), and its
+	// upper bound doubles with each failure from Backoff to MaxBackoff; defaults 1 s and 5 min.
 	Backoff, MaxBackoff time.Duration
-	// GiveUp is how long an event is tried, counted from when it happened; default 24 h. Then it is parked.
+	// RetryFor is how long an event is retried, counted from its time; default 24 h. After that it
+	// is dead-lettered.
 	RetryFor time.Duration
 
 	Feed        Feed
 	Checkpoints Checkpoints
-	// Logger gets what an operator should know; nil discards it.
+	// Logger gets the messages for operators. nil discards them.
 	Logger *slog.Logger
 }
 
@@ -101,52 +109,54 @@ func setDefault[T int | time.Duration](v *T, value T) {
 	}
 }
 
-// finalStatuses are the statuses that nothing more comes after.
+// finalStatuses are the statuses after which a notification has no more events.
 var finalStatuses = []push.Status{
 	push.StatusAccepted, push.StatusUnregistered, push.StatusRefused, push.StatusThrottled, push.StatusUnauthorized,
 	push.StatusUnavailable, push.StatusUnknown, push.StatusExpired, push.StatusCancelled,
 }
 
-// Webhook is one receiver of one app's events. It is made by New and delivers while Run runs.
+// Webhook posts events of one app to one receiver. Make one with New; it delivers while Run runs.
 type Webhook struct {
 	cfg     Config
-	name    string // with the app
+	name    string // the app's name, a slash and the webhook's name
 	client  *http.Client
 	log     *slog.Logger
 	created time.Time
 
 	mu            sync.Mutex
 	checkpoint    Checkpoint
-	saved         time.Time // when the position was
-	failures      int       // in a row
-	lastError     string    // of the last failure
-	nextAttempt   time.Time // of the next attempt, while it waits for that
-	deliveredUpTo time.Time // when the last event happened that the receiver took
-	delivered     uint64    // of the events that it took
+	saved         time.Time // when the checkpoint was saved
+	failures      int       // consecutive
+	lastError     string    // text of the last failure; empty after a success
+	nextAttempt   time.Time // zero unless it waits after a failure
+	deliveredUpTo time.Time // time of the newest delivered event
+	delivered     uint64    // number of delivered events
 }
 
-// New checks the configuration and starts nothing. An error names the field that is wrong, and never a secret or the URL.
+// New validates cfg. It starts no goroutine. An error names the invalid field and contains neither
+// a secret nor the URL.
 func New(cfg Config) (*Webhook, error) {
 	cfg = cfg.withDefaults()
-	at, err := url.Parse(cfg.URL)
+	target, err := url.Parse(cfg.URL)
 	switch {
 	case cfg.App == "" || cfg.Name == "":
-		return nil, errors.New("webhook: App and Name must be set")
-	case err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil:
-		return nil, errors.New("webhook: URL must be one with https and without a user")
+		return nil, errors.New("webhooks: App and Name must be set")
+	case err != nil || target.Scheme != "https" || target.Host == "" || target.User != nil:
+		return nil, errors.New("webhooks: URL must be an https URL without a user")
 	case len(cfg.Secrets) == 0:
-		return nil, errors.New("webhook: Secrets must hold one")
+		return nil, errors.New("webhooks: Secrets must not be empty")
 	case cfg.Feed == nil || cfg.Checkpoints == nil:
-		return nil, errors.New("webhook: Feed and Positions must be set")
+		return nil, errors.New("webhooks: Feed and Checkpoints must be set")
 	}
 	name := cfg.App + "/" + cfg.Name
 	return &Webhook{cfg: cfg, name: name, client: newClient(cfg), log: cfg.Logger.With("webhook", name), created: time.Now().UTC()}, nil
 }
 
-// Name is the app's name, a slash and the webhook's.
+// Name returns the app's name, a slash and the webhook's name.
 func (w *Webhook) Name() string { return w.name }
 
-// Run delivers until ctx ends. What was posted and not answered by then is posted again the next time, as after a crash.
+// Run delivers events until ctx ends. A message that the receiver has not acknowledged by then is
+// posted again by the next Run, as after a crash.
 func (w *Webhook) Run(ctx context.Context) error {
 	defer w.client.CloseIdleConnections()
 	for failures := 0; ctx.Err() == nil; failures++ {
@@ -162,22 +172,22 @@ func (w *Webhook) Run(ctx context.Context) error {
 			w.skipExpired(ctx)
 			continue
 		}
-		w.log.Warn("webhook: the events or the position cannot be read; trying again", "err", err)
+		w.log.Warn("webhook feed or checkpoint not available, retrying", "err", err)
 		w.sleep(ctx, backoff(failures+1, w.cfg.Backoff, w.cfg.MaxBackoff))
 	}
 	return nil
 }
 
-// loadCheckpoint finds out how far it is. A new webhook begins with what has happened since it was made.
+// loadCheckpoint loads the checkpoint. A new webhook starts with the events since its creation.
 func (w *Webhook) loadCheckpoint(ctx context.Context) error {
 	p, err := w.cfg.Checkpoints.Load(ctx, w.name)
 	if err != nil {
-		return fmt.Errorf("position: %w", err)
+		return fmt.Errorf("checkpoint: %w", err)
 	}
 	if p.Since.IsZero() {
 		p.Since = w.created
 		if err := w.cfg.Checkpoints.Save(ctx, w.name, p); err != nil {
-			return fmt.Errorf("position: %w", err)
+			return fmt.Errorf("checkpoint: %w", err)
 		}
 	}
 	w.mu.Lock()
@@ -186,14 +196,14 @@ func (w *Webhook) loadCheckpoint(ctx context.Context) error {
 	return nil
 }
 
-// deliverFeed delivers events as they come, until the feed ends.
+// deliverFeed delivers events until the feed ends.
 func (w *Webhook) deliverFeed(ctx context.Context) error {
-	ctx, leave := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	r := &reader{feed: w.cfg.Feed, app: w.cfg.App, want: w.wants, events: make(chan feedItem)}
 	var reading sync.WaitGroup
 	reading.Go(func() { r.run(ctx, w.cursor()) })
 	defer reading.Wait()
-	defer leave()
+	defer cancel()
 	for {
 		b, err := r.batch(ctx, w.cfg)
 		if err != nil {
@@ -205,7 +215,8 @@ func (w *Webhook) deliverFeed(ctx context.Context) error {
 	}
 }
 
-// wants chooses the events that are told, and the marks that show how far the feed is besides.
+// wants selects the events to deliver. It also accepts events without an ID, which only carry a
+// cursor.
 func (w *Webhook) wants(e *push.Event) bool {
 	return e.ID == "" || slices.Contains(w.cfg.Events, e.Status) && !e.At.Before(w.since())
 }
@@ -213,10 +224,10 @@ func (w *Webhook) wants(e *push.Event) bool {
 func (w *Webhook) since() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.checkpoint.Since.Truncate(time.Millisecond) // as events are
+	return w.checkpoint.Since.Truncate(time.Millisecond) // like the times of events
 }
 
-// cursor is the cursor to read behind.
+// cursor returns the cursor after which to read.
 func (w *Webhook) cursor() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -226,7 +237,7 @@ func (w *Webhook) cursor() string {
 	return w.checkpoint.After
 }
 
-// sleep waits, and reports whether ctx has not ended before.
+// sleep waits, and reports whether ctx is still active afterwards.
 func (w *Webhook) sleep(ctx context.Context, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
