@@ -10,19 +10,21 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// batchWindow bounds the notifications of a batch that were taken and whose end was not handed out: it bounds the memory that
-// a batch of any length needs.
+// batchWindow limits the notifications of a batch that were read and whose receipts were not yet
+// returned. It limits the memory of a batch of any length.
 const batchWindow = 4096
 
-// SendBatch sends all that in gives, and hands out each receipt as its notification ends, in any order: Index counts in's
-// notifications from 0. The error beside it is what Send would have returned. However long the batch, only some thousands
-// of its notifications are in memory at a time.
+// SendBatch sends all notifications of in and yields a receipt for each as it ends, in any order.
+// The receipt's Index is the position in the sequence, from 0, and the error is the one that Send
+// would return. At most a few thousand notifications are in memory at a time, however long the
+// batch.
 //
-// in is read between two receipts, never at the same time as the loop's body runs: the receipts wait for a slow one. A
-// loop that is left early leaves what is on its way to its fate. When ctx ends, so does all that is not settled, and no
-// more is taken from in; if it had more, the last error is ctx's own, beside a receipt without an Index.
+// SendBatch reads in between two receipts, never while the body of the loop runs, so a slow loop
+// body delays the batch. If the loop ends early, the notifications in flight may or may not be
+// sent. When ctx ends, SendBatch stops reading and fails what is in flight; if in was not
+// exhausted, the last error is ctx's own, with a receipt without Index.
 //
-//	for receipt, err := range c.SendBatch(ctx, everybody) {
+//	for receipt, err := range c.SendBatch(ctx, notifications) {
 //		...
 //	}
 func (c *Client) SendBatch(ctx context.Context, in iter.Seq[*push.Notification]) iter.Seq2[push.Receipt, error] {
@@ -44,26 +46,26 @@ type item struct {
 	n     *push.Notification
 }
 
-// batchResult is the end of one.
+// batchResult is the result of one item.
 type batchResult struct {
 	push.Receipt
 	err error
 }
 
-// batch is one batch on its way.
+// batch is the state of one SendBatch.
 type batch struct {
 	*Client
 	ctx         context.Context
 	cancel      context.CancelFunc
 	pull        func() (*push.Notification, bool)
 	stop        func()
-	startWorker func(first *item) bool // begins one more worker with first, if there may be one more
+	startWorker func(first *item) bool // starts a worker with first, if another one is allowed
 	workerCount int
-	queue       chan *item       // to the workers; closed behind the last
-	results     chan batchResult // from them
+	queue       chan *item       // to the workers; closed after the last item
+	results     chan batchResult // from the workers
 	workers     sync.WaitGroup
-	taken       int // from in
-	pending     int // of these, whose end has not been handed out
+	taken       int // read from in
+	pending     int // read, but the receipt was not yet returned
 }
 
 func newBatch(ctx context.Context, c *Client, in iter.Seq[*push.Notification]) *batch {
@@ -73,14 +75,15 @@ func newBatch(ctx context.Context, c *Client, in iter.Seq[*push.Notification]) *
 	return b
 }
 
-// close leaves nothing behind.
+// close stops all workers and waits for them.
 func (b *batch) close() {
 	b.stop()
 	b.cancel()
 	b.workers.Wait()
 }
 
-// run takes what in gives, hands it to the workers, and hands out what they tell, until all is told or yield has enough.
+// run reads items, passes them to the workers, and yields their results, until all are done or
+// yield returns false.
 func (b *batch) run(yield func(push.Receipt, error) bool) {
 	for b.ctx.Err() == nil {
 		if b.pending == batchWindow {
@@ -103,7 +106,7 @@ func (b *batch) run(yield func(push.Receipt, error) bool) {
 	}
 }
 
-// drain tells the ends of all that was taken.
+// drain yields the results of all items that were read.
 func (b *batch) drain(yield func(push.Receipt, error) bool) bool {
 	close(b.queue)
 	for b.pending > 0 {
@@ -125,7 +128,7 @@ func (b *batch) take() (*item, bool) {
 	return it, true
 }
 
-// dispatch gives it to whoever has time, or else to one more worker, and tells ends while it waits.
+// dispatch passes an item to an idle worker, or to a new one. It yields results while it waits.
 func (b *batch) dispatch(it *item, yield func(push.Receipt, error) bool) bool {
 	select {
 	case b.queue <- it:
@@ -139,8 +142,8 @@ func (b *batch) dispatch(it *item, yield func(push.Receipt, error) bool) bool {
 		select {
 		case b.queue <- it:
 			return true
-		case t := <-b.results:
-			if !b.yield(t, yield) {
+		case res := <-b.results:
+			if !b.yield(res, yield) {
 				return false
 			}
 		case <-b.ctx.Done():
@@ -150,12 +153,12 @@ func (b *batch) dispatch(it *item, yield func(push.Receipt, error) bool) bool {
 	}
 }
 
-// drainResults tells what has ended meanwhile.
+// drainResults yields the results that are available.
 func (b *batch) drainResults(yield func(push.Receipt, error) bool) bool {
 	for {
 		select {
-		case t := <-b.results:
-			if !b.yield(t, yield) {
+		case res := <-b.results:
+			if !b.yield(res, yield) {
 				return false
 			}
 		default:
@@ -164,12 +167,12 @@ func (b *batch) drainResults(yield func(push.Receipt, error) bool) bool {
 	}
 }
 
-func (b *batch) yield(t batchResult, yield func(push.Receipt, error) bool) bool {
+func (b *batch) yield(res batchResult, yield func(push.Receipt, error) bool) bool {
 	b.pending--
-	return yield(t.Receipt, t.err)
+	return yield(res.Receipt, res.err)
 }
 
-// next is a worker's next item; false means that there are no more.
+// next returns the next item for a worker; false means that there are no more.
 func (b *batch) next() (*item, bool) {
 	select {
 	case it, ok := <-b.queue:
@@ -179,16 +182,16 @@ func (b *batch) next() (*item, bool) {
 	}
 }
 
-// report hands an end to run. There is room for all: no more are pending than it holds.
+// report passes a result to run. It never blocks, because results has room for all pending items.
 func (b *batch) report(it *item, r push.Receipt, err error) {
 	r.Index = &it.index
 	b.results <- batchResult{r, err}
 }
 
-// reportNotSent tells the end of one that nobody took before the context ended.
+// reportNotSent reports an item that no worker took before the context ended.
 func (b *batch) reportNotSent(it *item) {
 	o := push.NoResponse(b.ctx.Err())
-	if o.Verdict == push.Unknown { // out of time, and not sent
+	if o.Verdict == push.Unknown { // the deadline passed before it was sent
 		o.Verdict = push.Unsent
 	}
 	r := push.Receipt{Outcome: o}

@@ -15,9 +15,9 @@ import (
 
 func TestBatchSendsEachOnce(t *testing.T) {
 	t.Parallel()
-	const n = 6000 // more than a window, and more than a stream
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url(), tn.startGateway(anyPort, "").url())
+	const n = 6000 // more than batchWindow, and more than one stream
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url(), env.startGateway(anyPort, "").url())
 	waitConnected(c, 2)
 	seen := make([]bool, n)
 	for receipt, err := range c.SendBatch(t.Context(), testNotifications(0, n)) {
@@ -29,29 +29,29 @@ func TestBatchSendsEachOnce(t *testing.T) {
 		}
 		seen[*receipt.Index] = true
 	}
-	_, accepted := tn.counts()
+	_, accepted := env.counts()
 	for i := range n {
 		if !seen[i] || accepted[token(i)] > 1 {
-			t.Fatalf("notification %d: a receipt: %v; accepted %d times", i, seen[i], accepted[token(i)])
+			t.Fatalf("notification %d: receipt %v, accepted %d times", i, seen[i], accepted[token(i)])
 		}
 	}
 }
 
 func TestInvalidNotificationInBatchFailsAlone(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
 	in := func(yield func(*push.Notification) bool) {
-		_ = yield(testNotification(0)) && yield(&push.Notification{Platform: push.APNs, Title: "to nobody"}) && yield(testNotification(2)) &&
+		_ = yield(testNotification(0)) && yield(&push.Notification{Platform: push.APNs, Title: "no target"}) && yield(testNotification(2)) &&
 			yield(&push.Notification{Platform: push.APNs, APNs: &push.APNsBlock{Payload: []byte("{")}})
 	}
-	ends := map[int]error{}
+	results := map[int]error{}
 	for receipt, err := range c.SendBatch(t.Context(), in) {
-		ends[*receipt.Index] = err
+		results[*receipt.Index] = err
 	}
-	bad, ok := errors.AsType[*client.Error](ends[1])
-	worse, also := errors.AsType[*client.Error](ends[3])
-	if len(ends) != 4 || ends[0] != nil || ends[2] != nil || !ok || bad.Type != "invalid-field" || !also || worse.Type != "invalid-field" {
-		t.Errorf("%v", ends)
+	targetErr, ok := errors.AsType[*client.Error](results[1])
+	rawErr, rawOK := errors.AsType[*client.Error](results[3])
+	if len(results) != 4 || results[0] != nil || results[2] != nil || !ok || targetErr.Type != "invalid-field" || !rawOK || rawErr.Type != "invalid-field" {
+		t.Errorf("%v", results)
 	}
 }
 
@@ -61,13 +61,13 @@ func TestBatchMemoryIsBounded(t *testing.T) {
 		<-hold
 		return push.Receipt{Outcome: push.Outcome{Verdict: push.Accepted}}
 	}))
-	taken, told := 0, 0
+	read, count := 0, 0
 	in := func(yield func(*push.Notification) bool) {
-		for taken < 20_000 && yield(testNotification(taken)) {
-			if taken++; taken-told > 4096 {
-				t.Fatalf("%d were taken, %d told", taken, told)
+		for read < 20_000 && yield(testNotification(read)) {
+			if read++; read-count > 4096 {
+				t.Fatalf("%d were read, %d returned", read, count)
 			}
-			if taken == 500 { // as many workers wait
+			if read == 500 { // about as many as there are workers
 				close(hold)
 			}
 		}
@@ -76,16 +76,16 @@ func TestBatchMemoryIsBounded(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		told++
+		count++
 	}
-	if told != 20_000 {
-		t.Errorf("%d told", told)
+	if count != 20_000 {
+		t.Errorf("%d receipts", count)
 	}
 }
 
 func TestRepeatedBatchWithIDsSendsOnce(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
 	named := func(yield func(*push.Notification) bool) {
 		n := testNotification(1)
 		n.ID = `order-"17"`
@@ -98,7 +98,7 @@ func TestRepeatedBatchWithIDsSendsOnce(t *testing.T) {
 			}
 		}
 	}
-	if _, accepted := tn.counts(); accepted[token(1)] != 1 {
+	if _, accepted := env.counts(); accepted[token(1)] != 1 {
 		t.Errorf("it was accepted %d times", accepted[token(1)])
 	}
 }
@@ -108,26 +108,26 @@ type senderFunc func(context.Context, *push.Notification) push.Receipt
 func (s senderFunc) Send(ctx context.Context, n *push.Notification) push.Receipt { return s(ctx, n) }
 
 func TestBatchLoopMayBreakEarly(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
 	endless := func(yield func(*push.Notification) bool) {
 		for i := 0; yield(testNotification(i)); i++ {
 		}
 	}
-	told := 0
+	count := 0
 	for receipt, err := range c.SendBatch(t.Context(), endless) {
 		if err != nil && !providerFailed(receipt) {
 			t.Error(err)
 		}
-		if told++; told == 100 {
+		if count++; count == 100 {
 			break
 		}
 	}
 }
 
 func TestBatchContextErrorIsLast(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
 	ctx, cancel := context.WithCancel(t.Context())
 	endless := func(yield func(*push.Notification) bool) {
 		for i := 0; yield(testNotification(i)); i++ {
@@ -142,29 +142,29 @@ func TestBatchContextErrorIsLast(t *testing.T) {
 		last, lastIndex = err, receipt.Index
 	}
 	if !errors.Is(last, context.Canceled) || lastIndex != nil {
-		t.Errorf("the last word is %v", last)
+		t.Errorf("the last error is %v", last)
 	}
 }
 
 func TestBatchDuringGatewayDrain(t *testing.T) {
 	t.Parallel()
 	const n = 1000
-	tn := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
-	leaving, staying := tn.startGateway(anyPort, "drain: {delay: 200ms}\n"), tn.startGateway(anyPort, "")
-	c := tn.newClient(client.Config{}, leaving.url(), staying.url())
+	env := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
+	draining, other := env.startGateway(anyPort, "drain: {delay: 200ms}\n"), env.startGateway(anyPort, "")
+	c := env.newClient(client.Config{}, draining.url(), other.url())
 	waitConnected(c, 2)
-	gone := make(chan struct{})
-	told := 0
+	stopped := make(chan struct{})
+	count := 0
 	for receipt, err := range c.SendBatch(t.Context(), testNotifications(0, n)) {
 		if err != nil && !providerFailed(receipt) {
 			t.Errorf("%+v %v", receipt, err)
 		}
-		if told++; told == 300 {
-			go func() { defer close(gone); leaving.stop() }()
+		if count++; count == 300 {
+			go func() { defer close(stopped); draining.stop() }()
 		}
 	}
-	<-gone
-	_, accepted := tn.counts()
+	<-stopped
+	_, accepted := env.counts()
 	for i := range n {
 		if accepted[token(i)] > 1 {
 			t.Errorf("notification %d was accepted %d times", i, accepted[token(i)])
@@ -175,10 +175,10 @@ func TestBatchDuringGatewayDrain(t *testing.T) {
 func TestBatchSurvivesLostGateway(t *testing.T) {
 	t.Parallel()
 	const n = 1000
-	tn := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
-	lost, staying := tn.startGateway(anyPort, ""), tn.startGateway(anyPort, "")
-	cable := newTestProxy(t, lost.address)
-	c := tn.newClient(client.Config{KeepaliveTimeout: 5 * time.Second}, cable.url(), staying.url())
+	env := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
+	failing, other := env.startGateway(anyPort, ""), env.startGateway(anyPort, "")
+	proxy := newTestProxy(t, failing.address)
+	c := env.newClient(client.Config{KeepaliveTimeout: 5 * time.Second}, proxy.url(), other.url())
 	waitConnected(c, 2)
 	in := func(yield func(*push.Notification) bool) {
 		for i := range n {
@@ -191,30 +191,30 @@ func TestBatchSurvivesLostGateway(t *testing.T) {
 			}
 		}
 	}
-	told, unknown, held := 0, 0, map[int]bool{}
+	count, unknown, failed := 0, 0, map[int]bool{}
 	for receipt, err := range c.SendBatch(t.Context(), in) {
-		told++
-		if told == 200 {
-			cable.freeze()
+		count++
+		if count == 200 {
+			proxy.freeze()
 		}
 		switch {
 		case err == nil:
 		case providerFailed(receipt):
-			held[*receipt.Index] = true
+			failed[*receipt.Index] = true
 		case receipt.Verdict == push.Unknown && *receipt.Index%2 == 1:
-			unknown++ // which its sender had rather than two
+			unknown++ // which the sender prefers to a duplicate
 		default:
 			t.Errorf("notification %d: %+v %v", *receipt.Index, receipt, err)
 		}
 	}
-	_, accepted := tn.counts()
+	_, accepted := env.counts()
 	for i := range n {
-		if i%2 == 1 && accepted[token(i)] > 1 || i%2 == 0 && accepted[token(i)] == 0 && !held[i] {
+		if i%2 == 1 && accepted[token(i)] > 1 || i%2 == 0 && accepted[token(i)] == 0 && !failed[i] {
 			t.Errorf("notification %d was accepted %d times", i, accepted[token(i)])
 		}
 	}
-	if told != n {
-		t.Errorf("%d of %d told", told, n)
+	if count != n {
+		t.Errorf("%d of %d receipts", count, n)
 	}
-	t.Logf("%d ends unknown", unknown)
+	t.Logf("%d verdicts are unknown", unknown)
 }

@@ -20,15 +20,16 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// call is one notification on its way to one gateway after another: the provider of its own route. To the route, a
-// gateway that has given its answer has done its part; what the answer says of the notification is kept here.
+// call is one notification and the gateways it is sent to, one after another. It is the provider of
+// its own route. For the route, any gateway that has processed the request is a success; the result
+// of the notification is in response.
 type call struct {
 	*Client
 	n        *push.Notification
-	key      string // its Idempotency-Key, the same at every gateway
+	key      string // the Idempotency-Key, the same for all gateways
 	async    bool
 	trace    http.Header
-	response *response // the last gateway's
+	response *response // of the last gateway
 	lease    atomic.Pointer[pool.Lease]
 }
 
@@ -42,20 +43,20 @@ func (c *Client) call(ctx context.Context, n *push.Notification, async bool) *ca
 	return &call{Client: c, n: n, key: key, async: async, trace: c.propagate(ctx)}
 }
 
-// run asks gateways until one has done its part.
+// run tries gateways until one has processed the request.
 func (c *call) run(ctx context.Context) (push.Receipt, error) {
 	route := c.route
 	route.Provider = c
 	plain := *c.n
-	plain.Retry = nil // which is about attempts at the service: asking another gateway is none
-	asked := route.Send(ctx, &plain)
-	if gatewayLost(asked) && c.n.MayRetryUnknown() && ctx.Err() == nil {
-		asked = mergeReceipts(asked, route.Send(ctx, &plain))
+	plain.Retry = nil // it limits attempts at the push service, not at gateways
+	receipt := route.Send(ctx, &plain)
+	if gatewayLost(receipt) && c.n.MayRetryUnknown() && ctx.Err() == nil {
+		receipt = mergeReceipts(receipt, route.Send(ctx, &plain))
 	}
-	return c.result(asked)
+	return c.result(receipt)
 }
 
-// Translate writes the request that all gateways are sent.
+// Translate builds the request, which is the same for all gateways.
 func (c *call) Translate(*push.Notification) (*wire.Request, error) {
 	body, err := encode(c.n)
 	if err != nil {
@@ -75,7 +76,7 @@ func (c *call) Translate(*push.Notification) (*wire.Request, error) {
 	for name, values := range c.trace {
 		for _, value := range values {
 			if !isVisibleASCII(strings.ReplaceAll(value, " ", "")) {
-				continue // what cannot travel in a header must not spoil the connection for others
+				continue // an invalid header would break the connection for other calls
 			}
 			header = append(header, wire.Field{Name: strings.ToLower(name), Value: value, NeverIndexed: true})
 		}
@@ -83,11 +84,11 @@ func (c *call) Translate(*push.Notification) (*wire.Request, error) {
 	return &wire.Request{Method: http.MethodPost, Path: c.path + "notifications", Header: header, Body: body}, nil
 }
 
-// encode writes n's JSON.
+// encode returns n as JSON.
 func encode(n *push.Notification) ([]byte, error) {
 	text, err := json.Marshal(n)
 	if err != nil {
-		return nil, &push.FieldError{Field: invalidField(err), Reason: "InvalidJSON", Allowed: "something that has a JSON form"}
+		return nil, &push.FieldError{Field: invalidField(err), Reason: "InvalidJSON", Allowed: "valid JSON"}
 	}
 	return text, nil
 }
@@ -99,7 +100,8 @@ func checkKey(key string) error {
 	return nil
 }
 
-// isVisibleASCII reports whether s is not empty and may stand in a header as it is.
+// isVisibleASCII reports whether s is not empty and consists of visible ASCII characters, so that
+// it can be a header value.
 func isVisibleASCII(s string) bool {
 	for _, c := range []byte(s) {
 		if c <= ' ' || c > '~' {
@@ -109,7 +111,7 @@ func isVisibleASCII(s string) bool {
 	return s != ""
 }
 
-// invalidField names what encoding/json could not write: only raw JSON can be bad.
+// invalidField names the field that encoding/json cannot encode. Only raw JSON can be invalid.
 func invalidField(err error) string {
 	if strings.Contains(err.Error(), "RawMessage") {
 		return "apns.payload or fcm.message"
@@ -117,43 +119,45 @@ func invalidField(err error) string {
 	return ""
 }
 
-// Send asks one gateway, and judges what that says of the gateway.
+// Send sends the request to one gateway. The outcome is about the gateway, not about the
+// notification.
 func (c *call) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
 	if lease, ok := conn.(*pool.Lease); ok {
 		c.lease.Store(lease)
 	}
-	response, err := conn.Do(ctx, c.withWait(ctx, r))
+	res, err := conn.Do(ctx, c.withWait(ctx, r))
 	if err != nil {
 		return push.NoResponse(err)
 	}
-	c.response = parseResponse(response)
+	c.response = parseResponse(res)
 	return c.response.outcome()
 }
 
-// withWait tells the gateway how long the caller still waits, in whole seconds (RFC 7240 §4.3): what it would send later,
-// nobody would learn of.
+// withWait adds the header that says how many seconds the caller still waits (RFC 7240 §4.3). The
+// gateway then does not send a notification whose verdict would come too late.
 func (c *call) withWait(ctx context.Context, r *wire.Request) *wire.Request {
 	deadline, ok := ctx.Deadline()
-	left := int(time.Until(deadline) / time.Second)
-	if !ok || c.async || left < 1 {
+	seconds := int(time.Until(deadline) / time.Second)
+	if !ok || c.async || seconds < 1 {
 		return r
 	}
-	told := *r
-	told.Header = append(slices.Clip(r.Header), wire.Field{Name: "prefer", Value: "wait=" + strconv.Itoa(left)})
-	return &told
+	copied := *r
+	copied.Header = append(slices.Clip(r.Header), wire.Field{Name: "prefer", Value: "wait=" + strconv.Itoa(seconds)})
+	return &copied
 }
 
-// result makes the caller's receipt out of the last gateway's answer, and out of the route's where none settled it.
-func (c *call) result(asked push.Receipt) (push.Receipt, error) {
-	told := c.response != nil && (asked.Verdict == push.Accepted || asked.Verdict == push.Unavailable ||
-		asked.Verdict == c.response.receipt.Verdict)
-	if !told {
-		receipt := push.Receipt{Outcome: asked.Outcome}
-		return receipt, errorFor(receipt, asked.Attempts)
+// result returns the receipt for the caller. It is that of the last gateway, or that of the route
+// if no gateway settled the notification.
+func (c *call) result(routeReceipt push.Receipt) (push.Receipt, error) {
+	settled := c.response != nil && (routeReceipt.Verdict == push.Accepted || routeReceipt.Verdict == push.Unavailable ||
+		routeReceipt.Verdict == c.response.receipt.Verdict)
+	if !settled {
+		rec := push.Receipt{Outcome: routeReceipt.Outcome}
+		return rec, errorFor(rec, routeReceipt.Attempts)
 	}
 	if c.response.err == nil {
 		return c.response.receipt, nil
 	}
-	c.response.err.Attempts = asked.Attempts
+	c.response.err.Attempts = routeReceipt.Attempts
 	return c.response.receipt, c.response.err
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package client sends notifications through a fleet of gateways: it keeps near, leaves a gateway that is sick or takes
-// its leave, and asks another only where nothing was sent. It speaks to no push service, keeps nothing on disk, and
-// leaves the retries at the services to the gateways.
+// Package client sends notifications through a group of gateways. It prefers gateways in its own
+// zone, avoids gateways that fail or drain, and tries another gateway only if nothing was sent. It
+// does not connect to push services and does not store anything; the gateways retry failed attempts
+// at the push services.
 package client
 
 import (
@@ -18,35 +19,35 @@ import (
 	"github.com/sluice-push/sluice/zone"
 )
 
-// Client sends for one app. It may be used by any number of goroutines. Make one with Open, New or Direct, and keep it: it
-// holds the connections.
+// Client sends notifications of one app. It is safe for concurrent use. Make one with Open, New or
+// Direct and keep it, because it holds the connections.
 type Client struct {
 	cfg      Config
-	path     string // of the app's notifications
+	path     string // prefix of the app's endpoints
 	resolver *resolver
 	pool     *pool.Pool
-	route    delivery.Route // without its Provider, which is each send's own
+	route    delivery.Route // without a Provider: each call is the provider of its own route
 	hedges   retry.Budget
-	direct   Sender // instead of all these; nil where there are gateways
+	direct   Sender // replaces the gateways; nil for a client with gateways
 	close    func() error
 	log      *slog.Logger
 }
 
-// New checks cfg and starts nothing: the client works while Run runs. Use Open to have both in one.
+// New validates cfg. It starts no goroutine: the client works while Run runs. Open combines both.
 func New(cfg Config) (*Client, error) {
-	fleet, err := cfg.check()
+	gateways, err := cfg.check()
 	if err != nil {
 		return nil, err
 	}
 	cfg.fill()
 	c := &Client{
-		cfg: cfg, path: "/v1/apps/" + cfg.App + "/", resolver: fleet, hedges: retry.Budget{Ratio: hedgeRatio, PerSecond: hedgeMinRate},
+		cfg: cfg, path: "/v1/apps/" + cfg.App + "/", resolver: gateways, hedges: retry.Budget{Ratio: hedgeRatio, PerSecond: hedgeMinRate},
 		log: cfg.Logger, close: func() error { return nil },
 	}
 	c.pool, err = pool.New(pool.Config{
 		Name: "gateways", Size: maxGateways, MaxInFlight: cfg.InFlight, PruneUnlisted: true, MaxRedialDelay: maxRedialDelay,
-		Resolver: fleet, Zone: fleet.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.BoundedRoundRobin{}),
-		Outlier: pool.Outlier{Disabled: true}, // who is slow is so by what he was given to send
+		Resolver: gateways, Zone: gateways.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.BoundedRoundRobin{}),
+		Outlier: pool.Outlier{Disabled: true}, // how slow a gateway is depends on the notifications it gets
 		Observe: cfg.Observe, Logger: cfg.Logger,
 	})
 	if err != nil {
@@ -59,8 +60,8 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Run connects to the gateways and keeps the connections until ctx ends; then it takes no more calls, lets those under way
-// end, and returns when everything that it began has ended.
+// Run connects to the gateways and maintains the connections until ctx ends. Then it rejects new
+// calls, waits for the calls in progress, and returns when all its goroutines have exited.
 func (c *Client) Run(ctx context.Context) error {
 	if c.direct != nil {
 		<-ctx.Done()
@@ -69,8 +70,8 @@ func (c *Client) Run(ctx context.Context) error {
 	return c.pool.Run(ctx)
 }
 
-// Open makes a client and runs it until Close. It does not wait for the gateways: calls do, as long as their context
-// lasts.
+// Open makes a client and runs it until Close. It does not wait for connections: calls do, until
+// their context ends.
 func Open(cfg Config) (*Client, error) {
 	c, err := New(cfg)
 	if err != nil {
@@ -90,10 +91,11 @@ func Open(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Close ends a client that Open made, once the calls under way have ended, within ten seconds. It does nothing to others.
+// Close stops a client that was made by Open, after at most ten seconds for the calls in progress.
+// It does nothing for other clients.
 func (c *Client) Close() error { return c.close() }
 
-// Status tells how the gateways stand.
+// Status returns the state of the gateways and their connections.
 func (c *Client) Status() pool.Status {
 	if c.direct != nil {
 		return pool.Status{Name: "direct", Ready: true}
@@ -101,13 +103,15 @@ func (c *Client) Status() pool.Status {
 	return c.pool.Status()
 }
 
-// Send sends n and returns when its end is known. Without an error there is a verdict on the notification, though it may
-// be a bad one: look at the receipt's Verdict. The error is an *Error, and says what to do next; the receipt tells then
-// whether it may have been sent all the same (push.Unknown).
+// Send sends n and returns its receipt. If the error is nil, there is a verdict on the
+// notification, which can be negative: check the receipt's Verdict. Otherwise the error is an
+// *Error that says what to do, and the receipt's Verdict says whether the notification may have
+// been sent (push.Unknown).
 //
-// It asks another gateway only if the first provably sent nothing, or if it was lost and n.MayRepeat. n.ID, where it is
-// set, is the Idempotency-Key: set it to something of your own that outlives a crash, such as the ID of the order that n is
-// about. Otherwise each Send makes one. A context without a deadline is given Config.Timeout.
+// Send tries another gateway only if the first one has certainly sent nothing, or if the connection
+// was lost and n.MayRetryUnknown. If n.ID is set, it is the Idempotency-Key: use an ID that survives a
+// crash, such as the ID of the order that n is about. Otherwise each Send generates one.
+// Config.Timeout applies if the context has no deadline.
 func (c *Client) Send(ctx context.Context, n *push.Notification) (push.Receipt, error) {
 	ctx, cancel := c.withTimeout(ctx)
 	defer cancel()
@@ -120,8 +124,9 @@ func (c *Client) Send(ctx context.Context, n *push.Notification) (push.Receipt, 
 	return c.send(ctx, n, false)
 }
 
-// Enqueue hands n to a gateway's queue and returns as soon as it is safe there; the gateway sends it when it can, or at
-// n.SendAt. The receipt holds its ID, and Events tells what becomes of it.
+// Enqueue stores n in a gateway's queue and returns as soon as it is stored. The gateway sends it
+// as soon as possible, or at n.SendAt. The receipt contains the ID of the notification, and Events
+// reports its result.
 func (c *Client) Enqueue(ctx context.Context, n *push.Notification) (push.Receipt, error) {
 	if c.direct != nil {
 		return push.Receipt{}, errNeedsGateway
@@ -131,7 +136,7 @@ func (c *Client) Enqueue(ctx context.Context, n *push.Notification) (push.Receip
 	return c.send(ctx, n, true)
 }
 
-// withTimeout gives a call its time.
+// withTimeout adds Config.Timeout to a context without a deadline.
 func (c *Client) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, bounded := ctx.Deadline(); bounded {
 		return ctx, func() {}
@@ -139,30 +144,33 @@ func (c *Client) withTimeout(ctx context.Context) (context.Context, context.Canc
 	return context.WithTimeout(ctx, c.cfg.Timeout)
 }
 
-// send carries one notification by a call of its own.
+// send sends one notification as a single request.
 func (c *Client) send(ctx context.Context, n *push.Notification, async bool) (push.Receipt, error) {
 	return c.call(ctx, n, async).run(ctx)
 }
 
-// gatewayLost reports whether the one gateway that was asked was lost with its connection. Such a call is made once more, whatever
-// the budget says: with a zone all calls that are on their way to it are lost at once, a third of all where there are
-// three. As each is made once more only, and not before its connection has been given up, no storm comes of it.
-func gatewayLost(asked push.Receipt) bool {
-	return asked.Verdict == push.Unknown && len(asked.Attempts) == 1 &&
-		(asked.Reason == string(wire.PingTimeout) || asked.Reason == string(wire.LostAfterWrite))
+// gatewayLost reports whether a call failed because the connection to its only gateway was lost.
+// Such a call is repeated once, regardless of the retry budget: when a zone fails, all calls in
+// flight to it fail at the same time, which is a third of all calls if there are three zones. This
+// causes no retry storm, because each call is repeated only once, and only after its connection was
+// declared dead.
+func gatewayLost(r push.Receipt) bool {
+	return r.Verdict == push.Unknown && len(r.Attempts) == 1 &&
+		(r.Reason == string(wire.PingTimeout) || r.Reason == string(wire.LostAfterWrite))
 }
 
-// mergeReceipts is the end of a call that was made twice: what the first may have done, a failure of the second undoes not.
+// mergeReceipts returns the receipt of a call that was made twice. Unless the second was accepted,
+// the outcome of the first stays: it may have been delivered.
 func mergeReceipts(first, second push.Receipt) push.Receipt {
-	end := second
+	merged := second
 	if second.Verdict != push.Accepted {
-		end = first
+		merged = first
 	}
-	end.Attempts = append(first.Attempts, second.Attempts...)
-	return end
+	merged.Attempts = append(first.Attempts, second.Attempts...)
+	return merged
 }
 
-// propagate returns the trace's headers of a call.
+// propagate returns the tracing headers for a call.
 func (c *Client) propagate(ctx context.Context) http.Header {
 	if c.cfg.Propagate == nil {
 		return nil

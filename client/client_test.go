@@ -22,28 +22,28 @@ import (
 )
 
 func TestSend(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
 	receipt, err := c.Send(t.Context(), testNotification(1))
 	if err != nil || receipt.Verdict != push.Accepted || len(receipt.Attempts) != 1 || receipt.ID == "" {
 		t.Fatalf("%+v %v", receipt, err)
 	}
-	if _, accepted := tn.counts(); accepted[token(1)] != 1 {
+	if _, accepted := env.counts(); accepted[token(1)] != 1 {
 		t.Errorf("the provider accepted it %d times", accepted[token(1)])
 	}
 }
 
 func TestNegativeVerdictIsNotAnError(t *testing.T) {
-	tn := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Status: 410, Reason: "Unregistered"}))
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
+	env := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Status: 410, Reason: "Unregistered"}))
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
 	if receipt, err := c.Send(t.Context(), testNotification(1)); err != nil || receipt.Verdict != push.Unregistered {
 		t.Errorf("%+v %v", receipt, err)
 	}
 }
 
 func TestInvalidNotificationNamesField(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
 	_, err := c.Send(t.Context(), &push.Notification{Platform: push.APNs, Target: push.Target{Token: "not hex"}, Title: "x"})
 	problem, ok := errors.AsType[*client.Error](err)
 	if !ok || problem.Type != "invalid-field" || problem.Field != "token" || problem.Status != 400 || problem.RequestID == "" {
@@ -52,17 +52,17 @@ func TestInvalidNotificationNamesField(t *testing.T) {
 }
 
 func TestUnknownKeyIsNotRetried(t *testing.T) {
-	tn := newTestEnv(t)
-	a, b := tn.startGateway(anyPort, ""), tn.startGateway(anyPort, "")
-	tn.key = "slk_wrong"
-	c := tn.newClient(client.Config{}, a.url(), b.url())
+	env := newTestEnv(t)
+	a, b := env.startGateway(anyPort, ""), env.startGateway(anyPort, "")
+	env.key = "slk_wrong"
+	c := env.newClient(client.Config{}, a.url(), b.url())
 	_, err := c.Send(t.Context(), testNotification(1))
 	problem, ok := errors.AsType[*client.Error](err)
 	if !ok || problem.Type != "unauthenticated" || len(problem.Attempts) != 1 {
 		t.Errorf("%#v", err)
 	}
-	if strings.Contains(err.Error(), string(tn.key)) {
-		t.Error("the error holds the key")
+	if strings.Contains(err.Error(), string(env.key)) {
+		t.Error("the error contains the key")
 	}
 }
 
@@ -70,14 +70,14 @@ func withFaults(faults ...mockprovider.Fault) mockprovider.Config {
 	return mockprovider.Config{Script: mockprovider.Script{Faults: faults}}
 }
 
-// The proof that attempts do not multiply: whatever two layers do, a provider that is down sees no notification more often
-// than one gateway's policy allows.
+// Retries at two layers must not multiply: the provider gets each notification at most as often as
+// the retry policy of one gateway allows.
 func TestRetriesOfClientAndGatewayDoNotMultiply(t *testing.T) {
 	t.Parallel()
-	const attempts = 3 // retry.attempts, in the gateways
-	tn := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Status: 503, Reason: "ServiceUnavailable"}))
+	const attempts = 3 // retry.attempts of the gateways
+	env := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Status: 503, Reason: "ServiceUnavailable"}))
 	retries := "retry: {attempts: 3, budget: 100%, backoff: 1ms}\n"
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, retries).url(), tn.startGateway(anyPort, retries).url(), tn.startGateway(anyPort, retries).url())
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, retries).url(), env.startGateway(anyPort, retries).url(), env.startGateway(anyPort, retries).url())
 	waitConnected(c, 3)
 	var sending sync.WaitGroup
 	for i := range 100 {
@@ -93,14 +93,14 @@ func TestRetriesOfClientAndGatewayDoNotMultiply(t *testing.T) {
 			t.Errorf("%+v", receipt)
 		}
 	}
-	requests, _ := tn.counts()
+	requests, _ := env.counts()
 	for i := range 200 {
 		if n := requests[token(i)]; n > attempts {
-			t.Errorf("notification %d was tried %d times at the provider, want at most %d", i, n, attempts)
+			t.Errorf("notification %d had %d attempts at the provider, want at most %d", i, n, attempts)
 		}
 	}
 	if len(requests) == 0 {
-		t.Error("the provider was never tried")
+		t.Error("there was no attempt at the provider")
 	}
 }
 
@@ -116,12 +116,13 @@ func testNotifications(from, to int) func(func(*push.Notification) bool) {
 
 func TestDrainingGatewayCausesNoErrors(t *testing.T) {
 	t.Parallel()
-	tn := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
+	env := newTestEnv(t, withFaults(mockprovider.Fault{Service: mockprovider.APNs, Delay: 5 * time.Millisecond}))
 	settings := "drain: {delay: 500ms}\n"
-	// The system gives this port to nobody who lets it choose, and no other process that runs these tests takes it.
-	own := fmt.Sprint("127.0.0.1:", 20_000+os.Getpid()%10_000)
-	leaving, staying := tn.startGateway(own, settings), tn.startGateway(anyPort, settings)
-	c := tn.newClient(client.Config{}, leaving.url(), staying.url())
+	// The port is outside of the system's range of ephemeral ports, and depends on the process so
+	// that test processes do not share it.
+	address := fmt.Sprint("127.0.0.1:", 20_000+os.Getpid()%10_000)
+	draining, other := env.startGateway(address, settings), env.startGateway(anyPort, settings)
+	c := env.newClient(client.Config{}, draining.url(), other.url())
 	waitConnected(c, 2)
 	ctx, stop := context.WithCancel(t.Context())
 	var sent atomic.Int64
@@ -141,14 +142,14 @@ func TestDrainingGatewayCausesNoErrors(t *testing.T) {
 		waitUntil(func() bool { return sent.Load() > from+100 })
 	}
 	more()
-	leaving.stop()
+	draining.stop()
 	more()
-	tn.startGateway(own, settings)
+	env.startGateway(address, settings)
 	waitConnected(c, 2)
 	more()
 	stop()
 	sending.Wait()
-	_, accepted := tn.counts()
+	_, accepted := env.counts()
 	for i, n := range accepted {
 		if n != 1 {
 			t.Errorf("%s was accepted %d times", i, n)
@@ -156,18 +157,18 @@ func TestDrainingGatewayCausesNoErrors(t *testing.T) {
 	}
 }
 
-// providerFailed reports whether it is a gateway that has failed at its own provider, or holds back what it takes to be too much for
-// that: on a busy machine, the mock can be slow or silent.
+// providerFailed reports whether a gateway failed at its provider, or throttled because of it. On a
+// busy machine the mock can be slow or unresponsive.
 func providerFailed(r push.Receipt) bool {
 	return len(r.Attempts) > 0 || r.Reason == "PROVIDER_DOWN" || r.Reason == "OVERLOADED"
 }
 
 func TestIdleClientSurvivesGatewayStop(t *testing.T) {
-	tn := newTestEnv(t)
-	leaving, staying := tn.startGateway(anyPort, ""), tn.startGateway(anyPort, "")
-	c := tn.newClient(client.Config{}, leaving.url(), staying.url())
+	env := newTestEnv(t)
+	draining, other := env.startGateway(anyPort, ""), env.startGateway(anyPort, "")
+	c := env.newClient(client.Config{}, draining.url(), other.url())
 	waitConnected(c, 2)
-	leaving.stop()
+	draining.stop()
 	for i := range 20 {
 		if receipt, err := c.Send(t.Context(), testNotification(i)); err != nil {
 			t.Errorf("%+v %v", receipt, err)
@@ -176,9 +177,9 @@ func TestIdleClientSurvivesGatewayStop(t *testing.T) {
 }
 
 func TestGatewaysOfSameZoneArePreferred(t *testing.T) {
-	tn := newTestEnv(t)
-	near, far := tn.startGateway(anyPort, "zone: tokyo-a\n"), tn.startGateway(anyPort, "zone: tokyo-b\n")
-	c := tn.newClient(client.Config{Zone: "tokyo-a"}, far.url(), near.url())
+	env := newTestEnv(t)
+	near, far := env.startGateway(anyPort, "zone: tokyo-a\n"), env.startGateway(anyPort, "zone: tokyo-b\n")
+	c := env.newClient(client.Config{Zone: "tokyo-a"}, far.url(), near.url())
 	waitConnected(c, 2)
 	for i := range 200 {
 		if _, err := c.Send(t.Context(), testNotification(i)); err != nil {
@@ -190,11 +191,11 @@ func TestGatewaysOfSameZoneArePreferred(t *testing.T) {
 	}
 	near.stop()
 	if _, err := c.Send(t.Context(), testNotification(200)); err != nil {
-		t.Errorf("with home gone: %v", err)
+		t.Errorf("without a gateway in the own zone: %v", err)
 	}
 }
 
-// sentCount is how many notifications a gateway got to its providers.
+// sentCount returns how many notifications a gateway sent successfully.
 func sentCount(h *testGateway) (n int) {
 	for _, s := range h.Status().Services {
 		for _, e := range s.Pool.Endpoints {
@@ -207,10 +208,10 @@ func sentCount(h *testGateway) (n int) {
 func TestLossyConnectionIsKept(t *testing.T) {
 	t.Parallel()
 	const n, workers = 80, 8
-	tn := newTestEnv(t)
-	near, far := tn.startGateway(anyPort, "zone: a\n"), tn.startGateway(anyPort, "zone: b\n")
+	env := newTestEnv(t)
+	near, far := env.startGateway(anyPort, "zone: a\n"), env.startGateway(anyPort, "zone: b\n")
 	var lost atomic.Int32
-	c := tn.newClient(client.Config{Zone: "a", Timeout: 10 * time.Minute, Observe: func(e pool.Event) {
+	c := env.newClient(client.Config{Zone: "a", Timeout: 10 * time.Minute, Observe: func(e pool.Event) {
 		if e.Kind == pool.EventConnLost || e.Kind == pool.EventEjected {
 			lost.Add(1)
 		}
@@ -228,22 +229,22 @@ func TestLossyConnectionIsKept(t *testing.T) {
 	}
 	sending.Wait()
 	if lost.Load() != 0 {
-		t.Errorf("%d times a gateway was given up", lost.Load())
+		t.Errorf("%d connections were lost or ejected", lost.Load())
 	}
-	requests, _ := tn.counts()
+	requests, _ := env.counts()
 	for i := range n {
 		if got := requests[token(i)]; got > 1 {
-			t.Errorf("notification %d: the service got %d requests", i, got)
+			t.Errorf("notification %d: the provider got %d requests", i, got)
 		}
 	}
 }
 
 func TestLostZoneFailsOver(t *testing.T) {
 	t.Parallel()
-	tn := newTestEnv(t)
-	near, far := tn.startGateway(anyPort, "zone: a\n"), tn.startGateway(anyPort, "zone: b\n")
-	cable := newTestProxy(t, near.address)
-	c := tn.newClient(client.Config{Zone: "a", KeepaliveTimeout: 5 * time.Second}, cable.url(), far.url())
+	env := newTestEnv(t)
+	near, far := env.startGateway(anyPort, "zone: a\n"), env.startGateway(anyPort, "zone: b\n")
+	proxy := newTestProxy(t, near.address)
+	c := env.newClient(client.Config{Zone: "a", KeepaliveTimeout: 5 * time.Second}, proxy.url(), far.url())
 	waitConnected(c, 2)
 	ctx, stop := context.WithCancel(t.Context())
 	var sent atomic.Int64
@@ -261,7 +262,7 @@ func TestLostZoneFailsOver(t *testing.T) {
 		})
 	}
 	waitUntil(func() bool { return sent.Load() > 100 })
-	cable.freeze()
+	proxy.freeze()
 	from := sent.Load()
 	waitUntil(func() bool { return sent.Load() > from+100 })
 	stop()
@@ -270,14 +271,14 @@ func TestLostZoneFailsOver(t *testing.T) {
 
 func TestAllCallsOfLostGatewayAreRepeatedOnce(t *testing.T) {
 	t.Parallel()
-	tn := newTestEnv(t)
-	near, far := tn.startGateway(anyPort, "zone: a\n"), tn.startGateway(anyPort, "zone: b\n")
-	cable := newTestProxy(t, near.address)
-	c := tn.newClient(client.Config{Zone: "a", KeepaliveTimeout: 5 * time.Second}, cable.url(), far.url())
+	env := newTestEnv(t)
+	near, far := env.startGateway(anyPort, "zone: a\n"), env.startGateway(anyPort, "zone: b\n")
+	proxy := newTestProxy(t, near.address)
+	c := env.newClient(client.Config{Zone: "a", KeepaliveTimeout: 5 * time.Second}, proxy.url(), far.url())
 	waitConnected(c, 2)
-	cable.freeze()
+	proxy.freeze()
 	var sending sync.WaitGroup
-	for i := range 150 { // more than a budget of a tenth and 3/s grants
+	for i := range 150 { // more than the retry budget of 10% and 3/s allows
 		sending.Go(func() {
 			n := testNotification(i)
 			n.CollapseKey = "k"
@@ -291,16 +292,16 @@ func TestAllCallsOfLostGatewayAreRepeatedOnce(t *testing.T) {
 
 func TestGatewayFileIsReloaded(t *testing.T) {
 	t.Parallel()
-	tn := newTestEnv(t)
-	first, second := tn.startGateway(anyPort, ""), tn.startGateway(anyPort, "")
+	env := newTestEnv(t)
+	first, second := env.startGateway(anyPort, ""), env.startGateway(anyPort, "")
 	file := filepath.Join(t.TempDir(), "gateways")
 	write := func(text string) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write("# ours\n" + first.url() + " tokyo-a\n")
-	c := tn.newClient(client.Config{File: file})
+	write("# gateways\n" + first.url() + " tokyo-a\n")
+	c := env.newClient(client.Config{File: file})
 	if _, err := c.Send(t.Context(), testNotification(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +316,7 @@ func TestGatewayFileIsReloaded(t *testing.T) {
 	at(second.address)
 	write("nonsense\n")
 	if _, err := c.Send(t.Context(), testNotification(2)); err != nil {
-		t.Errorf("a bad file takes the gateways away: %v", err)
+		t.Errorf("an invalid file removes the gateways: %v", err)
 	}
 }
 
@@ -339,14 +340,14 @@ func TestInvalidConfig(t *testing.T) {
 		"negative":           {App: "a", Key: "k", Gateways: []string{"http://127.0.0.1:1"}, Attempts: -1},
 	} {
 		if _, err := client.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v, want %s in it", err, want)
+			t.Errorf("error %v does not contain %s", err, want)
 		}
 	}
 }
 
 func TestNoGatewayIsUnavailableAtDeadline(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, "http://127.0.0.1:1")
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, "http://127.0.0.1:1")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	receipt, err := c.Send(ctx, testNotification(1))
@@ -356,16 +357,16 @@ func TestNoGatewayIsUnavailableAtDeadline(t *testing.T) {
 }
 
 func TestEnqueueAndEvents(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())).url())
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())).url())
 	receipt, err := c.Enqueue(t.Context(), testNotification(1))
 	if err != nil || receipt.ID == "" || receipt.IsFinal() {
 		t.Fatalf("%+v %v", receipt, err)
 	}
-	tn.mock.Ledger().Expect(t, mockprovider.Query{Token: token(1)}, 1)
+	env.mock.Ledger().Expect(t, mockprovider.Query{Token: token(1)}, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	var enqueuing sync.WaitGroup
-	enqueuing.Go(func() { // until the feed, which begins some time now, has told of one
+	enqueuing.Go(func() { // until the feed, which starts at an unknown time, yields an event
 		for i := 2; ctx.Err() == nil; i++ {
 			if _, err := c.Enqueue(ctx, testNotification(i)); err != nil && ctx.Err() == nil {
 				t.Error(err)
@@ -384,8 +385,8 @@ func TestEnqueueAndEvents(t *testing.T) {
 }
 
 func TestEnqueueWithoutQueue(t *testing.T) {
-	tn := newTestEnv(t)
-	c := tn.newClient(client.Config{}, tn.startGateway(anyPort, "").url())
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, env.startGateway(anyPort, "").url())
 	_, err := c.Enqueue(t.Context(), testNotification(1))
 	if problem, ok := errors.AsType[*client.Error](err); !ok || problem.Type != "needs-queue" {
 		t.Errorf("%v", err)

@@ -17,55 +17,60 @@ import (
 )
 
 const (
-	maxGateways           = 1024             // that a client is connected to
-	maxRedialDelay        = 10 * time.Second // at most, to one that did not answer
-	defaultAttemptTimeout = time.Minute      // with a gateway that does not tell its own longest
+	maxGateways           = 1024             // connected at the same time
+	maxRedialDelay        = 10 * time.Second // to a gateway that cannot be reached
+	defaultAttemptTimeout = time.Minute      // if the gateway reports no maximum
 )
 
-// Config says whom a client speaks for and where the gateways are. Gateways or File, App and Key are required.
+// Config configures a client. App, Key and either Gateways or File are required.
 type Config struct {
-	// Gateways are base URLs: http://host:port (HTTP/2 without TLS) or https://host. A name with several addresses is as
-	// many gateways, and is looked up again and again.
+	// Gateways are base URLs: http://host:port (HTTP/2 without TLS) or https://host. Each address
+	// of a name is a gateway of its own, and names are resolved again periodically.
 	Gateways []string
-	// File names a file with the gateways in their stead: a URL on each line, and behind it the zone if the gateway does
-	// not tell; "#" begins a comment. It is read again when it changes. A file that cannot be read leaves things as they
-	// are.
+	// File names a file that lists the gateways instead: one URL on each line, optionally followed
+	// by a space and the gateway's zone, which is needed only if the gateway does not report it.
+	// "#" starts a comment. The file is reloaded when it changes. If it cannot be read or is
+	// invalid, the last list stays in use.
 	File string
-	// App is whose notifications they are.
+	// App is the app whose notifications the client sends.
 	App string
 	// Key is an API key of the app.
 	Key Key
-	// Zone is where this client runs. Gateways that say they are there are preferred while they can bear it; empty prefers
-	// nobody.
+	// Zone is the zone of this client. Gateways that report the same zone are preferred while they
+	// have capacity. Empty means no preference.
 	Zone string
-	// Timeout is for a call whose context has no deadline; default 30 s.
+	// Timeout applies to calls whose context has no deadline; default 30 s.
 	Timeout time.Duration
-	// Attempts is how many gateways are asked at most, while none has sent anything; default 3.
+	// Attempts is the maximum number of gateways to try while nothing has been sent; default 3.
 	Attempts int
-	// HedgeAfter is how long one gateway alone is asked by a Send: another is asked for the same then, and the first verdict
-	// of the two is the end. Only gateways that share their Idempotency-Keys are asked so (queue.nats.url: a cluster), for
-	// there it is sent once whoever gets to it; and no more than one Send in twenty is, and one in ten seconds. Make it
-	// more than 95 in 100 take. 0 never asks another.
+	// HedgeAfter is how long Send waits for the first gateway before it sends the same request to a
+	// second one; it returns the first verdict. The second gateway must share its Idempotency-Keys
+	// with the first (queue.nats.url: a cluster), so that only one of them sends the notification.
+	// At most one Send in twenty is hedged, plus one every ten seconds. Set it above the 95th
+	// percentile of the response time. 0 disables hedging.
 	HedgeAfter time.Duration
-	// InFlight is how many calls a gateway is given at a time, or less if it grants less; default 256.
+	// InFlight is the maximum number of concurrent calls to a gateway; default 256. A gateway can
+	// grant fewer.
 	InFlight int
-	// Silence is how long a gateway that owes an answer may say nothing at all, not even to a ping, before it is given up;
-	// default 1.5 s, so that a lost zone is left within two. More suits callers or gateways that are short of CPU, and links across an ocean.
+	// KeepaliveTimeout is how long a gateway with outstanding requests may send nothing, not even a
+	// ping acknowledgement, before its connection is closed; default 1.5 s, so that a client leaves
+	// a lost zone within two seconds. Use more for clients or gateways that are short of CPU, and
+	// for intercontinental links.
 	KeepaliveTimeout time.Duration
-	// Streams is how many gateways a batch is spread over at a time; default 4.
+	// Streams is the number of gateways that a batch uses concurrently; default 4.
 	Streams int
-	// TLS is for https gateways; nil means the system's roots.
+	// TLS is the configuration for https gateways; nil means the system's root certificates.
 	TLS *tls.Config
-	// Propagate writes the trace that ctx belongs to into h: traceparent, tracestate, baggage. OpenTelemetry's propagators
-	// do it; see the example. nil sends no trace.
+	// Propagate writes the trace context of ctx to h: traceparent, tracestate, baggage.
+	// OpenTelemetry's propagators do this; see the example. nil sends no trace context.
 	Propagate func(ctx context.Context, h http.Header)
-	// Observe is told what happens to the gateways, one by one. May be nil.
+	// Observe is called for each event of a gateway's connections. May be nil.
 	Observe func(pool.Event)
-	// Logger gets the same; nil discards it.
+	// Logger gets the same events; nil discards them.
 	Logger *slog.Logger
 }
 
-// Key is an API key. It prints as "…", whoever prints it and how.
+// Key is an API key. It always prints as "…".
 type Key string
 
 const hidden = "…"
@@ -73,36 +78,36 @@ const hidden = "…"
 // String hides the key.
 func (Key) String() string { return hidden }
 
-// GoString hides it from %#v.
+// GoString hides the key from %#v.
 func (Key) GoString() string { return hidden }
 
-// LogValue hides it from slog.
+// LogValue hides the key from slog.
 func (Key) LogValue() slog.Value { return slog.StringValue(hidden) }
 
-// MarshalText hides it from encoders.
+// MarshalText hides the key from encoders.
 func (Key) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
-// check refuses what cannot work, naming the field and what is allowed.
+// check validates the configuration. An error names the field and what is allowed.
 func (c *Config) check() (*resolver, error) {
 	switch {
 	case c.App == "" || url.PathEscape(c.App) != c.App:
 		return nil, errors.New("client: Config.App must be the name of an app in the gateways' configuration")
 	case !isVisibleASCII(string(c.Key)):
-		return nil, errors.New("client: Config.Key must be an API key of the app (gateway key makes one)")
+		return nil, errors.New("client: Config.Key must be an API key of the app (gateway key creates one)")
 	case c.File == "" && len(c.Gateways) == 0, c.File != "" && len(c.Gateways) > 0:
-		return nil, errors.New("client: one of Config.Gateways and Config.File must say where the gateways are")
+		return nil, errors.New("client: exactly one of Config.Gateways and Config.File must be set")
 	case c.Timeout < 0 || c.Attempts < 0 || c.InFlight < 0 || c.Streams < 0 || c.KeepaliveTimeout < 0 || c.HedgeAfter < 0:
-		return nil, errors.New("client: no number in Config may be negative (0 means the default)")
+		return nil, errors.New("client: numbers in Config must not be negative (0 means the default)")
 	}
-	f := &resolver{file: c.File}
+	r := &resolver{file: c.File}
 	for i, text := range c.Gateways {
 		g, err := parseGateway(text, "")
 		if err != nil {
 			return nil, fmt.Errorf("client: Config.Gateways[%d]: %w", i, err)
 		}
-		f.gateways = append(f.gateways, g)
+		r.gateways = append(r.gateways, g)
 	}
-	return f, nil
+	return r, nil
 }
 
 func (c *Config) fill() {

@@ -20,42 +20,42 @@ import (
 )
 
 const (
-	pingIdle        = 5 * time.Second // silence after which a gateway that owes no answer is pinged
-	livenessTimeout = 5 * time.Second // for its first sign of life
+	pingIdle        = 5 * time.Second // an idle connection is pinged after this time
+	livenessTimeout = 5 * time.Second // for the response of /livez
 	maxResponse     = 1 << 20
-	responseGrace   = 2 * time.Second // that a gateway is given beyond the longest time that it tells
+	responseGrace   = 2 * time.Second // added to the gateway's maximum response time
 )
 
-// gatewayConn is the way to one gateway: an HTTP/2 connection for calls, and HTTP/1.1 for what streams.
+// gatewayConn is the connection to one gateway: HTTP/2 for single calls, and HTTP/1.1 for streams.
 type gatewayConn struct {
 	*wire.Conn
 	base       *url.URL
 	http       *http.Transport
 	state      atomic.Pointer[loadReport]
 	reportZone func(zone string)
-	draining   chan struct{} // closed when it is to take nothing new
+	draining   chan struct{} // closed when no new calls or streams may start
 	startDrain func()
-	lost       chan struct{} // closed when the connection has broken
+	lost       chan struct{} // closed when the connection breaks
 }
 
 var _ pool.Conn = (*gatewayConn)(nil)
 
 var errDraining = errors.New("the gateway is draining")
 
-// dial makes a link. Before it stands, the gateway says what it grants, and whether it takes anything at all.
+// dial connects to a gateway. It first gets the load report, and fails if the gateway is draining.
 func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
 	g := c.resolver.gatewayAt(addr)
 	if g.base == nil {
-		return nil, fmt.Errorf("%s is no gateway's address", addr)
+		return nil, fmt.Errorf("%s is not the address of a gateway", addr)
 	}
-	l := &gatewayConn{
+	gc := &gatewayConn{
 		base: g.base, draining: make(chan struct{}), lost: make(chan struct{}),
 		reportZone: func(zone string) { c.resolver.reportedZones.Store(addr, zone) },
 		http:       c.transport(addr),
 	}
-	l.startDrain = sync.OnceFunc(func() { close(l.draining) })
-	l.state.Store(new(loadReport))
-	if err := l.checkLive(ctx); err != nil {
+	gc.startDrain = sync.OnceFunc(func() { close(gc.draining) })
+	gc.state.Store(new(loadReport))
+	if err := gc.checkLive(ctx); err != nil {
 		return nil, err
 	}
 	conn, err := connect(ctx, addr, g.base, wire.Config{
@@ -63,14 +63,14 @@ func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (pool.Conn, erro
 		IdlePingInterval: pingIdle, MaxResponseBytes: maxResponse,
 	})
 	if err != nil {
-		l.http.CloseIdleConnections()
+		gc.http.CloseIdleConnections()
 		return nil, err
 	}
-	l.Conn = conn
-	return l, nil
+	gc.Conn = conn
+	return gc, nil
 }
 
-// transport streams to one address, whatever a URL's name resolves to.
+// transport returns an HTTP transport that dials addr for every host name.
 func (c *Client) transport(addr netip.AddrPort) *http.Transport {
 	dialer := net.Dialer{Timeout: 5 * time.Second, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3,
@@ -84,7 +84,7 @@ func (c *Client) transport(addr netip.AddrPort) *http.Transport {
 	}
 }
 
-// connect begins HTTP/2: by ALPN where there is TLS, by its preface where there is none.
+// connect starts HTTP/2: with ALPN if the gateway uses TLS, otherwise with prior knowledge.
 func connect(ctx context.Context, addr netip.AddrPort, base *url.URL, cfg wire.Config) (*wire.Conn, error) {
 	if base.Scheme == "https" {
 		return wire.Dial(ctx, addr, cfg)
@@ -97,81 +97,82 @@ func connect(ctx context.Context, addr netip.AddrPort, base *url.URL, cfg wire.C
 	return wire.Client(ctx, nc, cfg)
 }
 
-// checkLive asks the gateway for a sign of life, and so for its signals.
-func (l *gatewayConn) checkLive(ctx context.Context) error {
+// checkLive requests /livez and stores the load report in its response.
+func (c *gatewayConn) checkLive(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, livenessTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.base.String()+"/livez", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base.String()+"/livez", nil)
 	if err != nil {
 		return err
 	}
-	answer, err := l.http.RoundTrip(request)
+	res, err := c.http.RoundTrip(request)
 	if err != nil {
 		return err
 	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, maxResponse)) // else the connection could not serve a stream
-	_ = answer.Body.Close()
-	l.update(answer.Header.Get(loadReportHeader))
+	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxResponse)) // otherwise the connection cannot be reused
+	_ = res.Body.Close()
+	c.update(res.Header.Get(loadReportHeader))
 	switch {
-	case answer.StatusCode != http.StatusOK:
-		err = fmt.Errorf("GET /livez is answered %s; is that a gateway?", answer.Status)
-	case l.state.Load().draining:
+	case res.StatusCode != http.StatusOK:
+		err = fmt.Errorf("GET /livez returned %s: check that it is a gateway", res.Status)
+	case c.state.Load().draining:
 		err = errDraining
 	}
 	if err != nil {
-		l.http.CloseIdleConnections()
+		c.http.CloseIdleConnections()
 	}
 	return err
 }
 
-// update takes note of the signals in an answer.
-func (l *gatewayConn) update(text string) {
-	if text == "" || text == l.state.Load().raw {
+// update stores the load report of a response.
+func (c *gatewayConn) update(text string) {
+	if text == "" || text == c.state.Load().raw {
 		return
 	}
-	now := parseLoadReport(text)
-	if before := l.state.Swap(&now); before.zone != now.zone {
-		l.reportZone(now.zone)
+	report := parseLoadReport(text)
+	if old := c.state.Swap(&report); old.zone != report.zone {
+		c.reportZone(report.zone)
 	}
 }
 
-// Do makes one attempt. The gateway gets as long as it says that it takes at most.
-func (l *gatewayConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
-	if longest := l.state.Load().maxDuration; longest > 0 {
-		bounded := *r
-		bounded.Timeout = longest + responseGrace
-		r = &bounded
+// Do makes one attempt. Its timeout is the gateway's maximum response time plus responseGrace.
+func (c *gatewayConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
+	if limit := c.state.Load().maxDuration; limit > 0 {
+		limited := *r
+		limited.Timeout = limit + responseGrace
+		r = &limited
 	}
-	answer, err := l.Conn.Do(ctx, r)
+	res, err := c.Conn.Do(ctx, r)
 	if err == nil {
-		l.update(answer.Get(loadReportHeader))
+		c.update(res.Get(loadReportHeader))
 	}
-	return answer, err
+	return res, err
 }
 
-// State is the connection's, within what the gateway grants.
-func (l *gatewayConn) State() wire.State {
-	state, told := l.Conn.State(), l.state.Load()
-	if told.concurrency > 0 {
-		state.MaxStreams = min(state.MaxStreams, told.concurrency)
+// State returns the state of the connection, limited by the load report.
+func (c *gatewayConn) State() wire.State {
+	state, report := c.Conn.State(), c.state.Load()
+	if report.concurrency > 0 {
+		state.MaxStreams = min(state.MaxStreams, report.concurrency)
 	}
-	state.Draining = state.Draining || told.draining
+	state.Draining = state.Draining || report.draining
 	return state
 }
 
-// Drain takes nothing new. Streams are told to end.
-func (l *gatewayConn) Drain() {
-	l.startDrain()
-	l.Conn.Drain()
+// Drain stops new calls and tells streams to end.
+func (c *gatewayConn) Drain() {
+	c.startDrain()
+	c.Conn.Drain()
 }
 
-// Run ends with the connection. Streams outlive one that ends in good order, and no other.
-func (l *gatewayConn) Run(ctx context.Context) error {
-	err := l.Conn.Run(ctx)
-	l.startDrain()
+// Run runs the connection until it ends. Streams continue if the connection ends normally, and are
+// cancelled if it breaks.
+func (c *gatewayConn) Run(ctx context.Context) error {
+	err := c.Conn.Run(ctx)
+	c.startDrain()
 	if err != nil || ctx.Err() != nil {
-		close(l.lost)
+		close(c.lost)
 	}
-	l.http.CloseIdleConnections()
+	c.http.CloseIdleConnections()
 	return err
 }

@@ -13,20 +13,21 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Sender carries a notification to its end; a delivery.Table is one, and so is a *delivery.Route.
+// Sender sends one notification. delivery.Table and *delivery.Route implement it.
 type Sender interface {
 	Send(ctx context.Context, n *push.Notification) push.Receipt
 }
 
-// Direct returns a client for an app that needs no gateway: it hands every notification to s, in this process. Code that
-// was written for a Client works as it is, but for Enqueue and Events, which need a gateway's queue.
+// Direct returns a client that needs no gateway: it passes every notification to s in the same
+// process. Code that was written for a Client works unchanged, except Enqueue and Events, which
+// need a gateway's queue.
 func Direct(app string, s Sender) *Client {
 	c := &Client{cfg: Config{App: app}, direct: s, close: func() error { return nil }, log: slog.New(slog.DiscardHandler)}
 	c.cfg.fill()
 	return c
 }
 
-// sendDirect does what a gateway does between its door and its routes.
+// sendDirect sets the fields that a gateway sets, and sends the notification.
 func (c *Client) sendDirect(ctx context.Context, n *push.Notification) (push.Receipt, error) {
 	named := *n
 	named.App, named.AcceptedAt = c.cfg.App, time.Now()
@@ -37,10 +38,10 @@ func (c *Client) sendDirect(ctx context.Context, n *push.Notification) (push.Rec
 	return r, errorFor(r, nil)
 }
 
-// maxDirectInFlight is how many of a batch a direct client sends at a time.
+// maxDirectInFlight is the number of concurrent notifications of a direct client's batch.
 const maxDirectInFlight = 512
 
-// batchDirect sends all that in gives, and hands out each end as it comes.
+// batchDirect is SendBatch for a direct client.
 func (c *Client) batchDirect(ctx context.Context, in iter.Seq[*push.Notification], yield func(push.Receipt, error) bool) {
 	b := newBatch(ctx, c, in)
 	defer b.close()

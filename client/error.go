@@ -11,27 +11,29 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Error is why there is no verdict on a notification, or why nothing could be asked at all. The receipt that comes with it
-// has the verdict: with push.Unknown it may have been sent, with all others it was not. Nothing in it is secret.
+// Error says why there is no verdict on a notification, or why a call failed. The receipt returned
+// with it has the verdict: if it is push.Unknown, the notification may have been sent; otherwise it
+// was not delivered. An Error contains no secret.
 type Error struct {
-	// Type names the sort of problem, as the end of the type in the gateways' contract: invalid-field, throttled,
-	// unauthorized, unavailable, unknown, unauthenticated, … It never changes.
+	// Type is the last part of the problem type in the gateway's API: invalid-field, throttled,
+	// unauthorized, unavailable, unknown, unauthenticated, … It is stable.
 	Type string
-	// Status is the HTTP status, or 0 where no gateway gave an answer.
+	// Status is the HTTP status, or 0 if no gateway responded.
 	Status int
-	// Title and Detail are for people: what it is, and what to do or what is allowed.
+	// Title and Detail are for humans: the kind of problem, and what to do or what is allowed.
 	Title, Detail string
-	// Field is the path of the notification's field that is not allowed, or empty.
+	// Field is the path of the notification's invalid field, or empty.
 	Field string
-	// RequestID finds the call in the gateway's log.
+	// RequestID identifies the request in the gateway's log.
 	RequestID string
-	// RetryAfter is how long to stay away; 0 where waiting does not help or nobody said.
+	// RetryAfter is how long to wait before another call; 0 if waiting does not help or the time is
+	// unknown.
 	RetryAfter time.Duration
-	// Attempts are the gateways that were asked, in order.
+	// Attempts are the attempts at gateways, in order.
 	Attempts []push.Attempt
 }
 
-// Error names the sort, the field, and what to do.
+// Error returns the type, the field and the detail.
 func (e *Error) Error() string {
 	s := "client: " + e.Type
 	if e.Field != "" {
@@ -43,27 +45,27 @@ func (e *Error) Error() string {
 	return s
 }
 
-// reasonNoGateway is the reason of a receipt that no gateway wrote.
+// reasonNoGateway is the reason of a receipt for a response that does not come from a gateway.
 const reasonNoGateway = "NO_GATEWAY"
 
 var errNeedsGateway = errors.New("client: this needs a gateway with a queue; a client made by Direct has none")
 
-// problemTypes are the types of the problems that a receipt alone tells.
+// problemTypes maps verdicts to problem types, for receipts without a problem document.
 var problemTypes = map[push.Verdict]string{
 	push.Refused: "invalid-field", push.Throttled: "throttled", push.Unauthorized: "unauthorized",
 	push.Unknown: "unknown", push.Unsent: "unavailable", push.Unavailable: "unavailable", push.Abandoned: "abandoned",
 }
 
-// advice says what to do with each of them.
+// advice is the detail for verdicts without one.
 var advice = map[push.Verdict]string{
-	push.Throttled: "send it again after RetryAfter", push.Unauthorized: "the operator has to look at the app's key or certificate",
-	push.Unknown: "sending it again may show it twice; OnUnknown lets the gateways decide", push.Unsent: "send it again later",
+	push.Throttled: "send it again after RetryAfter", push.Unauthorized: "the operator must check the app's key or certificate",
+	push.Unknown: "sending it again may display it twice; set OnUnknown to let the gateways repeat it", push.Unsent: "send it again later",
 	push.Unavailable: "send it again later", push.Abandoned: "the context was cancelled",
 }
 
-// errorFor returns why r holds no verdict on the notification, or nil if it does: the same line that the gateways draw
-// between 200 and the rest.
-func errorFor(r push.Receipt, asked []push.Attempt) error {
+// errorFor returns why r has no verdict on the notification, or nil if it has one. The gateway uses
+// the same rule to choose between status 200 and an error status.
+func errorFor(r push.Receipt, attempts []push.Attempt) error {
 	switch {
 	case !r.IsFinal(), r.Verdict == push.Accepted, r.Verdict == push.Unregistered, r.Verdict == push.Expired, r.State == push.StatusCancelled,
 		r.Verdict == push.Refused && len(r.Attempts) > 0:
@@ -74,6 +76,6 @@ func errorFor(r push.Receipt, asked []push.Attempt) error {
 		detail = r.Reason + ": " + detail
 	}
 	return &Error{
-		Type: problemTypes[r.Verdict], Field: r.Field, Detail: cmp.Or(r.Detail, detail), RetryAfter: r.RetryAfter, Attempts: asked,
+		Type: problemTypes[r.Verdict], Field: r.Field, Detail: cmp.Or(r.Detail, detail), RetryAfter: r.RetryAfter, Attempts: attempts,
 	}
 }

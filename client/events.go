@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	reconnectDelay  = time.Second      // between two tries at a feed
-	feedIdleTimeout = 45 * time.Second // three of its heartbeats
+	reconnectDelay  = time.Second      // delay between two connections of a feed
+	feedIdleTimeout = 45 * time.Second // three heartbeats of the gateway
 )
 
-// Events hands out what becomes of the app's notifications, as it happens, until ctx ends or the loop is left: all of it,
-// or events of the given types alone. after is the Cursor of the last event that was dealt with, and "" begins now. Where
-// a connection or a gateway is lost it goes on at another, and nothing is missed; an error is the last word. The key needs
-// the scope read.
+// Events yields the events of the app's notifications until ctx ends or the loop ends: all events,
+// or only those with the given statuses. after is the Cursor of the last event that was processed;
+// "" starts with the next event. If a connection or gateway is lost, Events continues at another
+// one without missing events. An error ends the sequence. The key needs the scope read.
 //
 //	for event, err := range c.Events(ctx, cursor, push.StatusUnregistered) {
 //		...
@@ -60,7 +60,7 @@ func statusStrings(types []push.Status) (list []string) {
 	return list
 }
 
-// feed is one reader of events, over as many connections as it takes.
+// feed reads events over one connection after another.
 type feed struct {
 	*Client
 	after     string // the last cursor
@@ -71,62 +71,64 @@ type feed struct {
 	id        string // of the event that is being read
 }
 
-var errStopped = errors.New("the loop was left")
+var errStopped = errors.New("the loop ended")
 
-// readOnce reads from one gateway until that ends. It returns whether to go on at another.
+// readOnce reads from one gateway until its feed ends. It returns whether to continue at another
+// gateway.
 func (f *feed) readOnce(ctx context.Context) bool {
 	err := f.connect(ctx)
 	if errors.Is(err, errStopped) {
 		return false
 	}
-	last, isLast := errors.AsType[*Error](err)
+	apiErr, ok := errors.AsType[*Error](err)
 	switch {
 	case ctx.Err() != nil:
 		f.yield(push.Event{}, ctx.Err())
 		return false
-	case isLast:
-		f.yield(push.Event{}, last)
+	case ok:
+		f.yield(push.Event{}, apiErr)
 		return false
 	}
 	return true
 }
 
-// connect reads from one gateway. An *Error is the last word; any other error is that connection's alone.
+// connect reads from one gateway. An *Error ends the whole feed; any other error ends only this
+// connection.
 func (f *feed) connect(ctx context.Context) error {
 	lease, err := f.pool.Pick(ctx, nil)
 	if err != nil {
 		r := push.Receipt{Outcome: push.NoResponse(err)}
 		return errorFor(r, nil)
 	}
-	l := lease.Conn().(*gatewayConn)
+	conn := lease.Conn().(*gatewayConn)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() {
 		select {
-		case <-l.draining:
+		case <-conn.draining:
 			cancel()
 		case <-stop:
 		}
 	}()
-	response, err := f.request(ctx, l)
+	res, err := f.request(ctx, conn)
 	if err != nil {
 		lease.Done(push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint, Reason: reasonNoGateway})
 		return err
 	}
-	defer func() { _ = response.Body.Close(); l.http.CloseIdleConnections() }()
-	lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: response.StatusCode}) // a feed is no call: it takes no place
-	if response.StatusCode != http.StatusOK {
-		return f.readRefusal(response)
+	defer func() { _ = res.Body.Close(); conn.http.CloseIdleConnections() }()
+	lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: res.StatusCode}) // a feed does not count as a call in flight
+	if res.StatusCode != http.StatusOK {
+		return f.readRefusal(res)
 	}
-	quiet := time.AfterFunc(feedIdleTimeout, cancel)
-	defer quiet.Stop()
-	return f.read(response.Body, func() { quiet.Reset(feedIdleTimeout) })
+	idle := time.AfterFunc(feedIdleTimeout, cancel)
+	defer idle.Stop()
+	return f.read(res.Body, func() { idle.Reset(feedIdleTimeout) })
 }
 
-func (f *feed) request(ctx context.Context, l *gatewayConn) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.base.String()+f.path+"events"+f.query, nil)
+func (f *feed) request(ctx context.Context, conn *gatewayConn) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, conn.base.String()+f.path+"events"+f.query, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -135,24 +137,26 @@ func (f *feed) request(ctx context.Context, l *gatewayConn) (*http.Response, err
 	if f.after != "" {
 		request.Header.Set("Last-Event-ID", f.after)
 	}
-	return l.http.RoundTrip(request)
+	return conn.http.RoundTrip(request)
 }
 
-// readRefusal is the last word if the gateway means the reader, and not itself.
-func (f *feed) readRefusal(response *http.Response) error {
-	return feedError(readRefusal(response))
+// readRefusal returns an *Error if the gateway refuses the client, and another error if the gateway
+// is unavailable.
+func (f *feed) readRefusal(res *http.Response) error {
+	return feedError(readRefusal(res))
 }
 
-func feedError(a *response) error {
-	if a.proxy || a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented {
-		return errors.New(a.err.Error())
+func feedError(r *response) error {
+	if r.proxy || r.status >= http.StatusInternalServerError && r.status != http.StatusNotImplemented {
+		return errors.New(r.err.Error())
 	}
-	return a.err
+	return r.err
 }
 
-// read reads server-sent events (WHATWG HTML §9.2.6), of which gateways use id, event and data.
-func (f *feed) read(from io.Reader, alive func()) error {
-	lines := bufio.NewScanner(from)
+// read parses server-sent events (WHATWG HTML §9.2.6) with the fields id, event and data, which
+// gateways use.
+func (f *feed) read(r io.Reader, alive func()) error {
+	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 4<<10), maxResponse)
 	for lines.Scan() {
 		alive()
@@ -171,20 +175,20 @@ func (f *feed) read(from io.Reader, alive func()) error {
 			f.data.WriteString(value)
 		}
 	}
-	f.data.Reset() // an event that broke off was none: its id is not the last
+	f.data.Reset() // an incomplete event must not change the last id
 	f.eventType, f.id = "", f.after
 	return lines.Err()
 }
 
-// dispatch hands an event out.
+// dispatch yields an event.
 func (f *feed) dispatch() error {
-	data, kind := f.data.String(), f.eventType
+	data, eventType := f.data.String(), f.eventType
 	f.data.Reset()
 	f.eventType, f.after = "", f.id
 	if data == "" {
 		return nil
 	}
-	if kind == "problem" {
+	if eventType == "problem" {
 		a := new(response)
 		a.parseProblem([]byte(data))
 		a.status = a.err.Status

@@ -17,7 +17,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// A first notification. `gateway dev` prints a key, and the token of a device that its mock of Apple's service knows.
+// This sends a first notification. `gateway dev` prints a key, and the token of a device that its
+// mock of APNs accepts.
 func Example() {
 	c, err := client.Open(client.Config{Gateways: []string{"http://127.0.0.1:8080"}, App: "demo", Key: client.Key(os.Getenv("SLUICE_KEY"))})
 	if err != nil {
@@ -31,30 +32,30 @@ func Example() {
 	log.Println(receipt.Status())
 }
 
-// What to do with an end: forget the dead, come back later, or mend the code.
+// The result says whether to delete the token, to retry later, or to fix the notification.
 func ExampleClient_Send() {
 	c := client.Direct("shop", fixedSender{push.Unregistered})
 	receipt, err := c.Send(context.Background(), &push.Notification{Platform: push.APNs, Target: push.Target{Token: "00fc13ad…"}, Title: "Hi"})
 	problem, _ := errors.AsType[*client.Error](err)
 	switch {
 	case err == nil && receipt.Verdict == push.Unregistered:
-		fmt.Println("forget the token")
+		fmt.Println("delete the token")
 	case err == nil:
-		fmt.Println("its provider says", receipt.Status(), receipt.Reason)
+		fmt.Println("verdict:", receipt.Status(), receipt.Reason)
 	case problem.Field != "":
-		fmt.Println("mend", problem.Field)
+		fmt.Println("fix the field", problem.Field)
 	case receipt.Verdict == push.Unknown:
-		fmt.Println("it may have arrived:", problem)
+		fmt.Println("it may have been delivered:", problem)
 	default:
-		fmt.Println("nothing was sent; again in", problem.RetryAfter)
+		fmt.Println("not delivered; retry in", problem.RetryAfter)
 	}
-	// Output: forget the token
+	// Output: delete the token
 }
 
-// However many there are, only some thousands are in memory at a time.
+// The batch can have any length: at most a few thousand notifications are in memory at a time.
 func ExampleClient_SendBatch() {
 	c := client.Direct("shop", fixedSender{push.Accepted})
-	tokens := slices.Values([]string{"00aa…", "00bb…", "00cc…"}) // rows of a database, in earnest
+	tokens := slices.Values([]string{"00aa…", "00bb…", "00cc…"}) // in practice, the rows of a database
 	everybody := func(yield func(*push.Notification) bool) {
 		for token := range tokens {
 			if !yield(&push.Notification{Platform: push.APNs, Target: push.Target{Token: token}, Title: "News"}) {
@@ -65,7 +66,7 @@ func ExampleClient_SendBatch() {
 	ends := map[push.Status]int{}
 	for receipt, err := range c.SendBatch(context.Background(), everybody) {
 		if err != nil {
-			log.Print(err) // of this notification alone; *receipt.Index says which
+			log.Print(err) // for this notification only; *receipt.Index says which
 		}
 		ends[receipt.Status()]++
 	}
@@ -73,16 +74,17 @@ func ExampleClient_SendBatch() {
 	// Output: map[accepted:3]
 }
 
-// A delivery.Table, or one route of it, in this process stands in for the gateways.
+// A delivery.Table, or one of its routes, replaces the gateways in the same process.
 func ExampleDirect() {
-	var table delivery.Table // see package delivery for how one is filled
+	var table delivery.Table // see package delivery for how to configure it
 	c := client.Direct("shop", table)
 	_, err := c.Send(context.Background(), &push.Notification{Platform: push.FCM, Target: push.Target{Topic: "news"}, Title: "Hi"})
 	fmt.Println(err)
 	// Output: client: invalid-field: platform: must be sent by an app that has a platform configured; this one has none
 }
 
-// OpenTelemetry's propagators write what a carrier takes, and propagation.HeaderCarrier makes one of an http.Header:
+// OpenTelemetry's propagators write to a carrier, and propagation.HeaderCarrier makes one of an
+// http.Header:
 //
 //	Propagate: func(ctx context.Context, h http.Header) {
 //		otel.GetTextMapPropagator().Inject(ctx, propagation.HeaderCarrier(h))
@@ -99,7 +101,8 @@ func ExampleConfig_tracing() {
 	// Output: <nil> …
 }
 
-// A Send that has waited for a gateway of a cluster for 150 ms asks another one as well. It is sent once all the same.
+// If the first gateway of a cluster has not responded after 150 ms, Send also sends the request to
+// a second one. The notification is still sent only once.
 func ExampleConfig_hedging() {
 	cfg := client.Config{
 		Gateways: []string{"http://10.0.1.10:8080", "http://10.0.2.10:8080"}, App: "shop", Key: "slk_example",
@@ -110,22 +113,23 @@ func ExampleConfig_hedging() {
 	// Output: <nil>
 }
 
-// The dead tokens of an app, from where this program stopped the last time.
+// This reads the tokens that are no longer registered, starting where the program stopped last
+// time.
 func ExampleClient_Events() {
-	c := client.Direct("shop", fixedSender{push.Accepted}) // a feed needs a gateway with a queue, so this ends at once
-	cursor := ""                                           // what was stored below
+	c := client.Direct("shop", fixedSender{push.Accepted}) // events need a gateway with a queue, so this returns an error
+	cursor := ""                                           // the cursor stored by the last run
 	for event, err := range c.Events(context.Background(), cursor, push.StatusUnregistered) {
 		if err != nil {
 			fmt.Println(err)
 			break
 		}
-		fmt.Println("forget", event.Target.Key())
+		fmt.Println("delete", event.Target.Key())
 		cursor = event.Cursor
 	}
 	// Output: client: this needs a gateway with a queue; a client made by Direct has none
 }
 
-// fixedSender is a sender whose every notification ends with one verdict.
+// fixedSender returns the same verdict for all notifications.
 type fixedSender struct{ verdict push.Verdict }
 
 func (p fixedSender) Send(_ context.Context, n *push.Notification) push.Receipt {

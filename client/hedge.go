@@ -13,88 +13,91 @@ import (
 
 const (
 	hedgeRatio    = 0.05 // of all Sends
-	hedgeMinRate  = 0.1  // a second, for those who send little
-	maxHedgePicks = 8    // at gateways for one that shares its keys with the first
+	hedgeMinRate  = 0.1  // per second, for clients that send little
+	maxHedgePicks = 8    // to find a gateway that shares its keys with the first
 )
 
-// callResult is what one of two calls came to.
+// callResult is the result of one of two concurrent calls.
 type callResult struct {
 	receipt push.Receipt
 	err     error
 }
 
-// isFinal reports whether the notification has a verdict that no other call with its key can have another one of.
-func (e callResult) isFinal() bool { return e.err == nil && e.receipt.Verdict != push.Expired }
+// isFinal reports whether there is a verdict that another call with the same key cannot change.
+func (r callResult) isFinal() bool { return r.err == nil && r.receipt.Verdict != push.Expired }
 
-// hedge carries first, and asks a second gateway for the same should that take long. The key is claimed by whichever comes
-// to it first, so there is one send: the other waits for its end. So a hedge gains where the first gateway has not heard of
-// the call, or where its answer is slow in coming back, and nothing where it waits for the service itself.
+// hedge runs first, and sends the same request to a second gateway if that takes long. The gateway
+// that claims the key first sends the notification; the other waits for its result. So hedging
+// helps if the first gateway did not receive the request or its response is slow, and does not help
+// if the provider is slow.
 func (c *Client) hedge(ctx context.Context, first *call) (push.Receipt, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var both sync.WaitGroup
 	defer both.Wait()
-	defer cancel() // the loser
+	defer cancel() // cancels the slower call
 	c.hedges.Deposit()
-	ends := make(chan callResult, 1)
-	both.Go(func() { ends <- newCallResult(first.run(ctx)) })
-	e, lease := c.waitFirst(first, ends)
+	firstResult := make(chan callResult, 1)
+	both.Go(func() { firstResult <- newCallResult(first.run(ctx)) })
+	res, lease := c.waitFirst(first, firstResult)
 	if lease != nil {
-		others := make(chan callResult, 1)
-		both.Go(func() { others <- newCallResult(first.clone().runAt(ctx, lease)) })
-		e = firstFinal(ends, others)
+		secondResult := make(chan callResult, 1)
+		both.Go(func() { secondResult <- newCallResult(first.clone().runAt(ctx, lease)) })
+		res = firstFinal(firstResult, secondResult)
 	}
-	return e.receipt, e.err
+	return res.receipt, res.err
 }
 
-// waitFirst waits for first's end, or until it has taken long and a second gateway is to be had.
-func (c *Client) waitFirst(first *call, ended <-chan callResult) (e callResult, second *pool.Lease) {
-	late := time.NewTicker(c.cfg.HedgeAfter)
-	defer late.Stop()
+// waitFirst waits for the result of first, or until it has taken long and a second gateway is
+// available.
+func (c *Client) waitFirst(first *call, firstResult <-chan callResult) (res callResult, second *pool.Lease) {
+	ticker := time.NewTicker(c.cfg.HedgeAfter)
+	defer ticker.Stop()
 	for second == nil {
 		select {
-		case e = <-ended:
-			return e, nil
-		case <-late.C:
+		case res = <-firstResult:
+			return res, nil
+		case <-ticker.C:
 			second = c.pickSecond(first.lease.Load())
 		}
 	}
-	return e, second
+	return res, second
 }
 
 func newCallResult(receipt push.Receipt, err error) callResult { return callResult{receipt, err} }
 
-// firstFinal returns the first end that settles it. If none does, what either may have done stays unknown.
+// firstFinal returns the first final result. If there is none and either call may have sent the
+// notification, it returns that result, whose verdict is unknown.
 func firstFinal(first, second <-chan callResult) callResult {
-	var one, other callResult
+	var r1, r2 callResult
 	select {
-	case one = <-first:
-		if one.isFinal() {
-			return one
+	case r1 = <-first:
+		if r1.isFinal() {
+			return r1
 		}
-		other = <-second
-	case other = <-second:
-		if other.isFinal() {
-			return other
+		r2 = <-second
+	case r2 = <-second:
+		if r2.isFinal() {
+			return r2
 		}
-		one = <-first
+		r1 = <-first
 	}
-	if other.isFinal() || !one.isFinal() && other.receipt.Verdict == push.Unknown {
-		return other
+	if r2.isFinal() || !r1.isFinal() && r2.receipt.Verdict == push.Unknown {
+		return r2
 	}
-	return one
+	return r1
 }
 
-// pickSecond leases a gateway that shares its keys with the one that is being asked, if one has room at once and the budget
-// allows it.
+// pickSecond leases a gateway that shares its keys with the first, if one is available immediately
+// and the budget allows it.
 func (c *Client) pickSecond(first *pool.Lease) *pool.Lease {
 	if first == nil || idempotencyDomain(first) == "" {
 		return nil
 	}
-	now, cancel := context.WithCancel(context.Background())
-	cancel() // Pick does not wait then
+	canceled, cancel := context.WithCancel(context.Background())
+	cancel() // so that Pick does not wait
 	tried := pool.Tried{first.Endpoint()}
 	for range maxHedgePicks {
-		lease, err := c.pool.Pick(now, tried)
+		lease, err := c.pool.Pick(canceled, tried)
 		switch {
 		case err != nil:
 			return nil
@@ -111,12 +114,12 @@ func idempotencyDomain(l *pool.Lease) string {
 	return l.Conn().(*gatewayConn).state.Load().idempotencyDomain
 }
 
-// clone is the same call, to be made elsewhere.
+// clone returns the same call for another gateway.
 func (c *call) clone() *call {
 	return &call{Client: c.Client, n: c.n, key: c.key, trace: c.trace}
 }
 
-// runAt makes the call at one gateway and nowhere else.
+// runAt sends the request to this gateway only.
 func (c *call) runAt(ctx context.Context, lease *pool.Lease) (push.Receipt, error) {
 	var o push.Outcome
 	defer func() { lease.Done(o) }()

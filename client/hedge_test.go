@@ -23,7 +23,7 @@ const (
 	expiredBody      = `{"id":"1","status":"expired","attempts":[]}`
 )
 
-// scriptedResponse is what a gateway answers; hangUp breaks the connection.
+// scriptedResponse is the response of a fake gateway. abortResponse breaks the connection instead.
 type scriptedResponse struct {
 	status int
 	body   string
@@ -39,8 +39,8 @@ func (s scriptedResponse) write(w http.ResponseWriter) {
 	_, _ = io.WriteString(w, s.body)
 }
 
-// TestHedgeReturnsFirstVerdict has the first gateway answer only once the second has been asked, and where
-// the first is to be heard first, the second only once the first has answered.
+// In TestHedgeReturnsFirstVerdict, the first gateway responds only after the second one has
+// received the request.
 func TestHedgeReturnsFirstVerdict(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -48,25 +48,25 @@ func TestHedgeReturnsFirstVerdict(t *testing.T) {
 		first, second scriptedResponse
 		verdict       push.Verdict
 	}{
-		{"the first is lost, and the second knows", abortResponse, scriptedResponse{200, acceptedBody}, push.Accepted},
-		{"the first sent nothing, and the second did", scriptedResponse{429, throttledNotSent}, scriptedResponse{200, acceptedBody}, push.Accepted},
-		{"the first was too late, and the second was not", scriptedResponse{200, expiredBody}, scriptedResponse{200, acceptedBody}, push.Accepted},
-		{"the first knows, and the second is lost", scriptedResponse{200, acceptedBody}, abortResponse, push.Accepted},
-		{"the first knows, and the second sent nothing", scriptedResponse{200, acceptedBody}, scriptedResponse{429, throttledNotSent}, push.Accepted},
+		{"first lost, second accepted", abortResponse, scriptedResponse{200, acceptedBody}, push.Accepted},
+		{"first sent nothing, second accepted", scriptedResponse{429, throttledNotSent}, scriptedResponse{200, acceptedBody}, push.Accepted},
+		{"first expired, second accepted", scriptedResponse{200, expiredBody}, scriptedResponse{200, acceptedBody}, push.Accepted},
+		{"first accepted, second lost", scriptedResponse{200, acceptedBody}, abortResponse, push.Accepted},
+		{"first accepted, second sent nothing", scriptedResponse{200, acceptedBody}, scriptedResponse{429, throttledNotSent}, push.Accepted},
 		{"neither sent anything", scriptedResponse{429, throttledNotSent}, scriptedResponse{429, throttledNotSent}, push.Throttled},
-		{"the second sent nothing, and the first may have", abortResponse, scriptedResponse{429, throttledNotSent}, push.Unknown},
-		{"the first sent nothing, and the second may have", scriptedResponse{429, throttledNotSent}, abortResponse, push.Unknown},
-		{"the first sent nothing, and the second cannot tell", scriptedResponse{429, throttledNotSent}, scriptedResponse{504, unknownBody}, push.Unknown},
+		{"first lost, second sent nothing", abortResponse, scriptedResponse{429, throttledNotSent}, push.Unknown},
+		{"first sent nothing, second lost", scriptedResponse{429, throttledNotSent}, abortResponse, push.Unknown},
+		{"first sent nothing, second unknown", scriptedResponse{429, throttledNotSent}, scriptedResponse{504, unknownBody}, push.Unknown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			var asked atomic.Int32
+			var requests atomic.Int32
 			var keys sync.Map
 			both := make(chan struct{})
 			gateway := func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Sluice-Gateway", sharedKeysReport)
 				keys.Store(r.Header.Get("Idempotency-Key"), true)
-				if asked.Add(1) == 1 {
+				if requests.Add(1) == 1 {
 					<-both
 					c.first.write(w)
 					return
@@ -83,36 +83,36 @@ func TestHedgeReturnsFirstVerdict(t *testing.T) {
 			}
 			count := 0
 			keys.Range(func(key, _ any) bool { count++; return key != "" })
-			if count != 1 || asked.Load() != 2 {
-				t.Errorf("%d gateways were asked, with %d keys", asked.Load(), count)
+			if count != 1 || requests.Load() != 2 {
+				t.Errorf("%d gateways got the request, with %d keys", requests.Load(), count)
 			}
 		})
 	}
 }
 
-// newSharingClient opens a client of played gateways, and has it hear their signals.
+// newSharingClient returns a client of fake gateways that share their keys.
 func newSharingClient(t *testing.T, cfg client.Config, gateways ...http.HandlerFunc) *client.Client {
 	t.Helper()
 	var urls []string
 	for _, g := range gateways {
 		urls = append(urls, fakeGatewayWithReport(t, sharedKeysReport, g))
 	}
-	tn := &testEnv{t: t, key: "slk_test"}
-	cfg.Timeout = 10 * time.Minute // a busy machine is no reason
-	c := tn.newClient(cfg, urls...)
+	env := &testEnv{t: t, key: "slk_test"}
+	cfg.Timeout = 10 * time.Minute // a busy machine must not cause timeouts
+	c := env.newClient(cfg, urls...)
 	waitConnected(c, len(urls))
 	return c
 }
 
 func TestHedgeCancelsSlowerCall(t *testing.T) {
 	t.Parallel()
-	left, first := make(chan struct{}), make(chan struct{}, 1)
+	canceled, first := make(chan struct{}), make(chan struct{}, 1)
 	first <- struct{}{}
 	gateway := func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-first:
 			<-r.Context().Done()
-			close(left)
+			close(canceled)
 		default:
 			_, _ = io.WriteString(w, acceptedBody)
 		}
@@ -121,65 +121,65 @@ func TestHedgeCancelsSlowerCall(t *testing.T) {
 	if _, err := c.Send(t.Context(), testNotification(1)); err != nil {
 		t.Error(err)
 	}
-	<-left
+	<-canceled
 }
 
 func TestHedgeBudget(t *testing.T) {
 	t.Parallel()
 	const n = 60
 	for _, c := range []struct {
-		name  string
-		told  string // by the second gateway; the first says keys="k"
-		ratio float64
-		floor float64
+		name   string
+		report string // of the second gateway; the first reports keys="k"
+		ratio  float64
+		floor  float64
 	}{
-		{"they share their keys", `keys="k"`, 0.05, 0.1},
-		{"each has others", `keys="m"`, 0, 0},
-		{"the other tells nothing", "max=600", 0, 0},
+		{"shared keys", `keys="k"`, 0.05, 0.1},
+		{"different keys", `keys="m"`, 0, 0},
+		{"the second reports no keys", "max=600", 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			var asked atomic.Int32
+			var requests atomic.Int32
 			gateway := func(w http.ResponseWriter, _ *http.Request) {
-				asked.Add(1)
-				time.Sleep(2 * time.Millisecond) // longer than HedgeAfter, most of the time
+				requests.Add(1)
+				time.Sleep(2 * time.Millisecond) // usually longer than HedgeAfter
 				_, _ = io.WriteString(w, acceptedBody)
 			}
-			tn := &testEnv{t: t, key: "slk_test"}
-			cl := tn.newClient(client.Config{HedgeAfter: time.Millisecond, Timeout: 10 * time.Minute}, fakeGatewayWithReport(t, `keys="k"`, gateway), fakeGatewayWithReport(t, c.told, gateway))
+			env := &testEnv{t: t, key: "slk_test"}
+			cl := env.newClient(client.Config{HedgeAfter: time.Millisecond, Timeout: 10 * time.Minute}, fakeGatewayWithReport(t, `keys="k"`, gateway), fakeGatewayWithReport(t, c.report, gateway))
 			waitConnected(cl, 2)
-			began := time.Now()
+			start := time.Now()
 			for i := range n {
 				if _, err := cl.Send(t.Context(), testNotification(i)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			granted := c.ratio*n + c.floor*(time.Since(began)+10*time.Second).Seconds()
-			if more := asked.Load() - n; float64(more) > granted {
-				t.Errorf("%d were asked twice, of %d, and %.1f may be", more, n, granted)
+			granted := c.ratio*n + c.floor*(time.Since(start)+10*time.Second).Seconds()
+			if hedged := requests.Load() - n; float64(hedged) > granted {
+				t.Errorf("%d of %d sends were hedged, the budget allows %.1f", hedged, n, granted)
 			}
 		})
 	}
 }
 
-// TestHedgedSendReachesProviderOnce has two gateways of one cluster, a third of whose calls take far longer than HedgeAfter, and
-// one of which then cannot be heard by its callers, while it lives on.
+// TestHedgedSendReachesProviderOnce has two gateways of a cluster. A third of the calls take much
+// longer than HedgeAfter. Later one gateway runs, but its clients do not receive its responses.
 func TestHedgedSendReachesProviderOnce(t *testing.T) {
 	t.Parallel()
 	const n = 40
-	tn := newTestEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
+	env := newTestEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
 		{Service: mockprovider.APNs, Delay: 20 * time.Millisecond, Share: 0.3},
 	}}})
 	shared := fmt.Sprintf("queue: {nats: {url: '%s', replicas: 1}}\n", jetstreamtest.StartServer(t))
-	cable := newTestProxy(t, tn.startGateway(anyPort, shared+"zone: a\n").address)
-	urls := []string{cable.url(), tn.startGateway(anyPort, shared+"zone: b\n").url()}
-	far, near := tn.newClient(client.Config{HedgeAfter: time.Millisecond}, urls...), tn.newClient(client.Config{HedgeAfter: time.Millisecond, Zone: "a"}, urls...)
+	proxy := newTestProxy(t, env.startGateway(anyPort, shared+"zone: a\n").address)
+	urls := []string{proxy.url(), env.startGateway(anyPort, shared+"zone: b\n").url()}
+	far, near := env.newClient(client.Config{HedgeAfter: time.Millisecond}, urls...), env.newClient(client.Config{HedgeAfter: time.Millisecond, Zone: "a"}, urls...)
 	waitConnected(far, 2)
 	waitConnected(near, 2)
-	var told [n + 1]push.Verdict
+	var verdicts [n + 1]push.Verdict
 	send := func(c *client.Client, i int) {
 		receipt, err := c.Send(t.Context(), testNotification(i))
-		if told[i] = receipt.Verdict; err != nil {
+		if verdicts[i] = receipt.Verdict; err != nil {
 			t.Log(err) // on a busy machine there may be no verdict
 		}
 	}
@@ -192,12 +192,12 @@ func TestHedgedSendReachesProviderOnce(t *testing.T) {
 		})
 	}
 	sending.Wait()
-	cable.freeze()
-	send(near, n) // asks the one that cannot be heard, and then the other
-	requests, _ := tn.counts()
-	for i, verdict := range told {
+	proxy.freeze()
+	send(near, n) // tries the unreachable gateway, and then the other one
+	requests, _ := env.counts()
+	for i, verdict := range verdicts {
 		if got := requests[token(i)]; got > 1 || verdict == push.Accepted && got != 1 {
-			t.Errorf("notification %d: its end is %s, and the service got %d requests", i, verdict, got)
+			t.Errorf("notification %d: verdict %s, but the provider got %d requests", i, verdict, got)
 		}
 	}
 }

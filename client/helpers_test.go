@@ -27,12 +27,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testEnv is mock providers, and what the configuration of a gateway before them needs.
+// testEnv has mock providers, and the configuration for gateways that use them.
 type testEnv struct {
 	t    testing.TB
 	mock *mockprovider.Mock
 	key  client.Key
-	app  string // the app shop, in YAML
+	app  string // the configuration of the app shop, in YAML
 }
 
 func newTestEnv(t testing.TB, cfg ...mockprovider.Config) *testEnv {
@@ -50,29 +50,29 @@ func newTestEnv(t testing.TB, cfg ...mockprovider.Config) *testEnv {
 		hash, at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic)}
 }
 
-// testGateway is a gateway that runs.
+// testGateway is a running gateway.
 type testGateway struct {
 	*gateway.Gateway
 	address string
-	stop    func() // drains it
+	stop    func() // drains and stops it
 }
 
 func (h *testGateway) url() string { return "http://" + h.address }
 
-// startGateway runs a gateway at an address, with further top-level keys of its configuration.
-func (tn *testEnv) startGateway(address, settings string) *testGateway {
-	tn.t.Helper()
-	text := "listen: " + address + "\nadmin: {listen: 127.0.0.1:0}\n" + settings + tn.app
-	cfg, err := config.Parse(filepath.Join(tn.t.TempDir(), "gateway.yaml"), []byte(text), nil)
+// startGateway runs a gateway. settings are further top-level keys of its configuration.
+func (env *testEnv) startGateway(address, settings string) *testGateway {
+	env.t.Helper()
+	text := "listen: " + address + "\nadmin: {listen: 127.0.0.1:0}\n" + settings + env.app
+	cfg, err := config.Parse(filepath.Join(env.t.TempDir(), "gateway.yaml"), []byte(text), nil)
 	if err != nil {
-		tn.t.Fatalf("%v in\n%s", err, text)
+		env.t.Fatalf("%v in\n%s", err, text)
 	}
 	g, err := gateway.New(cfg, nil)
 	if err != nil {
-		tn.t.Fatal(err)
+		env.t.Fatal(err)
 	}
 	if err := g.Listen(); err != nil {
-		tn.t.Fatal(err)
+		env.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -81,30 +81,30 @@ func (tn *testEnv) startGateway(address, settings string) *testGateway {
 	h.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
-			tn.t.Errorf("the gateway: %v", err)
+			env.t.Errorf("gateway: %v", err)
 		}
 	})
-	tn.t.Cleanup(h.stop)
+	env.t.Cleanup(h.stop)
 	return h
 }
 
 const anyPort = "127.0.0.1:0"
 
 // newClient opens a client of these gateways.
-func (tn *testEnv) newClient(cfg client.Config, urls ...string) *client.Client {
-	tn.t.Helper()
-	cfg.App, cfg.Key = "shop", tn.key
-	cfg.KeepaliveTimeout = cmp.Or(cfg.KeepaliveTimeout, time.Minute) // a busy machine is no lost gateway
+func (env *testEnv) newClient(cfg client.Config, urls ...string) *client.Client {
+	env.t.Helper()
+	cfg.App, cfg.Key = "shop", env.key
+	cfg.KeepaliveTimeout = cmp.Or(cfg.KeepaliveTimeout, time.Minute) // a busy machine must not look like a lost gateway
 	if cfg.File == "" {
 		cfg.Gateways = urls
 	}
 	c, err := client.Open(cfg)
 	if err != nil {
-		tn.t.Fatal(err)
+		env.t.Fatal(err)
 	}
-	tn.t.Cleanup(func() {
+	env.t.Cleanup(func() {
 		if err := c.Close(); err != nil {
-			tn.t.Errorf("Close: %v", err)
+			env.t.Errorf("Close: %v", err)
 		}
 	})
 	return c
@@ -121,23 +121,23 @@ func waitConnected(c *client.Client, n int) {
 	})
 }
 
-func waitUntil(so func() bool) {
-	for !so() {
+func waitUntil(condition func() bool) {
+	for !condition() {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// token is the i-th device's.
+// token returns the token of the i-th device.
 func token(i int) string { return fmt.Sprintf("%064x", i+1) }
 
 func testNotification(i int) *push.Notification {
 	return &push.Notification{Platform: push.APNs, Target: push.Target{Token: token(i)}, Title: "Hi"}
 }
 
-// counts counts the requests that the providers saw, and those they accepted, by token.
-func (tn *testEnv) counts() (requests, accepted map[string]int) {
+// counts returns the numbers of requests and of accepted requests at the providers, by token.
+func (env *testEnv) counts() (requests, accepted map[string]int) {
 	requests, accepted = map[string]int{}, map[string]int{}
-	for _, e := range tn.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
+	for _, e := range env.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
 		if e.Token == "" {
 			continue
 		}
@@ -149,15 +149,15 @@ func (tn *testEnv) counts() (requests, accepted map[string]int) {
 	return requests, accepted
 }
 
-// testProxy is a TCP connection between clients and one gateway that can be cut, or be a bad one.
+// testProxy is a TCP proxy in front of a gateway that can freeze or delay the data.
 type testProxy struct {
 	t        testing.TB
 	listener net.Listener
 	to       string
-	delay    func() time.Duration // by how much each piece of what is said comes late; nil for none
+	delay    func() time.Duration // returns the delay of each chunk of data; nil for no delay
 
 	mu     sync.Mutex
-	frozen chan struct{} // closed while nothing passes
+	frozen chan struct{} // closed to stop all data
 	conns  []net.Conn
 	work   sync.WaitGroup
 }
@@ -167,8 +167,8 @@ func newTestProxy(t testing.TB, to string) *testProxy {
 	return startProxy(t, to, nil)
 }
 
-// newLossyProxy is one on which every piece takes a while, and one in twenty as long as TCP waits before it sends anew what was
-// lost: that is what loss looks like from within a connection.
+// newLossyProxy returns a proxy that delays all data, and 5% of it by the retransmission timeout of
+// TCP. This is how packet loss looks on a TCP connection.
 func newLossyProxy(t testing.TB, to string) *testProxy {
 	t.Helper()
 	return startProxy(t, to, func() time.Duration {
@@ -179,13 +179,13 @@ func newLossyProxy(t testing.TB, to string) *testProxy {
 	})
 }
 
-func startProxy(t testing.TB, to string, late func() time.Duration) *testProxy {
+func startProxy(t testing.TB, to string, delay func() time.Duration) *testProxy {
 	t.Helper()
 	l, err := net.Listen("tcp", anyPort)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &testProxy{t: t, listener: l, to: to, delay: late, frozen: make(chan struct{})}
+	c := &testProxy{t: t, listener: l, to: to, delay: delay, frozen: make(chan struct{})}
 	c.work.Go(c.accept)
 	t.Cleanup(func() {
 		_ = l.Close()
@@ -203,26 +203,26 @@ func (c *testProxy) url() string { return "http://" + c.listener.Addr().String()
 
 func (c *testProxy) accept() {
 	for {
-		near, err := c.listener.Accept()
+		client, err := c.listener.Accept()
 		if err != nil {
 			return
 		}
-		far, err := net.Dial("tcp", c.to)
+		server, err := net.Dial("tcp", c.to)
 		if err != nil {
-			_ = near.Close()
+			_ = client.Close()
 			continue
 		}
 		c.mu.Lock()
-		c.conns = append(c.conns, near, far)
+		c.conns = append(c.conns, client, server)
 		frozen := c.frozen
 		c.mu.Unlock()
-		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-			c.work.Go(func() { c.copyUntilFrozen(way[0], way[1], frozen) })
+		for _, dir := range [][2]net.Conn{{client, server}, {server, client}} {
+			c.work.Go(func() { c.copyUntilFrozen(dir[0], dir[1], frozen) })
 		}
 	}
 }
 
-// copyUntilFrozen copies until either end closes; what comes once it is frozen goes nowhere.
+// copyUntilFrozen copies until either end closes. After freeze it discards the data.
 func (c *testProxy) copyUntilFrozen(from, to net.Conn, frozen <-chan struct{}) {
 	defer func() { _ = to.Close() }()
 	buffer := make([]byte, 32<<10)
@@ -243,7 +243,7 @@ func (c *testProxy) copyUntilFrozen(from, to net.Conn, frozen <-chan struct{}) {
 	}
 }
 
-// freeze lets nothing through any more, as if the zone had lost its power: no packet comes back, not even a reset.
+// freeze stops all data, like a power failure in a zone: not even a reset arrives.
 func (c *testProxy) freeze() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,20 +8,21 @@ import (
 	"time"
 )
 
-// loadReport are what a gateway tells of itself in the header Sluice-Gateway; zero is what it does not tell.
+// loadReport is what a gateway reports about itself in the header Sluice-Gateway. Absent values are
+// zero.
 type loadReport struct {
-	concurrency       int           // requests that it grants this connection
-	maxDuration       time.Duration // within which it always answers
+	concurrency       int           // concurrent requests granted to this connection
+	maxDuration       time.Duration // maximum response time
 	zone              string
-	idempotencyDomain string // whom it shares its Idempotency-Keys with
-	draining          bool   // it takes its leave
-	raw               string // as it was written
+	idempotencyDomain string // gateways with the same value share their Idempotency-Keys
+	draining          bool   // the gateway will stop and gets no new requests
+	raw               string // the header value
 }
 
 const loadReportHeader = "sluice-gateway"
 
-// parseLoadReport reads the header: a dictionary (RFC 9651), of which gateways use numbers, plain strings and flags. What it
-// does not know it passes over.
+// parseLoadReport parses the header: a dictionary (RFC 9651) of numbers, strings without escapes,
+// and flags. It ignores unknown members.
 func parseLoadReport(text string) (s loadReport) {
 	s.raw = text
 	for member := range strings.SplitSeq(text, ",") {
@@ -42,7 +43,7 @@ func parseLoadReport(text string) (s loadReport) {
 	return s
 }
 
-// seconds reads a decimal; what is no sensible time is none.
+// seconds parses a decimal number of seconds. Invalid values are zero.
 func seconds(text string) time.Duration {
 	v, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(v >= 0 && v < 1e6) {

@@ -19,17 +19,17 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// gateway is one entry of the list: a name or an address, with what stands before and behind it.
+// gateway is one entry of the list of gateways.
 type gateway struct {
 	base *url.URL
-	zone string // "" where the gateway tells it
+	zone string // "" if the gateway reports its zone
 }
 
 func parseGateway(text, zone string) (gateway, error) {
 	base, err := url.Parse(text)
 	if err != nil || (base.Scheme != "http" && base.Scheme != "https") || base.Hostname() == "" ||
 		strings.Trim(base.Path, "/") != "" || base.RawQuery != "" || base.User != nil {
-		return gateway{}, errors.New("must be http://host:port or https://host, with nothing behind it")
+		return gateway{}, errors.New("must be http://host:port or https://host, with nothing after it")
 	}
 	return gateway{&url.URL{Scheme: base.Scheme, Host: base.Host}, zone}, nil
 }
@@ -44,32 +44,32 @@ func (g gateway) port() uint16 {
 	return 443
 }
 
-// addresses looks the gateway up.
+// addresses resolves the gateway's name.
 func (g gateway) addresses(ctx context.Context) (list []netip.AddrPort, err error) {
 	if ip, err := netip.ParseAddr(g.base.Hostname()); err == nil {
 		return []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), g.port())}, nil
 	}
-	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", g.base.Hostname())
-	for _, ip := range found {
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", g.base.Hostname())
+	for _, ip := range ips {
 		list = append(list, netip.AddrPortFrom(ip.Unmap(), g.port()))
 	}
 	return list, err
 }
 
-// resolver knows where the gateways are, and in which zones.
+// resolver provides the addresses and zones of the gateways.
 type resolver struct {
 	file string
 
-	// Only Resolve uses these, and the pool calls it from one goroutine.
+	// Only Resolve uses these fields, and the pool calls it from one goroutine.
 	gateways  []gateway
-	version   fileVersion                 // of the file, when it was read
-	lastAddrs map[string][]netip.AddrPort // the last good answer for each host
+	version   fileVersion                 // of the file as last read
+	lastAddrs map[string][]netip.AddrPort // the last successful result for each host
 
 	byAddr        sync.Map // netip.AddrPort to gateway
-	reportedZones sync.Map // netip.AddrPort to the zone that the gateway told
+	reportedZones sync.Map // netip.AddrPort to the zone that the gateway reports
 }
 
-// fileVersion tells one version of a file from the next.
+// fileVersion identifies the content of a file.
 type fileVersion struct {
 	modTime time.Time
 	size    int64
@@ -78,33 +78,34 @@ type fileVersion struct {
 var _ pool.Resolver = (*resolver)(nil)
 
 const (
-	fileCheckInterval = time.Second // a file is looked at that often; that also finds it behind a symbolic link that was turned
+	fileCheckInterval = time.Second // a check also detects that a symbolic link changed
 	lookupInterval    = 5 * time.Second
 )
 
-// Resolve names the addresses of all gateways. One that cannot be looked up stays what it was.
-func (f *resolver) Resolve(ctx context.Context) (list []netip.AddrPort, ttl time.Duration, err error) {
+// Resolve returns the addresses of all gateways. A name that cannot be resolved keeps its last
+// addresses.
+func (r *resolver) Resolve(ctx context.Context) (list []netip.AddrPort, ttl time.Duration, err error) {
 	ttl = lookupInterval
-	if f.file != "" {
+	if r.file != "" {
 		ttl = fileCheckInterval
-		if err := f.reloadFile(); err != nil {
+		if err := r.reloadFile(); err != nil {
 			return nil, ttl, err
 		}
 	}
-	if f.lastAddrs == nil {
-		f.lastAddrs = map[string][]netip.AddrPort{}
+	if r.lastAddrs == nil {
+		r.lastAddrs = map[string][]netip.AddrPort{}
 	}
-	for _, g := range f.gateways {
-		found, lost := g.addresses(ctx)
-		if lost != nil {
-			err = lost
-			found = f.lastAddrs[g.base.Host]
+	for _, g := range r.gateways {
+		addrs, lookupErr := g.addresses(ctx)
+		if lookupErr != nil {
+			err = lookupErr
+			addrs = r.lastAddrs[g.base.Host]
 		}
-		f.lastAddrs[g.base.Host] = found
-		for _, addr := range found {
-			f.byAddr.Store(addr, g)
+		r.lastAddrs[g.base.Host] = addrs
+		for _, addr := range addrs {
+			r.byAddr.Store(addr, g)
 		}
-		list = append(list, found...)
+		list = append(list, addrs...)
 	}
 	if len(list) > 0 {
 		err = nil
@@ -112,29 +113,29 @@ func (f *resolver) Resolve(ctx context.Context) (list []netip.AddrPort, ttl time
 	return list, ttl, err
 }
 
-// reloadFile reads the file if it is not the one that was read last.
-func (f *resolver) reloadFile() error {
-	info, err := os.Stat(f.file)
+// reloadFile reads the file if it has changed.
+func (r *resolver) reloadFile() error {
+	info, err := os.Stat(r.file)
 	if err != nil {
 		return err
 	}
-	now := fileVersion{info.ModTime(), info.Size()}
-	if now == f.version {
+	version := fileVersion{info.ModTime(), info.Size()}
+	if version == r.version {
 		return nil
 	}
-	text, err := os.ReadFile(f.file)
+	text, err := os.ReadFile(r.file)
 	if err != nil {
 		return err
 	}
 	gateways, err := parseFile(text)
 	if err != nil {
-		return fmt.Errorf("%s: %w", f.file, err)
+		return fmt.Errorf("%s: %w", r.file, err)
 	}
-	f.gateways, f.version = gateways, now
+	r.gateways, r.version = gateways, version
 	return nil
 }
 
-// parseFile reads a list of gateways, as a whole or not at all.
+// parseFile parses a list of gateways. A single invalid line makes the whole file invalid.
 func parseFile(text []byte) (list []gateway, err error) {
 	number := 0
 	for line := range bytes.Lines(text) {
@@ -146,26 +147,27 @@ func parseFile(text []byte) (list []gateway, err error) {
 		}
 		g, err := parseGateway(words[0], strings.Join(words[1:], " "))
 		if err != nil || len(words) > 2 {
-			return nil, fmt.Errorf("line %d: must be a gateway's URL, and its zone behind it or nothing", number)
+			return nil, fmt.Errorf("line %d: must be the URL of a gateway, optionally followed by its zone", number)
 		}
 		list = append(list, g)
 	}
 	return list, nil
 }
 
-// gatewayAt returns the gateway that an address belongs to.
-func (f *resolver) gatewayAt(addr netip.AddrPort) gateway {
-	g, _ := f.byAddr.Load(addr)
-	known, _ := g.(gateway)
-	return known
+// gatewayAt returns the gateway that has an address.
+func (r *resolver) gatewayAt(addr netip.AddrPort) gateway {
+	g, _ := r.byAddr.Load(addr)
+	gw, _ := g.(gateway)
+	return gw
 }
 
-// zone tells where an address is: as the list says, or else as the gateway does.
-func (f *resolver) zone(addr netip.AddrPort) string {
-	if g := f.gatewayAt(addr); g.zone != "" {
+// zone returns the zone of an address: the one in the list, otherwise the one that the gateway
+// reports.
+func (r *resolver) zone(addr netip.AddrPort) string {
+	if g := r.gatewayAt(addr); g.zone != "" {
 		return g.zone
 	}
-	told, _ := f.reportedZones.Load(addr)
-	zone, _ := told.(string)
+	reported, _ := r.reportedZones.Load(addr)
+	zone, _ := reported.(string)
 	return zone
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// response is what a gateway said: a receipt, or a problem that may hold one. Neither means that it was no gateway that
-// answered, but a proxy before it.
+// response is a gateway's response: a receipt, or a problem that may contain one. If it is neither,
+// it comes from a proxy in front of the gateway.
 type response struct {
 	status  int
 	receipt push.Receipt
@@ -20,7 +20,7 @@ type response struct {
 	proxy   bool
 }
 
-// problemDocument is a problem as a gateway writes it (RFC 9457).
+// problemDocument is a problem of a gateway (RFC 9457).
 type problemDocument struct {
 	Type      string        `json:"type"`
 	Title     string        `json:"title"`
@@ -33,7 +33,7 @@ type problemDocument struct {
 
 const problemBase = "https://sluice-push.github.io/problems/"
 
-// parseResponse reads a gateway's answer.
+// parseResponse parses a response.
 func parseResponse(r *wire.Response) *response {
 	a := &response{status: r.Status}
 	if r.Status == http.StatusOK || r.Status == http.StatusAccepted {
@@ -46,45 +46,46 @@ func parseResponse(r *wire.Response) *response {
 	return a
 }
 
-// parseProblem reads the problem in body.
-func (a *response) parseProblem(body []byte) {
+// parseProblem parses the problem in body.
+func (r *response) parseProblem(body []byte) {
 	var d problemDocument
 	err := json.Unmarshal(body, &d)
 	slug, ours := strings.CutPrefix(d.Type, problemBase)
 	if err != nil || !ours {
-		a.proxy = true
-		a.receipt = push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: reasonNoGateway, HTTP: a.status}}
-		a.err = &Error{Type: problemTypes[push.Unknown], Status: a.status,
-			Detail: "the answer is not a gateway's (a proxy's? is the URL right?): " + http.StatusText(a.status)}
+		r.proxy = true
+		r.receipt = push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: reasonNoGateway, HTTP: r.status}}
+		r.err = &Error{Type: problemTypes[push.Unknown], Status: r.status,
+			Detail: "the response does not come from a gateway (check the URL and proxies): " + http.StatusText(r.status)}
 		return
 	}
-	a.err = &Error{Type: slug, Status: d.Status, Title: d.Title, Detail: d.Detail, Field: d.Field, RequestID: d.RequestID}
+	r.err = &Error{Type: slug, Status: d.Status, Title: d.Title, Detail: d.Detail, Field: d.Field, RequestID: d.RequestID}
 	if d.Receipt != nil {
-		a.receipt = *d.Receipt
+		r.receipt = *d.Receipt
 		return
 	}
-	a.receipt.Outcome = push.Outcome{Verdict: push.Refused, Reason: slug, Field: d.Field, Detail: d.Detail}
-	if a.nothingSent() {
-		a.receipt.Verdict = push.Unsent
-	} else if a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented {
-		a.receipt.Verdict = push.Unknown
+	r.receipt.Outcome = push.Outcome{Verdict: push.Refused, Reason: slug, Field: d.Field, Detail: d.Detail}
+	if r.nothingSent() {
+		r.receipt.Verdict = push.Unsent
+	} else if r.status >= http.StatusInternalServerError && r.status != http.StatusNotImplemented {
+		r.receipt.Verdict = push.Unknown
 	}
 }
 
-// outcome is what the answer says of the gateway, by which the route decides:
+// outcome returns the outcome for the gateway, by which the route decides:
 //
-//   - Accepted: it has done its part. Nobody else is asked, whatever it says of the notification.
-//   - Unavailable: it refused before anything was tried, or all that it tried is provably unsent. Another may be asked,
-//     and no attempt at a provider can be made twice for it.
-//   - Unknown: nobody can tell. Whether another is asked is the sender's choice.
-func (a *response) outcome() push.Outcome {
-	o := push.Outcome{HTTP: a.status, Reason: a.receipt.Reason}
+//   - Accepted: the gateway processed the request. No other gateway is tried, whatever the
+//     result of the notification.
+//   - Unavailable: the gateway refused before any attempt, or all its attempts were certainly not
+//     sent. Another gateway may be tried without a second attempt at the provider.
+//   - Unknown: the gateway may have sent it. The sender decides whether another gateway is tried.
+func (r *response) outcome() push.Outcome {
+	o := push.Outcome{HTTP: r.status, Reason: r.receipt.Reason}
 	switch {
-	case a.proxy && a.status >= http.StatusInternalServerError:
+	case r.proxy && r.status >= http.StatusInternalServerError:
 		o.Verdict, o.Scope = push.Unknown, push.ScopeEndpoint
-	case a.nothingSent():
+	case r.nothingSent():
 		o.Verdict = push.Unavailable
-	case a.status == http.StatusInternalServerError:
+	case r.status == http.StatusInternalServerError:
 		o.Verdict = push.Unknown
 	default:
 		o.Verdict = push.Accepted
@@ -92,18 +93,19 @@ func (a *response) outcome() push.Outcome {
 	return o
 }
 
-// nothingSent reports whether the gateway says that nothing was sent, for a reason that may be its own.
-func (a *response) nothingSent() bool {
-	switch a.status {
+// nothingSent reports whether the gateway says that nothing was sent, for a reason that may not
+// apply to other gateways.
+func (r *response) nothingSent() bool {
+	switch r.status {
 	case http.StatusServiceUnavailable:
-		return !a.proxy && notSent(a.receipt)
-	case http.StatusRequestTimeout: // it has not even heard the whole of it
-		return !a.proxy
+		return !r.proxy && notSent(r.receipt)
+	case http.StatusRequestTimeout: // it did not receive the whole request
+		return !r.proxy
 	}
 	return false
 }
 
-// notSent reports whether no provider has seen the notification.
+// notSent reports whether no provider has received the notification.
 func notSent(r push.Receipt) bool {
 	for _, attempt := range r.Attempts {
 		if attempt.Verdict != push.Unsent {

@@ -20,13 +20,13 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// played starts a gateway that says what a test wants it to say, and returns its URL.
+// fakeGateway starts a gateway with this handler and returns its URL.
 func fakeGateway(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()
 	return fakeGatewayWithReport(t, "max=5", h)
 }
 
-// fakeGatewayWithReport is play for a gateway that tells something of itself when it is greeted.
+// fakeGatewayWithReport is fakeGateway with a load report in the response of /livez.
 func fakeGatewayWithReport(t *testing.T, signals string, h http.HandlerFunc) string {
 	t.Helper()
 	l, err := net.Listen("tcp", anyPort)
@@ -62,58 +62,58 @@ const (
 func TestFailoverOnlyIfNothingWasSent(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		name    string
-		status  int
-		body    string
-		repeat  push.OnUnknown
-		another bool
-		verdict push.Verdict
+		name     string
+		status   int
+		body     string
+		repeat   push.OnUnknown
+		failover bool
+		verdict  push.Verdict
 	}{
-		{"nothing was tried", 503, notSent, "", true, push.Accepted},
-		{"all that was tried is provably unsent", 503, unavailableUnsentBody, "", true, push.Accepted},
-		{"it did not even hear the whole", 408, bodyTimeoutBody, "", true, push.Accepted},
-		{"its attempts failed", 503, unavailableTriedBody, push.RepeatAlways, false, push.Unavailable},
-		{"the quota is used up", 429, throttledBody, push.RepeatAlways, false, push.Throttled},
-		{"nobody can tell", 504, unknownBody, push.RepeatAlways, false, push.Unknown},
-		{"it has a fault", 500, internalBody, push.RepeatNever, false, push.Unknown},
-		{"it has a fault, and a repeat is allowed", 500, internalBody, push.RepeatAlways, true, push.Accepted},
-		{"a proxy answers", 503, "<html>", push.RepeatNever, false, push.Unknown},
-		{"a proxy answers, and a repeat is allowed", 502, "<html>", push.RepeatAlways, true, push.Accepted},
+		{"no attempt", 503, notSent, "", true, push.Accepted},
+		{"all attempts unsent", 503, unavailableUnsentBody, "", true, push.Accepted},
+		{"body timeout", 408, bodyTimeoutBody, "", true, push.Accepted},
+		{"attempts failed", 503, unavailableTriedBody, push.RepeatAlways, false, push.Unavailable},
+		{"throttled", 429, throttledBody, push.RepeatAlways, false, push.Throttled},
+		{"unknown", 504, unknownBody, push.RepeatAlways, false, push.Unknown},
+		{"internal error", 500, internalBody, push.RepeatNever, false, push.Unknown},
+		{"internal error, repeat allowed", 500, internalBody, push.RepeatAlways, true, push.Accepted},
+		{"response of a proxy", 503, "<html>", push.RepeatNever, false, push.Unknown},
+		{"response of a proxy, repeat allowed", 502, "<html>", push.RepeatAlways, true, push.Accepted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var asked atomic.Int32
+			var requests atomic.Int32
 			var mu sync.Mutex
 			keys := map[string]bool{}
 			gateway := func(w http.ResponseWriter, r *http.Request) {
 				mu.Lock()
 				keys[r.Header.Get("Idempotency-Key")] = true
 				mu.Unlock()
-				if asked.Add(1) == 1 {
+				if requests.Add(1) == 1 {
 					w.WriteHeader(c.status)
 					_, _ = io.WriteString(w, c.body)
 					return
 				}
 				_, _ = io.WriteString(w, acceptedBody)
 			}
-			tn := &testEnv{t: t, key: "slk_test"}
-			cl := tn.newClient(client.Config{}, fakeGateway(t, gateway), fakeGateway(t, gateway))
+			env := &testEnv{t: t, key: "slk_test"}
+			cl := env.newClient(client.Config{}, fakeGateway(t, gateway), fakeGateway(t, gateway))
 			waitConnected(cl, 2)
 			n := testNotification(1)
-			n.OnUnknown, n.Retry = c.repeat, &push.Retry{Attempts: 1} // which is about the service
+			n.OnUnknown, n.Retry = c.repeat, &push.Retry{Attempts: 1} // limits attempts at the push service only
 			receipt, err := cl.Send(t.Context(), n)
-			if (asked.Load() == 2) != c.another || receipt.Verdict != c.verdict || (err == nil) != (c.verdict == push.Accepted) {
-				t.Errorf("%d gateways were asked; %+v %v", asked.Load(), receipt, err)
+			if (requests.Load() == 2) != c.failover || receipt.Verdict != c.verdict || (err == nil) != (c.verdict == push.Accepted) {
+				t.Errorf("%d gateways got the request; %+v %v", requests.Load(), receipt, err)
 			}
 			if len(keys) != 1 || keys[""] {
-				t.Errorf("the calls had the Idempotency-Keys %v, want one", keys)
+				t.Errorf("the requests had the Idempotency-Keys %v, want one", keys)
 			}
 		})
 	}
 }
 
 func TestRetryAfterReachesCaller(t *testing.T) {
-	tn := &testEnv{t: t, key: "slk_test"}
-	c := tn.newClient(client.Config{}, fakeGateway(t, func(w http.ResponseWriter, _ *http.Request) {
+	env := &testEnv{t: t, key: "slk_test"}
+	c := env.newClient(client.Config{}, fakeGateway(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusTooManyRequests)
 		_, _ = io.WriteString(w, throttledBody)
 	}))
@@ -124,24 +124,24 @@ func TestRetryAfterReachesCaller(t *testing.T) {
 }
 
 func TestConcurrencyGrantIsRespected(t *testing.T) {
-	var now, most atomic.Int32
+	var current, maxSeen atomic.Int32
 	release := make(chan struct{})
 	url := fakeGateway(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Sluice-Gateway", "concurrency=3, max=5")
-		if n := now.Add(1); n > most.Load() {
-			most.Store(n)
+		if n := current.Add(1); n > maxSeen.Load() {
+			maxSeen.Store(n)
 		}
 		<-release
-		now.Add(-1)
+		current.Add(-1)
 		_, _ = io.WriteString(w, acceptedBody)
 	})
-	tn := &testEnv{t: t, key: "slk_test"}
-	c := tn.newClient(client.Config{}, url)
+	env := &testEnv{t: t, key: "slk_test"}
+	c := env.newClient(client.Config{}, url)
 	close(release)
-	if _, err := c.Send(t.Context(), testNotification(0)); err != nil { // from here on the grant is known
+	if _, err := c.Send(t.Context(), testNotification(0)); err != nil { // the client knows the grant after the first response
 		t.Fatal(err)
 	}
-	most.Store(0)
+	maxSeen.Store(0)
 	var sending sync.WaitGroup
 	for i := range 100 {
 		sending.Go(func() {
@@ -151,8 +151,8 @@ func TestConcurrencyGrantIsRespected(t *testing.T) {
 		})
 	}
 	sending.Wait()
-	if most.Load() > 3 {
-		t.Errorf("it had %d in flight, and granted 3", most.Load())
+	if maxSeen.Load() > 3 {
+		t.Errorf("%d requests in flight, the gateway granted 3", maxSeen.Load())
 	}
 }
 
@@ -162,8 +162,8 @@ func TestRequestHeaders(t *testing.T) {
 		got = r.Header
 		_, _ = io.WriteString(w, acceptedBody)
 	})
-	tn := &testEnv{t: t, key: "slk_test"}
-	c := tn.newClient(client.Config{Propagate: func(_ context.Context, h http.Header) { h.Set("Traceparent", "00-aa-bb-01") }}, url)
+	env := &testEnv{t: t, key: "slk_test"}
+	c := env.newClient(client.Config{Propagate: func(_ context.Context, h http.Header) { h.Set("Traceparent", "00-aa-bb-01") }}, url)
 	n := testNotification(1)
 	n.ID = "order-17"
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
@@ -171,8 +171,8 @@ func TestRequestHeaders(t *testing.T) {
 	if _, err := c.Send(ctx, n); err != nil {
 		t.Fatal(err)
 	}
-	if waits, err := strconv.Atoi(strings.TrimPrefix(got.Get("Prefer"), "wait=")); err != nil || waits < 1 || waits > 3599 {
-		t.Errorf("Prefer: %s, for a caller who waits less than an hour", got.Get("Prefer"))
+	if seconds, err := strconv.Atoi(strings.TrimPrefix(got.Get("Prefer"), "wait=")); err != nil || seconds < 1 || seconds > 3599 {
+		t.Errorf("Prefer: %s, want a wait of less than an hour", got.Get("Prefer"))
 	}
 	if got.Get("Traceparent") != "00-aa-bb-01" || got.Get("Authorization") != "Bearer slk_test" || got.Get("Idempotency-Key") != "order-17" {
 		t.Errorf("%v", got)
@@ -180,8 +180,8 @@ func TestRequestHeaders(t *testing.T) {
 }
 
 func TestInvalidIDIsRejectedLocally(t *testing.T) {
-	tn := &testEnv{t: t, key: "slk_test"}
-	c := tn.newClient(client.Config{}, fakeGateway(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") }))
+	env := &testEnv{t: t, key: "slk_test"}
+	c := env.newClient(client.Config{}, fakeGateway(t, func(http.ResponseWriter, *http.Request) { t.Error("the notification was sent") }))
 	n := testNotification(1)
 	n.ID = "a\r\nb: c"
 	_, err := c.Send(t.Context(), n)
@@ -192,7 +192,7 @@ func TestInvalidIDIsRejectedLocally(t *testing.T) {
 
 func TestEventsResumeAfterLostConnection(t *testing.T) {
 	t.Parallel()
-	var asked []string
+	var cursors []string
 	var mu sync.Mutex
 	gateway := func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "type=unregistered" {
@@ -200,7 +200,7 @@ func TestEventsResumeAfterLostConnection(t *testing.T) {
 		}
 		after := r.Header.Get("Last-Event-ID")
 		mu.Lock()
-		asked = append(asked, after)
+		cursors = append(cursors, after)
 		mu.Unlock()
 		first := 1
 		if after != "" {
@@ -212,8 +212,8 @@ func TestEventsResumeAfterLostConnection(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, "id: 99\nevent: unregistered\ndata: {\"id\":") // and the connection breaks
 	}
-	tn := &testEnv{t: t, key: "slk_test"}
-	c := tn.newClient(client.Config{}, fakeGateway(t, gateway), fakeGateway(t, gateway))
+	env := &testEnv{t: t, key: "slk_test"}
+	c := env.newClient(client.Config{}, fakeGateway(t, gateway), fakeGateway(t, gateway))
 	var got []string
 	for event, err := range c.Events(t.Context(), "", push.StatusUnregistered) {
 		if err != nil {
@@ -224,13 +224,13 @@ func TestEventsResumeAfterLostConnection(t *testing.T) {
 		}
 	}
 	if s := strings.Join(got, " "); s != "n1/1 n2/2 n3/3 n4/4 n5/5" {
-		t.Errorf("%s; asked after %v", s, asked)
+		t.Errorf("%s; the cursors were %v", s, cursors)
 	}
 }
 
 func TestEventsRefused(t *testing.T) {
-	tn := &testEnv{t: t, key: "slk_test"}
-	c := tn.newClient(client.Config{}, fakeGateway(t, func(w http.ResponseWriter, _ *http.Request) {
+	env := &testEnv{t: t, key: "slk_test"}
+	c := env.newClient(client.Config{}, fakeGateway(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		_, _ = io.WriteString(w, `{"type":"https://sluice-push.github.io/problems/missing-scope","status":403,"detail":"read"}`)
 	}))

@@ -19,28 +19,29 @@ import (
 )
 
 const (
-	maxItems          = 2000        // of one stream; then another begins, at the gateway that has the least to do by then
-	streamIdleTimeout = time.Second // without a new item, until a stream ends
-	flushSize         = 16 << 10    // bytes that leave in one write
+	maxItems          = 2000        // in one stream; the next stream starts at the gateway that has the least load by then
+	streamIdleTimeout = time.Second // a stream without new items ends
+	flushSize         = 16 << 10    // bytes in one write
 )
 
-// stream is one request to one gateway: notifications out and receipts back, both at the same time.
+// stream is one batch request to one gateway. It sends notifications and receives receipts at the
+// same time.
 type stream struct {
 	*batch
 	conn      *gatewayConn
 	ctx       context.Context
 	body      *io.PipeWriter
-	buf       []byte        // not written yet
-	sent      int           // how many items were written
-	done      chan struct{} // closed when no more receipts will come
+	buf       []byte        // not yet written
+	sent      int           // number of written items
+	done      chan struct{} // closed when no more receipts will arrive
 	connected atomic.Bool
 
 	mu       sync.Mutex
-	items    []*item // by their index in the request; nil once told
-	readUpTo int     // the gateway has read no further than this, where it says so; else -1
+	items    []*item // by index in the request; nil when the receipt has arrived
+	readUpTo int     // items from this index on were not read by the gateway; -1 if it did not say so
 }
 
-// startStreamWorker begins one more worker, that goes from stream to stream.
+// startStreamWorker starts a worker that runs one stream after another.
 func (b *batch) startStreamWorker(first *item) bool {
 	if b.workerCount == b.cfg.Streams {
 		return false
@@ -54,7 +55,7 @@ func (b *batch) startStreamWorker(first *item) bool {
 	return true
 }
 
-// stream sends first, and what else comes, to one gateway.
+// stream sends first and the following items to one gateway.
 func (b *batch) stream(first *item) {
 	ctx, cancel := b.withTimeout(b.ctx)
 	lease, err := b.pool.Pick(ctx, nil)
@@ -65,12 +66,13 @@ func (b *batch) stream(first *item) {
 		return
 	}
 	s := &stream{batch: b, conn: lease.Conn().(*gatewayConn), done: make(chan struct{}), readUpTo: -1}
-	answered, err := s.exchange(first)
-	lease.Done(s.outcome(answered, err))
-	s.settle(answered, err)
+	refusal, err := s.exchange(first)
+	lease.Done(s.outcome(refusal, err))
+	s.settle(refusal, err)
 }
 
-// exchange writes and reads until both have ended. It returns a gateway's refusal of the whole, or why the exchange broke.
+// exchange writes and reads until both have ended. It returns the gateway's refusal of the whole
+// request, or the error that ended the exchange.
 func (s *stream) exchange(first *item) (refusal *response, err error) {
 	ctx, cancel := context.WithCancel(s.batch.ctx)
 	defer cancel()
@@ -95,7 +97,7 @@ func (s *stream) exchange(first *item) (refusal *response, err error) {
 	return refusal, err
 }
 
-// write writes first and what follows, until nothing does, or the gateway takes its leave.
+// write writes first and the following items, until there are no more or the gateway drains.
 func (s *stream) write(first *item) {
 	defer func() { _ = s.body.Close() }()
 	s.add(first)
@@ -114,7 +116,7 @@ func (s *stream) write(first *item) {
 	s.flush()
 }
 
-// nextItem is the next item. While there is none, what is there is written.
+// nextItem returns the next item. If none is available, it flushes the buffer and waits.
 func (s *stream) nextItem(idle *time.Timer) (*item, bool) {
 	select {
 	case <-s.conn.draining:
@@ -138,7 +140,7 @@ func (s *stream) nextItem(idle *time.Timer) (*item, bool) {
 	return nil, false
 }
 
-// add puts an item on the line.
+// add adds an item to the buffer.
 func (s *stream) add(it *item) {
 	text, err := encodeLine(it.n)
 	if err != nil {
@@ -153,8 +155,9 @@ func (s *stream) add(it *item) {
 	s.mu.Unlock()
 }
 
-// encodeLine is a notification as a batch has it: with its Idempotency-Key inside, if its sender gave it one. Keys of our own
-// would only fill the gateways' memory: what a stream lost is not sent to the same gateway again.
+// encodeLine encodes a notification as a line of a batch. It includes an Idempotency-Key only if
+// the caller set the ID. A generated key would only use the gateways' memory, because items of a
+// lost stream are not sent to the same gateway again.
 func encodeLine(n *push.Notification) ([]byte, error) {
 	text, err := encode(n)
 	if err != nil || n.ID == "" {
@@ -167,7 +170,7 @@ func encodeLine(n *push.Notification) ([]byte, error) {
 	return append(append(append(text[:len(text)-1], `,"idempotency_key":`...), key...), '}'), err
 }
 
-// flush writes the line.
+// flush writes the buffer.
 func (s *stream) flush() bool {
 	if len(s.buf) == 0 {
 		return true
@@ -178,8 +181,8 @@ func (s *stream) flush() bool {
 	return err == nil
 }
 
-// receive makes the request and reads the receipts. A gateway that tells of none for longer than it says that one takes is
-// left.
+// receive sends the request and reads the receipts. It cancels the stream if no receipt arrives for
+// longer than the gateway's maximum response time.
 func (s *stream) receive(body io.Reader, cancel func()) (refusal *response, err error) {
 	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.conn.base.String()+s.path+"notifications/batch", body)
 	if err != nil {
@@ -187,28 +190,28 @@ func (s *stream) receive(body io.Reader, cancel func()) (refusal *response, err 
 	}
 	request.Header = s.header()
 	limit := defaultAttemptTimeout
-	if longest := s.conn.state.Load().maxDuration; longest > 0 {
-		limit = longest + responseGrace
+	if max := s.conn.state.Load().maxDuration; max > 0 {
+		limit = max + responseGrace
 	}
-	watch := time.AfterFunc(limit, cancel)
-	defer watch.Stop()
-	response, err := s.conn.http.RoundTrip(request)
+	timer := time.AfterFunc(limit, cancel)
+	defer timer.Stop()
+	res, err := s.conn.http.RoundTrip(request)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
-		_ = response.Body.Close()
+		_ = res.Body.Close()
 		select {
-		case <-s.conn.draining: // nobody else will
+		case <-s.conn.draining: // Run may have closed the idle connections already
 			s.conn.http.CloseIdleConnections()
 		default:
 		}
 	}()
-	s.conn.update(response.Header.Get(loadReportHeader))
-	if response.StatusCode != http.StatusOK {
-		return readRefusal(response), nil
+	s.conn.update(res.Header.Get(loadReportHeader))
+	if res.StatusCode != http.StatusOK {
+		return readRefusal(res), nil
 	}
-	return nil, s.receipts(response.Body, func() { watch.Reset(limit) })
+	return nil, s.receipts(res.Body, func() { timer.Reset(limit) })
 }
 
 func (s *stream) header() http.Header {
@@ -221,19 +224,19 @@ func (s *stream) header() http.Header {
 	return h
 }
 
-// readRefusal reads why a gateway took nothing of a batch.
-func readRefusal(response *http.Response) *response {
-	text, _ := io.ReadAll(io.LimitReader(response.Body, maxResponse))
-	r := wire.Response{Status: response.StatusCode, Body: text}
-	if after := response.Header.Get("Retry-After"); after != "" {
-		r.Header = []wire.Field{{Name: "retry-after", Value: after}}
+// readRefusal reads why a gateway refused a whole batch.
+func readRefusal(res *http.Response) *response {
+	text, _ := io.ReadAll(io.LimitReader(res.Body, maxResponse))
+	wireRes := wire.Response{Status: res.StatusCode, Body: text}
+	if after := res.Header.Get("Retry-After"); after != "" {
+		wireRes.Header = []wire.Field{{Name: "retry-after", Value: after}}
 	}
-	return parseResponse(&r)
+	return parseResponse(&wireRes)
 }
 
-// receipts reads them, line by line.
-func (s *stream) receipts(from io.Reader, alive func()) error {
-	lines := bufio.NewReaderSize(from, 32<<10)
+// receipts reads the receipts line by line.
+func (s *stream) receipts(body io.Reader, alive func()) error {
+	lines := bufio.NewReaderSize(body, 32<<10)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) && len(line) == 0 {
@@ -251,10 +254,12 @@ func (s *stream) receipts(from io.Reader, alive func()) error {
 	}
 }
 
-// unreadReasons are the reasons of a receipt that says that its notification, and all behind it, were not even read.
+// unreadReasons are the reasons of a receipt which says that this item and all after it were not
+// read.
 var unreadReasons = map[string]bool{"BatchTooLarge": true, "BodyTimeout": true, "BodyIncomplete": true}
 
-// handleReceipt tells what a receipt says, or sends its notification once more where it says that nothing was sent.
+// handleReceipt reports the result in a receipt. It resends the notification if the receipt says
+// that nothing was sent.
 func (s *stream) handleReceipt(r push.Receipt) {
 	if r.Index == nil {
 		return
@@ -275,7 +280,7 @@ func (s *stream) handleReceipt(r push.Receipt) {
 	}
 }
 
-// takeItem returns the item with that index, once.
+// takeItem returns the item with this index, once.
 func (s *stream) takeItem(index int) *item {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,7 +292,7 @@ func (s *stream) takeItem(index int) *item {
 	return it
 }
 
-// outcome is what the exchange says of the gateway.
+// outcome returns the outcome for the gateway.
 func (s *stream) outcome(refusal *response, err error) push.Outcome {
 	switch {
 	case refusal != nil:
@@ -301,7 +306,7 @@ func (s *stream) outcome(refusal *response, err error) push.Outcome {
 	}
 }
 
-// settle ends what has no receipt.
+// settle reports or resends the items without a receipt.
 func (s *stream) settle(refusal *response, err error) {
 	for index := range s.items {
 		it := s.takeItem(index)
@@ -321,12 +326,13 @@ func (s *stream) settle(refusal *response, err error) {
 	}
 }
 
-// resend sends one that ended in o by a call of its own, if that may be; else r is its end. What a gateway refused costs of
-// the budget, for the others may be as busy. What was on its way to one that was lost does not: all of it comes at once,
-// and once only.
+// resend sends an item as a single request if its outcome o allows it; otherwise it reports r.
+// Items that a gateway refused take from the retry budget, because other gateways may be as busy.
+// Items that were in flight to a lost gateway do not: they all fail at once, and are resent only
+// once.
 func (b *batch) resend(it *item, o push.Outcome, r push.Receipt) {
-	refused := o.Verdict == push.Unavailable && !b.route.Budget.Withdraw(o)
-	if b.ctx.Err() != nil || refused || o.Verdict == push.Unknown && !it.n.MayRetryUnknown() {
+	exhausted := o.Verdict == push.Unavailable && !b.route.Budget.Withdraw(o)
+	if b.ctx.Err() != nil || exhausted || o.Verdict == push.Unknown && !it.n.MayRetryUnknown() {
 		b.report(it, r, errorFor(r, nil))
 		return
 	}
