@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// allowed is what a field's allowed tag says: words, a range or a pattern with its meaning; at most one of them.
+// allowed is a parsed allowed tag: words, a range, or a pattern with its meaning; at most one of them.
 type allowed struct {
 	words   []string
 	lo, hi  string
@@ -35,7 +35,7 @@ func parseAllowed(tag string) allowed {
 	return allowed{}
 }
 
-// describe says what is allowed in a value of type t: `one of "json", "text"`, "a whole number from 1 to 64".
+// describe describes the allowed values of type t: `one of "json", "text"`, "a whole number, from 1 to 64".
 func (a allowed) describe(t reflect.Type) string {
 	switch {
 	case a.words != nil && t.Kind() == reflect.String:
@@ -53,7 +53,7 @@ func (a allowed) describe(t reflect.Type) string {
 	}
 }
 
-// permits reports whether v, which was read from text, is allowed.
+// permits reports whether v, which was parsed from text, is allowed.
 func (a allowed) permits(v reflect.Value, text string) bool {
 	switch {
 	case a.words != nil:
@@ -67,7 +67,7 @@ func (a allowed) permits(v reflect.Value, text string) bool {
 	}
 }
 
-// less orders the kinds of number that a range can be given for.
+// less compares two numbers of a kind that can have a range.
 func less(a, b reflect.Value) bool {
 	if a.CanFloat() {
 		return a.Float() < b.Float()
@@ -75,16 +75,16 @@ func less(a, b reflect.Value) bool {
 	return a.Int() < b.Int()
 }
 
-// mustParse reads a text that stands in a tag of ours.
+// mustParse parses a value in a struct tag of this package. It panics if the value is invalid.
 func mustParse(t reflect.Type, text string) reflect.Value {
 	v := reflect.New(t).Elem()
 	if err := parseValue(v, text); err != nil {
-		panic(fmt.Sprintf("config: tag %q is no %v", text, t))
+		panic(fmt.Sprintf("config: tag %q is not a %v", text, t))
 	}
 	return v
 }
 
-// parseValue sets v, a single value of any kind that the file knows, from its text.
+// parseValue sets v, a single value of any kind that the file can contain, from its text.
 func parseValue(v reflect.Value, text string) error {
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		return u.UnmarshalText([]byte(text))
@@ -110,7 +110,7 @@ func parseValue(v reflect.Value, text string) error {
 	}
 }
 
-// kind is how a type of value is called in errors and written in the schema.
+// kind describes a type of value in errors and in the schema.
 type kind struct {
 	description string
 	json        string // JSON Schema's type
@@ -136,7 +136,7 @@ func kindOf(t reflect.Type) kind {
 	case Network:
 		return kind{"a network as address/length", "string", `^[0-9a-fA-F.:]+/[0-9]+$`, "10.0.0.0/8"}
 	case Base:
-		return kind{"an https URL without anything behind its port", "string", `^https://[^/?#@]+/?$`, "https://localhost:2197"}
+		return kind{"an https URL with nothing after the port", "string", `^https://[^/?#@]+/?$`, "https://localhost:2197"}
 	case URL:
 		return kind{"an https URL without user or query", "string", `^https://[^?#@]+$`, "https://localhost:2197/token"}
 	case int:
@@ -146,6 +146,6 @@ func kindOf(t reflect.Type) kind {
 	case File:
 		return kind{description: "the path of a file", json: "string"}
 	default:
-		return kind{description: "a text", json: "string"}
+		return kind{description: "a string", json: "string"}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 const hash = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
-// shopConfig is the least that a gateway runs with; tests add lines above or below.
+// shopConfig is a minimal configuration. Tests add lines before or after it.
 const shopConfig = `apps:
   shop:
     keys: [{name: backend, hash: "` + hash + `"}]
@@ -35,7 +35,7 @@ func parseErrors(t *testing.T, file string, env ...string) string {
 	t.Helper()
 	_, err := config.Parse("gateway.yaml", []byte(file), env)
 	if _, ok := errors.AsType[config.Errors](err); !ok {
-		t.Fatalf("no config.Errors but %v", err)
+		t.Fatalf("got %v, want a config.Errors", err)
 	}
 	return err.Error()
 }
@@ -46,7 +46,7 @@ func TestExampleConfigMatchesDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	bare := parse(t, shopConfig)
-	bare.Zone = "tokyo-a" // this and the device's quota are those that its comments except
+	bare.Zone = "tokyo-a" // the comments in the example exclude this and device_rate from the defaults
 	bare.Quota.FCM.DeviceRate = config.Rate{Count: 240, Per: time.Minute}
 	bare.Apps, cfg.Apps = nil, nil
 	if diff := cmp.Diff(bare, cfg); diff != "" {

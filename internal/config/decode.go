@@ -12,13 +12,14 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// decoder fills a Config from a file's nodes and the environment, and notes everything that is wrong on the way.
+// decoder fills a Config from the nodes of a file and from the environment, and collects all errors.
 type decoder struct {
 	file      string
 	dir       string
 	root      reflect.Value
 	env       map[string]string
-	knownVars map[string]bool     // every variable that overrides something
+	knownVars map[string]bool     // every variable that overrides a key
+	retired   map[string]string   // variables of renamed keys, and the variables that replace them
 	positions map[string]position // where each value came from, by path
 	errors    Errors
 }
@@ -27,10 +28,11 @@ type decoder struct {
 type field struct {
 	reflect.StructField
 	name     string
+	was      string // the name in earlier versions; empty if the key was not renamed
 	allowed  allowed
 	required bool
 	secret   bool
-	preset   map[string]string // defaults of single keys of the block, in place of its own
+	preset   map[string]string // defaults of keys within the block that replace the block's own
 }
 
 func fieldsOf(t reflect.Type) []field {
@@ -38,7 +40,7 @@ func fieldsOf(t reflect.Type) []field {
 	for i := range fields {
 		f := t.Field(i)
 		fields[i] = field{
-			StructField: f, name: f.Tag.Get("name"), allowed: parseAllowed(f.Tag.Get("allowed")),
+			StructField: f, name: f.Tag.Get("name"), was: f.Tag.Get("was"), allowed: parseAllowed(f.Tag.Get("allowed")),
 			required: f.Tag.Get("required") == "true", secret: f.Tag.Get("secret") == "true",
 			preset: parsePairs(f.Tag.Get("preset")),
 		}
@@ -46,7 +48,7 @@ func fieldsOf(t reflect.Type) []field {
 	return fields
 }
 
-// parsePairs reads key=value,key=value.
+// parsePairs parses key=value,key=value.
 func parsePairs(tag string) map[string]string {
 	found := map[string]string{}
 	for pair := range strings.SplitSeq(tag, ",") {
@@ -57,7 +59,7 @@ func parsePairs(tag string) map[string]string {
 	return found
 }
 
-// applyPreset sets keys of a block to other defaults than the block's own.
+// applyPreset replaces the defaults of some keys of a block.
 func applyPreset(block reflect.Value, values map[string]string) {
 	for i, f := range fieldsOf(block.Type()) {
 		if def, ok := values[f.name]; ok {
@@ -73,12 +75,13 @@ func joinPath(path, name string) string {
 	return path + "." + name
 }
 
-// isBlock reports whether t is a mapping with keys of its own, not a single value that happens to be a struct.
+// isBlock reports whether t is a mapping with keys. Some single values are structs too.
 func isBlock(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && t != reflect.TypeFor[Rate]() && t != reflect.TypeFor[Endpoint]()
 }
 
-// setDefaults sets a fresh block to its defaults: those of the tags, or what the block that it inherits from holds by now.
+// setDefaults sets a new block to its defaults: those of the tags, or the current values of the block that it inherits
+// from.
 func (d *decoder) setDefaults(block reflect.Value) {
 	for i, f := range fieldsOf(block.Type()) {
 		v := block.Field(i)
@@ -96,7 +99,7 @@ func (d *decoder) setDefaults(block reflect.Value) {
 	}
 }
 
-// fieldByPath follows Go field names such as Quota.FCM.
+// fieldByPath returns the field at a path of Go field names, such as Quota.FCM.
 func fieldByPath(v reflect.Value, names string) reflect.Value {
 	for name := range strings.SplitSeq(names, ".") {
 		v = v.FieldByName(name)
@@ -104,7 +107,7 @@ func fieldByPath(v reflect.Value, names string) reflect.Value {
 	return v
 }
 
-// block fills a struct from a mapping. Its fields are filled in the order of the struct, not of the file.
+// block fills a struct from a mapping, in the order of the struct's fields, not of the file.
 func (d *decoder) block(path string, node *yaml.Node, block reflect.Value) {
 	fields := fieldsOf(block.Type())
 	names := make([]string, len(fields))
@@ -114,10 +117,11 @@ func (d *decoder) block(path string, node *yaml.Node, block reflect.Value) {
 	children := d.mapping(path, node)
 	for _, child := range children {
 		if !slices.Contains(names, child.name) {
-			d.failAt(child.position, joinPath(path, child.name), "unknown key"+didYouMeanOrList(child.name, names))
+			d.failAt(child.position, joinPath(path, child.name), "unknown key"+unknownKeyHint(child.name, fields, names))
 		}
 	}
 	for i, f := range fields {
+		d.retire(path, f)
 		at, value := joinPath(path, f.name), children.find(f.name)
 		before := len(d.errors)
 		d.value(at, f, value, block.Field(i))
@@ -127,7 +131,7 @@ func (d *decoder) block(path string, node *yaml.Node, block reflect.Value) {
 	}
 }
 
-// value fills one field of whatever type from node, which is nil where the file does not mention it.
+// value fills one field of any type from node, which is nil if the file does not contain the key.
 func (d *decoder) value(path string, f field, node *yaml.Node, v reflect.Value) {
 	switch t := v.Type(); {
 	case isBlock(t):
@@ -145,10 +149,10 @@ func (d *decoder) value(path string, f field, node *yaml.Node, v reflect.Value) 
 	}
 }
 
-// optionalBlock fills a block that is nil unless the file or the environment mentions it.
+// optionalBlock fills a block that stays nil unless the file or the environment sets one of its keys.
 func (d *decoder) optionalBlock(path string, node *yaml.Node, v reflect.Value) {
 	t := v.Type().Elem()
-	if mentioned := d.anyVarSet(path, t); isEmpty(node) && !mentioned {
+	if set := d.anyVarSet(path, t); isEmpty(node) && !set {
 		return
 	}
 	v.Set(reflect.New(t))
@@ -170,7 +174,7 @@ func (d *decoder) blockMap(path string, node *yaml.Node, v reflect.Value) {
 // blockList fills a list of blocks.
 func (d *decoder) blockList(path string, node *yaml.Node, v reflect.Value) {
 	if isEmpty(node) {
-		return // what was inherited stays
+		return // keep the inherited list
 	}
 	v.SetZero()
 	for i, item := range d.sequence(path, node) {
@@ -181,7 +185,7 @@ func (d *decoder) blockList(path string, node *yaml.Node, v reflect.Value) {
 	}
 }
 
-// list fills a list of single values. In the environment, commas stand between them.
+// list fills a list of single values. In an environment variable, they are separated by commas.
 func (d *decoder) list(path string, f field, node *yaml.Node, v reflect.Value) {
 	var items []*yaml.Node
 	if text, found := d.lookupVar(path); found {
@@ -203,7 +207,7 @@ func (d *decoder) list(path string, f field, node *yaml.Node, v reflect.Value) {
 	}
 }
 
-// scalar fills a value that stands alone, from the environment if it says something.
+// scalar fills a single value. The environment has precedence over the file.
 func (d *decoder) scalar(path string, f field, node *yaml.Node, v reflect.Value) {
 	if text, found := d.lookupVar(path); found {
 		d.parseScalar(path, f, &yaml.Node{Kind: yaml.ScalarNode, Value: text}, v)
@@ -217,7 +221,7 @@ func (d *decoder) scalar(path string, f field, node *yaml.Node, v reflect.Value)
 	}
 }
 
-// parseScalar reads a single value and refuses what is not allowed.
+// parseScalar parses a single value and rejects a value that is not allowed.
 func (d *decoder) parseScalar(path string, f field, node *yaml.Node, v reflect.Value) {
 	if node.Kind != yaml.ScalarNode {
 		d.fail(path, "%s does not belong here: must be %s", describeNode(node), f.allowed.describe(v.Type()))

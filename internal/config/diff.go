@@ -16,18 +16,17 @@ import (
 type Change struct {
 	// Key is the key's path, such as apps.shop.fcm.pool.size.
 	Key string
-	// From and To are the values as the file spells them, empty where there is none, and "(secret)" where nobody may read
-	// them.
+	// From and To are the values as the file contains them, empty if there is none, and "(secret)" for a secret.
 	From, To string
 }
 
-// String tells the change in one line: "pool.size: 8 → 4".
+// String returns the change in one line: "pool.size: 8 → 4".
 func (c Change) String() string {
 	return fmt.Sprintf("%s: %s → %s", c.Key, cmp.Or(c.From, "(none)"), cmp.Or(c.To, "(none)"))
 }
 
-// Diff returns what changes from one configuration to the other, sorted by key. A key that another inherits is told for
-// each block in which it counts.
+// Diff returns the differences between two configurations, sorted by key. A key that several blocks inherit is listed for
+// each of these blocks.
 func Diff(from, to *Config) []Change {
 	var changes []Change
 	diff(&changes, "", reflect.ValueOf(from).Elem(), reflect.ValueOf(to).Elem())
@@ -45,7 +44,7 @@ func diff(changes *[]Change, path string, from, to reflect.Value) {
 	}
 }
 
-// diffValue compares two values of one key, which may hold blocks.
+// diffValue compares two values of one key, which may contain blocks.
 func diffValue(changes *[]Change, path string, from, to reflect.Value, secret bool) {
 	switch kind := from.Kind(); {
 	case reflect.DeepEqual(from.Interface(), to.Interface()):
@@ -77,14 +76,14 @@ func diffMaps(changes *[]Change, path string, from, to reflect.Value) {
 		case !was.IsValid():
 			*changes = append(*changes, Change{at, "", "(new)"})
 		case !is.IsValid():
-			*changes = append(*changes, Change{at, "(there)", ""})
+			*changes = append(*changes, Change{at, "(set)", ""})
 		default:
 			diffValue(changes, at, was, is, false)
 		}
 	}
 }
 
-// formatValue writes a value as people know it.
+// formatValue returns a value in readable form.
 func formatValue(v reflect.Value, secret bool) string {
 	switch {
 	case v.IsZero():
@@ -92,15 +91,15 @@ func formatValue(v reflect.Value, secret bool) string {
 	case secret:
 		return "(secret)"
 	case v.Kind() == reflect.Pointer:
-		return "(there)"
+		return "(set)"
 	case v.Kind() == reflect.Slice && isBlock(v.Type().Elem()):
-		return strconv.Itoa(v.Len()) + " of them"
+		return strconv.Itoa(v.Len()) + " items"
 	default:
 		return fmt.Sprint(v.Interface())
 	}
 }
 
-// String spells the rate as the file does; the zero Rate is empty.
+// String returns the rate as the file contains it. The zero Rate is empty.
 func (r Rate) String() string {
 	for unit, per := range rateUnits {
 		if r.Per == per {
@@ -110,10 +109,10 @@ func (r Rate) String() string {
 	return ""
 }
 
-// String spells the share as the file does.
+// String returns the percentage as the file contains it.
 func (p Percent) String() string { return strconv.FormatFloat(float64(p)*100, 'f', -1, 64) + "%" }
 
-// String spells the size as the file does, in the largest unit that it is a whole number of.
+// String returns the size as the file contains it, in the largest unit of which it is a whole number.
 func (b Bytes) String() string {
 	for _, unit := range byteUnits {
 		if int64(b)%unit.size == 0 {

@@ -41,7 +41,7 @@ apps:
 		got = append(got, change.String())
 	}
 	want := []string{
-		"apps.bank: (there) → (none)",
+		"apps.bank: (set) → (none)",
 		"apps.news: (none) → (new)",
 		"apps.shop.fcm.quota.topics_rate: (none) → 100/s",
 		"apps.shop.fcm.retry.budget: 10% → 5%",

@@ -53,9 +53,17 @@ func TestUnknownVariableIsRejectedWithSuggestion(t *testing.T) {
 	}
 }
 
-// Kubernetes describes every Service of a namespace to every pod in this form.
+// Kubernetes sets these variables in every pod for every Service of the namespace.
 func TestKubernetesServiceLinksAreIgnored(t *testing.T) {
 	parse(t, shopConfig, strings.Fields(`SLUICE_SERVICE_HOST=10.0.0.1 SLUICE_SERVICE_PORT=80 SLUICE_SERVICE_PORT_HTTP=80
 		SLUICE_PORT=tcp://10.0.0.1:80 SLUICE_PORT_80_TCP=tcp://10.0.0.1:80 SLUICE_PORT_80_TCP_ADDR=10.0.0.1
 		SLUICE_ADMIN_SERVICE_HOST=10.0.0.2 SLUICE_ADMIN_PORT_9090_TCP_PROTO=tcp`)...)
+}
+
+// The client and the commands that call a gateway read their API key from SLUICE_KEY.
+func TestAPIKeyVariableIsNotAnOverride(t *testing.T) {
+	parse(t, shopConfig, "SLUICE_KEY=secret")
+	if got := parseErrors(t, shopConfig, "SLUICE_KEY=secret", "SLUICE_KEYS=x"); !strings.Contains(got, "SLUICE_KEYS: ") || strings.Contains(got, "SLUICE_KEY: ") {
+		t.Errorf("got %s", got)
+	}
 }

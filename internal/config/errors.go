@@ -12,19 +12,19 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Error is one thing that is wrong.
+// Error is one error in a configuration.
 type Error struct {
-	// Place is where: FILE:LINE:COLUMN, or the environment variable's name.
+	// Position is FILE:LINE:COLUMN, or the name of an environment variable.
 	Position string
-	// Path is the key, from the top: apps.shop.apns.key_id. Empty for an error of the whole file.
+	// Path is the full path of the key, such as apps.shop.apns.key_id. It is empty for an error of the whole file.
 	Path string
-	// Text says what is wrong and what is allowed. It never holds a secret.
+	// Text says what is wrong and what is allowed. It never contains a secret.
 	Text string
 
-	line int // for the order; overrides come last
+	line int // sort key; errors in variables come last
 }
 
-// Error reads "gateway.yaml:7:9: pool.size: …".
+// Error returns "gateway.yaml:7:9: pool.size: …".
 func (e Error) Error() string {
 	if e.Path == "" {
 		return e.Position + ": " + e.Text
@@ -32,10 +32,10 @@ func (e Error) Error() string {
 	return e.Position + ": " + e.Path + ": " + e.Text
 }
 
-// Errors is everything that is wrong with a configuration, in the order of its lines.
+// Errors is all errors in a configuration, in the order of its lines.
 type Errors []Error
 
-// Error puts each on a line of its own.
+// Error returns one line per error.
 func (es Errors) Error() string {
 	lines := make([]string, len(es))
 	for i, e := range es {
@@ -49,13 +49,14 @@ func (es Errors) sorted() Errors {
 	return es
 }
 
-// position is where a value came from: a line of the file, or a variable of the environment.
+// position is the origin of a value: a line of the file, or an environment variable.
 type position struct {
 	line, column int
 	variable     string
 }
 
-// fail notes that the value at path is wrong. Where the file does not mention it, the nearest block around it is blamed.
+// fail reports that the value at path is wrong. If the file does not contain the key, the error has the position of the
+// nearest enclosing block.
 func (d *decoder) fail(path, format string, args ...any) {
 	at, found := d.positions[path]
 	for around := path; !found && around != ""; {
@@ -73,12 +74,12 @@ func (d *decoder) failAt(at position, path, text string) {
 	d.errors = append(d.errors, e)
 }
 
-// parentPath returns the path of the block that holds path.
+// parentPath returns the path of the block that contains path.
 func parentPath(path string) string {
 	return path[:max(strings.LastIndexAny(path, ".["), 0)]
 }
 
-// syntaxError says where a file stops being YAML.
+// syntaxError describes where a file is not valid YAML.
 func syntaxError(file string, err error) Error {
 	if load, ok := errors.AsType[*yaml.LoadError](err); ok {
 		text := load.Message
@@ -90,7 +91,7 @@ func syntaxError(file string, err error) Error {
 	return Error{Position: file, Text: err.Error()}
 }
 
-// didYouMean returns " (did you mean X?)" for the known word nearest to word, or "" where none is near.
+// didYouMean returns " (did you mean X?)" for the known word nearest to word, or "" if none is near.
 func didYouMean(word string, known []string) string {
 	best, nearest := 1+max(len(word)/3, 1), ""
 	for _, k := range known {
@@ -101,10 +102,23 @@ func didYouMean(word string, known []string) string {
 	if nearest == "" {
 		return ""
 	}
-	return fmt.Sprintf(" (did you mean %s?)", nearest)
+	return suggest(nearest)
 }
 
-// didYouMeanOrList is didYouMean for words few enough to name them all where none is near.
+func suggest(word string) string { return fmt.Sprintf(" (did you mean %s?)", word) }
+
+// unknownKeyHint suggests the key to use instead of an unknown one: its new name if it was renamed, else the nearest
+// key of the block, else all of them.
+func unknownKeyHint(key string, fields []field, names []string) string {
+	for _, f := range fields {
+		if f.was == key {
+			return suggest(f.name)
+		}
+	}
+	return didYouMeanOrList(key, names)
+}
+
+// didYouMeanOrList is like didYouMean, but lists all known words if none is near.
 func didYouMeanOrList(word string, known []string) string {
 	if hint := didYouMean(word, known); hint != "" {
 		return hint
@@ -112,7 +126,7 @@ func didYouMeanOrList(word string, known []string) string {
 	return " (known here: " + strings.Join(known, ", ") + ")"
 }
 
-// editDistance is Levenshtein's, over bytes and deaf to case; words of absurd length are simply far.
+// editDistance returns the Levenshtein distance in bytes, ignoring case. Words of more than 200 bytes are always far apart.
 func editDistance(a, b string) int {
 	if len(a) > 200 || len(b) > 200 {
 		return 200

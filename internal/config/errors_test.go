@@ -11,75 +11,75 @@ import (
 
 func TestErrorsNamePositionAndAllowedValues(t *testing.T) {
 	for name, c := range map[string]struct{ file, want string }{
-		"nothing": {"", `gateway.yaml:1:1: apps: required: at least one app, by its name`},
-		"an unknown key near a known one": {
+		"empty file": {"", `gateway.yaml:1:1: apps: required: at least one app, by its name`},
+		"unknown key with a similar known key": {
 			shopConfig + "lisen: x\n", `gateway.yaml:5:1: lisen: unknown key (did you mean listen?)`},
-		"an unknown key far from all": {
+		"unknown key without a similar known key": {
 			shopConfig + "admin:\n  colour: red\n", `gateway.yaml:6:3: admin.colour: unknown key (known here: listen)`},
-		"an unknown key deep down": {
+		"unknown key in a nested block": {
 			shopConfig + "pool:\n  breaker: {consecutiv: 3}\n", `gateway.yaml:6:13: pool.breaker.consecutiv: unknown key (did you mean consecutive?)`},
-		"a key twice": {
+		"duplicate key": {
 			shopConfig + "zone: a\nzone: b\n", `gateway.yaml:6:1: zone: written twice, first in line 5`},
-		"a word for a number": {
+		"word instead of a number": {
 			shopConfig + "pool: {size: many}\n", `gateway.yaml:5:8: pool.size: "many": must be a whole number, from 1 to 64`},
-		"a number out of range": {
+		"number out of range": {
 			shopConfig + "pool: {size: 65}\n", `gateway.yaml:5:8: pool.size: "65": must be a whole number, from 1 to 64`},
-		"a duration without a unit": {
+		"duration without a unit": {
 			shopConfig + "drain: {grace: 30}\n", `gateway.yaml:5:9: drain.grace: "30": must be a duration with its unit, from 0s to 1h`},
-		"a size without a unit": {
+		"size without a unit": {
 			shopConfig + "limits: {body: 100000}\n", `gateway.yaml:5:10: limits.body: "100000": must be a size with its unit, from 1KiB to 64MiB`},
-		"a share without a sign": {
+		"percentage without a sign": {
 			shopConfig + "retry: {budget: 0.1}\n", `gateway.yaml:5:9: retry.budget: "0.1": must be a percentage, from 0% to 100%`},
-		"a rate of nothing": {
+		"rate of zero": {
 			shopConfig + "quota: {fcm: {rate: 0/min}}\n",
 			`gateway.yaml:5:15: quota.fcm.rate: "0/min": must be none, or a rate above zero, per s, min, h or d, such as "600000/min"`},
-		"a scope of the operator's with a name of ours": {
+		"scope with a reserved name": {
 			shopConfig + "quota: {apns: {scopes: [{name: total, rate: 1/s}]}}\n",
 			`gateway.yaml:5:26: quota.apns.scopes[0].name: "total" is the name of another scope: give each its own, and none total or topics`},
-		"two scopes with one name": {
+		"two scopes with the same name": {
 			shopConfig + "quota: {fcm: {scopes: [{name: a, rate: 1/s}, {name: a, rate: 2/s}]}}\n",
 			`gateway.yaml:5:47: quota.fcm.scopes[1].name: "a" is the name of another scope: give each its own, and none total or topics`},
-		"a yes for a true": {
+		"yes instead of true": {
 			shopConfig + "pool: {fail_fast: yes}\n", `gateway.yaml:5:8: pool.fail_fast: "yes": must be true or false`},
-		"a word not in the list": {
+		"word that is not in the list": {
 			shopConfig + "log: {level: loud}\n", `gateway.yaml:5:7: log.level: "loud": must be one of "debug", "info", "warn", "error"`},
-		"a number not in the list": {
+		"number that is not in the list": {
 			shopConfig + "queue: {nats: {replicas: 2}}\n", `gateway.yaml:5:16: queue.nats.replicas: "2": must be one of 1, 3, 5`},
-		"an address without a port": {
+		"address without a port": {
 			shopConfig + "listen: localhost\n", `gateway.yaml:5:1: listen: "localhost": must be an address to listen on, such as "127.0.0.1:8080"`},
-		"an http URL for a provider": {
+		"http URL for a provider": {
 			strings.Replace(shopConfig, "topic:", "url: http://localhost:2197, topic:", 1),
-			`gateway.yaml:4:75: apps.shop.apns.url: "http://localhost:2197": must be an https URL without anything behind its port, such as "https://localhost:2197"`},
-		"a service with a path": {
+			`gateway.yaml:4:75: apps.shop.apns.url: "http://localhost:2197": must be an https URL with nothing after the port, such as "https://localhost:2197"`},
+		"service URL with a path": {
 			strings.Replace(shopConfig, "topic:", "url: https://localhost/3/device, topic:", 1),
-			`gateway.yaml:4:75: apps.shop.apns.url: "https://localhost/3/device": must be an https URL without anything behind its port, such as "https://localhost:2197"`},
-		"an endpoint by name": {
+			`gateway.yaml:4:75: apps.shop.apns.url: "https://localhost/3/device": must be an https URL with nothing after the port, such as "https://localhost:2197"`},
+		"endpoint with a host name": {
 			strings.Replace(shopConfig, "topic:", "endpoints: [localhost:2197], topic:", 1),
 			`gateway.yaml:4:87: apps.shop.apns.endpoints[0]: "localhost:2197": must be an address as ip:port, such as "127.0.0.1:2197"`},
-		"a block where a value belongs": {
+		"block instead of a value": {
 			shopConfig + "zone: {a: b}\n", `gateway.yaml:5:1: zone: a block of keys does not belong here: must be up to 63 letters, digits, dots, dashes and underscores`},
-		"a value where a block belongs": {
+		"value instead of a block": {
 			shopConfig + "pool: 8\n", `gateway.yaml:5:1: pool: a single value does not belong here: must be a block of keys`},
-		"a value where a list belongs": {
+		"value instead of a list": {
 			strings.Replace(shopConfig, `keys: [{name: backend, hash: "`+hash+`"}]`, "keys: none", 1),
 			`gateway.yaml:3:5: apps.shop.keys: a single value does not belong here: must be a list`},
-		"one address for two": {
+		"same address for both listeners": {
 			shopConfig + "listen: 127.0.0.1:9090\n", `gateway.yaml:1:1: admin.listen: "127.0.0.1:9090" is taken by listen: give each its own address`},
 		"two queues": {
 			shopConfig + "queue: {dir: data, nats: {url: \"nats://localhost\"}}\n",
 			`gateway.yaml:5:1: queue: dir and nats.url exclude each other: the queue is embedded or in a cluster`},
-		"an app without a provider": {
+		"app without a provider": {
 			"apps:\n  shop:\n    keys: [{name: a, hash: \"" + hash + "\"}]\n",
-			`gateway.yaml:2:3: apps.shop: reaches nobody: add a block apns, fcm or webpush`},
-		"an app without a key": {
+			`gateway.yaml:2:3: apps.shop: has no provider: add a block apns, fcm or webpush`},
+		"app without a key": {
 			"apps:\n  shop:\n    fcm: {service_account_file: a.json}\n", `gateway.yaml:2:3: apps.shop.keys: required: at least one key`},
-		"an app with a slash in its name": {
+		"app name with a slash": {
 			strings.Replace(shopConfig, "shop:", "a/b:", 1),
 			`gateway.yaml:2:3: apps.a/b: an app's name must be 1 to 63 letters, digits, dots, dashes and underscores, a letter or digit first`},
-		"an app's name in two cases": {
+		"two app names that differ in case": {
 			shopConfig + strings.Replace(strings.TrimPrefix(shopConfig, "apps:\n"), "shop", "SHOP", 1),
 			`gateway.yaml:2:3: apps.shop: its environment variables are those of apps.SHOP: choose a name that differs in more than case and punctuation`},
-		"a token key in part": {
+		"incomplete token key": {
 			strings.Replace(shopConfig, "key_id: ABC123DEFG, ", "", 1), `gateway.yaml:4:5: apps.shop.apns.key_id: required with a token key`},
 		"two credentials": {
 			strings.Replace(shopConfig, "topic:", "cert_file: a.pem, topic:", 1),
@@ -87,9 +87,9 @@ func TestErrorsNamePositionAndAllowedValues(t *testing.T) {
 		"no credential": {
 			"apps:\n  shop:\n    keys: [{name: a, hash: \"" + hash + "\"}]\n    apns: {topic: com.example.shop}\n",
 			`gateway.yaml:4:5: apps.shop.apns: has no credential: set key_file, key_id and team_id, or cert_file and cert_key_file`},
-		"not YAML":         {"apps: [\n", `gateway.yaml:2:1: not YAML: while parsing a flow node: did not find expected node content`},
+		"invalid YAML":     {"apps: [\n", `gateway.yaml:2:1: not YAML: while parsing a flow node: did not find expected node content`},
 		"two documents":    {shopConfig + "---\n" + shopConfig, `gateway.yaml: more than one document (---): write one file for one gateway`},
-		"a list as a file": {"- apps\n", "gateway.yaml:1:1: a list does not belong here: must be a block of keys"},
+		"list as the file": {"- apps\n", "gateway.yaml:1:1: a list does not belong here: must be a block of keys"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, parseErrors(t, c.file)); diff != "" {

@@ -10,7 +10,7 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// FuzzParse holds that Parse never panics, and that it returns a whole configuration or a list of reasons, never both.
+// FuzzParse checks that Parse never panics, and that it returns either a configuration or a list of errors, never both.
 func FuzzParse(f *testing.F) {
 	example, err := os.ReadFile("../../examples/gateway.yaml")
 	if err != nil {
@@ -23,8 +23,8 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte, name, value string) {
 		cfg, err := config.Parse("gateway.yaml", data, []string{name + "=" + value})
-		reasons, _ := errors.AsType[config.Errors](err)
-		if (cfg == nil) == (err == nil) || (err != nil && len(reasons) == 0) {
+		errs, _ := errors.AsType[config.Errors](err)
+		if (cfg == nil) == (err == nil) || (err != nil && len(errs) == 0) {
 			t.Errorf("cfg %v, err %v", cfg, err)
 		}
 	})

@@ -17,7 +17,8 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// testValues holds, for every key that may stand at the top and under a provider, two values that are not its default.
+// testValues contains two values, both different from the default, for every key that is allowed at the top level and in
+// a provider block.
 var testValues = map[string][2]string{
 	"pool.size":                  {"3", "4"},
 	"pool.max_age":               {"1m", "2m"},
@@ -32,7 +33,7 @@ var testValues = map[string][2]string{
 	"pool.breaker.window":        {"6s", "7s"},
 	"pool.breaker.ejection":      {"11s", "12s"},
 	"pool.breaker.max_ejection":  {"1m", "2m"},
-	"pool.breaker.trial":         {"15s", "20s"},
+	"pool.breaker.probe_timeout": {"15s", "20s"},
 	"pool.outlier.off":           {"true", "true"},
 	"pool.outlier.min_endpoints": {"6", "7"},
 	"pool.outlier.min_outcomes":  {"50", "60"},
@@ -58,8 +59,9 @@ var testValues = map[string][2]string{
 	"quota.scopes":               {"[{name: night, lanes: [bulk], rate: 5/s}]", "[{name: shop, apps: [shop], rate: 6/s}]"},
 }
 
-// inheritConfig writes one file whose top holds the first of the two values for some keys, and whose FCM block holds the second
-// for others. Apps stand before the top's blocks: their order in a file must not matter.
+// inheritConfig returns a file that sets the keys of top to their first value at the top level, and the keys of under to
+// their second value in the FCM block. The apps come before the top-level blocks, because the order in a file must not
+// matter.
 func inheritConfig(top, under map[string]bool) string {
 	var b strings.Builder
 	b.WriteString(shopConfig + "    fcm:\n      service_account_file: shop.json\n")
@@ -73,7 +75,7 @@ func inheritConfig(top, under map[string]bool) string {
 	return b.String()
 }
 
-// flowMapping writes the chosen keys of a block as {key: value, block: {key: value}}.
+// flowMapping returns the chosen keys of a block as {key: value, block: {key: value}}.
 func flowMapping(block string, chosen map[string]bool, which int) string {
 	var keys []string
 	nested := map[string][]string{}
@@ -116,7 +118,7 @@ func effectiveValues(fcm *config.FCM) map[string]any {
 func TestProviderBlocksInheritTopLevelKeys(t *testing.T) {
 	nowhere := effectiveValues(parse(t, inheritConfig(nil, nil)).Apps["shop"].FCM)
 	if diff := cmp.Diff(slices.Sorted(maps.Keys(nowhere)), slices.Sorted(maps.Keys(testValues))); diff != "" {
-		t.Fatalf("this test must know every key (-exist +known):\n%s", diff)
+		t.Fatalf("testValues must contain every key (-keys +testValues):\n%s", diff)
 	}
 	all := map[string]bool{}
 	for path := range testValues {
@@ -126,7 +128,7 @@ func TestProviderBlocksInheritTopLevelKeys(t *testing.T) {
 	below := effectiveValues(parse(t, inheritConfig(nil, all)).Apps["shop"].FCM)
 	for path := range testValues {
 		if cmp.Equal(atTop[path], nowhere[path]) || cmp.Equal(below[path], nowhere[path]) {
-			t.Errorf("%s is lost on the way", path)
+			t.Errorf("%s has no effect", path)
 		}
 	}
 	rapid.Check(t, func(r *rapid.T) {
@@ -167,10 +169,10 @@ func TestProviderOverridesAreIsolated(t *testing.T) {
 	}
 	cfg, bare := parse(t, inheritConfig(nil, all)), parse(t, shopConfig)
 	if diff := cmp.Diff(bare.Apps["shop"].APNs, cfg.Apps["shop"].APNs); diff != "" {
-		t.Errorf("-alone +beside:\n%s", diff)
+		t.Errorf("-without +with the FCM block:\n%s", diff)
 	}
 	if diff := cmp.Diff(bare.Pool, cfg.Pool); diff != "" {
-		t.Errorf("-alone +beside:\n%s", diff)
+		t.Errorf("-without +with the FCM block:\n%s", diff)
 	}
 }
 
@@ -198,7 +200,7 @@ func TestFCMRateDefault(t *testing.T) {
 			t.Errorf("%q %q: %v, want %v", c.top, c.app, got, c.want)
 		}
 		if cfg.Quota.APNs.Rate != (config.Rate{}) {
-			t.Errorf("Apple's quota is unknown, and has become %v", cfg.Quota.APNs.Rate)
+			t.Errorf("the APNs rate is %v, want none", cfg.Quota.APNs.Rate)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Load reads the file at path and the overrides in env (as os.Environ gives it). The error is an Errors with everything
-// that is wrong, or why the file could not be read.
+// Load reads the file at path and applies the overrides in env, which has the form of os.Environ. The error is an Errors
+// with all errors in the file, or the reason why the file could not be read.
 func Load(path string, env []string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -24,8 +24,8 @@ func Load(path string, env []string) (*Config, error) {
 	return Parse(path, data, env)
 }
 
-// Parse is Load for a file that is already in memory. Its name stands in the errors, and relative paths in it start at
-// the name's folder.
+// Parse is like Load, but for a file that is already in memory. Errors contain the file's name, and relative paths in the
+// file start at the folder of that name.
 func Parse(name string, data []byte, env []string) (*Config, error) {
 	node, err := document(data)
 	if err != nil {
@@ -34,7 +34,7 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	cfg := new(Config)
 	d := decoder{
 		file: name, dir: filepath.Dir(name), root: reflect.ValueOf(cfg).Elem(),
-		env: overrides(env), knownVars: map[string]bool{}, positions: map[string]position{},
+		env: overrides(env), knownVars: map[string]bool{}, retired: map[string]string{}, positions: map[string]position{},
 	}
 	d.decode(node, cfg)
 	if len(d.errors) > 0 {
@@ -43,7 +43,8 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	return cfg, nil
 }
 
-// decode decodes the whole file, unless it is of another kind altogether: nobody wants to hear of all that it lacks.
+// decode decodes the whole file. If the file is not a mapping, that is the only error: a list of missing keys would not
+// help.
 func (d *decoder) decode(node *yaml.Node, cfg *Config) {
 	d.setDefaults(d.root)
 	if !isEmpty(node) && node.Kind != yaml.MappingNode {
@@ -55,7 +56,7 @@ func (d *decoder) decode(node *yaml.Node, cfg *Config) {
 	d.rejectUnknownVars()
 }
 
-// document returns what the file's one document holds, nil for an empty file.
+// document returns the content of the file's only document, or nil for an empty file.
 func document(data []byte) (*yaml.Node, error) {
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
 	if err != nil {
@@ -73,7 +74,7 @@ func document(data []byte) (*yaml.Node, error) {
 	return content(&first), nil
 }
 
-// content returns the node that a document or an alias stands for.
+// content returns the node that a document or an alias refers to.
 func content(node *yaml.Node) *yaml.Node {
 	for node != nil && (node.Kind == yaml.AliasNode || node.Kind == yaml.DocumentNode) {
 		if node.Kind == yaml.AliasNode {

@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// child is one key of a mapping and what stands under it.
+// child is one key of a mapping and its value.
 type child struct {
 	name     string
 	position position
@@ -18,7 +18,7 @@ type child struct {
 
 type children []child
 
-// find returns what stands under a key, nil where it does not occur.
+// find returns the value of a key, or nil if the mapping does not contain it.
 func (cs children) find(name string) *yaml.Node {
 	for _, c := range cs {
 		if c.name == name {
@@ -28,8 +28,8 @@ func (cs children) find(name string) *yaml.Node {
 	return nil
 }
 
-// mapping returns the keys of a mapping, notes where they stand, and refuses a key that is written twice and everything
-// that is no mapping.
+// mapping returns the keys and values of a mapping and records their positions. It rejects duplicate keys, and a node
+// that is not a mapping.
 func (d *decoder) mapping(path string, node *yaml.Node) children {
 	if node = content(node); isEmpty(node) {
 		return nil
@@ -56,7 +56,7 @@ func (d *decoder) mapping(path string, node *yaml.Node) children {
 	return found
 }
 
-// sequence returns the items of a list, and refuses everything that is none.
+// sequence returns the items of a list. It rejects a node that is not a list.
 func (d *decoder) sequence(path string, node *yaml.Node) []*yaml.Node {
 	if node = content(node); isEmpty(node) {
 		return nil
@@ -71,13 +71,13 @@ func (d *decoder) sequence(path string, node *yaml.Node) []*yaml.Node {
 	return node.Content
 }
 
-// isEmpty reports whether nothing is written: an empty value means the default.
+// isEmpty reports whether a node has no value, which means the default.
 func isEmpty(node *yaml.Node) bool {
 	node = content(node)
 	return node == nil || (node.Kind == yaml.ScalarNode && node.Tag == "!!null")
 }
 
-// describeNode names what a node is, in the words of the errors.
+// describeNode returns the kind of a node, for error messages.
 func describeNode(node *yaml.Node) string {
 	switch {
 	case isEmpty(node):
@@ -91,7 +91,8 @@ func describeNode(node *yaml.Node) string {
 	}
 }
 
-// quoteValue returns the offending value and a separator for the front of an error, unless it might be a secret or a book.
+// quoteValue returns the rejected value and a separator, as the beginning of an error. It returns "" if the value may be
+// a secret or is long.
 func (d *decoder) quoteValue(f field, text string) string {
 	if f.secret || len(text) > 100 {
 		return ""
@@ -99,7 +100,7 @@ func (d *decoder) quoteValue(f field, text string) string {
 	return fmt.Sprintf("%q: ", text)
 }
 
-// isMissing reports whether a field is still without a value: neither the file nor the environment nor a default gave one.
+// isMissing reports whether a field has no value from the file, the environment or a default.
 func isMissing(v reflect.Value) bool {
 	if v.Kind() == reflect.Map || v.Kind() == reflect.Slice {
 		return v.Len() == 0
@@ -107,7 +108,7 @@ func isMissing(v reflect.Value) bool {
 	return v.IsZero()
 }
 
-// describe says what a field holds, for the error that it is missing.
+// describe describes what a field contains, for the error about a missing key.
 func (f field) describe() string {
 	switch {
 	case f.Type.Kind() == reflect.Map:

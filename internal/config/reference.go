@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// Reference returns a Markdown table of every key: what it holds, its default and what it means.
+// Reference returns a Markdown table of all keys with their values, defaults and meanings.
 func Reference() string {
 	var b strings.Builder
-	b.WriteString("| key | holds | default | meaning |\n|---|---|---|---|\n")
+	b.WriteString("| key | value | default | meaning |\n|---|---|---|---|\n")
 	reference(&b, fieldDocs(), "", reflect.TypeFor[Config](), nil)
 	return b.String()
 }
@@ -30,7 +30,7 @@ func reference(b *strings.Builder, comments map[string]string, path string, t re
 		}
 		comment := comments[t.Name()+"."+f.Name]
 		if from := f.Tag.Get("inherit"); from != "" {
-			fmt.Fprintf(b, "| `%s` | the keys of `%s`, which win here | | |\n", at, strings.ToLower(from))
+			fmt.Fprintf(b, "| `%s` | the keys of `%s`; they override those | | |\n", at, strings.ToLower(from))
 			continue
 		}
 		if isBlock(inner) {
@@ -55,5 +55,5 @@ func (f field) defaultCell(preset string) string {
 	}
 }
 
-// escapeCell keeps a text from ending its table cell.
+// escapeCell escapes the character that would end a table cell.
 func escapeCell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }

@@ -10,13 +10,13 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// withRetry is a file with a retry block at the top and one under the app's FCM.
+// withRetry returns a file with a retry block at the top level and another in the app's FCM block.
 func withRetry(top, under string) string {
 	return shopConfig + "    fcm:\n      service_account_file: shop.json\n      retry: {" + under + "}\nretry: {" + top + "}\n"
 }
 
 func TestAppCanOnlyLowerRetryLimits(t *testing.T) {
-	for _, c := range []struct{ top, under, complaint string }{
+	for _, c := range []struct{ top, under, wrong string }{
 		{"", "attempts: 2", ""},
 		{"", "attempts: 3", ""},
 		{"", "attempts: 4", "apps.shop.fcm.retry.attempts"},
@@ -31,10 +31,10 @@ func TestAppCanOnlyLowerRetryLimits(t *testing.T) {
 	} {
 		_, err := config.Parse("gateway.yaml", []byte(withRetry(c.top, c.under)), nil)
 		switch {
-		case c.complaint == "" && err != nil:
+		case c.wrong == "" && err != nil:
 			t.Errorf("{%s} under {%s}: %v", c.under, c.top, err)
-		case c.complaint != "" && (err == nil || !strings.Contains(err.Error(), c.complaint)):
-			t.Errorf("{%s} under {%s}: %v, want a complaint about %s", c.under, c.top, err, c.complaint)
+		case c.wrong != "" && (err == nil || !strings.Contains(err.Error(), c.wrong)):
+			t.Errorf("{%s} under {%s}: %v, want an error about %s", c.under, c.top, err, c.wrong)
 		}
 	}
 }
@@ -42,11 +42,11 @@ func TestAppCanOnlyLowerRetryLimits(t *testing.T) {
 func TestRetryAttemptsDefault(t *testing.T) {
 	for text, want := range map[string]int{withRetry("", ""): 3, withRetry("attempts: 1", ""): 1, withRetry("", "attempts: 1"): 1} {
 		if got := parse(t, text).Apps["shop"].FCM.Retry; got.Attempts != want || got.Backoff != 50*time.Millisecond {
-			t.Errorf("%+v, want %d attempts and all else by default", got, want)
+			t.Errorf("%+v, want %d attempts and otherwise the defaults", got, want)
 		}
 	}
 	if _, err := config.Parse("gateway.yaml", []byte(withRetry("attempts: 0", "")), nil); err == nil {
-		t.Error("no attempts at all were allowed")
+		t.Error("attempts: 0 was accepted")
 	}
 }
 
@@ -55,7 +55,7 @@ func TestProviderRulesReplaceTopLevelRules(t *testing.T) {
 	if got := parse(t, withRetry(top, "attempts: 2")).Apps["shop"].FCM.Retry.Rules; len(got) != 1 || got[0].Reason != "TopLevel" {
 		t.Errorf("inherited %+v", got)
 	}
-	own := "rules: [{verdict: unavailable, least: 10s, backoff: 10s, max_backoff: 1m}]"
+	own := "rules: [{verdict: unavailable, min_wait: 10s, backoff: 10s, max_backoff: 1m}]"
 	got := parse(t, withRetry(top, own)).Apps["shop"].FCM.Retry.Rules
 	want := config.Rule{Verdict: "unavailable", MinWait: 10 * time.Second, Backoff: 10 * time.Second, MaxBackoff: time.Minute}
 	if len(got) != 1 || got[0] != want {

@@ -12,20 +12,20 @@ import (
 	"strings"
 )
 
-// structSource is the source of the structs, for their comments: what a reader of the code, of the schema and of the reference
-// is told about a key is one and the same text.
+// structSource is the source code of the structs. Their comments are the descriptions in the schema and the reference, so
+// that there is only one text for each key.
 //
 //go:embed config.go app.go
 var structSource embed.FS
 
-// fieldDocs returns what stands above each field of our structs, by TYPE.FIELD, on one line.
+// fieldDocs returns the comment of each field of the structs, by TYPE.FIELD, on one line.
 func fieldDocs() map[string]string {
 	found := map[string]string{}
 	for _, name := range []string{"config.go", "app.go"} {
 		source, _ := structSource.ReadFile(name)
 		file, err := parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments)
 		if err != nil {
-			panic(err) // the file has been compiled
+			panic(err) // impossible: the file has been compiled
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
 			if spec, ok := n.(*ast.TypeSpec); ok {
@@ -49,7 +49,7 @@ func collectFieldDocs(spec *ast.TypeSpec, found map[string]string) {
 	}
 }
 
-// Schema returns the JSON Schema (draft 2020-12) of the file, for editors that check and complete as one types.
+// Schema returns the JSON Schema (draft 2020-12) of the file, for validation and completion in editors.
 func Schema() []byte {
 	s := schema{docs: fieldDocs(), defs: map[string]any{}}
 	doc := s.block(reflect.TypeFor[Config]())
@@ -58,14 +58,14 @@ func Schema() []byte {
 	doc["$defs"] = s.defs
 	out, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
-		panic(err) // maps, slices and texts only
+		panic(err) // impossible: the document contains only maps, slices and strings
 	}
 	return append(out, '\n')
 }
 
 type schema struct {
 	docs map[string]string
-	defs map[string]any // every block but the outermost, by its type's name
+	defs map[string]any // every block except the outermost, by the name of its type
 }
 
 // block describes a mapping with known keys.
@@ -84,7 +84,7 @@ func (s schema) block(t reflect.Type) map[string]any {
 	return map[string]any{"type": "object", "properties": properties, "required": required, "additionalProperties": false}
 }
 
-// value describes what may stand behind a key.
+// value describes the value of a key.
 func (s schema) value(f field, t reflect.Type) map[string]any {
 	switch {
 	case t.Kind() == reflect.Pointer:
@@ -107,16 +107,16 @@ func (s schema) value(f field, t reflect.Type) map[string]any {
 	}
 }
 
-// ref describes a block once, in $defs, and points at it.
+// ref returns a reference to a block in $defs, and describes the block there once.
 func (s schema) ref(t reflect.Type) map[string]any {
 	if _, done := s.defs[t.Name()]; !done {
-		s.defs[t.Name()] = nil // so that a block within itself would end
+		s.defs[t.Name()] = nil // ends the recursion if a block contains itself
 		s.defs[t.Name()] = s.block(t)
 	}
 	return map[string]any{"$ref": "#/$defs/" + t.Name()}
 }
 
-// scalarSchema describes a value that stands alone.
+// scalarSchema describes a single value.
 func scalarSchema(f field, t reflect.Type) map[string]any {
 	k := kindOf(t)
 	out := map[string]any{"type": k.json}
@@ -144,7 +144,7 @@ func scalarSchema(f field, t reflect.Type) map[string]any {
 	return out
 }
 
-// jsonLiteral returns a tag's text as JSON spells values of type t.
+// jsonLiteral returns the text of a tag as a JSON value of type t.
 func jsonLiteral(t reflect.Type, text string) any {
 	switch kindOf(t).json {
 	case "integer", "boolean":

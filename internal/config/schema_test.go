@@ -18,16 +18,16 @@ import (
 
 type node = map[string]any
 
-// schemaErrors checks value against the part of JSON Schema that ours uses, and returns the paths that do not fit.
+// schemaErrors validates value against the subset of JSON Schema that config.Schema uses, and returns the violations.
 func schemaErrors(root, schema node, path string, value any) (bad []string) {
 	if ref, ok := schema["$ref"].(string); ok {
 		schema = root["$defs"].(node)[strings.TrimPrefix(ref, "#/$defs/")].(node)
 	}
-	complain := func(why string, args ...any) { bad = append(bad, path+": "+fmt.Sprintf(why, args...)) }
+	violation := func(why string, args ...any) { bad = append(bad, path+": "+fmt.Sprintf(why, args...)) }
 	switch v := value.(type) {
 	case node:
 		if schema["type"] != "object" {
-			complain("no object wanted")
+			violation("must not be an object")
 			return bad
 		}
 		properties, _ := schema["properties"].(node)
@@ -37,7 +37,7 @@ func schemaErrors(root, schema node, path string, value any) (bad []string) {
 				property, known = schema["additionalProperties"].(node)
 			}
 			if !known {
-				complain("unknown key %s", key)
+				violation("unknown key %s", key)
 				continue
 			}
 			bad = append(bad, schemaErrors(root, property, path+"."+key, inner)...)
@@ -45,12 +45,12 @@ func schemaErrors(root, schema node, path string, value any) (bad []string) {
 		required, _ := schema["required"].([]any)
 		for _, key := range required {
 			if _, found := v[key.(string)]; !found {
-				complain("%s is required", key)
+				violation("%s is required", key)
 			}
 		}
 	case []any:
 		if schema["type"] != "array" {
-			complain("no array wanted")
+			violation("must not be an array")
 			return bad
 		}
 		for i, inner := range v {
@@ -59,25 +59,25 @@ func schemaErrors(root, schema node, path string, value any) (bad []string) {
 	case string:
 		pattern, _ := schema["pattern"].(string)
 		if schema["type"] != "string" || !regexp.MustCompile(pattern).MatchString(v) {
-			complain("%q does not fit", v)
+			violation("%q does not match", v)
 		}
 	case float64:
-		least, bounded := schema["minimum"].(float64)
-		if schema["type"] != "integer" || bounded && (v < least || v > schema["maximum"].(float64)) {
-			complain("%v does not fit", v)
+		minimum, bounded := schema["minimum"].(float64)
+		if schema["type"] != "integer" || bounded && (v < minimum || v > schema["maximum"].(float64)) {
+			violation("%v is out of range", v)
 		}
 	case bool:
 		if schema["type"] != "boolean" {
-			complain("no boolean wanted")
+			violation("must not be a boolean")
 		}
 	}
 	if words, ok := schema["enum"].([]any); ok && !slices.Contains(words, value) {
-		complain("%v is none of %v", value, words)
+		violation("%v is not one of %v", value, words)
 	}
 	return bad
 }
 
-// toJSON reads YAML as JSON would have it.
+// toJSON converts YAML to decoded JSON.
 func toJSON(t *testing.T, file []byte) (value any) {
 	t.Helper()
 	var decoded any
@@ -119,7 +119,7 @@ func TestSchemaRejectsWhatParseRejects(t *testing.T) {
 		shopConfig + "drain: {grace: soon}\n", shopConfig + "queue: {nats: {replicas: 2}}\n", strings.Replace(shopConfig, hash, "sha256:beef", 1),
 	} {
 		if bad := schemaErrors(schema(t), schema(t), "", toJSON(t, []byte(file))); len(bad) == 0 {
-			t.Errorf("the schema has nothing against\n%s", file)
+			t.Errorf("the schema accepts\n%s", file)
 		}
 		parseErrors(t, file)
 	}
@@ -135,11 +135,11 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		for key, property := range block.(node)["properties"].(node) {
 			property := property.(node)
 			if _, isBlock := property["$ref"]; !isBlock && len(property["description"].(string)) < 15 {
-				t.Errorf("%s.%s says only %q", name, key, property["description"])
+				t.Errorf("%s.%s has only the description %q", name, key, property["description"])
 			}
 		}
 	}
-	if !strings.Contains(config.Reference(), "| `pool.breaker.ejection` | a duration with its unit, from 100ms to 1h | `10s` | How long the first") {
-		t.Error("pool.breaker.ejection is not in the reference as expected")
+	if !strings.Contains(config.Reference(), "| `pool.breaker.ejection` | a duration with its unit, from 100ms to 1h | `10s` | Duration of the first") {
+		t.Error("the reference has no row for pool.breaker.ejection as expected")
 	}
 }

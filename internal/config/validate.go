@@ -13,7 +13,7 @@ import (
 
 var appName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
-// validate checks what no single key can tell.
+// validate checks the constraints that involve several keys.
 func (d *decoder) validate(cfg *Config) {
 	if cfg.Listen == cfg.Admin.Listen && !strings.HasSuffix(string(cfg.Listen), ":0") {
 		d.fail("admin.listen", "%q is taken by listen: give each its own address", cfg.Admin.Listen)
@@ -43,7 +43,7 @@ func (d *decoder) validate(cfg *Config) {
 
 func (d *decoder) validateApp(path string, app *App, top Quota) {
 	if app.APNs == nil && app.FCM == nil && app.WebPush == nil {
-		d.fail(path, "reaches nobody: add a block apns, fcm or webpush")
+		d.fail(path, "has no provider: add a block apns, fcm or webpush")
 	}
 	d.validateKeys(joinPath(path, "keys"), app.Keys)
 	if app.APNs != nil {
@@ -58,7 +58,8 @@ func (d *decoder) validateApp(path string, app *App, top Quota) {
 	}
 }
 
-// validateScopes refuses names that status and metrics could not tell apart. What is inherited has been checked where it stands.
+// validateScopes rejects duplicate names, because status and metrics identify scopes by name. It skips inherited scopes,
+// which are checked at the top level.
 func (d *decoder) validateScopes(path string, scopes, inherited []Scope) {
 	if reflect.DeepEqual(scopes, inherited) {
 		return
@@ -72,7 +73,7 @@ func (d *decoder) validateScopes(path string, scopes, inherited []Scope) {
 	}
 }
 
-// validateKeys refuses two keys of one app with the same name or the same hash.
+// validateKeys rejects keys of one app with the same name or the same hash.
 func (d *decoder) validateKeys(path string, keys []Key) {
 	for i, key := range keys {
 		for j := range i {
@@ -84,12 +85,13 @@ func (d *decoder) validateKeys(path string, keys []Key) {
 			}
 		}
 		if len(key.Scopes) == 0 {
-			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read or channels: a key without a scope opens nothing")
+			d.fail(fmt.Sprintf("%s[%d].scopes", path, i), "must hold send, read or channels: a key without a scope allows nothing")
 		}
 	}
 }
 
-// validateWebhooks refuses two of one name, one without a secret or with two, and any without the queue that keeps the events.
+// validateWebhooks rejects webhooks of one app with the same name, webhooks without exactly one secret setting, and
+// webhooks without the queue, which stores their events.
 func (d *decoder) validateWebhooks(path string, hooks []Webhook, q Queue) {
 	if len(hooks) > 0 && q.Dir == "" && q.NATS.URL == "" {
 		d.fail(path, "needs the queue, which keeps the events: set queue.dir or queue.nats.url")
@@ -105,7 +107,7 @@ func (d *decoder) validateWebhooks(path string, hooks []Webhook, q Queue) {
 	}
 }
 
-// validateAPNs refuses everything but one whole credential.
+// validateAPNs rejects a block that does not have exactly one complete credential.
 func (d *decoder) validateAPNs(path string, a *APNs) {
 	token := a.KeyFile != "" || a.KeyID != "" || a.TeamID != ""
 	certificate := a.CertFile != "" || a.CertKeyFile != ""
@@ -128,7 +130,7 @@ func (d *decoder) validateAPNs(path string, a *APNs) {
 	}
 }
 
-// requireAll notes the keys of a credential that are missing.
+// requireAll reports the missing keys of a credential.
 func (d *decoder) requireAll(path, what string, set map[string]bool) {
 	for _, name := range slices.Sorted(maps.Keys(set)) {
 		if !set[name] {
@@ -137,7 +139,7 @@ func (d *decoder) requireAll(path, what string, set map[string]bool) {
 	}
 }
 
-// validateAppRetry refuses an app that raises what the operator set for all.
+// validateAppRetry rejects an app that raises a retry limit above the top-level one.
 func (d *decoder) validateAppRetry(path string, app *App, top Retry) {
 	if app.APNs != nil {
 		d.validateRetry(joinPath(path, "apns.retry"), app.APNs.Retry, top)
@@ -150,7 +152,7 @@ func (d *decoder) validateAppRetry(path string, app *App, top Retry) {
 	}
 }
 
-// validateBudgetFloor refuses a credential that could never find out that its provider is back.
+// validateBudgetFloor rejects a floor of zero, with which the gateway could never detect that a provider has recovered.
 func (d *decoder) validateBudgetFloor(path string, r Retry) {
 	if r.BudgetFloor == (Rate{}) {
 		d.fail(joinPath(path, "budget_floor"), "must be above zero: these probe a provider that is down")
@@ -167,7 +169,7 @@ func (d *decoder) validateRetry(path string, r, top Retry) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(raised)) {
 		if raised[name] {
-			d.fail(joinPath(path, name), "is more than retry.%s: what stands there may be lowered for an app, not raised", name)
+			d.fail(joinPath(path, name), "is more than retry.%s: an app may lower this limit, not raise it", name)
 		}
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// errUnparsable is what every reader below answers to a text that it cannot read; the decoder says what is allowed.
-var errUnparsable = errors.New("not readable as this kind of value")
+// errUnparsable is the error of all UnmarshalText methods below. The decoder adds what is allowed.
+var errUnparsable = errors.New("not a valid value of this kind")
 
-// Address is a host:port to listen on. An empty host is every interface; port 0 is any free port.
+// Address is a host:port to listen on. An empty host means all interfaces; port 0 means any free port.
 type Address string
 
-// UnmarshalText reads host:port.
+// UnmarshalText parses host:port.
 func (a *Address) UnmarshalText(text []byte) error {
 	_, port, err := net.SplitHostPort(string(text))
 	if err != nil {
@@ -34,7 +34,7 @@ func (a *Address) UnmarshalText(text []byte) error {
 // Endpoint is one address of a service, ip:port.
 type Endpoint struct{ netip.AddrPort }
 
-// UnmarshalText reads ip:port.
+// UnmarshalText parses ip:port.
 func (e *Endpoint) UnmarshalText(text []byte) error {
 	addr, err := netip.ParseAddrPort(string(text))
 	if err != nil || addr.Port() == 0 {
@@ -44,10 +44,10 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Network is a block of addresses: 10.0.0.0/8.
+// Network is an IP network, such as 10.0.0.0/8.
 type Network string
 
-// UnmarshalText reads an address and the length of its prefix.
+// UnmarshalText parses an address and its prefix length.
 func (n *Network) UnmarshalText(text []byte) error {
 	prefix, err := netip.ParsePrefix(string(text))
 	if err != nil {
@@ -57,11 +57,11 @@ func (n *Network) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Base is where a service answers: https://host or https://host:port. The protocol says what follows. Providers are never
-// called without TLS.
+// Base is the base URL of a service: https://host or https://host:port. The protocol defines the path. Providers are
+// never called without TLS.
 type Base string
 
-// UnmarshalText reads an https URL without anything behind the port, and drops a closing slash and a port of 443.
+// UnmarshalText parses an https URL with nothing after the port. It removes a trailing slash and the port 443.
 func (b *Base) UnmarshalText(text []byte) error {
 	v, err := httpsURL(strings.TrimSuffix(string(text), "/"))
 	if err != nil || v.Path != "" {
@@ -74,7 +74,7 @@ func (b *Base) UnmarshalText(text []byte) error {
 // URL is an absolute https URL without user, query or fragment.
 type URL string
 
-// UnmarshalText reads an https URL.
+// UnmarshalText parses an https URL.
 func (u *URL) UnmarshalText(text []byte) error {
 	v, err := httpsURL(string(text))
 	if err != nil {
@@ -97,14 +97,14 @@ func httpsURL(text string) (*url.URL, error) {
 	return v, nil
 }
 
-// File is a path. A relative one starts at the folder of the configuration file; the environment's start at the working
-// directory.
+// File is the path of a file. A relative path in the configuration file starts at the folder of that file; one in the
+// environment starts at the working directory.
 type File string
 
-// Bytes is a size, spelled with a unit: 512KiB, 1MiB, 2GiB (powers of 1024) or 1MB (powers of 1000).
+// Bytes is a size, written with a unit: 512KiB, 1MiB, 2GiB (powers of 1024) or 1MB (powers of 1000).
 type Bytes int64
 
-// byteUnits is in the order in which a unit is looked for: the longest first.
+// byteUnits lists the units in the order in which suffixes are compared: longer ones first.
 var byteUnits = []struct {
 	name string
 	size int64
@@ -113,7 +113,7 @@ var byteUnits = []struct {
 	{"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"KB", 1e3}, {"B", 1},
 }
 
-// UnmarshalText reads a whole number and its unit.
+// UnmarshalText parses a whole number and its unit.
 func (b *Bytes) UnmarshalText(text []byte) error {
 	for _, unit := range byteUnits {
 		digits, found := strings.CutSuffix(string(text), unit.name)
@@ -130,10 +130,10 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 	return errUnparsable
 }
 
-// Percent is a share: 10% is 0.1.
+// Percent is a percentage as a fraction: 10% is 0.1.
 type Percent float64
 
-// UnmarshalText reads a number and a percent sign.
+// UnmarshalText parses a number and a percent sign.
 func (p *Percent) UnmarshalText(text []byte) error {
 	digits, found := strings.CutSuffix(string(text), "%")
 	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
@@ -144,7 +144,7 @@ func (p *Percent) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Rate is so many per so much time: 600000/min. The zero Rate is no limit.
+// Rate is a number of events per unit of time, such as 600000/min. The zero Rate is no limit.
 type Rate struct {
 	Count int
 	Per   time.Duration
@@ -152,7 +152,7 @@ type Rate struct {
 
 var rateUnits = map[string]time.Duration{"s": time.Second, "min": time.Minute, "h": time.Hour, "d": 24 * time.Hour}
 
-// UnmarshalText reads a whole number above zero, a slash and s, min, h or d; or none.
+// UnmarshalText parses a whole number above zero, a slash and s, min, h or d; or none.
 func (r *Rate) UnmarshalText(text []byte) error {
 	if string(text) == "none" {
 		*r = Rate{}
@@ -168,7 +168,7 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// PerSecond returns the rate as events per second, 0 for no limit.
+// PerSecond returns the rate in events per second, 0 for no limit.
 func (r Rate) PerSecond() float64 {
 	if r.Per == 0 {
 		return 0

@@ -11,7 +11,7 @@ import (
 
 const webhookSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
 
-// withWebhooks is a file whose app has webhooks.
+// withWebhooks returns a file whose app has webhooks.
 func withWebhooks(hooks string) string {
 	return strings.Replace(shopConfig, "  shop:\n", "  shop:\n    webhooks: ["+hooks+"]\n", 1)
 }
