@@ -31,7 +31,7 @@ type benchCmd struct {
 	Dev       bool           `xor:"where" help:"Start mock providers and a gateway for the test, as processes of their own."`
 	ReadyFile string         `xor:"where" placeholder:"FILE" help:"Where gateway dev or mock wrote what it listens on (their --ready-file)."`
 	URL       string         `name:"url" xor:"where" env:"GATEWAY_URL" help:"The gateway."`
-	Key       string         `env:"GATEWAY_KEY" help:"API key with the scopes send and read. Better set the variable: other users of this machine can see flags."`
+	Key       string         `env:"SLUICE_KEY,GATEWAY_KEY" help:"API key with the scopes send and read. Better set the variable: other users of this machine can see flags."`
 	App       string         `help:"App to send for."`
 	API       string         `enum:"sluice,gorush,pushsphere" default:"sluice" help:"Whose API it is: sluice, gorush or pushsphere."`
 	Pid       map[string]int `placeholder:"NAME=PID" help:"A process on this machine whose CPU and memory to report; may be given several times."`

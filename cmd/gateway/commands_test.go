@@ -58,6 +58,16 @@ func TestUnknownEnvironmentOverrideExitsWithTwo(t *testing.T) {
 	}
 }
 
+func TestAPIKeyVariableDoesNotBreakServeAndCheck(t *testing.T) {
+	bad := writeTemp(t, "gateway.yaml", "apps: {}\n")
+	for _, command := range []string{"serve", "check"} {
+		code, _, stderr := runGateway(t, []string{"SLUICE_KEY=slk_x"}, command, "-c", bad)
+		if code != 2 || !strings.Contains(stderr, "apps: required") || strings.Contains(stderr, "SLUICE_KEY") {
+			t.Errorf("%s: %d %s", command, code, stderr)
+		}
+	}
+}
+
 func TestKeyPrintsKeyAndHash(t *testing.T) {
 	code, stdout, _ := runGateway(t, nil, "key")
 	words := strings.Fields(stdout)
@@ -95,7 +105,7 @@ func TestOpenAPISchemaAndVersion(t *testing.T) {
 
 func TestSendPrintsReceiptAndExitCode(t *testing.T) {
 	p, ready := startDev(t)
-	env := []string{"GATEWAY_URL=" + ready["url"].(string), "GATEWAY_KEY=" + ready["key"].(string)}
+	env := []string{"GATEWAY_URL=" + ready["url"].(string), "SLUICE_KEY=" + ready["key"].(string)}
 	to := func(args ...string) []string { return append([]string{"send", "--app", "demo"}, args...) }
 	for _, c := range []struct {
 		args []string

@@ -19,7 +19,7 @@ import (
 
 type sendCmd struct {
 	URL string `name:"url" env:"GATEWAY_URL" default:"http://127.0.0.1:8080" help:"The gateway."`
-	Key string `env:"GATEWAY_KEY" required:"" help:"API key with the scope send. Other users of this machine can see it among the flags: better set the variable."`
+	Key string `env:"SLUICE_KEY,GATEWAY_KEY" required:"" help:"API key with the scope send. Other users of this machine can see it among the flags: better set the variable."`
 	App string `required:"" help:"App to send for."`
 
 	Platform  string `enum:",apns,fcm" default:"" help:"apns or fcm."`
@@ -48,7 +48,7 @@ type sendCmd struct {
 func (sendCmd) Help() string {
 	return `Example, with the key that gateway dev printed:
 
-    export GATEWAY_KEY=slk_...
+    export SLUICE_KEY=slk_...
     gateway send --app demo --platform apns --token ` + exampleToken + ` --title Hi
 
 Prints the receipt. Exits with 0 if the provider took the notification, with 1 if not.

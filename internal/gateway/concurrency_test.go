@@ -16,7 +16,7 @@ import (
 func TestStuckProviderDoesNotUseUpAllConcurrency(t *testing.T) {
 	silent := mockprovider.Fault{Service: mockprovider.FCM, DropResponse: true}
 	r := newShopGateway(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{silent}}},
-		"limits: {in_flight: 16, send_time: 10m}\nretry: {attempt_timeout: 2m}\n")
+		"limits: {in_flight: 16, send_timeout: 10m}\nretry: {attempt_timeout: 2m}\n")
 	ctx, leave := context.WithCancel(t.Context())
 	var callers sync.WaitGroup
 	defer callers.Wait()

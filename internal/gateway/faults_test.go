@@ -140,7 +140,7 @@ func TestEndpointWithoutTLSGetsNoRequest(t *testing.T) {
 	}()
 	s := newMockEnv(t)
 	fcm := strings.Replace(s.fcmBlock(), strings.Join(s.ready.FCMEndpoints, "', '"), plain.Addr().String(), 1)
-	r := shopGateway{testGateway: s.start(t, listenConfig+"limits: {send_time: 300ms}\napps:\n"+s.appBlock("shop", fcm)), mock: s.mock, http: http.DefaultClient}
+	r := shopGateway{testGateway: s.start(t, listenConfig+"limits: {send_timeout: 300ms}\napps:\n"+s.appBlock("shop", fcm)), mock: s.mock, http: http.DefaultClient}
 	status, after, got := r.postNotification(t, fcmNotification)
 	if status != http.StatusServiceUnavailable || after == "" || got.Reason != "NO_ENDPOINT" || len(got.Attempts) != 0 {
 		t.Errorf("%d, Retry-After %q, %+v", status, after, got)

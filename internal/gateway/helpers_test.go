@@ -30,7 +30,7 @@ type shopGateway struct {
 }
 
 // slowTimeouts lets everything take its time: that the machine is busy is nobody's fault, and no sign of a provider that is down.
-const slowTimeouts = "retry: { attempt_timeout: 2m, budget_floor: 1000/s }\nlimits: { send_time: 10m }\n"
+const slowTimeouts = "retry: { attempt_timeout: 2m, budget_floor: 1000/s }\nlimits: { send_timeout: 10m }\n"
 
 // newShopGateway opens a road with further top-level keys of its configuration.
 func newShopGateway(t testing.TB, services mockprovider.Config, settings string) shopGateway {

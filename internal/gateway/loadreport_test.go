@@ -12,7 +12,7 @@ import (
 
 func TestEveryResponseHasLoadReport(t *testing.T) {
 	s := newMockEnv(t)
-	h := s.start(t, listenConfig+"zone: tokyo-a\nlimits: {concurrency: 100, target_time: 1500ms, send_time: 20s}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
+	h := s.start(t, listenConfig+"zone: tokyo-a\nlimits: {concurrency: 100, target_latency: 1500ms, send_timeout: 20s}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
 	for _, path := range []string{"/livez", "/v1/status", "/nothing/here"} {
 		answer, err := http.Get(h.url + path)
 		if err != nil {

@@ -69,7 +69,7 @@ type cluster struct {
 func newCluster(t *testing.T, rate int) *cluster {
 	c := &cluster{mockEnv: newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: mockprovider.DocumentedQuotas()}}), t: t}
 	c.writeConfig(jetstream.Config{URL: jetstreamtest.StartServer(t), Replicas: 1},
-		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, apart: 1%%}}\n", 60*rate)+"apps:\n"+c.appBlock("shop", c.fcmBlock()))
+		fmt.Sprintf("quota: {fcm: {rate: %d/min}, shared: {lease: 2s, fallback_share: 1%%}}\n", 60*rate)+"apps:\n"+c.appBlock("shop", c.fcmBlock()))
 	c.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
 	t.Cleanup(c.client.CloseIdleConnections)
 	return c

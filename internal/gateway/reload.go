@@ -12,7 +12,7 @@ import (
 )
 
 // restartKeys are the keys that count when a gateway starts: what they name is opened once, or held by what is.
-var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_time", "limits.in_flight"}
+var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight"}
 
 // Follow reloads when changed says that the configuration may have changed, until changed is closed. What load or the
 // reload refuses is logged and counted, and changes nothing; inForce is told what was not refused.

@@ -54,7 +54,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	s := newMockEnv(t)
 	shop := func(apns string) string { return s.appBlock("shop", apns, s.fcmBlock()) }
 	with := func(retry, limits, more, apps string) string { // in other respects patient
-		return listenConfig + fmt.Sprintf("retry: {attempt_timeout: 2m%s}\nlimits: {send_time: 10m%s}\n%sapps:\n%s", retry, limits, more, apps)
+		return listenConfig + fmt.Sprintf("retry: {attempt_timeout: 2m%s}\nlimits: {send_timeout: 10m%s}\n%sapps:\n%s", retry, limits, more, apps)
 	}
 	h := s.start(t, with("", "", "", shop(s.apnsBlock())))
 	h.sendBoth()

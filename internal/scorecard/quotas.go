@@ -69,7 +69,7 @@ func campaign(s *scenario) {
 	)
 	granted := projectQuota(mockprovider.Quota{Limit: perMinute, Per: time.Minute, Burst: perMinute / 600, Steady: true})
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(granted)})
-	g := s.startGateway("  send_time: 2m\nretry: {max_retry_after: 2m}",
+	g := s.startGateway("  send_timeout: 2m\nretry: {max_retry_after: 2m}",
 		app{shopApp, fcmBlock(m, s.writeMockFiles(m), fmt.Sprintf(", quota: {rate: %d/min}", perMinute))})
 	bulk := s.startLoad(g, load.Generator{Rate: 3 * quota, Count: count, NewNotification: withLane(push.LaneBulk, fcmNotification)})
 	const during = 62 * time.Second // what both together take, at the quota
