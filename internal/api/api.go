@@ -149,7 +149,8 @@ func New(cfg Config) (http.Handler, error) {
 	limits := cfg.Limits.withDefaults()
 	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
-		sender: timeoutSender{cfg.Sender, limits.SendTimeout}, channels: cfg.Channels, keys: keys, limits: limits, status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
+		sender: timeoutSender{cfg.Sender, limits.SendTimeout}, channels: cfg.Channels, keys: keys, limits: limits,
+		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
 		idempotency: cmp.Or(cfg.Idempotency, new(IdempotencyCache)), workers: cmp.Or(cfg.Workers, new(WorkerPool)),
 		readers: newReaderPool(limits.Item),
 	}

@@ -37,43 +37,43 @@ type IdempotencyCache struct {
 }
 
 // claim returns the entry of a key. first says that the caller created it and must settle it.
-func (m *IdempotencyCache) claim(c cacheKey, body [sha256.Size]byte) (entry *cacheEntry, first bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.evict(time.Now())
-	if entry, ok := m.entries[c]; ok {
+func (c *IdempotencyCache) claim(key cacheKey, body [sha256.Size]byte) (entry *cacheEntry, first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.evict(time.Now())
+	if entry, ok := c.entries[key]; ok {
 		return entry, false
 	}
-	if m.entries == nil {
-		m.entries = map[cacheKey]*cacheEntry{}
+	if c.entries == nil {
+		c.entries = map[cacheKey]*cacheEntry{}
 	}
 	entry = &cacheEntry{body: body, done: make(chan struct{})}
-	m.entries[c] = entry
+	c.entries[key] = entry
 	return entry, true
 }
 
 // settle sets the result of an entry and wakes all that wait for it. It removes the entry if keep
 // is false.
-func (m *IdempotencyCache) settle(c cacheKey, entry *cacheEntry, res result, keep bool) {
+func (c *IdempotencyCache) settle(key cacheKey, entry *cacheEntry, res result, keep bool) {
 	entry.result = res
 	close(entry.done)
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if !keep {
-		delete(m.entries, c)
+		delete(c.entries, key)
 		return
 	}
-	entry.expires = time.Now().Add(cmp.Or(m.TTL, 24*time.Hour))
-	m.settled = append(m.settled, c)
-	m.evict(time.Now())
+	entry.expires = time.Now().Add(cmp.Or(c.TTL, 24*time.Hour))
+	c.settled = append(c.settled, key)
+	c.evict(time.Now())
 }
 
 // evict removes the oldest results: those that have expired and those beyond MaxEntries. The caller
 // holds mu.
-func (m *IdempotencyCache) evict(now time.Time) {
-	for len(m.settled) > cmp.Or(m.MaxEntries, 50_000) || (len(m.settled) > 0 && now.After(m.entries[m.settled[0]].expires)) {
-		delete(m.entries, m.settled[0])
-		m.settled = m.settled[1:]
+func (c *IdempotencyCache) evict(now time.Time) {
+	for len(c.settled) > cmp.Or(c.MaxEntries, 50_000) || (len(c.settled) > 0 && now.After(c.entries[c.settled[0]].expires)) {
+		delete(c.entries, c.settled[0])
+		c.settled = c.settled[1:]
 	}
 }
 

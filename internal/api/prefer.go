@@ -25,8 +25,8 @@ func (s *server) preferAsync(r *http.Request) (bool, *problem) {
 	return true, nil
 }
 
-func hasPreference(r *http.Request, what string) bool {
-	_, ok := preference(r, what)
+func hasPreference(r *http.Request, name string) bool {
+	_, ok := preference(r, name)
 	return ok
 }
 

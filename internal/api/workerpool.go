@@ -38,8 +38,8 @@ func (p *WorkerPool) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running = false
-	for _, next := range p.idle {
-		close(next)
+	for _, tasks := range p.idle {
+		close(tasks)
 	}
 	p.idle = nil
 }
