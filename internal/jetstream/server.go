@@ -221,5 +221,5 @@ func (r logAdapter) logf(level slog.Level, format string, v []any) {
 	if !r.log.Enabled(context.Background(), level) {
 		return
 	}
-	r.log.Log(context.Background(), level, "engine: "+fmt.Sprintf(format, v...))
+	r.log.Log(context.Background(), level, "nats-server: "+fmt.Sprintf(format, v...))
 }

@@ -49,10 +49,10 @@ func NewCluster(t testing.TB) *Cluster {
 
 // startCluster starts a cluster and waits until all servers are healthy. It tries again with other ports if a server does
 // not start, because another process may have taken a port.
-func startCluster(folder string) (c *Cluster, err error) {
+func startCluster(dir string) (c *Cluster, err error) {
 	for range 3 {
 		c = &Cluster{}
-		if err = c.startServers(folder); err == nil {
+		if err = c.startServers(dir); err == nil {
 			return c, nil
 		}
 		c.stop()
@@ -60,7 +60,7 @@ func startCluster(folder string) (c *Cluster, err error) {
 	return nil, fmt.Errorf("jetstreamtest: the cluster does not start: %w", err)
 }
 
-func (c *Cluster) startServers(folder string) error {
+func (c *Cluster) startServers(dir string) error {
 	ports, err := freePorts(3 * serverCount)
 	if err != nil {
 		return err
@@ -68,7 +68,7 @@ func (c *Cluster) startServers(folder string) error {
 	clients, routes, health := ports[:serverCount], ports[serverCount:2*serverCount], ports[2*serverCount:]
 	for i := range c.servers {
 		c.servers[i] = &server{
-			dir: filepath.Join(folder, strconv.Itoa(i)), name: fmt.Sprint("server", i), clients: clients[i], route: routes[i], health: health[i],
+			dir: filepath.Join(dir, strconv.Itoa(i)), name: fmt.Sprint("server", i), clients: clients[i], route: routes[i], health: health[i],
 		}
 		if err := c.servers[i].writeConfig(routes); err != nil {
 			return err

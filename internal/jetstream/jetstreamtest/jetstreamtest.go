@@ -75,11 +75,11 @@ type environment struct {
 
 // startShared starts the cluster and killLoop. The caller holds e.mu.
 func (e *environment) startShared() error {
-	folder, err := os.MkdirTemp("", "sluice-cluster-")
+	dir, err := os.MkdirTemp("", "sluice-cluster-")
 	if err != nil {
 		return err
 	}
-	if e.cluster, err = startCluster(folder); err != nil {
+	if e.cluster, err = startCluster(dir); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -89,7 +89,7 @@ func (e *environment) startShared() error {
 		cancel()
 		err := killing.Wait()
 		e.cluster.stop()
-		return errors.Join(err, os.RemoveAll(folder))
+		return errors.Join(err, os.RemoveAll(dir))
 	}
 	return nil
 }
