@@ -13,108 +13,109 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Accept returns once each of the notifications is on disk or is known not to be: an error for each, nil for one that is
-// safe. A *push.FieldError says that it cannot be sent as it is, push.ErrFull that there is no room: then nothing of it was
-// kept. After any other error nobody can tell. Their ID, App and AcceptedAt must be set.
+// Accept stores notifications and returns one error for each, nil if it is on disk. Their ID, App and AcceptedAt must be
+// set. A *push.FieldError means that the notification is invalid, push.ErrQueueFull that the queue is full: neither is
+// stored. After any other error the notification may or may not be stored.
 func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
 	errs := make([]error, len(ns))
-	bundles := q.groupByDestination(ctx, ns, errs)
-	var accepting sync.WaitGroup
-	for _, b := range bundles {
-		if len(bundles) == 1 {
-			q.appendGroup(ctx, b, errs)
+	groups := q.groupByDestination(ctx, ns, errs)
+	var wg sync.WaitGroup
+	for _, g := range groups {
+		if len(groups) == 1 {
+			q.appendGroup(ctx, g, errs)
 			break
 		}
-		accepting.Go(func() { q.appendGroup(ctx, b, errs) })
+		wg.Go(func() { q.appendGroup(ctx, g, errs) })
 	}
-	accepting.Wait()
+	wg.Wait()
 	return errs
 }
 
-// group is what is appended to one subject at once.
+// group is a list of tasks that are appended to one subject.
 type group struct {
 	destination destination
 	tasks       []*task
 	encoded     [][]byte
-	index       []int // in the list that was to be accepted
+	index       []int // of the notification in the call
 }
 
-// groupByDestination sorts notifications by the subject that they are appended to, and takes note of those that cannot be.
+// groupByDestination groups the notifications by subject, and sets the errors of those that cannot be accepted.
 func (q *Queue) groupByDestination(ctx context.Context, ns []*push.Notification, errs []error) map[destination]*group {
-	bundles := map[destination]*group{}
-	var b *group // most go where the one before them went
+	groups := map[destination]*group{}
+	var g *group // of the previous notification; usually the next one has the same destination
 	for i, n := range ns {
 		t := newTask(n)
-		text, err := q.prepare(ctx, t)
+		encoded, err := q.prepare(ctx, t)
 		if err != nil {
 			errs[i] = err
 			continue
 		}
-		if s := t.destination(); b == nil || b.destination != s {
-			if b = bundles[s]; b == nil {
-				b = &group{destination: s}
-				bundles[s] = b
+		if d := t.destination(); g == nil || g.destination != d {
+			if g = groups[d]; g == nil {
+				g = &group{destination: d}
+				groups[d] = g
 			}
 		}
-		b.tasks, b.encoded, b.index = append(b.tasks, t), append(b.encoded, text), append(b.index, i)
+		g.tasks, g.encoded, g.index = append(g.tasks, t), append(g.encoded, encoded), append(g.index, i)
 	}
-	return bundles
+	return groups
 }
 
-// reasonTooFarAhead is the reason of a refusal: what becomes of it could not be told for so long.
+// reasonTooFarAhead refuses a SendAt beyond Config.MaxDelay.
 const reasonTooFarAhead = "TooFarAhead"
 
-// prepare writes t as the disk will have it, if there is any use in keeping it.
+// prepare checks whether t can be accepted, and encodes it.
 func (q *Queue) prepare(ctx context.Context, t *task) ([]byte, error) {
 	if err := q.cfg.Sender.Check(t.Notification); err != nil {
 		return nil, err
 	}
 	if ahead := q.cfg.MaxDelay; ahead > 0 && t.Due.Sub(t.AcceptedAt) > ahead {
 		return nil, &push.FieldError{Field: "send_at", Reason: reasonTooFarAhead,
-			Allowed: fmt.Sprintf("at most %s ahead: for so long the history is kept (history.max_age)", ahead)}
+			Allowed: fmt.Sprintf("at most %s ahead, the retention of the history (history.max_age)", ahead)}
 	}
 	if !t.Due.IsZero() && q.scheduledBytes(ctx) > q.cfg.MaxBytes {
-		return nil, fmt.Errorf("%w: what is scheduled takes more than %d bytes", push.ErrQueueFull, q.cfg.MaxBytes)
+		return nil, fmt.Errorf("%w: scheduled notifications exceed %d bytes", push.ErrQueueFull, q.cfg.MaxBytes)
 	}
 	return t.encode()
 }
 
-func (q *Queue) appendGroup(ctx context.Context, b *group, errs []error) {
-	k := q.tasks
-	if b.destination.stream == scheduledStreamName {
-		k = q.scheduled
+func (q *Queue) appendGroup(ctx context.Context, g *group, errs []error) {
+	handle := q.tasks
+	if g.destination.stream == scheduledStreamName {
+		handle = q.scheduled
 	}
 	before := [...]uint64{q.tasks.lastSeq.Load(), q.scheduled.lastSeq.Load()}
-	places, err := k.writer.AppendAll(ctx, b.destination.subject(), b.encoded)
-	var kept map[string]bool
+	offsets, err := handle.writer.AppendAll(ctx, g.destination.subject(), g.encoded)
+	var persisted map[string]bool
 	switch {
 	case errors.Is(err, jetstream.ErrFull):
 		err = fmt.Errorf("%w: %w", push.ErrQueueFull, err)
 	case errors.Is(err, jetstream.ErrUnwritable):
-		kept = q.reconcileWrite(ctx, b.tasks, before)
+		persisted = q.reconcileWrite(ctx, g.tasks, before)
 	}
-	safe := make([]*task, 0, len(b.tasks))
-	for i, place := range places {
-		k.advance(place.Seq)
-		if place.Seq == 0 && !kept[b.tasks[i].ID] {
-			errs[b.index[i]] = err
+	accepted := make([]*task, 0, len(g.tasks))
+	for i, offset := range offsets {
+		handle.advance(offset.Seq)
+		if offset.Seq == 0 && !persisted[g.tasks[i].ID] {
+			errs[g.index[i]] = err
 			continue
 		}
-		safe = append(safe, b.tasks[i])
+		accepted = append(accepted, g.tasks[i])
 	}
-	q.notifyPartition(b.destination.partition)
-	if len(safe) > 0 {
-		q.recordAccepted(ctx, safe)
+	q.notifyPartition(g.destination.partition)
+	if len(accepted) > 0 {
+		q.recordAccepted(ctx, accepted)
 	}
 }
 
-// recordAccepted has the journal know of tasks that are safe, whether or not it does: their next event tells of them too. One with an
-// Idempotency-Key is told on disk, for a caller who asks again after a crash must find it.
-func (q *Queue) recordAccepted(ctx context.Context, safe []*task) {
+// recordAccepted appends the tasks to the journal. It ignores failures, because the next event of a task also shows that
+// it was accepted. Tasks with an Idempotency-Key are appended synchronously, so that a repeated call finds them after a
+// crash.
+func (q *Queue) recordAccepted(ctx context.Context, accepted []*task) {
 	var keyed []push.Event
-	others := make([]push.Event, 0, len(safe))
+	others := make([]push.Event, 0, len(accepted))
 	now := time.Now().UTC()
-	for _, t := range safe {
+	for _, t := range accepted {
 		if len(t.KeyHash) > 0 {
 			keyed = append(keyed, t.waitingEvent(now))
 		} else {
@@ -123,10 +124,10 @@ func (q *Queue) recordAccepted(ctx context.Context, safe []*task) {
 	}
 	err := q.cfg.Journal.AppendAsync(context.WithoutCancel(ctx), others...)
 	if len(keyed) > 0 {
-		_, failed := q.cfg.Journal.Append(ctx, keyed...)
-		err = errors.Join(err, failed)
+		_, appendErr := q.cfg.Journal.Append(ctx, keyed...)
+		err = errors.Join(err, appendErr)
 	}
 	if err != nil {
-		q.cfg.Logger.Warn("queue: accepted notifications are not in the history yet", "app", safe[0].App, "err", err)
+		q.cfg.Logger.Warn("accepted notifications not recorded in the history yet", "app", accepted[0].App, "err", err)
 	}
 }

@@ -19,13 +19,13 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// discardJournal is a journal that hears of nothing.
+// discardJournal is a journal that drops asynchronous events.
 type discardJournal struct{ *memoryJournal }
 
 func (discardJournal) AppendAsync(context.Context, ...push.Event) error { return nil }
 
-// openBench opens a queue with the history, or with a deaf journal. indexed waits until the history's index holds so many
-// events.
+// openBench opens a queue with the history or with a discardJournal. indexed waits until the history has indexed this number
+// of events.
 func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, indexed func(events int)) {
 	b.Helper()
 	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
@@ -33,7 +33,7 @@ func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, 
 		b.Fatal(err)
 	}
 	var running sync.WaitGroup
-	keeping, forget := context.WithCancel(context.Background())
+	historyCtx, stopHistory := context.WithCancel(context.Background())
 	var j queue.Journal = discardJournal{newMemoryJournal()}
 	indexed = func(int) {}
 	if withHistory {
@@ -41,7 +41,7 @@ func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, 
 		if err != nil {
 			b.Fatal(err)
 		}
-		running.Go(func() { _, _ = hist.Run(keeping), hist.Close() })
+		running.Go(func() { _, _ = hist.Run(historyCtx), hist.Close() })
 		j = historyJournal{hist}
 		indexed = func(events int) { waitIndexed(hist, events) }
 	}
@@ -50,26 +50,26 @@ func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, 
 		b.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	worked := make(chan struct{})
-	go func() { _ = q.Run(ctx); close(worked) }()
+	stopped := make(chan struct{})
+	go func() { _ = q.Run(ctx); close(stopped) }()
 	b.Cleanup(func() {
 		stop()
-		<-worked
-		forget()
+		<-stopped
+		stopHistory()
 		running.Wait()
 		_ = e.Close()
 	})
 	return q, indexed
 }
 
-// waitIndexed waits until the history has heard of so many events since it began, and its index holds them.
+// waitIndexed waits until the history has received this number of events since it started and has indexed all of them.
 func waitIndexed(h *history.History, events int) {
 	for s := h.Status(); s.Events < uint64(events) || s.Behind > 0; s = h.Status() {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// openWriter opens an engine with nothing but a writer.
+// openWriter opens an engine with one stream and returns its writer.
 func openWriter(b *testing.B) *jetstream.Writer {
 	b.Helper()
 	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
@@ -91,23 +91,23 @@ func openWriter(b *testing.B) *jetstream.Writer {
 	return w
 }
 
-// runConcurrently has 64 callers do something so many times in all.
+// runConcurrently calls do for every turn, from 64 goroutines.
 func runConcurrently(turns int, do func(turn int)) {
-	var left sync.WaitGroup
+	var wg sync.WaitGroup
 	var next atomic.Int64
 	for range 64 {
-		left.Go(func() {
+		wg.Go(func() {
 			for turn := int(next.Add(1)); turn <= turns; turn = int(next.Add(1)) {
 				do(turn - 1)
 			}
 		})
 	}
-	left.Wait()
+	wg.Wait()
 }
 
-// BenchmarkAccept is what is accepted and on disk a second, one at a time by 64 callers and in batches of 100, without the
-// history and with it, until its index holds it too. The last figure is the part of what the engine alone writes of the same
-// texts: both take turns, for what a machine can do that others use is not the same for long.
+// BenchmarkAccept measures notifications accepted per second, from 64 goroutines, one at a time and in batches of 100,
+// without the history and with it, including the indexing. The metric of-engine compares this with the rate at which the
+// engine alone writes the same tasks. Both run in alternation, because the speed of a shared machine varies.
 func BenchmarkAccept(b *testing.B) {
 	for _, batch := range []struct {
 		name        string
@@ -117,7 +117,7 @@ func BenchmarkAccept(b *testing.B) {
 			b.Run(batch.name+"/"+journal, func(b *testing.B) {
 				r := comparison{engine: openWriter(b), size: batch.size}
 				r.queue, r.indexed = openBench(b, newFakeSender(), journal == "history")
-				r.queue.Drain() // so that nothing is taken from disk meanwhile
+				r.queue.Drain() // so that nothing is sent meanwhile
 				b.ReportAllocs()
 				for left := b.N; left > 0; left -= batch.turns {
 					r.round(b, min(left, batch.turns))
@@ -128,39 +128,39 @@ func BenchmarkAccept(b *testing.B) {
 	}
 }
 
-// comparison is a queue and an engine that do the same in turn.
+// comparison runs the same work on a queue and on an engine in alternation.
 type comparison struct {
 	queue    *queue.Queue
 	indexed  func(events int)
 	engine   *jetstream.Writer
-	size     int // of a batch
-	accepted int // notifications
+	size     int // notifications in a batch
+	accepted int // notifications so far
 
 	engineTime, queueTime, cpu time.Duration
 }
 
-// round has each of them take so many batches.
+// round writes the same number of batches to each.
 func (r *comparison) round(b *testing.B, turns int) {
 	b.StopTimer()
-	batches, texts := make([][]*push.Notification, turns), slices.Repeat([][]byte{encodedTask(b)}, r.size)
+	batches, items := make([][]*push.Notification, turns), slices.Repeat([][]byte{encodedTask(b)}, r.size)
 	for i := range batches {
 		batches[i] = newNotifications("shop", r.size)
 	}
 	began := time.Now()
 	runConcurrently(turns, func(int) {
-		if _, err := r.engine.AppendAll(b.Context(), "bare.x", texts); err != nil {
+		if _, err := r.engine.AppendAll(b.Context(), "bare.x", items); err != nil {
 			b.Error(err)
 		}
 	})
 	r.engineTime += time.Since(began)
-	busy := cpuTime()
+	before := cpuTime()
 	began = time.Now()
 	b.StartTimer()
 	runConcurrently(turns, func(turn int) { acceptAll(b, r.queue, batches[turn]) })
 	r.accepted += turns * r.size
 	r.indexed(r.accepted)
 	r.queueTime += time.Since(began)
-	r.cpu += cpuTime() - busy
+	r.cpu += cpuTime() - before
 }
 
 func (r *comparison) report(b *testing.B) {
@@ -182,7 +182,7 @@ var benchStream = natsjs.StreamConfig{
 	Name: "BARE", Subjects: []string{"bare.>"}, Retention: natsjs.WorkQueuePolicy, Discard: natsjs.DiscardNew, MaxBytes: 1 << 40,
 }
 
-// encodedTask is a task as the queue writes it.
+// encodedTask returns a task as the queue encodes it.
 func encodedTask(b *testing.B) []byte {
 	b.Helper()
 	n := newNotification("shop")
@@ -193,7 +193,7 @@ func encodedTask(b *testing.B) []byte {
 	return text
 }
 
-// instantSender is a sender whose provider accepts at once.
+// instantSender accepts every notification immediately.
 type instantSender struct{ ended sync.WaitGroup }
 
 func (*instantSender) Check(*push.Notification) error { return nil }
@@ -207,18 +207,18 @@ func (s *instantSender) Send(_ context.Context, n *push.Notification) push.Recei
 	return r
 }
 
-// BenchmarkDelivery is what goes all the way a second: accepted in batches of 100, noted, sent to a provider that accepts at
-// once, and ended, with the history.
+// BenchmarkDelivery measures the whole path with the history: accept in batches of 100, record the attempt, send to a
+// sender that accepts immediately, and record the end.
 func BenchmarkDelivery(b *testing.B) {
 	s := &instantSender{}
 	q, indexed := openBench(b, s, true)
 	s.ended.Add(b.N * 100)
 	b.ReportAllocs()
 	b.ResetTimer()
-	busy := cpuTime()
+	before := cpuTime()
 	runConcurrently(b.N, func(int) { acceptAll(b, q, newNotifications("shop", 100)) })
 	s.ended.Wait()
 	indexed(3 * 100 * b.N)
 	b.ReportMetric(float64(b.N*100)/b.Elapsed().Seconds(), "notifications/s")
-	b.ReportMetric(1e5*(cpuTime()-busy).Seconds()/float64(b.N*100), "cpu-s/100k")
+	b.ReportMetric(1e5*(cpuTime()-before).Seconds()/float64(b.N*100), "cpu-s/100k")
 }

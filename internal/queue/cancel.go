@@ -11,11 +11,12 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Cancel ends a notification that waits. The receipt tells how it stands then: cancelled, or what came first in the
-// journal, which decides. The error is push.ErrNotFound, or one after which nobody can tell.
+// Cancel cancels a notification that is queued or scheduled, and returns its receipt. The receipt is not cancelled if
+// another event, such as an attempt, came first in the journal. The error is push.ErrNotFound if the app has no such
+// notification; after any other error it may or may not be cancelled.
 func (q *Queue) Cancel(ctx context.Context, app, id string) (push.Receipt, error) {
 	receipt, err := q.cfg.Journal.Receipt(ctx, app, id)
-	if errors.Is(err, push.ErrNotFound) { // another gateway may have accepted it a moment ago
+	if errors.Is(err, push.ErrNotFound) { // another gateway may have accepted it recently
 		if err := q.cfg.Journal.WaitCaughtUp(ctx); err != nil {
 			return push.Receipt{}, fmt.Errorf("queue: %w", err)
 		}
@@ -25,13 +26,13 @@ func (q *Queue) Cancel(ctx context.Context, app, id string) (push.Receipt, error
 		return receipt, err
 	}
 	cancelled := push.Receipt{ID: id, State: push.StatusCancelled, Attempts: receipt.Attempts}
-	place, err := q.cfg.Journal.Append(ctx, push.Event{
+	offset, err := q.cfg.Journal.Append(ctx, push.Event{
 		ID: id, App: app, At: time.Now().UTC(), Status: push.StatusCancelled, Receipt: &cancelled,
 	})
 	if err != nil {
 		return push.Receipt{}, fmt.Errorf("queue: %w", err)
 	}
-	if err := q.cfg.Journal.WaitForSeq(ctx, place.Seq); err != nil {
+	if err := q.cfg.Journal.WaitForSeq(ctx, offset.Seq); err != nil {
 		return push.Receipt{}, fmt.Errorf("queue: %w", err)
 	}
 	return q.cfg.Journal.Receipt(ctx, app, id)

@@ -15,65 +15,65 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestCancelAndSendExcludeEachOther cancels right where the queue is sending: whoever is told that it is cancelled is right,
-// and so is whoever is not.
+// TestCancelAndSendExcludeEachOther cancels notifications that are about to be sent. A notification is either cancelled or
+// sent, as the receipt of Cancel says.
 func TestCancelAndSendExcludeEachOther(t *testing.T) {
-	h := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{InFlight: 8})
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{InFlight: 8})
 	ns := newNotifications("shop", 2000)
-	told := make([]push.Receipt, len(ns))
-	h.accept(t, ns...)
+	receipts := make([]push.Receipt, len(ns))
+	f.accept(t, ns...)
 	var cancels sync.WaitGroup
 	for caller := range 4 {
 		cancels.Go(func() {
 			for i := caller; i < len(ns); i += 4 {
-				i = max(i, (h.sender.sentCount()+rand.IntN(32))/4*4+caller) // those before are sent
+				i = max(i, (f.sender.sentCount()+rand.IntN(32))/4*4+caller) // skips those already sent
 				if i >= len(ns) {
 					return
 				}
 				var err error
-				if told[i], err = h.Cancel(t.Context(), "shop", ns[i].ID); err != nil {
+				if receipts[i], err = f.Cancel(t.Context(), "shop", ns[i].ID); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	cancels.Wait()
-	h.journal.waitEnded(t, ns...)
+	f.journal.waitEnded(t, ns...)
 	cancelled, late := 0, 0
 	for i, n := range ns {
-		sent, is := h.sender.count(n.ID), told[i].Status() == push.StatusCancelled
+		sent, is := f.sender.count(n.ID), receipts[i].Status() == push.StatusCancelled
 		if is {
 			cancelled++
-		} else if told[i].ID != "" {
+		} else if receipts[i].ID != "" {
 			late++
 		}
 		if is == (sent == 1) || sent > 1 {
-			t.Errorf("the caller was told %s, and it was sent %d times: %v", told[i].Status(), sent, h.journal.statuses(n.ID))
+			t.Errorf("Cancel returned %s, and the notification was sent %d times: %v", receipts[i].Status(), sent, f.journal.statuses(n.ID))
 		}
 	}
-	t.Logf("%d were cancelled, %d too late", cancelled, late)
+	t.Logf("%d cancelled, %d too late", cancelled, late)
 }
 
 func TestCancelScheduledNotification(t *testing.T) {
-	h := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
 	n, other := newNotification("shop"), newNotification("shop")
 	for ahead := 700 * time.Millisecond; ; ahead *= 2 {
 		n.SendAt = time.Now().Add(ahead)
-		h.accept(t, n)
-		r, err := h.Cancel(t.Context(), "shop", n.ID)
+		f.accept(t, n)
+		r, err := f.Cancel(t.Context(), "shop", n.ID)
 		if err == nil && r.Status() == push.StatusCancelled {
 			break
 		}
 		if err != nil || time.Now().Before(n.SendAt) {
 			t.Fatal(r.Status(), err)
 		}
-		n = newNotification("shop") // this machine was too slow to accept and cancel in time
+		n = newNotification("shop") // too slow to cancel in time; try again with more time
 	}
 	other.SendAt = n.SendAt.Add(100 * time.Millisecond)
-	h.accept(t, other)
-	h.journal.waitEnded(t, other)
-	if h.sender.count(n.ID) != 0 {
-		t.Error("it was sent")
+	f.accept(t, other)
+	f.journal.waitEnded(t, other)
+	if f.sender.count(n.ID) != 0 {
+		t.Error("the cancelled notification was sent")
 	}
 }
 
@@ -81,21 +81,21 @@ func TestCancelRefusesSentNotifications(t *testing.T) {
 	s := newFakeSender()
 	ended, sending := newNotification("shop"), newNotification("shop")
 	release := s.blockMatching(func(n *push.Notification) bool { return n.ID == sending.ID })
-	h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
-	h.accept(t, ended, sending)
-	h.journal.waitEnded(t, ended)
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
+	f.accept(t, ended, sending)
+	f.journal.waitEnded(t, ended)
 	s.waitSent(t, sending)
 	for n, want := range map[*push.Notification]push.Status{ended: push.StatusAccepted, sending: push.StatusSending} {
-		if r, err := h.Cancel(t.Context(), "shop", n.ID); err != nil || r.Status() != want {
+		if r, err := f.Cancel(t.Context(), "shop", n.ID); err != nil || r.Status() != want {
 			t.Errorf("%s, %v, want %s", r.Status(), err, want)
 		}
 	}
 	release()
-	h.journal.waitEnded(t, sending)
-	if _, err := h.Cancel(t.Context(), "news", ended.ID); !errors.Is(err, push.ErrNotFound) {
-		t.Error("another app's: ", err)
+	f.journal.waitEnded(t, sending)
+	if _, err := f.Cancel(t.Context(), "news", ended.ID); !errors.Is(err, push.ErrNotFound) {
+		t.Error("a notification of another app: ", err)
 	}
-	if _, err := h.Cancel(t.Context(), "shop", uuid.NewString()); !errors.Is(err, push.ErrNotFound) {
-		t.Error("nobody's: ", err)
+	if _, err := f.Cancel(t.Context(), "shop", uuid.NewString()); !errors.Is(err, push.ErrNotFound) {
+		t.Error("an unknown notification: ", err)
 	}
 }

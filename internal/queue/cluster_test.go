@@ -12,8 +12,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestClusterLosesNoTaskWhenServerDies kills one of three while notifications are accepted and sent, and has two
-// gateways share the work.
+// TestClusterLosesNoTaskWhenServerDies kills one of three servers while two gateways accept and send notifications.
 func TestClusterLosesNoTaskWhenServerDies(t *testing.T) {
 	servers := jetstreamtest.NewCluster(t)
 	j, s := newMemoryJournal(), newFakeSender()
@@ -21,30 +20,30 @@ func TestClusterLosesNoTaskWhenServerDies(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 		return push.Outcome{Verdict: push.Accepted}
 	}
-	where, cfg := servers.Account(t), queue.Config{InFlight: 16}
-	a, b := openQueueAt(t, where, j, s, cfg), openQueueAt(t, where, j, s, cfg)
-	var kept []*push.Notification
+	engineConfig, cfg := servers.Account(t), queue.Config{InFlight: 16}
+	a, b := openQueueAt(t, engineConfig, j, s, cfg), openQueueAt(t, engineConfig, j, s, cfg)
+	var accepted []*push.Notification
 	for i := range 60 {
 		if i == 20 {
 			servers.Kill(0)
 		}
-		h := []*fixture{a, b}[i%2]
+		f := []*fixture{a, b}[i%2]
 		ns := newNotifications("shop", 10)
 		ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
-		for k, err := range h.Accept(ctx, ns) {
+		for k, err := range f.Accept(ctx, ns) {
 			if err == nil {
-				kept = append(kept, ns[k])
+				accepted = append(accepted, ns[k])
 			} else {
 				t.Log(err)
 			}
 		}
 		stop()
 	}
-	j.waitEnded(t, kept...)
-	for _, n := range kept {
+	j.waitEnded(t, accepted...)
+	for _, n := range accepted {
 		if r, _ := j.Receipt(t.Context(), "shop", n.ID); s.count(n.ID) > 1 || r.Status() != push.StatusAccepted && r.Reason != "IN_DOUBT" {
 			t.Errorf("%s %s, sent %d times: %v", r.Status(), r.Reason, s.count(n.ID), j.statuses(n.ID))
 		}
 	}
-	t.Logf("%d of 600 were accepted", len(kept))
+	t.Logf("%d of 600 accepted", len(accepted))
 }

@@ -13,150 +13,150 @@ import (
 )
 
 const (
-	// A chunk that shows no sign of life for so long is given to another gateway.
+	// The server redelivers a message after ackWait without an acknowledgement or a sign of progress.
 	ackWait            = 6 * time.Second
 	inProgressInterval = ackWait / 4
-	// How often the streams are looked at for sources that others have begun.
+	// How often to look for partitions that other gateways created.
 	discoverInterval = time.Second
-	// How long one pull waits for chunks: so long nobody notices that the engine was opened anew and knows no pull of ours.
+	// How long a pull waits for messages. A restarted server does not know the pull, so this bounds the delay.
 	pullTimeout = 5 * time.Second
-	// Chunks that a flow holds at most, and the most that it asks for at a time.
+	// The maximum number of messages in one pull, and the minimum that a consumer may hold.
 	maxPull = 16
-	// How long a flow rests after an error of the engine's, or of the journal's.
+	// The wait after an error of the server or the journal.
 	retryInterval = 250 * time.Millisecond
 )
 
-// consumer takes the chunks of one source and has their tasks sent, so many at a time.
+// consumer pulls the messages of one partition and sends their tasks. It limits the number of concurrent sends.
 type consumer struct {
 	*Queue
 	partition    partition
 	natsConsumer natsjs.Consumer
-	slots        chan struct{} // one for each task that is in the Sender's hands
+	slots        chan struct{} // one token for each send in progress
 }
 
-// notifyPartition tells the queue that there may be something at s.
-func (q *Queue) notifyPartition(s partition) {
+// notifyPartition tells runConsumers that a partition may have tasks.
+func (q *Queue) notifyPartition(p partition) {
 	q.mu.Lock()
-	_, known := q.consumers[s]
+	_, exists := q.consumers[p]
 	q.mu.Unlock()
-	if known {
+	if exists {
 		return
 	}
 	select {
-	case q.discovered <- s:
-	default: // the next look will find it
+	case q.discovered <- p:
+	default: // the next discover finds it
 	}
 }
 
-// runConsumers makes a flow for every source that has something, until ctx ends, and returns when all flows have ended.
-func (q *Queue) runConsumers(ctx, sending context.Context) error {
-	var flows errgroup.Group
-	look := time.NewTicker(discoverInterval)
-	defer look.Stop()
-	q.discover(ctx, sending, &flows)
+// runConsumers starts a consumer for every partition with tasks until ctx ends. It returns when all consumers have ended.
+func (q *Queue) runConsumers(ctx, sendCtx context.Context) error {
+	var group errgroup.Group
+	ticker := time.NewTicker(discoverInterval)
+	defer ticker.Stop()
+	q.discover(ctx, sendCtx, &group)
 	for {
 		select {
-		case s := <-q.discovered:
-			q.startConsumer(ctx, sending, &flows, s)
-		case <-look.C:
-			q.discover(ctx, sending, &flows)
+		case p := <-q.discovered:
+			q.startConsumer(ctx, sendCtx, &group, p)
+		case <-ticker.C:
+			q.discover(ctx, sendCtx, &group)
 		case <-ctx.Done():
-			return flows.Wait()
+			return group.Wait()
 		}
 	}
 }
 
-// discover begins a flow for every source in the streams.
-func (q *Queue) discover(ctx, sending context.Context, flows *errgroup.Group) {
+// discover starts a consumer for every partition in the streams.
+func (q *Queue) discover(ctx, sendCtx context.Context, group *errgroup.Group) {
 	depth, err := q.depth(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			q.cfg.Logger.Warn("queue: cannot see what waits", "err", err)
+			q.cfg.Logger.Warn("cannot list queued tasks", "err", err)
 		}
 		return
 	}
-	for s := range depth {
-		q.startConsumer(ctx, sending, flows, s)
+	for p := range depth {
+		q.startConsumer(ctx, sendCtx, group, p)
 	}
 }
 
-// startConsumer begins a flow for s, unless there is one.
-func (q *Queue) startConsumer(ctx, sending context.Context, flows *errgroup.Group, s partition) {
+// startConsumer starts a consumer for a partition unless there is one.
+func (q *Queue) startConsumer(ctx, sendCtx context.Context, group *errgroup.Group, p partition) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.consumers[s] != nil {
+	if q.consumers[p] != nil {
 		return
 	}
-	f := &consumer{Queue: q, partition: s, slots: make(chan struct{}, q.cfg.InFlight)}
-	q.consumers[s] = f
-	flows.Go(func() error { return f.run(ctx, sending) })
+	c := &consumer{Queue: q, partition: p, slots: make(chan struct{}, q.cfg.InFlight)}
+	q.consumers[p] = c
+	group.Go(func() error { return c.run(ctx, sendCtx) })
 }
 
-// run takes chunks until ctx ends, and returns when all that it took have been let go of.
-func (f *consumer) run(ctx, sending context.Context) error {
-	var chunks sync.WaitGroup
-	defer chunks.Wait()
-	room := make(chan struct{}, max(maxPull, f.cfg.InFlight/8))
+// run pulls messages until ctx ends. It returns when all pulled messages are acknowledged or returned.
+func (c *consumer) run(ctx, sendCtx context.Context) error {
+	var processing sync.WaitGroup
+	defer processing.Wait()
+	messageSlots := make(chan struct{}, max(maxPull, c.cfg.InFlight/8))
 	for ctx.Err() == nil {
-		if err := f.pull(ctx, sending, room, &chunks); err != nil && ctx.Err() == nil {
-			f.cfg.Logger.Warn("queue: cannot take from the engine", "app", f.partition.app, "lane", string(f.partition.lane), "err", err)
-			f.natsConsumer = nil
+		if err := c.pull(ctx, sendCtx, messageSlots, &processing); err != nil && ctx.Err() == nil {
+			c.cfg.Logger.Warn("cannot pull tasks", "app", c.partition.app, "lane", string(c.partition.lane), "err", err)
+			c.natsConsumer = nil
 			sleep(ctx, retryInterval)
 		}
 	}
 	return nil
 }
 
-// pull asks for some chunks and has each worked on as it comes. It never holds more than there is room for.
-func (f *consumer) pull(ctx, sending context.Context, room chan struct{}, chunks *sync.WaitGroup) error {
-	if err := f.ensureConsumer(ctx); err != nil {
+// pull fetches messages and processes each in its own goroutine. It fetches no more than there are free slots.
+func (c *consumer) pull(ctx, sendCtx context.Context, messageSlots chan struct{}, processing *sync.WaitGroup) error {
+	if err := c.ensureConsumer(ctx); err != nil {
 		return err
 	}
-	free := acquireUpTo(ctx, room, maxPull)
+	free := acquireUpTo(ctx, messageSlots, maxPull)
 	defer func() {
 		for range free {
-			<-room
+			<-messageSlots
 		}
 	}()
 	if free == 0 {
 		return nil // ctx has ended
 	}
-	pulling, stop := context.WithTimeout(ctx, pullTimeout)
+	pullCtx, stop := context.WithTimeout(ctx, pullTimeout)
 	defer stop()
-	batch, err := f.natsConsumer.Fetch(free, natsjs.FetchContext(pulling))
+	batch, err := c.natsConsumer.Fetch(free, natsjs.FetchContext(pullCtx))
 	if err != nil {
 		return err
 	}
 	for msg := range batch.Messages() {
-		h := f.inFlight.add(msg)
-		if h == nil {
+		m := c.inFlight.add(msg)
+		if m == nil {
 			continue
 		}
 		free--
-		chunks.Go(func() {
-			defer func() { <-room }()
-			defer f.inFlight.remove(h)
-			f.processMessage(ctx, sending, h)
+		processing.Go(func() {
+			defer func() { <-messageSlots }()
+			defer c.inFlight.remove(m)
+			c.processMessage(ctx, sendCtx, m)
 		})
 	}
-	if err := batch.Error(); err != nil && pulling.Err() == nil {
+	if err := batch.Error(); err != nil && pullCtx.Err() == nil {
 		return err
 	}
 	return nil
 }
 
-// acquireUpTo takes as many places as there are, up to most; if there is none, it waits for one.
-func acquireUpTo(ctx context.Context, room chan struct{}, most int) (taken int) {
-	for taken < most && acquire(ctx, room, taken == 0) {
-		taken++
+// acquireUpTo takes up to most tokens without waiting, but waits for the first.
+func acquireUpTo(ctx context.Context, sem chan struct{}, limit int) (acquired int) {
+	for acquired < limit && acquire(ctx, sem, acquired == 0) {
+		acquired++
 	}
-	return taken
+	return acquired
 }
 
-// acquire takes a place, and waits for it if asked to.
-func acquire(ctx context.Context, room chan struct{}, wait bool) bool {
+// acquire takes a token. If wait is set, it waits for one until ctx ends.
+func acquire(ctx context.Context, sem chan struct{}, wait bool) bool {
 	select {
-	case room <- struct{}{}:
+	case sem <- struct{}{}:
 		return true
 	default:
 	}
@@ -164,21 +164,21 @@ func acquire(ctx context.Context, room chan struct{}, wait bool) bool {
 		return false
 	}
 	select {
-	case room <- struct{}{}:
+	case sem <- struct{}{}:
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// ensureConsumer finds or makes the flow's consumer. It lives in the engine's memory: what it knows is worth nothing to another
-// process, for what has not ended is looked up in the journal.
-func (f *consumer) ensureConsumer(ctx context.Context) (err error) {
-	if f.natsConsumer != nil {
+// ensureConsumer creates the JetStream consumer unless it exists. Its state is in memory and may be lost: the journal
+// decides what is still to be sent.
+func (c *consumer) ensureConsumer(ctx context.Context) (err error) {
+	if c.natsConsumer != nil {
 		return nil
 	}
-	f.natsConsumer, err = f.js.CreateOrUpdateConsumer(ctx, f.partition.stream, natsjs.ConsumerConfig{
-		Durable: f.partition.consumerName(), FilterSubject: f.partition.subject() + ".*", AckPolicy: natsjs.AckExplicitPolicy,
+	c.natsConsumer, err = c.js.CreateOrUpdateConsumer(ctx, c.partition.stream, natsjs.ConsumerConfig{
+		Durable: c.partition.consumerName(), FilterSubject: c.partition.subject() + ".*", AckPolicy: natsjs.AckExplicitPolicy,
 		AckWait: ackWait, MaxAckPending: -1, MemoryStorage: true,
 	})
 	if err != nil {
@@ -187,7 +187,7 @@ func (f *consumer) ensureConsumer(ctx context.Context) (err error) {
 	return nil
 }
 
-// sleep waits a while.
+// sleep waits and returns true, or returns false when ctx ends.
 func sleep(ctx context.Context, wait time.Duration) bool {
 	if wait <= 0 {
 		return ctx.Err() == nil

@@ -29,26 +29,26 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// The crash test is a gateway without HTTP, this same binary once more, that accepts and sends as fast as it can until it
-// is killed; again and again on one folder. It tells what was accepted, and its provider what arrived, in files that
-// outlive it. A last life accepts nothing and works off what is left.
+// The crash test starts this test binary as a child process: a gateway without HTTP that accepts and sends as fast as it
+// can. It kills the child at random times and restarts it on the same directory. The child appends the IDs that it accepted
+// and that its sender received to files. The last child accepts nothing and finishes the remaining tasks.
 
 const (
-	crashDirEnv   = "SLUICE_CRASH_FOLDER" // set in the child: where it works
-	crashURLEnv   = "SLUICE_CRASH_URL"    // set in the child whose engine is a cluster
-	crashLastEnv  = "SLUICE_CRASH_LAST"   // set in its last life
-	crashSeedsEnv = "SLUICE_CRASH_SEEDS"  // how many seeds to try; make crash sets it
+	crashDirEnv   = "SLUICE_CRASH_DIR"   // set in the child: its directory
+	crashURLEnv   = "SLUICE_CRASH_URL"   // set in the child if the tests run on a cluster
+	crashLastEnv  = "SLUICE_CRASH_LAST"  // set in the last child
+	crashSeedsEnv = "SLUICE_CRASH_SEEDS" // the number of seeds; set by make crash
 
 	crashInFlight   = 32
-	crashPartitions = 4 // two apps, each with what is sent now and what is sent at a time
+	crashPartitions = 4 // two apps, each with immediate and scheduled tasks
 	crashKills      = 3
 )
 
-// historyJournal is the real history, in the queue's words.
+// historyJournal adapts history.History to queue.Journal.
 type historyJournal struct{ *history.History }
 
-func (r historyJournal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
-	states, err := r.History.States(ctx, ids)
+func (j historyJournal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
+	states, err := j.History.States(ctx, ids)
 	out := make(map[string]queue.State, len(states))
 	for id, s := range states {
 		out[id] = queue.State{Status: s.Status, Attempt: s.Attempt, Offset: s.Offset}
@@ -56,7 +56,7 @@ func (r historyJournal) States(ctx context.Context, ids []string) (map[string]qu
 	return out, err
 }
 
-// crashChild is one life of the child.
+// crashChild is the state of the child process, and its sender.
 type crashChild struct {
 	queue    *queue.Queue
 	history  *history.History
@@ -67,105 +67,105 @@ type crashChild struct {
 	refused map[string]bool
 }
 
-// traitOf draws what is special about a notification from its ID.
+// traitOf derives a number from 0 to 9 from an ID. It decides how a notification is treated.
 func traitOf(id string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id))
 	return h.Sum32() % 10
 }
 
-func (l *crashChild) Check(*push.Notification) error { return nil }
+func (c *crashChild) Check(*push.Notification) error { return nil }
 
-// Send plays a provider. One in ten is told to come again at first.
-func (l *crashChild) Send(_ context.Context, n *push.Notification) push.Receipt {
+// Send records the notification as arrived. It refuses one in ten at the first attempt.
+func (c *crashChild) Send(_ context.Context, n *push.Notification) push.Receipt {
 	if n.BeforeAttempt(1) != nil {
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
-	if l.refusesFirst(n.ID) {
+	if c.refusesFirst(n.ID) {
 		r.Outcome = push.Outcome{Verdict: push.Unavailable}
 	} else {
-		writeLines(l.arrived, n.ID)
+		writeLines(c.arrived, n.ID)
 	}
-	time.Sleep(rand.N(2 * time.Millisecond)) // it takes its time to answer
+	time.Sleep(rand.N(2 * time.Millisecond)) // a kill in this time leaves the attempt in doubt
 	r.Attempts = []push.Attempt{{Outcome: r.Outcome}}
 	return r
 }
 
-func (l *crashChild) refusesFirst(id string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if traitOf(id) != 0 || l.refused[id] {
+func (c *crashChild) refusesFirst(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if traitOf(id) != 0 || c.refused[id] {
 		return false
 	}
-	l.refused[id] = true
+	c.refused[id] = true
 	return true
 }
 
-// writeLines writes whole lines: a kill never leaves half of them.
+// writeLines appends lines with one write, so that a kill leaves no partial line.
 func writeLines(file *os.File, lines ...string) {
 	if _, err := file.WriteString(strings.Join(lines, "\n") + "\n"); err != nil {
 		panic(err)
 	}
 }
 
-// runChild is the child's main.
-func runChild(folder string) error {
+// runChild is the main function of the child process.
+func runChild(dir string) error {
 	ctx := context.Background()
-	l := &crashChild{refused: map[string]bool{}}
+	c := &crashChild{refused: map[string]bool{}}
 	var err error
-	if l.accepted, err = openAppend(folder, "accepted"); err != nil {
+	if c.accepted, err = openAppend(dir, "accepted"); err != nil {
 		return err
 	}
-	if l.arrived, err = openAppend(folder, "arrived"); err != nil {
+	if c.arrived, err = openAppend(dir, "arrived"); err != nil {
 		return err
 	}
-	e, err := l.open(ctx, folder)
-	for err != nil && os.Getenv(crashURLEnv) != "" { // it elects
+	e, err := c.open(ctx, dir)
+	for err != nil && os.Getenv(crashURLEnv) != "" { // the cluster may be electing a leader
 		time.Sleep(100 * time.Millisecond)
-		e, err = l.open(ctx, folder)
+		e, err = c.open(ctx, dir)
 	}
 	if err != nil {
 		return err
 	}
 	go func() { _ = e.Run(ctx) }()
-	go func() { _ = l.history.Run(ctx) }()
-	go func() { _ = l.queue.Run(ctx) }()
+	go func() { _ = c.history.Run(ctx) }()
+	go func() { _ = c.queue.Run(ctx) }()
 	if os.Getenv(crashLastEnv) == "" {
 		for range 8 {
-			go l.accept(ctx)
+			go c.accept(ctx)
 		}
-		select {} // until we are killed
+		select {} // until the process is killed
 	}
-	return l.finish(ctx, folder)
+	return c.finish(ctx, dir)
 }
 
-// open opens the engine and what stands on it.
-func (l *crashChild) open(ctx context.Context, folder string) (e *jetstream.Engine, err error) {
-	where := jetstream.Config{Dir: filepath.Join(folder, "engine"), Reserve: -1}
+// open opens the engine, the history and the queue.
+func (c *crashChild) open(ctx context.Context, dir string) (e *jetstream.Engine, err error) {
+	engineConfig := jetstream.Config{Dir: filepath.Join(dir, "engine"), Reserve: -1}
 	if url := os.Getenv(crashURLEnv); url != "" {
-		where = jetstream.Config{URL: url, Replicas: 3}
+		engineConfig = jetstream.Config{URL: url, Replicas: 3}
 	}
-	if e, err = jetstream.Open(ctx, where); err != nil {
+	if e, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return nil, err
 	}
-	l.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(folder, "index")})
+	c.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	l.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{l.history}, Sender: l, InFlight: crashInFlight})
+	c.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{c.history}, Sender: c, InFlight: crashInFlight})
 	if err != nil {
-		return nil, errors.Join(err, l.history.Close(), e.Close())
+		return nil, errors.Join(err, c.history.Close(), e.Close())
 	}
 	return e, nil
 }
 
-func openAppend(folder, name string) (*os.File, error) {
-	return os.OpenFile(filepath.Join(folder, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+func openAppend(dir, name string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
-// accept accepts one, or some, again and again.
-func (l *crashChild) accept(ctx context.Context) {
+// accept accepts groups of notifications in a loop.
+func (c *crashChild) accept(ctx context.Context) {
 	for {
 		ns := newNotifications("shop", 1+rand.IntN(8)*rand.IntN(8))
 		for _, n := range ns {
@@ -178,26 +178,26 @@ func (l *crashChild) accept(ctx context.Context) {
 				n.OnUnknown = push.RepeatAlways
 			}
 		}
-		var safe []string
-		for i, err := range l.queue.Accept(ctx, ns) {
+		var accepted []string
+		for i, err := range c.queue.Accept(ctx, ns) {
 			if err == nil {
-				safe = append(safe, ns[i].ID)
+				accepted = append(accepted, ns[i].ID)
 			}
 		}
-		writeLines(l.accepted, safe...)
+		writeLines(c.accepted, accepted...)
 	}
 }
 
-// finish waits until all that was accepted has ended, and tells what ended in doubt.
-func (l *crashChild) finish(ctx context.Context, folder string) error {
-	ids := slices.Collect(maps.Keys(readCounts(folder, "accepted")))
-	if err := l.history.WaitCaughtUp(ctx); err != nil {
+// finish waits until all accepted notifications have ended, and records those that ended in doubt.
+func (c *crashChild) finish(ctx context.Context, dir string) error {
+	ids := slices.Collect(maps.Keys(readCounts(dir, "accepted")))
+	if err := c.history.WaitCaughtUp(ctx); err != nil {
 		return err
 	}
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		var open, unknown []string
 		for some := range slices.Chunk(ids, 500) {
-			states, err := l.history.States(ctx, some)
+			states, err := c.history.States(ctx, some)
 			if err != nil {
 				return err
 			}
@@ -211,7 +211,7 @@ func (l *crashChild) finish(ctx context.Context, folder string) error {
 			}
 		}
 		if len(open) == 0 {
-			doubt, err := openAppend(folder, "doubt")
+			doubt, err := openAppend(dir, "doubt")
 			if err != nil {
 				return err
 			}
@@ -219,14 +219,14 @@ func (l *crashChild) finish(ctx context.Context, folder string) error {
 			return nil
 		}
 		if time.Since(began) > time.Minute {
-			return fmt.Errorf("%d have not ended: %s", len(open), strings.Join(open[:min(len(open), 10)], "\n"))
+			return fmt.Errorf("%d notifications have not ended: %s", len(open), strings.Join(open[:min(len(open), 10)], "\n"))
 		}
 	}
 }
 
-// readCounts counts the lines of a file.
-func readCounts(folder, name string) map[string]int {
-	text, err := os.ReadFile(filepath.Join(folder, name))
+// readCounts returns how often each line occurs in a file.
+func readCounts(dir, name string) map[string]int {
+	text, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		panic(err)
 	}
@@ -247,18 +247,18 @@ func TestKilledGatewayLosesNoTask(t *testing.T) {
 	}
 }
 
-// runCrashes kills a few lives at random moments, and counts.
+// runCrashes kills children at random times and compares what they accepted with what arrived.
 func runCrashes(t *testing.T, seed uint64) {
-	folder, chance := t.TempDir(), rand.New(rand.NewPCG(seed, 17))
-	url := jetstreamtest.Config(t, folder).URL
+	dir, random := t.TempDir(), rand.New(rand.NewPCG(seed, 17))
+	url := jetstreamtest.Config(t, dir).URL
 	for range crashKills {
-		runAndKill(t, folder, url, 100*time.Millisecond+time.Duration(chance.Int64N(int64(1200*time.Millisecond))))
+		runAndKill(t, dir, url, 100*time.Millisecond+time.Duration(random.Int64N(int64(1200*time.Millisecond))))
 	}
-	child := childCommand(folder, url, crashLastEnv+"=1")
+	child := childCommand(dir, url, crashLastEnv+"=1")
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	accepted, arrived, doubt := readCounts(folder, "accepted"), readCounts(folder, "arrived"), readCounts(folder, "doubt")
+	accepted, arrived, doubt := readCounts(dir, "accepted"), readCounts(dir, "arrived"), readCounts(dir, "doubt")
 	lost, twice := 0, 0
 	for id := range accepted {
 		switch {
@@ -267,37 +267,37 @@ func runCrashes(t *testing.T, seed uint64) {
 		case arrived[id] > 1:
 			twice += arrived[id] - 1
 			if k := traitOf(id); k != 3 && k != 4 && k != 5 {
-				t.Errorf("one that must not be repeated arrived %d times", arrived[id])
+				t.Errorf("a notification that must not be repeated arrived %d times", arrived[id])
 			}
 		}
 	}
 	if window := crashKills * crashInFlight * crashPartitions; lost > 0 || twice > window || len(doubt) > window {
-		t.Errorf("of %d accepted %d are lost, %d arrived twice and %d are in doubt", len(accepted), lost, twice, len(doubt))
+		t.Errorf("%d accepted: %d lost, %d arrived twice, %d in doubt", len(accepted), lost, twice, len(doubt))
 	}
-	t.Logf("%d accepted, %d arrived, %d twice, %d in doubt", len(accepted), len(arrived), twice, len(doubt))
+	t.Logf("%d accepted, %d arrived, %d arrived twice, %d in doubt", len(accepted), len(arrived), twice, len(doubt))
 }
 
-// runAndKill runs one life and kills it after it has lived so long; where it may have to wait for a cluster, since it accepted.
-func runAndKill(t *testing.T, folder, url string, after time.Duration) {
+// runAndKill runs a child and kills it after a time. On a cluster the time begins when the child has accepted something.
+func runAndKill(t *testing.T, dir, url string, after time.Duration) {
 	t.Helper()
-	child, before := childCommand(folder, url), len(readCounts(folder, "accepted"))
+	child, before := childCommand(dir, url), len(readCounts(dir, "accepted"))
 	var out bytes.Buffer
 	child.Stdout, child.Stderr = &out, &out
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for url != "" && len(readCounts(folder, "accepted")) == before {
+	for url != "" && len(readCounts(dir, "accepted")) == before {
 		time.Sleep(50 * time.Millisecond)
 	}
-	time.Sleep(after) // any moment will do
+	time.Sleep(after) // the time of the kill is random on purpose
 	_ = child.Process.Kill()
 	if err := child.Wait(); child.ProcessState.Exited() {
-		t.Fatalf("it ended by itself: %v: %s", err, out.String())
+		t.Fatalf("the child exited before it was killed: %v: %s", err, out.String())
 	}
 }
 
-func childCommand(folder, url string, env ...string) *exec.Cmd {
+func childCommand(dir, url string, env ...string) *exec.Cmd {
 	child := exec.Command(os.Args[0])
-	child.Env = append(append(os.Environ(), crashDirEnv+"="+folder, crashURLEnv+"="+url), env...)
+	child.Env = append(append(os.Environ(), crashDirEnv+"="+dir, crashURLEnv+"="+url), env...)
 	return child
 }

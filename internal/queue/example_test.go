@@ -15,20 +15,20 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// channelSender is where what is sent comes out.
+// channelSender sends the titles of notifications to a channel.
 type channelSender chan string
 
 func (channelSender) Check(*push.Notification) error { return nil }
 
-func (out channelSender) Send(_ context.Context, n *push.Notification) push.Receipt {
-	if err := n.BeforeAttempt(1); err != nil { // somebody has cancelled it
+func (s channelSender) Send(_ context.Context, n *push.Notification) push.Receipt {
+	if err := n.BeforeAttempt(1); err != nil { // for instance because it is cancelled
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
-	out <- n.Title
+	s <- n.Title
 	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
 }
 
-// What is accepted is on disk, and is sent when its time has come.
+// An accepted notification is on disk, and is sent when it is due.
 func Example() {
 	dir, err := os.MkdirTemp("", "queue-")
 	if err != nil {
@@ -49,20 +49,20 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	keeping, forget := context.WithCancel(context.Background())
-	worked, kept := make(chan error, 1), make(chan error, 1)
-	go func() { kept <- events.Run(keeping) }()
-	go func() { worked <- q.Run(ctx) }()
+	historyCtx, stopHistory := context.WithCancel(context.Background())
+	queueDone, historyDone := make(chan error, 1), make(chan error, 1)
+	go func() { historyDone <- events.Run(historyCtx) }()
+	go func() { queueDone <- q.Run(ctx) }()
 
 	n := newNotification("shop")
 	n.Title, n.SendAt = "Tea is ready", n.AcceptedAt.Add(100*time.Millisecond)
 	fmt.Println("accepted:", q.Accept(ctx, []*push.Notification{n}))
 	fmt.Println("sent:", <-out)
 
-	stop() // first the queue, then what it writes to
-	fmt.Println("drained:", <-worked)
-	forget()
-	fmt.Println("closed:", <-kept, events.Close(), e.Close())
+	stop() // the queue first, because it writes to the history
+	fmt.Println("drained:", <-queueDone)
+	stopHistory()
+	fmt.Println("closed:", <-historyDone, events.Close(), e.Close())
 	// Output:
 	// accepted: [<nil>]
 	// sent: Tea is ready

@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) {
 	tests := jetstreamtest.Main(m)
-	if folder := os.Getenv(crashDirEnv); folder != "" {
-		if err := runChild(folder); err != nil {
+	if dir := os.Getenv(crashDirEnv); dir != "" {
+		if err := runChild(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -34,14 +34,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(tests)
 }
 
-// memoryJournal is a journal that forgets with its process. It outlives the queues of one test.
+// memoryJournal is a journal in memory. It outlives the queues of a test.
 type memoryJournal struct {
 	mu           sync.Mutex
-	changed      chan struct{} // closed and replaced with every event
+	changed      chan struct{} // closed and replaced after every append
 	seq          uint64
 	events       map[string][]push.Event
 	states       map[string]queue.State
-	beforeAppend func(push.Event) error // asked before an event is appended
+	beforeAppend func(push.Event) error // its error makes Append fail
 }
 
 func newMemoryJournal() *memoryJournal {
@@ -74,7 +74,7 @@ func (m *memoryJournal) AppendAsync(ctx context.Context, events ...push.Event) e
 	return err
 }
 
-// apply is what State says. m.mu is held.
+// apply updates the state as documented on queue.State. The caller holds m.mu.
 func (m *memoryJournal) apply(e push.Event) {
 	s, waits := m.states[e.ID], e.Status == push.StatusQueued || e.Status == push.StatusScheduled
 	switch {
@@ -121,7 +121,7 @@ func (m *memoryJournal) Receipt(_ context.Context, app, id string) (push.Receipt
 	return r, nil
 }
 
-// clone is what another process would read of the journal.
+// clone returns a copy, as another process would read the journal.
 func (m *memoryJournal) clone() *memoryJournal {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -130,14 +130,14 @@ func (m *memoryJournal) clone() *memoryJournal {
 	return c
 }
 
-// eventsOf returns a notification's events as they came.
+// eventsOf returns a notification's events in order.
 func (m *memoryJournal) eventsOf(id string) []push.Event {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.events[id])
 }
 
-// statuses is the statuses of a notification's events.
+// statuses returns the statuses of a notification's events in order.
 func (m *memoryJournal) statuses(id string) (statuses []push.Status) {
 	for _, e := range m.eventsOf(id) {
 		statuses = append(statuses, e.Status)
@@ -145,12 +145,12 @@ func (m *memoryJournal) statuses(id string) (statuses []push.Status) {
 	return statuses
 }
 
-// waitUntil waits for a condition on the journal, which is looked at after every event.
-func (m *memoryJournal) waitUntil(t testing.TB, what string, is func() bool) {
+// waitUntil waits until a condition on the journal holds. It checks the condition after every append.
+func (m *memoryJournal) waitUntil(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for {
 		m.mu.Lock()
-		changed, done := m.changed, is()
+		changed, done := m.changed, condition()
 		m.mu.Unlock()
 		if done {
 			return
@@ -158,7 +158,7 @@ func (m *memoryJournal) waitUntil(t testing.TB, what string, is func() bool) {
 		select {
 		case <-changed:
 		case <-t.Context().Done():
-			t.Fatal("never: " + what)
+			t.Fatal("test ended before: " + what)
 		case <-time.After(time.Minute):
 			t.Fatal("not within a minute: " + what)
 		}
@@ -179,13 +179,13 @@ func (m *memoryJournal) waitEnded(t testing.TB, ns ...*push.Notification) {
 	})
 }
 
-// fakeSender is a provider that answers at once, unless it is told otherwise.
+// fakeSender accepts every notification immediately unless configured otherwise.
 type fakeSender struct {
 	mu       sync.Mutex
-	changed  chan struct{} // closed and replaced with every send
+	changed  chan struct{} // closed and replaced at every send
 	sent     map[string]int
 	times    map[string][]time.Time
-	active   int // inside Send
+	active   int // calls of Send in progress
 	answer   func(n *push.Notification, attempt int) push.Outcome
 	check    func(n *push.Notification) error
 	blocks   func(n *push.Notification) bool
@@ -196,13 +196,13 @@ func newFakeSender() *fakeSender {
 	return &fakeSender{changed: make(chan struct{}), sent: map[string]int{}, times: map[string][]time.Time{}, released: make(chan struct{})}
 }
 
-// block keeps all that is sent inside Send until release is called, or Send's context ends.
+// block makes Send block until release is called or its context ends.
 func (s *fakeSender) block() (release func()) {
 	return s.blockMatching(func(*push.Notification) bool { return true })
 }
 
-func (s *fakeSender) blockMatching(which func(*push.Notification) bool) (release func()) {
-	s.blocks = which
+func (s *fakeSender) blockMatching(match func(*push.Notification) bool) (release func()) {
+	s.blocks = match
 	return sync.OnceFunc(func() { close(s.released) })
 }
 
@@ -266,14 +266,14 @@ func (s *fakeSender) count(id string) int {
 	return s.sent[id]
 }
 
-// sentCount is how many have come.
+// sentCount returns the number of notifications sent at least once.
 func (s *fakeSender) sentCount() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.sent)
 }
 
-// waitSent waits until all of ns have come.
+// waitSent waits until all of ns are being sent or were sent.
 func (s *fakeSender) waitSent(t testing.TB, ns ...*push.Notification) {
 	t.Helper()
 	s.waitUntil(t, func() bool {
@@ -281,17 +281,17 @@ func (s *fakeSender) waitSent(t testing.TB, ns ...*push.Notification) {
 	})
 }
 
-// waitSentCount waits until so many have come.
+// waitSentCount waits until count notifications are being sent or were sent.
 func (s *fakeSender) waitSentCount(t testing.TB, count int) {
 	t.Helper()
 	s.waitUntil(t, func() bool { return len(s.sent) >= count })
 }
 
-func (s *fakeSender) waitUntil(t testing.TB, is func() bool) {
+func (s *fakeSender) waitUntil(t testing.TB, condition func() bool) {
 	t.Helper()
 	for {
 		s.mu.Lock()
-		changed, done := s.changed, is()
+		changed, done := s.changed, condition()
 		s.mu.Unlock()
 		if done {
 			return
@@ -304,7 +304,7 @@ func (s *fakeSender) waitUntil(t testing.TB, is func() bool) {
 	}
 }
 
-// fixture is a queue on a folder with everything around it.
+// fixture is a running queue with its engine, journal and sender.
 type fixture struct {
 	*queue.Queue
 	dir          string
@@ -312,24 +312,24 @@ type fixture struct {
 	engine       *jetstream.Engine
 	journal      *memoryJournal
 	sender       *fakeSender
-	stop         func() // drains the queue and closes the engine; also at the test's end
+	stop         func() // drains the queue and closes the engine; runs at the end of the test at the latest
 }
 
-// openQueue opens a queue in dir, or where the cluster has something in its stead, that begins to work when it says so.
+// openQueue opens and runs a queue in dir, or in the account of dir on the cluster.
 func openQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
-	h := openQueueAt(t, jetstreamtest.Config(t, dir), j, s, cfg)
-	h.dir = dir
-	return h
+	f := openQueueAt(t, jetstreamtest.Config(t, dir), j, s, cfg)
+	f.dir = dir
+	return f
 }
 
-func openQueueAt(t testing.TB, where jetstream.Config, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
+func openQueueAt(t testing.TB, engineConfig jetstream.Config, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
-	where.Reserve = -1
+	engineConfig.Reserve = -1
 	cfg.Journal, cfg.Sender = j, s
 	var q *queue.Queue
-	jetstreamtest.Retry(t, where, func() (err error) {
-		if cfg.Engine, err = jetstream.Open(t.Context(), where); err != nil {
+	jetstreamtest.Retry(t, engineConfig, func() (err error) {
+		if cfg.Engine, err = jetstream.Open(t.Context(), engineConfig); err != nil {
 			return err
 		}
 		if q, err = queue.Open(t.Context(), cfg); err != nil {
@@ -337,15 +337,15 @@ func openQueueAt(t testing.TB, where jetstream.Config, j *memoryJournal, s *fake
 		}
 		return nil
 	})
-	h := runQueue(t, cfg.Engine, q, j, s)
-	h.engineConfig = where
-	return h
+	f := runQueue(t, cfg.Engine, q, j, s)
+	f.engineConfig = engineConfig
+	return f
 }
 
-// runQueue has q work.
+// runQueue runs q until stop is called or the test ends.
 func runQueue(t testing.TB, e *jetstream.Engine, q *queue.Queue, j *memoryJournal, s *fakeSender) *fixture {
 	ctx, stop := context.WithCancel(context.Background())
-	h := &fixture{Queue: q, engine: e, journal: j, sender: s}
+	f := &fixture{Queue: q, engine: e, journal: j, sender: s}
 	var running sync.WaitGroup
 	running.Go(func() { _ = e.Run(ctx) })
 	running.Go(func() {
@@ -353,15 +353,15 @@ func runQueue(t testing.TB, e *jetstream.Engine, q *queue.Queue, j *memoryJourna
 			t.Error(err)
 		}
 	})
-	h.stop = sync.OnceFunc(func() {
+	f.stop = sync.OnceFunc(func() {
 		stop()
 		running.Wait()
 		if err := e.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	t.Cleanup(h.stop)
-	return h
+	t.Cleanup(f.stop)
+	return f
 }
 
 func newNotification(app string) *push.Notification {
@@ -377,9 +377,9 @@ func newNotifications(app string, count int) (ns []*push.Notification) {
 	return ns
 }
 
-func (h *fixture) accept(t testing.TB, ns ...*push.Notification) {
+func (f *fixture) accept(t testing.TB, ns ...*push.Notification) {
 	t.Helper()
-	for _, err := range h.Accept(t.Context(), ns) {
+	for _, err := range f.Accept(t.Context(), ns) {
 		if err != nil {
 			t.Fatal(err)
 		}

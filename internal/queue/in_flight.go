@@ -9,11 +9,11 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
-// inFlightMessage is a chunk that this gateway is at.
+// inFlightMessage is a message that this gateway is processing.
 type inFlightMessage struct {
 	msg         natsjs.Msg
 	key         messageKey
-	redelivered bool // somebody has been at it before
+	redelivered bool // delivered before, to this or another gateway
 }
 
 type messageKey struct {
@@ -21,57 +21,57 @@ type messageKey struct {
 	seq    uint64
 }
 
-// inFlightSet are the chunks that this gateway is at.
+// inFlightSet is the set of messages that this gateway is processing.
 type inFlightSet struct {
 	mu   sync.Mutex
 	held map[messageKey]*inFlightMessage
 }
 
-// add takes msg on hand. It returns nil if it is there already: it was given to us twice because we were silent for too
-// long.
-func (h *inFlightSet) add(msg natsjs.Msg) *inFlightMessage {
+// add adds msg to the set. It returns nil if the message is already in it: the server redelivers a message without a timely
+// sign of progress.
+func (s *inFlightSet) add(msg natsjs.Msg) *inFlightMessage {
 	meta, err := msg.Metadata()
 	if err != nil {
-		return nil // no message of a consumer's
+		return nil // not a message of a consumer
 	}
-	one := &inFlightMessage{msg: msg, key: messageKey{meta.Stream, meta.Sequence.Stream}, redelivered: meta.NumDelivered > 1}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if held := h.held[one.key]; held != nil {
-		held.msg = msg // its acks are the ones that count now
+	m := &inFlightMessage{msg: msg, key: messageKey{meta.Stream, meta.Sequence.Stream}, redelivered: meta.NumDelivered > 1}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if existing := s.held[m.key]; existing != nil {
+		existing.msg = msg // the server accepts only the acknowledgement of the last delivery
 		return nil
 	}
-	if h.held == nil {
-		h.held = map[messageKey]*inFlightMessage{}
+	if s.held == nil {
+		s.held = map[messageKey]*inFlightMessage{}
 	}
-	h.held[one.key] = one
-	return one
+	s.held[m.key] = m
+	return m
 }
 
-func (h *inFlightSet) remove(one *inFlightMessage) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.held, one.key)
+func (s *inFlightSet) remove(m *inFlightMessage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.held, m.key)
 }
 
-// latest is the last delivery of a chunk on hand.
-func (h *inFlightSet) latest(one *inFlightMessage) natsjs.Msg {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return one.msg
+// latest returns the last delivery of a message.
+func (s *inFlightSet) latest(m *inFlightMessage) natsjs.Msg {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return m.msg
 }
 
-func (h *inFlightSet) latestAll() []natsjs.Msg {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	msgs := make([]natsjs.Msg, 0, len(h.held))
-	for _, one := range h.held {
-		msgs = append(msgs, one.msg)
+func (s *inFlightSet) latestAll() []natsjs.Msg {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	msgs := make([]natsjs.Msg, 0, len(s.held))
+	for _, m := range s.held {
+		msgs = append(msgs, m.msg)
 	}
 	return msgs
 }
 
-// sendInProgress tells the engine again and again that what is on hand is being worked on.
+// sendInProgress resets the acknowledgement timer of all messages in flight, at an interval, until drained is closed.
 func (q *Queue) sendInProgress(drained <-chan struct{}) {
 	ticker := time.NewTicker(inProgressInterval)
 	defer ticker.Stop()
@@ -82,7 +82,7 @@ func (q *Queue) sendInProgress(drained <-chan struct{}) {
 		case <-ticker.C:
 		}
 		for _, msg := range q.inFlight.latestAll() {
-			_ = msg.InProgress() // without it another takes over, which is right then
+			_ = msg.InProgress() // if it fails, the server redelivers the message
 		}
 	}
 }

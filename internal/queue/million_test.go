@@ -16,17 +16,17 @@ import (
 	"github.com/sluice-push/sluice/internal/queue"
 )
 
-// How many a run is to queue; it is made by `make million`.
+// millionCountEnv is the number of notifications to queue. make million sets it.
 const millionCountEnv = "SLUICE_MILLION"
 
 const maxMemory = 300 << 20
 
-// TestMemoryOfMillionWaitingTasks queues notifications with Idempotency-Keys in batches, with the history that hears
-// of each, and looks at the most memory that this process ever had.
+// TestMemoryOfMillionWaitingTasks queues notifications with Idempotency-Keys in batches, with the history, and checks the
+// peak memory of this process.
 func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	count, err := strconv.Atoi(os.Getenv(millionCountEnv))
 	if err != nil {
-		t.Skip("runs for minutes; make million runs it")
+		t.Skip("takes minutes; run make million")
 	}
 	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: t.TempDir()})
 	if err != nil {
@@ -40,7 +40,7 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Drain() // all of them wait
+	q.Drain() // so that all of them wait
 	ctx, stop := context.WithCancel(context.Background())
 	var running, accepting sync.WaitGroup
 	running.Go(func() { _ = q.Run(ctx) })
@@ -63,13 +63,13 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	running.Wait()
 	_, _ = hist.Close(), e.Close()
 	peak := peakMemory(t)
-	t.Logf("waiting: %+v; %.0f s of CPU, at most %d MiB of memory", status.Waiting, cpuTime().Seconds(), peak>>20)
+	t.Logf("waiting: %+v; %.0f s of CPU, peak memory %d MiB", status.Waiting, cpuTime().Seconds(), peak>>20)
 	if err != nil || peak > maxMemory {
-		t.Errorf("more than %d MiB, or %v", maxMemory>>20, err)
+		t.Errorf("peak memory %d MiB, want at most %d; %v", peak>>20, maxMemory>>20, err)
 	}
 }
 
-// acceptKeyed claims the keys of a batch and has it accepted, as the API does.
+// acceptKeyed claims the keys of a batch and accepts it, as the API does.
 func acceptKeyed(t *testing.T, q *queue.Queue, hist *history.History, batch int) {
 	ns := newNotifications("shop", 100)
 	for i, n := range ns {
@@ -77,7 +77,7 @@ func acceptKeyed(t *testing.T, q *queue.Queue, hist *history.History, batch int)
 		n.KeyHash, n.BodyHash = key[:], key[:]
 		done, _, err := hist.Claim(t.Context(), n, nil)
 		if err != nil || done == nil {
-			t.Error("a new key is not free", err)
+			t.Error("a new key is not free: ", err)
 			return
 		}
 		defer done()
@@ -89,11 +89,11 @@ func acceptKeyed(t *testing.T, q *queue.Queue, hist *history.History, batch int)
 	}
 }
 
-// peakMemory is the most memory that this process has had resident, in bytes, as Linux tells it.
+// peakMemory returns the peak resident memory of this process in bytes. It works on Linux only.
 func peakMemory(t *testing.T) int {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
-		t.Skip("nobody tells how much memory it took:", err)
+		t.Skip("peak memory is not available:", err)
 	}
 	_, after, _ := bytes.Cut(status, []byte("VmHWM:"))
 	kib, err := strconv.Atoi(string(bytes.Fields(after)[0]))

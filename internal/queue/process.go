@@ -15,67 +15,67 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Our own words for an end without a provider's.
+// Reasons of ends that do not come from a provider.
 const (
-	reasonInDoubt    = "IN_DOUBT"    // an attempt had left when its gateway died, and it must not be repeated
-	reasonTTLExpired = "TTL_EXPIRED" // it cannot be tried again before its ttl is over
+	reasonInDoubt    = "IN_DOUBT"    // the gateway died during an attempt that must not be repeated
+	reasonTTLExpired = "TTL_EXPIRED" // no retry is possible before the TTL expires
 )
 
-// Why an attempt was kept here. Neither is a failure: somebody else has come first in the journal.
+// Reasons why an attempt must not start: another event came first in the journal.
 var (
-	errCancelled     = errors.New("queue: cancelled")
-	errSentElsewhere = errors.New("queue: another copy of it is being sent")
+	errCancelled     = errors.New("queue: notification is cancelled")
+	errSentElsewhere = errors.New("queue: another copy of the notification is being sent")
 )
 
-// processMessage has every task of h sent, and acks h when all of them have ended or wait elsewhere, both on disk.
-func (f *consumer) processMessage(ctx, sending context.Context, h *inFlightMessage) {
-	tasks := f.decodeTasks(h)
+// processMessage sends every task of h. It acknowledges h when all of them have ended or are rescheduled on disk.
+func (c *consumer) processMessage(ctx, sendCtx context.Context, m *inFlightMessage) {
+	tasks := c.decodeTasks(m)
 	slices.SortStableFunc(tasks, func(a, b *task) int { return a.Due.Compare(b.Due) })
-	states := f.loadStates(ctx, h.redelivered, tasks)
+	states := c.loadStates(ctx, m.redelivered, tasks)
 	if states == nil {
-		f.nak(ctx, h)
+		c.nak(ctx, m)
 		return
 	}
-	var unsettled atomic.Bool
+	var unfinished atomic.Bool
 	var sends sync.WaitGroup
 	for _, t := range tasks {
-		if !f.waitUntilDue(ctx, t) || !acquire(ctx, f.slots, true) || f.isDraining() {
-			unsettled.Store(true)
+		if !c.waitUntilDue(ctx, t) || !acquire(ctx, c.slots, true) || c.isDraining() {
+			unfinished.Store(true)
 			break
 		}
 		sends.Go(func() {
-			defer func() { <-f.slots }()
-			if !f.process(sending, t, states[t.ID]) {
-				unsettled.Store(true)
+			defer func() { <-c.slots }()
+			if !c.process(sendCtx, t, states[t.ID]) {
+				unfinished.Store(true)
 			}
 		})
 	}
 	sends.Wait()
-	if unsettled.Load() {
-		f.nak(ctx, h)
+	if unfinished.Load() {
+		c.nak(ctx, m)
 		return
 	}
-	if err := f.inFlight.latest(h).Ack(); err != nil { // it comes again, and all of it has ended
-		f.cfg.Logger.Debug("queue: ack", "err", err)
+	if err := c.inFlight.latest(m).Ack(); err != nil { // the message is redelivered, and the journal shows that its tasks have ended
+		c.cfg.Logger.Debug("cannot acknowledge a message", "err", err)
 	}
 }
 
-// nak has h come again: to another gateway at once if this one drains. If that is lost it comes by itself.
-func (f *consumer) nak(ctx context.Context, h *inFlightMessage) {
+// nak asks the server to redeliver h: immediately if this gateway drains. If the request is lost, ackWait has the same effect.
+func (c *consumer) nak(ctx context.Context, m *inFlightMessage) {
 	if ctx.Err() != nil {
-		_ = f.inFlight.latest(h).Nak()
+		_ = c.inFlight.latest(m).Nak()
 		return
 	}
-	_ = f.inFlight.latest(h).NakWithDelay(ackWait)
+	_ = c.inFlight.latest(m).NakWithDelay(ackWait)
 }
 
-// decodeTasks returns the tasks of a chunk. What cannot be read is told, loudly, and passed over: the rest must not wait for it.
-func (f *consumer) decodeTasks(h *inFlightMessage) []*task {
+// decodeTasks returns the tasks of a message. It logs and skips those that it cannot decode.
+func (c *consumer) decodeTasks(m *inFlightMessage) []*task {
 	var tasks []*task
-	for i, text := range jetstream.Items(h.msg.Data()) {
-		t, err := decodeTask(text)
+	for i, data := range jetstream.Items(m.msg.Data()) {
+		t, err := decodeTask(data)
 		if err != nil {
-			f.cfg.Logger.Error("queue: a task is damaged and lost", "stream", h.key.stream, "seq", h.key.seq, "index", i, "err", err)
+			c.cfg.Logger.Error("damaged task dropped", "stream", m.key.stream, "seq", m.key.seq, "index", i, "err", err)
 			continue
 		}
 		tasks = append(tasks, t)
@@ -83,22 +83,22 @@ func (f *consumer) decodeTasks(h *inFlightMessage) []*task {
 	return tasks
 }
 
-// loadStates asks the journal how the tasks stand, until it answers. It returns nil when ctx ends first. A chunk that
-// somebody has been at needs all that this one wrote.
-func (f *consumer) loadStates(ctx context.Context, again bool, tasks []*task) map[string]State {
+// loadStates reads the states of the tasks from the journal. It retries until ctx ends, and then returns nil. For a
+// redelivered message it first waits until the journal includes everything that the previous consumer wrote.
+func (c *consumer) loadStates(ctx context.Context, redelivered bool, tasks []*task) map[string]State {
 	ids := make([]string, len(tasks))
 	for i, t := range tasks {
 		ids[i] = t.ID
 	}
 	var states map[string]State
-	f.retryUntilDone(ctx, "cannot ask the journal", func() (err error) {
-		if again || !f.caughtUp.Load() {
-			if err = f.cfg.Journal.WaitCaughtUp(ctx); err != nil {
+	c.retryUntilDone(ctx, "cannot read task states; retrying", func() (err error) {
+		if redelivered || !c.caughtUp.Load() {
+			if err = c.cfg.Journal.WaitCaughtUp(ctx); err != nil {
 				return err
 			}
-			f.caughtUp.Store(true)
+			c.caughtUp.Store(true)
 		}
-		states, err = f.cfg.Journal.States(ctx, ids)
+		states, err = c.cfg.Journal.States(ctx, ids)
 		if err == nil && states == nil {
 			states = map[string]State{}
 		}
@@ -107,8 +107,8 @@ func (f *consumer) loadStates(ctx context.Context, again bool, tasks []*task) ma
 	return states
 }
 
-// retryUntilDone does what must be done until it is, or ctx ends.
-func (f *consumer) retryUntilDone(ctx context.Context, trouble string, do func() error) (done bool) {
+// retryUntilDone calls do until it succeeds or ctx ends, and reports whether it succeeded. It logs the first failure.
+func (c *consumer) retryUntilDone(ctx context.Context, problem string, do func() error) (done bool) {
 	for warned := false; ; warned = true {
 		err := do()
 		if err == nil {
@@ -118,7 +118,7 @@ func (f *consumer) retryUntilDone(ctx context.Context, trouble string, do func()
 			return false
 		}
 		if !warned {
-			f.cfg.Logger.Warn("queue: "+trouble, "app", f.partition.app, "err", err)
+			c.cfg.Logger.Warn(problem, "app", c.partition.app, "err", err)
 		}
 		if !sleep(ctx, retryInterval) {
 			return false
@@ -126,42 +126,42 @@ func (f *consumer) retryUntilDone(ctx context.Context, trouble string, do func()
 	}
 }
 
-// waitUntilDue waits for the part of a second that its time is behind the chunk's.
-func (f *consumer) waitUntilDue(ctx context.Context, t *task) bool {
+// waitUntilDue waits until the task's due time, which is up to a second after that of its message.
+func (c *consumer) waitUntilDue(ctx context.Context, t *task) bool {
 	return sleep(ctx, time.Until(t.Due))
 }
 
-// process carries t to its end, or to where it waits for another time, and returns true when that is on disk. Otherwise t
-// has to come again: ctx has ended, or somebody else seems to be at it.
-func (f *consumer) process(ctx context.Context, t *task, s State) bool {
+// process sends t until it has ended or is rescheduled, and returns true when that is on disk. It returns false if the
+// message must be redelivered: ctx has ended, or another copy of t is being sent.
+func (c *consumer) process(ctx context.Context, t *task, s State) bool {
 	for {
 		switch {
-		case isEnded(s.Status), s.Attempt > t.AttemptsStarted && isWaiting(s.Status): // this is an old copy of what was put back since
+		case isEnded(s.Status), s.Attempt > t.AttemptsStarted && isWaiting(s.Status): // t is an old copy of a rescheduled task
 			return true
 		case s.Status == push.StatusSending && s.Attempt > t.AttemptsStarted && !(t.Notification.MayRetryUnknown() && t.Notification.MayRetry(s.Attempt)):
-			return f.recordEnd(ctx, t, f.inDoubtReceipt(t))
+			return c.recordEnd(ctx, t, c.inDoubtReceipt(t))
 		}
-		receipt, begun, err := f.attempt(ctx, t, s.Attempt)
+		receipt, begun, err := c.attempt(ctx, t, s.Attempt)
 		switch {
 		case err == nil:
-			return f.finish(ctx, t, receipt, begun)
+			return c.finish(ctx, t, receipt, begun)
 		case errors.Is(err, errCancelled):
 			return true
 		case errors.Is(err, errSentElsewhere):
 			return false
 		}
-		// Nothing has left, and the journal may have heard that it did.
-		if !sleep(ctx, retryInterval) || !f.reloadState(ctx, t, &s) {
+		// Nothing was sent, but the journal may have the event that the attempt started.
+		if !sleep(ctx, retryInterval) || !c.reloadState(ctx, t, &s) {
 			return false
 		}
 	}
 }
 
-// reloadState asks how t stands, where the journal did not take note that it was leaving. That it is being sent is our own
-// note then, and nothing in doubt.
-func (f *consumer) reloadState(ctx context.Context, t *task, s *State) bool {
-	f.caughtUp.Store(false)
-	fresh := f.loadStates(ctx, false, []*task{t})
+// reloadState reads the state of t after its attempt could not be recorded. A sending state that is found now comes from
+// this attempt, so it does not put t in doubt.
+func (c *consumer) reloadState(ctx context.Context, t *task, s *State) bool {
+	c.caughtUp.Store(false)
+	fresh := c.loadStates(ctx, false, []*task{t})
 	if fresh == nil {
 		return false
 	}
@@ -170,33 +170,33 @@ func (f *consumer) reloadState(ctx context.Context, t *task, s *State) bool {
 	return true
 }
 
-func (f *consumer) inDoubtReceipt(t *task) push.Receipt {
+func (c *consumer) inDoubtReceipt(t *task) push.Receipt {
 	return push.Receipt{ID: t.ID, Attempts: t.priorAttempts(), Outcome: push.Outcome{Verdict: push.Unknown, Reason: reasonInDoubt}}
 }
 
-// attempt makes one try at t, whose attempts the journal has counted so far, and tells how many have begun with it. An error
-// says why it did not leave: errCancelled, errElsewhere, or that the journal could not take note of it.
-func (f *consumer) attempt(ctx context.Context, t *task, counted int) (receipt push.Receipt, begun int, err error) {
+// attempt sends t once; counted is the number of attempts in the journal. It returns the receipt and the number of attempts
+// started so far. The error says why an attempt did not start: errCancelled, errSentElsewhere, or a failed append.
+func (c *consumer) attempt(ctx context.Context, t *task, recorded int) (receipt push.Receipt, started int, err error) {
 	n := *t.Notification
 	n.CanQueue = true
-	before := max(counted, t.AttemptsStarted)
-	begun = before
+	before := max(recorded, t.AttemptsStarted)
+	started = before
 	n.Retry = remainingAttempts(t.Notification.Retry, before)
 	n.BeforeAttempt = func(attempt int) error {
-		err = f.beforeAttempt(ctx, t, before+attempt)
+		err = c.beforeAttempt(ctx, t, before+attempt)
 		if err == nil {
-			begun = before + attempt
+			started = before + attempt
 		}
 		return err
 	}
-	timed, stop := context.WithTimeout(ctx, f.cfg.SendTimeout)
+	sendCtx, stop := context.WithTimeout(ctx, c.cfg.SendTimeout)
 	defer stop()
-	receipt = f.cfg.Sender.Send(timed, &n)
+	receipt = c.cfg.Sender.Send(sendCtx, &n)
 	receipt.Attempts = mergeAttempts(t.priorAttempts(), receipt.Attempts)
-	return receipt, begun, err
+	return receipt, started, err
 }
 
-// remainingAttempts is what r leaves of its attempts after so many. A try makes at least one.
+// remainingAttempts returns r with the number of attempts that are left after so many, at least one.
 func remainingAttempts(r *push.Retry, attempts int) *push.Retry {
 	if r == nil || r.Attempts == 0 {
 		return nil
@@ -204,10 +204,10 @@ func remainingAttempts(r *push.Retry, attempts int) *push.Retry {
 	return &push.Retry{Attempts: max(1, r.Attempts-attempts)}
 }
 
-// maxReceiptAttempts is how many a receipt tells: a day of trouble must not make a task of kilobytes one of megabytes.
+// maxReceiptAttempts bounds the attempts in a receipt, so that retries do not grow a task from kilobytes to megabytes.
 const maxReceiptAttempts = 64
 
-// mergeAttempts returns earlier attempts and the later ones behind them; of too many the first and the last.
+// mergeAttempts returns the earlier and the later attempts, without those in the middle if there are too many.
 func mergeAttempts(earlier, later []push.Attempt) []push.Attempt {
 	all := slices.Concat(earlier, later)
 	if len(all) > maxReceiptAttempts {
@@ -216,24 +216,24 @@ func mergeAttempts(earlier, later []push.Attempt) []push.Attempt {
 	return all
 }
 
-// beforeAttempt notes that an attempt leaves, and says whether it may: the order of the journal decides between it and whoever
-// cancels, and between two copies of one task.
-func (f *consumer) beforeAttempt(ctx context.Context, t *task, attempt int) error {
+// beforeAttempt records the start of an attempt, and returns an error if the attempt must not start. The order of the
+// journal decides between an attempt and a cancellation, and between two copies of a task.
+func (c *consumer) beforeAttempt(ctx context.Context, t *task, attempt int) error {
 	e := t.newEvent(push.StatusSending, time.Now().UTC())
 	e.Attempt = attempt
-	place, err := f.cfg.Journal.Append(ctx, e)
+	offset, err := c.cfg.Journal.Append(ctx, e)
 	if err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	if err := f.cfg.Journal.WaitForSeq(ctx, place.Seq); err != nil {
+	if err := c.cfg.Journal.WaitForSeq(ctx, offset.Seq); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	s, err := f.loader.load(ctx, t.ID)
+	s, err := c.loader.load(ctx, t.ID)
 	if err != nil {
 		return err
 	}
 	switch {
-	case s.Offset == place:
+	case s.Offset == offset:
 		return nil
 	case s.Status == push.StatusCancelled:
 		return errCancelled
@@ -242,46 +242,46 @@ func (f *consumer) beforeAttempt(ctx context.Context, t *task, attempt int) erro
 	}
 }
 
-// finish ends t as its receipt says, or puts it back.
-func (f *consumer) finish(ctx context.Context, t *task, receipt push.Receipt, begun int) bool {
-	if receipt.Verdict == push.Abandoned { // ctx has ended; what had left stays in doubt
+// finish ends or reschedules t according to its receipt.
+func (c *consumer) finish(ctx context.Context, t *task, receipt push.Receipt, started int) bool {
+	if receipt.Verdict == push.Abandoned { // ctx has ended; an attempt that had started is in doubt
 		return false
 	}
-	at, again := f.retryAt(t, &receipt, begun)
-	if !again {
-		return f.recordEnd(ctx, t, receipt)
+	at, retry := c.retryAt(t, &receipt, started)
+	if !retry {
+		return c.recordEnd(ctx, t, receipt)
 	}
 	next := *t
-	next.Due, next.Reschedules, next.AttemptsStarted, next.Receipt = at, t.Reschedules+1, begun, &receipt
-	return f.reschedule(ctx, t, &next)
+	next.Due, next.Reschedules, next.AttemptsStarted, next.Receipt = at, t.Reschedules+1, started, &receipt
+	return c.reschedule(ctx, t, &next)
 }
 
-// recordEnd writes the end of t, which is worth any wait: without it, it would be sent again.
-func (f *consumer) recordEnd(ctx context.Context, t *task, receipt push.Receipt) bool {
-	return f.retryUntilDone(ctx, "cannot write an end", func() error {
-		_, err := f.cfg.Journal.Append(ctx, t.endEvent(receipt))
+// recordEnd appends the end of t to the journal. It retries, because without this event t would be sent again.
+func (c *consumer) recordEnd(ctx context.Context, t *task, receipt push.Receipt) bool {
+	return c.retryUntilDone(ctx, "cannot record the end of a task; retrying", func() error {
+		_, err := c.cfg.Journal.Append(ctx, t.endEvent(receipt))
 		return err
 	})
 }
 
-// reschedule has t wait as next. That is on disk before the journal hears of it, and the journal before t goes: should we die
-// in between, t comes again, and the journal tells it from the copy that counts.
-func (f *consumer) reschedule(ctx context.Context, t, next *task) bool {
-	text, err := next.encode()
-	if err != nil { // it was written before
-		f.cfg.Logger.Error("queue: cannot put a task back", "app", t.App, "err", err)
-		return f.recordEnd(ctx, t, *next.Receipt)
+// reschedule writes next to the scheduled stream, then to the journal. Its caller acknowledges t last: after a crash in
+// between t is redelivered, and the journal shows that it is an old copy.
+func (c *consumer) reschedule(ctx context.Context, t, next *task) bool {
+	data, err := next.encode()
+	if err != nil { // unexpected, because the task was encoded before
+		c.cfg.Logger.Error("cannot reschedule a task", "app", t.App, "err", err)
+		return c.recordEnd(ctx, t, *next.Receipt)
 	}
-	waits := f.retryUntilDone(ctx, "cannot put a task back", func() error {
-		_, err := f.requeue.Append(ctx, next.destination().subject(), text)
+	waiting := c.retryUntilDone(ctx, "cannot reschedule a task; retrying", func() error {
+		_, err := c.requeue.Append(ctx, next.destination().subject(), data)
 		return err
 	})
-	f.notifyPartition(next.partition())
-	if !waits || next.AttemptsStarted == t.AttemptsStarted { // and so the journal knows all of it
-		return waits
+	c.notifyPartition(next.partition())
+	if !waiting || next.AttemptsStarted == t.AttemptsStarted { // without a new attempt the journal is up to date
+		return waiting
 	}
-	return f.retryUntilDone(ctx, "cannot write that a task was put back", func() error {
-		_, err := f.cfg.Journal.Append(ctx, next.waitingEvent(time.Now().UTC()))
+	return c.retryUntilDone(ctx, "cannot record that a task was rescheduled; retrying", func() error {
+		_, err := c.cfg.Journal.Append(ctx, next.waitingEvent(time.Now().UTC()))
 		return err
 	})
 }

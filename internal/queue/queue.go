@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package queue keeps notifications on disk from the moment they are accepted until they have ended, and hands them to
-// delivery when their time has come. It knows no provider, decides about no attempt, and remembers nothing that has ended:
-// that is for its journal.
+// Package queue stores accepted notifications on disk until they have ended, and passes them to a Sender when they
+// are due. It keeps no record of what has ended: that is the Journal's task.
 package queue
 
 import (
@@ -22,57 +21,58 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Sender carries a notification to its end. Send is called from many goroutines at once.
+// Sender delivers a notification and returns its final receipt. It must be safe for concurrent use.
 type Sender interface {
 	Send(ctx context.Context, n *push.Notification) push.Receipt
-	// Check tells what is wrong with n, as a *push.FieldError.
+	// Check returns a *push.FieldError if n is invalid.
 	Check(n *push.Notification) error
 }
 
-// Journal is the memory of what has become of notifications: one stream of events in one order. The queue does nothing to
-// the world before the journal has it, and believes what it says.
+// Journal is a totally ordered log of events. Its order decides between concurrent changes of a notification, for
+// instance between a cancellation and an attempt. The queue appends an event before it acts on it.
 type Journal interface {
-	// Append writes events and returns the place of the last one when they are on disk.
+	// Append writes events and returns the offset of the last one when all are on disk.
 	Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error)
-	// Note writes events that nobody waits for. A crash may forget them.
+	// AppendAsync writes events without waiting for the disk. A crash may lose them.
 	AppendAsync(ctx context.Context, events ...push.Event) error
-	// Reach waits until States knows everything up to seq; Caught, until it knows what there was when it was called.
+	// WaitForSeq waits until States includes all events up to seq. WaitCaughtUp waits until States includes all
+	// events that were in the journal at the time of the call.
 	WaitForSeq(ctx context.Context, seq uint64) error
 	WaitCaughtUp(ctx context.Context) error
-	// States tells where notifications stand. One that it does not know is missing, or has no Status.
+	// States returns the states of notifications. An unknown one is missing or has an empty Status.
 	States(ctx context.Context, ids []string) (map[string]State, error)
-	// Receipt tells how a notification of an app stands; push.ErrNotFound if the app has none of that ID.
+	// Receipt returns the receipt of an app's notification; push.ErrNotFound if there is none.
 	Receipt(ctx context.Context, app, id string) (push.Receipt, error)
 }
 
-// State is where the journal's events leave a notification, taken in their order: the first end stays; what is being sent
-// cannot be cancelled; an attempt with a number that another has had does not count; one that waits again says how many
-// attempts it has had, and without that only tells late that it was accepted.
+// State is the result of a notification's events, applied in the journal's order. The first end is final. A
+// notification that is being sent cannot be cancelled. An attempt is ignored if its number is not above that of the
+// previous one. A queued or scheduled event changes a known state only if it reports the current number of attempts.
 type State struct {
 	Status  push.Status
-	Attempt int              // how many have begun
-	Offset  jetstream.Offset // of the event that made it so
+	Attempt int              // number of attempts started
+	Offset  jetstream.Offset // of the event that led to this state
 }
 
-// Config says what a queue is to do. Engine, Sender and Journal are required.
+// Config configures a queue. Engine, Sender and Journal are required.
 type Config struct {
 	Engine  *jetstream.Engine
 	Sender  Sender
 	Journal Journal
-	// MaxBytes bounds what waits on disk, and separately what is scheduled; beyond, nothing is accepted. Zero is 4 GiB.
+	// MaxBytes bounds the due tasks on disk, and separately the scheduled ones. Accept refuses more. Zero means 4 GiB.
 	MaxBytes int64
-	// MaxDelay is how far ahead SendAt may lie; zero bounds nothing. Set it to what the journal keeps: of what waits for
-	// longer nobody could tell how it stands.
+	// MaxDelay bounds how far SendAt may be in the future; zero means no bound. Set it to the retention of the
+	// journal: the state of a notification that waits longer is lost.
 	MaxDelay time.Duration
-	// InFlight is how many notifications of one app and lane are in the Sender's hands at a time; zero is 512.
+	// InFlight limits the concurrent sends of an app and lane; zero means 512.
 	InFlight int
-	// RetryFor is how long after it was due a notification without TTL is tried; zero is 24 hours.
+	// RetryFor is how long after its due time a notification without a TTL is retried; zero means 24 hours.
 	RetryFor time.Duration
-	// SendTime is how long the Sender may take over a notification before it is put back; zero is 25 seconds.
+	// SendTimeout bounds one call of Sender.Send. Zero means 25 seconds.
 	SendTimeout time.Duration
-	// Grace is how long what is in the Sender's hands may take when Run's context has ended; zero is 30 seconds.
+	// Grace is how long sends in progress may take during a drain; zero means 30 seconds.
 	Grace time.Duration
-	// Logger gets what an operator should know; nil discards it.
+	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
 }
 
@@ -88,30 +88,30 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Queue is made by Open and works while Run runs. Any number of goroutines may use it.
+// Queue is a persistent queue of notifications. It is safe for concurrent use. Accept blocks unless Run is running.
 type Queue struct {
 	cfg           Config
 	js            natsjs.JetStream
-	tasks         *streamHandle     // what is to be sent now
-	scheduled     *streamHandle     // what is to be sent at a time
-	requeue       *jetstream.Writer // to later, for what was accepted before and must not be refused
+	tasks         *streamHandle     // tasks to send immediately
+	scheduled     *streamHandle     // tasks to send at a later time
+	requeue       *jetstream.Writer // to scheduled; may use the disk reserve, because its tasks are already accepted
 	inFlight      inFlightSet
 	loader        *stateLoader
-	caughtUp      atomic.Bool // the journal has told us all that there was when we began
-	scheduledSize cachedSize  // of later
+	caughtUp      atomic.Bool // the journal includes all events from before the start
+	scheduledSize cachedSize
 
 	draining      chan struct{} // closed by Drain
 	closeDraining func()
 
 	mu         sync.Mutex
 	consumers  map[partition]*consumer
-	discovered chan partition // sources that have something, and may have no flow
+	discovered chan partition // partitions with tasks that may have no consumer
 }
 
-// Open makes or finds the queue's streams. It starts nothing.
+// Open creates or opens the queue's streams. It starts no goroutines.
 func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	if cfg.Engine == nil || cfg.Sender == nil || cfg.Journal == nil {
-		return nil, errors.New("queue: needs an engine, a sender and a journal")
+		return nil, errors.New("queue: Engine, Sender and Journal are required")
 	}
 	q := &Queue{
 		cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), consumers: map[partition]*consumer{}, discovered: make(chan partition, 64), draining: make(chan struct{}),
@@ -133,16 +133,16 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	return q, nil
 }
 
-// deleteStaleConsumers deletes those of an earlier process, for what it had in its hands would be kept from us until they give
-// it up. In a cluster others live by them.
+// deleteStaleConsumers deletes the consumers of an earlier process, so that its unacknowledged messages are redelivered
+// immediately. In a cluster it does nothing, because other gateways share the consumers.
 func (q *Queue) deleteStaleConsumers(ctx context.Context) error {
 	if !q.cfg.Engine.Embedded() {
 		return nil
 	}
-	for _, k := range []*streamHandle{q.tasks, q.scheduled} {
-		names := k.stream.ConsumerNames(ctx)
+	for _, s := range []*streamHandle{q.tasks, q.scheduled} {
+		names := s.stream.ConsumerNames(ctx)
 		for name := range names.Name() {
-			if err := k.stream.DeleteConsumer(ctx, name); err != nil {
+			if err := s.stream.DeleteConsumer(ctx, name); err != nil {
 				return fmt.Errorf("queue: %w", err)
 			}
 		}
@@ -153,7 +153,7 @@ func (q *Queue) deleteStaleConsumers(ctx context.Context) error {
 	return nil
 }
 
-// Drain has the queue begin to send nothing more, for good: what waits, and what it accepts from then on, stays on disk.
+// Drain stops the sending of further tasks permanently. Tasks that wait or are accepted later stay on disk.
 func (q *Queue) Drain() { q.closeDraining() }
 
 // isDraining reports whether Drain was called.
@@ -166,44 +166,44 @@ func (q *Queue) isDraining() bool {
 	}
 }
 
-// Run works the queue until ctx ends. Then it drains: it lets what is in the Sender's hands end for at most Grace, counted
-// from Drain, puts the rest back, writes what is still being accepted, and returns.
+// Run sends tasks until ctx ends. Then it drains: it lets sends in progress end for at most Grace, counted from Drain,
+// returns the other tasks to the stream, and completes pending writes.
 func (q *Queue) Run(ctx context.Context) error {
-	writing, written := context.WithCancel(context.WithoutCancel(ctx))
-	defer written()
-	var writers, house errgroup.Group
+	writeCtx, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWriting()
+	var writers, background errgroup.Group
 	for _, w := range []*jetstream.Writer{q.tasks.writer, q.scheduled.writer, q.requeue} {
-		writers.Go(func() error { return w.Run(writing) })
+		writers.Go(func() error { return w.Run(writeCtx) })
 	}
-	taking, enough := context.WithCancel(ctx)
-	defer enough()
-	sending, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
+	pullCtx, stopPulling := context.WithCancel(ctx)
+	defer stopPulling()
+	sendCtx, cancelSends := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelSends()
 	drained := make(chan struct{})
-	house.Go(func() error { q.sendInProgress(drained); return nil })
-	house.Go(func() error { q.loader.run(sending, drained); return nil })
-	house.Go(func() error { q.enforceGrace(ctx, drained, enough, cut); return nil })
-	err := q.runConsumers(taking, sending)
+	background.Go(func() error { q.sendInProgress(drained); return nil })
+	background.Go(func() error { q.loader.run(sendCtx, drained); return nil })
+	background.Go(func() error { q.enforceGrace(ctx, drained, stopPulling, cancelSends); return nil })
+	err := q.runConsumers(pullCtx, sendCtx)
 	close(drained)
-	err = errors.Join(err, house.Wait())
-	<-ctx.Done() // until then it accepts
-	written()
+	err = errors.Join(err, background.Wait())
+	<-ctx.Done() // Accept works until then
+	stopWriting()
 	return errors.Join(err, writers.Wait())
 }
 
-// enforceGrace ends the taking when the drain begins, and cuts off what is being sent when Grace is over.
-func (q *Queue) enforceGrace(ctx context.Context, drained <-chan struct{}, enough, cut func()) {
+// enforceGrace stops the pulling when the drain begins, and cancels sends in progress after Grace.
+func (q *Queue) enforceGrace(ctx context.Context, drained <-chan struct{}, stopPulling, cancelSends func()) {
 	select {
 	case <-q.draining:
 	case <-ctx.Done():
 	}
-	enough()
+	stopPulling()
 	timer := time.NewTimer(q.cfg.Grace)
 	defer timer.Stop()
 	select {
 	case <-drained:
 	case <-timer.C:
-		q.cfg.Logger.Warn("queue: cut off what is still being sent (raise drain.grace)", "grace", q.cfg.Grace)
-		cut()
+		q.cfg.Logger.Warn("sends cancelled at the end of the grace period (raise drain.grace)", "grace", q.cfg.Grace.String())
+		cancelSends()
 	}
 }

@@ -12,32 +12,32 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// reconcileWrite looks which of the tasks are safe after a write of which the engine could not tell. It waits until the engine can
-// write again: by then what was under way is there, or never will be. So the caller's Idempotency-Key stays claimed until
-// the truth is known, and a repeat of the call does not double what was kept. If ctx ends first nobody knows, and none
-// counts as kept. before is the last chunk of each stream that came before the tasks.
+// reconcileWrite finds out which tasks were persisted after a write whose result is unknown, and returns their IDs. It
+// waits until the engine is writable: by then a write in progress has either happened or will not happen. The caller's
+// Idempotency-Key stays claimed during that time, so a repeated call does not store a task twice. If ctx ends first, no
+// task counts as persisted. before is the last sequence of each stream before the write.
 func (q *Queue) reconcileWrite(ctx context.Context, tasks []*task, before [2]uint64) map[string]bool {
-	kept, ids := map[string]bool{}, make([]string, len(tasks))
+	persisted, ids := map[string]bool{}, make([]string, len(tasks))
 	for i, t := range tasks {
 		ids[i] = t.ID
 	}
-	look := func() error {
+	check := func() error {
 		if err := q.cfg.Engine.Ready(); errors.Is(err, jetstream.ErrUnwritable) {
 			return err
 		}
-		for i, k := range []*streamHandle{q.tasks, q.scheduled} { // the way that a task goes that is put back
-			if err := k.addIDsAfter(ctx, before[i], kept); err != nil {
+		for i, handle := range []*streamHandle{q.tasks, q.scheduled} { // in this order, because a task may move from the first to the second
+			if err := handle.addIDsAfter(ctx, before[i], persisted); err != nil {
 				return err
 			}
 		}
-		return q.addKnownIDs(ctx, ids, kept)
+		return q.addKnownIDs(ctx, ids, persisted)
 	}
-	for look() != nil && sleep(ctx, retryInterval) {
+	for check() != nil && sleep(ctx, retryInterval) {
 	}
-	return kept
+	return persisted
 }
 
-// addKnownIDs adds the IDs that the journal knows: they have been worked on already.
+// addKnownIDs adds the IDs that are in the journal: a consumer has already processed them.
 func (q *Queue) addKnownIDs(ctx context.Context, ids []string, known map[string]bool) error {
 	if err := q.cfg.Journal.WaitCaughtUp(ctx); err != nil {
 		return err
@@ -49,10 +49,10 @@ func (q *Queue) addKnownIDs(ctx context.Context, ids []string, known map[string]
 	return err
 }
 
-// addIDsAfter adds the IDs of the tasks in the chunks behind seq.
-func (k *streamHandle) addIDsAfter(ctx context.Context, seq uint64, ids map[string]bool) error {
+// addIDsAfter adds the IDs of the tasks in messages after seq.
+func (s *streamHandle) addIDsAfter(ctx context.Context, seq uint64, ids map[string]bool) error {
 	for {
-		m, err := k.stream.GetMsg(ctx, seq+1, natsjs.WithGetMsgSubject(">"))
+		m, err := s.stream.GetMsg(ctx, seq+1, natsjs.WithGetMsgSubject(">"))
 		if errors.Is(err, natsjs.ErrMsgNotFound) {
 			return nil
 		}
@@ -60,11 +60,11 @@ func (k *streamHandle) addIDsAfter(ctx context.Context, seq uint64, ids map[stri
 			return err
 		}
 		seq = m.Sequence
-		for _, text := range jetstream.Items(m.Data) {
+		for _, data := range jetstream.Items(m.Data) {
 			var t struct {
 				ID string `json:"id"`
 			}
-			if json.Unmarshal(text, &t) == nil {
+			if json.Unmarshal(data, &t) == nil {
 				ids[t.ID] = true
 			}
 		}

@@ -21,18 +21,18 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// smallDiskEnv is set in the child in whose folder no file may grow.
+// smallDiskEnv is set to a directory in the child process whose files cannot grow.
 const smallDiskEnv = "SLUICE_SMALL_DISK"
 
-// TestAcceptReportsPersistedTasksAfterFailedWrite has a child accept until its files cannot grow any more, and then can:
-// each answer waits for the truth.
+// TestAcceptReportsPersistedTasksAfterFailedWrite runs a child process that accepts until a file size limit makes writes
+// fail, and then raises the limit. Accept must return nil exactly for the persisted tasks.
 func TestAcceptReportsPersistedTasksAfterFailedWrite(t *testing.T) {
-	jetstreamtest.SkipOnCluster(t, "about the disk of an engine in this process")
+	jetstreamtest.SkipOnCluster(t, "the test needs an embedded server")
 	if dir := os.Getenv(smallDiskEnv); dir != "" {
 		runOnSmallDisk(t, dir)
 		return
 	}
-	child := exec.Command(os.Args[0], "-test.run=^TestAfterAFailedWriteTheAnswerTellsWhatIsThere$", "-test.v")
+	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	child.Env = append(os.Environ(), smallDiskEnv+"="+t.TempDir())
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -40,15 +40,15 @@ func TestAcceptReportsPersistedTasksAfterFailedWrite(t *testing.T) {
 }
 
 func runOnSmallDisk(t *testing.T, dir string) {
-	signal.Ignore(syscall.SIGXFSZ) // the write fails then
-	h := openQueue(t, dir, newMemoryJournal(), newFakeSender(), queue.Config{})
-	h.Drain() // what is accepted stays
-	h.accept(t, newNotification("shop"))
+	signal.Ignore(syscall.SIGXFSZ) // so that the write returns an error
+	f := openQueue(t, dir, newMemoryJournal(), newFakeSender(), queue.Config{})
+	f.Drain() // so that accepted tasks stay in the stream
+	f.accept(t, newNotification("shop"))
 	limitFileSize(t, 1<<20)
 	var working sync.WaitGroup
 	failed := make(chan struct{})
 	working.Go(func() {
-		for h.engine.Ready() == nil {
+		for f.engine.Ready() == nil {
 			runtime.Gosched()
 		}
 		limitFileSize(t, 1<<40)
@@ -61,7 +61,7 @@ func runOnSmallDisk(t *testing.T, dir string) {
 			for again := 8; again > 0; {
 				n := newNotification("shop")
 				n.Body, n.KeyHash = strings.Repeat("x", 8<<10), []byte(n.ID)
-				err := h.Accept(t.Context(), []*push.Notification{n})[0]
+				err := f.Accept(t.Context(), []*push.Notification{n})[0]
 				mu.Lock()
 				accepted[n.ID] = err == nil
 				mu.Unlock()
@@ -74,15 +74,15 @@ func runOnSmallDisk(t *testing.T, dir string) {
 		})
 	}
 	working.Wait()
-	there := tasksIn(t, h.engine)
+	stored := tasksIn(t, f.engine)
 	for id, ok := range accepted {
-		if ok != (there[id] == 1) || there[id] > 1 {
-			t.Errorf("accepted: %t, and there %d times", ok, there[id])
+		if ok != (stored[id] == 1) || stored[id] > 1 {
+			t.Errorf("accepted: %t, stored %d times", ok, stored[id])
 		}
 	}
 }
 
-// limitFileSize lets no file of this process grow beyond size.
+// limitFileSize limits the size of the files that this process writes.
 func limitFileSize(t *testing.T, size uint64) {
 	t.Helper()
 	var r syscall.Rlimit
@@ -95,7 +95,7 @@ func limitFileSize(t *testing.T, size uint64) {
 	}
 }
 
-// tasksIn counts the tasks that wait, by their IDs.
+// tasksIn returns how often each task ID is in the stream of due tasks.
 func tasksIn(t *testing.T, e *jetstream.Engine) map[string]int {
 	t.Helper()
 	stream, err := e.JetStream().Stream(t.Context(), "SLUICE_TASKS")
@@ -105,15 +105,15 @@ func tasksIn(t *testing.T, e *jetstream.Engine) map[string]int {
 	ids, seq := map[string]int{}, uint64(0)
 	for {
 		m, err := stream.GetMsg(t.Context(), seq+1, natsjs.WithGetMsgSubject(">"))
-		if err != nil { // it was the last
+		if err != nil { // the end of the stream
 			return ids
 		}
 		seq = m.Sequence
-		for _, text := range jetstream.Items(m.Data) {
+		for _, data := range jetstream.Items(m.Data) {
 			var task struct {
 				ID string `json:"id"`
 			}
-			if err := json.Unmarshal(text, &task); err != nil {
+			if err := json.Unmarshal(data, &task); err != nil {
 				t.Fatal(err)
 			}
 			ids[task.ID]++

@@ -16,43 +16,43 @@ import (
 )
 
 func TestScheduledNotificationIsNotSentEarly(t *testing.T) {
-	h := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
 	ns := newNotifications("shop", 40)
 	for i, n := range ns {
 		n.SendAt = n.AcceptedAt.Add(500*time.Millisecond + time.Duration(i)*37*time.Millisecond)
 	}
-	h.accept(t, ns...)
-	h.journal.waitEnded(t, ns...)
+	f.accept(t, ns...)
+	f.journal.waitEnded(t, ns...)
 	for _, n := range ns {
-		if at := h.sender.times[n.ID]; len(at) != 1 || at[0].Before(n.SendAt) {
+		if at := f.sender.times[n.ID]; len(at) != 1 || at[0].Before(n.SendAt) {
 			t.Errorf("due at %s, sent at %s", n.SendAt, at)
 		}
-		if story := h.journal.statuses(n.ID); !slices.Contains(story, push.StatusScheduled) {
-			t.Error(story)
+		if statuses := f.journal.statuses(n.ID); !slices.Contains(statuses, push.StatusScheduled) {
+			t.Error(statuses)
 		}
 	}
 }
 
 func TestScheduleBeyondMaxDelayIsRefused(t *testing.T) {
-	h := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{MaxDelay: time.Hour})
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{MaxDelay: time.Hour})
 	far, near := newNotification("shop"), newNotification("shop")
 	far.SendAt, near.SendAt = far.AcceptedAt.Add(time.Hour+time.Second), near.AcceptedAt.Add(time.Hour)
-	errs := h.Accept(t.Context(), []*push.Notification{far, near})
-	if misfit, ok := errors.AsType[*push.FieldError](errs[0]); !ok || misfit.Field != "send_at" || errs[1] != nil {
+	errs := f.Accept(t.Context(), []*push.Notification{far, near})
+	if fieldErr, ok := errors.AsType[*push.FieldError](errs[0]); !ok || fieldErr.Field != "send_at" || errs[1] != nil {
 		t.Errorf("%v", errs)
 	}
-	if h.journal.statuses(far.ID) != nil {
-		t.Error("what was refused is in the journal")
+	if f.journal.statuses(far.ID) != nil {
+		t.Error("the refused notification is in the journal")
 	}
 }
 
 func TestScheduleSurvivesRestart(t *testing.T) {
 	s, j, dir := newFakeSender(), newMemoryJournal(), t.TempDir()
-	h := openQueue(t, dir, j, s, queue.Config{})
+	f := openQueue(t, dir, j, s, queue.Config{})
 	soon, far := newNotification("shop"), newNotification("shop")
 	soon.SendAt, far.SendAt = time.Now().Add(1200*time.Millisecond), time.Now().Add(time.Hour)
-	h.accept(t, soon, far)
-	h.stop()
+	f.accept(t, soon, far)
+	f.stop()
 	openQueue(t, dir, j, s, queue.Config{})
 	j.waitEnded(t, soon)
 	if at := s.times[soon.ID]; len(at) != 1 || at[0].Before(soon.SendAt) || s.count(far.ID) != 0 {
@@ -68,22 +68,22 @@ func TestRescheduledReceiptListsAllAttempts(t *testing.T) {
 		}
 		return push.Outcome{Verdict: push.Accepted, HTTP: 200}
 	}
-	h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
 	ns := newNotifications("shop", 10)
-	h.accept(t, ns...)
-	h.journal.waitEnded(t, ns...)
+	f.accept(t, ns...)
+	f.journal.waitEnded(t, ns...)
 	for _, n := range ns {
-		// That it was put back may be told after its end: who does it and who tries again are two.
-		h.journal.waitUntil(t, "five events", func() bool { return len(h.journal.events[n.ID]) >= 5 })
-		r, err := h.journal.Receipt(t.Context(), "shop", n.ID)
+		// The event of the reschedule may come after the end, because another goroutine retries.
+		f.journal.waitUntil(t, "five events", func() bool { return len(f.journal.events[n.ID]) >= 5 })
+		r, err := f.journal.Receipt(t.Context(), "shop", n.ID)
 		if err != nil || r.Status() != push.StatusAccepted || len(r.Attempts) != 2 || r.Attempts[0].HTTP != 503 || r.Attempts[1].HTTP != 200 {
 			t.Fatalf("%+v, %v", r, err)
 		}
 		if at := s.times[n.ID]; at[1].Sub(at[0]) < 1100*time.Millisecond {
-			t.Errorf("tried again after %s", at[1].Sub(at[0]))
+			t.Errorf("retried after %s", at[1].Sub(at[0]))
 		}
 		want := []push.Status{push.StatusAccepted, push.StatusQueued, push.StatusQueued, push.StatusSending, push.StatusSending}
-		if diff := cmp.Diff(want, sorted(h.journal.statuses(n.ID))); diff != "" {
+		if diff := cmp.Diff(want, sorted(f.journal.statuses(n.ID))); diff != "" {
 			t.Error(diff)
 		}
 	}
@@ -98,24 +98,24 @@ func TestTaskEndsWhenNoRetryIsPossible(t *testing.T) {
 		answer   push.Outcome
 		want     push.Status
 	}{
-		"its ttl is over before":             {&ttl, 0, 0, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusExpired},
-		"it has none, and retry_for is":      {nil, hour / 2, 0, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusThrottled},
-		"it is refused":                      {nil, 0, 0, push.Outcome{Verdict: push.Refused}, push.StatusRefused},
-		"it is unknown and not to be":        {nil, 0, 0, push.Outcome{Verdict: push.Unknown}, push.StatusUnknown},
-		"the credential is bad, and stays":   {nil, 0, 0, push.Outcome{Verdict: push.Unauthorized}, push.StatusUnauthorized},
-		"the token is dead":                  {nil, 0, 0, push.Outcome{Verdict: push.Unregistered, ForgetToken: true}, push.StatusUnregistered},
-		"it may have arrived before its end": {&ttl, 0, 0, push.Outcome{Verdict: push.Unknown, RetryAfter: hour}, push.StatusUnknown},
-		"its sender wanted one attempt":      {nil, 0, 1, push.Outcome{Verdict: push.Unavailable}, push.StatusUnavailable},
+		"TTL expires before the retry":   {&ttl, 0, 0, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusExpired},
+		"RetryFor ends before the retry": {nil, hour / 2, 0, push.Outcome{Verdict: push.Throttled, RetryAfter: hour}, push.StatusThrottled},
+		"refused":                        {nil, 0, 0, push.Outcome{Verdict: push.Refused}, push.StatusRefused},
+		"unknown, repeat not allowed":    {nil, 0, 0, push.Outcome{Verdict: push.Unknown}, push.StatusUnknown},
+		"unauthorized":                   {nil, 0, 0, push.Outcome{Verdict: push.Unauthorized}, push.StatusUnauthorized},
+		"unregistered":                   {nil, 0, 0, push.Outcome{Verdict: push.Unregistered, ForgetToken: true}, push.StatusUnregistered},
+		"unknown, TTL expires":           {&ttl, 0, 0, push.Outcome{Verdict: push.Unknown, RetryAfter: hour}, push.StatusUnknown},
+		"one attempt allowed":            {nil, 0, 1, push.Outcome{Verdict: push.Unavailable}, push.StatusUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newFakeSender()
 			s.answer = func(*push.Notification, int) push.Outcome { return c.answer }
-			h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{RetryFor: c.retryFor})
+			f := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{RetryFor: c.retryFor})
 			n := newNotification("shop")
 			n.TTL, n.Retry = c.ttl, &push.Retry{Attempts: c.attempts}
-			h.accept(t, n)
-			h.journal.waitEnded(t, n)
-			if r, _ := h.journal.Receipt(t.Context(), "shop", n.ID); r.Status() != c.want || len(r.Attempts) != 1 || s.count(n.ID) != 1 {
+			f.accept(t, n)
+			f.journal.waitEnded(t, n)
+			if r, _ := f.journal.Receipt(t.Context(), "shop", n.ID); r.Status() != c.want || len(r.Attempts) != 1 || s.count(n.ID) != 1 {
 				t.Errorf("%s after %d attempts", r.Status(), len(r.Attempts))
 			}
 		})
@@ -127,14 +127,14 @@ func TestUnregisteredEventCarriesTarget(t *testing.T) {
 	s.answer = func(*push.Notification, int) push.Outcome {
 		return push.Outcome{Verdict: push.Unregistered, ForgetToken: true}
 	}
-	h := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), s, queue.Config{})
 	n := newNotification("shop")
 	n.Token = "feed"
-	h.accept(t, n)
-	h.journal.waitEnded(t, n)
-	// That it waits may be told after its end: two tell, and the journal sorts it out.
+	f.accept(t, n)
+	f.journal.waitEnded(t, n)
+	// The queued event may come after the end, because Accept and the consumer append concurrently.
 	var dead []string
-	for _, e := range h.journal.eventsOf(n.ID) {
+	for _, e := range f.journal.eventsOf(n.ID) {
 		if e.Target != nil {
 			dead = append(dead, fmt.Sprint(e.Status, " ", e.Target.Token))
 		}
@@ -145,11 +145,11 @@ func TestUnregisteredEventCarriesTarget(t *testing.T) {
 }
 
 func TestScheduledStreamIsBounded(t *testing.T) {
-	h := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{MaxBytes: 32 << 10})
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{MaxBytes: 32 << 10})
 	for {
 		n := newNotification("shop")
 		n.SendAt = time.Now().Add(time.Hour)
-		err := h.Accept(t.Context(), []*push.Notification{n})[0]
+		err := f.Accept(t.Context(), []*push.Notification{n})[0]
 		if errors.Is(err, push.ErrQueueFull) {
 			return
 		}

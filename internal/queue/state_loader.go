@@ -8,19 +8,19 @@ import (
 	"sync"
 )
 
-// stateLoader asks the journal how notifications stand, at once for all who came to ask while it was asking for others.
+// stateLoader reads states from the journal. It combines the calls that arrive during one read into the next.
 type stateLoader struct {
 	journal Journal
-	wake    chan struct{} // there is a question
+	wake    chan struct{} // receives a value when next is set
 
 	mu   sync.Mutex
-	next *stateBatch // nil while nobody waits
+	next *stateBatch // nil if no call waits
 }
 
-// stateBatch is one call of the journal's.
+// stateBatch is one call of Journal.States.
 type stateBatch struct {
 	ids    []string
-	done   chan struct{} // closed when there is an answer
+	done   chan struct{} // closed when states or err is set
 	states map[string]State
 	err    error
 }
@@ -29,56 +29,56 @@ func newStateLoader(j Journal) *stateLoader {
 	return &stateLoader{journal: j, wake: make(chan struct{}, 1)}
 }
 
-// load tells how a notification stands, no earlier than when it was called. run has to run.
-func (a *stateLoader) load(ctx context.Context, id string) (State, error) {
-	q := a.enqueue(id)
+// load returns the state of a notification at the time of the call or later. It blocks unless run is running.
+func (l *stateLoader) load(ctx context.Context, id string) (State, error) {
+	b := l.enqueue(id)
 	select {
-	case a.wake <- struct{}{}:
+	case l.wake <- struct{}{}:
 	default:
 	}
 	select {
-	case <-q.done:
-		return q.states[id], q.err
+	case <-b.done:
+		return b.states[id], b.err
 	case <-ctx.Done():
 		return State{}, ctx.Err()
 	}
 }
 
-// enqueue adds id to the next question.
-func (a *stateLoader) enqueue(id string) *stateBatch {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.next == nil {
-		a.next = &stateBatch{done: make(chan struct{})}
+// enqueue adds id to the next batch.
+func (l *stateLoader) enqueue(id string) *stateBatch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next == nil {
+		l.next = &stateBatch{done: make(chan struct{})}
 	}
-	a.next.ids = append(a.next.ids, id)
-	return a.next
+	l.next.ids = append(l.next.ids, id)
+	return l.next
 }
 
-// run asks until done is closed.
-func (a *stateLoader) run(ctx context.Context, done <-chan struct{}) {
+// run reads batches until done is closed.
+func (l *stateLoader) run(ctx context.Context, done <-chan struct{}) {
 	for {
 		select {
-		case <-a.wake:
-			a.flush(ctx)
+		case <-l.wake:
+			l.flush(ctx)
 		case <-done:
 			return
 		}
 	}
 }
 
-func (a *stateLoader) flush(ctx context.Context) {
-	a.mu.Lock()
-	q := a.next
-	a.next = nil
-	a.mu.Unlock()
-	if q == nil {
+func (l *stateLoader) flush(ctx context.Context) {
+	l.mu.Lock()
+	b := l.next
+	l.next = nil
+	l.mu.Unlock()
+	if b == nil {
 		return
 	}
-	states, err := a.journal.States(ctx, q.ids)
+	states, err := l.journal.States(ctx, b.ids)
 	if err != nil {
 		err = fmt.Errorf("queue: %w", err)
 	}
-	q.states, q.err = states, err
-	close(q.done)
+	b.states, b.err = states, err
+	close(b.done)
 }

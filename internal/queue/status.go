@@ -15,56 +15,57 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Depth is how many notifications of an app wait in a lane, those on hand included.
+// Depth is the number of due tasks of an app and lane, including those in flight.
 type Depth struct {
 	App   string    `json:"app"`
 	Lane  push.Lane `json:"lane"`
 	Tasks int       `json:"tasks"`
 }
 
-// Status is how the queue stands.
+// Status describes the queue, for GET /v1/status and for metrics.
 type Status struct {
-	// Waiting is what is due, by app and lane.
+	// Waiting lists the due tasks by app and lane.
 	Waiting []Depth `json:"waiting"`
-	// Bytes is what is due and LaterBytes what is scheduled or put back, on disk; each is bounded by MaxBytes.
+	// Bytes is the size of the due tasks on disk, LaterBytes that of scheduled and rescheduled ones. MaxBytes bounds each.
 	Bytes      uint64 `json:"bytes"`
 	LaterBytes uint64 `json:"later_bytes"`
 	MaxBytes   int64  `json:"max_bytes"`
 }
 
-// depth counts what is due, by source.
+// depth counts the due tasks of each partition.
 func (q *Queue) depth(ctx context.Context) (map[partition]int, error) {
 	depth := map[partition]int{}
-	for stream, subjects := range map[*streamHandle]string{q.tasks: taskSubjects, q.scheduled: dueSubjects} {
-		info, err := stream.stream.Info(ctx, natsjs.WithSubjectFilter(subjects+">"))
+	for handle, subjects := range map[*streamHandle]string{q.tasks: taskSubjects, q.scheduled: dueSubjects} {
+		info, err := handle.stream.Info(ctx, natsjs.WithSubjectFilter(subjects+">"))
 		if err != nil {
 			return nil, fmt.Errorf("queue: %w", err)
 		}
-		for subject, chunks := range info.State.Subjects {
-			if s, tasks, ok := parseSubject(info.Config.Name, subject); ok {
-				depth[s] += tasks * int(chunks)
+		for subject, messages := range info.State.Subjects {
+			if p, tasks, ok := parseSubject(info.Config.Name, subject); ok {
+				depth[p] += tasks * int(messages)
 			}
 		}
 	}
 	return depth, nil
 }
 
-// cachedSize is that of a stream, as it was a moment ago.
+// cachedSize is the recent size of a stream.
 type cachedSize struct {
 	mu    sync.Mutex
 	bytes uint64
 	at    time.Time
 }
 
-// sizeMaxAge is how old a size may be.
+// sizeMaxAge is how long a cachedSize is used.
 const sizeMaxAge = time.Second
 
-// scheduledBytes is about how much is scheduled and put back. While that cannot be learned it is what it was.
+// scheduledBytes returns the approximate size of the scheduled and rescheduled tasks. If the size cannot be read it returns
+// the last known one.
 func (q *Queue) scheduledBytes(ctx context.Context) int64 {
 	q.scheduledSize.mu.Lock()
 	stale := time.Since(q.scheduledSize.at) > sizeMaxAge
 	if stale {
-		q.scheduledSize.at = time.Now() // the others go on with what is known
+		q.scheduledSize.at = time.Now() // concurrent calls use the old size
 	}
 	known := q.scheduledSize.bytes
 	q.scheduledSize.mu.Unlock()
@@ -81,22 +82,22 @@ func (q *Queue) scheduledBytes(ctx context.Context) int64 {
 	return int64(info.State.Bytes)
 }
 
-// Status asks the engine how the queue stands.
+// Status reads the current status from the server.
 func (q *Queue) Status(ctx context.Context) (Status, error) {
 	s := Status{MaxBytes: q.cfg.MaxBytes}
 	depth, err := q.depth(ctx)
 	if err != nil {
 		return s, err
 	}
-	for source, tasks := range depth {
-		s.addDepth(Depth{App: source.app, Lane: source.lane, Tasks: tasks})
+	for p, tasks := range depth {
+		s.addDepth(Depth{App: p.app, Lane: p.lane, Tasks: tasks})
 	}
 	slices.SortFunc(s.Waiting, func(a, b Depth) int { return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Lane, b.Lane)) })
 	s.Bytes, s.LaterBytes = q.tasks.stream.CachedInfo().State.Bytes, q.scheduled.stream.CachedInfo().State.Bytes
 	return s, nil
 }
 
-// addDepth adds what is due of one source: what was put back is in another stream.
+// addDepth adds the depth of one partition. Due and rescheduled tasks of one app and lane are in two streams.
 func (s *Status) addDepth(d Depth) {
 	for i := range s.Waiting {
 		if w := &s.Waiting[i]; w.App == d.App && w.Lane == d.Lane {
@@ -107,5 +108,5 @@ func (s *Status) addDepth(d Depth) {
 	s.Waiting = append(s.Waiting, d)
 }
 
-// Ready returns why nothing can be accepted at the moment, or nil.
+// Ready returns why no notification can be accepted now, or nil.
 func (q *Queue) Ready() error { return q.cfg.Engine.Ready() }

@@ -12,17 +12,17 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// task is a notification as the disk has it. Its JSON form outlives versions of the gateway.
+// task is a notification in the queue. Its JSON form is on disk: later versions of the gateway must be able to read it.
 type task struct {
 	ID         string    `json:"id"`
 	App        string    `json:"app"`
 	AcceptedAt time.Time `json:"accepted_at"`
 	KeyHash    []byte    `json:"key_hash,omitempty"`
 	BodyHash   []byte    `json:"body_hash,omitempty"`
-	// Due is when it is to be sent, where that is not at once.
+	// Due is the time to send it; zero means immediately.
 	Due time.Time `json:"due,omitzero"`
-	// Tries is how often it has been put back, Begun how many attempts had begun by then as the journal counts them, and
-	// Receipt tells what had become of it.
+	// Reschedules counts how often the task was rescheduled. AttemptsStarted and Receipt are the number of attempts and
+	// the receipt at that time.
 	Reschedules     int                `json:"tries,omitempty"`
 	AttemptsStarted int                `json:"begun,omitempty"`
 	Receipt         *push.Receipt      `json:"receipt,omitempty"`
@@ -37,8 +37,8 @@ func newTask(n *push.Notification) *task {
 	return t
 }
 
-// encode returns the task's JSON form on one line: that of its tags. It is by hand because it is made for every notification
-// that is accepted.
+// encode returns the task as JSON on one line, as json.Marshal does. It is written by hand because it runs for every
+// accepted notification.
 func (t *task) encode() ([]byte, error) {
 	w := jsonobj.Writer{Bytes: make([]byte, 0, 512)}
 	w.Open("")
@@ -60,7 +60,7 @@ func (t *task) encode() ([]byte, error) {
 	return w.Bytes, nil
 }
 
-// encodeProgress writes what has become of it already.
+// encodeProgress writes the results of earlier attempts.
 func (t *task) encodeProgress(w *jsonobj.Writer) {
 	if t.Reschedules != 0 {
 		w.Number("tries", t.Reschedules)
@@ -79,37 +79,37 @@ func writeTime(w *jsonobj.Writer, name string, at time.Time) {
 	w.Bytes = append(at.AppendFormat(append(w.Bytes, '"'), time.RFC3339Nano), '"')
 }
 
-func decodeTask(text []byte) (*task, error) {
+func decodeTask(data []byte) (*task, error) {
 	t := new(task)
-	if err := json.Unmarshal(text, t); err != nil {
+	if err := json.Unmarshal(data, t); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	if t.ID == "" || t.App == "" || t.Notification == nil {
-		return nil, fmt.Errorf("queue: a task without id, app or notification")
+		return nil, fmt.Errorf("queue: task without id, app or notification")
 	}
 	t.Notification.ID, t.Notification.App, t.Notification.AcceptedAt, t.Notification.KeyHash, t.Notification.BodyHash = t.ID, t.App, t.AcceptedAt, t.KeyHash, t.BodyHash
 	return t, nil
 }
 
-// partition is where the task waits.
+// partition returns the partition that holds the task.
 func (t *task) partition() partition {
-	s := partition{stream: tasksStreamName, lane: t.Notification.EffectiveLane(), app: t.App}
+	p := partition{stream: tasksStreamName, lane: t.Notification.EffectiveLane(), app: t.App}
 	if !t.Due.IsZero() {
-		s.stream = scheduledStreamName
+		p.stream = scheduledStreamName
 	}
-	return s
+	return p
 }
 
-// destination is where the task is to be put.
+// destination returns the destination that the task is appended to.
 func (t *task) destination() destination {
-	s := destination{partition: t.partition()}
+	d := destination{partition: t.partition()}
 	if !t.Due.IsZero() {
-		s.due = t.Due.Truncate(time.Second).UnixNano()
+		d.due = t.Due.Truncate(time.Second).UnixNano()
 	}
-	return s
+	return d
 }
 
-// priorAttempts are those of earlier tries.
+// priorAttempts returns the attempts from before the task was rescheduled.
 func (t *task) priorAttempts() []push.Attempt {
 	if t.Receipt == nil {
 		return nil
@@ -117,7 +117,7 @@ func (t *task) priorAttempts() []push.Attempt {
 	return t.Receipt.Attempts
 }
 
-// newEvent is the event that the task has come to that status.
+// newEvent returns an event of the task with this status.
 func (t *task) newEvent(status push.Status, at time.Time) push.Event {
 	return push.Event{
 		ID: t.ID, App: t.App, At: at, Status: status, Platform: t.Notification.Platform, Lane: t.Notification.EffectiveLane(),
@@ -125,7 +125,7 @@ func (t *task) newEvent(status push.Status, at time.Time) push.Event {
 	}
 }
 
-// waitingEvent is the event that the task waits.
+// waitingEvent returns the event that the task is queued or scheduled.
 func (t *task) waitingEvent(at time.Time) push.Event {
 	status := push.StatusQueued
 	if t.AttemptsStarted == 0 && !t.Due.IsZero() {
@@ -136,7 +136,7 @@ func (t *task) waitingEvent(at time.Time) push.Event {
 	return e
 }
 
-// endEvent is the event that the task has ended so.
+// endEvent returns the event that the task has ended with receipt.
 func (t *task) endEvent(receipt push.Receipt) push.Event {
 	e := t.newEvent(receipt.Status(), time.Now().UTC())
 	e.Receipt = &receipt

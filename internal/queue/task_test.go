@@ -14,7 +14,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// randomTask makes tasks with every member that they can have, and without.
+// randomTask returns a task with random values in some of its fields.
 func randomTask(t *rapid.T) *task {
 	at := time.Date(2026, 11, 22, 12, 0, 0, rapid.IntRange(0, 999_999_999).Draw(t, "ns"), time.UTC)
 	some := func(name string) bool { return rapid.Bool().Draw(t, name) }
@@ -41,28 +41,28 @@ func TestTaskEncodingMatchesJSON(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := one.encode()
+		data, err := one.encode()
 		if err != nil {
 			t.Fatal(err)
 		}
 		var got bytes.Buffer
-		json.HTMLEscape(&got, text)
+		json.HTMLEscape(&got, data)
 		if diff := cmp.Diff(string(want), got.String()); diff != "" {
 			t.Fatal(diff)
 		}
-		back, err := decodeTask(text)
+		back, err := decodeTask(data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := back.encode(); err != nil || !bytes.Equal(again, text) {
-			t.Fatalf("%v: %s, and read back %s", err, text, again)
+		if again, err := back.encode(); err != nil || !bytes.Equal(again, data) {
+			t.Fatalf("%v: %s, and read back %s", err, data, again)
 		}
 	})
 }
 
 func TestEncodeRejectsInvalidJSON(t *testing.T) {
 	n := &push.Notification{ID: "1", App: "shop", APNs: &push.APNsBlock{Payload: json.RawMessage(`{"aps":`)}}
-	if text, err := newTask(n).encode(); err == nil {
-		t.Fatalf("%s", text)
+	if data, err := newTask(n).encode(); err == nil {
+		t.Fatalf("%s", data)
 	}
 }
