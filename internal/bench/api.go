@@ -11,14 +11,15 @@ import (
 	"strconv"
 )
 
-// api is the API that is measured.
+// api is an API under test.
 type api interface {
-	// translate writes a notification of the mix as this API has it.
+	// translate converts a notification of the mix to the format of this API.
 	translate(notification json.RawMessage) (json.RawMessage, error)
-	// compose appends a whole request with the notifications from number first on.
-	appendRequest(b []byte, p *compiledMix, first, n int) []byte
-	// read reads an answer and tells the verdicts, one for each of the n notifications if all is well.
-	readResponse(p *parser, status int, body *body, n int, tell func(*verdict)) error
+	// appendRequest appends a complete request with n notifications, numbered from first.
+	appendRequest(b []byte, mix *compiledMix, first, n int) []byte
+	// readResponse reads a response and calls emit with each verdict. A complete response has n
+	// verdicts.
+	readResponse(p *parser, status int, body *body, n int, emit func(*verdict)) error
 }
 
 func newAPI(c *Config) (api, error) {
@@ -27,21 +28,21 @@ func newAPI(c *Config) (api, error) {
 		return nil, err
 	}
 	if base.Path == "" {
-		base.Path = "/" // JoinPath adds none
+		base.Path = "/" // JoinPath does not add a leading slash
 	}
 	switch c.API {
 	case "sluice":
 		path := base.JoinPath("v1/apps", c.App, "notifications")
-		media := "application/json"
+		contentType := "application/json"
 		if c.Batch > 1 {
-			path, media = path.JoinPath("batch"), "application/x-ndjson"
+			path, contentType = path.JoinPath("batch"), "application/x-ndjson"
 		}
-		return sluiceAPI{httpRequest{path, media, c.Key}}, nil
+		return sluiceAPI{httpRequest{path, contentType, c.Key}}, nil
 	case "gorush":
 		return gorushAPI{httpRequest{base.JoinPath("api/push"), "application/json", c.Key}}, nil
 	case "pushsphere":
 		if c.Batch > 1 {
-			return nil, fmt.Errorf("bench: pushsphere's API takes one notification in a call: batch must be 1")
+			return nil, fmt.Errorf("bench: pushsphere's API has one notification per call: batch must be 1")
 		}
 		return pushsphereAPI{httpRequest{base.JoinPath("api/v1", c.App, "send"), "application/json", c.Key}}, nil
 	default:
@@ -49,14 +50,15 @@ func newAPI(c *Config) (api, error) {
 	}
 }
 
-// httpRequest is what requests have in common.
+// httpRequest holds the parts that all requests have in common.
 type httpRequest struct {
 	url         *url.URL
 	contentType string
 	key         string
 }
 
-// appendHeader appends the head of a request, with room for the length of its body, and returns where the body begins.
+// appendHeader appends the request line and header, with space for the content length. It returns
+// the offset of the body.
 func (p *httpRequest) appendHeader(b []byte) ([]byte, int) {
 	b = append(b, "POST "...)
 	b = append(b, p.url.RequestURI()...)
@@ -72,22 +74,22 @@ func (p *httpRequest) appendHeader(b []byte) ([]byte, int) {
 	return b, len(b)
 }
 
-// setLength enters the body's length.
+// setLength writes the content length. body is the offset that appendHeader returned.
 func (p *httpRequest) setLength(b []byte, body int) []byte {
 	digits := strconv.AppendInt(nil, int64(len(b)-body), 10)
-	copy(b[body-4-len(digits):], digits)
+	copy(b[body-len("\r\n\r\n")-len(digits):], digits)
 	return b
 }
 
-// sluiceAPI is our own API.
+// sluiceAPI is the API of this gateway.
 type sluiceAPI struct{ httpRequest }
 
 func (sluiceAPI) translate(n json.RawMessage) (json.RawMessage, error) { return n, nil }
 
-func (s sluiceAPI) appendRequest(b []byte, p *compiledMix, first, n int) []byte {
+func (s sluiceAPI) appendRequest(b []byte, mix *compiledMix, first, n int) []byte {
 	b, body := s.appendHeader(b)
 	for i := range n {
-		b = p.append(b, first+i)
+		b = mix.append(b, first+i)
 		if n > 1 {
 			b = append(b, '\n')
 		}
@@ -95,8 +97,8 @@ func (s sluiceAPI) appendRequest(b []byte, p *compiledMix, first, n int) []byte 
 	return s.setLength(b, body)
 }
 
-// read reads a receipt, or a line for each; or a problem, which may have a receipt in it.
-func (sluiceAPI) readResponse(p *parser, status int, body *body, n int, tell func(*verdict)) error {
+// readResponse reads a receipt, one receipt per line, or a problem that may contain a receipt.
+func (sluiceAPI) readResponse(p *parser, status int, body *body, n int, emit func(*verdict)) error {
 	if n == 1 || status != 200 {
 		text, err := body.readAll()
 		if err != nil {
@@ -105,7 +107,7 @@ func (sluiceAPI) readResponse(p *parser, status int, body *body, n int, tell fun
 		v, err := p.parseResponse(status, text)
 		for range n {
 			if err == nil {
-				tell(v)
+				emit(v)
 			}
 		}
 		return err
@@ -122,24 +124,25 @@ func (sluiceAPI) readResponse(p *parser, status int, body *body, n int, tell fun
 		if err != nil {
 			return err
 		}
-		tell(v)
+		emit(v)
 	}
 }
 
-// commonNotification is what a peer's API can say of a notification.
+// commonNotification holds the members that the other APIs support.
 type commonNotification struct {
 	Platform, Token, Topic, Title, Body string
 }
 
+// readCommon parses a notification of the mix for another API.
 func readCommon(n json.RawMessage) (p commonNotification, err error) {
 	if err = json.Unmarshal(n, &p); err == nil && (p.Token == "" || p.Platform != "apns" && p.Platform != "fcm") {
-		err = fmt.Errorf("a peer's API takes notifications to the token of a device, with the platform apns or fcm: %s", n)
+		err = fmt.Errorf("this API supports only notifications to a device token with the platform apns or fcm: %s", n)
 	}
 	return p, err
 }
 
-// gorushAPI is appleboy/gorush, as its README describes POST /api/push: with sync: true, its answer waits for the providers'
-// and lists the failures.
+// gorushAPI is the API of appleboy/gorush, POST /api/push, as described in its README. With sync:
+// true, gorush responds after the providers have and lists the failures.
 type gorushAPI struct{ httpRequest }
 
 func (gorushAPI) translate(n json.RawMessage) (json.RawMessage, error) {
@@ -149,41 +152,42 @@ func (gorushAPI) translate(n json.RawMessage) (json.RawMessage, error) {
 	}), err
 }
 
-func (g gorushAPI) appendRequest(b []byte, p *compiledMix, first, n int) []byte {
+func (g gorushAPI) appendRequest(b []byte, mix *compiledMix, first, n int) []byte {
 	b, body := g.appendHeader(b)
 	b = append(b, `{"notifications":[`...)
 	for i := range n {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = p.append(b, first+i)
+		b = mix.append(b, first+i)
 	}
 	b = append(b, "]}"...)
 	return g.setLength(b, body)
 }
 
-func (gorushAPI) readResponse(_ *parser, status int, body *body, n int, tell func(*verdict)) error {
+func (gorushAPI) readResponse(_ *parser, status int, body *body, n int, emit func(*verdict)) error {
 	text, err := body.readAll()
 	if err != nil {
 		return err
 	}
-	var got struct {
+	var result struct {
 		Logs []struct{ Type, Error string }
 	}
-	if status != 200 || json.Unmarshal(text, &got) != nil {
-		return emitAll(n, tell, &verdict{status: statusRejected, reason: fmt.Sprintf("HTTP %d", status)})
+	if status != 200 || json.Unmarshal(text, &result) != nil {
+		return emitAll(n, emit, &verdict{status: statusRejected, reason: fmt.Sprintf("HTTP %d", status)})
 	}
 	failed := 0
-	for _, l := range got.Logs {
+	for _, l := range result.Logs {
 		if l.Type == "failed-push" && failed < n {
 			failed++
-			tell(&verdict{status: "failed", reason: l.Error})
+			emit(&verdict{status: "failed", reason: l.Error})
 		}
 	}
-	return emitAll(n-failed, tell, &verdict{status: statusAccepted})
+	return emitAll(n-failed, emit, &verdict{status: statusAccepted})
 }
 
-// pushsphereAPI is line/pushsphere, as its sources describe POST /api/v1/GROUP/SET/send: a PushRequest in, a PushResult out.
+// pushsphereAPI is the API of line/pushsphere, POST /api/v1/GROUP/SET/send, as described in its
+// source. The request is a PushRequest, the response a PushResult.
 type pushsphereAPI struct{ httpRequest }
 
 func (pushsphereAPI) translate(n json.RawMessage) (json.RawMessage, error) {
@@ -194,38 +198,38 @@ func (pushsphereAPI) translate(n json.RawMessage) (json.RawMessage, error) {
 	}), err
 }
 
-func (s pushsphereAPI) appendRequest(b []byte, p *compiledMix, first, _ int) []byte {
+func (s pushsphereAPI) appendRequest(b []byte, mix *compiledMix, first, _ int) []byte {
 	b, body := s.appendHeader(b)
-	return s.setLength(p.append(b, first), body)
+	return s.setLength(mix.append(b, first), body)
 }
 
-func (pushsphereAPI) readResponse(_ *parser, status int, body *body, n int, tell func(*verdict)) error {
+func (pushsphereAPI) readResponse(_ *parser, status int, body *body, n int, emit func(*verdict)) error {
 	text, err := body.readAll()
 	if err != nil {
 		return err
 	}
-	var got struct{ Status, Reason string }
-	if json.Unmarshal(text, &got) != nil || got.Status == "" {
-		return emitAll(n, tell, &verdict{status: statusRejected, reason: fmt.Sprintf("HTTP %d", status)})
+	var result struct{ Status, Reason string }
+	if json.Unmarshal(text, &result) != nil || result.Status == "" {
+		return emitAll(n, emit, &verdict{status: statusRejected, reason: fmt.Sprintf("HTTP %d", status)})
 	}
-	word, known := map[string]string{
+	name, ok := map[string]string{
 		"SUCCESS": statusAccepted, "DEVICE_UNREGISTERED": "unregistered", "INVALID_REQUEST": "refused", "TOO_LARGE_PAYLOAD": "refused",
 		"QUOTA_EXCEEDED": "throttled", "UNAVAILABLE": "unavailable", "AUTH_FAILURE": "unauthorized",
-	}[got.Status]
-	if !known {
-		word = "failed"
+	}[result.Status]
+	if !ok {
+		name = "failed"
 	}
-	return emitAll(n, tell, &verdict{status: word, reason: got.Reason})
+	return emitAll(n, emit, &verdict{status: name, reason: result.Reason})
 }
 
-func emitAll(n int, tell func(*verdict), v *verdict) error {
+func emitAll(n int, emit func(*verdict), v *verdict) error {
 	for range n {
-		tell(v)
+		emit(v)
 	}
 	return nil
 }
 
-// mustJSON writes maps of texts and numbers.
+// mustJSON encodes v, which must be a map of strings and numbers.
 func mustJSON(v any) json.RawMessage {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)

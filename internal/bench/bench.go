@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bench offers a gateway, or a peer of it, a load and measures what comes of it: at a rate that no answer can
-// change, or with so many calls in flight. It draws nothing, and judges only whether its count is that of the mock's ledger.
+// Package bench sends load to a gateway or to a comparable product and measures the result. The
+// load is an open loop with a fixed rate, or a closed loop with a fixed number of calls in flight.
+// Package report presents the result.
 package bench
 
 import (
@@ -10,49 +11,55 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/sluice-push/sluice/internal/report"
 )
 
-// Config is one load test.
+// Config configures a load test.
 type Config struct {
-	// URL is where the API is, such as http://127.0.0.1:8080.
+	// URL is the base URL of the API, such as http://127.0.0.1:8080.
 	URL string
-	// Key is the API key and App whom it belongs to; of Pushsphere, its access token and its group and set as GROUP/SET.
+	// Key is the API key of App. For Pushsphere, Key is the access token and App is GROUP/SET.
 	Key, App string
-	// API is whose API it is: sluice, gorush or pushsphere; default sluice.
+	// API is sluice, gorush or pushsphere. The default is sluice.
 	API string
-	// Mix is what is sent; default DefaultMix.
+	// Mix determines the notifications. The default is DefaultMix.
 	Mix *Mix
-	// Rate is how many notifications are due in a second, whatever becomes of them: an open loop. 0 closes the loop.
+	// Rate selects an open loop with this number of notifications per second. 0 selects a closed
+	// loop.
 	Rate float64
-	// InFlight is how many calls a closed loop keeps in flight; default 64.
+	// InFlight is the number of calls that a closed loop keeps in flight. The default is 64.
 	InFlight int
-	// Batch is how many notifications go into one call; default 1, a call of its own for each.
+	// Batch is the number of notifications per call. The default is 1, which uses the API for
+	// single notifications.
 	Batch int
-	// Duration is how long notifications are offered and measured, after they have been offered for WarmUp unmeasured.
-	// Duration's default is 30 s.
+	// Duration is the length of the measurement, by default 30 s. WarmUp is the length of the
+	// unmeasured load before it.
 	Duration, WarmUp time.Duration
-	// Timeout is how long a call waits for more of its answer, and Grace how long the end waits for calls under way; default 30 s both.
+	// Timeout is how long a call waits for more of its response. DrainTimeout is how long Run waits
+	// at the end for calls in flight. The default is 30 s for both.
 	Timeout, DrainTimeout time.Duration
-	// Connections bounds those of an open loop; default 1,000. What is due while all are busy waits for one, and that time
-	// is part of its latency.
+	// MaxConnections limits the connections of an open loop. The default is 1,000. A call that is
+	// due while all are busy waits for one, and that time is part of its latency.
 	MaxConnections int
-	// Ledger and Script are the URLs of a mock's ledger and of its script; empty: there is no mock that would be known.
+	// Ledger and Script are the URLs of the mock's ledger and fault script. Empty means unknown:
+	// without Ledger the report has no comparison.
 	Ledger, Script string
-	// Faults are played on the mock from the beginning of the measured time on, in YAML.
+	// Faults is a fault script in YAML, played from the start of the measurement. It needs Script.
 	Faults []byte
-	// Watch are processes on this machine whose processor time and memory are looked at; this one is always among them.
+	// Processes are processes on this machine whose CPU time and memory the report includes. The
+	// current process is always included.
 	Processes []Process
-	// Tell is called every TellEvery (default 1 s) while the test runs.
+	// OnProgress, if set, is called every ProgressInterval (default 1 s) while the test runs.
 	OnProgress       func(Snapshot)
 	ProgressInterval time.Duration
-	// Version and Command are what the report says of this program and of how it was called.
+	// Version and Command are the version of this program and its command line, for the report.
 	Version, Command string
 }
 
-// Process is one to watch.
+// Process identifies a process by its ID and the name used in the report.
 type Process struct {
 	Name string
 	PID  int
@@ -83,28 +90,29 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// validate refuses what makes no sense, naming the flag and what is allowed.
+// validate checks that each value is in its allowed range.
 func (c *Config) validate() error {
 	base, err := url.Parse(c.URL)
 	switch {
 	case err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https":
-		return fmt.Errorf("bench: URL %q: must be one such as http://127.0.0.1:8080", c.URL)
+		return fmt.Errorf("bench: URL %q: must be a URL such as http://127.0.0.1:8080", c.URL)
 	case c.Rate < 0 || c.Rate > 10_000_000:
-		return fmt.Errorf("bench: rate %g: must be 0 to 10,000,000 a second", c.Rate)
+		return fmt.Errorf("bench: rate %g: must be 0 to 10,000,000 per second", c.Rate)
 	case c.InFlight < 0 || c.InFlight > 100_000:
 		return fmt.Errorf("bench: in flight %d: must be 1 to 100,000", c.InFlight)
 	case c.Batch < 0 || c.Batch > 100_000:
 		return fmt.Errorf("bench: batch %d: must be 1 to 100,000", c.Batch)
 	case c.Duration < 0 || c.WarmUp < 0 || c.Duration > 30*24*time.Hour || c.WarmUp > 24*time.Hour:
-		return errors.New("bench: duration and warm-up must not be negative, and at most 30 and 1 days")
+		return errors.New("bench: duration must be 0 to 30 days, warm-up 0 to 1 day")
 	case len(c.Faults) > 0 && c.Script == "":
-		return errors.New("bench: faults need a mock whose script's URL is known")
+		return errors.New("bench: faults need the URL of the mock's fault script")
 	}
 	return nil
 }
 
-// Run offers the load, waits for what is under way, and reports. The end of ctx ends the offering early, and the report
-// tells of what was offered until then. An error means that there is no report.
+// Run runs the load test, waits for the calls in flight and returns the report. When ctx is done,
+// Run stops the load early and still reports on the load so far. An error means that there is no
+// report.
 func Run(ctx context.Context, c Config) (*report.Report, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -119,7 +127,7 @@ func Run(ctx context.Context, c Config) (*report.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	early := t.run(ctx)
+	interrupted := t.run(ctx)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	after, err := t.mock.acceptedCount(ctx)
@@ -127,8 +135,8 @@ func Run(ctx context.Context, c Config) (*report.Report, error) {
 		return nil, err
 	}
 	r := t.recorder.report()
-	r.Setting, r.Machine, r.Faults, r.Early = t.settings(), machine, t.faults, early
-	r.Machine.LoadThen = loadAverage()
+	r.Settings, r.Machine, r.Faults, r.Interrupted = t.settings(), machine, t.faults, interrupted
+	r.Machine.LoadAtEnd = loadAverage()
 	r.Processes = t.processes(r.Answered)
 	if before != nil {
 		r.Ledger = &report.Ledger{Reported: t.recorder.totalAccepted, Accepted: *after - *before, Uncertain: t.recorder.totalUncertain}
@@ -136,7 +144,7 @@ func Run(ctx context.Context, c Config) (*report.Report, error) {
 	return r, nil
 }
 
-// loadTest is a Config on its way.
+// loadTest is the state of one Run.
 type loadTest struct {
 	Config
 	schedule   schedule
@@ -144,7 +152,7 @@ type loadTest struct {
 	faults     []report.Fault
 	recorder   *recorder
 	workers    *workerPool
-	cpuAtStart map[int]time.Duration // by each process when the measured time began
+	cpuAtStart map[int]time.Duration // CPU time by process ID at the start of the measurement
 }
 
 func newLoadTest(c Config) (*loadTest, error) {
@@ -152,54 +160,56 @@ func newLoadTest(c Config) (*loadTest, error) {
 	if err != nil {
 		return nil, err
 	}
-	spoken, err := newAPI(&c)
+	api, err := newAPI(&c)
 	if err != nil {
 		return nil, err
 	}
-	phrases, err := c.Mix.compile(spoken)
+	mix, err := c.Mix.compile(api)
 	if err != nil {
 		return nil, err
 	}
 	c.Processes = append([]Process{{"bench", os.Getpid()}}, c.Processes...)
 	t := &loadTest{Config: c, mock: newMock(c.Ledger, c.Script), faults: faults, cpuAtStart: map[int]time.Duration{}}
-	began := time.Now()
-	t.schedule = schedule{start: began, duration: c.WarmUp + c.Duration, rate: c.Rate / float64(c.Batch)}
-	t.recorder = newRecorder(began.Add(c.WarmUp), c.Duration)
-	t.workers = &workerPool{loadTest: t, api: spoken, mix: phrases, maxWorkers: c.MaxConnections}
+	start := time.Now()
+	t.schedule = schedule{start: start, duration: c.WarmUp + c.Duration, rate: c.Rate / float64(c.Batch)}
+	t.recorder = newRecorder(start.Add(c.WarmUp), c.Duration)
+	t.workers = &workerPool{loadTest: t, api: api, mix: mix, maxWorkers: c.MaxConnections}
 	if c.Rate == 0 {
 		t.workers.maxWorkers = c.InFlight
 	}
 	return t, nil
 }
 
-// run offers everything and returns once all of it has ended. It reports whether it ended early.
-func (t *loadTest) run(ctx context.Context) (early bool) {
-	offering, stop := context.WithCancel(ctx)
-	watching, done := context.WithCancel(context.WithoutCancel(ctx))
-	hard, give := context.WithCancel(context.WithoutCancel(ctx))
-	defer give()
-	var others group
-	others.Go(func() { t.startMeasuring(offering) })
-	others.Go(func() { t.reportProgress(watching) })
-	others.Go(func() { t.pollStatus(watching) })
+// run sends the load and returns when all calls have ended. It reports whether ctx ended the load
+// early.
+func (t *loadTest) run(ctx context.Context) (interrupted bool) {
+	loadCtx, stopLoad := context.WithCancel(ctx)
+	monitorCtx, stopMonitor := context.WithCancel(context.WithoutCancel(ctx))
+	callCtx, cancelCalls := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelCalls()
+	var wg sync.WaitGroup
+	wg.Go(func() { t.startMeasuring(loadCtx) })
+	wg.Go(func() { t.reportProgress(monitorCtx) })
+	wg.Go(func() { t.pollStatus(monitorCtx) })
 
-	t.workers.ctx = hard
+	t.workers.ctx = callCtx
 	if t.Rate > 0 {
-		t.schedule.runOpenLoop(offering, t.workers.submit)
+		t.schedule.runOpenLoop(loadCtx, t.workers.submit)
 	} else {
-		t.schedule.runClosedLoop(offering, t.InFlight, t.workers.runClosedLoop)
+		t.schedule.runClosedLoop(loadCtx, t.InFlight, t.workers.runClosedLoop)
 	}
-	early = ctx.Err() != nil
+	interrupted = ctx.Err() != nil
 	t.recorder.stop()
-	stop()
-	t.workers.drain(t.DrainTimeout, give)
-	done()
-	others.Wait()
+	stopLoad()
+	t.workers.drain(t.DrainTimeout, cancelCalls)
+	stopMonitor()
+	wg.Wait()
 	t.mock.stopScript(len(t.Faults) > 0)
-	return early
+	return interrupted
 }
 
-// startMeasuring does what is to be done when the measured time begins.
+// startMeasuring waits for the end of the warm-up. It then records CPU times and starts the fault
+// script.
 func (t *loadTest) startMeasuring(ctx context.Context) {
 	if !sleep(ctx, time.Until(t.schedule.start.Add(t.WarmUp))) {
 		return
@@ -212,13 +222,13 @@ func (t *loadTest) startMeasuring(ctx context.Context) {
 	}
 }
 
-func (t *loadTest) settings() report.Setting {
-	return report.Setting{
+func (t *loadTest) settings() report.Settings {
+	return report.Settings{
 		Command: t.Command, URL: t.URL, API: t.API, Mix: t.Mix.Name, Rate: t.Rate, InFlight: t.InFlight, Batch: t.Batch, WarmUp: t.WarmUp.Seconds(),
 	}
 }
 
-// sleep reports whether it slept for all of d.
+// sleep waits for d or until ctx is done. It reports whether it waited for all of d.
 func sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil

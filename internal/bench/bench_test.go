@@ -25,7 +25,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve plays an API. A gateway's status is not to be had.
+// serve starts an API server with the given handler and returns its URL. GET /v1/status is not
+// found.
 func serve(t testing.TB, handler http.HandlerFunc) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/status" {
@@ -40,7 +41,7 @@ func serve(t testing.TB, handler http.HandlerFunc) string {
 
 const receipt = `{"id":"1","status":"accepted","attempts":[{"endpoint":"192.0.2.1:443","status":"unavailable","ms":1.5},{"endpoint":"192.0.2.2:443","status":"accepted","http":200,"ms":0.5}]}`
 
-// sluiceAPI answers single calls and batches as a gateway does.
+// sluiceAPI responds to single calls and batches as a gateway does.
 func sluiceAPI(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Bearer slk_x" {
 		w.WriteHeader(http.StatusUnauthorized)
@@ -59,21 +60,21 @@ func sluiceAPI(w http.ResponseWriter, r *http.Request) {
 
 func TestEachNotificationIsCountedOnce(t *testing.T) {
 	for name, c := range map[string]bench.Config{
-		"open loop":           {Rate: 500},
-		"open loop, batches":  {Rate: 5000, Batch: 50},
-		"closed loop":         {InFlight: 3},
-		"closed loop, batch":  {InFlight: 2, Batch: 200},
-		"with a warm-up":      {Rate: 500, WarmUp: 200 * time.Millisecond},
-		"on one connection":   {Rate: 500, MaxConnections: 1},
-		"in the end's shadow": {Rate: 10, Batch: 100},
+		"open loop":          {Rate: 500},
+		"open loop, batches": {Rate: 5000, Batch: 50},
+		"closed loop":        {InFlight: 3},
+		"closed loop, batch": {InFlight: 2, Batch: 200},
+		"with a warm-up":     {Rate: 500, WarmUp: 200 * time.Millisecond},
+		"on one connection":  {Rate: 500, MaxConnections: 1},
+		"batch at the end":   {Rate: 10, Batch: 100},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, enough := context.WithCancel(t.Context())
-			defer enough()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
 			var calls atomic.Int64
 			url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 				if calls.Add(1) == 50 && c.Rate == 0 {
-					enough()
+					cancel()
 				}
 				sluiceAPI(w, r)
 			})
@@ -85,11 +86,11 @@ func TestEachNotificationIsCountedOnce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Offered == 0 || r.Answered != r.Offered || r.Verdicts["accepted"] != r.Offered || r.Lost != 0 || r.Early != (c.Rate == 0) {
+			if r.Offered == 0 || r.Answered != r.Offered || r.Verdicts["accepted"] != r.Offered || r.Lost != 0 || r.Interrupted != (c.Rate == 0) {
 				t.Errorf("%d offered, %d answered, %v, %v", r.Offered, r.Answered, r.Verdicts, r.Reasons)
 			}
 			if c.Rate > 0 && r.Offered < int(c.Rate*0.4) {
-				t.Errorf("%d offered at %g a second", r.Offered, c.Rate)
+				t.Errorf("%d offered at %g per second", r.Offered, c.Rate)
 			}
 			sum := 0
 			for _, m := range r.Timeline {
@@ -118,7 +119,7 @@ func TestLatencyCountsFromTheScheduledTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// None can end before the last was sent, which is due 99 ms after the first.
+	// No call can end before the last call is sent, which is due 99 ms after the first.
 	if r.Answered != calls || r.Latency.Max < 98 || r.Latency.P50 < 48 || r.Latency.Mean < 48 {
 		t.Errorf("%d answered, %+v", r.Answered, r.Latency)
 	}
@@ -136,7 +137,7 @@ func TestUnansweredCallsAreLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Offered != 40 || r.Verdicts["accepted"] != 20 || r.Lost != 20 || r.Reasons["lost: no answer: the connection was closed"] != 20 {
+	if r.Offered != 40 || r.Verdicts["accepted"] != 20 || r.Lost != 20 || r.Reasons["lost: no response: connection closed"] != 20 {
 		t.Errorf("%v %v", r.Verdicts, r.Reasons)
 	}
 }
@@ -164,13 +165,13 @@ func TestRejectionReportsTheReason(t *testing.T) {
 		url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(http.StatusTooManyRequests)
-			_, _ = io.WriteString(w, `{"type":"about:blank","detail":"the app's share is used up"}`)
+			_, _ = io.WriteString(w, `{"type":"about:blank","detail":"the app's quota is exhausted"}`)
 		})
 		r, err := bench.Run(t.Context(), bench.Config{URL: url, Rate: 100, Batch: batch, Duration: 100 * time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Reasons["rejected: HTTP 429 the app's share is used up"] != 10 || r.Answered != 10 {
+		if r.Reasons["rejected: HTTP 429 the app's quota is exhausted"] != 10 || r.Answered != 10 {
 			t.Errorf("%v", r.Reasons)
 		}
 	}
@@ -200,8 +201,8 @@ func TestInterruptedRunReports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !r.Early || r.Answered != r.Offered || r.Answered < 20 {
-		t.Errorf("early %v, %d of %d answered", r.Early, r.Answered, r.Offered)
+	if !r.Interrupted || r.Answered != r.Offered || r.Answered < 20 {
+		t.Errorf("interrupted %v, %d of %d answered", r.Interrupted, r.Answered, r.Offered)
 	}
 }
 
@@ -254,7 +255,7 @@ func TestReadMixRejectsInvalidFiles(t *testing.T) {
 		"- notification: 3":               "notification: must be an object",
 		"- wait: 3\n  notification: {}":   "unknown field",
 		"{}":                              "must be a list of templates",
-		"[]":                              "holds no template",
+		"[]":                              "no templates",
 		"- notification: {}\n- notification: [1, 2": "list of templates",
 	} {
 		path := filepath.Join(t.TempDir(), "mix.yaml")
@@ -298,11 +299,11 @@ func TestPeerAPIs(t *testing.T) {
 
 func TestRunRejectsInvalidConfig(t *testing.T) {
 	for want, c := range map[string]bench.Config{
-		"must be one such as":   {URL: "127.0.0.1:8080"},
+		"must be a URL such as": {URL: "127.0.0.1:8080"},
 		"rate -1":               {URL: "http://x", Rate: -1},
 		"unknown (allowed":      {URL: "http://x", API: "soap"},
 		"batch must be 1":       {URL: "http://x", API: "pushsphere", Batch: 2},
-		"faults need a mock":    {URL: "http://x", Faults: []byte("faults: []")},
+		"faults need the URL":   {URL: "http://x", Faults: []byte("faults: []")},
 		"service: \"x\" is unk": {URL: "http://x", Script: "http://y", Faults: []byte("faults: [{service: x}]")},
 	} {
 		if _, err := bench.Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), want) {
@@ -321,6 +322,6 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(r.Verdicts["accepted"], "of", r.Offered, "accepted, in an", r.Setting.Loop())
+	fmt.Println(r.Verdicts["accepted"], "of", r.Offered, "accepted, in an", r.Settings.LoadModel())
 	// Output: 50 of 50 accepted, in an open loop, 200/s in single calls
 }

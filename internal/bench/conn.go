@@ -18,25 +18,26 @@ import (
 	"time"
 )
 
-// conn is a connection that carries one call at a time, by HTTP/1.1 and by hand: net/http's client costs more than the
-// gateway that it measures would.
+// conn is an HTTP/1.1 connection for one call at a time. It does not use net/http, whose client
+// needs more CPU time than the gateway under test.
 type conn struct {
 	address string
 	timeout time.Duration
 
 	nc        net.Conn
 	reader    *bufio.Reader
-	stopWatch func() bool // of the watch over the context
-	deadline  time.Time   // when reading is given up
+	stopWatch func() bool // of the context.AfterFunc that closes nc
+	deadline  time.Time
 	lastUsed  time.Time
 	body      body
 	writes    chan error
 }
 
-// maxIdle is how long a connection may rest. The other side closes it after a minute, and a call could meet that.
+// maxIdle is how long an idle connection is reused. Servers close idle connections after a minute,
+// and a call could race with that.
 const maxIdle = 30 * time.Second
 
-// ensureOpen makes sure that there is a connection. The end of ctx ends it.
+// ensureOpen opens a connection if there is none. The connection closes when ctx is done.
 func (c *conn) ensureOpen(ctx context.Context) error {
 	if c.nc != nil && time.Since(c.lastUsed) < maxIdle {
 		return nil
@@ -79,18 +80,18 @@ func (c *conn) close() {
 	c.nc = nil
 }
 
-// do sends a request and hands its answer on. A long one is written while the answer already comes, for the other side may
-// not read on while nobody reads it.
-func (c *conn) do(request []byte, long bool, answer func(status int, body *body) error) error {
+// do sends a request and calls handle with the response. With concurrent set it reads the response
+// while it writes the request, because the server may stop reading until its response is read.
+func (c *conn) do(request []byte, concurrent bool, handle func(status int, body *body) error) error {
 	c.lastUsed = time.Now()
 	if err := c.extendDeadline(); err != nil {
 		return err
 	}
-	if !long {
+	if !concurrent {
 		if _, err := c.nc.Write(request); err != nil {
 			return err
 		}
-		return c.readResponse(answer)
+		return c.readResponse(handle)
 	}
 	if c.writes == nil {
 		c.writes = make(chan error, 1)
@@ -100,21 +101,21 @@ func (c *conn) do(request []byte, long bool, answer func(status int, body *body)
 		_, err := nc.Write(request)
 		c.writes <- err
 	}()
-	err := c.readResponse(answer)
+	err := c.readResponse(handle)
 	if err != nil {
-		_ = nc.Close() // or the writer might wait
+		_ = nc.Close() // unblocks the writer
 	}
 	return errors.Join(err, <-c.writes)
 }
 
-// readResponse reads one answer.
-func (c *conn) readResponse(answer func(status int, body *body) error) error {
+// readResponse reads one response.
+func (c *conn) readResponse(handle func(status int, body *body) error) error {
 	status, h, err := c.readHeader()
 	if err != nil {
 		return err
 	}
 	c.body.reset(c, h)
-	if err := answer(status, &c.body); err != nil {
+	if err := handle(status, &c.body); err != nil {
 		return err
 	}
 	if err := c.body.discard(); err != nil {
@@ -126,11 +127,11 @@ func (c *conn) readResponse(answer func(status int, body *body) error) error {
 	return nil
 }
 
-// header is what an answer's header says about its body.
+// header holds the response header fields that describe the body.
 type header struct {
-	length  int // -1: unknown
+	length  int // -1 if unknown
 	chunked bool
-	closes  bool // the connection ends with it
+	closes  bool // the server closes the connection after the response
 }
 
 func (c *conn) readHeader() (status int, h header, err error) {
@@ -139,10 +140,10 @@ func (c *conn) readHeader() (status int, h header, err error) {
 		return 0, h, err
 	}
 	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
-		return 0, h, errors.New("the answer is not HTTP/1.1")
+		return 0, h, errors.New("the response is not HTTP/1.1")
 	}
 	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-		return 0, h, errors.New("the answer has no status")
+		return 0, h, errors.New("the response has no status")
 	}
 	for h.length = -1; ; {
 		line, err := c.reader.ReadSlice('\n')
@@ -170,13 +171,13 @@ func (h *header) field(name, value []byte) {
 	}
 }
 
-// body is that of an answer. Its buffers serve the next one too.
+// body is a response body. Its buffers are reused for the next response.
 type body struct {
 	conn        *conn
 	header      header
 	source      io.Reader
 	lines       *bufio.Reader
-	linesActive bool // lines reads this answer
+	linesActive bool // lines reads the current response
 	buffer      bytes.Buffer
 }
 
@@ -189,11 +190,12 @@ func (b *body) reset(c *conn, h header) {
 	case h.length >= 0:
 		b.source = io.LimitReader(c.reader, int64(h.length))
 	default:
-		b.source, b.conn.lastUsed = c.reader, time.Time{} // it ends with the connection
+		b.source, b.conn.lastUsed = c.reader, time.Time{} // the body ends with the connection
 	}
 }
 
-// readLine returns the next line, without its end. It is valid until the next call. io.EOF is the end.
+// readLine returns the next line without its line end, or io.EOF. The line is valid until the next
+// call.
 func (b *body) readLine() ([]byte, error) {
 	if b.lines == nil {
 		b.lines = bufio.NewReaderSize(nil, 64<<10)
@@ -209,7 +211,7 @@ func (b *body) readLine() ([]byte, error) {
 	return bytes.TrimSpace(line), b.conn.extendDeadline()
 }
 
-// extendDeadline gives the rest of the answer its time, if much of that is gone.
+// extendDeadline sets the deadline to the timeout from now, unless at least 90 % of it remain.
 func (c *conn) extendDeadline() error {
 	now := time.Now()
 	if c.deadline.Sub(now) > c.timeout*9/10 {
@@ -219,19 +221,20 @@ func (c *conn) extendDeadline() error {
 	return c.nc.SetDeadline(c.deadline)
 }
 
-// readAll returns the whole body, valid until the next answer.
+// readAll returns the whole body. It is valid until the next response.
 func (b *body) readAll() ([]byte, error) {
-	const most = 16 << 20
-	if _, err := b.buffer.ReadFrom(io.LimitReader(b.source, most+1)); err != nil {
+	const limit = 16 << 20
+	if _, err := b.buffer.ReadFrom(io.LimitReader(b.source, limit+1)); err != nil {
 		return nil, err
 	}
-	if b.buffer.Len() > most {
-		return nil, errors.New("the answer is longer than 16 MiB")
+	if b.buffer.Len() > limit {
+		return nil, errors.New("the response is longer than 16 MiB")
 	}
 	return b.buffer.Bytes(), nil
 }
 
-// discard reads what nobody has asked for, so that the next answer begins where it should.
+// discard reads the rest of the body and the trailer, so that the next response starts at its first
+// byte.
 func (b *body) discard() error {
 	if _, err := io.Copy(io.Discard, b.source); err != nil {
 		return err
@@ -247,16 +250,16 @@ func (b *body) discard() error {
 	}
 }
 
-// describeError names what went wrong in few words, for many calls can end alike.
+// describeError returns a short description that groups similar errors in the report.
 func describeError(err error) string {
 	var network net.Error
 	switch {
 	case errors.As(err, &network) && network.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
-		return "none in time"
+		return "timeout"
 	case errors.Is(err, net.ErrClosed):
-		return "the test ended before it came"
+		return "the test ended"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection was closed"
+		return "connection closed"
 	}
 	if operation, ok := errors.AsType[*net.OpError](err); ok {
 		return fmt.Sprint(operation.Err)

@@ -14,10 +14,10 @@ import (
 	"github.com/sluice-push/sluice/internal/report"
 )
 
-// describeMachine describes this machine. What only Linux tells is left out elsewhere.
+// describeMachine describes this machine. The CPU model and the load are available on Linux only.
 func describeMachine(version string) report.Machine {
 	return report.Machine{
-		System: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Model: cpuModel(), Go: runtime.Version(), Version: version, Load: loadAverage(),
+		System: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Model: cpuModel(), Go: runtime.Version(), Version: version, LoadAtStart: loadAverage(),
 	}
 }
 
@@ -33,13 +33,14 @@ func cpuModel() string {
 
 func loadAverage() float64 {
 	text, _ := os.ReadFile("/proc/loadavg")
-	word, _, _ := strings.Cut(string(text), " ")
-	load, _ := strconv.ParseFloat(word, 64)
+	first, _, _ := strings.Cut(string(text), " ")
+	load, _ := strconv.ParseFloat(first, 64)
 	return load
 }
 
-// processes says what each has used since the measured time began, for so many notifications.
-func (t *loadTest) processes(answered int) (found []report.Process) {
+// processes returns the resource usage of each process since the start of the measurement. answered
+// is the number of notifications answered in that time.
+func (t *loadTest) processes(answered int) (processes []report.Process) {
 	for _, p := range t.Processes {
 		before, known := t.cpuAtStart[p.PID]
 		now := cpuTime(p.PID)
@@ -47,23 +48,24 @@ func (t *loadTest) processes(answered int) (found []report.Process) {
 			continue
 		}
 		used := (now - before).Seconds()
-		found = append(found, report.Process{
-			Name: p.Name, PID: p.PID, CPU: used, PerHundredThousand: used / float64(max(answered, 1)) * 100_000, RSS: maxMemory(p.PID),
+		processes = append(processes, report.Process{
+			Name: p.Name, PID: p.PID, CPU: used, CPUPer100k: used / float64(max(answered, 1)) * 100_000, RSS: maxMemory(p.PID),
 		})
 	}
-	return found
+	return processes
 }
 
-// clockTick is the unit in which /proc counts processor time: USER_HZ is 100 on every Linux.
+// clockTick is the unit of CPU times in /proc. USER_HZ is 100 on every Linux.
 const clockTick = 10 * time.Millisecond
 
-// cpuTime is what a process has used, user and system; 0 where nobody can tell.
+// cpuTime returns the user and system CPU time of a process, or 0 if it is unknown.
 func cpuTime(pid int) time.Duration {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}
-	// The name, in brackets, may hold anything. After it the 12th and 13th fields are utime and stime (proc_pid_stat(5)).
+	// The name in parentheses may contain any character. After it, utime and stime are the 12th and
+	// 13th fields (proc_pid_stat(5)).
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
 	if len(fields) < 13 {
 		return 0
@@ -73,7 +75,7 @@ func cpuTime(pid int) time.Duration {
 	return time.Duration(user+system) * clockTick
 }
 
-// maxMemory is the most resident memory that a process has had, in MiB.
+// maxMemory returns the peak resident memory of a process in MiB, or 0 if it is unknown.
 func maxMemory(pid int) float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

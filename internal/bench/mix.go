@@ -14,10 +14,11 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Mix is what is sent: templates of notifications, each as often as its weight says. In a template's texts, {{n}} becomes
-// the notification's number and {{hex}} the same as 64 hexadecimal digits, such as APNs' device tokens have.
+// Mix is a weighted set of notification templates. In the strings of a template, {{n}} is replaced
+// with the number of the notification and {{hex}} with the same number as 64 hexadecimal digits,
+// the format of an APNs device token.
 type Mix struct {
-	// Name is what the report calls it.
+	// Name is the name in the report.
 	Name      string
 	templates []template
 }
@@ -27,14 +28,15 @@ type template struct {
 	Notification json.RawMessage `json:"notification"`
 }
 
-// DefaultMix is a small notification by APNs, each to another device.
+// DefaultMix returns a mix with one small APNs notification, each to a different device.
 func DefaultMix() *Mix {
 	return &Mix{Name: "a small APNs notification", templates: []template{{Weight: 1, Notification: []byte(
 		`{"platform":"apns","token":"{{hex}}","title":"Your parcel is on its way","body":"It should be with you at noon. Number {{n}}."}`)}}}
 }
 
-// ReadMix reads a file: a list in YAML, or a line for each in a file that ends in .ndjson or .jsonl, of objects with the
-// members weight (a whole number; default 1) and notification.
+// ReadMix reads a mix from a file. The file is a YAML list, or has one JSON object per line if its
+// name ends in .ndjson or .jsonl. Each template has the members weight (an integer, default 1) and
+// notification.
 func ReadMix(path string) (*Mix, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -62,7 +64,7 @@ func ReadMix(path string) (*Mix, error) {
 		m.templates = append(m.templates, t)
 	}
 	if len(m.templates) == 0 {
-		return nil, fmt.Errorf("%s: holds no template", path)
+		return nil, fmt.Errorf("%s: no templates", path)
 	}
 	return m, nil
 }
@@ -93,24 +95,24 @@ func readTemplate(text []byte) (template, error) {
 		return t, fmt.Errorf("weight %d: must be 1 to 1,000,000", t.Weight)
 	}
 	if !bytes.HasPrefix(t.Notification, []byte("{")) {
-		return t, errors.New("notification: must be an object, as the API takes it")
+		return t, errors.New("notification: must be an object in the format of the API")
 	}
-	var one bytes.Buffer
-	err := json.Compact(&one, t.Notification)
-	t.Notification = one.Bytes()
+	var compact bytes.Buffer
+	err := json.Compact(&compact, t.Notification)
+	t.Notification = compact.Bytes()
 	return t, err
 }
 
-// compiledMix are a mix in the words of one API, ready to be filled in.
+// compiledMix is a mix translated to one API and split at its placeholders.
 type compiledMix struct {
-	totalWeight uint64 // of the weights
+	totalWeight uint64
 	templates   []compiledTemplate
 }
 
 type compiledTemplate struct {
-	cumulativeWeight uint64 // the sum of the weights up to it
+	cumulativeWeight uint64 // sum of the weights up to and including this template
 	parts            [][]byte
-	placeholders     []placeholder // between the pieces
+	placeholders     []placeholder // between the parts
 }
 
 type placeholder uint8
@@ -120,10 +122,10 @@ const (
 	hexPlaceholder
 )
 
-func (m *Mix) compile(d api) (*compiledMix, error) {
+func (m *Mix) compile(a api) (*compiledMix, error) {
 	p := new(compiledMix)
 	for _, t := range m.templates {
-		text, err := d.translate(t.Notification)
+		text, err := a.translate(t.Notification)
 		if err != nil {
 			return nil, fmt.Errorf("bench: %w", err)
 		}
@@ -133,9 +135,9 @@ func (m *Mix) compile(d api) (*compiledMix, error) {
 	return p, nil
 }
 
-// splitTemplate parts a text at its marks.
-func splitTemplate(text []byte, below uint64) compiledTemplate {
-	p := compiledTemplate{cumulativeWeight: below}
+// splitTemplate splits text at its placeholders.
+func splitTemplate(text []byte, cumulativeWeight uint64) compiledTemplate {
+	p := compiledTemplate{cumulativeWeight: cumulativeWeight}
 	for {
 		i, j := bytes.Index(text, []byte("{{n}}")), bytes.Index(text, []byte("{{hex}}"))
 		switch {
@@ -150,22 +152,22 @@ func splitTemplate(text []byte, below uint64) compiledTemplate {
 	}
 }
 
-// append appends notification i, the same one each time.
+// append appends notification i. The same i always gives the same notification.
 func (p *compiledMix) append(b []byte, i int) []byte {
-	each := &p.templates[0]
+	template := &p.templates[0]
 	if len(p.templates) > 1 {
-		for lot, k := mix64(uint64(i))%p.totalWeight, 0; ; k++ {
-			if each = &p.templates[k]; lot < each.cumulativeWeight {
+		for pick, k := mix64(uint64(i))%p.totalWeight, 0; ; k++ {
+			if template = &p.templates[k]; pick < template.cumulativeWeight {
 				break
 			}
 		}
 	}
-	for k, piece := range each.parts {
-		b = append(b, piece...)
-		if k == len(each.placeholders) {
+	for k, part := range template.parts {
+		b = append(b, part...)
+		if k == len(template.placeholders) {
 			break
 		}
-		if each.placeholders[k] == numberPlaceholder {
+		if template.placeholders[k] == numberPlaceholder {
 			b = strconv.AppendInt(b, int64(i), 10)
 		} else {
 			b = appendHex(b, uint64(i))
@@ -174,7 +176,8 @@ func (p *compiledMix) append(b []byte, i int) []byte {
 	return b
 }
 
-// appendHex writes 64 digits. The first one is a 5, for tokens with special ones mean something to the mock.
+// appendHex appends n as 64 digits. They start with 5a because the mock treats tokens with some
+// other prefixes specially.
 func appendHex(b []byte, n uint64) []byte {
 	const digits = "0123456789abcdef"
 	b = append(b, "5a0000000000000000000000000000000000000000000000"...)
@@ -184,7 +187,7 @@ func appendHex(b []byte, n uint64) []byte {
 	return b
 }
 
-// mix64 makes neighbours differ, as SplitMix64 does.
+// mix64 is the mixing function of SplitMix64. It maps consecutive numbers to pseudo-random ones.
 func mix64(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

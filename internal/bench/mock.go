@@ -16,7 +16,8 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// mock is the mock providers behind what is measured, as far as they are known.
+// mock is a client for the ledger and the fault script of the mock providers. Both URLs may be
+// empty.
 type mock struct {
 	ledger, script string
 	http           *http.Client
@@ -26,7 +27,8 @@ func newMock(ledger, script string) *mock {
 	return &mock{ledger, script, &http.Client{Timeout: 10 * time.Second}}
 }
 
-// acceptedCount is how many notifications the mock has taken since it began; nil if it has no ledger that would be known.
+// acceptedCount returns the number of notifications that the mock has accepted since its start, or
+// nil if the ledger's URL is unknown.
 func (m *mock) acceptedCount(ctx context.Context) (*int, error) {
 	if m.ledger == "" {
 		return nil, nil
@@ -39,23 +41,23 @@ func (m *mock) acceptedCount(ctx context.Context) (*int, error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return nil, fmt.Errorf("bench: the mock's ledger at %s: %w", m.ledger, err)
 	}
-	took := new(int)
-	for _, word := range []string{mockprovider.APNs, mockprovider.FCM, mockprovider.WebPush} {
-		*took += int(s.Services[word].Accepted)
+	accepted := new(int)
+	for _, service := range []string{mockprovider.APNs, mockprovider.FCM, mockprovider.WebPush} {
+		*accepted += int(s.Services[service].Accepted)
 	}
-	return took, nil
+	return accepted, nil
 }
 
-// startScript begins a script.
+// startScript starts a fault script.
 func (m *mock) startScript(ctx context.Context, script []byte) error {
 	_, err := m.request(ctx, http.MethodPut, m.script, script)
 	return err
 }
 
-// stopScript ends the script, if one was begun.
-func (m *mock) stopScript(begun bool) {
-	if begun {
-		_, _ = m.request(context.Background(), http.MethodDelete, m.script, nil) // the test is over
+// stopScript stops the fault script if one was started.
+func (m *mock) stopScript(started bool) {
+	if started {
+		_, _ = m.request(context.Background(), http.MethodDelete, m.script, nil) // the test has ended; an error does not matter
 	}
 }
 
@@ -64,20 +66,20 @@ func (m *mock) request(ctx context.Context, method, url string, body []byte) ([]
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	answer, err := m.http.Do(request)
+	response, err := m.http.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("bench: the mock: %w", err)
+		return nil, fmt.Errorf("bench: mock: %w", err)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, 16<<20))
-	if err == nil && answer.StatusCode > 299 {
-		err = fmt.Errorf("bench: the mock answers %s to %s %s: %s", answer.Status, method, url, bytes.TrimSpace(text))
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 16<<20))
+	if err == nil && response.StatusCode > 299 {
+		err = fmt.Errorf("bench: mock: %s %s: %s: %s", method, url, response.Status, bytes.TrimSpace(text))
 	}
 	return text, err
 }
 
-// parseFaults says in words what a script will do, and when.
-func parseFaults(text []byte) (found []report.Fault, err error) {
+// parseFaults returns the faults of a script for the report.
+func parseFaults(text []byte) (faults []report.Fault, err error) {
 	if len(text) == 0 {
 		return nil, nil
 	}
@@ -86,31 +88,31 @@ func parseFaults(text []byte) (found []report.Fault, err error) {
 		return nil, fmt.Errorf("bench: faults: %w", err)
 	}
 	for _, f := range script.Faults {
-		one := report.Fault{From: f.From.Seconds(), Until: f.Until.Seconds()}
+		fault := report.Fault{From: f.From.Seconds(), Until: f.Until.Seconds()}
 		f.From, f.Until = 0, 0
-		if one.Description, err = describeFault(f); err != nil {
+		if fault.Description, err = describeFault(f); err != nil {
 			return nil, err
 		}
-		found = append(found, one)
+		faults = append(faults, fault)
 	}
-	return found, nil
+	return faults, nil
 }
 
-// yamlPunctuation takes a script's marks away.
+// yamlPunctuation removes YAML syntax.
 var yamlPunctuation = strings.NewReplacer(`"`, "", "'", "", "service: ", "", ": true", "", ": ", " ")
 
-// describeFault writes a fault as its script does, on one line.
+// describeFault formats a fault on one line, in the words of the script.
 func describeFault(f mockprovider.Fault) (string, error) {
 	text, err := (mockprovider.Script{Faults: []mockprovider.Fault{f}}).YAML()
 	if err != nil {
 		return "", fmt.Errorf("bench: faults: %w", err)
 	}
-	var words []string
+	var parts []string
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "- "))
 		if line != "" && line != "faults:" {
-			words = append(words, yamlPunctuation.Replace(line))
+			parts = append(parts, yamlPunctuation.Replace(line))
 		}
 	}
-	return strings.Join(words, ", "), nil
+	return strings.Join(parts, ", "), nil
 }

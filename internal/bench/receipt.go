@@ -12,31 +12,31 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// What becomes of a notification, beside the words of receipts: rejected are those that the gateway took nothing of, and
-// for lost ones there is no verdict.
+// Statuses in the report besides those of receipts. A rejected notification got an error response
+// without a receipt. A lost one got no verdict.
 const (
 	statusAccepted = "accepted"
 	statusRejected = "rejected"
 	statusLost     = "lost"
 )
 
-// verdict is what an answer says of one notification.
+// verdict is the result of one notification.
 type verdict struct {
 	status, reason string
 	attempts       []attempt
-	latency        time.Duration // from when it was due
-	sinceSent      time.Duration // from when its call was sent
+	latency        time.Duration // since the notification was due
+	sinceSent      time.Duration // since its call was sent
 }
 
-// attempt is one send on one endpoint.
+// attempt is one attempt on one endpoint.
 type attempt struct {
 	endpoint string
 	accepted bool
 	duration time.Duration
 }
 
-// parser reads receipts. What it returns is valid until the next one. It looks only for what it needs, and makes no
-// garbage: in a batch it costs as much as all else that is done for a notification here.
+// parser parses receipts. A returned verdict is valid until the next call. The parser reads only
+// the members it needs and does not allocate: in batches it uses half of bench's CPU time.
 type parser struct {
 	decoder  jsontext.Decoder
 	buffer   bytes.Buffer
@@ -44,10 +44,10 @@ type parser struct {
 	verdict  verdict
 }
 
-// intern keeps one copy of each, for there are few words and many receipts.
+// intern returns a shared copy of text. Receipts are many, but their distinct words are few.
 func (p *parser) intern(text []byte) string {
-	if known, ok := p.interned[string(text)]; ok {
-		return known
+	if shared, ok := p.interned[string(text)]; ok {
+		return shared
 	}
 	if p.interned == nil || len(p.interned) > 10_000 {
 		p.interned = map[string]string{}
@@ -57,7 +57,7 @@ func (p *parser) intern(text []byte) string {
 	return word
 }
 
-// parseResponse reads the answer to a call of its own.
+// parseResponse parses the response to a single call: a receipt, or a problem that may contain one.
 func (p *parser) parseResponse(status int, text []byte) (*verdict, error) {
 	if status == 200 || status == 202 {
 		return p.parseReceipt(text)
@@ -73,7 +73,7 @@ func (p *parser) parseResponse(status int, text []byte) (*verdict, error) {
 	return &p.verdict, nil
 }
 
-// parseReceipt reads a receipt.
+// parseReceipt parses a receipt.
 func (p *parser) parseReceipt(text []byte) (*verdict, error) {
 	p.verdict = verdict{attempts: p.verdict.attempts[:0]}
 	p.buffer = *bytes.NewBuffer(text)
@@ -91,18 +91,18 @@ func (p *parser) parseReceipt(text []byte) (*verdict, error) {
 		}
 	})
 	if err == nil && p.verdict.status == "" {
-		err = fmt.Errorf("no status in it")
+		err = fmt.Errorf("no status")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("a receipt cannot be read: %w", err)
+		return nil, fmt.Errorf("invalid receipt: %w", err)
 	}
 	return &p.verdict, nil
 }
 
-// readObject hands every member's name to read, which reads its value.
+// readObject calls read with the name of each member, in quotes. read must consume the value.
 func (p *parser) readObject(read func(name []byte) error) error {
 	if kind := p.decoder.PeekKind(); kind != '{' {
-		return fmt.Errorf("it is no object")
+		return fmt.Errorf("not an object")
 	}
 	if _, err := p.decoder.ReadToken(); err != nil {
 		return err
@@ -120,7 +120,7 @@ func (p *parser) readObject(read func(name []byte) error) error {
 	return err
 }
 
-// readString reads a text that is one of few.
+// readString reads an interned string without unescaping it.
 func (p *parser) readString(to *string) error {
 	value, err := p.decoder.ReadValue()
 	if err != nil || len(value) < 2 {

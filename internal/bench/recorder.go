@@ -15,19 +15,20 @@ import (
 	"github.com/sluice-push/sluice/internal/report"
 )
 
-// maxLatency is the latency beyond which one is as bad as the other.
+// maxLatency is the highest latency that is recorded. Higher latencies count as maxLatency.
 const maxLatency = 10 * time.Minute
 
-// recorder keeps the figures. Times are counted from when the measured time began: what was due before is the warm-up.
+// recorder accumulates the figures of a run. Times count from the start of the measurement; a
+// negative due time belongs to the warm-up.
 type recorder struct {
 	start      time.Time
 	stepLength time.Duration
 
 	mu             sync.Mutex
-	seconds        float64 // that were measured
-	totalAccepted  int
-	totalUncertain int // lost or unknown: the provider may have taken it
-	inFlight       int
+	seconds        float64 // length of the measurement
+	totalAccepted  int     // including the warm-up
+	totalUncertain int     // lost or unknown, including the warm-up; the provider may have accepted them
+	inFlight       int     // including the warm-up
 	totals         counts
 	latency        *hdrhistogram.Histogram
 	overhead       *hdrhistogram.Histogram
@@ -35,14 +36,14 @@ type recorder struct {
 	steps          []timeStep
 	endpoints      map[string]*report.Endpoint
 	reasons        map[string]int
-	sinceSnapshot  counts // since the last snapshot
+	sinceSnapshot  counts
 	recentLatency  *hdrhistogram.Histogram
 	healthy        int
 	unhealthy      map[string]string
 	firstError     string
 }
 
-// counts are of notifications.
+// counts are numbers of notifications.
 type counts struct {
 	offered, answered, lost int
 	verdicts                map[string]int
@@ -59,27 +60,29 @@ type timeStep struct {
 	healthy   int
 }
 
-// newRecorder returns one whose timeline has about 120 steps.
-func newRecorder(began time.Time, duration time.Duration) *recorder {
+// newRecorder returns a recorder for a measurement of the given duration that starts at start.
+func newRecorder(start time.Time, duration time.Duration) *recorder {
 	return &recorder{
-		start: began, stepLength: stepFor(duration), totals: newCounts(), sinceSnapshot: newCounts(), endpoints: map[string]*report.Endpoint{}, reasons: map[string]int{},
+		start: start, stepLength: stepFor(duration), totals: newCounts(), sinceSnapshot: newCounts(), endpoints: map[string]*report.Endpoint{}, reasons: map[string]int{},
 		latency: fineHistogram(), overhead: fineHistogram(), sendDelay: fineHistogram(), recentLatency: coarseHistogram(),
 	}
 }
 
-// fineHistogram keeps three digits of microseconds, coarse two.
+// fineHistogram returns a histogram with a precision of three significant digits.
 func fineHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, maxLatency.Microseconds(), 3)
 }
+
+// coarseHistogram returns a histogram with a precision of two significant digits.
 func coarseHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, maxLatency.Microseconds(), 2)
 }
 
 func observe(h *hdrhistogram.Histogram, d time.Duration) {
-	_ = h.RecordValue(min(max(d, time.Microsecond), maxLatency).Microseconds()) // always within its bounds
+	_ = h.RecordValue(min(max(d, time.Microsecond), maxLatency).Microseconds()) // the value is always within bounds
 }
 
-// stepFor is the smallest round step that makes no more than 120 of d.
+// stepFor returns the smallest round step that divides d into at most 120 steps.
 func stepFor(d time.Duration) time.Duration {
 	for _, step := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second, 5 * time.Second,
 		10 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute, time.Hour} {
@@ -90,181 +93,184 @@ func stepFor(d time.Duration) time.Duration {
 	return d / 100
 }
 
-// stepAt is the step that holds a time, which may lie beyond the schedule. mu is held.
-func (b *recorder) stepAt(since time.Duration) *timeStep {
-	i := max(int(since/b.stepLength), 0)
-	for len(b.steps) <= i {
-		b.steps = append(b.steps, timeStep{counts: newCounts(), latency: coarseHistogram(), endpoints: map[string]int{}})
+// stepAt returns the step that contains a time. The time may be after the end of the load. The
+// caller holds mu.
+func (rec *recorder) stepAt(since time.Duration) *timeStep {
+	i := max(int(since/rec.stepLength), 0)
+	for len(rec.steps) <= i {
+		rec.steps = append(rec.steps, timeStep{counts: newCounts(), latency: coarseHistogram(), endpoints: map[string]int{}})
 	}
-	return &b.steps[i]
+	return &rec.steps[i]
 }
 
-// recordOffered books n notifications that are due.
-func (b *recorder) recordOffered(due time.Duration, n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.sinceSnapshot.offered += n
-	b.inFlight += n
+// recordOffered records n notifications that are due.
+func (rec *recorder) recordOffered(due time.Duration, n int) {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.sinceSnapshot.offered += n
+	rec.inFlight += n
 	if due < 0 {
 		return
 	}
-	b.totals.offered += n
-	b.stepAt(due).offered += n
+	rec.totals.offered += n
+	rec.stepAt(due).offered += n
 }
 
-// recordSendDelay books how long after its time a call was sent.
-func (b *recorder) recordSendDelay(by, due time.Duration) {
+// recordSendDelay records the time from the due time of a call to its sending.
+func (rec *recorder) recordSendDelay(delay, due time.Duration) {
 	if due < 0 {
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	observe(b.sendDelay, by)
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	observe(rec.sendDelay, delay)
 }
 
-// recordVerdict books a verdict that came now on a notification that was due then.
-func (b *recorder) recordVerdict(due time.Duration, now time.Time, v *verdict, alone bool) {
-	since := now.Sub(b.start)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.inFlight--
+// recordVerdict records a verdict that arrived at now. single says that the call had one
+// notification.
+func (rec *recorder) recordVerdict(due time.Duration, now time.Time, v *verdict, single bool) {
+	since := now.Sub(rec.start)
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.inFlight--
 	switch v.status {
 	case statusAccepted:
-		b.totalAccepted++
+		rec.totalAccepted++
 	case "unknown":
-		b.totalUncertain++
+		rec.totalUncertain++
 	}
-	b.sinceSnapshot.answered++
-	b.sinceSnapshot.verdicts[v.status]++
-	observe(b.recentLatency, v.latency)
+	rec.sinceSnapshot.answered++
+	rec.sinceSnapshot.verdicts[v.status]++
+	observe(rec.recentLatency, v.latency)
 	if due < 0 {
 		return
 	}
-	b.totals.answered++
-	b.totals.verdicts[v.status]++
-	b.countReason(v.status, v.reason, 1)
-	observe(b.latency, v.latency)
-	observe(b.stepAt(due).latency, v.latency)
-	m := b.stepAt(since)
+	rec.totals.answered++
+	rec.totals.verdicts[v.status]++
+	rec.countReason(v.status, v.reason, 1)
+	observe(rec.latency, v.latency)
+	observe(rec.stepAt(due).latency, v.latency)
+	m := rec.stepAt(since)
 	m.answered++
 	m.verdicts[v.status]++
-	b.recordAttempts(m, v, alone)
+	rec.recordAttempts(m, v, single)
 }
 
-// recordAttempts books the attempts, and what they leave of the latency. mu is held.
-func (b *recorder) recordAttempts(m *timeStep, v *verdict, alone bool) {
-	rest := v.sinceSent
+// recordAttempts records the attempts and, for a single call, the overhead. The caller holds mu.
+func (rec *recorder) recordAttempts(m *timeStep, v *verdict, single bool) {
+	overhead := v.sinceSent
 	for _, a := range v.attempts {
-		rest -= a.duration
+		overhead -= a.duration
 		m.endpoints[a.endpoint]++
-		e := b.endpoints[a.endpoint]
+		e := rec.endpoints[a.endpoint]
 		if e == nil {
 			e = &report.Endpoint{Address: a.endpoint}
-			b.endpoints[a.endpoint] = e
+			rec.endpoints[a.endpoint] = e
 		}
 		e.Attempts++
 		if a.accepted {
 			e.Accepted++
 		}
 	}
-	if alone && len(v.attempts) > 0 {
-		observe(b.overhead, rest)
+	if single && len(v.attempts) > 0 {
+		observe(rec.overhead, overhead)
 	}
 }
 
-func (b *recorder) countReason(status, reason string, n int) {
+func (rec *recorder) countReason(status, reason string, n int) {
 	if status == statusAccepted {
 		return
 	}
 	if reason == "" {
 		reason = "no reason given"
 	}
-	b.reasons[status+": "+reason] += n
+	rec.reasons[status+": "+reason] += n
 }
 
-// recordLost books n notifications without a verdict. Their latency counts as endless.
-func (b *recorder) recordLost(due time.Duration, n int, reason string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.inFlight -= n
-	b.totalUncertain += n
-	b.sinceSnapshot.lost += n
+// recordLost records n notifications without a verdict. Their latency counts as maxLatency.
+func (rec *recorder) recordLost(due time.Duration, n int, reason string) {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.inFlight -= n
+	rec.totalUncertain += n
+	rec.sinceSnapshot.lost += n
 	if due < 0 {
 		return
 	}
-	b.totals.lost += n
-	b.totals.verdicts[statusLost] += n
-	b.countReason(statusLost, reason, n)
-	m := b.stepAt(due)
+	rec.totals.lost += n
+	rec.totals.verdicts[statusLost] += n
+	rec.countReason(statusLost, reason, n)
+	m := rec.stepAt(due)
 	m.lost += n
 	m.verdicts[statusLost] += n
 	for range n {
-		observe(b.latency, maxLatency)
+		observe(rec.latency, maxLatency)
 		observe(m.latency, maxLatency)
 	}
 }
 
-// stop notes that nothing more will be offered.
-func (b *recorder) stop() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.seconds = max(time.Since(b.start).Seconds(), 0)
+// stop ends the measurement. Verdicts of calls in flight are still recorded.
+func (rec *recorder) stop() {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.seconds = max(time.Since(rec.start).Seconds(), 0)
 }
 
-// recordEndpoints books how the gateway sees its endpoints.
-func (b *recorder) recordEndpoints(live int, troubled map[string]string) {
-	since := time.Since(b.start)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.healthy, b.unhealthy = live, troubled
+// recordEndpoints records the state of the gateway's endpoints.
+func (rec *recorder) recordEndpoints(healthy int, unhealthy map[string]string) {
+	since := time.Since(rec.start)
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.healthy, rec.unhealthy = healthy, unhealthy
 	if since >= 0 {
-		m := b.stepAt(since)
-		m.healthy, m.unhealthy = live, troubled
+		m := rec.stepAt(since)
+		m.healthy, m.unhealthy = healthy, unhealthy
 	}
 }
 
-// recordError keeps the first thing that went wrong with the test itself.
-func (b *recorder) recordError(err error) {
+// recordError keeps the first error of the test itself.
+func (rec *recorder) recordError(err error) {
 	if err == nil {
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.firstError = cmp.Or(b.firstError, err.Error())
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.firstError = cmp.Or(rec.firstError, err.Error())
 }
 
-// report writes down what is in the book.
-func (b *recorder) report() *report.Report {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// report returns the report of everything recorded.
+func (rec *recorder) report() *report.Report {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
 	r := &report.Report{
-		Start: b.start, Seconds: b.seconds, Offered: b.totals.offered, Answered: b.totals.answered, Lost: b.totals.lost,
-		Verdicts: b.totals.verdicts, Reasons: b.reasons, Latency: latencySummary(b.latency), Distribution: buckets(b.latency), Step: b.stepLength.Seconds(),
-		Overhead: optionalLatency(b.overhead), SendDelay: optionalLatency(b.sendDelay),
+		Start: rec.start, Seconds: rec.seconds, Offered: rec.totals.offered, Answered: rec.totals.answered, Lost: rec.totals.lost,
+		Verdicts: rec.totals.verdicts, Reasons: rec.reasons, Latency: latencySummary(rec.latency), Distribution: buckets(rec.latency), Step: rec.stepLength.Seconds(),
+		Overhead: optionalLatency(rec.overhead), SendDelay: optionalLatency(rec.sendDelay),
 	}
-	if b.firstError != "" {
-		r.Notes = append(r.Notes, b.firstError)
+	if rec.firstError != "" {
+		r.Notes = append(r.Notes, rec.firstError)
 	}
-	if b.seconds > 0 {
-		r.OfferedRate = float64(r.Offered) / b.seconds
+	if rec.seconds > 0 {
+		r.OfferedRate = float64(r.Offered) / rec.seconds
 	}
-	if last := b.lastAnswerTime(); last > 0 {
-		r.Rate = float64(r.Answered) / max(b.seconds, last)
+	if last := rec.lastAnswerTime(); last > 0 {
+		r.Rate = float64(r.Answered) / max(rec.seconds, last)
 	}
-	for i := range b.steps {
-		r.Timeline = append(r.Timeline, b.steps[i].report(float64(i)*b.stepLength.Seconds()))
+	for i := range rec.steps {
+		r.Timeline = append(r.Timeline, rec.steps[i].report(float64(i)*rec.stepLength.Seconds()))
 	}
-	for _, address := range slices.Sorted(maps.Keys(b.endpoints)) {
-		r.Endpoints = append(r.Endpoints, *b.endpoints[address])
+	for _, address := range slices.Sorted(maps.Keys(rec.endpoints)) {
+		r.Endpoints = append(r.Endpoints, *rec.endpoints[address])
 	}
 	return r
 }
 
-// lastAnswerTime is when the step began in which the last answer came, in seconds.
-func (b *recorder) lastAnswerTime() float64 {
-	for i := len(b.steps) - 1; i >= 0; i-- {
-		if b.steps[i].answered > 0 {
-			return max(float64(i)*b.stepLength.Seconds(), b.stepLength.Seconds())
+// lastAnswerTime returns the start of the step with the last verdict in seconds, but at least one
+// step length. Without verdicts it returns 0.
+func (rec *recorder) lastAnswerTime() float64 {
+	for i := len(rec.steps) - 1; i >= 0; i-- {
+		if rec.steps[i].answered > 0 {
+			return max(float64(i)*rec.stepLength.Seconds(), rec.stepLength.Seconds())
 		}
 	}
 	return 0
@@ -294,10 +300,11 @@ func optionalLatency(h *hdrhistogram.Histogram) *report.Latency {
 	return &l
 }
 
-// bucketsPerDecade is how many classes of the distribution lie between a latency and ten times that.
+// bucketsPerDecade is the number of distribution buckets per power of ten.
 const bucketsPerDecade = 20
 
-// buckets adds a histogram up into classes of equal width on a logarithmic scale, without the empty ones at both ends.
+// buckets converts a histogram to buckets of equal width on a logarithmic scale. It omits empty
+// buckets at both ends.
 func buckets(h *hdrhistogram.Histogram) (found []report.Bucket) {
 	counts := map[int]int{}
 	for _, bar := range h.Distribution() {

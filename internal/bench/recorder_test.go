@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-func recordOne(b *recorder, due, latency time.Duration, status string) {
-	b.recordOffered(due, 1)
-	b.recordVerdict(due, b.start.Add(due+latency), &verdict{status: status, latency: latency, sinceSent: latency,
+func recordOne(rec *recorder, due, latency time.Duration, status string) {
+	rec.recordOffered(due, 1)
+	rec.recordVerdict(due, rec.start.Add(due+latency), &verdict{status: status, latency: latency, sinceSent: latency,
 		attempts: []attempt{{endpoint: "192.0.2.1:443", accepted: status == statusAccepted, duration: latency / 2}}}, true)
 }
 
 func TestLatencyIsRecordedAtTheScheduledTime(t *testing.T) {
-	b := newRecorder(time.Unix(1000, 0), 12*time.Second)
-	recordOne(b, 0, 50*time.Millisecond, statusAccepted)
-	recordOne(b, 10*time.Millisecond, 990*time.Millisecond, statusAccepted)
-	b.stop()
-	r := b.report()
+	rec := newRecorder(time.Unix(1000, 0), 12*time.Second)
+	recordOne(rec, 0, 50*time.Millisecond, statusAccepted)
+	recordOne(rec, 10*time.Millisecond, 990*time.Millisecond, statusAccepted)
+	rec.stop()
+	r := rec.report()
 	if r.Step != 0.1 || len(r.Timeline) != 11 {
 		t.Fatalf("%d steps of %g s", len(r.Timeline), r.Step)
 	}
@@ -30,14 +30,14 @@ func TestLatencyIsRecordedAtTheScheduledTime(t *testing.T) {
 }
 
 func TestWarmUpCountsOnlyForTheLedger(t *testing.T) {
-	b := newRecorder(time.Unix(1000, 0), time.Second)
-	recordOne(b, -time.Second, time.Hour, statusAccepted)
-	b.recordOffered(-time.Second, 1)
-	b.recordLost(-time.Second, 1, "no answer")
-	recordOne(b, 0, time.Millisecond, "refused")
-	r := b.report()
-	if r.Offered != 1 || r.Answered != 1 || r.Lost != 0 || r.Latency.Max > 1.001 || b.totalAccepted != 1 || b.inFlight != 0 {
-		t.Errorf("%+v, %d accepted, %d in flight", r, b.totalAccepted, b.inFlight)
+	rec := newRecorder(time.Unix(1000, 0), time.Second)
+	recordOne(rec, -time.Second, time.Hour, statusAccepted)
+	rec.recordOffered(-time.Second, 1)
+	rec.recordLost(-time.Second, 1, "no answer")
+	recordOne(rec, 0, time.Millisecond, "refused")
+	r := rec.report()
+	if r.Offered != 1 || r.Answered != 1 || r.Lost != 0 || r.Latency.Max > 1.001 || rec.totalAccepted != 1 || rec.inFlight != 0 {
+		t.Errorf("%+v, %d accepted, %d in flight", r, rec.totalAccepted, rec.inFlight)
 	}
 	if r.Reasons["refused: no reason given"] != 1 || len(r.Reasons) != 1 {
 		t.Errorf("reasons %v", r.Reasons)
@@ -45,24 +45,24 @@ func TestWarmUpCountsOnlyForTheLedger(t *testing.T) {
 }
 
 func TestLostCountsAsMaxLatency(t *testing.T) {
-	b := newRecorder(time.Unix(1000, 0), time.Second)
+	rec := newRecorder(time.Unix(1000, 0), time.Second)
 	for range 98 {
-		recordOne(b, 0, time.Millisecond, statusAccepted)
+		recordOne(rec, 0, time.Millisecond, statusAccepted)
 	}
-	b.recordOffered(0, 2)
-	b.recordLost(0, 2, "no connection")
-	r := b.report()
+	rec.recordOffered(0, 2)
+	rec.recordLost(0, 2, "no connection")
+	r := rec.report()
 	if r.Lost != 2 || r.Verdicts[statusLost] != 2 || r.Latency.P90 > 1.001 || r.Latency.P99 < maxLatency.Seconds()*999 {
 		t.Errorf("%+v", r)
 	}
 }
 
 func TestPercentilesAndBuckets(t *testing.T) {
-	b := newRecorder(time.Unix(1000, 0), time.Second)
+	rec := newRecorder(time.Unix(1000, 0), time.Second)
 	for i := range 1000 {
-		recordOne(b, 0, time.Duration(i+1)*time.Millisecond, statusAccepted)
+		recordOne(rec, 0, time.Duration(i+1)*time.Millisecond, statusAccepted)
 	}
-	r := b.report()
+	r := rec.report()
 	for _, c := range []struct{ got, want float64 }{{r.Latency.P50, 500}, {r.Latency.P90, 900}, {r.Latency.P99, 990}, {r.Latency.P999, 999}, {r.Latency.Max, 1000}, {r.Latency.Mean, 500.5}, {r.Overhead.P50, 250}} {
 		if math.Abs(c.got/c.want-1) > 0.002 {
 			t.Errorf("%g, want %g", c.got, c.want)
@@ -72,11 +72,11 @@ func TestPercentilesAndBuckets(t *testing.T) {
 	for i, c := range r.Distribution {
 		sum += c.Count
 		if i > 0 && math.Abs(c.UpTo/r.Distribution[i-1].UpTo-math.Pow(10, 0.05)) > 1e-9 {
-			t.Errorf("class %d is not as wide as the others", i)
+			t.Errorf("bucket %d does not have the width of the others", i)
 		}
 	}
 	if last := r.Distribution[len(r.Distribution)-1]; sum != 1000 || last.Count == 0 || last.UpTo < 1000 {
-		t.Errorf("%d in all classes, the last is %+v", sum, last)
+		t.Errorf("%d in all buckets, the last is %+v", sum, last)
 	}
 	if e := r.Endpoints[0]; e.Attempts != 1000 || e.Accepted != 1000 {
 		t.Errorf("%+v", e)

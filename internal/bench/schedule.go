@@ -9,34 +9,31 @@ import (
 	"time"
 )
 
-// group is goroutines that somebody waits for.
-type group = sync.WaitGroup
-
-// schedule says when calls are due.
+// schedule determines when calls are due.
 type schedule struct {
 	start    time.Time
-	duration time.Duration // since then: nothing is due from there on
-	rate     float64       // of calls in a second; 0 in a closed loop
+	duration time.Duration // no call is due after it
+	rate     float64       // calls per second; 0 in a closed loop
 }
 
-// due is when call i is due, counted from the beginning. It is computed anew for each, so that no error adds up.
+// due returns when call i is due, counted from the start. It does not accumulate rounding errors.
 func (s *schedule) due(i int) time.Duration {
 	return time.Duration(float64(i) / s.rate * float64(time.Second))
 }
 
-// count is how many are due before the end.
+// count returns the number of calls that are due within the duration.
 func (s *schedule) count() int { return int(math.Ceil(s.duration.Seconds()*s.rate - 1e-9)) }
 
-// runOpenLoop offers every call at its time until ctx ends. Neither a slow answer nor an offer that comes late moves the next
-// one's time: what was missed is offered at once, as late as it is.
+// runOpenLoop offers each call when it is due, until ctx is done. Slow responses and late offers do
+// not shift the schedule: overdue calls are offered immediately.
 func (s *schedule) runOpenLoop(ctx context.Context, offer func(i int, due time.Duration)) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	<-timer.C
 	for i := range s.count() {
 		due := s.due(i)
-		if left := due - time.Since(s.start); left > 0 {
-			timer.Reset(left)
+		if wait := due - time.Since(s.start); wait > 0 {
+			timer.Reset(wait)
 			select {
 			case <-timer.C:
 			case <-ctx.Done():
@@ -49,10 +46,11 @@ func (s *schedule) runOpenLoop(ctx context.Context, offer func(i int, due time.D
 	}
 }
 
-// runClosedLoop keeps so many calls in flight until the end, or until ctx ends: the next is due when one has ended.
+// runClosedLoop keeps inFlight calls in flight until the duration has passed or ctx is done. The
+// next call is due when one ends.
 func (s *schedule) runClosedLoop(ctx context.Context, inFlight int, call func(next func() (i int, due time.Duration, more bool))) {
 	var mu sync.Mutex
-	made := 0
+	count := 0
 	next := func() (int, time.Duration, bool) {
 		due := time.Since(s.start)
 		if due >= s.duration || ctx.Err() != nil {
@@ -60,10 +58,10 @@ func (s *schedule) runClosedLoop(ctx context.Context, inFlight int, call func(ne
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		made++
-		return made - 1, due, true
+		count++
+		return count - 1, due, true
 	}
-	var callers group
+	var callers sync.WaitGroup
 	for range inFlight {
 		callers.Go(func() { call(next) })
 	}

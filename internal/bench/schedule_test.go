@@ -16,10 +16,10 @@ func TestOpenLoopOffersCallsOnSchedule(t *testing.T) {
 		var at []time.Duration
 		s.runOpenLoop(t.Context(), func(i int, due time.Duration) {
 			if i != len(at) {
-				t.Errorf("call %d came after %d others", i, len(at))
+				t.Errorf("call %d was offered after %d others", i, len(at))
 			}
-			if now := time.Since(s.start); now != due {
-				t.Errorf("call %d was due after %s and offered after %s", i, due, now)
+			if elapsed := time.Since(s.start); elapsed != due {
+				t.Errorf("call %d was due after %s and offered after %s", i, due, elapsed)
 			}
 			at = append(at, due)
 		})
@@ -44,7 +44,7 @@ func TestSlowOfferDoesNotShiftTheSchedule(t *testing.T) {
 				time.Sleep(300 * time.Millisecond)
 			}
 		})
-		if late != 29 { // those due within the sleep; the one at its end is in time
+		if late != 29 { // the calls due during the sleep; the call due at its end is on time
 			t.Errorf("%d calls were late, want 29", late)
 		}
 	})
@@ -67,25 +67,25 @@ func TestClosedLoopKeepsCallsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := schedule{start: time.Now(), duration: time.Second}
 		var mu sync.Mutex
-		now, most, made := 0, 0, 0
+		inFlight, maxInFlight, count := 0, 0, 0
 		s.runClosedLoop(t.Context(), 7, func(next func() (int, time.Duration, bool)) {
 			for i, due, more := next(); more; i, due, more = next() {
 				mu.Lock()
-				now++
-				made++
-				most = max(most, now)
+				inFlight++
+				count++
+				maxInFlight = max(maxInFlight, inFlight)
 				if due != time.Since(s.start) || i >= 70 {
 					t.Errorf("call %d was due after %s and begun after %s", i, due, time.Since(s.start))
 				}
 				mu.Unlock()
 				time.Sleep(100 * time.Millisecond)
 				mu.Lock()
-				now--
+				inFlight--
 				mu.Unlock()
 			}
 		})
-		if most != 7 || made != 70 {
-			t.Errorf("%d calls, at most %d in flight; want 70 and 7", made, most)
+		if maxInFlight != 7 || count != 70 {
+			t.Errorf("%d calls, at most %d in flight; want 70 and 7", count, maxInFlight)
 		}
 	})
 }

@@ -10,23 +10,26 @@ import (
 	"github.com/sluice-push/sluice/internal/report"
 )
 
-// Snapshot is how a test stands.
+// Snapshot is the state of a running test.
 type Snapshot struct {
-	// Elapsed is counted from the beginning of the warm-up, and Total is until nothing more is offered.
+	// Elapsed counts from the start of the warm-up. Total is the length of the warm-up and the
+	// measurement.
 	Elapsed, WarmUp, Total time.Duration
-	// Offered and Answered are notifications a second, lately; Latency is that of the answers then.
+	// Offered and Answered are notifications per second since the previous snapshot. Latency is
+	// that of the notifications answered since then.
 	Offered, Answered float64
 	Latency           report.Latency
-	// InFlight are notifications that are due and have no verdict.
+	// InFlight is the number of notifications that are due and have no verdict yet.
 	InFlight int
-	// Verdicts are all of the measured time.
+	// Verdicts counts all verdicts of the measurement.
 	Verdicts map[string]int
-	// Live is how many endpoints the gateway has, and Troubled says of the others what is wrong, by address.
+	// Healthy is the number of healthy endpoints of the gateway. Unhealthy holds the state of the
+	// others by address.
 	Healthy   int
 	Unhealthy map[string]string
 }
 
-// reportProgress tells how the test stands until ctx ends.
+// reportProgress calls OnProgress every ProgressInterval until ctx is done.
 func (t *loadTest) reportProgress(ctx context.Context) {
 	if t.OnProgress == nil {
 		return
@@ -40,15 +43,15 @@ func (t *loadTest) reportProgress(ctx context.Context) {
 	}
 }
 
-// snapshot returns what was booked since the last one, which was so long ago.
-func (b *recorder) snapshot(since time.Duration) Snapshot {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// snapshot returns the state of the recorder. since is the time since the previous snapshot.
+func (rec *recorder) snapshot(since time.Duration) Snapshot {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
 	s := Snapshot{
-		Offered: float64(b.sinceSnapshot.offered) / since.Seconds(), Answered: float64(b.sinceSnapshot.answered) / since.Seconds(), Latency: latencySummary(b.recentLatency),
-		InFlight: b.inFlight, Verdicts: maps.Clone(b.totals.verdicts), Healthy: b.healthy, Unhealthy: b.unhealthy,
+		Offered: float64(rec.sinceSnapshot.offered) / since.Seconds(), Answered: float64(rec.sinceSnapshot.answered) / since.Seconds(), Latency: latencySummary(rec.recentLatency),
+		InFlight: rec.inFlight, Verdicts: maps.Clone(rec.totals.verdicts), Healthy: rec.healthy, Unhealthy: rec.unhealthy,
 	}
-	b.sinceSnapshot = newCounts()
-	b.recentLatency.Reset()
+	rec.sinceSnapshot = newCounts()
+	rec.recentLatency.Reset()
 	return s
 }

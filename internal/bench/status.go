@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// status is what is read of GET /v1/status.
+// status holds the fields of GET /v1/status that bench reads.
 type status struct {
 	Services []struct {
 		Pool struct {
@@ -23,8 +23,9 @@ type status struct {
 	}
 }
 
-// pollStatus looks at a gateway's endpoints every second, or as often as the timeline has steps, until ctx ends. Where the
-// status cannot be had, for the key may lack the scope, the report has none.
+// pollStatus reads the state of the gateway's endpoints once per timeline step, at most once a
+// second, until ctx is done. It ignores errors, for example if the key lacks the scope; the report
+// then has no endpoint states.
 func (t *loadTest) pollStatus(ctx context.Context) {
 	if t.API != "sluice" {
 		return
@@ -42,39 +43,39 @@ func (t *loadTest) pollStatus(ctx context.Context) {
 }
 
 func (t *loadTest) fetchStatus(ctx context.Context, client *http.Client) (s status, err error) {
-	at, err := url.JoinPath(t.URL, "v1/status")
+	endpoint, err := url.JoinPath(t.URL, "v1/status")
 	if err != nil {
 		return s, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint, nil)
 	if err != nil {
 		return s, err
 	}
 	request.Header.Set("Authorization", "Bearer "+t.Key)
-	answer, err := client.Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		return s, err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	return s, json.NewDecoder(answer.Body).Decode(&s)
+	defer func() { _ = response.Body.Close() }()
+	return s, json.NewDecoder(response.Body).Decode(&s)
 }
 
-// countEndpoints counts the endpoints that are well, and says of the others what is wrong.
-func (s *status) countEndpoints() (live int, troubled map[string]string) {
-	troubled = map[string]string{}
+// countEndpoints returns the number of healthy endpoints and the state of the others by address.
+func (s *status) countEndpoints() (healthy int, unhealthy map[string]string) {
+	unhealthy = map[string]string{}
 	for _, service := range s.Services {
 		for _, e := range service.Pool.Endpoints {
 			switch {
 			case e.EjectedUntil != nil:
-				troubled[e.Address] = "ejected"
+				unhealthy[e.Address] = "ejected"
 			case e.State != "closed" && e.State != "":
-				troubled[e.Address] = e.State
+				unhealthy[e.Address] = e.State
 			case e.Connections == 0:
-				troubled[e.Address] = "no connection"
+				unhealthy[e.Address] = "no connection"
 			default:
-				live++
+				healthy++
 			}
 		}
 	}
-	return live, troubled
+	return healthy, unhealthy
 }

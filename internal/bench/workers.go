@@ -9,86 +9,86 @@ import (
 	"time"
 )
 
-// call is one request that is due: with the notifications from number first on.
+// call is one request. Its notifications are numbered from first.
 type call struct {
 	first int
-	due   time.Duration // since the schedule began
+	due   time.Duration // counted from the start of the schedule
 }
 
-// workerPool makes calls, each worker on a connection of its own.
+// workerPool makes calls with up to maxWorkers workers. Each worker has its own connection.
 type workerPool struct {
 	*loadTest
 	api        api
 	mix        *compiledMix
 	maxWorkers int             // workers
-	ctx        context.Context // ends when nothing is waited for any more
-	wg         group
+	ctx        context.Context // canceled when the drain timeout expires
+	wg         sync.WaitGroup
 
 	mu      sync.Mutex
-	idle    []*worker // last in, first out: a few connections carry most, and the others rest
-	pending []call    // nobody is idle, and there are as many workers as may be
+	idle    []*worker // used last in, first out, so that few connections carry most calls
+	pending []call    // calls that wait for a worker
 	started int
 	closed  bool
 }
 
-// worker makes one call after the other.
+// worker makes calls one after the other.
 type worker struct {
 	*workerPool
 	calls    chan call
 	conn     *conn
 	request  []byte
-	verdicts int // verdicts on the call's notifications
+	verdicts int // number of verdicts for the current call
 	current  call
-	sentAt   time.Time // when the call was sent
+	sentAt   time.Time // when the current call was sent
 	parser   parser
 }
 
-// submit has a call made as soon as there is a connection for it. It does not wait.
-func (c *workerPool) submit(i int, due time.Duration) {
-	job := call{first: i * c.Batch, due: due}
-	c.recorder.recordOffered(due-c.WarmUp, c.Batch)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n := len(c.idle); n > 0 {
-		c.idle[n-1].calls <- job // has room for one
-		c.idle = c.idle[:n-1]
+// submit makes call i as soon as a worker is free. It does not block.
+func (p *workerPool) submit(i int, due time.Duration) {
+	c := call{first: i * p.Batch, due: due}
+	p.recorder.recordOffered(due-p.WarmUp, p.Batch)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.idle); n > 0 {
+		p.idle[n-1].calls <- c // does not block: an idle worker has an empty channel
+		p.idle = p.idle[:n-1]
 		return
 	}
-	if c.started == c.maxWorkers {
-		c.pending = append(c.pending, job)
+	if p.started == p.maxWorkers {
+		p.pending = append(p.pending, c)
 		return
 	}
-	c.started++
-	w := c.newWorker()
-	w.calls <- job
-	c.wg.Go(w.run)
+	p.started++
+	w := p.newWorker()
+	w.calls <- c
+	p.wg.Go(w.run)
 }
 
-func (c *workerPool) newWorker() *worker {
-	w := &worker{workerPool: c, calls: make(chan call, 1)}
-	w.conn = &conn{address: c.URL, timeout: c.Timeout}
+func (p *workerPool) newWorker() *worker {
+	w := &worker{workerPool: p, calls: make(chan call, 1)}
+	w.conn = &conn{address: p.URL, timeout: p.Timeout}
 	return w
 }
 
-// run makes calls until there are no more.
+// run makes calls until its channel is closed.
 func (w *worker) run() {
 	defer w.conn.close()
-	for job := range w.calls {
+	for c := range w.calls {
 		for more := true; more; {
-			w.do(job)
-			job, more = w.nextCall()
+			w.do(c)
+			c, more = w.nextCall()
 		}
 	}
 }
 
-// nextCall takes the call that has waited longest, or stands idle.
+// nextCall returns the oldest pending call. Without one it marks the worker idle and returns false.
 func (w *worker) nextCall() (call, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.pending) > 0 {
-		job := w.pending[0]
+		c := w.pending[0]
 		w.pending = w.pending[1:]
-		return job, true
+		return c, true
 	}
 	if w.closed {
 		close(w.calls)
@@ -98,48 +98,48 @@ func (w *worker) nextCall() (call, bool) {
 	return call{}, false
 }
 
-// runClosedLoop makes one call after the other as long as next has one.
-func (c *workerPool) runClosedLoop(next func() (i int, due time.Duration, more bool)) {
-	w := c.newWorker()
+// runClosedLoop makes calls one after the other until next has no more.
+func (p *workerPool) runClosedLoop(next func() (i int, due time.Duration, more bool)) {
+	w := p.newWorker()
 	defer w.conn.close()
 	for i, due, more := next(); more; i, due, more = next() {
-		c.recorder.recordOffered(due-c.WarmUp, c.Batch)
-		w.do(call{first: i * c.Batch, due: due})
+		p.recorder.recordOffered(due-p.WarmUp, p.Batch)
+		w.do(call{first: i * p.Batch, due: due})
 	}
 }
 
-// drain lets all that is under way end, for grace at most; then give ends what it waits for.
-func (c *workerPool) drain(grace time.Duration, give func()) {
-	c.mu.Lock()
-	c.closed = true
-	for _, w := range c.idle {
+// drain waits until all calls have ended. After timeout it calls cancel, which must cancel p.ctx.
+func (p *workerPool) drain(timeout time.Duration, cancel func()) {
+	p.mu.Lock()
+	p.closed = true
+	for _, w := range p.idle {
 		close(w.calls)
 	}
-	c.idle = nil
-	c.mu.Unlock()
-	last := time.AfterFunc(grace, give)
-	defer last.Stop()
-	c.wg.Wait()
+	p.idle = nil
+	p.mu.Unlock()
+	timer := time.AfterFunc(timeout, cancel)
+	defer timer.Stop()
+	p.wg.Wait()
 }
 
-// do makes one call and books what came of each of its notifications.
-func (w *worker) do(job call) {
+// do makes one call and records the result of each of its notifications.
+func (w *worker) do(c call) {
 	if w.workerPool.ctx.Err() != nil {
-		w.recorder.recordLost(job.due-w.WarmUp, w.Batch, "never sent: no connection was free in time")
+		w.recorder.recordLost(c.due-w.WarmUp, w.Batch, "not sent: no connection was free in time")
 		return
 	}
-	w.current, w.verdicts = job, 0
-	w.request = w.api.appendRequest(w.request[:0], w.mix, job.first, w.Batch)
+	w.current, w.verdicts = c, 0
+	w.request = w.api.appendRequest(w.request[:0], w.mix, c.first, w.Batch)
 	if err := w.conn.ensureOpen(w.workerPool.ctx); err != nil {
-		w.recorder.recordLost(job.due-w.WarmUp, w.Batch, "no connection")
-		_ = sleep(w.workerPool.ctx, 10*time.Millisecond) // a closed loop would spin
+		w.recorder.recordLost(c.due-w.WarmUp, w.Batch, "no connection")
+		_ = sleep(w.workerPool.ctx, 10*time.Millisecond) // keeps a closed loop from spinning
 		return
 	}
 	w.sentAt = time.Now()
-	w.recorder.recordSendDelay(w.sentAt.Sub(w.schedule.start.Add(job.due)), job.due-w.WarmUp)
+	w.recorder.recordSendDelay(w.sentAt.Sub(w.schedule.start.Add(c.due)), c.due-w.WarmUp)
 	err := w.conn.do(w.request, w.Batch > 1, w.readResponse)
 	if missing := w.Batch - w.verdicts; missing > 0 {
-		w.recorder.recordLost(job.due-w.WarmUp, missing, lostReason(err))
+		w.recorder.recordLost(c.due-w.WarmUp, missing, lostReason(err))
 	}
 	if err != nil {
 		w.conn.close()
@@ -148,16 +148,16 @@ func (w *worker) do(job call) {
 
 func lostReason(err error) string {
 	if err == nil {
-		return "the answer leaves it out"
+		return "missing in the response"
 	}
-	return fmt.Sprintf("no answer: %s", describeError(err))
+	return fmt.Sprintf("no response: %s", describeError(err))
 }
 
-// readResponse reads the answer to the call of the moment.
+// readResponse reads the response to the current call.
 func (w *worker) readResponse(status int, body *body) error {
 	return w.api.readResponse(&w.parser, status, body, w.Batch, func(v *verdict) {
 		if w.verdicts == w.Batch {
-			return // more than was asked: the ledger will tell
+			return // more verdicts than notifications; the ledger comparison shows it
 		}
 		w.verdicts++
 		now := time.Now()

@@ -10,14 +10,14 @@ import (
 	"slices"
 )
 
-// faultTimeline says above the charts what went wrong, and when.
+// faultTimeline draws one bar with a description for each fault.
 func (r *Report) faultTimeline() template.HTML {
 	if len(r.Faults) == 0 {
 		return ""
 	}
 	const rowHeight = 22.0
 	x := r.timeAxis()
-	d := newSVG(float64(len(r.Faults))*rowHeight+2, "The faults that were played")
+	d := newSVG(float64(len(r.Faults))*rowHeight+2, "Injected faults")
 	for i, f := range r.Faults {
 		from, until := f.clip(x.max)
 		y := float64(i) * rowHeight
@@ -31,8 +31,8 @@ func (r *Report) faultTimeline() template.HTML {
 	return d.html()
 }
 
-// verdictClass is the colour of a verdict: one for what went well, one for what the caller can send again, one for a no,
-// and one for what nobody knows.
+// verdictClass returns the CSS class for the color of a verdict: v1 accepted, v2 safe to send
+// again, v3 refused, v4 result unknown.
 func verdictClass(status string) string {
 	switch status {
 	case "accepted":
@@ -46,19 +46,19 @@ func verdictClass(status string) string {
 	}
 }
 
-// rateChart draws what was offered, and what was answered by verdict.
+// rateChart draws the notifications offered and, stacked by verdict, those answered.
 func (r *Report) rateChart() template.HTML {
 	const height = 230.0
-	most := 0.0
+	maxRate := 0.0
 	for _, m := range r.visibleSteps() {
-		most = max(most, float64(max(m.Offered, m.Answered))/r.Step)
+		maxRate = max(maxRate, float64(max(m.Offered, m.Answered))/r.Step)
 	}
-	x, y := r.timeAxis(), scale{min: 0, max: max(most*1.08, 1), from: height - bottom, to: top}
-	d := newSVG(height, "Notifications offered and answered a second, over time")
+	x, y := r.timeAxis(), scale{min: 0, max: max(maxRate*1.08, 1), from: height - bottom, to: top}
+	d := newSVG(height, "Notifications offered and answered per second, over time")
 	r.drawGrid(d, x, y, FormatCount)
 	floor := r.series(x, func(TimelineStep) float64 { return y.position(0) })
 	below := make([]float64, len(r.visibleSteps()))
-	for _, status := range r.statusesByFrequency() {
+	for _, status := range r.sortedStatuses() {
 		i := -1
 		line := r.series(x, func(m TimelineStep) float64 {
 			i++
@@ -70,26 +70,27 @@ func (r *Report) rateChart() template.HTML {
 	}
 	d.line("offered", r.series(x, func(m TimelineStep) float64 {
 		if m.Start >= r.Seconds {
-			return math.NaN() // nothing was offered any more
+			return math.NaN() // no load after the end
 		}
 		return y.position(float64(m.Offered) / r.stepDuration(m))
 	}))
 	return d.html()
 }
 
-// stepDuration is how long a step took: the last one may have been cut short.
+// stepDuration returns the seconds of load in a step. The last step may be shorter than the others.
 func (r *Report) stepDuration(m TimelineStep) float64 {
 	return max(min(r.Step, r.Seconds-m.Start), r.Step/10)
 }
 
-// statusesByFrequency lists the verdicts, the most frequent first; accepted ones are at the bottom of the chart.
-func (r *Report) statusesByFrequency() []string {
+// sortedStatuses returns the verdicts by class and then by descending count. Accepted comes first,
+// at the bottom of the chart.
+func (r *Report) sortedStatuses() []string {
 	all := keysByCount(r.Verdicts)
 	slices.SortStableFunc(all, func(a, b string) int { return cmp.Compare(verdictClass(a), verdictClass(b)) })
 	return all
 }
 
-// series draws a value of every step at its middle.
+// series returns one point per step, at the middle of the step.
 func (r *Report) series(x scale, value func(TimelineStep) float64) points {
 	var p points
 	for _, m := range r.visibleSteps() {
@@ -98,7 +99,7 @@ func (r *Report) series(x scale, value func(TimelineStep) float64) points {
 	return p
 }
 
-// percentiles are the lines of the latency chart, the slowest first.
+// percentiles are the lines of the latency chart, from the highest percentile to the lowest.
 var percentiles = []struct {
 	name, class string
 	of          func(Latency) float64
@@ -109,12 +110,12 @@ var percentiles = []struct {
 	{"p50", "p1", func(l Latency) float64 { return l.P50 }},
 }
 
-// latencyChart draws how long took what was due at each time.
+// latencyChart draws latency percentiles by due time.
 func (r *Report) latencyChart() template.HTML {
 	const height = 270.0
 	x, y := r.timeAxis(), r.latencyScale()
 	y.from, y.to = height-bottom, top
-	d := newSVG(height, "Percentiles of the latency, on a logarithmic scale, over time")
+	d := newSVG(height, "Latency percentiles over time, on a logarithmic scale")
 	r.drawGrid(d, x, y, formatTick)
 	var names []label
 	for _, p := range percentiles {
@@ -142,21 +143,21 @@ func lastPoint(p points) *[2]float64 {
 	return nil
 }
 
-// latencyScale holds every percentile of every step.
+// latencyScale returns a scale that covers the percentiles of all steps.
 func (r *Report) latencyScale() scale {
-	least, most := math.Inf(1), 0.0
+	lowest, highest := math.Inf(1), 0.0
 	for _, m := range r.visibleSteps() {
 		if m.Latency.P50 > 0 {
-			least, most = min(least, m.Latency.P50), max(most, m.Latency.P999)
+			lowest, highest = min(lowest, m.Latency.P50), max(highest, m.Latency.P999)
 		}
 	}
-	if most == 0 {
+	if highest == 0 {
 		return scale{min: 1, max: 10, log: true}
 	}
-	return scale{min: least / 1.6, max: most * 1.4, log: true}
+	return scale{min: lowest / 1.6, max: highest * 1.4, log: true}
 }
 
-// endpointChart draws a row for each endpoint, the darker the more attempts were made there.
+// endpointChart draws a heat map of attempts with one row per endpoint.
 func (r *Report) endpointChart() template.HTML {
 	if len(r.Endpoints) == 0 {
 		return ""
@@ -164,62 +165,62 @@ func (r *Report) endpointChart() template.HTML {
 	const rowHeight = 19.0
 	x := r.timeAxis()
 	height := top + rowHeight*float64(len(r.Endpoints)) + bottom
-	d := newSVG(height, "Attempts at each endpoint, over time")
-	most := 1
+	d := newSVG(height, "Attempts per endpoint over time")
+	maxAttempts := 1
 	for _, m := range r.visibleSteps() {
 		for _, n := range m.Endpoints {
-			most = max(most, n)
+			maxAttempts = max(maxAttempts, n)
 		}
 	}
 	r.drawFaults(d, x)
 	for i, e := range r.Endpoints {
 		y := top + rowHeight*float64(i)
 		d.text(x.from-10, y+13, "tick end", e.Address)
-		r.drawEndpointRow(d, x, y, rowHeight, e.Address, most)
+		r.drawEndpointRow(d, x, y, rowHeight, e.Address, maxAttempts)
 		d.text(x.to+8, y+13, "tick", FormatPercent(e.Attempts, r.attempts()))
 	}
 	d.drawTimeAxis(x)
 	return d.html()
 }
 
-// drawEndpointRow draws one endpoint: its attempts, and when the gateway thought that it was not well.
-func (r *Report) drawEndpointRow(d *svg, x scale, y, height float64, address string, most int) {
+// drawEndpointRow draws the attempts on one endpoint and marks the steps in which it was unhealthy.
+func (r *Report) drawEndpointRow(d *svg, x scale, y, height float64, address string, maxAttempts int) {
 	for _, m := range r.visibleSteps() {
 		from, until := x.position(m.Start), x.position(m.Start+r.Step)
-		words := fmt.Sprintf("%s at %g s: %s attempts", address, m.Start, FormatCount(float64(m.Endpoints[address])))
+		title := fmt.Sprintf("%s at %g s: %s attempts", address, m.Start, FormatCount(float64(m.Endpoints[address])))
 		class := "cell"
-		if trouble := m.Unhealthy[address]; trouble != "" {
-			class, words = "cell ill", words+", "+trouble
+		if state := m.Unhealthy[address]; state != "" {
+			class, title = "cell unhealthy", title+", "+state
 		}
-		share := float64(m.Endpoints[address]) / float64(most)
+		share := float64(m.Endpoints[address]) / float64(maxAttempts)
 		d.printf(`<rect class="%s" x="%.1f" y="%.1f" width="%.2f" height="%.1f"><title>%s</title></rect>`, class, from, y, until-from+0.3, height-3,
-			template.HTMLEscapeString(words))
+			template.HTMLEscapeString(title))
 		if share > 0 && class == "cell" {
 			d.printf(`<rect class="heat" x="%.1f" y="%.1f" width="%.2f" height="%.1f" opacity="%.2f"/>`, from, y, until-from+0.3, height-3, 0.12+0.88*share)
 		}
 	}
 }
 
-// distributionChart draws how many took how long.
+// distributionChart draws the latency histogram.
 func (r *Report) distributionChart() template.HTML {
 	if len(r.Distribution) == 0 {
 		return ""
 	}
 	const height = 230.0
-	most, widen := 0, math.Pow(10, 1.0/20)
+	maxCount, bucketRatio := 0, math.Pow(10, 1.0/20)
 	for _, c := range r.Distribution {
-		most = max(most, c.Count)
+		maxCount = max(maxCount, c.Count)
 	}
-	first, last := r.Distribution[0].UpTo/widen, r.Distribution[len(r.Distribution)-1].UpTo
+	first, last := r.Distribution[0].UpTo/bucketRatio, r.Distribution[len(r.Distribution)-1].UpTo
 	x := scale{min: first, max: max(last, first*10), from: left, to: width - right, log: true}
-	y := scale{min: 0, max: float64(most) * 1.12, from: height - bottom, to: top + 22}
-	d := newSVG(height, "How many notifications took how long")
+	y := scale{min: 0, max: float64(maxCount) * 1.12, from: height - bottom, to: top + 22}
+	d := newSVG(height, "Latency distribution")
 	for _, v := range y.ticks(3) {
 		d.printf(`<path class="grid" d="M%.1f %.1fH%.1f"/>`, left, y.position(v), width-right)
 		d.text(left-10, y.position(v)+4, "tick end", FormatCount(v))
 	}
 	for _, c := range r.Distribution {
-		from, until := x.position(c.UpTo/widen), x.position(c.UpTo)
+		from, until := x.position(c.UpTo/bucketRatio), x.position(c.UpTo)
 		d.printf(`<rect class="bar" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`, from+0.75, y.position(float64(c.Count)),
 			max(until-from-1.5, 0.5), height-bottom-y.position(float64(c.Count)), template.HTMLEscapeString(fmt.Sprintf("up to %s: %s", FormatMillis(c.UpTo), FormatCount(float64(c.Count)))))
 	}
@@ -231,7 +232,7 @@ func (r *Report) distributionChart() template.HTML {
 	return d.html()
 }
 
-// drawPercentiles shows where the percentiles lie in the distribution.
+// drawPercentiles marks the percentiles in the distribution chart.
 func (r *Report) drawPercentiles(d *svg, x scale, height float64) {
 	last := -100.0
 	for i := len(percentiles) - 1; i >= 0; i-- {

@@ -10,13 +10,13 @@ import (
 	"text/tabwriter"
 )
 
-// Comparison is two reports side by side: what B has come to where A was.
+// Comparison compares report B with report A, the baseline.
 type Comparison struct {
 	A, B         *Report
 	NameA, NameB string
 }
 
-// trend says whether more of a figure is better, worse, or neither.
+// trend says whether a lower or a higher value of a figure is better.
 type trend uint8
 
 const (
@@ -25,7 +25,7 @@ const (
 	neutral
 )
 
-// comparisonRow is one figure of both.
+// comparisonRow is one figure of both reports.
 type comparisonRow struct {
 	name   string
 	a, b   float64
@@ -33,7 +33,7 @@ type comparisonRow struct {
 	better trend
 }
 
-// ratio is how many times A's figure B's is; 0 where that says nothing.
+// ratio returns b/a, or 0 if a is 0.
 func (r comparisonRow) ratio() float64 {
 	if r.a == 0 {
 		return 0
@@ -41,7 +41,7 @@ func (r comparisonRow) ratio() float64 {
 	return r.b / r.a
 }
 
-// class is better, worse or, where the ratio says neither, empty.
+// class returns "better" or "worse", or "" if the difference is below 5 % or the figure is neutral.
 func (r comparisonRow) class() string {
 	switch q := r.ratio(); {
 	case r.better == neutral || q == 0 || q > 0.95 && q < 1.05:
@@ -53,7 +53,7 @@ func (r comparisonRow) class() string {
 	}
 }
 
-// describe say the ratio, and what to think of it.
+// describe formats the ratio and its class.
 func (r comparisonRow) describe() string {
 	switch {
 	case r.a == 0 && r.b == 0:
@@ -65,16 +65,16 @@ func (r comparisonRow) describe() string {
 	}
 }
 
-// rows are the figures worth comparing.
+// rows returns the compared figures.
 func (c Comparison) rows() []comparisonRow {
 	count := func(n float64) string { return FormatCount(n) }
 	percent := func(n float64) string { return fmt.Sprintf("%.2f %%", n) }
 	seconds := func(n float64) string { return fmt.Sprintf("%.2f s", n) }
 	mib := func(n float64) string { return fmt.Sprintf("%.0f MiB", n) }
 	rows := []comparisonRow{
-		{"offered a second", c.A.OfferedRate, c.B.OfferedRate, count, neutral},
-		{"answered a second", c.A.Rate, c.B.Rate, count, higherIsBetter},
-		{"accepted in percent", c.A.acceptedPercent(), c.B.acceptedPercent(), percent, higherIsBetter},
+		{"offered per second", c.A.OfferedRate, c.B.OfferedRate, count, neutral},
+		{"answered per second", c.A.Rate, c.B.Rate, count, higherIsBetter},
+		{"accepted", c.A.acceptedPercent(), c.B.acceptedPercent(), percent, higherIsBetter},
 		{"latency p50", c.A.Latency.P50, c.B.Latency.P50, FormatMillis, lowerIsBetter},
 		{"latency p90", c.A.Latency.P90, c.B.Latency.P90, FormatMillis, lowerIsBetter},
 		{"latency p99", c.A.Latency.P99, c.B.Latency.P99, FormatMillis, lowerIsBetter},
@@ -82,12 +82,12 @@ func (c Comparison) rows() []comparisonRow {
 		{"latency max", c.A.Latency.Max, c.B.Latency.Max, FormatMillis, lowerIsBetter},
 	}
 	if c.A.Overhead != nil && c.B.Overhead != nil {
-		rows = append(rows, comparisonRow{"outside attempts p99", c.A.Overhead.P99, c.B.Overhead.P99, FormatMillis, lowerIsBetter})
+		rows = append(rows, comparisonRow{"overhead p99", c.A.Overhead.P99, c.B.Overhead.P99, FormatMillis, lowerIsBetter})
 	}
 	for _, a := range c.A.Processes {
 		for _, b := range c.B.Processes {
 			if a.Name == b.Name {
-				rows = append(rows, comparisonRow{a.Name + " CPU per 100,000", a.PerHundredThousand, b.PerHundredThousand, seconds, lowerIsBetter},
+				rows = append(rows, comparisonRow{a.Name + " CPU per 100,000", a.CPUPer100k, b.CPUPer100k, seconds, lowerIsBetter},
 					comparisonRow{a.Name + " memory", a.RSS, b.RSS, mib, lowerIsBetter})
 			}
 		}
@@ -95,14 +95,14 @@ func (c Comparison) rows() []comparisonRow {
 	return rows
 }
 
-// acceptedPercent is in percent of what was offered.
+// acceptedPercent returns the accepted notifications in percent of those offered.
 func (r *Report) acceptedPercent() float64 {
 	return 100 * float64(r.Verdicts["accepted"]) / float64(max(r.Offered, 1))
 }
 
-// Text writes the comparison for a terminal.
-func (c Comparison) Text(to io.Writer) error {
-	t := tabwriter.NewWriter(to, 0, 0, 3, ' ', tabwriter.AlignRight)
+// Text writes the comparison as a table for a terminal.
+func (c Comparison) Text(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintf(t, "\t%s\t%s\t\t\n", c.NameA, c.NameB)
 	for _, r := range c.rows() {
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", r.name, r.format(r.a), r.format(r.b), r.describe())
@@ -110,19 +110,19 @@ func (c Comparison) Text(to io.Writer) error {
 	return t.Flush()
 }
 
-// chart draws every ratio as a bar from 1, on a logarithmic scale: half and double are equally long.
+// chart draws each ratio as a bar that starts at 1, on a logarithmic scale.
 func (c Comparison) chart() template.HTML {
-	const rowHeight, names = 26.0, 190.0
+	const rowHeight, nameWidth = 26.0, 190.0
 	var rows []comparisonRow
-	least, most := 0.5, 2.0
+	lowest, highest := 0.5, 2.0
 	for _, r := range c.rows() {
 		if q := r.ratio(); q > 0 {
 			rows = append(rows, r)
-			least, most = min(least, q), max(most, q)
+			lowest, highest = min(lowest, q), max(highest, q)
 		}
 	}
 	height := top + rowHeight*float64(len(rows)) + bottom
-	x := scale{min: least / 1.1, max: most * 1.1, from: names, to: width - right, log: true}
+	x := scale{min: lowest / 1.1, max: highest * 1.1, from: nameWidth, to: width - right, log: true}
 	d := newSVG(height, "Ratios of the second run to the first")
 	for _, v := range []float64{0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100} {
 		if v >= x.min && v <= x.max {
@@ -132,7 +132,7 @@ func (c Comparison) chart() template.HTML {
 	}
 	for i, r := range rows {
 		y, from, until := top+rowHeight*float64(i)+4, x.position(min(r.ratio(), 1)), x.position(max(r.ratio(), 1))
-		d.text(names-16, y+13, "tick end", r.name)
+		d.text(nameWidth-16, y+13, "tick end", r.name)
 		d.printf(`<rect class="ratio %s" x="%.1f" y="%.1f" width="%.1f" height="%.1f" rx="2"/>`, r.class(), from, y, max(until-from, 2), rowHeight-9)
 		d.text(width-right+10, y+13, "tick", fmt.Sprintf("× %.2f", r.ratio()))
 	}

@@ -10,7 +10,7 @@ import (
 	"strconv"
 )
 
-// FormatCount writes a number as people read it: 12,345.
+// FormatCount rounds n and writes it with thousands separators: 12,345.
 func FormatCount(n float64) string {
 	digits := strconv.FormatInt(int64(math.Round(math.Abs(n))), 10)
 	for i := len(digits) - 3; i > 0; i -= 3 {
@@ -22,7 +22,7 @@ func FormatCount(n float64) string {
 	return digits
 }
 
-// FormatMillis writes milliseconds with the unit and precision that fit.
+// FormatMillis writes milliseconds with a unit and precision that suit the magnitude.
 func FormatMillis(ms float64) string {
 	switch {
 	case ms == 0:
@@ -40,7 +40,7 @@ func FormatMillis(ms float64) string {
 	}
 }
 
-// formatTick writes a round number of milliseconds.
+// formatTick writes a round number of milliseconds for an axis.
 func formatTick(ms float64) string {
 	switch {
 	case ms < 0.9995:
@@ -52,7 +52,7 @@ func formatTick(ms float64) string {
 	}
 }
 
-// FormatPercent writes a part of a whole in percent, and never rounds up to all of it.
+// FormatPercent writes part/whole in percent. It rounds down, so only the whole is 100 %.
 func FormatPercent(part, whole int) string {
 	switch {
 	case whole == 0:
@@ -64,7 +64,7 @@ func FormatPercent(part, whole int) string {
 	return fmt.Sprintf("%.2f %%", math.Floor(percent*100)/100)
 }
 
-// keysByCount lists a map's keys, the most frequent first.
+// keysByCount returns the keys of m by descending count, then by name.
 func keysByCount(m map[string]int) []string {
 	return slices.SortedFunc(maps.Keys(m), func(a, b string) int {
 		if m[a] != m[b] {

@@ -25,7 +25,7 @@ var pages = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 }).Parse(pageText))
 
-// tile is a figure that is seen first.
+// tile is a headline figure.
 type tile struct{ Name, Value, More string }
 
 // tableRow is a row of a table.
@@ -34,7 +34,7 @@ type tableRow struct {
 	Values      []string
 }
 
-// page is what the template is given.
+// page is the data of the templates.
 type page struct {
 	Style    template.CSS
 	Title    string
@@ -43,18 +43,18 @@ type page struct {
 	Verdicts []tableRow
 	Reasons  []tableRow
 	Latency  []tableRow
-	Hover    any // what the script shows under the pointer
+	Tooltips any // see Report.tooltips
 	Faults, Rate, LatencyChart, Endpoints, Distribution,
 	Compare template.HTML
-	Rows []tableRow
-	A, B string
+	Rows []tableRow // of the comparison
+	A, B string     // names of the compared reports
 }
 
-// Page writes one page of HTML that loads nothing from anywhere.
-func (r *Report) Page(to io.Writer) error {
-	return pages.ExecuteTemplate(to, "page", page{
+// Page writes the report as one self-contained HTML page.
+func (r *Report) Page(w io.Writer) error {
+	return pages.ExecuteTemplate(w, "page", page{
 		Style: template.CSS(styleText), Title: "Load test, " + r.Start.Format("2 January 2006 15:04"), Report: r, Tiles: r.tiles(),
-		Verdicts: r.verdictLines(), Reasons: r.reasonLines(), Latency: r.latencyLines(), Hover: r.tooltips(),
+		Verdicts: r.verdictLines(), Reasons: r.reasonLines(), Latency: r.latencyLines(), Tooltips: r.tooltips(),
 		Faults: r.faultTimeline(), Rate: r.rateChart(), LatencyChart: r.latencyChart(), Endpoints: r.endpointChart(), Distribution: r.distributionChart(),
 	})
 }
@@ -69,42 +69,42 @@ func (r *Report) tiles() []tile {
 	}
 	for _, p := range r.Processes {
 		if p.Name == "gateway" {
-			tiles = append(tiles, tile{"gateway CPU", fmt.Sprintf("%.2f s", p.PerHundredThousand), "for 100,000"})
+			tiles = append(tiles, tile{"gateway CPU", fmt.Sprintf("%.2f s", p.CPUPer100k), "per 100,000 notifications"})
 		}
 	}
 	return tiles
 }
 
-func (r *Report) verdictLines() (found []tableRow) {
-	for _, status := range r.statusesByFrequency() {
-		found = append(found, tableRow{verdictClass(status), status, []string{FormatCount(float64(r.Verdicts[status])), FormatPercent(r.Verdicts[status], r.Offered)}})
+func (r *Report) verdictLines() (rows []tableRow) {
+	for _, status := range r.sortedStatuses() {
+		rows = append(rows, tableRow{verdictClass(status), status, []string{FormatCount(float64(r.Verdicts[status])), FormatPercent(r.Verdicts[status], r.Offered)}})
 	}
-	return found
+	return rows
 }
 
-func (r *Report) reasonLines() (found []tableRow) {
+func (r *Report) reasonLines() (rows []tableRow) {
 	for i, reason := range keysByCount(r.Reasons) {
 		if i == 12 {
-			return append(found, tableRow{Name: fmt.Sprintf("and %d more", len(r.Reasons)-i)})
+			return append(rows, tableRow{Name: fmt.Sprintf("and %d more", len(r.Reasons)-i)})
 		}
-		found = append(found, tableRow{Name: reason, Values: []string{FormatCount(float64(r.Reasons[reason]))}})
+		rows = append(rows, tableRow{Name: reason, Values: []string{FormatCount(float64(r.Reasons[reason]))}})
 	}
-	return found
+	return rows
 }
 
-func (r *Report) latencyLines() (found []tableRow) {
+func (r *Report) latencyLines() (rows []tableRow) {
 	add := func(name string, l *Latency) {
 		if l != nil {
-			found = append(found, tableRow{Name: name, Values: []string{FormatMillis(l.P50), FormatMillis(l.P90), FormatMillis(l.P99), FormatMillis(l.P999), FormatMillis(l.Max)}})
+			rows = append(rows, tableRow{Name: name, Values: []string{FormatMillis(l.P50), FormatMillis(l.P90), FormatMillis(l.P99), FormatMillis(l.P999), FormatMillis(l.Max)}})
 		}
 	}
-	add("from when it was due", &r.Latency)
-	add("of it outside attempts", r.Overhead)
-	add("of it before this program sent", r.SendDelay)
-	return found
+	add("from due time", &r.Latency)
+	add("of which overhead", r.Overhead)
+	add("of which send delay", r.SendDelay)
+	return rows
 }
 
-// tooltips is what is shown of each step when the pointer is there.
+// tooltips returns the text of the tooltip of each step, for the script of the page.
 func (r *Report) tooltips() any {
 	type step struct {
 		At    float64  `json:"at"`
@@ -125,11 +125,11 @@ func (r *Report) tooltips() any {
 	return map[string]any{"width": width, "steps": steps}
 }
 
-// Page writes one page that shows both.
-func (c Comparison) Page(to io.Writer) error {
-	p := page{Style: template.CSS(styleText), Title: "Two load tests compared", Report: c.B, A: c.NameA, B: c.NameB, Compare: c.chart()}
+// Page writes the comparison as one self-contained HTML page.
+func (c Comparison) Page(w io.Writer) error {
+	p := page{Style: template.CSS(styleText), Title: "Comparison of two load tests", Report: c.B, A: c.NameA, B: c.NameB, Compare: c.chart()}
 	for _, r := range c.rows() {
 		p.Rows = append(p.Rows, tableRow{Name: r.name, Values: []string{r.format(r.a), r.format(r.b), r.describe()}, Class: r.class()})
 	}
-	return pages.ExecuteTemplate(to, "comparison", p)
+	return pages.ExecuteTemplate(w, "comparison", p)
 }

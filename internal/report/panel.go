@@ -11,26 +11,27 @@ import (
 	"time"
 )
 
-// Panel shows how a test stands while it runs: a few lines that are drawn anew in place, or a line now and then.
+// Panel shows the progress of a running test. On a terminal it redraws a few lines in place,
+// elsewhere it writes a line every few seconds.
 type Panel struct {
 	Output io.Writer
-	// Redraw says that To is a terminal.
+	// Terminal says that Output is a terminal.
 	Terminal   bool
-	linesDrawn int // lines
+	linesDrawn int
 }
 
-// Progress is what it shows. Rates are notifications a second.
+// Progress is the state that a Panel shows. Offered and Answered are notifications per second.
 type Progress struct {
 	Elapsed, WarmUp, Total time.Duration
 	Offered, Answered      float64
-	Latency                Latency // lately
+	Latency                Latency // of the most recent interval
 	InFlight               int
 	Verdicts               map[string]int
 	Healthy                int
 	Unhealthy              map[string]string
 }
 
-// Interval is how often to show something.
+// Interval returns how often to call Show.
 func (p *Panel) Interval() time.Duration {
 	if p.Terminal {
 		return 500 * time.Millisecond
@@ -38,7 +39,7 @@ func (p *Panel) Interval() time.Duration {
 	return 3 * time.Second
 }
 
-// Show shows the view.
+// Show displays v.
 func (p *Panel) Show(v Progress) {
 	if !p.Terminal {
 		_, _ = fmt.Fprintf(p.Output, "bench: %s\n", strings.Join(v.lines(), "; "))
@@ -52,7 +53,7 @@ func (p *Panel) Show(v Progress) {
 	p.linesDrawn = len(lines)
 }
 
-// Clear takes it away.
+// Clear erases the lines drawn on a terminal.
 func (p *Panel) Clear() {
 	if p.linesDrawn > 0 {
 		_, _ = fmt.Fprintf(p.Output, "\x1b[%dA\x1b[J", p.linesDrawn)
@@ -72,7 +73,7 @@ func (v Progress) phase() string {
 	case v.Elapsed < v.WarmUp:
 		return "warming up"
 	case v.Elapsed > v.Total:
-		return "waiting for what is in flight"
+		return "draining"
 	default:
 		return "measuring"
 	}
@@ -98,7 +99,7 @@ func (v Progress) lines() []string {
 }
 
 func (v Progress) endpoints() string {
-	text := fmt.Sprintf("%d endpoints well", v.Healthy)
+	text := fmt.Sprintf("%d healthy endpoints", v.Healthy)
 	for _, address := range slices.Sorted(maps.Keys(v.Unhealthy)) {
 		text += fmt.Sprintf(", %s %s", address, v.Unhealthy[address])
 	}

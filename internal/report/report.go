@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package report tells what came of a load test: as text, as data, as one page that needs nothing else, and beside another
-// one. It measures nothing.
+// Package report presents the results of a load test as text, JSON or one self-contained HTML page,
+// and compares two of them. It does not measure.
 package report
 
 import (
@@ -11,67 +11,71 @@ import (
 	"time"
 )
 
-// Report is one load test. Times are seconds counted from Began, latencies milliseconds.
+// Report is the result of one load test. Times are seconds since Start, latencies are milliseconds.
 type Report struct {
-	// Began is when the measured time began: the warm-up is before it, and in no figure but the ledger's.
-	Start time.Time `json:"began"`
-	// Seconds is how long notifications were offered.
+	// Start is when the measurement started. The warm-up precedes it and counts only in Ledger.
+	Start time.Time `json:"start"`
+	// Seconds is how long notifications were offered after Start.
 	Seconds float64 `json:"seconds"`
-	// Early says that the run was ended before its time.
-	Early bool `json:"ended_early,omitempty"`
+	// Interrupted reports that the run ended before its planned duration.
+	Interrupted bool `json:"interrupted,omitempty"`
 
-	Setting Setting `json:"setting"`
-	Machine Machine `json:"machine"`
+	Settings Settings `json:"settings"`
+	Machine  Machine  `json:"machine"`
 
-	// Offered notifications were due, Answered ones have a verdict, and the rest is lost: sent without an answer, or never
-	// sent because there was no connection for it in time.
+	// Offered counts the notifications that were due, Answered those with a verdict. The rest is
+	// Lost: sent without a response, or not sent because no connection was free in time.
 	Offered  int `json:"offered"`
 	Answered int `json:"answered"`
 	Lost     int `json:"lost"`
-	// OfferedRate and Rate are those offered and answered in a second.
+	// OfferedRate and Rate are the notifications offered and answered per second.
 	OfferedRate float64 `json:"offered_rate"`
 	Rate        float64 `json:"rate"`
 
-	// Verdicts counts notifications by the status of their receipt, Reasons those that were not accepted by status and reason.
+	// Verdicts counts notifications by receipt status. Reasons counts those that were not accepted
+	// by status and reason.
 	Verdicts map[string]int `json:"verdicts"`
 	Reasons  map[string]int `json:"reasons,omitempty"`
 
-	// Latency is counted from the time that a notification was due, so a stall shows in all that it held up.
+	// Latency counts from the time at which a notification was due, so a stall shows in every
+	// notification that it delays.
 	Latency Latency `json:"latency"`
-	// Own is the part of a single call's latency, from its sending on, that no attempt accounts for: the gateway's own time
-	// and that of the way to it and back. Nothing of it can be told of batches.
-	Overhead *Latency `json:"own,omitempty"`
-	// Late is how long after their time this program began to send calls, for want of processor time or of a connection.
-	SendDelay *Latency `json:"late,omitempty"`
-	// Distribution counts answers by latency, in classes that grow evenly on a logarithmic scale.
+	// Overhead is the time from sending a single call to its response, minus its attempts: the time
+	// spent in the gateway and on the network to it. Batches have no overhead.
+	Overhead *Latency `json:"overhead,omitempty"`
+	// SendDelay is how long after their due time calls were sent, because CPU time or a connection
+	// was missing.
+	SendDelay *Latency `json:"send_delay,omitempty"`
+	// Distribution counts notifications by latency, in buckets of equal width on a logarithmic
+	// scale.
 	Distribution []Bucket `json:"distribution"`
-	// Timeline is the run in equal steps.
+	// Timeline divides the run into steps of Step seconds.
 	Step     float64        `json:"step"`
 	Timeline []TimelineStep `json:"timeline"`
 
-	// Endpoints are those that receipts name, by address.
+	// Endpoints are the endpoints named in receipts, sorted by address.
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
 	Faults    []Fault    `json:"faults,omitempty"`
 	Processes []Process  `json:"processes,omitempty"`
 	Ledger    *Ledger    `json:"ledger,omitempty"`
-	// Notes say what went wrong with the test itself.
+	// Notes list problems of the test itself.
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Setting is what was asked for.
-type Setting struct {
+// Settings are the parameters of the test.
+type Settings struct {
 	Command  string  `json:"command"`
 	URL      string  `json:"url"`
 	API      string  `json:"api"`
 	Mix      string  `json:"mix"`
-	Rate     float64 `json:"rate,omitempty"`      // offered in a second; 0 in a closed loop
+	Rate     float64 `json:"rate,omitempty"`      // offered per second; 0 in a closed loop
 	InFlight int     `json:"in_flight,omitempty"` // calls in flight in a closed loop
 	Batch    int     `json:"batch"`
 	WarmUp   float64 `json:"warm_up"`
 }
 
-// Loop says how notifications were offered.
-func (s Setting) Loop() string {
+// LoadModel describes how notifications were offered.
+func (s Settings) LoadModel() string {
 	calls := "single calls"
 	if s.Batch > 1 {
 		calls = fmt.Sprintf("batches of %d", s.Batch)
@@ -82,18 +86,19 @@ func (s Setting) Loop() string {
 	return fmt.Sprintf("closed loop, %d %s in flight", s.InFlight, calls)
 }
 
-// Machine is where the test ran.
+// Machine describes the machine on which bench ran.
 type Machine struct {
-	System   string  `json:"system"`
-	CPUs     int     `json:"cpus"`
-	Model    string  `json:"model,omitempty"`
-	Go       string  `json:"go"`
-	Version  string  `json:"version"`        // of this program
-	Load     float64 `json:"load,omitempty"` // the system's load average over a minute, when the run began and ended
-	LoadThen float64 `json:"load_then,omitempty"`
+	System  string `json:"system"`
+	CPUs    int    `json:"cpus"`
+	Model   string `json:"model,omitempty"`
+	Go      string `json:"go"`
+	Version string `json:"version"` // of this program
+	// LoadAtStart and LoadAtEnd are the system's one-minute load averages.
+	LoadAtStart float64 `json:"load_at_start,omitempty"`
+	LoadAtEnd   float64 `json:"load_at_end,omitempty"`
 }
 
-// Latency is a distribution in short, in milliseconds.
+// Latency summarizes a latency distribution, in milliseconds.
 type Latency struct {
 	P50  float64 `json:"p50"`
 	P90  float64 `json:"p90"`
@@ -103,14 +108,15 @@ type Latency struct {
 	Mean float64 `json:"mean"`
 }
 
-// Bucket is the answers whose latency is at most so many milliseconds, and above that of the class before.
+// Bucket counts the notifications whose latency is at most UpTo milliseconds and above the UpTo of
+// the previous bucket.
 type Bucket struct {
 	UpTo  float64 `json:"up_to"`
 	Count int     `json:"count"`
 }
 
-// TimelineStep is one step of the timeline. Latency is that of the notifications that were due in it, all else is of those that
-// were answered in it.
+// TimelineStep is one step of the timeline. Offered and Latency describe the notifications that
+// were due in the step, all other fields those that were answered in it.
 type TimelineStep struct {
 	Start     float64           `json:"at"`
 	Offered   int               `json:"offered"`
@@ -118,52 +124,53 @@ type TimelineStep struct {
 	Verdicts  map[string]int    `json:"verdicts,omitempty"`
 	Latency   Latency           `json:"latency"`
 	Endpoints map[string]int    `json:"endpoints,omitempty"` // attempts by address
-	Unhealthy map[string]string `json:"troubled,omitempty"`  // endpoints that were not well, by the gateway's status
-	Healthy   int               `json:"live,omitempty"`      // endpoints that were
+	Unhealthy map[string]string `json:"unhealthy,omitempty"` // state by endpoint, from the gateway's status
+	Healthy   int               `json:"healthy,omitempty"`   // number of healthy endpoints
 }
 
-// Endpoint is one address.
+// Endpoint counts the attempts on one address.
 type Endpoint struct {
 	Address  string `json:"address"`
 	Attempts int    `json:"attempts"`
 	Accepted int    `json:"accepted"`
 }
 
-// Fault is one fault of the script.
+// Fault is one fault of the script, with times in seconds since Report.Start.
 type Fault struct {
 	From        float64 `json:"from"`
-	Until       float64 `json:"until,omitempty"` // 0: to the end
-	Description string  `json:"words"`
+	Until       float64 `json:"until,omitempty"` // 0 means until the end
+	Description string  `json:"description"`
 }
 
-// Process is one that was watched on this machine.
+// Process is the resource usage of a process on this machine.
 type Process struct {
 	Name string `json:"name"`
 	PID  int    `json:"pid"`
-	// CPU is the seconds of processor time, user and system, in the measured time, and PerHundredThousand the same for each
-	// 100,000 notifications answered in it.
-	CPU                float64 `json:"cpu"`
-	PerHundredThousand float64 `json:"cpu_per_100k"`
-	// RSS is the most memory that it has had in its life, in MiB.
+	// CPU is the user and system CPU time during the measurement, in seconds. CPUPer100k is the
+	// same per 100,000 answered notifications.
+	CPU        float64 `json:"cpu"`
+	CPUPer100k float64 `json:"cpu_per_100k"`
+	// RSS is the peak resident memory over the life of the process, in MiB.
 	RSS float64 `json:"rss_mib"`
 }
 
-// Ledger holds the count of notifications that were said to be accepted, in the warm-up too, against the mock's.
+// Ledger compares the notifications reported as accepted with the mock's ledger, warm-up included.
 type Ledger struct {
 	Reported int `json:"reported"`
-	Accepted int `json:"took"`
-	// Unsure are the notifications, in the warm-up too, that were lost or reported as unknown: the mock may have taken them.
-	Uncertain int `json:"unsure,omitempty"`
+	Accepted int `json:"took"` // by the mock
+	// Uncertain counts the notifications that were lost or reported as unknown. The mock may have
+	// accepted them.
+	Uncertain int `json:"uncertain,omitempty"`
 }
 
-// Equal reports whether both counts are the same.
+// Equal reports whether both counts are equal.
 func (l *Ledger) Equal() bool { return l.Reported == l.Accepted }
 
-// Words say how they compare.
-func (l *Ledger) Words() string {
+// Description describes the result of the comparison.
+func (l *Ledger) Description() string {
 	switch diff := l.Accepted - l.Reported; {
 	case diff == 0:
-		return fmt.Sprintf("equal to the mock's ledger, to the last of %s notifications", FormatCount(float64(l.Accepted)))
+		return fmt.Sprintf("equal to the mock's ledger (%s notifications)", FormatCount(float64(l.Accepted)))
 	case diff > 0:
 		return fmt.Sprintf("the mock's ledger has %s more than the %s reported as accepted%s", FormatCount(float64(diff)), FormatCount(float64(l.Reported)), l.uncertainNote())
 	default:
@@ -175,10 +182,10 @@ func (l *Ledger) uncertainNote() string {
 	if l.Uncertain == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (%s are lost or unknown, in the warm-up too: it may have taken them)", FormatCount(float64(l.Uncertain)))
+	return fmt.Sprintf(" (%s notifications are lost or unknown; the mock may have accepted them)", FormatCount(float64(l.Uncertain)))
 }
 
-// Read reads what Write wrote.
+// Read reads a report that Write wrote.
 func Read(path string) (*Report, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -186,12 +193,12 @@ func Read(path string) (*Report, error) {
 	}
 	r := new(Report)
 	if err := json.Unmarshal(text, r); err != nil {
-		return nil, fmt.Errorf("%s: no report: %w", path, err)
+		return nil, fmt.Errorf("%s: not a load test report: %w", path, err)
 	}
 	return r, nil
 }
 
-// Write writes the report as JSON.
+// Write writes the report to a file as JSON.
 func (r *Report) Write(path string) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {

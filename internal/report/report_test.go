@@ -19,17 +19,17 @@ import (
 	"github.com/sluice-push/sluice/internal/report"
 )
 
-// sampleReport is a test of ten seconds in which an endpoint failed for two.
+// sampleReport returns a report of ten seconds with two faults.
 func sampleReport() *report.Report {
 	r := &report.Report{
 		Start: time.Date(2026, 11, 22, 11, 0, 0, 0, time.UTC), Seconds: 10, Step: 1, Offered: 1000, Answered: 990, Lost: 10, OfferedRate: 100, Rate: 99,
-		Setting:  report.Setting{Command: "gateway bench --mix <b>", URL: "http://127.0.0.1:8080", API: "sluice", Mix: "a <mix>", Rate: 100, Batch: 1, WarmUp: 1},
+		Settings: report.Settings{Command: "gateway bench --mix <b>", URL: "http://127.0.0.1:8080", API: "sluice", Mix: "a <mix>", Rate: 100, Batch: 1, WarmUp: 1},
 		Machine:  report.Machine{System: "linux/amd64", CPUs: 2, Go: "go1.26", Version: "v1"},
 		Verdicts: map[string]int{"accepted": 980, "unknown": 10, "lost": 10}, Reasons: map[string]int{"unknown: PING_TIMEOUT": 10, "lost: no <answer>": 10},
 		Latency: report.Latency{P50: 1, P90: 2, P99: 30, P999: 900, Max: 1000, Mean: 4}, Overhead: &report.Latency{P50: 0.2, P99: 1},
 		Distribution: []report.Bucket{{UpTo: 1, Count: 500}, {UpTo: 1.122, Count: 490}}, Faults: []report.Fault{{From: 3, Until: 5, Description: "apns, status 503"}, {From: 9, Description: "blackhole"}},
 		Endpoints: []report.Endpoint{{Address: "192.0.2.1:443", Attempts: 600, Accepted: 590}, {Address: "192.0.2.2:443", Attempts: 400, Accepted: 390}},
-		Processes: []report.Process{{Name: "gateway", PID: 7, CPU: 1, PerHundredThousand: 5, RSS: 40}}, Ledger: &report.Ledger{Reported: 980, Accepted: 980},
+		Processes: []report.Process{{Name: "gateway", PID: 7, CPU: 1, CPUPer100k: 5, RSS: 40}}, Ledger: &report.Ledger{Reported: 980, Accepted: 980},
 	}
 	for i := range 10 {
 		r.Timeline = append(r.Timeline, report.TimelineStep{
@@ -40,7 +40,7 @@ func sampleReport() *report.Report {
 	return r
 }
 
-// externalReference finds whatever would make a browser ask somebody else.
+// externalReference matches markup that makes a browser load another resource.
 var externalReference = regexp.MustCompile(`(?i)\b(src|href|action|data|poster|srcset)\s*=|url\(|@import|<link|<iframe|https?:|["'(= ]//`)
 
 func TestPageIsWellFormedAndSelfContained(t *testing.T) {
@@ -54,16 +54,16 @@ func TestPageIsWellFormedAndSelfContained(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if found := externalReference.FindString(b.String()); found != "" {
-			t.Errorf("%s: the page asks somebody else: %q", name, found)
+			t.Errorf("%s: external reference in the page: %q", name, found)
 		}
 		if strings.Contains(b.String(), "NaN") || strings.Contains(b.String(), "Inf") || strings.Contains(b.String(), "ZgotmplZ") {
-			t.Errorf("%s: the page draws what is no number", name)
+			t.Errorf("%s: the page contains NaN, Inf or a value rejected by html/template", name)
 		}
 		checkWellFormed(t, name, b.String())
 	}
 }
 
-// checkWellFormed reads the page as XML, but for what HTML alone leaves open.
+// checkWellFormed parses the page as XML after removing the elements that only HTML allows.
 func checkWellFormed(t *testing.T, name, text string) {
 	t.Helper()
 	text = regexp.MustCompile(`(?s)<script>.*?</script>|<style>.*?</style>|<!doctype html>`).ReplaceAllString(text, "")
@@ -85,7 +85,7 @@ func TestPageEscapesInput(t *testing.T) {
 	}
 	for _, bad := range []string{"<mix>", "--mix <b>", "no <answer>"} {
 		if strings.Contains(b.String(), bad) {
-			t.Errorf("%q is on the page as it came", bad)
+			t.Errorf("%q is not escaped in the page", bad)
 		}
 	}
 }
@@ -103,7 +103,7 @@ func TestReadReturnsWhatWriteWrote(t *testing.T) {
 		t.Error(diff)
 	}
 	if _, err := report.Read(filepath.Join(t.TempDir(), "none")); err == nil {
-		t.Error("a report that is not there was read")
+		t.Error("Read returned no error for a missing file")
 	}
 }
 
@@ -112,8 +112,8 @@ func TestTextShowsLedgerDifference(t *testing.T) {
 		ledger report.Ledger
 		want   string
 	}{
-		{report.Ledger{Reported: 1980, Accepted: 1980}, "equal to the mock's ledger, to the last of 1,980 notifications"},
-		{report.Ledger{Reported: 1980, Accepted: 1989, Uncertain: 12}, "the mock's ledger has 9 more than the 1,980 reported as accepted (12 are lost or unknown, in the warm-up too: it may have taken them)"},
+		{report.Ledger{Reported: 1980, Accepted: 1980}, "equal to the mock's ledger (1,980 notifications)"},
+		{report.Ledger{Reported: 1980, Accepted: 1989, Uncertain: 12}, "the mock's ledger has 9 more than the 1,980 reported as accepted (12 notifications are lost or unknown; the mock may have accepted them)"},
 		{report.Ledger{Reported: 1980, Accepted: 1979}, "the mock's ledger has 1 fewer than the 1,980 reported as accepted"},
 	} {
 		r := sampleReport()
@@ -135,7 +135,7 @@ func TestComparisonMarksBetterAndWorse(t *testing.T) {
 	if err := (report.Comparison{A: a, B: b, NameA: "a.json", NameB: "b.json"}).Text(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"latency p50 1.00 ms 2.00 ms × 2.00 worse", "latency p99 30.0 ms 15.0 ms × 0.50 better", "answered a second 99 100 × 1.01"} {
+	for _, want := range []string{"latency p50 1.00 ms 2.00 ms × 2.00 worse", "latency p99 30.0 ms 15.0 ms × 0.50 better", "answered per second 99 100 × 1.01"} {
 		if !strings.Contains(strings.Join(strings.Fields(text.String()), " "), want) {
 			t.Errorf("not found: %s\n%s", want, text.String())
 		}
@@ -145,16 +145,16 @@ func TestComparisonMarksBetterAndWorse(t *testing.T) {
 func TestFormatNumbers(t *testing.T) {
 	for n, want := range map[float64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", -1234: "-1,234", -0.4: "0"} {
 		if got := report.FormatCount(n); got != want {
-			t.Errorf("Count(%g) is %q, want %q", n, got, want)
+			t.Errorf("FormatCount(%g) = %q, want %q", n, got, want)
 		}
 	}
 	for ms, want := range map[float64]string{0: "0", 0.25: "250 µs", 1.234: "1.23 ms", 12.34: "12.3 ms", 1234: "1,234 ms", 12345: "12.3 s"} {
 		if got := report.FormatMillis(ms); got != want {
-			t.Errorf("Millis(%g) is %q, want %q", ms, got, want)
+			t.Errorf("FormatMillis(%g) = %q, want %q", ms, got, want)
 		}
 	}
 	if got := report.FormatPercent(999_999, 1_000_000); got != "99.99 %" {
-		t.Errorf("one of a million is missing, and the share is %s", got)
+		t.Errorf("FormatPercent(999999, 1000000) = %s, want 99.99 %%", got)
 	}
 }
 
@@ -168,13 +168,13 @@ func TestPanelRedrawsOnlyOnATerminal(t *testing.T) {
 	screen.Show(v)
 	screen.Clear()
 	if up := strings.Count(b.String(), "A\x1b[J"); up != 2 || lines != 5 {
-		t.Errorf("%d lines were drawn and taken back %d times: %q", lines, up, b.String())
+		t.Errorf("drew %d lines and cleared them %d times, want 5 and 2: %q", lines, up, b.String())
 	}
 	b.Reset()
 	plain := report.Panel{Output: &b}
 	plain.Show(v)
 	plain.Clear()
-	if strings.Contains(b.String(), "\x1b") || strings.Count(b.String(), "\n") != 1 || !strings.Contains(b.String(), "5 endpoints well, 192.0.2.1:443 ejected") {
+	if strings.Contains(b.String(), "\x1b") || strings.Count(b.String(), "\n") != 1 || !strings.Contains(b.String(), "5 healthy endpoints, 192.0.2.1:443 ejected") {
 		t.Errorf("%q", b.String())
 	}
 }
@@ -182,7 +182,7 @@ func TestPanelRedrawsOnlyOnATerminal(t *testing.T) {
 func ExampleReport_Text() {
 	r := &report.Report{
 		Seconds: 60, Offered: 300_000, Answered: 300_000, OfferedRate: 5000, Rate: 5000, Verdicts: map[string]int{"accepted": 300_000},
-		Setting: report.Setting{URL: "http://127.0.0.1:8080", API: "sluice", Rate: 5000, WarmUp: 5}, Machine: report.Machine{CPUs: 2, Go: "go1.26.8", Version: "v0.1.0"},
+		Settings: report.Settings{URL: "http://127.0.0.1:8080", API: "sluice", Rate: 5000, WarmUp: 5}, Machine: report.Machine{CPUs: 2, Go: "go1.26.8", Version: "v0.1.0"},
 		Latency: report.Latency{P50: 1.21, P90: 2.4, P99: 7.9, P999: 12.1, Max: math.Round(31.4), Mean: 1.6}, Ledger: &report.Ledger{Reported: 325_000, Accepted: 325_000},
 	}
 	_ = r.Text(os.Stdout)
@@ -193,8 +193,8 @@ func ExampleReport_Text() {
 	// offered   300,000 (5,000/s), answered 300,000 (5,000/s), lost 0
 	// verdicts  300,000 accepted (100 %)
 	//
-	//                                      p50      p90      p99    p99.9      max     mean
-	//   latency, from when it was due  1.21 ms  2.40 ms  7.90 ms  12.1 ms  31.0 ms  1.60 ms
+	//                              p50      p90      p99    p99.9      max     mean
+	//   latency from due time  1.21 ms  2.40 ms  7.90 ms  12.1 ms  31.0 ms  1.60 ms
 	//
-	// ledger    equal to the mock's ledger, to the last of 325,000 notifications
+	// ledger    equal to the mock's ledger (325,000 notifications)
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// The drawings' measures, in CSS pixels. All time charts share one axis, so that what happened at one time stands in one line.
+// Chart dimensions in CSS pixels. All time charts share one axis so that simultaneous events align.
 const (
 	width  = 1040.0
 	left   = 132.0
@@ -18,7 +18,7 @@ const (
 	bottom = 26.0
 )
 
-// scale maps a value to a place.
+// scale maps a value to a pixel position, linearly or logarithmically.
 type scale struct {
 	min, max float64
 	from, to float64
@@ -36,35 +36,35 @@ func (s scale) position(v float64) float64 {
 	return s.from + (s.to-s.from)*(min(max(v, lo), hi)-lo)/(hi-lo)
 }
 
-// ticks are round values along the scale, about n of them.
-func (s scale) ticks(n int) (found []float64) {
+// ticks returns about n round values along the scale.
+func (s scale) ticks(n int) (ticks []float64) {
 	if s.log {
 		return s.logTicks()
 	}
 	step := niceStep((s.max - s.min) / float64(n))
 	for v := math.Ceil(s.min/step) * step; v <= s.max+step*1e-9; v += step {
-		found = append(found, v)
+		ticks = append(ticks, v)
 	}
-	return found
+	return ticks
 }
 
-// logTicks are the powers of ten, and what lies between them if there are few.
-func (s scale) logTicks() (found []float64) {
-	between := []float64{1}
+// logTicks returns the powers of ten along the scale, and multiples of 2 and 5 if there are few.
+func (s scale) logTicks() (ticks []float64) {
+	factors := []float64{1}
 	if s.max/s.min <= 1000 {
-		between = []float64{1, 2, 5}
+		factors = []float64{1, 2, 5}
 	}
 	for e := math.Floor(math.Log10(s.min)); e <= math.Log10(s.max); e++ {
-		for _, b := range between {
-			if v := b * math.Pow(10, e); v >= s.min*0.999 && v <= s.max*1.001 {
-				found = append(found, v)
+		for _, factor := range factors {
+			if v := factor * math.Pow(10, e); v >= s.min*0.999 && v <= s.max*1.001 {
+				ticks = append(ticks, v)
 			}
 		}
 	}
-	return found
+	return ticks
 }
 
-// niceStep is the least of 1, 2 and 5 times a power of ten that is no less than step.
+// niceStep rounds step up to 1, 2 or 5 times a power of ten.
 func niceStep(step float64) float64 {
 	if step <= 0 {
 		return 1
@@ -78,7 +78,7 @@ func niceStep(step float64) float64 {
 	return 10 * base
 }
 
-// svg is an SVG that grows.
+// svg builds an SVG document.
 type svg struct {
 	strings.Builder
 	height float64
@@ -90,7 +90,7 @@ func newSVG(height float64, label string) *svg {
 	return d
 }
 
-// printf appends a piece. What comes from outside is escaped by whoever adds it.
+// printf appends markup. The caller escapes untrusted input.
 func (d *svg) printf(format string, args ...any) { _, _ = fmt.Fprintf(d, format, args...) }
 
 func (d *svg) text(x, y float64, class, text string) {
@@ -102,25 +102,25 @@ func (d *svg) html() template.HTML {
 	return template.HTML(d.String())
 }
 
-// points are the corners of a line.
+// points are the vertices of a line.
 type points [][2]float64
 
-// line draws through the points, and leaves a gap where a value is missing (NaN).
+// line draws a line through the points, with a gap where y is NaN.
 func (d *svg) line(class string, p points) {
 	d.printf(`<path class="%s" d="`, class)
-	pen := "M"
+	command := "M"
 	for _, xy := range p {
 		if math.IsNaN(xy[1]) {
-			pen = "M"
+			command = "M"
 			continue
 		}
-		d.printf("%s%.1f %.1f", pen, xy[0], xy[1])
-		pen = "L"
+		d.printf("%s%.1f %.1f", command, xy[0], xy[1])
+		command = "L"
 	}
 	d.printf(`"/>`)
 }
 
-// area fills what lies between two lines.
+// area fills the area between two lines.
 func (d *svg) area(class string, upper, lower points) {
 	d.printf(`<path class="%s" d="M`, class)
 	for _, xy := range upper {
@@ -132,7 +132,7 @@ func (d *svg) area(class string, upper, lower points) {
 	d.printf(`Z"/>`)
 }
 
-// timeAxis is the common axis of the time charts.
+// timeAxis returns the x axis that all time charts share.
 func (r *Report) timeAxis() scale {
 	last := r.Seconds
 	if steps := r.visibleSteps(); len(steps) > 0 {
@@ -141,7 +141,8 @@ func (r *Report) timeAxis() scale {
 	return scale{min: 0, max: max(last, r.Step, 0.1), from: left, to: width - right}
 }
 
-// visibleSteps are those that are drawn: without the one after the end, if all that it holds is the last few answers.
+// visibleSteps returns the steps to draw. It omits a last step after the end of the load that holds
+// only a few answers.
 func (r *Report) visibleSteps() []TimelineStep {
 	n := len(r.Timeline)
 	if n > 1 && r.Timeline[n-1].Start >= r.Seconds-r.Step/20 && r.Timeline[n-1].Offered < r.Offered/100+1 && r.Timeline[n-1].Answered < r.Answered/100+1 {
@@ -150,17 +151,17 @@ func (r *Report) visibleSteps() []TimelineStep {
 	return r.Timeline[:n]
 }
 
-// drawGrid draws the grid, the axes and, behind everything, the faults.
-func (r *Report) drawGrid(d *svg, x, y scale, name func(float64) string) {
+// drawGrid draws the fault intervals, then the grid and the axes.
+func (r *Report) drawGrid(d *svg, x, y scale, format func(float64) string) {
 	r.drawFaults(d, x)
 	for _, v := range y.ticks(4) {
 		d.printf(`<path class="grid" d="M%.1f %.1fH%.1f"/>`, left, y.position(v), width-right)
-		d.text(left-10, y.position(v)+4, "tick end", name(v))
+		d.text(left-10, y.position(v)+4, "tick end", format(v))
 	}
 	d.drawTimeAxis(x)
 }
 
-// drawFaults marks the times of the faults.
+// drawFaults shades the fault intervals.
 func (r *Report) drawFaults(d *svg, x scale) {
 	for _, f := range r.Faults {
 		from, until := f.clip(x.max)
@@ -168,7 +169,7 @@ func (r *Report) drawFaults(d *svg, x scale) {
 	}
 }
 
-// drawTimeAxis labels the time axis.
+// drawTimeAxis draws the time axis and its labels.
 func (d *svg) drawTimeAxis(x scale) {
 	d.printf(`<path class="axis" d="M%.1f %.1fH%.1f"/>`, x.from, d.height-bottom, x.to)
 	for _, v := range x.ticks(10) {
@@ -176,7 +177,7 @@ func (d *svg) drawTimeAxis(x scale) {
 	}
 }
 
-// clip is when a fault was in force, as far as the run goes.
+// clip returns the interval in which the fault was active, limited to the end of the run.
 func (f Fault) clip(end float64) (from, until float64) {
 	until = f.Until
 	if until == 0 {
@@ -185,10 +186,10 @@ func (f Fault) clip(end float64) (from, until float64) {
 	return min(f.From, end), min(until, end)
 }
 
-// drawLabels writes the names of lines at their right ends, and moves apart what would cover each other.
+// drawLabels writes the names of lines to the right of them and moves overlapping names apart.
 func (d *svg) drawLabels(x float64, names []label) {
 	last := -100.0
-	for _, l := range names { // from the top down
+	for _, l := range names { // in order from top to bottom
 		y := max(l.y, last+14)
 		d.printf(`<text x="%.1f" y="%.1f" class="name %s">%s</text>`, x+8, y+4, l.class, template.HTMLEscapeString(l.text))
 		last = y

@@ -9,14 +9,14 @@ import (
 	"text/tabwriter"
 )
 
-// Text writes the report for a terminal.
-func (r *Report) Text(to io.Writer) error {
+// Text writes the report as text for a terminal.
+func (r *Report) Text(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %.0f s after a warm-up of %.0f s, at %s (%s)\n", r.Setting.Loop(), r.Seconds, r.Setting.WarmUp, r.Setting.URL, r.Setting.API)
-	if r.Early {
-		b.WriteString("ended before its time\n")
+	fmt.Fprintf(&b, "%s, %.0f s after a warm-up of %.0f s, at %s (%s)\n", r.Settings.LoadModel(), r.Seconds, r.Settings.WarmUp, r.Settings.URL, r.Settings.API)
+	if r.Interrupted {
+		b.WriteString("interrupted\n")
 	}
-	fmt.Fprintf(&b, "%d CPUs, load average %.1f to %.1f, %s, %s\n\n", r.Machine.CPUs, r.Machine.Load, r.Machine.LoadThen, r.Machine.Go, r.Machine.Version)
+	fmt.Fprintf(&b, "%d CPUs, load average %.1f to %.1f, %s, %s\n\n", r.Machine.CPUs, r.Machine.LoadAtStart, r.Machine.LoadAtEnd, r.Machine.Go, r.Machine.Version)
 	fmt.Fprintf(&b, "offered   %s (%s/s), answered %s (%s/s), lost %s\n", FormatCount(float64(r.Offered)), FormatCount(r.OfferedRate), FormatCount(float64(r.Answered)),
 		FormatCount(r.Rate), FormatCount(float64(r.Lost)))
 	r.writeVerdicts(&b)
@@ -28,26 +28,26 @@ func (r *Report) Text(to io.Writer) error {
 		fmt.Fprintf(&b, "fault     %s: %s\n", f.timeRange(), f.Description)
 	}
 	if r.Ledger != nil {
-		fmt.Fprintf(&b, "ledger    %s\n", r.Ledger.Words())
+		fmt.Fprintf(&b, "ledger    %s\n", r.Ledger.Description())
 	}
 	for _, note := range r.Notes {
 		fmt.Fprintf(&b, "note      %s\n", note)
 	}
-	_, err := io.WriteString(to, b.String())
+	_, err := io.WriteString(w, b.String())
 	return err
 }
 
 func (r *Report) writeVerdicts(b *strings.Builder) {
 	for i, status := range keysByCount(r.Verdicts) {
-		word := "verdicts"
+		heading := "verdicts"
 		if i > 0 {
-			word = ""
+			heading = ""
 		}
-		fmt.Fprintf(b, "%-9s %s %s (%s)\n", word, FormatCount(float64(r.Verdicts[status])), status, FormatPercent(r.Verdicts[status], r.Offered))
+		fmt.Fprintf(b, "%-9s %s %s (%s)\n", heading, FormatCount(float64(r.Verdicts[status])), status, FormatPercent(r.Verdicts[status], r.Offered))
 	}
 	for i, reason := range keysByCount(r.Reasons) {
 		if i == 10 {
-			fmt.Fprintf(b, "          and %d reasons more\n", len(r.Reasons)-i)
+			fmt.Fprintf(b, "          and %d more reasons\n", len(r.Reasons)-i)
 			break
 		}
 		fmt.Fprintf(b, "          %s %s\n", FormatCount(float64(r.Reasons[reason])), reason)
@@ -62,20 +62,20 @@ func (r *Report) writeLatencies(b *strings.Builder) {
 		}
 	}
 	_, _ = fmt.Fprint(t, "\tp50\tp90\tp99\tp99.9\tmax\tmean\t\n")
-	line("latency, from when it was due", &r.Latency)
-	line("of it outside attempts", r.Overhead)
-	line("of it before this program sent", r.SendDelay)
-	_ = t.Flush() // into memory
+	line("latency from due time", &r.Latency)
+	line("of which overhead", r.Overhead)
+	line("of which send delay", r.SendDelay)
+	_ = t.Flush() // writes to memory
 	b.WriteByte('\n')
 }
 
 func (r *Report) writeEndpoints(b *strings.Builder) {
 	for i, e := range r.Endpoints {
-		word := ""
+		heading := ""
 		if i == 0 {
-			word = "endpoints"
+			heading = "endpoints"
 		}
-		fmt.Fprintf(b, "%-9s %s: %s attempts (%s), %s accepted\n", word, e.Address, FormatCount(float64(e.Attempts)), FormatPercent(e.Attempts, r.attempts()), FormatCount(float64(e.Accepted)))
+		fmt.Fprintf(b, "%-9s %s: %s attempts (%s), %s accepted\n", heading, e.Address, FormatCount(float64(e.Attempts)), FormatPercent(e.Attempts, r.attempts()), FormatCount(float64(e.Accepted)))
 	}
 }
 
@@ -88,15 +88,15 @@ func (r *Report) attempts() (n int) {
 
 func (r *Report) writeProcesses(b *strings.Builder) {
 	for i, p := range r.Processes {
-		word := ""
+		heading := ""
 		if i == 0 {
-			word = "CPU"
+			heading = "CPU"
 		}
-		fmt.Fprintf(b, "%-9s %s: %.2f s, %.2f s per 100,000 notifications, at most %.0f MiB\n", word, p.Name, p.CPU, p.PerHundredThousand, p.RSS)
+		fmt.Fprintf(b, "%-9s %s: %.2f s, %.2f s per 100,000 notifications, peak memory %.0f MiB\n", heading, p.Name, p.CPU, p.CPUPer100k, p.RSS)
 	}
 }
 
-// timeRange says when a fault was in force.
+// timeRange formats the interval in which the fault was active.
 func (f Fault) timeRange() string {
 	if f.Until == 0 {
 		return fmt.Sprintf("from %g s", f.From)

@@ -19,8 +19,9 @@ import (
 )
 
 // Generator sends Count notifications for one app. Without a Window it is an open loop: each
-// notification is due at a fixed time, and its latency counts from that time even if the gateway was
-// not ready for it. A stall therefore shows in the latency of every notification that it delays.
+// notification is due at a fixed time, and its latency counts from that time even if the gateway
+// was not ready for it. A stall therefore shows in the latency of every notification that it
+// delays.
 //
 // All notifications go through one streamed batch call. The receipts return on the same connection.
 // One request per notification would use more CPU than the gateway that shares the machine.
@@ -34,15 +35,16 @@ type Generator struct {
 	// Rate is the number of notifications due per second. With 0 all are due immediately.
 	Rate float64
 	// Window selects a closed loop: the next notification is due when fewer than Window are in
-	// flight, and Rate is ignored. A closed loop measures throughput but hides stalls. 0 selects the
-	// open loop.
+	// flight, and Rate is ignored. A closed loop measures throughput but hides stalls. 0 selects
+	// the open loop.
 	Window int
 	// NewNotification returns the notification with index i.
 	NewNotification func(i int) *push.Notification
 }
 
-// Run sends all notifications and returns when every receipt has arrived or ctx is done. An error says
-// why receipts are missing. The results are valid in that case too and hold the receipts that arrived.
+// Run sends all notifications and returns when every receipt has arrived or ctx is done. An error
+// says why receipts are missing. The results are valid in that case too and hold the receipts that
+// arrived.
 func (g Generator) Run(ctx context.Context) (Results, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -89,7 +91,8 @@ func newRun(g Generator) *run {
 	return r
 }
 
-// writeAll writes each notification when it is due. Notifications that are due together share a write.
+// writeAll writes each notification when it is due. Notifications that are due together share a
+// write.
 func (r *run) writeAll(ctx context.Context, w io.Writer) error {
 	var buf bytes.Buffer
 	for i := range r.Count {

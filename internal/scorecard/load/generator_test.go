@@ -22,8 +22,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// startStub starts a gateway whose batch call runs serve, and returns its URL. serve receives the index
-// of each line as it arrives and responds with reply.
+// startStub starts a gateway whose batch call runs serve, and returns its URL. serve receives the
+// index of each line as it arrives and responds with reply.
 func startStub(t testing.TB, serve func(lines <-chan int, reply func(index int, status string))) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

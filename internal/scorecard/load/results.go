@@ -81,7 +81,8 @@ func (s Samples) Count(match func(*Sample) bool) (n int) {
 	return n
 }
 
-// AttemptsOn returns the number of attempts on an endpoint, and how many of them were first attempts.
+// AttemptsOn returns the number of attempts on an endpoint, and how many of them were first
+// attempts.
 func (s Samples) AttemptsOn(endpoint string) (attempts, first int) {
 	for i := range s {
 		for nth, a := range s[i].Attempts {
