@@ -10,7 +10,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// newBenchPool runs a pool of eight toys and hands it to the benchmark.
+// newBenchPool runs a pool of eight endpoints for a benchmark.
 func newBenchPool(b *testing.B, picker pool.Picker) *pool.Pool {
 	b.Helper()
 	p, err := pool.New(pool.Config{
@@ -67,7 +67,7 @@ func BenchmarkPickAndDone(b *testing.B) {
 	}
 }
 
-// What a Pick costs without the breaker's share of Done, for a retry.
+// BenchmarkPickAfterTwoAttempts measures Pick for a retry. Its outcome does not reach the breaker.
 func BenchmarkPickAfterTwoAttempts(b *testing.B) {
 	p := newBenchPool(b, nil)
 	var tried pool.Tried

@@ -13,29 +13,30 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// Breaker says when the breaker of an endpoint opens, and for how long that
-// ejects it. The zero value is the documented default.
+// Breaker configures the circuit breaker of each endpoint: when it opens, and for how long that
+// ejects the endpoint. The zero value of a field means its default.
 type Breaker struct {
-	// Consecutive is how many failures in a row open it, however far apart;
-	// 0 means 5 (Envoy's consecutive_5xx, Finagle's failure accrual).
+	// ConsecutiveFailures is the number of consecutive failures that opens the breaker, no matter
+	// how much time lies between them. 0 means 5 (Envoy's consecutive_5xx, Finagle's failure
+	// accrual).
 	ConsecutiveFailures int
-	// FailureRate opens it when more than this share of the outcomes in Window
-	// failed; 0 means 0.5 (Armeria's circuit breaker).
+	// FailureRate opens the breaker when more than this share of the outcomes in Window are
+	// failures. 0 means 0.5 (Armeria's circuit breaker).
 	FailureRate float64
-	// MinOutcomes is how many outcomes Window must hold before FailureRate
-	// speaks; 0 means 10 (Armeria).
+	// MinOutcomes is how many outcomes Window must contain before FailureRate applies. 0 means 10
+	// (Armeria).
 	MinOutcomes int
-	// Window is how far FailureRate looks back; 0 means 5 seconds. It rolls by
-	// Bucket, 0 meaning 1 second, and must be longer than it. Outcomes count
-	// when they are known, so a window shorter than a timeout is no trap.
+	// Window is the period that FailureRate looks back; 0 means 5 seconds. The window slides in
+	// steps of Bucket, which must be shorter; 0 means 1 second. An outcome counts at the time it is
+	// known, so Window may be shorter than the request timeout.
 	Window, Bucket time.Duration
-	// Ejection is how long the first ejection lasts; 0 means 10 seconds. Each
-	// further one doubles it up to MaxEjection, 0 meaning 5 minutes, and each
-	// further Ejection spent in health takes one doubling back (Envoy's
-	// base_ejection_time, max_ejection_time and its multiplier).
+	// BaseEjectionTime is how long the first ejection lasts; 0 means 10 seconds. Each further
+	// ejection lasts twice as long, up to MaxEjectionTime; 0 means 5 minutes. For each
+	// BaseEjectionTime that the endpoint stays healthy, one doubling is undone. (Envoy has
+	// base_ejection_time, max_ejection_time and a multiplier.)
 	BaseEjectionTime, MaxEjectionTime time.Duration
-	// Trial is how long the one probe after an ejection may take before it
-	// counts as failed; 0 means 10 seconds. Keep it above the attempt timeout.
+	// ProbeTimeout is how long the probe after an ejection may take before it counts as failed; 0
+	// means 10 seconds. It should exceed the timeout of a request.
 	ProbeTimeout time.Duration
 }
 
@@ -43,7 +44,7 @@ func (b *Breaker) validate() error {
 	window, bucket := cmp.Or(b.Window, 5*time.Second), cmp.Or(b.Bucket, time.Second)
 	switch {
 	case b.ConsecutiveFailures < 0 || b.MinOutcomes < 0:
-		return errors.New("neither Breaker.Consecutive nor MinOutcomes may be negative (0 means the default)")
+		return errors.New("neither Breaker.ConsecutiveFailures nor MinOutcomes may be negative (0 means the default)")
 	case b.FailureRate < 0 || b.FailureRate > 1:
 		return fmt.Errorf("field Breaker.FailureRate is %g: must be a share up to 1, or 0 for 0.5", b.FailureRate)
 	case b.Window < 0 || b.Bucket < 0 || b.BaseEjectionTime < 0 || b.MaxEjectionTime < 0 || b.ProbeTimeout < 0:
@@ -65,7 +66,7 @@ func (b *Breaker) setDefaults() {
 	b.ProbeTimeout = cmp.Or(b.ProbeTimeout, 10*time.Second)
 }
 
-// ejectionTime is how long the level'th ejection in a row lasts.
+// ejectionTime returns the duration of an ejection; level 1 is the first.
 func (b *Breaker) ejectionTime(level int) time.Duration {
 	d := b.BaseEjectionTime
 	for ; level > 1 && d < b.MaxEjectionTime; level-- {
@@ -74,93 +75,92 @@ func (b *Breaker) ejectionTime(level int) time.Duration {
 	return min(d, b.MaxEjectionTime)
 }
 
-// circuitBreaker is the breaker of one endpoint. gobreaker's two-step breaker holds
-// closed, open and half-open, and the rolling window; what it lacks stands
-// beside it, and the traps that it has are walked around:
+// circuitBreaker is the breaker of one endpoint. A two-step breaker of gobreaker holds the state
+// (closed, open, half-open) and the rolling window. This type adds what gobreaker lacks and works
+// around its limitations:
 //
-//   - its open time is fixed at birth, so every ejection gets a breaker of its
-//     own that is born open (tripped);
-//   - a half-open trial whose end is never told would block it for ever, so a
-//     trial has a deadline (beat);
-//   - OnStateChange runs under its lock, so it is not used: State is asked
-//     after each call that can have changed it;
-//   - Counts is stale until State or Allow is called, so State comes first;
-//   - it forgets a streak of failures as its window rolls, so that one failure
-//     every two seconds would never open it: the streak is counted here;
-//   - it books an outcome in the bucket of its Allow, which for a timeout as
-//     long as the window is gone by then: outside of trials, Allow is called
-//     when the outcome is known. The ticket's generation keeps out what began
-//     before the last change of state.
+//   - The open timeout of a gobreaker cannot change, so every ejection creates a new one that opens
+//     at once (tripNow).
+//   - A probe that never reports its outcome would block a gobreaker forever, so a probe has a
+//     deadline (tick).
+//   - OnStateChange runs under gobreaker's lock, so it is not used. State is called after every
+//     call that may change it.
+//   - Counts is stale until State or Allow is called, so State is called first.
+//   - The count of consecutive failures is reset when the window rolls over, so failures two
+//     seconds apart would never open the breaker. This type counts them itself.
+//   - An outcome counts in the bucket of its Allow, which is already gone for a timeout as long as
+//     the window. Except for probes, Allow is therefore called when the outcome is known. The
+//     generation in the ticket excludes requests that began before the last state change.
 type circuitBreaker struct {
 	cfg        *Breaker
-	state      atomic.Int32  // gobreaker.State, for readers without the lock
-	generation atomic.Uint32 // grows with each change of state
-	probing    atomic.Bool   // the one trial is under way
-	successes  atomic.Uint64 // successes so far
-	suspect    atomic.Bool   // more than half of the row of failures that opens it is there
+	state      atomic.Int32  // a gobreaker.State, readable without the lock
+	generation atomic.Uint32 // incremented at each state change
+	probing    atomic.Bool   // a probe is in flight
+	successes  atomic.Uint64 // number of successes so far
+	suspect    atomic.Bool   // consecutive failures exceed half of what opens the breaker
 
 	mu            sync.Mutex // guards the fields below
 	inner         *gobreaker.TwoStepCircuitBreaker[struct{}]
 	consecutive   int
-	reason        string        // why it opened, or is about to
-	cause         EjectionCause // the same in one word
-	tripNow       bool          // the next failure opens it
-	ejections     int           // ejections in a row, less those that health took back
+	reason        string        // why it opened or is about to open, in words
+	cause         EjectionCause // the same as a code
+	tripNow       bool          // makes the next failure open inner
+	ejections     int           // consecutive ejections, minus those undone by healthy time
 	since         time.Time
 	ejectedUntil  time.Time
 	probeDone     func(error)
 	probeDeadline time.Time
 }
 
-// ticket ties an outcome to the state of the circuit that it began in.
+// ticket ties an outcome to the state of the breaker at the start of the request.
 type ticket struct {
 	generation uint32
 	successes  uint64
 	probe      bool
 }
 
-// transition is what an outcome did to a circuit.
+// transition is how an outcome changed the state of a breaker.
 type transition uint8
 
 const (
 	unchanged transition = iota
-	opened               // closed before: it is ejected now
-	reopened             // its probe failed
-	recovered            // its probe succeeded
+	opened               // was closed, is ejected now
+	reopened             // the probe failed
+	recovered            // the probe succeeded
 )
 
-// verdict of an outcome, as gobreaker's error.
+// Kinds of outcome, as the error that gobreaker expects. nil is a success.
 var (
 	errFailed   = errors.New("failed")
-	errNoAnswer = errors.New("silent")   // failed, for want of an answer
-	errExcluded = errors.New("excluded") // says nothing about the endpoint
+	errNoAnswer = errors.New("no response") // a failure without a response
+	errExcluded = errors.New("excluded")    // says nothing about the endpoint
 )
 
-func (c *circuitBreaker) init(rules *Breaker) {
-	c.cfg = rules
+func (c *circuitBreaker) init(cfg *Breaker) {
+	c.cfg = cfg
 	c.since = time.Now()
-	c.inner = c.newBreaker(rules.BaseEjectionTime)
+	c.inner = c.newBreaker(cfg.BaseEjectionTime)
 }
 
-func (c *circuitBreaker) newBreaker(open time.Duration) *gobreaker.TwoStepCircuitBreaker[struct{}] {
+func (c *circuitBreaker) newBreaker(timeout time.Duration) *gobreaker.TwoStepCircuitBreaker[struct{}] {
 	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		MaxRequests:  1, // one trial at a time, and one success closes
+		MaxRequests:  1, // one probe at a time, and one success closes
 		Interval:     c.cfg.Window,
 		BucketPeriod: c.cfg.Bucket,
-		Timeout:      open,
+		Timeout:      timeout,
 		ReadyToTrip:  c.readyToTrip,
 		IsExcluded:   func(err error) bool { return errors.Is(err, errExcluded) },
 	})
 }
 
-// readyToTrip is gobreaker's question after each failure. It is called with
-// gobreaker's lock and ours held, and calls nobody.
+// readyToTrip is gobreaker's callback after each failure. It runs under gobreaker's lock and under
+// mu, and must not call gobreaker.
 func (c *circuitBreaker) readyToTrip(counts gobreaker.Counts) bool {
-	outcomes := counts.TotalSuccesses + counts.TotalFailures // Requests would count what is in flight, too
+	outcomes := counts.TotalSuccesses + counts.TotalFailures // Requests would include those in flight
 	switch {
 	case c.tripNow:
 	case c.consecutive >= c.cfg.ConsecutiveFailures:
-		c.cause, c.reason = CauseConsecutiveFailures, fmt.Sprintf("%d failures in a row", c.consecutive)
+		c.cause, c.reason = CauseConsecutiveFailures, fmt.Sprintf("%d consecutive failures", c.consecutive)
 	case outcomes >= uint32(c.cfg.MinOutcomes) && float64(counts.TotalFailures) > c.cfg.FailureRate*float64(outcomes):
 		c.cause, c.reason = CauseFailureRate, fmt.Sprintf("%d of %d failed within %s", counts.TotalFailures, outcomes, c.cfg.Window)
 	default:
@@ -169,21 +169,21 @@ func (c *circuitBreaker) readyToTrip(counts gobreaker.Counts) bool {
 	return true
 }
 
-// inState reports the state without a lock; an ejection that is over stays open
-// until the next beat.
+// inState reports the state without taking the lock. An ejection that has expired still counts as
+// open until the next tick.
 func (c *circuitBreaker) inState(state gobreaker.State) bool { return c.state.Load() == int32(state) }
 
 func (c *circuitBreaker) healthy() bool { return c.inState(gobreaker.StateClosed) }
 
 func (c *circuitBreaker) ejected() bool { return c.inState(gobreaker.StateOpen) }
 
-// needsProbe reports whether the next request may be the one that tells.
+// needsProbe reports whether the next request may be the probe.
 func (c *circuitBreaker) needsProbe() bool {
 	return c.inState(gobreaker.StateHalfOpen) && !c.probing.Load()
 }
 
-// admit returns the ticket of a request that is about to be sent, and makes it
-// the trial if one is wanted.
+// admit returns the ticket of a request that is about to be sent. The request becomes the probe if
+// one is needed.
 func (c *circuitBreaker) admit() ticket {
 	t := ticket{generation: c.generation.Load(), successes: c.successes.Load()}
 	if !c.needsProbe() {
@@ -194,19 +194,19 @@ func (c *circuitBreaker) admit() ticket {
 	if c.probeDone != nil || !c.inState(gobreaker.StateHalfOpen) {
 		return t
 	}
-	trial, err := c.inner.Allow()
+	done, err := c.inner.Allow()
 	if err != nil {
 		return t
 	}
-	c.probeDone, c.probeDeadline = trial, time.Now().Add(c.cfg.ProbeTimeout)
+	c.probeDone, c.probeDeadline = done, time.Now().Add(c.cfg.ProbeTimeout)
 	c.probing.Store(true)
 	return ticket{generation: c.generation.Load(), probe: true}
 }
 
-// record books the outcome of a request that entered with t: nil, errFailed,
-// errSilent or errExcluded. An outcome from before the last change of state is passed over,
-// and so is that of a request that an ejected endpoint was lent in panic.
-func (c *circuitBreaker) record(t ticket, outcome error, why string) transition {
+// record records the outcome of the request with ticket t: nil, errFailed, errNoAnswer or
+// errExcluded. Outcomes of requests that began before the last state change are ignored, and so are
+// those of requests that an open breaker let through in panic mode.
+func (c *circuitBreaker) record(t ticket, outcome error, reason string) transition {
 	if outcome == errExcluded && !t.probe {
 		return unchanged
 	}
@@ -216,19 +216,19 @@ func (c *circuitBreaker) record(t ticket, outcome error, why string) transition 
 	case t.generation != c.generation.Load():
 		return unchanged
 	case t.probe:
-		return c.endProbe(outcome, why)
+		return c.endProbe(outcome, reason)
 	case c.healthy():
-		return c.recordClosed(t, outcome, why)
+		return c.recordClosed(t, outcome, reason)
 	default:
 		return unchanged
 	}
 }
 
-// recordClosed is called under mu, closed. A silence counts for the row only if the
-// endpoint has answered nobody since it began: some devices' tokens find no
-// answer on some of Apple's addresses, and as they pile up in flight they are
-// most of what ends there, though it answers all others.
-func (c *circuitBreaker) recordClosed(t ticket, outcome error, why string) transition {
+// recordClosed records an outcome while the breaker is closed. It is called under mu. A request
+// without a response counts as a consecutive failure only if no other request has succeeded since
+// it began: APNs sometimes never responds for particular device tokens on particular addresses, and
+// as these requests accumulate they would eject an endpoint that responds to all others.
+func (c *circuitBreaker) recordClosed(t ticket, outcome error, reason string) transition {
 	done, err := c.inner.Allow()
 	if err != nil {
 		return unchanged
@@ -248,15 +248,15 @@ func (c *circuitBreaker) recordClosed(t ticket, outcome error, why string) trans
 	if c.inner.State() != gobreaker.StateOpen {
 		return unchanged
 	}
-	if why != "" {
-		c.reason += ", the last " + why
+	if reason != "" {
+		c.reason += ", the last " + reason
 	}
 	c.eject()
 	return opened
 }
 
-// endProbe is called under mu, half-open, with a trial under way.
-func (c *circuitBreaker) endProbe(outcome error, why string) transition {
+// endProbe records the outcome of the probe. It is called under mu.
+func (c *circuitBreaker) endProbe(outcome error, reason string) transition {
 	if c.probeDone == nil {
 		return unchanged
 	}
@@ -268,31 +268,32 @@ func (c *circuitBreaker) endProbe(outcome error, why string) transition {
 		c.setState(gobreaker.StateClosed)
 		return recovered
 	case gobreaker.StateOpen:
-		c.cause, c.reason = CauseProbe, "the probe failed: "+why
+		c.cause, c.reason = CauseProbe, "probe failed: "+reason
 		c.eject()
 		return reopened
-	default: // excluded: the next request is the trial
+	default: // excluded: the next request is the probe
 		return unchanged
 	}
 }
 
-// forceEject opens a closed circuit for what its own outcomes do not show.
-func (c *circuitBreaker) forceEject(cause EjectionCause, why string) bool {
+// forceEject opens a closed breaker for a reason that its own outcomes do not show. It reports
+// whether it did.
+func (c *circuitBreaker) forceEject(cause EjectionCause, reason string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.healthy() {
 		return false
 	}
-	c.cause, c.reason = cause, why
+	c.cause, c.reason = cause, reason
 	c.eject()
 	return true
 }
 
-// eject puts a breaker in place that is born open. It is called under mu.
+// eject replaces inner with a breaker that is open. It is called under mu.
 func (c *circuitBreaker) eject() {
 	c.ejections++
-	open := c.cfg.ejectionTime(c.ejections)
-	c.inner = c.newBreaker(open)
+	ejectionTime := c.cfg.ejectionTime(c.ejections)
+	c.inner = c.newBreaker(ejectionTime)
 	c.tripNow = true
 	if done, err := c.inner.Allow(); err == nil {
 		done(errFailed)
@@ -300,7 +301,7 @@ func (c *circuitBreaker) eject() {
 	c.tripNow, c.consecutive, c.probeDone = false, 0, nil
 	c.suspect.Store(false)
 	c.probing.Store(false)
-	c.ejectedUntil = time.Now().Add(open)
+	c.ejectedUntil = time.Now().Add(ejectionTime)
 	c.setState(gobreaker.StateOpen)
 }
 
@@ -310,8 +311,8 @@ func (c *circuitBreaker) setState(state gobreaker.State) {
 	c.state.Store(int32(state))
 }
 
-// tick does what only time does: it ends an ejection, fails a trial that is
-// lost, and lets health take back one doubling.
+// tick handles what depends only on time: it ends an expired ejection, fails a probe that missed
+// its deadline, and undoes one doubling after healthy time.
 func (c *circuitBreaker) tick(now time.Time) transition {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -327,20 +328,22 @@ func (c *circuitBreaker) tick(now time.Time) transition {
 	return unchanged
 }
 
-// snapshot is the circuit as Status shows it.
-func (c *circuitBreaker) snapshot() (state gobreaker.State, verdict string, until time.Time, counts gobreaker.Counts) {
+// snapshot returns the state for Status.
+func (c *circuitBreaker) snapshot() (state gobreaker.State, reason string, ejectedUntil time.Time, counts gobreaker.Counts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state = gobreaker.State(c.state.Load())
 	if state == gobreaker.StateClosed {
-		c.inner.State() // rolls the window; an open one it could only half open too early
+		// State rolls the window. It is not called in the open state, because it could end the
+		// ejection early.
+		c.inner.State()
 		return state, "", time.Time{}, c.inner.Counts()
 	}
 	return state, c.reason, c.ejectedUntil, gobreaker.Counts{}
 }
 
-// ejectionReason returns the cause of the last ejection, in a word and in words.
-func (c *circuitBreaker) ejectionReason() (cause EjectionCause, words string) {
+// ejectionReason returns why the endpoint was last ejected, as a code and in words.
+func (c *circuitBreaker) ejectionReason() (cause EjectionCause, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause, fmt.Sprintf("%s; ejected for %s", c.reason, c.cfg.ejectionTime(c.ejections))

@@ -11,11 +11,10 @@ import (
 	"time"
 )
 
-// maxSize bounds Config.Size; a larger pool would only be a larger flood of
-// connections to one provider.
+// maxSize limits Config.Size. A larger pool would only open more connections to the same provider.
 const maxSize = 1024
 
-// validate refuses what cannot be meant, naming the field and what is allowed.
+// validate returns an error that names the invalid field and what is allowed.
 func (c *Config) validate() error {
 	switch {
 	case c.Resolver == nil:
@@ -25,11 +24,11 @@ func (c *Config) validate() error {
 	case c.Size < 0 || c.Size > maxSize:
 		return fmt.Errorf("field Size is %d: must be 1 to %d, or 0 for 8", c.Size, maxSize)
 	case c.ConnsPerEndpoint < 0 || c.ConnsPerEndpoint > 64:
-		return fmt.Errorf("field Conns is %d: must be 1 to 64, or 0 for 1", c.ConnsPerEndpoint)
+		return fmt.Errorf("field ConnsPerEndpoint is %d: must be 1 to 64, or 0 for 1", c.ConnsPerEndpoint)
 	case c.MaxInFlight < 0:
-		return fmt.Errorf("field InFlight is %d: must be positive, or 0 for 64", c.MaxInFlight)
+		return fmt.Errorf("field MaxInFlight is %d: must be positive, or 0 for 64", c.MaxInFlight)
 	case c.MaxAge < 0 || c.DrainTimeout < 0 || c.MaxRedialDelay < 0:
-		return errors.New("neither MaxAge nor Drain nor Redial may be negative (0 means the default)")
+		return errors.New("neither MaxAge nor DrainTimeout nor MaxRedialDelay may be negative (0 means the default)")
 	case c.MaxEjected < 0 || c.MaxEjected > 1:
 		return fmt.Errorf("field MaxEjected is %g: must be a share up to 1, or 0 for 0.5", c.MaxEjected)
 	}
@@ -43,7 +42,7 @@ func (c *Config) setDefaults() {
 	c.MaxAge = cmp.Or(c.MaxAge, 10*time.Minute)
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, 10*time.Second)
 	c.MaxRedialDelay = cmp.Or(c.MaxRedialDelay, 5*time.Minute)
-	c.MaxEjected = cmp.Or(c.MaxEjected, 0.5) // Envoy's panic threshold is 50 % as well
+	c.MaxEjected = cmp.Or(c.MaxEjected, 0.5) // Envoy's default panic threshold is also 50 %
 	c.Breaker.setDefaults()
 	c.Outlier.setDefaults()
 	if c.Picker == nil {

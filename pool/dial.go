@@ -10,20 +10,20 @@ import (
 )
 
 const (
-	dialTimeout    = 15 * time.Second // beyond what any Dial should allow itself
-	minRedialDelay = 5 * time.Second  // an address that did not answer is left alone that long, doubling up to Config.Redial
+	dialTimeout    = 15 * time.Second // an upper bound; Dial should have a shorter timeout of its own
+	minRedialDelay = 5 * time.Second  // doubles with each failed dial up to Config.MaxRedialDelay
 )
 
-// dialTask is one dial that the keeper has decided on.
+// dialTask is one dial that the maintainer has decided on.
 type dialTask struct {
 	endpoint *Endpoint
-	join     bool // for a place in the pool; else for a member that lacks a connection
+	join     bool // the endpoint becomes a member; otherwise it is one that lacks a connection
 	delay    time.Duration
 }
 
-// dialBudget bounds the dials, for Apple takes rapid connects and disconnects for
-// an attack. There are never more than fill the pool, one for each connection
-// or member that was lost, and one for each place in every ten seconds.
+// dialBudget limits dials, because Apple treats many rapid connects and disconnects as an attack.
+// It allows the dials that fill the pool, one for each lost connection or member, and one per slot
+// of the pool every ten seconds.
 type dialBudget struct {
 	tokens, maxTokens, perPeriod int
 	refilled                     time.Time
@@ -32,8 +32,8 @@ type dialBudget struct {
 const budgetPeriod = 10 * time.Second
 
 func newBudget(size, conns int) dialBudget {
-	most := size*conns + size
-	return dialBudget{tokens: most, maxTokens: most, perPeriod: size, refilled: time.Now()}
+	maxTokens := size*conns + size
+	return dialBudget{tokens: maxTokens, maxTokens: maxTokens, perPeriod: size, refilled: time.Now()}
 }
 
 func (b *dialBudget) take(now time.Time) bool {
@@ -48,7 +48,7 @@ func (b *dialBudget) take(now time.Time) bool {
 	return true
 }
 
-// grant allows one dial more, for what was lost.
+// grant allows one more dial, to replace something that was lost.
 func (b *dialBudget) grant() { b.tokens++ }
 
 func (p *Pool) newDial(e *Endpoint, delay time.Duration) dialTask {
@@ -57,9 +57,9 @@ func (p *Pool) newDial(e *Endpoint, delay time.Duration) dialTask {
 	return dialTask{endpoint: e, delay: delay}
 }
 
-func (p *Pool) newJoinDial(e *Endpoint, late bool) dialTask {
+func (p *Pool) newJoinDial(e *Endpoint, jitter bool) dialTask {
 	var delay time.Duration
-	if late {
+	if jitter {
 		delay = rand.N(dialJitter)
 	}
 	d := p.newDial(e, delay)
@@ -68,18 +68,18 @@ func (p *Pool) newJoinDial(e *Endpoint, late bool) dialTask {
 	return d
 }
 
-// dialAndRun dials, and carries the connection to its end: ctx is for the dial,
-// conns for the connection.
-func (p *Pool) dialAndRun(ctx, conns context.Context, d dialTask) {
+// dialAndRun dials and then runs the connection until it ends. The dial uses ctx, and
+// the connection uses connCtx.
+func (p *Pool) dialAndRun(ctx, connCtx context.Context, d dialTask) {
 	conn, err := p.connect(ctx, d)
 	if err != nil {
 		p.dialFailed(ctx, d, err)
 		return
 	}
-	l, spent := p.connected(d, conn)
-	drainConns(spent)
+	c, toDrain := p.connected(d, conn)
+	drainConns(toDrain)
 	p.wakeMaintainer()
-	p.connEnded(l, conn.Run(conns))
+	p.connEnded(c, conn.Run(connCtx))
 }
 
 func (p *Pool) connect(ctx context.Context, d dialTask) (Conn, error) {
@@ -93,7 +93,7 @@ func (p *Pool) connect(ctx context.Context, d dialTask) (Conn, error) {
 	return p.cfg.Dial(ctx, d.endpoint.addr)
 }
 
-// dialFailed leaves the address alone for a while, and longer each time.
+// dialFailed schedules the next dial with a growing delay.
 func (p *Pool) dialFailed(ctx context.Context, d dialTask, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,7 +105,7 @@ func (p *Pool) dialFailed(ctx context.Context, d dialTask, err error) {
 	e.redialDelay = min(max(minRedialDelay, 2*e.redialDelay), p.cfg.MaxRedialDelay)
 	e.redialAt = time.Now().Add(e.redialDelay)
 	p.lastError = "dialling " + e.name + ": " + err.Error()
-	p.addEventLocked(Event{Kind: EventDialFailed, Endpoint: e.name, Reason: err.Error() + "; left alone for " + e.redialDelay.String()})
+	p.addEventLocked(Event{Kind: EventDialFailed, Endpoint: e.name, Reason: err.Error() + "; next dial after " + e.redialDelay.String()})
 	p.wakeMaintainer()
 }
 
@@ -116,78 +116,78 @@ func (p *Pool) dialEnded(d dialTask) {
 	}
 }
 
-// connected puts the connection where it is wanted. It returns those that
-// have to be drained for it, or itself if it is wanted no more.
-func (p *Pool) connected(d dialTask, conn Conn) (l *endpointConn, spent []*endpointConn) {
+// connected adds a new connection to its endpoint. It returns the connections to drain: those of a
+// replaced member, or the new connection if it is no longer needed.
+func (p *Pool) connected(d dialTask, conn Conn) (c *endpointConn, toDrain []*endpointConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialEnded(d)
 	now, e := time.Now(), d.endpoint
-	l = &endpointConn{endpoint: e, conn: conn}
+	c = &endpointConn{endpoint: e, conn: conn}
 	p.openConns++
 	e.redialDelay = 0
-	p.addEventLocked(Event{Kind: EventConnected, Endpoint: e.name, Reason: "the connection stands"})
+	p.addEventLocked(Event{Kind: EventConnected, Endpoint: e.name, Reason: "handshake completed"})
 	if !p.closing.Load() && !e.member {
-		spent = p.addMember(e, now)
+		toDrain = p.addMember(e, now)
 	}
 	if p.closing.Load() || !e.member {
-		p.addEventLocked(Event{Kind: EventConnClosed, Endpoint: e.name, Reason: "it is not needed any more"})
-		return l, []*endpointConn{l}
+		p.addEventLocked(Event{Kind: EventConnClosed, Endpoint: e.name, Reason: "no longer needed"})
+		return c, []*endpointConn{c}
 	}
-	e.addConn(l)
-	return l, spent
+	e.addConn(c)
+	return c, toDrain
 }
 
-// retire takes a connection out of use; what is in flight on it may end.
-func (p *Pool) retire(l *endpointConn, kind EventKind, why string) {
-	if !l.retired.CompareAndSwap(false, true) {
+// retire stops using a connection. Requests in flight on it may finish.
+func (p *Pool) retire(c *endpointConn, kind EventKind, reason string) {
+	if !c.retired.CompareAndSwap(false, true) {
 		return
 	}
 	p.mu.Lock()
-	p.removeConn(l)
-	p.addEventLocked(Event{Kind: kind, Endpoint: l.endpoint.name, Reason: why})
+	p.removeConn(c)
+	p.addEventLocked(Event{Kind: kind, Endpoint: c.endpoint.name, Reason: reason})
 	p.mu.Unlock()
-	l.conn.Drain()
+	c.conn.Drain()
 	p.wakeMaintainer()
 }
 
-// connEnded is told when a connection's Run has returned.
-func (p *Pool) connEnded(l *endpointConn, err error) {
+// connEnded is called when the Run of a connection has returned.
+func (p *Pool) connEnded(c *endpointConn, err error) {
 	p.mu.Lock()
 	p.openConns--
-	if !l.retired.Swap(true) {
-		p.removeConn(l)
+	if !c.retired.Swap(true) {
+		p.removeConn(c)
 		if err == nil {
-			p.addEventLocked(Event{Kind: EventGoAway, Endpoint: l.endpoint.name, Reason: "the connection ended in good order"})
+			p.addEventLocked(Event{Kind: EventGoAway, Endpoint: c.endpoint.name, Reason: "drained"})
 		}
 	}
 	if err != nil && !p.closing.Load() {
-		p.addEventLocked(Event{Kind: EventConnLost, Endpoint: l.endpoint.name, Reason: err.Error()})
+		p.addEventLocked(Event{Kind: EventConnLost, Endpoint: c.endpoint.name, Reason: err.Error()})
 	}
 	p.mu.Unlock()
 	p.wakeMaintainer()
 }
 
-// removeConn forgets a connection and asks for another: at once, but for an endpoint
-// whose last one was replaced just now.
-func (p *Pool) removeConn(l *endpointConn) {
-	e := l.endpoint
-	e.removeConn(l)
+// removeConn removes a connection from its endpoint and schedules a replacement: immediately,
+// unless the endpoint's last connection was replaced less than replaceInterval ago.
+func (p *Pool) removeConn(c *endpointConn) {
+	e := c.endpoint
+	e.removeConn(c)
 	if !e.member || p.closing.Load() {
 		return
 	}
 	p.budget.grant()
-	at := time.Now()
-	if again := e.replacedAt.Add(replaceInterval); !e.replacedAt.IsZero() && again.After(at) {
-		at = again
+	redialAt := time.Now()
+	if next := e.replacedAt.Add(replaceInterval); !e.replacedAt.IsZero() && next.After(redialAt) {
+		redialAt = next
 	}
-	e.replacedAt = at
-	if at.After(e.redialAt) {
-		e.redialAt = at
+	e.replacedAt = redialAt
+	if redialAt.After(e.redialAt) {
+		e.redialAt = redialAt
 	}
 }
 
-// ensureEndpoint returns the endpoint of an address, making it if it is new.
+// ensureEndpoint returns the endpoint of an address and creates it if needed.
 func (p *Pool) ensureEndpoint(addr netip.AddrPort) *Endpoint {
 	e := p.endpoints[addr]
 	if e == nil {

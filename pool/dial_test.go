@@ -19,190 +19,190 @@ var errRefused = errors.New("connection refused")
 
 func TestPickUsesOnlyConnectedEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 10, pool.Config{})
-		h.setServer(2, func(s *fakeServer) { s.dialErr = errRefused })
-		h.setServer(5, func(s *fakeServer) { s.dialDelay, s.dialErr = 5*time.Second, errRefused })
-		h.run()
+		tp := newTestPool(t, 10, pool.Config{})
+		tp.setServer(2, func(s *fakeServer) { s.dialErr = errRefused })
+		tp.setServer(5, func(s *fakeServer) { s.dialDelay, s.dialErr = 5*time.Second, errRefused })
+		tp.run()
 		advance(300 * time.Millisecond)
 		for range 1000 {
-			began := time.Now()
-			lease := h.pick()
+			start := time.Now()
+			lease := tp.pick()
 			lease.Done(accepted)
-			if i := lease.Endpoint().Addr(); i == addr(2) || i == addr(5) || time.Since(began) > 0 {
-				t.Fatalf("a request waited %s for %s", time.Since(began), lease.Endpoint())
+			if i := lease.Endpoint().Addr(); i == addr(2) || i == addr(5) || time.Since(start) > 0 {
+				t.Fatalf("a request waited %s for %s", time.Since(start), lease.Endpoint())
 			}
 		}
 		advance(30 * time.Second)
-		h.wantMembers(1, 3, 4, 6, 7, 8, 9, 10)
+		tp.wantMembers(1, 3, 4, 6, 7, 8, 9, 10)
 	})
 }
 
 func TestRedialDelayDoubles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 8, pool.Config{})
-		h.setServer(2, func(s *fakeServer) { s.dialErr = errRefused })
-		h.run()
+		tp := newTestPool(t, 8, pool.Config{})
+		tp.setServer(2, func(s *fakeServer) { s.dialErr = errRefused })
+		tp.run()
 		advance(5 * time.Minute)
-		dials := h.serverCopy(2).dials
+		dials := tp.serverCopy(2).dials
 		if len(dials) < 6 || len(dials) > 8 {
-			t.Errorf("it was dialled %d times in five minutes, want at most 8", len(dials))
+			t.Errorf("%d dials in five minutes; want 6 to 8", len(dials))
 		}
 		for i, want := 1, 5*time.Second; i < len(dials); i, want = i+1, 2*want {
 			if gap := dials[i].Sub(dials[i-1]); gap < want || gap > want+2*time.Second {
-				t.Errorf("dial %d came after %s, want %s", i, gap, want)
+				t.Errorf("dial %d came after %s; want %s", i, gap, want)
 			}
 		}
-		if s := h.endpointStatus(2); s.RedialAt == nil {
-			t.Errorf("Status does not say when it is dialled again: %+v", s)
+		if s := tp.endpointStatus(2); s.RedialAt == nil {
+			t.Errorf("Status does not contain the time of the next dial: %+v", s)
 		}
-		h.setServer(2, func(s *fakeServer) { s.dialErr = nil })
+		tp.setServer(2, func(s *fakeServer) { s.dialErr = nil })
 		advance(6 * time.Minute)
-		h.wantMembers(1, 2, 3, 4, 5, 6, 7, 8)
+		tp.wantMembers(1, 2, 3, 4, 5, 6, 7, 8)
 	})
 }
 
 func TestDialBudgetLimitsDialsToDeadAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 200, pool.Config{})
+		tp := newTestPool(t, 200, pool.Config{})
 		for i := 1; i <= 200; i++ {
-			h.setServer(i, func(s *fakeServer) { s.dialErr = errRefused })
+			tp.setServer(i, func(s *fakeServer) { s.dialErr = errRefused })
 		}
-		h.run()
+		tp.run()
 		for range 60 {
 			advance(time.Second)
-			if wrong := h.checkDialBudget(8, 1); wrong != "" {
-				t.Fatal(wrong)
+			if violation := tp.checkDialBudget(8, 1); violation != "" {
+				t.Fatal(violation)
 			}
 		}
-		if err := h.Ready(); err == nil || !strings.Contains(err.Error(), "connection refused") {
-			t.Errorf("Ready() = %v, want the reason", err)
+		if err := tp.Ready(); err == nil || !strings.Contains(err.Error(), "connection refused") {
+			t.Errorf("Ready() = %v; want the dial error", err)
 		}
 	})
 }
 
 func TestGoAwayCostsOneDialAndNoRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 1, pool.Config{MaxInFlight: 200})
+		tp := startPool(t, 1, pool.Config{MaxInFlight: 200})
 		advance(time.Second)
-		h.setServer(1, func(s *fakeServer) { s.latency = 500 * time.Millisecond })
+		tp.setServer(1, func(s *fakeServer) { s.latency = 500 * time.Millisecond })
 		var group sync.WaitGroup
 		for range 100 {
 			group.Go(func() {
-				if _, o := h.attempt(); o.Verdict != push.Accepted {
-					t.Errorf("what was in flight ended as %+v", o)
+				if _, o := tp.attempt(); o.Verdict != push.Accepted {
+					t.Errorf("a request in flight ended as %+v", o)
 				}
 			})
 		}
 		synctest.Wait()
-		old := h.lastConn(1)
+		old := tp.lastConn(1)
 		old.goAway()
-		began := time.Now()
-		_, o := h.attempt()
-		if took := time.Since(began); o.Verdict != push.Accepted || took != 530*time.Millisecond {
-			t.Errorf("the next attempt ended after %s: %+v; want one dial (30ms) and one answer (500ms)\n%s", took, o, h.eventLog())
+		start := time.Now()
+		_, o := tp.attempt()
+		if took := time.Since(start); o.Verdict != push.Accepted || took != 530*time.Millisecond {
+			t.Errorf("the next attempt ended after %s: %+v; want one dial (30ms) and one response (500ms)\n%s", took, o, tp.eventLog())
 		}
 		group.Wait()
 		advance(time.Minute)
-		if n := h.dialCount(); n != 2 {
-			t.Errorf("%d dials, want 2\n%s", n, h.eventLog())
+		if n := tp.dialCount(); n != 2 {
+			t.Errorf("%d dials; want 2\n%s", n, tp.eventLog())
 		}
-		if h.countEvents(pool.EventGoAway) != 1 || h.countEvents(pool.EventConnLost) != 0 {
-			t.Errorf("the story is told wrongly:\n%s", h.eventLog())
+		if tp.countEvents(pool.EventGoAway) != 1 || tp.countEvents(pool.EventConnLost) != 0 {
+			t.Errorf("want one go_away event and no lost event:\n%s", tp.eventLog())
 		}
 	})
 }
 
 func TestLostConnectionIsReplacedWhileIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{})
+		tp := startPool(t, 2, pool.Config{})
 		advance(time.Second)
-		h.lastConn(1).disconnect()
+		tp.lastConn(1).disconnect()
 		advance(50 * time.Millisecond)
-		if s := h.endpointStatus(1); s.Connections != 1 {
-			t.Errorf("50ms later it is %+v", s)
+		if s := tp.endpointStatus(1); s.Connections != 1 {
+			t.Errorf("50ms later the endpoint is %+v", s)
 		}
-		h.setServer(2, func(s *fakeServer) { s.latency = time.Minute })
-		h.lastConn(2).holdRequest()
-		h.lastConn(2).goAway()
+		tp.setServer(2, func(s *fakeServer) { s.latency = time.Minute })
+		tp.lastConn(2).holdRequest()
+		tp.lastConn(2).goAway()
 		advance(1100 * time.Millisecond)
-		if s := h.endpointStatus(2); s.Connections != 1 {
-			t.Errorf("a GOAWAY in a quiet pool was not noticed: %+v", s)
+		if s := tp.endpointStatus(2); s.Connections != 1 {
+			t.Errorf("a GOAWAY on an idle pool was not detected: %+v", s)
 		}
-		if n := h.dialCount(); n != 4 {
-			t.Errorf("%d dials, want 4", n)
+		if n := tp.dialCount(); n != 4 {
+			t.Errorf("%d dials; want 4", n)
 		}
 	})
 }
 
 func TestUnreachableMemberIsReplacedBySpare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 3, pool.Config{Size: 2})
+		tp := startPool(t, 3, pool.Config{Size: 2})
 		advance(time.Second)
-		h.setServer(1, func(s *fakeServer) { s.dialErr = errRefused })
-		h.lastConn(1).disconnect()
+		tp.setServer(1, func(s *fakeServer) { s.dialErr = errRefused })
+		tp.lastConn(1).disconnect()
 		advance(200 * time.Millisecond)
-		h.wantMembers(2, 3)
+		tp.wantMembers(2, 3)
 	})
 }
 
 func TestGoAwayStormCostsOneDialPerEndpointPerTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 8, pool.Config{})
+		tp := startPool(t, 8, pool.Config{})
 		advance(time.Second)
-		for range 600 { // a minute in which no connection lives longer than 100ms
+		for range 600 { // for a minute no connection lives longer than 100ms
 			for i := 1; i <= 8; i++ {
-				h.lastConn(i).goAway()
+				tp.lastConn(i).goAway()
 			}
 			advance(100 * time.Millisecond)
 		}
 		for i := 1; i <= 8; i++ {
-			if n := len(h.serverCopy(i).dials); n > 9 {
+			if n := len(tp.serverCopy(i).dials); n > 9 {
 				t.Errorf("endpoint %d was dialled %d times in a minute", i, n)
 			}
 		}
-		if wrong := h.checkDialBudget(8, 1); wrong != "" {
-			t.Error(wrong)
+		if violation := tp.checkDialBudget(8, 1); violation != "" {
+			t.Error(violation)
 		}
 	})
 }
 
 func TestRepeatedGoAwayWavesKeepOneEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 8, pool.Config{})
+		tp := startPool(t, 8, pool.Config{})
 		advance(time.Second)
 		wave := func() {
 			for i := 1; i <= 8; i++ {
-				h.lastConn(i).goAway()
+				tp.lastConn(i).goAway()
 			}
 		}
-		for range 3 { // within four seconds
+		for range 3 { // within six seconds
 			wave()
-			began := time.Now()
-			if _, o := h.attempt(); o.Verdict != push.Accepted || time.Since(began) > 200*time.Millisecond {
-				t.Errorf("an attempt ended after %v: %+v\n%s", time.Since(began), o, h.eventLog())
+			waveStart := time.Now()
+			if _, o := tp.attempt(); o.Verdict != push.Accepted || time.Since(waveStart) > 200*time.Millisecond {
+				t.Errorf("an attempt ended after %v: %+v\n%s", time.Since(waveStart), o, tp.eventLog())
 			}
 			advance(2 * time.Second)
 		}
-		if n := h.dialCount(); n != 8+8+2 {
-			t.Errorf("%d dials, want those of the start and of the first wave, and one for each further wave\n%s", n, h.eventLog())
+		if n := tp.dialCount(); n != 8+8+2 {
+			t.Errorf("%d dials; want 8 at the start, 8 after the first wave, and one for each further wave\n%s", n, tp.eventLog())
 		}
 		advance(20 * time.Second)
-		h.wantMembers(1, 2, 3, 4, 5, 6, 7, 8)
-		if wrong := h.checkDialBudget(8, 1); wrong != "" {
-			t.Error(wrong)
+		tp.wantMembers(1, 2, 3, 4, 5, 6, 7, 8)
+		if violation := tp.checkDialBudget(8, 1); violation != "" {
+			t.Error(violation)
 		}
 	})
 }
 
 func TestRescueIsRateLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 1, pool.Config{})
+		tp := startPool(t, 1, pool.Config{})
 		advance(time.Second)
 		for range 60 {
-			h.lastConn(1).goAway()
+			tp.lastConn(1).goAway()
 			advance(time.Second)
 		}
-		if n := h.dialCount(); n > 1+1+6+1 {
+		if n := tp.dialCount(); n > 1+1+6+1 {
 			t.Errorf("%d dials in a minute", n)
 		}
 	})
@@ -210,190 +210,190 @@ func TestRescueIsRateLimited(t *testing.T) {
 
 func TestCloseConnectionOutcomeDrainsOneConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{})
+		tp := startPool(t, 2, pool.Config{})
 		advance(time.Second)
-		spoilt := h.lastConn(1)
+		conn := tp.lastConn(1)
 		o := push.Outcome{Verdict: push.Unavailable, HTTP: 500, Scope: push.ScopeConnection, Reason: "InternalServerError", CloseConnection: true}
-		leases := h.pickMany(1, 10) // all on that connection
+		leases := tp.pickMany(1, 10) // all on the same connection
 		for _, l := range leases {
 			l.Done(o)
 		}
-		if !spoilt.State().Draining {
+		if !conn.State().Draining {
 			t.Error("the connection is not drained")
 		}
 		for range 10 {
-			if l := h.pick(); l.Endpoint().Addr() == addr(1) {
+			if l := tp.pick(); l.Endpoint().Addr() == addr(1) {
 				t.Error("the endpoint was picked without a connection")
 			}
 		}
 		advance(50 * time.Millisecond)
-		h.pickEndpoint(1).Done(accepted)
-		if n := len(h.serverCopy(1).dials); n != 2 {
-			t.Errorf("ten such answers cost %d dials, want one", n-1)
+		tp.pickEndpoint(1).Done(accepted)
+		if n := len(tp.serverCopy(1).dials); n != 2 {
+			t.Errorf("ten such outcomes cost %d dials; want one", n-1)
 		}
 	})
 }
 
 func TestEndpointFaultKeepsConnectionUntilEjection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{})
+		tp := startPool(t, 2, pool.Config{})
 		advance(time.Second)
-		sick := h.lastConn(1)
+		conn := tp.lastConn(1)
 		o := push.Outcome{Verdict: push.Unavailable, HTTP: 500, Scope: push.ScopeEndpoint, Reason: "InternalServerError", CloseConnection: true}
 		for range 4 {
-			h.pickEndpoint(1).Done(o)
-			if sick.State().Draining {
+			tp.pickEndpoint(1).Done(o)
+			if conn.State().Draining {
 				t.Fatal("the connection is drained before the breaker has opened")
 			}
 		}
-		h.pickEndpoint(1).Done(o)
-		if !sick.State().Draining {
-			t.Error("the ejected endpoint keeps the connection that was called spoilt")
+		tp.pickEndpoint(1).Done(o)
+		if !conn.State().Draining {
+			t.Error("the ejected endpoint still uses the connection")
 		}
 	})
 }
 
 func TestFailedProbeReplacesConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{})
+		tp := startPool(t, 2, pool.Config{})
 		advance(time.Second)
-		h.eject(1)
+		tp.eject(1)
 		advance(12 * time.Second)
-		h.pickEndpoint(1).Done(failed)
+		tp.pickEndpoint(1).Done(failed)
 		advance(time.Second)
-		if n := len(h.serverCopy(1).dials); n != 2 || h.endpointStatus(1).Connections != 1 {
-			t.Errorf("after the failed probe: %d dials, %+v", n, h.endpointStatus(1))
+		if n := len(tp.serverCopy(1).dials); n != 2 || tp.endpointStatus(1).Connections != 1 {
+			t.Errorf("after the failed probe: %d dials, %+v", n, tp.endpointStatus(1))
 		}
 	})
 }
 
 func TestUnneededConnectionIsDrained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 3, pool.Config{Size: 2})
-		h.setServer(3, func(s *fakeServer) { s.dialDelay = 14 * time.Second })
-		h.run()
+		tp := newTestPool(t, 3, pool.Config{Size: 2})
+		tp.setServer(3, func(s *fakeServer) { s.dialDelay = 14 * time.Second })
+		tp.run()
 		advance(time.Second)
-		h.eject(1)
+		tp.eject(1)
 		advance(12 * time.Second)
-		h.pickEndpoint(1).Done(accepted) // it has healed before 3 is there
+		tp.pickEndpoint(1).Done(accepted) // it recovers before endpoint 3 is connected
 		advance(10 * time.Second)
-		h.wantMembers(1, 2)
-		if c := h.lastConn(3); !c.State().Draining {
-			t.Error("the connection that is not needed is kept")
+		tp.wantMembers(1, 2)
+		if c := tp.lastConn(3); !c.State().Draining {
+			t.Error("the unneeded connection was not drained")
 		}
 	})
 }
 
 func TestHangingDialTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 1, pool.Config{})
-		h.setServer(1, func(s *fakeServer) { s.dialDelay = time.Hour })
-		h.run()
+		tp := newTestPool(t, 1, pool.Config{})
+		tp.setServer(1, func(s *fakeServer) { s.dialDelay = time.Hour })
+		tp.run()
 		advance(time.Minute)
-		if h.countEvents(pool.EventDialFailed) == 0 {
-			t.Error("after a minute nobody has given up")
+		if tp.countEvents(pool.EventDialFailed) == 0 {
+			t.Error("after a minute no dial has failed")
 		}
 	})
 }
 
 func TestReplacedEndpointKeepsBreakerState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{Size: 1})
+		tp := startPool(t, 2, pool.Config{Size: 1})
 		advance(time.Second)
-		h.eject(1)
+		tp.eject(1)
 		advance(time.Second)
-		h.wantMembers(2)
-		h.eject(2) // now 1 may come back, when its time is up
+		tp.wantMembers(2)
+		tp.eject(2) // endpoint 1 may return when its ejection expires
 		advance(11 * time.Second)
-		h.wantMembers(1)
-		if s := h.endpointStatus(1); s.State != "half-open" {
-			t.Errorf("it came back %s", s.State)
+		tp.wantMembers(1)
+		if s := tp.endpointStatus(1); s.State != "half-open" {
+			t.Errorf("the breaker is %s; want half-open", s.State)
 		}
-		h.pick().Done(failed)
-		if until := h.endpointStatus(1).EjectedUntil; until == nil || time.Until(*until) != 20*time.Second {
-			t.Errorf("its second ejection ends %v, want in 20s", until)
+		tp.pick().Done(failed)
+		if until := tp.endpointStatus(1).EjectedUntil; until == nil || time.Until(*until) != 20*time.Second {
+			t.Errorf("the second ejection ends %v; want in 20s", until)
 		}
 	})
 }
 
 func TestConnectionEndIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 4, pool.Config{})
+		tp := startPool(t, 4, pool.Config{})
 		advance(time.Second)
 		for i := 1; i <= 4; i++ {
-			h.lastConn(i).disconnect()
+			tp.lastConn(i).disconnect()
 		}
 		advance(time.Second)
-		h.mu.Lock()
-		defer h.mu.Unlock()
+		tp.mu.Lock()
+		defer tp.mu.Unlock()
 		n := 0
-		for _, e := range h.events {
+		for _, e := range tp.events {
 			if slices.Contains([]pool.EventKind{pool.EventConnLost, pool.EventGoAway, pool.EventConnClosed}, e.Kind) {
 				n++
 			}
 		}
 		if n != 4 {
-			t.Errorf("four connections ended, told %d times", n)
+			t.Errorf("four connections ended, but there are %d events", n)
 		}
 	})
 }
 
 func TestLostConnectionIsReplacedWithoutBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 60, pool.Config{})
+		tp := newTestPool(t, 60, pool.Config{})
 		for i := 8; i <= 60; i++ {
-			h.setServer(i, func(s *fakeServer) { s.dialErr = errRefused })
+			tp.setServer(i, func(s *fakeServer) { s.dialErr = errRefused })
 		}
-		h.run()
+		tp.run()
 		advance(2 * time.Second)
 		for i := 1; i <= 7; i++ {
-			h.lastConn(i).disconnect()
+			tp.lastConn(i).disconnect()
 		}
 		advance(100 * time.Millisecond)
 		for i := 1; i <= 7; i++ {
-			if s := h.endpointStatus(i); s.Connections != 1 {
-				t.Errorf("endpoint %d waits for the budget: %+v", i, s)
+			if s := tp.endpointStatus(i); s.Connections != 1 {
+				t.Errorf("the replacement of endpoint %d waits for the budget: %+v", i, s)
 			}
 		}
-		if wrong := h.checkDialBudget(8, 1); wrong != "" {
-			t.Error(wrong)
+		if violation := tp.checkDialBudget(8, 1); violation != "" {
+			t.Error(violation)
 		}
 	})
 }
 
 func TestEjectedEndpointDoesNotReplaceMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{Size: 1})
+		tp := startPool(t, 2, pool.Config{Size: 1})
 		advance(time.Second)
-		leases := h.pickMany(1, 5)
-		h.setServer(1, func(s *fakeServer) { s.dialDelay = 3 * time.Second })
-		h.lastConn(1).disconnect() // and is being dialled again
+		leases := tp.pickMany(1, 5)
+		tp.setServer(1, func(s *fakeServer) { s.dialDelay = 3 * time.Second })
+		tp.lastConn(1).disconnect() // is dialled again
 		synctest.Wait()
 		for _, l := range leases {
 			l.Done(failed)
 		}
 		advance(time.Second)
-		h.wantMembers(2)
-		h.eject(2)
-		advance(5 * time.Second) // the connection to 1 stands
-		h.wantMembers(2)
-		if conns := h.endpointStatus(1).Connections; conns != 0 {
-			t.Errorf("the ejected one keeps %d connections", conns)
+		tp.wantMembers(2)
+		tp.eject(2)
+		advance(5 * time.Second) // endpoint 1 is connected by now
+		tp.wantMembers(2)
+		if conns := tp.endpointStatus(1).Connections; conns != 0 {
+			t.Errorf("the ejected endpoint has %d connections; want 0", conns)
 		}
 	})
 }
 
 func TestEjectedEndpointIsReplacedWithoutBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 9, pool.Config{Size: 1})
+		tp := startPool(t, 9, pool.Config{Size: 1})
 		advance(100 * time.Millisecond)
 		for i := 1; i <= 8; i++ {
-			h.eject(i)
+			tp.eject(i)
 			advance(100 * time.Millisecond)
-			h.wantMembers(i + 1)
+			tp.wantMembers(i + 1)
 		}
-		if wrong := h.checkDialBudget(1, 1); wrong != "" {
-			t.Error(wrong)
+		if violation := tp.checkDialBudget(1, 1); violation != "" {
+			t.Error(violation)
 		}
 	})
 }

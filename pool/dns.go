@@ -14,13 +14,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// DNS asks name servers itself, for A and AAAA, and so sees the TTLs that the
-// operating system hides.
+// DNS queries name servers directly for A and AAAA records. Unlike System, it sees the TTLs.
 type DNS struct {
 	Host string
 	Port uint16 // 0 means 443
-	// Servers are "host:port", asked in turn until one answers; none means
-	// those of /etc/resolv.conf.
+	// Servers are "host:port" addresses, queried in order until one responds. If empty, the servers
+	// in /etc/resolv.conf are used.
 	Servers []string
 }
 
@@ -30,19 +29,19 @@ var (
 	_ Resolver = DNS{}
 )
 
-// Resolve asks for both families at once. One that fails does not spoil the
-// other. The answer takes turns between them, IPv6 first (RFC 8305, section
-// 4), so that a family that does not work costs no more than half the dials.
+// Resolve queries both address families in parallel and fails only if neither has an address. The
+// result alternates between the families, IPv6 first (RFC 8305 §4), so that a family that does not
+// work costs at most half of the dials.
 func (d DNS) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, error) {
 	servers, err := d.servers()
 	if err != nil {
 		return nil, 0, err
 	}
 	var v4, v6 lookup
-	var both errgroup.Group
-	both.Go(func() error { v4 = query(ctx, servers, d.Host, dns.TypeA); return nil })
-	both.Go(func() error { v6 = query(ctx, servers, d.Host, dns.TypeAAAA); return nil })
-	_ = both.Wait()
+	var group errgroup.Group
+	group.Go(func() error { v4 = query(ctx, servers, d.Host, dns.TypeA); return nil })
+	group.Go(func() error { v6 = query(ctx, servers, d.Host, dns.TypeAAAA); return nil })
+	_ = group.Wait()
 	addrs := interleave(v6.addrs, v4.addrs)
 	if len(addrs) == 0 {
 		return nil, 0, errors.Join(v4.err, v6.err)
@@ -56,7 +55,7 @@ func (d DNS) servers() ([]string, error) {
 	}
 	conf, err := dns.ClientConfigFromFile("/etc/resolv.conf")
 	if err != nil {
-		return nil, fmt.Errorf("reading the name servers (or name them): %w", err)
+		return nil, fmt.Errorf("reading the name servers (set DNS.Servers to avoid this): %w", err)
 	}
 	var servers []string
 	for _, server := range conf.Servers {
@@ -65,18 +64,18 @@ func (d DNS) servers() ([]string, error) {
 	return servers, nil
 }
 
-// lookup is the answer for one family.
+// lookup is the answer for one address family.
 type lookup struct {
 	addrs []netip.Addr
 	ttl   time.Duration
 	err   error
 }
 
-// query puts one question to the servers until one answers it.
-func query(ctx context.Context, servers []string, host string, kind uint16) (found lookup) {
+// query sends one question to the servers in order until one answers it.
+func query(ctx context.Context, servers []string, host string, qtype uint16) (result lookup) {
 	question := new(dns.Msg)
-	question.SetQuestion(dns.Fqdn(host), kind)
-	question.SetEdns0(1232, false) // what passes every network unfragmented (DNS flag day 2020)
+	question.SetQuestion(dns.Fqdn(host), qtype)
+	question.SetEdns0(1232, false) // fits unfragmented into every network (DNS Flag Day 2020)
 	for _, server := range servers {
 		answer, err := exchange(ctx, question, server)
 		if err == nil && answer.Rcode != dns.RcodeSuccess {
@@ -85,15 +84,15 @@ func query(ctx context.Context, servers []string, host string, kind uint16) (fou
 		if err == nil {
 			return parseAnswer(answer)
 		}
-		found.err = fmt.Errorf("%s %s at %s: %w", dns.TypeToString[kind], host, server, err)
+		result.err = fmt.Errorf("%s %s at %s: %w", dns.TypeToString[qtype], host, server, err)
 		if answer != nil && answer.Rcode == dns.RcodeNameError {
-			break // a firm no; the others would say the same
+			break // authoritative; the other servers would say the same
 		}
 	}
-	return found
+	return result
 }
 
-// exchange goes over UDP, and over TCP when the answer does not fit.
+// exchange queries over UDP, and again over TCP if the answer is truncated.
 func exchange(ctx context.Context, question *dns.Msg, server string) (*dns.Msg, error) {
 	client := dns.Client{Timeout: 2 * time.Second}
 	answer, _, err := client.ExchangeContext(ctx, question, server)
@@ -104,20 +103,19 @@ func exchange(ctx context.Context, question *dns.Msg, server string) (*dns.Msg, 
 	return answer, err
 }
 
-// parseAnswer takes the addresses, and the least TTL on the way to them: a chain of
-// aliases is as short-lived as its shortest link.
-func parseAnswer(answer *dns.Msg) (found lookup) {
-	found.ttl = maxTTL
+// parseAnswer returns the addresses and the shortest TTL of the answer, CNAME records included.
+func parseAnswer(answer *dns.Msg) (result lookup) {
+	result.ttl = maxTTL
 	for _, record := range answer.Answer {
-		found.ttl = min(found.ttl, time.Duration(record.Header().Ttl)*time.Second)
+		result.ttl = min(result.ttl, time.Duration(record.Header().Ttl)*time.Second)
 		switch record := record.(type) {
 		case *dns.A:
-			found.add(netip.AddrFromSlice(record.A.To4()))
+			result.add(netip.AddrFromSlice(record.A.To4()))
 		case *dns.AAAA:
-			found.add(netip.AddrFromSlice(record.AAAA))
+			result.add(netip.AddrFromSlice(record.AAAA))
 		}
 	}
-	return found
+	return result
 }
 
 func (l *lookup) add(addr netip.Addr, ok bool) {
@@ -126,8 +124,7 @@ func (l *lookup) add(addr netip.Addr, ok bool) {
 	}
 }
 
-// shortestTTL is the TTL of an answer of both families; one without an address
-// has no say.
+// shortestTTL returns the shortest TTL among the families that have an address.
 func shortestTTL(families ...lookup) time.Duration {
 	ttl := maxTTL
 	for _, family := range families {

@@ -15,34 +15,34 @@ import (
 
 func TestRunWaitsForRequestsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{})
+		tp := startPool(t, 2, pool.Config{})
 		advance(time.Second)
 		for i := 1; i <= 2; i++ {
-			h.setServer(i, func(s *fakeServer) { s.latency = 7 * time.Second })
+			tp.setServer(i, func(s *fakeServer) { s.latency = 7 * time.Second })
 		}
 		outcomes := make(chan push.Outcome, 20)
 		for range 20 {
 			go func() {
-				_, o := h.attempt()
+				_, o := tp.attempt()
 				outcomes <- o
 			}()
 		}
-		leased := h.pick() // leased before the end, used after it
+		leased := tp.pick() // leased before the stop, used after it
 		synctest.Wait()
-		began := time.Now()
-		h.stop()
+		start := time.Now()
+		tp.stop()
 		synctest.Wait()
 		if o := outcomeOf(leased.Do(t.Context(), request)); o.Verdict != push.Accepted {
-			t.Errorf("the lease that was out ended as %+v", o)
+			t.Errorf("the outstanding lease ended as %+v", o)
 		}
 		leased.Done(accepted)
-		<-h.ended
-		if took := time.Since(began); took != 7*time.Second || h.runErr != nil {
-			t.Errorf("Run ended after %s with %v, want 7s and nil", took, h.runErr)
+		<-tp.ended
+		if took := time.Since(start); took != 7*time.Second || tp.runErr != nil {
+			t.Errorf("Run ended after %s with %v; want 7s and nil", took, tp.runErr)
 		}
 		for range 20 {
 			if o := <-outcomes; o.Verdict != push.Accepted {
-				t.Errorf("what was in flight ended as %+v", o)
+				t.Errorf("a request in flight ended as %+v", o)
 			}
 		}
 	})
@@ -50,14 +50,14 @@ func TestRunWaitsForRequestsInFlight(t *testing.T) {
 
 func TestRunCancelsRequestsAfterDrainTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{DrainTimeout: 3 * time.Second})
+		tp := startPool(t, 2, pool.Config{DrainTimeout: 3 * time.Second})
 		advance(time.Second)
-		lease := h.pick()
-		h.stop()
-		began := time.Now()
-		<-h.ended
-		if took := time.Since(began); took != 3*time.Second || h.runErr == nil || !strings.Contains(h.runErr.Error(), "1 requests in flight were cut after 3s") {
-			t.Errorf("Run ended after %s with %v", took, h.runErr)
+		lease := tp.pick()
+		tp.stop()
+		start := time.Now()
+		<-tp.ended
+		if took := time.Since(start); took != 3*time.Second || tp.runErr == nil || !strings.Contains(tp.runErr.Error(), "1 requests in flight were canceled after 3s") {
+			t.Errorf("Run ended after %s with %v", took, tp.runErr)
 		}
 		lease.Done(abandoned)
 	})
@@ -65,54 +65,54 @@ func TestRunCancelsRequestsAfterDrainTimeout(t *testing.T) {
 
 func TestClosingPoolRejectsPicks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 1, pool.Config{MaxInFlight: 1})
+		tp := startPool(t, 1, pool.Config{MaxInFlight: 1})
 		advance(time.Second)
-		lease := h.pick()
+		lease := tp.pick()
 		waiting := make(chan error)
 		go func() {
-			_, err := h.Pick(t.Context(), nil)
+			_, err := tp.Pick(t.Context(), nil)
 			waiting <- err
 		}()
 		synctest.Wait()
-		h.stop()
+		tp.stop()
 		if o := push.NoResponse(<-waiting); o.Verdict != push.Unsent || o.Reason != pool.NoEndpoint {
-			t.Errorf("who waited got %+v, want unsent", o)
+			t.Errorf("the waiting Pick got %+v; want unsent", o)
 		}
-		if err := h.pickError(); err.Reason != pool.NoEndpoint {
-			t.Errorf("who came later got %v", err)
+		if err := tp.pickError(); err.Reason != pool.NoEndpoint {
+			t.Errorf("a Pick while closing got %v", err)
 		}
-		if err := h.Ready(); err == nil {
-			t.Error("it calls itself ready")
+		if err := tp.Ready(); err == nil {
+			t.Error("Ready() = nil while closing")
 		}
 		lease.Done(accepted)
-		<-h.ended
-		if err := h.pickError(); err.Reason != pool.NoEndpoint {
-			t.Errorf("who came after the end got %v", err)
+		<-tp.ended
+		if err := tp.pickError(); err.Reason != pool.NoEndpoint {
+			t.Errorf("a Pick after the end got %v", err)
 		}
 	})
 }
 
 func TestRunEndCancelsDials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 8, pool.Config{})
+		tp := newTestPool(t, 8, pool.Config{})
 		for i := 1; i <= 8; i++ {
-			h.setServer(i, func(s *fakeServer) { s.dialDelay = time.Hour })
+			tp.setServer(i, func(s *fakeServer) { s.dialDelay = time.Hour })
 		}
-		h.run()
+		tp.run()
 		advance(time.Second)
-		began := time.Now()
-		h.stop()
-		<-h.ended
-		if took := time.Since(began); took != 0 {
-			t.Errorf("an end with eight dials under way took %s", took)
+		start := time.Now()
+		tp.stop()
+		<-tp.ended
+		if took := time.Since(start); took != 0 {
+			t.Errorf("Run with eight dials in progress ended after %s; want immediately", took)
 		}
 	})
 }
 
 func TestRunTwiceFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 1, pool.Config{})
-		if err := h.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "Run was called twice") {
+		tp := startPool(t, 1, pool.Config{})
+		if err := tp.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "Run was called twice") {
 			t.Errorf("the second Run = %v", err)
 		}
 	})

@@ -9,74 +9,72 @@ import (
 	"time"
 )
 
-// Endpoint is one address of the service. It outlives its place in the pool,
-// and so does its breaker: an address that failed comes back as what it was.
+// Endpoint is one address of the service. The pool keeps an endpoint and its breaker after it stops
+// being a member, so an address that failed returns in the same breaker state.
 type Endpoint struct {
 	addr        netip.AddrPort
 	name        string
 	zone        func(netip.AddrPort) string
-	turnCounter *atomic.Uint64 // the pool's
-	lastTurn    atomic.Uint64  // when it was last picked, by turns
+	turnCounter *atomic.Uint64 // shared by the endpoints of the pool
+	lastTurn    atomic.Uint64  // value of turnCounter at the last pick
 	inFlight    atomic.Int32
-	conns       atomic.Pointer[[]*endpointConn] // the connections that take requests
+	conns       atomic.Pointer[[]*endpointConn] // connections that accept requests
 	breaker     circuitBreaker
 	outcomes    outcomeCounter
 
-	// The pool's mu guards the rest.
-	window      outcomeWindow // its last seconds, for the comparison with its peers
-	member      bool          // it has a place in the pool
-	listed      bool          // the resolver's last good answer names it
-	dialling    bool          // one dial at a time
-	expiresAt   time.Time     // when its age makes room for another
-	joinedAt    time.Time     // when it got its place
-	lastListed  time.Time     // when the resolver last named it
-	redialAt    time.Time     // not before
+	// Pool.mu guards the fields below.
+	window      outcomeWindow // recent outcomes, for outlier detection
+	member      bool          // has a slot in the pool
+	listed      bool          // part of the resolver's last good answer
+	dialling    bool          // a dial is in progress
+	expiresAt   time.Time     // when it may be replaced by a new address
+	joinedAt    time.Time     // when it became a member
+	lastListed  time.Time     // when the resolver last returned it
+	redialAt    time.Time     // earliest time of the next dial
 	redialDelay time.Duration
-	replacedAt  time.Time // when a connection was last lost
+	replacedAt  time.Time // when its last connection was or will be replaced
 }
 
 // endpointConn is one connection of an endpoint.
 type endpointConn struct {
 	endpoint *Endpoint
 	conn     Conn
-	retired  atomic.Bool // it takes nothing new
+	retired  atomic.Bool // accepts no new requests
 }
 
-func newEndpoint(addr netip.AddrPort, turns *atomic.Uint64, cfg *Config) *Endpoint {
-	e := &Endpoint{addr: addr, name: addr.String(), zone: cfg.Zone, turnCounter: turns}
+func newEndpoint(addr netip.AddrPort, turnCounter *atomic.Uint64, cfg *Config) *Endpoint {
+	e := &Endpoint{addr: addr, name: addr.String(), zone: cfg.Zone, turnCounter: turnCounter}
 	e.conns.Store(new([]*endpointConn))
 	e.breaker.init(&cfg.Breaker)
 	return e
 }
 
-// String returns the address as "ip:port", "[ip]:port" for IPv6.
+// String returns the address as "ip:port", or "[ip]:port" for IPv6.
 func (e *Endpoint) String() string { return e.name }
 
 // Addr returns the address.
 func (e *Endpoint) Addr() netip.AddrPort { return e.addr }
 
-// Zone returns the zone that Config.Zone names for the address, "" if none.
+// Zone returns the zone of the address according to Config.Zone, or "".
 func (e *Endpoint) Zone() string { return e.zone(e.addr) }
 
-// Healthy reports whether it has a connection and is not ejected: whether it
-// may be picked, but for being full or tried.
+// Healthy reports whether the endpoint is connected and its breaker is closed.
 func (e *Endpoint) Healthy() bool { return e.live() && e.breaker.healthy() }
 
-// InFlight returns how many leases are out, for a Picker to weigh.
+// InFlight returns the number of outstanding leases, for use by a Picker.
 func (e *Endpoint) InFlight() int { return int(e.inFlight.Load()) }
 
-// live reports whether it has a connection; before its first one and after its
-// last one it is not picked.
+// live reports whether the endpoint has a connection. Only live endpoints are picked.
 func (e *Endpoint) live() bool { return len(*e.conns.Load()) > 0 }
 
-// capacity is how many leases it can bear at once: limit, or what its
-// connections let be in flight if that is less. A lease beyond that would wait
-// on a connection while other endpoints are free, and be lost with it. Where
-// every connection drains it is limit: the one who leases finds that out.
+// capacity returns the maximum number of leases: the smaller of limit and the stream limits of the
+// connections. A lease beyond that would wait on a connection while other endpoints are free, and
+// would be lost together with the connection. If all connections are draining, capacity returns
+// limit; leaseEndpoint then finds no usable connection.
 func (e *Endpoint) capacity(limit int) int {
 	streams := 0
-	for _, l := range *e.conns.Load() {
-		if state := l.conn.State(); !state.Draining {
+	for _, c := range *e.conns.Load() {
+		if state := c.conn.State(); !state.Draining {
 			streams += state.MaxStreams
 		}
 	}
@@ -86,10 +84,10 @@ func (e *Endpoint) capacity(limit int) int {
 	return min(limit, streams)
 }
 
-// freeSlots is how many more leases it can bear now.
+// freeSlots returns how many more leases the endpoint can take.
 func (e *Endpoint) freeSlots(limit int) int { return e.capacity(limit) - e.InFlight() }
 
-// acquire takes a place in flight, if the limit leaves one.
+// acquire takes an in-flight slot, if one is free.
 func (e *Endpoint) acquire(limit int) bool {
 	limit = e.capacity(limit)
 	for {
@@ -103,18 +101,19 @@ func (e *Endpoint) acquire(limit int) bool {
 	}
 }
 
-// suspect reports whether it will soon be known whether it is well: it is half
-// way to its ejection and has requests in flight, or it owes a sign of life.
+// suspect reports whether requests should avoid the endpoint until its state is known: its breaker
+// is past half the failure threshold and requests are in flight, or it has not yet responded to a
+// ping.
 func (e *Endpoint) suspect() bool {
 	return e.breaker.suspect.Load() && e.InFlight() > 0 || e.pingPending()
 }
 
-// pingPending reports whether it has been asked for a sign of life on all of its
-// connections and has given none yet. Where a zone is lost its endpoints fall
-// silent together, and what one had taken must not be repeated at the next.
+// pingPending reports whether all connections wait for a response to a ping. When a whole zone
+// fails, its endpoints become silent together, and a retry must not move from one of them to the
+// next.
 func (e *Endpoint) pingPending() bool {
-	for _, l := range *e.conns.Load() {
-		if !l.conn.State().PingPending {
+	for _, c := range *e.conns.Load() {
+		if !c.conn.State().PingPending {
 			return false
 		}
 	}
@@ -123,45 +122,46 @@ func (e *Endpoint) pingPending() bool {
 
 func (e *Endpoint) release() { e.inFlight.Add(-1) }
 
-// bestConn returns the connection with the least to do. The second result is one
-// that says that it takes nothing new and has to be retired.
-func (e *Endpoint) bestConn() (best, spent *endpointConn) {
-	least := 0
-	for _, l := range *e.conns.Load() {
-		state := l.conn.State()
+// bestConn returns the connection with the least load. The second result is a connection that is
+// draining and must be retired.
+func (e *Endpoint) bestConn() (best, draining *endpointConn) {
+	minLoad := 0
+	for _, c := range *e.conns.Load() {
+		state := c.conn.State()
 		if state.Draining {
-			spent = l
+			draining = c
 			continue
 		}
-		if load := state.InFlight + state.Waiting; best == nil || load < least {
-			best, least = l, load
+		if load := state.InFlight + state.Waiting; best == nil || load < minLoad {
+			best, minLoad = c, load
 		}
 	}
-	return best, spent
+	return best, draining
 }
 
-// addConn, dropLink and takeLinks are called under the pool's mu.
-func (e *Endpoint) addConn(l *endpointConn) {
-	links := append(slices.Clone(*e.conns.Load()), l)
-	e.conns.Store(&links)
+// addConn, removeConn and takeConns are called under Pool.mu.
+func (e *Endpoint) addConn(c *endpointConn) {
+	conns := append(slices.Clone(*e.conns.Load()), c)
+	e.conns.Store(&conns)
 }
 
-func (e *Endpoint) removeConn(l *endpointConn) {
-	links := slices.DeleteFunc(slices.Clone(*e.conns.Load()), func(other *endpointConn) bool { return other == l })
-	e.conns.Store(&links)
+func (e *Endpoint) removeConn(c *endpointConn) {
+	conns := slices.DeleteFunc(slices.Clone(*e.conns.Load()), func(other *endpointConn) bool { return other == c })
+	e.conns.Store(&conns)
 }
 
 func (e *Endpoint) takeConns() []*endpointConn {
-	links := *e.conns.Load()
+	conns := *e.conns.Load()
 	e.conns.Store(new([]*endpointConn))
-	return links
+	return conns
 }
 
-// drainConns is called without a lock, for Drain writes to the peer.
-func drainConns(links []*endpointConn) {
-	for _, l := range links {
-		if l.retired.CompareAndSwap(false, true) {
-			l.conn.Drain()
+// drainConns drains the connections. It must be called without a lock, because Drain writes to the
+// peer.
+func drainConns(conns []*endpointConn) {
+	for _, c := range conns {
+		if c.retired.CompareAndSwap(false, true) {
+			c.conn.Drain()
 		}
 	}
 }

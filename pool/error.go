@@ -7,44 +7,43 @@ import (
 	"errors"
 )
 
-// The reasons of an Error, as the providers' tables spell them.
+// Reasons of an Error. The providers' error tables list the same codes.
 const (
-	BreakerOpen = "BREAKER_OPEN"     // FailFast, and all that is left is ejected
-	NoEndpoint  = "NO_ENDPOINT"      // none is live
-	QueueFull   = "LOCAL_QUEUE_FULL" // all were at their cap until the caller's time was up
+	BreakerOpen = "BREAKER_OPEN"     // FailFast is set, and all remaining endpoints are ejected
+	NoEndpoint  = "NO_ENDPOINT"      // no endpoint is live
+	QueueFull   = "LOCAL_QUEUE_FULL" // all endpoints were at their limit until the context ended
 )
 
-// Error is why there was no lease. Nothing was sent, and no endpoint is to
-// blame for it: push.NoAnswer makes Unsent of it, or Abandoned if the caller
-// left.
+// Error reports why Pick returned no lease. Nothing was sent, and no endpoint is at fault.
+// push.NoResponse maps it to Unsent, or to Abandoned if the caller's context was canceled.
 type Error struct {
 	Pool   string
 	Reason string // BreakerOpen, NoEndpoint or QueueFull
-	Err    error  // the context's error, or more words
+	Err    error  // the context's error, or an explanation
 }
 
 func (p *Pool) errorf(reason string, err error) *Error {
 	return &Error{Pool: p.cfg.Name, Reason: reason, Err: err}
 }
 
-// Error names the pool, the reason and the cause.
+// Error returns the pool, the reason and the underlying error.
 func (e *Error) Error() string {
 	s := "pool " + e.Pool + ": " + e.Reason
 	switch {
 	case errors.Is(e.Err, context.Canceled), errors.Is(e.Err, context.DeadlineExceeded):
-		return s + " until the caller's time was up (GET /v1/status shows every endpoint): " + e.Err.Error()
+		return s + " until the context ended (GET /v1/status shows every endpoint): " + e.Err.Error()
 	default:
 		return s + ": " + e.Err.Error()
 	}
 }
 
-// Unwrap returns the cause, so that errors.Is finds a context's error.
+// Unwrap returns the underlying error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Unprocessed reports true: nothing was sent.
+// Unprocessed returns true: nothing was sent.
 func (e *Error) Unprocessed() bool { return true }
 
-// EndpointFault reports false: no endpoint was asked.
+// EndpointFault returns false: no endpoint was contacted.
 func (e *Error) EndpointFault() bool { return false }
 
 // Code returns the reason.

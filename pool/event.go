@@ -9,58 +9,58 @@ import (
 	"time"
 )
 
-// EventKind says what happened, in one word.
+// EventKind is the kind of an Event.
 type EventKind string
 
-// The kinds of events.
+// Kinds of events.
 const (
-	EventResolved      EventKind = "resolved"       // the resolver's answer differs from the last one
-	EventResolveFailed EventKind = "resolve_failed" // no answer, or an empty one: the last one stands
-	EventConnected     EventKind = "dialled"        // a connection stands
+	EventResolved      EventKind = "resolved"       // the resolver's answer changed
+	EventResolveFailed EventKind = "resolve_failed" // the last good answer stays in use
+	EventConnected     EventKind = "connected"      // a connection was established
 	EventDialFailed    EventKind = "dial_failed"
-	EventJoined        EventKind = "joined"  // an endpoint took a place in the pool
-	EventLeft          EventKind = "left"    // an endpoint lost its place
-	EventGoAway        EventKind = "go_away" // a connection takes nothing new: GOAWAY, or about to be lost
-	EventConnLost      EventKind = "lost"    // a connection ended that we did not end
-	EventConnClosed    EventKind = "closed"  // we drain a connection
+	EventJoined        EventKind = "joined"  // an endpoint became a member
+	EventLeft          EventKind = "left"    // an endpoint stopped being a member
+	EventGoAway        EventKind = "go_away" // a connection accepts no new requests
+	EventConnLost      EventKind = "lost"    // a connection ended with an error
+	EventConnClosed    EventKind = "closed"  // the pool drains a connection
 	EventEjected       EventKind = "ejected" // a breaker opened
-	EventProbing       EventKind = "probing" // one request tells whether an ejected endpoint has healed
+	EventProbing       EventKind = "probing" // the probe after an ejection was sent
 	EventRecovered     EventKind = "recovered"
-	EventPanicStarted  EventKind = "panicked" // too many are ejected: all are used
-	EventPanicEnded    EventKind = "calmed"   // panic is over
+	EventPanicStarted  EventKind = "panic_started" // too many endpoints are ejected; all are used
+	EventPanicEnded    EventKind = "panic_ended"   // the pool uses only healthy endpoints again
 )
 
-// EjectionCause sorts ejections, in one word.
+// EjectionCause is the category of an ejection.
 type EjectionCause string
 
-// The causes of ejections.
+// Causes of ejections.
 const (
-	CauseConsecutiveFailures EjectionCause = "streak"       // so many failures in a row
-	CauseFailureRate         EjectionCause = "failure_rate" // too large a share of its outcomes failed
-	CauseSuccessRate         EjectionCause = "peers"        // it succeeds less often than its peers
-	CauseLatency             EjectionCause = "slowness"     // it answers more slowly than its peers
-	CauseProbe               EjectionCause = "probe"        // its probe failed, and it stays out for longer
+	CauseConsecutiveFailures EjectionCause = "consecutive_failures" // too many consecutive failures
+	CauseFailureRate         EjectionCause = "failure_rate"         // too many of its recent outcomes failed
+	CauseSuccessRate         EjectionCause = "success_rate"         // its success rate is far below that of its peers
+	CauseLatency             EjectionCause = "latency"              // its latency is far above that of its peers
+	CauseProbe               EjectionCause = "probe"                // its probe failed, so the ejection is extended
 )
 
-// Event is something that happened to the pool.
+// Event is a change in the pool.
 type Event struct {
 	Time     time.Time     `json:"time"`
 	Pool     string        `json:"pool"`
 	Kind     EventKind     `json:"kind"`
 	Endpoint string        `json:"endpoint,omitempty"` // "ip:port", or empty for the whole pool
-	Reason   string        `json:"reason"`             // why, in words
-	Cause    EjectionCause `json:"cause,omitempty"`    // of an ejection, for those who count
+	Reason   string        `json:"reason"`             // explanation in words
+	Cause    EjectionCause `json:"cause,omitempty"`    // set for ejections
 }
 
 func ejectedEvent(e *Endpoint) Event {
-	cause, words := e.breaker.ejectionReason()
-	return Event{Kind: EventEjected, Endpoint: e.name, Reason: words, Cause: cause}
+	cause, reason := e.breaker.ejectionReason()
+	return Event{Kind: EventEjected, Endpoint: e.name, Reason: reason, Cause: cause}
 }
 
-// maxRecentEvents is how many events Status shows.
+// maxRecentEvents is the number of events in Status.
 const maxRecentEvents = 50
 
-// addEvent writes an event down; the keeper tells it.
+// addEvent records an event; the maintainer delivers it.
 func (p *Pool) addEvent(e Event) {
 	p.mu.Lock()
 	p.addEventLocked(e)
@@ -77,15 +77,16 @@ func (p *Pool) addEventLocked(e Event) {
 	p.recentEvents = append(p.recentEvents, e)
 }
 
-// deliverEvents passes the events on, without a lock.
+// deliverEvents logs the pending events and passes them to Config.Observe. It is called without the
+// lock.
 func (p *Pool) deliverEvents() {
 	p.mu.Lock()
 	events := p.pendingEvents
 	p.pendingEvents = nil
 	p.mu.Unlock()
 	for _, e := range events {
-		p.cfg.Logger.Log(context.Background(), e.Kind.logLevel(), "endpoint pool: "+string(e.Kind),
-			"pool", e.Pool, "endpoint", e.Endpoint, "reason", e.Reason)
+		p.cfg.Logger.Log(context.Background(), e.Kind.logLevel(), e.Kind.message(),
+			"event", string(e.Kind), "pool", e.Pool, "endpoint", e.Endpoint, "reason", e.Reason)
 		p.cfg.Observe(e)
 	}
 }
@@ -96,5 +97,41 @@ func (k EventKind) logLevel() slog.Level {
 		return slog.LevelWarn
 	default:
 		return slog.LevelInfo
+	}
+}
+
+// message returns the log message for events of this kind.
+func (k EventKind) message() string {
+	switch k {
+	case EventResolved:
+		return "addresses resolved"
+	case EventResolveFailed:
+		return "resolve failed"
+	case EventConnected:
+		return "connection established"
+	case EventDialFailed:
+		return "dial failed"
+	case EventJoined:
+		return "endpoint joined"
+	case EventLeft:
+		return "endpoint left"
+	case EventGoAway:
+		return "connection draining"
+	case EventConnLost:
+		return "connection lost"
+	case EventConnClosed:
+		return "connection closed"
+	case EventEjected:
+		return "endpoint ejected"
+	case EventProbing:
+		return "endpoint probed"
+	case EventRecovered:
+		return "endpoint recovered"
+	case EventPanicStarted:
+		return "panic mode started"
+	case EventPanicEnded:
+		return "panic mode ended"
+	default:
+		return string(k)
 	}
 }

@@ -17,35 +17,35 @@ import (
 )
 
 func TestEjectionEventCause(t *testing.T) {
-	for cause, ill := range map[pool.EjectionCause]func(h *testPool){
-		pool.CauseConsecutiveFailures: func(h *testPool) { h.eject(1) },
-		pool.CauseFailureRate: func(h *testPool) {
+	for cause, eject := range map[pool.EjectionCause]func(tp *testPool){
+		pool.CauseConsecutiveFailures: func(tp *testPool) { tp.eject(1) },
+		pool.CauseFailureRate: func(tp *testPool) {
 			for _, o := range []push.Outcome{accepted, accepted, accepted, failed, failed, failed, accepted, failed, failed, failed} {
-				h.pickEndpoint(1).Done(o)
+				tp.pickEndpoint(1).Done(o)
 			}
 		},
-		pool.CauseSuccessRate: func(h *testPool) {
-			h.failSome(1, 0, 10, 25*time.Second)
-			h.failSome(1, 3, 10, 10*time.Second)
+		pool.CauseSuccessRate: func(tp *testPool) {
+			tp.failSome(1, 0, 10, 25*time.Second)
+			tp.failSome(1, 3, 10, 10*time.Second)
 		},
-		pool.CauseLatency: func(h *testPool) {
-			h.sendAtRate(400, 5*time.Second)
-			h.setServer(1, func(s *fakeServer) { s.latency = 1020 * time.Millisecond })
-			h.sendAtRate(400, 5*time.Second)
+		pool.CauseLatency: func(tp *testPool) {
+			tp.sendAtRate(400, 5*time.Second)
+			tp.setServer(1, func(s *fakeServer) { s.latency = 1020 * time.Millisecond })
+			tp.sendAtRate(400, 5*time.Second)
 		},
-		pool.CauseProbe: func(h *testPool) {
-			h.eject(1)
+		pool.CauseProbe: func(tp *testPool) {
+			tp.eject(1)
 			advance(11 * time.Second)
-			h.pick().Done(failed)
+			tp.pick().Done(failed)
 		},
 	} {
 		t.Run(string(cause), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := startPool(t, 8, pool.Config{})
+				tp := startPool(t, 8, pool.Config{})
 				advance(time.Second)
-				ill(h)
+				eject(tp)
 				advance(time.Second)
-				if got := h.lastEjection(); got.Cause != cause || got.Endpoint != addr(1).String() {
+				if got := tp.lastEjection(); got.Cause != cause || got.Endpoint != addr(1).String() {
 					t.Errorf("the last ejection is %+v", got)
 				}
 			})
@@ -54,22 +54,30 @@ func TestEjectionEventCause(t *testing.T) {
 }
 
 func TestEventsAreObservedLoggedAndInStatus(t *testing.T) {
+	messages := map[pool.EventKind]string{
+		pool.EventResolved:  "addresses resolved",
+		pool.EventConnected: "connection established",
+		pool.EventJoined:    "endpoint joined",
+		pool.EventLeft:      "endpoint left",
+		pool.EventGoAway:    "connection draining",
+		pool.EventEjected:   "endpoint ejected",
+	}
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
-		h := startPool(t, 4, pool.Config{Size: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		tp := startPool(t, 4, pool.Config{Size: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		advance(time.Second)
-		h.serverCopy(1).conns[0].goAway()
+		tp.serverCopy(1).conns[0].goAway()
 		advance(time.Second)
-		h.eject(2)
+		tp.eject(2)
 		advance(11 * time.Second)
-		h.stop()
-		<-h.ended
-		shown, lines := h.Status().Events, strings.Split(strings.TrimSpace(log.String()), "\n")
-		if !slices.Equal(shown, h.events) || len(lines) != len(shown) {
-			t.Fatalf("observed\n%s\nshown\n%+v\nlogged\n%s", h.eventLog(), shown, log.String())
+		tp.stop()
+		<-tp.ended
+		events, lines := tp.Status().Events, strings.Split(strings.TrimSpace(log.String()), "\n")
+		if !slices.Equal(events, tp.events) || len(lines) != len(events) {
+			t.Fatalf("observed\n%s\nshown\n%+v\nlogged\n%s", tp.eventLog(), events, log.String())
 		}
-		for i, e := range shown {
-			want := fmt.Sprintf("msg=\"endpoint pool: %s\" pool=test endpoint=%s reason=", e.Kind, cmp.Or(e.Endpoint, `""`))
+		for i, e := range events {
+			want := fmt.Sprintf("msg=%q event=%s pool=test endpoint=%s reason=", messages[e.Kind], e.Kind, cmp.Or(e.Endpoint, `""`))
 			if !strings.Contains(lines[i], want) || !strings.Contains(lines[i], e.Reason) {
 				t.Errorf("event %+v is logged as %s", e, lines[i])
 			}
@@ -79,22 +87,22 @@ func TestEventsAreObservedLoggedAndInStatus(t *testing.T) {
 
 func TestStatusHasLastFiftyEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{})
+		tp := startPool(t, 2, pool.Config{})
 		for i := range 60 {
-			h.setAddrs(addrs(1, 2+i%2)...)
+			tp.setAddrs(addrs(1, 2+i%2)...)
 		}
 		advance(time.Second)
-		shown := h.Status().Events
-		if len(shown) != 50 || !slices.Equal(shown, h.events[len(h.events)-50:]) {
-			t.Errorf("%d events are shown of\n%s", len(shown), h.eventLog())
+		events := tp.Status().Events
+		if len(events) != 50 || !slices.Equal(events, tp.events[len(tp.events)-50:]) {
+			t.Errorf("Status has %d events of\n%s", len(events), tp.eventLog())
 		}
 	})
 }
 
-func (h *testPool) lastEjection() (last pool.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, e := range h.events {
+func (tp *testPool) lastEjection() (last pool.Event) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	for _, e := range tp.events {
 		if e.Kind == pool.EventEjected {
 			last = e
 		}

@@ -13,13 +13,13 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// A pool of two endpoints, of which one answers 500: the first attempt may
-// meet it, the second never does.
+// The pool has two endpoints, and one of them responds 500. The first attempt may use that one, the
+// second never does.
 func Example() {
 	p, err := pool.New(pool.Config{
 		Name:     "apns",
 		Resolver: pool.Static{netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("192.0.2.2:443")},
-		Dial: func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { // wire.Dial, in earnest
+		Dial: func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { // a real program uses wire.Dial
 			return &exampleConn{failing: addr.Addr() == netip.MustParseAddr("192.0.2.1"), closed: make(chan struct{})}, nil
 		},
 	})
@@ -41,7 +41,7 @@ func Example() {
 		}
 		answer, _ := lease.Do(ctx, &wire.Request{Method: "POST", Path: "/3/device/ab"})
 		outcome := push.Outcome{Verdict: push.Accepted, HTTP: answer.Status}
-		if answer.Status != 200 { // a provider judges; see providers/apns
+		if answer.Status != 200 { // a provider does this; see providers/apns
 			outcome = push.Outcome{Verdict: push.Unavailable, HTTP: answer.Status, Scope: push.ScopeEndpoint}
 		}
 		lease.Done(outcome)
@@ -58,7 +58,7 @@ func Example() {
 	// closed: <nil>
 }
 
-// exampleConn is a connection that answers at once.
+// exampleConn is a connection that responds immediately.
 type exampleConn struct {
 	failing bool
 	closed  chan struct{}

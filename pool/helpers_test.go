@@ -18,33 +18,31 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// testPool is a pool and the service that it lives on, all fakes, all in one
-// bubble of fake time.
+// testPool is a pool together with a fake service, in a synctest bubble.
 type testPool struct {
 	*pool.Pool
 	t      *testing.T
 	stop   context.CancelFunc
 	ended  chan struct{}
-	runErr error // of Run, once ended is closed
+	runErr error // result of Run, valid once ended is closed
 
 	mu       sync.Mutex
 	servers  map[netip.AddrPort]*fakeServer
-	addrs    []netip.AddrPort // what the resolver names
+	addrs    []netip.AddrPort // returned by the resolver
 	ttl      time.Duration
 	dnsErr   error
-	resolves int // how often the resolver was
+	resolves int // number of calls of Resolve
 	events   []pool.Event
 }
 
-// fakeServer is one address of the service. Its fields may be changed at any time
-// through house.set.
+// fakeServer is one address of the service. Use testPool.setServer to change it.
 type fakeServer struct {
-	status      int           // of every answer; 0 means silence until the request's timeout
-	latency     time.Duration // for an answer
-	err         error         // instead of an answer
+	status      int           // of every response; 0 means no response until the request's timeout
+	latency     time.Duration // of a response
+	err         error         // returned instead of a response
 	dialErr     error
 	dialDelay   time.Duration
-	maxStreams  int // that a connection lets be in flight
+	maxStreams  int // per connection
 	pingPending bool
 	dials       []time.Time
 	conns       []*fakeConn
@@ -55,14 +53,14 @@ type fakeServer struct {
 type fakeConn struct {
 	pool    *testPool
 	server  *fakeServer
-	cut     chan struct{} // closed when the peer cuts it
+	cut     chan struct{} // closed when the peer cuts the connection
 	cutOnce sync.Once
 
 	mu       sync.Mutex
 	inFlight int
 	draining bool
-	onState  func()        // called once, by the next State
-	idle     chan struct{} // closed when it drains and nothing is in flight
+	onState  func()        // called by the next State, once
+	idle     chan struct{} // closed when the connection is draining and nothing is in flight
 	idleOnce sync.Once
 }
 
@@ -79,49 +77,49 @@ func addrs(from, to int) (list []netip.AddrPort) {
 	return list
 }
 
-// startPool builds a house whose resolver names the addresses 1 to n, and runs it.
+// startPool runs a pool whose resolver returns the addresses 1 to n.
 func startPool(t *testing.T, n int, cfg pool.Config) *testPool {
 	t.Helper()
-	h := newTestPool(t, n, cfg)
-	h.run()
-	return h
+	tp := newTestPool(t, n, cfg)
+	tp.run()
+	return tp
 }
 
 func newTestPool(t *testing.T, n int, cfg pool.Config) *testPool {
 	t.Helper()
-	h := &testPool{t: t, servers: map[netip.AddrPort]*fakeServer{}, addrs: addrs(1, n), ttl: time.Second, ended: make(chan struct{})}
-	cfg.Name, cfg.Resolver, cfg.Dial = "test", h, h.dial
-	cfg.Observe = h.observe
+	tp := &testPool{t: t, servers: map[netip.AddrPort]*fakeServer{}, addrs: addrs(1, n), ttl: time.Second, ended: make(chan struct{})}
+	cfg.Name, cfg.Resolver, cfg.Dial = "test", tp, tp.dial
+	cfg.Observe = tp.observe
 	p, err := pool.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Pool = p
-	return h
+	tp.Pool = p
+	return tp
 }
 
-func (h *testPool) run() {
-	ctx, cancel := context.WithCancel(h.t.Context())
-	h.stop = cancel
+func (tp *testPool) run() {
+	ctx, cancel := context.WithCancel(tp.t.Context())
+	tp.stop = cancel
 	go func() {
-		defer close(h.ended)
-		h.runErr = h.Run(ctx)
+		defer close(tp.ended)
+		tp.runErr = tp.Run(ctx)
 	}()
-	h.t.Cleanup(func() { cancel(); <-h.ended })
+	tp.t.Cleanup(func() { cancel(); <-tp.ended })
 	synctest.Wait()
 }
 
-func (h *testPool) observe(e pool.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.events = append(h.events, e)
+func (tp *testPool) observe(e pool.Event) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.events = append(tp.events, e)
 }
 
-// countEvents counts events of a kind.
-func (h *testPool) countEvents(kind pool.EventKind) (n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, e := range h.events {
+// countEvents counts the events of a kind.
+func (tp *testPool) countEvents(kind pool.EventKind) (n int) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	for _, e := range tp.events {
 		if e.Kind == kind {
 			n++
 		}
@@ -129,50 +127,50 @@ func (h *testPool) countEvents(kind pool.EventKind) (n int) {
 	return n
 }
 
-func (h *testPool) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.resolves++
-	return slices.Clone(h.addrs), h.ttl, h.dnsErr
+func (tp *testPool) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.resolves++
+	return slices.Clone(tp.addrs), tp.ttl, tp.dnsErr
 }
 
-// setAddrs changes what the resolver names, and waits until the pool has heard it.
-func (h *testPool) setAddrs(list ...netip.AddrPort) {
-	h.mu.Lock()
-	h.addrs = list
-	h.mu.Unlock()
+// setAddrs changes the resolver's answer and waits until the pool has applied it.
+func (tp *testPool) setAddrs(list ...netip.AddrPort) {
+	tp.mu.Lock()
+	tp.addrs = list
+	tp.mu.Unlock()
 	advance(5 * time.Second)
 }
 
-func (h *testPool) server(a netip.AddrPort) *fakeServer {
-	s := h.servers[a]
+func (tp *testPool) server(a netip.AddrPort) *fakeServer {
+	s := tp.servers[a]
 	if s == nil {
 		s = &fakeServer{status: 200, latency: 20 * time.Millisecond, dialDelay: 30 * time.Millisecond, maxStreams: 1000}
-		h.servers[a] = s
+		tp.servers[a] = s
 	}
 	return s
 }
 
-// setServer changes a server.
-func (h *testPool) setServer(i int, change func(*fakeServer)) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	change(h.server(addr(i)))
+// setServer changes server i.
+func (tp *testPool) setServer(i int, change func(*fakeServer)) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	change(tp.server(addr(i)))
 }
 
-// serverCopy reads a server.
-func (h *testPool) serverCopy(i int) fakeServer {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return *h.server(addr(i))
+// serverCopy returns a copy of server i.
+func (tp *testPool) serverCopy(i int) fakeServer {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	return *tp.server(addr(i))
 }
 
-func (h *testPool) dial(ctx context.Context, a netip.AddrPort) (pool.Conn, error) {
-	h.mu.Lock()
-	s := h.server(a)
+func (tp *testPool) dial(ctx context.Context, a netip.AddrPort) (pool.Conn, error) {
+	tp.mu.Lock()
+	s := tp.server(a)
 	s.dials = append(s.dials, time.Now())
 	wait, err := s.dialDelay, s.dialErr
-	h.mu.Unlock()
+	tp.mu.Unlock()
 	select {
 	case <-time.After(wait):
 	case <-ctx.Done():
@@ -181,14 +179,14 @@ func (h *testPool) dial(ctx context.Context, a netip.AddrPort) (pool.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	c := &fakeConn{pool: h, server: s, cut: make(chan struct{}), idle: make(chan struct{})}
-	h.mu.Lock()
+	c := &fakeConn{pool: tp, server: s, cut: make(chan struct{}), idle: make(chan struct{})}
+	tp.mu.Lock()
 	s.conns = append(s.conns, c)
-	h.mu.Unlock()
+	tp.mu.Unlock()
 	return c, nil
 }
 
-var errCut = errors.New("the peer cut it")
+var errCut = errors.New("connection cut by peer")
 
 func (c *fakeConn) Run(ctx context.Context) error {
 	select {
@@ -208,10 +206,10 @@ func (c *fakeConn) Drain() {
 	c.closeIfIdle()
 }
 
-// goAway is the peer's doing.
+// goAway simulates a GOAWAY from the peer.
 func (c *fakeConn) goAway() { c.Drain() }
 
-// holdRequest lets a request be in flight for ever.
+// holdRequest keeps one request in flight until the test ends.
 func (c *fakeConn) holdRequest() {
 	c.mu.Lock()
 	c.inFlight++
@@ -236,11 +234,11 @@ func (c *fakeConn) disconnect() {
 
 func (c *fakeConn) State() wire.State {
 	c.mu.Lock()
-	asked := c.onState
+	onState := c.onState
 	c.onState = nil
 	c.mu.Unlock()
-	if asked != nil {
-		asked()
+	if onState != nil {
+		onState()
 	}
 	c.pool.mu.Lock()
 	streams, silent := c.server.maxStreams, c.server.pingPending
@@ -266,13 +264,13 @@ func (c *fakeConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, err
 	}()
 	c.pool.mu.Lock()
 	c.server.requests++
-	status, takes, err := c.server.status, c.server.latency, c.server.err
+	status, latency, err := c.server.status, c.server.latency, c.server.err
 	c.pool.mu.Unlock()
 	if status == 0 {
-		takes, err = r.Timeout, &wire.Error{Reason: wire.ResponseTimeout, EndpointAtFault: true}
+		latency, err = r.Timeout, &wire.Error{Reason: wire.ResponseTimeout, EndpointAtFault: true}
 	}
 	select {
-	case <-time.After(takes):
+	case <-time.After(latency):
 	case <-c.cut:
 		return nil, &wire.Error{Reason: wire.LostAfterWrite, EndpointAtFault: true}
 	case <-ctx.Done():
@@ -284,17 +282,17 @@ func (c *fakeConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, err
 	return &wire.Response{Status: status}, nil
 }
 
-// outcomeOf is what a provider would make of an answer.
-func outcomeOf(answer *wire.Response, err error) push.Outcome {
+// outcomeOf converts a response as a provider would.
+func outcomeOf(res *wire.Response, err error) push.Outcome {
 	switch {
 	case err != nil:
 		return push.NoResponse(err)
-	case answer.Status == 429:
+	case res.Status == 429:
 		return push.Outcome{Verdict: push.Throttled, HTTP: 429, Scope: push.ScopeDevice, Reason: "TooManyRequests"}
-	case answer.Status >= 500:
-		return push.Outcome{Verdict: push.Unavailable, HTTP: answer.Status, Scope: push.ScopeEndpoint, Reason: "InternalServerError"}
+	case res.Status >= 500:
+		return push.Outcome{Verdict: push.Unavailable, HTTP: res.Status, Scope: push.ScopeEndpoint, Reason: "InternalServerError"}
 	default:
-		return push.Outcome{Verdict: push.Accepted, HTTP: answer.Status}
+		return push.Outcome{Verdict: push.Accepted, HTTP: res.Status}
 	}
 }
 
@@ -306,49 +304,49 @@ var (
 	abandoned = push.Outcome{Verdict: push.Abandoned}
 )
 
-// pick leases at once, or fails the test.
-func (h *testPool) pick(tried ...*pool.Endpoint) *pool.Lease {
-	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Nanosecond)
+// pick returns a lease without waiting, or fails the test.
+func (tp *testPool) pick(tried ...*pool.Endpoint) *pool.Lease {
+	tp.t.Helper()
+	ctx, cancel := context.WithTimeout(tp.t.Context(), time.Nanosecond)
 	defer cancel()
-	lease, err := h.Pick(ctx, tried)
+	lease, err := tp.Pick(ctx, tried)
 	if err != nil {
-		h.t.Fatalf("Pick(%v) = %v", tried, err)
+		tp.t.Fatalf("Pick(%v) = %v", tried, err)
 	}
 	return lease
 }
 
-// pickError returns the error of a Pick that may take a moment, or fails.
-func (h *testPool) pickError(tried ...*pool.Endpoint) *pool.Error {
-	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Millisecond)
+// pickError returns the error of a Pick that waits for a millisecond.
+func (tp *testPool) pickError(tried ...*pool.Endpoint) *pool.Error {
+	tp.t.Helper()
+	ctx, cancel := context.WithTimeout(tp.t.Context(), time.Millisecond)
 	defer cancel()
-	lease, err := h.Pick(ctx, tried)
+	lease, err := tp.Pick(ctx, tried)
 	if err == nil {
-		h.t.Fatalf("Pick(%v) = %s, want an error", tried, lease.Endpoint())
+		tp.t.Fatalf("Pick(%v) = %s; want an error", tried, lease.Endpoint())
 	}
-	refusal, ok := errors.AsType[*pool.Error](err)
+	pickErr, ok := errors.AsType[*pool.Error](err)
 	if !ok {
-		h.t.Fatalf("Pick(%v): %T %v is no *pool.Error", tried, err, err)
+		tp.t.Fatalf("Pick(%v) = %T %v; want a *pool.Error", tried, err, err)
 	}
-	return refusal
+	return pickErr
 }
 
-// attempt makes one attempt and tells where it went.
-func (h *testPool) attempt(tried ...*pool.Endpoint) (*pool.Endpoint, push.Outcome) {
-	h.t.Helper()
-	lease, err := h.Pick(h.t.Context(), tried)
+// attempt sends one request and returns its endpoint and outcome.
+func (tp *testPool) attempt(tried ...*pool.Endpoint) (*pool.Endpoint, push.Outcome) {
+	tp.t.Helper()
+	lease, err := tp.Pick(tp.t.Context(), tried)
 	if err != nil {
-		h.t.Fatal(err)
+		tp.t.Fatal(err)
 	}
-	o := outcomeOf(lease.Do(h.t.Context(), request))
+	o := outcomeOf(lease.Do(tp.t.Context(), request))
 	lease.Done(o)
 	return lease.Endpoint(), o
 }
 
-// pickEndpoint leases endpoint i, passing by the others.
-func (h *testPool) pickEndpoint(i int) *pool.Lease {
-	h.t.Helper()
+// pickEndpoint leases endpoint i.
+func (tp *testPool) pickEndpoint(i int) *pool.Lease {
+	tp.t.Helper()
 	var others []*pool.Lease
 	defer func() {
 		for _, l := range others {
@@ -356,103 +354,103 @@ func (h *testPool) pickEndpoint(i int) *pool.Lease {
 		}
 	}()
 	for range 400 {
-		l := h.pick()
+		l := tp.pick()
 		if l.Endpoint().Addr() == addr(i) {
 			return l
 		}
 		others = append(others, l)
 	}
-	h.t.Fatalf("endpoint %d was not picked", i)
+	tp.t.Fatalf("endpoint %d was not picked", i)
 	return nil
 }
 
 // eject makes endpoint i fail five times in a row.
-func (h *testPool) eject(i int) {
-	h.t.Helper()
+func (tp *testPool) eject(i int) {
+	tp.t.Helper()
 	for range 5 {
-		h.pickEndpoint(i).Done(failed)
+		tp.pickEndpoint(i).Done(failed)
 	}
-	if s := h.endpointStatus(i); s.State != "open" {
-		h.t.Fatalf("endpoint %d is %s after five failures in a row", i, s.State)
+	if s := tp.endpointStatus(i); s.State != "open" {
+		tp.t.Fatalf("endpoint %d is %s after five consecutive failures", i, s.State)
 	}
 	synctest.Wait()
 }
 
-// members lists the members, in order.
-func (h *testPool) members() (list []string) {
-	for _, e := range h.Status().Endpoints {
+// members returns the sorted addresses of the members.
+func (tp *testPool) members() (list []string) {
+	for _, e := range tp.Status().Endpoints {
 		list = append(list, e.Address)
 	}
 	slices.Sort(list)
 	return list
 }
 
-func (h *testPool) wantMembers(want ...int) {
-	h.t.Helper()
+func (tp *testPool) wantMembers(want ...int) {
+	tp.t.Helper()
 	var names []string
 	for _, i := range want {
 		names = append(names, addr(i).String())
 	}
 	slices.Sort(names)
-	if got := h.members(); !slices.Equal(got, names) {
-		h.t.Fatalf("the pool holds %v, want %v\n%s", got, names, h.eventLog())
+	if got := tp.members(); !slices.Equal(got, names) {
+		tp.t.Fatalf("the members are %v; want %v\n%s", got, names, tp.eventLog())
 	}
 }
 
-// countPicks counts where n attempts without an outcome of note are sent.
-func (h *testPool) countPicks(n int) map[string]int {
-	h.t.Helper()
+// countPicks picks n times and counts the picks per endpoint.
+func (tp *testPool) countPicks(n int) map[string]int {
+	tp.t.Helper()
 	got := map[string]int{}
 	for range n {
-		l := h.pick()
+		l := tp.pick()
 		got[l.Endpoint().String()]++
 		l.Done(accepted)
 	}
 	return got
 }
 
-func (h *testPool) endpointStatus(i int) pool.EndpointStatus {
-	h.t.Helper()
-	s := h.Status()
+func (tp *testPool) endpointStatus(i int) pool.EndpointStatus {
+	tp.t.Helper()
+	s := tp.Status()
 	for _, e := range append(s.Endpoints, s.Spares...) {
 		if e.Address == addr(i).String() {
 			return e
 		}
 	}
-	h.t.Fatalf("endpoint %d is not known", i)
+	tp.t.Fatalf("endpoint %d is unknown to the pool", i)
 	return pool.EndpointStatus{}
 }
 
-func (h *testPool) dialCount() (n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, s := range h.servers {
+func (tp *testPool) dialCount() (n int) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	for _, s := range tp.servers {
 		n += len(s.dials)
 	}
 	return n
 }
 
 // lastConn returns the newest connection of server i.
-func (h *testPool) lastConn(i int) *fakeConn {
-	h.t.Helper()
-	conns := h.serverCopy(i).conns
+func (tp *testPool) lastConn(i int) *fakeConn {
+	tp.t.Helper()
+	conns := tp.serverCopy(i).conns
 	if len(conns) == 0 {
-		h.t.Fatalf("server %d has no connection", i)
+		tp.t.Fatalf("server %d has no connection", i)
 	}
 	return conns[len(conns)-1]
 }
 
-// eventLog is what happened, for a test that failed.
-func (h *testPool) eventLog() (text string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, e := range h.events {
-		text += fmt.Sprintf("%s %s %s: %s\n", e.Time.Format("04:05.000"), e.Kind, e.Endpoint, e.Reason)
+// eventLog formats all events, for failure messages.
+func (tp *testPool) eventLog() (log string) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	for _, e := range tp.events {
+		log += fmt.Sprintf("%s %s %s: %s\n", e.Time.Format("04:05.000"), e.Kind, e.Endpoint, e.Reason)
 	}
-	return text
+	return log
 }
 
-// advance lets fake time pass, and everybody finish what they do then.
+// advance advances the fake time by d and waits until all goroutines are blocked.
 func advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()

@@ -12,28 +12,28 @@ import (
 
 func TestLazyPoolDialsNothingBeforeFirstPick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{Size: 2, Lazy: true})
+		tp := startPool(t, 2, pool.Config{Size: 2, Lazy: true})
 		advance(time.Hour)
-		if h.dialCount() != 0 || h.resolves != 0 || !h.Idle() {
-			t.Errorf("%d dials, %d questions, asleep %v before anybody asked", h.dialCount(), h.resolves, h.Idle())
+		if tp.dialCount() != 0 || tp.resolves != 0 || !tp.Idle() {
+			t.Errorf("before the first Pick: %d dials, %d resolves, idle %v", tp.dialCount(), tp.resolves, tp.Idle())
 		}
-		h.attempt()
+		tp.attempt()
 		advance(time.Second)
-		if h.Idle() {
-			t.Error("it still sleeps")
+		if tp.Idle() {
+			t.Error("the pool is still idle after a Pick")
 		}
-		h.wantMembers(1, 2)
+		tp.wantMembers(1, 2)
 	})
 }
 
 func TestIdlePoolCanStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 1, pool.Config{Lazy: true})
+		tp := startPool(t, 1, pool.Config{Lazy: true})
 		advance(time.Hour)
-		h.stop()
-		<-h.ended
-		if h.runErr != nil || h.dialCount() != 0 {
-			t.Errorf("%v after %d dials", h.runErr, h.dialCount())
+		tp.stop()
+		<-tp.ended
+		if tp.runErr != nil || tp.dialCount() != 0 {
+			t.Errorf("Run returned %v after %d dials", tp.runErr, tp.dialCount())
 		}
 	})
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Lease is one endpoint for one attempt, with one of its connections.
+// Lease is the right to send one request to one endpoint, over one of its connections.
 type Lease struct {
 	pool     *Pool
 	endpoint *Endpoint
@@ -24,25 +24,24 @@ type Lease struct {
 
 var _ wire.Doer = (*Lease)(nil)
 
-// Endpoint returns the endpoint, to be appended to Tried.
+// Endpoint returns the endpoint, for appending to Tried.
 func (l *Lease) Endpoint() *Endpoint { return l.endpoint }
 
-// Conn returns the leased connection, for those who know more of it than the
-// pool does.
+// Conn returns the leased connection, for callers that need its concrete type.
 func (l *Lease) Conn() Conn { return l.conn.conn }
 
-// Do makes the attempt on the leased connection.
+// Do sends the request on the leased connection.
 func (l *Lease) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
-	began := time.Now()
-	answer, err := l.conn.conn.Do(ctx, r)
-	l.latency = time.Since(began)
-	return answer, err
+	start := time.Now()
+	res, err := l.conn.conn.Do(ctx, r)
+	l.latency = time.Since(start)
+	return res, err
 }
 
-// Done gives the endpoint back with what came of the attempt, exactly once,
-// also when nothing was sent; later calls do nothing. The outcome alone feeds
-// the breaker: EndpointFault is a failure, EndpointProven a success, and the
-// rest says nothing about the endpoint.
+// Done releases the lease and records the outcome. Every lease must be released, even if nothing
+// was sent; only the first call has an effect. The outcome feeds the breaker and outlier detection:
+// EndpointFault counts as a failure, EndpointOK as a success, and any other outcome says
+// nothing about the endpoint.
 func (l *Lease) Done(o push.Outcome) {
 	if l.done.Swap(true) {
 		return
@@ -51,21 +50,22 @@ func (l *Lease) Done(o push.Outcome) {
 	ejected := p.recordOutcome(l, o)
 	switch {
 	case o.CloseConnection && (ejected || !o.EndpointFault()):
-		p.retire(l.conn, EventConnClosed, "the provider's answer spoils the connection: "+o.Reason)
+		p.retire(l.conn, EventConnClosed, "the response requires a new connection: "+o.Reason)
 	case o.HTTP == 0 && l.conn.conn.State().Draining:
-		p.retire(l.conn, EventGoAway, "the connection takes nothing new")
+		p.retire(l.conn, EventGoAway, "connection is draining")
 	}
 	e.release()
-	p.serveWaiters(max(1, e.freeSlots(p.cfg.MaxInFlight))) // the answer may have raised the connection's stream limit
+	// More than one slot may be free, because the response may have raised the stream limit.
+	p.serveWaiters(max(1, e.freeSlots(p.cfg.MaxInFlight)))
 	if p.closing.Load() {
 		p.wakeMaintainer()
 	}
 }
 
-// recordOutcome tells the endpoint's statistics and its breaker, and the keeper if
-// that changed anything. It reports whether the endpoint was ejected just now.
+// recordOutcome updates the statistics and the breaker of the endpoint. It reports whether this
+// outcome ejected the endpoint.
 func (p *Pool) recordOutcome(l *Lease, o push.Outcome) (ejected bool) {
-	outcome, why := errExcluded, o.Reason
+	outcome, reason := errExcluded, o.Reason
 	switch {
 	case o.EndpointFault():
 		outcome = errFailed
@@ -78,17 +78,17 @@ func (p *Pool) recordOutcome(l *Lease, o push.Outcome) (ejected bool) {
 		l.endpoint.outcomes.addSuccess(l.latency)
 	}
 	if limit := time.Duration(p.probeLatencyLimit.Load()); l.ticket.probe && outcome == nil && limit > 0 && l.latency > limit {
-		outcome, why = errFailed, fmt.Sprintf("it answered after %s, its peers do within %s", l.latency, limit)
+		outcome, reason = errFailed, fmt.Sprintf("response took %s, the limit by its peers is %s", l.latency, limit)
 	}
-	switch l.endpoint.breaker.record(l.ticket, outcome, why) {
+	switch l.endpoint.breaker.record(l.ticket, outcome, reason) {
 	case opened:
 		p.onEjected(l.endpoint)
 		return true
 	case reopened:
 		p.addEvent(ejectedEvent(l.endpoint))
-		p.retire(l.conn, EventConnClosed, "the probe failed on it")
+		p.retire(l.conn, EventConnClosed, "probe failed")
 	case recovered:
-		p.addEvent(Event{Kind: EventRecovered, Endpoint: l.endpoint.name, Reason: "the probe succeeded"})
+		p.addEvent(Event{Kind: EventRecovered, Endpoint: l.endpoint.name, Reason: "probe succeeded"})
 	}
 	return false
 }

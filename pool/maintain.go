@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	tickInterval    = time.Second            // how often the keeper looks at what only time changes
-	dialJitter      = 200 * time.Millisecond // the first dials of many gateways do not come in one blow
-	forgetAfter     = 10 * time.Minute       // how long an address that is named no more is remembered
-	replaceInterval = 10 * time.Second       // an endpoint's lost connection is replaced at once only so often
-	rescueInterval  = time.Second            // but sooner if nothing is live, one endpoint at a time
+	tickInterval    = time.Second            // how often time-dependent state is checked
+	dialJitter      = 200 * time.Millisecond // spreads the first dials of many gateways over time
+	forgetAfter     = 10 * time.Minute       // how long an unlisted address is remembered
+	replaceInterval = 10 * time.Second       // minimum time between replacements at one endpoint
+	rescueInterval  = time.Second            // minimum time between dials that rescue moves forward
 )
 
-// maintain is the one goroutine that decides who is in the pool, until ctx ends. It
-// decides under the lock and acts without it.
+// maintain decides which endpoints are members. It runs in one goroutine until ctx ends. It makes
+// decisions under the lock and acts without it.
 func (p *Pool) maintain(ctx context.Context, start func(dialTask)) {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
@@ -36,13 +36,13 @@ func (p *Pool) maintain(ctx context.Context, start func(dialTask)) {
 			return
 		case <-p.wake:
 		case now := <-ticker.C:
-			p.warmedUp.Store(true) // a dead address among the first must not keep retries waiting for long
+			p.warmedUp.Store(true) // one hanging dial must not delay retries for long
 			p.tick(now)
 		}
 	}
 }
 
-// updatePicker shows the pool to a picker that wants to see it.
+// updatePicker passes the endpoints to a SnapshotPicker.
 func (p *Pool) updatePicker() {
 	s, ok := p.cfg.Picker.(SnapshotPicker)
 	if !ok {
@@ -59,8 +59,7 @@ func (p *Pool) updatePicker() {
 	s.UpdateEndpoints(all)
 }
 
-// reconcile brings the pool nearer to what it should be, and returns the dials that
-// this takes.
+// reconcile compares the pool with its desired state and returns the dials that are needed.
 func (p *Pool) reconcile(now time.Time) []dialTask {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -75,9 +74,9 @@ func (p *Pool) reconcile(now time.Time) []dialTask {
 	return append(dials, p.rotate(now)...)
 }
 
-// rescue brings one replacement forward when every connection has been lost twice within ten seconds, rather than leave
-// the pool with nothing until they are over. An endpoint has no more than its next one brought forward, so that it is
-// never dialled more than once beyond its rate.
+// rescue moves one replacement forward if all connections have been lost twice within ten seconds,
+// so that the pool does not stay empty until replaceInterval has passed. It moves only the next
+// scheduled dial of an endpoint, so no endpoint is dialled more than once beyond its rate.
 func (p *Pool) rescue(now time.Time) {
 	if now.Sub(p.lastRescue) < rescueInterval {
 		return
@@ -100,7 +99,7 @@ func (p *Pool) rescue(now time.Time) {
 	}
 }
 
-// updatePanic tells when panic begins and ends; Pick decides it each time anew.
+// updatePanic records when panic mode begins and ends. Pick evaluates the condition itself.
 func (p *Pool) updatePanic() {
 	live, healthy := 0, 0
 	for _, e := range *p.members.Load() {
@@ -111,30 +110,30 @@ func (p *Pool) updatePanic() {
 			}
 		}
 	}
-	if panics := p.exceedsPanicThreshold(live, healthy); panics != p.inPanic {
-		p.inPanic = panics
+	if panicMode := p.exceedsPanicThreshold(live, healthy); panicMode != p.inPanic {
+		p.inPanic = panicMode
 		e := Event{Kind: EventPanicEnded, Reason: fmt.Sprintf("%d of %d endpoints are healthy", healthy, live)}
-		if panics {
-			e.Kind, e.Reason = EventPanicStarted, e.Reason+": all are used"
+		if panicMode {
+			e.Kind, e.Reason = EventPanicStarted, e.Reason+"; all are used"
 		}
 		p.addEventLocked(e)
 	}
 }
 
-// evictDead frees the places of those that lost their last connection and may
-// not be dialled again yet, or are named no more while others are.
+// evictDead evicts members without a connection that may not be redialled yet, or that the resolver
+// no longer returns while new addresses are available.
 func (p *Pool) evictDead(now time.Time) {
 	for _, e := range *p.members.Load() {
 		if e.live() || e.dialling {
 			continue
 		}
 		if e.redialAt.After(now) || !e.listed && len(p.joinCandidates(now, breakerClosed)) > 0 {
-			p.evict(e, "it has no connection")
+			p.evict(e, "no connection")
 		}
 	}
 }
 
-// redialMembers dials for the members that lack a connection, one at a time for each.
+// redialMembers returns dials for members that lack a connection, at most one per member.
 func (p *Pool) redialMembers(now time.Time) (dials []dialTask) {
 	for _, e := range *p.members.Load() {
 		if len(*e.conns.Load()) >= p.cfg.ConnsPerEndpoint || e.dialling || e.redialAt.After(now) {
@@ -147,8 +146,8 @@ func (p *Pool) redialMembers(now time.Time) (dials []dialTask) {
 	return dials
 }
 
-// fillSlots dials for the places that are free or held by the ejected. Nobody gets
-// a place before it is connected.
+// fillSlots returns dials for slots that are free or held by ejected members. An endpoint becomes a
+// member only once it is connected.
 func (p *Pool) fillSlots(now time.Time) (dials []dialTask) {
 	members := *p.members.Load()
 	want := p.cfg.Size - len(members) - p.joining
@@ -173,25 +172,25 @@ func (p *Pool) fillSlots(now time.Time) (dials []dialTask) {
 	return dials
 }
 
-// rotate lets one aged member at a time make room for a new address. New
-// addresses are for the members that are named no more; one that still is
-// yields only to what is left over, and else begins a new age.
+// rotate replaces one member whose age has expired with a new address. Unlisted members go first. A
+// listed member is replaced only if new addresses remain after that; otherwise its age starts
+// again.
 func (p *Pool) rotate(now time.Time) []dialTask {
-	aged := p.expiredMember(now)
-	if aged == nil || p.joining > 0 {
+	expired := p.expiredMember(now)
+	if expired == nil || p.joining > 0 {
 		return nil
 	}
 	candidates := p.joinCandidates(now, breakerClosed)
 	switch {
-	case aged.listed && len(candidates) <= p.countUnlisted():
-		aged.expiresAt = now.Add(p.drawAge())
+	case expired.listed && len(candidates) <= p.countUnlisted():
+		expired.expiresAt = now.Add(p.drawAge())
 	case len(candidates) > 0 && p.budget.take(now):
 		return []dialTask{p.newJoinDial(candidates[0], false)}
 	}
 	return nil
 }
 
-// countUnlisted counts the members that the resolver names no more.
+// countUnlisted counts the members that the resolver no longer returns.
 func (p *Pool) countUnlisted() (n int) {
 	for _, e := range *p.members.Load() {
 		if !e.listed {
@@ -201,8 +200,8 @@ func (p *Pool) countUnlisted() (n int) {
 	return n
 }
 
-// expiredMember returns the member whose age is up, if any: first one that is named no
-// more, then the oldest.
+// expiredMember returns the member to rotate out, or nil: an unlisted one if possible, otherwise
+// the one that expired first.
 func (p *Pool) expiredMember(now time.Time) (oldest *Endpoint) {
 	for _, e := range *p.members.Load() {
 		switch {
@@ -214,78 +213,78 @@ func (p *Pool) expiredMember(now time.Time) (oldest *Endpoint) {
 	return oldest
 }
 
-// drawAge draws how long a place is held: MaxAge and up to a fifth more, so that
-// those who came together do not go together.
+// drawAge returns MaxAge plus up to a fifth at random, so that members that joined together do not
+// leave together.
 func (p *Pool) drawAge() time.Duration {
 	return p.cfg.MaxAge + rand.N(p.cfg.MaxAge/5+1)
 }
 
-// breakerClosed and convalescent are the two sorts of candidates: never ejected, or
-// well again; and those whose ejection is over, who come back on probation.
+// breakerClosed and breakerHalfOpen select candidates for membership: healthy ones, and those whose
+// ejection has expired and that need a probe.
 func breakerClosed(e *Endpoint) bool   { return e.breaker.healthy() }
 func breakerHalfOpen(e *Endpoint) bool { return !e.breaker.healthy() && !e.breaker.ejected() }
 
-// joinCandidates are the addresses that the resolver names and that could join now.
-func (p *Pool) joinCandidates(now time.Time, sort func(*Endpoint) bool) (found []*Endpoint) {
+// joinCandidates returns the listed addresses that match and could become members now.
+func (p *Pool) joinCandidates(now time.Time, match func(*Endpoint) bool) (found []*Endpoint) {
 	for _, e := range p.listed {
-		if !e.member && !e.dialling && !e.redialAt.After(now) && sort(e) {
+		if !e.member && !e.dialling && !e.redialAt.After(now) && match(e) {
 			found = append(found, e)
 		}
 	}
 	return found
 }
 
-// addMember gives e a place: a free one, that of an ejected or dead member, or
-// that of an aged one. It returns the connections of the one that had to go.
-func (p *Pool) addMember(e *Endpoint, now time.Time) (left []*endpointConn) {
+// addMember makes e a member. It takes a free slot or replaces a dead, ejected or expired member.
+// It returns the connections of the replaced member.
+func (p *Pool) addMember(e *Endpoint, now time.Time) (toDrain []*endpointConn) {
 	members := *p.members.Load()
 	if e.breaker.ejected() {
 		return nil
 	}
-	why := "a place was free"
+	reason := "free slot"
 	if len(members) >= p.cfg.Size {
-		victim, fault := p.findReplaceable(e, now)
-		if victim == nil {
+		old, oldReason := p.findReplaceable(e, now)
+		if old == nil {
 			return nil
 		}
-		left, why = p.evict(victim, fmt.Sprintf("%s; %s takes its place", fault, e)), "in place of "+victim.name
+		toDrain, reason = p.evict(old, fmt.Sprintf("%s; replaced by %s", oldReason, e)), "replaces "+old.name
 	}
 	members = append(slices.Clone(*p.members.Load()), e)
 	p.members.Store(&members)
 	e.member, e.joinedAt, e.expiresAt = true, now, now.Add(p.drawAge())
-	p.addEventLocked(Event{Kind: EventJoined, Endpoint: e.name, Reason: why})
-	return left
+	p.addEventLocked(Event{Kind: EventJoined, Endpoint: e.name, Reason: reason})
+	return toDrain
 }
 
-// findReplaceable returns the member that must make room for e, and why.
-func (p *Pool) findReplaceable(e *Endpoint, now time.Time) (victim *Endpoint, fault string) {
+// findReplaceable returns the member that e may replace, and why.
+func (p *Pool) findReplaceable(e *Endpoint, now time.Time) (old *Endpoint, reason string) {
 	for _, m := range *p.members.Load() {
 		switch {
 		case !m.live():
-			return m, "it has no connection"
-		case m.breaker.ejected() && victim == nil:
-			victim = m
+			return m, "no connection"
+		case m.breaker.ejected() && old == nil:
+			old = m
 		}
 	}
-	if victim != nil {
-		return victim, "it is ejected"
+	if old != nil {
+		return old, "ejected"
 	}
-	if aged := p.expiredMember(now); aged != nil && breakerClosed(e) {
-		return aged, "it has been here for " + now.Sub(aged.joinedAt).Round(time.Second).String()
+	if expired := p.expiredMember(now); expired != nil && breakerClosed(e) {
+		return expired, "member for " + now.Sub(expired.joinedAt).Round(time.Second).String()
 	}
 	return nil, ""
 }
 
-// evict takes e's place away. Its breaker stays what it is.
-func (p *Pool) evict(e *Endpoint, why string) []*endpointConn {
+// evict removes e from the members and returns its connections. The breaker keeps its state.
+func (p *Pool) evict(e *Endpoint, reason string) []*endpointConn {
 	members := slices.DeleteFunc(slices.Clone(*p.members.Load()), func(m *Endpoint) bool { return m == e })
 	p.members.Store(&members)
 	e.member = false
-	p.addEventLocked(Event{Kind: EventLeft, Endpoint: e.name, Reason: why})
+	p.addEventLocked(Event{Kind: EventLeft, Endpoint: e.name, Reason: reason})
 	return e.takeConns()
 }
 
-// onEjected is told when a breaker has opened.
+// onEjected is called when a breaker has opened.
 func (p *Pool) onEjected(e *Endpoint) {
 	p.mu.Lock()
 	if e.member {
@@ -296,22 +295,22 @@ func (p *Pool) onEjected(e *Endpoint) {
 	p.wakeMaintainer()
 }
 
-// tick does what only time does, for all that are known.
+// tick handles what depends only on time, for all endpoints.
 func (p *Pool) tick(now time.Time) {
 	p.mu.Lock()
-	var spent []*endpointConn
+	var toRetire []*endpointConn
 	for _, e := range p.endpoints {
 		if e.breaker.tick(now) == reopened {
 			p.addEventLocked(ejectedEvent(e))
 		}
-		if _, gone := e.bestConn(); gone != nil {
-			spent = append(spent, gone)
+		if _, draining := e.bestConn(); draining != nil {
+			toRetire = append(toRetire, draining)
 		}
 	}
 	outliers := p.detectOutliers(now)
 	p.mu.Unlock()
-	for _, l := range spent {
-		p.retire(l, EventGoAway, "the connection takes nothing new")
+	for _, c := range toRetire {
+		p.retire(c, EventGoAway, "connection is draining")
 	}
 	for _, e := range outliers {
 		p.onEjected(e)

@@ -13,36 +13,36 @@ import (
 	"time"
 )
 
-// Outlier says when an endpoint is ejected for being worse than its peers,
-// though its breaker would bear it. The zero value is the documented default.
+// Outlier configures outlier detection, which ejects endpoints that perform worse than their peers
+// although their own breaker stays closed. The zero value of a field means its default.
 type Outlier struct {
-	// Off leaves the ejecting to the breaker, and lets a probe take as long as it likes.
+	// Disabled turns outlier detection off. The latency of probes is then not checked either.
 	Disabled bool
-	// MinEndpoints is how many endpoints must have MinOutcomes within ten
-	// seconds before their success rates are compared; 0 means 5, and 100
-	// (Envoy's success_rate_minimum_hosts and success_rate_request_volume).
+	// MinEndpoints is how many endpoints must have at least MinOutcomes outcomes within ten seconds
+	// before success rates are compared; 0 means 5 and 100 (Envoy's success_rate_minimum_hosts and
+	// success_rate_request_volume).
 	MinEndpoints, MinOutcomes int
-	// Deviations is how many standard deviations below the mean of all a
-	// success rate must lie; 0 means 1.9 (Envoy's success_rate_stdev_factor).
+	// StdevFactor is how many standard deviations below the mean the success rate of an outlier
+	// must be; 0 means 1.9 (Envoy's success_rate_stdev_factor).
 	StdevFactor float64
-	// MinFailures is the share of failures that is always borne; 0 means 0.1.
-	// Envoy has no such floor and ejects one failure in a thousand where the
-	// peers have none. Some tokens find no answer on some of Apple's addresses;
-	// the others must not lose those addresses for it.
+	// MinFailureRate is the share of failures that is always tolerated; 0 means 0.1. Envoy has no
+	// such minimum: with faultless peers it ejects an endpoint for one failure in a thousand. APNs
+	// never responds for particular device tokens on particular addresses; that must not eject
+	// these addresses for all other tokens.
 	MinFailureRate float64
-	// SlowFactor ejects an endpoint whose median answer takes so many times
-	// the median of its peers, and SlowBy longer, twice in a row; 0 means 4,
-	// and 100 ms. Slow is a failure too (Huang et al., Gray Failure, HotOS
-	// 2017); Envoy has no such rule.
+	// SlowFactor and SlowBy define a slow endpoint: its median latency exceeds SlowFactor times the
+	// median of its peers, and exceeds that median by SlowBy; 0 means 4 and 100 ms. An endpoint is
+	// ejected when two consecutive checks find it slow. Envoy has no such rule. Slow responses are
+	// failures too (Huang et al., Gray Failure, HotOS 2017).
 	SlowFactor float64
 	SlowBy     time.Duration
 }
 
 const (
-	rateWindowSeconds = 10 // Envoy sweeps every ten seconds; here the ten seconds slide
-	minLatencyPeers   = 3  // with two, nobody can say which is the slow one
-	minLatencySamples = 10 // answers that make a median
-	slowSweepsToEject = 2  // sweeps in a row before slow is believed
+	rateWindowSeconds = 10 // like Envoy's interval, but as a sliding window
+	minLatencyPeers   = 3  // with two endpoints it is unclear which one is slow
+	minLatencySamples = 10 // responses needed for a median
+	slowSweepsToEject = 2  // consecutive slow checks before an ejection
 )
 
 func (o *Outlier) validate() error {
@@ -50,7 +50,7 @@ func (o *Outlier) validate() error {
 	case o.MinEndpoints < 0 || o.MinOutcomes < 0 || o.StdevFactor < 0 || o.SlowBy < 0:
 		return errors.New("no value of Outlier may be negative (0 means the default)")
 	case o.MinFailureRate < 0 || o.MinFailureRate > 1:
-		return fmt.Errorf("field Outlier.MinFailures is %g: must be a share up to 1, or 0 for 0.1", o.MinFailureRate)
+		return fmt.Errorf("field Outlier.MinFailureRate is %g: must be a share up to 1, or 0 for 0.1", o.MinFailureRate)
 	case o.SlowFactor != 0 && o.SlowFactor <= 1:
 		return fmt.Errorf("field Outlier.SlowFactor is %g: must be above 1, or 0 for 4", o.SlowFactor)
 	}
@@ -66,58 +66,58 @@ func (o *Outlier) setDefaults() {
 	o.SlowBy = cmp.Or(o.SlowBy, 100*time.Millisecond)
 }
 
-// endpointStats is how one endpoint did lately, for the comparison.
+// endpointStats are the recent statistics of one endpoint.
 type endpointStats struct {
 	succeeded, failed int           // in the last ten seconds
-	median            time.Duration // of its answers; 0 while there are too few
+	median            time.Duration // latency; 0 if there are too few responses
 }
 
 func (s endpointStats) successRate() float64 {
 	return float64(s.succeeded) / float64(s.succeeded+s.failed)
 }
 
-// successRateOutlier compares success rates, and returns the endpoint that is furthest
-// below its peers, if that is too far, and why; else -1.
-func (o *Outlier) successRateOutlier(all []endpointStats) (worst int, why string) {
+// successRateOutlier returns the index of the endpoint whose success rate is lowest, if it is too
+// far below the mean, and the reason. Otherwise it returns -1.
+func (o *Outlier) successRateOutlier(stats []endpointStats) (worst int, reason string) {
 	var rates []float64
 	worst = -1
-	for i, s := range all {
+	for i, s := range stats {
 		if s.succeeded+s.failed < o.MinOutcomes {
 			continue
 		}
 		rates = append(rates, s.successRate())
-		if worst < 0 || s.successRate() < all[worst].successRate() {
+		if worst < 0 || s.successRate() < stats[worst].successRate() {
 			worst = i
 		}
 	}
 	if len(rates) < o.MinEndpoints {
 		return -1, ""
 	}
-	mean, deviation := meanAndStdev(rates)
-	rate := all[worst].successRate()
-	if rate >= mean-o.StdevFactor*deviation || 1-rate <= o.MinFailureRate {
+	mean, stdev := meanAndStdev(rates)
+	rate := stats[worst].successRate()
+	if rate >= mean-o.StdevFactor*stdev || 1-rate <= o.MinFailureRate {
 		return -1, ""
 	}
-	return worst, fmt.Sprintf("%.1f%% of %d succeeded within %ds, of all %.1f%%",
-		100*rate, all[worst].succeeded+all[worst].failed, rateWindowSeconds, 100*mean)
+	return worst, fmt.Sprintf("success rate %.1f%% of %d within %ds, mean of all %.1f%%",
+		100*rate, stats[worst].succeeded+stats[worst].failed, rateWindowSeconds, 100*mean)
 }
 
-// meanAndStdev returns mean and population deviation, as Envoy computes them.
-func meanAndStdev(values []float64) (mean, deviation float64) {
+// meanAndStdev returns the mean and the population standard deviation.
+func meanAndStdev(values []float64) (mean, stdev float64) {
 	for _, v := range values {
 		mean += v / float64(len(values))
 	}
 	for _, v := range values {
-		deviation += (v - mean) * (v - mean) / float64(len(values))
+		stdev += (v - mean) * (v - mean) / float64(len(values))
 	}
-	return mean, math.Sqrt(deviation)
+	return mean, math.Sqrt(stdev)
 }
 
-// latencyLimit returns the duration beyond which a median is slow, 0 while there
-// are too few peers to tell.
-func (o *Outlier) latencyLimit(all []endpointStats) time.Duration {
+// latencyLimit returns the median latency above which an endpoint is slow, or 0 if there are too
+// few peers to compare.
+func (o *Outlier) latencyLimit(stats []endpointStats) time.Duration {
 	var medians []time.Duration
-	for _, s := range all {
+	for _, s := range stats {
 		if s.median > 0 {
 			medians = append(medians, s.median)
 		}
@@ -130,11 +130,11 @@ func (o *Outlier) latencyLimit(all []endpointStats) time.Duration {
 	return max(time.Duration(o.SlowFactor*float64(median)), median+o.SlowBy)
 }
 
-// detectOutliers compares the healthy members with each other and ejects those that are
-// far behind, but never so many that more than MaxEjected are.
-func (p *Pool) detectOutliers(now time.Time) (out []*Endpoint) {
+// detectOutliers compares the healthy members and ejects outliers, as long as the share of ejected
+// members stays within MaxEjected.
+func (p *Pool) detectOutliers(now time.Time) (outliers []*Endpoint) {
 	var peers []*Endpoint
-	var all []endpointStats
+	var stats []endpointStats
 	live := 0
 	for _, e := range *p.members.Load() {
 		if !e.live() {
@@ -143,7 +143,7 @@ func (p *Pool) detectOutliers(now time.Time) (out []*Endpoint) {
 		live++
 		s := e.window.roll(&e.outcomes, now)
 		if e.breaker.healthy() {
-			peers, all = append(peers, e), append(all, s)
+			peers, stats = append(peers, e), append(stats, s)
 		} else {
 			e.window.reset()
 		}
@@ -151,96 +151,96 @@ func (p *Pool) detectOutliers(now time.Time) (out []*Endpoint) {
 	if p.cfg.Outlier.Disabled {
 		return nil
 	}
-	limit := p.cfg.Outlier.latencyLimit(all)
+	limit := p.cfg.Outlier.latencyLimit(stats)
 	p.probeLatencyLimit.Store(int64(limit))
-	spare := int(p.cfg.MaxEjected*float64(live)) - (live - len(peers))
+	allowed := int(p.cfg.MaxEjected*float64(live)) - (live - len(peers))
 	for i, e := range peers {
-		if slow := e.window.isSlow(all[i].median, limit); slow && spare > 0 {
-			why := fmt.Sprintf("its median answer takes %s, its peers' at most %s", all[i].median, limit)
-			if e.breaker.forceEject(CauseLatency, why) {
-				out, spare = append(out, e), spare-1
+		if slow := e.window.isSlow(stats[i].median, limit); slow && allowed > 0 {
+			reason := fmt.Sprintf("median latency %s, limit by its peers %s", stats[i].median, limit)
+			if e.breaker.forceEject(CauseLatency, reason) {
+				outliers, allowed = append(outliers, e), allowed-1
 			}
 		}
 	}
-	if worst, why := p.cfg.Outlier.successRateOutlier(all); worst >= 0 && spare > 0 && peers[worst].breaker.forceEject(CauseSuccessRate, why) {
-		out = append(out, peers[worst])
+	if worst, reason := p.cfg.Outlier.successRateOutlier(stats); worst >= 0 && allowed > 0 && peers[worst].breaker.forceEject(CauseSuccessRate, reason) {
+		outliers = append(outliers, peers[worst])
 	}
-	return out
+	return outliers
 }
 
-// outcomeCounter counts what the leases bring since the last sweep.
+// outcomeCounter counts outcomes since the last tick.
 type outcomeCounter struct {
 	failed    atomic.Uint32
-	latencies [128]atomic.Uint32 // answers by duration, see bucket
+	latencies [128]atomic.Uint32 // successes by latency bucket
 }
 
-func (t *outcomeCounter) addSuccess(d time.Duration) { t.latencies[latencyBucket(d)].Add(1) }
+func (c *outcomeCounter) addSuccess(d time.Duration) { c.latencies[latencyBucket(d)].Add(1) }
 
-// outcomeWindow is what the keeper makes of tallies.
+// outcomeWindow accumulates outcome counters. Only the maintainer uses it.
 type outcomeWindow struct {
 	seconds    [rateWindowSeconds]struct{ succeeded, failed int }
 	second     int
 	latencies  [128]int
-	answers    int
-	median     time.Duration // the last that there was, for Status
-	slowSweeps int           // sweeps in a row that found it slow
+	samples    int           // responses in latencies
+	median     time.Duration // last known median, for Status
+	slowSweeps int           // consecutive checks that found the endpoint slow
 }
 
-// roll takes the tally over and returns how the endpoint stands.
-func (r *outcomeWindow) roll(t *outcomeCounter, now time.Time) endpointStats {
-	r.second = (r.second + 1) % rateWindowSeconds
-	s := &r.seconds[r.second]
-	s.succeeded, s.failed = 0, int(t.failed.Swap(0))
-	for i := range t.latencies {
-		if t.latencies[i].Load() > 0 {
-			n := int(t.latencies[i].Swap(0))
-			r.latencies[i] += n
+// roll moves the counts into the window and returns the current statistics.
+func (w *outcomeWindow) roll(c *outcomeCounter, now time.Time) endpointStats {
+	w.second = (w.second + 1) % rateWindowSeconds
+	s := &w.seconds[w.second]
+	s.succeeded, s.failed = 0, int(c.failed.Swap(0))
+	for i := range c.latencies {
+		if c.latencies[i].Load() > 0 {
+			n := int(c.latencies[i].Swap(0))
+			w.latencies[i] += n
 			s.succeeded += n
 		}
 	}
-	r.answers += s.succeeded
-	var all endpointStats
-	for _, s := range r.seconds {
-		all.succeeded += s.succeeded
-		all.failed += s.failed
+	w.samples += s.succeeded
+	var stats endpointStats
+	for _, s := range w.seconds {
+		stats.succeeded += s.succeeded
+		stats.failed += s.failed
 	}
-	if r.answers >= minLatencySamples {
-		all.median = r.medianLatency()
-		r.median = all.median
-		r.latencies, r.answers = [128]int{}, 0
+	if w.samples >= minLatencySamples {
+		stats.median = w.medianLatency()
+		w.median = stats.median
+		w.latencies, w.samples = [128]int{}, 0
 	}
-	return all
+	return stats
 }
 
-// isSlow counts the sweeps in a row in which the median was over the limit. A
-// sweep without enough answers says nothing.
-func (r *outcomeWindow) isSlow(median, limit time.Duration) bool {
+// isSlow counts consecutive checks with a median above the limit. A check without enough responses
+// changes nothing.
+func (w *outcomeWindow) isSlow(median, limit time.Duration) bool {
 	switch {
 	case median == 0 || limit == 0:
 		return false
 	case median <= limit:
-		r.slowSweeps = 0
+		w.slowSweeps = 0
 		return false
 	}
-	r.slowSweeps++
-	return r.slowSweeps >= slowSweepsToEject
+	w.slowSweeps++
+	return w.slowSweeps >= slowSweepsToEject
 }
 
-// reset begins a new record: what was before an ejection is settled.
-func (r *outcomeWindow) reset() { *r = outcomeWindow{median: r.median} }
+// reset clears the window, so that outcomes before an ejection do not count after it.
+func (w *outcomeWindow) reset() { *w = outcomeWindow{median: w.median} }
 
-func (r *outcomeWindow) medianLatency() time.Duration {
-	left := (r.answers + 1) / 2
-	for i, n := range r.latencies {
-		if left -= n; left <= 0 {
+func (w *outcomeWindow) medianLatency() time.Duration {
+	remaining := (w.samples + 1) / 2
+	for i, n := range w.latencies {
+		if remaining -= n; remaining <= 0 {
 			return bucketMidpoint(i)
 		}
 	}
 	return 0
 }
 
-// latencyBucket sorts durations into four buckets an octave, from a microsecond up,
-// so that a median is known within a tenth.
+// latencyBucket maps a latency to one of 128 buckets: four per power of two, starting at one
+// microsecond. A median is therefore accurate to about a tenth.
 func latencyBucket(d time.Duration) int {
 	us := uint64(max(d, 0) / time.Microsecond)
 	if us < 4 {

@@ -9,26 +9,29 @@ import (
 	"sync"
 )
 
-// Tried is the endpoints that one notification has visited. nil is ready to
-// use; append the lease's Endpoint after each attempt.
+// Tried holds the endpoints that one notification has already been sent to. A nil Tried is empty.
+// Append Lease.Endpoint after each attempt.
 type Tried []*Endpoint
 
-// Has reports whether e's address is among them.
+// Has reports whether t contains the address of e.
 func (t Tried) Has(e *Endpoint) bool {
 	return slices.ContainsFunc(t, func(other *Endpoint) bool { return other == e || other.addr == e.addr })
 }
 
-// Pick leases an endpoint for one attempt: one that is healthy and untried;
-// else one that is untried and live, though it is ejected; else any live one.
-// It never returns a tried endpoint while an untried one is live: it waits for
-// a free place instead, in turn with the others, and it waits while no
-// endpoint is live, or while a pool that has just begun still dials and all
-// that is live is tried. An endpoint whose ejection is over gets one first attempt
-// as its probe, for a first attempt has others left. The error is an *Error,
-// and nothing was sent.
+// Pick leases an endpoint for one attempt. It prefers a healthy untried endpoint, then any live
+// untried endpoint even if it is ejected, then any live endpoint.
+//
+// Pick never returns a tried endpoint while an untried one is live. If all eligible endpoints are
+// at their limit, it waits for a free slot, in FIFO order with other callers. It also waits while
+// no endpoint is live, and, just after the pool has started, while all live endpoints are tried and
+// others are still being dialled.
+//
+// An endpoint whose ejection has expired gets one first attempt as its probe; retries are not used
+// as probes while a healthy endpoint is left. An error is always an *Error and means that nothing
+// was sent.
 func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) {
 	p.activate()
-	if p.waiters.empty() {
+	if p.queue.empty() {
 		if lease, err := p.tryPick(tried); lease != nil || err != nil {
 			return lease, err
 		}
@@ -36,45 +39,46 @@ func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) {
 	return p.wait(ctx, tried)
 }
 
-// tryPick is Pick without waiting: neither lease nor error means to wait.
+// tryPick is Pick without waiting. If it returns neither a lease nor an error, the caller must
+// wait.
 func (p *Pool) tryPick(tried Tried) (*Lease, error) {
-	f := candidateSets.Get().(*candidateSet)
-	defer f.release()
+	s := candidateSets.Get().(*candidateSet)
+	defer s.release()
 	for {
-		f.count(p, tried)
-		if f.probeTarget != nil {
-			if lease := p.leaseProbe(f.probeTarget); lease != nil {
+		s.count(p, tried)
+		if s.probeTarget != nil {
+			if lease := p.leaseProbe(s.probeTarget); lease != nil {
 				return lease, nil
 			}
 		}
-		if err := f.selectEligible(p, tried); err != nil {
+		if err := s.selectEligible(p, tried); err != nil {
 			return nil, err
 		}
-		lease, again := p.leaseFrom(f.eligible)
-		if !again {
+		lease, retry := p.leaseFrom(s.eligible)
+		if !retry {
 			return lease, nil
 		}
 	}
 }
 
-// leaseFrom leases one of the candidates as the picker likes. Where a connection
-// turned out to be spent, the field has changed and has to be surveyed again.
-func (p *Pool) leaseFrom(candidates []*Endpoint) (lease *Lease, again bool) {
+// leaseFrom leases one of the candidates that the picker chooses. It returns retry if a
+// connection turned out to be draining; the caller must then rebuild the candidates.
+func (p *Pool) leaseFrom(candidates []*Endpoint) (lease *Lease, retry bool) {
 	for len(candidates) > 0 {
 		e := p.cfg.Picker.Pick(candidates)
 		i := slices.Index(candidates, e)
-		if i < 0 { // no strategy, ours or a stranger's, gets past the filter
+		if i < 0 { // no Picker can bypass the filter
 			i, e = 0, candidates[0]
 		}
-		if lease, spent := p.leaseEndpoint(e); lease != nil || spent {
-			return lease, spent
+		if lease, retry := p.leaseEndpoint(e); lease != nil || retry {
+			return lease, retry
 		}
 		candidates = slices.Delete(candidates, i, i+1)
 	}
 	return nil, false
 }
 
-// leaseProbe leases e if the lease becomes its trial.
+// leaseProbe leases e if the lease becomes its probe.
 func (p *Pool) leaseProbe(e *Endpoint) *Lease {
 	lease, _ := p.leaseEndpoint(e)
 	if lease == nil || lease.ticket.probe {
@@ -84,29 +88,30 @@ func (p *Pool) leaseProbe(e *Endpoint) *Lease {
 	return nil
 }
 
-// leaseEndpoint takes a place of e and its best connection.
-func (p *Pool) leaseEndpoint(e *Endpoint) (lease *Lease, spent bool) {
+// leaseEndpoint takes an in-flight slot of e and its best connection. It returns retry if all
+// connections turned out to be draining.
+func (p *Pool) leaseEndpoint(e *Endpoint) (lease *Lease, retry bool) {
 	if !e.acquire(p.cfg.MaxInFlight) {
 		return nil, false
 	}
-	best, gone := e.bestConn()
-	if gone != nil {
-		p.retire(gone, EventGoAway, "the connection takes nothing new")
+	conn, draining := e.bestConn()
+	if draining != nil {
+		p.retire(draining, EventGoAway, "connection is draining")
 	}
-	if best == nil {
+	if conn == nil {
 		e.release()
 		return nil, true
 	}
-	lease = &Lease{pool: p, endpoint: e, conn: best, ticket: e.breaker.admit()}
+	lease = &Lease{pool: p, endpoint: e, conn: conn, ticket: e.breaker.admit()}
 	if lease.ticket.probe {
-		p.addEvent(Event{Kind: EventProbing, Endpoint: e.name, Reason: "one request tells whether it has healed"})
+		p.addEvent(Event{Kind: EventProbing, Endpoint: e.name, Reason: "probing after the ejection"})
 	}
 	return lease, false
 }
 
-// candidateSet is the members as one Pick sees them. Its slice is used again.
+// candidateSet is the view of the members for one Pick. It is reused.
 type candidateSet struct {
-	live, healthy            int // all with a connection; those whose breaker is closed
+	live, healthy            int // members with a connection; those of them with a closed breaker
 	untried, healthyUntried  int // live and untried; healthy and untried
 	probeTarget              *Endpoint
 	needHealthy, needUntried bool
@@ -115,87 +120,85 @@ type candidateSet struct {
 
 var candidateSets = sync.Pool{New: func() any { return new(candidateSet) }}
 
-func (f *candidateSet) release() {
-	clear(f.eligible)
-	candidateSets.Put(f)
+func (s *candidateSet) release() {
+	clear(s.eligible)
+	candidateSets.Put(s)
 }
 
-// count counts. It reads a snapshot and atomics, and takes no lock.
-func (f *candidateSet) count(p *Pool, tried Tried) {
-	*f = candidateSet{eligible: f.eligible[:0]}
+// count counts the members. It reads a snapshot and atomics and takes no lock.
+func (s *candidateSet) count(p *Pool, tried Tried) {
+	*s = candidateSet{eligible: s.eligible[:0]}
 	for _, e := range *p.members.Load() {
 		if !e.live() {
 			continue
 		}
-		healthy, fresh := e.breaker.healthy(), !tried.Has(e)
-		f.live++
+		healthy, untried := e.breaker.healthy(), !tried.Has(e)
+		s.live++
 		if healthy {
-			f.healthy++
+			s.healthy++
 		}
-		if fresh {
-			f.untried++
+		if untried {
+			s.untried++
 		}
-		if healthy && fresh {
-			f.healthyUntried++
+		if healthy && untried {
+			s.healthyUntried++
 		}
 		if len(tried) == 0 && !healthy && e.breaker.needsProbe() && e.freeSlots(p.cfg.MaxInFlight) > 0 {
-			f.probeTarget = e
+			s.probeTarget = e
 		}
 	}
 }
 
-var errAllEjected = errors.New("every endpoint that is left is ejected, and the pool is set to fail fast")
+var errAllEjected = errors.New("all remaining endpoints are ejected, and FailFast is set")
 
-// selectEligible fills the choice: first comes which kind of endpoint there is at all,
-// and only then which of them has room. So a full pool makes a retry wait and
-// never sends it back to where it failed.
-func (f *candidateSet) selectEligible(p *Pool, tried Tried) error {
-	panicking := p.exceedsPanicThreshold(f.live, f.healthy)
+// selectEligible fills eligible. It first decides which kind of endpoint is required, and only then
+// which of these have free slots. A full pool therefore makes a retry wait and never sends it back
+// to an endpoint that failed.
+func (s *candidateSet) selectEligible(p *Pool, tried Tried) error {
+	panicMode := p.exceedsPanicThreshold(s.live, s.healthy)
 	switch {
-	case f.live == 0:
+	case s.live == 0:
 		return nil
-	case f.untried == 0 && len(tried) > 0 && !p.warmedUp.Load():
-		return nil // the others are on their way
-	case f.healthyUntried > 0 && !panicking:
-		f.needHealthy, f.needUntried = true, true
-	case p.cfg.FailFast && (f.untried > 0 || f.healthy == 0):
+	case s.untried == 0 && len(tried) > 0 && !p.warmedUp.Load():
+		return nil // others are still being dialled
+	case s.healthyUntried > 0 && !panicMode:
+		s.needHealthy, s.needUntried = true, true
+	case p.cfg.FailFast && (s.untried > 0 || s.healthy == 0):
 		return p.errorf(BreakerOpen, errAllEjected)
-	case f.untried > 0:
-		f.needUntried = true
+	case s.untried > 0:
+		s.needUntried = true
 	default:
-		f.needHealthy = f.healthy > 0 && !panicking
+		s.needHealthy = s.healthy > 0 && !panicMode
 	}
-	doubtful := false
+	hasSuspect := false
 	for _, e := range *p.members.Load() {
-		if f.matches(e, tried) && e.freeSlots(p.cfg.MaxInFlight) > 0 {
-			f.eligible = append(f.eligible, e)
-			doubtful = doubtful || e.suspect()
+		if s.matches(e, tried) && e.freeSlots(p.cfg.MaxInFlight) > 0 {
+			s.eligible = append(s.eligible, e)
+			hasSuspect = hasSuspect || e.suspect()
 		}
 	}
-	if doubtful {
-		f.avoidSuspects()
+	if hasSuspect {
+		s.avoidSuspects()
 	}
 	return nil
 }
 
-// avoidSuspects leaves out those of whom it will soon be known whether they
-// are well, unless nobody else is left.
-func (f *candidateSet) avoidSuspects() {
-	for _, e := range f.eligible {
+// avoidSuspects drops suspect endpoints while others remain.
+func (s *candidateSet) avoidSuspects() {
+	for _, e := range s.eligible {
 		if !e.suspect() {
-			f.eligible = slices.DeleteFunc(f.eligible, (*Endpoint).suspect)
+			s.eligible = slices.DeleteFunc(s.eligible, (*Endpoint).suspect)
 			return
 		}
 	}
 }
 
-func (f *candidateSet) matches(e *Endpoint, tried Tried) bool {
-	return e.live() && (!f.needHealthy || e.breaker.healthy()) && (!f.needUntried || !tried.Has(e))
+func (s *candidateSet) matches(e *Endpoint, tried Tried) bool {
+	return e.live() && (!s.needHealthy || e.breaker.healthy()) && (!s.needUntried || !tried.Has(e))
 }
 
-// exceedsPanicThreshold reports whether too large a share of the live endpoints is ejected to
-// believe it of them (Envoy's panic threshold). Those who prefer an error to a
-// doubtful endpoint do not panic.
+// exceedsPanicThreshold reports whether so many live endpoints are ejected that the cause is
+// probably not the endpoints (Envoy's panic threshold). With FailFast there is no panic mode.
 func (p *Pool) exceedsPanicThreshold(live, healthy int) bool {
 	return !p.cfg.FailFast && float64(live-healthy) > p.cfg.MaxEjected*float64(live)
 }

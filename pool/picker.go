@@ -7,38 +7,35 @@ import (
 	"math/rand/v2"
 )
 
-// Picker chooses one of the candidates, of which there is at least one and all
-// may be used: the pool has left out what is tried, ejected or full. It is
-// called by many goroutines at once and must not keep the slice.
+// Picker chooses one of the candidates. There is at least one, and all of them may be used: the
+// pool has already removed endpoints that are tried, ejected or at their limit. Pick is called
+// concurrently and must not retain the slice.
 type Picker interface {
 	Pick(candidates []*Endpoint) *Endpoint
 }
 
-// SnapshotPicker is a Picker that wants to know the whole pool, and not only whom it
-// may pick. Survey is told of all endpoints that have a place or that the
-// resolver names, each second and whenever one of them has joined, left,
-// failed or healed; by one goroutine, and it must not keep the slice.
+// SnapshotPicker is a Picker that also needs to see the endpoints that it cannot pick at the
+// moment. UpdateEndpoints receives all members and all addresses that the resolver returned. It is
+// called from one goroutine, every second and after every change of membership or health. It must
+// not retain the slice.
 type SnapshotPicker interface {
 	Picker
 	UpdateEndpoints(all []*Endpoint)
 }
 
-// RoundRobin picks the endpoint whose last turn is longest ago. While the
-// candidates stay the same that is plain round robin; when they differ from
-// one Pick to the next, as they do with retries, it is still even, which
-// counting modulo their number is not.
+// RoundRobin picks the endpoint that was picked least recently. With changing candidates, as
+// retries cause them, it stays even, unlike a counter modulo the number of candidates.
 type RoundRobin struct{}
 
-// LeastLoaded picks, of two endpoints drawn by lot, the one with fewer leases
-// out. It moves load away from an endpoint that is slow before anybody ejects
-// it (Mitzenmacher, The Power of Two Choices, 2001).
+// LeastLoaded picks two endpoints at random and uses the one with fewer outstanding leases
+// (Mitzenmacher, The Power of Two Choices, 2001). It moves load away from a slow endpoint before
+// the endpoint is ejected.
 type LeastLoaded struct{}
 
-// BoundedRoundRobin picks like RoundRobin among those that keep up: an endpoint with more
-// leases out than twice those of the least busy candidate and four is passed
-// over until it has caught up. While all is well each endpoint so gets the same
-// to within one, which two drawn by lot do not; one that is slow, or silent and
-// not yet found out, gets no more than its answers make room for.
+// BoundedRoundRobin picks like RoundRobin, but skips endpoints with more than 2n+4 outstanding
+// leases, where n is the number of leases of the least loaded candidate. Healthy endpoints get
+// equal load to within one request, unlike with LeastLoaded. A slow or silent endpoint gets new
+// requests only as it responds.
 type BoundedRoundRobin struct{}
 
 var (
@@ -47,19 +44,19 @@ var (
 	_ Picker = BoundedRoundRobin{}
 )
 
-// Pick takes the oldest turn.
+// Pick returns the endpoint that was picked least recently.
 func (RoundRobin) Pick(candidates []*Endpoint) *Endpoint {
 	return leastRecentlyPicked(candidates, math.MaxInt)
 }
 
-// leastRecentlyPicked takes the oldest turn of those that have at most so many leases out, or
-// just anybody if nobody has so few any more. A concurrent Pick that took the
-// turn first makes it look again, so that no turn is given twice.
-func leastRecentlyPicked(candidates []*Endpoint, most int) *Endpoint {
+// leastRecentlyPicked returns the endpoint that was picked least recently among those with at most
+// maxInFlight leases, or the first candidate if there is none. It starts again if a concurrent Pick
+// took the same endpoint.
+func leastRecentlyPicked(candidates []*Endpoint, maxInFlight int) *Endpoint {
 	for {
 		found, turn := candidates[0], uint64(math.MaxUint64)
 		for _, e := range candidates {
-			if t := e.lastTurn.Load(); t < turn && e.InFlight() <= most {
+			if t := e.lastTurn.Load(); t < turn && e.InFlight() <= maxInFlight {
 				found, turn = e, t
 			}
 		}
@@ -69,16 +66,16 @@ func leastRecentlyPicked(candidates []*Endpoint, most int) *Endpoint {
 	}
 }
 
-// Pick takes the oldest turn of those that keep up.
+// Pick returns the least recently picked endpoint whose load is within the bound.
 func (BoundedRoundRobin) Pick(candidates []*Endpoint) *Endpoint {
-	least := candidates[0].InFlight()
+	minInFlight := candidates[0].InFlight()
 	for _, e := range candidates[1:] {
-		least = min(least, e.InFlight())
+		minInFlight = min(minInFlight, e.InFlight())
 	}
-	return leastRecentlyPicked(candidates, 2*least+4)
+	return leastRecentlyPicked(candidates, 2*minInFlight+4)
 }
 
-// Pick draws two different candidates.
+// Pick compares two different candidates.
 func (LeastLoaded) Pick(candidates []*Endpoint) *Endpoint {
 	n := len(candidates)
 	if n == 1 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pool keeps the live endpoints of one service (it resolves, connects,
-// ages, breaks and replaces them) and leases one for each attempt. It never
-// retries, and it never reads a provider's answer: the outcome tells it enough.
+// Package pool maintains connections to the endpoints of one service and leases an endpoint for
+// each request. It resolves and dials endpoints, ejects failing ones and replaces them. It does not
+// retry requests and does not interpret responses; the caller reports each outcome.
 package pool
 
 import (
@@ -18,109 +18,105 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Conn is one connection to an endpoint; *wire.Conn is one.
+// Conn is one connection to an endpoint. *wire.Conn implements it.
 type Conn interface {
 	wire.Doer
-	// Run carries the connection until it has ended or ctx has.
+	// Run serves the connection until it ends or ctx ends.
 	Run(ctx context.Context) error
-	// Drain takes nothing new, and ends Run once what is in flight has ended.
+	// Drain stops accepting requests. Run returns when those in flight have finished.
 	Drain()
-	// State tells how it stands, and must be cheap: every Pick asks.
+	// State returns a snapshot. It must be cheap, because every Pick calls it.
 	State() wire.State
 }
 
-// Config describes the pool of one service under one credential: Apple wants
-// one team per connection, and one app's trouble must not move another's.
+// Config configures the pool of one service and one credential. Apple requires a connection per
+// team, and problems of one app must not affect another.
 type Config struct {
-	// Name is what events, logs and Status call the pool.
+	// Name identifies the pool in events, logs and Status.
 	Name string
-	// Size is how many endpoints the pool holds at most; 0 means 8. The pool
-	// never holds more, not even while it replaces one.
+	// Size is the maximum number of endpoints in the pool; 0 means 8. It holds even while an
+	// endpoint is replaced.
 	Size int
-	// Conns is how many connections an endpoint has; 0 means 1. More than two
-	// bring nothing but dials on the few cores that a gateway has.
+	// ConnsPerEndpoint is the number of connections per endpoint; 0 means 1. More than two rarely
+	// help.
 	ConnsPerEndpoint int
-	// InFlight is how many leases an endpoint may have at once; 0 means 64. It
-	// bounds what a black hole swallows before its silence is noticed, so a
-	// high value is dearer than it looks.
+	// MaxInFlight is the maximum number of leases per endpoint; 0 means 64. It limits how many
+	// requests are lost when an endpoint stops responding, until that is detected.
 	MaxInFlight int
-	// MaxAge is when a healthy endpoint yields its place to a new address, if
-	// there is one; each adds up to a fifth by chance. 0 means 10 minutes.
+	// MaxAge is how long a healthy endpoint stays in the pool if a new address is available; 0
+	// means 10 minutes. Up to a fifth is added at random.
 	MaxAge time.Duration
-	// Drain is how long requests in flight may still take when Run's context
-	// has ended; 0 means 10 seconds.
+	// DrainTimeout is how long requests in flight may take after the context of Run has ended; 0
+	// means 10 seconds.
 	DrainTimeout time.Duration
-	// Asleep lets the pool resolve and dial nothing before its first Pick: it
-	// is for a service that may never be asked.
+	// Lazy delays resolving and dialing until the first Pick, for services that may never be used.
 	Lazy bool
-	// Mirror makes an endpoint leave as soon as the resolver names it no more.
-	// It is for a list that somebody keeps; DNS names a few of many, and whom
-	// it leaves out is not gone.
+	// PruneUnlisted removes an endpoint as soon as the resolver no longer returns it. Set it for a
+	// resolver that returns a complete list. DNS returns only some of many addresses, so an address
+	// that is missing from an answer may still work.
 	PruneUnlisted bool
-	// Redial is the longest that an address that did not answer is left alone;
-	// it begins at 5 seconds, or at this if it is less, and doubles. 0 means 5
-	// minutes, for Apple takes many quick connections for an attack.
+	// MaxRedialDelay is the maximum delay before an address is dialled again after a failure; 0
+	// means 5 minutes. The delay starts at 5 seconds, or at MaxRedialDelay if that is less, and
+	// doubles. Apple treats many rapid connects as an attack.
 	MaxRedialDelay time.Duration
-	// Resolver names the addresses. Required.
+	// Resolver returns the addresses of the service. Required.
 	Resolver Resolver
-	// Dial returns a connection that stands, TLS, SETTINGS and all. Required.
+	// Dial returns an established connection, after the TLS handshake and SETTINGS. Required.
 	Dial func(ctx context.Context, addr netip.AddrPort) (Conn, error)
-	// Picker chooses among the endpoints that may be picked; nil means
-	// RoundRobin.
+	// Picker chooses among the eligible endpoints; nil means RoundRobin.
 	Picker Picker
-	// Zone tells the zone of an address, for a Picker that keeps traffic near
-	// (zone.Prefer); nil means that no zone is known. Every Pick asks, so it
-	// must be cheap, and it may learn.
+	// Zone returns the zone of an address, for a Picker such as that of zone.Prefer; nil means that
+	// no zone is known. Every Pick calls it, so it must be cheap. Its result may change.
 	Zone func(netip.AddrPort) string
-	// Breaker says when an endpoint is ejected, and for how long.
+	// Breaker configures when an endpoint is ejected, and for how long.
 	Breaker Breaker
-	// Outlier says when an endpoint is ejected for being worse than its peers.
+	// Outlier configures when an endpoint is ejected for performing worse than its peers.
 	Outlier Outlier
-	// MaxEjected is the share of the live endpoints that may be kept from
-	// traffic; 0 means 0.5. Beyond it the trouble is likely ours or the whole
-	// service's, and the pool panics: it spreads over all of them.
+	// MaxEjected is the share of live endpoints that may be ejected; 0 means 0.5. Beyond it the
+	// cause is probably on this side or affects the whole service, so the pool enters panic mode
+	// and uses all endpoints.
 	MaxEjected float64
-	// FailFast makes Pick answer BREAKER_OPEN instead of using an ejected
-	// endpoint, in panic or for want of another.
+	// FailFast makes Pick fail with BREAKER_OPEN instead of using an ejected endpoint. It disables
+	// panic mode.
 	FailFast bool
-	// Observe is told of every event, in order, by one goroutine that the pool
-	// waits for. May be nil.
+	// Observe is called with every event, in order and from one goroutine; nil disables it. Run
+	// does not return before it.
 	Observe func(Event)
-	// Logger gets the same events; nil discards them.
+	// Logger logs every event; nil disables logging.
 	Logger *slog.Logger
 }
 
-// Pool is the endpoints of one service. Make it with New.
+// Pool maintains the endpoints of one service. Create it with New.
 type Pool struct {
 	cfg Config
 
-	members           atomic.Pointer[[]*Endpoint] // the pool as Pick sees it
-	turns             atomic.Uint64               // RoundRobin's clock
-	probeLatencyLimit atomic.Int64                // a probe that takes longer has not healed, in ns; 0: not known
-	waiters           waitQueue                   // those who wait in Pick
-	closing           atomic.Bool                 // no lease is given any more
-	warmedUp          atomic.Bool                 // the first dials have landed, or have had their time
-	wake              chan struct{}               // the keeper has something to do
-	resolveNow        chan struct{}               // the resolver is wanted before its time
-	activateOnce      sync.Once                   // closes wanted
-	activated         chan struct{}               // closed by the first Pick, or from the start
+	members           atomic.Pointer[[]*Endpoint] // immutable snapshot for Pick
+	turns             atomic.Uint64               // source of Endpoint.lastTurn
+	probeLatencyLimit atomic.Int64                // maximum latency of a successful probe, in ns; 0 means no limit
+	queue             waitQueue                   // callers that wait in Pick
+	closing           atomic.Bool                 // no more leases are granted
+	warmedUp          atomic.Bool                 // the first dials have ended, or a second has passed
+	wake              chan struct{}               // wakes the maintainer
+	resolveNow        chan struct{}               // triggers an early resolve
+	activateOnce      sync.Once                   // closes activated
+	activated         chan struct{}               // closed by the first Pick, or by New unless Lazy
 
-	mu            sync.Mutex // guards all below
+	mu            sync.Mutex // guards the fields below
 	started       bool
 	inPanic       bool
 	endpoints     map[netip.AddrPort]*Endpoint
 	listed        []*Endpoint // the resolver's last good answer, in its order
-	lastRescue    time.Time   // when a replacement was last brought forward
-	joining       int         // endpoints that are being dialled for a place
+	lastRescue    time.Time   // when rescue last moved a dial forward
+	joining       int         // dials in progress for new members
 	openConns     int         // connections whose Run has not returned
 	dials         int
 	budget        dialBudget
-	pendingEvents []Event // not yet told
-	recentEvents  []Event // the last there were, for Status
+	pendingEvents []Event // not yet delivered
+	recentEvents  []Event // for Status
 	lastError     string  // why the last dial or resolve failed
 }
 
-// New checks the configuration. It starts nothing; Run does.
+// New validates cfg and returns a pool. It starts no goroutine; call Run.
 func New(cfg Config) (*Pool, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("pool %q: %w", cfg.Name, err)
@@ -141,9 +137,9 @@ func New(cfg Config) (*Pool, error) {
 	return p, nil
 }
 
-// Run fills the pool and keeps it until ctx ends; then it leases nothing more,
-// lets requests in flight end within Config.Drain, and returns when every
-// connection and goroutine has ended. The error says what had to be cut.
+// Run maintains the pool until ctx ends. Then it grants no more leases, waits up to
+// Config.DrainTimeout for requests in flight, and returns after every connection and goroutine of
+// the pool has ended. It returns an error if requests had to be canceled.
 func (p *Pool) Run(ctx context.Context) error {
 	if err := p.start(); err != nil {
 		return err
@@ -152,16 +148,16 @@ func (p *Pool) Run(ctx context.Context) error {
 	case <-p.activated:
 	case <-ctx.Done():
 	}
-	conns, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
-	var work sync.WaitGroup
-	work.Go(func() { p.resolveLoop(ctx) })
+	connCtx, cancelConns := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelConns()
+	var wg sync.WaitGroup
+	wg.Go(func() { p.resolveLoop(ctx) })
 	p.maintain(ctx, func(d dialTask) {
-		work.Go(func() { p.dialAndRun(ctx, conns, d) })
+		wg.Go(func() { p.dialAndRun(ctx, connCtx, d) })
 	})
 	err := p.drain()
-	cut()
-	work.Wait()
+	cancelConns()
+	wg.Wait()
 	p.deliverEvents()
 	return err
 }
@@ -176,40 +172,40 @@ func (p *Pool) start() error {
 	return nil
 }
 
-// drain ends the pool from the outside in: no new lease, then no lease in
-// flight, then no connection.
+// drain first stops granting leases, then waits for the outstanding ones, and then drains the
+// connections.
 func (p *Pool) drain() error {
 	p.close()
-	grace := time.NewTimer(p.cfg.DrainTimeout)
-	defer grace.Stop()
+	timer := time.NewTimer(p.cfg.DrainTimeout)
+	defer timer.Stop()
 	for {
-		leases, links := p.remaining()
+		leases, conns := p.remaining()
 		if leases == 0 {
 			p.drainAll()
 		}
-		if leases == 0 && links == 0 {
+		if leases == 0 && conns == 0 {
 			return nil
 		}
 		select {
 		case <-p.wake:
-		case <-grace.C:
+		case <-timer.C:
 			if leases == 0 {
 				return nil
 			}
-			return fmt.Errorf("pool %q: %d requests in flight were cut after %s (raise the pool's drain time)",
+			return fmt.Errorf("pool %q: %d requests in flight were canceled after %s (raise the pool's drain timeout)",
 				p.cfg.Name, leases, p.cfg.DrainTimeout)
 		}
 	}
 }
 
-// close refuses every Pick from now on, those that wait included.
+// close makes every current and future Pick fail.
 func (p *Pool) close() {
 	p.closing.Store(true)
-	p.waiters.close(p.errorf(NoEndpoint, errors.New("the pool is closing")))
+	p.queue.close(p.errorf(NoEndpoint, errors.New("the pool is closing")))
 }
 
-// remaining counts the leases and connections that have not ended.
-func (p *Pool) remaining() (leases, links int) {
+// remaining counts the outstanding leases and the open connections.
+func (p *Pool) remaining() (leases, conns int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.endpoints {
@@ -220,17 +216,17 @@ func (p *Pool) remaining() (leases, links int) {
 
 func (p *Pool) drainAll() {
 	p.mu.Lock()
-	var links []*endpointConn
+	var conns []*endpointConn
 	for _, e := range p.endpoints {
-		links = append(links, e.takeConns()...)
+		conns = append(conns, e.takeConns()...)
 	}
 	p.mu.Unlock()
-	drainConns(links)
+	drainConns(conns)
 }
 
 func (p *Pool) activate() { p.activateOnce.Do(func() { close(p.activated) }) }
 
-// Idle reports whether the pool still waits for its first Pick.
+// Idle reports whether the pool is lazy and still waits for its first Pick.
 func (p *Pool) Idle() bool {
 	select {
 	case <-p.activated:
@@ -240,10 +236,10 @@ func (p *Pool) Idle() bool {
 	}
 }
 
-// Ready returns nil once an endpoint is live, or an error that says why none is.
+// Ready returns nil if an endpoint is live, and otherwise an error with the reason.
 func (p *Pool) Ready() error {
 	if p.closing.Load() {
-		return fmt.Errorf("pool %q: is closing", p.cfg.Name)
+		return fmt.Errorf("pool %q: the pool is closing", p.cfg.Name)
 	}
 	for _, e := range *p.members.Load() {
 		if e.live() {
@@ -262,7 +258,7 @@ func (p *Pool) Ready() error {
 	}
 }
 
-// wakeMaintainer wakes the keeper.
+// wakeMaintainer makes the maintainer check the pool.
 func (p *Pool) wakeMaintainer() {
 	select {
 	case p.wake <- struct{}{}:

@@ -17,22 +17,22 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// A notification that is sent again and again, among many, in a pool whose
-// endpoints fail, fill up and come back: its visits must be to different
-// endpoints as long as there are such. Nobody joins or leaves, so that the
-// number of live endpoints is known.
+// TestPickNeverRepeatsEndpointWhileUntriedIsLive sends many notifications repeatedly through a pool
+// whose endpoints fail, fill up and recover. As long as there are untried endpoints, each attempt
+// of a notification must use one. Membership does not change, so the number of live endpoints is
+// known.
 func TestPickNeverRepeatsEndpointWhileUntriedIsLive(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		endpoints := rapid.IntRange(1, 9).Draw(rt, "endpoints")
 		inFlight := rapid.IntRange(1, 4).Draw(rt, "in flight")
 		senders := rapid.IntRange(1, 30).Draw(rt, "senders")
 		attempts := rapid.IntRange(1, 12).Draw(rt, "attempts")
-		fails := rapid.SliceOfN(rapid.IntRange(0, 3), endpoints, endpoints).Draw(rt, "fails") // of 3
-		takes := rapid.SliceOfN(rapid.IntRange(0, 50), endpoints, endpoints).Draw(rt, "takes ms")
+		fails := rapid.SliceOfN(rapid.IntRange(0, 3), endpoints, endpoints).Draw(rt, "fails") // out of 3
+		latencies := rapid.SliceOfN(rapid.IntRange(0, 50), endpoints, endpoints).Draw(rt, "latency ms")
 		picker := rapid.SampledFrom([]pool.Picker{nil, pool.LeastLoaded{}, pool.BoundedRoundRobin{}}).Draw(rt, "picker")
-		var wrong []string
+		var violation []string
 		synctest.Test(t, func(t *testing.T) {
-			h := startPool(t, endpoints, pool.Config{Size: endpoints, MaxInFlight: inFlight, Picker: picker})
+			tp := startPool(t, endpoints, pool.Config{Size: endpoints, MaxInFlight: inFlight, Picker: picker})
 			advance(time.Second)
 			var mu sync.Mutex
 			var group sync.WaitGroup
@@ -40,19 +40,19 @@ func TestPickNeverRepeatsEndpointWhileUntriedIsLive(t *testing.T) {
 				group.Go(func() {
 					var tried pool.Tried
 					for attempt := range attempts {
-						lease, err := h.Pick(t.Context(), tried)
+						lease, err := tp.Pick(t.Context(), tried)
 						if err != nil {
 							t.Error(err)
 							return
 						}
 						if attempt < endpoints && tried.Has(lease.Endpoint()) {
 							mu.Lock()
-							wrong = append(wrong, fmt.Sprintf("sender %d, attempt %d: %s after %v", sender, attempt, lease.Endpoint(), tried))
+							violation = append(violation, fmt.Sprintf("sender %d, attempt %d: %s after %v", sender, attempt, lease.Endpoint(), tried))
 							mu.Unlock()
 						}
 						tried = append(tried, lease.Endpoint())
 						i := int(lease.Endpoint().Addr().Addr().As4()[3]) - 1
-						time.Sleep(time.Duration(takes[i]) * time.Millisecond)
+						time.Sleep(time.Duration(latencies[i]) * time.Millisecond)
 						if (sender+attempt)%3 < fails[i] {
 							lease.Done(failed)
 						} else {
@@ -62,41 +62,41 @@ func TestPickNeverRepeatsEndpointWhileUntriedIsLive(t *testing.T) {
 				})
 			}
 			group.Wait()
-			if s := h.Status(); s.InFlight != 0 || s.Waiting != 0 {
-				wrong = append(wrong, fmt.Sprintf("in the end %d are in flight and %d wait", s.InFlight, s.Waiting))
+			if s := tp.Status(); s.InFlight != 0 || s.Waiting != 0 {
+				violation = append(violation, fmt.Sprintf("in the end %d are in flight and %d wait", s.InFlight, s.Waiting))
 			}
 		})
-		if len(wrong) > 0 {
-			rt.Fatalf("%q", wrong)
+		if len(violation) > 0 {
+			rt.Fatalf("%q", violation)
 		}
 	})
 }
 
-// Whatever befalls connections, DNS and breakers: the pool never holds more
-// than its size, an address is held once, the dial budget is kept, no place is
-// lost, and it heals once the service does.
+// TestPoolInvariants applies random events to connections, DNS and breakers. The pool never exceeds
+// its size, contains each address once, keeps within the dial budget, loses no slot, and recovers
+// when the service does.
 func TestPoolInvariants(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		size := rapid.IntRange(1, 6).Draw(rt, "size")
 		conns := rapid.IntRange(1, 2).Draw(rt, "conns")
 		steps := rapid.SliceOfN(rapid.Custom(drawStep), 1, 40).Draw(rt, "steps")
-		var wrong string
+		var violation string
 		synctest.Test(t, func(t *testing.T) {
-			h := startPool(t, 8, pool.Config{Size: size, ConnsPerEndpoint: conns, MaxInFlight: 3, MaxAge: time.Minute, Breaker: pool.Breaker{MaxEjectionTime: time.Minute}})
+			tp := startPool(t, 8, pool.Config{Size: size, ConnsPerEndpoint: conns, MaxInFlight: 3, MaxAge: time.Minute, Breaker: pool.Breaker{MaxEjectionTime: time.Minute}})
 			for _, s := range steps {
-				h.apply(s)
+				tp.apply(s)
 				advance(s.wait)
-				if wrong = h.brokenInvariant(size, conns); wrong != "" {
-					wrong += "\n" + h.eventLog()
+				if violation = tp.brokenInvariant(size, conns); violation != "" {
+					violation += "\n" + tp.eventLog()
 					return
 				}
 			}
-			if wrong = h.checkRecovery(size); wrong != "" {
-				wrong += "\n" + h.eventLog()
+			if violation = tp.checkRecovery(size); violation != "" {
+				violation += "\n" + tp.eventLog()
 			}
 		})
-		if wrong != "" {
-			rt.Fatal(wrong)
+		if violation != "" {
+			rt.Fatal(violation)
 		}
 	})
 }
@@ -116,15 +116,15 @@ func drawStep(rt *rapid.T) step {
 	}
 }
 
-// apply makes a step happen.
-func (h *testPool) apply(s step) {
+// apply executes one step.
+func (tp *testPool) apply(s step) {
 	switch s.kind {
 	case "send":
 		for range s.n * 3 {
 			go func() {
-				ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(tp.t.Context(), 10*time.Second)
 				defer cancel()
-				lease, err := h.Pick(ctx, nil)
+				lease, err := tp.Pick(ctx, nil)
 				if err != nil {
 					return
 				}
@@ -132,7 +132,7 @@ func (h *testPool) apply(s step) {
 			}()
 		}
 	case "goaway", "die":
-		if conns := h.serverCopy(s.i).conns; len(conns) > 0 {
+		if conns := tp.serverCopy(s.i).conns; len(conns) > 0 {
 			if c := conns[len(conns)-1]; s.kind == "die" {
 				c.disconnect()
 			} else {
@@ -140,27 +140,27 @@ func (h *testPool) apply(s step) {
 			}
 		}
 	case "refuse":
-		h.setServer(s.i, func(s *fakeServer) { s.dialErr = errCut })
+		tp.setServer(s.i, func(s *fakeServer) { s.dialErr = errCut })
 	case "answer":
-		h.setServer(s.i, func(s *fakeServer) { s.dialErr = nil })
+		tp.setServer(s.i, func(s *fakeServer) { s.dialErr = nil })
 	case "fail":
-		h.setServer(s.i, func(s *fakeServer) { s.status = 500 })
+		tp.setServer(s.i, func(s *fakeServer) { s.status = 500 })
 	case "well":
-		h.setServer(s.i, func(s *fakeServer) { s.status = 200 })
+		tp.setServer(s.i, func(s *fakeServer) { s.status = 200 })
 	case "dns":
-		h.mu.Lock()
-		h.addrs = slices.Concat(addrs(s.i, 8), []netip.AddrPort{addr(s.n)})
-		h.mu.Unlock()
+		tp.mu.Lock()
+		tp.addrs = slices.Concat(addrs(s.i, 8), []netip.AddrPort{addr(s.n)})
+		tp.mu.Unlock()
 	}
 }
 
-// brokenInvariant says which promise is.
-func (h *testPool) brokenInvariant(size, conns int) string {
-	s := h.Status()
+// brokenInvariant describes the invariant that is violated, or returns "".
+func (tp *testPool) brokenInvariant(size, conns int) string {
+	s := tp.Status()
 	seen := map[string]bool{}
 	for _, e := range append(s.Endpoints, s.Spares...) {
 		if seen[e.Address] {
-			return e.Address + " is held twice"
+			return e.Address + " appears twice"
 		}
 		seen[e.Address] = true
 		if e.Connections > conns || e.InFlight > 3 {
@@ -168,58 +168,60 @@ func (h *testPool) brokenInvariant(size, conns int) string {
 		}
 	}
 	if len(s.Endpoints) > size {
-		return fmt.Sprintf("the pool of %d holds %d", size, len(s.Endpoints))
+		return fmt.Sprintf("the pool of size %d has %d endpoints", size, len(s.Endpoints))
 	}
-	return h.checkDialBudget(size, conns)
+	return tp.checkDialBudget(size, conns)
 }
 
-// checkDialBudget says whether the dials are more than the pool's size, what was
-// replaced, and one for each place in ten seconds.
-func (h *testPool) checkDialBudget(size, conns int) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	replaced := 0
-	for _, e := range h.events {
+// checkDialBudget checks that the dials do not exceed the pool's size, plus one for each
+// replacement, plus one per slot every ten seconds. It returns a description of the violation, or
+// "".
+func (tp *testPool) checkDialBudget(size, conns int) string {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	replacements := 0
+	for _, e := range tp.events {
 		switch e.Kind {
 		case pool.EventGoAway, pool.EventConnLost, pool.EventConnClosed, pool.EventEjected:
-			replaced++
+			replacements++
 		}
 	}
-	age := time.Since(bubbleStart)
-	allowed := size*conns + replaced + size*(1+int(age/(10*time.Second)))
+	elapsed := time.Since(bubbleStart)
+	allowed := size*conns + replacements + size*(1+int(elapsed/(10*time.Second)))
 	dials := 0
-	for _, s := range h.servers {
+	for _, s := range tp.servers {
 		dials += len(s.dials)
 	}
 	if dials > allowed {
-		return fmt.Sprintf("%d dials in %s, %d allowed, for %d were replaced", dials, age, allowed, replaced)
+		return fmt.Sprintf("%d dials in %s; %d are allowed, with %d replacements", dials, elapsed, allowed, replacements)
 	}
 	return ""
 }
 
-// bubbleStart is when every bubble begins.
+// bubbleStart is the initial time in every synctest bubble.
 var bubbleStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// checkRecovery makes the service well and says what the pool still lacks afterwards.
-func (h *testPool) checkRecovery(size int) string {
+// checkRecovery makes the service healthy and returns a description of what the pool still lacks
+// five minutes later, or "".
+func (tp *testPool) checkRecovery(size int) string {
 	for i := 1; i <= 8; i++ {
-		h.setServer(i, func(s *fakeServer) { s.status, s.dialErr = 200, nil })
+		tp.setServer(i, func(s *fakeServer) { s.status, s.dialErr = 200, nil })
 	}
-	h.mu.Lock()
-	h.addrs = addrs(1, 8)
-	h.mu.Unlock()
+	tp.mu.Lock()
+	tp.addrs = addrs(1, 8)
+	tp.mu.Unlock()
 	for range 20 {
 		advance(16 * time.Second)
-		h.apply(step{kind: "send", n: 8})
+		tp.apply(step{kind: "send", n: 8})
 	}
 	advance(15 * time.Second)
-	s := h.Status()
+	s := tp.Status()
 	if len(s.Endpoints) != size || s.InFlight != 0 || s.Waiting != 0 || !s.Ready || s.Panic {
-		return fmt.Sprintf("five minutes after the service is well: %+v", s)
+		return fmt.Sprintf("five minutes after the service recovered: %+v", s)
 	}
 	for _, e := range s.Endpoints {
 		if e.State != "closed" || e.Connections == 0 {
-			return fmt.Sprintf("five minutes after the service is well: %+v", e)
+			return fmt.Sprintf("five minutes after the service recovered: %+v", e)
 		}
 	}
 	return ""

@@ -13,19 +13,19 @@ import (
 	"github.com/sluice-push/sluice/internal/publicaddr"
 )
 
-// Resolver names the addresses of a service, and for how long the answer is
-// good. An error or an empty answer leaves the pool with what it knows.
+// Resolver returns the addresses of a service and how long they are valid. After an error or an
+// empty answer the pool continues to use the last good answer.
 type Resolver interface {
 	Resolve(ctx context.Context) (addrs []netip.AddrPort, ttl time.Duration, err error)
 }
 
 const (
-	minTTL, maxTTL     = time.Second, 30 * time.Second // what a TTL is clamped to
-	resolveTimeout     = 5 * time.Second               // for one Resolve
-	minResolveInterval = 5 * time.Second               // between two, however much the pool is in need
+	minTTL, maxTTL     = time.Second, 30 * time.Second // bounds for a TTL
+	resolveTimeout     = 5 * time.Second               // for one call of Resolve
+	minResolveInterval = 5 * time.Second               // minimum time between two calls
 )
 
-// Static is a list that never changes.
+// Static is a fixed list of addresses.
 type Static []netip.AddrPort
 
 // Resolve returns the list.
@@ -33,14 +33,14 @@ func (s Static) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error
 	return s, maxTTL, nil
 }
 
-// System asks the operating system's resolver, IPv4 and IPv6. It hides the
-// TTL, so the answer is asked for again after the longest that the pool allows.
+// System uses the operating system's resolver for IPv4 and IPv6. It does not provide TTLs, so the
+// pool resolves at its maximum interval.
 type System struct {
 	Host string
 	Port uint16 // 0 means 443
 }
 
-// Resolve looks Host up.
+// Resolve looks up Host.
 func (s System) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, error) {
 	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", s.Host)
 	if err != nil {
@@ -60,43 +60,43 @@ func withPort(addrs []netip.Addr, port uint16) []netip.AddrPort {
 	return out
 }
 
-// PublicOnly keeps what another resolver names of the public internet. A public
-// service that resolves to a private address has been hijacked or mistyped,
-// and a credential must not go there.
+// PublicOnly drops addresses that are not on the public internet from the answers of r. If a public
+// service resolves to a private address, DNS is compromised or misconfigured, and credentials must
+// not be sent there.
 func PublicOnly(r Resolver) Resolver { return publicOnly{r} }
 
 type publicOnly struct{ Resolver }
 
-var errAllPrivate = errors.New("only private addresses were named, for a public service")
+var errAllPrivate = errors.New("a public service resolved to private addresses only")
 
 func (p publicOnly) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, error) {
-	named, ttl, err := p.Resolver.Resolve(ctx)
+	addrs, ttl, err := p.Resolver.Resolve(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	var kept []netip.AddrPort
-	for _, addr := range named {
+	var public []netip.AddrPort
+	for _, addr := range addrs {
 		if publicaddr.Public(addr.Addr()) {
-			kept = append(kept, addr)
+			public = append(public, addr)
 		}
 	}
-	if len(kept) == 0 && len(named) > 0 {
+	if len(public) == 0 && len(addrs) > 0 {
 		return nil, 0, errAllPrivate
 	}
-	return kept, ttl, nil
+	return public, ttl, nil
 }
 
-// resolveLoop asks the resolver again and again until ctx ends.
+// resolveLoop resolves repeatedly until ctx ends.
 func (p *Pool) resolveLoop(ctx context.Context) {
 	failures := 0
 	for {
-		asked := time.Now()
+		started := time.Now()
 		addrs, ttl, err := p.resolveOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		select {
-		case <-p.resolveNow: // this answer is what was wanted
+		case <-p.resolveNow: // this answer already serves the request
 		default:
 		}
 		wait := min(max(ttl, minTTL), maxTTL)
@@ -108,7 +108,7 @@ func (p *Pool) resolveLoop(ctx context.Context) {
 			failures++
 			p.resolveFailed(err, wait)
 		}
-		if !p.waitToResolve(ctx, wait, asked) {
+		if !p.waitToResolve(ctx, wait, started) {
 			return
 		}
 	}
@@ -119,13 +119,14 @@ func (p *Pool) resolveOnce(ctx context.Context) ([]netip.AddrPort, time.Duration
 	defer cancel()
 	addrs, ttl, err := p.cfg.Resolver.Resolve(ctx)
 	if err == nil && len(addrs) == 0 {
-		err = errors.New("the answer names no address")
+		err = errors.New("the answer contains no address")
 	}
 	return addrs, ttl, err
 }
 
-// waitToResolve waits, shorter if the pool is in need; false means that ctx has ended.
-func (p *Pool) waitToResolve(ctx context.Context, wait time.Duration, asked time.Time) bool {
+// waitToResolve waits before the next resolve, for less time if one is requested. It returns false
+// if ctx has ended.
+func (p *Pool) waitToResolve(ctx context.Context, wait time.Duration, started time.Time) bool {
 	select {
 	case <-time.After(wait):
 		return true
@@ -134,14 +135,14 @@ func (p *Pool) waitToResolve(ctx context.Context, wait time.Duration, asked time
 		return false
 	}
 	select {
-	case <-time.After(min(wait, minResolveInterval-time.Since(asked))):
+	case <-time.After(min(wait, minResolveInterval-time.Since(started))):
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// requestResolve asks the resolver before its time.
+// requestResolve triggers a resolve before the TTL expires.
 func (p *Pool) requestResolve() {
 	select {
 	case p.resolveNow <- struct{}{}:
@@ -149,15 +150,14 @@ func (p *Pool) requestResolve() {
 	}
 }
 
-// applyAnswer takes a good answer. Who has a place keeps it, unless the pool mirrors
-// the answer.
+// applyAnswer applies a good answer. Members keep their slots unless PruneUnlisted is set.
 func (p *Pool) applyAnswer(addrs []netip.AddrPort) {
 	drainConns(p.updateListed(addrs))
 	p.wakeMaintainer()
 }
 
-// updateListed notes the answer and returns the connections of those who had to go.
-func (p *Pool) updateListed(addrs []netip.AddrPort) (left []*endpointConn) {
+// updateListed stores the answer and returns the connections of evicted members.
+func (p *Pool) updateListed(addrs []netip.AddrPort) (toDrain []*endpointConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now, before, added := time.Now(), len(p.listed), 0
@@ -171,7 +171,7 @@ func (p *Pool) updateListed(addrs []netip.AddrPort) (left []*endpointConn) {
 			continue
 		}
 		e := p.ensureEndpoint(addr)
-		if e.listed { // named twice
+		if e.listed { // a duplicate
 			continue
 		}
 		if e.lastListed.IsZero() {
@@ -184,31 +184,31 @@ func (p *Pool) updateListed(addrs []netip.AddrPort) (left []*endpointConn) {
 		p.addEventLocked(Event{Kind: EventResolved, Reason: fmt.Sprintf("%d addresses, %d of them new", len(p.listed), added)})
 	}
 	if p.cfg.PruneUnlisted {
-		left = p.evictUnlisted()
+		toDrain = p.evictUnlisted()
 	}
 	p.forgetStale(now)
-	return left
+	return toDrain
 }
 
-func (p *Pool) evictUnlisted() (left []*endpointConn) {
+func (p *Pool) evictUnlisted() (toDrain []*endpointConn) {
 	for _, e := range *p.members.Load() {
 		if !e.listed {
-			left = append(left, p.evict(e, "it is named no more")...)
+			toDrain = append(toDrain, p.evict(e, "no longer listed")...)
 		}
 	}
-	return left
+	return toDrain
 }
 
 func (p *Pool) resolveFailed(err error, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lastError = "resolving: " + err.Error()
-	p.addEventLocked(Event{Kind: EventResolveFailed, Reason: fmt.Sprintf("%v; asking again in %s", err, wait)})
+	p.addEventLocked(Event{Kind: EventResolveFailed, Reason: fmt.Sprintf("%v; next attempt in %s", err, wait)})
 	p.wakeMaintainer()
 }
 
-// forgetStale drops addresses that are named no more, once nothing is to be
-// remembered of them.
+// forgetStale drops unlisted addresses that have not been seen for a while and hold no state worth
+// keeping.
 func (p *Pool) forgetStale(now time.Time) {
 	for addr, e := range p.endpoints {
 		idle := !e.member && !e.listed && !e.dialling && e.InFlight() == 0

@@ -26,12 +26,12 @@ func TestResolveIntervalFollowsTTL(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newTestPool(t, 8, pool.Config{})
-				h.ttl = test.ttl
-				h.run()
+				tp := newTestPool(t, 8, pool.Config{})
+				tp.ttl = test.ttl
+				tp.run()
 				advance(10*test.want + test.want/2)
-				if h.resolves != 11 {
-					t.Errorf("in ten and a half times %s it was asked %d times, want 11", test.want, h.resolves)
+				if tp.resolves != 11 {
+					t.Errorf("in ten and a half times %s there were %d resolves; want 11", test.want, tp.resolves)
 				}
 			})
 		})
@@ -40,44 +40,44 @@ func TestResolveIntervalFollowsTTL(t *testing.T) {
 
 func TestMissingSpareTriggersResolve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 2, pool.Config{Size: 2})
-		h.ttl = 30 * time.Second
-		h.run()
+		tp := newTestPool(t, 2, pool.Config{Size: 2})
+		tp.ttl = 30 * time.Second
+		tp.run()
 		advance(time.Second)
-		h.mu.Lock()
-		h.addrs = addrs(1, 3)
-		h.mu.Unlock()
-		h.eject(1)
+		tp.mu.Lock()
+		tp.addrs = addrs(1, 3)
+		tp.mu.Unlock()
+		tp.eject(1)
 		advance(5 * time.Second)
-		h.wantMembers(2, 3)
+		tp.wantMembers(2, 3)
 	})
 }
 
 func TestDuplicateAndMappedAddressesAreOneEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 0, pool.Config{})
+		tp := newTestPool(t, 0, pool.Config{})
 		mapped := netip.AddrPortFrom(netip.AddrFrom16(addr(1).Addr().As16()), 443)
-		h.addrs = []netip.AddrPort{addr(1), mapped, addr(1), {}, addr(2)}
-		h.run()
+		tp.addrs = []netip.AddrPort{addr(1), mapped, addr(1), {}, addr(2)}
+		tp.run()
 		advance(time.Second)
-		h.wantMembers(1, 2)
+		tp.wantMembers(1, 2)
 	})
 }
 
 func TestUnlistedAddressesAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 2, pool.Config{Size: 2})
+		tp := startPool(t, 2, pool.Config{Size: 2})
 		for i := range 200 {
-			h.setAddrs(append(addrs(10*i+3, 10*i+9), addrs(1, 2)...)...)
+			tp.setAddrs(append(addrs(10*i+3, 10*i+9), addrs(1, 2)...)...)
 			advance(25 * time.Second)
 		}
-		if n := len(h.Status().Spares); n > 7*25 {
-			t.Errorf("after 1,400 addresses in 100 minutes the pool remembers %d; want those of the last ten minutes or so", n)
+		if n := len(tp.Status().Spares); n > 7*25 {
+			t.Errorf("after 1,400 addresses in 100 minutes the pool keeps %d; want those of about the last ten minutes", n)
 		}
 	})
 }
 
-// listResolver is a resolver that names what it holds.
+// listResolver is a resolver that returns these addresses.
 type listResolver []string
 
 func (l listResolver) Resolve(context.Context) (out []netip.AddrPort, ttl time.Duration, err error) {
@@ -95,13 +95,13 @@ func TestPublicOnlyRejectsPrivateAddresses(t *testing.T) {
 	}
 	for _, text := range private {
 		if got, _, err := pool.PublicOnly(listResolver{text}).Resolve(t.Context()); err == nil {
-			t.Errorf("%s passed: %v", text, got)
+			t.Errorf("private address %s was accepted: %v", text, got)
 		}
 	}
 	open := listResolver{"17.188.143.98", "2620:149:208:4304::3", "142.250.0.95", "2a00:1450:4001::5f"}
 	got, ttl, err := pool.PublicOnly(append(private[:len(private):len(private)], open...)).Resolve(t.Context())
 	if want, _, _ := open.Resolve(t.Context()); !slices.Equal(got, want) || ttl != time.Second || err != nil {
-		t.Errorf("of a mixed answer %v was kept, %v, want %v", got, err, want)
+		t.Errorf("the public addresses of a mixed answer are %v, %v; want %v", got, err, want)
 	}
 	if got, _, err := pool.PublicOnly(listResolver{}).Resolve(t.Context()); len(got) != 0 || err != nil {
 		t.Errorf("an empty answer became %v, %v", got, err)
@@ -110,9 +110,9 @@ func TestPublicOnlyRejectsPrivateAddresses(t *testing.T) {
 
 func TestPublicOnlyPoolNeverDialsPrivateAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 3, pool.Config{}) // 10.0.0.x
+		tp := newTestPool(t, 3, pool.Config{}) // 10.0.0.x
 		var dialled int
-		p, err := pool.New(pool.Config{Resolver: pool.PublicOnly(h), Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
+		p, err := pool.New(pool.Config{Resolver: pool.PublicOnly(tp), Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
 			dialled++
 			return nil, errCut
 		}})
@@ -123,7 +123,7 @@ func TestPublicOnlyPoolNeverDialsPrivateAddress(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- p.Run(ctx) }()
 		advance(10 * time.Minute)
-		if err := p.Ready(); dialled != 0 || err == nil || !strings.Contains(err.Error(), "only private addresses") {
+		if err := p.Ready(); dialled != 0 || err == nil || !strings.Contains(err.Error(), "private addresses only") {
 			t.Errorf("%d dials, Ready() = %v", dialled, err)
 		}
 		cancel()
@@ -148,11 +148,11 @@ func TestStaticAndSystemResolvers(t *testing.T) {
 	}
 }
 
-// dnsServer answers DNS questions on a loopback socket.
+// dnsServer is a DNS server on a loopback socket.
 type dnsServer struct {
-	records  map[uint16][]string // by type; nil means that the question is not answered well
+	records  map[uint16][]string // by type
 	rcode    int
-	truncate bool // answers over UDP are truncated
+	truncate bool // truncate responses over UDP
 }
 
 func (z dnsServer) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
@@ -175,7 +175,7 @@ func (z dnsServer) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 // listenOnePort listens on a free port for UDP and TCP.
 func listenOnePort(t *testing.T) (packets net.PacketConn, streams net.Listener) {
 	t.Helper()
-	for range 20 { // the TCP port beside a free UDP port may be taken
+	for range 20 { // the TCP port with the same number may be in use
 		packets, err := net.ListenPacket("udp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -189,7 +189,7 @@ func listenOnePort(t *testing.T) (packets net.PacketConn, streams net.Listener) 
 	return nil, nil
 }
 
-// serve runs the zone on UDP and TCP, on one port, and returns its address.
+// serve runs the server on UDP and TCP and returns its address.
 func (z dnsServer) serve(t *testing.T) string {
 	t.Helper()
 	packets, streams := listenOnePort(t)
@@ -210,11 +210,12 @@ func (z dnsServer) serve(t *testing.T) string {
 	return packets.LocalAddr().String()
 }
 
-// resolve asks, and again where the machine was held up for as long as a server may take to answer.
+// resolve calls d.Resolve. It repeats the call if the machine was too busy to respond within the
+// query timeout.
 func resolve(t *testing.T, d pool.DNS) (addrs []netip.AddrPort, ttl time.Duration, err error) {
 	for range 20 {
-		began := time.Now()
-		if addrs, ttl, err = d.Resolve(t.Context()); time.Since(began) < 2*time.Second {
+		start := time.Now()
+		if addrs, ttl, err = d.Resolve(t.Context()); time.Since(start) < 2*time.Second {
 			break
 		}
 	}
@@ -236,16 +237,16 @@ func TestDNSResolver(t *testing.T) {
 		ttl  time.Duration
 		fail string
 	}{
-		"both":          {zone: dnsServer{records: both}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
-		"over TCP":      {zone: dnsServer{records: both, truncate: true}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
-		"IPv4 alone":    {zone: dnsServer{records: map[uint16][]string{dns.TypeA: both[dns.TypeA]}}, want: four, ttl: 9 * time.Second},
-		"IPv6 alone":    {zone: dnsServer{records: map[uint16][]string{dns.TypeAAAA: both[dns.TypeAAAA]}}, want: []string{"[2620:149:208::1]:443"}, ttl: 12 * time.Second},
-		"none":          {zone: dnsServer{}, ttl: 0},
-		"no such name":  {zone: dnsServer{rcode: dns.RcodeNameError}, fail: "NXDOMAIN"},
-		"out of order":  {zone: dnsServer{rcode: dns.RcodeServerFailure}, fail: "SERVFAIL"},
-		"not our zone":  {zone: dnsServer{rcode: dns.RcodeRefused}, fail: "REFUSED"},
-		"a longer TTL":  {zone: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 86400 IN A 17.188.143.1"}}}, want: four[:1], ttl: 30 * time.Second},
-		"a TTL of zero": {zone: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 0 IN A 17.188.143.1"}}}, want: four[:1], ttl: 0},
+		"both":                  {zone: dnsServer{records: both}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
+		"over TCP":              {zone: dnsServer{records: both, truncate: true}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
+		"IPv4 only":             {zone: dnsServer{records: map[uint16][]string{dns.TypeA: both[dns.TypeA]}}, want: four, ttl: 9 * time.Second},
+		"IPv6 only":             {zone: dnsServer{records: map[uint16][]string{dns.TypeAAAA: both[dns.TypeAAAA]}}, want: []string{"[2620:149:208::1]:443"}, ttl: 12 * time.Second},
+		"none":                  {zone: dnsServer{}, ttl: 0},
+		"no such name":          {zone: dnsServer{rcode: dns.RcodeNameError}, fail: "NXDOMAIN"},
+		"server failure":        {zone: dnsServer{rcode: dns.RcodeServerFailure}, fail: "SERVFAIL"},
+		"refused":               {zone: dnsServer{rcode: dns.RcodeRefused}, fail: "REFUSED"},
+		"TTL above the maximum": {zone: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 86400 IN A 17.188.143.1"}}}, want: four[:1], ttl: 30 * time.Second},
+		"TTL of zero":           {zone: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 0 IN A 17.188.143.1"}}}, want: four[:1], ttl: 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -259,16 +260,16 @@ func TestDNSResolver(t *testing.T) {
 				t.Errorf("Resolve = %v, %s, %v; want %v, %s", got, ttl, err, test.want, test.ttl)
 			}
 			if test.fail == "" && err != nil || test.fail != "" && (err == nil || !strings.Contains(err.Error(), test.fail)) {
-				t.Errorf("the error is %v, want one that says %q", err, test.fail)
+				t.Errorf("the error is %v; want one that contains %q", err, test.fail)
 			}
 		})
 	}
 }
 
 func TestDNSTriesNextServer(t *testing.T) {
-	sick := dnsServer{rcode: dns.RcodeServerFailure}.serve(t)
-	well := dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 5 IN A 17.188.143.1"}}}.serve(t)
-	found, _, err := resolve(t, pool.DNS{Host: "api.test", Port: 2197, Servers: []string{sick, well}})
+	failing := dnsServer{rcode: dns.RcodeServerFailure}.serve(t)
+	healthy := dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 5 IN A 17.188.143.1"}}}.serve(t)
+	found, _, err := resolve(t, pool.DNS{Host: "api.test", Port: 2197, Servers: []string{failing, healthy}})
 	if want := []netip.AddrPort{netip.MustParseAddrPort("17.188.143.1:2197")}; !slices.Equal(found, want) || err != nil {
 		t.Errorf("Resolve = %v, %v; want %v", found, err, want)
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Millions of locks taken by turns hold no race to find, and under the race
-// detector of Go 1.26 they now and then end in a failed check of its own.
+// Only one goroutine of a simulation runs at a time, so the race detector has nothing to find. In Go
+// 1.26 the many lock operations occasionally fail a consistency check of the race detector itself.
 //go:build !race
 
 package pool_test
@@ -17,19 +17,18 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// decaySim is a service whose endpoints go bad (they connect, and answer 500 for
-// ever) and are replaced (they vanish, and a new address appears), each at its
-// own rate.
+// decaySim is a service whose endpoints go bad (they stay connected but respond 500) and are
+// replaced (they disconnect, and a new address appears), each at its own rate.
 type decaySim struct {
 	*testPool
 	rng         *rand.Rand
-	failRate    float64 // for each endpoint, in a minute
+	failRate    float64 // per endpoint and minute
 	replaceRate float64
 	lastAddr    int
 }
 
-// runMinute lets one pass, a second at a time, with as many requests a second as
-// are wanted, and returns the share that met a good endpoint.
+// runMinute simulates one minute in steps of a second, with perSecond requests in each. It returns
+// how many requests went to a good endpoint, and how many there were.
 func (d *decaySim) runMinute(perSecond int) (good, all int) {
 	for second := range 60 {
 		if second%5 == 0 {
@@ -50,7 +49,8 @@ func (d *decaySim) runMinute(perSecond int) (good, all int) {
 	return good, all
 }
 
-// degrade is what befalls the members in so many parts of a minute.
+// degrade applies the failure and replacement rates for one part of a minute, of which there are
+// the given number.
 func (d *decaySim) degrade(parts float64) {
 	for _, e := range d.Status().Endpoints {
 		i := addrNumber(e.Address)
@@ -79,7 +79,7 @@ func addrPortNumber(a netip.AddrPort) int {
 	return int(b[2])<<8 | int(b[3])
 }
 
-// goodShare is the share of the members that are good.
+// goodShare returns the share of members that are good.
 func (d *decaySim) goodShare() float64 {
 	good, endpoints := 0, d.Status().Endpoints
 	for _, e := range endpoints {
@@ -90,9 +90,9 @@ func (d *decaySim) goodShare() float64 {
 	return float64(good) / float64(len(endpoints))
 }
 
-// Where nothing but replacement heals, the share of good endpoints settles at
-// k/(k+f) for k replaced and f going bad in a unit of time: at 83% for 5% and
-// 1%. That the pool meets the law shows that it adds no loss of its own.
+// If replacement is the only repair, the share of good endpoints converges to k/(k+f), where k is
+// the replacement rate and f is the failure rate: 83% for 5% and 1%. A pool that reaches this share
+// adds no loss of its own.
 func TestGoodShareWithoutBreakers(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -105,19 +105,19 @@ func TestGoodShareWithoutBreakers(t *testing.T) {
 		for range 10 {
 			d.runMinute(0)
 		}
-		share, minutes := 0.0, 200 // their mean deviates by 0.4%
+		share, minutes := 0.0, 200 // enough for a standard error of 0.4%
 		for range minutes {
 			d.runMinute(0)
 			share += d.goodShare() / float64(minutes)
 		}
 		t.Logf("%.2f%% of the members are good", 100*share)
 		if want := 0.5 / 0.6; share < want-0.03 || share > want+0.03 {
-			t.Errorf("%.1f%% of the members are good, want %.1f%% within 3%%", 100*share, 100*want)
+			t.Errorf("%.1f%% of the members are good; want %.1f%% within 3%%", 100*share, 100*want)
 		}
 	})
 }
 
-// The same decay, with breakers, probes and spares.
+// The same simulation with breakers, probes and spares.
 func TestGoodShareWithBreakers(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -132,9 +132,9 @@ func TestGoodShareWithBreakers(t *testing.T) {
 			good, all = good+g, all+a
 		}
 		if share := float64(good) / float64(all); share < 0.99 {
-			t.Errorf("%.2f%% of the requests met a good endpoint, want more than 99%%", 100*share)
+			t.Errorf("%.2f%% of the requests went to a good endpoint; want more than 99%%", 100*share)
 		} else {
-			t.Logf("%.2f%% met a good endpoint", 100*share)
+			t.Logf("%.2f%% of the requests went to a good endpoint", 100*share)
 		}
 	})
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// snapshotRecorder notes how many endpoints it was shown, and how many of them healthy.
+// snapshotRecorder records the number of endpoints in the last snapshot, and how many of them are
+// healthy.
 type snapshotRecorder struct {
 	pool.RoundRobin
 	all, healthy atomic.Int64
@@ -35,19 +36,19 @@ func (s *snapshotRecorder) UpdateEndpoints(all []*pool.Endpoint) {
 func (s *snapshotRecorder) want(t *testing.T, all, healthy int64) {
 	t.Helper()
 	if s.all.Load() != all || s.healthy.Load() != healthy {
-		t.Errorf("the picker was shown %d endpoints, %d of them healthy; want %d and %d", s.all.Load(), s.healthy.Load(), all, healthy)
+		t.Errorf("the snapshot has %d endpoints, %d of them healthy; want %d and %d", s.all.Load(), s.healthy.Load(), all, healthy)
 	}
 }
 
 func TestSnapshotPickerSeesAllEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := new(snapshotRecorder)
-		h := newTestPool(t, 4, pool.Config{Picker: s})
-		h.setServer(4, func(s *fakeServer) { s.dialErr = errors.New("refused") })
-		h.run()
+		tp := newTestPool(t, 4, pool.Config{Picker: s})
+		tp.setServer(4, func(s *fakeServer) { s.dialErr = errors.New("refused") })
+		tp.run()
 		advance(time.Second)
 		s.want(t, 4, 3)
-		h.eject(1)
+		tp.eject(1)
 		synctest.Wait()
 		s.want(t, 4, 2)
 	})
@@ -55,23 +56,23 @@ func TestSnapshotPickerSeesAllEndpoints(t *testing.T) {
 
 func TestPruneUnlistedRemovesMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := startPool(t, 3, pool.Config{PruneUnlisted: true})
+		tp := startPool(t, 3, pool.Config{PruneUnlisted: true})
 		advance(time.Second)
-		h.wantMembers(1, 2, 3)
-		h.setAddrs(addrs(2, 4)...)
+		tp.wantMembers(1, 2, 3)
+		tp.setAddrs(addrs(2, 4)...)
 		advance(2 * time.Second)
-		h.wantMembers(2, 3, 4)
+		tp.wantMembers(2, 3, 4)
 	})
 }
 
 func TestMaxRedialDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newTestPool(t, 2, pool.Config{MaxRedialDelay: 10 * time.Second})
-		h.setServer(2, func(s *fakeServer) { s.dialErr = errors.New("refused") })
-		h.run()
+		tp := newTestPool(t, 2, pool.Config{MaxRedialDelay: 10 * time.Second})
+		tp.setServer(2, func(s *fakeServer) { s.dialErr = errors.New("refused") })
+		tp.run()
 		advance(10 * time.Minute)
-		if n := len(h.serverCopy(2).dials); n < 50 || n > 65 {
-			t.Errorf("it was dialled %d times in ten minutes, want about 60", n)
+		if n := len(tp.serverCopy(2).dials); n < 50 || n > 65 {
+			t.Errorf("%d dials in ten minutes; want about 60", n)
 		}
 	})
 }
@@ -80,12 +81,12 @@ func TestZoneMayChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var zone atomic.Value
 		zone.Store("")
-		h := startPool(t, 1, pool.Config{Zone: func(netip.AddrPort) string { return zone.Load().(string) }})
+		tp := startPool(t, 1, pool.Config{Zone: func(netip.AddrPort) string { return zone.Load().(string) }})
 		advance(time.Second)
 		zone.Store("tokyo-a")
-		lease, err := h.Pick(t.Context(), nil)
+		lease, err := tp.Pick(t.Context(), nil)
 		if err != nil || lease.Endpoint().Zone() != "tokyo-a" {
-			t.Fatalf("%v: the zone is not the one that has been learnt since", err)
+			t.Fatalf("%v: the lease does not have the new zone", err)
 		}
 		lease.Done(accepted)
 	})

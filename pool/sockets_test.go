@@ -22,7 +22,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// socketPool is a pool on real sockets: wire's connections to the mock's APNs, and a resolver that says what it is told.
+// socketPool is a pool with real sockets: wire connections to a mock APNs, and a resolver that the
+// test controls.
 type socketPool struct {
 	*pool.Pool
 	t      testing.TB
@@ -35,24 +36,25 @@ type socketPool struct {
 	sent  int
 }
 
-// startSocketPool starts a mock with so many endpoints, names the first of them, and runs a pool until the test ends or stop is
-// called. Nobody is ejected for being slower than others: the machine may be busy.
-func startSocketPool(t testing.TB, servers, named int, cfg pool.Config) *socketPool {
+// startSocketPool starts a mock with the given number of servers, returns the first of them from
+// the resolver, and runs a pool until the test ends or stop is called. Outlier detection is
+// disabled, because the machine may be busy.
+func startSocketPool(t testing.TB, servers, listed int, cfg pool.Config) *socketPool {
 	t.Helper()
 	cfg.Outlier.Disabled = true
 	m := mockprovider.Start(t, mockprovider.Config{Endpoints: servers})
-	return startSocketPoolOn(t, m, m.APNsAddrs()[:named], cfg)
+	return startSocketPoolOn(t, m, m.APNsAddrs()[:listed], cfg)
 }
 
-func startSocketPoolOn(t testing.TB, m *mockprovider.Mock, named []netip.AddrPort, cfg pool.Config) *socketPool {
+func startSocketPoolOn(t testing.TB, m *mockprovider.Mock, addrs []netip.AddrPort, cfg pool.Config) *socketPool {
 	t.Helper()
-	h := &socketPool{t: t, mock: m, addrs: named}
-	trust := m.ClientTLS()
-	trust.Certificates = []tls.Certificate{m.ClientCertificate()}
-	cfg.Name, cfg.Resolver = "harbour", h
-	cfg.Observe = func(pool.Event) { h.events.Add(1) }
+	sp := &socketPool{t: t, mock: m, addrs: addrs}
+	tlsConfig := m.ClientTLS()
+	tlsConfig.Certificates = []tls.Certificate{m.ClientCertificate()}
+	cfg.Name, cfg.Resolver = "sockets", sp
+	cfg.Observe = func(pool.Event) { sp.events.Add(1) }
 	cfg.Dial = func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
-		conn, err := wire.Dial(ctx, addr, wire.Config{Authority: "api.push.apple.com", TLS: trust, PingTimeout: time.Minute, WriteTimeout: time.Minute})
+		conn, err := wire.Dial(ctx, addr, wire.Config{Authority: "api.push.apple.com", TLS: tlsConfig, PingTimeout: time.Minute, WriteTimeout: time.Minute})
 		if err != nil {
 			return nil, err
 		}
@@ -62,64 +64,64 @@ func startSocketPoolOn(t testing.TB, m *mockprovider.Mock, named []netip.AddrPor
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Pool = p
+	sp.Pool = p
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()
-	h.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	sp.stop = sync.OnceValue(func() error { cancel(); return <-ended })
 	t.Cleanup(func() {
-		if err := h.stop(); err != nil {
+		if err := sp.stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	h.waitFor(func(s pool.Status) bool { return len(s.Endpoints) == min(s.Size, len(named)) })
-	return h
+	sp.waitFor(func(s pool.Status) bool { return len(s.Endpoints) == min(s.Size, len(addrs)) })
+	return sp
 }
 
-// Resolve names what it was told, for the shortest time that the pool believes.
-func (h *socketPool) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.addrs), 0, nil
+// Resolve returns the addresses with the minimum TTL.
+func (sp *socketPool) Resolve(context.Context) ([]netip.AddrPort, time.Duration, error) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	return slices.Clone(sp.addrs), 0, nil
 }
 
-func (h *socketPool) setAddrs(addrs []netip.AddrPort) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.addrs = addrs
+func (sp *socketPool) setAddrs(addrs []netip.AddrPort) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.addrs = addrs
 }
 
-// waitFor waits until the pool's status is so.
-func (h *socketPool) waitFor(so func(pool.Status) bool) {
-	for !so(h.Status()) {
+// waitFor waits until the pool's status meets the condition.
+func (sp *socketPool) waitFor(condition func(pool.Status) bool) {
+	for !condition(sp.Status()) {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// failEndpoints makes endpoints answer 500, and no other.
-func (h *socketPool) failEndpoints(bad ...int) {
-	h.t.Helper()
+// failEndpoints makes these endpoints respond 500, and all others succeed.
+func (sp *socketPool) failEndpoints(failing ...int) {
+	sp.t.Helper()
 	var s mockprovider.Script
-	for _, i := range bad {
+	for _, i := range failing {
 		s.Faults = append(s.Faults, mockprovider.Fault{Service: mockprovider.APNs, Endpoint: fmt.Sprint(i), Status: 500})
 	}
-	if err := h.mock.Play(s); err != nil {
-		h.t.Fatal(err)
+	if err := sp.mock.Play(s); err != nil {
+		sp.t.Fatal(err)
 	}
 }
 
-// send carries one notification to an endpoint that accepts it.
-func (h *socketPool) send() {
-	h.mu.Lock()
-	h.sent++
-	r := &wire.Request{Method: "POST", Path: fmt.Sprintf("/3/device/5a%062x", h.sent), Body: []byte(`{"aps":{"alert":"hi"}}`), Timeout: time.Minute,
+// send sends one notification until an endpoint accepts it.
+func (sp *socketPool) send() {
+	sp.mu.Lock()
+	sp.sent++
+	r := &wire.Request{Method: "POST", Path: fmt.Sprintf("/3/device/5a%062x", sp.sent), Body: []byte(`{"aps":{"alert":"hi"}}`), Timeout: time.Minute,
 		Header: []wire.Field{{Name: "apns-topic", Value: "com.example.app"}, {Name: "apns-push-type", Value: "alert"}}}
-	h.mu.Unlock()
+	sp.mu.Unlock()
 	var tried pool.Tried
 	for {
-		lease, err := h.Pick(context.Background(), tried)
+		lease, err := sp.Pick(context.Background(), tried)
 		if err != nil {
-			h.t.Error(err)
+			sp.t.Error(err)
 			return
 		}
 		answer, err := lease.Do(context.Background(), r)
@@ -132,63 +134,64 @@ func (h *socketPool) send() {
 	}
 }
 
-// countRequests sends so many notifications and returns what each endpoint was asked.
-func (h *socketPool) countRequests(n int) map[string]int {
-	h.mock.Ledger().Clear()
+// countRequests sends n notifications and counts the requests per endpoint.
+func (sp *socketPool) countRequests(n int) map[string]int {
+	sp.mock.Ledger().Clear()
 	for range n {
-		h.send()
+		sp.send()
 	}
-	visits := map[string]int{}
-	for _, e := range h.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
-		visits[e.Endpoint]++
+	requests := map[string]int{}
+	for _, e := range sp.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
+		requests[e.Endpoint]++
 	}
-	return visits
+	return requests
 }
 
-// wantEven wants so many endpoints to have shared n visits, none with more than one above another.
-func wantEven(t *testing.T, visits map[string]int, endpoints, n int) {
+// wantEven checks that n requests were spread over this many endpoints, with a difference of at
+// most one.
+func wantEven(t *testing.T, requests map[string]int, endpoints, n int) {
 	t.Helper()
-	least, most, sum := n, 0, 0
-	for _, v := range visits {
-		least, most, sum = min(least, v), max(most, v), sum+v
+	minCount, maxCount, sum := n, 0, 0
+	for _, v := range requests {
+		minCount, maxCount, sum = min(minCount, v), max(maxCount, v), sum+v
 	}
-	if len(visits) != endpoints || most-least > 1 || sum != n {
-		t.Errorf("%d visits, uneven or not on %d endpoints: %v", sum, endpoints, visits)
+	if len(requests) != endpoints || maxCount-minCount > 1 || sum != n {
+		t.Errorf("%d requests, uneven or not on %d endpoints: %v", sum, endpoints, requests)
 	}
 }
 
 func TestSocketsLoadIsEven(t *testing.T) {
 	for _, servers := range []int{20, 4} {
 		t.Run(fmt.Sprint(servers), func(t *testing.T) {
-			h := startSocketPool(t, servers, servers, pool.Config{Size: 10})
-			wantEven(t, h.countRequests(205), min(servers, 10), 205)
+			sp := startSocketPool(t, servers, servers, pool.Config{Size: 10})
+			wantEven(t, sp.countRequests(205), min(servers, 10), 205)
 		})
 	}
 }
 
-// longEjection ejects for longer than a test takes.
+// longEjection ejects for longer than a test runs.
 var longEjection = pool.Breaker{BaseEjectionTime: time.Hour, MaxEjectionTime: time.Hour}
 
 func TestSocketsFailingEndpointsGetNoLoad(t *testing.T) {
 	for _, servers := range []int{20, 4} {
 		t.Run(fmt.Sprint(servers), func(t *testing.T) {
-			h := startSocketPool(t, servers, servers, pool.Config{Size: 10, Breaker: longEjection})
-			h.failEndpoints(0, 1)
-			h.countRequests(5 * 10)
+			sp := startSocketPool(t, servers, servers, pool.Config{Size: 10, Breaker: longEjection})
+			sp.failEndpoints(0, 1)
+			sp.countRequests(5 * 10)
 			places := min(servers-2, 10)
-			h.waitFor(func(s pool.Status) bool { return countHealthy(s) == places })
-			visits := h.countRequests(102)
-			for _, bad := range h.mock.APNsAddrs()[:2] {
-				if visits[bad.String()] > 0 {
-					t.Errorf("a bad endpoint got %d requests", visits[bad.String()])
+			sp.waitFor(func(s pool.Status) bool { return countHealthy(s) == places })
+			requests := sp.countRequests(102)
+			for _, bad := range sp.mock.APNsAddrs()[:2] {
+				if requests[bad.String()] > 0 {
+					t.Errorf("a failing endpoint got %d requests", requests[bad.String()])
 				}
 			}
-			wantEven(t, visits, places, 102)
+			wantEven(t, requests, places, 102)
 		})
 	}
 }
 
-// countHealthy counts the live endpoints whose breaker is closed.
+// countHealthy counts the live endpoints with a closed breaker.
 func countHealthy(s pool.Status) (n int) {
 	for _, e := range s.Endpoints {
 		if e.State == "closed" && e.Connections > 0 {
@@ -199,29 +202,29 @@ func countHealthy(s pool.Status) (n int) {
 }
 
 func TestSocketsEjectedEndpointsAreReplaced(t *testing.T) {
-	h := startSocketPool(t, 8, 4, pool.Config{Size: 4, MaxAge: 100 * time.Millisecond, Breaker: longEjection})
-	h.failEndpoints(0, 1)
-	h.countRequests(5 * 4)
-	h.setAddrs(h.mock.APNsAddrs()[4:])
-	h.waitFor(h.hasHealthy(4, 5, 6, 7)) // two in place of the ejected, and two as the others get old
-	wantEven(t, h.countRequests(40), 4, 40)
+	sp := startSocketPool(t, 8, 4, pool.Config{Size: 4, MaxAge: 100 * time.Millisecond, Breaker: longEjection})
+	sp.failEndpoints(0, 1)
+	sp.countRequests(5 * 4)
+	sp.setAddrs(sp.mock.APNsAddrs()[4:])
+	sp.waitFor(sp.hasHealthy(4, 5, 6, 7)) // two replace the ejected ones, and two replace members that reach MaxAge
+	wantEven(t, sp.countRequests(40), 4, 40)
 
-	h.setAddrs(h.mock.APNsAddrs()[:4])
-	h.waitFor(h.hasHealthy(2, 3))
-	visits := h.countRequests(40)
-	for _, bad := range h.mock.APNsAddrs()[:2] {
-		if visits[bad.String()] > 0 {
-			t.Errorf("an ejected endpoint that DNS names again got %d requests", visits[bad.String()])
+	sp.setAddrs(sp.mock.APNsAddrs()[:4])
+	sp.waitFor(sp.hasHealthy(2, 3))
+	requests := sp.countRequests(40)
+	for _, bad := range sp.mock.APNsAddrs()[:2] {
+		if requests[bad.String()] > 0 {
+			t.Errorf("an ejected endpoint that DNS returns again got %d requests", requests[bad.String()])
 		}
 	}
 }
 
-// hasHealthy is true of a status with all of these among its healthy endpoints.
-func (h *socketPool) hasHealthy(wanted ...int) func(pool.Status) bool {
+// hasHealthy returns a condition: all these endpoints are healthy members.
+func (sp *socketPool) hasHealthy(wanted ...int) func(pool.Status) bool {
 	return func(s pool.Status) bool {
 		for _, i := range wanted {
 			if !slices.ContainsFunc(s.Endpoints, func(e pool.EndpointStatus) bool {
-				return e.Address == h.mock.APNsAddrs()[i].String() && e.State == "closed" && e.Connections > 0
+				return e.Address == sp.mock.APNsAddrs()[i].String() && e.State == "closed" && e.Connections > 0
 			}) {
 				return false
 			}
@@ -231,25 +234,25 @@ func (h *socketPool) hasHealthy(wanted ...int) func(pool.Status) bool {
 }
 
 func TestSocketsRecoveredEndpointsShareLoad(t *testing.T) {
-	h := startSocketPool(t, 4, 4, pool.Config{Breaker: pool.Breaker{BaseEjectionTime: 50 * time.Millisecond}})
-	h.failEndpoints(0, 1)
-	h.countRequests(5 * 4)
-	h.failEndpoints()
-	h.waitFor(func(s pool.Status) bool {
-		h.send() // one of these is the probe
+	sp := startSocketPool(t, 4, 4, pool.Config{Breaker: pool.Breaker{BaseEjectionTime: 50 * time.Millisecond}})
+	sp.failEndpoints(0, 1)
+	sp.countRequests(5 * 4)
+	sp.failEndpoints()
+	sp.waitFor(func(s pool.Status) bool {
+		sp.send() // one of these is the probe
 		return countHealthy(s) == 4
 	})
-	wantEven(t, h.countRequests(100), 4, 100)
+	wantEven(t, sp.countRequests(100), 4, 100)
 }
 
-// TestChurnLeaksNothing gives the pool thousands of addresses, which fail, send GOAWAY and
-// reset after every few requests, so that each is dialled, joins, is ejected or lost, and leaves; DNS changes its mind
-// the while. Then no goroutine, connection or file may be left.
+// TestChurnLeaksNothing runs a pool with thousands of addresses. They fail, send GOAWAY and reset
+// streams after every few requests, so that endpoints constantly join, are ejected, and leave; DNS
+// answers change too. Afterwards no goroutine, connection or file may be left.
 func TestChurnLeaksNothing(t *testing.T) {
 	const callers, servers = 16, 3000
 	changes := int64(10_000)
 	if raceEnabled {
-		changes = 2000 // each costs handshakes, and those ten times as much
+		changes = 2000 // each change costs TLS handshakes, which are ten times slower with the race detector
 	}
 	before, files := goleak.IgnoreCurrent(), openFiles(t)
 	m, err := mockprovider.New(mockprovider.Config{
@@ -268,20 +271,20 @@ func TestChurnLeaksNothing(t *testing.T) {
 	go func() { ended <- m.Run(ctx) }()
 
 	all := m.APNsAddrs()
-	h := startSocketPoolOn(t, m, all, pool.Config{Size: 16})
+	sp := startSocketPoolOn(t, m, all, pool.Config{Size: 16})
 	var load sync.WaitGroup
 	for caller := range callers {
 		load.Go(func() {
-			for n := 0; h.events.Load() < changes; n++ {
-				h.send()
-				if caller == 0 && n%100 == 0 { // DNS names them in another order, and one in ten not at all
-					h.setAddrs(append(slices.Clone(all[n%servers:]), all[:n%servers*9/10]...))
+			for n := 0; sp.events.Load() < changes; n++ {
+				sp.send()
+				if caller == 0 && n%100 == 0 { // DNS reorders the addresses and omits one in ten
+					sp.setAddrs(append(slices.Clone(all[n%servers:]), all[:n%servers*9/10]...))
 				}
 			}
 		})
 	}
 	load.Wait()
-	if err := h.stop(); err != nil {
+	if err := sp.stop(); err != nil {
 		t.Error(err)
 	}
 	cancel()
@@ -289,17 +292,18 @@ func TestChurnLeaksNothing(t *testing.T) {
 		t.Error(err)
 	}
 	err = goleak.Find(before)
-	for wait := time.Now(); err != nil && time.Since(wait) < time.Minute; err = goleak.Find(before) { // a slow machine takes its time to end them
+	for wait := time.Now(); err != nil && time.Since(wait) < time.Minute; err = goleak.Find(before) { // a slow machine needs time to end them
 	}
 	if err != nil {
 		t.Error(err)
 	}
 	if left := openFiles(t); left > files {
-		t.Errorf("%d files are open, before it were %d", left, files)
+		t.Errorf("%d files are open; before the test there were %d", left, files)
 	}
 }
 
-// openFiles counts this process's files and sockets, where the system tells.
+// openFiles counts the open files and sockets of this process, or returns 0 if the system does not
+// support that.
 func openFiles(t *testing.T) int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if os.IsNotExist(err) {

@@ -10,40 +10,40 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// Status is how a pool stands.
+// Status describes a pool for GET /v1/status and metrics.
 type Status struct {
 	Name     string `json:"name"`
 	Ready    bool   `json:"ready"`
-	Reason   string `json:"reason,omitempty"` // why it is not ready
-	Panic    bool   `json:"panic"`            // so many are ejected that all are used
-	Size     int    `json:"size"`             // the places that there are
-	Waiting  int    `json:"waiting"`          // callers in Pick that have found no place
-	Dials    int    `json:"dials"`            // since Run
+	Reason   string `json:"reason,omitempty"` // why the pool is not ready
+	Panic    bool   `json:"panic"`            // panic mode: too many endpoints are ejected, so all are used
+	Size     int    `json:"size"`             // maximum number of endpoints
+	Waiting  int    `json:"waiting"`          // callers that wait in Pick
+	Dials    int    `json:"dials"`            // since Run started
 	InFlight int    `json:"in_flight"`
-	// Endpoints have a place in the pool; Spares are known and have none:
-	// candidates, and the ejected whose place another has taken.
+	// Endpoints are the members of the pool. Spares are other known addresses: candidates, and
+	// ejected endpoints that were replaced.
 	Endpoints []EndpointStatus `json:"endpoints"`
 	Spares    []EndpointStatus `json:"spares"`
-	// Events are the last 50, the oldest first.
+	// Events are the last 50 events, oldest first.
 	Events []Event `json:"events"`
 }
 
-// EndpointStatus is how an endpoint stands.
+// EndpointStatus describes one endpoint.
 type EndpointStatus struct {
 	Address      string     `json:"address"`
-	State        string     `json:"state"` // of the breaker: closed, open, half-open
+	State        string     `json:"state"` // of the breaker: closed, open or half-open
 	Connections  int        `json:"connections"`
 	InFlight     int        `json:"in_flight"`
-	AgeS         float64    `json:"age_s"`                   // how long it has had its place
+	AgeS         float64    `json:"age_s"`                   // time as a member, in seconds
 	EjectedUntil *time.Time `json:"ejected_until,omitempty"` // when it may be probed
 	Reason       string     `json:"reason,omitempty"`        // why it is ejected
 	Successes    int        `json:"successes"`               // within the breaker's window
 	Failures     int        `json:"failures"`
-	LatencyMS    float64    `json:"latency_ms"`             // its median answer, lately
-	RedialAt     *time.Time `json:"redial_after,omitempty"` // it did not answer a dial, and is left alone until then
+	LatencyMS    float64    `json:"latency_ms"`             // recent median latency
+	RedialAt     *time.Time `json:"redial_after,omitempty"` // a dial failed; no new dial before this time
 }
 
-// Status returns a picture of the pool for GET /v1/status and for metrics.
+// Status returns the current state of the pool.
 func (p *Pool) Status() Status {
 	s := Status{
 		Name: p.cfg.Name, Size: p.cfg.Size, Ready: true,
@@ -54,7 +54,7 @@ func (p *Pool) Status() Status {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.Panic, s.Dials, s.Waiting = p.inPanic, p.dials, p.waiters.waiting()
+	s.Panic, s.Dials, s.Waiting = p.inPanic, p.dials, p.queue.waiting()
 	s.Events = append([]Event{}, p.recentEvents...)
 	for _, e := range *p.members.Load() {
 		s.Endpoints = append(s.Endpoints, e.status())
@@ -69,11 +69,11 @@ func (p *Pool) Status() Status {
 	return s
 }
 
-// status is called under the pool's mu.
+// status is called under Pool.mu.
 func (e *Endpoint) status() EndpointStatus {
-	state, why, until, counts := e.breaker.snapshot()
+	state, reason, ejectedUntil, counts := e.breaker.snapshot()
 	s := EndpointStatus{
-		Address: e.name, State: state.String(), Reason: why,
+		Address: e.name, State: state.String(), Reason: reason,
 		Connections: len(*e.conns.Load()), InFlight: e.InFlight(),
 		Successes: int(counts.TotalSuccesses), Failures: int(counts.TotalFailures),
 		LatencyMS: float64(e.window.median.Microseconds()) / 1000,
@@ -82,7 +82,7 @@ func (e *Endpoint) status() EndpointStatus {
 		s.AgeS = time.Since(e.joinedAt).Seconds()
 	}
 	if state == gobreaker.StateOpen {
-		s.EjectedUntil = &until
+		s.EjectedUntil = &ejectedUntil
 	}
 	if e.redialAt.After(time.Now()) {
 		at := e.redialAt

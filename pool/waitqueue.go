@@ -9,19 +9,19 @@ import (
 	"sync/atomic"
 )
 
-// waitQueue is those who wait in Pick, first come, first served. A lease is handed
-// to one of them; nobody is woken to find nothing.
+// waitQueue holds the callers that wait in Pick, in FIFO order. A waiter is woken only with a lease
+// or an error.
 type waitQueue struct {
-	length atomic.Int32 // grows before the one who comes looks a last time, so that no free place is missed
+	length atomic.Int32 // incremented before a waiter's last attempt, so that no freed slot is missed
 
 	mu        sync.Mutex // guards the fields below
 	waiters   list.List  // of *waiter
-	closedErr error      // why nobody may wait any more
+	closedErr error      // why the queue is closed, or nil
 }
 
 type waiter struct {
 	tried  Tried
-	result chan pickResult // room for one
+	result chan pickResult // buffer of 1
 	elem   *list.Element
 }
 
@@ -38,27 +38,27 @@ func (q *waitQueue) waiting() int {
 
 func (q *waitQueue) empty() bool { return q.length.Load() == 0 }
 
-// wait lines up until a lease is handed over or ctx ends.
+// wait waits until a lease is available or ctx ends.
 func (p *Pool) wait(ctx context.Context, tried Tried) (*Lease, error) {
 	w := &waiter{tried: tried, result: make(chan pickResult, 1)}
 	p.enqueue(w)
 	select {
-	case g := <-w.result:
-		return g.lease, g.err
+	case r := <-w.result:
+		return r.lease, r.err
 	case <-ctx.Done():
 	}
-	p.waiters.remove(w)
+	p.queue.remove(w)
 	select {
-	case g := <-w.result: // handed over at the last moment
-		return g.lease, g.err
+	case r := <-w.result: // served just before ctx ended
+		return r.lease, r.err
 	default:
 		return nil, p.errorf(p.waitReason(), ctx.Err())
 	}
 }
 
-// enqueue looks once more, after those who came before, and then waits.
+// enqueue adds w to the queue and tries once more to serve it, after the waiters ahead of it.
 func (p *Pool) enqueue(w *waiter) {
-	q := &p.waiters
+	q := &p.queue
 	q.length.Add(1)
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -78,31 +78,31 @@ func (p *Pool) enqueue(w *waiter) {
 	}
 }
 
-// tryServe gives w its lease, if there is one. It is called under the line's mu.
+// tryServe gives w a lease or an error, if there is one. It is called under waitQueue.mu.
 func (p *Pool) tryServe(w *waiter) bool {
 	lease, err := p.tryPick(w.tried)
 	if lease == nil && err == nil {
 		return false
 	}
-	p.waiters.removeLocked(w)
+	p.queue.removeLocked(w)
 	w.result <- pickResult{lease, err}
 	return true
 }
 
-// serveWaiters hands out leases to those in line, at most so many as places came
-// free; those whom the free place does not suit are passed over.
-func (p *Pool) serveWaiters(places int) {
-	if p.waiters.empty() {
+// serveWaiters serves at most n waiters, where n is the number of slots that became free. It skips
+// waiters that cannot use a free slot.
+func (p *Pool) serveWaiters(n int) {
+	if p.queue.empty() {
 		return
 	}
-	q := &p.waiters
+	q := &p.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for el := q.waiters.Front(); el != nil && places > 0; {
+	for el := q.waiters.Front(); el != nil && n > 0; {
 		w := el.Value.(*waiter)
 		el = el.Next()
 		if p.tryServe(w) {
-			places--
+			n--
 		}
 	}
 }
@@ -131,10 +131,10 @@ func (q *waitQueue) close(err error) {
 		q.removeLocked(w)
 		w.result <- pickResult{err: err}
 	}
-	q.length.Add(1) // nobody gets past the line any more
+	q.length.Add(1) // every later Pick enqueues and gets closedErr
 }
 
-// waitReason is what those in line wait for.
+// waitReason returns the reason why waiters are not served.
 func (p *Pool) waitReason() string {
 	for _, e := range *p.members.Load() {
 		if e.live() {

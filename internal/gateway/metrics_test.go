@@ -43,7 +43,7 @@ func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 		fmt.Sprintf(`sluice_attempt_duration_seconds_count{app="shop",platform="apns"} %d`, notifications+failed),
 		fmt.Sprintf(`sluice_retries_total{app="shop",platform="apns"} %d`, failed),
 		`sluice_retries_denied_total{app="shop",platform="apns"} 0`,
-		`sluice_pool_ejections_total{cause="streak",` + service + `} 1`,
+		`sluice_pool_ejections_total{cause="consecutive_failures",` + service + `} 1`,
 		`sluice_pool_connections_opened_total{` + service + `} 8`,
 		`sluice_pool_joined_total{` + service + `} 8`,
 		`sluice_pool_endpoints{` + service + `,state="open"} 1`,
@@ -60,7 +60,7 @@ func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 			t.Errorf("/metrics tells %q:\n%s", secret, linesContaining(text, secret))
 		}
 	}
-	if e := r.lastEvent(t, bad); e.Kind != pool.EventEjected || !strings.HasPrefix(e.Reason, "5 failures in a row, the last ServiceUnavailable; ejected for ") || e.Time.IsZero() {
+	if e := r.lastEvent(t, bad); e.Kind != pool.EventEjected || !strings.HasPrefix(e.Reason, "5 consecutive failures, the last ServiceUnavailable; ejected for ") || e.Time.IsZero() {
 		t.Errorf("the status says last of the bad endpoint: %+v", e)
 	}
 }

@@ -39,7 +39,7 @@ type eventMetrics struct {
 func newEventMetrics() eventMetrics {
 	m := eventMetrics{
 		ejections: counter("sluice_pool_ejections_total",
-			"Times that the breaker of an endpoint opened, by cause: streak, failure_rate, peers, slowness or probe.", "pool", "cause"),
+			"Times that the breaker of an endpoint opened, by cause: consecutive_failures, failure_rate, success_rate, latency or probe.", "pool", "cause"),
 		kinds: make(map[pool.EventKind]*prometheus.CounterVec, len(eventCounters)),
 	}
 	for _, c := range eventCounters {

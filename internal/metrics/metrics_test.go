@@ -125,7 +125,7 @@ func TestEjectionsAreCountedByCause(t *testing.T) {
 	for range 3 {
 		m.Observe(pool.Event{Pool: "apns", Kind: pool.EventEjected, Cause: pool.CauseSuccessRate})
 	}
-	expectLines(t, m, `sluice_pool_ejections_total{cause="peers",pool="apns"} 3`)
+	expectLines(t, m, `sluice_pool_ejections_total{cause="success_rate",pool="apns"} 3`)
 }
 
 func TestPoolAndRateLimiterGauges(t *testing.T) {
@@ -138,7 +138,7 @@ func TestPoolAndRateLimiterGauges(t *testing.T) {
 			`sluice_pool_endpoints{pool="apns",state="closed"} 3`, `sluice_pool_endpoints{pool="apns",state="open"} 0`,
 			`sluice_pool_spares{pool="apns",state="closed"} 1`, `sluice_pool_dials_total{pool="apns"} 3`,
 			`sluice_pool_connections_opened_total{pool="apns"} 3`, `sluice_pool_joined_total{pool="apns"} 3`,
-			`sluice_pool_left_total{pool="apns"} 0`, `sluice_pool_ejections_total{cause="streak",pool="apns"} 0`,
+			`sluice_pool_left_total{pool="apns"} 0`, `sluice_pool_ejections_total{cause="consecutive_failures",pool="apns"} 0`,
 			`sluice_gate_limit{pool="apns"} 100`, `sluice_gate_rate{pool="apns"} 100`, `sluice_gate_closed_seconds{pool="apns"} 0`,
 		)
 		if n := len(scrape(t, m, "sluice_endpoint_connections", "192.0.2.", "} 1")); n != 3 {
@@ -172,7 +172,7 @@ func TestEjectedEndpointAndReplacement(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		expectLines(t, m,
-			`sluice_pool_ejections_total{cause="streak",pool="apns"} 1`, `sluice_pool_spares{pool="apns",state="open"} 1`,
+			`sluice_pool_ejections_total{cause="consecutive_failures",pool="apns"} 1`, `sluice_pool_spares{pool="apns",state="open"} 1`,
 			`sluice_pool_endpoints{pool="apns",state="closed"} 3`, `sluice_pool_left_total{pool="apns"} 1`, `sluice_pool_joined_total{pool="apns"} 4`,
 		)
 		if left := scrape(t, m, ill.Endpoint().String()); len(left) > 0 {

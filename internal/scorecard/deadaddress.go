@@ -187,7 +187,7 @@ func (g *gateway) timeInRotation(endpoint string, from time.Time, during time.Du
 		if in {
 			total += c.Time.Sub(since)
 		}
-		in, since = c.kind != "ejected", c.Time
+		in, since = c.Kind != "ejected", c.Time
 	}
 	if end := from.Add(during); in && since.Before(end) {
 		total += end.Sub(since)

@@ -76,7 +76,7 @@ func (s *scenario) countConnections(private []netip.Addr) *atomic.Int64 {
 
 // privateDials counts what the gateway's log says of dials to private addresses.
 func (g *gateway) privateDials() (n int) {
-	for _, kind := range []string{"dialled", "dial_failed"} {
+	for _, kind := range []string{"connected", "dial_failed"} {
 		for _, e := range g.eventsSince(g.startedAt, kind, "") {
 			if strings.HasPrefix(e.Endpoint, "10.") {
 				n++

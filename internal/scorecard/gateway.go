@@ -50,18 +50,23 @@ type event struct {
 	Reason   string    `json:"reason"`
 	Listen   string    `json:"listen"`
 	Admin    string    `json:"admin"`
-	kind     string    // such as ejected
+	Kind     string    `json:"event"` // of a pool's event, such as ejected
 }
 
 // app is a block of the configuration's apps.
 type app struct{ name, blocks string }
 
-// eventKind is the kind of event: a pool's word, clock where the gateway finds a clock wrong, or the whole message.
+// eventKind returns the kind of an event: that of a pool's event, "clock" if the gateway reports a wrong clock, or else the
+// whole message.
 func (e *event) eventKind() string {
-	if kind, ok := strings.CutPrefix(e.Message, "endpoint pool: "); ok || !strings.Contains(e.Message, "clock") {
-		return kind
+	switch {
+	case e.Kind != "":
+		return e.Kind
+	case strings.Contains(e.Message, "clock"):
+		return "clock"
+	default:
+		return e.Message
 	}
-	return "clock"
 }
 
 func quoteList(words []string) string { return "'" + strings.Join(words, "', '") + "'" }
@@ -183,7 +188,7 @@ func (g *gateway) readLog(log io.Reader) {
 	for lines.Scan() {
 		var e event
 		if json.Unmarshal(lines.Bytes(), &e) == nil {
-			e.kind = e.eventKind()
+			e.Kind = e.eventKind()
 		}
 		g.mu.Lock()
 		if g.logTail = append(g.logTail, lines.Text()); len(g.logTail) > 5 {
@@ -192,7 +197,7 @@ func (g *gateway) readLog(log io.Reader) {
 		switch {
 		case e.Message == "gateway: serving":
 			g.url, g.admin = "http://"+e.Listen, "http://"+e.Admin
-		case e.kind != "":
+		case e.Kind != "":
 			g.events = append(g.events, e)
 		}
 		g.mu.Unlock()
@@ -226,7 +231,7 @@ func (g *gateway) eventsSince(from time.Time, kind, endpoint string) (found []ev
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.events {
-		if !e.Time.Before(from) && e.kind == kind && (endpoint == "" || e.Endpoint == endpoint) {
+		if !e.Time.Before(from) && e.Kind == kind && (endpoint == "" || e.Endpoint == endpoint) {
 			found = append(found, e)
 		}
 	}

@@ -26,7 +26,7 @@ func erroringEndpoint(s *scenario) {
 
 	opened, failures := g.eventsSince(cut, "ejected", bad), 0
 	if len(opened) > 0 {
-		_, _ = fmt.Sscanf(opened[0].Reason, "%d failures in a row", &failures)
+		_, _ = fmt.Sscanf(opened[0].Reason, "%d consecutive failures", &failures)
 	}
 	s.expect("opened after", fmt.Sprintf("%d in a row (<= 5)", failures), failures > 0 && failures <= 5)
 	atMost(&s.rowResult, "hits", len(e.entriesAt(bad, "status")), 30)
@@ -105,7 +105,7 @@ func slowEndpoint(s *scenario) {
 	there, _ := later.AttemptsOn(bad)
 	flaps := 0
 	for _, again := range g.eventsSince(cut, "ejected", bad) {
-		if !strings.HasPrefix(again.Reason, "the probe failed") {
+		if !strings.HasPrefix(again.Reason, "probe failed") {
 			flaps++
 		}
 	}

@@ -86,7 +86,7 @@ func TestTimeInRotation(t *testing.T) {
 		after time.Duration
 		kind  string
 	}{{2 * time.Second, "ejected"}, {12 * time.Second, "probing"}, {13 * time.Second, "ejected"}, {33 * time.Second, "probing"}, {34 * time.Second, "recovered"}} {
-		g.events = append(g.events, event{Time: at.Add(e.after), kind: e.kind, Endpoint: "x"})
+		g.events = append(g.events, event{Time: at.Add(e.after), Kind: e.kind, Endpoint: "x"})
 	}
 	if got, want := g.timeInRotation("x", at, 40*time.Second), (2+1+7)*time.Second; got != want {
 		t.Errorf("%s in rotation, want %s", got, want)
