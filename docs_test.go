@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sluice_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/mockprovider"
+)
+
+// codeBlock is a fenced block of a Markdown file.
+type codeBlock struct {
+	file     string
+	line     int
+	language string
+	text     string
+	notRun   string // the reason in a comment <!-- not run: … --> before the block
+	prints   string // the text in a comment <!-- prints: … --> before the block
+}
+
+var blockComment = regexp.MustCompile(`^<!-- (not run|prints): (.+) -->$`)
+
+// readCodeBlocks returns the fenced blocks of a Markdown file in order.
+func readCodeBlocks(t *testing.T, file string) (blocks []codeBlock) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open *codeBlock
+	next := codeBlock{}
+	for i, line := range strings.Split(string(text), "\n") {
+		switch {
+		case open != nil && strings.TrimSpace(line) == "```":
+			blocks = append(blocks, *open)
+			open = nil
+		case open != nil:
+			open.text += line + "\n"
+		case strings.HasPrefix(strings.TrimSpace(line), "```"):
+			b := next
+			b.file, b.line, b.language = file, i+1, strings.TrimPrefix(strings.TrimSpace(line), "```")
+			open, next = &b, codeBlock{}
+		default:
+			if m := blockComment.FindStringSubmatch(line); m != nil {
+				if m[1] == "prints" {
+					next.prints = m[2]
+				} else {
+					next.notRun = m[2]
+				}
+			}
+		}
+	}
+	if open != nil {
+		t.Errorf("%s:%d: the block has no end", file, open.line)
+	}
+	return blocks
+}
+
+// TestDocumentedCommandsRun runs the code blocks of the documentation against gateway dev.
+func TestDocumentedCommandsRun(t *testing.T) {
+	files, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, "README.md", "CONTRIBUTING.md", "SECURITY.md")
+	run := &documentRun{T: t}
+	for _, file := range files {
+		for _, b := range readCodeBlocks(t, file) {
+			if b.notRun != "" {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s:%d", b.file, b.line), func(t *testing.T) {
+				out, err := run.block(t, b)
+				if err != nil {
+					t.Errorf("%v\n%s", err, out)
+				}
+				if !strings.Contains(out, b.prints) {
+					t.Errorf("the output does not contain %q:\n%s", b.prints, out)
+				}
+			})
+		}
+	}
+}
+
+// documentRun has one gateway dev for all blocks, started when the first block needs it.
+type documentRun struct {
+	*testing.T
+	dir   string // holds the binary and the ready file
+	ready struct {
+		URL      string `json:"url"`
+		AdminURL string `json:"admin_url"`
+		Key      string `json:"key"`
+	}
+}
+
+// block runs one block and returns its output.
+func (r *documentRun) block(t *testing.T, b codeBlock) (string, error) {
+	switch b.language {
+	case "sh":
+		return r.command(t, "bash", "-euo", "pipefail", "-c", r.local(b.text))
+	case "python":
+		return r.command(t, "python3", "-c", r.local(b.text))
+	case "js":
+		return r.command(t, "node", "--input-type=module", "-e", r.local(b.text))
+	case "go":
+		return r.vet(t, b.text)
+	case "yaml":
+		return "", checkYAML(b)
+	case "json":
+		for decoder := json.NewDecoder(strings.NewReader(b.text)); decoder.More(); {
+			var v any
+			if err := decoder.Decode(&v); err != nil {
+				return "", err
+			}
+		}
+	case "text", "":
+	default:
+		return "", fmt.Errorf("no way to run %q blocks", b.language)
+	}
+	return "", nil
+}
+
+// checkYAML parses a configuration of the gateway, or a fault script of the mock.
+func checkYAML(b codeBlock) error {
+	if strings.Contains(b.text, "apps:") {
+		_, err := config.Parse(b.file, []byte(b.text), nil)
+		return err
+	}
+	_, err := mockprovider.ParseScript([]byte(b.text))
+	return err
+}
+
+// command runs a program in the root of the repository, with gateway in its path.
+func (r *documentRun) command(t *testing.T, name string, args ...string) (string, error) {
+	if _, err := exec.LookPath(name); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is missing", name)
+		}
+		t.Skipf("%s is missing", name)
+	}
+	r.start()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "SLUICE_KEY="+r.ready.Key, "PATH="+r.dir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// local replaces the addresses and the key of the documentation by those of the running gateway.
+func (r *documentRun) local(text string) string {
+	r.start()
+	return strings.NewReplacer("http://127.0.0.1:8080", r.ready.URL, "http://127.0.0.1:9090", r.ready.AdminURL,
+		"slk_…", r.ready.Key, "bin/gateway", "gateway", "go run ./cmd/gateway", "gateway").Replace(text)
+}
+
+// vet compiles statements of Go in a function with the variables that the documentation uses.
+func (r *documentRun) vet(t *testing.T, text string) (string, error) {
+	source := "package docsnippet\n\nimport (\n\t\"context\"\n\t\"log\"\n\t\"os\"\n\n\t\"" + module + "/client\"\n\t\"" + module + "/push\"\n)\n\n" +
+		"func snippet(ctx context.Context, token string) {\n" + text + "\n\t_ = receipt\n}\n\nvar _ = snippet\n" +
+		"var _, _, _, _ = log.Fatal, os.Getenv, push.Receipt{}, client.Config{}\n"
+	if strings.Contains(text, "package ") {
+		source = text
+	}
+	file := filepath.Join(t.TempDir(), "snippet.go")
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		return "", err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	// An overlay compiles the snippet as a package of the module without a file in it.
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "docsnippet", "snippet.go"): file}})
+	if err != nil {
+		return "", err
+	}
+	overlayFile := filepath.Join(t.TempDir(), "overlay.json")
+	if err := os.WriteFile(overlayFile, overlay, 0o600); err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-overlay="+overlayFile, "./docsnippet").CombinedOutput()
+	return string(out), err
+}
+
+// start builds the binary and starts gateway dev once.
+func (r *documentRun) start() {
+	if r.dir != "" {
+		return
+	}
+	r.dir = r.TempDir()
+	if out, err := exec.CommandContext(r.Context(), "go", "build", "-o", filepath.Join(r.dir, "gateway"), "./cmd/gateway").CombinedOutput(); err != nil {
+		r.Fatalf("%v\n%s", err, out)
+	}
+	readyFile := filepath.Join(r.dir, "ready.json")
+	cmd := exec.Command(filepath.Join(r.dir, "gateway"), "dev", "--listen", "127.0.0.1:0", "--ready-file", readyFile)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		r.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	r.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-exited:
+		case <-time.After(time.Minute):
+			_ = cmd.Process.Kill()
+			r.Error("gateway dev did not stop within a minute")
+		}
+	})
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.After(time.Minute); ; {
+		if text, err := os.ReadFile(readyFile); err == nil && json.Unmarshal(text, &r.ready) == nil {
+			return
+		}
+		select {
+		case err := <-exited:
+			r.Fatalf("gateway dev ended: %v\n%s", err, output.String())
+		case <-deadline:
+			r.Fatal("gateway dev was not ready within a minute")
+		case <-poll.C:
+		}
+	}
+}
