@@ -14,21 +14,22 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// Bucket keeps the documents in the memory of a cluster's engine. When the cluster loses them they are made anew.
+// Bucket is a Store in a JetStream key-value bucket with memory storage. If the cluster loses the documents, the members
+// create new ones.
 type Bucket struct {
 	Engine *jetstream.Engine
 
-	cached atomic.Pointer[natsjs.KeyValue] // nil until somebody asks, and after a trouble
+	cached atomic.Pointer[natsjs.KeyValue] // nil before the first use and after an error
 }
 
 var _ Store = (*Bucket)(nil)
 
 const (
-	bucketName  = "SLUICE_SHARES"
-	documentTTL = time.Hour // documents that nobody writes any more
+	bucketName  = "SLUICE_QUOTA_LEASES"
+	documentTTL = time.Hour // after the last write
 )
 
-// Read returns the document under key, and 0 if there is none.
+// Read returns the document and its revision, or revision 0 if there is none.
 func (b *Bucket) Read(ctx context.Context, key string) (text []byte, revision uint64, err error) {
 	kv, err := b.bucket(ctx)
 	if err != nil {
@@ -45,7 +46,7 @@ func (b *Bucket) Read(ctx context.Context, key string) (text []byte, revision ui
 	}
 }
 
-// Write puts text in the place of a revision.
+// Write replaces the document at a revision, or creates it if revision is 0.
 func (b *Bucket) Write(ctx context.Context, key string, text []byte, revision uint64) error {
 	kv, err := b.bucket(ctx)
 	if err != nil {
@@ -56,22 +57,22 @@ func (b *Bucket) Write(ctx context.Context, key string, text []byte, revision ui
 	} else {
 		_, err = kv.Update(ctx, key, text, revision)
 	}
-	var refused natsjs.JetStreamError
+	var jsErr natsjs.JetStreamError
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, natsjs.ErrKeyExists),
-		errors.As(err, &refused) && refused.APIError() != nil && refused.APIError().ErrorCode == natsjs.JSErrCodeStreamWrongLastSequence:
+		errors.As(err, &jsErr) && jsErr.APIError() != nil && jsErr.APIError().ErrorCode == natsjs.JSErrCodeStreamWrongLastSequence:
 		return ErrChanged
 	default:
 		return b.reset(err)
 	}
 }
 
-// reset has the bucket opened anew: it may be gone.
+// reset makes the next call open the bucket again, because it may no longer exist. It returns err with the bucket's name.
 func (b *Bucket) reset(err error) error {
 	b.cached.Store(nil)
-	return fmt.Errorf("share: bucket %s: %w", bucketName, err)
+	return fmt.Errorf("quotalease: bucket %s: %w", bucketName, err)
 }
 
 func (b *Bucket) bucket(ctx context.Context) (natsjs.KeyValue, error) {

@@ -19,11 +19,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// port is one that the system gives to nobody who lets it choose, so that a server can come back to it, and that no other
-// process that runs these tests takes.
+// port is outside the range of ephemeral ports, so that a server can use it again after a restart. It differs between
+// test processes.
 var port = 20_000 + os.Getpid()%10_000
 
-// startServer starts a NATS server, until the test ends or stop is called.
+// startServer starts a NATS server that runs until the test ends or stop is called.
 func startServer(t *testing.T, dir string) (server *nats.Server, stop func()) {
 	t.Helper()
 	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true})
@@ -34,17 +34,17 @@ func startServer(t *testing.T, dir string) (server *nats.Server, stop func()) {
 	stop = sync.OnceFunc(func() { server.Shutdown(); server.WaitForShutdown() })
 	t.Cleanup(stop)
 	if !server.ReadyForConnections(time.Minute) {
-		t.Fatal("the server does not start")
+		t.Fatal("the server did not start")
 	}
 	return server, stop
 }
 
-// expectDocument fails the test unless the document is at that text, and returns its revision.
+// expectDocument fails the test unless the document has that text. It returns the revision.
 func expectDocument(t *testing.T, b *quotalease.Bucket, want string) uint64 {
 	t.Helper()
 	text, revision, err := b.Read(t.Context(), "key")
 	if err != nil || string(text) != want || (revision == 0) != (want == "") {
-		t.Fatalf("%q at %d, %v; want %q", text, revision, err, want)
+		t.Fatalf("document %q at revision %d, %v; want %q", text, revision, err, want)
 	}
 	return revision
 }
@@ -61,7 +61,7 @@ func TestBucketCompareAndSet(t *testing.T) {
 	write := func(b *quotalease.Bucket, text string, revision uint64, want error) {
 		t.Helper()
 		if err := b.Write(t.Context(), "key", []byte(text), revision); !errors.Is(err, want) {
-			t.Fatalf("write %q at %d: %v, want %v", text, revision, err, want)
+			t.Fatalf("write %q at revision %d: %v, want %v", text, revision, err, want)
 		}
 	}
 	expectDocument(t, one, "")
@@ -73,7 +73,7 @@ func TestBucketCompareAndSet(t *testing.T) {
 	expectDocument(t, one, "second")
 
 	stop()
-	if err := one.Write(shortContext(t), "key", []byte("nobody is there"), first); err == nil || errors.Is(err, quotalease.ErrChanged) {
+	if err := one.Write(shortContext(t), "key", []byte("server is down"), first); err == nil || errors.Is(err, quotalease.ErrChanged) {
 		t.Fatalf("without a server: %v", err)
 	}
 	startServer(t, dir)
@@ -83,16 +83,16 @@ func TestBucketCompareAndSet(t *testing.T) {
 		}
 	}
 	expectDocument(t, one, "")
-	write(one, "anew", 0, nil)
+	write(one, "new", 0, nil)
 	for {
 		if _, _, err := two.Read(shortContext(t), "key"); err == nil {
 			break
 		}
 	}
-	expectDocument(t, two, "anew")
+	expectDocument(t, two, "new")
 }
 
-// shortContext is a context that nobody waits long for.
+// shortContext returns a context with a short timeout.
 func shortContext(t *testing.T) context.Context {
 	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
 	t.Cleanup(stop)

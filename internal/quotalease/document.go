@@ -9,29 +9,30 @@ import (
 	"slices"
 )
 
-// document is what all members know of one quota.
+// document is the state of one quota that all members share.
 type document struct {
-	// Born names this document: one that takes the place of a lost one has another name.
-	Epoch string `json:"born"`
-	// Settled says that whatever was leased by documents before this one has ended. Until then its members write down what
-	// they hold, and nobody takes more.
-	Ready   bool                    `json:"settled"`
+	// Epoch identifies this document. A document that replaces a lost one has another epoch.
+	Epoch string `json:"epoch"`
+	// Ready is set once all leases granted by earlier documents have expired. Until then members record the shares that they
+	// already hold, and none of them gets more.
+	Ready   bool                    `json:"ready"`
 	Members map[string]*memberState `json:"members"`
 }
 
-// memberState is what one of them has written down.
+// memberState is a member's entry in a document.
 type memberState struct {
-	// Beat is another number each time that it writes: a lease goes on from there.
-	Heartbeat uint64 `json:"beat"`
-	// Parts are what it may spend of each scope, in millionths, besides what it has out of touch; Wants is what it would.
-	Shares map[string]int64 `json:"parts"`
-	Demand map[string]int64 `json:"wants"`
+	// Heartbeat changes with every write of the member, and thereby renews its lease.
+	Heartbeat uint64 `json:"heartbeat"`
+	// Shares is what the member may use of each scope, without the fallback share, and Demand is what it needs. Both are in
+	// millionths of the limit.
+	Shares map[string]int64 `json:"shares"`
+	Demand map[string]int64 `json:"demand"`
 }
 
 func parseDocument(text []byte) (*document, error) {
 	d := &document{}
 	if err := json.Unmarshal(text, d); err != nil {
-		return nil, fmt.Errorf("share: a document that is none of ours: %w", err)
+		return nil, fmt.Errorf("quotalease: invalid document: %w", err)
 	}
 	if d.Members == nil {
 		d.Members = map[string]*memberState{}
@@ -39,53 +40,53 @@ func parseDocument(text []byte) (*document, error) {
 	return d, nil
 }
 
-// available returns how much of a scope nobody but me has.
-func (d *document) available(scope, me string, pool int64) int64 {
-	for name, m := range d.Members {
-		if name != me {
+// available returns how much of a scope no member except id has.
+func (d *document) available(scope, id string, pool int64) int64 {
+	for other, m := range d.Members {
+		if other != id {
 			pool -= m.Shares[scope]
 		}
 	}
 	return max(pool, 0)
 }
 
-// target returns what is due to me of a scope.
-func (d *document) target(scope, me string, pool int64) int64 {
-	var names []string
-	var wants []int64
-	for _, name := range slices.Sorted(maps.Keys(d.Members)) {
-		if want, shares := d.Members[name].Demand[scope]; shares {
-			names, wants = append(names, name), append(wants, want)
+// target returns the share of a scope that member id should have.
+func (d *document) target(scope, id string, pool int64) int64 {
+	var ids []string
+	var demands []int64
+	for _, other := range slices.Sorted(maps.Keys(d.Members)) {
+		if demand, ok := d.Members[other].Demand[scope]; ok {
+			ids, demands = append(ids, other), append(demands, demand)
 		}
 	}
-	i := slices.Index(names, me)
+	i := slices.Index(ids, id)
 	if i < 0 {
 		return 0
 	}
-	return fairShares(pool, wants)[i]
+	return fairShares(pool, demands)[i]
 }
 
-// fairShares divides a pool among those who want so much of it. Everybody has a little, to begin with when he wants more. Then
-// nobody gets more than he wants, and a quarter for what comes next, while another who has no more than he does wants more;
-// what is left is for all alike.
-func fairShares(pool int64, wants []int64) []int64 {
-	n := int64(len(wants))
-	least := pool / (50 * n)
-	parts := make([]int64, n)
+// fairShares divides a pool by max-min fairness. Every member gets a minimum, so that it can start to send when its demand
+// rises. Then, beginning with the smallest demand, each member gets its demand and a quarter more, but no more than an
+// equal part of what is left. The rest is divided equally.
+func fairShares(pool int64, demands []int64) []int64 {
+	n := int64(len(demands))
+	minimum := pool / (50 * n)
+	shares := make([]int64, n)
 	order := make([]int, n)
-	for i := range wants {
-		parts[i], order[i] = least, i
+	for i := range demands {
+		shares[i], order[i] = minimum, i
 	}
-	need := func(i int) int64 { return max(min(wants[i], fullShare)*5/4-least, 0) }
+	need := func(i int) int64 { return max(min(demands[i], fullShare)*5/4-minimum, 0) }
 	slices.SortStableFunc(order, func(a, b int) int { return int(need(a) - need(b)) })
-	left := pool - n*least
-	for done, i := range order { // the most modest first
-		got := min(need(i), left/(n-int64(done)))
-		parts[i] += got
-		left -= got
+	left := pool - n*minimum
+	for done, i := range order {
+		share := min(need(i), left/(n-int64(done)))
+		shares[i] += share
+		left -= share
 	}
-	for i := range parts {
-		parts[i] += left / n
+	for i := range shares {
+		shares[i] += left / n
 	}
-	return parts
+	return shares
 }

@@ -12,17 +12,17 @@ import (
 )
 
 func Example() {
-	gate := quota.New(quota.Config{Total: quota.Limit{Rate: 10_000, Per: time.Minute}})
-	cluster := &fakeCluster{} // a share.Bucket where there is a real one
+	limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 10_000, Per: time.Minute}})
+	cluster := &fakeCluster{} // in a real cluster, use a quotalease.Bucket
 
-	sharing := quotalease.New(quotalease.Config{Store: &fakeConn{fakeCluster: cluster}, ID: "one of many", FallbackShare: 0.02, Members: 10})
-	sharing.SetLimiters(map[string]quotalease.RateLimiter{"the project's digest": gate})
-	fmt.Printf("before it has met the others it may spend %.1f %%\n", 100*gate.Status().Share)
+	member := quotalease.New(quotalease.Config{Store: &fakeConn{fakeCluster: cluster}, ID: "gateway-1", FallbackShare: 0.02, Members: 10})
+	member.SetLimiters(map[string]quotalease.RateLimiter{"digest of the project": limiter})
+	fmt.Printf("without a lease it may use %.1f %%\n", 100*limiter.Status().Share)
 
 	ctx, stop := context.WithCancel(context.Background())
-	stop() // Run keeps the shares until then
-	fmt.Println(sharing.Run(ctx))
+	stop() // Run renews the leases until ctx ends
+	fmt.Println(member.Run(ctx))
 	// Output:
-	// before it has met the others it may spend 0.2 %
+	// without a lease it may use 0.2 %
 	// <nil>
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/sluice-push/sluice/internal/quotalease"
 )
 
-var errUnreachable = errors.New("nobody answers")
+var errUnreachable = errors.New("cluster unreachable")
 
-// fakeCluster keeps documents, and reaches its members over lines that can be cut.
+// fakeCluster is a store whose members connect to it with a fakeConn.
 type fakeCluster struct {
 	mu       sync.Mutex
 	docs     map[string]entry
@@ -28,18 +28,18 @@ type entry struct {
 	revision uint64
 }
 
-// loseAll forgets everything, as memory does.
+// loseAll deletes all documents, like a restart of a store in memory.
 func (c *fakeCluster) loseAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.docs, c.revision = nil, 0
 }
 
-// fakeConn is one member's way to the cluster.
+// fakeConn is one member's connection to the cluster.
 type fakeConn struct {
 	*fakeCluster
-	cut           bool          // nothing arrives
-	loseResponses bool          // what is written arrives, and its answer does not
+	cut           bool          // no request arrives
+	loseResponses bool          // writes arrive, but their responses do not
 	latency       time.Duration // each way
 }
 
@@ -61,9 +61,9 @@ func (l *fakeConn) Write(ctx context.Context, key string, text []byte, revision 
 		return err
 	}
 	l.mu.Lock()
-	deaf := l.loseResponses
+	lost := l.loseResponses
 	l.mu.Unlock()
-	if deaf {
+	if lost {
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -84,7 +84,7 @@ func (l *fakeConn) compareAndSet(key string, text []byte, revision uint64) error
 	return nil
 }
 
-// transmit takes its time, also when the asker has given up: what is on its way arrives.
+// transmit waits for the latency even if ctx has ended, because a message that was sent still arrives.
 func (l *fakeConn) transmit(ctx context.Context) error {
 	l.mu.Lock()
 	lost, latency := l.cut || l.down, l.latency
@@ -97,7 +97,7 @@ func (l *fakeConn) transmit(ctx context.Context) error {
 	return nil
 }
 
-// fakeLimiter is a gate that only knows what it may spend.
+// fakeLimiter is a rate limiter that only records its shares.
 type fakeLimiter struct {
 	mu       sync.Mutex
 	demand   map[string]float64
@@ -113,10 +113,10 @@ func (s *fakeLimiter) Demand() map[string]float64 {
 	return s.demand
 }
 
-func (s *fakeLimiter) SetShare(parts map[string]float64, until time.Time, rest float64) {
+func (s *fakeLimiter) SetShare(shares map[string]float64, until time.Time, fallback float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shares, s.expires, s.fallback = parts, until, rest
+	s.shares, s.expires, s.fallback = shares, until, fallback
 }
 
 func (s *fakeLimiter) setDemand(amount float64) {
@@ -125,21 +125,21 @@ func (s *fakeLimiter) setDemand(amount float64) {
 	s.demand = map[string]float64{"total": amount}
 }
 
-// share is what it may spend now.
+// share returns the share that may be used now.
 func (s *fakeLimiter) share() float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch part, leased := s.shares["total"]; {
+	switch share, leased := s.shares["total"]; {
 	case s.killed:
 		return 0
 	case leased && time.Now().Before(s.expires):
-		return part
+		return share
 	default:
 		return s.fallback
 	}
 }
 
-// testMember is a gateway as far as sharing goes.
+// testMember is a running member with its limiter and connection.
 type testMember struct {
 	*quotalease.Member
 	limiter *fakeLimiter
@@ -148,13 +148,13 @@ type testMember struct {
 	done    chan struct{}
 }
 
-var joined int
+var joined int // members so far, for unique IDs
 
-// join has another member join, which wants so much.
-func (c *fakeCluster) join(cfg quotalease.Config, wants float64) *testMember {
+// join starts another member with the given demand.
+func (c *fakeCluster) join(cfg quotalease.Config, demand float64) *testMember {
 	joined++
 	m := &testMember{limiter: &fakeLimiter{}, conn: &fakeConn{fakeCluster: c, latency: time.Millisecond}, done: make(chan struct{})}
-	m.limiter.setDemand(wants)
+	m.limiter.setDemand(demand)
 	cfg.ID, cfg.Store = fmt.Sprint("member", joined), m.conn
 	m.Member = quotalease.New(cfg)
 	m.SetLimiters(map[string]quotalease.RateLimiter{"project": m.limiter})
@@ -167,13 +167,13 @@ func (c *fakeCluster) join(cfg quotalease.Config, wants float64) *testMember {
 	return m
 }
 
-// leave ends the member as it should.
+// leave stops the member gracefully.
 func (m *testMember) leave() {
 	m.stop()
 	<-m.done
 }
 
-// kill ends it without a farewell.
+// kill stops the member without releasing its leases.
 func (m *testMember) kill() {
 	m.conn.mu.Lock()
 	m.conn.cut = true
@@ -184,10 +184,10 @@ func (m *testMember) kill() {
 	m.leave()
 }
 
-func (m *testMember) setConn(cut, deaf bool) {
+func (m *testMember) setConn(cut, loseResponses bool) {
 	m.conn.mu.Lock()
 	defer m.conn.mu.Unlock()
-	m.conn.cut, m.conn.loseResponses = cut, deaf
+	m.conn.cut, m.conn.loseResponses = cut, loseResponses
 }
 
 func (c *fakeCluster) setDown(down bool) {
@@ -203,10 +203,10 @@ func totalShare(members ...*testMember) (sum float64) {
 	return sum
 }
 
-// expectShare fails the test unless the member may spend about that part.
+// expectShare fails the test unless the member's share is about want.
 func expectShare(t *testing.T, what string, m *testMember, want float64) {
 	t.Helper()
 	if got := m.limiter.share(); got < want-0.02 || got > want+0.02 {
-		t.Errorf("%s: the part is %.4f, want about %.2f", what, got, want)
+		t.Errorf("%s: the share is %.4f, want about %.2f", what, got, want)
 	}
 }

@@ -12,72 +12,75 @@ import (
 	"github.com/google/uuid"
 )
 
-// lease is this member's part in one quota. It rests on one rule: what the gate spends is never more than what stands under
-// this member's name, or somebody has waited until its lease had ended by its own clock. So it spends less before it writes
-// less, and writes more before it spends more; and the sum of what stands in the document is never more than the whole.
+// lease is this member's lease of shares of one quota.
+//
+// Until the lease has expired by this member's clock, the limiter never uses more than the document grants to this member.
+// Therefore the member reduces the limiter's shares before it writes smaller ones, and writes larger shares before the
+// limiter uses them. The other members remove an entry only after its lease has expired, with a margin for clock drift. So
+// the sum of the shares in use never exceeds the whole quota.
 type lease struct {
 	member  *Member
 	key     string
 	limiter RateLimiter
 
-	// Of the loop that keeps it alone:
-	shares      map[string]int64 // what the gate spends
-	expires     time.Time        // by our own clock
+	// Used only by the goroutine that renews the lease:
+	shares      map[string]int64 // what the limiter may use, without the fallback share
+	expires     time.Time        // by the local clock
 	heartbeat   uint64
-	epoch       string    // the document that we know
-	epochSeen   time.Time // and when we saw it first
+	epoch       string    // of the last document read
+	epochSeen   time.Time // when this epoch was first seen
 	observed    map[string]observation
 	members     int
-	belowTarget bool // has less than half of what is due
+	belowTarget bool // has less than half of the target share
 }
 
-// observation is when a member's beat was seen first.
+// observation records when a member's current heartbeat was first seen.
 type observation struct {
 	heartbeat uint64
 	at        time.Time
 }
 
-func (s *Member) newLease(key string, gate RateLimiter) *lease {
-	q := &lease{member: s, key: key, limiter: gate, heartbeat: uint64(time.Now().UnixNano())} // no two begin alike
-	q.setShares(nil, time.Time{})
-	return q
+func (m *Member) newLease(key string, limiter RateLimiter) *lease {
+	l := &lease{member: m, key: key, limiter: limiter, heartbeat: uint64(time.Now().UnixNano())} // a different start in every process
+	l.setShares(nil, time.Time{})
+	return l
 }
 
-// setShares has the gate spend these parts.
-func (q *lease) setShares(parts map[string]int64, until time.Time) {
-	q.shares, q.expires = parts, until
-	rest := float64(q.member.fallback) / fullShare
-	spendable := make(map[string]float64, len(parts))
-	for scope, part := range parts {
-		spendable[scope] = float64(part)/fullShare + rest
+// setShares sets the shares that the limiter may use.
+func (l *lease) setShares(shares map[string]int64, expires time.Time) {
+	l.shares, l.expires = shares, expires
+	fallback := float64(l.member.fallback) / fullShare
+	fractions := make(map[string]float64, len(shares))
+	for scope, share := range shares {
+		fractions[scope] = float64(share)/fullShare + fallback
 	}
-	q.limiter.SetShare(spendable, until, rest)
+	l.limiter.SetShare(fractions, expires, fallback)
 }
 
-// maintain renews the lease, gives what others need more, and takes what is due and free.
-func (q *lease) maintain(ctx context.Context) error { return q.update(ctx, q.claim) }
+// maintain renews the lease. It gives up shares that other members need more, and claims free shares up to the target.
+func (l *lease) maintain(ctx context.Context) error { return l.update(ctx, l.claim) }
 
-// release spends nothing more of what is leased, and gives it back.
-func (q *lease) release(ctx context.Context) error {
-	q.setShares(nil, time.Time{})
-	return q.update(ctx, func(d *document, _ time.Time) { delete(d.Members, q.member.cfg.ID) })
+// release stops using the leased shares and returns them.
+func (l *lease) release(ctx context.Context) error {
+	l.setShares(nil, time.Time{})
+	return l.update(ctx, func(d *document, _ time.Time) { delete(d.Members, l.member.cfg.ID) })
 }
 
-// update has what change does to the document written, again from the start when another was faster.
-func (q *lease) update(ctx context.Context, change func(d *document, now time.Time)) error {
+// update applies change to the document and writes it. It starts over if another member was faster.
+func (l *lease) update(ctx context.Context, change func(d *document, now time.Time)) error {
 	err := ErrChanged
 	for range maxAttempts {
-		if err = q.tryUpdate(ctx, change); !errors.Is(err, ErrChanged) {
+		if err = l.tryUpdate(ctx, change); !errors.Is(err, ErrChanged) {
 			return err
 		}
 	}
 	return err
 }
 
-func (q *lease) tryUpdate(ctx context.Context, change func(d *document, now time.Time)) error {
-	docs := q.member.cfg.Store
-	began := time.Now()
-	text, revision, err := docs.Read(ctx, q.key)
+func (l *lease) tryUpdate(ctx context.Context, change func(d *document, now time.Time)) error {
+	store := l.member.cfg.Store
+	started := time.Now()
+	text, revision, err := store.Read(ctx, l.key)
 	if err != nil {
 		return err
 	}
@@ -88,91 +91,92 @@ func (q *lease) tryUpdate(ctx context.Context, change func(d *document, now time
 		}
 	}
 	now := time.Now()
-	q.observe(d, now)
+	l.observe(d, now)
 	change(d, now)
 	if text, err = json.Marshal(d); err != nil {
 		return err
 	}
-	if err := docs.Write(ctx, q.key, text, revision); err != nil {
+	if err := store.Write(ctx, l.key, text, revision); err != nil {
 		return err
 	}
-	q.members = len(d.Members)
-	if own := d.Members[q.member.cfg.ID]; own != nil {
-		q.setShares(own.Shares, began.Add(q.member.cfg.Lease))
+	l.members = len(d.Members)
+	if own := d.Members[l.member.cfg.ID]; own != nil {
+		// The lease counts from before the write, so it expires here before the other members consider it expired.
+		l.setShares(own.Shares, started.Add(l.member.cfg.Lease))
 	}
 	return nil
 }
 
-// observe takes note of who has written since, and strikes out those whose leases have ended.
-func (q *lease) observe(d *document, now time.Time) {
-	if d.Epoch != q.epoch {
-		q.epoch, q.epochSeen, q.observed = d.Epoch, now, map[string]observation{}
+// observe records the heartbeats in d, and removes the members whose leases have expired.
+func (l *lease) observe(d *document, now time.Time) {
+	if d.Epoch != l.epoch {
+		l.epoch, l.epochSeen, l.observed = d.Epoch, now, map[string]observation{}
 	}
-	d.Ready = d.Ready || q.expired(q.epochSeen, now)
-	for name, m := range d.Members {
-		if s, known := q.observed[name]; !known || s.heartbeat != m.Heartbeat {
-			q.observed[name] = observation{m.Heartbeat, now}
-		} else if name != q.member.cfg.ID && q.expired(s.at, now) {
-			delete(d.Members, name)
+	d.Ready = d.Ready || l.expired(l.epochSeen, now)
+	for id, m := range d.Members {
+		if seen, known := l.observed[id]; !known || seen.heartbeat != m.Heartbeat {
+			l.observed[id] = observation{m.Heartbeat, now}
+		} else if id != l.member.cfg.ID && l.expired(seen.at, now) {
+			delete(d.Members, id)
 		}
 	}
-	maps.DeleteFunc(q.observed, func(name string, _ observation) bool { return d.Members[name] == nil })
+	maps.DeleteFunc(l.observed, func(id string, _ observation) bool { return d.Members[id] == nil })
 }
 
-// expired reports whether a lease that was renewed no later than at has ended, by the clock of its holder.
-func (q *lease) expired(at, now time.Time) bool {
-	lease := q.member.cfg.Lease
-	return now.Sub(at) > lease+lease/clockDriftDivisor
+// expired reports whether a lease that was renewed no later than renewed has expired by the clock of its holder.
+func (l *lease) expired(renewed, now time.Time) bool {
+	period := l.member.cfg.Lease
+	return now.Sub(renewed) > period+period/clockDriftDivisor
 }
 
-// claim writes down what this member will have. Where that is less than what it spends, it spends less from here on.
-func (q *lease) claim(d *document, now time.Time) {
-	me := q.member.cfg.ID
-	held, wants := q.heldShares(d, now), q.demand()
-	q.heartbeat++
-	own := &memberState{Heartbeat: q.heartbeat, Shares: make(map[string]int64, len(wants)), Demand: wants}
-	d.Members[me] = own
-	pool := fullShare - q.member.fallback*int64(max(q.member.cfg.Members, len(d.Members)))
-	q.belowTarget = false
-	for scope := range wants {
-		due, free := d.target(scope, me, pool), d.available(scope, me, pool)
+// claim sets this member's entry in d. If a share gets smaller, the limiter uses the smaller share from now on.
+func (l *lease) claim(d *document, now time.Time) {
+	id := l.member.cfg.ID
+	held, demand := l.heldShares(d, now), l.demand()
+	l.heartbeat++
+	own := &memberState{Heartbeat: l.heartbeat, Shares: make(map[string]int64, len(demand)), Demand: demand}
+	d.Members[id] = own
+	pool := fullShare - l.member.fallback*int64(max(l.member.cfg.Members, len(d.Members)))
+	l.belowTarget = false
+	for scope := range demand {
+		target, available := d.target(scope, id, pool), d.available(scope, id, pool)
 		if d.Ready {
-			own.Shares[scope] = min(due, free)
+			own.Shares[scope] = min(target, available)
 		} else {
-			own.Shares[scope] = min(held[scope], free)
+			own.Shares[scope] = min(held[scope], available)
 		}
-		q.belowTarget = q.belowTarget || own.Shares[scope] < due/2
+		l.belowTarget = l.belowTarget || own.Shares[scope] < target/2
 	}
-	q.reduceTo(own.Shares, now)
+	l.reduceTo(own.Shares, now)
 }
 
-// heldShares returns what this member holds by this document, or has from one that was lost.
-func (q *lease) heldShares(d *document, now time.Time) map[string]int64 {
-	if own := d.Members[q.member.cfg.ID]; own != nil {
+// heldShares returns the shares that this member holds: by d, or by an earlier document that was lost.
+func (l *lease) heldShares(d *document, now time.Time) map[string]int64 {
+	if own := d.Members[l.member.cfg.ID]; own != nil {
 		return own.Shares
 	}
-	if d.Ready || !now.Before(q.expires) {
+	if d.Ready || !now.Before(l.expires) {
 		return nil
 	}
-	return q.shares
+	return l.shares
 }
 
-// reduceTo spends no more than these parts from here on.
-func (q *lease) reduceTo(parts map[string]int64, now time.Time) {
-	lower := make(map[string]int64, len(q.shares))
-	for scope, part := range q.shares {
-		lower[scope] = min(part, parts[scope])
+// reduceTo makes the limiter use no more than these shares. It raises none.
+func (l *lease) reduceTo(shares map[string]int64, now time.Time) {
+	reduced := make(map[string]int64, len(l.shares))
+	for scope, share := range l.shares {
+		reduced[scope] = min(share, shares[scope])
 	}
-	if !maps.Equal(lower, q.shares) && now.Before(q.expires) {
-		q.setShares(lower, q.expires)
+	if !maps.Equal(reduced, l.shares) && now.Before(l.expires) {
+		l.setShares(reduced, l.expires)
 	}
 }
 
-// demand returns what the gate wants of each scope.
-func (q *lease) demand() map[string]int64 {
-	wants := map[string]int64{}
-	for scope, part := range q.limiter.Demand() {
-		wants[scope] = int64(min(part, 1) * fullShare)
+// demand returns the limiter's demand for each scope, at most fullShare.
+func (l *lease) demand() map[string]int64 {
+	demand := map[string]int64{}
+	for scope, fraction := range l.limiter.Demand() {
+		demand[scope] = int64(min(fraction, 1) * fullShare)
 	}
-	return wants
+	return demand
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package share divides quotas among the gateways of a cluster: each leases parts of every scope, by what it needs, in a
-// document that all of them change. It paces nothing and sends nothing: that is the gates' work.
+// Package quotalease divides quotas among the gateways of a cluster. Each gateway is a member that leases shares of every
+// scope of a quota, according to its demand. All members record their shares in one document per quota and update it with
+// compare-and-set. The package does not limit or send anything: the rate limiters enforce the shares.
 package quotalease
 
 import (
@@ -16,76 +17,77 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// ErrChanged says that a document is not at the revision that was to be replaced.
-var ErrChanged = errors.New("share: the document has changed meanwhile")
+// ErrChanged is returned by Store.Write if the document is not at the expected revision.
+var ErrChanged = errors.New("quotalease: the document has changed in the meantime")
 
-// Store keep one document under each key, where all members find it. What was written can be lost, but must not come
-// back.
+// Store keeps one document per key, accessible to all members. It may lose documents, but must never return an earlier
+// state after a loss.
 type Store interface {
-	// Read returns the document and its revision, 0 if there is none. It may be an older one.
+	// Read returns the document and its revision, which is 0 if there is none. The result may be stale.
 	Read(ctx context.Context, key string) (text []byte, revision uint64, err error)
-	// Write puts text in the place of that revision, or makes the document if it is 0, or returns ErrChanged. After another
-	// error nobody knows whether it did.
+	// Write replaces the document at that revision, or creates it if revision is 0. If the document is at another revision
+	// it returns ErrChanged. After any other error, whether the document was written is unknown.
 	Write(ctx context.Context, key string, text []byte, revision uint64) error
 }
 
-// RateLimiter is what spends a quota in this gateway.
+// RateLimiter enforces a quota in this gateway.
 type RateLimiter interface {
-	// Demand is how much of each scope is wanted now, in parts of its limit.
+	// Demand returns how much of each scope is needed now, as a fraction of its limit.
 	Demand() map[string]float64
-	// Spend lets it spend these parts of the scopes until a time by its own clock, and rest of every one from then on.
-	SetShare(parts map[string]float64, until time.Time, rest float64)
+	// SetShare sets the fraction of each scope that may be used until a time by the local clock. After that time, and for
+	// scopes not in shares, fallback is the fraction that may be used.
+	SetShare(shares map[string]float64, until time.Time, fallback float64)
 }
 
-// Config says how to share.
+// Config configures a Member.
 type Config struct {
-	// Documents is where the leases stand.
+	// Store contains the documents.
 	Store Store
-	// Member names this process, and none that was before it; required.
+	// ID identifies this process. No earlier process may have had the same ID. Required.
 	ID string
-	// Lease is how long a member spends what it has when it has lost touch, and how long, and a tenth more, the others wait
-	// before they take it; default 5 s.
+	// Lease is how long a member keeps its shares without renewing them. The other members wait this long, and a tenth
+	// longer, before they take the shares of a member that has stopped. The default is 5 s.
 	Lease time.Duration
-	// Apart is the part of each limit that is set aside for members out of touch, of which each has its Members-th whether
-	// anybody hears of it or not; default 0, with which a member out of touch has nothing once its lease has ended.
+	// FallbackShare is the fraction of each limit reserved for members without a lease. Each of them may use FallbackShare
+	// divided by Members, without any communication. With the default of 0 a member without a lease may use nothing.
 	FallbackShare float64
-	// Members is how many members there may be at a time; default 10. More in touch than that get less; more out of touch
-	// spend more than there is.
+	// Members is the maximum number of members; the default is 10. With more members, each gets less while they are
+	// connected; if more than that are disconnected, together they can exceed the quota.
 	Members int
-	// Logger tells of touch lost and found; nil discards it.
+	// Logger logs lost and restored connections. Nil discards them.
 	Logger *slog.Logger
 }
 
 const (
-	fullShare          = 1_000_000 // a limit, in the unit of leases
+	fullShare          = 1_000_000 // the whole limit, in the unit of shares
 	defaultLease       = 5 * time.Second
 	maxHeartbeat       = 500 * time.Millisecond
-	heartbeatsPerLease = 8  // at least so many in a lease
-	clockDriftDivisor  = 10 // a clock may be off by less than this part of its time
-	maxAttempts        = 8  // at a document that others change at the same time
-	maxConcurrent      = 16 // documents
+	heartbeatsPerLease = 8  // minimum number of renewals per lease
+	clockDriftDivisor  = 10 // clocks may drift by up to 1/clockDriftDivisor
+	maxAttempts        = 8  // to update a document that other members change at the same time
+	maxConcurrent      = 16 // documents updated at the same time
 )
 
-// Member is one member's part in the sharing of its quotas.
+// Member leases shares of quotas for one gateway.
 type Member struct {
 	cfg      Config
-	fallback int64 // of each limit, out of touch
+	fallback int64 // share of each limit without a lease
 	wake     chan struct{}
 
 	mu      sync.Mutex
 	leases  map[string]*lease
-	removed map[string]*lease // to take leave of
-	state   connectivity      // of the last round; short before the first
+	removed map[string]*lease // to be released
+	state   connectivity      // after the last round; below target before the first
 }
 
-// connectivity is how this member stands with the others.
+// connectivity is the result of the last round of renewals.
 type connectivity struct {
 	members     int
 	belowTarget bool
 	err         error
 }
 
-// New returns a member that shares nothing yet.
+// New returns a member without limiters.
 func New(cfg Config) *Member {
 	cfg.Lease, cfg.Members = cmp.Or(cfg.Lease, defaultLease), cmp.Or(cfg.Members, 10)
 	if cfg.Logger == nil {
@@ -97,123 +99,124 @@ func New(cfg Config) *Member {
 	}
 }
 
-// SetLimiters says which gates share, by the names of their quotas, which are the same in all members and hold no secret. It takes
-// the place of what was said before. A gate that is new spends what it may out of touch until it has a lease.
-func (s *Member) SetLimiters(gates map[string]RateLimiter) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for key, q := range s.leases {
-		if gates[key] != q.limiter {
-			delete(s.leases, key)
-			s.removed[key] = q
+// SetLimiters sets the rate limiters that share quotas, by key, and replaces the previous ones. The keys must be the same
+// in all members, and must not contain secrets. A new limiter gets the fallback share until its lease is granted.
+func (m *Member) SetLimiters(limiters map[string]RateLimiter) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, l := range m.leases {
+		if limiters[key] != l.limiter {
+			delete(m.leases, key)
+			m.removed[key] = l
 		}
 	}
-	for key, gate := range gates {
-		if s.leases[key] == nil {
-			s.leases[key] = s.newLease(key, gate)
+	for key, limiter := range limiters {
+		if m.leases[key] == nil {
+			m.leases[key] = m.newLease(key, limiter)
 		}
 	}
 	select {
-	case s.wake <- struct{}{}:
+	case m.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Run keeps the leases until ctx ends, and then gives them back.
-func (s *Member) Run(ctx context.Context) error {
-	beat := min(s.cfg.Lease/heartbeatsPerLease, maxHeartbeat)
+// Run renews the leases until ctx ends, and then releases them.
+func (m *Member) Run(ctx context.Context) error {
+	heartbeat := min(m.cfg.Lease/heartbeatsPerLease, maxHeartbeat)
 	for {
-		s.syncAll(ctx, beat)
+		m.syncAll(ctx, heartbeat)
 		select {
 		case <-ctx.Done():
-			return s.releaseAll(beat)
-		case <-s.wake:
-		case <-time.After(beat/2 + rand.N(beat/2)):
+			return m.releaseAll(heartbeat)
+		case <-m.wake:
+		case <-time.After(heartbeat/2 + rand.N(heartbeat/2)):
 		}
 	}
 }
 
-// syncAll looks after every quota once.
-func (s *Member) syncAll(ctx context.Context, most time.Duration) {
-	ctx, stop := context.WithTimeout(ctx, 2*most)
-	defer stop()
-	held, gone := s.takeLeases()
-	_ = s.forEach(gone, func(q *lease) error { return q.release(ctx) }) // or the leases end by themselves
-	err := s.forEach(held, func(q *lease) error { return q.maintain(ctx) })
+// syncAll renews every lease once and releases the removed ones.
+func (m *Member) syncAll(ctx context.Context, heartbeat time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, 2*heartbeat)
+	defer cancel()
+	leases, removed := m.takeLeases()
+	_ = m.forEach(removed, func(l *lease) error { return l.release(ctx) }) // if it fails, the lease expires
+	err := m.forEach(leases, func(l *lease) error { return l.maintain(ctx) })
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return
 	}
-	s.updateState(held, err)
+	m.updateState(leases, err)
 }
 
-func (s *Member) takeLeases() (held, gone []*lease) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, q := range s.leases {
-		held = append(held, q)
+// takeLeases returns the current leases and the removed ones, which it forgets.
+func (m *Member) takeLeases() (leases, removed []*lease) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.leases {
+		leases = append(leases, l)
 	}
-	for key, q := range s.removed {
-		gone = append(gone, q)
-		delete(s.removed, key)
+	for key, l := range m.removed {
+		removed = append(removed, l)
+		delete(m.removed, key)
 	}
-	return held, gone
+	return leases, removed
 }
 
-func (s *Member) forEach(quotas []*lease, do func(*lease) error) error {
-	var all errgroup.Group
-	all.SetLimit(maxConcurrent)
-	for _, q := range quotas {
-		all.Go(func() error { return do(q) })
+func (m *Member) forEach(leases []*lease, do func(*lease) error) error {
+	var group errgroup.Group
+	group.SetLimit(maxConcurrent)
+	for _, l := range leases {
+		group.Go(func() error { return do(l) })
 	}
-	return all.Wait()
+	return group.Wait()
 }
 
-// releaseAll gives everything back, if it can be told to anybody.
-func (s *Member) releaseAll(most time.Duration) error {
-	ctx, stop := context.WithTimeout(context.Background(), 2*most)
-	defer stop()
-	held, gone := s.takeLeases()
-	_ = s.forEach(append(held, gone...), func(q *lease) error { return q.release(ctx) }) // or the leases end by themselves
+// releaseAll releases all leases. A lease that cannot be released expires.
+func (m *Member) releaseAll(heartbeat time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*heartbeat)
+	defer cancel()
+	leases, removed := m.takeLeases()
+	_ = m.forEach(append(leases, removed...), func(l *lease) error { return l.release(ctx) })
 	return nil
 }
 
-// updateState keeps how the round went, and logs when that has changed.
-func (s *Member) updateState(held []*lease, err error) {
+// updateState stores the result of a round, and logs a lost or restored connection.
+func (m *Member) updateState(leases []*lease, err error) {
 	now := connectivity{err: err}
-	for _, q := range held {
-		now.members, now.belowTarget = max(now.members, q.members), now.belowTarget || q.belowTarget
+	for _, l := range leases {
+		now.members, now.belowTarget = max(now.members, l.members), now.belowTarget || l.belowTarget
 	}
-	s.mu.Lock()
-	before := s.state
-	s.state = now
-	s.mu.Unlock()
+	m.mu.Lock()
+	before := m.state
+	m.state = now
+	m.mu.Unlock()
 	switch {
 	case err != nil && before.err == nil:
-		s.cfg.Logger.Warn("share: out of touch with the other gateways; the shares of quotas are kept until their leases end", "err", err, "lease", s.cfg.Lease)
+		m.cfg.Logger.Warn("quota leases cannot be renewed; the shares stay valid until the leases expire", "err", err, "lease", m.cfg.Lease.String())
 	case err == nil && before.err != nil:
-		s.cfg.Logger.Info("share: in touch with the other gateways again", "members", now.members)
+		m.cfg.Logger.Info("quota leases are renewed again", "members", now.members)
 	}
 }
 
-// Status is how a member stands with the others.
+// Status is the state of a member.
 type Status struct {
-	// Members is how many gateways share with this one, itself among them.
+	// Members is the number of members, including this one.
 	Members int `json:"members"`
-	// Short is true while this one has less than half of what is due to it: after it has joined, and in a new cluster for as
-	// long as a lease.
-	BelowTarget bool `json:"short"`
-	// InTouch is false while the leases cannot be renewed, and Reason says why.
-	Connected bool   `json:"in_touch"`
+	// BelowTarget is true while this member has less than half of its target share. This is the case after it has joined,
+	// and in a new cluster for one lease period.
+	BelowTarget bool `json:"below_target"`
+	// Connected is false while the leases cannot be renewed; Reason says why.
+	Connected bool   `json:"connected"`
 	Reason    string `json:"reason,omitempty"`
 }
 
-// Status returns how it stands now.
-func (s *Member) Status() Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	status := Status{Members: s.state.members, BelowTarget: s.state.belowTarget, Connected: s.state.err == nil}
-	if s.state.err != nil {
-		status.Reason = s.state.err.Error()
+// Status returns the current state.
+func (m *Member) Status() Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	status := Status{Members: m.state.members, BelowTarget: m.state.belowTarget, Connected: m.state.err == nil}
+	if m.state.err != nil {
+		status.Reason = m.state.err.Error()
 	}
 	return status
 }
