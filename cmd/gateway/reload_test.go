@@ -113,7 +113,7 @@ func TestServeStartsFromSnapshotWithoutNATS(t *testing.T) {
 	p.terminate()
 	cluster.Shutdown()
 	p = startGateway(t, nil, serve...)
-	p.waitForLog("taken from the snapshot")
+	p.waitForLog("configuration read from the snapshot")
 	p.waitForLog("gateway: serving")
 	p.terminate()
 }

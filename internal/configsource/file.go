@@ -14,15 +14,16 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// File is a configuration in a file. It watches folders, and not files: most programs replace a file rather than write
-// to it, and Kubernetes replaces a link beside it.
+// File is a configuration in a file. It watches the folder instead of the file, because most programs replace a file
+// rather than write to it, and Kubernetes replaces a symbolic link in the folder.
 type File struct {
 	path    string
 	sighup  chan os.Signal
-	watcher *fsnotify.Watcher // nil where the system has no way to watch
+	watcher *fsnotify.Watcher // nil if the system does not support watching
 }
 
-// OpenFile begins to watch the folder of a file, and to hear SIGHUP, which ends the process of who does not. Run ends that.
+// OpenFile starts watching the folder of a file and catching SIGHUP, which would otherwise end the process. Run stops both
+// when it returns.
 func OpenFile(path string) *File {
 	f := &File{path: path, sighup: make(chan os.Signal, 1)}
 	signal.Notify(f.sighup, syscall.SIGHUP)
@@ -30,12 +31,12 @@ func OpenFile(path string) *File {
 	if err != nil {
 		return f
 	}
-	_ = watcher.Add(filepath.Dir(path)) // one that is not there is told by Read
+	_ = watcher.Add(filepath.Dir(path)) // Read returns the error if the folder does not exist
 	f.watcher = watcher
 	return f
 }
 
-// Name is the file's path.
+// Name returns the file's path.
 func (f *File) Name() string { return f.path }
 
 // Read reads the file.
@@ -47,10 +48,10 @@ func (f *File) Read(context.Context) ([]byte, error) {
 	return text, nil
 }
 
-// Last knows none: a file that was good yesterday is not kept beside it.
+// LastCommitted returns nil, because a File keeps no copy.
 func (f *File) LastCommitted() []byte { return nil }
 
-// Keep watches the folders of files too. One that cannot be watched is not worth failing for: there is SIGHUP.
+// Commit also watches the folders of files. It ignores folders that cannot be watched: SIGHUP reports their changes.
 func (f *File) Commit(_ []byte, files []string) error {
 	for _, file := range files {
 		if f.watcher != nil {
@@ -60,15 +61,15 @@ func (f *File) Commit(_ []byte, files []string) error {
 	return nil
 }
 
-// Run tells of whatever happens in the folders, and of SIGHUP. The error says that only SIGHUP is told.
+// Run reports every change in the folders and every SIGHUP. It always returns nil.
 func (f *File) Run(ctx context.Context, changed chan<- struct{}) error {
 	defer close(changed)
 	defer signal.Stop(f.sighup)
 	var events chan fsnotify.Event
-	var lost chan error
+	var errs chan error
 	if f.watcher != nil {
 		defer func() { _ = f.watcher.Close() }()
-		events, lost = f.watcher.Events, f.watcher.Errors
+		events, errs = f.watcher.Events, f.watcher.Errors
 	}
 	settled := time.NewTimer(0)
 	for {
@@ -81,8 +82,8 @@ func (f *File) Run(ctx context.Context, changed chan<- struct{}) error {
 			if event.Op != fsnotify.Chmod {
 				settled.Reset(settleTime)
 			}
-		case err := <-lost:
-			if err != nil { // an event was: look
+		case err := <-errs:
+			if err != nil { // events may have been lost
 				settled.Reset(settleTime)
 			}
 		case <-settled.C:

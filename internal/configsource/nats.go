@@ -20,45 +20,45 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
-// NATSConfig says which key of which cluster.
+// NATSConfig configures a NATS source.
 type NATSConfig struct {
-	// URL is nats://host:4222/BUCKET/KEY, or tls:// in its place. A user and a password in it are never printed.
+	// URL is nats://host:4222/BUCKET/KEY, or the same with tls://. A user and a password in it are never printed.
 	URL string
-	// Snapshot is a file that keeps the last text that was in force, so that a gateway starts also while the cluster is
-	// down. It holds all that the configuration does: keep it private.
+	// Snapshot is a file for the last committed configuration, so that a gateway can start while the cluster is down. It
+	// contains everything that the configuration does: keep it private.
 	Snapshot string
-	// Patience is how long Read waits for a cluster that does not answer before it takes the snapshot; default 5s.
+	// ReadTimeout is how long Read waits for the cluster before it returns the snapshot. The default is 5s.
 	ReadTimeout time.Duration
-	// Logger gets what becomes of the connection; nil discards it.
+	// Logger logs connection problems. Nil discards them.
 	Logger *slog.Logger
 }
 
-// NATS is a configuration under a key of a NATS cluster's key-value store, for many gateways at once. What stands there
-// counts for all of them as soon as it is put.
+// NATS is a configuration in a key of a NATS key-value bucket. Many gateways can use the same key, and get a new value as
+// soon as it is put.
 type NATS struct {
 	cfg         NATSConfig
 	bucket, key string
-	server      string // of the URL, without bucket and key
+	server      string // the URL without bucket and key
 
 	mu       sync.Mutex
-	text     []byte        // what stood there last; nil before it has been seen
-	received chan struct{} // closed when there is a text
-	saved    []byte        // what the snapshot holds
+	text     []byte        // the latest value; nil before the first
+	received chan struct{} // closed when text is set for the first time
+	saved    []byte        // the contents of the snapshot
 }
 
-// OpenNATS reads the URL. It connects only in Run.
+// OpenNATS parses the URL. Run connects.
 func OpenNATS(cfg NATSConfig) (*NATS, error) {
 	const form = "config: the source must be nats://host:4222/BUCKET/KEY"
 	u, err := url.Parse(cfg.URL)
 	if err != nil {
-		return nil, errors.New(form) // and not err, which quotes the password
+		return nil, errors.New(form) // err contains the password
 	}
 	bucket, key, ok := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
 	if u.Host == "" || !ok || bucket == "" || key == "" {
 		return nil, errors.New(form)
 	}
 	if cfg.Snapshot == "" {
-		return nil, errors.New("config: a source in a cluster needs a file for its snapshot (--snapshot FILE)")
+		return nil, errors.New("config: a configuration in a cluster needs a snapshot file (--snapshot FILE)")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -67,75 +67,75 @@ func OpenNATS(cfg NATSConfig) (*NATS, error) {
 	return &NATS{cfg: cfg, bucket: bucket, key: key, server: u.String(), received: make(chan struct{})}, nil
 }
 
-// Name is the snapshot's path.
-func (k *NATS) Name() string { return k.cfg.Snapshot }
+// Name returns the path of the snapshot.
+func (n *NATS) Name() string { return n.cfg.Snapshot }
 
-// Read returns what stood under the key last. Before anything was seen it waits for it, and takes the snapshot where
-// that takes too long.
-func (k *NATS) Read(ctx context.Context) ([]byte, error) {
-	patience := time.NewTimer(cmp.Or(k.cfg.ReadTimeout, 5*time.Second))
-	defer patience.Stop()
+// Read returns the latest value of the key. It waits for the first value, and returns the snapshot if that takes longer
+// than the read timeout.
+func (n *NATS) Read(ctx context.Context) ([]byte, error) {
+	timeout := time.NewTimer(cmp.Or(n.cfg.ReadTimeout, 5*time.Second))
+	defer timeout.Stop()
 	select {
-	case <-k.received:
+	case <-n.received:
 	case <-ctx.Done():
-	case <-patience.C:
+	case <-timeout.C:
 	}
-	if text, ok := k.latest(); ok { // be it in the last moment
+	if text, ok := n.latest(); ok { // also if it arrived together with the timeout
 		return text, nil
 	}
-	text, err := os.ReadFile(k.cfg.Snapshot)
+	text, err := os.ReadFile(n.cfg.Snapshot)
 	if err != nil {
-		return nil, fmt.Errorf("config: the cluster holds no %s/%s or does not answer, and there is no snapshot yet: %w", k.bucket, k.key, err)
+		return nil, fmt.Errorf("config: the cluster does not respond or has no %s/%s, and there is no snapshot yet: %w", n.bucket, n.key, err)
 	}
-	k.cfg.Logger.Warn("config: taken from the snapshot, for the cluster holds none or does not answer", "snapshot", k.cfg.Snapshot)
+	n.cfg.Logger.Warn("configuration read from the snapshot, because the cluster does not respond or has none", "snapshot", n.cfg.Snapshot)
 	return text, nil
 }
 
-// Last returns what the snapshot holds.
-func (k *NATS) LastCommitted() []byte {
-	text, err := os.ReadFile(k.cfg.Snapshot)
+// LastCommitted returns the contents of the snapshot.
+func (n *NATS) LastCommitted() []byte {
+	text, err := os.ReadFile(n.cfg.Snapshot)
 	if err != nil {
 		return nil
 	}
 	return text
 }
 
-// Keep writes the snapshot: whole, or not at all.
-func (k *NATS) Commit(text []byte, _ []string) error {
-	if bytes.Equal(k.saved, text) {
+// Commit replaces the snapshot atomically.
+func (n *NATS) Commit(text []byte, _ []string) error {
+	if bytes.Equal(n.saved, text) {
 		return nil
 	}
-	beside, err := os.CreateTemp(filepath.Dir(k.cfg.Snapshot), ".snapshot-*") // mode 0600
+	temp, err := os.CreateTemp(filepath.Dir(n.cfg.Snapshot), ".snapshot-*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("config: snapshot: %w", err)
 	}
-	_, err = beside.Write(text)
-	err = errors.Join(err, beside.Sync(), beside.Close())
+	_, err = temp.Write(text)
+	err = errors.Join(err, temp.Sync(), temp.Close())
 	if err == nil {
-		err = os.Rename(beside.Name(), k.cfg.Snapshot)
+		err = os.Rename(temp.Name(), n.cfg.Snapshot)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("config: snapshot: %w", err), os.Remove(beside.Name()))
+		return errors.Join(fmt.Errorf("config: snapshot: %w", err), os.Remove(temp.Name()))
 	}
-	k.saved = bytes.Clone(text)
+	n.saved = bytes.Clone(text)
 	return nil
 }
 
-// Run follows the key, through every loss of the connection.
-func (k *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
+// Run watches the key and reconnects when the connection is lost. Its error means that it could not start.
+func (n *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 	defer close(changed)
-	again := make(chan struct{}, 1)
-	conn, err := nats.Connect(k.server, nats.Name("sluice configuration"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
+	reconnected := make(chan struct{}, 1)
+	conn, err := nats.Connect(n.server, nats.Name("sluice configuration"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(time.Second), nats.ReconnectHandler(func(*nats.Conn) {
 			select {
-			case again <- struct{}{}:
+			case reconnected <- struct{}{}:
 			default:
 			}
 		}), nats.DisconnectErrHandler(func(*nats.Conn, error) {
-			k.cfg.Logger.Warn("config: the cluster is not to be reached; what is in force stays")
+			n.cfg.Logger.Warn("configuration cluster disconnected; the current configuration stays in use")
 		}))
 	if err != nil {
-		return errors.New("config: the cluster's URL is not one (nats://host:4222/BUCKET/KEY)")
+		return errors.New("config: the URL of the cluster is invalid (must be nats://host:4222/BUCKET/KEY)")
 	}
 	defer conn.Close()
 	js, err := natsjs.New(conn)
@@ -143,22 +143,22 @@ func (k *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 		return fmt.Errorf("config: %w", err)
 	}
 	for ctx.Err() == nil {
-		if err := k.watch(ctx, js, changed, again); err != nil && ctx.Err() == nil {
-			k.cfg.Logger.Debug("config: the key cannot be followed yet", "bucket", k.bucket, "error", err)
+		if err := n.watch(ctx, js, changed, reconnected); err != nil && ctx.Err() == nil {
+			n.cfg.Logger.Debug("configuration key cannot be watched yet", "bucket", n.bucket, "err", err)
 		}
-		waitRetry(ctx, again)
+		waitRetry(ctx, reconnected)
 	}
 	return nil
 }
 
-// watch tells of every new text until ctx or the watch ends, or there is a new connection: on that the old watch would
-// be silent for twenty seconds before it notices.
-func (k *NATS) watch(ctx context.Context, js natsjs.JetStream, changed chan<- struct{}, again <-chan struct{}) error {
-	bucket, err := js.KeyValue(ctx, k.bucket)
+// watch reports every new value until ctx or the watch ends, or the connection has been replaced: an old watch needs twenty
+// seconds to notice a new connection.
+func (n *NATS) watch(ctx context.Context, js natsjs.JetStream, changed chan<- struct{}, reconnected <-chan struct{}) error {
+	bucket, err := js.KeyValue(ctx, n.bucket)
 	if err != nil {
 		return err
 	}
-	updates, err := bucket.Watch(ctx, k.key, natsjs.IgnoreDeletes())
+	updates, err := bucket.Watch(ctx, n.key, natsjs.IgnoreDeletes())
 	if err != nil {
 		return err
 	}
@@ -167,50 +167,50 @@ func (k *NATS) watch(ctx context.Context, js natsjs.JetStream, changed chan<- st
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-again:
+		case <-reconnected:
 			return nil
 		case entry, open := <-updates.Updates():
 			if !open {
 				return errors.New("the watch ended")
 			}
-			if entry != nil { // nil after all that stood there at first
-				k.setText(entry.Value())
+			if entry != nil { // nil marks the end of the initial values
+				n.setText(entry.Value())
 				notify(ctx, changed)
 			}
 		}
 	}
 }
 
-func (k *NATS) setText(text []byte) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.text = text
+func (n *NATS) setText(text []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.text = text
 	select {
-	case <-k.received:
+	case <-n.received:
 	default:
-		close(k.received)
+		close(n.received)
 	}
 }
 
-// latest returns what was put last, if anything was.
-func (k *NATS) latest() ([]byte, bool) {
+// latest returns the latest value, if there is one.
+func (n *NATS) latest() ([]byte, bool) {
 	select {
-	case <-k.received:
+	case <-n.received:
 	default:
 		return nil, false
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.text, true
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text, true
 }
 
-// waitRetry waits a second before the next try, or until there is a new connection.
-func waitRetry(ctx context.Context, again <-chan struct{}) {
+// waitRetry waits a second before the next attempt, or until there is a new connection.
+func waitRetry(ctx context.Context, reconnected <-chan struct{}) {
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-again:
+	case <-reconnected:
 	case <-ctx.Done():
 	}
 }

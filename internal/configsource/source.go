@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package source knows where a configuration stands, in a file or under a key of a NATS cluster, and tells when it may
-// have changed. It understands nothing of what stands there.
+// Package configsource reads a configuration from a file or from a key of a NATS cluster, and reports when it may have
+// changed. It does not parse the configuration.
 package configsource
 
 import (
@@ -9,17 +9,18 @@ import (
 	"time"
 )
 
-// Source is a place where a configuration stands. File and Key are two.
+// Source is a place that a configuration is read from.
 type Source interface {
-	// Name is how errors call it; relative paths in the configuration start at its folder.
+	// Name is the name of the configuration in errors. Relative paths in the configuration start at its folder.
 	Name() string
-	// Read returns what stands there now, or the last that was good.
+	// Read returns the current configuration. If it is not available, Read returns the last committed one or an error.
 	Read(ctx context.Context) ([]byte, error)
-	// Keep is told each text that is in force, and the files that belong to it.
+	// Commit records that text is the configuration in use, and which files it refers to.
 	Commit(text []byte, files []string) error
-	// Last returns what was in force before this process began, nil where none is known.
+	// LastCommitted returns the last committed configuration, or nil if none is known.
 	LastCommitted() []byte
-	// Run tells on changed that something may have changed, also once at first, until ctx ends; then it closes changed.
+	// Run sends to changed when the configuration may have changed, and once at the start. When ctx ends it closes changed
+	// and returns.
 	Run(ctx context.Context, changed chan<- struct{}) error
 }
 
@@ -28,11 +29,11 @@ var (
 	_ Source = (*NATS)(nil)
 )
 
-// settleTime is how long there must be quiet before a change is told: who changes several files wants all of them to count,
-// and an editor writes one in several steps.
+// settleTime is the time without further events after which File reports a change. An editor writes a file in several
+// steps, and a change of several files should be read as one.
 const settleTime = 200 * time.Millisecond
 
-// notify passes one word on, unless ctx ends first.
+// notify sends to changed, unless ctx ends first.
 func notify(ctx context.Context, changed chan<- struct{}) {
 	select {
 	case changed <- struct{}{}:

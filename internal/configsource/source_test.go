@@ -24,14 +24,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"))
 }
 
-// testTimeout bounds every wait: whoever reaches it has failed.
+// testTimeout limits every wait; a test that reaches it fails.
 const testTimeout = time.Minute
 
-// port is one that the system gives to nobody who lets it choose, so that a server can come back to it, and that no other
-// process that runs these tests takes.
+// port is outside the range of ephemeral ports, so that a server can use it again after a restart. It differs between
+// test processes.
 var port = 20_000 + os.Getpid()%10_000
 
-// startServer starts a NATS server of one, which ends with the test or with stop.
+// startServer starts a NATS server that runs until the test ends or stop is called.
 func startServer(t *testing.T, folder string) (address string, stop func()) {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: folder, NoSigs: true, NoLog: true})
@@ -40,14 +40,14 @@ func startServer(t *testing.T, folder string) (address string, stop func()) {
 	}
 	s.Start()
 	if !s.ReadyForConnections(testTimeout) {
-		t.Fatal("no server")
+		t.Fatal("the server did not start")
 	}
 	stop = sync.OnceFunc(func() { s.Shutdown(); s.WaitForShutdown() })
 	t.Cleanup(stop)
 	return s.Addr().String(), stop
 }
 
-// putConfig writes a text under the key that all tests use.
+// putConfig puts text in the key that all tests use.
 func putConfig(t *testing.T, address, text string) {
 	t.Helper()
 	conn, err := nats.Connect(address)
@@ -72,52 +72,52 @@ func putConfig(t *testing.T, address, text string) {
 func runSource(t *testing.T, s configsource.Source) (changed <-chan struct{}) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	told, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- s.Run(ctx, told) }()
+	changes, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- s.Run(ctx, changes) }()
 	t.Cleanup(func() {
 		cancel()
-		for range told { // until it is closed
+		for range changes { // until it is closed
 		}
-		if err := <-ended; err != nil {
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	return told
+	return changes
 }
 
-// expectText waits until the source tells of a change after which it reads as text.
+// expectText waits until the source reports a change and returns text.
 func expectText(t *testing.T, s configsource.Source, changed <-chan struct{}, text string) {
 	t.Helper()
-	late := time.After(testTimeout)
+	timeout := time.After(testTimeout)
 	for {
 		select {
 		case <-changed:
 			if got, err := s.Read(t.Context()); err == nil && string(got) == text {
 				return
 			}
-		case <-late:
-			t.Fatalf("never read as %q", text)
+		case <-timeout:
+			t.Fatalf("the source did not return %q", text)
 		}
 	}
 }
 
 func openNATS(t *testing.T, address, snapshot string) *configsource.NATS {
 	t.Helper()
-	k, err := configsource.OpenNATS(configsource.NATSConfig{URL: fmt.Sprintf("nats://user:password@%s/sluice/gateway.yaml", address), Snapshot: snapshot, ReadTimeout: time.Millisecond})
+	n, err := configsource.OpenNATS(configsource.NATSConfig{URL: fmt.Sprintf("nats://user:password@%s/sluice/gateway.yaml", address), Snapshot: snapshot, ReadTimeout: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return k
+	return n
 }
 
 func TestNATSReportsEveryPut(t *testing.T) {
 	address, _ := startServer(t, t.TempDir())
-	k := openNATS(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
-	changed := runSource(t, k)
-	for i := range 3 { // the first puts the bucket there, too
+	n := openNATS(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
+	changed := runSource(t, n)
+	for i := range 3 { // the first one creates the bucket
 		text := fmt.Sprint("text ", i)
 		putConfig(t, address, text)
-		expectText(t, k, changed, text)
+		expectText(t, n, changed, text)
 	}
 }
 
@@ -125,28 +125,28 @@ func TestNATSReconnects(t *testing.T) {
 	folder := t.TempDir()
 	address, stop := startServer(t, folder)
 	putConfig(t, address, "before")
-	k := openNATS(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
-	changed := runSource(t, k)
-	expectText(t, k, changed, "before")
+	n := openNATS(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
+	changed := runSource(t, n)
+	expectText(t, n, changed, "before")
 	stop()
 	startServer(t, folder)
 	putConfig(t, address, "after")
-	expectText(t, k, changed, "after")
+	expectText(t, n, changed, "after")
 }
 
 func TestSnapshotIsReadWhileNATSIsDown(t *testing.T) {
 	address, stop := startServer(t, t.TempDir())
 	stop()
 	snapshot := filepath.Join(t.TempDir(), "snapshot.yaml")
-	k := openNATS(t, address, snapshot)
-	runSource(t, k)
-	if _, err := k.Read(t.Context()); err == nil || strings.Contains(err.Error(), "password") || !strings.Contains(err.Error(), "snapshot") {
+	n := openNATS(t, address, snapshot)
+	runSource(t, n)
+	if _, err := n.Read(t.Context()); err == nil || strings.Contains(err.Error(), "password") || !strings.Contains(err.Error(), "snapshot") {
 		t.Errorf("without a snapshot: %v", err)
 	}
-	if err := k.Commit([]byte("good"), nil); err != nil {
+	if err := n.Commit([]byte("good"), nil); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := k.Read(t.Context()); err != nil || string(text) != "good" || string(k.LastCommitted()) != "good" {
+	if text, err := n.Read(t.Context()); err != nil || string(text) != "good" || string(n.LastCommitted()) != "good" {
 		t.Errorf("%q, %v", text, err)
 	}
 	if info, err := os.Stat(snapshot); err != nil || info.Mode().Perm() != 0o600 {
@@ -156,16 +156,16 @@ func TestSnapshotIsReadWhileNATSIsDown(t *testing.T) {
 
 func TestFailedSnapshotWriteKeepsTheOldSnapshot(t *testing.T) {
 	folder := t.TempDir()
-	k := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "snapshot.yaml"))
-	if err := k.Commit([]byte("old"), nil); err != nil {
+	n := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "snapshot.yaml"))
+	if err := n.Commit([]byte("old"), nil); err != nil {
 		t.Fatal(err)
 	}
-	gone := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "nowhere", "snapshot.yaml"))
-	if err := gone.Commit([]byte("new"), nil); err == nil {
-		t.Error("kept in a folder that is not there")
+	broken := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "nowhere", "snapshot.yaml"))
+	if err := broken.Commit([]byte("new"), nil); err == nil {
+		t.Error("the snapshot was written to a folder that does not exist")
 	}
-	if string(k.LastCommitted()) != "old" {
-		t.Errorf("%q", k.LastCommitted())
+	if string(n.LastCommitted()) != "old" {
+		t.Errorf("%q", n.LastCommitted())
 	}
 }
 
@@ -186,11 +186,11 @@ func TestFileReportsReplacedFiles(t *testing.T) {
 	path := filepath.Join(folder, "gateway.yaml")
 	replace := func(path, text string) {
 		t.Helper()
-		beside := path + ".new"
-		if err := os.WriteFile(beside, []byte(text), 0o600); err != nil {
+		temp := path + ".new"
+		if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Rename(beside, path); err != nil {
+		if err := os.Rename(temp, path); err != nil {
 			t.Fatal(err)
 		}
 	}
