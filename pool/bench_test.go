@@ -39,7 +39,7 @@ func newBenchPool(b *testing.B, picker pool.Picker) *pool.Pool {
 }
 
 func BenchmarkPickAndDone(b *testing.B) {
-	pickers := map[string]pool.Picker{"RoundRobin": pool.RoundRobin{}, "LeastLoaded": pool.LeastLoaded{}, "InStep": pool.BoundedRoundRobin{}}
+	pickers := map[string]pool.Picker{"RoundRobin": pool.RoundRobin{}, "LeastLoaded": pool.LeastLoaded{}, "BoundedRoundRobin": pool.BoundedRoundRobin{}}
 	for name, picker := range pickers {
 		b.Run(name, func(b *testing.B) {
 			p := newBenchPool(b, picker)

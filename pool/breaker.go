@@ -79,8 +79,8 @@ func (b *Breaker) ejectionTime(level int) time.Duration {
 // (closed, open, half-open) and the rolling window. This type adds what gobreaker lacks and works
 // around its limitations:
 //
-//   - The open timeout of a gobreaker cannot change, so every ejection creates a new one that opens
-//     at once (tripNow).
+//   - The open timeout of a gobreaker cannot change, so every ejection creates a new one and
+//     opens it immediately (tripNow).
 //   - A probe that never reports its outcome would block a gobreaker forever, so a probe has a
 //     deadline (tick).
 //   - OnStateChange runs under gobreaker's lock, so it is not used. State is called after every

@@ -54,7 +54,7 @@ func TestSuccessResetsConsecutiveFailures(t *testing.T) {
 
 func TestTimeoutsFromBeforeLastSuccessAreNotConsecutive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		silent := push.Outcome{Verdict: push.Unknown, Scope: push.ScopeEndpoint, Reason: string(wire.ResponseTimeout)}
+		timedOut := push.Outcome{Verdict: push.Unknown, Scope: push.ScopeEndpoint, Reason: string(wire.ResponseTimeout)}
 		tp := startPool(t, 2, pool.Config{})
 		advance(time.Second)
 		var before, after []*pool.Lease
@@ -68,13 +68,13 @@ func TestTimeoutsFromBeforeLastSuccessAreNotConsecutive(t *testing.T) {
 			after = append(after, tp.pickEndpoint(1))
 		}
 		for _, l := range before {
-			l.Done(silent)
+			l.Done(timedOut)
 		}
 		if s := tp.endpointStatus(1); s.State != "closed" {
 			t.Errorf("ten timeouts that began before twenty successes made the breaker %s: %s", s.State, s.Reason)
 		}
 		for _, l := range after {
-			l.Done(silent)
+			l.Done(timedOut)
 		}
 		if s := tp.endpointStatus(1); s.State != "open" || !strings.HasPrefix(s.Reason, "5 consecutive failures") {
 			t.Errorf("after five timeouts since the last success the breaker is %s: %s", s.State, s.Reason)

@@ -52,7 +52,7 @@ func (b *dialBudget) take(now time.Time) bool {
 func (b *dialBudget) grant() { b.tokens++ }
 
 func (p *Pool) newDial(e *Endpoint, delay time.Duration) dialTask {
-	e.dialling = true
+	e.dialing = true
 	p.dials++
 	return dialTask{endpoint: e, delay: delay}
 }
@@ -104,13 +104,13 @@ func (p *Pool) dialFailed(ctx context.Context, d dialTask, err error) {
 	e := d.endpoint
 	e.redialDelay = min(max(minRedialDelay, 2*e.redialDelay), p.cfg.MaxRedialDelay)
 	e.redialAt = time.Now().Add(e.redialDelay)
-	p.lastError = "dialling " + e.name + ": " + err.Error()
+	p.lastError = "dialing " + e.name + ": " + err.Error()
 	p.addEventLocked(Event{Kind: EventDialFailed, Endpoint: e.name, Reason: err.Error() + "; next dial after " + e.redialDelay.String()})
 	p.wakeMaintainer()
 }
 
 func (p *Pool) dialEnded(d dialTask) {
-	d.endpoint.dialling = false
+	d.endpoint.dialing = false
 	if d.join {
 		p.joining--
 	}

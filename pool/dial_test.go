@@ -157,7 +157,7 @@ func TestGoAwayStormCostsOneDialPerEndpointPerTenSeconds(t *testing.T) {
 		}
 		for i := 1; i <= 8; i++ {
 			if n := len(tp.serverCopy(i).dials); n > 9 {
-				t.Errorf("endpoint %d was dialled %d times in a minute", i, n)
+				t.Errorf("endpoint %d was dialed %d times in a minute", i, n)
 			}
 		}
 		if violation := tp.checkDialBudget(8, 1); violation != "" {
@@ -367,7 +367,7 @@ func TestEjectedEndpointDoesNotReplaceMember(t *testing.T) {
 		advance(time.Second)
 		leases := tp.pickMany(1, 5)
 		tp.setServer(1, func(s *fakeServer) { s.dialDelay = 3 * time.Second })
-		tp.lastConn(1).disconnect() // is dialled again
+		tp.lastConn(1).disconnect() // is dialed again
 		synctest.Wait()
 		for _, l := range leases {
 			l.Done(failed)

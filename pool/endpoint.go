@@ -26,7 +26,7 @@ type Endpoint struct {
 	window      outcomeWindow // recent outcomes, for outlier detection
 	member      bool          // has a slot in the pool
 	listed      bool          // part of the resolver's last good answer
-	dialling    bool          // a dial is in progress
+	dialing     bool          // a dial is in progress
 	expiresAt   time.Time     // when it may be replaced by a new address
 	joinedAt    time.Time     // when it became a member
 	lastListed  time.Time     // when the resolver last returned it

@@ -39,10 +39,10 @@ func Example() {
 			fmt.Println(err)
 			return
 		}
-		answer, _ := lease.Do(ctx, &wire.Request{Method: "POST", Path: "/3/device/ab"})
-		outcome := push.Outcome{Verdict: push.Accepted, HTTP: answer.Status}
-		if answer.Status != 200 { // a provider does this; see providers/apns
-			outcome = push.Outcome{Verdict: push.Unavailable, HTTP: answer.Status, Scope: push.ScopeEndpoint}
+		res, _ := lease.Do(ctx, &wire.Request{Method: "POST", Path: "/3/device/ab"})
+		outcome := push.Outcome{Verdict: push.Accepted, HTTP: res.Status}
+		if res.Status != 200 { // a provider does this; see providers/apns
+			outcome = push.Outcome{Verdict: push.Unavailable, HTTP: res.Status, Scope: push.ScopeEndpoint}
 		}
 		lease.Done(outcome)
 		if outcome.Verdict == push.Accepted {

@@ -241,11 +241,11 @@ func (c *fakeConn) State() wire.State {
 		onState()
 	}
 	c.pool.mu.Lock()
-	streams, silent := c.server.maxStreams, c.server.pingPending
+	streams, pingPending := c.server.maxStreams, c.server.pingPending
 	c.pool.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return wire.State{InFlight: c.inFlight, MaxStreams: streams, Draining: c.draining, PingPending: silent}
+	return wire.State{InFlight: c.inFlight, MaxStreams: streams, Draining: c.draining, PingPending: pingPending}
 }
 
 func (c *fakeConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {

@@ -76,14 +76,14 @@ func (p *Pool) reconcile(now time.Time) []dialTask {
 
 // rescue moves one replacement forward if all connections have been lost twice within ten seconds,
 // so that the pool does not stay empty until replaceInterval has passed. It moves only the next
-// scheduled dial of an endpoint, so no endpoint is dialled more than once beyond its rate.
+// scheduled dial of an endpoint, so no endpoint is dialed more than once beyond its rate.
 func (p *Pool) rescue(now time.Time) {
 	if now.Sub(p.lastRescue) < rescueInterval {
 		return
 	}
 	var next *Endpoint
 	for _, e := range p.endpoints {
-		if e.live() || e.dialling {
+		if e.live() || e.dialing {
 			return
 		}
 		due := e.redialAt.Sub(now)
@@ -120,11 +120,11 @@ func (p *Pool) updatePanic() {
 	}
 }
 
-// evictDead evicts members without a connection that may not be redialled yet, or that the resolver
+// evictDead evicts members without a connection that may not be redialed yet, or that the resolver
 // no longer returns while new addresses are available.
 func (p *Pool) evictDead(now time.Time) {
 	for _, e := range *p.members.Load() {
-		if e.live() || e.dialling {
+		if e.live() || e.dialing {
 			continue
 		}
 		if e.redialAt.After(now) || !e.listed && len(p.joinCandidates(now, breakerClosed)) > 0 {
@@ -136,7 +136,7 @@ func (p *Pool) evictDead(now time.Time) {
 // redialMembers returns dials for members that lack a connection, at most one per member.
 func (p *Pool) redialMembers(now time.Time) (dials []dialTask) {
 	for _, e := range *p.members.Load() {
-		if len(*e.conns.Load()) >= p.cfg.ConnsPerEndpoint || e.dialling || e.redialAt.After(now) {
+		if len(*e.conns.Load()) >= p.cfg.ConnsPerEndpoint || e.dialing || e.redialAt.After(now) {
 			continue
 		}
 		if p.budget.take(now) {
@@ -227,7 +227,7 @@ func breakerHalfOpen(e *Endpoint) bool { return !e.breaker.healthy() && !e.break
 // joinCandidates returns the listed addresses that match and could become members now.
 func (p *Pool) joinCandidates(now time.Time, match func(*Endpoint) bool) (found []*Endpoint) {
 	for _, e := range p.listed {
-		if !e.member && !e.dialling && !e.redialAt.After(now) && match(e) {
+		if !e.member && !e.dialing && !e.redialAt.After(now) && match(e) {
 			found = append(found, e)
 		}
 	}

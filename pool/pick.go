@@ -24,7 +24,7 @@ func (t Tried) Has(e *Endpoint) bool {
 // Pick never returns a tried endpoint while an untried one is live. If all eligible endpoints are
 // at their limit, it waits for a free slot, in FIFO order with other callers. It also waits while
 // no endpoint is live, and, just after the pool has started, while all live endpoints are tried and
-// others are still being dialled.
+// others are still being dialed.
 //
 // An endpoint whose ejection has expired gets one first attempt as its probe; retries are not used
 // as probes while a healthy endpoint is left. An error is always an *Error and means that nothing
@@ -160,7 +160,7 @@ func (s *candidateSet) selectEligible(p *Pool, tried Tried) error {
 	case s.live == 0:
 		return nil
 	case s.untried == 0 && len(tried) > 0 && !p.warmedUp.Load():
-		return nil // others are still being dialled
+		return nil // others are still being dialed
 	case s.healthyUntried > 0 && !panicMode:
 		s.needHealthy, s.needUntried = true, true
 	case p.cfg.FailFast && (s.untried > 0 || s.healthy == 0):

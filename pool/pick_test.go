@@ -217,7 +217,7 @@ func TestWaiterThatCannotUseFreeSlotIsSkipped(t *testing.T) {
 	})
 }
 
-func TestCancelledWaiterDoesNotBlockOthers(t *testing.T) {
+func TestCanceledWaiterDoesNotBlockOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tp := startPool(t, 1, pool.Config{MaxInFlight: 1})
 		advance(time.Second)
@@ -240,7 +240,7 @@ func TestCancelledWaiterDoesNotBlockOthers(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		if o := push.NoResponse(<-errs); o.Verdict != push.Abandoned || o.Reason != pool.QueueFull {
-			t.Errorf("the cancelled Pick got %+v", o)
+			t.Errorf("the canceled Pick got %+v", o)
 		}
 		first.Done(accepted)
 		(<-stayed).Done(accepted)
@@ -250,7 +250,7 @@ func TestCancelledWaiterDoesNotBlockOthers(t *testing.T) {
 	})
 }
 
-func TestSlotServedToCancelledWaiterIsReleased(t *testing.T) {
+func TestSlotServedToCanceledWaiterIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tp := startPool(t, 1, pool.Config{MaxInFlight: 1})
 		advance(time.Second)
@@ -323,7 +323,7 @@ func TestRoundRobinStaysEvenWithRetries(t *testing.T) {
 }
 
 func TestLoadMovesAwayFromSlowEndpoint(t *testing.T) {
-	for name, picker := range map[string]pool.Picker{"LeastLoaded": pool.LeastLoaded{}, "InStep": pool.BoundedRoundRobin{}} {
+	for name, picker := range map[string]pool.Picker{"LeastLoaded": pool.LeastLoaded{}, "BoundedRoundRobin": pool.BoundedRoundRobin{}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tp := startPool(t, 8, pool.Config{Picker: picker, Outlier: pool.Outlier{Disabled: true}})
@@ -447,7 +447,7 @@ func TestPickAvoidsEndpointWithPendingPing(t *testing.T) {
 	})
 }
 
-func TestPickUsesSuspectEndpointWhenAlone(t *testing.T) {
+func TestPickUsesSuspectEndpointIfNoOtherIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tp := startPool(t, 1, pool.Config{})
 		advance(time.Second)
@@ -477,7 +477,7 @@ func TestRetryDuringColdStartWaitsForUntriedEndpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		if second.Endpoint() == first.Endpoint() {
-			t.Errorf("the retry went to %s again while three others were being dialled", second.Endpoint())
+			t.Errorf("the retry went to %s again while three others were being dialed", second.Endpoint())
 		}
 		second.Done(accepted)
 	})

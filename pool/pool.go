@@ -55,7 +55,7 @@ type Config struct {
 	// resolver that returns a complete list. DNS returns only some of many addresses, so an address
 	// that is missing from an answer may still work.
 	PruneUnlisted bool
-	// MaxRedialDelay is the maximum delay before an address is dialled again after a failure; 0
+	// MaxRedialDelay is the maximum delay before an address is dialed again after a failure; 0
 	// means 5 minutes. The delay starts at 5 seconds, or at MaxRedialDelay if that is less, and
 	// doubles. Apple treats many rapid connects as an attack.
 	MaxRedialDelay time.Duration

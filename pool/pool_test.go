@@ -34,7 +34,7 @@ func TestPoolIsReadyWithFirstLiveEndpoint(t *testing.T) {
 		tp.setServer(2, func(s *fakeServer) { s.dialDelay = time.Hour })
 		tp.setAddrs(addr(1), addr(2))
 		if err := tp.Ready(); err != nil {
-			t.Errorf("with one live endpoint and one being dialled, Ready() = %v", err)
+			t.Errorf("with one live endpoint and one being dialed, Ready() = %v", err)
 		}
 		tp.wantMembers(1)
 	})
@@ -60,11 +60,11 @@ func TestPickInEmptyPoolEndsWithContext(t *testing.T) {
 		if o := push.NoResponse(err); !errors.Is(err, context.DeadlineExceeded) || o.Verdict != push.Unsent || o.Reason != pool.NoEndpoint || o.EndpointFault() {
 			t.Errorf("Pick = %v, outcome %+v; want unsent, NO_ENDPOINT and no endpoint fault", err, o)
 		}
-		cancelled, cancelNow := context.WithCancel(t.Context())
+		canceled, cancelNow := context.WithCancel(t.Context())
 		cancelNow()
-		_, err = tp.Pick(cancelled, nil)
+		_, err = tp.Pick(canceled, nil)
 		if o := push.NoResponse(err); o.Verdict != push.Abandoned {
-			t.Errorf("Pick with a cancelled context = %v, outcome %+v; want abandoned", err, o)
+			t.Errorf("Pick with a canceled context = %v, outcome %+v; want abandoned", err, o)
 		}
 	})
 }
@@ -132,7 +132,7 @@ func TestMaxAgeReplacesUnlistedMembersOnly(t *testing.T) {
 		advance(13 * time.Minute)
 		tp.wantMembers(1, 3)
 		if n := len(tp.serverCopy(1).dials); n != 1 {
-			t.Errorf("endpoint 1 is still listed, but was dialled %d times", n)
+			t.Errorf("endpoint 1 is still listed, but was dialed %d times", n)
 		}
 		if tp.Status().Dials != 3 {
 			t.Errorf("%d dials; want 3", tp.Status().Dials)
@@ -165,7 +165,7 @@ func TestEjectedEndpointIsReplacedByConnectedSpare(t *testing.T) {
 		advance(time.Second)
 		tp.wantMembers(1, 2)
 		tp.eject(1)
-		tp.wantMembers(1, 2) // endpoint 3 is being dialled
+		tp.wantMembers(1, 2) // endpoint 3 is being dialed
 		advance(30 * time.Millisecond)
 		tp.wantMembers(2, 3)
 		if s := tp.endpointStatus(1); s.State != "open" || s.EjectedUntil == nil || !strings.HasPrefix(s.Reason, "5 consecutive failures, the last InternalServerError") {
@@ -380,7 +380,7 @@ func TestNewRejectsInvalidConfig(t *testing.T) {
 	static, dial := pool.Static{addr(1)}, func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, errCut }
 	tests := map[string]struct {
 		cfg  pool.Config
-		says string
+		want string
 	}{
 		"no resolver":      {pool.Config{Dial: dial}, "a Resolver is required"},
 		"no dial":          {pool.Config{Resolver: static}, "a Dial is required"},
@@ -401,8 +401,8 @@ func TestNewRejectsInvalidConfig(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			test.cfg.Name = "apns"
 			_, err := pool.New(test.cfg)
-			if err == nil || !strings.Contains(err.Error(), test.says) || !strings.HasPrefix(err.Error(), `pool "apns": `) {
-				t.Errorf("New = %v; want an error that contains %q", err, test.says)
+			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.HasPrefix(err.Error(), `pool "apns": `) {
+				t.Errorf("New = %v; want an error that contains %q", err, test.want)
 			}
 		})
 	}
@@ -429,7 +429,7 @@ func TestEventsAreInOrder(t *testing.T) {
 			"connected 10.0.0.2:443", "left 10.0.0.1:443", "joined 10.0.0.2:443", "panic_ended ",
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("told\n%q\nwant\n%q", got, want)
+			t.Errorf("got events\n%q\nwant\n%q", got, want)
 		}
 	})
 }

@@ -109,7 +109,7 @@ type step struct {
 
 func drawStep(rt *rapid.T) step {
 	return step{
-		kind: rapid.SampledFrom([]string{"send", "send", "goaway", "die", "refuse", "answer", "fail", "well", "dns", "nothing"}).Draw(rt, "kind"),
+		kind: rapid.SampledFrom([]string{"send", "send", "goaway", "disconnect", "refuse dials", "accept dials", "fail", "recover", "dns", "nothing"}).Draw(rt, "kind"),
 		i:    rapid.IntRange(1, 8).Draw(rt, "server"),
 		n:    rapid.IntRange(1, 8).Draw(rt, "n"),
 		wait: time.Duration(rapid.SampledFrom([]int{0, 1, 100, 1000, 7000, 20000}).Draw(rt, "wait ms")) * time.Millisecond,
@@ -131,21 +131,21 @@ func (tp *testPool) apply(s step) {
 				lease.Done(outcomeOf(lease.Do(ctx, request)))
 			}()
 		}
-	case "goaway", "die":
+	case "goaway", "disconnect":
 		if conns := tp.serverCopy(s.i).conns; len(conns) > 0 {
-			if c := conns[len(conns)-1]; s.kind == "die" {
+			if c := conns[len(conns)-1]; s.kind == "disconnect" {
 				c.disconnect()
 			} else {
 				c.goAway()
 			}
 		}
-	case "refuse":
+	case "refuse dials":
 		tp.setServer(s.i, func(s *fakeServer) { s.dialErr = errCut })
-	case "answer":
+	case "accept dials":
 		tp.setServer(s.i, func(s *fakeServer) { s.dialErr = nil })
 	case "fail":
 		tp.setServer(s.i, func(s *fakeServer) { s.status = 500 })
-	case "well":
+	case "recover":
 		tp.setServer(s.i, func(s *fakeServer) { s.status = 200 })
 	case "dns":
 		tp.mu.Lock()

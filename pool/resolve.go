@@ -211,7 +211,7 @@ func (p *Pool) resolveFailed(err error, wait time.Duration) {
 // keeping.
 func (p *Pool) forgetStale(now time.Time) {
 	for addr, e := range p.endpoints {
-		idle := !e.member && !e.listed && !e.dialling && e.InFlight() == 0
+		idle := !e.member && !e.listed && !e.dialing && e.InFlight() == 0
 		if idle && !e.breaker.ejected() && now.Sub(e.lastListed) > forgetAfter {
 			delete(p.endpoints, addr)
 		}

@@ -111,9 +111,9 @@ func TestPublicOnlyRejectsPrivateAddresses(t *testing.T) {
 func TestPublicOnlyPoolNeverDialsPrivateAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tp := newTestPool(t, 3, pool.Config{}) // 10.0.0.x
-		var dialled int
+		var dialed int
 		p, err := pool.New(pool.Config{Resolver: pool.PublicOnly(tp), Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
-			dialled++
+			dialed++
 			return nil, errCut
 		}})
 		if err != nil {
@@ -123,8 +123,8 @@ func TestPublicOnlyPoolNeverDialsPrivateAddress(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- p.Run(ctx) }()
 		advance(10 * time.Minute)
-		if err := p.Ready(); dialled != 0 || err == nil || !strings.Contains(err.Error(), "private addresses only") {
-			t.Errorf("%d dials, Ready() = %v", dialled, err)
+		if err := p.Ready(); dialed != 0 || err == nil || !strings.Contains(err.Error(), "private addresses only") {
+			t.Errorf("%d dials, Ready() = %v", dialed, err)
 		}
 		cancel()
 		if err := <-ended; err != nil {
@@ -155,13 +155,13 @@ type dnsServer struct {
 	truncate bool // truncate responses over UDP
 }
 
-func (z dnsServer) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
+func (s dnsServer) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 	answer := new(dns.Msg)
 	answer.SetReply(question)
-	answer.Rcode = z.rcode
+	answer.Rcode = s.rcode
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
-	if answer.Truncated = z.truncate && !tcp; !answer.Truncated {
-		for _, text := range z.records[question.Question[0].Qtype] {
+	if answer.Truncated = s.truncate && !tcp; !answer.Truncated {
+		for _, text := range s.records[question.Question[0].Qtype] {
 			record, err := dns.NewRR(text)
 			if err != nil {
 				panic(err)
@@ -190,10 +190,10 @@ func listenOnePort(t *testing.T) (packets net.PacketConn, streams net.Listener) 
 }
 
 // serve runs the server on UDP and TCP and returns its address.
-func (z dnsServer) serve(t *testing.T) string {
+func (s dnsServer) serve(t *testing.T) string {
 	t.Helper()
 	packets, streams := listenOnePort(t)
-	for _, server := range []*dns.Server{{PacketConn: packets, Handler: z}, {Listener: streams, Handler: z}} {
+	for _, server := range []*dns.Server{{PacketConn: packets, Handler: s}, {Listener: streams, Handler: s}} {
 		started := make(chan struct{})
 		server.NotifyStartedFunc = func() { close(started) }
 		ended := make(chan struct{})
@@ -232,26 +232,26 @@ func TestDNSResolver(t *testing.T) {
 	}
 	four := []string{"17.188.143.1:443", "17.188.143.2:443", "17.188.143.3:443"}
 	tests := map[string]struct {
-		zone dnsServer
-		want []string
-		ttl  time.Duration
-		fail string
+		server dnsServer
+		want   []string
+		ttl    time.Duration
+		fail   string
 	}{
-		"both":                  {zone: dnsServer{records: both}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
-		"over TCP":              {zone: dnsServer{records: both, truncate: true}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
-		"IPv4 only":             {zone: dnsServer{records: map[uint16][]string{dns.TypeA: both[dns.TypeA]}}, want: four, ttl: 9 * time.Second},
-		"IPv6 only":             {zone: dnsServer{records: map[uint16][]string{dns.TypeAAAA: both[dns.TypeAAAA]}}, want: []string{"[2620:149:208::1]:443"}, ttl: 12 * time.Second},
-		"none":                  {zone: dnsServer{}, ttl: 0},
-		"no such name":          {zone: dnsServer{rcode: dns.RcodeNameError}, fail: "NXDOMAIN"},
-		"server failure":        {zone: dnsServer{rcode: dns.RcodeServerFailure}, fail: "SERVFAIL"},
-		"refused":               {zone: dnsServer{rcode: dns.RcodeRefused}, fail: "REFUSED"},
-		"TTL above the maximum": {zone: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 86400 IN A 17.188.143.1"}}}, want: four[:1], ttl: 30 * time.Second},
-		"TTL of zero":           {zone: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 0 IN A 17.188.143.1"}}}, want: four[:1], ttl: 0},
+		"both":                  {server: dnsServer{records: both}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
+		"over TCP":              {server: dnsServer{records: both, truncate: true}, want: []string{"[2620:149:208::1]:443", four[0], four[1], four[2]}, ttl: 9 * time.Second},
+		"IPv4 only":             {server: dnsServer{records: map[uint16][]string{dns.TypeA: both[dns.TypeA]}}, want: four, ttl: 9 * time.Second},
+		"IPv6 only":             {server: dnsServer{records: map[uint16][]string{dns.TypeAAAA: both[dns.TypeAAAA]}}, want: []string{"[2620:149:208::1]:443"}, ttl: 12 * time.Second},
+		"none":                  {server: dnsServer{}, ttl: 0},
+		"no such name":          {server: dnsServer{rcode: dns.RcodeNameError}, fail: "NXDOMAIN"},
+		"server failure":        {server: dnsServer{rcode: dns.RcodeServerFailure}, fail: "SERVFAIL"},
+		"refused":               {server: dnsServer{rcode: dns.RcodeRefused}, fail: "REFUSED"},
+		"TTL above the maximum": {server: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 86400 IN A 17.188.143.1"}}}, want: four[:1], ttl: 30 * time.Second},
+		"TTL of zero":           {server: dnsServer{records: map[uint16][]string{dns.TypeA: {"api.test. 0 IN A 17.188.143.1"}}}, want: four[:1], ttl: 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			server := test.zone.serve(t)
-			found, ttl, err := resolve(t, pool.DNS{Host: "api.test", Servers: []string{server}})
+			addr := test.server.serve(t)
+			found, ttl, err := resolve(t, pool.DNS{Host: "api.test", Servers: []string{addr}})
 			var got []string
 			for _, a := range found {
 				got = append(got, a.String())

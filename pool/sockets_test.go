@@ -124,8 +124,8 @@ func (sp *socketPool) send() {
 			sp.t.Error(err)
 			return
 		}
-		answer, err := lease.Do(context.Background(), r)
-		o := outcomeOf(answer, err)
+		res, err := lease.Do(context.Background(), r)
+		o := outcomeOf(res, err)
 		lease.Done(o)
 		if o.Verdict == push.Accepted {
 			return
@@ -178,15 +178,15 @@ func TestSocketsFailingEndpointsGetNoLoad(t *testing.T) {
 			sp := startSocketPool(t, servers, servers, pool.Config{Size: 10, Breaker: longEjection})
 			sp.failEndpoints(0, 1)
 			sp.countRequests(5 * 10)
-			places := min(servers-2, 10)
-			sp.waitFor(func(s pool.Status) bool { return countHealthy(s) == places })
+			healthy := min(servers-2, 10)
+			sp.waitFor(func(s pool.Status) bool { return countHealthy(s) == healthy })
 			requests := sp.countRequests(102)
 			for _, bad := range sp.mock.APNsAddrs()[:2] {
 				if requests[bad.String()] > 0 {
 					t.Errorf("a failing endpoint got %d requests", requests[bad.String()])
 				}
 			}
-			wantEven(t, requests, places, 102)
+			wantEven(t, requests, healthy, 102)
 		})
 	}
 }

@@ -122,7 +122,7 @@ func (c *Conn) readFirstFrame() error {
 // connectError classifies the failure of a TCP connect.
 func connectError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return cancelledError(ctx)
+		return canceledError(ctx)
 	}
 	e := &Error{Reason: ConnectRefused, Processed: Never, EndpointAtFault: true, Err: err}
 	switch {
@@ -137,7 +137,7 @@ func connectError(ctx context.Context, err error) error {
 // tlsError classifies the failure of a TLS handshake.
 func tlsError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return cancelledError(ctx)
+		return canceledError(ctx)
 	}
 	e := &Error{Reason: ConnectRefused, Processed: Never, EndpointAtFault: true, Err: err}
 	var untrusted *tls.CertificateVerificationError
@@ -161,7 +161,7 @@ func prefaceError(ctx context.Context, err error) error {
 	var wireErr *Error
 	switch {
 	case ctx.Err() != nil:
-		return cancelledError(ctx)
+		return canceledError(ctx)
 	case errors.As(err, &wireErr):
 		wireErr.Processed = Never // no request has been sent yet
 		return wireErr
@@ -173,7 +173,7 @@ func prefaceError(ctx context.Context, err error) error {
 	return &Error{Reason: ConnectRefused, Processed: Never, EndpointAtFault: true, Err: err}
 }
 
-func cancelledError(ctx context.Context) error {
+func canceledError(ctx context.Context) error {
 	return &Error{Reason: Cancelled, Processed: Never, Err: ctx.Err()}
 }
 
