@@ -300,7 +300,7 @@ func (s *stream) outcome(refusal *response, err error) push.Outcome {
 	case err == nil:
 		return push.Outcome{Verdict: push.Accepted, HTTP: http.StatusOK}
 	case s.batch.ctx.Err() != nil:
-		return push.Outcome{Verdict: push.Abandoned, Reason: string(wire.Cancelled)}
+		return push.Outcome{Verdict: push.Abandoned, Reason: string(wire.Canceled)}
 	default:
 		return push.Outcome{Verdict: push.Unknown, Scope: push.ScopeEndpoint, Reason: string(wire.LostAfterWrite)}
 	}

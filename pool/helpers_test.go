@@ -274,7 +274,7 @@ func (c *fakeConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, err
 	case <-c.cut:
 		return nil, &wire.Error{Reason: wire.LostAfterWrite, EndpointAtFault: true}
 	case <-ctx.Done():
-		return nil, &wire.Error{Reason: wire.Cancelled, Err: ctx.Err()}
+		return nil, &wire.Error{Reason: wire.Canceled, Err: ctx.Err()}
 	}
 	if err != nil {
 		return nil, err

@@ -121,7 +121,7 @@ func (c *Conn) Run(ctx context.Context) error {
 // written.
 func (c *Conn) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err}
+		return nil, &Error{Reason: Canceled, Processed: Never, Err: err}
 	}
 	s := c.newStream(r)
 	if err := c.enqueue(s); err != nil {
@@ -194,7 +194,7 @@ func (c *Conn) cancelStream(s *stream, cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.ended {
-		c.abortStream(s, http2.ErrCodeCancel, &Error{Reason: Cancelled, Processed: s.processed(), Err: cause})
+		c.abortStream(s, http2.ErrCodeCancel, &Error{Reason: Canceled, Processed: s.processed(), Err: cause})
 	}
 }
 

@@ -263,10 +263,10 @@ func TestCancelIsNotEndpointFault(t *testing.T) {
 		synctest.Wait()
 		cancelQueued()
 		b := <-waiting
-		wantError(t, b, wire.Cancelled, wire.Never, false)
+		wantError(t, b, wire.Canceled, wire.Never, false)
 		cancel()
 		a := <-written
-		wantError(t, a, wire.Cancelled, wire.Unknown, false)
+		wantError(t, a, wire.Canceled, wire.Unknown, false)
 		if !errors.Is(a.err, context.Canceled) || !errors.Is(b.err, context.Canceled) {
 			t.Errorf("the errors do not wrap the context's error: %v, %v", a.err, b.err)
 		}
@@ -285,7 +285,7 @@ func TestContextDeadlineIsNotEndpointFault(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		r := <-tc.start(ctx, post("/"))
-		wantError(t, r, wire.Cancelled, wire.Unknown, false)
+		wantError(t, r, wire.Canceled, wire.Unknown, false)
 		if !errors.Is(r.err, context.DeadlineExceeded) {
 			t.Errorf("the error does not wrap the context's error: %v", r.err)
 		}
@@ -297,7 +297,7 @@ func TestDoWithEndedContextSendsNothing(t *testing.T) {
 		tc := newTestConn(t, wire.Config{})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		wantError(t, <-tc.start(ctx, post("/")), wire.Cancelled, wire.Never, false)
+		wantError(t, <-tc.start(ctx, post("/")), wire.Canceled, wire.Never, false)
 		if got := tc.peer.remaining(http2.FrameHeaders); len(got) != 0 {
 			t.Errorf("the request was sent: %v", got)
 		}
@@ -347,9 +347,9 @@ func TestRunContextEndFailsAllRequests(t *testing.T) {
 		waiting := tc.start(t.Context(), post("/"))
 		synctest.Wait()
 		tc.stop()
-		wantError(t, <-written, wire.Cancelled, wire.Unknown, false)
+		wantError(t, <-written, wire.Canceled, wire.Unknown, false)
 		wantError(t, <-waiting, wire.LostBeforeWrite, wire.Never, false)
-		wantError(t, result{err: <-tc.runErr}, wire.Cancelled, wire.Unknown, false)
+		wantError(t, result{err: <-tc.runErr}, wire.Canceled, wire.Unknown, false)
 		wantError(t, <-tc.start(t.Context(), post("/")), wire.LostBeforeWrite, wire.Never, false)
 	})
 }

@@ -174,7 +174,7 @@ func prefaceError(ctx context.Context, err error) error {
 }
 
 func canceledError(ctx context.Context) error {
-	return &Error{Reason: Cancelled, Processed: Never, Err: ctx.Err()}
+	return &Error{Reason: Canceled, Processed: Never, Err: ctx.Err()}
 }
 
 func isTimeout(err error) bool {

@@ -186,7 +186,7 @@ func TestDialCancelIsNotEndpointFault(t *testing.T) {
 		cancel()
 	}()
 	_, err := wire.Dial(ctx, addr, withLongTimeouts(wire.Config{Authority: "push.example"}))
-	wantError(t, result{err: err}, wire.Cancelled, wire.Never, false)
+	wantError(t, result{err: err}, wire.Canceled, wire.Never, false)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the error does not wrap the context's error: %v", err)
 	}

@@ -29,7 +29,7 @@ const (
 	ResponseTooLarge  Reason = "RESPONSE_TOO_LARGE"
 	MalformedResponse Reason = "MALFORMED_RESPONSE"
 	QueueFull         Reason = "LOCAL_QUEUE_FULL"
-	Cancelled         Reason = "LOCAL_CANCELLED"
+	Canceled          Reason = "LOCAL_CANCELLED"
 )
 
 // Processed says whether the peer may have processed a request that got no response. The zero value

@@ -42,7 +42,7 @@ func (c *Conn) runTimers(ctx context.Context) {
 			wait = c.untilNextWake()
 		case <-ctx.Done():
 			c.mu.Lock()
-			c.abortConn(&Error{Reason: Cancelled, Err: ctx.Err()})
+			c.abortConn(&Error{Reason: Canceled, Err: ctx.Err()})
 			c.mu.Unlock()
 			ctx = context.Background()
 		case <-c.done:

@@ -188,7 +188,7 @@ func TestContextCancelEndsBlockedWrite(t *testing.T) {
 		r := tc.start(t.Context(), post("/"))
 		synctest.Wait()
 		tc.stop()
-		wantError(t, <-r, wire.Cancelled, wire.Unknown, false)
+		wantError(t, <-r, wire.Canceled, wire.Unknown, false)
 		if err := <-tc.runErr; !errors.Is(err, context.Canceled) {
 			t.Errorf("Run returned %v", err)
 		}

@@ -275,7 +275,7 @@ func (f *connDialer) send(request string, rng *rand.Rand) {
 		case e.Processed == wire.Never && processed != 0:
 			f.t.Errorf("%s was processed, but Do returned %v", path, err)
 			return
-		case e.Processed == wire.Unknown || e.Reason == wire.Cancelled:
+		case e.Processed == wire.Unknown || e.Reason == wire.Canceled:
 			return
 		}
 	}

@@ -40,7 +40,7 @@ var transportDefaults = Config{}.withDefaults()
 // Do sends r with the RoundTripper.
 func (d *transportDoer) Do(ctx context.Context, r *Request) (*Response, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err}
+		return nil, &Error{Reason: Canceled, Processed: Never, Err: err}
 	}
 	timeout := r.Timeout
 	if timeout <= 0 {
@@ -62,7 +62,7 @@ func (d *transportDoer) Do(ctx context.Context, r *Request) (*Response, error) {
 func (d *transportDoer) roundTrip(ctx context.Context, r *Request) (*Response, error) {
 	req, err := d.newRequest(ctx, r)
 	if err != nil { // r.Path is invalid
-		return nil, &Error{Reason: Cancelled, Processed: Never, Err: err}
+		return nil, &Error{Reason: Canceled, Processed: Never, Err: err}
 	}
 	res, err := d.rt.RoundTrip(req)
 	if err != nil {
@@ -114,7 +114,7 @@ func transportError(ctx context.Context, err error, conns int32) error {
 	}
 	e := &Error{Reason: LostAfterWrite, EndpointAtFault: true, Err: err}
 	if ctx.Err() != nil {
-		e.Reason, e.EndpointAtFault, e.Err = Cancelled, false, ctx.Err()
+		e.Reason, e.EndpointAtFault, e.Err = Canceled, false, ctx.Err()
 		return e
 	}
 	var reset http2.StreamError

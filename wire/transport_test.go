@@ -82,9 +82,9 @@ func TestFromTransportCancelIsNotEndpointFault(t *testing.T) {
 	r := post("/")
 	r.Timeout = time.Minute
 	res, err := d.Do(ctx, r)
-	wantError(t, result{res, err}, wire.Cancelled, wire.Unknown, false)
+	wantError(t, result{res, err}, wire.Canceled, wire.Unknown, false)
 	res, err = d.Do(ctx, post("/"))
-	wantError(t, result{res, err}, wire.Cancelled, wire.Never, false)
+	wantError(t, result{res, err}, wire.Canceled, wire.Never, false)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the error does not wrap the context's error: %v", err)
 	}

@@ -91,7 +91,7 @@ func newFakeConn(addr netip.AddrPort) *queue {
 
 func (l *queue) Do(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, &wire.Error{Reason: wire.Cancelled, Processed: wire.Never, Err: err}
+		return nil, &wire.Error{Reason: wire.Canceled, Processed: wire.Never, Err: err}
 	}
 	return &l.answer, nil
 }

@@ -53,7 +53,7 @@ func finalOutcome(attempts []push.Attempt, cause push.Outcome) push.Outcome {
 // blame.
 func orAbandoned(ctx context.Context, o push.Outcome) push.Outcome {
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return push.Outcome{Verdict: push.Abandoned, Reason: string(wire.Cancelled)}
+		return push.Outcome{Verdict: push.Abandoned, Reason: string(wire.Canceled)}
 	}
 	return o
 }

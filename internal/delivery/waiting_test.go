@@ -297,7 +297,7 @@ func TestRateLimitWaitLeavesTimeForAttempt(t *testing.T) {
 			case <-time.After(50 * time.Millisecond):
 				return accepted
 			case <-ctx.Done():
-				return push.NoResponse(&wire.Error{Reason: wire.Cancelled, Err: ctx.Err()})
+				return push.NoResponse(&wire.Error{Reason: wire.Canceled, Err: ctx.Err()})
 			}
 		}}
 		r := newRoute(t, s, 4)

@@ -234,7 +234,7 @@ func TestGoAwayReason(t *testing.T) {
 }
 
 func TestCancelledSendIsAbandoned(t *testing.T) {
-	for _, err := range []error{context.Canceled, &wire.Error{Reason: wire.Cancelled, Err: context.Canceled,
+	for _, err := range []error{context.Canceled, &wire.Error{Reason: wire.Canceled, Err: context.Canceled,
 		DebugData: []byte(`{"reason":"Shutdown"}`)}} {
 		o := send(t, newKeyProvider(t), failWith(err), newNotification())
 		equal(t, "verdict", o.Verdict, push.Abandoned)

@@ -80,7 +80,7 @@ func (t *tokenCache) token(ctx context.Context) (*token, error) {
 
 // callerLeft returns the error of a caller that cancelled before anything was sent.
 func callerLeft(ctx context.Context) error {
-	return &wire.Error{Reason: wire.Cancelled, Processed: wire.Never, Err: ctx.Err()}
+	return &wire.Error{Reason: wire.Canceled, Processed: wire.Never, Err: ctx.Err()}
 }
 
 // exchange fetches a token and makes it current. The caller holds exchangeLock.

@@ -96,7 +96,7 @@ func testNoResponse(t *testing.T, s Suite) {
 func testCancellation(t *testing.T, s Suite) {
 	waiting := fakeService(func(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
 		<-ctx.Done()
-		return nil, &wire.Error{Reason: wire.Cancelled, Err: ctx.Err()}
+		return nil, &wire.Error{Reason: wire.Canceled, Err: ctx.Err()}
 	})
 	for name, cancelLater := range map[string]func(context.Context) (context.Context, context.CancelFunc){
 		"cancelled": func(ctx context.Context) (context.Context, context.CancelFunc) {

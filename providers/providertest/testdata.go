@@ -91,7 +91,7 @@ func (c ErrorCase) TransportError() (lost *wire.Error, want push.Verdict) {
 		lost.Processed = wire.Never
 	}
 	switch {
-	case c.Code == string(wire.Cancelled):
+	case c.Code == string(wire.Canceled):
 		lost.Err = context.Canceled
 		return lost, push.Abandoned
 	case c.Unprocessed:
