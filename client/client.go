@@ -109,9 +109,9 @@ func (c *Client) Status() pool.Status {
 // been sent (push.Unknown).
 //
 // Send tries another gateway only if the first one has certainly sent nothing, or if the connection
-// was lost and n.MayRetryUnknown. If n.ID is set, it is the Idempotency-Key: use an ID that survives a
-// crash, such as the ID of the order that n is about. Otherwise each Send generates one.
-// Config.Timeout applies if the context has no deadline.
+// was lost and n.MayRetryUnknown allows it. If n.ID is set, it is the Idempotency-Key: use an ID
+// that survives a crash, such as the ID of the order that n is about. Otherwise each Send generates
+// one. Config.Timeout applies if the context has no deadline.
 func (c *Client) Send(ctx context.Context, n *push.Notification) (push.Receipt, error) {
 	ctx, cancel := c.withTimeout(ctx)
 	defer cancel()
