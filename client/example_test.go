@@ -80,7 +80,7 @@ func ExampleDirect() {
 	c := client.Direct("shop", table)
 	_, err := c.Send(context.Background(), &push.Notification{Platform: push.FCM, Target: push.Target{Topic: "news"}, Title: "Hi"})
 	fmt.Println(err)
-	// Output: client: invalid-field: platform: must be sent by an app that has a platform configured; this one has none
+	// Output: client: invalid-field: platform: must be configured for this app, which has no platforms
 }
 
 // OpenTelemetry's propagators write to a carrier, and propagation.HeaderCarrier makes one of an

@@ -11,87 +11,90 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// AdaptiveLimiter bounds how many notifications are on their way to an endpoint at a time, waiting for one or on it. It turns the
-// others away at once, but for the patient ones, who wait for a place. It is the bulkhead of one credential: what is stuck before one provider takes no place before
-// another. The bound follows what the endpoints can bear, as in Envoy's adaptive concurrency and Netflix's
-// concurrency-limits:
+// AdaptiveLimiter bounds the number of notifications of one credential that wait for an endpoint or
+// are being sent. It sheds the others immediately; those with CanQueue wait. A failing provider
+// therefore cannot use up the capacity of another. The limit adapts to what the endpoints can take,
+// as in Envoy's adaptive concurrency and Netflix's concurrency-limits:
 //
 //	limit ← limit × min(1, 1.5 × work / (work + wait)) + √limit / 8
 //
-// Those compare latency with the best that they have seen, and so take a service that has become slow for one that is
-// overloaded. Here the two are measured apart: wait is the time before a lease, work the time on it. A slow provider
-// makes the work longer and is borne; a line before the endpoints makes the bound shrink until the wait is half of the
-// work.
+// Those implementations compare the latency with the lowest latency seen, and therefore treat a
+// provider that has become slow as overloaded. AdaptiveLimiter measures wait, the time before a
+// lease, and work, the time with the lease, separately. A slow provider increases work and does not
+// lower the limit. A queue before the endpoints lowers the limit until wait is half of work.
 //
-// Bulk is turned away at 80 % of the bound, normal at 90 %, critical at all of it; patient ones wait at nine tenths of
-// that. Beyond its share, by weight among those that have something on the way, an app is lent what others leave, up to
-// 80 % of the leases that there are; the rest is kept for those who come back for theirs. The zero value is the default, a
-// nil one admits everything. It must not be copied once in use.
+// Lane bulk may use 80 % of the limit, normal 90 % and critical all of it; notifications with
+// CanQueue get nine tenths of that. An app that exceeds its weighted share of the leases may borrow
+// unused leases up to 80 % of all leases; the rest is reserved for apps below their share.
+//
+// The zero value has the defaults; a nil AdaptiveLimiter sets no limit. An AdaptiveLimiter must not
+// be copied after first use.
 type AdaptiveLimiter struct {
-	// Start is the bound before anything is known; default 1024.
+	// InitialLimit is the limit before anything is measured; default 1024.
 	InitialLimit int
-	// Least is the lowest that the bound shrinks; default 16. What the endpoints can bear in health keeps a cold start
-	// from being taken for an overload.
+	// MinLimit is the lower bound of the limit; default 16. It should be at least what healthy
+	// endpoints can take, so that a cold start does not look like an overload.
 	MinLimit int
-	// Most is the highest that the bound grows; default 10000, of some 10 KiB each.
+	// MaxLimit is the upper bound of the limit; default 10000. A notification in flight takes about
+	// 10 KiB.
 	MaxLimit int
-	// Line is how many patient notifications may wait for a place; default 10000. One more is turned away.
+	// MaxQueue is the maximum number of notifications that wait; default 10000. Others are shed.
 	MaxQueue int
-	// Weights are the shares of apps, by name; default 1 each.
+	// Weights are the weights of apps by name; default 1 each.
 	Weights map[string]int
 
 	fairQueue
 	limit         float64
-	unleased      int     // of those inside, without a lease yet
-	leaseCapacity float64 // how many leases there were when somebody waited for one; 0: not known
+	unleased      int     // notifications in flight that have no lease yet
+	leaseCapacity float64 // number of leases when a notification last had to wait for one; 0: unknown
 	sample        sample
 }
 
-// sample is what was measured since began.
+// sample holds the measurements since start.
 type sample struct {
 	start      time.Time
 	wait, work time.Duration
 	count      int
-	peak       int // most in flight
+	peak       int // maximum in flight
 }
 
 const (
-	minGradient     = 0.9 // of the bound is left by one sample, so that a cold start is not taken for an overload
+	minGradient     = 0.9 // smallest factor that one sample applies, so that a cold start does not look like an overload
 	minSampleTime   = 100 * time.Millisecond
-	waitTolerance   = 1.5 // times as long as the work alone may work and wait take
-	borrowThreshold = 0.8 // of the leases may be taken when an app beyond its share takes one more
 	minSamples      = 10
+	waitTolerance   = 1.5 // ratio of work + wait to work that does not lower the limit
+	borrowThreshold = 0.8 // fraction of all leases up to which an app beyond its share may take one more
 	shedRetryAfter  = time.Second
 )
 
-// acquire lets n on its way, or returns why not; waited tells that it took its time. After ok, leave is to be called with
-// the party.
-func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Notification, patience time.Duration) (p *usage, waited bool, cause push.Outcome, ok bool) {
+// acquire admits n, waits, or returns the cause of the rejection. waited reports whether n waited.
+// After ok, the caller must call endWait once and then release with the returned usage.
+func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (u *usage, waited bool, cause push.Outcome, ok bool) {
 	if a == nil {
 		return nil, false, push.Outcome{}, true
 	}
-	p, waited, cause = a.fairQueue.acquire(ctx, n, patience, cmp.Or(a.MaxQueue, 10_000), a)
-	return p, waited, cause, p != nil
+	u, waited, cause = a.fairQueue.acquire(ctx, n, maxWait, cmp.Or(a.MaxQueue, 10_000), a)
+	return u, waited, cause, u != nil
 }
 
-// admit is the rule. a.mu is held.
-func (a *AdaptiveLimiter) admit(n *push.Notification, p *usage) (cause push.Outcome, ok bool) {
+// admit implements admitter. a.mu is held.
+func (a *AdaptiveLimiter) admit(n *push.Notification, u *usage) (cause push.Outcome, ok bool) {
 	if a.unleased > 1 {
 		a.leaseCapacity = float64(a.inFlight - a.unleased)
 	}
-	switch taken := float64(a.inFlight); {
-	case taken >= a.currentLimit()*limitFraction(n):
+	switch inFlight := float64(a.inFlight); {
+	case inFlight >= a.currentLimit()*limitFraction(n):
 		return push.Outcome{Verdict: push.Unsent, Reason: reasonOverloaded, RetryAfter: shedRetryAfter}, false
-	case a.leaseCapacity > 0 && taken >= a.leaseCapacity*borrowThreshold && a.exceedsShare(p):
+	case a.leaseCapacity > 0 && inFlight >= a.leaseCapacity*borrowThreshold && a.exceedsShare(u):
 		return push.Outcome{Verdict: push.Throttled, Reason: reasonOverShare, RetryAfter: shedRetryAfter}, false
 	}
-	a.start(p)
+	a.start(u)
 	a.unleased++
 	a.sample.peak = max(a.sample.peak, a.inFlight)
 	return push.Outcome{}, true
 }
 
-// endWait tells that one of those in flight has its lease, or will never have one.
+// endWait records that a notification in flight got its lease or will not get one.
 func (a *AdaptiveLimiter) endWait() {
 	if a == nil {
 		return
@@ -101,8 +104,9 @@ func (a *AdaptiveLimiter) endWait() {
 	a.unleased--
 }
 
-// release takes one of p off the way. wait is how long it waited for its lease, work how long it was on it.
-func (a *AdaptiveLimiter) release(p *usage, wait, work time.Duration) {
+// release removes a notification of u from those in flight. wait is the time it waited for its
+// lease and work the time it held it.
+func (a *AdaptiveLimiter) release(u *usage, wait, work time.Duration) {
 	if a == nil {
 		return
 	}
@@ -116,22 +120,23 @@ func (a *AdaptiveLimiter) release(p *usage, wait, work time.Duration) {
 		a.updateLimit(s)
 		a.sample = sample{start: now, peak: a.inFlight}
 	}
-	a.finish(p, a)
+	a.finish(u, a)
 }
 
-// updateLimit moves the bound. It does not grow where it was not put to use. a.mu is held.
+// updateLimit adapts the limit to a sample. The limit does not grow while less than half of it is
+// used. a.mu is held.
 func (a *AdaptiveLimiter) updateLimit(s *sample) {
-	bound := a.currentLimit()
+	limit := a.currentLimit()
 	gradient := 1.0
-	if whole := s.wait + s.work; whole > 0 {
-		gradient = min(max(waitTolerance*float64(s.work)/float64(whole), minGradient), 1)
+	if total := s.wait + s.work; total > 0 {
+		gradient = min(max(waitTolerance*float64(s.work)/float64(total), minGradient), 1)
 	}
 	if s.wait < s.work/100 {
 		a.leaseCapacity += math.Sqrt(a.leaseCapacity) / 8
 	}
-	next := bound*gradient + math.Sqrt(bound)/8
-	if float64(s.peak) < bound/2 {
-		next = min(next, bound)
+	next := limit*gradient + math.Sqrt(limit)/8
+	if float64(s.peak) < limit/2 {
+		next = min(next, limit)
 	}
 	a.limit = min(max(next, float64(cmp.Or(a.MinLimit, 16))), float64(cmp.Or(a.MaxLimit, 10_000)))
 }
@@ -143,20 +148,20 @@ func (a *AdaptiveLimiter) currentLimit() float64 {
 	return a.limit
 }
 
-// exceedsShare reports whether p holds more than its share, by weight, of the leases that are held. Alone, it cannot.
-// a.mu is held.
-func (a *AdaptiveLimiter) exceedsShare(p *usage) bool {
-	own := float64(max(a.Weights[p.key.app], 1))
-	all := own
+// exceedsShare reports whether u has more than its weighted share of the leases. It returns false
+// if no other app has notifications in flight. a.mu is held.
+func (a *AdaptiveLimiter) exceedsShare(u *usage) bool {
+	own := float64(max(a.Weights[u.key.app], 1))
+	total := own
 	for _, other := range a.usages {
-		if other != p && other.inFlight > 0 {
-			all += float64(max(a.Weights[other.key.app], 1))
+		if other != u && other.inFlight > 0 {
+			total += float64(max(a.Weights[other.key.app], 1))
 		}
 	}
-	return all > own && float64(p.inFlight) >= float64(max(a.inFlight-a.unleased, 1))*own/all
+	return total > own && float64(u.inFlight) >= float64(max(a.inFlight-a.unleased, 1))*own/total
 }
 
-// SetWeights puts other weights in the place of Weights.
+// SetWeights replaces Weights.
 func (a *AdaptiveLimiter) SetWeights(weights map[string]int) {
 	if a == nil {
 		return
@@ -166,16 +171,18 @@ func (a *AdaptiveLimiter) SetWeights(weights map[string]int) {
 	a.Weights = weights
 }
 
-// LimitStatus is an Admission's state at a moment.
+// LimitStatus is the state of an AdaptiveLimiter or a ConcurrencyLimit.
 type LimitStatus struct {
+	// Limit is the current limit, and InFlight the number of notifications that count towards it.
 	Limit    int `json:"limit"`
 	InFlight int `json:"in_flight"`
-	// Waiting is how many patient ones wait for a place.
-	Waiting int    `json:"waiting"`
-	Shed    uint64 `json:"shed"`
+	// Waiting is the number of queued notifications.
+	Waiting int `json:"waiting"`
+	// Shed is the number of notifications rejected since the start.
+	Shed uint64 `json:"shed"`
 }
 
-// Status returns the state now.
+// Status returns the current state.
 func (a *AdaptiveLimiter) Status() LimitStatus {
 	if a == nil {
 		return LimitStatus{}

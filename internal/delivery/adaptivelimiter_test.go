@@ -18,7 +18,7 @@ import (
 
 const attemptTime = 50 * time.Millisecond
 
-// slowService takes its time over every attempt, and accepts it.
+// slowService accepts every attempt after attemptTime.
 func slowService() *service {
 	return &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
 		time.Sleep(attemptTime)
@@ -26,7 +26,8 @@ func slowService() *service {
 	}}
 }
 
-// limitedRoute is a route of eight endpoints with sixteen places each: 128 in flight, 2,560 a second.
+// limitedRoute returns a route with eight endpoints and sixteen leases each: 128 in flight, 2,560
+// per second.
 func limitedRoute(t *testing.T, s *service) *delivery.Route {
 	t.Helper()
 	r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(8), Size: 8, MaxInFlight: 16}, 8)
@@ -36,14 +37,14 @@ func limitedRoute(t *testing.T, s *service) *delivery.Route {
 
 const capacity = 8 * 16 * int(time.Second/attemptTime)
 
-// load is so many notifications a second of one app and lane.
+// load is a constant rate of notifications of one app and lane.
 type load struct {
 	app       string
 	lane      push.Lane
 	perSecond int
 }
 
-// result is what became of one traffic.
+// result counts the outcomes of one load.
 type result struct {
 	offered, accepted int
 	latencies         []time.Duration // of the accepted
@@ -56,38 +57,39 @@ func (r *result) p99() time.Duration {
 	return r.latencies[len(r.latencies)*99/100]
 }
 
-// runLoads offers all the traffics at once for so long, and counts from warm on.
-func runLoads(t *testing.T, r *delivery.Route, warm, span time.Duration, all ...load) []*result {
+// runLoads runs the loads concurrently for the given duration. Notifications sent in the first
+// warm-up time do not count.
+func runLoads(t *testing.T, r *delivery.Route, warmUp, duration time.Duration, loads ...load) []*result {
 	t.Helper()
 	var senders, drivers sync.WaitGroup
 	var mu sync.Mutex
-	began := time.Now()
-	results := make([]*result, len(all))
-	one := func(n *push.Notification, into *result) {
-		at := time.Now()
+	start := time.Now()
+	results := make([]*result, len(loads))
+	sendOne := func(n *push.Notification, into *result) {
+		sent := time.Now()
 		receipt := r.Send(t.Context(), n)
 		mu.Lock()
 		defer mu.Unlock()
-		if at.Sub(began) < warm {
+		if sent.Sub(start) < warmUp {
 			return
 		}
 		into.offered++
 		if receipt.Verdict == push.Accepted {
 			into.accepted++
-			into.latencies = append(into.latencies, time.Since(at))
+			into.latencies = append(into.latencies, time.Since(sent))
 			return
 		}
 		into.shed = append(into.shed, receipt)
-		into.slowestRejection = max(into.slowestRejection, time.Since(at))
+		into.slowestRejection = max(into.slowestRejection, time.Since(sent))
 	}
-	for i, tr := range all {
+	for i, l := range loads {
 		results[i] = &result{}
 		drivers.Go(func() {
-			for k := range int(span.Seconds() * float64(tr.perSecond)) {
-				n := newNotification(fmt.Sprint(tr.app, tr.lane, k))
-				n.App, n.Lane = tr.app, tr.lane
-				senders.Go(func() { one(n, results[i]) })
-				time.Sleep(time.Second / time.Duration(tr.perSecond))
+			for k := range int(duration.Seconds() * float64(l.perSecond)) {
+				n := newNotification(fmt.Sprint(l.app, l.lane, k))
+				n.App, n.Lane = l.app, l.lane
+				senders.Go(func() { sendOne(n, results[i]) })
+				time.Sleep(time.Second / time.Duration(l.perSecond))
 			}
 		})
 	}
@@ -99,32 +101,32 @@ func runLoads(t *testing.T, r *delivery.Route, warm, span time.Duration, all ...
 func TestOverloadShedsBulkFirstAndKeepsCriticalLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := limitedRoute(t, slowService())
-		all := runLoads(t, r, 3*time.Second, 8*time.Second,
+		results := runLoads(t, r, 3*time.Second, 8*time.Second,
 			load{"shop", push.LaneCritical, capacity * 3 / 10},
 			load{"shop", push.LaneNormal, capacity * 9 / 10},
 			load{"shop", push.LaneBulk, capacity * 18 / 10})
-		critical, normal, bulk := all[0], all[1], all[2]
-		good := critical.accepted + normal.accepted + bulk.accepted
+		critical, normal, bulk := results[0], results[1], results[2]
+		goodput := critical.accepted + normal.accepted + bulk.accepted
 		t.Logf("goodput %.1f %% of the capacity; critical %d of %d, p99 %v; normal %d of %d; bulk %d of %d",
-			100*float64(good)/float64(5*capacity), critical.accepted, critical.offered, critical.p99(),
+			100*float64(goodput)/float64(5*capacity), critical.accepted, critical.offered, critical.p99(),
 			normal.accepted, normal.offered, bulk.accepted, bulk.offered)
-		if good < 5*capacity*95/100 || critical.accepted < critical.offered*999/1000 || critical.p99() > 2*attemptTime {
-			t.Errorf("goodput %d of %d; critical %d of %d, p99 %v", good, 5*capacity, critical.accepted, critical.offered, critical.p99())
+		if goodput < 5*capacity*95/100 || critical.accepted < critical.offered*999/1000 || critical.p99() > 2*attemptTime {
+			t.Errorf("goodput %d of %d; critical %d of %d, p99 %v", goodput, 5*capacity, critical.accepted, critical.offered, critical.p99())
 		}
 		if share := func(r *result) float64 { return float64(r.accepted) / float64(r.offered) }; share(bulk) > share(normal) {
-			t.Errorf("bulk %.2f, normal %.2f: bulk is to be shed first", share(bulk), share(normal))
+			t.Errorf("accepted %.2f of bulk and %.2f of normal, want bulk shed first", share(bulk), share(normal))
 		}
-		for _, one := range bulk.shed {
-			if one.RetryAfter <= 0 || len(one.Attempts) > 0 || one.Reason != "OVERLOADED" || one.Status() != push.StatusUnavailable {
-				t.Fatalf("shed with %+v", one)
+		for _, receipt := range bulk.shed {
+			if receipt.RetryAfter <= 0 || len(receipt.Attempts) > 0 || receipt.Reason != "OVERLOADED" || receipt.Status() != push.StatusUnavailable {
+				t.Fatalf("shed with %+v", receipt)
 			}
 		}
 		if bulk.slowestRejection > 0 {
-			t.Errorf("a refusal took %v", bulk.slowestRejection)
+			t.Errorf("a rejection took %v, want none to wait", bulk.slowestRejection)
 		}
 		after := runLoads(t, r, 0, 2*time.Second, load{"shop", push.LaneBulk, capacity / 2})[0]
 		if after.accepted != after.offered {
-			t.Errorf("after the rush %d of %d", after.accepted, after.offered)
+			t.Errorf("after the overload, accepted %d of %d", after.accepted, after.offered)
 		}
 	})
 }
@@ -136,14 +138,14 @@ func TestOverloadedAppDoesNotSlowOtherApps(t *testing.T) {
 		both := runLoads(t, r, 3*time.Second, 8*time.Second,
 			load{"bank", push.LaneNormal, capacity / 4}, load{"shop", push.LaneNormal, capacity * 5 / 2})
 		bank, shop := both[0], both[1]
-		t.Logf("bank's p99 %v, beside the other %v; accepted %d of %d; the other %d of %d",
+		t.Logf("bank: p99 %v before and %v during the overload, accepted %d of %d; shop: accepted %d of %d",
 			quiet.p99(), bank.p99(), bank.accepted, bank.offered, shop.accepted, shop.offered)
 		if bank.accepted != bank.offered || bank.p99() > quiet.p99()*110/100 {
-			t.Errorf("bank's p99 %v, was %v; accepted %d of %d", bank.p99(), quiet.p99(), bank.accepted, bank.offered)
+			t.Errorf("bank: p99 %v, %v before the overload, accepted %d of %d", bank.p99(), quiet.p99(), bank.accepted, bank.offered)
 		}
-		for _, one := range shop.shed {
-			if one.Verdict != push.Throttled && one.Reason != "OVERLOADED" || one.RetryAfter <= 0 {
-				t.Fatalf("shed with %+v", one)
+		for _, receipt := range shop.shed {
+			if receipt.Verdict != push.Throttled && receipt.Reason != "OVERLOADED" || receipt.RetryAfter <= 0 {
+				t.Fatalf("shed with %+v", receipt)
 			}
 		}
 	})
@@ -153,22 +155,22 @@ func TestSlowProviderDoesNotLowerAdaptiveLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := slowService()
 		slow := s.script
-		began := time.Now()
+		start := time.Now()
 		s.script = func(ctx context.Context, n *push.Notification, i int, e string) push.Outcome {
-			if time.Since(began) > 3*time.Second {
+			if time.Since(start) > 3*time.Second {
 				time.Sleep(9 * attemptTime)
 			}
 			return slow(ctx, n, i, e)
 		}
-		all := runLoads(t, limitedRoute(t, s), 0, 10*time.Second, load{"shop", push.LaneNormal, capacity / 12})
-		if all[0].accepted != all[0].offered {
-			t.Errorf("%d of %d", all[0].accepted, all[0].offered)
+		results := runLoads(t, limitedRoute(t, s), 0, 10*time.Second, load{"shop", push.LaneNormal, capacity / 12})
+		if results[0].accepted != results[0].offered {
+			t.Errorf("accepted %d of %d", results[0].accepted, results[0].offered)
 		}
 	})
 }
 
 func TestNilAdaptiveLimiterHasNoLimit(t *testing.T) {
 	if (*delivery.AdaptiveLimiter)(nil).Status() != (delivery.LimitStatus{}) {
-		t.Error("it has a bound")
+		t.Error("a nil limiter has a limit")
 	}
 }

@@ -15,18 +15,18 @@ import (
 func TestBeforeAttemptRunsBeforeEachAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scriptedService(push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint, HTTP: 503}, accepted)
-		n, noted := newNotification("n"), []int{}
+		n, calls := newNotification("n"), []int{}
 		n.BeforeAttempt = func(attempt int) error {
-			if seen := len(s.visited("n")); seen != attempt-1 {
-				t.Errorf("attempt %d is noted when %d have arrived", attempt, seen)
+			if requests := len(s.visited("n")); requests != attempt-1 {
+				t.Errorf("BeforeAttempt(%d) called after %d requests", attempt, requests)
 			}
-			noted = append(noted, attempt)
+			calls = append(calls, attempt)
 			return nil
 		}
 		if got := newRoute(t, s, 2).Send(t.Context(), n); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
-		if diff := cmp.Diff([]int{1, 2}, noted); diff != "" {
+		if diff := cmp.Diff([]int{1, 2}, calls); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -36,9 +36,9 @@ func TestBeforeAttemptErrorPreventsSend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scriptedService(accepted)
 		n := newNotification("n")
-		n.BeforeAttempt = func(int) error { return errors.New("the disk is full") }
+		n.BeforeAttempt = func(int) error { return errors.New("disk full") }
 		if got := newRoute(t, s, 2).Send(t.Context(), n); got.Verdict != push.Abandoned || len(s.visited("n")) != 0 {
-			t.Errorf("%s, and the service met it %d times", verdicts(got), len(s.visited("n")))
+			t.Errorf("%s after %d requests, want abandoned after none", verdicts(got), len(s.visited("n")))
 		}
 	})
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/sluice-push/sluice/retry"
 )
 
-// BenchmarkSend is the road without the wire: gate, pick, attempt, receipt.
+// BenchmarkSend measures a send with all limiters and without a network.
 func BenchmarkSend(b *testing.B) {
 	r := newRoute(b, &service{discard: true}, 8)
 	r.Budget = new(retry.Budget)

@@ -10,56 +10,61 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// ConcurrencyLimit bounds what a whole gateway carries at a time, over all its credentials and whatever it waits for: a quota, an
-// endpoint, an answer, a retry. It is what keeps the memory within the machine's, and in an overload of the machine itself
-// the latency within what Most takes to be worked off.
+// ConcurrencyLimit bounds the number of notifications that the whole gateway handles at a time,
+// including those that wait for a rate limit, an endpoint, a response or a retry. It bounds the
+// memory and, if the machine is overloaded, the latency.
 //
-// What one sender, an app on a platform, may have inside is four times what is free in its lane's part: 80 % of it alone,
-// four ninths each beside another. So no number of stuck senders fills the house for the rest. (The dynamic thresholds of
-// switches with a shared memory; Choudhury and Hahne, 1998.) Patient notifications wait outside for a place, as many as
-// Most at a time; the others are turned away at once. The zero value is the default, a nil one sets no bound. It must not
-// be copied once in use.
+// A flow, which is an app on a platform, may have at most four times as many notifications in
+// flight as its lane has free: a single flow can use 80 % of its lane's part of the limit, two
+// flows four ninths each. Stuck flows therefore cannot use up the limit. These are the dynamic
+// thresholds of shared-memory switches (Choudhury and Hahne, 1998). Notifications with CanQueue
+// wait, at most Max at a time; others are shed immediately.
+//
+// The zero value has the defaults; a nil ConcurrencyLimit sets no limit. A ConcurrencyLimit must
+// not be copied after first use.
 type ConcurrencyLimit struct {
-	// Most is the bound; default 10000, some 350 MB with the callers' connections.
+	// Max is the limit; default 10000, about 350 MB with the callers' connections.
 	Max int
 
 	fairQueue
 }
 
-const thresholdFactor = 4 // times what is free is the most that one sender may have
+// thresholdFactor is the maximum ratio of what a flow has in flight to what is free.
+const thresholdFactor = 4
 
-// acquire lets n in, or returns why not. After ok, leave is to be called with what it returned.
-func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Notification, patience time.Duration) (p *usage, cause push.Outcome, ok bool) {
+// acquire admits n, waits, or returns the cause of the rejection. After ok, the caller must call
+// release with the returned usage.
+func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (u *usage, cause push.Outcome, ok bool) {
 	if c == nil {
 		return nil, push.Outcome{}, true
 	}
-	p, _, cause = c.fairQueue.acquire(ctx, n, patience, c.limit(), c)
-	return p, cause, p != nil
+	u, _, cause = c.fairQueue.acquire(ctx, n, maxWait, c.limit(), c)
+	return u, cause, u != nil
 }
 
-// admit is the rule. c.mu is held.
-func (c *ConcurrencyLimit) admit(n *push.Notification, p *usage) (cause push.Outcome, ok bool) {
+// admit implements admitter. c.mu is held.
+func (c *ConcurrencyLimit) admit(n *push.Notification, u *usage) (cause push.Outcome, ok bool) {
 	free := float64(c.limit())*limitFraction(n) - float64(c.inFlight)
-	if float64(p.inFlight) >= thresholdFactor*free {
+	if float64(u.inFlight) >= thresholdFactor*free {
 		return push.Outcome{Verdict: push.Unsent, Reason: reasonGatewayFull, RetryAfter: shedRetryAfter}, false
 	}
-	c.start(p)
+	c.start(u)
 	return push.Outcome{}, true
 }
 
-// release lets one of p out.
-func (c *ConcurrencyLimit) release(p *usage) {
+// release removes a notification of u from those in flight.
+func (c *ConcurrencyLimit) release(u *usage) {
 	if c == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.finish(p, c)
+	c.finish(u, c)
 }
 
 func (c *ConcurrencyLimit) limit() int { return cmp.Or(c.Max, 10_000) }
 
-// Status returns the state now.
+// Status returns the current state.
 func (c *ConcurrencyLimit) Status() LimitStatus {
 	if c == nil {
 		return LimitStatus{}

@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// stuckService answers nobody until the caller leaves.
+// stuckService does not answer until the context ends.
 func stuckService() *service {
 	return &service{script: func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
 		<-ctx.Done()
@@ -25,7 +25,7 @@ func stuckService() *service {
 	}}
 }
 
-// wideRoute is a route with room for all that a test sends.
+// wideRoute returns a route whose only limit is c.
 func wideRoute(t *testing.T, s *service, c *delivery.ConcurrencyLimit) *delivery.Route {
 	t.Helper()
 	r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 10_000}, 1)
@@ -33,7 +33,7 @@ func wideRoute(t *testing.T, s *service, c *delivery.ConcurrencyLimit) *delivery
 	return r
 }
 
-// fillRoute sends so many of an app and lane into a route that is stuck, and returns how many it took in.
+// fillRoute sends count notifications on a stuck route and returns how many of them are in flight.
 func fillRoute(ctx context.Context, t *testing.T, r *delivery.Route, app string, lane push.Lane, count int) int {
 	t.Helper()
 	before := r.ConcurrencyLimit.Status().InFlight
@@ -48,24 +48,24 @@ func fillRoute(ctx context.Context, t *testing.T, r *delivery.Route, app string,
 
 func TestStuckProviderLeavesRoomForOtherSenders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ceiling := &delivery.ConcurrencyLimit{Max: 1000}
-		ctx, free := context.WithCancel(t.Context())
-		hole := wideRoute(t, stuckService(), ceiling)
-		for i, most := range []int{800, 160, 32} { // each four fifths of what is left
-			if got := fillRoute(ctx, t, hole, fmt.Sprint("app", i), push.LaneCritical, 2000); got > most+8 || got < most-8 {
-				t.Errorf("stuck sender %d holds %d places, want some %d", i, got, most)
+		limit := &delivery.ConcurrencyLimit{Max: 1000}
+		ctx, cancel := context.WithCancel(t.Context())
+		stuck := wideRoute(t, stuckService(), limit)
+		for i, want := range []int{800, 160, 32} { // each takes four fifths of what is free
+			if got := fillRoute(ctx, t, stuck, fmt.Sprint("app", i), push.LaneCritical, 2000); got > want+8 || got < want-8 {
+				t.Errorf("stuck app %d has %d in flight, want about %d", i, got, want)
 			}
 		}
-		well := wideRoute(t, &service{}, ceiling)
-		n := newNotification("well")
+		healthy := wideRoute(t, &service{}, limit)
+		n := newNotification("healthy")
 		n.Lane = push.LaneCritical
-		if got := well.Send(t.Context(), n); got.Verdict != push.Accepted {
-			t.Errorf("beside three that are stuck: %+v", got)
+		if got := healthy.Send(t.Context(), n); got.Verdict != push.Accepted {
+			t.Errorf("with three stuck apps: %+v", got)
 		}
-		free()
+		cancel()
 		synctest.Wait()
-		if s := ceiling.Status(); s.InFlight != 0 {
-			t.Errorf("%+v", s)
+		if s := limit.Status(); s.InFlight != 0 {
+			t.Errorf("status %+v", s)
 		}
 	})
 }
@@ -73,31 +73,31 @@ func TestStuckProviderLeavesRoomForOtherSenders(t *testing.T) {
 func TestFullGatewayShedsBulkFirstWithRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := wideRoute(t, stuckService(), &delivery.ConcurrencyLimit{Max: 1000})
-		ctx, free := context.WithCancel(t.Context())
-		defer free()
-		var told []string
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var reasons []string
 		var mu sync.Mutex
 		r.Observer.Shed = func(n *push.Notification, o push.Outcome) {
 			mu.Lock()
 			defer mu.Unlock()
-			told = append(told, o.Reason)
+			reasons = append(reasons, o.Reason)
 		}
 		fillRoute(ctx, t, r, "shop", push.LaneBulk, 2000)
-		began := time.Now()
+		start := time.Now()
 		n := newNotification("one more")
 		n.Lane = push.LaneBulk
 		got := r.Send(ctx, n)
-		if got.Status() != push.StatusUnavailable || got.Reason != "GATEWAY_FULL" || got.RetryAfter <= 0 || time.Since(began) > 0 {
-			t.Errorf("%+v after %v", got, time.Since(began))
+		if got.Status() != push.StatusUnavailable || got.Reason != "GATEWAY_FULL" || got.RetryAfter <= 0 || time.Since(start) > 0 {
+			t.Errorf("%+v after %v", got, time.Since(start))
 		}
 		if normal := fillRoute(ctx, t, r, "shop", push.LaneNormal, 2000); normal == 0 {
-			t.Error("bulk took the places of normal")
+			t.Error("bulk left no room for normal")
 		}
 		if critical := fillRoute(ctx, t, r, "shop", push.LaneCritical, 2000); critical == 0 {
-			t.Error("normal took the places of critical")
+			t.Error("normal left no room for critical")
 		}
-		if int(r.ConcurrencyLimit.Status().Shed) != len(told) || told[0] != "GATEWAY_FULL" {
-			t.Errorf("%d shed, %d told", r.ConcurrencyLimit.Status().Shed, len(told))
+		if int(r.ConcurrencyLimit.Status().Shed) != len(reasons) || reasons[0] != "GATEWAY_FULL" {
+			t.Errorf("%d shed, %d reported", r.ConcurrencyLimit.Status().Shed, len(reasons))
 		}
 	})
 }
@@ -107,10 +107,10 @@ func TestQueueableSendWaitsForConcurrencyLimit(t *testing.T) {
 		r := wideRoute(t, slowService(), &delivery.ConcurrencyLimit{Max: 10})
 		got := runBatches(t.Context(), t, r, "shop", push.LaneNormal, 15, time.Second)
 		if got.accepted != got.offered || got.accepted < 7*int(time.Second/attemptTime) {
-			t.Errorf("%d of %d", got.accepted, got.offered)
+			t.Errorf("accepted %d of %d", got.accepted, got.offered)
 		}
 		if s := r.ConcurrencyLimit.Status(); s.InFlight != 0 || s.Waiting != 0 {
-			t.Errorf("%+v", s)
+			t.Errorf("status %+v", s)
 		}
 	})
 }
@@ -118,20 +118,20 @@ func TestQueueableSendWaitsForConcurrencyLimit(t *testing.T) {
 func TestConcurrencyLimitIsNeverExceededOrLeaked(t *testing.T) {
 	lanes := []push.Lane{push.LaneCritical, push.LaneNormal, push.LaneBulk}
 	rapid.Check(t, func(rt *rapid.T) {
-		most := rapid.IntRange(1, 40).Draw(rt, "most")
+		limit := rapid.IntRange(1, 40).Draw(rt, "limit")
 		senders := rapid.IntRange(1, 120).Draw(rt, "senders")
 		seed := rapid.IntRange(0, 1<<16).Draw(rt, "seed")
-		worst, left := 0, delivery.LimitStatus{}
+		peak, final := 0, delivery.LimitStatus{}
 		ended := 0
 		synctest.Test(t, func(t *testing.T) {
-			c := &delivery.ConcurrencyLimit{Max: most}
+			c := &delivery.ConcurrencyLimit{Max: limit}
 			r := wideRoute(t, &service{}, c)
 			var mu sync.Mutex
 			r.Observer.Attempted = func(*push.Notification, int, push.Attempt) { time.Sleep(time.Millisecond) }
 			r.Observer.Ended = func(*push.Notification, push.Receipt, time.Duration) {
 				mu.Lock()
 				defer mu.Unlock()
-				worst, ended = max(worst, c.Status().InFlight), ended+1
+				peak, ended = max(peak, c.Status().InFlight), ended+1
 			}
 			for i := range senders {
 				k := seed + i*i
@@ -142,16 +142,16 @@ func TestConcurrencyLimitIsNeverExceededOrLeaked(t *testing.T) {
 				go r.Send(ctx, n)
 			}
 			time.Sleep(time.Second)
-			left = c.Status()
+			final = c.Status()
 		})
-		if worst > most || ended != senders || left.InFlight != 0 || left.Waiting != 0 {
-			rt.Fatalf("%d inside at worst, bound %d; %d of %d ended; at the end %+v", worst, most, ended, senders, left)
+		if peak > limit || ended != senders || final.InFlight != 0 || final.Waiting != 0 {
+			rt.Fatalf("peak of %d in flight with limit %d; %d of %d ended; final status %+v", peak, limit, ended, senders, final)
 		}
 	})
 }
 
 func TestNilConcurrencyLimitHasNoLimit(t *testing.T) {
 	if (*delivery.ConcurrencyLimit)(nil).Status() != (delivery.LimitStatus{}) {
-		t.Error("it has a bound")
+		t.Error("a nil limit has a limit")
 	}
 }

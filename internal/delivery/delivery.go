@@ -14,185 +14,186 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// delivery is one notification on its way down a route. Its steps either go
-// well or return the cause that ends it.
+// delivery is the state of one notification on a route. Each step either succeeds or returns the
+// cause that ends the delivery.
 type delivery struct {
 	*Route
 	n                 *push.Notification
-	prior             int       // attempts that were made at n elsewhere
-	deadline          time.Time // nothing is begun after it; zero: no limit
+	prior             int       // attempts made on other routes before this delivery
+	deadline          time.Time // no step starts after it; zero: no deadline
 	request           *wire.Request
 	tried             pool.Tried
 	attempts          []push.Attempt
 	throttlePermit    retry.Permit
 	hasThrottlePermit bool
-	globalPermit      *usage    // in the gateway
-	adaptivePermit    *usage    // on the way to an endpoint
-	leaseWaitStart    time.Time // on that way
+	globalPermit      *usage // of ConcurrencyLimit
+	adaptivePermit    *usage // of AdaptiveLimiter
+	leaseWaitStart    time.Time
 }
 
-// acquireGlobal takes a place in the gateway.
-func (s *delivery) acquireGlobal(ctx context.Context) (cause push.Outcome, ok bool) {
-	if s.globalPermit, cause, ok = s.ConcurrencyLimit.acquire(ctx, s.n, s.maxWait(ctx)); ok {
+// acquireGlobal acquires the concurrency limit of the gateway.
+func (d *delivery) acquireGlobal(ctx context.Context) (cause push.Outcome, ok bool) {
+	if d.globalPermit, cause, ok = d.ConcurrencyLimit.acquire(ctx, d.n, d.maxWait(ctx)); ok {
 		return push.Outcome{}, true
 	}
-	return s.shed(cause), false
+	return d.shed(cause), false
 }
 
-// shed is the cause of who found no place and would not wait, or not long enough.
-func (s *delivery) shed(cause push.Outcome) push.Outcome {
-	if expired(s.n) {
+// shed reports that a limit rejected the notification and returns the cause.
+func (d *delivery) shed(cause push.Outcome) push.Outcome {
+	if expired(d.n) {
 		return expiredOutcome
 	}
-	s.Observer.shed(s.n, cause)
+	d.Observer.shed(d.n, cause)
 	return cause
 }
 
-// acquireThrottle asks the brake, once for all attempts. It counts from here on whom the provider keeps waiting: a wait at the gate or
-// for room says nothing of the provider, and is over by then.
-func (s *delivery) acquireThrottle() (cause push.Outcome, ok bool) {
-	if s.hasThrottlePermit {
+// acquireThrottle acquires a permit of the throttler, once for all attempts. The throttler counts
+// time from here on as time that the provider takes. The waits for rate limits and concurrency
+// limits, which say nothing about the provider, must therefore be over.
+func (d *delivery) acquireThrottle() (cause push.Outcome, ok bool) {
+	if d.hasThrottlePermit {
 		return push.Outcome{}, true
 	}
-	s.throttlePermit, s.hasThrottlePermit = s.Throttler.Acquire()
-	if s.hasThrottlePermit {
+	d.throttlePermit, d.hasThrottlePermit = d.Throttler.Acquire()
+	if d.hasThrottlePermit {
 		return push.Outcome{}, true
 	}
-	s.Observer.throttled(s.n)
-	return push.Outcome{Verdict: push.Unavailable, Reason: reasonProviderDown, RetryAfter: s.Throttler.RetryAfter()}, false
+	d.Observer.throttled(d.n)
+	return push.Outcome{Verdict: push.Unavailable, Reason: reasonProviderDown, RetryAfter: d.Throttler.RetryAfter()}, false
 }
 
-// waitRateLimit passes the gate, which may mean to wait before it. Every attempt does,
-// for every attempt counts at the provider, and the gate may have closed since
-// the last one. Who would have to wait beyond the deadline, or longer than the
-// policy bears, is told at once.
-func (s *delivery) waitRateLimit(ctx context.Context) (cause push.Outcome, ok bool) {
-	if expired(s.n) {
+// waitRateLimit waits until the rate limiter allows an attempt. It is called before every attempt:
+// each one counts at the provider, and a scope may have been closed since the last one. It fails
+// immediately if the wait would exceed the deadline or the maximum wait of the policy.
+func (d *delivery) waitRateLimit(ctx context.Context) (cause push.Outcome, ok bool) {
+	if expired(d.n) {
 		return expiredOutcome, false
 	}
-	patience := min(s.maxWait(ctx), s.Retry.MaxWait())
-	turn, wait, ok := s.RateLimiter.Reserve(s.n, patience)
-	if turn == nil && ok {
+	maxWait := min(d.maxWait(ctx), d.Retry.MaxWait())
+	reservation, wait, ok := d.RateLimiter.Reserve(d.n, maxWait)
+	if reservation == nil && ok {
 		return push.Outcome{}, true
 	}
-	s.Observer.rateLimited(s.n, wait, ok)
+	d.Observer.rateLimited(d.n, wait, ok)
 	if !ok {
 		return rateLimited(wait), false
 	}
-	return s.waitReservation(ctx, turn, patience)
+	return d.waitReservation(ctx, reservation, maxWait)
 }
 
-// waitReservation waits until the turn has come. It may come later than the gate thought:
-// those in a better lane, and apps that were idle, go first.
-func (s *delivery) waitReservation(ctx context.Context, turn *quota.Reservation, patience time.Duration) (cause push.Outcome, ok bool) {
-	timer := time.NewTimer(patience)
+// waitReservation waits for a reservation. The wait can be longer than estimated: higher lanes and
+// apps that were idle overtake.
+func (d *delivery) waitReservation(ctx context.Context, reservation *quota.Reservation, maxWait time.Duration) (cause push.Outcome, ok bool) {
+	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
 	select {
-	case <-turn.Ready():
+	case <-reservation.Ready():
 	case <-ctx.Done():
-		turn.Cancel()
+		reservation.Cancel()
 		return orAbandoned(ctx, rateLimited(time.Second)), false
 	case <-timer.C:
-		turn.Cancel()
-		if expired(s.n) {
+		reservation.Cancel()
+		if expired(d.n) {
 			return expiredOutcome, false
 		}
-		return rateLimited(max(s.RateLimiter.RetryAfter(s.n), time.Second)), false
+		return rateLimited(max(d.RateLimiter.RetryAfter(d.n), time.Second)), false
 	}
-	if wait := max(turn.RetryAfter(), s.RateLimiter.RetryAfter(s.n)); wait > 0 { // a refusal of others has closed it meanwhile
+	// A refusal of another notification may have closed a scope during the wait.
+	if wait := max(reservation.RetryAfter(), d.RateLimiter.RetryAfter(d.n)); wait > 0 {
 		return rateLimited(wait), false
 	}
 	return push.Outcome{}, true
 }
 
-// acquireAdaptive takes a place on the way to an endpoint. For who had to wait for it, the gate may have closed meanwhile.
-func (s *delivery) acquireAdaptive(ctx context.Context) (cause push.Outcome, ok bool) {
-	party, waited, cause, ok := s.AdaptiveLimiter.acquire(ctx, s.n, s.maxWait(ctx))
-	s.adaptivePermit = party
+// acquireAdaptive acquires the adaptive limit. After a wait it checks the rate limiter again: a
+// scope may have been closed.
+func (d *delivery) acquireAdaptive(ctx context.Context) (cause push.Outcome, ok bool) {
+	permit, waited, cause, ok := d.AdaptiveLimiter.acquire(ctx, d.n, d.maxWait(ctx))
+	d.adaptivePermit = permit
 	if !ok {
-		return s.shed(cause), false
+		return d.shed(cause), false
 	}
 	if !waited {
 		return push.Outcome{}, true
 	}
-	if wait := s.RateLimiter.RetryAfter(s.n); wait > 0 {
-		s.AdaptiveLimiter.endWait()
-		s.AdaptiveLimiter.release(s.adaptivePermit, 0, 0)
+	if wait := d.RateLimiter.RetryAfter(d.n); wait > 0 {
+		d.AdaptiveLimiter.endWait()
+		d.AdaptiveLimiter.release(d.adaptivePermit, 0, 0)
 		return rateLimited(wait), false
 	}
 	return push.Outcome{}, true
 }
 
-// acquireLease leases an endpoint, one that s has not tried as long as there is one,
-// if there is room on the way.
-func (s *delivery) acquireLease(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
-	if cause, ok := s.acquireAdaptive(ctx); !ok {
+// acquireLease acquires the adaptive limit, the throttler and the lease of an endpoint, in this
+// order. The pool prefers endpoints that the delivery has not tried.
+func (d *delivery) acquireLease(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
+	if cause, ok := d.acquireAdaptive(ctx); !ok {
 		return nil, cause
 	}
-	if cause, ok := s.acquireThrottle(); !ok {
-		s.AdaptiveLimiter.endWait()
-		s.AdaptiveLimiter.release(s.adaptivePermit, 0, 0)
+	if cause, ok := d.acquireThrottle(); !ok {
+		d.AdaptiveLimiter.endWait()
+		d.AdaptiveLimiter.release(d.adaptivePermit, 0, 0)
 		return nil, cause
 	}
-	s.leaseWaitStart = time.Now()
-	lease, err := s.Pool.Pick(ctx, s.tried)
-	s.AdaptiveLimiter.endWait()
+	d.leaseWaitStart = time.Now()
+	lease, err := d.Pool.Pick(ctx, d.tried)
+	d.AdaptiveLimiter.endWait()
 	if err != nil {
-		s.AdaptiveLimiter.release(s.adaptivePermit, time.Since(s.leaseWaitStart), 0)
+		d.AdaptiveLimiter.release(d.adaptivePermit, time.Since(d.leaseWaitStart), 0)
 		return nil, push.NoResponse(err)
 	}
-	if expired(s.n) {
+	if expired(d.n) {
 		lease.Done(expiredOutcome)
-		s.AdaptiveLimiter.release(s.adaptivePermit, time.Since(s.leaseWaitStart), 0)
+		d.AdaptiveLimiter.release(d.adaptivePermit, time.Since(d.leaseWaitStart), 0)
 		return nil, expiredOutcome
 	}
 	return lease, push.Outcome{}
 }
 
-// attempt makes one attempt on lease, hands the lease back, and takes note of
-// what came of it.
-func (s *delivery) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
-	if len(s.attempts) == 0 {
-		s.Budget.Deposit()
+// attempt makes one attempt with lease, returns the lease, and records the outcome.
+func (d *delivery) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
+	if len(d.attempts) == 0 {
+		d.Budget.Deposit()
 	}
-	a := push.Attempt{Endpoint: lease.Endpoint().String(), Environment: s.Environment, Started: time.Now()}
-	a.Outcome = s.send(ctx, lease)
+	a := push.Attempt{Endpoint: lease.Endpoint().String(), Environment: d.Environment, Started: time.Now()}
+	a.Outcome = d.send(ctx, lease)
 	a.Took = time.Since(a.Started)
-	s.AdaptiveLimiter.release(s.adaptivePermit, a.Started.Sub(s.leaseWaitStart), a.Took)
-	s.attempts = append(s.attempts, a)
-	s.RateLimiter.Record(s.n, a.Outcome)
-	s.Unregistered.record(s.n, a.Outcome)
-	s.Observer.attempted(s.n, s.prior+len(s.attempts), a)
+	d.AdaptiveLimiter.release(d.adaptivePermit, a.Started.Sub(d.leaseWaitStart), a.Took)
+	d.attempts = append(d.attempts, a)
+	d.RateLimiter.Record(d.n, a.Outcome)
+	d.Unregistered.record(d.n, a.Outcome)
+	d.Observer.attempted(d.n, d.prior+len(d.attempts), a)
 	return a.Outcome
 }
 
-// send lets the provider use the lease, and returns it exactly once whatever
-// the provider does. A provider that panics may have sent before.
-func (s *delivery) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) {
+// send lets the provider use the lease and returns the lease exactly once, even if the provider
+// panics. The outcome of a panic is Unknown: the provider may already have sent the request.
+func (d *delivery) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.logPanic(s.n, p)
+			d.logPanic(d.n, p)
 			o = push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic}
 		}
 		lease.Done(o)
 	}()
-	if s.n.BeforeAttempt != nil {
-		if err := s.n.BeforeAttempt(s.prior + len(s.attempts) + 1); err != nil {
+	if d.n.BeforeAttempt != nil {
+		if err := d.n.BeforeAttempt(d.prior + len(d.attempts) + 1); err != nil {
 			return push.Outcome{Verdict: push.Abandoned, Reason: reasonNotNoted}
 		}
 	}
-	return s.Provider.Send(ctx, lease, s.n, s.request)
+	return d.Provider.Send(ctx, lease, d.n, d.request)
 }
 
-// waitRetry is ok when there is another attempt after one that ended in o, and has
-// waited for it. The cause of the end is o, unless the caller left meanwhile.
-func (s *delivery) waitRetry(ctx context.Context, o push.Outcome) (cause push.Outcome, ok bool) {
-	wait, again := s.Retry.After(s.n, s.countedAttempts(), o)
-	if !again || wait > s.remaining() {
+// waitRetry decides whether another attempt follows one that ended in o, and waits for it. If none
+// follows, the cause is o, or Abandoned if the caller cancelled the wait.
+func (d *delivery) waitRetry(ctx context.Context, o push.Outcome) (cause push.Outcome, ok bool) {
+	wait, ok := d.Retry.After(d.n, d.countedAttempts(), o)
+	if !ok || wait > d.remaining() {
 		return o, false
 	}
-	if !s.Throttler.AllowRetry() || !s.Budget.Withdraw(o) {
-		s.Observer.retryDenied(s.n, o)
+	if !d.Throttler.AllowRetry() || !d.Budget.Withdraw(o) {
+		d.Observer.retryDenied(d.n, o)
 		return o, false
 	}
 	if !sleep(ctx, wait) {
@@ -201,60 +202,61 @@ func (s *delivery) waitRetry(ctx context.Context, o push.Outcome) (cause push.Ou
 	return push.Outcome{}, true
 }
 
-// maxFreeAttempts is how many attempts do not count because they were provably
-// never processed. A service that goes away connection by connection meets one
-// notification several times, which has then not been tried once. Whoever is
-// turned away more often is not in a passing trouble.
+// maxFreeAttempts is the maximum number of unprocessed attempts that do not count. A service that
+// closes its connections one by one can leave several attempts of a notification unprocessed. More
+// of them than this are not a transient condition.
 const maxFreeAttempts = 8
 
-// countedAttempts is how many attempts count for the policy.
-func (s *delivery) countedAttempts() int {
+// countedAttempts returns the number of attempts that count for the policy.
+func (d *delivery) countedAttempts() int {
 	free := 0
-	for i := range s.attempts {
-		if s.attempts[i].Verdict == push.Unsent {
+	for i := range d.attempts {
+		if d.attempts[i].Verdict == push.Unsent {
 			free++
 		}
 	}
-	return max(1, len(s.attempts)-min(free, maxFreeAttempts))
+	return max(1, len(d.attempts)-min(free, maxFreeAttempts))
 }
 
-// finish closes the account.
-func (s *delivery) finish(cause push.Outcome) push.Receipt {
-	receipt := push.Receipt{ID: s.n.ID, Outcome: finalOutcome(s.attempts, cause), Attempts: s.attempts}
-	if s.hasThrottlePermit {
-		s.Throttler.Record(s.throttlePermit, s.lastOutcome())
+// finish returns the receipt and releases the permit of the throttler.
+func (d *delivery) finish(cause push.Outcome) push.Receipt {
+	receipt := push.Receipt{ID: d.n.ID, Outcome: finalOutcome(d.attempts, cause), Attempts: d.attempts}
+	if d.hasThrottlePermit {
+		d.Throttler.Record(d.throttlePermit, d.lastOutcome())
 	}
 	return receipt
 }
 
-// lastOutcome is how the last attempt ended: what the brake is to know of the provider. Without one it is Unsent.
-func (s *delivery) lastOutcome() push.Outcome {
-	if len(s.attempts) == 0 {
+// lastOutcome returns the outcome of the last attempt, which the throttler records. Without an
+// attempt it is the zero Outcome, whose verdict is Unsent.
+func (d *delivery) lastOutcome() push.Outcome {
+	if len(d.attempts) == 0 {
 		return push.Outcome{}
 	}
-	return s.attempts[len(s.attempts)-1].Outcome
+	return d.attempts[len(d.attempts)-1].Outcome
 }
 
-// remaining is how long until nothing more is begun.
-func (s *delivery) remaining() time.Duration {
-	if s.deadline.IsZero() {
+// remaining returns the time until the deadline.
+func (d *delivery) remaining() time.Duration {
+	if d.deadline.IsZero() {
 		return math.MaxInt64
 	}
-	return time.Until(s.deadline)
+	return time.Until(d.deadline)
 }
 
-// maxWait is how long s may wait for its turn. It keeps an attempt's timeout of what the caller has left, but no more than
-// half of it: whoever spent all of it in line would be sent and never know what came of it.
-func (s *delivery) maxWait(ctx context.Context) time.Duration {
-	patience := s.remaining()
-	if deadline, bounded := ctx.Deadline(); bounded {
+// maxWait returns how long the delivery may wait in a queue. Of the caller's remaining time it
+// reserves the attempt timeout for an attempt, but at most half: an attempt that starts at the
+// deadline would end with an unknown outcome.
+func (d *delivery) maxWait(ctx context.Context) time.Duration {
+	wait := d.remaining()
+	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
-		patience = min(patience, left-min(s.Retry.Timeout(), left/2))
+		wait = min(wait, left-min(d.Retry.Timeout(), left/2))
 	}
-	return patience
+	return wait
 }
 
-// sleep waits, and returns false if ctx ended first.
+// sleep waits, and returns false if ctx ends first.
 func sleep(ctx context.Context, wait time.Duration) bool {
 	if wait <= 0 {
 		return ctx.Err() == nil

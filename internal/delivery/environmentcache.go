@@ -11,13 +11,14 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// EnvironmentCache remembers in which environment a token was found that the app's own does not know, and which tokens are
-// known in neither. One notification at a time looks for a token; those that come meanwhile wait for what it finds, so
-// that a burst to one token costs one refusal and all of it goes the same way.
+// EnvironmentCache stores the tokens that were found in the other environment and those that
+// neither environment knows. Concurrent sends to a token share one detection: the first detects,
+// and the others wait for its result. A burst to one token therefore costs one rejection.
 type EnvironmentCache struct {
-	// Keep is how long it is remembered; default 24h.
+	// TTL is the lifetime of an entry; default 24h.
 	TTL time.Duration
-	// Most is how many tokens are remembered, about 200 bytes each; default 100000. Beyond it the longest known is forgotten.
+	// MaxEntries is the maximum number of entries, about 200 bytes each; default 100000. The oldest
+	// is evicted.
 	MaxEntries int
 
 	cache tokenCache[push.Environment]
@@ -26,64 +27,66 @@ type EnvironmentCache struct {
 	calls map[uint64]*call
 }
 
-// call is under way until ended is closed. home does not change then.
+// call is a detection in progress. environment is set before done is closed.
 type call struct {
 	done        chan struct{}
-	environment push.Environment // "" where the search found no answer
+	environment push.Environment // "" if the detection was inconclusive
 }
 
-func (w *EnvironmentCache) key(n *push.Notification) uint64 { return w.cache.key(n) }
+func (c *EnvironmentCache) key(n *push.Notification) uint64 { return c.cache.key(n) }
 
-func (w *EnvironmentCache) remove(key uint64) { w.cache.remove(key) }
+func (c *EnvironmentCache) remove(key uint64) { c.cache.remove(key) }
 
-// get returns where the token is, once nobody looks for it any more. Without an answer the caller looks himself, and
-// tells; first means that others wait for him. Those for whom a search ended without an answer do not wait again: in a
-// provider's trouble they would wait for each other in turn.
-func (w *EnvironmentCache) get(ctx context.Context, key uint64) (home push.Environment, first bool) {
-	home, under := w.getOrStart(key)
+// get returns the environment of a token. If a detection is in progress, get waits for it. If env
+// is "", the caller must detect the environment itself and then call finish with leader; leader
+// means that others wait for the result. A caller whose wait ended without a result does not wait
+// again: if the provider is failing, callers would otherwise wait for each other in turn.
+func (c *EnvironmentCache) get(ctx context.Context, key uint64) (env push.Environment, leader bool) {
+	env, current := c.getOrStart(key)
 	switch {
-	case home != "":
-		return home, false
-	case under == nil:
+	case env != "":
+		return env, false
+	case current == nil:
 		return "", true
 	}
 	select {
-	case <-under.done:
-		return under.environment, false
+	case <-current.done:
+		return current.environment, false
 	case <-ctx.Done():
 		return "", false
 	}
 }
 
-// getOrStart returns where the token is, or the search that is under way, and begins one where there is neither.
-func (w *EnvironmentCache) getOrStart(key uint64) (home push.Environment, under *call) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if home, ok := w.cache.get(key, cmp.Or(w.TTL, 24*time.Hour)); ok {
-		return home, nil
+// getOrStart returns the environment of the token or the detection in progress. If there is
+// neither, it starts a detection.
+func (c *EnvironmentCache) getOrStart(key uint64) (env push.Environment, current *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if env, ok := c.cache.get(key, cmp.Or(c.TTL, 24*time.Hour)); ok {
+		return env, nil
 	}
-	if under, ok := w.calls[key]; ok {
-		return "", under
+	if current, ok := c.calls[key]; ok {
+		return "", current
 	}
-	if w.calls == nil {
-		w.calls = make(map[uint64]*call)
+	if c.calls == nil {
+		c.calls = make(map[uint64]*call)
 	}
-	w.calls[key] = &call{done: make(chan struct{})}
+	c.calls[key] = &call{done: make(chan struct{})}
 	return "", nil
 }
 
-// finish notes what a search has found. What is worth it is remembered: that most tokens are where they are thought to be
-// is not. first is what ask said.
-func (w *EnvironmentCache) finish(key uint64, home push.Environment, worth, first bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if home != "" && worth {
-		w.cache.put(key, home, cmp.Or(w.MaxEntries, 100_000))
+// finish stores the result of a detection and releases the waiters. With store false the result is
+// not stored: the default environment of a token needs no entry. leader is the result of get.
+func (c *EnvironmentCache) finish(key uint64, env push.Environment, store, leader bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if env != "" && store {
+		c.cache.put(key, env, cmp.Or(c.MaxEntries, 100_000))
 	}
-	if first {
-		under := w.calls[key]
-		delete(w.calls, key)
-		under.environment = home
-		close(under.done)
+	if leader {
+		current := c.calls[key]
+		delete(c.calls, key)
+		current.environment = env
+		close(current.done)
 	}
 }

@@ -9,21 +9,24 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Environments carries the notifications of one app to a provider that keeps two environments apart: each to the one that
-// its sender named, else to the app's own. With Whereabouts, a token that the app's own does not know is looked for in the
-// other one, once. It may be used by any number of goroutines and must not be changed once in use.
+// Environments sends the notifications of one app to a provider with separate environments. A
+// notification goes to the environment that it names, or to the default. With Cache, Environments
+// detects the environment of tokens: if the default environment does not know a token, it tries the
+// other one. Environments may be used by multiple goroutines and must not be changed after first
+// use.
 type Environments struct {
-	// Own is the app's: where a notification goes that names none.
+	// Default is the environment of notifications that name none.
 	Default push.Environment
-	// Routes are the ways there, by environment. There must be one to Own.
+	// Routes are the routes by environment. There must be one for Default.
 	Routes map[push.Environment]*Route
-	// Whereabouts remembers what was found; nil never looks.
+	// Cache stores the detected environments; nil disables detection.
 	Cache *EnvironmentCache
 }
 
 var _ Sender = (*Environments)(nil)
 
-// Send carries n to its end. A receipt of a token that was looked for tells the attempts in both environments.
+// Send sends n and returns its receipt. After detection, the receipt lists the attempts in both
+// environments.
 func (e *Environments) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	route, err := e.route(n)
 	if err != nil {
@@ -32,13 +35,13 @@ func (e *Environments) Send(ctx context.Context, n *push.Notification) push.Rece
 	if e.Cache == nil || n.Environment() != "" || n.Kind() != push.ToToken {
 		return route.Send(ctx, n)
 	}
-	began := time.Now()
+	start := time.Now()
 	receipt := e.detectAndSend(ctx, n)
-	route.Observer.ended(n, receipt, began)
+	route.Observer.ended(n, receipt, start)
 	return receipt
 }
 
-// Check tells whether n could be sent as it is. Its error is a *push.FieldError.
+// Check validates n without sending it. The error is a *push.FieldError.
 func (e *Environments) Check(n *push.Notification) error {
 	route, err := e.route(n)
 	if err != nil {
@@ -48,65 +51,67 @@ func (e *Environments) Check(n *push.Notification) error {
 }
 
 func (e *Environments) route(n *push.Notification) (*Route, error) {
-	in := n.Environment()
-	if in == "" {
-		in = e.Default
+	env := n.Environment()
+	if env == "" {
+		env = e.Default
 	}
-	if route, ok := e.Routes[in]; ok {
+	if route, ok := e.Routes[env]; ok {
 		return route, nil
 	}
-	return nil, &push.FieldError{Field: "apns.environment", Reason: "EnvironmentNotConfigured", Allowed: "production or sandbox, as far as this app has both"}
+	return nil, &push.FieldError{Field: "apns.environment", Reason: "EnvironmentNotConfigured", Allowed: "production or sandbox, and configured for this app"}
 }
 
-// detectAndSend sends n to where its token is known to be, or looks for it, unless somebody else does so just now.
+// detectAndSend sends n to the known environment of its token. If it is not known, detectAndSend
+// detects it, unless another call already does.
 func (e *Environments) detectAndSend(ctx context.Context, n *push.Notification) (receipt push.Receipt) {
 	key := e.Cache.key(n)
-	home, first := e.Cache.get(ctx, key)
-	if home != "" {
-		receipt = e.Routes[home].run(ctx, n, 0)
-		if receipt.WrongEnvironment && home != e.Default {
+	env, leader := e.Cache.get(ctx, key)
+	if env != "" {
+		receipt = e.Routes[env].run(ctx, n, 0)
+		if receipt.WrongEnvironment && env != e.Default {
 			e.Cache.remove(key)
 		}
 		return receipt
 	}
-	defer func() { e.Cache.finish(key, home, home != e.Default || receipt.WrongEnvironment, first) }()
-	receipt, home = e.tryBoth(ctx, n)
+	defer func() { e.Cache.finish(key, env, env != e.Default || receipt.WrongEnvironment, leader) }()
+	receipt, env = e.tryBoth(ctx, n)
 	return receipt
 }
 
-// tryBoth sends n to the app's own environment, and to the other one if that does not know the token. home is where it is
-// known, Own also where it is known nowhere, and "" where that remains open.
-func (e *Environments) tryBoth(ctx context.Context, n *push.Notification) (receipt push.Receipt, home push.Environment) {
+// tryBoth sends n to the default environment and, if that does not know the token, to the other
+// one. env is the environment that knows the token, Default if none does, and "" if the result is
+// inconclusive.
+func (e *Environments) tryBoth(ctx context.Context, n *push.Notification) (receipt push.Receipt, env push.Environment) {
 	receipt = e.Routes[e.Default].run(ctx, n, 0)
 	if !receipt.WrongEnvironment {
 		return receipt, confirmedEnvironment(receipt.Outcome, e.Default)
 	}
-	in, other := e.otherRoute()
+	otherEnv, other := e.otherRoute()
 	if other == nil {
 		return receipt, e.Default
 	}
-	there := other.run(ctx, n, len(receipt.Attempts))
-	there.Attempts = append(receipt.Attempts, there.Attempts...)
-	if there.WrongEnvironment || there.Verdict == push.Unauthorized { // many keys are good for one environment alone
-		receipt.Attempts = there.Attempts
+	second := other.run(ctx, n, len(receipt.Attempts))
+	second.Attempts = append(receipt.Attempts, second.Attempts...)
+	if second.WrongEnvironment || second.Verdict == push.Unauthorized { // many keys are valid for one environment only
+		receipt.Attempts = second.Attempts
 		return receipt, e.Default
 	}
-	return there, confirmedEnvironment(there.Outcome, in)
+	return second, confirmedEnvironment(second.Outcome, otherEnv)
 }
 
 func (e *Environments) otherRoute() (push.Environment, *Route) {
-	for in, route := range e.Routes {
-		if in != e.Default {
-			return in, route
+	for env, route := range e.Routes {
+		if env != e.Default {
+			return env, route
 		}
 	}
 	return "", nil
 }
 
-// confirmedEnvironment is in if the outcome shows that the token is known there, else "".
-func confirmedEnvironment(o push.Outcome, in push.Environment) push.Environment {
+// confirmedEnvironment returns env if o shows that env knows the token, and "" otherwise.
+func confirmedEnvironment(o push.Outcome, env push.Environment) push.Environment {
 	if o.Verdict == push.Accepted || o.Verdict == push.Unregistered {
-		return in
+		return env
 	}
 	return ""
 }

@@ -16,7 +16,7 @@ import (
 
 func Example() {
 	endpoints, _ := pool.New(pool.Config{
-		Name:     "shop's apns",
+		Name:     "shop apns",
 		Resolver: fixedResolver(3),
 		Dial:     func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { return newFakeConn(addr), nil },
 	})
@@ -25,7 +25,7 @@ func Example() {
 	go func() { _ = endpoints.Run(ctx) }()
 
 	table := delivery.Table{"shop": {push.APNs: &delivery.Route{
-		Provider:    scriptedService(unavailable), // the first attempt meets a 503
+		Provider:    scriptedService(unavailable), // the first attempt gets a 503
 		Pool:        endpoints,
 		Retry:       retry.Policy{Attempts: 3},
 		Budget:      new(retry.Budget),
@@ -35,9 +35,9 @@ func Example() {
 	for _, a := range receipt.Attempts {
 		fmt.Println(a.Verdict, a.HTTP)
 	}
-	fmt.Println("in the end:", receipt.Status())
+	fmt.Println("receipt:", receipt.Status())
 	// Output:
 	// unavailable 503
 	// accepted 200
-	// in the end: accepted
+	// receipt: accepted
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// fairQueue counts those inside, and holds those who wait to come in. Whether there is room is for its rule to say.
+// fairQueue counts the notifications in flight and queues those that wait. Its admitter decides
+// which notifications may start.
 type fairQueue struct {
 	mu       sync.Mutex
 	inFlight int
@@ -22,30 +23,35 @@ type fairQueue struct {
 	shed     uint64
 }
 
-// admitter says who may come in. It is asked under the door's lock.
+// admitter decides whether a notification may start. It is called with the lock of the fairQueue
+// held.
 type admitter interface {
-	// take takes a place for n, which is of p, or returns why there is none.
-	admit(n *push.Notification, p *usage) (cause push.Outcome, ok bool)
+	// admit starts n, which belongs to u, or returns the cause of the rejection.
+	admit(n *push.Notification, u *usage) (cause push.Outcome, ok bool)
 }
 
-// flowKey is whose a notification is: what it takes is weighed against what the others have.
+// flowKey identifies the flow of a notification. Limits are shared between flows.
 type flowKey struct {
 	app      string
 	platform push.Platform
 }
 
-// usage is what one sender has inside. It stays when nothing is left of it: there are as many as apps are configured.
+// usage is the number of notifications that a flow has in flight. An unused entry is kept: there
+// are only as many as there are configured apps and platforms.
 type usage struct {
 	key      flowKey
 	inFlight int
 }
 
-// Parts of a bound that the lanes may fill, the best first. Of its lane's part a patient notification leaves a tenth to
-// those who cannot wait: else whoever waits would have every place that comes free.
+// laneFractions are the fractions of a limit that the lanes may use, by priority.
 var laneFractions = [3]float64{1, 0.9, 0.8}
 
+// queueableFraction is the part of a lane's fraction that notifications with CanQueue may use.
+// Without it, queued notifications would take every free slot and notifications that cannot wait
+// would get none.
 const queueableFraction = 0.9
 
+// limitFraction returns the fraction of a limit that may be in use when n starts.
 func limitFraction(n *push.Notification) float64 {
 	if n.CanQueue {
 		return laneFractions[lanePriority(n)] * queueableFraction
@@ -53,7 +59,7 @@ func limitFraction(n *push.Notification) float64 {
 	return laneFractions[lanePriority(n)]
 }
 
-// lanePriority is a lane's place: the lower goes first.
+// lanePriority returns the priority of n's lane; 0 is the highest.
 func lanePriority(n *push.Notification) int {
 	switch n.EffectiveLane() {
 	case push.LaneCritical:
@@ -65,84 +71,86 @@ func lanePriority(n *push.Notification) int {
 	}
 }
 
-// acquire has n come in, or returns why it cannot. Where there is no room a patient one waits for it, unless so many wait
-// already; waited tells that it did. p is whom it belongs to inside, and nil if it is not.
-func (d *fairQueue) acquire(ctx context.Context, n *push.Notification, patience time.Duration, most int, r admitter) (p *usage, waited bool, cause push.Outcome) {
-	p, w, cause := d.admitOrQueue(n, most, r)
+// acquire admits n or returns the cause of the rejection, with a nil usage. If n is rejected but
+// can queue and fewer than maxQueue wait, acquire waits up to maxWait. waited reports whether it
+// did.
+func (q *fairQueue) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration, maxQueue int, a admitter) (u *usage, waited bool, cause push.Outcome) {
+	u, w, cause := q.admitOrQueue(n, maxQueue, a)
 	if w == nil {
-		return p, false, cause
+		return u, false, cause
 	}
-	if w.wait(ctx, patience) || !d.cancel(w, ctx.Err()) {
+	if w.wait(ctx, maxWait) || !q.cancel(w, ctx.Err()) {
 		return w.flow.usage, true, push.Outcome{}
 	}
 	return nil, true, orAbandoned(ctx, cause)
 }
 
-// admitOrQueue takes a place for n, or puts it in line, or turns it away.
-func (d *fairQueue) admitOrQueue(n *push.Notification, most int, r admitter) (inside *usage, w *waiter, cause push.Outcome) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p := d.usageOf(n)
-	cause, ok := r.admit(n, p)
+// admitOrQueue admits n, queues it, or sheds it.
+func (q *fairQueue) admitOrQueue(n *push.Notification, maxQueue int, a admitter) (u *usage, w *waiter, cause push.Outcome) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	u = q.usageOf(n)
+	cause, ok := a.admit(n, u)
 	switch {
 	case ok:
-		return p, nil, cause
-	case n.CanQueue && d.queue.length < most:
-		return nil, d.queue.enqueue(n, p), cause
+		return u, nil, cause
+	case n.CanQueue && q.queue.length < maxQueue:
+		return nil, q.queue.enqueue(n, u), cause
 	default:
-		d.shed++
+		q.shed++
 		return nil, nil, cause
 	}
 }
 
-// usageOf returns the one that n is of. d.mu is held.
-func (d *fairQueue) usageOf(n *push.Notification) *usage {
-	of := flowKey{n.App, n.Platform}
-	p, known := d.usages[of]
-	if !known {
-		if d.usages == nil {
-			d.usages = make(map[flowKey]*usage)
+// usageOf returns the usage of n's flow. q.mu is held.
+func (q *fairQueue) usageOf(n *push.Notification) *usage {
+	key := flowKey{n.App, n.Platform}
+	u, ok := q.usages[key]
+	if !ok {
+		if q.usages == nil {
+			q.usages = make(map[flowKey]*usage)
 		}
-		p = &usage{key: of}
-		d.usages[of] = p
+		u = &usage{key: key}
+		q.usages[key] = u
 	}
-	return p
+	return u
 }
 
-// cancel takes w out of line, and returns false if it was let in meanwhile.
-func (d *fairQueue) cancel(w *waiter, why error) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.queue.remove(w) {
+// cancel removes w from the queue. It returns false if w has been admitted in the meantime. reason
+// is the error of the context.
+func (q *fairQueue) cancel(w *waiter, reason error) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.queue.remove(w) {
 		return false
 	}
-	if !errors.Is(why, context.Canceled) {
-		d.shed++
+	if !errors.Is(reason, context.Canceled) {
+		q.shed++
 	}
 	return true
 }
 
-// start counts one of p as inside. d.mu is held.
-func (d *fairQueue) start(p *usage) {
-	p.inFlight++
-	d.inFlight++
+// start counts a notification of u as in flight. q.mu is held.
+func (q *fairQueue) start(u *usage) {
+	u.inFlight++
+	q.inFlight++
 }
 
-// finish counts one of p as gone, and lets those in who have waited for its place. d.mu is held.
-func (d *fairQueue) finish(p *usage, r admitter) {
-	p.inFlight--
-	d.inFlight--
-	for d.queue.dispatch(r) {
+// finish removes a notification of u from those in flight and admits waiters. q.mu is held.
+func (q *fairQueue) finish(u *usage, a admitter) {
+	u.inFlight--
+	q.inFlight--
+	for q.queue.dispatch(a) {
 	}
 }
 
-// queue is those who wait at a door: the better lane first, and within a lane each sender in turn.
+// queue holds the waiters: lanes by priority, and within a lane the flows round-robin.
 type queue struct {
 	lanes  [3][]*flowQueue
 	length int
 }
 
-// flowQueue is those of one sender in one lane, in the order in which they came.
+// flowQueue holds the waiters of one flow in one lane, first in, first out. It is never empty.
 type flowQueue struct {
 	usage   *usage
 	waiters list.List // of *waiter
@@ -150,14 +158,14 @@ type flowQueue struct {
 
 type waiter struct {
 	n       *push.Notification
-	ready   chan struct{} // closed when it has been let in
+	ready   chan struct{} // closed when w is admitted
 	flow    *flowQueue
-	element *list.Element // nil when it is out of line
+	element *list.Element // nil when w is no longer queued
 }
 
-// wait returns true when w has been let in, and false when nobody waits for that any more.
-func (w *waiter) wait(ctx context.Context, patience time.Duration) bool {
-	timer := time.NewTimer(patience)
+// wait returns true when w is admitted, and false when ctx or maxWait ends first.
+func (w *waiter) wait(ctx context.Context, maxWait time.Duration) bool {
+	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
 	select {
 	case <-w.ready:
@@ -168,26 +176,27 @@ func (w *waiter) wait(ctx context.Context, patience time.Duration) bool {
 	return false
 }
 
-func (l *queue) enqueue(n *push.Notification, p *usage) *waiter {
-	lane := &l.lanes[lanePriority(n)]
-	i := slices.IndexFunc(*lane, func(r *flowQueue) bool { return r.usage == p })
+func (q *queue) enqueue(n *push.Notification, u *usage) *waiter {
+	lane := &q.lanes[lanePriority(n)]
+	i := slices.IndexFunc(*lane, func(f *flowQueue) bool { return f.usage == u })
 	if i < 0 {
 		i = len(*lane)
-		*lane = append(*lane, &flowQueue{usage: p})
+		*lane = append(*lane, &flowQueue{usage: u})
 	}
 	w := &waiter{n: n, ready: make(chan struct{}), flow: (*lane)[i]}
 	w.element = w.flow.waiters.PushBack(w)
-	l.length++
+	q.length++
 	return w
 }
 
-// dispatch lets in the next one whom the rule has room for, and returns whether there was one.
-func (l *queue) dispatch(r admitter) bool {
-	for _, lane := range l.lanes {
-		for _, row := range lane {
-			w := row.waiters.Front().Value.(*waiter)
-			if _, ok := r.admit(w.n, row.usage); ok {
-				l.remove(w)
+// dispatch admits the first waiter of the first flow that a admits. It returns false if there is
+// none.
+func (q *queue) dispatch(a admitter) bool {
+	for _, lane := range q.lanes {
+		for _, flow := range lane {
+			w := flow.waiters.Front().Value.(*waiter)
+			if _, ok := a.admit(w.n, flow.usage); ok {
+				q.remove(w)
 				close(w.ready)
 				return true
 			}
@@ -196,16 +205,17 @@ func (l *queue) dispatch(r admitter) bool {
 	return false
 }
 
-// remove takes w out of line, and returns false if it is not in it any more. The row that it leaves goes to the end.
-func (l *queue) remove(w *waiter) bool {
+// remove removes w and moves its flow to the end of the lane. It returns false if w is no longer
+// queued.
+func (q *queue) remove(w *waiter) bool {
 	if w.element == nil {
 		return false
 	}
 	w.flow.waiters.Remove(w.element)
 	w.element = nil
-	l.length--
-	lane := &l.lanes[lanePriority(w.n)]
-	*lane = slices.DeleteFunc(*lane, func(r *flowQueue) bool { return r == w.flow })
+	q.length--
+	lane := &q.lanes[lanePriority(w.n)]
+	*lane = slices.DeleteFunc(*lane, func(f *flowQueue) bool { return f == w.flow })
 	if w.flow.waiters.Len() > 0 {
 		*lane = append(*lane, w.flow)
 	}

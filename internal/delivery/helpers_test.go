@@ -17,41 +17,40 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// service is a push service in a test: so many endpoints behind a real pool,
-// and the provider that speaks to it. An attempt ends as its script says.
+// service is a fake push service and its Provider. It is used with a real pool.
 type service struct {
-	// script ends the attempt, counted from 1 for each notification, that has
-	// reached endpoint. nil accepts everything.
+	// script returns the outcome of an attempt that has reached endpoint. attempt counts from 1 for
+	// each notification. nil accepts everything.
 	script  func(ctx context.Context, n *push.Notification, attempt int, endpoint string) push.Outcome
-	discard bool // keeps no book of visits, for benchmarks
+	discard bool // record no visits, for benchmarks
 
 	mu     sync.Mutex
-	visits map[string][]string // notification's ID -> endpoints, in order
+	visits map[string][]string // endpoints by notification ID, in order
 	last   *wire.Request
 }
 
 var _ delivery.Provider = (*service)(nil)
 
-// Translate refuses a notification without a token, and panics on "defect".
+// Translate rejects a notification without a token and panics if the token is "defect".
 func (s *service) Translate(n *push.Notification) (*wire.Request, error) {
 	switch n.Token {
 	case "":
 		return nil, &push.FieldError{Field: "token", Reason: "BadDeviceToken", Allowed: "a token"}
 	case "defect":
-		panic("a token that the provider chokes on: 5ecre7")
+		panic("cannot translate token 5ecre7")
 	}
 	return &wire.Request{Method: "POST", Path: "/" + n.ID}, nil
 }
 
 func (s *service) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
-	answer, err := conn.Do(ctx, r)
+	response, err := conn.Do(ctx, r)
 	if err != nil {
 		return push.NoResponse(err)
 	}
 	if s.discard {
 		return accepted
 	}
-	attempt, endpoint := s.visit(n, r, answer.Get("endpoint"))
+	attempt, endpoint := s.visit(n, r, response.Get("endpoint"))
 	if s.script == nil {
 		return accepted
 	}
@@ -75,40 +74,40 @@ func (s *service) visited(id string) []string {
 	return s.visits[id]
 }
 
-// queue is a connection of the service's: it answers with its own address.
-type queue struct {
-	answer wire.Response
-	drain  chan struct{}
-	once   sync.Once
+// fakeConn is a connection of the service. It answers with its own address.
+type fakeConn struct {
+	response wire.Response
+	drain    chan struct{}
+	once     sync.Once
 }
 
-func newFakeConn(addr netip.AddrPort) *queue {
-	return &queue{
-		answer: wire.Response{Status: 200, Header: []wire.Field{{Name: "endpoint", Value: addr.String()}}},
-		drain:  make(chan struct{}),
+func newFakeConn(addr netip.AddrPort) *fakeConn {
+	return &fakeConn{
+		response: wire.Response{Status: 200, Header: []wire.Field{{Name: "endpoint", Value: addr.String()}}},
+		drain:    make(chan struct{}),
 	}
 }
 
-func (l *queue) Do(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
+func (c *fakeConn) Do(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &wire.Error{Reason: wire.Canceled, Processed: wire.Never, Err: err}
 	}
-	return &l.answer, nil
+	return &c.response, nil
 }
 
-func (l *queue) Run(ctx context.Context) error {
+func (c *fakeConn) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-l.drain:
+	case <-c.drain:
 		return nil
 	}
 }
 
-func (l *queue) Drain()            { l.once.Do(func() { close(l.drain) }) }
-func (l *queue) State() wire.State { return wire.State{MaxStreams: 1000} }
+func (c *fakeConn) Drain()            { c.once.Do(func() { close(c.drain) }) }
+func (c *fakeConn) State() wire.State { return wire.State{MaxStreams: 1000} }
 
-// fixedResolver resolves to so many addresses of TEST-NET-1.
+// fixedResolver resolves to the given number of addresses in TEST-NET-1.
 type fixedResolver int
 
 func (f fixedResolver) Resolve(context.Context) (addrs []netip.AddrPort, ttl time.Duration, err error) {
@@ -118,15 +117,15 @@ func (f fixedResolver) Resolve(context.Context) (addrs []netip.AddrPort, ttl tim
 	return addrs, time.Hour, nil
 }
 
-// newRoute builds a route over s with so many endpoints, all of them connected,
-// and runs it until the test ends.
+// newRoute returns a route to s with the given number of connected endpoints. Its pool runs until
+// the test ends.
 func newRoute(t testing.TB, s *service, endpoints int) *delivery.Route {
 	t.Helper()
 	return newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(endpoints), Size: max(endpoints, 1)}, endpoints)
 }
 
-// newRouteWithPool makes the route, runs its pool until the test ends, and returns once
-// so many endpoints have joined.
+// newRouteWithPool is newRoute with a pool configuration. It returns when the given number of
+// endpoints has joined.
 func newRouteWithPool(t testing.TB, s *service, cfg pool.Config, endpoints int) *delivery.Route {
 	t.Helper()
 	joined := make(chan struct{}, 1000)
@@ -142,11 +141,11 @@ func newRouteWithPool(t testing.TB, s *service, cfg pool.Config, endpoints int) 
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})
@@ -157,7 +156,7 @@ func newRouteWithPool(t testing.TB, s *service, cfg pool.Config, endpoints int) 
 }
 
 var (
-	accepted     = push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: "provider's"}
+	accepted     = push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: "provider-id"}
 	unsent       = push.Outcome{Verdict: push.Unsent, Reason: "GOAWAY_UNPROCESSED", Scope: push.ScopeConnection}
 	unavailable  = push.Outcome{Verdict: push.Unavailable, Reason: "ServiceUnavailable", Scope: push.ScopeEndpoint, HTTP: 503}
 	unknown      = push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT", Scope: push.ScopeEndpoint}
@@ -170,8 +169,8 @@ func throttled(scope push.Scope, after time.Duration) push.Outcome {
 	return push.Outcome{Verdict: push.Throttled, Reason: "TooManyRequests", Scope: scope, RetryAfter: after, HTTP: 429}
 }
 
-// scriptedService ends each notification's attempts with these outcomes, and those
-// beyond them with acceptance.
+// scriptedService ends the attempts of each notification with the given outcomes and accepts
+// further attempts.
 func scriptedService(outcomes ...push.Outcome) *service {
 	return &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {
 		if attempt > len(outcomes) {
@@ -187,14 +186,15 @@ func newNotification(id string) *push.Notification {
 	}
 }
 
-// repeatable is a note that may arrive twice.
+// repeatable returns a notification that may be delivered twice.
 func repeatable(id string) *push.Notification {
 	n := newNotification(id)
 	n.OnUnknown = push.RepeatAlways
 	return n
 }
 
-// verdicts spells the attempts of a receipt and its end: "unsent unavailable = unavailable".
+// verdicts formats the verdicts of the attempts and of the receipt: "unsent unavailable =
+// unavailable".
 func verdicts(r push.Receipt) (s string) {
 	for _, a := range r.Attempts {
 		s += a.Verdict.String() + " "

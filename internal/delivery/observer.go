@@ -8,24 +8,23 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Observer is told what happens on a route. A nil func is not called. They are
-// called in the middle of a send, from many goroutines at once: they must be
-// quick and keep nothing of the notification, whose target is a secret.
+// Observer holds callbacks for the events of a route. A nil func is not called. The callbacks run
+// during a send, from many goroutines: they must return quickly and must not keep any part of the
+// notification, whose target is a secret.
 type Observer struct {
-	// Attempted follows each attempt; number counts from 1.
+	// Attempted is called after each attempt; number starts at 1.
 	Attempted func(n *push.Notification, number int, a push.Attempt)
-	// Ended follows each notification's end; took is the whole time in Send.
+	// Ended is called when a notification has its final outcome; took is the duration of Send.
 	Ended func(n *push.Notification, r push.Receipt, took time.Duration)
-	// Gated tells that the gate did not let n pass at once: it has to wait, or
-	// is refused and should stay away that long.
+	// RateLimited is called when the rate limiter does not allow an attempt immediately. wait is
+	// the estimated wait if admitted is true, and otherwise the time until a retry makes sense.
 	RateLimited func(n *push.Notification, wait time.Duration, admitted bool)
-	// Held tells that the brake held n back from a provider that is down.
+	// Throttled is called when the throttler rejects n.
 	Throttled func(n *push.Notification)
-	// Shed tells that n was turned away, and why: too much is on the way, or
-	// too much of its app's.
+	// Shed is called when the concurrency limit or the adaptive limit rejects n.
 	Shed func(n *push.Notification, cause push.Outcome)
-	// Denied tells that the policy wanted a retry after o, and the budget or
-	// the brake did not grant it.
+	// RetryDenied is called when the budget or the throttler denies a retry, after o, that the
+	// policy allows.
 	RetryDenied func(n *push.Notification, o push.Outcome)
 }
 
@@ -35,9 +34,9 @@ func (ob *Observer) attempted(n *push.Notification, number int, a push.Attempt) 
 	}
 }
 
-func (ob *Observer) ended(n *push.Notification, r push.Receipt, started time.Time) {
+func (ob *Observer) ended(n *push.Notification, r push.Receipt, start time.Time) {
 	if ob.Ended != nil {
-		ob.Ended(n, r, time.Since(started))
+		ob.Ended(n, r, time.Since(start))
 	}
 }
 

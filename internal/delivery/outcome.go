@@ -11,26 +11,26 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Our own words for an end without a provider's, beside those of wire and pool.
+// Reasons of outcomes that the gateway itself decides, in addition to those of the packages wire
+// and pool.
 const (
-	reasonGateClosed    = "GATE_CLOSED"    // its quota has no place in time
-	reasonProviderDown  = "PROVIDER_DOWN"  // the brake holds it back
-	reasonOverloaded    = "OVERLOADED"     // more is on the way than the endpoints can bear
-	reasonOverShare     = "APP_OVER_SHARE" // and this app has more of it than its share
-	reasonGatewayFull   = "GATEWAY_FULL"   // the gateway carries all that it is to, or all that it is to of this app's
+	reasonGateClosed    = "GATE_CLOSED"    // a rate limit allows no attempt in time
+	reasonProviderDown  = "PROVIDER_DOWN"  // rejected by the throttler
+	reasonOverloaded    = "OVERLOADED"     // the adaptive limit is reached
+	reasonOverShare     = "APP_OVER_SHARE" // the leases are scarce and the app exceeds its share
+	reasonGatewayFull   = "GATEWAY_FULL"   // the concurrency limit of the gateway, or the app's part of it, is reached
 	reasonTTLExpired    = "TTL_EXPIRED"
-	reasonProviderPanic = "PROVIDER_PANIC" // a defect of ours
-	reasonNotNoted      = "NOT_NOTED"      // the queue could not write down that it was leaving
+	reasonProviderPanic = "PROVIDER_PANIC" // a bug in a provider
+	reasonNotNoted      = "NOT_NOTED"      // BeforeAttempt failed: the queue could not record the attempt
 )
 
-// finalOutcome is the honest end of a notification after these attempts, when
-// cause is what stopped it: the last attempt's outcome, or what kept a further
-// attempt from being made.
+// finalOutcome returns the outcome of a notification after the given attempts. cause is what ended
+// it: the outcome of the last attempt, or what prevented another attempt.
 //
-//   - A provider's word on the notification itself stands, whatever went before.
-//   - Otherwise one attempt whose end is unknown makes the end unknown: it may
-//     have arrived, and no later failure can take that back.
-//   - Otherwise it is what the last attempt met, and the longest wait asked for.
+//   - If the provider accepted or rejected the notification itself, that is the outcome.
+//   - Otherwise, if the result of any attempt is unknown, the outcome is unknown: the notification may have
+//     been delivered, whatever happened later.
+//   - Otherwise it is the outcome of the last attempt, with the longer Retry-After.
 func finalOutcome(attempts []push.Attempt, cause push.Outcome) push.Outcome {
 	switch cause.Verdict {
 	case push.Accepted, push.Unregistered, push.Refused:
@@ -49,8 +49,7 @@ func finalOutcome(attempts []push.Attempt, cause push.Outcome) push.Outcome {
 	return last
 }
 
-// orAbandoned is o, or Abandoned where the caller has left: then nobody is to
-// blame.
+// orAbandoned returns Abandoned if the caller has cancelled ctx, and o otherwise.
 func orAbandoned(ctx context.Context, o push.Outcome) push.Outcome {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return push.Outcome{Verdict: push.Abandoned, Reason: string(wire.Canceled)}
@@ -58,34 +57,36 @@ func orAbandoned(ctx context.Context, o push.Outcome) push.Outcome {
 	return o
 }
 
+// rateLimited returns the outcome of a notification that a rate limit rejects for the given time.
 func rateLimited(wait time.Duration) push.Outcome {
 	return push.Outcome{Verdict: push.Throttled, Reason: reasonGateClosed, RetryAfter: wait}
 }
 
 var expiredOutcome = push.Outcome{Verdict: push.Expired, Reason: reasonTTLExpired}
 
-// minTTL is how long "now or never" (TTL 0) lasts for us: the first attempt
-// must find such a notification still alive.
+// minTTL is the minimum lifetime of a notification in the gateway. It gives a notification with TTL
+// 0 time for its first attempt.
 const minTTL = time.Second
 
-// sendDeadline returns when the caller stops waiting or n loses its worth, whichever
-// comes first, or zero.
+// sendDeadline returns the earlier of ctx's deadline and n's expiry, or the zero time if there is
+// neither.
 func sendDeadline(ctx context.Context, n *push.Notification) time.Time {
-	deadline, bounded := ctx.Deadline()
-	if at, ok := expiry(n); ok && (!bounded || at.Before(deadline)) {
+	deadline, ok := ctx.Deadline()
+	if at, expires := expiry(n); expires && (!ok || at.Before(deadline)) {
 		return at
 	}
 	return deadline
 }
 
-// expiry is n's, or false where it has none or nobody said when it was accepted.
+// expiry returns when n expires, and false if it does not or if the time of its acceptance is not
+// set.
 func expiry(n *push.Notification) (time.Time, bool) {
 	at, ok := n.Expiry()
 	if !ok || n.AcceptedAt.IsZero() {
 		return time.Time{}, false
 	}
-	if soonest := n.Due().Add(minTTL); at.Before(soonest) {
-		return soonest, true
+	if earliest := n.Due().Add(minTTL); at.Before(earliest) {
+		return earliest, true
 	}
 	return at, true
 }

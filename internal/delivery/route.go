@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package delivery is the story: a Route carries one notification to its end,
-// attempt by attempt. It decides nothing that a pool, a policy, a gate or a
-// provider can decide; it asks them in turn, and waits where they say so.
+// Package delivery sends notifications. A Route makes the attempts at one notification until it has
+// a final outcome. All decisions are made by the pool, the retry policy, the limiters and the
+// provider; the Route calls them in order and waits where they require it.
 package delivery
 
 import (
@@ -21,107 +21,102 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Provider speaks one push service's protocol. It keeps no connection.
+// Provider implements the protocol of one push service. It holds no connections.
 type Provider interface {
-	// Translate checks n and writes it as the service's request, all but the
-	// credential. What cannot be sent as it is gives a *push.FieldError.
+	// Translate validates n and returns the request of the service without the credential. The
+	// error of an invalid notification is a *push.FieldError.
 	Translate(n *push.Notification) (*wire.Request, error)
-	// Send makes one attempt at r on conn and judges its end. All attempts at
-	// n share r, so Send copies what it changes.
+	// Send makes one attempt at r on conn and returns its outcome. All attempts at n share r: Send
+	// must copy what it changes.
 	Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome
 }
 
-// Route carries the notifications of one app to one platform. Provider and
-// Pool are required. It may be used by any number of goroutines and must not
-// be changed once in use.
+// Route sends the notifications of one app on one platform. Provider and Pool are required. A Route
+// may be used by multiple goroutines and must not be changed after first use.
 type Route struct {
 	Provider Provider
 	Pool     *pool.Pool
-	// Environment is the one that Pool's endpoints belong to; empty where there
-	// is but one.
+	// Environment is the environment of Pool's endpoints; empty if the provider has only one.
 	Environment push.Environment
-	// Retry decides about further attempts; zero is the default policy.
+	// Retry decides about retries; the zero value is the default policy.
 	Retry retry.Policy
-	// Budget bounds the retries of all routes that share it, one for each
-	// credential; nil sets no bound, and a provider in trouble gets a storm.
+	// Budget bounds the retries of all routes that share a credential; nil sets no limit, and
+	// retries can overload a failing provider.
 	Budget *retry.Budget
-	// Brake holds back from a provider that is down altogether, one for each
-	// credential; nil never does.
+	// Throttler rejects notifications while the provider is down; one per credential. nil never
+	// rejects.
 	Throttler *retry.AdaptiveThrottler
-	// Gate guards the provider's quota, one for each credential; nil admits
-	// everything.
+	// RateLimiter enforces the quota of the provider; one per credential. nil sets no limit.
 	RateLimiter *quota.RateLimiter
-	// Ceiling bounds what the gateway carries, one for all routes; nil sets no
-	// bound, and who is patient enough can fill the memory.
+	// ConcurrencyLimit bounds the notifications in the gateway; one for all routes. nil sets no
+	// limit, and waiting notifications can use up the memory.
 	ConcurrencyLimit *ConcurrencyLimit
-	// Admission bounds what is on its way, one for each credential; nil sets
-	// no bound, and in an overload everybody waits.
+	// AdaptiveLimiter bounds the notifications that wait for or hold a lease; one per credential.
+	// nil sets no limit, and in an overload all notifications wait.
 	AdaptiveLimiter *AdaptiveLimiter
-	// Dead remembers dead tokens; nil sends to them again and again.
+	// Unregistered caches unregistered tokens; nil sends to them again.
 	Unregistered *UnregisteredCache
-	// Observer is told what happens; zero tells nobody.
+	// Observer is called on events; the zero value ignores them.
 	Observer Observer
-	// Logger gets what should never happen; nil discards it.
+	// Logger logs panics of the provider; nil discards them.
 	Logger *slog.Logger
 }
 
-// Send carries n to its end and tells all about it. It returns when a verdict
-// is had or none can be: no wait of its own goes beyond ctx's deadline, and
-// none outlasts ctx.
+// Send sends n and returns its receipt. It returns when there is a final outcome. No wait in Send
+// exceeds ctx's deadline, and all waits end when ctx does.
 func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	started := time.Now()
+	start := time.Now()
 	receipt := r.run(ctx, n, 0)
-	r.Observer.ended(n, receipt, started)
+	r.Observer.ended(n, receipt, start)
 	return receipt
 }
 
-// run is Send for who tells the end himself and has so many attempts at n
-// behind him.
-func (r *Route) run(ctx context.Context, n *push.Notification, before int) push.Receipt {
-	s := delivery{Route: r, n: n, prior: before, deadline: sendDeadline(ctx, n)}
-	if cause, ok := s.acquireGlobal(ctx); !ok {
-		return s.finish(cause)
+// run is Send without the Ended callback. prior is the number of earlier attempts at n on other
+// routes.
+func (r *Route) run(ctx context.Context, n *push.Notification, prior int) push.Receipt {
+	d := delivery{Route: r, n: n, prior: prior, deadline: sendDeadline(ctx, n)}
+	if cause, ok := d.acquireGlobal(ctx); !ok {
+		return d.finish(cause)
 	}
-	defer s.ConcurrencyLimit.release(s.globalPermit)
+	defer d.ConcurrencyLimit.release(d.globalPermit)
 	request, err := r.translate(n)
 	if err != nil {
-		return s.finish(translateFailure(err))
+		return d.finish(translateFailure(err))
 	}
-	s.request = request
-	if o, ok := s.Unregistered.get(n); ok {
-		return s.finish(o)
+	d.request = request
+	if o, ok := d.Unregistered.get(n); ok {
+		return d.finish(o)
 	}
-	if s.Throttler.RejectionRate() > 0 { // nobody is to wait at the gate for a provider that is down
-		if cause, ok := s.acquireThrottle(); !ok {
-			return s.finish(cause)
+	if d.Throttler.RejectionRate() > 0 { // do not wait for the rate limit while the provider is down
+		if cause, ok := d.acquireThrottle(); !ok {
+			return d.finish(cause)
 		}
 	}
 	for {
-		if cause, ok := s.waitRateLimit(ctx); !ok {
-			return s.finish(cause)
+		if cause, ok := d.waitRateLimit(ctx); !ok {
+			return d.finish(cause)
 		}
-		lease, cause := s.acquireLease(ctx)
+		lease, cause := d.acquireLease(ctx)
 		if lease == nil {
-			return s.finish(cause)
+			return d.finish(cause)
 		}
-		outcome := s.attempt(ctx, lease)
-		if cause, ok := s.waitRetry(ctx, outcome); !ok {
-			return s.finish(cause)
+		outcome := d.attempt(ctx, lease)
+		if cause, ok := d.waitRetry(ctx, outcome); !ok {
+			return d.finish(cause)
 		}
-		if outcome.Verdict != push.Unsent { // else its connection went away, and nothing has failed on it
-			s.tried = append(s.tried, lease.Endpoint())
+		if outcome.Verdict != push.Unsent { // an unsent attempt says nothing about its endpoint
+			d.tried = append(d.tried, lease.Endpoint())
 		}
 	}
 }
 
-// Check tells whether n could be sent as it is, for those who accept it now
-// and send it later. What is wrong with n is a *push.FieldError.
+// Check validates n without sending it. The error of an invalid notification is a *push.FieldError.
 func (r *Route) Check(n *push.Notification) error {
 	_, err := r.translate(n)
 	return err
 }
 
-// translate has the provider write the request of n.
+// translate returns the provider's request for n with the attempt timeout.
 func (r *Route) translate(n *push.Notification) (request *wire.Request, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -137,9 +132,9 @@ func (r *Route) translate(n *push.Notification) (request *wire.Request, err erro
 	return request, nil
 }
 
-var errProviderPanic = errors.New("delivery: the provider panicked on this notification (the log has the stack; please report it)")
+var errProviderPanic = errors.New("delivery: provider panicked (see the log for the stack)")
 
-// translateFailure is the outcome of a notification that could not be translated.
+// translateFailure returns the outcome of a notification that could not be translated.
 func translateFailure(err error) push.Outcome {
 	if errors.Is(err, errProviderPanic) {
 		return push.Outcome{Reason: reasonProviderPanic}
@@ -147,16 +142,16 @@ func translateFailure(err error) push.Outcome {
 	return push.InvalidNotification(err)
 }
 
-// logPanic logs a panic of the provider's. A panic's value may quote what it
-// choked on, so only the runtime's own words are repeated.
+// logPanic logs a panic of the provider. The value of a panic can contain secrets of the
+// notification: logPanic logs the text of runtime errors and only the type of other values.
 func (r *Route) logPanic(n *push.Notification, p any) {
 	if r.Logger == nil {
 		return
 	}
-	what := fmt.Sprintf("%T", p)
+	value := fmt.Sprintf("%T", p)
 	if err, ok := p.(runtime.Error); ok {
-		what = err.Error()
+		value = err.Error()
 	}
-	r.Logger.Error("the provider panicked; please report this", slog.String("app", n.App),
-		slog.String("platform", string(n.Platform)), slog.String("panic", what), slog.String("stack", string(debug.Stack())))
+	r.Logger.Error("provider panicked, please report this bug", slog.String("app", n.App),
+		slog.String("platform", string(n.Platform)), slog.String("panic", value), slog.String("stack", string(debug.Stack())))
 }

@@ -30,24 +30,24 @@ func TestSendOutcomes(t *testing.T) {
 		outcomes []push.Outcome
 		want     string
 	}{
-		{"accepted by the first", []push.Outcome{accepted}, "accepted = accepted"},
-		{"accepted by the last", []push.Outcome{unavailable, unavailable, accepted}, "unavailable unavailable accepted = accepted"},
+		{"accepted by the first attempt", []push.Outcome{accepted}, "accepted = accepted"},
+		{"accepted by the last attempt", []push.Outcome{unavailable, unavailable, accepted}, "unavailable unavailable accepted = accepted"},
 		{"all fail", []push.Outcome{unavailable, unavailable, unavailable}, "unavailable unavailable unavailable = unavailable"},
-		{"several connections went away", []push.Outcome{unsent, unsent, unsent, unsent}, "unsent unsent unsent unsent accepted = accepted"},
-		{"what was not processed takes no attempt away", []push.Outcome{unavailable, unsent, unsent, unavailable}, "unavailable unsent unsent unavailable accepted = accepted"},
-		{"nothing is ever processed", slices.Repeat([]push.Outcome{unsent}, 20), strings.Repeat("unsent ", 11) + "= unsent"},
-		{"the provider refuses it", []push.Outcome{unavailable, refused}, "unavailable refused = refused"},
-		{"nobody by that token", []push.Outcome{unregistered}, "unregistered = unregistered"},
-		{"a credential renewed in between", []push.Outcome{expiredJWT, accepted}, "unauthorized accepted = accepted"},
-		{"the quota's short wait", []push.Outcome{throttled(push.ScopeDevice, time.Second), accepted}, "throttled accepted = accepted"},
+		{"several unsent", []push.Outcome{unsent, unsent, unsent, unsent}, "unsent unsent unsent unsent accepted = accepted"},
+		{"unsent attempts do not count", []push.Outcome{unavailable, unsent, unsent, unavailable}, "unavailable unsent unsent unavailable accepted = accepted"},
+		{"always unsent", slices.Repeat([]push.Outcome{unsent}, 20), strings.Repeat("unsent ", 11) + "= unsent"},
+		{"refused", []push.Outcome{unavailable, refused}, "unavailable refused = refused"},
+		{"unregistered", []push.Outcome{unregistered}, "unregistered = unregistered"},
+		{"credential renewed", []push.Outcome{expiredJWT, accepted}, "unauthorized accepted = accepted"},
+		{"throttled for a short time", []push.Outcome{throttled(push.ScopeDevice, time.Second), accepted}, "throttled accepted = accepted"},
 
 		{"unknown, then accepted", []push.Outcome{unknown, accepted}, "unknown accepted = accepted"},
-		{"unknown, then dead", []push.Outcome{unknown, unregistered}, "unknown unregistered = unregistered"},
+		{"unknown, then unregistered", []push.Outcome{unknown, unregistered}, "unknown unregistered = unregistered"},
 		{"unknown, then refused", []push.Outcome{unknown, refused}, "unknown refused = refused"},
-		{"it may have arrived before all failed", []push.Outcome{unknown, unavailable, unavailable}, "unknown unavailable unavailable = unknown"},
-		{"it may have arrived before it was not sent", []push.Outcome{unknown, unsent, unavailable, unavailable}, "unknown unsent unavailable unavailable = unknown"},
-		{"it may have arrived before the quota ran out", []push.Outcome{unknown, throttled(push.ScopeDevice, time.Hour)}, "unknown throttled = unknown"},
-		{"it may have arrived on the way", []push.Outcome{unsent, unknown, unavailable, unavailable}, "unsent unknown unavailable unavailable = unknown"},
+		{"unknown, then unavailable", []push.Outcome{unknown, unavailable, unavailable}, "unknown unavailable unavailable = unknown"},
+		{"unknown, then unsent", []push.Outcome{unknown, unsent, unavailable, unavailable}, "unknown unsent unavailable unavailable = unknown"},
+		{"unknown, then throttled", []push.Outcome{unknown, throttled(push.ScopeDevice, time.Hour)}, "unknown throttled = unknown"},
+		{"unknown between other failures", []push.Outcome{unsent, unknown, unavailable, unavailable}, "unsent unknown unavailable unavailable = unknown"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -67,12 +67,12 @@ func TestReceiptListsEveryAttempt(t *testing.T) {
 			return []push.Outcome{unsent, accepted}[attempt-1]
 		}}
 		receipt := newRoute(t, s, 3).Send(t.Context(), newNotification("a"))
-		if receipt.ID != "a" || receipt.ProviderID != "provider's" || len(receipt.Attempts) != 2 {
+		if receipt.ID != "a" || receipt.ProviderID != "provider-id" || len(receipt.Attempts) != 2 {
 			t.Fatalf("receipt %+v", receipt)
 		}
 		for i, a := range receipt.Attempts {
 			if a.Took != 40*time.Millisecond || a.Started.IsZero() || a.Endpoint != s.visited("a")[i] {
-				t.Errorf("attempt %d: %+v, but it visited %s", i+1, a, s.visited("a")[i])
+				t.Errorf("attempt %d: %+v, want endpoint %s", i+1, a, s.visited("a")[i])
 			}
 		}
 	})
@@ -93,12 +93,12 @@ func TestPolicySetsNumberOfAttempts(t *testing.T) {
 
 func TestNotificationCanLowerAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for asked, want := range map[int]int{0: 3, 1: 1, 2: 2, 10: 3} {
+		for limit, want := range map[int]int{0: 3, 1: 1, 2: 2, 10: 3} {
 			r := newRoute(t, scriptedService(unavailable, unavailable, unavailable, unavailable), 6)
 			n := newNotification("a")
-			n.Retry = &push.Retry{Attempts: asked}
+			n.Retry = &push.Retry{Attempts: limit}
 			if got := r.Send(t.Context(), n); len(got.Attempts) != want || got.Status() != push.StatusUnavailable {
-				t.Errorf("asked for %d: %s, want %d attempts", asked, verdicts(got), want)
+				t.Errorf("limit %d in the notification: %s, want %d attempts", limit, verdicts(got), want)
 			}
 		}
 	})
@@ -124,13 +124,13 @@ func TestPolicySetsRetryWaits(t *testing.T) {
 		}{
 			{[]push.Outcome{unsent, unsent}, 0},
 			{[]push.Outcome{unavailable, unavailable}, 150 * time.Millisecond},
-			{[]push.Outcome{throttled(push.ScopeDevice, time.Second)}, 2 * time.Second}, // asked for, and the jitter
+			{[]push.Outcome{throttled(push.ScopeDevice, time.Second)}, 2 * time.Second}, // Retry-After plus jitter
 		} {
 			r := newRoute(t, scriptedService(c.outcomes...), 4)
 			r.Retry.Rand = maxJitter
-			began := time.Now()
-			if got := r.Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted || time.Since(began) != c.want {
-				t.Errorf("%s after %v, want after %v", verdicts(got), time.Since(began), c.want)
+			start := time.Now()
+			if got := r.Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted || time.Since(start) != c.want {
+				t.Errorf("%s after %v, want after %v", verdicts(got), time.Since(start), c.want)
 			}
 		}
 	})
@@ -138,7 +138,7 @@ func TestPolicySetsRetryWaits(t *testing.T) {
 
 func TestInvalidNotificationIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRoute(t, &service{}, 0) // there is nobody to send it to
+		r := newRoute(t, &service{}, 0) // no endpoint
 		n := newNotification("a")
 		n.Token = ""
 		got := r.Send(t.Context(), n)
@@ -146,7 +146,7 @@ func TestInvalidNotificationIsNotSent(t *testing.T) {
 			t.Errorf("receipt %+v", got)
 		}
 		if _, ok := errors.AsType[*push.FieldError](r.Check(n)); !ok {
-			t.Error("Check finds no fault with it")
+			t.Error("Check returned no *push.FieldError")
 		}
 	})
 }
@@ -173,15 +173,15 @@ func TestBudgetLimitsRetries(t *testing.T) {
 		r.Observer.RetryDenied = func(*push.Notification, push.Outcome) { denied++ }
 		r.Budget = &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Minute}
 		if got := r.Send(t.Context(), newNotification("a")); len(got.Attempts) != 2 || denied != 1 {
-			t.Errorf("one first attempt at ratio 1: %s, denied %d times; want 2 attempts", verdicts(got), denied)
+			t.Errorf("ratio 1: %s, %d retries denied; want 2 attempts and 1 denied", verdicts(got), denied)
 		}
 		time.Sleep(2 * time.Minute)
 		if got := r.Send(t.Context(), newNotification("b")); len(got.Attempts) != 2 {
-			t.Errorf("in the next window: %s, want 2 attempts", verdicts(got))
+			t.Errorf("next window: %s, want 2 attempts", verdicts(got))
 		}
 		r.Budget = &retry.Budget{Ratio: -1, PerSecond: 3, Window: time.Second}
 		if got := r.Send(t.Context(), newNotification("c")); len(got.Attempts) != 3 {
-			t.Errorf("with three retries for nothing: %s, want 3 attempts", verdicts(got))
+			t.Errorf("three retries per second: %s, want 3 attempts", verdicts(got))
 		}
 	})
 }
@@ -195,8 +195,8 @@ func TestBudgetBoundsAttemptsDuringOutage(t *testing.T) {
 		for i := range 2000 {
 			attempts += len(r.Send(t.Context(), newNotification(fmt.Sprint(i))).Attempts)
 		}
-		if most := 2000*1.1 + 3*60; float64(attempts) > most {
-			t.Errorf("%d attempts for 2,000 notifications", attempts)
+		if limit := 2000*1.1 + 3*60; float64(attempts) > limit {
+			t.Errorf("%d attempts for 2,000 notifications, want at most %.0f", attempts, limit)
 		}
 	})
 }
@@ -217,9 +217,9 @@ func TestProviderPanicEndsOneSendAndLogsNoSecret(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
 			switch n.ID {
-			case "ours":
-				panic("the token is 5ecre7")
-			case "runtime's":
+			case "string":
+				panic("token 5ecre7")
+			case "runtime":
 				var none []int
 				_ = none[len(n.ID)]
 			}
@@ -228,7 +228,7 @@ func TestProviderPanicEndsOneSendAndLogsNoSecret(t *testing.T) {
 		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 1}, 1)
 		var log strings.Builder
 		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
-		for _, id := range []string{"ours", "runtime's"} {
+		for _, id := range []string{"string", "runtime"} {
 			got := r.Send(t.Context(), newNotification(id))
 			if got.Verdict != push.Unknown || got.Reason != "PROVIDER_PANIC" || len(got.Attempts) != 1 {
 				t.Errorf("%s: %+v", id, got)
@@ -237,10 +237,10 @@ func TestProviderPanicEndsOneSendAndLogsNoSecret(t *testing.T) {
 		n := newNotification("c")
 		n.Token = "defect"
 		if got := r.Send(t.Context(), n); got.Verdict != push.Unsent || got.Reason != "PROVIDER_PANIC" {
-			t.Errorf("in Translate: %+v", got)
+			t.Errorf("panic in Translate: %+v", got)
 		}
 		if got := r.Send(t.Context(), newNotification("d")); got.Verdict != push.Accepted {
-			t.Errorf("the next, on the only place of the only endpoint: %s", verdicts(got))
+			t.Errorf("the lease was not returned: %s", verdicts(got))
 		}
 		if strings.Count(log.String(), "panicked") != 3 || strings.Contains(log.String(), "5ecre7") {
 			t.Errorf("log: %s", log.String())
@@ -254,19 +254,19 @@ func TestObserverGetsEveryAttemptAndTheEnd(t *testing.T) {
 			time.Sleep(time.Second)
 			return []push.Outcome{unsent, accepted}[attempt-1]
 		}}
-		var heard []string
+		var events []string
 		r := newRoute(t, s, 2)
 		r.Observer = delivery.Observer{
 			Attempted: func(n *push.Notification, number int, a push.Attempt) {
-				heard = append(heard, fmt.Sprint(n.ID, " ", number, " ", a.Verdict, " ", a.Took))
+				events = append(events, fmt.Sprint(n.ID, " ", number, " ", a.Verdict, " ", a.Took))
 			},
 			Ended: func(n *push.Notification, r push.Receipt, took time.Duration) {
-				heard = append(heard, fmt.Sprint(n.ID, " ", r.Verdict, " ", took))
+				events = append(events, fmt.Sprint(n.ID, " ", r.Verdict, " ", took))
 			},
 		}
 		r.Send(t.Context(), newNotification("a"))
-		if want := []string{"a 1 unsent 1s", "a 2 accepted 1s", "a accepted 2s"}; !slices.Equal(heard, want) {
-			t.Errorf("heard %q, want %q", heard, want)
+		if want := []string{"a 1 unsent 1s", "a 2 accepted 1s", "a accepted 2s"}; !slices.Equal(events, want) {
+			t.Errorf("events %q, want %q", events, want)
 		}
 	})
 }
@@ -279,7 +279,7 @@ func TestRetryPicksUntriedEndpoint(t *testing.T) {
 		seed := rapid.Uint32().Draw(r, "seed")
 		failing := []push.Outcome{unsent, unavailable, unknown, accepted}
 		var mu sync.Mutex
-		met := map[string][]string{} // by notification: where it was processed, or may have been
+		processed := map[string][]string{} // by notification ID: endpoints of the attempts other than unsent
 		s := &service{script: func(_ context.Context, n *push.Notification, attempt int, endpoint string) push.Outcome {
 			mix := seed
 			for _, b := range []byte(n.ID + endpoint) {
@@ -290,38 +290,38 @@ func TestRetryPicksUntriedEndpoint(t *testing.T) {
 			if outcome.Verdict != push.Unsent {
 				mu.Lock()
 				defer mu.Unlock()
-				met[n.ID] = append(met[n.ID], endpoint)
+				processed[n.ID] = append(processed[n.ID], endpoint)
 			}
 			return outcome
 		}}
 		synctest.Test(t, func(t *testing.T) {
 			route := newRoute(t, s, endpoints)
 			route.Retry.Attempts = attempts
-			var all sync.WaitGroup
+			var wg sync.WaitGroup
 			for i := range notifications {
-				all.Go(func() { route.Send(t.Context(), repeatable(fmt.Sprint(i))) })
+				wg.Go(func() { route.Send(t.Context(), repeatable(fmt.Sprint(i))) })
 			}
-			all.Wait()
+			wg.Wait()
 		})
-		for id, visited := range met {
-			fresh := visited[:min(len(visited), endpoints)]
-			if distinct := len(slices.Compact(slices.Sorted(slices.Values(fresh)))); distinct != len(fresh) {
-				r.Fatalf("notification %s failed on %v with %d endpoints", id, visited, endpoints)
+		for id, visited := range processed {
+			first := visited[:min(len(visited), endpoints)]
+			if distinct := len(slices.Compact(slices.Sorted(slices.Values(first)))); distinct != len(first) {
+				r.Fatalf("notification %s used an endpoint twice: %v of %d endpoints", id, visited, endpoints)
 			}
 		}
 		for id, visited := range s.visits {
-			if len(visited) > attempts+8 { // eight may have been unsent, and not count
-				r.Fatalf("notification %s made %d attempts of %d", id, len(visited), attempts)
+			if len(visited) > attempts+8 { // up to eight unsent attempts do not count
+				r.Fatalf("notification %s made %d attempts, policy %d", id, len(visited), attempts)
 			}
 		}
 	})
 }
 
 func TestReceiptIsUnknownIfAnyAttemptWasUnknown(t *testing.T) {
-	all := []push.Outcome{accepted, unregistered, refused, unsent, unavailable, unknown, expiredJWT, throttled(push.ScopeDevice, time.Second)}
+	possible := []push.Outcome{accepted, unregistered, refused, unsent, unavailable, unknown, expiredJWT, throttled(push.ScopeDevice, time.Second)}
 	final := []push.Verdict{push.Accepted, push.Unregistered, push.Refused}
 	rapid.Check(t, func(r *rapid.T) {
-		outcomes := rapid.SliceOfN(rapid.SampledFrom(all), 1, 6).Draw(r, "outcomes")
+		outcomes := rapid.SliceOfN(rapid.SampledFrom(possible), 1, 6).Draw(r, "outcomes")
 		var got push.Receipt
 		synctest.Test(t, func(t *testing.T) {
 			route := newRoute(t, scriptedService(outcomes...), 8)
@@ -329,14 +329,14 @@ func TestReceiptIsUnknownIfAnyAttemptWasUnknown(t *testing.T) {
 			got = route.Send(t.Context(), repeatable("a"))
 		})
 		last := got.Attempts[len(got.Attempts)-1].Verdict
-		mayHave := slices.ContainsFunc(got.Attempts, func(a push.Attempt) bool { return a.Verdict == push.Unknown })
+		anyUnknown := slices.ContainsFunc(got.Attempts, func(a push.Attempt) bool { return a.Verdict == push.Unknown })
 		switch {
 		case slices.Contains(final, last) && got.Verdict != last:
-			r.Fatalf("%s: the provider's word must stand", verdicts(got))
-		case !slices.Contains(final, last) && mayHave != (got.Verdict == push.Unknown):
-			r.Fatalf("%s: unknown where it may have arrived, and only there", verdicts(got))
-		case !mayHave && got.Verdict != last:
-			r.Fatalf("%s: the end must be the last attempt's", verdicts(got))
+			r.Fatalf("%s: the final verdict of the provider must be the result", verdicts(got))
+		case !slices.Contains(final, last) && anyUnknown != (got.Verdict == push.Unknown):
+			r.Fatalf("%s: the result must be unknown if and only if an attempt was", verdicts(got))
+		case !anyUnknown && got.Verdict != last:
+			r.Fatalf("%s: the result must be that of the last attempt", verdicts(got))
 		}
 	})
 }
@@ -358,7 +358,7 @@ func TestUnsentAttemptDoesNotExcludeItsEndpoint(t *testing.T) {
 		occupant.Go(func() { r.Send(t.Context(), newNotification("occupant")) })
 		synctest.Wait()
 		if got := verdicts(r.Send(t.Context(), newNotification("a"))); got != "unsent accepted = accepted" {
-			t.Errorf("%s, while the other endpoint was full", got)
+			t.Errorf("%s, want a retry on the same endpoint while the other is full", got)
 		}
 		close(release)
 		occupant.Wait()

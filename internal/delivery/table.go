@@ -12,8 +12,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Sender carries the notifications of one app and platform. A Route is one;
-// another has a route for each service that its notifications name.
+// Sender sends the notifications of one app on one platform. Route is a Sender; other Senders have
+// a Route per environment or push service.
 type Sender interface {
 	Send(ctx context.Context, n *push.Notification) push.Receipt
 	Check(n *push.Notification) error
@@ -21,45 +21,43 @@ type Sender interface {
 
 var _ Sender = (*Route)(nil)
 
-// Table finds who carries a notification: by app, then by platform. It is
-// filled once and then only read.
+// Table holds the Senders by app and platform. It must not be changed after first use.
 type Table map[string]map[push.Platform]Sender
 
-// Send carries n down its route. Without one it is refused, naming what the
-// app is configured for.
+// Send sends n with the Sender of its app and platform. If there is none, it refuses n and names
+// the platforms of the app.
 func (t Table) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	route, err := t.route(n)
+	sender, err := t.sender(n)
 	if err != nil {
 		return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(err)}
 	}
-	return route.Send(ctx, n)
+	return sender.Send(ctx, n)
 }
 
-// Check tells whether n has a route and could be sent on it as it is. Its
-// error is a *push.FieldError.
+// Check validates n without sending it. The error is a *push.FieldError.
 func (t Table) Check(n *push.Notification) error {
-	route, err := t.route(n)
+	sender, err := t.sender(n)
 	if err != nil {
 		return err
 	}
-	return route.Check(n)
+	return sender.Check(n)
 }
 
-func (t Table) route(n *push.Notification) (Sender, error) {
-	if route, ok := t[n.App][n.Platform]; ok {
-		return route, nil
+func (t Table) sender(n *push.Notification) (Sender, error) {
+	if sender, ok := t[n.App][n.Platform]; ok {
+		return sender, nil
 	}
-	allowed := "sent by an app that has a platform configured; this one has none"
+	allowed := "configured for this app, which has no platforms"
 	if platforms := slices.Sorted(maps.Keys(t[n.App])); len(platforms) > 0 {
-		allowed = "one that this app is configured for: " + quoteList(platforms)
+		allowed = "configured for this app: " + quoteList(platforms)
 	}
 	return nil, &push.FieldError{Field: "platform", Reason: "PlatformNotConfigured", Allowed: allowed}
 }
 
 func quoteList(platforms []push.Platform) string {
-	words := make([]string, len(platforms))
+	quoted := make([]string, len(platforms))
 	for i, p := range platforms {
-		words[i] = fmt.Sprintf("%q", string(p))
+		quoted[i] = fmt.Sprintf("%q", string(p))
 	}
-	return strings.Join(words, ", ")
+	return strings.Join(quoted, ", ")
 }

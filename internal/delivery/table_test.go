@@ -22,7 +22,7 @@ func TestTableSelectsRouteByApp(t *testing.T) {
 			t.Error(verdicts(got))
 		}
 		if len(shop.visits) != 1 || len(bank.visits) != 0 {
-			t.Errorf("shop saw %d, bank %d", len(shop.visits), len(bank.visits))
+			t.Errorf("shop got %d notifications, bank %d", len(shop.visits), len(bank.visits))
 		}
 		if err := table.Check(newNotification("b")); err != nil {
 			t.Error(err)
@@ -36,8 +36,8 @@ func TestTableRefusesUnknownPlatform(t *testing.T) {
 		app    string
 		detail string
 	}{
-		{"shop", `platform: must be one that this app is configured for: "apns", "fcm"`},
-		{"unheard of", "platform: must be sent by an app that has a platform configured; this one has none"},
+		{"shop", `platform: must be configured for this app: "apns", "fcm"`},
+		{"unknown", "platform: must be configured for this app, which has no platforms"},
 	} {
 		n := newNotification("a")
 		n.App, n.Platform = c.app, push.WebPush
@@ -46,7 +46,7 @@ func TestTableRefusesUnknownPlatform(t *testing.T) {
 			t.Errorf("receipt %+v", got)
 		}
 		if _, ok := errors.AsType[*push.FieldError](table.Check(n)); !ok {
-			t.Error("Check finds no fault with it")
+			t.Error("Check returned no *push.FieldError")
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/retry"
 )
 
-// flakyProvider answers 503 while it is down, and accepts otherwise; an answer takes 50 ms.
+// flakyProvider answers 503 while it is down and accepts otherwise. A response takes 50 ms.
 type flakyProvider struct {
 	down     atomic.Bool
 	attempts atomic.Int64
@@ -34,26 +34,26 @@ func (p *flakyProvider) service() *service {
 	}}
 }
 
-// sendAtRate sends so many a second for so long, and returns how many ended in which verdict.
-func sendAtRate(t *testing.T, r *delivery.Route, perSecond int, span time.Duration) map[push.Verdict]int {
+// sendAtRate sends at a constant rate for the given duration and counts the verdicts.
+func sendAtRate(t *testing.T, r *delivery.Route, perSecond int, duration time.Duration) map[push.Verdict]int {
 	t.Helper()
 	var mu sync.Mutex
-	ends := map[push.Verdict]int{}
-	var all sync.WaitGroup
-	for i := range int(span.Seconds() * float64(perSecond)) {
-		all.Go(func() {
-			end := r.Send(t.Context(), newNotification(fmt.Sprint(i)))
+	verdictCounts := map[push.Verdict]int{}
+	var wg sync.WaitGroup
+	for i := range int(duration.Seconds() * float64(perSecond)) {
+		wg.Go(func() {
+			receipt := r.Send(t.Context(), newNotification(fmt.Sprint(i)))
 			mu.Lock()
 			defer mu.Unlock()
-			ends[end.Verdict]++
-			if end.Reason == "PROVIDER_DOWN" && (end.Verdict != push.Unavailable || end.RetryAfter <= 0 || len(end.Attempts) > 0) {
-				t.Errorf("held back with %+v", end)
+			verdictCounts[receipt.Verdict]++
+			if receipt.Reason == "PROVIDER_DOWN" && (receipt.Verdict != push.Unavailable || receipt.RetryAfter <= 0 || len(receipt.Attempts) > 0) {
+				t.Errorf("throttled with %+v", receipt)
 			}
 		})
 		time.Sleep(time.Second / time.Duration(perSecond))
 	}
-	all.Wait()
-	return ends
+	wg.Wait()
+	return verdictCounts
 }
 
 func TestThrottlerSendsOnlyProbesDuringOutage(t *testing.T) {
@@ -67,19 +67,19 @@ func TestThrottlerSendsOnlyProbesDuringOutage(t *testing.T) {
 		p.down.Store(true)
 		before := p.attempts.Load()
 		sendAtRate(t, r, rate, 10*time.Second)
-		if first := p.attempts.Load() - before; first > 10*rate*12/10 {
-			t.Errorf("%d attempts for %d notifications in the first ten seconds", first, 10*rate)
+		if attempts := p.attempts.Load() - before; attempts > 10*rate*12/10 {
+			t.Errorf("%d attempts for %d notifications in the first ten seconds", attempts, 10*rate)
 		}
 		before = p.attempts.Load()
 		sendAtRate(t, r, rate, 50*time.Second)
 		if probes := p.attempts.Load() - before; probes > 50*8 || probes < 50 {
-			t.Errorf("%d attempts in the next fifty seconds, want no more than probes and their repeats", probes)
+			t.Errorf("%d attempts in the next fifty seconds, want only probes and their retries", probes)
 		}
 
 		p.down.Store(false)
 		sendAtRate(t, r, rate, 5*time.Second)
-		if ends := sendAtRate(t, r, rate, 10*time.Second); ends[push.Accepted] < 10*rate*95/100 {
-			t.Errorf("five seconds after it came back: %v", ends)
+		if verdictCounts := sendAtRate(t, r, rate, 10*time.Second); verdictCounts[push.Accepted] < 10*rate*95/100 {
+			t.Errorf("five seconds after recovery: %v", verdictCounts)
 		}
 	})
 }
@@ -94,22 +94,22 @@ func TestOneFailingEndpointDoesNotTriggerThrottler(t *testing.T) {
 		}}
 		r := newRoute(t, s, 8)
 		r.Budget, r.Throttler = new(retry.Budget), new(retry.AdaptiveThrottler)
-		r.Observer.Throttled = func(n *push.Notification) { t.Errorf("%s was held back", n.ID) }
-		if ends := sendAtRate(t, r, 100, 30*time.Second); ends[push.Accepted] != 3000 {
-			t.Errorf("%v", ends)
+		r.Observer.Throttled = func(n *push.Notification) { t.Errorf("%s was throttled", n.ID) }
+		if verdictCounts := sendAtRate(t, r, 100, 30*time.Second); verdictCounts[push.Accepted] != 3000 {
+			t.Errorf("%v, want 3000 accepted", verdictCounts)
 		}
 	})
 }
 
 func TestRateLimitWaitDoesNotTriggerThrottler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const granted, rate, span = 20, 200, 20 * time.Second
+		const quotaRate, rate, duration = 20, 200, 20 * time.Second
 		var p flakyProvider
 		r := newRoute(t, p.service(), 8)
-		r.Throttler, r.RateLimiter = new(retry.AdaptiveThrottler), quota.New(quota.Config{Total: quota.Limit{Rate: granted}})
+		r.Throttler, r.RateLimiter = new(retry.AdaptiveThrottler), quota.New(quota.Config{Total: quota.Limit{Rate: quotaRate}})
 		r.Retry.MaxRetryAfter = time.Hour
-		if ends := sendAtRate(t, r, rate, span); ends[push.Accepted] != rate*int(span.Seconds()) {
-			t.Errorf("%v, though the provider takes whatever it is sent", ends)
+		if verdictCounts := sendAtRate(t, r, rate, duration); verdictCounts[push.Accepted] != rate*int(duration.Seconds()) {
+			t.Errorf("%v, want all accepted", verdictCounts)
 		}
 	})
 }

@@ -11,73 +11,74 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// tokenCache holds a fact about each of many tokens, for a time and up to a number. It knows tokens by a hash, so that none
-// stays in memory. The zero value is empty.
-type tokenCache[F any] struct {
+// tokenCache stores a value per token with a lifetime and a maximum number of entries. The keys are
+// hashes: no token stays in memory. The zero value is empty.
+type tokenCache[V any] struct {
 	once    sync.Once
 	seed    maphash.Seed
 	mu      sync.Mutex
-	entries map[uint64]*list.Element // of *memo[F]
-	order   list.List                // the last one in front
+	entries map[uint64]*list.Element // of *cacheEntry[V]
+	order   list.List                // newest first
 }
 
-type cacheEntry[F any] struct {
+type cacheEntry[V any] struct {
 	key    uint64
 	stored time.Time
-	value  F
+	value  V
 }
 
-// get returns what is known, unless it is older than keep.
-func (m *tokenCache[F]) get(key uint64, keep time.Duration) (fact F, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	element, ok := m.entries[key]
+// get returns the value of key, unless it is older than ttl.
+func (c *tokenCache[V]) get(key uint64, ttl time.Duration) (value V, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	element, ok := c.entries[key]
 	if !ok {
-		return fact, false
+		return value, false
 	}
-	one := element.Value.(*cacheEntry[F])
-	if time.Since(one.stored) >= keep {
-		m.evict(element)
-		return fact, false
+	entry := element.Value.(*cacheEntry[V])
+	if time.Since(entry.stored) >= ttl {
+		c.evict(element)
+		return value, false
 	}
-	return one.value, true
+	return entry.value, true
 }
 
-// put notes a fact in place of an older one, and gives up the oldest of all where there are most already.
-func (m *tokenCache[F]) put(key uint64, fact F, most int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.entries == nil {
-		m.entries = make(map[uint64]*list.Element)
+// put stores a value. If there are maxEntries already, it evicts the oldest.
+func (c *tokenCache[V]) put(key uint64, value V, maxEntries int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.entries == nil {
+		c.entries = make(map[uint64]*list.Element)
 	}
-	if old, ok := m.entries[key]; ok {
-		m.evict(old)
+	if old, ok := c.entries[key]; ok {
+		c.evict(old)
 	}
-	if len(m.entries) >= most {
-		m.evict(m.order.Back())
+	if len(c.entries) >= maxEntries {
+		c.evict(c.order.Back())
 	}
-	m.entries[key] = m.order.PushFront(&cacheEntry[F]{key: key, stored: time.Now(), value: fact})
+	c.entries[key] = c.order.PushFront(&cacheEntry[V]{key: key, stored: time.Now(), value: value})
 }
 
-func (m *tokenCache[F]) remove(key uint64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if element, ok := m.entries[key]; ok {
-		m.evict(element)
+func (c *tokenCache[V]) remove(key uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element, ok := c.entries[key]; ok {
+		c.evict(element)
 	}
 }
 
-// evict takes one out. m.mu is held.
-func (m *tokenCache[F]) evict(element *list.Element) {
-	m.order.Remove(element)
-	delete(m.entries, element.Value.(*cacheEntry[F]).key)
+// evict removes an entry. c.mu is held.
+func (c *tokenCache[V]) evict(element *list.Element) {
+	c.order.Remove(element)
+	delete(c.entries, element.Value.(*cacheEntry[V]).key)
 }
 
-// key is a hash of the token and of whom it belongs to: a token of one app, or of one APNs topic, says nothing of another's.
-func (m *tokenCache[F]) key(n *push.Notification) uint64 {
-	m.once.Do(func() { m.seed = maphash.MakeSeed() })
+// key returns a hash of the app, the APNs topic and the token of n: a token can be unregistered for
+// one app or topic and valid for another.
+func (c *tokenCache[V]) key(n *push.Notification) uint64 {
+	c.once.Do(func() { c.seed = maphash.MakeSeed() })
 	var h maphash.Hash
-	h.SetSeed(m.seed)
+	h.SetSeed(c.seed)
 	for _, text := range [...]string{n.App, apnsTopic(n), n.Key()} {
 		_, _ = h.WriteString(text) // never fails
 		_ = h.WriteByte(0)

@@ -9,38 +9,40 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// UnregisteredCache remembers the tokens that a provider has declared dead, so that they are answered here: every further attempt would
-// count against the quota, and Apple asks senders to stop. It knows them by a hash, so that no token stays in memory. One
-// is forgotten after Keep, when too many have died since, or when an attempt that was still under way is accepted: a
-// token that is registered again comes to life by then at the latest. A nil Dead remembers nothing.
+// UnregisteredCache stores the tokens that a provider has reported as unregistered. The gateway
+// answers for them without another attempt, which would count against the quota; Apple asks senders
+// to stop. It stores a hash and not the token. An entry is removed after TTL, when the cache is
+// full, or when an attempt that was already in progress is accepted. A token that is registered
+// again therefore works after TTL at the latest. A nil UnregisteredCache stores nothing.
 type UnregisteredCache struct {
-	// Keep is how long one is remembered; default 24h.
+	// TTL is the lifetime of an entry; default 24h.
 	TTL time.Duration
-	// Most is how many are remembered, about 250 bytes each; default 100000. Beyond it the longest dead is forgotten.
+	// MaxEntries is the maximum number of entries, about 250 bytes each; default 100000. The oldest
+	// is evicted.
 	MaxEntries int
 
 	cache tokenCache[push.Outcome]
 }
 
-// get returns what the provider said of n's token.
-func (d *UnregisteredCache) get(n *push.Notification) (push.Outcome, bool) {
-	if d == nil || n.Kind() != push.ToToken {
+// get returns the stored outcome of n's token.
+func (c *UnregisteredCache) get(n *push.Notification) (push.Outcome, bool) {
+	if c == nil || n.Kind() != push.ToToken {
 		return push.Outcome{}, false
 	}
-	return d.cache.get(d.cache.key(n), cmp.Or(d.TTL, 24*time.Hour))
+	return c.cache.get(c.cache.key(n), cmp.Or(c.TTL, 24*time.Hour))
 }
 
-// record takes note of an attempt's outcome.
-func (d *UnregisteredCache) record(n *push.Notification, o push.Outcome) {
-	if d == nil || n.Kind() != push.ToToken {
+// record adds or removes n's token according to the outcome of an attempt.
+func (c *UnregisteredCache) record(n *push.Notification, o push.Outcome) {
+	if c == nil || n.Kind() != push.ToToken {
 		return
 	}
 	switch {
 	case o.Verdict == push.Unregistered && o.ForgetToken:
-		d.cache.put(d.cache.key(n), push.Outcome{
+		c.cache.put(c.cache.key(n), push.Outcome{
 			Verdict: o.Verdict, Reason: o.Reason, DeadSince: o.DeadSince, ForgetToken: true,
-		}, cmp.Or(d.MaxEntries, 100_000))
+		}, cmp.Or(c.MaxEntries, 100_000))
 	case o.Verdict == push.Accepted:
-		d.cache.remove(d.cache.key(n))
+		c.cache.remove(c.cache.key(n))
 	}
 }

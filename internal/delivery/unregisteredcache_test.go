@@ -14,10 +14,11 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// unregisteredService answers that every token is dead since then, but those that are said to live.
-func unregisteredService(since time.Time, alive func(token string) bool) *service {
+// unregisteredService reports every token as unregistered since the given time, except registered
+// ones.
+func unregisteredService(since time.Time, registered func(token string) bool) *service {
 	return &service{script: func(_ context.Context, n *push.Notification, _ int, _ string) push.Outcome {
-		if alive(n.Token) {
+		if registered(n.Token) {
 			return accepted
 		}
 		o := unregistered
@@ -26,7 +27,7 @@ func unregisteredService(since time.Time, alive func(token string) bool) *servic
 	}}
 }
 
-// toToken is a note to a token, under an ID of its own.
+// toToken returns a notification to token with an ID made from token and id.
 func toToken(token string, id int) *push.Notification {
 	n := newNotification(fmt.Sprint(token, id))
 	n.Token = token
@@ -36,26 +37,26 @@ func toToken(token string, id int) *push.Notification {
 func TestUnregisteredTokenIsAnsweredFromCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		since := time.Now().Add(-time.Minute)
-		s := unregisteredService(since, func(token string) bool { return token == "alive" })
+		s := unregisteredService(since, func(token string) bool { return token == "registered" })
 		r := newRoute(t, s, 2)
 		r.Unregistered = &delivery.UnregisteredCache{TTL: time.Hour}
-		if got := r.Send(t.Context(), toToken("gone", 1)); len(got.Attempts) != 1 || got.Verdict != push.Unregistered {
+		if got := r.Send(t.Context(), toToken("old", 1)); len(got.Attempts) != 1 || got.Verdict != push.Unregistered {
 			t.Fatalf("%+v", got)
 		}
-		got := r.Send(t.Context(), toToken("gone", 2))
+		got := r.Send(t.Context(), toToken("old", 2))
 		if got.Verdict != push.Unregistered || got.Reason != "Unregistered" || !got.DeadSince.Equal(since) || !got.ForgetToken || len(got.Attempts) != 0 {
-			t.Errorf("the second: %+v", got)
+			t.Errorf("second send: %+v", got)
 		}
-		if got := r.Send(t.Context(), toToken("alive", 1)); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), toToken("registered", 1)); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
-		other := toToken("gone", 3)
+		other := toToken("old", 3)
 		other.App = "bank"
 		if got := r.Send(t.Context(), other); len(got.Attempts) != 1 {
-			t.Errorf("another app's token of that name: %+v", got)
+			t.Errorf("same token of another app: %+v", got)
 		}
 		time.Sleep(time.Hour)
-		if got := r.Send(t.Context(), toToken("gone", 4)); len(got.Attempts) != 1 {
+		if got := r.Send(t.Context(), toToken("old", 4)); len(got.Attempts) != 1 {
 			t.Errorf("after an hour: %+v", got)
 		}
 	})
@@ -63,8 +64,8 @@ func TestUnregisteredTokenIsAnsweredFromCache(t *testing.T) {
 
 func TestAcceptedSendRemovesUnregisteredToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var revived atomic.Bool
-		s := unregisteredService(time.Time{}, func(string) bool { return revived.Load() })
+		var registered atomic.Bool
+		s := unregisteredService(time.Time{}, func(string) bool { return registered.Load() })
 		slow := s.script
 		s.script = func(ctx context.Context, n *push.Notification, i int, e string) push.Outcome {
 			if n.ID == "late1" {
@@ -74,19 +75,19 @@ func TestAcceptedSendRemovesUnregisteredToken(t *testing.T) {
 		}
 		r := newRoute(t, s, 2)
 		r.Unregistered = new(delivery.UnregisteredCache)
-		ended := make(chan push.Receipt, 1)
+		done := make(chan push.Receipt, 1)
 		go func() {
-			n := toToken("back", 1)
+			n := toToken("again", 1)
 			n.ID = "late1"
-			ended <- r.Send(t.Context(), n)
+			done <- r.Send(t.Context(), n)
 		}()
 		synctest.Wait()
-		r.Send(t.Context(), toToken("back", 2))
-		revived.Store(true)
-		if got := <-ended; got.Verdict != push.Accepted {
+		r.Send(t.Context(), toToken("again", 2))
+		registered.Store(true)
+		if got := <-done; got.Verdict != push.Accepted {
 			t.Fatal(verdicts(got))
 		}
-		if got := r.Send(t.Context(), toToken("back", 3)); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), toToken("again", 3)); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
 	})
@@ -101,8 +102,8 @@ func TestUnregisteredCacheIsBounded(t *testing.T) {
 		}
 		for i := range 150 {
 			got := r.Send(t.Context(), toToken(fmt.Sprint("t", 149-i), 1))
-			if remembered := len(got.Attempts) == 0; i < 100 && !remembered {
-				t.Errorf("the dead number %d was forgotten", 149-i)
+			if cached := len(got.Attempts) == 0; i < 100 && !cached {
+				t.Errorf("token %d is not cached", 149-i)
 			}
 		}
 	})
@@ -110,13 +111,13 @@ func TestUnregisteredCacheIsBounded(t *testing.T) {
 
 func TestOnlyExplicitUnregisteredOutcomeIsCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, end := range []push.Outcome{refused, unavailable, {Verdict: push.Unregistered, Reason: "UNREGISTERED", HTTP: 404}} {
-			s := scriptedService(end, end, end, end)
+		for _, outcome := range []push.Outcome{refused, unavailable, {Verdict: push.Unregistered, Reason: "UNREGISTERED", HTTP: 404}} {
+			s := scriptedService(outcome, outcome, outcome, outcome)
 			r := newRoute(t, s, 4)
 			r.Unregistered = new(delivery.UnregisteredCache)
 			r.Send(t.Context(), toToken("a", 1))
 			if got := r.Send(t.Context(), toToken("a", 2)); len(got.Attempts) == 0 {
-				t.Errorf("after %s: answered here with %+v", end.Verdict, got)
+				t.Errorf("after %s: answered from the cache with %+v", outcome.Verdict, got)
 			}
 		}
 	})

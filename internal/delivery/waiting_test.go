@@ -30,9 +30,9 @@ func TestThrottledDeviceDoesNotBlockOtherDevices(t *testing.T) {
 		if got := r.Send(t.Context(), newNotification("device")); got.Verdict != push.Throttled || got.RetryAfter != time.Minute {
 			t.Fatalf("receipt %+v", got)
 		}
-		again := r.Send(t.Context(), newNotification("device"))
-		if again.Verdict != push.Throttled || again.RetryAfter != time.Minute || len(again.Attempts) != 0 {
-			t.Errorf("into the closed scope: %+v", again)
+		second := r.Send(t.Context(), newNotification("device"))
+		if second.Verdict != push.Throttled || second.RetryAfter != time.Minute || len(second.Attempts) != 0 {
+			t.Errorf("closed scope: %+v", second)
 		}
 		if got := r.Send(t.Context(), newNotification("other")); got.Verdict != push.Accepted {
 			t.Errorf("another device: %s", verdicts(got))
@@ -43,22 +43,22 @@ func TestThrottledDeviceDoesNotBlockOtherDevices(t *testing.T) {
 func TestRateLimitWaitersAreRejectedWhenScopeCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome {
-			time.Sleep(500 * time.Millisecond) // while the others queue at the gate
+			time.Sleep(500 * time.Millisecond) // while the others wait for the rate limit
 			return throttled(push.ScopeProject, time.Minute)
 		}}
 		r := newRoute(t, s, 4)
 		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
-		var all sync.WaitGroup
+		var wg sync.WaitGroup
 		for i := range 5 {
-			all.Go(func() {
+			wg.Go(func() {
 				if got := r.Send(t.Context(), newNotification(fmt.Sprint(i))); got.Verdict != push.Throttled {
-					t.Errorf("number %d: %s", i, verdicts(got))
+					t.Errorf("notification %d: %s", i, verdicts(got))
 				}
 			})
 		}
-		all.Wait()
+		wg.Wait()
 		if len(s.visits) != 1 {
-			t.Errorf("%d were sent before the scope reopened, want only the one that closed it", len(s.visits))
+			t.Errorf("%d sent, want only the one that closed the scope", len(s.visits))
 		}
 	})
 }
@@ -71,7 +71,7 @@ func TestScopeClosedBetweenAttemptsKeepsFirstOutcome(t *testing.T) {
 		time.AfterFunc(time.Second, func() { r.RateLimiter.Record(newNotification("other"), throttled(push.ScopeProject, time.Minute)) })
 		got := r.Send(t.Context(), newNotification("a"))
 		if verdicts(got) != "unavailable = unavailable" || got.RetryAfter != 51*time.Second {
-			t.Errorf("%s, retry after %v; want unavailable, after 51 s", verdicts(got), got.RetryAfter)
+			t.Errorf("%s, Retry-After %v; want unavailable, 51 s", verdicts(got), got.RetryAfter)
 		}
 	})
 }
@@ -89,29 +89,29 @@ func TestRateLimitHoldsAtThreeTimesTheQuota(t *testing.T) {
 		}}
 		r := newRoute(t, s, 4)
 		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: rate, Burst: burst}})
-		var all sync.WaitGroup
+		var wg sync.WaitGroup
 		for i := range 3 * rate * seconds {
-			all.Go(func() {
+			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 				defer cancel()
 				if got := r.Send(ctx, newNotification(fmt.Sprint(i))); got.Verdict == push.Throttled && got.RetryAfter == 0 {
-					t.Errorf("number %d was refused and not told for how long", i)
+					t.Errorf("notification %d was rejected without Retry-After", i)
 				}
 			})
 			time.Sleep(time.Second / (3 * rate))
 		}
-		all.Wait()
+		wg.Wait()
 		first := 0
 		for last := range sent {
 			for sent[last].Sub(sent[first]) >= time.Second {
 				first++
 			}
 			if n := last - first + 1; n > rate+burst {
-				t.Fatalf("%d were sent within a second", n)
+				t.Fatalf("%d sent within a second", n)
 			}
 		}
-		if most := rate * seconds; len(sent) < most*98/100 {
-			t.Errorf("%d were sent in %d s, the quota allows %d", len(sent), seconds, most)
+		if total := rate * seconds; len(sent) < total*98/100 {
+			t.Errorf("%d sent in %d s, the quota allows %d", len(sent), seconds, total)
 		}
 	})
 }
@@ -120,16 +120,16 @@ func TestRateLimitWaitsWithinDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoute(t, &service{}, 4)
 		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 1}})
-		var gated []time.Duration
-		r.Observer.RateLimited = func(_ *push.Notification, wait time.Duration, _ bool) { gated = append(gated, wait) }
-		began := time.Now()
+		var waits []time.Duration
+		r.Observer.RateLimited = func(_ *push.Notification, wait time.Duration, _ bool) { waits = append(waits, wait) }
+		start := time.Now()
 		for i := range 3 {
 			if got := r.Send(t.Context(), newNotification(fmt.Sprint(i))); got.Verdict != push.Accepted {
 				t.Fatal(verdicts(got))
 			}
 		}
-		if time.Since(began) != 200*time.Millisecond || len(gated) != 2 {
-			t.Errorf("three at ten a second took %v, waits %v", time.Since(began), gated)
+		if time.Since(start) != 200*time.Millisecond || len(waits) != 2 {
+			t.Errorf("three sends at ten per second took %v, waits %v", time.Since(start), waits)
 		}
 	})
 }
@@ -139,12 +139,12 @@ func TestRateLimitWaitBeyondDeadlineFailsImmediately(t *testing.T) {
 		r := newRoute(t, &service{}, 4)
 		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
 		r.Send(t.Context(), newNotification("a"))
-		began := time.Now()
+		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		got := r.Send(ctx, newNotification("b"))
-		if got.Verdict != push.Throttled || got.RetryAfter != 10*time.Second || time.Since(began) != 0 {
-			t.Errorf("receipt %+v after %v", got, time.Since(began))
+		if got.Verdict != push.Throttled || got.RetryAfter != 10*time.Second || time.Since(start) != 0 {
+			t.Errorf("receipt %+v after %v", got, time.Since(start))
 		}
 	})
 }
@@ -154,10 +154,10 @@ func TestRetryWaitBeyondDeadlineFailsImmediately(t *testing.T) {
 		r := newRoute(t, scriptedService(throttled(push.ScopeDevice, 3*time.Second)), 4)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		began := time.Now()
+		start := time.Now()
 		got := r.Send(ctx, newNotification("a"))
-		if verdicts(got) != "throttled = throttled" || got.RetryAfter != 3*time.Second || time.Since(began) != 0 {
-			t.Errorf("%s after %v", verdicts(got), time.Since(began))
+		if verdicts(got) != "throttled = throttled" || got.RetryAfter != 3*time.Second || time.Since(start) != 0 {
+			t.Errorf("%s after %v", verdicts(got), time.Since(start))
 		}
 	})
 }
@@ -214,7 +214,7 @@ func TestNotificationExpiredWhileWaitingIsNotSent(t *testing.T) {
 			return accepted
 		}}
 		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 1}, 1)
-		go r.Send(t.Context(), newNotification("holds the only place"))
+		go r.Send(t.Context(), newNotification("holds the lease"))
 		synctest.Wait()
 
 		n, ttl := newNotification("late"), push.Duration(10*time.Second)
@@ -224,13 +224,13 @@ func TestNotificationExpiredWhileWaitingIsNotSent(t *testing.T) {
 			t.Errorf("%s, visited %v", verdicts(got), s.visited("late"))
 		}
 		if got := r.Send(t.Context(), newNotification("next")); got.Verdict != push.Accepted {
-			t.Errorf("the unused lease was not handed back: %s", verdicts(got))
+			t.Errorf("the unused lease was not returned: %s", verdicts(got))
 		}
 	})
 }
 
 func TestCancelledSendIsAbandoned(t *testing.T) {
-	hanging := func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
+	hang := func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
 		<-ctx.Done()
 		return push.NoResponse(ctx.Err())
 	}
@@ -239,10 +239,10 @@ func TestCancelledSendIsAbandoned(t *testing.T) {
 		endpoints int
 		want      string
 	}{
-		"during an attempt":            {&service{script: hanging}, 2, "abandoned = abandoned"},
-		"between two attempts":         {scriptedService(throttled(push.ScopeDevice, 15*time.Second)), 2, "throttled = abandoned"},
-		"after one that ended unknown": {scriptedService(unknown), 2, "unknown = unknown"},
-		"waiting for an endpoint":      {&service{}, 0, "= abandoned"},
+		"during an attempt":        {&service{script: hang}, 2, "abandoned = abandoned"},
+		"between two attempts":     {scriptedService(throttled(push.ScopeDevice, 15*time.Second)), 2, "throttled = abandoned"},
+		"after an unknown attempt": {scriptedService(unknown), 2, "unknown = unknown"},
+		"waiting for an endpoint":  {&service{}, 0, "= abandoned"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -250,10 +250,10 @@ func TestCancelledSendIsAbandoned(t *testing.T) {
 				r.Retry.Transient, r.Retry.Rand = 15*time.Second, maxJitter
 				ctx, cancel := context.WithCancel(t.Context())
 				time.AfterFunc(time.Second, cancel)
-				began := time.Now()
+				start := time.Now()
 				got := r.Send(ctx, repeatable("a"))
-				if verdicts(got) != c.want || time.Since(began) != time.Second {
-					t.Errorf("%s after %v, want %s after 1 s", verdicts(got), time.Since(began), c.want)
+				if verdicts(got) != c.want || time.Since(start) != time.Second {
+					t.Errorf("%s after %v, want %s after 1 s", verdicts(got), time.Since(start), c.want)
 				}
 				if name == "during an attempt" {
 					checkNoBlame(t, r)
@@ -263,17 +263,17 @@ func TestCancelledSendIsAbandoned(t *testing.T) {
 	}
 }
 
-// checkNoBlame fails the test if an endpoint was blamed, or a lease not handed back.
+// checkNoBlame checks that no endpoint has failures and that all leases were returned.
 func checkNoBlame(t *testing.T, r *delivery.Route) {
 	t.Helper()
 	status := r.Pool.Status()
 	for _, e := range status.Endpoints {
 		if e.Failures > 0 {
-			t.Errorf("%s was blamed: %+v", e.Address, e)
+			t.Errorf("%s has failures: %+v", e.Address, e)
 		}
 	}
 	if status.InFlight != 0 {
-		t.Errorf("%d leases were not handed back", status.InFlight)
+		t.Errorf("%d leases were not returned", status.InFlight)
 	}
 }
 
@@ -303,22 +303,22 @@ func TestRateLimitWaitLeavesTimeForAttempt(t *testing.T) {
 		r := newRoute(t, s, 4)
 		r.Retry.AttemptTimeout = time.Second
 		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
-		ends := map[push.Verdict]int{}
+		verdictCounts := map[push.Verdict]int{}
 		var mu sync.Mutex
-		var all sync.WaitGroup
+		var wg sync.WaitGroup
 		for i := range 1000 {
-			all.Go(func() {
+			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 				defer cancel()
-				end := r.Send(ctx, newNotification(fmt.Sprint(i)))
+				receipt := r.Send(ctx, newNotification(fmt.Sprint(i)))
 				mu.Lock()
 				defer mu.Unlock()
-				ends[end.Verdict]++
+				verdictCounts[receipt.Verdict]++
 			})
 		}
-		all.Wait()
-		if ends[push.Accepted] < 300 || ends[push.Accepted]+ends[push.Throttled] != 1000 {
-			t.Errorf("%v, want what has its turn in three seconds accepted, and the rest told to come back", ends)
+		wg.Wait()
+		if verdictCounts[push.Accepted] < 300 || verdictCounts[push.Accepted]+verdictCounts[push.Throttled] != 1000 {
+			t.Errorf("%v, want 300 accepted in three seconds and the rest throttled", verdictCounts)
 		}
 	})
 }
