@@ -11,10 +11,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// backoff returns a random wait between zero and a maximum that doubles with every attempt. This "full
-// jitter" spreads the retries of senders that failed together better than jitter around a fixed wait
-// (Brooker, "Exponential Backoff And Jitter", 2015). Added to a Retry-After, it spreads senders that were
-// given the same time.
+// backoff returns a random wait between zero and a maximum that doubles with every attempt. This
+// "full jitter" spreads the retries of senders that failed together better than jitter around a
+// fixed wait (Brooker, "Exponential Backoff And Jitter", 2015). Added to a Retry-After, it spreads
+// senders that were given the same time.
 func (p Policy) backoff(attempt int, o push.Outcome, rule Rule) time.Duration {
 	base := cmp.Or(p.Transient, 50*time.Millisecond)
 	if o.Verdict == push.Throttled {

@@ -10,22 +10,22 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Budget bounds the retries of all sends that share a credential, so that retries do not add load to a
-// failing provider. Over its lifetime it allows at most
+// Budget bounds the retries of all sends that share a credential, so that retries do not add load
+// to a failing provider. Over its lifetime it allows at most
 //
 //	Ratio × first attempts + PerSecond × (seconds since the first use + Window)
 //
-// retries. Retries of attempts that were never processed are free. The defaults are the 10 % of Google's
-// SRE book and the minimum rate of Finagle's RetryBudget. The zero value has the defaults; a nil Budget
-// allows everything. A Budget must not be copied after first use.
+// retries. Retries of attempts that were never processed are free. The defaults are the 10 % of
+// Google's SRE book and the minimum rate of Finagle's RetryBudget. The zero value has the defaults;
+// a nil Budget allows everything. A Budget must not be copied after first use.
 type Budget struct {
 	// Ratio is the number of retries per first attempt; default 0.1, negative for none.
 	Ratio float64
-	// PerSecond is the rate of retries that is always allowed, so that low traffic can retry at all;
-	// default 3, negative for none.
+	// PerSecond is the rate of retries that is always allowed, so that low traffic can retry at
+	// all; default 3, negative for none.
 	PerSecond float64
-	// Window is the time over which deposits and retries are counted; default 10s. What is unused after
-	// it is lost.
+	// Window is the time over which deposits and retries are counted; default 10s. What is unused
+	// after it is lost.
 	Window time.Duration
 
 	mu                     sync.Mutex
@@ -33,8 +33,8 @@ type Budget struct {
 	firstAttempts, retries counter
 }
 
-// Deposit counts a first attempt. Call it before the attempt is sent: counted at its end, a provider that
-// has stopped answering would look idle.
+// Deposit counts a first attempt. Call it before the attempt is sent: counted at its end, a
+// provider that has stopped answering would look idle.
 func (b *Budget) Deposit() {
 	if b == nil {
 		return
@@ -45,8 +45,8 @@ func (b *Budget) Deposit() {
 	b.firstAttempts.current++
 }
 
-// Withdraw takes one retry after an attempt that ended in o. It returns false if none is left. A retry of
-// an Unsent attempt is free.
+// Withdraw takes one retry after an attempt that ended in o. It returns false if none is left. A
+// retry of an Unsent attempt is free.
 func (b *Budget) Withdraw(o push.Outcome) bool {
 	if b == nil || o.Verdict == push.Unsent {
 		return true

@@ -154,7 +154,8 @@ func TestBudgetHoldsForAnySchedule(t *testing.T) {
 	})
 }
 
-// play runs the schedule and returns the maximum number of retries above the limit that Budget documents.
+// play runs the schedule and returns the maximum number of retries above the limit that Budget
+// documents.
 func play(b *retry.Budget, schedule []step) (excess float64) {
 	b.Deposit()
 	start, firstAttempts, retries := time.Now(), 1, 0

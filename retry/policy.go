@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package retry decides whether to retry a notification and how long to wait first. It sends nothing,
-// never sleeps, and reads no status code.
+// Package retry decides whether to retry a notification and how long to wait first. It sends
+// nothing, never sleeps, and reads no status code.
 package retry
 
 import (
@@ -11,18 +11,18 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Policy decides after every attempt whether another attempt follows. It is a value and may be copied.
-// The zero value is the default policy.
+// Policy decides after every attempt whether another attempt follows. It is a value and may be
+// copied. The zero value is the default policy.
 type Policy struct {
-	// Attempts is the maximum number of attempts per notification; default 3. Attempts that the provider
-	// provably never processed do not count. 1 disables retries.
+	// Attempts is the maximum number of attempts per notification; default 3. Attempts that the
+	// provider provably never processed do not count. 1 disables retries.
 	Attempts int
-	// AttemptTimeout is how long an endpoint may take to answer one attempt; default 5s. If it is shorter
-	// than the provider's slowest normal response, outcomes become unknown, and on_unknown "always" sends
-	// duplicates.
+	// AttemptTimeout is how long an endpoint may take to answer one attempt; default 5s. If it is
+	// shorter than the provider's slowest normal response, outcomes become unknown, and on_unknown
+	// "always" sends duplicates.
 	AttemptTimeout time.Duration
-	// Transient is the maximum wait before the second attempt after a transient failure; default 50ms. It
-	// doubles with every attempt.
+	// Transient is the maximum wait before the second attempt after a transient failure; default
+	// 50ms. It doubles with every attempt.
 	Transient time.Duration
 	// Throttled is the same after a quota refusal; default 1s.
 	Throttled time.Duration
@@ -30,8 +30,8 @@ type Policy struct {
 	Cap time.Duration
 	// RetryAfter says how to treat a Retry-After of the provider; default Comply.
 	RetryAfter Strategy
-	// MaxRetryAfter is the longest wait that a provider or its quota can impose on a send; default 20s. If
-	// the wait would be longer, the send ends and its receipt names the wait.
+	// MaxRetryAfter is the longest wait that a provider or its quota can impose on a send; default
+	// 20s. If the wait would be longer, the send ends and its receipt names the wait.
 	MaxRetryAfter time.Duration
 	// Rules are exceptions. The first rule that matches an outcome applies.
 	Rules []Rule
@@ -42,16 +42,16 @@ type Policy struct {
 // Strategy says how to treat a Retry-After of the provider.
 type Strategy string
 
-// The strategies; the zero value means Comply. None of them opens a scope that a quota.RateLimiter has
-// closed.
+// The strategies; the zero value means Comply. None of them opens a scope that a quota.RateLimiter
+// has closed.
 const (
 	Comply Strategy = "comply" // wait at least that long
 	Ignore Strategy = "ignore" // use the policy's backoff; many providers respond with longer bans
 	Stop   Strategy = "stop"   // end the send and report the wait to the caller
 )
 
-// Rule is an exception to a Policy for some outcomes. A rule can forbid an attempt or change its wait. It
-// never allows an attempt that the outcome forbids.
+// Rule is an exception to a Policy for some outcomes. A rule can forbid an attempt or change its
+// wait. It never allows an attempt that the outcome forbids.
 type Rule struct {
 	// Verdict is the verdict to match; zero matches every verdict.
 	Verdict push.Verdict
@@ -65,18 +65,18 @@ type Rule struct {
 	Base, Cap time.Duration
 }
 
-// FCMBulk returns the rules that Google asks bulk senders to follow: after 500 and 503, wait at least ten
-// seconds and back off up to a minute. The wait after a 429 comes with its outcome. The rules delay every
-// failed send and are therefore not the default. Source: "Best practices when sending FCM messages at
-// scale".
+// FCMBulk returns the rules that Google asks bulk senders to follow: after 500 and 503, wait at
+// least ten seconds and back off up to a minute. The wait after a 429 comes with its outcome. The
+// rules delay every failed send and are therefore not the default. Source: "Best practices when
+// sending FCM messages at scale".
 func FCMBulk() []Rule {
 	return []Rule{{Verdict: push.Unavailable, MinWait: 10 * time.Second, Base: 10 * time.Second, Cap: time.Minute}}
 }
 
-// After reports whether n gets another attempt after an attempt that ended in o, and how long to wait
-// first. attempt is the number of attempts so far that count. Limits in n can only lower the policy's
-// number of attempts. The result depends only on the arguments and the jitter. The wait is at most
-// MaxRetryAfter plus the maximum backoff.
+// After reports whether n gets another attempt after an attempt that ended in o, and how long to
+// wait first. attempt is the number of attempts so far that count. Limits in n can only lower the
+// policy's number of attempts. The result depends only on the arguments and the jitter. The wait is
+// at most MaxRetryAfter plus the maximum backoff.
 func (p Policy) After(n *push.Notification, attempt int, o push.Outcome) (wait time.Duration, ok bool) {
 	rule := p.rule(o)
 	if attempt >= cmp.Or(p.Attempts, 3) || !n.MayRetry(attempt) || !o.Retryable() || rule.Stop {
@@ -113,7 +113,8 @@ func (p Policy) rule(o push.Outcome) Rule {
 	return Rule{}
 }
 
-// minWait returns the minimum wait after o, and false if it exceeds MaxWait or the strategy is Stop.
+// minWait returns the minimum wait after o, and false if it exceeds MaxWait or the strategy is
+// Stop.
 func (p Policy) minWait(o push.Outcome, rule Rule) (wait time.Duration, ok bool) {
 	wait = rule.MinWait
 	switch p.RetryAfter {

@@ -12,33 +12,35 @@ import (
 )
 
 // AdaptiveThrottler rejects notifications locally while the provider behind a credential is down. A
-// breaker watches one endpoint; an AdaptiveThrottler watches the result of a notification after all its
-// attempts, so one failing endpoint among many does not trigger it. It implements the adaptive throttling
-// of Google's SRE book ("Handling Overload"). Of the notifications of the last Window it rejects the
-// fraction
+// breaker watches one endpoint; an AdaptiveThrottler watches the result of a notification after all
+// its attempts, so one failing endpoint among many does not trigger it. It implements the adaptive
+// throttling of Google's SRE book ("Handling Overload"). Of the notifications of the last Window it
+// rejects the fraction
 //
 //	max(0, (requests − Ratio × answered − PerSecond × Window) / (requests + 1))
 //
-// spread evenly. The book's Ratio of 2 would let half of the requests fail; the default here is lower.
+// spread evenly. The book's Ratio of 2 would let half of the requests fail; the default here is
+// lower.
 //
-// A request is counted before it is sent, so that a provider that stops answering does not look idle. It
-// has ResponseTimeout to be answered, so that a burst does not look like an outage. PerSecond × Window
-// requests are always allowed: low traffic is never throttled, and high traffic keeps sending probes.
-// Each success during an outage allows two more requests and each failure ten fewer. Recovery therefore
-// doubles with every round trip, and a provider that fails more than one request in six does not recover.
+// A request is counted before it is sent, so that a provider that stops answering does not look
+// idle. It has ResponseTimeout to be answered, so that a burst does not look like an outage.
+// PerSecond × Window requests are always allowed: low traffic is never throttled, and high traffic
+// keeps sending probes. Each success during an outage allows two more requests and each failure ten
+// fewer. Recovery therefore doubles with every round trip, and a provider that fails more than one
+// request in six does not recover.
 //
-// The zero value has the defaults; a nil AdaptiveThrottler allows everything. An AdaptiveThrottler must
-// not be copied after first use.
+// The zero value has the defaults; a nil AdaptiveThrottler allows everything. An AdaptiveThrottler
+// must not be copied after first use.
 type AdaptiveThrottler struct {
 	// Ratio is the number of notifications allowed per answered one; default 1.1.
 	Ratio float64
 	// PerSecond is the rate of notifications that is always allowed; default 3.
 	PerSecond float64
-	// Window is the time over which requests and answers are counted; default 10s. A longer window reacts
-	// later.
+	// Window is the time over which requests and answers are counted; default 10s. A longer window
+	// reacts later.
 	Window time.Duration
-	// ResponseTimeout is the time after which a notification counts as unanswered; default 5s. The actual
-	// time is up to twice as long. It must exceed the provider's slowest normal response.
+	// ResponseTimeout is the time after which a notification counts as unanswered; default 5s. The
+	// actual time is up to twice as long. It must exceed the provider's slowest normal response.
 	ResponseTimeout time.Duration
 	// Rand returns a number in [0, 1); default math/rand/v2.
 	Rand func() float64
@@ -63,8 +65,8 @@ const (
 	maxDebt       = 14  // seven successful probes in a row make up for it
 )
 
-// Acquire counts a notification that is about to be sent. It returns false if the notification must not
-// be sent. After true, the caller must call Record when the notification has ended.
+// Acquire counts a notification that is about to be sent. It returns false if the notification must
+// not be sent. After true, the caller must call Record when the notification has ended.
 func (t *AdaptiveThrottler) Acquire() (p Permit, ok bool) {
 	if t == nil {
 		return Permit{}, true
@@ -83,9 +85,9 @@ func (t *AdaptiveThrottler) Acquire() (p Permit, ok bool) {
 	return Permit{t.generation}, true
 }
 
-// probe reports whether this notification is one of the given share that is allowed during an outage.
-// Probes are spaced evenly with some jitter: if each were drawn at random, recovery could wait seconds for
-// the next one. t.mu is held.
+// probe reports whether this notification is one of the given share that is allowed during an
+// outage. Probes are spaced evenly with some jitter: if each were drawn at random, recovery could
+// wait seconds for the next one. t.mu is held.
 func (t *AdaptiveThrottler) probe(share float64) bool {
 	if t.untilProbe -= share; t.untilProbe > 0 {
 		return false
@@ -105,8 +107,8 @@ func (t *AdaptiveThrottler) AllowRetry() bool {
 	return rejection <= 0 || t.random() >= rejection
 }
 
-// Record records the outcome of a notification with a permit. Any answer shows that the provider is up.
-// Unsent, Abandoned and Expired show nothing: they cancel out the request and earn no credit.
+// Record records the outcome of a notification with a permit. Any answer shows that the provider is
+// up. Unsent, Abandoned and Expired show nothing: they cancel out the request and earn no credit.
 func (t *AdaptiveThrottler) Record(p Permit, o push.Outcome) {
 	if t == nil {
 		return
@@ -150,8 +152,8 @@ func (t *AdaptiveThrottler) rejectionRate(elapsed float64) float64 {
 	return (requests - cmp.Or(t.Ratio, 1.1)*answered - free) / (requests + 1)
 }
 
-// advance moves the counters to the current bucket and starts a new generation when the current one is
-// older than ResponseTimeout. It returns the elapsed fraction of the bucket. t.mu is held.
+// advance moves the counters to the current bucket and starts a new generation when the current one
+// is older than ResponseTimeout. It returns the elapsed fraction of the bucket. t.mu is held.
 func (t *AdaptiveThrottler) advance() (elapsed float64) {
 	now := time.Now()
 	elapsed = t.window.advance(now, t.windowSize(), &t.requests, &t.answered)

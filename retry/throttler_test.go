@@ -13,7 +13,8 @@ import (
 	"github.com/sluice-push/sluice/retry"
 )
 
-// phase is a time of constant load. succeeds says whether the provider answers the i-th notification.
+// phase is a time of constant load. succeeds says whether the provider answers the i-th
+// notification.
 type phase struct {
 	seconds   int
 	perSecond int
@@ -25,7 +26,8 @@ func never(int) bool  { return false }
 
 const roundTrip = 100 * time.Millisecond
 
-// run sends the notifications of the phase and returns how many were allowed and how many were answered.
+// run sends the notifications of the phase and returns how many were allowed and how many were
+// answered.
 func (ph phase) run(th *retry.AdaptiveThrottler) (allowed, answered int) {
 	for i := range ph.seconds * ph.perSecond {
 		if p, ok := th.Acquire(); ok {
@@ -160,7 +162,8 @@ func TestThrottlerBoundsRequestsByAnswers(t *testing.T) {
 			phase{40, rate, up}.run(&th)
 			allowed, answered = phase{30, rate, up}.run(&th)
 		})
-		// The answered ones and a tenth, the free ones, and some credit for runs of successful probes.
+		// The answered ones and a tenth, the free ones, and some credit for runs of successful
+		// probes.
 		if limit := 1.1*float64(answered) + 30*3 + 60; float64(allowed) > limit*1.15 {
 			r.Fatalf("%d allowed, %d answered, limit %.0f", allowed, answered, limit)
 		}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package zone keeps traffic in the caller's zone. Its picker prefers endpoints of the home zone while they can
-// take the load and distributes the rest over the other zones. It does not filter endpoints: the pool has
-// already removed those that are ejected, full or tried.
+// Package zone keeps traffic in the caller's zone. Its picker prefers endpoints of the home zone
+// while they can take the load and distributes the rest over the other zones. It does not filter
+// endpoints: the pool has already removed those that are ejected, full or tried.
 package zone
 
 import (
@@ -16,11 +16,11 @@ import (
 // recoveryRamp is the time in which a recovering zone goes from no load to its full load.
 const recoveryRamp = 10 * time.Second
 
-// Prefer returns a picker that chooses a zone and lets next choose among its endpoints. The home zone gets all
-// traffic while at least 5 of 7 of its endpoints are healthy. Otherwise its overflow goes to the other zones
-// in proportion to their residual capacity. A recovering zone takes up its load over ten seconds. If less than
-// half of all endpoints are healthy, zones are ignored. If the chosen zone has no candidate, another zone is
-// used. With an empty home, Prefer returns next.
+// Prefer returns a picker that chooses a zone and lets next choose among its endpoints. The home
+// zone gets all traffic while at least 5 of 7 of its endpoints are healthy. Otherwise its overflow
+// goes to the other zones in proportion to their residual capacity. A recovering zone takes up its
+// load over ten seconds. If less than half of all endpoints are healthy, zones are ignored. If the
+// chosen zone has no candidate, another zone is used. With an empty home, Prefer returns next.
 func Prefer(home string, next pool.Picker) pool.Picker {
 	if home == "" {
 		return next
@@ -94,8 +94,8 @@ func (p *preferPicker) updatePlan(current map[string]*health, now time.Time) {
 	p.deficit = deficit
 }
 
-// update lowers localShare immediately and, after a loss, raises it by at most step. A zone whose localShare has
-// never decreased is new and needs no ramp.
+// update lowers localShare immediately and, after a loss, raises it by at most step. A zone whose
+// localShare has never decreased is new and needs no ramp.
 func (s *zoneState) update(current health, step float64) {
 	current.localShare = current.maxLocalShare()
 	switch {
@@ -130,9 +130,10 @@ func (p *preferPicker) Pick(candidates []*pool.Endpoint) *pool.Endpoint {
 
 var slicePool = sync.Pool{New: func() any { return new([]*pool.Endpoint) }} // Pick must not allocate
 
-// chooseZone returns the zone of this pick: among the zones that have a candidate, the one with the largest
-// deficit. Each pick adds every zone's share to its deficit and subtracts 1 from the chosen zone. Between two
-// updates, the picks of a zone therefore differ from its share by at most the number of zones.
+// chooseZone returns the zone of this pick: among the zones that have a candidate, the one with the
+// largest deficit. Each pick adds every zone's share to its deficit and subtracts 1 from the chosen
+// zone. Between two updates, the picks of a zone therefore differ from its share by at most the
+// number of zones.
 func (p *preferPicker) chooseZone(candidates []*pool.Endpoint) (zone string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -43,8 +43,8 @@ func zoneOf(addr netip.AddrPort) string {
 	return "tokyo-b"
 }
 
-// withTokyoPool runs test in a synctest bubble with a pool that prefers tokyo-a. Each of its four endpoints allows
-// two leases.
+// withTokyoPool runs test in a synctest bubble with a pool that prefers tokyo-a. Each of its four
+// endpoints allows two leases.
 func withTokyoPool(t *testing.T, test func(t *testing.T, p *pool.Pool)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

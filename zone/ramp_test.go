@@ -51,7 +51,8 @@ func TestRecoveringZoneRampsUp(t *testing.T) {
 	p.zonesNow["a"].healthy = 4
 	for second := 2; second <= 12; second++ {
 		p.updateAt(time.Duration(second) * time.Second)
-		// What exceeds the residual capacity of b and c is spread over all zones, so a gets slightly more.
+		// What exceeds the residual capacity of b and c is spread over all zones, so a gets
+		// slightly more.
 		if want := math.Min(1, float64(second-1)/10); p.shares["a"] < want-epsilon || p.shares["a"] > want*1.05 {
 			t.Errorf("%d s after recovery the share is %v, want %v to 5%% more", second-1, p.shares["a"], want)
 		}
@@ -83,7 +84,8 @@ func TestRecoveringRemoteZoneRampsUp(t *testing.T) {
 	}
 }
 
-// newEndpoints returns the six endpoints of a pool, two in each of three zones. It must run in a synctest bubble.
+// newEndpoints returns the six endpoints of a pool, two in each of three zones. It must run in a
+// synctest bubble.
 func newEndpoints(t *testing.T, picker pool.Picker) []*pool.Endpoint {
 	t.Helper()
 	var addrs pool.Static

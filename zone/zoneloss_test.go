@@ -24,7 +24,8 @@ const (
 	detectionTime = 1500 * time.Millisecond // until a call to a frozen gateway fails
 )
 
-// region simulates three zones of gateways with one pool of callers in each. It must run in a synctest bubble.
+// region simulates three zones of gateways with one pool of callers in each. It must run in a
+// synctest bubble.
 type region struct {
 	t      *testing.T
 	start  time.Time
@@ -39,7 +40,8 @@ func gatewayOf(addr netip.AddrPort) int { return int(addr.Addr().As4()[3]) }
 
 func zoneName(addr netip.AddrPort) string { return string('a' + rune(gatewayOf(addr)/perZone)) }
 
-// gatewayConn is a connection to one gateway. While its zone is frozen, calls fail after detectionTime.
+// gatewayConn is a connection to one gateway. While its zone is frozen, calls fail after
+// detectionTime.
 type gatewayConn struct {
 	*region
 	gateway int
@@ -109,8 +111,8 @@ func (r *region) call(p *pool.Pool, from int) {
 	r.mu.Unlock()
 }
 
-// simulate runs callers in every zone for the given number of seconds. Zone 0 is frozen from second from until
-// second until.
+// simulate runs callers in every zone for the given number of seconds. Zone 0 is frozen from second
+// from until second until.
 func simulate(t *testing.T, seconds, from, until int) *region {
 	r := &region{t: t, start: time.Now(), calls: map[[3]int]int{}}
 	r.frozen = func(zone int) bool {
