@@ -73,14 +73,14 @@ type Config struct {
 	// Outlier configures when an endpoint is ejected for performing worse than its peers.
 	Outlier Outlier
 	// MaxEjected is the share of live endpoints that may be ejected; 0 means 0.5. Beyond it the
-	// cause is probably on this side or affects the whole service, so the pool enters panic mode
-	// and uses all endpoints.
+	// cause is probably local or affects the whole service, so the pool enters panic mode and uses
+	// all endpoints.
 	MaxEjected float64
 	// FailFast makes Pick fail with BREAKER_OPEN instead of using an ejected endpoint. It disables
 	// panic mode.
 	FailFast bool
-	// Observe is called with every event, in order and from one goroutine; nil disables it. Run
-	// does not return before it.
+	// Observe is called with every event, in order and from one goroutine. Run returns after the
+	// last call. It may be nil.
 	Observe func(Event)
 	// Logger logs every event; nil disables logging.
 	Logger *slog.Logger
