@@ -35,8 +35,8 @@ import (
 
 const mappingFile = "../../docs/mapping.md"
 
-// TestMappingDocIsUpToDate makes docs/mapping.md anew out of the providers and compares. After a
-// change, UPDATE=1 go test ./internal/gateway -run Mapping writes it.
+// TestMappingDocIsUpToDate generates docs/mapping.md from the providers and compares it with the
+// file. After a change, UPDATE=1 go test ./internal/gateway -run Mapping writes the file.
 func TestMappingDocIsUpToDate(t *testing.T) {
 	var made string
 	synctest.Test(t, func(t *testing.T) { made = mappingTable(t) })
@@ -54,11 +54,15 @@ func TestMappingDocIsUpToDate(t *testing.T) {
 	}
 }
 
-const mappingHead = `# What becomes of the common fields
+const mappingHead = `# Mapping of the common fields
 
-This table is made from the providers themselves, and a test compares it with them. Each cell says what a field adds to the request; the examples' values are in it. The raw blocks
-win: ` + "`apns.payload` stands in for the whole payload, `fcm.message` is merged over the message object by object, `webpush.payload` stands in for the plaintext, and headers" + `
-that are given stand in for those made here.
+A test generates this table from the providers. Each cell lists what a field adds to the request
+when it has the value in the first column. The platform-specific blocks take precedence:
+
+- ` + "`apns.payload`" + ` replaces the whole payload.
+- ` + "`fcm.message`" + ` is merged into the message, object by object.
+- ` + "`webpush.payload`" + ` replaces the plaintext.
+- ` + "`headers`" + ` replace the generated headers of the same name.
 
 | field | APNs | FCM | Web Push |
 |---|---|---|---|
@@ -204,7 +208,7 @@ func headerLine(f wire.Field) string { return f.Name + ": " + maskTime(f.Value) 
 // maskTime hides what the time of the test is.
 func maskTime(v string) string {
 	if v == fmt.Sprint(time.Now().Add(time.Hour).Unix()) {
-		return "(the end, in seconds since 1970)"
+		return "(expiry as Unix time)"
 	}
 	return v
 }
