@@ -10,221 +10,225 @@ import (
 )
 
 const (
-	// minClosed is how long a refusal closes a scope when it names no time.
+	// minClosed is how long a refusal without a Retry-After closes a scope.
 	minClosed = time.Second
-	// maxClosed bounds what a provider can do to us by one answer. Google
-	// tells senders to give a message up after about this long.
+	// maxClosed is the longest time that one refusal can close a scope. Google tells senders to
+	// give up a message after about this time.
 	maxClosed = time.Hour
 
-	decreaseFactor    = 0.5  // what a refusal leaves of the rate
-	minRateFraction   = 0.05 // the part of its ceiling that a rate never falls below
-	increasePerSecond = 0.05 // the part of its ceiling that a rate regains each second
+	decreaseFactor    = 0.5  // factor applied to the rate after a refusal
+	minRateFraction   = 0.05 // lower bound of the rate, relative to fullRate
+	increasePerSecond = 0.05 // recovery of the rate per second, relative to fullRate
 
-	minLearnedRate = 10 // a second: below it a rate that nobody configured is not taken for the quota
-	forgetFactor   = 2  // times the rate at which it was refused, and such a rate is forgotten
+	minLearnedRate = 10 // per second; lower bound of a learned full rate
+	forgetFactor   = 2  // a learned rate is dropped when the rate reaches this multiple of it
 
-	probeWindow = time.Second // by this much one goes before the others when a credential's time is over
+	probeWindow = time.Second // lead of the first attempt after a credential refusal
 )
 
-// aimdLimiter is the pace of one scope: a rate that is halved when the provider
-// refuses and rises again step by step, and the time until which the scope is
-// closed. Where no rate is configured, the one at which the provider refused
-// stands in for it until twice as much has gone well. Whoever uses it holds
-// the lock that it lies under, and reads the time under it: the bucket's clock
-// must not go back.
+// aimdLimiter limits the rate of one scope by additive increase and multiplicative decrease: a
+// refusal by the provider halves the rate and closes the scope for a time; then the rate recovers
+// step by step. Without a configured rate, the rate at the time of the refusal is used as the limit
+// until the rate has recovered to twice that value.
+//
+// The caller must hold the lock that guards the aimdLimiter and read the time while holding it: the
+// clock of the bucket must not go backwards.
 type aimdLimiter struct {
 	limit      Limit
-	learnsRate bool     // takes a rate from refusals where none is configured
-	fraction   fraction // of the limit that may be spent here
+	learnsRate bool     // learn the rate from refusals if none is configured
+	fraction   fraction // of the limit that this gateway may use
 
-	bucket       *rate.Limiter // nil until a rate is known
-	tunedAt      time.Time     // when the bucket got its rate
-	closedUntil  time.Time     // closed until then
-	blockedUntil time.Time     // closed until then for the credential's sake, which says nothing of the rate
-	probePending bool          // has been barred, and nobody has asked since
-	probeUntil   time.Time     // when the others may go after the scout
-	justReopened bool          // has been closed, and nobody has asked since
-	reducedRate  float64       // the rate after a refusal; 0 when it is the limit's
-	fullRate     float64       // what it was slowed from, and climbs back to
-	reducedAt    time.Time     // when slowed was last touched
-	passed       meter
+	bucket       *rate.Limiter // nil while no rate is known
+	tunedAt      time.Time     // time of the last updateBucket
+	closedUntil  time.Time     // end of a quota refusal
+	blockedUntil time.Time     // end of a credential refusal, which does not affect the rate
+	probePending bool          // blocked, and no attempt has been allowed since
+	probeUntil   time.Time     // while the probe has the lead, no other attempt is allowed
+	justReopened bool          // closed, and the bucket has not been drained since
+	reducedRate  float64       // rate after a refusal; 0: not reduced
+	fullRate     float64       // rate to which reducedRate recovers
+	reducedAt    time.Time     // time at which reducedRate was computed
+	passed       meter         // allowed attempts
 }
 
-// allow lets one through, or returns false.
-func (g *aimdLimiter) allow(now time.Time) bool {
-	if now.Before(g.closedUntil) || now.Before(g.blockedUntil) || now.Before(g.probeUntil) {
+// allow takes a token, or returns false.
+func (l *aimdLimiter) allow(now time.Time) bool {
+	if now.Before(l.closedUntil) || now.Before(l.blockedUntil) || now.Before(l.probeUntil) {
 		return false
 	}
-	bucket := g.bucketAt(now, now)
+	bucket := l.bucketAt(now, now)
 	if bucket != nil && !bucket.AllowN(now, 1) {
 		return false
 	}
-	g.passed.count(now)
-	if g.probePending {
-		g.probePending, g.probeUntil = false, now.Add(probeWindow)
+	l.passed.count(now)
+	if l.probePending {
+		l.probePending, l.probeUntil = false, now.Add(probeWindow)
 	}
 	return true
 }
 
-// delay returns how long it takes until count in a row could be let through.
-func (g *aimdLimiter) delay(now time.Time, count int) time.Duration {
-	closed := max(g.closedFor(now), g.probeUntil.Sub(now))
-	bucket := g.bucketAt(now, now.Add(closed))
+// delay returns the time until count attempts in a row can be allowed.
+func (l *aimdLimiter) delay(now time.Time, count int) time.Duration {
+	closed := max(l.closedFor(now), l.probeUntil.Sub(now))
+	bucket := l.bucketAt(now, now.Add(closed))
 	if bucket == nil {
 		return closed
 	}
 	return closed + timeUntilTokens(bucket, now.Add(closed), count)
 }
 
-// timeUntilTokens returns how long it takes until the bucket holds so many tokens.
+// timeUntilTokens returns the time until the bucket has count tokens.
 func timeUntilTokens(bucket *rate.Limiter, now time.Time, count int) time.Duration {
 	missing := float64(count) - bucket.TokensAt(now)
 	switch {
 	case missing <= 0:
 		return 0
-	case bucket.Limit() == 0: // until there is a share to be had
+	case bucket.Limit() == 0: // no share: try again until there is one
 		return minClosed
 	}
 	return time.Duration(math.Round(missing / float64(bucket.Limit()) * float64(time.Second)))
 }
 
 // closedFor returns how long the scope stays closed.
-func (g *aimdLimiter) closedFor(now time.Time) time.Duration {
-	return max(later(g.closedUntil, g.blockedUntil).Sub(now), 0)
+func (l *aimdLimiter) closedFor(now time.Time) time.Duration {
+	return max(later(l.closedUntil, l.blockedUntil).Sub(now), 0)
 }
 
-// bucketAt returns the bucket with its rate of that moment, nil where nothing
-// limits it. A scope that has been closed opens with one token at the most, so
-// that nobody bursts into a quota that has only just come back. A part that
-// ends between now and then is taken to be renewed: it is looked at again
-// before anybody is let through.
-func (g *aimdLimiter) bucketAt(now, at time.Time) *rate.Limiter {
-	if until, ended := g.fraction.expire(now); ended {
-		g.updateBucket(until)
+// bucketAt returns the bucket with the rate at the time at, or nil if there is no limit. A scope
+// that was closed reopens with at most one token, so that no burst hits a quota that has just
+// recovered. bucketAt assumes that a share that expires between now and at is renewed; allow checks
+// it again.
+func (l *aimdLimiter) bucketAt(now, at time.Time) *rate.Limiter {
+	if until, expired := l.fraction.expire(now); expired {
+		l.updateBucket(until)
 	}
-	if g.updateBucket(at); g.bucket == nil {
+	if l.updateBucket(at); l.bucket == nil {
 		return nil
 	}
-	if g.justReopened && !at.Before(g.closedUntil) {
-		g.justReopened = false
-		g.bucket.AllowN(g.tunedAt, max(int(g.bucket.TokensAt(g.tunedAt))-1, 0))
+	if l.justReopened && !at.Before(l.closedUntil) {
+		l.justReopened = false
+		l.bucket.AllowN(l.tunedAt, max(int(l.bucket.TokensAt(l.tunedAt))-1, 0))
 	}
-	return g.bucket
+	return l.bucket
 }
 
-// spendable returns the part of the rate that is this gate's to spend. One that was learned was learned from its own traffic.
-func (g *aimdLimiter) spendable() float64 {
-	if !g.fraction.shared || g.limit.Rate == 0 {
+// spendable returns the fraction of the rate that this gateway may use. It is 1 for a learned rate,
+// which comes from the gateway's own traffic.
+func (l *aimdLimiter) spendable() float64 {
+	if !l.fraction.shared || l.limit.Rate == 0 {
 		return 1
 	}
-	return g.fraction.current
+	return l.fraction.current
 }
 
-// updateBucket gives the bucket its rate and its size from that moment on, or from the latest that it was asked for: while the
-// scope is closed that is when it opens.
-func (g *aimdLimiter) updateBucket(at time.Time) {
-	at = later(at, g.tunedAt)
-	g.tunedAt = at
-	whole := g.currentRate(at)
-	if whole == 0 {
-		g.bucket = nil
+// updateBucket sets the rate and the size of the bucket from the time at on. at never goes back:
+// while the scope is closed, it is the time at which the scope reopens.
+func (l *aimdLimiter) updateBucket(at time.Time) {
+	at = later(at, l.tunedAt)
+	l.tunedAt = at
+	total := l.currentRate(at)
+	if total == 0 {
+		l.bucket = nil
 		return
 	}
-	limit, burst := rate.Limit(whole*g.spendable()), scaledBurst(g.spendable(), g.burst())
-	if g.bucket == nil {
-		g.bucket = rate.NewLimiter(limit, burst)
-		g.bucket.AllowN(at, 0) // its clock begins here
+	limit, burst := rate.Limit(total*l.spendable()), scaledBurst(l.spendable(), l.burst())
+	if l.bucket == nil {
+		l.bucket = rate.NewLimiter(limit, burst)
+		l.bucket.AllowN(at, 0) // start its clock
 	}
-	if g.bucket.Limit() != limit {
-		g.bucket.SetLimitAt(at, limit)
+	if l.bucket.Limit() != limit {
+		l.bucket.SetLimitAt(at, limit)
 	}
-	if g.bucket.Burst() != burst {
-		g.bucket.SetBurstAt(at, burst)
+	if l.bucket.Burst() != burst {
+		l.bucket.SetBurstAt(at, burst)
 	}
 }
 
-// burst is the configured one, or that of the rate that was learned.
-func (g *aimdLimiter) burst() int {
-	if g.limit.Rate > 0 {
-		return g.limit.burst()
+// burst returns the burst of the configured or the learned rate.
+func (l *aimdLimiter) burst() int {
+	if l.limit.Rate > 0 {
+		return l.limit.burst()
 	}
-	return Limit{Rate: g.fullRate}.burst()
+	return Limit{Rate: l.fullRate}.burst()
 }
 
-// setLimit puts another limit in place. What the bucket holds stays, as far as it has room for it.
-func (g *aimdLimiter) setLimit(now time.Time, limit Limit) {
-	if g.limit == limit {
+// setLimit replaces the limit. The bucket keeps its tokens up to its new size.
+func (l *aimdLimiter) setLimit(now time.Time, limit Limit) {
+	if l.limit == limit {
 		return
 	}
-	g.bucketAt(now, now)
-	g.limit = limit
-	if limit.Rate > 0 && g.reducedRate > 0 {
-		g.fullRate, g.reducedRate = limit.refillRate(), min(g.reducedRate, limit.refillRate())
+	l.bucketAt(now, now)
+	l.limit = limit
+	if limit.Rate > 0 && l.reducedRate > 0 {
+		l.fullRate, l.reducedRate = limit.refillRate(), min(l.reducedRate, limit.refillRate())
 	}
-	g.bucketAt(now, now)
+	l.bucketAt(now, now)
 }
 
-// recordRefusal closes the scope and slows it down. The refusals of all that was in
-// flight together count as one.
-func (g *aimdLimiter) recordRefusal(now time.Time, wait time.Duration) {
-	if !g.closedUntil.After(now) {
-		g.decrease(now)
+// recordRefusal closes the scope and lowers its rate. Refusals while the scope is closed, such as
+// those of all attempts in flight, lower it only once.
+func (l *aimdLimiter) recordRefusal(now time.Time, wait time.Duration) {
+	if !l.closedUntil.After(now) {
+		l.decrease(now)
 	}
-	g.closedUntil = later(g.closedUntil, now.Add(clampClosed(wait)))
-	g.reducedAt, g.justReopened = g.closedUntil, true
+	l.closedUntil = later(l.closedUntil, now.Add(clampClosed(wait)))
+	l.reducedAt, l.justReopened = l.closedUntil, true
 }
 
-// recordCredentialRefusal closes the scope while its credential is not taken. Less traffic would not mend that, so the rate stays. When the
-// time is over one goes ahead, for the credential may still not be taken.
-func (g *aimdLimiter) recordCredentialRefusal(now time.Time, wait time.Duration) {
-	g.blockedUntil, g.probePending = later(g.blockedUntil, now.Add(clampClosed(wait))), true
+// recordCredentialRefusal closes the scope after its credential was refused. The rate does not
+// change: less traffic would not help. Then one attempt is allowed before the others, because the
+// credential may still be refused.
+func (l *aimdLimiter) recordCredentialRefusal(now time.Time, wait time.Duration) {
+	l.blockedUntil, l.probePending = later(l.blockedUntil, now.Add(clampClosed(wait))), true
 }
 
 func clampClosed(wait time.Duration) time.Duration { return min(max(wait, minClosed), maxClosed) }
 
-func (g *aimdLimiter) decrease(now time.Time) {
-	current := g.currentRate(now)
-	g.fullRate = g.limit.refillRate()
-	if g.limit.Rate == 0 && g.learnsRate {
-		g.fullRate = max(g.passed.perSecond(now), minLearnedRate)
-		current = g.fullRate
+// decrease lowers the rate after a refusal.
+func (l *aimdLimiter) decrease(now time.Time) {
+	current := l.currentRate(now)
+	l.fullRate = l.limit.refillRate()
+	if l.limit.Rate == 0 && l.learnsRate {
+		l.fullRate = max(l.passed.perSecond(now), minLearnedRate)
+		current = l.fullRate
 	}
-	g.reducedRate = max(current*decreaseFactor, g.fullRate*minRateFraction)
+	l.reducedRate = max(current*decreaseFactor, l.fullRate*minRateFraction)
 }
 
-// currentRate returns the rate after what it has regained by now, 0 where there is none.
-func (g *aimdLimiter) currentRate(now time.Time) float64 {
-	if g.reducedRate == 0 {
-		return g.limit.refillRate()
+// currentRate returns the rate including its recovery until now; 0 means no limit.
+func (l *aimdLimiter) currentRate(now time.Time) float64 {
+	if l.reducedRate == 0 {
+		return l.limit.refillRate()
 	}
-	if passed := now.Sub(g.reducedAt); passed > 0 {
-		g.reducedRate += g.fullRate * increasePerSecond * passed.Seconds()
-		g.reducedAt = now
+	if elapsed := now.Sub(l.reducedAt); elapsed > 0 {
+		l.reducedRate += l.fullRate * increasePerSecond * elapsed.Seconds()
+		l.reducedAt = now
 	}
-	whole := g.fullRate
-	if g.limit.Rate == 0 {
-		whole *= forgetFactor
+	recovered := l.fullRate
+	if l.limit.Rate == 0 {
+		recovered *= forgetFactor
 	}
-	if g.reducedRate >= whole {
-		g.reducedRate = 0
-		return g.limit.refillRate()
+	if l.reducedRate >= recovered {
+		l.reducedRate = 0
+		return l.limit.refillRate()
 	}
-	return g.reducedRate
+	return l.reducedRate
 }
 
-// refillRate is the rate at which the bucket is refilled. A full bucket of size b that gets r a second lets through, in any
-// half-open span of t seconds, at most b + ⌈r × t⌉ - 1; the last part in a million is for the rounding of numbers.
+// refillRate returns the rate at which the bucket is refilled. A full bucket of size b with refill
+// rate r allows at most b + ⌈r × t⌉ - 1 in any half-open interval of t seconds. refillRate is lower
+// by one millionth because of rounding.
 func (l Limit) refillRate() float64 {
 	if l.Per == 0 || l.Rate == 0 {
 		return l.Rate
 	}
-	most := l.Rate * l.Per.Seconds()
-	return max(most-float64(l.burst()-1), 1) / l.Per.Seconds() * (1 - 1e-6)
+	total := l.Rate * l.Per.Seconds()
+	return max(total-float64(l.burst()-1), 1) / l.Per.Seconds() * (1 - 1e-6)
 }
 
-// burst is how many a full bucket lets go at once. By default no second gets
-// more than 1.04 times the rate from here: what bunches on the way has room
-// below 1.05.
+// burst returns the size of the bucket. With the default, no second has more than 1.04 times the
+// rate. The provider can see slightly more, because requests can bunch on the way; 1.05 times
+// leaves room for that.
 func (l Limit) burst() int {
 	if l.Burst > 0 {
 		return l.Burst
@@ -244,16 +248,16 @@ func (m *meter) count(now time.Time) {
 }
 
 func (m *meter) advance(now time.Time) {
-	switch passed := now.Sub(m.start); {
-	case passed < time.Second:
-	case passed < 2*time.Second:
+	switch elapsed := now.Sub(m.start); {
+	case elapsed < time.Second:
+	case elapsed < 2*time.Second:
 		m.start, m.previous, m.current = m.start.Add(time.Second), m.current, 0
 	default:
 		*m = meter{start: now}
 	}
 }
 
-// perSecond returns the greater of this second's count and the last one's.
+// perSecond returns the larger of the counts of the current and the previous second.
 func (m *meter) perSecond(now time.Time) float64 {
 	m.advance(now)
 	return max(m.previous, m.current)

@@ -13,29 +13,29 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-// fcmProject is an FCM project's quota in the worst minute: of its bucket nothing is left but a tenth of a second's worth, and
-// what flows in.
+// fcmProject is the quota of an FCM project in its worst minute: the bucket holds a tenth of a
+// second's worth of tokens.
 type fcmProject struct {
 	perMinute float64
 
-	mu      sync.Mutex
-	tokens  float64
-	at      time.Time
-	seconds []int // what was asked of it, second by second
-	began   time.Time
-	refused int
+	mu       sync.Mutex
+	tokens   float64
+	refilled time.Time
+	seconds  []int // requests per second
+	start    time.Time
+	refused  int
 }
 
 func (p *fcmProject) send() push.Outcome {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if p.at.IsZero() {
-		p.tokens, p.began, p.at = p.perMinute/600, now, now
+	if p.refilled.IsZero() {
+		p.tokens, p.start, p.refilled = p.perMinute/600, now, now
 	}
-	p.tokens = min(p.tokens+now.Sub(p.at).Minutes()*p.perMinute, p.perMinute/600)
-	p.at = now
-	second := int(now.Sub(p.began) / time.Second)
+	p.tokens = min(p.tokens+now.Sub(p.refilled).Minutes()*p.perMinute, p.perMinute/600)
+	p.refilled = now
+	second := int(now.Sub(p.start) / time.Second)
 	p.seconds = append(p.seconds, make([]int, max(second+1-len(p.seconds), 0))...)
 	p.seconds[second]++
 	if p.tokens < 1 {
@@ -46,56 +46,56 @@ func (p *fcmProject) send() push.Outcome {
 	return push.Outcome{Verdict: push.Accepted}
 }
 
-// A campaign of 600,000 is offered at three times what its project is granted, by as many senders as keep coming back,
-// and ten urgent ones a second beside it.
+// A campaign of 600,000 notifications is sent at three times the quota of its project, with ten
+// critical notifications per second in between.
 func TestCampaignUsesWholeQuotaAndCriticalOvertakes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("600,000 notifications")
 	}
 	synctest.Test(t, func(t *testing.T) {
 		const rate, senders = 10_000, 3_000
-		campaign, urgent := 600_000, 500
-		if raceEnabled { // for each of them costs ten times as much
-			campaign, urgent = 150_000, 120
+		campaign, critical := 600_000, 500
+		if raceEnabled { // each notification takes ten times as long
+			campaign, critical = 150_000, 120
 		}
-		granted := &fcmProject{perMinute: 60 * rate}
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: rate}})
-		send := func(n *push.Notification, patience time.Duration) {
-			for !acquire(g, n, patience) {
+		project := &fcmProject{perMinute: 60 * rate}
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: rate}})
+		send := func(n *push.Notification, maxWait time.Duration) {
+			for !acquire(l, n, maxWait) {
 				time.Sleep(100 * time.Millisecond)
 			}
-			g.Record(n, granted.send())
+			l.Record(n, project.send())
 		}
-		var all sync.WaitGroup
-		began := time.Now()
-		for range senders { // each is done in a tenth of a second: 30,000 a second are offered
-			all.Go(func() {
+		var wg sync.WaitGroup
+		start := time.Now()
+		for range senders { // each sends every 100 ms: 30,000 per second
+			wg.Go(func() {
 				for range campaign / senders {
 					send(fromApp("campaign", push.LaneBulk), 20*time.Second)
 				}
 			})
 		}
 		var waits []time.Duration
-		for range urgent {
+		for range critical {
 			time.Sleep(99700 * time.Microsecond)
-			at := time.Now()
+			sent := time.Now()
 			send(fromApp("alarm", push.LaneCritical), time.Second)
-			waits = append(waits, time.Since(at))
+			waits = append(waits, time.Since(sent))
 		}
-		all.Wait()
-		took := time.Since(began)
+		wg.Wait()
+		duration := time.Since(start)
 
-		worst := slices.Max(granted.seconds)
-		used := float64(campaign+len(waits)) / (took.Seconds() * rate)
+		busiest := slices.Max(project.seconds)
+		used := float64(campaign+len(waits)) / (duration.Seconds() * rate)
 		slices.Sort(waits)
 		p99 := waits[len(waits)*99/100]
-		share := float64(granted.refused) / float64(campaign)
-		t.Logf("worst second %.3f of the quota, %.1f %% used, urgent p99 %v, 429s %.2f %%", float64(worst)/rate, 100*used, p99, 100*share)
-		if float64(worst) > 1.05*rate {
-			t.Errorf("%d in the worst second", worst)
+		share := float64(project.refused) / float64(campaign)
+		t.Logf("busiest second %.3f of the quota, %.1f %% used, critical p99 %v, 429s %.2f %%", float64(busiest)/rate, 100*used, p99, 100*share)
+		if float64(busiest) > 1.05*rate {
+			t.Errorf("%d in the busiest second", busiest)
 		}
 		if used < 0.98 || p99 >= 100*time.Millisecond || share >= 0.01 {
-			t.Errorf("%.1f %% used, urgent p99 %v, 429s %.2f %%", 100*used, p99, 100*share)
+			t.Errorf("%.1f %% used, critical p99 %v, 429s %.2f %%", 100*used, p99, 100*share)
 		}
 	})
 }

@@ -11,18 +11,18 @@ import (
 )
 
 func Example() {
-	gate := quota.New(quota.Config{Total: quota.Limit{Rate: 10_000}}) // FCM: 600,000 a minute
+	limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 10_000}}) // FCM: 600,000 per minute
 	n := &push.Notification{Target: push.Target{Token: "one"}}
 	other := &push.Notification{Target: push.Target{Token: "other"}}
 
-	_, wait, ok := gate.Reserve(n, time.Second)
+	_, wait, ok := limiter.Reserve(n, time.Second)
 	fmt.Println("one:", ok, wait)
 
-	gate.Record(n, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
+	limiter.Record(n, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
 
-	_, wait, ok = gate.Reserve(n, time.Second)
+	_, wait, ok = limiter.Reserve(n, time.Second)
 	fmt.Println("one:", ok, wait.Round(time.Second))
-	_, wait, ok = gate.Reserve(other, time.Second)
+	_, wait, ok = limiter.Reserve(other, time.Second)
 	fmt.Println("other:", ok, wait)
 	// Output:
 	// one: true 0s

@@ -33,83 +33,83 @@ func throttled(scope push.Scope, after time.Duration) push.Outcome {
 	return push.Outcome{Verdict: push.Throttled, Scope: scope, RetryAfter: after}
 }
 
-// mustAllow fails the test unless g admits n at once.
-func mustAllow(t *testing.T, g *quota.RateLimiter, n *push.Notification) {
+// mustAllow checks that an attempt at n is allowed immediately.
+func mustAllow(t *testing.T, l *quota.RateLimiter, n *push.Notification) {
 	t.Helper()
-	if _, wait, ok := g.Reserve(n, 0); !ok || wait != 0 {
-		t.Errorf("Admit = %v, %v; want at once", wait, ok)
+	if _, wait, ok := l.Reserve(n, 0); !ok || wait != 0 {
+		t.Errorf("Reserve = %v, %v; want allowed immediately", wait, ok)
 	}
 }
 
-// mustReject fails the test unless g refuses n, and says for how long.
-func mustReject(t *testing.T, g *quota.RateLimiter, n *push.Notification, want time.Duration) {
+// mustReject checks that an attempt at n is rejected for the given time.
+func mustReject(t *testing.T, l *quota.RateLimiter, n *push.Notification, want time.Duration) {
 	t.Helper()
-	if _, wait, ok := g.Reserve(n, want-1); ok || wait != want {
-		t.Errorf("Admit = %v, %v; want refused for %v", wait, ok, want)
+	if _, wait, ok := l.Reserve(n, want-1); ok || wait != want {
+		t.Errorf("Reserve = %v, %v; want rejected for %v", wait, ok, want)
 	}
-	if wait := g.RetryAfter(n); wait != want {
-		t.Errorf("Closed = %v, want %v", wait, want)
+	if wait := l.RetryAfter(n); wait != want {
+		t.Errorf("RetryAfter = %v, want %v", wait, want)
 	}
 }
 
 func TestNilRateLimiterAllowsEverything(t *testing.T) {
-	var g *quota.RateLimiter
-	g.Record(toToken("a"), throttled(push.ScopeProject, time.Hour))
-	mustAllow(t, g, toToken("a"))
-	if g.RetryAfter(toToken("a")) != 0 || g.Status().Rate != 0 {
-		t.Error("a nil gate is closed")
+	var l *quota.RateLimiter
+	l.Record(toToken("a"), throttled(push.ScopeProject, time.Hour))
+	mustAllow(t, l, toToken("a"))
+	if l.RetryAfter(toToken("a")) != 0 || l.Status().Rate != 0 {
+		t.Error("a nil rate limiter has a limit")
 	}
 }
 
 func TestZeroConfigSetsNoLimit(t *testing.T) {
-	g := quota.New(quota.Config{})
+	l := quota.New(quota.Config{})
 	for range 10_000 {
-		mustAllow(t, g, toToken("a"))
+		mustAllow(t, l, toToken("a"))
 	}
 }
 
 func TestDeviceRefusalClosesOnlyThatDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{})
-		g.Record(toToken("a"), throttled(push.ScopeDevice, 30*time.Second))
-		mustReject(t, g, toToken("a"), 30*time.Second)
-		mustAllow(t, g, toToken("b"))
-		mustAllow(t, g, toTopic("a"))
+		l := quota.New(quota.Config{})
+		l.Record(toToken("a"), throttled(push.ScopeDevice, 30*time.Second))
+		mustReject(t, l, toToken("a"), 30*time.Second)
+		mustAllow(t, l, toToken("b"))
+		mustAllow(t, l, toTopic("a"))
 		time.Sleep(30 * time.Second)
-		mustAllow(t, g, toToken("a"))
+		mustAllow(t, l, toToken("a"))
 	})
 }
 
 func TestTopicRefusalClosesOnlyThatTopic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{})
-		g.Record(toTopic("news"), throttled(push.ScopeTopic, time.Minute))
-		mustReject(t, g, toTopic("news"), time.Minute)
-		mustAllow(t, g, toTopic("sport"))
-		mustAllow(t, g, toToken("news"))
+		l := quota.New(quota.Config{})
+		l.Record(toTopic("news"), throttled(push.ScopeTopic, time.Minute))
+		mustReject(t, l, toTopic("news"), time.Minute)
+		mustAllow(t, l, toTopic("sport"))
+		mustAllow(t, l, toToken("news"))
 	})
 }
 
 func TestProjectRefusalClosesEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, scope := range []push.Scope{push.ScopeProject, push.ScopeCredential} {
-			g := quota.New(quota.Config{})
-			g.Record(toToken("a"), throttled(scope, time.Minute))
-			mustReject(t, g, toToken("b"), time.Minute)
-			mustReject(t, g, toTopic("news"), time.Minute)
+			l := quota.New(quota.Config{})
+			l.Record(toToken("a"), throttled(scope, time.Minute))
+			mustReject(t, l, toToken("b"), time.Minute)
+			mustReject(t, l, toTopic("news"), time.Minute)
 			time.Sleep(time.Minute)
-			mustAllow(t, g, toToken("b"))
+			mustAllow(t, l, toToken("b"))
 		}
 	})
 }
 
 func TestWaitersForClosedProjectArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 5}})
-		g.Record(toToken("a"), throttled(push.ScopeProject, 2*time.Second))
-		for i, want := range []time.Duration{2000, 2200, 2400} { // at half the rate
-			if _, wait, ok := g.Reserve(toToken("a"), 5*time.Second); !ok || wait != want*time.Millisecond {
-				t.Errorf("number %d: Admit = %v, %v; want to wait %v ms", i, wait, ok, int(want))
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 5}})
+		l.Record(toToken("a"), throttled(push.ScopeProject, 2*time.Second))
+		for i, want := range []time.Duration{2000, 2200, 2400} { // half the rate after the refusal
+			if _, wait, ok := l.Reserve(toToken("a"), 5*time.Second); !ok || wait != want*time.Millisecond {
+				t.Errorf("reservation %d: Reserve = %v, %v; want a wait of %v ms", i, wait, ok, int(want))
 			}
 		}
 	})
@@ -117,47 +117,47 @@ func TestWaitersForClosedProjectArePaced(t *testing.T) {
 
 func TestDeviceLimitRejectsWithoutQueueing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Device: quota.Limit{Rate: 1}})
-		mustAllow(t, g, toToken("a"))
-		if _, wait, ok := g.Reserve(toToken("a"), unlimitedWait); ok || wait != time.Second {
-			t.Errorf("Admit = %v, %v; want refused for a second", wait, ok)
+		l := quota.New(quota.Config{Device: quota.Limit{Rate: 1}})
+		mustAllow(t, l, toToken("a"))
+		if _, wait, ok := l.Reserve(toToken("a"), unlimitedWait); ok || wait != time.Second {
+			t.Errorf("Reserve = %v, %v; want rejected for a second", wait, ok)
 		}
 	})
 }
 
 func TestOnlyThrottledOutcomeClosesScope(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{})
+		l := quota.New(quota.Config{})
 		for v := push.Unsent; v <= push.Expired; v++ {
 			if v != push.Throttled {
-				g.Record(toToken("a"), push.Outcome{Verdict: v, Scope: push.ScopeProject, RetryAfter: time.Hour})
+				l.Record(toToken("a"), push.Outcome{Verdict: v, Scope: push.ScopeProject, RetryAfter: time.Hour})
 			}
 		}
-		g.Record(toToken("a"), throttled(push.ScopeEndpoint, time.Hour))
-		mustAllow(t, g, toToken("a"))
+		l.Record(toToken("a"), throttled(push.ScopeEndpoint, time.Hour))
+		mustAllow(t, l, toToken("a"))
 
-		g.Record(toToken("a"), throttled(push.ScopeProject, 10*time.Second))
-		g.Record(toToken("a"), throttled(push.ScopeProject, 2*time.Second))
-		mustReject(t, g, toToken("a"), 10*time.Second) // the longer wish stands
+		l.Record(toToken("a"), throttled(push.ScopeProject, 10*time.Second))
+		l.Record(toToken("a"), throttled(push.ScopeProject, 2*time.Second))
+		mustReject(t, l, toToken("a"), 10*time.Second) // the longer Retry-After applies
 	})
 }
 
 func TestClosedTimeIsBetweenOneSecondAndOneHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{})
-		g.Record(toToken("a"), throttled(push.ScopeNone, 0))
-		mustReject(t, g, toToken("a"), time.Second)
-		g.Record(toToken("a"), throttled(push.ScopeCredential, 24*365*time.Hour))
-		mustReject(t, g, toToken("a"), time.Hour)
+		l := quota.New(quota.Config{})
+		l.Record(toToken("a"), throttled(push.ScopeNone, 0))
+		mustReject(t, l, toToken("a"), time.Second)
+		l.Record(toToken("a"), throttled(push.ScopeCredential, 24*365*time.Hour))
+		mustReject(t, l, toToken("a"), time.Hour)
 	})
 }
 
 func TestReserveQueuesBeyondBurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 2}})
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 2}})
 		for i, want := range []time.Duration{0, 0, 100 * time.Millisecond, 200 * time.Millisecond} {
-			if _, wait, ok := g.Reserve(toToken("a"), time.Second); !ok || wait != want {
-				t.Errorf("number %d: Admit = %v, %v; want to wait %v", i, wait, ok, want)
+			if _, wait, ok := l.Reserve(toToken("a"), time.Second); !ok || wait != want {
+				t.Errorf("reservation %d: Reserve = %v, %v; want a wait of %v", i, wait, ok, want)
 			}
 		}
 	})
@@ -165,61 +165,61 @@ func TestReserveQueuesBeyondBurst(t *testing.T) {
 
 func TestRejectedReserveTakesNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10}})
-		mustAllow(t, g, toToken("a"))
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10}})
+		mustAllow(t, l, toToken("a"))
 		for range 1000 {
-			if _, wait, ok := g.Reserve(toToken("a"), 99*time.Millisecond); ok || wait != 100*time.Millisecond {
-				t.Fatalf("Admit = %v, %v; want refused for 100 ms", wait, ok)
+			if _, wait, ok := l.Reserve(toToken("a"), 99*time.Millisecond); ok || wait != 100*time.Millisecond {
+				t.Fatalf("Reserve = %v, %v; want rejected for 100 ms", wait, ok)
 			}
 		}
 		time.Sleep(100 * time.Millisecond)
-		mustAllow(t, g, toToken("a"))
+		mustAllow(t, l, toToken("a"))
 	})
 }
 
 func TestDeviceFloodTakesNoTotalTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 10}, Device: quota.Limit{Rate: 1, Burst: 2}})
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 10}, Device: quota.Limit{Rate: 1, Burst: 2}})
 		for i := range 1000 {
-			if _, _, ok := g.Reserve(toToken("loud"), unlimitedWait); ok != (i < 2) {
-				t.Fatalf("number %d to the loud device: admitted %v", i, ok)
+			if _, _, ok := l.Reserve(toToken("flooded"), unlimitedWait); ok != (i < 2) {
+				t.Fatalf("attempt %d to the flooded device: allowed %v", i, ok)
 			}
 		}
-		for i := range 8 { // what is left of the total's ten
-			mustAllow(t, g, toToken(fmt.Sprint("quiet", i)))
+		for i := range 8 { // the remaining tokens of the total
+			mustAllow(t, l, toToken(fmt.Sprint("other", i)))
 		}
 	})
 }
 
 func TestTotalRejectionTakesNoDeviceToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 1}, Device: quota.Limit{Rate: 0.01, Burst: 2}})
-		mustAllow(t, g, toToken("a"))
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1}, Device: quota.Limit{Rate: 0.01, Burst: 2}})
+		mustAllow(t, l, toToken("a"))
 		for range 100 {
-			g.Reserve(toToken("a"), 0)
+			l.Reserve(toToken("a"), 0)
 		}
 		time.Sleep(time.Second)
-		mustAllow(t, g, toToken("a"))
+		mustAllow(t, l, toToken("a"))
 	})
 }
 
 func TestRateHalvesAfterRefusalAndRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
-		for range 64 { // all that was in flight comes back refused: that is one refusal
-			g.Record(toToken("a"), throttled(push.ScopeProject, time.Second))
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		for range 64 { // refusals of all attempts in flight count once
+			l.Record(toToken("a"), throttled(push.ScopeProject, time.Second))
 		}
 		for _, c := range []struct {
 			after time.Duration
 			rate  float64
 		}{{0, 50}, {time.Second, 50}, {2 * time.Second, 55}, {6 * time.Second, 75}, {11 * time.Second, 100}, {time.Minute, 100}} {
-			began := time.Now()
+			start := time.Now()
 			time.Sleep(c.after)
-			if got := g.Status().Rate; math.Abs(got-c.rate) > 0.01 {
-				t.Errorf("%v after the refusal the rate is %v, want %v", c.after, got, c.rate)
+			if got := l.Status().Rate; math.Abs(got-c.rate) > 0.01 {
+				t.Errorf("%v after the refusal: rate %v, want %v", c.after, got, c.rate)
 			}
-			time.Sleep(time.Minute - time.Since(began))
-			g.Record(toToken("a"), throttled(push.ScopeProject, time.Second))
+			time.Sleep(time.Minute - time.Since(start))
+			l.Record(toToken("a"), throttled(push.ScopeProject, time.Second))
 		}
 	})
 }
@@ -227,25 +227,25 @@ func TestRateHalvesAfterRefusalAndRecovers(t *testing.T) {
 func TestCredentialRefusalClosesWithoutLoweringRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, limit := range []quota.Limit{{}, {Rate: 100, Burst: 10}} {
-			g := quota.New(quota.Config{Total: limit})
+			l := quota.New(quota.Config{Total: limit})
 			for range 5 {
-				mustAllow(t, g, toToken("a"))
+				mustAllow(t, l, toToken("a"))
 			}
-			for range 64 { // all that was in flight
-				g.Record(toToken("a"), throttled(push.ScopeCredential, time.Minute))
+			for range 64 { // all attempts in flight
+				l.Record(toToken("a"), throttled(push.ScopeCredential, time.Minute))
 			}
-			mustReject(t, g, toToken("b"), time.Minute)
+			mustReject(t, l, toToken("b"), time.Minute)
 			time.Sleep(time.Minute)
-			mustAllow(t, g, toToken("b")) // goes ahead,
-			if _, wait, ok := g.Reserve(toToken("c"), 999*time.Millisecond); ok || wait != time.Second {
-				t.Errorf("Admit = %v, %v; want to follow a second later", wait, ok)
+			mustAllow(t, l, toToken("b")) // the probe
+			if _, wait, ok := l.Reserve(toToken("c"), 999*time.Millisecond); ok || wait != time.Second {
+				t.Errorf("Reserve = %v, %v; want a wait of one second after the probe", wait, ok)
 			}
-			time.Sleep(time.Second) // and nobody has heard that it was refused
+			time.Sleep(time.Second) // the probe was not refused
 			for range 10 {
-				mustAllow(t, g, toToken("c"))
+				mustAllow(t, l, toToken("c"))
 			}
-			if rate := g.Status().Rate; rate != limit.Rate {
-				t.Errorf("the rate is %v, and was %v", rate, limit.Rate)
+			if rate := l.Status().Rate; rate != limit.Rate {
+				t.Errorf("rate %v, want %v", rate, limit.Rate)
 			}
 		}
 	})
@@ -253,97 +253,97 @@ func TestCredentialRefusalClosesWithoutLoweringRate(t *testing.T) {
 
 func TestCredentialProbeClosesScopeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{})
-		began := time.Now()
-		g.Record(toToken("a"), throttled(push.ScopeCredential, time.Minute))
+		l := quota.New(quota.Config{})
+		start := time.Now()
+		l.Record(toToken("a"), throttled(push.ScopeCredential, time.Minute))
 		var mu sync.Mutex
-		var all sync.WaitGroup
+		var wg sync.WaitGroup
 		var sent []time.Duration
-		for range 100 { // whose credential is taken again after three minutes and a half
-			all.Go(func() {
-				for acquire(g, toToken("a"), time.Hour) {
+		for range 100 { // the credential is accepted again after 210 s
+			wg.Go(func() {
+				for acquire(l, toToken("a"), time.Hour) {
 					mu.Lock()
-					sent = append(sent, time.Since(began))
+					sent = append(sent, time.Since(start))
 					mu.Unlock()
-					if time.Since(began) > 210*time.Second {
+					if time.Since(start) > 210*time.Second {
 						return
 					}
-					g.Record(toToken("a"), throttled(push.ScopeCredential, time.Minute))
+					l.Record(toToken("a"), throttled(push.ScopeCredential, time.Minute))
 				}
 			})
 		}
-		all.Wait()
+		wg.Wait()
 		slices.Sort(sent)
 		if len(sent) != 103 || sent[2] != 3*time.Minute || sent[3] != 4*time.Minute || sent[102] > 4*time.Minute+2*time.Second {
-			t.Errorf("%d were sent, the first at %v, the last at %v", len(sent), sent[:4], sent[len(sent)-1])
+			t.Errorf("%d sent, the first at %v, the last at %v", len(sent), sent[:4], sent[len(sent)-1])
 		}
 	})
 }
 
 func TestRateHasMinimum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
 		for range 50 {
-			g.Record(toToken("a"), throttled(push.ScopeProject, time.Second))
+			l.Record(toToken("a"), throttled(push.ScopeProject, time.Second))
 			time.Sleep(time.Second)
 		}
-		if got := g.Status().Rate; got < 5 {
-			t.Errorf("the rate fell to %v", got)
+		if got := l.Status().Rate; got < 5 {
+			t.Errorf("rate %v, want at least 5", got)
 		}
 	})
 }
 
 func TestReopenedScopeHasNoBurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 50}})
-		g.Record(toToken("a"), throttled(push.ScopeProject, time.Minute))
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 50}})
+		l.Record(toToken("a"), throttled(push.ScopeProject, time.Minute))
 		time.Sleep(time.Minute)
-		mustAllow(t, g, toToken("a"))
-		if _, wait, ok := g.Reserve(toToken("b"), time.Second); !ok || wait != 20*time.Millisecond {
-			t.Errorf("the second after reopening: Admit = %v, %v; want to wait 20 ms", wait, ok)
+		mustAllow(t, l, toToken("a"))
+		if _, wait, ok := l.Reserve(toToken("b"), time.Second); !ok || wait != 20*time.Millisecond {
+			t.Errorf("second attempt after reopening: Reserve = %v, %v; want a wait of 20 ms", wait, ok)
 		}
 	})
 }
 
 func TestTargetTableIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Device: quota.Limit{Rate: 1}, MaxTargets: 100})
-		g.Record(toToken("closed"), throttled(push.ScopeDevice, time.Hour))
+		l := quota.New(quota.Config{Device: quota.Limit{Rate: 1}, MaxTargets: 100})
+		l.Record(toToken("closed"), throttled(push.ScopeDevice, time.Hour))
 		for i := range 10_000 {
-			g.Reserve(toToken(fmt.Sprint("device", i)), 0)
-			if i%50 == 0 && g.RetryAfter(toToken("closed")) == 0 {
-				t.Fatal("a device that is asked for again and again was forgotten")
+			l.Reserve(toToken(fmt.Sprint("device", i)), 0)
+			if i%50 == 0 && l.RetryAfter(toToken("closed")) == 0 {
+				t.Fatal("a recently used device was evicted")
 			}
 		}
-		if s := g.Status(); s.Targets != 100 || s.ClosedTargets != 1 {
-			t.Errorf("Status = %+v, want 100 targets remembered, 1 closed", s)
+		if s := l.Status(); s.Targets != 100 || s.ClosedTargets != 1 {
+			t.Errorf("Status = %+v, want 100 targets, 1 closed", s)
 		}
 	})
 }
 
 func TestStatusNamesNoDevice(t *testing.T) {
-	g := quota.New(quota.Config{Total: quota.Limit{Rate: 7}})
-	g.Record(toToken("5ecre7"), throttled(push.ScopeDevice, time.Minute))
-	out, err := json.Marshal(g.Status())
+	l := quota.New(quota.Config{Total: quota.Limit{Rate: 7}})
+	l.Record(toToken("5ecre7"), throttled(push.ScopeDevice, time.Minute))
+	out, err := json.Marshal(l.Status())
 	if err != nil || strings.Contains(string(out), "5ecre7") {
 		t.Errorf("status %s, %v", out, err)
 	}
 }
 
-// arrival is a step of a random schedule: a pause, then so many at once, each
-// ready to wait so long; and perhaps a refusal by the provider.
+// arrival is a step of a random schedule: a pause, then count concurrent attempts with maxWait, and
+// then a refusal by the provider unless refusal is 0.
 type arrival struct {
 	pause, maxWait, refusal time.Duration
 	count                   int
 }
 
 func drawSchedule(t *rapid.T) []arrival {
-	upTo := func(longest time.Duration, label string) time.Duration {
-		return time.Duration(rapid.Int64Range(0, int64(longest)).Draw(t, label))
+	upTo := func(limit time.Duration, label string) time.Duration {
+		return time.Duration(rapid.Int64Range(0, int64(limit)).Draw(t, label))
 	}
 	return rapid.SliceOfN(rapid.Custom(func(*rapid.T) arrival {
-		a := arrival{pause: upTo(2*time.Second, "pause"), maxWait: upTo(10*time.Second, "patience")}
-		if rapid.IntRange(0, 9).Draw(t, "a refusal at 0") == 0 {
+		a := arrival{pause: upTo(2*time.Second, "pause"), maxWait: upTo(10*time.Second, "max wait")}
+		if rapid.IntRange(0, 9).Draw(t, "refusal if 0") == 0 {
 			a.refusal = upTo(5*time.Second, "refusal")
 		}
 		a.count = rapid.IntRange(0, 40).Draw(t, "count")
@@ -351,15 +351,15 @@ func drawSchedule(t *rapid.T) []arrival {
 	}), 1, 40).Draw(t, "schedule")
 }
 
-// play runs the schedule and returns when each admitted one was sent.
-func play(g *quota.RateLimiter, schedule []arrival) (sent []time.Time) {
+// play runs the schedule and returns the times of the allowed attempts.
+func play(l *quota.RateLimiter, schedule []arrival) (sent []time.Time) {
 	var mu sync.Mutex
-	var all sync.WaitGroup
+	var wg sync.WaitGroup
 	for _, a := range schedule {
 		time.Sleep(a.pause)
 		for i := range a.count {
-			all.Go(func() {
-				if acquire(g, toToken(fmt.Sprint(i)), a.maxWait) {
+			wg.Go(func() {
+				if acquire(l, toToken(fmt.Sprint(i)), a.maxWait) {
 					mu.Lock()
 					defer mu.Unlock()
 					sent = append(sent, time.Now())
@@ -367,25 +367,25 @@ func play(g *quota.RateLimiter, schedule []arrival) (sent []time.Time) {
 			})
 		}
 		if a.refusal > 0 {
-			g.Record(toToken("a"), throttled(push.ScopeProject, a.refusal))
+			l.Record(toToken("a"), throttled(push.ScopeProject, a.refusal))
 		}
 	}
-	all.Wait()
+	wg.Wait()
 	slices.SortFunc(sent, time.Time.Compare)
 	return sent
 }
 
-// acquire waits at the gate as a sender does, and returns whether its turn came.
-func acquire(g *quota.RateLimiter, n *push.Notification, patience time.Duration) bool {
-	turn, _, ok := g.Reserve(n, patience)
-	if turn == nil || !ok {
+// acquire reserves an attempt and waits for it. It returns false if the attempt is rejected.
+func acquire(l *quota.RateLimiter, n *push.Notification, maxWait time.Duration) bool {
+	r, _, ok := l.Reserve(n, maxWait)
+	if r == nil || !ok {
 		return ok
 	}
 	select {
-	case <-turn.Ready():
-		return turn.RetryAfter() == 0
-	case <-time.After(patience):
-		turn.Cancel()
+	case <-r.Ready():
+		return r.RetryAfter() == 0
+	case <-time.After(maxWait):
+		r.Cancel()
 		return false
 	}
 }
@@ -405,7 +405,7 @@ func TestRatePlusBurstHoldsInAnySecond(t *testing.T) {
 				first++
 			}
 			if n := last - first + 1; float64(n) > limit.Rate+float64(limit.Burst) {
-				r.Fatalf("%d sent in one second at %v", n, sent[last])
+				r.Fatalf("%d sent within one second, until %v", n, sent[last])
 			}
 		}
 	})
@@ -413,33 +413,33 @@ func TestRatePlusBurstHoldsInAnySecond(t *testing.T) {
 
 func TestWholeQuotaIsUsedUnderOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 1000}})
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1000}})
 		sent := 0
-		for range 60_000 { // a minute at 3,000 a second, in bunches of three
+		for range 60_000 { // one minute, three per millisecond
 			for range 3 {
-				if _, _, ok := g.Reserve(toToken("a"), 500*time.Millisecond); ok {
+				if _, _, ok := l.Reserve(toToken("a"), 500*time.Millisecond); ok {
 					sent++
 				}
 			}
 			time.Sleep(time.Millisecond)
 		}
 		if sent < 59_000 || sent > 61_000 {
-			t.Errorf("sent %d in a minute at 1,000 a second", sent)
+			t.Errorf("sent %d in a minute with a limit of 1,000 per second", sent)
 		}
 	})
 }
 
 func BenchmarkReserve(b *testing.B) {
 	for name, cfg := range map[string]quota.Config{
-		"nothing known": {},
-		"total":         {Total: quota.Limit{Rate: 1e9}},
-		"device":        {Total: quota.Limit{Rate: 1e9}, Device: quota.Limit{Rate: 1e9}},
+		"no limit": {},
+		"total":    {Total: quota.Limit{Rate: 1e9}},
+		"device":   {Total: quota.Limit{Rate: 1e9}, Device: quota.Limit{Rate: 1e9}},
 	} {
 		b.Run(name, func(b *testing.B) {
-			g, n := quota.New(cfg), toToken("a")
+			l, n := quota.New(cfg), toToken("a")
 			b.ReportAllocs()
 			for b.Loop() {
-				g.Reserve(n, time.Second)
+				l.Reserve(n, time.Second)
 			}
 		})
 	}

@@ -2,150 +2,154 @@
 
 package quota
 
-import (
-	"time"
-)
+import "time"
 
-// Names of the scopes in Demand and Spend. An operator's own is "own/" and its name.
+// Names of the scopes in Demand and SetShare. The name of an operator's scope is prefixed with
+// "own/".
 const (
 	Total          = "total"
 	Topics         = "topics"
 	operatorPrefix = "own/"
 )
 
-// shareConfig is what Spend said last.
+// shareConfig holds the arguments of the last SetShare.
 type shareConfig struct {
 	fractions map[string]float64
 	until     time.Time
 	fallback  float64
 }
 
-// fraction is what of a limit may be spent. The zero value is all of it.
+// fraction is the fraction of a limit that this gateway may use. The zero value is the whole limit.
 type fraction struct {
 	shared            bool
 	current, fallback float64
-	until             time.Time // when rest takes the place of now; zero once it has
+	until             time.Time // when current becomes fallback; zero: never
 }
 
-// expire tells that the part has ended by then, once, and when it did.
-func (p *fraction) expire(at time.Time) (until time.Time, ended bool) {
-	if p.until.IsZero() || at.Before(p.until) {
+// expire replaces current with fallback if the fraction has expired at the given time. It returns
+// true once, with the time of the expiry.
+func (f *fraction) expire(at time.Time) (until time.Time, expired bool) {
+	if f.until.IsZero() || at.Before(f.until) {
 		return time.Time{}, false
 	}
-	until = p.until
-	p.current, p.until = p.fallback, time.Time{}
+	until = f.until
+	f.current, f.until = f.fallback, time.Time{}
 	return until, true
 }
 
-// Reconfigure puts cfg in force at once, also for those who wait. What the buckets hold stays, as far as they have room
-// for it, and so does what was learned from refusals: over any time no more passes than the limits before and after allowed
-// in their parts of it, and one burst. Who waits for a scope that is gone goes on.
-func (g *RateLimiter) Reconfigure(cfg Config) {
-	g.configMu.Lock()
-	defer g.configMu.Unlock()
-	g.weights = cfg.Weights
-	g.targets.cfg.Store(&cfg)
-	g.total.reconfigure(cfg.Total, cfg.Weights)
-	before, next := g.scopes.Load(), &scopeSet{}
+// Reconfigure replaces the configuration, also for queued reservations. Buckets keep their tokens
+// up to their new size, and rates learned from refusals are kept. Over any interval, at most what
+// the old and the new limits allow in their parts of it, plus one burst, is allowed. Reservations
+// in a removed scope continue with the next one.
+func (l *RateLimiter) Reconfigure(cfg Config) {
+	l.configMu.Lock()
+	defer l.configMu.Unlock()
+	l.weights = cfg.Weights
+	l.targets.cfg.Store(&cfg)
+	l.total.reconfigure(cfg.Total, cfg.Weights)
+	old, next := l.scopes.Load(), &scopeSet{}
 	if cfg.Topics.Rate > 0 {
-		next.topics = g.reuseOrNew(before.topics, Topics)
+		next.topics = l.reuseOrNew(old.topics, Topics)
 		next.topics.reconfigure(cfg.Topics, cfg.Weights)
 	}
 	for _, s := range cfg.Scopes {
-		l := g.reuseOrNew(before.find(s.Name, next), operatorPrefix+s.Name)
-		l.reconfigure(s.Limit, cfg.Weights)
-		next.operator = append(next.operator, operatorScope{s, l})
+		limiter := l.reuseOrNew(old.find(s.Name, next), operatorPrefix+s.Name)
+		limiter.reconfigure(s.Limit, cfg.Weights)
+		next.operator = append(next.operator, operatorScope{s, limiter})
 	}
-	g.scopes.Store(next)
-	for _, l := range before.notIn(next) {
-		l.reconfigure(Limit{}, cfg.Weights)
+	l.scopes.Store(next)
+	for _, limiter := range old.notIn(next) {
+		limiter.reconfigure(Limit{}, cfg.Weights)
 	}
 }
 
-// reuseOrNew returns l, or a new line with the gate's share of it. g.changing is held.
-func (g *RateLimiter) reuseOrNew(l *scopeLimiter, name string) *scopeLimiter {
-	if l == nil {
-		l = &scopeLimiter{}
-		if g.share != nil {
-			l.setShare(g.share, name)
+// reuseOrNew returns limiter or, if it is nil, a new one with the current share. l.configMu is
+// held.
+func (l *RateLimiter) reuseOrNew(limiter *scopeLimiter, name string) *scopeLimiter {
+	if limiter == nil {
+		limiter = &scopeLimiter{}
+		if l.share != nil {
+			limiter.setShare(l.share, name)
 		}
 	}
-	return l
+	return limiter
 }
 
-// find returns the line of that name that others has not taken yet, or nil.
-func (n *scopeSet) find(name string, others *scopeSet) *scopeLimiter {
-	for _, o := range n.operator {
-		if o.Name == name && !others.contains(o.limiter) {
+// find returns the limiter of the operator's scope with that name, or nil if there is none that is
+// not in other.
+func (s *scopeSet) find(name string, other *scopeSet) *scopeLimiter {
+	for _, o := range s.operator {
+		if o.Name == name && !other.contains(o.limiter) {
 			return o.limiter
 		}
 	}
 	return nil
 }
 
-func (n *scopeSet) contains(l *scopeLimiter) bool {
-	for _, o := range n.operator {
+func (s *scopeSet) contains(l *scopeLimiter) bool {
+	for _, o := range s.operator {
 		if o.limiter == l {
 			return true
 		}
 	}
-	return n.topics == l
+	return s.topics == l
 }
 
-// notIn returns the lines that next has not.
-func (n *scopeSet) notIn(next *scopeSet) (gone []*scopeLimiter) {
-	for _, l := range n.limiters() {
+// notIn returns the limiters that next does not contain.
+func (s *scopeSet) notIn(next *scopeSet) (removed []*scopeLimiter) {
+	for _, l := range s.limiters() {
 		if !next.contains(l) {
-			gone = append(gone, l)
+			removed = append(removed, l)
 		}
 	}
-	return gone
+	return removed
 }
 
-func (n *scopeSet) limiters() (all []*scopeLimiter) {
-	if n.topics != nil {
-		all = append(all, n.topics)
+func (s *scopeSet) limiters() (limiters []*scopeLimiter) {
+	if s.topics != nil {
+		limiters = append(limiters, s.topics)
 	}
-	for _, o := range n.operator {
-		all = append(all, o.limiter)
+	for _, o := range s.operator {
+		limiters = append(limiters, o.limiter)
 	}
-	return all
+	return limiters
 }
 
-// SetShare lets the gate spend only a part of each limit that many share, from 0 to 1, at once and also for those who wait.
-// From until on, and where a scope is not named, that is rest: by the gate's own clock, whoever has died meanwhile. Parts
-// are of the rate and of the burst alike, though a burst is never below one. Before the first call it is the whole. Limits
-// of single devices and topics are not shared.
-func (g *RateLimiter) SetShare(parts map[string]float64, until time.Time, rest float64) {
-	g.configMu.Lock()
-	defer g.configMu.Unlock()
-	g.share = &shareConfig{parts, until, rest}
-	g.total.setShare(g.share, Total)
-	within := g.scopes.Load()
-	if within.topics != nil {
-		within.topics.setShare(g.share, Topics)
+// SetShare limits the RateLimiter to a fraction, from 0 to 1, of each shared limit, also for queued
+// reservations. From until on, by the local clock, and for scopes that are not named, the fraction
+// is fallback; no message from other gateways is needed. Fractions apply to the rate and to the
+// burst, which is at least 1 unless the fraction is 0. Before the first call the fraction is 1.
+// Limits of single devices and topics are not shared.
+func (l *RateLimiter) SetShare(fractions map[string]float64, until time.Time, fallback float64) {
+	l.configMu.Lock()
+	defer l.configMu.Unlock()
+	l.share = &shareConfig{fractions, until, fallback}
+	l.total.setShare(l.share, Total)
+	scopes := l.scopes.Load()
+	if scopes.topics != nil {
+		scopes.topics.setShare(l.share, Topics)
 	}
-	for _, o := range within.operator {
-		o.limiter.setShare(g.share, operatorPrefix+o.Name)
+	for _, o := range scopes.operator {
+		o.limiter.setShare(l.share, operatorPrefix+o.Name)
 	}
 }
 
-// Demand returns how much of each limit that many share is wanted now, in parts of it: what passed in a second, what was
-// turned away in one, and what waits. It can be more than 1.
-func (g *RateLimiter) Demand() map[string]float64 {
-	within := g.scopes.Load()
-	wanted := make(map[string]float64)
-	g.total.addDemand(wanted, Total)
-	if within.topics != nil {
-		within.topics.addDemand(wanted, Topics)
+// Demand returns the current demand for each shared limit as a fraction of it: what was allowed and
+// rejected within a second, and what is queued. It can exceed 1.
+func (l *RateLimiter) Demand() map[string]float64 {
+	scopes := l.scopes.Load()
+	demand := make(map[string]float64)
+	l.total.addDemand(demand, Total)
+	if scopes.topics != nil {
+		scopes.topics.addDemand(demand, Topics)
 	}
-	for _, o := range within.operator {
-		o.limiter.addDemand(wanted, operatorPrefix+o.Name)
+	for _, o := range scopes.operator {
+		o.limiter.addDemand(demand, operatorPrefix+o.Name)
 	}
-	return wanted
+	return demand
 }
 
-// reconfigure puts another limit and other weights in place.
+// reconfigure replaces the limit and the weights.
 func (l *scopeLimiter) reconfigure(limit Limit, weights map[string]int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,8 +157,8 @@ func (l *scopeLimiter) reconfigure(limit Limit, weights map[string]int) {
 	l.aimd.setLimit(now, limit)
 	l.weights = weights
 	for i := range l.lanes {
-		for app, s := range l.lanes[i].apps {
-			s.stride = appStride(weights, app)
+		for app, q := range l.lanes[i].apps {
+			q.stride = appStride(weights, app)
 		}
 	}
 	l.resetTimer(now)
@@ -165,36 +169,36 @@ func (l *scopeLimiter) setShare(s *shareConfig, name string) {
 	defer l.mu.Unlock()
 	now := time.Now()
 	l.aimd.bucketAt(now, now)
-	p := fraction{shared: true, current: s.fallback, fallback: s.fallback}
-	if amount, named := s.fractions[name]; named && s.until.After(now) {
-		p.current, p.until = amount, s.until
+	f := fraction{shared: true, current: s.fallback, fallback: s.fallback}
+	if current, ok := s.fractions[name]; ok && s.until.After(now) {
+		f.current, f.until = current, s.until
 	}
-	l.aimd.fraction = p
+	l.aimd.fraction = f
 	l.aimd.bucketAt(now, now)
 	l.resetTimer(now)
 }
 
-// resetTimer sets the timer anew, for those who wait may be served sooner. l.mu is held.
+// resetTimer sets the timer again after a change of the rate. l.mu is held.
 func (l *scopeLimiter) resetTimer(now time.Time) {
 	l.armed = false
 	l.armTimer(now)
 }
 
-func (l *scopeLimiter) addDemand(into map[string]float64, name string) {
+func (l *scopeLimiter) addDemand(demand map[string]float64, name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.aimd.limit.Rate == 0 {
 		return
 	}
 	now := time.Now()
-	wanted := l.aimd.passed.perSecond(now) + l.rejected.perSecond(now) + float64(l.waiting)
-	into[name] = max(into[name], wanted/l.aimd.limit.Rate)
+	perSecond := l.aimd.passed.perSecond(now) + l.rejected.perSecond(now) + float64(l.waiting)
+	demand[name] = max(demand[name], perSecond/l.aimd.limit.Rate)
 }
 
-// scaledBurst returns the part of a burst: at least one where there is any.
-func scaledBurst(part float64, burst int) int {
-	if part == 0 {
+// scaledBurst returns the share of a burst: at least 1 unless the share is 0.
+func scaledBurst(share float64, burst int) int {
+	if share == 0 {
 		return 0
 	}
-	return max(1, int(part*float64(burst)))
+	return max(1, int(share*float64(burst)))
 }

@@ -9,69 +9,68 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Reservation is a place in line. Its holder waits for Ready as long as he can, and
-// calls Leave if he goes before.
+// Reservation is a place in the queue of a RateLimiter. Its holder waits for Ready, or calls Cancel
+// if it stops waiting earlier.
 type Reservation struct {
 	app        string
 	priority   int
 	deadline   time.Time
 	ready      chan struct{}
-	retryAfter time.Duration // written before ready is closed
-	removed    bool          // out of line; guarded by the lock of the line that it stands in
+	retryAfter time.Duration // set before ready is closed
+	removed    bool          // not in a queue; guarded by the lock of remaining[0]
 
 	mu        sync.Mutex
-	remaining []*scopeLimiter // those still to pass; the first is the one that it stands in
+	remaining []*scopeLimiter // limiters to pass; r waits in the first one
 }
 
-func newReservation(n *push.Notification, lines []*scopeLimiter, patience time.Duration) *Reservation {
-	t := &Reservation{app: n.App, priority: lanePriority(n), remaining: lines, ready: make(chan struct{})}
-	t.deadline = time.Now().Add(min(patience, maxClosed))
-	return t
+func newReservation(n *push.Notification, limiters []*scopeLimiter, maxWait time.Duration) *Reservation {
+	r := &Reservation{app: n.App, priority: lanePriority(n), remaining: limiters, ready: make(chan struct{})}
+	r.deadline = time.Now().Add(min(maxWait, maxClosed))
+	return r
 }
 
-// Ready is closed when the turn has come, or never will.
-func (t *Reservation) Ready() <-chan struct{} { return t.ready }
+// Ready returns a channel that is closed when the attempt is allowed or rejected.
+func (r *Reservation) Ready() <-chan struct{} { return r.ready }
 
-// RetryAfter returns, after Ready, how long to stay away; 0 when the turn has
-// come.
-func (t *Reservation) RetryAfter() time.Duration { return t.retryAfter }
+// RetryAfter returns 0 if the attempt is allowed, and otherwise when to try again. Call it after
+// Ready is closed.
+func (r *Reservation) RetryAfter() time.Duration { return r.retryAfter }
 
-// Cancel gives the place in line to those behind. One that comes up in the same
-// moment is lost.
-func (t *Reservation) Cancel() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.remaining) > 0 {
-		t.remaining[0].cancel(t)
+// Cancel removes the reservation from the queue. If the reservation becomes ready at the same time,
+// its token is lost.
+func (r *Reservation) Cancel() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.remaining) > 0 {
+		r.remaining[0].cancel(r)
 	}
-	t.remaining = nil
+	r.remaining = nil
 }
 
-// advance goes on to the next line, which may let it through at once.
-func (t *Reservation) advance() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.remaining) == 0 {
-		return // has left
+// advance continues with the next limiter, which may allow the attempt immediately.
+func (r *Reservation) advance() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.remaining) == 0 {
+		return // cancelled
 	}
-	t.remaining = t.remaining[1:]
-	if wait, queued, _ := t.acquireNext(); !queued {
-		t.resolve(wait)
+	r.remaining = r.remaining[1:]
+	if wait, queued, _ := r.acquireNext(); !queued {
+		r.resolve(wait)
 	}
 }
 
-// acquireNext goes through lines until one of them makes it wait or refuses it. t.mu
-// is held.
-func (t *Reservation) acquireNext() (wait time.Duration, queued, ok bool) {
-	for ; len(t.remaining) > 0; t.remaining = t.remaining[1:] {
-		if wait, queued, ok = t.remaining[0].reserve(t); queued || !ok {
+// acquireNext passes limiters until one of them queues or rejects the reservation. r.mu is held.
+func (r *Reservation) acquireNext() (wait time.Duration, queued, ok bool) {
+	for ; len(r.remaining) > 0; r.remaining = r.remaining[1:] {
+		if wait, queued, ok = r.remaining[0].reserve(r); queued || !ok {
 			return wait, queued, ok
 		}
 	}
 	return 0, false, true
 }
 
-func (t *Reservation) resolve(refused time.Duration) {
-	t.retryAfter = refused
-	close(t.ready)
+func (r *Reservation) resolve(retryAfter time.Duration) {
+	r.retryAfter = retryAfter
+	close(r.ready)
 }

@@ -9,42 +9,42 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// minDispatchInterval is the least time between two handouts: at 10,000 a second a timer for
-// each place would cost more than the places.
+// minDispatchInterval is the minimum time between two dispatches. At 10,000 per second, a timer per
+// reservation would cost more than the reservation.
 const minDispatchInterval = time.Millisecond
 
-// scopeLimiter is a scope that is waited for, with those who wait: the better lane
-// first, and within a lane the apps by their weights. Whoever comes while
-// nobody waits in his lane or a better one takes a place at once, so what one
-// app leaves is lent to the others, and taken back with the next place.
+// scopeLimiter limits a scope that many notifications share, and queues reservations. Higher lanes
+// are served first, and within a lane the apps share by weight. An attempt is allowed immediately
+// if no reservation waits in its lane or a higher one. Apps can therefore use the unused share of
+// other apps, which get it back with the next token.
 type scopeLimiter struct {
 	mu       sync.Mutex
 	weights  map[string]int
 	aimd     aimdLimiter
-	rejected meter // those who were turned away
+	rejected meter
 	lanes    [3]laneQueue
 	waiting  int
 	timer    *time.Timer
 	armed    bool
 }
 
-// laneQueue holds those who wait in one lane, app by app. Each place moves its app
-// on by the inverse of its weight, and the app that is farthest behind is next
-// (stride scheduling; Waldspurger and Weihl, 1995).
+// laneQueue holds the reservations of one lane by app. Each token advances the pass of its app by
+// its stride, the inverse of its weight; the app with the lowest pass is next (stride scheduling;
+// Waldspurger and Weihl, 1995).
 type laneQueue struct {
 	apps       map[string]*appQueue
-	globalPass float64 // how far the app was that had the last place
+	globalPass float64 // pass of the app that was served last
 	waiting    int
 }
 
 type appQueue struct {
 	stride       float64
 	pass         float64
-	reservations []*Reservation // in order; those who have left are passed over
-	waiting      int
+	reservations []*Reservation // in order, including removed ones
+	waiting      int            // without removed ones
 }
 
-// lanePriority is a lane's place: the lower goes first.
+// lanePriority returns the priority of n's lane; 0 is the highest.
 func lanePriority(n *push.Notification) int {
 	switch n.EffectiveLane() {
 	case push.LaneCritical:
@@ -56,7 +56,7 @@ func lanePriority(n *push.Notification) int {
 	}
 }
 
-// tryAcquire lets n through if that can be at once.
+// tryAcquire allows an attempt at n, or returns false if it would have to wait.
 func (l *scopeLimiter) tryAcquire(n *push.Notification) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,135 +66,138 @@ func (l *scopeLimiter) tryAcquire(n *push.Notification) bool {
 	return l.aimd.allow(time.Now())
 }
 
-// waitingUpTo counts those who wait in this lane and the better ones. l.mu is held.
-func (l *scopeLimiter) waitingUpTo(rank int) (count int) {
-	for i := range rank + 1 {
+// waitingUpTo counts the reservations in the lane of this priority and in higher lanes. l.mu is
+// held.
+func (l *scopeLimiter) waitingUpTo(priority int) (count int) {
+	for i := range priority + 1 {
 		count += l.lanes[i].waiting
 	}
 	return count
 }
 
-// reserve puts t in line, or lets it through at once, or says how long it would
-// have to wait if that is longer than it can.
-func (l *scopeLimiter) reserve(t *Reservation) (wait time.Duration, queued, ok bool) {
+// reserve allows r's attempt, queues r, or rejects it if its wait would exceed its deadline. wait
+// is the estimated wait.
+func (l *scopeLimiter) reserve(r *Reservation) (wait time.Duration, queued, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	ahead := l.countAhead(t)
+	ahead := l.countAhead(r)
 	if ahead == 0 && l.aimd.allow(now) {
 		return 0, false, true
 	}
-	if wait = l.aimd.delay(now, ahead+1); now.Add(wait).After(t.deadline) {
+	if wait = l.aimd.delay(now, ahead+1); now.Add(wait).After(r.deadline) {
 		l.rejected.count(now)
 		return wait, false, false
 	}
-	l.enqueue(t)
+	l.enqueue(r)
 	l.armTimer(now)
 	return wait, true, true
 }
 
-// countAhead counts those who will go before t: everybody in the better lanes, and
-// of each app in its own what its weight gives it meanwhile. l.mu is held.
-func (l *scopeLimiter) countAhead(t *Reservation) int {
+// countAhead estimates the number of reservations that will be served before r: all in higher
+// lanes, all of r's app, and of each other app in the lane what its weight gives it until then.
+// l.mu is held.
+func (l *scopeLimiter) countAhead(r *Reservation) int {
 	if l.waiting == 0 {
 		return 0
 	}
-	lane := &l.lanes[t.priority]
-	own := lane.queueFor(t.app, l.weights)
-	count := l.waitingUpTo(t.priority) - lane.waiting + own.waiting
-	for _, s := range lane.apps {
-		if s != own {
-			count += min(s.waiting, int(float64(own.waiting+1)*own.stride/s.stride))
+	lane := &l.lanes[r.priority]
+	own := lane.queueFor(r.app, l.weights)
+	count := l.waitingUpTo(r.priority) - lane.waiting + own.waiting
+	for _, q := range lane.apps {
+		if q != own {
+			count += min(q.waiting, int(float64(own.waiting+1)*own.stride/q.stride))
 		}
 	}
 	return count
 }
 
-// enqueue puts t in line. l.mu is held.
-func (l *scopeLimiter) enqueue(t *Reservation) {
-	lane := &l.lanes[t.priority]
-	s := lane.queueFor(t.app, l.weights)
-	if s.waiting == 0 {
-		s.pass = max(s.pass, lane.globalPass)
+// enqueue adds r to its queue. l.mu is held.
+func (l *scopeLimiter) enqueue(r *Reservation) {
+	lane := &l.lanes[r.priority]
+	q := lane.queueFor(r.app, l.weights)
+	if q.waiting == 0 {
+		q.pass = max(q.pass, lane.globalPass)
 	}
-	t.removed = false
-	s.reservations = append(s.reservations, t)
-	s.waiting++
+	r.removed = false
+	q.reservations = append(q.reservations, r)
+	q.waiting++
 	lane.waiting++
 	l.waiting++
 }
 
 func (l *laneQueue) queueFor(app string, weights map[string]int) *appQueue {
-	s, ok := l.apps[app]
+	q, ok := l.apps[app]
 	if !ok {
 		if l.apps == nil {
 			l.apps = make(map[string]*appQueue)
 		}
-		s = &appQueue{stride: appStride(weights, app), pass: l.globalPass}
-		l.apps[app] = s
+		q = &appQueue{stride: appStride(weights, app), pass: l.globalPass}
+		l.apps[app] = q
 	}
-	return s
+	return q
 }
 
 func appStride(weights map[string]int, app string) float64 { return 1 / float64(max(weights[app], 1)) }
 
-// dequeue takes the next one out of line, nil if nobody waits. l.mu is held.
+// dequeue removes and returns the next reservation, or nil if there is none. l.mu is held.
 func (l *scopeLimiter) dequeue() *Reservation {
 	for i := range l.lanes {
 		lane := &l.lanes[i]
 		if lane.waiting == 0 {
 			continue
 		}
-		s := lane.nextApp()
-		lane.globalPass = s.pass
-		s.pass += s.stride
-		return l.remove(lane, s, s.popFront())
+		q := lane.nextApp()
+		lane.globalPass = q.pass
+		q.pass += q.stride
+		return l.remove(lane, q, q.popFront())
 	}
 	return nil
 }
 
-// nextApp returns the app that is farthest behind of those with somebody waiting.
+// nextApp returns the queue with the lowest pass that is not empty.
 func (l *laneQueue) nextApp() (next *appQueue) {
-	for _, s := range l.apps {
-		if s.waiting > 0 && (next == nil || s.pass < next.pass) {
-			next = s
+	for _, q := range l.apps {
+		if q.waiting > 0 && (next == nil || q.pass < next.pass) {
+			next = q
 		}
 	}
 	return next
 }
 
-// popFront takes the first out of the app's queue that has not left it.
-func (s *appQueue) popFront() *Reservation {
+// popFront returns the first reservation that is not removed. The queue must have one.
+func (q *appQueue) popFront() *Reservation {
 	for {
-		t := s.reservations[0]
-		s.reservations[0] = nil
-		if s.reservations = s.reservations[1:]; !t.removed {
-			return t
+		r := q.reservations[0]
+		q.reservations[0] = nil
+		if q.reservations = q.reservations[1:]; !r.removed {
+			return r
 		}
 	}
 }
 
-func (l *scopeLimiter) remove(lane *laneQueue, s *appQueue, t *Reservation) *Reservation {
-	t.removed = true
-	s.waiting--
+// remove marks r as removed and updates the counts. l.mu is held.
+func (l *scopeLimiter) remove(lane *laneQueue, q *appQueue, r *Reservation) *Reservation {
+	r.removed = true
+	q.waiting--
 	lane.waiting--
 	l.waiting--
-	if s.waiting == 0 {
-		s.reservations = nil
+	if q.waiting == 0 {
+		q.reservations = nil
 	}
-	return t
+	return r
 }
 
-// cancel takes t out of line.
-func (l *scopeLimiter) cancel(t *Reservation) {
+// cancel removes r from the queue.
+func (l *scopeLimiter) cancel(r *Reservation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !t.removed {
-		l.remove(&l.lanes[t.priority], l.lanes[t.priority].apps[t.app], t)
+	if !r.removed {
+		l.remove(&l.lanes[r.priority], l.lanes[r.priority].apps[r.app], r)
 	}
 }
 
-// armTimer sets the timer for the next handout. l.mu is held.
+// armTimer sets the timer for the next dispatch. l.mu is held.
 func (l *scopeLimiter) armTimer(now time.Time) {
 	if l.armed || l.waiting == 0 {
 		return
@@ -208,59 +211,60 @@ func (l *scopeLimiter) armTimer(now time.Time) {
 	l.timer.Reset(wait)
 }
 
-// dispatch gives the places that have come up to those who are next.
+// dispatch gives the available tokens to the next reservations.
 func (l *scopeLimiter) dispatch() {
-	for _, t := range l.takeReady() {
-		t.advance()
+	for _, r := range l.takeReady() {
+		r.advance()
 	}
 }
 
-func (l *scopeLimiter) takeReady() (turns []*Reservation) {
+func (l *scopeLimiter) takeReady() (ready []*Reservation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
 	for l.waiting > 0 && l.aimd.allow(now) {
-		turns = append(turns, l.dequeue())
+		ready = append(ready, l.dequeue())
 	}
 	l.armed = false
 	l.armTimer(now)
-	return turns
+	return ready
 }
 
-// applyRefusal closes the line by how, one of the governor's two ways, and tells those at once who cannot wait that long.
-func (l *scopeLimiter) applyRefusal(how func(g *aimdLimiter, now time.Time, wait time.Duration), wait time.Duration) {
-	turns, left := l.closeAndEvict(how, wait)
-	for _, t := range turns {
-		t.resolve(left)
+// applyRefusal closes the scope with record, one of the two record methods of aimdLimiter, and
+// rejects the reservations whose deadline is before the scope reopens.
+func (l *scopeLimiter) applyRefusal(record func(l *aimdLimiter, now time.Time, wait time.Duration), wait time.Duration) {
+	evicted, closed := l.closeAndEvict(record, wait)
+	for _, r := range evicted {
+		r.resolve(closed)
 	}
 }
 
-func (l *scopeLimiter) closeAndEvict(how func(*aimdLimiter, time.Time, time.Duration), wait time.Duration) (evicted []*Reservation, left time.Duration) {
+func (l *scopeLimiter) closeAndEvict(record func(*aimdLimiter, time.Time, time.Duration), wait time.Duration) (evicted []*Reservation, closed time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	how(&l.aimd, now, wait)
-	left = l.aimd.closedFor(now)
+	record(&l.aimd, now, wait)
+	closed = l.aimd.closedFor(now)
 	for i := range l.lanes {
-		for _, s := range l.lanes[i].apps {
-			for _, t := range s.reservations {
-				if !t.removed && t.deadline.Before(now.Add(left)) {
-					evicted = append(evicted, l.remove(&l.lanes[i], s, t))
+		for _, q := range l.lanes[i].apps {
+			for _, r := range q.reservations {
+				if !r.removed && r.deadline.Before(now.Add(closed)) {
+					evicted = append(evicted, l.remove(&l.lanes[i], q, r))
 				}
 			}
 		}
 	}
-	return evicted, left
+	return evicted, closed
 }
 
-// closedFor returns how long the line stays closed.
+// closedFor returns how long the scope stays closed.
 func (l *scopeLimiter) closedFor() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.aimd.closedFor(time.Now())
 }
 
-// status returns the line's state now.
+// status returns the current state.
 func (l *scopeLimiter) status(name string) ScopeStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()

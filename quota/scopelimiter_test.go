@@ -19,7 +19,7 @@ func fromApp(app string, lane push.Lane) *push.Notification {
 	return &push.Notification{App: app, Lane: lane, Target: push.Target{Token: "t"}}
 }
 
-// turnCounter counts who has had a turn.
+// turnCounter counts the allowed attempts by name.
 type turnCounter struct {
 	mu     sync.Mutex
 	counts map[string]int
@@ -36,26 +36,26 @@ func (c *turnCounter) add(name string) {
 	c.order = append(c.order, name)
 }
 
-// drain returns the counts since the last time.
+// drain returns the counts since the last call.
 func (c *turnCounter) drain() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	had := c.counts
+	counts := c.counts
 	c.counts = nil
-	return had
+	return counts
 }
 
-// startSenders has so many senders of an app stand in line; each that has had its turn comes again, until stop is closed.
-func startSenders(g *quota.RateLimiter, c *turnCounter, all *sync.WaitGroup, stop <-chan struct{}, n *push.Notification, senders int) {
+// startSenders starts senders that reserve attempts at n in a loop until stop is closed.
+func startSenders(l *quota.RateLimiter, c *turnCounter, wg *sync.WaitGroup, stop <-chan struct{}, n *push.Notification, senders int) {
 	for range senders {
-		all.Go(func() {
+		wg.Go(func() {
 			for {
-				turn, _, ok := g.Reserve(n, time.Minute)
-				if turn != nil {
+				res, _, ok := l.Reserve(n, time.Minute)
+				if res != nil {
 					select {
-					case <-turn.Ready():
+					case <-res.Ready():
 					case <-stop:
-						turn.Cancel()
+						res.Cancel()
 						return
 					}
 				}
@@ -75,22 +75,22 @@ func startSenders(g *quota.RateLimiter, c *turnCounter, all *sync.WaitGroup, sto
 
 func TestHigherLaneIsServedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 1}})
-		mustAllow(t, g, toToken("takes the place at hand"))
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 1}})
+		mustAllow(t, l, toToken("takes the burst"))
 		var c turnCounter
-		var all sync.WaitGroup
+		var wg sync.WaitGroup
 		for _, lane := range []push.Lane{push.LaneBulk, push.LaneNormal, push.LaneCritical, push.LaneBulk, push.LaneCritical} {
-			all.Go(func() {
-				if acquire(g, fromApp(string(lane), lane), time.Minute) {
+			wg.Go(func() {
+				if acquire(l, fromApp(string(lane), lane), time.Minute) {
 					c.add(string(lane))
 				}
 			})
 			synctest.Wait()
 		}
-		if w := g.Status().Waiting; w != (quota.Waiting{Critical: 2, Normal: 1, Bulk: 2}) {
-			t.Errorf("in line: %+v", w)
+		if w := l.Status().Waiting; w != (quota.Waiting{Critical: 2, Normal: 1, Bulk: 2}) {
+			t.Errorf("waiting: %+v", w)
 		}
-		all.Wait()
+		wg.Wait()
 		if got := fmt.Sprint(c.order); got != "[critical critical normal bulk bulk]" {
 			t.Error(got)
 		}
@@ -99,112 +99,112 @@ func TestHigherLaneIsServedFirst(t *testing.T) {
 
 func TestCriticalWaitsForOneTokenOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 1}})
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 1}})
 		var c turnCounter
-		var all sync.WaitGroup
+		var wg sync.WaitGroup
 		stop := make(chan struct{})
-		startSenders(g, &c, &all, stop, fromApp("campaign", push.LaneBulk), 500)
+		startSenders(l, &c, &wg, stop, fromApp("campaign", push.LaneBulk), 500)
 		synctest.Wait()
 		for range 100 {
 			time.Sleep(37 * time.Millisecond)
-			began := time.Now()
-			if !acquire(g, fromApp("alarm", push.LaneCritical), time.Second) || time.Since(began) > 11*time.Millisecond {
-				t.Fatalf("waited %v", time.Since(began))
+			start := time.Now()
+			if !acquire(l, fromApp("alarm", push.LaneCritical), time.Second) || time.Since(start) > 11*time.Millisecond {
+				t.Fatalf("waited %v", time.Since(start))
 			}
 		}
 		close(stop)
-		all.Wait()
+		wg.Wait()
 	})
 }
 
 func TestAppsShareByWeightAndBorrowIdleShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 1000}, Weights: map[string]int{"shop": 3}})
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1000}, Weights: map[string]int{"shop": 3}})
 		var c turnCounter
-		var all, visit sync.WaitGroup
-		stop, leave := make(chan struct{}), make(chan struct{})
-		startSenders(g, &c, &all, stop, fromApp("bank", push.LaneNormal), 300)
+		var wg, visitors sync.WaitGroup
+		stop, stopVisitors := make(chan struct{}), make(chan struct{})
+		startSenders(l, &c, &wg, stop, fromApp("bank", push.LaneNormal), 300)
 		time.Sleep(10 * time.Second)
 		c.drain()
 		time.Sleep(10 * time.Second)
-		if had := c.drain(); had["bank"] < 9900 {
-			t.Errorf("alone: %v of 10,000", had)
+		if counts := c.drain(); counts["bank"] < 9900 {
+			t.Errorf("single app: %v of 10,000", counts)
 		}
-		startSenders(g, &c, &visit, leave, fromApp("shop", push.LaneNormal), 100)
+		startSenders(l, &c, &visitors, stopVisitors, fromApp("shop", push.LaneNormal), 100)
 		synctest.Wait()
 		c.drain()
 		time.Sleep(time.Second)
-		if had := c.drain(); had["shop"] < 740 || had["shop"] > 760 {
-			t.Errorf("in the first second of two with weights 3 and 1: %v", had)
+		if counts := c.drain(); counts["shop"] < 740 || counts["shop"] > 760 {
+			t.Errorf("first second with weights 3 and 1: %v", counts)
 		}
-		close(leave)
-		visit.Wait()
+		close(stopVisitors)
+		visitors.Wait()
 		c.drain()
 		time.Sleep(time.Second)
-		if had := c.drain(); had["bank"] < 990 {
-			t.Errorf("alone again: %v of 1,000", had)
+		if counts := c.drain(); counts["bank"] < 990 {
+			t.Errorf("single app again: %v of 1,000", counts)
 		}
 		close(stop)
-		all.Wait()
+		wg.Wait()
 	})
 }
 
 func TestCampaignDoesNotDelayOtherApps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 1}})
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 1}})
 		var c turnCounter
-		var all sync.WaitGroup
+		var wg sync.WaitGroup
 		stop := make(chan struct{})
-		startSenders(g, &c, &all, stop, fromApp("campaign", push.LaneNormal), 1000)
+		startSenders(l, &c, &wg, stop, fromApp("campaign", push.LaneNormal), 1000)
 		synctest.Wait()
-		if _, wait, ok := g.Reserve(fromApp("campaign", push.LaneNormal), time.Second); ok || wait < 9*time.Second {
-			t.Errorf("the campaign's next: Admit = %v, %v", wait, ok)
+		if _, wait, ok := l.Reserve(fromApp("campaign", push.LaneNormal), time.Second); ok || wait < 9*time.Second {
+			t.Errorf("next of the campaign: Reserve = %v, %v", wait, ok)
 		}
 		for range 20 {
-			began := time.Now()
-			if !acquire(g, fromApp("shop", push.LaneNormal), time.Second) || time.Since(began) > 30*time.Millisecond {
-				t.Fatalf("waited %v", time.Since(began))
+			start := time.Now()
+			if !acquire(l, fromApp("shop", push.LaneNormal), time.Second) || time.Since(start) > 30*time.Millisecond {
+				t.Fatalf("waited %v", time.Since(start))
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
 		close(stop)
-		all.Wait()
+		wg.Wait()
 	})
 }
 
 func TestCancelledReservationTakesNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
-		mustAllow(t, g, toToken("a"))
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
+		mustAllow(t, l, toToken("a"))
 		for range 100 {
-			turn, _, ok := g.Reserve(toToken("a"), time.Hour)
+			res, _, ok := l.Reserve(toToken("a"), time.Hour)
 			if !ok {
-				t.Fatal("refused")
+				t.Fatal("rejected")
 			}
-			turn.Cancel()
-			turn.Cancel()
+			res.Cancel()
+			res.Cancel()
 		}
-		if _, wait, ok := g.Reserve(toToken("a"), time.Hour); !ok || wait != time.Second {
-			t.Errorf("behind those who have left: Admit = %v, %v", wait, ok)
+		if _, wait, ok := l.Reserve(toToken("a"), time.Hour); !ok || wait != time.Second {
+			t.Errorf("after the cancelled reservations: Reserve = %v, %v", wait, ok)
 		}
 	})
 }
 
 func TestWaiterIsRejectedWhenScopeClosesBeyondItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
-		mustAllow(t, g, toToken("a"))
-		short, _, _ := g.Reserve(toToken("a"), 10*time.Second)
-		long, _, _ := g.Reserve(toToken("a"), 10*time.Minute)
-		g.Record(toToken("b"), throttled(push.ScopeProject, time.Minute))
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
+		mustAllow(t, l, toToken("a"))
+		short, _, _ := l.Reserve(toToken("a"), 10*time.Second)
+		long, _, _ := l.Reserve(toToken("a"), 10*time.Minute)
+		l.Record(toToken("b"), throttled(push.ScopeProject, time.Minute))
 		<-short.Ready()
 		if short.RetryAfter() != time.Minute {
-			t.Errorf("told to stay away for %v", short.RetryAfter())
+			t.Errorf("RetryAfter = %v, want a minute", short.RetryAfter())
 		}
-		began := time.Now()
+		start := time.Now()
 		<-long.Ready()
-		if long.RetryAfter() != 0 || time.Since(began) < time.Minute {
-			t.Errorf("its turn came after %v, %v", time.Since(began), long.RetryAfter())
+		if long.RetryAfter() != 0 || time.Since(start) < time.Minute {
+			t.Errorf("ready after %v, RetryAfter = %v", time.Since(start), long.RetryAfter())
 		}
 	})
 }
@@ -217,39 +217,39 @@ func TestEveryReservationIsResolved(t *testing.T) {
 		seed := rapid.IntRange(0, 1<<20).Draw(r, "seed")
 		var c turnCounter
 		synctest.Test(t, func(*testing.T) {
-			g := quota.New(quota.Config{
+			l := quota.New(quota.Config{
 				Total: quota.Limit{Rate: 20, Burst: 1}, Topics: quota.Limit{Rate: 15, Burst: 1}, Weights: weights,
 				Scopes: []quota.Scope{{Name: "bulk", Lanes: lanes[2:], Limit: quota.Limit{Rate: 10, Burst: 1}}},
 			})
-			var all sync.WaitGroup
+			var wg sync.WaitGroup
 			for i := range senders {
 				n := fromApp(fmt.Sprint((seed+i)%3), lanes[(seed/3+i)%3])
 				if i%4 == 0 {
 					n.Target = push.Target{Topic: "news"}
 				}
-				all.Go(func() {
-					turn, _, ok := g.Reserve(n, time.Hour)
-					if turn == nil {
+				wg.Go(func() {
+					res, _, ok := l.Reserve(n, time.Hour)
+					if res == nil {
 						c.add(fmt.Sprint(ok))
 						return
 					}
 					if i%5 == 0 {
 						time.Sleep(time.Duration(seed%997) * time.Millisecond)
-						turn.Cancel()
-						c.add("left")
+						res.Cancel()
+						c.add("cancelled")
 						return
 					}
-					<-turn.Ready()
-					c.add(fmt.Sprint(turn.RetryAfter() == 0))
+					<-res.Ready()
+					c.add(fmt.Sprint(res.RetryAfter() == 0))
 				})
 			}
-			all.Wait()
-			if w := g.Status().Waiting; w != (quota.Waiting{}) {
+			wg.Wait()
+			if w := l.Status().Waiting; w != (quota.Waiting{}) {
 				c.add(fmt.Sprint(w))
 			}
 		})
-		if had := c.drain(); had["true"]+had["left"] != senders {
-			r.Fatalf("%v of %d", had, senders)
+		if counts := c.drain(); counts["true"]+counts["cancelled"] != senders {
+			r.Fatalf("%v of %d senders", counts, senders)
 		}
 	})
 }

@@ -2,27 +2,26 @@
 
 package quota
 
-// Status is a gate's state at a moment. It names no device and no topic.
+// Status is the state of a RateLimiter. It contains no device and no topic.
 type Status struct {
-	// Limit is the configured rate a second, and Rate the one that the gate
-	// allows now; 0 where there is none.
+	// Limit is the configured rate per second and Rate the current one; 0 means no limit.
 	Limit float64 `json:"limit"`
 	Rate  float64 `json:"rate"`
-	// Share is the part of the limit that the gate may spend, where several share it; 1 is all of it.
+	// Share is the fraction of the limit that this gateway may use; 1 if the limit is not shared.
 	Share float64 `json:"share"`
-	// ClosedFor is how many seconds everything behind the gate still has to wait.
+	// ClosedFor is the number of seconds until the total reopens; 0 if it is open.
 	ClosedFor float64 `json:"closed_for"`
-	// Waiting is who stands in line.
+	// Waiting counts the queued notifications.
 	Waiting Waiting `json:"waiting"`
-	// Targets is how many devices and topics the gate remembers, and
-	// ClosedTargets how many of them are closed.
+	// Targets is the number of devices and topics in the table, and ClosedTargets the number of
+	// those that are closed.
 	Targets       int `json:"targets"`
 	ClosedTargets int `json:"closed_targets"`
-	// Scopes are the topics together and those of the operator.
+	// Scopes are the topics together and the operator's scopes.
 	Scopes []ScopeStatus `json:"scopes,omitempty"`
 }
 
-// ScopeStatus is one scope's part of a Status.
+// ScopeStatus is the state of one scope.
 type ScopeStatus struct {
 	Name      string  `json:"name"`
 	Limit     float64 `json:"limit"`
@@ -32,26 +31,26 @@ type ScopeStatus struct {
 	Waiting   Waiting `json:"waiting"`
 }
 
-// Waiting counts notifications in line, by lane.
+// Waiting counts queued notifications by lane.
 type Waiting struct {
 	Critical int `json:"critical"`
 	Normal   int `json:"normal"`
 	Bulk     int `json:"bulk"`
 }
 
-// Status returns the gate's state now.
-func (g *RateLimiter) Status() Status {
-	if g == nil {
+// Status returns the current state.
+func (l *RateLimiter) Status() Status {
+	if l == nil {
 		return Status{}
 	}
-	total := g.total.status("")
+	total := l.total.status("")
 	s := Status{Limit: total.Limit, Rate: total.Rate, Share: total.Share, ClosedFor: total.ClosedFor, Waiting: total.Waiting}
-	s.Targets, s.ClosedTargets = g.targets.count()
-	within := g.scopes.Load()
-	if within.topics != nil {
-		s.Scopes = append(s.Scopes, within.topics.status("topics"))
+	s.Targets, s.ClosedTargets = l.targets.count()
+	scopes := l.scopes.Load()
+	if scopes.topics != nil {
+		s.Scopes = append(s.Scopes, scopes.topics.status("topics"))
 	}
-	for _, o := range within.operator {
+	for _, o := range scopes.operator {
 		s.Scopes = append(s.Scopes, o.limiter.status(o.Name))
 	}
 	return s

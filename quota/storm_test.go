@@ -16,24 +16,24 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-var update = flag.Bool("update", false, "draw docs/storm.svg anew")
+var update = flag.Bool("update", false, "update docs/storm.svg")
 
-// secondCounts is what the provider saw in one second.
+// secondCounts counts the responses of the provider in one second.
 type secondCounts struct{ accepted, refused int }
 
-// runStorm offers 3,000 a second for two minutes to a provider that grants 1,000 and says so with Retry-After: 5 only, through
-// a gate that nobody told.
+// runStorm sends 3,000 per second for two minutes to a provider that allows 1,000 and otherwise
+// answers 429 with Retry-After: 5. The rate limiter has no configured limit.
 func runStorm(t *testing.T) (seen [120]secondCounts) {
 	synctest.Test(t, func(*testing.T) {
-		g := quota.New(quota.Config{})
+		l := quota.New(quota.Config{})
 		var mu sync.Mutex
-		began, tokens, at := time.Now(), 1000.0, time.Now()
+		start, tokens, filled := time.Now(), 1000.0, time.Now()
 		provider := func() push.Outcome {
 			mu.Lock()
 			defer mu.Unlock()
 			now := time.Now()
-			tokens, at = min(tokens+1000*now.Sub(at).Seconds(), 1000), now
-			s := &seen[min(int(now.Sub(began)/time.Second), len(seen)-1)]
+			tokens, filled = min(tokens+1000*now.Sub(filled).Seconds(), 1000), now
+			s := &seen[min(int(now.Sub(start)/time.Second), len(seen)-1)]
 			if tokens < 1 {
 				s.refused++
 				return throttled(push.ScopeProject, 5*time.Second)
@@ -42,18 +42,18 @@ func runStorm(t *testing.T) (seen [120]secondCounts) {
 			s.accepted++
 			return push.Outcome{Verdict: push.Accepted}
 		}
-		var all sync.WaitGroup
+		var wg sync.WaitGroup
 		for range 3 * 1000 * (len(seen) - 1) {
-			all.Go(func() {
-				if n := toToken("t"); acquire(g, n, 500*time.Millisecond) {
+			wg.Go(func() {
+				if n := toToken("t"); acquire(l, n, 500*time.Millisecond) {
 					o := provider()
-					time.Sleep(50 * time.Millisecond) // the answer is on its way back
-					g.Record(n, o)
+					time.Sleep(50 * time.Millisecond) // response time
+					l.Record(n, o)
 				}
 			})
 			time.Sleep(time.Second / 3000)
 		}
-		all.Wait()
+		wg.Wait()
 	})
 	return seen
 }
@@ -68,9 +68,9 @@ func TestLearnedRateEndsRefusalStorm(t *testing.T) {
 		accepted += s.accepted
 		refused += s.refused
 	}
-	t.Logf("%d accepted, %d refused from the fifth second on", accepted, refused)
+	t.Logf("after five seconds: %d accepted, %d refused", accepted, refused)
 	if refused > accepted/50 {
-		t.Errorf("%d refused of %d", refused, accepted+refused)
+		t.Errorf("%d of %d refused after five seconds", refused, accepted+refused)
 	}
 	if *update {
 		if err := os.WriteFile("../docs/storm.svg", drawSVG(seen[:]), 0o644); err != nil {
@@ -79,7 +79,7 @@ func TestLearnedRateEndsRefusalStorm(t *testing.T) {
 	}
 }
 
-// drawSVG plots the seconds: what was accepted, what was refused on top, and the grant of 1,000.
+// drawSVG plots the counts per second: accepted and, stacked on top, refused.
 func drawSVG(seen []secondCounts) []byte {
 	const width, height, bar = 760, 260, 6
 	var b bytes.Buffer

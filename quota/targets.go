@@ -15,32 +15,31 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// targetTable holds the quotas of single devices and topics: of those that are
-// limited or closed, the ones used last. It knows them by a hash, so that no
-// token stays in memory.
+// targetTable holds the limits of single devices and topics. It contains the most recently used
+// targets that are limited or closed. The keys are hashes: no token stays in memory.
 type targetTable struct {
 	seed     maphash.Seed
 	cfg      atomic.Pointer[Config]
-	nonEmpty atomic.Bool // at least one is known
+	nonEmpty atomic.Bool // has entries
 
 	mu      sync.Mutex
 	entries map[uint64]*list.Element // of *target
-	lru     list.List                // the one used last in front
+	lru     list.List                // most recently used first
 }
 
-// target is one device or topic. Each of its buckets can refuse on its own.
+// target is one device or topic. An attempt needs a token from each of its buckets.
 type target struct {
 	key uint64
 
 	mu          sync.Mutex
-	cfg         *Config // that its buckets are made by
+	cfg         *Config // of its buckets
 	aimd        aimdLimiter
-	sustained   *rate.Limiter // over a longer time; made when it is first needed
-	collapsible *rate.Limiter // of what replaces what went before
+	sustained   *rate.Limiter // created on first use
+	collapsible *rate.Limiter // created on first use
 }
 
-// targetPermit is what hold hands out: a target with a token in each of these buckets, locked until it is settled whether they
-// are taken. Its zero value is a place that costs nothing.
+// targetPermit is the result of reserve: a target with a token in each of the buckets. The target
+// stays locked until finish is called. The zero value is a permit without a entry.
 type targetPermit struct {
 	target  *target
 	buckets [3]*rate.Limiter
@@ -51,8 +50,7 @@ func (t *targetTable) init() {
 	t.seed, t.entries = maphash.MakeSeed(), make(map[uint64]*list.Element)
 }
 
-// lookup returns n's target, or nil where nothing limits it and nothing is known
-// against it.
+// lookup returns n's target, or nil if it has no limit and is not in the table.
 func (t *targetTable) lookup(n *push.Notification) *target {
 	if t.isLimited(n) {
 		return t.getOrCreate(n)
@@ -70,7 +68,8 @@ func (t *targetTable) lookup(n *push.Notification) *target {
 	return element.Value.(*target)
 }
 
-// getOrCreate returns n's target, and makes room for it if it is new.
+// getOrCreate returns n's entry. If it is new, getOrCreate adds it and evicts the least recently
+// used entry.
 func (t *targetTable) getOrCreate(n *push.Notification) *target {
 	key := t.key(n)
 	t.mu.Lock()
@@ -87,17 +86,17 @@ func (t *targetTable) getOrCreate(n *push.Notification) *target {
 	return element.Value.(*target)
 }
 
-// evict makes room for one more. t.mu is held.
-func (t *targetTable) evict(most int) {
-	for len(t.entries) >= most {
+// evict makes room for one more entry. t.mu is held.
+func (t *targetTable) evict(maxEntries int) {
+	for len(t.entries) >= maxEntries {
 		oldest := t.lru.Back()
 		t.lru.Remove(oldest)
 		delete(t.entries, oldest.Value.(*target).key)
 	}
 }
 
-// count returns how many targets are known, and how many of them are closed.
-func (t *targetTable) count() (known, closed int) {
+// count returns the number of targets in the table, and how many of them are closed.
+func (t *targetTable) count() (total, closed int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, element := range t.entries {
@@ -108,50 +107,49 @@ func (t *targetTable) count() (known, closed int) {
 	return len(t.entries), closed
 }
 
-// reserve finds a place of n's target, which is to be settled, or says how long it
-// is closed or has had its share.
+// reserve checks that n's target is open and has tokens for n. It returns a permit, for which
+// finish must be called, or the time until the target is available.
 func (t *targetTable) reserve(n *push.Notification) (p targetPermit, wait time.Duration, ok bool) {
-	one := t.lookup(n)
-	if one == nil {
+	entry := t.lookup(n)
+	if entry == nil {
 		return targetPermit{}, 0, true
 	}
-	one.mu.Lock()
+	entry.mu.Lock()
 	now := time.Now()
-	buckets := t.bucketsFor(one, n, now)
-	wait = one.aimd.closedFor(now)
+	buckets := t.bucketsFor(entry, n, now)
+	wait = entry.aimd.closedFor(now)
 	for _, b := range buckets {
 		if b != nil {
 			wait = max(wait, timeUntilTokens(b, now, 1))
 		}
 	}
 	if wait > 0 {
-		one.mu.Unlock()
+		entry.mu.Unlock()
 		return targetPermit{}, wait, false
 	}
-	return targetPermit{one, buckets, now}, 0, true
+	return targetPermit{entry, buckets, now}, 0, true
 }
 
-// bucketsFor returns those of the target that n has to find a token in.
-// one.mu is held.
-func (t *targetTable) bucketsFor(one *target, n *push.Notification, now time.Time) (buckets [3]*rate.Limiter) {
+// bucketsFor returns the buckets of target from which n needs a token. entry.mu is held.
+func (t *targetTable) bucketsFor(entry *target, n *push.Notification, now time.Time) (buckets [3]*rate.Limiter) {
 	cfg := t.cfg.Load()
-	if one.cfg != cfg {
-		one.reconfigure(cfg, n, now)
+	if entry.cfg != cfg {
+		entry.reconfigure(cfg, n, now)
 	}
-	buckets[0] = one.aimd.bucketAt(now, now)
+	buckets[0] = entry.aimd.bucketAt(now, now)
 	if isTopic(n) {
 		return buckets
 	}
 	if limit := cfg.Sustained; limit.Rate > 0 {
-		buckets[1] = ensureBucket(&one.sustained, limit)
+		buckets[1] = ensureBucket(&entry.sustained, limit)
 	}
 	if limit := cfg.Collapsible; limit.Rate > 0 && n.Collapsible() {
-		buckets[2] = ensureBucket(&one.collapsible, limit)
+		buckets[2] = ensureBucket(&entry.collapsible, limit)
 	}
 	return buckets
 }
 
-// reconfigure changes the target's buckets to what cfg says. t.mu is held.
+// reconfigure changes the target's buckets to cfg. t.mu is held.
 func (t *target) reconfigure(cfg *Config, n *push.Notification, now time.Time) {
 	t.cfg = cfg
 	t.aimd.setLimit(now, cfg.targetLimit(n))
@@ -163,7 +161,7 @@ func (t *target) reconfigure(cfg *Config, n *push.Notification, now time.Time) {
 	}
 }
 
-// ensureBucket returns the bucket, and makes it if it is the first time.
+// ensureBucket returns the bucket and creates it on first use.
 func ensureBucket(bucket **rate.Limiter, limit Limit) *rate.Limiter {
 	if *bucket == nil {
 		*bucket = rate.NewLimiter(rate.Limit(limit.Rate), limit.burst())
@@ -171,14 +169,14 @@ func ensureBucket(bucket **rate.Limiter, limit Limit) *rate.Limiter {
 	return *bucket
 }
 
-// finish takes the place, or leaves it to others.
-func (p targetPermit) finish(taken bool) {
+// finish takes the tokens if take is true, and unlocks the entry.
+func (p targetPermit) finish(take bool) {
 	if p.target == nil {
 		return
 	}
 	defer p.target.mu.Unlock()
 	for _, b := range p.buckets {
-		if taken && b != nil {
+		if take && b != nil {
 			b.AllowN(p.at, 1)
 		}
 	}
@@ -194,7 +192,7 @@ func (t *target) closedFor() time.Duration {
 	return t.aimd.closedFor(time.Now())
 }
 
-// recordRefusal closes the target.
+// recordRefusal closes the target and lowers its rate.
 func (t *target) recordRefusal(wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -209,7 +207,7 @@ func (t *targetTable) isLimited(n *push.Notification) bool {
 	return cfg.Device.Rate > 0 || cfg.Sustained.Rate > 0 || (cfg.Collapsible.Rate > 0 && n.Collapsible())
 }
 
-// targetLimit returns the limit that each target of n's kind has.
+// targetLimit returns the limit of each target of n's kind.
 func (c *Config) targetLimit(n *push.Notification) Limit {
 	if isTopic(n) {
 		return c.Topic
@@ -227,8 +225,8 @@ func isTopic(n *push.Notification) bool {
 	}
 }
 
-// key returns a hash of n's target: two targets share one with a chance of
-// 2⁻⁶⁴, and its seed is the process's own.
+// key returns a hash of n's target with a seed of the process. Two targets collide with a
+// probability of 2⁻⁶⁴.
 func (t *targetTable) key(n *push.Notification) uint64 {
 	var h maphash.Hash
 	h.SetSeed(t.seed)
