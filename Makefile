@@ -22,11 +22,12 @@ test-future: ## run the tests with the wall clock 400 days ahead
 race: ## run the tests under the race detector
 	$(GO) test -race ./...
 
-lint: ## gofmt, vet, staticcheck, errcheck; nothing to install
+lint: ## gofmt, vet, staticcheck, errcheck, retired names; nothing to install
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 	$(TOOL) errcheck -exclude tools/errcheck.txt ./...
+	$(GO) test -count=1 -run 'TestRetired' .
 
 fuzz: ## run every fuzz target for FUZZ (default 30s) each
 	@$(GO) list ./... | while read -r pkg; do \
