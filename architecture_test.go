@@ -31,6 +31,7 @@ type packageRule struct {
 var packages = map[string]packageRule{
 	"push":                  {layer: 0},
 	"wire":                  {layer: 0},
+	"webhook":               {layer: 0, why: "receivers import it without the rest of the module"},
 	"mockprovider/ledger":   {layer: 0},
 	"mockprovider":          {layer: 3, mayImport: []string{"mockprovider/ledger"}, why: "a mock that shares code with the product repeats the product's mistakes"},
 	"internal/config":       {layer: 0},

@@ -141,7 +141,7 @@ func checkYAML(b codeBlock) error {
 	return err
 }
 
-// command runs a program in the root of the repository, with gateway in its path.
+// command runs a program with gateway in its path, in an empty folder that has the examples.
 func (r *documentRun) command(t *testing.T, name string, args ...string) (string, error) {
 	if _, err := exec.LookPath(name); err != nil {
 		if os.Getenv("CI") != "" {
@@ -155,6 +155,14 @@ func (r *documentRun) command(t *testing.T, name string, args ...string) (string
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "SLUICE_KEY="+r.ready.Key, "PATH="+r.dir+string(os.PathListSeparator)+os.Getenv("PATH"))
 	cmd.WaitDelay = 5 * time.Second
+	cmd.Dir = t.TempDir()
+	root, err := os.Getwd()
+	if err == nil {
+		err = os.Symlink(filepath.Join(root, "examples"), filepath.Join(cmd.Dir, "examples"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
