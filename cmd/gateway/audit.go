@@ -18,18 +18,18 @@ import (
 )
 
 type auditCmd struct {
-	Config string `short:"c" xor:"where" required:"" placeholder:"FILE" help:"Configuration of the gateway, in YAML."`
-	Dir    string `xor:"where" required:"" placeholder:"DIR" help:"The folder of a queue that no gateway has, as queue.dir names it."`
+	Config string `short:"c" xor:"where" required:"" placeholder:"FILE" help:"Configuration of the gateway in YAML."`
+	Dir    string `xor:"where" required:"" placeholder:"DIR" help:"Directory of a queue (queue.dir) that no gateway uses."`
 	JSON   bool   `help:"Print the report as JSON."`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (auditCmd) Help() string {
 	return `Example:
 
     gateway audit -c gateway.yaml
 
-Reads the history and the queue, and proves that every accepted notification has exactly one end or still waits, or lists those that have not. A gateway that has the folder is asked at its admin listener. Exits with 0 if nothing was lost and nothing has ended twice, with 1 otherwise.`
+Reads the history and the queue and verifies that every queued notification has ended exactly once or is still waiting. Lists the notifications for which that is not true. If a gateway uses the directory, the command asks it for the audit at its admin listener. Exits with 0 if the audit is clean and with 1 otherwise.`
 }
 
 // Run audits and prints the report.
@@ -66,39 +66,39 @@ func (a auditCmd) report(p process) (*history.Report, error) {
 	return report, err
 }
 
-// fetchAudit has the gateway that has the folder audit it.
+// fetchAudit requests the audit from the gateway that uses the directory.
 func fetchAudit(ctx context.Context, admin string) (*history.Report, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+gateway.AuditPath, nil)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := http.DefaultClient.Do(r)
+	response, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("gateway: a gateway has the folder, and does not answer at admin.listen (stop it, or try again): %w", err)
+		return nil, fmt.Errorf("gateway: another gateway uses the directory and does not respond at admin.listen (stop it or try again): %w", err)
 	}
-	defer func() { _ = answer.Body.Close() }() // it has been read
-	if answer.StatusCode != http.StatusOK {
-		why, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<10)) // as much as there is
-		return nil, fmt.Errorf("gateway: the gateway that has the folder answers %s: %s", answer.Status, strings.TrimSpace(string(why)))
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+		return nil, fmt.Errorf("gateway: the gateway that uses the directory responded %s: %s", response.Status, strings.TrimSpace(string(text)))
 	}
 	report := new(history.Report)
-	return report, json.NewDecoder(answer.Body).Decode(report)
+	return report, json.NewDecoder(response.Body).Decode(report)
 }
 
 func printJSON(w io.Writer, r *history.Report) error { return json.NewEncoder(w).Encode(r) }
 
 func printReport(w io.Writer, r *history.Report) error {
 	for _, f := range r.Findings {
-		printf(w, "%-12s %s of %s, first told at %s\n", f.Kind, f.ID, f.App, f.Cursor)
+		printf(w, "%-12s %s of app %s, first event at %s\n", f.Kind, f.ID, f.App, f.Cursor)
 	}
-	if named, all := len(r.Findings), r.Lost+r.Twice+r.Unannounced+r.Interrupted; uint64(named) < all {
-		printf(w, "… and %d more\n", all-uint64(named))
+	if listed, all := len(r.Findings), r.Lost+r.Twice+r.Unannounced+r.Interrupted; uint64(listed) < all {
+		printf(w, "… and %d more\n", all-uint64(listed))
 	}
-	printf(w, "%d events tell of %d notifications. %d were accepted for later; %d wait.\n", r.Events, r.Notifications, r.Accepted, r.Waiting)
+	printf(w, "%d events of %d notifications. %d were queued; %d are waiting.\n", r.Events, r.Notifications, r.Accepted, r.Waiting)
 	if r.Clean() {
-		printf(w, "Every one has exactly one end, or waits.\n")
+		printf(w, "Every queued notification has ended exactly once or is waiting.\n")
 		return nil
 	}
-	printf(w, "%d have no end and wait nowhere; %d have two ends.\n", r.Lost, r.Twice)
+	printf(w, "%d have neither ended nor are waiting; %d have ended twice.\n", r.Lost, r.Twice)
 	return nil
 }

@@ -20,7 +20,7 @@ const (
 	goodID = "019ab5a4-0000-7000-8000-000000000002"
 )
 
-// writeHistory makes the folder of a queue in which these events stand.
+// writeHistory creates the directory of a queue with these events in its history.
 func writeHistory(t *testing.T, events ...push.Event) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -54,10 +54,10 @@ func newEvent(id string, status push.Status) push.Event {
 func TestAuditReportsLostNotifications(t *testing.T) {
 	good := []push.Event{newEvent(goodID, push.StatusQueued), newEvent(goodID, push.StatusExpired)}
 	clean, lossy := writeHistory(t, good...), writeHistory(t, append(good, newEvent(lostID, push.StatusQueued))...)
-	if code, stdout, stderr := runGateway(t, nil, "audit", "--dir", clean); code != 0 || !strings.Contains(stdout, "exactly one end") {
+	if code, stdout, stderr := runGateway(t, nil, "audit", "--dir", clean); code != 0 || !strings.Contains(stdout, "ended exactly once") {
 		t.Errorf("%d %s %s", code, stdout, stderr)
 	}
-	if code, stdout, _ := runGateway(t, nil, "audit", "--dir", lossy); code != 1 || !strings.HasPrefix(stdout, "lost         "+lostID+" of shop") {
+	if code, stdout, _ := runGateway(t, nil, "audit", "--dir", lossy); code != 1 || !strings.HasPrefix(stdout, "lost         "+lostID+" of app shop") {
 		t.Errorf("%d %s", code, stdout)
 	}
 	code, stdout, _ := runGateway(t, nil, "audit", "--json", "--dir", lossy)

@@ -7,14 +7,17 @@ import (
 	"runtime/debug"
 )
 
-// ballastSize is what a gateway's heap has of ballast: address space that is never touched, and so takes no memory.
+// ballastSize is the size of the heap ballast. The ballast is never touched, so it uses address
+// space but no memory.
 const ballastSize = 64 << 20
 
-// ballast has the garbage of a small heap collected less often. By Go's own rule it would be once as much garbage as what
-// is alive has piled up: with the few megabytes that are alive in a gateway, after every thousand notifications, and that
-// cost a sixth of the processor time. Here it is half as much as what is alive and the ballast together: at least 32 MiB,
-// and with more than 64 MiB alive less than by Go's rule. So it costs memory only where little is used. An operator who
-// has set GOGC or GOMEMLIMIT gets what they have set. The ballast counts until it is let go.
+// ballast makes the garbage collector run less often on a small heap. By default Go collects when
+// the heap has doubled. A gateway has a few megabytes of live heap, so that happened after every
+// thousand notifications and used a sixth of the CPU time. With the ballast and GOGC=50, Go
+// collects when the garbage reaches half of the live heap plus ballast: at least 32 MiB, and less
+// than by default if the live heap exceeds 64 MiB. The extra memory is used only while the heap is
+// small. GOGC and GOMEMLIMIT in the environment take precedence. The ballast is effective until the
+// caller drops it.
 func ballast() []byte {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return nil

@@ -15,11 +15,11 @@ func TestBallastRespectsGCSettings(t *testing.T) {
 		t.Setenv("GOMEMLIMIT", "")
 		t.Setenv(set, "100")
 		if ballast() != nil || debug.SetGCPercent(100) != 100 {
-			t.Errorf("with %s set, the gateway has set something else", set)
+			t.Errorf("ballast changed the collector settings although %s is set", set)
 		}
 	}
 	t.Setenv("GOMEMLIMIT", "")
 	if len(ballast()) != ballastSize || debug.SetGCPercent(100) != 50 {
-		t.Error("without, the gateway has no ballast, or collects as often as ever")
+		t.Error("ballast did not allocate the ballast or did not set GOGC to 50")
 	}
 }

@@ -21,34 +21,34 @@ import (
 )
 
 type benchCmd struct {
-	Rate     rateFlag      `xor:"loop" placeholder:"5000/s" help:"Open loop: so many notifications are due in a second, whatever becomes of them."`
-	InFlight int           `xor:"loop" placeholder:"N" help:"Closed loop: so many calls are in flight (default 64, without --rate)."`
-	Batch    int           `default:"1" placeholder:"N" help:"Notifications in a call; default 1."`
-	Mix      string        `placeholder:"FILE" help:"What is sent: weighted templates, in YAML, or on lines of JSON (.ndjson)."`
+	Rate     rateFlag      `xor:"loop" placeholder:"5000/s" help:"Open loop: number of notifications due per second."`
+	InFlight int           `xor:"loop" placeholder:"N" help:"Closed loop: number of calls in flight. The default is 64 without --rate."`
+	Batch    int           `default:"1" placeholder:"N" help:"Notifications per call. The default is 1."`
+	Mix      string        `placeholder:"FILE" help:"Weighted templates of the notifications, as YAML or as lines of JSON (.ndjson)."`
 	Duration time.Duration `default:"30s" help:"How long to measure."`
 	WarmUp   time.Duration `default:"5s" help:"How long to send before measuring."`
 
-	Dev       bool           `xor:"where" help:"Start mock providers and a gateway for the test, as processes of their own."`
-	ReadyFile string         `xor:"where" placeholder:"FILE" help:"Where gateway dev or mock wrote what it listens on (their --ready-file)."`
-	URL       string         `name:"url" xor:"where" env:"GATEWAY_URL" help:"The gateway."`
-	Key       string         `env:"SLUICE_KEY,GATEWAY_KEY" help:"API key with the scopes send and read. Better set the variable: other users of this machine can see flags."`
+	Dev       bool           `xor:"where" help:"Start mock providers and a gateway as separate processes for the test."`
+	ReadyFile string         `xor:"where" placeholder:"FILE" help:"File that gateway dev or gateway mock wrote (their --ready-file)."`
+	URL       string         `name:"url" xor:"where" env:"GATEWAY_URL" help:"Base URL of the gateway."`
+	Key       string         `env:"SLUICE_KEY,GATEWAY_KEY" help:"API key with the scopes send and read. Prefer the environment variable: other users of the machine can see flags."`
 	App       string         `help:"App to send for."`
-	API       string         `enum:"sluice,gorush,pushsphere" default:"sluice" help:"Whose API it is: sluice, gorush or pushsphere."`
-	Pid       map[string]int `placeholder:"NAME=PID" help:"A process on this machine whose CPU and memory to report; may be given several times."`
+	API       string         `enum:"sluice,gorush,pushsphere" default:"sluice" help:"API to use: sluice, gorush or pushsphere."`
+	Pid       map[string]int `placeholder:"NAME=PID" help:"Process on this machine whose CPU time and memory to report. Repeatable."`
 
-	Mock     string `placeholder:"FILE" help:"With --dev: what the mock providers play, as for gateway mock -c."`
-	Queue    bool   `negatable:"" default:"true" help:"With --dev: give the gateway a queue, which keeps the history of every notification. --no-queue gives it none."`
-	Fault    string `placeholder:"FILE" help:"What goes wrong with the mock providers, in YAML (faults: a list), from the first measured second on."`
-	Profile  string `placeholder:"FILE" help:"Keep a CPU profile of the gateway here, for go tool pprof."`
-	AdminURL string `placeholder:"URL" help:"The gateway's admin listener, for --profile; known with --dev and --ready-file."`
+	Mock     string `placeholder:"FILE" help:"With --dev: configuration of the mock providers, as for gateway mock -c."`
+	Queue    bool   `negatable:"" default:"true" help:"With --dev: run the gateway with a queue and a history. --no-queue runs it without."`
+	Fault    string `placeholder:"FILE" help:"Fault script of the mock providers in YAML (the list faults), played from the start of the measurement."`
+	Profile  string `placeholder:"FILE" help:"Write a CPU profile of the gateway to this file, for go tool pprof."`
+	AdminURL string `placeholder:"URL" help:"URL of the gateway's admin listener, for --profile. Not needed with --dev and --ready-file."`
 
-	JSON    string   `name:"json" placeholder:"FILE" help:"Write the report as JSON."`
-	HTML    string   `name:"html" placeholder:"FILE" help:"Write the report as one page that needs nothing else."`
-	Compare bool     `help:"Instead of a test: compare the two JSON reports that follow."`
+	JSON    string   `name:"json" placeholder:"FILE" help:"Write the report to this file as JSON."`
+	HTML    string   `name:"html" placeholder:"FILE" help:"Write the report to this file as a self-contained HTML page."`
+	Compare bool     `help:"Compare the two JSON reports given as arguments instead of running a test."`
 	Reports []string `arg:"" optional:"" hidden:""`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (benchCmd) Help() string {
 	return `Examples:
 
@@ -57,23 +57,23 @@ func (benchCmd) Help() string {
     gateway bench --url https://gateway.staging.example --app shop --rate 200/s --mix mix.yaml
     gateway bench --compare before.json after.json --html compared.html
 
-Latency counts from the time that a notification was due, so a stall shows in everything that it held up. A template of --mix is {weight: 8, notification: {...}} as the API takes it; in its texts {{n}} becomes the notification's number and {{hex}} the same as an APNs device token. With --dev or --ready-file the count is held against the mock's ledger: if they differ, the report says by how many, and the exit code is 1. Ctrl-C ends the test early, with a report. With --dev, SLUICE_... variables change the gateway's configuration.`
+Latency counts from the time at which a notification was due, so a stall shows in every notification that it delays. A template of --mix is {weight: 8, notification: {...}}, with the notification in the format of the API. In its strings, {{n}} is replaced with the number of the notification and {{hex}} with that number in the form of an APNs device token. With --dev or --ready-file, the report compares its count with the mock's ledger; if the counts differ, the exit code is 1. Ctrl-C ends the test early and still prints the report. With --dev, SLUICE_... variables override the configuration of the gateway.`
 }
 
-// rateFlag is a number of notifications a second.
+// rateFlag is a number of notifications per second.
 type rateFlag float64
 
-// UnmarshalText reads 5000 or 5000/s.
+// UnmarshalText parses 5000 or 5000/s.
 func (r *rateFlag) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseFloat(strings.TrimSuffix(string(text), "/s"), 64)
 	if err != nil || n <= 0 {
-		return fmt.Errorf("%q must be a number of notifications a second, such as 5000/s", text)
+		return fmt.Errorf("%q must be a number of notifications per second, such as 5000/s", text)
 	}
 	*r = rateFlag(n)
 	return nil
 }
 
-// Run runs the test and reports, or compares.
+// Run runs a test and prints its report, or compares two reports.
 func (b benchCmd) Run(p process) error {
 	if b.Compare || len(b.Reports) > 0 {
 		return b.compare(p)
@@ -82,25 +82,25 @@ func (b benchCmd) Run(p process) error {
 	if err != nil {
 		return usageError{err}
 	}
-	house, err := b.newEnv(p)
+	env, err := b.newEnv(p)
 	if err != nil {
 		return err
 	}
-	defer house.stop()
-	house.applyTo(&cfg)
+	defer env.stop()
+	env.applyTo(&cfg)
 	if cfg.URL == "" {
-		return usageError{errors.New("bench: what is to be tested? Give --dev, --ready-file or --url")}
+		return usageError{errors.New("bench: no target: set --dev, --ready-file or --url")}
 	}
 	panel := loadreport.Panel{Output: p.stderr, Terminal: isTerminal(p.stderr)}
 	cfg.OnProgress, cfg.ProgressInterval = func(s loadbench.Snapshot) { panel.Show(toProgress(s)) }, panel.Interval()
-	profiled := b.startProfile(p, house.AdminURL)
+	profileErr := b.startProfile(p, env.AdminURL)
 	r, err := loadbench.Run(p, cfg)
 	panel.Clear()
 	if err == nil {
-		err = <-profiled
+		err = <-profileErr
 	}
 	if err != nil {
-		return errors.Join(err, house.exitedOutput())
+		return errors.Join(err, env.exitedOutput())
 	}
 	return errors.Join(r.Text(p.stdout), b.writeReports(r), checkLedger(r))
 }
@@ -126,7 +126,7 @@ func (b benchCmd) loadConfig() (loadbench.Config, error) {
 	return cfg, err
 }
 
-// commandLine is the command line without its secret.
+// commandLine returns the command line without the API key.
 func (b benchCmd) commandLine() string {
 	args := append([]string{"gateway"}, os.Args[1:]...)
 	for i, arg := range args {
@@ -137,7 +137,7 @@ func (b benchCmd) commandLine() string {
 	return strings.Join(args, " ")
 }
 
-// toProgress is a snapshot as the panel shows it.
+// toProgress converts a snapshot for the panel.
 func toProgress(s loadbench.Snapshot) loadreport.Progress {
 	return loadreport.Progress{
 		Elapsed: s.Elapsed, WarmUp: s.WarmUp, Total: s.Total, Offered: s.Offered, Answered: s.Answered, Latency: s.Latency, InFlight: s.InFlight,
@@ -164,7 +164,8 @@ func writeFile(path string, write func(io.Writer) error) error {
 	return errors.Join(write(file), file.Close())
 }
 
-// checkLedger fails if the count is not the ledger's. The report has said so.
+// checkLedger returns errReported if the count differs from the ledger. The report shows the
+// difference.
 func checkLedger(r *loadreport.Report) error {
 	if r.Ledger != nil && !r.Ledger.Equal() {
 		return errReported
@@ -172,20 +173,20 @@ func checkLedger(r *loadreport.Report) error {
 	return nil
 }
 
-// compare holds two reports side by side.
+// compare prints the comparison of two reports.
 func (b benchCmd) compare(p process) error {
 	if !b.Compare || len(b.Reports) != 2 {
 		return usageError{errors.New("bench: --compare takes two reports: gateway bench --compare before.json after.json")}
 	}
-	var both [2]*loadreport.Report
+	var reports [2]*loadreport.Report
 	for i, path := range b.Reports {
 		r, err := loadreport.Read(path)
 		if err != nil {
 			return usageError{fmt.Errorf("bench: %w", err)}
 		}
-		both[i] = r
+		reports[i] = r
 	}
-	c := loadreport.Comparison{A: both[0], B: both[1], NameA: b.Reports[0], NameB: b.Reports[1]}
+	c := loadreport.Comparison{A: reports[0], B: reports[1], NameA: b.Reports[0], NameB: b.Reports[1]}
 	err := c.Text(p.stdout)
 	if b.HTML != "" {
 		err = errors.Join(err, writeFile(b.HTML, c.Page))
@@ -193,8 +194,8 @@ func (b benchCmd) compare(p process) error {
 	return err
 }
 
-// startProfile has the gateway's processor time profiled while it is measured. A run that is ended early has its report, and
-// no profile: pprof gives none of a part of its time.
+// startProfile profiles the CPU usage of the gateway during the measurement. An interrupted run has
+// no profile, because pprof returns a profile only after its full duration.
 func (b benchCmd) startProfile(ctx context.Context, admin string) <-chan error {
 	done := make(chan error, 1)
 	if b.Profile == "" {
@@ -223,28 +224,28 @@ func download(ctx context.Context, url, file string) error {
 	if err != nil {
 		return fmt.Errorf("bench: --profile: %w", err)
 	}
-	answer, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return fmt.Errorf("bench: --profile: %w", err)
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("bench: --profile: the gateway's admin listener answers %s", answer.Status)
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("bench: --profile: the gateway's admin listener responded %s", response.Status)
 	}
-	return writeFile(file, func(to io.Writer) error {
-		_, err := io.Copy(to, answer.Body)
+	return writeFile(file, func(w io.Writer) error {
+		_, err := io.Copy(w, response.Body)
 		return err
 	})
 }
 
-// readReadyFile returns what a ready file says.
-func readReadyFile(path string) (at readyInfo, err error) {
+// readReadyFile reads a ready file.
+func readReadyFile(path string) (info readyInfo, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return at, usageError{fmt.Errorf("bench: --ready-file: %w", err)}
+		return info, usageError{fmt.Errorf("bench: --ready-file: %w", err)}
 	}
-	if err := json.Unmarshal(text, &at); err != nil {
-		return at, usageError{fmt.Errorf("bench: --ready-file %s: %w", path, err)}
+	if err := json.Unmarshal(text, &info); err != nil {
+		return info, usageError{fmt.Errorf("bench: --ready-file %s: %w", path, err)}
 	}
-	return at, nil
+	return info, nil
 }

@@ -13,8 +13,8 @@ import (
 )
 
 func TestBenchDev(t *testing.T) {
-	folder := t.TempDir()
-	data, page := filepath.Join(folder, "report.json"), filepath.Join(folder, "report.html")
+	dir := t.TempDir()
+	data, page := filepath.Join(dir, "report.json"), filepath.Join(dir, "report.html")
 	code, stdout, stderr := runGateway(t, nil, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
 	if code != 0 || !strings.Contains(stdout, "equal to the mock's ledger (100 notifications)") {
 		t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
@@ -32,11 +32,11 @@ func TestBenchDev(t *testing.T) {
 			break
 		}
 		if err := syscall.Kill(r.Processes[i].PID, 0); err == nil {
-			t.Errorf("the process %s still runs", name)
+			t.Errorf("process %s is still running", name)
 		}
 	}
 	if text, err := os.ReadFile(page); err != nil || !strings.Contains(string(text), "The counts match") {
-		t.Errorf("the page: %v\n%s", err, text)
+		t.Errorf("HTML report: %v\n%s", err, text)
 	}
 
 	code, stdout, _ = runGateway(t, nil, "bench", "--compare", data, data)
@@ -47,7 +47,7 @@ func TestBenchDev(t *testing.T) {
 
 func TestInterruptedBenchReports(t *testing.T) {
 	p := startGateway(t, nil, "bench", "--dev", "--no-queue", "--rate", "50/s", "--duration", "1h", "--warm-up", "0s")
-	p.eventually("it has measured something", func() bool { return strings.Contains(p.stderr.String(), "accepted") })
+	p.eventually("the first measurement", func() bool { return strings.Contains(p.stderr.String(), "accepted") })
 	p.signal(syscall.SIGINT)
 	if code := p.wait(); code != 0 || !strings.Contains(p.stdout.String(), "interrupted") || !strings.Contains(p.stdout.String(), "equal to the mock's ledger") {
 		t.Errorf("exit code %d\n%s", code, p.stdout.String())
@@ -56,11 +56,11 @@ func TestInterruptedBenchReports(t *testing.T) {
 
 func TestBenchRejectsInvalidFlags(t *testing.T) {
 	for want, args := range map[string][]string{
-		"Give --dev, --ready-file or --url": {"bench"},
-		"such as 5000/s":                    {"bench", "--dev", "--rate", "many"},
-		"no such file":                      {"bench", "--dev", "--mix", "/nowhere.yaml"},
-		"--compare takes two reports":       {"bench", "--compare", "one.json"},
-		"can't be used together":            {"bench", "--rate", "5/s", "--in-flight", "3"},
+		"set --dev, --ready-file or --url": {"bench"},
+		"such as 5000/s":                   {"bench", "--dev", "--rate", "many"},
+		"no such file":                     {"bench", "--dev", "--mix", "/nowhere.yaml"},
+		"--compare takes two reports":      {"bench", "--compare", "one.json"},
+		"can't be used together":           {"bench", "--rate", "5/s", "--in-flight", "3"},
 	} {
 		if code, _, stderr := runGateway(t, nil, args...); code != 2 || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit code %d, %q, want %q", args, code, stderr, want)

@@ -23,93 +23,93 @@ import (
 	loadbench "github.com/sluice-push/sluice/internal/bench"
 )
 
-// benchEnv is what a test is told of where it takes place: nothing, what a ready file says, or two processes that were
-// started for it.
+// benchEnv is the environment of a test: empty, the content of a ready file, or two processes
+// started for the test.
 type benchEnv struct {
 	readyInfo
 	dir      string
 	children []*childProcess
 }
 
-// newEnv returns it, ready to be called.
+// newEnv returns the environment. A gateway that it starts is ready for calls.
 func (b benchCmd) newEnv(p process) (*benchEnv, error) {
 	switch {
 	case b.ReadyFile != "":
-		at, err := readReadyFile(b.ReadyFile)
-		return &benchEnv{readyInfo: at}, err
+		info, err := readReadyFile(b.ReadyFile)
+		return &benchEnv{readyInfo: info}, err
 	case b.Dev:
-		h := &benchEnv{}
-		if err := h.start(p, b.Mock, b.Queue); err != nil {
-			h.stop()
-			return nil, errors.Join(err, h.exitedOutput())
+		e := &benchEnv{}
+		if err := e.start(p, b.Mock, b.Queue); err != nil {
+			e.stop()
+			return nil, errors.Join(err, e.exitedOutput())
 		}
-		return h, nil
+		return e, nil
 	default:
 		return &benchEnv{}, nil
 	}
 }
 
-// applyTo completes cfg with what the house knows and the flags have not said.
-func (h *benchEnv) applyTo(cfg *loadbench.Config) {
-	if cfg.API == "sluice" { // a peer before the same mock has an address of its own
-		cfg.URL, cfg.Key, cfg.App = cmp.Or(cfg.URL, h.URL), cmp.Or(cfg.Key, h.Key), cmp.Or(cfg.App, h.readyInfo.App)
+// applyTo sets the values of cfg that the environment provides and the flags do not.
+func (e *benchEnv) applyTo(cfg *loadbench.Config) {
+	if cfg.API == "sluice" { // another product in front of the same mock has its own address
+		cfg.URL, cfg.Key, cfg.App = cmp.Or(cfg.URL, e.URL), cmp.Or(cfg.Key, e.Key), cmp.Or(cfg.App, e.readyInfo.App)
 	}
-	cfg.Ledger, cfg.Script = h.Ledger, h.Script
-	for _, c := range h.children {
+	cfg.Ledger, cfg.Script = e.Ledger, e.Script
+	for _, c := range e.children {
 		cfg.Processes = append(cfg.Processes, loadbench.Process{Name: c.name, PID: c.cmd.Process.Pid})
 	}
 }
 
-// start starts the mock providers, and a gateway in front of them.
-func (h *benchEnv) start(p process, mockFile string, queue bool) error {
-	folder, err := os.MkdirTemp("", "sluice-bench-")
+// start starts the mock providers and a gateway.
+func (e *benchEnv) start(p process, mockFile string, queue bool) error {
+	dir, err := os.MkdirTemp("", "sluice-bench-")
 	if err != nil {
 		return err
 	}
-	h.dir = folder
+	e.dir = dir
 	if mockFile == "" {
-		mockFile = filepath.Join(folder, "mock.yaml")
+		mockFile = filepath.Join(dir, "mock.yaml")
 		if err := os.WriteFile(mockFile, []byte("endpoints: 8\n"), 0o600); err != nil {
 			return err
 		}
 	}
-	told := filepath.Join(folder, "ready.json")
-	if err := h.startChild("mock", "mock", "-c", mockFile, "--keys", folder, "--ready-file", told); err != nil {
+	readyFile := filepath.Join(dir, "ready.json")
+	if err := e.startChild("mock", "mock", "-c", mockFile, "--keys", dir, "--ready-file", readyFile); err != nil {
 		return err
 	}
-	if err := h.waitUntil(p, "the mock providers listen", func() bool { _, err := os.Stat(told); return err == nil }); err != nil {
+	if err := e.waitUntil(p, "the mock providers listen", func() bool { _, err := os.Stat(readyFile); return err == nil }); err != nil {
 		return err
 	}
-	if h.readyInfo, err = readReadyFile(told); err != nil {
+	if e.readyInfo, err = readReadyFile(readyFile); err != nil {
 		return err
 	}
-	return h.gateway(p, queue)
+	return e.startGateway(p, queue)
 }
 
-// gateway starts the gateway, and waits until its pools are full.
-func (h *benchEnv) gateway(p process, queue bool) error {
+// startGateway starts the gateway and waits until it is ready.
+func (e *benchEnv) startGateway(p process, queue bool) error {
 	key, hash := api.NewKey()
-	vapid, err := writeVAPID(h.dir)
+	vapid, err := writeVAPID(e.dir)
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(h.dir, "gateway.yaml")
-	more := "log: { level: info, format: json }\n"
+	file := filepath.Join(e.dir, "gateway.yaml")
+	extra := "log: { level: info, format: json }\n"
 	if queue {
-		more += localQueueConfig
+		extra += localQueueConfig
 	}
-	text := demoConfig("127.0.0.1:0", "127.0.0.1:0", hash, vapid, h.readyInfo.Ready, more)
+	text := demoConfig("127.0.0.1:0", "127.0.0.1:0", hash, vapid, e.readyInfo.Ready, extra)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
-	if err := h.startChild("gateway", "serve", "-c", file); err != nil {
+	if err := e.startChild("gateway", "serve", "-c", file); err != nil {
 		return err
 	}
-	c := h.children[len(h.children)-1]
-	h.Key, h.readyInfo.App = key, demoApp
-	return h.waitUntil(p, "the gateway is ready", func() bool {
-		h.URL, h.AdminURL = c.addresses()
-		return h.URL != "" && respondsOK(p, h.URL+"/readyz")
+	c := e.children[len(e.children)-1]
+	e.Key, e.readyInfo.App = key, demoApp
+	return e.waitUntil(p, "the gateway is ready", func() bool {
+		e.URL, e.AdminURL = c.addresses()
+		return e.URL != "" && respondsOK(p, e.URL+"/readyz")
 	})
 }
 
@@ -118,51 +118,53 @@ func respondsOK(ctx context.Context, url string) bool {
 	if err != nil {
 		return false
 	}
-	answer, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return false
 	}
-	_ = answer.Body.Close()
-	return answer.StatusCode == http.StatusOK
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK
 }
 
-// waitUntil waits until so is true, or a child has ended.
-func (h *benchEnv) waitUntil(ctx context.Context, what string, so func() bool) error {
-	for began := time.Now(); !so(); {
-		for _, c := range h.children {
+// waitUntil waits until condition returns true. It fails if a child process exits, or after 30
+// seconds.
+func (e *benchEnv) waitUntil(ctx context.Context, what string, condition func() bool) error {
+	for start := time.Now(); !condition(); {
+		for _, c := range e.children {
 			if c.exited() {
-				return fmt.Errorf("bench: the process %s ended at once", c.name)
+				return fmt.Errorf("bench: process %s exited", c.name)
 			}
 		}
-		if time.Since(began) > 30*time.Second || ctx.Err() != nil {
-			return fmt.Errorf("bench: gave up before %s", what)
+		if time.Since(start) > 30*time.Second || ctx.Err() != nil {
+			return fmt.Errorf("bench: timed out before %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	return nil
 }
 
-// stop ends the processes, the gateway first, and takes away their files.
-func (h *benchEnv) stop() {
-	for i := len(h.children) - 1; i >= 0; i-- {
-		h.children[i].stop()
+// stop stops the processes, the gateway first, and removes their files.
+func (e *benchEnv) stop() {
+	for i := len(e.children) - 1; i >= 0; i-- {
+		e.children[i].stop()
 	}
-	if h.dir != "" {
-		_ = os.RemoveAll(h.dir)
+	if e.dir != "" {
+		_ = os.RemoveAll(e.dir)
 	}
 }
 
-// exitedOutput is what children that have ended said last, for they should not have.
-func (h *benchEnv) exitedOutput() error {
-	for _, c := range h.children {
-		if words := c.lastOutput(); c.exited() && words != "" {
-			return fmt.Errorf("the last words of the process %s:\n%s", c.name, words)
+// exitedOutput returns an error with the last output of a child process that has exited
+// unexpectedly.
+func (e *benchEnv) exitedOutput() error {
+	for _, c := range e.children {
+		if output := c.lastOutput(); c.exited() && output != "" {
+			return fmt.Errorf("last output of process %s:\n%s", c.name, output)
 		}
 	}
 	return nil
 }
 
-// childProcess is a process of this binary.
+// childProcess is a child process that runs this binary.
 type childProcess struct {
 	name string
 	cmd  *exec.Cmd
@@ -173,7 +175,7 @@ type childProcess struct {
 	url, admin string
 }
 
-func (h *benchEnv) startChild(name string, args ...string) error {
+func (e *benchEnv) startChild(name string, args ...string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -187,23 +189,23 @@ func (h *benchEnv) startChild(name string, args ...string) error {
 	if err := c.cmd.Start(); err != nil {
 		return err
 	}
-	h.children = append(h.children, c)
+	e.children = append(e.children, c)
 	go func() {
 		defer close(c.done)
 		c.readLog(log)
-		_ = c.cmd.Wait() // how it ended is in its last words
+		_ = c.cmd.Wait() // the output shows how it ended
 	}()
 	return nil
 }
 
-// readLog reads its log to the end.
+// readLog reads the log to its end. It keeps the last 4 KiB and the addresses of the gateway.
 func (c *childProcess) readLog(log io.Reader) {
 	for lines := bufio.NewScanner(log); lines.Scan(); {
-		var said struct{ Msg, Listen, Admin string }
-		serving := bytes.Contains(lines.Bytes(), []byte("gateway: serving")) && json.Unmarshal(lines.Bytes(), &said) == nil
+		var entry struct{ Msg, Listen, Admin string }
+		serving := bytes.Contains(lines.Bytes(), []byte("gateway: serving")) && json.Unmarshal(lines.Bytes(), &entry) == nil
 		c.mu.Lock()
 		if serving {
-			c.url, c.admin = "http://"+said.Listen, "http://"+said.Admin
+			c.url, c.admin = "http://"+entry.Listen, "http://"+entry.Admin
 		}
 		c.output = append(append(c.output, lines.Bytes()...), '\n')
 		c.output = c.output[max(len(c.output)-4096, 0):]
@@ -232,7 +234,7 @@ func (c *childProcess) exited() bool {
 	}
 }
 
-// stop drains the process, and kills it if that takes long.
+// stop drains the process and kills it if it does not exit within 10 seconds.
 func (c *childProcess) stop() {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
 	select {

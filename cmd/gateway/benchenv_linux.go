@@ -4,8 +4,9 @@ package main
 
 import "syscall"
 
-// childAttr keeps a terminal's Ctrl-C from a child, for it is this process that ends them in order; and should this process
-// die before it can, the child does too.
+// childAttr puts a child process into its own process group, so that Ctrl-C in a terminal does not
+// reach it: this process stops its children in order. If this process dies, the kernel terminates
+// the child.
 func childAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }

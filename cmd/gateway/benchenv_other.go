@@ -6,5 +6,5 @@ package main
 
 import "syscall"
 
-// childAttr would keep a terminal's Ctrl-C from a child; here the children drain at the same time as this process.
+// childAttr has no effect on this system: Ctrl-C in a terminal also reaches the child processes.
 func childAttr() *syscall.SysProcAttr { return nil }

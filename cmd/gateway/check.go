@@ -13,20 +13,20 @@ import (
 
 type checkCmd struct {
 	Config  string        `short:"c" required:"" placeholder:"FILE" help:"Configuration, in YAML."`
-	Diff    string        `placeholder:"FILE" help:"Also tell what changes from this configuration to the other."`
+	Diff    string        `placeholder:"FILE" help:"Also print the changes from this configuration to the one of -c."`
 	Timeout time.Duration `default:"15s" help:"How long each check may take."`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (checkCmd) Help() string {
 	return `Example:
 
     gateway check -c gateway.yaml
 
-Reads the file and every key in it, takes the addresses to listen on for a moment, gets a token for each credential, and connects to each provider. No notification is sent. Exits with 0 only if serve would work, with 2 if the configuration is wrong, with 1 if anything else is.`
+Parses the configuration, reads its key files, briefly listens on its addresses, gets a token for each credential and connects to each provider. Sends no notification. Exits with 0 if all checks pass, with 2 if the configuration is invalid, and with 1 if another check fails.`
 }
 
-// Run makes every check, also after one has failed, and prints a line for each.
+// Run runs all checks, even after one has failed, and prints a line for each.
 func (c checkCmd) Run(p process) error {
 	cfg, err := loadConfig(c.Config)
 	if err != nil {
@@ -51,7 +51,7 @@ func (c checkCmd) Run(p process) error {
 	return err
 }
 
-// printDiff prints what changes from the configuration of --diff to cfg.
+// printDiff prints the changes from the configuration of --diff to cfg.
 func (c checkCmd) printDiff(p process, cfg *config.Config) error {
 	if c.Diff == "" {
 		return nil
@@ -71,12 +71,12 @@ func (c checkCmd) printDiff(p process, cfg *config.Config) error {
 func (c checkCmd) verify(p process, check gateway.Check) bool {
 	ctx, cancel := context.WithTimeout(p, c.Timeout)
 	defer cancel()
-	found, err := check.Verify(ctx)
+	result, err := check.Verify(ctx)
 	if err != nil {
 		printf(p.stdout, "FAIL  %s: %v\n", check.Key, err)
 		return false
 	}
-	printf(p.stdout, "ok    %s: %s\n", check.Key, found)
+	printf(p.stdout, "ok    %s: %s\n", check.Key, result)
 	return true
 }
 
@@ -85,5 +85,5 @@ func configSummary(cfg *config.Config) string {
 	for _, app := range cfg.Apps {
 		keys += len(app.Keys)
 	}
-	return fmt.Sprintf("understood; apps: %d, API keys: %d; every key file can be read", len(cfg.Apps), keys)
+	return fmt.Sprintf("valid; apps: %d, API keys: %d; all key files are readable", len(cfg.Apps), keys)
 }

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,8 +100,31 @@ func TestOpenAPISchemaAndVersion(t *testing.T) {
 	if code, stdout, _ := runGateway(t, nil, "schema", "--markdown"); code != 0 || stdout != config.Reference() {
 		t.Errorf("schema --markdown: %d %.80s", code, stdout)
 	}
-	if code, stdout, _ := runGateway(t, nil, "version"); code != 0 || !strings.HasPrefix(stdout, "gateway ") {
-		t.Errorf("version: %d %s", code, stdout)
+	for _, command := range []string{"version", "--version"} {
+		code, stdout, _ := runGateway(t, nil, command)
+		if code != 0 || !regexp.MustCompile(`^gateway \S+ \(commit \S+(, modified)?, go1\.\S+\)\n$`).MatchString(stdout) {
+			t.Errorf("%s: exit code %d, %q", command, code, stdout)
+		}
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for shell, want := range map[string]string{"bash": "complete ", "zsh": "#compdef gateway\n", "fish": "function __complete_gateway\n"} {
+		code, stdout, stderr := runGateway(t, nil, "completion", shell)
+		if code != 0 || !strings.HasPrefix(stdout, want) || !strings.Contains(stdout, gatewayBinary) {
+			t.Errorf("%s: exit code %d, %q, %q", shell, code, stdout, stderr)
+		}
+	}
+	for line, want := range map[string]string{
+		"gateway s":             "schema\nsend\nserve\n",
+		"gateway bench --api ":  "gorush\npushsphere\nsluice\n",
+		"gateway bench --warm-": "--warm-up\n",
+	} {
+		code, stdout, stderr := runGateway(t, []string{"COMP_LINE=" + line})
+		got := slices.Sorted(strings.Lines(stdout))
+		if code != 0 || strings.Join(got, "") != want {
+			t.Errorf("%q: exit code %d, completions %q, want %q, %q", line, code, got, want, stderr)
+		}
 	}
 }
 
@@ -125,12 +150,12 @@ func TestSendPrintsReceiptAndExitCode(t *testing.T) {
 	}
 	p.terminate()
 	code, _, stderr := runGateway(t, env, to("--platform", "apns", "--token", deviceToken, "--title", "Hi")...)
-	if code != 1 || !strings.Contains(stderr, "send: no answer from ") {
+	if code != 1 || !strings.Contains(stderr, "send: no response from ") {
 		t.Errorf("without a gateway: %d %s", code, stderr)
 	}
 }
 
-// mockConfig writes a configuration for the mock providers of gateway mock.
+// mockConfig writes a configuration for the services of gateway mock and returns its path.
 func mockConfig(t *testing.T, ready map[string]any) string {
 	t.Helper()
 	return writeTemp(t, "gateway.yaml", fmt.Sprintf(`listen: 127.0.0.1:0
@@ -151,12 +176,12 @@ func TestCheckConnectsToProviders(t *testing.T) {
 	file := mockConfig(t, ready)
 	code, stdout, stderr := runGateway(t, nil, "check", "-c", file)
 	for _, want := range []string{
-		"ok    " + file + ": understood; apps: 1, API keys: 1", "ok    listen: 127.0.0.1:0 is free",
+		"ok    " + file + ": valid; apps: 1, API keys: 1", "ok    listen: 127.0.0.1:0 is free",
 		"ok    apps.demo.apns: got a token for MOCKKEY001", "ok    apps.demo.apns: connected to " + ready["apns"].(string),
 		"ok    apps.demo.fcm: got a token for demo-project", "ok    apps.demo.fcm: connected to ",
 	} {
 		if code != 0 || !strings.Contains(stdout, want) {
-			t.Errorf("exit code %d, %q in\n%s%s", code, want, stdout, stderr)
+			t.Errorf("exit code %d, want %q in\n%s%s", code, want, stdout, stderr)
 		}
 	}
 	providers.terminate()
@@ -185,7 +210,7 @@ func TestMockPrintsAddressesAndPlaysItsScript(t *testing.T) {
 	p := startGateway(t, nil, "mock", "-c", script, "--ready-file", path)
 	ready := p.readyFile(path)
 	var printed map[string]any
-	p.eventually("JSON on standard output", func() bool { return json.Unmarshal([]byte(p.stdout.String()), &printed) == nil })
+	p.eventually("the JSON on standard output", func() bool { return json.Unmarshal([]byte(p.stdout.String()), &printed) == nil })
 	if printed["ledger"] != ready["ledger"] {
 		t.Errorf("printed: %s", p.stdout.String())
 	}
@@ -199,7 +224,7 @@ func TestServeLogsJSONAndDrains(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
 	providers := startGateway(t, nil, "mock", "--ready-file", path)
 	p := startGateway(t, nil, "serve", "-c", mockConfig(t, providers.readyFile(path)))
-	p.eventually("line that it serves", func() bool { return strings.Contains(p.stderr.String(), `"msg":"gateway: serving"`) })
+	p.eventually("the log line of a serving gateway", func() bool { return strings.Contains(p.stderr.String(), `"msg":"gateway: serving"`) })
 	p.terminate()
 	if log := p.stderr.String(); !strings.Contains(log, `"msg":"gateway: drained"`) {
 		t.Errorf("log:\n%s", log)

@@ -22,28 +22,28 @@ import (
 )
 
 type devCmd struct {
-	Listen    string `default:"127.0.0.1:8080" help:"Where the gateway answers; port 0 takes a free one."`
-	Fault     string `placeholder:"FILE" help:"What goes wrong with the mock providers, in YAML (faults: a list, as for mock -c)."`
-	ReadyFile string `placeholder:"FILE" help:"Write where everything listens to this file, in JSON, once it does."`
+	Listen    string `default:"127.0.0.1:8080" help:"Address of the API. Port 0 picks a free port."`
+	Fault     string `placeholder:"FILE" help:"Fault script of the mock providers in YAML (the list faults, as for mock -c)."`
+	ReadyFile string `placeholder:"FILE" help:"Write all addresses and the API key to this file as JSON once everything listens."`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (devCmd) Help() string {
 	return `Example:
 
     gateway dev
 
-Plays APNs and FCM with eight endpoints each and a Web Push service, starts a gateway in front of them with a ready configuration and a new API key, and prints a curl line to send with. Everything is in a temporary folder and gone at the end. To see an endpoint fail and be replaced, put
+Runs mocks of APNs and FCM with eight endpoints each and a mock Web Push service, and a gateway with a ready-made configuration and a new API key. Prints a curl command that sends a notification. All files are in a temporary directory that is removed at the end. To see an endpoint fail and be replaced, put
 
     faults: [ { service: apns, endpoint: "0", status: 500 } ]
 
-into a file and start with --fault FILE.`
+into a file and pass it with --fault FILE.`
 }
 
-// demoApp is the one app of dev.
+// demoApp is the name of the app in the configuration of dev.
 const demoApp = "demo"
 
-// readyInfo is what dev writes into its ready file.
+// readyInfo is the content of the ready file of dev.
 type readyInfo struct {
 	URL      string `json:"url"`
 	AdminURL string `json:"admin_url"`
@@ -52,19 +52,19 @@ type readyInfo struct {
 	mockprovider.Ready
 }
 
-// Run serves until a signal comes.
+// Run runs the mock providers and the gateway until p is canceled.
 func (d devCmd) Run(p process) error {
 	services, err := d.newMock()
 	if err != nil {
 		return err
 	}
-	folder, err := os.MkdirTemp("", "sluice-dev-")
+	dir, err := os.MkdirTemp("", "sluice-dev-")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(folder) }()
+	defer func() { _ = os.RemoveAll(dir) }()
 	key, hash := api.NewKey()
-	file, played, err := d.writeConfig(folder, hash, services)
+	file, mockInfo, err := d.writeConfig(dir, hash, services)
 	if err != nil {
 		return err
 	}
@@ -72,14 +72,14 @@ func (d devCmd) Run(p process) error {
 	if err != nil {
 		return err
 	}
-	at := readyInfo{URL: "http://" + g.Addr().String(), AdminURL: "http://" + g.AdminAddr().String(), Key: key, App: demoApp, Ready: played}
-	if err := d.announce(p, file, at); err != nil {
+	info := readyInfo{URL: "http://" + g.Addr().String(), AdminURL: "http://" + g.AdminAddr().String(), Key: key, App: demoApp, Ready: mockInfo}
+	if err := d.announce(p, file, info); err != nil {
 		return err
 	}
 	return runBoth(p, services, g)
 }
 
-// newMock returns the mock providers, listening.
+// newMock returns mock providers that listen.
 func (d devCmd) newMock() (*mockprovider.Mock, error) {
 	cfg := mockprovider.Config{Endpoints: 8}
 	if d.Fault != "" {
@@ -94,34 +94,34 @@ func (d devCmd) newMock() (*mockprovider.Mock, error) {
 	return mockprovider.New(cfg)
 }
 
-// writeConfig writes the keys and the configuration into folder.
-func (d devCmd) writeConfig(folder, hash string, services *mockprovider.Mock) (file string, at mockprovider.Ready, err error) {
-	keys, err := services.WriteFiles(folder)
+// writeConfig writes the keys and the configuration to dir.
+func (d devCmd) writeConfig(dir, hash string, services *mockprovider.Mock) (file string, info mockprovider.Ready, err error) {
+	keys, err := services.WriteFiles(dir)
 	if err != nil {
-		return "", at, err
+		return "", info, err
 	}
-	at = services.Ready(keys)
-	vapid, err := writeVAPID(folder)
+	info = services.Ready(keys)
+	vapid, err := writeVAPID(dir)
 	if err != nil {
-		return "", at, err
+		return "", info, err
 	}
-	file = filepath.Join(folder, "gateway.yaml")
-	return file, at, os.WriteFile(file, []byte(demoConfig(d.Listen, d.adminAddr(), hash, vapid, at, localQueueConfig+"log: { level: warn, format: text }\n")), 0o600)
+	file = filepath.Join(dir, "gateway.yaml")
+	return file, info, os.WriteFile(file, []byte(demoConfig(d.Listen, d.adminAddr(), hash, vapid, info, localQueueConfig+"log: { level: warn, format: text }\n")), 0o600)
 }
 
-// localQueueConfig is the configuration of a queue in its own folder.
-const localQueueConfig = "queue: { dir: queue }   # in this folder, and gone with it\n"
+// localQueueConfig configures a queue next to the configuration file.
+const localQueueConfig = "queue: { dir: queue }   # relative to this file; removed at the end\n"
 
-// demoConfig is a configuration for the app demo with the mock providers behind it, which listen at these addresses, and
-// further lines.
-func demoConfig(listen, admin, hash, vapid string, at mockprovider.Ready, more string) string {
-	return fmt.Sprintf(`# What gateway dev runs with. The paths are those of the mock providers' keys.
+// demoConfig returns a configuration for demoApp and the mock providers, followed by the lines in
+// extra.
+func demoConfig(listen, admin, hash, vapid string, info mockprovider.Ready, extra string) string {
+	return fmt.Sprintf(`# Configuration of gateway dev. The key files belong to the mock providers.
 listen: %q
 admin: { listen: %q }
 apps:
   %s:
     keys: [ { name: dev, hash: %q, scopes: [ send, read, channels ] } ]
-    apns:   # no url: the mock tells Apple's two environments apart by the name that is called, and answers at these addresses
+    apns:   # no url: the mock distinguishes Apple's two environments by host name and serves both at these addresses
       endpoints: [ %s ]
       manage_url: https://%s
       ca_file: %q
@@ -139,14 +139,14 @@ apps:
       ca_file: %q
       vapid_key_file: %q
       subject: mailto:dev@example.com
-pool: { size: 6 }   # the mock has 8 endpoints for each service, so that there are spare ones to take in
-%s`, listen, admin, demoApp, hash, quoteList(at.APNsEndpoints), at.APNsManage, at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID,
-		at.APNsTopic, at.FCM, quoteList(at.FCMEndpoints), at.CAFile, at.ServiceAccountFile,
-		at.WebPush, at.CAFile, vapid, more)
+pool: { size: 6 }   # the mock has 8 endpoints per service, so 2 are spare
+%s`, listen, admin, demoApp, hash, quoteList(info.APNsEndpoints), info.APNsManage, info.CAFile, info.APNsKeyFile, info.APNsKeyID, info.APNsTeamID,
+		info.APNsTopic, info.FCM, quoteList(info.FCMEndpoints), info.CAFile, info.ServiceAccountFile,
+		info.WebPush, info.CAFile, vapid, extra)
 }
 
-// writeVAPID makes a key for Web Push and returns its file.
-func writeVAPID(folder string) (file string, err error) {
+// writeVAPID writes a new Web Push key pair to dir and returns the name of the file.
+func writeVAPID(dir string) (file string, err error) {
 	key, err := webpush.NewKey()
 	if err != nil {
 		return "", err
@@ -155,17 +155,17 @@ func writeVAPID(folder string) (file string, err error) {
 	if err != nil {
 		return "", err
 	}
-	file = filepath.Join(folder, "vapid.pem")
+	file = filepath.Join(dir, "vapid.pem")
 	return file, os.WriteFile(file, text, 0o600)
 }
 
 func quoteList(addresses []string) string { return `"` + strings.Join(addresses, `", "`) + `"` }
 
-// defaultAdmin is where the admin listener is by default.
+// defaultAdmin is the default address of the admin listener.
 const defaultAdmin = "127.0.0.1:9090"
 
-// adminAddr returns the usual address for the admin listener, or a free one where that is taken, or where the caller wants
-// free ports.
+// adminAddr returns the address for the admin listener: the default, or a free port if the default
+// is in use or if --listen requests a free port.
 func (d devCmd) adminAddr() string {
 	if strings.HasSuffix(d.Listen, ":0") {
 		return "127.0.0.1:0"
@@ -178,7 +178,7 @@ func (d devCmd) adminAddr() string {
 	return defaultAdmin
 }
 
-// newGateway returns the gateway, listening.
+// newGateway returns a gateway that listens.
 func (d devCmd) newGateway(p process, file string) (*gateway.Gateway, error) {
 	cfg, err := config.Load(file, nil)
 	if err != nil {
@@ -194,37 +194,38 @@ func (d devCmd) newGateway(p process, file string) (*gateway.Gateway, error) {
 	return g, nil
 }
 
-// runBoth runs both. The providers stay until the gateway has drained, for what is in flight needs them.
+// runBoth runs the mock providers and the gateway. The providers stop after the gateway has
+// drained, because requests in flight need them.
 func runBoth(p process, services *mockprovider.Mock, g *gateway.Gateway) error {
-	providing, stop := context.WithCancel(context.WithoutCancel(p))
-	var both errgroup.Group
-	both.Go(func() error { return services.Run(providing) })
-	both.Go(func() error {
+	mockCtx, stop := context.WithCancel(context.WithoutCancel(p))
+	var group errgroup.Group
+	group.Go(func() error { return services.Run(mockCtx) })
+	group.Go(func() error {
 		defer stop()
 		return g.Run(p)
 	})
-	return both.Wait()
+	return group.Wait()
 }
 
-// announce prints the banner, and writes the ready file if one was asked for.
-func (d devCmd) announce(p process, file string, at readyInfo) error {
-	printf(p.stdout, "%s", d.banner(file, at))
-	text, err := json.MarshalIndent(at, "", "  ")
+// announce prints the banner and writes the ready file, if any.
+func (d devCmd) announce(p process, file string, info readyInfo) error {
+	printf(p.stdout, "%s", d.banner(file, info))
+	text, err := json.MarshalIndent(info, "", "  ")
 	return errors.Join(err, writeAtomically(d.ReadyFile, append(text, '\n')))
 }
 
-// banner is what a newcomer reads.
-func (d devCmd) banner(file string, at readyInfo) string {
-	elsewhere := ""
-	if !strings.HasSuffix(d.Listen, ":0") && at.AdminURL != "http://"+defaultAdmin {
-		elsewhere = "   (" + defaultAdmin + " is taken)"
+// banner returns the text that dev prints at its start.
+func (d devCmd) banner(file string, info readyInfo) string {
+	note := ""
+	if !strings.HasSuffix(d.Listen, ":0") && info.AdminURL != "http://"+defaultAdmin {
+		note = "   (" + defaultAdmin + " is in use)"
 	}
 	return fmt.Sprintf(`
-  Sluice serves, with mock providers behind it.
+  Sluice is running with mock providers.
 
     API      %s
     admin    %s/metrics%s
-    ledger   %s   (all that the mock providers received)
+    ledger   %s   (requests that the mock providers received)
     config   %s
     app      %s
     key      %s
@@ -236,15 +237,15 @@ func (d devCmd) banner(file string, at readyInfo) string {
       -H 'Content-Type: application/json' \
       -d '{"platform":"apns","token":"%s","title":"Hello"}'
 
-  Look at the pools:
+  Show the state of the pools:
 
     curl -sS %s/v1/status -H 'Authorization: Bearer %s'
 
-  Ctrl-C drains and ends.
+  Press Ctrl-C to drain and exit.
 
-`, at.URL, at.AdminURL, elsewhere, at.Ledger, file, at.App, at.Key, at.URL, at.App, at.Key, exampleToken, at.URL, at.Key)
+`, info.URL, info.AdminURL, note, info.Ledger, file, info.App, info.Key, info.URL, info.App, info.Key, exampleToken, info.URL, info.Key)
 }
 
-// exampleToken is a device token that means nothing to Apple and is registered with the mock, like all that do not begin
-// with special digits.
+// exampleToken is a device token for the mock. The mock treats every token as registered unless it
+// starts with a special prefix.
 const exampleToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"

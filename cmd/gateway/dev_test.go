@@ -22,37 +22,37 @@ var curlCommand = regexp.MustCompile(`(?m)^    curl -sS (.*\\\n)+.*$`)
 func TestDevPrintsAWorkingCurlCommand(t *testing.T) {
 	p, ready := startDev(t)
 	p.eventually("curl line", func() bool { return curlCommand.MatchString(p.stdout.String()) })
-	answer := runCurl(t, curlCommand.FindString(p.stdout.String()), ready)
-	if !strings.Contains(answer, `"status":"accepted"`) || !strings.Contains(answer, `"attempts":[{"endpoint":"127.0.0.1:`) {
-		t.Errorf("answer: %s", answer)
+	response := runCurl(t, curlCommand.FindString(p.stdout.String()), ready)
+	if !strings.Contains(response, `"status":"accepted"`) || !strings.Contains(response, `"attempts":[{"endpoint":"127.0.0.1:`) {
+		t.Errorf("response: %s", response)
 	}
-	folder := filepath.Dir(ready["ca_file"].(string))
+	dir := filepath.Dir(ready["ca_file"].(string))
 	p.terminate()
-	if _, err := os.Stat(folder); !os.IsNotExist(err) {
-		t.Errorf("%s is left behind: %v", folder, err)
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s was not removed: %v", dir, err)
 	}
 }
 
-// runCurl runs a line as a shell does. Where there is no curl it makes the same request.
+// runCurl runs a command in a shell. Without curl it sends the same request itself.
 func runCurl(t *testing.T, line string, ready map[string]any) string {
 	t.Helper()
 	if _, err := exec.LookPath("curl"); err == nil {
-		answer, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
+		response, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
 		if err != nil {
-			t.Fatalf("%v: %s\n%s", err, answer, line)
+			t.Fatalf("%v: %s\n%s", err, response, line)
 		}
-		return string(answer)
+		return string(response)
 	}
 	for _, part := range []string{ready["url"].(string) + "/v1/apps/demo/notifications", ready["key"].(string), deviceToken} {
 		if !strings.Contains(line, part) {
-			t.Errorf("%q is not in %s", part, line)
+			t.Errorf("%q is missing in %s", part, line)
 		}
 	}
-	_, answer, err := post(ready)
+	_, response, err := post(ready)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer
+	return response
 }
 
 func TestDevReadyFile(t *testing.T) {
@@ -62,7 +62,7 @@ func TestDevReadyFile(t *testing.T) {
 		"fcm", "token_url", "project_id", "service_account_file", "webpush", "ledger", "ca_file",
 	} {
 		if value, found := ready[key]; !found || value == "" {
-			t.Errorf("%s is %v", key, value)
+			t.Errorf("%s = %v", key, value)
 		}
 	}
 	for _, key := range []string{"apns_key_file", "service_account_file", "ca_file"} {
@@ -71,7 +71,7 @@ func TestDevReadyFile(t *testing.T) {
 		}
 	}
 	if n := len(ready["apns_endpoints"].([]any)); n != 8 {
-		t.Errorf("%d endpoints of APNs", n)
+		t.Errorf("%d APNs endpoints, want 8", n)
 	}
 	p.terminate()
 }
@@ -88,12 +88,12 @@ func TestDevQueuesAsyncNotifications(t *testing.T) {
 
 func TestDevRoutesAroundAFault(t *testing.T) {
 	p, ready := startDev(t, "--fault", writeTemp(t, "fault.yaml", `faults: [ { service: apns, endpoint: "0", status: 500 } ]`))
-	p.eventually("a notification that met the fault", func() bool {
-		status, answer, err := post(ready)
-		if err != nil || status != 200 || !strings.Contains(answer, `"status":"accepted"`) {
-			t.Errorf("%d %s %v", status, answer, err)
+	p.eventually("a notification that hits the fault", func() bool {
+		status, response, err := post(ready)
+		if err != nil || status != 200 || !strings.Contains(response, `"status":"accepted"`) {
+			t.Errorf("%d %s %v", status, response, err)
 		}
-		return strings.Contains(answer, `"reason":"InternalServerError"`)
+		return strings.Contains(response, `"reason":"InternalServerError"`)
 	})
 	p.terminate()
 }
@@ -108,15 +108,15 @@ func TestDevFallsBackToAFreeAdminPort(t *testing.T) {
 	if ready["url"] != "http://"+ownAddr || ready["admin_url"] == "http://127.0.0.1:9090" {
 		t.Errorf("url %v, admin_url %v", ready["url"], ready["admin_url"])
 	}
-	p.eventually("word about it", func() bool { return strings.Contains(p.stdout.String(), "(127.0.0.1:9090 is taken)") })
+	p.eventually("the note in the banner", func() bool { return strings.Contains(p.stdout.String(), "(127.0.0.1:9090 is in use)") })
 	p.terminate()
 }
 
-// ownAddr is an address that the system gives to nobody who lets it choose, and that no other process that runs these tests
-// takes.
+// ownAddr is an address outside the range of ephemeral ports. It differs between processes that run
+// these tests.
 var ownAddr = fmt.Sprint("127.0.0.1:", 20_000+os.Getpid()%10_000)
 
-// delayFault is a fault that keeps every notification in flight for a while.
+// delayFault keeps every notification in flight for a while.
 const delayFault = `faults: [ { service: apns, delay: 700ms } ]`
 
 func TestSIGTERMDrainsRequestsInFlight(t *testing.T) {
@@ -127,9 +127,9 @@ func TestSIGTERMDrainsRequestsInFlight(t *testing.T) {
 	for range n {
 		sending.Go(func() {
 			defer answered.Add(1)
-			status, answer, err := post(ready)
-			if err != nil || status != 200 || !strings.Contains(answer, `"status":"accepted"`) {
-				t.Errorf("%d %s %v", status, answer, err)
+			status, response, err := post(ready)
+			if err != nil || status != 200 || !strings.Contains(response, `"status":"accepted"`) {
+				t.Errorf("%d %s %v", status, response, err)
 			}
 		})
 	}
@@ -141,7 +141,7 @@ func TestSIGTERMDrainsRequestsInFlight(t *testing.T) {
 func TestSecondSignalExitsImmediately(t *testing.T) {
 	p, ready := startDev(t, "--fault", writeTemp(t, "fault.yaml", `faults: [ { service: apns, drop_response: true } ]`))
 	var posting sync.WaitGroup
-	posting.Go(func() { // one after the other; their ends are not the matter here
+	posting.Go(func() { // one after the other; the results do not matter
 		for running := true; running; {
 			_, _, _ = post(ready)
 			select {
@@ -153,7 +153,7 @@ func TestSecondSignalExitsImmediately(t *testing.T) {
 	})
 	p.eventually("a notification in flight", func() bool { return inFlight(ready) > 0 })
 	p.signal(syscall.SIGINT)
-	p.signal(syscall.SIGTERM) // of two alike the second can be lost
+	p.signal(syscall.SIGTERM) // the second of two equal signals can be lost
 	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "ended by a second signal") {
 		t.Errorf("exit code %d\n%s", code, p.stderr.String())
 	}
@@ -167,7 +167,7 @@ func TestCommandHelp(t *testing.T) {
 		names = append(names, m[1])
 	}
 	slices.Sort(names)
-	if got := strings.Join(names, " "); got != "audit bench check dev key mock openapi schema send serve version" {
+	if got := strings.Join(names, " "); got != "audit bench check completion dev key mock openapi schema send serve version" {
 		t.Errorf("commands: %s\n%s", got, help)
 	}
 	for _, name := range names {

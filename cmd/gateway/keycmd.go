@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"runtime/debug"
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
@@ -12,24 +11,24 @@ import (
 )
 
 type keyCmd struct {
-	API   apiKeyCmd   `cmd:"" name:"api" default:"1" help:"Make an API key, and the hash of it that goes into the configuration."`
-	VAPID vapidKeyCmd `cmd:"" name:"vapid" help:"Make a key pair for Web Push."`
+	API   apiKeyCmd   `cmd:"" name:"api" default:"1" help:"Create an API key and its hash for the configuration."`
+	VAPID vapidKeyCmd `cmd:"" name:"vapid" help:"Create a key pair for Web Push."`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (keyCmd) Help() string {
 	return "Example:\n\n    gateway key\n    gateway key vapid > vapid.pem"
 }
 
 type vapidKeyCmd struct{}
 
-// Help shows an example.
+// Help returns the description and examples.
 func (vapidKeyCmd) Help() string {
 	return `Example:
 
     (umask 077 && gateway key vapid > vapid.pem)
 
-The first line holds the public key, which pages give to pushManager.subscribe as applicationServerKey. The rest is the private key in PEM. Put the file's name into the configuration, as apps.NAME.webpush.vapid_key_file: the line above the PEM block does no harm there.`
+The first line holds the public key. Web pages pass it to pushManager.subscribe as applicationServerKey. The rest is the private key in PEM format. Set apps.NAME.webpush.vapid_key_file to the name of the file; the gateway ignores the first line.`
 }
 
 // Run prints a new key pair.
@@ -48,13 +47,13 @@ func (vapidKeyCmd) Run(p process) error {
 
 type apiKeyCmd struct{}
 
-// Help shows an example.
+// Help returns the description and examples.
 func (apiKeyCmd) Help() string {
 	return `Example:
 
     gateway key
 
-Give the key to the caller, who sends it as "Authorization: Bearer KEY". Put the hash into the configuration, under apps.NAME.keys. The key itself is kept nowhere.`
+Callers send the key as "Authorization: Bearer KEY". Put the hash into the configuration, under apps.NAME.keys. The key itself is not stored.`
 }
 
 // Run prints a new key and its hash.
@@ -66,12 +65,12 @@ func (apiKeyCmd) Run(p process) error {
 
 type openAPICmd struct{}
 
-// Help shows an example.
+// Help returns the description and examples.
 func (openAPICmd) Help() string {
-	return "Example:\n\n    gateway openapi > openapi.yaml\n\nA running gateway serves the same text at /openapi.yaml."
+	return "Example:\n\n    gateway openapi > openapi.yaml\n\nA running gateway serves the same document at /openapi.yaml."
 }
 
-// Run prints the contract.
+// Run prints the OpenAPI document.
 func (openAPICmd) Run(p process) error {
 	_, err := p.stdout.Write(api.OpenAPI())
 	return err
@@ -81,9 +80,9 @@ type schemaCmd struct {
 	Markdown bool `help:"Print a table of all keys in Markdown instead."`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (schemaCmd) Help() string {
-	return "Example:\n\n    gateway schema > gateway.schema.json\n\nEditors complete and check a configuration whose first line is " +
+	return "Example:\n\n    gateway schema > gateway.schema.json\n\nEditors validate and complete a configuration whose first line is " +
 		"\"# yaml-language-server: $schema=gateway.schema.json\"."
 }
 
@@ -95,21 +94,4 @@ func (s schemaCmd) Run(p process) error {
 	}
 	_, err := p.stdout.Write(text)
 	return err
-}
-
-type versionCmd struct{}
-
-// Run prints the version.
-func (versionCmd) Run(p process) error {
-	_, err := fmt.Fprintln(p.stdout, "gateway", version())
-	return err
-}
-
-// version is what Go's own build stamped into the binary: a tag, or a commit.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "(unknown)"
-	}
-	return fmt.Sprintf("%s (%s)", info.Main.Version, info.GoVersion)
 }

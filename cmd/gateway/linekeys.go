@@ -10,13 +10,15 @@ import (
 	"fmt"
 )
 
-// lineKeys give the lines of a file their Idempotency-Keys, the same ones whenever the same file is sent in the same run.
+// lineKeys generates idempotency keys for the lines of a file. The same line of the same file in
+// the same run always gets the same key.
 type lineKeys struct{ file, run string }
 
-// withKey returns a line with a key, its own if it has one, and a line end.
+// withKey returns the line with an idempotency key and a line end. It keeps a key that the line
+// has.
 func (k lineKeys) withKey(number int, text []byte) []byte {
 	out := make([]byte, 0, len(text)+64)
-	if len(text) == 0 || text[0] != '{' || hasIdempotencyKey(text) { // the gateway says what is wrong with what is no object
+	if len(text) == 0 || text[0] != '{' || hasIdempotencyKey(text) { // the gateway rejects a line that is not an object
 		return append(append(out, text...), '\n')
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d\x00%s", k.file, k.run, number, text))
@@ -28,12 +30,14 @@ func (k lineKeys) withKey(number int, text []byte) []byte {
 	return append(append(out, text[1:]...), '\n')
 }
 
+// hasIdempotencyKey reports whether the line has a key. It also returns true if the line is
+// invalid.
 func hasIdempotencyKey(text []byte) bool {
 	if !bytes.Contains(text, []byte(`"idempotency_key"`)) {
 		return false
 	}
-	var own struct {
+	var n struct {
 		Key *string `json:"idempotency_key"`
 	}
-	return json.Unmarshal(text, &own) != nil || own.Key != nil
+	return json.Unmarshal(text, &n) != nil || n.Key != nil
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command gateway runs Sluice: the gateway itself, a stand-in for the providers, and small tools around them. It turns
-// flags and signals into calls and errors into exit codes; everything else happens below.
+// Command gateway runs Sluice: the gateway, mock providers, and tools for sending, load tests and
+// audits. It handles flags, signals and exit codes; other packages do the work.
 package main
 
 import (
@@ -14,61 +14,66 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
 
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// The exit codes.
+// Exit codes.
 const (
 	exitOK     = 0
 	exitFailed = 1
-	exitUsage  = 2 // wrong usage or configuration: trying again changes nothing
+	exitUsage  = 2 // invalid usage or configuration; a retry does not help
 )
 
-// cli is the command line. A command's method Help holds its example.
+// cli is the command line. The Help method of a command returns its description and examples.
 type cli struct {
-	Dev     devCmd     `cmd:"" help:"Run everything on this machine: mock providers and a gateway with a ready configuration."`
-	Serve   serveCmd   `cmd:"" help:"Run a gateway."`
-	Mock    mockCmd    `cmd:"" help:"Run only the mock providers, for other programs' tests."`
-	Check   checkCmd   `cmd:"" help:"Tell whether a gateway would run with a configuration, and reach its providers."`
-	Audit   auditCmd   `cmd:"" help:"Prove that everything that was accepted for later has ended once or still waits."`
-	Send    sendCmd    `cmd:"" help:"Send one notification through a gateway, or a file of them."`
-	Bench   benchCmd   `cmd:"" help:"Offer a gateway a load and measure what comes of it."`
-	Key     keyCmd     `cmd:"" help:"Make an API key and its hash, or a key pair for Web Push."`
-	OpenAPI openAPICmd `cmd:"" name:"openapi" help:"Print the HTTP API's contract, OpenAPI 3.1."`
-	Schema  schemaCmd  `cmd:"" help:"Print the configuration's JSON Schema, or its reference."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Dev        devCmd        `cmd:"" help:"Run mock providers and a gateway with a ready-made configuration on this machine."`
+	Serve      serveCmd      `cmd:"" help:"Run a gateway."`
+	Mock       mockCmd       `cmd:"" help:"Run only the mock providers, for tests of other programs."`
+	Check      checkCmd      `cmd:"" help:"Check a configuration and the connections to its providers."`
+	Audit      auditCmd      `cmd:"" help:"Verify that every queued notification has ended once or is still waiting."`
+	Send       sendCmd       `cmd:"" help:"Send one notification through a gateway, or a file of notifications."`
+	Bench      benchCmd      `cmd:"" help:"Run a load test against a gateway."`
+	Key        keyCmd        `cmd:"" help:"Create an API key and its hash, or a key pair for Web Push."`
+	OpenAPI    openAPICmd    `cmd:"" name:"openapi" help:"Print the OpenAPI 3.1 document of the HTTP API."`
+	Schema     schemaCmd     `cmd:"" help:"Print the JSON Schema or the reference of the configuration."`
+	Completion completionCmd `cmd:"" help:"Print a shell completion script."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 func main() {
 	ctx, drain := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before anything is done that a signal could cut short
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before any work that a signal could interrupt
 	go handleSignals(signals, drain)
 	os.Exit(run(process{ctx, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 
-// handleSignals lets the first signal drain the command and the second end the process, whatever is in flight.
+// handleSignals calls drain on the first signal. On the second signal it ends the process
+// immediately.
 func handleSignals(signals <-chan os.Signal, drain func()) {
 	<-signals
 	drain()
 	<-signals
-	printf(os.Stderr, "gateway: ended by a second signal; what was in flight is lost\n")
+	printf(os.Stderr, "gateway: ended by a second signal; requests in flight are lost\n")
 	os.Exit(exitFailed)
 }
 
-// process is what a command is given of its process.
+// process is the environment of a command.
 type process struct {
-	context.Context // ends at the first SIGINT or SIGTERM
+	context.Context // canceled by the first SIGINT or SIGTERM
 	stdout, stderr  io.Writer
 }
 
-// printf writes to people. If they have closed their end, there is nobody to tell.
+// printf writes to w and ignores errors, which occur if the reader has closed a pipe.
 func printf(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 
 // run runs one command line and returns its exit code.
 func run(p process, args []string) (code int) {
-	defer func() { // kong knows no other way to say that --help has been printed
+	defer func() { // kong ends --help, --version and completions with Exit, which must not return
 		if exit, ok := recover().(kongExit); ok {
 			code = int(exit)
 		}
@@ -76,11 +81,13 @@ func run(p process, args []string) (code int) {
 	parser := kong.Must(new(cli), kong.Name("gateway"), kong.Writers(p.stdout, p.stderr), kong.UsageOnError(),
 		kong.Exit(func(code int) { panic(kongExit(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
-		kong.Description("Sluice sends push notifications to APNs, FCM and browsers through pools of watched endpoints.\n\n"+
-			"Begin with: gateway dev"))
+		kong.Description("Sluice sends push notifications to APNs, FCM and browsers through pools of monitored endpoints.\n\n"+
+			"Start with: gateway dev"),
+		kong.Vars{"version": "gateway " + version()})
+	kongcompletion.Register(parser)
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		printf(p.stderr, "gateway: %v (gateway --help tells more)\n", err)
+		printf(p.stderr, "gateway: %v (see gateway --help)\n", err)
 		return exitUsage
 	}
 	return exitCode(p.stderr, parsed.Run(p))
@@ -88,15 +95,15 @@ func run(p process, args []string) (code int) {
 
 type kongExit int
 
-// usageError marks an error as one of usage or configuration.
+// usageError marks an error as an error of usage or configuration.
 type usageError struct{ error }
 
 func (w usageError) Unwrap() error { return w.error }
 
-// errReported is the end of a command that failed and has said so.
-var errReported = errors.New("said already")
+// errReported fails a command that has already printed why.
+var errReported = errors.New("already reported")
 
-// exitCode prints err and returns the code that it stands for.
+// exitCode prints err, unless it is reported already, and returns the exit code for it.
 func exitCode(stderr io.Writer, err error) int {
 	if err == nil {
 		return exitOK

@@ -12,31 +12,31 @@ import (
 )
 
 type mockCmd struct {
-	Config    string `short:"c" placeholder:"FILE" help:"What to play, in YAML; without it, honest services on free ports."`
-	ReadyFile string `placeholder:"FILE" help:"Write where everything listens to this file, in JSON, once it does."`
-	Keys      string `placeholder:"FOLDER" help:"Write keys and certificates to this folder and leave them there; default a temporary one."`
+	Config    string `short:"c" placeholder:"FILE" help:"Configuration of the mock in YAML. Without it, healthy services on free ports."`
+	ReadyFile string `placeholder:"FILE" help:"Write all addresses to this file as JSON once the services listen."`
+	Keys      string `placeholder:"DIR" help:"Write keys and certificates to this directory and keep them. The default is a temporary directory."`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (mockCmd) Help() string {
 	return `Example:
 
     gateway mock --ready-file mock.json
 
-Plays APNs with channel management, FCM, Google's OAuth2 endpoint and three Web Push services on loopback, and prints where they listen and where their keys are, in JSON. A file for -c may hold
+Runs mocks of APNs with channel management, FCM, Google's OAuth2 endpoint and three Web Push services on loopback addresses. Prints their addresses and key files as JSON. A file for -c can contain
 
-    endpoints: 8            # of APNs and of FCM
+    endpoints: 8            # each for APNs and FCM
     latency: typical        # none, lan, typical or far
     project_id: demo-project
     access_token_lifetime: 1h
-    keep_content: true      # the ledger shows header fields, bodies and what Web Push messages said
-    quotas: documented      # Google's limits on FCM, answered 429
-    seed: 1                 # makes shares and latencies repeatable
-    faults:                 # what goes wrong: the first that applies wins
+    keep_content: true      # the ledger includes header fields, bodies and decrypted Web Push messages
+    quotas: documented      # enforces Google's limits on FCM with 429
+    seed: 1                 # makes random faults and latencies repeatable
+    faults:                 # the first fault that matches a request applies
       - { service: apns, endpoint: "0", status: 503 }`
 }
 
-// Run plays the services until a signal comes.
+// Run runs the services until p is canceled.
 func (m mockCmd) Run(p process) error {
 	cfg, err := m.loadConfig()
 	if err != nil {
@@ -46,12 +46,12 @@ func (m mockCmd) Run(p process) error {
 	if err != nil {
 		return usageError{err}
 	}
-	folder, remove, err := m.keysDir()
+	dir, remove, err := m.keysDir()
 	if err != nil {
 		return err
 	}
 	defer remove()
-	files, err := services.WriteFiles(folder)
+	files, err := services.WriteFiles(dir)
 	if err != nil {
 		return err
 	}
@@ -76,16 +76,16 @@ func (m mockCmd) loadConfig() (mockprovider.Config, error) {
 	return cfg, nil
 }
 
-// keysDir returns where the keys go, and what to do at the end.
-func (m mockCmd) keysDir() (folder string, remove func(), err error) {
+// keysDir returns the directory for keys and a function that removes it if it is temporary.
+func (m mockCmd) keysDir() (dir string, remove func(), err error) {
 	if m.Keys != "" {
 		return m.Keys, func() {}, os.MkdirAll(m.Keys, 0o700)
 	}
-	folder, err = os.MkdirTemp("", "sluice-mock-")
-	return folder, func() { _ = os.RemoveAll(folder) }, err
+	dir, err = os.MkdirTemp("", "sluice-mock-")
+	return dir, func() { _ = os.RemoveAll(dir) }, err
 }
 
-// announce prints where everything listens, and writes it to the ready file if one was asked for.
+// announce prints the addresses and writes them to the ready file, if any.
 func announce(p process, readyFile string, ready any) error {
 	text, err := json.MarshalIndent(ready, "", "  ")
 	if err != nil {
@@ -98,25 +98,25 @@ func announce(p process, readyFile string, ready any) error {
 	return writeAtomically(readyFile, text)
 }
 
-// writeAtomically writes a file so that whoever waits for it finds all of it or none. It can hold a key: only its owner may
-// read it.
+// writeAtomically writes a file with a rename, so that readers never see a partial file. Only the
+// owner can read the file because it can contain a key.
 func writeAtomically(path string, text []byte) error {
 	if path == "" {
 		return nil
 	}
-	half, err := os.CreateTemp(filepath.Dir(path), ".ready-")
+	temp, err := os.CreateTemp(filepath.Dir(path), ".ready-")
 	if err != nil {
 		return err
 	}
-	_, err = half.Write(text)
-	if closing := half.Close(); err == nil {
-		err = closing
+	_, err = temp.Write(text)
+	if closeErr := temp.Close(); err == nil {
+		err = closeErr
 	}
 	if err == nil {
-		err = os.Rename(half.Name(), path)
+		err = os.Rename(temp.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(half.Name())
+		_ = os.Remove(temp.Name())
 	}
 	return err
 }

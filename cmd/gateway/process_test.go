@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// gatewayBinary is the gateway as users have it.
+// gatewayBinary is the path of the compiled gateway.
 var gatewayBinary string
 
 func TestMain(m *testing.M) {
@@ -40,10 +40,10 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// testTimeout bounds every process and every wait: whoever reaches it has failed.
+// testTimeout limits every process and every wait.
 const testTimeout = 3 * time.Minute
 
-// gatewayProcess is a process of the binary.
+// gatewayProcess is a running process of the binary.
 type gatewayProcess struct {
 	t              *testing.T
 	cmd            *exec.Cmd
@@ -52,7 +52,7 @@ type gatewayProcess struct {
 	code           int
 }
 
-// output collects what a process writes, for readers who do not wait for its end.
+// output collects the output of a process. It can be read while the process runs.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -70,7 +70,8 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// startGateway starts the binary. env is added to the environment. The process ends with the test at the latest.
+// startGateway starts the binary with env added to the environment. The process is killed at the
+// end of the test.
 func startGateway(t *testing.T, env []string, args ...string) *gatewayProcess {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
@@ -94,7 +95,7 @@ func startGateway(t *testing.T, env []string, args ...string) *gatewayProcess {
 	return p
 }
 
-// wait returns the exit code, -1 for a signal.
+// wait waits for the process and returns its exit code, or -1 if a signal ended it.
 func (p *gatewayProcess) wait() int {
 	<-p.done
 	return p.code
@@ -107,7 +108,7 @@ func (p *gatewayProcess) signal(s os.Signal) {
 	}
 }
 
-// runGateway runs the binary to its end.
+// runGateway runs the binary until it exits.
 func runGateway(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	p := startGateway(t, env, args...)
@@ -115,22 +116,22 @@ func runGateway(t *testing.T, env []string, args ...string) (code int, stdout, s
 	return code, p.stdout.String(), p.stderr.String()
 }
 
-// eventually returns once so is true.
-func (p *gatewayProcess) eventually(what string, so func() bool) {
+// eventually waits until condition returns true.
+func (p *gatewayProcess) eventually(what string, condition func() bool) {
 	p.t.Helper()
-	for deadline := time.Now().Add(testTimeout); !so(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testTimeout); !condition(); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-p.done:
-			p.t.Fatalf("ended with %d before %s:\n%s%s", p.code, what, p.stdout.String(), p.stderr.String())
+			p.t.Fatalf("exited with %d before %s:\n%s%s", p.code, what, p.stdout.String(), p.stderr.String())
 		default:
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("no %s:\n%s%s", what, p.stdout.String(), p.stderr.String())
+			p.t.Fatalf("timed out waiting for %s:\n%s%s", what, p.stdout.String(), p.stderr.String())
 		}
 	}
 }
 
-// readyFile waits for a ready file and returns what it holds.
+// readyFile waits for a ready file and returns its content.
 func (p *gatewayProcess) readyFile(path string) map[string]any {
 	p.t.Helper()
 	var ready map[string]any
@@ -140,7 +141,7 @@ func (p *gatewayProcess) readyFile(path string) map[string]any {
 			return false
 		}
 		if err := json.Unmarshal(text, &ready); err != nil {
-			p.t.Fatalf("a ready file in part: %v: %s", err, text)
+			p.t.Fatalf("partial ready file: %v: %s", err, text)
 		}
 		return true
 	})
@@ -155,7 +156,7 @@ func startDev(t *testing.T, args ...string) (*gatewayProcess, map[string]any) {
 	return p, p.readyFile(path)
 }
 
-// writeTemp writes a file for a process to read.
+// writeTemp writes a file to a temporary directory and returns its path.
 func writeTemp(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -167,8 +168,8 @@ func writeTemp(t *testing.T, name, text string) string {
 
 const deviceToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
 
-// post sends one notification to a gateway of dev.
-func post(ready map[string]any) (status int, answer string, err error) {
+// post sends one notification to the gateway of dev.
+func post(ready map[string]any) (status int, response string, err error) {
 	body := fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, deviceToken)
 	request, err := http.NewRequest(http.MethodPost, ready["url"].(string)+"/v1/apps/demo/notifications", strings.NewReader(body))
 	if err != nil {
@@ -177,7 +178,7 @@ func post(ready map[string]any) (status int, answer string, err error) {
 	return do(request, ready)
 }
 
-func getPath(ready map[string]any, path string) (status int, answer string, err error) {
+func getPath(ready map[string]any, path string) (status int, response string, err error) {
 	request, err := http.NewRequest(http.MethodGet, ready["url"].(string)+path, nil)
 	if err != nil {
 		return 0, "", err
@@ -187,16 +188,16 @@ func getPath(ready map[string]any, path string) (status int, answer string, err 
 
 func do(request *http.Request, ready map[string]any) (int, string, error) {
 	request.Header.Set("Authorization", "Bearer "+ready["key"].(string))
-	answer, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return 0, "", err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	text, err := io.ReadAll(answer.Body)
-	return answer.StatusCode, string(text), err
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(text), err
 }
 
-// inFlight counts the attempts that wait for the provider.
+// inFlight returns the number of attempts in flight at the providers.
 func inFlight(ready map[string]any) int {
 	_, text, err := getPath(ready, "/v1/status")
 	if err != nil {
@@ -219,7 +220,7 @@ func inFlight(ready map[string]any) int {
 	return n
 }
 
-// terminate ends a process politely and wants it to end well.
+// terminate sends SIGTERM and checks that the process exits with 0.
 func (p *gatewayProcess) terminate() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// progress shows people how far a file is: a bar on a terminal, else a line now and then.
+// progress shows the progress of sending a file, as a bar on a terminal and otherwise as a line
+// every few seconds.
 type progress struct {
 	output     io.Writer
 	isTerminal bool
@@ -20,23 +21,23 @@ type progress struct {
 }
 
 const (
-	barEvery  = 100 * time.Millisecond
-	lineEvery = 10 * time.Second
-	barWidth  = 30
+	barInterval  = 100 * time.Millisecond
+	lineInterval = 10 * time.Second
+	barWidth     = 30
 )
 
-func newProgress(to io.Writer, size int64) *progress {
+func newProgress(w io.Writer, size int64) *progress {
 	now := time.Now()
-	return &progress{output: to, isTerminal: isTerminal(to), size: size, start: now, lastShown: now}
+	return &progress{output: w, isTerminal: isTerminal(w), size: size, start: now, lastShown: now}
 }
 
-// show shows how far it is, if it is time to.
+// show shows the progress if the interval has passed.
 func (p *progress) show(w *window) {
-	every := lineEvery
+	interval := lineInterval
 	if p.isTerminal {
-		every = barEvery
+		interval = barInterval
 	}
-	if time.Since(p.lastShown) < every {
+	if time.Since(p.lastShown) < interval {
 		return
 	}
 	p.lastShown = time.Now()
@@ -64,20 +65,20 @@ func countLines(n int) string {
 	return fmt.Sprintf("%d lines", n)
 }
 
-// showPause says why it goes on only after a while.
+// showPause shows why sending pauses and where it continues.
 func (p *progress) showPause(next int, wait time.Duration, err error) {
 	p.clear()
-	printf(p.output, "send: %v; going on at line %d in %s\n", err, next, wait.Round(time.Millisecond))
+	printf(p.output, "send: %v; continuing at line %d in %s\n", err, next, wait.Round(time.Millisecond))
 }
 
-// clear takes the bar away.
+// clear erases the bar.
 func (p *progress) clear() {
 	if p.isTerminal {
 		printf(p.output, "\r\x1b[K")
 	}
 }
 
-// finish says what became of the lines.
+// finish shows the final tally and returns it.
 func (p *progress) finish(w *window) tally {
 	p.clear()
 	_, _, t := w.snapshot()
@@ -87,7 +88,7 @@ func (p *progress) finish(w *window) tally {
 	}
 	slices.Sort(parts)
 	if t.replayed > 0 {
-		parts = append(parts, fmt.Sprintf("%d of them taken before", t.replayed))
+		parts = append(parts, fmt.Sprintf("%d already accepted before", t.replayed))
 	}
 	printf(p.output, "send: %s in %s (%.0f/s)", countLines(t.lines), time.Since(p.start).Round(time.Millisecond), p.rate(t))
 	if len(parts) > 0 {

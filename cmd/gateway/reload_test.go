@@ -16,7 +16,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
-// webPushConfig is a configuration that needs no provider.
+// webPushConfig is a configuration that connects to no provider at its start.
 const webPushConfig = `listen: 127.0.0.1:0
 admin: {listen: 127.0.0.1:0}
 limits: {batch: %d}
@@ -27,7 +27,7 @@ apps:
     webpush: {vapid_key_file: vapid.pem, subject: "mailto:ops@example.com"}
 `
 
-// waitForLog waits for a line with all these words.
+// waitForLog waits for a log line that contains all words.
 func (p *gatewayProcess) waitForLog(words ...string) {
 	p.t.Helper()
 	p.eventually(strings.Join(words, ", "), func() bool {
@@ -43,13 +43,13 @@ func (p *gatewayProcess) waitForLog(words ...string) {
 func TestServeReloadsAChangedConfiguration(t *testing.T) {
 	_, pair, _ := runGateway(t, nil, "key", "vapid")
 	path := writeTemp(t, "gateway.yaml", fmt.Sprintf(webPushConfig, 100))
-	put := func(name, text string) { // as most programs do it: a file takes the other's place
+	put := func(name, text string) { // with a rename, as most programs do
 		t.Helper()
-		beside := filepath.Join(filepath.Dir(path), "."+name)
-		if err := os.WriteFile(beside, []byte(text), 0o600); err != nil {
+		temp := filepath.Join(filepath.Dir(path), "."+name)
+		if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Rename(beside, filepath.Join(filepath.Dir(path), name)); err != nil {
+		if err := os.Rename(temp, filepath.Join(filepath.Dir(path), name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -66,7 +66,7 @@ func TestServeReloadsAChangedConfiguration(t *testing.T) {
 	p.waitForLog("gateway: reloaded", "limits.batch: 200 → 300", "apps.shop.webpush: connects anew")
 	before := strings.Count(p.stderr.String(), "nothing has changed")
 	p.signal(syscall.SIGHUP)
-	p.eventually("reload for SIGHUP", func() bool { return strings.Count(p.stderr.String(), "nothing has changed") > before })
+	p.eventually("the reload after SIGHUP", func() bool { return strings.Count(p.stderr.String(), "nothing has changed") > before })
 	p.terminate()
 }
 
@@ -108,7 +108,7 @@ func TestServeStartsFromSnapshotWithoutNATS(t *testing.T) {
 	p.waitForLog("gateway: not reloaded", "limits.batch")
 	p.terminate()
 	p = startGateway(t, nil, serve...)
-	p.waitForLog("begins with the last good configuration", "limits.batch")
+	p.waitForLog("starting with the last valid configuration", "limits.batch")
 	p.waitForLog("gateway: serving")
 	p.terminate()
 	cluster.Shutdown()
@@ -128,6 +128,6 @@ func TestCheckDiff(t *testing.T) {
 	}
 	_, stdout, _ := runGateway(t, nil, "check", "-c", to, "--diff", from, "--timeout", "10ms")
 	if want := "diff  limits.batch: 100 → 200\n"; !strings.Contains(stdout, want) {
-		t.Errorf("%q is not in\n%s", want, stdout)
+		t.Errorf("%q is missing in\n%s", want, stdout)
 	}
 }

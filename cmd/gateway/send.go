@@ -18,8 +18,8 @@ import (
 )
 
 type sendCmd struct {
-	URL string `name:"url" env:"GATEWAY_URL" default:"http://127.0.0.1:8080" help:"The gateway."`
-	Key string `env:"SLUICE_KEY,GATEWAY_KEY" required:"" help:"API key with the scope send. Other users of this machine can see it among the flags: better set the variable."`
+	URL string `name:"url" env:"GATEWAY_URL" default:"http://127.0.0.1:8080" help:"Base URL of the gateway."`
+	Key string `env:"SLUICE_KEY,GATEWAY_KEY" required:"" help:"API key with the scope send. Prefer the environment variable: other users of the machine can see flags."`
 	App string `required:"" help:"App to send for."`
 
 	Platform  string `enum:",apns,fcm" default:"" help:"apns or fcm."`
@@ -27,46 +27,46 @@ type sendCmd struct {
 	Topic     string `xor:"target" required:"" help:"FCM topic."`
 	Condition string `xor:"target" required:"" help:"FCM condition over topics."`
 
-	File string `xor:"target" required:"" help:"Send a file instead: a notification in JSON on each line, any number of them. The gateway needs a queue."`
-	As   string `placeholder:"NAME" help:"With --file: the run's name. Within a day a line is sent once in each run, however often the file is."`
+	File string `xor:"target" required:"" help:"Send the notifications of a file, one JSON object per line. The gateway must have a queue."`
+	As   string `placeholder:"NAME" help:"With --file: name of the run. Within a day, each line is sent at most once per run."`
 
 	Title       string            `help:"Title to show."`
 	Subtitle    string            `help:"Subtitle to show (APNs)."`
 	Body        string            `help:"Text to show."`
-	Image       string            `help:"URL of a picture to show."`
-	Sound       string            `help:"Sound to play; \"default\" is the device's own."`
-	Badge       *int              `help:"Number on the app's icon; 0 clears it."`
-	Data        map[string]string `help:"Data for the app, as KEY=VALUE; may be given several times."`
+	Image       string            `help:"URL of an image to show."`
+	Sound       string            `help:"Sound to play. \"default\" is the default sound of the device."`
+	Badge       *int              `help:"Number on the app icon. 0 clears it."`
+	Data        map[string]string `help:"Data for the app, as KEY=VALUE. Repeatable."`
 	Priority    string            `enum:",high,normal,low" default:"" help:"high, normal or low."`
 	CollapseKey string            `help:"Replaces an earlier notification with the same key."`
-	TTL         *time.Duration    `name:"ttl" help:"How long the provider may keep trying, such as 1h."`
+	TTL         *time.Duration    `name:"ttl" help:"How long the provider may try to deliver, such as 1h."`
 
-	Timeout time.Duration `default:"60s" help:"How long to wait for the verdict; with --file, for the next line to be taken."`
+	Timeout time.Duration `default:"60s" help:"How long to wait for the receipt, or with --file for the next line to be accepted."`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (sendCmd) Help() string {
-	return `Example, with the key that gateway dev printed:
+	return `Example with the key that gateway dev printed:
 
     export SLUICE_KEY=slk_...
     gateway send --app demo --platform apns --token ` + exampleToken + ` --title Hi
 
-Prints the receipt. Exits with 0 if the provider took the notification, with 1 if not.
+Prints the receipt. Exits with 0 if the provider accepted the notification and with 1 otherwise.
 
-A million of them, from a file with one JSON object a line such as {"platform":"apns","token":"...","title":"Hi"}:
+To send many notifications, write one JSON object per line to a file, such as {"platform":"apns","token":"...","title":"Hi"}:
 
     gateway send --app demo --file campaign.ndjson
 
-Prints the receipts of refused lines, each with its number, and how far it is on standard error. A line is
-done once it is safe on the gateway's disk. Exits with 0 if every line was taken. After a broken
-connection or an interruption the same command goes on where it stopped: no line is sent twice.`
+Prints the receipts of refused lines with their line numbers, and the progress on standard error. A line
+is accepted once it is in the gateway's queue on disk. Exits with 0 if every line was accepted. After an
+interruption, run the same command to continue. No line is sent twice.`
 }
 
 // Run sends the notification and prints its receipt.
 func (s sendCmd) Run(p process) error {
 	if s.File != "" {
 		if !reflect.DeepEqual(s.notification(), new(push.Notification)) {
-			return usageError{errors.New("send: --file stands alone: its lines say everything about the notifications")}
+			return usageError{errors.New("send: --file cannot be combined with flags for a notification")}
 		}
 		return s.runFile(p)
 	}
@@ -77,16 +77,16 @@ func (s sendCmd) Run(p process) error {
 	if err != nil {
 		return err
 	}
-	answer, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return fmt.Errorf("send: no answer from %s: %w", s.URL, err)
+		return fmt.Errorf("send: no response from %s: %w", s.URL, err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if err != nil {
-		return fmt.Errorf("send: the answer broke off, so the notification may have been sent: %w", err)
+		return fmt.Errorf("send: incomplete response; the notification may have been sent: %w", err)
 	}
-	return printReceipt(p, answer.StatusCode, text)
+	return printReceipt(p, response.StatusCode, text)
 }
 
 func (s sendCmd) singleRequest(p process) (*http.Request, error) {
@@ -97,7 +97,7 @@ func (s sendCmd) singleRequest(p process) (*http.Request, error) {
 	return s.newRequest(p, bytes.NewReader(body), "application/json")
 }
 
-// batchRequest is the request for a file's lines, which nobody waits for.
+// batchRequest returns an asynchronous batch request.
 func (s sendCmd) batchRequest(ctx context.Context, body io.Reader) (*http.Request, error) {
 	request, err := s.newRequest(ctx, body, "application/x-ndjson", "batch")
 	if err == nil {
@@ -106,18 +106,18 @@ func (s sendCmd) batchRequest(ctx context.Context, body io.Reader) (*http.Reques
 	return request, err
 }
 
-func (s sendCmd) newRequest(ctx context.Context, body io.Reader, media string, below ...string) (*http.Request, error) {
+func (s sendCmd) newRequest(ctx context.Context, body io.Reader, contentType string, path ...string) (*http.Request, error) {
 	base, err := url.Parse(s.URL)
 	if err != nil || base.Host == "" {
 		return nil, usageError{fmt.Errorf("send: --url %q: must be a URL such as http://127.0.0.1:8080", s.URL)}
 	}
-	target := base.JoinPath("v1/apps", url.PathEscape(s.App), "notifications").JoinPath(below...)
+	target := base.JoinPath("v1/apps", url.PathEscape(s.App), "notifications").JoinPath(path...)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), body)
 	if err != nil {
 		return nil, usageError{err}
 	}
 	request.Header.Set("Authorization", "Bearer "+s.Key)
-	request.Header.Set("Content-Type", media)
+	request.Header.Set("Content-Type", contentType)
 	return request, nil
 }
 
@@ -135,11 +135,12 @@ func (s sendCmd) notification() *push.Notification {
 	return n
 }
 
-// printReceipt prints a receipt, or the problem in place of one, and fails unless the notification was accepted.
+// printReceipt prints a receipt or a problem. It returns an error unless the notification was
+// accepted.
 func printReceipt(p process, status int, text []byte) error {
 	var pretty bytes.Buffer
 	if json.Indent(&pretty, text, "", "  ") != nil {
-		return fmt.Errorf("send: an answer that is not JSON, with HTTP status %d: is this a gateway?", status)
+		return fmt.Errorf("send: the response is not JSON (is --url a gateway?): HTTP status %d", status)
 	}
 	printf(p.stdout, "%s\n", bytes.TrimSpace(pretty.Bytes()))
 	var receipt struct {

@@ -17,12 +17,13 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// fileSender sends the notifications of a file, one on each line, in calls that nobody waits for. A call that breaks off is
-// followed by another, which begins where the answers stopped; the keys of the lines keep any from being sent twice.
+// fileSender sends the notifications of a file, one per line, in asynchronous batch calls. If a
+// call breaks off, the next call starts at the first line without a receipt. The idempotency keys
+// of the lines prevent duplicates.
 type fileSender struct {
 	process
 	request  func(ctx context.Context, body io.Reader) (*http.Request, error)
-	timeout  time.Duration // without an answer
+	timeout  time.Duration // maximum time without progress
 	file     *os.File
 	size     int64
 	keys     lineKeys
@@ -30,16 +31,16 @@ type fileSender struct {
 	progress *progress
 }
 
-// runFile sends the file and tells how it went.
+// runFile sends the file and prints the result.
 func (s sendCmd) runFile(p process) error {
 	file, err := os.Open(s.File)
 	if err != nil {
 		return usageError{fmt.Errorf("send: %w", err)}
 	}
-	defer func() { _ = file.Close() }() // it was only read
+	defer func() { _ = file.Close() }() // opened for reading only
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return usageError{fmt.Errorf("send: --file %s: must be a regular file, for a broken connection is resumed in it", s.File)}
+		return usageError{fmt.Errorf("send: --file %s: must be a regular file, because sending resumes in it after a broken connection", s.File)}
 	}
 	f := &fileSender{
 		process: p, timeout: s.Timeout, file: file, size: info.Size(), keys: lineKeys{info.Name(), s.As},
@@ -50,7 +51,7 @@ func (s sendCmd) runFile(p process) error {
 	t := f.progress.finish(f.window)
 	switch {
 	case p.Err() != nil:
-		return errors.New("send: interrupted; the same command goes on where it stopped")
+		return errors.New("send: interrupted (run the same command to continue)")
 	case err != nil:
 		return err
 	case t.refused > 0:
@@ -59,9 +60,9 @@ func (s sendCmd) runFile(p process) error {
 	return nil
 }
 
-// run makes calls until every line is done, as long as they get somewhere.
+// run makes calls until every line is done. It gives up if no line is done within the timeout.
 func (f *fileSender) run() error {
-	heard, before := time.Now(), 0
+	lastProgress, lastLines := time.Now(), 0
 	for pause := time.Duration(0); ; {
 		err := f.sendRest()
 		if f.Err() != nil || f.window.finished() {
@@ -70,45 +71,46 @@ func (f *fileSender) run() error {
 		if fatal, ok := errors.AsType[usageError](err); ok {
 			return fatal.error
 		}
-		next, asked, t := f.window.snapshot()
-		if t.lines > before {
-			heard, before, pause = time.Now(), t.lines, 0
+		next, retryAfter, t := f.window.snapshot()
+		if t.lines > lastLines {
+			lastProgress, lastLines, pause = time.Now(), t.lines, 0
 		}
-		if time.Since(heard) > f.timeout {
-			return fmt.Errorf("send: no line was taken for %s (the same command goes on where it stopped): %w", f.timeout, err)
+		if time.Since(lastProgress) > f.timeout {
+			return fmt.Errorf("send: no line was accepted for %s (run the same command to continue): %w", f.timeout, err)
 		}
 		pause = min(2*pause+100*time.Millisecond, 5*time.Second)
-		f.progress.showPause(next, max(pause, asked), err)
+		f.progress.showPause(next, max(pause, retryAfter), err)
 		select {
-		case <-time.After(max(pause, asked)):
+		case <-time.After(max(pause, retryAfter)):
 		case <-f.Done():
 		}
 	}
 }
 
-var errIncomplete = errors.New("the gateway did not take all of it")
+var errIncomplete = errors.New("the gateway did not accept all lines")
 
-// sendRest makes one call, from the first line that is not done to the end of the file, or to where the gateway asks to wait.
+// sendRest makes one call with the lines that are not done. The call ends at the end of the file or
+// when the gateway requests a wait.
 func (f *fileSender) sendRest() error {
-	ctx, leave := context.WithCancel(f)
-	defer leave()
-	from, to := io.Pipe()
-	request, err := f.request(ctx, from)
+	ctx, cancel := context.WithCancel(f)
+	defer cancel()
+	body, w := io.Pipe()
+	request, err := f.request(ctx, body)
 	if err != nil {
 		return err
 	}
 	begin := f.window.begin()
 	written := make(chan error, 1)
 	go func() {
-		err := f.writeLines(to, begin)
-		_ = to.CloseWithError(err) // never fails
+		err := f.writeLines(w, begin)
+		_ = w.CloseWithError(err) // never fails
 		written <- err
 	}()
 	err = f.readReceipts(request)
 	f.window.halt()
-	_ = from.CloseWithError(errIncomplete) // never fails; it ends a writer whom nobody reads any more
-	if wrote := <-written; wrote != nil && !errors.Is(wrote, errIncomplete) {
-		return wrote
+	_ = body.CloseWithError(errIncomplete) // never fails; unblocks the writer
+	if writeErr := <-written; writeErr != nil && !errors.Is(writeErr, errIncomplete) {
+		return writeErr
 	}
 	if err == nil {
 		err = errIncomplete
@@ -116,17 +118,17 @@ func (f *fileSender) sendRest() error {
 	return err
 }
 
-// readReceipts reads the answer while the body is written.
+// readReceipts sends the request and reads the receipts while the body is written.
 func (f *fileSender) readReceipts(request *http.Request) error {
-	answer, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusAccepted {
-		return f.responseError(answer)
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusAccepted {
+		return f.responseError(response)
 	}
-	lines := bufio.NewReader(answer.Body)
+	lines := bufio.NewReader(response.Body)
 	for {
 		text, err := lines.ReadBytes('\n')
 		switch {
@@ -141,11 +143,12 @@ func (f *fileSender) readReceipts(request *http.Request) error {
 	}
 }
 
-// responseError is why the gateway did not take the call: to be mended by whoever called, or worth another try.
-func (f *fileSender) responseError(answer *http.Response) error {
-	text, _ := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
-	err := fmt.Errorf("send: HTTP status %d: %s", answer.StatusCode, bytes.TrimSpace(text))
-	switch answer.StatusCode {
+// responseError returns the error for a response that is not 202. It is a usageError if a retry
+// does not help.
+func (f *fileSender) responseError(response *http.Response) error {
+	text, _ := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	err := fmt.Errorf("send: HTTP status %d: %s", response.StatusCode, bytes.TrimSpace(text))
+	switch response.StatusCode {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return err
 	default:
@@ -153,7 +156,7 @@ func (f *fileSender) responseError(answer *http.Response) error {
 	}
 }
 
-// lineReceipt is what is read of a line's receipt.
+// lineReceipt holds the members of a receipt that send reads.
 type lineReceipt struct {
 	Index      int         `json:"index"`
 	Status     push.Status `json:"status"`
@@ -162,7 +165,8 @@ type lineReceipt struct {
 	Replayed   bool        `json:"replayed"`
 }
 
-// retryable reports whether the line was not taken, and may be later: the queue was full, or the call broke off before it.
+// retryable reports whether the gateway did not accept the line but may accept it later, for
+// example because the queue was full or the call broke off.
 func (v lineReceipt) retryable() bool {
 	switch v.Reason {
 	case "BodyTimeout", "BodyIncomplete", "IdempotencyKeyInUse", "QueueFull", "QueueUnavailable":
@@ -172,11 +176,11 @@ func (v lineReceipt) retryable() bool {
 	}
 }
 
-// handleReceipt notes what became of a line, and prints it if it was not accepted.
+// handleReceipt records a receipt and prints it if the line was refused permanently.
 func (f *fileSender) handleReceipt(text []byte) error {
 	var v lineReceipt
 	if err := json.Unmarshal(text, &v); err != nil {
-		return fmt.Errorf("send: an answer that is not JSON: is this a gateway? %w", err)
+		return fmt.Errorf("send: the response is not JSON (is --url a gateway?): %w", err)
 	}
 	number := f.window.record(v)
 	if number > 0 && v.Status == push.StatusRefused && !v.retryable() {
@@ -186,15 +190,16 @@ func (f *fileSender) handleReceipt(text []byte) error {
 	return nil
 }
 
-// maxLine is the longest line that is read, far above what a gateway takes.
+// maxLine is the maximum length of a line, far above the limit of a gateway.
 const maxLine = 2 << 20
 
-// writeLines writes the lines that are not done, from the first. It ends before the last if the gateway asks to wait.
-func (f *fileSender) writeLines(to io.Writer, l line) error {
+// writeLines writes the lines that are not done, starting with l. It stops early if the gateway
+// requests a wait.
+func (f *fileSender) writeLines(w io.Writer, l line) error {
 	if _, err := f.file.Seek(l.start, io.SeekStart); err != nil {
 		return usageError{err}
 	}
-	in, out := bufio.NewReaderSize(f.file, maxLine), bufio.NewWriterSize(to, 64<<10)
+	in, out := bufio.NewReaderSize(f.file, maxLine), bufio.NewWriterSize(w, 64<<10)
 	for ; ; l = (line{number: l.number + 1, start: l.end}) {
 		text, err := in.ReadSlice('\n')
 		if err != nil && (err != io.EOF || len(text) == 0) {
@@ -206,11 +211,11 @@ func (f *fileSender) writeLines(to io.Writer, l line) error {
 		}
 		l.end = l.start + int64(len(text))
 		text = bytes.TrimSpace(text)
-		wanted, open := f.window.admit(l, len(text) == 0)
+		send, open := f.window.admit(l, len(text) == 0)
 		if !open {
 			return out.Flush()
 		}
-		if !wanted {
+		if !send {
 			continue
 		}
 		if _, err := out.Write(f.keys.withKey(l.number, text)); err != nil {

@@ -16,15 +16,15 @@ import (
 	"testing"
 )
 
-// batchServer is a gateway that plays what a test says to the calls with a file's lines.
+// batchServer is a test server for asynchronous batch calls.
 type batchServer struct {
 	*httptest.Server
-	answer func(call, index int, line map[string]any) string // the line of the answer; "" cuts the connection
+	answer func(call, index int, line map[string]any) string // returns the receipt; "" closes the connection
 
 	mu        sync.Mutex
 	calls     int
-	keys      map[string]string // of lines, by title
-	otherKeys []string          // keys that a line came with besides
+	keys      map[string]string // by the title of the line
+	otherKeys []string          // different keys of a line that was sent before
 	accepted  map[string]int
 }
 
@@ -106,7 +106,7 @@ func TestSendFileResumesAfterErrors(t *testing.T) {
 	if code != 1 || !strings.HasPrefix(stdout, `{"line":10002,"index":`) || strings.Count(stdout, "\n") != 1 || !strings.Contains(stdout, "InvalidJSON") {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
-	if !strings.Contains(stderr, "send: 5003 lines in ") || !strings.Contains(stderr, ": 1 refused, 5002 queued") || strings.Count(stderr, "going on at line") != 2 {
+	if !strings.Contains(stderr, "send: 5003 lines in ") || !strings.Contains(stderr, ": 1 refused, 5002 queued") || strings.Count(stderr, "continuing at line") != 2 {
 		t.Error(stderr)
 	}
 	distinct := map[string]bool{}
@@ -131,10 +131,10 @@ func TestSendFileReportsPermanentErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"--url", refusing.URL, "--file", file}, 1, "HTTP status 501: {\"type\":\"https://sluice-push.github.io/problems/needs-queue\"}"},
-		{[]string{"--url", "http://127.0.0.1:1", "--file", file, "--timeout", "1ms"}, 1, "no line was taken for 1ms (the same command goes on where it stopped)"},
+		{[]string{"--url", "http://127.0.0.1:1", "--file", file, "--timeout", "1ms"}, 1, "no line was accepted for 1ms (run the same command to continue)"},
 		{[]string{"--url", refusing.URL, "--file", filepath.Join(t.TempDir(), "nowhere")}, 2, "no such file"},
 		{[]string{"--url", refusing.URL, "--file", t.TempDir()}, 2, "must be a regular file"},
-		{[]string{"--url", refusing.URL, "--file", file, "--title", "Hi"}, 2, "--file stands alone"},
+		{[]string{"--url", refusing.URL, "--file", file, "--title", "Hi"}, 2, "--file cannot be combined"},
 		{[]string{"--url", refusing.URL, "--token", deviceToken}, 2, "missing flags: --platform"},
 	} {
 		code, stdout, stderr := runGateway(t, nil, append([]string{"send", "--key", "k", "--app", "shop"}, c.args...)...)
@@ -152,14 +152,14 @@ func TestSendFileSendsEachLineOnce(t *testing.T) {
 	config := strings.Replace(readFile(t, text), "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", strings.TrimPrefix(hash, "sha256:"), 1)
 	p := startGateway(t, nil, "serve", "-c", writeTemp(t, "gateway.yaml", config+fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())))
 	var at string
-	p.eventually("line that it serves", func() bool {
+	p.eventually("the log line of a serving gateway", func() bool {
 		_, rest, found := strings.Cut(p.stderr.String(), `"msg":"gateway: serving","listen":"`)
 		at, _, _ = strings.Cut(rest, `"`)
 		return found && at != ""
 	})
 	file := writeTemp(t, "campaign.ndjson", strings.Repeat(fmt.Sprintf("{\"platform\":\"apns\",\"token\":%q,\"title\":\"Hi\"}\n", deviceToken), 1000))
 	env := []string{"GATEWAY_URL=http://" + at, "GATEWAY_KEY=" + key}
-	for _, c := range []struct{ as, want string }{{"", "1000 queued"}, {"", "1000 of them taken before"}, {"again", "1000 queued"}} {
+	for _, c := range []struct{ as, want string }{{"", "1000 queued"}, {"", "1000 already accepted before"}, {"again", "1000 queued"}} {
 		code, stdout, stderr := runGateway(t, env, "send", "--app", "demo", "--file", file, "--as", c.as)
 		if code != 0 || stdout != "" || !strings.Contains(stderr, c.want) {
 			t.Errorf("%v: exit code %d\n%s%s", c, code, stdout, stderr)

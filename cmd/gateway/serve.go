@@ -19,40 +19,40 @@ import (
 )
 
 type serveCmd struct {
-	Config   string `short:"c" required:"" placeholder:"FILE" help:"Configuration, in YAML: a file, or nats://HOST:PORT/BUCKET/KEY."`
-	Snapshot string `placeholder:"FILE" help:"Where the last good configuration is kept; with nats:// only, and needed there."`
+	Config   string `short:"c" required:"" placeholder:"FILE" help:"Configuration in YAML: a file, or nats://HOST:PORT/BUCKET/KEY."`
+	Snapshot string `placeholder:"FILE" help:"File that keeps the last valid configuration. Required with nats://, not allowed otherwise."`
 }
 
-// Help shows an example.
+// Help returns the description and examples.
 func (serveCmd) Help() string {
 	return `Examples:
 
     gateway serve -c gateway.yaml
     gateway serve -c nats://nats.internal:4222/sluice/gateway.yaml --snapshot /var/lib/sluice/gateway.yaml
 
-Every value of the file can be overridden by the environment: pool.size is SLUICE_POOL_SIZE. SIGTERM drains: what is in flight ends first. A second one ends the process at once.
+Environment variables override values of the file: SLUICE_POOL_SIZE sets pool.size. SIGTERM drains the gateway: requests in flight finish before it exits. A second SIGTERM ends the process immediately.
 
-The configuration, and the key files that it names, are watched: a change counts within a second, as it does on SIGHUP. One with a mistake is refused as a whole, with a line in the log, and the one before it stays in force. What a change would do is told by gateway check -c new.yaml --diff gateway.yaml. Several gateways can share a configuration under a key of a NATS cluster; each starts from its snapshot while the cluster is down.`
+The gateway watches the configuration and its key files and reloads within a second of a change, or on SIGHUP. If a changed configuration is invalid, the gateway logs an error and keeps the previous one. To preview the effect of a change, run gateway check -c new.yaml --diff gateway.yaml. Several gateways can share a configuration under a key of a NATS cluster. While the cluster is down, a gateway starts from its snapshot.`
 }
 
-// Run serves until a signal comes.
+// Run serves until p is canceled.
 func (s serveCmd) Run(p process) error {
 	defer runtime.KeepAlive(ballast())
 	ctx, stop := context.WithCancel(p)
-	var beside sync.WaitGroup
-	defer beside.Wait()
+	var background sync.WaitGroup
+	defer background.Wait()
 	defer stop()
-	from, err := s.openSource(p)
+	source, err := s.openSource(p)
 	if err != nil {
 		return usageError{err}
 	}
 	changed := make(chan struct{})
-	beside.Go(func() { _ = from.Run(ctx, changed) })
-	last := &configReader{Source: from}
-	cfg, err := last.load(p)
-	if err != nil && from.LastCommitted() != nil {
-		newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("gateway: begins with the last good configuration", "error", err)
-		cfg, err = last.parse(from.LastCommitted())
+	background.Go(func() { _ = source.Run(ctx, changed) })
+	reader := &configReader{Source: source}
+	cfg, err := reader.load(p)
+	if err != nil && source.LastCommitted() != nil {
+		newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("gateway: starting with the last valid configuration", "err", err)
+		cfg, err = reader.parse(source.LastCommitted())
 	}
 	if err != nil {
 		return err
@@ -62,19 +62,19 @@ func (s serveCmd) Run(p process) error {
 	if err != nil {
 		return usageError{err}
 	}
-	keep := func(cfg *config.Config) {
-		if err := from.Commit(last.text, gateway.ReferencedFiles(cfg)); err != nil {
-			log.Error("gateway: this configuration is in force, and not kept for the next start", "error", err)
+	commit := func(cfg *config.Config) {
+		if err := source.Commit(reader.text, gateway.ReferencedFiles(cfg)); err != nil {
+			log.Error("gateway: configuration snapshot not written; the next start uses an older configuration", "err", err)
 		}
 	}
-	keep(cfg)
-	beside.Go(func() {
-		g.Follow(changed, func() (*config.Config, error) { return last.load(ctx) }, keep)
+	commit(cfg)
+	background.Go(func() {
+		g.Follow(changed, func() (*config.Config, error) { return reader.load(ctx) }, commit)
 	})
 	return g.Run(p)
 }
 
-// openSource returns where the configuration stands.
+// openSource returns the source of the configuration.
 func (s serveCmd) openSource(p process) (configsource.Source, error) {
 	if strings.Contains(s.Config, "://") {
 		return configsource.OpenNATS(configsource.NATSConfig{
@@ -82,12 +82,12 @@ func (s serveCmd) openSource(p process) (configsource.Source, error) {
 		})
 	}
 	if s.Snapshot != "" {
-		return nil, errors.New("gateway: --snapshot is for a configuration in a cluster (-c nats://…)")
+		return nil, errors.New("gateway: --snapshot requires a configuration in NATS (-c nats://…)")
 	}
 	return configsource.OpenFile(s.Config), nil
 }
 
-// configReader is a source and what was read there last.
+// configReader parses the configuration of a source. text is the last valid configuration.
 type configReader struct {
 	configsource.Source
 	text []byte
@@ -110,7 +110,7 @@ func (r *configReader) parse(text []byte) (*config.Config, error) {
 	return cfg, nil
 }
 
-// loadConfig reads a configuration with the overrides of the environment.
+// loadConfig reads a configuration file and applies the overrides of the environment.
 func loadConfig(path string) (*config.Config, error) {
 	cfg, err := config.Load(path, os.Environ())
 	if err != nil {
@@ -119,11 +119,11 @@ func loadConfig(path string) (*config.Config, error) {
 	return cfg, nil
 }
 
-// newLogger writes what the configuration asks for.
+// newLogger returns a logger with the configured level and format.
 func newLogger(w io.Writer, c config.Log) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		panic(fmt.Sprintf("config let the level %q through", c.Level))
+		panic(fmt.Sprintf("config accepted the invalid level %q", c.Level))
 	}
 	options := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" || c.Format == "auto" && !isTerminal(w) {
@@ -132,7 +132,7 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// isTerminal reports whether people read what is written to w.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	if !ok {

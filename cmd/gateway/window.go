@@ -9,41 +9,42 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// maxOpenLines is how many lines are on their way at a time. It bounds memory, whatever the length of the file.
+// maxOpenLines limits the lines between the first line that is not done and the last that was read.
+// It bounds memory for files of any length.
 const maxOpenLines = 20_000
 
-// line is a line of the file, by its number from 1 and where it begins and ends.
+// line is a line of the file. Numbers start at 1; start and end are byte offsets.
 type line struct {
 	number     int
 	start, end int64
 	done       bool
 }
 
-// window is the lines from the first that is not done to the last that was read. Each is written again, call by call, until
-// it is done.
+// window holds the lines from the first that is not done to the last that was read. Each call sends
+// the lines that are not done.
 type window struct {
 	mu      sync.Mutex
-	changed sync.Cond // something below has changed
-	first   line      // the first line that is not done, if open is empty; only number and at
+	changed sync.Cond // signals changes of the fields below
+	first   line      // the first line that is not done, if open is empty; only number and start are set
 	open    []line
-	eof     bool // all lines were read
+	eof     bool // all lines have been read
 
-	// Of the call under way:
+	// State of the current call:
 	sent       map[int]int // index -> line number
 	count      int
-	halted     bool          // nothing more is to be written
-	retryAfter time.Duration // that the gateway asked for
+	halted     bool          // the call sends no further lines
+	retryAfter time.Duration // requested by the gateway
 
 	tally tally
 }
 
-// tally is what became of the lines that are done.
+// tally counts the lines that are done.
 type tally struct {
 	lines    int
 	status   map[push.Status]int
-	replayed int   // had been taken by an earlier call
-	refused  int   // for good
-	bytes    int64 // of the file up to the first line that is not done
+	replayed int   // accepted by an earlier call
+	refused  int   // refused permanently
+	bytes    int64 // offset of the first line that is not done
 }
 
 func newWindow() *window {
@@ -52,7 +53,7 @@ func newWindow() *window {
 	return w
 }
 
-// begin forgets what was on its way in the call before, and returns the line to begin with.
+// begin resets the state of the call and returns the first line to send.
 func (w *window) begin() line {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -60,7 +61,7 @@ func (w *window) begin() line {
 	return w.firstOpen()
 }
 
-// firstOpen is the first line that is not done. w.mu is held.
+// firstOpen returns the first line that is not done. The caller holds w.mu.
 func (w *window) firstOpen() line {
 	if len(w.open) > 0 {
 		return w.open[0]
@@ -68,7 +69,7 @@ func (w *window) firstOpen() line {
 	return w.first
 }
 
-// halt lets nothing more be written in this call, and wakes its writer.
+// halt stops the current call from sending further lines and wakes its writer.
 func (w *window) halt() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -76,7 +77,7 @@ func (w *window) halt() {
 	w.changed.Broadcast()
 }
 
-// markEOF notes that there are no more lines.
+// markEOF records that all lines have been read.
 func (w *window) markEOF() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -90,7 +91,8 @@ func (w *window) finished() bool {
 	return w.eof && len(w.open) == 0
 }
 
-// snapshot returns the number of the first line that is not done, how long the gateway asked to wait, and the tally.
+// snapshot returns the number of the first line that is not done, the wait requested by the
+// gateway, and a copy of the tally.
 func (w *window) snapshot() (next int, wait time.Duration, t tally) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -103,9 +105,9 @@ func (w *window) snapshot() (next int, wait time.Duration, t tally) {
 	return w.firstOpen().number, w.retryAfter, t
 }
 
-// admit waits for room and notes that l is about to be written. It is not wanted if it is done or blank; open is false once
-// nothing more is to be written.
-func (w *window) admit(l line, blank bool) (wanted, open bool) {
+// admit waits until the window has room for l and records that l is sent. send is false if the line
+// is done or blank. open is false if the call must not send further lines.
+func (w *window) admit(l line, blank bool) (send, open bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for !w.halted && l.number-w.firstOpen().number >= maxOpenLines {
@@ -129,7 +131,7 @@ func (w *window) admit(l line, blank bool) (wanted, open bool) {
 	return true, true
 }
 
-// markDone marks a line as done. w.mu is held.
+// markDone marks a line as done and advances the window. The caller holds w.mu.
 func (w *window) markDone(number int) {
 	w.open[number-w.open[0].number].done = true
 	for len(w.open) > 0 && w.open[0].done {
@@ -139,7 +141,8 @@ func (w *window) markDone(number int) {
 	w.changed.Broadcast()
 }
 
-// record notes what became of a line of this call, and returns its number; 0 if there is no such line.
+// record records the receipt of a line of the current call and returns the number of the line, or 0
+// if there is no such line. A retryable receipt halts the call.
 func (w *window) record(v lineReceipt) (number int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
