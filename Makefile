@@ -10,10 +10,10 @@ FUZZ ?= 30s
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build bin/gateway, the one binary
+build: ## build bin/gateway
 	$(GO) build -trimpath -o bin/gateway ./cmd/gateway
 
-test: ## run the tests, as the README says
+test: ## run the tests
 	$(GO) test ./...
 
 test-future: ## run the tests with the wall clock 400 days ahead
@@ -36,37 +36,38 @@ fuzz: ## run every fuzz target for FUZZ (default 30s) each
 	  done || exit 1; done
 
 BENCH ?= 15s
-bench: build ## measure the whole road as three processes, BENCH (default 15s) each time; docs/performance.md
+bench: build ## run the load tests of docs/performance.md, BENCH (default 15s) each
 	bin/gateway bench --dev --no-queue --duration $(BENCH) --in-flight 2 --batch 150
 	bin/gateway bench --dev --no-queue --duration $(BENCH) --in-flight 64
 	bin/gateway bench --dev --no-queue --duration $(BENCH) --rate 1500/s
 	bin/gateway bench --dev --duration $(BENCH) --in-flight 2 --batch 150
 	bin/gateway bench --dev --duration $(BENCH) --in-flight 64
 
-benchmarks: ## measure one connection, and each room by itself
+benchmarks: ## run the Go benchmarks of the packages on the send path
 	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./internal/delivery ./internal/api ./internal/queue ./internal/gateway
 
 SEEDS ?= 200
-crash: ## kill a working queue at random moments, SEEDS (default 200) times over, and count what is lost
+crash: ## kill a busy queue at SEEDS (default 200) random moments and count lost notifications; writes data/crash.json
 	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run TestKilledGatewayLosesNoTask ./internal/queue
+	@mkdir -p data
 	$(GO) run ./internal/scorecard -json data/crash.json -seeds $(SEEDS) S17
 
-cluster: ## run the tests of queue, history and webhooks on a cluster of three servers, killing one after the other all the while
+cluster: ## test queue, history and webhooks on a NATS cluster while its three servers are killed in turn
 	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -p 1 -timeout 20m -v ./internal/queue ./internal/history
 	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -timeout 20m -v -run 'TestWebhookMissesNoEvent' ./internal/gateway
 
-fleet: ## have two, four and eight gateways share a quota, join, leave and be killed, on a quiet machine
+fleet: ## test two, four and eight gateways that share a quota, join, leave and are killed; needs an idle machine
 	$(GO) test ./internal/gateway -run TestEveryClusterSizeStaysWithinQuota -sharing -v -timeout 10m
 
 MILLION ?= 1000000
-million: ## queue MILLION (default a million) notifications, as GOMEMLIMIT=200MiB has it, and tell how much memory that took (on Linux)
+million: ## queue MILLION (default 1000000) notifications with GOMEMLIMIT=200MiB and print the memory used (Linux)
 	GOMEMLIMIT=200MiB SLUICE_MILLION=$(MILLION) $(GO) test -timeout 0 -v -run TestMemoryOfMillionWaitingTasks ./internal/queue
 
-scorecard: ## play the services' faults to a gateway under load; ROWS="S01 S06" for some rows
+scorecard: ## test a gateway under load and provider faults (docs/scorecard.md); ROWS="S01 S06" selects rows
 	$(GO) run ./internal/scorecard $(ROWS)
 
-demo: ## run the gateway and the mock providers on this laptop
+demo: ## run a gateway and mock providers on this machine
 	$(GO) run ./cmd/gateway dev
 
-ci: ## all that CI runs
+ci: ## run everything that CI runs
 	bash .ci/run
