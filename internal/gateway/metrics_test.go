@@ -49,7 +49,7 @@ func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 		`sluice_pool_endpoints{` + service + `,state="open"} 1`,
 		`sluice_pool_endpoints{` + service + `,state="closed"} 7`,
 		fmt.Sprintf(`sluice_endpoint_ejected{endpoint=%q,%s} 1`, bad, service),
-		`sluice_gate_closed_seconds{` + service + `} 0`,
+		`sluice_ratelimit_closed_seconds{` + service + `} 0`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no line\n%s\namong\n%s", want, linesContaining(text, want[:strings.Index(want, "{")]))

@@ -10,7 +10,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// BenchmarkRoute is what metrics cost a notification with one attempt.
+// BenchmarkRoute measures the metrics of a notification with one attempt.
 func BenchmarkRoute(b *testing.B) {
 	route := metrics.New().Route("shop", push.APNs)
 	n, a := &push.Notification{}, push.Attempt{Took: 40 * time.Millisecond, Outcome: accepted}
@@ -19,7 +19,7 @@ func BenchmarkRoute(b *testing.B) {
 		route.Attempted(n, 1, a)
 		route.Ended(n, r, 41*time.Millisecond)
 	}
-	b.Run("alone", func(b *testing.B) {
+	b.Run("single", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			notification()

@@ -18,7 +18,7 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-var update = flag.Bool("update", false, "write the tables of docs/metrics.md anew")
+var update = flag.Bool("update", false, "update the tables in docs/metrics.md")
 
 const (
 	document    = "../../docs/metrics.md"
@@ -34,28 +34,28 @@ func TestDocumentListsAllMetrics(t *testing.T) {
 	before, rest, found := strings.Cut(string(text), tablesBegin)
 	_, after, closed := strings.Cut(rest, tablesEnd)
 	if !found || !closed {
-		t.Fatalf("%s has no place for the tables between %q and %q", document, tablesBegin, tablesEnd)
+		t.Fatalf("%s has no lines %q and %q around the tables", document, tablesBegin, tablesEnd)
 	}
 	want := before + tablesBegin + tables(t) + tablesEnd + after
 	if want == string(text) {
 		return
 	}
 	if !*update {
-		t.Fatalf("%s is not what the metrics are (go test ./internal/metrics -update)", document)
+		t.Fatalf("%s does not match the metrics, update it with: go test ./internal/metrics -update", document)
 	}
 	if err := os.WriteFile(document, []byte(want), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// groups are the tables of the document, by the prefixes of the names in each.
+// groups are the tables of the document with the prefixes of their metrics.
 var groups = []struct {
 	title    string
 	prefixes []string
 }{
-	{"Notifications and attempts", []string{"sluice_notification", "sluice_attempt", "sluice_retries", "sluice_brake"}},
-	{"Gates", []string{"sluice_gate"}},
-	{"Overload", []string{"sluice_shed", "sluice_admission", "sluice_ceiling"}},
+	{"Notifications and attempts", []string{"sluice_notification", "sluice_attempt", "sluice_retries", "sluice_throttle"}},
+	{"Rate limits", []string{"sluice_ratelimit"}},
+	{"Overload", []string{"sluice_shed", "sluice_adaptive", "sluice_concurrency"}},
 	{"The API", []string{"sluice_http"}},
 	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
@@ -63,7 +63,7 @@ var groups = []struct {
 	{"Configuration and build", []string{"sluice_config", "sluice_build"}},
 }
 
-// tables writes the tables of all metrics, from what Prometheus would read.
+// tables returns the tables of all metrics.
 func tables(t *testing.T) string {
 	rows := make([]strings.Builder, len(groups))
 	withAllMetrics(t, func(t *testing.T, m *metrics.Metrics) {
@@ -99,12 +99,12 @@ func groupOf(t *testing.T, name string) int {
 			}
 		}
 	}
-	t.Fatalf("%s belongs to no table", name)
+	t.Fatalf("%s has no table", name)
 	return 0
 }
 
-// withAllMetrics lets see metrics in which every family has a series.
-func withAllMetrics(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
+// withAllMetrics calls check with metrics in which every family has a series.
+func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
 		m.Route("shop", push.APNs)
@@ -114,6 +114,6 @@ func withAllMetrics(t *testing.T, see func(*testing.T, *metrics.Metrics)) {
 			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}, []webhooks.Status{{App: "shop", Name: "crm"}}
 		})
 		startPool(t, m, quota.New(quota.Config{}))
-		see(t, m)
+		check(t, m)
 	})
 }

@@ -8,29 +8,29 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// eventCounters says what counts the events of a kind. Ejections are counted by their cause, beside it, and the end of a panic
-// is not counted: sluice_pool_panic tells it.
+// eventCounters are the counters by kind of event. Ejections have their own counter with the label
+// cause. The end of a panic mode has none: sluice_pool_panic shows it.
 var eventCounters = []struct {
 	kind       pool.EventKind
 	name, help string
 }{
-	{pool.EventResolved, "sluice_pool_resolve_changes_total", "Answers of the resolver that differed from the last one."},
-	{pool.EventResolveFailed, "sluice_pool_resolve_failures_total", "Times that the resolver gave no address, so that its last answer stands."},
-	{pool.EventConnected, "sluice_pool_connections_opened_total", "Connections that were made, TLS and SETTINGS included."},
-	{pool.EventDialFailed, "sluice_pool_dial_failures_total", "Dials that ended without a connection."},
-	{pool.EventJoined, "sluice_pool_joined_total", "Endpoints that took a place in the pool."},
-	{pool.EventLeft, "sluice_pool_left_total", "Endpoints that lost their place in the pool."},
-	{pool.EventGoAway, "sluice_pool_goaways_total", "Connections that took nothing new any more at the provider's word: GOAWAY, or a close in good order."},
-	{pool.EventConnLost, "sluice_pool_connections_lost_total", "Connections that ended in an error that was not ours."},
-	{pool.EventConnClosed, "sluice_pool_connections_closed_total", "Connections that the pool itself closed."},
-	{pool.EventProbing, "sluice_pool_probes_total", "Requests that were sent to tell whether an ejected endpoint has healed."},
-	{pool.EventRecovered, "sluice_pool_recoveries_total", "Ejected endpoints that a probe found healed."},
-	{pool.EventPanicStarted, "sluice_pool_panics_total", "Times that so many endpoints were ejected that all were used again."},
+	{pool.EventResolved, "sluice_pool_resolve_changes_total", "Resolver results that differed from the previous one."},
+	{pool.EventResolveFailed, "sluice_pool_resolve_failures_total", "Resolutions without an address. The pool keeps the last result."},
+	{pool.EventConnected, "sluice_pool_connections_opened_total", "Connections opened, including the TLS handshake and SETTINGS."},
+	{pool.EventDialFailed, "sluice_pool_dial_failures_total", "Dials that failed."},
+	{pool.EventJoined, "sluice_pool_joined_total", "Endpoints added to the active set of the pool."},
+	{pool.EventLeft, "sluice_pool_left_total", "Endpoints removed from the active set of the pool."},
+	{pool.EventGoAway, "sluice_pool_goaways_total", "Connections drained by the provider with GOAWAY or a clean close."},
+	{pool.EventConnLost, "sluice_pool_connections_lost_total", "Connections that ended with an error not caused by the pool."},
+	{pool.EventConnClosed, "sluice_pool_connections_closed_total", "Connections closed by the pool."},
+	{pool.EventProbing, "sluice_pool_probes_total", "Probe requests to ejected endpoints."},
+	{pool.EventRecovered, "sluice_pool_recoveries_total", "Ejected endpoints that recovered after a probe."},
+	{pool.EventPanicStarted, "sluice_pool_panics_total", "Times that the pool entered panic mode."},
 }
 
 var causes = []pool.EjectionCause{pool.CauseConsecutiveFailures, pool.CauseFailureRate, pool.CauseSuccessRate, pool.CauseLatency, pool.CauseProbe}
 
-// eventMetrics count the events of pools, by pool.
+// eventMetrics are the event counters of all pools.
 type eventMetrics struct {
 	ejections *prometheus.CounterVec
 	kinds     map[pool.EventKind]*prometheus.CounterVec
@@ -39,7 +39,7 @@ type eventMetrics struct {
 func newEventMetrics() eventMetrics {
 	m := eventMetrics{
 		ejections: counter("sluice_pool_ejections_total",
-			"Times that the breaker of an endpoint opened, by cause: consecutive_failures, failure_rate, success_rate, latency or probe.", "pool", "cause"),
+			"Ejections of endpoints by cause: consecutive_failures, failure_rate, success_rate, latency or probe.", "pool", "cause"),
 		kinds: make(map[pool.EventKind]*prometheus.CounterVec, len(eventCounters)),
 	}
 	for _, c := range eventCounters {
@@ -56,7 +56,7 @@ func (m *eventMetrics) all() []prometheus.Collector {
 	return all
 }
 
-// initPool lets the counters of a pool begin at zero, so that the first event already shows as a rate.
+// initPool creates the counters of a pool with the value zero, so that rate() sees the first event.
 func (m *eventMetrics) initPool(name string) {
 	for _, cause := range causes {
 		m.ejections.WithLabelValues(name, string(cause))
@@ -66,7 +66,7 @@ func (m *eventMetrics) initPool(name string) {
 	}
 }
 
-// Observe counts an event; it is a pool.Config's Observe.
+// Observe counts an event. Use it as Observe in pool.Config.
 func (m *Metrics) Observe(e pool.Event) {
 	if e.Kind == pool.EventEjected {
 		m.events.ejections.WithLabelValues(e.Pool, string(e.Cause)).Inc()

@@ -16,14 +16,14 @@ import (
 
 func Example() {
 	m := metrics.New()
-	route := m.Route("shop", push.APNs) // goes into the route as its Observer
+	route := m.Route("shop", push.APNs) // the Observer of the route
 	n := &push.Notification{App: "shop", Platform: push.APNs}
 	route.Ended(n, push.Receipt{Outcome: push.Outcome{Verdict: push.Unregistered, Reason: "Unregistered"}}, 40*time.Millisecond)
-	m.Observe(pool.Event{Pool: "apns", Kind: pool.EventConnLost}) // goes into the pool's Config
+	m.Observe(pool.Event{Pool: "apns", Kind: pool.EventConnLost}) // normally called by the pool
 
-	answer := httptest.NewRecorder()
-	m.Handler().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
-	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+	response := httptest.NewRecorder()
+	m.Handler().ServeHTTP(response, httptest.NewRequest("GET", "/metrics", nil))
+	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
 		if line := lines.Text(); strings.HasPrefix(line, "sluice_notifications_total") || strings.HasPrefix(line, "sluice_pool") {
 			fmt.Println(line)
 		}

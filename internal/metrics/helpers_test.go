@@ -30,7 +30,7 @@ var (
 	invalid      = push.InvalidNotification(&push.FieldError{Field: "token", Reason: "BadDeviceToken"})
 )
 
-// observe tells an observer of a notification with these attempts, 20 ms each.
+// observe reports a notification with the given attempts of 20 ms each.
 func observe(o delivery.Observer, outcomes ...push.Outcome) {
 	n := &push.Notification{App: "shop", Platform: push.APNs}
 	r := push.Receipt{Outcome: outcomes[len(outcomes)-1]}
@@ -42,14 +42,14 @@ func observe(o delivery.Observer, outcomes ...push.Outcome) {
 	o.Ended(n, r, time.Duration(len(outcomes))*20*time.Millisecond)
 }
 
-// scrape returns the lines of /metrics that begin with sluice_ and hold every one of these.
+// scrape returns the lines of /metrics that start with sluice_ and contain all given strings.
 func scrape(t testing.TB, m *metrics.Metrics, with ...string) []string {
 	t.Helper()
-	answer := httptest.NewRecorder()
-	m.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	text, err := io.ReadAll(answer.Body)
-	if err != nil || answer.Code != http.StatusOK {
-		t.Fatalf("%d, %v", answer.Code, err)
+	response := httptest.NewRecorder()
+	m.Handler().ServeHTTP(response, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	text, err := io.ReadAll(response.Body)
+	if err != nil || response.Code != http.StatusOK {
+		t.Fatalf("%d, %v", response.Code, err)
 	}
 	lines := slices.DeleteFunc(strings.Split(string(text), "\n"), func(line string) bool {
 		return !strings.HasPrefix(line, "sluice_") || slices.ContainsFunc(with, func(s string) bool { return !strings.Contains(line, s) })
@@ -57,19 +57,19 @@ func scrape(t testing.TB, m *metrics.Metrics, with ...string) []string {
 	return lines
 }
 
-// expectLines fails the test unless /metrics has each of these lines.
+// expectLines checks that /metrics contains the given lines.
 func expectLines(t testing.TB, m *metrics.Metrics, want ...string) {
 	t.Helper()
-	all := scrape(t, m)
+	lines := scrape(t, m)
 	for _, line := range want {
-		if !slices.Contains(all, line) {
+		if !slices.Contains(lines, line) {
 			name, _, _ := strings.Cut(line, "{")
-			t.Errorf("no line\n%s\namong\n%s", line, strings.Join(scrape(t, m, name), "\n"))
+			t.Errorf("missing line\n%s\nin\n%s", line, strings.Join(scrape(t, m, name), "\n"))
 		}
 	}
 }
 
-// acceptingConn is a connection that accepts everything.
+// acceptingConn is a connection that accepts every request.
 type acceptingConn struct{}
 
 func (acceptingConn) Do(context.Context, *wire.Request) (*wire.Response, error) {
@@ -82,8 +82,9 @@ func (acceptingConn) Run(ctx context.Context) error {
 	return nil
 }
 
-// startPool runs a pool of three places and four addresses in a bubble, watched together with a gate.
-func startPool(t *testing.T, m *metrics.Metrics, g *quota.RateLimiter) *pool.Pool {
+// startPool runs a pool with size 3 and four addresses, and watches it with a rate limiter. It must
+// run in a synctest bubble.
+func startPool(t *testing.T, m *metrics.Metrics, limiter *quota.RateLimiter) *pool.Pool {
 	t.Helper()
 	var addrs pool.Static
 	for i := range 4 {
@@ -96,14 +97,14 @@ func startPool(t *testing.T, m *metrics.Metrics, g *quota.RateLimiter) *pool.Poo
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Watch(metrics.Service{Pool: p, RateLimiter: g, AdaptiveLimiter: new(delivery.AdaptiveLimiter), RejectionRate: func() float64 { return 0.25 }, CertificateExpires: time.Unix(1_800_000_000, 0)})
+	m.Watch(metrics.Service{Pool: p, RateLimiter: limiter, AdaptiveLimiter: new(delivery.AdaptiveLimiter), RejectionRate: func() float64 { return 0.25 }, CertificateExpires: time.Unix(1_800_000_000, 0)})
 	m.WatchConcurrencyLimit(&delivery.ConcurrencyLimit{Max: 700})
 	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
-		if err := <-ended; err != nil {
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
@@ -112,7 +113,7 @@ func startPool(t *testing.T, m *metrics.Metrics, g *quota.RateLimiter) *pool.Poo
 	return p
 }
 
-// pickLease picks an endpoint, or fails the test.
+// pickLease returns a lease or fails the test.
 func pickLease(t *testing.T, p *pool.Pool) *pool.Lease {
 	t.Helper()
 	l, err := p.Pick(t.Context(), nil)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metrics turns what routes and pools tell, and how they stand, into Prometheus metrics. It changes nothing that
-// it watches, and no label of its holds a target, a text or a secret.
+// Package metrics exports the events and the state of routes, pools and storage as Prometheus
+// metrics. No label contains a target, text of a notification or a secret.
 package metrics
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Metrics are the metrics of one gateway; docs/metrics.md explains each. Make them with New.
+// Metrics are the metrics of one gateway. docs/metrics.md describes each of them.
 type Metrics struct {
 	registry *prometheus.Registry
 	routes   routeMetrics
@@ -24,7 +24,8 @@ type Metrics struct {
 	reloads  reloadMetrics
 }
 
-// New returns metrics of nothing yet, besides those of the process. Route, Observe and Watch connect them to a gateway.
+// New returns Metrics with the build and process metrics only. Route, Observe and the Watch methods
+// add the metrics of a gateway.
 func New() *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics(), requests: newRequests(), reloads: newReloadMetrics()}
 	m.registry.MustRegister(buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -36,15 +37,15 @@ func New() *Metrics {
 	return m
 }
 
-// Handler answers GET /metrics. It asks for no key, so it belongs on a listener that is kept private.
+// Handler serves GET /metrics. It requires no API key: serve it on a private listener only.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
-// Gatherer gives the same to those who do not ask over HTTP.
+// Gatherer returns the metrics for use without HTTP.
 func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
-// buildInfo says what Go's own build stamped into the binary.
+// buildInfo returns a metric with the version information of the binary as labels.
 func buildInfo() prometheus.Collector {
 	version, revision, compiler := "unknown", "unknown", "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -56,7 +57,7 @@ func buildInfo() prometheus.Collector {
 		}
 	}
 	g := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "sluice_build_info", Help: "Always 1; its labels say which build this is.",
+		Name: "sluice_build_info", Help: "Always 1. The labels identify the build.",
 		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "go_version": compiler},
 	})
 	g.Set(1)

@@ -46,7 +46,7 @@ func TestAttemptsAndRetriesAreCounted(t *testing.T) {
 		`sluice_attempts_total{app="shop",platform="apns",reason="ServiceUnavailable",verdict="unavailable"} 2`,
 		`sluice_retries_total{app="shop",platform="apns"} 2`,
 		`sluice_retries_denied_total{app="shop",platform="apns"} 1`,
-		`sluice_brake_held_total{app="shop",platform="apns"} 1`,
+		`sluice_throttle_rejections_total{app="shop",platform="apns"} 1`,
 		`sluice_attempt_duration_seconds_bucket{app="shop",platform="apns",le="0.01"} 0`,
 		`sluice_attempt_duration_seconds_bucket{app="shop",platform="apns",le="0.025"} 4`,
 		`sluice_notification_duration_seconds_bucket{app="shop",platform="apns",le="0.05"} 1`,
@@ -72,9 +72,9 @@ func TestRateLimitWaitsAndRejections(t *testing.T) {
 	route.RateLimited(&push.Notification{}, 500*time.Millisecond, true)
 	route.RateLimited(&push.Notification{}, time.Hour, false)
 	expectLines(t, m,
-		`sluice_gate_wait_seconds_count{app="shop",platform="fcm"} 1`,
-		`sluice_gate_wait_seconds_sum{app="shop",platform="fcm"} 0.5`,
-		`sluice_gate_refusals_total{app="shop",platform="fcm"} 1`,
+		`sluice_ratelimit_wait_seconds_count{app="shop",platform="fcm"} 1`,
+		`sluice_ratelimit_wait_seconds_sum{app="shop",platform="fcm"} 0.5`,
+		`sluice_ratelimit_rejections_total{app="shop",platform="fcm"} 1`,
 	)
 }
 
@@ -86,7 +86,7 @@ func TestRouteCountersStartAtZero(t *testing.T) {
 		`sluice_attempts_total{app="shop",platform="apns",reason="",verdict="accepted"} 0`,
 		`sluice_retries_total{app="shop",platform="apns"} 0`,
 		`sluice_retries_denied_total{app="shop",platform="apns"} 0`,
-		`sluice_gate_refusals_total{app="shop",platform="apns"} 0`,
+		`sluice_ratelimit_rejections_total{app="shop",platform="apns"} 0`,
 	)
 }
 
@@ -98,7 +98,7 @@ func TestReasonSeriesAreBounded(t *testing.T) {
 	}
 	for _, name := range []string{"sluice_notifications_total", "sluice_attempts_total"} {
 		if n := len(scrape(t, m, name)); n > 129 {
-			t.Errorf("%s has %d series", name, n)
+			t.Errorf("%s has %d series, want at most 129", name, n)
 		}
 	}
 	expectLines(t, m, `sluice_notifications_total{app="shop",platform="apns",reason="other",status="refused"} 873`)
@@ -131,27 +131,27 @@ func TestEjectionsAreCountedByCause(t *testing.T) {
 func TestPoolAndRateLimiterGauges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
-		g := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
-		p := startPool(t, m, g)
+		limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
+		p := startPool(t, m, limiter)
 		expectLines(t, m,
 			`sluice_pool_ready{pool="apns"} 1`, `sluice_pool_panic{pool="apns"} 0`, `sluice_pool_size{pool="apns"} 3`,
 			`sluice_pool_endpoints{pool="apns",state="closed"} 3`, `sluice_pool_endpoints{pool="apns",state="open"} 0`,
 			`sluice_pool_spares{pool="apns",state="closed"} 1`, `sluice_pool_dials_total{pool="apns"} 3`,
 			`sluice_pool_connections_opened_total{pool="apns"} 3`, `sluice_pool_joined_total{pool="apns"} 3`,
 			`sluice_pool_left_total{pool="apns"} 0`, `sluice_pool_ejections_total{cause="consecutive_failures",pool="apns"} 0`,
-			`sluice_gate_limit{pool="apns"} 100`, `sluice_gate_rate{pool="apns"} 100`, `sluice_gate_closed_seconds{pool="apns"} 0`,
+			`sluice_ratelimit_limit{pool="apns"} 100`, `sluice_ratelimit_rate{pool="apns"} 100`, `sluice_ratelimit_closed_seconds{pool="apns"} 0`,
 		)
 		if n := len(scrape(t, m, "sluice_endpoint_connections", "192.0.2.", "} 1")); n != 3 {
-			t.Errorf("%d endpoints have a connection, want 3", n)
+			t.Errorf("%d endpoints with a connection, want 3", n)
 		}
-		held := pickLease(t, p)
-		g.Record(&push.Notification{}, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeProject, RetryAfter: time.Minute})
+		lease := pickLease(t, p)
+		limiter.Record(&push.Notification{}, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeProject, RetryAfter: time.Minute})
 		expectLines(t, m,
 			`sluice_pool_in_flight{pool="apns"} 1`,
-			fmt.Sprintf(`sluice_endpoint_in_flight{endpoint=%q,pool="apns"} 1`, held.Endpoint()),
-			`sluice_gate_closed_seconds{pool="apns"} 60`, `sluice_gate_rate{pool="apns"} 50`,
+			fmt.Sprintf(`sluice_endpoint_in_flight{endpoint=%q,pool="apns"} 1`, lease.Endpoint()),
+			`sluice_ratelimit_closed_seconds{pool="apns"} 60`, `sluice_ratelimit_rate{pool="apns"} 50`,
 		)
-		held.Done(accepted)
+		lease.Done(accepted)
 	})
 }
 
@@ -159,11 +159,11 @@ func TestEjectedEndpointAndReplacement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
 		p := startPool(t, m, nil)
-		ill := pickLease(t, p)
-		ill.Done(unavailable)
+		failing := pickLease(t, p)
+		failing.Done(unavailable)
 		for failures := 1; failures < 5; {
 			l := pickLease(t, p)
-			if l.Endpoint() != ill.Endpoint() {
+			if l.Endpoint() != failing.Endpoint() {
 				l.Done(accepted)
 				continue
 			}
@@ -175,8 +175,8 @@ func TestEjectedEndpointAndReplacement(t *testing.T) {
 			`sluice_pool_ejections_total{cause="consecutive_failures",pool="apns"} 1`, `sluice_pool_spares{pool="apns",state="open"} 1`,
 			`sluice_pool_endpoints{pool="apns",state="closed"} 3`, `sluice_pool_left_total{pool="apns"} 1`, `sluice_pool_joined_total{pool="apns"} 4`,
 		)
-		if left := scrape(t, m, ill.Endpoint().String()); len(left) > 0 {
-			t.Errorf("an endpoint that left still has series: %q", left)
+		if left := scrape(t, m, failing.Endpoint().String()); len(left) > 0 {
+			t.Errorf("a removed endpoint still has series: %q", left)
 		}
 	})
 }
@@ -198,7 +198,7 @@ func TestMetricsContainNoSecrets(t *testing.T) {
 	route.Ended(n, push.Receipt{ID: canary, Outcome: secret, Attempts: []push.Attempt{a}}, time.Second)
 	m.Observe(pool.Event{Pool: "apns", Kind: pool.EventDialFailed, Endpoint: canary, Reason: canary})
 	if found := scrape(t, m, canary); len(found) > 0 {
-		t.Errorf("told: %q", found)
+		t.Errorf("secret in %q", found)
 	}
 }
 
@@ -228,7 +228,7 @@ func TestCountingAllocatesNothing(t *testing.T) {
 		route.Attempted(n, 1, a)
 		route.Ended(n, r, time.Millisecond)
 	}); allocs != 0 {
-		t.Errorf("%g allocations for a notification", allocs)
+		t.Errorf("%g allocations per notification", allocs)
 	}
 }
 
@@ -259,23 +259,23 @@ func TestRequestsAreCounted(t *testing.T) {
 func TestWaitingAndThrottlingGauges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
-		gate := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}, Scopes: []quota.Scope{
+		limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}, Scopes: []quota.Scope{
 			{Name: "night", Lanes: []push.Lane{push.LaneBulk}, Limit: quota.Limit{Rate: 1, Burst: 1}},
 		}})
-		startPool(t, m, gate)
+		startPool(t, m, limiter)
 		for _, lane := range []push.Lane{push.LaneBulk, push.LaneBulk, push.LaneCritical} {
-			gate.Reserve(&push.Notification{Target: push.Target{Token: "a"}, Lane: lane}, time.Minute)
+			limiter.Reserve(&push.Notification{Target: push.Target{Token: "a"}, Lane: lane}, time.Minute)
 		}
 		expectLines(t, m,
-			`sluice_gate_waiting{lane="bulk",pool="apns",scope="night"} 1`,
-			`sluice_gate_waiting{lane="critical",pool="apns",scope="total"} 1`,
-			`sluice_gate_waiting{lane="bulk",pool="apns",scope="total"} 0`,
-			`sluice_brake_held_share{pool="apns"} 0.25`,
+			`sluice_ratelimit_waiting{lane="bulk",pool="apns",scope="night"} 1`,
+			`sluice_ratelimit_waiting{lane="critical",pool="apns",scope="total"} 1`,
+			`sluice_ratelimit_waiting{lane="bulk",pool="apns",scope="total"} 0`,
+			`sluice_throttle_rejection_ratio{pool="apns"} 0.25`,
 			`sluice_certificate_expires_timestamp_seconds{pool="apns"} 1.8e+09`,
-			`sluice_admission_limit{pool="apns"} 1024`,
-			`sluice_admission_waiting{pool="apns"} 0`,
-			`sluice_ceiling_limit 700`,
-			`sluice_ceiling_in_flight 0`,
+			`sluice_adaptive_concurrency_limit{pool="apns"} 1024`,
+			`sluice_adaptive_concurrency_waiting{pool="apns"} 0`,
+			`sluice_concurrency_limit 700`,
+			`sluice_concurrency_in_flight 0`,
 		)
 	})
 }

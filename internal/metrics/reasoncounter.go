@@ -10,53 +10,55 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxReasons bounds the series of a tally. The providers' tables hold far fewer reasons; the bound is for a provider that
-// breaks the rule that they come from a closed set.
+// maxReasons is the maximum number of series of a reasonCounter. The providers have far fewer
+// reasons; the limit protects against a provider whose reasons are not from a fixed set.
 const maxReasons = 128
 
-// otherReason stands in for those beyond the bound.
+// otherReason replaces the reasons beyond maxReasons.
 const otherReason = "other"
 
-// reasonCounter counts by a word and a reason. Who counts what was counted before takes no lock and allocates nothing.
+// reasonCounter counts by value and reason. Counting an existing combination takes no lock and does
+// not allocate.
 type reasonCounter struct {
 	counters atomic.Pointer[map[reasonKey]prometheus.Counter]
 
-	mu  sync.Mutex // guards changes of known
+	mu  sync.Mutex // guards the replacement of counters
 	vec *prometheus.CounterVec
 }
 
 type reasonKey struct{ value, reason string }
 
-// init makes a tally of vec, whose last two labels are the word and the reason. The word that is hoped for begins at zero.
-func (t *reasonCounter) init(vec *prometheus.CounterVec, hoped string) {
-	t.vec = vec
-	t.counters.Store(&map[reasonKey]prometheus.Counter{})
-	t.getOrCreate(reasonKey{hoped, ""})
+// init sets vec, whose last two labels are the value and the reason. The series of initial starts
+// at zero.
+func (r *reasonCounter) init(vec *prometheus.CounterVec, initial string) {
+	r.vec = vec
+	r.counters.Store(&map[reasonKey]prometheus.Counter{})
+	r.getOrCreate(reasonKey{initial, ""})
 }
 
-func (t *reasonCounter) add(word, reason string) {
-	p := reasonKey{word, reason}
-	c, ok := (*t.counters.Load())[p]
+func (r *reasonCounter) add(value, reason string) {
+	key := reasonKey{value, reason}
+	c, ok := (*r.counters.Load())[key]
 	if !ok {
-		c = t.getOrCreate(p)
+		c = r.getOrCreate(key)
 	}
 	c.Inc()
 }
 
-// getOrCreate returns the counter of a pair that was not known when the caller looked.
-func (t *reasonCounter) getOrCreate(p reasonKey) prometheus.Counter {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	known := *t.counters.Load()
-	if c, ok := known[p]; ok {
+// getOrCreate returns the counter of key and creates it if it is new.
+func (r *reasonCounter) getOrCreate(key reasonKey) prometheus.Counter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	counters := *r.counters.Load()
+	if c, ok := counters[key]; ok {
 		return c
 	}
-	if len(known) >= maxReasons {
-		return t.vec.WithLabelValues(p.value, otherReason)
+	if len(counters) >= maxReasons {
+		return r.vec.WithLabelValues(key.value, otherReason)
 	}
-	c := t.vec.WithLabelValues(p.value, p.reason)
-	known = maps.Clone(known)
-	known[p] = c
-	t.counters.Store(&known)
+	c := r.vec.WithLabelValues(key.value, key.reason)
+	counters = maps.Clone(counters)
+	counters[key] = c
+	r.counters.Store(&counters)
 	return c
 }

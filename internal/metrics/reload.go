@@ -12,15 +12,15 @@ type reloadMetrics struct {
 func newReloadMetrics() reloadMetrics {
 	m := reloadMetrics{
 		count: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_config_reloads_total",
-			Help: "Reloads of the configuration, by result: ok or refused."}, []string{"result"}),
+			Help: "Configuration reloads by result: ok or refused."}, []string{"result"}),
 		last: prometheus.NewGauge(prometheus.GaugeOpts{Name: "sluice_config_last_reload_successful",
-			Help: "0 while the configuration in force is an older one, for the last was refused; else 1."}),
+			Help: "1 if the last configuration reload succeeded, 0 if it was refused and the previous configuration is in use."}),
 	}
 	m.last.Set(1)
 	return m
 }
 
-// Reloaded counts a reload of the configuration.
+// Reloaded counts a configuration reload.
 func (m *Metrics) Reloaded(ok bool) {
 	result := "refused"
 	if ok {

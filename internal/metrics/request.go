@@ -10,12 +10,12 @@ import (
 
 func newRequests() *prometheus.CounterVec {
 	return counter("sluice_http_requests_total",
-		"Requests to the API that have ended, by the pattern of their route and the class of their status: 2xx to 5xx, or none where the caller left.",
+		"Completed API requests by route pattern and status class: 2xx to 5xx, or none if the client disconnected.",
 		"route", "class")
 }
 
-// Request counts a request to the API. A route is the pattern that matched, never a path, for a stranger can make up any
-// number of those; without one it is "none".
+// Request counts an API request. route is the pattern that matched, or empty. It must not be a
+// path: clients could create any number of series.
 func (m *Metrics) Request(route string, status int) {
 	if route == "" {
 		route = "none"

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-// reading is one value of something that stands in some way when Prometheus asks.
+// reading is a metric whose value is read from a status on collection.
 type reading[S any] struct {
 	desc *prometheus.Desc
 	kind prometheus.ValueType
@@ -39,91 +39,91 @@ var (
 )
 
 var poolReadings = []reading[pool.Status]{
-	gauge("sluice_pool_ready", "1 if the pool has a live endpoint.", poolLabels, func(s pool.Status) float64 { return boolValue(s.Ready) }),
-	gauge("sluice_pool_panic", "1 while so many endpoints are ejected that all are used.", poolLabels, func(s pool.Status) float64 { return boolValue(s.Panic) }),
-	gauge("sluice_pool_size", "Places for endpoints that the pool has.", poolLabels, func(s pool.Status) float64 { return float64(s.Size) }),
-	gauge("sluice_pool_in_flight", "Attempts that hold a lease.", poolLabels, func(s pool.Status) float64 { return float64(s.InFlight) }),
-	gauge("sluice_pool_waiting", "Notifications that wait for an endpoint.", poolLabels, func(s pool.Status) float64 { return float64(s.Waiting) }),
-	{prometheus.NewDesc("sluice_pool_dials_total", "Dials that were begun.", poolLabels, nil),
+	gauge("sluice_pool_ready", "1 if the pool has a connected endpoint.", poolLabels, func(s pool.Status) float64 { return boolValue(s.Ready) }),
+	gauge("sluice_pool_panic", "1 while the pool is in panic mode: too many endpoints are ejected, and all are used.", poolLabels, func(s pool.Status) float64 { return boolValue(s.Panic) }),
+	gauge("sluice_pool_size", "Maximum number of active endpoints.", poolLabels, func(s pool.Status) float64 { return float64(s.Size) }),
+	gauge("sluice_pool_in_flight", "Attempts in flight.", poolLabels, func(s pool.Status) float64 { return float64(s.InFlight) }),
+	gauge("sluice_pool_waiting", "Notifications waiting for an endpoint.", poolLabels, func(s pool.Status) float64 { return float64(s.Waiting) }),
+	{prometheus.NewDesc("sluice_pool_dials_total", "Dials started.", poolLabels, nil),
 		prometheus.CounterValue, func(s pool.Status) float64 { return float64(s.Dials) }},
 }
 
 var endpointReadings = []reading[pool.EndpointStatus]{
-	gauge("sluice_endpoint_ejected", "1 while the endpoint is ejected and keeps its place for want of another.", endpointLabels,
+	gauge("sluice_endpoint_ejected", "1 while the endpoint is ejected but active because there is no replacement.", endpointLabels,
 		func(e pool.EndpointStatus) float64 { return boolValue(e.State == "open") }),
 	gauge("sluice_endpoint_connections", "Connections to the endpoint.", endpointLabels,
 		func(e pool.EndpointStatus) float64 { return float64(e.Connections) }),
-	gauge("sluice_endpoint_in_flight", "Attempts that hold a lease of the endpoint.", endpointLabels,
+	gauge("sluice_endpoint_in_flight", "Attempts in flight on the endpoint.", endpointLabels,
 		func(e pool.EndpointStatus) float64 { return float64(e.InFlight) }),
-	gauge("sluice_endpoint_failures", "Failures of the endpoint within its breaker's window.", endpointLabels,
+	gauge("sluice_endpoint_failures", "Failures within the window of the endpoint's breaker.", endpointLabels,
 		func(e pool.EndpointStatus) float64 { return float64(e.Failures) }),
-	gauge("sluice_endpoint_median_seconds", "Median time of the endpoint's answers, lately; 0 while it has given too few.", endpointLabels,
+	gauge("sluice_endpoint_median_seconds", "Median of the endpoint's recent response times; 0 while there are too few.", endpointLabels,
 		func(e pool.EndpointStatus) float64 { return e.LatencyMS / 1000 }),
 }
 
 var rateLimitReadings = []reading[quota.Status]{
-	gauge("sluice_gate_limit", "Configured rate in notifications a second; 0 where none is.", poolLabels, func(s quota.Status) float64 { return s.Limit }),
-	gauge("sluice_gate_rate", "Rate that the gate allows now, in notifications a second; 0 where no limit is configured.", poolLabels,
+	gauge("sluice_ratelimit_limit", "Configured rate in notifications per second; 0: no limit.", poolLabels, func(s quota.Status) float64 { return s.Limit }),
+	gauge("sluice_ratelimit_rate", "Current rate in notifications per second; 0: no limit.", poolLabels,
 		func(s quota.Status) float64 { return s.Rate }),
-	gauge("sluice_gate_closed_seconds", "Time until the gate opens again for everything behind it; 0 while it is open.", poolLabels,
+	gauge("sluice_ratelimit_closed_seconds", "Time until notifications are allowed again after a refusal by the provider; 0: open.", poolLabels,
 		func(s quota.Status) float64 { return s.ClosedFor }),
-	gauge("sluice_gate_targets", "Devices and topics that the gate remembers.", poolLabels, func(s quota.Status) float64 { return float64(s.Targets) }),
-	gauge("sluice_gate_targets_closed", "Devices and topics that the gate lets nothing pass to now.", poolLabels,
+	gauge("sluice_ratelimit_targets", "Devices and topics tracked by the rate limiter.", poolLabels, func(s quota.Status) float64 { return float64(s.Targets) }),
+	gauge("sluice_ratelimit_targets_closed", "Devices and topics closed after a refusal by the provider.", poolLabels,
 		func(s quota.Status) float64 { return float64(s.ClosedTargets) }),
 }
 
 var adaptiveLimitReadings = []reading[delivery.LimitStatus]{
-	gauge("sluice_admission_limit", "Notifications that may wait for an endpoint or be on one.", poolLabels,
+	gauge("sluice_adaptive_concurrency_limit", "Current limit of notifications that wait for an endpoint or are being sent.", poolLabels,
 		func(s delivery.LimitStatus) float64 { return float64(s.Limit) }),
-	gauge("sluice_admission_in_flight", "Notifications that wait for an endpoint or are on one.", poolLabels,
+	gauge("sluice_adaptive_concurrency_in_flight", "Notifications that wait for an endpoint or are being sent.", poolLabels,
 		func(s delivery.LimitStatus) float64 { return float64(s.InFlight) }),
-	gauge("sluice_admission_waiting", "Notifications of batches that wait until there are fewer of those.", poolLabels,
+	gauge("sluice_adaptive_concurrency_waiting", "Notifications queued because the adaptive concurrency limit is reached.", poolLabels,
 		func(s delivery.LimitStatus) float64 { return float64(s.Waiting) }),
 }
 
 var concurrencyReadings = []reading[delivery.LimitStatus]{
-	gauge("sluice_ceiling_limit", "Notifications that the whole gateway may carry.", nil,
+	gauge("sluice_concurrency_limit", "Maximum number of notifications in the gateway.", nil,
 		func(s delivery.LimitStatus) float64 { return float64(s.Limit) }),
-	gauge("sluice_ceiling_in_flight", "Notifications that the whole gateway carries, whatever they wait for.", nil,
+	gauge("sluice_concurrency_in_flight", "Notifications in the gateway, including those that wait.", nil,
 		func(s delivery.LimitStatus) float64 { return float64(s.InFlight) }),
-	gauge("sluice_ceiling_waiting", "Notifications of batches that wait until it carries fewer.", nil,
+	gauge("sluice_concurrency_waiting", "Notifications queued because the concurrency limit of the gateway is reached.", nil,
 		func(s delivery.LimitStatus) float64 { return float64(s.Waiting) }),
 }
 
-var throttleReading = gauge("sluice_brake_held_share", "Share of notifications that the brake holds back now, 0 to 1; 0 while the provider answers.",
+var throttleReading = gauge("sluice_throttle_rejection_ratio", "Fraction of notifications that the throttler rejects, 0 to 1; 0 while the provider answers.",
 	poolLabels, func(share float64) float64 { return share })
 
-var expiryReading = gauge("sluice_certificate_expires_timestamp_seconds", "When the client certificate expires, in Unix time; keys do not expire.",
+var expiryReading = gauge("sluice_certificate_expires_timestamp_seconds", "Expiry of the client certificate in Unix time. Keys do not expire.",
 	poolLabels, func(at time.Time) float64 { return float64(at.Unix()) })
 
-var rateLimitWaitingReading = gauge("sluice_gate_waiting", "Notifications in line before a quota, by lane; scope is total, topics or the name of one of quota.scopes.",
+var rateLimitWaitingReading = gauge("sluice_ratelimit_waiting", "Notifications queued for a rate limit, by scope and lane. scope is total, topics or a name in quota.scopes.",
 	scopeLaneLabels, func(count int) float64 { return float64(count) })
 
-var rateLimitShareReading = gauge("sluice_gate_share", "Part of a quota that is this gateway's to spend, 0 to 1; 1 where no cluster shares it. Scopes as in sluice_gate_waiting.",
+var rateLimitShareReading = gauge("sluice_ratelimit_share", "Fraction of the limit that this gateway may use, 0 to 1; 1: not shared. scope as in sluice_ratelimit_waiting.",
 	scopeLabels, func(share float64) float64 { return share })
 
 var (
 	endpointsDesc = prometheus.NewDesc("sluice_pool_endpoints",
-		"Endpoints with a place in the pool, by the state of their breaker: closed, half-open or open.", stateLabels, nil)
+		"Active endpoints, by state of their breaker: closed, half-open or open.", stateLabels, nil)
 	sparesDesc = prometheus.NewDesc("sluice_pool_spares",
-		"Known endpoints without a place, by the state of their breaker: closed, half-open or open.", stateLabels, nil)
+		"Inactive known endpoints, by state of their breaker: closed, half-open or open.", stateLabels, nil)
 )
 
-// Service is what one credential has at one provider. Only Pool is required; its name must be its own, for it is the label
-// pool of all.
+// Service is one credential at one push service. Only Pool is required. The name of the pool must
+// be unique: it is the label pool of all metrics of the service.
 type Service struct {
 	Pool            *pool.Pool
 	RateLimiter     *quota.RateLimiter
 	AdaptiveLimiter *delivery.AdaptiveLimiter
-	// HeldBack returns the share of notifications that the brake holds back.
+	// RejectionRate returns the fraction of notifications that the throttler rejects.
 	RejectionRate func() float64
-	// Expires is when its certificate does; zero where it has none.
+	// CertificateExpires is the expiry of the client certificate; zero if there is none.
 	CertificateExpires time.Time
 }
 
-// serviceCollector shows services as they stand when Prometheus asks.
+// serviceCollector reads the state of the services on collection.
 type serviceCollector struct {
-	mu          sync.Mutex // guards all below
+	mu          sync.Mutex // guards the fields below
 	services    []Service
 	concurrency *delivery.ConcurrencyLimit
 }
@@ -136,21 +136,21 @@ func (m *Metrics) Watch(s Service) {
 	m.services.services = append(m.services.services, s)
 }
 
-// WatchConcurrencyLimit sets the one ceiling that is over all services.
+// WatchConcurrencyLimit sets the concurrency limit of the gateway.
 func (m *Metrics) WatchConcurrencyLimit(c *delivery.ConcurrencyLimit) {
 	m.services.mu.Lock()
 	defer m.services.mu.Unlock()
 	m.services.concurrency = c
 }
 
-// Unwatch shows a pool and its gate no more. What was counted of them stays counted.
+// Unwatch removes the service with pool p. Its counters remain.
 func (m *Metrics) Unwatch(p *pool.Pool) {
 	m.services.mu.Lock()
 	defer m.services.mu.Unlock()
 	m.services.services = slices.DeleteFunc(slices.Clone(m.services.services), func(w Service) bool { return w.Pool == p })
 }
 
-// Describe names the metrics.
+// Describe implements prometheus.Collector.
 func (s *serviceCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- endpointsDesc
 	to <- sparesDesc
@@ -172,16 +172,16 @@ func (s *serviceCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- rateLimitShareReading.desc
 }
 
-// Collect gives their values.
+// Collect implements prometheus.Collector.
 func (s *serviceCollector) Collect(to chan<- prometheus.Metric) {
 	s.mu.Lock()
-	all, ceiling := s.services, s.concurrency.Status()
+	services, concurrency := s.services, s.concurrency.Status()
 	s.mu.Unlock()
 	for _, r := range concurrencyReadings {
-		r.send(to, ceiling)
+		r.send(to, concurrency)
 	}
-	for _, w := range all {
-		if !w.Pool.Idle() { // or it would look like a pool that has lost all
+	for _, w := range services {
+		if !w.Pool.Idle() { // it would look like a pool without connected endpoints
 			w.collect(to)
 		}
 	}
@@ -199,9 +199,9 @@ func (w Service) collect(to chan<- prometheus.Metric) {
 	}
 	sendByState(to, endpointsDesc, status.Name, status.Endpoints)
 	sendByState(to, sparesDesc, status.Name, status.Spares)
-	admission := w.AdaptiveLimiter.Status()
+	adaptive := w.AdaptiveLimiter.Status()
 	for _, r := range adaptiveLimitReadings {
-		r.send(to, admission, status.Name)
+		r.send(to, adaptive, status.Name)
 	}
 	if w.RejectionRate != nil {
 		throttleReading.send(to, w.RejectionRate(), status.Name)
@@ -213,26 +213,26 @@ func (w Service) collect(to chan<- prometheus.Metric) {
 }
 
 func (w Service) collectRateLimit(to chan<- prometheus.Metric, name string) {
-	gate := w.RateLimiter.Status()
+	limits := w.RateLimiter.Status()
 	for _, r := range rateLimitReadings {
-		r.send(to, gate, name)
+		r.send(to, limits, name)
 	}
-	sendWaiting(to, name, "total", gate.Waiting)
-	rateLimitShareReading.send(to, gate.Share, name, "total")
-	for _, scope := range gate.Scopes {
+	sendWaiting(to, name, "total", limits.Waiting)
+	rateLimitShareReading.send(to, limits.Share, name, "total")
+	for _, scope := range limits.Scopes {
 		sendWaiting(to, name, scope.Name, scope.Waiting)
 		rateLimitShareReading.send(to, scope.Share, name, scope.Name)
 	}
 }
 
-// sendWaiting tells who waits before a scope, lane by lane.
+// sendWaiting sends the number of queued notifications of a scope by lane.
 func sendWaiting(to chan<- prometheus.Metric, pool, scope string, w quota.Waiting) {
 	rateLimitWaitingReading.send(to, w.Critical, pool, scope, string(push.LaneCritical))
 	rateLimitWaitingReading.send(to, w.Normal, pool, scope, string(push.LaneNormal))
 	rateLimitWaitingReading.send(to, w.Bulk, pool, scope, string(push.LaneBulk))
 }
 
-// sendByState counts endpoints by the state of their breaker.
+// sendByState sends the number of endpoints by state of their breaker.
 func sendByState(to chan<- prometheus.Metric, desc *prometheus.Desc, name string, endpoints []pool.EndpointStatus) {
 	states := map[string]int{"closed": 0, "half-open": 0, "open": 0}
 	for _, e := range endpoints {
@@ -243,8 +243,9 @@ func sendByState(to chan<- prometheus.Metric, desc *prometheus.Desc, name string
 	}
 }
 
-func boolValue(is bool) float64 {
-	if is {
+// boolValue returns 1 for true and 0 for false.
+func boolValue(b bool) float64 {
+	if b {
 		return 1
 	}
 	return 0

@@ -14,41 +14,41 @@ import (
 )
 
 var historyReadings = []reading[history.Status]{
-	{prometheus.NewDesc("sluice_history_events_total", "Events that this gateway has heard of, its own and others'.", nil, nil),
+	{prometheus.NewDesc("sluice_history_events_total", "Events received by this gateway, including those of other gateways.", nil, nil),
 		prometheus.CounterValue, func(s history.Status) float64 { return float64(s.Events) }},
-	{prometheus.NewDesc("sluice_history_lost_total", "Events that nobody waited for and that could not be written.", nil, nil),
+	{prometheus.NewDesc("sluice_history_lost_total", "Events dropped because an asynchronous write failed.", nil, nil),
 		prometheus.CounterValue, func(s history.Status) float64 { return float64(s.Lost) }},
-	{prometheus.NewDesc("sluice_history_rebuilt_total", "Times that a damaged index was made anew.", nil, nil),
+	{prometheus.NewDesc("sluice_history_index_rebuilds_total", "Rebuilds of a damaged index.", nil, nil),
 		prometheus.CounterValue, func(s history.Status) float64 { return float64(s.Rebuilt) }},
-	gauge("sluice_history_behind", "Chunks, of up to five hundred events, that are in the stream and not in the index yet.", nil,
+	gauge("sluice_history_lag_batches", "Batches of up to 500 events that are in the stream but not in the index yet.", nil,
 		func(s history.Status) float64 { return float64(s.Behind) }),
-	gauge("sluice_history_caught_up", "0 while the index is being made, so that questions wait; else 1.", nil,
+	gauge("sluice_history_caught_up", "0 while the index is being built and queries wait, otherwise 1.", nil,
 		func(s history.Status) float64 { return boolValue(s.CaughtUp) }),
 }
 
 var queueReadings = []reading[queue.Status]{
-	gauge("sluice_queue_bytes", "Bytes on disk of what is due, up to sluice_queue_max_bytes.", nil, func(s queue.Status) float64 { return float64(s.Bytes) }),
-	gauge("sluice_queue_later_bytes", "Bytes on disk of what is scheduled or put back, up to sluice_queue_max_bytes.", nil,
+	gauge("sluice_queue_bytes", "Size on disk of due notifications in bytes, at most sluice_queue_max_bytes.", nil, func(s queue.Status) float64 { return float64(s.Bytes) }),
+	gauge("sluice_queue_scheduled_bytes", "Size on disk of scheduled and rescheduled notifications in bytes, at most sluice_queue_max_bytes.", nil,
 		func(s queue.Status) float64 { return float64(s.LaterBytes) }),
-	gauge("sluice_queue_max_bytes", "Bound of either, in bytes.", nil, func(s queue.Status) float64 { return float64(s.MaxBytes) }),
+	gauge("sluice_queue_max_bytes", "Maximum of sluice_queue_bytes and of sluice_queue_scheduled_bytes.", nil, func(s queue.Status) float64 { return float64(s.MaxBytes) }),
 }
 
-var waitingTasks = gauge("sluice_queue_waiting", "Notifications that are due, those that are being sent included.", []string{"app", "lane"},
+var waitingTasks = gauge("sluice_queue_waiting", "Due notifications, including those in flight.", []string{"app", "lane"},
 	func(d queue.Depth) float64 { return float64(d.Tasks) })
 
 var webhookLabels = []string{"app", "webhook"}
 
 var webhookReadings = []reading[webhooks.Status]{
-	{prometheus.NewDesc("sluice_webhook_told_total", "Events that the receiver took from this gateway.", webhookLabels, nil),
+	{prometheus.NewDesc("sluice_webhook_delivered_total", "Events delivered to the receiver by this gateway.", webhookLabels, nil),
 		prometheus.CounterValue, func(s webhooks.Status) float64 { return float64(s.Delivered) }},
-	gauge("sluice_webhook_told_up_to_timestamp_seconds", "When the last event happened that the receiver took from this gateway, in Unix time; 0 before the first.",
+	gauge("sluice_webhook_delivered_up_to_timestamp_seconds", "Time of the last event delivered by this gateway, in Unix time; 0: none yet.",
 		webhookLabels, func(s webhooks.Status) float64 { return unixSeconds(s.DeliveredUpTo) }),
-	gauge("sluice_webhook_failures", "Attempts in a row that the receiver did not take.", webhookLabels, func(s webhooks.Status) float64 { return float64(s.Failures) }),
-	gauge("sluice_webhook_parked_ranges", "Ranges of events that were given up and stand in GET /v1/status, up to a hundred.", webhookLabels,
+	gauge("sluice_webhook_failures", "Consecutive failed attempts.", webhookLabels, func(s webhooks.Status) float64 { return float64(s.Failures) }),
+	gauge("sluice_webhook_dead_lettered_ranges", "Ranges of events that were not delivered, as in GET /v1/status, at most 100.", webhookLabels,
 		func(s webhooks.Status) float64 { return float64(len(s.DeadLettered)) }),
 }
 
-// unixSeconds is t in Unix time, 0 if it is none.
+// unixSeconds returns t in Unix time, or 0 for the zero time.
 func unixSeconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
@@ -56,17 +56,18 @@ func unixSeconds(t time.Time) float64 {
 	return float64(t.UnixMilli()) / 1000
 }
 
-// Storage tells how queue, history and webhooks stand, nil for one that cannot tell.
+// Storage returns the state of the queue, the history and the webhooks; nil for one that is not
+// available.
 type Storage func() (*queue.Status, *history.Status, []webhooks.Status)
 
-// WatchStorage sets what tells of the gateway's one queue and history, and of its webhooks.
-func (m *Metrics) WatchStorage(d Storage) { m.storage.status.Store(&d) }
+// WatchStorage sets the function that returns the state of the storage of the gateway.
+func (m *Metrics) WatchStorage(s Storage) { m.storage.status.Store(&s) }
 
-// storageCollector shows queue, history and webhooks as they stand when Prometheus asks.
+// storageCollector reads the state of the storage on collection.
 type storageCollector struct{ status atomic.Pointer[Storage] }
 
-// Describe names the metrics.
-func (d *storageCollector) Describe(to chan<- *prometheus.Desc) {
+// Describe implements prometheus.Collector.
+func (c *storageCollector) Describe(to chan<- *prometheus.Desc) {
 	for _, r := range historyReadings {
 		to <- r.desc
 	}
@@ -79,13 +80,13 @@ func (d *storageCollector) Describe(to chan<- *prometheus.Desc) {
 	to <- waitingTasks.desc
 }
 
-// Collect gives their values; none without a queue.
-func (d *storageCollector) Collect(to chan<- prometheus.Metric) {
-	tell := d.status.Load()
-	if tell == nil {
+// Collect implements prometheus.Collector. Without a Storage it sends nothing.
+func (c *storageCollector) Collect(to chan<- prometheus.Metric) {
+	storage := c.status.Load()
+	if storage == nil {
 		return
 	}
-	q, h, hooks := (*tell)()
+	q, h, hooks := (*storage)()
 	if h != nil {
 		for _, r := range historyReadings {
 			r.send(to, *h)
