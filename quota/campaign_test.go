@@ -46,8 +46,8 @@ func (p *fcmProject) send() push.Outcome {
 	return push.Outcome{Verdict: push.Accepted}
 }
 
-// A campaign of 600,000 notifications is sent at three times the quota of its project, with ten
-// critical notifications per second in between.
+// TestCampaignUsesWholeQuotaAndCriticalOvertakes sends a campaign of 600,000 notifications at three
+// times the quota of its project, with ten critical notifications per second in between.
 func TestCampaignUsesWholeQuotaAndCriticalOvertakes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("600,000 notifications")

@@ -295,8 +295,8 @@ type allowance struct {
 	burst int
 }
 
-// allowedBetween returns how many notifications the allowances allow from one time to another,
-// without the burst, and the burst.
+// allowedBetween returns the number of notifications that the allowances permit between two times,
+// not counting the burst, and the burst at the start.
 func allowedBetween(allowances []allowance, from, to time.Time) (sum float64, burst int) {
 	for i, r := range allowances {
 		begin, end := r.at, to
