@@ -118,8 +118,8 @@ func (s *scenario) checkBatch(m *mockprovider.Mock, media string, receipts []bat
 	delivered := len(m.Ledger().AcceptedByID())
 	s.expect(form+": delivered", fmt.Sprintf("%d (== %d)", delivered, batchSize-3), delivered == batchSize-3 && accepted == delivered)
 	s.expect("receipts", fmt.Sprintf("%d (== %d)", len(receipts), batchSize), len(receipts) == batchSize)
-	s.expectZero("of another item", astray)
+	s.expectZero("receipts of another item", astray)
 	s.expect("malformed", ends[malformed], strings.HasPrefix(ends[malformed], "refused Inv"))
 	s.expect("huge", ends[huge], ends[huge] == "refused BodyTooLarge" || ends[huge] == "refused PayloadTooLarge")
-	s.expect("dead", ends[unregistered], ends[unregistered] == "unregistered Unregistered")
+	s.expect("expired token", ends[unregistered], ends[unregistered] == "unregistered Unregistered")
 }

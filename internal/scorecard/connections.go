@@ -57,7 +57,7 @@ func (s *scenario) checkGoAway(m *mockprovider.Mock, g *gateway, n int, slow moc
 			cut++
 		}
 	}
-	s.expect(fmt.Sprintf("%d in flight, cut off", n), fmt.Sprint(cut), cut >= n/3)
+	s.expect(fmt.Sprintf("%d in flight: not processed", n), fmt.Sprint(cut), cut >= n/3)
 	s.expectZero("failed", s.countFailed(got.Samples, accepted))
 	atMost(&s.rowResult, "new dials", s.dialCount(m)-dialled, poolSize)
 	s.expectMaxIncrease("p99", calm.Samples.LatencyQuantile(0.99), got.Samples.LatencyQuantile(0.99), handshakes+50*time.Millisecond)
@@ -140,11 +140,11 @@ func (s *scenario) checkReset(e evidence, wish push.OnUnknown) {
 		return
 	}
 	s.expectZero("duplicates", e.duplicates())
-	s.expectZero("unanswered and not said to be unknown", e.after.Count(func(n *load.Sample) bool {
+	s.expectZero("unanswered but not reported as unknown", e.after.Count(func(n *load.Sample) bool {
 		return unanswered[n.ID] && n.Status != "unknown"
 	}))
-	s.expectZero("unknown and yet answered", e.after.Count(func(n *load.Sample) bool { return n.Status == "unknown" && inTime[n.ID] }))
-	s.expectZero("failed otherwise", e.after.Count(func(n *load.Sample) bool { return n.Status != "unknown" && n.Status != "accepted" }))
+	s.expectZero("answered but reported as unknown", e.after.Count(func(n *load.Sample) bool { return n.Status == "unknown" && inTime[n.ID] }))
+	s.expectZero("other failures", e.after.Count(func(n *load.Sample) bool { return n.Status != "unknown" && n.Status != "accepted" }))
 }
 
 // connKey is one of an endpoint's, by its number in the ledger.

@@ -33,7 +33,7 @@ func killRecovery(s *scenario) {
 			s.note("seed %d lost %d", seed+1, c.lost)
 		}
 	}
-	s.expect(fmt.Sprintf("%d small ones: accepted", *seeds), fmt.Sprint(total), true)
+	s.expect(fmt.Sprintf("%d small queues: accepted", *seeds), fmt.Sprint(total), true)
 	s.expectDelivery(all, *seeds*killsPerSeed)
 }
 
@@ -41,7 +41,7 @@ func killRecovery(s *scenario) {
 func (s *scenario) expectDelivery(c deliveryCounts, kills int) {
 	s.expectZero("lost", c.lost)
 	atMost(&s.rowResult, "duplicates", c.duplicates, kills*queueInFlight)
-	s.expectZero("of those that must not be repeated", c.forbiddenRepeats)
+	s.expectZero("duplicates with on_unknown never", c.forbiddenRepeats)
 	atMost(&s.rowResult, "in doubt", c.inDoubt, kills*queueInFlight)
 }
 
@@ -89,8 +89,8 @@ func (s *scenario) largeQueue(chance *rand.Rand) {
 	s.expect("accepted", fmt.Sprint(p.count()), p.count() >= count)
 	s.expect("waiting at the last kill", fmt.Sprint(left), left > 0)
 	s.expectDelivery(c, kills+1)
-	atMost(&s.rowResult, "replay begins after start", first, time.Second)
-	atLeast(&s.rowResult, "drain, of the rate before", fraction(after/max(before, 1)), 0.8)
+	atMost(&s.rowResult, "first request after the restart", first, time.Second)
+	atLeast(&s.rowResult, "drain rate, relative to before", fraction(after/max(before, 1)), 0.8)
 	g.stop()
 	complaint := s.runAudit(config)
 	s.expect("audit", cmp.Or(complaint, "clean"), complaint == "")

@@ -30,9 +30,9 @@ func tokenEndpointDown(s *scenario) {
 	s.expectZero("failed", s.countNotAccepted(got.Samples))
 	exchanges := requestTimes(m, mockprovider.OAuth)
 	during, later := exchanges.refused.between(cut, heal), exchanges.accepted.after(heal)
-	s.expect("exchanges in the outage", fmt.Sprint(len(during)), len(during) > 0)
-	s.expectZero("sooner than the backoff", during.beforeBackoff())
-	s.expect("new tokens after it", fmt.Sprint(len(later)), len(later) > 0)
+	s.expect("exchanges during the outage", fmt.Sprint(len(during)), len(during) > 0)
+	s.expectZero("exchanges before the backoff", during.beforeBackoff())
+	s.expect("new tokens after the outage", fmt.Sprint(len(later)), len(later) > 0)
 }
 
 // beforeBackoff counts the exchanges that came before the wait after the last one was over: a second, doubled each time, and a
@@ -59,10 +59,10 @@ func (s *scenario) startWithoutToken(token, usual mockprovider.Fault) {
 	s.noError(err)
 	fcm, err := g.sendOne(shopApp, fcmNotification(0))
 	s.noError(err)
-	s.expect("started without: APNs", fmt.Sprint(apns.code), apns.code == http.StatusOK)
+	s.expect("started without a token: APNs", fmt.Sprint(apns.code), apns.code == http.StatusOK)
 	answer := fmt.Sprintf("%d %s", fcm.code, fcm.problem.Receipt.Reason)
 	s.expect("FCM", answer, answer == "503 OAUTH_UNAVAILABLE")
-	s.expectZero("sooner than the backoff", requestTimes(m, mockprovider.OAuth).refused.beforeBackoff())
+	s.expectZero("exchanges before the backoff", requestTimes(m, mockprovider.OAuth).refused.beforeBackoff())
 }
 
 // clockSkew is S13: to the service the clock of one gateway is 61 minutes slow from some moment on, and that of another 61
@@ -110,9 +110,9 @@ func (s *scenario) checkClock(c *wrongClockRun, right time.Duration) {
 	seen := c.mock.Ledger().Summary().Services[mockprovider.APNs]
 	refused := got.Between(c.faultStart, c.healedAt).Count(notAccepted)
 	s.expect(c.name+": refused", fmt.Sprint(refused), refused > 0)
-	atMost(&s.rowResult, "alarm", alarm, time.Minute)
-	s.expectZero("tokens minted within 20 min", int(seen.Reasons["TooManyProviderTokenUpdates"]))
-	atMost(&s.rowResult, "recovered", recoveryTime(got, c.healedAt, c.healedAt.Add(right-time.Second), 0.95), 10*time.Second)
+	atMost(&s.rowResult, "warning logged after", alarm, time.Minute)
+	s.expectZero("new provider tokens within 20 min", int(seen.Reasons["TooManyProviderTokenUpdates"]))
+	atMost(&s.rowResult, "recovered after", recoveryTime(got, c.healedAt, c.healedAt.Add(right-time.Second), 0.95), 10*time.Second)
 	s.note("%s: refusals %v", c.name, seen.Reasons)
 	s.expectDialBudget(c.gateway, c.mock, mockprovider.APNs)
 }

@@ -78,12 +78,12 @@ func (s *scenario) checkDeadAddresses(g *gateway, services []*faultyService, cut
 	}
 	_, control := services[3].run.wait().Split(cut)
 	s.note("p99 of control: %s", format(control.LatencyQuantile(0.99)))
-	s.expectZero("requests there", visits)
+	s.expectZero("requests to dead addresses", visits)
 	s.expectMaxIncrease("p99", control.LatencyQuantile(0.99), met.LatencyQuantile(0.99), 5*time.Millisecond)
 	s.expectZero("failed", failed)
-	atMost(&s.rowResult, "dials to one address", most, 8)
-	atLeast(&s.rowResult, "and to each", fewest, 1)
-	atMost(&s.rowResult, "connections that met no TLS", int(garbled.Load()), 2*8)
+	atMost(&s.rowResult, "most dials to a dead address", most, 8)
+	atLeast(&s.rowResult, "fewest", fewest, 1)
+	atMost(&s.rowResult, "connections without TLS", int(garbled.Load()), 2*8)
 	s.expectDialBudget(g, services[0].mock, mockprovider.APNs)
 }
 
@@ -167,8 +167,8 @@ func deadEndpointNoSpare(s *scenario) {
 
 	_, since := run.results.Split(cut)
 	attempts, _ := since.AttemptsOn(dead)
-	atMost(&s.rowResult, "its requests", fractionOf(attempts, len(since)), 0.005)
-	atMost(&s.rowResult, "in rotation", fraction(g.timeInRotation(dead, cut, during).Seconds()/during.Seconds()), 0.02)
+	atMost(&s.rowResult, "its share of the requests", fractionOf(attempts, len(since)), 0.005)
+	atMost(&s.rowResult, "time in rotation", fraction(g.timeInRotation(dead, cut, during).Seconds()/during.Seconds()), 0.02)
 	s.expectZero("failed", s.countFailed(e.after, e.accepted))
 	s.expectP99(e, 50*time.Millisecond)
 	s.expectDialBudget(g, m, mockprovider.APNs)

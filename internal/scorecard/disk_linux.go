@@ -71,7 +71,7 @@ func (s *scenario) powerLoss() {
 	}
 	g := s.startAndServe(o.config)
 	c := s.awaitOutcomes(g, o.mock, &o.acknowledged, 2*time.Minute)
-	s.expect("power lost three times: accepted", fmt.Sprint(o.count()), o.count() > 0)
+	s.expect("three power failures: accepted", fmt.Sprint(o.count()), o.count() > 0)
 	s.expectDelivery(c, 3)
 	g.stop()
 }
@@ -119,10 +119,10 @@ func (s *scenario) flippedBit() {
 	c := s.awaitOutcomes(g, o.mock, &o.acknowledged, 40*time.Second)
 	s.expect("flipped bit: accepted", fmt.Sprint(o.count()), o.count() > 0)
 	atMost(&s.rowResult, "lost", c.lost, 100)
-	s.expect("told", fmt.Sprint(g.logged("damaged a record")), g.logged("damaged a record"))
+	s.expect("logged", fmt.Sprint(g.logged("damaged record dropped")), g.logged("damaged record dropped"))
 	g.stop()
 	complaint := s.runAudit(o.config)
-	s.expect("named by the audit", fmt.Sprint(strings.Contains(complaint, "lost")), strings.Contains(complaint, "lost") == (c.lost > 0))
+	s.expect("reported by the audit", fmt.Sprint(strings.Contains(complaint, "lost")), strings.Contains(complaint, "lost") == (c.lost > 0))
 }
 
 // logged reports whether the log has said that.
@@ -154,7 +154,7 @@ func (s *scenario) diskFull() {
 	code, when = o.sendAsync(s, g)
 	s.expect("disk full: answered", fmt.Sprintf("%d, Retry-After %s", code, when), code == 503 && when != "")
 	s.sleep(2 * time.Second) // it tries to write all the time
-	s.expect("ended by itself", fmt.Sprint(g.exited()), !g.exited())
+	s.expect("exited by itself", fmt.Sprint(g.exited()), !g.exited())
 	s.noError(os.Remove(ballast))
 	o.speedUp(s)
 	recovered := s.eventually("it accepts again", time.Minute, func() bool { code, _ := o.sendAsync(s, g); return code == 202 })

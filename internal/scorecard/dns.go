@@ -47,7 +47,7 @@ func badDNSAnswers(s *scenario) {
 
 	s.expectZero("failed", s.countFailed(e.after, e.accepted))
 	s.expectZero("private addresses dialled", int(trapped.Load())+g.privateDials())
-	s.expect("answers refused", fmt.Sprint(len(g.eventsSince(cut, "resolve_failed", ""))), len(g.eventsSince(cut, "resolve_failed", "")) > 3)
+	s.expect("DNS answers rejected", fmt.Sprint(len(g.eventsSince(cut, "resolve_failed", ""))), len(g.eventsSince(cut, "resolve_failed", "")) > 3)
 	s.expectP99(e, 50*time.Millisecond)
 	s.expectZero("duplicates", e.duplicates())
 	s.expectDialBudget(g, m, mockprovider.APNs)

@@ -47,9 +47,9 @@ func (s *scenario) drainUnderFullLoad() {
 	s.expect("in flight at SIGTERM", fmt.Sprint(most), most == count)
 	s.expectZero("not accepted", s.countFailed(got.Samples, m.Ledger().AcceptedByID()))
 	s.expectZero("duplicates", countDuplicates(m))
-	s.expect("call ended in order", fmt.Sprint(l.err == nil), l.err == nil)
+	s.expect("call ended without error", fmt.Sprint(l.err == nil), l.err == nil)
 	atMost(&s.rowResult, "exit after", took, drainGrace)
-	s.expect("in order", fmt.Sprint(clean), clean)
+	s.expect("clean exit", fmt.Sprint(clean), clean)
 }
 
 // countDuplicates counts the acceptances beyond each one's first.
@@ -137,7 +137,7 @@ func (s *scenario) rollingRestart() {
 	t.stop()
 	s.checkRollingRestart(m, b, t)
 	atMost(&s.rowResult, "exit after", slowest, drainGrace)
-	s.expect("in order", fmt.Sprint(clean), clean)
+	s.expect("clean exit", fmt.Sprint(clean), clean)
 }
 
 // startUntilServing launches a gateway until one serves: it ends at once while its cluster has no leader yet, and who runs it starts
@@ -157,7 +157,7 @@ func (s *scenario) checkRollingRestart(m *mockprovider.Mock, b *loadBalancer, t 
 	c := s.awaitOutcomes(b.next(), m, &t.acknowledged, time.Minute)
 	s.expect("a rolling restart: calls", fmt.Sprint(t.calls.Load()), t.calls.Load() > 0)
 	s.expectZero("connection errors", int(t.connErrors.Load()))
-	s.expectZero("answered otherwise", int(t.otherAnswers.Load()))
+	s.expectZero("other responses", int(t.otherAnswers.Load()))
 	s.expectZero("lost", c.lost)
 	s.expectZero("in doubt", c.inDoubt)
 	s.expectZero("duplicates", c.duplicates)

@@ -38,8 +38,8 @@ func expiredTokens(s *scenario) {
 		}
 	}
 
-	s.expectMaxChange("p99 of the living", before.LatencyQuantile(0.99), living.LatencyQuantile(0.99), 0.1)
-	s.expectZero("of them not accepted", s.countFailed(living, m.Ledger().AcceptedByID()))
+	s.expectMaxChange("p99 of valid tokens", before.LatencyQuantile(0.99), living.LatencyQuantile(0.99), 0.1)
+	s.expectZero("not accepted for valid tokens", s.countFailed(living, m.Ledger().AcceptedByID()))
 	requests := map[string]int{}
 	for _, e := range m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs, Token: "dead0001*"}) {
 		requests[e.Token]++
@@ -48,10 +48,10 @@ func expiredTokens(s *scenario) {
 	for _, n := range requests {
 		again += n - 1
 	}
-	s.expect("dead tokens", fmt.Sprintf("%d, named %d times", len(requests), len(gone)), len(requests) == dead)
-	s.expectZero("sent to again", again)
-	s.expectZero("not told that it is dead", gone.Count(func(n *load.Sample) bool { return n.Status != "unregistered" }))
-	atMost(&s.rowResult, "told within", gone.LatencyQuantile(1), time.Second)
+	s.expect("expired tokens", fmt.Sprintf("%d, in %d notifications", len(requests), len(gone)), len(requests) == dead)
+	s.expectZero("requests after the first 410", again)
+	s.expectZero("not reported as unregistered", gone.Count(func(n *load.Sample) bool { return n.Status != "unregistered" }))
+	atMost(&s.rowResult, "reported within", gone.LatencyQuantile(1), time.Second)
 	s.expectZero("ejections", len(g.eventsSince(cut, "ejected", "")))
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }

@@ -14,8 +14,8 @@ func TestExpectMaxChangeBoundsBothDirections(t *testing.T) {
 	for after, want := range map[time.Duration]string{
 		200 * time.Millisecond: "p99 +0.0% (within 5%)",
 		190 * time.Millisecond: "p99 -5.0% (within 5%)",
-		211 * time.Millisecond: "p99 +5.5% (within 5%) SHORT",
-		189 * time.Millisecond: "p99 -5.5% (within 5%) SHORT",
+		211 * time.Millisecond: "p99 +5.5% (within 5%) FAIL",
+		189 * time.Millisecond: "p99 -5.5% (within 5%) FAIL",
 	} {
 		var c rowResult
 		c.expectMaxChange("p99", 200*time.Millisecond, after, 0.05)

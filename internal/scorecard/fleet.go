@@ -58,7 +58,7 @@ func (s *scenario) checkFleet(m *mockprovider.Mock, all []*gateway, loads []*loa
 		slowest = max(slowest, g.eventsSince(g.startedAt, "joined", "")[0].Time.Sub(g.startedAt))
 	}
 	seen := m.Ledger().Summary().Services
-	atMost(&s.rowResult, "ready", slowest, 3*time.Second)
+	atMost(&s.rowResult, "ready after", slowest, 3*time.Second)
 	dials := int(seen[mockprovider.FCM].Dials)
 	s.expect("dials", fmt.Sprintf("%d (== %d)", dials, len(all)*poolSize), dials == len(all)*poolSize)
 	exchanges := int(seen[mockprovider.OAuth].Requests)

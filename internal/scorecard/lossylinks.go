@@ -31,7 +31,7 @@ func lossyLinks(s *scenario) {
 	for _, h := range r.hosts {
 		lost += h.link.lostFrames()
 	}
-	s.expect("packets lost on the way", strconv.Itoa(lost), lost > 0)
+	s.expect("packets lost", strconv.Itoa(lost), lost > 0)
 	r.hosts[0].link.setLoss(fromHost, 1)
 	cut := time.Now()
 	home.waitUntil(calm + losing + mute)
@@ -61,11 +61,11 @@ func (r *region) checkLossyLinks(bad, cut, heal time.Time) {
 			}
 		}
 	}
-	r.expectZero("gateways given up for that", given)
+	r.expectZero("gateways dropped because of it", given)
 	r.expectMaxIncrease("p99", before.LatencyQuantile(0.99), since.LatencyQuantile(0.99), 200*time.Millisecond)
-	atMost(&r.rowResult, "across zones", seen.crossZoneFraction(bad.Add(time.Second), cut), 0.01)
-	atMost(&r.rowResult, "a zone that cannot be heard left by its callers", r.clients[0].abandonedAfter(r.gateways[:gatewaysPerZone], cut), 2*time.Second)
-	atLeast(&r.rowResult, "of calls due from then on, answered within 1s", fractionOf(due-late, due), 0.99)
+	atMost(&r.rowResult, "cross-zone traffic", seen.crossZoneFraction(bad.Add(time.Second), cut), 0.01)
+	atMost(&r.rowResult, "muted zone avoided by its callers after", r.clients[0].abandonedAfter(r.gateways[:gatewaysPerZone], cut), 2*time.Second)
+	atLeast(&r.rowResult, "later calls answered within 1s", fractionOf(due-late, due), 0.99)
 	r.expectZero("failed", failed)
 	r.note("p99 without losses %s, p99.9 with them %s", format(before.LatencyQuantile(0.99)), format(since.LatencyQuantile(0.999)))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command scorecard plays the faults of push services to a gateway under load and holds what came of it against fixed
-// figures. It changes no figure and excuses nothing: a row passes, falls short, or is not built.
+// Command scorecard simulates faults of push services for a gateway under load and compares the measured
+// figures with fixed bounds. A row passes, fails, or is not implemented.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 
 const usage = `usage: scorecard [-gateway FILE] [-json FILE] [-logs FOLDER] [-here] [ROW ...]
 
-Runs the rows that are named, or all that are built, and prints a line for each. The exit status is 0 if every one passed.
+Runs the given rows, or all rows, and prints a line for each. The exit status is 0 if every row passed.
 `
 
 func main() {
@@ -34,11 +34,11 @@ func main() {
 }
 
 func runScorecard(ctx context.Context) int {
-	binary := flag.String("gateway", "", "the gateway's `binary`; default: built from this module")
-	out := flag.String("json", "scorecard.json", "where the same is written for machines")
-	logs := flag.String("logs", "", "an existing `folder` that keeps the gateways' logs")
-	here := flag.Bool("here", false, "play a row that can do without network namespaces without them")
-	alone := flag.Bool("alone", false, "run one row and write its card to standard output as JSON; for the command itself")
+	binary := flag.String("gateway", "", "`binary` of the gateway; default: built from this module")
+	out := flag.String("json", "scorecard.json", "`file` for the results as JSON")
+	logs := flag.String("logs", "", "existing `directory` for the logs of the gateways")
+	here := flag.Bool("here", false, "use loopback addresses instead of network namespaces, for rows that allow it")
+	alone := flag.Bool("alone", false, "run one row and write its result as JSON to standard output; used by the command itself")
 	flag.Usage = func() { _, _ = fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "scorecard-")
@@ -91,7 +91,7 @@ func selectRows(names []string) ([]row, error) {
 			}
 		}
 		if len(asked) == before {
-			return nil, fmt.Errorf("there is no row %q (S01 to S25, S01b, S03b, S05b, S09b, S10b, S21b)", name)
+			return nil, fmt.Errorf("unknown row %q (S01 to S25, S01b, S03b, S05b, S09b, S10b, S21b)", name)
 		}
 	}
 	return asked, nil
@@ -139,15 +139,11 @@ func runRows(h options, asked []row, out string) int {
 // summaryLine is the last line.
 func summaryLine(counts map[outcome]int) string {
 	line := fmt.Sprintf("scorecard: %d passed", counts[outcomePassed])
-	switch n := counts[outcomeFailed]; n {
-	case 0:
-	case 1:
-		line += ", 1 falls short"
-	default:
-		line += fmt.Sprintf(", %d fall short", n)
+	if n := counts[outcomeFailed]; n > 0 {
+		line += fmt.Sprintf(", %d failed", n)
 	}
 	if n := counts[outcomeNotImplemented]; n > 0 {
-		line += fmt.Sprintf(", %d not built", n)
+		line += fmt.Sprintf(", %d not implemented", n)
 	}
 	return line
 }

@@ -34,11 +34,11 @@ func providerOutage(s *scenario) {
 	hit, other := apns.wait(), fcm.wait()
 
 	entries := m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs})
-	s.expectAmplification("requests for each notification sent, after 10s", hit.Between(cut.Add(10*time.Second), heal), entries, 1.1)
+	s.expectAmplification("requests per notification sent, after 10s", hit.Between(cut.Add(10*time.Second), heal), entries, 1.1)
 	s.expectAmplification("overall", hit.Between(cut, heal), entries, 1.2)
 	s.expectMaxChange("p99 of FCM", other.Between(other.Started.Add(warmUp), cut).LatencyQuantile(0.99), other.Between(cut, heal).LatencyQuantile(0.99), 0.05)
 	s.expectZero("failed at FCM", s.countNotAccepted(other.Samples))
-	atMost(&s.rowResult, "95% goodput again after", recoveryTime(hit, heal, apns.started.Add(calm+outage+after), 0.95), 5*time.Second)
+	atMost(&s.rowResult, "goodput back at 95% after", recoveryTime(hit, heal, apns.started.Add(calm+outage+after), 0.95), 5*time.Second)
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }
 

@@ -59,16 +59,16 @@ func (s *scenario) checkOverload(g *gateway, m *mockprovider.Mock, capacity floa
 	first, flooded, whole := many.wait(), excess.wait(), usual.wait()
 
 	accepted := requestTimes(m, mockprovider.APNs).accepted
-	atLeast(&s.rowResult, "goodput, of the capacity", accepted.rateFraction(from.Add(time.Second), until, capacity), 0.95)
+	atLeast(&s.rowResult, "goodput, relative to the capacity", accepted.rateFraction(from.Add(time.Second), until, capacity), 0.95)
 	atLeast(&s.rowResult, "critical delivered", fractionOf(len(first.Samples)-s.countNotAccepted(first.Samples), len(first.Samples)), 0.999)
 	before := few.Between(few.Started.Add(warmUp), from)
 	atMost(&s.rowResult, "critical p99", first.Samples.LatencyQuantile(0.99), 2*before.LatencyQuantile(0.99))
 	shed := append(rejectedOf(flooded.Samples), rejectedOf(whole.Between(from, until))...)
 	s.expect("shed", fmt.Sprint(len(shed)), len(shed) > 0)
-	atMost(&s.rowResult, "told within, p99", shed.LatencyQuantile(0.99), 10*time.Millisecond)
+	atMost(&s.rowResult, "rejected within, p99", shed.LatencyQuantile(0.99), 10*time.Millisecond)
 	s.note("of the shed, half were told within %s, and all within %s", format(shed.LatencyQuantile(0.5)), format(shed.LatencyQuantile(1)))
-	s.expectZero("told otherwise than by 429 or 503 and Retry-After", usual.invalidRejections()+excess.invalidRejections()+many.invalidRejections())
-	atMost(&s.rowResult, "recovered", recoveryTime(whole, until, whole.Started.Add(calm+during+after), 0.999), 2*time.Second)
+	s.expectZero("rejected without 429 or 503 and Retry-After", usual.invalidRejections()+excess.invalidRejections()+many.invalidRejections())
+	atMost(&s.rowResult, "recovered after", recoveryTime(whole, until, whole.Started.Add(calm+during+after), 0.999), 2*time.Second)
 }
 
 func rejectedOf(samples load.Samples) (shed load.Samples) {
@@ -90,8 +90,8 @@ func (s *scenario) checkNoisyNeighbour(g *gateway, capacity float64) {
 	got := quiet.wait()
 	s.expect("an app at ten times its load: shed", fmt.Sprint(len(rejectedOf(loud.Samples))), len(rejectedOf(loud.Samples)) > 0)
 	before, beside := got.Between(got.Started.Add(warmUp), from), got.Between(from, from.Add(during))
-	s.expectMaxChange("p99 of the other", before.LatencyQuantile(0.99), beside.LatencyQuantile(0.99), 0.1)
-	s.expectZero("of the other not accepted", s.countNotAccepted(got.Samples))
+	s.expectMaxChange("p99 of the other app", before.LatencyQuantile(0.99), beside.LatencyQuantile(0.99), 0.1)
+	s.expectZero("not accepted for the other app", s.countNotAccepted(got.Samples))
 }
 
 // calls are single calls, each at its time whatever becomes of the others.

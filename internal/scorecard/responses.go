@@ -28,8 +28,8 @@ func erroringEndpoint(s *scenario) {
 	if len(opened) > 0 {
 		_, _ = fmt.Sscanf(opened[0].Reason, "%d consecutive failures", &failures)
 	}
-	s.expect("opened after", fmt.Sprintf("%d in a row (<= 5)", failures), failures > 0 && failures <= 5)
-	atMost(&s.rowResult, "hits", len(e.entriesAt(bad, "status")), 30)
+	s.expect("breaker opened after", fmt.Sprintf("%d failures in a row (<= 5)", failures), failures > 0 && failures <= 5)
+	atMost(&s.rowResult, "requests to it", len(e.entriesAt(bad, "status")), 30)
 	s.expectZero("failed", s.countFailed(e.after, e.accepted))
 	s.expectP99(e, 20*time.Millisecond)
 	s.expectZero("duplicates", e.duplicates())
@@ -53,7 +53,7 @@ func flakyEndpoint(s *scenario) {
 		out = opened[0].Time.Sub(cut)
 		s.note("ejected for: %s", opened[0].Reason)
 	}
-	atMost(&s.rowResult, "ejected", out, 10*time.Second)
+	atMost(&s.rowResult, "ejected after", out, 10*time.Second)
 	atMost(&s.rowResult, "failed", fractionOf(s.countFailed(e.after, e.accepted), len(e.after)), 0.0001)
 	s.expectZero("duplicates", e.duplicates())
 	s.expectDialBudget(g, m, mockprovider.APNs)
@@ -79,7 +79,7 @@ func silentForSomeTokens(s *scenario) {
 	elsewhere := e.after.Count(func(n *load.Sample) bool {
 		return deaf[n.ID] && e.accepted[n.ID] == 1 && n.Status == "accepted" && len(n.Attempts) == 2 && n.Latency <= deliveryDeadline
 	})
-	s.expect("tokens met", fmt.Sprint(len(deaf)), len(deaf) > 0)
+	s.expect("affected tokens", fmt.Sprint(len(deaf)), len(deaf) > 0)
 	atLeast(&s.rowResult, "delivered by attempt 2", fractionOf(elsewhere, len(deaf)), 1)
 	s.expectZero("failed", s.countFailed(e.after, e.accepted))
 	// With the load end the answers, but not the silences of the last seconds: what they alone bring is not counted.
@@ -109,9 +109,9 @@ func slowEndpoint(s *scenario) {
 			flaps++
 		}
 	}
-	atMost(&s.rowResult, "its share after 5s", fractionOf(there, len(later)), 0.02)
+	atMost(&s.rowResult, "its share of the requests after 5s", fractionOf(there, len(later)), 0.02)
 	s.expectMaxIncrease("p99 after 5s", e.before.LatencyQuantile(0.99), later.LatencyQuantile(0.99), 100*time.Millisecond)
-	atMost(&s.rowResult, "ejections, but for failed probes", flaps, 1)
+	atMost(&s.rowResult, "ejections, except after failed probes", flaps, 1)
 	s.expectZero("failed", s.countFailed(e.after, e.accepted))
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }

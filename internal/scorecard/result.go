@@ -14,8 +14,8 @@ type outcome string
 
 const (
 	outcomePassed         outcome = "pass"
-	outcomeFailed         outcome = "falls short"
-	outcomeNotImplemented outcome = "not built"
+	outcomeFailed         outcome = "fail"
+	outcomeNotImplemented outcome = "not implemented"
 )
 
 // rowResult is what one row measured.
@@ -39,8 +39,8 @@ type figure struct {
 
 // String is the row's line.
 func (c rowResult) String() string {
-	word := map[outcome]string{outcomePassed: "pass", outcomeFailed: "FALLS SHORT", outcomeNotImplemented: "not built"}[c.Result]
-	line := []string{fmt.Sprintf("%-4s %-11s", c.ID, word)}
+	word := map[outcome]string{outcomePassed: "pass", outcomeFailed: "FAIL", outcomeNotImplemented: "not implemented"}[c.Result]
+	line := []string{fmt.Sprintf("%-4s %-15s", c.ID, word)}
 	for _, f := range c.Figures {
 		line = append(line, f.String())
 	}
@@ -59,7 +59,7 @@ func (f figure) String() string {
 		text += " (" + f.Bound + ")"
 	}
 	if !f.Pass {
-		text += " SHORT"
+		text += " FAIL"
 	}
 	return text
 }

@@ -11,10 +11,10 @@ func TestRowPrintsFiguresAndBounds(t *testing.T) {
 	c := rowResult{ID: "S01"}
 	atLeast(&c, "delivered", fractionOf(99_995, 100_000), 0.9999)
 	c.expectMaxIncrease("p99", 200*time.Millisecond, 212*time.Millisecond, 50*time.Millisecond)
-	atMost(&c, "into the hole", 41, 100)
-	atMost(&c, "out", 1900*time.Millisecond, 2500*time.Millisecond)
+	atMost(&c, "requests to the silent endpoint", 41, 100)
+	atMost(&c, "out of rotation after", 1900*time.Millisecond, 2500*time.Millisecond)
 	c.expectZero("duplicates", 0)
-	const want = "S01  pass         delivered 99.995% (>= 99.99%)  p99 +12ms (<= 50ms)  into the hole 41 (<= 100)  out 1.9s (<= 2.5s)  duplicates 0"
+	const want = "S01  pass             delivered 99.995% (>= 99.99%)  p99 +12ms (<= 50ms)  requests to the silent endpoint 41 (<= 100)  out of rotation after 1.9s (<= 2.5s)  duplicates 0"
 	if got := c.finish(true).String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
@@ -23,13 +23,13 @@ func TestRowPrintsFiguresAndBounds(t *testing.T) {
 func TestRowFailsOnOneFigureOrUnfinished(t *testing.T) {
 	c := rowResult{ID: "S06"}
 	atMost(&c, "new dials", 9, 8)
-	atMost(&c, "out", never, time.Second)
-	if got, want := c.finish(true).String(), "S06  FALLS SHORT  new dials 9 (<= 8) SHORT  out never (<= 1s) SHORT"; got != want {
+	atMost(&c, "out of rotation after", never, time.Second)
+	if got, want := c.finish(true).String(), "S06  FAIL             new dials 9 (<= 8) FAIL  out of rotation after never (<= 1s) FAIL"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	s := scenario{rowResult: rowResult{ID: "S07"}}
 	s.note("the load did not end")
-	if got, want := s.rowResult.finish(s.finished).String(), "S07  FALLS SHORT  the load did not end"; got != want {
+	if got, want := s.rowResult.finish(s.finished).String(), "S07  FAIL             the load did not end"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
@@ -48,17 +48,17 @@ func TestFatalfFailsTheRowAndCleansUp(t *testing.T) {
 }
 
 func TestUnimplementedRowDoesNotPass(t *testing.T) {
-	c := row{id: "S25", fault: "a day of all faults at random"}.runLocal(options{ctx: t.Context()})
-	if got, want := c.String(), "S25  not built    a day of all faults at random"; got != want {
+	c := row{id: "S25", fault: "a day of random faults"}.runLocal(options{ctx: t.Context()})
+	if got, want := c.String(), "S25  not implemented  a day of random faults"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
 func TestSummaryLine(t *testing.T) {
 	for want, counts := range map[string]map[outcome]int{
-		"scorecard: 7 passed, 1 falls short":              {outcomePassed: 7, outcomeFailed: 1},
-		"scorecard: 2 passed":                             {outcomePassed: 2},
-		"scorecard: 0 passed, 2 fall short, 15 not built": {outcomeFailed: 2, outcomeNotImplemented: 15},
+		"scorecard: 7 passed, 1 failed":                     {outcomePassed: 7, outcomeFailed: 1},
+		"scorecard: 2 passed":                               {outcomePassed: 2},
+		"scorecard: 0 passed, 2 failed, 15 not implemented": {outcomeFailed: 2, outcomeNotImplemented: 15},
 	} {
 		if got := summaryLine(counts); got != want {
 			t.Errorf("got %q, want %q", got, want)

@@ -30,7 +30,7 @@ type options struct {
 // row is one line of the scorecard.
 type row struct {
 	id, fault string
-	// judge plays the fault and enters the figures; nil: not built.
+	// check simulates the fault and records the figures; nil means not implemented.
 	check func(*scenario)
 	// apart says that the row needs a network of its own, and orHere that it can do without where there is none.
 	isolated, isolationOptional bool

@@ -49,9 +49,9 @@ func (h *silentRun) check() {
 		out = opened[0].Time.Sub(cut)
 	}
 	late := e.after.Count(func(s *load.Sample) bool { return e.accepted[s.ID] == 0 || len(s.Attempts) > 2 })
-	atMost(&h.rowResult, h.name+": first attempts into the hole", first, 13)
-	atMost(&h.rowResult, "out", out, 2500*time.Millisecond)
-	h.expectZero("not by attempt 2", late)
+	atMost(&h.rowResult, h.name+": first attempts at the silent endpoint", first, 13)
+	atMost(&h.rowResult, "out of rotation after", out, 2500*time.Millisecond)
+	h.expectZero("not delivered by attempt 2", late)
 	h.expectZero("duplicates", e.duplicates())
 	h.expectDialBudget(h.gateway, h.mock, mockprovider.APNs)
 }

@@ -22,7 +22,7 @@ func streamLimits(s *scenario) {
 	apns := m.Ledger().Summary().Services[mockprovider.APNs]
 	atMost(&s.rowResult, "cold burst of 500: dials", int(apns.Dials), poolSize)
 	s.expectZero("refused streams", int(apns.Refused))
-	atMost(&s.rowResult, "all done", cold.Samples.LatencyQuantile(1), 300*time.Millisecond)
+	atMost(&s.rowResult, "all done after", cold.Samples.LatencyQuantile(1), 300*time.Millisecond)
 
 	none, some := s.throughput(g, apnsNotification), s.throughput(g, withBadTokens)
 	atLeast(&s.rowResult, "throughput with refusals", fractionOf(int(some), int(none)), 0.9)

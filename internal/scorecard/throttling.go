@@ -49,7 +49,7 @@ func throttledWithoutRetryAfter(s *scenario) {
 	s.expectPause("APNs provider token", mocks[2], mockprovider.Query{Service: mockprovider.APNs}, time.Minute)
 	s.expectZero("not accepted afterwards", s.countNotAccepted(afterProject)+s.countNotAccepted(afterToken))
 	s.expectZero("other devices not accepted", s.countNotAccepted(otherDevices(apns.wait()))+s.countNotAccepted(otherDevices(fcm.wait())))
-	s.expectZero("tokens minted within 20 min", int(mocks[2].Ledger().Summary().Services[mockprovider.APNs].Reasons["TooManyProviderTokenUpdates"])-1)
+	s.expectZero("new provider tokens within 20 min", int(mocks[2].Ledger().Summary().Services[mockprovider.APNs].Reasons["TooManyProviderTokenUpdates"])-1)
 }
 
 // The devices that the services always refuse for too much. One notification in so many is for one of them.

@@ -126,20 +126,20 @@ func (r *region) checkZoneLoss(cut, heal time.Time) {
 	}
 	end := home.started.Add(time.Duration(len(home.results.Samples)) * time.Second / zoneRate)
 	repeats, settled := cut.Add(1500*time.Millisecond), cut.Add(3*time.Second) // of what the lost gateways had taken
-	atMost(&r.rowResult, "left by its callers", home.abandonedAfter(r.gateways[:gatewaysPerZone], cut), 2*time.Second)
-	atLeast(&r.rowResult, "of calls due from then on, answered within 1s", fractionOf(due-late, due), 0.99)
+	atMost(&r.rowResult, "avoided by its callers after", home.abandonedAfter(r.gateways[:gatewaysPerZone], cut), 2*time.Second)
+	atLeast(&r.rowResult, "later calls answered within 1s", fractionOf(due-late, due), 0.99)
 	r.expectZero("failed", failed)
 	busiest, burst := 0, 0
 	for _, t := range seen.all {
 		busiest = max(busiest, t.between(cut, repeats).busiestSecond(), t.after(settled).busiestSecond())
 		burst = max(burst, t.between(repeats, settled).busiestSecond())
 	}
-	atMost(&r.rowResult, "busiest second of a gateway, of its usual load", float64(busiest)/share, 1.5*1.1)
-	r.expect("amid the repeats of what was lost", format(float64(burst)/share), true)
-	atMost(&r.rowResult, "across zones, before", seen.crossZoneFraction(home.started.Add(warmUp), cut), 0.01)
+	atMost(&r.rowResult, "busiest second of a gateway, relative to its usual load", float64(busiest)/share, 1.5*1.1)
+	r.expect("during the repeats of lost calls", format(float64(burst)/share), true)
+	atMost(&r.rowResult, "cross-zone traffic before", seen.crossZoneFraction(home.started.Add(warmUp), cut), 0.01)
 	back := seen.rampTime(heal)
-	atLeast(&r.rowResult, "takes its load again over", back, 9*time.Second)
-	atMost(&r.rowResult, "across zones, at the end", seen.crossZoneFraction(end.Add(-5*time.Second), end.Add(-time.Second)), 0.01)
+	atLeast(&r.rowResult, "returns to its load over", back, 9*time.Second)
+	atMost(&r.rowResult, "cross-zone traffic at the end", seen.crossZoneFraction(end.Add(-5*time.Second), end.Add(-time.Second)), 0.01)
 }
 
 // crossZoneFraction is which part of what was sent then came from other zones.
@@ -202,7 +202,7 @@ func providerOutageForClients(s *scenario) {
 	}
 	told := during.Count(func(n *load.Sample) bool { return n.Status == "unavailable" })
 	s.expect("notifications tried", fmt.Sprint(len(requests)), len(requests) > 0)
-	atMost(&s.rowResult, "requests for one notification", most, attempts)
-	s.expect("gateways asked for one, at most", fmt.Sprint(asked), asked >= 1)
-	s.expectZero("not told that it was not sent", len(during)-told)
+	atMost(&s.rowResult, "most requests for a notification", most, attempts)
+	s.expect("most gateways tried for a notification", fmt.Sprint(asked), asked >= 1)
+	s.expectZero("not reported as unavailable", len(during)-told)
 }
