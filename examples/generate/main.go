@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command generate writes examples/notifications.ndjson, a day in the life of
-// a gateway, and beside it what must come of each line. It knows the
-// providers' documents and the mock's conventions for tokens, and nothing of
-// the gateway: what it expects is the protocol's word, not our code's.
+// Command generate writes examples/notifications.ndjson, a representative mix
+// of notifications, and the expected result of each line to
+// examples/notifications.expected.ndjson. The expected results follow from the
+// providers' documentation and from the mock's conventions for tokens, not from
+// the code of the gateway.
 //
 //	go run ./examples/generate
 package main
@@ -19,17 +20,17 @@ import (
 	"strings"
 )
 
-// object is a JSON object to be.
+// object is a JSON object.
 type object = map[string]any
 
-// line is one line of the input with what must come of it. The input is text,
-// for some lines are not JSON.
+// line is one line of the input and its expected result. The input is a string
+// because some lines are not valid JSON.
 type line struct {
 	input  string
 	expect expectation
 }
 
-// expectation names the members of a receipt that the protocol determines.
+// expectation holds the members of a receipt that the protocols determine.
 type expectation struct {
 	Index       int    `json:"index"`
 	Status      string `json:"status"`
@@ -48,11 +49,11 @@ func main() {
 	fmt.Printf("%d notifications written to examples\n", len(lines))
 }
 
-// generateAll makes each kind of line as often as it occurs and shuffles them.
+// generateAll generates all lines and shuffles them.
 func generateAll(random *rand.Rand) []line {
 	g := generator{random: random}
 	var lines []line
-	for _, part := range []struct {
+	for _, kind := range []struct {
 		count int
 		make  func(i int) line
 	}{
@@ -67,8 +68,8 @@ func generateAll(random *rand.Rand) []line {
 		{12, g.oversized},
 		{malformedKindCount() * 2, g.malformed},
 	} {
-		for i := range part.count {
-			lines = append(lines, part.make(i))
+		for i := range kind.count {
+			lines = append(lines, kind.make(i))
 		}
 	}
 	random.Shuffle(len(lines), func(i, j int) { lines[i], lines[j] = lines[j], lines[i] })
@@ -78,14 +79,14 @@ func generateAll(random *rand.Rand) []line {
 	return lines
 }
 
-// write puts the two files side by side.
-func write(folder string, lines []line) error {
-	input, err := os.Create(filepath.Join(folder, "notifications.ndjson"))
+// write writes the two files to dir.
+func write(dir string, lines []line) error {
+	input, err := os.Create(filepath.Join(dir, "notifications.ndjson"))
 	if err != nil {
 		return err
 	}
 	defer input.Close()
-	expected, err := os.Create(filepath.Join(folder, "notifications.expected.ndjson"))
+	expected, err := os.Create(filepath.Join(dir, "notifications.expected.ndjson"))
 	if err != nil {
 		return err
 	}
@@ -107,8 +108,8 @@ func write(folder string, lines []line) error {
 	return out.Flush()
 }
 
-// marshalLine renders an object as one line of JSON, with its emoji and scripts as
-// they are.
+// marshalLine encodes an object as one line of JSON without escaping HTML or
+// non-ASCII characters.
 func marshalLine(o object) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// samplePhrases are what people write: several scripts, two of them from right to
-// left, emoji of several code points, quotes and escapes.
+// samplePhrases are realistic texts: several scripts, two of them right to left,
+// emoji of several code points, quotes and escapes.
 var samplePhrases = []struct{ title, body string }{
 	{"Your parcel is on its way", "It should be with you before 18:00."},
 	{"地震速報", "東京都で震度5弱の地震がありました。津波の心配はありません。"},
@@ -25,8 +25,8 @@ var samplePhrases = []struct{ title, body string }{
 	{"Line one\nline two", "A tab\tand a backslash \\ and a slash /"},
 }
 
-// generator makes lines from a seeded source, so that the files are the same
-// on every machine.
+// generator generates lines from a seeded source, so the files are the same on
+// every machine.
 type generator struct{ random *rand.Rand }
 
 func (g generator) pickPhrase() (title, body string) {
@@ -34,8 +34,8 @@ func (g generator) pickPhrase() (title, body string) {
 	return p.title, p.body
 }
 
-// hex returns a token of so many hex digits that none of the mock's special
-// tokens begins with.
+// hex returns a random token with the given number of hex digits. Its prefix is
+// not one of the mock's special prefixes.
 func (g generator) hex(digits int) string {
 	var b strings.Builder
 	b.WriteString("5a")
@@ -45,8 +45,8 @@ func (g generator) hex(digits int) string {
 	return b.String()
 }
 
-// registration returns a token of FCM's shape: an installation ID, a colon,
-// and a long tail.
+// registration returns a token in the format of FCM: an installation ID, a
+// colon and a long random string.
 func (g generator) registration() string { return g.letters(22) + ":APA91b" + g.letters(134) }
 
 func (g generator) letters(n int) string {

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// invalidToken is a well-formed notification to a token that the provider does
-// not take. The mock knows these tokens by how they begin.
+// invalidToken returns a well-formed notification to a token that the provider
+// rejects. The mock recognizes these tokens by their prefix.
 func (g generator) invalidToken(i int) line {
 	title, body := g.pickPhrase()
-	apple := func(prefix string) object {
+	apns := func(prefix string) object {
 		return object{"platform": "apns", "token": prefix + g.hex(56), "title": title, "body": body}
 	}
-	google := func(word string) object {
+	fcm := func(word string) object {
 		return object{"platform": "fcm", "token": g.letters(22) + ":" + word + g.letters(130), "title": title, "body": body}
 	}
 	sent := func(n object, status, reason string, forget bool) line {
@@ -22,29 +22,29 @@ func (g generator) invalidToken(i int) line {
 	}
 	switch i % 8 {
 	case 0, 1:
-		return sent(apple("dead0000"), "unregistered", "Unregistered", true)
+		return sent(apns("dead0000"), "unregistered", "Unregistered", true)
 	case 2:
-		return sent(apple("dead0001"), "unregistered", "ExpiredToken", true)
+		return sent(apns("dead0001"), "unregistered", "ExpiredToken", true)
 	case 3:
-		return sent(apple("bad00000"), "refused", "BadDeviceToken", false)
+		return sent(apns("bad00000"), "refused", "BadDeviceToken", false)
 	case 4:
-		return sent(apple("bad00001"), "refused", "DeviceTokenNotForTopic", false)
+		return sent(apns("bad00001"), "refused", "DeviceTokenNotForTopic", false)
 	case 5:
-		return sent(google("dead"), "unregistered", "UNREGISTERED", true)
+		return sent(fcm("dead"), "unregistered", "UNREGISTERED", true)
 	case 6:
-		return sent(google("bad"), "refused", "INVALID_ARGUMENT", true)
+		return sent(fcm("bad"), "refused", "INVALID_ARGUMENT", true)
 	default:
-		return sent(google("mismatch"), "refused", "SENDER_ID_MISMATCH", false)
+		return sent(fcm("mismatch"), "refused", "SENDER_ID_MISMATCH", false)
 	}
 }
 
-// refusedLine is a line that must be refused before anything is sent.
+// refusedLine returns a line that the gateway must refuse without an attempt.
 func refusedLine(input, field string) line {
 	return line{input, expectation{Status: "refused", Field: field}}
 }
 
-// oversized is a payload one byte over its limit, or, to show that the limit
-// is where the documents say, exactly on it.
+// oversized returns a payload one byte over the documented limit, or exactly at
+// the limit for comparison.
 func (g generator) oversized(i int) line {
 	headers := object{}
 	limit := 4096
@@ -67,7 +67,7 @@ func (g generator) oversized(i int) line {
 	return refused
 }
 
-// malformedKindCount is how many kinds of malformed lines there are.
+// malformedKindCount returns the number of kinds of malformed lines.
 func malformedKindCount() int { return len(generator{}.malformedMakers()) }
 
 func (g generator) malformed(i int) line {
@@ -75,8 +75,8 @@ func (g generator) malformed(i int) line {
 	return kinds[i%len(kinds)]()
 }
 
-// malformedMakers are what callers get wrong, and the field that their receipt
-// must name.
+// malformedMakers returns a function for each kind of malformed line. Each line
+// names the field that its receipt must report.
 func (g generator) malformedMakers() []func() line {
 	apns := func(member string, field string) func() line {
 		return func() line {
@@ -108,7 +108,7 @@ func (g generator) malformedMakers() []func() line {
 		func() line { return refusedLine(`{"platform":"apns","title":"To nobody"}`, "token") },
 		func() line { return refusedLine(`{"platform":"pager","token":"5a5a"}`, "platform") },
 		func() line { return refusedLine(fmt.Sprintf(`{"token":"%s"}`, g.hex(64)), "platform") },
-		func() line { return refusedLine(`{"platform":"apns","token":"5a5a"`, "") }, // cut off
+		func() line { return refusedLine(`{"platform":"apns","token":"5a5a"`, "") }, // truncated
 		func() line { return refusedLine(`["not","an","object"]`, "") },
 		func() line {
 			return refusedLine(`{"platform":"fcm","topic":"no spaces allowed","title":"Hi"}`, "topic")

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pager is how a provider is added, in a hundred lines: one for a pager service that does not exist, whose whole
-// protocol is POST /page with a token in the path and a text in the body. It opens no connection and repeats nothing.
+// Package pager is an example of a provider in a hundred lines. The pager service is fictional: its
+// protocol is POST /page/NUMBER with a text in the body. A provider does not open connections and
+// does not retry.
 //
-// To add a real one: make a room below providers, write what is written here, pass the conformance suite, give the room
-// its row in architecture_test.go and docs/design.md, the configuration a block, and gateway/routes.go a function that
-// makes the route.
+// To add a real provider, create a package below providers with the two methods shown here, run the
+// conformance suite of providertest in its tests, add the package to architecture_test.go and
+// docs/design.md, add a block to the configuration, and build its route in
+// internal/gateway/routes.go.
 package pager
 
 import (
@@ -20,17 +22,17 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Provider translates notifications for the pager service and judges its answers.
+// Provider translates notifications for the pager service and classifies its responses.
 type Provider struct {
-	// Key is what the service knows us by.
+	// Key is the API key of the service.
 	Key string
 }
 
 var _ delivery.Provider = (*Provider)(nil)
 
-const maxBytes = 240 // of a page
+const maxBytes = 240 // length limit of a page
 
-// Translate checks n and writes it as a request: all but the credential.
+// Translate validates n and returns the request for it, without the credential.
 func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	text := n.Title
 	if n.Body != "" {
@@ -38,13 +40,13 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	}
 	switch {
 	case n.Kind() != push.ToToken || !utf8.ValidString(n.Token) || !isNumber(n.Token):
-		return nil, invalid("token", "InvalidTarget", "a pager's number, 1 to 20 digits, and the only target")
+		return nil, invalid("token", "InvalidTarget", "a pager number of 1 to 20 digits, without another target")
 	case text == "":
-		return nil, invalid("body", "PayloadEmpty", "given, or title: a pager shows text and nothing else")
+		return nil, invalid("body", "PayloadEmpty", "not empty if title is empty: a pager shows only text")
 	case !utf8.ValidString(text) || len(n.Data) > 0 || n.Badge != nil || n.Image != "":
-		return nil, invalid("body", "InvalidField", "text in UTF-8, and title beside it at most: a pager shows nothing else")
+		return nil, invalid("body", "InvalidField", "UTF-8 text, and the only content besides title")
 	case len(text) > maxBytes:
-		return nil, invalid("body", "PayloadTooLarge", "so short that it has at most "+strconv.Itoa(maxBytes)+" bytes with the title")
+		return nil, invalid("body", "PayloadTooLarge", "at most "+strconv.Itoa(maxBytes)+" bytes, including the title")
 	}
 	return &wire.Request{Method: "POST", Path: "/page/" + url.PathEscape(n.Token), Body: []byte(text)}, nil
 }
@@ -58,23 +60,24 @@ func isNumber(s string) bool {
 	return err == nil && len(s) <= 20
 }
 
-// Send makes one attempt with r on conn and judges the answer, once. All attempts share r, so it is copied.
+// Send makes one attempt with r on conn and classifies the response. It copies r because all
+// attempts of a notification share it.
 func (p *Provider) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
 	signed := *r
 	signed.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "authorization", Value: "Bearer " + p.Key, NeverIndexed: true})
-	answer, err := conn.Do(ctx, &signed)
+	response, err := conn.Do(ctx, &signed)
 	if err != nil {
 		return push.NoResponse(err)
 	}
-	o := judge(answer.Status)
-	o.HTTP = answer.Status
-	if asked := answer.RetryAfter(); asked > 0 && o.Retryable() {
-		o.RetryAfter = asked
+	o := judge(response.Status)
+	o.HTTP = response.Status
+	if wait := response.RetryAfter(); wait > 0 && o.Retryable() {
+		o.RetryAfter = wait
 	}
 	return o
 }
 
-// judge is the service's document, line by line. Its answers have no body.
+// judge maps the documented status codes of the service to outcomes. Its responses have no body.
 func judge(status int) push.Outcome {
 	switch {
 	case status/100 == 2:
