@@ -15,7 +15,7 @@ import (
 func TestBenchDev(t *testing.T) {
 	dir := t.TempDir()
 	data, page := filepath.Join(dir, "report.json"), filepath.Join(dir, "report.html")
-	code, stdout, stderr := runGateway(t, nil, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
+	code, stdout, stderr := runGateway(t, []string{"SLUICE_KEY=slk_of_another_gateway"}, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
 	if code != 0 || !strings.Contains(stdout, "equal to the mock's ledger (100 notifications)") {
 		t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
