@@ -205,7 +205,7 @@ func (e *benchEnv) startChild(name string, args ...string) error {
 func (c *childProcess) readLog(log io.Reader) {
 	for lines := bufio.NewScanner(log); lines.Scan(); {
 		var entry struct{ Msg, Listen, Admin string }
-		serving := bytes.Contains(lines.Bytes(), []byte("gateway: serving")) && json.Unmarshal(lines.Bytes(), &entry) == nil
+		serving := bytes.Contains(lines.Bytes(), []byte(`"msg":"serving"`)) && json.Unmarshal(lines.Bytes(), &entry) == nil
 		c.mu.Lock()
 		if serving {
 			c.url, c.admin = "http://"+entry.Listen, "http://"+entry.Admin

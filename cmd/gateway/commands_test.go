@@ -186,7 +186,7 @@ func TestCheckConnectsToProviders(t *testing.T) {
 	}
 	providers.terminate()
 	code, stdout, _ = runGateway(t, nil, "check", "-c", file)
-	if code != 1 || !strings.Contains(stdout, "FAIL  apps.demo.apns: no address of ") || !strings.Contains(stdout, "FAIL  apps.demo.fcm: ") {
+	if code != 1 || !strings.Contains(stdout, "FAIL  apps.demo.apns: cannot connect to any address of ") || !strings.Contains(stdout, "FAIL  apps.demo.fcm: ") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }
@@ -224,9 +224,9 @@ func TestServeLogsJSONAndDrains(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
 	providers := startGateway(t, nil, "mock", "--ready-file", path)
 	p := startGateway(t, nil, "serve", "-c", mockConfig(t, providers.readyFile(path)))
-	p.eventually("the log line of a serving gateway", func() bool { return strings.Contains(p.stderr.String(), `"msg":"gateway: serving"`) })
+	p.eventually("the log line of a serving gateway", func() bool { return strings.Contains(p.stderr.String(), `"msg":"serving"`) })
 	p.terminate()
-	if log := p.stderr.String(); !strings.Contains(log, `"msg":"gateway: drained"`) {
+	if log := p.stderr.String(); !strings.Contains(log, `"msg":"drained"`) {
 		t.Errorf("log:\n%s", log)
 	}
 	providers.signal(syscall.SIGINT)

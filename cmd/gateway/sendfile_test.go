@@ -153,7 +153,7 @@ func TestSendFileSendsEachLineOnce(t *testing.T) {
 	p := startGateway(t, nil, "serve", "-c", writeTemp(t, "gateway.yaml", config+fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())))
 	var at string
 	p.eventually("the log line of a serving gateway", func() bool {
-		_, rest, found := strings.Cut(p.stderr.String(), `"msg":"gateway: serving","listen":"`)
+		_, rest, found := strings.Cut(p.stderr.String(), `"msg":"serving","listen":"`)
 		at, _, _ = strings.Cut(rest, `"`)
 		return found && at != ""
 	})

@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// apnsURLs and appleManage are where Apple takes notifications, and calls about channels.
+// apnsURLs and apnsManageURLs are Apple's services for notifications and for channel management.
 var (
 	apnsURLs = map[push.Environment]config.Base{
 		push.Production: "https://api.push.apple.com", push.Sandbox: "https://api.sandbox.push.apple.com",
@@ -23,14 +23,14 @@ var (
 	}
 )
 
-// maxChannelList is the longest list of channels: 10,000 IDs of up to 200 characters.
+// maxChannelList is the maximum size of a list of channels in bytes: 10,000 IDs of up to 200 characters, quoted.
 const maxChannelList = 4 << 20
 
-// maxManageEndpoints are enough for calls about channels, which are few.
+// maxManageEndpoints limits the pool size for channel management, which has few calls.
 const maxManageEndpoints = 2
 
-// apnsRoutes is an app's way to Apple's services: those that it sends through, and those that keep its channels. A service of
-// the environment that is not the app's own sleeps until a notification names it, and one for channels until the first call.
+// apnsRoutes builds an app's routes to Apple's services, for notifications and for channel management. The services of the
+// environment that is not the app's default, and those for channel management, are lazy: they connect on first use.
 type apnsRoutes struct {
 	builder  *builder
 	app      string
@@ -42,7 +42,7 @@ type apnsRoutes struct {
 	observer delivery.Observer
 }
 
-// buildAPNs returns what carries an app's notifications to Apple.
+// buildAPNs returns the routes for an app's notifications to Apple.
 func (b *builder) buildAPNs(app string, c *config.APNs) (*delivery.Environments, error) {
 	path := "apps." + app + ".apns"
 	roots, err := loadRoots(path, c.CAFile)
@@ -61,43 +61,44 @@ func (b *builder) buildAPNs(app string, c *config.APNs) (*delivery.Environments,
 		builder: b, app: app, path: path, config: c, roots: roots, cred: cred, provider: provider, observer: b.metrics.Route(app, push.APNs),
 	}
 	e := &delivery.Environments{Default: push.Environment(c.Environment), Routes: map[push.Environment]*delivery.Route{}}
-	own, err := a.service(a.sendSettings(e.Default))
+	s, err := a.service(a.sendSettings(e.Default))
 	if err != nil {
 		return nil, err
 	}
-	e.Routes[e.Default] = a.route(e.Default, own)
+	e.Routes[e.Default] = a.route(e.Default, s)
 	if c.LearnEnvironment {
-		e.Cache = own.environments
+		e.Cache = s.environments
 	}
 	b.deferred = append(b.deferred, func() error { return a.addLazyServices(e) })
 	return e, nil
 }
 
-// addLazyServices adds what sleeps, once all apps have what they need for sure: another app's own service is not to be doubled.
+// addLazyServices adds the lazy services. It runs after the services that apps use by default have been built, so that it
+// reuses them.
 func (a *apnsRoutes) addLazyServices(e *delivery.Environments) error {
-	home := &channelManager{environment: e.Default, provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
-	for in := range apnsURLs {
+	manager := &channelManager{environment: e.Default, provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
+	for env := range apnsURLs {
 		if a.config.URL != "" {
-			e.Routes[in] = e.Routes[e.Default]
-		} else if in != e.Default {
-			want := a.sendSettings(in)
+			e.Routes[env] = e.Routes[e.Default]
+		} else if env != e.Default {
+			want := a.sendSettings(env)
 			want.lazy = true
 			s, err := a.service(want)
 			if err != nil {
 				return err
 			}
-			e.Routes[in] = a.route(in, s)
+			e.Routes[env] = a.route(env, s)
 		}
-		if want := a.manageSettings(in); want.base != "" {
+		if want := a.manageSettings(env); want.base != "" {
 			s, err := a.service(want)
 			if err != nil {
 				return err
 			}
-			home.routes[in] = a.route(in, s)
-			home.routes[in].Observer = delivery.Observer{} // these are no notifications
+			manager.routes[env] = a.route(env, s)
+			manager.routes[env].Observer = delivery.Observer{} // channel calls are not notifications
 		}
 	}
-	a.builder.channels[a.app] = home
+	a.builder.channels[a.app] = manager
 	return nil
 }
 
@@ -110,41 +111,41 @@ func (a *apnsRoutes) service(want settings) (*service, error) {
 	return s, nil
 }
 
-// route returns the way to one service.
-func (a *apnsRoutes) route(in push.Environment, s *service) *delivery.Route {
+// route returns a route to the service of an environment.
+func (a *apnsRoutes) route(env push.Environment, s *service) *delivery.Route {
 	r := a.builder.route(s, a.provider, a.config.Retry)
 	r.Observer = a.observer
 	if a.config.URL == "" {
-		r.Environment = in
+		r.Environment = env
 	}
 	return r
 }
 
-// sendSettings are the settings of the service that notifications go to.
-func (a *apnsRoutes) sendSettings(in push.Environment) settings {
+// sendSettings returns the settings of the service for notifications.
+func (a *apnsRoutes) sendSettings(env push.Environment) settings {
 	c := a.config
 	return settings{
-		base: cmp.Or(c.URL, apnsURLs[in]), endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
+		base: cmp.Or(c.URL, apnsURLs[env]), endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
 		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, platform: push.APNs, serializeFirst: a.cred.cert == nil,
 	}
 }
 
-// manageSettings are the settings of the service that keeps the app's channels, without a base where there is none.
-func (a *apnsRoutes) manageSettings(in push.Environment) settings {
+// manageSettings returns the settings of the service for channel management. Their base is empty if there is none.
+func (a *apnsRoutes) manageSettings(env push.Environment) settings {
 	c := a.config
 	base := c.ManageURL
 	if base == "" && c.URL == "" && len(c.Endpoints) == 0 {
-		base = apnsManageURLs[in]
+		base = apnsManageURLs[env]
 	}
-	few := c.Pool
-	few.Size = min(few.Size, maxManageEndpoints)
+	small := c.Pool
+	small.Size = min(small.Size, maxManageEndpoints)
 	return settings{
-		base: base, caFile: c.CAFile, pool: few, budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor,
+		base: base, caFile: c.CAFile, pool: small, budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor,
 		platform: push.APNs, serializeFirst: a.cred.cert == nil, maxResponse: maxChannelList, lazy: true,
 	}
 }
 
-// apnsCredential reads the token key or the client certificate; the signer is nil with a certificate.
+// apnsCredential reads the token key or the client certificate. With a certificate, the signer is nil.
 func (b *builder) apnsCredential(path string, c *config.APNs) (*apns.Signer, credential, error) {
 	if c.CertFile != "" {
 		cred, err := clientCertificate(path, c)

@@ -16,23 +16,23 @@ import (
 	"github.com/sluice-push/sluice/internal/queue"
 )
 
-// AuditPath is where the admin listener of a gateway with a queue answers an audit of what it keeps.
+// AuditPath is the path on the admin listener where a gateway with a queue serves an audit.
 const AuditPath = "/audit"
 
-// Audit reads what the configuration's queue keeps, and tells which accepted notifications have not exactly one end. It
-// may run beside the gateways of a cluster; a folder must be nobody's: engine.ErrTaken if a gateway has it, which answers
-// the same at AuditPath.
+// Audit reads the stored events of the configuration's queue, and reports the accepted notifications that do not have
+// exactly one final status. It can run while the gateways of a cluster run. For an embedded queue whose folder a gateway
+// uses, it returns jetstream.ErrLocked; that gateway serves the audit at AuditPath.
 func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
 	if !hasQueue(cfg) {
 		return nil, errors.New("gateway: nothing to audit: the configuration has no queue (set queue.dir or queue.nats.url)")
 	}
-	where, _ := storageConfig(cfg)
-	if where.Dir != "" { // opening it would make it
-		if _, err := os.Stat(where.Dir); err != nil {
+	engineConfig, _ := storageConfig(cfg)
+	if engineConfig.Dir != "" { // Open would create the folder
+		if _, err := os.Stat(engineConfig.Dir); err != nil {
 			return nil, fmt.Errorf("gateway: nothing to audit: queue.dir: %w", err)
 		}
 	}
-	e, err := jetstream.Open(ctx, where)
+	e, err := jetstream.Open(ctx, engineConfig)
 	if err != nil {
 		return nil, fmt.Errorf("gateway: audit: %w", err)
 	}
@@ -43,7 +43,7 @@ func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
 	return report, nil
 }
 
-// handleAudit answers AuditPath. It reads everything that is kept, so one at a time is enough.
+// handleAudit serves AuditPath. Only one audit runs at a time, because it reads everything that is stored.
 func (g *Gateway) handleAudit(w http.ResponseWriter, r *http.Request) {
 	if g.storage == nil {
 		http.Error(w, "this gateway has no queue", http.StatusNotFound)
@@ -60,5 +60,5 @@ func (g *Gateway) handleAudit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(report) // who has gone needs none
+	_ = json.NewEncoder(w).Encode(report) // an error means that the client has disconnected
 }

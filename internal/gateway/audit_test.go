@@ -27,16 +27,16 @@ func TestAuditIsServedByTheProcessThatHoldsTheFolder(t *testing.T) {
 	}
 	cfg := parse(t, listenConfig+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
 	if _, err := gateway.Audit(t.Context(), cfg); !errors.Is(err, jetstream.ErrLocked) {
-		t.Errorf("beside the gateway: %v", err)
+		t.Errorf("audit while a gateway uses the folder: %v", err)
 	}
-	answer, err := http.Get(h.adminURL + gateway.AuditPath)
+	response, err := http.Get(h.adminURL + gateway.AuditPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	var asked history.Report
-	if err := json.NewDecoder(answer.Body).Decode(&asked); err != nil || asked.Accepted != 20 || !asked.Clean() {
-		t.Errorf("%d %+v %v", answer.StatusCode, asked, err)
+	defer func() { _ = response.Body.Close() }()
+	var served history.Report
+	if err := json.NewDecoder(response.Body).Decode(&served); err != nil || served.Accepted != 20 || !served.Clean() {
+		t.Errorf("%d %+v %v", response.StatusCode, served, err)
 	}
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
@@ -55,12 +55,12 @@ func TestAuditFailsWithoutQueue(t *testing.T) {
 	if _, err := gateway.Audit(t.Context(), parse(t, listenConfig+"queue: {dir: nowhere}\n"+apps)); err == nil {
 		t.Error("a folder that does not exist was audited")
 	}
-	answer, err := http.Get(s.start(t, listenConfig+apps).adminURL + gateway.AuditPath)
+	response, err := http.Get(s.start(t, listenConfig+apps).adminURL + gateway.AuditPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusNotFound {
-		t.Error(answer.Status)
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusNotFound {
+		t.Error(response.Status)
 	}
 }

@@ -14,9 +14,8 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// BenchmarkEndToEnd measures the whole road: caller, REST, route, pool, HTTP/2
-// over TLS, mock provider and back. All of it runs in this one process, so
-// cpu-s/100k is the sum for the caller, the gateway and the mock.
+// BenchmarkEndToEnd measures the whole path of a notification: caller, API, route, pool, HTTP/2 over TLS, mock provider and
+// back. All of it runs in this process, so cpu-s/100k is the sum for the caller, the gateway and the mock.
 func BenchmarkEndToEnd(b *testing.B) {
 	b.Run("single/callers=64", func(b *testing.B) {
 		r := newShopGateway(b, mockprovider.Config{}, "")
@@ -60,7 +59,7 @@ func report(b *testing.B, notifications int, used time.Duration) {
 	b.ReportMetric(used.Seconds()/float64(notifications)*100_000, "cpu-s/100k")
 }
 
-// cpu is the processor time that this process has used, user and system.
+// cpu returns the user and system CPU time of this process.
 func cpu() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -14,51 +14,51 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// channelManagers manages every app's broadcast channels. Each call takes the road of a notification, with what makes the call in
-// the provider's place: it waits, is tried again and bounded in the same way.
+// channelManagers manages the broadcast channels of all apps. A call uses the route of a notification, with the channel
+// operation in place of the provider, so that it has the same limits and retries.
 type channelManagers map[string]*channelManager
 
-// channelManager is where one app's channels are kept.
+// channelManager manages the channels of one app.
 type channelManager struct {
-	environment push.Environment
+	environment push.Environment // of calls that name none
 	provider    *apns.Provider
-	routes      map[push.Environment]*delivery.Route // empty where a stand-in has none
+	routes      map[push.Environment]*delivery.Route // empty if a mock has no channel management
 }
 
 var _ api.Channels = (*Gateway)(nil)
 
-// Manage makes one call about an app's channels, by the configuration that is in force when it comes.
+// Manage makes one channel management call with the current configuration.
 func (g *Gateway) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
-	h := g.acquire()
-	defer h.inUse.RUnlock()
-	return h.channels.Manage(ctx, call)
+	snap := g.acquire()
+	defer snap.inUse.RUnlock()
+	return snap.channels.Manage(ctx, call)
 }
 
-// Manage makes one call about an app's channels.
+// Manage makes one channel management call.
 func (c channelManagers) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
 	n := &push.Notification{ID: uuid.NewString(), App: call.App, Platform: push.APNs, AcceptedAt: time.Now(), OnUnknown: push.RepeatNever}
 	if call.Action == push.ListChannels || call.Action == push.ReadChannel {
 		n.OnUnknown = push.RepeatAlways
 	}
-	home, known := c[call.App]
+	manager, known := c[call.App]
 	if !known {
-		return nil, invalidCall(n, "app", "PlatformNotConfigured", "one that is configured for APNs: channels are Apple's")
+		return nil, invalidCall(n, "app", "PlatformNotConfigured", "an app that is configured for APNs")
 	}
 	if call.Environment == "" {
-		call.Environment = home.environment
+		call.Environment = manager.environment
 	}
-	route, known := home.routes[call.Environment]
+	route, known := manager.routes[call.Environment]
 	if !known {
-		return nil, invalidCall(n, "app", "ChannelsNotConfigured", "one whose channels are at Apple, or whose stand-in keeps some (apns.manage_url)")
+		return nil, invalidCall(n, "app", "ChannelsNotConfigured", "an app that uses Apple's channel management, or a mock of it (apns.manage_url)")
 	}
-	job := home.provider.ChannelOperation(call)
-	road := *route
-	road.Provider = job
-	receipt := road.Send(ctx, n)
-	return job.Channels(), receipt
+	operation := manager.provider.ChannelOperation(call)
+	r := *route
+	r.Provider = operation
+	receipt := r.Send(ctx, n)
+	return operation.Channels(), receipt
 }
 
-// invalidCall is the receipt of a call that nobody can make.
+// invalidCall returns the receipt of an invalid call.
 func invalidCall(n *push.Notification, field, reason, allowed string) push.Receipt {
 	return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(&push.FieldError{Field: field, Reason: reason, Allowed: allowed})}
 }

@@ -15,34 +15,34 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// Check is one thing that must be so for a gateway to serve.
+// Check is one condition that must hold for a gateway to work.
 type Check struct {
-	// Key is the key of the configuration that it is about.
+	// Key is the configuration key that it checks.
 	Key string
-	// Verify says what it found, or why a gateway would not serve.
+	// Verify returns what it found, or the error that a gateway would have.
 	Verify func(ctx context.Context) (found string, err error)
 }
 
-// Checks returns what can only be known by trying: addresses to listen on, tokens, DNS, connections. What can be known
-// from files, New has refused already. The checks may be made in any order; they send no notification.
+// Checks returns the conditions that need the network: listen addresses, access tokens, DNS and connections. New has already
+// checked the files. The checks can run in any order, and send no notification.
 func (g *Gateway) Checks() []Check {
-	h := g.current.Load()
+	snap := g.current.Load()
 	checks := []Check{
-		{"listen", verifyListen(string(h.cfg.Listen))},
-		{"admin.listen", verifyListen(string(h.cfg.Admin.Listen))},
+		{"listen", verifyListen(string(snap.cfg.Listen))},
+		{"admin.listen", verifyListen(string(snap.cfg.Admin.Listen))},
 	}
-	for _, s := range h.activeServices() {
+	for _, s := range snap.activeServices() {
 		checks = append(checks,
 			Check{s.paths[0], s.verifyCredential},
 			Check{s.paths[0], s.verifyReachable})
 	}
-	for _, o := range h.originRouters {
+	for _, o := range snap.originRouters {
 		checks = append(checks, o.checks()...)
 	}
 	return checks
 }
 
-// verifyListen verifies that an address is free, by taking it for a moment.
+// verifyListen verifies that an address is free by listening on it for a moment.
 func verifyListen(address string) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
@@ -55,18 +55,18 @@ func verifyListen(address string) func(context.Context) (string, error) {
 
 func (s *service) verifyCredential(ctx context.Context) (string, error) {
 	if s.cred.cert != nil {
-		return "the certificate is good until " + s.cred.cert[0].Leaf.NotAfter.Format("2 January 2006"), nil
+		return "the certificate is valid until " + s.cred.cert[0].Leaf.NotAfter.Format("2 January 2006"), nil
 	}
 	if err := s.authorize(ctx); err != nil {
 		return "", err
 	}
 	if s.cred.source != "" {
-		return "got a token for " + s.cred.label + ", by " + s.cred.source, nil
+		return "got a token for " + s.cred.label + " with " + s.cred.source, nil
 	}
 	return "got a token for " + s.cred.label, nil
 }
 
-// verifyReachable connects to the service's addresses, one after the other, until one answers.
+// verifyReachable connects to the addresses of the service in order, until one connects.
 func (s *service) verifyReachable(ctx context.Context) (string, error) {
 	addrs, _, err := s.resolver.Resolve(ctx)
 	if err != nil {
@@ -81,13 +81,13 @@ func (s *service) verifyReachable(ctx context.Context) (string, error) {
 		}
 		closing, cancel := context.WithCancel(ctx)
 		cancel()
-		_ = conn.Run(closing) // it has served its purpose; how it ends tells nothing
+		_ = conn.Run(closing) // closes the connection; its error does not matter
 		return fmt.Sprintf("connected to %s, address %d of %d of %s", addr, i+1, len(addrs), s.settings.base), nil
 	}
-	return "", fmt.Errorf("no address of %s lets us connect: %w", s.settings.base, errors.Join(failures...))
+	return "", fmt.Errorf("cannot connect to any address of %s: %w", s.settings.base, errors.Join(failures...))
 }
 
-// Warnings returns what a gateway would run with, and yet should not be: by the configuration's key, with what to do.
+// Warnings returns problems of a configuration with which a gateway runs nevertheless, each with its key and a remedy.
 func Warnings(cfg *config.Config) (found []string) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		for _, f := range secretFiles(cfg.Apps[name]) {
@@ -95,7 +95,7 @@ func Warnings(cfg *config.Config) (found []string) {
 			if f.file == "" || err != nil || info.Mode().Perm()&0o077 == 0 || runtime.GOOS == "windows" {
 				continue
 			}
-			found = append(found, fmt.Sprintf("apps.%s.%s: %q has mode %#o, so that others on this machine can read the key (chmod 600)",
+			found = append(found, fmt.Sprintf("apps.%s.%s: %q has mode %#o, so other users of this machine can read the key (chmod 600)",
 				name, f.key, string(f.file), info.Mode().Perm()))
 		}
 	}

@@ -18,14 +18,15 @@ import (
 
 const (
 	checkpointBucket = "SLUICE_WEBHOOKS"
-	leaseBucket      = "SLUICE_WEBHOOK_HOLDERS"
-	// leaseTTL is how long a gateway of a cluster has a webhook without saying so again, which it does holdAgain.
+	leaseBucket      = "SLUICE_WEBHOOK_LEASES"
+	// leaseTTL is how long a gateway of a cluster has the lease of a webhook without renewing it. It renews it every
+	// leaseRenewInterval.
 	leaseTTL           = 15 * time.Second
 	leaseRenewInterval = 5 * time.Second
 )
 
-// checkpointStore keep how far webhooks are, in the engine, and which gateway of a cluster runs each. Buckets are made when they
-// are first needed.
+// checkpointStore stores the checkpoints of webhooks, and the leases that decide which gateway of a cluster runs each
+// webhook. It opens its buckets on first use.
 type checkpointStore struct {
 	engine *jetstream.Engine
 
@@ -34,49 +35,49 @@ type checkpointStore struct {
 	leases      natsjs.KeyValue
 }
 
-// bucket returns one of the buckets, at *at once it is there.
-func (p *checkpointStore) bucket(ctx context.Context, at *natsjs.KeyValue, cfg natsjs.KeyValueConfig) (natsjs.KeyValue, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if *at != nil {
-		return *at, nil
+// bucket returns the bucket in *cached, which it opens if necessary.
+func (c *checkpointStore) bucket(ctx context.Context, cached *natsjs.KeyValue, cfg natsjs.KeyValueConfig) (natsjs.KeyValue, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if *cached != nil {
+		return *cached, nil
 	}
-	cfg.Replicas, cfg.History = p.engine.Replicas(), 1
-	found, err := p.engine.JetStream().CreateOrUpdateKeyValue(ctx, cfg)
+	cfg.Replicas, cfg.History = c.engine.Replicas(), 1
+	bucket, err := c.engine.JetStream().CreateOrUpdateKeyValue(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
-	*at = found
-	return found, nil
+	*cached = bucket
+	return bucket, nil
 }
 
-func (p *checkpointStore) checkpointKV(ctx context.Context) (natsjs.KeyValue, error) {
-	return p.bucket(ctx, &p.checkpoints, natsjs.KeyValueConfig{Bucket: checkpointBucket, Storage: natsjs.FileStorage})
+func (c *checkpointStore) checkpointKV(ctx context.Context) (natsjs.KeyValue, error) {
+	return c.bucket(ctx, &c.checkpoints, natsjs.KeyValueConfig{Bucket: checkpointBucket, Storage: natsjs.FileStorage})
 }
 
-// Load returns a webhook's position, zero for one that is new.
-func (p *checkpointStore) Load(ctx context.Context, name string) (at webhooks.Checkpoint, err error) {
-	bucket, err := p.checkpointKV(ctx)
+// Load returns the checkpoint of a webhook, or a zero checkpoint for a new webhook.
+func (c *checkpointStore) Load(ctx context.Context, name string) (checkpoint webhooks.Checkpoint, err error) {
+	bucket, err := c.checkpointKV(ctx)
 	if err != nil {
-		return at, err
+		return checkpoint, err
 	}
 	entry, err := bucket.Get(ctx, name)
 	if errors.Is(err, natsjs.ErrKeyNotFound) {
-		return at, nil
+		return checkpoint, nil
 	}
 	if err != nil {
-		return at, err
+		return checkpoint, err
 	}
-	return at, json.Unmarshal(entry.Value(), &at)
+	return checkpoint, json.Unmarshal(entry.Value(), &checkpoint)
 }
 
-// Save returns once the position is on disk.
-func (p *checkpointStore) Save(ctx context.Context, name string, at webhooks.Checkpoint) error {
-	text, err := json.Marshal(at)
+// Save returns when the checkpoint is on disk.
+func (c *checkpointStore) Save(ctx context.Context, name string, checkpoint webhooks.Checkpoint) error {
+	text, err := json.Marshal(checkpoint)
 	if err != nil {
 		return err
 	}
-	bucket, err := p.checkpointKV(ctx)
+	bucket, err := c.checkpointKV(ctx)
 	if err != nil {
 		return err
 	}
@@ -84,79 +85,79 @@ func (p *checkpointStore) Save(ctx context.Context, name string, at webhooks.Che
 	return err
 }
 
-// withLease runs work while this gateway has the webhook of that name, and so no other of its cluster has.
-func (p *checkpointStore) withLease(ctx context.Context, name string, work func(context.Context) error) error {
-	if p.engine.Embedded() {
+// withLease runs work while this gateway has the lease of the webhook. An embedded engine needs no lease.
+func (c *checkpointStore) withLease(ctx context.Context, name string, work func(context.Context) error) error {
+	if c.engine.Embedded() {
 		return work(ctx)
 	}
-	return p.runLeased(ctx, name, leaseRenewInterval, work)
+	return c.runLeased(ctx, name, leaseRenewInterval, work)
 }
 
-// runLeased waits for the webhook, and begins again when it was lost, until ctx ends.
-func (p *checkpointStore) runLeased(ctx context.Context, name string, again time.Duration, work func(context.Context) error) error {
+// runLeased waits for the lease and runs work while it has it. It starts over when the lease is lost, until ctx ends.
+func (c *checkpointStore) runLeased(ctx context.Context, name string, interval time.Duration, work func(context.Context) error) error {
 	for ctx.Err() == nil {
-		bucket, err := p.bucket(ctx, &p.leases, natsjs.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: natsjs.MemoryStorage})
+		bucket, err := c.bucket(ctx, &c.leases, natsjs.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: natsjs.MemoryStorage})
 		if err == nil {
 			var revision uint64
 			if revision, err = bucket.Create(ctx, name, nil); err == nil {
-				h := webhookLease{bucket: bucket, name: name, renewInterval: again, revision: revision}
-				if err := h.run(ctx, work); err != nil {
+				lease := webhookLease{bucket: bucket, name: name, renewInterval: interval, revision: revision}
+				if err := lease.run(ctx, work); err != nil {
 					return err
 				}
 				continue
 			}
 		}
-		select { // another has it, or nobody can tell
-		case <-time.After(again):
+		select { // another gateway has the lease, or the cluster does not respond
+		case <-time.After(interval):
 		case <-ctx.Done():
 		}
 	}
 	return nil
 }
 
-// webhookLease is a webhook that this gateway has.
+// webhookLease is this gateway's lease of a webhook.
 type webhookLease struct {
 	bucket        natsjs.KeyValue
 	name          string
 	renewInterval time.Duration
-	revision      uint64 // 0 once it is lost
+	revision      uint64 // 0 if the lease is lost
 }
 
-// run works until the webhook is lost or ctx ends, and then lets another have it.
-func (h *webhookLease) run(ctx context.Context, work func(context.Context) error) error {
-	held, lose := context.WithCancel(ctx)
+// run runs work until the lease is lost or ctx ends, and then releases the lease.
+func (l *webhookLease) run(ctx context.Context, work func(context.Context) error) error {
+	leased, cancel := context.WithCancel(ctx)
 	var renewing sync.WaitGroup
 	renewing.Go(func() {
-		defer lose()
-		h.renew(held)
+		defer cancel()
+		l.renew(leased)
 	})
-	err := work(held)
-	lose()
+	err := work(leased)
+	cancel()
 	renewing.Wait()
-	if h.revision != 0 {
-		parting, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	if l.revision != 0 {
+		deleteCtx, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer done()
-		_ = h.bucket.Delete(parting, h.name, natsjs.LastRevision(h.revision)) // or time does it
+		_ = l.bucket.Delete(deleteCtx, l.name, natsjs.LastRevision(l.revision)) // if it fails, the lease expires
 	}
 	return err
 }
 
-// renew says again and again that the webhook is held, until ctx ends or it is lost, for sure or for all we know.
-func (h *webhookLease) renew(ctx context.Context) {
+// renew renews the lease until ctx ends, or until the lease is lost or may have expired.
+func (l *webhookLease) renew(ctx context.Context) {
 	for renewed := time.Now(); ; {
 		select {
-		case <-time.After(h.renewInterval):
+		case <-time.After(l.renewInterval):
 		case <-ctx.Done():
 			return
 		}
-		asking, done := context.WithTimeout(ctx, leaseRenewInterval)
-		next, err := h.bucket.Update(asking, h.name, nil, h.revision)
+		updateCtx, done := context.WithTimeout(ctx, leaseRenewInterval)
+		revision, err := l.bucket.Update(updateCtx, l.name, nil, l.revision)
 		done()
 		switch {
 		case err == nil:
-			h.revision, renewed = next, time.Now()
+			l.revision, renewed = revision, time.Now()
 		case errors.Is(err, natsjs.ErrKeyRevisionMismatch), time.Since(renewed) > leaseTTL-leaseRenewInterval:
-			h.revision = 0
+			l.revision = 0
 			return
 		}
 	}

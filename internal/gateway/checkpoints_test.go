@@ -54,40 +54,40 @@ func TestWebhookLeaseFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var inside, most atomic.Int32
-	began := make(chan struct{}, 2)
+	var running, highest atomic.Int32
+	started := make(chan struct{}, 2)
 	gateway := func(ctx context.Context) (stop func()) {
 		ctx, cancel := context.WithCancel(ctx)
 		p := &checkpointStore{leases: bucket}
-		var running sync.WaitGroup
-		running.Go(func() {
+		var wg sync.WaitGroup
+		wg.Go(func() {
 			_ = p.runLeased(ctx, "shop/billing", 5*time.Millisecond, func(ctx context.Context) error {
-				most.Store(max(most.Load(), inside.Add(1)))
-				began <- struct{}{}
+				highest.Store(max(highest.Load(), running.Add(1)))
+				started <- struct{}{}
 				<-ctx.Done()
-				inside.Add(-1)
+				running.Add(-1)
 				return nil
 			})
 		})
-		return func() { cancel(); running.Wait() }
+		return func() { cancel(); wg.Wait() }
 	}
 	first := gateway(t.Context())
-	<-began
+	<-started
 	second := gateway(t.Context())
-	for range 20 { // it is renewed, and stays where it is
+	for range 20 { // the first gateway keeps the lease
 		time.Sleep(5 * time.Millisecond)
 	}
-	if inside.Load() != 1 || len(began) != 0 {
-		t.Error("both have it")
+	if running.Load() != 1 || len(started) != 0 {
+		t.Error("both gateways have the lease")
 	}
 	first()
-	<-began
-	if err := bucket.Purge(t.Context(), "shop/billing"); err != nil { // as if it had run out
+	<-started
+	if err := bucket.Purge(t.Context(), "shop/billing"); err != nil { // as if the lease had expired
 		t.Fatal(err)
 	}
-	<-began // it has noticed, and has taken it again
+	<-started // the gateway has noticed and acquired the lease again
 	second()
-	if most.Load() != 1 {
-		t.Error("both had it")
+	if highest.Load() != 1 {
+		t.Error("both gateways had the lease at the same time")
 	}
 }

@@ -22,21 +22,21 @@ import (
 	"github.com/sluice-push/sluice/providers/fcm"
 )
 
-// credential is what a provider knows us by. Apps with the same one share its pool, its budget and its quota.
+// credential identifies the gateway to a provider. Apps with the same credential share its pool, retry budget and quota.
 type credential struct {
-	id         string // the same for the same credential; holds a digest where there is a secret
-	quotaOwner string // whose quota it spends, where a renewed one spends the same; empty: its own
-	label      string // for people: a key's ID, a project
-	source     string // for people: where it was found
+	id         string // equal for equal credentials; contains secrets only as a digest
+	quotaOwner string // identifies the quota if a renewed credential uses the same quota; else empty, and id identifies it
+	label      string // for display: the ID of a key, or a project
+	source     string // for display: where the credential was found
 	cert       []tls.Certificate
 }
 
-// keyError is an error about one key of the configuration.
+// keyError returns an error about a configuration key.
 func keyError(path, name string, err error) error {
 	return fmt.Errorf("config: %s.%s: %w", path, name, err)
 }
 
-// readFile reads a file that the configuration names under path.name.
+// readFile reads the file that the configuration key path.name refers to.
 func readFile(path, name string, file config.File) ([]byte, error) {
 	text, err := os.ReadFile(string(file))
 	if err == nil {
@@ -55,15 +55,15 @@ func readFile(path, name string, file config.File) ([]byte, error) {
 func digest(text ...[]byte) string {
 	h := sha256.New()
 	for _, t := range text {
-		h.Write(strconv.AppendInt(nil, int64(len(t)), 10)) // so that no two lists of texts read the same
+		h.Write(strconv.AppendInt(nil, int64(len(t)), 10)) // so that different lists never have the same digest
 		h.Write([]byte{':'})
 		h.Write(t)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// signer returns the token key of an APNs block, the same Signer for the same key: a second one would renew the token
-// more often than Apple permits.
+// signer returns the signer of an APNs block. Equal keys share one signer, also across reloads: a second signer would renew
+// the token more often than Apple allows.
 func (b *builder) signer(path string, c *config.APNs) (*apns.Signer, credential, error) {
 	text, err := readFile(path, "key_file", c.KeyFile)
 	if err != nil {
@@ -85,7 +85,8 @@ func (b *builder) signer(path string, c *config.APNs) (*apns.Signer, credential,
 	return signer, cred, nil
 }
 
-// clientCertificate returns the client certificate of an APNs block. One that has expired is refused: nothing could be sent.
+// clientCertificate returns the client certificate of an APNs block. An expired certificate is an error, because nothing
+// could be sent with it.
 func clientCertificate(path string, c *config.APNs) (credential, error) {
 	certPEM, err := readFile(path, "cert_file", c.CertFile)
 	if err != nil {
@@ -97,32 +98,32 @@ func clientCertificate(path string, c *config.APNs) (credential, error) {
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return credential{}, keyError(path, "cert_file", fmt.Errorf("%q and cert_key_file are no certificate and its key: %w", string(c.CertFile), err))
+		return credential{}, keyError(path, "cert_file", fmt.Errorf("%q and cert_key_file are not a certificate and its key: %w", string(c.CertFile), err))
 	}
 	if now := time.Now(); now.After(pair.Leaf.NotAfter) || now.Before(pair.Leaf.NotBefore) {
-		return credential{}, keyError(path, "cert_file", fmt.Errorf("%q is good from %s to %s only (get a new one from Apple, or mend this machine's clock)",
+		return credential{}, keyError(path, "cert_file", fmt.Errorf("%q is valid only from %s to %s (get a new one from Apple, or correct this machine's clock)",
 			string(c.CertFile), pair.Leaf.NotBefore.Format(time.DateOnly), pair.Leaf.NotAfter.Format(time.DateOnly)))
 	}
 	id := digest(pair.Certificate[0])
 	return credential{id: id, label: "certificate " + id[:8], cert: []tls.Certificate{pair}}, nil
 }
 
-// fcmProvider returns the FCM provider of an account and a project, the same one for the same two: it keeps their access
-// token.
+// fcmProvider returns the FCM provider for an account and a project. Equal accounts and projects share one provider, which
+// caches their access token.
 func (b *builder) fcmProvider(path string, c *config.FCM, roots *x509.CertPool) (*fcm.Provider, credential, error) {
-	cfg, from, err := serviceAccount(path, c)
+	cfg, source, err := serviceAccount(path, c)
 	if err != nil {
 		return nil, credential{}, err
 	}
 	cfg.Project, cfg.TokenURL, cfg.Logger = cmp.Or(c.ProjectID, cfg.Project), string(c.TokenURL), b.log
-	if !cfg.MetadataServer { // which is asked in the clear
+	if !cfg.MetadataServer { // the metadata server uses plain HTTP
 		cfg.TokenClient = tokenClient(roots)
 	}
 	provider, err := fcm.New(cfg)
 	if err != nil {
-		return nil, credential{}, keyError(path, "service_account_file", fmt.Errorf("%s: %w", from, err))
+		return nil, credential{}, keyError(path, "service_account_file", fmt.Errorf("%s: %w", source, err))
 	}
-	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), quotaOwner: provider.Project(), label: provider.Project(), source: from}
+	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), quotaOwner: provider.Project(), label: provider.Project(), source: source}
 	if known, ok := b.fcmProviders[cred.id]; ok {
 		return known, cred, nil
 	}
@@ -130,20 +131,20 @@ func (b *builder) fcmProvider(path string, c *config.FCM, roots *x509.CertPool) 
 	return provider, cred, nil
 }
 
-// serviceAccount returns who an FCM block sends as: the account of its file, else Google's default.
-func serviceAccount(path string, c *config.FCM) (cfg fcm.Config, from string, err error) {
+// serviceAccount returns the account of an FCM block: that of its file, else Google's application default credentials.
+func serviceAccount(path string, c *config.FCM) (cfg fcm.Config, source string, err error) {
 	if c.ServiceAccountFile != "" {
 		text, err := readFile(path, "service_account_file", c.ServiceAccountFile)
 		return fcm.Config{Account: text}, strconv.Quote(string(c.ServiceAccountFile)), err
 	}
-	cfg, from, err = fcm.DefaultCredentials(context.Background())
+	cfg, source, err = fcm.DefaultCredentials(context.Background())
 	if err != nil {
-		err = keyError(path, "service_account_file", fmt.Errorf("not given, and Google's default does not serve: %w", err))
+		err = keyError(path, "service_account_file", fmt.Errorf("not set, and Google's application default credentials cannot be used: %w", err))
 	}
-	return cfg, from, err
+	return cfg, source, err
 }
 
-// tokenClient returns a client for the token endpoint, nil where the system's roots are to be trusted.
+// tokenClient returns an HTTP client for the token endpoint, or nil if roots is nil and the system's roots apply.
 func tokenClient(roots *x509.CertPool) *http.Client {
 	if roots == nil {
 		return nil
@@ -153,7 +154,7 @@ func tokenClient(roots *x509.CertPool) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// loadRoots returns the roots of a ca_file, nil where none is named.
+// loadRoots returns the root certificates of a ca_file, or nil if file is empty.
 func loadRoots(path string, file config.File) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
@@ -164,7 +165,7 @@ func loadRoots(path string, file config.File) (*x509.CertPool, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(text) {
-		return nil, keyError(path, "ca_file", fmt.Errorf("%q holds no certificate in PEM", string(file)))
+		return nil, keyError(path, "ca_file", fmt.Errorf("%q contains no PEM certificate", string(file)))
 	}
 	return roots, nil
 }

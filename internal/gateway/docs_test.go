@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestLiveActivityExamplesInDocs reads docs/live-activities.md as its readers do: by copying.
+// TestLiveActivityExamplesInDocs translates every example in docs/live-activities.md.
 func TestLiveActivityExamplesInDocs(t *testing.T) {
 	text, err := os.ReadFile("../../docs/live-activities.md")
 	if err != nil {

@@ -17,12 +17,12 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// slowAPNs delays every answer of the mock.
+// slowAPNs returns a mock whose APNs delays every response.
 func slowAPNs(d time.Duration) mockprovider.Config {
 	return mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Delay: d}}}}
 }
 
-// inFlight counts the attempts that wait for the provider.
+// inFlight returns the number of attempts that wait for the provider.
 func (h testGateway) inFlight() (n int) {
 	for _, s := range h.gw.Status().Services {
 		n += s.Pool.InFlight
@@ -30,8 +30,9 @@ func (h testGateway) inFlight() (n int) {
 	return n
 }
 
-func waitUntil(so func() bool) {
-	for !so() {
+// waitUntil polls until condition returns true.
+func waitUntil(condition func() bool) {
+	for !condition() {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -41,16 +42,16 @@ func TestShutdownCompletesRequestsInFlight(t *testing.T) {
 	s := newMockEnv(t, slowAPNs(300*time.Millisecond))
 	h := s.start(t, listenConfig+slowTimeouts+"drain: {grace: 10m}\napps:\n"+s.appBlock("shop", s.apnsBlock()))
 	var sending sync.WaitGroup
-	var answered atomic.Int64
+	var responded atomic.Int64
 	for range n {
 		sending.Go(func() {
-			defer answered.Add(1)
+			defer responded.Add(1)
 			if status, receipt := h.post("shop", apnsNotification(deviceToken)); status != 200 || receipt["status"] != "accepted" {
 				t.Errorf("%d %v", status, receipt)
 			}
 		})
 	}
-	waitUntil(func() bool { return int(answered.Load())+h.inFlight() >= n })
+	waitUntil(func() bool { return int(responded.Load())+h.inFlight() >= n })
 	if err := h.stop(); err != nil {
 		t.Error(err)
 	}
@@ -61,16 +62,16 @@ func TestDrainingGatewayIsNotReadyBeforeItStopsListening(t *testing.T) {
 	for delay := 300 * time.Millisecond; ; delay *= 2 {
 		wrong, inTime := probeDrain(t, delay)
 		if inTime || delay > 30*time.Second {
-			for _, what := range wrong {
-				t.Error(what)
+			for _, problem := range wrong {
+				t.Error(problem)
 			}
 			return
 		}
 	}
 }
 
-// probeDrain asks a gateway that listens for so long once it drains, and says what it did wrong, and whether all was asked
-// in that time.
+// probeDrain sends requests to a draining gateway with a drain.delay. It returns what is wrong, and whether all requests were
+// sent within the delay.
 func probeDrain(t *testing.T, delay time.Duration) (wrong []string, inTime bool) {
 	s := newMockEnv(t)
 	h := s.start(t, listenConfig+fmt.Sprintf("drain: {delay: %s}\napps:\n", delay)+s.appBlock("shop", s.apnsBlock()))
@@ -78,8 +79,8 @@ func probeDrain(t *testing.T, delay time.Duration) (wrong []string, inTime bool)
 	if status, text := h.get(h.url + "/readyz"); status != 200 {
 		t.Fatalf("%d %s", status, text)
 	}
-	note := func(right bool, format string, args ...any) {
-		if !right {
+	expect := func(ok bool, format string, args ...any) {
+		if !ok {
 			wrong = append(wrong, fmt.Sprintf(format, args...))
 		}
 	}
@@ -89,24 +90,24 @@ func probeDrain(t *testing.T, delay time.Duration) (wrong []string, inTime bool)
 			t.Fatal(err)
 		}
 		request.Header.Set("Authorization", "Bearer "+h.key)
-		answer, err := http.DefaultClient.Do(request)
+		response, err := http.DefaultClient.Do(request)
 		if err != nil {
 			return 0, err.Error(), false
 		}
-		defer answer.Body.Close()
-		read, _ := io.ReadAll(answer.Body)
-		return answer.StatusCode, string(read), answer.Close
+		defer response.Body.Close()
+		read, _ := io.ReadAll(response.Body)
+		return response.StatusCode, string(read), response.Close
 	}
-	began, ended := time.Now(), make(chan error, 1)
+	started, ended := time.Now(), make(chan error, 1)
 	go func() { ended <- h.stop() }()
 	waitUntil(func() bool { return h.gw.Status().Draining })
 	status, text, _ := call("GET", "/readyz", "")
-	note(status == 503 && strings.Contains(text, "draining"), "readyz: %d %s", status, text)
+	expect(status == 503 && strings.Contains(text, "draining"), "readyz: %d %s", status, text)
 	status, text, _ = call("POST", "/v1/apps/shop/notifications", apnsNotification(deviceToken))
-	note(status == 200, "a late request: %d %s", status, text)
+	expect(status == 200, "a late request: %d %s", status, text)
 	status, text, closes := call("GET", "/livez", "")
-	note(status == 200 && closes, "the caller is not told to connect elsewhere: %d %s", status, text)
-	inTime = time.Since(began) < delay
+	expect(status == 200 && closes, "the response does not close the connection: %d %s", status, text)
+	inTime = time.Since(started) < delay
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
@@ -127,23 +128,23 @@ func TestRequestPastDrainGraceIsAborted(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
 	h := testGateway{t: t, key: s.key, url: "http://" + g.Addr().String(), gw: g}
-	cut := make(chan error, 1)
+	result := make(chan error, 1)
 	go func() {
 		request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(apnsNotification(deviceToken)))
 		request.Header.Set("Authorization", "Bearer "+s.key)
-		answer, err := http.DefaultClient.Do(request)
+		response, err := http.DefaultClient.Do(request)
 		if err == nil {
-			err = answer.Body.Close()
+			err = response.Body.Close()
 		}
-		cut <- err
+		result <- err
 	}()
 	waitUntil(func() bool { return h.inFlight() == 1 })
 	cancel()
-	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests were cut after 100ms (raise drain.grace)") {
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests aborted after 100ms (raise drain.grace)") {
 		t.Errorf("Run: %v", err)
 	}
-	if err := <-cut; err == nil {
-		t.Error("the request was answered, not cut")
+	if err := <-result; err == nil {
+		t.Error("the request was completed, not aborted")
 	}
 	http.DefaultClient.CloseIdleConnections()
 }

@@ -18,9 +18,8 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// TestExampleNotificationsGetExpectedReceipts sends examples/notifications.ndjson
-// through the batch call and compares each receipt with what the generator,
-// which knows the protocols and not our code, says must come of it.
+// TestExampleNotificationsGetExpectedReceipts sends examples/notifications.ndjson in one batch call. It compares each receipt
+// with the expectation of the generator, which implements the protocols independently of this code.
 func TestExampleNotificationsGetExpectedReceipts(t *testing.T) {
 	r := newShopGateway(t, mockprovider.Config{}, slowTimeouts)
 	input, err := os.ReadFile("../../examples/notifications.ndjson")
@@ -39,7 +38,7 @@ func TestExampleNotificationsGetExpectedReceipts(t *testing.T) {
 	if len(receipts) != len(lines) {
 		t.Errorf("%d receipts for %d notifications", len(receipts), len(lines))
 	}
-	notes := bytes.Split(bytes.TrimSpace(input), []byte("\n"))
+	notifications := bytes.Split(bytes.TrimSpace(input), []byte("\n"))
 	sent := 0
 	for _, line := range lines {
 		var want struct {
@@ -59,7 +58,7 @@ func TestExampleNotificationsGetExpectedReceipts(t *testing.T) {
 			if got.Reason != "TTL_EXPIRED" || got.Status == want.Status {
 				break
 			}
-			got = r.send(t, string(notes[want.Index])) // it was now or never, and the machine too busy for now
+			got = r.send(t, string(notifications[want.Index])) // with a ttl of 0 it may expire on a busy machine
 		}
 		if got.Status != want.Status || got.Field != want.Field || got.ForgetToken != want.ForgetToken ||
 			len(got.Attempts) != want.Attempts || want.Reason != "" && got.Reason != want.Reason {
@@ -68,20 +67,20 @@ func TestExampleNotificationsGetExpectedReceipts(t *testing.T) {
 	}
 	apns, fcm := r.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.APNs}), r.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.FCM})
 	if apns+fcm != sent {
-		t.Errorf("the providers saw %d requests, want %d: one for each notification that fits and none for the others", apns+fcm, sent)
+		t.Errorf("the providers got %d requests, want %d: one for each valid notification", apns+fcm, sent)
 	}
 }
 
-// TestOneFailingEndpointOfEightLosesNoNotification is the promise of the house:
-// 10,000 notifications by 200 callers while one endpoint answers 500.
+// TestOneFailingEndpointOfEightLosesNoNotification sends 10,000 notifications from 200 callers while one endpoint responds
+// with 500.
 func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 	notifications, callers := 10_000, 200
-	if raceEnabled { // the detector makes of these a load under which two cores fall silent for seconds
+	if raceEnabled { // the race detector is too slow for more on two cores
 		notifications, callers = 2000, 40
 	}
 	r := newShopGateway(t, mockprovider.Config{
 		Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Endpoint: "3", Status: 500}}},
-	}, strings.Replace(slowTimeouts, ", budget_floor: 1000/s", "", 1)+"pool: { size: 8 }") // its repeats have to be paid for
+	}, strings.Replace(slowTimeouts, ", budget_floor: 1000/s", "", 1)+"pool: { size: 8 }") // so that retries use the budget
 	bad := r.mock.APNsAddrs()[3].String()
 	r.waitPoolSize(8)
 
@@ -95,7 +94,7 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 		visited := map[string]bool{}
 		for _, a := range got.Attempts {
 			if visited[a.Endpoint] {
-				t.Errorf("notification %d visited %s twice: %+v", i, a.Endpoint, got)
+				t.Errorf("notification %d used %s twice: %+v", i, a.Endpoint, got)
 			}
 			visited[a.Endpoint] = true
 		}
@@ -110,11 +109,11 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 	}
 	for id, times := range accepted {
 		if times != 1 || !ids[id] {
-			t.Errorf("the ledger has %s accepted %d times; among the receipts: %v", id, times, ids[id])
+			t.Errorf("the ledger has %s accepted %d times; it has a receipt: %v", id, times, ids[id])
 		}
 	}
-	// The breaker counts answers; requests that were already in flight when it
-	// opened arrive all the same, but no more than the endpoint's share of the callers.
+	// The breaker counts responses. Requests that are in flight when it opens still arrive, but no more than the limit of the
+	// endpoint.
 	if hits := r.mock.Ledger().Count(mockprovider.Query{Endpoint: bad}); hits > 5+64 {
 		t.Errorf("the bad endpoint got %d requests", hits)
 	}
@@ -123,9 +122,8 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 	}
 }
 
-// TestColdBurstDialsNoMoreThanPoolSize sends 500 notifications at once to a
-// gateway that has just begun, while APNs lets each new connection have one
-// stream until it has accepted a request.
+// TestColdBurstDialsNoMoreThanPoolSize sends 500 notifications at once to a gateway that has just started. APNs allows one
+// stream on a new connection until it has accepted a request.
 func TestColdBurstDialsNoMoreThanPoolSize(t *testing.T) {
 	const size, burst = 4, 500
 	r := newShopGateway(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000}}, slowTimeouts+fmt.Sprintf("pool: { size: %d }", size))
@@ -146,7 +144,7 @@ func TestColdBurstDialsNoMoreThanPoolSize(t *testing.T) {
 	}
 }
 
-// forEachConcurrent calls do with 0 … n-1 from so many goroutines.
+// forEachConcurrent calls do with 0 to n-1 from several goroutines.
 func forEachConcurrent(goroutines, n int, do func(i int)) {
 	var group sync.WaitGroup
 	next := make(chan int)
@@ -171,7 +169,7 @@ func TestInvalidInputNamesTheFieldAndSendsNothing(t *testing.T) {
 	tests := []struct {
 		name, key, body string
 		status          int
-		field, says     string
+		field, want     string
 	}{
 		{"unknown field", r.key, `{"platform":"apns",` + token + `,"titel":"Hi"}`, 400, "titel", "title"},
 		{"wrong type", r.key, `{"platform":"apns",` + token + `,"badge":"one"}`, 400, "badge", "number"},
@@ -181,13 +179,13 @@ func TestInvalidInputNamesTheFieldAndSendsNothing(t *testing.T) {
 		{"no key", "", `{}`, 401, "Authorization", "gateway key"},
 		{"another app's key", r.otherKey, `{"platform":"apns",` + token + `}`, 403, "", ""},
 		{"not JSON", r.key, `title=Hi`, 400, "", "JSON"},
-		{"a platform that the app has not", r.key, `{"platform":"webpush","subscription":{"endpoint":"https://x.example","keys":{"p256dh":"","auth":""}}}`, 400, "platform", "apns"},
+		{"platform without a block", r.key, `{"platform":"webpush","subscription":{"endpoint":"https://x.example","keys":{"p256dh":"","auth":""}}}`, 400, "platform", "apns"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			answer := r.postTo(t, "", test.key, "application/json", strings.NewReader(test.body))
-			defer answer.Body.Close()
-			text, err := io.ReadAll(answer.Body)
+			response := r.postTo(t, "", test.key, "application/json", strings.NewReader(test.body))
+			defer response.Body.Close()
+			text, err := io.ReadAll(response.Body)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,11 +193,11 @@ func TestInvalidInputNamesTheFieldAndSendsNothing(t *testing.T) {
 			if err := json.Unmarshal(text, &problem); err != nil {
 				t.Fatalf("%v in %s", err, text)
 			}
-			if answer.StatusCode != test.status || answer.Header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("status %d, %s, want %d: %s", answer.StatusCode, answer.Header.Get("Content-Type"), test.status, text)
+			if response.StatusCode != test.status || response.Header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("status %d, %s, want %d: %s", response.StatusCode, response.Header.Get("Content-Type"), test.status, text)
 			}
-			if problem.Type == "" || problem.Title == "" || problem.Field != test.field || !strings.Contains(problem.Detail, test.says) {
-				t.Errorf("problem %s, want field %q and a detail with %q", text, test.field, test.says)
+			if problem.Type == "" || problem.Title == "" || problem.Field != test.field || !strings.Contains(problem.Detail, test.want) {
+				t.Errorf("problem %s, want field %q and a detail with %q", text, test.field, test.want)
 			}
 			if strings.Contains(string(text), "broadcasts") || strings.Contains(string(text), r.otherKey) {
 				t.Errorf("the problem repeats what the caller sent: %s", text)
@@ -211,8 +209,7 @@ func TestInvalidInputNamesTheFieldAndSendsNothing(t *testing.T) {
 	}
 }
 
-// endpoint reads what GET /v1/status says of an endpoint, whether it is in the
-// pool or kept out of it.
+// endpoint returns the state of an endpoint or spare in GET /v1/status.
 func (r shopGateway) endpoint(t *testing.T, address string) (found pool.EndpointStatus) {
 	t.Helper()
 	for _, s := range r.status(t).Services {
@@ -221,6 +218,6 @@ func (r shopGateway) endpoint(t *testing.T, address string) (found pool.Endpoint
 			return all[i]
 		}
 	}
-	t.Fatalf("the status does not know %s", address)
+	t.Fatalf("the status has no endpoint %s", address)
 	return found
 }

@@ -13,14 +13,14 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// Tokens that only one of the mock's environments knows, and one that neither does.
+// Tokens that only one of the mock's environments accepts, and one that neither accepts.
 const (
 	sandboxToken    = "5a2db0c0adff785122b4ad28809a3420982341241421348097878e577c991de8"
 	productionToken = "5a2db0c1adff785122b4ad28809a3420982341241421348097878e577c991de8"
 	noToken         = "deadbeefadff785122b4ad28809a3420982341241421348097878e577c991de8"
 )
 
-// newTwoEnvironmentGateway opens a house whose app calls Apple's two services by name, at the addresses of the mock.
+// newTwoEnvironmentGateway starts a gateway whose app uses the names of Apple's two services, at the addresses of the mock.
 func newTwoEnvironmentGateway(t testing.TB, settings string) shopGateway {
 	t.Helper()
 	s := newMockEnv(t, mockprovider.Config{})
@@ -32,12 +32,12 @@ func newTwoEnvironmentGateway(t testing.TB, settings string) shopGateway {
 	return r
 }
 
-// apnsNotificationWith is a notification with more members.
+// apnsNotificationWith returns a notification with further JSON members.
 func apnsNotificationWith(token, more string) string {
 	return fmt.Sprintf(`{"platform":"apns","token":%q,"title":"x"%s}`, token, more)
 }
 
-// summary spells a receipt's attempts and its end.
+// summary returns the attempts and the result of a receipt in one line.
 func (r receipt) summary() (s string) {
 	for _, a := range r.Attempts {
 		s += a.Environment + " " + a.Status + ", "
@@ -61,11 +61,11 @@ func TestOneProcessServesBothEnvironments(t *testing.T) {
 	}
 	r = newTwoEnvironmentGateway(t, ", environment: sandbox")
 	if got := r.send(t, apnsNotificationWith(sandboxToken, "")).summary(); got != "sandbox accepted, accepted" {
-		t.Errorf("the app's own environment: %s", got)
+		t.Errorf("the app's default environment: %s", got)
 	}
 }
 
-// serviceNames lists the pools that GET /v1/status shows, by name.
+// serviceNames returns the names of the pools in GET /v1/status.
 func (r shopGateway) serviceNames(t *testing.T) (names []string) {
 	t.Helper()
 	for _, s := range r.status(t).Services {

@@ -18,7 +18,7 @@ import (
 	"github.com/sluice-push/sluice/internal/gateway"
 )
 
-// A gateway serves from Run until its context ends. What a key file lacks, New says.
+// Run serves until its context ends. New reports errors in key files.
 func Example() {
 	folder, err := os.MkdirTemp("", "example-")
 	if err != nil {
@@ -50,17 +50,17 @@ apps:
 	ended := make(chan error)
 	go func() { ended <- g.Run(ctx) }()
 
-	answer, err := http.Get("http://" + g.Addr().String() + "/livez")
+	response, err := http.Get("http://" + g.Addr().String() + "/livez")
 	if err != nil {
 		panic(err)
 	}
-	_ = answer.Body.Close()
+	_ = response.Body.Close()
 	drain()
-	fmt.Println(answer.Status, <-ended)
+	fmt.Println(response.Status, <-ended)
 	// Output: 200 OK <nil>
 }
 
-// newAPNsKey makes a key of the kind that Apple's developer site gives out.
+// newAPNsKey returns a key like those from Apple's developer site.
 func newAPNsKey() []byte {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

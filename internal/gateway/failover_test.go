@@ -11,15 +11,15 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 )
 
-// TestWebhookMissesNoEventWhenNATSServerAndGatewayDie has two gateways at a cluster, of which the first tells the
-// webhook, and the second accepts.
+// TestWebhookMissesNoEventWhenNATSServerAndGatewayDie runs two gateways with a NATS cluster. The first one runs the webhook, the
+// second one accepts notifications.
 func TestWebhookMissesNoEventWhenNATSServerAndGatewayDie(t *testing.T) {
 	servers, l := jetstreamtest.NewCluster(t), newWebhookReceiver(t)
 	c := &cluster{mockEnv: newMockEnv(t), t: t}
 	c.writeConfig(servers.Account(t), "apps:\n"+c.appBlock("shop", c.apnsBlock(), "webhooks: ["+l.block(t, "billing", "")+"]"))
 	first := c.startGateway(0)
-	told := c.enqueue(first)
-	waitUntil(func() bool { return l.received(told) })
+	id := c.enqueue(first)
+	waitUntil(func() bool { return l.received(id) })
 	second := c.startGateway(0)
 	var accepted []any
 	for i := range 90 {
@@ -34,23 +34,23 @@ func TestWebhookMissesNoEventWhenNATSServerAndGatewayDie(t *testing.T) {
 	for _, id := range accepted {
 		waitUntil(func() bool { return l.received(id) })
 	}
-	if len(l.bad) != 0 {
-		t.Errorf("%v", l.bad)
+	if len(l.invalid) != 0 {
+		t.Errorf("%v", l.invalid)
 	}
 }
 
-// enqueue has a gateway accept a notification for later. While it cannot, which it says, it is asked again.
-func (c *cluster) enqueue(by *gatewayProcess) (id any) {
+// enqueue sends an asynchronous notification to a gateway. It repeats the call while the gateway cannot accept it.
+func (c *cluster) enqueue(to *gatewayProcess) (id any) {
 	c.t.Helper()
 	for {
-		status, answer := testGateway{t: c.t, key: c.key, url: by.url}.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
+		status, response := testGateway{t: c.t, key: c.key, url: to.url}.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
 		switch status {
 		case http.StatusAccepted:
-			return answer["id"]
+			return response["id"]
 		case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			c.t.Log(answer)
+			c.t.Log(response)
 		default:
-			c.t.Fatal(fmt.Sprint(status, answer))
+			c.t.Fatal(fmt.Sprint(status, response))
 		}
 	}
 }

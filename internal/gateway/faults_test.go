@@ -15,15 +15,15 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// newFaultyGateway opens a road on which the providers play one fault.
+// newFaultyGateway starts a shopGateway whose mock plays one fault.
 func newFaultyGateway(t *testing.T, fault mockprovider.Fault, settings string) shopGateway {
 	t.Helper()
 	return newShopGateway(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{fault}}}, settings)
 }
 
-// postNotification sends body, with header fields as "Name: value", and returns the status, Retry-After and the receipt, also where a
-// problem holds it.
-func (r shopGateway) postNotification(t *testing.T, body string, headers ...string) (status int, after string, got receipt) {
+// postNotification posts body with header fields of the form "Name: value". It returns the status, Retry-After and the receipt,
+// which may be in a problem document.
+func (r shopGateway) postNotification(t *testing.T, body string, headers ...string) (status int, retryAfter string, got receipt) {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodPost, r.url+"/v1/apps/shop/notifications", strings.NewReader(body))
 	if err != nil {
@@ -34,12 +34,12 @@ func (r shopGateway) postNotification(t *testing.T, body string, headers ...stri
 		name, value, _ := strings.Cut(h, ": ")
 		request.Header.Set(name, value)
 	}
-	answer, err := r.http.Do(request)
+	response, err := r.http.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func (r shopGateway) postNotification(t *testing.T, body string, headers ...stri
 		Receipt *receipt `json:"receipt"`
 	}
 	problem.Receipt = &got
-	if answer.StatusCode == http.StatusOK {
+	if response.StatusCode == http.StatusOK {
 		err = json.Unmarshal(text, &got)
 	} else {
 		err = json.Unmarshal(text, &problem)
@@ -55,25 +55,25 @@ func (r shopGateway) postNotification(t *testing.T, body string, headers ...stri
 	if err != nil {
 		t.Fatalf("%v in %s", err, text)
 	}
-	return answer.StatusCode, answer.Header.Get("Retry-After"), got
+	return response.StatusCode, response.Header.Get("Retry-After"), got
 }
 
 func TestProviderThrottlingIsNotAnEndpointFailure(t *testing.T) {
 	r := newFaultyGateway(t, mockprovider.Fault{Service: mockprovider.FCM, Status: 429, RetryAfter: 12 * time.Hour}, "")
 	for i := range 20 {
-		status, after, got := r.postNotification(t, fcmNotification)
+		status, retryAfter, got := r.postNotification(t, fcmNotification)
 		attempts := 0
 		if i == 0 {
-			attempts = 1 // and the others are held back by what it was told
+			attempts = 1 // its Retry-After holds back the others
 		}
-		if status != http.StatusTooManyRequests || after == "" || len(got.Attempts) != attempts {
-			t.Fatalf("number %d: %d, Retry-After %q, %+v", i, status, after, got)
+		if status != http.StatusTooManyRequests || retryAfter == "" || len(got.Attempts) != attempts {
+			t.Fatalf("number %d: %d, Retry-After %q, %+v", i, status, retryAfter, got)
 		}
 	}
 	for _, s := range r.gw.Status().Services {
 		for _, e := range s.Pool.Endpoints {
 			if e.Failures > 0 || e.State != "closed" {
-				t.Errorf("%s was blamed: %+v", e.Address, e)
+				t.Errorf("%s has a failure: %+v", e.Address, e)
 			}
 		}
 	}
@@ -99,20 +99,20 @@ func TestProviderRefusalIsAReceipt(t *testing.T) {
 }
 
 func TestCallersCanLowerAttemptsButNotRaiseThem(t *testing.T) {
-	for under, most := range map[string]int{"": 3, ", retry: {attempts: 2}": 2} {
+	for block, attempts := range map[string]int{"": 3, ", retry: {attempts: 2}": 2} {
 		s := newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.FCM, Status: 503}}}})
-		fcm := strings.TrimSuffix(s.fcmBlock(), "}") + under
+		fcm := strings.TrimSuffix(s.fcmBlock(), "}") + block
 		r := shopGateway{testGateway: s.start(t, listenConfig+"retry: {attempts: 3, backoff: 1ms}\napps:\n"+s.appBlock("shop", fcm+"}")), mock: s.mock, http: http.DefaultClient}
 		with := func(field string) string { return strings.Replace(fcmNotification, "{", "{"+field+",", 1) }
 		status, _, got := r.postNotification(t, fcmNotification, "X-Max-Attempts: 9", "X-Pushsphere-Retry-Max-Attempts: 9", "Retry-After: 1", "Prefer: wait=soon")
-		if status != http.StatusServiceUnavailable || len(got.Attempts) != most {
-			t.Errorf("%d %+v, want %d attempts", status, got, most)
+		if status != http.StatusServiceUnavailable || len(got.Attempts) != attempts {
+			t.Errorf("%d %+v, want %d attempts", status, got, attempts)
 		}
-		if status, _, got := r.postNotification(t, with(`"retry":{"attempts":9}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != most {
-			t.Errorf("who asks for 9: %d %+v, want %d attempts", status, got, most)
+		if status, _, got := r.postNotification(t, with(`"retry":{"attempts":9}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != attempts {
+			t.Errorf("a call with 9 attempts: %d %+v, want %d", status, got, attempts)
 		}
 		if status, _, got := r.postNotification(t, with(`"retry":{"attempts":1}`)); status != http.StatusServiceUnavailable || len(got.Attempts) != 1 {
-			t.Errorf("who asks for 1: %d %+v", status, got)
+			t.Errorf("a call with 1 attempt: %d %+v", status, got)
 		}
 		for _, field := range []string{`"attempts":9`, `"retry":{"attempts":11}`, `"retry":{"budget":"100%"}`, `"timeout":"never"`} {
 			if status, _, _ := r.postNotification(t, with(field)); status != http.StatusBadRequest {
@@ -141,8 +141,8 @@ func TestEndpointWithoutTLSGetsNoRequest(t *testing.T) {
 	s := newMockEnv(t)
 	fcm := strings.Replace(s.fcmBlock(), strings.Join(s.ready.FCMEndpoints, "', '"), plain.Addr().String(), 1)
 	r := shopGateway{testGateway: s.start(t, listenConfig+"limits: {send_timeout: 300ms}\napps:\n"+s.appBlock("shop", fcm)), mock: s.mock, http: http.DefaultClient}
-	status, after, got := r.postNotification(t, fcmNotification)
-	if status != http.StatusServiceUnavailable || after == "" || got.Reason != "NO_ENDPOINT" || len(got.Attempts) != 0 {
-		t.Errorf("%d, Retry-After %q, %+v", status, after, got)
+	status, retryAfter, got := r.postNotification(t, fcmNotification)
+	if status != http.StatusServiceUnavailable || retryAfter == "" || got.Reason != "NO_ENDPOINT" || len(got.Attempts) != 0 {
+		t.Errorf("%d, Retry-After %q, %+v", status, retryAfter, got)
 	}
 }

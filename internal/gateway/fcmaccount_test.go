@@ -21,8 +21,8 @@ import (
 	"github.com/sluice-push/sluice/internal/gateway"
 )
 
-// tokenServer hands out access tokens that the mock's FCM takes, in the words of Google's security token service and of a
-// metadata server. It gets them as the mock's service account.
+// tokenServer returns a handler that acts as Google's security token service and as a metadata server. It issues access
+// tokens that the mock's FCM accepts; it gets them with the mock's service account.
 func (s mockEnv) tokenServer(t *testing.T) http.Handler {
 	t.Helper()
 	text, err := os.ReadFile(s.ready.ServiceAccountFile)
@@ -35,7 +35,7 @@ func (s mockEnv) tokenServer(t *testing.T) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := account.TokenSource.Token(); err != nil { // which is then kept
+	if _, err := account.TokenSource.Token(); err != nil { // the token source caches it
 		t.Fatal(err)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -52,7 +52,7 @@ func (s mockEnv) tokenServer(t *testing.T) http.Handler {
 	})
 }
 
-// TestFCMAccountKinds sends as each, and reads in a check who that was.
+// TestFCMAccountKinds sends with each kind of Google account, and verifies with a check which one was used.
 func TestFCMAccountKinds(t *testing.T) {
 	s := newMockEnv(t)
 	sts := httptest.NewTLSServer(s.tokenServer(t))
@@ -64,11 +64,11 @@ func TestFCMAccountKinds(t *testing.T) {
 	block := fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q", s.ready.FCM, strings.Join(s.ready.FCMEndpoints, "', '"), roots)
 	t.Setenv("HOME", t.TempDir())
 	for name, c := range map[string]struct{ variable, block, want string }{
-		"a key of the environment": {s.ready.ServiceAccountFile, block + "}",
-			"got a token for " + s.ready.ProjectID + ", by GOOGLE_APPLICATION_CREDENTIALS, \"" + s.ready.ServiceAccountFile + `"`},
-		"a workload of the environment": {workload, block + ", project_id: " + s.ready.ProjectID + "}", "by GOOGLE_APPLICATION_CREDENTIALS, \"" + workload},
-		"a workload's file":             {"", block + fmt.Sprintf(", project_id: %s, service_account_file: %q}", s.ready.ProjectID, workload), `, by "` + workload},
-		"the machine":                   {"", block + "}", "got a token for " + s.ready.ProjectID + ", by the machine's service account"},
+		"key in the environment": {s.ready.ServiceAccountFile, block + "}",
+			"got a token for " + s.ready.ProjectID + " with GOOGLE_APPLICATION_CREDENTIALS, \"" + s.ready.ServiceAccountFile + `"`},
+		"workload in the environment": {workload, block + ", project_id: " + s.ready.ProjectID + "}", " with GOOGLE_APPLICATION_CREDENTIALS, \"" + workload},
+		"workload in a file":          {"", block + fmt.Sprintf(", project_id: %s, service_account_file: %q}", s.ready.ProjectID, workload), ` with "` + workload},
+		"metadata server":             {"", block + "}", "got a token for " + s.ready.ProjectID + " with the machine's service account"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", c.variable)
@@ -84,25 +84,25 @@ func TestFCMAccountKinds(t *testing.T) {
 	}
 }
 
-// caFileWith writes a file of the mock's roots and one more.
-func (s mockEnv) caFileWith(t *testing.T, one *x509.Certificate) (file string) {
+// caFileWith writes a file with the mock's root certificates and cert.
+func (s mockEnv) caFileWith(t *testing.T, cert *x509.Certificate) (file string) {
 	t.Helper()
 	text, err := os.ReadFile(s.ready.CAFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file = filepath.Join(t.TempDir(), "roots.pem")
-	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one.Raw})...)
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file
 }
 
-// subjectToken is what a workload has from its own identity provider.
+// subjectToken is the token of a workload from its own identity provider.
 const subjectToken = "subject-of-the-workload-7c1f9a"
 
-// workloadFile writes the file of a workload outside of Google Cloud, whose own token is in another file.
+// workloadFile writes a workload identity file that refers to another file with the workload's own token.
 func (s mockEnv) workloadFile(t *testing.T, sts string) (file string) {
 	t.Helper()
 	folder := t.TempDir()
@@ -117,7 +117,7 @@ func (s mockEnv) workloadFile(t *testing.T, sts string) (file string) {
 	return file
 }
 
-// runChecks is what the checks of a gateway found, failures too.
+// runChecks runs the checks of a gateway and returns all results and errors.
 func runChecks(t *testing.T, g *gateway.Gateway) string {
 	t.Helper()
 	var all strings.Builder
@@ -136,7 +136,7 @@ func TestUnusableDefaultAccountIsRejectedAtStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for variable, want := range map[string]string{
-		"/nowhere/account.json": `config: apps.shop.fcm.service_account_file: not given, and Google's default does not serve: fcm: account: GOOGLE_APPLICATION_CREDENTIALS, "/nowhere/account.json": cannot be read`,
+		"/nowhere/account.json": `config: apps.shop.fcm.service_account_file: not set, and Google's application default credentials cannot be used: fcm: account: GOOGLE_APPLICATION_CREDENTIALS, "/nowhere/account.json": cannot be read`,
 		person:                  `config: apps.shop.fcm.service_account_file: GOOGLE_APPLICATION_CREDENTIALS, "` + person + `": fcm: account: type must be service_account, external_account`,
 		s.workloadFile(t, "https://sts.example.com"): `project: must be the ID or number of a Firebase project`,
 	} {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gateway assembles a running gateway from a configuration and owns every long-lived goroutine of it. It decides
-// nothing about a notification: that is the work of the rooms that it joins.
+// Package gateway assembles a gateway from a configuration, and owns all its long-lived goroutines. It makes no decisions
+// about notifications; the packages that it connects do.
 package gateway
 
 import (
@@ -23,32 +23,32 @@ import (
 	"github.com/sluice-push/sluice/internal/metrics"
 )
 
-// Gateway is a gateway with everything in it. It is made by New, listens from Listen on and serves while Run runs.
+// Gateway is a complete gateway. Listen opens its listeners, and Run serves.
 type Gateway struct {
 	log          *slog.Logger
 	metrics      *metrics.Metrics
 	concurrency  *delivery.ConcurrencyLimit
 	current      atomic.Pointer[snapshot]
 	loadReporter loadReporter
-	idempotency  api.IdempotencyCache // what Idempotency-Keys came to, without a queue
+	idempotency  api.IdempotencyCache // used if there is no queue
 	workers      api.WorkerPool
 	storage      *storage // nil without a queue
 
 	listener, adminListener net.Listener
 
-	startedAt    atomic.Int64 // when Run began, in UNIX nanoseconds; 0 before
-	warmedUp     atomic.Bool  // every service has been ready once, or has had its time
+	startedAt    atomic.Int64 // start of Run in Unix nanoseconds; 0 before
+	warmedUp     atomic.Bool  // all services have been ready, or warmUp has passed
 	draining     atomic.Bool
-	drainStarted chan struct{} // closed when the drain begins
+	drainStarted chan struct{} // closed when draining starts
 
-	reloadMu   sync.Mutex      // one reload at a time; guards what follows
-	baseCtx    context.Context // of what runs; nil before
-	closed     bool            // no more reloads
-	background errgroup.Group  // everything that runs
+	reloadMu   sync.Mutex      // serializes reloads and guards the fields below
+	baseCtx    context.Context // parent of all background work; nil before Run
+	closed     bool            // no reload starts any more
+	background errgroup.Group  // all background work
 }
 
-// New reads every key file that cfg names and puts the gateway together. It starts nothing and opens no socket. The error
-// names each key of the configuration that is wrong. A nil logger discards.
+// New reads all files that cfg refers to and builds a gateway. It starts nothing and opens no socket. The error names every
+// invalid configuration key. A nil logger discards all messages.
 func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -58,22 +58,22 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 		g.storage = &storage{}
 	}
 	g.metrics.WatchConcurrencyLimit(g.concurrency)
-	h, err := g.buildSnapshot(cfg, nil)
+	snap, err := g.buildSnapshot(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
 	g.loadReporter.zone, g.loadReporter.idempotencyDomain, g.loadReporter.concurrency = cfg.Zone, g.storage.idempotencyDomain, cfg.Limits.Concurrency
 	g.loadReporter.target, g.loadReporter.max = cfg.Limits.TargetLatency, cfg.Limits.SendTimeout
-	g.watchMetrics(h)
-	g.current.Store(h)
+	g.watchMetrics(snap)
+	g.current.Store(snap)
 	if g.storage != nil {
 		g.metrics.WatchStorage(g.metricsStatus)
 	}
 	return g, nil
 }
 
-// Listen binds the two addresses. From then on callers can connect; they are answered once Run runs. Run does it if
-// nobody has; call it before to learn the addresses, or that one is taken.
+// Listen opens the listeners of the API and of the admin server. From then on clients can connect, but requests wait for
+// Run. Run calls Listen if necessary; call it earlier to get the addresses, or an error if one is in use.
 func (g *Gateway) Listen() error {
 	if g.listener != nil {
 		return nil
@@ -90,50 +90,50 @@ func (g *Gateway) Listen() error {
 	return nil
 }
 
-// Addr is where the API listens, once Listen has returned.
+// Addr returns the address of the API. Call it after Listen.
 func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
 
-// AdminAddr is where the admin listener listens, once Listen has returned.
+// AdminAddr returns the address of the admin server. Call it after Listen.
 func (g *Gateway) AdminAddr() net.Addr { return g.adminListener.Addr() }
 
-// Run opens the queue and serves until ctx ends, then drains: /readyz says no at once, the queue takes nothing more from
-// disk, the listener closes after drain.delay, requests in flight and what the queue is sending may take drain.grace to end,
-// and then the pools are drained too. What the queue holds besides stays on disk. It returns when every goroutine has
-// ended: nil if everything in flight ended by itself, or why not. If a listener fails it ends as if ctx had.
+// Run opens the queue and serves until ctx ends or a listener fails. Then it drains: /readyz immediately reports not ready,
+// the queue stops reading from disk, and the listener closes after drain.delay. Requests in flight and notifications that
+// the queue is sending have drain.grace to complete; then the pools are drained. All other queued notifications stay on
+// disk. Run returns when every goroutine has ended. The error is nil if everything in flight completed.
 func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.Listen(); err != nil {
 		return err
 	}
 	if err := g.storage.open(ctx, g.current.Load().cfg, g, g.log); err != nil {
 		closed := errors.Join(g.listener.Close(), g.adminListener.Close())
-		if ctx.Err() != nil { // it was to end before it had begun
+		if ctx.Err() != nil { // stopped during the start
 			return closed
 		}
-		return errors.Join(fmt.Errorf("gateway: the queue does not open: %w", err), closed)
+		return errors.Join(fmt.Errorf("gateway: cannot open the queue: %w", err), closed)
 	}
 	g.startedAt.Store(time.Now().UnixNano())
-	ctx, giveUp := context.WithCancel(ctx)
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancel(ctx)
+	baseCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	g.startCurrent(background)
-	admin := g.newServer(background, g.adminHandler())
+	g.startCurrent(baseCtx)
+	admin := g.newServer(baseCtx, g.adminHandler())
 	g.background.Go(func() error {
-		defer giveUp()
+		defer cancel()
 		return serve(admin, g.adminListener)
 	})
-	g.background.Go(func() error { return g.workers.Run(background) })
+	g.background.Go(func() error { return g.workers.Run(baseCtx) })
 	g.storage.run()
-	err := errors.Join(g.serveAPI(ctx, g.apiServer(background)), g.storage.stop())
+	err := errors.Join(g.serveAPI(ctx, g.apiServer(baseCtx)), g.storage.stop())
 	g.stopReloads()
 	stop()
 	return errors.Join(err, admin.Close(), g.background.Wait())
 }
 
-// serveAPI serves the API until ctx ends or the listener fails, and lets what is in flight end.
+// serveAPI serves the API until ctx ends or the listener fails. When ctx ends it drains.
 func (g *Gateway) serveAPI(ctx context.Context, api *http.Server) error {
 	failed := make(chan error, 1)
 	go func() { failed <- serve(api, g.listener) }()
-	g.log.Info("gateway: serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.current.Load().activeServices()))
+	g.log.Info("serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.current.Load().activeServices()))
 	select {
 	case err := <-failed:
 		return err
@@ -142,20 +142,20 @@ func (g *Gateway) serveAPI(ctx context.Context, api *http.Server) error {
 	g.draining.Store(true)
 	close(g.drainStarted)
 	g.storage.drain()
-	d := g.current.Load().cfg.Drain
-	g.log.Info("gateway: draining", "delay", d.Delay, "grace", d.Grace)
-	time.Sleep(d.Delay)
-	return errors.Join(g.shutdownAPI(api, d.Grace), <-failed)
+	drain := g.current.Load().cfg.Drain
+	g.log.Info("draining", "delay", drain.Delay.String(), "grace", drain.Grace.String())
+	time.Sleep(drain.Delay)
+	return errors.Join(g.shutdownAPI(api, drain.Grace), <-failed)
 }
 
-// shutdownAPI closes the listener and waits for requests in flight.
-func (g *Gateway) shutdownAPI(api *http.Server, longest time.Duration) error {
-	grace, cancel := context.WithTimeout(context.Background(), longest)
+// shutdownAPI closes the listener and waits up to grace for requests in flight.
+func (g *Gateway) shutdownAPI(api *http.Server, grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	began := time.Now()
-	if err := api.Shutdown(grace); err != nil {
-		return errors.Join(fmt.Errorf("gateway: requests were cut after %s (raise drain.grace)", longest), api.Close())
+	started := time.Now()
+	if err := api.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("gateway: requests aborted after %s (raise drain.grace)", grace), api.Close())
 	}
-	g.log.Info("gateway: drained", "took", time.Since(began))
+	g.log.Info("drained", "took", time.Since(started).String())
 	return nil
 }

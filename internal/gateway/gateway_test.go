@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 
 const deviceToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
 
-// mockEnv is mock providers with what a configuration needs to know of them.
+// mockEnv is a mock with the files and values that a configuration needs.
 type mockEnv struct {
 	mock  *mockprovider.Mock
 	files mockprovider.Files
@@ -78,7 +78,7 @@ func (s mockEnv) fcmBlock() string {
 		s.ready.FCM, strings.Join(s.ready.FCMEndpoints, "', '"), s.ready.CAFile, s.ready.ServiceAccountFile)
 }
 
-// appBlock writes one app for a configuration.
+// appBlock returns one app of a configuration.
 func (s mockEnv) appBlock(name string, blocks ...string) string {
 	return fmt.Sprintf("  %s:\n    %s\n    %s\n", name, s.keysBlock(), strings.Join(blocks, "\n    "))
 }
@@ -94,25 +94,25 @@ func parse(t testing.TB, text string) *config.Config {
 	return cfg
 }
 
-// testGateway is a gateway that runs.
+// testGateway is a running gateway.
 type testGateway struct {
 	t        testing.TB
 	key      string
 	url      string
 	adminURL string
 	gw       *gateway.Gateway
-	stop     func() error // ends Run's context and waits for it
+	stop     func() error // ends the context of Run and waits for Run
 }
 
-// start runs a gateway. In a test it logs at debug level, and nothing of the street's secrets may come out of that.
+// start runs a gateway. In a test it logs at debug level and verifies that the log contains none of the mock's secrets.
 func (s mockEnv) start(t testing.TB, text string) testGateway {
 	t.Helper()
 	var log *slog.Logger
 	if _, isTest := t.(*testing.T); isTest {
-		a := newLeakDetector()
-		a.addEnvSecrets(t, s)
-		log = a.logger()
-		t.Cleanup(func() { a.checkLeaks(t) }) // after the gateway has ended
+		d := newLeakDetector()
+		d.addEnvSecrets(t, s)
+		log = d.logger()
+		t.Cleanup(func() { d.checkLeaks(t) }) // after the gateway has ended
 	}
 	g, err := gateway.New(parse(t, text), log)
 	if err != nil {
@@ -137,7 +137,7 @@ func (s mockEnv) start(t testing.TB, text string) testGateway {
 	return testGateway{t: t, key: s.key, url: "http://" + g.Addr().String(), adminURL: "http://" + g.AdminAddr().String(), gw: g, stop: stop}
 }
 
-// post sends one notification for an app and returns the HTTP status and the decoded answer.
+// post sends one notification for an app and returns the status and the decoded response.
 func (h testGateway) post(app, body string) (int, map[string]any) {
 	h.t.Helper()
 	request, err := http.NewRequest(http.MethodPost, h.url+"/v1/apps/"+app+"/notifications", strings.NewReader(body))
@@ -145,31 +145,31 @@ func (h testGateway) post(app, body string) (int, map[string]any) {
 		h.t.Fatal(err)
 	}
 	request.Header.Set("Authorization", "Bearer "+h.key)
-	answer, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		h.t.Error(err)
 		return 0, nil
 	}
-	defer answer.Body.Close()
+	defer response.Body.Close()
 	var receipt map[string]any
-	if err := json.NewDecoder(answer.Body).Decode(&receipt); err != nil {
+	if err := json.NewDecoder(response.Body).Decode(&receipt); err != nil {
 		h.t.Error(err)
 	}
-	return answer.StatusCode, receipt
+	return response.StatusCode, receipt
 }
 
 func (h testGateway) get(url string) (int, string) {
 	h.t.Helper()
-	answer, err := http.Get(url)
+	response, err := http.Get(url)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return answer.StatusCode, string(text)
+	return response.StatusCode, string(text)
 }
 
 func apnsNotification(token string) string {
@@ -220,18 +220,18 @@ func TestAppsThatShareACredentialNeedEqualPoolSettings(t *testing.T) {
 
 func TestInvalidCredentialIsRejectedAtStart(t *testing.T) {
 	s := newMockEnv(t)
-	junk := filepath.Join(t.TempDir(), "junk.pem")
-	if err := os.WriteFile(junk, []byte("canary-secret"), 0o600); err != nil {
+	invalid := filepath.Join(t.TempDir(), "junk.pem")
+	if err := os.WriteFile(invalid, []byte("canary-secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ block, want string }{
-		"no key file":        {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, "nowhere.p8", 1), `config: apps.shop.apns.key_file: "`},
-		"a key file of junk": {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, junk, 1), `config: apps.shop.apns.key_file: "` + junk + `": apns: key: not PEM`},
-		"roots of junk":      {strings.Replace(s.apnsBlock(), s.ready.CAFile, junk, 1), `config: apps.shop.apns.ca_file: "` + junk + `" holds no certificate`},
-		"a certificate of junk": {
-			strings.Replace(s.apnsCertBlock(), s.files.ClientCert, junk, 1), `config: apps.shop.apns.cert_file: "` + junk + `" and cert_key_file are no certificate and its key`},
-		"an account of junk": {
-			strings.Replace(s.fcmBlock(), s.ready.ServiceAccountFile, junk, 1), `config: apps.shop.fcm.service_account_file: "` + junk + `": fcm: account: not the JSON of a service account's key file`},
+		"missing key file": {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, "nowhere.p8", 1), `config: apps.shop.apns.key_file: "`},
+		"invalid key file": {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, invalid, 1), `config: apps.shop.apns.key_file: "` + invalid + `": apns: key: not PEM`},
+		"invalid CA file":  {strings.Replace(s.apnsBlock(), s.ready.CAFile, invalid, 1), `config: apps.shop.apns.ca_file: "` + invalid + `" contains no PEM certificate`},
+		"invalid certificate": {
+			strings.Replace(s.apnsCertBlock(), s.files.ClientCert, invalid, 1), `config: apps.shop.apns.cert_file: "` + invalid + `" and cert_key_file are not a certificate and its key`},
+		"invalid service account": {
+			strings.Replace(s.fcmBlock(), s.ready.ServiceAccountFile, invalid, 1), `config: apps.shop.fcm.service_account_file: "` + invalid + `": fcm: account: not the JSON of a service account's key file`},
 		"Web Push": {"webpush: {vapid_key_file: vapid.pem, subject: 'mailto:ops@example.com'}",
 			`config: apps.shop.webpush.vapid_key_file: "`},
 	} {
@@ -274,12 +274,12 @@ func TestConfiguredTokenURLOverridesKeyFile(t *testing.T) {
 func TestMetricsAndProfilesAreOnlyOnAdminListener(t *testing.T) {
 	s := newMockEnv(t)
 	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
-	h.post("shop", apnsNotification(deviceToken)) // after it, the pool is known to be ready
+	h.post("shop", apnsNotification(deviceToken)) // afterwards the pool is ready
 	for path, want := range map[string]string{
 		"/metrics": fmt.Sprintf("sluice_pool_ready{pool=\"apns %s MOCKKEY001\"} 1", s.ready.APNs), "/debug/pprof/": "goroutine",
 	} {
 		if status, text := h.get(h.adminURL + path); status != 200 || !strings.Contains(text, want) {
-			t.Errorf("admin %s: %d without %q", path, status, want)
+			t.Errorf("admin %s: status %d, want %q in the response", path, status, want)
 		}
 		if status, _ := h.get(h.url + path); status != 404 {
 			t.Errorf("api %s: %d", path, status)
@@ -302,10 +302,10 @@ func TestAddressInUseIsNamed(t *testing.T) {
 
 func TestChecks(t *testing.T) {
 	s := newMockEnv(t)
-	dead := strings.Replace(s.fcmBlock(), strings.Join(s.ready.FCMEndpoints, "', '"), "127.0.0.1:1", 1)
+	unreachable := strings.Replace(s.fcmBlock(), strings.Join(s.ready.FCMEndpoints, "', '"), "127.0.0.1:1", 1)
 	taken := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
 	text := strings.Replace(listenConfig, "listen: 127.0.0.1:0", "listen: '"+strings.TrimPrefix(taken.url, "http://")+"'", 1)
-	g, err := gateway.New(parse(t, text+"apps:\n"+s.appBlock("shop", s.apnsBlock(), dead)+s.appBlock("courier", s.apnsCertBlock())), nil)
+	g, err := gateway.New(parse(t, text+"apps:\n"+s.appBlock("shop", s.apnsBlock(), unreachable)+s.appBlock("courier", s.apnsCertBlock())), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,15 +321,15 @@ func TestChecks(t *testing.T) {
 	for _, want := range []string{
 		"(is a gateway running here already?)",
 		"admin.listen: 127.0.0.1:0 is free",
-		"apps.courier.apns: the certificate is good until ",
+		"apps.courier.apns: the certificate is valid until ",
 		"apps.courier.apns: connected to 127.0.0.1:",
 		"apps.shop.apns: got a token for MOCKKEY001",
 		"apps.shop.apns: connected to " + s.ready.APNs + ", address 1 of 8 of https://" + s.ready.APNs,
 		"apps.shop.fcm: got a token for demo-project",
-		"apps.shop.fcm: FAIL no address of " + s.ready.FCM + " lets us connect: 127.0.0.1:1: wire: CONNECT_REFUSED",
+		"apps.shop.fcm: FAIL cannot connect to any address of " + s.ready.FCM + ": 127.0.0.1:1: wire: CONNECT_REFUSED",
 	} {
 		if !strings.Contains(got, want) {
-			t.Errorf("%q is not in\n%s", want, got)
+			t.Errorf("want %q in\n%s", want, got)
 		}
 	}
 }
@@ -346,7 +346,7 @@ func TestWarningAboutReadableKeyFile(t *testing.T) {
 	found := strings.Join(gateway.Warnings(cfg), "\n")
 	for _, want := range []string{"apps.shop.apns.key_file: ", "mode 0644"} {
 		if !strings.Contains(found, want) {
-			t.Errorf("%q is not in %s", want, found)
+			t.Errorf("want %q in %s", want, found)
 		}
 	}
 }
@@ -373,7 +373,7 @@ func TestExpiredCertificateIsRejected(t *testing.T) {
 	}
 	block := strings.NewReplacer(s.files.ClientCert, old, s.files.ClientKey, old).Replace(s.apnsCertBlock())
 	_, err = gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("shop", block)), nil)
-	if err == nil || !strings.Contains(err.Error(), "apps.shop.apns.cert_file: ") || !strings.Contains(err.Error(), "is good from ") {
+	if err == nil || !strings.Contains(err.Error(), "apps.shop.apns.cert_file: ") || !strings.Contains(err.Error(), "is valid only from ") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// dialHTTP2 begins HTTP/2 on a connection without TLS, and returns its frames.
+// dialHTTP2 opens an HTTP/2 connection without TLS and returns its framer.
 func dialHTTP2(t *testing.T, url string) *http2.Framer {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
@@ -26,7 +26,7 @@ func dialHTTP2(t *testing.T, url string) *http2.Framer {
 	if err := frames.WriteSettings(); err != nil {
 		t.Fatal(err)
 	}
-	for { // until the connection is idle in the server's eyes too
+	for { // until the server considers the connection idle too
 		frame, err := frames.ReadFrame()
 		if err != nil {
 			t.Fatal(err)
@@ -46,20 +46,20 @@ func TestIdleHTTP2ConnectionGetsGoAwayOnShutdown(t *testing.T) {
 	}
 	go func() { _ = h.stop() }()
 	for i, frames := range idle {
-		told := false
+		gotGoAway := false
 		for {
 			frame, err := frames.ReadFrame()
 			if err != nil {
 				break
 			}
-			if away, ok := frame.(*http2.GoAwayFrame); ok {
-				told = true
-				if away.LastStreamID != 0 && away.LastStreamID != 1<<31-1 {
-					t.Errorf("connection %d: the last stream is %d", i, away.LastStreamID)
+			if goAway, ok := frame.(*http2.GoAwayFrame); ok {
+				gotGoAway = true
+				if goAway.LastStreamID != 0 && goAway.LastStreamID != 1<<31-1 {
+					t.Errorf("connection %d: last stream ID %d", i, goAway.LastStreamID)
 				}
 			}
 		}
-		if !told {
+		if !gotGoAway {
 			t.Errorf("connection %d ended without GOAWAY", i)
 		}
 	}

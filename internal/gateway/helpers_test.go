@@ -19,9 +19,8 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// shopGateway is a house with the app shop, which has both platforms, and a stranger,
-// whose key is another app's; behind it the mock providers. Everything between
-// is real: sockets, TLS, the configuration.
+// shopGateway is a gateway with the app shop, which has APNs and FCM at the mock, and another app with its own key. It uses
+// real sockets, TLS and configuration files.
 type shopGateway struct {
 	testGateway
 	mock     *mockprovider.Mock
@@ -29,10 +28,10 @@ type shopGateway struct {
 	http     *http.Client
 }
 
-// slowTimeouts lets everything take its time: that the machine is busy is nobody's fault, and no sign of a provider that is down.
+// slowTimeouts raises the timeouts, so that a busy machine does not look like a failing provider.
 const slowTimeouts = "retry: { attempt_timeout: 2m, budget_floor: 1000/s }\nlimits: { send_timeout: 10m }\n"
 
-// newShopGateway opens a road with further top-level keys of its configuration.
+// newShopGateway starts a shopGateway with additional top-level configuration.
 func newShopGateway(t testing.TB, services mockprovider.Config, settings string) shopGateway {
 	t.Helper()
 	s := newMockEnv(t, services)
@@ -45,7 +44,7 @@ func newShopGateway(t testing.TB, services mockprovider.Config, settings string)
 	return r
 }
 
-// waitPoolSize waits until so many endpoints of APNs are in the pool.
+// waitPoolSize waits until the APNs pool has size endpoints.
 func (r shopGateway) waitPoolSize(size int) {
 	waitUntil(func() bool {
 		return slices.ContainsFunc(r.gw.Status().Services, func(s gateway.ServiceStatus) bool {
@@ -54,26 +53,25 @@ func (r shopGateway) waitPoolSize(size int) {
 	})
 }
 
-// postTo sends body to the path below the app shop and returns the answer, whose
-// body the caller closes.
-func (r shopGateway) postTo(t testing.TB, path, key, media string, body io.Reader) *http.Response {
+// postTo posts body to a path below the notifications of shop. The caller closes the body of the response.
+func (r shopGateway) postTo(t testing.TB, path, key, contentType string, body io.Reader) *http.Response {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodPost, r.url+"/v1/apps/shop/notifications"+path, body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set("Content-Type", media)
+	request.Header.Set("Content-Type", contentType)
 	if key != "" {
 		request.Header.Set("Authorization", "Bearer "+key)
 	}
-	answer, err := r.http.Do(request)
+	response, err := r.http.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer
+	return response
 }
 
-// receipt is what these tests read of a receipt.
+// receipt contains the fields of a receipt that the tests check.
 type receipt struct {
 	ID          string `json:"id"`
 	Index       int    `json:"index"`
@@ -88,7 +86,7 @@ type receipt struct {
 	} `json:"attempts"`
 }
 
-// status reads GET /v1/status.
+// status returns the response of GET /v1/status.
 func (r shopGateway) status(t testing.TB) (status gateway.Status) {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodGet, r.url+"/v1/status", nil)
@@ -96,46 +94,45 @@ func (r shopGateway) status(t testing.TB) (status gateway.Status) {
 		t.Fatal(err)
 	}
 	request.Header.Set("Authorization", "Bearer "+r.key)
-	answer, err := r.http.Do(request)
+	response, err := r.http.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	if err := json.NewDecoder(answer.Body).Decode(&status); err != nil {
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(&status); err != nil {
 		t.Fatal(err)
 	}
 	return status
 }
 
-// send sends one notification and returns its receipt; any other answer fails
-// the test.
+// send sends one notification and returns its receipt. Any other response fails the test.
 func (r shopGateway) send(t testing.TB, body string) (got receipt) {
 	t.Helper()
-	answer := r.postTo(t, "", r.key, "application/json", strings.NewReader(body))
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	response := r.postTo(t, "", r.key, "application/json", strings.NewReader(body))
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Error(err)
 	}
-	if answer.StatusCode != http.StatusOK {
-		t.Errorf("status %d: %s", answer.StatusCode, text)
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("status %d: %s", response.StatusCode, text)
 	} else if err := json.Unmarshal(text, &got); err != nil {
 		t.Error(err)
 	}
 	return got
 }
 
-// batch sends lines of NDJSON and returns the receipts by index.
+// batch sends NDJSON lines and returns the receipts by index.
 func (r shopGateway) batch(t testing.TB, lines []byte) map[int]receipt {
 	t.Helper()
-	answer := r.postTo(t, "/batch", r.key, "application/x-ndjson", bytes.NewReader(lines))
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(answer.Body)
-		t.Fatalf("status %d: %s", answer.StatusCode, text)
+	response := r.postTo(t, "/batch", r.key, "application/x-ndjson", bytes.NewReader(lines))
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(response.Body)
+		t.Fatalf("status %d: %s", response.StatusCode, text)
 	}
 	receipts := map[int]receipt{}
-	scanner := bufio.NewScanner(answer.Body)
+	scanner := bufio.NewScanner(response.Body)
 	for scanner.Scan() {
 		var got receipt
 		if err := json.Unmarshal(scanner.Bytes(), &got); err != nil {
@@ -156,19 +153,19 @@ func TestBroadcastToChannel(t *testing.T) {
 	r := newShopGateway(t, mockprovider.Config{}, "")
 	got := r.send(t, `{"platform":"apns","channel":"dHN0LXNyY2gtY2hubA==","apns":{"payload":{"aps":{"timestamp":1,"event":"update","content-state":{}}}}}`)
 	if got.Status != "refused" || got.Reason != "ChannelNotRegistered" || len(got.Attempts) != 1 {
-		t.Errorf("%+v: the mock knows no such channel, and says so on the road of broadcasts only", got)
+		t.Errorf("%+v, want the mock's refusal of an unknown channel, which only broadcasts get", got)
 	}
 }
 
 func TestTruncatedBatchLeavesConnectionUsable(t *testing.T) {
 	r := newShopGateway(t, mockprovider.Config{}, "")
 	broken := `[{"platform":"apns","token":"00","title":"x"},{"a":{"b":` + strings.Repeat(`{"platform":"apns","token":"00"},`, 20) + `]`
-	for range 100 { // it was one request in a dozen that was reset
-		answer := r.postTo(t, "/batch", r.key, "application/json", strings.NewReader(broken))
-		if _, err := io.ReadAll(answer.Body); err != nil {
+	for range 100 { // the bug that this tests reset about one request in twelve
+		response := r.postTo(t, "/batch", r.key, "application/json", strings.NewReader(broken))
+		if _, err := io.ReadAll(response.Body); err != nil {
 			t.Error(err)
 		}
-		answer.Body.Close()
+		response.Body.Close()
 		r.send(t, apnsNotification("00"))
 	}
 }

@@ -16,28 +16,28 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// maxHTTP1Conns is how many requests an endpoint that knows no HTTP/2 gets at a time, a connection each.
+// maxHTTP1Conns limits the connections, and so the concurrent requests, of an endpoint without HTTP/2.
 const maxHTTP1Conns = 8
 
-// dialerWithHTTP1 dials the endpoints of services that anybody may have named: HTTP/2, or HTTP/1.1 where the peer knows no
-// other. The address is the one that the resolver found fit, and is asked for nowhere else: no proxy, no second look-up,
-// no redirect.
+// dialerWithHTTP1 returns a dialer that uses HTTP/2, or HTTP/1.1 if the peer does not support HTTP/2. Subscriptions of
+// untrusted users name these peers, so the connection goes only to the address that the resolver has allowed: there is no
+// proxy, no second lookup and no redirect.
 func dialerWithHTTP1(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {
 	h2 := dialer(cfg)
 	return func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
 		conn, err := h2(ctx, addr)
-		if why, ok := errors.AsType[*wire.Error](err); ok && why.Reason == wire.ALPNNotH2 {
+		if wireErr, ok := errors.AsType[*wire.Error](err); ok && wireErr.Reason == wire.ALPNNotH2 {
 			return newHTTP1(addr, cfg), nil
 		}
 		return conn, err
 	}
 }
 
-// http1 is an endpoint by HTTP/1.1: a connection to the pool, a few of them to the peer.
+// http1 is a pool.Conn for an endpoint that uses HTTP/1.1. It opens up to maxHTTP1Conns connections.
 type http1 struct {
 	wire.Doer
 	transport *http.Transport
-	done      chan struct{} // closed once it drains and nothing is in flight
+	done      chan struct{} // closed when it is draining and nothing is in flight
 
 	mu       sync.Mutex
 	inFlight int
@@ -47,15 +47,15 @@ type http1 struct {
 var _ pool.Conn = (*http1)(nil)
 
 func newHTTP1(addr netip.AddrPort, cfg wire.Config) *http1 {
-	secure := cfg.TLS.Clone()
-	secure.ServerName, secure.NextProtos = hostname(cfg.Authority), []string{"http/1.1"}
-	secure.MinVersion = tls.VersionTLS12
+	tlsConfig := cfg.TLS.Clone()
+	tlsConfig.ServerName, tlsConfig.NextProtos = hostname(cfg.Authority), []string{"http/1.1"}
+	tlsConfig.MinVersion = tls.VersionTLS12
 	h := &http1{done: make(chan struct{})}
 	h.transport = &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, addr.String())
 		},
-		TLSClientConfig: secure, MaxConnsPerHost: maxHTTP1Conns, MaxIdleConnsPerHost: maxHTTP1Conns, DisableCompression: true,
+		TLSClientConfig: tlsConfig, MaxConnsPerHost: maxHTTP1Conns, MaxIdleConnsPerHost: maxHTTP1Conns, DisableCompression: true,
 		MaxResponseHeaderBytes: int64(cfg.MaxResponseBytes),
 	}
 	h.Doer = wire.FromTransport(bodyLimiter{h.transport, int64(cfg.MaxResponseBytes)}, &url.URL{Scheme: "https", Host: cfg.Authority})
@@ -69,21 +69,21 @@ func hostname(authority string) string {
 	return authority
 }
 
-// bodyLimiter reads no more of an answer than it may have.
+// bodyLimiter limits the size of response bodies.
 type bodyLimiter struct {
 	next     http.RoundTripper
 	maxBytes int64
 }
 
-func (c bodyLimiter) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := c.next.RoundTrip(r)
+func (b bodyLimiter) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := b.next.RoundTrip(r)
 	if err == nil {
-		answer.Body = http.MaxBytesReader(nil, answer.Body, c.maxBytes)
+		response.Body = http.MaxBytesReader(nil, response.Body, b.maxBytes)
 	}
-	return answer, err
+	return response, err
 }
 
-// Do makes one attempt.
+// Do makes one request.
 func (h *http1) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
 	h.addInFlight(1)
 	defer h.addInFlight(-1)
@@ -97,7 +97,7 @@ func (h *http1) addInFlight(n int) {
 	h.closeIfDrained()
 }
 
-// closeIfDrained closes gone when the end has come. h.mu is held.
+// closeIfDrained closes done if h is draining and nothing is in flight. The caller holds h.mu.
 func (h *http1) closeIfDrained() {
 	if !h.draining || h.inFlight > 0 {
 		return
@@ -109,7 +109,7 @@ func (h *http1) closeIfDrained() {
 	}
 }
 
-// Run returns once Drain was called and what was in flight has ended, or when ctx ends.
+// Run returns when ctx ends, or when Drain has been called and nothing is in flight.
 func (h *http1) Run(ctx context.Context) error {
 	select {
 	case <-h.done:
@@ -119,7 +119,7 @@ func (h *http1) Run(ctx context.Context) error {
 	return nil
 }
 
-// Drain takes nothing new.
+// Drain makes Run return when nothing is in flight.
 func (h *http1) Drain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -127,7 +127,7 @@ func (h *http1) Drain() {
 	h.closeIfDrained()
 }
 
-// State tells how it stands.
+// State returns the current state.
 func (h *http1) State() wire.State {
 	h.mu.Lock()
 	defer h.mu.Unlock()

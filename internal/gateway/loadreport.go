@@ -12,31 +12,32 @@ import (
 	"time"
 )
 
-// loadReportHeader is in every answer of the API: what the gateway grants its callers, as a dictionary (RFC 9651):
+// loadReportHeader is in every response of the API. It reports how much load the gateway accepts, as a dictionary (RFC 9651):
 //
 //	Sluice-Gateway: concurrency=512, target=1, max=25, zone="tokyo-a", keys="dkq1x8w2k3f4", draining
 //
-// concurrency is how many requests it would have in flight on this connection, target the seconds within which it means
-// to answer and max those within which it always does, zone where it stands. keys is there where Idempotency-Keys are
-// shared: at all gateways that say the same, calls with one key are one call. draining is there once it takes leave. One
-// field, and not six: every answer pays for it. Nobody has to obey; client does.
+// concurrency is the recommended number of requests in flight on this connection. target is the latency that the gateway aims
+// for and max its timeout, both in seconds. zone is the gateway's zone. keys is set if gateways share Idempotency-Keys: at
+// all gateways with the same value, calls with the same key are one call. draining is set while the gateway shuts down. It
+// is one header field instead of six to keep responses small. The report is advisory; package client follows it.
 const loadReportHeader = "Sluice-Gateway"
 
-// minConnConcurrency is what a connection is granted in the thickest crowd.
+// minConnConcurrency is the lowest concurrency that a connection is given, however many connections there are.
 const minConnConcurrency = 8
 
-// loadReporter words the header. Its text changes with the number of callers, so it is made anew only then.
+// loadReporter formats the header value. It caches the value, which changes only with the number of connections, the
+// idempotency domain and the drain state.
 type loadReporter struct {
 	zone              string
-	idempotencyDomain func() string // with whom they are shared
-	concurrency       int           // to be shared by all connections
+	idempotencyDomain func() string
+	concurrency       int // of all connections together
 	target, max       time.Duration
 
 	conns atomic.Int64
 	last  atomic.Pointer[loadReport]
 }
 
-// loadReport is the header's value for a number of connections.
+// loadReport is a header value and what it was formatted from.
 type loadReport struct {
 	conns             int64
 	draining          bool
@@ -44,35 +45,35 @@ type loadReport struct {
 	value             []string
 }
 
-// trackConn is an http.Server's ConnState.
-func (s *loadReporter) trackConn(_ net.Conn, state http.ConnState) {
+// trackConn counts connections. It is the ConnState hook of the API's http.Server.
+func (r *loadReporter) trackConn(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		s.conns.Add(1)
+		r.conns.Add(1)
 	case http.StateClosed, http.StateHijacked:
-		s.conns.Add(-1)
+		r.conns.Add(-1)
 	}
 }
 
-// value returns the header's value. Nobody writes into it.
-func (s *loadReporter) value(draining bool) []string {
-	conns, keys, last := s.conns.Load(), s.idempotencyDomain(), s.last.Load()
-	if last != nil && last.conns == conns && last.draining == draining && last.idempotencyDomain == keys {
+// value returns the header value. Callers must not modify it.
+func (r *loadReporter) value(draining bool) []string {
+	conns, domain, last := r.conns.Load(), r.idempotencyDomain(), r.last.Load()
+	if last != nil && last.conns == conns && last.draining == draining && last.idempotencyDomain == domain {
 		return last.value
 	}
-	now := &loadReport{conns: conns, draining: draining, idempotencyDomain: keys, value: []string{s.format(conns, draining, keys)}}
-	s.last.Store(now)
+	now := &loadReport{conns: conns, draining: draining, idempotencyDomain: domain, value: []string{r.format(conns, draining, domain)}}
+	r.last.Store(now)
 	return now.value
 }
 
-func (s *loadReporter) format(conns int64, draining bool, keys string) string {
+func (r *loadReporter) format(conns int64, draining bool, domain string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "concurrency=%d, target=%s, max=%s", max(minConnConcurrency, s.concurrency/int(max(conns, 1))), formatSeconds(s.target), formatSeconds(s.max))
-	if s.zone != "" {
-		fmt.Fprintf(&b, ", zone=%q", s.zone) // config lets no character in that would need escaping
+	fmt.Fprintf(&b, "concurrency=%d, target=%s, max=%s", max(minConnConcurrency, r.concurrency/int(max(conns, 1))), formatSeconds(r.target), formatSeconds(r.max))
+	if r.zone != "" {
+		fmt.Fprintf(&b, ", zone=%q", r.zone) // config allows no character that needs escaping
 	}
-	if keys != "" {
-		fmt.Fprintf(&b, ", keys=%q", keys)
+	if domain != "" {
+		fmt.Fprintf(&b, ", keys=%q", domain)
 	}
 	if draining {
 		b.WriteString(", draining")
@@ -80,14 +81,14 @@ func (s *loadReporter) format(conns int64, draining bool, keys string) string {
 	return b.String()
 }
 
-// formatSeconds writes d as a decimal, with at most three digits behind its point (RFC 9651 §3.3.2).
+// formatSeconds formats d as a decimal with at most three fractional digits (RFC 9651 §3.3.2).
 func formatSeconds(d time.Duration) string {
 	return strconv.FormatFloat(d.Round(time.Millisecond).Seconds(), 'f', -1, 64)
 }
 
-// withLoadReport puts the signals into every answer. From a draining gateway it also tells each caller to connect elsewhere
-// from then on: with HTTP/1.1 by Connection: close, of which net/http makes a GOAWAY with HTTP/2. Unlike
-// SetKeepAlivesEnabled that closes no idle connection, on which the next request may just be on its way.
+// withLoadReport adds the load report to every response. While the gateway drains, it also makes clients connect elsewhere:
+// it sets Connection: close, which net/http turns into GOAWAY for HTTP/2. Unlike SetKeepAlivesEnabled, this closes no idle
+// connection, on which a request may be about to arrive.
 func (g *Gateway) withLoadReport(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		draining := g.draining.Load()

@@ -14,7 +14,7 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// runBench offers the road a load, for a second unless the configuration says for how long.
+// runBench runs a load test, for a second unless c has a duration.
 func (r shopGateway) runBench(t testing.TB, c bench.Config) *loadreport.Report {
 	t.Helper()
 	c.URL, c.Key, c.App, c.Duration = r.url, r.key, "shop", cmp.Or(c.Duration, time.Second)
@@ -44,19 +44,19 @@ func TestBenchCountsMatchLedger(t *testing.T) {
 func TestBenchInjectsAndReportsFaults(t *testing.T) {
 	r := newShopGateway(t, mockprovider.Config{}, slowTimeouts)
 	var got *loadreport.Report
-	span := time.Second
-	for ; ; span *= 2 { // a machine that is held up can miss a fault, or what is around it
-		faults := fmt.Appendf(nil, `faults: [{service: apns, status: 410, from: %s, until: %s}]`, span/5, span*7/10)
-		got = r.runBench(t, bench.Config{Rate: 100, Duration: span, Faults: faults})
-		if got.Verdicts["unregistered"] > 0 && got.Verdicts["accepted"] > 0 || span > 30*time.Second {
+	duration := time.Second
+	for ; ; duration *= 2 { // a busy machine can miss the fault, or the time around it
+		faults := fmt.Appendf(nil, `faults: [{service: apns, status: 410, from: %s, until: %s}]`, duration/5, duration*7/10)
+		got = r.runBench(t, bench.Config{Rate: 100, Duration: duration, Faults: faults})
+		if got.Verdicts["unregistered"] > 0 && got.Verdicts["accepted"] > 0 || duration > 30*time.Second {
 			break
 		}
 	}
 	if n := got.Verdicts["unregistered"]; n == 0 || got.Verdicts["accepted"] == 0 || n+got.Verdicts["accepted"] != got.Offered || !got.Ledger.Equal() {
 		t.Errorf("%d offered, %v, ledger %+v", got.Offered, got.Verdicts, got.Ledger)
 	}
-	if len(got.Faults) != 1 || got.Faults[0].Description != "apns, status 410" || got.Faults[0].From != span.Seconds()/5 || len(r.mock.Script().Faults) != 0 {
-		t.Errorf("faults %+v, and the mock still plays %+v", got.Faults, r.mock.Script())
+	if len(got.Faults) != 1 || got.Faults[0].Description != "apns, status 410" || got.Faults[0].From != duration.Seconds()/5 || len(r.mock.Script().Faults) != 0 {
+		t.Errorf("faults %+v; the mock still plays %+v", got.Faults, r.mock.Script())
 	}
 	var page strings.Builder
 	if err := got.Page(&page); err != nil || !strings.Contains(page.String(), "apns, status 410") {

@@ -38,19 +38,19 @@ const mappingFile = "../../docs/mapping.md"
 // TestMappingDocIsUpToDate generates docs/mapping.md from the providers and compares it with the
 // file. After a change, UPDATE=1 go test ./internal/gateway -run Mapping writes the file.
 func TestMappingDocIsUpToDate(t *testing.T) {
-	var made string
-	synctest.Test(t, func(t *testing.T) { made = mappingTable(t) })
+	var want string
+	synctest.Test(t, func(t *testing.T) { want = mappingTable(t) })
 	if os.Getenv("UPDATE") != "" {
-		if err := os.WriteFile(mappingFile, []byte(made), 0o644); err != nil {
+		if err := os.WriteFile(mappingFile, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	written, err := os.ReadFile(mappingFile)
+	got, err := os.ReadFile(mappingFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(written), made); diff != "" {
-		t.Fatalf("written (-) and made (+):\n%s", diff)
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Fatalf("%s is out of date (-want +got):\n%s", mappingFile, diff)
 	}
 }
 
@@ -68,7 +68,7 @@ when it has the value in the first column. The platform-specific blocks take pre
 |---|---|---|---|
 `
 
-// mappingTable makes the document.
+// mappingTable returns the document.
 func mappingTable(t *testing.T) string {
 	hour, now, badge := push.Duration(time.Hour), push.Duration(0), 3
 	rows := []struct {
@@ -115,7 +115,7 @@ func mappingTable(t *testing.T) string {
 	return b.String()
 }
 
-// mapper shows what one provider makes of a notification.
+// mapper translates notifications for one provider.
 type mapper struct {
 	provider delivery.Provider
 	target   push.Target
@@ -163,7 +163,7 @@ func testServiceAccount(t *testing.T) []byte {
 	return text
 }
 
-// decrypt is what the browser reads (RFC 8291), whose authentication secret is 16 zeros.
+// decrypt decrypts a body as a browser does (RFC 8291). The authentication secret is 16 zero bytes.
 func decrypt(t *testing.T, private *ecdh.PrivateKey, body []byte) []byte {
 	sender, err := ecdh.P256().NewPublicKey(body[21:86])
 	if err != nil {
@@ -183,7 +183,7 @@ func decrypt(t *testing.T, private *ecdh.PrivateKey, body []byte) []byte {
 	return text[:len(text)-1]
 }
 
-// lines are a request's headers and the leaves of its body.
+// lines returns the headers of a request and the leaves of its body.
 func (m mapper) lines(t *testing.T, set func(*push.Notification)) map[string]bool {
 	n := &push.Notification{ID: "eabeae54-14a8-11e5-b60b-1697f925ec7b", AcceptedAt: time.Now(), Target: m.target}
 	set(n)
@@ -205,7 +205,7 @@ func (m mapper) lines(t *testing.T, set func(*push.Notification)) map[string]boo
 
 func headerLine(f wire.Field) string { return f.Name + ": " + maskTime(f.Value) }
 
-// maskTime hides what the time of the test is.
+// maskTime replaces a time that depends on the test's clock.
 func maskTime(v string) string {
 	if v == fmt.Sprint(time.Now().Add(time.Hour).Unix()) {
 		return "(expiry as Unix time)"

@@ -12,8 +12,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// TestMetricsAndStatusShowFailingEndpoint counts the same sends three times: as
-// their callers, as the providers, and as /metrics saw them.
+// TestMetricsAndStatusShowFailingEndpoint compares /metrics with what the callers and the provider have seen.
 func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 	const notifications = 400
 	r := newShopGateway(t, mockprovider.Config{
@@ -27,7 +26,7 @@ func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 		}
 	})
 	if status, problem := r.post("shop", `{"platform":"apns","token":"c0ffee?","title":"canary"}`); status != http.StatusBadRequest {
-		t.Errorf("a misfit: %d %v", status, problem)
+		t.Errorf("invalid notification: %d %v", status, problem)
 	}
 
 	failed := r.mock.Ledger().Count(mockprovider.Query{Endpoint: bad})
@@ -52,21 +51,21 @@ func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 		`sluice_ratelimit_closed_seconds{` + service + `} 0`,
 	} {
 		if !strings.Contains(text, want+"\n") {
-			t.Errorf("no line\n%s\namong\n%s", want, linesContaining(text, want[:strings.Index(want, "{")]))
+			t.Errorf("no line\n%s\nin\n%s", want, linesContaining(text, want[:strings.Index(want, "{")]))
 		}
 	}
 	for _, secret := range []string{"c0ffee", "canary", r.key, r.otherKey, "Bearer", "eyJ"} {
 		if strings.Contains(text, secret) {
-			t.Errorf("/metrics tells %q:\n%s", secret, linesContaining(text, secret))
+			t.Errorf("/metrics contains %q:\n%s", secret, linesContaining(text, secret))
 		}
 	}
 	if e := r.lastEvent(t, bad); e.Kind != pool.EventEjected || !strings.HasPrefix(e.Reason, "5 consecutive failures, the last ServiceUnavailable; ejected for ") || e.Time.IsZero() {
-		t.Errorf("the status says last of the bad endpoint: %+v", e)
+		t.Errorf("the last event of the failing endpoint is %+v", e)
 	}
 }
 
-// TestTwoAccountsOfOneProjectHaveDistinctPools is for names: a scrape in which two
-// pools had the same would fail as a whole.
+// TestTwoAccountsOfOneProjectHaveDistinctPools checks the names of the pools: if two pools had the same name, every scrape
+// would fail.
 func TestTwoAccountsOfOneProjectHaveDistinctPools(t *testing.T) {
 	s, other := newMockEnv(t), newMockEnv(t)
 	elsewhere := strings.Replace(other.fcmBlock(), other.ready.FCM, s.ready.FCM, 1)
@@ -83,18 +82,18 @@ func TestTwoAccountsOfOneProjectHaveDistinctPools(t *testing.T) {
 	}
 }
 
-// linesContaining returns the lines of text with this in them.
-func linesContaining(text, with string) string {
+// linesContaining returns the lines of text that contain substr.
+func linesContaining(text, substr string) string {
 	var lines []string
 	for line := range strings.Lines(text) {
-		if strings.Contains(line, with) {
+		if strings.Contains(line, substr) {
 			lines = append(lines, line)
 		}
 	}
 	return strings.Join(lines, "")
 }
 
-// lastEvent reads from GET /v1/status what happened last to an endpoint.
+// lastEvent returns the last event of an endpoint in GET /v1/status.
 func (r shopGateway) lastEvent(t *testing.T, address string) (last pool.Event) {
 	t.Helper()
 	for _, s := range r.status(t).Services {

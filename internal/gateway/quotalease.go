@@ -16,7 +16,7 @@ import (
 
 var _ quotalease.RateLimiter = (*quota.RateLimiter)(nil)
 
-// newQuotaLease returns this gateway's part in the sharing of quotas, nil where there is no cluster.
+// newQuotaLease returns the member that shares quotas with other gateways, or nil without a cluster.
 func newQuotaLease(e *jetstream.Engine, c config.Shared, log *slog.Logger) *quotalease.Member {
 	if e.Embedded() {
 		return nil
@@ -26,31 +26,31 @@ func newQuotaLease(e *jetstream.Engine, c config.Shared, log *slog.Logger) *quot
 	})
 }
 
-// setLimiters has the house's quotas shared with the other gateways, in place of those before.
-func (d *storage) setLimiters(h *snapshot) {
-	if d == nil || d.quotaLease == nil {
+// setLimiters shares the quotas of a snapshot with the other gateways, and replaces those of the previous snapshot.
+func (st *storage) setLimiters(snap *snapshot) {
+	if st == nil || st.quotaLease == nil {
 		return
 	}
-	gates := map[string]quotalease.RateLimiter{}
-	add := func(spends string, gate *quota.RateLimiter) {
-		if len(gate.Demand()) > 0 { // it has limits
-			gates[spends] = gate
+	limiters := map[string]quotalease.RateLimiter{}
+	add := func(quotaID string, limiter *quota.RateLimiter) {
+		if len(limiter.Demand()) > 0 { // it has limits
+			limiters[quotaID] = limiter
 		}
 	}
-	for _, s := range h.services {
+	for _, s := range snap.services {
 		add(s.quotaID, s.rateLimiter)
 	}
-	for _, o := range h.originRouters {
+	for _, o := range snap.originRouters {
 		add(digest([]byte(push.WebPush), []byte(o.path), []byte(o.publicKey)), o.rateLimiter)
 	}
-	d.quotaLease.SetLimiters(gates)
+	st.quotaLease.SetLimiters(limiters)
 }
 
-// leaseStatus is how the sharing stands, nil where there is none.
-func (d *storage) leaseStatus() *quotalease.Status {
-	if d == nil || !d.opened.Load() || d.quotaLease == nil {
+// leaseStatus returns the state of quota sharing, or nil if there is none.
+func (st *storage) leaseStatus() *quotalease.Status {
+	if st == nil || !st.opened.Load() || st.quotaLease == nil {
 		return nil
 	}
-	status := d.quotaLease.Status()
+	status := st.quotaLease.Status()
 	return &status
 }

@@ -18,7 +18,7 @@ import (
 
 func init() { connTimeout = time.Minute }
 
-// idleConn is a connection on which nothing happens.
+// idleConn is a connection without traffic.
 type idleConn struct{}
 
 func (idleConn) Do(context.Context, *wire.Request) (*wire.Response, error) { return nil, nil }
@@ -29,7 +29,7 @@ func (idleConn) Run(ctx context.Context) error {
 	return nil
 }
 
-// idleService returns a service that resolves to the given addresses. Its pool does not run.
+// idleService returns a service with the given addresses. Its pool does not run.
 func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *service {
 	t.Helper()
 	p, err := pool.New(pool.Config{
@@ -59,19 +59,19 @@ func TestGatewayWithoutConnectionsIsNeverReady(t *testing.T) {
 func TestStartingGatewayWaitsForAllProvidersAndRunningGatewayForAny(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		well := idleService(t, "well", netip.MustParseAddrPort("127.0.0.1:1"))
+		connected := idleService(t, "connected", netip.MustParseAddrPort("127.0.0.1:1"))
 		ended := make(chan error, 1)
-		go func() { ended <- well.pool.Run(ctx) }()
+		go func() { ended <- connected.pool.Run(ctx) }()
 		g := &Gateway{}
-		g.current.Store(&snapshot{services: []*service{well, idleService(t, "ill")}})
+		g.current.Store(&snapshot{services: []*service{connected, idleService(t, "unreachable")}})
 		g.startedAt.Store(time.Now().UnixNano())
 		time.Sleep(warmUp / 2)
-		if missing := g.notReady(); len(missing) != 1 || missing[0].Name != "ill" {
-			t.Errorf("while it warms up: %v", missing)
+		if missing := g.notReady(); len(missing) != 1 || missing[0].Name != "unreachable" {
+			t.Errorf("before warmUp has passed: %v", missing)
 		}
 		time.Sleep(warmUp)
 		if missing := g.notReady(); missing != nil {
-			t.Errorf("warm: %v", missing)
+			t.Errorf("after warmUp: %v", missing)
 		}
 		cancel()
 		if err := <-ended; err != nil {
@@ -86,11 +86,11 @@ func TestNewResolver(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		url       string
-		endpoints []config.Endpoint
-		servers   []string
-		stranger  bool
-		want      pool.Resolver
+		url        string
+		endpoints  []config.Endpoint
+		servers    []string
+		publicOnly bool
+		want       pool.Resolver
 	}{
 		{"https://api.push.apple.com", []config.Endpoint{endpoint}, nil, false, pool.Static{endpoint.AddrPort}},
 		{"https://127.0.0.1:9", nil, nil, false, pool.Static{endpoint.AddrPort}},
@@ -107,8 +107,8 @@ func TestNewResolver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := newResolver(base, settings{endpoints: c.endpoints, publicOnly: c.stranger}, c.servers); !reflect.DeepEqual(c.want, got) {
-			t.Errorf("%s: %#v, not %#v", c.url, got, c.want)
+		if got := newResolver(base, settings{endpoints: c.endpoints, publicOnly: c.publicOnly}, c.servers); !reflect.DeepEqual(c.want, got) {
+			t.Errorf("%s: got %#v, want %#v", c.url, got, c.want)
 		}
 	}
 }

@@ -11,12 +11,12 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// restartKeys are the keys that count when a gateway starts: what they name is opened once, or held by what is.
+// restartKeys are the keys that a reload cannot change: they configure what is opened once at the start, or copied into it.
 var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight"}
 
-// Follow reloads when changed says that the configuration may have changed, until changed is closed. What load or the
-// reload refuses is logged and counted, and changes nothing; inForce is told what was not refused.
-func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, error), inForce func(*config.Config)) {
+// Follow loads the configuration and reloads the gateway for each message on changed, until changed is closed. Errors are
+// logged and counted, and change nothing. After a reload without an error, Follow calls applied.
+func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, error), applied func(*config.Config)) {
 	for range changed {
 		cfg, err := load()
 		var changes []string
@@ -24,21 +24,21 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 			changes, err = g.Reload(cfg)
 		}
 		if err == nil {
-			inForce(cfg)
+			applied(cfg)
 		}
 		g.metrics.Reloaded(err == nil)
 		switch {
 		case err != nil:
-			g.log.Error("gateway: not reloaded; the configuration before it stays in force", "error", err)
+			g.log.Error("configuration not reloaded; the previous one stays in use", "err", err)
 		case len(changes) == 0:
-			g.log.Debug("gateway: reloaded; nothing has changed")
+			g.log.Debug("configuration reloaded without changes")
 		default:
-			g.log.Info("gateway: reloaded", "changes", changes)
+			g.log.Info("configuration reloaded", "changes", changes)
 		}
 	}
 }
 
-// ReferencedFiles returns the files that cfg names: what is in them belongs to the configuration.
+// ReferencedFiles returns the files that cfg refers to. A change of their contents is a change of the configuration.
 func ReferencedFiles(cfg *config.Config) (files []string) {
 	add := func(names ...config.File) {
 		for _, name := range names {
@@ -67,44 +67,44 @@ func ReferencedFiles(cfg *config.Config) (files []string) {
 	return files
 }
 
-// Reload puts cfg in force and returns what it changes, also in key files that have new contents under their old names.
-// It reads and checks everything first: after an error the old configuration stays in force as if nothing had been. What
-// cfg leaves as it was keeps its connections, tokens, breakers and quotas; quotas and weights of apps change in place. What is on its way ends by the configuration
-// that it began with.
+// Reload replaces the configuration by cfg and returns the changes, including key files with new contents. It reads and
+// validates everything first: after an error the old configuration stays in use, unchanged. Unchanged parts keep their
+// connections, tokens, breakers and quotas; quotas and app weights change in place. Notifications in progress complete with
+// the old configuration.
 func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 	g.reloadMu.Lock()
 	defer g.reloadMu.Unlock()
 	if g.closed {
-		return nil, errors.New("gateway: it is about to end: nothing is reloaded")
+		return nil, errors.New("gateway: shutting down, configuration not reloaded")
 	}
 	old := g.current.Load()
 	if changes, err = configChanges(old.cfg, cfg); err != nil {
 		return nil, err
 	}
-	h, err := g.buildSnapshot(cfg, old)
+	next, err := g.buildSnapshot(cfg, old)
 	if err != nil {
 		return nil, err
 	}
-	if changes = append(changes, connectionChanges(old, h)...); len(changes) == 0 {
+	if changes = append(changes, connectionChanges(old, next)...); len(changes) == 0 {
 		return nil, nil
 	}
-	for _, adjust := range h.onCommit {
-		adjust()
+	for _, commit := range next.onCommit {
+		commit()
 	}
 	g.unwatchMetrics(old)
-	g.watchMetrics(h)
+	g.watchMetrics(next)
 	if g.baseCtx == nil {
-		g.current.Store(h)
+		g.current.Store(next)
 		return changes, nil
 	}
-	h.stopRemovedWebhooks(old)
-	g.startSnapshot(h)
-	g.current.Store(h)
-	g.retire(old, h)
+	next.stopRemovedWebhooks(old)
+	g.startSnapshot(next)
+	g.current.Store(next)
+	g.retire(old, next)
 	return changes, nil
 }
 
-// configChanges returns what changes, or why not all of it can while the gateway runs.
+// configChanges returns the changes between two configurations, or an error if one of them requires a restart.
 func configChanges(from, to *config.Config) (changes []string, err error) {
 	var restart []string
 	for _, change := range config.Diff(from, to) {
@@ -121,37 +121,37 @@ func configChanges(from, to *config.Config) (changes []string, err error) {
 	return changes, nil
 }
 
-// connectionChanges names the blocks that get connections of their own anew, and why if the configuration does not tell: the files
-// that it names have other contents.
-func connectionChanges(old, h *snapshot) (changes []string) {
-	for _, s := range h.services {
+// connectionChanges lists the blocks that get new connections, and the webhooks that are restarted. The reason can be a file
+// with new contents, which configChanges does not see.
+func connectionChanges(old, next *snapshot) (changes []string) {
+	for _, s := range next.services {
 		for _, path := range s.paths {
 			switch was := old.serviceFor(path); {
 			case was == nil || was.pool == s.pool:
 			case was.cred.id != s.cred.id:
-				changes = append(changes, path+": another credential")
+				changes = append(changes, path+": new credential")
 			default:
-				changes = append(changes, path+": connects anew")
+				changes = append(changes, path+": reconnecting")
 			}
 		}
 	}
-	for _, o := range h.originRouters {
+	for _, o := range next.originRouters {
 		if !slices.Contains(old.originRouters, o) && slices.ContainsFunc(old.originRouters, func(was *originRouter) bool { return was.path == o.path }) {
-			changes = append(changes, o.path+": connects anew")
+			changes = append(changes, o.path+": reconnecting")
 		}
 	}
-	for _, k := range h.webhooks {
-		if was := old.webhook(k.Name()); was != nil && was != k {
-			changes = append(changes, "webhook "+k.Name()+": begins anew where it was")
+	for _, hook := range next.webhooks {
+		if was := old.webhook(hook.Name()); was != nil && was != hook {
+			changes = append(changes, "webhook "+hook.Name()+": restarted at its checkpoint")
 		}
 	}
 	slices.Sort(changes)
 	return slices.Compact(changes)
 }
 
-// serviceFor returns the service that a block sends through, or nil.
-func (h *snapshot) serviceFor(path string) *service {
-	for _, s := range h.services {
+// serviceFor returns the service that a configuration block uses, or nil.
+func (snap *snapshot) serviceFor(path string) *service {
+	for _, s := range snap.services {
 		if slices.Contains(s.paths, path) {
 			return s
 		}

@@ -19,7 +19,7 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// reload reads a configuration and puts it in force.
+// reload parses a configuration and reloads the gateway with it.
 func (h testGateway) reload(text string) ([]string, error) {
 	cfg, err := config.Parse(filepath.Join(h.t.TempDir(), "gateway.yaml"), []byte(text), nil)
 	if err != nil {
@@ -28,7 +28,7 @@ func (h testGateway) reload(text string) ([]string, error) {
 	return h.gw.Reload(cfg)
 }
 
-// sendBoth posts one notification for shop to a device of each platform and fails unless both are accepted.
+// sendBoth posts one notification for shop to each platform and fails unless both are accepted.
 func (h testGateway) sendBoth() {
 	h.t.Helper()
 	for _, body := range []string{fcmNotification, fmt.Sprintf(`{"platform":"apns","token":%q,"title":"Hi"}`, deviceToken)} {
@@ -38,7 +38,7 @@ func (h testGateway) sendBoth() {
 	}
 }
 
-// dialCount counts the connections that the mock's APNs and FCM have taken so far.
+// dialCount returns the number of connections that the mock's APNs and FCM have accepted so far.
 func (s mockEnv) dialCount() (n uint64) {
 	for _, name := range []string{mockprovider.APNs, mockprovider.FCM} {
 		for _, endpoint := range s.mock.Ledger().Summary().Services[name].Endpoints {
@@ -48,12 +48,12 @@ func (s mockEnv) dialCount() (n uint64) {
 	return n
 }
 
-var reloads = flag.Int("reloads", 200, "how often the configuration is changed under load")
+var reloads = flag.Int("reloads", 200, "number of configuration changes under load")
 
 func TestReloadsUnderLoad(t *testing.T) {
 	s := newMockEnv(t)
 	shop := func(apns string) string { return s.appBlock("shop", apns, s.fcmBlock()) }
-	with := func(retry, limits, more, apps string) string { // in other respects patient
+	with := func(retry, limits, more, apps string) string { // otherwise slowTimeouts
 		return listenConfig + fmt.Sprintf("retry: {attempt_timeout: 2m%s}\nlimits: {send_timeout: 10m%s}\n%sapps:\n%s", retry, limits, more, apps)
 	}
 	h := s.start(t, with("", "", "", shop(s.apnsBlock())))
@@ -86,9 +86,9 @@ func TestReloadsUnderLoad(t *testing.T) {
 	for i := range *reloads {
 		if i%10 == 9 {
 			if _, err := h.reload(bad[random.IntN(len(bad))]); err == nil {
-				t.Fatal("a bad configuration was put in force")
+				t.Fatal("an invalid configuration was accepted")
 			}
-			h.sendBoth() // so that no more is dialled at a time than a slow machine can bear
+			h.sendBoth() // limits the number of concurrent dials, for slow machines
 			continue
 		}
 		if _, err := h.reload(good[random.IntN(len(good))](i)); err != nil {
@@ -105,15 +105,15 @@ func TestReloadReplacesAppsAndKeys(t *testing.T) {
 	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.fcmBlock()))
 	other, hash := api.NewKey()
 	changes, err := h.reload(listenConfig + "apps:\n" + strings.Replace(s.appBlock("bank", s.fcmBlock()), s.hash, hash, 1))
-	if err != nil || strings.Join(changes, "; ") != "apps.bank: (none) → (new); apps.shop: (there) → (none)" {
+	if err != nil || strings.Join(changes, "; ") != "apps.bank: (none) → (new); apps.shop: (set) → (none)" {
 		t.Errorf("%q, %v", changes, err)
 	}
 	if code, _ := h.post("shop", fcmNotification); code != http.StatusUnauthorized {
-		t.Errorf("the app that is gone answers %d", code)
+		t.Errorf("the removed app responds with %d", code)
 	}
 	h.key = other
 	if code, receipt := h.post("bank", fcmNotification); code != http.StatusOK {
-		t.Errorf("the new one answers %d: %v", code, receipt)
+		t.Errorf("the new app responds with %d: %v", code, receipt)
 	}
 }
 
@@ -127,7 +127,7 @@ func TestRejectedReloadChangesNothing(t *testing.T) {
 		"apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.fcmBlock()), ".json", ".jso"):   "no such file",
 	} {
 		if _, err := h.reload(listenConfig + text); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q is not in: %v", want, err)
+			t.Errorf("want %q in: %v", want, err)
 		}
 	}
 	h.sendBoth()
@@ -148,15 +148,15 @@ func TestReloadKeepsUnchangedConnections(t *testing.T) {
 		}
 		h.sendBoth()
 	}
-	if dials, places := s.dialCount(), uint64(len(s.ready.APNsEndpoints)+len(s.ready.FCMEndpoints)); dials > places {
-		t.Errorf("%d connections were dialled, for %d places", dials, places)
+	if dials, endpoints := s.dialCount(), uint64(len(s.ready.APNsEndpoints)+len(s.ready.FCMEndpoints)); dials > endpoints {
+		t.Errorf("%d connections were dialed, for %d endpoints", dials, endpoints)
 	}
 }
 
 func TestReloadDetectsNewKeyFileContents(t *testing.T) {
 	s := newMockEnv(t)
 	account := filepath.Join(t.TempDir(), "account.json")
-	move := func(from string) {
+	copyFrom := func(from string) {
 		t.Helper()
 		text, err := os.ReadFile(from)
 		if err != nil {
@@ -166,14 +166,14 @@ func TestReloadDetectsNewKeyFileContents(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	move(s.ready.ServiceAccountFile)
+	copyFrom(s.ready.ServiceAccountFile)
 	text := listenConfig + "apps:\n" + strings.ReplaceAll(s.appBlock("shop", s.apnsBlock(), s.fcmBlock()), s.ready.ServiceAccountFile, account)
 	h := s.start(t, text)
 	h.sendBoth()
 	other := newMockEnv(t, mockprovider.Config{})
-	move(other.ready.ServiceAccountFile)
+	copyFrom(other.ready.ServiceAccountFile)
 	changes, err := h.reload(text)
-	if err != nil || strings.Join(changes, "; ") != "apps.shop.fcm: another credential" {
+	if err != nil || strings.Join(changes, "; ") != "apps.shop.fcm: new credential" {
 		t.Errorf("%q, %v", changes, err)
 	}
 }
@@ -186,7 +186,7 @@ func TestReloadKeepsIdempotencyKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, again := h.request(http.MethodPost, "", fcmNotification, "Idempotency-Key", "once"); again["id"] != first["id"] || first["id"] == nil {
-		t.Errorf("%v and then %v", first, again)
+		t.Errorf("receipts before and after the reload: %v, %v", first, again)
 	}
 }
 
@@ -195,16 +195,16 @@ func TestReloadedQuotaKeepsConnectionsAndUsage(t *testing.T) {
 	with := func(top string) string { return listenConfig + top + "apps:\n" + s.appBlock("shop", s.fcmBlock()) }
 	h := s.start(t, with("quota: {fcm: {rate: 1/h}}\n"))
 	if code, receipt := h.post("shop", fcmNotification); code != http.StatusOK {
-		t.Fatalf("the one of this hour: %d %v", code, receipt)
+		t.Fatalf("the first notification: %d %v", code, receipt)
 	}
 	dials := uint64(len(s.ready.FCMEndpoints))
-	waitUntil(func() bool { return s.dialCount() == dials }) // the first of them was enough to send
+	waitUntil(func() bool { return s.dialCount() == dials }) // the notification needed only the first of them
 	for _, c := range []struct {
 		top  string
 		want int
 	}{
 		{"quota: {fcm: {rate: 2/h}}\n", http.StatusTooManyRequests},
-		{"quota: {fcm: {rate: 2/h, topics_rate: 1/h}}\npool: {size: 3}\n", http.StatusTooManyRequests}, // connects anew, and has spent it all the same
+		{"quota: {fcm: {rate: 2/h, topics_rate: 1/h}}\npool: {size: 3}\n", http.StatusTooManyRequests}, // new connections do not reset the usage
 		{"quota: {fcm: {rate: 1000/s}}\npool: {size: 3}\n", http.StatusOK},
 	} {
 		if changes, err := h.reload(with(c.top)); err != nil || len(changes) == 0 {
@@ -214,7 +214,7 @@ func TestReloadedQuotaKeepsConnectionsAndUsage(t *testing.T) {
 			t.Errorf("%s%d %v, want %d", c.top, code, receipt, c.want)
 		}
 		if c.top == "quota: {fcm: {rate: 2/h}}\n" && s.dialCount() != dials {
-			t.Errorf("%d connections were made for another quota", s.dialCount()-dials)
+			t.Errorf("%d connections were dialed because of a quota", s.dialCount()-dials)
 		}
 	}
 }

@@ -26,12 +26,12 @@ var (
 	_ delivery.Provider = (*webpush.Provider)(nil)
 )
 
-// builder turns a configuration into routes, each app's providers on their own, and shares what a credential has in
-// common.
+// builder builds the routes of all apps and providers from a configuration. Routes with the same credential share a
+// service.
 type builder struct {
 	log             *slog.Logger
 	metrics         *metrics.Metrics
-	dnsServers      []string // to ask for addresses; none: the system's
+	dnsServers      []string // empty for the system's
 	signers         map[string]*apns.Signer
 	fcmProviders    map[string]*fcm.Provider
 	services        []*service
@@ -40,27 +40,27 @@ type builder struct {
 	channels        channelManagers
 	appWebhooks     []*appWebhook
 	storage         *storage
-	deferred        []func() error // once every app has what it needs for sure
+	deferred        []func() error // run after all apps have been added
 	weights         map[string]int
 	unregisteredTTL time.Duration
 	concurrency     *delivery.ConcurrencyLimit
-	current         *snapshot // to take over from; nil at first
-	onCommit        []func()  // changes what is taken over, once the configuration is in force
+	current         *snapshot // whose services can be reused; nil at the start
+	onCommit        []func()  // changes reused services when the configuration takes effect
 	errs            []error
 }
 
-// buildRoutes makes a route for every app and provider. It reads key files and starts nothing. The error names every key of
-// the configuration that is wrong.
-func buildRoutes(cfg *config.Config, g *Gateway, standing *snapshot) (*builder, error) {
+// buildRoutes builds a route for every app and provider. It reads key files and starts nothing. The error names every
+// invalid configuration key.
+func buildRoutes(cfg *config.Config, g *Gateway, current *snapshot) (*builder, error) {
 	b := &builder{
-		log: g.log, metrics: g.metrics, concurrency: g.concurrency, storage: g.storage, current: standing, unregisteredTTL: cfg.Limits.UnregisteredTTL,
+		log: g.log, metrics: g.metrics, concurrency: g.concurrency, storage: g.storage, current: current, unregisteredTTL: cfg.Limits.UnregisteredTTL,
 		signers: map[string]*apns.Signer{}, fcmProviders: map[string]*fcm.Provider{}, table: delivery.Table{}, channels: channelManagers{}, weights: map[string]int{},
 	}
 	for _, server := range cfg.DNS.Servers {
 		b.dnsServers = append(b.dnsServers, server.String())
 	}
 	for name, app := range cfg.Apps {
-		if app.Weight != 1 { // so that an app that comes or goes changes nothing for the others
+		if app.Weight != 1 { // so that adding an app does not change the settings of the others
 			b.weights[name] = app.Weight
 		}
 	}
@@ -68,8 +68,8 @@ func buildRoutes(cfg *config.Config, g *Gateway, standing *snapshot) (*builder, 
 		b.addApp(name, cfg.Apps[name])
 		b.addWebhooks(name, cfg.Apps[name].Webhooks)
 	}
-	for _, complete := range b.deferred {
-		if err := complete(); err != nil {
+	for _, build := range b.deferred {
+		if err := build(); err != nil {
 			b.errs = append(b.errs, err)
 		}
 	}
@@ -79,13 +79,13 @@ func buildRoutes(cfg *config.Config, g *Gateway, standing *snapshot) (*builder, 
 func (b *builder) addApp(name string, app *config.App) {
 	routes := map[push.Platform]*delivery.Route{}
 	path := "apps." + name
-	carriers := map[push.Platform]delivery.Sender{}
+	senders := map[push.Platform]delivery.Sender{}
 	if app.APNs != nil {
 		e, err := b.buildAPNs(name, app.APNs)
 		if err != nil {
 			b.errs = append(b.errs, err)
 		} else {
-			carriers[push.APNs] = e
+			senders[push.APNs] = e
 		}
 	}
 	if app.FCM != nil {
@@ -96,14 +96,14 @@ func (b *builder) addApp(name string, app *config.App) {
 		if err != nil {
 			b.errs = append(b.errs, err)
 		} else {
-			carriers[push.WebPush], b.originRouters = o, append(b.originRouters, o)
+			senders[push.WebPush], b.originRouters = o, append(b.originRouters, o)
 		}
 	}
 	for platform, route := range routes {
 		route.Observer = b.metrics.Route(name, platform)
-		carriers[platform] = route
+		senders[platform] = route
 	}
-	b.table[name] = carriers
+	b.table[name] = senders
 }
 
 func (b *builder) addRoute(routes map[push.Platform]*delivery.Route, platform push.Platform, route func() (*delivery.Route, error)) {
@@ -115,7 +115,7 @@ func (b *builder) addRoute(routes map[push.Platform]*delivery.Route, platform pu
 	routes[platform] = r
 }
 
-// maxFCMStreams is how many requests FCM lets a connection have in flight; one more, and it closes the connection.
+// maxFCMStreams is the maximum number of concurrent requests on a connection to FCM, which closes a connection with more.
 const maxFCMStreams = 100
 
 func (b *builder) buildFCM(path string, c *config.FCM) (*delivery.Route, error) {
@@ -159,12 +159,12 @@ func retryRules(rules []config.Rule) (out []retry.Rule) {
 	return out
 }
 
-// ruleVerdicts are those that a rule can name.
+// ruleVerdicts are the verdicts that a rule can match; 0 matches every verdict.
 var ruleVerdicts = map[string]push.Verdict{
 	"": 0, "throttled": push.Throttled, "unauthorized": push.Unauthorized, "unavailable": push.Unavailable, "unknown": push.Unknown,
 }
 
-// zeroToNone keeps a configured zero from meaning a room's default.
+// zeroToNone returns -1 for 0. In the configuration 0 means none, but in other packages it means the default.
 func zeroToNone(v float64) float64 {
 	if v == 0 {
 		return -1
@@ -172,8 +172,8 @@ func zeroToNone(v float64) float64 {
 	return v
 }
 
-func newBudget(share config.Percent, floor config.Rate) *retry.Budget {
-	return &retry.Budget{Ratio: zeroToNone(float64(share)), PerSecond: floor.PerSecond()}
+func newBudget(ratio config.Percent, floor config.Rate) *retry.Budget {
+	return &retry.Budget{Ratio: zeroToNone(float64(ratio)), PerSecond: floor.PerSecond()}
 }
 
 func newThrottler(floor config.Rate) *retry.AdaptiveThrottler {
@@ -195,6 +195,7 @@ func quotaConfig(a config.Allowance, weights map[string]int) quota.Config {
 	return cfg
 }
 
-// evenLimit spreads a rate over its time, in which no more than its count may pass; atOnce lets all of it come at once.
+// evenLimit returns a limit that is spread evenly, so that no interval has more than the count of r. burstLimit returns a
+// limit that allows the whole count as a burst.
 func evenLimit(r config.Rate) quota.Limit  { return quota.Limit{Rate: r.PerSecond(), Per: r.Per} }
 func burstLimit(r config.Rate) quota.Limit { return quota.Limit{Rate: r.PerSecond(), Burst: r.Count} }

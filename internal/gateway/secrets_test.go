@@ -22,84 +22,84 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// leakDetector keeps what comes out of a gateway, and knows what must not.
+// leakDetector records the output of a gateway and searches it for secrets.
 type leakDetector struct {
 	mu      sync.Mutex
 	out     bytes.Buffer
-	secrets map[string]string // what must not come out, by its name
+	secrets map[string]string // what must not be in the output, by name
 }
 
-// newLeakDetector cages what no gateway may show, whatever it does: tokens of the kinds that it mints and fetches.
+// newLeakDetector returns a detector that searches for private keys and for the kinds of tokens that a gateway creates and
+// fetches.
 func newLeakDetector() *leakDetector {
 	return &leakDetector{secrets: map[string]string{"a signed token": "eyJ", "an access token of Google's": "ya29.", "a private key": "PRIVATE KEY"}}
 }
 
-func (a *leakDetector) Write(p []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.out.Write(p)
+func (d *leakDetector) Write(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.out.Write(p)
 }
 
-func (a *leakDetector) text() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.out.String()
+func (d *leakDetector) text() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.out.String()
 }
 
-// logger is a log of everything, into the aviary.
-func (a *leakDetector) logger() *slog.Logger {
-	return slog.New(slog.NewJSONHandler(a, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true}))
+// logger returns a logger that writes messages of all levels to the detector.
+func (d *leakDetector) logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(d, &slog.HandlerOptions{Level: slog.LevelDebug, AddSource: true}))
 }
 
-// addEnvSecrets cages the secrets of a street, and what stands on it in most tests.
-func (a *leakDetector) addEnvSecrets(t testing.TB, s mockEnv) {
+// addEnvSecrets adds the secrets of a mockEnv, and the device token of most tests.
+func (d *leakDetector) addEnvSecrets(t testing.TB, s mockEnv) {
 	t.Helper()
-	a.secrets["the API key"], a.secrets["a device token"] = s.key, deviceToken
+	d.secrets["the API key"], d.secrets["a device token"] = s.key, deviceToken
 	for _, file := range []string{s.ready.APNsKeyFile, s.files.ClientKey, s.ready.ServiceAccountFile} {
 		if file != "" {
-			a.secrets[file] = keyExcerpt(t, file)
+			d.secrets[file] = keyExcerpt(t, file)
 		}
 	}
 }
 
-// fillCanaries puts a canary into each place of a text that says CANARY, and cages it.
-func (a *leakDetector) fillCanaries(text string) string {
+// fillCanaries replaces each CANARY in text by a new canary, and adds it to the secrets.
+func (d *leakDetector) fillCanaries(text string) string {
 	for i := 1; strings.Contains(text, "CANARY"); i++ {
-		bird := newCanary()
-		a.secrets[fmt.Sprintf("canary %d of %s (%d caged before)", i, text, len(a.secrets))] = bird
-		text = strings.Replace(text, "CANARY", bird, 1)
+		canary := newCanary()
+		d.secrets[fmt.Sprintf("canary %d of %s (secret %d)", i, text, len(d.secrets))] = canary
+		text = strings.Replace(text, "CANARY", canary, 1)
 	}
 	return text
 }
 
-// checkLeaks fails the test for everything that came out.
-func (a *leakDetector) checkLeaks(t testing.TB) {
+// checkLeaks reports every secret that is in the output.
+func (d *leakDetector) checkLeaks(t testing.TB) {
 	t.Helper()
-	out := a.text()
-	for name, secret := range a.secrets {
+	out := d.text()
+	for name, secret := range d.secrets {
 		if at := strings.Index(out, secret); at >= 0 {
-			t.Errorf("%s came out after …%s", name, out[max(0, at-80):at])
+			t.Errorf("%s is in the output after …%s", name, out[max(0, at-80):at])
 		}
 	}
 }
 
-// newCanary is a text that there is only once in the world. It is made of hex digits, so that it can be a part of all that
-// a caller gives.
+// newCanary returns a unique string. It consists of hex digits, so that it is valid in every field of a request.
 func newCanary() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b)
 	return hex.EncodeToString(b)
 }
 
-// TestNoSecretLeaks sends notifications to all kinds of ends, at debug level, through everything that there
-// is, and looks for what was put in: keys, device tokens, texts.
+// TestNoSecretLeaks sends notifications with all kinds of outcomes to all platforms, with logs at debug level. Then it
+// searches the logs and responses for all inputs: keys, device tokens and texts.
 func TestNoSecretLeaks(t *testing.T) {
 	s := newMockEnv(t, mockprovider.Config{Endpoints: 2})
-	a := newLeakDetector()
-	a.addEnvSecrets(t, s)
+	d := newLeakDetector()
+	d.addEnvSecrets(t, s)
 	sts := httptest.NewTLSServer(s.tokenServer(t))
 	defer sts.Close()
-	g, err := gateway.New(parse(t, s.fullConfig(t, a, sts)), a.logger())
+	g, err := gateway.New(parse(t, s.fullConfig(t, d, sts)), d.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,48 +114,48 @@ func TestNoSecretLeaks(t *testing.T) {
 	go func() { ended <- g.Run(ctx) }()
 
 	base, admin := "http://"+g.Addr().String(), "http://"+g.AdminAddr().String()
-	waitUntil(func() bool { return strings.Contains(a.text(), "invalid_grant") })
-	for _, trouble := range faultCases {
-		if err := s.mock.Play(mockprovider.Script{Faults: trouble.faults}); err != nil {
+	waitUntil(func() bool { return strings.Contains(d.text(), "invalid_grant") })
+	for _, c := range faultCases {
+		if err := s.mock.Play(mockprovider.Script{Faults: c.faults}); err != nil {
 			t.Fatal(err)
 		}
-		for sent := false; !sent || !strings.Contains(a.text(), `"status":"`+trouble.said+`"`); sent = true { // a slow machine may hear nothing in time
-			s.sendAll(t, a, base)
+		for sent := false; !sent || !strings.Contains(d.text(), `"status":"`+c.status+`"`); sent = true { // repeats on a slow machine, where a response may be late
+			s.sendAll(t, d, base)
 		}
 	}
-	a.recordExchange(t, "POST", base+"/v1/apps/shop/notifications", "wrong-"+s.key, `{}`)
+	d.recordExchange(t, "POST", base+"/v1/apps/shop/notifications", "wrong-"+s.key, `{}`)
 	for _, path := range []string{
 		"GET /v1/status", "GET /readyz", "GET /healthz", "GET /openapi.yaml", "GET /v1/apps/shop/notifications/CANARY", "DELETE /v1/apps/shop/notifications/CANARY",
 		"GET /v1/apps/shop/events?after=CANARY", "GET /v1/apps/CANARY/events", "POST /v1/apps/CANARY/notifications", "GET /CANARY", "PUT /v1/status?CANARY",
 	} {
-		method, path, _ := strings.Cut(a.fillCanaries(path), " ")
-		a.recordExchange(t, method, base+path, s.key, "")
+		method, path, _ := strings.Cut(d.fillCanaries(path), " ")
+		d.recordExchange(t, method, base+path, s.key, "")
 	}
 	for _, path := range []string{"/metrics", "/debug/pprof/goroutine?debug=2", "/debug/pprof/cmdline"} {
-		a.recordExchange(t, "GET", admin+path, s.key, "")
+		d.recordExchange(t, "GET", admin+path, s.key, "")
 	}
-	_, _ = fmt.Fprintln(a, runChecks(t, g))
+	_, _ = fmt.Fprintln(d, runChecks(t, g))
 	http.DefaultClient.CloseIdleConnections()
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	for _, sign := range []string{`"level":"DEBUG"`, "sluice_attempts_total", "invalid_grant"} {
-		if !strings.Contains(a.text(), sign) {
-			t.Errorf("nothing says %s: too little came out to look through", sign)
+	for _, marker := range []string{`"level":"DEBUG"`, "sluice_attempts_total", "invalid_grant"} {
+		if !strings.Contains(d.text(), marker) {
+			t.Errorf("the output does not contain %s, so it is incomplete", marker)
 		}
 	}
-	a.checkLeaks(t)
-	t.Logf("%d secrets, %d bytes of output", len(a.secrets), len(a.text()))
+	d.checkLeaks(t)
+	t.Logf("%d secrets, %d bytes of output", len(d.secrets), len(d.text()))
 }
 
-// fullConfig is a configuration with every kind of platform and credential.
-func (s mockEnv) fullConfig(t *testing.T, a *leakDetector, sts *httptest.Server) string {
+// fullConfig returns a configuration with every platform and every kind of credential.
+func (s mockEnv) fullConfig(t *testing.T, d *leakDetector, sts *httptest.Server) string {
 	t.Helper()
 	key := vapidKeyFile(t)
-	a.secrets["the VAPID key"] = keyExcerpt(t, key)
+	d.secrets["the VAPID key"] = keyExcerpt(t, key)
 	workload := s.workloadFile(t, sts.URL)
-	a.secrets["the workload's own token"] = subjectToken
+	d.secrets["the workload's own token"] = subjectToken
 	web := fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.ready.WebPush, s.ready.CAFile, key)
 	cloud := fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q, project_id: %s, service_account_file: %q}",
 		s.ready.FCM, strings.Join(s.ready.FCMEndpoints, "', '"), s.caFileWith(t, sts.Certificate()), s.ready.ProjectID, workload)
@@ -164,10 +164,10 @@ func (s mockEnv) fullConfig(t *testing.T, a *leakDetector, sts *httptest.Server)
 		"apps:\n" + s.appBlock("shop", s.apnsBlock(), s.fcmBlock(), web) + s.appBlock("courier", s.apnsCertBlock(), cloud)
 }
 
-// faultCases are what the services play, one after the other, and what must be said of each; one of them has a reason that nobody
-// knows.
+// faultCases are the faults that the mock plays one after the other, and a status that each must cause. One case has an
+// unknown reason.
 var faultCases = []struct {
-	said   string
+	status string
 	faults []mockprovider.Fault
 }{
 	{"accepted", nil},
@@ -182,8 +182,7 @@ var faultCases = []struct {
 	{"throttled", []mockprovider.Fault{{Service: mockprovider.APNs, Status: 429}, {Service: mockprovider.FCM, Status: 429}, {Service: mockprovider.WebPush, Status: 429}}},
 }
 
-// notificationTemplates are notifications with canaries wherever a caller can say something: good ones, malformed ones, and ones for
-// others. PUSH is the stand-in of the push services.
+// notificationTemplates are valid and invalid notifications with a CANARY wherever a caller can put data.
 var notificationTemplates = []string{
 	`{"platform":"apns","token":"00CANARY","title":"CANARY","subtitle":"CANARY","body":"CANARY","sound":"CANARY","collapse_key":"CANARY","data":{"CANARY":"CANARY"}}`,
 	`{"platform":"apns","token":"00CANARY","image":"https://example.com/CANARY","apns":{"payload":{"aps":{"alert":"CANARY"},"CANARY":["CANARY"]}}}`,
@@ -209,43 +208,43 @@ var notificationTemplates = []string{
 	`["CANARY"]`, `"CANARY"`, `CANARY`,
 }
 
-// render makes a notification of a template.
-func (a *leakDetector) render(t *testing.T, template, push string) string {
+// render returns a notification for a template.
+func (d *leakDetector) render(t *testing.T, template, push string) string {
 	t.Helper()
 	if strings.Contains(template, "SUBSCRIPTION") {
-		whole := webPushNotification(t, push+a.fillCanaries("/push/CANARY"))
-		_, subscription, _ := strings.Cut(whole, `"subscription":`)
+		notification := webPushNotification(t, push+d.fillCanaries("/push/CANARY"))
+		_, subscription, _ := strings.Cut(notification, `"subscription":`)
 		_, auth, _ := strings.Cut(subscription, `"auth":"`)
-		a.secrets["the secret of "+subscription] = strings.TrimRight(auth, `"}`)
+		d.secrets["the secret of "+subscription] = strings.TrimRight(auth, `"}`)
 		template = strings.Replace(template, "SUBSCRIPTION", strings.TrimSuffix(subscription, "}"), 1)
 	}
-	return a.fillCanaries(template)
+	return d.fillCanaries(template)
 }
 
-// sendAll sends every kind of note, each by itself, and all in a batch of lines and in one of an array that breaks
-// off.
-func (s mockEnv) sendAll(t *testing.T, a *leakDetector, base string) {
+// sendAll sends a notification for every template in a single call, all of them in an NDJSON batch, and some in a truncated
+// JSON array.
+func (s mockEnv) sendAll(t *testing.T, d *leakDetector, base string) {
 	t.Helper()
 	var all sync.WaitGroup
 	for _, app := range []string{"shop", "courier"} {
 		var lines []string
 		for _, template := range notificationTemplates {
-			body := a.render(t, template, s.ready.WebPush)
-			all.Go(func() { a.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications", s.key, body) })
-			lines = append(lines, a.render(t, template, s.ready.WebPush))
+			body := d.render(t, template, s.ready.WebPush)
+			all.Go(func() { d.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications", s.key, body) })
+			lines = append(lines, d.render(t, template, s.ready.WebPush))
 		}
 		all.Go(func() {
-			a.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch", s.key, strings.Join(lines, "\n"))
+			d.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch", s.key, strings.Join(lines, "\n"))
 		})
 		all.Go(func() {
-			a.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch?array", s.key, "["+strings.Join(lines[:2], ",")+`,{"title":"`+s.key)
+			d.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch?array", s.key, "["+strings.Join(lines[:2], ",")+`,{"title":"`+s.key)
 		})
 	}
 	all.Wait()
 }
 
-// recordExchange makes a call and keeps its answer, headers and all.
-func (a *leakDetector) recordExchange(t *testing.T, method, url, key, body string) {
+// recordExchange makes a request and records the response, including its headers.
+func (d *leakDetector) recordExchange(t *testing.T, method, url, key, body string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -259,20 +258,20 @@ func (a *leakDetector) recordExchange(t *testing.T, method, url, key, body strin
 	if strings.HasSuffix(url, "/batch") {
 		request.Header.Set("Content-Type", "application/x-ndjson")
 	}
-	answer, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Error(err)
 	}
-	_, _ = fmt.Fprintln(a, answer.StatusCode, answer.Header, string(text))
+	_, _ = fmt.Fprintln(d, response.StatusCode, response.Header, string(text))
 }
 
-// keyExcerpt returns a piece of a private key's file.
+// keyExcerpt returns a part of the private key in a file.
 func keyExcerpt(t testing.TB, file string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -281,7 +280,7 @@ func keyExcerpt(t testing.TB, file string) string {
 	}
 	_, rest, found := strings.Cut(string(text), "PRIVATE KEY-----")
 	if !found {
-		t.Fatalf("%s holds no key", file)
+		t.Fatalf("%s contains no key", file)
 	}
 	return strings.TrimLeft(rest, "\\n\n")[:40]
 }

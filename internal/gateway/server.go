@@ -13,12 +13,12 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// currentAPI is the API of whatever house stands.
+// currentAPI returns a handler that calls the API of the current snapshot.
 func (g *Gateway) currentAPI() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.current.Load().api.ServeHTTP(w, r) })
 }
 
-// newAPI returns the HTTP face of a house.
+// newAPI returns the API for a configuration.
 func (g *Gateway) newAPI(cfg *config.Config) (http.Handler, error) {
 	apps := make(map[string]api.App, len(cfg.Apps))
 	for name, app := range cfg.Apps {
@@ -43,7 +43,7 @@ func apiKeys(configured []config.Key) []api.Key {
 	return keys
 }
 
-// adminHandler returns what the admin listener answers.
+// adminHandler returns the handler of the admin listener.
 func (g *Gateway) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", g.metrics.Handler())
@@ -56,8 +56,8 @@ func (g *Gateway) adminHandler() http.Handler {
 	return mux
 }
 
-// apiServer returns the server of the API. It speaks HTTP/1.1, and HTTP/2 to those who begin with it (RFC 9113 §3.3), as
-// client does: many calls share a connection, which says honestly what it has not processed when it ends.
+// apiServer returns the server of the API. It supports HTTP/1.1, and unencrypted HTTP/2 with prior knowledge (RFC 9113
+// §3.3), which package client uses: many calls share a connection, and GOAWAY tells which requests were not processed.
 func (g *Gateway) apiServer(base context.Context) *http.Server {
 	s := g.newServer(base, g.withLoadReport(g.currentAPI()))
 	s.Protocols = new(http.Protocols)
@@ -68,19 +68,18 @@ func (g *Gateway) apiServer(base context.Context) *http.Server {
 	return s
 }
 
-// maxStreams bounds what one HTTP/2 connection can have in flight. What is granted is less, as a rule, and told by the
-// signals.
+// maxStreams limits the concurrent requests on one HTTP/2 connection. The load report usually recommends fewer.
 const maxStreams = 1000
 
-// newServer returns a server that slow and greedy callers cannot exhaust. Bodies have their own time limit, in rest. base
-// ends requests that outlive the drain.
+// newServer returns a server with limits against slow and greedy clients. Package api limits the time for bodies. The end of
+// base aborts requests that are still in progress after the drain.
 func (g *Gateway) newServer(base context.Context, handler http.Handler) *http.Server {
 	s := api.NewServer(handler, g.log)
 	s.BaseContext = func(net.Listener) context.Context { return base }
 	return s
 }
 
-// serve is Serve, for which a server that was closed is no failure.
+// serve calls s.Serve. It returns nil if the server was closed.
 func serve(s *http.Server, l net.Listener) error {
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err

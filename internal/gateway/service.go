@@ -30,11 +30,12 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// service is what all apps with one credential at one URL share: a pool, a budget of retries, a quota. Apple wants one
-// team per connection, and one app's trouble must not move another's latency.
+// service is one credential at one URL of a provider, with its pool, limits and retry budget. All apps with that credential
+// and URL share it. Other credentials have their own, because Apple allows one team per connection, and failures of one
+// credential must not delay the notifications of another.
 type service struct {
 	name            string
-	paths           []string // the blocks that send through it, such as apps.shop.apns
+	paths           []string // the configuration blocks that use it, such as apps.shop.apns
 	cred            credential
 	settings        settings
 	pool            *pool.Pool
@@ -44,18 +45,18 @@ type service struct {
 	throttler       *retry.AdaptiveThrottler
 	adaptiveLimiter *delivery.AdaptiveLimiter
 	unregistered    *delivery.UnregisteredCache
-	environments    *delivery.EnvironmentCache // of tokens that its environment does not know
+	environments    *delivery.EnvironmentCache // of tokens that this environment has refused
 	rateLimiter     *quota.RateLimiter
-	quotaID         string // names the quota that the gate guards, the same in every gateway
+	quotaID         string // identifies the quota; the same in every gateway
 
-	fcmProvider *fcm.Provider      // of a service of Google's; nil elsewhere
+	fcmProvider *fcm.Provider      // nil for other platforms
 	stop        context.CancelFunc // nil before it runs
 
-	authorize func(context.Context) error // gets a token where there is none
-	refresh   func(context.Context) error // keeps it fresh; nil where sending does so
+	authorize func(context.Context) error // gets a token if there is none
+	refresh   func(context.Context) error // renews the token in the background; nil if sending renews it
 }
 
-// settings is what a block says about the service. Blocks that share a service must say the same.
+// settings are the settings of a service. Blocks that share a service must have equal settings.
 type settings struct {
 	platform       push.Platform
 	base           config.Base
@@ -67,32 +68,32 @@ type settings struct {
 	budgetFloor    config.Rate
 	serializeFirst bool
 	maxStreams     int
-	maxResponse    int  // bytes; 0 is wire's default
-	lazy           bool // until somebody sends through it; it joins a service that there is, whatever that one's settings
-	publicOnly     bool // its name is not ours to choose, so its addresses must be public
+	maxResponse    int  // in bytes; 0 is the default of package wire
+	lazy           bool // connects on first use, and shares an existing service whatever its settings
+	publicOnly     bool // the host name is untrusted, so its addresses must be public
 
-	// What newService sets, for a reload has to see that it changed.
+	// Set by withGlobals, so that a reload detects changes.
 	roots           *x509.CertPool
 	dnsServers      []string
 	weights         map[string]int
 	unregisteredTTL time.Duration
 }
 
-// equal reports whether a service with the one settings can do as one with the others.
+// equal reports whether two blocks with these settings can share a service.
 func (s settings) equal(other settings) bool {
 	same := s.roots.Equal(other.roots)
 	s.roots, other.roots = nil, nil
 	return same && reflect.DeepEqual(s, other)
 }
 
-// sameConnections reports whether a service with the one settings can become one with the others as it stands: quotas and
+// sameConnections reports whether a service can change from one settings to the other without new connections. Quotas and
 // weights change in place.
 func (s settings) sameConnections(other settings) bool {
 	s.quota, s.weights = other.quota, other.weights
 	return s.equal(other)
 }
 
-// service returns the service for a credential and a URL, the same one for the same two.
+// service returns the service for a credential and a URL. Blocks with the same credential and URL get the same service.
 func (b *builder) service(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {
 	want = b.withGlobals(want, roots)
 	for _, s := range b.services {
@@ -106,8 +107,8 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 		s.paths = append(s.paths, path)
 		return s, nil
 	}
-	if known := b.current.service(cred.id, want); known != nil {
-		s := *known
+	if current := b.current.service(cred.id, want); current != nil {
+		s := *current
 		s.paths, s.settings = []string{path}, want
 		b.onCommit = append(b.onCommit, func() {
 			s.rateLimiter.Reconfigure(quotaConfig(want.quota, want.weights))
@@ -125,7 +126,7 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 	return s, nil
 }
 
-// metricsService is what the metrics show of the service.
+// metricsService returns what the metrics show of the service.
 func (s *service) metricsService() metrics.Service {
 	w := metrics.Service{Pool: s.pool, RateLimiter: s.rateLimiter, AdaptiveLimiter: s.adaptiveLimiter, RejectionRate: s.throttler.RejectionRate}
 	if len(s.cred.cert) > 0 {
@@ -134,13 +135,14 @@ func (s *service) metricsService() metrics.Service {
 	return w
 }
 
-// withGlobals adds to a block's settings what is the whole configuration's.
+// withGlobals adds the settings that are not part of a block.
 func (b *builder) withGlobals(s settings, roots *x509.CertPool) settings {
 	s.roots, s.dnsServers, s.weights, s.unregisteredTTL = roots, b.dnsServers, b.weights, b.unregisteredTTL
 	return s
 }
 
-// connTimeout is for how long a service may not be heard; 0 leaves it to wire. Tests, whose machine may be busy, are patient.
+// connTimeout is the timeout for dialing, pings and writes; 0 is the default of package wire. Tests set a higher one,
+// because they may run on a busy machine.
 var connTimeout time.Duration
 
 func (b *builder) newService(path string, cred credential, want settings) (*service, error) {
@@ -169,11 +171,11 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 	return s, nil
 }
 
-// setRateLimiter gives s the gate of its quota: the standing one, for a quota is not fresh because it is reached over new
-// connections or with a renewed key.
+// setRateLimiter sets the rate limiter of s. It reuses that of the current snapshot, because new connections or a renewed
+// key do not renew a quota.
 func (b *builder) setRateLimiter(s *service) {
-	of := cmp.Or(s.cred.quotaOwner, s.cred.id)
-	s.quotaID = digest([]byte(s.settings.platform), []byte(s.settings.base), []byte(of))
+	owner := cmp.Or(s.cred.quotaOwner, s.cred.id)
+	s.quotaID = digest([]byte(s.settings.platform), []byte(s.settings.base), []byte(owner))
 	if slices.ContainsFunc(b.services, func(other *service) bool { return other.quotaID == s.quotaID }) {
 		s.quotaID = digest([]byte(s.quotaID), []byte(s.cred.id))
 	}
@@ -182,12 +184,12 @@ func (b *builder) setRateLimiter(s *service) {
 		s.rateLimiter = quota.New(cfg)
 		return
 	}
-	gate := s.rateLimiter
-	b.onCommit = append(b.onCommit, func() { gate.Reconfigure(cfg) })
+	limiter := s.rateLimiter
+	b.onCommit = append(b.onCommit, func() { limiter.Reconfigure(cfg) })
 }
 
-// uniqueName returns a service's name, with the path of its first block where another has that name already: two accounts of
-// one project are two services.
+// uniqueName returns name, or name with the path of the block if another service has it. Two accounts of one project, for
+// example, are two services.
 func (b *builder) uniqueName(name, path string) string {
 	if slices.ContainsFunc(b.services, func(s *service) bool { return s.name == name }) {
 		return name + " of " + path
@@ -212,16 +214,16 @@ func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
 
 var pickers = map[string]pool.Picker{"round_robin": pool.RoundRobin{}, "least_loaded": pool.LeastLoaded{}}
 
-// newUnregisteredCache returns what remembers dead tokens, nil where none are to be.
-func newUnregisteredCache(keep time.Duration) *delivery.UnregisteredCache {
-	if keep == 0 {
+// newUnregisteredCache returns a cache of unregistered tokens, or nil if ttl is 0.
+func newUnregisteredCache(ttl time.Duration) *delivery.UnregisteredCache {
+	if ttl == 0 {
 		return nil
 	}
-	return &delivery.UnregisteredCache{TTL: keep}
+	return &delivery.UnregisteredCache{TTL: ttl}
 }
 
-// newAdaptiveLimiter starts at four times what the pool can have in flight, for a cold start has to wait, and never shrinks below
-// what it can and a quarter more.
+// newAdaptiveLimiter returns a limiter that starts at four times the capacity of the pool, because notifications wait during
+// a cold start. Its limit never falls below 5/4 of the capacity.
 func newAdaptiveLimiter(c config.Pool, weights map[string]int) *delivery.AdaptiveLimiter {
 	capacity := c.Size * c.InFlight
 	return &delivery.AdaptiveLimiter{InitialLimit: max(4*capacity, 64), MinLimit: max(capacity*5/4, 64), MaxLimit: max(8*capacity, 10_000), Weights: weights}
@@ -231,13 +233,13 @@ func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, e
 	return func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
 		conn, err := wire.Dial(ctx, addr, cfg)
 		if err != nil {
-			return nil, err // not a nil *wire.Conn in an interface
+			return nil, err // conn would be a non-nil interface with a nil pointer
 		}
 		return conn, nil
 	}
 }
 
-// run runs what the service needs until ctx ends.
+// run runs the pool and the token renewal until ctx ends.
 func (s *service) run(ctx context.Context) error {
 	var all errgroup.Group
 	all.Go(func() error { return s.pool.Run(ctx) })
@@ -247,9 +249,9 @@ func (s *service) run(ctx context.Context) error {
 	return all.Wait()
 }
 
-// newResolver returns where a service's addresses come from. Those of Apple and Google are asked from DNS with their TTLs, and
-// must be public: whoever can poison DNS must not make us connect to machines of our own network. A stand-in's name may be
-// one that only this machine knows, unless servers are configured.
+// newResolver returns the resolver of a service. Apple's and Google's names are resolved by DNS with TTLs, and their addresses
+// must be public, so that an attacker who can spoof DNS cannot make the gateway connect to internal machines. The name of a
+// mock is resolved by the system, unless name servers are configured.
 func newResolver(base *url.URL, want settings, servers []string) pool.Resolver {
 	host, port := base.Hostname(), portOf(base)
 	if len(want.endpoints) > 0 {
@@ -263,9 +265,9 @@ func newResolver(base *url.URL, want settings, servers []string) pool.Resolver {
 		return pool.Static{netip.AddrPortFrom(ip, port)}
 	}
 	isPublic := want.publicOnly || strings.HasSuffix(host, ".push.apple.com") || host == "fcm.googleapis.com"
-	asks := len(servers) > 0 || isPublic && runtime.GOOS != "windows" // which has no resolv.conf
+	useDNS := len(servers) > 0 || isPublic && runtime.GOOS != "windows" // Windows has no resolv.conf
 	var r pool.Resolver = pool.System{Host: host, Port: port}
-	if asks {
+	if useDNS {
 		r = pool.DNS{Host: host, Port: port, Servers: servers}
 	}
 	if isPublic {
@@ -274,7 +276,7 @@ func newResolver(base *url.URL, want settings, servers []string) pool.Resolver {
 	return r
 }
 
-// portOf returns the port of an https URL; config has checked it.
+// portOf returns the port of an https URL that config has validated.
 func portOf(base *url.URL) uint16 {
 	port, err := strconv.ParseUint(base.Port(), 10, 16)
 	if err != nil {

@@ -18,8 +18,9 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-// snapshot is all that a configuration makes: routes, the services that they share, the face of the API. A reload builds
-// another, which takes over what stays as it is, with its connections, tokens and breakers.
+// snapshot is everything that is built from one configuration: routes, the services that they share, and the API. It does
+// not change after it is published. A reload builds the next snapshot, which reuses unchanged services with their
+// connections, tokens and breakers.
 type snapshot struct {
 	cfg           *config.Config
 	services      []*service
@@ -29,11 +30,12 @@ type snapshot struct {
 	webhooks      []*appWebhook
 	signers       map[string]*apns.Signer
 	api           http.Handler
-	// inside is read-locked by each notification on its way: whoever gets the lock knows that the last has left.
+	// inUse is read-locked by each notification in progress. Locking it waits until the last one has ended.
 	inUse sync.RWMutex
-	// adjust changes what the house has taken over, once it stands.
+	// onCommit changes reused services. It runs when the new configuration takes effect.
 	onCommit []func()
-	// cleared is closed when the last has left this house and all that stood before it; before is that of the one before.
+	// drained is closed when the last notification of this snapshot and of all earlier ones has ended. prevDrained is the
+	// channel of the previous snapshot; it is nil in the first.
 	drained, prevDrained chan struct{}
 }
 
@@ -42,46 +44,49 @@ var (
 	_ delivery.Sender = (*Gateway)(nil)
 )
 
-// Send carries n to its end by the configuration that is in force when it comes.
+// Send sends n with the configuration that is current when Send is called.
 func (g *Gateway) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	h := g.acquire()
-	defer h.inUse.RUnlock()
-	return h.table.Send(ctx, n)
+	snap := g.acquire()
+	defer snap.inUse.RUnlock()
+	return snap.table.Send(ctx, n)
 }
 
-// Check tells whether n could be sent as it is. Its error is a *push.FieldError.
+// Check reports whether n is valid. Its error is a *push.FieldError.
 func (g *Gateway) Check(n *push.Notification) error { return g.current.Load().table.Check(n) }
 
-// acquire returns the house that stands, read-locked. One that is being cleared lets nobody in: another stands by then.
+// acquire returns the current snapshot, read-locked. If it is being retired, a newer one is current by now.
 func (g *Gateway) acquire() *snapshot {
 	for {
-		if h := g.current.Load(); h.inUse.TryRLock() {
-			return h
+		if snap := g.current.Load(); snap.inUse.TryRLock() {
+			return snap
 		}
 	}
 }
 
-// buildSnapshot makes a house for cfg that takes over what it can of the standing one, which is nil at first. It starts nothing,
-// and what it makes anew is lost without a trace if there is an error.
-func (g *Gateway) buildSnapshot(cfg *config.Config, standing *snapshot) (*snapshot, error) {
-	b, err := buildRoutes(cfg, g, standing)
+// buildSnapshot builds a snapshot for cfg. It reuses what it can of the previous snapshot, which is nil at the start. It
+// starts nothing, so that there is nothing to undo after an error.
+func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapshot, error) {
+	b, err := buildRoutes(cfg, g, previous)
 	if err != nil {
 		return nil, err
 	}
-	h := &snapshot{cfg: cfg, services: b.services, originRouters: b.originRouters, table: b.table, channels: b.channels, webhooks: b.appWebhooks, signers: b.signers, onCommit: b.onCommit, drained: make(chan struct{})}
-	if standing != nil {
-		h.prevDrained = standing.drained
+	snap := &snapshot{
+		cfg: cfg, services: b.services, originRouters: b.originRouters, table: b.table, channels: b.channels,
+		webhooks: b.appWebhooks, signers: b.signers, onCommit: b.onCommit, drained: make(chan struct{}),
 	}
-	if h.api, err = g.newAPI(cfg); err != nil {
+	if previous != nil {
+		snap.prevDrained = previous.drained
+	}
+	if snap.api, err = g.newAPI(cfg); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
 	for _, warning := range Warnings(cfg) {
 		g.log.Warn("config: " + warning)
 	}
-	return h, nil
+	return snap, nil
 }
 
-// startCurrent starts what the house needs, and has the reloads to come do the same.
+// startCurrent starts the background work of the current snapshot. From then on, reloads start that of the next one.
 func (g *Gateway) startCurrent(base context.Context) {
 	g.reloadMu.Lock()
 	defer g.reloadMu.Unlock()
@@ -89,37 +94,38 @@ func (g *Gateway) startCurrent(base context.Context) {
 	g.startSnapshot(g.current.Load())
 }
 
-// stopReloads lets no further reload begin.
+// stopReloads prevents further reloads.
 func (g *Gateway) stopReloads() {
 	g.reloadMu.Lock()
 	defer g.reloadMu.Unlock()
 	g.closed = true
 }
 
-// startSnapshot runs those of the house who do not run yet. g.reloading is held.
-func (g *Gateway) startSnapshot(h *snapshot) {
-	g.storage.setLimiters(h)
-	for _, s := range h.services {
+// startSnapshot starts the services, routers and webhooks of a snapshot that do not run yet. The caller holds g.reloadMu.
+func (g *Gateway) startSnapshot(snap *snapshot) {
+	g.storage.setLimiters(snap)
+	for _, s := range snap.services {
 		if s.stop == nil {
 			s.stop = g.goBackground(func(ctx context.Context) error { return s.run(ctx) })
 		}
 	}
-	for _, o := range h.originRouters {
+	for _, o := range snap.originRouters {
 		if o.stop == nil {
 			o.stop = g.goBackground(o.run)
 		}
 	}
-	g.startWebhooks(h)
+	g.startWebhooks(snap)
 }
 
-// goBackground runs something until the gateway ends or stop is called. Only what still ran at the end can spoil that.
+// goBackground runs work until the gateway ends or stop is called. An error after stop was called is only logged; it does
+// not become an error of Run.
 func (g *Gateway) goBackground(work func(context.Context) error) (stop context.CancelFunc) {
 	base := g.baseCtx
 	ctx, stop := context.WithCancel(base)
 	g.background.Go(func() error {
 		err := work(ctx)
 		if err != nil && base.Err() == nil {
-			g.log.Warn("gateway: what a reload ended did not end well", "error", err)
+			g.log.Warn("background work failed after a reload had stopped it", "err", err)
 			return nil
 		}
 		return err
@@ -127,41 +133,41 @@ func (g *Gateway) goBackground(work func(context.Context) error) (stop context.C
 	return stop
 }
 
-// retire ends those of the old house who are not in the new one, once nothing is on its way through them, be it from the
-// house before the old one.
-func (g *Gateway) retire(old, h *snapshot) {
+// retire stops the services and routers of the old snapshot that the new one does not use, when no notification of the old
+// snapshot or of an earlier one is in progress.
+func (g *Gateway) retire(old, next *snapshot) {
 	g.background.Go(func() error {
 		if old.prevDrained != nil {
 			<-old.prevDrained
 		}
-		old.inUse.Lock() // and never unlocked: nobody is to enter again
+		old.inUse.Lock() // never unlocked, so that acquire does not return it again
 		close(old.drained)
 		for _, s := range old.services {
-			if !h.contains(s) {
+			if !next.contains(s) {
 				s.stop()
 			}
 		}
 		for _, o := range old.originRouters {
-			if !slices.Contains(h.originRouters, o) {
+			if !slices.Contains(next.originRouters, o) {
 				o.stop()
-				g.unwatchRouter(o) // those too that came while it was cleared
+				g.unwatchRouter(o) // including services added since the reload
 			}
 		}
 		return nil
 	})
 }
 
-// contains reports whether the house has taken over s.
-func (h *snapshot) contains(s *service) bool {
-	return slices.ContainsFunc(h.services, func(own *service) bool { return own.pool == s.pool })
+// contains reports whether the snapshot uses s, or a copy of s with the same pool.
+func (snap *snapshot) contains(s *service) bool {
+	return slices.ContainsFunc(snap.services, func(own *service) bool { return own.pool == s.pool })
 }
 
-// service returns the standing service for a credential that can become one with these settings, or nil.
-func (h *snapshot) service(id string, want settings) *service {
-	if h == nil {
+// service returns the service for a credential that can be reused with these settings, or nil.
+func (snap *snapshot) service(id string, want settings) *service {
+	if snap == nil {
 		return nil
 	}
-	for _, s := range h.services {
+	for _, s := range snap.services {
 		if s.cred.id == id && s.settings.sameConnections(want) {
 			return s
 		}
@@ -169,52 +175,52 @@ func (h *snapshot) service(id string, want settings) *service {
 	return nil
 }
 
-// rateLimiter returns the standing gate of a quota, or nil.
-func (h *snapshot) rateLimiter(spends string) *quota.RateLimiter {
-	if h == nil {
+// rateLimiter returns the rate limiter of a quota, or nil.
+func (snap *snapshot) rateLimiter(quotaID string) *quota.RateLimiter {
+	if snap == nil {
 		return nil
 	}
-	for _, s := range h.services {
-		if s.quotaID == spends {
+	for _, s := range snap.services {
+		if s.quotaID == quotaID {
 			return s.rateLimiter
 		}
 	}
 	return nil
 }
 
-// originRouter returns the standing origins that were made from the same block, key and settings, whatever their quota, or nil.
-func (h *snapshot) originRouter(path, public string, block *config.WebPush, shared settings) *originRouter {
-	if h == nil {
+// originRouter returns the router that was built from the same block, key and settings, or nil. The quota may differ.
+func (snap *snapshot) originRouter(path, publicKey string, block *config.WebPush, want settings) *originRouter {
+	if snap == nil {
 		return nil
 	}
-	for _, o := range h.originRouters {
+	for _, o := range snap.originRouters {
 		was := *o.config
 		was.Quota = block.Quota
-		if o.path == path && o.publicKey == public && reflect.DeepEqual(&was, block) && o.settings.sameConnections(shared) {
+		if o.path == path && o.publicKey == publicKey && reflect.DeepEqual(&was, block) && o.settings.sameConnections(want) {
 			return o
 		}
 	}
 	return nil
 }
 
-// watchMetrics has the metrics show the house. A pool that was taken over is shown on.
-func (g *Gateway) watchMetrics(h *snapshot) {
-	for _, s := range h.services {
+// watchMetrics adds the services of a snapshot to the metrics.
+func (g *Gateway) watchMetrics(snap *snapshot) {
+	for _, s := range snap.services {
 		g.metrics.Watch(s.metricsService())
 	}
-	for _, o := range h.originRouters {
+	for _, o := range snap.originRouters {
 		for _, s := range o.allServices() {
 			g.metrics.Watch(s.metricsService())
 		}
 	}
 }
 
-// unwatchMetrics has the metrics show nothing more of the house.
-func (g *Gateway) unwatchMetrics(h *snapshot) {
-	for _, s := range h.services {
+// unwatchMetrics removes the services of a snapshot from the metrics.
+func (g *Gateway) unwatchMetrics(snap *snapshot) {
+	for _, s := range snap.services {
 		g.metrics.Unwatch(s.pool)
 	}
-	for _, o := range h.originRouters {
+	for _, o := range snap.originRouters {
 		g.unwatchRouter(o)
 	}
 }

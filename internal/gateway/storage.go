@@ -31,80 +31,81 @@ var (
 	_ queue.Journal = historyJournal{}
 )
 
-// storage is what outlives the gateway: the queue, the history of everything, and the engine that keeps both. Nil is a
-// gateway without a queue.
+// storage is the persistent state of a gateway: the queue, the history, and the engine that stores both. It is nil in a
+// gateway without a queue; all methods except Queue's and History's accept a nil receiver.
 type storage struct {
 	*queue.Queue     // nil before open
 	*history.History // nil before open
 	engine           *jetstream.Engine
-	quotaLease       *quotalease.Member // nil before open, and where there is no cluster
+	quotaLease       *quotalease.Member // nil before open, and without a cluster
 	opened           atomic.Bool
 
-	auditMu sync.Mutex // one audit at a time
+	auditMu sync.Mutex // held while an audit runs
 
 	stopBackend, stopQueue context.CancelFunc
-	backend, queueGroup    errgroup.Group // the engine's Run, the history's and the shares'; the queue's
+	backend, queueGroup    errgroup.Group // backend: engine, history and quota leases
 	webhookRunner          webhookRunner
-	checkpoints            checkpointStore // of the webhooks
+	checkpoints            checkpointStore
 }
 
 // hasQueue reports whether the configuration has a queue.
 func hasQueue(cfg *config.Config) bool { return cfg.Queue.Dir != "" || cfg.Queue.NATS.URL != "" }
 
-// apiQueue and forHistory are what the API asks, which it does only once the gateway runs.
-func (d *storage) apiQueue() api.Queue {
-	if d == nil {
+// apiQueue returns the queue for the API, which uses it only while the gateway runs. It is nil without a queue.
+func (st *storage) apiQueue() api.Queue {
+	if st == nil {
 		return nil
 	}
-	return d
+	return st
 }
 
-func (d *storage) apiHistory() api.History {
-	if d == nil {
+// apiHistory returns the history for the API, in the same way.
+func (st *storage) apiHistory() api.History {
+	if st == nil {
 		return nil
 	}
-	return d
+	return st
 }
 
-// open opens what cfg names. What is due will be handed to sender.
-func (d *storage) open(ctx context.Context, cfg *config.Config, sender queue.Sender, log *slog.Logger) (err error) {
-	if d == nil {
+// open opens the engine, the history and the queue. The queue sends due notifications with sender.
+func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Sender, log *slog.Logger) (err error) {
+	if st == nil {
 		return nil
 	}
-	where, index := storageConfig(cfg)
-	where.Logger = log
-	if d.engine, err = jetstream.Open(ctx, where); err != nil {
+	engineConfig, index := storageConfig(cfg)
+	engineConfig.Logger = log
+	if st.engine, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return err
 	}
-	d.History, err = history.Open(ctx, history.Config{
-		Engine: d.engine, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.IdempotencyTTL, Logger: log,
+	st.History, err = history.Open(ctx, history.Config{
+		Engine: st.engine, Dir: index, MaxAge: cfg.History.MaxAge, MaxBytes: int64(cfg.History.MaxBytes), IdempotencyTTL: cfg.History.IdempotencyTTL, Logger: log,
 	})
 	if err != nil {
-		return errors.Join(err, d.engine.Close())
+		return errors.Join(err, st.engine.Close())
 	}
-	d.Queue, err = queue.Open(ctx, queue.Config{
-		Engine: d.engine, Journal: historyJournal{d.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
+	st.Queue, err = queue.Open(ctx, queue.Config{
+		Engine: st.engine, Journal: historyJournal{st.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
 		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTimeout, Grace: cfg.Drain.Grace, Logger: log,
 	})
 	if err != nil {
-		return errors.Join(err, d.History.Close(), d.engine.Close())
+		return errors.Join(err, st.History.Close(), st.engine.Close())
 	}
-	d.checkpoints.engine = d.engine
-	d.quotaLease = newQuotaLease(d.engine, cfg.Quota.Shared, log)
-	d.opened.Store(true)
+	st.checkpoints.engine = st.engine
+	st.quotaLease = newQuotaLease(st.engine, cfg.Quota.Shared, log)
+	st.opened.Store(true)
 	return nil
 }
 
-// idempotencyDomain names what this gateway shares its Idempotency-Keys in, empty where it does not.
-func (d *storage) idempotencyDomain() string {
-	if d == nil || !d.opened.Load() {
+// idempotencyDomain identifies the gateways that share Idempotency-Keys with this one. It is empty if no gateway does.
+func (st *storage) idempotencyDomain() string {
+	if st == nil || !st.opened.Load() {
 		return ""
 	}
-	return d.KeyScope()
+	return st.KeyScope()
 }
 
-// storageConfig returns where the engine and the index are.
-func storageConfig(cfg *config.Config) (where jetstream.Config, index string) {
+// storageConfig returns the configuration of the engine, and the folder of the history's index.
+func storageConfig(cfg *config.Config) (engine jetstream.Config, index string) {
 	index = string(cfg.History.Dir)
 	if cfg.Queue.Dir == "" {
 		return jetstream.Config{URL: cfg.Queue.NATS.URL, Replicas: cfg.Queue.NATS.Replicas}, index
@@ -116,79 +117,79 @@ func storageConfig(cfg *config.Config) (where jetstream.Config, index string) {
 	return jetstream.Config{Dir: filepath.Join(dir, "engine"), Reserve: int64(cfg.Queue.Reserve)}, index
 }
 
-// run begins the work; end ends it.
-func (d *storage) run() {
-	if d == nil {
+// run starts the background work; stop ends it.
+func (st *storage) run() {
+	if st == nil {
 		return
 	}
-	keeping, stopKeeping := context.WithCancel(context.Background())
-	working, stopWorking := context.WithCancel(context.Background())
-	d.stopBackend, d.stopQueue = stopKeeping, stopWorking
-	d.backend.Go(func() error { return d.engine.Run(keeping) })
-	d.backend.Go(func() error { return d.History.Run(keeping) })
-	if d.quotaLease != nil {
-		d.backend.Go(func() error { return d.quotaLease.Run(keeping) })
+	backendCtx, stopBackend := context.WithCancel(context.Background())
+	queueCtx, stopQueue := context.WithCancel(context.Background())
+	st.stopBackend, st.stopQueue = stopBackend, stopQueue
+	st.backend.Go(func() error { return st.engine.Run(backendCtx) })
+	st.backend.Go(func() error { return st.History.Run(backendCtx) })
+	if st.quotaLease != nil {
+		st.backend.Go(func() error { return st.quotaLease.Run(backendCtx) })
 	}
-	d.queueGroup.Go(func() error { return d.Queue.Run(working) })
+	st.queueGroup.Go(func() error { return st.Queue.Run(queueCtx) })
 }
 
-// drain has the queue take nothing more from disk.
-func (d *storage) drain() {
-	if d != nil {
-		d.Queue.Drain()
+// drain stops the queue from reading further notifications.
+func (st *storage) drain() {
+	if st != nil {
+		st.Queue.Drain()
 	}
 }
 
-// stop ends the queue, then the history that it writes to, then the engine below both.
-func (d *storage) stop() error {
-	if d == nil {
+// stop stops the queue and the webhooks first, then the history that they use, and the engine last.
+func (st *storage) stop() error {
+	if st == nil {
 		return nil
 	}
-	d.stopQueue()
-	err := errors.Join(d.queueGroup.Wait(), d.webhookRunner.stopAll())
-	d.stopBackend()
-	return errors.Join(err, d.backend.Wait(), d.History.Close(), d.engine.Close())
+	st.stopQueue()
+	err := errors.Join(st.queueGroup.Wait(), st.webhookRunner.stopAll())
+	st.stopBackend()
+	return errors.Join(err, st.backend.Wait(), st.History.Close(), st.engine.Close())
 }
 
-// ready returns why nothing can be kept, or nil.
-func (d *storage) ready() error {
-	if d == nil || !d.opened.Load() {
+// ready returns the reason why the queue cannot store notifications, or nil.
+func (st *storage) ready() error {
+	if st == nil || !st.opened.Load() {
 		return nil
 	}
-	return d.Queue.Ready()
+	return st.Queue.Ready()
 }
 
-// QueueStatus is how the queue stands.
+// QueueStatus is the state of the queue.
 type QueueStatus struct {
 	queue.Status
-	// Writable is false while nothing can be accepted, and Reason says why.
+	// Writable is false while the queue cannot accept notifications; Reason says why.
 	Writable bool   `json:"writable"`
 	Reason   string `json:"reason,omitempty"`
 }
 
-// statusTimeout is how long the engine may take to tell how it stands.
+// statusTimeout is the timeout for reading the state of the queue.
 const statusTimeout = time.Second
 
-// status returns how queue and history stand, nil without a queue.
-func (d *storage) status() (*QueueStatus, *history.Status) {
-	if d == nil || !d.opened.Load() {
+// status returns the states of the queue and of the history, or nil without a queue.
+func (st *storage) status() (*QueueStatus, *history.Status) {
+	if st == nil || !st.opened.Load() {
 		return nil, nil
 	}
 	ctx, stop := context.WithTimeout(context.Background(), statusTimeout)
 	defer stop()
-	status, err := d.Queue.Status(ctx)
+	status, err := st.Queue.Status(ctx)
 	if err == nil {
-		err = d.Queue.Ready()
+		err = st.Queue.Ready()
 	}
 	q := &QueueStatus{Status: status, Writable: err == nil}
 	if err != nil {
 		q.Reason = err.Error()
 	}
-	h := d.History.Status()
+	h := st.History.Status()
 	return q, &h
 }
 
-// metricsStatus is the same for the metrics, with the webhooks.
+// metricsStatus returns the states of the queue, of the history and of the webhooks, for the metrics.
 func (g *Gateway) metricsStatus() (*queue.Status, *history.Status, []webhooks.Status) {
 	hooks := g.current.Load().webhookStatus()
 	q, h := g.storage.status()
@@ -198,7 +199,7 @@ func (g *Gateway) metricsStatus() (*queue.Status, *history.Status, []webhooks.St
 	return &q.Status, h, hooks
 }
 
-// historyJournal is the history in the queue's words.
+// historyJournal adapts a history to queue.Journal.
 type historyJournal struct{ *history.History }
 
 func (j historyJournal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
@@ -210,10 +211,10 @@ func (j historyJournal) States(ctx context.Context, ids []string) (map[string]qu
 	return out, err
 }
 
-// recordingSender sends at once, and tells the history what came of it.
+// recordingSender sends synchronously and records the result in the history.
 type recordingSender struct{ *Gateway }
 
-// sender is what carries the notifications that are sent at once.
+// sender returns the sender for synchronous calls.
 func (g *Gateway) sender() api.Sender {
 	if g.storage == nil {
 		return g
@@ -221,8 +222,8 @@ func (g *Gateway) sender() api.Sender {
 	return recordingSender{g}
 }
 
-// Send sends n. One with an Idempotency-Key is on disk before it leaves: should the gateway die, its caller asks again with
-// the same key, and must not be told that nothing has happened.
+// Send sends n. If n has an Idempotency-Key, each attempt is recorded on disk before it is made: after a crash the caller
+// repeats the call with the same key, and the gateway must know that the notification may have been sent.
 func (r recordingSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	if len(n.KeyHash) > 0 {
 		n.BeforeAttempt = func(attempt int) error {
@@ -241,12 +242,12 @@ func (r recordingSender) Send(ctx context.Context, n *push.Notification) push.Re
 		e.Target = &n.Target
 	}
 	if err := r.storage.AppendAsync(context.WithoutCancel(ctx), e); err != nil {
-		r.log.Warn("gateway: an end is not in the history", "app", n.App, "err", err)
+		r.log.Warn("result not recorded in the history", "app", n.App, "err", err)
 	}
 	return receipt
 }
 
-// newEvent is the event that n has come to that status.
+// newEvent returns the event that n has reached a status.
 func newEvent(n *push.Notification, status push.Status) push.Event {
 	return push.Event{
 		ID: n.ID, App: n.App, At: time.Now().UTC(), Status: status, Platform: n.Platform, Lane: n.EffectiveLane(),

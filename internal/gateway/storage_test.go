@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// request makes any call about the app shop and returns its status and body.
+// request makes a request for the app shop and returns the status and the JSON body.
 func (h testGateway) request(method, path, body string, headers ...string) (int, map[string]any) {
 	h.t.Helper()
 	r, err := http.NewRequest(method, h.url+"/v1/apps/shop/notifications"+path, strings.NewReader(body))
@@ -27,20 +27,20 @@ func (h testGateway) request(method, path, body string, headers ...string) (int,
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	answer, err := http.DefaultClient.Do(r)
+	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
 	var got map[string]any
 	if err != nil || json.Unmarshal(text, &got) != nil {
 		h.t.Fatalf("%v: %s", err, text)
 	}
-	return answer.StatusCode, got
+	return response.StatusCode, got
 }
 
-// waitStatus asks until the notification is in that state.
+// waitStatus polls until the notification has a status, and returns its receipt.
 func (h testGateway) waitStatus(id any, status string) (receipt map[string]any) {
 	h.t.Helper()
 	waitUntil(func() bool {
@@ -69,11 +69,11 @@ func TestQueuedNotificationIsSentAndFound(t *testing.T) {
 	if attempts, _ := receipt["attempts"].([]any); len(attempts) != 1 {
 		t.Error(receipt)
 	}
-	code, at := h.request("POST", "", apnsNotification(deviceToken))
+	code, sync := h.request("POST", "", apnsNotification(deviceToken))
 	if code != 200 {
-		t.Fatal(code, at)
+		t.Fatal(code, sync)
 	}
-	h.waitStatus(at["id"], "accepted") // what is sent at once is in the history too
+	h.waitStatus(sync["id"], "accepted") // synchronous sends are in the history too
 }
 
 func TestScheduledNotificationSurvivesRestartAndCanBeCancelled(t *testing.T) {
@@ -83,7 +83,7 @@ func TestScheduledNotificationSurvivesRestartAndCanBeCancelled(t *testing.T) {
 		return strings.TrimSuffix(apnsNotification(deviceToken), "}") + fmt.Sprintf(`,"send_at":%q}`, time.Now().Add(in).Format(time.RFC3339Nano))
 	}
 	var soon map[string]any
-	for in := 1500 * time.Millisecond; soon["status"] != "scheduled" && in < time.Minute; in *= 2 { // what a slow machine takes too late is due at once
+	for in := 1500 * time.Millisecond; soon["status"] != "scheduled" && in < time.Minute; in *= 2 { // on a slow machine it may be due before it is accepted
 		_, soon = h.request("POST", "", later(in), "Prefer", "respond-async")
 	}
 	_, far := h.request("POST", "", later(time.Hour), "Prefer", "respond-async")
@@ -122,7 +122,7 @@ func TestQueuedNotificationsAreSentAfterRestart(t *testing.T) {
 		h.waitStatus(id, "accepted")
 	}
 	if got := s.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.APNs}); got != len(ids) {
-		t.Errorf("%d arrived, %d were accepted", got, len(ids))
+		t.Errorf("APNs got %d notifications, want %d", got, len(ids))
 	}
 }
 

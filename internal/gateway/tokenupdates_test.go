@@ -25,7 +25,7 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// fakeAPNs takes another provider token at most every twenty minutes, and remembers when it saw which for the first time.
+// fakeAPNs accepts a new provider token at most every twenty minutes. It records when it first saw each token.
 type fakeAPNs struct {
 	mu        sync.Mutex
 	current   string
@@ -63,7 +63,7 @@ func (a *fakeAPNs) Run(ctx context.Context) error {
 	return nil
 }
 
-// newAPNsRoute is a route as the gateway builds them for a token key, over one connection to a.
+// newAPNsRoute returns a route like those that a gateway builds for a token key, with one connection to a.
 func newAPNsRoute(t *testing.T, a *fakeAPNs) *delivery.Route {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -107,15 +107,15 @@ func newAPNsRoute(t *testing.T, a *fakeAPNs) *delivery.Route {
 
 func TestTooManyTokenUpdatesPausesCredentialOnlyAsLongAsNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// A gateway that was replaced five minutes ago has updated the token then.
+		// Another gateway, which this one replaces, has updated the token five minutes ago.
 		a := &fakeAPNs{current: "bearer another", updated: time.Now().Add(-5 * time.Minute), firstSeen: map[string]time.Time{}}
 		r := newAPNsRoute(t, a)
-		began := time.Now()
+		started := time.Now()
 		const perSecond = 20
 		var all sync.WaitGroup
 		for i := range 2 * 3600 * perSecond {
 			all.Go(func() {
-				ctx, cancel := context.WithTimeout(t.Context(), 987*time.Millisecond) // ends with nothing else
+				ctx, cancel := context.WithTimeout(t.Context(), 987*time.Millisecond) // a timeout that coincides with no other
 				defer cancel()
 				r.Send(ctx, &push.Notification{
 					ID: fmt.Sprintf("00000000-0000-4000-8000-%012x", i), App: "shop", Platform: push.APNs, AcceptedAt: time.Now(),
@@ -126,18 +126,18 @@ func TestTooManyTokenUpdatesPausesCredentialOnlyAsLongAsNeeded(t *testing.T) {
 		}
 		all.Wait()
 
-		opened := 15 * time.Minute // from then on Apple takes ours
-		if late := a.accepted[0].Sub(began) - opened; late < 0 || late > time.Minute+2*time.Second {
-			t.Errorf("the first was taken %v after Apple would have", late)
+		opened := 15 * time.Minute // from then on Apple accepts our token
+		if late := a.accepted[0].Sub(started) - opened; late < 0 || late > time.Minute+2*time.Second {
+			t.Errorf("the first notification was accepted %v after Apple would have accepted it", late)
 		}
-		if len(a.refused) > 16+perSecond { // what was in flight at first, and one each minute
+		if len(a.refused) > 16+perSecond { // those in flight at the start, and one each minute
 			t.Errorf("%d were refused", len(a.refused))
 		}
-		if last := a.refused[len(a.refused)-1].Sub(began); last > opened {
-			t.Errorf("one was refused after %v", last)
+		if last := a.refused[len(a.refused)-1].Sub(started); last > opened {
+			t.Errorf("a notification was refused after %v", last)
 		}
-		if whole := time.Until(a.accepted[0]).Abs().Seconds() * perSecond; float64(len(a.accepted)) < whole-2*perSecond {
-			t.Errorf("%d were taken from then on, of %.0f", len(a.accepted), whole)
+		if sent := time.Until(a.accepted[0]).Abs().Seconds() * perSecond; float64(len(a.accepted)) < sent-2*perSecond {
+			t.Errorf("%d of %.0f notifications were accepted from then on", len(a.accepted), sent)
 		}
 		for _, at := range a.firstSeen {
 			for _, other := range a.firstSeen {

@@ -26,33 +26,33 @@ var (
 	_ webhooks.Checkpoints = (*checkpointStore)(nil)
 )
 
-// appWebhook is a webhook of the configuration.
+// appWebhook is a webhook of an app, with the settings that it was built from.
 type appWebhook struct {
 	*webhooks.Webhook
 	config  config.Webhook
-	secrets []byte // as they stand in the configuration or the file
+	secrets []byte // the text in the configuration or in the secret file
 	roots   *x509.CertPool
 
-	prevDone <-chan struct{} // closed once the one of this name that stood before has ended; nil without one
+	prevDone <-chan struct{} // closed when the previous webhook of this name has ended; nil without one
 	done     chan struct{}
-	stop     context.CancelFunc // nil until it runs
+	stop     context.CancelFunc // nil before it runs
 }
 
-// equal reports whether a webhook of the same name is this one, so that a reload lets it go on.
-func (k *appWebhook) equal(block config.Webhook, secrets []byte, roots *x509.CertPool) bool {
-	trusts := k.roots == roots || k.roots != nil && roots != nil && k.roots.Equal(roots)
-	return reflect.DeepEqual(k.config, block) && bytes.Equal(k.secrets, secrets) && trusts
+// equal reports whether the webhook has these settings, so that a reload keeps it running.
+func (hook *appWebhook) equal(block config.Webhook, secrets []byte, roots *x509.CertPool) bool {
+	sameRoots := hook.roots == roots || hook.roots != nil && roots != nil && hook.roots.Equal(roots)
+	return reflect.DeepEqual(hook.config, block) && bytes.Equal(hook.secrets, secrets) && sameRoots
 }
 
-// hooks makes the webhooks of an app, or takes over those that stand.
+// addWebhooks builds the webhooks of an app, or reuses unchanged ones of the current snapshot.
 func (b *builder) addWebhooks(app string, blocks []config.Webhook) {
 	for i, block := range blocks {
-		k, err := b.newWebhook(fmt.Sprintf("apps.%s.webhooks[%d]", app, i), app, block)
+		hook, err := b.newWebhook(fmt.Sprintf("apps.%s.webhooks[%d]", app, i), app, block)
 		if err != nil {
 			b.errs = append(b.errs, err)
 			continue
 		}
-		b.appWebhooks = append(b.appWebhooks, k)
+		b.appWebhooks = append(b.appWebhooks, hook)
 	}
 }
 
@@ -67,9 +67,9 @@ func (b *builder) newWebhook(path, app string, block config.Webhook) (*appWebhoo
 			return nil, err
 		}
 	}
-	standing := b.current.webhook(app + "/" + block.Name)
-	if standing != nil && standing.equal(block, text, roots) {
-		return standing, nil
+	previous := b.current.webhook(app + "/" + block.Name)
+	if previous != nil && previous.equal(block, text, roots) {
+		return previous, nil
 	}
 	secrets, err := parseSecrets(text)
 	if err != nil {
@@ -82,14 +82,14 @@ func (b *builder) newWebhook(path, app string, block config.Webhook) (*appWebhoo
 	if err != nil {
 		return nil, keyError(path, "url", err)
 	}
-	k := &appWebhook{Webhook: w, config: block, secrets: text, roots: roots, done: make(chan struct{})}
-	if standing != nil && standing.stop != nil {
-		k.prevDone = standing.done
+	hook := &appWebhook{Webhook: w, config: block, secrets: text, roots: roots, done: make(chan struct{})}
+	if previous != nil && previous.stop != nil {
+		hook.prevDone = previous.done
 	}
-	return k, nil
+	return hook, nil
 }
 
-// parseSecrets reads a secret on each line.
+// parseSecrets parses one secret per line.
 func parseSecrets(text []byte) (secrets []webhooks.Secret, err error) {
 	for line := range strings.Lines(string(text)) {
 		if strings.TrimSpace(line) == "" {
@@ -102,7 +102,7 @@ func parseSecrets(text []byte) (secrets []webhooks.Secret, err error) {
 		secrets = append(secrets, secret)
 	}
 	if secrets == nil {
-		return nil, errors.New("holds no secret")
+		return nil, errors.New("contains no secret")
 	}
 	return secrets, nil
 }
@@ -116,37 +116,37 @@ func eventStatuses(words []string) (statuses []push.Status) {
 
 func prefixes(configured []config.Network) (prefixes []netip.Prefix) {
 	for _, n := range configured {
-		prefixes = append(prefixes, netip.MustParsePrefix(string(n))) // config has checked it
+		prefixes = append(prefixes, netip.MustParsePrefix(string(n))) // config has validated it
 	}
 	return prefixes
 }
 
-// webhook returns the standing webhook of a name, or nil.
-func (h *snapshot) webhook(name string) *appWebhook {
-	if h == nil {
+// webhook returns the webhook with a name, or nil.
+func (snap *snapshot) webhook(name string) *appWebhook {
+	if snap == nil {
 		return nil
 	}
-	for _, k := range h.webhooks {
-		if k.Name() == name {
-			return k
+	for _, hook := range snap.webhooks {
+		if hook.Name() == name {
+			return hook
 		}
 	}
 	return nil
 }
 
-// startWebhooks runs the webhooks that do not run yet. g.reloading is held.
-func (g *Gateway) startWebhooks(h *snapshot) {
-	for _, k := range h.webhooks {
-		if k.stop == nil {
-			k.stop = g.storage.webhookRunner.run(&g.storage.checkpoints, k)
+// startWebhooks starts the webhooks of a snapshot that do not run yet. The caller holds g.reloadMu.
+func (g *Gateway) startWebhooks(snap *snapshot) {
+	for _, hook := range snap.webhooks {
+		if hook.stop == nil {
+			hook.stop = g.storage.webhookRunner.run(&g.storage.checkpoints, hook)
 		}
 	}
 }
 
-// webhookRunner are those that run, by whatever configuration.
+// webhookRunner runs webhooks, also of earlier snapshots. The zero value is ready to use.
 type webhookRunner struct {
 	once  sync.Once
-	ctx   context.Context // of all of them
+	ctx   context.Context // parent of all webhooks
 	stop  context.CancelFunc
 	group errgroup.Group
 }
@@ -155,40 +155,40 @@ func (w *webhookRunner) init() {
 	w.once.Do(func() { w.ctx, w.stop = context.WithCancel(context.Background()) })
 }
 
-// run runs a webhook until it is stopped or all are, once the one of its name that stood before has ended.
-func (w *webhookRunner) run(p *checkpointStore, k *appWebhook) (stop context.CancelFunc) {
+// run runs a webhook until stop or stopAll is called. It first waits for the previous webhook of the same name to end.
+func (w *webhookRunner) run(checkpoints *checkpointStore, hook *appWebhook) (stop context.CancelFunc) {
 	w.init()
 	ctx, stop := context.WithCancel(w.ctx)
 	w.group.Go(func() error {
-		defer close(k.done)
-		if k.prevDone != nil {
-			<-k.prevDone // it has been stopped
+		defer close(hook.done)
+		if hook.prevDone != nil {
+			<-hook.prevDone // already stopped
 		}
-		return p.withLease(ctx, k.Name(), k.Run)
+		return checkpoints.withLease(ctx, hook.Name(), hook.Run)
 	})
 	return stop
 }
 
-// stopAll ends all. What was not told by then is told by the next process, or by another of the cluster.
+// stopAll stops all webhooks. The next process, or another gateway of the cluster, delivers the remaining events.
 func (w *webhookRunner) stopAll() error {
 	w.init()
 	w.stop()
 	return w.group.Wait()
 }
 
-// stopRemovedWebhooks ends the webhooks of the old house that are not in the new one.
-func (h *snapshot) stopRemovedWebhooks(old *snapshot) {
-	for _, k := range old.webhooks {
-		if !slices.Contains(h.webhooks, k) {
-			k.stop()
+// stopRemovedWebhooks stops the webhooks of the old snapshot that are not in this one.
+func (snap *snapshot) stopRemovedWebhooks(old *snapshot) {
+	for _, hook := range old.webhooks {
+		if !slices.Contains(snap.webhooks, hook) {
+			hook.stop()
 		}
 	}
 }
 
-// webhookStatus is how the webhooks stand.
-func (h *snapshot) webhookStatus() (all []webhooks.Status) {
-	for _, k := range h.webhooks {
-		all = append(all, k.Status())
+// webhookStatus returns the states of the webhooks.
+func (snap *snapshot) webhookStatus() (all []webhooks.Status) {
+	for _, hook := range snap.webhooks {
+		all = append(all, hook.Status())
 	}
 	return all
 }

@@ -23,13 +23,13 @@ import (
 
 const webhookSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
 
-// webhookReceiver is a webhook's receiver. While it is sick it takes nothing.
+// webhookReceiver receives the events of a webhook. While failing is set it accepts none.
 type webhookReceiver struct {
 	*httptest.Server
 	failing atomic.Bool
 	mu      sync.Mutex
-	ids     []string // of notifications, in the order of their events
-	bad     []string
+	ids     []string // of the notifications, in the order of the events
+	invalid []string
 }
 
 func newWebhookReceiver(t testing.TB) *webhookReceiver {
@@ -52,21 +52,21 @@ func (l *webhookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := json.Unmarshal(body, &in); err != nil || verifier.Verify(r.Header, body) != nil {
-		l.bad = append(l.bad, string(body))
+		l.invalid = append(l.invalid, string(body))
 	}
 	for _, e := range in.Data.Events {
 		l.ids = append(l.ids, e.ID)
 	}
 }
 
-// received reports whether the listener was told of the notification.
+// received reports whether the receiver got an event of the notification.
 func (l *webhookReceiver) received(id any) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Contains(l.ids, fmt.Sprint(id))
 }
 
-// caFile writes the listener's certificate to a file.
+// caFile writes the receiver's certificate to a file.
 func (l *webhookReceiver) caFile(t testing.TB) string {
 	file := filepath.Join(t.TempDir(), "ca.pem")
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.Certificate().Raw})
@@ -80,23 +80,23 @@ func (l *webhookReceiver) block(t testing.TB, name, more string) string {
 	return fmt.Sprintf("{name: %s, url: '%s/hooks', secret: %s, networks: [127.0.0.0/8], ca_file: %q%s}", name, l.URL, webhookSecret, l.caFile(t), more)
 }
 
-// webhookConfig is a configuration whose app shop has webhooks.
+// webhookConfig returns a configuration whose app shop has webhooks.
 func (s mockEnv) webhookConfig(dir string, blocks ...string) string {
 	hooks := "webhooks: [" + strings.Join(blocks, ", ") + "]"
 	return listenConfig + slowTimeouts + fmt.Sprintf("queue: {dir: %q}\n", dir) + "apps:\n" + s.appBlock("shop", s.apnsBlock(), hooks)
 }
 
 func TestWebhookDeliveryContinuesAfterRestart(t *testing.T) {
-	s, dir, well, sick := newMockEnv(t), t.TempDir(), newWebhookReceiver(t), newWebhookReceiver(t)
-	sick.failing.Store(true)
-	text := s.webhookConfig(dir, well.block(t, "well", ""), sick.block(t, "sick", ", events: [unregistered]"))
+	s, dir, working, failing := newMockEnv(t), t.TempDir(), newWebhookReceiver(t), newWebhookReceiver(t)
+	failing.failing.Store(true)
+	text := s.webhookConfig(dir, working.block(t, "working", ""), failing.block(t, "failing", ", events: [unregistered]"))
 	h := s.start(t, text)
-	_, alive := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
-	_, dead := h.request("POST", "", apnsNotification("dead0000"+deviceToken[8:]))
-	waitUntil(func() bool { return well.received(alive["id"]) && well.received(dead["id"]) })
+	_, valid := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
+	_, unregistered := h.request("POST", "", apnsNotification("dead0000"+deviceToken[8:]))
+	waitUntil(func() bool { return working.received(valid["id"]) && working.received(unregistered["id"]) })
 	waitUntil(func() bool {
 		for _, w := range h.gw.Status().Webhooks {
-			if w.Name == "sick" {
+			if w.Name == "failing" {
 				return w.Failures > 0 && w.Reason == "HTTP status 503"
 			}
 		}
@@ -105,11 +105,11 @@ func TestWebhookDeliveryContinuesAfterRestart(t *testing.T) {
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
-	sick.failing.Store(false)
+	failing.failing.Store(false)
 	h = s.start(t, text)
-	waitUntil(func() bool { return sick.received(dead["id"]) })
-	if sick.received(alive["id"]) || len(well.bad)+len(sick.bad) != 0 {
-		t.Errorf("%v %v", well.bad, sick.bad)
+	waitUntil(func() bool { return failing.received(unregistered["id"]) })
+	if failing.received(valid["id"]) || len(working.invalid)+len(failing.invalid) != 0 {
+		t.Errorf("%v %v", working.invalid, failing.invalid)
 	}
 }
 
@@ -137,12 +137,12 @@ func TestReloadKeepsOrResumesWebhook(t *testing.T) {
 	waitUntil(func() bool { return first.received(two) })
 	first.failing.Store(true)
 	three := send()
-	if changes := fmt.Sprint(reload(s.webhookConfig(dir, second.block(t, "billing", "")))); !strings.Contains(changes, "webhook shop/billing: begins anew where it was") || strings.Contains(changes, "whsec") || strings.Contains(changes, "/hooks") {
+	if changes := fmt.Sprint(reload(s.webhookConfig(dir, second.block(t, "billing", "")))); !strings.Contains(changes, "webhook shop/billing: restarted at its checkpoint") || strings.Contains(changes, "whsec") || strings.Contains(changes, "/hooks") {
 		t.Errorf("%s", changes)
 	}
 	waitUntil(func() bool { return second.received(three) })
 	if second.received(one) {
-		t.Error("it began at the beginning")
+		t.Error("it started with the first event")
 	}
 	reload(s.webhookConfig(dir))
 	send()

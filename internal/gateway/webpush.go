@@ -21,60 +21,60 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// maxOrigins is how many push services one app can have pools for. Few matter, though one of them has dozens of names;
-// whoever allows every host must not let strangers fill the memory.
+// maxOrigins limits the number of push services per app. Only a few exist, although one of them uses dozens of host names.
+// If an app allows every host, subscriptions must not be able to exhaust the memory.
 const maxOrigins = 256
 
-// maxWebPushResponse is all that a stranger's service may make us read.
+// maxWebPushResponse is the maximum size of a response in bytes. The services are not trusted.
 const maxWebPushResponse = 4 << 10
 
-// originRouter carries an app's Web Push notifications: to each push service that its subscriptions name by a route of its
-// own, with its own pool and breakers. A service gets them with its first notification and keeps them.
+// originRouter sends an app's Web Push notifications to the push services (origins) that the subscriptions name. Each origin
+// has its own route, pool and breakers, which are created with its first notification.
 type originRouter struct {
-	path        string // of the block, such as apps.shop.webpush
-	publicKey   string // the VAPID key that browsers subscribe with
-	overrideURL string
+	path        string // the configuration block, such as apps.shop.webpush
+	publicKey   string // the public VAPID key, which browsers need to subscribe
+	overrideURL string // the only origin, such as a mock; empty for those of the subscriptions
 	provider    *webpush.Provider
 	observer    delivery.Observer
-	watch       func(*service) // has the metrics show it
+	watch       func(*service) // adds the service to the metrics
 	newRoute    func(origin string) (*service, *delivery.Route, error)
-	newServices chan *service // on their way to run
+	newServices chan *service // to be run
 	done        chan struct{}
-	config      *config.WebPush    // what it was made from
-	settings    settings           // those of the whole configuration
+	config      *config.WebPush    // the block that it was built from
+	settings    settings           // the global ones only; see withGlobals
 	stop        context.CancelFunc // nil before it runs
 
 	rateLimiter *quota.RateLimiter
 
 	mu       sync.Mutex
-	weights  map[string]int // of apps
+	weights  map[string]int // app weights
 	routes   map[string]*delivery.Route
 	services []*service
 }
 
 var _ delivery.Sender = (*originRouter)(nil)
 
-// Send carries n to the push service of its subscription.
+// Send sends n to the push service of its subscription.
 func (o *originRouter) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	began := time.Now()
-	route, cause := o.route(ctx, n)
+	started := time.Now()
+	route, outcome := o.route(ctx, n)
 	if route != nil {
 		return route.Send(ctx, n)
 	}
-	receipt := push.Receipt{ID: n.ID, Outcome: cause}
+	receipt := push.Receipt{ID: n.ID, Outcome: outcome}
 	if o.observer.Ended != nil {
-		o.observer.Ended(n, receipt, time.Since(began))
+		o.observer.Ended(n, receipt, time.Since(started))
 	}
 	return receipt
 }
 
-// Check tells whether n could be sent as it is. Its error is a *push.FieldError.
+// Check reports whether n is valid. Its error is a *push.FieldError.
 func (o *originRouter) Check(n *push.Notification) error {
 	_, err := o.provider.Translate(n)
 	return err
 }
 
-// route returns the route to n's push service, or why there is none.
+// route returns the route to n's push service, or an outcome that says why there is none.
 func (o *originRouter) route(ctx context.Context, n *push.Notification) (*delivery.Route, push.Outcome) {
 	origin, err := o.provider.Origin(n)
 	if err != nil {
@@ -87,7 +87,7 @@ func (o *originRouter) route(ctx context.Context, n *push.Notification) (*delive
 	if err != nil {
 		return nil, push.Outcome{Reason: string(wire.DNSFailure)}
 	}
-	if _, _, err := s.resolver.Resolve(ctx); err != nil { // a name without a public address shall cost us no pool
+	if _, _, err := s.resolver.Resolve(ctx); err != nil { // do not create a pool for a name without a public address
 		return nil, push.Outcome{Reason: string(wire.DNSFailure)}
 	}
 	return o.addRoute(ctx, origin, s, route)
@@ -99,12 +99,13 @@ func (o *originRouter) cachedRoute(origin string) *delivery.Route {
 	return o.routes[origin]
 }
 
-// addRoute makes a route the one to origin, unless another was faster, and has its service run.
+// addRoute adds the route to an origin and starts its service. If another call has added one in the meantime, it returns
+// that route.
 func (o *originRouter) addRoute(ctx context.Context, origin string, s *service, route *delivery.Route) (*delivery.Route, push.Outcome) {
 	o.mu.Lock()
-	if known := o.routes[origin]; known != nil {
+	if existing := o.routes[origin]; existing != nil {
 		o.mu.Unlock()
-		return known, push.Outcome{}
+		return existing, push.Outcome{}
 	}
 	if len(o.routes) >= maxOrigins {
 		o.mu.Unlock()
@@ -122,32 +123,32 @@ func (o *originRouter) addRoute(ctx context.Context, origin string, s *service, 
 	return route, push.Outcome{}
 }
 
-// run runs the services as they come, until ctx ends and all of them have.
+// run runs the services until ctx ends, including those added later. It returns when all have ended.
 func (o *originRouter) run(ctx context.Context) error {
 	defer close(o.done)
-	var house errgroup.Group
+	var group errgroup.Group
 	for {
 		select {
 		case s := <-o.newServices:
-			house.Go(func() error { return s.run(ctx) })
+			group.Go(func() error { return s.run(ctx) })
 		case <-ctx.Done():
-			return house.Wait()
+			return group.Wait()
 		}
 	}
 }
 
-// allServices returns the services that there are by now.
+// allServices returns the services added so far.
 func (o *originRouter) allServices() []*service {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.services)
 }
 
-// buildWebPush returns what carries an app's Web Push notifications.
+// buildWebPush returns the router for an app's Web Push notifications.
 func (b *builder) buildWebPush(app string, c *config.WebPush) (*originRouter, error) {
 	path := "apps." + app + ".webpush"
 	if len(c.Endpoints) > 0 && c.URL == "" {
-		return nil, keyError(path, "endpoints", errors.New("only for the service at url (set url, or let DNS name each service's endpoints)"))
+		return nil, keyError(path, "endpoints", errors.New("needs url, because endpoints belong to one service (set url, or remove endpoints to use DNS)"))
 	}
 	roots, err := loadRoots(path, c.CAFile)
 	if err != nil {
@@ -162,9 +163,9 @@ func (b *builder) buildWebPush(app string, c *config.WebPush) (*originRouter, er
 		return nil, keyError(path, "vapid_key_file", fmt.Errorf("%q: %w", string(c.VAPIDKeyFile), err))
 	}
 	shared := b.withGlobals(settings{platform: push.WebPush}, roots)
-	if known := b.current.originRouter(path, key.Public(), c, shared); known != nil {
-		b.onCommit = append(b.onCommit, func() { known.reconfigure(quotaConfig(c.Quota, b.weights)) })
-		return known, nil
+	if current := b.current.originRouter(path, key.Public(), c, shared); current != nil {
+		b.onCommit = append(b.onCommit, func() { current.reconfigure(quotaConfig(c.Quota, b.weights)) })
+		return current, nil
 	}
 	provider, err := webpush.New(webpush.Config{Key: key, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL)})
 	if err != nil {
@@ -180,7 +181,7 @@ func (b *builder) buildWebPush(app string, c *config.WebPush) (*originRouter, er
 	return o, nil
 }
 
-// reconfigure changes the quota and the weights of apps in place.
+// reconfigure changes the quota and the app weights in place.
 func (o *originRouter) reconfigure(cfg quota.Config) {
 	o.rateLimiter.Reconfigure(cfg)
 	o.mu.Lock()
@@ -191,7 +192,8 @@ func (o *originRouter) reconfigure(cfg quota.Config) {
 	}
 }
 
-// routeFactory returns what makes the service and the route of an origin. The quota is the key's, whatever the service.
+// routeFactory returns a function that builds the service and the route for an origin. All origins share the quota of the
+// VAPID key.
 func (b *builder) routeFactory(app string, o *originRouter, c *config.WebPush) func(string) (*service, *delivery.Route, error) {
 	return func(origin string) (*service, *delivery.Route, error) {
 		want := o.settings
@@ -208,10 +210,10 @@ func (b *builder) routeFactory(app string, o *originRouter, c *config.WebPush) f
 	}
 }
 
-// checks are what can be tried before a subscription names a service.
+// checks returns the checks that are possible before a subscription names an origin.
 func (o *originRouter) checks() []Check {
 	sign := func(ctx context.Context) (string, error) {
-		return "signs for the key that pages subscribe with, " + o.publicKey, o.provider.Authorize(ctx)
+		return "can sign for the public key " + o.publicKey, o.provider.Authorize(ctx)
 	}
 	reach := func(ctx context.Context) (string, error) {
 		s, _, err := o.newRoute(cmp.Or(o.overrideURL, "https://"+webpush.KnownServices[0]))

@@ -29,7 +29,7 @@ import (
 	"github.com/sluice-push/sluice/providers/webpush"
 )
 
-// vapidKeyFile writes a VAPID key and returns its file.
+// vapidKeyFile writes a new VAPID key and returns the file.
 func vapidKeyFile(t testing.TB) string {
 	t.Helper()
 	key, err := webpush.NewKey()
@@ -51,8 +51,8 @@ func (s mockEnv) webPushBlock(t testing.TB) string {
 	return fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.ready.WebPush, s.ready.CAFile, vapidKeyFile(t))
 }
 
-// webPushNotification is a notification to a browser that subscribed at that URL, as a browser writes it.
-func webPushNotification(t testing.TB, at string) string {
+// webPushNotification returns a notification with a new subscription for an endpoint, in the form that a browser uses.
+func webPushNotification(t testing.TB, endpointURL string) string {
 	t.Helper()
 	key, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
@@ -60,7 +60,7 @@ func webPushNotification(t testing.TB, at string) string {
 	}
 	secret := make([]byte, 16)
 	_, _ = rand.Read(secret)
-	endpoint, _ := json.Marshal(at)
+	endpoint, _ := json.Marshal(endpointURL)
 	return fmt.Sprintf(`{"platform":"webpush","title":"Hi","subscription":{"endpoint":%s,"expirationTime":null,"keys":{"p256dh":%q,"auth":%q}}}`,
 		endpoint, base64.RawURLEncoding.EncodeToString(key.PublicKey().Bytes()), base64.RawURLEncoding.EncodeToString(secret))
 }
@@ -69,10 +69,10 @@ func TestWebPushGoesToServiceOfSubscription(t *testing.T) {
 	s := newMockEnv(t)
 	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", s.webPushBlock(t)))
 	if code, body := h.get(h.url + "/readyz"); code != http.StatusOK {
-		t.Errorf("ready before any subscription has named a service: %d %s", code, body)
+		t.Errorf("not ready before the first subscription: %d %s", code, body)
 	}
 	var all sync.WaitGroup
-	for range 20 { // all of them are the first to name it
+	for range 20 { // concurrently, so that several may be the first to use the service
 		all.Go(func() {
 			if status, receipt := h.post("web", webPushNotification(t, s.ready.WebPush+"/push/abc")); status != 200 || receipt["status"] != "accepted" {
 				t.Errorf("%d %v", status, receipt)
@@ -81,7 +81,7 @@ func TestWebPushGoesToServiceOfSubscription(t *testing.T) {
 	}
 	all.Wait()
 	if got := s.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.WebPush}); got != 20 {
-		t.Errorf("the service saw %d requests", got)
+		t.Errorf("the service got %d requests", got)
 	}
 	status := h.gw.Status()
 	if len(status.Services) != 1 || !status.Services[0].Pool.Ready {
@@ -99,13 +99,13 @@ func TestGoneSubscriptionIsUnregistered(t *testing.T) {
 
 func TestSubscriptionCannotTargetInternalHosts(t *testing.T) {
 	calls := &atomic.Int32{}
-	inside := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
-	defer inside.Close()
+	internal := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
+	defer internal.Close()
 	s := newMockEnv(t)
 	block := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:ops@example.com'}", vapidKeyFile(t))
 	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", block))
 	for _, at := range []string{
-		inside.URL + "/push", strings.Replace(inside.URL, "127.0.0.1", "localhost", 1), "https://169.254.169.254/latest/meta-data/",
+		internal.URL + "/push", strings.Replace(internal.URL, "127.0.0.1", "localhost", 1), "https://169.254.169.254/latest/meta-data/",
 		"http://fcm.googleapis.com/x", "https://[::ffff:127.0.0.1]/x", "https://2130706433/x", "https://fcm.googleapis.com@127.0.0.1/x",
 	} {
 		if status, problem := h.post("web", webPushNotification(t, at)); status != http.StatusBadRequest || problem["field"] != "subscription.endpoint" {
@@ -117,7 +117,7 @@ func TestSubscriptionCannotTargetInternalHosts(t *testing.T) {
 	}
 }
 
-// newDNSServer is a name server whose every name has that address.
+// newDNSServer starts a name server that returns address for every name, and returns the server's own address.
 func newDNSServer(t testing.TB, address string) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -127,15 +127,15 @@ func newDNSServer(t testing.TB, address string) string {
 	started := make(chan struct{})
 	server := &dns.Server{PacketConn: conn, NotifyStartedFunc: func() { close(started) }, Handler: dns.HandlerFunc(
 		func(w dns.ResponseWriter, question *dns.Msg) {
-			answer := new(dns.Msg).SetReply(question)
+			response := new(dns.Msg).SetReply(question)
 			if question.Question[0].Qtype == dns.TypeA {
 				record, err := dns.NewRR(question.Question[0].Name + " 60 IN A " + address)
 				if err != nil {
 					t.Error(err)
 				}
-				answer.Answer = append(answer.Answer, record)
+				response.Answer = append(response.Answer, record)
 			}
-			_ = w.WriteMsg(answer)
+			_ = w.WriteMsg(response)
 		})}
 	ended := make(chan error, 1)
 	go func() { ended <- server.ActivateAndServe() }()
@@ -160,15 +160,15 @@ func TestAllowedNameWithPrivateAddressIsNotCalled(t *testing.T) {
 			t.Errorf("%s: %d %v after %s", address, status, problem, time.Since(began))
 		}
 		if len(h.gw.Status().Services) != 0 {
-			t.Errorf("%s: a pool was made for it: %+v", address, h.gw.Status())
+			t.Errorf("%s: a pool was created: %+v", address, h.gw.Status())
 		}
 	}
 }
 
-// newHTTP1Service is a push service that knows no HTTP/2.
-func newHTTP1Service(t testing.TB, answer http.HandlerFunc) (base, caFile string) {
+// newHTTP1Service starts a push service without HTTP/2.
+func newHTTP1Service(t testing.TB, handler http.HandlerFunc) (base, caFile string) {
 	t.Helper()
-	server := httptest.NewTLSServer(answer)
+	server := httptest.NewTLSServer(handler)
 	t.Cleanup(server.Close)
 	caFile = filepath.Join(t.TempDir(), "ca.pem")
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
@@ -179,8 +179,8 @@ func newHTTP1Service(t testing.TB, answer http.HandlerFunc) (base, caFile string
 }
 
 func TestHTTP1FallbackFollowsNoRedirect(t *testing.T) {
-	var elsewhere, proxied atomic.Int32
-	other := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	var redirected, proxied atomic.Int32
+	other := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { redirected.Add(1) }))
 	defer other.Close()
 	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { proxied.Add(1) }))
 	defer proxy.Close()
@@ -211,8 +211,8 @@ func TestHTTP1FallbackFollowsNoRedirect(t *testing.T) {
 			t.Errorf("%s: %v", path, receipt)
 		}
 	}
-	if elsewhere.Load() != 0 || proxied.Load() != 0 {
-		t.Errorf("the redirect was followed %d times, the proxy asked %d times", elsewhere.Load(), proxied.Load())
+	if redirected.Load() != 0 || proxied.Load() != 0 {
+		t.Errorf("the redirect was followed %d times, the proxy was used %d times", redirected.Load(), proxied.Load())
 	}
 }
 
@@ -222,7 +222,7 @@ func TestInvalidWebPushBlockNamesTheKey(t *testing.T) {
 	for block, want := range map[string]string{
 		nowhere: "apps.web.webpush.vapid_key_file",
 		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.ready.ServiceAccountFile):                  "neither PEM",
-		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c', endpoints: ['127.0.0.1:1']}", vapidKeyFile(t)): "apps.web.webpush.endpoints: only for",
+		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c', endpoints: ['127.0.0.1:1']}", vapidKeyFile(t)): "apps.web.webpush.endpoints: needs url",
 	} {
 		if _, err := gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("web", block)), nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)

@@ -33,13 +33,13 @@ func certificateRotation(s *scenario) {
 	run.waitUntil(calm)
 	cut := time.Now()
 	s.replaceCertificate(files, s.readFile(next.ClientCert), s.readFile(next.ClientKey))
-	live := s.eventually("the new certificate is in force", 10*time.Second, func() bool { return len(g.eventsSince(cut, "gateway: reloaded", "")) > 0 })
+	live := s.eventually("the new certificate is in force", 10*time.Second, func() bool { return len(g.eventsSince(cut, "configuration reloaded", "")) > 0 })
 	run.waitUntil(calm + good)
 	told := g.certificateExpiry()
 	offered := time.Now()
 	cert, key := s.expiredCertificate()
 	s.replaceCertificate(files, cert, key)
-	const not = "gateway: not reloaded; the configuration before it stays in force"
+	const not = "configuration not reloaded; the previous one stays in use"
 	refused := s.eventually("the expired one is refused", 10*time.Second, func() bool { return len(g.eventsSince(offered, not, "")) > 0 })
 	e := collectEvidence(m, run.wait(), cut)
 
@@ -50,7 +50,7 @@ func certificateRotation(s *scenario) {
 	s.expectZero("duplicates", e.duplicates())
 	atMost(&s.rowResult, "new certificate in use after", live, 10*time.Second)
 	atMost(&s.rowResult, "expired certificate rejected after", refused, 10*time.Second)
-	s.expectZero("expired certificate used", len(g.eventsSince(offered, "gateway: reloaded", "")))
+	s.expectZero("expired certificate used", len(g.eventsSince(offered, "configuration reloaded", "")))
 	s.expect("expiry metric: first certificate", before.Format(time.DateTime), !before.IsZero())
 	s.expect("second certificate", told.Format(time.DateTime), told.Equal(leaf.NotAfter))
 	s.expect("after the expired certificate", g.certificateExpiry().Format(time.DateTime), g.certificateExpiry().Equal(told))

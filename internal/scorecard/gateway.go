@@ -195,7 +195,7 @@ func (g *gateway) readLog(log io.Reader) {
 			g.logTail = g.logTail[1:]
 		}
 		switch {
-		case e.Message == "gateway: serving":
+		case e.Message == "serving":
 			g.url, g.admin = "http://"+e.Listen, "http://"+e.Admin
 		case e.Kind != "":
 			g.events = append(g.events, e)
