@@ -11,49 +11,49 @@ import (
 )
 
 const (
-	// Events that may wait to be written; beyond, Note waits.
+	// Events that may wait to be written; beyond, AppendAsync blocks.
 	maxAsyncEvents = 8192
-	// Events that are written at a time.
+	// Events that are written together.
 	asyncBatchEvents = 2000
 )
 
-// asyncWrite is events that nobody waits for, or what is to be done when all before it are written.
+// asyncWrite is a list of events to write, or a function to call when all earlier writes are done.
 type asyncWrite struct {
 	headers   []*eventHeader
 	onWritten func()
 }
 
-// AppendAsync writes events without waiting until they are on disk: Find and States know them at once, a crash may forget them.
-// While too many wait it waits too; its error is ctx's, or that of an event that cannot be written.
+// AppendAsync appends events without waiting for the disk. Find and States include them immediately, but a crash may lose
+// them. It blocks while too many events wait. The error is that of ctx or of an invalid event.
 func (h *History) AppendAsync(ctx context.Context, events ...push.Event) error {
-	steps, err := encodeEvents(events)
+	headers, err := encodeEvents(events)
 	if err != nil {
 		return err
 	}
-	for some := range slices.Chunk(steps, asyncBatchEvents) {
-		h.overlay.addPending(some...)
-		if err := h.enqueueAsync(ctx, asyncWrite{headers: some}); err != nil {
-			h.overlay.removePending(some)
+	for batch := range slices.Chunk(headers, asyncBatchEvents) {
+		h.overlay.addPending(batch...)
+		if err := h.enqueueAsync(ctx, asyncWrite{headers: batch}); err != nil {
+			h.overlay.removePending(batch)
 			return err
 		}
 	}
 	return nil
 }
 
-func (h *History) enqueueAsync(ctx context.Context, n asyncWrite) error {
-	if err := h.asyncSlots.Acquire(ctx, int64(len(n.headers))); err != nil {
+func (h *History) enqueueAsync(ctx context.Context, w asyncWrite) error {
+	if err := h.asyncSlots.Acquire(ctx, int64(len(w.headers))); err != nil {
 		return err
 	}
 	select {
-	case h.asyncWrites <- n:
+	case h.asyncWrites <- w:
 		return nil
 	case <-ctx.Done():
-		h.asyncSlots.Release(int64(len(n.headers)))
+		h.asyncSlots.Release(int64(len(w.headers)))
 		return ctx.Err()
 	}
 }
 
-// runAsyncWrites writes notes until ctx ends, and then those that are there.
+// runAsyncWrites writes events until ctx ends, and then those that still wait.
 func (h *History) runAsyncWrites(ctx context.Context) {
 	for {
 		var first asyncWrite
@@ -70,44 +70,44 @@ func (h *History) runAsyncWrites(ctx context.Context) {
 	}
 }
 
-// collectAsync returns the first note and those that wait behind it.
+// collectAsync returns the first write and those that wait after it.
 func (h *History) collectAsync(first asyncWrite) []asyncWrite {
-	notes, events := []asyncWrite{first}, len(first.headers)
+	writes, events := []asyncWrite{first}, len(first.headers)
 	for events < asyncBatchEvents {
 		select {
-		case n := <-h.asyncWrites:
-			notes, events = append(notes, n), events+max(1, len(n.headers))
+		case w := <-h.asyncWrites:
+			writes, events = append(writes, w), events+max(1, len(w.headers))
 		default:
-			return notes
+			return writes
 		}
 	}
-	return notes
+	return writes
 }
 
-// writeAsync writes the events of each app in their order, and those of all apps at a time.
-func (h *History) writeAsync(notes []asyncWrite) {
+// writeAsync writes the events. It keeps the order within an app, and writes several apps concurrently.
+func (h *History) writeAsync(writes []asyncWrite) {
 	apps := map[string][]*eventHeader{}
-	for _, n := range notes {
-		for _, s := range n.headers {
+	for _, w := range writes {
+		for _, s := range w.headers {
 			apps[s.app] = append(apps[s.app], s)
 		}
 	}
 	var writing sync.WaitGroup
-	for _, steps := range apps {
-		writing.Go(func() { h.writeAppEvents(steps) })
+	for _, headers := range apps {
+		writing.Go(func() { h.writeAppEvents(headers) })
 	}
 	writing.Wait()
-	for _, n := range notes {
-		h.asyncSlots.Release(int64(len(n.headers)))
-		if n.onWritten != nil {
-			n.onWritten()
+	for _, w := range writes {
+		h.asyncSlots.Release(int64(len(w.headers)))
+		if w.onWritten != nil {
+			w.onWritten()
 		}
 	}
 }
 
-func (h *History) writeAppEvents(steps []*eventHeader) {
-	if _, err := h.append(context.Background(), steps); err != nil { // the writer's own patience ends it
-		h.counters.lost.Add(uint64(len(steps)))
-		h.cfg.Logger.Error("history: events are lost", "app", steps[0].app, "events", len(steps), "err", err)
+func (h *History) writeAppEvents(headers []*eventHeader) {
+	if _, err := h.append(context.Background(), headers); err != nil { // the writer bounds the time
+		h.counters.lost.Add(uint64(len(headers)))
+		h.cfg.Logger.Error("events lost", "app", headers[0].app, "events", len(headers), "err", err)
 	}
 }

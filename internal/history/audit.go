@@ -18,51 +18,51 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Report is what an audit found.
+// Report is the result of an audit.
 type Report struct {
-	// Events is how many were read; Notifications, of how many they tell, or the queue.
+	// Events counts the events read, Notifications the notifications in the events and the queue.
 	Events        uint64 `json:"events"`
 	Notifications uint64 `json:"notifications"`
-	// Accepted were to be kept until their end; Waiting of them are in the queue now.
+	// Accepted counts the notifications accepted into the queue, Waiting those that are in it now.
 	Accepted uint64 `json:"accepted"`
 	Waiting  uint64 `json:"waiting"`
-	// Lost were accepted, have no end and are in no queue.
+	// Lost counts accepted notifications that have no end and are in no queue.
 	Lost uint64 `json:"lost"`
-	// Twice have two ends that tell different things.
+	// Twice counts notifications with two different ends.
 	Twice uint64 `json:"twice"`
-	// Unannounced were sent from the queue, though no event tells that they were accepted: a crash came between. That
-	// harms nobody.
+	// Unannounced counts notifications that were sent from the queue but have no event that they were accepted: the
+	// gateway died before it recorded one. This is harmless.
 	Unannounced uint64 `json:"unannounced"`
-	// Interrupted were being sent while their caller waited, and have no end: the gateway died. Nothing was promised.
+	// Interrupted counts synchronous sends without an end: the gateway died, and the caller got no response.
 	Interrupted uint64 `json:"interrupted"`
-	// Findings names those of the last four kinds, at most a thousand.
+	// Findings lists lost, twice, unannounced and interrupted notifications, at most a thousand.
 	Findings []Finding `json:"findings"`
 }
 
-// Finding is one notification that has not exactly one end.
+// Finding is a notification that does not have exactly one end.
 type Finding struct {
 	Kind string `json:"kind"` // lost, twice, unannounced or interrupted
 	ID   string `json:"id"`
 	App  string `json:"app"`
-	// Cursor is the place of its first event.
+	// Cursor is the position of its first event.
 	Cursor string `json:"cursor"`
 }
 
-// Clean reports whether every accepted notification has exactly one end, or waits.
+// Clean reports whether every accepted notification either has exactly one end or is in the queue.
 func (r *Report) Clean() bool { return r.Lost == 0 && r.Twice == 0 }
 
 const maxFindings = 1000
 
-// Audit reads the events and the queues (the streams' names; those that do not exist are empty), and proves that every
-// accepted notification has exactly one end or is in a queue, or tells which have not. It asks no index, and may run beside
-// gateways that work. What it needs to remember it keeps in a temporary folder: 48 bytes for each event.
+// Audit reads the events and the streams of the queues, and reports the notifications that neither have exactly one end nor
+// are in a queue. A stream that does not exist counts as empty. Audit does not use the index, and can run while gateways
+// work. It needs 48 bytes of temporary disk space for each event.
 func Audit(ctx context.Context, e *jetstream.Engine, queues ...string) (*Report, error) {
 	dir, err := os.MkdirTemp("", "sluice-audit-")
 	if err != nil {
 		return nil, fmt.Errorf("history: audit: %w", err)
 	}
 	a := &auditor{engine: e, apps: map[string]uint32{}, seed: maphash.MakeSeed()}
-	defer func() { _ = os.RemoveAll(dir) }() // the system's own cleaning does it otherwise
+	defer func() { _ = os.RemoveAll(dir) }() // if it fails, the directory is left to the system's cleanup
 	if a.partitions, err = newPartitions(dir); err != nil {
 		return nil, fmt.Errorf("history: audit: %w", err)
 	}
@@ -73,26 +73,26 @@ func Audit(ctx context.Context, e *jetstream.Engine, queues ...string) (*Report,
 	return report, nil
 }
 
-// auditor is one that runs.
+// auditor is a running audit.
 type auditor struct {
 	engine     *jetstream.Engine
 	partitions *partitions
 	apps       map[string]uint32
 	appNames   []string
 	seed       maphash.Seed
-	firstSeq   uint64 // of the events when it began
+	firstSeq   uint64 // the first event in the stream at the start of the audit
 	report     Report
 }
 
-// run reads the events, then the queues, then the events that came in between: one that left the queue meanwhile has told
-// why before it left.
+// run reads the events, then the queues, then the events that were appended meanwhile. It misses no end, because the end of
+// a task is appended before the task leaves its queue.
 func (a *auditor) run(ctx context.Context, queues []string) (*Report, error) {
 	first, next, err := a.readEvents(ctx, 0, false)
 	if err != nil {
 		return nil, err
 	}
 	a.firstSeq = first
-	for _, name := range append(queues, queues...) { // twice: one may go from the second to the first behind our back
+	for _, name := range append(queues, queues...) { // twice, because a task may move between the queues meanwhile
 		if err := a.readQueue(ctx, name); err != nil {
 			return nil, err
 		}
@@ -109,7 +109,7 @@ func (a *auditor) run(ctx context.Context, queues []string) (*Report, error) {
 	return &a.report, nil
 }
 
-// auditEvent is what the audit reads of an event.
+// auditEvent holds the fields that an audit needs from an event or a task.
 type auditEvent struct {
 	ID      uuid.UUID       `json:"id"`
 	App     string          `json:"app"`
@@ -119,7 +119,7 @@ type auditEvent struct {
 	Receipt json.RawMessage `json:"receipt"`
 }
 
-// readEvents shelves the events from a sequence on, and returns the first that there is and the next to come.
+// readEvents reads the events from a sequence on. It returns the first sequence read and the one after the last.
 func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (first, next uint64, err error) {
 	next = from
 	for m, err := range messages(ctx, a.engine.JetStream(), Stream, from) {
@@ -131,12 +131,12 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (first
 		}
 		next = m.Sequence + 1
 		for i, item := range jetstream.Items(m.Data) {
-			var t auditEvent
-			if err := json.Unmarshal(item, &t); err != nil {
-				return 0, 0, fmt.Errorf("the event at %d.%d: %w", m.Sequence, i, err)
+			var e auditEvent
+			if err := json.Unmarshal(item, &e); err != nil {
+				return 0, 0, fmt.Errorf("event %d.%d: %w", m.Sequence, i, err)
 			}
 			a.report.Events++
-			if err := a.partitions.add(a.newRecord(&t, jetstream.Offset{Seq: m.Sequence, Index: i}, late)); err != nil {
+			if err := a.partitions.add(a.newRecord(&e, jetstream.Offset{Seq: m.Sequence, Index: i}, late)); err != nil {
 				return 0, 0, err
 			}
 		}
@@ -144,16 +144,16 @@ func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (first
 	return first, next, nil
 }
 
-func (a *auditor) newRecord(t *auditEvent, at jetstream.Offset, late bool) auditRecord {
-	r := auditRecord{ID: t.ID, Seq: at.Seq, Index: uint32(at.Index), App: a.appIndex(t.App), Attempt: t.Attempt, Kind: kindOf(t.Status)}
+func (a *auditor) newRecord(e *auditEvent, offset jetstream.Offset, late bool) auditRecord {
+	r := auditRecord{ID: e.ID, Seq: offset.Seq, Index: uint32(offset.Index), App: a.appIndex(e.App), Attempt: e.Attempt, Kind: kindOf(e.Status)}
 	if late {
 		r.Flags |= flagLate
 	}
-	if t.KeyHash != nil {
+	if e.KeyHash != nil {
 		r.Flags |= flagKeyed
 	}
 	if r.Kind == kindEnded {
-		r.End = maphash.Bytes(a.seed, t.Receipt) ^ maphash.String(a.seed, string(t.Status))
+		r.End = maphash.Bytes(a.seed, e.Receipt) ^ maphash.String(a.seed, string(e.Status))
 	}
 	return r
 }
@@ -167,18 +167,18 @@ func (a *auditor) appIndex(name string) uint32 {
 	return n
 }
 
-// readQueue shelves what waits in a queue's stream.
+// readQueue reads the tasks in the stream of a queue.
 func (a *auditor) readQueue(ctx context.Context, name string) error {
 	for m, err := range messages(ctx, a.engine.JetStream(), name, 0) {
 		if err != nil {
 			return err
 		}
 		for i, item := range jetstream.Items(m.Data) {
-			var t auditEvent
-			if err := json.Unmarshal(item, &t); err != nil {
-				return fmt.Errorf("the task %d of %d in %s: %w", i, m.Sequence, name, err)
+			var e auditEvent
+			if err := json.Unmarshal(item, &e); err != nil {
+				return fmt.Errorf("task %d.%d in %s: %w", m.Sequence, i, name, err)
 			}
-			if err := a.partitions.add(auditRecord{ID: t.ID, App: a.appIndex(t.App), Kind: kindQueued}); err != nil {
+			if err := a.partitions.add(auditRecord{ID: e.ID, App: a.appIndex(e.App), Kind: kindQueued}); err != nil {
 				return err
 			}
 		}
@@ -186,8 +186,8 @@ func (a *auditor) readQueue(ctx context.Context, name string) error {
 	return nil
 }
 
-// messages returns what is in a stream from a sequence on, up to what is its last now. It takes nothing out and needs no
-// consumer, of which a work queue has its own.
+// messages returns the messages of a stream, from a sequence to the current end. It reads them without a consumer, so it also
+// works for a work queue and removes nothing.
 func messages(ctx context.Context, js natsjs.JetStream, name string, from uint64) iter.Seq2[*natsjs.RawStreamMsg, error] {
 	return func(yield func(*natsjs.RawStreamMsg, error) bool) {
 		stream, err := js.Stream(ctx, name)
@@ -211,52 +211,52 @@ func messages(ctx context.Context, js natsjs.JetStream, name string, from uint64
 	}
 }
 
-// classify looks at the notifications of one shelf.
+// classify counts the notifications of one partition.
 func (a *auditor) classify(records []auditRecord) {
-	all := map[uuid.UUID]*auditState{}
+	states := map[uuid.UUID]*auditState{}
 	for i := range records {
 		r := &records[i]
-		f, ok := all[r.ID]
+		s, ok := states[r.ID]
 		if !ok {
-			f = &auditState{first: r}
-			all[r.ID] = f
+			s = &auditState{first: r}
+			states[r.ID] = s
 		}
-		f.apply(r)
+		s.apply(r)
 	}
-	a.report.Notifications += uint64(len(all))
-	for _, f := range all {
-		a.tally(f)
+	a.report.Notifications += uint64(len(states))
+	for _, s := range states {
+		a.tally(s)
 	}
 }
 
-func (a *auditor) tally(f *auditState) {
-	if f.accepted {
+func (a *auditor) tally(s *auditState) {
+	if s.accepted {
 		a.report.Accepted++
 	}
-	if f.queued && f.ends == 0 {
+	if s.queued && s.ends == 0 {
 		a.report.Waiting++
 	}
 	switch {
-	case f.ends > 1:
+	case s.ends > 1:
 		a.report.Twice++
-		a.addFinding("twice", f)
-	case f.ends == 0 && !f.queued && !f.late && f.accepted:
+		a.addFinding("twice", s)
+	case s.ends == 0 && !s.queued && !s.late && s.accepted:
 		a.report.Lost++
-		a.addFinding("lost", f)
-	case f.ends == 0 && !f.queued && !f.late:
+		a.addFinding("lost", s)
+	case s.ends == 0 && !s.queued && !s.late:
 		a.report.Interrupted++
-		a.addFinding("interrupted", f)
-	case f.fromQueue && !f.accepted && a.firstSeq <= 1: // or what told of it may be kept no more
+		a.addFinding("interrupted", s)
+	case s.fromQueue && !s.accepted && a.firstSeq <= 1: // otherwise the event may have expired
 		a.report.Unannounced++
-		a.addFinding("unannounced", f)
+		a.addFinding("unannounced", s)
 	}
 }
 
-func (a *auditor) addFinding(kind string, f *auditState) {
+func (a *auditor) addFinding(kind string, s *auditState) {
 	if len(a.report.Findings) < maxFindings {
 		a.report.Findings = append(a.report.Findings, Finding{
-			Kind: kind, ID: f.first.ID.String(), App: a.appNames[f.first.App],
-			Cursor: formatCursor(jetstream.Offset{Seq: f.first.Seq, Index: int(f.first.Index)}),
+			Kind: kind, ID: s.first.ID.String(), App: a.appNames[s.first.App],
+			Cursor: formatCursor(jetstream.Offset{Seq: s.first.Seq, Index: int(s.first.Index)}),
 		})
 	}
 }

@@ -17,11 +17,11 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// auditRecord is what an audit remembers of an event, or of a task in a queue.
+// auditRecord is what an audit stores of an event or a task.
 type auditRecord struct {
 	ID      uuid.UUID
 	Seq     uint64
-	End     uint64 // tells one end from another
+	End     uint64 // hash of the end
 	Index   uint32
 	App     uint32
 	Attempt uint32
@@ -33,15 +33,15 @@ type auditRecord struct {
 type kind uint8
 
 const (
-	kindQueued  kind = iota // it is in a queue
-	kindWaiting             // an event tells that it waits
+	kindQueued  kind = iota // a task in a queue
+	kindWaiting             // an event with status queued or scheduled
 	kindSending
 	kindCancelled
 	kindEnded
 )
 
 const (
-	flagLate  = 1 << iota // it came while the audit was running
+	flagLate  = 1 << iota // appended while the audit ran
 	flagKeyed             // it has an Idempotency-Key
 )
 
@@ -58,74 +58,74 @@ func kindOf(s push.Status) kind {
 	}
 }
 
-// auditState is what the records of one notification come to. It judges for itself, and not as the index does.
+// auditState is the state of one notification. It is independent of State on purpose, so that an audit also checks State.
 type auditState struct {
 	first     *auditRecord
-	accepted  bool // an event tells that it was
+	accepted  bool // an event says so
 	queued    bool // it is in a queue
-	fromQueue bool // it was sent, and not for a caller who waited
+	fromQueue bool // it was sent by the queue, not synchronously
 	late      bool
-	sending   bool // it left, and does not wait again
+	sending   bool // an attempt started and it was not rescheduled since
 	cancelled bool
 	ends      int
 	end       uint64
 }
 
-func (f *auditState) apply(r *auditRecord) {
-	if f.first.Seq == 0 {
-		f.first = r
+func (s *auditState) apply(r *auditRecord) {
+	if s.first.Seq == 0 {
+		s.first = r
 	}
-	f.late = f.late || r.Flags&flagLate != 0
+	s.late = s.late || r.Flags&flagLate != 0
 	switch r.Kind {
 	case kindQueued:
-		f.queued = true
+		s.queued = true
 	case kindWaiting:
-		f.accepted = f.accepted || r.Attempt == 0
-		f.sending = f.sending && r.Attempt == 0
+		s.accepted = s.accepted || r.Attempt == 0
+		s.sending = s.sending && r.Attempt == 0
 	case kindSending:
-		f.sending = true
-		f.fromQueue = f.fromQueue || r.Flags&flagKeyed == 0
+		s.sending = true
+		s.fromQueue = s.fromQueue || r.Flags&flagKeyed == 0
 	case kindCancelled:
-		if !f.sending && f.ends == 0 { // otherwise it came too late, and its caller was told so
-			f.ends, f.cancelled = 1, true
+		if !s.sending && s.ends == 0 { // otherwise the cancellation came too late
+			s.ends, s.cancelled = 1, true
 		}
 	case kindEnded:
-		if f.ends == 0 || f.cancelled || r.End != f.end { // the same end may have been written twice
-			f.ends++
+		if s.ends == 0 || s.cancelled || r.End != s.end { // the same end may occur twice, after a write with unknown result
+			s.ends++
 		}
-		f.end, f.cancelled = r.End, false
+		s.end, s.cancelled = r.End, false
 	}
 }
 
-// partitions keep records on disk, those of one notification on one shelf in their order, so that only one shelf has to be in
-// memory at a time.
+// partitions stores records on disk, partitioned by ID, so that only one partition is in memory at a time. A partition keeps
+// the order of its records.
 type partitions struct {
 	files   [256]*os.File
 	writers [256]*bufio.Writer
 }
 
 func newPartitions(dir string) (*partitions, error) {
-	s := new(partitions)
-	for i := range s.files {
+	p := new(partitions)
+	for i := range p.files {
 		file, err := os.Create(filepath.Join(dir, fmt.Sprintf("%02x", i)))
 		if err != nil {
-			return nil, errors.Join(err, s.close())
+			return nil, errors.Join(err, p.close())
 		}
-		s.files[i], s.writers[i] = file, bufio.NewWriter(file)
+		p.files[i], p.writers[i] = file, bufio.NewWriter(file)
 	}
-	return s, nil
+	return p, nil
 }
 
-// add shelves a record. The last byte of a UUID is random.
-func (s *partitions) add(r auditRecord) error {
-	return binary.Write(s.writers[r.ID[15]], binary.LittleEndian, &r)
+// add stores a record. It partitions by the last byte of the UUID, which is random.
+func (p *partitions) add(r auditRecord) error {
+	return binary.Write(p.writers[r.ID[15]], binary.LittleEndian, &r)
 }
 
-// all returns the records shelf by shelf.
-func (s *partitions) all() iter.Seq2[[]auditRecord, error] {
+// all returns the records of one partition after the other.
+func (p *partitions) all() iter.Seq2[[]auditRecord, error] {
 	return func(yield func([]auditRecord, error) bool) {
-		for i := range s.files {
-			records, err := s.read(i)
+		for i := range p.files {
+			records, err := p.read(i)
 			if !yield(records, err) || err != nil {
 				return
 			}
@@ -133,24 +133,24 @@ func (s *partitions) all() iter.Seq2[[]auditRecord, error] {
 	}
 }
 
-func (s *partitions) read(i int) ([]auditRecord, error) {
-	if err := s.writers[i].Flush(); err != nil {
+func (p *partitions) read(i int) ([]auditRecord, error) {
+	if err := p.writers[i].Flush(); err != nil {
 		return nil, err
 	}
-	size, err := s.files[i].Seek(0, io.SeekCurrent)
+	size, err := p.files[i].Seek(0, io.SeekCurrent)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.files[i].Seek(0, io.SeekStart); err != nil {
+	if _, err := p.files[i].Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
 	records := make([]auditRecord, int(size)/binary.Size(auditRecord{}))
-	return records, binary.Read(bufio.NewReader(s.files[i]), binary.LittleEndian, records)
+	return records, binary.Read(bufio.NewReader(p.files[i]), binary.LittleEndian, records)
 }
 
-func (s *partitions) close() error {
+func (p *partitions) close() error {
 	var err error
-	for _, file := range s.files {
+	for _, file := range p.files {
 		if file != nil {
 			err = errors.Join(err, file.Close())
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// openBench returns what opens a history on one engine, and runs it.
+// openBench returns a function that opens and runs a history. All histories use the same engine.
 func openBench(b *testing.B) (open func(dir string) (h *history.History, stop func())) {
 	b.Helper()
 	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: filepath.Join(b.TempDir(), "engine")})
@@ -55,7 +55,7 @@ func lifecycles(n int) (ids []string, events []push.Event) {
 	return ids, events
 }
 
-// BenchmarkIndexing makes the index of 30,000 events of 10,000 notifications: ns/event is what one costs.
+// BenchmarkIndexing indexes 30,000 events of 10,000 notifications. ns/event is the time for one event.
 func BenchmarkIndexing(b *testing.B) {
 	open := openBench(b)
 	h, stop := open(b.TempDir())
@@ -69,14 +69,14 @@ func BenchmarkIndexing(b *testing.B) {
 		if err := h.WaitCaughtUp(b.Context()); err != nil {
 			b.Fatal(err)
 		}
-		stop() // commits what is left
+		stop() // commits the remaining events
 	}
 	perEvent := float64(b.Elapsed().Nanoseconds()) / float64(b.N*len(events))
 	b.ReportMetric(perEvent, "ns/event")
 	b.ReportMetric(1e9/perEvent, "events/s")
 }
 
-// BenchmarkAppend appends from many goroutines, each waiting until its event is on disk.
+// BenchmarkAppend appends from one and from many goroutines. Each waits until its event is on disk.
 func BenchmarkAppend(b *testing.B) {
 	for name, writers := range map[string]int{"1": 1, "512": 512} {
 		b.Run(name, func(b *testing.B) {
@@ -84,9 +84,9 @@ func BenchmarkAppend(b *testing.B) {
 			h, stop := open(b.TempDir())
 			defer stop()
 			turns := make(chan struct{})
-			var house sync.WaitGroup
+			var running sync.WaitGroup
 			for range writers {
-				house.Go(func() {
+				running.Go(func() {
 					for range turns {
 						if _, err := h.Append(b.Context(), newEvent(newID(), push.StatusQueued)); err != nil {
 							b.Error(err)
@@ -98,7 +98,7 @@ func BenchmarkAppend(b *testing.B) {
 				turns <- struct{}{}
 			}
 			close(turns)
-			house.Wait()
+			running.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 		})
 	}
@@ -122,7 +122,7 @@ func BenchmarkFind(b *testing.B) {
 	}
 }
 
-// BenchmarkStates asks for a chunk's hundred tasks, as the queue does before it works on them.
+// BenchmarkStates reads the states of a hundred notifications, as the queue does for each message.
 func BenchmarkStates(b *testing.B) {
 	open := openBench(b)
 	h, stop := open(b.TempDir())
@@ -142,7 +142,7 @@ func BenchmarkStates(b *testing.B) {
 	}
 }
 
-// BenchmarkClaim claims keys that were never seen, and keys whose notifications wait, or have ended, in an index of 10,000.
+// BenchmarkClaim claims new keys, and keys of waiting and ended notifications, with 10,000 keys in the index.
 func BenchmarkClaim(b *testing.B) {
 	open := openBench(b)
 	h, stop := open(b.TempDir())

@@ -11,28 +11,27 @@ import (
 	"time"
 )
 
-// bloomFilter remembers which Idempotency-Keys the index may hold, so that a key that was never seen costs no look into it. It
-// is a Bloom filter in leaves: a leaf takes 512 Ki keys in 1 MiB, 2 bytes a key, and goes as a whole when the last of its
-// keys is not kept any more. About one new key in a thousand is taken for a known one, for each leaf, and is looked for in
-// the index then, in vain. No key that the index holds is taken for a new one.
+// bloomFilter holds the Idempotency-Keys of the index, so that a lookup of a new key does not query the index. It consists of
+// segments for 512 Ki keys in 1 MiB each (2 bytes per key). A segment is dropped when its newest key has expired. For each
+// segment, about one in a thousand new keys is a false positive and is looked up in the index. There are no false negatives.
 type bloomFilter struct {
 	seed maphash.Seed
-	// whole says that all keys of the index are in here; before that nothing can be said.
+	// complete is set when all keys of the index are in the filter. Before that, mayContain returns true for every key.
 	complete atomic.Bool
 
 	mu       sync.RWMutex
-	segments []*bloomSegment // the oldest first; keys are added to the last
+	segments []*bloomSegment // oldest first; keys are added to the last
 }
 
 const (
 	segmentBlocks = 1 << 14
 	segmentKeys   = 32 * segmentBlocks
-	// Leaves that there may be, a MiB each; beyond, the last one takes all keys and lets ever more through.
+	// The maximum number of segments. Beyond it the last one takes all keys and its false positive rate grows.
 	maxSegments = 64
 )
 
-// bloomSegment is blocks of 64 bytes, one cache line. A key sets one bit in each of the eight words of its block
-// ("Cache-, Hash- and Space-Efficient Bloom Filters", Putze, Sanders and Singler, 2007).
+// bloomSegment is a blocked Bloom filter. Each block has 64 bytes, one cache line, and a key sets one bit in each of the
+// eight words of its block ("Cache-, Hash- and Space-Efficient Bloom Filters", Putze, Sanders and Singler, 2007).
 type bloomSegment struct {
 	blocks [segmentBlocks][8]uint64
 	keys   int
@@ -41,15 +40,15 @@ type bloomSegment struct {
 
 func newBloomFilter() *bloomFilter { return &bloomFilter{seed: maphash.MakeSeed()} }
 
-// add remembers a key that came at that time, if it is still kept.
-func (f *bloomFilter) add(key []byte, at time.Time, keep time.Duration) {
-	if time.Since(at) > keep {
+// add adds a key with its time, unless it has expired.
+func (f *bloomFilter) add(key []byte, at time.Time, ttl time.Duration) {
+	if time.Since(at) > ttl {
 		return
 	}
 	hash := maphash.Bytes(f.seed, key)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for len(f.segments) > 0 && time.Since(f.segments[0].newest) > keep {
+	for len(f.segments) > 0 && time.Since(f.segments[0].newest) > ttl {
 		f.segments = f.segments[1:]
 	}
 	last := len(f.segments) - 1
@@ -60,7 +59,7 @@ func (f *bloomFilter) add(key []byte, at time.Time, keep time.Duration) {
 	f.segments[last].add(hash, at)
 }
 
-// mayContain reports whether the index may hold the key.
+// mayContain returns false if the key is not in the index.
 func (f *bloomFilter) mayContain(key []byte) bool {
 	if !f.complete.Load() {
 		return true
@@ -68,35 +67,35 @@ func (f *bloomFilter) mayContain(key []byte) bool {
 	hash := maphash.Bytes(f.seed, key)
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	for _, l := range f.segments {
-		if l.contains(hash) {
+	for _, s := range f.segments {
+		if s.contains(hash) {
 			return true
 		}
 	}
 	return false
 }
 
-// The first 14 bits of a hash choose the block, the last 48 the bits in its words.
-func (l *bloomSegment) block(hash uint64) *[8]uint64 { return &l.blocks[hash>>50] }
+// The first 14 bits of a hash select the block, the last 48 the bits in its words.
+func (s *bloomSegment) block(hash uint64) *[8]uint64 { return &s.blocks[hash>>50] }
 
 func bit(hash uint64, word int) uint64 { return 1 << (hash >> (6 * word) & 63) }
 
-func (l *bloomSegment) add(hash uint64, at time.Time) {
-	if at.After(l.newest) {
-		l.newest = at
+func (s *bloomSegment) add(hash uint64, at time.Time) {
+	if at.After(s.newest) {
+		s.newest = at
 	}
-	if l.contains(hash) {
+	if s.contains(hash) {
 		return
 	}
-	l.keys++
-	block := l.block(hash)
+	s.keys++
+	block := s.block(hash)
 	for i := range block {
 		block[i] |= bit(hash, i)
 	}
 }
 
-func (l *bloomSegment) contains(hash uint64) bool {
-	for i, word := range l.block(hash) {
+func (s *bloomSegment) contains(hash uint64) bool {
+	for i, word := range s.block(hash) {
 		if word&bit(hash, i) == 0 {
 			return false
 		}
@@ -104,16 +103,16 @@ func (l *bloomSegment) contains(hash uint64) bool {
 	return true
 }
 
-// addKeys takes note of the keys that are about to be in the index.
-func (x *index) addKeys(steps []*eventHeader, keep time.Duration) {
-	for _, s := range steps {
-		if s.keyHash != nil {
-			x.keyFilter.add(s.keyHash, s.at, keep)
+// addKeys adds the keys of events to the filter, before they are committed to the index.
+func (x *index) addKeys(headers []*eventHeader, ttl time.Duration) {
+	for _, hdr := range headers {
+		if hdr.keyHash != nil {
+			x.keyFilter.add(hdr.keyHash, hdr.at, ttl)
 		}
 	}
 }
 
-// loadKeys reads the keys that were in the index when it was opened, while everybody else works.
+// loadKeys adds the keys that were in the index when it was opened. It runs concurrently with queries.
 func (h *History) loadKeys(ctx context.Context) error {
 	x := h.index.Load()
 	if x.keyFilter.complete.Load() {
@@ -123,7 +122,7 @@ func (h *History) loadKeys(ctx context.Context) error {
 	if err != nil {
 		return h.reportDamage(err)
 	}
-	defer func() { _ = rows.Close() }() // rows.Err has told by then
+	defer func() { _ = rows.Close() }() // rows.Err reports the error
 	var key sql.RawBytes
 	var at int64
 	for rows.Next() {

@@ -24,41 +24,41 @@ func TestBloomFilterFalsePositiveRate(t *testing.T) {
 	f := filledFilter(keys, time.Now())
 	for i := range keys {
 		if !f.mayContain(testKey(i)) {
-			t.Fatalf("key %d is taken for a new one", i)
+			t.Fatalf("false negative for key %d", i)
 		}
 	}
-	mistaken := 0
+	falsePositives := 0
 	for i := range others {
 		if f.mayContain(testKey(keys + i)) {
-			mistaken++
+			falsePositives++
 		}
 	}
-	if mistaken > others/100 { // a few in a thousand are to be expected, whatever the seed
-		t.Errorf("of %d new keys %d are taken for known ones", others, mistaken)
+	if falsePositives > others/100 { // the expected rate is a few in a thousand for every seed
+		t.Errorf("%d false positives for %d keys", falsePositives, others)
 	}
 	if len(f.segments) != 2 {
-		t.Errorf("%d leaves for %d keys", len(f.segments), keys)
+		t.Errorf("%d segments for %d keys", len(f.segments), keys)
 	}
 }
 
 func TestIncompleteBloomFilterMayContainAnyKey(t *testing.T) {
 	if f := newBloomFilter(); !f.mayContain(testKey(1)) {
-		t.Error("a key is taken for a new one before those of the index are known")
+		t.Error("an incomplete filter rules out a key")
 	}
 }
 
 func TestBloomFilterDropsExpiredKeys(t *testing.T) {
 	f := filledFilter(1000, time.Now().Add(-time.Minute))
-	f.add(testKey(1000), time.Now().Add(-time.Minute), 30*time.Second) // is too old itself
+	f.add(testKey(1000), time.Now().Add(-time.Minute), 30*time.Second) // already expired
 	for i := range 10 {
-		f.add(testKey(i), time.Now(), 30*time.Second) // these came again
+		f.add(testKey(i), time.Now(), 30*time.Second) // added again
 	}
 	if len(f.segments) != 1 {
-		t.Fatalf("%d leaves", len(f.segments))
+		t.Fatalf("%d segments", len(f.segments))
 	}
 	for i := range 10 {
 		if !f.mayContain(testKey(i)) {
-			t.Errorf("key %d, which came again, is taken for a new one", i)
+			t.Errorf("false negative for key %d, which was added again", i)
 		}
 	}
 }
@@ -69,6 +69,6 @@ func TestBloomFilterCountsKeyOnce(t *testing.T) {
 		f.add(testKey(i), time.Now(), time.Hour)
 	}
 	if got := f.segments[0].keys; got > 1000 {
-		t.Errorf("%d keys are counted", got)
+		t.Errorf("%d keys counted, want at most 1000", got)
 	}
 }

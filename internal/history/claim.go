@@ -22,21 +22,21 @@ import (
 
 const (
 	claimBucket = "SLUICE_CLAIMS"
-	// How often to look whether another gateway has ended its call.
+	// How often to check whether another gateway has ended its call.
 	claimPollInterval = 100 * time.Millisecond
-	// How long a cluster may take to hear that a key is free, before it is told again.
+	// The timeout of one attempt to release a key in the cluster.
 	releaseTimeout = 10 * time.Second
-	// Keys that may wait to be given free among the gateways; beyond, time does it.
+	// Claims that may wait to be released in the cluster. Beyond it, claims expire with their TTL.
 	maxReleases = 8192
-	// The reason of an end that nobody saw.
+	// The reason of an attempt whose result is lost.
 	reasonInDoubt = "IN_DOUBT"
 )
 
-// claims are the keys whose calls have not ended: in this process, and in a cluster in memory that all gateways share.
+// claims holds the keys of calls in progress: those of this process, and in a cluster a bucket that all gateways share.
 type claims struct {
-	bucket       natsjs.KeyValue // nil where nobody else is at the streams
+	bucket       natsjs.KeyValue // nil with an embedded server
 	createBucket func(context.Context) (natsjs.KeyValue, error)
-	toRelease    chan *claim // to be given free among the gateways
+	toRelease    chan *claim // to be released in the cluster
 
 	mu     sync.Mutex
 	active map[string]*claim
@@ -59,70 +59,72 @@ func newClaims(ctx context.Context, cfg Config) (*claims, error) {
 	return c, nil
 }
 
-// claim is the right to be the one call with a key.
+// claim reserves a key for one call.
 type claim struct {
 	keyHash  []byte
 	bodyHash []byte
 	done     chan struct{}
 
-	id        string // tells it from every other claim of the key
-	revision  uint64 // in the bucket; zero if it is not known to be there
-	uncertain bool   // it may be there all the same: a try got no answer
+	id        string // unique for each claim
+	revision  uint64 // in the bucket; zero if unknown
+	uncertain bool   // it may be in the bucket, because a write got no response
 }
 
-// Claim reserves n's Idempotency-Key, by the hashes of key and body, for one call, which appends or notes an event with
-// them unless nothing came of it, and then calls done. If an earlier call with the key stands in the way, done is nil and
-// the receipt is that one's as it is now; nil takes every earlier call to stand. Calls with the same key wait until the one
-// that has it is done; if ctx ends first, push.ErrKeyBusy. push.ErrKeyReused if the body is another one.
+// Claim reserves n's Idempotency-Key for one call. The caller appends an event with the hashes of key and body if the call
+// has an effect, and then calls done.
 //
-// A receipt that has not ended is that of a notification that waits in a queue. One that was in its caller's hands when its
-// gateway died ends here: nobody will ever know, unless it may be repeated.
-func (h *History) Claim(ctx context.Context, n *push.Notification, stands func(*push.Receipt) bool) (
+// If an earlier call had the key, done is nil and earlier is its current receipt. reusable reports whether a receipt
+// answers later calls with the key; nil means always. If it returns false, the key is reserved again. Claim waits while another call
+// holds the key. The error is push.ErrKeyInUse if ctx ends first, and push.ErrKeyReused if the key came with a different body.
+//
+// If the gateway died during a synchronous send with this key, Claim ends that notification as in doubt. The key is then
+// reserved again only if n may be repeated.
+func (h *History) Claim(ctx context.Context, n *push.Notification, reusable func(*push.Receipt) bool) (
 	done func(), earlier push.Receipt, err error,
 ) {
 	for {
-		c, first := h.claims.acquire(n)
-		if !first {
+		c, isNew := h.claims.acquire(n)
+		if !isNew {
 			if err := c.wait(ctx, n.BodyHash); err != nil {
 				return nil, push.Receipt{}, err
 			}
 			continue
 		}
-		a := claimLookup{History: h, claim: c, n: n, isFinal: stands}
-		r, err := a.resolve(ctx)
-		if err == nil && r == nil {
+		l := claimLookup{History: h, claim: c, n: n, reusable: reusable}
+		earlierReceipt, err := l.resolve(ctx)
+		if err == nil && earlierReceipt == nil {
 			return func() { h.releaseClaim(c) }, push.Receipt{}, nil
 		}
 		h.claims.release(c)
 		if err != nil {
 			return nil, push.Receipt{}, err
 		}
-		return nil, *r, nil
+		return nil, *earlierReceipt, nil
 	}
 }
 
-// acquire returns the key's claim in this process, and whether it is a new one.
-func (c *claims) acquire(n *push.Notification) (held *claim, first bool) {
+// acquire returns the claim of the key in this process, and whether it is new.
+func (c *claims) acquire(n *push.Notification) (cl *claim, isNew bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if held, ok := c.active[string(n.KeyHash)]; ok {
-		return held, false
+	if cl, ok := c.active[string(n.KeyHash)]; ok {
+		return cl, false
 	}
-	held = &claim{keyHash: n.KeyHash, bodyHash: n.BodyHash, done: make(chan struct{}), id: nuid.Next()}
-	c.active[string(n.KeyHash)] = held
-	return held, true
+	cl = &claim{keyHash: n.KeyHash, bodyHash: n.BodyHash, done: make(chan struct{}), id: nuid.Next()}
+	c.active[string(n.KeyHash)] = cl
+	return cl, true
 }
 
-func (c *claims) release(held *claim) {
+func (c *claims) release(cl *claim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.active, string(held.keyHash))
-	close(held.done)
+	delete(c.active, string(cl.keyHash))
+	close(cl.done)
 }
 
-// wait waits until the claim is done, if the body is the same.
-func (c *claim) wait(ctx context.Context, body []byte) error {
-	if !bytes.Equal(body, c.bodyHash) {
+// wait waits until the claim is released. The bodies must be equal.
+func (c *claim) wait(ctx context.Context, bodyHash []byte) error {
+	if !bytes.Equal(bodyHash, c.bodyHash) {
 		return push.ErrKeyReused
 	}
 	select {
@@ -135,34 +137,35 @@ func (c *claim) wait(ctx context.Context, body []byte) error {
 
 func keyBusy(err error) error { return fmt.Errorf("%w: %w", push.ErrKeyInUse, err) }
 
-// claimLookup is a claim that is looked into.
+// claimLookup looks up the earlier use of a claimed key.
 type claimLookup struct {
 	*History
-	claim   *claim
-	n       *push.Notification
-	isFinal func(*push.Receipt) bool
+	claim    *claim
+	n        *push.Notification
+	reusable func(*push.Receipt) bool
 }
 
-// resolve looks what came of the key before, and claims it among the gateways. A nil receipt says that the key is ours.
-func (a claimLookup) resolve(ctx context.Context) (*push.Receipt, error) {
-	if a.claims.bucket == nil { // this process knows all that it did itself
-		return a.earlierReceipt(ctx)
+// resolve claims the key in the cluster and returns the receipt of an earlier call. A nil receipt means that the key is
+// reserved for this call.
+func (l claimLookup) resolve(ctx context.Context) (*push.Receipt, error) {
+	if l.claims.bucket == nil { // no other process uses the history
+		return l.earlierReceipt(ctx)
 	}
-	taken := false
+	heldElsewhere := false
 	for began := time.Now(); ; {
-		r, ours, err := a.tryClaim(ctx)
-		taken = taken || err == nil && !ours
+		r, owned, err := l.tryClaim(ctx)
+		heldElsewhere = heldElsewhere || err == nil && !owned
 		switch {
-		case ours && r == nil:
+		case owned && r == nil:
 			return nil, nil
-		case ours, errors.Is(err, push.ErrKeyReused), ctx.Err() != nil, err != nil && time.Since(began) > electionTimeout:
-			a.claims.queueRelease(a.claim)
-			if !ours && taken && ctx.Err() != nil {
+		case owned, errors.Is(err, push.ErrKeyReused), ctx.Err() != nil, err != nil && time.Since(began) > electionTimeout:
+			l.claims.queueRelease(l.claim)
+			if !owned && heldElsewhere && ctx.Err() != nil {
 				err = keyBusy(ctx.Err())
 			}
 			return r, err
 		}
-		if r, err := a.endedReceipt(ctx); r != nil || err != nil {
+		if r, err := l.endedReceipt(ctx); r != nil || err != nil {
 			return r, err
 		}
 		select {
@@ -172,71 +175,70 @@ func (a claimLookup) resolve(ctx context.Context) (*push.Receipt, error) {
 	}
 }
 
-// tryClaim claims the key among the gateways; if it is ours now, and so no other's, it looks what came of it before.
-func (a claimLookup) tryClaim(ctx context.Context) (r *push.Receipt, ours bool, err error) {
-	if ours, err = a.claims.claimShared(ctx, a.claim); !ours {
+// tryClaim claims the key in the cluster. If it succeeds, it returns the receipt of an earlier call.
+func (l claimLookup) tryClaim(ctx context.Context) (r *push.Receipt, owned bool, err error) {
+	if owned, err = l.claims.claimShared(ctx, l.claim); !owned {
 		return nil, false, err
 	}
-	if err = a.WaitCaughtUp(ctx); err == nil {
-		r, err = a.earlierReceipt(ctx)
+	if err = l.WaitCaughtUp(ctx); err == nil {
+		r, err = l.earlierReceipt(ctx)
 	}
 	return r, err == nil, err
 }
 
-// endedReceipt returns the receipt of the call that has the key, or just had it, if it has ended and stands: whoever waits need not
-// wait until the claim is given back as well.
-func (a claimLookup) endedReceipt(ctx context.Context) (*push.Receipt, error) {
-	k, err := a.findKey(ctx, a.claim.keyHash)
-	if err != nil || k == nil || !bytes.Equal(k.bodyHash, a.claim.bodyHash) {
+// endedReceipt returns the final receipt of the call that holds the key, so that waiting calls can return before the claim is
+// released.
+func (l claimLookup) endedReceipt(ctx context.Context) (*push.Receipt, error) {
+	owner, err := l.findKey(ctx, l.claim.keyHash)
+	if err != nil || owner == nil || !bytes.Equal(owner.bodyHash, l.claim.bodyHash) {
 		return nil, err
 	}
-	r, _, err := a.summary(ctx, k)
-	if err != nil || r == nil || !r.IsFinal() || a.isFinal != nil && !a.isFinal(r) {
+	r, _, err := l.summary(ctx, owner)
+	if err != nil || r == nil || !r.IsFinal() || l.reusable != nil && !l.reusable(r) {
 		return nil, err
 	}
 	return r, nil
 }
 
-// earlierReceipt returns the receipt of the call that had the key before, if it stands in the way of another.
-func (a claimLookup) earlierReceipt(ctx context.Context) (*push.Receipt, error) {
-	k, err := a.findKey(ctx, a.claim.keyHash)
-	if err != nil || k == nil {
+// earlierReceipt returns the receipt of an earlier call with the key, or nil if the key can be reserved.
+func (l claimLookup) earlierReceipt(ctx context.Context) (*push.Receipt, error) {
+	owner, err := l.findKey(ctx, l.claim.keyHash)
+	if err != nil || owner == nil {
 		return nil, err
 	}
-	r, orphaned, err := a.summary(ctx, k)
+	r, orphaned, err := l.summary(ctx, owner)
 	switch {
 	case err != nil || r == nil:
 		return nil, err
-	case a.isFinal != nil && !a.isFinal(r):
+	case l.reusable != nil && !l.reusable(r):
 		return nil, nil
-	case !bytes.Equal(k.bodyHash, a.claim.bodyHash):
+	case !bytes.Equal(owner.bodyHash, l.claim.bodyHash):
 		return nil, push.ErrKeyReused
 	case orphaned:
-		return a.finalizeOrphan(ctx, k, *r)
+		return l.finalizeOrphan(ctx, owner, *r)
 	}
 	return r, nil
 }
 
-// summary returns the receipt of the notification that had the key, nil if there is none, by no more events than it takes.
-// It is orphaned if it was never in a queue, and its caller's gateway died with it: nobody has the key, and it has not
-// ended.
-func (a claimLookup) summary(ctx context.Context, k *keyOwner) (r *push.Receipt, orphaned bool, err error) {
-	found, err := a.lookup(ctx, []uuid.UUID{k.id})
-	s, ok := found[k.id]
-	if err != nil || !ok || s.app != k.app {
+// summary returns the receipt of the notification that used the key, or nil. It reads as few events as possible. The
+// notification is orphaned if it was sent synchronously, its gateway died and it has no end.
+func (l claimLookup) summary(ctx context.Context, owner *keyOwner) (r *push.Receipt, orphaned bool, err error) {
+	found, err := l.lookup(ctx, []uuid.UUID{owner.id})
+	s, ok := found[owner.id]
+	if err != nil || !ok || s.app != owner.app {
 		return nil, false, err
 	}
-	steps, err := a.decisiveEvents(ctx, s)
+	headers, err := l.decisiveEvents(ctx, s)
 	if err != nil {
 		return nil, false, err
 	}
-	receipt, _, err := buildReceipt(s, steps)
-	inQueue := slices.ContainsFunc(steps, func(s *eventHeader) bool { return isWaiting(s.status) })
+	receipt, _, err := buildReceipt(s, headers)
+	inQueue := slices.ContainsFunc(headers, func(hdr *eventHeader) bool { return isWaiting(hdr.status) })
 	return &receipt, s.state.Status == push.StatusSending && !inQueue, err
 }
 
-// decisiveEvents returns the steps that tell how a notification stands: none of one that waits, the one that ended it, and of one
-// that is being sent all.
+// decisiveEvents returns the events that determine the state of a notification: none if it waits, the end if it has ended,
+// and otherwise all.
 func (h *History) decisiveEvents(ctx context.Context, s *snapshot) ([]*eventHeader, error) {
 	switch {
 	case isWaiting(s.state.Status):
@@ -248,115 +250,115 @@ func (h *History) decisiveEvents(ctx context.Context, s *snapshot) ([]*eventHead
 	return h.timeline(ctx, end)
 }
 
-// finalizeOrphan ends an orphan, which nobody else will; its key is free if it may be repeated.
-func (a claimLookup) finalizeOrphan(ctx context.Context, k *keyOwner, r push.Receipt) (*push.Receipt, error) {
+// finalizeOrphan appends the end of an orphaned notification. It returns nil if the notification may be repeated.
+func (l claimLookup) finalizeOrphan(ctx context.Context, owner *keyOwner, r push.Receipt) (*push.Receipt, error) {
 	r.State, r.Outcome = "", push.Outcome{Verdict: push.Unknown, Reason: reasonInDoubt}
-	_, err := a.Append(ctx, push.Event{
-		ID: r.ID, App: k.app, At: time.Now(), Status: r.Status(), Platform: a.n.Platform, Lane: a.n.EffectiveLane(), Receipt: &r,
-		KeyHash: a.claim.keyHash, BodyHash: k.bodyHash,
+	_, err := l.Append(ctx, push.Event{
+		ID: r.ID, App: owner.app, At: time.Now(), Status: r.Status(), Platform: l.n.Platform, Lane: l.n.EffectiveLane(), Receipt: &r,
+		KeyHash: l.claim.keyHash, BodyHash: owner.bodyHash,
 	})
-	if err != nil || a.n.MayRetryUnknown() {
+	if err != nil || l.n.MayRetryUnknown() {
 		return nil, err
 	}
 	return &r, nil
 }
 
-// claimShared claims the key among the gateways, and reports whether it is ours now. It may be so by an earlier try, which has
-// come to nobody's ears.
-func (c *claims) claimShared(ctx context.Context, held *claim) (ours bool, err error) {
-	name := hex.EncodeToString(held.keyHash)
-	held.revision, err = c.create(ctx, name, append([]byte(held.id), held.bodyHash...))
+// claimShared claims the key in the cluster, and reports whether this claim holds it. That can be the result of an earlier
+// attempt whose response was lost.
+func (c *claims) claimShared(ctx context.Context, cl *claim) (owned bool, err error) {
+	name := hex.EncodeToString(cl.keyHash)
+	cl.revision, err = c.create(ctx, name, append([]byte(cl.id), cl.bodyHash...))
 	if err == nil {
 		return true, nil
 	}
 	if !errors.Is(err, natsjs.ErrKeyExists) {
-		held.uncertain = true
+		cl.uncertain = true
 		return false, fmt.Errorf("history: claim: %w", err)
 	}
 	other, err := c.bucket.Get(ctx, name)
 	switch {
 	case errors.Is(err, natsjs.ErrKeyNotFound):
-		return false, nil // it has just become free
+		return false, nil // released in the meantime
 	case err != nil:
 		return false, fmt.Errorf("history: claim: %w", err)
-	case held.owns(other):
-		held.revision = other.Revision()
+	case cl.owns(other):
+		cl.revision = other.Revision()
 		return true, nil
-	case !bytes.Equal(other.Value()[len(held.id):], held.bodyHash):
+	case !bytes.Equal(other.Value()[len(cl.id):], cl.bodyHash):
 		return false, push.ErrKeyReused
 	}
 	return false, nil
 }
 
-// create writes a key that is not there. A bucket that the cluster has lost, with the memory of a server that had no
-// replica, is made anew.
+// create writes a new key. If the bucket does not exist it creates the bucket first: a bucket in memory is lost when a server
+// without replicas restarts.
 func (c *claims) create(ctx context.Context, name string, value []byte) (uint64, error) {
 	revision, err := c.bucket.Create(ctx, name, value)
 	if !errors.Is(err, natsjs.ErrNoStreamResponse) {
 		return revision, err
 	}
-	anew, err := c.createBucket(ctx)
+	bucket, err := c.createBucket(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return anew.Create(ctx, name, value)
+	return bucket.Create(ctx, name, value)
 }
 
-// owns reports whether an entry of the bucket is this claim.
+// owns reports whether an entry of the bucket belongs to this claim.
 func (c *claim) owns(e natsjs.KeyValueEntry) bool { return bytes.HasPrefix(e.Value(), []byte(c.id)) }
 
-// releaseShared gives the key free among the gateways, unless it is so already.
-func (c *claims) releaseShared(held *claim) error {
+// releaseShared releases the key in the cluster, unless it is already released.
+func (c *claims) releaseShared(cl *claim) error {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
-	if held.revision == 0 { // no earlier try can succeed after this one
-		if ours, err := c.claimShared(ctx, held); errors.Is(err, push.ErrKeyReused) {
+	if cl.revision == 0 { // after this write, no earlier write of the claim can succeed
+		if owned, err := c.claimShared(ctx, cl); errors.Is(err, push.ErrKeyReused) {
 			return nil
-		} else if !ours {
+		} else if !owned {
 			return err
 		}
 	}
-	err := c.bucket.Purge(ctx, hex.EncodeToString(held.keyHash), natsjs.LastRevision(held.revision))
-	if errors.Is(err, natsjs.ErrKeyRevisionMismatch) { // it has run out
+	err := c.bucket.Purge(ctx, hex.EncodeToString(cl.keyHash), natsjs.LastRevision(cl.revision))
+	if errors.Is(err, natsjs.ErrKeyRevisionMismatch) { // the claim has expired
 		return nil
 	}
 	return err
 }
 
-// queueRelease has run give the key free among the gateways, if it is claimed or may be.
-func (c *claims) queueRelease(held *claim) {
-	if held.revision == 0 && !held.uncertain {
+// queueRelease queues the claim for release in the cluster, if it may be there.
+func (c *claims) queueRelease(cl *claim) {
+	if cl.revision == 0 && !cl.uncertain {
 		return
 	}
 	select {
-	case c.toRelease <- held:
-	default: // time does it
+	case c.toRelease <- cl:
+	default: // it expires with its TTL
 	}
 }
 
-// run gives free what has ended, until ctx ends and nothing is left. While a cluster elects, it tries again and again.
+// run releases queued claims until ctx ends, and then the remaining ones. It retries while the cluster elects a leader.
 func (c *claims) run(ctx context.Context) {
 	for {
 		select {
-		case held := <-c.toRelease:
-			for c.releaseShared(held) != nil && pause(ctx) {
+		case cl := <-c.toRelease:
+			for c.releaseShared(cl) != nil && pause(ctx) {
 			}
 		case <-ctx.Done():
 			for len(c.toRelease) > 0 && c.releaseShared(<-c.toRelease) == nil {
 			}
-			return // the rest is time's
+			return // the others expire with their TTL
 		}
 	}
 }
 
-// releaseClaim ends the claim. Calls that waited see what came of it: the events that were appended or noted before.
+// releaseClaim ends the claim. Calls that wait for it then find the events that were appended before.
 func (h *History) releaseClaim(c *claim) {
 	h.claims.release(c)
 	if h.claims.bucket == nil {
 		return
 	}
 	select {
-	case h.asyncWrites <- asyncWrite{onWritten: func() { h.claims.queueRelease(c) }}: // behind the notes that tell others of the key
-	default: // time gives it free
+	case h.asyncWrites <- asyncWrite{onWritten: func() { h.claims.queueRelease(c) }}: // after the events that carry the key
+	default: // it expires with its TTL
 	}
 }

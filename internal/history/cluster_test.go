@@ -13,7 +13,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// newGatewayPair is two gateways at one JetStream outside of both.
+// newGatewayPair returns the histories of two gateways with the same external server or cluster.
 func newGatewayPair(t *testing.T) (one, two *testHistory) {
 	t.Helper()
 	where := jetstreamtest.Config(t, t.TempDir())
@@ -46,19 +46,19 @@ func TestClaimIsSharedAmongGateways(t *testing.T) {
 	if _, _, err := two.Claim(t.Context(), newKeyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
 		t.Error(err)
 	}
-	asked := make(chan push.Receipt, 1)
+	receipts := make(chan push.Receipt, 1)
 	go func() {
 		_, earlier, err := two.Claim(t.Context(), newKeyed("key", "body"), nil)
 		if err != nil {
 			t.Error(err)
 		}
-		asked <- earlier
+		receipts <- earlier
 	}()
 	if err := one.AppendAsync(t.Context(), keyedEvent(n, push.StatusQueued), keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted)); err != nil {
 		t.Fatal(err)
 	}
 	done()
-	if earlier := <-asked; earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
+	if earlier := <-receipts; earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
 		t.Errorf("%+v", earlier)
 	}
 }
@@ -69,7 +69,7 @@ func TestClaimReturnsEndBeforeRelease(t *testing.T) {
 	done, _ := one.claim(n, nil)
 	one.appendEvents(keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted))
 	if done, earlier := two.claim(newKeyed("key", "body"), nil); done != nil || earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
-		t.Errorf("%+v, while the other gateway still has the key", earlier)
+		t.Errorf("%+v while the other gateway holds the key", earlier)
 	}
 	done()
 }
@@ -77,27 +77,27 @@ func TestClaimReturnsEndBeforeRelease(t *testing.T) {
 func TestClaimHeldByOtherGatewayIsBusy(t *testing.T) {
 	one, two := newGatewayPair(t)
 	done, _ := one.claim(newKeyed("key", "body"), nil)
-	ask := func(patience time.Duration) error {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+	claim := func(timeout time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		defer cancel()
 		_, _, err := two.Claim(ctx, newKeyed("key", "body"), nil)
 		return err
 	}
-	err := ask(150 * time.Millisecond)
-	for patience := time.Second; errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, push.ErrKeyInUse); patience *= 2 {
-		err = ask(patience) // this machine was too slow to ask even once
+	err := claim(150 * time.Millisecond)
+	for timeout := time.Second; errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, push.ErrKeyInUse); timeout *= 2 {
+		err = claim(timeout) // the machine was too slow to try even once
 	}
 	if !errors.Is(err, push.ErrKeyInUse) {
 		t.Error(err)
 	}
-	done() // of which nothing came
+	done() // without an event
 	if done, _ := two.claim(newKeyed("key", "body"), nil); done == nil {
-		t.Error("a key that was given back is not free")
+		t.Error("a released key is not free")
 	}
 }
 
-// TestClaimsAreReleasedWhenServerDies ends calls of which nothing came right before each server is killed in its turn,
-// and begins others then: whatever became of a claim, the other gateway can have the key.
+// TestClaimsAreReleasedWhenServerDies ends calls without an event right before each server is killed, and starts others after
+// that. The other gateway must be able to claim every key.
 func TestClaimsAreReleasedWhenServerDies(t *testing.T) {
 	servers := jetstreamtest.NewCluster(t)
 	where := servers.Account(t)
@@ -140,7 +140,7 @@ func TestClaimsAreReleasedWhenServerDies(t *testing.T) {
 func TestClaimsSurviveLostBucket(t *testing.T) {
 	one, two := newGatewayPair(t)
 	if one.KeyScope() == "" || one.KeyScope() != two.KeyScope() {
-		t.Errorf("they share the history, and name it %q and %q", one.KeyScope(), two.KeyScope())
+		t.Errorf("the gateways share a history but have the scopes %q and %q", one.KeyScope(), two.KeyScope())
 	}
 	_, _ = one.claim(newKeyed("key", "body"), nil)
 	if err := one.engine.JetStream().DeleteKeyValue(t.Context(), "SLUICE_CLAIMS"); err != nil { // as a restart does where there is no replica
@@ -148,10 +148,10 @@ func TestClaimsSurviveLostBucket(t *testing.T) {
 	}
 	for _, key := range []string{"second", "third"} {
 		if done, _ := two.claim(newKeyed(key, "body"), nil); done == nil {
-			t.Errorf("%s: a key that nobody has is not free", key)
+			t.Errorf("%s: an unclaimed key is not free", key)
 		}
 	}
 	if _, _, err := one.Claim(t.Context(), newKeyed("third", "other body"), nil); !errors.Is(err, push.ErrKeyReused) {
-		t.Errorf("%v: the other gateway has claimed it with another body", err)
+		t.Errorf("%v: the other gateway has claimed the key with another body", err)
 	}
 }

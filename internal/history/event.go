@@ -16,7 +16,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// eventHeader is what the index needs of an event. The whole event is its text.
+// eventHeader holds the fields of an event that the index needs, and the JSON text of the event.
 type eventHeader struct {
 	id       uuid.UUID
 	app      string
@@ -30,7 +30,7 @@ type eventHeader struct {
 	text     []byte
 }
 
-// storedEvent is an event as the stream keeps it, but for what the index does not ask for.
+// storedEvent decodes the fields of an eventHeader from JSON.
 type storedEvent struct {
 	ID       uuid.UUID   `json:"id"`
 	App      string      `json:"app"`
@@ -42,18 +42,18 @@ type storedEvent struct {
 	BodyHash []byte      `json:"body_hash"`
 }
 
-func newEventHeader(place jetstream.Offset, text []byte) (*eventHeader, error) {
-	var k storedEvent
-	if err := json.Unmarshal(text, &k); err != nil {
-		return nil, fmt.Errorf("history: the event at %s: %w", formatCursor(place), err)
+func newEventHeader(offset jetstream.Offset, text []byte) (*eventHeader, error) {
+	var stored storedEvent
+	if err := json.Unmarshal(text, &stored); err != nil {
+		return nil, fmt.Errorf("history: event %s: %w", formatCursor(offset), err)
 	}
 	return &eventHeader{
-		id: k.ID, app: k.App, offset: place, status: k.Status, attempt: k.Attempt, at: k.At.UTC(), sendAt: k.SendAt.UTC(),
-		keyHash: k.KeyHash, bodyHash: k.BodyHash, text: text,
+		id: stored.ID, app: stored.App, offset: offset, status: stored.Status, attempt: stored.Attempt, at: stored.At.UTC(), sendAt: stored.SendAt.UTC(),
+		keyHash: stored.KeyHash, bodyHash: stored.BodyHash, text: text,
 	}, nil
 }
 
-// parseID returns the ID with which an event's text begins.
+// parseID returns the ID at the start of an event's text.
 func parseID(text []byte) (uuid.UUID, bool) {
 	const name, length = `{"id":"`, 36
 	if len(text) < len(name)+length || string(text[:len(name)]) != name {
@@ -63,14 +63,14 @@ func parseID(text []byte) (uuid.UUID, bool) {
 	return id, err == nil
 }
 
-// encodeEvent returns the event's text for the stream and its step, which has no place yet.
+// encodeEvent encodes the event. The offset of the result is zero.
 func encodeEvent(e push.Event) (*eventHeader, error) {
 	id, err := uuid.Parse(e.ID)
 	if err != nil || e.App == "" || e.Status == "" {
-		return nil, errors.New("history: an event needs a UUID, an app and a status")
+		return nil, errors.New("history: invalid event: it needs a UUID, an app and a status")
 	}
 	e.At, e.SendAt = e.At.UTC().Truncate(time.Millisecond), e.SendAt.UTC().Truncate(time.Millisecond)
-	if e.Receipt != nil && e.Receipt.Index != nil { // its place in a batch means nothing here
+	if e.Receipt != nil && e.Receipt.Index != nil { // the index in a batch is not part of the history
 		r := *e.Receipt
 		r.Index = nil
 		e.Receipt = &r
@@ -86,38 +86,38 @@ func encodeEvent(e push.Event) (*eventHeader, error) {
 }
 
 func encodeEvents(events []push.Event) ([]*eventHeader, error) {
-	steps := make([]*eventHeader, len(events))
+	headers := make([]*eventHeader, len(events))
 	for i, e := range events {
 		var err error
-		if steps[i], err = encodeEvent(e); err != nil {
+		if headers[i], err = encodeEvent(e); err != nil {
 			return nil, err
 		}
 	}
-	return steps, nil
+	return headers, nil
 }
 
-// event reads the whole event back.
-func (s *eventHeader) event() (push.Event, error) {
+// event decodes the whole event.
+func (h *eventHeader) event() (push.Event, error) {
 	var e push.Event
-	if err := json.Unmarshal(s.text, &e); err != nil {
-		return e, fmt.Errorf("history: the event at %s: %w", formatCursor(s.offset), err)
+	if err := json.Unmarshal(h.text, &e); err != nil {
+		return e, fmt.Errorf("history: event %s: %w", formatCursor(h.offset), err)
 	}
-	e.Cursor = formatCursor(s.offset)
+	e.Cursor = formatCursor(h.offset)
 	return e, nil
 }
 
-// sameEvent reports whether both steps tell the same, wherever they stand.
-func (s *eventHeader) sameEvent(other *eventHeader) bool { return string(s.text) == string(other.text) }
+// sameEvent reports whether both headers are of the same event, regardless of their offsets.
+func (h *eventHeader) sameEvent(other *eventHeader) bool { return string(h.text) == string(other.text) }
 
-// formatCursor spells a place as feeds do; one without a place has none.
-func formatCursor(p jetstream.Offset) string {
-	if p.Seq == 0 {
+// formatCursor returns the cursor of an offset, empty for the zero offset.
+func formatCursor(o jetstream.Offset) string {
+	if o.Seq == 0 {
 		return ""
 	}
-	return strconv.FormatUint(p.Seq, 10) + "." + strconv.Itoa(p.Index)
+	return strconv.FormatUint(o.Seq, 10) + "." + strconv.Itoa(o.Index)
 }
 
-// parseCursor reads a cursor.
+// parseCursor returns the offset of a cursor.
 func parseCursor(cursor string) (jetstream.Offset, error) {
 	seq, index, whole := strings.Cut(cursor, ".")
 	s, err := strconv.ParseUint(seq, 10, 63)
@@ -130,10 +130,10 @@ func parseCursor(cursor string) (jetstream.Offset, error) {
 
 const subjectPrefix = "sluice.event."
 
-// subjectOf is where the events of an app stand. A dot would part the subject.
+// subjectOf returns the subject of an app's events. It replaces dots by percent signs, which app names cannot contain.
 func subjectOf(app string) string { return subjectPrefix + strings.ReplaceAll(app, ".", "%") }
 
-// appOf is the app of a subject. No app's name holds a percent sign.
+// appOf returns the app of a subject.
 func appOf(subject string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(subject, subjectPrefix), "%", ".")
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// A history is told what becomes of notifications, answers at once, and tells the rest of the world in its order.
+// A history stores events, finds notifications immediately, and streams all events in order.
 func Example() {
 	ctx, end := context.WithCancel(context.Background())
 	dir, err := os.MkdirTemp("", "example")

@@ -14,52 +14,52 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Oldest is the cursor of a feed that begins with the oldest event that is kept.
+// Oldest is the cursor before the oldest event of the history.
 const Oldest = "oldest"
 
-// Chunks that a feed takes from the index at a time: a few hundred KB at the most for each reader.
+// Messages that a feed reads from the index at a time: up to a few hundred KB for each feed.
 const feedPageSize = 8
 
-// Feed returns the events of an app, or of all apps for "", in the order of the stream: those behind the cursor after, and
-// then each new one as soon as the index has it, until ctx ends. An empty cursor begins with what comes next.
+// Feed returns the events of an app, or of all apps for "", in the order of the stream: first those after the cursor, then
+// new ones as soon as they are indexed, until ctx ends. An empty cursor starts with the next new event.
 //
-// want chooses; nil wants all. Where it wanted nothing for a while, it is asked about an event that has a cursor and no ID:
-// a reader that takes those can resume there instead of at the last event that it wanted.
+// match selects events; nil selects all. For a message without a match, match is called again with an event that has only a
+// cursor. If it matches, Feed yields it, so that the reader can resume there.
 //
-// Each reader goes at its own pace and holds up nobody. An error is the last thing that is yielded: push.ErrCursor, or
-// push.ErrForgotten if what stood behind the cursor is not kept any more.
-func (h *History) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
+// A slow reader does not block others. An error is the last value of the sequence: push.ErrInvalidCursor, or
+// push.ErrCursorExpired if events after the cursor were deleted.
+func (h *History) Feed(ctx context.Context, app, after string, match func(*push.Event) bool) iter.Seq2[push.Event, error] {
 	return func(yield func(push.Event, error) bool) {
-		r := &feedReader{history: h, app: app, match: want}
+		r := &feedReader{history: h, app: app, match: match}
 		if err := r.start(ctx, after); err != nil {
 			r.fail(ctx, err, yield)
 			return
 		}
 		for ctx.Err() == nil {
-			more := h.notifier.waitAbove(app, r.position.Seq)
+			changed := h.notifier.waitAbove(app, r.position.Seq)
 			page, err := r.page(ctx)
 			if err != nil {
 				r.fail(ctx, err, yield)
 				return
 			}
-			for _, c := range page {
-				if !r.emit(c, yield) {
+			for _, m := range page {
+				if !r.emit(m, yield) {
 					return
 				}
 			}
 			if len(page) == 0 {
-				r.wait(ctx, more)
+				r.wait(ctx, changed)
 			}
 		}
 	}
 }
 
-// feedReader is one feed that is being read.
+// feedReader is the state of one feed.
 type feedReader struct {
 	history  *History
 	app      string
 	match    func(*push.Event) bool
-	position jetstream.Offset // what has been read
+	position jetstream.Offset // of the last event read
 }
 
 func (r *feedReader) fail(ctx context.Context, err error, yield func(push.Event, error) bool) {
@@ -88,25 +88,25 @@ func (r *feedReader) start(ctx context.Context, after string) (err error) {
 		return err
 	}
 	if r.position.Seq > info.State.LastSeq {
-		return fmt.Errorf("%w: the stream was made anew", push.ErrCursorExpired)
+		return fmt.Errorf("%w: the stream was recreated", push.ErrCursorExpired)
 	}
 	return nil
 }
 
-// page returns the next chunks, none if there is nothing new. While the index is being made anew there is nothing new.
+// page returns the next messages, or none if there are no new ones or the index is being rebuilt.
 func (r *feedReader) page(ctx context.Context) ([]*message, error) {
 	page, err := r.query(ctx)
 	if err == nil || errors.Is(err, push.ErrCursorExpired) || ctx.Err() != nil {
 		return page, err
 	}
-	r.history.cfg.Logger.Warn("history: a feed waits", "app", r.app, "err", r.history.reportDamage(err))
+	r.history.cfg.Logger.Warn("feed delayed: cannot read the index", "app", r.app, "err", r.history.reportDamage(err))
 	pause(ctx)
 	return nil, nil
 }
 
-// selectMessagesSQL asks for the chunks behind a place, and for what is kept at all, at the same moment.
-const selectMessagesSQL = `SELECT m.last, m.floor, m.floor_index, c.seq, c.app, c.body FROM mark m LEFT JOIN
-	(SELECT seq, app, body FROM chunk WHERE %s seq >= ? ORDER BY seq LIMIT ?) c ORDER BY c.seq`
+// selectMessagesSQL reads messages and the checkpoint in one statement, so that both are consistent.
+const selectMessagesSQL = `SELECT c.last_seq, c.oldest_seq, c.last_dropped_index, m.seq, m.app, m.body FROM checkpoint c LEFT JOIN
+	(SELECT seq, app, body FROM message WHERE %s seq >= ? ORDER BY seq LIMIT ?) m ORDER BY m.seq`
 
 func (r *feedReader) query(ctx context.Context) ([]*message, error) {
 	query, args := fmt.Sprintf(selectMessagesSQL, ""), []any{int64(r.nextSeq()), feedPageSize}
@@ -117,30 +117,30 @@ func (r *feedReader) query(ctx context.Context) ([]*message, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = rows.Close() }() // rows.Err has told by then
+	defer func() { _ = rows.Close() }() // rows.Err reports the error
 	var page []*message
-	var at checkpoint
+	var cp checkpoint
 	for rows.Next() {
 		var seq sql.NullInt64
 		var app sql.NullString
 		var body []byte
-		if err := rows.Scan(&at.lastSeq, &at.oldestSeq, &at.lastDroppedIndex, &seq, &app, &body); err != nil {
+		if err := rows.Scan(&cp.lastSeq, &cp.oldestSeq, &cp.lastDroppedIndex, &seq, &app, &body); err != nil {
 			return nil, err
 		}
-		if r.position != (jetstream.Offset{}) && at.dropped(r.position) {
+		if r.position != (jetstream.Offset{}) && cp.dropped(r.position) {
 			return nil, push.ErrCursorExpired
 		}
 		if seq.Valid {
 			page = append(page, &message{seq: uint64(seq.Int64), app: app.String, body: body})
 		}
 	}
-	if len(page) == 0 && at.lastSeq > r.position.Seq { // nothing of this app up to there
-		r.position = jetstream.Offset{Seq: at.lastSeq, Index: math.MaxInt32}
+	if len(page) == 0 && cp.lastSeq > r.position.Seq { // no event of this app up to there
+		r.position = jetstream.Offset{Seq: cp.lastSeq, Index: math.MaxInt32}
 	}
 	return page, rows.Err()
 }
 
-// nextSeq is the first chunk that may hold something unread.
+// nextSeq returns the first message that may contain unread events.
 func (r *feedReader) nextSeq() uint64 {
 	if r.position.Index == math.MaxInt32 {
 		return r.position.Seq + 1
@@ -148,56 +148,56 @@ func (r *feedReader) nextSeq() uint64 {
 	return r.position.Seq
 }
 
-// dropped reports whether something behind p is not in the index any more.
-func (m checkpoint) dropped(p jetstream.Offset) bool {
-	if p.Index == math.MaxInt32 {
-		return p.Seq+1 < m.oldestSeq
+// dropped reports whether events after o were deleted from the index.
+func (c checkpoint) dropped(o jetstream.Offset) bool {
+	if o.Index == math.MaxInt32 {
+		return o.Seq+1 < c.oldestSeq
 	}
-	if p.Seq+1 == m.oldestSeq && m.lastDroppedIndex >= 0 {
-		return p.Index < m.lastDroppedIndex
+	if o.Seq+1 == c.oldestSeq && c.lastDroppedIndex >= 0 {
+		return o.Index < c.lastDroppedIndex
 	}
-	return p.Seq < m.oldestSeq
+	return o.Seq < c.oldestSeq
 }
 
-// emit yields the events of a chunk that are wanted, and reports whether the reader wants to go on.
-func (r *feedReader) emit(c *message, yield func(push.Event, error) bool) (more bool) {
-	told := false
+// emit yields the matching events of a message, and reports whether the reader continues.
+func (r *feedReader) emit(m *message, yield func(push.Event, error) bool) (more bool) {
+	yielded := false
 	var last jetstream.Offset
-	for i, item := range jetstream.Items(c.body) {
-		last = jetstream.Offset{Seq: c.seq, Index: i}
+	for i, item := range jetstream.Items(m.body) {
+		last = jetstream.Offset{Seq: m.seq, Index: i}
 		if !r.position.Before(last) {
 			continue
 		}
 		r.position = last
 		e, err := (&eventHeader{offset: last, text: item}).event()
 		if err != nil {
-			r.history.cfg.Logger.Error("history: an event is passed over", "err", err)
+			r.history.cfg.Logger.Error("invalid event skipped", "err", err)
 			continue
 		}
 		e.KeyHash, e.BodyHash = nil, nil
 		if r.match != nil && !r.match(&e) {
 			continue
 		}
-		told = true
+		yielded = true
 		if !yield(e, nil) {
 			return false
 		}
 	}
-	mark := push.Event{Cursor: formatCursor(last)}
-	r.position.Index = math.MaxInt32 // nothing in this chunk is unread
-	if !told && r.match != nil && r.match(&mark) {
-		return yield(mark, nil)
+	end := push.Event{Cursor: formatCursor(last)}
+	r.position.Index = math.MaxInt32 // the whole message is read
+	if !yielded && r.match != nil && r.match(&end) {
+		return yield(end, nil)
 	}
 	return true
 }
 
-// wait waits for something new.
-func (r *feedReader) wait(ctx context.Context, more <-chan struct{}) {
-	if more == nil {
+// wait waits for a new message.
+func (r *feedReader) wait(ctx context.Context, changed <-chan struct{}) {
+	if changed == nil {
 		return
 	}
 	select {
-	case <-more:
+	case <-changed:
 	case <-ctx.Done():
 	}
 }

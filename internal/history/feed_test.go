@@ -14,16 +14,16 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// readFeed takes so many events from a feed.
-func (r *testHistory) readFeed(app, after string, most int) (events []push.Event) {
-	r.Helper()
-	ctx, done := context.WithCancel(r.Context())
+// readFeed returns the first most events of a feed.
+func (h *testHistory) readFeed(app, after string, count int) (events []push.Event) {
+	h.Helper()
+	ctx, done := context.WithCancel(h.Context())
 	defer done()
-	for e, err := range r.Feed(ctx, app, after, nil) {
+	for e, err := range h.Feed(ctx, app, after, nil) {
 		if err != nil {
-			r.Fatal(err)
+			h.Fatal(err)
 		}
-		if events = append(events, e); len(events) == most {
+		if events = append(events, e); len(events) == count {
 			break
 		}
 	}
@@ -31,74 +31,74 @@ func (r *testHistory) readFeed(app, after string, most int) (events []push.Event
 }
 
 func TestFeedResumesAtEveryCursor(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	var written []push.Event
-	for n := range 20 { // chunks of one event and of several
+	for n := range 20 { // messages with three and with more events
 		var events []push.Event
 		for range n%3 + 1 {
 			events = append(events, lifecycle(newID())...)
 		}
-		r.appendEvents(events...)
+		h.appendEvents(events...)
 		written = append(written, events...)
 	}
-	all := r.readFeed("shop", history.Oldest, len(written))
+	all := h.readFeed("shop", history.Oldest, len(written))
 	for i, e := range all {
 		if e.ID != written[i].ID || e.Status != written[i].Status {
 			t.Fatalf("event %d is %s %s, want %s %s", i, e.ID, e.Status, written[i].ID, written[i].Status)
 		}
 	}
 	for i, e := range all[:len(all)-1] {
-		rest := r.readFeed("shop", e.Cursor, len(all)-i-1)
+		rest := h.readFeed("shop", e.Cursor, len(all)-i-1)
 		if !slices.EqualFunc(rest, all[i+1:], func(a, b push.Event) bool { return a.Cursor == b.Cursor }) {
-			t.Fatalf("behind event %d (%s) something else comes", i, e.Cursor)
+			t.Fatalf("wrong events after event %d (%s)", i, e.Cursor)
 		}
 	}
 }
 
 func TestFeedFiltersByApp(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	other := newEvent(newID(), push.StatusQueued)
 	other.App = "a.b"
 	mine := newEvent(newID(), push.StatusQueued)
-	r.appendEvents(other, mine, other, mine)
+	h.appendEvents(other, mine, other, mine)
 	for app, want := range map[string]string{"shop": mine.ID, "a.b": other.ID} {
-		for _, e := range r.readFeed(app, history.Oldest, 2) {
+		for _, e := range h.readFeed(app, history.Oldest, 2) {
 			if e.ID != want || e.App != app {
-				t.Errorf("%s was told %+v", app, e)
+				t.Errorf("the feed of %s yields %+v", app, e)
 			}
 		}
 	}
-	if all := r.readFeed("", history.Oldest, 4); all[0].App != "a.b" || all[1].App != "shop" {
+	if all := h.readFeed("", history.Oldest, 4); all[0].App != "a.b" || all[1].App != "shop" {
 		t.Errorf("the feed of all apps is not in the stream's order: %+v", all)
 	}
 }
 
 func TestFeedWithoutCursorStartsAtNextEvent(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	old := newID()
-	r.appendEvents(lifecycle(old)...)
-	feed := openFeed(t, r, "", nil)
-	told := make(chan push.Event)
-	go func() { told <- feed.next() }()
+	h.appendEvents(lifecycle(old)...)
+	feed := openFeed(t, h, "", nil)
+	events := make(chan push.Event)
+	go func() { events <- feed.next() }()
 	for {
 		select {
-		case got := <-told:
+		case got := <-events:
 			if got.ID == old {
 				t.Errorf("%+v", got)
 			}
 			return
-		default: // whether the reader has begun cannot be seen from here
-			r.appendEvents(newEvent(newID(), push.StatusQueued))
+		default: // append until the feed has started
+			h.appendEvents(newEvent(newID(), push.StatusQueued))
 		}
 	}
 }
 
 func TestFeedFollowsNewEvents(t *testing.T) {
-	r := newFixture(t).open()
-	feed := openFeed(t, r, history.Oldest, nil)
+	h := newFixture(t).open()
+	feed := openFeed(t, h, history.Oldest, nil)
 	for range 50 {
 		e := newEvent(newID(), push.StatusQueued)
-		r.appendEvents(e)
+		h.appendEvents(e)
 		if got := feed.next(); got.ID != e.ID {
 			t.Fatalf("%s, want %s", got.ID, e.ID)
 		}
@@ -106,12 +106,12 @@ func TestFeedFollowsNewEvents(t *testing.T) {
 }
 
 func TestSlowFeedDoesNotBlockOthers(t *testing.T) {
-	r := newFixture(t).open()
-	slow := openFeed(t, r, history.Oldest, nil)
+	h := newFixture(t).open()
+	slow := openFeed(t, h, history.Oldest, nil)
 	first := newEvent(newID(), push.StatusQueued)
-	r.appendEvents(first)
-	slow.next() // and then it reads nothing more, in the middle of its feed
-	quick := openFeed(t, r, history.Oldest, nil)
+	h.appendEvents(first)
+	slow.next() // and then it stops reading
+	quick := openFeed(t, h, history.Oldest, nil)
 	quick.next()
 	var last string
 	for range 40 {
@@ -119,12 +119,12 @@ func TestSlowFeedDoesNotBlockOthers(t *testing.T) {
 		for range 100 {
 			events = append(events, newEvent(newID(), push.StatusQueued))
 		}
-		r.appendEvents(events...)
+		h.appendEvents(events...)
 		for range events {
 			last = quick.next().ID
 		}
 		if last != events[99].ID {
-			t.Fatal("the quick reader lost its place")
+			t.Fatal("the quick reader missed events")
 		}
 	}
 	for range 4000 {
@@ -132,37 +132,37 @@ func TestSlowFeedDoesNotBlockOthers(t *testing.T) {
 			return
 		}
 	}
-	t.Error("the slow reader never came to the end")
+	t.Error("the slow reader did not reach the end")
 }
 
 func TestFilteredFeedYieldsPositionMarks(t *testing.T) {
-	r := newFixture(t).open()
-	dead := newEvent(newID(), push.StatusUnregistered)
-	r.appendEvents(dead)
-	last := r.appendEvents(lifecycle(newID())...)
-	feed := openFeed(t, r, history.Oldest, func(e *push.Event) bool { return e.ID == "" || e.Status == push.StatusUnregistered })
-	if got := feed.next(); got.ID != dead.ID || got.Target == nil || got.Target.Token != "dead" {
+	h := newFixture(t).open()
+	unregistered := newEvent(newID(), push.StatusUnregistered)
+	h.appendEvents(unregistered)
+	last := h.appendEvents(lifecycle(newID())...)
+	feed := openFeed(t, h, history.Oldest, func(e *push.Event) bool { return e.ID == "" || e.Status == push.StatusUnregistered })
+	if got := feed.next(); got.ID != unregistered.ID || got.Target == nil || got.Target.Token != "unregistered" {
 		t.Errorf("%+v", got)
 	}
 	mark := feed.next()
 	if want := fmt.Sprintf("%d.%d", last.Seq, last.Index); mark.ID != "" || mark.Cursor != want {
-		t.Errorf("the mark is %+v, want the cursor %s", mark, want)
+		t.Errorf("the position mark is %+v, want the cursor %s", mark, want)
 	}
-	again := newEvent(newID(), push.StatusUnregistered)
-	r.appendEvents(again)
-	if got := r.readFeed("shop", mark.Cursor, 1); got[0].ID != again.ID {
-		t.Errorf("behind the mark comes %+v", got[0])
+	next := newEvent(newID(), push.StatusUnregistered)
+	h.appendEvents(next)
+	if got := h.readFeed("shop", mark.Cursor, 1); got[0].ID != next.ID {
+		t.Errorf("after the position mark: %+v", got[0])
 	}
 }
 
 func TestFeedRejectsInvalidCursor(t *testing.T) {
-	r := newFixture(t).open()
-	r.appendEvents(lifecycle(newID())...)
+	h := newFixture(t).open()
+	h.appendEvents(lifecycle(newID())...)
 	for cursor, want := range map[string]error{
 		"x": push.ErrInvalidCursor, "1": push.ErrInvalidCursor, "1.": push.ErrInvalidCursor, "-1.0": push.ErrInvalidCursor, "1.0.0": push.ErrInvalidCursor, "1.99999999999": push.ErrInvalidCursor,
-		"100.0": push.ErrCursorExpired, // of a stream that is no more
+		"100.0": push.ErrCursorExpired, // beyond the end: of a recreated stream
 	} {
-		for e, err := range r.Feed(t.Context(), "shop", cursor, nil) {
+		for e, err := range h.Feed(t.Context(), "shop", cursor, nil) {
 			if !errors.Is(err, want) {
 				t.Errorf("%q: %+v, %v", cursor, e, err)
 			}
@@ -171,23 +171,23 @@ func TestFeedRejectsInvalidCursor(t *testing.T) {
 }
 
 func TestFeedEndsWithContext(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for e, err := range r.Feed(ctx, "shop", history.Oldest, nil) {
+	for e, err := range h.Feed(ctx, "shop", history.Oldest, nil) {
 		t.Errorf("%+v, %v", e, err)
 	}
 }
 
-// testFeed is a feed that a test reads event by event.
+// testFeed reads a feed event by event.
 type testFeed struct {
 	*testing.T
 	pull func() (push.Event, error, bool)
 }
 
-func openFeed(t *testing.T, r *testHistory, after string, want func(*push.Event) bool) *testFeed {
+func openFeed(t *testing.T, h *testHistory, after string, match func(*push.Event) bool) *testFeed {
 	ctx, cancel := context.WithCancel(context.Background())
-	next, stop := iter.Pull2(r.Feed(ctx, "shop", after, want))
+	next, stop := iter.Pull2(h.Feed(ctx, "shop", after, match))
 	t.Cleanup(func() { cancel(); stop() })
 	return &testFeed{T: t, pull: next}
 }

@@ -15,9 +15,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// States returns where the notifications stand; those that nobody has heard of are missing. What this gateway has appended
-// counts as the latest until the stream has told it: who decides by an order, such as between a cancel and an attempt, calls
-// Reach first.
+// States returns the states of notifications; unknown ones are missing. Events that this gateway has appended count as the
+// latest until they arrive from the stream. A caller that depends on their order, for instance between a cancellation and an
+// attempt, calls WaitForSeq first.
 func (h *History) States(ctx context.Context, ids []string) (map[string]State, error) {
 	keys := make([]uuid.UUID, 0, len(ids))
 	for _, id := range ids {
@@ -36,27 +36,27 @@ func (h *History) States(ctx context.Context, ids []string) (map[string]State, e
 	return states, nil
 }
 
-// snapshot is a row with what is not in the index yet.
+// snapshot is a row of the index with the uncommitted events of the notification.
 type snapshot struct {
 	row
 	uncommitted []*eventHeader
-	index       *index // that the row is of; one that is being made anew knows nothing of it yet
+	index       *index // of the row; an index that is being rebuilt may not have it
 }
 
-// lookup returns how the notifications stand, overlay and index together. It looks at the overlay first: what is committed
-// in between is in both then, and its place tells.
+// lookup returns snapshots of notifications. It reads the overlay before the index: an event that is committed in between is
+// then in both, and its offset shows that.
 func (h *History) lookup(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*snapshot, error) {
 	idx, err := h.currentIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		all, seen := h.overlay.lookup(ids)
+		overlays, lastSeq := h.overlay.lookup(ids)
 		rows, err := idx.readFinder.load(ctx, ids)
 		if err != nil {
 			return nil, h.reportDamage(err)
 		}
-		if found, ok := mergeOverlay(ids, all, seen, rows); ok {
+		if found, ok := mergeOverlay(ids, overlays, lastSeq, rows); ok {
 			for _, s := range found {
 				s.index = idx
 			}
@@ -65,19 +65,19 @@ func (h *History) lookup(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*s
 	}
 }
 
-// mergeOverlay joins what the overlay had when it had seen so much with what the index had after that. It fails where the index
-// may hold already, under a place, what was ours alone in the overlay.
-func mergeOverlay(ids []uuid.UUID, all []uncommitted, seen uint64, rows map[uuid.UUID]*row) (map[uuid.UUID]*snapshot, bool) {
+// mergeOverlay merges events of the overlay, as of lastSeq, with rows that were read later. It returns false if an event
+// that was pending in the overlay may already be in the row: a pending event has no offset.
+func mergeOverlay(ids []uuid.UUID, overlays []uncommitted, lastSeq uint64, rows map[uuid.UUID]*row) (map[uuid.UUID]*snapshot, bool) {
 	found := make(map[uuid.UUID]*snapshot, len(ids))
 	for i, id := range ids {
 		s := &snapshot{row: row{id: id}}
 		if r, ok := rows[id]; ok {
 			s.row = *r
 		}
-		if s.lastOffset.Seq > seen && len(all[i].pending) > 0 {
+		if s.lastOffset.Seq > lastSeq && len(overlays[i].pending) > 0 {
 			return nil, false
 		}
-		s.addUncommitted(all[i])
+		s.addUncommitted(overlays[i])
 		if s.state.Status != "" {
 			found[id] = s
 		}
@@ -85,23 +85,23 @@ func mergeOverlay(ids []uuid.UUID, all []uncommitted, seen uint64, rows map[uuid
 	return found, true
 }
 
-func (s *snapshot) addUncommitted(f uncommitted) {
-	for _, next := range f.received {
-		if s.lastOffset.Before(next.offset) {
-			s.uncommitted = append(s.uncommitted, next)
-			s.apply(next)
+func (s *snapshot) addUncommitted(u uncommitted) {
+	for _, hdr := range u.received {
+		if s.lastOffset.Before(hdr.offset) {
+			s.uncommitted = append(s.uncommitted, hdr)
+			s.apply(hdr)
 		}
 	}
-	for _, next := range f.pending {
-		s.uncommitted = append(s.uncommitted, next)
-		s.state.apply(next)
+	for _, hdr := range u.pending {
+		s.uncommitted = append(s.uncommitted, hdr)
+		s.state.apply(hdr)
 		if s.app == "" {
-			s.app, s.firstAt = next.app, next.at
+			s.app, s.firstAt = hdr.app, hdr.at
 		}
 	}
 }
 
-// currentIndex returns the index once it has come up with the stream: one that is being made must not be asked.
+// currentIndex waits until the index has caught up with the stream and returns it.
 func (h *History) currentIndex(ctx context.Context) (*index, error) {
 	for {
 		idx := h.index.Load()
@@ -117,20 +117,20 @@ func (h *History) currentIndex(ctx context.Context) (*index, error) {
 	}
 }
 
-// reportDamage takes note of damage that a reader has met, so that the index is made anew.
+// reportDamage wraps an error of the index. If the error means that the index is damaged, it triggers a rebuild.
 func (h *History) reportDamage(err error) error {
 	if isDamaged(err) {
-		h.cfg.Logger.Warn("history: the index is damaged", "err", err)
+		h.cfg.Logger.Warn("index damaged", "err", err)
 		select {
 		case h.damageFound <- struct{}{}:
 		default:
 		}
 	}
-	return fmt.Errorf("history: the index: %w", err)
+	return fmt.Errorf("history: index: %w", err)
 }
 
-// Find returns how an app's notification stands, and its events, oldest first, as far as they are kept; the last ones may
-// have no cursor yet. push.ErrNotFound if there are none.
+// Find returns the receipt and the events of an app's notification, oldest first. The latest events may not have a cursor
+// yet, and old ones may be deleted. The error is push.ErrNotFound if the app has no such notification.
 func (h *History) Find(ctx context.Context, app, id string) (push.Receipt, []push.Event, error) {
 	key, err := uuid.Parse(id)
 	if err != nil {
@@ -144,54 +144,54 @@ func (h *History) Find(ctx context.Context, app, id string) (push.Receipt, []pus
 	if !ok || s.app != app {
 		return push.Receipt{}, nil, push.ErrNotFound
 	}
-	steps, err := h.timeline(ctx, s)
+	headers, err := h.timeline(ctx, s)
 	if err != nil {
 		return push.Receipt{}, nil, err
 	}
-	return buildReceipt(s, steps)
+	return buildReceipt(s, headers)
 }
 
-// Receipt returns how an app's notification stands; push.ErrNotFound if there is none.
+// Receipt returns the receipt of an app's notification; push.ErrNotFound if there is none.
 func (h *History) Receipt(ctx context.Context, app, id string) (push.Receipt, error) {
 	receipt, _, err := h.Find(ctx, app, id)
 	return receipt, err
 }
 
-// timeline returns all steps of a notification: those in the index, then the fresh ones.
+// timeline returns all events of a notification: those in the index, then the uncommitted ones.
 func (h *History) timeline(ctx context.Context, s *snapshot) ([]*eventHeader, error) {
-	known := make(map[jetstream.Offset]bool, len(s.uncommitted))
-	for _, f := range s.uncommitted {
-		known[f.offset] = true
+	seen := make(map[jetstream.Offset]bool, len(s.uncommitted))
+	for _, hdr := range s.uncommitted {
+		seen[hdr.offset] = true
 	}
-	chunks, steps := map[uint64][][]byte{}, []*eventHeader{}
-	for at := range s.offsets() {
-		if known[at] {
+	messages, headers := map[uint64][][]byte{}, []*eventHeader{}
+	for offset := range s.offsets() {
+		if seen[offset] {
 			continue
 		}
-		items, ok := chunks[at.Seq]
+		items, ok := messages[offset.Seq]
 		if !ok {
 			var err error
-			if items, err = h.items(ctx, s.index, at.Seq); err != nil {
+			if items, err = h.items(ctx, s.index, offset.Seq); err != nil {
 				return nil, err
 			}
-			chunks[at.Seq] = items
+			messages[offset.Seq] = items
 		}
-		if at.Index >= len(items) {
-			continue // not kept any more
+		if offset.Index >= len(items) {
+			continue // deleted
 		}
-		next, err := newEventHeader(at, items[at.Index])
+		hdr, err := newEventHeader(offset, items[offset.Index])
 		if err != nil {
 			return nil, h.reportDamage(errors.Join(errDamaged, err))
 		}
-		steps = append(steps, next)
+		headers = append(headers, hdr)
 	}
-	return append(steps, s.uncommitted...), nil
+	return append(headers, s.uncommitted...), nil
 }
 
-// items returns the items of a chunk, none if it is not kept any more.
-func (h *History) items(ctx context.Context, from *index, seq uint64) ([][]byte, error) {
+// items returns the items of a message, or nil if it is deleted.
+func (h *History) items(ctx context.Context, idx *index, seq uint64) ([][]byte, error) {
 	var body []byte
-	err := from.readDB.QueryRowContext(ctx, "SELECT body FROM chunk WHERE seq = ?", int64(seq)).Scan(&body)
+	err := idx.readDB.QueryRowContext(ctx, "SELECT body FROM message WHERE seq = ?", int64(seq)).Scan(&body)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -205,16 +205,16 @@ func (h *History) items(ctx context.Context, from *index, seq uint64) ([][]byte,
 	return items, nil
 }
 
-// buildReceipt returns the receipt that tells the state, and the whole events.
-func buildReceipt(s *snapshot, steps []*eventHeader) (receipt push.Receipt, events []push.Event, err error) {
-	var walk State
-	for _, next := range steps {
-		e, err := next.event()
+// buildReceipt returns the receipt that belongs to the state, and the decoded events.
+func buildReceipt(s *snapshot, headers []*eventHeader) (receipt push.Receipt, events []push.Event, err error) {
+	var state State
+	for _, hdr := range headers {
+		e, err := hdr.event()
 		if err != nil {
 			return push.Receipt{}, nil, err
 		}
 		events = append(events, e)
-		if walk.apply(next) && e.Receipt != nil {
+		if state.apply(hdr) && e.Receipt != nil {
 			receipt = *e.Receipt
 		}
 	}
@@ -225,40 +225,40 @@ func buildReceipt(s *snapshot, steps []*eventHeader) (receipt push.Receipt, even
 	return receipt, events, nil
 }
 
-// keyOwner is the notification that last came with an Idempotency-Key.
+// keyOwner is the notification that last used an Idempotency-Key.
 type keyOwner struct {
 	id       uuid.UUID
 	app      string
-	bodyHash []byte // the hash of the body that came with the key
+	bodyHash []byte // of the body that came with the key
 }
 
-// findKey returns the notification that last came with a key, by the key's hash; nil if there is none, or it is too long
-// ago.
+// findKey returns the notification that last used a key, by the hash of the key. It returns nil if there is none or it has
+// expired.
 func (h *History) findKey(ctx context.Context, key []byte) (*keyOwner, error) {
 	idx, err := h.currentIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if s := h.overlay.byKey(key); s != nil {
-		return &keyOwner{s.id, s.app, s.bodyHash}, nil
+	if snap := h.overlay.byKey(key); snap != nil {
+		return &keyOwner{snap.id, snap.app, snap.bodyHash}, nil
 	}
 	if !idx.keyFilter.mayContain(key) {
 		return nil, nil
 	}
-	k := &keyOwner{}
+	owner := &keyOwner{}
 	var id []byte
 	since := time.Now().Add(-h.cfg.IdempotencyTTL)
 	row := idx.readDB.QueryRowContext(ctx, "SELECT id, body FROM idempotency WHERE key = ? AND at >= ?", key, toMillis(since))
-	if err := row.Scan(&id, &k.bodyHash); errors.Is(err, sql.ErrNoRows) {
+	if err := row.Scan(&id, &owner.bodyHash); errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	} else if err != nil {
 		return nil, h.reportDamage(err)
 	}
-	copy(k.id[:], id)
-	found, err := h.lookup(ctx, []uuid.UUID{k.id})
-	if s, ok := found[k.id]; ok {
-		k.app = s.app
-		return k, nil
+	copy(owner.id[:], id)
+	found, err := h.lookup(ctx, []uuid.UUID{owner.id})
+	if snap, ok := found[owner.id]; ok {
+		owner.app = snap.app
+		return owner, nil
 	}
 	return nil, err
 }

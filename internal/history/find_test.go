@@ -11,14 +11,14 @@ import (
 )
 
 func TestFindAfterAppend(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	for range 200 {
 		id := newID()
 		for i, e := range lifecycle(id) {
-			if _, err := r.Append(t.Context(), e); err != nil {
+			if _, err := h.Append(t.Context(), e); err != nil {
 				t.Fatal(err)
 			}
-			if got, events := r.find("shop", id); got.Status() != e.Status || len(events) != i+1 {
+			if got, events := h.find("shop", id); got.Status() != e.Status || len(events) != i+1 {
 				t.Fatalf("after %s: %+v %+v", e.Status, got, events)
 			}
 		}
@@ -26,18 +26,18 @@ func TestFindAfterAppend(t *testing.T) {
 }
 
 func TestFindAfterAppendAsync(t *testing.T) {
-	house := newFixture(t)
-	r := house.open()
+	f := newFixture(t)
+	h := f.open()
 	id := newID()
-	if err := r.AppendAsync(t.Context(), lifecycle(id)...); err != nil {
+	if err := h.AppendAsync(t.Context(), lifecycle(id)...); err != nil {
 		t.Fatal(err)
 	}
-	if got, events := r.find("shop", id); got.Status() != push.StatusAccepted || len(events) != 3 {
+	if got, events := h.find("shop", id); got.Status() != push.StatusAccepted || len(events) != 3 {
 		t.Fatalf("%+v %+v", got, events)
 	}
-	r.stop() // writes what was noted
-	r = house.open()
-	got, events := r.find("shop", id)
+	h.stop() // writes the pending events
+	h = f.open()
+	got, events := h.find("shop", id)
 	if got.Status() != push.StatusAccepted || len(events) != 3 || events[2].Cursor == "" {
 		t.Fatalf("%+v %+v", got, events)
 	}
@@ -47,37 +47,37 @@ func TestFindAfterAppendAsync(t *testing.T) {
 }
 
 func TestFindChecksApp(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	id := newID()
-	r.appendEvents(lifecycle(id)...)
+	h.appendEvents(lifecycle(id)...)
 	for _, ask := range [][2]string{{"other", id}, {"shop", "no UUID"}, {"shop", "019ab5a4-0000-7000-8000-000000000000"}} {
-		if _, _, err := r.Find(t.Context(), ask[0], ask[1]); !errors.Is(err, push.ErrNotFound) {
+		if _, _, err := h.Find(t.Context(), ask[0], ask[1]); !errors.Is(err, push.ErrNotFound) {
 			t.Errorf("%s: %v", ask, err)
 		}
 	}
 }
 
 func TestStatusReportsCaughtUpWithoutQueries(t *testing.T) {
-	r := newFixture(t).open()
-	if _, err := r.Append(t.Context(), lifecycle(newID())...); err != nil {
+	h := newFixture(t).open()
+	if _, err := h.Append(t.Context(), lifecycle(newID())...); err != nil {
 		t.Fatal(err)
 	}
-	for !r.Status().CaughtUp {
+	for !h.Status().CaughtUp {
 		runtime.Gosched()
 	}
-	for s := r.Status(); s.Events != 3 || s.Behind != 0; s = r.Status() {
+	for s := h.Status(); s.Events != 3 || s.Behind != 0; s = h.Status() {
 		runtime.Gosched()
 	}
 }
 
 func TestAppendRejectsInvalidEvents(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	for _, e := range []push.Event{{}, {ID: "x", App: "shop", Status: push.StatusQueued}, {ID: newID(), Status: push.StatusQueued}, {ID: newID(), App: "shop"}} {
-		if _, err := r.Append(t.Context(), e); err == nil {
+		if _, err := h.Append(t.Context(), e); err == nil {
 			t.Errorf("appended %+v", e)
 		}
-		if err := r.AppendAsync(t.Context(), e); err == nil {
-			t.Errorf("noted %+v", e)
+		if err := h.AppendAsync(t.Context(), e); err == nil {
+			t.Errorf("accepted %+v", e)
 		}
 	}
 }

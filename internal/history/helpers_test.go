@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(jetstreamtest.Main(m).Run()) }
 
-// fixture is an engine in a folder of its own, or in an account of its own on a cluster, with one history or several.
+// fixture is an engine with a directory for an index. A test can open several histories on it.
 type fixture struct {
 	*testing.T
 	engineConfig jetstream.Config
@@ -33,18 +33,18 @@ func newFixture(t *testing.T) *fixture {
 	return newFixtureAt(t, jetstreamtest.Config(t, filepath.Join(t.TempDir(), "engine")))
 }
 
-func newFixtureAt(t *testing.T, where jetstream.Config) *fixture {
+func newFixtureAt(t *testing.T, engineConfig jetstream.Config) *fixture {
 	t.Helper()
-	h := &fixture{T: t, engineConfig: where, dir: t.TempDir()}
-	jetstreamtest.Retry(t, where, func() (err error) {
-		h.engine, err = jetstream.Open(t.Context(), where)
+	f := &fixture{T: t, engineConfig: engineConfig, dir: t.TempDir()}
+	jetstreamtest.Retry(t, engineConfig, func() (err error) {
+		f.engine, err = jetstream.Open(t.Context(), engineConfig)
 		return err
 	})
-	t.Cleanup(func() { _ = h.engine.Close() })
-	return h
+	t.Cleanup(func() { _ = f.engine.Close() })
+	return f
 }
 
-// testHistory is a history that runs.
+// testHistory is a running history.
 type testHistory struct {
 	*history.History
 	*testing.T
@@ -52,106 +52,106 @@ type testHistory struct {
 	stop   func()
 }
 
-// open opens the house's history and runs it until stop, or until the test ends.
-func (h *fixture) open() *testHistory { return h.openWith(history.Config{}) }
+// open opens a history and runs it until stop is called or the test ends.
+func (f *fixture) open() *testHistory { return f.openWith(history.Config{}) }
 
-func (h *fixture) openWith(cfg history.Config) *testHistory {
-	h.Helper()
-	cfg.Engine = h.engine
+func (f *fixture) openWith(cfg history.Config) *testHistory {
+	f.Helper()
+	cfg.Engine = f.engine
 	if cfg.Dir == "" {
-		cfg.Dir = h.dir
+		cfg.Dir = f.dir
 	}
 	var opened *history.History
-	jetstreamtest.Retry(h, h.engineConfig, func() (err error) {
-		opened, err = history.Open(h.Context(), cfg)
+	jetstreamtest.Retry(f, f.engineConfig, func() (err error) {
+		opened, err = history.Open(f.Context(), cfg)
 		return err
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- opened.Run(ctx) }()
 	stopped := false
-	r := &testHistory{History: opened, T: h.T, engine: h.engine, stop: func() {
+	h := &testHistory{History: opened, T: f.T, engine: f.engine, stop: func() {
 		if stopped {
 			return
 		}
 		stopped = true
 		cancel()
 		if err := <-ended; err != nil {
-			h.Error(err)
+			f.Error(err)
 		}
 		if err := opened.Close(); err != nil {
-			h.Error(err)
+			f.Error(err)
 		}
 	}}
-	h.Cleanup(r.stop)
-	return r
+	f.Cleanup(h.stop)
+	return h
 }
 
-// appendEvents appends events and waits until they have been heard of.
-func (r *testHistory) appendEvents(events ...push.Event) jetstream.Offset {
-	r.Helper()
-	at, err := r.Append(r.Context(), events...)
+// appendEvents appends events and waits until they are received from the stream.
+func (h *testHistory) appendEvents(events ...push.Event) jetstream.Offset {
+	h.Helper()
+	at, err := h.Append(h.Context(), events...)
 	if err != nil {
-		r.Fatal(err)
+		h.Fatal(err)
 	}
-	if err := r.WaitForSeq(r.Context(), at.Seq); err != nil {
-		r.Fatal(err)
+	if err := h.WaitForSeq(h.Context(), at.Seq); err != nil {
+		h.Fatal(err)
 	}
 	return at
 }
 
-func (r *testHistory) find(app, id string) (push.Receipt, []push.Event) {
-	r.Helper()
-	receipt, events, err := r.Find(r.Context(), app, id)
+func (h *testHistory) find(app, id string) (push.Receipt, []push.Event) {
+	h.Helper()
+	receipt, events, err := h.Find(h.Context(), app, id)
 	if err != nil {
-		r.Fatal(err)
+		h.Fatal(err)
 	}
 	return receipt, events
 }
 
-// noon is the instant of most events in the tests. It is close to the present, for retention and keys count from the wall clock.
-var noon = time.Now().UTC().Truncate(time.Millisecond)
+// eventTime is the time of most events in the tests. It is recent, because keys and events expire.
+var eventTime = time.Now().UTC().Truncate(time.Millisecond)
 
-// newID returns a new notification's name.
+// newID returns the ID of a new notification.
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
 func newEvent(id string, status push.Status) push.Event {
-	e := push.Event{ID: id, App: "shop", At: noon, Status: status, Platform: push.APNs}
+	e := push.Event{ID: id, App: "shop", At: eventTime, Status: status, Platform: push.APNs}
 	switch status {
 	case push.StatusSending:
 		e.Attempt = 1
 	case push.StatusAccepted:
 		e.Receipt = &push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Accepted}, Attempts: []push.Attempt{
-			{Endpoint: "17.188.143.98:443", Started: noon, Took: 40 * time.Millisecond, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}},
+			{Endpoint: "17.188.143.98:443", Started: eventTime, Took: 40 * time.Millisecond, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}},
 		}}
 	case push.StatusUnregistered:
 		e.Receipt = &push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unregistered}}
-		e.Target = &push.Target{Token: "dead"}
+		e.Target = &push.Target{Token: "unregistered"}
 	}
 	return e
 }
 
-// lifecycle is the events of one that was queued, sent and accepted.
+// lifecycle returns the events of a notification that was queued, sent and accepted.
 func lifecycle(id string) []push.Event {
 	return []push.Event{newEvent(id, push.StatusQueued), newEvent(id, push.StatusSending), newEvent(id, push.StatusAccepted)}
 }
 
-// waitIndexed waits until the index holds all that is in the stream.
-func (r *testHistory) waitIndexed() {
-	r.Helper()
-	if err := r.WaitCaughtUp(r.Context()); err != nil {
-		r.Fatal(err)
+// waitIndexed waits until all events of the stream are in the index.
+func (h *testHistory) waitIndexed() {
+	h.Helper()
+	if err := h.WaitCaughtUp(h.Context()); err != nil {
+		h.Fatal(err)
 	}
-	for r.Status().Behind > 0 {
+	for h.Status().Behind > 0 {
 		runtime.Gosched()
 	}
 }
 
-func (r *testHistory) state(id string) history.State {
-	r.Helper()
-	states, err := r.States(r.Context(), []string{id})
+func (h *testHistory) state(id string) history.State {
+	h.Helper()
+	states, err := h.States(h.Context(), []string{id})
 	if err != nil {
-		r.Fatal(err)
+		h.Fatal(err)
 	}
 	return states[id]
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package history keeps what became of every notification, step by step, in a stream of the engine, and answers from a
-// local index that can be made anew from that stream at any moment. It decides nothing about a notification.
+// Package history stores the events of all notifications in a JetStream stream, and answers queries from a local index that
+// can be rebuilt from the stream at any time. It makes no decisions about notifications.
 package history
 
 import (
@@ -22,32 +22,33 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Stream is the name of the stream of events.
+// Stream is the name of the stream that holds the events.
 const Stream = "SLUICE_EVENTS"
 
-// eventsPerMessage is how many events may share one sync; there are more of them than of anything else, and they are small.
+// eventsPerMessage is the maximum number of events in a message. It is larger than the default because events are small and
+// frequent.
 const eventsPerMessage = 500
 
-// electionTimeout is how long a cluster may be without a leader before a caller is told: as long as a writer's.
+// electionTimeout is how long calls wait for a cluster without a leader, the same time as in a jetstream.Writer.
 const electionTimeout = 20 * time.Second
 
-// Config says where the events are and how long they are kept. Engine is required.
+// Config configures a history. Engine is required.
 type Config struct {
 	Engine *jetstream.Engine
-	// Dir is the folder of the index, made if there is none. Empty takes a temporary one: the index is made anew at
-	// every start.
+	// Dir is the directory of the index. It is created if it does not exist. If empty, the index is in a temporary
+	// directory and is rebuilt at every start.
 	Dir string
-	// MaxAge is how long an event is kept; zero is seven days.
+	// MaxAge is the retention of events; zero means seven days.
 	MaxAge time.Duration
-	// MaxBytes bounds the stream: beyond it the oldest events go, whatever their age. Zero is 8 GiB. The index takes
-	// about as much again.
+	// MaxBytes bounds the stream. Beyond it the oldest events are deleted. Zero means 8 GiB. The index needs about the
+	// same space.
 	MaxBytes int64
-	// KeepKeys is how long an Idempotency-Key is known; zero is 24 hours. More than MaxAge is not kept.
+	// IdempotencyTTL is the retention of Idempotency-Keys; zero means 24 hours. MaxAge bounds it.
 	IdempotencyTTL time.Duration
-	// ClaimFor is how long a key stays claimed in a cluster whose gateway died before it told of the key; zero is 15
-	// minutes. Keep it above the longest send.
+	// ClaimTTL is how long a key stays claimed in a cluster after its gateway died; zero means 15 minutes. It must be
+	// longer than the longest send.
 	ClaimTTL time.Duration
-	// Logger gets what an operator should know; nil discards it.
+	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
 }
 
@@ -68,31 +69,31 @@ func setDefault[T int64 | time.Duration](v *T, value T) {
 	}
 }
 
-// History is the events of all apps. Any number of goroutines may use it. Run has to run.
+// History stores and finds the events of all apps. It is safe for concurrent use. Its methods block unless Run is running.
 type History struct {
 	cfg         Config
-	ownsDir     bool // the folder is ours to remove
+	ownsDir     bool // Close removes the directory
 	stream      natsjs.Stream
 	writer      *jetstream.Writer
 	overlay     *overlay
 	asyncWrites chan asyncWrite
-	asyncSlots  *semaphore.Weighted // for the events in notes
+	asyncSlots  *semaphore.Weighted // one for each event in asyncWrites
 	notifier    *notifier
 	claims      *claims
-	damageFound chan struct{} // a reader has met damage
+	damageFound chan struct{} // receives a value when a query finds the index damaged
 	counters    counters
 
 	index      atomic.Pointer[index]
-	checkpoint checkpoint // of the index; Run's, and while it follows the stream, project's
+	checkpoint checkpoint // of the index; owned by Run, and by runIndexer while follow runs
 }
 
-// counters is what Status adds up.
+// counters holds the values of Status.
 type counters struct {
 	received, lost, rebuilt atomic.Uint64
-	newest, committed       atomic.Uint64 // chunks: the last of the stream as far as we know, and the last in the index
+	newest, committed       atomic.Uint64 // sequences: the last known message of the stream, and the last one in the index
 }
 
-// Open makes or finds the stream and the index. It starts nothing. Close ends it.
+// Open creates or opens the stream and the index. It starts no goroutines. The caller must call Close.
 func Open(ctx context.Context, cfg Config) (*History, error) {
 	cfg = cfg.withDefaults()
 	h := &History{
@@ -116,7 +117,7 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	return h, nil
 }
 
-// streamConfig bounds the stream by age and size. What is beyond goes, oldest first; nothing is ever refused.
+// streamConfig returns a stream that deletes its oldest messages by age and size, and never refuses new ones.
 func streamConfig(cfg Config) natsjs.StreamConfig {
 	return natsjs.StreamConfig{
 		Name: Stream, Subjects: []string{subjectPrefix + ">"}, Retention: natsjs.LimitsPolicy, Discard: natsjs.DiscardOld,
@@ -132,7 +133,7 @@ func (h *History) createDir() (err error) {
 		err = os.MkdirAll(h.cfg.Dir, 0o700)
 	}
 	if err != nil {
-		return fmt.Errorf("history: the folder of the index: %w", err)
+		return fmt.Errorf("history: index directory: %w", err)
 	}
 	return nil
 }
@@ -142,22 +143,21 @@ func (h *History) openIndex(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
-	idx, at, err := openIndex(ctx, h.cfg.Dir, streamID(info), h.cfg.Logger)
+	idx, cp, err := openIndex(ctx, h.cfg.Dir, streamID(info), h.cfg.Logger)
 	if err != nil {
 		return err
 	}
-	h.checkpoint = at
-	h.counters.committed.Store(at.lastSeq)
-	h.overlay.reset(at.lastSeq)
+	h.checkpoint = cp
+	h.counters.committed.Store(cp.lastSeq)
+	h.overlay.reset(cp.lastSeq)
 	if old := h.index.Swap(idx); old != nil {
 		return old.close()
 	}
 	return nil
 }
 
-// KeyScope names the history in which keys are claimed. Calls with one Idempotency-Key are one call at all gateways that have
-// the same name here: of those that come at once one is made, and the others are told what came of it. Empty where no other
-// gateway can have the history.
+// KeyScope identifies the history in which Idempotency-Keys are claimed. Gateways with the same scope treat concurrent calls
+// with the same key as one call. It is empty with an embedded server, whose history no other gateway shares.
 func (h *History) KeyScope() string {
 	if h.cfg.Engine.Embedded() {
 		return ""
@@ -165,12 +165,12 @@ func (h *History) KeyScope() string {
 	return h.index.Load().stream
 }
 
-// streamID tells a stream from one that was made anew.
+// streamID identifies a stream. A recreated stream has a different ID.
 func streamID(info *natsjs.StreamInfo) string {
 	return strconv.FormatInt(info.Created.UnixNano(), 36)
 }
 
-// Close ends what Open began, after Run.
+// Close closes the index. Call it after Run has returned.
 func (h *History) Close() error {
 	var err error
 	if idx := h.index.Load(); idx != nil {
@@ -182,16 +182,15 @@ func (h *History) Close() error {
 	return err
 }
 
-// Run writes events and keeps the index up with the stream, until ctx ends. Then it writes what has been noted, and
-// returns when that is on disk; what could not be written is an error.
+// Run appends events and updates the index until ctx ends. Then it writes the events that still wait.
 func (h *History) Run(ctx context.Context) error {
-	writing, written := context.WithCancel(context.WithoutCancel(ctx))
-	defer written()
-	var house errgroup.Group
-	house.Go(func() error { return h.writer.Run(writing) })
-	house.Go(func() error { h.claims.run(writing); return nil })
-	house.Go(func() error {
-		defer written()
+	writeCtx, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWriting()
+	var background errgroup.Group
+	background.Go(func() error { return h.writer.Run(writeCtx) })
+	background.Go(func() error { h.claims.run(writeCtx); return nil })
+	background.Go(func() error {
+		defer stopWriting()
 		h.runAsyncWrites(ctx)
 		return nil
 	})
@@ -201,73 +200,73 @@ func (h *History) Run(ctx context.Context) error {
 			h.recoverFollow(ctx, err)
 		}
 	}
-	return house.Wait()
+	return background.Wait()
 }
 
-// Append writes events and returns the place of the last when all are on disk. Those of one app keep their order. Find and
-// States know them at once; whoever needs their order among others' events waits for Reach. After an error they may be
-// there or not.
+// Append appends events and returns the offset of the last one when all are on disk. Events of one app keep their order.
+// Find and States include them immediately; WaitForSeq waits until they are in order with the events of other gateways.
+// After an error the events may or may not be stored.
 func (h *History) Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error) {
-	steps, err := encodeEvents(events)
+	headers, err := encodeEvents(events)
 	if err != nil {
 		return jetstream.Offset{}, err
 	}
-	h.overlay.addPending(steps...)
-	places, err := h.append(ctx, steps)
-	if err != nil || len(places) == 0 {
+	h.overlay.addPending(headers...)
+	offsets, err := h.append(ctx, headers)
+	if err != nil || len(offsets) == 0 {
 		return jetstream.Offset{}, err
 	}
-	return places[len(places)-1], nil
+	return offsets[len(offsets)-1], nil
 }
 
-// append writes steps that the overlay expects.
-func (h *History) append(ctx context.Context, steps []*eventHeader) ([]jetstream.Offset, error) {
-	places := make([]jetstream.Offset, 0, len(steps))
-	for len(steps) > 0 {
-		items := [][]byte{steps[0].text}
-		for _, s := range steps[1:] {
-			if s.app != steps[0].app {
+// append writes events that are in the overlay.
+func (h *History) append(ctx context.Context, headers []*eventHeader) ([]jetstream.Offset, error) {
+	offsets := make([]jetstream.Offset, 0, len(headers))
+	for len(headers) > 0 {
+		items := [][]byte{headers[0].text}
+		for _, s := range headers[1:] {
+			if s.app != headers[0].app {
 				break
 			}
 			items = append(items, s.text)
 		}
-		got, err := h.writer.AppendAll(ctx, subjectOf(steps[0].app), items)
+		batch, err := h.writer.AppendAll(ctx, subjectOf(headers[0].app), items)
 		if err != nil {
-			h.overlay.removePending(steps)
+			h.overlay.removePending(headers)
 			return nil, fmt.Errorf("history: %w", err)
 		}
-		places, steps = append(places, got...), steps[len(items):]
+		offsets, headers = append(offsets, batch...), headers[len(items):]
 	}
-	return places, nil
+	return offsets, nil
 }
 
-// WaitForSeq waits until this gateway has heard of everything up to seq, so that States and Find answer in the stream's order.
+// WaitForSeq waits until this gateway has received all messages up to seq, so that States and Find reflect the stream's order.
 func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
-	told := h.overlay.waitFor(seq)
-	if told == nil {
+	received := h.overlay.waitFor(seq)
+	if received == nil {
 		return nil
 	}
 	select {
-	case <-told:
+	case <-received:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// WaitCaughtUp waits until this gateway has heard of everything that was in the stream when it was called.
+// WaitCaughtUp waits until this gateway has received all messages that were in the stream at the time of the call.
 func (h *History) WaitCaughtUp(ctx context.Context) error {
 	info, err := h.streamInfo(ctx)
 	if err != nil {
 		return err
 	}
-	if info.State.Msgs == 0 { // there is nothing to hear of
+	if info.State.Msgs == 0 { // no message will arrive
 		h.overlay.skip(info.State.LastSeq)
 	}
 	return h.WaitForSeq(ctx, info.State.LastSeq)
 }
 
-// streamInfo asks how the stream stands, until it is told.
+// streamInfo returns the state of the stream. It retries for up to electionTimeout.
 func (h *History) streamInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
 	for began := time.Now(); ; {
 		info, err := h.stream.Info(ctx)

@@ -21,41 +21,41 @@ import (
 //go:embed index.sql
 var schema string
 
-// schemaVersion counts the forms that index.sql had. A file of another form is made anew from the stream.
-const schemaVersion = 2
+// schemaVersion is the version of index.sql. An index of another version is rebuilt.
+const schemaVersion = 3
 
 const (
 	indexName = "index.db"
-	// Connections that read. One more writes.
+	// Connections for reads. There is one more for writes.
 	maxReaders = 4
-	// The codes of SQLite that say that the file is not what it was (https://www.sqlite.org/rescode.html).
+	// SQLite's codes of a damaged file (https://www.sqlite.org/rescode.html).
 	sqliteCorrupt, sqliteNotADB = 11, 26
 )
 
-// index is the local file. It holds nothing that the stream does not.
+// index is the local SQLite database. All its data comes from the stream.
 type index struct {
 	path                    string
-	stream                  string // whose copy it is
+	stream                  string // ID of the stream
 	writeDB, readDB         *sql.DB
-	writeFinder, readFinder rowFinder   // of write and of read
-	inserts                 insertStmts // of write
-	maxID                   uuid.UUID   // no row has an ID above it; project's
+	writeFinder, readFinder rowFinder   // on writeDB and readDB
+	inserts                 insertStmts // on writeDB
+	maxID                   uuid.UUID   // the largest ID in the index; owned by runIndexer
 	keyFilter               *bloomFilter
-	caughtUp                atomic.Bool // it has come up with the stream once, so that what is not in it is not there
+	caughtUp                atomic.Bool // it has reached the end of the stream once, so a missing row means an unknown ID
 }
 
-// checkpoint is how far an index has come.
+// checkpoint is the range of the stream that the index covers.
 type checkpoint struct {
-	stream           string // by which a stream that was made anew is known
-	lastSeq          uint64 // the last chunk in the index
-	oldestSeq        uint64 // the first that it may still hold
-	lastDroppedIndex int    // the last event of the chunk before floor, -1 if nobody knows
+	stream           string // ID of the stream
+	lastSeq          uint64 // the last message in the index
+	oldestSeq        uint64 // the first message that may be in the index
+	lastDroppedIndex int    // the last event of message oldestSeq-1, which is deleted; -1 if unknown
 }
 
-// errDamaged says that the index is not to be trusted.
+// errDamaged means that the index is damaged.
 var errDamaged = errors.New("history: the index is damaged")
 
-// isDamaged reports whether err tells of a file that is not what it was.
+// isDamaged reports whether err means that the index is damaged.
 func isDamaged(err error) bool {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
 		return e.Code()&0xff == sqliteCorrupt || e.Code()&0xff == sqliteNotADB
@@ -63,20 +63,20 @@ func isDamaged(err error) bool {
 	return errors.Is(err, errDamaged)
 }
 
-// openIndex opens the index in dir. One of another version is thrown away, a damaged one moved aside; both come back from
-// the stream.
+// openIndex opens the index in dir. It deletes an index of another version and moves a damaged one aside; both are rebuilt
+// from the stream.
 func openIndex(ctx context.Context, dir, stream string, log *slog.Logger) (*index, checkpoint, error) {
 	path := filepath.Join(dir, indexName)
-	idx, at, err := tryIndex(ctx, path, stream)
+	idx, cp, err := tryIndex(ctx, path, stream)
 	switch {
 	case errors.Is(err, errOutdated):
-		log.Info("history: the index is made anew from the stream", "path", path, "because", err)
+		log.Info("rebuilding the index from the stream", "path", path, "err", err)
 		err = removeIndex(path)
 	case isDamaged(err):
-		log.Warn("history: the index is damaged; it is moved aside and made anew from the stream", "path", path, "aside", path+damagedSuffix, "err", err)
+		log.Warn("index damaged; moving it aside and rebuilding it from the stream", "path", path, "moved_to", path+damagedSuffix, "err", err)
 		err = moveAside(path)
 	default:
-		return idx, at, err
+		return idx, cp, err
 	}
 	if err != nil {
 		return nil, checkpoint{}, err
@@ -84,45 +84,45 @@ func openIndex(ctx context.Context, dir, stream string, log *slog.Logger) (*inde
 	return tryIndex(ctx, path, stream)
 }
 
-// errOutdated says that the index is of another stream or of another version.
-var errOutdated = errors.New("it does not fit")
+// errOutdated means that the index is of another stream or version.
+var errOutdated = errors.New("the index is outdated")
 
 func tryIndex(ctx context.Context, path, stream string) (*index, checkpoint, error) {
 	idx := &index{path: path, stream: stream, keyFilter: newBloomFilter()}
-	at, err := idx.open(ctx, stream)
+	cp, err := idx.open(ctx, stream)
 	if err != nil {
 		return nil, checkpoint{}, errors.Join(fmt.Errorf("history: %s: %w", path, err), idx.close())
 	}
-	return idx, at, nil
+	return idx, cp, nil
 }
 
-func (x *index) open(ctx context.Context, stream string) (at checkpoint, err error) {
+func (x *index) open(ctx context.Context, stream string) (cp checkpoint, err error) {
 	if x.writeDB, err = openDB(x.path, "immediate", "temp_store(MEMORY)", "synchronous(NORMAL)", "cache_size(-16384)",
 		"wal_autocheckpoint(4096)"); err != nil {
-		return at, err
+		return cp, err
 	}
 	x.writeDB.SetMaxOpenConns(1)
 	if x.readDB, err = openDB(x.path, "deferred", "query_only(1)", "cache_size(-4096)"); err != nil {
-		return at, err
+		return cp, err
 	}
 	x.readDB.SetMaxOpenConns(maxReaders)
 	x.readDB.SetMaxIdleConns(maxReaders)
 	if err := x.initSchema(ctx, stream); err != nil {
-		return at, err
+		return cp, err
 	}
-	row := x.writeDB.QueryRowContext(ctx, "SELECT stream, last, floor, floor_index FROM mark")
-	if err := row.Scan(&at.stream, &at.lastSeq, &at.oldestSeq, &at.lastDroppedIndex); err != nil {
-		return at, errors.Join(errDamaged, err)
+	row := x.writeDB.QueryRowContext(ctx, "SELECT stream, last_seq, oldest_seq, last_dropped_index FROM checkpoint")
+	if err := row.Scan(&cp.stream, &cp.lastSeq, &cp.oldestSeq, &cp.lastDroppedIndex); err != nil {
+		return cp, errors.Join(errDamaged, err)
 	}
-	if at.stream != stream {
-		return at, fmt.Errorf("%w: it was made from another stream", errOutdated)
+	if cp.stream != stream {
+		return cp, fmt.Errorf("%w: it belongs to another stream", errOutdated)
 	}
 	var newest []byte
 	if err := x.writeDB.QueryRowContext(ctx, "SELECT max(id) FROM notification").Scan(&newest); err != nil {
-		return at, err
+		return cp, err
 	}
 	copy(x.maxID[:], newest)
-	return at, x.prepareStatements(ctx)
+	return cp, x.prepareStatements(ctx)
 }
 
 func (x *index) prepareStatements(ctx context.Context) (err error) {
@@ -136,7 +136,7 @@ func (x *index) prepareStatements(ctx context.Context) (err error) {
 	return err
 }
 
-// initSchema makes the tables in a new file, and refuses one of another version.
+// initSchema creates the tables in a new file. It refuses a file of another version.
 func (x *index) initSchema(ctx context.Context, stream string) error {
 	var version int
 	if err := x.writeDB.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
@@ -150,13 +150,13 @@ func (x *index) initSchema(ctx context.Context, stream string) error {
 		return err
 	}
 	if tables > 0 {
-		return fmt.Errorf("%w: it has version %d, not %d", errOutdated, version, schemaVersion)
+		return fmt.Errorf("%w: version %d, want %d", errOutdated, version, schemaVersion)
 	}
 	return x.createSchema(ctx, stream)
 }
 
 func (x *index) createSchema(ctx context.Context, stream string) error {
-	// The size of a page has to be set first, and the journal's kind outside of a transaction. Both stay with the file.
+	// page_size must be set first, and journal_mode outside of a transaction. Both are stored in the file.
 	if _, err := x.writeDB.ExecContext(ctx, "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL"); err != nil {
 		return err
 	}
@@ -164,11 +164,11 @@ func (x *index) createSchema(ctx context.Context, stream string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback() }() // says nothing after Commit
+	defer func() { _ = tx.Rollback() }() // has no effect after Commit
 	if _, err := tx.ExecContext(ctx, schema+fmt.Sprintf("PRAGMA user_version = %d;", schemaVersion)); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, "INSERT INTO mark VALUES (?, 0, 0, -1)", stream); err != nil {
+	if _, err := tx.ExecContext(ctx, "INSERT INTO checkpoint VALUES (?, 0, 0, -1)", stream); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -184,19 +184,19 @@ func (x *index) close() error {
 	return err
 }
 
-// openDB opens one face of the file; it connects when it is first used.
+// openDB opens a connection pool to the file. It connects on first use.
 func openDB(path, transactions string, pragmas ...string) (*sql.DB, error) {
 	query := url.Values{"_txlock": {transactions}, "_pragma": append(pragmas, "busy_timeout(5000)")}
 	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}
 	return sql.Open("sqlite", dsn.String())
 }
 
-// What SQLite keeps beside the file, and the name's end of a damaged one.
+// Suffixes of the files that SQLite keeps next to the database, and of a damaged database.
 var sidecars = []string{"-wal", "-shm"}
 
 const damagedSuffix = ".damaged"
 
-// removeIndex removes the file and what belongs to it.
+// removeIndex removes the database and the files next to it.
 func removeIndex(path string) error {
 	var err error
 	for _, name := range append([]string{path}, path+sidecars[0], path+sidecars[1]) {
@@ -207,13 +207,13 @@ func removeIndex(path string) error {
 	return err
 }
 
-// moveAside keeps the last damaged file for who wants to know why, with the log that belongs to it.
+// moveAside keeps the last damaged database for analysis, with its write-ahead log.
 func moveAside(path string) error {
 	if err := removeIndex(path + damagedSuffix); err != nil {
 		return err
 	}
-	for _, end := range append([]string{""}, sidecars...) {
-		if err := os.Rename(path+end, path+damagedSuffix+end); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, suffix := range append([]string{""}, sidecars...) {
+		if err := os.Rename(path+suffix, path+damagedSuffix+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

@@ -1,28 +1,28 @@
--- How far the index has come (last), and where it begins: chunks below floor are gone, and the last event that is gone
--- is at floor - 1, floor_index (-1: nobody knows).
-CREATE TABLE mark (
-    stream      TEXT    NOT NULL,
-    last        INTEGER NOT NULL,
-    floor       INTEGER NOT NULL,
-    floor_index INTEGER NOT NULL
+-- The range of the stream that is in this index: last_seq is the last message. Messages before oldest_seq are deleted, and
+-- last_dropped_index is the index of the last event in message oldest_seq - 1 (-1: unknown).
+CREATE TABLE checkpoint (
+    stream             TEXT    NOT NULL,
+    last_seq           INTEGER NOT NULL,
+    oldest_seq         INTEGER NOT NULL,
+    last_dropped_index INTEGER NOT NULL
 );
 
--- The stream's chunks as they are there, so that no reader waits for the network.
-CREATE TABLE chunk (
+-- Copies of the stream's messages, so that queries do not access the network.
+CREATE TABLE message (
     seq  INTEGER PRIMARY KEY,
     app  TEXT NOT NULL,
     body BLOB NOT NULL
 );
-CREATE INDEX chunk_by_app ON chunk (app, seq);
+CREATE INDEX message_by_app ON message (app, seq);
 
--- Where each notification stands: the sequence of its last event, and the rest as row.go writes it.
+-- The state of each notification: the sequence of its last event, and the other fields as encoded by row.go.
 CREATE TABLE notification (
     id   BLOB PRIMARY KEY,
     seq  INTEGER NOT NULL,
-    rest BLOB    NOT NULL
+    data BLOB    NOT NULL
 ) WITHOUT ROWID;
 
--- The notification that last came with an Idempotency-Key.
+-- The notification that last used an Idempotency-Key, with the hashes of key and body.
 CREATE TABLE idempotency (
     key  BLOB PRIMARY KEY,
     body BLOB    NOT NULL,

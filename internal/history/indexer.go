@@ -15,40 +15,39 @@ import (
 )
 
 const (
-	// Chunks and events that are committed together.
+	// Limits of messages and events in one commit.
 	maxBatchMessages, maxBatchEvents = 256, 8000
-	// How long a commit waits behind the one before for more to commit with it: what becomes of a notification within that
-	// time is one row to write instead of three.
+	// The minimum time between two commits. Events of one notification that arrive within it need one row write instead of
+	// three.
 	commitInterval = 25 * time.Millisecond
-	// Chunks that are forgotten together: a reader or the next commit waits that long for it.
+	// Messages that are deleted in one transaction. Queries and the next commit wait for it.
 	deleteBatchSize = 2
 )
 
-// runIndexer brings chunks into the index until there are no more. It is the index's one writer.
-func (h *History) runIndexer(ctx context.Context, chunks <-chan *message, firsts <-chan uint64) error {
-	next := time.NewTimer(0)
-	defer next.Stop()
+// runIndexer writes messages to the index until the channel is closed. No other goroutine writes to the index.
+func (h *History) runIndexer(ctx context.Context, messages <-chan *message, oldestSeqs <-chan uint64) error {
+	commitTimer := time.NewTimer(0)
+	defer commitTimer.Stop()
 	for {
 		select {
-		case c, more := <-chunks:
+		case m, more := <-messages:
 			if !more {
 				return nil
 			}
-			batch := collectBatch(c, chunks, next.C)
-			next.Reset(commitInterval)
+			batch := collectBatch(m, messages, commitTimer.C)
+			commitTimer.Reset(commitInterval)
 			if err := h.commitWithRetry(ctx, batch); err != nil {
 				return err
 			}
-		case first := <-firsts:
-			if err := h.deleteExpired(context.WithoutCancel(ctx), first, chunks); isDamaged(err) {
-				return fmt.Errorf("history: the index: %w", err)
+		case first := <-oldestSeqs:
+			if err := h.deleteExpired(context.WithoutCancel(ctx), first, messages); isDamaged(err) {
+				return fmt.Errorf("history: index: %w", err)
 			}
 		}
 	}
 }
 
-// commitWithRetry commits a batch, however often it takes: the disk may be full for a while. It gives up when ctx ends, or when the
-// index is damaged.
+// commitWithRetry commits a batch. It retries, for instance while the disk is full, until ctx ends or the index is damaged.
 func (h *History) commitWithRetry(ctx context.Context, batch []*message) error {
 	for warned := false; ; warned = true {
 		err := h.commit(context.WithoutCancel(ctx), batch)
@@ -56,25 +55,25 @@ func (h *History) commitWithRetry(ctx context.Context, batch []*message) error {
 			return nil
 		}
 		if isDamaged(err) || ctx.Err() != nil {
-			return fmt.Errorf("history: the index: %w", err)
+			return fmt.Errorf("history: index: %w", err)
 		}
 		if !warned {
-			h.cfg.Logger.Error("history: the index cannot be written; trying again until it can", "err", err)
+			h.cfg.Logger.Error("cannot write the index; retrying", "err", err)
 		}
 		pause(ctx)
 	}
 }
 
-// collectBatch returns c and the chunks that come behind it until it is time, or enough have.
-func collectBatch(c *message, chunks <-chan *message, now <-chan time.Time) []*message {
-	batch, steps := []*message{c}, len(c.headers)
-	for len(batch) < maxBatchMessages && steps < maxBatchEvents {
+// collectBatch returns m and the messages after it, until now fires or the batch is full.
+func collectBatch(m *message, messages <-chan *message, now <-chan time.Time) []*message {
+	batch, headers := []*message{m}, len(m.headers)
+	for len(batch) < maxBatchMessages && headers < maxBatchEvents {
 		select {
-		case c, more := <-chunks:
+		case m, more := <-messages:
 			if !more {
 				return batch
 			}
-			batch, steps = append(batch, c), steps+len(c.headers)
+			batch, headers = append(batch, m), headers+len(m.headers)
 		case <-now:
 			return batch
 		}
@@ -82,73 +81,73 @@ func collectBatch(c *message, chunks <-chan *message, now <-chan time.Time) []*m
 	return batch
 }
 
-// commit brings a batch into the index, and takes it out of the overlay then.
+// commit writes a batch to the index and then removes it from the overlay.
 func (h *History) commit(ctx context.Context, batch []*message) error {
-	steps := headersOf(batch)
-	at := h.checkpoint
+	headers := headersOf(batch)
+	cp := h.checkpoint
 	idx := h.index.Load()
-	idx.addKeys(steps, h.cfg.IdempotencyTTL) // before the overlay lets go of them
-	if batch[0].seq > at.lastSeq+1 {         // some were gone before we heard of them
-		at.oldestSeq, at.lastDroppedIndex = batch[0].seq, -1
+	idx.addKeys(headers, h.cfg.IdempotencyTTL) // before the events leave the overlay
+	if batch[0].seq > cp.lastSeq+1 {           // some expired before this gateway received them
+		cp.oldestSeq, cp.lastDroppedIndex = batch[0].seq, -1
 	}
-	at.lastSeq = batch[len(batch)-1].seq
+	cp.lastSeq = batch[len(batch)-1].seq
 	var rows []*row
 	err := inTransaction(ctx, idx.writeDB, func(tx *sql.Tx) (err error) {
-		if rows, err = idx.mergeRows(ctx, tx, steps); err != nil {
+		if rows, err = idx.mergeRows(ctx, tx, headers); err != nil {
 			return err
 		}
-		return idx.insertBatch(ctx, tx, batch, rows, steps, at)
+		return idx.insertBatch(ctx, tx, batch, rows, headers, cp)
 	})
 	if err != nil {
 		return err
 	}
 	idx.maxID = maxID(idx.maxID, rows)
-	h.checkpoint = at
-	h.counters.committed.Store(at.lastSeq)
-	h.overlay.removeCommitted(steps)
+	h.checkpoint = cp
+	h.counters.committed.Store(cp.lastSeq)
+	h.overlay.removeCommitted(headers)
 	h.notifier.notify(batch)
 	return nil
 }
 
 func headersOf(batch []*message) []*eventHeader {
-	var steps []*eventHeader
-	for _, c := range batch {
-		steps = append(steps, c.headers...)
+	var headers []*eventHeader
+	for _, m := range batch {
+		headers = append(headers, m.headers...)
 	}
-	return steps
+	return headers
 }
 
-// mergeRows returns the rows that the steps change, in the order in which they first do: one row for all steps of one
-// notification. It looks for those only that may be there: IDs that we give ascend, and so most are new.
-func (x *index) mergeRows(ctx context.Context, tx *sql.Tx, steps []*eventHeader) ([]*row, error) {
-	var known []uuid.UUID
-	merged := make(map[uuid.UUID]*row, len(steps))
-	for _, s := range steps {
-		if _, ok := merged[s.id]; !ok && bytes.Compare(s.id[:], x.maxID[:]) <= 0 {
-			known = append(known, s.id)
+// mergeRows applies the events and returns the changed rows, one for each notification, in the order of their first events. It
+// queries only IDs up to maxID: IDs are generated in ascending order, so most rows are new.
+func (x *index) mergeRows(ctx context.Context, tx *sql.Tx, headers []*eventHeader) ([]*row, error) {
+	var candidates []uuid.UUID
+	merged := make(map[uuid.UUID]*row, len(headers))
+	for _, hdr := range headers {
+		if _, ok := merged[hdr.id]; !ok && bytes.Compare(hdr.id[:], x.maxID[:]) <= 0 {
+			candidates = append(candidates, hdr.id)
 		}
-		merged[s.id] = nil
+		merged[hdr.id] = nil
 	}
-	found, err := x.writeFinder.inTx(ctx, tx).load(ctx, known)
+	found, err := x.writeFinder.inTx(ctx, tx).load(ctx, candidates)
 	if err != nil {
 		return nil, err
 	}
 	rows := make([]*row, 0, len(merged))
-	for _, s := range steps {
-		r := merged[s.id]
+	for _, hdr := range headers {
+		r := merged[hdr.id]
 		if r == nil {
-			if r = found[s.id]; r == nil {
-				r = &row{id: s.id}
+			if r = found[hdr.id]; r == nil {
+				r = &row{id: hdr.id}
 			}
-			merged[s.id] = r
+			merged[hdr.id] = r
 			rows = append(rows, r)
 		}
-		r.apply(s)
+		r.apply(hdr)
 	}
 	return rows, nil
 }
 
-// maxID returns the greatest of the IDs.
+// maxID returns the largest of the IDs.
 func maxID(id uuid.UUID, rows []*row) uuid.UUID {
 	for _, r := range rows {
 		if bytes.Compare(r.id[:], id[:]) > 0 {
@@ -158,25 +157,25 @@ func maxID(id uuid.UUID, rows []*row) uuid.UUID {
 	return id
 }
 
-// lastByKey returns the last step with each key.
-func lastByKey(steps []*eventHeader) map[string]*eventHeader {
+// lastByKey returns the last event of each key.
+func lastByKey(headers []*eventHeader) map[string]*eventHeader {
 	newest := map[string]*eventHeader{}
-	for _, s := range steps {
-		if s.keyHash != nil {
-			newest[string(s.keyHash)] = s
+	for _, hdr := range headers {
+		if hdr.keyHash != nil {
+			newest[string(hdr.keyHash)] = hdr
 		}
 	}
 	return newest
 }
 
-func saveCheckpoint(ctx context.Context, tx *sql.Tx, at checkpoint) error {
-	_, err := tx.ExecContext(ctx, updateCheckpointSQL, int64(at.lastSeq), int64(at.oldestSeq), at.lastDroppedIndex)
+func saveCheckpoint(ctx context.Context, tx *sql.Tx, cp checkpoint) error {
+	_, err := tx.ExecContext(ctx, updateCheckpointSQL, int64(cp.lastSeq), int64(cp.oldestSeq), cp.lastDroppedIndex)
 	return err
 }
 
-// deleteExpired drops what the stream has dropped below first, step by step, as long as nothing new waits for the index.
-func (h *History) deleteExpired(ctx context.Context, first uint64, chunks <-chan *message) error {
-	for len(chunks) == 0 {
+// deleteExpired deletes messages that the stream has deleted, those before first. It stops when new messages wait.
+func (h *History) deleteExpired(ctx context.Context, first uint64, messages <-chan *message) error {
+	for len(messages) == 0 {
 		more, err := h.deleteExpiredBatch(ctx, max(first, h.checkpoint.oldestSeq))
 		if !more || err != nil {
 			return err
@@ -185,47 +184,48 @@ func (h *History) deleteExpired(ctx context.Context, first uint64, chunks <-chan
 	return nil
 }
 
-// deleteExpiredBatch drops a few chunks below first, with what ended in them, and reports whether there may be more.
+// deleteExpiredBatch deletes a few messages before first, and the notifications whose last event was in them. It reports
+// whether there may be more.
 func (h *History) deleteExpiredBatch(ctx context.Context, first uint64) (more bool, err error) {
-	at := h.checkpoint
+	cp := h.checkpoint
 	err = inTransaction(ctx, h.index.Load().writeDB, func(tx *sql.Tx) error {
-		old, err := h.oldestMessages(ctx, tx, first)
-		for _, c := range old {
-			if err := deleteMessage(ctx, tx, c); err != nil {
+		expired, err := h.oldestMessages(ctx, tx, first)
+		for _, m := range expired {
+			if err := deleteMessage(ctx, tx, m); err != nil {
 				return err
 			}
-			if c.seq >= at.oldestSeq {
-				at.oldestSeq, at.lastDroppedIndex = c.seq+1, countItems(c)-1
+			if m.seq >= cp.oldestSeq {
+				cp.oldestSeq, cp.lastDroppedIndex = m.seq+1, countItems(m)-1
 			}
 		}
-		more = len(old) == deleteBatchSize
-		if err != nil || len(old) == 0 {
+		more = len(expired) == deleteBatchSize
+		if err != nil || len(expired) == 0 {
 			return err
 		}
-		return saveCheckpoint(ctx, tx, at)
+		return saveCheckpoint(ctx, tx, cp)
 	})
 	if err == nil {
-		h.checkpoint = at
+		h.checkpoint = cp
 	}
 	return more, err
 }
 
-// countItems is how many items a chunk has, those that are no events included.
-func countItems(c *message) (n int) {
-	for range jetstream.Items(c.body) {
+// countItems returns the number of items in a message, including invalid ones.
+func countItems(m *message) (n int) {
+	for range jetstream.Items(m.body) {
 		n++
 	}
 	return n
 }
 
-// oldestMessages returns the first chunks of the index, as far as they lie below first.
+// oldestMessages returns the first messages of the index that are before first.
 func (h *History) oldestMessages(ctx context.Context, tx *sql.Tx, first uint64) ([]*message, error) {
-	rows, err := tx.QueryContext(ctx, "SELECT seq, app, body FROM chunk WHERE seq < ? ORDER BY seq LIMIT ?", int64(first), deleteBatchSize)
+	rows, err := tx.QueryContext(ctx, "SELECT seq, app, body FROM message WHERE seq < ? ORDER BY seq LIMIT ?", int64(first), deleteBatchSize)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = rows.Close() }() // rows.Err has told by then
-	var old []*message
+	defer func() { _ = rows.Close() }() // rows.Err reports the error
+	var oldest []*message
 	for rows.Next() {
 		var seq uint64
 		var app string
@@ -233,36 +233,36 @@ func (h *History) oldestMessages(ctx context.Context, tx *sql.Tx, first uint64) 
 		if err := rows.Scan(&seq, &app, &body); err != nil {
 			return nil, err
 		}
-		old = append(old, h.parseMessage(seq, subjectOf(app), body, newEventHeader))
+		oldest = append(oldest, h.parseMessage(seq, subjectOf(app), body, newEventHeader))
 	}
-	return old, rows.Err()
+	return oldest, rows.Err()
 }
 
-// deleteMessage drops a chunk, and what has had no event since.
-func deleteMessage(ctx context.Context, tx *sql.Tx, c *message) error {
-	for _, s := range c.headers {
-		if _, err := tx.ExecContext(ctx, "DELETE FROM notification WHERE id = ? AND seq = ?", s.id[:], int64(c.seq)); err != nil {
+// deleteMessage deletes a message, and the notifications and keys without a later event.
+func deleteMessage(ctx context.Context, tx *sql.Tx, m *message) error {
+	for _, hdr := range m.headers {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM notification WHERE id = ? AND seq = ?", hdr.id[:], int64(m.seq)); err != nil {
 			return err
 		}
-		if s.keyHash == nil {
+		if hdr.keyHash == nil {
 			continue
 		}
-		if _, err := tx.ExecContext(ctx, "DELETE FROM idempotency WHERE key = ? AND seq = ?", s.keyHash, int64(c.seq)); err != nil {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM idempotency WHERE key = ? AND seq = ?", hdr.keyHash, int64(m.seq)); err != nil {
 			return err
 		}
 	}
-	_, err := tx.ExecContext(ctx, "DELETE FROM chunk WHERE seq = ?", int64(c.seq))
+	_, err := tx.ExecContext(ctx, "DELETE FROM message WHERE seq = ?", int64(m.seq))
 	return err
 }
 
-// inTransaction does work in one transaction.
+// inTransaction runs work in a transaction.
 func inTransaction(ctx context.Context, db *sql.DB, work func(*sql.Tx) error) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	if err := work(tx); err != nil {
-		_ = tx.Rollback() // err is the reason
+		_ = tx.Rollback() // err is the cause
 		return err
 	}
 	return tx.Commit()

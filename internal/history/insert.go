@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Rows that are written by one statement.
+// Rows in one multi-row insert.
 const rowsPerInsert = 128
 
 var (
@@ -19,60 +19,60 @@ var (
 
 const (
 	oneRow              = "(?,?,?)"
-	onConflict          = " ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, rest = excluded.rest"
-	insertMessageSQL    = "INSERT INTO chunk (seq, app, body) VALUES (?,?,?)"
+	onConflict          = " ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, data = excluded.data"
+	insertMessageSQL    = "INSERT INTO message (seq, app, body) VALUES (?,?,?)"
 	replaceKeySQL       = "REPLACE INTO idempotency (key, body, id, at, seq) VALUES (?,?,?,?,?)"
-	updateCheckpointSQL = "UPDATE mark SET last = ?, floor = ?, floor_index = ?"
+	updateCheckpointSQL = "UPDATE checkpoint SET last_seq = ?, oldest_seq = ?, last_dropped_index = ?"
 )
 
-// insertStmts are the statements that write, which SQLite has parsed once.
-type insertStmts struct{ row, rows, chunk, key *sql.Stmt }
+// insertStmts holds the prepared statements of a commit.
+type insertStmts struct{ row, rows, message, key *sql.Stmt }
 
-func prepareInserts(ctx context.Context, db *sql.DB) (p insertStmts, err error) {
-	for text, stmt := range map[string]**sql.Stmt{insertRowSQL: &p.row, insertRowsSQL: &p.rows, insertMessageSQL: &p.chunk, replaceKeySQL: &p.key} {
+func prepareInserts(ctx context.Context, db *sql.DB) (s insertStmts, err error) {
+	for text, stmt := range map[string]**sql.Stmt{insertRowSQL: &s.row, insertRowsSQL: &s.rows, insertMessageSQL: &s.message, replaceKeySQL: &s.key} {
 		if *stmt, err = db.PrepareContext(ctx, text); err != nil {
-			return p, err
+			return s, err
 		}
 	}
-	return p, nil
+	return s, nil
 }
 
-// insertBatch writes a batch and the rows that it changes.
-func (x *index) insertBatch(ctx context.Context, tx *sql.Tx, batch []*message, rows []*row, steps []*eventHeader, at checkpoint) error {
+// insertBatch writes messages, rows, keys and the checkpoint.
+func (x *index) insertBatch(ctx context.Context, tx *sql.Tx, batch []*message, rows []*row, headers []*eventHeader, cp checkpoint) error {
 	if err := x.insertRows(ctx, tx, rows); err != nil {
 		return err
 	}
-	put := tx.StmtContext(ctx, x.inserts.chunk)
-	for _, c := range batch {
-		if _, err := put.ExecContext(ctx, int64(c.seq), c.app, c.body); err != nil {
+	stmt := tx.StmtContext(ctx, x.inserts.message)
+	for _, m := range batch {
+		if _, err := stmt.ExecContext(ctx, int64(m.seq), m.app, m.body); err != nil {
 			return err
 		}
 	}
-	put = tx.StmtContext(ctx, x.inserts.key)
-	for _, s := range lastByKey(steps) {
-		if _, err := put.ExecContext(ctx, s.keyHash, s.bodyHash, s.id[:], toMillis(s.at), int64(s.offset.Seq)); err != nil {
+	stmt = tx.StmtContext(ctx, x.inserts.key)
+	for _, hdr := range lastByKey(headers) {
+		if _, err := stmt.ExecContext(ctx, hdr.keyHash, hdr.bodyHash, hdr.id[:], toMillis(hdr.at), int64(hdr.offset.Seq)); err != nil {
 			return err
 		}
 	}
-	return saveCheckpoint(ctx, tx, at)
+	return saveCheckpoint(ctx, tx, cp)
 }
 
-// insertRows writes as many rows as it can by one statement.
+// insertRows writes rows, with multi-row inserts as far as possible.
 func (x *index) insertRows(ctx context.Context, tx *sql.Tx, rows []*row) error {
 	one, many := tx.StmtContext(ctx, x.inserts.row), tx.StmtContext(ctx, x.inserts.rows)
 	var values []any
-	for some := range slices.Chunk(rows, rowsPerInsert) {
+	for chunk := range slices.Chunk(rows, rowsPerInsert) {
 		values = values[:0]
-		for _, r := range some {
+		for _, r := range chunk {
 			values = append(values, r.args()...)
 		}
-		if len(some) == rowsPerInsert {
+		if len(chunk) == rowsPerInsert {
 			if _, err := many.ExecContext(ctx, values...); err != nil {
 				return err
 			}
 			continue
 		}
-		for row := range slices.Chunk(values, len(values)/len(some)) {
+		for row := range slices.Chunk(values, len(values)/len(chunk)) {
 			if _, err := one.ExecContext(ctx, row...); err != nil {
 				return err
 			}

@@ -4,10 +4,10 @@ package history
 
 import "sync"
 
-// notifier tells those who follow a feed that the index has something new for them.
+// notifier wakes feeds when new messages are in the index.
 type notifier struct {
 	mu      sync.Mutex
-	lastSeq map[string]uint64 // the same of each app
+	lastSeq map[string]uint64 // last committed message by app; "" stands for all apps
 	waiters map[string]chan struct{}
 }
 
@@ -15,39 +15,39 @@ func newNotifier() *notifier {
 	return &notifier{lastSeq: map[string]uint64{}, waiters: map[string]chan struct{}{}}
 }
 
-// notify tells of a batch that has been committed. The app "" is all of them.
-func (t *notifier) notify(batch []*message) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, c := range batch {
-		for _, app := range [...]string{c.app, ""} {
-			t.lastSeq[app] = max(t.lastSeq[app], c.seq)
-			if wait, ok := t.waiters[app]; ok {
-				close(wait)
-				delete(t.waiters, app)
+// notify announces a committed batch.
+func (n *notifier) notify(batch []*message) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range batch {
+		for _, app := range [...]string{m.app, ""} {
+			n.lastSeq[app] = max(n.lastSeq[app], m.seq)
+			if ch, ok := n.waiters[app]; ok {
+				close(ch)
+				delete(n.waiters, app)
 			}
 		}
 	}
 }
 
-// waitAbove returns nil if the app has a chunk above seq, and what is closed at its next one otherwise.
-func (t *notifier) waitAbove(app string, seq uint64) <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.lastSeq[app] > seq {
+// waitAbove returns nil if the app has a message after seq, and otherwise a channel that is closed when one is committed.
+func (n *notifier) waitAbove(app string, seq uint64) <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.lastSeq[app] > seq {
 		return nil
 	}
-	wait, ok := t.waiters[app]
+	ch, ok := n.waiters[app]
 	if !ok {
-		wait = make(chan struct{})
-		t.waiters[app] = wait
+		ch = make(chan struct{})
+		n.waiters[app] = ch
 	}
-	return wait
+	return ch
 }
 
-// reset forgets what has been committed: the index is made anew.
-func (t *notifier) reset() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	clear(t.lastSeq)
+// reset forgets all messages, because the index is being rebuilt.
+func (n *notifier) reset() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.lastSeq)
 }

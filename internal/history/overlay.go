@@ -11,14 +11,14 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// overlay is what the index does not hold yet: events that the stream has told and that are not committed, and our own
-// that the stream has not told. Whoever reads looks here first and in the index then, so that nothing slips between.
+// overlay holds the events that are not in the index yet: those received from the stream but not committed, and those appended
+// by this gateway but not received. Queries read the overlay before the index, so that they miss no event.
 type overlay struct {
 	mu       sync.RWMutex
 	received map[uuid.UUID][]*eventHeader // in the stream's order
-	pending  map[uuid.UUID][]*eventHeader // in the order in which they were appended
-	keys     map[string]*eventHeader      // those of both that carry a key, the newest of each
-	lastSeq  uint64                       // the last chunk that it told
+	pending  map[uuid.UUID][]*eventHeader // appended but not received, in order
+	keys     map[string]*eventHeader      // the newest event of each key, from received and pending
+	lastSeq  uint64                       // the last message received
 	waiters  map[uint64]chan struct{}
 }
 
@@ -28,63 +28,63 @@ func newOverlay() *overlay {
 	}
 }
 
-// addPending adds an event of ours that is about to be appended.
-func (o *overlay) addPending(steps ...*eventHeader) {
+// addPending adds events that are about to be appended.
+func (o *overlay) addPending(headers ...*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, s := range steps {
-		o.pending[s.id] = append(o.pending[s.id], s)
-		if s.keyHash != nil {
-			o.keys[string(s.keyHash)] = s
+	for _, hdr := range headers {
+		o.pending[hdr.id] = append(o.pending[hdr.id], hdr)
+		if hdr.keyHash != nil {
+			o.keys[string(hdr.keyHash)] = hdr
 		}
 	}
 }
 
-// removePending drops events of ours that could not be appended.
-func (o *overlay) removePending(steps []*eventHeader) {
+// removePending removes events that could not be appended.
+func (o *overlay) removePending(headers []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, s := range steps {
-		o.remove(o.pending, s)
+	for _, hdr := range headers {
+		o.remove(o.pending, hdr)
 	}
 }
 
-// receive adds what the stream told in chunk seq, ours among it, and lets those go on who waited for it.
-func (o *overlay) receive(seq uint64, steps []*eventHeader) {
+// receive adds the events of message seq and wakes those who wait for it. Pending events among them are no longer pending.
+func (o *overlay) receive(seq uint64, headers []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, s := range steps {
-		o.received[s.id] = append(o.received[s.id], s)
-		if i := slices.IndexFunc(o.pending[s.id], s.sameEvent); i >= 0 {
-			o.remove(o.pending, o.pending[s.id][i])
+	for _, hdr := range headers {
+		o.received[hdr.id] = append(o.received[hdr.id], hdr)
+		if i := slices.IndexFunc(o.pending[hdr.id], hdr.sameEvent); i >= 0 {
+			o.remove(o.pending, o.pending[hdr.id][i])
 		}
-		if s.keyHash != nil {
-			o.keys[string(s.keyHash)] = s
+		if hdr.keyHash != nil {
+			o.keys[string(hdr.keyHash)] = hdr
 		}
 	}
 	o.advance(seq)
 }
 
-// parse returns the step at a place of the stream by its text: our own, which has been taken apart before, or one that is
-// taken apart now.
-func (o *overlay) parse(at jetstream.Offset, text []byte) (*eventHeader, error) {
+// parse returns the header of an event of the stream. For a pending event it copies the existing header instead of parsing the
+// text again.
+func (o *overlay) parse(offset jetstream.Offset, text []byte) (*eventHeader, error) {
 	id, ok := parseID(text)
 	if !ok {
-		return newEventHeader(at, text)
+		return newEventHeader(offset, text)
 	}
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	for _, s := range o.pending[id] {
-		if string(s.text) == string(text) {
-			told := *s
-			told.offset, told.text = at, text
-			return &told, nil
+	for _, hdr := range o.pending[id] {
+		if string(hdr.text) == string(text) {
+			parsed := *hdr
+			parsed.offset, parsed.text = offset, text
+			return &parsed, nil
 		}
 	}
-	return newEventHeader(at, text)
+	return newEventHeader(offset, text)
 }
 
-// skip takes note that the stream tells nothing up to seq that was not told.
+// skip records that there is no further message up to seq.
 func (o *overlay) skip(seq uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -98,95 +98,95 @@ func (o *overlay) advance(seq uint64) {
 		o.wake(seq)
 		return
 	}
-	for due := range o.waiters {
-		if due <= seq {
-			o.wake(due)
+	for waiting := range o.waiters {
+		if waiting <= seq {
+			o.wake(waiting)
 		}
 	}
 }
 
 func (o *overlay) wake(seq uint64) {
-	if c, ok := o.waiters[seq]; ok {
-		close(c)
+	if ch, ok := o.waiters[seq]; ok {
+		close(ch)
 		delete(o.waiters, seq)
 	}
 }
 
-// removeCommitted drops what is in the index now.
-func (o *overlay) removeCommitted(steps []*eventHeader) {
+// removeCommitted removes events that are now in the index.
+func (o *overlay) removeCommitted(headers []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, s := range steps {
-		o.remove(o.received, s)
+	for _, hdr := range headers {
+		o.remove(o.received, hdr)
 	}
 }
 
-// remove takes s out of what is kept of its notification. Slices are never changed in place: readers hold them.
-func (o *overlay) remove(from map[uuid.UUID][]*eventHeader, s *eventHeader) {
-	kept := from[s.id]
-	i := slices.Index(kept, s)
+// remove removes an event. It never changes a slice in place, because readers may hold it.
+func (o *overlay) remove(from map[uuid.UUID][]*eventHeader, hdr *eventHeader) {
+	headers := from[hdr.id]
+	i := slices.Index(headers, hdr)
 	switch {
 	case i < 0:
 		return
-	case len(kept) == 1:
-		delete(from, s.id)
+	case len(headers) == 1:
+		delete(from, hdr.id)
 	case i == 0:
-		from[s.id] = kept[1:]
+		from[hdr.id] = headers[1:]
 	default:
-		from[s.id] = append(slices.Clone(kept[:i]), kept[i+1:]...)
+		from[hdr.id] = append(slices.Clone(headers[:i]), headers[i+1:]...)
 	}
-	if s.keyHash != nil && o.keys[string(s.keyHash)] == s {
-		delete(o.keys, string(s.keyHash))
+	if hdr.keyHash != nil && o.keys[string(hdr.keyHash)] == hdr {
+		delete(o.keys, string(hdr.keyHash))
 	}
 }
 
-// uncommitted is what the overlay holds of a notification: what the stream told, and behind it what is ours alone.
+// uncommitted holds the events of a notification in the overlay: first the received, then the pending ones.
 type uncommitted struct{ received, pending []*eventHeader }
 
-// lookup returns what is fresh of each notification, and the last chunk that was told by then.
-func (o *overlay) lookup(ids []uuid.UUID) (all []uncommitted, seen uint64) {
+// lookup returns the uncommitted events of notifications, and the last message received.
+func (o *overlay) lookup(ids []uuid.UUID) (overlays []uncommitted, lastSeq uint64) {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	all = make([]uncommitted, len(ids))
+	overlays = make([]uncommitted, len(ids))
 	for i, id := range ids {
-		all[i] = uncommitted{o.received[id], o.pending[id]}
+		overlays[i] = uncommitted{o.received[id], o.pending[id]}
 	}
-	return all, o.lastSeq
+	return overlays, o.lastSeq
 }
 
-// byKey returns the newest event with that key that is not in the index.
+// byKey returns the newest uncommitted event with the key, or nil.
 func (o *overlay) byKey(key []byte) *eventHeader {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	return o.keys[string(key)]
 }
 
-// waitFor returns what is closed once the stream has told seq; nil if it has.
+// waitFor returns a channel that is closed when message seq is received, or nil if it already is.
 func (o *overlay) waitFor(seq uint64) <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if seq <= o.lastSeq {
 		return nil
 	}
-	c, ok := o.waiters[seq]
+	ch, ok := o.waiters[seq]
 	if !ok {
-		c = make(chan struct{})
-		o.waiters[seq] = c
+		ch = make(chan struct{})
+		o.waiters[seq] = ch
 	}
-	return c
+	return ch
 }
 
-// reset forgets what the stream told: it tells it all again, from behind seq.
+// reset removes the received events. The stream is read again from after seq.
 func (o *overlay) reset(seq uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	clear(o.received)
 	o.lastSeq = seq
 	clear(o.keys)
-	for _, steps := range o.pending {
-		for _, s := range steps {
-			if s.keyHash != nil {
-				o.keys[string(s.keyHash)] = s
+	for _, headers := range o.pending {
+		for _, hdr := range headers {
+			if hdr.keyHash != nil {
+				o.keys[string(hdr.keyHash)] = hdr
 			}
 		}
 	}

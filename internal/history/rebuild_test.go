@@ -18,7 +18,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// dump is all that an index holds, as text.
+// dump returns the content of an index as text.
 func dump(t *testing.T, dir string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(dir, "index.db"))
@@ -28,7 +28,7 @@ func dump(t *testing.T, dir string) string {
 	defer func() { _ = db.Close() }()
 	var out strings.Builder
 	for _, query := range []string{
-		"SELECT stream, last FROM mark", "SELECT * FROM chunk ORDER BY seq", "SELECT * FROM notification ORDER BY id", "SELECT * FROM idempotency ORDER BY key",
+		"SELECT stream, last_seq FROM checkpoint", "SELECT * FROM message ORDER BY seq", "SELECT * FROM notification ORDER BY id", "SELECT * FROM idempotency ORDER BY key",
 	} {
 		rows, err := db.Query(query)
 		if err != nil {
@@ -36,11 +36,11 @@ func dump(t *testing.T, dir string) string {
 		}
 		names, _ := rows.Columns()
 		for rows.Next() {
-			values, places := make([]any, len(names)), make([]any, len(names))
+			values, pointers := make([]any, len(names)), make([]any, len(names))
 			for i := range values {
-				places[i] = &values[i]
+				pointers[i] = &values[i]
 			}
-			if err := rows.Scan(places...); err != nil {
+			if err := rows.Scan(pointers...); err != nil {
 				t.Fatal(err)
 			}
 			fmt.Fprintf(&out, "%q\n", values)
@@ -53,7 +53,7 @@ func dump(t *testing.T, dir string) string {
 	return out.String()
 }
 
-// randomEvents is a random sequence of events, most of which make no sense.
+// randomEvents returns random events. Most sequences of them do not occur in practice.
 func randomEvents(random *rand.Rand, events int) []push.Event {
 	ids := make([]string, 1+events/6)
 	for i := range ids {
@@ -68,7 +68,7 @@ func randomEvents(random *rand.Rand, events int) []push.Event {
 		which := random.IntN(len(ids))
 		e := newEvent(ids[which], statuses[random.IntN(len(statuses))])
 		e.App = []string{"shop", "a.b", "z"}[which%3]
-		e.At = noon.Add(time.Duration(random.IntN(1000)) * time.Millisecond)
+		e.At = eventTime.Add(time.Duration(random.IntN(1000)) * time.Millisecond)
 		e.Attempt = random.IntN(4)
 		if e.Status == push.StatusScheduled {
 			e.SendAt = e.At.Add(time.Hour)
@@ -84,8 +84,8 @@ func randomEvents(random *rand.Rand, events int) []push.Event {
 func TestIndexIsDeterministic(t *testing.T) {
 	for seed := range uint64(3) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		house := newFixture(t)
-		live := house.open()
+		f := newFixture(t)
+		live := f.open()
 		for events := randomEvents(random, 250); len(events) > 0; {
 			some := min(len(events), 1+random.IntN(12))
 			live.appendEvents(events[:some]...)
@@ -93,19 +93,19 @@ func TestIndexIsDeterministic(t *testing.T) {
 		}
 		live.waitIndexed()
 		live.stop()
-		want := dump(t, house.dir)
+		want := dump(t, f.dir)
 		for _, name := range []string{"in batches", "rebuilt"} {
 			if name == "rebuilt" {
-				if err := os.Remove(filepath.Join(house.dir, "index.db")); err != nil {
+				if err := os.Remove(filepath.Join(f.dir, "index.db")); err != nil {
 					t.Fatal(err)
 				}
 			} else {
-				house.dir = t.TempDir()
+				f.dir = t.TempDir()
 			}
-			again := house.open()
+			again := f.open()
 			again.waitIndexed()
 			again.stop()
-			if diff := cmp.Diff(want, dump(t, house.dir)); diff != "" {
+			if diff := cmp.Diff(want, dump(t, f.dir)); diff != "" {
 				t.Fatalf("seed %d, %s: %s", seed, name, diff)
 			}
 		}
@@ -113,52 +113,52 @@ func TestIndexIsDeterministic(t *testing.T) {
 }
 
 func TestDamagedIndexIsRebuilt(t *testing.T) {
-	house := newFixture(t)
-	r := house.open()
+	f := newFixture(t)
+	h := f.open()
 	var ids []string
 	for range 40 {
 		ids = append(ids, newID())
-		r.appendEvents(lifecycle(ids[len(ids)-1])...)
+		h.appendEvents(lifecycle(ids[len(ids)-1])...)
 	}
-	r.stop()
-	path := filepath.Join(house.dir, "index.db")
-	whole, err := os.ReadFile(path)
+	h.stop()
+	path := filepath.Join(f.dir, "index.db")
+	intact, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, file := range damagedFiles(whole) {
+	for name, file := range damagedFiles(intact) {
 		if err := os.WriteFile(path, file, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		r := house.open()
+		h := f.open()
 		for _, id := range ids {
-			receipt, events, err := r.Find(t.Context(), "shop", id)
-			for err != nil && !errors.Is(err, push.ErrNotFound) { // it may say so until it is made anew
-				receipt, events, err = r.Find(t.Context(), "shop", id)
+			receipt, events, err := h.Find(t.Context(), "shop", id)
+			for err != nil && !errors.Is(err, push.ErrNotFound) { // errors are possible until the rebuild
+				receipt, events, err = h.Find(t.Context(), "shop", id)
 			}
 			if err != nil || receipt.Status() != push.StatusAccepted || len(events) != 3 {
 				t.Fatalf("%s: %+v %+v %v", name, receipt, events, err)
 			}
 		}
-		r.stop()
+		h.stop()
 	}
 	if _, err := os.Stat(path + ".damaged"); err != nil {
-		t.Error("no damaged file was kept aside:", err)
+		t.Error("no damaged file was moved aside:", err)
 	}
 }
 
-// damagedFiles are files that have suffered.
-func damagedFiles(whole []byte) map[string][]byte {
+// damagedFiles returns damaged versions of an index.
+func damagedFiles(intact []byte) map[string][]byte {
 	const page = 8192
 	all := map[string][]byte{
-		"no database": []byte(strings.Repeat("no database\n", 1000)),
-		"torn":        whole[:len(whole)/2/page*page],
-		"torn within": whole[:len(whole)/2+100],
-		"header":      append([]byte("SQLite format 4"), whole[15:]...),
-		"empty":       nil,
+		"not a database":     []byte(strings.Repeat("no database\n", 1000)),
+		"torn between pages": intact[:len(intact)/2/page*page],
+		"torn within a page": intact[:len(intact)/2+100],
+		"header":             append([]byte("SQLite format 4"), intact[15:]...),
+		"empty":              nil,
 	}
-	for at := page; at < len(whole); at += page {
-		file := append([]byte(nil), whole...)
+	for at := page; at < len(intact); at += page {
+		file := append([]byte(nil), intact...)
 		copy(file[at:at+page], strings.Repeat("\xff", page))
 		all[fmt.Sprintf("page %d", at/page+1)] = file
 	}
@@ -167,29 +167,29 @@ func damagedFiles(whole []byte) map[string][]byte {
 
 func TestIndexOfOtherStreamIsRebuilt(t *testing.T) {
 	one, two := newFixture(t), newFixture(t)
-	r := one.open()
+	h := one.open()
 	old := newID()
-	r.appendEvents(lifecycle(old)...)
-	r.stop()
+	h.appendEvents(lifecycle(old)...)
+	h.stop()
 	two.dir = one.dir
-	r = two.open()
-	if _, _, err := r.Find(t.Context(), "shop", old); !errors.Is(err, push.ErrNotFound) {
-		t.Errorf("found what is in no stream: %v", err)
+	h = two.open()
+	if _, _, err := h.Find(t.Context(), "shop", old); !errors.Is(err, push.ErrNotFound) {
+		t.Errorf("found a notification of another stream: %v", err)
 	}
-	now := newID()
-	r.appendEvents(lifecycle(now)...)
-	if got, _ := r.find("shop", now); got.Status() != push.StatusAccepted {
+	recent := newID()
+	h.appendEvents(lifecycle(recent)...)
+	if got, _ := h.find("shop", recent); got.Status() != push.StatusAccepted {
 		t.Error(got.Status())
 	}
 }
 
 func TestIndexOfOtherVersionIsRebuilt(t *testing.T) {
-	house := newFixture(t)
-	r := house.open()
+	f := newFixture(t)
+	h := f.open()
 	known := newID()
-	r.appendEvents(lifecycle(known)...)
-	r.stop()
-	db, err := sql.Open("sqlite", filepath.Join(house.dir, "index.db"))
+	h.appendEvents(lifecycle(known)...)
+	h.stop()
+	db, err := sql.Open("sqlite", filepath.Join(f.dir, "index.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestIndexOfOtherVersionIsRebuilt(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := house.open().find("shop", known); got.Status() != push.StatusAccepted {
+	if got, _ := f.open().find("shop", known); got.Status() != push.StatusAccepted {
 		t.Error(got.Status())
 	}
 }

@@ -14,118 +14,118 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// purgeBelow has the stream forget everything below a sequence, as age or size do.
-func (h *fixture) purgeBelow(below uint64) {
-	h.Helper()
-	jetstreamtest.Retry(h, h.engineConfig, func() error {
-		stream, err := h.engine.JetStream().Stream(h.Context(), history.Stream)
+// purgeBelow deletes all messages of the stream before a sequence, as retention by age or size does.
+func (f *fixture) purgeBelow(below uint64) {
+	f.Helper()
+	jetstreamtest.Retry(f, f.engineConfig, func() error {
+		stream, err := f.engine.JetStream().Stream(f.Context(), history.Stream)
 		if err != nil {
 			return err
 		}
-		return stream.Purge(h.Context(), natsjs.WithPurgeSequence(below))
+		return stream.Purge(f.Context(), natsjs.WithPurgeSequence(below))
 	})
 }
 
-// waitExpired asks until the notification is not found any more.
-func (r *testHistory) waitExpired(id string) {
-	r.Helper()
+// waitExpired waits until the notification is no longer found.
+func (h *testHistory) waitExpired(id string) {
+	h.Helper()
 	for {
-		if _, _, err := r.Find(r.Context(), "shop", id); errors.Is(err, push.ErrNotFound) {
+		if _, _, err := h.Find(h.Context(), "shop", id); errors.Is(err, push.ErrNotFound) {
 			return
 		} else if err != nil {
-			r.Fatal(err)
+			h.Fatal(err)
 		}
 	}
 }
 
-// firstEvent returns the first thing that a feed behind the cursor yields.
-func (r *testHistory) firstEvent(after string) (push.Event, error) {
-	for e, err := range r.Feed(r.Context(), "shop", after, nil) {
+// firstEvent returns the first event or error of a feed after a cursor.
+func (h *testHistory) firstEvent(after string) (push.Event, error) {
+	for e, err := range h.Feed(h.Context(), "shop", after, nil) {
 		return e, err
 	}
 	return push.Event{}, nil
 }
 
 func TestIndexDropsExpiredEvents(t *testing.T) {
-	house := newFixture(t)
-	r := house.open()
+	f := newFixture(t)
+	h := f.open()
 	var old []string
 	for n := range 30 {
 		old = append(old, newID())
 		keyed := newEvent(old[n], push.StatusQueued)
 		keyed.KeyHash, keyed.BodyHash = []byte(old[n]), []byte("body")
-		r.appendEvents(keyed, newEvent(old[n], push.StatusSending), newEvent(old[n], push.StatusAccepted))
+		h.appendEvents(keyed, newEvent(old[n], push.StatusSending), newEvent(old[n], push.StatusAccepted))
 	}
-	half, beside := newID(), newID()
-	last := r.appendEvents(newEvent(half, push.StatusQueued), newEvent(beside, push.StatusQueued))
-	r.appendEvents(newEvent(half, push.StatusSending), newEvent(half, push.StatusAccepted))
-	r.stop()
-	house.purgeBelow(last.Seq + 1)
-	r = house.open()
-	for _, gone := range append(old, beside) {
-		r.waitExpired(gone)
+	partial, single := newID(), newID()
+	last := h.appendEvents(newEvent(partial, push.StatusQueued), newEvent(single, push.StatusQueued))
+	h.appendEvents(newEvent(partial, push.StatusSending), newEvent(partial, push.StatusAccepted))
+	h.stop()
+	f.purgeBelow(last.Seq + 1)
+	h = f.open()
+	for _, expired := range append(old, single) {
+		h.waitExpired(expired)
 	}
-	if receipt, events := r.find("shop", half); receipt.Status() != push.StatusAccepted || len(events) != 2 {
+	if receipt, events := h.find("shop", partial); receipt.Status() != push.StatusAccepted || len(events) != 2 {
 		t.Errorf("%+v %+v", receipt, events)
 	}
-	if e, err := r.firstEvent(history.Oldest); err != nil || e.ID != half || e.Status != push.StatusSending {
-		t.Errorf("the oldest is %+v, %v", e, err)
+	if e, err := h.firstEvent(history.Oldest); err != nil || e.ID != partial || e.Status != push.StatusSending {
+		t.Errorf("the oldest event is %+v, %v", e, err)
 	}
 	for cursor, want := range map[string]error{"1.0": push.ErrCursorExpired, fmt.Sprintf("%d.0", last.Seq): push.ErrCursorExpired, fmt.Sprintf("%d.1", last.Seq): nil} {
-		if _, err := r.firstEvent(cursor); !errors.Is(err, want) {
-			t.Errorf("behind %s: %v, want %v", cursor, err, want)
+		if _, err := h.firstEvent(cursor); !errors.Is(err, want) {
+			t.Errorf("after %s: %v, want %v", cursor, err, want)
 		}
 	}
-	if done, _ := r.claim(&push.Notification{ID: newID(), App: "shop", KeyHash: []byte(old[0]), BodyHash: []byte("other")}, nil); done == nil {
-		t.Error("a forgotten key is not free")
+	if done, _ := h.claim(&push.Notification{ID: newID(), App: "shop", KeyHash: []byte(old[0]), BodyHash: []byte("other")}, nil); done == nil {
+		t.Error("an expired key is not free")
 	}
 }
 
 func TestEventsExpiredBeforeReadAreAGap(t *testing.T) {
-	house := newFixture(t)
-	r := house.open()
-	before := r.appendEvents(lifecycle(newID())...)
-	r.stop()
-	dir := house.dir
-	house.dir = t.TempDir() // another gateway goes on, while ours is away
-	other := house.open()
-	gone := newID()
-	dropped := other.appendEvents(lifecycle(gone)...)
-	kept := newID()
-	other.appendEvents(lifecycle(kept)...)
+	f := newFixture(t)
+	h := f.open()
+	before := h.appendEvents(lifecycle(newID())...)
+	h.stop()
+	dir := f.dir
+	f.dir = t.TempDir() // for another gateway that runs while ours is down
+	other := f.open()
+	expired := newID()
+	dropped := other.appendEvents(lifecycle(expired)...)
+	remaining := newID()
+	other.appendEvents(lifecycle(remaining)...)
 	other.stop()
-	house.purgeBelow(dropped.Seq + 1)
-	house.dir = dir
-	r = house.open()
-	if receipt, _ := r.find("shop", kept); receipt.Status() != push.StatusAccepted {
+	f.purgeBelow(dropped.Seq + 1)
+	f.dir = dir
+	h = f.open()
+	if receipt, _ := h.find("shop", remaining); receipt.Status() != push.StatusAccepted {
 		t.Error(receipt.Status())
 	}
-	r.waitExpired(gone)
-	if _, err := r.firstEvent(fmt.Sprintf("%d.%d", before.Seq, before.Index)); !errors.Is(err, push.ErrCursorExpired) {
-		t.Errorf("the gap was not told: %v", err)
+	h.waitExpired(expired)
+	if _, err := h.firstEvent(fmt.Sprintf("%d.%d", before.Seq, before.Index)); !errors.Is(err, push.ErrCursorExpired) {
+		t.Errorf("the feed did not report the gap: %v", err)
 	}
 }
 
 func TestEmptyStreamIsCaughtUp(t *testing.T) {
-	house := newFixture(t)
-	r := house.open()
-	gone := newID()
-	last := r.appendEvents(lifecycle(gone)...)
-	r.stop()
-	house.purgeBelow(last.Seq + 1)
-	for _, dir := range []string{house.dir, t.TempDir()} {
-		house.dir = dir
-		r = house.open()
-		if err := r.WaitCaughtUp(t.Context()); err != nil {
+	f := newFixture(t)
+	h := f.open()
+	expired := newID()
+	last := h.appendEvents(lifecycle(expired)...)
+	h.stop()
+	f.purgeBelow(last.Seq + 1)
+	for _, dir := range []string{f.dir, t.TempDir()} {
+		f.dir = dir
+		h = f.open()
+		if err := h.WaitCaughtUp(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		r.waitExpired(gone)
-		r.stop()
+		h.waitExpired(expired)
+		h.stop()
 	}
-	r = house.open()
-	now := newID()
-	r.appendEvents(lifecycle(now)...)
-	if receipt, _ := r.find("shop", now); receipt.Status() != push.StatusAccepted {
+	h = f.open()
+	recent := newID()
+	h.appendEvents(lifecycle(recent)...)
+	if receipt, _ := h.find("shop", recent); receipt.Status() != push.StatusAccepted {
 		t.Error(receipt.Status())
 	}
 }

@@ -16,110 +16,110 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// row is what the index holds of a notification.
+// row is the state of a notification in the index.
 type row struct {
 	id             uuid.UUID
 	app            string
 	state          State
-	firstAt        time.Time        // of its first event that is known
+	firstAt        time.Time        // time of its first known event
 	lastOffset     jetstream.Offset // of its last event
 	encodedOffsets []byte           // of all its events
 }
 
-// apply goes on with the next step.
-func (r *row) apply(s *eventHeader) {
+// apply adds the next event.
+func (r *row) apply(hdr *eventHeader) {
 	if r.firstAt.IsZero() {
-		r.app, r.firstAt = s.app, s.at
+		r.app, r.firstAt = hdr.app, hdr.at
 	}
-	r.state.apply(s)
-	r.lastOffset = s.offset
-	r.encodedOffsets = binary.AppendUvarint(binary.AppendUvarint(r.encodedOffsets, s.offset.Seq), uint64(s.offset.Index))
+	r.state.apply(hdr)
+	r.lastOffset = hdr.offset
+	r.encodedOffsets = binary.AppendUvarint(binary.AppendUvarint(r.encodedOffsets, hdr.offset.Seq), uint64(hdr.offset.Index))
 }
 
-// offsets returns the places of the events.
+// offsets returns the offsets of all events.
 func (r *row) offsets() iter.Seq[jetstream.Offset] {
 	return func(yield func(jetstream.Offset) bool) {
-		for rest := r.encodedOffsets; len(rest) > 0; {
-			seq, n := binary.Uvarint(rest)
-			index, m := binary.Uvarint(rest[max(n, 0):])
+		for left := r.encodedOffsets; len(left) > 0; {
+			seq, n := binary.Uvarint(left)
+			index, m := binary.Uvarint(left[max(n, 0):])
 			if n <= 0 || m <= 0 || !yield(jetstream.Offset{Seq: seq, Index: int(index)}) {
 				return
 			}
-			rest = rest[n+m:]
+			left = left[n+m:]
 		}
 	}
 }
 
-const columns = "id, seq, rest"
+const columns = "id, seq, data"
 
 func (r *row) args() []any { return []any{r.id[:], int64(r.lastOffset.Seq), r.encode()} }
 
-// encode is all that the index asks SQLite nothing about, in one value: each column would cost as much as that.
+// encode returns all fields that are not queried as one value, because each column costs as much as this one.
 func (r *row) encode() []byte {
 	b := make([]byte, 0, 64+len(r.encodedOffsets))
-	for _, word := range [...]string{r.app, string(r.state.Status)} {
-		b = append(binary.AppendUvarint(b, uint64(len(word))), word...)
+	for _, s := range [...]string{r.app, string(r.state.Status)} {
+		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
 	}
-	for _, number := range [...]int64{
+	for _, v := range [...]int64{
 		int64(r.state.Attempt), toMillis(r.firstAt), toMillis(r.state.At), toMillis(r.state.SendAt),
 		int64(r.state.Offset.Seq), int64(r.state.Offset.Index), int64(r.lastOffset.Index),
 	} {
-		b = binary.AppendVarint(b, number)
+		b = binary.AppendVarint(b, v)
 	}
 	return append(b, r.encodedOffsets...)
 }
 
-// decode reads what rest wrote.
-func (r *row) decode(rest []byte) error {
-	in := decoder{rest: rest}
-	r.app, r.state.Status = in.text(), push.Status(in.text())
-	r.state.Attempt = int(in.number())
-	r.firstAt, r.state.At, r.state.SendAt = fromMillis(in.number()), fromMillis(in.number()), fromMillis(in.number())
-	r.state.Offset = jetstream.Offset{Seq: uint64(in.number()), Index: int(in.number())}
-	r.lastOffset.Index, r.encodedOffsets = int(in.number()), in.rest
-	return in.err
+// decode decodes the value of encode.
+func (r *row) decode(data []byte) error {
+	d := decoder{rest: data}
+	r.app, r.state.Status = d.text(), push.Status(d.text())
+	r.state.Attempt = int(d.number())
+	r.firstAt, r.state.At, r.state.SendAt = fromMillis(d.number()), fromMillis(d.number()), fromMillis(d.number())
+	r.state.Offset = jetstream.Offset{Seq: uint64(d.number()), Index: int(d.number())}
+	r.lastOffset.Index, r.encodedOffsets = int(d.number()), d.rest
+	return d.err
 }
 
-// decoder are read one by one from what is left. Once it makes no sense, they are empty.
+// decoder reads values one by one. After an error it returns zero values.
 type decoder struct {
 	rest []byte
 	err  error
 }
 
-func (v *decoder) number() int64 {
-	number, n := binary.Varint(v.rest)
-	v.skip(n)
+func (d *decoder) number() int64 {
+	number, n := binary.Varint(d.rest)
+	d.skip(n)
 	return number
 }
 
-func (v *decoder) text() string {
-	length, n := binary.Uvarint(v.rest)
-	v.skip(n)
-	if length > uint64(len(v.rest)) {
-		v.skip(0)
+func (d *decoder) text() string {
+	length, n := binary.Uvarint(d.rest)
+	d.skip(n)
+	if length > uint64(len(d.rest)) {
+		d.skip(0)
 		return ""
 	}
-	word := string(v.rest[:length])
-	v.rest = v.rest[length:]
-	return word
+	s := string(d.rest[:length])
+	d.rest = d.rest[length:]
+	return s
 }
 
-// skip goes on behind n bytes; none are a value that is not there.
-func (v *decoder) skip(n int) {
+// skip advances by n bytes. n is not positive if there was no valid value.
+func (d *decoder) skip(n int) {
 	if n <= 0 {
-		v.rest, v.err = nil, errDamaged
+		d.rest, d.err = nil, errDamaged
 		return
 	}
-	v.rest = v.rest[n:]
+	d.rest = d.rest[n:]
 }
 
 func (r *row) scan(rows *sql.Rows) error {
-	var id, rest []byte
-	if err := rows.Scan(&id, &r.lastOffset.Seq, &rest); err != nil {
+	var id, data []byte
+	if err := rows.Scan(&id, &r.lastOffset.Seq, &data); err != nil {
 		return err
 	}
 	copy(r.id[:], id)
-	return r.decode(rest)
+	return r.decode(data)
 }
 
 func toMillis(t time.Time) int64 {
@@ -136,7 +136,7 @@ func fromMillis(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// Rows that are asked for at once.
+// Rows in one multi-row query.
 const rowsPerQuery = 64
 
 var (
@@ -144,7 +144,7 @@ var (
 	selectRowsSQL = "SELECT " + columns + " FROM notification WHERE id IN (?" + strings.Repeat(",?", rowsPerQuery-1) + ")"
 )
 
-// rowFinder finds rows, with statements that SQLite has parsed once.
+// rowFinder finds rows with prepared statements.
 type rowFinder struct{ one, many *sql.Stmt }
 
 func newRowFinder(ctx context.Context, db *sql.DB) (f rowFinder, err error) {
@@ -155,24 +155,24 @@ func newRowFinder(ctx context.Context, db *sql.DB) (f rowFinder, err error) {
 	return f, err
 }
 
-// inTx is the same within a transaction.
+// inTx returns a finder for a transaction.
 func (f rowFinder) inTx(ctx context.Context, tx *sql.Tx) rowFinder {
 	return rowFinder{tx.StmtContext(ctx, f.one), tx.StmtContext(ctx, f.many)}
 }
 
-// load returns the rows of those ids that the index knows.
+// load returns the rows of the IDs that are in the index.
 func (f rowFinder) load(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*row, error) {
 	found := make(map[uuid.UUID]*row, len(ids))
 	for len(ids) > 0 {
 		stmt, args := f.one, []any{ids[0][:]}
-		some := ids[:min(len(ids), rowsPerQuery)]
-		if len(some) > 1 {
+		batch := ids[:min(len(ids), rowsPerQuery)]
+		if len(batch) > 1 {
 			stmt, args = f.many, make([]any, rowsPerQuery)
 			for i := range args {
-				args[i] = some[min(i, len(some)-1)][:] // the last one fills what is left
+				args[i] = batch[min(i, len(batch)-1)][:] // pads the list with its last ID
 			}
 		}
-		ids = ids[len(some):]
+		ids = ids[len(batch):]
 		rows, err := stmt.QueryContext(ctx, args...)
 		if err != nil {
 			return nil, err
@@ -185,7 +185,7 @@ func (f rowFinder) load(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*ro
 }
 
 func scanAll(rows *sql.Rows, found map[uuid.UUID]*row) error {
-	defer func() { _ = rows.Close() }() // rows.Err has told by then
+	defer func() { _ = rows.Close() }() // rows.Err reports the error
 	for rows.Next() {
 		r := new(row)
 		if err := r.scan(rows); err != nil {

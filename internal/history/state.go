@@ -9,19 +9,19 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// State is where a notification stands: what its events come to, in the order of the stream.
+// State is the result of a notification's events, applied in the order of the stream.
 type State struct {
-	// Status is empty for one that nobody has heard of.
+	// Status is empty for an unknown notification.
 	Status push.Status
-	// Attempt counts the attempts that have begun.
+	// Attempt is the number of attempts started.
 	Attempt int
-	// At is when it came to this, and SendAt when it is due, if it waits for that.
+	// At is the time of the last change, and SendAt the due time of a scheduled notification.
 	At, SendAt time.Time
-	// Place is that of the event that made it so; zero as long as the stream has not told it.
+	// Offset is the offset of the event that led to this state; zero until that event is received from the stream.
 	Offset jetstream.Offset
 }
 
-// Ended reports whether nothing more will become of it.
+// Ended reports whether the notification has ended.
 func (s State) Ended() bool { return s.Status != "" && isEnd(s.Status) }
 
 func isEnd(s push.Status) bool {
@@ -33,23 +33,25 @@ func isEnd(s push.Status) bool {
 	}
 }
 
-// apply goes on with the next step, and reports whether that made the state. The first end stays. What is being sent cannot
-// be cancelled any more, and what is cancelled does not come back by being sent. An attempt with a number that another has
-// had does not count: two are at it, and the other was first. One that waits again after an attempt says how many it has
-// had; without that, the step only tells late that it was taken.
-func (s *State) apply(next *eventHeader) bool {
+// apply applies the next event and reports whether it changed the state:
+//   - The first end is final.
+//   - A notification that is being sent cannot be cancelled.
+//   - An attempt is ignored if its number is not above that of the previous one: another copy of the task was first.
+//   - A queued or scheduled event changes a known state only if it reports the current number of attempts. Without a number
+//     it only says, late, that the notification was accepted.
+func (s *State) apply(hdr *eventHeader) bool {
 	switch {
 	case s.Ended():
 		return false
-	case next.status == push.StatusCancelled && s.Status == push.StatusSending:
+	case hdr.status == push.StatusCancelled && s.Status == push.StatusSending:
 		return false
-	case next.status == push.StatusSending && s.Attempt > 0 && next.attempt <= s.Attempt:
+	case hdr.status == push.StatusSending && s.Attempt > 0 && hdr.attempt <= s.Attempt:
 		return false
-	case isWaiting(next.status) && s.Status != "" && (next.attempt == 0 || next.attempt < s.Attempt):
+	case isWaiting(hdr.status) && s.Status != "" && (hdr.attempt == 0 || hdr.attempt < s.Attempt):
 		return false
 	}
 	*s = State{
-		Status: next.status, Attempt: max(s.Attempt, next.attempt), At: next.at, SendAt: next.sendAt, Offset: next.offset,
+		Status: hdr.status, Attempt: max(s.Attempt, hdr.attempt), At: hdr.at, SendAt: hdr.sendAt, Offset: hdr.offset,
 	}
 	return true
 }

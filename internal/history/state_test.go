@@ -10,10 +10,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestStateFollowsStreamOrder walks what can follow what. A number behind a status is the event's attempt.
+// TestStateFollowsStreamOrder applies sequences of events. A digit after a status is the number of the attempt.
 func TestStateFollowsStreamOrder(t *testing.T) {
-	r := newFixture(t).open()
-	for steps, want := range map[string]push.Status{
+	h := newFixture(t).open()
+	for sequence, want := range map[string]push.Status{
 		"queued":                                 push.StatusQueued,
 		"scheduled sending1":                     push.StatusSending,
 		"queued cancelled":                       push.StatusCancelled,
@@ -32,52 +32,52 @@ func TestStateFollowsStreamOrder(t *testing.T) {
 		"queued sending1 unregistered cancelled": push.StatusUnregistered,
 	} {
 		id := newID()
-		for word := range strings.FieldsSeq(steps) {
-			e := newEvent(id, push.Status(strings.TrimRight(word, "12")))
+		for event := range strings.FieldsSeq(sequence) {
+			e := newEvent(id, push.Status(strings.TrimRight(event, "12")))
 			e.Attempt = 0
-			if n := word[len(word)-1]; n == '1' || n == '2' {
+			if n := event[len(event)-1]; n == '1' || n == '2' {
 				e.Attempt = int(n - '0')
 			}
-			r.appendEvents(e)
+			h.appendEvents(e)
 		}
-		if got := r.state(id).Status; got != want {
-			t.Errorf("%s: %s, want %s", steps, got, want)
+		if got := h.state(id).Status; got != want {
+			t.Errorf("%s: %s, want %s", sequence, got, want)
 		}
 	}
 }
 
 func TestFirstOfTwoEqualAttemptsWins(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	id := newID()
-	first := r.appendEvents(newEvent(id, push.StatusSending))
-	second := r.appendEvents(newEvent(id, push.StatusSending))
-	if got := r.state(id); got.Offset != first || got.Offset == second {
-		t.Errorf("%+v is at it, want %+v", got.Offset, first)
+	first := h.appendEvents(newEvent(id, push.StatusSending))
+	second := h.appendEvents(newEvent(id, push.StatusSending))
+	if got := h.state(id); got.Offset != first || got.Offset == second {
+		t.Errorf("the state comes from %+v, want %+v", got.Offset, first)
 	}
 }
 
 func TestStatesOmitsUnknownIDs(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	known := newID()
 	scheduled := newEvent(known, push.StatusScheduled)
-	scheduled.SendAt = noon.Add(time.Hour + time.Microsecond)
-	r.appendEvents(scheduled)
-	states, err := r.States(t.Context(), []string{known, newID(), "no UUID"})
-	if err != nil || len(states) != 1 || !states[known].SendAt.Equal(noon.Add(time.Hour)) || states[known].Ended() {
+	scheduled.SendAt = eventTime.Add(time.Hour + time.Microsecond)
+	h.appendEvents(scheduled)
+	states, err := h.States(t.Context(), []string{known, newID(), "no UUID"})
+	if err != nil || len(states) != 1 || !states[known].SendAt.Equal(eventTime.Add(time.Hour)) || states[known].Ended() {
 		t.Errorf("%+v, %v", states, err)
 	}
 }
 
 func TestStatesOfManyIDs(t *testing.T) {
-	r := newFixture(t).open()
+	h := newFixture(t).open()
 	var ids []string
 	var events []push.Event
 	for range 500 {
 		ids = append(ids, newID())
 		events = append(events, lifecycle(ids[len(ids)-1])...)
 	}
-	r.appendEvents(events...)
-	states, err := r.States(t.Context(), ids)
+	h.appendEvents(events...)
+	states, err := h.States(t.Context(), ids)
 	if err != nil || len(states) != len(ids) {
 		t.Fatalf("%d states, %v", len(states), err)
 	}
@@ -89,16 +89,16 @@ func TestStatesOfManyIDs(t *testing.T) {
 }
 
 func TestLifecycleContinuesAfterReopen(t *testing.T) {
-	h := newFixture(t)
+	f := newFixture(t)
 	first, second := newID(), newID()
-	r := h.open()
-	r.appendEvents(newEvent(first, push.StatusQueued), newEvent(second, push.StatusQueued))
-	r.waitIndexed()
-	r.stop()
-	r = h.open()
-	r.appendEvents(newEvent(first, push.StatusSending), newEvent(first, push.StatusAccepted))
-	r.waitIndexed()
-	if receipt, events := r.find("shop", first); receipt.Status() != push.StatusAccepted || len(events) != 3 {
+	h := f.open()
+	h.appendEvents(newEvent(first, push.StatusQueued), newEvent(second, push.StatusQueued))
+	h.waitIndexed()
+	h.stop()
+	h = f.open()
+	h.appendEvents(newEvent(first, push.StatusSending), newEvent(first, push.StatusAccepted))
+	h.waitIndexed()
+	if receipt, events := h.find("shop", first); receipt.Status() != push.StatusAccepted || len(events) != 3 {
 		t.Errorf("%s after %d events", receipt.Status(), len(events))
 	}
 }

@@ -2,25 +2,25 @@
 
 package history
 
-// Status is how the history stands, for GET /v1/status and for metrics.
+// Status describes the history, for GET /v1/status and for metrics.
 type Status struct {
-	// Events counts those that this gateway has heard of since it began, its own and others'.
+	// Events counts the events received since the start, of all gateways.
 	Events uint64 `json:"events"`
-	// Lost counts those that were noted and could not be written.
+	// Lost counts the asynchronous events that could not be written.
 	Lost uint64 `json:"lost"`
-	// Behind is how many chunks of the stream are not in the index yet.
+	// Behind is the number of messages in the stream that are not indexed yet.
 	Behind uint64 `json:"behind"`
-	// Rebuilt counts how often a damaged index has been made anew.
+	// Rebuilt counts the rebuilds of the index.
 	Rebuilt uint64 `json:"rebuilt"`
-	// CaughtUp is false while the index is being made, and answers have to wait.
+	// CaughtUp is false while the index is being rebuilt. Queries wait meanwhile.
 	CaughtUp bool `json:"caught_up"`
 }
 
-// Status returns how the history stands now.
+// Status returns the current status.
 func (h *History) Status() Status {
-	newest, last := h.counters.newest.Load(), h.counters.committed.Load()
+	newest, committed := h.counters.newest.Load(), h.counters.committed.Load()
 	return Status{
 		Events: h.counters.received.Load(), Lost: h.counters.lost.Load(), Rebuilt: h.counters.rebuilt.Load(),
-		Behind: newest - min(newest, last), CaughtUp: h.index.Load().caughtUp.Load(),
+		Behind: newest - min(newest, committed), CaughtUp: h.index.Load().caughtUp.Load(),
 	}
 }

@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// Chunks that the stream may be ahead of the index in memory; beyond, the tail waits for the index.
+	// Received messages that may wait for the index. Beyond it, tail blocks.
 	maxAhead = 64
-	// Messages that the engine sends without being asked again: a few MB at the most.
+	// Messages that the server sends in advance: a few MB at most.
 	pullMaxMessages = 64
-	// How long to wait after a failure before the stream is followed again.
+	// The wait after a failure.
 	retryInterval = 250 * time.Millisecond
-	// How often to look what the stream keeps no more.
+	// How often to check which messages the stream has deleted.
 	retentionInterval = 10 * time.Second
 )
 
-// message is one message of the stream.
+// message is a message of the stream.
 type message struct {
 	seq     uint64
 	app     string
@@ -33,34 +33,34 @@ type message struct {
 	headers []*eventHeader
 }
 
-// follow brings what the stream tells into the overlay and then into the index, until ctx ends or something fails.
+// follow copies the stream to the overlay and the index, until ctx ends or an error occurs.
 func (h *History) follow(ctx context.Context) error {
-	house, tailing := errgroup.WithContext(ctx)
-	from := h.checkpoint // which is project's from here on
-	chunks, firsts := make(chan *message, maxAhead), make(chan uint64)
-	house.Go(func() error {
-		defer close(chunks)
-		return h.tail(tailing, from, chunks)
+	group, tailCtx := errgroup.WithContext(ctx)
+	start := h.checkpoint // runIndexer owns h.checkpoint from here on
+	messages, oldestSeqs := make(chan *message, maxAhead), make(chan uint64)
+	group.Go(func() error {
+		defer close(messages)
+		return h.tail(tailCtx, start, messages)
 	})
-	house.Go(func() error { return h.runIndexer(ctx, chunks, firsts) })
-	house.Go(func() error { return h.loadKeys(tailing) })
-	house.Go(func() error { return h.watchRetention(tailing, firsts) })
-	house.Go(func() error {
-		_, _ = h.currentIndex(tailing) // so that Status tells when it has caught up, also if nobody asks
+	group.Go(func() error { return h.runIndexer(ctx, messages, oldestSeqs) })
+	group.Go(func() error { return h.loadKeys(tailCtx) })
+	group.Go(func() error { return h.watchRetention(tailCtx, oldestSeqs) })
+	group.Go(func() error {
+		_, _ = h.currentIndex(tailCtx) // so that Status.CaughtUp is set even without queries
 		return nil
 	})
-	return house.Wait()
+	return group.Wait()
 }
 
-// watchRetention tells from time to time where the stream begins now, and ends with what a reader met in the index.
-func (h *History) watchRetention(ctx context.Context, firsts chan<- uint64) error {
-	look := time.NewTicker(retentionInterval)
-	defer look.Stop()
+// watchRetention sends the first sequence of the stream at an interval. It returns an error when a query finds the index damaged.
+func (h *History) watchRetention(ctx context.Context, oldestSeqs chan<- uint64) error {
+	ticker := time.NewTicker(retentionInterval)
+	defer ticker.Stop()
 	for {
 		if info, err := h.stream.Info(ctx); err == nil {
 			h.counters.newest.Store(info.State.LastSeq)
 			select {
-			case firsts <- info.State.FirstSeq:
+			case oldestSeqs <- info.State.FirstSeq:
 			case <-ctx.Done():
 				return nil
 			}
@@ -68,28 +68,28 @@ func (h *History) watchRetention(ctx context.Context, firsts chan<- uint64) erro
 		select {
 		case <-h.damageFound:
 			return errDamaged
-		case <-look.C:
+		case <-ticker.C:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// recoverFollow makes the index anew where that is what failed, and waits a moment otherwise.
+// recoverFollow rebuilds the index if it is damaged or outdated, and otherwise waits before the next follow.
 func (h *History) recoverFollow(ctx context.Context, err error) {
 	if isDamaged(err) || errors.Is(err, errOutdated) {
-		h.cfg.Logger.Warn("history: the index is made anew from the stream", "because", err)
+		h.cfg.Logger.Warn("rebuilding the index from the stream", "err", err)
 		h.counters.rebuilt.Add(1)
 		for err = h.rebuildIndex(ctx, err); err != nil && pause(ctx); err = h.rebuildIndex(ctx, err) {
-			h.cfg.Logger.Error("history: the index cannot be made anew; trying again", "err", err)
+			h.cfg.Logger.Error("cannot rebuild the index; retrying", "err", err)
 		}
 		return
 	}
-	h.cfg.Logger.Warn("history: the stream is not being followed; trying again", "err", err)
+	h.cfg.Logger.Warn("cannot read the stream; retrying", "err", err)
 	pause(ctx)
 }
 
-// pause waits a moment, and reports whether there is a next one.
+// pause waits for retryInterval and returns true, or returns false when ctx ends.
 func pause(ctx context.Context) bool {
 	select {
 	case <-time.After(retryInterval):
@@ -99,30 +99,31 @@ func pause(ctx context.Context) bool {
 	}
 }
 
-// rebuildIndex takes the file out of the way and opens a new one. Readers wait until that has caught up.
-func (h *History) rebuildIndex(ctx context.Context, because error) error {
+// rebuildIndex removes the database, or moves it aside if it is damaged, and opens an empty one. Queries wait until it has
+// caught up.
+func (h *History) rebuildIndex(ctx context.Context, cause error) error {
 	old := h.index.Load()
 	if err := old.close(); err != nil {
-		h.cfg.Logger.Warn("history: closing the index", "err", err)
+		h.cfg.Logger.Warn("cannot close the index", "err", err)
 	}
 	select {
 	case <-h.damageFound:
 	default:
 	}
-	away := removeIndex
-	if isDamaged(because) {
-		away = moveAside
+	discard := removeIndex
+	if isDamaged(cause) {
+		discard = moveAside
 	}
-	if err := away(old.path); err != nil {
-		return fmt.Errorf("%w: %w", because, err)
+	if err := discard(old.path); err != nil {
+		return fmt.Errorf("%w: %w", cause, err)
 	}
 	h.notifier.reset()
 	return h.openIndex(ctx)
 }
 
-// tail hears the stream from where the index ended.
-func (h *History) tail(ctx context.Context, from checkpoint, chunks chan<- *message) error {
-	next, err := h.startSeq(ctx, from)
+// tail reads the stream from the end of the index on.
+func (h *History) tail(ctx context.Context, start checkpoint, messages chan<- *message) error {
+	next, err := h.startSeq(ctx, start)
 	if err != nil {
 		return err
 	}
@@ -132,73 +133,73 @@ func (h *History) tail(ctx context.Context, from checkpoint, chunks chan<- *mess
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
-	messages, err := consumer.Messages(natsjs.PullMaxMessages(pullMaxMessages))
+	iterator, err := consumer.Messages(natsjs.PullMaxMessages(pullMaxMessages))
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
-	defer messages.Stop()
+	defer iterator.Stop()
 	for {
-		m, err := messages.Next(natsjs.NextContext(ctx))
+		m, err := iterator.Next(natsjs.NextContext(ctx))
 		if err != nil {
 			return fmt.Errorf("history: %w", err)
 		}
-		if err := h.receive(ctx, m, chunks); err != nil {
+		if err := h.receive(ctx, m, messages); err != nil {
 			return err
 		}
 	}
 }
 
-// startSeq returns the first sequence to hear. A stream that has not what the index has is another one.
-func (h *History) startSeq(ctx context.Context, from checkpoint) (next uint64, err error) {
+// startSeq returns the first sequence to read. It returns errOutdated if the index belongs to another stream.
+func (h *History) startSeq(ctx context.Context, cp checkpoint) (next uint64, err error) {
 	info, err := h.stream.Info(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("history: %w", err)
 	}
-	if streamID(info) != from.stream {
-		return 0, fmt.Errorf("%w: the stream was made anew", errOutdated)
+	if streamID(info) != cp.stream {
+		return 0, fmt.Errorf("%w: the stream was recreated", errOutdated)
 	}
-	if info.State.LastSeq < from.lastSeq {
-		return 0, fmt.Errorf("%w: it ends at %d, and the stream at %d", errOutdated, from.lastSeq, info.State.LastSeq)
+	if info.State.LastSeq < cp.lastSeq {
+		return 0, fmt.Errorf("%w: it ends at %d, the stream at %d", errOutdated, cp.lastSeq, info.State.LastSeq)
 	}
-	if info.State.FirstSeq > from.lastSeq+1 {
+	if info.State.FirstSeq > cp.lastSeq+1 {
 		h.overlay.skip(info.State.FirstSeq - 1)
 	}
-	return max(info.State.FirstSeq, from.lastSeq+1), nil
+	return max(info.State.FirstSeq, cp.lastSeq+1), nil
 }
 
-// receive takes one message in.
-func (h *History) receive(ctx context.Context, m natsjs.Msg, chunks chan<- *message) error {
+// receive adds a message to the overlay and passes it to the indexer.
+func (h *History) receive(ctx context.Context, m natsjs.Msg, messages chan<- *message) error {
 	meta, err := m.Metadata()
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
-	c := h.parseMessage(meta.Sequence.Stream, m.Subject(), m.Data(), h.overlay.parse)
-	h.counters.received.Add(uint64(len(c.headers)))
-	h.counters.newest.Store(c.seq + meta.NumPending)
-	h.overlay.receive(c.seq, c.headers)
+	msg := h.parseMessage(meta.Sequence.Stream, m.Subject(), m.Data(), h.overlay.parse)
+	h.counters.received.Add(uint64(len(msg.headers)))
+	h.counters.newest.Store(msg.seq + meta.NumPending)
+	h.overlay.receive(msg.seq, msg.headers)
 	select {
-	case chunks <- c: // also when ctx has just ended: what was told is committed, as long as there is room
+	case messages <- msg: // even if ctx has ended: a received message is committed if there is room
 		return nil
 	default:
 	}
 	select {
-	case chunks <- c:
+	case messages <- msg:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// parseMessage takes a message apart by parse. An item that is no event is passed over: it must not stop the others.
+// parseMessage parses the events of a message. It logs and skips invalid ones.
 func (h *History) parseMessage(seq uint64, subject string, body []byte, parse func(jetstream.Offset, []byte) (*eventHeader, error)) *message {
-	c := &message{seq: seq, app: appOf(subject), body: body}
+	m := &message{seq: seq, app: appOf(subject), body: body}
 	for i, item := range jetstream.Items(body) {
-		s, err := parse(jetstream.Offset{Seq: seq, Index: i}, item)
+		hdr, err := parse(jetstream.Offset{Seq: seq, Index: i}, item)
 		if err != nil {
-			h.cfg.Logger.Error("history: an event is passed over", "err", err)
+			h.cfg.Logger.Error("invalid event skipped", "err", err)
 			continue
 		}
-		c.headers = append(c.headers, s)
+		m.headers = append(m.headers, hdr)
 	}
-	return c
+	return m
 }
