@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// allowed is a parsed allowed tag: words, a range, or a pattern with its meaning; at most one of them.
+// allowed is a parsed allowed tag: words, a range, or a pattern with its meaning; at most one of
+// them.
 type allowed struct {
 	words   []string
 	lo, hi  string
@@ -35,7 +36,8 @@ func parseAllowed(tag string) allowed {
 	return allowed{}
 }
 
-// describe describes the allowed values of type t: `one of "json", "text"`, "a whole number, from 1 to 64".
+// describe describes the allowed values of type t: `one of "json", "text"`, "a whole number, from 1
+// to 64".
 func (a allowed) describe(t reflect.Type) string {
 	switch {
 	case a.words != nil && t.Kind() == reflect.String:

@@ -2,12 +2,13 @@
 
 package config
 
-// App is one sender and its credentials at the providers. A provider without a block is not available to the app.
+// App is one sender and its credentials at the providers. A provider without a block is not
+// available to the app.
 type App struct {
 	// API keys that may act for this app. Two valid keys allow a key rotation without downtime.
 	Keys []Key `name:"keys" required:"true"`
-	// Weight of the app where several apps wait for the same quota: an app of weight 3 gets three turns for each turn of an
-	// app of weight 1. The others use what it does not need.
+	// Weight of the app where several apps wait for the same quota: an app of weight 3 gets three
+	// turns for each turn of an app of weight 1. The others use what it does not need.
 	Weight  int      `name:"weight" default:"1" allowed:"1..1000"`
 	APNs    *APNs    `name:"apns"`
 	FCM     *FCM     `name:"fcm"`
@@ -22,65 +23,71 @@ type Key struct {
 	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
 	// SHA-256 of the key, as gateway key prints it. Never put the key itself here.
 	Hash string `name:"hash" required:"true" secret:"true" allowed:"/^sha256:[0-9a-f]{64}$/sha256: and 64 hex digits, as gateway key prints it"`
-	// What the key allows: send sends notifications, read reads notifications and channels, channels creates and deletes
-	// broadcast channels. Deleting a channel removes it for all its subscribers.
+	// What the key allows: send sends notifications, read reads notifications and channels,
+	// channels creates and deletes broadcast channels. Deleting a channel removes it for all its
+	// subscribers.
 	Scopes []string `name:"scopes" default:"send,read" allowed:"send|read|channels"`
 }
 
-// Webhook is a receiver of an app's events. They are posted in batches, signed as standardwebhooks.com specifies. Events
-// that the receiver does not accept are retried for a day, and then listed in the status.
+// Webhook is a receiver of an app's events. They are posted in batches, signed as
+// standardwebhooks.com specifies. Events that the receiver does not accept are retried for a day,
+// and then listed in the status.
 type Webhook struct {
-	// Name in logs and status. The position in the event stream is stored under this name: a new name starts with the next
-	// event.
+	// Name in logs and status. The position in the event stream is stored under this name: a new
+	// name starts with the next event.
 	Name string `name:"name" required:"true" allowed:"/^[A-Za-z0-9._-]{1,63}$/1 to 63 letters, digits, dots, dashes and underscores"`
-	// URL that the events are posted to. It is never printed, because its path may contain a secret.
+	// URL that the events are posted to. It is never printed, because its path may contain a
+	// secret.
 	URL URL `name:"url" required:"true" secret:"true"`
 	// Secret for the signature: whsec_ and 24 to 64 bytes in base64. Prefer secret_file.
 	Secret string `name:"secret" secret:"true" allowed:"/^whsec_[A-Za-z0-9+/]{32,88}={0,2}$/whsec_ and 24 to 64 bytes in base64"`
-	// File with the secret, mode 0600. To rotate the secret, put the new and the old one on a line each.
+	// File with the secret, mode 0600. To rotate the secret, put the new and the old one on a line
+	// each.
 	SecretFile File `name:"secret_file"`
 	// Statuses to report. Empty reports every final status.
 	Events []string `name:"events" allowed:"queued|scheduled|sending|accepted|unregistered|refused|throttled|unauthorized|unavailable|unknown|expired|cancelled"`
-	// Private networks that the receiver may be in, such as 10.0.0.0/8. By default only public addresses are called, even if
-	// the name resolves to a private one.
+	// Private networks that the receiver may be in, such as 10.0.0.0/8. By default only public
+	// addresses are called, even if the name resolves to a private one.
 	Networks []Network `name:"networks"`
 	// Root certificates to trust instead of those of the system, in PEM.
 	CAFile File `name:"ca_file"`
 }
 
-// APNs is an app's access to Apple: a token key (key_file, key_id, team_id) or a client certificate (cert_file,
-// cert_key_file).
+// APNs is an app's access to Apple: a token key (key_file, key_id, team_id) or a client certificate
+// (cert_file, cert_key_file).
 type APNs struct {
-	// The .p8 key from Apple's developer site, mode 0600: anyone who can read it can push to all your apps.
+	// The .p8 key from Apple's developer site, mode 0600: anyone who can read it can push to all
+	// your apps.
 	KeyFile File `name:"key_file"`
 	// ID of the key, 10 characters; Apple shows it beside the key and in the file name.
 	KeyID string `name:"key_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
 	// ID of the team, 10 characters, from the membership page.
 	TeamID string `name:"team_id" allowed:"/^[A-Z0-9]{10}$/10 capital letters and digits"`
-	// Bundle ID of the app. The gateway adds suffixes such as .voip according to the push type. A certificate for a single
-	// topic needs none.
+	// Bundle ID of the app. The gateway adds suffixes such as .voip according to the push type. A
+	// certificate for a single topic needs none.
 	Topic string `name:"topic" allowed:"/^[A-Za-z0-9][A-Za-z0-9.-]{0,254}$/a bundle ID: letters, digits, dots and dashes"`
-	// Environment of notifications that name none (apns.environment). A device token or channel belongs to one environment
-	// and is invalid in the other.
+	// Environment of notifications that name none (apns.environment). A device token or channel
+	// belongs to one environment and is invalid in the other.
 	Environment string `name:"environment" default:"production" allowed:"production|sandbox"`
 	// Client certificate in PEM, instead of a token key.
 	CertFile File `name:"cert_file"`
 	// Private key of the certificate in PEM, mode 0600.
 	CertKeyFile File `name:"cert_key_file"`
-	// Try a token that one environment does not accept (BadDeviceToken) in the other environment, once, and remember where
-	// it was accepted. Applies to notifications that name no environment. A token that is invalid in both costs one
-	// additional refused request.
+	// Try a token that one environment does not accept (BadDeviceToken) in the other environment,
+	// once, and remember where it was accepted. Applies to notifications that name no environment.
+	// A token that is invalid in both costs one additional refused request.
 	LearnEnvironment bool `name:"learn_environment" default:"false"`
-	// URL to use instead of Apple's, such as that of a mock. It serves both environments. For a mock that distinguishes
-	// them, leave url out and set endpoints.
+	// URL to use instead of Apple's, such as that of a mock. It serves both environments. For a
+	// mock that distinguishes them, leave url out and set endpoints.
 	URL Base `name:"url"`
-	// URL to use instead of Apple's channel management, for both environments. If url or endpoints is set and manage_url is
-	// not, there is no channel management, so that no test reaches Apple.
+	// URL to use instead of Apple's channel management, for both environments. If url or endpoints
+	// is set and manage_url is not, there is no channel management, so that no test reaches Apple.
 	ManageURL Base `name:"manage_url"`
-	// Addresses to use instead of those that DNS returns, as ip:port. For development and tests only: they are not updated
-	// when Apple's addresses change.
+	// Addresses to use instead of those that DNS returns, as ip:port. For development and tests
+	// only: they are not updated when Apple's addresses change.
 	Endpoints []Endpoint `name:"endpoints"`
-	// Root certificates to trust instead of those of the system, in PEM. For mocks with their own certificate.
+	// Root certificates to trust instead of those of the system, in PEM. For mocks with their own
+	// certificate.
 	CAFile File      `name:"ca_file"`
 	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`
@@ -89,20 +96,24 @@ type APNs struct {
 
 // FCM is an app's access to Firebase Cloud Messaging, HTTP v1.
 type FCM struct {
-	// The service account's JSON key from the Firebase console, mode 0600: anyone who can read it can push to your project.
-	// Also accepted: a workload identity federation file (external_account) or an impersonated service account; the gateway
-	// uses the URLs and files named in them. Empty uses Google's application default credentials: the file named by
-	// GOOGLE_APPLICATION_CREDENTIALS, else gcloud's, else the service account of the machine or workload on Google Cloud.
+	// The service account's JSON key from the Firebase console, mode 0600: anyone who can read it
+	// can push to your project. Also accepted: a workload identity federation file
+	// (external_account) or an impersonated service account; the gateway uses the URLs and files
+	// named in them. Empty uses Google's application default credentials: the file named by
+	// GOOGLE_APPLICATION_CREDENTIALS, else gcloud's, else the service account of the machine or
+	// workload on Google Cloud.
 	ServiceAccountFile File `name:"service_account_file"`
 	// Project to send in. Empty uses the project of the service account's key, or of the machine.
 	ProjectID string `name:"project_id" allowed:"/^[a-z0-9][a-z0-9:.-]{0,62}$/a project's ID or number"`
 	// URL of the service, or of a mock.
 	URL Base `name:"url" default:"https://fcm.googleapis.com"`
-	// URL where access tokens are fetched with a service account's key. Empty uses the URL in the key file.
+	// URL where access tokens are fetched with a service account's key. Empty uses the URL in the
+	// key file.
 	TokenURL URL `name:"token_url"`
 	// Addresses to use instead of those that DNS returns, as ip:port. For development and tests.
 	Endpoints []Endpoint `name:"endpoints"`
-	// Root certificates to trust instead of those of the system, in PEM, for url and token_url. For mocks.
+	// Root certificates to trust instead of those of the system, in PEM, for url and token_url. For
+	// mocks.
 	CAFile File      `name:"ca_file"`
 	Pool   Pool      `name:"pool" inherit:"Pool"`
 	Retry  Retry     `name:"retry" inherit:"Retry"`
@@ -111,15 +122,17 @@ type FCM struct {
 
 // WebPush is an app's access to the push services of browsers.
 type WebPush struct {
-	// VAPID private key in PEM, as `gateway key vapid` generates it, or in base64url. Subscriptions are bound to this key: if
-	// you lose it, you lose all of them.
+	// VAPID private key in PEM, as `gateway key vapid` generates it, or in base64url. Subscriptions
+	// are bound to this key: if you lose it, you lose all of them.
 	VAPIDKeyFile File `name:"vapid_key_file" required:"true"`
 	// How a push service can contact you: mailto: or https:.
 	Subject string `name:"subject" required:"true" allowed:"/^(mailto:|https://).+$/a contact that starts with mailto: or https://"`
-	// Hosts that subscriptions may name: a host name, *. and a name for all its subdomains, or * for every public host.
-	// Subscriptions come from untrusted users, so this list limits which hosts they can make the gateway call.
+	// Hosts that subscriptions may name: a host name, *. and a name for all its subdomains, or *
+	// for every public host. Subscriptions come from untrusted users, so this list limits which
+	// hosts they can make the gateway call.
 	Services []string `name:"services" default:"fcm.googleapis.com,*.push.services.mozilla.com,*.push.apple.com,*.notify.windows.com" allowed:"/^(\\*|(\\*\\.)?[a-z0-9-]+(\\.[a-z0-9-]+)+)$/a host name in lower case, *. and one, or *"`
-	// The only push service to call, such as a mock. Empty calls the service that each subscription names.
+	// The only push service to call, such as a mock. Empty calls the service that each subscription
+	// names.
 	URL Base `name:"url"`
 	// Addresses to use instead of those that DNS returns, as ip:port. For development and tests.
 	Endpoints []Endpoint `name:"endpoints"`

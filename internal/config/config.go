@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config reads the configuration file: it fills in defaults, applies overrides from the environment, validates,
-// and documents every key. It reads no file that the configuration refers to, starts nothing, and imports no other
-// package of this module.
+// Package config reads the configuration file: it fills in defaults, applies overrides from the
+// environment, validates, and documents every key. It reads no file that the configuration refers
+// to, starts nothing, and imports no other package of this module.
 package config
 
 import "time"
 
-// The comments of the fields below are user documentation: Schema and Reference print them verbatim. The struct tags are
+// The comments of the fields below are user documentation: Schema and Reference print them
+// verbatim. The struct tags are
 //
 //   - name: the key in the file
 //   - was: the name of the key in earlier versions, for the error message
@@ -19,14 +20,16 @@ import "time"
 
 // Config is a whole configuration file.
 type Config struct {
-	// Address of the API, host:port. The API speaks plain HTTP: if the address is not a loopback address, put a TLS proxy in
-	// front of it. Port 0 picks a free port.
+	// Address of the API, host:port. The API speaks plain HTTP: if the address is not a loopback
+	// address, put a TLS proxy in front of it. Port 0 picks a free port.
 	Listen Address `name:"listen" default:"127.0.0.1:8080"`
 	Admin  Admin   `name:"admin"`
-	// Zone that this gateway runs in. Clients prefer gateways in their own zone; /v1/status shows it.
+	// Zone that this gateway runs in. Clients prefer gateways in their own zone; /v1/status shows
+	// it.
 	Zone string `name:"zone" allowed:"/^[A-Za-z0-9._-]{0,63}$/up to 63 letters, digits, dots, dashes and underscores"`
 
-	// Pool, Retry and Quota come before Apps because every provider of an app inherits their values.
+	// Pool, Retry and Quota come before Apps because every provider of an app inherits their
+	// values.
 
 	Pool  Pool  `name:"pool"`
 	Retry Retry `name:"retry"`
@@ -43,46 +46,51 @@ type Config struct {
 
 // Admin configures the listener for operators.
 type Admin struct {
-	// Address of /metrics and /debug/pprof, host:port. It requires no key: keep it on loopback or behind a firewall.
+	// Address of /metrics and /debug/pprof, host:port. It requires no key: keep it on loopback or
+	// behind a firewall.
 	Listen Address `name:"listen" default:"127.0.0.1:9090"`
 }
 
 // Pool configures the connected endpoints of one service. There is one pool per credential and URL.
 type Pool struct {
-	// Number of endpoints (addresses of the service) kept connected. More endpoints spread the load and tolerate more
-	// failures; Apple treats many quick connections as an attack.
+	// Number of endpoints (addresses of the service) kept connected. More endpoints spread the load
+	// and tolerate more failures; Apple treats many quick connections as an attack.
 	Size int `name:"size" default:"8" allowed:"1..64"`
-	// Age at which an endpoint is replaced. Up to 20 % is added at random, so that endpoints are not replaced all at once.
+	// Age at which an endpoint is replaced. Up to 20 % is added at random, so that endpoints are
+	// not replaced all at once.
 	MaxAge time.Duration `name:"max_age" default:"10m" allowed:"10s..24h"`
-	// Maximum requests in flight on one endpoint. Beyond it another endpoint is picked, or the request waits. It limits how
-	// many requests an unresponsive endpoint can hold.
+	// Maximum requests in flight on one endpoint. Beyond it another endpoint is picked, or the
+	// request waits. It limits how many requests an unresponsive endpoint can hold.
 	InFlight int `name:"in_flight" default:"64" allowed:"1..10000"`
-	// Connections to one endpoint. One connection carries hundreds of concurrent requests; more help only on a path that
-	// loses packets.
+	// Connections to one endpoint. One connection carries hundreds of concurrent requests; more
+	// help only on a path that loses packets.
 	Connections int `name:"connections" default:"1" allowed:"1..16"`
-	// Refuse immediately while every breaker is open, instead of trying an endpoint whose breaker is open.
+	// Refuse immediately while every breaker is open, instead of trying an endpoint whose breaker
+	// is open.
 	FailFast bool `name:"fail_fast" default:"false"`
 	// How a healthy endpoint is chosen.
 	Picker string `name:"picker" default:"round_robin" allowed:"round_robin|least_loaded"`
-	// Maximum percentage of endpoints that may be ejected at the same time. Beyond it the whole service is probably failing,
-	// and requests are spread over all endpoints again.
+	// Maximum percentage of endpoints that may be ejected at the same time. Beyond it the whole
+	// service is probably failing, and requests are spread over all endpoints again.
 	MaxEjected Percent `name:"max_ejected" default:"50%" allowed:"1%..100%"`
 	Breaker    Breaker `name:"breaker"`
 	Outlier    Outlier `name:"outlier"`
 }
 
-// Breaker configures when an endpoint is ejected, and for how long. Only failures of the endpoint count: a refused
-// notification, a quota or a canceled call never does.
+// Breaker configures when an endpoint is ejected, and for how long. Only failures of the endpoint
+// count: a refused notification, a quota or a canceled call never does.
 type Breaker struct {
 	// Consecutive failures that open the breaker, no matter how far apart.
 	Consecutive int `name:"consecutive" default:"5" allowed:"1..1000"`
 	// Percentage of failures within the window above which the breaker opens.
 	FailureRate Percent `name:"failure_rate" default:"50%" allowed:"1%..100%"`
-	// Outcomes within the window before failure_rate applies. If this is too low, one failed request ejects an endpoint.
+	// Outcomes within the window before failure_rate applies. If this is too low, one failed
+	// request ejects an endpoint.
 	MinOutcomes int `name:"min_outcomes" default:"10" allowed:"1..100000"`
 	// Window over which failure_rate is measured.
 	Window time.Duration `name:"window" default:"5s" allowed:"2s..10m"`
-	// Duration of the first ejection. Each further ejection doubles it; the same time without a failure halves it again.
+	// Duration of the first ejection. Each further ejection doubles it; the same time without a
+	// failure halves it again.
 	Ejection time.Duration `name:"ejection" default:"10s" allowed:"100ms..1h"`
 	// Maximum duration of an ejection.
 	MaxEjection time.Duration `name:"max_ejection" default:"5m" allowed:"100ms..24h"`
@@ -90,8 +98,8 @@ type Breaker struct {
 	ProbeTimeout time.Duration `name:"probe_timeout" was:"trial" default:"10s" allowed:"100ms..10m"`
 }
 
-// Outlier configures when an endpoint is ejected because it performs worse than the other endpoints, although its
-// breaker is closed.
+// Outlier configures when an endpoint is ejected because it performs worse than the other
+// endpoints, although its breaker is closed.
 type Outlier struct {
 	// Turn outlier detection off; only the breaker ejects endpoints.
 	Off bool `name:"off" default:"false"`
@@ -99,48 +107,52 @@ type Outlier struct {
 	MinEndpoints int `name:"min_endpoints" default:"5" allowed:"2..64"`
 	// Outcomes of an endpoint within ten seconds before its success rate is compared.
 	MinOutcomes int `name:"min_outcomes" default:"100" allowed:"1..1000000"`
-	// Percentage of failures that never ejects an endpoint. Some tokens get no response at some addresses; the other tokens
-	// must not lose those addresses for it.
+	// Percentage of failures that never ejects an endpoint. Some tokens get no response at some
+	// addresses; the other tokens must not lose those addresses for it.
 	MinFailures Percent `name:"min_failures" default:"10%" allowed:"1%..100%"`
-	// Multiple of the median latency of the other endpoints from which an endpoint is slow. A slow endpoint counts as a
-	// failing one.
+	// Multiple of the median latency of the other endpoints from which an endpoint is slow. A slow
+	// endpoint counts as a failing one.
 	SlowFactor int `name:"slow_factor" default:"4" allowed:"2..1000"`
 	// Minimum additional latency before an endpoint is slow.
 	SlowBy time.Duration `name:"slow_by" default:"100ms" allowed:"1ms..1m"`
 }
 
-// Retry configures when a failed attempt is retried. A refusal never is. The provider block of an app may lower
-// attempts, max_retry_after, budget and budget_floor, but not raise them.
+// Retry configures when a failed attempt is retried. A refusal never is. The provider block of an
+// app may lower attempts, max_retry_after, budget and budget_floor, but not raise them.
 type Retry struct {
-	// Maximum attempts per notification, the first included; 1 never retries. Of the attempts that provably did not reach
-	// the service, up to eight do not count.
+	// Maximum attempts per notification, the first included; 1 never retries. Of the attempts that
+	// provably did not reach the service, up to eight do not count.
 	Attempts int `name:"attempts" default:"3" allowed:"1..10"`
-	// Timeout of one attempt. It counts as a failure of the endpoint. If it is too short, notifications that were still
-	// being processed are sent twice.
+	// Timeout of one attempt. It counts as a failure of the endpoint. If it is too short,
+	// notifications that were still being processed are sent twice.
 	AttemptTimeout time.Duration `name:"attempt_timeout" default:"5s" allowed:"100ms..2m"`
-	// Maximum wait before the second attempt. It doubles with each attempt; the actual wait is random, between zero and the
-	// maximum.
+	// Maximum wait before the second attempt. It doubles with each attempt; the actual wait is
+	// random, between zero and the maximum.
 	Backoff time.Duration `name:"backoff" default:"50ms" allowed:"1ms..1m"`
 	// The same after a provider has throttled the notification.
 	ThrottledBackoff time.Duration `name:"throttled_backoff" default:"1s" allowed:"10ms..10m"`
 	// Upper limit of both backoffs.
 	MaxBackoff time.Duration `name:"max_backoff" default:"20s" allowed:"10ms..10m"`
-	// What to do with a provider's Retry-After: comply waits at least that long, stop ends the send, ignore uses the backoff
-	// and risks longer bans.
+	// What to do with a provider's Retry-After: comply waits at least that long, stop ends the
+	// send, ignore uses the backoff and risks longer bans.
 	RetryAfter string `name:"retry_after" default:"comply" allowed:"comply|stop|ignore"`
-	// Longest Retry-After to wait for. If it is longer, the send ends, and its receipt says how long to wait.
+	// Longest Retry-After to wait for. If it is longer, the send ends, and its receipt says how
+	// long to wait.
 	MaxRetryAfter time.Duration `name:"max_retry_after" default:"20s" allowed:"1ms..10m"`
-	// Retries as a percentage of the notifications of a credential. It prevents retries from overloading a failing provider.
+	// Retries as a percentage of the notifications of a credential. It prevents retries from
+	// overloading a failing provider.
 	Budget Percent `name:"budget" default:"10%" allowed:"0%..100%"`
-	// Retries that a credential has in addition, so that a credential with little traffic can retry. The same number of
-	// notifications probes a provider that is down; the others are refused immediately.
+	// Retries that a credential has in addition, so that a credential with little traffic can
+	// retry. The same number of notifications probes a provider that is down; the others are
+	// refused immediately.
 	BudgetFloor Rate `name:"budget_floor" default:"3/s"`
-	// Exceptions. The first rule that matches the outcome of an attempt applies. Rules in a provider block replace all of
-	// these.
+	// Exceptions. The first rule that matches the outcome of an attempt applies. Rules in a
+	// provider block replace all of these.
 	Rules []Rule `name:"rules"`
 }
 
-// Rule is an exception for some outcomes of an attempt. It can forbid a retry or change its wait, but never allow one.
+// Rule is an exception for some outcomes of an attempt. It can forbid a retry or change its wait,
+// but never allow one.
 type Rule struct {
 	// Outcome of the attempt. Empty matches every outcome.
 	Verdict string `name:"verdict" allowed:"throttled|unauthorized|unavailable|unknown"`
@@ -160,46 +172,53 @@ type Rule struct {
 type Quota struct {
 	// Quota of each APNs credential.
 	APNs Allowance `name:"apns"`
-	// Quota of each FCM project. The default rate of 600000/min is what Google grants a project unless it has told you
-	// otherwise. Gateways of one cluster (queue.nats.url) share it; gateways without a cluster each need their own part of it.
+	// Quota of each FCM project. The default rate of 600000/min is what Google grants a project
+	// unless it has told you otherwise. Gateways of one cluster (queue.nats.url) share it; gateways
+	// without a cluster each need their own part of it.
 	FCM Allowance `name:"fcm" preset:"rate=600000/min"`
 	// Quota of each VAPID key.
 	WebPush Allowance `name:"webpush"`
-	// How the gateways of a cluster share these quotas. Limits of single devices and topics are not shared.
+	// How the gateways of a cluster share these quotas. Limits of single devices and topics are not
+	// shared.
 	Shared Shared `name:"shared"`
 }
 
 // Shared configures what a gateway may send when it loses the connection to the cluster.
 type Shared struct {
-	// How long a gateway keeps its share without renewing it. The other gateways wait this long, and a tenth longer, before
-	// they take the share of a gateway that has died. A longer lease tolerates longer outages of the cluster; a shorter one
-	// wastes less when a gateway dies.
+	// How long a gateway keeps its share without renewing it. The other gateways wait this long,
+	// and a tenth longer, before they take the share of a gateway that has died. A longer lease
+	// tolerates longer outages of the cluster; a shorter one wastes less when a gateway dies.
 	Lease time.Duration `name:"lease" default:"5s" allowed:"2s..1h"`
-	// Percentage of each quota reserved for gateways without a lease: before they have joined the cluster, and after their
-	// lease has expired. It is divided equally among members. What is reserved for gateways that do not run is not used.
+	// Percentage of each quota reserved for gateways without a lease: before they have joined the
+	// cluster, and after their lease has expired. It is divided equally among members. What is
+	// reserved for gateways that do not run is not used.
 	FallbackShare Percent `name:"fallback_share" was:"apart" default:"2%" allowed:"0%..100%"`
-	// Maximum number of gateways. If more than that have no lease, together they can exceed the quota.
+	// Maximum number of gateways. If more than that have no lease, together they can exceed the
+	// quota.
 	Members int `name:"members" default:"10" allowed:"1..1000"`
 }
 
 // Allowance is how much may be sent with one credential.
 type Allowance struct {
-	// All notifications together, such as 600000/min or 500/s. They are spread evenly, and no interval of this length has
-	// more: use the unit in which the provider grants it. none sets no limit, which is also the default except for FCM. The
-	// provider's own throttling is respected in any case.
+	// All notifications together, such as 600000/min or 500/s. They are spread evenly, and no
+	// interval of this length has more: use the unit in which the provider grants it. none sets no
+	// limit, which is also the default except for FCM. The provider's own throttling is respected
+	// in any case.
 	Rate Rate `name:"rate"`
-	// Notifications to one device; a burst of the whole count is allowed. FCM's limit for Android is 240/min. Empty sets no
-	// limit.
+	// Notifications to one device; a burst of the whole count is allowed. FCM's limit for Android
+	// is 240/min. Empty sets no limit.
 	DeviceRate Rate `name:"device_rate"`
 	// The same over a longer time. FCM's limit for Android is 5000/h. Empty sets no limit.
 	DeviceSustained Rate `name:"device_sustained"`
-	// Notifications to one device that may replace an earlier one; a burst of the whole count is allowed. FCM's limit is
-	// 20/h: a burst of 20, then one every three minutes. Empty sets no limit.
+	// Notifications to one device that may replace an earlier one; a burst of the whole count is
+	// allowed. FCM's limit is 20/h: a burst of 20, then one every three minutes. Empty sets no
+	// limit.
 	CollapsibleRate Rate `name:"collapsible_rate"`
-	// Notifications to one topic, condition or channel; a burst of the whole count is allowed. Empty sets no limit.
+	// Notifications to one topic, condition or channel; a burst of the whole count is allowed.
+	// Empty sets no limit.
 	TopicRate Rate `name:"topic_rate"`
-	// Notifications to all topics, conditions and channels together, spread evenly. Each causes a fan-out at the provider;
-	// Google runs a thousand fan-outs at a time. Empty sets no limit.
+	// Notifications to all topics, conditions and channels together, spread evenly. Each causes a
+	// fan-out at the provider; Google runs a thousand fan-outs at a time. Empty sets no limit.
 	TopicsRate Rate `name:"topics_rate"`
 	// Additional limits for a part of the traffic. Scopes in a provider block replace all of these.
 	Scopes []Scope `name:"scopes"`
@@ -219,41 +238,45 @@ type Scope struct {
 
 // DNS configures how the addresses of the services are resolved.
 type DNS struct {
-	// Name servers, as ip:port, tried in order until one responds. Empty uses the name servers of the system for Apple and
-	// Google, and the resolver of the system for mocks.
+	// Name servers, as ip:port, tried in order until one responds. Empty uses the name servers of
+	// the system for Apple and Google, and the resolver of the system for mocks.
 	Servers []Endpoint `name:"servers"`
 }
 
-// Queue configures the queue, which keeps asynchronous notifications and their history on disk. Without dir and nats.url
-// there is neither a queue nor a history: asynchronous calls, schedules, GET of a notification and the event feed are
-// refused.
+// Queue configures the queue, which keeps asynchronous notifications and their history on disk.
+// Without dir and nats.url there is neither a queue nor a history: asynchronous calls, schedules,
+// GET of a notification and the event feed are refused.
 type Queue struct {
-	// Folder of the embedded queue. It contains device tokens and message text: keep it private, on a disk that survives a
-	// restart. Only one gateway can use it at a time.
+	// Folder of the embedded queue. It contains device tokens and message text: keep it private, on
+	// a disk that survives a restart. Only one gateway can use it at a time.
 	Dir  File `name:"dir"`
 	NATS NATS `name:"nats"`
-	// Maximum size of the pending notifications on disk; the same limit applies to scheduled ones. Beyond it asynchronous
-	// calls are refused.
+	// Maximum size of the pending notifications on disk; the same limit applies to scheduled ones.
+	// Beyond it asynchronous calls are refused.
 	MaxBytes Bytes `name:"max_bytes" default:"4GiB" allowed:"1MiB..1TiB"`
-	// Disk space of dir that is reserved for notifications already accepted. If less is free, asynchronous calls are
-	// refused. Without free space the gateway cannot record what it sends, and stops sending.
+	// Disk space of dir that is reserved for notifications already accepted. If less is free,
+	// asynchronous calls are refused. Without free space the gateway cannot record what it sends,
+	// and stops sending.
 	Reserve Bytes `name:"reserve" default:"256MiB" allowed:"1MiB..1TiB"`
-	// Maximum notifications in flight from the queue, per app and lane. More use the disk better, but more are in doubt after
-	// a crash.
+	// Maximum notifications in flight from the queue, per app and lane. More use the disk better,
+	// but more are in doubt after a crash.
 	InFlight int `name:"in_flight" default:"512" allowed:"1..10000"`
-	// How long a notification without a ttl is retried after it was due. After that its last outcome is final.
+	// How long a notification without a ttl is retried after it was due. After that its last
+	// outcome is final.
 	RetryFor time.Duration `name:"retry_for" default:"24h" allowed:"1s..720h"`
 }
 
-// History configures the record of what happened to every notification, queued or not. It is stored with the queue.
+// History configures the record of what happened to every notification, queued or not. It is stored
+// with the queue.
 type History struct {
-	// Folder of the index. It can be deleted at any time: the gateway rebuilds it from the history. Empty stores it beside
-	// the embedded queue, or in a temporary folder if the queue is in a cluster.
+	// Folder of the index. It can be deleted at any time: the gateway rebuilds it from the history.
+	// Empty stores it beside the embedded queue, or in a temporary folder if the queue is in a
+	// cluster.
 	Dir File `name:"dir"`
 	// How long events are kept.
 	MaxAge time.Duration `name:"max_age" default:"168h" allowed:"1h..8760h"`
-	// Maximum size of the events on disk. Beyond it the oldest are deleted, whatever their age. The index needs about as much
-	// in addition.
+	// Maximum size of the events on disk. Beyond it the oldest are deleted, whatever their age. The
+	// index needs about as much in addition.
 	MaxBytes Bytes `name:"max_bytes" default:"8GiB" allowed:"1MiB..1TiB"`
 	// How long an Idempotency-Key is remembered; never longer than max_age.
 	IdempotencyTTL time.Duration `name:"idempotency_ttl" was:"keep_keys" default:"24h" allowed:"1m..720h"`
@@ -275,24 +298,30 @@ type Limits struct {
 	Batch int `name:"batch" default:"10000" allowed:"1..1000000"`
 	// Maximum size of a notification in a batch.
 	BatchItem Bytes `name:"batch_item" default:"64KiB" allowed:"1KiB..1MiB"`
-	// Maximum notifications of one batch in flight at a time. A high value lets one caller crowd out the others.
+	// Maximum notifications of one batch in flight at a time. A high value lets one caller crowd
+	// out the others.
 	BatchInFlight int `name:"batch_in_flight" default:"512" allowed:"1..100000"`
-	// Timeout of a notification, with all its waits and attempts. When it expires, the response says what is known by then.
-	// Keep it above retry.attempt_timeout, and below drain.grace and the timeouts of your callers.
+	// Timeout of a notification, with all its waits and attempts. When it expires, the response
+	// says what is known by then. Keep it above retry.attempt_timeout, and below drain.grace and
+	// the timeouts of your callers.
 	SendTimeout time.Duration `name:"send_timeout" was:"send_time" default:"25s" allowed:"100ms..10m"`
-	// Latency that the gateway aims for. It is reported to clients; nothing is cancelled when a notification takes longer.
+	// Latency that the gateway aims for. It is reported to clients; nothing is cancelled when a
+	// notification takes longer.
 	TargetLatency time.Duration `name:"target_latency" was:"target_time" default:"1s" allowed:"1ms..10m"`
-	// Maximum notifications in flight in the whole gateway, whatever they wait for. At the limit, or at four fifths of it for
-	// one app and platform, single calls get 503, and the items of a batch wait. Each needs about 35 KiB with its caller's
-	// connection, in a batch 13 KiB: the default needs up to 350 MB.
+	// Maximum notifications in flight in the whole gateway, whatever they wait for. At the limit,
+	// or at four fifths of it for one app and platform, single calls get 503, and the items of a
+	// batch wait. Each needs about 35 KiB with its caller's connection, in a batch 13 KiB: the
+	// default needs up to 350 MB.
 	InFlight int `name:"in_flight" default:"10000" allowed:"16..1000000"`
-	// Requests in flight that the gateway recommends to its callers, over all connections. Each connection is told its part,
-	// and the Go client respects it. No request is refused because of it.
+	// Requests in flight that the gateway recommends to its callers, over all connections. Each
+	// connection is told its part, and the Go client respects it. No request is refused because of
+	// it.
 	Concurrency int `name:"concurrency" default:"4096" allowed:"8..1000000"`
-	// How long the gateway remembers that a provider has declared a token unregistered, and answers for the provider. 0s
-	// sends every time.
+	// How long the gateway remembers that a provider has declared a token unregistered, and answers
+	// for the provider. 0s sends every time.
 	UnregisteredTTL time.Duration `name:"unregistered_ttl" was:"dead_tokens" default:"24h" allowed:"0s..720h"`
-	// Timeout for receiving a request body; in a batch, the next notification. It ends calls that stall.
+	// Timeout for receiving a request body; in a batch, the next notification. It ends calls that
+	// stall.
 	BodyTimeout time.Duration `name:"body_timeout" was:"body_time" default:"15s" allowed:"100ms..10m"`
 }
 
@@ -306,10 +335,11 @@ type Log struct {
 
 // Drain configures how a gateway shuts down.
 type Drain struct {
-	// How long the gateway keeps accepting requests after SIGTERM, while /readyz reports that it is not ready. Load balancers
-	// that check /readyz need this time to route new requests elsewhere: set it a little above the time they take to notice.
+	// How long the gateway keeps accepting requests after SIGTERM, while /readyz reports that it is
+	// not ready. Load balancers that check /readyz need this time to route new requests elsewhere:
+	// set it a little above the time they take to notice.
 	Delay time.Duration `name:"delay" default:"0s" allowed:"0s..10m"`
-	// How long requests in flight may take after that. Keep delay plus grace below the termination grace period of your
-	// platform, or accepted notifications are cut off.
+	// How long requests in flight may take after that. Keep delay plus grace below the termination
+	// grace period of your platform, or accepted notifications are cut off.
 	Grace time.Duration `name:"grace" default:"30s" allowed:"0s..1h"`
 }

@@ -12,7 +12,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// decoder fills a Config from the nodes of a file and from the environment, and collects all errors.
+// decoder fills a Config from the nodes of a file and from the environment, and collects all
+// errors.
 type decoder struct {
 	file      string
 	dir       string
@@ -80,8 +81,8 @@ func isBlock(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && t != reflect.TypeFor[Rate]() && t != reflect.TypeFor[Endpoint]()
 }
 
-// setDefaults sets a new block to its defaults: those of the tags, or the current values of the block that it inherits
-// from.
+// setDefaults sets a new block to its defaults: those of the tags, or the current values of the
+// block that it inherits from.
 func (d *decoder) setDefaults(block reflect.Value) {
 	for i, f := range fieldsOf(block.Type()) {
 		v := block.Field(i)
@@ -149,7 +150,8 @@ func (d *decoder) value(path string, f field, node *yaml.Node, v reflect.Value) 
 	}
 }
 
-// optionalBlock fills a block that stays nil unless the file or the environment sets one of its keys.
+// optionalBlock fills a block that stays nil unless the file or the environment sets one of its
+// keys.
 func (d *decoder) optionalBlock(path string, node *yaml.Node, v reflect.Value) {
 	t := v.Type().Elem()
 	if set := d.anyVarSet(path, t); isEmpty(node) && !set {

@@ -16,7 +16,8 @@ import (
 type Change struct {
 	// Key is the key's path, such as apps.shop.fcm.pool.size.
 	Key string
-	// From and To are the values as the file contains them, empty if there is none, and "(secret)" for a secret.
+	// From and To are the values as the file contains them, empty if there is none, and "(secret)"
+	// for a secret.
 	From, To string
 }
 
@@ -25,8 +26,8 @@ func (c Change) String() string {
 	return fmt.Sprintf("%s: %s → %s", c.Key, cmp.Or(c.From, "(none)"), cmp.Or(c.To, "(none)"))
 }
 
-// Diff returns the differences between two configurations, sorted by key. A key that several blocks inherit is listed for
-// each of these blocks.
+// Diff returns the differences between two configurations, sorted by key. A key that several blocks
+// inherit is listed for each of these blocks.
 func Diff(from, to *Config) []Change {
 	var changes []Change
 	diff(&changes, "", reflect.ValueOf(from).Elem(), reflect.ValueOf(to).Elem())
@@ -112,7 +113,8 @@ func (r Rate) String() string {
 // String returns the percentage as the file contains it.
 func (p Percent) String() string { return strconv.FormatFloat(float64(p)*100, 'f', -1, 64) + "%" }
 
-// String returns the size as the file contains it, in the largest unit of which it is a whole number.
+// String returns the size as the file contains it, in the largest unit of which it is a whole
+// number.
 func (b Bytes) String() string {
 	for _, unit := range byteUnits {
 		if int64(b)%unit.size == 0 {

@@ -12,16 +12,17 @@ import (
 
 const envPrefix = "SLUICE_"
 
-// reserved are variables with our prefix that do not override a key. SLUICE_KEY holds the API key for commands and
-// programs that call a gateway; a shell that has exported it must still be able to run one.
+// reserved are variables with our prefix that do not override a key. SLUICE_KEY holds the API key
+// for commands and programs that call a gateway; a shell that has exported it must still be able to
+// run one.
 var reserved = map[string]bool{envPrefix + "KEY": true}
 
-// serviceLinks matches the variables that Kubernetes sets for a Service whose name is or starts with "sluice". They do
-// not override a key.
+// serviceLinks matches the variables that Kubernetes sets for a Service whose name is or starts
+// with "sluice". They do not override a key.
 var serviceLinks = regexp.MustCompile(`^SLUICE_(.*_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?)$`)
 
-// overrides returns the variables of an environment that start with our prefix. Variables with an empty value, reserved
-// variables and Kubernetes service links are left out.
+// overrides returns the variables of an environment that start with our prefix. Variables with an
+// empty value, reserved variables and Kubernetes service links are left out.
 func overrides(env []string) map[string]string {
 	found := map[string]string{}
 	for _, entry := range env {
@@ -33,14 +34,15 @@ func overrides(env []string) map[string]string {
 	return found
 }
 
-// variable returns the name of the environment variable that overrides the key at path. For apps.shop.keys[0].hash it is
-// SLUICE_APPS_SHOP_KEYS_0_HASH.
+// variable returns the name of the environment variable that overrides the key at path. For
+// apps.shop.keys[0].hash it is SLUICE_APPS_SHOP_KEYS_0_HASH.
 func variable(path string) string {
 	words := strings.FieldsFunc(path, func(r rune) bool { return strings.ContainsRune(".[]-_", r) })
 	return envPrefix + strings.ToUpper(strings.Join(words, "_"))
 }
 
-// lookupVar returns the value that the environment sets for the key at path, and records its variable as known.
+// lookupVar returns the value that the environment sets for the key at path, and records its
+// variable as known.
 func (d *decoder) lookupVar(path string) (string, bool) {
 	name := variable(path)
 	d.knownVars[name] = true
@@ -51,8 +53,8 @@ func (d *decoder) lookupVar(path string) (string, bool) {
 	return text, found
 }
 
-// anyVarSet reports whether the environment sets any key of the block at path, whose type is t. It records all variables
-// of the block as known.
+// anyVarSet reports whether the environment sets any key of the block at path, whose type is t. It
+// records all variables of the block as known.
 func (d *decoder) anyVarSet(path string, t reflect.Type) bool {
 	found := false
 	for _, f := range fieldsOf(t) {
@@ -69,7 +71,8 @@ func (d *decoder) anyVarSet(path string, t reflect.Type) bool {
 	return found
 }
 
-// retire records the variable of a renamed key of the block at path, and the variable that replaces it.
+// retire records the variable of a renamed key of the block at path, and the variable that replaces
+// it.
 func (d *decoder) retire(path string, f field) {
 	if f.was != "" {
 		d.retired[variable(joinPath(path, f.was))] = variable(joinPath(path, f.name))

@@ -16,7 +16,8 @@ import (
 type Error struct {
 	// Position is FILE:LINE:COLUMN, or the name of an environment variable.
 	Position string
-	// Path is the full path of the key, such as apps.shop.apns.key_id. It is empty for an error of the whole file.
+	// Path is the full path of the key, such as apps.shop.apns.key_id. It is empty for an error of
+	// the whole file.
 	Path string
 	// Text says what is wrong and what is allowed. It never contains a secret.
 	Text string
@@ -55,8 +56,8 @@ type position struct {
 	variable     string
 }
 
-// fail reports that the value at path is wrong. If the file does not contain the key, the error has the position of the
-// nearest enclosing block.
+// fail reports that the value at path is wrong. If the file does not contain the key, the error has
+// the position of the nearest enclosing block.
 func (d *decoder) fail(path, format string, args ...any) {
 	at, found := d.positions[path]
 	for around := path; !found && around != ""; {
@@ -91,7 +92,8 @@ func syntaxError(file string, err error) Error {
 	return Error{Position: file, Text: err.Error()}
 }
 
-// didYouMean returns " (did you mean X?)" for the known word nearest to word, or "" if none is near.
+// didYouMean returns " (did you mean X?)" for the known word nearest to word, or "" if none is
+// near.
 func didYouMean(word string, known []string) string {
 	best, nearest := 1+max(len(word)/3, 1), ""
 	for _, k := range known {
@@ -107,8 +109,8 @@ func didYouMean(word string, known []string) string {
 
 func suggest(word string) string { return fmt.Sprintf(" (did you mean %s?)", word) }
 
-// unknownKeyHint suggests the key to use instead of an unknown one: its new name if it was renamed, else the nearest
-// key of the block, else all of them.
+// unknownKeyHint suggests the key to use instead of an unknown one: its new name if it was renamed,
+// else the nearest key of the block, else all of them.
 func unknownKeyHint(key string, fields []field, names []string) string {
 	for _, f := range fields {
 		if f.was == key {
@@ -126,7 +128,8 @@ func didYouMeanOrList(word string, known []string) string {
 	return " (known here: " + strings.Join(known, ", ") + ")"
 }
 
-// editDistance returns the Levenshtein distance in bytes, ignoring case. Words of more than 200 bytes are always far apart.
+// editDistance returns the Levenshtein distance in bytes, ignoring case. Words of more than 200
+// bytes are always far apart.
 func editDistance(a, b string) int {
 	if len(a) > 200 || len(b) > 200 {
 		return 200

@@ -10,7 +10,8 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// FuzzParse checks that Parse never panics, and that it returns either a configuration or a list of errors, never both.
+// FuzzParse checks that Parse never panics, and that it returns either a configuration or a list of
+// errors, never both.
 func FuzzParse(f *testing.F) {
 	example, err := os.ReadFile("../../examples/gateway.yaml")
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// testValues contains two values, both different from the default, for every key that is allowed at the top level and in
-// a provider block.
+// testValues contains two values, both different from the default, for every key that is allowed at
+// the top level and in a provider block.
 var testValues = map[string][2]string{
 	"pool.size":                  {"3", "4"},
 	"pool.max_age":               {"1m", "2m"},
@@ -59,9 +59,9 @@ var testValues = map[string][2]string{
 	"quota.scopes":               {"[{name: night, lanes: [bulk], rate: 5/s}]", "[{name: shop, apps: [shop], rate: 6/s}]"},
 }
 
-// inheritConfig returns a file that sets the keys of top to their first value at the top level, and the keys of under to
-// their second value in the FCM block. The apps come before the top-level blocks, because the order in a file must not
-// matter.
+// inheritConfig returns a file that sets the keys of top to their first value at the top level, and
+// the keys of under to their second value in the FCM block. The apps come before the top-level
+// blocks, because the order in a file must not matter.
 func inheritConfig(top, under map[string]bool) string {
 	var b strings.Builder
 	b.WriteString(shopConfig + "    fcm:\n      service_account_file: shop.json\n")

@@ -14,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Load reads the file at path and applies the overrides in env, which has the form of os.Environ. The error is an Errors
-// with all errors in the file, or the reason why the file could not be read.
+// Load reads the file at path and applies the overrides in env, which has the form of os.Environ.
+// The error is an Errors with all errors in the file, or the reason why the file could not be read.
 func Load(path string, env []string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -24,8 +24,8 @@ func Load(path string, env []string) (*Config, error) {
 	return Parse(path, data, env)
 }
 
-// Parse is like Load, but for a file that is already in memory. Errors contain the file's name, and relative paths in the
-// file start at the folder of that name.
+// Parse is like Load, but for a file that is already in memory. Errors contain the file's name, and
+// relative paths in the file start at the folder of that name.
 func Parse(name string, data []byte, env []string) (*Config, error) {
 	node, err := document(data)
 	if err != nil {
@@ -43,8 +43,8 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	return cfg, nil
 }
 
-// decode decodes the whole file. If the file is not a mapping, that is the only error: a list of missing keys would not
-// help.
+// decode decodes the whole file. If the file is not a mapping, that is the only error: a list of
+// missing keys would not help.
 func (d *decoder) decode(node *yaml.Node, cfg *Config) {
 	d.setDefaults(d.root)
 	if !isEmpty(node) && node.Kind != yaml.MappingNode {

@@ -28,8 +28,8 @@ func (cs children) find(name string) *yaml.Node {
 	return nil
 }
 
-// mapping returns the keys and values of a mapping and records their positions. It rejects duplicate keys, and a node
-// that is not a mapping.
+// mapping returns the keys and values of a mapping and records their positions. It rejects
+// duplicate keys, and a node that is not a mapping.
 func (d *decoder) mapping(path string, node *yaml.Node) children {
 	if node = content(node); isEmpty(node) {
 		return nil
@@ -91,8 +91,8 @@ func describeNode(node *yaml.Node) string {
 	}
 }
 
-// quoteValue returns the rejected value and a separator, as the beginning of an error. It returns "" if the value may be
-// a secret or is long.
+// quoteValue returns the rejected value and a separator, as the beginning of an error. It returns
+// "" if the value may be a secret or is long.
 func (d *decoder) quoteValue(f field, text string) string {
 	if f.secret || len(text) > 100 {
 		return ""

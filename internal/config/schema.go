@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// structSource is the source code of the structs. Their comments are the descriptions in the schema and the reference, so
-// that there is only one text for each key.
+// structSource is the source code of the structs. Their comments are the descriptions in the schema
+// and the reference, so that there is only one text for each key.
 //
 //go:embed config.go app.go
 var structSource embed.FS
@@ -49,7 +49,8 @@ func collectFieldDocs(spec *ast.TypeSpec, found map[string]string) {
 	}
 }
 
-// Schema returns the JSON Schema (draft 2020-12) of the file, for validation and completion in editors.
+// Schema returns the JSON Schema (draft 2020-12) of the file, for validation and completion in
+// editors.
 func Schema() []byte {
 	s := schema{docs: fieldDocs(), defs: map[string]any{}}
 	doc := s.block(reflect.TypeFor[Config]())

@@ -18,7 +18,8 @@ import (
 
 type node = map[string]any
 
-// schemaErrors validates value against the subset of JSON Schema that config.Schema uses, and returns the violations.
+// schemaErrors validates value against the subset of JSON Schema that config.Schema uses, and
+// returns the violations.
 func schemaErrors(root, schema node, path string, value any) (bad []string) {
 	if ref, ok := schema["$ref"].(string); ok {
 		schema = root["$defs"].(node)[strings.TrimPrefix(ref, "#/$defs/")].(node)

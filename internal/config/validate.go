@@ -58,8 +58,8 @@ func (d *decoder) validateApp(path string, app *App, top Quota) {
 	}
 }
 
-// validateScopes rejects duplicate names, because status and metrics identify scopes by name. It skips inherited scopes,
-// which are checked at the top level.
+// validateScopes rejects duplicate names, because status and metrics identify scopes by name. It
+// skips inherited scopes, which are checked at the top level.
 func (d *decoder) validateScopes(path string, scopes, inherited []Scope) {
 	if reflect.DeepEqual(scopes, inherited) {
 		return
@@ -90,8 +90,8 @@ func (d *decoder) validateKeys(path string, keys []Key) {
 	}
 }
 
-// validateWebhooks rejects webhooks of one app with the same name, webhooks without exactly one secret setting, and
-// webhooks without the queue, which stores their events.
+// validateWebhooks rejects webhooks of one app with the same name, webhooks without exactly one
+// secret setting, and webhooks without the queue, which stores their events.
 func (d *decoder) validateWebhooks(path string, hooks []Webhook, q Queue) {
 	if len(hooks) > 0 && q.Dir == "" && q.NATS.URL == "" {
 		d.fail(path, "needs the queue, which keeps the events: set queue.dir or queue.nats.url")
@@ -152,7 +152,8 @@ func (d *decoder) validateAppRetry(path string, app *App, top Retry) {
 	}
 }
 
-// validateBudgetFloor rejects a floor of zero, with which the gateway could never detect that a provider has recovered.
+// validateBudgetFloor rejects a floor of zero, with which the gateway could never detect that a
+// provider has recovered.
 func (d *decoder) validateBudgetFloor(path string, r Retry) {
 	if r.BudgetFloor == (Rate{}) {
 		d.fail(joinPath(path, "budget_floor"), "must be above zero: these probe a provider that is down")

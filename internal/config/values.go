@@ -15,7 +15,8 @@ import (
 // errUnparsable is the error of all UnmarshalText methods below. The decoder adds what is allowed.
 var errUnparsable = errors.New("not a valid value of this kind")
 
-// Address is a host:port to listen on. An empty host means all interfaces; port 0 means any free port.
+// Address is a host:port to listen on. An empty host means all interfaces; port 0 means any free
+// port.
 type Address string
 
 // UnmarshalText parses host:port.
@@ -57,11 +58,12 @@ func (n *Network) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Base is the base URL of a service: https://host or https://host:port. The protocol defines the path. Providers are
-// never called without TLS.
+// Base is the base URL of a service: https://host or https://host:port. The protocol defines the
+// path. Providers are never called without TLS.
 type Base string
 
-// UnmarshalText parses an https URL with nothing after the port. It removes a trailing slash and the port 443.
+// UnmarshalText parses an https URL with nothing after the port. It removes a trailing slash and
+// the port 443.
 func (b *Base) UnmarshalText(text []byte) error {
 	v, err := httpsURL(strings.TrimSuffix(string(text), "/"))
 	if err != nil || v.Path != "" {
@@ -97,11 +99,12 @@ func httpsURL(text string) (*url.URL, error) {
 	return v, nil
 }
 
-// File is the path of a file. A relative path in the configuration file starts at the folder of that file; one in the
-// environment starts at the working directory.
+// File is the path of a file. A relative path in the configuration file starts at the folder of
+// that file; one in the environment starts at the working directory.
 type File string
 
-// Bytes is a size, written with a unit: 512KiB, 1MiB, 2GiB (powers of 1024) or 1MB (powers of 1000).
+// Bytes is a size, written with a unit: 512KiB, 1MiB, 2GiB (powers of 1024) or 1MB (powers of
+// 1000).
 type Bytes int64
 
 // byteUnits lists the units in the order in which suffixes are compared: longer ones first.

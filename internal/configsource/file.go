@@ -14,16 +14,17 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// File is a configuration in a file. It watches the folder instead of the file, because most programs replace a file
-// rather than write to it, and Kubernetes replaces a symbolic link in the folder.
+// File is a configuration in a file. It watches the folder instead of the file, because most
+// programs replace a file rather than write to it, and Kubernetes replaces a symbolic link in the
+// folder.
 type File struct {
 	path    string
 	sighup  chan os.Signal
 	watcher *fsnotify.Watcher // nil if the system does not support watching
 }
 
-// OpenFile starts watching the folder of a file and catching SIGHUP, which would otherwise end the process. Run stops both
-// when it returns.
+// OpenFile starts watching the folder of a file and catching SIGHUP, which would otherwise end the
+// process. Run stops both when it returns.
 func OpenFile(path string) *File {
 	f := &File{path: path, sighup: make(chan os.Signal, 1)}
 	signal.Notify(f.sighup, syscall.SIGHUP)
@@ -51,7 +52,8 @@ func (f *File) Read(context.Context) ([]byte, error) {
 // LastCommitted returns nil, because a File keeps no copy.
 func (f *File) LastCommitted() []byte { return nil }
 
-// Commit also watches the folders of files. It ignores folders that cannot be watched: SIGHUP reports their changes.
+// Commit also watches the folders of files. It ignores folders that cannot be watched: SIGHUP
+// reports their changes.
 func (f *File) Commit(_ []byte, files []string) error {
 	for _, file := range files {
 		if f.watcher != nil {

@@ -22,19 +22,21 @@ import (
 
 // NATSConfig configures a NATS source.
 type NATSConfig struct {
-	// URL is nats://host:4222/BUCKET/KEY, or the same with tls://. A user and a password in it are never printed.
+	// URL is nats://host:4222/BUCKET/KEY, or the same with tls://. A user and a password in it are
+	// never printed.
 	URL string
-	// Snapshot is a file for the last committed configuration, so that a gateway can start while the cluster is down. It
-	// contains everything that the configuration does: keep it private.
+	// Snapshot is a file for the last committed configuration, so that a gateway can start while
+	// the cluster is down. It contains everything that the configuration does: keep it private.
 	Snapshot string
-	// ReadTimeout is how long Read waits for the cluster before it returns the snapshot. The default is 5s.
+	// ReadTimeout is how long Read waits for the cluster before it returns the snapshot. The
+	// default is 5s.
 	ReadTimeout time.Duration
 	// Logger logs connection problems. Nil discards them.
 	Logger *slog.Logger
 }
 
-// NATS is a configuration in a key of a NATS key-value bucket. Many gateways can use the same key, and get a new value as
-// soon as it is put.
+// NATS is a configuration in a key of a NATS key-value bucket. Many gateways can use the same key,
+// and get a new value as soon as it is put.
 type NATS struct {
 	cfg         NATSConfig
 	bucket, key string
@@ -70,8 +72,8 @@ func OpenNATS(cfg NATSConfig) (*NATS, error) {
 // Name returns the path of the snapshot.
 func (n *NATS) Name() string { return n.cfg.Snapshot }
 
-// Read returns the latest value of the key. It waits for the first value, and returns the snapshot if that takes longer
-// than the read timeout.
+// Read returns the latest value of the key. It waits for the first value, and returns the snapshot
+// if that takes longer than the read timeout.
 func (n *NATS) Read(ctx context.Context) ([]byte, error) {
 	timeout := time.NewTimer(cmp.Or(n.cfg.ReadTimeout, 5*time.Second))
 	defer timeout.Stop()
@@ -121,7 +123,8 @@ func (n *NATS) Commit(text []byte, _ []string) error {
 	return nil
 }
 
-// Run watches the key and reconnects when the connection is lost. Its error means that it could not start.
+// Run watches the key and reconnects when the connection is lost. Its error means that it could not
+// start.
 func (n *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 	defer close(changed)
 	reconnected := make(chan struct{}, 1)
@@ -151,8 +154,8 @@ func (n *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 	return nil
 }
 
-// watch reports every new value until ctx or the watch ends, or the connection has been replaced: an old watch needs twenty
-// seconds to notice a new connection.
+// watch reports every new value until ctx or the watch ends, or the connection has been replaced:
+// an old watch needs twenty seconds to notice a new connection.
 func (n *NATS) watch(ctx context.Context, js natsjs.JetStream, changed chan<- struct{}, reconnected <-chan struct{}) error {
 	bucket, err := js.KeyValue(ctx, n.bucket)
 	if err != nil {

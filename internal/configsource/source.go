@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package configsource reads a configuration from a file or from a key of a NATS cluster, and reports when it may have
-// changed. It does not parse the configuration.
+// Package configsource reads a configuration from a file or from a key of a NATS cluster, and
+// reports when it may have changed. It does not parse the configuration.
 package configsource
 
 import (
@@ -11,16 +11,18 @@ import (
 
 // Source is a place that a configuration is read from.
 type Source interface {
-	// Name is the name of the configuration in errors. Relative paths in the configuration start at its folder.
+	// Name is the name of the configuration in errors. Relative paths in the configuration start at
+	// its folder.
 	Name() string
-	// Read returns the current configuration. If it is not available, Read returns the last committed one or an error.
+	// Read returns the current configuration. If it is not available, Read returns the last
+	// committed one or an error.
 	Read(ctx context.Context) ([]byte, error)
 	// Commit records that text is the configuration in use, and which files it refers to.
 	Commit(text []byte, files []string) error
 	// LastCommitted returns the last committed configuration, or nil if none is known.
 	LastCommitted() []byte
-	// Run sends to changed when the configuration may have changed, and once at the start. When ctx ends it closes changed
-	// and returns.
+	// Run sends to changed when the configuration may have changed, and once at the start. When ctx
+	// ends it closes changed and returns.
 	Run(ctx context.Context, changed chan<- struct{}) error
 }
 
@@ -29,8 +31,8 @@ var (
 	_ Source = (*NATS)(nil)
 )
 
-// settleTime is the time without further events after which File reports a change. An editor writes a file in several
-// steps, and a change of several files should be read as one.
+// settleTime is the time without further events after which File reports a change. An editor writes
+// a file in several steps, and a change of several files should be read as one.
 const settleTime = 200 * time.Millisecond
 
 // notify sends to changed, unless ctx ends first.

@@ -27,8 +27,8 @@ func TestMain(m *testing.M) {
 // testTimeout limits every wait; a test that reaches it fails.
 const testTimeout = time.Minute
 
-// port is outside the range of ephemeral ports, so that a server can use it again after a restart. It differs between
-// test processes.
+// port is outside the range of ephemeral ports, so that a server can use it again after a restart.
+// It differs between test processes.
 var port = 20_000 + os.Getpid()%10_000
 
 // startServer starts a NATS server that runs until the test ends or stop is called.

@@ -23,14 +23,16 @@ var (
 	}
 )
 
-// maxChannelList is the maximum size of a list of channels in bytes: 10,000 IDs of up to 200 characters, quoted.
+// maxChannelList is the maximum size of a list of channels in bytes: 10,000 IDs of up to 200
+// characters, quoted.
 const maxChannelList = 4 << 20
 
 // maxManageEndpoints limits the pool size for channel management, which has few calls.
 const maxManageEndpoints = 2
 
-// apnsRoutes builds an app's routes to Apple's services, for notifications and for channel management. The services of the
-// environment that is not the app's default, and those for channel management, are lazy: they connect on first use.
+// apnsRoutes builds an app's routes to Apple's services, for notifications and for channel
+// management. The services of the environment that is not the app's default, and those for channel
+// management, are lazy: they connect on first use.
 type apnsRoutes struct {
 	builder  *builder
 	app      string
@@ -73,8 +75,8 @@ func (b *builder) buildAPNs(app string, c *config.APNs) (*delivery.Environments,
 	return e, nil
 }
 
-// addLazyServices adds the lazy services. It runs after the services that apps use by default have been built, so that it
-// reuses them.
+// addLazyServices adds the lazy services. It runs after the services that apps use by default have
+// been built, so that it reuses them.
 func (a *apnsRoutes) addLazyServices(e *delivery.Environments) error {
 	manager := &channelManager{environment: e.Default, provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
 	for env := range apnsURLs {
@@ -130,7 +132,8 @@ func (a *apnsRoutes) sendSettings(env push.Environment) settings {
 	}
 }
 
-// manageSettings returns the settings of the service for channel management. Their base is empty if there is none.
+// manageSettings returns the settings of the service for channel management. Their base is empty if
+// there is none.
 func (a *apnsRoutes) manageSettings(env push.Environment) settings {
 	c := a.config
 	base := c.ManageURL
@@ -145,7 +148,8 @@ func (a *apnsRoutes) manageSettings(env push.Environment) settings {
 	}
 }
 
-// apnsCredential reads the token key or the client certificate. With a certificate, the signer is nil.
+// apnsCredential reads the token key or the client certificate. With a certificate, the signer is
+// nil.
 func (b *builder) apnsCredential(path string, c *config.APNs) (*apns.Signer, credential, error) {
 	if c.CertFile != "" {
 		cred, err := clientCertificate(path, c)

@@ -19,9 +19,10 @@ import (
 // AuditPath is the path on the admin listener where a gateway with a queue serves an audit.
 const AuditPath = "/audit"
 
-// Audit reads the stored events of the configuration's queue, and reports the accepted notifications that do not have
-// exactly one final status. It can run while the gateways of a cluster run. For an embedded queue whose folder a gateway
-// uses, it returns jetstream.ErrLocked; that gateway serves the audit at AuditPath.
+// Audit reads the stored events of the configuration's queue, and reports the accepted
+// notifications that do not have exactly one final status. It can run while the gateways of a
+// cluster run. For an embedded queue whose folder a gateway uses, it returns jetstream.ErrLocked;
+// that gateway serves the audit at AuditPath.
 func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
 	if !hasQueue(cfg) {
 		return nil, errors.New("gateway: nothing to audit: the configuration has no queue (set queue.dir or queue.nats.url)")
@@ -43,7 +44,8 @@ func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
 	return report, nil
 }
 
-// handleAudit serves AuditPath. Only one audit runs at a time, because it reads everything that is stored.
+// handleAudit serves AuditPath. Only one audit runs at a time, because it reads everything that is
+// stored.
 func (g *Gateway) handleAudit(w http.ResponseWriter, r *http.Request) {
 	if g.storage == nil {
 		http.Error(w, "this gateway has no queue", http.StatusNotFound)

@@ -14,8 +14,9 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// BenchmarkEndToEnd measures the whole path of a notification: caller, API, route, pool, HTTP/2 over TLS, mock provider and
-// back. All of it runs in this process, so cpu-s/100k is the sum for the caller, the gateway and the mock.
+// BenchmarkEndToEnd measures the whole path of a notification: caller, API, route, pool, HTTP/2
+// over TLS, mock provider and back. All of it runs in this process, so cpu-s/100k is the sum for
+// the caller, the gateway and the mock.
 func BenchmarkEndToEnd(b *testing.B) {
 	b.Run("single/callers=64", func(b *testing.B) {
 		r := newShopGateway(b, mockprovider.Config{}, "")

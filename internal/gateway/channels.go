@@ -14,8 +14,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// channelManagers manages the broadcast channels of all apps. A call uses the route of a notification, with the channel
-// operation in place of the provider, so that it has the same limits and retries.
+// channelManagers manages the broadcast channels of all apps. A call uses the route of a
+// notification, with the channel operation in place of the provider, so that it has the same limits
+// and retries.
 type channelManagers map[string]*channelManager
 
 // channelManager manages the channels of one app.

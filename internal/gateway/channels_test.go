@@ -27,7 +27,8 @@ func newChannelGateway(t testing.TB, services mockprovider.Config, managed bool)
 	return r
 }
 
-// callChannels makes one request and returns the status, the header and the JSON members of the response.
+// callChannels makes one request and returns the status, the header and the JSON members of the
+// response.
 func (r shopGateway) callChannels(t testing.TB, method, path, body string) (int, http.Header, map[string]any) {
 	t.Helper()
 	request, err := http.NewRequest(method, r.url+path, strings.NewReader(body))

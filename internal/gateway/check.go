@@ -23,8 +23,9 @@ type Check struct {
 	Verify func(ctx context.Context) (found string, err error)
 }
 
-// Checks returns the conditions that need the network: listen addresses, access tokens, DNS and connections. New has already
-// checked the files. The checks can run in any order, and send no notification.
+// Checks returns the conditions that need the network: listen addresses, access tokens, DNS and
+// connections. New has already checked the files. The checks can run in any order, and send no
+// notification.
 func (g *Gateway) Checks() []Check {
 	snap := g.current.Load()
 	checks := []Check{
@@ -87,7 +88,8 @@ func (s *service) verifyReachable(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("cannot connect to any address of %s: %w", s.settings.base, errors.Join(failures...))
 }
 
-// Warnings returns problems of a configuration with which a gateway runs nevertheless, each with its key and a remedy.
+// Warnings returns problems of a configuration with which a gateway runs nevertheless, each with
+// its key and a remedy.
 func Warnings(cfg *config.Config) (found []string) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
 		for _, f := range secretFiles(cfg.Apps[name]) {

@@ -19,14 +19,14 @@ import (
 const (
 	checkpointBucket = "SLUICE_WEBHOOKS"
 	leaseBucket      = "SLUICE_WEBHOOK_LEASES"
-	// leaseTTL is how long a gateway of a cluster has the lease of a webhook without renewing it. It renews it every
-	// leaseRenewInterval.
+	// leaseTTL is how long a gateway of a cluster has the lease of a webhook without renewing it.
+	// It renews it every leaseRenewInterval.
 	leaseTTL           = 15 * time.Second
 	leaseRenewInterval = 5 * time.Second
 )
 
-// checkpointStore stores the checkpoints of webhooks, and the leases that decide which gateway of a cluster runs each
-// webhook. It opens its buckets on first use.
+// checkpointStore stores the checkpoints of webhooks, and the leases that decide which gateway of a
+// cluster runs each webhook. It opens its buckets on first use.
 type checkpointStore struct {
 	engine *jetstream.Engine
 
@@ -85,7 +85,8 @@ func (c *checkpointStore) Save(ctx context.Context, name string, checkpoint webh
 	return err
 }
 
-// withLease runs work while this gateway has the lease of the webhook. An embedded engine needs no lease.
+// withLease runs work while this gateway has the lease of the webhook. An embedded engine needs no
+// lease.
 func (c *checkpointStore) withLease(ctx context.Context, name string, work func(context.Context) error) error {
 	if c.engine.Embedded() {
 		return work(ctx)
@@ -93,7 +94,8 @@ func (c *checkpointStore) withLease(ctx context.Context, name string, work func(
 	return c.runLeased(ctx, name, leaseRenewInterval, work)
 }
 
-// runLeased waits for the lease and runs work while it has it. It starts over when the lease is lost, until ctx ends.
+// runLeased waits for the lease and runs work while it has it. It starts over when the lease is
+// lost, until ctx ends.
 func (c *checkpointStore) runLeased(ctx context.Context, name string, interval time.Duration, work func(context.Context) error) error {
 	for ctx.Err() == nil {
 		bucket, err := c.bucket(ctx, &c.leases, natsjs.KeyValueConfig{Bucket: leaseBucket, TTL: leaseTTL, Storage: natsjs.MemoryStorage})

@@ -22,7 +22,8 @@ import (
 	"github.com/sluice-push/sluice/providers/fcm"
 )
 
-// credential identifies the gateway to a provider. Apps with the same credential share its pool, retry budget and quota.
+// credential identifies the gateway to a provider. Apps with the same credential share its pool,
+// retry budget and quota.
 type credential struct {
 	id         string // equal for equal credentials; contains secrets only as a digest
 	quotaOwner string // identifies the quota if a renewed credential uses the same quota; else empty, and id identifies it
@@ -62,8 +63,8 @@ func digest(text ...[]byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// signer returns the signer of an APNs block. Equal keys share one signer, also across reloads: a second signer would renew
-// the token more often than Apple allows.
+// signer returns the signer of an APNs block. Equal keys share one signer, also across reloads: a
+// second signer would renew the token more often than Apple allows.
 func (b *builder) signer(path string, c *config.APNs) (*apns.Signer, credential, error) {
 	text, err := readFile(path, "key_file", c.KeyFile)
 	if err != nil {
@@ -85,8 +86,8 @@ func (b *builder) signer(path string, c *config.APNs) (*apns.Signer, credential,
 	return signer, cred, nil
 }
 
-// clientCertificate returns the client certificate of an APNs block. An expired certificate is an error, because nothing
-// could be sent with it.
+// clientCertificate returns the client certificate of an APNs block. An expired certificate is an
+// error, because nothing could be sent with it.
 func clientCertificate(path string, c *config.APNs) (credential, error) {
 	certPEM, err := readFile(path, "cert_file", c.CertFile)
 	if err != nil {
@@ -108,8 +109,8 @@ func clientCertificate(path string, c *config.APNs) (credential, error) {
 	return credential{id: id, label: "certificate " + id[:8], cert: []tls.Certificate{pair}}, nil
 }
 
-// fcmProvider returns the FCM provider for an account and a project. Equal accounts and projects share one provider, which
-// caches their access token.
+// fcmProvider returns the FCM provider for an account and a project. Equal accounts and projects
+// share one provider, which caches their access token.
 func (b *builder) fcmProvider(path string, c *config.FCM, roots *x509.CertPool) (*fcm.Provider, credential, error) {
 	cfg, source, err := serviceAccount(path, c)
 	if err != nil {
@@ -131,7 +132,8 @@ func (b *builder) fcmProvider(path string, c *config.FCM, roots *x509.CertPool) 
 	return provider, cred, nil
 }
 
-// serviceAccount returns the account of an FCM block: that of its file, else Google's application default credentials.
+// serviceAccount returns the account of an FCM block: that of its file, else Google's application
+// default credentials.
 func serviceAccount(path string, c *config.FCM) (cfg fcm.Config, source string, err error) {
 	if c.ServiceAccountFile != "" {
 		text, err := readFile(path, "service_account_file", c.ServiceAccountFile)
@@ -144,7 +146,8 @@ func serviceAccount(path string, c *config.FCM) (cfg fcm.Config, source string, 
 	return cfg, source, err
 }
 
-// tokenClient returns an HTTP client for the token endpoint, or nil if roots is nil and the system's roots apply.
+// tokenClient returns an HTTP client for the token endpoint, or nil if roots is nil and the
+// system's roots apply.
 func tokenClient(roots *x509.CertPool) *http.Client {
 	if roots == nil {
 		return nil

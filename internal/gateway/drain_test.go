@@ -70,8 +70,8 @@ func TestDrainingGatewayIsNotReadyBeforeItStopsListening(t *testing.T) {
 	}
 }
 
-// probeDrain sends requests to a draining gateway with a drain.delay. It returns what is wrong, and whether all requests were
-// sent within the delay.
+// probeDrain sends requests to a draining gateway with a drain.delay. It returns what is wrong, and
+// whether all requests were sent within the delay.
 func probeDrain(t *testing.T, delay time.Duration) (wrong []string, inTime bool) {
 	s := newMockEnv(t)
 	h := s.start(t, listenConfig+fmt.Sprintf("drain: {delay: %s}\napps:\n", delay)+s.appBlock("shop", s.apnsBlock()))

@@ -18,8 +18,9 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// TestExampleNotificationsGetExpectedReceipts sends examples/notifications.ndjson in one batch call. It compares each receipt
-// with the expectation of the generator, which implements the protocols independently of this code.
+// TestExampleNotificationsGetExpectedReceipts sends examples/notifications.ndjson in one batch
+// call. It compares each receipt with the expectation of the generator, which implements the
+// protocols independently of this code.
 func TestExampleNotificationsGetExpectedReceipts(t *testing.T) {
 	r := newShopGateway(t, mockprovider.Config{}, slowTimeouts)
 	input, err := os.ReadFile("../../examples/notifications.ndjson")
@@ -71,8 +72,8 @@ func TestExampleNotificationsGetExpectedReceipts(t *testing.T) {
 	}
 }
 
-// TestOneFailingEndpointOfEightLosesNoNotification sends 10,000 notifications from 200 callers while one endpoint responds
-// with 500.
+// TestOneFailingEndpointOfEightLosesNoNotification sends 10,000 notifications from 200 callers
+// while one endpoint responds with 500.
 func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 	notifications, callers := 10_000, 200
 	if raceEnabled { // the race detector is too slow for more on two cores
@@ -112,8 +113,8 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 			t.Errorf("the ledger has %s accepted %d times; it has a receipt: %v", id, times, ids[id])
 		}
 	}
-	// The breaker counts responses. Requests that are in flight when it opens still arrive, but no more than the limit of the
-	// endpoint.
+	// The breaker counts responses. Requests that are in flight when it opens still arrive, but no
+	// more than the limit of the endpoint.
 	if hits := r.mock.Ledger().Count(mockprovider.Query{Endpoint: bad}); hits > 5+64 {
 		t.Errorf("the bad endpoint got %d requests", hits)
 	}
@@ -122,8 +123,8 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 	}
 }
 
-// TestColdBurstDialsNoMoreThanPoolSize sends 500 notifications at once to a gateway that has just started. APNs allows one
-// stream on a new connection until it has accepted a request.
+// TestColdBurstDialsNoMoreThanPoolSize sends 500 notifications at once to a gateway that has just
+// started. APNs allows one stream on a new connection until it has accepted a request.
 func TestColdBurstDialsNoMoreThanPoolSize(t *testing.T) {
 	const size, burst = 4, 500
 	r := newShopGateway(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000}}, slowTimeouts+fmt.Sprintf("pool: { size: %d }", size))

@@ -20,7 +20,8 @@ const (
 	noToken         = "deadbeefadff785122b4ad28809a3420982341241421348097878e577c991de8"
 )
 
-// newTwoEnvironmentGateway starts a gateway whose app uses the names of Apple's two services, at the addresses of the mock.
+// newTwoEnvironmentGateway starts a gateway whose app uses the names of Apple's two services, at
+// the addresses of the mock.
 func newTwoEnvironmentGateway(t testing.TB, settings string) shopGateway {
 	t.Helper()
 	s := newMockEnv(t, mockprovider.Config{})

@@ -11,8 +11,8 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 )
 
-// TestWebhookMissesNoEventWhenNATSServerAndGatewayDie runs two gateways with a NATS cluster. The first one runs the webhook, the
-// second one accepts notifications.
+// TestWebhookMissesNoEventWhenNATSServerAndGatewayDie runs two gateways with a NATS cluster. The
+// first one runs the webhook, the second one accepts notifications.
 func TestWebhookMissesNoEventWhenNATSServerAndGatewayDie(t *testing.T) {
 	servers, l := jetstreamtest.NewCluster(t), newWebhookReceiver(t)
 	c := &cluster{mockEnv: newMockEnv(t), t: t}
@@ -39,7 +39,8 @@ func TestWebhookMissesNoEventWhenNATSServerAndGatewayDie(t *testing.T) {
 	}
 }
 
-// enqueue sends an asynchronous notification to a gateway. It repeats the call while the gateway cannot accept it.
+// enqueue sends an asynchronous notification to a gateway. It repeats the call while the gateway
+// cannot accept it.
 func (c *cluster) enqueue(to *gatewayProcess) (id any) {
 	c.t.Helper()
 	for {

@@ -21,8 +21,8 @@ func newFaultyGateway(t *testing.T, fault mockprovider.Fault, settings string) s
 	return newShopGateway(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{fault}}}, settings)
 }
 
-// postNotification posts body with header fields of the form "Name: value". It returns the status, Retry-After and the receipt,
-// which may be in a problem document.
+// postNotification posts body with header fields of the form "Name: value". It returns the status,
+// Retry-After and the receipt, which may be in a problem document.
 func (r shopGateway) postNotification(t *testing.T, body string, headers ...string) (status int, retryAfter string, got receipt) {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodPost, r.url+"/v1/apps/shop/notifications", strings.NewReader(body))

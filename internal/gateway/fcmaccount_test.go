@@ -21,8 +21,9 @@ import (
 	"github.com/sluice-push/sluice/internal/gateway"
 )
 
-// tokenServer returns a handler that acts as Google's security token service and as a metadata server. It issues access
-// tokens that the mock's FCM accepts; it gets them with the mock's service account.
+// tokenServer returns a handler that acts as Google's security token service and as a metadata
+// server. It issues access tokens that the mock's FCM accepts; it gets them with the mock's service
+// account.
 func (s mockEnv) tokenServer(t *testing.T) http.Handler {
 	t.Helper()
 	text, err := os.ReadFile(s.ready.ServiceAccountFile)
@@ -52,7 +53,8 @@ func (s mockEnv) tokenServer(t *testing.T) http.Handler {
 	})
 }
 
-// TestFCMAccountKinds sends with each kind of Google account, and verifies with a check which one was used.
+// TestFCMAccountKinds sends with each kind of Google account, and verifies with a check which one
+// was used.
 func TestFCMAccountKinds(t *testing.T) {
 	s := newMockEnv(t)
 	sts := httptest.NewTLSServer(s.tokenServer(t))
@@ -102,7 +104,8 @@ func (s mockEnv) caFileWith(t *testing.T, cert *x509.Certificate) (file string) 
 // subjectToken is the token of a workload from its own identity provider.
 const subjectToken = "subject-of-the-workload-7c1f9a"
 
-// workloadFile writes a workload identity file that refers to another file with the workload's own token.
+// workloadFile writes a workload identity file that refers to another file with the workload's own
+// token.
 func (s mockEnv) workloadFile(t *testing.T, sts string) (file string) {
 	t.Helper()
 	folder := t.TempDir()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gateway assembles a gateway from a configuration, and owns all its long-lived goroutines. It makes no decisions
-// about notifications; the packages that it connects do.
+// Package gateway assembles a gateway from a configuration, and owns all its long-lived goroutines.
+// It makes no decisions about notifications; the packages that it connects do.
 package gateway
 
 import (
@@ -47,8 +47,8 @@ type Gateway struct {
 	background errgroup.Group  // all background work
 }
 
-// New reads all files that cfg refers to and builds a gateway. It starts nothing and opens no socket. The error names every
-// invalid configuration key. A nil logger discards all messages.
+// New reads all files that cfg refers to and builds a gateway. It starts nothing and opens no
+// socket. The error names every invalid configuration key. A nil logger discards all messages.
 func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -72,8 +72,9 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	return g, nil
 }
 
-// Listen opens the listeners of the API and of the admin server. From then on clients can connect, but requests wait for
-// Run. Run calls Listen if necessary; call it earlier to get the addresses, or an error if one is in use.
+// Listen opens the listeners of the API and of the admin server. From then on clients can connect,
+// but requests wait for Run. Run calls Listen if necessary; call it earlier to get the addresses,
+// or an error if one is in use.
 func (g *Gateway) Listen() error {
 	if g.listener != nil {
 		return nil
@@ -96,10 +97,11 @@ func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
 // AdminAddr returns the address of the admin server. Call it after Listen.
 func (g *Gateway) AdminAddr() net.Addr { return g.adminListener.Addr() }
 
-// Run opens the queue and serves until ctx ends or a listener fails. Then it drains: /readyz immediately reports not ready,
-// the queue stops reading from disk, and the listener closes after drain.delay. Requests in flight and notifications that
-// the queue is sending have drain.grace to complete; then the pools are drained. All other queued notifications stay on
-// disk. Run returns when every goroutine has ended. The error is nil if everything in flight completed.
+// Run opens the queue and serves until ctx ends or a listener fails. Then it drains: /readyz
+// immediately reports not ready, the queue stops reading from disk, and the listener closes after
+// drain.delay. Requests in flight and notifications that the queue is sending have drain.grace to
+// complete; then the pools are drained. All other queued notifications stay on disk. Run returns
+// when every goroutine has ended. The error is nil if everything in flight completed.
 func (g *Gateway) Run(ctx context.Context) error {
 	if err := g.Listen(); err != nil {
 		return err

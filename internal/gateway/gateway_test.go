@@ -104,7 +104,8 @@ type testGateway struct {
 	stop     func() error // ends the context of Run and waits for Run
 }
 
-// start runs a gateway. In a test it logs at debug level and verifies that the log contains none of the mock's secrets.
+// start runs a gateway. In a test it logs at debug level and verifies that the log contains none of
+// the mock's secrets.
 func (s mockEnv) start(t testing.TB, text string) testGateway {
 	t.Helper()
 	var log *slog.Logger

@@ -19,8 +19,8 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// shopGateway is a gateway with the app shop, which has APNs and FCM at the mock, and another app with its own key. It uses
-// real sockets, TLS and configuration files.
+// shopGateway is a gateway with the app shop, which has APNs and FCM at the mock, and another app
+// with its own key. It uses real sockets, TLS and configuration files.
 type shopGateway struct {
 	testGateway
 	mock     *mockprovider.Mock
@@ -53,7 +53,8 @@ func (r shopGateway) waitPoolSize(size int) {
 	})
 }
 
-// postTo posts body to a path below the notifications of shop. The caller closes the body of the response.
+// postTo posts body to a path below the notifications of shop. The caller closes the body of the
+// response.
 func (r shopGateway) postTo(t testing.TB, path, key, contentType string, body io.Reader) *http.Response {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodPost, r.url+"/v1/apps/shop/notifications"+path, body)

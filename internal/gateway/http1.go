@@ -16,12 +16,13 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// maxHTTP1Conns limits the connections, and so the concurrent requests, of an endpoint without HTTP/2.
+// maxHTTP1Conns limits the connections, and so the concurrent requests, of an endpoint without
+// HTTP/2.
 const maxHTTP1Conns = 8
 
-// dialerWithHTTP1 returns a dialer that uses HTTP/2, or HTTP/1.1 if the peer does not support HTTP/2. Subscriptions of
-// untrusted users name these peers, so the connection goes only to the address that the resolver has allowed: there is no
-// proxy, no second lookup and no redirect.
+// dialerWithHTTP1 returns a dialer that uses HTTP/2, or HTTP/1.1 if the peer does not support
+// HTTP/2. Subscriptions of untrusted users name these peers, so the connection goes only to the
+// address that the resolver has allowed: there is no proxy, no second lookup and no redirect.
 func dialerWithHTTP1(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {
 	h2 := dialer(cfg)
 	return func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
@@ -33,7 +34,8 @@ func dialerWithHTTP1(cfg wire.Config) func(context.Context, netip.AddrPort) (poo
 	}
 }
 
-// http1 is a pool.Conn for an endpoint that uses HTTP/1.1. It opens up to maxHTTP1Conns connections.
+// http1 is a pool.Conn for an endpoint that uses HTTP/1.1. It opens up to maxHTTP1Conns
+// connections.
 type http1 struct {
 	wire.Doer
 	transport *http.Transport

@@ -16,8 +16,9 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// TestIdempotencyKeyAcrossTwoGateways calls both gateways at the same time with the same key, while the service is slow. On a
-// busy machine a call may end without a receipt, but no notification may be sent twice.
+// TestIdempotencyKeyAcrossTwoGateways calls both gateways at the same time with the same key, while
+// the service is slow. On a busy machine a call may end without a receipt, but no notification may
+// be sent twice.
 func TestIdempotencyKeyAcrossTwoGateways(t *testing.T) {
 	const keys = 12
 	slow := mockprovider.Fault{Service: mockprovider.APNs, Delay: 100 * time.Millisecond}
@@ -74,7 +75,8 @@ func (h testGateway) idempotencyDomain(t *testing.T) string {
 	return found[1]
 }
 
-// sendWithKey sends one notification with an Idempotency-Key. It returns nil if the call ends without a receipt.
+// sendWithKey sends one notification with an Idempotency-Key. It returns nil if the call ends
+// without a receipt.
 func (h testGateway) sendWithKey(t *testing.T, key, body string) *receipt {
 	request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/apps/shop/notifications", strings.NewReader(body))
 	request.Header.Set("Authorization", "Bearer "+h.key)

@@ -12,21 +12,24 @@ import (
 	"time"
 )
 
-// loadReportHeader is in every response of the API. It reports how much load the gateway accepts, as a dictionary (RFC 9651):
+// loadReportHeader is in every response of the API. It reports how much load the gateway accepts,
+// as a dictionary (RFC 9651):
 //
 //	Sluice-Gateway: concurrency=512, target=1, max=25, zone="tokyo-a", keys="dkq1x8w2k3f4", draining
 //
-// concurrency is the recommended number of requests in flight on this connection. target is the latency that the gateway aims
-// for and max its timeout, both in seconds. zone is the gateway's zone. keys is set if gateways share Idempotency-Keys: at
-// all gateways with the same value, calls with the same key are one call. draining is set while the gateway shuts down. It
-// is one header field instead of six to keep responses small. The report is advisory; package client follows it.
+// concurrency is the recommended number of requests in flight on this connection. target is the
+// latency that the gateway aims for and max its timeout, both in seconds. zone is the gateway's
+// zone. keys is set if gateways share Idempotency-Keys: at all gateways with the same value, calls
+// with the same key are one call. draining is set while the gateway shuts down. It is one header
+// field instead of six to keep responses small. The report is advisory; package client follows it.
 const loadReportHeader = "Sluice-Gateway"
 
-// minConnConcurrency is the lowest concurrency that a connection is given, however many connections there are.
+// minConnConcurrency is the lowest concurrency that a connection is given, however many connections
+// there are.
 const minConnConcurrency = 8
 
-// loadReporter formats the header value. It caches the value, which changes only with the number of connections, the
-// idempotency domain and the drain state.
+// loadReporter formats the header value. It caches the value, which changes only with the number of
+// connections, the idempotency domain and the drain state.
 type loadReporter struct {
 	zone              string
 	idempotencyDomain func() string
@@ -86,9 +89,10 @@ func formatSeconds(d time.Duration) string {
 	return strconv.FormatFloat(d.Round(time.Millisecond).Seconds(), 'f', -1, 64)
 }
 
-// withLoadReport adds the load report to every response. While the gateway drains, it also makes clients connect elsewhere:
-// it sets Connection: close, which net/http turns into GOAWAY for HTTP/2. Unlike SetKeepAlivesEnabled, this closes no idle
-// connection, on which a request may be about to arrive.
+// withLoadReport adds the load report to every response. While the gateway drains, it also makes
+// clients connect elsewhere: it sets Connection: close, which net/http turns into GOAWAY for
+// HTTP/2. Unlike SetKeepAlivesEnabled, this closes no idle connection, on which a request may be
+// about to arrive.
 func (g *Gateway) withLoadReport(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		draining := g.draining.Load()

@@ -12,7 +12,8 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// TestMetricsAndStatusShowFailingEndpoint compares /metrics with what the callers and the provider have seen.
+// TestMetricsAndStatusShowFailingEndpoint compares /metrics with what the callers and the provider
+// have seen.
 func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 	const notifications = 400
 	r := newShopGateway(t, mockprovider.Config{
@@ -64,8 +65,8 @@ func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 	}
 }
 
-// TestTwoAccountsOfOneProjectHaveDistinctPools checks the names of the pools: if two pools had the same name, every scrape
-// would fail.
+// TestTwoAccountsOfOneProjectHaveDistinctPools checks the names of the pools: if two pools had the
+// same name, every scrape would fail.
 func TestTwoAccountsOfOneProjectHaveDistinctPools(t *testing.T) {
 	s, other := newMockEnv(t), newMockEnv(t)
 	elsewhere := strings.Replace(other.fcmBlock(), other.ready.FCM, s.ready.FCM, 1)

@@ -16,7 +16,8 @@ import (
 
 var _ quotalease.RateLimiter = (*quota.RateLimiter)(nil)
 
-// newQuotaLease returns the member that shares quotas with other gateways, or nil without a cluster.
+// newQuotaLease returns the member that shares quotas with other gateways, or nil without a
+// cluster.
 func newQuotaLease(e *jetstream.Engine, c config.Shared, log *slog.Logger) *quotalease.Member {
 	if e.Embedded() {
 		return nil
@@ -26,7 +27,8 @@ func newQuotaLease(e *jetstream.Engine, c config.Shared, log *slog.Logger) *quot
 	})
 }
 
-// setLimiters shares the quotas of a snapshot with the other gateways, and replaces those of the previous snapshot.
+// setLimiters shares the quotas of a snapshot with the other gateways, and replaces those of the
+// previous snapshot.
 func (st *storage) setLimiters(snap *snapshot) {
 	if st == nil || st.quotaLease == nil {
 		return

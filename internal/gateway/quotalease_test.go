@@ -27,11 +27,12 @@ import (
 
 var longQuotaTest = flag.Bool("sharing", false, "test clusters of two, four and eight gateways; takes minutes and needs an idle machine")
 
-// childConfigVar is a variable with the configuration file of a gateway. If it is set, the test binary runs that gateway
-// instead of the tests.
+// childConfigVar is a variable with the configuration file of a gateway. If it is set, the test
+// binary runs that gateway instead of the tests.
 const childConfigVar = "SLUICE_TEST_CHILD_CONFIG"
 
-// runChild runs a gateway in this process and prints its URL. A gateway in its own process can be killed.
+// runChild runs a gateway in this process and prints its URL. A gateway in its own process can be
+// killed.
 func runChild(file string) int {
 	cfg, err := config.Load(file, nil)
 	if err == nil {
@@ -66,7 +67,8 @@ type cluster struct {
 	client *http.Client
 }
 
-// newCluster starts a mock and a NATS server for gateways that share an FCM quota of rate notifications per second.
+// newCluster starts a mock and a NATS server for gateways that share an FCM quota of rate
+// notifications per second.
 func newCluster(t *testing.T, rate int) *cluster {
 	c := &cluster{mockEnv: newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: mockprovider.DocumentedQuotas()}}), t: t}
 	c.writeConfig(jetstream.Config{URL: jetstreamtest.StartServer(t), Replicas: 1},
@@ -153,7 +155,8 @@ func (p *gatewayProcess) stop(sig os.Signal) {
 	p.callers.Wait()
 }
 
-// requestsPerSecond returns the number of requests that FCM got in each second, from the first request to the last.
+// requestsPerSecond returns the number of requests that FCM got in each second, from the first
+// request to the last.
 func (c *cluster) requestsPerSecond() (counts []int) {
 	last := int64(0)
 	for _, s := range c.mock.Ledger().Summary().Services[mockprovider.FCM].Scopes["project"].PerSecond {
@@ -178,8 +181,8 @@ func (c *cluster) totalRequests() (sum int) {
 	return sum
 }
 
-// TestGatewaysThatJoinLeaveAndDieStayWithinQuota checks the quota over every interval of whole seconds. It allows a margin for
-// requests that a busy machine delays and then sends at once.
+// TestGatewaysThatJoinLeaveAndDieStayWithinQuota checks the quota over every interval of whole
+// seconds. It allows a margin for requests that a busy machine delays and then sends at once.
 func TestGatewaysThatJoinLeaveAndDieStayWithinQuota(t *testing.T) {
 	const rate = 200
 	c := newCluster(t, rate)
@@ -203,8 +206,9 @@ func TestGatewaysThatJoinLeaveAndDieStayWithinQuota(t *testing.T) {
 	}
 }
 
-// TestEveryClusterSizeStaysWithinQuota checks the documented limit: no second has more than 1.05 times the quota. Every eight
-// seconds a gateway is killed, whose share is unused for more than two seconds.
+// TestEveryClusterSizeStaysWithinQuota checks the documented limit: no second has more than 1.05
+// times the quota. Every eight seconds a gateway is killed, whose share is unused for more than two
+// seconds.
 func TestEveryClusterSizeStaysWithinQuota(t *testing.T) {
 	if !*longQuotaTest {
 		t.Skip("with -sharing")

@@ -11,11 +11,13 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 )
 
-// restartKeys are the keys that a reload cannot change: they configure what is opened once at the start, or copied into it.
+// restartKeys are the keys that a reload cannot change: they configure what is opened once at the
+// start, or copied into it.
 var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight"}
 
-// Follow loads the configuration and reloads the gateway for each message on changed, until changed is closed. Errors are
-// logged and counted, and change nothing. After a reload without an error, Follow calls applied.
+// Follow loads the configuration and reloads the gateway for each message on changed, until changed
+// is closed. Errors are logged and counted, and change nothing. After a reload without an error,
+// Follow calls applied.
 func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, error), applied func(*config.Config)) {
 	for range changed {
 		cfg, err := load()
@@ -38,7 +40,8 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 	}
 }
 
-// ReferencedFiles returns the files that cfg refers to. A change of their contents is a change of the configuration.
+// ReferencedFiles returns the files that cfg refers to. A change of their contents is a change of
+// the configuration.
 func ReferencedFiles(cfg *config.Config) (files []string) {
 	add := func(names ...config.File) {
 		for _, name := range names {
@@ -67,10 +70,10 @@ func ReferencedFiles(cfg *config.Config) (files []string) {
 	return files
 }
 
-// Reload replaces the configuration by cfg and returns the changes, including key files with new contents. It reads and
-// validates everything first: after an error the old configuration stays in use, unchanged. Unchanged parts keep their
-// connections, tokens, breakers and quotas; quotas and app weights change in place. Notifications in progress complete with
-// the old configuration.
+// Reload replaces the configuration by cfg and returns the changes, including key files with new
+// contents. It reads and validates everything first: after an error the old configuration stays in
+// use, unchanged. Unchanged parts keep their connections, tokens, breakers and quotas; quotas and
+// app weights change in place. Notifications in progress complete with the old configuration.
 func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 	g.reloadMu.Lock()
 	defer g.reloadMu.Unlock()
@@ -104,7 +107,8 @@ func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 	return changes, nil
 }
 
-// configChanges returns the changes between two configurations, or an error if one of them requires a restart.
+// configChanges returns the changes between two configurations, or an error if one of them requires
+// a restart.
 func configChanges(from, to *config.Config) (changes []string, err error) {
 	var restart []string
 	for _, change := range config.Diff(from, to) {
@@ -121,8 +125,8 @@ func configChanges(from, to *config.Config) (changes []string, err error) {
 	return changes, nil
 }
 
-// connectionChanges lists the blocks that get new connections, and the webhooks that are restarted. The reason can be a file
-// with new contents, which configChanges does not see.
+// connectionChanges lists the blocks that get new connections, and the webhooks that are restarted.
+// The reason can be a file with new contents, which configChanges does not see.
 func connectionChanges(old, next *snapshot) (changes []string) {
 	for _, s := range next.services {
 		for _, path := range s.paths {

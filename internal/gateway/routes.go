@@ -26,8 +26,8 @@ var (
 	_ delivery.Provider = (*webpush.Provider)(nil)
 )
 
-// builder builds the routes of all apps and providers from a configuration. Routes with the same credential share a
-// service.
+// builder builds the routes of all apps and providers from a configuration. Routes with the same
+// credential share a service.
 type builder struct {
 	log             *slog.Logger
 	metrics         *metrics.Metrics
@@ -49,8 +49,8 @@ type builder struct {
 	errs            []error
 }
 
-// buildRoutes builds a route for every app and provider. It reads key files and starts nothing. The error names every
-// invalid configuration key.
+// buildRoutes builds a route for every app and provider. It reads key files and starts nothing. The
+// error names every invalid configuration key.
 func buildRoutes(cfg *config.Config, g *Gateway, current *snapshot) (*builder, error) {
 	b := &builder{
 		log: g.log, metrics: g.metrics, concurrency: g.concurrency, storage: g.storage, current: current, unregisteredTTL: cfg.Limits.UnregisteredTTL,
@@ -115,7 +115,8 @@ func (b *builder) addRoute(routes map[push.Platform]*delivery.Route, platform pu
 	routes[platform] = r
 }
 
-// maxFCMStreams is the maximum number of concurrent requests on a connection to FCM, which closes a connection with more.
+// maxFCMStreams is the maximum number of concurrent requests on a connection to FCM, which closes a
+// connection with more.
 const maxFCMStreams = 100
 
 func (b *builder) buildFCM(path string, c *config.FCM) (*delivery.Route, error) {
@@ -164,7 +165,8 @@ var ruleVerdicts = map[string]push.Verdict{
 	"": 0, "throttled": push.Throttled, "unauthorized": push.Unauthorized, "unavailable": push.Unavailable, "unknown": push.Unknown,
 }
 
-// zeroToNone returns -1 for 0. In the configuration 0 means none, but in other packages it means the default.
+// zeroToNone returns -1 for 0. In the configuration 0 means none, but in other packages it means
+// the default.
 func zeroToNone(v float64) float64 {
 	if v == 0 {
 		return -1
@@ -195,7 +197,7 @@ func quotaConfig(a config.Allowance, weights map[string]int) quota.Config {
 	return cfg
 }
 
-// evenLimit returns a limit that is spread evenly, so that no interval has more than the count of r. burstLimit returns a
-// limit that allows the whole count as a burst.
+// evenLimit returns a limit that is spread evenly, so that no interval has more than the count of
+// r. burstLimit returns a limit that allows the whole count as a burst.
 func evenLimit(r config.Rate) quota.Limit  { return quota.Limit{Rate: r.PerSecond(), Per: r.Per} }
 func burstLimit(r config.Rate) quota.Limit { return quota.Limit{Rate: r.PerSecond(), Burst: r.Count} }

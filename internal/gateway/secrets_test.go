@@ -29,8 +29,8 @@ type leakDetector struct {
 	secrets map[string]string // what must not be in the output, by name
 }
 
-// newLeakDetector returns a detector that searches for private keys and for the kinds of tokens that a gateway creates and
-// fetches.
+// newLeakDetector returns a detector that searches for private keys and for the kinds of tokens
+// that a gateway creates and fetches.
 func newLeakDetector() *leakDetector {
 	return &leakDetector{secrets: map[string]string{"a signed token": "eyJ", "an access token of Google's": "ya29.", "a private key": "PRIVATE KEY"}}
 }
@@ -84,15 +84,17 @@ func (d *leakDetector) checkLeaks(t testing.TB) {
 	}
 }
 
-// newCanary returns a unique string. It consists of hex digits, so that it is valid in every field of a request.
+// newCanary returns a unique string. It consists of hex digits, so that it is valid in every field
+// of a request.
 func newCanary() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b)
 	return hex.EncodeToString(b)
 }
 
-// TestNoSecretLeaks sends notifications with all kinds of outcomes to all platforms, with logs at debug level. Then it
-// searches the logs and responses for all inputs: keys, device tokens and texts.
+// TestNoSecretLeaks sends notifications with all kinds of outcomes to all platforms, with logs at
+// debug level. Then it searches the logs and responses for all inputs: keys, device tokens and
+// texts.
 func TestNoSecretLeaks(t *testing.T) {
 	s := newMockEnv(t, mockprovider.Config{Endpoints: 2})
 	d := newLeakDetector()
@@ -164,8 +166,8 @@ func (s mockEnv) fullConfig(t *testing.T, d *leakDetector, sts *httptest.Server)
 		"apps:\n" + s.appBlock("shop", s.apnsBlock(), s.fcmBlock(), web) + s.appBlock("courier", s.apnsCertBlock(), cloud)
 }
 
-// faultCases are the faults that the mock plays one after the other, and a status that each must cause. One case has an
-// unknown reason.
+// faultCases are the faults that the mock plays one after the other, and a status that each must
+// cause. One case has an unknown reason.
 var faultCases = []struct {
 	status string
 	faults []mockprovider.Fault
@@ -182,7 +184,8 @@ var faultCases = []struct {
 	{"throttled", []mockprovider.Fault{{Service: mockprovider.APNs, Status: 429}, {Service: mockprovider.FCM, Status: 429}, {Service: mockprovider.WebPush, Status: 429}}},
 }
 
-// notificationTemplates are valid and invalid notifications with a CANARY wherever a caller can put data.
+// notificationTemplates are valid and invalid notifications with a CANARY wherever a caller can put
+// data.
 var notificationTemplates = []string{
 	`{"platform":"apns","token":"00CANARY","title":"CANARY","subtitle":"CANARY","body":"CANARY","sound":"CANARY","collapse_key":"CANARY","data":{"CANARY":"CANARY"}}`,
 	`{"platform":"apns","token":"00CANARY","image":"https://example.com/CANARY","apns":{"payload":{"aps":{"alert":"CANARY"},"CANARY":["CANARY"]}}}`,
@@ -221,8 +224,8 @@ func (d *leakDetector) render(t *testing.T, template, push string) string {
 	return d.fillCanaries(template)
 }
 
-// sendAll sends a notification for every template in a single call, all of them in an NDJSON batch, and some in a truncated
-// JSON array.
+// sendAll sends a notification for every template in a single call, all of them in an NDJSON batch,
+// and some in a truncated JSON array.
 func (s mockEnv) sendAll(t *testing.T, d *leakDetector, base string) {
 	t.Helper()
 	var all sync.WaitGroup

@@ -56,8 +56,9 @@ func (g *Gateway) adminHandler() http.Handler {
 	return mux
 }
 
-// apiServer returns the server of the API. It supports HTTP/1.1, and unencrypted HTTP/2 with prior knowledge (RFC 9113
-// §3.3), which package client uses: many calls share a connection, and GOAWAY tells which requests were not processed.
+// apiServer returns the server of the API. It supports HTTP/1.1, and unencrypted HTTP/2 with prior
+// knowledge (RFC 9113 §3.3), which package client uses: many calls share a connection, and GOAWAY
+// tells which requests were not processed.
 func (g *Gateway) apiServer(base context.Context) *http.Server {
 	s := g.newServer(base, g.withLoadReport(g.currentAPI()))
 	s.Protocols = new(http.Protocols)
@@ -68,11 +69,12 @@ func (g *Gateway) apiServer(base context.Context) *http.Server {
 	return s
 }
 
-// maxStreams limits the concurrent requests on one HTTP/2 connection. The load report usually recommends fewer.
+// maxStreams limits the concurrent requests on one HTTP/2 connection. The load report usually
+// recommends fewer.
 const maxStreams = 1000
 
-// newServer returns a server with limits against slow and greedy clients. Package api limits the time for bodies. The end of
-// base aborts requests that are still in progress after the drain.
+// newServer returns a server with limits against slow and greedy clients. Package api limits the
+// time for bodies. The end of base aborts requests that are still in progress after the drain.
 func (g *Gateway) newServer(base context.Context, handler http.Handler) *http.Server {
 	s := api.NewServer(handler, g.log)
 	s.BaseContext = func(net.Listener) context.Context { return base }

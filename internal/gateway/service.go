@@ -30,9 +30,10 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// service is one credential at one URL of a provider, with its pool, limits and retry budget. All apps with that credential
-// and URL share it. Other credentials have their own, because Apple allows one team per connection, and failures of one
-// credential must not delay the notifications of another.
+// service is one credential at one URL of a provider, with its pool, limits and retry budget. All
+// apps with that credential and URL share it. Other credentials have their own, because Apple
+// allows one team per connection, and failures of one credential must not delay the notifications
+// of another.
 type service struct {
 	name            string
 	paths           []string // the configuration blocks that use it, such as apps.shop.apns
@@ -86,14 +87,15 @@ func (s settings) equal(other settings) bool {
 	return same && reflect.DeepEqual(s, other)
 }
 
-// sameConnections reports whether a service can change from one settings to the other without new connections. Quotas and
-// weights change in place.
+// sameConnections reports whether a service can change from one settings to the other without new
+// connections. Quotas and weights change in place.
 func (s settings) sameConnections(other settings) bool {
 	s.quota, s.weights = other.quota, other.weights
 	return s.equal(other)
 }
 
-// service returns the service for a credential and a URL. Blocks with the same credential and URL get the same service.
+// service returns the service for a credential and a URL. Blocks with the same credential and URL
+// get the same service.
 func (b *builder) service(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {
 	want = b.withGlobals(want, roots)
 	for _, s := range b.services {
@@ -141,8 +143,8 @@ func (b *builder) withGlobals(s settings, roots *x509.CertPool) settings {
 	return s
 }
 
-// connTimeout is the timeout for dialing, pings and writes; 0 is the default of package wire. Tests set a higher one,
-// because they may run on a busy machine.
+// connTimeout is the timeout for dialing, pings and writes; 0 is the default of package wire. Tests
+// set a higher one, because they may run on a busy machine.
 var connTimeout time.Duration
 
 func (b *builder) newService(path string, cred credential, want settings) (*service, error) {
@@ -171,8 +173,8 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 	return s, nil
 }
 
-// setRateLimiter sets the rate limiter of s. It reuses that of the current snapshot, because new connections or a renewed
-// key do not renew a quota.
+// setRateLimiter sets the rate limiter of s. It reuses that of the current snapshot, because new
+// connections or a renewed key do not renew a quota.
 func (b *builder) setRateLimiter(s *service) {
 	owner := cmp.Or(s.cred.quotaOwner, s.cred.id)
 	s.quotaID = digest([]byte(s.settings.platform), []byte(s.settings.base), []byte(owner))
@@ -188,8 +190,8 @@ func (b *builder) setRateLimiter(s *service) {
 	b.onCommit = append(b.onCommit, func() { limiter.Reconfigure(cfg) })
 }
 
-// uniqueName returns name, or name with the path of the block if another service has it. Two accounts of one project, for
-// example, are two services.
+// uniqueName returns name, or name with the path of the block if another service has it. Two
+// accounts of one project, for example, are two services.
 func (b *builder) uniqueName(name, path string) string {
 	if slices.ContainsFunc(b.services, func(s *service) bool { return s.name == name }) {
 		return name + " of " + path
@@ -222,8 +224,8 @@ func newUnregisteredCache(ttl time.Duration) *delivery.UnregisteredCache {
 	return &delivery.UnregisteredCache{TTL: ttl}
 }
 
-// newAdaptiveLimiter returns a limiter that starts at four times the capacity of the pool, because notifications wait during
-// a cold start. Its limit never falls below 5/4 of the capacity.
+// newAdaptiveLimiter returns a limiter that starts at four times the capacity of the pool, because
+// notifications wait during a cold start. Its limit never falls below 5/4 of the capacity.
 func newAdaptiveLimiter(c config.Pool, weights map[string]int) *delivery.AdaptiveLimiter {
 	capacity := c.Size * c.InFlight
 	return &delivery.AdaptiveLimiter{InitialLimit: max(4*capacity, 64), MinLimit: max(capacity*5/4, 64), MaxLimit: max(8*capacity, 10_000), Weights: weights}
@@ -249,9 +251,10 @@ func (s *service) run(ctx context.Context) error {
 	return all.Wait()
 }
 
-// newResolver returns the resolver of a service. Apple's and Google's names are resolved by DNS with TTLs, and their addresses
-// must be public, so that an attacker who can spoof DNS cannot make the gateway connect to internal machines. The name of a
-// mock is resolved by the system, unless name servers are configured.
+// newResolver returns the resolver of a service. Apple's and Google's names are resolved by DNS
+// with TTLs, and their addresses must be public, so that an attacker who can spoof DNS cannot make
+// the gateway connect to internal machines. The name of a mock is resolved by the system, unless
+// name servers are configured.
 func newResolver(base *url.URL, want settings, servers []string) pool.Resolver {
 	host, port := base.Hostname(), portOf(base)
 	if len(want.endpoints) > 0 {

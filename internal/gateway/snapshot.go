@@ -18,9 +18,9 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-// snapshot is everything that is built from one configuration: routes, the services that they share, and the API. It does
-// not change after it is published. A reload builds the next snapshot, which reuses unchanged services with their
-// connections, tokens and breakers.
+// snapshot is everything that is built from one configuration: routes, the services that they
+// share, and the API. It does not change after it is published. A reload builds the next snapshot,
+// which reuses unchanged services with their connections, tokens and breakers.
 type snapshot struct {
 	cfg           *config.Config
 	services      []*service
@@ -30,12 +30,13 @@ type snapshot struct {
 	webhooks      []*appWebhook
 	signers       map[string]*apns.Signer
 	api           http.Handler
-	// inUse is read-locked by each notification in progress. Locking it waits until the last one has ended.
+	// inUse is read-locked by each notification in progress. Locking it waits until the last one
+	// has ended.
 	inUse sync.RWMutex
 	// onCommit changes reused services. It runs when the new configuration takes effect.
 	onCommit []func()
-	// drained is closed when the last notification of this snapshot and of all earlier ones has ended. prevDrained is the
-	// channel of the previous snapshot; it is nil in the first.
+	// drained is closed when the last notification of this snapshot and of all earlier ones has
+	// ended. prevDrained is the channel of the previous snapshot; it is nil in the first.
 	drained, prevDrained chan struct{}
 }
 
@@ -54,7 +55,8 @@ func (g *Gateway) Send(ctx context.Context, n *push.Notification) push.Receipt {
 // Check reports whether n is valid. Its error is a *push.FieldError.
 func (g *Gateway) Check(n *push.Notification) error { return g.current.Load().table.Check(n) }
 
-// acquire returns the current snapshot, read-locked. If it is being retired, a newer one is current by now.
+// acquire returns the current snapshot, read-locked. If it is being retired, a newer one is current
+// by now.
 func (g *Gateway) acquire() *snapshot {
 	for {
 		if snap := g.current.Load(); snap.inUse.TryRLock() {
@@ -63,8 +65,8 @@ func (g *Gateway) acquire() *snapshot {
 	}
 }
 
-// buildSnapshot builds a snapshot for cfg. It reuses what it can of the previous snapshot, which is nil at the start. It
-// starts nothing, so that there is nothing to undo after an error.
+// buildSnapshot builds a snapshot for cfg. It reuses what it can of the previous snapshot, which is
+// nil at the start. It starts nothing, so that there is nothing to undo after an error.
 func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapshot, error) {
 	b, err := buildRoutes(cfg, g, previous)
 	if err != nil {
@@ -86,7 +88,8 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 	return snap, nil
 }
 
-// startCurrent starts the background work of the current snapshot. From then on, reloads start that of the next one.
+// startCurrent starts the background work of the current snapshot. From then on, reloads start that
+// of the next one.
 func (g *Gateway) startCurrent(base context.Context) {
 	g.reloadMu.Lock()
 	defer g.reloadMu.Unlock()
@@ -101,7 +104,8 @@ func (g *Gateway) stopReloads() {
 	g.closed = true
 }
 
-// startSnapshot starts the services, routers and webhooks of a snapshot that do not run yet. The caller holds g.reloadMu.
+// startSnapshot starts the services, routers and webhooks of a snapshot that do not run yet. The
+// caller holds g.reloadMu.
 func (g *Gateway) startSnapshot(snap *snapshot) {
 	g.storage.setLimiters(snap)
 	for _, s := range snap.services {
@@ -117,8 +121,8 @@ func (g *Gateway) startSnapshot(snap *snapshot) {
 	g.startWebhooks(snap)
 }
 
-// goBackground runs work until the gateway ends or stop is called. An error after stop was called is only logged; it does
-// not become an error of Run.
+// goBackground runs work until the gateway ends or stop is called. An error after stop was called
+// is only logged; it does not become an error of Run.
 func (g *Gateway) goBackground(work func(context.Context) error) (stop context.CancelFunc) {
 	base := g.baseCtx
 	ctx, stop := context.WithCancel(base)
@@ -133,8 +137,8 @@ func (g *Gateway) goBackground(work func(context.Context) error) (stop context.C
 	return stop
 }
 
-// retire stops the services and routers of the old snapshot that the new one does not use, when no notification of the old
-// snapshot or of an earlier one is in progress.
+// retire stops the services and routers of the old snapshot that the new one does not use, when no
+// notification of the old snapshot or of an earlier one is in progress.
 func (g *Gateway) retire(old, next *snapshot) {
 	g.background.Go(func() error {
 		if old.prevDrained != nil {
@@ -188,7 +192,8 @@ func (snap *snapshot) rateLimiter(quotaID string) *quota.RateLimiter {
 	return nil
 }
 
-// originRouter returns the router that was built from the same block, key and settings, or nil. The quota may differ.
+// originRouter returns the router that was built from the same block, key and settings, or nil. The
+// quota may differ.
 func (snap *snapshot) originRouter(path, publicKey string, block *config.WebPush, want settings) *originRouter {
 	if snap == nil {
 		return nil

@@ -37,9 +37,11 @@ type ServiceStatus struct {
 	Apps  []string     `json:"apps"`
 	Pool  pool.Status  `json:"pool"`
 	Quota quota.Status `json:"quota"`
-	// AdaptiveLimit is the number of notifications in flight at the service, and their adaptive limit.
+	// AdaptiveLimit is the number of notifications in flight at the service, and their adaptive
+	// limit.
 	AdaptiveLimit delivery.LimitStatus `json:"adaptive_limit"`
-	// RejectionRate is the fraction of notifications, from 0 to 1, that the throttler rejects because the provider is down.
+	// RejectionRate is the fraction of notifications, from 0 to 1, that the throttler rejects
+	// because the provider is down.
 	RejectionRate float64 `json:"rejection_rate"`
 }
 
@@ -59,7 +61,8 @@ func (g *Gateway) Status() Status {
 	return s
 }
 
-// activeServices returns the services of the configuration, without lazy ones that have not been used yet.
+// activeServices returns the services of the configuration, without lazy ones that have not been
+// used yet.
 func (snap *snapshot) activeServices() []*service {
 	return slices.DeleteFunc(slices.Clone(snap.services), func(s *service) bool { return s.pool.Idle() })
 }
@@ -73,12 +76,14 @@ func (snap *snapshot) allServices() []*service {
 	return all
 }
 
-// warmUp is how long a starting gateway waits for all its providers before it is ready without some of them.
+// warmUp is how long a starting gateway waits for all its providers before it is ready without some
+// of them.
 const warmUp = 10 * time.Second
 
-// notReady returns the reasons why the gateway is not ready, for /readyz. A starting gateway becomes ready when it can reach
-// every provider and has its share of the quotas, or after warmUp. From then on it is ready as long as it can reach one
-// provider: a failure of one must not stop the traffic to the others.
+// notReady returns the reasons why the gateway is not ready, for /readyz. A starting gateway
+// becomes ready when it can reach every provider and has its share of the quotas, or after warmUp.
+// From then on it is ready as long as it can reach one provider: a failure of one must not stop the
+// traffic to the others.
 func (g *Gateway) notReady() []api.NotReady {
 	if g.draining.Load() {
 		return []api.NotReady{{Name: "gateway", Reason: "draining"}}

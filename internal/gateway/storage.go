@@ -31,8 +31,9 @@ var (
 	_ queue.Journal = historyJournal{}
 )
 
-// storage is the persistent state of a gateway: the queue, the history, and the engine that stores both. It is nil in a
-// gateway without a queue; all methods except Queue's and History's accept a nil receiver.
+// storage is the persistent state of a gateway: the queue, the history, and the engine that stores
+// both. It is nil in a gateway without a queue; all methods except Queue's and History's accept a
+// nil receiver.
 type storage struct {
 	*queue.Queue     // nil before open
 	*history.History // nil before open
@@ -51,7 +52,8 @@ type storage struct {
 // hasQueue reports whether the configuration has a queue.
 func hasQueue(cfg *config.Config) bool { return cfg.Queue.Dir != "" || cfg.Queue.NATS.URL != "" }
 
-// apiQueue returns the queue for the API, which uses it only while the gateway runs. It is nil without a queue.
+// apiQueue returns the queue for the API, which uses it only while the gateway runs. It is nil
+// without a queue.
 func (st *storage) apiQueue() api.Queue {
 	if st == nil {
 		return nil
@@ -96,7 +98,8 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	return nil
 }
 
-// idempotencyDomain identifies the gateways that share Idempotency-Keys with this one. It is empty if no gateway does.
+// idempotencyDomain identifies the gateways that share Idempotency-Keys with this one. It is empty
+// if no gateway does.
 func (st *storage) idempotencyDomain() string {
 	if st == nil || !st.opened.Load() {
 		return ""
@@ -189,7 +192,8 @@ func (st *storage) status() (*QueueStatus, *history.Status) {
 	return q, &h
 }
 
-// metricsStatus returns the states of the queue, of the history and of the webhooks, for the metrics.
+// metricsStatus returns the states of the queue, of the history and of the webhooks, for the
+// metrics.
 func (g *Gateway) metricsStatus() (*queue.Status, *history.Status, []webhooks.Status) {
 	hooks := g.current.Load().webhookStatus()
 	q, h := g.storage.status()
@@ -222,8 +226,9 @@ func (g *Gateway) sender() api.Sender {
 	return recordingSender{g}
 }
 
-// Send sends n. If n has an Idempotency-Key, each attempt is recorded on disk before it is made: after a crash the caller
-// repeats the call with the same key, and the gateway must know that the notification may have been sent.
+// Send sends n. If n has an Idempotency-Key, each attempt is recorded on disk before it is made:
+// after a crash the caller repeats the call with the same key, and the gateway must know that the
+// notification may have been sent.
 func (r recordingSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	if len(n.KeyHash) > 0 {
 		n.BeforeAttempt = func(attempt int) error {

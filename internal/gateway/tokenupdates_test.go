@@ -25,7 +25,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// fakeAPNs accepts a new provider token at most every twenty minutes. It records when it first saw each token.
+// fakeAPNs accepts a new provider token at most every twenty minutes. It records when it first saw
+// each token.
 type fakeAPNs struct {
 	mu        sync.Mutex
 	current   string
@@ -63,7 +64,8 @@ func (a *fakeAPNs) Run(ctx context.Context) error {
 	return nil
 }
 
-// newAPNsRoute returns a route like those that a gateway builds for a token key, with one connection to a.
+// newAPNsRoute returns a route like those that a gateway builds for a token key, with one
+// connection to a.
 func newAPNsRoute(t *testing.T, a *fakeAPNs) *delivery.Route {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

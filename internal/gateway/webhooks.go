@@ -155,7 +155,8 @@ func (w *webhookRunner) init() {
 	w.once.Do(func() { w.ctx, w.stop = context.WithCancel(context.Background()) })
 }
 
-// run runs a webhook until stop or stopAll is called. It first waits for the previous webhook of the same name to end.
+// run runs a webhook until stop or stopAll is called. It first waits for the previous webhook of
+// the same name to end.
 func (w *webhookRunner) run(checkpoints *checkpointStore, hook *appWebhook) (stop context.CancelFunc) {
 	w.init()
 	ctx, stop := context.WithCancel(w.ctx)
@@ -169,7 +170,8 @@ func (w *webhookRunner) run(checkpoints *checkpointStore, hook *appWebhook) (sto
 	return stop
 }
 
-// stopAll stops all webhooks. The next process, or another gateway of the cluster, delivers the remaining events.
+// stopAll stops all webhooks. The next process, or another gateway of the cluster, delivers the
+// remaining events.
 func (w *webhookRunner) stopAll() error {
 	w.init()
 	w.stop()

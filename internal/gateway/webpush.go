@@ -21,15 +21,17 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// maxOrigins limits the number of push services per app. Only a few exist, although one of them uses dozens of host names.
-// If an app allows every host, subscriptions must not be able to exhaust the memory.
+// maxOrigins limits the number of push services per app. Only a few exist, although one of them
+// uses dozens of host names. If an app allows every host, subscriptions must not be able to exhaust
+// the memory.
 const maxOrigins = 256
 
 // maxWebPushResponse is the maximum size of a response in bytes. The services are not trusted.
 const maxWebPushResponse = 4 << 10
 
-// originRouter sends an app's Web Push notifications to the push services (origins) that the subscriptions name. Each origin
-// has its own route, pool and breakers, which are created with its first notification.
+// originRouter sends an app's Web Push notifications to the push services (origins) that the
+// subscriptions name. Each origin has its own route, pool and breakers, which are created with its
+// first notification.
 type originRouter struct {
 	path        string // the configuration block, such as apps.shop.webpush
 	publicKey   string // the public VAPID key, which browsers need to subscribe
@@ -99,8 +101,8 @@ func (o *originRouter) cachedRoute(origin string) *delivery.Route {
 	return o.routes[origin]
 }
 
-// addRoute adds the route to an origin and starts its service. If another call has added one in the meantime, it returns
-// that route.
+// addRoute adds the route to an origin and starts its service. If another call has added one in the
+// meantime, it returns that route.
 func (o *originRouter) addRoute(ctx context.Context, origin string, s *service, route *delivery.Route) (*delivery.Route, push.Outcome) {
 	o.mu.Lock()
 	if existing := o.routes[origin]; existing != nil {
@@ -123,7 +125,8 @@ func (o *originRouter) addRoute(ctx context.Context, origin string, s *service, 
 	return route, push.Outcome{}
 }
 
-// run runs the services until ctx ends, including those added later. It returns when all have ended.
+// run runs the services until ctx ends, including those added later. It returns when all have
+// ended.
 func (o *originRouter) run(ctx context.Context) error {
 	defer close(o.done)
 	var group errgroup.Group
@@ -192,8 +195,8 @@ func (o *originRouter) reconfigure(cfg quota.Config) {
 	}
 }
 
-// routeFactory returns a function that builds the service and the route for an origin. All origins share the quota of the
-// VAPID key.
+// routeFactory returns a function that builds the service and the route for an origin. All origins
+// share the quota of the VAPID key.
 func (b *builder) routeFactory(app string, o *originRouter, c *config.WebPush) func(string) (*service, *delivery.Route, error) {
 	return func(origin string) (*service, *delivery.Route, error) {
 		want := o.settings

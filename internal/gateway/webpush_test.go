@@ -51,7 +51,8 @@ func (s mockEnv) webPushBlock(t testing.TB) string {
 	return fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.ready.WebPush, s.ready.CAFile, vapidKeyFile(t))
 }
 
-// webPushNotification returns a notification with a new subscription for an endpoint, in the form that a browser uses.
+// webPushNotification returns a notification with a new subscription for an endpoint, in the form
+// that a browser uses.
 func webPushNotification(t testing.TB, endpointURL string) string {
 	t.Helper()
 	key, err := ecdh.P256().GenerateKey(rand.Reader)
@@ -117,7 +118,8 @@ func TestSubscriptionCannotTargetInternalHosts(t *testing.T) {
 	}
 }
 
-// newDNSServer starts a name server that returns address for every name, and returns the server's own address.
+// newDNSServer starts a name server that returns address for every name, and returns the server's
+// own address.
 func newDNSServer(t testing.TB, address string) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")

@@ -14,8 +14,8 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// Bucket is a Store in a JetStream key-value bucket with memory storage. If the cluster loses the documents, the members
-// create new ones.
+// Bucket is a Store in a JetStream key-value bucket with memory storage. If the cluster loses the
+// documents, the members create new ones.
 type Bucket struct {
 	Engine *jetstream.Engine
 
@@ -69,7 +69,8 @@ func (b *Bucket) Write(ctx context.Context, key string, text []byte, revision ui
 	}
 }
 
-// reset makes the next call open the bucket again, because it may no longer exist. It returns err with the bucket's name.
+// reset makes the next call open the bucket again, because it may no longer exist. It returns err
+// with the bucket's name.
 func (b *Bucket) reset(err error) error {
 	b.cached.Store(nil)
 	return fmt.Errorf("quotalease: bucket %s: %w", bucketName, err)

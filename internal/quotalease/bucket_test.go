@@ -19,8 +19,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// port is outside the range of ephemeral ports, so that a server can use it again after a restart. It differs between
-// test processes.
+// port is outside the range of ephemeral ports, so that a server can use it again after a restart.
+// It differs between test processes.
 var port = 20_000 + os.Getpid()%10_000
 
 // startServer starts a NATS server that runs until the test ends or stop is called.

@@ -13,8 +13,8 @@ import (
 type document struct {
 	// Epoch identifies this document. A document that replaces a lost one has another epoch.
 	Epoch string `json:"epoch"`
-	// Ready is set once all leases granted by earlier documents have expired. Until then members record the shares that they
-	// already hold, and none of them gets more.
+	// Ready is set once all leases granted by earlier documents have expired. Until then members
+	// record the shares that they already hold, and none of them gets more.
 	Ready   bool                    `json:"ready"`
 	Members map[string]*memberState `json:"members"`
 }
@@ -23,8 +23,8 @@ type document struct {
 type memberState struct {
 	// Heartbeat changes with every write of the member, and thereby renews its lease.
 	Heartbeat uint64 `json:"heartbeat"`
-	// Shares is what the member may use of each scope, without the fallback share, and Demand is what it needs. Both are in
-	// millionths of the limit.
+	// Shares is what the member may use of each scope, without the fallback share, and Demand is
+	// what it needs. Both are in millionths of the limit.
 	Shares map[string]int64 `json:"shares"`
 	Demand map[string]int64 `json:"demand"`
 }
@@ -66,9 +66,10 @@ func (d *document) target(scope, id string, pool int64) int64 {
 	return fairShares(pool, demands)[i]
 }
 
-// fairShares divides a pool by max-min fairness. Every member gets a minimum, so that it can start to send when its demand
-// rises. Then, beginning with the smallest demand, each member gets its demand and a quarter more, but no more than an
-// equal part of what is left. The rest is divided equally.
+// fairShares divides a pool by max-min fairness. Every member gets a minimum, so that it can start
+// to send when its demand rises. Then, beginning with the smallest demand, each member gets its
+// demand and a quarter more, but no more than an equal part of what is left. The rest is divided
+// equally.
 func fairShares(pool int64, demands []int64) []int64 {
 	n := int64(len(demands))
 	minimum := pool / (50 * n)

@@ -84,7 +84,8 @@ func (l *fakeConn) compareAndSet(key string, text []byte, revision uint64) error
 	return nil
 }
 
-// transmit waits for the latency even if ctx has ended, because a message that was sent still arrives.
+// transmit waits for the latency even if ctx has ended, because a message that was sent still
+// arrives.
 func (l *fakeConn) transmit(ctx context.Context) error {
 	l.mu.Lock()
 	lost, latency := l.cut || l.down, l.latency

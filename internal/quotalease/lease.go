@@ -14,10 +14,11 @@ import (
 
 // lease is this member's lease of shares of one quota.
 //
-// Until the lease has expired by this member's clock, the limiter never uses more than the document grants to this member.
-// Therefore the member reduces the limiter's shares before it writes smaller ones, and writes larger shares before the
-// limiter uses them. The other members remove an entry only after its lease has expired, with a margin for clock drift. So
-// the sum of the shares in use never exceeds the whole quota.
+// Until the lease has expired by this member's clock, the limiter never uses more than the document
+// grants to this member. Therefore the member reduces the limiter's shares before it writes smaller
+// ones, and writes larger shares before the limiter uses them. The other members remove an entry
+// only after its lease has expired, with a margin for clock drift. So the sum of the shares in use
+// never exceeds the whole quota.
 type lease struct {
 	member  *Member
 	key     string
@@ -57,7 +58,8 @@ func (l *lease) setShares(shares map[string]int64, expires time.Time) {
 	l.limiter.SetShare(fractions, expires, fallback)
 }
 
-// maintain renews the lease. It gives up shares that other members need more, and claims free shares up to the target.
+// maintain renews the lease. It gives up shares that other members need more, and claims free
+// shares up to the target.
 func (l *lease) maintain(ctx context.Context) error { return l.update(ctx, l.claim) }
 
 // release stops using the leased shares and returns them.
@@ -101,7 +103,8 @@ func (l *lease) tryUpdate(ctx context.Context, change func(d *document, now time
 	}
 	l.members = len(d.Members)
 	if own := d.Members[l.member.cfg.ID]; own != nil {
-		// The lease counts from before the write, so it expires here before the other members consider it expired.
+		// The lease counts from before the write, so it expires here before the other members
+		// consider it expired.
 		l.setShares(own.Shares, started.Add(l.member.cfg.Lease))
 	}
 	return nil
@@ -123,13 +126,15 @@ func (l *lease) observe(d *document, now time.Time) {
 	maps.DeleteFunc(l.observed, func(id string, _ observation) bool { return d.Members[id] == nil })
 }
 
-// expired reports whether a lease that was renewed no later than renewed has expired by the clock of its holder.
+// expired reports whether a lease that was renewed no later than renewed has expired by the clock
+// of its holder.
 func (l *lease) expired(renewed, now time.Time) bool {
 	period := l.member.cfg.Lease
 	return now.Sub(renewed) > period+period/clockDriftDivisor
 }
 
-// claim sets this member's entry in d. If a share gets smaller, the limiter uses the smaller share from now on.
+// claim sets this member's entry in d. If a share gets smaller, the limiter uses the smaller share
+// from now on.
 func (l *lease) claim(d *document, now time.Time) {
 	id := l.member.cfg.ID
 	held, demand := l.heldShares(d, now), l.demand()
@@ -150,7 +155,8 @@ func (l *lease) claim(d *document, now time.Time) {
 	l.reduceTo(own.Shares, now)
 }
 
-// heldShares returns the shares that this member holds: by d, or by an earlier document that was lost.
+// heldShares returns the shares that this member holds: by d, or by an earlier document that was
+// lost.
 func (l *lease) heldShares(d *document, now time.Time) map[string]int64 {
 	if own := d.Members[l.member.cfg.ID]; own != nil {
 		return own.Shares

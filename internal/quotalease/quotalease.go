@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package quotalease divides quotas among the gateways of a cluster. Each gateway is a member that leases shares of every
-// scope of a quota, according to its demand. All members record their shares in one document per quota and update it with
-// compare-and-set. The package does not limit or send anything: the rate limiters enforce the shares.
+// Package quotalease divides quotas among the gateways of a cluster. Each gateway is a member that
+// leases shares of every scope of a quota, according to its demand. All members record their shares
+// in one document per quota and update it with compare-and-set. The package does not limit or send
+// anything: the rate limiters enforce the shares.
 package quotalease
 
 import (
@@ -20,13 +21,15 @@ import (
 // ErrChanged is returned by Store.Write if the document is not at the expected revision.
 var ErrChanged = errors.New("quotalease: the document has changed in the meantime")
 
-// Store keeps one document per key, accessible to all members. It may lose documents, but must never return an earlier
-// state after a loss.
+// Store keeps one document per key, accessible to all members. It may lose documents, but must
+// never return an earlier state after a loss.
 type Store interface {
-	// Read returns the document and its revision, which is 0 if there is none. The result may be stale.
+	// Read returns the document and its revision, which is 0 if there is none. The result may be
+	// stale.
 	Read(ctx context.Context, key string) (text []byte, revision uint64, err error)
-	// Write replaces the document at that revision, or creates it if revision is 0. If the document is at another revision
-	// it returns ErrChanged. After any other error, whether the document was written is unknown.
+	// Write replaces the document at that revision, or creates it if revision is 0. If the document
+	// is at another revision it returns ErrChanged. After any other error, whether the document was
+	// written is unknown.
 	Write(ctx context.Context, key string, text []byte, revision uint64) error
 }
 
@@ -34,8 +37,8 @@ type Store interface {
 type RateLimiter interface {
 	// Demand returns how much of each scope is needed now, as a fraction of its limit.
 	Demand() map[string]float64
-	// SetShare sets the fraction of each scope that may be used until a time by the local clock. After that time, and for
-	// scopes not in shares, fallback is the fraction that may be used.
+	// SetShare sets the fraction of each scope that may be used until a time by the local clock.
+	// After that time, and for scopes not in shares, fallback is the fraction that may be used.
 	SetShare(shares map[string]float64, until time.Time, fallback float64)
 }
 
@@ -45,14 +48,17 @@ type Config struct {
 	Store Store
 	// ID identifies this process. No earlier process may have had the same ID. Required.
 	ID string
-	// Lease is how long a member keeps its shares without renewing them. The other members wait this long, and a tenth
-	// longer, before they take the shares of a member that has stopped. The default is 5 s.
+	// Lease is how long a member keeps its shares without renewing them. The other members wait
+	// this long, and a tenth longer, before they take the shares of a member that has stopped. The
+	// default is 5 s.
 	Lease time.Duration
-	// FallbackShare is the fraction of each limit reserved for members without a lease. Each of them may use FallbackShare
-	// divided by Members, without any communication. With the default of 0 a member without a lease may use nothing.
+	// FallbackShare is the fraction of each limit reserved for members without a lease. Each of
+	// them may use FallbackShare divided by Members, without any communication. With the default of
+	// 0 a member without a lease may use nothing.
 	FallbackShare float64
-	// Members is the maximum number of members; the default is 10. With more members, each gets less while they are
-	// connected; if more than that are disconnected, together they can exceed the quota.
+	// Members is the maximum number of members; the default is 10. With more members, each gets
+	// less while they are connected; if more than that are disconnected, together they can exceed
+	// the quota.
 	Members int
 	// Logger logs lost and restored connections. Nil discards them.
 	Logger *slog.Logger
@@ -99,8 +105,9 @@ func New(cfg Config) *Member {
 	}
 }
 
-// SetLimiters sets the rate limiters that share quotas, by key, and replaces the previous ones. The keys must be the same
-// in all members, and must not contain secrets. A new limiter gets the fallback share until its lease is granted.
+// SetLimiters sets the rate limiters that share quotas, by key, and replaces the previous ones. The
+// keys must be the same in all members, and must not contain secrets. A new limiter gets the
+// fallback share until its lease is granted.
 func (m *Member) SetLimiters(limiters map[string]RateLimiter) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -202,8 +209,8 @@ func (m *Member) updateState(leases []*lease, err error) {
 type Status struct {
 	// Members is the number of members, including this one.
 	Members int `json:"members"`
-	// BelowTarget is true while this member has less than half of its target share. This is the case after it has joined,
-	// and in a new cluster for one lease period.
+	// BelowTarget is true while this member has less than half of its target share. This is the
+	// case after it has joined, and in a new cluster for one lease period.
 	BelowTarget bool `json:"below_target"`
 	// Connected is false while the leases cannot be renewed; Reason says why.
 	Connected bool   `json:"connected"`

@@ -12,7 +12,8 @@ import (
 	"github.com/sluice-push/sluice/internal/quotalease"
 )
 
-// bootstrapTime is how long a new cluster takes to grant shares, because all earlier leases must have expired.
+// bootstrapTime is how long a new cluster takes to grant shares, because all earlier leases must
+// have expired.
 const bootstrapTime = 7 * time.Second
 
 func TestSingleMemberGetsTheFullQuota(t *testing.T) {
