@@ -23,8 +23,9 @@ type asyncWrite struct {
 	onWritten func()
 }
 
-// AppendAsync appends events without waiting for the disk. Find and States include them immediately, but a crash may lose
-// them. It blocks while too many events wait. The error is that of ctx or of an invalid event.
+// AppendAsync appends events without waiting for the disk. Find and States include them
+// immediately, but a crash may lose them. It blocks while too many events wait. The error is that
+// of ctx or of an invalid event.
 func (h *History) AppendAsync(ctx context.Context, events ...push.Event) error {
 	headers, err := encodeEvents(events)
 	if err != nil {
@@ -84,7 +85,8 @@ func (h *History) collectAsync(first asyncWrite) []asyncWrite {
 	return writes
 }
 
-// writeAsync writes the events. It keeps the order within an app, and writes several apps concurrently.
+// writeAsync writes the events. It keeps the order within an app, and writes several apps
+// concurrently.
 func (h *History) writeAsync(writes []asyncWrite) {
 	apps := map[string][]*eventHeader{}
 	for _, w := range writes {

@@ -30,10 +30,11 @@ type Report struct {
 	Lost uint64 `json:"lost"`
 	// Twice counts notifications with two different ends.
 	Twice uint64 `json:"twice"`
-	// Unannounced counts notifications that were sent from the queue but have no event that they were accepted: the
-	// gateway died before it recorded one. This is harmless.
+	// Unannounced counts notifications that were sent from the queue but have no event that they
+	// were accepted: the gateway died before it recorded one. This is harmless.
 	Unannounced uint64 `json:"unannounced"`
-	// Interrupted counts synchronous sends without an end: the gateway died, and the caller got no response.
+	// Interrupted counts synchronous sends without an end: the gateway died, and the caller got no
+	// response.
 	Interrupted uint64 `json:"interrupted"`
 	// Findings lists lost, twice, unannounced and interrupted notifications, at most a thousand.
 	Findings []Finding `json:"findings"`
@@ -53,9 +54,10 @@ func (r *Report) Clean() bool { return r.Lost == 0 && r.Twice == 0 }
 
 const maxFindings = 1000
 
-// Audit reads the events and the streams of the queues, and reports the notifications that neither have exactly one end nor
-// are in a queue. A stream that does not exist counts as empty. Audit does not use the index, and can run while gateways
-// work. It needs 48 bytes of temporary disk space for each event.
+// Audit reads the events and the streams of the queues, and reports the notifications that neither
+// have exactly one end nor are in a queue. A stream that does not exist counts as empty. Audit does
+// not use the index, and can run while gateways work. It needs 48 bytes of temporary disk space for
+// each event.
 func Audit(ctx context.Context, e *jetstream.Engine, queues ...string) (*Report, error) {
 	dir, err := os.MkdirTemp("", "sluice-audit-")
 	if err != nil {
@@ -84,8 +86,8 @@ type auditor struct {
 	report     Report
 }
 
-// run reads the events, then the queues, then the events that were appended meanwhile. It misses no end, because the end of
-// a task is appended before the task leaves its queue.
+// run reads the events, then the queues, then the events that were appended meanwhile. It misses no
+// end, because the end of a task is appended before the task leaves its queue.
 func (a *auditor) run(ctx context.Context, queues []string) (*Report, error) {
 	first, next, err := a.readEvents(ctx, 0, false)
 	if err != nil {
@@ -119,7 +121,8 @@ type auditEvent struct {
 	Receipt json.RawMessage `json:"receipt"`
 }
 
-// readEvents reads the events from a sequence on. It returns the first sequence read and the one after the last.
+// readEvents reads the events from a sequence on. It returns the first sequence read and the one
+// after the last.
 func (a *auditor) readEvents(ctx context.Context, from uint64, late bool) (first, next uint64, err error) {
 	next = from
 	for m, err := range messages(ctx, a.engine.JetStream(), Stream, from) {
@@ -186,8 +189,8 @@ func (a *auditor) readQueue(ctx context.Context, name string) error {
 	return nil
 }
 
-// messages returns the messages of a stream, from a sequence to the current end. It reads them without a consumer, so it also
-// works for a work queue and removes nothing.
+// messages returns the messages of a stream, from a sequence to the current end. It reads them
+// without a consumer, so it also works for a work queue and removes nothing.
 func messages(ctx context.Context, js natsjs.JetStream, name string, from uint64) iter.Seq2[*natsjs.RawStreamMsg, error] {
 	return func(yield func(*natsjs.RawStreamMsg, error) bool) {
 		stream, err := js.Stream(ctx, name)

@@ -58,7 +58,8 @@ func kindOf(s push.Status) kind {
 	}
 }
 
-// auditState is the state of one notification. It is independent of State on purpose, so that an audit also checks State.
+// auditState is the state of one notification. It is independent of State on purpose, so that an
+// audit also checks State.
 type auditState struct {
 	first     *auditRecord
 	accepted  bool // an event says so
@@ -97,8 +98,8 @@ func (s *auditState) apply(r *auditRecord) {
 	}
 }
 
-// partitions stores records on disk, partitioned by ID, so that only one partition is in memory at a time. A partition keeps
-// the order of its records.
+// partitions stores records on disk, partitioned by ID, so that only one partition is in memory at
+// a time. A partition keeps the order of its records.
 type partitions struct {
 	files   [256]*os.File
 	writers [256]*bufio.Writer

@@ -55,7 +55,8 @@ func lifecycles(n int) (ids []string, events []push.Event) {
 	return ids, events
 }
 
-// BenchmarkIndexing indexes 30,000 events of 10,000 notifications. ns/event is the time for one event.
+// BenchmarkIndexing indexes 30,000 events of 10,000 notifications. ns/event is the time for one
+// event.
 func BenchmarkIndexing(b *testing.B) {
 	open := openBench(b)
 	h, stop := open(b.TempDir())
@@ -142,7 +143,8 @@ func BenchmarkStates(b *testing.B) {
 	}
 }
 
-// BenchmarkClaim claims new keys, and keys of waiting and ended notifications, with 10,000 keys in the index.
+// BenchmarkClaim claims new keys, and keys of waiting and ended notifications, with 10,000 keys in
+// the index.
 func BenchmarkClaim(b *testing.B) {
 	open := openBench(b)
 	h, stop := open(b.TempDir())

@@ -11,12 +11,14 @@ import (
 	"time"
 )
 
-// bloomFilter holds the Idempotency-Keys of the index, so that a lookup of a new key does not query the index. It consists of
-// segments for 512 Ki keys in 1 MiB each (2 bytes per key). A segment is dropped when its newest key has expired. For each
-// segment, about one in a thousand new keys is a false positive and is looked up in the index. There are no false negatives.
+// bloomFilter holds the Idempotency-Keys of the index, so that a lookup of a new key does not query
+// the index. It consists of segments for 512 Ki keys in 1 MiB each (2 bytes per key). A segment is
+// dropped when its newest key has expired. For each segment, about one in a thousand new keys is a
+// false positive and is looked up in the index. There are no false negatives.
 type bloomFilter struct {
 	seed maphash.Seed
-	// complete is set when all keys of the index are in the filter. Before that, mayContain returns true for every key.
+	// complete is set when all keys of the index are in the filter. Before that, mayContain returns
+	// true for every key.
 	complete atomic.Bool
 
 	mu       sync.RWMutex
@@ -26,12 +28,14 @@ type bloomFilter struct {
 const (
 	segmentBlocks = 1 << 14
 	segmentKeys   = 32 * segmentBlocks
-	// The maximum number of segments. Beyond it the last one takes all keys and its false positive rate grows.
+	// The maximum number of segments. Beyond it the last one takes all keys and its false positive
+	// rate grows.
 	maxSegments = 64
 )
 
-// bloomSegment is a blocked Bloom filter. Each block has 64 bytes, one cache line, and a key sets one bit in each of the
-// eight words of its block ("Cache-, Hash- and Space-Efficient Bloom Filters", Putze, Sanders and Singler, 2007).
+// bloomSegment is a blocked Bloom filter. Each block has 64 bytes, one cache line, and a key sets
+// one bit in each of the eight words of its block ("Cache-, Hash- and Space-Efficient Bloom
+// Filters", Putze, Sanders and Singler, 2007).
 type bloomSegment struct {
 	blocks [segmentBlocks][8]uint64
 	keys   int
@@ -112,7 +116,8 @@ func (x *index) addKeys(headers []*eventHeader, ttl time.Duration) {
 	}
 }
 
-// loadKeys adds the keys that were in the index when it was opened. It runs concurrently with queries.
+// loadKeys adds the keys that were in the index when it was opened. It runs concurrently with
+// queries.
 func (h *History) loadKeys(ctx context.Context) error {
 	x := h.index.Load()
 	if x.keyFilter.complete.Load() {

@@ -32,7 +32,8 @@ const (
 	reasonInDoubt = "IN_DOUBT"
 )
 
-// claims holds the keys of calls in progress: those of this process, and in a cluster a bucket that all gateways share.
+// claims holds the keys of calls in progress: those of this process, and in a cluster a bucket that
+// all gateways share.
 type claims struct {
 	bucket       natsjs.KeyValue // nil with an embedded server
 	createBucket func(context.Context) (natsjs.KeyValue, error)
@@ -70,15 +71,16 @@ type claim struct {
 	uncertain bool   // it may be in the bucket, because a write got no response
 }
 
-// Claim reserves n's Idempotency-Key for one call. The caller appends an event with the hashes of key and body if the call
-// has an effect, and then calls done.
+// Claim reserves n's Idempotency-Key for one call. The caller appends an event with the hashes of
+// key and body if the call has an effect, and then calls done.
 //
-// If an earlier call had the key, done is nil and earlier is its current receipt. reusable reports whether a receipt
-// answers later calls with the key; nil means always. If it returns false, the key is reserved again. Claim waits while another call
-// holds the key. The error is push.ErrKeyInUse if ctx ends first, and push.ErrKeyReused if the key came with a different body.
+// If an earlier call had the key, done is nil and earlier is its current receipt. reusable reports
+// whether a receipt answers later calls with the key; nil means always. If it returns false, the
+// key is reserved again. Claim waits while another call holds the key. The error is
+// push.ErrKeyInUse if ctx ends first, and push.ErrKeyReused if the key came with a different body.
 //
-// If the gateway died during a synchronous send with this key, Claim ends that notification as in doubt. The key is then
-// reserved again only if n may be repeated.
+// If the gateway died during a synchronous send with this key, Claim ends that notification as in
+// doubt. The key is then reserved again only if n may be repeated.
 func (h *History) Claim(ctx context.Context, n *push.Notification, reusable func(*push.Receipt) bool) (
 	done func(), earlier push.Receipt, err error,
 ) {
@@ -145,8 +147,8 @@ type claimLookup struct {
 	reusable func(*push.Receipt) bool
 }
 
-// resolve claims the key in the cluster and returns the receipt of an earlier call. A nil receipt means that the key is
-// reserved for this call.
+// resolve claims the key in the cluster and returns the receipt of an earlier call. A nil receipt
+// means that the key is reserved for this call.
 func (l claimLookup) resolve(ctx context.Context) (*push.Receipt, error) {
 	if l.claims.bucket == nil { // no other process uses the history
 		return l.earlierReceipt(ctx)
@@ -175,7 +177,8 @@ func (l claimLookup) resolve(ctx context.Context) (*push.Receipt, error) {
 	}
 }
 
-// tryClaim claims the key in the cluster. If it succeeds, it returns the receipt of an earlier call.
+// tryClaim claims the key in the cluster. If it succeeds, it returns the receipt of an earlier
+// call.
 func (l claimLookup) tryClaim(ctx context.Context) (r *push.Receipt, owned bool, err error) {
 	if owned, err = l.claims.claimShared(ctx, l.claim); !owned {
 		return nil, false, err
@@ -186,8 +189,8 @@ func (l claimLookup) tryClaim(ctx context.Context) (r *push.Receipt, owned bool,
 	return r, err == nil, err
 }
 
-// endedReceipt returns the final receipt of the call that holds the key, so that waiting calls can return before the claim is
-// released.
+// endedReceipt returns the final receipt of the call that holds the key, so that waiting calls can
+// return before the claim is released.
 func (l claimLookup) endedReceipt(ctx context.Context) (*push.Receipt, error) {
 	owner, err := l.findKey(ctx, l.claim.keyHash)
 	if err != nil || owner == nil || !bytes.Equal(owner.bodyHash, l.claim.bodyHash) {
@@ -200,7 +203,8 @@ func (l claimLookup) endedReceipt(ctx context.Context) (*push.Receipt, error) {
 	return r, nil
 }
 
-// earlierReceipt returns the receipt of an earlier call with the key, or nil if the key can be reserved.
+// earlierReceipt returns the receipt of an earlier call with the key, or nil if the key can be
+// reserved.
 func (l claimLookup) earlierReceipt(ctx context.Context) (*push.Receipt, error) {
 	owner, err := l.findKey(ctx, l.claim.keyHash)
 	if err != nil || owner == nil {
@@ -220,8 +224,9 @@ func (l claimLookup) earlierReceipt(ctx context.Context) (*push.Receipt, error) 
 	return r, nil
 }
 
-// summary returns the receipt of the notification that used the key, or nil. It reads as few events as possible. The
-// notification is orphaned if it was sent synchronously, its gateway died and it has no end.
+// summary returns the receipt of the notification that used the key, or nil. It reads as few events
+// as possible. The notification is orphaned if it was sent synchronously, its gateway died and it
+// has no end.
 func (l claimLookup) summary(ctx context.Context, owner *keyOwner) (r *push.Receipt, orphaned bool, err error) {
 	found, err := l.lookup(ctx, []uuid.UUID{owner.id})
 	s, ok := found[owner.id]
@@ -237,8 +242,8 @@ func (l claimLookup) summary(ctx context.Context, owner *keyOwner) (r *push.Rece
 	return &receipt, s.state.Status == push.StatusSending && !inQueue, err
 }
 
-// decisiveEvents returns the events that determine the state of a notification: none if it waits, the end if it has ended,
-// and otherwise all.
+// decisiveEvents returns the events that determine the state of a notification: none if it waits,
+// the end if it has ended, and otherwise all.
 func (h *History) decisiveEvents(ctx context.Context, s *snapshot) ([]*eventHeader, error) {
 	switch {
 	case isWaiting(s.state.Status):
@@ -250,7 +255,8 @@ func (h *History) decisiveEvents(ctx context.Context, s *snapshot) ([]*eventHead
 	return h.timeline(ctx, end)
 }
 
-// finalizeOrphan appends the end of an orphaned notification. It returns nil if the notification may be repeated.
+// finalizeOrphan appends the end of an orphaned notification. It returns nil if the notification
+// may be repeated.
 func (l claimLookup) finalizeOrphan(ctx context.Context, owner *keyOwner, r push.Receipt) (*push.Receipt, error) {
 	r.State, r.Outcome = "", push.Outcome{Verdict: push.Unknown, Reason: reasonInDoubt}
 	_, err := l.Append(ctx, push.Event{
@@ -263,8 +269,8 @@ func (l claimLookup) finalizeOrphan(ctx context.Context, owner *keyOwner, r push
 	return &r, nil
 }
 
-// claimShared claims the key in the cluster, and reports whether this claim holds it. That can be the result of an earlier
-// attempt whose response was lost.
+// claimShared claims the key in the cluster, and reports whether this claim holds it. That can be
+// the result of an earlier attempt whose response was lost.
 func (c *claims) claimShared(ctx context.Context, cl *claim) (owned bool, err error) {
 	name := hex.EncodeToString(cl.keyHash)
 	cl.revision, err = c.create(ctx, name, append([]byte(cl.id), cl.bodyHash...))
@@ -290,8 +296,8 @@ func (c *claims) claimShared(ctx context.Context, cl *claim) (owned bool, err er
 	return false, nil
 }
 
-// create writes a new key. If the bucket does not exist it creates the bucket first: a bucket in memory is lost when a server
-// without replicas restarts.
+// create writes a new key. If the bucket does not exist it creates the bucket first: a bucket in
+// memory is lost when a server without replicas restarts.
 func (c *claims) create(ctx context.Context, name string, value []byte) (uint64, error) {
 	revision, err := c.bucket.Create(ctx, name, value)
 	if !errors.Is(err, natsjs.ErrNoStreamResponse) {
@@ -336,7 +342,8 @@ func (c *claims) queueRelease(cl *claim) {
 	}
 }
 
-// run releases queued claims until ctx ends, and then the remaining ones. It retries while the cluster elects a leader.
+// run releases queued claims until ctx ends, and then the remaining ones. It retries while the
+// cluster elects a leader.
 func (c *claims) run(ctx context.Context) {
 	for {
 		select {
@@ -351,7 +358,8 @@ func (c *claims) run(ctx context.Context) {
 	}
 }
 
-// releaseClaim ends the claim. Calls that wait for it then find the events that were appended before.
+// releaseClaim ends the claim. Calls that wait for it then find the events that were appended
+// before.
 func (h *History) releaseClaim(c *claim) {
 	h.claims.release(c)
 	if h.claims.bucket == nil {

@@ -114,7 +114,8 @@ func TestUnusedKeyIsReleased(t *testing.T) {
 	}
 }
 
-// claimWhenFree claims a key with a different body than the call before. In a cluster the release takes a moment.
+// claimWhenFree claims a key with a different body than the call before. In a cluster the release
+// takes a moment.
 func (f *fixture) claimWhenFree(h *testHistory, n *push.Notification, reusable func(*push.Receipt) bool) (done func()) {
 	f.Helper()
 	jetstreamtest.Retry(f, f.engineConfig, func() (err error) {

@@ -96,8 +96,8 @@ func TestClaimHeldByOtherGatewayIsBusy(t *testing.T) {
 	}
 }
 
-// TestClaimsAreReleasedWhenServerDies ends calls without an event right before each server is killed, and starts others after
-// that. The other gateway must be able to claim every key.
+// TestClaimsAreReleasedWhenServerDies ends calls without an event right before each server is
+// killed, and starts others after that. The other gateway must be able to claim every key.
 func TestClaimsAreReleasedWhenServerDies(t *testing.T) {
 	servers := jetstreamtest.NewCluster(t)
 	where := servers.Account(t)
@@ -143,7 +143,8 @@ func TestClaimsSurviveLostBucket(t *testing.T) {
 		t.Errorf("the gateways share a history but have the scopes %q and %q", one.KeyScope(), two.KeyScope())
 	}
 	_, _ = one.claim(newKeyed("key", "body"), nil)
-	if err := one.engine.JetStream().DeleteKeyValue(t.Context(), "SLUICE_CLAIMS"); err != nil { // as a restart does where there is no replica
+	// A server restart has the same effect if there are no replicas.
+	if err := one.engine.JetStream().DeleteKeyValue(t.Context(), "SLUICE_CLAIMS"); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"second", "third"} {

@@ -130,7 +130,8 @@ func parseCursor(cursor string) (jetstream.Offset, error) {
 
 const subjectPrefix = "sluice.event."
 
-// subjectOf returns the subject of an app's events. It replaces dots by percent signs, which app names cannot contain.
+// subjectOf returns the subject of an app's events. It replaces dots by percent signs, which app
+// names cannot contain.
 func subjectOf(app string) string { return subjectPrefix + strings.ReplaceAll(app, ".", "%") }
 
 // appOf returns the app of a subject.

@@ -20,14 +20,16 @@ const Oldest = "oldest"
 // Messages that a feed reads from the index at a time: up to a few hundred KB for each feed.
 const feedPageSize = 8
 
-// Feed returns the events of an app, or of all apps for "", in the order of the stream: first those after the cursor, then
-// new ones as soon as they are indexed, until ctx ends. An empty cursor starts with the next new event.
+// Feed returns the events of an app, or of all apps for "", in the order of the stream: first those
+// after the cursor, then new ones as soon as they are indexed, until ctx ends. An empty cursor
+// starts with the next new event.
 //
-// match selects events; nil selects all. For a message without a match, match is called again with an event that has only a
-// cursor. If it matches, Feed yields it, so that the reader can resume there.
+// match selects events; nil selects all. For a message without a match, match is called again with
+// an event that has only a cursor. If it matches, Feed yields it, so that the reader can resume
+// there.
 //
-// A slow reader does not block others. An error is the last value of the sequence: push.ErrInvalidCursor, or
-// push.ErrCursorExpired if events after the cursor were deleted.
+// A slow reader does not block others. An error is the last value of the sequence:
+// push.ErrInvalidCursor, or push.ErrCursorExpired if events after the cursor were deleted.
 func (h *History) Feed(ctx context.Context, app, after string, match func(*push.Event) bool) iter.Seq2[push.Event, error] {
 	return func(yield func(push.Event, error) bool) {
 		r := &feedReader{history: h, app: app, match: match}
@@ -104,7 +106,8 @@ func (r *feedReader) page(ctx context.Context) ([]*message, error) {
 	return nil, nil
 }
 
-// selectMessagesSQL reads messages and the checkpoint in one statement, so that both are consistent.
+// selectMessagesSQL reads messages and the checkpoint in one statement, so that both are
+// consistent.
 const selectMessagesSQL = `SELECT c.last_seq, c.oldest_seq, c.last_dropped_index, m.seq, m.app, m.body FROM checkpoint c LEFT JOIN
 	(SELECT seq, app, body FROM message WHERE %s seq >= ? ORDER BY seq LIMIT ?) m ORDER BY m.seq`
 

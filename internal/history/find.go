@@ -15,9 +15,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// States returns the states of notifications; unknown ones are missing. Events that this gateway has appended count as the
-// latest until they arrive from the stream. A caller that depends on their order, for instance between a cancellation and an
-// attempt, calls WaitForSeq first.
+// States returns the states of notifications; unknown ones are missing. Events that this gateway
+// has appended count as the latest until they arrive from the stream. A caller that depends on
+// their order, for instance between a cancellation and an attempt, calls WaitForSeq first.
 func (h *History) States(ctx context.Context, ids []string) (map[string]State, error) {
 	keys := make([]uuid.UUID, 0, len(ids))
 	for _, id := range ids {
@@ -43,8 +43,8 @@ type snapshot struct {
 	index       *index // of the row; an index that is being rebuilt may not have it
 }
 
-// lookup returns snapshots of notifications. It reads the overlay before the index: an event that is committed in between is
-// then in both, and its offset shows that.
+// lookup returns snapshots of notifications. It reads the overlay before the index: an event that
+// is committed in between is then in both, and its offset shows that.
 func (h *History) lookup(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*snapshot, error) {
 	idx, err := h.currentIndex(ctx)
 	if err != nil {
@@ -65,8 +65,9 @@ func (h *History) lookup(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]*s
 	}
 }
 
-// mergeOverlay merges events of the overlay, as of lastSeq, with rows that were read later. It returns false if an event
-// that was pending in the overlay may already be in the row: a pending event has no offset.
+// mergeOverlay merges events of the overlay, as of lastSeq, with rows that were read later. It
+// returns false if an event that was pending in the overlay may already be in the row: a pending
+// event has no offset.
 func mergeOverlay(ids []uuid.UUID, overlays []uncommitted, lastSeq uint64, rows map[uuid.UUID]*row) (map[uuid.UUID]*snapshot, bool) {
 	found := make(map[uuid.UUID]*snapshot, len(ids))
 	for i, id := range ids {
@@ -117,7 +118,8 @@ func (h *History) currentIndex(ctx context.Context) (*index, error) {
 	}
 }
 
-// reportDamage wraps an error of the index. If the error means that the index is damaged, it triggers a rebuild.
+// reportDamage wraps an error of the index. If the error means that the index is damaged, it
+// triggers a rebuild.
 func (h *History) reportDamage(err error) error {
 	if isDamaged(err) {
 		h.cfg.Logger.Warn("index damaged", "err", err)
@@ -129,8 +131,9 @@ func (h *History) reportDamage(err error) error {
 	return fmt.Errorf("history: index: %w", err)
 }
 
-// Find returns the receipt and the events of an app's notification, oldest first. The latest events may not have a cursor
-// yet, and old ones may be deleted. The error is push.ErrNotFound if the app has no such notification.
+// Find returns the receipt and the events of an app's notification, oldest first. The latest events
+// may not have a cursor yet, and old ones may be deleted. The error is push.ErrNotFound if the app
+// has no such notification.
 func (h *History) Find(ctx context.Context, app, id string) (push.Receipt, []push.Event, error) {
 	key, err := uuid.Parse(id)
 	if err != nil {
@@ -232,8 +235,8 @@ type keyOwner struct {
 	bodyHash []byte // of the body that came with the key
 }
 
-// findKey returns the notification that last used a key, by the hash of the key. It returns nil if there is none or it has
-// expired.
+// findKey returns the notification that last used a key, by the hash of the key. It returns nil if
+// there is none or it has expired.
 func (h *History) findKey(ctx context.Context, key []byte) (*keyOwner, error) {
 	idx, err := h.currentIndex(ctx)
 	if err != nil {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package history stores the events of all notifications in a JetStream stream, and answers queries from a local index that
-// can be rebuilt from the stream at any time. It makes no decisions about notifications.
+// Package history stores the events of all notifications in a JetStream stream, and answers queries
+// from a local index that can be rebuilt from the stream at any time. It makes no decisions about
+// notifications.
 package history
 
 import (
@@ -25,28 +26,29 @@ import (
 // Stream is the name of the stream that holds the events.
 const Stream = "SLUICE_EVENTS"
 
-// eventsPerMessage is the maximum number of events in a message. It is larger than the default because events are small and
-// frequent.
+// eventsPerMessage is the maximum number of events in a message. It is larger than the default
+// because events are small and frequent.
 const eventsPerMessage = 500
 
-// electionTimeout is how long calls wait for a cluster without a leader, the same time as in a jetstream.Writer.
+// electionTimeout is how long calls wait for a cluster without a leader, the same time as in a
+// jetstream.Writer.
 const electionTimeout = 20 * time.Second
 
 // Config configures a history. Engine is required.
 type Config struct {
 	Engine *jetstream.Engine
-	// Dir is the directory of the index. It is created if it does not exist. If empty, the index is in a temporary
-	// directory and is rebuilt at every start.
+	// Dir is the directory of the index. It is created if it does not exist. If empty, the index is
+	// in a temporary directory and is rebuilt at every start.
 	Dir string
 	// MaxAge is the retention of events; zero means seven days.
 	MaxAge time.Duration
-	// MaxBytes bounds the stream. Beyond it the oldest events are deleted. Zero means 8 GiB. The index needs about the
-	// same space.
+	// MaxBytes bounds the stream. Beyond it the oldest events are deleted. Zero means 8 GiB. The
+	// index needs about the same space.
 	MaxBytes int64
 	// IdempotencyTTL is the retention of Idempotency-Keys; zero means 24 hours. MaxAge bounds it.
 	IdempotencyTTL time.Duration
-	// ClaimTTL is how long a key stays claimed in a cluster after its gateway died; zero means 15 minutes. It must be
-	// longer than the longest send.
+	// ClaimTTL is how long a key stays claimed in a cluster after its gateway died; zero means 15
+	// minutes. It must be longer than the longest send.
 	ClaimTTL time.Duration
 	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
@@ -69,7 +71,8 @@ func setDefault[T int64 | time.Duration](v *T, value T) {
 	}
 }
 
-// History stores and finds the events of all apps. It is safe for concurrent use. Its methods block unless Run is running.
+// History stores and finds the events of all apps. It is safe for concurrent use. Its methods block
+// unless Run is running.
 type History struct {
 	cfg         Config
 	ownsDir     bool // Close removes the directory
@@ -93,7 +96,8 @@ type counters struct {
 	newest, committed       atomic.Uint64 // sequences: the last known message of the stream, and the last one in the index
 }
 
-// Open creates or opens the stream and the index. It starts no goroutines. The caller must call Close.
+// Open creates or opens the stream and the index. It starts no goroutines. The caller must call
+// Close.
 func Open(ctx context.Context, cfg Config) (*History, error) {
 	cfg = cfg.withDefaults()
 	h := &History{
@@ -117,7 +121,8 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	return h, nil
 }
 
-// streamConfig returns a stream that deletes its oldest messages by age and size, and never refuses new ones.
+// streamConfig returns a stream that deletes its oldest messages by age and size, and never refuses
+// new ones.
 func streamConfig(cfg Config) natsjs.StreamConfig {
 	return natsjs.StreamConfig{
 		Name: Stream, Subjects: []string{subjectPrefix + ">"}, Retention: natsjs.LimitsPolicy, Discard: natsjs.DiscardOld,
@@ -156,8 +161,9 @@ func (h *History) openIndex(ctx context.Context) error {
 	return nil
 }
 
-// KeyScope identifies the history in which Idempotency-Keys are claimed. Gateways with the same scope treat concurrent calls
-// with the same key as one call. It is empty with an embedded server, whose history no other gateway shares.
+// KeyScope identifies the history in which Idempotency-Keys are claimed. Gateways with the same
+// scope treat concurrent calls with the same key as one call. It is empty with an embedded server,
+// whose history no other gateway shares.
 func (h *History) KeyScope() string {
 	if h.cfg.Engine.Embedded() {
 		return ""
@@ -182,7 +188,8 @@ func (h *History) Close() error {
 	return err
 }
 
-// Run appends events and updates the index until ctx ends. Then it writes the events that still wait.
+// Run appends events and updates the index until ctx ends. Then it writes the events that still
+// wait.
 func (h *History) Run(ctx context.Context) error {
 	writeCtx, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWriting()
@@ -203,9 +210,9 @@ func (h *History) Run(ctx context.Context) error {
 	return background.Wait()
 }
 
-// Append appends events and returns the offset of the last one when all are on disk. Events of one app keep their order.
-// Find and States include them immediately; WaitForSeq waits until they are in order with the events of other gateways.
-// After an error the events may or may not be stored.
+// Append appends events and returns the offset of the last one when all are on disk. Events of one
+// app keep their order. Find and States include them immediately; WaitForSeq waits until they are
+// in order with the events of other gateways. After an error the events may or may not be stored.
 func (h *History) Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error) {
 	headers, err := encodeEvents(events)
 	if err != nil {
@@ -240,7 +247,8 @@ func (h *History) append(ctx context.Context, headers []*eventHeader) ([]jetstre
 	return offsets, nil
 }
 
-// WaitForSeq waits until this gateway has received all messages up to seq, so that States and Find reflect the stream's order.
+// WaitForSeq waits until this gateway has received all messages up to seq, so that States and Find
+// reflect the stream's order.
 func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
 	received := h.overlay.waitFor(seq)
 	if received == nil {
@@ -254,7 +262,8 @@ func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
 	}
 }
 
-// WaitCaughtUp waits until this gateway has received all messages that were in the stream at the time of the call.
+// WaitCaughtUp waits until this gateway has received all messages that were in the stream at the
+// time of the call.
 func (h *History) WaitCaughtUp(ctx context.Context) error {
 	info, err := h.streamInfo(ctx)
 	if err != nil {

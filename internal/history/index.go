@@ -63,8 +63,8 @@ func isDamaged(err error) bool {
 	return errors.Is(err, errDamaged)
 }
 
-// openIndex opens the index in dir. It deletes an index of another version and moves a damaged one aside; both are rebuilt
-// from the stream.
+// openIndex opens the index in dir. It deletes an index of another version and moves a damaged one
+// aside; both are rebuilt from the stream.
 func openIndex(ctx context.Context, dir, stream string, log *slog.Logger) (*index, checkpoint, error) {
 	path := filepath.Join(dir, indexName)
 	idx, cp, err := tryIndex(ctx, path, stream)
@@ -156,7 +156,8 @@ func (x *index) initSchema(ctx context.Context, stream string) error {
 }
 
 func (x *index) createSchema(ctx context.Context, stream string) error {
-	// page_size must be set first, and journal_mode outside of a transaction. Both are stored in the file.
+	// page_size must be set first, and journal_mode outside of a transaction. Both are stored in
+	// the file.
 	if _, err := x.writeDB.ExecContext(ctx, "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL"); err != nil {
 		return err
 	}

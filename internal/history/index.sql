@@ -1,5 +1,6 @@
--- The range of the stream that is in this index: last_seq is the last message. Messages before oldest_seq are deleted, and
--- last_dropped_index is the index of the last event in message oldest_seq - 1 (-1: unknown).
+-- The range of the stream that is in this index: last_seq is the last message. Messages before
+-- oldest_seq are deleted, and last_dropped_index is the index of the last event in message
+-- oldest_seq - 1 (-1: unknown).
 CREATE TABLE checkpoint (
     stream             TEXT    NOT NULL,
     last_seq           INTEGER NOT NULL,
@@ -15,7 +16,8 @@ CREATE TABLE message (
 );
 CREATE INDEX message_by_app ON message (app, seq);
 
--- The state of each notification: the sequence of its last event, and the other fields as encoded by row.go.
+-- The state of each notification: the sequence of its last event, and the other fields as encoded
+-- by row.go.
 CREATE TABLE notification (
     id   BLOB PRIMARY KEY,
     seq  INTEGER NOT NULL,

@@ -17,14 +17,15 @@ import (
 const (
 	// Limits of messages and events in one commit.
 	maxBatchMessages, maxBatchEvents = 256, 8000
-	// The minimum time between two commits. Events of one notification that arrive within it need one row write instead of
-	// three.
+	// The minimum time between two commits. Events of one notification that arrive within it need
+	// one row write instead of three.
 	commitInterval = 25 * time.Millisecond
 	// Messages that are deleted in one transaction. Queries and the next commit wait for it.
 	deleteBatchSize = 2
 )
 
-// runIndexer writes messages to the index until the channel is closed. No other goroutine writes to the index.
+// runIndexer writes messages to the index until the channel is closed. No other goroutine writes to
+// the index.
 func (h *History) runIndexer(ctx context.Context, messages <-chan *message, oldestSeqs <-chan uint64) error {
 	commitTimer := time.NewTimer(0)
 	defer commitTimer.Stop()
@@ -47,7 +48,8 @@ func (h *History) runIndexer(ctx context.Context, messages <-chan *message, olde
 	}
 }
 
-// commitWithRetry commits a batch. It retries, for instance while the disk is full, until ctx ends or the index is damaged.
+// commitWithRetry commits a batch. It retries, for instance while the disk is full, until ctx ends
+// or the index is damaged.
 func (h *History) commitWithRetry(ctx context.Context, batch []*message) error {
 	for warned := false; ; warned = true {
 		err := h.commit(context.WithoutCancel(ctx), batch)
@@ -117,8 +119,9 @@ func headersOf(batch []*message) []*eventHeader {
 	return headers
 }
 
-// mergeRows applies the events and returns the changed rows, one for each notification, in the order of their first events. It
-// queries only IDs up to maxID: IDs are generated in ascending order, so most rows are new.
+// mergeRows applies the events and returns the changed rows, one for each notification, in the
+// order of their first events. It queries only IDs up to maxID: IDs are generated in ascending
+// order, so most rows are new.
 func (x *index) mergeRows(ctx context.Context, tx *sql.Tx, headers []*eventHeader) ([]*row, error) {
 	var candidates []uuid.UUID
 	merged := make(map[uuid.UUID]*row, len(headers))
@@ -173,7 +176,8 @@ func saveCheckpoint(ctx context.Context, tx *sql.Tx, cp checkpoint) error {
 	return err
 }
 
-// deleteExpired deletes messages that the stream has deleted, those before first. It stops when new messages wait.
+// deleteExpired deletes messages that the stream has deleted, those before first. It stops when new
+// messages wait.
 func (h *History) deleteExpired(ctx context.Context, first uint64, messages <-chan *message) error {
 	for len(messages) == 0 {
 		more, err := h.deleteExpiredBatch(ctx, max(first, h.checkpoint.oldestSeq))
@@ -184,8 +188,8 @@ func (h *History) deleteExpired(ctx context.Context, first uint64, messages <-ch
 	return nil
 }
 
-// deleteExpiredBatch deletes a few messages before first, and the notifications whose last event was in them. It reports
-// whether there may be more.
+// deleteExpiredBatch deletes a few messages before first, and the notifications whose last event
+// was in them. It reports whether there may be more.
 func (h *History) deleteExpiredBatch(ctx context.Context, first uint64) (more bool, err error) {
 	cp := h.checkpoint
 	err = inTransaction(ctx, h.index.Load().writeDB, func(tx *sql.Tx) error {

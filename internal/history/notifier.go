@@ -30,7 +30,8 @@ func (n *notifier) notify(batch []*message) {
 	}
 }
 
-// waitAbove returns nil if the app has a message after seq, and otherwise a channel that is closed when one is committed.
+// waitAbove returns nil if the app has a message after seq, and otherwise a channel that is closed
+// when one is committed.
 func (n *notifier) waitAbove(app string, seq uint64) <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()

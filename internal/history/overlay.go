@@ -11,8 +11,9 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// overlay holds the events that are not in the index yet: those received from the stream but not committed, and those appended
-// by this gateway but not received. Queries read the overlay before the index, so that they miss no event.
+// overlay holds the events that are not in the index yet: those received from the stream but not
+// committed, and those appended by this gateway but not received. Queries read the overlay before
+// the index, so that they miss no event.
 type overlay struct {
 	mu       sync.RWMutex
 	received map[uuid.UUID][]*eventHeader // in the stream's order
@@ -49,7 +50,8 @@ func (o *overlay) removePending(headers []*eventHeader) {
 	}
 }
 
-// receive adds the events of message seq and wakes those who wait for it. Pending events among them are no longer pending.
+// receive adds the events of message seq and wakes those who wait for it. Pending events among them
+// are no longer pending.
 func (o *overlay) receive(seq uint64, headers []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -65,8 +67,8 @@ func (o *overlay) receive(seq uint64, headers []*eventHeader) {
 	o.advance(seq)
 }
 
-// parse returns the header of an event of the stream. For a pending event it copies the existing header instead of parsing the
-// text again.
+// parse returns the header of an event of the stream. For a pending event it copies the existing
+// header instead of parsing the text again.
 func (o *overlay) parse(offset jetstream.Offset, text []byte) (*eventHeader, error) {
 	id, ok := parseID(text)
 	if !ok {
@@ -140,7 +142,8 @@ func (o *overlay) remove(from map[uuid.UUID][]*eventHeader, hdr *eventHeader) {
 	}
 }
 
-// uncommitted holds the events of a notification in the overlay: first the received, then the pending ones.
+// uncommitted holds the events of a notification in the overlay: first the received, then the
+// pending ones.
 type uncommitted struct{ received, pending []*eventHeader }
 
 // lookup returns the uncommitted events of notifications, and the last message received.

@@ -14,7 +14,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// purgeBelow deletes all messages of the stream before a sequence, as retention by age or size does.
+// purgeBelow deletes all messages of the stream before a sequence, as retention by age or size
+// does.
 func (f *fixture) purgeBelow(below uint64) {
 	f.Helper()
 	jetstreamtest.Retry(f, f.engineConfig, func() error {

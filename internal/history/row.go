@@ -54,7 +54,8 @@ const columns = "id, seq, data"
 
 func (r *row) args() []any { return []any{r.id[:], int64(r.lastOffset.Seq), r.encode()} }
 
-// encode returns all fields that are not queried as one value, because each column costs as much as this one.
+// encode returns all fields that are not queried as one value, because each column costs as much as
+// this one.
 func (r *row) encode() []byte {
 	b := make([]byte, 0, 64+len(r.encodedOffsets))
 	for _, s := range [...]string{r.app, string(r.state.Status)} {

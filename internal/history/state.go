@@ -17,7 +17,8 @@ type State struct {
 	Attempt int
 	// At is the time of the last change, and SendAt the due time of a scheduled notification.
 	At, SendAt time.Time
-	// Offset is the offset of the event that led to this state; zero until that event is received from the stream.
+	// Offset is the offset of the event that led to this state; zero until that event is received
+	// from the stream.
 	Offset jetstream.Offset
 }
 
@@ -36,9 +37,10 @@ func isEnd(s push.Status) bool {
 // apply applies the next event and reports whether it changed the state:
 //   - The first end is final.
 //   - A notification that is being sent cannot be cancelled.
-//   - An attempt is ignored if its number is not above that of the previous one: another copy of the task was first.
-//   - A queued or scheduled event changes a known state only if it reports the current number of attempts. Without a number
-//     it only says, late, that the notification was accepted.
+//   - An attempt is ignored if its number is not above that of the previous one: another copy of
+//     the task was first.
+//   - A queued or scheduled event changes a known state only if it reports the current number of
+//     attempts. Without a number it only says, late, that the notification was accepted.
 func (s *State) apply(hdr *eventHeader) bool {
 	switch {
 	case s.Ended():

@@ -10,7 +10,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestStateFollowsStreamOrder applies sequences of events. A digit after a status is the number of the attempt.
+// TestStateFollowsStreamOrder applies sequences of events. A digit after a status is the number of
+// the attempt.
 func TestStateFollowsStreamOrder(t *testing.T) {
 	h := newFixture(t).open()
 	for sequence, want := range map[string]push.Status{

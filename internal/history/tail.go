@@ -52,7 +52,8 @@ func (h *History) follow(ctx context.Context) error {
 	return group.Wait()
 }
 
-// watchRetention sends the first sequence of the stream at an interval. It returns an error when a query finds the index damaged.
+// watchRetention sends the first sequence of the stream at an interval. It returns an error when a
+// query finds the index damaged.
 func (h *History) watchRetention(ctx context.Context, oldestSeqs chan<- uint64) error {
 	ticker := time.NewTicker(retentionInterval)
 	defer ticker.Stop()
@@ -75,7 +76,8 @@ func (h *History) watchRetention(ctx context.Context, oldestSeqs chan<- uint64) 
 	}
 }
 
-// recoverFollow rebuilds the index if it is damaged or outdated, and otherwise waits before the next follow.
+// recoverFollow rebuilds the index if it is damaged or outdated, and otherwise waits before the
+// next follow.
 func (h *History) recoverFollow(ctx context.Context, err error) {
 	if isDamaged(err) || errors.Is(err, errOutdated) {
 		h.cfg.Logger.Warn("rebuilding the index from the stream", "err", err)
@@ -99,8 +101,8 @@ func pause(ctx context.Context) bool {
 	}
 }
 
-// rebuildIndex removes the database, or moves it aside if it is damaged, and opens an empty one. Queries wait until it has
-// caught up.
+// rebuildIndex removes the database, or moves it aside if it is damaged, and opens an empty one.
+// Queries wait until it has caught up.
 func (h *History) rebuildIndex(ctx context.Context, cause error) error {
 	old := h.index.Load()
 	if err := old.close(); err != nil {
@@ -149,7 +151,8 @@ func (h *History) tail(ctx context.Context, start checkpoint, messages chan<- *m
 	}
 }
 
-// startSeq returns the first sequence to read. It returns errOutdated if the index belongs to another stream.
+// startSeq returns the first sequence to read. It returns errOutdated if the index belongs to
+// another stream.
 func (h *History) startSeq(ctx context.Context, cp checkpoint) (next uint64, err error) {
 	info, err := h.stream.Info(ctx)
 	if err != nil {

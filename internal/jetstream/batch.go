@@ -13,7 +13,8 @@ const (
 	maxBatchBytes   = 64 << 10
 )
 
-// batch is a list of items for one subject that is published as one message: one JSON text per line.
+// batch is a list of items for one subject that is published as one message: one JSON text per
+// line.
 type batch struct {
 	subject string
 	body    []byte
@@ -25,7 +26,8 @@ type batch struct {
 	err  error
 }
 
-// hasRoom reports whether the batch accepts another item. An empty batch accepts an item of any size.
+// hasRoom reports whether the batch accepts another item. An empty batch accepts an item of any
+// size.
 func (b *batch) hasRoom(item []byte, limit int) bool {
 	return b.count == 0 || b.count < limit && len(b.body)+len(item) < maxBatchBytes
 }

@@ -21,8 +21,8 @@ import (
 // fullDiskEnv is set to a directory in the child process whose files cannot grow.
 const fullDiskEnv = "SLUICE_FULL_DISK"
 
-// TestWriterRecoversAfterFailedWrite runs a child process with a file size limit, so writes fail as on a full disk.
-// The child then raises the limit.
+// TestWriterRecoversAfterFailedWrite runs a child process with a file size limit, so writes fail as
+// on a full disk. The child then raises the limit.
 func TestWriterRecoversAfterFailedWrite(t *testing.T) {
 	if dir := os.Getenv(fullDiskEnv); dir != "" {
 		runOnFullDisk(t, dir)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package jetstream runs an embedded NATS JetStream server or connects to an external one, and writes to
-// its streams in batches. It defines no streams and does not interpret items.
+// Package jetstream runs an embedded NATS JetStream server or connects to an external one, and
+// writes to its streams in batches. It defines no streams and does not interpret items.
 package jetstream
 
 import (
@@ -17,11 +17,11 @@ import (
 
 // Errors of Open and Writer.
 var (
-	// ErrFull means that nothing was written: the stream has reached its size limit, or the free space on
-	// the disk is below Config.Reserve.
+	// ErrFull means that nothing was written: the stream has reached its size limit, or the free
+	// space on the disk is below Config.Reserve.
 	ErrFull = errors.New("jetstream: no space left")
-	// ErrUnwritable means that nothing can be stored now: the disk failed, or the cluster has no majority.
-	// A write in progress may or may not have been stored.
+	// ErrUnwritable means that nothing can be stored now: the disk failed, or the cluster has no
+	// majority. A write in progress may or may not have been stored.
 	ErrUnwritable = errors.New("jetstream: storage is not writable")
 	// ErrTooLarge means that an item exceeds the maximum size.
 	ErrTooLarge = errors.New("jetstream: item is too large")
@@ -37,12 +37,12 @@ type Config struct {
 	Dir string
 	// URL is the address of an external server or cluster. A password in it is never logged.
 	URL string
-	// Replicas is the number of replicas of each stream in a cluster; zero means one. The embedded server
-	// always has one.
+	// Replicas is the number of replicas of each stream in a cluster; zero means one. The embedded
+	// server always has one.
 	Replicas int
-	// Reserve is the number of bytes of the embedded server's disk that stay free for notifications that
-	// are already accepted. Writers that respect the reserve (see Engine.Writer) fail below it. Zero means
-	// 64 MiB; a negative value reserves nothing.
+	// Reserve is the number of bytes of the embedded server's disk that stay free for notifications
+	// that are already accepted. Writers that respect the reserve (see Engine.Writer) fail below
+	// it. Zero means 64 MiB; a negative value reserves nothing.
 	Reserve int64
 	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
@@ -64,9 +64,9 @@ type Engine struct {
 	js     natsjs.JetStream
 }
 
-// Open starts the embedded server in cfg.Dir or connects to cfg.URL, and returns when the server responds.
-// The embedded server has repaired and loaded its files by then. The error is ErrLocked if another process
-// uses the directory.
+// Open starts the embedded server in cfg.Dir or connects to cfg.URL, and returns when the server
+// responds. The embedded server has repaired and loaded its files by then. The error is ErrLocked
+// if another process uses the directory.
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if (cfg.Dir == "") == (cfg.URL == "") {
 		return nil, errors.New("jetstream: set either a directory or a URL")
@@ -129,8 +129,9 @@ func (e *Engine) options() []nats.Option {
 	return options
 }
 
-// Run supervises the embedded server until ctx ends. After a failed write the server stops writing, and Run
-// restarts it as soon as the disk is writable. With an external server Run only waits for ctx.
+// Run supervises the embedded server until ctx ends. After a failed write the server stops writing,
+// and Run restarts it as soon as the disk is writable. With an external server Run only waits for
+// ctx.
 func (e *Engine) Run(ctx context.Context) error {
 	if e.server == nil {
 		<-ctx.Done()
@@ -139,7 +140,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	return e.server.supervise(ctx)
 }
 
-// Close closes the connection and stops the embedded server. Every acknowledged write is on disk by then.
+// Close closes the connection and stops the embedded server. Every acknowledged write is on disk by
+// then.
 func (e *Engine) Close() error {
 	if e.conn != nil {
 		e.conn.Close()
@@ -153,7 +155,8 @@ func (e *Engine) Close() error {
 // JetStream returns the JetStream API, for consumers.
 func (e *Engine) JetStream() natsjs.JetStream { return e.js }
 
-// Embedded reports whether the server runs in this process, so that no other process uses its streams.
+// Embedded reports whether the server runs in this process, so that no other process uses its
+// streams.
 func (e *Engine) Embedded() bool { return e.server != nil }
 
 // Replicas returns the number of replicas of each stream.
@@ -164,7 +167,8 @@ func (e *Engine) Replicas() int {
 	return max(1, e.cfg.Replicas)
 }
 
-// Ready returns nil if new items can be stored, and otherwise ErrFull or ErrUnwritable with the reason.
+// Ready returns nil if new items can be stored, and otherwise ErrFull or ErrUnwritable with the
+// reason.
 func (e *Engine) Ready() error {
 	if !e.conn.IsConnected() {
 		return fmt.Errorf("%w: not connected", ErrUnwritable)
@@ -175,8 +179,8 @@ func (e *Engine) Ready() error {
 	return e.server.ready()
 }
 
-// Stream creates or updates a stream with the engine's number of replicas. In a cluster it disables direct
-// reads: only the leader has every acknowledged message.
+// Stream creates or updates a stream with the engine's number of replicas. In a cluster it disables
+// direct reads: only the leader has every acknowledged message.
 func (e *Engine) Stream(ctx context.Context, cfg natsjs.StreamConfig) (natsjs.Stream, error) {
 	cfg.Replicas = e.Replicas()
 	cfg.AllowDirect = cfg.AllowDirect && e.Embedded()

@@ -17,7 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// open opens an engine in dir with a stream and a writer. They run until shut is called or the test ends.
+// open opens an engine in dir with a stream and a writer. They run until shut is called or the test
+// ends.
 func open(t testing.TB, dir string, stream natsjs.StreamConfig) (e *jetstream.Engine, w *jetstream.Writer, shut func()) {
 	t.Helper()
 	return openWith(t, jetstream.Config{Dir: dir, Reserve: -1}, stream)

@@ -19,16 +19,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// The server truncates a block at the first record with a wrong checksum, so one flipped bit loses all later
-// records of the block. After a clean shutdown it does not read a block until a message of it is requested.
-// repair therefore runs before the server starts and removes damaged ranges between valid records. The server
-// accepts the gap in the sequences, because its own compaction leaves such gaps. repair leaves invalid data at
-// the end of a block to the server, and does not touch a block without a valid record after the damage: another
-// version may have written it.
+// The server truncates a block at the first record with a wrong checksum, so one flipped bit loses
+// all later records of the block. After a clean shutdown it does not read a block until a message
+// of it is requested. repair therefore runs before the server starts and removes damaged ranges
+// between valid records. The server accepts the gap in the sequences, because its own compaction
+// leaves such gaps. repair leaves invalid data at the end of a block to the server, and does not
+// touch a block without a valid record after the damage: another version may have written it.
 
-// A record starts with its length (4 bytes; the first bit is set if it has headers), sequence (8), time (8) and
-// subject length (2). It ends with a checksum over everything except the two lengths. See nats-server 2.15,
-// filestore.go.
+// A record starts with its length (4 bytes; the first bit is set if it has headers), sequence (8),
+// time (8) and subject length (2). It ends with a checksum over everything except the two lengths.
+// See nats-server 2.15, filestore.go.
 const (
 	recordHeaderLen = 22
 	checksumLen     = 8
@@ -61,7 +61,8 @@ func (s *server) repair() error {
 	return err
 }
 
-// repairBlock removes the damaged ranges of a block and logs each. It keeps the original in the directory "damaged".
+// repairBlock removes the damaged ranges of a block and logs each. It keeps the original in the
+// directory "damaged".
 func (s *server) repairBlock(name string) error {
 	data, err := os.ReadFile(name)
 	if err != nil {
@@ -85,8 +86,8 @@ func (s *server) repairBlock(name string) error {
 	return s.replaceBlock(name, append(repaired, data[at:]...))
 }
 
-// replaceBlock moves the file to the directory "damaged" and writes data in its place. After a crash in between,
-// either the old or the new file is in place.
+// replaceBlock moves the file to the directory "damaged" and writes data in its place. After a
+// crash in between, either the old or the new file is in place.
 func (s *server) replaceBlock(name string, data []byte) error {
 	dir := filepath.Join(s.cfg.Dir, "damaged")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -124,7 +125,8 @@ func newBlockReader(name string) blockReader {
 	return blockReader{hash}
 }
 
-// damagedRanges returns the damaged ranges between valid records, and the end of the last valid record.
+// damagedRanges returns the damaged ranges between valid records, and the end of the last valid
+// record.
 func (r blockReader) damagedRanges(data []byte) (ranges []damagedRange, end int) {
 	at := 0
 	for at < len(data) {

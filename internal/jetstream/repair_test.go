@@ -27,8 +27,8 @@ func firstBlock(t *testing.T, dir string) string {
 	return found[0]
 }
 
-// copyAfterCrash returns a copy of a directory with fifty messages of one item, taken while the engine runs. damage
-// changes its first block.
+// copyAfterCrash returns a copy of a directory with fifty messages of one item, taken while the
+// engine runs. damage changes its first block.
 func copyAfterCrash(t *testing.T, damage func(block []byte) []byte) (dir string) {
 	t.Helper()
 	src := t.TempDir()
@@ -83,8 +83,8 @@ func TestTornTailLosesNothing(t *testing.T) {
 	}
 }
 
-// TestRepairLosesOnlyDamagedRecords damages a block. The other records are intact and are delivered, the loss is
-// logged, and the stream accepts new items.
+// TestRepairLosesOnlyDamagedRecords damages a block. The other records are intact and are
+// delivered, the loss is logged, and the stream accepts new items.
 func TestRepairLosesOnlyDamagedRecords(t *testing.T) {
 	for name, c := range map[string]struct {
 		damage func(b []byte, size int) // b holds fifty records of this size
@@ -148,7 +148,8 @@ func waitDelivered(t *testing.T, e *jetstream.Engine, want int) {
 	}
 }
 
-// countDelivered returns the number of messages that a new consumer gets, or 0 if the server is busy.
+// countDelivered returns the number of messages that a new consumer gets, or 0 if the server is
+// busy.
 func countDelivered(t *testing.T, e *jetstream.Engine) (count int) {
 	t.Helper()
 	c, err := e.JetStream().CreateConsumer(t.Context(), "S", natsjs.ConsumerConfig{AckPolicy: natsjs.AckExplicitPolicy})
@@ -165,7 +166,8 @@ func countDelivered(t *testing.T, e *jetstream.Engine) (count int) {
 	return count
 }
 
-// TestReadSkipsRecordDamagedAfterStart damages a record after the startup check and before it is read.
+// TestReadSkipsRecordDamagedAfterStart damages a record after the startup check and before it is
+// read.
 func TestReadSkipsRecordDamagedAfterStart(t *testing.T) {
 	dir := copyAfterClose(t, func(block []byte) []byte { return block })
 	e, _, _ := open(t, dir, testStream)

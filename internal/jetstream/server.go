@@ -34,7 +34,8 @@ const (
 	maxPayload      = 8 << 20
 	// Memory streams hold small data that need not survive a restart.
 	maxMemoryStore = 256 << 20
-	// The disk and each stream's own limit bound the files. The server's default is a third of the disk.
+	// The disk and each stream's own limit bound the files. The server's default is a third of the
+	// disk.
 	maxFileStore = 1 << 60
 )
 
@@ -54,7 +55,8 @@ func start(cfg Config) (*server, error) {
 	return s, nil
 }
 
-// launch repairs damaged blocks and starts a server. It returns when the server accepts connections.
+// launch repairs damaged blocks and starts a server. It returns when the server accepts
+// connections.
 func (s *server) launch() (*nats.Server, error) {
 	if err := s.repair(); err != nil {
 		return nil, err
@@ -78,8 +80,9 @@ func (s *server) launch() (*nats.Server, error) {
 	return live, nil
 }
 
-// reportTruncated logs the blocks that the server truncated while it loaded them. The server does not log this.
-// Truncation is harmless after a torn write, which was never acknowledged, and a loss if the disk is damaged.
+// reportTruncated logs the blocks that the server truncated while it loaded them. The server does
+// not log this. Truncation is harmless after a torn write, which was never acknowledged, and a loss
+// if the disk is damaged.
 func (s *server) reportTruncated(before map[string]int64) {
 	for name, now := range blockSizes(s.cfg.Dir) {
 		if cut := before[name] - now; cut > 0 {
@@ -117,7 +120,8 @@ func (s *server) InProcessConn() (net.Conn, error) {
 	return live.InProcessConn()
 }
 
-// recordFailure records a failed write. The server does not write to that stream again until it is restarted.
+// recordFailure records a failed write. The server does not write to that stream again until it is
+// restarted.
 func (s *server) recordFailure(err error) {
 	s.mu.Lock()
 	s.writeErr = err
@@ -208,8 +212,8 @@ func (r logAdapter) Fatalf(format string, v ...any)  { r.logf(slog.LevelError, f
 func (r logAdapter) Debugf(format string, v ...any)  { r.logf(slog.LevelDebug, format, v) }
 func (r logAdapter) Tracef(format string, v ...any)  { r.logf(slog.LevelDebug, format, v) }
 
-// Errorf also detects a failed write: the server reports it only in its log, and the publisher gets no response.
-// If the text of the message ever changes, writeTimeout detects the failure later.
+// Errorf also detects a failed write: the server reports it only in its log, and the publisher gets
+// no response. If the text of the message ever changes, writeTimeout detects the failure later.
 func (r logAdapter) Errorf(format string, v ...any) {
 	r.logf(slog.LevelError, format, v)
 	if strings.Contains(format, "critical write error") {

@@ -17,8 +17,8 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// Offset is the position of an item: the sequence of its message in the stream, and its index in the message.
-// Offsets of one stream are ordered.
+// Offset is the position of an item: the sequence of its message in the stream, and its index in
+// the message. Offsets of one stream are ordered.
 type Offset struct {
 	Seq   uint64
 	Index int
@@ -29,15 +29,15 @@ func (o Offset) Before(other Offset) bool {
 	return o.Seq < other.Seq || o.Seq == other.Seq && o.Index < other.Index
 }
 
-// Writer writes items to a stream in batches. Items of one subject that arrive while the server is busy share a
-// batch; an idle writer publishes an item immediately. Append blocks unless Run is running. A Writer is safe for
-// concurrent use.
+// Writer writes items to a stream in batches. Items of one subject that arrive while the server is
+// busy share a batch; an idle writer publishes an item immediately. Append blocks unless Run is
+// running. A Writer is safe for concurrent use.
 type Writer struct {
-	// MapSubject, if not nil, returns the subject and headers under which a batch is published, from the
-	// subject of Append and the number of items. Set it before the first Append.
+	// MapSubject, if not nil, returns the subject and headers under which a batch is published,
+	// from the subject of Append and the number of items. Set it before the first Append.
 	MapSubject func(subject string, items int) (string, nats.Header)
-	// MaxItems limits the number of items in a batch; zero means 100. Larger batches need fewer syncs. Set it
-	// before the first Append.
+	// MaxItems limits the number of items in a batch; zero means 100. Larger batches need fewer
+	// syncs. Set it before the first Append.
 	MaxItems int
 
 	engine         *Engine
@@ -60,21 +60,21 @@ const (
 	maxInFlight = 4
 	// Bytes of pending items above which Append blocks.
 	maxPendingBytes = 8 << 20
-	// How long writes to a cluster without a leader are retried: one election takes up to nine seconds, and
-	// this allows for two.
+	// How long writes to a cluster without a leader are retried: one election takes up to nine
+	// seconds, and this allows for two.
 	electionTimeout = 20 * time.Second
 	retryInterval   = 250 * time.Millisecond
 )
 
-// Writer returns a writer to the stream. If respectReserve is set, Append fails with ErrFull when the free disk
-// space is below Config.Reserve.
+// Writer returns a writer to the stream. If respectReserve is set, Append fails with ErrFull when
+// the free disk space is below Config.Reserve.
 func (e *Engine) Writer(stream string, respectReserve bool) *Writer {
 	return &Writer{engine: e, stream: stream, respectReserve: respectReserve, wake: make(chan struct{}, 1), open: map[string]*batch{}, busy: map[string]bool{}}
 }
 
-// Append writes one item, a JSON text without line breaks, and returns its offset when it is synced to disk, in a
-// cluster by a majority. Sequential calls for one subject keep their order. After an error, including that of ctx,
-// the item may or may not be stored, unless the error is ErrFull.
+// Append writes one item, a JSON text without line breaks, and returns its offset when it is synced
+// to disk, in a cluster by a majority. Sequential calls keep their order in the stream. After an
+// error, including that of ctx, the item may or may not be stored, unless the error is ErrFull.
 func (w *Writer) Append(ctx context.Context, subject string, item []byte) (Offset, error) {
 	offsets, err := w.AppendAll(ctx, subject, [][]byte{item})
 	if err != nil {
@@ -83,9 +83,9 @@ func (w *Writer) Append(ctx context.Context, subject string, item []byte) (Offse
 	return offsets[0], nil
 }
 
-// AppendAll writes items in order, in as few batches as possible, and returns when all are synced to disk. After an
-// error, items with a nonzero Seq in their offset are stored. The others may or may not be stored; with ErrFull they
-// are not.
+// AppendAll writes items in order, in as few batches as possible, and returns when all are synced
+// to disk. After an error, items with a nonzero Seq in their offset are stored. The others may or
+// may not be stored; with ErrFull they are not.
 func (w *Writer) AppendAll(ctx context.Context, subject string, items [][]byte) ([]Offset, error) {
 	offsets := make([]Offset, len(items))
 	if err := w.validate(items); err != nil {
@@ -133,8 +133,8 @@ type slot struct {
 	index int
 }
 
-// enqueue adds items to pending batches and returns their slots. It blocks while there is no space. After an error
-// it returns the slots of the items added so far.
+// enqueue adds items to pending batches and returns their slots. It blocks while there is no space.
+// After an error it returns the slots of the items added so far.
 func (w *Writer) enqueue(ctx context.Context, subject string, items [][]byte) ([]slot, error) {
 	slots := make([]slot, 0, len(items))
 	for {
@@ -151,8 +151,8 @@ func (w *Writer) enqueue(ctx context.Context, subject string, items [][]byte) ([
 	}
 }
 
-// tryEnqueue adds the items without a slot. If there is no space for all of them, it also returns a channel that is
-// closed when space becomes available.
+// tryEnqueue adds the items without a slot. If there is no space for all of them, it also returns a
+// channel that is closed when space becomes available.
 func (w *Writer) tryEnqueue(slots []slot, subject string, items [][]byte) ([]slot, <-chan struct{}, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -179,7 +179,8 @@ func (w *Writer) tryEnqueue(slots []slot, subject string, items [][]byte) ([]slo
 // itemLimit returns the maximum number of items in a batch.
 func (w *Writer) itemLimit() int { return cmp.Or(w.MaxItems, defaultMaxItems) }
 
-// newBatch adds a batch for subject to the pending ones, with capacity for items. The caller holds w.mu.
+// newBatch adds a batch for subject to the pending ones, with capacity for items. The caller holds
+// w.mu.
 func (w *Writer) newBatch(subject string, items [][]byte) *batch {
 	size := 0
 	for _, item := range items[:min(len(items), w.itemLimit())] {
@@ -202,9 +203,10 @@ func (w *Writer) signal() {
 	}
 }
 
-// dequeue removes and returns the first batch that can be published now, or nil. The embedded server stores batches
-// in the order in which they are published, and stores none after a failure. A cluster may lose one batch and store
-// the next, so a batch waits there until the previous one of its subject has ended.
+// dequeue removes and returns the first batch that can be published now, or nil. The embedded
+// server stores batches in the order in which they are published, and stores none after a failure.
+// A cluster may lose one batch and store the next, so a batch waits there until the previous one of
+// its subject has ended.
 func (w *Writer) dequeue() *batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -228,7 +230,8 @@ func (w *Writer) dequeue() *batch {
 	return b
 }
 
-// Run publishes batches until ctx ends, and then the pending ones. After Run returns, Append returns ErrClosed.
+// Run publishes batches until ctx ends, and then the pending ones. After Run returns, Append
+// returns ErrClosed.
 func (w *Writer) Run(ctx context.Context) error {
 	tokens := make(chan struct{}, maxInFlight)
 	for {
@@ -253,7 +256,8 @@ func (w *Writer) release(b *batch) {
 	w.signal()
 }
 
-// waitNext waits for a batch. It closes the writer and returns nil when ctx has ended and no batch is pending.
+// waitNext waits for a batch. It closes the writer and returns nil when ctx has ended and no batch
+// is pending.
 func (w *Writer) waitNext(ctx context.Context) *batch {
 	for {
 		if b := w.dequeue(); b != nil {
@@ -278,7 +282,8 @@ func (w *Writer) close() bool {
 	return w.closed
 }
 
-// send publishes b before it returns, so batches keep their order. It calls done when the result is known.
+// send publishes b before it returns, so batches keep their order. It calls done when the result is
+// known.
 func (w *Writer) send(b *batch, done func()) {
 	future, err := w.publish(b)
 	go func() {
@@ -325,7 +330,8 @@ func awaitAck(future natsjs.PubAckFuture, err error) (*natsjs.PubAck, error) {
 	}
 }
 
-// isTransient reports whether a cluster may accept the same batch soon: it elects a leader, or the client reconnects.
+// isTransient reports whether a cluster may accept the same batch soon: it elects a leader, or the
+// client reconnects.
 func isTransient(err error) bool {
 	return isDisconnected(err) || errors.Is(err, natsjs.ErrAsyncPublishTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, natsjs.ErrNoStreamResponse)
@@ -348,13 +354,14 @@ func (w *Writer) mapError(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnwritable, err)
 }
 
-// isDisconnected reports whether the connection is down. With the embedded server that is a restart after a failure.
+// isDisconnected reports whether the connection is down. With the embedded server that is a restart
+// after a failure.
 func isDisconnected(err error) bool {
 	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrReconnectBufExceeded)
 }
 
-// isFull reports whether a stream has reached its limit. The server uses one code for all errors of a store, so
-// isFull compares descriptions.
+// isFull reports whether a stream has reached its limit. The server uses one code for all errors of
+// a store, so isFull compares descriptions.
 func isFull(err *natsjs.APIError) bool {
 	return err.Description == "maximum bytes exceeded" || err.Description == "maximum messages exceeded"
 }

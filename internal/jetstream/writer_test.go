@@ -49,8 +49,8 @@ func TestAppendAllWritesOneBatch(t *testing.T) {
 	}
 }
 
-// TestRetriesKeepOrder writes to a stream that is created later, as if its leader had failed. Retries must not reorder
-// batches.
+// TestRetriesKeepOrder writes to a stream that is created later, as if its leader had failed.
+// Retries must not reorder batches.
 func TestRetriesKeepOrder(t *testing.T) {
 	e, w := externalEngine(t)
 	attempts := make(chan struct{}, 1)
@@ -91,7 +91,8 @@ func compareOffsets(a, b jetstream.Offset) int {
 	return 1
 }
 
-// externalEngine returns an engine with an external server, and a writer to a stream that does not exist yet.
+// externalEngine returns an engine with an external server, and a writer to a stream that does not
+// exist yet.
 func externalEngine(t *testing.T) (*jetstream.Engine, *jetstream.Writer) {
 	t.Helper()
 	e, err := jetstream.Open(t.Context(), jetstream.Config{URL: jetstreamtest.StartServer(t)})

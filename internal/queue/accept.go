@@ -13,9 +13,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// Accept stores notifications and returns one error for each, nil if it is on disk. Their ID, App and AcceptedAt must be
-// set. A *push.FieldError means that the notification is invalid, push.ErrQueueFull that the queue is full: neither is
-// stored. After any other error the notification may or may not be stored.
+// Accept stores notifications and returns one error for each, nil if it is on disk. Their ID, App
+// and AcceptedAt must be set. A *push.FieldError means that the notification is invalid,
+// push.ErrQueueFull that the queue is full: neither is stored. After any other error the
+// notification may or may not be stored.
 func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
 	errs := make([]error, len(ns))
 	groups := q.groupByDestination(ctx, ns, errs)
@@ -39,7 +40,8 @@ type group struct {
 	index       []int // of the notification in the call
 }
 
-// groupByDestination groups the notifications by subject, and sets the errors of those that cannot be accepted.
+// groupByDestination groups the notifications by subject, and sets the errors of those that cannot
+// be accepted.
 func (q *Queue) groupByDestination(ctx context.Context, ns []*push.Notification, errs []error) map[destination]*group {
 	groups := map[destination]*group{}
 	var g *group // of the previous notification; usually the next one has the same destination
@@ -108,9 +110,9 @@ func (q *Queue) appendGroup(ctx context.Context, g *group, errs []error) {
 	}
 }
 
-// recordAccepted appends the tasks to the journal. It ignores failures, because the next event of a task also shows that
-// it was accepted. Tasks with an Idempotency-Key are appended synchronously, so that a repeated call finds them after a
-// crash.
+// recordAccepted appends the tasks to the journal. It ignores failures, because the next event of a
+// task also shows that it was accepted. Tasks with an Idempotency-Key are appended synchronously,
+// so that a repeated call finds them after a crash.
 func (q *Queue) recordAccepted(ctx context.Context, accepted []*task) {
 	var keyed []push.Event
 	others := make([]push.Event, 0, len(accepted))

@@ -24,8 +24,8 @@ type discardJournal struct{ *memoryJournal }
 
 func (discardJournal) AppendAsync(context.Context, ...push.Event) error { return nil }
 
-// openBench opens a queue with the history or with a discardJournal. indexed waits until the history has indexed this number
-// of events.
+// openBench opens a queue with the history or with a discardJournal. indexed waits until the
+// history has indexed this number of events.
 func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, indexed func(events int)) {
 	b.Helper()
 	e, err := jetstream.Open(b.Context(), jetstream.Config{Dir: b.TempDir(), Reserve: -1})
@@ -62,7 +62,8 @@ func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, 
 	return q, indexed
 }
 
-// waitIndexed waits until the history has received this number of events since it started and has indexed all of them.
+// waitIndexed waits until the history has received this number of events since it started and has
+// indexed all of them.
 func waitIndexed(h *history.History, events int) {
 	for s := h.Status(); s.Events < uint64(events) || s.Behind > 0; s = h.Status() {
 		time.Sleep(time.Millisecond)
@@ -105,9 +106,10 @@ func runConcurrently(turns int, do func(turn int)) {
 	wg.Wait()
 }
 
-// BenchmarkAccept measures notifications accepted per second, from 64 goroutines, one at a time and in batches of 100,
-// without the history and with it, including the indexing. The metric of-engine compares this with the rate at which the
-// engine alone writes the same tasks. Both run in alternation, because the speed of a shared machine varies.
+// BenchmarkAccept measures notifications accepted per second, from 64 goroutines, one at a time and
+// in batches of 100, without the history and with it, including the indexing. The metric of-engine
+// compares this with the rate at which the engine alone writes the same tasks. Both run in
+// alternation, because the speed of a shared machine varies.
 func BenchmarkAccept(b *testing.B) {
 	for _, batch := range []struct {
 		name        string
@@ -207,8 +209,8 @@ func (s *instantSender) Send(_ context.Context, n *push.Notification) push.Recei
 	return r
 }
 
-// BenchmarkDelivery measures the whole path with the history: accept in batches of 100, record the attempt, send to a
-// sender that accepts immediately, and record the end.
+// BenchmarkDelivery measures the whole path with the history: accept in batches of 100, record the
+// attempt, send to a sender that accepts immediately, and record the end.
 func BenchmarkDelivery(b *testing.B) {
 	s := &instantSender{}
 	q, indexed := openBench(b, s, true)

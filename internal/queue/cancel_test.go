@@ -15,8 +15,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestCancelAndSendExcludeEachOther cancels notifications that are about to be sent. A notification is either cancelled or
-// sent, as the receipt of Cancel says.
+// TestCancelAndSendExcludeEachOther cancels notifications that are about to be sent. A notification
+// is either cancelled or sent, as the receipt of Cancel says.
 func TestCancelAndSendExcludeEachOther(t *testing.T) {
 	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{InFlight: 8})
 	ns := newNotifications("shop", 2000)

@@ -12,7 +12,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// TestClusterLosesNoTaskWhenServerDies kills one of three servers while two gateways accept and send notifications.
+// TestClusterLosesNoTaskWhenServerDies kills one of three servers while two gateways accept and
+// send notifications.
 func TestClusterLosesNoTaskWhenServerDies(t *testing.T) {
 	servers := jetstreamtest.NewCluster(t)
 	j, s := newMemoryJournal(), newFakeSender()

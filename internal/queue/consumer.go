@@ -13,12 +13,14 @@ import (
 )
 
 const (
-	// The server redelivers a message after ackWait without an acknowledgement or a sign of progress.
+	// The server redelivers a message after ackWait without an acknowledgement or a sign of
+	// progress.
 	ackWait            = 6 * time.Second
 	inProgressInterval = ackWait / 4
 	// How often to look for partitions that other gateways created.
 	discoverInterval = time.Second
-	// How long a pull waits for messages. A restarted server does not know the pull, so this bounds the delay.
+	// How long a pull waits for messages. A restarted server does not know the pull, so this bounds
+	// the delay.
 	pullTimeout = 5 * time.Second
 	// The maximum number of messages in one pull, and the minimum that a consumer may hold.
 	maxPull = 16
@@ -26,7 +28,8 @@ const (
 	retryInterval = 250 * time.Millisecond
 )
 
-// consumer pulls the messages of one partition and sends their tasks. It limits the number of concurrent sends.
+// consumer pulls the messages of one partition and sends their tasks. It limits the number of
+// concurrent sends.
 type consumer struct {
 	*Queue
 	partition    partition
@@ -48,7 +51,8 @@ func (q *Queue) notifyPartition(p partition) {
 	}
 }
 
-// runConsumers starts a consumer for every partition with tasks until ctx ends. It returns when all consumers have ended.
+// runConsumers starts a consumer for every partition with tasks until ctx ends. It returns when all
+// consumers have ended.
 func (q *Queue) runConsumers(ctx, sendCtx context.Context) error {
 	var group errgroup.Group
 	ticker := time.NewTicker(discoverInterval)
@@ -92,7 +96,8 @@ func (q *Queue) startConsumer(ctx, sendCtx context.Context, group *errgroup.Grou
 	group.Go(func() error { return c.run(ctx, sendCtx) })
 }
 
-// run pulls messages until ctx ends. It returns when all pulled messages are acknowledged or returned.
+// run pulls messages until ctx ends. It returns when all pulled messages are acknowledged or
+// returned.
 func (c *consumer) run(ctx, sendCtx context.Context) error {
 	var processing sync.WaitGroup
 	defer processing.Wait()
@@ -107,7 +112,8 @@ func (c *consumer) run(ctx, sendCtx context.Context) error {
 	return nil
 }
 
-// pull fetches messages and processes each in its own goroutine. It fetches no more than there are free slots.
+// pull fetches messages and processes each in its own goroutine. It fetches no more than there are
+// free slots.
 func (c *consumer) pull(ctx, sendCtx context.Context, messageSlots chan struct{}, processing *sync.WaitGroup) error {
 	if err := c.ensureConsumer(ctx); err != nil {
 		return err
@@ -171,8 +177,8 @@ func acquire(ctx context.Context, sem chan struct{}, wait bool) bool {
 	}
 }
 
-// ensureConsumer creates the JetStream consumer unless it exists. Its state is in memory and may be lost: the journal
-// decides what is still to be sent.
+// ensureConsumer creates the JetStream consumer unless it exists. Its state is in memory and may be
+// lost: the journal decides what is still to be sent.
 func (c *consumer) ensureConsumer(ctx context.Context) (err error) {
 	if c.natsConsumer != nil {
 		return nil

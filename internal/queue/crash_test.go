@@ -29,9 +29,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// The crash test starts this test binary as a child process: a gateway without HTTP that accepts and sends as fast as it
-// can. It kills the child at random times and restarts it on the same directory. The child appends the IDs that it accepted
-// and that its sender received to files. The last child accepts nothing and finishes the remaining tasks.
+// The crash test starts this test binary as a child process: a gateway without HTTP that accepts
+// and sends as fast as it can. It kills the child at random times and restarts it on the same
+// directory. The child appends the IDs that it accepted and that its sender received to files. The
+// last child accepts nothing and finishes the remaining tasks.
 
 const (
 	crashDirEnv   = "SLUICE_CRASH_DIR"   // set in the child: its directory
@@ -277,7 +278,8 @@ func runCrashes(t *testing.T, seed uint64) {
 	t.Logf("%d accepted, %d arrived, %d arrived twice, %d in doubt", len(accepted), len(arrived), twice, len(doubt))
 }
 
-// runAndKill runs a child and kills it after a time. On a cluster the time begins when the child has accepted something.
+// runAndKill runs a child and kills it after a time. On a cluster the time begins when the child
+// has accepted something.
 func runAndKill(t *testing.T, dir, url string, after time.Duration) {
 	t.Helper()
 	child, before := childCommand(dir, url), len(readCounts(dir, "accepted"))

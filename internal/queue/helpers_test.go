@@ -145,7 +145,8 @@ func (m *memoryJournal) statuses(id string) (statuses []push.Status) {
 	return statuses
 }
 
-// waitUntil waits until a condition on the journal holds. It checks the condition after every append.
+// waitUntil waits until a condition on the journal holds. It checks the condition after every
+// append.
 func (m *memoryJournal) waitUntil(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for {

@@ -27,8 +27,8 @@ type inFlightSet struct {
 	held map[messageKey]*inFlightMessage
 }
 
-// add adds msg to the set. It returns nil if the message is already in it: the server redelivers a message without a timely
-// sign of progress.
+// add adds msg to the set. It returns nil if the message is already in it: the server redelivers a
+// message without a timely sign of progress.
 func (s *inFlightSet) add(msg natsjs.Msg) *inFlightMessage {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -71,7 +71,8 @@ func (s *inFlightSet) latestAll() []natsjs.Msg {
 	return msgs
 }
 
-// sendInProgress resets the acknowledgement timer of all messages in flight, at an interval, until drained is closed.
+// sendInProgress resets the acknowledgement timer of all messages in flight, at an interval, until
+// drained is closed.
 func (q *Queue) sendInProgress(drained <-chan struct{}) {
 	ticker := time.NewTicker(inProgressInterval)
 	defer ticker.Stop()

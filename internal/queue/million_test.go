@@ -21,8 +21,8 @@ const millionCountEnv = "SLUICE_MILLION"
 
 const maxMemory = 300 << 20
 
-// TestMemoryOfMillionWaitingTasks queues notifications with Idempotency-Keys in batches, with the history, and checks the
-// peak memory of this process.
+// TestMemoryOfMillionWaitingTasks queues notifications with Idempotency-Keys in batches, with the
+// history, and checks the peak memory of this process.
 func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	count, err := strconv.Atoi(os.Getenv(millionCountEnv))
 	if err != nil {

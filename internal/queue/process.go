@@ -27,7 +27,8 @@ var (
 	errSentElsewhere = errors.New("queue: another copy of the notification is being sent")
 )
 
-// processMessage sends every task of h. It acknowledges h when all of them have ended or are rescheduled on disk.
+// processMessage sends every task of h. It acknowledges h when all of them have ended or are
+// rescheduled on disk.
 func (c *consumer) processMessage(ctx, sendCtx context.Context, m *inFlightMessage) {
 	tasks := c.decodeTasks(m)
 	slices.SortStableFunc(tasks, func(a, b *task) int { return a.Due.Compare(b.Due) })
@@ -55,12 +56,15 @@ func (c *consumer) processMessage(ctx, sendCtx context.Context, m *inFlightMessa
 		c.nak(ctx, m)
 		return
 	}
-	if err := c.inFlight.latest(m).Ack(); err != nil { // the message is redelivered, and the journal shows that its tasks have ended
+	// If the acknowledgement is lost, the message is redelivered, and the journal shows that its
+	// tasks have ended.
+	if err := c.inFlight.latest(m).Ack(); err != nil {
 		c.cfg.Logger.Debug("cannot acknowledge a message", "err", err)
 	}
 }
 
-// nak asks the server to redeliver h: immediately if this gateway drains. If the request is lost, ackWait has the same effect.
+// nak asks the server to redeliver h: immediately if this gateway drains. If the request is lost,
+// ackWait has the same effect.
 func (c *consumer) nak(ctx context.Context, m *inFlightMessage) {
 	if ctx.Err() != nil {
 		_ = c.inFlight.latest(m).Nak()
@@ -83,8 +87,9 @@ func (c *consumer) decodeTasks(m *inFlightMessage) []*task {
 	return tasks
 }
 
-// loadStates reads the states of the tasks from the journal. It retries until ctx ends, and then returns nil. For a
-// redelivered message it first waits until the journal includes everything that the previous consumer wrote.
+// loadStates reads the states of the tasks from the journal. It retries until ctx ends, and then
+// returns nil. For a redelivered message it first waits until the journal includes everything that
+// the previous consumer wrote.
 func (c *consumer) loadStates(ctx context.Context, redelivered bool, tasks []*task) map[string]State {
 	ids := make([]string, len(tasks))
 	for i, t := range tasks {
@@ -107,7 +112,8 @@ func (c *consumer) loadStates(ctx context.Context, redelivered bool, tasks []*ta
 	return states
 }
 
-// retryUntilDone calls do until it succeeds or ctx ends, and reports whether it succeeded. It logs the first failure.
+// retryUntilDone calls do until it succeeds or ctx ends, and reports whether it succeeded. It logs
+// the first failure.
 func (c *consumer) retryUntilDone(ctx context.Context, problem string, do func() error) (done bool) {
 	for warned := false; ; warned = true {
 		err := do()
@@ -131,8 +137,9 @@ func (c *consumer) waitUntilDue(ctx context.Context, t *task) bool {
 	return sleep(ctx, time.Until(t.Due))
 }
 
-// process sends t until it has ended or is rescheduled, and returns true when that is on disk. It returns false if the
-// message must be redelivered: ctx has ended, or another copy of t is being sent.
+// process sends t until it has ended or is rescheduled, and returns true when that is on disk. It
+// returns false if the message must be redelivered: ctx has ended, or another copy of t is being
+// sent.
 func (c *consumer) process(ctx context.Context, t *task, s State) bool {
 	for {
 		switch {
@@ -157,8 +164,8 @@ func (c *consumer) process(ctx context.Context, t *task, s State) bool {
 	}
 }
 
-// reloadState reads the state of t after its attempt could not be recorded. A sending state that is found now comes from
-// this attempt, so it does not put t in doubt.
+// reloadState reads the state of t after its attempt could not be recorded. A sending state that is
+// found now comes from this attempt, so it does not put t in doubt.
 func (c *consumer) reloadState(ctx context.Context, t *task, s *State) bool {
 	c.caughtUp.Store(false)
 	fresh := c.loadStates(ctx, false, []*task{t})
@@ -174,8 +181,9 @@ func (c *consumer) inDoubtReceipt(t *task) push.Receipt {
 	return push.Receipt{ID: t.ID, Attempts: t.priorAttempts(), Outcome: push.Outcome{Verdict: push.Unknown, Reason: reasonInDoubt}}
 }
 
-// attempt sends t once; counted is the number of attempts in the journal. It returns the receipt and the number of attempts
-// started so far. The error says why an attempt did not start: errCancelled, errSentElsewhere, or a failed append.
+// attempt sends t once; counted is the number of attempts in the journal. It returns the receipt
+// and the number of attempts started so far. The error says why an attempt did not start:
+// errCancelled, errSentElsewhere, or a failed append.
 func (c *consumer) attempt(ctx context.Context, t *task, recorded int) (receipt push.Receipt, started int, err error) {
 	n := *t.Notification
 	n.CanQueue = true
@@ -196,7 +204,8 @@ func (c *consumer) attempt(ctx context.Context, t *task, recorded int) (receipt 
 	return receipt, started, err
 }
 
-// remainingAttempts returns r with the number of attempts that are left after so many, at least one.
+// remainingAttempts returns r with the number of attempts that are left after so many, at least
+// one.
 func remainingAttempts(r *push.Retry, attempts int) *push.Retry {
 	if r == nil || r.Attempts == 0 {
 		return nil
@@ -204,10 +213,12 @@ func remainingAttempts(r *push.Retry, attempts int) *push.Retry {
 	return &push.Retry{Attempts: max(1, r.Attempts-attempts)}
 }
 
-// maxReceiptAttempts bounds the attempts in a receipt, so that retries do not grow a task from kilobytes to megabytes.
+// maxReceiptAttempts bounds the attempts in a receipt, so that retries do not grow a task from
+// kilobytes to megabytes.
 const maxReceiptAttempts = 64
 
-// mergeAttempts returns the earlier and the later attempts, without those in the middle if there are too many.
+// mergeAttempts returns the earlier and the later attempts, without those in the middle if there
+// are too many.
 func mergeAttempts(earlier, later []push.Attempt) []push.Attempt {
 	all := slices.Concat(earlier, later)
 	if len(all) > maxReceiptAttempts {
@@ -216,8 +227,9 @@ func mergeAttempts(earlier, later []push.Attempt) []push.Attempt {
 	return all
 }
 
-// beforeAttempt records the start of an attempt, and returns an error if the attempt must not start. The order of the
-// journal decides between an attempt and a cancellation, and between two copies of a task.
+// beforeAttempt records the start of an attempt, and returns an error if the attempt must not
+// start. The order of the journal decides between an attempt and a cancellation, and between two
+// copies of a task.
 func (c *consumer) beforeAttempt(ctx context.Context, t *task, attempt int) error {
 	e := t.newEvent(push.StatusSending, time.Now().UTC())
 	e.Attempt = attempt
@@ -256,7 +268,8 @@ func (c *consumer) finish(ctx context.Context, t *task, receipt push.Receipt, st
 	return c.reschedule(ctx, t, &next)
 }
 
-// recordEnd appends the end of t to the journal. It retries, because without this event t would be sent again.
+// recordEnd appends the end of t to the journal. It retries, because without this event t would be
+// sent again.
 func (c *consumer) recordEnd(ctx context.Context, t *task, receipt push.Receipt) bool {
 	return c.retryUntilDone(ctx, "cannot record the end of a task; retrying", func() error {
 		_, err := c.cfg.Journal.Append(ctx, t.endEvent(receipt))
@@ -264,8 +277,8 @@ func (c *consumer) recordEnd(ctx context.Context, t *task, receipt push.Receipt)
 	})
 }
 
-// reschedule writes next to the scheduled stream, then to the journal. Its caller acknowledges t last: after a crash in
-// between t is redelivered, and the journal shows that it is an old copy.
+// reschedule writes next to the scheduled stream, then to the journal. Its caller acknowledges t
+// last: after a crash in between t is redelivered, and the journal shows that it is an old copy.
 func (c *consumer) reschedule(ctx context.Context, t, next *task) bool {
 	data, err := next.encode()
 	if err != nil { // unexpected, because the task was encoded before

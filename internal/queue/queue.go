@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package queue stores accepted notifications on disk until they have ended, and passes them to a Sender when they
-// are due. It keeps no record of what has ended: that is the Journal's task.
+// Package queue stores accepted notifications on disk until they have ended, and passes them to a
+// Sender when they are due. It keeps no record of what has ended: that is the Journal's task.
 package queue
 
 import (
@@ -28,15 +28,16 @@ type Sender interface {
 	Check(n *push.Notification) error
 }
 
-// Journal is a totally ordered log of events. Its order decides between concurrent changes of a notification, for
-// instance between a cancellation and an attempt. The queue appends an event before it acts on it.
+// Journal is a totally ordered log of events. Its order decides between concurrent changes of a
+// notification, for instance between a cancellation and an attempt. The queue appends an event
+// before it acts on it.
 type Journal interface {
 	// Append writes events and returns the offset of the last one when all are on disk.
 	Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error)
 	// AppendAsync writes events without waiting for the disk. A crash may lose them.
 	AppendAsync(ctx context.Context, events ...push.Event) error
-	// WaitForSeq waits until States includes all events up to seq. WaitCaughtUp waits until States includes all
-	// events that were in the journal at the time of the call.
+	// WaitForSeq waits until States includes all events up to seq. WaitCaughtUp waits until States
+	// includes all events that were in the journal at the time of the call.
 	WaitForSeq(ctx context.Context, seq uint64) error
 	WaitCaughtUp(ctx context.Context) error
 	// States returns the states of notifications. An unknown one is missing or has an empty Status.
@@ -45,9 +46,10 @@ type Journal interface {
 	Receipt(ctx context.Context, app, id string) (push.Receipt, error)
 }
 
-// State is the result of a notification's events, applied in the journal's order. The first end is final. A
-// notification that is being sent cannot be cancelled. An attempt is ignored if its number is not above that of the
-// previous one. A queued or scheduled event changes a known state only if it reports the current number of attempts.
+// State is the result of a notification's events, applied in the journal's order. The first end is
+// final. A notification that is being sent cannot be cancelled. An attempt is ignored if its number
+// is not above that of the previous one. A queued or scheduled event changes a known state only if
+// it reports the current number of attempts.
 type State struct {
 	Status  push.Status
 	Attempt int              // number of attempts started
@@ -59,14 +61,16 @@ type Config struct {
 	Engine  *jetstream.Engine
 	Sender  Sender
 	Journal Journal
-	// MaxBytes bounds the due tasks on disk, and separately the scheduled ones. Accept refuses more. Zero means 4 GiB.
+	// MaxBytes bounds the due tasks on disk, and separately the scheduled ones. Accept refuses
+	// more. Zero means 4 GiB.
 	MaxBytes int64
-	// MaxDelay bounds how far SendAt may be in the future; zero means no bound. Set it to the retention of the
-	// journal: the state of a notification that waits longer is lost.
+	// MaxDelay bounds how far SendAt may be in the future; zero means no bound. Set it to the
+	// retention of the journal: the state of a notification that waits longer is lost.
 	MaxDelay time.Duration
 	// InFlight limits the concurrent sends of an app and lane; zero means 512.
 	InFlight int
-	// RetryFor is how long after its due time a notification without a TTL is retried; zero means 24 hours.
+	// RetryFor is how long after its due time a notification without a TTL is retried; zero means
+	// 24 hours.
 	RetryFor time.Duration
 	// SendTimeout bounds one call of Sender.Send. Zero means 25 seconds.
 	SendTimeout time.Duration
@@ -88,7 +92,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Queue is a persistent queue of notifications. It is safe for concurrent use. Accept blocks unless Run is running.
+// Queue is a persistent queue of notifications. It is safe for concurrent use. Accept blocks unless
+// Run is running.
 type Queue struct {
 	cfg           Config
 	js            natsjs.JetStream
@@ -133,8 +138,9 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	return q, nil
 }
 
-// deleteStaleConsumers deletes the consumers of an earlier process, so that its unacknowledged messages are redelivered
-// immediately. In a cluster it does nothing, because other gateways share the consumers.
+// deleteStaleConsumers deletes the consumers of an earlier process, so that its unacknowledged
+// messages are redelivered immediately. In a cluster it does nothing, because other gateways share
+// the consumers.
 func (q *Queue) deleteStaleConsumers(ctx context.Context) error {
 	if !q.cfg.Engine.Embedded() {
 		return nil
@@ -153,7 +159,8 @@ func (q *Queue) deleteStaleConsumers(ctx context.Context) error {
 	return nil
 }
 
-// Drain stops the sending of further tasks permanently. Tasks that wait or are accepted later stay on disk.
+// Drain stops the sending of further tasks permanently. Tasks that wait or are accepted later stay
+// on disk.
 func (q *Queue) Drain() { q.closeDraining() }
 
 // isDraining reports whether Drain was called.
@@ -166,8 +173,8 @@ func (q *Queue) isDraining() bool {
 	}
 }
 
-// Run sends tasks until ctx ends. Then it drains: it lets sends in progress end for at most Grace, counted from Drain,
-// returns the other tasks to the stream, and completes pending writes.
+// Run sends tasks until ctx ends. Then it drains: it lets sends in progress end for at most Grace,
+// counted from Drain, returns the other tasks to the stream, and completes pending writes.
 func (q *Queue) Run(ctx context.Context) error {
 	writeCtx, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWriting()

@@ -53,8 +53,8 @@ func TestAcceptedNotificationSurvivesImmediateCrash(t *testing.T) {
 	release()
 }
 
-// crash opens the queue as a new process would after a crash, with journal j: on a copy of the directory, or in the same
-// account of the cluster after its connection is closed.
+// crash opens the queue as a new process would after a crash, with journal j: on a copy of the
+// directory, or in the same account of the cluster after its connection is closed.
 func (f *fixture) crash(t *testing.T, j *memoryJournal, s *fakeSender) *fixture {
 	t.Helper()
 	dir := f.dir

@@ -12,10 +12,11 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// reconcileWrite finds out which tasks were persisted after a write whose result is unknown, and returns their IDs. It
-// waits until the engine is writable: by then a write in progress has either happened or will not happen. The caller's
-// Idempotency-Key stays claimed during that time, so a repeated call does not store a task twice. If ctx ends first, no
-// task counts as persisted. before is the last sequence of each stream before the write.
+// reconcileWrite finds out which tasks were persisted after a write whose result is unknown, and
+// returns their IDs. It waits until the engine is writable: by then a write in progress has either
+// happened or will not happen. The caller's Idempotency-Key stays claimed during that time, so a
+// repeated call does not store a task twice. If ctx ends first, no task counts as persisted. before
+// is the last sequence of each stream before the write.
 func (q *Queue) reconcileWrite(ctx context.Context, tasks []*task, before [2]uint64) map[string]bool {
 	persisted, ids := map[string]bool{}, make([]string, len(tasks))
 	for i, t := range tasks {
@@ -25,7 +26,8 @@ func (q *Queue) reconcileWrite(ctx context.Context, tasks []*task, before [2]uin
 		if err := q.cfg.Engine.Ready(); errors.Is(err, jetstream.ErrUnwritable) {
 			return err
 		}
-		for i, handle := range []*streamHandle{q.tasks, q.scheduled} { // in this order, because a task may move from the first to the second
+		// In this order, because a task may move from the first stream to the second.
+		for i, handle := range []*streamHandle{q.tasks, q.scheduled} {
 			if err := handle.addIDsAfter(ctx, before[i], persisted); err != nil {
 				return err
 			}

@@ -24,8 +24,9 @@ import (
 // smallDiskEnv is set to a directory in the child process whose files cannot grow.
 const smallDiskEnv = "SLUICE_SMALL_DISK"
 
-// TestAcceptReportsPersistedTasksAfterFailedWrite runs a child process that accepts until a file size limit makes writes
-// fail, and then raises the limit. Accept must return nil exactly for the persisted tasks.
+// TestAcceptReportsPersistedTasksAfterFailedWrite runs a child process that accepts until a file
+// size limit makes writes fail, and then raises the limit. Accept must return nil exactly for the
+// persisted tasks.
 func TestAcceptReportsPersistedTasksAfterFailedWrite(t *testing.T) {
 	jetstreamtest.SkipOnCluster(t, "the test needs an embedded server")
 	if dir := os.Getenv(smallDiskEnv); dir != "" {

@@ -9,15 +9,15 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// The backoff doubles with every reschedule. It is drawn from the upper half, so that tasks that failed together are not
-// retried together.
+// The backoff doubles with every reschedule. It is drawn from the upper half, so that tasks that
+// failed together are not retried together.
 const (
 	minBackoff = time.Second
 	maxBackoff = 5 * time.Minute
 )
 
-// retryAt returns when t is retried after receipt and this number of attempts, and whether it is retried at all. If its TTL
-// expires before, retryAt changes the receipt to Expired.
+// retryAt returns when t is retried after receipt and this number of attempts, and whether it is
+// retried at all. If its TTL expires before, retryAt changes the receipt to Expired.
 func (q *Queue) retryAt(t *task, receipt *push.Receipt, attempts int) (at time.Time, retry bool) {
 	if !receipt.Retryable() || !t.Notification.MayRetry(attempts) || receipt.Verdict == push.Unknown && !t.Notification.MayRetryUnknown() {
 		return time.Time{}, false

@@ -8,7 +8,8 @@ import (
 	"sync"
 )
 
-// stateLoader reads states from the journal. It combines the calls that arrive during one read into the next.
+// stateLoader reads states from the journal. It combines the calls that arrive during one read into
+// the next.
 type stateLoader struct {
 	journal Journal
 	wake    chan struct{} // receives a value when next is set
@@ -29,7 +30,8 @@ func newStateLoader(j Journal) *stateLoader {
 	return &stateLoader{journal: j, wake: make(chan struct{}, 1)}
 }
 
-// load returns the state of a notification at the time of the call or later. It blocks unless run is running.
+// load returns the state of a notification at the time of the call or later. It blocks unless run
+// is running.
 func (l *stateLoader) load(ctx context.Context, id string) (State, error) {
 	b := l.enqueue(id)
 	select {

@@ -26,7 +26,8 @@ type Depth struct {
 type Status struct {
 	// Waiting lists the due tasks by app and lane.
 	Waiting []Depth `json:"waiting"`
-	// Bytes is the size of the due tasks on disk, LaterBytes that of scheduled and rescheduled ones. MaxBytes bounds each.
+	// Bytes is the size of the due tasks on disk, LaterBytes that of scheduled and rescheduled
+	// ones. MaxBytes bounds each.
 	Bytes      uint64 `json:"bytes"`
 	LaterBytes uint64 `json:"later_bytes"`
 	MaxBytes   int64  `json:"max_bytes"`
@@ -59,8 +60,8 @@ type cachedSize struct {
 // sizeMaxAge is how long a cachedSize is used.
 const sizeMaxAge = time.Second
 
-// scheduledBytes returns the approximate size of the scheduled and rescheduled tasks. If the size cannot be read it returns
-// the last known one.
+// scheduledBytes returns the approximate size of the scheduled and rescheduled tasks. If the size
+// cannot be read it returns the last known one.
 func (q *Queue) scheduledBytes(ctx context.Context) int64 {
 	q.scheduledSize.mu.Lock()
 	stale := time.Since(q.scheduledSize.at) > sizeMaxAge
@@ -97,7 +98,8 @@ func (q *Queue) Status(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
-// addDepth adds the depth of one partition. Due and rescheduled tasks of one app and lane are in two streams.
+// addDepth adds the depth of one partition. Due and rescheduled tasks of one app and lane are in
+// two streams.
 func (s *Status) addDepth(d Depth) {
 	for i := range s.Waiting {
 		if w := &s.Waiting[i]; w.App == d.App && w.Lane == d.Lane {

@@ -18,7 +18,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// The streams. A subject ends in the number of tasks in its messages, so that the server can count tasks:
+// The streams. A subject ends in the number of tasks in its messages, so that the server can count
+// tasks:
 //
 //	sluice.task.LANE.APP.COUNT        tasks to send immediately
 //	sluice.later.LANE.APP.COUNT.NUID  scheduled tasks; at their time the server republishes them under
@@ -66,8 +67,8 @@ func tasksStreamConfig(maxBytes int64) natsjs.StreamConfig {
 	}
 }
 
-// scheduledStreamConfig returns a stream without a size limit, because JetStream does not support DiscardNew together with
-// schedules. Accept limits its size.
+// scheduledStreamConfig returns a stream without a size limit, because JetStream does not support
+// DiscardNew together with schedules. Accept limits its size.
 func scheduledStreamConfig() natsjs.StreamConfig {
 	return natsjs.StreamConfig{
 		Name: scheduledStreamName, Subjects: []string{scheduledSubjects + ">", dueSubjects + ">"}, Retention: natsjs.WorkQueuePolicy,
@@ -90,7 +91,8 @@ func (p partition) subject() string {
 	return taskSubjects + p.path()
 }
 
-// path returns lane and app as subject tokens. It replaces dots in app names by percent signs, which app names cannot contain.
+// path returns lane and app as subject tokens. It replaces dots in app names by percent signs,
+// which app names cannot contain.
 func (p partition) path() string { return string(p.lane) + "." + strings.ReplaceAll(p.app, ".", "%") }
 
 // consumerName returns the name of the partition's consumer, which cannot contain dots.
@@ -110,13 +112,15 @@ func mapTaskSubject(subject string, items int) (string, nats.Header) {
 	return subject + "." + strconv.Itoa(items), nil
 }
 
-// destination identifies tasks that can share a message: those of one partition that are due immediately or in the same second.
+// destination identifies tasks that can share a message: those of one partition that are due
+// immediately or in the same second.
 type destination struct {
 	partition
 	due int64 // the second, in nanoseconds since the Unix epoch; 0 means immediately
 }
 
-// subject returns the subject for Writer.Append: PATH@NANOSECONDS for scheduled tasks. See mapScheduledSubject.
+// subject returns the subject for Writer.Append: PATH@NANOSECONDS for scheduled tasks. See
+// mapScheduledSubject.
 func (d destination) subject() string {
 	if d.due == 0 {
 		return d.partition.subject()
@@ -124,8 +128,8 @@ func (d destination) subject() string {
 	return d.path() + "@" + strconv.FormatInt(d.due, 10)
 }
 
-// mapScheduledSubject makes the server publish the message at its due second. A consumer waits for the rest of each task's
-// due time.
+// mapScheduledSubject makes the server publish the message at its due second. A consumer waits for
+// the rest of each task's due time.
 func mapScheduledSubject(subject string, items int) (string, nats.Header) {
 	path, nanos, _ := strings.Cut(subject, "@")
 	due, _ := strconv.ParseInt(nanos, 10, 64) // written by destination.subject

@@ -12,7 +12,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// task is a notification in the queue. Its JSON form is on disk: later versions of the gateway must be able to read it.
+// task is a notification in the queue. Its JSON form is on disk: later versions of the gateway must
+// be able to read it.
 type task struct {
 	ID         string    `json:"id"`
 	App        string    `json:"app"`
@@ -21,8 +22,8 @@ type task struct {
 	BodyHash   []byte    `json:"body_hash,omitempty"`
 	// Due is the time to send it; zero means immediately.
 	Due time.Time `json:"due,omitzero"`
-	// Reschedules counts how often the task was rescheduled. AttemptsStarted and Receipt are the number of attempts and
-	// the receipt at that time.
+	// Reschedules counts how often the task was rescheduled. AttemptsStarted and Receipt are the
+	// number of attempts and the receipt at that time.
 	Reschedules     int                `json:"tries,omitempty"`
 	AttemptsStarted int                `json:"begun,omitempty"`
 	Receipt         *push.Receipt      `json:"receipt,omitempty"`
@@ -37,8 +38,8 @@ func newTask(n *push.Notification) *task {
 	return t
 }
 
-// encode returns the task as JSON on one line, as json.Marshal does. It is written by hand because it runs for every
-// accepted notification.
+// encode returns the task as JSON on one line, as json.Marshal does. It is written by hand because
+// it runs for every accepted notification.
 func (t *task) encode() ([]byte, error) {
 	w := jsonobj.Writer{Bytes: make([]byte, 0, 512)}
 	w.Open("")

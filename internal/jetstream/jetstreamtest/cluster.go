@@ -29,8 +29,9 @@ type Cluster struct {
 	usedAccounts atomic.Int32
 }
 
-// NewCluster starts a cluster for one test, which may kill its servers. The cluster stops when the test ends. NewCluster
-// skips the test unless the tests run on a cluster. TestMain must call Main first.
+// NewCluster starts a cluster for one test, which may kill its servers. The cluster stops when the
+// test ends. NewCluster skips the test unless the tests run on a cluster. TestMain must call Main
+// first.
 func NewCluster(t testing.TB) *Cluster {
 	t.Helper()
 	if !OnCluster() {
@@ -47,8 +48,8 @@ func NewCluster(t testing.TB) *Cluster {
 	return c
 }
 
-// startCluster starts a cluster and waits until all servers are healthy. It tries again with other ports if a server does
-// not start, because another process may have taken a port.
+// startCluster starts a cluster and waits until all servers are healthy. It tries again with other
+// ports if a server does not start, because another process may have taken a port.
 func startCluster(dir string) (c *Cluster, err error) {
 	for range 3 {
 		c = &Cluster{}
@@ -130,7 +131,8 @@ func (c *Cluster) Start(i int) error {
 	return c.servers[i].waitHealthy(ctx)
 }
 
-// freePorts returns free ports below the ephemeral range, so that they stay free while a server is down.
+// freePorts returns free ports below the ephemeral range, so that they stay free while a server is
+// down.
 func freePorts(count int) (ports []int, err error) {
 	var held []net.Listener
 	defer func() {

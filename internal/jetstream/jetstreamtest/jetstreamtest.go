@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package jetstreamtest lets the tests of a package run on an embedded server or on a cluster of three server processes,
-// which it kills and restarts while the tests run. It contains no tests.
+// Package jetstreamtest lets the tests of a package run on an embedded server or on a cluster of
+// three server processes, which it kills and restarts while the tests run. It contains no tests.
 package jetstreamtest
 
 import (
@@ -25,8 +25,8 @@ import (
 const clusterEnv = "SLUICE_TEST_CLUSTER"
 
 const (
-	// All servers run for uptime between a restart and the next kill. A killed server stays down for downtime, which is
-	// longer than an election (up to nine seconds).
+	// All servers run for uptime between a restart and the next kill. A killed server stays down
+	// for downtime, which is longer than an election (up to nine seconds).
 	uptime   = 4 * time.Second
 	downtime = 10 * time.Second
 	// timeout bounds every operation of this package, also on a busy machine.
@@ -36,8 +36,8 @@ const (
 // Tests runs the tests of a package, for goleak.VerifyTestMain or os.Exit.
 type Tests struct{ m *testing.M }
 
-// Main prepares the tests of a package for a cluster. TestMain must call it first: in a server process of the cluster it
-// never returns.
+// Main prepares the tests of a package for a cluster. TestMain must call it first: in a server
+// process of the cluster it never returns.
 func Main(m *testing.M) Tests {
 	if file := os.Getenv(serverFileEnv); file != "" {
 		fmt.Fprintln(os.Stderr, serve(file))
@@ -128,8 +128,8 @@ func (e *environment) report() {
 // OnCluster reports whether the tests run on a cluster.
 func OnCluster() bool { return os.Getenv(clusterEnv) != "" }
 
-// Config returns the engine configuration for a test: an embedded server in dir, or, on a cluster, an account that
-// belongs to dir.
+// Config returns the engine configuration for a test: an embedded server in dir, or, on a cluster,
+// an account that belongs to dir.
 func Config(t testing.TB, dir string) jetstream.Config {
 	t.Helper()
 	if !OnCluster() {
@@ -167,8 +167,8 @@ func testName(t testing.TB) string {
 	return name
 }
 
-// Retry calls do until it succeeds, for operations that a cluster refuses during an election. With an embedded server it
-// calls do once.
+// Retry calls do until it succeeds, for operations that a cluster refuses during an election. With
+// an embedded server it calls do once.
 func Retry(t testing.TB, cfg jetstream.Config, do func() error) {
 	t.Helper()
 	err := do()

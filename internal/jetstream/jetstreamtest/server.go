@@ -17,7 +17,8 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 )
 
-// serverFileEnv makes a process of the test binary run the NATS server with this configuration file.
+// serverFileEnv makes a process of the test binary run the NATS server with this configuration
+// file.
 const serverFileEnv = "SLUICE_TEST_SERVER"
 
 // server is one server process of a cluster.

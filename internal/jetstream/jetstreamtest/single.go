@@ -9,7 +9,8 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 )
 
-// StartServer starts a server in this process that gateways can share, and returns its URL. It stops when the test ends.
+// StartServer starts a server in this process that gateways can share, and returns its URL. It
+// stops when the test ends.
 func StartServer(t testing.TB) string {
 	t.Helper()
 	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
