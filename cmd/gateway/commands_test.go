@@ -141,6 +141,10 @@ func TestSendPrintsReceiptAndExitCode(t *testing.T) {
 		{to("--platform", "fcm", "--topic", "news", "--body", "Hi", "--data", "k=v", "--priority", "high"), 0, `"status": "accepted"`},
 		{to("--platform", "apns", "--token", "dead0000"+deviceToken[8:], "--title", "Hi"), 1, `"reason": "Unregistered"`},
 		{to("--platform", "apns", "--token", "../../etc", "--title", "Hi"), 1, `"field": "token"`},
+		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--send-at", "+10m"), 0, `"status": "scheduled"`},
+		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--send-at", "2020-01-01T00:00:00Z"), 0, `"status": "queued"`},
+		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--send-at", "10m"), 1, `"field": "send_at"`},
+		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--send-at", "+9999h"), 1, `"field": "send_at"`},
 		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--key", "slk_wrong"), 1, `"status": 401`},
 	} {
 		code, stdout, stderr := runGateway(t, env, c.args...)

@@ -40,6 +40,7 @@ type sendCmd struct {
 	Priority    string            `enum:",high,normal,low" default:"" help:"high, normal or low."`
 	CollapseKey string            `help:"Replaces an earlier notification with the same key."`
 	TTL         *time.Duration    `name:"ttl" help:"How long the provider may try to deliver, such as 1h."`
+	SendAt      string            `placeholder:"TIME" help:"When to send, such as +10m or 2026-12-31T23:59:59Z. The gateway must have a queue."`
 
 	Timeout time.Duration `default:"60s" help:"How long to wait for the receipt, or with --file for the next line to be accepted."`
 }
@@ -51,7 +52,8 @@ func (sendCmd) Help() string {
     export SLUICE_KEY=slk_...
     gateway send --app demo --platform apns --token ` + exampleToken + ` --title Hi
 
-Prints the receipt. Exits with 0 if the provider accepted the notification and with 1 otherwise.
+Prints the receipt. Exits with 0 if the provider accepted the notification and with 1 otherwise. With
+--send-at, exits with 0 once the notification is stored in the gateway's queue.
 
 To send many notifications, write one JSON object per line to a file, such as {"platform":"apns","token":"...","title":"Hi"}:
 
@@ -65,7 +67,7 @@ interruption, run the same command to continue. No line is sent twice.`
 // Run sends the notification and prints its receipt.
 func (s sendCmd) Run(p process) error {
 	if s.File != "" {
-		if !reflect.DeepEqual(s.notification(), new(push.Notification)) {
+		if !reflect.DeepEqual(s.notification(), notification{Notification: new(push.Notification)}) {
 			return usageError{errors.New("send: --file cannot be combined with flags for a notification")}
 		}
 		return s.runFile(p)
@@ -94,7 +96,11 @@ func (s sendCmd) singleRequest(p process) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.newRequest(p, bytes.NewReader(body), "application/json")
+	request, err := s.newRequest(p, bytes.NewReader(body), "application/json")
+	if err == nil && s.SendAt != "" {
+		request.Header.Set("Prefer", "respond-async")
+	}
+	return request, err
 }
 
 // batchRequest returns an asynchronous batch request.
@@ -121,7 +127,13 @@ func (s sendCmd) newRequest(ctx context.Context, body io.Reader, contentType str
 	return request, nil
 }
 
-func (s sendCmd) notification() *push.Notification {
+// notification is the body of a request. The gateway parses its send_at, which can be relative.
+type notification struct {
+	*push.Notification
+	SendAt string `json:"send_at,omitempty"`
+}
+
+func (s sendCmd) notification() notification {
 	n := &push.Notification{
 		Platform: push.Platform(s.Platform),
 		Target:   push.Target{Token: s.Token, Topic: s.Topic, Condition: s.Condition},
@@ -132,11 +144,11 @@ func (s sendCmd) notification() *push.Notification {
 		ttl := push.Duration(*s.TTL)
 		n.TTL = &ttl
 	}
-	return n
+	return notification{n, s.SendAt}
 }
 
 // printReceipt prints a receipt or a problem. It returns an error unless the notification was
-// accepted.
+// accepted by the provider or stored in the queue.
 func printReceipt(p process, status int, text []byte) error {
 	var pretty bytes.Buffer
 	if json.Indent(&pretty, text, "", "  ") != nil {
@@ -146,7 +158,7 @@ func printReceipt(p process, status int, text []byte) error {
 	var receipt struct {
 		Status push.Status `json:"status"`
 	}
-	if status == http.StatusOK && json.Unmarshal(text, &receipt) == nil && receipt.Status == push.StatusAccepted {
+	if status == http.StatusAccepted || status == http.StatusOK && json.Unmarshal(text, &receipt) == nil && receipt.Status == push.StatusAccepted {
 		return nil
 	}
 	return errReported

@@ -210,6 +210,9 @@ func (f *fileSender) writeLines(w io.Writer, l line) error {
 			return out.Flush()
 		}
 		l.end = l.start + int64(len(text))
+		if l.start == 0 {
+			text = bytes.TrimPrefix(text, []byte("\ufeff")) // a byte order mark, which some editors write
+		}
 		text = bytes.TrimSpace(text)
 		send, open := f.window.admit(l, len(text) == 0)
 		if !open {

@@ -118,6 +118,25 @@ func TestSendFileResumesAfterErrors(t *testing.T) {
 	}
 }
 
+func TestSendFileIgnoresByteOrderMark(t *testing.T) {
+	b := newBatchServer(t, func(_, index int, line map[string]any) string {
+		if line["title"] == "broken" {
+			return fmt.Sprintf(`{"index":%d,"status":"refused","reason":"InvalidJSON","attempts":[]}`, index)
+		}
+		return queuedReceipt(index)
+	})
+	env := []string{"GATEWAY_URL=" + b.URL, "GATEWAY_KEY=k"}
+	for _, text := range []string{"\ufeff{\"title\":\"a\"}\r\n{\"title\":\"b\"}\r\n", "{\"title\":\"a\"}\n{\"title\":\"b\"}"} {
+		code, stdout, stderr := runGateway(t, env, "send", "--app", "shop", "--file", writeTemp(t, "campaign.ndjson", text))
+		if code != 0 || stdout != "" || !strings.Contains(stderr, "2 queued") {
+			t.Errorf("%q: exit code %d\n%s%s", text, code, stdout, stderr)
+		}
+	}
+	if len(b.otherKeys) != 0 || len(b.accepted) != 2 {
+		t.Errorf("keys %v, accepted %v: a byte order mark does not change a line", b.otherKeys, b.accepted)
+	}
+}
+
 func TestSendFileReportsPermanentErrors(t *testing.T) {
 	file := writeTemp(t, "campaign.ndjson", `{"title":"a"}`)
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -62,6 +62,56 @@ func TestFutureSendAtRequiresRespondAsync(t *testing.T) {
 	}
 }
 
+func TestRelativeSendAtCountsFromAcceptance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts, store := newTestAPIWithStorage(t)
+		for relative, wait := range map[string]time.Duration{"+10m": 10 * time.Minute, "+1h30m": 90 * time.Minute, "+1.5s": 1500 * time.Millisecond, "+0s": 0} {
+			body := fmt.Sprintf(`{"platform":"apns","token":"00ff","title":"Hi","send_at":%q,"ttl":"1m"}`, relative)
+			status := "scheduled"
+			if wait == 0 {
+				status = "queued"
+			}
+			if r := ts.wantAccepted(ts.request("POST", singlePath, body, respondAsyncHeader)); r.Status != status {
+				t.Errorf("%s: %+v", relative, r)
+			}
+			for _, media := range []string{"application/json", "application/x-ndjson"} {
+				text := body
+				if media == "application/json" {
+					text = "[" + body + "]"
+				}
+				w := ts.request("POST", batchPath, text, respondAsyncHeader, "Content-Type: "+media)
+				if got := receipts(t, w.Body); w.Code != 202 || got[0].Status != status {
+					t.Errorf("%s, batch: %d %+v", relative, w.Code, got)
+				}
+			}
+			for _, n := range store.queued[store.count()-3:] {
+				if expiry, ok := n.Expiry(); n.Due().Sub(n.AcceptedAt) != wait || !ok || expiry.Sub(n.Due()) != time.Minute {
+					t.Errorf("%s: accepted %v, due %v", relative, n.AcceptedAt, n.Due())
+				}
+			}
+		}
+		p := ts.wantProblem(ts.request("POST", singlePath, strings.Replace(scheduled, "2999-01-01T00:00:00Z", "+10m", 1)), 400, "invalid-field")
+		if p.Field != "send_at" || !strings.Contains(p.Detail, "Prefer: respond-async") {
+			t.Errorf("%+v", p)
+		}
+	})
+}
+
+// TestRepeatedRelativeSendAtIsReplayed checks that the key of a relative time belongs to its text: a
+// repeated request gets the notification of the first one, whose time does not move.
+func TestRepeatedRelativeSendAtIsReplayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts, store := newTestAPIWithStorage(t)
+		body := strings.Replace(scheduled, "2999-01-01T00:00:00Z", "+10m", 1)
+		first := ts.wantAccepted(ts.request("POST", singlePath, body, respondAsyncHeader, keyHeader))
+		time.Sleep(time.Minute)
+		second := ts.wantAccepted(ts.request("POST", singlePath, body, respondAsyncHeader, keyHeader))
+		if first.ID != second.ID || store.count() != 1 {
+			t.Errorf("%v, then %v: %d queued", first, second, store.count())
+		}
+	})
+}
+
 func TestQueueErrorsAreReported(t *testing.T) {
 	for _, c := range []struct {
 		err        error

@@ -37,7 +37,7 @@ func (s *server) batch(w *response, r *http.Request) *problem {
 	_ = control.EnableFullDuplex() // if not supported, the body is read before the response is written
 	src := newBody(r, control, s.limits.BodyTimeout)
 	if media == "application/json" {
-		return s.runBatch(w, r, async, src, newArrayReader(src, s.limits.Item))
+		return s.runBatch(w, r, async, src, &arrayReader{body: src, maxItem: s.limits.Item})
 	}
 	buffer := s.readers.get(src)
 	defer s.readers.put(buffer)

@@ -7,10 +7,13 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
@@ -30,21 +33,28 @@ const (
 // UTF-8, trailing data and names in another letter case (RFC 7493).
 var strict = json.RejectUnknownMembers(true)
 
-// decode decodes one notification. It does not retain text.
-func decode(text []byte) (*push.Notification, *problem) {
-	n := new(push.Notification)
-	if err := json.Unmarshal(text, n, strict); err != nil {
-		return nil, mapDecodeError(err, text)
-	}
-	if p := check(n); p != nil {
-		return nil, p
-	}
-	return n, nil
+// single is the JSON form of a notification.
+type single struct {
+	push.Notification
+	SendAt sendTime `json:"send_at"` // replaces that of Notification
 }
 
-// item is a notification in a batch, with its own Idempotency-Key.
+// decode decodes one notification. It does not retain text.
+func decode(text []byte) (*push.Notification, *problem) {
+	in := new(single)
+	if err := json.Unmarshal(text, in, strict); err != nil {
+		return nil, mapDecodeError(err, text)
+	}
+	in.Notification.SendAt = time.Time(in.SendAt)
+	if p := check(&in.Notification); p != nil {
+		return nil, p
+	}
+	return &in.Notification, nil
+}
+
+// item is the JSON form of a notification in a batch, with its own Idempotency-Key.
 type item struct {
-	push.Notification
+	single
 	Key string `json:"idempotency_key"`
 }
 
@@ -57,7 +67,24 @@ func decodeItem(text []byte) (*push.Notification, string, *problem) {
 	if !validIdempotencyKey(in.Key) {
 		return nil, "", invalid("idempotency_key", idempotencyKeyRule)
 	}
+	in.Notification.SendAt = time.Time(in.SendAt)
 	return &in.Notification, in.Key, check(&in.Notification)
+}
+
+// sendTime is the value of send_at. A relative time counts from when it is decoded.
+type sendTime time.Time
+
+// UnmarshalText parses an RFC 3339 time, or a plus sign and a duration.
+func (s *sendTime) UnmarshalText(text []byte) error {
+	if len(text) > 1 && text[0] == '+' {
+		if wait, err := time.ParseDuration(string(text)); err == nil && isAlphanumeric(text[1]) {
+			*s = sendTime(time.Now().Add(wait))
+			return nil
+		}
+	} else if (*time.Time)(s).UnmarshalText(text) == nil {
+		return nil
+	}
+	return errors.New(`must be an RFC 3339 time such as "2026-12-31T23:59:59Z", or a plus sign and a duration from now such as "+10m" or "+1h30m"`)
 }
 
 // check finds errors that the JSON decoder does not.
@@ -180,12 +207,42 @@ func mapDecodeError(err error, text []byte) *problem {
 	case errors.Is(e, jsontext.ErrDuplicateName):
 		field := fieldPath(e.JSONPointer)
 		return &problem{kind: duplicateField, field: field, detail: field + ": must be given once"}
-	case !utf8.Valid(text):
-		return &problem{kind: invalidJSON, field: fieldPath(e.JSONPointer), detail: "must be valid UTF-8"}
 	default:
-		return &problem{kind: invalidJSON, field: fieldPath(e.JSONPointer),
-			detail: fmt.Sprintf("must be one JSON object with nothing after it; parsing stopped at byte %d", e.ByteOffset)}
+		p := &problem{kind: invalidJSON, field: fieldPath(e.JSONPointer), detail: syntaxRule(e, text)}
+		if p.field != "" {
+			p.detail = p.field + ": " + p.detail
+		}
+		return p
 	}
+}
+
+// syntaxRule says which rule of JSON the text breaks, and where.
+func syntaxRule(e *jsontext.SyntacticError, text []byte) string {
+	rest := text[min(int(e.ByteOffset), len(text)):]
+	at := fmt.Sprintf("; parsing stopped at byte %d", e.ByteOffset)
+	switch {
+	case !utf8.Valid(text) || len(rest) > 0 && rest[0] == 0: // NUL bytes are a sign of UTF-16
+		return "must be valid UTF-8" + at
+	case errors.Is(e, io.ErrUnexpectedEOF):
+		return "must be complete JSON" + at + ", the end"
+	case startsWithSurrogate(rest):
+		return `must be valid Unicode: \ud800 to \udbff must be followed by \udc00 to \udfff, as a pair` + at
+	case bytes.HasPrefix(rest, []byte(`\`)):
+		return `must contain only the escape sequences \" \\ \/ \b \f \n \r \t and \u with 4 hex digits` + at
+	case len(rest) > 0 && rest[0] < ' ':
+		return `must not contain control characters; escape them in strings, such as \n` + at
+	default:
+		return "must be one valid JSON object with nothing after it" + at
+	}
+}
+
+// startsWithSurrogate reports whether text starts with an escaped half of a surrogate pair.
+func startsWithSurrogate(text []byte) bool {
+	if !bytes.HasPrefix(text, []byte(`\u`)) || len(text) < 6 {
+		return false
+	}
+	unit, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	return err == nil && utf16.IsSurrogate(rune(unit))
 }
 
 // fieldPath formats a JSON pointer as in apns.headers.apns-priority. It omits a name that does not
@@ -217,9 +274,6 @@ func fieldNames(t reflect.Type) string {
 // text, which is never valid: the error lists the allowed values and cannot contain the value of
 // the request.
 func allowedValues(t reflect.Type) string {
-	if t == reflect.TypeFor[time.Time]() {
-		return `must be an RFC 3339 time such as "2026-12-31T23:59:59Z"`
-	}
 	if enum, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok {
 		return enum.UnmarshalText(nil).Error()
 	}
@@ -228,6 +282,8 @@ func allowedValues(t reflect.Type) string {
 		return "must be a string"
 	case reflect.Int:
 		return "must be a whole number"
+	case reflect.Float64:
+		return "must be a number"
 	case reflect.Bool:
 		return "must be true or false"
 	case reflect.Map:

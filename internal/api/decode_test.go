@@ -5,10 +5,14 @@ package api_test
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding"
+	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
@@ -29,7 +33,21 @@ var refusals = []struct{ name, body, slug, field, detail string }{
 	{"null", `null`, "invalid-field", "platform", `"apns", "fcm", "webpush"`},
 	{"trailing data", validBody + validBody, "invalid-json", "", "nothing after it"},
 	{"invalid UTF-8", `{"platform":"apns","token":"00","title":"` + "\xff" + `"}`, "invalid-json", "title", "UTF-8"},
-	{"a lone surrogate", `{"platform":"apns","token":"00","title":"\ud800"}`, "invalid-json", "title", "byte"},
+	{"the first half of a surrogate pair", `{"platform":"apns","token":"00","title":"` + "\\ud83d" + `"}`, "invalid-json", "title", "as a pair; parsing stopped at byte 41"},
+	{"the second half of a surrogate pair", `{"platform":"apns","token":"00","data":{"k":"` + canary + "\\ude00" + `"}}`, "invalid-json", "data.k", "as a pair"},
+	{"two first halves", `{"platform":"apns","token":"00","title":"` + "\\ud83d\\ud83d" + `"}`, "invalid-json", "title", "as a pair"},
+	{"half of a surrogate pair in a name", `{"platform":"apns","token":"00","data":{"` + "\\uD83D" + `":""}}`, "invalid-json", "data", "as a pair"},
+	{"half of a surrogate pair in a raw payload", `{"platform":"apns","token":"00","apns":{"payload":{"a":["` + "\\ud83d" + ` b"]}}}`, "invalid-json", "apns.payload.a.0", "as a pair"},
+	{"half of a surrogate pair in an enumeration", `{"platform":"` + "\\ud83d" + `"}`, "invalid-json", "platform", "as a pair"},
+	{"an unknown escape sequence", `{"platform":"apns","token":"00","title":"\x41"}`, "invalid-json", "title", `\u with 4 hex digits; parsing`},
+	{"an incomplete escape sequence", `{"platform":"apns","token":"00","title":"\u12"}`, "invalid-json", "title", `\u with 4 hex digits; parsing`},
+	{"a line break in a string", `{"platform":"apns","token":"00","title":"` + "a\nb" + `"}`, "invalid-json", "title", "control characters"},
+	{"UTF-16", "{\x00\"\x00p\x00", "invalid-json", "", "UTF-8"},
+	{"UTF-16 with a byte order mark", "\xff\xfe{\x00\"\x00p\x00", "invalid-json", "", "UTF-8"},
+	{"a second byte order mark", "\ufeff\ufeff" + validBody, "invalid-json", "", "byte 0"},
+	{"an incomplete object in a block", `{"platform":"apns","apns":{"payload":{"aps":`, "invalid-json", "apns.payload.aps", "byte 44, the end"},
+	{"a comma at the end", `{"platform":"apns","token":"` + canary + `",}`, "invalid-json", "", "one valid JSON object"},
+	{"not a number", `{"platform":"apns","token":"00","badge":NaN}`, "invalid-json", "badge", "valid JSON"},
 	{"duplicate name", `{"platform":"apns","token":"00","title":"a","title":"` + canary + `"}`, "duplicate-field", "title", "once"},
 	{"duplicate name in data", `{"platform":"apns","token":"00","data":{"k":"a","k":"b"}}`, "duplicate-field", "data.k", "once"},
 	{"duplicate name in a raw payload", `{"platform":"apns","token":"00","apns":{"payload":{"aps":{},"aps":{}}}}`, "duplicate-field", "apns.payload.aps", "once"},
@@ -60,6 +78,17 @@ var refusals = []struct{ name, body, slug, field, detail string }{
 	{"ttl as a number", `{"platform":"apns","token":"00","ttl":60}`, "invalid-field", "ttl", `"1h30m"`},
 	{"negative ttl", `{"platform":"apns","token":"00","ttl":"-1s"}`, "invalid-field", "ttl", "not negative"},
 	{"invalid time", `{"platform":"apns","token":"00","send_at":"` + canary + `"}`, "invalid-field", "send_at", "RFC 3339"},
+	{"a relative time without a unit", `{"platform":"apns","token":"00","send_at":"+10"}`, "invalid-field", "send_at", `such as "+10m"`},
+	{"a relative time with two signs", `{"platform":"apns","token":"00","send_at":"++10m"}`, "invalid-field", "send_at", `such as "+10m"`},
+	{"a relative time in the past", `{"platform":"apns","token":"00","send_at":"+-10m"}`, "invalid-field", "send_at", `such as "+10m"`},
+	{"a relative time without a sign", `{"platform":"apns","token":"00","send_at":"10m"}`, "invalid-field", "send_at", `such as "+10m"`},
+	{"a relative time that overflows", `{"platform":"apns","token":"00","send_at":"+9999999h"}`, "invalid-field", "send_at", `such as "+10m"`},
+	{"a relative time as a number", `{"platform":"apns","token":"00","send_at":600}`, "invalid-field", "send_at", `such as "+10m"`},
+	{"expirationTime as text", `{"platform":"webpush","subscription":{"expirationTime":"` + canary + `"}}`, "invalid-field", "subscription.expirationTime", "must be a number"},
+	{"expirationTime out of range", `{"platform":"webpush","subscription":{"expirationTime":1e999}}`, "invalid-field", "subscription.expirationTime", "must be a number"},
+	{"keys as text", `{"platform":"webpush","subscription":{"keys":"` + canary + `"}}`, "invalid-field", "subscription.keys", "must be an object"},
+	{"web push payload as an object", `{"platform":"webpush","webpush":{"payload":{}}}`, "invalid-field", "webpush.payload", "must be a string"},
+	{"headers as a list", `{"platform":"apns","token":"00","apns":{"headers":[]}}`, "invalid-field", "apns.headers", "object whose values are strings"},
 	{"boolean as text", `{"platform":"fcm","token":"00","fcm":{"validate_only":"yes"}}`, "invalid-field", "fcm.validate_only", "true or false"},
 	{"payload as text", `{"platform":"apns","token":"00","apns":{"payload":"` + canary + `"}}`, "invalid-field", "apns.payload", "must be an object"},
 	{"message as a list", `{"platform":"fcm","token":"00","fcm":{"message":[]}}`, "invalid-field", "fcm.message", "must be an object"},
@@ -69,6 +98,7 @@ var refusals = []struct{ name, body, slug, field, detail string }{
 	{"subscription as text", `{"platform":"webpush","subscription":"` + canary + `"}`, "invalid-field", "subscription", "must be an object"},
 	{"too many data members", `{"platform":"apns","token":"00","data":` + members(257) + `}`, "invalid-field", "data", "at most 256"},
 	{"too many headers", `{"platform":"apns","token":"00","apns":{"headers":` + members(257) + `}}`, "invalid-field", "apns.headers", "at most 256"},
+	{"a relative send_at", `{"platform":"apns","token":"00","send_at":"+10m"}`, "needs-queue", "send_at", "scheduling"},
 	{"send_at in the future", `{"platform":"apns","token":"00","send_at":"2999-01-01T00:00:00Z"}`, "needs-queue", "send_at", "scheduling"},
 }
 
@@ -193,6 +223,77 @@ func TestPastSendAtIsSentImmediately(t *testing.T) {
 	ts := newTestAPI(t)
 	if w := ts.request("POST", singlePath, `{"platform":"apns","token":"00","send_at":"2020-01-01T00:00:00Z"}`); w.Code != 200 || ts.count() != 1 {
 		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+}
+
+// TestEveryFieldHasARule gives each field a value of every other JSON type. The problem must name the
+// field, and its rule must not ask for the type that was given.
+func TestEveryFieldHasARule(t *testing.T) {
+	ruleOf := map[string]string{`"x"`: "a string", `{}`: "an object", `[]`: "a list", `true`: "true or false", `1.5`: "a number"}
+	var walk func(prefix, suffix, path string, of reflect.Type)
+	walk = func(prefix, suffix, path string, of reflect.Type) {
+		for _, f := range reflect.VisibleFields(of) {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "" || name == "-" {
+				continue
+			}
+			fieldType := f.Type
+			if fieldType.Kind() == reflect.Pointer {
+				fieldType = fieldType.Elem()
+			}
+			if _, enum := reflect.New(fieldType).Interface().(encoding.TextUnmarshaler); !enum && fieldType.Kind() == reflect.Struct {
+				walk(prefix+`"`+name+`":{`, "}"+suffix, path+name+".", fieldType)
+			}
+			for value, rule := range ruleOf {
+				w := newTestAPI(t).request("POST", singlePath, "{"+prefix+`"`+name+`":`+value+suffix+"}")
+				var p document
+				if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+					t.Fatal(err)
+				}
+				if p.Field == path+name && strings.HasSuffix(p.Detail, "must be "+rule) {
+					t.Errorf("%s%s = %s: %s", path, name, value, p.Detail)
+				}
+			}
+		}
+	}
+	walk("", "", "", reflect.TypeFor[push.Notification]())
+}
+
+func TestByteOrderMarkIsIgnored(t *testing.T) {
+	const bom = "\ufeff"
+	ts := newTestAPI(t)
+	if w := ts.request("POST", singlePath, bom+validBody); w.Code != 200 || ts.count() != 1 {
+		t.Errorf("single: %d %s", w.Code, w.Body)
+	}
+	for media, body := range map[string]string{
+		"application/json":     bom + "[" + validBody + "," + validBody + "]",
+		"application/x-ndjson": bom + validBody + "\n" + validBody,
+	} {
+		for name, in := range map[string]io.Reader{"at once": strings.NewReader(body), "byte by byte": iotest.OneByteReader(strings.NewReader(body))} {
+			ts := newTestAPI(t)
+			w := ts.requestWith(t.Context(), "POST", batchPath, in, "Content-Type: "+media)
+			if got := receipts(t, w.Body); w.Code != 200 || len(got) != 2 || ts.count() != 2 {
+				t.Errorf("%s %s: %d %+v", media, name, w.Code, got)
+			}
+		}
+	}
+	ts.wantProblem(ts.request("POST", batchPath, bom), 400, "invalid-json")
+	if got := receipts(t, ts.request("POST", batchPath, bom, ndjson).Body); len(got) != 0 {
+		t.Errorf("%+v", got)
+	}
+	if w := ts.request("POST", batchPath, bom+"[]"); w.Code != 200 || w.Body.Len() != 0 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestLargestItemIsAcceptedAtTheStartOfAnArray(t *testing.T) {
+	for _, start := range []string{"[", "\ufeff[", " [ "} {
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.Item = len(validBody) })
+		body := iotest.OneByteReader(strings.NewReader(start + validBody + "," + validBody + "]"))
+		got := receipts(t, ts.requestWith(t.Context(), "POST", batchPath, body).Body)
+		if len(got) != 2 || got[0].Status != "accepted" || got[1].Status != "accepted" {
+			t.Errorf("%q: %+v", start, got)
+		}
 	}
 }
 

@@ -95,14 +95,18 @@ func (b *body) timedOut() bool {
 
 // lineReader reads items that are on a line each. It skips empty lines.
 type lineReader struct {
-	body *body
-	in   *bufio.Reader // its size is the limit of an item
+	body   *body
+	in     *bufio.Reader // its size is the limit of an item
+	opened bool          // the first line was read
 }
 
 func (l *lineReader) next() ([]byte, error) {
 	for {
 		l.body.startItem(l.in.Size())
 		line, err := l.in.ReadSlice('\n')
+		if !l.opened {
+			line, l.opened = bytes.TrimPrefix(line, byteOrderMark), true
+		}
 		if errors.Is(err, bufio.ErrBufferFull) {
 			return nil, l.skip()
 		}
@@ -128,24 +132,20 @@ func (l *lineReader) skip() error {
 	}
 }
 
+// maxSeparator is how many bytes of punctuation and white space there may be before an item of an
+// array.
+const maxSeparator = 1 << 10
+
 // arrayReader reads the items of a JSON array.
 type arrayReader struct {
 	body    *body
-	in      *jsontext.Decoder
-	maxItem int // bytes of an item
-	opened  bool
-}
-
-// newArrayReader returns a reader that accepts duplicate names and invalid UTF-8, because these are
-// errors of a single item, which decode reports.
-func newArrayReader(b *body, maxItem int) *arrayReader {
-	return &arrayReader{body: b, maxItem: maxItem, in: jsontext.NewDecoder(b,
-		jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
+	in      *jsontext.Decoder // nil before the start of the array
+	maxItem int               // bytes of an item
 }
 
 func (a *arrayReader) next() ([]byte, error) {
-	a.body.startItem(a.maxItem)
-	if !a.opened {
+	a.body.startItem(a.maxItem + maxSeparator)
+	if a.in == nil {
 		if err := a.readStart(); err != nil {
 			return nil, err
 		}
@@ -165,12 +165,21 @@ func (a *arrayReader) next() ([]byte, error) {
 	return item, nil
 }
 
+// readStart reads the start of the array. The decoder accepts duplicate names and invalid UTF-8,
+// because these are errors of a single item, which decode reports.
 func (a *arrayReader) readStart() error {
+	start := make([]byte, len(byteOrderMark))
+	n, err := io.ReadFull(a.body, start)
+	if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	start = bytes.TrimPrefix(start[:n], byteOrderMark)
+	a.in = jsontext.NewDecoder(io.MultiReader(bytes.NewReader(start), a.body),
+		jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	token, err := a.in.ReadToken()
 	if err == nil && token.Kind() != jsontext.KindBeginArray || err == io.EOF {
 		return errNotAnArray
 	}
-	a.opened = true
 	return err
 }
 

@@ -74,7 +74,11 @@ func putBuffer(b *bytes.Buffer) {
 	}
 }
 
-// readBody reads the whole body into b. The size is limited by Limits.Body and the time by the
+// byteOrderMark is U+FEFF in UTF-8. Some editors and libraries write it at the start of a text, and it is
+// ignored there (RFC 8259 §8.1).
+var byteOrderMark = []byte("\ufeff")
+
+// readBody reads the whole body into b, without a byte order mark. The size is limited by Limits.Body and the time by the
 // deadline that observe set.
 func (s *server) readBody(w *response, r *http.Request, b *bytes.Buffer) *problem {
 	tooLarge := &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(s.limits.Body)}
@@ -86,6 +90,9 @@ func (s *server) readBody(w *response, r *http.Request, b *bytes.Buffer) *proble
 			return tooLarge
 		}
 		return s.bodyProblem(err)
+	}
+	if bytes.HasPrefix(b.Bytes(), byteOrderMark) {
+		b.Next(len(byteOrderMark))
 	}
 	// Remove the deadline: it would also end the read with which net/http detects that the client
 	// disconnects.
