@@ -19,21 +19,23 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// acknowledged are the notifications that a gateway has answered for with 202: those whose receipts have come.
+// acknowledged holds the notifications for which a receipt with status queued has arrived.
 type acknowledged struct {
 	mu         sync.Mutex
-	repeatable map[string]bool // by ID; true if it may be repeated
+	repeatable map[string]bool // by ID; true if on_unknown is always
 }
 
-// queueInFlight is queue.in_flight where the file does not say: what a crash can find on its way, for one app and lane.
+// queueInFlight is the default of queue.in_flight. It limits the notifications in flight per app
+// and lane that a crash can interrupt.
 const queueInFlight = 512
 
-// noTimeoutClient waits for no verdict, and for a kill as long as it takes.
+// noTimeoutClient has no timeout, so a call waits until the gateway responds or is killed.
 var noTimeoutClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
 
-// enqueue posts lines of so many notifications for later, and keeps the receipts that come. An error says why not all did.
-// Every other one may be repeated when nobody can tell whether it arrived.
-func (s *scenario) enqueue(g *gateway, p *acknowledged, count int) (taken int, err error) {
+// enqueue sends count notifications in one asynchronous batch call and records the receipts that
+// arrive. An error says why some are missing. Every second notification has on_unknown set to
+// always.
+func (s *scenario) enqueue(g *gateway, p *acknowledged, count int) (queued int, err error) {
 	var lines strings.Builder
 	for i := range count {
 		n := apnsNotification(i)
@@ -49,35 +51,35 @@ func (s *scenario) enqueue(g *gateway, p *acknowledged, count int) (taken int, e
 	for name, value := range map[string]string{"Authorization": "Bearer " + key, "Content-Type": "application/x-ndjson", "Prefer": "respond-async"} {
 		request.Header.Set(name, value)
 	}
-	answer, err := noTimeoutClient.Do(request)
+	resp, err := noTimeoutClient.Do(request)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusAccepted {
-		return 0, fmt.Errorf("the batch was answered %s", answer.Status)
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusAccepted {
+		return 0, fmt.Errorf("the response to the batch is %s", resp.Status)
 	}
-	for decoder := json.NewDecoder(answer.Body); taken < count; {
-		var one batchReceipt
-		if err := decoder.Decode(&one); err != nil {
-			return taken, err
+	for decoder := json.NewDecoder(resp.Body); queued < count; {
+		var receipt batchReceipt
+		if err := decoder.Decode(&receipt); err != nil {
+			return queued, err
 		}
-		if one.Status != "queued" || one.Index == nil {
-			return taken, fmt.Errorf("an item was answered %s %s", one.Status, one.Reason)
+		if receipt.Status != "queued" || receipt.Index == nil {
+			return queued, fmt.Errorf("the receipt of an item has status %s, reason %s", receipt.Status, receipt.Reason)
 		}
-		p.add(one.ID, *one.Index%2 == 0)
-		taken++
+		p.add(receipt.ID, *receipt.Index%2 == 0)
+		queued++
 	}
-	return taken, nil
+	return queued, nil
 }
 
-func (p *acknowledged) add(id string, again bool) {
+func (p *acknowledged) add(id string, repeatable bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.repeatable == nil {
 		p.repeatable = map[string]bool{}
 	}
-	p.repeatable[id] = again
+	p.repeatable[id] = repeatable
 }
 
 func (p *acknowledged) count() int {
@@ -86,22 +88,23 @@ func (p *acknowledged) count() int {
 	return len(p.repeatable)
 }
 
-// deliveryCounts is what became of promises.
+// deliveryCounts is the result of the acknowledged notifications.
 type deliveryCounts struct {
-	lost             int // neither arrived nor said to be unknown
-	inDoubt          int // did not arrive, and said to be unknown
-	duplicates       int // arrivals beyond the first
-	forbiddenRepeats int // of these such as must not be repeated
+	lost             int // neither delivered nor reported as unknown
+	inDoubt          int // not delivered and reported as unknown
+	duplicates       int // deliveries beyond the first
+	forbiddenRepeats int // duplicates with on_unknown never
 }
 
-// awaitOutcomes waits until every promise has arrived or ended, and tells what became of them. The service's ledger says what
-// arrived; for the others the gateway is asked.
-func (s *scenario) awaitOutcomes(g *gateway, m *mockprovider.Mock, p *acknowledged, patience time.Duration) (c deliveryCounts) {
-	limit := time.Now().Add(patience)
+// awaitOutcomes waits until every acknowledged notification is delivered or has ended and counts
+// the results. The ledger of the service shows the deliveries; the gateway reports the status of
+// the others.
+func (s *scenario) awaitOutcomes(g *gateway, m *mockprovider.Mock, p *acknowledged, timeout time.Duration) (c deliveryCounts) {
+	limit := time.Now().Add(timeout)
 	open := func() (ids []string) {
-		arrived := m.Ledger().AcceptedByID()
+		delivered := m.Ledger().AcceptedByID()
 		for id := range p.repeatable {
-			if arrived[id] == 0 {
+			if delivered[id] == 0 {
 				ids = append(ids, id)
 			}
 		}
@@ -110,24 +113,24 @@ func (s *scenario) awaitOutcomes(g *gateway, m *mockprovider.Mock, p *acknowledg
 	for len(open()) > queueInFlight && time.Now().Before(limit) {
 		s.sleep(100 * time.Millisecond)
 	}
-	said := map[string]int{}
+	statuses := map[string]int{}
 	for _, id := range open() {
 		switch status := s.awaitEnd(g, id, limit); {
 		case status == "unknown":
 			c.inDoubt++
 		case m.Ledger().AcceptedByID()[id] == 0:
 			c.lost++
-			said[cmp.Or(status, "nothing")]++
+			statuses[cmp.Or(status, "nothing")]++
 		}
 	}
-	for _, status := range slices.Sorted(maps.Keys(said)) {
-		s.note("%d of the lost are said to be %s", said[status], status)
+	for _, status := range slices.Sorted(maps.Keys(statuses)) {
+		s.note("%d of the lost have status %s", statuses[status], status)
 	}
 	s.waitUntilIdle(m)
 	for id, times := range m.Ledger().AcceptedByID() {
-		if again, kept := p.repeatable[id]; kept && times > 1 {
+		if repeatable, kept := p.repeatable[id]; kept && times > 1 {
 			c.duplicates += times - 1
-			if !again {
+			if !repeatable {
 				c.forbiddenRepeats++
 			}
 		}
@@ -135,14 +138,14 @@ func (s *scenario) awaitOutcomes(g *gateway, m *mockprovider.Mock, p *acknowledg
 	return c
 }
 
-// waitUntilIdle waits until nothing has come for a second.
+// waitUntilIdle waits until the service has accepted nothing for a second.
 func (s *scenario) waitUntilIdle(m *mockprovider.Mock) {
 	for before := -1; before != len(m.Ledger().AcceptedByID()); s.sleep(time.Second) {
 		before = len(m.Ledger().AcceptedByID())
 	}
 }
 
-// awaitEnd asks how a notification stands until it has ended, or until a time.
+// awaitEnd polls the status of a notification until it has ended or until limit.
 func (s *scenario) awaitEnd(g *gateway, id string, limit time.Time) (status string) {
 	for {
 		status = s.fetchStatus(g, id)
@@ -158,25 +161,25 @@ func (s *scenario) awaitEnd(g *gateway, id string, limit time.Time) (status stri
 	}
 }
 
-// fetchStatus asks how a notification stands; nothing is said where the gateway does not answer.
+// fetchStatus returns the status of a notification, or "" if the gateway does not respond.
 func (s *scenario) fetchStatus(g *gateway, id string) string {
 	request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, g.baseURL()+"/v1/apps/"+shopApp+"/notifications/"+id, nil)
 	s.noError(err)
 	request.Header.Set("Authorization", "Bearer "+key)
-	answer, err := noTimeoutClient.Do(request)
+	resp, err := noTimeoutClient.Do(request)
 	if err != nil {
 		return ""
 	}
-	defer func() { _ = answer.Body.Close() }()
+	defer func() { _ = resp.Body.Close() }()
 	var receipt batchReceipt
-	if json.NewDecoder(answer.Body).Decode(&receipt) != nil {
+	if json.NewDecoder(resp.Body).Decode(&receipt) != nil {
 		return ""
 	}
 	return receipt.Status
 }
 
-// runAudit has the gateway's own proof made, and returns its last words if it does not hold.
-func (s *scenario) runAudit(config string) (complaint string) {
+// runAudit runs gateway audit and returns the end of its output if the audit is not clean.
+func (s *scenario) runAudit(config string) (problem string) {
 	ctx, stop := context.WithTimeout(s.ctx, time.Minute)
 	defer stop()
 	if text, err := exec.CommandContext(ctx, s.binary, "audit", "-c", config).CombinedOutput(); err != nil {
@@ -185,18 +188,18 @@ func (s *scenario) runAudit(config string) (complaint string) {
 	return ""
 }
 
-// kill ends the process as a power cut would, and waits for it.
+// kill kills the process like a power failure and waits for its end.
 func (g *gateway) kill() {
 	_ = g.cmd.Process.Kill()
 	<-g.done
 }
 
-// startAndServe launches a gateway and waits until it serves.
+// startAndServe starts a gateway and waits until it serves.
 func (s *scenario) startAndServe(config string) *gateway {
 	g := s.startProcess(config)
-	s.eventually("the gateway serves", time.Minute, func() bool {
+	s.eventually("waiting for the gateway to serve", time.Minute, func() bool {
 		if g.exited() {
-			s.Fatalf("the gateway ended at once: %s", g.lastLog())
+			s.Fatalf("the gateway exited: %s", g.lastLog())
 		}
 		return g.baseURL() != ""
 	})

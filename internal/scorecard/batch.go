@@ -11,22 +11,22 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// The bad items of a batch of 500, by their place in it.
+// Indexes of the invalid items in a batch of 500.
 const (
 	batchSize       = 500
 	malformed, huge = 100, 200
 	unregistered    = 300
 )
 
-// mixedBatch is S20: of 500 notifications in one call one is malformed, one is huge, and one is for a dead token; once as
-// lines and once as an array. A receipt's index is its item's place: the service knows which device each receipt's
-// notification went to.
+// mixedBatch is S20. A batch of 500 notifications has one malformed item, one huge item and one
+// expired token. It is sent once as lines and once as an array. The row checks that the index in
+// each receipt is the index of its item: the service knows the device of each notification.
 func mixedBatch(s *scenario) {
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
 	g := s.startAPNsGateway(m, "")
-	for _, media := range []string{"application/x-ndjson", "application/json"} {
+	for _, contentType := range []string{"application/x-ndjson", "application/json"} {
 		m.Ledger().Clear()
-		s.checkBatch(m, media, s.sendBatch(g, media, s.batchBody(media)))
+		s.checkBatch(m, contentType, s.sendBatch(g, contentType, s.batchBody(contentType)))
 	}
 }
 
@@ -38,7 +38,7 @@ type batchReceipt struct {
 	Reason string
 }
 
-// batchToken is whom the batch's item is for.
+// batchToken returns the device token of item i.
 func batchToken(i int) string {
 	if i == unregistered {
 		return "dead0000" + apnsNotification(i).Token[8:]
@@ -46,9 +46,9 @@ func batchToken(i int) string {
 	return apnsNotification(i).Token
 }
 
-// batchBody writes the batch. What is no JSON at all would end an array, so there the malformed item is one of the wrong
-// type.
-func (s *scenario) batchBody(media string) []byte {
+// batchBody returns the body of the batch. Invalid JSON would end an array, so in an array the
+// malformed item has the wrong type instead.
+func (s *scenario) batchBody(contentType string) []byte {
 	var items []string
 	for i := range batchSize {
 		n := apnsNotification(i)
@@ -59,18 +59,18 @@ func (s *scenario) batchBody(media string) []byte {
 		text, err := json.Marshal(n)
 		s.noError(err)
 		if i == malformed {
-			text = map[string][]byte{"application/x-ndjson": text[:len(text)/2], "application/json": []byte(`"a text"`)}[media]
+			text = map[string][]byte{"application/x-ndjson": text[:len(text)/2], "application/json": []byte(`"a text"`)}[contentType]
 		}
 		items = append(items, string(text))
 	}
-	if media == "application/json" {
+	if contentType == "application/json" {
 		return []byte("[" + strings.Join(items, ",\n") + "]")
 	}
 	return []byte(strings.Join(items, "\n") + "\n")
 }
 
-// oneMiBData is as much data, in texts of a kibibyte each: a single text that is longer than an item may be ends an array, and
-// its last receipt says so. Lines have no such weakness.
+// oneMiBData returns 1 MiB of data in strings of 1 KiB. In an array, a single string longer than
+// limits.batch_item ends the batch, as its last receipt says. This does not apply to lines.
 func oneMiBData() map[string]string {
 	data := map[string]string{}
 	for i := range 1024 {
@@ -79,26 +79,26 @@ func oneMiBData() map[string]string {
 	return data
 }
 
-// sendBatch makes the call, and returns its receipts.
-func (s *scenario) sendBatch(g *gateway, media string, body []byte) (receipts []batchReceipt) {
-	answer, err := g.postBody("/v1/apps/"+shopApp+"/notifications/batch", media, body)
+// sendBatch makes the call and returns its receipts.
+func (s *scenario) sendBatch(g *gateway, contentType string, body []byte) (receipts []batchReceipt) {
+	resp, err := g.postBody("/v1/apps/"+shopApp+"/notifications/batch", contentType, body)
 	s.noError(err)
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
-		s.Fatalf("the batch was answered %s", answer.Status)
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		s.Fatalf("the response to the batch is %s", resp.Status)
 	}
-	for decoder := json.NewDecoder(answer.Body); decoder.More(); {
-		var one batchReceipt
-		s.noError(decoder.Decode(&one))
-		receipts = append(receipts, one)
+	for decoder := json.NewDecoder(resp.Body); decoder.More(); {
+		var receipt batchReceipt
+		s.noError(decoder.Decode(&receipt))
+		receipts = append(receipts, receipt)
 	}
 	return receipts
 }
 
-func (s *scenario) checkBatch(m *mockprovider.Mock, media string, receipts []batchReceipt) {
-	went := map[string]string{}
+func (s *scenario) checkBatch(m *mockprovider.Mock, contentType string, receipts []batchReceipt) {
+	sentTo := map[string]string{}
 	for _, e := range m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
-		went[strings.ToLower(e.ID)] = e.Token
+		sentTo[strings.ToLower(e.ID)] = e.Token
 	}
 	accepted, astray, ends := 0, 0, map[int]string{}
 	for _, r := range receipts {
@@ -109,12 +109,12 @@ func (s *scenario) checkBatch(m *mockprovider.Mock, media string, receipts []bat
 		case r.Status == "accepted":
 			accepted++
 		}
-		if token, sent := went[r.ID]; sent && token != batchToken(*r.Index) {
+		if token, sent := sentTo[r.ID]; sent && token != batchToken(*r.Index) {
 			astray++
 		}
 		ends[*r.Index] = strings.TrimSpace(r.Status + " " + r.Reason)
 	}
-	_, form, _ := strings.Cut(media, "/")
+	_, form, _ := strings.Cut(contentType, "/")
 	delivered := len(m.Ledger().AcceptedByID())
 	s.expect(form+": delivered", fmt.Sprintf("%d (== %d)", delivered, batchSize-3), delivered == batchSize-3 && accepted == delivered)
 	s.expect("receipts", fmt.Sprintf("%d (== %d)", len(receipts), batchSize), len(receipts) == batchSize)

@@ -19,41 +19,42 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// certificateRotation is S14: under load the files of a client certificate get another one, and later one that has expired. The second
-// one comes from another mock: those of one process trust the same authority.
+// certificateRotation is S14. Under load, the files of a client certificate are replaced with
+// another valid certificate and later with an expired one. The second certificate comes from
+// another mock; all mocks of a process share one certificate authority.
 func certificateRotation(s *scenario) {
-	const calm, good, expired = 10 * time.Second, 15 * time.Second, 10 * time.Second
+	const initial, valid, expired = 10 * time.Second, 15 * time.Second, 10 * time.Second
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
-	s.sleep(1100 * time.Millisecond) // so that the two do not expire in the same second
+	s.sleep(1100 * time.Millisecond) // so that the certificates do not expire in the same second
 	other := s.startMock(mockprovider.Config{Endpoints: 1})
 	files, next := s.writeMockFiles(m), s.writeMockFiles(other)
 	g := s.startGateway("", app{shopApp, apnsCertificateBlock(m, files, "")})
-	before := g.certificateExpiry()
-	run := s.offerRate(g, loadRate, calm+good+expired, apnsNotification)
-	run.waitUntil(calm)
-	cut := time.Now()
+	firstExpiry := g.certificateExpiry()
+	run := s.offerRate(g, loadRate, initial+valid+expired, apnsNotification)
+	run.waitUntil(initial)
+	replacedAt := time.Now()
 	s.replaceCertificate(files, s.readFile(next.ClientCert), s.readFile(next.ClientKey))
-	live := s.eventually("the new certificate is in force", 10*time.Second, func() bool { return len(g.eventsSince(cut, "configuration reloaded", "")) > 0 })
-	run.waitUntil(calm + good)
-	told := g.certificateExpiry()
-	offered := time.Now()
+	reloadedAfter := s.eventually("waiting until the new certificate is in use", 10*time.Second, func() bool { return len(g.eventsSince(replacedAt, "configuration reloaded", "")) > 0 })
+	run.waitUntil(initial + valid)
+	secondExpiry := g.certificateExpiry()
+	expiredAt := time.Now()
 	cert, key := s.expiredCertificate()
 	s.replaceCertificate(files, cert, key)
-	const not = "configuration not reloaded; the previous one stays in use"
-	refused := s.eventually("the expired one is refused", 10*time.Second, func() bool { return len(g.eventsSince(offered, not, "")) > 0 })
-	e := collectEvidence(m, run.wait(), cut)
+	const notReloaded = "configuration not reloaded; the previous one stays in use"
+	rejectedAfter := s.eventually("waiting until the expired certificate is rejected", 10*time.Second, func() bool { return len(g.eventsSince(expiredAt, notReloaded, "")) > 0 })
+	e := collectEvidence(m, run.wait(), replacedAt)
 
 	want := other.ClientCertificate()
 	leaf, err := x509.ParseCertificate(want.Certificate[0])
 	s.noError(err)
 	s.expectZero("failed", s.countFailed(e.after, e.accepted))
 	s.expectZero("duplicates", e.duplicates())
-	atMost(&s.rowResult, "new certificate in use after", live, 10*time.Second)
-	atMost(&s.rowResult, "expired certificate rejected after", refused, 10*time.Second)
-	s.expectZero("expired certificate used", len(g.eventsSince(offered, "configuration reloaded", "")))
-	s.expect("expiry metric: first certificate", before.Format(time.DateTime), !before.IsZero())
-	s.expect("second certificate", told.Format(time.DateTime), told.Equal(leaf.NotAfter))
-	s.expect("after the expired certificate", g.certificateExpiry().Format(time.DateTime), g.certificateExpiry().Equal(told))
+	atMost(&s.rowResult, "new certificate in use after", reloadedAfter, 10*time.Second)
+	atMost(&s.rowResult, "expired certificate rejected after", rejectedAfter, 10*time.Second)
+	s.expectZero("expired certificate used", len(g.eventsSince(expiredAt, "configuration reloaded", "")))
+	s.expect("expiry metric: first certificate", firstExpiry.Format(time.DateTime), !firstExpiry.IsZero())
+	s.expect("second certificate", secondExpiry.Format(time.DateTime), secondExpiry.Equal(leaf.NotAfter))
+	s.expect("after the expired certificate", g.certificateExpiry().Format(time.DateTime), g.certificateExpiry().Equal(secondExpiry))
 	s.expectP99(e, 50*time.Millisecond)
 	atMost(&s.rowResult, "dials", s.dialCount(m), 2*poolSize)
 }
@@ -64,13 +65,13 @@ func (s *scenario) readFile(file string) []byte {
 	return text
 }
 
-// replaceCertificate gives the gateway's files another certificate, one after the other, as most tools do.
+// replaceCertificate overwrites the certificate and then the key, as most tools do.
 func (s *scenario) replaceCertificate(files mockprovider.Files, cert, key []byte) {
 	s.noError(os.WriteFile(files.ClientCert, cert, 0o600))
 	s.noError(os.WriteFile(files.ClientKey, key, 0o600))
 }
 
-// expiredCertificate makes a certificate that was good until yesterday.
+// expiredCertificate returns a certificate that expired yesterday.
 func (s *scenario) expiredCertificate() (cert, key []byte) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	s.noError(err)
@@ -86,12 +87,13 @@ func (s *scenario) expiredCertificate() (cert, key []byte) {
 	return cert, key
 }
 
-// certificateExpiry is when the metrics say that the certificate expires, or no time if they do not.
+// certificateExpiry returns the expiry of the certificate from the metrics, or the zero time if it
+// is missing.
 func (g *gateway) certificateExpiry() (at time.Time) {
-	answer, err := httpClient.Get(g.admin + "/metrics")
+	resp, err := httpClient.Get(g.admin + "/metrics")
 	g.scenario.noError(err)
-	defer func() { _ = answer.Body.Close() }()
-	text, err := io.ReadAll(answer.Body)
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
 	g.scenario.noError(err)
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, "sluice_certificate_expires_timestamp_seconds{") {

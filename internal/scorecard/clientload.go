@@ -18,8 +18,8 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// clientLoad are an app's backend in one zone: single calls through the client, each at its own time whatever becomes of the
-// others.
+// clientLoad simulates the backend of an app in one zone. It makes single calls with the Go client
+// on a fixed schedule.
 type clientLoad struct {
 	scenario *scenario
 	client   *client.Client
@@ -28,18 +28,18 @@ type clientLoad struct {
 
 	mu            sync.Mutex
 	results       load.Results
-	gatewaysTried []int // gateways, by notification, where more than one was or none answered
+	gatewaysTried []int // by notification, if more than one gateway was tried or none responded
 	events        []pool.Event
 }
 
-// newClientLoad connect to the gateways.
+// newClientLoad opens a client and waits until it is connected to all gateways.
 func (s *scenario) newClientLoad(zone string, gateways []*gateway) *clientLoad {
 	var urls []string
 	for _, g := range gateways {
 		urls = append(urls, g.baseURL())
 	}
 	c := &clientLoad{scenario: s}
-	opened, err := client.Open(client.Config{Gateways: urls, App: shopApp, Key: key, Zone: zone, Logger: s.newLogger("callers" + zone), Observe: func(e pool.Event) {
+	opened, err := client.Open(client.Config{Gateways: urls, App: shopApp, Key: key, Zone: zone, Logger: s.newLogger("client-" + zone), Observe: func(e pool.Event) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.events = append(c.events, e)
@@ -47,7 +47,7 @@ func (s *scenario) newClientLoad(zone string, gateways []*gateway) *clientLoad {
 	s.noError(err)
 	s.Cleanup(func() { _ = opened.Close() })
 	c.client = opened
-	s.eventually("the client is connected to all gateways", 15*time.Second, func() bool {
+	s.eventually("waiting for connections to all gateways", 15*time.Second, func() bool {
 		live := 0
 		for _, e := range opened.Status().Endpoints {
 			live += min(e.Connections, 1)
@@ -57,7 +57,7 @@ func (s *scenario) newClientLoad(zone string, gateways []*gateway) *clientLoad {
 	return c
 }
 
-// newLogger writes to a file beside the gateways' logs, where these are kept.
+// newLogger returns a logger to a file in the log directory, or nil if there is no such directory.
 func (s *scenario) newLogger(name string) *slog.Logger {
 	if s.logs == "" {
 		return nil
@@ -68,25 +68,25 @@ func (s *scenario) newLogger(name string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(file, nil))
 }
 
-// start begins to call, so many times a second for that long.
-func (c *clientLoad) start(rate float64, during time.Duration, compose func(int) *push.Notification) {
-	n := int(rate * during.Seconds())
+// start starts rate calls per second for the given duration.
+func (c *clientLoad) start(rate float64, duration time.Duration, newNotification func(int) *push.Notification) {
+	n := int(rate * duration.Seconds())
 	c.started, c.done = time.Now(), make(chan struct{})
 	c.results = load.Results{Started: c.started, Samples: make(load.Samples, n)}
 	c.gatewaysTried = make([]int, n)
 	ctx, cancel := context.WithCancel(c.scenario.ctx)
 	go func() {
 		defer close(c.done)
-		var calling sync.WaitGroup
+		var wg sync.WaitGroup
 		for i := range n {
 			due := time.Duration(float64(i) / rate * float64(time.Second))
 			select {
 			case <-time.After(time.Until(c.started.Add(due))):
 			case <-ctx.Done():
 			}
-			calling.Go(func() { c.send(ctx, i, due, compose(i)) })
+			wg.Go(func() { c.send(ctx, i, due, newNotification(i)) })
 		}
-		calling.Wait()
+		wg.Wait()
 	}()
 	c.scenario.Cleanup(func() {
 		cancel()
@@ -103,10 +103,10 @@ func (c *clientLoad) send(ctx context.Context, i int, due time.Duration, n *push
 	c.results.Samples[i] = s
 }
 
-// waitUntil waits until the load has gone on for that long.
+// waitUntil waits until d after the start of the load.
 func (c *clientLoad) waitUntil(d time.Duration) { c.scenario.sleep(time.Until(c.started.Add(d))) }
 
-// wait waits for the end of the load.
+// wait waits for the end of the load and returns its results.
 func (c *clientLoad) wait() load.Results {
 	select {
 	case <-c.done:
@@ -116,18 +116,19 @@ func (c *clientLoad) wait() load.Results {
 	return c.results
 }
 
-// abandonedAfter is when the last of these gateways was given up after the cut.
-func (c *clientLoad) abandonedAfter(gateways []*gateway, cut time.Time) (last time.Duration) {
+// abandonedAfter returns the time from the fault until the client has stopped using all of these
+// gateways.
+func (c *clientLoad) abandonedAfter(gateways []*gateway, faultStart time.Time) (last time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, g := range gateways {
-		found := never
+		abandoned := never
 		for _, e := range c.events {
-			if "http://"+e.Endpoint == g.baseURL() && (e.Kind == pool.EventConnLost || e.Kind == pool.EventEjected) && e.Time.After(cut) {
-				found = min(found, e.Time.Sub(cut))
+			if "http://"+e.Endpoint == g.baseURL() && (e.Kind == pool.EventConnLost || e.Kind == pool.EventEjected) && e.Time.After(faultStart) {
+				abandoned = min(abandoned, e.Time.Sub(faultStart))
 			}
 		}
-		last = max(last, found)
+		last = max(last, abandoned)
 	}
 	return last
 }

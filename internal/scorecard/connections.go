@@ -14,53 +14,53 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// apnsCertificateBlock is an app that sends to the mock's APNs with a client certificate: its connections need not send their
-// first request alone.
-func apnsCertificateBlock(m *mockprovider.Mock, files mockprovider.Files, more string) string {
-	at := m.Ready(files)
+// apnsCertificateBlock returns the block of an app that sends to the mock's APNs with a client
+// certificate. Unlike with a token, the first request on a connection need not be sent alone.
+func apnsCertificateBlock(m *mockprovider.Mock, files mockprovider.Files, extra string) string {
+	info := m.Ready(files)
 	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, cert_file: %q, cert_key_file: %q, topic: %s%s}",
-		at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, files.ClientCert, files.ClientKey, at.APNsTopic, more)
+		info.APNs, strings.Join(info.APNsEndpoints, "', '"), info.CAFile, files.ClientCert, files.ClientKey, info.APNsTopic, extra)
 }
 
-// goAway is S06: every connection gets a GOAWAY that disowns the newer half of what is in flight on it. Answers take
-// long enough for all of a burst to be in flight at once, and every one the same time, for that is a whole sample.
+// goAway is S06. Every connection gets a GOAWAY that excludes the newer half of its requests in
+// flight. All responses take the same time, long enough for a whole burst to be in flight at once.
 func goAway(s *scenario) {
 	slow := mockprovider.Fault{Service: mockprovider.APNs, Delay: 150 * time.Millisecond}
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(slow)})
 	g := s.startGateway("", app{shopApp, apnsCertificateBlock(m, s.writeMockFiles(m), ", pool: {in_flight: 250}")})
-	s.startBurst(g, 1000) // of which nothing is measured: the process warms up
+	s.startBurst(g, 1000) // warms up the process; not measured
 	s.sleep(time.Second)
 	s.checkGoAway(m, g, 200, slow)
-	s.sleep(10 * time.Second) // for an endpoint is replaced at once only so often: the dial budget
+	s.sleep(10 * time.Second) // the dial budget limits immediate replacements
 	s.checkGoAway(m, g, 1000, slow)
 	s.expectZero("duplicates", evidence{accepted: m.Ledger().AcceptedByID()}.duplicates())
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }
 
-// checkGoAway compares a burst that GOAWAY meets with one that it does not.
+// checkGoAway compares a burst with GOAWAY to a burst without.
 func (s *scenario) checkGoAway(m *mockprovider.Mock, g *gateway, n int, slow mockprovider.Fault) {
 	calm := s.startBurst(g, n).wait()
 	s.sleep(2 * time.Second)
 	handshakes := s.measureHandshakes(m)
-	dialled := s.dialCount(m)
-	met := s.startBurst(g, n)
-	s.eventually(fmt.Sprintf("all %d are in flight", n), time.Second, func() bool { return g.status().inFlight() == n })
+	dialsBefore := s.dialCount(m)
+	withGoAway := s.startBurst(g, n)
+	s.eventually(fmt.Sprintf("waiting until all %d are in flight", n), time.Second, func() bool { return g.status().inFlight() == n })
 	s.noError(m.Play(mockprovider.Script{Faults: []mockprovider.Fault{
 		{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{LastOffset: -n / poolSize / 2}}, slow,
 	}}))
-	got := met.wait()
+	results := withGoAway.wait()
 	accepted := m.Ledger().AcceptedByID()
-	s.eventually("the pool is full again", 15*time.Second, func() bool { return g.status().minLive() == poolSize })
-	cut := 0
+	s.eventually("waiting for a full pool", 15*time.Second, func() bool { return g.status().minLive() == poolSize })
+	refused := 0
 	for _, entry := range m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
-		if entry.Fault == "goaway" && entry.Time.After(got.Started) {
-			cut++
+		if entry.Fault == "goaway" && entry.Time.After(results.Started) {
+			refused++
 		}
 	}
-	s.expect(fmt.Sprintf("%d in flight: not processed", n), fmt.Sprint(cut), cut >= n/3)
-	s.expectZero("failed", s.countFailed(got.Samples, accepted))
-	atMost(&s.rowResult, "new dials", s.dialCount(m)-dialled, poolSize)
-	s.expectMaxIncrease("p99", calm.Samples.LatencyQuantile(0.99), got.Samples.LatencyQuantile(0.99), handshakes+50*time.Millisecond)
+	s.expect(fmt.Sprintf("%d in flight: not processed", n), fmt.Sprint(refused), refused >= n/3)
+	s.expectZero("failed", s.countFailed(results.Samples, accepted))
+	atMost(&s.rowResult, "new dials", s.dialCount(m)-dialsBefore, poolSize)
+	s.expectMaxIncrease("p99", calm.Samples.LatencyQuantile(0.99), results.Samples.LatencyQuantile(0.99), handshakes+50*time.Millisecond)
 }
 
 // startBurst offers n notifications at once.
@@ -68,8 +68,9 @@ func (s *scenario) startBurst(g *gateway, n int) *loadRun {
 	return s.startLoad(g, load.Generator{Count: n, NewNotification: apnsNotification})
 }
 
-// measureHandshakes is how long this machine takes for as many connections at once as the pool has. They are made to FCM, so as
-// not to be counted with the gateway's own.
+// measureHandshakes returns the time that this machine needs for as many simultaneous handshakes as
+// the pool has endpoints. It connects to FCM, so the ledger does not count the connections as the
+// gateway's.
 func (s *scenario) measureHandshakes(m *mockprovider.Mock) time.Duration {
 	began := time.Now()
 	var all sync.WaitGroup
@@ -88,8 +89,9 @@ func (s *scenario) dialCount(m *mockprovider.Mock) int {
 	return int(m.Ledger().Summary().Services[mockprovider.APNs].Dials)
 }
 
-// tcpReset is S07: all connections end by a TCP reset, and the older half of what was in flight had been processed. Senders
-// who said never get the truth, that nobody knows; those who said always get their notification, some of them twice.
+// tcpReset is S07. All connections end with a TCP reset after the older half of the requests in
+// flight was processed. With on_unknown never, the sender must learn that the result is unknown.
+// With always, every notification is delivered, some of them twice.
 func tcpReset(s *scenario) {
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize + spareEndpoints})
 	g := s.startAPNsGateway(m, "")
@@ -100,31 +102,31 @@ func tcpReset(s *scenario) {
 			return n
 		})
 		run.waitUntil(7 * time.Second)
-		cut := s.injectFaults(m, mockprovider.Fault{Service: mockprovider.APNs, Reset: &mockprovider.Reset{Processed: 0.5}})
-		e := collectEvidence(m, run.wait(), cut)
+		faultStart := s.injectFaults(m, mockprovider.Fault{Service: mockprovider.APNs, Reset: &mockprovider.Reset{Processed: 0.5}})
+		e := collectEvidence(m, run.wait(), faultStart)
 		s.checkReset(e, wish)
-		s.sleep(12 * time.Second) // ejections of the first reset are over before the second
+		s.sleep(12 * time.Second) // the ejections of the first reset end before the second
 	}
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }
 
-// checkReset judges one reset. What the service answered in the last moments before it may have been discarded on the way, and
-// is then unanswered for all that a client can know.
+// checkReset checks one reset. Responses that the service sent in the last milliseconds before the
+// reset may be lost on the way; the client cannot distinguish them from missing responses.
 func (s *scenario) checkReset(e evidence, wish push.OnUnknown) {
 	unanswered, processed, inTime := map[string]bool{}, 0, map[string]bool{}
-	at := e.resetTimes()
+	resets := e.resetTimes()
 	for _, entry := range e.entries {
 		if entry.Time.Before(e.faultStart.Add(-time.Second)) {
 			continue
 		}
-		when, met := at[connKey{entry.Endpoint, entry.Conn}]
+		resetTime, wasReset := resets[connKey{entry.Endpoint, entry.Conn}]
 		switch {
 		case !entry.Answered && !entry.Time.Before(e.faultStart):
 			unanswered[entry.ID] = true
 			if entry.Accepted {
 				processed++
 			}
-		case met && when.Sub(entry.Time) < 5*time.Millisecond:
+		case wasReset && resetTime.Sub(entry.Time) < 5*time.Millisecond:
 			if e.accepted[entry.ID] > 1 {
 				processed++
 			}
@@ -147,19 +149,19 @@ func (s *scenario) checkReset(e evidence, wish push.OnUnknown) {
 	s.expectZero("other failures", e.after.Count(func(n *load.Sample) bool { return n.Status != "unknown" && n.Status != "accepted" }))
 }
 
-// connKey is one of an endpoint's, by its number in the ledger.
+// connKey identifies a connection by its endpoint and its number in the ledger.
 type connKey struct {
 	endpoint string
 	id       uint64
 }
 
-// resetTimes is when each connection was reset.
+// resetTimes returns the time at which each connection was reset.
 func (e evidence) resetTimes() map[connKey]time.Time {
-	at := map[connKey]time.Time{}
+	times := map[connKey]time.Time{}
 	for _, entry := range e.entries {
 		if entry.Fault == "reset" && !entry.Time.Before(e.faultStart) {
-			at[connKey{entry.Endpoint, entry.Conn}] = entry.Time
+			times[connKey{entry.Endpoint, entry.Conn}] = entry.Time
 		}
 	}
-	return at
+	return times
 }

@@ -13,11 +13,12 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// seeds is how many gateways of S17 live through small crashes, besides the one with a hundred thousand.
-var seeds = flag.Int("seeds", 5, "how many `times` S17 kills a gateway at moments drawn anew")
+// seeds is the number of small queues in S17, in addition to the large one.
+var seeds = flag.Int("seeds", 5, "`number` of small queues in S17")
 
-// killRecovery is S17: a gateway is killed at random moments, and started again on the same folder. First one with 100,000
-// accepted, whose drain is measured before a kill and after it; then small ones, again and again.
+// killRecovery is S17. It kills gateways at random moments and restarts them with the same
+// directory: first a gateway with 100,000 queued notifications, whose drain rate it compares before
+// and after a kill, then small ones repeatedly.
 func killRecovery(s *scenario) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(s.ctx), 8*time.Minute+time.Duration(*seeds)*time.Minute)
 	defer stop()
@@ -37,7 +38,8 @@ func killRecovery(s *scenario) {
 	s.expectDelivery(all, *seeds*killsPerSeed)
 }
 
-// expectDelivery enters what became of promises after so many kills.
+// expectDelivery records the delivery of acknowledged notifications after the given number of
+// kills.
 func (s *scenario) expectDelivery(c deliveryCounts, kills int) {
 	s.expectZero("lost", c.lost)
 	atMost(&s.rowResult, "duplicates", c.duplicates, kills*queueInFlight)
@@ -45,84 +47,88 @@ func (s *scenario) expectDelivery(c deliveryCounts, kills int) {
 	atMost(&s.rowResult, "in doubt", c.inDoubt, kills*queueInFlight)
 }
 
-// writeQueueConfig writes a configuration with a queue in a folder of its own.
+// writeQueueConfig writes a configuration with a queue in a new directory.
 func (s *scenario) writeQueueConfig(m *mockprovider.Mock) (config string) {
 	return s.writeConfig(fmt.Sprintf("queue: {dir: %q}", s.newTempDir()), app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
 }
 
-// mockWithDelay plays services that answer after so long, one in a hundred after four times that.
+// mockWithDelay configures services with this median response time and four times that as 99th
+// percentile.
 func mockWithDelay(delay time.Duration) mockprovider.Config {
 	return mockprovider.Config{
 		Endpoints: poolSize, Script: script(mockprovider.Fault{Service: mockprovider.APNs, Delay: delay, P99: 4 * delay}), LedgerSize: 1 << 20,
 	}
 }
 
-// largeQueue has a hundred thousand accepted while the gateway dies three times at random, kills it once more amid the drain, and
-// compares the drain before that and after it. The service is slow enough for most to wait still when all are accepted.
-func (s *scenario) largeQueue(chance *rand.Rand) {
-	const count, lot, kills = 100_000, 2_000, 3
+// largeQueue queues a hundred thousand notifications while it kills the gateway three times at
+// random. It kills the gateway again during the drain and compares the drain rate before and after.
+// The service is slow enough that most notifications are still waiting when all are queued.
+func (s *scenario) largeQueue(rng *rand.Rand) {
+	const count, batch, kills = 100_000, 2_000, 3
 	m := s.startMock(mockWithDelay(50 * time.Millisecond))
 	config, p := s.writeQueueConfig(m), &acknowledged{}
 	g := s.startAndServe(config)
-	for death := range kills + 1 {
-		for p.count() < (death+1)*count/(kills+1) {
-			_, err := s.enqueue(g, p, lot)
+	for kill := range kills + 1 {
+		for p.count() < (kill+1)*count/(kills+1) {
+			_, err := s.enqueue(g, p, batch)
 			s.noError(err)
 		}
-		if death < kills {
-			s.killWhileEnqueuing(g, p, lot, time.Duration(chance.Int64N(int64(300*time.Millisecond))))
+		if kill < kills {
+			s.killWhileEnqueuing(g, p, batch, time.Duration(rng.Int64N(int64(300*time.Millisecond))))
 			g = s.startAndServe(config)
 		}
 	}
 	before := s.drainRate(m, p)
-	left := p.count() - len(m.Ledger().AcceptedByID())
+	waiting := p.count() - len(m.Ledger().AcceptedByID())
 	g.kill()
-	from := m.Ledger().Summary().Services[mockprovider.APNs].Requests
+	requestsBefore := m.Ledger().Summary().Services[mockprovider.APNs].Requests
 	g = s.startProcess(config)
-	s.eventually("it sends again", time.Minute, func() bool { return m.Ledger().Summary().Services[mockprovider.APNs].Requests > from })
-	first := time.Since(g.startedAt)
-	s.eventually("it serves", time.Minute, func() bool { return g.baseURL() != "" })
+	s.eventually("waiting for the first request after the restart", time.Minute, func() bool { return m.Ledger().Summary().Services[mockprovider.APNs].Requests > requestsBefore })
+	firstRequest := time.Since(g.startedAt)
+	s.eventually("waiting for the gateway to serve", time.Minute, func() bool { return g.baseURL() != "" })
 	s.sleep(time.Second)
 	after := s.drainRate(m, p)
-	s.note("%d waited when it was killed amid the drain; it sent %.0f a second before and %.0f after", left, before, after)
+	s.note("%d were waiting at the kill during the drain; drain rate %.0f/s before and %.0f/s after", waiting, before, after)
 	c := s.awaitOutcomes(g, m, p, 2*time.Minute)
 	s.expect("accepted", fmt.Sprint(p.count()), p.count() >= count)
-	s.expect("waiting at the last kill", fmt.Sprint(left), left > 0)
+	s.expect("waiting at the last kill", fmt.Sprint(waiting), waiting > 0)
 	s.expectDelivery(c, kills+1)
-	atMost(&s.rowResult, "first request after the restart", first, time.Second)
+	atMost(&s.rowResult, "first request after the restart", firstRequest, time.Second)
 	atLeast(&s.rowResult, "drain rate, relative to before", fraction(after/max(before, 1)), 0.8)
 	g.stop()
-	complaint := s.runAudit(config)
-	s.expect("audit", cmp.Or(complaint, "clean"), complaint == "")
+	problem := s.runAudit(config)
+	s.expect("audit", cmp.Or(problem, "clean"), problem == "")
 }
 
-// killWhileEnqueuing kills g after a while, and has it accept until then.
-func (s *scenario) killWhileEnqueuing(g *gateway, p *acknowledged, lot int, after time.Duration) {
-	death := time.AfterFunc(after, func() { _ = g.cmd.Process.Kill() })
-	defer death.Stop()
+// killWhileEnqueuing enqueues notifications and kills g after the given time.
+func (s *scenario) killWhileEnqueuing(g *gateway, p *acknowledged, batch int, after time.Duration) {
+	killTimer := time.AfterFunc(after, func() { _ = g.cmd.Process.Kill() })
+	defer killTimer.Stop()
 	for !g.exited() {
-		_, _ = s.enqueue(g, p, lot) // the receipts that came count
+		_, _ = s.enqueue(g, p, batch) // an error is expected; the receipts that arrived are recorded
 	}
 }
 
-// drainRate is how many arrive in a second, over four seconds or until a quarter of what waits has arrived.
+// drainRate returns the number of notifications delivered per second, measured over four seconds or
+// until a quarter of the waiting ones is delivered.
 func (s *scenario) drainRate(m *mockprovider.Mock, p *acknowledged) float64 {
-	arrived := func() int { return len(m.Ledger().AcceptedByID()) }
-	from, began := arrived(), time.Now()
-	enough := from + (p.count()-from)/4
-	for time.Since(began) < 4*time.Second && arrived() < enough {
+	delivered := func() int { return len(m.Ledger().AcceptedByID()) }
+	deliveredBefore, start := delivered(), time.Now()
+	target := deliveredBefore + (p.count()-deliveredBefore)/4
+	for time.Since(start) < 4*time.Second && delivered() < target {
 		s.sleep(100 * time.Millisecond)
 	}
-	return float64(arrived()-from) / time.Since(began).Seconds()
+	return float64(delivered()-deliveredBefore) / time.Since(start).Seconds()
 }
 
 const killsPerSeed = 3
 
-// smallQueue kills a gateway with a few thousand accepted at random moments of its first two seconds.
-func (s *scenario) smallQueue(chance *rand.Rand) (c deliveryCounts, accepted int) {
-	keep := len(s.cleanups)
-	defer func() { // this one's services and folders go before the next one's come
-		for len(s.cleanups) > keep {
+// smallQueue kills a gateway with a few thousand queued notifications at random moments in its
+// first two seconds.
+func (s *scenario) smallQueue(rng *rand.Rand) (c deliveryCounts, accepted int) {
+	cleanups := len(s.cleanups)
+	defer func() { // stop the services and remove the directories before the next seed
+		for len(s.cleanups) > cleanups {
 			last := len(s.cleanups) - 1
 			s.cleanups[last]()
 			s.cleanups = s.cleanups[:last]
@@ -132,21 +138,21 @@ func (s *scenario) smallQueue(chance *rand.Rand) (c deliveryCounts, accepted int
 	config, p := s.writeQueueConfig(m), &acknowledged{}
 	for range killsPerSeed {
 		g := s.startProcess(config)
-		death := time.AfterFunc(200*time.Millisecond+time.Duration(chance.Int64N(int64(1800*time.Millisecond))), func() { _ = g.cmd.Process.Kill() })
+		killTimer := time.AfterFunc(200*time.Millisecond+time.Duration(rng.Int64N(int64(1800*time.Millisecond))), func() { _ = g.cmd.Process.Kill() })
 		for !g.exited() {
 			if g.baseURL() == "" || p.count() > 20_000 {
 				s.sleep(time.Millisecond)
 				continue
 			}
-			_, _ = s.enqueue(g, p, 1+chance.IntN(200)) // what it says of the rest does not count
+			_, _ = s.enqueue(g, p, 1+rng.IntN(200)) // an error is expected when the gateway is killed
 		}
-		death.Stop()
+		killTimer.Stop()
 	}
 	g := s.startAndServe(config)
 	c = s.awaitOutcomes(g, m, p, time.Minute)
 	g.stop()
-	if complaint := s.runAudit(config); complaint != "" {
-		s.note("audit: %s", complaint)
+	if problem := s.runAudit(config); problem != "" {
+		s.note("audit: %s", problem)
 		c.lost++
 	}
 	return c, p.count()

@@ -10,33 +10,34 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// tokenEndpointDown is S12: the token endpoint answers 503 for as much of a token's life as 25 minutes are of Google's hour. A
-// token lives 75 seconds here, so that of the doubling waits after a failure as many fit into the outage's end as do in
-// an hour's. A second gateway starts without ever having had a token.
+// tokenEndpointDown is S12. The token endpoint responds with 503 for a part of a token's lifetime
+// that corresponds to 25 minutes of Google's hour. Tokens live 75 seconds here, which leaves room
+// for the same number of attempts with doubling backoff. A second gateway starts without ever
+// having had a token.
 func tokenEndpointDown(s *scenario) {
-	const life, begins, outage = 75 * time.Second, 14 * time.Second, 31 * time.Second
-	usual := mockprovider.Fault{Delay: healthyResponse.Delay}
+	const lifetime, outageStart, outage = 75 * time.Second, 14 * time.Second, 31 * time.Second
+	healthy := mockprovider.Fault{Delay: healthyResponse.Delay}
 	noToken := mockprovider.Fault{Service: mockprovider.OAuth, Status: 503}
-	m := s.startMock(mockprovider.Config{Endpoints: poolSize, AccessTokenLifetime: life, Script: script(usual)})
+	m := s.startMock(mockprovider.Config{Endpoints: poolSize, AccessTokenLifetime: lifetime, Script: script(healthy)})
 	g := s.startGateway("", app{shopApp, fcmBlock(m, s.writeMockFiles(m), "")})
-	run := s.offerRate(g, 200, life+5*time.Second, fcmNotification)
-	s.startWithoutToken(noToken, usual)
-	run.waitUntil(begins)
-	cut := s.playFaults(m, noToken, usual)
-	run.waitUntil(begins + outage)
-	heal := s.playFaults(m, usual)
-	got := run.wait()
+	run := s.offerRate(g, 200, lifetime+5*time.Second, fcmNotification)
+	s.startWithoutToken(noToken, healthy)
+	run.waitUntil(outageStart)
+	faultStart := s.playFaults(m, noToken, healthy)
+	run.waitUntil(outageStart + outage)
+	faultEnd := s.playFaults(m, healthy)
+	results := run.wait()
 
-	s.expectZero("failed", s.countNotAccepted(got.Samples))
+	s.expectZero("failed", s.countNotAccepted(results.Samples))
 	exchanges := requestTimes(m, mockprovider.OAuth)
-	during, later := exchanges.refused.between(cut, heal), exchanges.accepted.after(heal)
-	s.expect("exchanges during the outage", fmt.Sprint(len(during)), len(during) > 0)
-	s.expectZero("exchanges before the backoff", during.beforeBackoff())
-	s.expect("new tokens after the outage", fmt.Sprint(len(later)), len(later) > 0)
+	refused, renewed := exchanges.refused.between(faultStart, faultEnd), exchanges.accepted.after(faultEnd)
+	s.expect("exchanges during the outage", fmt.Sprint(len(refused)), len(refused) > 0)
+	s.expectZero("exchanges before the backoff", refused.beforeBackoff())
+	s.expect("new tokens after the outage", fmt.Sprint(len(renewed)), len(renewed) > 0)
 }
 
-// beforeBackoff counts the exchanges that came before the wait after the last one was over: a second, doubled each time, and a
-// fifth less by chance.
+// beforeBackoff counts the token exchanges that came before the backoff after the previous one had
+// passed. The backoff is a second, doubled each time, minus up to a fifth of jitter.
 func (t times) beforeBackoff() (n int) {
 	wait := time.Second
 	for i := 1; i < len(t); i++ {
@@ -48,71 +49,72 @@ func (t times) beforeBackoff() (n int) {
 	return n
 }
 
-// startWithoutToken starts a gateway whose token endpoint has always been down: APNs is served, and FCM is refused with the
-// reason.
-func (s *scenario) startWithoutToken(token, usual mockprovider.Fault) {
-	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(token, usual)})
+// startWithoutToken starts a gateway whose token endpoint has always been down. APNs must work, and
+// FCM must be refused with the reason.
+func (s *scenario) startWithoutToken(fault, healthy mockprovider.Fault) {
+	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(fault, healthy)})
 	files := s.writeMockFiles(m)
 	g := s.startGateway("", app{shopApp, joinBlocks(apnsBlock(m, files, ""), fcmBlock(m, files, ""))})
-	s.eventually("the gateway without a token is ready", 15*time.Second, g.ready)
+	s.eventually("waiting for the gateway without a token", 15*time.Second, g.ready)
 	apns, err := g.sendOne(shopApp, apnsNotification(0))
 	s.noError(err)
 	fcm, err := g.sendOne(shopApp, fcmNotification(0))
 	s.noError(err)
 	s.expect("started without a token: APNs", fmt.Sprint(apns.code), apns.code == http.StatusOK)
-	answer := fmt.Sprintf("%d %s", fcm.code, fcm.problem.Receipt.Reason)
-	s.expect("FCM", answer, answer == "503 OAUTH_UNAVAILABLE")
+	fcmResult := fmt.Sprintf("%d %s", fcm.code, fcm.problem.Receipt.Reason)
+	s.expect("FCM", fcmResult, fcmResult == "503 OAUTH_UNAVAILABLE")
 	s.expectZero("exchanges before the backoff", requestTimes(m, mockprovider.OAuth).refused.beforeBackoff())
 }
 
-// clockSkew is S13: to the service the clock of one gateway is 61 minutes slow from some moment on, and that of another 61
-// minutes fast, as if they had been set under load; and then they are right again. No process can have a clock of its own,
-// so it is the service's that is moved: what the gateway has signed is then as wrong as it would be. Connections end when
-// a clock moves, for on one that stands the provider token is known.
+// clockSkew is S13. The clock of one gateway becomes 61 minutes slow and that of another 61 minutes
+// fast under load, and later both are correct again. A process cannot have its own clock, so the
+// row moves the clock of the service instead; the effect on signed tokens is the same. The
+// connections end when the clock moves, because the service does not verify the token again on an
+// open connection.
 func clockSkew(s *scenario) {
-	const calm, wrong, right = 8 * time.Second, 15 * time.Second, 15 * time.Second
-	usual := mockprovider.Fault{Delay: healthyResponse.Delay}
+	const before, wrong, after = 8 * time.Second, 15 * time.Second, 15 * time.Second
+	healthy := mockprovider.Fault{Delay: healthyResponse.Delay}
 	clocks := []*wrongClockRun{{name: "slow", offset: 61 * time.Minute}, {name: "fast", offset: -61 * time.Minute}}
 	for _, c := range clocks {
-		c.mock = s.startMock(mockprovider.Config{Endpoints: poolSize, TokenUpdateEvery: 20 * time.Minute, Script: script(usual)})
+		c.mock = s.startMock(mockprovider.Config{Endpoints: poolSize, TokenUpdateEvery: 20 * time.Minute, Script: script(healthy)})
 		c.gateway = s.startAPNsGateway(c.mock, "")
-		c.run = s.offerRate(c.gateway, 200, calm+wrong+right, apnsNotification)
+		c.run = s.offerRate(c.gateway, 200, before+wrong+after, apnsNotification)
 	}
-	clocks[1].run.waitUntil(calm)
+	clocks[1].run.waitUntil(before)
 	for _, c := range clocks {
-		c.faultStart = s.playFaults(c.mock, mockprovider.Fault{Clock: c.offset}, mockprovider.Fault{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{}}, usual)
+		c.faultStart = s.playFaults(c.mock, mockprovider.Fault{Clock: c.offset}, mockprovider.Fault{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{}}, healthy)
 	}
-	clocks[1].run.waitUntil(calm + wrong)
+	clocks[1].run.waitUntil(before + wrong)
 	for _, c := range clocks {
-		c.healedAt = s.playFaults(c.mock, usual)
+		c.faultEnd = s.playFaults(c.mock, healthy)
 	}
 	for _, c := range clocks {
-		s.checkClock(c, right)
+		s.checkClock(c, after)
 	}
 }
 
 // wrongClockRun is a gateway whose clock is wrong for a while.
 type wrongClockRun struct {
 	name                 string
-	offset               time.Duration // of the service's
+	offset               time.Duration // of the clock of the service
 	mock                 *mockprovider.Mock
 	gateway              *gateway
 	run                  *loadRun
-	faultStart, healedAt time.Time
+	faultStart, faultEnd time.Time
 }
 
-func (s *scenario) checkClock(c *wrongClockRun, right time.Duration) {
-	got := c.run.wait()
+func (s *scenario) checkClock(c *wrongClockRun, after time.Duration) {
+	results := c.run.wait()
 	alarm := never
 	if alarms := c.gateway.eventsSince(c.faultStart, "clock", ""); len(alarms) > 0 {
 		alarm = alarms[0].Time.Sub(c.faultStart)
 	}
-	seen := c.mock.Ledger().Summary().Services[mockprovider.APNs]
-	refused := got.Between(c.faultStart, c.healedAt).Count(notAccepted)
+	counts := c.mock.Ledger().Summary().Services[mockprovider.APNs]
+	refused := results.Between(c.faultStart, c.faultEnd).Count(notAccepted)
 	s.expect(c.name+": refused", fmt.Sprint(refused), refused > 0)
 	atMost(&s.rowResult, "warning logged after", alarm, time.Minute)
-	s.expectZero("new provider tokens within 20 min", int(seen.Reasons["TooManyProviderTokenUpdates"]))
-	atMost(&s.rowResult, "recovered after", recoveryTime(got, c.healedAt, c.healedAt.Add(right-time.Second), 0.95), 10*time.Second)
-	s.note("%s: refusals %v", c.name, seen.Reasons)
+	s.expectZero("new provider tokens within 20 min", int(counts.Reasons["TooManyProviderTokenUpdates"]))
+	atMost(&s.rowResult, "recovered after", recoveryTime(results, c.faultEnd, c.faultEnd.Add(after-time.Second), 0.95), 10*time.Second)
+	s.note("%s: refusals %v", c.name, counts.Reasons)
 	s.expectDialBudget(c.gateway, c.mock, mockprovider.APNs)
 }

@@ -21,7 +21,8 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// diskFaults is S18: the disk below the queue loses its power, tears, flips and fills up.
+// diskFaults is S18. The disk of the queue loses power, has a torn write and a flipped bit, and is
+// full.
 func diskFaults(s *scenario) {
 	s.powerLoss()
 	s.tornWrite()
@@ -29,7 +30,7 @@ func diskFaults(s *scenario) {
 	s.diskFull()
 }
 
-// diskQueue is a gateway whose queue is in a folder that the row knows, and its service.
+// diskQueue is a gateway with a queue in a known directory, and its service.
 type diskQueue struct {
 	mock   *mockprovider.Mock
 	config string
@@ -37,140 +38,142 @@ type diskQueue struct {
 	acknowledged
 }
 
-func (s *scenario) newDiskQueue(folder string, more string) *diskQueue {
+func (s *scenario) newDiskQueue(dir, extra string) *diskQueue {
 	m := s.startMock(mockWithDelay(5 * time.Millisecond))
-	return &diskQueue{mock: m, dir: folder, config: s.writeConfig(fmt.Sprintf("queue: {dir: %q%s}", folder, more), app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})}
+	return &diskQueue{mock: m, dir: dir, config: s.writeConfig(fmt.Sprintf("queue: {dir: %q%s}", dir, extra), app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})}
 }
 
-// slowDown has the service take two seconds for each, so that most of what is accepted stays in the queue.
-func (o *diskQueue) slowDown(s *scenario) {
-	s.playFaults(o.mock, mockprovider.Fault{Service: mockprovider.APNs, Delay: 2 * time.Second})
+// slowDown makes responses take two seconds, so that most notifications stay in the queue.
+func (q *diskQueue) slowDown(s *scenario) {
+	s.playFaults(q.mock, mockprovider.Fault{Service: mockprovider.APNs, Delay: 2 * time.Second})
 }
 
-func (o *diskQueue) speedUp(s *scenario) {
-	s.playFaults(o.mock, mockWithDelay(5*time.Millisecond).Script.Faults...)
+func (q *diskQueue) speedUp(s *scenario) {
+	s.playFaults(q.mock, mockWithDelay(5*time.Millisecond).Script.Faults...)
 }
 
-// powerLoss cuts the power of a file system of its own while notifications are accepted: three times, at moments drawn
-// anew. What nobody has synced is gone then, file sizes and names included.
+// powerLoss simulates a power failure of a separate file system three times at random moments while
+// notifications are queued. Data that was not synced is lost, including file sizes and names.
 func (s *scenario) powerLoss() {
 	d := s.newDisk(512 << 20)
-	o := s.newDiskQueue(filepath.Join(d.mountPoint, "queue"), "")
+	q := s.newDiskQueue(filepath.Join(d.mountPoint, "queue"), "")
 	for range 3 {
-		g := s.startAndServe(o.config)
-		cut := make(chan error, 1)
+		g := s.startAndServe(q.config)
+		shutdownErr := make(chan error, 1)
 		time.AfterFunc(500*time.Millisecond+rand.N(time.Second), func() {
-			cut <- d.shutdown()
+			shutdownErr <- d.shutdown()
 			_ = g.cmd.Process.Kill()
 		})
 		for !g.exited() {
-			_, _ = s.enqueue(g, &o.acknowledged, 100)
+			_, _ = s.enqueue(g, &q.acknowledged, 100)
 		}
-		s.noError(<-cut)
+		s.noError(<-shutdownErr)
 		d.remount(s)
 	}
-	g := s.startAndServe(o.config)
-	c := s.awaitOutcomes(g, o.mock, &o.acknowledged, 2*time.Minute)
-	s.expect("three power failures: accepted", fmt.Sprint(o.count()), o.count() > 0)
+	g := s.startAndServe(q.config)
+	c := s.awaitOutcomes(g, q.mock, &q.acknowledged, 2*time.Minute)
+	s.expect("three power failures: accepted", fmt.Sprint(q.count()), q.count() > 0)
 	s.expectDelivery(c, 3)
 	g.stop()
 }
 
-// firstBlock is the first block of the tasks' stream.
-func (o *diskQueue) firstBlock(s *scenario) string {
-	found, err := filepath.Glob(filepath.Join(o.dir, "engine", "jetstream", "*", "streams", "SLUICE_TASKS", "msgs", "*.blk"))
+// firstBlock returns the path of the first block of the tasks stream.
+func (q *diskQueue) firstBlock(s *scenario) string {
+	blocks, err := filepath.Glob(filepath.Join(q.dir, "engine", "jetstream", "*", "streams", "SLUICE_TASKS", "msgs", "*.blk"))
 	s.noError(err)
-	if len(found) == 0 {
-		s.Fatalf("there is no block in %s", o.dir)
+	if len(blocks) == 0 {
+		s.Fatalf("no block in %s", q.dir)
 	}
-	return found[0]
+	return blocks[0]
 }
 
-// corruptQueue has a gateway accept so many lots while its service is away, kills it, changes its block, and starts another.
-func (s *scenario) corruptQueue(lots int, change func(block []byte) []byte) (*diskQueue, *gateway) {
-	o := s.newDiskQueue(s.newTempDir(), ", in_flight: 64")
-	o.slowDown(s)
-	g := s.startAndServe(o.config)
-	for range lots {
-		_, err := s.enqueue(g, &o.acknowledged, 100)
+// corruptQueue queues the given number of batches while the service is slow, kills the gateway,
+// changes the first block and starts another gateway.
+func (s *scenario) corruptQueue(batches int, change func(block []byte) []byte) (*diskQueue, *gateway) {
+	q := s.newDiskQueue(s.newTempDir(), ", in_flight: 64")
+	q.slowDown(s)
+	g := s.startAndServe(q.config)
+	for range batches {
+		_, err := s.enqueue(g, &q.acknowledged, 100)
 		s.noError(err)
 	}
 	g.kill()
-	name := o.firstBlock(s)
+	name := q.firstBlock(s)
 	text, err := os.ReadFile(name)
 	s.noError(err)
 	s.noError(os.WriteFile(name, change(text), 0o600))
-	o.speedUp(s)
-	return o, s.startAndServe(o.config)
+	q.speedUp(s)
+	return q, s.startAndServe(q.config)
 }
 
-// tornWrite has the last write stop halfway, one that nobody was told of.
+// tornWrite simulates a last write that was incomplete and not acknowledged.
 func (s *scenario) tornWrite() {
-	o, g := s.corruptQueue(20, func(block []byte) []byte { return append(block, block[:len(block)/100]...) })
-	c := s.awaitOutcomes(g, o.mock, &o.acknowledged, time.Minute)
-	s.expect("torn tail: accepted", fmt.Sprint(o.count()), o.count() > 0)
+	q, g := s.corruptQueue(20, func(block []byte) []byte { return append(block, block[:len(block)/100]...) })
+	c := s.awaitOutcomes(g, q.mock, &q.acknowledged, time.Minute)
+	s.expect("torn tail: accepted", fmt.Sprint(q.count()), q.count() > 0)
 	s.expectZero("lost", c.lost)
 	g.stop()
 }
 
-// flippedBit turns one bit in the middle of the stream. A record is up to a hundred notifications.
+// flippedBit flips one bit in the middle of the stream. A record holds up to a hundred
+// notifications.
 func (s *scenario) flippedBit() {
-	o, g := s.corruptQueue(20, func(block []byte) []byte { block[len(block)/2] ^= 1; return block })
-	c := s.awaitOutcomes(g, o.mock, &o.acknowledged, 40*time.Second)
-	s.expect("flipped bit: accepted", fmt.Sprint(o.count()), o.count() > 0)
+	q, g := s.corruptQueue(20, func(block []byte) []byte { block[len(block)/2] ^= 1; return block })
+	c := s.awaitOutcomes(g, q.mock, &q.acknowledged, 40*time.Second)
+	s.expect("flipped bit: accepted", fmt.Sprint(q.count()), q.count() > 0)
 	atMost(&s.rowResult, "lost", c.lost, 100)
 	s.expect("logged", fmt.Sprint(g.logged("damaged record dropped")), g.logged("damaged record dropped"))
 	g.stop()
-	complaint := s.runAudit(o.config)
-	s.expect("reported by the audit", fmt.Sprint(strings.Contains(complaint, "lost")), strings.Contains(complaint, "lost") == (c.lost > 0))
+	problem := s.runAudit(q.config)
+	s.expect("reported by the audit", fmt.Sprint(strings.Contains(problem, "lost")), strings.Contains(problem, "lost") == (c.lost > 0))
 }
 
-// logged reports whether the log has said that.
-func (g *gateway) logged(words string) bool {
+// logged reports whether the log contains text.
+func (g *gateway) logged(text string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.events {
-		if strings.Contains(e.Message, words) {
+		if strings.Contains(e.Message, text) {
 			return true
 		}
 	}
 	return false
 }
 
-// diskFull fills the disk while notifications are accepted, and makes room again.
+// diskFull fills the disk while notifications are queued, and frees it again.
 func (s *scenario) diskFull() {
 	d := s.newDisk(192 << 20)
-	o := s.newDiskQueue(filepath.Join(d.mountPoint, "queue"), ", reserve: 32MiB")
-	g := s.startAndServe(o.config)
-	_, err := s.enqueue(g, &o.acknowledged, 1000)
+	q := s.newDiskQueue(filepath.Join(d.mountPoint, "queue"), ", reserve: 32MiB")
+	g := s.startAndServe(q.config)
+	_, err := s.enqueue(g, &q.acknowledged, 1000)
 	s.noError(err)
-	o.slowDown(s) // a part is still to be sent, and noted down, when the disk is full
-	ballast := filepath.Join(d.mountPoint, "ballast")
-	s.noError(fillDisk(ballast, 24<<20))
-	taken, refusal := s.enqueue(g, &o.acknowledged, 1000)
-	code, when := o.sendAsync(s, g)
-	s.expect("disk below its reserve: answered", fmt.Sprintf("%d, Retry-After %s", code, when), code == 503 && when != "" && taken == 0 && refusal != nil)
-	s.noError(fillDisk(ballast, 0))
-	code, when = o.sendAsync(s, g)
-	s.expect("disk full: answered", fmt.Sprintf("%d, Retry-After %s", code, when), code == 503 && when != "")
-	s.sleep(2 * time.Second) // it tries to write all the time
+	q.slowDown(s) // some notifications are still waiting when the disk is full
+	filler := filepath.Join(d.mountPoint, "ballast")
+	s.noError(fillDisk(filler, 24<<20))
+	queued, refused := s.enqueue(g, &q.acknowledged, 1000)
+	code, retryAfter := q.sendAsync(s, g)
+	s.expect("disk below its reserve: answered", fmt.Sprintf("%d, Retry-After %s", code, retryAfter), code == 503 && retryAfter != "" && queued == 0 && refused != nil)
+	s.noError(fillDisk(filler, 0))
+	code, retryAfter = q.sendAsync(s, g)
+	s.expect("disk full: answered", fmt.Sprintf("%d, Retry-After %s", code, retryAfter), code == 503 && retryAfter != "")
+	s.sleep(2 * time.Second) // the gateway keeps trying to write
 	s.expect("exited by itself", fmt.Sprint(g.exited()), !g.exited())
-	s.noError(os.Remove(ballast))
-	o.speedUp(s)
-	recovered := s.eventually("it accepts again", time.Minute, func() bool { code, _ := o.sendAsync(s, g); return code == 202 })
+	s.noError(os.Remove(filler))
+	q.speedUp(s)
+	recovered := s.eventually("waiting until the gateway accepts again", time.Minute, func() bool { code, _ := q.sendAsync(s, g); return code == 202 })
 	atMost(&s.rowResult, "accepts again after", recovered, 5*time.Second)
-	_, err = s.enqueue(g, &o.acknowledged, 1000)
+	_, err = s.enqueue(g, &q.acknowledged, 1000)
 	s.noError(err)
-	c := s.awaitOutcomes(g, o.mock, &o.acknowledged, time.Minute)
-	s.expect("accepted", fmt.Sprint(o.count()), o.count() == 2001)
+	c := s.awaitOutcomes(g, q.mock, &q.acknowledged, time.Minute)
+	s.expect("accepted", fmt.Sprint(q.count()), q.count() == 2001)
 	s.expectZero("lost", c.lost)
 	s.expectZero("duplicates", c.duplicates)
 	s.expectZero("in doubt", c.inDoubt)
 	g.stop()
 }
 
-// fillDisk writes a file until so many bytes of its disk are left.
-func fillDisk(name string, left uint64) error {
+// fillDisk writes a file until the given number of bytes is left on its disk.
+func fillDisk(name string, remaining uint64) error {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -178,15 +181,15 @@ func fillDisk(name string, left uint64) error {
 	defer func() { _ = file.Close() }()
 	piece := make([]byte, 1<<20)
 	for {
-		var now syscall.Statfs_t
-		if err := syscall.Statfs(name, &now); err != nil {
+		var stat syscall.Statfs_t
+		if err := syscall.Statfs(name, &stat); err != nil {
 			return err
 		}
-		free := now.Bavail * uint64(now.Bsize)
-		if free <= left {
+		free := stat.Bavail * uint64(stat.Bsize)
+		if free <= remaining {
 			return nil
 		}
-		if _, err := file.Write(piece[:min(uint64(len(piece)), free-left)]); errors.Is(err, syscall.ENOSPC) {
+		if _, err := file.Write(piece[:min(uint64(len(piece)), free-remaining)]); errors.Is(err, syscall.ENOSPC) {
 			return nil
 		} else if err != nil {
 			return err
@@ -194,28 +197,28 @@ func fillDisk(name string, left uint64) error {
 	}
 }
 
-// sendAsync sends one notification for later, and keeps it if it is accepted.
-func (o *diskQueue) sendAsync(s *scenario, g *gateway) (code int, retryAfter string) {
+// sendAsync sends one asynchronous notification and records it if it is queued.
+func (q *diskQueue) sendAsync(s *scenario, g *gateway) (code int, retryAfter string) {
 	body := strings.NewReader(`{"platform":"apns","token":"` + apnsNotification(0).Token + `","title":"Hi"}`)
 	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, g.baseURL()+"/v1/apps/"+shopApp+"/notifications", body)
 	s.noError(err)
 	for name, value := range map[string]string{"Authorization": "Bearer " + key, "Content-Type": "application/json", "Prefer": "respond-async"} {
 		request.Header.Set(name, value)
 	}
-	answer, err := noTimeoutClient.Do(request)
+	resp, err := noTimeoutClient.Do(request)
 	s.noError(err)
-	defer func() { _ = answer.Body.Close() }()
+	defer func() { _ = resp.Body.Close() }()
 	var receipt batchReceipt
-	if json.NewDecoder(answer.Body).Decode(&receipt) == nil && answer.StatusCode == http.StatusAccepted {
-		o.add(receipt.ID, false)
+	if json.NewDecoder(resp.Body).Decode(&receipt) == nil && resp.StatusCode == http.StatusAccepted {
+		q.add(receipt.ID, false)
 	}
-	return answer.StatusCode, answer.Header.Get("Retry-After")
+	return resp.StatusCode, resp.Header.Get("Retry-After")
 }
 
-// disk is a file system of its own.
+// disk is a separate file system.
 type disk struct{ image, mountPoint string }
 
-// newDisk makes and mounts one. It needs root, mkfs.ext4 and a loop device.
+// newDisk creates and mounts a file system. It needs root, mkfs.ext4 and a loop device.
 func (s *scenario) newDisk(size int64) *disk {
 	dir := s.newTempDir()
 	d := &disk{image: filepath.Join(dir, "image"), mountPoint: filepath.Join(dir, "disk")}
@@ -230,13 +233,14 @@ func (s *scenario) newDisk(size int64) *disk {
 
 func (d *disk) mount(s *scenario) { s.runCommand("mount", "-o", "loop", d.image, d.mountPoint) }
 
-// remount is the boot after a cut: the file system replays its journal.
+// remount simulates the boot after a power failure: the file system replays its journal.
 func (d *disk) remount(s *scenario) {
 	s.noError(syscall.Unmount(d.mountPoint, 0))
 	d.mount(s)
 }
 
-// shutdown stops the file system dead: nothing more reaches the disk, not even its own journal.
+// shutdown stops the file system immediately. Nothing is written to the disk anymore, not even the
+// journal.
 func (d *disk) shutdown() error {
 	const shutdown, noFlush = 0x8004587d, 2 // FS_IOC_SHUTDOWN, FS_SHUTDOWN_FLAGS_NOLOGFLUSH
 	root, err := os.Open(d.mountPoint)
@@ -244,8 +248,8 @@ func (d *disk) shutdown() error {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	how := uint32(noFlush)
-	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, root.Fd(), shutdown, uintptr(unsafe.Pointer(&how))); e != 0 {
+	flags := uint32(noFlush)
+	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, root.Fd(), shutdown, uintptr(unsafe.Pointer(&flags))); e != 0 {
 		return e
 	}
 	return nil

@@ -15,9 +15,10 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// badDNSAnswers is S15: for Apple's real name and port, in a network of our own, DNS answers SERVFAIL, then nothing, then
-// private addresses, where somebody listens. Answers are good for a second and endpoints are old after ten, so that each
-// phase outlives what the pool knows several times over; the ten minutes of the default age would show no more.
+// badDNSAnswers is S15. For Apple's real name and port in a network namespace, DNS answers
+// SERVFAIL, then no address, then private addresses with listeners. DNS answers have a TTL of one
+// second and max_age is ten seconds, so each phase outlasts everything that the pool has cached.
+// The default max_age of ten minutes would show nothing more.
 func badDNSAnswers(s *scenario) {
 	const phase = 15 * time.Second
 	s.noError(routeLocally(s.ctx, "17.188.143.0/24", "10.0.0.0/24"))
@@ -26,7 +27,7 @@ func badDNSAnswers(s *scenario) {
 		public = append(public, netip.AddrFrom4([4]byte{17, 188, 143, byte(i)}))
 		private = append(private, netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}))
 	}
-	trapped := s.countConnections(private)
+	privateConns := s.countConnections(private)
 	server := s.startNameServer(public...)
 	m := s.startMock(mockprovider.Config{APNsListen: addrPorts(public, 443)})
 	files, err := m.WriteFiles(s.newTempDir())
@@ -38,26 +39,26 @@ func badDNSAnswers(s *scenario) {
 
 	run := s.offerRate(g, loadRate, 4*phase, apnsNotification)
 	run.waitUntil(phase)
-	cut := time.Now()
-	for i, says := range []dnsAnswer{{code: dns.RcodeServerFailure}, {}, {addrs: private}} {
-		server.answer.Store(&says)
+	faultStart := time.Now()
+	for i, answer := range []dnsAnswer{{code: dns.RcodeServerFailure}, {}, {addrs: private}} {
+		server.answer.Store(&answer)
 		run.waitUntil(time.Duration(i+2) * phase)
 	}
-	e := collectEvidence(m, run.wait(), cut)
+	e := collectEvidence(m, run.wait(), faultStart)
 
 	s.expectZero("failed", s.countFailed(e.after, e.accepted))
-	s.expectZero("private addresses dialled", int(trapped.Load())+g.privateDials())
-	s.expect("DNS answers rejected", fmt.Sprint(len(g.eventsSince(cut, "resolve_failed", ""))), len(g.eventsSince(cut, "resolve_failed", "")) > 3)
+	s.expectZero("private addresses dialed", int(privateConns.Load())+g.privateDials())
+	s.expect("DNS answers rejected", fmt.Sprint(len(g.eventsSince(faultStart, "resolve_failed", ""))), len(g.eventsSince(faultStart, "resolve_failed", "")) > 3)
 	s.expectP99(e, 50*time.Millisecond)
 	s.expectZero("duplicates", e.duplicates())
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }
 
-// countConnections listens on the private addresses and counts who connects.
+// countConnections listens on the private addresses and counts the connections.
 func (s *scenario) countConnections(private []netip.Addr) *atomic.Int64 {
 	var count atomic.Int64
-	for _, where := range addrPorts(private, 443) {
-		listener, err := net.Listen("tcp", where)
+	for _, addr := range addrPorts(private, 443) {
+		listener, err := net.Listen("tcp", addr)
 		s.noError(err)
 		s.Cleanup(func() { _ = listener.Close() })
 		go func() {
@@ -74,7 +75,7 @@ func (s *scenario) countConnections(private []netip.Addr) *atomic.Int64 {
 	return &count
 }
 
-// privateDials counts what the gateway's log says of dials to private addresses.
+// privateDials counts the dials to private addresses in the log of the gateway.
 func (g *gateway) privateDials() (n int) {
 	for _, kind := range []string{"connected", "dial_failed"} {
 		for _, e := range g.eventsSince(g.startedAt, kind, "") {

@@ -20,39 +20,43 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// drainGrace is drain.grace where the file does not say.
+// drainGrace is the default of drain.grace.
 const drainGrace = 30 * time.Second
 
-// gracefulShutdown is S24: a gateway is told to end with ten thousand notifications at the service; and two gateways of one
-// three-node cluster are replaced one after the other under load.
+// gracefulShutdown is S24. It replaces two gateways that share a NATS cluster one after the other
+// under load, and it stops a gateway with ten thousand notifications in flight.
 func gracefulShutdown(s *scenario) {
 	s.rollingRestart()
 	s.drainUnderFullLoad()
 }
 
-// drainUnderFullLoad has every answer take ten seconds, so that all are on their way at once.
+// drainUnderFullLoad uses responses of ten seconds, so that all notifications are in flight at the
+// same time.
 func (s *scenario) drainUnderFullLoad() {
 	const count = 10_000
 	m := s.startMock(mockprovider.Config{
 		Endpoints: poolSize, Streams: mockprovider.Streams{Start: 2 * count / poolSize, Max: 2 * count / poolSize},
 	})
 	g := s.startAPNsGateway(m, fmt.Sprintf("  in_flight: %d\npool: {in_flight: %d}\nretry: {attempt_timeout: 20s}", 2*count, 2*count/poolSize))
-	s.startLoad(g, load.Generator{Count: 100, NewNotification: apnsNotification}).wait() // a connection's first request goes alone
+	s.startLoad(g, load.Generator{Count: 100, NewNotification: apnsNotification}).wait() // the first request on each connection is sent alone
 	s.playFaults(m, mockprovider.Fault{Service: mockprovider.APNs, Delay: 10 * time.Second})
-	l := s.startLoad(g, load.Generator{Count: count, NewNotification: apnsNotification})
-	most := 0
-	s.eventually("all are in flight", time.Minute, func() bool { most = max(most, g.status().inFlight()); return most == count || g.exited() })
-	took, clean := g.terminate()
-	got := l.wait()
-	s.expect("in flight at SIGTERM", fmt.Sprint(most), most == count)
+	run := s.startLoad(g, load.Generator{Count: count, NewNotification: apnsNotification})
+	maxInFlight := 0
+	s.eventually("waiting until all are in flight", time.Minute, func() bool {
+		maxInFlight = max(maxInFlight, g.status().inFlight())
+		return maxInFlight == count || g.exited()
+	})
+	exitTime, clean := g.terminate()
+	got := run.wait()
+	s.expect("in flight at SIGTERM", fmt.Sprint(maxInFlight), maxInFlight == count)
 	s.expectZero("not accepted", s.countFailed(got.Samples, m.Ledger().AcceptedByID()))
 	s.expectZero("duplicates", countDuplicates(m))
-	s.expect("call ended without error", fmt.Sprint(l.err == nil), l.err == nil)
-	atMost(&s.rowResult, "exit after", took, drainGrace)
+	s.expect("call ended without error", fmt.Sprint(run.err == nil), run.err == nil)
+	atMost(&s.rowResult, "exit after", exitTime, drainGrace)
 	s.expect("clean exit", fmt.Sprint(clean), clean)
 }
 
-// countDuplicates counts the acceptances beyond each one's first.
+// countDuplicates returns the number of acceptances beyond the first of each notification.
 func countDuplicates(m *mockprovider.Mock) (n int) {
 	for _, times := range m.Ledger().AcceptedByID() {
 		n += times - 1
@@ -60,16 +64,17 @@ func countDuplicates(m *mockprovider.Mock) (n int) {
 	return n
 }
 
-// terminate tells the gateway to end, and waits until it has: how long that took, and whether it says that nothing was cut.
-func (g *gateway) terminate() (took time.Duration, clean bool) {
+// terminate sends SIGTERM and waits for the end. It returns how long that took and whether the exit
+// status is 0.
+func (g *gateway) terminate() (exitTime time.Duration, clean bool) {
 	began := time.Now()
 	_ = g.cmd.Process.Signal(syscall.SIGTERM)
 	<-g.done
 	return time.Since(began), g.cmd.ProcessState != nil && g.cmd.ProcessState.Success()
 }
 
-// loadBalancer are gateways behind what stands for a load balancer: it asks each /readyz every 50 ms, and calls go in turn to
-// those that say yes.
+// loadBalancer simulates a load balancer. It checks /readyz of each gateway every 50 ms and
+// distributes calls round robin to the ready ones.
 type loadBalancer struct {
 	mu        sync.Mutex
 	gateways  []*gateway
@@ -93,7 +98,7 @@ func (b *loadBalancer) replace(i int, g *gateway) {
 	b.gateways[i] = g
 }
 
-// checkReady asks all of them once.
+// checkReady checks all gateways once.
 func (b *loadBalancer) checkReady() {
 	b.mu.Lock()
 	all := append([]*gateway(nil), b.gateways...)
@@ -109,7 +114,8 @@ func (b *loadBalancer) checkReady() {
 	b.mu.Unlock()
 }
 
-// rollingRestart replaces both gateways while callers make 200 calls a second, every other one for later.
+// rollingRestart replaces both gateways while callers make 200 calls per second, half of them
+// asynchronous.
 func (s *scenario) rollingRestart() {
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
 	urls := s.startCluster()
@@ -121,16 +127,16 @@ func (s *scenario) rollingRestart() {
 			app{shopApp, apnsBlock(m, files, "")})
 		b.gateways = append(b.gateways, s.startUntilServing(configs[i]))
 	}
-	s.eventually("both are ready", time.Minute, func() bool { b.checkReady(); return len(b.ready) == 2 })
+	s.eventually("waiting until both gateways are ready", time.Minute, func() bool { b.checkReady(); return len(b.ready) == 2 })
 	t := s.startTraffic(b)
 	s.sleep(3 * time.Second)
 	var slowest time.Duration
 	clean := true
 	for i, config := range configs {
-		took, ok := b.gateways[i].terminate()
-		slowest, clean = max(slowest, took), clean && ok
+		exitTime, ok := b.gateways[i].terminate()
+		slowest, clean = max(slowest, exitTime), clean && ok
 		g := s.startAndServe(config)
-		s.eventually("the new one is ready", time.Minute, g.ready)
+		s.eventually("waiting until the new gateway is ready", time.Minute, g.ready)
 		b.replace(i, g)
 		s.sleep(3 * time.Second)
 	}
@@ -140,10 +146,10 @@ func (s *scenario) rollingRestart() {
 	s.expect("clean exit", fmt.Sprint(clean), clean)
 }
 
-// startUntilServing launches a gateway until one serves: it ends at once while its cluster has no leader yet, and who runs it starts
-// another.
+// startUntilServing starts gateways until one serves. A gateway exits while its cluster has no
+// leader, and an operator would restart it.
 func (s *scenario) startUntilServing(config string) (g *gateway) {
-	s.eventually("a gateway serves", time.Minute, func() bool {
+	s.eventually("waiting for a gateway to serve", time.Minute, func() bool {
 		g = s.startProcess(config)
 		for g.baseURL() == "" && !g.exited() {
 			s.sleep(10 * time.Millisecond)
@@ -163,38 +169,38 @@ func (s *scenario) checkRollingRestart(m *mockprovider.Mock, b *loadBalancer, t 
 	s.expectZero("duplicates", c.duplicates)
 }
 
-// traffic is calls at an even rate.
+// traffic is a constant rate of calls.
 type traffic struct {
-	acknowledged                    // what was answered by 202, or by a receipt that it was accepted
+	acknowledged                    // the calls with response 200 or 202
 	calls, connErrors, otherAnswers atomic.Int64
 	stop                            func()
 }
 
-// startTraffic begins; end ends it and waits for the last answer.
+// startTraffic starts the calls. stop ends them and waits for the last response.
 func (s *scenario) startTraffic(b *loadBalancer) *traffic {
-	t, over := &traffic{}, make(chan struct{})
+	t, done := &traffic{}, make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
-		for probing := time.Tick(50 * time.Millisecond); ; {
+		for ticker := time.Tick(50 * time.Millisecond); ; {
 			select {
-			case <-probing:
+			case <-ticker:
 				b.checkReady()
-			case <-over:
+			case <-done:
 				return
 			}
 		}
 	})
 	all.Go(func() {
-		for i, calling := 0, time.Tick(5*time.Millisecond); ; i++ {
+		for i, ticker := 0, time.Tick(5*time.Millisecond); ; i++ {
 			select {
-			case <-calling:
+			case <-ticker:
 				all.Go(func() { t.call(s, b, i) })
-			case <-over:
+			case <-done:
 				return
 			}
 		}
 	})
-	t.stop = sync.OnceFunc(func() { close(over); all.Wait() })
+	t.stop = sync.OnceFunc(func() { close(done); all.Wait() })
 	s.Cleanup(t.stop)
 	return t
 }
@@ -214,34 +220,35 @@ func (t *traffic) call(s *scenario, b *loadBalancer, i int) {
 	}
 	request.Header.Set("Authorization", "Bearer "+key)
 	request.Header.Set("Content-Type", "application/json")
-	request.GetBody = nil // or the client would hide a lost connection by another try
+	request.GetBody = nil // otherwise the client retries after a lost connection
 	want := http.StatusOK
 	if i%2 == 0 {
 		want = http.StatusAccepted
 		request.Header.Set("Prefer", "respond-async")
 	}
-	answer, err := noTimeoutClient.Do(request)
+	resp, err := noTimeoutClient.Do(request)
 	if err != nil {
 		t.connErrors.Add(1)
 		return
 	}
-	defer func() { _ = answer.Body.Close() }()
+	defer func() { _ = resp.Body.Close() }()
 	var receipt batchReceipt
-	text, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != want || json.Unmarshal(text, &receipt) != nil {
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != want || json.Unmarshal(text, &receipt) != nil {
 		t.otherAnswers.Add(1)
 		return
 	}
 	t.add(receipt.ID, false)
 }
 
-// startCluster starts three servers of a JetStream cluster, each a process that is this binary, and returns where they are.
+// startCluster starts a NATS cluster of three servers, each a process of this binary, and returns
+// their URLs.
 func (s *scenario) startCluster() (urls string) {
 	ports := make([]string, 2*clusterSize)
 	for i := range ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		s.noError(err)
-		defer func() { _ = l.Close() }() // all at the end, so that no port comes twice
+		defer func() { _ = l.Close() }() // close all at the end, so that each port is different
 		_, ports[i], err = net.SplitHostPort(l.Addr().String())
 		s.noError(err)
 	}

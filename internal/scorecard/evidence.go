@@ -13,47 +13,52 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// evidence is a load's results beside what the service received, which alone says what was delivered.
+// evidence combines the results of a load with the ledger of the service. Only the ledger shows
+// what was delivered.
 type evidence struct {
-	before, after load.Samples // before the fault, and from just before it on
-	faultStart    time.Time    // when the fault began
+	before, after load.Samples // due before the fault, and after it or in the second before it
+	faultStart    time.Time    // start of the fault
 	entries       []mockprovider.Entry
-	accepted      map[string]int // by notification
+	accepted      map[string]int // number of acceptances by notification ID
 }
 
-// collectEvidence parts the results at the fault. A second before it belongs to it, for what was in flight then meets it, too.
-func collectEvidence(m *mockprovider.Mock, got load.Results, cut time.Time) evidence {
-	e := evidence{faultStart: cut, entries: m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}), accepted: m.Ledger().AcceptedByID()}
-	e.before = got.Between(got.Started.Add(warmUp), cut.Add(-time.Second))
-	_, e.after = got.Split(cut.Add(-time.Second))
+// collectEvidence splits the results at the start of the fault. It counts the last second before
+// the fault as part of the fault, because notifications in flight are affected.
+func collectEvidence(m *mockprovider.Mock, results load.Results, faultStart time.Time) evidence {
+	e := evidence{faultStart: faultStart, entries: m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}), accepted: m.Ledger().AcceptedByID()}
+	e.before = results.Between(results.Started.Add(warmUp), faultStart.Add(-time.Second))
+	_, e.after = results.Split(faultStart.Add(-time.Second))
 	return e
 }
 
-// delivered is the share of those whom the service has accepted, and whose sender knew it within the deadline.
+// delivered returns the fraction of notifications that the service accepted and whose sender got
+// the receipt within the deadline.
 func (e evidence) delivered() fraction {
 	n := e.after.Count(func(s *load.Sample) bool { return e.accepted[s.ID] > 0 && s.Latency <= deliveryDeadline })
 	return fractionOf(n, len(e.after))
 }
 
-// countFailed counts those that did not end as accepted, or of which the service knows nothing, and notes how they ended.
+// countFailed counts the notifications that did not end as accepted or that the service did not
+// accept. It notes how they ended.
 func (s *scenario) countFailed(samples load.Samples, accepted map[string]int) int {
 	return s.countEnds(samples, func(n *load.Sample) bool { return accepted[n.ID] > 0 })
 }
 
-// countNotAccepted counts those that did not end as accepted, for services that do not know the notifications' IDs.
+// countNotAccepted counts the notifications that did not end as accepted, for services that do not
+// see the IDs of notifications.
 func (s *scenario) countNotAccepted(samples load.Samples) int {
 	return s.countEnds(samples, func(*load.Sample) bool { return true })
 }
 
-func (s *scenario) countEnds(samples load.Samples, known func(*load.Sample) bool) (n int) {
+func (s *scenario) countEnds(samples load.Samples, inLedger func(*load.Sample) bool) (n int) {
 	ends := map[string]int{}
 	for i := range samples {
 		switch end := &samples[i]; {
 		case end.Status != "accepted":
 			ends[fmt.Sprintf("%s %s after %d attempts", end.Status, end.Reason, len(end.Attempts))]++
 			n++
-		case !known(end):
-			ends["accepted, and the service knows nothing of it"]++
+		case !inLedger(end):
+			ends["accepted, but not in the ledger"]++
 			n++
 		}
 	}
@@ -63,7 +68,7 @@ func (s *scenario) countEnds(samples load.Samples, known func(*load.Sample) bool
 	return n
 }
 
-// duplicates are acceptances beyond the first.
+// duplicates returns the number of acceptances beyond the first of each notification.
 func (e evidence) duplicates() (n int) {
 	for _, times := range e.accepted {
 		n += times - 1
@@ -71,7 +76,7 @@ func (e evidence) duplicates() (n int) {
 	return n
 }
 
-// amplification is how many requests a notification cost since the fault.
+// amplification returns the number of requests per notification since the fault.
 func (e evidence) amplification() float64 {
 	ids := map[string]bool{}
 	for i := range e.after {
@@ -86,17 +91,19 @@ func (e evidence) amplification() float64 {
 	return float64(requests) / float64(max(len(e.after), 1))
 }
 
-// entriesAt returns what an endpoint received of a kind since the fault.
-func (e evidence) entriesAt(endpoint, fault string) (found []mockprovider.Entry) {
+// entriesAt returns the requests that an endpoint received since the fault, optionally only those
+// hit by one kind of fault.
+func (e evidence) entriesAt(endpoint, fault string) (matching []mockprovider.Entry) {
 	for _, entry := range e.entries {
 		if entry.Endpoint == endpoint && !entry.Time.Before(e.faultStart) && (fault == "" || entry.Fault == fault) {
-			found = append(found, entry)
+			matching = append(matching, entry)
 		}
 	}
-	return found
+	return matching
 }
 
-// lastBefore is when the last of the entries came, counted from the fault, that came before the limit.
+// lastBefore returns the time of the last entry within limit after the fault, counted from the
+// fault.
 func (e evidence) lastBefore(entries []mockprovider.Entry, limit time.Duration) (last time.Duration) {
 	for _, entry := range entries {
 		if d := entry.Time.Sub(e.faultStart); d <= limit {
@@ -106,7 +113,8 @@ func (e evidence) lastBefore(entries []mockprovider.Entry, limit time.Duration) 
 	return last
 }
 
-// replacementTime is when an endpoint that had received nothing before the fault received its first request.
+// replacementTime returns the time from the fault to the first request at an endpoint that received
+// none before.
 func (e evidence) replacementTime() time.Duration {
 	seen := map[string]bool{}
 	for _, entry := range e.entries {
@@ -119,26 +127,27 @@ func (e evidence) replacementTime() time.Duration {
 	return never
 }
 
-// expectP99 and p999 enter by how much the latency has grown since the fault.
-func (s *scenario) expectP99(e evidence, most time.Duration) {
-	s.expectMaxIncrease("p99", e.before.LatencyQuantile(0.99), e.after.LatencyQuantile(0.99), most)
+// expectP99 records the increase of the 99th percentile of the latency since the fault.
+func (s *scenario) expectP99(e evidence, limit time.Duration) {
+	s.expectMaxIncrease("p99", e.before.LatencyQuantile(0.99), e.after.LatencyQuantile(0.99), limit)
 }
 
-func (s *scenario) expectP999(e evidence, most time.Duration) {
-	s.expectMaxIncrease("p99.9", e.before.LatencyQuantile(0.999), e.after.LatencyQuantile(0.999), most)
+func (s *scenario) expectP999(e evidence, limit time.Duration) {
+	s.expectMaxIncrease("p99.9", e.before.LatencyQuantile(0.999), e.after.LatencyQuantile(0.999), limit)
 }
 
-// expectDialBudget holds every row against the dial budget: the pool, one for each endpoint or connection that was lost, and one for
-// each place in every ten seconds. Of the gateway's count and the service's the greater one counts.
+// expectDialBudget checks the dial budget: the size of the pools, plus one dial per lost or ejected
+// endpoint and per GOAWAY, plus one dial per pool slot every ten seconds. It uses the higher of the
+// counts of the gateway and the service.
 func (s *scenario) expectDialBudget(g *gateway, m *mockprovider.Mock, service string) {
-	places, dialled := 0, 0
+	slots, dials := 0, 0
 	for _, service := range g.status().Services {
-		places += service.Pool.Size
-		dialled += service.Pool.Dials
+		slots += service.Pool.Size
+		dials += service.Pool.Dials
 	}
-	if seen := int(m.Ledger().Summary().Services[service].Dials); seen > dialled {
-		dialled = seen
+	if seen := int(m.Ledger().Summary().Services[service].Dials); seen > dials {
+		dials = seen
 	}
 	lost := len(g.eventsSince(g.startedAt, "ejected", "")) + len(g.eventsSince(g.startedAt, "lost", "")) + len(g.eventsSince(g.startedAt, "go_away", ""))
-	atMost(&s.rowResult, "dials", dialled, places+lost+places*int(time.Since(g.startedAt)/(10*time.Second)))
+	atMost(&s.rowResult, "dials", dials, slots+lost+slots*int(time.Since(g.startedAt)/(10*time.Second)))
 }

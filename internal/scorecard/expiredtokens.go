@@ -11,47 +11,47 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// expiredTokens is S19: from some moment on one notification in five is for a token that has expired. There are a thousand
-// of them, so that each comes up again every two and a half seconds. The feedback is the receipt, which tells the sender to
-// forget the token.
+// expiredTokens is S19. After a while, one notification in five goes to an expired token. There are
+// a thousand such tokens, so each is used again every two and a half seconds. The receipt tells the
+// sender that the token is unregistered.
 func expiredTokens(s *scenario) {
-	const oneIn, dead = 5, 1000
+	const expiredEvery, expiredCount = 5, 1000
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Streams: mockprovider.Streams{ShrinkOn4xx: true}})
 	g := s.startAPNsGateway(m, "")
 	count, from := int(loadRate*(beforeFault+faultDuration).Seconds()), int(loadRate*beforeFault.Seconds())
 	run := s.startLoad(g, load.Generator{Rate: loadRate, Count: count, NewNotification: func(i int) *push.Notification {
 		n := apnsNotification(i)
-		if isDead := i >= from && i%oneIn == 0; isDead {
-			n.Token = fmt.Sprintf("dead0001%056x", i/oneIn%dead)
+		if expired := i >= from && i%expiredEvery == 0; expired {
+			n.Token = fmt.Sprintf("dead0001%056x", i/expiredEvery%expiredCount)
 		}
 		return n
 	}})
-	got := run.wait()
-	cut := got.Started.Add(beforeFault)
-	before := got.Between(got.Started.Add(warmUp), cut)
-	var living, gone load.Samples
+	results := run.wait()
+	faultStart := results.Started.Add(beforeFault)
+	before := results.Between(results.Started.Add(warmUp), faultStart)
+	var valid, expiredSamples load.Samples
 	for i := from; i < count; i++ {
-		if i%oneIn == 0 {
-			gone = append(gone, got.Samples[i])
+		if i%expiredEvery == 0 {
+			expiredSamples = append(expiredSamples, results.Samples[i])
 		} else {
-			living = append(living, got.Samples[i])
+			valid = append(valid, results.Samples[i])
 		}
 	}
 
-	s.expectMaxChange("p99 of valid tokens", before.LatencyQuantile(0.99), living.LatencyQuantile(0.99), 0.1)
-	s.expectZero("not accepted for valid tokens", s.countFailed(living, m.Ledger().AcceptedByID()))
+	s.expectMaxChange("p99 of valid tokens", before.LatencyQuantile(0.99), valid.LatencyQuantile(0.99), 0.1)
+	s.expectZero("not accepted for valid tokens", s.countFailed(valid, m.Ledger().AcceptedByID()))
 	requests := map[string]int{}
 	for _, e := range m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs, Token: "dead0001*"}) {
 		requests[e.Token]++
 	}
-	again := 0
+	repeats := 0
 	for _, n := range requests {
-		again += n - 1
+		repeats += n - 1
 	}
-	s.expect("expired tokens", fmt.Sprintf("%d, in %d notifications", len(requests), len(gone)), len(requests) == dead)
-	s.expectZero("requests after the first 410", again)
-	s.expectZero("not reported as unregistered", gone.Count(func(n *load.Sample) bool { return n.Status != "unregistered" }))
-	atMost(&s.rowResult, "reported within", gone.LatencyQuantile(1), time.Second)
-	s.expectZero("ejections", len(g.eventsSince(cut, "ejected", "")))
+	s.expect("expired tokens", fmt.Sprintf("%d, in %d notifications", len(requests), len(expiredSamples)), len(requests) == expiredCount)
+	s.expectZero("requests after the first 410", repeats)
+	s.expectZero("not reported as unregistered", expiredSamples.Count(func(n *load.Sample) bool { return n.Status != "unregistered" }))
+	atMost(&s.rowResult, "reported within", expiredSamples.LatencyQuantile(1), time.Second)
+	s.expectZero("ejections", len(g.eventsSince(faultStart, "ejected", "")))
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }

@@ -25,16 +25,17 @@ func TestExpectMaxChangeBoundsBothDirections(t *testing.T) {
 	}
 }
 
-// sampleResults are a load of ten a second, whose seconds had this share of accepted ones.
+// sampleResults returns the results of ten notifications per second. shares are the fractions
+// accepted in each second.
 func sampleResults(shares ...float64) load.Results {
 	r := load.Results{Started: time.Unix(1000, 0)}
 	for second, share := range shares {
 		for i := range 10 {
-			one := load.Sample{Due: time.Duration(second)*time.Second + time.Duration(i)*100*time.Millisecond, Status: "unavailable"}
+			sample := load.Sample{Due: time.Duration(second)*time.Second + time.Duration(i)*100*time.Millisecond, Status: "unavailable"}
 			if float64(i) < share*10 {
-				one.Status = "accepted"
+				sample.Status = "accepted"
 			}
-			r.Samples = append(r.Samples, one)
+			r.Samples = append(r.Samples, sample)
 		}
 	}
 	return r
@@ -47,7 +48,7 @@ func TestRecoveryTimeRequiresLastingSuccess(t *testing.T) {
 	}{
 		{[]float64{1, 1, 1}, 0},
 		{[]float64{0, 0, 1}, 2 * time.Second},
-		{[]float64{0, 1, 0.5, 1}, 3 * time.Second}, // what looked well was not
+		{[]float64{0, 1, 0.5, 1}, 3 * time.Second}, // the first recovery does not last
 		{[]float64{1, 1, 0}, never},
 	} {
 		r := sampleResults(c.shares...)
@@ -57,7 +58,7 @@ func TestRecoveryTimeRequiresLastingSuccess(t *testing.T) {
 	}
 }
 
-// timesAt are times of so many milliseconds.
+// timesAt returns times in milliseconds since the epoch.
 func timesAt(ms ...int) (t times) {
 	for _, at := range ms {
 		t = append(t, time.UnixMilli(int64(at)))
@@ -84,7 +85,7 @@ func TestTimesBetween(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	if got := all.rateFraction(time.UnixMilli(0), time.UnixMilli(4000), 2); got != 0.5 {
-		t.Errorf("rate %v of the quota", got)
+		t.Errorf("rate %v relative to the quota, want 0.5", got)
 	}
 }
 
@@ -95,7 +96,7 @@ func TestBeforeBackoffCountsEarlyExchanges(t *testing.T) {
 		2: timesAt(0, 700, 1500),
 	} {
 		if got := all.beforeBackoff(); got != want {
-			t.Errorf("%v: %d too soon, want %d", all, got, want)
+			t.Errorf("%v: %d before the backoff, want %d", all, got, want)
 		}
 	}
 }

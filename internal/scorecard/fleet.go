@@ -12,10 +12,11 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// fleetStart is S16: a hundred gateways start at once, each a process with eight endpoints of FCM and no access token. They
-// share this machine with the services and the load, which are what the times have to be read with.
+// fleetStart is S16. A hundred gateways start at the same time, each a process with eight FCM
+// endpoints and no access token. They share the machine with the services and the load, which
+// affects the measured times.
 func fleetStart(s *scenario) {
-	const gateways, minute, later = 100, time.Minute, 20 * time.Second
+	const gateways, minute, afterMinute = 100, time.Minute, 20 * time.Second
 	fcm := mockprovider.Fault{Service: mockprovider.FCM, Delay: healthyResponse.Delay, P99: healthyResponse.P99}
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(fcm)})
 	config := s.writeConfig("", app{shopApp, fcmBlock(m, s.writeMockFiles(m), "")})
@@ -23,17 +24,17 @@ func fleetStart(s *scenario) {
 	for i := range all {
 		all[i] = s.startProcess(config)
 	}
-	began := time.Now()
-	s.eventually("all pools are full", time.Minute, func() bool {
+	start := time.Now()
+	s.eventually("waiting for full pools", time.Minute, func() bool {
 		return !slices.ContainsFunc(all, func(g *gateway) bool { return len(g.eventsSince(g.startedAt, "joined", "")) < poolSize })
 	})
-	full := time.Since(began)
+	full := time.Since(start)
 	loads := make([]*loadRun, gateways)
 	for i, g := range all {
 		if !g.ready() {
 			s.Fatalf("a gateway with a full pool is not ready: %s", g.lastLog())
 		}
-		loads[i] = s.offerRate(g, loadRate/gateways, minute+later, fcmNotification)
+		loads[i] = s.offerRate(g, loadRate/gateways, minute+afterMinute, fcmNotification)
 	}
 	s.checkFleet(m, all, loads, minute)
 	s.note("the last pool was full after %s", format(full))
@@ -42,9 +43,9 @@ func fleetStart(s *scenario) {
 func (s *scenario) checkFleet(m *mockprovider.Mock, all []*gateway, loads []*loadRun, minute time.Duration) {
 	var first, steady load.Samples
 	var mu sync.Mutex
-	var readers sync.WaitGroup
+	var wg sync.WaitGroup
 	for _, l := range loads {
-		readers.Go(func() {
+		wg.Go(func() {
 			<-l.done
 			mu.Lock()
 			defer mu.Unlock()
@@ -52,16 +53,16 @@ func (s *scenario) checkFleet(m *mockprovider.Mock, all []*gateway, loads []*loa
 			first, steady = append(first, early...), append(steady, late...)
 		})
 	}
-	readers.Wait()
+	wg.Wait()
 	var slowest time.Duration
 	for _, g := range all {
 		slowest = max(slowest, g.eventsSince(g.startedAt, "joined", "")[0].Time.Sub(g.startedAt))
 	}
-	seen := m.Ledger().Summary().Services
+	services := m.Ledger().Summary().Services
 	atMost(&s.rowResult, "ready after", slowest, 3*time.Second)
-	dials := int(seen[mockprovider.FCM].Dials)
+	dials := int(services[mockprovider.FCM].Dials)
 	s.expect("dials", fmt.Sprintf("%d (== %d)", dials, len(all)*poolSize), dials == len(all)*poolSize)
-	exchanges := int(seen[mockprovider.OAuth].Requests)
+	exchanges := int(services[mockprovider.OAuth].Requests)
 	s.expect("token exchanges", fmt.Sprintf("%d (== %d)", exchanges, len(all)), exchanges == len(all))
 	atMost(&s.rowResult, "p99 of the first minute", first.LatencyQuantile(0.99), steady.LatencyQuantile(0.99)*3/2)
 	s.expectZero("failed", first.Count(notAccepted)+steady.Count(notAccepted))

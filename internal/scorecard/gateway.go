@@ -24,10 +24,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// key is the one API key of every gateway here.
+// key is the API key of all gateways.
 const key = "slk_score_card"
 
-// gateway is one process of the gateway.
+// gateway is a gateway process.
 type gateway struct {
 	scenario  *scenario
 	cmd       *exec.Cmd
@@ -36,12 +36,12 @@ type gateway struct {
 
 	mu      sync.Mutex
 	url     string
-	admin   string // what its operators ask
+	admin   string // base URL of the admin listener
 	events  []event
-	logTail []string // the last lines of its log, for the row that fails
+	logTail []string // the last lines of the log, for the notes of a failed row
 }
 
-// event is what the gateway's log tells of a pool.
+// event is a log entry of the gateway, such as an event of a pool.
 type event struct {
 	Time     time.Time `json:"time"`
 	Message  string    `json:"msg"`
@@ -50,14 +50,14 @@ type event struct {
 	Reason   string    `json:"reason"`
 	Listen   string    `json:"listen"`
 	Admin    string    `json:"admin"`
-	Kind     string    `json:"event"` // of a pool's event, such as ejected
+	Kind     string    `json:"event"` // kind of a pool event, such as ejected
 }
 
-// app is a block of the configuration's apps.
+// app is an app in the configuration: its name and the blocks of its providers.
 type app struct{ name, blocks string }
 
-// eventKind returns the kind of an event: that of a pool's event, "clock" if the gateway reports a wrong clock, or else the
-// whole message.
+// eventKind returns the kind of an entry: the kind of a pool event, "clock" if the gateway reports
+// clock skew, or the whole message.
 func (e *event) eventKind() string {
 	switch {
 	case e.Kind != "":
@@ -69,37 +69,38 @@ func (e *event) eventKind() string {
 	}
 }
 
-func quoteList(words []string) string { return "'" + strings.Join(words, "', '") + "'" }
+func quoteList(values []string) string { return "'" + strings.Join(values, "', '") + "'" }
 
-// apnsBlock is an app that sends to the mock's APNs with a token key.
-func apnsBlock(m *mockprovider.Mock, files mockprovider.Files, more string) string {
-	at := m.Ready(files)
+// apnsBlock returns the block of an app that sends to the mock's APNs with a token key.
+func apnsBlock(m *mockprovider.Mock, files mockprovider.Files, extra string) string {
+	info := m.Ready(files)
 	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s%s}",
-		at.APNs, strings.Join(at.APNsEndpoints, "', '"), at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic, more)
+		info.APNs, strings.Join(info.APNsEndpoints, "', '"), info.CAFile, info.APNsKeyFile, info.APNsKeyID, info.APNsTeamID, info.APNsTopic, extra)
 }
 
-// fcmBlock is an app that sends to the mock's FCM.
-func fcmBlock(m *mockprovider.Mock, files mockprovider.Files, more string) string {
+// fcmBlock returns the block of an app that sends to the mock's FCM.
+func fcmBlock(m *mockprovider.Mock, files mockprovider.Files, extra string) string {
 	return fmt.Sprintf("fcm: {url: '%s', endpoints: [%s], ca_file: %q, service_account_file: %q%s}",
-		m.FCMURL(), quoteList(m.Ready(files).FCMEndpoints), files.CA, files.ServiceAccount, more)
+		m.FCMURL(), quoteList(m.Ready(files).FCMEndpoints), files.CA, files.ServiceAccount, extra)
 }
 
-// joinBlocks is the block of an app that sends to two services.
+// joinBlocks joins the blocks of an app that sends to two services.
 func joinBlocks(one, other string) string { return one + "\n    " + other }
 
-// writeMockFiles writes what a client of the mock needs.
+// writeMockFiles writes the key files that clients of the mock need.
 func (s *scenario) writeMockFiles(m *mockprovider.Mock) mockprovider.Files {
 	files, err := m.WriteFiles(s.newTempDir())
 	s.noError(err)
 	return files
 }
 
-// startAPNsGateway starts one for the app shop, which sends to the mock's APNs; settings are further lines of its configuration.
+// startAPNsGateway starts a gateway whose app shopApp sends to the mock's APNs. settings are
+// additional lines of its configuration.
 func (s *scenario) startAPNsGateway(m *mockprovider.Mock, settings string) *gateway {
 	return s.startGateway(settings, app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
 }
 
-// shopApp is the app that sends.
+// shopApp is the name of the app that sends.
 const shopApp = "shop"
 
 // startGateway starts a gateway for these apps and waits until all its pools are full.
@@ -107,24 +108,25 @@ func (s *scenario) startGateway(settings string, apps ...app) *gateway {
 	return s.startGatewayWith(poolSize, settings, apps...)
 }
 
-// startGatewayWith starts a gateway and waits until all its pools have so many live endpoints.
+// startGatewayWith starts a gateway and waits until each of its pools has at least live endpoints.
 func (s *scenario) startGatewayWith(live int, settings string, apps ...app) *gateway {
 	g := s.startProcess(s.writeConfig(settings, apps...))
-	s.eventually("the gateway's pools are full", 30*time.Second, func() bool {
+	s.eventually("waiting for full pools", 30*time.Second, func() bool {
 		if g.exited() {
-			s.Fatalf("the gateway ended at once: %s", g.lastLog())
+			s.Fatalf("the gateway exited: %s", g.lastLog())
 		}
 		return g.baseURL() != "" && g.status().minLive() >= live
 	})
 	return g
 }
 
-// writeConfig writes a configuration file as an operator would. Its settings may go on with those of limits.
+// writeConfig writes a configuration file and returns its path. settings can start with indented
+// lines, which continue the block limits.
 func (s *scenario) writeConfig(settings string, apps ...app) string {
 	return s.writeConfigAt("127.0.0.1:0", settings, apps...)
 }
 
-// writeConfigAt is configuration for a gateway that listens elsewhere.
+// writeConfigAt is writeConfig with a listen address.
 func (s *scenario) writeConfigAt(listen, settings string, apps ...app) string {
 	hash := sha256.Sum256([]byte(key))
 	text := "listen: " + listen + "\nadmin: {listen: 127.0.0.1:0}\nlog: {level: info, format: json}\n" +
@@ -137,29 +139,29 @@ func (s *scenario) writeConfigAt(listen, settings string, apps ...app) string {
 	return path
 }
 
-// startProcess starts a process; it ends with the row.
+// startProcess starts a gateway process that stops at the end of the row.
 func (s *scenario) startProcess(config string) *gateway { return s.startProcessIn(nil, config) }
 
-// startProcessIn is launch by a command that runs another, such as in a namespace.
-func (s *scenario) startProcessIn(inside []string, config string) *gateway {
-	command := append(slices.Clone(inside), s.binary, "serve", "-c", config)
+// startProcessIn is startProcess with a command prefix, such as nsenter.
+func (s *scenario) startProcessIn(prefix []string, config string) *gateway {
+	command := append(slices.Clone(prefix), s.binary, "serve", "-c", config)
 	g := &gateway{scenario: s, cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
 	log, err := g.cmd.StderrPipe()
 	s.noError(err)
 	g.startedAt = time.Now()
 	s.noError(g.cmd.Start())
-	copied := s.openLog()
+	logFile := s.openLog()
 	go func() {
 		defer close(g.done)
-		g.readLog(io.TeeReader(log, copied))
-		_ = copied.Close()
-		_ = g.cmd.Wait() // how it ended is in its last words
+		g.readLog(io.TeeReader(log, logFile))
+		_ = logFile.Close()
+		_ = g.cmd.Wait() // the log shows how it ended
 	}()
 	s.Cleanup(g.stop)
 	return g
 }
 
-// openLog is where the next gateway's log is kept, which may be nowhere.
+// openLog opens the file for the log of the next gateway, or the null device.
 func (s *scenario) openLog() io.WriteCloser {
 	name := os.DevNull
 	if s.logs != "" {
@@ -170,7 +172,7 @@ func (s *scenario) openLog() io.WriteCloser {
 	return file
 }
 
-// stop drains the gateway, and kills it if that takes long.
+// stop drains the gateway and kills it if it does not exit within 15 seconds.
 func (g *gateway) stop() {
 	_ = g.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -219,26 +221,27 @@ func (g *gateway) lastLog() string {
 	return strings.Join(g.logTail, " | ")
 }
 
-// baseURL is the URL of its API, empty until it listens.
+// baseURL returns the base URL of the API, or "" until the gateway serves.
 func (g *gateway) baseURL() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.url
 }
 
-// eventsSince returns the pools' events of that kind from a time on, those of an endpoint unless that is empty.
-func (g *gateway) eventsSince(from time.Time, kind, endpoint string) (found []event) {
+// eventsSince returns the events of one kind since a time, for one endpoint or, if endpoint is
+// empty, for all.
+func (g *gateway) eventsSince(since time.Time, kind, endpoint string) (matching []event) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.events {
-		if !e.Time.Before(from) && e.Kind == kind && (endpoint == "" || e.Endpoint == endpoint) {
-			found = append(found, e)
+		if !e.Time.Before(since) && e.Kind == kind && (endpoint == "" || e.Endpoint == endpoint) {
+			matching = append(matching, e)
 		}
 	}
-	return found
+	return matching
 }
 
-// status is what is read of GET /v1/status.
+// status holds the fields of GET /v1/status that the rows use.
 type status struct {
 	Services []struct {
 		Pool struct {
@@ -254,24 +257,25 @@ type status struct {
 	}
 }
 
-// httpClient keeps as many connections as there are calls at a time.
+// httpClient keeps idle connections for all concurrent calls.
 var httpClient = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10_000}}
 
-// status asks the gateway; where it does not answer, the picture is empty.
+// status fetches the status of the gateway. It returns an empty status if the gateway does not
+// respond.
 func (g *gateway) status() (s status) {
 	request, err := http.NewRequest(http.MethodGet, g.baseURL()+"/v1/status", nil)
 	g.scenario.noError(err)
 	request.Header.Set("Authorization", "Bearer "+key)
-	answer, err := httpClient.Do(request)
+	resp, err := httpClient.Do(request)
 	if err != nil {
 		return s
 	}
-	defer func() { _ = answer.Body.Close() }()
-	_ = json.NewDecoder(answer.Body).Decode(&s)
+	defer func() { _ = resp.Body.Close() }()
+	_ = json.NewDecoder(resp.Body).Decode(&s)
 	return s
 }
 
-// inFlight counts the attempts under way.
+// inFlight returns the number of attempts in flight.
 func (s status) inFlight() (n int) {
 	for _, service := range s.Services {
 		n += service.Pool.InFlight
@@ -279,22 +283,22 @@ func (s status) inFlight() (n int) {
 	return n
 }
 
-// minLive is how many live endpoints the pool with the fewest has.
+// minLive returns the lowest number of connected endpoints of all pools.
 func (s status) minLive() int {
-	least := 0
+	lowest := 0
 	for i, service := range s.Services {
 		live := 0
 		for _, e := range service.Pool.Endpoints {
 			live += min(e.Connections, 1)
 		}
-		if i == 0 || live < least {
-			least = live
+		if i == 0 || live < lowest {
+			lowest = live
 		}
 	}
-	return least
+	return lowest
 }
 
-// response is the answer to one notification that was sent alone.
+// response is the response to a call with a single notification.
 type response struct {
 	code       int
 	retryAfter string
@@ -303,45 +307,45 @@ type response struct {
 	}
 }
 
-// sendOne sends one notification for an app, as most callers do.
+// sendOne sends one notification with a single call.
 func (g *gateway) sendOne(app string, n *push.Notification) (v response, err error) {
 	body, err := json.Marshal(n)
 	if err != nil {
 		return v, err
 	}
-	answer, err := g.postBody("/v1/apps/"+app+"/notifications", "application/json", body)
+	resp, err := g.postBody("/v1/apps/"+app+"/notifications", "application/json", body)
 	if err != nil {
 		return v, err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	v.code, v.retryAfter = answer.StatusCode, answer.Header.Get("Retry-After")
-	text, err := io.ReadAll(answer.Body) // to its end, so that its connection carries the next call
+	defer func() { _ = resp.Body.Close() }()
+	v.code, v.retryAfter = resp.StatusCode, resp.Header.Get("Retry-After")
+	text, err := io.ReadAll(resp.Body) // reading to the end makes the connection reusable
 	if err == nil && v.code != http.StatusOK {
 		err = json.Unmarshal(text, &v.problem)
 	}
 	return v, err
 }
 
-// postBody posts a body to the API.
-func (g *gateway) postBody(path, media string, body []byte) (*http.Response, error) {
+// postBody sends a POST request to the API.
+func (g *gateway) postBody(path, contentType string, body []byte) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(g.scenario.ctx, http.MethodPost, g.baseURL()+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Authorization", "Bearer "+key)
-	request.Header.Set("Content-Type", media)
+	request.Header.Set("Content-Type", contentType)
 	return httpClient.Do(request)
 }
 
-// ready reports what /readyz says.
+// ready reports whether /readyz responds with 200.
 func (g *gateway) ready() bool {
 	if g.baseURL() == "" {
 		return false
 	}
-	answer, err := httpClient.Get(g.baseURL() + "/readyz")
+	resp, err := httpClient.Get(g.baseURL() + "/readyz")
 	if err != nil {
 		return false
 	}
-	_ = answer.Body.Close()
-	return answer.StatusCode == http.StatusOK
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }

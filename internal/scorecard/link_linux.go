@@ -13,25 +13,27 @@ import (
 	"unsafe"
 )
 
-// delayedLink is a long cable: interfaces of the kernel's at its ends, and this process between them. Every frame arrives late,
-// and some never do. What becomes of that is TCP's own affair: it waits, asks again, and slows down.
+// delayedLink is a link with delay and loss. It has a TAP interface at each end, and this process
+// forwards the frames between them. TCP in the kernel handles the delay and the loss.
 type delayedLink struct {
 	delay    time.Duration
-	ends     [2]*os.File     // ours, and the host's
-	lossRate [2]atomic.Int64 // of a million frames, there and back
-	dropped  atomic.Int64    // frames
+	ends     [2]*os.File     // on the bridge, and in the namespace of the host
+	lossRate [2]atomic.Int64 // lost frames per lossScale, by direction
+	dropped  atomic.Int64
 	wg       sync.WaitGroup
 }
 
-// setLoss has so large a part of the frames lost, one way.
-func (t *delayedLink) setLoss(way int, part float64) { t.lossRate[way].Store(int64(part * lossScale)) }
+// setLoss sets the fraction of frames that is lost in one direction.
+func (l *delayedLink) setLoss(direction int, fraction float64) {
+	l.lossRate[direction].Store(int64(fraction * lossScale))
+}
 
-// lostFrames is how many frames have been lost so far.
-func (t *delayedLink) lostFrames() int { return int(t.dropped.Load()) }
+// lostFrames returns the number of frames lost so far.
+func (l *delayedLink) lostFrames() int { return int(l.dropped.Load()) }
 
 const lossScale = 1_000_000
 
-// linkQueue that a trunk holds in each direction; beyond, it loses them.
+// linkQueue is the number of frames that a link holds in each direction. It drops further frames.
 const linkQueue = 4096
 
 type frame struct {
@@ -39,62 +41,63 @@ type frame struct {
 	due  time.Time
 }
 
-// newDelayedLink makes one between two interfaces of these names, and carries frames until it is taken up.
+// newDelayedLink creates two interfaces with these names and forwards frames between them until
+// close.
 func newDelayedLink(near, far string, delay time.Duration) (*delayedLink, error) {
-	t := &delayedLink{delay: delay}
+	l := &delayedLink{delay: delay}
 	for i, name := range []string{near, far} {
 		end, err := openTAP(name)
 		if err != nil {
-			t.close()
+			l.close()
 			return nil, err
 		}
-		t.ends[i] = end
+		l.ends[i] = end
 	}
-	t.wg.Go(func() { t.forward(toHost, t.ends[0], t.ends[1]) })
-	t.wg.Go(func() { t.forward(fromHost, t.ends[1], t.ends[0]) })
-	return t, nil
+	l.wg.Go(func() { l.forward(toHost, l.ends[0], l.ends[1]) })
+	l.wg.Go(func() { l.forward(fromHost, l.ends[1], l.ends[0]) })
+	return l, nil
 }
 
-func (t *delayedLink) close() {
-	if t == nil {
+func (l *delayedLink) close() {
+	if l == nil {
 		return
 	}
-	for _, end := range t.ends {
+	for _, end := range l.ends {
 		if end != nil {
 			_ = end.Close()
 		}
 	}
-	t.wg.Wait()
+	l.wg.Wait()
 }
 
-// forward takes frames from one end to the other.
-func (t *delayedLink) forward(way int, from, to *os.File) {
-	late := make(chan frame, linkQueue)
-	defer close(late)
-	t.wg.Go(func() {
-		for f := range late {
+// forward forwards frames from one end to the other.
+func (l *delayedLink) forward(direction int, from, to *os.File) {
+	queue := make(chan frame, linkQueue)
+	defer close(queue)
+	l.wg.Go(func() {
+		for f := range queue {
 			time.Sleep(time.Until(f.due))
-			_, _ = to.Write(f.data) // an interface that is down takes nothing
+			_, _ = to.Write(f.data) // fails if the interface is down
 		}
 	})
 	for {
-		text := make([]byte, 2048)
-		n, err := from.Read(text)
+		data := make([]byte, 2048)
+		n, err := from.Read(data)
 		if err != nil {
 			return
 		}
-		if rand.Int64N(lossScale) < t.lossRate[way].Load() {
-			t.dropped.Add(1)
+		if rand.Int64N(lossScale) < l.lossRate[direction].Load() {
+			l.dropped.Add(1)
 			continue
 		}
 		select {
-		case late <- frame{text[:n], time.Now().Add(t.delay)}:
+		case queue <- frame{data[:n], time.Now().Add(l.delay)}:
 		default:
 		}
 	}
 }
 
-// openTAP makes an interface of that name, whose frames are read and written here.
+// openTAP creates a TAP interface. Its frames are read from and written to the returned file.
 func openTAP(name string) (*os.File, error) {
 	fd, err := syscall.Open("/dev/net/tun", syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -109,7 +112,7 @@ func openTAP(name string) (*os.File, error) {
 	request.flags = syscall.IFF_TAP | syscall.IFF_NO_PI
 	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TUNSETIFF, uintptr(unsafe.Pointer(&request))); errno != 0 {
 		_ = syscall.Close(fd)
-		return nil, fmt.Errorf("making the interface %s: %w", name, errno)
+		return nil, fmt.Errorf("create interface %s: %w", name, errno)
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }

@@ -12,22 +12,23 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// The load and the pool that reliability rows are about, unless a row says otherwise.
+// Default parameters of the load and the pool.
 const (
-	loadRate         = 2000.0 // notifications a second
-	poolSize         = 8      // endpoints of the pool
-	spareEndpoints   = 2      // further addresses of the service
+	loadRate         = 2000.0 // notifications per second
+	poolSize         = 8      // endpoints in the pool
+	spareEndpoints   = 2      // additional addresses of the service
 	deliveryDeadline = 10 * time.Second
 
-	beforeFault   = 17 * time.Second // of which the first two are not counted
+	beforeFault   = 17 * time.Second // includes warmUp, which is not counted
 	warmUp        = 2 * time.Second
 	faultDuration = 25 * time.Second
 )
 
-// healthyResponse is how the service answers: log-normal, median 50 ms, one in a hundred above 200 ms.
+// healthyResponse is the response time of a healthy service: log-normal, median 50 ms, 99th
+// percentile 200 ms.
 var healthyResponse = mockprovider.Fault{Service: mockprovider.APNs, Delay: 50 * time.Millisecond, P99: 200 * time.Millisecond}
 
-// startMock starts the services, healthy ones.
+// startMock starts mock services, by default with healthy responses.
 func (s *scenario) startMock(cfg mockprovider.Config) *mockprovider.Mock {
 	if len(cfg.Script.Faults) == 0 {
 		cfg.Script = script(healthyResponse)
@@ -39,25 +40,25 @@ func script(faults ...mockprovider.Fault) mockprovider.Script {
 	return mockprovider.Script{Faults: faults}
 }
 
-// playFaults replaces the script, and returns when.
+// playFaults replaces the fault script and returns the time.
 func (s *scenario) playFaults(m *mockprovider.Mock, faults ...mockprovider.Fault) time.Time {
-	now := time.Now()
+	start := time.Now()
 	s.noError(m.Play(script(faults...)))
-	return now
+	return start
 }
 
-// injectFaults makes the faults begin, before which healthy stands behind, and returns when.
+// injectFaults starts faults and returns the time. Requests without a fault get healthy responses.
 func (s *scenario) injectFaults(m *mockprovider.Mock, faults ...mockprovider.Fault) time.Time {
 	return s.playFaults(m, append(faults, healthyResponse)...)
 }
 
-// The notifications.
-
+// apnsNotification returns an APNs notification to device i.
 func apnsNotification(i int) *push.Notification {
 	return &push.Notification{Platform: push.APNs, Target: push.Target{Token: fmt.Sprintf("5a%062x", i)}, Title: "Your parcel is on its way"}
 }
 
-// repeatableNotification is toDevice for those who prefer two to none: an attempt whose end is unknown is followed by another.
+// repeatableNotification is apnsNotification with on_unknown set to always: an attempt with an
+// unknown result is repeated.
 func repeatableNotification(i int) *push.Notification {
 	n := apnsNotification(i)
 	n.OnUnknown = push.RepeatAlways
@@ -68,16 +69,16 @@ func fcmNotification(i int) *push.Notification {
 	return &push.Notification{Platform: push.FCM, Target: push.Target{Token: fmt.Sprintf("fid%08d:APA91b%032x", i, i)}, Title: "Your parcel is on its way"}
 }
 
-// withLane is compose with every notification in that lane.
-func withLane(lane push.Lane, compose func(int) *push.Notification) func(int) *push.Notification {
+// withLane returns a function that sets the lane of the notifications of another function.
+func withLane(lane push.Lane, newNotification func(int) *push.Notification) func(int) *push.Notification {
 	return func(i int) *push.Notification {
-		n := compose(i)
+		n := newNotification(i)
 		n.Lane = lane
 		return n
 	}
 }
 
-// loadRun is what is being offered.
+// loadRun is a load in progress.
 type loadRun struct {
 	scenario *scenario
 	started  time.Time
@@ -86,34 +87,34 @@ type loadRun struct {
 	err      error
 }
 
-// offerRate begins to offer so many notifications a second for that long.
-func (s *scenario) offerRate(g *gateway, rate float64, during time.Duration, compose func(int) *push.Notification) *loadRun {
-	return s.startLoad(g, load.Generator{Rate: rate, Count: int(rate * during.Seconds()), NewNotification: compose})
+// offerRate starts to offer rate notifications per second for the given duration.
+func (s *scenario) offerRate(g *gateway, rate float64, duration time.Duration, newNotification func(int) *push.Notification) *loadRun {
+	return s.startLoad(g, load.Generator{Rate: rate, Count: int(rate * duration.Seconds()), NewNotification: newNotification})
 }
 
-// startLoad begins any load for the app shop, unless it names another.
+// startLoad starts a load. The default app is shopApp.
 func (s *scenario) startLoad(g *gateway, l load.Generator) *loadRun {
 	l.URL, l.Key = g.baseURL(), key
 	if l.App == "" {
 		l.App = shopApp
 	}
-	running := &loadRun{scenario: s, started: time.Now(), done: make(chan struct{})}
+	run := &loadRun{scenario: s, started: time.Now(), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(s.ctx)
 	go func() {
-		defer close(running.done)
-		running.results, running.err = l.Run(ctx)
+		defer close(run.done)
+		run.results, run.err = l.Run(ctx)
 	}()
 	s.Cleanup(func() {
 		cancel()
-		<-running.done
+		<-run.done
 	})
-	return running
+	return run
 }
 
-// waitUntil waits until the load has gone on for that long.
+// waitUntil waits until d after the start of the load.
 func (l *loadRun) waitUntil(d time.Duration) { l.scenario.sleep(time.Until(l.started.Add(d))) }
 
-// wait waits for the end of the load.
+// wait waits for the end of the load and returns its results.
 func (l *loadRun) wait() load.Results {
 	select {
 	case <-l.done:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command scorecard simulates faults of push services for a gateway under load and compares the measured
-// figures with fixed bounds. A row passes, fails, or is not implemented.
+// Command scorecard simulates faults of push services for a gateway under load and compares the
+// measured figures with fixed bounds. A row passes, fails, or is not implemented.
 package main
 
 import (
@@ -19,14 +19,14 @@ import (
 	"time"
 )
 
-const usage = `usage: scorecard [-gateway FILE] [-json FILE] [-logs FOLDER] [-here] [ROW ...]
+const usage = `usage: scorecard [-gateway FILE] [-json FILE] [-logs DIR] [-loopback] [ROW ...]
 
 Runs the given rows, or all rows, and prints a line for each. The exit status is 0 if every row passed.
 `
 
 func main() {
-	if what := os.Getenv(memberEnv); what != "" {
-		os.Exit(runMember(what))
+	if config := os.Getenv(memberEnv); config != "" {
+		os.Exit(runMember(config))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -37,8 +37,8 @@ func runScorecard(ctx context.Context) int {
 	binary := flag.String("gateway", "", "`binary` of the gateway; default: built from this module")
 	out := flag.String("json", "scorecard.json", "`file` for the results as JSON")
 	logs := flag.String("logs", "", "existing `directory` for the logs of the gateways")
-	here := flag.Bool("here", false, "use loopback addresses instead of network namespaces, for rows that allow it")
-	alone := flag.Bool("alone", false, "run one row and write its result as JSON to standard output; used by the command itself")
+	loopback := flag.Bool("loopback", false, "use loopback addresses instead of network namespaces, for rows that allow it")
+	isolated := flag.Bool("isolated", false, "run one row and write its result as JSON to standard output; used by the command itself")
 	flag.Usage = func() { _, _ = fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "scorecard-")
@@ -46,7 +46,7 @@ func runScorecard(ctx context.Context) int {
 		return printError(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	asked, err := selectRows(flag.Args())
+	selected, err := selectRows(flag.Args())
 	if err != nil {
 		return printError(err)
 	}
@@ -55,11 +55,11 @@ func runScorecard(ctx context.Context) int {
 			return printError(err)
 		}
 	}
-	house := options{ctx: ctx, tempDir: dir, binary: *binary, logs: *logs, inNamespace: *alone, noNamespaces: *here}
-	if *alone {
-		return printResult(asked[0].runLocal(house))
+	opts := options{ctx: ctx, tempDir: dir, binary: *binary, logs: *logs, inNamespace: *isolated, noNamespaces: *loopback}
+	if *isolated {
+		return printResult(selected[0].runLocal(opts))
 	}
-	return runRows(house, asked, *out)
+	return runRows(opts, selected, *out)
 }
 
 func printError(err error) int {
@@ -67,7 +67,7 @@ func printError(err error) int {
 	return 2
 }
 
-// build makes the gateway as users do.
+// build builds the gateway as users do and returns the path of the binary.
 func build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "gateway")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "github.com/sluice-push/sluice/cmd/gateway")
@@ -77,66 +77,67 @@ func build(ctx context.Context, dir string) (string, error) {
 	return binary, nil
 }
 
-// selectRows returns the rows of those names; without names, all.
+// selectRows returns the rows with these IDs, or all rows without IDs.
 func selectRows(names []string) ([]row, error) {
 	if len(names) == 0 {
 		return rows, nil
 	}
-	var asked []row
+	var selected []row
 	for _, name := range names {
-		before := len(asked)
+		before := len(selected)
 		for _, r := range rows {
 			if strings.EqualFold(r.id, name) {
-				asked = append(asked, r)
+				selected = append(selected, r)
 			}
 		}
-		if len(asked) == before {
+		if len(selected) == before {
 			return nil, fmt.Errorf("unknown row %q (S01 to S25, S01b, S03b, S05b, S09b, S10b, S21b)", name)
 		}
 	}
-	return asked, nil
+	return selected, nil
 }
 
-// printResult writes one card for the command that started this one.
-func printResult(c rowResult) int {
-	if err := json.NewEncoder(os.Stdout).Encode(c); err != nil {
+// printResult writes one result as JSON for the command that started this process.
+func printResult(result rowResult) int {
+	if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
 		return printError(err)
 	}
 	return 0
 }
 
-// runRows runs the rows one after the other, for each wants the machine to itself.
-func runRows(h options, asked []row, out string) int {
-	var cards []rowResult
+// runRows runs the rows one after the other, because each needs the machine for itself. It prints
+// the results, writes them to out and returns the exit status.
+func runRows(opts options, selected []row, out string) int {
+	var results []rowResult
 	counts := map[outcome]int{}
-	for _, r := range asked {
-		if h.ctx.Err() != nil {
+	for _, r := range selected {
+		if opts.ctx.Err() != nil {
 			break
 		}
-		c := r.run(h)
-		fmt.Println(c)
-		cards = append(cards, c)
-		counts[c.Result]++
+		result := r.run(opts)
+		fmt.Println(result)
+		results = append(results, result)
+		counts[result.Result]++
 	}
 	fmt.Println(summaryLine(counts))
 	text, err := json.MarshalIndent(struct {
 		Date    time.Time   `json:"date"`
 		Machine string      `json:"machine"`
 		Rows    []rowResult `json:"rows"`
-	}{time.Now().UTC().Truncate(time.Second), fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()), cards}, "", "  ")
+	}{time.Now().UTC().Truncate(time.Second), fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()), results}, "", "  ")
 	if err == nil {
 		err = os.WriteFile(out, append(text, '\n'), 0o644)
 	}
 	if err != nil {
 		return printError(err)
 	}
-	if counts[outcomePassed] < len(asked) {
+	if counts[outcomePassed] < len(selected) {
 		return 1
 	}
 	return 0
 }
 
-// summaryLine is the last line.
+// summaryLine returns the last line of the output.
 func summaryLine(counts map[outcome]int) string {
 	line := fmt.Sprintf("scorecard: %d passed", counts[outcomePassed])
 	if n := counts[outcomeFailed]; n > 0 {

@@ -10,19 +10,19 @@ import (
 	"github.com/miekg/dns"
 )
 
-// nameServer is a name server of ours. It gives everybody who asks for an IPv4 address the same answer.
+// nameServer is a DNS server that gives the same answer to every query for an IPv4 address.
 type nameServer struct {
 	addr   string // ip:port
 	answer atomic.Pointer[dnsAnswer]
 }
 
-// dnsAnswer is what it says: addresses, good for a second, or a code that is no success.
+// dnsAnswer is the answer of a nameServer: addresses with a TTL of one second, or an error code.
 type dnsAnswer struct {
 	addrs []netip.Addr
 	code  int
 }
 
-// startNameServer starts one that ends with the row.
+// startNameServer starts a DNS server that stops at the end of the row.
 func (s *scenario) startNameServer(addrs ...netip.Addr) *nameServer {
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	s.noError(err)
@@ -41,17 +41,17 @@ func (s *scenario) startNameServer(addrs ...netip.Addr) *nameServer {
 	return n
 }
 
-// ServeDNS answers one question.
+// ServeDNS answers one query.
 func (n *nameServer) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
-	says, reply := n.answer.Load(), new(dns.Msg)
-	reply.SetRcode(question, says.code)
-	if says.code == dns.RcodeSuccess && len(question.Question) == 1 && question.Question[0].Qtype == dns.TypeA {
-		for _, addr := range says.addrs {
+	answer, reply := n.answer.Load(), new(dns.Msg)
+	reply.SetRcode(question, answer.code)
+	if answer.code == dns.RcodeSuccess && len(question.Question) == 1 && question.Question[0].Qtype == dns.TypeA {
+		for _, addr := range answer.addrs {
 			reply.Answer = append(reply.Answer, &dns.A{
 				Hdr: dns.RR_Header{Name: question.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1},
 				A:   addr.AsSlice(),
 			})
 		}
 	}
-	_ = w.WriteMsg(reply) // who asked asks again
+	_ = w.WriteMsg(reply) // the client retries
 }

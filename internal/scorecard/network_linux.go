@@ -17,29 +17,31 @@ import (
 	"time"
 )
 
-// unresponsiveListener listens and never accepts, with the smallest backlog that there is. The function ends it.
-func unresponsiveListener(addr netip.AddrPort) (end func(), err error) {
+// unresponsiveListener listens without accepting, with the smallest possible backlog. The returned
+// function closes it.
+func unresponsiveListener(addr netip.AddrPort) (closeSocket func(), err error) {
 	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	end = func() { _ = syscall.Close(socket) }
+	closeSocket = func() { _ = syscall.Close(socket) }
 	err = syscall.Bind(socket, &syscall.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()})
 	if err == nil {
 		err = syscall.Listen(socket, 0)
 	}
 	if err != nil {
-		end()
-		return nil, fmt.Errorf("listening at %s: %w", addr, err)
+		closeSocket()
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}
-	return end, nil
+	return closeSocket, nil
 }
 
-// runIsolated runs the row in a process that has a network namespace to itself, where every address can be this machine's.
-func (r row) runIsolated(h options) rowResult {
+// runIsolated runs the row in a child process with its own network namespace, in which any address
+// can be local.
+func (r row) runIsolated(opts options) rowResult {
 	failed := func(format string, args ...any) rowResult {
 		if r.isolationOptional {
-			return r.runLocal(h)
+			return r.runLocal(opts)
 		}
 		return rowResult{ID: r.id, Fault: r.fault, Result: outcomeFailed, Notes: []string{fmt.Sprintf(format, args...)}}
 	}
@@ -47,7 +49,7 @@ func (r row) runIsolated(h options) rowResult {
 	if err != nil {
 		return failed("%v", err)
 	}
-	cmd := exec.CommandContext(h.ctx, self, "-alone", "-gateway", h.binary, "-logs", h.logs, r.id)
+	cmd := exec.CommandContext(opts.ctx, self, "-isolated", "-gateway", opts.binary, "-logs", opts.logs, r.id)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
@@ -57,16 +59,16 @@ func (r row) runIsolated(h options) rowResult {
 	}
 	out, err := cmd.Output()
 	if err != nil {
-		return failed("needs a network namespace of its own, which this machine does not grant: %v", err)
+		return failed("needs a network namespace, which this machine does not allow: %v", err)
 	}
-	var c rowResult
-	if err := json.Unmarshal(out, &c); err != nil {
+	var result rowResult
+	if err := json.Unmarshal(out, &result); err != nil {
 		return failed("%v", err)
 	}
-	return c
+	return result
 }
 
-// routeLocally makes addresses this machine's, within the namespace.
+// routeLocally makes addresses local within the namespace.
 func routeLocally(ctx context.Context, prefixes ...string) error {
 	commands := [][]string{{"link", "set", "lo", "up"}}
 	for _, prefix := range prefixes {
@@ -75,10 +77,10 @@ func routeLocally(ctx context.Context, prefixes ...string) error {
 	return runIP(ctx, nil, commands...)
 }
 
-// runIP runs it for each of the commands, inside another namespace if that is not empty.
-func runIP(ctx context.Context, inside []string, commands ...[]string) error {
+// runIP runs ip(8) with each of the commands, prefixed with enter to run in another namespace.
+func runIP(ctx context.Context, enter []string, commands ...[]string) error {
 	for _, args := range commands {
-		command := append(append(slices.Clone(inside), "ip"), args...)
+		command := append(append(slices.Clone(enter), "ip"), args...)
 		if text, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%v: %w: %s", command, err, text)
 		}
@@ -86,61 +88,63 @@ func runIP(ctx context.Context, inside []string, commands ...[]string) error {
 	return nil
 }
 
-// createBridge makes the thing that all cables end in, with an address of ours.
+// createBridge creates the bridge that connects all links, with an address of this process.
 func createBridge(ctx context.Context, prefix string) error {
 	return runIP(ctx, nil, strings.Fields("link set lo up"), strings.Fields("link add hub type bridge"),
 		[]string{"addr", "add", prefix, "dev", "hub"}, strings.Fields("link set hub up"))
 }
 
-// netNamespace is a namespace, which lasts as long as a process in it does.
+// netNamespace is a network namespace. It exists as long as a process in it.
 type netNamespace struct {
 	enterCommand []string
-	link         *delayedLink // nil where the cable is the kernel's own
+	link         *delayedLink // nil if the link has no delay
 	close        func()
 }
 
-// createNamespace makes one with these addresses, at the end of a cable that takes so long. It ends with this one at the latest.
-func createNamespace(ctx context.Context, cable string, addrs []string, delay time.Duration) (h netNamespace, err error) {
+// createNamespace creates a namespace with these addresses behind a link with the given delay. It
+// ends with this process at the latest.
+func createNamespace(ctx context.Context, iface string, addrs []string, delay time.Duration) (ns netNamespace, err error) {
 	holder := exec.CommandContext(ctx, "sleep", "infinity")
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := holder.Start(); err != nil {
 		return netNamespace{}, err
 	}
 	pid := fmt.Sprint(holder.Process.Pid)
-	h.enterCommand = []string{"nsenter", "--net=/proc/" + pid + "/ns/net"}
-	h.close = func() {
+	ns.enterCommand = []string{"nsenter", "--net=/proc/" + pid + "/ns/net"}
+	ns.close = func() {
 		_ = holder.Process.Kill()
 		_ = holder.Wait()
-		h.link.close()
+		ns.link.close()
 	}
-	far := "far" + cable
+	peer := "far" + iface
 	if delay == 0 {
-		err = runIP(ctx, nil, []string{"link", "add", cable, "type", "veth", "peer", "name", far})
+		err = runIP(ctx, nil, []string{"link", "add", iface, "type", "veth", "peer", "name", peer})
 	} else {
-		h.link, err = newDelayedLink(cable, far, delay)
+		ns.link, err = newDelayedLink(iface, peer, delay)
 	}
 	if err == nil {
-		err = runIP(ctx, nil, []string{"link", "set", far, "netns", pid, "name", "eth0"}, []string{"link", "set", cable, "master", "hub", "up"})
+		err = runIP(ctx, nil, []string{"link", "set", peer, "netns", pid, "name", "eth0"}, []string{"link", "set", iface, "master", "hub", "up"})
 	}
 	for _, addr := range addrs {
 		if err == nil {
-			err = runIP(ctx, h.enterCommand, []string{"addr", "add", addr + "/16", "dev", "eth0"})
+			err = runIP(ctx, ns.enterCommand, []string{"addr", "add", addr + "/16", "dev", "eth0"})
 		}
 	}
 	if err == nil {
-		err = runIP(ctx, h.enterCommand, strings.Fields("link set lo up"), strings.Fields("link set eth0 up"))
+		err = runIP(ctx, ns.enterCommand, strings.Fields("link set lo up"), strings.Fields("link set eth0 up"))
 	}
 	if err != nil {
-		h.close()
+		ns.close()
 	}
-	return h, err
+	return ns, err
 }
 
-// detach and plug take a cable out of the hub and put it back.
-func detach(s *scenario, cable string) error {
-	return runIP(s.ctx, nil, []string{"link", "set", cable, "nomaster"})
+// detach disconnects an interface from the bridge.
+func detach(s *scenario, iface string) error {
+	return runIP(s.ctx, nil, []string{"link", "set", iface, "nomaster"})
 }
 
-func attach(s *scenario, cable string) error {
-	return runIP(s.ctx, nil, []string{"link", "set", cable, "master", "hub"})
+// attach connects an interface to the bridge.
+func attach(s *scenario, iface string) error {
+	return runIP(s.ctx, nil, []string{"link", "set", iface, "master", "hub"})
 }

@@ -13,11 +13,11 @@ import (
 
 var errLinux = errors.New("needs Linux")
 
-func unresponsiveListener(netip.AddrPort) (end func(), err error) { return nil, errLinux }
+func unresponsiveListener(netip.AddrPort) (closeListener func(), err error) { return nil, errLinux }
 
-func (r row) runIsolated(h options) rowResult {
+func (r row) runIsolated(opts options) rowResult {
 	if r.isolationOptional {
-		return r.runLocal(h)
+		return r.runLocal(opts)
 	}
 	return rowResult{ID: r.id, Fault: r.fault, Result: outcomeFailed, Notes: []string{errLinux.Error()}}
 }
@@ -26,7 +26,7 @@ func routeLocally(context.Context, ...string) error { return errLinux }
 
 func createBridge(context.Context, string) error { return errLinux }
 
-// netNamespace is a namespace.
+// netNamespace is a network namespace.
 type netNamespace struct {
 	enterCommand []string
 	link         *delayedLink
@@ -37,7 +37,7 @@ func createNamespace(context.Context, string, []string, time.Duration) (netNames
 	return netNamespace{}, errLinux
 }
 
-// delayedLink is a long cable.
+// delayedLink is a link with delay and loss.
 type delayedLink struct{}
 
 func (*delayedLink) setLoss(int, float64) {}

@@ -18,18 +18,18 @@ const (
 	outcomeNotImplemented outcome = "not implemented"
 )
 
-// rowResult is what one row measured.
+// rowResult is the result of one row.
 type rowResult struct {
 	ID      string   `json:"id"`
 	Fault   string   `json:"fault"`
 	Result  outcome  `json:"result"`
 	Figures []figure `json:"figures,omitempty"`
-	// Notes say what a reader has to know of the figures, and why the row could not be run to its end.
+	// Notes explain the figures or say why the row did not finish.
 	Notes []string `json:"notes,omitempty"`
 	TookS float64  `json:"took_s"`
 }
 
-// figure is one thing that was measured, and what it must be.
+// figure is a measured value and its bound.
 type figure struct {
 	Name     string `json:"name"`
 	Measured string `json:"measured"`
@@ -37,18 +37,18 @@ type figure struct {
 	Pass     bool   `json:"pass"`
 }
 
-// String is the row's line.
-func (c rowResult) String() string {
-	word := map[outcome]string{outcomePassed: "pass", outcomeFailed: "FAIL", outcomeNotImplemented: "not implemented"}[c.Result]
-	line := []string{fmt.Sprintf("%-4s %-15s", c.ID, word)}
-	for _, f := range c.Figures {
+// String returns the line of the row.
+func (r rowResult) String() string {
+	word := map[outcome]string{outcomePassed: "pass", outcomeFailed: "FAIL", outcomeNotImplemented: "not implemented"}[r.Result]
+	line := []string{fmt.Sprintf("%-4s %-15s", r.ID, word)}
+	for _, f := range r.Figures {
 		line = append(line, f.String())
 	}
-	if c.Result == outcomeFailed {
-		line = append(line, c.Notes...)
+	if r.Result == outcomeFailed {
+		line = append(line, r.Notes...)
 	}
-	if c.Result == outcomeNotImplemented {
-		line = append(line, c.Fault)
+	if r.Result == outcomeNotImplemented {
+		line = append(line, r.Fault)
 	}
 	return strings.Join(line, "  ")
 }
@@ -64,51 +64,53 @@ func (f figure) String() string {
 	return text
 }
 
-// atMost enters a figure that must not exceed its bound.
-func atMost[T cmp.Ordered](c *rowResult, name string, got, most T) {
-	c.Figures = append(c.Figures, figure{name, format(got), "<= " + format(most), got <= most})
+// atMost records a figure that must not exceed limit.
+func atMost[T cmp.Ordered](c *rowResult, name string, got, limit T) {
+	c.Figures = append(c.Figures, figure{name, format(got), "<= " + format(limit), got <= limit})
 }
 
-// atLeast enters a figure that must reach its bound.
-func atLeast[T cmp.Ordered](c *rowResult, name string, got, least T) {
-	c.Figures = append(c.Figures, figure{name, format(got), ">= " + format(least), got >= least})
+// atLeast records a figure that must be at least limit.
+func atLeast[T cmp.Ordered](c *rowResult, name string, got, limit T) {
+	c.Figures = append(c.Figures, figure{name, format(got), ">= " + format(limit), got >= limit})
 }
 
-// expectMaxIncrease enters by how much a latency has grown over that of the fault-free run.
-func (c *rowResult) expectMaxIncrease(name string, before, after, most time.Duration) {
-	growth := max(after-before, -before)
+// expectMaxIncrease records the increase of a latency over the fault-free value. It must not exceed
+// limit.
+func (c *rowResult) expectMaxIncrease(name string, before, after, limit time.Duration) {
+	increase := max(after-before, -before)
 	sign := "+"
-	if growth < 0 {
+	if increase < 0 {
 		sign = "-"
 	}
-	c.Figures = append(c.Figures, figure{name, sign + format(max(growth, -growth)), "<= " + format(most), growth <= most})
+	c.Figures = append(c.Figures, figure{name, sign + format(max(increase, -increase)), "<= " + format(limit), increase <= limit})
 }
 
-// expectMaxChange enters by which part a latency has changed since the fault-free run; neither way must it be more than the bound.
-func (c *rowResult) expectMaxChange(name string, before, after time.Duration, most fraction) {
-	by := fraction(float64(after-before) / float64(max(before, 1)))
-	c.Figures = append(c.Figures, figure{name, fmt.Sprintf("%+.1f%%", 100*by), "within " + format(most), by.within(most)})
+// expectMaxChange records the relative change of a latency from the fault-free value. It must not
+// exceed limit in either direction.
+func (c *rowResult) expectMaxChange(name string, before, after time.Duration, limit fraction) {
+	change := fraction(float64(after-before) / float64(max(before, 1)))
+	c.Figures = append(c.Figures, figure{name, fmt.Sprintf("%+.1f%%", 100*change), "within " + format(limit), change.within(limit)})
 }
 
-// expectZero enters what must not have happened at all.
+// expectZero records a count that must be 0.
 func (c *rowResult) expectZero(name string, n int) {
 	c.Figures = append(c.Figures, figure{Name: name, Measured: fmt.Sprint(n), Pass: n == 0})
 }
 
-// expect enters what is so or is not.
-func (c *rowResult) expect(name, measured string, so bool) {
-	c.Figures = append(c.Figures, figure{Name: name, Measured: measured, Pass: so})
+// expect records a figure that passes if pass is true.
+func (c *rowResult) expect(name, measured string, pass bool) {
+	c.Figures = append(c.Figures, figure{Name: name, Measured: measured, Pass: pass})
 }
 
-// fraction is a part of a whole, written in per cent.
+// fraction is a part of a whole. It is printed in percent.
 type fraction float64
 
-// within says whether the share is at most the other, whichever way.
-func (s fraction) within(most fraction) bool { return -most <= s && s <= most }
+// within reports whether the absolute value of f is at most limit.
+func (f fraction) within(limit fraction) bool { return -limit <= f && f <= limit }
 
-func fractionOf(part, whole int) fraction { return fraction(float64(part) / float64(max(whole, 1))) }
+func fractionOf(part, total int) fraction { return fraction(float64(part) / float64(max(total, 1))) }
 
-// format writes a figure as people read it.
+// format formats a figure for people.
 func format(v any) string {
 	switch v := v.(type) {
 	case fraction:
@@ -128,11 +130,11 @@ func format(v any) string {
 	}
 }
 
-// trimZeros drops the zeros behind the point, all but those of a whole number's first two.
+// trimZeros removes trailing zeros after the decimal point.
 func trimZeros(number string) string {
-	whole, part, _ := strings.Cut(number, ".")
+	total, part, _ := strings.Cut(number, ".")
 	if part = strings.TrimRight(part, "0"); part == "" {
-		return whole
+		return total
 	}
-	return whole + "." + part
+	return total + "." + part
 }

@@ -8,23 +8,23 @@ import (
 )
 
 func TestRowPrintsFiguresAndBounds(t *testing.T) {
-	c := rowResult{ID: "S01"}
-	atLeast(&c, "delivered", fractionOf(99_995, 100_000), 0.9999)
-	c.expectMaxIncrease("p99", 200*time.Millisecond, 212*time.Millisecond, 50*time.Millisecond)
-	atMost(&c, "requests to the silent endpoint", 41, 100)
-	atMost(&c, "out of rotation after", 1900*time.Millisecond, 2500*time.Millisecond)
-	c.expectZero("duplicates", 0)
+	r := rowResult{ID: "S01"}
+	atLeast(&r, "delivered", fractionOf(99_995, 100_000), 0.9999)
+	r.expectMaxIncrease("p99", 200*time.Millisecond, 212*time.Millisecond, 50*time.Millisecond)
+	atMost(&r, "requests to the silent endpoint", 41, 100)
+	atMost(&r, "out of rotation after", 1900*time.Millisecond, 2500*time.Millisecond)
+	r.expectZero("duplicates", 0)
 	const want = "S01  pass             delivered 99.995% (>= 99.99%)  p99 +12ms (<= 50ms)  requests to the silent endpoint 41 (<= 100)  out of rotation after 1.9s (<= 2.5s)  duplicates 0"
-	if got := c.finish(true).String(); got != want {
+	if got := r.finish(true).String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
 func TestRowFailsOnOneFigureOrUnfinished(t *testing.T) {
-	c := rowResult{ID: "S06"}
-	atMost(&c, "new dials", 9, 8)
-	atMost(&c, "out of rotation after", never, time.Second)
-	if got, want := c.finish(true).String(), "S06  FAIL             new dials 9 (<= 8) FAIL  out of rotation after never (<= 1s) FAIL"; got != want {
+	r := rowResult{ID: "S06"}
+	atMost(&r, "new dials", 9, 8)
+	atMost(&r, "out of rotation after", never, time.Second)
+	if got, want := r.finish(true).String(), "S06  FAIL             new dials 9 (<= 8) FAIL  out of rotation after never (<= 1s) FAIL"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	s := scenario{rowResult: rowResult{ID: "S07"}}
@@ -36,20 +36,20 @@ func TestRowFailsOnOneFigureOrUnfinished(t *testing.T) {
 
 func TestFatalfFailsTheRowAndCleansUp(t *testing.T) {
 	var order []int
-	c := row{id: "S99", check: func(s *scenario) {
+	r := row{id: "S99", check: func(s *scenario) {
 		s.Cleanup(func() { order = append(order, 1) })
 		s.Cleanup(func() { order = append(order, 2) })
-		s.Fatalf("no luck")
-		t.Error("it went on")
+		s.Fatalf("failed on purpose")
+		t.Error("the row continued after Fatalf")
 	}}.runLocal(options{ctx: t.Context()})
-	if c.Result != outcomeFailed || len(c.Notes) != 1 || c.Notes[0] != "no luck" || len(order) != 2 || order[0] != 2 {
-		t.Errorf("%+v, cleaned up %v", c, order)
+	if r.Result != outcomeFailed || len(r.Notes) != 1 || r.Notes[0] != "failed on purpose" || len(order) != 2 || order[0] != 2 {
+		t.Errorf("%+v, cleanup order %v", r, order)
 	}
 }
 
 func TestUnimplementedRowDoesNotPass(t *testing.T) {
-	c := row{id: "S25", fault: "a day of random faults"}.runLocal(options{ctx: t.Context()})
-	if got, want := c.String(), "S25  not implemented  a day of random faults"; got != want {
+	r := row{id: "S25", fault: "a day of random faults"}.runLocal(options{ctx: t.Context()})
+	if got, want := r.String(), "S25  not implemented  a day of random faults"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
@@ -75,7 +75,7 @@ func TestSelectRows(t *testing.T) {
 		t.Errorf("%+v, %v", some, err)
 	}
 	if _, err := selectRows([]string{"S99"}); err == nil {
-		t.Error("a row that is not there was chosen")
+		t.Error("selectRows accepted an unknown row")
 	}
 }
 

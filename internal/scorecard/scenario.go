@@ -14,17 +14,17 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// never is a time that did not come.
+// never is the duration until an event that did not occur.
 const never = load.Never
 
-// options is what all rows share.
+// options are the options that all rows share.
 type options struct {
 	ctx          context.Context
-	tempDir      string // for files
-	binary       string // the gateway
-	logs         string // the folder that keeps the gateways' logs, or none
-	inNamespace  bool   // this process has a network to itself
-	noNamespaces bool   // and no process is to have one
+	tempDir      string // for temporary files
+	binary       string // path of the gateway
+	logs         string // directory for the logs of the gateways, or empty
+	inNamespace  bool   // this process has its own network namespace
+	noNamespaces bool   // use loopback addresses if the row allows it
 }
 
 // row is one line of the scorecard.
@@ -32,55 +32,56 @@ type row struct {
 	id, fault string
 	// check simulates the fault and records the figures; nil means not implemented.
 	check func(*scenario)
-	// apart says that the row needs a network of its own, and orHere that it can do without where there is none.
+	// isolated rows run in a network namespace. isolationOptional rows also run without one.
 	isolated, isolationOptional bool
 }
 
-// run runs the row where it has to be run.
-func (r row) run(h options) rowResult {
-	if r.isolated && !(r.isolationOptional && h.noNamespaces) {
-		return r.runIsolated(h)
+// run runs the row in this process or in a network namespace.
+func (r row) run(opts options) rowResult {
+	if r.isolated && !(r.isolationOptional && opts.noNamespaces) {
+		return r.runIsolated(opts)
 	}
-	return r.runLocal(h)
+	return r.runLocal(opts)
 }
 
 // runLocal runs the row in this process.
-func (r row) runLocal(h options) rowResult {
-	s := &scenario{options: h, rowResult: rowResult{ID: r.id, Fault: r.fault, Result: outcomeNotImplemented}}
+func (r row) runLocal(opts options) rowResult {
+	s := &scenario{options: opts, rowResult: rowResult{ID: r.id, Fault: r.fault, Result: outcomeNotImplemented}}
 	if r.check == nil {
 		return s.rowResult
 	}
-	ctx, cancel := context.WithTimeout(h.ctx, 8*time.Minute)
+	ctx, cancel := context.WithTimeout(opts.ctx, 8*time.Minute)
 	defer cancel()
 	s.ctx = ctx
-	began := time.Now()
+	start := time.Now()
 	done := make(chan struct{})
-	go func() { // a goroutine of its own, for Fatalf ends it
+	go func() { // in its own goroutine because Fatalf ends it
 		defer close(done)
 		defer s.cleanup()
 		r.check(s)
 		s.finished = true
 	}()
 	<-done
-	s.rowResult.TookS = time.Since(began).Round(100 * time.Millisecond).Seconds()
+	s.rowResult.TookS = time.Since(start).Round(100 * time.Millisecond).Seconds()
 	return s.rowResult.finish(s.finished)
 }
 
-// finish says how the row ended.
-func (c rowResult) finish(finished bool) rowResult {
-	c.Result = outcomePassed
+// finish sets the result of the row. A row fails if it did not finish or if a figure fails.
+func (r rowResult) finish(finished bool) rowResult {
+	r.Result = outcomePassed
 	if !finished {
-		c.Result = outcomeFailed
+		r.Result = outcomeFailed
 	}
-	for _, f := range c.Figures {
+	for _, f := range r.Figures {
 		if !f.Pass {
-			c.Result = outcomeFailed
+			r.Result = outcomeFailed
 		}
 	}
-	return c
+	return r
 }
 
-// scenario is where one row is played. Like a test it ends by Fatalf, and cleans up behind itself.
+// scenario is the environment of one row. Like a test, a row ends with Fatalf and registers cleanup
+// functions.
 type scenario struct {
 	options
 	rowResult
@@ -90,20 +91,20 @@ type scenario struct {
 
 var _ mockprovider.TB = (*scenario)(nil)
 
-// Helper does nothing.
+// Helper has no effect. mockprovider.TB requires it.
 func (s *scenario) Helper() {}
 
-// Cleanup has f called when the row has ended, the last one first.
+// Cleanup registers a function to call when the row has ended, in reverse order of registration.
 func (s *scenario) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
 
-// Fatalf ends the row: it falls short, for that reason.
+// Fatalf fails and ends the row. It must be called from the goroutine of the row.
 func (s *scenario) Fatalf(format string, args ...any) {
 	s.note(format, args...)
 	s.finished = false
 	runtime.Goexit()
 }
 
-// noError ends the row if there is an error.
+// noError ends the row if err is not nil.
 func (s *scenario) noError(err error) {
 	if err != nil {
 		s.Fatalf("%v", err)
@@ -120,30 +121,31 @@ func (s *scenario) cleanup() {
 	}
 }
 
-// newTempDir is an empty one.
+// newTempDir creates an empty directory.
 func (s *scenario) newTempDir() string {
 	dir, err := os.MkdirTemp(s.tempDir, s.ID+"-")
 	s.noError(err)
 	return dir
 }
 
-// sleep waits, or ends the row with the command.
+// sleep waits for d. It ends the row if the context ends.
 func (s *scenario) sleep(d time.Duration) {
 	select {
 	case <-time.After(d):
 	case <-s.ctx.Done():
-		s.Fatalf("ended before its time: %v", s.ctx.Err())
+		s.Fatalf("interrupted: %v", s.ctx.Err())
 	}
 }
 
-// eventually waits until so is true, and returns how long that took.
-func (s *scenario) eventually(what string, limit time.Duration, so func() bool) time.Duration {
-	began := time.Now()
-	for !so() {
-		if time.Since(began) > limit {
-			s.Fatalf("%s: not within %s", what, limit)
+// eventually waits until condition returns true and returns how long that took. It ends the row
+// after limit.
+func (s *scenario) eventually(what string, limit time.Duration, condition func() bool) time.Duration {
+	start := time.Now()
+	for !condition() {
+		if time.Since(start) > limit {
+			s.Fatalf("timed out after %[2]s: %[1]s", what, limit)
 		}
 		s.sleep(5 * time.Millisecond)
 	}
-	return time.Since(began)
+	return time.Since(start)
 }

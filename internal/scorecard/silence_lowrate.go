@@ -9,8 +9,9 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// silentAtLowRate is S01b: five requests a second to each endpoint, and one of them falls silent; once it reads all the same, and
-// once nothing reads, so that writes block. Both at once, on a gateway each: it is little load.
+// silentAtLowRate is S01b. It sends five requests per second to each endpoint, and one endpoint
+// stops responding: on one gateway while it still reads, on another without reading, so that writes
+// block. Both run at the same time because the load is low.
 func silentAtLowRate(s *scenario) {
 	stalled := s.startSilence("stalled", mockprovider.Fault{Stall: &mockprovider.Stall{}})
 	blocked := s.startSilence("blocked", mockprovider.Fault{Blackhole: true})
@@ -18,7 +19,7 @@ func silentAtLowRate(s *scenario) {
 	blocked.check()
 }
 
-// silentRun is one of the two silences.
+// silentRun is one of the two kinds of silence.
 type silentRun struct {
 	*scenario
 	name       string
@@ -30,28 +31,28 @@ type silentRun struct {
 }
 
 func (s *scenario) startSilence(name string, silence mockprovider.Fault) *silentRun {
-	const rate, calm, trouble = 5.0 * poolSize, 10 * time.Second, 20 * time.Second
+	const rate, before, during = 5.0 * poolSize, 10 * time.Second, 20 * time.Second
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize + spareEndpoints})
-	h := &silentRun{scenario: s, name: name, mock: m, gateway: s.startAPNsGateway(m, ""), silentAddr: m.APNsAddrs()[0].String(), faultStart: make(chan time.Time, 1)}
-	h.run = s.offerRate(h.gateway, rate, calm+trouble, repeatableNotification)
-	silence.Service, silence.Endpoint = mockprovider.APNs, h.silentAddr
-	silence.From = time.Until(h.run.started.Add(calm))
-	h.faultStart <- s.injectFaults(m, silence).Add(silence.From)
-	return h
+	r := &silentRun{scenario: s, name: name, mock: m, gateway: s.startAPNsGateway(m, ""), silentAddr: m.APNsAddrs()[0].String(), faultStart: make(chan time.Time, 1)}
+	r.run = s.offerRate(r.gateway, rate, before+during, repeatableNotification)
+	silence.Service, silence.Endpoint = mockprovider.APNs, r.silentAddr
+	silence.From = time.Until(r.run.started.Add(before))
+	r.faultStart <- s.injectFaults(m, silence).Add(silence.From)
+	return r
 }
 
-func (h *silentRun) check() {
-	cut := <-h.faultStart
-	e := collectEvidence(h.mock, h.run.wait(), cut)
-	_, first := h.run.results.Between(cut, cut.Add(8*time.Second)).AttemptsOn(h.silentAddr)
-	out := never
-	if opened := h.gateway.eventsSince(cut, "ejected", h.silentAddr); len(opened) > 0 {
-		out = opened[0].Time.Sub(cut)
+func (r *silentRun) check() {
+	faultStart := <-r.faultStart
+	e := collectEvidence(r.mock, r.run.wait(), faultStart)
+	_, first := r.run.results.Between(faultStart, faultStart.Add(8*time.Second)).AttemptsOn(r.silentAddr)
+	ejectedAfter := never
+	if ejections := r.gateway.eventsSince(faultStart, "ejected", r.silentAddr); len(ejections) > 0 {
+		ejectedAfter = ejections[0].Time.Sub(faultStart)
 	}
 	late := e.after.Count(func(s *load.Sample) bool { return e.accepted[s.ID] == 0 || len(s.Attempts) > 2 })
-	atMost(&h.rowResult, h.name+": first attempts at the silent endpoint", first, 13)
-	atMost(&h.rowResult, "out of rotation after", out, 2500*time.Millisecond)
-	h.expectZero("not delivered by attempt 2", late)
-	h.expectZero("duplicates", e.duplicates())
-	h.expectDialBudget(h.gateway, h.mock, mockprovider.APNs)
+	atMost(&r.rowResult, r.name+": first attempts at the silent endpoint", first, 13)
+	atMost(&r.rowResult, "out of rotation after", ejectedAfter, 2500*time.Millisecond)
+	r.expectZero("not delivered by attempt 2", late)
+	r.expectZero("duplicates", e.duplicates())
+	r.expectDialBudget(r.gateway, r.mock, mockprovider.APNs)
 }

@@ -10,8 +10,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// streamLimits is S08: a connection may have one stream until its first request is accepted, and again after each refusal.
-// Answers take 50 ms each: of 500 drawn at random the slowest alone would take 280.
+// streamLimits is S08. A connection allows one stream until its first request is accepted, and
+// again after each refusal. Every response takes 50 ms, because the slowest of 500 random response
+// times would alone take 280 ms.
 func streamLimits(s *scenario) {
 	steady := mockprovider.Fault{Service: mockprovider.APNs, Delay: healthyResponse.Delay}
 	m := s.startMock(mockprovider.Config{
@@ -24,9 +25,9 @@ func streamLimits(s *scenario) {
 	s.expectZero("refused streams", int(apns.Refused))
 	atMost(&s.rowResult, "all done after", cold.Samples.LatencyQuantile(1), 300*time.Millisecond)
 
-	none, some := s.throughput(g, apnsNotification), s.throughput(g, withBadTokens)
-	atLeast(&s.rowResult, "throughput with refusals", fractionOf(int(some), int(none)), 0.9)
-	s.note("%.0f a second without refusals, %.0f with", none, some)
+	baseline, withRefusals := s.throughput(g, apnsNotification), s.throughput(g, withBadTokens)
+	atLeast(&s.rowResult, "throughput with refusals", fractionOf(int(withRefusals), int(baseline)), 0.9)
+	s.note("%.0f/s without refusals, %.0f/s with", baseline, withRefusals)
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }
 
@@ -38,12 +39,12 @@ func withBadTokens(i int) *push.Notification {
 	return n
 }
 
-// throughput is how many notifications a second end while 384 are in flight, 48 on each endpoint.
-func (s *scenario) throughput(g *gateway, compose func(int) *push.Notification) float64 {
+// throughput returns the notifications per second with 384 in flight, 48 per endpoint.
+func (s *scenario) throughput(g *gateway, newNotification func(int) *push.Notification) float64 {
 	const window, count = 48 * poolSize, 50_000
-	got := s.startLoad(g, load.Generator{Count: count, Window: window, NewNotification: compose}).wait()
+	results := s.startLoad(g, load.Generator{Count: count, Window: window, NewNotification: newNotification}).wait()
 	var end time.Duration
-	for _, sample := range got.Samples {
+	for _, sample := range results.Samples {
 		if sample.Status != "accepted" && sample.Status != "refused" {
 			s.note("a notification ended as %s: %s", sample.Status, sample.Reason)
 			return 0

@@ -12,36 +12,37 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// throttledWithoutRetryAfter is S11: each service refuses one notification for too much and names no time. What the refusal is about pauses for
-// as long as the service's documents ask for, and nothing else does. Four scopes, each with a credential of its own but for
-// the two devices: an FCM project, an FCM device, an APNs device, and the APNs provider token.
+// throttledWithoutRetryAfter is S11. Each service refuses one notification with 429 and without
+// Retry-After. The scope of the refusal must pause for as long as the service's documentation asks,
+// and nothing else may pause. The scopes are an FCM project, an FCM device, an APNs device and the
+// APNs provider token. Only the two devices share a credential.
 func throttledWithoutRetryAfter(s *scenario) {
-	const calm, minute, after, pace = 5 * time.Second, time.Minute, 5 * time.Second, 50.0
+	const before, minute, after, rate = 5 * time.Second, time.Minute, 5 * time.Second, 50.0
 	var mocks [3]*mockprovider.Mock
 	var files [3]mockprovider.Files
-	usual := mockprovider.Fault{Delay: healthyResponse.Delay}
+	healthy := mockprovider.Fault{Delay: healthyResponse.Delay}
 	for i := range mocks {
 		mocks[i] = s.startMock(mockprovider.Config{
-			Endpoints: 2, Script: script(usual), TokenUpdateEvery: 20 * time.Minute, ProjectID: fmt.Sprintf("project-%d", i),
+			Endpoints: 2, Script: script(healthy), TokenUpdateEvery: 20 * time.Minute, ProjectID: fmt.Sprintf("project-%d", i),
 		})
 		files[i] = s.writeMockFiles(mocks[i])
 	}
 	g := s.startGatewayWith(2, "pool: {size: 2}", app{"project", fcmBlock(mocks[0], files[0], "")},
 		app{"devices", joinBlocks(apnsBlock(mocks[1], files[1], ""), fcmBlock(mocks[1], files[1], ""))}, app{"token", apnsBlock(mocks[2], files[2], "")})
-	offer := func(app string, compose func(int) *push.Notification) *loadRun {
-		return s.startLoad(g, load.Generator{App: app, Rate: pace, Count: int(pace * (calm + minute + after).Seconds()), NewNotification: compose})
+	offer := func(app string, newNotification func(int) *push.Notification) *loadRun {
+		return s.startLoad(g, load.Generator{App: app, Rate: rate, Count: int(rate * (before + minute + after).Seconds()), NewNotification: newNotification})
 	}
-	whole, token := offer("project", fcmNotification), offer("token", apnsNotification)
+	project, providerToken := offer("project", fcmNotification), offer("token", apnsNotification)
 	apns, fcm := offer("devices", withBusyToken(busyDevice, apnsNotification)), offer("devices", withBusyToken(busyRegistration, fcmNotification))
-	whole.waitUntil(calm)
+	project.waitUntil(before)
 	once := func(service, reason string) mockprovider.Fault {
 		return mockprovider.Fault{Service: service, Status: 429, Reason: reason, Times: 1}
 	}
-	s.playFaults(mocks[0], once(mockprovider.FCM, "RATE_LIMIT_EXCEEDED"), usual)
-	s.playFaults(mocks[2], once(mockprovider.APNs, "TooManyProviderTokenUpdates"), usual)
-	later := whole.started.Add(calm + minute + 2*time.Second) // everything goes on again by then
-	_, afterProject := whole.wait().Split(later)
-	_, afterToken := token.wait().Split(later)
+	s.playFaults(mocks[0], once(mockprovider.FCM, "RATE_LIMIT_EXCEEDED"), healthy)
+	s.playFaults(mocks[2], once(mockprovider.APNs, "TooManyProviderTokenUpdates"), healthy)
+	resumed := project.started.Add(before + minute + 2*time.Second) // all pauses have ended by then
+	_, afterProject := project.wait().Split(resumed)
+	_, afterToken := providerToken.wait().Split(resumed)
 
 	s.expectPause("FCM project", mocks[0], mockprovider.Query{Service: mockprovider.FCM}, time.Minute)
 	s.expectPause("FCM device", mocks[1], mockprovider.Query{Service: mockprovider.FCM, Token: busyRegistration}, time.Minute)
@@ -52,16 +53,17 @@ func throttledWithoutRetryAfter(s *scenario) {
 	s.expectZero("new provider tokens within 20 min", int(mocks[2].Ledger().Summary().Services[mockprovider.APNs].Reasons["TooManyProviderTokenUpdates"])-1)
 }
 
-// The devices that the services always refuse for too much. One notification in so many is for one of them.
+// Devices for which the services always respond with 429. One notification in busyEvery goes to one
+// of them.
 const (
 	busyDevice       = "fa11042900000000000000000000000000000000000000000000000000000000"
 	busyRegistration = "fid:quota"
 	busyEvery        = 50
 )
 
-func withBusyToken(token string, compose func(int) *push.Notification) func(int) *push.Notification {
+func withBusyToken(token string, newNotification func(int) *push.Notification) func(int) *push.Notification {
 	return func(i int) *push.Notification {
-		n := compose(i)
+		n := newNotification(i)
 		if i%busyEvery == 0 {
 			n.Token = token
 		}
@@ -69,18 +71,19 @@ func withBusyToken(token string, compose func(int) *push.Notification) func(int)
 	}
 }
 
-// otherDevices are those for other devices.
-func otherDevices(r load.Results) (found load.Samples) {
+// otherDevices returns the samples of the other devices.
+func otherDevices(r load.Results) (samples load.Samples) {
 	for i, sample := range r.Samples {
 		if i%busyEvery != 0 {
-			found = append(found, sample)
+			samples = append(samples, sample)
 		}
 	}
-	return found
+	return samples
 }
 
-// expectPause enters for how long a scope was left alone after its first refusal, but for what was on its way then.
-func (s *scenario) expectPause(name string, m *mockprovider.Mock, q mockprovider.Query, least time.Duration) {
+// expectPause records how long a scope was paused after its first refusal. It ignores requests that
+// were already in flight.
+func (s *scenario) expectPause(name string, m *mockprovider.Mock, q mockprovider.Query, limit time.Duration) {
 	var refusal time.Time
 	gap := time.Duration(math.MaxInt64)
 	for _, e := range m.Ledger().Entries(q) {
@@ -92,7 +95,7 @@ func (s *scenario) expectPause(name string, m *mockprovider.Mock, q mockprovider
 		}
 	}
 	if refusal.IsZero() {
-		s.Fatalf("%s: nothing was refused", name)
+		s.Fatalf("%s: the service refused nothing", name)
 	}
-	atLeast(&s.rowResult, name, gap, least)
+	atLeast(&s.rowResult, name, gap, limit)
 }

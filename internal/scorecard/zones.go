@@ -13,40 +13,41 @@ import (
 )
 
 const (
-	gatewaysPerZone = 4     // gateways of each of three zones
-	zoneRate        = 200.0 // calls a second from each of them
+	gatewaysPerZone = 4     // number of gateways in each zone
+	zoneRate        = 200.0 // calls per second from each zone
 )
 
-// region is three zones with gateways and callers. Each gateway sends to an address of the service that nobody else sends
-// to, so that the service's ledger tells what each gateway sent.
+// region has several zones with gateways and callers. Each gateway sends to its own address of the
+// service, so the ledger shows the requests of each gateway.
 type region struct {
 	*scenario
 	mock     *mockprovider.Mock
 	hosts    []*host
-	gateways []*gateway // a zone's behind another's
+	gateways []*gateway // ordered by zone
 	clients  []*clientLoad
 }
 
-// zoneLoss is S21: the cable of one of three zones is pulled amid single calls through the client, and put back.
+// zoneLoss is S21. One of three zones is disconnected and reconnected during single calls with the
+// Go client.
 func zoneLoss(s *scenario) {
-	const calm, trouble, after = 15 * time.Second, 20 * time.Second, 40 * time.Second
+	const before, outage, after = 15 * time.Second, 20 * time.Second, 40 * time.Second
 	r := s.startRegion(3, 0)
 	for zone, c := range r.clients {
-		c.start(zoneRate, calm+trouble+after, func(i int) *push.Notification { return repeatableNotification(zone<<24 + i) })
+		c.start(zoneRate, before+outage+after, func(i int) *push.Notification { return repeatableNotification(zone<<24 + i) })
 	}
-	r.clients[0].waitUntil(calm)
-	cut := r.hosts[0].disconnect()
-	r.clients[0].waitUntil(calm + trouble)
-	heal := r.hosts[0].reconnect()
+	r.clients[0].waitUntil(before)
+	faultStart := r.hosts[0].disconnect()
+	r.clients[0].waitUntil(before + outage)
+	faultEnd := r.hosts[0].reconnect()
 	for _, c := range r.clients {
 		c.wait()
 	}
-	r.checkZoneLoss(cut, heal)
+	r.checkZoneLoss(faultStart, faultEnd)
 }
 
 func zoneName(zone int) string { return string('a' + rune(zone)) }
 
-// startRegion starts one with so many zones, behind cables that take so long.
+// startRegion starts a region with the given number of zones behind links with the given delay.
 func (s *scenario) startRegion(zones int, delay time.Duration) *region {
 	r := &region{scenario: s, hosts: s.startHosts(zones, gatewaysPerZone, delay)}
 	cfg := mockprovider.Config{
@@ -68,7 +69,7 @@ func (s *scenario) startRegion(zones int, delay time.Duration) *region {
 		h.gateways = append(h.gateways, g)
 		r.gateways = append(r.gateways, g)
 	}
-	s.eventually("all gateways have joined their endpoint", 30*time.Second, func() bool {
+	s.eventually("waiting until all gateways are connected to their endpoint", 30*time.Second, func() bool {
 		return !slices.ContainsFunc(r.gateways, func(g *gateway) bool { return g.baseURL() == "" || len(g.eventsSince(g.startedAt, "joined", "")) == 0 })
 	})
 	for zone := range zones {
@@ -77,86 +78,89 @@ func (s *scenario) startRegion(zones int, delay time.Duration) *region {
 	return r
 }
 
-// apnsBlockAt is apnsTo with one of the addresses only.
+// apnsBlockAt is apnsBlock with only one endpoint.
 func apnsBlockAt(m *mockprovider.Mock, files mockprovider.Files, endpoint int) string {
-	at := m.Ready(files)
+	info := m.Ready(files)
 	return fmt.Sprintf("apns: {url: 'https://%s', endpoints: ['%s'], ca_file: %q, key_file: %q, key_id: %s, team_id: %s, topic: %s}",
-		at.APNs, at.APNsEndpoints[endpoint], at.CAFile, at.APNsKeyFile, at.APNsKeyID, at.APNsTeamID, at.APNsTopic)
+		info.APNs, info.APNsEndpoints[endpoint], info.CAFile, info.APNsKeyFile, info.APNsKeyID, info.APNsTeamID, info.APNsTopic)
 }
 
-// sentTimes is when each gateway's requests reached the service, and which of them came from another zone's callers.
+// sentTimes holds the times at which requests of each gateway arrived at the service, all of them
+// and those of callers in other zones.
 type sentTimes struct {
 	all       []times
 	crossZone []times
 }
 
 func (r *region) requestTimes() sentTimes {
-	seen := sentTimes{make([]times, len(r.gateways)), make([]times, len(r.gateways))}
-	at := map[string]int{}
+	sent := sentTimes{make([]times, len(r.gateways)), make([]times, len(r.gateways))}
+	gatewayOf := map[string]int{}
 	for i, addr := range r.mock.APNsAddrs() {
-		at[addr.String()] = i
+		gatewayOf[addr.String()] = i
 	}
 	for _, e := range r.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
 		var device int
 		if _, err := fmt.Sscanf(e.Token, "5a%062x", &device); err != nil {
-			continue // a connection's own
+			continue // the first request of a connection
 		}
-		i := at[e.Endpoint]
-		seen.all[i] = append(seen.all[i], e.Time)
+		i := gatewayOf[e.Endpoint]
+		sent.all[i] = append(sent.all[i], e.Time)
 		if device>>24 != i/gatewaysPerZone {
-			seen.crossZone[i] = append(seen.crossZone[i], e.Time)
+			sent.crossZone[i] = append(sent.crossZone[i], e.Time)
 		}
 	}
-	return seen
+	return sent
 }
 
-// checkZoneLoss holds what came of it against the bounds.
-func (r *region) checkZoneLoss(cut, heal time.Time) {
-	const share = zoneRate / gatewaysPerZone
-	seen := r.requestTimes()
+// checkZoneLoss checks the figures of zoneLoss.
+func (r *region) checkZoneLoss(faultStart, faultEnd time.Time) {
+	const usualRate = zoneRate / gatewaysPerZone
+	sent := r.requestTimes()
 	accepted := r.mock.Ledger().AcceptedByID()
-	home, failed, late, due := r.clients[0], 0, 0, 0
+	lostZone, failed, late, due := r.clients[0], 0, 0, 0
 	for _, c := range r.clients {
 		failed += r.countFailed(c.results.Samples, accepted)
-		for _, s := range c.results.Between(cut.Add(2*time.Second), heal) {
+		for _, s := range c.results.Between(faultStart.Add(2*time.Second), faultEnd) {
 			if due++; s.Latency > time.Second {
 				late++
 			}
 		}
 	}
-	end := home.started.Add(time.Duration(len(home.results.Samples)) * time.Second / zoneRate)
-	repeats, settled := cut.Add(1500*time.Millisecond), cut.Add(3*time.Second) // of what the lost gateways had taken
-	atMost(&r.rowResult, "avoided by its callers after", home.abandonedAfter(r.gateways[:gatewaysPerZone], cut), 2*time.Second)
+	end := lostZone.started.Add(time.Duration(len(lostZone.results.Samples)) * time.Second / zoneRate)
+	repeatStart, repeatEnd := faultStart.Add(1500*time.Millisecond), faultStart.Add(3*time.Second) // bounds of the repeats of calls lost with the zone
+	atMost(&r.rowResult, "avoided by its callers after", lostZone.abandonedAfter(r.gateways[:gatewaysPerZone], faultStart), 2*time.Second)
 	atLeast(&r.rowResult, "later calls answered within 1s", fractionOf(due-late, due), 0.99)
 	r.expectZero("failed", failed)
-	busiest, burst := 0, 0
-	for _, t := range seen.all {
-		busiest = max(busiest, t.between(cut, repeats).busiestSecond(), t.after(settled).busiestSecond())
-		burst = max(burst, t.between(repeats, settled).busiestSecond())
+	busiest, repeatPeak := 0, 0
+	for _, t := range sent.all {
+		busiest = max(busiest, t.between(faultStart, repeatStart).busiestSecond(), t.after(repeatEnd).busiestSecond())
+		repeatPeak = max(repeatPeak, t.between(repeatStart, repeatEnd).busiestSecond())
 	}
-	atMost(&r.rowResult, "busiest second of a gateway, relative to its usual load", float64(busiest)/share, 1.5*1.1)
-	r.expect("during the repeats of lost calls", format(float64(burst)/share), true)
-	atMost(&r.rowResult, "cross-zone traffic before", seen.crossZoneFraction(home.started.Add(warmUp), cut), 0.01)
-	back := seen.rampTime(heal)
-	atLeast(&r.rowResult, "returns to its load over", back, 9*time.Second)
-	atMost(&r.rowResult, "cross-zone traffic at the end", seen.crossZoneFraction(end.Add(-5*time.Second), end.Add(-time.Second)), 0.01)
+	atMost(&r.rowResult, "busiest second of a gateway, relative to its usual load", float64(busiest)/usualRate, 1.5*1.1)
+	r.expect("during the repeats of lost calls", format(float64(repeatPeak)/usualRate), true)
+	atMost(&r.rowResult, "cross-zone traffic before", sent.crossZoneFraction(lostZone.started.Add(warmUp), faultStart), 0.01)
+	ramp := sent.rampTime(faultEnd)
+	atLeast(&r.rowResult, "returns to its load over", ramp, 9*time.Second)
+	atMost(&r.rowResult, "cross-zone traffic at the end", sent.crossZoneFraction(end.Add(-5*time.Second), end.Add(-time.Second)), 0.01)
 }
 
-// crossZoneFraction is which part of what was sent then came from other zones.
+// crossZoneFraction returns the fraction of requests in [from, until) that came from callers in
+// other zones.
 func (s sentTimes) crossZoneFraction(from, until time.Time) fraction {
-	all, crossing := 0, 0
+	all, crossZone := 0, 0
 	for i := range s.all {
 		all += len(s.all[i].between(from, until))
-		crossing += len(s.crossZone[i].between(from, until))
+		crossZone += len(s.crossZone[i].between(from, until))
 	}
-	return fractionOf(crossing, all)
+	return fractionOf(crossZone, all)
 }
 
-// rampTime is how long the first zone takes from its first request after heal until it has 95 % of its load for a second.
-func (s sentTimes) rampTime(heal time.Time) time.Duration {
+// rampTime returns the time from the first request of the first zone after faultEnd until it gets
+// 95 % of its load for a second.
+func (s sentTimes) rampTime(faultEnd time.Time) time.Duration {
 	var zone times
 	for _, t := range s.all[:gatewaysPerZone] {
-		zone = append(zone, t.after(heal)...)
+		zone = append(zone, t.after(faultEnd)...)
 	}
 	slices.SortFunc(zone, time.Time.Compare)
 	if len(zone) == 0 {
@@ -170,39 +174,39 @@ func (s sentTimes) rampTime(heal time.Time) time.Duration {
 	return never
 }
 
-// providerOutageForClients is S09b: the only provider answers 503, and the callers' own client has three gateways to ask. What one
-// gateway has tried no other may try again.
+// providerOutageForClients is S09b. The only provider responds with 503, and the callers' client
+// has three gateways. A gateway must not try a notification that another one has tried.
 func providerOutageForClients(s *scenario) {
-	const calm, outage = 5 * time.Second, 20 * time.Second
-	const attempts = 3 // retry.attempts, as it is by default
-	usual := mockprovider.Fault{Service: mockprovider.APNs, Delay: 50 * time.Millisecond}
-	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(usual)})
+	const before, outage = 5 * time.Second, 20 * time.Second
+	const attempts = 3 // the default of retry.attempts
+	healthy := mockprovider.Fault{Service: mockprovider.APNs, Delay: 50 * time.Millisecond}
+	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(healthy)})
 	files := s.writeMockFiles(m)
 	var gateways []*gateway
 	for range 3 {
 		gateways = append(gateways, s.startGateway("", app{shopApp, apnsBlock(m, files, "")}))
 	}
 	c := s.newClientLoad("", gateways)
-	c.start(100, calm+outage, repeatableNotification)
-	c.waitUntil(calm)
-	ill := usual
-	ill.Status = 503
-	cut := s.playFaults(m, ill)
-	during := c.wait().Between(cut, c.started.Add(calm+outage))
+	c.start(100, before+outage, repeatableNotification)
+	c.waitUntil(before)
+	failing := healthy
+	failing.Status = 503
+	faultStart := s.playFaults(m, failing)
+	affected := c.wait().Between(faultStart, c.started.Add(before+outage))
 
-	requests, most, asked := map[string]int{}, 0, 0
+	requests, maxRequests, maxGateways := map[string]int{}, 0, 0
 	for _, e := range m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
-		if e.Time.After(cut) {
+		if e.Time.After(faultStart) {
 			requests[e.Token]++
-			most = max(most, requests[e.Token])
+			maxRequests = max(maxRequests, requests[e.Token])
 		}
 	}
 	for _, n := range c.gatewaysTried {
-		asked = max(asked, n)
+		maxGateways = max(maxGateways, n)
 	}
-	told := during.Count(func(n *load.Sample) bool { return n.Status == "unavailable" })
+	reported := affected.Count(func(n *load.Sample) bool { return n.Status == "unavailable" })
 	s.expect("notifications tried", fmt.Sprint(len(requests)), len(requests) > 0)
-	atMost(&s.rowResult, "most requests for a notification", most, attempts)
-	s.expect("most gateways tried for a notification", fmt.Sprint(asked), asked >= 1)
-	s.expectZero("not reported as unavailable", len(during)-told)
+	atMost(&s.rowResult, "most requests for a notification", maxRequests, attempts)
+	s.expect("most gateways tried for a notification", fmt.Sprint(maxGateways), maxGateways >= 1)
+	s.expectZero("not reported as unavailable", len(affected)-reported)
 }
