@@ -51,7 +51,7 @@ func (s serveCmd) Run(p process) error {
 	reader := &configReader{Source: source}
 	cfg, err := reader.load(p)
 	if err != nil && source.LastCommitted() != nil {
-		newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("gateway: starting with the last valid configuration", "err", err)
+		newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("starting with the last valid configuration", "err", err)
 		cfg, err = reader.parse(source.LastCommitted())
 	}
 	if err != nil {
@@ -64,7 +64,7 @@ func (s serveCmd) Run(p process) error {
 	}
 	commit := func(cfg *config.Config) {
 		if err := source.Commit(reader.text, gateway.ReferencedFiles(cfg)); err != nil {
-			log.Error("gateway: configuration snapshot not written; the next start uses an older configuration", "err", err)
+			log.Error("configuration snapshot not written; the next start uses an older configuration", "err", err)
 		}
 	}
 	commit(cfg)
