@@ -34,6 +34,8 @@ var packages = map[string]packageRule{
 	"webhook":                  {layer: 0, why: "receivers import it without the rest of the module"},
 	"mockprovider/jwt":         {layer: 0},
 	"mockprovider/jwt/jwttest": {layer: 0},
+	"mockprovider/h2":          {layer: 0, why: "it does not know any service"},
+	"mockprovider/h2/h2test":   {layer: 0},
 	"mockprovider/ledger":      {layer: 0},
 	"mockprovider":             {layer: 3, mayImport: []string{"mockprovider/ledger"}, why: "a mock that shares code with the product repeats the product's mistakes"},
 	"internal/config":          {layer: 0},
