@@ -38,6 +38,7 @@ var packages = map[string]packageRule{
 	"mockprovider/h2/h2test":   {layer: 0},
 	"mockprovider/script":      {layer: 1, mayImport: []string{"mockprovider/h2"}, why: "it calls services through an interface of its own"},
 	"mockprovider/apns":        {layer: 2, mayImport: []string{"mockprovider/h2", "mockprovider/jwt", "mockprovider/script"}},
+	"mockprovider/oauth":       {layer: 2, mayImport: []string{"mockprovider/h2", "mockprovider/jwt", "mockprovider/script"}},
 	"mockprovider/ledger":      {layer: 0},
 	"mockprovider":             {layer: 3, mayImport: []string{"mockprovider/ledger"}, why: "a mock that shares code with the product repeats the product's mistakes"},
 	"internal/config":          {layer: 0},
