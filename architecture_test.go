@@ -39,6 +39,7 @@ var packages = map[string]packageRule{
 	"mockprovider/script":      {layer: 1, mayImport: []string{"mockprovider/h2"}, why: "it calls services through an interface of its own"},
 	"mockprovider/apns":        {layer: 2, mayImport: []string{"mockprovider/h2", "mockprovider/jwt", "mockprovider/script"}},
 	"mockprovider/oauth":       {layer: 2, mayImport: []string{"mockprovider/h2", "mockprovider/jwt", "mockprovider/script"}},
+	"mockprovider/fcm":         {layer: 2, mayImport: []string{"mockprovider/h2", "mockprovider/script"}, why: "it looks up access tokens through an interface of its own"},
 	"mockprovider/ledger":      {layer: 0},
 	"mockprovider":             {layer: 3, mayImport: []string{"mockprovider/ledger"}, why: "a mock that shares code with the product repeats the product's mistakes"},
 	"internal/config":          {layer: 0},
