@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-push/sluice/mockprovider/ledger"
 )
 
-// admin is the mock's own face, in plain HTTP: the ledger and the script.
+// admin is the HTTP API of the mock itself, without TLS:
 //
 //	GET    /ledger?service=&endpoint=&token=&apns_id=&reason=&status=&accepted=&after=&limit=&await=&timeout=
 //	GET    /ledger/summary
@@ -25,7 +25,7 @@ import (
 //	GET    /script
 //	PUT    /script           YAML or JSON
 //	DELETE /script
-//	POST   /subscriptions    {"flavour":"mozilla","server_key":"…"}; answers a PushSubscription
+//	POST   /subscriptions    {"flavour":"mozilla","server_key":"…"}; returns a PushSubscription
 //	DELETE /subscriptions?endpoint=
 type admin struct {
 	mock     *Mock
@@ -51,25 +51,25 @@ func (a *admin) run(ctx context.Context) error {
 func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ledger", a.entries)
-	mux.HandleFunc("GET /ledger/summary", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.mock.ledger.Summary()) })
+	mux.HandleFunc("GET /ledger/summary", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.mock.ledger.Summary()) })
 	mux.HandleFunc("DELETE /ledger", a.clear)
 	mux.HandleFunc("GET /script", a.script)
-	mux.HandleFunc("PUT /script", a.play)
-	mux.HandleFunc("DELETE /script", a.play)
+	mux.HandleFunc("PUT /script", a.setScript)
+	mux.HandleFunc("DELETE /script", a.setScript)
 	mux.HandleFunc("POST /subscriptions", a.subscribe)
 	mux.HandleFunc("DELETE /subscriptions", a.unsubscribe)
 	return mux
 }
 
-// entriesReply is what GET /ledger answers.
-type entriesReply struct {
+// entriesResponse is the response of GET /ledger.
+type entriesResponse struct {
 	Entries   []ledger.Entry `json:"entries"`   // oldest first
-	Truncated bool           `json:"truncated"` // there are older ones: ask with a greater limit
+	Truncated bool           `json:"truncated"` // there are older entries; use a greater limit
 }
 
 func (a *admin) entries(w http.ResponseWriter, r *http.Request) {
 	values := r.URL.Query()
-	n, patience, err := parseAwait(values)
+	n, timeout, err := parseAwait(values)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -79,7 +79,7 @@ func (a *admin) entries(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
 	if _, err := a.mock.ledger.Await(ctx, q, n); err != nil {
 		http.Error(w, err.Error(), http.StatusRequestTimeout)
@@ -91,28 +91,29 @@ func (a *admin) entries(w http.ResponseWriter, r *http.Request) {
 	if more {
 		found = found[1:]
 	}
-	reply(w, entriesReply{Entries: append([]ledger.Entry{}, found...), Truncated: more})
+	writeJSON(w, entriesResponse{Entries: append([]ledger.Entry{}, found...), Truncated: more})
 }
 
-// parseAwait takes await and timeout out of a query: how many entries to wait for, and for how long.
-func parseAwait(v url.Values) (n int, patience time.Duration, err error) {
-	patience = 10 * time.Second
+// parseAwait removes await and timeout from a query and returns how many entries to wait for, and how
+// long.
+func parseAwait(v url.Values) (n int, timeout time.Duration, err error) {
+	timeout = 10 * time.Second
 	if text := v.Get("await"); text != "" {
 		if n, err = strconv.Atoi(text); err != nil || n < 0 {
 			return 0, 0, fmt.Errorf("await: %q is not allowed (a number of entries)", text)
 		}
 	}
 	if text := v.Get("timeout"); text != "" {
-		if patience, err = time.ParseDuration(text); err != nil || patience < 0 || patience > 10*time.Minute {
+		if timeout, err = time.ParseDuration(text); err != nil || timeout < 0 || timeout > 10*time.Minute {
 			return 0, 0, fmt.Errorf("timeout: %q is not allowed (at most 10m)", text)
 		}
 	}
 	v.Del("await")
 	v.Del("timeout")
-	return n, patience, nil
+	return n, timeout, nil
 }
 
-// parseQuery refuses what it does not know, for a misspelt filter would match everything.
+// parseQuery rejects unknown filters, because a misspelt one would match everything.
 func parseQuery(v url.Values) (ledger.Query, error) {
 	q := ledger.Query{Limit: 1000}
 	for key := range v {
@@ -164,8 +165,8 @@ func (a *admin) script(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(text)
 }
 
-// play replaces the script; an empty body ends it.
-func (a *admin) play(w http.ResponseWriter, r *http.Request) {
+// setScript replaces the script. An empty body is an empty script.
+func (a *admin) setScript(w http.ResponseWriter, r *http.Request) {
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
@@ -176,7 +177,7 @@ func (a *admin) play(w http.ResponseWriter, r *http.Request) {
 		s, err = ParseScript(text)
 	}
 	if err == nil {
-		err = a.mock.Play(s)
+		err = a.mock.SetScript(s)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -185,26 +186,26 @@ func (a *admin) play(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// subscribe makes a Web Push subscription; default is Mozilla's, bound to no key.
+// subscribe makes a Web Push subscription, by default of Mozilla and without restriction to a key.
 func (a *admin) subscribe(w http.ResponseWriter, r *http.Request) {
-	want := struct {
+	body := struct {
 		Flavour   Flavour `json:"flavour"`
 		ServerKey string  `json:"server_key"`
 	}{Flavour: Mozilla}
-	read := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
-	read.DisallowUnknownFields()
-	if err := read.Decode(&want); err != nil && !errors.Is(err, io.EOF) {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&body); err != nil && !errors.Is(err, io.EOF) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	made, err := a.mock.Subscribe(want.Flavour, want.ServerKey)
+	subscription, err := a.mock.Subscribe(body.Flavour, body.ServerKey)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
-	_ = json.NewEncoder(w).Encode(made)
+	_ = json.NewEncoder(w).Encode(subscription)
 }
 
 func (a *admin) unsubscribe(w http.ResponseWriter, r *http.Request) {
@@ -215,7 +216,7 @@ func (a *admin) unsubscribe(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func reply(w http.ResponseWriter, v any) {
+func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v)
 }

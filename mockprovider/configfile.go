@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/sluice-push/sluice/mockprovider/script"
 )
 
-// configFile is Config as a file spells it.
+// configFile is Config in the format of a configuration file.
 type configFile struct {
 	Listen              string        `yaml:"listen"`
 	Advertise           string        `yaml:"advertise"`
@@ -25,7 +27,7 @@ type configFile struct {
 	ProjectID           string        `yaml:"project_id"`
 	AccessTokenLifetime time.Duration `yaml:"access_token_lifetime"`
 	TokenUpdateEvery    time.Duration `yaml:"token_update_every"`
-	Streams             streamsInFile `yaml:"streams"`
+	Streams             streamsFile   `yaml:"streams"`
 	Latency             string        `yaml:"latency"`
 	Seed                uint64        `yaml:"seed"`
 	LedgerSize          int           `yaml:"ledger_size"`
@@ -34,16 +36,16 @@ type configFile struct {
 	Faults              []Fault       `yaml:"faults"`
 }
 
-type streamsInFile struct {
+type streamsFile struct {
 	Start        int  `yaml:"start"`
 	Max          int  `yaml:"max"`
 	Unadvertised bool `yaml:"unadvertised"`
 	ShrinkOn4xx  bool `yaml:"shrink_on_4xx"`
 }
 
-// ParseConfig reads a Config from YAML or JSON. The keys are the names of Config's members in snake case, faults stands
-// for Script, and quotas: documented adds DocumentedQuotas after the faults. Its error names every line and key that is
-// wrong.
+// ParseConfig reads a Config from YAML or JSON. The keys are the names of Config's fields in snake
+// case. The faults of Script are in faults, and quotas: documented adds DocumentedQuotas after them.
+// Its error names the line and key of every mistake.
 func ParseConfig(text []byte) (Config, error) {
 	if len(text) > 1<<20 {
 		return Config{}, errors.New("mock: longer than 1 MiB")
@@ -53,22 +55,22 @@ func ParseConfig(text []byte) (Config, error) {
 		return Config{}, nil
 	}
 	if err := yaml.Load(text, &f, yaml.WithKnownFields()); err != nil {
-		return Config{}, readable("mock", err)
+		return Config{}, script.FormatError("mock", err)
 	}
-	wrong := checkFaults("mock", text, f.Faults)
+	errs := script.CheckFaults("mock", text, f.Faults)
 	cfg := f.config()
-	if key, why := cfg.fault(); key != "" {
-		wrong = append(wrong, fmt.Errorf("mock: line %d: %s: %s", lineOf(text, key), key, why))
+	if key, problem := cfg.check(); key != "" {
+		errs = append(errs, fmt.Errorf("mock: line %d: %s: %s", lineOf(text, key), key, problem))
 	}
 	switch f.Quotas {
 	case "":
 	case "documented":
 		cfg.Script.Faults = append(cfg.Script.Faults, DocumentedQuotas()...)
 	default:
-		wrong = append(wrong, fmt.Errorf("mock: line %d: quotas: %q is unknown (allowed: documented)", lineOf(text, "quotas"), f.Quotas))
+		errs = append(errs, fmt.Errorf("mock: line %d: quotas: %q is unknown (allowed: documented)", lineOf(text, "quotas"), f.Quotas))
 	}
-	if wrong != nil {
-		return Config{}, errors.Join(wrong...)
+	if errs != nil {
+		return Config{}, errors.Join(errs...)
 	}
 	return cfg, nil
 }
@@ -83,7 +85,7 @@ func (f *configFile) config() Config {
 	}
 }
 
-// isBlank is true of a file that holds nothing but comments.
+// isBlank reports whether a file has only comments and blank lines.
 func isBlank(text []byte) bool {
 	for line := range bytes.Lines(text) {
 		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
@@ -93,7 +95,7 @@ func isBlank(text []byte) bool {
 	return true
 }
 
-// lineOf is where a key of the file stands. The text has been loaded before.
+// lineOf returns the line of a key of a file that has been parsed without error.
 func lineOf(text []byte, key string) int {
 	var root yaml.Node
 	if err := yaml.Load(text, &root); err != nil || len(root.Content) == 0 {

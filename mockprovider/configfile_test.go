@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-func TestAConfigIsReadFromYAML(t *testing.T) {
+func TestConfigIsParsedFromYAML(t *testing.T) {
 	got, err := mockprovider.ParseConfig([]byte(`
 listen: 0.0.0.0
 advertise: push.test
@@ -48,12 +48,12 @@ faults: [{ service: apns, status: 503 }]
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if empty, err := mockprovider.ParseConfig([]byte("\n# nothing but defaults\n")); err != nil || !cmp.Equal(empty, mockprovider.Config{}) {
+	if empty, err := mockprovider.ParseConfig([]byte("\n# only defaults\n")); err != nil || !cmp.Equal(empty, mockprovider.Config{}) {
 		t.Errorf("an empty file: %+v, %v", empty, err)
 	}
 }
 
-func TestABadConfigIsRefusedByLineAndKey(t *testing.T) {
+func TestParseConfigNamesLineAndKeyOfMistakes(t *testing.T) {
 	for text, want := range map[string]string{
 		"listen: x\nendpoint: 8\n":                  "mock: line 2: endpoint: no such key",
 		"seed: 1\nendpoints: 1001\n":                "mock: line 2: endpoints: 1001 is out of range (allowed: 1 to 1000)",
@@ -72,22 +72,23 @@ func TestABadConfigIsRefusedByLineAndKey(t *testing.T) {
 	} {
 		_, err := mockprovider.ParseConfig([]byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: got %v, want it to say %q", text, err, want)
+			t.Errorf("%q: got %v, want %q in it", text, err, want)
 		}
 	}
 }
 
-func TestEverythingNamesTheAdvertisedHost(t *testing.T) {
+func TestAdvertisedHostIsInAllAddresses(t *testing.T) {
 	m := mockprovider.Start(t, mockprovider.Config{Advertise: "localhost"})
-	at := m.Ready(mockprovider.Files{})
-	subscription := subscribed(t, m, mockprovider.Apple, "").Endpoint
-	for _, text := range append([]string{at.APNs, at.APNsManage, at.FCM, at.TokenURL, at.WebPush, at.Ledger, at.Script, at.Subscriptions, subscription}, append(at.APNsEndpoints, at.FCMEndpoints...)...) {
+	ready := m.Ready(mockprovider.Files{})
+	subscription := subscribe(t, m, mockprovider.Apple).Endpoint
+	for _, text := range append([]string{ready.APNs, ready.APNsManage, ready.FCM, ready.TokenURL, ready.WebPush, ready.Ledger, ready.Script, ready.Subscriptions, subscription}, append(ready.APNsEndpoints, ready.FCMEndpoints...)...) {
 		if !strings.Contains(text, "localhost:") {
-			t.Errorf("%s does not name it", text)
+			t.Errorf("%s does not have the host", text)
 		}
 	}
 }
 
+// FuzzParseConfig checks that every error names the file.
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte("listen: 127.0.0.1\nquotas: documented\nfaults: [{ service: apns, status: 503 }]"))
 	f.Add([]byte("streams: {start: 1}\nendpoints: 3\nlatency: far\n"))

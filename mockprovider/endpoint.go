@@ -3,8 +3,10 @@
 package mockprovider
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
@@ -13,97 +15,108 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-push/sluice/mockprovider/apns"
+	"github.com/sluice-push/sluice/mockprovider/fcm"
+	"github.com/sluice-push/sluice/mockprovider/h2"
 	"github.com/sluice-push/sluice/mockprovider/ledger"
+	"github.com/sluice-push/sluice/mockprovider/oauth"
+	"github.com/sluice-push/sluice/mockprovider/script"
 )
 
 // endpoint is one address of one service.
 type endpoint struct {
-	mock    *Mock
-	service string
-	index   int
-	addr    netip.AddrPort
-	text    string // addr
-	entry   *ledger.Endpoint
-	does    service
-	tls     *tls.Config
-	http1   *handover // where HTTP/1.1 connections go; nil where the service speaks none
-	wake    chan struct{}
-	conns   sync.WaitGroup
+	mock   *Mock
+	addr   netip.AddrPort
+	script script.Endpoint
+	ledger ledger.Endpoint
+	serve  connectFunc
+	tls    *tls.Config
+	http2  h2.Config
+	http1  *http1Listener // nil if the service does not support HTTP/1.1
+	wake   chan struct{}  // wakes accept when there is a new listener
+	conns  sync.WaitGroup
 
 	mu       sync.Mutex
-	listener net.Listener // nil while refused
+	listener net.Listener // nil while connections are refused
 	closing  bool
 	refused  bool
-	number   uint64
+	accepted uint64 // connections so far
 	open     map[*conn]struct{}
 }
 
-func (e *endpoint) address() string { return e.text }
-
-// apple says whether the endpoint keeps the habits of Apple's connections: HTTP/2 only, and a stream limit that moves.
-func (e *endpoint) apple() bool { return e.service == APNs || e.service == APNsManage }
+// connectFunc returns a service for a new connection. cert is the verified certificate of the client,
+// or nil.
+type connectFunc func(cert *x509.Certificate) script.Service
 
 // bind makes every service and its listeners.
 func (m *Mock) bind() error {
-	apnsAt, fcmAt := m.cfg.APNsListen, m.cfg.FCMListen
-	anywhere := net.JoinHostPort(m.cfg.Listen, "0")
-	if len(apnsAt) == 0 {
-		apnsAt = slices.Repeat([]string{anywhere}, m.cfg.Endpoints)
+	apnsAddrs, fcmAddrs := m.cfg.APNsListen, m.cfg.FCMListen
+	freePort := net.JoinHostPort(m.cfg.Listen, "0")
+	if len(apnsAddrs) == 0 {
+		apnsAddrs = slices.Repeat([]string{freePort}, m.cfg.Endpoints)
 	}
-	if len(fcmAt) == 0 {
-		fcmAt = slices.Repeat([]string{anywhere}, m.cfg.Endpoints)
+	if len(fcmAddrs) == 0 {
+		fcmAddrs = slices.Repeat([]string{freePort}, m.cfg.Endpoints)
 	}
-	apple := &apns{credentials: m.id.credentials, updates: m.updates, channels: newChannels(), clock: m.clock, started: time.Now()}
+	clock := func(service string) func() time.Time {
+		return func() time.Time { return m.injector.Now(service) }
+	}
+	push := apns.New(m.id.credentials, m.cfg.TokenUpdateEvery, clock(APNs))
+	google := fcm.New(m.cfg.ProjectID, m.accessTokens)
+	token := oauth.New(m.id.account, m.accessTokens, m.cfg.AccessTokenLifetime, clock(OAuth), m.TokenURL)
 	for _, s := range []struct {
-		name string
-		at   []string
-		does service
+		name  string
+		addrs []string
+		serve connectFunc
 	}{
-		{APNs, apnsAt, apple},
-		{APNsManage, []string{or(m.cfg.APNsManageListen, anywhere)}, &apnsManage{apple}},
-		{FCM, fcmAt, &fcm{project: m.cfg.ProjectID, access: m.access}},
-		{OAuth, []string{or(m.cfg.OAuthListen, anywhere)},
-			&oauth{account: m.id.account, access: m.access, lifetime: m.cfg.AccessTokenLifetime, clock: m.clock, url: m.TokenURL}},
-		{WebPush, []string{or(m.cfg.WebPushListen, anywhere)}, &webPush{m.subscribers}},
+		{APNs, apnsAddrs, func(cert *x509.Certificate) script.Service { return push.Conn(cert) }},
+		{APNsManage, []string{cmp.Or(m.cfg.APNsManageListen, freePort)}, func(cert *x509.Certificate) script.Service { return push.ManageConn(cert) }},
+		{FCM, fcmAddrs, func(*x509.Certificate) script.Service { return google }},
+		{OAuth, []string{cmp.Or(m.cfg.OAuthListen, freePort)}, func(*x509.Certificate) script.Service { return token }},
+		{WebPush, []string{cmp.Or(m.cfg.WebPushListen, freePort)}, func(*x509.Certificate) script.Service { return m.webPush }},
 	} {
-		for i, at := range s.at {
-			if err := m.listen(s.name, i, at, s.does); err != nil {
+		for i, addr := range s.addrs {
+			if err := m.listen(s.name, i, addr, s.serve); err != nil {
 				return err
 			}
 		}
 	}
 	var err error
-	m.admin, err = newAdmin(m, or(m.cfg.LedgerListen, anywhere))
+	m.admin, err = newAdmin(m, cmp.Or(m.cfg.LedgerListen, freePort))
 	return err
 }
 
+// googleStreams is the stream limit of Google's services, on which clients rely.
+const googleStreams = 100
+
 // listen adds one endpoint.
-func (m *Mock) listen(name string, index int, at string, does service) error {
-	listener, err := net.Listen("tcp", at)
+func (m *Mock) listen(service string, index int, listenAddr string, serve connectFunc) error {
+	listener, err := net.Listen("tcp", listenAddr)
 	if err != nil {
 		return err
 	}
 	addr := listener.Addr().(*net.TCPAddr).AddrPort()
 	e := &endpoint{
-		mock: m, service: name, index: index, addr: addr, text: addr.String(),
-		entry: &ledger.Endpoint{Service: name, Addr: addr.String(), Notifications: name != OAuth && name != APNsManage}, does: does, listener: listener,
-		wake: make(chan struct{}, 1), open: map[*conn]struct{}{},
-		tls: &tls.Config{
-			Certificates: []tls.Certificate{m.id.leaf}, MinVersion: tls.VersionTLS12,
-			NextProtos: []string{"h2", "http/1.1"},
-		},
+		mock: m, addr: addr, serve: serve, listener: listener,
+		script: script.Endpoint{Service: service, Index: index, Addr: addr.String()},
+		ledger: ledger.Endpoint{Service: service, Addr: addr.String(), Notifications: service != OAuth && service != APNsManage},
+		wake:   make(chan struct{}, 1), open: map[*conn]struct{}{},
+		tls: &tls.Config{Certificates: []tls.Certificate{m.id.server}, MinVersion: tls.VersionTLS12},
 	}
-	if e.apple() {
+	if service == APNs || service == APNsManage {
 		e.tls.NextProtos = []string{"h2"}
 		e.tls.ClientAuth, e.tls.ClientCAs = tls.VerifyClientCertIfGiven, m.ClientTLS().RootCAs
+		e.http2 = h2.Config{Streams: m.cfg.Streams, MaxHeaderList: 8000}
 	} else {
-		e.http1 = newHandover(addr)
+		e.tls.NextProtos = []string{"h2", "http/1.1"}
+		e.http2 = h2.Config{Streams: h2.Streams{Start: googleStreams, Max: googleStreams}, EndOnViolation: true, MaxHeaderList: 64 << 10}
+		e.http1 = newHTTP1Listener(addr)
 	}
-	m.services[name] = append(m.services[name], e)
+	m.services[service] = append(m.services[service], e)
 	return nil
 }
 
-// closeListeners undoes bind when New fails.
+// closeListeners closes what bind has opened, after a failure of New.
 func (m *Mock) closeListeners() {
 	for _, endpoints := range m.services {
 		for _, e := range endpoints {
@@ -112,13 +125,13 @@ func (m *Mock) closeListeners() {
 	}
 }
 
-// run accepts until ctx ends, then closes everything and returns when all connections have ended.
+// run accepts connections until ctx ends, then closes all of them and returns when they have ended.
 func (e *endpoint) run(ctx context.Context) error {
 	defer e.conns.Wait()
 	stop := context.AfterFunc(ctx, e.shutDown)
 	defer stop()
 	if e.http1 != nil {
-		server := &http.Server{Handler: e, ReadHeaderTimeout: 10 * time.Second, ConnContext: e.http1.conn, ErrorLog: nil}
+		server := &http.Server{Handler: http.HandlerFunc(serveHTTP1), ReadHeaderTimeout: 10 * time.Second, ConnContext: connContext}
 		e.conns.Go(func() { _ = server.Serve(e.http1) })
 		defer func() { _ = server.Close() }()
 	}
@@ -130,7 +143,8 @@ func (e *endpoint) run(ctx context.Context) error {
 	return nil
 }
 
-// accept takes connections until the listener is closed, then waits for the next one.
+// accept accepts connections until the listener is closed. If there is no listener, it waits for the
+// next one.
 func (e *endpoint) accept(ctx context.Context) error {
 	e.mu.Lock()
 	listener := e.listener
@@ -150,48 +164,48 @@ func (e *endpoint) accept(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		e.welcome(nc.(*net.TCPConn))
+		e.startConn(nc.(*net.TCPConn))
 	}
 }
 
-// welcome starts a connection.
-func (e *endpoint) welcome(nc *net.TCPConn) {
+// startConn starts serving a connection.
+func (e *endpoint) startConn(nc *net.TCPConn) {
 	e.mu.Lock()
 	if e.closing {
 		e.mu.Unlock()
 		_ = nc.Close()
 		return
 	}
-	e.number++
-	c := newConn(e, nc, e.number)
+	e.accepted++
+	c := newConn(e, nc, e.accepted)
 	e.open[c] = struct{}{}
 	e.mu.Unlock()
-	e.mock.ledger.ConnOpened(e.entry)
+	e.mock.ledger.ConnOpened(&e.ledger)
 	e.conns.Go(func() {
 		c.run()
 		e.mu.Lock()
 		delete(e.open, c)
 		e.mu.Unlock()
-		e.mock.ledger.ConnClosed(e.entry)
+		e.mock.ledger.ConnClosed(&e.ledger)
 	})
 }
 
-// refuse closes the listener or opens it again. Its port may be lost to another process in between; then it is tried
-// again at the script's next change.
-func (e *endpoint) refuse(yes bool) {
+// refuse closes the listener, or with on = false opens it again. If another process has taken the
+// port in the meantime, the next change of the script tries again.
+func (e *endpoint) refuse(on bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closing || yes == e.refused {
+	if e.closing || on == e.refused {
 		return
 	}
-	if yes {
+	if on {
 		_ = e.listener.Close()
 		e.listener, e.refused = nil, true
 		return
 	}
-	listener, err := net.Listen("tcp", e.text)
+	listener, err := net.Listen("tcp", e.addr.String())
 	if err != nil {
-		e.mock.cfg.Logger.Error("cannot listen again after a refuse fault", "endpoint", e.text, "error", err)
+		e.mock.cfg.Logger.Error("cannot listen again after a refuse fault", "endpoint", e.script.Addr, "err", err)
 		return
 	}
 	e.listener, e.refused = listener, false
@@ -201,8 +215,8 @@ func (e *endpoint) refuse(yes bool) {
 	}
 }
 
-// standing are the connections at hand.
-func (e *endpoint) standing() []*conn {
+// openConns returns the open connections.
+func (e *endpoint) openConns() []*conn {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	all := make([]*conn, 0, len(e.open))
@@ -223,7 +237,7 @@ func (e *endpoint) shutDown() {
 		_ = e.http1.Close()
 	}
 	e.mu.Unlock()
-	for _, c := range e.standing() {
-		c.shut()
+	for _, c := range e.openConns() {
+		c.wire.Close()
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// A mock takes pushes from any client, misbehaves as its script says, and remembers everything. In a test
-// mockprovider.Start(t) replaces New, Run and the rest of the housekeeping.
+// A mock accepts pushes from any client, fails as its script says, and records all requests. In a
+// test, mockprovider.Start(t) replaces New, Run and the cleanup.
 func Example() {
 	script, err := mockprovider.ParseScript([]byte(`
 faults:
@@ -38,12 +38,12 @@ faults:
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
 	for range 2 {
 		url := "https://" + mock.APNsAddrs()[0].String() + "/3/device/00fc13adff785122b4ad28809a342098"
-		answer, err := client.Post(url, "application/json", strings.NewReader(`{"aps":{"alert":"Hello"}}`))
+		resp, err := client.Post(url, "application/json", strings.NewReader(`{"aps":{"alert":"Hello"}}`))
 		if err != nil {
 			panic(err)
 		}
-		_ = answer.Body.Close()
-		fmt.Println(answer.StatusCode)
+		_ = resp.Body.Close()
+		fmt.Println(resp.StatusCode)
 	}
 	fmt.Println(mock.Ledger().Summary().Services[mockprovider.APNs].Accepted, "accepted")
 

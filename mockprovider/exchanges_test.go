@@ -3,10 +3,6 @@
 package mockprovider_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -17,9 +13,12 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/mockprovider/h2/h2test"
+	"github.com/sluice-push/sluice/mockprovider/jwt/jwttest"
+	"github.com/sluice-push/sluice/mockprovider/webpush/webpushtest"
 )
 
-// recorded is one exchange of testdata/provider-exchanges.json.
+// recorded is an exchange in testdata/provider-exchanges.json.
 type recorded struct {
 	ID, Provider string
 	Request      struct {
@@ -50,8 +49,8 @@ func exchanges(t *testing.T) []recorded {
 	return file.Exchanges
 }
 
-// scripts provoke what a service would only do with a device, a quota or trouble behind it.
-var scripts = map[string]mockprovider.Fault{
+// recordedFaults holds the faults for exchanges that depend on a device, a quota or an outage.
+var recordedFaults = map[string]mockprovider.Fault{
 	"apns-410-unregistered":        {Status: 410, Timestamp: 1454948015990},
 	"fcm-404-unregistered":         {Status: 404},
 	"fcm-429-device-or-topic":      {Status: 429, RetryAfter: time.Minute},
@@ -61,11 +60,11 @@ var scripts = map[string]mockprovider.Fault{
 	"webpush-429":                  {Status: 429, RetryAfter: 30 * time.Second},
 }
 
-func TestEveryRecordedExchangeIsReplayed(t *testing.T) {
+func TestRecordedExchangesAreReproduced(t *testing.T) {
 	for _, x := range exchanges(t) {
 		t.Run(x.ID, func(t *testing.T) {
 			cfg := mockprovider.Config{}
-			if f, ok := scripts[x.ID]; ok {
+			if f, ok := recordedFaults[x.ID]; ok {
 				cfg.Script.Faults = []mockprovider.Fault{f}
 				cfg.Script.Faults[0].Service = x.Provider
 			}
@@ -74,10 +73,10 @@ func TestEveryRecordedExchangeIsReplayed(t *testing.T) {
 	}
 }
 
-// recordedChannel stands in the recordings for a channel that exists.
+// recordedChannel is the ID of an existing channel in the recordings.
 const recordedChannel = "dHN0LXNyY2gtY2hubA=="
 
-// replay sends the request by frames and compares the answer.
+// replay sends the request in single frames and compares the response.
 func replay(t *testing.T, m *mockprovider.Mock, x recorded) {
 	t.Helper()
 	addr := m.APNsAddrs()[0]
@@ -93,7 +92,7 @@ func replay(t *testing.T, m *mockprovider.Mock, x recorded) {
 	fill := placeholders(t, m)
 	channel := strings.NewReplacer()
 	if x.Provider == "apns_broadcast" {
-		channel = strings.NewReplacer(recordedChannel, created(t, m, storing))
+		channel = strings.NewReplacer(recordedChannel, createChannel(t, m))
 	}
 	if x.ID == "apns-channel-create" {
 		addr = m.APNsManageAddr()
@@ -102,91 +101,81 @@ func replay(t *testing.T, m *mockprovider.Mock, x recorded) {
 	for _, f := range append(pseudo(x), x.Request.Headers...) {
 		fields = append(fields, f[0], channel.Replace(fill.Replace(f[1])))
 	}
-	l := connect(t, m, addr, "h2")
-	l.preface()
-	id := l.send(fields, false)
-	l.must(l.frames.WriteData(id, true, content(t, x, fill)))
-	compare(t, x, l.answer())
+	c := dial(t, m, addr, "h2")
+	c.Preface()
+	c.Request(content(t, x, fill), fields...)
+	compare(t, x, c.Response())
 }
 
-// pseudo are the pseudo-header fields, spelled out or from the URL.
+// pseudo returns the pseudo-header fields, which the recording has as such or as a URL.
 func pseudo(x recorded) [][2]string {
 	if x.Request.Pseudo != nil {
 		return x.Request.Pseudo
 	}
-	at, _ := url.Parse(x.Request.URL)
-	return [][2]string{{":method", x.Request.Method}, {":scheme", "https"}, {":authority", at.Host}, {":path", at.Path}}
+	u, _ := url.Parse(x.Request.URL)
+	return [][2]string{{":method", x.Request.Method}, {":scheme", "https"}, {":authority", u.Host}, {":path", u.Path}}
 }
 
-func content(t *testing.T, x recorded, fill *strings.Replacer) []byte {
+// content returns the body of the request.
+func content(t *testing.T, x recorded, fill *strings.Replacer) string {
 	t.Helper()
 	switch {
 	case x.Request.Rule != "":
-		return []byte(sized(4097))
+		return `{"a":"` + strings.Repeat("x", 4097-8) + `"}`
 	case x.Request.Base64 != "":
-		raw, err := base64.RawURLEncoding.DecodeString(x.Request.Base64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return raw
+		return string(webpushtest.Decode(t, x.Request.Base64))
 	}
-	return []byte(fill.Replace(string(x.Request.Body)))
+	return fill.Replace(string(x.Request.Body))
 }
 
-// placeholders fills the ${NAMES} of the recording.
+// placeholders replaces the ${NAMES} of the recording.
 func placeholders(t *testing.T, m *mockprovider.Mock) *strings.Replacer {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	point, err := key.PublicKey.Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	vapid := signES256(t, key, object{"typ": "JWT", "alg": "ES256"}, object{
+	key, public := webpushtest.VAPIDKey(t)
+	vapid := jwttest.ES256(t, key, object{"typ": "JWT", "alg": "ES256"}, object{
 		"aud": "https://push.example.net", "exp": time.Now().Add(12 * time.Hour).Unix(), "sub": "mailto:ops@example.com",
 	})
 	return strings.NewReplacer(
 		"${APNS_JWT_IAT_61_MIN_OLD}", providerToken(t, m.Credentials()[0], 61*time.Minute),
 		"${APNS_JWT}", providerToken(t, m.Credentials()[0], 0),
-		"${ACCESS_TOKEN}", accessToken(t, m), "${EXPIRED_ACCESS_TOKEN}", "expired", "${FCM_TOKEN}", fcmToken,
-		"${VAPID_JWT}", vapid, "${VAPID_PUBLIC_KEY_B64URL}", base64.RawURLEncoding.EncodeToString(point))
+		"${ACCESS_TOKEN}", accessToken(t, m), "${EXPIRED_ACCESS_TOKEN}", "expired", "${FCM_TOKEN}", registrationToken,
+		"${VAPID_JWT}", vapid, "${VAPID_PUBLIC_KEY_B64URL}", public)
 }
 
-func compare(t *testing.T, x recorded, got result) {
+// compare compares a response with the recorded one.
+func compare(t *testing.T, x recorded, got h2test.Response) {
 	t.Helper()
 	status := x.Response.Status
 	if x.Response.Pseudo != nil {
 		status, _ = strconv.Atoi(x.Response.Pseudo[0][1])
 	}
-	if got.status != status {
-		t.Fatalf("got %d %s, want %d", got.status, got.body, status)
+	if got.Status != status {
+		t.Fatalf("got %d %s, want %d", got.Status, got.Body, status)
 	}
 	for _, f := range x.Response.Headers {
-		value, ok := got.fields[f[0]]
+		value, ok := got.Fields[f[0]]
 		if !ok || f[0] != "location" && f[0] != "apns-channel-id" && !strings.Contains(f[1], "${") && value != f[1] {
 			t.Errorf("%s: got %q, want %q", f[0], value, f[1])
 		}
 	}
 	var want, have any
 	_ = json.Unmarshal(x.Response.Body, &want)
-	_ = json.Unmarshal([]byte(got.body), &have)
-	if !alike(want, have) && x.ID != "webpush-410" { // its wording is the service's own
-		t.Errorf("got %s, want %s", got.body, x.Response.Body)
+	_ = json.Unmarshal([]byte(got.Body), &have)
+	if !equalJSON(want, have) && x.ID != "webpush-410" { // the text differs between services
+		t.Errorf("got %s, want %s", got.Body, x.Response.Body)
 	}
 	for i, frame := range x.Response.Frames {
-		if frame = strings.TrimSuffix(frame, " - exactly one"); len(got.frames) != len(x.Response.Frames) || got.frames[i] != frame {
-			t.Errorf("frames %v, want %v", got.frames, x.Response.Frames)
+		if frame = strings.TrimSuffix(frame, " - exactly one"); len(got.Frames) != len(x.Response.Frames) || got.Frames[i] != frame {
+			t.Errorf("frames %v, want %v", got.Frames, x.Response.Frames)
 		}
 	}
-	if pretty := strings.Contains(got.body, "\n  "); pretty != (x.Provider == "fcm") {
-		t.Errorf("body %q: only FCM's is pretty", got.body)
+	if indented := strings.Contains(got.Body, "\n  "); indented != (x.Provider == "fcm") {
+		t.Errorf("body %q: only FCM indents its bodies", got.Body)
 	}
 }
 
-// alike compares JSON, where a ${NAME} stands for anything, and a message's own ID may differ.
-func alike(want, have any) bool {
+// equalJSON compares JSON values. A ${NAME} matches anything, and the IDs of messages may differ.
+func equalJSON(want, have any) bool {
 	switch want := want.(type) {
 	case map[string]any:
 		have, ok := have.(map[string]any)
@@ -194,7 +183,7 @@ func alike(want, have any) bool {
 			return false
 		}
 		for name := range want {
-			if !alike(want[name], have[name]) {
+			if !equalJSON(want[name], have[name]) {
 				return false
 			}
 		}
@@ -205,7 +194,7 @@ func alike(want, have any) bool {
 			return false
 		}
 		for i := range want {
-			if !alike(want[i], have[i]) {
+			if !equalJSON(want[i], have[i]) {
 				return false
 			}
 		}
@@ -220,7 +209,7 @@ func alike(want, have any) bool {
 
 func replayToken(t *testing.T, m *mockprovider.Mock) {
 	t.Helper()
-	got := exchange(t, m, grantForm(assertion(t, m, nil)))
+	got := exchange(t, m, assertion(t, m, nil))
 	if got.status != 200 || got.header.Get("content-type") != "application/json; charset=UTF-8" || len(got.object) != 3 {
 		t.Errorf("got %d %s", got.status, got.body)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,23 +18,16 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// spoiled is a mock with many streams and those faults.
-func spoiled(t testing.TB, faults ...mockprovider.Fault) *mockprovider.Mock {
+// start starts a mock with many streams and those faults.
+func start(t testing.TB, faults ...mockprovider.Fault) *mockprovider.Mock {
 	t.Helper()
 	return mockprovider.Start(t, mockprovider.Config{
 		Streams: mockprovider.Streams{Start: 1000}, Script: mockprovider.Script{Faults: faults}, Seed: 1,
 	})
 }
 
-func play(t testing.TB, m *mockprovider.Mock, faults ...mockprovider.Fault) {
-	t.Helper()
-	if err := m.Play(mockprovider.Script{Faults: faults}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// until repeats what cannot be waited for, such as a script's effect on connections, for as long as the test may run.
-func until(t testing.TB, what string, ok func() bool) {
+// eventually polls a condition, such as the effect of a script on connections, for up to a minute.
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
@@ -44,8 +36,8 @@ func until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// seen are the ledger's entries of APNs, as "fault status accepted answered".
-func seen(m *mockprovider.Mock) []string {
+// entries returns the ledger's entries of APNs as "fault status accepted answered".
+func entries(m *mockprovider.Mock) []string {
 	var all []string
 	for _, e := range m.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs}) {
 		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %d %t %t", e.Fault, e.Status, e.Accepted, e.Answered)))
@@ -53,27 +45,27 @@ func seen(m *mockprovider.Mock) []string {
 	return all
 }
 
-func wantSeen(t testing.TB, m *mockprovider.Mock, want ...string) {
+func wantEntries(t testing.TB, m *mockprovider.Mock, want ...string) {
 	t.Helper()
-	if got := seen(m); !slices.Equal(got, want) {
+	if got := entries(m); !slices.Equal(got, want) {
 		t.Errorf("the ledger has %q, want %q", got, want)
 	}
 }
 
-func TestAStatusFaultHitsItsEndpointAndTokenAsOftenAsItSays(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{
+func TestStatusFaultAppliesToItsEndpointTokenAndTimes(t *testing.T) {
+	m := start(t, mockprovider.Fault{
 		Service: "apns", Endpoint: "1", Token: "00fc*", Times: 2, Status: 503, Reason: "Shutdown", RetryAfter: 3 * time.Second,
 	})
-	other, struck := open(t, m, m.APNsAddrs()[0]), open(t, m, m.APNsAddrs()[1])
+	other, affected := open(t, m, m.APNsAddrs()[0]), open(t, m, m.APNsAddrs()[1])
 	var got []int
 	for _, step := range []struct {
-		on    *line
+		on    *frameClient
 		token string
-	}{{other, goodToken}, {struck, "aa" + goodToken}, {struck, goodToken}, {struck, goodToken}, {struck, goodToken}} {
+	}{{other, deviceToken}, {affected, "aa" + deviceToken}, {affected, deviceToken}, {affected, deviceToken}, {affected, deviceToken}} {
 		step.on.push(step.token)
-		r := step.on.answer()
-		got = append(got, r.status)
-		if r.status == 503 && (r.body != `{"reason":"Shutdown"}` || r.fields["retry-after"] != "3") {
+		r := step.on.Response()
+		got = append(got, r.Status)
+		if r.Status == 503 && (r.Body != `{"reason":"Shutdown"}` || r.Fields["retry-after"] != "3") {
 			t.Errorf("got %+v", r)
 		}
 	}
@@ -82,155 +74,155 @@ func TestAStatusFaultHitsItsEndpointAndTokenAsOftenAsItSays(t *testing.T) {
 	}
 }
 
-func TestAnEndpointCanBeNamedByItsAddress(t *testing.T) {
-	m := spoiled(t)
-	play(t, m, mockprovider.Fault{Endpoint: m.APNsAddrs()[2].String(), Status: 500})
+func TestEndpointIsNamedByItsAddress(t *testing.T) {
+	m := start(t)
+	setScript(t, m, mockprovider.Fault{Endpoint: m.APNsAddrs()[2].String(), Status: 500})
 	for i, addr := range m.APNsAddrs()[:3] {
-		l := open(t, m, addr)
-		l.push(goodToken)
-		if r := l.answer(); (r.status == 500) != (i == 2) {
-			t.Errorf("endpoint %d answered %d", i, r.status)
+		c := open(t, m, addr)
+		c.push(deviceToken)
+		if r := c.Response(); (r.Status == 500) != (i == 2) {
+			t.Errorf("endpoint %d answered %d", i, r.Status)
 		}
 	}
 }
 
-func TestADelayedAnswerIsOvertaken(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{Token: "aa*", Delay: time.Hour}, mockprovider.Fault{Token: "bb*", Delay: 30 * time.Millisecond})
-	l := open(t, m, m.APNsAddrs()[0])
-	l.push("aa" + goodToken)
-	for _, token := range []string{goodToken, "bb" + goodToken} {
-		id := l.push(token)
-		if r := l.answer(); r.stream != id || r.status != 200 {
+func TestDelayedResponseIsOvertaken(t *testing.T) {
+	m := start(t, mockprovider.Fault{Token: "aa*", Delay: time.Hour}, mockprovider.Fault{Token: "bb*", Delay: 30 * time.Millisecond})
+	c := open(t, m, m.APNsAddrs()[0])
+	c.push("aa" + deviceToken)
+	for _, token := range []string{deviceToken, "bb" + deviceToken} {
+		id := c.push(token)
+		if r := c.Response(); r.Stream != id || r.Status != 200 {
 			t.Errorf("got %+v", r)
 		}
 	}
-	wantSeen(t, m, "200 true true", "delay 200 true true")
+	wantEntries(t, m, "200 true true", "delay 200 true true")
 }
 
-func TestADroppedResponseWasAcceptedAllTheSame(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{DropResponse: true, Times: 1})
-	l := open(t, m, m.APNsAddrs()[0])
-	lost, found := l.push(goodToken, "apns-id", goodID), l.push(goodToken)
-	if r := l.answer(); r.stream != found || r.status != 200 {
+func TestRequestWithDroppedResponseIsAccepted(t *testing.T) {
+	m := start(t, mockprovider.Fault{DropResponse: true, Times: 1})
+	c := open(t, m, m.APNsAddrs()[0])
+	dropped, answered := c.push(deviceToken, "apns-id", apnsID), c.push(deviceToken)
+	if r := c.Response(); r.Stream != answered || r.Status != 200 {
 		t.Errorf("got %+v", r)
 	}
-	l.must(l.frames.WriteRSTStream(lost, http2.ErrCodeCancel))
-	l.ping()
-	wantSeen(t, m, "drop_response 200 true false", "200 true true")
-	if n := m.Ledger().AcceptedByID()[goodID]; n != 1 {
+	c.Must(c.Frames.WriteRSTStream(dropped, http2.ErrCodeCancel))
+	c.Ping()
+	wantEntries(t, m, "drop_response 200 true false", "200 true true")
+	if n := m.Ledger().AcceptedByID()[apnsID]; n != 1 {
 		t.Errorf("accepted %d times", n)
 	}
 }
 
-func TestAStalledConnectionIsSilentAndProcessesNothing(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{Stall: &mockprovider.Stall{After: 1}})
-	l := open(t, m, m.APNsAddrs()[0])
-	l.push(goodToken)
-	if r := l.answer(); r.status != 200 {
+func TestStalledConnectionProcessesNothing(t *testing.T) {
+	m := start(t, mockprovider.Fault{Stall: &mockprovider.Stall{After: 1}})
+	c := open(t, m, m.APNsAddrs()[0])
+	c.push(deviceToken)
+	if r := c.Response(); r.Status != 200 {
 		t.Fatalf("got %+v", r)
 	}
-	l.push(goodToken)
-	l.must(l.frames.WritePing(false, [8]byte{7}))
-	until(t, "the second push", func() bool { return len(seen(m)) == 2 })
-	wantSeen(t, m, "200 true true", "stall 0 false false")
-	play(t, m) // it heals: what was swallowed stays so
-	l.push(goodToken)
-	if r := l.answer(); r.stream != 5 {
-		t.Errorf("after the stall came %+v", r)
+	c.push(deviceToken)
+	c.Must(c.Frames.WritePing(false, [8]byte{7}))
+	eventually(t, "the second entry", func() bool { return len(entries(m)) == 2 })
+	wantEntries(t, m, "200 true true", "stall 0 false false")
+	setScript(t, m) // requests of the stall stay unanswered
+	c.push(deviceToken)
+	if r := c.Response(); r.Stream != 5 {
+		t.Errorf("after the stall: got %+v", r)
 	}
 	other := open(t, m, m.APNsAddrs()[0])
-	other.push(goodToken)
-	other.answer()
+	other.push(deviceToken)
+	other.Response()
 }
 
-func TestAStallMayAnswerPings(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{Stall: &mockprovider.Stall{AnswerPings: true}})
-	l := open(t, m, m.APNsAddrs()[0])
-	l.push(goodToken)
-	l.ping()
-	wantSeen(t, m, "stall 0 false false")
+func TestStallAnswersPingsIfConfigured(t *testing.T) {
+	m := start(t, mockprovider.Fault{Stall: &mockprovider.Stall{AnswerPings: true}})
+	c := open(t, m, m.APNsAddrs()[0])
+	c.push(deviceToken)
+	c.Ping()
+	wantEntries(t, m, "stall 0 false false")
 }
 
-func TestAStallOfATokenLeavesOthersAlone(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{Token: goodToken, Stall: &mockprovider.Stall{}})
-	l := open(t, m, m.APNsAddrs()[0])
-	l.push(goodToken)
-	id := l.push("aa" + goodToken)
-	if r := l.answer(); r.stream != id {
+func TestStallOfATokenDoesNotAffectOthers(t *testing.T) {
+	m := start(t, mockprovider.Fault{Token: deviceToken, Stall: &mockprovider.Stall{}})
+	c := open(t, m, m.APNsAddrs()[0])
+	c.push(deviceToken)
+	id := c.push("aa" + deviceToken)
+	if r := c.Response(); r.Stream != id {
 		t.Errorf("got %+v", r)
 	}
-	l.ping()
+	c.Ping()
 }
 
-func TestABlackholeFreezesOldConnectionsAndLetsNoNewOneIn(t *testing.T) {
-	m := spoiled(t)
+func TestBlackholeFreezesConnectionsAndHandshakes(t *testing.T) {
+	m := start(t)
 	old := open(t, m, m.APNsAddrs()[0])
-	play(t, m, mockprovider.Fault{Service: "apns", Blackhole: true})
-	fresh := connect(t, m, m.APNsAddrs()[0], "h2")
-	shaken := make(chan error, 1)
-	go func() { shaken <- fresh.nc.Handshake() }()
-	until(t, "the dial", func() bool { return m.Ledger().Summary().Services["apns"].Dials == 2 })
-	old.push(goodToken)
+	setScript(t, m, mockprovider.Fault{Service: "apns", Blackhole: true})
+	fresh := dial(t, m, m.APNsAddrs()[0], "h2")
+	handshake := make(chan error, 1)
+	go func() { handshake <- fresh.TLS.Handshake() }()
+	eventually(t, "the second connection", func() bool { return m.Ledger().Summary().Services["apns"].Dials == 2 })
+	old.push(deviceToken)
 	select {
-	case err := <-shaken:
-		t.Fatalf("the handshake ended: %v", err)
+	case err := <-handshake:
+		t.Fatalf("the handshake ended with %v", err)
 	default:
 	}
-	if got := seen(m); len(got) != 0 {
+	if got := entries(m); len(got) != 0 {
 		t.Fatalf("the ledger has %q", got)
 	}
-	play(t, m)
-	if err := <-shaken; err != nil {
-		t.Errorf("after the thaw: %v", err)
+	setScript(t, m)
+	if err := <-handshake; err != nil {
+		t.Errorf("afterwards: the handshake ended with %v", err)
 	}
-	if r := old.answer(); r.status != 200 {
-		t.Errorf("after the thaw: %+v", r)
+	if r := old.Response(); r.Status != 200 {
+		t.Errorf("afterwards: got %+v", r)
 	}
 }
 
-func TestAResetStreamIsUnprocessed(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{RST: "INTERNAL_ERROR", Times: 1}, mockprovider.Fault{RST: "REFUSED_STREAM", Times: 1})
-	l := open(t, m, m.APNsAddrs()[0])
+func TestRequestOfAResetStreamIsUnprocessed(t *testing.T) {
+	m := start(t, mockprovider.Fault{RST: "INTERNAL_ERROR", Times: 1}, mockprovider.Fault{RST: "REFUSED_STREAM", Times: 1})
+	c := open(t, m, m.APNsAddrs()[0])
 	for _, code := range []http2.ErrCode{http2.ErrCodeInternal, http2.ErrCodeRefusedStream} {
-		l.push(goodToken)
-		if r := l.answer(); r.code != code {
+		c.push(deviceToken)
+		if r := c.Response(); r.Code != code {
 			t.Errorf("got %+v, want %v", r, code)
 		}
 	}
-	wantSeen(t, m, "rst INTERNAL_ERROR 0 false false", "rst REFUSED_STREAM 0 false false")
+	wantEntries(t, m, "rst INTERNAL_ERROR 0 false false", "rst REFUSED_STREAM 0 false false")
 }
 
-func TestAGoAwayCutsTheLastStreamsAndAnswersTheOthers(t *testing.T) {
-	for delay := 20 * time.Millisecond; !cut(t, delay) && delay < time.Minute; delay *= 4 {
-		t.Logf("the machine was held up for longer than %s", delay)
+func TestGoAwayLeavesTheLastStreamsUnprocessed(t *testing.T) {
+	for delay := 20 * time.Millisecond; !goAwayInTime(t, delay) && delay < time.Minute; delay *= 4 {
+		t.Logf("the machine was busy for longer than %s", delay)
 	}
 }
 
-// cut sends four requests and one that is too late, and returns false if the first was answered, after its delay, before the
-// fourth had come.
-func cut(t *testing.T, delay time.Duration) bool {
-	m := spoiled(t,
+// goAwayInTime sends four requests, and a fifth one after the GOAWAY. It returns false if the first
+// response, which is delayed, was sent before the fourth request had arrived.
+func goAwayInTime(t *testing.T, delay time.Duration) bool {
+	m := start(t,
 		mockprovider.Fault{GoAway: &mockprovider.GoAway{Every: 4, LastOffset: -2, Debug: `{"reason":"Shutdown"}`}, Delay: delay},
 		mockprovider.Fault{Delay: delay})
-	l := open(t, m, m.APNsAddrs()[0])
+	c := open(t, m, m.APNsAddrs()[0])
 	for range 4 + 1 {
-		l.push(goodToken)
+		c.push(deviceToken)
 	}
-	first := l.read()
+	first := c.Read()
 	if _, early := first.(*http2.HeadersFrame); early {
 		return false
 	}
-	away, ok := first.(*http2.GoAwayFrame)
-	if !ok || away.LastStreamID != 3 || away.ErrCode != 0 || string(away.DebugData()) != `{"reason":"Shutdown"}` {
-		t.Fatalf("got %+v", away)
+	goAway, ok := first.(*http2.GoAwayFrame)
+	if !ok || goAway.LastStreamID != 3 || goAway.ErrCode != 0 || string(goAway.DebugData()) != `{"reason":"Shutdown"}` {
+		t.Fatalf("got %+v", goAway)
 	}
-	if a, b := l.answer(), l.answer(); a.stream+b.stream != 1+3 || a.status != 200 || b.status != 200 {
+	if a, b := c.Response(), c.Response(); a.Stream+b.Stream != 1+3 || a.Status != 200 || b.Status != 200 {
 		t.Errorf("got %+v and %+v", a, b)
 	}
-	if _, _, err := l.ended(); !errors.Is(err, io.EOF) {
+	if _, _, err := c.ReadToEnd(); !errors.Is(err, io.EOF) {
 		t.Errorf("the connection ended with %v", err)
 	}
-	got := seen(m)
+	got := entries(m)
 	slices.Sort(got)
 	if want := []string{"delay 200 true true", "delay 200 true true", "goaway 0 false false", "goaway 0 false false", "goaway 0 false false"}; !slices.Equal(got, want) {
 		t.Errorf("the ledger has %q, want %q", got, want)
@@ -238,47 +230,47 @@ func cut(t *testing.T, delay time.Duration) bool {
 	return true
 }
 
-func TestAGoAwayAtOnceReachesStandingConnectionsOnly(t *testing.T) {
-	m := spoiled(t)
+func TestImmediateGoAwayAffectsOnlyOpenConnections(t *testing.T) {
+	m := start(t)
 	old := open(t, m, m.APNsAddrs()[0])
-	play(t, m, mockprovider.Fault{GoAway: &mockprovider.GoAway{Code: "ENHANCE_YOUR_CALM", Debug: "too_many_pings"}})
-	away, debug, err := old.ended()
-	if away == nil || away.ErrCode != http2.ErrCodeEnhanceYourCalm || debug != "too_many_pings" || !errors.Is(err, io.EOF) {
-		t.Errorf("got %+v %q %v", away, debug, err)
+	setScript(t, m, mockprovider.Fault{GoAway: &mockprovider.GoAway{Code: "ENHANCE_YOUR_CALM", Debug: "too_many_pings"}})
+	goAway, debug, err := old.ReadToEnd()
+	if goAway == nil || goAway.ErrCode != http2.ErrCodeEnhanceYourCalm || debug != "too_many_pings" || !errors.Is(err, io.EOF) {
+		t.Errorf("got %+v %q %v", goAway, debug, err)
 	}
 	fresh := open(t, m, m.APNsAddrs()[0])
-	fresh.push(goodToken)
-	if r := fresh.answer(); r.status != 200 {
+	fresh.push(deviceToken)
+	if r := fresh.Response(); r.Status != 200 {
 		t.Errorf("got %+v", r)
 	}
 }
 
-func TestAResetConnectionProcessedTheOldestPart(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{Reset: &mockprovider.Reset{Every: 4, Processed: 0.5}}, mockprovider.Fault{Delay: time.Hour})
-	l := open(t, m, m.APNsAddrs()[0])
+func TestResetConnectionProcessedTheOldestShare(t *testing.T) {
+	m := start(t, mockprovider.Fault{Reset: &mockprovider.Reset{Every: 4, Processed: 0.5}}, mockprovider.Fault{Delay: time.Hour})
+	c := open(t, m, m.APNsAddrs()[0])
 	for range 4 {
-		l.push(goodToken)
+		c.push(deviceToken)
 	}
-	if _, _, err := l.ended(); !errors.Is(err, syscall.ECONNRESET) {
+	if _, _, err := c.ReadToEnd(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the connection ended with %v", err)
 	}
-	until(t, "the ledger's entries", func() bool { return len(seen(m)) == 4 })
-	wantSeen(t, m, "delay 200 true false", "delay 200 true false", "reset 0 false false", "reset 0 false false")
+	eventually(t, "the ledger's entries", func() bool { return len(entries(m)) == 4 })
+	wantEntries(t, m, "delay 200 true false", "delay 200 true false", "reset 0 false false", "reset 0 false false")
 }
 
-func TestAResetAtOnceReachesStandingConnections(t *testing.T) {
-	m := spoiled(t)
-	l := open(t, m, m.APNsAddrs()[0])
-	play(t, m, mockprovider.Fault{Reset: &mockprovider.Reset{}})
-	if _, _, err := l.ended(); !errors.Is(err, syscall.ECONNRESET) {
+func TestImmediateResetAffectsOpenConnections(t *testing.T) {
+	m := start(t)
+	c := open(t, m, m.APNsAddrs()[0])
+	setScript(t, m, mockprovider.Fault{Reset: &mockprovider.Reset{}})
+	if _, _, err := c.ReadToEnd(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the connection ended with %v", err)
 	}
 }
 
-func TestRefusedConnectsAreAcceptedAgainAfterwards(t *testing.T) {
-	m := spoiled(t)
+func TestRefusedEndpointAcceptsConnectionsAfterwards(t *testing.T) {
+	m := start(t)
 	addr := m.APNsAddrs()[0]
-	play(t, m, mockprovider.Fault{Endpoint: addr.String(), Refuse: true})
+	setScript(t, m, mockprovider.Fault{Endpoint: addr.String(), Refuse: true})
 	dial := func() error {
 		nc, err := net.Dial("tcp", addr.String())
 		if err == nil {
@@ -286,18 +278,18 @@ func TestRefusedConnectsAreAcceptedAgainAfterwards(t *testing.T) {
 		}
 		return err
 	}
-	until(t, "refused connects", func() bool { return errors.Is(dial(), syscall.ECONNREFUSED) })
-	open(t, m, m.APNsAddrs()[1]) // the others are well
-	play(t, m)
-	until(t, "accepted connects", func() bool { return dial() == nil })
+	eventually(t, "refused connections", func() bool { return errors.Is(dial(), syscall.ECONNREFUSED) })
+	open(t, m, m.APNsAddrs()[1]) // the other endpoints accept connections
+	setScript(t, m)
+	eventually(t, "accepted connections", func() bool { return dial() == nil })
 	open(t, m, addr)
 }
 
-func TestHandshakesAreHeldBack(t *testing.T) {
+func TestHandshakesAreDelayed(t *testing.T) {
 	for name, f := range map[string]mockprovider.Fault{
 		"accept": {AcceptDelay: 30 * time.Millisecond}, "tls": {TLSDelay: 30 * time.Millisecond},
 	} {
-		m := spoiled(t, f)
+		m := start(t, f)
 		began := time.Now()
 		open(t, m, m.APNsAddrs()[0])
 		if took := time.Since(began); took < 30*time.Millisecond {
@@ -306,169 +298,168 @@ func TestHandshakesAreHeldBack(t *testing.T) {
 	}
 }
 
-func TestAStreamLimitIsForcedAndRestored(t *testing.T) {
-	m := spoiled(t)
-	l := open(t, m, m.APNsAddrs()[0])
+func TestStreamLimitOfAFaultIsRestored(t *testing.T) {
+	m := start(t)
+	c := open(t, m, m.APNsAddrs()[0])
 	for _, want := range []uint32{3, 1000} {
 		if want == 3 {
-			play(t, m, mockprovider.Fault{MaxStreams: 3})
+			setScript(t, m, mockprovider.Fault{MaxStreams: 3})
 		} else {
-			play(t, m)
+			setScript(t, m)
 		}
-		l.read()
-		if got := l.limits[len(l.limits)-1]; got != want {
+		c.Read()
+		if got := c.Limits[len(c.Limits)-1]; got != want {
 			t.Errorf("announced %d, want %d", got, want)
 		}
-		l.push(goodToken)
-		if r := l.answer(); r.status != 200 {
+		c.push(deviceToken)
+		if r := c.Response(); r.Status != 200 {
 			t.Errorf("got %+v", r)
 		}
 	}
-	if len(l.limits) != 3 {
-		t.Errorf("announced %v: a forced limit must not follow answers", l.limits)
+	if len(c.Limits) != 3 {
+		t.Errorf("announced %v: responses must not change the limit of a fault", c.Limits)
 	}
 }
 
-func TestAFaultBeginsAndEndsInItsTime(t *testing.T) {
+func TestFaultBeginsAndEndsAtItsTimes(t *testing.T) {
 	const end = 80 * time.Millisecond
-	m := spoiled(t, mockprovider.Fault{From: end / 2, Until: end, Status: 500})
+	m := start(t, mockprovider.Fault{From: end / 2, Until: end, Status: 500})
 	began := time.Now()
-	l := open(t, m, m.APNsAddrs()[0])
+	c := open(t, m, m.APNsAddrs()[0])
 	var phases []int
-	until(t, "the third phase", func() bool {
+	eventually(t, "the third phase", func() bool {
 		over := time.Since(began) > end
-		l.push(goodToken)
-		if r := l.answer(); len(phases) == 0 || phases[len(phases)-1] != r.status {
-			phases = append(phases, r.status)
+		c.push(deviceToken)
+		if r := c.Response(); len(phases) == 0 || phases[len(phases)-1] != r.Status {
+			phases = append(phases, r.Status)
 		}
 		return over && phases[len(phases)-1] == 200
 	})
 	switch got := fmt.Sprint(phases); got {
-	case "[200 500 200]", "[500 200]", "[200]": // a slow machine misses phases, but never the last
+	case "[200 500 200]", "[500 200]", "[200]": // a slow machine may miss phases, except the last one
 	default:
 		t.Errorf("phases %s", got)
 	}
 }
 
-func TestSharesAreKept(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{Share: 0.3, Status: 500})
-	l := open(t, m, m.APNsAddrs()[0])
+func TestShareAffectsThatShareOfRequests(t *testing.T) {
+	m := start(t, mockprovider.Fault{Share: 0.3, Status: 500})
+	c := open(t, m, m.APNsAddrs()[0])
 	bad := 0
 	for range 500 {
-		l.push(goodToken)
-		if l.answer().status == 500 {
+		c.push(deviceToken)
+		if c.Response().Status == 500 {
 			bad++
 		}
 	}
 	if bad < 100 || bad > 200 {
-		t.Errorf("%d of 500 were hit, want about 150", bad)
+		t.Errorf("%d of 500 requests were affected, want about 150", bad)
 	}
 }
 
-func TestATokenShareHitsTheSameTokensAlways(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{TokenShare: 0.5, Status: 500})
-	l := open(t, m, m.APNsAddrs()[0])
-	hit := map[string][]int{}
+func TestTokenShareAlwaysAffectsTheSameTokens(t *testing.T) {
+	m := start(t, mockprovider.Fault{TokenShare: 0.5, Status: 500})
+	c := open(t, m, m.APNsAddrs()[0])
+	statuses := map[string][]int{}
 	for range 3 {
 		for i := range 50 {
-			token := fmt.Sprintf("%02x%s", i, goodToken)
-			l.push(token)
-			hit[token] = append(hit[token], l.answer().status)
+			token := fmt.Sprintf("%02x%s", i, deviceToken)
+			c.push(token)
+			statuses[token] = append(statuses[token], c.Response().Status)
 		}
 	}
 	bad := 0
-	for token, statuses := range hit {
-		if statuses[0] != statuses[1] || statuses[1] != statuses[2] {
-			t.Errorf("%s: %v", token, statuses)
+	for token, got := range statuses {
+		if got[0] != got[1] || got[1] != got[2] {
+			t.Errorf("%s: %v", token, got)
 		}
-		if statuses[0] == 500 {
+		if got[0] == 500 {
 			bad++
 		}
 	}
 	if bad < 10 || bad > 40 {
-		t.Errorf("%d of 50 tokens were hit, want about 25", bad)
+		t.Errorf("%d of 50 tokens were affected, want about 25", bad)
 	}
 }
 
-func TestTheOAuthEndpointCanBeDown(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{Service: "oauth", Status: 503, Times: 1})
-	if got := exchange(t, m, grantForm(assertion(t, m, nil))); got.status != 503 || got.object["error"] != "backend_error" {
+func TestOAuthEndpointCanFail(t *testing.T) {
+	m := start(t, mockprovider.Fault{Service: "oauth", Status: 503, Times: 1})
+	if got := exchange(t, m, assertion(t, m, nil)); got.status != 503 || got.object["error"] != "backend_error" {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
 	accessToken(t, m)
 }
 
-func TestFaultsHitHTTP1Too(t *testing.T) {
-	m := spoiled(t,
+func TestFaultsAffectHTTP1(t *testing.T) {
+	m := start(t,
 		mockprovider.Fault{Service: "fcm", Token: "a:*", Reset: &mockprovider.Reset{Every: 1}},
 		mockprovider.Fault{Service: "fcm", Token: "b:*", DropResponse: true},
 		mockprovider.Fault{Service: "fcm", Token: "c:*", Status: 503, RetryAfter: time.Minute},
 		mockprovider.Fault{Service: "fcm", Token: "d:*", GoAway: &mockprovider.GoAway{Every: 1}},
 		mockprovider.Fault{Service: "fcm", Token: "e:*", RST: "REFUSED_STREAM"})
 	access := accessToken(t, m)
-	old := &http.Client{Transport: &http.Transport{TLSClientConfig: m.ClientTLS()}, Timeout: time.Minute}
-	t.Cleanup(old.CloseIdleConnections)
+	c := newHTTP1Client(t, m)
 	for _, token := range []string{"a:x", "e:x"} {
-		if _, err := old.Do(message(t, m, access, to(token))); err == nil { //nolint:bodyclose // there is none
-			t.Errorf("%s was answered", token)
+		if _, err := c.Do(message(t, m, access, to(token))); err == nil { //nolint:bodyclose // there is no response
+			t.Errorf("%s: there is a response", token)
 		}
 	}
-	if got := do(t, old, message(t, m, access, to("c:x"))); got.status != 503 || got.header.Get("retry-after") != "60" {
+	if got := do(t, c, message(t, m, access, to("c:x"))); got.status != 503 || got.header.Get("retry-after") != "60" {
 		t.Errorf("got %d %v", got.status, got.header)
 	}
-	if got := do(t, old, message(t, m, access, to("d:x"))); got.status != 200 {
+	if got := do(t, c, message(t, m, access, to("d:x"))); got.status != 200 {
 		t.Errorf("got %d", got.status)
 	}
-	old.Timeout = 100 * time.Millisecond
-	until(t, "the dropped one's end", func() bool { // a slow machine may need longer to send it
-		old.Timeout *= 2
-		if _, err := old.Do(message(t, m, access, to("b:x"))); err == nil { //nolint:bodyclose // there is none
-			t.Error("b:x was answered")
+	c.Timeout = 100 * time.Millisecond
+	eventually(t, "the entry of the dropped response", func() bool { // a slow machine may need more time to send the request
+		c.Timeout *= 2
+		if _, err := c.Do(message(t, m, access, to("b:x"))); err == nil { //nolint:bodyclose // there is no response
+			t.Error("b:x: there is a response")
 		}
 		return m.Ledger().Count(mockprovider.Query{Service: "fcm", Token: "b:x"}) > 0
 	})
 	if e := m.Ledger().Entries(mockprovider.Query{Token: "b:x"})[0]; !e.Accepted || e.Answered {
-		t.Errorf("dropped: %+v", e)
+		t.Errorf("dropped response: %+v", e)
 	}
 }
 
-func TestAnyReasonCanBeScripted(t *testing.T) {
+func TestFaultHasAnyReason(t *testing.T) {
 	for reason, status := range map[string]int{
 		"IdleTimeout": 400, "BadCertificate": 403, "BadCertificateEnvironment": 403, "Forbidden": 403,
 		"BadEnvironmentKeyIdInToken": 403, "BadEnvironmentKeyInToken": 403, "Shutdown": 503, "NeverHeardOf": 418,
 	} {
-		m := spoiled(t, mockprovider.Fault{Status: status, Reason: reason})
-		got := do(t, client(t, m), push(t, m, nil))
+		m := start(t, mockprovider.Fault{Status: status, Reason: reason})
+		got := do(t, newClient(t, m), push(t, m))
 		if got.status != status || got.body != `{"reason":"`+reason+`"}` {
 			t.Errorf("got %d %s, want %d %s", got.status, got.body, status, reason)
 		}
 	}
 }
 
-func TestAPoliteShutdownIs503AndThenAGoAway(t *testing.T) {
-	m := spoiled(t, mockprovider.Fault{Status: 503, Reason: "Shutdown", GoAway: &mockprovider.GoAway{Every: 1}})
-	l := open(t, m, m.APNsAddrs()[0])
-	l.push(goodToken)
-	if r := l.answer(); r.status != 503 {
+func TestShutdownIsAResponseFollowedByGoAway(t *testing.T) {
+	m := start(t, mockprovider.Fault{Status: 503, Reason: "Shutdown", GoAway: &mockprovider.GoAway{Every: 1}})
+	c := open(t, m, m.APNsAddrs()[0])
+	c.push(deviceToken)
+	if r := c.Response(); r.Status != 503 {
 		t.Errorf("got %+v", r)
 	}
-	if away, _, err := l.ended(); away == nil || away.LastStreamID != 1 || !errors.Is(err, io.EOF) {
-		t.Errorf("got %+v %v", away, err)
+	if goAway, _, err := c.ReadToEnd(); goAway == nil || goAway.LastStreamID != 1 || !errors.Is(err, io.EOF) {
+		t.Errorf("got %+v %v", goAway, err)
 	}
 }
 
-func TestAServiceWhoseClockIsElsewhereFindsWhatIsSignedTooOldOrFromTheFuture(t *testing.T) {
+func TestClockOfAServiceDecidesAboutSignedTimes(t *testing.T) {
 	m := mockprovider.Start(t)
 	for ahead, want := range map[time.Duration]string{
 		61 * time.Minute: "ExpiredProviderToken", -61 * time.Minute: "InvalidProviderToken", time.Minute: "",
 	} {
-		play(t, m, mockprovider.Fault{Clock: ahead})
-		if reason, _ := do(t, client(t, m), push(t, m, nil)).object["reason"].(string); reason != want {
-			t.Errorf("%s ahead: a fresh provider token is answered %q, want %q", ahead, reason, want)
+		setScript(t, m, mockprovider.Fault{Clock: ahead})
+		if reason, _ := do(t, newClient(t, m), push(t, m)).object["reason"].(string); reason != want {
+			t.Errorf("%s ahead: a new provider token is rejected with %q, want %q", ahead, reason, want)
 		}
-		got := exchange(t, m, grantForm(assertion(t, m, nil)))
-		if refused := got.object["error"] == "invalid_grant"; refused != (want != "") {
-			t.Errorf("%s ahead: a fresh assertion is answered %d %s", ahead, got.status, got.body)
+		got := exchange(t, m, assertion(t, m, nil))
+		if rejected := got.object["error"] == "invalid_grant"; rejected != (want != "") {
+			t.Errorf("%s ahead: a new assertion: got %d %s", ahead, got.status, got.body)
 		}
 	}
 }

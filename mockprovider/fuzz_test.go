@@ -3,117 +3,158 @@
 package mockprovider
 
 import (
-	"bytes"
-	"crypto/ecdh"
-	"encoding/base64"
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/rsa"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/sluice-push/sluice/mockprovider/h2"
+	"github.com/sluice-push/sluice/mockprovider/jwt/jwttest"
+	"github.com/sluice-push/sluice/mockprovider/webpush"
+	"github.com/sluice-push/sluice/mockprovider/webpush/webpushtest"
 )
 
-// FuzzReadMessage finds no body that breaks FCM's door: a message that is taken has a target, and is JSON.
-func FuzzReadMessage(f *testing.F) {
-	for _, seed := range []string{
-		`{"message":{"token":"a:b","data":{"k":"v","n":1},"android":{"ttl":"3.5s","priority":"HIGH"}}}`,
-		`{"validate_only":true,"message":{"condition":"'a' in topics","notification":{"title":"\ud83d\ude00"}}}`,
-		`{"message":{"topic":"t","apns":{"headers":{"a":"b"},"payload":{"aps":{"x":[1,{"y":null}]}}}}}`,
-		`{"message":{"token":null,"android":{"notification":{"vibrate_timings":["1s"],"light_settings":{"color":{"red":1e9}}}}}}`,
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, body []byte) {
-		m, fault := readMessage(body)
-		if fault != nil {
-			if a := fault.answer(); a.status != 400 || !json.Valid(a.body) {
-				t.Fatalf("%d %s", a.status, a.body)
-			}
-			return
-		}
-		if m.target == "" || !json.Valid(body) {
-			t.Fatalf("took %q", body)
-		}
-	})
-}
-
-// FuzzParseJWT finds no token that breaks the reader, and none that is signed by nobody.
-func FuzzParseJWT(f *testing.F) {
-	f.Add("eyJhbGciOiJFUzI1NiIsImtpZCI6IkEifQ.eyJpc3MiOiJCIiwiaWF0IjoxfQ.AAAA")
-	c, err := Credential{}.withDefaults(0)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		if token, err := parseJWT(text); err == nil && token.signedES256(c.public) {
-			t.Fatalf("took %q", text)
-		}
-	})
-}
-
-// vector is the example of RFC 8291 5.
-func vector(tb testing.TB) (device *ecdh.PrivateKey, auth, body []byte) {
+// newStopped returns a mock that does not run. Its services can be called.
+func newStopped(tb testing.TB) *Mock {
 	tb.Helper()
-	raw := func(text string) []byte {
-		b, err := base64.RawURLEncoding.DecodeString(text)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		return b
-	}
-	device, err := ecdh.P256().NewPrivateKey(raw("q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94"))
+	m, err := New(Config{Endpoints: 1, LedgerSize: 100, AccessTokenLifetime: 24 * time.Hour})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return device, raw("BTBZMqHH6r4Tts7J_aSIgg"), raw("DGv6ra1nlYgDCS1FRnbzlwAAEABBBP4z9KsN6nGRTbVYI_c7VJSPQTBtkgcy27mlmlMoZIIgDll6e3vCYLocInmYWAmS6TlzAC8wEqKK6PBru3jl7A" +
-		"_yl95bQpu6cVPTpK4Mqgkf1CXztLVBSt2Ks3oZwbuwXPXLWyouBWLVWGNWQexSgSxsj_Qulcy4a-fN")
+	m.closeListeners()
+	_ = m.admin.listener.Close()
+	return m
 }
 
-func TestTheExampleOfRFC8291IsDecrypted(t *testing.T) {
-	device, auth, body := vector(t)
-	read, err := readSealed(body)
-	if err != nil {
-		t.Fatal(err)
+// FuzzEveryService checks that every response can be sent, that a response other than a success has a
+// reason, and that JSON is valid. A request with "authorization: VALID" gets a valid credential.
+func FuzzEveryService(f *testing.F) {
+	for _, seed := range []struct {
+		service            byte
+		method, path, head string
+		body               string
+	}{
+		{0, "POST", "/3/device/00fc13adff785122", "authorization: VALID\napns-topic: com.example.app\napns-push-type: alert\napns-priority: 10", `{"aps":{"alert":"x"}}`},
+		{0, "POST", "/4/broadcasts/apps/com.example.app", "authorization: VALID\napns-push-type: liveactivity\napns-channel-id: dHN0LXNyY2gtY2hubA==", `{"aps":{"event":"update"}}`},
+		{1, "POST", "/1/apps/com.example.app/channels", "authorization: VALID\napns-request-id: x", `{"message-storage-policy":1,"push-type":"LiveActivity"}`},
+		{1, "GET", "/1/apps/com.example.app/all-channels?x", "authorization: VALID", ""},
+		{1, "DELETE", "/1/apps/com.example.app/channels", "authorization: VALID\napns-channel-id: !", ""},
+		{2, "POST", "/v1/projects/demo-project/messages:send", "authorization: VALID", `{"message":{"token":"a:b","notification":{"title":"x"}}}`},
+		{3, "POST", "/token", "", "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=a.b.c"},
+		{4, "POST", "/push/x", "authorization: VALID\nttl: 60\nurgency: high\ntopic: x", ""},
+		{4, "POST", "/fcm/send/x", "ttl: -1", "x"},
+		{4, "POST", "/Qx", "ttl: 1\ncontent-encoding: aes128gcm", "x"},
+	} {
+		f.Add(seed.service, seed.method, seed.path, seed.head, []byte(seed.body))
 	}
-	text, err := read.open(device, auth)
-	if err != nil || string(text) != "When I grow up, I want to be a watermelon" {
-		t.Errorf("got %q, %v", text, err)
-	}
-	for i := range body {
-		damaged := bytes.Clone(body)
-		damaged[i] ^= 1
-		if read, err := readSealed(damaged); err == nil && (i < 16 || i > 19) { // the record size may be another
-			if _, err := read.open(device, auth); err == nil {
-				t.Errorf("a change of byte %d went unnoticed", i)
+	m := newStopped(f)
+	provider := "bearer " + providerToken(f, m)
+	valid := map[string]string{APNs: provider, APNsManage: provider, FCM: "Bearer " + issuedToken(f, m), WebPush: webpushtest.Authorization(f,
+		jwttest.Claims{"aud": "https://mock.example", "exp": time.Now().Add(23 * time.Hour).Unix(), "sub": "mailto:ops@example.com"})}
+	f.Fuzz(func(t *testing.T, service byte, method, path, head string, body []byte) {
+		name := []string{APNs, APNsManage, FCM, OAuth, WebPush}[service%5]
+		r := &h2.Request{Method: method, Path: path, Authority: "mock.example", Body: body[:min(len(body), h2.MaxBody)]}
+		for line := range strings.Lines(head) {
+			field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+			if field == "authorization" && value == "VALID" {
+				value = cmp.Or(valid[name], "VALID")
+			}
+			r.Header = append(r.Header, h2.UniqueField(field, value))
+		}
+		resp := m.services[name][0].serve(nil).Respond(r)
+		switch {
+		case resp.Status < 200 || resp.Status >= 600, resp.Accepted != (resp.Status < 300):
+			t.Errorf("%s responds %d, accepted %v", name, resp.Status, resp.Accepted)
+		case !resp.Accepted && resp.Reason == "":
+			t.Errorf("%s responds %d without a reason", name, resp.Status)
+		}
+		for _, h := range resp.Header {
+			if !httpguts.ValidHeaderFieldName(h.Name) || !httpguts.ValidHeaderFieldValue(h.Value) {
+				t.Errorf("%s responds with the field %q: %q", name, h.Name, h.Value)
+			}
+			if h.Name == "content-type" && strings.HasPrefix(h.Value, "application/json") && len(resp.Body) > 0 && !json.Valid(resp.Body) {
+				t.Errorf("%s responds with the body %q", name, resp.Body)
 			}
 		}
-	}
+	})
 }
 
-func TestARecordEndsInItsDelimiter(t *testing.T) {
-	for padded, want := range map[string]string{"a\x02": "a", "a\x02\x00\x00": "a", "\x02": "", "a\x00\x02\x02": "a\x00\x02"} {
-		if got, err := unpad([]byte(padded)); err != nil || string(got) != want {
-			t.Errorf("%q: got %q, %v", padded, got, err)
-		}
-	}
-	for _, padded := range []string{"", "a", "a\x01", "\x00\x00", "a\x02\x00b"} {
-		if got, err := unpad([]byte(padded)); err == nil {
-			t.Errorf("%q: got %q", padded, got)
-		}
-	}
+// providerToken returns a provider token that is valid for the first hour of the test.
+func providerToken(tb testing.TB, m *Mock) string {
+	tb.Helper()
+	c := m.Credentials()[0]
+	return jwttest.ES256(tb, jwttest.PrivateKey[*ecdsa.PrivateKey](tb, c.KeyPEM),
+		jwttest.Claims{"alg": "ES256", "kid": c.KeyID}, jwttest.Claims{"iss": c.TeamID, "iat": time.Now().Unix()})
 }
 
-// FuzzOpenSealed finds no body that breaks the decryption, and none but the RFC's that opens with its keys.
-func FuzzOpenSealed(f *testing.F) {
-	device, auth, good := vector(f)
-	f.Add(good)
-	f.Add(good[:minSealed])
-	f.Add(append(bytes.Clone(good), 0))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		read, err := readSealed(body)
+// issuedToken returns an access token of the token endpoint.
+func issuedToken(tb testing.TB, m *Mock) string {
+	tb.Helper()
+	file, err := m.ServiceAccount()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var account struct {
+		Email string `json:"client_email"`
+		Key   string `json:"private_key"`
+	}
+	if err := json.Unmarshal(file, &account); err != nil {
+		tb.Fatal(err)
+	}
+	assertion := jwttest.RS256(tb, jwttest.PrivateKey[*rsa.PrivateKey](tb, []byte(account.Key)), jwttest.Claims{"alg": "RS256"}, jwttest.Claims{
+		"iss": account.Email, "scope": "https://www.googleapis.com/auth/firebase.messaging", "aud": m.TokenURL(),
+		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
+	})
+	form := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {assertion}}
+	resp := m.services[OAuth][0].serve(nil).Respond(&h2.Request{Method: "POST", Path: "/token", Body: []byte(form.Encode())})
+	var body struct {
+		AccessToken string `json:"access_token"`
+	}
+	if err := json.Unmarshal(resp.Body, &body); err != nil || body.AccessToken == "" {
+		tb.Fatalf("the token endpoint responded %d %s", resp.Status, resp.Body)
+	}
+	return body.AccessToken
+}
+
+// FuzzAdmin checks that no request to the mock's own API gets a 5xx response, and that JSON is valid.
+func FuzzAdmin(f *testing.F) {
+	for _, seed := range [][3]string{
+		{"GET", "/ledger?service=apns&accepted=true&limit=3&await=1", ""}, {"GET", "/ledger?status=x&after=18446744073709551615", ""},
+		{"GET", "/ledger/summary", ""}, {"DELETE", "/ledger", ""}, {"GET", "/script", ""},
+		{"PUT", "/script", "faults:\n- {service: apns, status: 503, share: 0.5, for: 1s}\n"}, {"PUT", "/script", `{"faults":[{"goaway":{"every":1}}]}`},
+		{"DELETE", "/script", ""}, {"POST", "/subscriptions", `{"flavour":"apple","server_key":"BA"}`}, {"DELETE", "/subscriptions?endpoint=https://x/Qx", ""},
+	} {
+		f.Add(seed[0], seed[1], seed[2])
+	}
+	m := newStopped(f)
+	handler := m.admin.handler()
+	canceled, cancel := context.WithCancel(context.Background())
+	cancel() // so that no request waits for entries
+	f.Fuzz(func(t *testing.T, method, target, body string) {
+		r, err := http.NewRequestWithContext(canceled, method, "http://mock.example", strings.NewReader(body))
 		if err != nil {
 			return
 		}
-		text, err := read.open(device, auth)
-		if err == nil && string(text) != "When I grow up, I want to be a watermelon" {
-			t.Fatalf("%x opened as %q", body, text)
+		if r.URL, err = r.URL.Parse(target); err != nil || !strings.HasPrefix(r.URL.Path, "/") {
+			return
 		}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if w.Code >= 500 {
+			t.Errorf("%s %s %q: %d %s", method, target, body, w.Code, w.Body)
+		}
+		if strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") && !json.Valid(w.Body.Bytes()) {
+			t.Errorf("%s %s: %s", method, target, w.Body)
+		}
+		m.webPush = webpush.New() // drop the subscriptions
 	})
 }

@@ -4,119 +4,127 @@ package mockprovider
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
-	"golang.org/x/net/http2/hpack"
+	"github.com/sluice-push/sluice/mockprovider/h2"
 )
 
-// handover is a net.Listener that is handed the connections that negotiated HTTP/1.1, so that net/http serves them.
-type handover struct {
+// http1Listener is a net.Listener from which net/http accepts the connections that have negotiated
+// HTTP/1.1.
+type http1Listener struct {
 	addr  net.Addr
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
 }
 
-func newHandover(addr netip.AddrPort) *handover {
-	return &handover{addr: net.TCPAddrFromAddrPort(addr), conns: make(chan net.Conn), done: make(chan struct{})}
+func newHTTP1Listener(addr netip.AddrPort) *http1Listener {
+	return &http1Listener{addr: net.TCPAddrFromAddrPort(addr), conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-func (h *handover) Accept() (net.Conn, error) {
+func (l *http1Listener) Accept() (net.Conn, error) {
 	select {
-	case c := <-h.conns:
+	case c := <-l.conns:
 		return c, nil
-	case <-h.done:
+	case <-l.done:
 		return nil, net.ErrClosed
 	}
 }
 
-func (h *handover) Close() error {
-	h.once.Do(func() { close(h.done) })
+func (l *http1Listener) Close() error {
+	l.once.Do(func() { close(l.done) })
 	return nil
 }
 
-func (h *handover) Addr() net.Addr { return h.addr }
+func (l *http1Listener) Addr() net.Addr { return l.addr }
 
-// give hands over one connection and waits until net/http is done with it.
-func (h *handover) give(c *handed) {
+// serve passes a connection to net/http and returns when net/http has closed it.
+func (l *http1Listener) serve(c *conn, nc *tls.Conn) {
+	h := &http1Conn{Conn: nc, conn: c, closed: make(chan struct{})}
 	select {
-	case h.conns <- c:
-		<-c.closed
-	case <-h.done:
-		_ = c.Close()
+	case l.conns <- h:
+		<-h.closed
+	case <-l.done:
+		_ = h.Close()
 	}
 }
 
-// handed is a connection that net/http serves; closed is closed with it.
-type handed struct {
+// http1Conn is a connection that net/http serves.
+type http1Conn struct {
 	net.Conn
-	from   *conn
+	conn   *conn
 	once   sync.Once
-	closed chan struct{}
+	closed chan struct{} // closed by Close
 }
 
-func (h *handed) Close() error {
+func (h *http1Conn) Close() error {
 	h.once.Do(func() { close(h.closed) })
 	return h.Conn.Close()
 }
 
-// connKey finds the conn that a request came by: net/http leaves no other way.
+// connKey is the context key for the conn of a request.
 type connKey struct{}
 
-func (h *handover) conn(ctx context.Context, nc net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, nc.(*handed).from)
+func connContext(ctx context.Context, nc net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, nc.(*http1Conn).conn)
 }
 
-// ServeHTTP serves one HTTP/1.1 request by the same services and script as HTTP/2.
-func (e *endpoint) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
+// serveHTTP1 serves one HTTP/1.1 request with the same services and script as HTTP/2.
+func serveHTTP1(w http.ResponseWriter, hr *http.Request) {
 	c := hr.Context().Value(connKey{}).(*conn)
-	r := &request{method: hr.Method, path: hr.URL.RequestURI(), authority: hr.Host}
+	r := &h2.Request{Method: hr.Method, Path: hr.URL.RequestURI(), Authority: hr.Host}
 	for name, values := range hr.Header {
 		for _, value := range values {
-			r.header = append(r.header, hpack.HeaderField{Name: strings.ToLower(name), Value: value})
+			r.Header = append(r.Header, h2.Field(strings.ToLower(name), value))
 		}
 	}
-	body, err := io.ReadAll(io.LimitReader(hr.Body, maxBody+1))
+	body, err := io.ReadAll(io.LimitReader(hr.Body, h2.MaxBody+1))
 	if err != nil {
 		return
 	}
-	r.tooLong = len(body) > maxBody
-	r.body = body[:min(len(body), maxBody)]
-	c.requests++
-	d := c.decide(r)
-	if !c.pass(hr.Context(), d) {
-		c.note(0, r, d, false)
+	r.TooLong = len(body) > h2.MaxBody
+	r.Body = body[:min(len(body), h2.MaxBody)]
+	d := c.Decide(r)
+	if !c.awaitResponse(hr.Context(), &d) {
+		c.record(0, r, &d, false)
 		panic(http.ErrAbortHandler)
 	}
-	if d.goAway != nil {
+	if d.GoAway != nil {
 		w.Header().Set("Connection", "close")
 	}
-	for _, f := range d.answer.header {
+	for _, f := range d.Response.Header {
 		w.Header().Add(f.Name, f.Value)
 	}
-	w.WriteHeader(d.answer.status)
-	_, err = w.Write(d.answer.body)
-	c.note(0, r, d, err == nil)
+	w.WriteHeader(d.Response.Status)
+	_, err = w.Write(d.Response.Body)
+	c.record(0, r, &d, err == nil)
 }
 
-// pass waits as the decision says, and says whether there is an answer to give.
-func (c *conn) pass(ctx context.Context, d decision) bool {
-	if d.reset {
-		_ = c.raw.SetLinger(0)
-		_ = c.raw.Close()
+// awaitResponse waits for the delay of the decision. It returns false if there is no response.
+func (c *conn) awaitResponse(ctx context.Context, d *h2.Decision) bool {
+	switch {
+	case d.Reset:
+		c.wire.Reset(0)
 		return false
-	}
-	if d.rst {
+	case d.RST:
 		return false
-	}
-	if d.silent {
+	case d.Silent:
 		<-ctx.Done()
 		return false
+	case d.Delay <= 0:
+		return ctx.Err() == nil
 	}
-	return wait(ctx, d.delay)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d.Delay):
+		return true
+	}
 }

@@ -6,58 +6,64 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// ask calls the mock's own API.
-func ask(t testing.TB, method, url, body string) reply {
-	t.Helper()
-	r, err := http.NewRequestWithContext(context.Background(), method, url, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	return do(t, &http.Client{Transport: transport}, r)
-}
-
-func TestTheLedgerAnswersByFilter(t *testing.T) {
+func TestLedgerIsFilteredOverHTTP(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := client(t, m)
-	do(t, c, push(t, m, nil))
-	do(t, c, push(t, m, func(r *http.Request) { r.URL.Path = "/3/device/deadbeef" }))
-	do(t, c, message(t, m, accessToken(t, m), to(fcmToken)))
+	c := newClient(t, m)
+	do(t, c, push(t, m))
+	do(t, c, push(t, m, path("/3/device/deadbeef")))
+	do(t, c, message(t, m, accessToken(t, m), to(registrationToken)))
 	for filter, want := range map[string]int{
-		"": 4, "service=apns": 2, "service=fcm": 1, "service=oauth": 1, "token=" + goodToken: 1, "token=dead*": 1,
-		"apns_id=" + strings.ToUpper(goodID): 2, "status=400": 1, "reason=BadDeviceToken": 1, "accepted=true": 3,
+		"": 4, "service=apns": 2, "service=fcm": 1, "service=oauth": 1, "token=" + deviceToken: 1, "token=dead*": 1,
+		"apns_id=" + strings.ToUpper(apnsID): 2, "status=400": 1, "reason=BadDeviceToken": 1, "accepted=true": 3,
 		"accepted=false": 1, "after=3": 1, "limit=2": 2, "endpoint=" + m.APNsAddrs()[0].String(): 2, "token=none": 0,
 	} {
-		got := ask(t, "GET", m.LedgerURL()+"?"+filter, "")
+		got := call(t, "GET", m.LedgerURL()+"?"+filter, "")
 		entries, _ := got.object["entries"].([]any)
 		if got.status != 200 || entries == nil || len(entries) != want || got.object["truncated"] != (filter == "limit=2") {
 			t.Errorf("%s: got %d entries, want %d: %s", filter, len(entries), want, got.body)
 		}
 	}
-	for _, bad := range []string{"tokens=x", "status=x", "limit=0", "accepted=maybe", "after=-1"} {
-		if got := ask(t, "GET", m.LedgerURL()+"?"+bad, ""); got.status != 400 {
-			t.Errorf("%s: got %d %s", bad, got.status, got.body)
+	for _, filter := range []string{"tokens=x", "status=x", "limit=0", "accepted=maybe", "after=-1"} {
+		if got := call(t, "GET", m.LedgerURL()+"?"+filter, ""); got.status != 400 {
+			t.Errorf("%s: got %d %s", filter, got.status, got.body)
 		}
 	}
 }
 
-func TestTheSummaryIsExactAfterTheLedgerHasForgotten(t *testing.T) {
+func TestLedgerIsAwaitedOverHTTP(t *testing.T) {
+	m := mockprovider.Start(t)
+	done := make(chan string)
+	go func() {
+		done <- call(t, "GET", m.LedgerURL()+"?service=apns&await=1&timeout="+time.Minute.String(), "").body
+	}()
+	do(t, newClient(t, m), push(t, m))
+	if text := <-done; !strings.Contains(text, deviceToken) {
+		t.Errorf("got %s", text)
+	}
+	for query, want := range map[string]int{"?await=2&timeout=1ms": 408, "?await=x": 400, "?timeout=1h": 400, "?awai=1": 400} {
+		if got := call(t, "GET", m.LedgerURL()+query, ""); got.status != want {
+			t.Errorf("%s: got %d %s, want %d", query, got.status, got.body, want)
+		}
+	}
+}
+
+func TestSummaryIsExactWhenEntriesAreDropped(t *testing.T) {
 	m := mockprovider.Start(t, mockprovider.Config{LedgerSize: 3, Streams: mockprovider.Streams{Start: 1000}})
-	c := client(t, m)
+	c := newClient(t, m)
 	for range 5 {
-		do(t, c, push(t, m, nil))
+		do(t, c, push(t, m))
 	}
 	var s mockprovider.Summary
-	if err := json.Unmarshal([]byte(ask(t, "GET", m.LedgerURL()+"/summary", "").body), &s); err != nil {
+	if err := json.Unmarshal([]byte(call(t, "GET", m.LedgerURL()+"/summary", "").body), &s); err != nil {
 		t.Fatal(err)
 	}
 	one := s.Services["apns"].Endpoints[m.APNsAddrs()[0].String()]
@@ -72,7 +78,7 @@ func TestTheSummaryIsExactAfterTheLedgerHasForgotten(t *testing.T) {
 	if perSecond != 5 || len(entries) != 3 || entries[0].Seq != 3 || entries[2].Seq != 5 {
 		t.Errorf("per second %d, entries %+v", perSecond, entries)
 	}
-	if got := ask(t, "DELETE", m.LedgerURL(), ""); got.status != 204 {
+	if got := call(t, "DELETE", m.LedgerURL(), ""); got.status != 204 {
 		t.Errorf("DELETE: %d", got.status)
 	}
 	s = m.Ledger().Summary()
@@ -81,41 +87,41 @@ func TestTheSummaryIsExactAfterTheLedgerHasForgotten(t *testing.T) {
 	}
 }
 
-func TestContentIsKeptOnRequestAndCredentialsNever(t *testing.T) {
+func TestContentIsKeptWithoutCredentials(t *testing.T) {
 	m := mockprovider.Start(t, mockprovider.Config{KeepContent: true})
-	r := push(t, m, nil)
+	r := push(t, m)
 	secret := r.Header.Get("authorization")
-	do(t, client(t, m), r)
-	got := ask(t, "GET", m.LedgerURL(), "").body
+	do(t, newClient(t, m), r)
+	got := call(t, "GET", m.LedgerURL(), "").body
 	if strings.Contains(got, secret[20:60]) || !strings.Contains(got, "apns-priority") || !strings.Contains(got, `\"title\":\"Hello\"`) {
 		t.Errorf("the ledger has %s", got)
 	}
 }
 
-func TestTheScriptIsReplacedOverHTTP(t *testing.T) {
+func TestScriptIsReplacedOverHTTP(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := client(t, m)
-	if got := ask(t, "PUT", m.ScriptURL(), "faults:\n- service: apns\n  status: 500\n"); got.status != 204 {
+	c := newClient(t, m)
+	if got := call(t, "PUT", m.ScriptURL(), "faults:\n- service: apns\n  status: 500\n"); got.status != 204 {
 		t.Fatalf("PUT: %d %s", got.status, got.body)
 	}
-	if got := do(t, c, push(t, m, nil)); got.status != 500 {
+	if got := do(t, c, push(t, m)); got.status != 500 {
 		t.Errorf("got %d", got.status)
 	}
-	if got := ask(t, "GET", m.ScriptURL(), ""); !strings.Contains(got.body, "status: 500") {
+	if got := call(t, "GET", m.ScriptURL(), ""); !strings.Contains(got.body, "status: 500") {
 		t.Errorf("GET: %s", got.body)
 	}
-	if got := ask(t, "PUT", m.ScriptURL(), "faults:\n- statuss: 500\n"); got.status != 400 || !strings.Contains(got.body, "line 2: statuss") {
-		t.Errorf("PUT of nonsense: %d %s", got.status, got.body)
+	if got := call(t, "PUT", m.ScriptURL(), "faults:\n- statuss: 500\n"); got.status != 400 || !strings.Contains(got.body, "line 2: statuss") {
+		t.Errorf("PUT of an invalid script: %d %s", got.status, got.body)
 	}
-	if got := ask(t, "DELETE", m.ScriptURL(), ""); got.status != 204 {
+	if got := call(t, "DELETE", m.ScriptURL(), ""); got.status != 204 {
 		t.Errorf("DELETE: %d", got.status)
 	}
-	if got := do(t, c, push(t, m, nil)); got.status != 200 {
+	if got := do(t, c, push(t, m)); got.status != 200 {
 		t.Errorf("got %d", got.status)
 	}
 }
 
-func TestTheReadyFileNamesEverythingThatAClientNeeds(t *testing.T) {
+func TestReadyFileIsComplete(t *testing.T) {
 	m := mockprovider.Start(t)
 	files, err := m.WriteFiles(t.TempDir())
 	if err != nil {
@@ -142,47 +148,49 @@ func TestTheReadyFileNamesEverythingThatAClientNeeds(t *testing.T) {
 	}
 }
 
-func TestABadConfigIsRefused(t *testing.T) {
+func TestInvalidConfigIsRejected(t *testing.T) {
 	for want, cfg := range map[string]mockprovider.Config{
-		"endpoints":      {Endpoints: -1},
-		"latency":        {Latency: "slow"},
-		"streams":        {Streams: mockprovider.Streams{Start: 5, Max: 2}},
-		"Credentials[0]": {Credentials: []mockprovider.Credential{{KeyPEM: []byte("x")}}},
-		"faults[0]":      {Script: mockprovider.Script{Faults: []mockprovider.Fault{{}}}},
-		"address":        {APNsListen: []string{"nowhere"}},
+		"endpoints":                  {Endpoints: -1},
+		"latency":                    {Latency: "slow"},
+		"streams":                    {Streams: mockprovider.Streams{Start: 5, Max: 2}},
+		"Credentials[0].KeyPEM":      {Credentials: []mockprovider.Credential{{KeyPEM: []byte("x")}}},
+		"Credentials[0].Environment": {Credentials: []mockprovider.Credential{{Environment: "test"}}},
+		"faults[0]":                  {Script: mockprovider.Script{Faults: []mockprovider.Fault{{}}}},
+		"address":                    {APNsListen: []string{"nowhere"}},
 	} {
 		if _, err := mockprovider.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want it to name %s", err, want)
+			t.Errorf("got %v, want %s in it", err, want)
 		}
 	}
 }
 
-func TestALatencyProfileDelaysAnswers(t *testing.T) {
+func TestLatencyProfileDelaysResponses(t *testing.T) {
 	m := mockprovider.Start(t, mockprovider.Config{Latency: "lan"})
-	if got := do(t, client(t, m), push(t, m, nil)); got.status != 200 {
-		t.Errorf("got %d %s", got.status, got.body)
+	r, began := push(t, m), time.Now()
+	if got := do(t, newClient(t, m), r); got.status != 200 || time.Since(began) < time.Millisecond {
+		t.Errorf("got %d %s after %v", got.status, got.body, time.Since(began))
 	}
 }
 
-func TestEveryConcurrentPushIsEnteredOnce(t *testing.T) {
+func TestConcurrentPushesAreRecordedOnce(t *testing.T) {
 	m := mockprovider.Start(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1000}, Latency: "lan"})
-	c := client(t, m)
-	first := push(t, m, nil)
-	var callers sync.WaitGroup
-	const pushes, at = 400, 20
-	for i := range at {
-		callers.Go(func() {
-			for j := range pushes / at {
+	c := newClient(t, m)
+	first := push(t, m)
+	var wg sync.WaitGroup
+	const pushes, callers = 400, 20
+	for i := range callers {
+		wg.Go(func() {
+			for j := range pushes / callers {
 				r := first.Clone(context.Background())
 				r.Header.Set("apns-id", fmt.Sprintf("00000000-0000-0000-0000-%012d", i*1000+j))
-				body(r, hello)
+				body(payload)(r)
 				if got := do(t, c, r); got.status != 200 {
 					t.Errorf("got %d %s", got.status, got.body)
 				}
 			}
 		})
 	}
-	callers.Wait()
+	wg.Wait()
 	counts := m.Ledger().AcceptedByID()
 	for id, n := range counts {
 		if n != 1 {

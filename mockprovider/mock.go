@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mockprovider plays APNs, FCM, Google's OAuth2 token endpoint and three Web Push services on the wire, honestly or
-// by script, and keeps a ledger of all that it received. It delivers nothing to any device, and it imports nothing of
-// the gateway, so that it can catch the gateway's mistakes.
+// Package mockprovider mocks APNs, FCM, Google's OAuth2 token endpoint and three Web Push services
+// over real TLS connections. The services behave like the real ones or as a script says, and a ledger
+// records all requests. Nothing is delivered to a device. The package imports nothing of the gateway,
+// so that both cannot share a mistake.
+//
+// This package configures and runs the services, and is what other code imports. The parts are in
+// packages of their own: apns, fcm, oauth and webpush respond to requests, h2 serves connections,
+// script makes requests and connections fail, ledger records.
 package mockprovider
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,90 +19,73 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/mockprovider/ledger"
+	"github.com/sluice-push/sluice/mockprovider/oauth"
+	"github.com/sluice-push/sluice/mockprovider/script"
+	"github.com/sluice-push/sluice/mockprovider/webpush"
 )
 
-// The services, as Fault.Service, Entry.Service and Query.Service name them.
-const (
-	APNs       = "apns"
-	APNsManage = "apns_manage" // APNs' channel management
-	FCM        = "fcm"
-	OAuth      = "oauth"
-	WebPush    = "webpush"
-)
-
-var serviceWords = []string{APNs, APNsManage, FCM, OAuth, WebPush}
-
-// Config says what a Mock plays. Its zero value is a set of honest services on free loopback ports.
+// Config configures a Mock. Its zero value means services without faults on free loopback ports.
 type Config struct {
-	// Listen is the IP address that all services listen on; default 127.0.0.1. Keep it on the loopback interface: the
-	// mock's ledger shows device tokens to whoever asks.
+	// Listen is the IP address that all services listen on; default 127.0.0.1. Do not expose it: the
+	// ledger shows device tokens to everyone who can connect.
 	Listen string
-	// Advertise is the host that Ready, the service account's token_uri and subscriptions name, and that the certificate is
-	// good for besides localhost and the real services' names; default the address listened on. A container needs it.
+	// Advertise is the host name or IP address in Ready, in the token_uri of the service account and
+	// in subscriptions; default the address listened on. The certificate is valid for it. A container
+	// needs it.
 	Advertise string
-	// Endpoints is how many addresses APNs and FCM each answer on; default 8. Every address is a service of its own
-	// port, as the real services are many machines behind one name.
+	// Endpoints is the number of addresses of APNs and of FCM; default 8. Each address has its own
+	// port, as the real services have many machines behind one name.
 	Endpoints int
-	// APNsListen and FCMListen are exact host:port addresses and win over Listen and Endpoints.
+	// APNsListen and FCMListen are host:port addresses, and take precedence over Listen and Endpoints.
 	APNsListen, FCMListen []string
-	// APNsManageListen, OAuthListen, WebPushListen and LedgerListen are exact host:port addresses; default Listen with a
-	// free port.
+	// APNsManageListen, OAuthListen, WebPushListen and LedgerListen are host:port addresses; default
+	// Listen with a free port.
 	APNsManageListen, OAuthListen, WebPushListen, LedgerListen string
 
-	// Credentials are the APNs keys that are known; default one, made on the spot, for the topic com.example.app.
+	// Credentials are the APNs keys that are accepted; default one generated key for the topic
+	// com.example.app.
 	Credentials []Credential
 	// ProjectID is the FCM project; default demo-project.
 	ProjectID string
-	// AccessTokenLifetime is how long an OAuth2 access token is honoured; default 1 h. expires_in says one second less,
-	// as Google's does.
+	// AccessTokenLifetime is the lifetime of an OAuth2 access token; default 1 h. expires_in is one
+	// second less, as with Google.
 	AccessTokenLifetime time.Duration
-	// TokenUpdateEvery is how long an APNs provider token must be kept before another one of the same key is taken;
-	// sooner is 429 TooManyProviderTokenUpdates. Apple documents 20 minutes. Default 0: not checked.
+	// TokenUpdateEvery is how long an APNs provider token must be used before another one of the same
+	// key is accepted; earlier, the response is 429 TooManyProviderTokenUpdates. Apple documents 20
+	// minutes. Default 0: no limit.
 	TokenUpdateEvery time.Duration
 
-	// Streams is how many streams an APNs connection may have open, and when that changes.
+	// Streams is the stream limit of APNs connections. Its zero value is what Apple documents for
+	// token authentication: one stream until the first request has been accepted, then 1000.
 	Streams Streams
-	// Latency names a profile: none (the default), lan, typical or far.
+	// Latency is a latency profile: none (the default), lan, typical or far.
 	Latency string
-	// Script is what goes wrong from the start; default nothing. Mock.Play changes it at run time.
+	// Script is the script at the start; default no faults. Mock.SetScript replaces it.
 	Script Script
-	// Seed makes shares and latencies repeatable; 0 picks one.
+	// Seed makes shares and latencies repeatable; default a random seed.
 	Seed uint64
 
-	// LedgerSize is how many entries the ledger keeps; older ones are dropped, while the summary stays exact. Default
-	// 1,000,000, which is about 250 MB when full.
+	// LedgerSize is the number of entries that the ledger keeps; default 1,000,000, which take about
+	// 250 MB. Older ones are dropped; the summary still counts them.
 	LedgerSize int
-	// KeepContent lets the ledger keep each request's header fields and body too. Credentials are never kept.
+	// KeepContent makes the ledger keep the header fields and the body of each request, without
+	// credentials.
 	KeepContent bool
 
-	// Logger hears of connections that could not be served; nil discards.
+	// Logger logs connections that could not be served; nil discards the messages.
 	Logger *slog.Logger
 }
 
-// Streams is the stream limit of APNs connections. Its zero value is what Apple documents for token authentication: one
-// stream until the first request has been accepted, then 1000. A connection with a client certificate starts at Max.
-type Streams struct {
-	// Start is the limit of a new connection; default 1.
-	Start int
-	// Max is the limit once a request has been accepted; default 1000.
-	Max int
-	// Unadvertised makes a new connection say Max in its SETTINGS and yet refuse streams beyond Start, as some captures
-	// of the real service suggest.
-	Unadvertised bool
-	// ShrinkOn4xx sets the limit back to 1 after an answer of 4xx other than 410, until the next accepted request.
-	ShrinkOn4xx bool
-}
-
-// Mock is a set of services that listen. Nothing answers before Run.
+// Mock is a set of mocked services. Nothing is answered before Run.
 //
-// Every well-formed device token is registered, but for some that say what comes of them, so that an example needs no
-// script. For APNs the first eight digits decide (a random token is safe), for FCM what follows the colon:
+// Every well-formed device token is registered, except those that select a response. For APNs the
+// first eight digits select it (a random token is unlikely to begin with them), for FCM the part
+// after the colon:
 //
 //	dead0000…, deaddead…   410 Unregistered            <id>:dead…, <id>:dead-ios…   404 UNREGISTERED
 //	dead0001…              410 ExpiredToken            <id>:bad…, or no colon       400 INVALID_ARGUMENT
@@ -105,33 +94,30 @@ type Streams struct {
 //	fa110429…              429 TooManyRequests         <id>:quota…, <id>:ratelimit… 429, with FcmError and without
 //	fa110500…              500 InternalServerError     <id>:internal…               500 INTERNAL
 //	fa110503…              503 ServiceUnavailable      <id>:unavailable…            503 UNAVAILABLE
-//	5a2db0c0…              400 BadDeviceToken, but in the sandbox 200
-//	5a2db0c1…              400 BadDeviceToken in the sandbox
+//	5a2db0c0…              400 BadDeviceToken in production, 200 in the sandbox
+//	5a2db0c1…              400 BadDeviceToken in the sandbox, 200 in production
 //
-// An app has the channels that were created at APNsManageAddr, and broadcasts to them are sent where pushes are. Every
-// path under /push/ is a live Web Push subscription, and Subscribe makes those whose messages can be decrypted. What goes wrong otherwise is for Config.Script to say.
+// The channels of an app are those created at APNsManageAddr; broadcasts to them go to the same
+// addresses as pushes. For Web Push, every path under /push/ is an active subscription, and Subscribe
+// makes subscriptions whose messages can be decrypted. For all other failures, use a script.
 type Mock struct {
-	cfg         Config
-	id          *identity
-	ledger      *ledger.Ledger
-	services    map[string][]*endpoint
-	admin       *admin
-	access      *accessTokens
-	subscribers *subscribers
-	updates     *tokenUpdates
-	latency     map[string]latency
-	program     atomic.Pointer[program]
-	script      chan struct{} // poked when program has changed
+	cfg          Config
+	id           *identity
+	ledger       *ledger.Ledger
+	injector     *script.Injector
+	services     map[string][]*endpoint
+	admin        *admin
+	accessTokens *oauth.Tokens
+	webPush      *webpush.Service
 
-	// stage is held while connections are told what to do, so that none obeys an old program after a new one.
-	stage sync.Mutex
-
-	mu   sync.Mutex
-	dice *rand.Rand
+	// applyMu is held while the script is applied to listeners and connections, so that none obeys an
+	// old script after a new one.
+	applyMu   sync.Mutex
+	scriptSet chan struct{} // receives a value when the script has been replaced
 }
 
-// New makes the keys, binds every listener and checks the script. It starts nothing, yet clients can connect from now
-// on and wait for Run, which also closes the listeners.
+// New generates keys, opens every listener and checks the script. It starts no goroutine. Clients can
+// connect from now on, and wait for Run. Only Run closes the listeners.
 func New(cfg Config) (*Mock, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -141,13 +127,12 @@ func New(cfg Config) (*Mock, error) {
 	if err != nil {
 		return nil, err
 	}
+	entries := ledger.New(cfg.LedgerSize)
 	m := &Mock{
-		cfg: cfg, id: id, ledger: ledger.New(cfg.LedgerSize), services: map[string][]*endpoint{},
-		access: newAccessTokens(), subscribers: newSubscribers(), updates: newTokenUpdates(cfg.TokenUpdateEvery),
-		latency: profiles[cfg.Latency], script: make(chan struct{}, 1),
-		dice: rand.New(rand.NewPCG(cfg.Seed, 1)),
+		cfg: cfg, id: id, ledger: entries, injector: script.NewInjector(cfg.Latency, cfg.Seed, entries.AddQuotaCheck),
+		services: map[string][]*endpoint{}, accessTokens: oauth.NewTokens(), webPush: webpush.New(), scriptSet: make(chan struct{}, 1),
 	}
-	if err := m.Play(cfg.Script); err != nil {
+	if err := m.SetScript(cfg.Script); err != nil {
 		return nil, err
 	}
 	if err := m.bind(); err != nil {
@@ -157,8 +142,8 @@ func New(cfg Config) (*Mock, error) {
 	return m, nil
 }
 
-// Run serves until ctx ends, then closes every listener and connection and returns nil once all goroutines have ended.
-// It returns an error only if a listener fails.
+// Run serves until ctx ends, then closes every listener and connection, and returns nil when all
+// goroutines have ended. It returns an error only if a listener fails.
 func (m *Mock) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, endpoints := range m.services {
@@ -167,7 +152,7 @@ func (m *Mock) Run(ctx context.Context) error {
 		}
 	}
 	group.Go(func() error { return m.admin.run(ctx) })
-	group.Go(func() error { return m.conduct(ctx) })
+	group.Go(func() error { return m.runScript(ctx) })
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -176,12 +161,11 @@ func (m *Mock) Run(ctx context.Context) error {
 
 // TB is the part of *testing.T that Start needs.
 type TB interface {
-	Helper()
+	ledger.TB
 	Cleanup(func())
-	Fatalf(format string, args ...any)
 }
 
-// Start runs a Mock for one test and ends it with the test. At most one Config may be given.
+// Start runs a Mock until the end of a test. It takes at most one Config.
 func Start(tb TB, cfg ...Config) *Mock {
 	tb.Helper()
 	m, err := New(append(cfg, Config{})[0])
@@ -201,42 +185,61 @@ func Start(tb TB, cfg ...Config) *Mock {
 	return m
 }
 
-// Ledger is the record of all that was received.
-func (m *Mock) Ledger() *ledger.Ledger { return m.ledger }
+// Ledger returns the record of all requests.
+func (m *Mock) Ledger() *Ledger { return m.ledger }
 
-// withDefaults fills in what was left out and refuses what makes no sense.
+// ExpireAccessTokens makes all access tokens issued so far expire: FCM rejects them with
+// ACCESS_TOKEN_EXPIRED.
+func (m *Mock) ExpireAccessTokens() { m.accessTokens.ExpireAll() }
+
+// Subscribe makes a Web Push subscription as a browser does. The messages sent to it are decrypted:
+// the ledger records whether that succeeded and, with Config.KeepContent, the plaintext. serverKey is
+// the public VAPID key of the web site, base64url, which the subscription is restricted to; "" for no
+// restriction.
+func (m *Mock) Subscribe(flavour Flavour, serverKey string) (Subscription, error) {
+	s, err := m.webPush.Subscribe(m.WebPushURL(), flavour, serverKey)
+	if err != nil {
+		return s, fmt.Errorf("mockprovider: %w", err)
+	}
+	return s, nil
+}
+
+// Unsubscribe ends a subscription: a push to it is then rejected with 410. It reports whether there
+// was such a subscription.
+func (m *Mock) Unsubscribe(endpoint string) bool { return m.webPush.Unsubscribe(endpoint) }
+
+// withDefaults returns the config with all defaults, or an error for an invalid one.
 func (c Config) withDefaults() (Config, error) {
-	c.Listen = or(c.Listen, "127.0.0.1")
-	c.Endpoints = or(c.Endpoints, 8)
-	c.ProjectID = or(c.ProjectID, "demo-project")
-	c.AccessTokenLifetime = or(c.AccessTokenLifetime, time.Hour)
-	c.Streams.Start = or(c.Streams.Start, 1)
-	c.Streams.Max = or(c.Streams.Max, 1000)
-	c.Latency = or(c.Latency, "none")
-	c.Seed = or(c.Seed, rand.Uint64())
-	c.LedgerSize = or(c.LedgerSize, 1_000_000)
+	c.Listen = cmp.Or(c.Listen, "127.0.0.1")
+	c.Endpoints = cmp.Or(c.Endpoints, 8)
+	c.ProjectID = cmp.Or(c.ProjectID, "demo-project")
+	c.AccessTokenLifetime = cmp.Or(c.AccessTokenLifetime, time.Hour)
+	c.Streams.Start = cmp.Or(c.Streams.Start, 1)
+	c.Streams.Max = cmp.Or(c.Streams.Max, 1000)
+	c.Latency = cmp.Or(c.Latency, "none")
+	c.Seed = cmp.Or(c.Seed, rand.Uint64())
+	c.LedgerSize = cmp.Or(c.LedgerSize, 1_000_000)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if key, why := c.fault(); key != "" {
-		return c, fmt.Errorf("mockprovider: %s: %s", key, why)
+	if key, problem := c.check(); key != "" {
+		return c, fmt.Errorf("mockprovider: %s: %s", key, problem)
 	}
 	return c, nil
 }
 
-// fault names the first member that makes no sense, as files spell it, and what is allowed; "" for none. Zero stands for
-// the default.
-func (c *Config) fault() (key, why string) {
-	_, known := profiles[or(c.Latency, "none")]
-	switch start, most := or(c.Streams.Start, 1), or(c.Streams.Max, 1000); {
+// check returns the first invalid key, as configuration files spell it, and what is allowed; "" if
+// there is none. Zero values are valid.
+func (c *Config) check() (key, problem string) {
+	switch start, limit := cmp.Or(c.Streams.Start, 1), cmp.Or(c.Streams.Max, 1000); {
 	case c.Listen != "" && net.ParseIP(c.Listen) == nil:
-		return "listen", fmt.Sprintf("%q is no IP address", c.Listen)
+		return "listen", fmt.Sprintf("%q is not an IP address", c.Listen)
 	case c.Endpoints < 0 || c.Endpoints > 1000:
 		return "endpoints", fmt.Sprintf("%d is out of range (allowed: 1 to 1000)", c.Endpoints)
-	case !known:
+	case c.Latency != "" && !script.ValidLatency(c.Latency):
 		return "latency", fmt.Sprintf("%q is unknown (allowed: none, lan, typical, far)", c.Latency)
-	case start < 1 || start > most:
-		return "streams", fmt.Sprintf("start is %d (allowed: 1 to max, %d)", start, most)
+	case start < 1 || start > limit:
+		return "streams", fmt.Sprintf("start is %d (allowed: 1 to max, %d)", start, limit)
 	case c.AccessTokenLifetime < 0:
 		return "access_token_lifetime", fmt.Sprintf("%v is negative", c.AccessTokenLifetime)
 	case c.TokenUpdateEvery < 0:
@@ -245,27 +248,4 @@ func (c *Config) fault() (key, why string) {
 		return "ledger_size", fmt.Sprintf("%d is negative", c.LedgerSize)
 	}
 	return "", ""
-}
-
-// or returns v, or the default when v is zero.
-func or[T comparable](v, byDefault T) T {
-	var zero T
-	if v == zero {
-		return byDefault
-	}
-	return v
-}
-
-// chance is true in that share of calls.
-func (m *Mock) chance(share float64) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.dice.Float64() < share
-}
-
-// normal draws from the standard normal distribution.
-func (m *Mock) normal() float64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.dice.NormFloat64()
 }

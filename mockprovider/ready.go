@@ -14,16 +14,17 @@ import (
 	"strconv"
 )
 
-// Files are the paths of what a client of the services needs: all but CA are secrets of the mock, and worthless elsewhere.
+// Files holds the paths of the files that a client needs. All except CA are secret keys, which only
+// the mock accepts.
 type Files struct {
 	APNsKey        string // AuthKey_<key id>.p8
-	ServiceAccount string // service-account.json, whose token_uri is the mock's
+	ServiceAccount string // service-account.json, with the token_uri of the mock
 	CA             string // ca.pem
 	ClientCert     string // apns-cert.pem, for certificate authentication
 	ClientKey      string // apns-cert-key.pem
 }
 
-// Ready is what a script needs to find the services. Its file members are set by WriteFiles.
+// Ready describes the running services for clients in other processes.
 type Ready struct {
 	APNs               string   `json:"apns"` // host:port of the first endpoint
 	APNsEndpoints      []string `json:"apns_endpoints"`
@@ -37,33 +38,33 @@ type Ready struct {
 	TokenURL           string   `json:"token_url"`
 	ProjectID          string   `json:"project_id"`
 	ServiceAccountFile string   `json:"service_account_file,omitempty"`
-	WebPush            string   `json:"webpush"`       // base URL; any path under /push/ is a live subscription
-	Subscriptions      string   `json:"subscriptions"` // URL that makes subscriptions with keys
+	WebPush            string   `json:"webpush"`       // base URL; any path under /push/ is an active subscription
+	Subscriptions      string   `json:"subscriptions"` // URL for making subscriptions with keys
 	Ledger             string   `json:"ledger"`        // URL of the ledger
-	Script             string   `json:"script"`        // URL that takes a new script
+	Script             string   `json:"script"`        // URL for replacing the script
 	CAFile             string   `json:"ca_file,omitempty"`
 }
 
-// Ready says where everything listens. Give it what WriteFiles returned, or an empty Files.
+// Ready returns the addresses of the services. files is the result of WriteFiles, or empty.
 func (m *Mock) Ready(files Files) Ready {
 	first := m.id.credentials[0]
 	return Ready{
-		APNs: m.advertised(m.APNsAddrs()[0]), APNsEndpoints: m.texts(m.APNsAddrs()), APNsKeyFile: files.APNsKey,
-		APNsManage: m.advertised(m.APNsManageAddr()),
+		APNs: m.advertise(m.APNsAddrs()[0]), APNsEndpoints: m.advertiseAll(m.APNsAddrs()), APNsKeyFile: files.APNsKey,
+		APNsManage: m.advertise(m.APNsManageAddr()),
 		APNsKeyID:  first.KeyID, APNsTeamID: first.TeamID, APNsTopic: first.Topics[0],
-		FCM: m.FCMURL(), FCMEndpoints: m.texts(m.FCMAddrs()), TokenURL: m.TokenURL(),
+		FCM: m.FCMURL(), FCMEndpoints: m.advertiseAll(m.FCMAddrs()), TokenURL: m.TokenURL(),
 		ProjectID: m.cfg.ProjectID, ServiceAccountFile: files.ServiceAccount,
 		WebPush: m.WebPushURL(), Subscriptions: m.SubscriptionsURL(), Ledger: m.LedgerURL(), Script: m.ScriptURL(), CAFile: files.CA,
 	}
 }
 
-// WriteFiles writes keys and certificates into dir, readable by the owner only.
+// WriteFiles writes the keys and certificates into dir, readable only by the owner.
 func (m *Mock) WriteFiles(dir string) (Files, error) {
 	account, err := m.ServiceAccount()
 	if err != nil {
 		return Files{}, err
 	}
-	key, err := pkcs8(m.id.client.PrivateKey)
+	der, err := x509.MarshalPKCS8PrivateKey(m.id.client.PrivateKey)
 	if err != nil {
 		return Files{}, err
 	}
@@ -74,7 +75,7 @@ func (m *Mock) WriteFiles(dir string) (Files, error) {
 	}
 	for path, content := range map[string][]byte{
 		f.APNsKey: first.KeyPEM, f.ServiceAccount: account, f.CA: m.id.authorityPEM,
-		f.ClientCert: pemOf("CERTIFICATE", m.id.client.Certificate[0]), f.ClientKey: key,
+		f.ClientCert: encodePEM("CERTIFICATE", m.id.client.Certificate[0]), f.ClientKey: encodePEM("PRIVATE KEY", der),
 	} {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			return Files{}, err
@@ -83,55 +84,61 @@ func (m *Mock) WriteFiles(dir string) (Files, error) {
 	return f, nil
 }
 
-// APNsAddrs are the addresses of the APNs endpoints, in the order that Fault.Endpoint counts them.
+// ServiceAccount returns the JSON key file of the account that may send.
+func (m *Mock) ServiceAccount() ([]byte, error) { return m.id.account.KeyFile(m.TokenURL()) }
+
+// APNsAddrs returns the addresses of the APNs endpoints, in the order of their numbers in
+// Fault.Endpoint.
 func (m *Mock) APNsAddrs() []netip.AddrPort { return m.addrs(APNs) }
 
-// APNsManageAddr is the address of APNs' channel management.
+// APNsManageAddr returns the address of APNs' channel management.
 func (m *Mock) APNsManageAddr() netip.AddrPort { return m.services[APNsManage][0].addr }
 
-// FCMAddrs are the addresses of the FCM endpoints, in the order that Fault.Endpoint counts them.
+// FCMAddrs returns the addresses of the FCM endpoints, in the order of their numbers in
+// Fault.Endpoint.
 func (m *Mock) FCMAddrs() []netip.AddrPort { return m.addrs(FCM) }
 
-// FCMURL is the base URL of the first FCM endpoint.
-func (m *Mock) FCMURL() string { return "https://" + m.advertised(m.services[FCM][0].addr) }
+// FCMURL returns the base URL of the first FCM endpoint.
+func (m *Mock) FCMURL() string { return "https://" + m.advertise(m.services[FCM][0].addr) }
 
-// TokenURL is the OAuth2 token endpoint.
+// TokenURL returns the URL of the OAuth2 token endpoint.
 func (m *Mock) TokenURL() string {
-	return "https://" + m.advertised(m.services[OAuth][0].addr) + "/token"
+	return "https://" + m.advertise(m.services[OAuth][0].addr) + "/token"
 }
 
-// WebPushURL is the base URL of the Web Push service: any path under /push/ is a live subscription.
-func (m *Mock) WebPushURL() string { return "https://" + m.advertised(m.services[WebPush][0].addr) }
+// WebPushURL returns the base URL of the Web Push services.
+func (m *Mock) WebPushURL() string { return "https://" + m.advertise(m.services[WebPush][0].addr) }
 
-// LedgerURL is the ledger's HTTP API.
+// LedgerURL returns the URL of the ledger's HTTP API.
 func (m *Mock) LedgerURL() string { return m.adminURL() + "/ledger" }
 
-// SubscriptionsURL makes Web Push subscriptions by POST, and ends them by DELETE.
+// SubscriptionsURL returns the URL for making Web Push subscriptions with POST and ending them with
+// DELETE.
 func (m *Mock) SubscriptionsURL() string { return m.adminURL() + "/subscriptions" }
 
-// ScriptURL takes a new script by PUT, and shows the present one by GET.
+// ScriptURL returns the URL for replacing the script with PUT and reading it with GET.
 func (m *Mock) ScriptURL() string { return m.adminURL() + "/script" }
 
-// Credentials are the APNs keys that the mock knows, complete.
+// Credentials returns the APNs keys that are accepted, with all defaults.
 func (m *Mock) Credentials() []Credential { return slices.Clone(m.id.credentials) }
 
-// ProjectID is the FCM project.
+// ProjectID returns the FCM project.
 func (m *Mock) ProjectID() string { return m.cfg.ProjectID }
 
-// CACertPEM is the certificate that a client must trust.
+// CACertPEM returns the certificate that a client must trust.
 func (m *Mock) CACertPEM() []byte { return bytes.Clone(m.id.authorityPEM) }
 
-// ClientCertificate is good for APNs certificate authentication, for the first credential's first topic.
+// ClientCertificate returns a certificate for APNs, for the first topic of the first credential.
 func (m *Mock) ClientCertificate() tls.Certificate { return m.id.client }
 
-// ClientTLS trusts the mock and nobody else.
+// ClientTLS returns a TLS configuration that trusts only the mock.
 func (m *Mock) ClientTLS() *tls.Config {
 	roots := x509.NewCertPool()
 	roots.AddCert(m.id.authority)
 	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 }
 
-// addrs lists the addresses of one service.
+// addrs returns the addresses of one service.
 func (m *Mock) addrs(service string) []netip.AddrPort {
 	all := make([]netip.AddrPort, len(m.services[service]))
 	for i, e := range m.services[service] {
@@ -140,16 +147,16 @@ func (m *Mock) addrs(service string) []netip.AddrPort {
 	return all
 }
 
-func (m *Mock) texts(addrs []netip.AddrPort) []string {
+func (m *Mock) advertiseAll(addrs []netip.AddrPort) []string {
 	all := make([]string, len(addrs))
 	for i, a := range addrs {
-		all[i] = m.advertised(a)
+		all[i] = m.advertise(a)
 	}
 	return all
 }
 
-// advertised is an address as clients shall call it.
-func (m *Mock) advertised(addr netip.AddrPort) string {
+// advertise returns the host:port for clients to connect to.
+func (m *Mock) advertise(addr netip.AddrPort) string {
 	if m.cfg.Advertise == "" {
 		return addr.String()
 	}
@@ -157,5 +164,5 @@ func (m *Mock) advertised(addr netip.AddrPort) string {
 }
 
 func (m *Mock) adminURL() string {
-	return "http://" + m.advertised(m.admin.listener.Addr().(*net.TCPAddr).AddrPort())
+	return "http://" + m.advertise(m.admin.listener.Addr().(*net.TCPAddr).AddrPort())
 }

@@ -105,7 +105,7 @@ func (sp *socketPool) failEndpoints(failing ...int) {
 	for _, i := range failing {
 		s.Faults = append(s.Faults, mockprovider.Fault{Service: mockprovider.APNs, Endpoint: fmt.Sprint(i), Status: 500})
 	}
-	if err := sp.mock.Play(s); err != nil {
+	if err := sp.mock.SetScript(s); err != nil {
 		sp.t.Fatal(err)
 	}
 }

@@ -105,7 +105,7 @@ func TestNoSecretLeaks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.mock.Play(mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.OAuth, Status: 400, Times: 1}}}); err != nil {
+	if err := s.mock.SetScript(mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.OAuth, Status: 400, Times: 1}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.Listen(); err != nil {
@@ -118,7 +118,7 @@ func TestNoSecretLeaks(t *testing.T) {
 	base, admin := "http://"+g.Addr().String(), "http://"+g.AdminAddr().String()
 	waitUntil(func() bool { return strings.Contains(d.text(), "invalid_grant") })
 	for _, c := range faultCases {
-		if err := s.mock.Play(mockprovider.Script{Faults: c.faults}); err != nil {
+		if err := s.mock.SetScript(mockprovider.Script{Faults: c.faults}); err != nil {
 			t.Fatal(err)
 		}
 		for sent := false; !sent || !strings.Contains(d.text(), `"status":"`+c.status+`"`); sent = true { // repeats on a slow machine, where a response may be late

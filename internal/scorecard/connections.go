@@ -45,7 +45,7 @@ func (s *scenario) checkGoAway(m *mockprovider.Mock, g *gateway, n int, slow moc
 	dialsBefore := s.dialCount(m)
 	withGoAway := s.startBurst(g, n)
 	s.eventually(fmt.Sprintf("waiting until all %d are in flight", n), time.Second, func() bool { return g.status().inFlight() == n })
-	s.noError(m.Play(mockprovider.Script{Faults: []mockprovider.Fault{
+	s.noError(m.SetScript(mockprovider.Script{Faults: []mockprovider.Fault{
 		{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{LastOffset: -n / poolSize / 2}}, slow,
 	}}))
 	results := withGoAway.wait()

@@ -43,7 +43,7 @@ func script(faults ...mockprovider.Fault) mockprovider.Script {
 // playFaults replaces the fault script and returns the time.
 func (s *scenario) playFaults(m *mockprovider.Mock, faults ...mockprovider.Fault) time.Time {
 	start := time.Now()
-	s.noError(m.Play(script(faults...)))
+	s.noError(m.SetScript(script(faults...)))
 	return start
 }
 

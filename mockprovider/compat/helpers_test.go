@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 func play(t *testing.T, m *mockprovider.Mock, faults ...mockprovider.Fault) {
 	t.Helper()
-	if err := m.Play(mockprovider.Script{Faults: faults}); err != nil {
+	if err := m.SetScript(mockprovider.Script{Faults: faults}); err != nil {
 		t.Fatal(err)
 	}
 }
