@@ -50,6 +50,7 @@ var packages = map[string]packageRule{
 	"internal/configsource": {layer: 0},
 	"internal/jsonobj":      {layer: 0},
 	"internal/jetstream":    {layer: 0},
+	"internal/testwait":     {layer: 0, why: "only tests import it"},
 	"internal/publicaddr":   {layer: 0},
 	"internal/report":       {layer: 0, why: "it draws figures and does not measure"},
 

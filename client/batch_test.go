@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -163,7 +164,7 @@ func TestBatchDuringGatewayDrain(t *testing.T) {
 			go func() { defer close(stopped); draining.stop() }()
 		}
 	}
-	<-stopped
+	testwait.For(t, stopped, "the end")
 	_, accepted := env.counts()
 	for i := range n {
 		if accepted[token(i)] > 1 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-push/sluice/client"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -67,7 +68,7 @@ func TestHedgeReturnsFirstVerdict(t *testing.T) {
 				w.Header().Set("Sluice-Gateway", sharedKeysReport)
 				keys.Store(r.Header.Get("Idempotency-Key"), true)
 				if requests.Add(1) == 1 {
-					<-both
+					testwait.For(t, both, "both calls")
 					c.first.write(w)
 					return
 				}
@@ -121,7 +122,7 @@ func TestHedgeCancelsSlowerCall(t *testing.T) {
 	if _, err := c.Send(t.Context(), testNotification(1)); err != nil {
 		t.Error(err)
 	}
-	<-canceled
+	testwait.For(t, canceled, "the cancellation")
 }
 
 func TestHedgeBudget(t *testing.T) {

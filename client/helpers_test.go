@@ -21,6 +21,7 @@ import (
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
 )
@@ -80,7 +81,7 @@ func (env *testEnv) startGateway(address, settings string) *testGateway {
 	h := &testGateway{Gateway: g, address: g.Addr().String()}
 	h.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-ended; err != nil {
+		if err := testwait.For(env.t, ended, "the end"); err != nil {
 			env.t.Errorf("gateway: %v", err)
 		}
 	})

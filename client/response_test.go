@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -44,7 +45,7 @@ func fakeGatewayWithReport(t *testing.T, signals string, h http.HandlerFunc) str
 	s.Protocols.SetUnencryptedHTTP2(true)
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = s.Serve(l) }()
-	t.Cleanup(func() { _ = s.Close(); <-ended })
+	t.Cleanup(func() { _ = s.Close(); testwait.For(t, ended, "the end") })
 	return "http://" + l.Addr().String()
 }
 

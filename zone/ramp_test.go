@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/pool"
 )
 
@@ -105,7 +106,7 @@ func newEndpoints(t *testing.T, picker pool.Picker) []*pool.Endpoint {
 	go func() { done <- p.Run(ctx) }()
 	<-time.After(time.Second)
 	cancel()
-	if err := <-done; err != nil {
+	if err := testwait.For(t, done, "the end"); err != nil {
 		t.Error(err)
 	}
 	return collected.endpoints

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -39,7 +40,7 @@ func writeHistory(t *testing.T, events ...push.Event) (dir string) {
 		t.Fatal(err)
 	}
 	cancel()
-	for _, err := range []error{<-ended, h.Close(), e.Close()} {
+	for _, err := range []error{testwait.For(t, ended, "the end"), h.Close(), e.Close()} {
 		if err != nil {
 			t.Fatal(err)
 		}

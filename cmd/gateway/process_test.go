@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 // gatewayBinary is the path of the compiled gateway.
@@ -90,14 +92,14 @@ func startGateway(t *testing.T, env []string, args ...string) *gatewayProcess {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		<-p.done
+		testwait.For(t, p.done, "the end")
 	})
 	return p
 }
 
 // wait waits for the process and returns its exit code, or -1 if a signal ended it.
 func (p *gatewayProcess) wait() int {
-	<-p.done
+	testwait.For(p.t, p.done, "the end")
 	return p.code
 }
 

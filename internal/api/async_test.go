@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -284,7 +285,7 @@ func TestAsyncReceiptIsWrittenOnceItemIsQueued(t *testing.T) {
 	s, closeServer := ts.stream("application/x-ndjson", respondAsyncHeader)
 	defer closeServer()
 	s.write(t, validBody+"\n")
-	res := <-s.answer
+	res := testwait.For(t, s.answer, "the response")
 	lines := bufio.NewReader(res.Body)
 	for range 3 {
 		if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"queued"`) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -205,7 +206,7 @@ func TestReceiptsAreStreamed(t *testing.T) {
 		ts := newTestAPI(t)
 		s, closeServer := ts.stream(media)
 		s.write(t, text[0]+validBody+text[1])
-		res := <-s.answer
+		res := testwait.For(t, s.answer, "the response")
 		lines := bufio.NewReader(res.Body)
 		for range 3 {
 			if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"accepted"`) {
@@ -235,7 +236,7 @@ func TestClientMayReadAfterWritingWholeBatch(t *testing.T) {
 	if s.Close() != nil {
 		t.Error("close")
 	}
-	res := <-s.answer
+	res := testwait.For(t, s.answer, "the response")
 	defer func() { _ = res.Body.Close() }()
 	if got := receipts(t, res.Body); len(got) != 5_000 {
 		t.Error(len(got))

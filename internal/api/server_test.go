@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -258,7 +259,7 @@ func TestDisconnectCancelsItemsInFlight(t *testing.T) {
 			if err := c.Close(); err != nil {
 				t.Error(err)
 			}
-			if verdict := <-verdicts; verdict != push.Abandoned || time.Since(start) != 0 {
+			if verdict := testwait.For(t, verdicts, "a verdict"); verdict != push.Abandoned || time.Since(start) != 0 {
 				t.Errorf("%s: %v after %v", name, verdict, time.Since(start))
 			}
 		})

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/internal/configsource"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 func TestMain(m *testing.M) {
@@ -78,7 +79,7 @@ func runSource(t *testing.T, s configsource.Source) (changed <-chan struct{}) {
 		cancel()
 		for range changes { // until it is closed
 		}
-		if err := <-done; err != nil {
+		if err := testwait.For(t, done, "the end"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -145,12 +146,12 @@ func newRouteWithPool(t testing.TB, s *service, cfg pool.Config, endpoints int) 
 	go func() { done <- p.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+		if err := testwait.For(t, done, "the end"); err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})
 	for range endpoints {
-		<-joined
+		testwait.For(t, joined, "the end")
 	}
 	return &delivery.Route{Provider: s, Pool: p}
 }

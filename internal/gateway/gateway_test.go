@@ -28,6 +28,7 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -128,7 +129,7 @@ func (s mockEnv) start(t testing.TB, text string) testGateway {
 	stop := sync.OnceValue(func() error {
 		cancel()
 		http.DefaultClient.CloseIdleConnections()
-		return <-ended
+		return testwait.For(t, ended, "the end")
 	})
 	t.Cleanup(func() {
 		if err := stop(); err != nil {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -139,7 +140,7 @@ func TestNoSecretLeaks(t *testing.T) {
 	_, _ = fmt.Fprintln(d, runChecks(t, g))
 	http.DefaultClient.CloseIdleConnections()
 	cancel()
-	if err := <-ended; err != nil {
+	if err := testwait.For(t, ended, "the end"); err != nil {
 		t.Error(err)
 	}
 	for _, marker := range []string{`"level":"DEBUG"`, "sluice_attempts_total", "invalid_grant"} {

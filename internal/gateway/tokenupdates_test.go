@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/push"
@@ -98,7 +99,7 @@ func newAPNsRoute(t *testing.T, a *fakeAPNs) *delivery.Route {
 	go func() { ended <- p.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
-		if err := <-ended; err != nil {
+		if err := testwait.For(t, ended, "the end"); err != nil {
 			t.Error(err)
 		}
 	})

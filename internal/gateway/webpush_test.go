@@ -25,6 +25,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/providers/webpush"
 )
@@ -141,10 +142,10 @@ func newDNSServer(t testing.TB, address string) string {
 		})}
 	ended := make(chan error, 1)
 	go func() { ended <- server.ActivateAndServe() }()
-	<-started
+	testwait.For(t, started, "the start")
 	t.Cleanup(func() {
 		_ = server.Shutdown()
-		if err := <-ended; err != nil {
+		if err := testwait.For(t, ended, "the end"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -33,7 +34,7 @@ func openBench(b *testing.B) (open func(dir string) (h *history.History, stop fu
 		go func() { ended <- h.Run(ctx) }()
 		return h, func() {
 			cancel()
-			if err := <-ended; err != nil {
+			if err := testwait.For(b, ended, "the end"); err != nil {
 				b.Fatal(err)
 			}
 			if err := h.Close(); err != nil {

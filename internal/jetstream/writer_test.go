@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 func TestAppendAllKeepsOrder(t *testing.T) {
@@ -76,7 +77,7 @@ func TestRetriesKeepOrder(t *testing.T) {
 		})
 	}
 	for range 6 {
-		<-attempts
+		testwait.For(t, attempts, "an attempt")
 	}
 	if _, err := e.Stream(t.Context(), testStream); err != nil {
 		t.Fatal(err)
@@ -171,13 +172,13 @@ func TestMapSubjectSetsSubjectAndHeaders(t *testing.T) {
 		stop()
 	}()
 	go func() { ended <- w.Run(ctx) }()
-	offset := <-offsets
+	offset := testwait.For(t, offsets, "an offset")
 	stream, _ := e.JetStream().Stream(t.Context(), "S")
 	msg, err := stream.GetMsg(t.Context(), offset.Seq)
 	if err != nil || !strings.HasPrefix(msg.Subject, "s.a.") || msg.Header.Get("X") != "y" {
 		t.Errorf("%+v %v", msg, err)
 	}
-	if err := <-ended; err != nil {
+	if err := testwait.For(t, ended, "the end"); err != nil {
 		t.Error(err)
 	}
 	if _, err := w.Append(t.Context(), "s.a", []byte("4")); !errors.Is(err, jetstream.ErrClosed) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/metrics"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
@@ -104,7 +105,7 @@ func startPool(t *testing.T, m *metrics.Metrics, limiter *quota.RateLimiter) *po
 	go func() { done <- p.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
-		if err := <-done; err != nil {
+		if err := testwait.For(t, done, "the end"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -54,7 +55,7 @@ func openBench(b *testing.B, s queue.Sender, withHistory bool) (q *queue.Queue, 
 	go func() { _ = q.Run(ctx); close(stopped) }()
 	b.Cleanup(func() {
 		stop()
-		<-stopped
+		testwait.For(b, stopped, "the end")
 		stopHistory()
 		running.Wait()
 		_ = e.Close()

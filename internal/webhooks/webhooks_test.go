@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/publicaddr"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/internal/webhooks"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/webhook"
@@ -83,7 +84,7 @@ func TestRetryKeepsMessageID(t *testing.T) {
 		cfg.Logger = slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil))
 	}))
 	for range 6 {
-		<-r.received
+		testwait.For(t, r.received, "a message")
 	}
 	store.addEvent(push.Event{})
 	store.addEvent(push.Event{})
@@ -135,7 +136,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	store.addEvent(push.Event{})
 	start(t, store.config(r))
 	for range 3 {
-		<-r.received
+		testwait.For(t, r.received, "a message")
 	}
 	if n := len(target.messages()); n != 0 {
 		t.Errorf("%d messages followed the redirect", n)
@@ -224,7 +225,7 @@ func TestUnsavedCheckpointRepeatsEvents(t *testing.T) {
 	store.addEvent(push.Event{})
 	start(t, store.config(r))
 	for range 3 {
-		if m := <-r.received; !slices.Equal(m.events, []string{"1"}) {
+		if m := testwait.For(t, r.received, "a message"); !slices.Equal(m.events, []string{"1"}) {
 			t.Errorf("%+v", m)
 		}
 	}
@@ -276,7 +277,7 @@ func TestEverySecretSigns(t *testing.T) {
 	store.startNow("shop/billing")
 	store.addEvent(push.Event{})
 	start(t, store.config(r, func(cfg *webhooks.Config) { cfg.Secrets = []webhooks.Secret{next, secret} }))
-	m := <-r.received
+	m := testwait.For(t, r.received, "a message")
 	if strings.HasPrefix(m.body, "broken") || verify(m.header, []byte(m.body), next) != nil {
 		t.Errorf("a signature is missing: %v", m.header)
 	}

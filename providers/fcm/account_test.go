@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/push"
 )
@@ -276,9 +277,9 @@ func TestCancellationEndsExchange(t *testing.T) {
 			r := translate(t, p, newNotification())
 			ended := make(chan push.Outcome, 1)
 			go func() { ended <- p.Send(ctx, respond(200, ""), newNotification(), r) }()
-			<-arrived
+			testwait.For(t, arrived, "the request")
 			cancel()
-			equal(t, "outcome", <-ended, push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"})
+			equal(t, "outcome", testwait.For(t, ended, "the end"), push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"})
 		})
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
@@ -36,7 +37,7 @@ func runInBackground(t *testing.T, p *fcm.Provider) {
 	go func() { ended <- p.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
-		if err := <-ended; err != nil {
+		if err := testwait.For(t, ended, "the end"); err != nil {
 			t.Errorf("Run ended with %v", err)
 		}
 	})
