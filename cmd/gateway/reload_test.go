@@ -66,7 +66,9 @@ func TestServeReloadsAChangedConfiguration(t *testing.T) {
 	p.waitForLog("configuration reloaded", "limits.batch: 200 → 300", "apps.shop.webpush: reconnecting")
 	before := strings.Count(p.stderr.String(), "configuration reloaded without changes")
 	p.signal(syscall.SIGHUP)
-	p.eventually("the reload after SIGHUP", func() bool { return strings.Count(p.stderr.String(), "configuration reloaded without changes") > before })
+	p.eventually("the reload after SIGHUP", func() bool {
+		return strings.Count(p.stderr.String(), "configuration reloaded without changes") > before
+	})
 	p.terminate()
 }
 

@@ -12,6 +12,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/internal/webhooks"
 )
 
@@ -72,7 +73,7 @@ func TestWebhookLeaseFailover(t *testing.T) {
 		return func() { cancel(); wg.Wait() }
 	}
 	first := gateway(t.Context())
-	<-started
+	testwait.For(t, started, "the start")
 	second := gateway(t.Context())
 	for range 20 { // the first gateway keeps the lease
 		time.Sleep(5 * time.Millisecond)
@@ -81,11 +82,11 @@ func TestWebhookLeaseFailover(t *testing.T) {
 		t.Error("both gateways have the lease")
 	}
 	first()
-	<-started
+	testwait.For(t, started, "the start")
 	if err := bucket.Purge(t.Context(), "shop/billing"); err != nil { // as if the lease had expired
 		t.Fatal(err)
 	}
-	<-started // the gateway has noticed and acquired the lease again
+	testwait.For(t, started, "the start") // the gateway has noticed and acquired the lease again
 	second()
 	if highest.Load() != 1 {
 		t.Error("both gateways had the lease at the same time")

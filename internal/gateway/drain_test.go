@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -108,7 +109,7 @@ func probeDrain(t *testing.T, delay time.Duration) (wrong []string, inTime bool)
 	status, text, closes := call("GET", "/livez", "")
 	expect(status == 200 && closes, "the response does not close the connection: %d %s", status, text)
 	inTime = time.Since(started) < delay
-	if err := <-ended; err != nil {
+	if err := testwait.For(t, ended, "the end"); err != nil {
 		t.Error(err)
 	}
 	return wrong, inTime
@@ -140,10 +141,10 @@ func TestRequestPastDrainGraceIsAborted(t *testing.T) {
 	}()
 	waitUntil(func() bool { return h.inFlight() == 1 })
 	cancel()
-	if err := <-ended; err == nil || !strings.Contains(err.Error(), "requests aborted after 100ms (raise drain.grace)") {
+	if err := testwait.For(t, ended, "the end"); err == nil || !strings.Contains(err.Error(), "requests aborted after 100ms (raise drain.grace)") {
 		t.Errorf("Run: %v", err)
 	}
-	if err := <-result; err == nil {
+	if err := testwait.For(t, result, "result"); err == nil {
 		t.Error("the request was completed, not aborted")
 	}
 	http.DefaultClient.CloseIdleConnections()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -58,7 +59,7 @@ func TestClaimIsSharedAmongGateways(t *testing.T) {
 		t.Fatal(err)
 	}
 	done()
-	if earlier := <-receipts; earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
+	if earlier := testwait.For(t, receipts, "receipts"); earlier.ID != n.ID || earlier.Status() != push.StatusAccepted {
 		t.Errorf("%+v", earlier)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -76,7 +77,7 @@ func (f *fixture) openWith(cfg history.Config) *testHistory {
 		}
 		stopped = true
 		cancel()
-		if err := <-ended; err != nil {
+		if err := testwait.For(f, ended, "the end"); err != nil {
 			f.Error(err)
 		}
 		if err := opened.Close(); err != nil {
