@@ -73,9 +73,9 @@ func TestAuditFindsEachKind(t *testing.T) {
 	for range 20 {
 		h.appendEvents(lifecycle(newID())...)
 	}
-	lost, leftBehind, twice, sentAfterCancel, unannounced, interrupted := newID(), newID(), newID(), newID(), newID(), newID()
+	lost, unfinished, twice, sentAfterCancel, unannounced, interrupted := newID(), newID(), newID(), newID(), newID(), newID()
 	h.appendEvents(newEvent(lost, push.StatusQueued))
-	h.appendEvents(newEvent(leftBehind, push.StatusScheduled), newEvent(leftBehind, push.StatusSending))
+	h.appendEvents(newEvent(unfinished, push.StatusScheduled), newEvent(unfinished, push.StatusSending))
 	h.appendEvents(append(lifecycle(twice), newEvent(twice, push.StatusUnregistered))...)
 	h.appendEvents(newEvent(sentAfterCancel, push.StatusQueued), newEvent(sentAfterCancel, push.StatusCancelled), newEvent(sentAfterCancel, push.StatusAccepted))
 	h.appendEvents(newEvent(unannounced, push.StatusSending), newEvent(unannounced, push.StatusAccepted))
@@ -87,7 +87,7 @@ func TestAuditFindsEachKind(t *testing.T) {
 	want := &history.Report{
 		Events: 60 + 1 + 2 + 4 + 3 + 2 + 1, Notifications: 26, Accepted: 24, Lost: 2, Twice: 2, Unannounced: 1, Interrupted: 1,
 		Findings: []history.Finding{
-			{Kind: "lost", ID: lost}, {Kind: "lost", ID: leftBehind}, {Kind: "twice", ID: twice}, {Kind: "twice", ID: sentAfterCancel},
+			{Kind: "lost", ID: lost}, {Kind: "lost", ID: unfinished}, {Kind: "twice", ID: twice}, {Kind: "twice", ID: sentAfterCancel},
 			{Kind: "unannounced", ID: unannounced}, {Kind: "interrupted", ID: interrupted},
 		},
 	}

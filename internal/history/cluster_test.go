@@ -41,21 +41,21 @@ func TestEventsReachOtherGateway(t *testing.T) {
 }
 
 func TestClaimIsSharedAmongGateways(t *testing.T) {
-	one, two := newGatewayPair(t)
+	first, second := newGatewayPair(t)
 	n := newKeyed("key", "body")
-	done, _ := one.claim(n, nil)
-	if _, _, err := two.Claim(t.Context(), newKeyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
+	done, _ := first.claim(n, nil)
+	if _, _, err := second.Claim(t.Context(), newKeyed("key", "other"), nil); !errors.Is(err, push.ErrKeyReused) {
 		t.Error(err)
 	}
 	receipts := make(chan push.Receipt, 1)
 	go func() {
-		_, earlier, err := two.Claim(t.Context(), newKeyed("key", "body"), nil)
+		_, earlier, err := second.Claim(t.Context(), newKeyed("key", "body"), nil)
 		if err != nil {
 			t.Error(err)
 		}
 		receipts <- earlier
 	}()
-	if err := one.AppendAsync(t.Context(), keyedEvent(n, push.StatusQueued), keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted)); err != nil {
+	if err := first.AppendAsync(t.Context(), keyedEvent(n, push.StatusQueued), keyedEvent(n, push.StatusSending), keyedEvent(n, push.StatusAccepted)); err != nil {
 		t.Fatal(err)
 	}
 	done()

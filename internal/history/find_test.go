@@ -50,9 +50,9 @@ func TestFindChecksApp(t *testing.T) {
 	h := newFixture(t).open()
 	id := newID()
 	h.appendEvents(lifecycle(id)...)
-	for _, ask := range [][2]string{{"other", id}, {"shop", "no UUID"}, {"shop", "019ab5a4-0000-7000-8000-000000000000"}} {
-		if _, _, err := h.Find(t.Context(), ask[0], ask[1]); !errors.Is(err, push.ErrNotFound) {
-			t.Errorf("%s: %v", ask, err)
+	for _, query := range [][2]string{{"other", id}, {"shop", "no UUID"}, {"shop", "019ab5a4-0000-7000-8000-000000000000"}} {
+		if _, _, err := h.Find(t.Context(), query[0], query[1]); !errors.Is(err, push.ErrNotFound) {
+			t.Errorf("%s: %v", query, err)
 		}
 	}
 }

@@ -50,8 +50,8 @@ func (o *overlay) removePending(headers []*eventHeader) {
 	}
 }
 
-// receive adds the events of message seq and wakes those who wait for it. Pending events among them
-// are no longer pending.
+// receive adds the events of message seq and wakes the goroutines that wait for it. Pending events
+// among them are no longer pending.
 func (o *overlay) receive(seq uint64, headers []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

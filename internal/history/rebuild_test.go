@@ -87,9 +87,9 @@ func TestIndexIsDeterministic(t *testing.T) {
 		f := newFixture(t)
 		live := f.open()
 		for events := randomEvents(random, 250); len(events) > 0; {
-			some := min(len(events), 1+random.IntN(12))
-			live.appendEvents(events[:some]...)
-			events = events[some:]
+			n := min(len(events), 1+random.IntN(12))
+			live.appendEvents(events[:n]...)
+			events = events[n:]
 		}
 		live.waitIndexed()
 		live.stop()

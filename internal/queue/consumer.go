@@ -151,7 +151,7 @@ func (c *consumer) pull(ctx, sendCtx context.Context, messageSlots chan struct{}
 	return nil
 }
 
-// acquireUpTo takes up to most tokens without waiting, but waits for the first.
+// acquireUpTo takes up to limit tokens without waiting, but waits for the first.
 func acquireUpTo(ctx context.Context, sem chan struct{}, limit int) (acquired int) {
 	for acquired < limit && acquire(ctx, sem, acquired == 0) {
 		acquired++

@@ -197,12 +197,12 @@ func (c *crashChild) finish(ctx context.Context, dir string) error {
 	}
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		var open, unknown []string
-		for some := range slices.Chunk(ids, 500) {
-			states, err := c.history.States(ctx, some)
+		for batch := range slices.Chunk(ids, 500) {
+			states, err := c.history.States(ctx, batch)
 			if err != nil {
 				return err
 			}
-			for _, id := range some {
+			for _, id := range batch {
 				switch s := states[id]; {
 				case s.Status == push.StatusUnknown:
 					unknown = append(unknown, id)

@@ -93,10 +93,10 @@ func TestCrashResendsOnlyUnfinishedTasks(t *testing.T) {
 }
 
 func TestInDoubtTaskFollowsOnUnknownAfterCrash(t *testing.T) {
-	never, always, collapsible, plain, once := newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("shop")
+	never, always, collapsible, plain, single := newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("shop")
 	never.OnUnknown, never.CollapseKey, always.OnUnknown, collapsible.CollapseKey = push.RepeatNever, "k", push.RepeatAlways, "k"
-	once.OnUnknown, once.Retry = push.RepeatAlways, &push.Retry{Attempts: 1}
-	ns := []*push.Notification{never, always, collapsible, plain, once}
+	single.OnUnknown, single.Retry = push.RepeatAlways, &push.Retry{Attempts: 1}
+	ns := []*push.Notification{never, always, collapsible, plain, single}
 	s := newFakeSender()
 	release := s.block()
 	defer release()
@@ -113,7 +113,7 @@ func TestInDoubtTaskFollowsOnUnknownAfterCrash(t *testing.T) {
 	}{
 		"never": {never, push.StatusUnknown, 0}, "always": {always, push.StatusAccepted, 1},
 		"collapsible": {collapsible, push.StatusAccepted, 1}, "unset": {plain, push.StatusUnknown, 0},
-		"one attempt": {once, push.StatusUnknown, 0},
+		"one attempt": {single, push.StatusUnknown, 0},
 	} {
 		r, err := restarted.journal.Receipt(t.Context(), "shop", c.n.ID)
 		if err != nil || r.Status() != c.want || newSender.count(c.n.ID) != c.sent {

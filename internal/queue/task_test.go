@@ -17,18 +17,18 @@ import (
 // randomTask returns a task with random values in some of its fields.
 func randomTask(t *rapid.T) *task {
 	at := time.Date(2026, 11, 22, 12, 0, 0, rapid.IntRange(0, 999_999_999).Draw(t, "ns"), time.UTC)
-	some := func(name string) bool { return rapid.Bool().Draw(t, name) }
+	flip := func(name string) bool { return rapid.Bool().Draw(t, name) }
 	one := &task{
 		ID: rapid.StringN(1, 40, -1).Draw(t, "id"), App: "shop", AcceptedAt: at, Reschedules: rapid.IntRange(0, 9).Draw(t, "tries"),
 		AttemptsStarted: rapid.IntRange(0, 9).Draw(t, "begun"), Notification: &push.Notification{Platform: push.APNs, Target: push.Target{Token: "00"}},
 	}
-	if some("keyed") {
+	if flip("keyed") {
 		one.KeyHash, one.BodyHash = rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "key"), rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "body")
 	}
-	if some("scheduled") {
+	if flip("scheduled") {
 		one.Due, one.Notification.SendAt = at.Add(time.Hour), at.Add(time.Hour)
 	}
-	if some("tried") {
+	if flip("tried") {
 		one.Receipt = &push.Receipt{ID: one.ID, Attempts: []push.Attempt{{Endpoint: "17.188.143.98:443", Started: at}}}
 	}
 	return one
