@@ -29,7 +29,7 @@ func (auditCmd) Help() string {
 
     gateway audit -c gateway.yaml
 
-Reads the history and the queue and verifies that every queued notification has ended exactly once or is still waiting. Lists the notifications for which that is not true. If a gateway uses the directory, the command asks it for the audit at its admin listener. Exits with 0 if the audit is clean and with 1 otherwise.`
+Reads the history and the queue and verifies that every queued notification has ended exactly once or is still waiting. Lists the notifications for which that is not true. If a gateway uses the directory, the command requests the audit from its admin listener. Exits with 0 if the audit is clean and with 1 otherwise.`
 }
 
 // Run audits and prints the report.

@@ -82,7 +82,7 @@ type schemaCmd struct {
 
 // Help returns the description and examples.
 func (schemaCmd) Help() string {
-	return "Example:\n\n    gateway schema > gateway.schema.json\n\nEditors validate and complete a configuration whose first line is " +
+	return "Example:\n\n    gateway schema > gateway.schema.json\n\nEditors validate and complete a configuration with the first line " +
 		"\"# yaml-language-server: $schema=gateway.schema.json\"."
 }
 

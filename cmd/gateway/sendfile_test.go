@@ -28,8 +28,8 @@ type batchServer struct {
 	accepted  map[string]int
 }
 
-func newBatchServer(t *testing.T, play func(call, index int, line map[string]any) string) *batchServer {
-	b := &batchServer{answer: play, keys: map[string]string{}, accepted: map[string]int{}}
+func newBatchServer(t *testing.T, answer func(call, index int, line map[string]any) string) *batchServer {
+	b := &batchServer{answer: answer, keys: map[string]string{}, accepted: map[string]int{}}
 	b.Server = httptest.NewServer(b)
 	t.Cleanup(b.Close)
 	return b

@@ -49,8 +49,8 @@ type Config struct {
 	Ledger, Script string
 	// Faults is a fault script in YAML, played from the start of the measurement. It needs Script.
 	Faults []byte
-	// Processes are processes on this machine whose CPU time and memory the report includes. The
-	// current process is always included.
+	// Processes are processes on this machine. The report includes their CPU time and memory, and
+	// always those of the current process.
 	Processes []Process
 	// OnProgress, if set, is called every ProgressInterval (default 1 s) while the test runs.
 	OnProgress       func(Snapshot)

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// conn is an HTTP/1.1 connection for one call at a time. It does not use net/http, whose client
+// conn is an HTTP/1.1 connection for one call at a time. It does not use net/http: the client there
 // needs more CPU time than the gateway under test.
 type conn struct {
 	address string

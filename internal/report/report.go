@@ -108,7 +108,7 @@ type Latency struct {
 	Mean float64 `json:"mean"`
 }
 
-// Bucket counts the notifications whose latency is at most UpTo milliseconds and above the UpTo of
+// Bucket counts the notifications with a latency of at most UpTo milliseconds and above the UpTo of
 // the previous bucket.
 type Bucket struct {
 	UpTo  float64 `json:"up_to"`

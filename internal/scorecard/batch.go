@@ -20,7 +20,7 @@ const (
 
 // mixedBatch is S20. A batch of 500 notifications has one malformed item, one huge item and one
 // expired token. It is sent once as lines and once as an array. The row checks that the index in
-// each receipt is the index of its item: the service knows the device of each notification.
+// each receipt is the index of its item: the ledger shows the device of each notification.
 func mixedBatch(s *scenario) {
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
 	g := s.startAPNsGateway(m, "")

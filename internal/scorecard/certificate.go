@@ -45,7 +45,7 @@ func certificateRotation(s *scenario) {
 	e := collectEvidence(m, run.wait(), replacedAt)
 
 	want := other.ClientCertificate()
-	leaf, err := x509.ParseCertificate(want.Certificate[0])
+	parsed, err := x509.ParseCertificate(want.Certificate[0])
 	s.noError(err)
 	s.expectZero("failed", s.countFailed(e.after, e.accepted))
 	s.expectZero("duplicates", e.duplicates())
@@ -53,7 +53,7 @@ func certificateRotation(s *scenario) {
 	atMost(&s.rowResult, "expired certificate rejected after", rejectedAfter, 10*time.Second)
 	s.expectZero("expired certificate used", len(g.eventsSince(expiredAt, "configuration reloaded", "")))
 	s.expect("expiry metric: first certificate", firstExpiry.Format(time.DateTime), !firstExpiry.IsZero())
-	s.expect("second certificate", secondExpiry.Format(time.DateTime), secondExpiry.Equal(leaf.NotAfter))
+	s.expect("second certificate", secondExpiry.Format(time.DateTime), secondExpiry.Equal(parsed.NotAfter))
 	s.expect("after the expired certificate", g.certificateExpiry().Format(time.DateTime), g.certificateExpiry().Equal(secondExpiry))
 	s.expectP99(e, 50*time.Millisecond)
 	atMost(&s.rowResult, "dials", s.dialCount(m), 2*poolSize)

@@ -17,8 +17,8 @@ import (
 var seeds = flag.Int("seeds", 5, "`number` of small queues in S17")
 
 // killRecovery is S17. It kills gateways at random moments and restarts them with the same
-// directory: first a gateway with 100,000 queued notifications, whose drain rate it compares before
-// and after a kill, then small ones repeatedly.
+// directory: first a gateway with 100,000 queued notifications, where it compares the drain rate
+// before and after a kill, then small ones repeatedly.
 func killRecovery(s *scenario) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(s.ctx), 8*time.Minute+time.Duration(*seeds)*time.Minute)
 	defer stop()

@@ -49,8 +49,8 @@ func (t times) beforeBackoff() (n int) {
 	return n
 }
 
-// startWithoutToken starts a gateway whose token endpoint has always been down. APNs must work, and
-// FCM must be refused with the reason.
+// startWithoutToken starts a gateway with a token endpoint that has always been down. APNs must
+// work, and FCM must be refused with the reason.
 func (s *scenario) startWithoutToken(fault, healthy mockprovider.Fault) {
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(fault, healthy)})
 	files := s.writeMockFiles(m)
@@ -93,7 +93,7 @@ func clockSkew(s *scenario) {
 	}
 }
 
-// wrongClockRun is a gateway whose clock is wrong for a while.
+// wrongClockRun is a gateway with a wrong clock for a while.
 type wrongClockRun struct {
 	name                 string
 	offset               time.Duration // of the clock of the service

@@ -31,8 +31,8 @@ func collectEvidence(m *mockprovider.Mock, results load.Results, faultStart time
 	return e
 }
 
-// delivered returns the fraction of notifications that the service accepted and whose sender got
-// the receipt within the deadline.
+// delivered returns the fraction of notifications that the service accepted and for which the
+// sender got the receipt within the deadline.
 func (e evidence) delivered() fraction {
 	n := e.after.Count(func(s *load.Sample) bool { return e.accepted[s.ID] > 0 && s.Latency <= deliveryDeadline })
 	return fractionOf(n, len(e.after))

@@ -94,8 +94,8 @@ func (s *scenario) writeMockFiles(m *mockprovider.Mock) mockprovider.Files {
 	return files
 }
 
-// startAPNsGateway starts a gateway whose app shopApp sends to the mock's APNs. settings are
-// additional lines of its configuration.
+// startAPNsGateway starts a gateway with the app shopApp, which sends to the mock's APNs. settings
+// are additional lines of its configuration.
 func (s *scenario) startAPNsGateway(m *mockprovider.Mock, settings string) *gateway {
 	return s.startGateway(settings, app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
 }

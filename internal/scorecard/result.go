@@ -76,30 +76,30 @@ func atLeast[T cmp.Ordered](c *rowResult, name string, got, limit T) {
 
 // expectMaxIncrease records the increase of a latency over the fault-free value. It must not exceed
 // limit.
-func (c *rowResult) expectMaxIncrease(name string, before, after, limit time.Duration) {
+func (r *rowResult) expectMaxIncrease(name string, before, after, limit time.Duration) {
 	increase := max(after-before, -before)
 	sign := "+"
 	if increase < 0 {
 		sign = "-"
 	}
-	c.Figures = append(c.Figures, figure{name, sign + format(max(increase, -increase)), "<= " + format(limit), increase <= limit})
+	r.Figures = append(r.Figures, figure{name, sign + format(max(increase, -increase)), "<= " + format(limit), increase <= limit})
 }
 
 // expectMaxChange records the relative change of a latency from the fault-free value. It must not
 // exceed limit in either direction.
-func (c *rowResult) expectMaxChange(name string, before, after time.Duration, limit fraction) {
+func (r *rowResult) expectMaxChange(name string, before, after time.Duration, limit fraction) {
 	change := fraction(float64(after-before) / float64(max(before, 1)))
-	c.Figures = append(c.Figures, figure{name, fmt.Sprintf("%+.1f%%", 100*change), "within " + format(limit), change.within(limit)})
+	r.Figures = append(r.Figures, figure{name, fmt.Sprintf("%+.1f%%", 100*change), "within " + format(limit), change.within(limit)})
 }
 
 // expectZero records a count that must be 0.
-func (c *rowResult) expectZero(name string, n int) {
-	c.Figures = append(c.Figures, figure{Name: name, Measured: fmt.Sprint(n), Pass: n == 0})
+func (r *rowResult) expectZero(name string, n int) {
+	r.Figures = append(r.Figures, figure{Name: name, Measured: fmt.Sprint(n), Pass: n == 0})
 }
 
 // expect records a figure that passes if pass is true.
-func (c *rowResult) expect(name, measured string, pass bool) {
-	c.Figures = append(c.Figures, figure{Name: name, Measured: measured, Pass: pass})
+func (r *rowResult) expect(name, measured string, pass bool) {
+	r.Figures = append(r.Figures, figure{Name: name, Measured: measured, Pass: pass})
 }
 
 // fraction is a part of a whole. It is printed in percent.

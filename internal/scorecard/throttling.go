@@ -13,7 +13,7 @@ import (
 )
 
 // throttledWithoutRetryAfter is S11. Each service refuses one notification with 429 and without
-// Retry-After. The scope of the refusal must pause for as long as the service's documentation asks,
+// Retry-After. The scope of the refusal must pause for as long as the service's documentation says,
 // and nothing else may pause. The scopes are an FCM project, an FCM device, an APNs device and the
 // APNs provider token. Only the two devices share a credential.
 func throttledWithoutRetryAfter(s *scenario) {
