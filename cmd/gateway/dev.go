@@ -228,22 +228,22 @@ func (d devCmd) banner(file string, info readyInfo) string {
     ledger   %s   (requests that the mock providers received)
     config   %s
     app      %s
-    key      %s
 
-  Send a notification:
+  Export the API key, then send a notification:
 
+    export SLUICE_KEY=%s
     curl -sS %s/v1/apps/%s/notifications \
-      -H 'Authorization: Bearer %s' \
+      -H "Authorization: Bearer $SLUICE_KEY" \
       -H 'Content-Type: application/json' \
       -d '{"platform":"apns","token":"%s","title":"Hello"}'
 
   Show the state of the pools:
 
-    curl -sS %s/v1/status -H 'Authorization: Bearer %s'
+    curl -sS %s/v1/status -H "Authorization: Bearer $SLUICE_KEY"
 
   Press Ctrl-C to drain and exit.
 
-`, info.URL, info.AdminURL, note, info.Ledger, file, info.App, info.Key, info.URL, info.App, info.Key, exampleToken, info.URL, info.Key)
+`, info.URL, info.AdminURL, note, info.Ledger, file, info.App, info.Key, info.URL, info.App, exampleToken, info.URL)
 }
 
 // exampleToken is a device token for the mock. The mock treats every token as registered unless it

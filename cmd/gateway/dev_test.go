@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-var curlCommand = regexp.MustCompile(`(?m)^    curl -sS (.*\\\n)+.*$`)
+var curlCommand = regexp.MustCompile(`(?m)^    export SLUICE_KEY=.*\n    curl -sS (.*\\\n)+.*$`)
 
 func TestDevPrintsAWorkingCurlCommand(t *testing.T) {
 	p, ready := startDev(t)
