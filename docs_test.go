@@ -131,10 +131,14 @@ func (r *documentRun) block(t *testing.T, b codeBlock) (string, error) {
 	return "", nil
 }
 
-// checkYAML parses a configuration of the gateway, or a fault script of the mock.
+// checkYAML parses a configuration of the gateway or of the mock, or a fault script of the mock.
 func checkYAML(b codeBlock) error {
 	if strings.Contains(b.text, "apps:") {
 		_, err := config.Parse(b.file, []byte(b.text), nil)
+		return err
+	}
+	if strings.Contains(b.text, "advertise:") {
+		_, err := mockprovider.ParseConfig([]byte(b.text))
 		return err
 	}
 	_, err := mockprovider.ParseScript([]byte(b.text))
