@@ -49,9 +49,9 @@ type Config struct {
 	// Workers sends the notifications of batches. Handlers can share it. nil starts a goroutine for
 	// each notification.
 	Workers *WorkerPool
-	// Status returns the value that GET /v1/status encodes as JSON; nil means {}. The value must
-	// not contain a secret.
-	Status func() any
+	// Status returns the value that GET /v1/status encodes as JSON for a key that may read these
+	// apps; nil means {}. The value must not contain a secret.
+	Status func(apps []string) any
 	// Ready returns the reasons why the gateway is not ready, or none if it is; nil means always
 	// ready. Every reason takes the whole gateway out of a load balancer's rotation.
 	Ready func() []NotReady
@@ -124,18 +124,35 @@ type server struct {
 	draining    <-chan struct{}
 	keys        keyring
 	limits      Limits
-	status      func() any
+	status      func(apps []string) any
 	ready       func() []NotReady
 	log         *slog.Logger
 	observer    func(route string, status int)
 	idempotency *IdempotencyCache
 	workers     *WorkerPool
 	readers     *readerPool
+
+	replaced chan struct{} // closed when next is set
+	next     *server
 }
 
-// New returns the handler of all requests under /v1, of the health endpoints and of /openapi.yaml.
-// It starts no goroutine. An error names the configuration key that is invalid and what is allowed.
-func New(cfg Config) (http.Handler, error) {
+// Handler serves all requests under /v1, the health endpoints and /openapi.yaml. A configuration has
+// one, which does not change.
+type Handler struct {
+	chi.Router
+	server *server
+}
+
+// Replace tells a handler that next serves new requests from now on. Of the requests in progress,
+// event feeds and batches end if next does not accept their key. It must be called at most once.
+func (h *Handler) Replace(next *Handler) {
+	h.server.next = next.server
+	close(h.server.replaced)
+}
+
+// New returns a handler. It starts no goroutine. An error names the configuration key that is
+// invalid and what is allowed.
+func New(cfg Config) (*Handler, error) {
 	if cfg.Sender == nil {
 		return nil, errors.New("api: Config.Sender is nil")
 	}
@@ -152,12 +169,12 @@ func New(cfg Config) (http.Handler, error) {
 		sender: timeoutSender{cfg.Sender, limits.SendTimeout}, channels: cfg.Channels, keys: keys, limits: limits,
 		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
 		idempotency: cmp.Or(cfg.Idempotency, new(IdempotencyCache)), workers: cmp.Or(cfg.Workers, new(WorkerPool)),
-		readers: newReaderPool(limits.Item),
+		readers: newReaderPool(limits.Item), replaced: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	return s.routes(), nil
+	return &Handler{s.routes(), s}, nil
 }
 
 func (s *server) routes() chi.Router {
@@ -175,7 +192,7 @@ func (s *server) routes() chi.Router {
 	r.Post("/v1/apps/{app}/channels", handle(s.authorize(scopeChannels, s.createChannel)))
 	r.Get("/v1/apps/{app}/channels/{id}", handle(s.authorize(scopeRead, s.showChannel)))
 	r.Delete("/v1/apps/{app}/channels/{id}", handle(s.authorize(scopeChannels, s.deleteChannel)))
-	r.Get("/v1/status", handle(s.authorizeAnyApp(scopeRead, s.showStatus)))
+	r.Get("/v1/status", handle(s.showStatus))
 
 	r.Get("/livez", handle(showLive))
 	r.Get("/readyz", handle(s.showReady))

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 )
@@ -148,16 +149,17 @@ func (k keyring) find(sum [sha256.Size]byte) map[string]grant {
 	return nil
 }
 
-// authenticate returns the grants of the request's key.
-func (k keyring) authenticate(w *response, r *http.Request) (map[string]grant, *problem) {
+// authenticate returns the hash and the grants of the request's key.
+func (k keyring) authenticate(w *response, r *http.Request) (sum [sha256.Size]byte, grants map[string]grant, p *problem) {
 	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		if grants := k.find(sha256.Sum256([]byte(strings.TrimSpace(key)))); grants != nil {
-			return grants, nil
+		sum = sha256.Sum256([]byte(strings.TrimSpace(key)))
+		if grants := k.find(sum); grants != nil {
+			return sum, grants, nil
 		}
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
-	return nil, &problem{kind: unauthenticated, field: "Authorization",
+	return sum, nil, &problem{kind: unauthenticated, field: "Authorization",
 		detail: "must be Bearer and an API key of this app (gateway key creates one; its hash goes into the configuration)"}
 }
 
@@ -165,7 +167,7 @@ func (k keyring) authenticate(w *response, r *http.Request) (map[string]grant, *
 // app that does not exist is the same as for another app.
 func (s *server) authorize(scope scopeSet, h handler) handler {
 	return func(w *response, r *http.Request) *problem {
-		grants, p := s.keys.authenticate(w, r)
+		sum, grants, p := s.keys.authenticate(w, r)
 		if p != nil {
 			return p
 		}
@@ -174,27 +176,58 @@ func (s *server) authorize(scope scopeSet, h handler) handler {
 		if !ok {
 			return &problem{kind: wrongApp, detail: "a key is valid only for the apps that it is configured for"}
 		}
-		w.app, w.key = app, g.name
+		w.app, w.key, w.access = app, g.name, access{s, sum, app, scope}
 		if g.scopes&scope == 0 {
 			return &problem{kind: missingScope, detail: fmt.Sprintf("this request needs a key with the scope %s", scope)}
 		}
+		setBodyDeadline(w.ResponseWriter, r, time.Now().Add(s.limits.BodyTimeout))
 		return h(w, r)
 	}
 }
 
-// authorizeAnyApp calls h if the request's key has the scope in any app.
-func (s *server) authorizeAnyApp(scope scopeSet, h handler) handler {
-	return func(w *response, r *http.Request) *problem {
-		grants, p := s.keys.authenticate(w, r)
-		if p != nil {
-			return p
+// access is the permission of a request. It follows the configuration while the request is in
+// progress. It is not safe for concurrent use.
+type access struct {
+	server *server // of the configuration in which the key was last found
+	key    [sha256.Size]byte
+	app    string
+	scope  scopeSet
+}
+
+// changed returns a channel that is closed when the permission must be checked again.
+func (a *access) changed() <-chan struct{} { return a.server.replaced }
+
+// check returns a problem if a newer configuration no longer grants the permission.
+func (a *access) check() *problem {
+	for {
+		select {
+		case <-a.server.replaced:
+		default:
+			return nil
 		}
-		for _, g := range grants {
-			if g.scopes&scope != 0 {
-				w.key = g.name
-				return h(w, r)
-			}
+		next := a.server.next
+		if next.keys.find(a.key)[a.app].scopes&a.scope == 0 {
+			return &problem{kind: unauthenticated, field: "Authorization", detail: "the API key is no longer valid for this request"}
 		}
-		return &problem{kind: missingScope, detail: fmt.Sprintf("this request needs a key with the scope %s", scope)}
+		a.server = next
 	}
+}
+
+// readableApps returns the apps in which the request's key has the scope read.
+func (s *server) readableApps(w *response, r *http.Request) ([]string, *problem) {
+	_, grants, p := s.keys.authenticate(w, r)
+	if p != nil {
+		return nil, p
+	}
+	var apps []string
+	for app, g := range grants {
+		if g.scopes&scopeRead != 0 {
+			apps, w.key = append(apps, app), g.name
+		}
+	}
+	if apps == nil {
+		return nil, &problem{kind: missingScope, detail: fmt.Sprintf("this request needs a key with the scope %s", scopeRead)}
+	}
+	slices.Sort(apps)
+	return apps, nil
 }

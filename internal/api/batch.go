@@ -50,7 +50,7 @@ func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, i
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
 	b := &batch{
-		server: s, app: w.app, requestID: w.requestID, async: async, ctx: ctx,
+		server: s, app: w.app, access: w.access, requestID: w.requestID, async: async, ctx: ctx,
 		slots: make(chan struct{}, s.limits.InFlight), jobs: make(chan job, maxGroup), out: newOutput(w, s.limits.WriteTimeout),
 	}
 	w.Header()["Content-Type"] = ndjsonType
@@ -97,6 +97,7 @@ func (s *server) cancelOnDisconnect(src *body, cancel context.CancelFunc) {
 type batch struct {
 	*server
 	app       string
+	access    access
 	requestID string
 	async     bool            // the items go to the queue, and the response does not wait for verdicts
 	ctx       context.Context // cancelled when the client disconnects
@@ -146,9 +147,14 @@ func (b *batch) readItems(in itemReader) (taken int, p *problem) {
 	defer b.flush()
 	for ; b.ctx.Err() == nil; taken++ {
 		text, err := in.next()
-		switch {
-		case err == io.EOF:
+		if err == io.EOF {
 			return taken, nil
+		}
+		if p := b.access.check(); p != nil {
+			p.detail += rest
+			return taken, p
+		}
+		switch {
 		case err != nil && !errors.Is(err, errTooLong):
 			return taken, b.readProblem(err)
 		case taken == b.limits.Batch && !b.async:
@@ -163,9 +169,11 @@ func (b *batch) readItems(in itemReader) (taken int, p *problem) {
 	return taken, nil
 }
 
+// rest ends the detail of a problem that ends a batch.
+const rest = ": this item and the following ones were not read"
+
 // readProblem returns the problem of a batch whose rest cannot be read.
 func (b *batch) readProblem(err error) *problem {
-	const rest = ": this item and the following ones were not read"
 	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
 	case errors.Is(err, errNotAnArray):

@@ -71,7 +71,8 @@ func (f *feed) receive(ctx context.Context, app, after string, want func(*push.E
 	}
 }
 
-// run writes events until the client disconnects, the gateway drains or the history ends the feed.
+// run writes events until the client disconnects, its key is revoked, the gateway drains or the
+// history ends the feed.
 func (f *feed) run(ctx context.Context, headOnly bool) *problem {
 	var first *feedItem
 	select {
@@ -93,7 +94,16 @@ func (f *feed) run(ctx context.Context, headOnly bool) *problem {
 	}
 	ticker := time.NewTicker(heartbeat)
 	defer ticker.Stop()
-	for f.flush() == nil {
+	for {
+		if p := f.w.access.check(); p != nil {
+			f.text.Reset() // events since the key was revoked
+			f.writeProblem(p)
+			_ = f.flush() // the feed ends anyway
+			return nil
+		}
+		if f.flush() != nil {
+			return nil
+		}
 		select {
 		case item, ok := <-f.next:
 			if !ok || !f.addAvailable(ctx, item) {
@@ -102,13 +112,13 @@ func (f *feed) run(ctx context.Context, headOnly bool) *problem {
 			}
 		case <-ticker.C:
 			f.text.WriteString(":\n\n")
+		case <-f.w.access.changed():
 		case <-f.draining:
 			return nil
 		case <-ctx.Done():
 			return nil
 		}
 	}
-	return nil
 }
 
 func (f *feed) start() {

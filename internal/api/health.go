@@ -35,11 +35,16 @@ func (s *server) showReady(w *response, _ *http.Request) *problem {
 	return writeJSON(w, http.StatusOK, health{Status: "ready"})
 }
 
-func (s *server) showStatus(w *response, _ *http.Request) *problem {
+// showStatus handles GET /v1/status.
+func (s *server) showStatus(w *response, r *http.Request) *problem {
+	apps, p := s.readableApps(w, r)
+	if p != nil {
+		return p
+	}
 	if s.status == nil {
 		return writeJSON(w, http.StatusOK, struct{}{})
 	}
-	return writeJSON(w, http.StatusOK, s.status())
+	return writeJSON(w, http.StatusOK, s.status(apps))
 }
 
 func writeJSON(w *response, status int, v any) *problem {

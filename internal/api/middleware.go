@@ -20,6 +20,7 @@ type response struct {
 	requestID string
 	trace     string // the traceparent of the request, or empty
 	app, key  string // names, set by authorize
+	access    access // set by authorize
 	status    int    // zero until the header is written
 }
 
@@ -42,6 +43,17 @@ func (w *response) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// unauthorizedBodyTimeout limits the time for the body of a request that is not authorized.
+const unauthorizedBodyTimeout = time.Second
+
+// setBodyDeadline sets the deadline of the body, if there is one. It is needed even if the handler
+// does not read the body: net/http reads part of it before it writes the response.
+func setBodyDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time) {
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(deadline)
+	}
+}
+
 // observe assigns an ID to every request, sets the deadline of its body, logs it, and responds to a
 // panic with a problem document.
 func (s *server) observe(next http.Handler) http.Handler {
@@ -51,11 +63,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 		h := out.Header()
 		h["X-Request-Id"] = []string{out.requestID}
 		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
-		if r.ContentLength != 0 {
-			// The deadline is needed even if the handler never reads the body: net/http reads part
-			// of it before it writes the response.
-			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.limits.BodyTimeout))
-		}
+		setBodyDeadline(w, r, start.Add(unauthorizedBodyTimeout))
 		if out.trace != "" {
 			r = r.WithContext(context.WithValue(r.Context(), traceKey{}, out.trace))
 		}

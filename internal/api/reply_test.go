@@ -115,7 +115,7 @@ func TestReadinessListsWhatIsMissing(t *testing.T) {
 	var missing []api.NotReady
 	ts := newTestAPI(t, func(cfg *api.Config) {
 		cfg.Ready = func() []api.NotReady { return missing }
-		cfg.Status = func() any { return map[string]int{"pools": 2} }
+		cfg.Status = func([]string) any { return map[string]int{"pools": 2} }
 	})
 	for path, want := range map[string]string{"/livez": `{"status":"alive"}`, "/readyz": `{"status":"ready"}`, "/healthz": `{"status":"ready"}`,
 		"/v1/status": `{"pools":2}`} {
