@@ -5,10 +5,14 @@ package client_test
 import (
 	"context"
 	"errors"
+	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
 	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/push"
@@ -53,6 +57,47 @@ func TestInvalidNotificationInBatchFailsAlone(t *testing.T) {
 	rawErr, rawOK := errors.AsType[*client.Error](results[3])
 	if len(results) != 4 || results[0] != nil || results[2] != nil || !ok || targetErr.Type != "invalid-field" || !rawOK || rawErr.Type != "invalid-field" {
 		t.Errorf("%v", results)
+	}
+}
+
+// TestRevokedKeyEndsBatch revokes the key in the middle of a batch. Each notification is either
+// accepted or refused with the cause; nothing is in doubt.
+func TestRevokedKeyEndsBatch(t *testing.T) {
+	env := newTestEnv(t)
+	g := env.startGateway(anyPort, "")
+	c := env.newClient(client.Config{}, g.url())
+	_, hash := api.NewKey()
+	text := "listen: " + anyPort + "\nadmin: {listen: 127.0.0.1:0}\n" + regexp.MustCompile(`sha256:[0-9a-f]{64}`).ReplaceAllLiteralString(env.app, hash)
+	cfg, err := config.Parse(filepath.Join(t.TempDir(), "gateway.yaml"), []byte(text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := func(yield func(*push.Notification) bool) {
+		for i := range 400 {
+			if i == 200 {
+				if _, err := g.Reload(cfg); err != nil {
+					t.Error(err)
+				}
+			}
+			if !yield(testNotification(i)) {
+				return
+			}
+		}
+	}
+	accepted, refused := 0, 0
+	for receipt, err := range c.SendBatch(t.Context(), in) {
+		apiErr, _ := errors.AsType[*client.Error](err)
+		switch {
+		case err == nil && receipt.Verdict == push.Accepted:
+			accepted++
+		case apiErr != nil && apiErr.Type == "unauthenticated":
+			refused++
+		default:
+			t.Errorf("%+v %v", receipt, err)
+		}
+	}
+	if _, atMock := env.counts(); accepted+refused != 400 || len(atMock) != accepted || refused < 199 {
+		t.Errorf("%d accepted, %d refused, the mock accepted %d", accepted, refused, len(atMock))
 	}
 }
 

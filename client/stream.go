@@ -256,7 +256,7 @@ func (s *stream) receipts(body io.Reader, alive func()) error {
 
 // unreadReasons are the reasons of a receipt which says that this item and all after it were not
 // read.
-var unreadReasons = map[string]bool{"BatchTooLarge": true, "BodyTimeout": true, "BodyIncomplete": true}
+var unreadReasons = map[string]bool{"BatchTooLarge": true, "BodyTimeout": true, "BodyIncomplete": true, "Unauthenticated": true}
 
 // handleReceipt reports the result in a receipt. It resends the notification if the receipt says
 // that nothing was sent.

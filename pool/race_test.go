@@ -4,4 +4,4 @@
 
 package pool_test
 
-const underRace = true
+const raceEnabled = true

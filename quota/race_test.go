@@ -4,4 +4,4 @@
 
 package quota_test
 
-const underRace = true
+const raceEnabled = true

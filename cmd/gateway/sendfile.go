@@ -169,7 +169,7 @@ type lineReceipt struct {
 // example because the queue was full or the call broke off.
 func (v lineReceipt) retryable() bool {
 	switch v.Reason {
-	case "BodyTimeout", "BodyIncomplete", "IdempotencyKeyInUse", "QueueFull", "QueueUnavailable":
+	case "BodyTimeout", "BodyIncomplete", "IdempotencyKeyInUse", "QueueFull", "QueueUnavailable", "Unauthenticated":
 		return true
 	default:
 		return false

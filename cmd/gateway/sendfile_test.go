@@ -137,6 +137,31 @@ func TestSendFileIgnoresByteOrderMark(t *testing.T) {
 	}
 }
 
+func TestSendFileStopsAtARevokedKey(t *testing.T) {
+	b := newBatchServer(t, func(_, index int, _ map[string]any) string {
+		if index == 1 {
+			return `{"index":1,"status":"refused","reason":"Unauthenticated","attempts":[]}`
+		}
+		return queuedReceipt(index)
+	})
+	handler := b.Config.Handler
+	b.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.mu.Lock()
+		again := b.calls > 0
+		b.mu.Unlock()
+		if again {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	})
+	env := []string{"GATEWAY_URL=" + b.URL, "GATEWAY_KEY=k"}
+	code, stdout, stderr := runGateway(t, env, "send", "--app", "shop", "--file", writeTemp(t, "campaign.ndjson", "{\"title\":\"a\"}\n{\"title\":\"b\"}\n"))
+	if code != 1 || stdout != "" || !strings.Contains(stderr, "HTTP status 401") || !strings.Contains(stderr, "1 queued") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+}
+
 func TestSendFileReportsPermanentErrors(t *testing.T) {
 	file := writeTemp(t, "campaign.ndjson", `{"title":"a"}`)
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

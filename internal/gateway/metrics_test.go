@@ -5,6 +5,7 @@ package gateway_test
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -75,7 +76,7 @@ func TestTwoAccountsOfOneProjectHaveDistinctPools(t *testing.T) {
 	for _, service := range h.gw.Status().Services {
 		names = append(names, service.Pool.Name)
 	}
-	if len(names) != 2 || names[0] == names[1] || !strings.HasSuffix(names[1], " of apps.b.fcm") {
+	if len(names) != 2 || names[0] == names[1] || !regexp.MustCompile(`^`+regexp.QuoteMeta(names[0])+` [0-9a-f]{8}$`).MatchString(names[1]) {
 		t.Errorf("pools: %q", names)
 	}
 	if status, text := h.get(h.adminURL + "/metrics"); status != http.StatusOK || strings.Count(text, "\nsluice_pool_ready{") != 2 {

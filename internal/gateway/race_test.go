@@ -4,4 +4,4 @@
 
 package gateway_test
 
-const underRace = true
+const raceEnabled = true

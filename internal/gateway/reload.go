@@ -96,6 +96,7 @@ func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 	}
 	g.unwatchMetrics(old)
 	g.watchMetrics(next)
+	defer old.api.Replace(next.api)
 	if g.baseCtx == nil {
 		g.current.Store(next)
 		return changes, nil

@@ -157,7 +157,7 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 		dial = dialerWithHTTP1
 	}
 	s := &service{
-		name: b.uniqueName(fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.label), path), paths: []string{path}, cred: cred, settings: want,
+		name: b.uniqueName(fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.label), cred), paths: []string{path}, cred: cred, settings: want,
 		resolver: newResolver(base, want, b.dnsServers),
 		dial: dial(wire.Config{
 			Authority: base.Host, TLS: &tls.Config{RootCAs: want.roots, Certificates: cred.cert},
@@ -190,11 +190,12 @@ func (b *builder) setRateLimiter(s *service) {
 	b.onCommit = append(b.onCommit, func() { limiter.Reconfigure(cfg) })
 }
 
-// uniqueName returns name, or name with the path of the block if another service has it. Two
-// accounts of one project, for example, are two services.
-func (b *builder) uniqueName(name, path string) string {
+// uniqueName returns name, or name with a digest of the credential if another service has it. Two
+// accounts of one project, for example, are two services. The name does not contain an app's name,
+// because all apps that share the service see it.
+func (b *builder) uniqueName(name string, cred credential) string {
 	if slices.ContainsFunc(b.services, func(s *service) bool { return s.name == name }) {
-		return name + " of " + path
+		return name + " " + cred.id[:8]
 	}
 	return name
 }

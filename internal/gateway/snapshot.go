@@ -5,7 +5,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"reflect"
 	"slices"
 	"sync"
@@ -29,7 +28,7 @@ type snapshot struct {
 	channels      channelManagers
 	webhooks      []*appWebhook
 	signers       map[string]*apns.Signer
-	api           http.Handler
+	api           *api.Handler
 	// inUse is read-locked by each notification in progress. Locking it waits until the last one
 	// has ended.
 	inUse sync.RWMutex

@@ -3,19 +3,24 @@
 package gateway
 
 import (
+	"encoding/json"
+	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/quotalease"
 	"github.com/sluice-push/sluice/internal/webhooks"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/quota"
 )
 
-// Status is the response of GET /v1/status. It contains no secret.
+// Status is the response of GET /v1/status. It contains no secret. On the admin listener it is
+// complete; the API shows a key only the apps that it can read.
 type Status struct {
 	Zone     string `json:"zone,omitempty"`
 	Draining bool   `json:"draining"`
@@ -59,6 +64,50 @@ func (g *Gateway) Status() Status {
 		})
 	}
 	return s
+}
+
+// forApps returns the part of s that concerns these apps, and the state of the whole gateway. It
+// contains no name, key ID or project of another app.
+func (s Status) forApps(apps []string) Status {
+	visible := func(app string) bool { return slices.Contains(apps, app) }
+	all := s.Services
+	s.Services = []ServiceStatus{}
+	for _, service := range all {
+		service.Apps = keepOnly(service.Apps, func(path string) bool { return visible(appOfPath(path)) })
+		if len(service.Apps) > 0 {
+			s.Services = append(s.Services, service)
+		}
+	}
+	s.Webhooks = keepOnly(s.Webhooks, func(w webhooks.Status) bool { return visible(w.App) })
+	if s.Queue != nil {
+		q := *s.Queue
+		q.Waiting = keepOnly(q.Waiting, func(d queue.Depth) bool { return visible(d.App) })
+		s.Queue = &q
+	}
+	return s
+}
+
+// keepOnly returns the elements that keep accepts, in a new slice.
+func keepOnly[T any](of []T, keep func(T) bool) []T {
+	kept := []T{}
+	for _, v := range of {
+		if keep(v) {
+			kept = append(kept, v)
+		}
+	}
+	return kept
+}
+
+// appOfPath returns the app of a block, such as apps.shop.apns. The name of an app can contain dots.
+func appOfPath(path string) string {
+	path = strings.TrimPrefix(path, "apps.")
+	return path[:strings.LastIndexByte(path, '.')]
+}
+
+// handleStatus serves the status on the admin listener.
+func (g *Gateway) handleStatus(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(g.Status()) // fails only if the client disconnected
 }
 
 // activeServices returns the services of the configuration, without lazy ones that have not been
