@@ -5,6 +5,7 @@ package pool_test
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"testing"
 
 	"github.com/sluice-push/sluice/pool"
@@ -13,8 +14,15 @@ import (
 // newBenchPool runs a pool of eight endpoints for a benchmark.
 func newBenchPool(b *testing.B, picker pool.Picker) *pool.Pool {
 	b.Helper()
+	var joined sync.WaitGroup
+	joined.Add(8)
 	p, err := pool.New(pool.Config{
 		Resolver: pool.Static(addrs(1, 8)), Picker: picker,
+		Observe: func(e pool.Event) {
+			if e.Kind == pool.EventJoined {
+				joined.Done()
+			}
+		},
 		Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) {
 			return &exampleConn{closed: make(chan struct{})}, nil
 		},
@@ -31,8 +39,7 @@ func newBenchPool(b *testing.B, picker pool.Picker) *pool.Pool {
 			b.Error(err)
 		}
 	})
-	for len(p.Status().Endpoints) < 8 {
-	}
+	joined.Wait() // go test -timeout bounds it
 	b.ReportAllocs()
 	b.ResetTimer()
 	return p

@@ -5,6 +5,9 @@ package pool
 import (
 	"context"
 	"errors"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
 )
 
 // Reasons of an Error. The providers' error tables list the same codes.
@@ -21,6 +24,13 @@ type Error struct {
 	Reason string // BreakerOpen, NoEndpoint or QueueFull
 	Err    error  // the context's error, or an explanation
 }
+
+// push.NoResponse finds these methods with errors.As, so a changed signature would compile and turn
+// every such outcome into Unknown.
+var (
+	_ push.TransportError = (*Error)(nil)
+	_ push.TransportError = (*wire.Error)(nil)
+)
 
 func (p *Pool) errorf(reason string, err error) *Error {
 	return &Error{Pool: p.cfg.Name, Reason: reason, Err: err}

@@ -91,10 +91,20 @@ func (sp *socketPool) setAddrs(addrs []netip.AddrPort) {
 	sp.addrs = addrs
 }
 
+// testTimeout limits every wait of a test with real sockets. It is long, because the machine may be
+// busy.
+const testTimeout = 2 * time.Minute
+
 // waitFor waits until the pool's status meets the condition.
 func (sp *socketPool) waitFor(condition func(pool.Status) bool) {
+	sp.t.Helper()
+	timeout := time.After(testTimeout)
 	for !condition(sp.Status()) {
-		time.Sleep(time.Millisecond)
+		select {
+		case <-time.After(time.Millisecond):
+		case <-timeout:
+			sp.t.Fatalf("the pool did not reach the expected state within %s: %+v", testTimeout, sp.Status())
+		}
 	}
 }
 
@@ -110,25 +120,27 @@ func (sp *socketPool) failEndpoints(failing ...int) {
 	}
 }
 
-// send sends one notification until an endpoint accepts it.
-func (sp *socketPool) send() {
+// send sends one notification until an endpoint accepts it. It reports whether one did.
+func (sp *socketPool) send() bool {
 	sp.mu.Lock()
 	sp.sent++
 	r := &wire.Request{Method: "POST", Path: fmt.Sprintf("/3/device/5a%062x", sp.sent), Body: []byte(`{"aps":{"alert":"hi"}}`), Timeout: time.Minute,
 		Header: []wire.Field{{Name: "apns-topic", Value: "com.example.app"}, {Name: "apns-push-type", Value: "alert"}}}
 	sp.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
 	var tried pool.Tried
 	for {
-		lease, err := sp.Pick(context.Background(), tried)
+		lease, err := sp.Pick(ctx, tried)
 		if err != nil {
 			sp.t.Error(err)
-			return
+			return false
 		}
-		res, err := lease.Do(context.Background(), r)
+		res, err := lease.Do(ctx, r)
 		o := outcomeOf(res, err)
 		lease.Done(o)
 		if o.Verdict == push.Accepted {
-			return
+			return true
 		}
 		tried = append(tried, lease.Endpoint())
 	}
@@ -273,10 +285,10 @@ func TestChurnLeaksNothing(t *testing.T) {
 	all := m.APNsAddrs()
 	sp := startSocketPoolOn(t, m, all, pool.Config{Size: 16})
 	var load sync.WaitGroup
+	end := time.Now().Add(5 * testTimeout)
 	for caller := range callers {
 		load.Go(func() {
-			for n := 0; sp.events.Load() < changes; n++ {
-				sp.send()
+			for n := 0; sp.events.Load() < changes && time.Now().Before(end) && sp.send(); n++ {
 				if caller == 0 && n%100 == 0 { // DNS reorders the addresses and omits one in ten
 					sp.setAddrs(append(slices.Clone(all[n%servers:]), all[:n%servers*9/10]...))
 				}
@@ -284,6 +296,9 @@ func TestChurnLeaksNothing(t *testing.T) {
 		})
 	}
 	load.Wait()
+	if n := sp.events.Load(); n < changes {
+		t.Errorf("%d changes within %s; want %d", n, 5*testTimeout, changes)
+	}
 	if err := sp.stop(); err != nil {
 		t.Error(err)
 	}
@@ -292,7 +307,7 @@ func TestChurnLeaksNothing(t *testing.T) {
 		t.Error(err)
 	}
 	err = goleak.Find(before)
-	for wait := time.Now(); err != nil && time.Since(wait) < time.Minute; err = goleak.Find(before) { // a slow machine needs time to end them
+	for end := time.Now().Add(testTimeout); err != nil && time.Now().Before(end); err = goleak.Find(before) { // a slow machine needs time to end them
 	}
 	if err != nil {
 		t.Error(err)

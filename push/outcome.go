@@ -136,8 +136,8 @@ func InvalidNotification(err error) Outcome {
 	return o
 }
 
-// transportError describes a request without a response; *wire.Error implements it.
-type transportError interface {
+// TransportError describes a request without a response. *wire.Error and *pool.Error implement it.
+type TransportError interface {
 	error
 	Unprocessed() bool   // the peer provably did not process the request
 	EndpointFault() bool // the endpoint failed, rather than its connection or the caller
@@ -145,10 +145,11 @@ type transportError interface {
 }
 
 // NoResponse returns the outcome of an attempt that ended with err instead of a response. Every
-// provider uses it, so that all treat transport errors the same way.
+// provider uses it, so that all treat transport errors the same way. An error that does not wrap a
+// TransportError gives Unknown.
 func NoResponse(err error) Outcome {
 	o := Outcome{Verdict: Unknown, Reason: "NO_ANSWER"}
-	if l, ok := errors.AsType[transportError](err); ok {
+	if l, ok := errors.AsType[TransportError](err); ok {
 		o.Reason = l.Code()
 		if l.Unprocessed() {
 			o.Verdict = Unsent

@@ -30,6 +30,7 @@ const (
 	MalformedResponse Reason = "MALFORMED_RESPONSE"
 	QueueFull         Reason = "LOCAL_QUEUE_FULL"
 	Canceled          Reason = "LOCAL_CANCELLED"
+	InvalidRequest    Reason = "LOCAL_INVALID_REQUEST"
 )
 
 // Processed says whether the peer may have processed a request that got no response. The zero value

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/http2"
 )
 
@@ -61,8 +63,8 @@ func (d *transportDoer) Do(ctx context.Context, r *Request) (*Response, error) {
 
 func (d *transportDoer) roundTrip(ctx context.Context, r *Request) (*Response, error) {
 	req, err := d.newRequest(ctx, r)
-	if err != nil { // r.Path is invalid
-		return nil, &Error{Reason: Canceled, Processed: Never, Err: err}
+	if err != nil {
+		return nil, &Error{Reason: InvalidRequest, Processed: Never, Err: err}
 	}
 	res, err := d.rt.RoundTrip(req)
 	if err != nil {
@@ -79,10 +81,18 @@ func (d *transportDoer) roundTrip(ctx context.Context, r *Request) (*Response, e
 	return &Response{Status: res.StatusCode, Header: flatten(res.Header), Body: body}, nil
 }
 
+// The texts of these errors do not repeat the request, because its path and header contain tokens.
+var (
+	errInvalidPath   = errors.New("invalid path")
+	errInvalidHeader = errors.New("invalid header field")
+)
+
+// newRequest converts r. It checks what the RoundTripper would reject, because its error would not
+// tell that nothing was sent.
 func (d *transportDoer) newRequest(ctx context.Context, r *Request) (*http.Request, error) {
 	u, err := url.ParseRequestURI(r.Path)
 	if err != nil {
-		return nil, err
+		return nil, errInvalidPath
 	}
 	u.Scheme, u.Host = d.base.Scheme, d.base.Host
 	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), bytes.NewReader(r.Body))
@@ -90,6 +100,9 @@ func (d *transportDoer) newRequest(ctx context.Context, r *Request) (*http.Reque
 		return nil, err
 	}
 	for _, f := range r.Header {
+		if !httpguts.ValidHeaderFieldName(f.Name) || !httpguts.ValidHeaderFieldValue(f.Value) {
+			return nil, fmt.Errorf("%w %q", errInvalidHeader, f.Name)
+		}
 		req.Header.Add(f.Name, f.Value)
 	}
 	return req, nil

@@ -61,6 +61,23 @@ func TestFromTransportPathCannotChangeHost(t *testing.T) {
 	}
 }
 
+func TestFromTransportRejectsInvalidRequest(t *testing.T) {
+	d := transportDoer(t, func(http.ResponseWriter, *http.Request) { t.Error("an invalid request was sent") })
+	for name, r := range map[string]*wire.Request{
+		"path":         {Method: "POST", Path: "no slash/s3cret"},
+		"escape":       {Method: "POST", Path: "/s3cret%zz"},
+		"method":       {Method: "PO ST", Path: "/"},
+		"header name":  {Method: "POST", Path: "/", Header: []wire.Field{{Name: "a b", Value: "s3cret"}}},
+		"header value": {Method: "POST", Path: "/", Header: []wire.Field{{Name: "authorization", Value: "s3cret\r\nx: y"}}},
+	} {
+		res := doRequest(t, d, r)
+		wantError(t, res, wire.InvalidRequest, wire.Never, false)
+		if res.err != nil && strings.Contains(res.err.Error(), "s3cret") {
+			t.Errorf("%s: the error repeats the request: %v", name, res.err)
+		}
+	}
+}
+
 func TestFromTransportTimeoutIsEndpointFault(t *testing.T) {
 	d := transportDoer(t, func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/first" {
