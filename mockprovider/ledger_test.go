@@ -150,13 +150,13 @@ func TestReadyFileIsComplete(t *testing.T) {
 
 func TestInvalidConfigIsRejected(t *testing.T) {
 	for want, cfg := range map[string]mockprovider.Config{
-		"endpoints":                  {Endpoints: -1},
-		"latency":                    {Latency: "slow"},
-		"streams":                    {Streams: mockprovider.Streams{Start: 5, Max: 2}},
-		"Credentials[0].KeyPEM":      {Credentials: []mockprovider.Credential{{KeyPEM: []byte("x")}}},
-		"Credentials[0].Environment": {Credentials: []mockprovider.Credential{{Environment: "test"}}},
-		"faults[0]":                  {Script: mockprovider.Script{Faults: []mockprovider.Fault{{}}}},
-		"address":                    {APNsListen: []string{"nowhere"}},
+		"endpoints":                   {Endpoints: -1},
+		"latency":                     {Latency: "slow"},
+		"streams":                     {Streams: mockprovider.Streams{Start: 5, Max: 2}},
+		"credentials[0]: key":         {Credentials: []mockprovider.Credential{{KeyPEM: []byte("x")}}},
+		"credentials[0]: environment": {Credentials: []mockprovider.Credential{{Environment: "test"}}},
+		"faults[0]":                   {Script: mockprovider.Script{Faults: []mockprovider.Fault{{}}}},
+		"address":                     {APNsListen: []string{"nowhere"}},
 	} {
 		if _, err := mockprovider.New(cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s in it", err, want)

@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"fmt"
 )
 
@@ -48,14 +49,13 @@ func CompleteCredentials(given []Credential) ([]Credential, error) {
 	for i, c := range given {
 		var err error
 		if all[i], err = c.withDefaults(i); err != nil {
-			return nil, fmt.Errorf("Credentials[%d]%w", i, err)
+			return nil, fmt.Errorf("credentials[%d]: %w", i, err)
 		}
 	}
 	return all, nil
 }
 
-// withDefaults returns the credential with index i with all defaults. An error begins with the name
-// of a field, or with a colon.
+// withDefaults returns the credential with index i with all defaults.
 func (c Credential) withDefaults(i int) (Credential, error) {
 	c.KeyID = cmp.Or(c.KeyID, fmt.Sprintf("MOCKKEY%03d", i+1))
 	c.TeamID = cmp.Or(c.TeamID, fmt.Sprintf("MOCKTEAM%02d", i+1))
@@ -63,19 +63,19 @@ func (c Credential) withDefaults(i int) (Credential, error) {
 		c.Topics = []string{"com.example.app"}
 	}
 	if c.Environment != "" && c.Environment != Production && c.Environment != Sandbox {
-		return c, fmt.Errorf(".Environment is %q (allowed: production, sandbox, or nothing for both)", c.Environment)
+		return c, fmt.Errorf("environment: %q is unknown (allowed: production, sandbox, or nothing for both)", c.Environment)
 	}
 	if c.KeyPEM == nil {
 		return c.generate()
 	}
 	block, _ := pem.Decode(c.KeyPEM)
 	if block == nil {
-		return c, fmt.Errorf(".KeyPEM has no PEM block (expected an unencrypted PKCS #8 key)")
+		return c, errors.New("key: no PEM block (expected an unencrypted PKCS #8 key)")
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return c, fmt.Errorf(".KeyPEM is not a P-256 key in PKCS #8")
+		return c, errors.New("key: not a P-256 key in PKCS #8")
 	}
 	c.public = &key.PublicKey
 	return c, nil
@@ -85,11 +85,11 @@ func (c Credential) withDefaults(i int) (Credential, error) {
 func (c Credential) generate() (Credential, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return c, fmt.Errorf(": %w", err)
+		return c, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return c, fmt.Errorf(": %w", err)
+		return c, err
 	}
 	c.KeyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	c.public = &key.PublicKey

@@ -240,9 +240,9 @@ func TestPushFaultHasAnyReason(t *testing.T) {
 
 func TestIncompleteCredentialsAreRejected(t *testing.T) {
 	for want, c := range map[string]apns.Credential{
-		"Credentials[1].Environment":            {Environment: "test"},
-		"Credentials[1].KeyPEM has no PEM":      {KeyPEM: []byte("x")},
-		"Credentials[1].KeyPEM is not a P-256 ": {KeyPEM: []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")},
+		"credentials[1]: environment":       {Environment: "test"},
+		"credentials[1]: key: no PEM":       {KeyPEM: []byte("x")},
+		"credentials[1]: key: not a P-256 ": {KeyPEM: []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")},
 	} {
 		if _, err := apns.CompleteCredentials([]apns.Credential{{}, c}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package compat_test sends through the mock with well-known client libraries, unmodified. It is a module of its own, so
-// that their dependencies are not the gateway's.
+// Package compat_test sends to the mock with unmodified client libraries. It is a module of its own,
+// so that the gateway does not depend on them.
 package compat_test
 
 import (
@@ -17,8 +17,8 @@ import (
 
 const device = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
 
-// apple is sideshow/apns2's client, with the mock's key.
-func apple(t *testing.T, m *mockprovider.Mock) *apns2.Client {
+// newAPNsClient returns a client of sideshow/apns2 with the key of the mock.
+func newAPNsClient(t *testing.T, m *mockprovider.Mock) *apns2.Client {
 	t.Helper()
 	credential := m.Credentials()[0]
 	key, err := token.AuthKeyFromBytes(credential.KeyPEM)
@@ -40,7 +40,7 @@ func notification(to string) *apns2.Notification {
 
 func send(t *testing.T, c *apns2.Client, n *apns2.Notification) *apns2.Response {
 	t.Helper()
-	got, err := c.PushWithContext(soon(t), n)
+	got, err := c.PushWithContext(testContext(t), n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestApns2IsAccepted(t *testing.T) {
 	m := mockprovider.Start(t, mockprovider.Config{KeepContent: true})
 	n := notification(device)
 	n.ApnsID, n.CollapseID, n.Priority = "eabeae54-14a8-11e5-b60b-1697f925ec7b", "score", apns2.PriorityLow
-	got := send(t, apple(t, m), n)
+	got := send(t, newAPNsClient(t, m), n)
 	if !got.Sent() || got.ApnsID != n.ApnsID {
 		t.Errorf("got %+v", got)
 	}
@@ -71,9 +71,9 @@ func TestApns2IsAcceptedByCertificate(t *testing.T) {
 	}
 }
 
-func TestApns2SendsEveryPushTypeThatItKnows(t *testing.T) {
+func TestApns2SendsEveryPushType(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := apple(t, m)
+	c := newAPNsClient(t, m)
 	for kind, suffix := range map[apns2.EPushType]string{
 		apns2.PushTypeAlert: "", apns2.PushTypeBackground: "", apns2.PushTypeMDM: "", apns2.PushTypeLocation: ".location-query",
 		apns2.PushTypeVOIP: ".voip", apns2.PushTypeComplication: ".complication", apns2.PushTypeFileProvider: ".pushkit.fileprovider",
@@ -90,7 +90,7 @@ func TestApns2SendsEveryPushTypeThatItKnows(t *testing.T) {
 
 func TestApns2ReadsEveryDocumentedError(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := apple(t, m)
+	c := newAPNsClient(t, m)
 	for reason, status := range map[string]int{
 		apns2.ReasonBadCollapseID: 400, apns2.ReasonBadDeviceToken: 400, apns2.ReasonBadExpirationDate: 400,
 		apns2.ReasonBadMessageID: 400, apns2.ReasonBadPriority: 400, apns2.ReasonBadTopic: 400,
@@ -103,7 +103,7 @@ func TestApns2ReadsEveryDocumentedError(t *testing.T) {
 		apns2.ReasonPayloadTooLarge: 413, apns2.ReasonTooManyProviderTokenUpdates: 429, apns2.ReasonTooManyRequests: 429,
 		apns2.ReasonInternalServerError: 500, apns2.ReasonServiceUnavailable: 503, apns2.ReasonShutdown: 503,
 	} {
-		play(t, m, mockprovider.Fault{Service: mockprovider.APNs, Status: status, Reason: reason})
+		setScript(t, m, mockprovider.Fault{Service: mockprovider.APNs, Status: status, Reason: reason})
 		got := send(t, c, notification(device))
 		if got.StatusCode != status || got.Reason != reason || got.ApnsID == "" || (status == 410) == got.Timestamp.IsZero() {
 			t.Errorf("%d %s: got %+v", status, reason, got)
@@ -111,11 +111,11 @@ func TestApns2ReadsEveryDocumentedError(t *testing.T) {
 	}
 }
 
-// What the mock refuses by itself, as Apple would, without any script.
-func TestApns2IsRefusedForItsOwnFaults(t *testing.T) {
+// The mock rejects these notifications without a script, as APNs does.
+func TestApns2GetsReasonsForInvalidNotifications(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := apple(t, m)
-	for reason, spoil := range map[string]func(*apns2.Notification){
+	c := newAPNsClient(t, m)
+	for reason, change := range map[string]func(*apns2.Notification){
 		apns2.ReasonBadDeviceToken:         func(n *apns2.Notification) { n.DeviceToken = "xyz" },
 		apns2.ReasonDeviceTokenNotForTopic: func(n *apns2.Notification) { n.DeviceToken = "bad00001" + device[8:] },
 		apns2.ReasonUnregistered:           func(n *apns2.Notification) { n.DeviceToken = "dead0000" + device[8:] },
@@ -130,25 +130,25 @@ func TestApns2IsRefusedForItsOwnFaults(t *testing.T) {
 		apns2.ReasonPayloadEmpty:           func(n *apns2.Notification) { n.Payload = "[]" },
 	} {
 		n := notification(device)
-		spoil(n)
+		change(n)
 		if got := send(t, c, n); got.Reason != reason {
-			t.Errorf("want %s, got %+v", reason, got)
+			t.Errorf("got %+v, want %s", got, reason)
 		}
 	}
 }
 
 func TestApns2ReconnectsAfterEveryGoAway(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := apple(t, m)
-	if got := send(t, c, notification(device)); !got.Sent() { // the stream limit rises with the first one
+	c := newAPNsClient(t, m)
+	if got := send(t, c, notification(device)); !got.Sent() { // raises the stream limit
 		t.Fatalf("got %+v", got)
 	}
-	play(t, m, mockprovider.Fault{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{Every: 10}})
+	setScript(t, m, mockprovider.Fault{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{Every: 10}})
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() {
 			for range 20 {
-				if got, err := c.PushWithContext(soon(t), notification(device)); err != nil || !got.Sent() {
+				if got, err := c.PushWithContext(testContext(t), notification(device)); err != nil || !got.Sent() {
 					t.Errorf("got %+v, %v", got, err)
 				}
 			}

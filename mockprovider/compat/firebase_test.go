@@ -14,10 +14,11 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-const registration = "dGhpcy1pcy1hLUZJRC0wMQ:APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx"
+const registrationToken = "dGhpcy1pcy1hLUZJRC0wMQ:APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx"
 
-// google is firebase-admin-go's client, with the mock's service account: its token_uri leads to the mock's OAuth2.
-func google(t *testing.T, m *mockprovider.Mock) *messaging.Client {
+// newFirebaseClient returns a client of firebase-admin-go with the service account of the mock, whose
+// token_uri is the mock's token endpoint.
+func newFirebaseClient(t *testing.T, m *mockprovider.Mock) *messaging.Client {
 	t.Helper()
 	account, err := m.ServiceAccount()
 	if err != nil {
@@ -35,38 +36,38 @@ func google(t *testing.T, m *mockprovider.Mock) *messaging.Client {
 	return c
 }
 
-func message(to string) *messaging.Message {
+func newMessage(to string) *messaging.Message {
 	return &messaging.Message{Token: to, Notification: &messaging.Notification{Title: "Hello", Body: "World"}, Data: map[string]string{"k": "v"}}
 }
 
 func TestFirebaseIsAccepted(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := google(t, m)
+	c := newFirebaseClient(t, m)
 	ttl := time.Hour
 	for _, msg := range []*messaging.Message{
-		message(registration),
+		newMessage(registrationToken),
 		{Topic: "news"}, {Condition: "'a' in topics && 'b' in topics"},
-		{Token: registration, Android: &messaging.AndroidConfig{TTL: &ttl, Priority: "high", CollapseKey: "k",
+		{Token: registrationToken, Android: &messaging.AndroidConfig{TTL: &ttl, Priority: "high", CollapseKey: "k",
 			Notification: &messaging.AndroidNotification{Title: "t", Color: "#00ff00", Priority: messaging.PriorityHigh}}},
-		{Token: registration, APNS: &messaging.APNSConfig{Headers: map[string]string{"apns-priority": "5"},
+		{Token: registrationToken, APNS: &messaging.APNSConfig{Headers: map[string]string{"apns-priority": "5"},
 			Payload: &messaging.APNSPayload{Aps: &messaging.Aps{Sound: "default"}}}},
-		{Token: registration, Webpush: &messaging.WebpushConfig{Notification: &messaging.WebpushNotification{Title: "t"}}},
+		{Token: registrationToken, Webpush: &messaging.WebpushConfig{Notification: &messaging.WebpushNotification{Title: "t"}}},
 	} {
-		id, err := c.Send(soon(t), msg)
+		id, err := c.Send(testContext(t), msg)
 		if err != nil {
 			t.Errorf("%+v: %v", msg, err)
 			continue
 		}
 		m.Ledger().Expect(t, mockprovider.Query{Service: mockprovider.FCM, ID: id, Status: 200}, 1)
 	}
-	if id, err := c.SendDryRun(soon(t), message(registration)); err != nil || id != "projects/demo-project/messages/fake_message_id" {
+	if id, err := c.SendDryRun(testContext(t), newMessage(registrationToken)); err != nil || id != "projects/demo-project/messages/fake_message_id" {
 		t.Errorf("dry run: %q, %v", id, err)
 	}
 }
 
 func TestFirebaseReadsEveryDocumentedError(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := google(t, m)
+	c := newFirebaseClient(t, m)
 	for to, is := range map[string]func(error) bool{
 		"a:dead":       messaging.IsUnregistered,
 		"a:dead-ios":   messaging.IsUnregistered,
@@ -78,39 +79,39 @@ func TestFirebaseReadsEveryDocumentedError(t *testing.T) {
 		"a:ratelimit":  errorutils.IsResourceExhausted,
 		"a:internal":   messaging.IsInternal,
 	} {
-		if _, err := c.Send(soon(t), message(to)); err == nil || !is(err) {
+		if _, err := c.Send(testContext(t), newMessage(to)); err == nil || !is(err) {
 			t.Errorf("%s: got %v", to, err)
 		}
 	}
-	play(t, m, mockprovider.Fault{Service: mockprovider.FCM, Status: 503, RetryAfter: 3 * time.Minute}) // longer than it waits
-	if _, err := c.Send(soon(t), message(registration)); err == nil || !messaging.IsUnavailable(err) {
+	setScript(t, m, mockprovider.Fault{Service: mockprovider.FCM, Status: 503, RetryAfter: 3 * time.Minute}) // longer than the client waits
+	if _, err := c.Send(testContext(t), newMessage(registrationToken)); err == nil || !messaging.IsUnavailable(err) {
 		t.Errorf("503: got %v", err)
 	}
-	play(t, m)
+	setScript(t, m)
 	m.ExpireAccessTokens()
-	if _, err := c.Send(soon(t), message(registration)); err == nil || !errorutils.IsUnauthenticated(err) {
+	if _, err := c.Send(testContext(t), newMessage(registrationToken)); err == nil || !errorutils.IsUnauthenticated(err) {
 		t.Errorf("expired access token: got %v", err)
 	}
 }
 
-func TestFirebaseSendsAgainAfter503(t *testing.T) {
+func TestFirebaseRetriesAfter503(t *testing.T) {
 	m := mockprovider.Start(t)
-	play(t, m, mockprovider.Fault{Service: mockprovider.FCM, Status: 503, Times: 1})
-	if _, err := google(t, m).Send(soon(t), message(registration)); err != nil {
+	setScript(t, m, mockprovider.Fault{Service: mockprovider.FCM, Status: 503, Times: 1})
+	if _, err := newFirebaseClient(t, m).Send(testContext(t), newMessage(registrationToken)); err != nil {
 		t.Error(err)
 	}
-	m.Ledger().Expect(t, mockprovider.Query{Service: mockprovider.FCM, Token: registration}, 2)
+	m.Ledger().Expect(t, mockprovider.Query{Service: mockprovider.FCM, Token: registrationToken}, 2)
 }
 
 func TestFirebaseReconnectsAfterEveryGoAway(t *testing.T) {
 	m := mockprovider.Start(t)
-	c := google(t, m)
-	play(t, m, mockprovider.Fault{Service: mockprovider.FCM, GoAway: &mockprovider.GoAway{Every: 5, Debug: "session_timed_out"}})
+	c := newFirebaseClient(t, m)
+	setScript(t, m, mockprovider.Fault{Service: mockprovider.FCM, GoAway: &mockprovider.GoAway{Every: 5, Debug: "session_timed_out"}})
 	messages := make([]*messaging.Message, 100)
 	for i := range messages {
-		messages[i] = message(registration)
+		messages[i] = newMessage(registrationToken)
 	}
-	batch, err := c.SendEach(soon(t), messages)
+	batch, err := c.SendEach(testContext(t), messages)
 	if err != nil || batch.SuccessCount != 100 {
 		t.Fatalf("%+v, %v", batch, err)
 	}

@@ -13,17 +13,18 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// TestMain makes the whole process trust the mock as an operator would, by SSL_CERT_FILE: no client is told anything.
+// TestMain makes the process trust the mock with SSL_CERT_FILE, so that the clients need no
+// configuration for it.
 func TestMain(m *testing.M) {
-	folder, err := os.MkdirTemp("", "compat-")
+	dir, err := os.MkdirTemp("", "compat-")
 	if err != nil {
 		log.Fatal(err)
 	}
-	mock, err := mockprovider.New(mockprovider.Config{Endpoints: 1}) // all mocks of a process share one authority
+	mock, err := mockprovider.New(mockprovider.Config{Endpoints: 1}) // all mocks of a process have the same authority
 	if err != nil {
 		log.Fatal(err)
 	}
-	ca := filepath.Join(folder, "ca.pem")
+	ca := filepath.Join(dir, "ca.pem")
 	if err := os.WriteFile(ca, mock.CACertPEM(), 0o600); err != nil {
 		log.Fatal(err)
 	}
@@ -31,19 +32,20 @@ func TestMain(m *testing.M) {
 		log.Fatal(err)
 	}
 	code := m.Run()
-	_ = os.RemoveAll(folder)
+	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
 
-func play(t *testing.T, m *mockprovider.Mock, faults ...mockprovider.Fault) {
+// setScript replaces the script.
+func setScript(t *testing.T, m *mockprovider.Mock, faults ...mockprovider.Fault) {
 	t.Helper()
 	if err := m.SetScript(mockprovider.Script{Faults: faults}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// soon bounds a test that would hang.
-func soon(t *testing.T) context.Context {
+// testContext returns a context that ends after a minute.
+func testContext(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)

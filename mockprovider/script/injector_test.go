@@ -206,7 +206,7 @@ func TestClockOfAServiceIsShifted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newInjector(t, script.Fault{Service: script.OAuth, Clock: -time.Hour})
 		for service, want := range map[string]time.Duration{script.OAuth: -time.Hour, script.APNs: 0} {
-			if got := i.Now(service).Sub(time.Now()); got != want {
+			if got := time.Until(i.Now(service)); got != want {
 				t.Errorf("%s: shifted by %v, want %v", service, got, want)
 			}
 		}

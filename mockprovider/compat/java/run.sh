@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sends through `gateway mock` with pushy, unmodified. Needs Go, a JDK 11 or newer, Maven and its central repository.
+# Sends to `gateway mock` with unmodified pushy. Requires Go, JDK 11 or newer, Maven and its central repository.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -18,10 +18,10 @@ mvn -q -B compile dependency:build-classpath -Dmdep.outputFile=target/classpath
 mock=$!
 for _ in $(seq 100); do
   [ -s "$work/ready.json" ] && break
-  kill -0 "$mock" # it has ended: so does this
+  kill -0 "$mock" # fails if the mock has ended
   sleep 0.1
 done
 
-at() { sed -n "s/^  \"$1\": \"\(.*\)\",\{0,1\}$/\1/p" "$work/ready.json"; }
+ready() { sed -n "s/^  \"$1\": \"\(.*\)\",\{0,1\}$/\1/p" "$work/ready.json"; }
 timeout 60 java -cp "target/classes:$(cat target/classpath)" Pushy \
-  "$(at apns)" "$(at script)" "$(at ca_file)" "$(at apns_key_file)" "$(at apns_team_id)" "$(at apns_key_id)"
+  "$(ready apns)" "$(ready script)" "$(ready ca_file)" "$(ready apns_key_file)" "$(ready apns_team_id)" "$(ready apns_key_id)"

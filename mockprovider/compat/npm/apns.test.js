@@ -3,25 +3,25 @@
 import assert from 'node:assert/strict';
 import { test, after, afterEach } from 'node:test';
 import apn from '@parse/node-apn';
-import { at, clear, ledger, play } from './mock.js';
+import { clear, ledger, ready, setScript } from './mock.js';
 
-const device = '00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0';
-const [address, port] = at.apns.split(':');
-const [manageChannelsAddress, manageChannelsPort] = at.apns_manage.split(':');
+const deviceToken = '00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0';
+const [address, port] = ready.apns.split(':');
+const [manageChannelsAddress, manageChannelsPort] = ready.apns_manage.split(':');
 
 const provider = new apn.Provider({
-  token: { key: at.apns_key_file, keyId: at.apns_key_id, teamId: at.apns_team_id },
+  token: { key: ready.apns_key_file, keyId: ready.apns_key_id, teamId: ready.apns_team_id },
   address, port: Number(port), manageChannelsAddress, manageChannelsPort: Number(manageChannelsPort), production: true,
 });
 after(() => provider.shutdown());
-afterEach(async () => { await play(); await clear(); });
+afterEach(async () => { await setScript(); await clear(); });
 
-function note(more) {
+function newNotification(more) {
   return Object.assign(new apn.Notification({ aps: { alert: { title: 'Hello', body: 'World' } } }),
-    { topic: at.apns_topic, pushType: 'alert' }, more);
+    { topic: ready.apns_topic, pushType: 'alert' }, more);
 }
 
-async function refused(notification, to = device) {
+async function sendRejected(notification, to = deviceToken) {
   const { sent, failed } = await provider.send(notification, to);
   assert.deepEqual(sent, []);
   return failed[0];
@@ -29,31 +29,31 @@ async function refused(notification, to = device) {
 
 test('node-apn is accepted', async () => {
   const id = 'eabeae54-14a8-11e5-b60b-1697f925ec7b';
-  const { sent, failed } = await provider.send(note({ id, collapseId: 'score', priority: 5 }), device);
+  const { sent, failed } = await provider.send(newNotification({ id, collapseId: 'score', priority: 5 }), deviceToken);
   assert.deepEqual(failed, []);
-  assert.equal(sent[0].device, device);
+  assert.equal(sent[0].device, deviceToken);
   const [entry] = await ledger({ service: 'apns', apns_id: id, status: 200 });
-  assert.equal(entry.token, device);
+  assert.equal(entry.token, deviceToken);
   assert.match(entry.body, /World/);
 });
 
-test('node-apn is refused for its own faults', async () => {
+test('node-apn gets reasons for invalid notifications', async () => {
   for (const [reason, notification, to] of [
-    ['BadDeviceToken', note(), 'bad00000' + device.slice(8)],
-    ['DeviceTokenNotForTopic', note(), 'bad00001' + device.slice(8)],
-    ['MissingTopic', note({ topic: '' })],
-    ['TopicDisallowed', note({ topic: 'com.example.other' })],
-    ['BadTopic', note({ pushType: 'voip' })],
-    ['InvalidPushType', note({ pushType: 'loud' })],
-    ['BadPriority', note({ priority: 7 })],
-    ['BadCollapseId', note({ collapseId: 'x'.repeat(65) })],
-    ['PayloadTooLarge', note({ payload: { x: 'x'.repeat(4096) } })],
+    ['BadDeviceToken', newNotification(), 'bad00000' + deviceToken.slice(8)],
+    ['DeviceTokenNotForTopic', newNotification(), 'bad00001' + deviceToken.slice(8)],
+    ['MissingTopic', newNotification({ topic: '' })],
+    ['TopicDisallowed', newNotification({ topic: 'com.example.other' })],
+    ['BadTopic', newNotification({ pushType: 'voip' })],
+    ['InvalidPushType', newNotification({ pushType: 'loud' })],
+    ['BadPriority', newNotification({ priority: 7 })],
+    ['BadCollapseId', newNotification({ collapseId: 'x'.repeat(65) })],
+    ['PayloadTooLarge', newNotification({ payload: { x: 'x'.repeat(4096) } })],
   ]) {
-    assert.equal((await refused(notification, to)).response?.reason, reason);
+    assert.equal((await sendRejected(notification, to)).response?.reason, reason);
   }
-  const gone = await refused(note(), 'dead0000' + device.slice(8));
-  assert.equal(gone.status, 410);
-  assert.ok(Number.isInteger(gone.response.timestamp));
+  const unregistered = await sendRejected(newNotification(), 'dead0000' + deviceToken.slice(8));
+  assert.equal(unregistered.status, 410);
+  assert.ok(Number.isInteger(unregistered.response.timestamp));
 });
 
 test('node-apn reads every documented error', async () => {
@@ -66,43 +66,43 @@ test('node-apn reads every documented error', async () => {
     429: ['TooManyProviderTokenUpdates', 'TooManyRequests'], 500: ['InternalServerError'], 503: ['ServiceUnavailable', 'Shutdown'],
   })) {
     for (const reason of reasons) {
-      await play({ service: 'apns', status: Number(status), reason });
-      const got = await refused(note());
+      await setScript({ service: 'apns', status: Number(status), reason });
+      const got = await sendRejected(newNotification());
       assert.equal(got.status, Number(status), reason);
-      const ownWords = { InternalServerError: 'Error 500, stream ended unexpectedly', ExpiredProviderToken: 'ExpiredProviderToken' };
-      assert.equal(got.response?.reason ?? got.error?.message, ownWords[reason] ?? reason, JSON.stringify(got));
+      const replaced = { InternalServerError: 'Error 500, stream ended unexpectedly', ExpiredProviderToken: 'ExpiredProviderToken' };
+      assert.equal(got.response?.reason ?? got.error?.message, replaced[reason] ?? reason, JSON.stringify(got));
     }
   }
 });
 
-test('node-apn sends again after 503', async () => {
-  await play({ service: 'apns', status: 503, times: 2 });
-  const { sent, failed } = await provider.send(note(), device);
+test('node-apn retries after 503', async () => {
+  await setScript({ service: 'apns', status: 503, times: 2 });
+  const { sent, failed } = await provider.send(newNotification(), deviceToken);
   assert.deepEqual(failed, []);
   assert.equal(sent.length, 1);
-  await ledger({ service: 'apns', token: device }, 3);
+  await ledger({ service: 'apns', token: deviceToken }, 3);
 });
 
-// It can still take a connection whose GOAWAY it is about to read, and does not repeat that send by itself: its users
-// must. What counts is that a repeat always finds a new connection, and that nothing is sent twice.
+// node-apn can use a connection that has just received GOAWAY, and does not retry that send; its callers
+// must. The test checks that a retry uses a new connection, and that nothing is sent twice.
 test('node-apn reconnects after every GOAWAY', async () => {
-  await play({ service: 'apns', goaway: { every: 10 } });
+  await setScript({ service: 'apns', goaway: { every: 10 } });
   for (let i = 0; i < 50; i++) {
-    let failed = (await provider.send(note(), device)).failed;
+    let failed = (await provider.send(newNotification(), deviceToken)).failed;
     if (failed.length > 0) {
       assert.match(failed[0].error.message, /error|ended/);
-      failed = (await provider.send(note(), device)).failed;
+      failed = (await provider.send(newNotification(), deviceToken)).failed;
     }
     assert.deepEqual(failed, []);
   }
   const accepted = await ledger({ service: 'apns', status: 200 }, 50);
   assert.equal(accepted.length, 50);
-  assert.ok(new Set(accepted.map((e) => `${e.endpoint} ${e.conn}`)).size >= 5, 'it used fewer than five connections');
+  assert.ok(new Set(accepted.map((e) => `${e.endpoint} ${e.conn}`)).size >= 5, 'fewer than five connections');
 });
 
 test('node-apn creates, reads, lists, sends to and deletes a channel', async () => {
   const manage = async (action, more) => {
-    const { sent, failed } = await provider.manageChannels(Object.assign(new apn.Notification(), more), at.apns_topic, action);
+    const { sent, failed } = await provider.manageChannels(Object.assign(new apn.Notification(), more), ready.apns_topic, action);
     assert.deepEqual(failed, [], action);
     return sent[0];
   };
@@ -114,11 +114,11 @@ test('node-apn creates, reads, lists, sends to and deletes a channel', async () 
   assert.deepEqual((await manage('readAll')).channels, [channelId]);
 
   const update = Object.assign(new apn.Notification({ aps: { timestamp: 1, event: 'update', 'content-state': {} } }), { channelId, pushType: 'liveactivity' });
-  const { failed } = await provider.broadcast(update, at.apns_topic);
+  const { failed } = await provider.broadcast(update, ready.apns_topic);
   assert.deepEqual(failed, []);
   await ledger({ service: 'apns', token: channelId, status: 200 });
 
   await manage('delete', { channelId });
-  const after = await provider.broadcast(update, at.apns_topic);
+  const after = await provider.broadcast(update, ready.apns_topic);
   assert.equal(after.failed[0].response.reason, 'ChannelNotRegistered');
 });

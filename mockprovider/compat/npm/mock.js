@@ -3,30 +3,30 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 
-export const at = JSON.parse(readFileSync(process.env.MOCK, 'utf8'));
+export const ready = JSON.parse(readFileSync(process.env.MOCK, 'utf8'));
 
-// ask speaks to the mock's own HTTP API.
-async function ask(url, options) {
-  const answer = await fetch(url, options);
-  assert.ok(answer.ok, `${options?.method ?? 'GET'} ${url}: ${answer.status}`);
-  return answer;
+// call calls the HTTP API of the mock.
+async function call(url, options) {
+  const response = await fetch(url, options);
+  assert.ok(response.ok, `${options?.method ?? 'GET'} ${url}: ${response.status}`);
+  return response;
 }
 
-// ledger waits for so many entries that match, and returns them.
+// ledger waits until n entries match and returns them.
 export async function ledger(query, n = 1) {
-  const url = `${at.ledger}?${new URLSearchParams({ ...query, await: n })}`;
-  return (await (await ask(url)).json()).entries;
+  const url = `${ready.ledger}?${new URLSearchParams({ ...query, await: n })}`;
+  return (await (await call(url)).json()).entries;
 }
 
-export const clear = () => ask(at.ledger, { method: 'DELETE' });
+export const clear = () => call(ready.ledger, { method: 'DELETE' });
 
-// play replaces the script; no faults end it.
-export const play = (...faults) => ask(at.script, { method: 'PUT', body: JSON.stringify({ faults }) });
+// setScript replaces the script. Without faults, it ends the script.
+export const setScript = (...faults) => call(ready.script, { method: 'PUT', body: JSON.stringify({ faults }) });
 
 export async function subscribe(flavour, server_key) {
-  const answer = await ask(at.subscriptions, { method: 'POST', body: JSON.stringify({ flavour, server_key }) });
-  return answer.json();
+  const response = await call(ready.subscriptions, { method: 'POST', body: JSON.stringify({ flavour, server_key }) });
+  return response.json();
 }
 
 export const unsubscribe = (endpoint) =>
-  ask(`${at.subscriptions}?${new URLSearchParams({ endpoint })}`, { method: 'DELETE' });
+  call(`${ready.subscriptions}?${new URLSearchParams({ endpoint })}`, { method: 'DELETE' });

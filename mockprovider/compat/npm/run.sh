@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sends through `gateway mock` with npm libraries, unmodified. Needs Go, Node 20 or newer and npm, and the npm registry.
+# Sends to `gateway mock` with unmodified npm libraries. Requires Go, Node 20 or newer, npm and the npm registry.
 set -euo pipefail
 cd "$(dirname "$0")"
-node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' || { echo "Node 20 or newer is needed." >&2; exit 1; }
+node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' || { echo "Node 20 or newer is required." >&2; exit 1; }
 
 work=$(mktemp -d)
 mock=
@@ -20,7 +20,7 @@ echo 'keep_content: true' >"$work/mock.yaml"
 mock=$!
 for _ in $(seq 600); do
   [ -s "$work/ready.json" ] && break
-  kill -0 "$mock" # it has ended: so does this
+  kill -0 "$mock" # fails if the mock has ended
   sleep 0.1
 done
 

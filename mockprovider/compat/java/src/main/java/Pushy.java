@@ -13,9 +13,9 @@ import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.util.concurrent.ExecutionException;
 
-/** Sends through the mock with pushy, unmodified, and ends with 1 at the first surprise. */
+/** Sends to the mock with pushy, and ends with status 1 at the first unexpected response. */
 public class Pushy {
-  static final String REST = "ff785122b4ad28809a3420982341241421348097878e577c991de8f0";
+  static final String TOKEN_SUFFIX = "ff785122b4ad28809a3420982341241421348097878e577c991de8f0";
 
   public static void main(String[] args) throws Exception {
     String[] apns = args[0].split(":");
@@ -29,39 +29,39 @@ public class Pushy {
     expect(send(client, "00fc13ad"), 200, null);
     expect(send(client, "bad00000"), 400, "BadDeviceToken");
     expect(send(client, "bad00001"), 400, "DeviceTokenNotForTopic");
-    PushNotificationResponse<?> gone = expect(send(client, "dead0000"), 410, "Unregistered");
-    if (!gone.getTokenInvalidationTimestamp().isPresent()) {
-      throw new AssertionError("410 without its timestamp");
+    PushNotificationResponse<?> unregistered = expect(send(client, "dead0000"), 410, "Unregistered");
+    if (!unregistered.getTokenInvalidationTimestamp().isPresent()) {
+      throw new AssertionError("410 without a timestamp");
     }
     expect(send(client, "dead0001"), 410, "ExpiredToken");
     expect(send(client, "fa110429"), 429, "TooManyRequests");
     expect(send(client, "fa110500"), 500, "InternalServerError");
     expect(send(client, "fa110503"), 503, "ServiceUnavailable");
     for (String reason : new String[] {"ExpiredProviderToken", "InvalidProviderToken", "Forbidden", "BadEnvironmentKeyInToken"}) {
-      play(script, "{\"faults\":[{\"service\":\"apns\",\"status\":403,\"reason\":\"" + reason + "\",\"times\":1}]}");
+      setScript(script, "{\"faults\":[{\"service\":\"apns\",\"status\":403,\"reason\":\"" + reason + "\",\"times\":1}]}");
       expect(send(client, "00fc13ad"), 403, reason);
     }
 
     expect(send(client, "00fc13ad"), 200, null);
 
-    play(script, "{\"faults\":[{\"service\":\"apns\",\"goaway\":{\"every\":10}}]}");
-    int again = 0;
+    setScript(script, "{\"faults\":[{\"service\":\"apns\",\"goaway\":{\"every\":10}}]}");
+    int retries = 0;
     for (int i = 0; i < 50; i++) {
       try {
         expect(send(client, "00fc13ad"), 200, null);
-      } catch (ExecutionException e) { // it took the connection whose GOAWAY it was about to read
-        again++;
+      } catch (ExecutionException e) { // the connection had just received GOAWAY
+        retries++;
         expect(send(client, "00fc13ad"), 200, null);
       }
     }
-    play(script, "");
+    setScript(script, "");
     client.close().get();
-    System.out.println("pushy: all as expected; of 50 sends over connections that go away after 10, " + again + " were repeated");
+    System.out.println("pushy: ok; " + retries + " of 50 sends were retried, with a GOAWAY after every 10");
   }
 
-  static PushNotificationResponse<?> send(ApnsClient client, String token) throws Exception {
+  static PushNotificationResponse<?> send(ApnsClient client, String tokenPrefix) throws Exception {
     String payload = new SimpleApnsPayloadBuilder().setAlertTitle("Hello").setAlertBody("World").build();
-    return client.sendNotification(new SimpleApnsPushNotification(token + REST, "com.example.app", payload)).get();
+    return client.sendNotification(new SimpleApnsPushNotification(tokenPrefix + TOKEN_SUFFIX, "com.example.app", payload)).get();
   }
 
   static PushNotificationResponse<?> expect(PushNotificationResponse<?> got, int status, String reason) {
@@ -71,11 +71,11 @@ public class Pushy {
     return got;
   }
 
-  static void play(URI script, String text) throws Exception {
+  static void setScript(URI script, String text) throws Exception {
     HttpRequest put = HttpRequest.newBuilder(script).PUT(HttpRequest.BodyPublishers.ofString(text)).build();
-    HttpResponse<String> answer = HttpClient.newHttpClient().send(put, HttpResponse.BodyHandlers.ofString());
-    if (answer.statusCode() != 204) {
-      throw new AssertionError(answer.body());
+    HttpResponse<String> response = HttpClient.newHttpClient().send(put, HttpResponse.BodyHandlers.ofString());
+    if (response.statusCode() != 204) {
+      throw new AssertionError(response.body());
     }
   }
 }
