@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-future race lint fuzz bench benchmarks crash cluster million fleet scorecard demo ci
+.PHONY: notices help build test test-future race lint fuzz bench benchmarks crash cluster million fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ lint: ## gofmt, vet, staticcheck, errcheck, retired names; nothing to install
 	$(TOOL) staticcheck ./...
 	$(TOOL) errcheck -exclude tools/errcheck.txt ./...
 	$(GO) test -count=1 -run 'TestRetired' .
+
+notices: ## write THIRD_PARTY_NOTICES.md, the licences of the modules in the binary
+	$(TOOL) go-licenses report --template tools/notices.tmpl ./cmd/gateway | tr -d '\r' >THIRD_PARTY_NOTICES.md
 
 fuzz: ## run every fuzz target for FUZZ (default 30s) each
 	@$(GO) list ./... | while read -r pkg; do \
