@@ -228,7 +228,10 @@ func (r *documentRun) start() {
 	r.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		select {
-		case <-exited:
+		case err := <-exited:
+			if err != nil {
+				r.Errorf("gateway dev: %v\n%s", err, output.String())
+			}
 		case <-time.After(time.Minute):
 			_ = cmd.Process.Kill()
 			r.Error("gateway dev did not stop within a minute")
