@@ -32,8 +32,8 @@ type admin struct {
 	listener net.Listener
 }
 
-func newAdmin(m *Mock, at string) (*admin, error) {
-	listener, err := net.Listen("tcp", at)
+func newAdmin(m *Mock, addr string) (*admin, error) {
+	listener, err := net.Listen("tcp", addr)
 	return &admin{mock: m, listener: listener}, err
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// A mock accepts pushes from any client, fails as its script says, and records all requests. In a
+// A mock accepts pushes from any client, fails as its script specifies, and records all requests. In a
 // test, mockprovider.Start(t) replaces New, Run and the cleanup.
 func Example() {
 	script, err := mockprovider.ParseScript([]byte(`

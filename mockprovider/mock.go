@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package mockprovider mocks APNs, FCM, Google's OAuth2 token endpoint and three Web Push services
-// over real TLS connections. The services behave like the real ones or as a script says, and a ledger
-// records all requests. Nothing is delivered to a device. The package imports nothing of the gateway,
-// so that both cannot share a mistake.
+// over real TLS connections. The services behave like the real ones or as a script specifies, and a
+// ledger records all requests. Nothing is delivered to a device. The package imports nothing of the
+// gateway, because a mock that shares code with the gateway repeats its mistakes.
 //
-// This package configures and runs the services, and is what other code imports. The parts are in
-// packages of their own: apns, fcm, oauth and webpush respond to requests, h2 serves connections,
-// script makes requests and connections fail, ledger records.
+// Other code imports only this package, which configures and runs the services. The packages below
+// are its parts: apns, fcm, oauth and webpush respond to requests, h2 serves connections, script makes
+// requests and connections fail, and ledger records requests.
 package mockprovider
 
 import (
@@ -39,7 +39,7 @@ type Config struct {
 	// needs it.
 	Advertise string
 	// Endpoints is the number of addresses of APNs and of FCM; default 8. Each address has its own
-	// port, as the real services have many machines behind one name.
+	// port. They correspond to the many addresses of the real services' names.
 	Endpoints int
 	// APNsListen and FCMListen are host:port addresses, and take precedence over Listen and Endpoints.
 	APNsListen, FCMListen []string

@@ -14,8 +14,8 @@ import (
 	"strconv"
 )
 
-// Files holds the paths of the files that a client needs. All except CA are secret keys, which only
-// the mock accepts.
+// Files holds the paths of the files that a client needs. All except CA are secrets that only the mock
+// accepts.
 type Files struct {
 	APNsKey        string // AuthKey_<key id>.p8
 	ServiceAccount string // service-account.json, with the token_uri of the mock

@@ -144,7 +144,7 @@ func broadcastResponse(r *h2.Request, result rejection) h2.Response {
 	return resp
 }
 
-// broadcastFault responds as the fault says.
+// broadcastFault responds as the fault specifies.
 func broadcastFault(r *h2.Request, f *script.Fault) h2.Response {
 	resp := broadcastResponse(r, rejection{f.Status, cmp.Or(f.Reason, commonBroadcastReasons[f.Status])})
 	resp.AddRetryAfter(f.RetryAfter)

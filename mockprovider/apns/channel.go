@@ -31,7 +31,7 @@ func (s *Service) ManageConn(cert *x509.Certificate) *ManageConn { return &Manag
 // Find sets r.Token to the channel ID.
 func (c *ManageConn) Find(r *h2.Request) { r.Token = r.Get("apns-channel-id") }
 
-// RespondFault responds as the fault says.
+// RespondFault responds as the fault specifies.
 func (c *ManageConn) RespondFault(r *h2.Request, f *script.Fault) h2.Response {
 	return broadcastFault(r, f)
 }

@@ -97,7 +97,7 @@ func (c *Conn) checkPush(r *h2.Request) rejection {
 }
 
 // checkToken checks the format of a device token, an even number of hex digits for 1 to 100 bytes,
-// and whether it is registered. Apple says that the size of tokens may change.
+// and whether it is registered. According to Apple, the size of tokens may change.
 func checkToken(r *h2.Request) rejection {
 	token := r.Token
 	if token == "" {

@@ -170,7 +170,7 @@ func TestClientCertificateAllowsItsTopic(t *testing.T) {
 	}
 }
 
-// pushy, a Java library, signs its tokens in ASN.1 instead of as RFC 7518 says, and APNs accepts them.
+// pushy, a Java library, makes ASN.1 signatures, which RFC 7518 does not allow and APNs accepts.
 func TestASN1SignatureIsAccepted(t *testing.T) {
 	m := newMock(t, 0)
 	credential := m.credentials[0]

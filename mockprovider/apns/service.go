@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apns mocks Apple's service: pushes, broadcasts and channel management. It checks what
-// Apple's documentation says APNs checks, and responds with APNs' reasons. Pushes follow "Sending
-// notification requests to APNs" and "Handling notification responses from APNs" (read 2026-11).
+// Package apns mocks Apple's service: pushes, broadcasts and channel management. It makes the checks
+// that Apple documents, and responds with APNs' reasons. Pushes follow "Sending notification requests
+// to APNs" and "Handling notification responses from APNs" (read 2026-11).
 package apns
 
 import (
@@ -24,7 +24,7 @@ type Service struct {
 	started     time.Time
 }
 
-// New returns a service that knows the credentials, which must be complete. now is the clock of the
+// New returns a service that accepts the credentials, which must be complete. now is the clock of the
 // service. tokenUpdateEvery is how long a provider token must be used before another one of the same
 // key is accepted; 0 for no limit.
 func New(credentials []Credential, tokenUpdateEvery time.Duration, now func() time.Time) *Service {
@@ -80,7 +80,7 @@ func (c *Conn) Respond(r *h2.Request) h2.Response {
 	return accept(r)
 }
 
-// RespondFault responds as the fault says, in the format of the request's API.
+// RespondFault responds as the fault specifies, in the format of the request's API.
 func (c *Conn) RespondFault(r *h2.Request, f *script.Fault) h2.Response {
 	if isBroadcast(r) {
 		return broadcastFault(r, f)

@@ -81,7 +81,7 @@ func (s *Service) Respond(r *h2.Request) h2.Response {
 	return s.accept(r, m.validateOnly)
 }
 
-// RespondFault responds as the fault says.
+// RespondFault responds as the fault specifies.
 func (s *Service) RespondFault(r *h2.Request, f *script.Fault) h2.Response {
 	if f.Status == 200 {
 		return s.accept(r, false)

@@ -2,8 +2,8 @@
 
 // Package h2 serves HTTP/2 connections frame by frame. A caller can give a connection the faults of
 // the real services, which are faults of frames: a stream limit that changes, GOAWAY with a chosen
-// last stream, silence, a TCP reset. What happens to a request is for a Handler to decide; the
-// package does not know any service.
+// last stream, missing acknowledgements, a TCP reset. A Handler decides what happens to each request.
+// The package is independent of the services.
 package h2
 
 import (
@@ -33,16 +33,17 @@ type Handler interface {
 	Silent() bool
 	// StreamsInFlight is called when the number of concurrent streams reaches a new maximum.
 	StreamsInFlight(n int)
-	// StreamRefused is called for a stream that exceeds the stream limit. violation is true if the
-	// client must have known the limit.
+	// StreamRefused is called for a stream beyond the stream limit. violation is true if the client
+	// must have received the limit.
 	StreamRefused(violation bool)
 }
 
 // Config configures a Conn.
 type Config struct {
 	Streams Streams
-	// EndOnViolation ends the connection with GOAWAY when a client exceeds a stream limit that it
-	// knows. Otherwise such a stream is refused with RST_STREAM, like any other that is too many.
+	// EndOnViolation ends the connection with GOAWAY when a client exceeds a stream limit that it has
+	// acknowledged. The default is to refuse the stream with RST_STREAM, as with any other stream
+	// beyond the limit.
 	EndOnViolation bool
 	// MaxHeaderList is the value of SETTINGS_MAX_HEADER_LIST_SIZE, in bytes.
 	MaxHeaderList uint32
@@ -139,7 +140,7 @@ func (c *Conn) Serve() {
 }
 
 // read reads frames until the connection ends. It closes the connection of a client that does not
-// begin with the preface of HTTP/2, for instance one that speaks HTTP/1.1.
+// begin with the preface of HTTP/2, for instance one that uses HTTP/1.1.
 func (c *Conn) read() {
 	c.br = bufio.NewReaderSize(c.nc, 32<<10)
 	c.frames = http2.NewFramer((*frameWriter)(c), c.br)

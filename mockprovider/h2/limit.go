@@ -24,7 +24,7 @@ type Streams struct {
 	ShrinkOn4xx bool
 }
 
-// streamLimit is the limit of concurrent streams, and what the client knows about it.
+// streamLimit is the limit of concurrent streams, with the limits that the client has received.
 type streamLimit struct {
 	normal    int   // limit without faults, once a request has been accepted
 	forced    int   // limit of a fault; 0 for none
@@ -78,9 +78,8 @@ func (l *streamLimit) acknowledge() {
 	}
 }
 
-// violated reports whether the client must know that a stream in addition to open ones is one too
-// many: it exceeds the limit that the client acknowledged last and all limits that the client may
-// have received since.
+// violated reports whether one more stream than open exceeds every limit that the client may assume:
+// the limit that it acknowledged last, and the limits that were announced since.
 func (l *streamLimit) violated(open int) bool {
 	if l.acked == 0 {
 		return false

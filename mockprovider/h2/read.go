@@ -167,7 +167,7 @@ func (c *Conn) countReceived(n int) error {
 }
 
 // handleSettings applies the settings of the client. An acknowledgement shows which stream limit the
-// client knows.
+// client has received.
 func (c *Conn) handleSettings(f *http2.SettingsFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

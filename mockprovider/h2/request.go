@@ -25,7 +25,8 @@ type Request struct {
 	Multicast   bool   // the target is a topic, a condition or a channel
 	Collapsible bool   // the FCM message has a collapse_key
 	ID          string // ID of the notification, from the client or generated
-	// Plaintext is a decrypted Web Push message; Undecryptable says why it could not be decrypted.
+	// Plaintext is a decrypted Web Push message. Undecryptable is the reason why it could not be
+	// decrypted.
 	Plaintext, Undecryptable string
 }
 

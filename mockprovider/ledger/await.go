@@ -18,8 +18,8 @@ type waiter struct {
 }
 
 // Await waits until at least n entries match, including those that are already stored, and returns
-// all that match, oldest first. If ctx ends first, the error wraps ctx.Err() and says how many
-// entries matched.
+// all that match, oldest first. If ctx ends first, the error wraps ctx.Err() and has the number of
+// entries that matched.
 func (l *Ledger) Await(ctx context.Context, q Query, n int) ([]Entry, error) {
 	w := l.addWaiter(q, n)
 	defer l.removeWaiter(w)

@@ -40,7 +40,7 @@ type Entry struct {
 	// Fault names the effect of the script on the request, or another reason why there was no
 	// response.
 	Fault string `json:"fault,omitempty"`
-	// Undecryptable says why the browser behind a Web Push subscription could not decrypt the
+	// Undecryptable is the reason why the browser behind a Web Push subscription could not decrypt the
 	// message. The service, which has no key, accepts such a message.
 	Undecryptable string `json:"undecryptable,omitempty"`
 	// Header, Body and Plaintext are kept only if the mock is configured to keep content. Plaintext

@@ -26,7 +26,7 @@ type ServiceSummary struct {
 // EndpointSummary counts for one address.
 type EndpointSummary struct {
 	Counts
-	PerSecond []Second `json:"per_second,omitempty"` // up to 3600 seconds that had requests, oldest first
+	PerSecond []Second `json:"per_second,omitempty"` // up to 3600 seconds with requests, oldest first
 }
 
 // Counts are exact.
@@ -57,7 +57,7 @@ type ScopeSummary struct {
 	Admitted  uint64   `json:"admitted"`
 	Refused   uint64   `json:"refused"`
 	Early     uint64   `json:"early"`      // requests sent before the Retry-After of an earlier response had passed
-	PerSecond []Second `json:"per_second"` // up to 3600 seconds that had requests, oldest first
+	PerSecond []Second `json:"per_second"` // up to 3600 seconds with requests, oldest first
 }
 
 type scopeName struct{ service, scope string }
@@ -67,8 +67,8 @@ type scopeTally struct {
 	seconds                  seconds
 }
 
-// AddQuotaCheck counts one request that was checked against a quota. early is true if the client
-// sent the request before the time that an earlier response told it to wait for.
+// AddQuotaCheck counts one request that was checked against a quota. early is true if the client sent
+// the request before the Retry-After of an earlier response had passed.
 func (l *Ledger) AddQuotaCheck(service, scope string, admitted, early bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"sync"
 )
 
-// Account is the only service account that the token endpoint knows.
+// Account is the only service account that the token endpoint accepts.
 type Account struct {
 	project, email, keyID string
 	key                   *rsa.PrivateKey

@@ -80,7 +80,7 @@ func (s *Service) Respond(r *h2.Request) h2.Response {
 	return s.issue(scope)
 }
 
-// RespondFault responds as the fault says.
+// RespondFault responds as the fault specifies.
 func (s *Service) RespondFault(_ *h2.Request, f *script.Fault) h2.Response {
 	e := oauthError{Code: cmp.Or(f.Reason, commonReasons[f.Status]), Description: "Scripted answer.", status: f.Status}
 	resp := e.response()

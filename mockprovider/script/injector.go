@@ -98,7 +98,7 @@ func (i *Injector) Decide(c *Conn, s Service, r *h2.Request) h2.Decision {
 		return h2.Decision{Response: s.Respond(r), Processed: true, Delay: i.latency(c.endpoint.Service)}
 	}
 	s.Find(r)
-	rule, untilRoom := i.match(program, c, r)
+	rule, wait := i.match(program, c, r)
 	if rule == nil {
 		return h2.Decision{Response: s.Respond(r), Processed: true, Delay: i.latency(c.endpoint.Service)}
 	}
@@ -117,7 +117,7 @@ func (i *Injector) Decide(c *Conn, s Service, r *h2.Request) h2.Decision {
 		}
 	}
 	d.Processed = true
-	d.Response, d.Fault = rule.respond(s, r, untilRoom)
+	d.Response, d.Fault = rule.respond(s, r, wait)
 	d.Delay += c.queueDelay(rule.ServiceRate)
 	if rule.DropResponse {
 		d.Silent, d.Fault = true, "drop_response"
@@ -130,17 +130,17 @@ func (i *Injector) Decide(c *Conn, s Service, r *h2.Request) h2.Decision {
 	return d
 }
 
-// match returns the rule that applies to the newest request of a connection, or nil. untilRoom is
-// how long it takes until the quota of the rule has room for another request.
-func (i *Injector) match(program *Program, c *Conn, r *h2.Request) (rule *Rule, untilRoom time.Duration) {
+// match returns the rule that applies to the newest request of a connection, or nil. wait is the time
+// until the quota of the rule admits another request.
+func (i *Injector) match(program *Program, c *Conn, r *h2.Request) (rule *Rule, wait time.Duration) {
 	for _, rule := range program.rules {
 		if !rule.affectsRequests() || !rule.matchesEndpoint(c.endpoint) || !rule.active(program.start) || !rule.matchesToken(r.Token) ||
 			!rule.matchesCount(c.requests) || c.maxIdle < rule.AfterIdle || !rule.matchesShare(&i.dice, c.number) {
 			continue
 		}
-		exceeded, untilRoom := i.checkQuota(rule, c.endpoint.Service, r)
+		exceeded, wait := i.checkQuota(rule, c.endpoint.Service, r)
 		if exceeded && rule.use() {
-			return rule, untilRoom
+			return rule, wait
 		}
 	}
 	return nil, 0
@@ -148,7 +148,7 @@ func (i *Injector) match(program *Program, c *Conn, r *h2.Request) (rule *Rule, 
 
 // checkQuota takes a token from the quota of the rule, and reports whether the request exceeds it.
 // Without a quota, every request does.
-func (i *Injector) checkQuota(rule *Rule, service string, r *h2.Request) (exceeded bool, untilRoom time.Duration) {
+func (i *Injector) checkQuota(rule *Rule, service string, r *h2.Request) (exceeded bool, wait time.Duration) {
 	if rule.Quota == nil {
 		return true, 0
 	}
@@ -156,20 +156,20 @@ func (i *Injector) checkQuota(rule *Rule, service string, r *h2.Request) (exceed
 	if !ok {
 		return false, 0
 	}
-	admitted, untilRoom, early := rule.buckets.take(rule.Quota, key, rule.RetryAfter, time.Now())
+	admitted, wait, early := rule.buckets.take(rule.Quota, key, rule.RetryAfter, time.Now())
 	i.onQuotaCheck(service, rule.Quota.Scope, admitted, early)
-	return !admitted, untilRoom
+	return !admitted, wait
 }
 
 // respond returns the response of the rule and the name of its effect, or the response of the
 // service if the rule leaves that unchanged.
-func (r *Rule) respond(s Service, req *h2.Request, untilRoom time.Duration) (resp h2.Response, fault string) {
+func (r *Rule) respond(s Service, req *h2.Request, wait time.Duration) (resp h2.Response, fault string) {
 	switch {
 	case r.Quota != nil:
 		f := r.Fault
 		f.Status = cmp.Or(f.Status, 429)
 		if f.RetryAfter == 0 && f.Quota.Tell {
-			f.RetryAfter = (untilRoom + time.Second - 1).Truncate(time.Second)
+			f.RetryAfter = (wait + time.Second - 1).Truncate(time.Second)
 		}
 		return s.RespondFault(req, &f), "quota"
 	case r.Status != 0:

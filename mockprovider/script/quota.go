@@ -29,7 +29,7 @@ type Quota struct {
 	// Steady refills the bucket continuously. The default is to refill it with Limit at the end of
 	// each Per, counted from the first request of the bucket, which is how FCM counts minutes.
 	Steady bool `yaml:"steady,omitempty"`
-	// Tell adds Retry-After: the time until the bucket has room again, in whole seconds.
+	// Tell adds Retry-After: the time until the bucket has a token, in whole seconds.
 	// Fault.RetryAfter takes precedence.
 	Tell bool `yaml:"tell,omitempty"`
 }
@@ -104,10 +104,10 @@ func newBuckets() buckets { return buckets{byKey: map[string]*bucket{}} }
 // maxBuckets limits the number of buckets of one quota.
 const maxBuckets = 1 << 20
 
-// take takes a token from the bucket of key. If the bucket is empty, untilRoom is the time until it
-// has room. early is true if an earlier response told the client to wait longer. retryAfter is the
+// take takes a token from the bucket of key. If the bucket is empty, wait is the time until it has a
+// token. early is true if the Retry-After of an earlier response has not passed. retryAfter is the
 // Retry-After of the fault, 0 for none.
-func (b *buckets) take(q *Quota, key string, retryAfter time.Duration, now time.Time) (ok bool, untilRoom time.Duration, early bool) {
+func (b *buckets) take(q *Quota, key string, retryAfter time.Duration, now time.Time) (ok bool, wait time.Duration, early bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	one := b.byKey[key]
@@ -122,11 +122,11 @@ func (b *buckets) take(q *Quota, key string, retryAfter time.Duration, now time.
 		one.tokens--
 		return true, 0, early
 	}
-	untilRoom = one.untilRoom(q, now)
-	if retryAfter = cmp.Or(retryAfter, untilRoom); q.Tell || retryAfter != untilRoom {
+	wait = one.wait(q, now)
+	if retryAfter = cmp.Or(retryAfter, wait); q.Tell || retryAfter != wait {
 		one.retryAt = later(one.retryAt, now.Add(retryAfter))
 	}
-	return false, untilRoom, early
+	return false, wait, early
 }
 
 func (b *bucket) refill(q *Quota, now time.Time) {
@@ -142,16 +142,16 @@ func (b *bucket) refill(q *Quota, now time.Time) {
 	}
 }
 
-// untilRoom returns the time until the bucket has a token.
-func (b *bucket) untilRoom(q *Quota, now time.Time) time.Duration {
+// wait returns the time until the bucket has a token.
+func (b *bucket) wait(q *Quota, now time.Time) time.Duration {
 	if q.Steady {
 		return time.Duration(math.Ceil((1 - b.tokens) * float64(q.Per) / float64(q.Limit)))
 	}
 	return b.refilled.Add(q.Per).Sub(now)
 }
 
-// evict makes room if there are limit buckets or more: it removes the buckets that must be full
-// again, and all buckets if that is not enough. mu is held.
+// evict removes the buckets that must be full again if there are limit buckets or more, and all
+// buckets if that is not enough. mu is held.
 func (b *buckets) evict(q *Quota, now time.Time, limit int) {
 	if len(b.byKey) < limit {
 		return

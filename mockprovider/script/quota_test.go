@@ -12,9 +12,9 @@ import (
 func TestBucketsRefillAtOnceOrSteadily(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
-			q         Quota
-			untilRoom time.Duration // of the empty bucket, ten seconds after the first request
-			then      int           // requests admitted 30 s later
+			q    Quota
+			wait time.Duration // until the empty bucket has a token, ten seconds after the first request
+			then int           // requests admitted 30 s later
 		}{
 			{Quota{Limit: 60, Per: time.Minute}, 50 * time.Second, 0},
 			{Quota{Limit: 60, Per: time.Minute, Steady: true}, time.Second, 30},
@@ -22,11 +22,11 @@ func TestBucketsRefillAtOnceOrSteadily(t *testing.T) {
 			{Quota{Limit: 60, Per: time.Minute, Burst: 10, Steady: true}, time.Second, 10},
 		} {
 			b := newBuckets()
-			drain := func() (admitted int, untilRoom time.Duration) {
+			drain := func() (admitted int, wait time.Duration) {
 				for {
-					ok, untilRoom, _ := b.take(&c.q, "k", 0, time.Now())
+					ok, wait, _ := b.take(&c.q, "k", 0, time.Now())
 					if !ok {
-						return admitted, untilRoom
+						return admitted, wait
 					}
 					admitted++
 				}
@@ -35,8 +35,8 @@ func TestBucketsRefillAtOnceOrSteadily(t *testing.T) {
 				t.Errorf("%+v: the first request is not admitted", c.q)
 			}
 			time.Sleep(10 * time.Second)
-			if _, untilRoom := drain(); untilRoom != c.untilRoom {
-				t.Errorf("%+v: room after %v, want %v", c.q, untilRoom, c.untilRoom)
+			if _, wait := drain(); wait != c.wait {
+				t.Errorf("%+v: wait %v, want %v", c.q, wait, c.wait)
 			}
 			time.Sleep(30 * time.Second)
 			if admitted, _ := drain(); admitted != c.then {

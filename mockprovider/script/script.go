@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package script makes the mocked services fail as a script says. A script is a list of faults, each
-// with conditions and effects. An Injector decides what happens to each request, and applies the
-// faults that affect whole connections. How a service responds without faults is not decided here.
+// Package script makes the mocked services fail as a script specifies. A script is a list of faults,
+// each with conditions and effects. An Injector decides what happens to each request, and applies the
+// faults that affect whole connections. The services decide how to respond without faults.
 package script
 
 import "time"

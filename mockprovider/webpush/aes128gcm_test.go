@@ -78,8 +78,8 @@ func FuzzDecrypt(f *testing.F) {
 	})
 }
 
-// FuzzEncryptedRecord checks that records of any padding and record size are decrypted as RFC 8188
-// says.
+// FuzzEncryptedRecord checks that records of any padding and record size are decrypted according to
+// RFC 8188.
 func FuzzEncryptedRecord(f *testing.F) {
 	device, auth, _ := rfc8291(f)
 	f.Add([]byte("Hello\x02"), uint32(4096))

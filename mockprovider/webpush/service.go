@@ -96,7 +96,7 @@ func (s *Service) Respond(r *h2.Request) h2.Response {
 	return accept(r, flavour, ttl)
 }
 
-// RespondFault responds as the fault says.
+// RespondFault responds as the fault specifies.
 func (s *Service) RespondFault(r *h2.Request, f *script.Fault) h2.Response {
 	flavour, _ := parseEndpoint(r.Authority, r.Path)
 	if f.Status >= 200 && f.Status < 300 {

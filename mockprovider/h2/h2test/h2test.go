@@ -157,7 +157,7 @@ type Response struct {
 	Code   http2.ErrCode // of RST_STREAM
 }
 
-// Response reads until a stream has ended. It cannot tell interleaved responses apart.
+// Response reads until a stream has ended. It does not support interleaved responses.
 func (c *Client) Response() Response {
 	c.T.Helper()
 	var r Response

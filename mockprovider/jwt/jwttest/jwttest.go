@@ -36,7 +36,7 @@ func encode(v any) string {
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
-// ES256 returns a token signed as RFC 7518, section 3.4, says.
+// ES256 returns a token with a signature of RFC 7518, section 3.4.
 func ES256(t testing.TB, key *ecdsa.PrivateKey, header, claims Claims) string {
 	t.Helper()
 	return Sign(t, header, claims, func(digest []byte) ([]byte, error) {
