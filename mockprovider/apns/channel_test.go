@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -206,11 +207,21 @@ func TestNumberOfChannelsIsLimited(t *testing.T) {
 	m := newMock(t, 0)
 	c := m.ManageConn(certificate(t))
 	create := func(changes ...change) response { return send(t, c, m.manage(t, "POST", "", newChannel, changes...)) }
-	for range 10_000 {
-		if got := c.Respond(&h2.Request{Method: "POST", Path: "/1/apps/com.example.app/channels", Body: []byte(newChannel)}); got.Status != 201 {
-			t.Fatalf("got %d %s", got.Status, got.Body)
-		}
+	cert := certificate(t)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			c := m.ManageConn(cert)
+			for range 500 {
+				r := h2.Request{Method: "POST", Path: "/1/apps/com.example.app/channels", Body: []byte(newChannel)}
+				if got := c.Respond(&r); got.Status != 201 {
+					t.Errorf("got %d %s", got.Status, got.Body)
+					return
+				}
+			}
+		})
 	}
+	wg.Wait()
 	if got := create(); got.Status != 400 || got.Reason != "CannotCreateChannelConfig" {
 		t.Errorf("channel 10,001: got %d %s", got.Status, got.Body)
 	}
