@@ -96,8 +96,7 @@ type Outcome struct {
 	// CloseConnection is set if the connection cannot be used for further requests.
 	CloseConnection bool
 	// Field is the invalid field of a notification that was never sent, and Detail says what is
-	// allowed there. The refusal of a channel call can also have a Detail, which says how to fix
-	// it.
+	// allowed there. Other outcomes can have a Detail too, which says how to fix the cause.
 	Field, Detail string
 }
 
@@ -136,6 +135,23 @@ func InvalidNotification(err error) Outcome {
 	return o
 }
 
+// IntermediaryResponse is the reason of an attempt whose response did not come from the push service.
+const IntermediaryResponse = "INTERMEDIARY_RESPONSE"
+
+// Intermediary returns the outcome of a response that is not in the format of the push service: a
+// proxy, a firewall or a captive portal responded in its place. Its status says nothing about the
+// notification or its target, so a retry can succeed. Every provider uses it.
+func Intermediary(status int, retryAfter time.Duration) Outcome {
+	return Outcome{
+		Verdict: Unavailable, Reason: IntermediaryResponse, Scope: ScopeEndpoint, HTTP: status, RetryAfter: retryAfter,
+		Detail: "the response is not from the push service, but from a proxy, firewall or other intermediary: check the network between the gateway and the service",
+	}
+}
+
+// responseTooLarge is the Code of a response that exceeds the connection's limit. No push service
+// sends one.
+const responseTooLarge = "RESPONSE_TOO_LARGE"
+
 // TransportError describes a request without a response. *wire.Error and *pool.Error implement it.
 type TransportError interface {
 	error
@@ -151,8 +167,11 @@ func NoResponse(err error) Outcome {
 	o := Outcome{Verdict: Unknown, Reason: "NO_ANSWER"}
 	if l, ok := errors.AsType[TransportError](err); ok {
 		o.Reason = l.Code()
-		if l.Unprocessed() {
+		switch {
+		case l.Unprocessed():
 			o.Verdict = Unsent
+		case l.Code() == responseTooLarge:
+			return Intermediary(0, 0)
 		}
 		if l.EndpointFault() {
 			o.Scope = ScopeEndpoint

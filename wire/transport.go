@@ -131,7 +131,10 @@ func transportError(ctx context.Context, err error, conns int32) error {
 		return e
 	}
 	var reset http2.StreamError
+	var tooLarge *http.MaxBytesError
 	switch {
+	case errors.As(err, &tooLarge):
+		e.Reason = ResponseTooLarge
 	case conns == 0 && setDialReason(err, e):
 		e.Processed = Never
 	case isTimeout(err):

@@ -112,6 +112,28 @@ func TestFromTransportRejectsLargeResponse(t *testing.T) {
 	wantError(t, doRequest(t, d, post("/")), wire.ResponseTooLarge, wire.Unknown, true)
 }
 
+// A RoundTripper can have a limit of its own.
+func TestFromTransportReportsLimitOfRoundTripper(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 2<<10)) }))
+	defer server.Close()
+	base, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := wire.FromTransport(limitedTransport{}, base)
+	wantError(t, doRequest(t, d, post("/")), wire.ResponseTooLarge, wire.Unknown, true)
+}
+
+type limitedTransport struct{}
+
+func (limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := http.DefaultTransport.RoundTrip(r)
+	if err == nil {
+		res.Body = http.MaxBytesReader(nil, res.Body, 1<<10)
+	}
+	return res, err
+}
+
 func TestFromTransportConnectRefusedIsUnprocessed(t *testing.T) {
 	d := wire.FromTransport(&http.Transport{}, &url.URL{Scheme: "http", Host: "127.0.0.1:1"})
 	wantError(t, doRequest(t, d, post("/")), wire.ConnectRefused, wire.Never, true)

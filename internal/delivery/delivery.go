@@ -164,6 +164,9 @@ func (d *delivery) attempt(ctx context.Context, lease *pool.Lease) push.Outcome 
 	d.RateLimiter.Record(d.n, a.Outcome)
 	d.Unregistered.record(d.n, a.Outcome)
 	d.Observer.attempted(d.n, d.prior+len(d.attempts), a)
+	if a.Reason == push.IntermediaryResponse {
+		d.logIntermediary(d.n, &a)
+	}
 	return a.Outcome
 }
 

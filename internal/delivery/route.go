@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-push/sluice/pool"
@@ -58,8 +59,10 @@ type Route struct {
 	Unregistered *UnregisteredCache
 	// Observer is called on events; the zero value ignores them.
 	Observer Observer
-	// Logger logs panics of the provider; nil discards them.
+	// Logger logs panics of the provider and responses of intermediaries; nil discards them.
 	Logger *slog.Logger
+
+	intermediaryLogged uint32 // when a response of an intermediary was last logged, in Unix seconds; atomic
 }
 
 // Send sends n and returns its receipt. It returns when there is a final outcome. No wait in Send
@@ -140,6 +143,20 @@ func translateFailure(err error) push.Outcome {
 		return push.Outcome{Reason: reasonProviderPanic}
 	}
 	return push.InvalidNotification(err)
+}
+
+// intermediaryLogInterval is the minimum time between two log lines about responses of
+// intermediaries on one route.
+const intermediaryLogInterval = 60 // seconds
+
+// logIntermediary logs an attempt whose response did not come from the push service.
+func (r *Route) logIntermediary(n *push.Notification, a *push.Attempt) {
+	now, last := uint32(time.Now().Unix()), atomic.LoadUint32(&r.intermediaryLogged)
+	if r.Logger == nil || now-last < intermediaryLogInterval || !atomic.CompareAndSwapUint32(&r.intermediaryLogged, last, now) {
+		return
+	}
+	r.Logger.Warn("response is not from the push service", slog.String("app", n.App), slog.String("platform", string(n.Platform)),
+		slog.String("endpoint", a.Endpoint), slog.Int("http", a.HTTP), slog.String("reason", a.Reason), slog.String("detail", a.Detail))
 }
 
 // logPanic logs a panic of the provider. The value of a panic can contain secrets of the

@@ -248,6 +248,25 @@ func TestProviderPanicEndsOneSendAndLogsNoSecret(t *testing.T) {
 	})
 }
 
+func TestResponseOfIntermediaryIsLoggedOncePerMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{script: func(context.Context, *push.Notification, int, string) push.Outcome { return push.Intermediary(403, 0) }}
+		r := newRoute(t, s, 3)
+		var log strings.Builder
+		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		for range 100 { // a minute and a half
+			got := r.Send(t.Context(), newNotification("a"))
+			if got.Verdict != push.Unavailable || got.Reason != push.IntermediaryResponse || got.Detail == "" {
+				t.Errorf("receipt %+v", got)
+			}
+			time.Sleep(900*time.Millisecond - got.Attempts[len(got.Attempts)-1].Took)
+		}
+		if n := strings.Count(log.String(), "not from the push service"); n < 2 || n > 4 || !strings.Contains(log.String(), "http=403") {
+			t.Errorf("log: %s", log.String())
+		}
+	})
+}
+
 func TestObserverGetsEveryAttemptAndTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{script: func(_ context.Context, _ *push.Notification, attempt int, _ string) push.Outcome {

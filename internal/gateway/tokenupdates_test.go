@@ -55,7 +55,7 @@ func (a *fakeAPNs) Do(_ context.Context, r *wire.Request) (*wire.Response, error
 		a.current, a.updated = token, now
 	}
 	a.accepted = append(a.accepted, now)
-	return &wire.Response{Status: 200}, nil
+	return &wire.Response{Status: 200, Header: []wire.Field{{Name: "apns-id", Value: "EABEAE54-14A8-11E5-B60B-1697F925EC7B"}}}, nil
 }
 
 func (a *fakeAPNs) Drain()            {}

@@ -14,7 +14,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +30,7 @@ import (
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/providers/webpush"
+	"github.com/sluice-push/sluice/push"
 )
 
 // vapidKeyFile writes a new VAPID key and returns the file.
@@ -197,6 +200,11 @@ func TestHTTP1FallbackFollowsNoRedirect(t *testing.T) {
 			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
 		case r.URL.Path == "/flood":
 			_, _ = w.Write(make([]byte, 1<<20))
+		case strings.HasPrefix(r.URL.Path, "/blocked/"):
+			w.Header().Set("Content-Type", "text/html")
+			status, _ := strconv.Atoi(path.Base(r.URL.Path))
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "<html>blocked")
 		default:
 			w.WriteHeader(http.StatusCreated)
 		}
@@ -205,13 +213,17 @@ func TestHTTP1FallbackFollowsNoRedirect(t *testing.T) {
 	s := mockEnv{key: key, hash: hash}
 	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web",
 		fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", base, ca, vapidKeyFile(t))))
-	for path, want := range map[string]string{"/w/?token=a%2b": "accepted", "/moved": "refused", "/flood": "unknown"} {
-		_, receipt := h.post("web", webPushNotification(t, base+path))
+	for _, target := range []string{"/w/?token=a%2b", "/moved", "/flood", "/blocked/200", "/blocked/403", "/blocked/404", "/blocked/407", "/blocked/410"} {
+		want := "accepted"
+		if target != "/w/?token=a%2b" {
+			want = "unavailable"
+		}
+		_, receipt := h.post("web", webPushNotification(t, base+target))
 		if inner, ok := receipt["receipt"].(map[string]any); ok {
 			receipt = inner
 		}
-		if receipt["status"] != want {
-			t.Errorf("%s: %v", path, receipt)
+		if receipt["status"] != want || want == "unavailable" && receipt["reason"] != push.IntermediaryResponse && receipt["reason"] != "PROVIDER_DOWN" {
+			t.Errorf("%s: %v", target, receipt)
 		}
 	}
 	if redirected.Load() != 0 || proxied.Load() != 0 {

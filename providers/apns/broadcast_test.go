@@ -91,7 +91,11 @@ func (r row) checkBroadcast(t *testing.T, status int) {
 	p := newKeyProvider(t)
 	send(t, p, respond(200, ""), newNotification(withChannel))
 	time.Sleep(30 * time.Minute)
-	o := send(t, p, respond(status, fmt.Sprintf(`{"reason":%q}`, r.Code)), newNotification(withChannel))
+	body := fmt.Sprintf(`{"reason":%q}`, r.Code)
+	if r.Code == push.IntermediaryResponse {
+		body = "<html>"
+	}
+	o := send(t, p, r.response(status, body), newNotification(withChannel))
 	want := providertest.VerdictFor(r.Class)
 	if r.Code == "CannotCreateChannelConfig" { // the table has quota, but waiting does not help
 		want = push.Refused

@@ -93,6 +93,7 @@ func TestChannelRequests(t *testing.T) {
 			equal(t, "body", string(r.Body), c.body)
 			equal(t, "channel", headerMap(t, r)["apns-channel-id"], c.channel)
 			equal(t, "name", headerMap(t, r)["apns-request-id"], notificationID)
+			c.response.Header = append(c.response.Header, wire.Field{Name: "apns-request-id", Value: notificationID})
 			return &c.response, nil
 		}, c.call)
 		equal(t, c.path, o, push.Outcome{Verdict: push.Accepted, HTTP: c.response.Status})
@@ -115,7 +116,7 @@ func TestInvalidChannelCallsAreRefusedBeforeSending(t *testing.T) {
 func TestChannelErrorTable(t *testing.T) {
 	for _, r := range loadRows(t, "apns_broadcast") {
 		for _, status := range r.statuses() {
-			if r.Code == "" {
+			if r.Code == "" || r.Code == push.IntermediaryResponse {
 				continue
 			}
 			_, o := callChannels(t, respond(status, fmt.Sprintf(`{"reason":%q}`, r.Code)), push.ChannelCall{Action: push.ListChannels})
@@ -128,6 +129,19 @@ func TestChannelErrorTable(t *testing.T) {
 			}
 			equal(t, r.String(), o.Verdict, want)
 			equal(t, r.String(), o.Reason, r.Code)
+		}
+	}
+}
+
+func TestIntermediaryDoesNotEndChannelCalls(t *testing.T) {
+	for _, call := range []push.ChannelCall{
+		{Action: push.ListChannels}, {Action: push.ReadChannel, Channel: push.Channel{ID: channelID}},
+		{Action: push.CreateChannel, Channel: push.Channel{Storage: push.StoreNone}}, {Action: push.DeleteChannel, Channel: push.Channel{ID: channelID}},
+	} {
+		for _, status := range []int{200, 204, 302, 400, 403, 404, 407, 410} {
+			m, o := callChannels(t, respondWithoutID(status, "<html>"), call)
+			equal(t, fmt.Sprint(call.Action, status), o, push.Intermediary(status, 0))
+			equal(t, "channels", len(m.Channels()), 0)
 		}
 	}
 }

@@ -53,11 +53,17 @@ func allRows(t *testing.T) (rows []providertest.Row) {
 		for _, status := range r.statuses() {
 			for i, body := range r.bodies() {
 				rows = append(rows, providertest.Row{
-					Name: fmt.Sprintf("%v %d %d", r, status, i), Response: wire.Response{Status: status, Body: []byte(body)}, CredentialAge: 30 * time.Minute,
+					Name: fmt.Sprintf("%v %d %d", r, status, i), Response: r.recorded(status, body), CredentialAge: 30 * time.Minute,
 					Verdict: providertest.VerdictFor(r.Class), Retryable: r.Retryable, EndpointFault: r.EndpointFault, ForgetToken: r.ForgetToken,
 				})
 			}
 		}
 	}
 	return rows
+}
+
+// recorded is response without a connection.
+func (r row) recorded(status int, body string) wire.Response {
+	response, _ := r.response(status, body)(nil)
+	return *response
 }

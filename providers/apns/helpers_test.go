@@ -31,7 +31,17 @@ type fakeAPNs func(*wire.Request) (*wire.Response, error)
 
 func (a fakeAPNs) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return a(r) }
 
+// respond responds as APNs does, with its ID of the request.
 func respond(status int, body string) fakeAPNs {
+	return func(*wire.Request) (*wire.Response, error) {
+		return &wire.Response{Status: status, Header: apnsID, Body: []byte(body)}, nil
+	}
+}
+
+var apnsID = []wire.Field{{Name: "apns-id", Value: notificationID}}
+
+// respondWithoutID responds as an intermediary does.
+func respondWithoutID(status int, body string) fakeAPNs {
 	return func(*wire.Request) (*wire.Response, error) {
 		return &wire.Response{Status: status, Body: []byte(body)}, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"regexp"
 	"strings"
 	"time"
 
@@ -94,9 +95,16 @@ var outcomes = map[responseKey]push.Outcome{
 	{503, "Shutdown"}:            {Verdict: push.Unavailable, Scope: push.ScopeEndpoint, CloseConnection: true},
 }
 
-// outcomeByStatus returns the outcome of a response without a known reason. A status outside 4xx
-// and 5xx, such as a redirect, did not come from APNs: the endpoint, or a proxy in front of it, is
-// unavailable.
+// isFromAPNs reports whether a response came from APNs: it has one of APNs' IDs or, if it is an
+// error, a reason. APNs sends both with every error.
+func isFromAPNs(resp *wire.Response, reason string) bool {
+	return resp.Get("apns-id") != "" || resp.Get("apns-request-id") != "" || resp.Status/100 != 2 && isReason(reason)
+}
+
+// isReason matches APNs' reasons, including future ones. A text for people does not match.
+var isReason = regexp.MustCompile(`^([A-Z][A-Za-z]*|Service Unavailable)$`).MatchString
+
+// outcomeByStatus returns the outcome of a response without a known reason.
 func outcomeByStatus(status int) push.Outcome {
 	switch {
 	case status == 403:
@@ -113,10 +121,13 @@ func outcomeByStatus(status int) push.Outcome {
 
 // judge returns the outcome of a response.
 func (p *Provider) judge(resp *wire.Response, broadcast bool, used *token) push.Outcome {
-	if resp.Status/100 == 2 {
+	reason := parseReason(resp.Body)
+	switch {
+	case !isFromAPNs(resp, reason):
+		return push.Intermediary(resp.Status, resp.RetryAfter())
+	case resp.Status/100 == 2:
 		return push.Outcome{Verdict: push.Accepted, HTTP: resp.Status}
 	}
-	reason := parseReason(resp.Body)
 	o, known := findOutcome(responseKey{resp.Status, reason}, broadcast)
 	if !known {
 		o, reason = outcomeByStatus(resp.Status), unknownReason
@@ -148,8 +159,8 @@ func (p *Provider) informSigner(o push.Outcome, used *token) push.Outcome {
 	return o
 }
 
-// providerID returns the ID that APNs gave an accepted notification. It returns n.ID if the
-// response has no valid ID, or n.ID in upper case.
+// providerID returns the ID that APNs gave an accepted notification. It returns n.ID if that ID is
+// n.ID in upper case, or not a UUID.
 func providerID(resp *wire.Response, n *push.Notification) string {
 	name := cmp.Or(resp.Get("apns-id"), resp.Get("apns-request-id"))
 	if name == n.ID || strings.EqualFold(name, n.ID) || !isUUID(name) {

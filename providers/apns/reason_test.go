@@ -29,7 +29,10 @@ func loadRows(t testing.TB, provider string) (rows []row) {
 
 // statuses returns the status codes of the row.
 func (r row) statuses() []int {
-	return r.Statuses(map[string][]int{"4xx": {402, 404, 405, 418, 431, 499}, "5xx": {500, 501, 502, 503, 504, 599}})
+	return r.Statuses(map[string][]int{
+		"4xx": {402, 404, 405, 418, 431, 499}, "5xx": {500, 501, 502, 503, 504, 599},
+		"any": {200, 201, 204, 301, 302, 307, 400, 403, 404, 407, 410, 413, 418, 429, 451, 500, 502, 503, 511},
+	})
 }
 
 // bodies returns sample bodies of the row.
@@ -37,6 +40,8 @@ func (r row) bodies() []string {
 	switch r.Code {
 	case "":
 		return []string{"", "{}", "not JSON", `{"reason":"BadDeviceToken"}`}
+	case push.IntermediaryResponse:
+		return notAPNsBodies
 	case "*":
 		return []string{
 			"", "{", "null", "[]", `"x"`, "{}", `{"reason":null}`, `{"reason":7}`, `{"reason":""}`, `{"reason":"SomethingNew"}`,
@@ -49,6 +54,20 @@ func (r row) bodies() []string {
 		fmt.Sprintf("{\"text\":\"\xff\",\"reason\":%q}", r.Code),
 		fmt.Sprintf(`{"reason":%q,"timestamp":"soon"}`, r.Code),
 	}
+}
+
+// notAPNsBodies are bodies of responses that are not from APNs.
+var notAPNsBodies = []string{
+	"", "<!DOCTYPE html><title>Blocked</title>", "\ufeff<html>", "Blocked by policy", "{}", "null", "{", `{"error":"forbidden"}`, `{"message":"Forbidden"}`,
+	`{"reason":""}`, `{"reason":7}`, `{"reason":"blocked by policy"}`, `{"reason":"` + deviceToken + `"}`, strings.Repeat("x", 1<<16),
+}
+
+// response returns a response of the row: only those of APNs have its ID.
+func (r row) response(status int, body string) fakeAPNs {
+	if r.Code == push.IntermediaryResponse {
+		return respondWithoutID(status, body)
+	}
+	return respond(status, body)
 }
 
 func TestErrorTable(t *testing.T) {
@@ -70,11 +89,11 @@ func (r row) check(t *testing.T, status int, body string) {
 	p := newKeyProvider(t)
 	send(t, p, respond(200, ""), newNotification())
 	time.Sleep(30 * time.Minute)
-	o := send(t, p, respond(status, body), newNotification())
+	o := send(t, p, r.response(status, body), newNotification())
 
 	want := push.Outcome{
 		Verdict: providertest.VerdictFor(r.Class), HTTP: status, ForgetToken: r.ForgetToken, CloseConnection: r.Close,
-		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, DeadSince: o.DeadSince,
+		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, DeadSince: o.DeadSince, Detail: o.Detail,
 		WrongEnvironment: r.Code == "BadDeviceToken", // the token may be of the other environment
 	}
 	switch {
@@ -103,10 +122,11 @@ func TestTransportErrorTable(t *testing.T) {
 			}
 			switch r.Code {
 			case "MALFORMED_SUCCESS_BODY":
-				equal(t, "verdict", send(t, newKeyProvider(t), respond(200, "\x00<html>"), newNotification()).Verdict, push.Accepted)
+				equal(t, "with an ID", send(t, newKeyProvider(t), respond(200, "\x00<html>"), newNotification()).Verdict, push.Accepted)
+				equal(t, "faults", endpointFaults(t, 200, 204), []bool{true, true})
 				return
 			case "MALFORMED_ERROR_BODY":
-				equal(t, "faults", endpointFaults(t, 400, 404, 418), []bool{false, false, false})
+				equal(t, "faults", endpointFaults(t, 400, 404, 418), []bool{true, true, true})
 				equal(t, "faults", endpointFaults(t, 500, 502, 504), []bool{true, true, true})
 				return
 			}
@@ -119,7 +139,7 @@ func TestTransportErrorTable(t *testing.T) {
 // It checks that only those are retryable.
 func endpointFaults(t *testing.T, statuses ...int) (faults []bool) {
 	for _, status := range statuses {
-		o := send(t, newKeyProvider(t), respond(status, "<html>"), newNotification())
+		o := send(t, newKeyProvider(t), respondWithoutID(status, "<html>"), newNotification())
 		equal(t, "retryable", o.Retryable(), o.EndpointFault())
 		faults = append(faults, o.EndpointFault())
 	}
@@ -181,7 +201,7 @@ func TestRetryAfterIsHonouredWhenRetryable(t *testing.T) {
 		{200, ``, 0},
 	} {
 		o := send(t, newKeyProvider(t), func(*wire.Request) (*wire.Response, error) {
-			return &wire.Response{Status: c.status, Header: []wire.Field{{Name: "retry-after", Value: "7"}}, Body: []byte(c.body)}, nil
+			return &wire.Response{Status: c.status, Header: append([]wire.Field{{Name: "retry-after", Value: "7"}}, apnsID...), Body: []byte(c.body)}, nil
 		}, newNotification())
 		equal(t, c.body, o.RetryAfter, c.want)
 	}
@@ -189,7 +209,6 @@ func TestRetryAfterIsHonouredWhenRetryable(t *testing.T) {
 
 func TestAcceptedNotificationHasProviderID(t *testing.T) {
 	for header, want := range map[string]string{
-		"":                                     notificationID,
 		notificationID:                         notificationID,
 		strings.ToUpper(notificationID):        notificationID,
 		"B2D6F0C1-5A0E-4B8E-9F0C-3D1C2B4A5E6F": "B2D6F0C1-5A0E-4B8E-9F0C-3D1C2B4A5E6F",
@@ -203,6 +222,20 @@ func TestAcceptedNotificationHasProviderID(t *testing.T) {
 		}, newNotification())
 		equal(t, header, o, push.Outcome{Verdict: push.Accepted, HTTP: 200, ProviderID: want})
 	}
+}
+
+// An error can lack the ID if its reason is APNs'.
+func TestReasonWithoutIDIsFromAPNs(t *testing.T) {
+	for reason, want := range map[string]push.Verdict{"BadDeviceToken": push.Refused, "SomethingNew": push.Refused, "Something new": push.Unavailable} {
+		o := send(t, newKeyProvider(t), respondWithoutID(400, `{"reason":"`+reason+`"}`), newNotification())
+		equal(t, reason, o.Verdict, want)
+	}
+}
+
+func TestIntermediaryOutcomeNamesCause(t *testing.T) {
+	o := send(t, newKeyProvider(t), respondWithoutID(410, "<html>"), newNotification())
+	equal(t, "outcome", o, push.Intermediary(410, 0))
+	equal(t, "detail", strings.Contains(o.Detail, "proxy, firewall"), true)
 }
 
 func TestGoAwayReason(t *testing.T) {
@@ -249,20 +282,28 @@ func FuzzJudge(f *testing.F) {
 		known[r.Code] = true
 		for _, status := range r.statuses() {
 			for _, body := range r.bodies() {
-				f.Add(status, []byte(body))
+				f.Add(status, []byte(body), r.Code != push.IntermediaryResponse)
 			}
 		}
 	}
 	p := newKeyProvider(f)
 	n := newNotification()
 	r := translate(f, p, n)
-	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		o := p.Send(t.Context(), respond(status, string(body)), n, r)
+	f.Fuzz(func(t *testing.T, status int, body []byte, withID bool) {
+		responder := respondWithoutID
+		if withID {
+			responder = respond
+		}
+		o := p.Send(t.Context(), responder(status, string(body)), n, r)
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("reason %q is not in the table", o.Reason)
-		case (o.Verdict == push.Accepted) != (status/100 == 2):
+		case (o.Verdict == push.Accepted) != (status/100 == 2 && withID):
 			t.Errorf("status %d is %v", status, o.Verdict)
+		case o.Reason == push.IntermediaryResponse:
+			if withID || !o.Retryable() {
+				t.Errorf("status %d, with ID %t: %+v", status, withID, o)
+			}
 		case o.ForgetToken && status != 410, !o.DeadSince.IsZero() && o.Verdict != push.Unregistered:
 			t.Errorf("status %d reports an unregistered token", status)
 		case o.Retryable() != (status < 200 || status/100 == 3 || status >= 500 || status == 429 ||

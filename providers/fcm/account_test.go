@@ -46,11 +46,17 @@ func (c *fakeCloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	c.mu.Lock()
 	c.requestLog = append(c.requestLog, strings.TrimSpace(r.URL.Path+" "+r.Header.Get("Authorization")+" "+string(body)))
-	n := len(c.requestLog)
 	c.mu.Unlock()
-	switch {
-	case c.handler != nil:
+	if c.handler != nil {
 		c.handler(w, r)
+		return
+	}
+	c.respond(w, r)
+}
+
+func (c *fakeCloud) respond(w http.ResponseWriter, r *http.Request) {
+	n := len(c.requests())
+	switch {
 	case r.URL.Path == "/subject":
 		_, _ = io.WriteString(w, `{"id_token":"SECRET-subject"}`)
 	case r.URL.Path == "/sts":
@@ -190,13 +196,13 @@ func TestFailedExchangesHoldNoSecret(t *testing.T) {
 	}{
 		"refused":       {400, fmt.Sprintf(leak, "invalid_grant"), push.Unauthorized, "invalid_grant"},
 		"unknown error": {403, `{"error":{"status":"PERMISSION_DENIED","message":"LEAK"}}`, push.Unauthorized, "OAUTH_REFUSED"},
-		"not found":     {404, "LEAK", push.Unauthorized, "OAUTH_REFUSED"},
 		"throttled":     {429, "LEAK", push.Throttled, "OAUTH_THROTTLED"},
 		"unavailable":   {503, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
-		"redirect":      {307, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
-		"not JSON":      {200, "LEAK", push.Unavailable, "OAUTH_UNAVAILABLE"},
-		"no token":      {200, `{"LEAK":1,"expires_in":3600}`, push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"redirect":      {307, "LEAK", push.Unavailable, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"not JSON":      {200, "LEAK", push.Unavailable, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"no token":      {200, `{"LEAK":1,"expires_in":3600}`, push.Unavailable, "OAUTH_INVALID_TOKEN"},
 		"aborted":       {0, "", push.Unavailable, "OAUTH_UNAVAILABLE"},
+		"proxy":         {407, leak, push.Unavailable, "OAUTH_INTERMEDIARY_RESPONSE"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for kind, text := range accountKinds {
@@ -214,6 +220,49 @@ func TestFailedExchangesHoldNoSecret(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestIntermediaryInEveryExchange answers one request of an exchange after the other with the page of
+// an intermediary.
+func TestIntermediaryInEveryExchange(t *testing.T) {
+	for _, status := range []int{200, 301, 302, 307, 400, 401, 403, 404, 407, 410, 413, 418, 451, 502, 503} {
+		for kind, text := range accountKinds {
+			for failing := range map[string]int{"a workload": 2, "impersonated": 2}[kind] + 1 {
+				t.Run(fmt.Sprintf("%d in request %d of %s", status, failing+1, kind), func(t *testing.T) {
+					cloud := newCloud(t, httptest.NewTLSServer)
+					cloud.handler = func(w http.ResponseWriter, r *http.Request) {
+						if len(cloud.requests()) <= failing {
+							cloud.respond(w, r)
+							return
+						}
+						w.Header().Set("Content-Type", "text/html")
+						w.Header().Set("Location", cloud.server.URL+"/elsewhere")
+						w.WriteHeader(status)
+						_, _ = io.WriteString(w, "<html>LEAK")
+					}
+					p := cloud.newProvider(t, text(cloud), io.Discard)
+					if o := send(t, p, accept, newNotification()); o.Verdict != push.Accepted && (o.Verdict != push.Unavailable || o.Reason != "OAUTH_INTERMEDIARY_RESPONSE") {
+						t.Errorf("%+v", o)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestMetadataServerRefusal(t *testing.T) {
+	c := newCloud(t, httptest.NewServer)
+	c.handler = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Metadata-Flavor", "Google")
+		http.Error(w, "the machine has no service account", http.StatusNotFound)
+	}
+	t.Setenv("GCE_METADATA_HOST", c.server.Listener.Addr().String())
+	p, err := fcm.New(fcm.Config{MetadataServer: true, Project: "demo-project"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := mustNotSend(t, p)
+	equal(t, "outcome", fmt.Sprint(o.Verdict, " ", o.Reason), "unauthorized OAUTH_REFUSED")
 }
 
 // accountKinds returns a credential file of each kind; nil means the metadata server.
@@ -263,7 +312,7 @@ func TestUnreadableSubjectTokenHoldsNoSecret(t *testing.T) {
 	equal(t, "requests", len(c.requests()), 0)
 }
 
-func TestCancellationEndsExchange(t *testing.T) {
+func TestEndOfRunAbortsExchange(t *testing.T) {
 	for kind, text := range accountKinds {
 		t.Run(kind, func(t *testing.T) {
 			c := newCloud(t, httptest.NewTLSServer)
@@ -273,13 +322,18 @@ func TestCancellationEndsExchange(t *testing.T) {
 				<-r.Context().Done()
 			}
 			p := c.newProvider(t, text(c), io.Discard)
+			running, stop := context.WithCancel(t.Context())
+			runEnded := make(chan error, 1)
+			go func() { runEnded <- p.Run(running) }()
+			testwait.For(t, arrived, "the request")
 			ctx, cancel := context.WithCancel(t.Context())
 			r := translate(t, p, newNotification())
 			ended := make(chan push.Outcome, 1)
-			go func() { ended <- p.Send(ctx, respond(200, ""), newNotification(), r) }()
-			testwait.For(t, arrived, "the request")
+			go func() { ended <- p.Send(ctx, accept, newNotification(), r) }()
 			cancel()
-			equal(t, "outcome", testwait.For(t, ended, "the end"), push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"})
+			equal(t, "outcome", testwait.For(t, ended, "the end of the send"), push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"})
+			stop()
+			equal(t, "Run", testwait.For(t, runEnded, "the end of Run"), error(nil))
 		})
 	}
 }

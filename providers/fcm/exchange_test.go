@@ -39,7 +39,7 @@ func TestRecordedExchanges(t *testing.T) {
 
 func (e exchange) run(t *testing.T) {
 	p := newProvider(t)
-	send(t, p, respond(200, ""), newNotification())
+	send(t, p, accept, newNotification())
 	time.Sleep(10 * time.Minute)
 	n := e.notification(t)
 	if e.ID == "fcm-400-field-violation" { // refused before sending

@@ -35,6 +35,12 @@ type fakeFCM func(*wire.Request) (*wire.Response, error)
 
 func (g fakeFCM) Do(_ context.Context, r *wire.Request) (*wire.Response, error) { return g(r) }
 
+// acceptedBody is the body of an accepted message.
+const acceptedBody = `{"name":"projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"}`
+
+// accept responds that FCM accepted the message.
+var accept = respond(200, acceptedBody)
+
 func respond(status int, body string) fakeFCM {
 	return func(*wire.Request) (*wire.Response, error) {
 		return &wire.Response{Status: status, Body: []byte(body)}, nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/oauth2"
 )
 
@@ -34,13 +35,14 @@ func metadataToken(ctx context.Context) (*oauth2.Token, error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	var in struct {
-		AccessToken string `json:"access_token"`
-		ExpiresIn   int64  `json:"expires_in"`
+		AccessToken string         `json:"access_token"`
+		ExpiresIn   jsontext.Value `json:"expires_in"`
 	}
 	if err := json.UnmarshalRead(response.Body, &in); err != nil {
 		return nil, err
 	}
-	return &oauth2.Token{AccessToken: in.AccessToken, Expiry: time.Now().Add(time.Duration(in.ExpiresIn) * time.Second)}, nil
+	lifetime := time.Duration(lifetimeSeconds(in.ExpiresIn)) * time.Second
+	return &oauth2.Token{AccessToken: in.AccessToken, Expiry: time.Now().Add(lifetime)}, nil
 }
 
 // directTransport returns a transport to the metadata server. It uses no proxy, because a proxy

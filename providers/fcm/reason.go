@@ -3,6 +3,7 @@
 package fcm
 
 import (
+	"regexp"
 	"strings"
 	"time"
 
@@ -38,7 +39,7 @@ const (
 	sourceAny       errorSource = iota
 	sourceFCM                   // FcmError.errorCode: FCM judged the message
 	sourceErrorInfo             // ErrorInfo.reason
-	sourceStatus                // error.status, or the code for the HTTP status
+	sourceStatus                // error.status
 	sourceNotFCM                // one of the latter two without an FcmError: a server in front of FCM responded
 )
 
@@ -98,13 +99,6 @@ var statusCodes = map[string]bool{
 	"DEADLINE_EXCEEDED": true,
 }
 
-// codeByStatus maps an HTTP status to its google.rpc.Code, for responses that are not FCM's JSON,
-// such as a front end's HTML page or an empty body.
-var codeByStatus = map[int]string{
-	400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED",
-	500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
-}
-
 // outcomeByStatus returns the outcome of an error that no row matches.
 func outcomeByStatus(status int) push.Outcome {
 	switch {
@@ -113,7 +107,7 @@ func outcomeByStatus(status int) push.Outcome {
 	case status/100 == 4:
 		return refused
 	}
-	return unavailable // 5xx, or a status that is not from an API, such as a redirect
+	return unavailable
 }
 
 // errorBody holds the parts of an error response that determine its outcome.
@@ -130,9 +124,15 @@ type errorBody struct {
 // judge returns the outcome of a response. renew is true if the access token must be renewed.
 func judge(resp *wire.Response, t *push.Target) (o push.Outcome, renew bool) {
 	if resp.Status/100 == 2 {
-		return push.Outcome{Verdict: push.Accepted, HTTP: resp.Status, ProviderID: parseName(resp.Body)}, false
+		if name, ok := parseName(resp.Body); ok {
+			return push.Outcome{Verdict: push.Accepted, HTTP: resp.Status, ProviderID: name}, false
+		}
+		return push.Intermediary(resp.Status, resp.RetryAfter()), false
 	}
-	f := parseError(resp)
+	f, ok := parseError(resp)
+	if !ok {
+		return push.Intermediary(resp.Status, resp.RetryAfter()), false
+	}
 	o, renew = f.judge(t)
 	o.HTTP = resp.Status
 	if retryAfter := resp.RetryAfter(); retryAfter > 0 && o.Retryable() {
@@ -232,10 +232,10 @@ func (f *errorBody) mentions(kind string) bool {
 // lenient accepts errors in a response's JSON that do not change its meaning.
 var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
 
-// parseError parses an error's body. If the body is not Google's JSON, it returns the code for the
-// status.
-func parseError(resp *wire.Response) *errorBody {
-	f := &errorBody{status: resp.Status}
+// parseError parses an error's body. It returns false if the body is not an error in the format of
+// Google's APIs, which a server in front of FCM uses too.
+func parseError(resp *wire.Response) (f *errorBody, ok bool) {
+	f = &errorBody{status: resp.Status}
 	var body struct {
 		Error struct {
 			Message string           `json:"message"`
@@ -243,17 +243,18 @@ func parseError(resp *wire.Response) *errorBody {
 			Details []jsontext.Value `json:"details"`
 		} `json:"error"`
 	}
-	if json.Unmarshal(resp.Body, &body, lenient) == nil {
-		f.message, f.statusName = body.Error.Message, body.Error.Status
-		for _, detail := range body.Error.Details {
-			f.addDetail(detail)
-		}
+	if json.Unmarshal(resp.Body, &body, lenient) != nil {
+		return nil, false
 	}
-	if f.statusName == "" && f.fcmError == "" {
-		f.statusName = codeByStatus[resp.Status]
+	f.message, f.statusName = body.Error.Message, body.Error.Status
+	for _, detail := range body.Error.Details {
+		f.addDetail(detail)
 	}
-	return f
+	return f, f.fcmError != "" || isRPCCode(f.statusName)
 }
+
+// isRPCCode matches the names of google.rpc.Code, including future ones.
+var isRPCCode = regexp.MustCompile(`^[A-Z][A-Z_]*$`).MatchString
 
 // addDetail adds one detail. Details come in any order, and unknown kinds are ignored.
 func (f *errorBody) addDetail(detail jsontext.Value) {
@@ -289,16 +290,18 @@ func (f *errorBody) addDetail(detail jsontext.Value) {
 	}
 }
 
-// parseName returns FCM's name of an accepted message, or "" if there is none. The message is
-// accepted anyway, and a retry would cause a duplicate.
-func parseName(body []byte) string {
+// parseName returns FCM's name of an accepted message, and false if there is none. The name is ""
+// if it has characters that do not belong in an ID.
+func parseName(body []byte) (name string, ok bool) {
 	var in struct {
 		Name string `json:"name"`
 	}
-	disallowed := func(r rune) bool { return r <= ' ' || r > '~' }
-	if json.Unmarshal(body, &in) != nil || len(in.Name) > 256 ||
-		!strings.HasPrefix(in.Name, "projects/") || strings.ContainsFunc(in.Name, disallowed) {
-		return ""
+	if json.Unmarshal(body, &in, lenient) != nil || !strings.HasPrefix(in.Name, "projects/") {
+		return "", false
 	}
-	return in.Name
+	disallowed := func(r rune) bool { return r <= ' ' || r > '~' }
+	if len(in.Name) > 256 || strings.ContainsFunc(in.Name, disallowed) {
+		return "", true
+	}
+	return in.Name, true
 }

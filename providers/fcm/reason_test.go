@@ -29,7 +29,11 @@ func loadRows(t testing.TB, provider string) (rows []row) {
 
 // statuses returns the status codes of the row.
 func (r row) statuses() []int {
-	return r.Statuses(map[string][]int{"4xx": {402, 405, 409, 413, 418, 499}, "5xx": {501, 505, 599}, "any": {500, 503, 504}})
+	all := map[string][]int{"4xx": {402, 405, 409, 413, 418, 499}, "5xx": {501, 502, 504, 505, 599}, "any": {500, 503, 504}}
+	if r.Code == push.IntermediaryResponse {
+		all["any"] = []int{200, 201, 204, 301, 302, 307, 400, 401, 403, 404, 407, 410, 413, 418, 429, 451, 500, 502, 503, 504, 511}
+	}
+	return r.Statuses(all)
 }
 
 // errorResponse returns the body of an error in FCM's format.
@@ -85,8 +89,7 @@ func (r row) samples(status int) []sample {
 	case "INVALID_ARGUMENT invalid_request":
 		return append(bothOrders(device, status, "INVALID_ARGUMENT", "Invalid value at 'message.data[0].value' (TYPE_STRING), 12",
 			badRequest("message.data[0].value"), fcmError("INVALID_ARGUMENT")),
-			one(errorResponse(status, "INVALID_ARGUMENT", "Request contains an invalid argument."))[0],
-			one("")[0], one("<html>")[0])
+			one(errorResponse(status, "INVALID_ARGUMENT", "Request contains an invalid argument."))[0])
 	case "INVALID_ARGUMENT invalid_token":
 		return slices.Concat(
 			bothOrders(device, status, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token", fcmError("INVALID_ARGUMENT"), help),
@@ -98,13 +101,13 @@ func (r row) samples(status int) []sample {
 	case "UNAUTHENTICATED credential":
 		return slices.Concat(
 			bothOrders(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), help),
-			bothOrders(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_TYPE_UNSUPPORTED"), irrelevantDetails), one(""), one("<html>"))
+			bothOrders(device, status, r.Code, generic401, errorInfo("ACCESS_TOKEN_TYPE_UNSUPPORTED"), irrelevantDetails))
 	case "THIRD_PARTY_AUTH_ERROR credential":
 		return slices.Concat(
 			bothOrders(device, status, "UNAUTHENTICATED", generic401, fcmError(r.Code), apnsError),
 			bothOrders(device, status, "UNAUTHENTICATED", generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), fcmError("APNS_AUTH_ERROR")))
 	case "PERMISSION_DENIED credential":
-		return slices.Concat(bothOrders(device, status, r.Code, "Permission denied", errorInfo("IAM_PERMISSION_DENIED"), help), one(""))
+		return bothOrders(device, status, r.Code, "Permission denied", errorInfo("IAM_PERMISSION_DENIED"), help)
 	case "UNREGISTERED unregistered_token":
 		target := device
 		if strings.HasSuffix(r.Match, "fid") {
@@ -113,7 +116,7 @@ func (r row) samples(status int) []sample {
 		return slices.Concat(bothOrders(target, status, "NOT_FOUND", "Requested entity was not found.", fcmError(r.Code), apnsError),
 			bothOrders(target, status, "NOT_FOUND", "NotRegistered", irrelevantDetails, fcmError(r.Code)))
 	case "NOT_FOUND invalid_request":
-		return slices.Concat(bothOrders(device, status, r.Code, "Requested entity was not found.", help, irrelevantDetails), one(""), one("<html>Not Found"))
+		return bothOrders(device, status, r.Code, "Requested entity was not found.", help, irrelevantDetails)
 	case "QUOTA_EXCEEDED quota":
 		return quotaSamples(status)
 	case "RATE_LIMIT_EXCEEDED quota":
@@ -122,9 +125,26 @@ func (r row) samples(status int) []sample {
 		return bothOrders(device, status, "INTERNAL", "", fcmError(r.Code), errorInfo("ACCESS_TOKEN_EXPIRED"))
 	case "SENDER_ID_MISMATCH invalid_token", "INTERNAL provider_internal", "UNAVAILABLE provider_unavailable":
 		return slices.Concat(bothOrders(device, status, "X", "SenderId mismatch", fcmError(r.Code), help), one(errorResponse(status, r.Code, "")))
+	case push.IntermediaryResponse + " provider_unavailable":
+		return intermediarySamples(status)
 	}
-	return slices.Concat(one(""), one("{"), one("null"), one(`[{"error":{}}]`), one(`{"error":"x"}`), one("<html><title>Error"),
-		one(strings.Repeat("[", 1<<16)), bothOrders(device, status, "SOMETHING_NEW", "text", fcmError("NEWER"), errorInfo("NEWEST")))
+	return slices.Concat(one(errorResponse(status, "SOMETHING_NEW", "text")),
+		bothOrders(device, status, "SOMETHING_NEW", "text", fcmError("NEWER"), errorInfo("NEWEST")))
+}
+
+// intermediarySamples returns responses that are not from FCM.
+func intermediarySamples(status int) (all []sample) {
+	for _, body := range []string{
+		"", "<!DOCTYPE html><title>Blocked</title>", "Access denied by policy", "{", "{}", "null", `[{"error":{}}]`, `{"error":"x"}`, `{"error":{}}`,
+		`{"error":{"code":403,"message":"blocked"}}`, `{"error":{"status":"Access denied"}}`, `{"message":"Forbidden"}`, `{"name":"proxy"}`,
+		strings.Repeat("[", 1<<16),
+	} {
+		all = append(all, sample{body: body, target: device}, sample{body: body, target: newsTopic})
+	}
+	if status/100 == 2 { // an error's body does not make a 2xx FCM's
+		all = append(all, sample{body: errorResponse(404, "NOT_FOUND", "", fcmError("UNREGISTERED")), target: device})
+	}
+	return all
 }
 
 // bothOrders returns an error with its details in both orders.
@@ -165,22 +185,19 @@ func TestErrorTable(t *testing.T) {
 // check sends ten minutes after the access token was fetched, so that it can be renewed.
 func (r row) check(t *testing.T, status int, s sample) {
 	p := newProvider(t)
-	send(t, p, respond(200, ""), newNotification())
+	send(t, p, accept, newNotification())
 	time.Sleep(10 * time.Minute)
 	o := send(t, p, respond(status, s.body), newNotification(withTarget(s.target)))
 
 	want := push.Outcome{
 		Verdict: providertest.VerdictFor(r.Class), HTTP: status, ForgetToken: r.ForgetToken, CloseConnection: r.Close,
-		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed,
+		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, Detail: o.Detail,
 	}
 	switch r.Code {
 	case "":
 		want.ProviderID = "projects/demo-project/messages/0:1671819112768910%fbb99cf6fbb99cf6"
-	case "*": // the google.rpc.Code of the status, if there is one
-		want.Reason = map[int]string{429: "RESOURCE_EXHAUSTED", 504: "DEADLINE_EXCEEDED"}[status]
-		if want.Reason == "" || strings.Contains(s.body, "SOMETHING_NEW") {
-			want.Reason = "UnknownReason"
-		}
+	case "*":
+		want.Reason = "UnknownReason"
 	case "THIRD_PARTY_AUTH_ERROR":
 		want.Reason = r.Code
 		if strings.Contains(s.body, "APNS_AUTH_ERROR") {
@@ -243,21 +260,23 @@ func TestRetryAfterIsHonouredWhenRetryable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		date := time.Now().Add(90 * time.Second).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
 		for _, c := range []struct {
-			status int
-			header string
-			want   time.Duration
+			status       int
+			header, body string
+			want         time.Duration
 		}{
-			{429, "7", 7 * time.Second},
-			{429, date, 90 * time.Second},
-			{429, "soon", time.Minute},
-			{503, "15", 15 * time.Second},
-			{503, date, 90 * time.Second},
-			{500, "", 0},
-			{400, "7", 0},
-			{200, "7", 0},
+			{429, "7", errorResponse(429, "RESOURCE_EXHAUSTED", ""), 7 * time.Second},
+			{429, date, errorResponse(429, "RESOURCE_EXHAUSTED", ""), 90 * time.Second},
+			{429, "soon", errorResponse(429, "RESOURCE_EXHAUSTED", ""), time.Minute},
+			{503, "15", errorResponse(503, "UNAVAILABLE", ""), 15 * time.Second},
+			{503, date, errorResponse(503, "UNAVAILABLE", ""), 90 * time.Second},
+			{503, "15", "<html>", 15 * time.Second},
+			{403, "15", "<html>", 15 * time.Second},
+			{500, "", errorResponse(500, "INTERNAL", ""), 0},
+			{400, "7", errorResponse(400, "INVALID_ARGUMENT", ""), 0},
+			{200, "7", acceptedBody, 0},
 		} {
 			o := send(t, newProvider(t), func(*wire.Request) (*wire.Response, error) {
-				return &wire.Response{Status: c.status, Header: []wire.Field{{Name: "retry-after", Value: c.header}}}, nil
+				return &wire.Response{Status: c.status, Header: []wire.Field{{Name: "retry-after", Value: c.header}}, Body: []byte(c.body)}, nil
 			}, newNotification())
 			equal(t, fmt.Sprint(c.status, c.header), o.RetryAfter, c.want)
 		}
@@ -266,14 +285,10 @@ func TestRetryAfterIsHonouredWhenRetryable(t *testing.T) {
 
 func TestAcceptedMessageHasProviderID(t *testing.T) {
 	for body, want := range map[string]string{
-		`{"name":"projects/p/messages/fake_message_id"}`:      "projects/p/messages/fake_message_id",
-		`{ "new": {}, "name": "projects/p/messages/0:1%ab" }`: "projects/p/messages/0:1%ab",
-		``:                           "",
-		`<html>`:                     "",
-		`{"name":7}`:                 "",
-		`{"name":"hello"}`:           "",
-		`{"name":"projects/a b"}`:    "",
-		`{"name":"projects/\u007f"}`: "",
+		`{"name":"projects/p/messages/fake_message_id"}`:       "projects/p/messages/fake_message_id",
+		`{ "new": {}, "name": "projects/p/messages/0:1%ab" }`:  "projects/p/messages/0:1%ab",
+		`{"name":"projects/a b"}`:                              "",
+		`{"name":"projects/\u007f"}`:                           "",
 		`{"name":"projects/` + strings.Repeat("x", 300) + `"}`: "",
 	} {
 		o := send(t, newProvider(t), respond(200, body), newNotification())
@@ -340,6 +355,10 @@ func FuzzJudge(f *testing.F) {
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("reason %q is not in the table", o.Reason)
+		case o.Reason == push.IntermediaryResponse:
+			if o != push.Intermediary(status, 0) {
+				t.Errorf("%+v", o)
+			}
 		case (o.Verdict == push.Accepted) != (status/100 == 2):
 			t.Errorf("status %d is %v", status, o.Verdict)
 		case o.ForgetToken && status != 400 && status != 404:

@@ -4,19 +4,28 @@ package fcm
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/oauth2"
 
 	"github.com/sluice-push/sluice/wire"
 )
 
 const (
-	// expiryMargin is how long before its expiry a token is no longer used.
-	expiryMargin = 10 * time.Second
+	// minLifetime and maxLifetime bound the lifetime of a token, whatever the response says.
+	// Google issues tokens for at most 12 hours.
+	minLifetime, maxLifetime = 10 * time.Second, 12 * time.Hour
 	// defaultLifetime applies to a token whose response has no expires_in, which RFC 6749 allows.
 	defaultLifetime = 5 * time.Minute
+	// expiryMargin is how long before its expiry a token is no longer used, but at most a quarter
+	// of its lifetime.
+	expiryMargin = 10 * time.Second
 	// freshAge is the age below which a refused token means that the account is invalid, not the
 	// token.
 	freshAge = time.Minute
@@ -26,140 +35,191 @@ const (
 )
 
 // token is one access token. It is immutable. Its times have a monotonic reading, so setting the
-// wall clock does not affect them.
+// wall clock does not affect them. renewAt is before usableUntil.
 type token struct {
-	bearer                        string
-	fetchedAt, renewAt, expiresAt time.Time
+	bearer                          string
+	fetchedAt, renewAt, usableUntil time.Time
 }
 
-// tokenCache holds the current access token.
-type tokenCache struct {
-	fetch   tokenSource
-	log     *slog.Logger
-	current atomic.Pointer[token]
-
-	exchangeLock chan struct{} // a mutex that select can acquire; guards the fields below and the exchange
-	lastErr      *tokenError   // the error of the last exchange; nil if it succeeded
-	backoff      time.Duration // the wait after the next failure
-}
-
-func newTokenCache(fetch tokenSource, log *slog.Logger) *tokenCache {
-	t := &tokenCache{fetch: fetch, log: log, exchangeLock: make(chan struct{}, 1), backoff: minBackoff}
-	t.exchangeLock <- struct{}{}
-	return t
-}
-
-// valid returns the current token, or nil if there is no valid one.
-func (t *tokenCache) valid() *token {
-	if current := t.current.Load(); current != nil && time.Until(current.expiresAt) > expiryMargin {
-		return current
+// newToken returns the token of a response to a request that was sent at fetchedAt.
+func newToken(response *oauth2.Token, fetchedAt time.Time) *token {
+	lifetime := min(max(time.Until(response.Expiry), minLifetime), maxLifetime)
+	return &token{
+		bearer: "Bearer " + response.AccessToken, fetchedAt: fetchedAt, renewAt: fetchedAt.Add(renewalAge(lifetime)),
+		usableUntil: fetchedAt.Add(lifetime - min(expiryMargin, lifetime/4)),
 	}
-	return nil
-}
-
-// token returns a token to send with. If there is no valid one, one caller fetches it and the
-// others wait. After a failed exchange, callers get its error until the backoff ends.
-func (t *tokenCache) token(ctx context.Context) (*token, error) {
-	if current := t.valid(); current != nil {
-		return current, nil
-	}
-	select {
-	case <-t.exchangeLock:
-	case <-ctx.Done():
-		return nil, callerLeft(ctx)
-	}
-	defer func() { t.exchangeLock <- struct{}{} }()
-	if current := t.valid(); current != nil {
-		return current, nil
-	}
-	if t.lastErr != nil && time.Until(t.lastErr.until) > 0 {
-		return nil, t.lastErr
-	}
-	return t.exchange(ctx)
-}
-
-// callerLeft returns the error of a caller that cancelled before anything was sent.
-func callerLeft(ctx context.Context) error {
-	return &wire.Error{Reason: wire.Canceled, Processed: wire.Never, Err: ctx.Err()}
-}
-
-// exchange fetches a token and makes it current. The caller holds exchangeLock.
-func (t *tokenCache) exchange(ctx context.Context) (*token, error) {
-	began := time.Now()
-	response, err := t.fetch(ctx)
-	if err != nil && ctx.Err() != nil {
-		return nil, callerLeft(ctx)
-	}
-	if err != nil {
-		return nil, t.recordFailure(err)
-	}
-	lifetime := defaultLifetime
-	if !response.Expiry.IsZero() {
-		lifetime = time.Until(response.Expiry)
-	}
-	fresh := &token{bearer: "Bearer " + response.AccessToken, fetchedAt: began, renewAt: began.Add(renewalAge(lifetime)), expiresAt: began.Add(lifetime)}
-	t.current.Store(fresh)
-	t.lastErr, t.backoff = nil, minBackoff
-	return fresh, nil
 }
 
 // renewalAge returns about half of a token's lifetime, so that an outage of the token endpoint
 // shorter than the other half has no effect. The jitter keeps processes that start together from
 // renewing together.
 func renewalAge(lifetime time.Duration) time.Duration {
-	return lifetime*9/20 + rand.N(lifetime/10+1)
+	return lifetime*9/20 + rand.N(lifetime/10)
 }
 
-// recordFailure records a failed exchange and the earliest time of the next one.
-func (t *tokenCache) recordFailure(err error) *tokenError {
+// tokenCache holds the current access token. At most one exchange is in flight. It is independent
+// of the sends that wait for it, so a send that is cancelled does not abort it.
+type tokenCache struct {
+	fetch   tokenSource
+	log     *slog.Logger
+	current atomic.Pointer[token]
+
+	mu       sync.Mutex
+	inFlight *exchange     // nil without an exchange
+	lastErr  *tokenError   // the error of the last exchange; nil if it succeeded
+	backoff  time.Duration // the wait after the next failure
+}
+
+// exchange is an exchange in flight.
+type exchange struct {
+	done   chan struct{} // closed when it has ended
+	cancel context.CancelFunc
+}
+
+func newTokenCache(fetch tokenSource, log *slog.Logger) *tokenCache {
+	return &tokenCache{fetch: fetch, log: log, backoff: minBackoff}
+}
+
+// valid returns the current token, or nil if there is no valid one.
+func (t *tokenCache) valid() *token {
+	if current := t.current.Load(); current != nil && time.Until(current.usableUntil) > 0 {
+		return current
+	}
+	return nil
+}
+
+// token returns a token to send with. If there is no valid one, it waits for an exchange. After a
+// failed exchange, callers get its error until the backoff ends.
+func (t *tokenCache) token(ctx context.Context) (*token, error) {
+	for {
+		if current := t.valid(); current != nil {
+			return current, nil
+		}
+		e, err := t.startExchange()
+		switch {
+		case err != nil:
+			return nil, err
+		case e == nil: // another caller's exchange has just ended
+			continue
+		}
+		select {
+		case <-e.done:
+		case <-ctx.Done():
+			return nil, &wire.Error{Reason: wire.Canceled, Processed: wire.Never, Err: ctx.Err()}
+		}
+	}
+}
+
+// startExchange starts an exchange if one is due, and returns the one in flight, or nil. The error
+// is that of the last exchange, until its backoff ends.
+func (t *tokenCache) startExchange() (*exchange, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.inFlight != nil:
+		return t.inFlight, nil
+	case t.lastErr != nil && time.Until(t.lastErr.until) > 0:
+		return nil, t.lastErr
+	case t.untilNextExchange() > 0:
+		return nil, nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.inFlight = &exchange{done: make(chan struct{}), cancel: cancel}
+	go t.runExchange(ctx, t.inFlight)
+	return t.inFlight, nil
+}
+
+// runExchange fetches a token and makes it current.
+func (t *tokenCache) runExchange(ctx context.Context, e *exchange) {
+	defer e.cancel()
+	began := time.Now()
+	response, err := t.fetchRecovered(ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		t.current.Store(newToken(response, began))
+		t.lastErr, t.backoff = nil, minBackoff
+	case ctx.Err() == nil:
+		t.recordFailure(err)
+	}
+	t.inFlight = nil
+	close(e.done)
+}
+
+// fetchRecovered is fetch, with an error for a panic.
+func (t *tokenCache) fetchRecovered(ctx context.Context) (response *oauth2.Token, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			t.log.Error("fcm: token exchange panicked, please report this bug", "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			err = errPanic
+		}
+	}()
+	return t.fetch(ctx)
+}
+
+// recordFailure records a failed exchange and the earliest time of the next one. t.mu is held.
+func (t *tokenCache) recordFailure(err error) {
 	o := judgeExchangeError(err)
 	wait := max(o.RetryAfter, t.backoff*4/5+rand.N(t.backoff*2/5))
 	t.backoff = min(2*t.backoff, maxBackoff)
 	t.lastErr = &tokenError{outcome: o, until: time.Now().Add(wait)}
 	t.log.Warn("fcm: cannot get an access token", "reason", o.Reason, "err", err, "retry_in", wait.String(),
 		"current_token_valid", t.valid() != nil)
-	return t.lastErr
 }
 
 // invalidate handles a refused token. It drops the token unless it was fetched less than freshAge
-// ago, and reports whether a retry can use another one.
+// ago and its renewal is not due, and reports whether a retry can use another one.
 func (t *tokenCache) invalidate(used *token) bool {
 	if t.current.Load() != used {
 		return true
 	}
-	if time.Since(used.fetchedAt) < freshAge {
+	if time.Since(used.fetchedAt) < freshAge && time.Until(used.renewAt) > 0 {
 		return false
 	}
 	t.current.CompareAndSwap(used, nil)
 	return true
 }
 
-// keepFresh renews the token before it expires, until ctx ends.
+// keepFresh renews the token before it expires, until ctx ends. It then aborts an exchange in
+// flight.
 func (t *tokenCache) keepFresh(ctx context.Context) {
 	for ctx.Err() == nil {
+		var ended <-chan struct{}
+		var due <-chan time.Time
+		if e, _ := t.startExchange(); e != nil { // recordFailure logs a failure
+			ended = e.done
+		} else {
+			due = time.After(t.untilDue())
+		}
 		select {
-		case <-time.After(t.refresh(ctx)):
+		case <-ended:
+		case <-due:
 		case <-ctx.Done():
+			t.abort()
 		}
 	}
 }
 
-// refresh renews the token if it is due, and returns the time until the next renewal.
-func (t *tokenCache) refresh(ctx context.Context) time.Duration {
-	select {
-	case <-t.exchangeLock:
-	case <-ctx.Done():
-		return 0
+// abort ends an exchange in flight and waits for it.
+func (t *tokenCache) abort() {
+	t.mu.Lock()
+	e := t.inFlight
+	t.mu.Unlock()
+	if e != nil {
+		e.cancel()
+		<-e.done
 	}
-	defer func() { t.exchangeLock <- struct{}{} }()
-	if wait := t.untilNextExchange(); wait > 0 {
-		return wait
-	}
-	_, _ = t.exchange(ctx) // recordFailure records and logs a failure
+}
+
+// untilDue returns the time until the next exchange.
+func (t *tokenCache) untilDue() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.untilNextExchange()
 }
 
-// untilNextExchange returns the time until the next exchange.
+// untilNextExchange is untilDue for callers that hold t.mu.
 func (t *tokenCache) untilNextExchange() time.Duration {
 	if t.lastErr != nil {
 		return time.Until(t.lastErr.until)

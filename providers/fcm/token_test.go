@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -50,7 +51,7 @@ func mustAccept(t *testing.T, p *fcm.Provider) (token string) {
 	t.Helper()
 	o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
 		token = strings.TrimPrefix(authorizationOf(r), "Bearer ")
-		return &wire.Response{Status: 200}, nil
+		return accept(r)
 	}, newNotification())
 	if o.Verdict != push.Accepted {
 		t.Errorf("%v: %+v", time.Now(), o)
@@ -104,6 +105,9 @@ func (r row) checkExchange(t *testing.T, status int) {
 		return
 	}
 	body := fmt.Sprintf(`{"error":%q,"error_description":"LEAK of %s"}`, r.Code, accessToken(0))
+	if r.Code == push.IntermediaryResponse {
+		body = "<html>LEAK"
+	}
 	p := newProviderWith(t, &fakeOAuth{status: status, body: body})
 	o := mustNotSend(t, p)
 	equal(t, "verdict", o.Verdict, providertest.VerdictFor(r.Class))
@@ -115,6 +119,12 @@ func (r row) checkExchange(t *testing.T, status int) {
 	case push.Throttled:
 		equal(t, "wait", o.RetryAfter, time.Duration(*r.MinBackoff)*time.Second)
 	case push.Unavailable: // until the next exchange
+		reason := "OAUTH_UNAVAILABLE"
+		if r.Code == push.IntermediaryResponse {
+			reason = "OAUTH_INTERMEDIARY_RESPONSE"
+			equal(t, "detail", strings.Contains(o.Detail, fmt.Sprintf("(HTTP status %d) is not from the token endpoint", status)), true)
+		}
+		equal(t, "reason", o.Reason, reason)
 		equal(t, "wait", o.RetryAfter >= 800*time.Millisecond && o.RetryAfter <= 1200*time.Millisecond, true)
 	default:
 		equal(t, "reason", o.Reason, r.Code)
@@ -125,29 +135,140 @@ func (r row) checkExchange(t *testing.T, status int) {
 }
 
 func TestOtherExchangeFailures(t *testing.T) {
-	for name, o := range map[string]*fakeOAuth{
-		"no network":       {err: errors.New("connection refused")},
-		"not JSON":         {status: 200, body: "<html>"},
-		"no token":         {status: 200, body: `{"expires_in":3599}`},
-		"a redirect":       {status: 307, header: http.Header{"Location": {"https://example.com/"}}},
-		"timeout":          {latency: time.Hour},
-		"an unknown error": {status: 418, body: `{"error":"teapot"}`},
+	for name, c := range map[string]struct {
+		oauth  *fakeOAuth
+		reason string
+	}{
+		"no network":            {&fakeOAuth{err: errors.New("connection refused")}, "OAUTH_UNAVAILABLE"},
+		"timeout":               {&fakeOAuth{latency: time.Hour}, "OAUTH_UNAVAILABLE"},
+		"503 without a body":    {&fakeOAuth{status: 503}, "OAUTH_UNAVAILABLE"},
+		"a page":                {&fakeOAuth{status: 200, body: "<html>"}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"not JSON":              {&fakeOAuth{status: 200, body: "please log in"}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"empty":                 {&fakeOAuth{status: 200}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"a redirect":            {&fakeOAuth{status: 307, header: http.Header{"Location": {"https://example.com/"}}}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"an error of a proxy":   {&fakeOAuth{status: 403, body: `{"error":"Access denied"}`}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"another JSON":          {&fakeOAuth{status: 403, body: `{"message":"Forbidden"}`}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"an error of no format": {&fakeOAuth{status: 404, body: `{"error":{"code":404,"message":"not found"}}`}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"a proxy's JSON":        {&fakeOAuth{status: 407, body: `{"error":"access_denied"}`}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"no token":              {&fakeOAuth{status: 200, body: `{"expires_in":3599}`}, "OAUTH_INVALID_TOKEN"},
+		"an error with 200":     {&fakeOAuth{status: 200, body: `{"error":"invalid_grant"}`}, "OAUTH_INVALID_TOKEN"},
+		"an unknown error":      {&fakeOAuth{status: 418, body: `{"error":"teapot"}`}, "OAUTH_REFUSED"},
+		"an error of an API":    {&fakeOAuth{status: 403, body: `{"error":{"code":403,"status":"PERMISSION_DENIED"}}`}, "OAUTH_REFUSED"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				judged := mustNotSend(t, newProviderWith(t, o))
-				want := push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeCredential, Reason: "OAUTH_UNAVAILABLE", RetryAfter: judged.RetryAfter}
-				if name == "an unknown error" {
-					want = push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: "OAUTH_REFUSED"}
+				judged := mustNotSend(t, newProviderWith(t, c.oauth))
+				want := push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeCredential, Reason: c.reason, RetryAfter: judged.RetryAfter, Detail: judged.Detail}
+				if c.reason == "OAUTH_REFUSED" {
+					want.Verdict = push.Unauthorized
 				}
 				equal(t, "outcome", judged, want)
-				equal(t, "exchanges", o.exchanges(), 1)
+				equal(t, "exchanges", c.oauth.exchanges(), 1)
 				equal(t, "within the timeout", time.Since(began) <= 10*time.Second, true)
 			})
 		})
 	}
 }
+
+// TestUnusualLifetimes sends ten notifications a second for a minute with each value of expires_in.
+func TestUnusualLifetimes(t *testing.T) {
+	expired := "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":1}`)) + ".x"
+	for member, maxExchanges := range map[string]int{
+		`"expires_in":3599`: 1, `"expires_in":10000000000`: 1, `"expires_in":1e10`: 1, `"expires_in":1e999`: 1, `"expires_in":9223372036854775807`: 1,
+		`"expires_in":3599.7`: 1, `"expires_in":"3599"`: 1, `"expires_in":"3599.5"`: 1, `"expires_in":null`: 1, `"expires_in":"soon"`: 1, `"expires_in":{}`: 1,
+		`"expires_in":true`: 1, `"scope":"no expires_in"`: 1, `"expires_in":3599,"id_token":"` + expired + `"`: 1, `"expires_in":3599,"id_token":"?"`: 1,
+		`"expires_in":0`: 15, `"expires_in":-1`: 15, `"expires_in":-1e10`: 15, `"expires_in":1`: 15, `"expires_in":8`: 15, `"expires_in":"0"`: 15,
+	} {
+		for _, run := range []bool{true, false} {
+			t.Run(fmt.Sprint(member, ", Run: ", run), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					o := &fakeOAuth{status: 200, body: `{"access_token":"ya29.SECRET","token_type":"bearer",` + member + `}`, latency: 50 * time.Millisecond}
+					p := newProviderWith(t, o)
+					if run {
+						runInBackground(t, p)
+					}
+					for range 600 {
+						mustAccept(t, p)
+						time.Sleep(100 * time.Millisecond)
+					}
+					equal(t, fmt.Sprint(o.exchanges(), " exchanges"), o.exchanges() <= maxExchanges, true)
+				})
+			})
+		}
+	}
+}
+
+// A token that really lives for eight seconds is never sent later.
+func TestShortLivedTokenIsNotSentAfterItsExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &fakeOAuth{life: 8}
+		p := newProviderWith(t, o)
+		for range 600 {
+			token := mustAccept(t, p)
+			times := o.requestTimes()
+			equal(t, "token", token, accessToken(len(times)))
+			equal(t, "age", time.Since(times[len(times)-1]) < 8*time.Second, true)
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+func TestTokenThatIsNoHeaderValueIsNotSent(t *testing.T) {
+	for name, body := range map[string]string{
+		"CR": `{"access_token":"a\rb"}`, "LF": `{"access_token":"a\nX-Evil: 1"}`, "NUL": `{"access_token":"a\u0000"}`, "space": `{"access_token":"a b"}`,
+		"DEL": `{"access_token":"a\u007f"}`, "not ASCII": `{"access_token":"é"}`, "empty": `{"access_token":""}`, "number": `{"access_token":7}`, "null": `{"access_token":null}`,
+		"900 KB": `{"access_token":"` + strings.Repeat("a", 900<<10) + `"}`, "17 KiB": `{"access_token":"` + strings.Repeat("a", 17<<10) + `"}`,
+		"token type": `{"access_token":"a","token_type":"mac"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := &fakeOAuth{status: 200, body: body}
+				p := newProviderWith(t, o)
+				runInBackground(t, p)
+				for range 600 { // a send every 100 ms for a minute
+					judged := mustNotSend(t, p)
+					equal(t, "outcome", fmt.Sprint(judged.Verdict, " ", judged.Reason), "unavailable OAUTH_INVALID_TOKEN")
+					time.Sleep(100 * time.Millisecond)
+				}
+				equal(t, "backs off", o.exchanges() < 8, true)
+				o.set(func(o *fakeOAuth) { o.status = 0 })
+				time.Sleep(72 * time.Second)
+				mustAccept(t, p)
+			})
+		})
+	}
+}
+
+func TestPanicInExchangeIsAFailedExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		calls := 0
+		p, err := fcm.New(fcm.Config{
+			Account: keyFile(), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			TokenClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				if calls++; calls < 3 {
+					panic("LEAK")
+				}
+				return (&fakeOAuth{}).RoundTrip(r)
+			})},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runInBackground(t, p)
+		equal(t, "reason", mustNotSend(t, p).Reason, "OAUTH_UNAVAILABLE")
+		time.Sleep(10 * time.Second)
+		mustAccept(t, p)
+		equal(t, "exchanges", calls, 3)
+		equal(t, "logged", strings.Count(log.String(), "panicked"), 2+2)
+		equal(t, "leaks", strings.Contains(log.String(), "LEAK"), false)
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestTokenEndpointRetryAfter(t *testing.T) {
 	for _, status := range []int{429, 503} {
@@ -325,27 +446,33 @@ func TestCancelledCallerDoesNotAffectOthers(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r := translate(t, p, newNotification())
 		first := make(chan push.Outcome, 1)
-		go func() { first <- p.Send(ctx, respond(200, ""), newNotification(), r) }()
+		go func() { first <- p.Send(ctx, accept, newNotification(), r) }()
 		synctest.Wait()
 		second := make(chan string, 1)
 		go func() { second <- mustAccept(t, p) }()
 		synctest.Wait()
+		time.Sleep(4 * time.Second)
 
 		began := time.Now()
 		cancel()
 		equal(t, "verdict", (<-first).Verdict, push.Abandoned)
 		equal(t, "waited", time.Since(began), time.Duration(0))
-		equal(t, "token", <-second, accessToken(2))
+		equal(t, "token", <-second, accessToken(1))
+		equal(t, "waited", time.Since(began), time.Second)
 	})
 }
 
 func TestDeadlineDuringExchangeSendsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProviderWith(t, &fakeOAuth{latency: 5 * time.Second})
+		oauth := &fakeOAuth{latency: 5 * time.Second}
+		p := newProviderWith(t, oauth)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		o := p.Send(ctx, respond(200, ""), newNotification(), translate(t, p, newNotification()))
+		o := p.Send(ctx, accept, newNotification(), translate(t, p, newNotification()))
 		equal(t, "outcome", o, push.Outcome{Verdict: push.Unsent, Reason: "LOCAL_CANCELLED"})
+		time.Sleep(4 * time.Second)
+		mustAccept(t, p)
+		equal(t, "exchanges", oauth.exchanges(), 1)
 	})
 }
 

@@ -4,7 +4,9 @@ package fcm
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"regexp"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -25,9 +27,12 @@ func (e *tokenError) Error() string {
 
 // The reasons for a failed exchange whose response has no known error code.
 const (
-	oauthUnavailable = "OAUTH_UNAVAILABLE"
-	oauthThrottled   = "OAUTH_THROTTLED"
-	oauthRefused     = "OAUTH_REFUSED"
+	oauthUnavailable  = "OAUTH_UNAVAILABLE"
+	oauthThrottled    = "OAUTH_THROTTLED"
+	oauthRefused      = "OAUTH_REFUSED"
+	oauthInvalidToken = "OAUTH_INVALID_TOKEN"
+	// oauthIntermediary is push.IntermediaryResponse for the token endpoint.
+	oauthIntermediary = "OAUTH_INTERMEDIARY_RESPONSE"
 )
 
 // oauthErrors are the error codes of RFC 6749, sections 4.1.2.1 and 5.2, that Google's token
@@ -38,39 +43,92 @@ var oauthErrors = map[string]bool{
 	"invalid_client": true, "unauthorized_client": true, "access_denied": true,
 }
 
+// responseError is a response that is not a token.
+type responseError struct {
+	status int
+	header http.Header
+	code   string // as refusalCode returns it
+	html   bool
+}
+
+// Error contains nothing of the response but its status.
+func (e *responseError) Error() string {
+	if e.fromIntermediary() {
+		return fmt.Sprintf("the response (HTTP status %d) is not from the token endpoint: it has no OAuth2 error or token; "+
+			"check the proxy and the firewall", e.status)
+	}
+	return fmt.Sprintf("the token endpoint refused with HTTP status %d", e.status)
+}
+
+// fromIntermediary reports whether the response came from a proxy, firewall or captive portal. A 429
+// or a 5xx without an OAuth2 error can be from the token endpoint's own front end.
+func (e *responseError) fromIntermediary() bool {
+	switch {
+	case e.status == http.StatusProxyAuthRequired, e.status == http.StatusUnavailableForLegalReasons:
+		return true
+	case e.code != "" && e.status/100 == 4:
+		return false
+	case e.status == http.StatusTooManyRequests, e.status >= 500:
+		return e.html
+	}
+	return true
+}
+
 // judgeExchangeError returns the outcome of every attempt that needs the failed exchange. Its HTTP
 // is zero and its scope the credential, whatever the token endpoint responded: no FCM endpoint was
 // involved.
 func judgeExchangeError(err error) push.Outcome {
 	outcome := push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeCredential, Reason: oauthUnavailable}
-	refusal, ok := errors.AsType[*refusedError](err)
-	if !ok {
-		return outcome
-	}
-	retryAfter := (&wire.Response{Header: []wire.Field{
-		{Name: "retry-after", Value: refusal.header.Get("Retry-After")},
-		{Name: "date", Value: refusal.header.Get("Date")},
-	}}).RetryAfter()
+	response, ok := errors.AsType[*responseError](err)
 	switch {
-	case refusal.status == http.StatusTooManyRequests:
-		wait := max(retryAfter, 10*time.Second)
+	case errors.Is(err, errInvalidToken):
+		outcome.Reason, outcome.Detail = oauthInvalidToken, err.Error()
+	case !ok:
+	case response.fromIntermediary():
+		outcome.Reason, outcome.Detail, outcome.RetryAfter = oauthIntermediary, err.Error(), response.retryAfter()
+	case response.status == http.StatusTooManyRequests:
+		wait := max(response.retryAfter(), 10*time.Second)
 		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeCredential, Reason: oauthThrottled, RetryAfter: wait}
-	case refusal.status/100 == 4:
-		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: refusal.code}
+	case response.status/100 == 4:
+		return push.Outcome{Verdict: push.Unauthorized, Scope: push.ScopeCredential, Reason: response.code}
+	default:
+		outcome.RetryAfter = response.retryAfter()
 	}
-	outcome.RetryAfter = retryAfter
 	return outcome
 }
 
-// parseOAuthError returns the error code in the body of a refusal, if it is a known one.
-func parseOAuthError(body []byte) string {
-	var in struct {
+func (e *responseError) retryAfter() time.Duration {
+	return (&wire.Response{Header: []wire.Field{
+		{Name: "retry-after", Value: e.header.Get("Retry-After")},
+		{Name: "date", Value: e.header.Get("Date")},
+	}}).RetryAfter()
+}
+
+// isOAuthError matches the error codes of token endpoints. RFC 6749 allows more characters, but no
+// endpoint uses them, and pages of proxies do.
+var isOAuthError = regexp.MustCompile(`^[a-z][a-z0-9_]*$`).MatchString
+
+// refusalCode returns the error code of a refusal: a known code of OAuth2, or oauthRefused for another
+// error of OAuth2, Google's APIs or the metadata server. It returns "" if the response has no error
+// in one of their formats.
+func refusalCode(response *http.Response, body []byte) string {
+	var oauth struct {
 		Error string `json:"error"`
 	}
-	if json.Unmarshal(body, &in) != nil || !oauthErrors[in.Error] {
+	var google struct {
+		Error struct {
+			Status string `json:"status"`
+		} `json:"error"`
+	}
+	switch {
+	case json.Unmarshal(body, &oauth, lenient) == nil && oauthErrors[oauth.Error]:
+		return oauth.Error
+	case isOAuthError(oauth.Error),
+		json.Unmarshal(body, &google, lenient) == nil && isRPCCode(google.Error.Status),
+		response.Header.Get("Metadata-Flavor") == "Google":
 		return oauthRefused
 	}
-	return in.Error
+	return ""
 }
 
 // noTokenOutcome returns the outcome of an attempt without an access token.

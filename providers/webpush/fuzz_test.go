@@ -17,7 +17,7 @@ import (
 // FuzzJudge checks that every response has a reason from the closed set and a verdict that fits its
 // status.
 func FuzzJudge(f *testing.F) {
-	known := map[string]bool{"": true, "UnknownReason": true}
+	known := map[string]bool{"": true, "UnknownReason": true, push.IntermediaryResponse: true}
 	for _, word := range []string{
 		"BadRequest", "Unauthorized", "Forbidden", "NotFound", "MethodNotAllowed", "Gone", "PayloadTooLarge", "TooManyRequests",
 		"InternalServerError", "BadGateway", "ServiceUnavailable", "GatewayTimeout",
@@ -41,6 +41,10 @@ func FuzzJudge(f *testing.F) {
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("reason %q is not in the table", o.Reason)
+		case o.Reason == push.IntermediaryResponse:
+			if o != push.Intermediary(status, o.RetryAfter) {
+				t.Errorf("%+v", o)
+			}
 		case (o.Verdict == push.Accepted) != (status/100 == 2):
 			t.Errorf("status %d is %v", status, o.Verdict)
 		case o.ForgetToken && status != 400 && status != 403 && status != 404 && status != 410:

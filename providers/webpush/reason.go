@@ -4,6 +4,7 @@ package webpush
 
 import (
 	"bytes"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -109,8 +110,7 @@ var reasonByStatus = map[int]string{
 	504: "GatewayTimeout",
 }
 
-// outcomeByStatus returns the outcome of a status according to RFC 8030 and RFC 8292. A redirect is
-// not followed. It means that the subscription's URL is no longer valid, so a retry cannot succeed.
+// outcomeByStatus returns the outcome of a status according to RFC 8030 and RFC 8292.
 func outcomeByStatus(status int) push.Outcome {
 	switch {
 	case status == 401 || status == 403:
@@ -119,7 +119,7 @@ func outcomeByStatus(status int) push.Outcome {
 		return unregistered
 	case status == 429:
 		return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: defaultQuotaWait}
-	case status/100 == 3 || status/100 == 4:
+	case status/100 == 4:
 		return refused
 	}
 	return unavailable
@@ -127,10 +127,13 @@ func outcomeByStatus(status int) push.Outcome {
 
 // judge returns the outcome of a response.
 func judge(resp *wire.Response, s *push.Subscription) push.Outcome {
-	if resp.Status/100 == 2 { // RFC 8030, section 5: 201 or 202; others were observed
+	service, reason := identifyService(resp)
+	switch {
+	case !isFromService(resp, service):
+		return push.Intermediary(resp.Status, resp.RetryAfter())
+	case resp.Status/100 == 2:
 		return push.Outcome{Verdict: push.Accepted, HTTP: resp.Status, ProviderID: providerID(resp, s)}
 	}
-	service, reason := identifyService(resp)
 	o, known := outcomes[responseKey{service, resp.Status, reason}]
 	if !known {
 		if o, reason = outcomeByStatus(resp.Status), reasonByStatus[resp.Status]; reason == "" {
@@ -147,6 +150,37 @@ func judge(resp *wire.Response, s *push.Subscription) push.Outcome {
 // lenient accepts errors in a response's JSON that do not change its meaning.
 var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
 
+// isFromService reports whether a response came from a push service. Services without a known format
+// answer with the statuses of RFC 8030 and without a body; some describe a 429. Intermediaries
+// answer with a page, or with statuses that no push service uses. RFC 8030, section 5, requires 201
+// or 202, but Mozilla, WNS and ntfy also use 200 (autopush-rs #800).
+func isFromService(resp *wire.Response, service string) bool {
+	switch status := resp.Status; {
+	case service != serviceOther:
+		return true
+	case isHTML(resp), status == 407, status == 451, status == 511:
+		return false
+	case status == 201, status == 202, status == 429:
+		return true
+	case status/100 == 2:
+		return resp.Get("location") != "" || resp.Get("ttl") != "" || isFromNtfy(resp.Body)
+	}
+	return resp.Status/100 != 3 && len(resp.Body) == 0
+}
+
+func isHTML(resp *wire.Response) bool {
+	return strings.Contains(strings.ToLower(resp.Get("content-type")), "html") ||
+		bytes.HasPrefix(bytes.TrimLeft(resp.Body, "\ufeff \t\r\n"), []byte("<"))
+}
+
+// isFromNtfy reports whether body is the message that ntfy, a UnifiedPush server, has stored.
+func isFromNtfy(body []byte) bool {
+	var in struct {
+		Event string `json:"event"`
+	}
+	return json.Unmarshal(body, &in, lenient) == nil && in.Event == "message"
+}
+
 // identifyService returns the service whose format the response has, and its reason. The reason is
 // only used as a key of outcomes, so that free text goes no further.
 func identifyService(resp *wire.Response) (service, reason string) {
@@ -159,16 +193,20 @@ func identifyService(resp *wire.Response) (service, reason string) {
 		Reason string  `json:"reason"`
 		Errno  float64 `json:"errno"`
 	}
-	switch err := json.Unmarshal(resp.Body, &in, lenient); {
-	case err == nil && in.Reason != "":
+	err := json.Unmarshal(resp.Body, &in, lenient)
+	switch isError := resp.Status >= 400; {
+	case resp.Get("apns-id") != "", err == nil && isError && isAppleReason(in.Reason):
 		return serviceApple, in.Reason
-	case err == nil && in.Errno != 0:
+	case err == nil && isError && in.Errno != 0:
 		return serviceMozilla, "errno " + strconv.Itoa(int(in.Errno))
-	case err == nil:
-		return serviceOther, ""
+	case err != nil && isError:
+		return googleReason(resp)
 	}
-	return serviceGoogle, googleReason(bytes.ToLower(resp.Body))
+	return serviceOther, ""
 }
+
+// isAppleReason matches Apple's reasons, including future ones. A text for people does not match.
+var isAppleReason = regexp.MustCompile(`^[A-Z][A-Za-z]*$`).MatchString
 
 func wnsReason(resp *wire.Response) string {
 	if resp.Status == 406 || resp.Status == 429 || strings.EqualFold(resp.Get("x-wns-notificationstatus"), "appthrottled") {
@@ -177,17 +215,26 @@ func wnsReason(resp *wire.Response) string {
 	return ""
 }
 
-// googleReason returns a reason for the text of Google's response.
-func googleReason(body []byte) string {
+// googleReason returns a reason for the text of Google's response, and serviceOther if the text is
+// not Google's. Only an old response is HTML.
+func googleReason(resp *wire.Response) (service, reason string) {
+	body := bytes.ToLower(resp.Body)
 	switch {
 	case bytes.Contains(body, []byte("unauthorizedregistration")):
-		return "UnauthorizedRegistration"
+		return serviceGoogle, "UnauthorizedRegistration"
+	case isHTML(resp):
+		return serviceOther, ""
 	case bytes.Contains(body, []byte("do not correspond")):
-		return "vapid-mismatch"
-	case bytes.Contains(body, []byte("jwt")), bytes.Contains(body, []byte("token")):
-		return "jwt-invalid"
+		return serviceGoogle, "vapid-mismatch"
+	case bytes.Contains(body, []byte("jwt")):
+		return serviceGoogle, "jwt-invalid"
 	}
-	return ""
+	for _, word := range [...]string{"push subscription", "registration", "vapid", "authorization header", "crypto-key header", "encryption header"} {
+		if bytes.Contains(body, []byte(word)) {
+			return serviceGoogle, ""
+		}
+	}
+	return serviceOther, ""
 }
 
 // providerID returns the service's ID of an accepted message: Apple's apns-id, or the last path

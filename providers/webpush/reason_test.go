@@ -25,7 +25,10 @@ func loadRows(t testing.TB) (rows []row) {
 }
 
 func (r row) statuses() []int {
-	return r.Statuses(map[string][]int{"2xx": {200, 204, 299}, "4xx": {402, 405, 418, 499}, "5xx": {501, 504, 599}})
+	return r.Statuses(map[string][]int{
+		"2xx": {200, 204, 299}, "4xx": {402, 405, 418, 499}, "5xx": {501, 504, 599},
+		"any": {200, 204, 301, 302, 303, 307, 308, 400, 401, 403, 404, 407, 410, 413, 418, 451, 500, 502, 503, 511},
+	})
 }
 
 // responses returns sample responses of the row.
@@ -51,11 +54,41 @@ func (r row) responses(status int) (all []fakeService) {
 		all = append(all, respond(status, "", wire.Field{Name: "x-wns-status", Value: "dropped"},
 			wire.Field{Name: "x-wns-notificationstatus", Value: strings.TrimPrefix(r.Code, "*")}))
 	default:
-		for _, body := range []string{"", "{}", "[]", "null", "<html>", strings.Repeat("x", 1<<12), `{"reason":7}`, `{"errno":999999}`, `{"reason":"` + endpoint + `"}`} {
-			all = append(all, respond(status, body))
-		}
+		all = r.otherResponses(status)
 	}
 	return all
+}
+
+// otherResponses returns sample responses of the rows for services without a format of their own.
+func (r row) otherResponses(status int) (all []fakeService) {
+	switch {
+	case r.Code == push.IntermediaryResponse:
+		for _, body := range pages {
+			all = append(all, respond(status, body))
+		}
+		html := wire.Field{Name: "content-type", Value: "Text/HTML; charset=utf-8"}
+		all = append(all, respond(status, "", html), respond(status, "Access denied", html))
+		if status/100 == 2 || status/100 == 3 || status == 407 || status == 451 || status == 511 {
+			all = append(all, respond(status, ""))
+		}
+	case status == 200:
+		all = append(all, respond(status, "", wire.Field{Name: "location", Value: "/m/1"}), respond(status, "", wire.Field{Name: "ttl", Value: "60"}),
+			respond(status, `{"id":"x","time":1,"event":"message","topic":"upAbc"}`))
+	case status/100 == 2:
+		all = append(all, respond(status, "", wire.Field{Name: "location", Value: "/m/1"}))
+	case status == 429:
+		all = append(all, respond(status, ""), respond(status, `{"code":42901,"http":429,"error":"limit reached"}`), respond(status, "Too many requests"))
+	default:
+		all = append(all, respond(status, ""), respond(status, "", wire.Field{Name: "content-length", Value: "0"}))
+	}
+	return all
+}
+
+// pages are bodies of responses that are not from a push service.
+var pages = []string{
+	"<!DOCTYPE html><title>Blocked</title>", "\r\n <HTML>", "\ufeff<html>", "Access denied by policy", "access token required", "{}", "[]", "null",
+	`{"error":"forbidden"}`, `{"message":"Forbidden"}`, `{"reason":7}`, `{"reason":"blocked by policy"}`, `{"reason":"` + endpoint + `"}`, `{"errno":"x"}`,
+	strings.Repeat("x", 1<<12),
 }
 
 func TestErrorTable(t *testing.T) {
@@ -95,6 +128,26 @@ func (r row) check(t *testing.T, status int, conn fakeService) {
 	}
 	equal(t, "scope", o.Scope.String(), scope)
 	equal(t, "contains the subscription", strings.Contains(fmt.Sprintf("%+v", o), "SECRET"), false)
+}
+
+// The texts of Google are not documented: https://github.com/web-push-libs/web-push/issues/940.
+func TestGoogleTextsAreFromTheService(t *testing.T) {
+	for text, c := range map[string]struct {
+		status int
+		want   push.Verdict
+	}{
+		"push subscription has unsubscribed or expired.\n":                                                          {410, push.Unregistered},
+		"A valid push subscription endpoint should be specified in the URL as such: https://fcm.googleapis.com/wp/": {404, push.Unregistered},
+		"authorization header must be specified.\n":                                                                 {401, push.Unauthorized},
+		"invalid push subscription endpoint":                                                                        {400, push.Refused},
+	} {
+		equal(t, text, send(t, newProvider(t), respond(c.status, text), newNotification()).Verdict, c.want)
+	}
+}
+
+func TestIntermediaryOutcomeNamesCause(t *testing.T) {
+	o := send(t, newProvider(t), respond(410, "<html>", wire.Field{Name: "retry-after", Value: "7"}), newNotification())
+	equal(t, "outcome", o, push.Intermediary(410, 7*time.Second))
 }
 
 func TestRetryAfterFormats(t *testing.T) {
