@@ -29,6 +29,9 @@ func (n *Notification) AppendJSON(b []byte) ([]byte, error) {
 	}
 	b = appendNonEmpty(b, "on_unknown", string(n.OnUnknown))
 	b = n.Retry.appendField(b)
+	if n.Strict {
+		b = append(b, `"strict":true,`...)
+	}
 	b, errs[1] = n.APNs.appendField(b)
 	b, errs[2] = n.FCM.appendField(b)
 	return appendClose(n.WebPush.appendField(b)), errors.Join(errs[:]...)

@@ -34,6 +34,9 @@ type Notification struct {
 	// Both are empty without a key.
 	KeyHash  []byte `json:"-"`
 	BodyHash []byte `json:"-"`
+	// Warnings says what the provider did not recognize in the provider-specific blocks. It is set
+	// when the notification is validated; see Warn.
+	Warnings []Warning `json:"-"`
 
 	Platform Platform `json:"platform"`
 	Target
@@ -62,6 +65,8 @@ type Notification struct {
 	OnUnknown OnUnknown `json:"on_unknown,omitempty"`
 	// Retry can lower the number of attempts below the operator's limit; nil leaves the limit.
 	Retry *Retry `json:"retry,omitempty"`
+	// Strict makes a warning an error, so that a notification with an unknown field is not sent.
+	Strict bool `json:"strict,omitempty"`
 
 	// The provider-specific blocks. Each is read only by its provider and overrides the common
 	// fields.
@@ -171,6 +176,30 @@ func (n *Notification) Expiry() (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return n.Due().Add(time.Duration(*n.TTL)), true
+}
+
+// Warning is about a part of a provider-specific block that this version does not know, or that the
+// provider is documented to ignore. It was sent unchanged, so that a new field of a provider needs
+// no new version of the gateway.
+type Warning struct {
+	Field  string `json:"field"`  // path in the JSON body; never contains a value
+	Detail string `json:"detail"` // what is expected there
+}
+
+// maxWarnings bounds the size of a receipt.
+const maxWarnings = 16
+
+// Warn records a warning. field and allowed are those of a FieldError. If n is strict, Warn returns
+// that error instead, and the notification must not be sent. Only providers call it, while they
+// validate n.
+func (n *Notification) Warn(field, allowed string) error {
+	switch {
+	case n.Strict:
+		return &FieldError{Field: field, Reason: "NotRecognized", Allowed: allowed + " (because of strict)"}
+	case len(n.Warnings) < maxWarnings:
+		n.Warnings = append(n.Warnings, Warning{Field: field, Detail: "not recognized and sent unchanged; expected: " + allowed})
+	}
+	return nil
 }
 
 // Duration is a time.Duration that is a string such as "90s" or "1h30m" in JSON.

@@ -249,3 +249,20 @@ func ExampleReceipt() {
 	//   ]
 	// }
 }
+
+func TestWarn(t *testing.T) {
+	n := push.Notification{}
+	for range 100 {
+		if err := n.Warn("fcm.message.x", "absent"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(n.Warnings) != 16 || n.Warnings[0].Field != "fcm.message.x" || !strings.Contains(n.Warnings[0].Detail, "absent") {
+		t.Errorf("%d warnings, the first is %+v", len(n.Warnings), n.Warnings[0])
+	}
+	strict := push.Notification{Strict: true}
+	err, ok := errors.AsType[*push.FieldError](strict.Warn("fcm.message.x", "absent"))
+	if !ok || err.Field != "fcm.message.x" || err.Reason == "" || !strings.Contains(err.Allowed, "absent") || strict.Warnings != nil {
+		t.Errorf("strict: %v, %v", err, strict.Warnings)
+	}
+}

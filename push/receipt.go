@@ -28,6 +28,8 @@ type Receipt struct {
 	// was cancelled. If it is empty, the verdict determines the status.
 	State Status
 	Outcome
+	// Warnings are those of the notification.
+	Warnings []Warning
 	Attempts []Attempt
 }
 
@@ -117,6 +119,7 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 		b = append(b, `"forget_token":true,`...)
 	}
 	b = appendTime(b, "dead_since", r.DeadSince)
+	b = appendWarnings(b, r.Warnings)
 	b = append(b, `"attempts":[`...)
 	for i := range r.Attempts {
 		if i > 0 {
@@ -125,6 +128,21 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 		b = r.Attempts[i].appendJSON(b)
 	}
 	return append(b, "]}"...)
+}
+
+func appendWarnings(b []byte, warnings []Warning) []byte {
+	if len(warnings) == 0 {
+		return b
+	}
+	b = append(b, `"warnings":[`...)
+	for i, w := range warnings {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(append(b, '{'), "field", w.Field)
+		b = appendClose(appendString(b, "detail", w.Detail))
+	}
+	return append(b, "],"...)
 }
 
 func (a *Attempt) appendJSON(b []byte) []byte {

@@ -95,7 +95,7 @@ func TestOpenAPIReceiptFields(t *testing.T) {
 	index := 1
 	full := push.Outcome{Verdict: push.Throttled, Reason: "r", RetryAfter: time.Second, HTTP: 429, ProviderID: "p",
 		DeadSince: time.Now(), ForgetToken: true, Field: "f", Detail: "d"}
-	text, err := json.Marshal(push.Receipt{ID: "i", Index: &index, Outcome: full,
+	text, err := json.Marshal(push.Receipt{ID: "i", Index: &index, Outcome: full, Warnings: []push.Warning{{}},
 		Attempts: []push.Attempt{{Endpoint: "e", Environment: push.Sandbox, Started: time.Now(), Took: time.Second, Outcome: full}}})
 	if err != nil {
 		t.Fatal(err)

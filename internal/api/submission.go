@@ -178,10 +178,11 @@ func (sub *submission) release() {
 
 // pendingReceipt returns the receipt of a notification that is stored in the queue.
 func pendingReceipt(n *push.Notification) push.Receipt {
+	r := push.Receipt{ID: n.ID, State: push.StatusQueued, Warnings: n.Warnings}
 	if n.SendAt.After(n.AcceptedAt) {
-		return push.Receipt{ID: n.ID, State: push.StatusScheduled}
+		r.State = push.StatusScheduled
 	}
-	return push.Receipt{ID: n.ID, State: push.StatusQueued}
+	return r
 }
 
 var (

@@ -223,7 +223,7 @@ func (d *delivery) countedAttempts() int {
 
 // finish returns the receipt and releases the permit of the throttler.
 func (d *delivery) finish(cause push.Outcome) push.Receipt {
-	receipt := push.Receipt{ID: d.n.ID, Outcome: finalOutcome(d.attempts, cause), Attempts: d.attempts}
+	receipt := push.Receipt{ID: d.n.ID, Outcome: finalOutcome(d.attempts, cause), Warnings: d.n.Warnings, Attempts: d.attempts}
 	if d.hasThrottlePermit {
 		d.Throttler.Record(d.throttlePermit, d.lastOutcome())
 	}

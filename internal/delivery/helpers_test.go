@@ -32,11 +32,16 @@ type service struct {
 
 var _ delivery.Provider = (*service)(nil)
 
-// Translate rejects a notification without a token and panics if the token is "defect".
+// Translate rejects a notification without a token, warns if the token is "unusual", and panics if
+// it is "defect".
 func (s *service) Translate(n *push.Notification) (*wire.Request, error) {
 	switch n.Token {
 	case "":
 		return nil, &push.FieldError{Field: "token", Reason: "BadDeviceToken", Allowed: "a token"}
+	case "unusual":
+		if err := n.Warn("token", "usual"); err != nil {
+			return nil, err
+		}
 	case "defect":
 		panic("cannot translate token 5ecre7")
 	}

@@ -25,7 +25,8 @@ import (
 // Provider implements the protocol of one push service. It holds no connections.
 type Provider interface {
 	// Translate validates n and returns the request of the service without the credential. The
-	// error of an invalid notification is a *push.FieldError.
+	// error of an invalid notification is a *push.FieldError. What it does not recognize in the
+	// provider-specific block it passes on, with a call of n.Warn.
 	Translate(n *push.Notification) (*wire.Request, error)
 	// Send makes one attempt at r on conn and returns its outcome. All attempts at n share r: Send
 	// must copy what it changes.
@@ -121,6 +122,7 @@ func (r *Route) Check(n *push.Notification) error {
 
 // translate returns the provider's request for n with the attempt timeout.
 func (r *Route) translate(n *push.Notification) (request *wire.Request, err error) {
+	n.Warnings = nil // those of an earlier validation
 	defer func() {
 		if p := recover(); p != nil {
 			r.logPanic(n, p)

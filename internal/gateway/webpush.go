@@ -72,6 +72,7 @@ func (o *originRouter) Send(ctx context.Context, n *push.Notification) push.Rece
 
 // Check reports whether n is valid. Its error is a *push.FieldError.
 func (o *originRouter) Check(n *push.Notification) error {
+	n.Warnings = nil
 	_, err := o.provider.Translate(n)
 	return err
 }

@@ -66,6 +66,14 @@ func TestDurationExcludesNotificationsWithoutAttempt(t *testing.T) {
 	)
 }
 
+func TestWarningsAreCounted(t *testing.T) {
+	m := metrics.New()
+	route := m.Route("shop", push.FCM)
+	route.Ended(&push.Notification{}, push.Receipt{Warnings: []push.Warning{{Field: "a"}, {Field: "b"}}}, time.Second)
+	route.Ended(&push.Notification{}, push.Receipt{}, time.Second)
+	expectLines(t, m, `sluice_notification_warnings_total{app="shop",platform="fcm"} 2`)
+}
+
 func TestRateLimitWaitsAndRejections(t *testing.T) {
 	m := metrics.New()
 	route := m.Route("shop", push.FCM)

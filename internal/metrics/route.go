@@ -21,14 +21,16 @@ var (
 
 // routeMetrics are the metrics of all routes, with the labels app and platform.
 type routeMetrics struct {
-	notifications, attempts, retries, retriesDenied, throttled, rateLimited, shed *prometheus.CounterVec
-	duration, attemptDuration, rateLimitWait                                      *prometheus.HistogramVec
+	notifications, warnings, attempts, retries, retriesDenied, throttled, rateLimited, shed *prometheus.CounterVec
+	duration, attemptDuration, rateLimitWait                                                *prometheus.HistogramVec
 }
 
 func newRouteMetrics() routeMetrics {
 	return routeMetrics{
 		notifications: counter("sluice_notifications_total",
 			"Completed notifications by status and reason of the receipt.", "app", "platform", "status", "reason"),
+		warnings: counter("sluice_notification_warnings_total",
+			"Warnings about fields in a provider-specific block that the gateway does not recognize. The receipts list them.", "app", "platform"),
 		attempts: counter("sluice_attempts_total",
 			"Completed attempts by verdict and reason.", "app", "platform", "verdict", "reason"),
 		retries: counter("sluice_retries_total", "Attempts after the first one of a notification.", "app", "platform"),
@@ -51,7 +53,7 @@ func newRouteMetrics() routeMetrics {
 }
 
 func (m *routeMetrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.notifications, m.attempts, m.retries, m.retriesDenied, m.throttled, m.rateLimited, m.shed, m.duration, m.attemptDuration, m.rateLimitWait}
+	return []prometheus.Collector{m.notifications, m.warnings, m.attempts, m.retries, m.retriesDenied, m.throttled, m.rateLimited, m.shed, m.duration, m.attemptDuration, m.rateLimitWait}
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -64,10 +66,10 @@ func histogram(name, help string, buckets []float64) *prometheus.HistogramVec {
 
 // route holds the metrics of one route.
 type route struct {
-	notifications, attempts                        reasonCounter
-	retries, retriesDenied, throttled, rateLimited prometheus.Counter
-	shed                                           *prometheus.CounterVec // by lane and reason
-	duration, attemptDuration, rateLimitWait       prometheus.Observer
+	notifications, attempts                                  reasonCounter
+	warnings, retries, retriesDenied, throttled, rateLimited prometheus.Counter
+	shed                                                     *prometheus.CounterVec // by lane and reason
+	duration, attemptDuration, rateLimitWait                 prometheus.Observer
 }
 
 // Route returns the observer of the route of an app on a platform. It takes about 0.2 µs per
@@ -76,7 +78,8 @@ func (m *Metrics) Route(app string, platform push.Platform) delivery.Observer {
 	p, from := string(platform), &m.routes
 	labels := prometheus.Labels{"app": app, "platform": p}
 	r := &route{
-		retries: from.retries.WithLabelValues(app, p), retriesDenied: from.retriesDenied.WithLabelValues(app, p),
+		warnings: from.warnings.WithLabelValues(app, p),
+		retries:  from.retries.WithLabelValues(app, p), retriesDenied: from.retriesDenied.WithLabelValues(app, p),
 		throttled: from.throttled.WithLabelValues(app, p), rateLimited: from.rateLimited.WithLabelValues(app, p), rateLimitWait: from.rateLimitWait.WithLabelValues(app, p),
 		shed:     from.shed.MustCurryWith(labels),
 		duration: from.duration.WithLabelValues(app, p), attemptDuration: from.attemptDuration.WithLabelValues(app, p),
@@ -97,6 +100,9 @@ func (r *route) onAttempt(_ *push.Notification, number int, a push.Attempt) {
 
 func (r *route) onEnd(_ *push.Notification, receipt push.Receipt, took time.Duration) {
 	r.notifications.add(string(receipt.Status()), receipt.Reason)
+	if len(receipt.Warnings) > 0 {
+		r.warnings.Add(float64(len(receipt.Warnings)))
+	}
 	if len(receipt.Attempts) > 0 { // invalid notifications must not lower the measured duration
 		r.duration.Observe(took.Seconds())
 	}
