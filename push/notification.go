@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -55,7 +54,8 @@ type Notification struct {
 
 	Priority Priority `json:"priority,omitempty"`
 	Lane     Lane     `json:"lane,omitempty"`
-	// CollapseKey makes a later notification with the same key replace this one on the device.
+	// CollapseKey makes a later notification with the same key replace this one while the provider
+	// stores it and, on Apple's devices and in browsers, also after it is displayed.
 	CollapseKey string `json:"collapse_key,omitempty"`
 	// TTL is how long the provider may try to deliver, counted from Due. nil means the provider's
 	// default; 0 means one immediate attempt at delivery.
@@ -109,19 +109,6 @@ type WebPushBlock struct {
 	Payload string `json:"payload,omitempty"`
 }
 
-// hasTopic reports whether the headers contain a non-empty Topic, in any case.
-func (b *WebPushBlock) hasTopic() bool {
-	if b == nil {
-		return false
-	}
-	for name, value := range b.Headers {
-		if value != "" && strings.EqualFold(name, "topic") {
-			return true
-		}
-	}
-	return false
-}
-
 // EffectiveLane returns the notification's lane, or LaneNormal if it has none.
 func (n *Notification) EffectiveLane() Lane {
 	if n.Lane == "" {
@@ -138,14 +125,9 @@ func (n *Notification) Environment() Environment {
 	return n.APNs.Environment
 }
 
-// Collapsible reports whether a second copy of the notification replaces the first one on the
-// device.
-func (n *Notification) Collapsible() bool {
-	return n.CollapseKey != "" || (n.APNs != nil && n.APNs.Headers["apns-collapse-id"] != "") || n.WebPush.hasTopic()
-}
-
 // MayRetryUnknown reports whether the sender allows another attempt after one whose result is
-// unknown.
+// unknown. By default that is if a second copy replaces the first on the device, also if the first
+// is displayed already.
 func (n *Notification) MayRetryUnknown() bool {
 	switch n.OnUnknown {
 	case RepeatAlways:
@@ -153,7 +135,7 @@ func (n *Notification) MayRetryUnknown() bool {
 	case RepeatNever:
 		return false
 	default:
-		return n.Collapsible()
+		return n.replacesDisplayed()
 	}
 }
 

@@ -76,7 +76,7 @@ type OnUnknown string
 // The OnUnknown values. The zero value means RepeatIfCollapsible; see Notification.MayRetryUnknown.
 const (
 	RepeatNever         OnUnknown = "never"          // at most once: the receipt says unknown
-	RepeatIfCollapsible OnUnknown = "if_collapsible" // retry only if the second copy replaces the first (a collapse key is set)
+	RepeatIfCollapsible OnUnknown = "if_collapsible" // retry only if the second copy replaces the first on the device
 	RepeatAlways        OnUnknown = "always"         // at least once: accept duplicates
 )
 

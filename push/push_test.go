@@ -92,10 +92,8 @@ func TestDurationUsesGoSyntax(t *testing.T) {
 }
 
 func TestMayRetryUnknown(t *testing.T) {
-	plain := push.Notification{}
-	collapsible := push.Notification{CollapseKey: "score"}
-	byHeader := push.Notification{APNs: &push.APNsBlock{Headers: map[string]string{"apns-collapse-id": "score"}}}
-	byTopic := push.Notification{WebPush: &push.WebPushBlock{Headers: map[string]string{"TTL": "0", "Topic": "score"}}}
+	plain := push.Notification{Platform: push.APNs, Title: "2:1"}
+	collapsible := push.Notification{Platform: push.APNs, Title: "2:1", CollapseKey: "score"}
 	tests := []struct {
 		name string
 		n    push.Notification
@@ -104,9 +102,8 @@ func TestMayRetryUnknown(t *testing.T) {
 	}{
 		{"default, plain", plain, "", false},
 		{"default, collapsible", collapsible, "", true},
-		{"default, collapsible by header", byHeader, "", true},
-		{"default, collapsible by topic", byTopic, "", true},
 		{"if_collapsible, plain", plain, push.RepeatIfCollapsible, false},
+		{"if_collapsible, collapsible", collapsible, push.RepeatIfCollapsible, true},
 		{"never, collapsible", collapsible, push.RepeatNever, false},
 		{"always, plain", plain, push.RepeatAlways, true},
 	}
@@ -117,6 +114,46 @@ func TestMayRetryUnknown(t *testing.T) {
 				t.Errorf("MayRetryUnknown() = %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+// A repeat after an unknown result is allowed by default only if the device replaces the first copy.
+func TestMayRetryUnknownRequiresReplacementOnDevice(t *testing.T) {
+	for body, want := range map[string]bool{
+		`{"platform":"apns","token":"ab","title":"2:1","collapse_key":"score"}`:                                                                                 true,
+		`{"platform":"apns","token":"ab","title":"2:1","apns":{"headers":{"apns-collapse-id":"score"}}}`:                                                        true,
+		`{"platform":"apns","token":"ab","title":"2:1","collapse_key":"score","apns":{"headers":{"apns-push-type":"alert"}}}`:                                   true,
+		`{"platform":"apns","token":"ab","collapse_key":"score","apns":{"payload":{"aps":{"alert":"2:1"}}}}`:                                                    true,
+		`{"platform":"apns","token":"ab","title":"2:1"}`:                                                                                                        false,
+		`{"platform":"apns","token":"ab","collapse_key":"score","data":{"a":"b"}}`:                                                                              false, // background
+		`{"platform":"apns","token":"ab","collapse_key":"score","title":"x","apns":{"headers":{"apns-push-type":"voip"}}}`:                                      false,
+		`{"platform":"apns","token":"ab","collapse_key":"score","title":"x","apns":{"payload":{"aps":{"content-available":1}}}}`:                                false,
+		`{"platform":"apns","token":"ab","collapse_key":"score","apns":{"payload":{"aps":{"alert":null}}}}`:                                                     false,
+		`{"platform":"apns","token":"ab","collapse_key":"score","apns":{"payload":{"aps":{"event":"start","content-state":{},"alert":"x"}}}}`:                   false,
+		`{"platform":"apns","channel":"YQ==","collapse_key":"score","apns":{"payload":{"aps":{"alert":"x"}}}}`:                                                  false,
+		`{"platform":"apns","token":"ab","title":"2:1","fcm":{"message":{"android":{"notification":{"tag":"score"}}}}}`:                                         false, // the block of another platform
+		`{"platform":"fcm","token":"a:b","title":"2:1","collapse_key":"score"}`:                                                                                 false,
+		`{"platform":"fcm","token":"a:b","title":"2:1","fcm":{"message":{"android":{"collapse_key":"score"}}}}`:                                                 false,
+		`{"platform":"fcm","token":"a:b","title":"2:1","apns":{"headers":{"apns-collapse-id":"score"}}}`:                                                        false, // the block of another platform
+		`{"platform":"fcm","token":"a:b","title":"2:1","fcm":{"message":{"apns":{"headers":{"apns-collapse-id":"score"}}}}}`:                                    false, // the device may run Android
+		`{"platform":"fcm","token":"a:b","title":"2:1","fcm":{"message":{"android":{"notification":{"tag":""}}}}}`:                                              false,
+		`{"platform":"fcm","token":"a:b","title":"2:1","fcm":{"message":{"android":{"notification":{"tag":7}}}}}`:                                               false,
+		`{"platform":"fcm","token":"a:b","title":"2:1","collapse_key":"score","fcm":{"message":{"android":{"notification":{"tag":"score"}}}}}`:                  true,
+		`{"platform":"fcm","token":"a:b","title":"2:1","fcm":{"message":{"android":{"notification":{"tag":"score"}}}}}`:                                         true,
+		`{"platform":"webpush","title":"2:1","collapse_key":"score"}`:                                                                                           true, // the payload has the tag
+		`{"platform":"webpush","data":{"a":"b"},"collapse_key":"score"}`:                                                                                        false,
+		`{"platform":"webpush","title":"2:1","webpush":{"headers":{"Topic":"score"}}}`:                                                                          false,
+		`{"platform":"webpush","collapse_key":"score","webpush":{"payload":"opaque"}}`:                                                                          false,
+		`{"platform":"webpush","collapse_key":"score","webpush":{"payload":"{\"title\":\"2:1\",\"tag\":\"score\"}"}}`:                                           true,
+		`{"platform":"webpush","webpush":{"payload":"{\"web_push\":8030,\"notification\":{\"title\":\"2:1\",\"navigate\":\"https://x/\",\"tag\":\"score\"}}"}}`: true,
+	} {
+		var n push.Notification
+		if err := json.Unmarshal([]byte(body), &n); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.MayRetryUnknown(); got != want {
+			t.Errorf("%s: %v, want %v", body, got, want)
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ func minJitter() float64 { return 0 }
 var (
 	notification = &push.Notification{ID: "a"}
 	repeatable   = &push.Notification{ID: "b", OnUnknown: push.RepeatAlways}
-	collapsible  = &push.Notification{ID: "c", CollapseKey: "score"}
+	collapsible  = &push.Notification{ID: "c", Platform: push.APNs, Title: "2:1", CollapseKey: "score"}
 )
 
 func TestRetryableVerdicts(t *testing.T) {

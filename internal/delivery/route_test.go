@@ -158,7 +158,7 @@ func TestUnknownOutcomeIsRepeatedOnlyIfAllowed(t *testing.T) {
 			t.Error(got)
 		}
 		n := newNotification("b")
-		n.CollapseKey = "score"
+		n.Platform, n.Title, n.CollapseKey = push.APNs, "2:1", "score"
 		if got := verdicts(r.Send(t.Context(), n)); got != "unknown accepted = accepted" {
 			t.Error(got)
 		}
