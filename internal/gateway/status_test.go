@@ -57,9 +57,9 @@ func TestStatusShowsOnlyTheAppsOfTheKey(t *testing.T) {
 		if status != http.StatusOK || !strings.Contains(body, `"apps":["apps.`+app+`.`) || !strings.Contains(body, `"app":"`+app+`"`) {
 			t.Errorf("%s: %d %s", app, status, body)
 		}
-		for stranger := range keys {
-			if stranger != app && (strings.Contains(body, stranger) || strings.Contains(body, strings.TrimSuffix(stranger, ".app")+"-hook")) {
-				t.Errorf("the key of %s sees %s: %s", app, stranger, body)
+		for otherKey := range keys {
+			if otherKey != app && (strings.Contains(body, otherKey) || strings.Contains(body, strings.TrimSuffix(otherKey, ".app")+"-hook")) {
+				t.Errorf("the key of %s sees %s: %s", app, otherKey, body)
 			}
 		}
 		if seesAPNs := strings.Contains(body, s.ready.APNsKeyID); seesAPNs != (app == "second.app") {
