@@ -5,6 +5,7 @@
 package jetstream_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 // fullDiskEnv is set to a directory in the child process whose files cannot grow.
@@ -28,8 +30,14 @@ func TestWriterRecoversAfterFailedWrite(t *testing.T) {
 		runOnFullDisk(t, dir)
 		return
 	}
-	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	child.Env = append(os.Environ(), fullDiskEnv+"="+t.TempDir())
+	runChild(t, t.TempDir())
+}
+
+// runChild runs the current test in a child process, whose files the test can keep from growing.
+func runChild(t *testing.T, dir string) {
+	t.Helper()
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	child.Env = append(os.Environ(), fullDiskEnv+"="+dir)
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -61,14 +69,41 @@ func runOnFullDisk(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	limitFileSize(t, 1<<40)
-	for i := 1000; write(i) != nil || e.Ready() != nil; i++ {
-	}
+	i := 1000
+	testwait.Until(t, func() bool { i++; return write(i) == nil && e.Ready() == nil }, "the engine is writable again")
 	found := readAll(t, e)
 	for offset, item := range written {
 		if found[offset] != item {
 			t.Errorf("%v is lost", offset)
 		}
 	}
+}
+
+// TestFailedRepairKeepsTheBlock opens a directory with a damaged record on a full disk, in a child
+// process. The engine does not start, the block is unchanged, and the next start repairs it.
+func TestFailedRepairKeepsTheBlock(t *testing.T) {
+	if dir := os.Getenv(fullDiskEnv); dir != "" {
+		signal.Ignore(syscall.SIGXFSZ)
+		limitFileSize(t, 1<<10)
+		if e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: dir, Reserve: -1}); err == nil {
+			t.Error("the engine starts without a repair", e.Close())
+		}
+		return
+	}
+	dir := copyAfterCrash(t, func(block []byte) []byte { block[len(block)/2] ^= 1; return block })
+	before, err := os.ReadFile(firstBlock(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runChild(t, dir)
+	after, err := os.ReadFile(firstBlock(t, dir))
+	if err != nil || !bytes.Equal(before, after) {
+		t.Fatalf("the failed repair changed the block from %d to %d bytes, %v", len(before), len(after), err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(firstBlock(t, dir)), "*.repaired")); len(left) > 0 {
+		t.Error("the failed repair left", left)
+	}
+	checkRecovery(t, dir, 49)
 }
 
 // limitFileSize limits the size of the files that this process writes.

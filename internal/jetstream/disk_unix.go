@@ -31,3 +31,12 @@ func freeBytes(dir string) (left uint64, ok bool) {
 	}
 	return uint64(s.Bavail) * uint64(s.Bsize), true
 }
+
+// syncDir syncs the names in a directory to disk.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

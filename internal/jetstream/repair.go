@@ -86,28 +86,39 @@ func (s *server) repairBlock(name string) error {
 	return s.replaceBlock(name, append(repaired, data[at:]...))
 }
 
-// replaceBlock moves the file to the directory "damaged" and writes data in its place. After a
-// crash in between, either the old or the new file is in place.
+// replaceBlock links the file into the directory "damaged" and then replaces it with data. Each step
+// runs only if the previous one is on disk: after a crash, or an error such as a full disk, either
+// the old or the new file is in place.
 func (s *server) replaceBlock(name string, data []byte) error {
 	dir := filepath.Join(s.cfg.Dir, "damaged")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("jetstream: %w", err)
-	}
 	backup := filepath.Join(dir, fmt.Sprintf("%s-%d-%s", streamName(name), time.Now().UnixNano(), filepath.Base(name)))
-	if err := errors.Join(os.Link(name, backup), writeSynced(name+".repaired", data), os.Rename(name+".repaired", name)); err != nil {
-		return fmt.Errorf("jetstream: cannot repair %s: %w", name, err)
+	repaired := name + ".repaired"
+	for _, step := range []func() error{
+		func() error { return os.MkdirAll(dir, 0o700) },
+		func() error { return os.Link(name, backup) },
+		func() error { return syncDir(dir) },
+		func() error { return writeSynced(repaired, data) },
+		func() error { return os.Rename(repaired, name) },
+		func() error { return syncDir(filepath.Dir(name)) },
+	} {
+		if err := step(); err != nil {
+			return fmt.Errorf("jetstream: cannot repair %s: %w", name, err)
+		}
 	}
 	return nil
 }
 
-// writeSynced writes a file and syncs it to disk.
+// writeSynced writes a file and syncs it to disk. After an error it removes the file.
 func writeSynced(name string, data []byte) error {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = file.Write(data)
-	return errors.Join(err, file.Sync(), file.Close())
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
 }
 
 // streamName returns the stream of a block with the path .../STREAM/msgs/N.blk.
