@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 
@@ -162,9 +161,10 @@ func BenchmarkClaim(b *testing.B) {
 	if _, err := h.Append(b.Context(), events...); err != nil {
 		b.Fatal(err)
 	}
-	for h.WaitCaughtUp(b.Context()) == nil && h.Status().Behind > 0 {
-		runtime.Gosched()
+	if err := h.WaitCaughtUp(b.Context()); err != nil {
+		b.Fatal(err)
 	}
+	testwait.Until(b, func() bool { return h.Status().Behind == 0 }, "all events are in the index")
 	for name, key := range map[string]func(i int) int{
 		"new": func(i int) int { return count + i }, "waiting": func(i int) int { return i * 2 % count }, "ended": func(i int) int { return i*2%count + 1 },
 	} {

@@ -4,9 +4,9 @@ package history_test
 
 import (
 	"errors"
-	"runtime"
 	"testing"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -62,12 +62,10 @@ func TestStatusReportsCaughtUpWithoutQueries(t *testing.T) {
 	if _, err := h.Append(t.Context(), lifecycle(newID())...); err != nil {
 		t.Fatal(err)
 	}
-	for !h.Status().CaughtUp {
-		runtime.Gosched()
-	}
-	for s := h.Status(); s.Events != 3 || s.Behind != 0; s = h.Status() {
-		runtime.Gosched()
-	}
+	testwait.Until(t, func() bool {
+		s := h.Status()
+		return s.CaughtUp && s.Events == 3 && s.Behind == 0
+	}, "the status reports all events")
 }
 
 func TestAppendRejectsInvalidEvents(t *testing.T) {

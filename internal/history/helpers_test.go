@@ -6,7 +6,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
@@ -143,9 +142,7 @@ func (h *testHistory) waitIndexed() {
 	if err := h.WaitCaughtUp(h.Context()); err != nil {
 		h.Fatal(err)
 	}
-	for h.Status().Behind > 0 {
-		runtime.Gosched()
-	}
+	testwait.Until(h, func() bool { return h.Status().Behind == 0 }, "all events are in the index")
 }
 
 func (h *testHistory) state(id string) history.State {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -132,10 +133,13 @@ func TestDamagedIndexIsRebuilt(t *testing.T) {
 		}
 		h := f.open()
 		for _, id := range ids {
-			receipt, events, err := h.Find(t.Context(), "shop", id)
-			for err != nil && !errors.Is(err, push.ErrNotFound) { // errors are possible until the rebuild
+			var receipt push.Receipt
+			var events []push.Event
+			var err error
+			testwait.Until(t, func() bool {
 				receipt, events, err = h.Find(t.Context(), "shop", id)
-			}
+				return err == nil || errors.Is(err, push.ErrNotFound)
+			}, "the index is rebuilt")
 			if err != nil || receipt.Status() != push.StatusAccepted || len(events) != 3 {
 				t.Fatalf("%s: %+v %+v %v", name, receipt, events, err)
 			}

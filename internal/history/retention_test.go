@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -30,13 +31,13 @@ func (f *fixture) purgeBelow(below uint64) {
 // waitExpired waits until the notification is no longer found.
 func (h *testHistory) waitExpired(id string) {
 	h.Helper()
-	for {
-		if _, _, err := h.Find(h.Context(), "shop", id); errors.Is(err, push.ErrNotFound) {
-			return
-		} else if err != nil {
+	testwait.Until(h, func() bool {
+		_, _, err := h.Find(h.Context(), "shop", id)
+		if err != nil && !errors.Is(err, push.ErrNotFound) {
 			h.Fatal(err)
 		}
-	}
+		return err != nil
+	}, "the notification has expired")
 }
 
 // firstEvent returns the first event or error of a feed after a cursor.

@@ -26,6 +26,7 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -288,8 +289,8 @@ func runAndKill(t *testing.T, dir, url string, after time.Duration) {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for url != "" && len(readCounts(dir, "accepted")) == before {
-		time.Sleep(50 * time.Millisecond)
+	if url != "" {
+		testwait.Until(t, func() bool { return len(readCounts(dir, "accepted")) > before }, "the child accepts")
 	}
 	time.Sleep(after) // the time of the kill is random on purpose
 	_ = child.Process.Kill()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -249,15 +250,14 @@ func TestFullQueueRefusesWithoutKeeping(t *testing.T) {
 			t.Error("a refused notification is stored")
 		}
 	}
-	for { // until the last acknowledgement has freed space
-		again := newNotification("shop")
+	var again *push.Notification
+	testwait.Until(t, func() bool {
+		again = newNotification("shop")
 		err := f.Accept(t.Context(), []*push.Notification{again})[0]
-		if err == nil {
-			f.journal.waitEnded(t, again)
-			return
-		}
-		if !errors.Is(err, push.ErrQueueFull) {
+		if err != nil && !errors.Is(err, push.ErrQueueFull) {
 			t.Fatal(err)
 		}
-	}
+		return err == nil
+	}, "the last acknowledgement has freed space")
+	f.journal.waitEnded(t, again)
 }

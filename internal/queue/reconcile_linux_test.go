@@ -12,12 +12,14 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -33,7 +35,7 @@ func TestAcceptReportsPersistedTasksAfterFailedWrite(t *testing.T) {
 		runOnSmallDisk(t, dir)
 		return
 	}
-	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	child.Env = append(os.Environ(), smallDiskEnv+"="+t.TempDir())
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -48,8 +50,9 @@ func runOnSmallDisk(t *testing.T, dir string) {
 	limitFileSize(t, 1<<20)
 	var working sync.WaitGroup
 	failed := make(chan struct{})
+	deadline := time.Now().Add(testwait.Bound)
 	working.Go(func() {
-		for f.engine.Ready() == nil {
+		for f.engine.Ready() == nil && time.Now().Before(deadline) {
 			runtime.Gosched()
 		}
 		limitFileSize(t, 1<<40)
@@ -60,6 +63,10 @@ func runOnSmallDisk(t *testing.T, dir string) {
 	for range 4 {
 		working.Go(func() {
 			for again := 8; again > 0; {
+				if time.Now().After(deadline) {
+					t.Error("no write failed, or the engine did not recover")
+					return
+				}
 				n := newNotification("shop")
 				n.Body, n.KeyHash = strings.Repeat("x", 8<<10), []byte(n.ID)
 				err := f.Accept(t.Context(), []*push.Notification{n})[0]

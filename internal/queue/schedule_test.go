@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -146,15 +147,13 @@ func TestUnregisteredEventCarriesTarget(t *testing.T) {
 
 func TestScheduledStreamIsBounded(t *testing.T) {
 	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{MaxBytes: 32 << 10})
-	for {
+	testwait.Until(t, func() bool {
 		n := newNotification("shop")
 		n.SendAt = time.Now().Add(time.Hour)
 		err := f.Accept(t.Context(), []*push.Notification{n})[0]
-		if errors.Is(err, push.ErrQueueFull) {
-			return
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, push.ErrQueueFull) {
 			t.Fatal(err)
 		}
-	}
+		return err != nil
+	}, "the scheduled stream is full")
 }
