@@ -52,6 +52,8 @@ type Conn struct {
 	peerSettings   settings
 	outflow        int64 // connection window for sending
 	inflow         int64 // connection window for receiving
+	lateInflow     int64 // bytes of DATA that the peer may still send on streams that have ended
+	flood          flood
 	nextID         uint32
 	lastReset      uint32  // late frames are ignored on streams up to this one
 	serializeFirst bool    // allow one request in flight until the first response
@@ -201,16 +203,14 @@ func (c *Conn) cancelStream(s *stream, cause error) {
 // abortStream ends s with err and resets the stream if the peer may have seen it.
 func (c *Conn) abortStream(s *stream, code http2.ErrCode, err *Error) {
 	if s.id != 0 {
-		c.sendReset(s.id, code)
+		c.sendReset(s, code)
 	}
 	c.fail(s, err)
 }
 
-// sendReset sends RST_STREAM. The peer may already have sent more frames on that stream (RFC 9113
-// §5.1, closed).
-func (c *Conn) sendReset(id uint32, code http2.ErrCode) {
-	c.lastReset = max(c.lastReset, id)
-	_ = c.controlFramer.WriteRSTStream(id, code)
+func (c *Conn) sendReset(s *stream, code http2.ErrCode) {
+	c.allowLateFrames(s)
+	_ = c.controlFramer.WriteRSTStream(s.id, code)
 	c.work.Signal()
 }
 

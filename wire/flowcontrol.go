@@ -23,14 +23,17 @@ type settings struct {
 
 var defaultSettings = settings{maxStreams: unlimited, initialWindow: defaultWindow, maxFrameSize: maxFrameSize}
 
-// localSettings returns the SETTINGS of this side. The stream window exceeds the largest accepted
+// streamWindow returns the window of each stream for receiving. It exceeds the largest accepted
 // body, so no stream needs a WINDOW_UPDATE. It is never below the default, so a peer that has not
 // yet read the SETTINGS cannot exceed it.
+func (c *Conn) streamWindow() int { return max(c.cfg.MaxResponseBytes+maxFrameSize, defaultWindow) }
+
+// localSettings returns the SETTINGS of this side.
 func (c *Conn) localSettings() []http2.Setting {
 	return []http2.Setting{
 		{ID: http2.SettingEnablePush, Val: 0},
 		{ID: http2.SettingMaxConcurrentStreams, Val: 0},
-		{ID: http2.SettingInitialWindowSize, Val: uint32(max(c.cfg.MaxResponseBytes+maxFrameSize, defaultWindow))},
+		{ID: http2.SettingInitialWindowSize, Val: uint32(c.streamWindow())},
 		{ID: http2.SettingMaxHeaderListSize, Val: maxHeaderListSize},
 	}
 }
@@ -116,6 +119,22 @@ func (c *Conn) handleWindowUpdate(f *http2.WindowUpdateFrame) error {
 		return nil
 	}
 	c.growWindow(s, int64(f.Increment))
+	return nil
+}
+
+// allowLateFrames is called when s ends before the peer has ended it. The peer may already have sent
+// more frames (RFC 9113 §5.1, closed), but no more DATA than the rest of the stream's window, nor,
+// on all such streams together, than the connection's window.
+func (c *Conn) allowLateFrames(s *stream) {
+	c.lastReset = max(c.lastReset, s.id)
+	c.lateInflow = min(c.lateInflow+int64(c.streamWindow()-s.bodyReceived), connWindow)
+}
+
+// consumeLateInflow subtracts n bytes of DATA on a stream that has ended.
+func (c *Conn) consumeLateInflow(n int) error {
+	if c.lateInflow -= int64(n); c.lateInflow < 0 {
+		return protocolError{http2.ErrCodeFlowControl, "DATA on a closed stream exceeds its window (RFC 9113 §6.9.1)"}
+	}
 	return nil
 }
 

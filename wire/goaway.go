@@ -61,7 +61,7 @@ func (c *Conn) handleGoAway(f *http2.GoAwayFrame) {
 	}
 	for id, s := range c.open {
 		if id > g.lastStreamID {
-			c.lastReset = max(c.lastReset, id)
+			c.allowLateFrames(s)
 			c.fail(s, c.goAwayError(s))
 		}
 	}
@@ -89,8 +89,9 @@ func (c *Conn) handleReset(f *http2.RSTStreamFrame) error {
 	if c.isIdleStream(f.StreamID) {
 		return protocolError{http2.ErrCodeProtocol, "RST_STREAM on an idle stream (RFC 9113 §6.4)"}
 	}
-	c.lastReset = max(c.lastReset, f.StreamID) // ignore later frames on this stream (RFC 9113 §5.1)
 	if s := c.open[f.StreamID]; s != nil {
+		c.flood.advanced = true
+		c.allowLateFrames(s)
 		c.fail(s, resetError(s, f.ErrCode))
 	}
 	return nil

@@ -96,14 +96,15 @@ func (c *Conn) readFrame() error {
 	if err != nil {
 		return err
 	}
-	f, err := c.framer.ReadFrameForHeader(header)
-	if err != nil {
-		return c.handleBadFrame(header, err)
+	if f, bad := c.framer.ReadFrameForHeader(header); bad != nil {
+		err = c.handleBadFrame(header, bad)
+	} else {
+		err = c.handleFrame(f)
 	}
-	if err := c.handleFrame(f); err != nil {
+	if err != nil {
 		return err
 	}
-	return c.checkControlBacklog()
+	return c.checkFlood(header)
 }
 
 // handleBadFrame handles a frame that the framer rejected. Only a WINDOW_UPDATE with a zero
@@ -163,15 +164,6 @@ func (c *Conn) handlePing(f *http2.PingFrame) {
 	defer c.mu.Unlock()
 	_ = c.controlFramer.WritePing(true, f.Data)
 	c.work.Signal()
-}
-
-func (c *Conn) checkControlBacklog() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.controlBuf) > maxControlBytes {
-		return protocolError{http2.ErrCodeEnhanceYourCalm, "too many unread control frames (RFC 9113 §10.5)"}
-	}
-	return nil
 }
 
 // isIdleStream reports whether the stream was never opened. The peer cannot open streams, because

@@ -20,6 +20,8 @@ type headerBlock struct {
 	stream    uint32
 	endStream bool // HEADERS carried END_STREAM
 	frames    int
+	// incomplete is set between the frames of a block. Only readLoop uses it.
+	incomplete bool
 
 	status        int // zero before :status
 	contentLength int64
@@ -102,7 +104,7 @@ func (c *Conn) handleHeaderFragment(fragment []byte, last bool) error {
 	if _, err := b.decoder.Write(fragment); err != nil {
 		return protocolError{http2.ErrCodeCompression, err.Error()}
 	}
-	if !last {
+	if b.incomplete = !last; b.incomplete {
 		return nil
 	}
 	if err := b.decoder.Close(); err != nil {
@@ -122,8 +124,9 @@ func (c *Conn) handleHeaders() error {
 		return err
 	}
 	s.responded = true
+	s.headersReceived += b.listSize
 	switch {
-	case b.listSize > maxHeaderListSize:
+	case s.headersReceived > maxHeaderListSize: // the peer must not send interim responses forever
 		c.abortStream(s, http2.ErrCodeCancel, &Error{Reason: ResponseTooLarge, EndpointAtFault: true})
 	case b.invalid != "":
 		c.rejectResponse(s, b.invalid)
@@ -146,6 +149,8 @@ func (c *Conn) handleResponse(s *stream) {
 		c.work.Signal()
 		c.publish()
 	}
+	c.flood.responded()
+	c.flood.advanced = true
 	s.res = c.block.response()
 	s.contentLength = c.block.contentLength
 	if s.req.Method == "HEAD" || s.res.Status == 204 || s.res.Status == 304 {
@@ -162,6 +167,7 @@ func (c *Conn) handleTrailers(s *stream) {
 		c.rejectResponse(s, "second response on one stream (RFC 9113 §8.1)")
 		return
 	}
+	c.flood.advanced = true
 	c.complete(s)
 }
 
@@ -173,8 +179,9 @@ func (c *Conn) handleData(f *http2.DataFrame) error {
 		return err
 	}
 	c.consumeInflow(int(f.Length))
+	c.flood.advanced = f.Length > 0 || f.StreamEnded() && s != nil
 	if s == nil {
-		return nil
+		return c.consumeLateInflow(int(f.Length))
 	}
 	s.responded = true
 	s.bodyReceived += int(f.Length)
@@ -200,7 +207,7 @@ func (c *Conn) complete(s *stream) {
 		return
 	}
 	if !s.endSent {
-		c.sendReset(s.id, http2.ErrCodeCancel)
+		c.sendReset(s, http2.ErrCodeCancel)
 	}
 	c.finish(s)
 }

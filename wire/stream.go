@@ -13,16 +13,17 @@ type stream struct {
 
 	// id is zero until the writer starts to write the request. It proves that the peer never saw a
 	// request whose id is zero.
-	id            uint32
-	bodySent      int   // bytes of the body that were written
-	endSent       bool  // END_STREAM was written
-	outflow       int64 // send window; negative after a smaller initial window (RFC 9113 §6.9.2)
-	responded     bool  // the peer sent something on this stream, so it processed the request
-	bodyReceived  int   // including padding
-	contentLength int64 // of the response, or -1
-	res           *Response
-	err           *Error
-	ended         bool
+	id              uint32
+	bodySent        int   // bytes of the body that were written
+	endSent         bool  // END_STREAM was written
+	outflow         int64 // send window; negative after a smaller initial window (RFC 9113 §6.9.2)
+	responded       bool  // the peer sent something on this stream, so it processed the request
+	headersReceived int   // size of all header lists, counted as in RFC 9113 §6.5.2
+	bodyReceived    int   // including padding
+	contentLength   int64 // of the response, or -1
+	res             *Response
+	err             *Error
+	ended           bool
 
 	queue      *streamQueue // the queue that contains the stream, or nil
 	prev, next *stream
