@@ -31,7 +31,7 @@ var _ api.Channels = (*Gateway)(nil)
 // Manage makes one channel management call with the current configuration.
 func (g *Gateway) Manage(ctx context.Context, call push.ChannelCall) ([]push.Channel, push.Receipt) {
 	snap := g.acquire()
-	defer snap.inUse.RUnlock()
+	defer snap.release()
 	return snap.channels.Manage(ctx, call)
 }
 

@@ -110,7 +110,7 @@ func clientCertificate(path string, c *config.APNs) (credential, error) {
 }
 
 // fcmProvider returns the FCM provider for an account and a project. Equal accounts and projects
-// share one provider, which caches their access token.
+// share one provider, which caches their access token, also across reloads.
 func (b *builder) fcmProvider(path string, c *config.FCM, roots *x509.CertPool) (*fcm.Provider, credential, error) {
 	cfg, source, err := serviceAccount(path, c)
 	if err != nil {
@@ -127,6 +127,9 @@ func (b *builder) fcmProvider(path string, c *config.FCM, roots *x509.CertPool) 
 	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), quotaOwner: provider.Project(), label: provider.Project(), source: source}
 	if known, ok := b.fcmProviders[cred.id]; ok {
 		return known, cred, nil
+	}
+	if current := b.current.fcmProvider(cred.id, roots); current != nil {
+		provider = current
 	}
 	b.fcmProviders[cred.id] = provider
 	return provider, cred, nil
@@ -153,6 +156,7 @@ func tokenClient(roots *x509.CertPool) *http.Client {
 		return nil
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true // exchanges are rare, and a replaced client must not keep connections
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	return &http.Client{Transport: transport}
 }

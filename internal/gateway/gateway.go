@@ -64,8 +64,8 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	}
 	g.loadReporter.zone, g.loadReporter.idempotencyDomain, g.loadReporter.concurrency = cfg.Zone, g.storage.idempotencyDomain, cfg.Limits.Concurrency
 	g.loadReporter.target, g.loadReporter.max = cfg.Limits.TargetLatency, cfg.Limits.SendTimeout
-	g.watchMetrics(snap)
-	g.current.Store(snap)
+	g.publish(snap)
+	g.metrics.WatchServices(g.metricsServices)
 	if g.storage != nil {
 		g.metrics.WatchStorage(g.metricsStatus)
 	}

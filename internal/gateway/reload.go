@@ -91,20 +91,7 @@ func (g *Gateway) Reload(cfg *config.Config) (changes []string, err error) {
 	if changes = append(changes, connectionChanges(old, next)...); len(changes) == 0 {
 		return nil, nil
 	}
-	for _, commit := range next.onCommit {
-		commit()
-	}
-	g.unwatchMetrics(old)
-	g.watchMetrics(next)
-	defer old.api.Replace(next.api)
-	if g.baseCtx == nil {
-		g.current.Store(next)
-		return changes, nil
-	}
-	next.stopRemovedWebhooks(old)
-	g.startSnapshot(next)
-	g.current.Store(next)
-	g.retire(old, next)
+	g.publish(next)
 	return changes, nil
 }
 
@@ -131,7 +118,7 @@ func configChanges(from, to *config.Config) (changes []string, err error) {
 func connectionChanges(old, next *snapshot) (changes []string) {
 	for _, s := range next.services {
 		for _, path := range s.paths {
-			switch was := old.serviceFor(path); {
+			switch was := old.serviceAt(path, s.settings.base); {
 			case was == nil || was.pool == s.pool:
 			case was.cred.id != s.cred.id:
 				changes = append(changes, path+": new credential")
@@ -154,10 +141,11 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 	return slices.Compact(changes)
 }
 
-// serviceFor returns the service that a configuration block uses, or nil.
-func (snap *snapshot) serviceFor(path string) *service {
+// serviceAt returns the service that a configuration block uses at a URL, or nil. An APNs block uses
+// up to four.
+func (snap *snapshot) serviceAt(path string, base config.Base) *service {
 	for _, s := range snap.services {
-		if slices.Contains(s.paths, path) {
+		if s.settings.base == base && slices.Contains(s.paths, path) {
 			return s
 		}
 	}

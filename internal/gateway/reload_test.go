@@ -3,12 +3,14 @@
 package gateway_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +18,8 @@ import (
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -216,5 +220,93 @@ func TestReloadedQuotaKeepsConnectionsAndUsage(t *testing.T) {
 		if c.top == "quota: {fcm: {rate: 2/h}}\n" && s.dialCount() != dials {
 			t.Errorf("%d connections were dialed because of a quota", s.dialCount()-dials)
 		}
+	}
+}
+
+// openConns returns the number of open connections to the mock's APNs and FCM.
+func (s mockEnv) openConns() int {
+	services := s.mock.Ledger().Summary().Services
+	return services[mockprovider.APNs].Open + services[mockprovider.FCM].Open
+}
+
+func TestReloadBeforeRunDoesNotPreventTheEndOfRun(t *testing.T) {
+	s := newMockEnv(t)
+	dir := t.TempDir()
+	configOf := func(size int) *config.Config {
+		return parse(t, listenConfig+slowTimeouts+fmt.Sprintf("pool: {size: %d}\nqueue: {dir: %q}\napps:\n", size, dir)+
+			s.appBlock("shop", s.apnsBlock(), s.fcmBlock()))
+	}
+	g, err := gateway.New(configOf(1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	for size := range 3 { // as while the queue opens
+		if changes, err := g.Reload(configOf(size + 2)); err != nil || len(changes) == 0 {
+			t.Fatal(changes, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	h := testGateway{t: t, key: s.key, url: "http://" + g.Addr().String(), gw: g}
+	h.sendBoth()
+	if _, err := g.Reload(configOf(1)); err != nil {
+		t.Fatal(err)
+	}
+	h.sendBoth()
+	testwait.Until(t, func() bool { return s.openConns() == 2 }, "one connection to each provider is open")
+	cancel()
+	if err := testwait.For(t, ended, "the end of Run"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReloadsLeaveConnectionsAndGoroutinesUnchanged(t *testing.T) {
+	s := newMockEnv(t)
+	with := func(size int) string {
+		return listenConfig + slowTimeouts + fmt.Sprintf("pool: {size: %d}\napps:\n", size) + s.appBlock("shop", s.apnsBlock(), s.fcmBlock())
+	}
+	h := s.start(t, with(2))
+	steady := func() bool { return s.openConns() == 4 }
+	h.sendBoth()
+	testwait.Until(t, steady, "both pools are full")
+	http.DefaultClient.CloseIdleConnections()
+	goroutines := runtime.NumGoroutine()
+	var callers sync.WaitGroup
+	var over atomic.Bool
+	for range 2 {
+		callers.Go(func() {
+			for !over.Load() {
+				h.sendBoth()
+			}
+		})
+	}
+	for i := range 50 {
+		if _, err := h.reload(with(1 + i%3)); err != nil { // the last size is 2
+			t.Fatal(err)
+		}
+	}
+	over.Store(true)
+	callers.Wait()
+	testwait.Until(t, steady, "only the connections of the current configuration are open")
+	testwait.Until(t, func() bool {
+		http.DefaultClient.CloseIdleConnections()
+		return runtime.NumGoroutine() <= goroutines
+	}, "no more goroutines run than before")
+}
+
+func TestFileChangeInOneServiceOfABlockIsReportedOnce(t *testing.T) {
+	s := newMockEnv(t)
+	apns := strings.Replace(s.apnsBlock(), fmt.Sprintf("url: 'https://%s', ", s.ready.APNs), "", 1) // three services: two environments and channel management
+	text := listenConfig + "apps:\n" + s.appBlock("shop", apns, s.fcmBlock())
+	h := s.start(t, text)
+	if changes, err := h.reload(text); err != nil || len(changes) != 0 {
+		t.Errorf("without a change: %q, %v", changes, err)
+	}
+	if changes, err := h.reload(strings.Replace(text, "apps:", "limits: {batch: 7}\napps:", 1)); err != nil || strings.Join(changes, "; ") != "limits.batch: 10000 → 7" {
+		t.Errorf("%q, %v", changes, err)
 	}
 }

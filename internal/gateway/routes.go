@@ -45,7 +45,6 @@ type builder struct {
 	unregisteredTTL time.Duration
 	concurrency     *delivery.ConcurrencyLimit
 	current         *snapshot // whose services can be reused; nil at the start
-	onCommit        []func()  // changes reused services when the configuration takes effect
 	errs            []error
 }
 

@@ -50,8 +50,8 @@ type service struct {
 	rateLimiter     *quota.RateLimiter
 	quotaID         string // identifies the quota; the same in every gateway
 
-	fcmProvider *fcm.Provider      // nil for other platforms
-	stop        context.CancelFunc // nil before it runs
+	fcmProvider *fcm.Provider // nil for other platforms
+	background  *background
 
 	authorize func(context.Context) error // gets a token if there is none
 	refresh   func(context.Context) error // renews the token in the background; nil if sending renews it
@@ -76,7 +76,6 @@ type settings struct {
 	// Set by withGlobals, so that a reload detects changes.
 	roots           *x509.CertPool
 	dnsServers      []string
-	weights         map[string]int
 	unregisteredTTL time.Duration
 }
 
@@ -88,9 +87,9 @@ func (s settings) equal(other settings) bool {
 }
 
 // sameConnections reports whether a service can change from one settings to the other without new
-// connections. Quotas and weights change in place.
+// connections. Quotas change in place.
 func (s settings) sameConnections(other settings) bool {
-	s.quota, s.weights = other.quota, other.weights
+	s.quota = other.quota
 	return s.equal(other)
 }
 
@@ -112,10 +111,6 @@ func (b *builder) service(path string, cred credential, want settings, roots *x5
 	if current := b.current.service(cred.id, want); current != nil {
 		s := *current
 		s.paths, s.settings = []string{path}, want
-		b.onCommit = append(b.onCommit, func() {
-			s.rateLimiter.Reconfigure(quotaConfig(want.quota, want.weights))
-			s.adaptiveLimiter.SetWeights(want.weights)
-		})
 		b.services = append(b.services, &s)
 		return &s, nil
 	}
@@ -137,9 +132,17 @@ func (s *service) metricsService() metrics.Service {
 	return w
 }
 
+// metricsServices returns what the metrics show of all services.
+func (g *Gateway) metricsServices() (all []metrics.Service) {
+	for _, s := range g.current.Load().allServices() {
+		all = append(all, s.metricsService())
+	}
+	return all
+}
+
 // withGlobals adds the settings that are not part of a block.
 func (b *builder) withGlobals(s settings, roots *x509.CertPool) settings {
-	s.roots, s.dnsServers, s.weights, s.unregisteredTTL = roots, b.dnsServers, b.weights, b.unregisteredTTL
+	s.roots, s.dnsServers, s.unregisteredTTL = roots, b.dnsServers, b.unregisteredTTL
 	return s
 }
 
@@ -170,6 +173,7 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)
 	}
+	s.background = &background{run: s.run}
 	return s, nil
 }
 
@@ -181,13 +185,9 @@ func (b *builder) setRateLimiter(s *service) {
 	if slices.ContainsFunc(b.services, func(other *service) bool { return other.quotaID == s.quotaID }) {
 		s.quotaID = digest([]byte(s.quotaID), []byte(s.cred.id))
 	}
-	cfg := quotaConfig(s.settings.quota, s.settings.weights)
 	if s.rateLimiter = b.current.rateLimiter(s.quotaID); s.rateLimiter == nil {
-		s.rateLimiter = quota.New(cfg)
-		return
+		s.rateLimiter = quota.New(quotaConfig(s.settings.quota, b.weights))
 	}
-	limiter := s.rateLimiter
-	b.onCommit = append(b.onCommit, func() { limiter.Reconfigure(cfg) })
 }
 
 // uniqueName returns name, or name with a digest of the credential if another service has it. Two

@@ -4,15 +4,16 @@ package gateway
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"reflect"
-	"slices"
-	"sync"
+	"sync/atomic"
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
 )
@@ -28,15 +29,11 @@ type snapshot struct {
 	channels      channelManagers
 	webhooks      []*appWebhook
 	signers       map[string]*apns.Signer
+	weights       map[string]int // app weights
 	api           *api.Handler
-	// inUse is read-locked by each notification in progress. Locking it waits until the last one
-	// has ended.
-	inUse sync.RWMutex
-	// onCommit changes reused services. It runs when the new configuration takes effect.
-	onCommit []func()
-	// drained is closed when the last notification of this snapshot and of all earlier ones has
-	// ended. prevDrained is the channel of the previous snapshot; it is nil in the first.
-	drained, prevDrained chan struct{}
+	// users is the number of calls in progress, plus one while the snapshot is current. The last
+	// user releases what the snapshot shares with others; users never rises again from 0.
+	users atomic.Int64
 }
 
 var (
@@ -47,20 +44,58 @@ var (
 // Send sends n with the configuration that is current when Send is called.
 func (g *Gateway) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	snap := g.acquire()
-	defer snap.inUse.RUnlock()
+	defer snap.release()
 	return snap.table.Send(ctx, n)
 }
 
 // Check reports whether n is valid. Its error is a *push.FieldError.
 func (g *Gateway) Check(n *push.Notification) error { return g.current.Load().table.Check(n) }
 
-// acquire returns the current snapshot, read-locked. If it is being retired, a newer one is current
-// by now.
+// acquire returns the current snapshot. The caller releases it. If its last user has left it
+// meanwhile, a newer one is current by now.
 func (g *Gateway) acquire() *snapshot {
 	for {
-		if snap := g.current.Load(); snap.inUse.TryRLock() {
+		snap := g.current.Load()
+		if users := snap.users.Load(); users > 0 && snap.users.CompareAndSwap(users, users+1) {
 			return snap
 		}
+	}
+}
+
+// release ends one use of the snapshot. The last one releases the services and routers.
+func (snap *snapshot) release() {
+	if snap.users.Add(-1) > 0 {
+		return
+	}
+	for _, b := range snap.background() {
+		b.release()
+	}
+}
+
+// background returns the background work of the services and routers.
+func (snap *snapshot) background() []*background {
+	var all []*background
+	for _, s := range snap.services {
+		all = append(all, s.background)
+	}
+	for _, o := range snap.originRouters {
+		all = append(all, o.background)
+	}
+	return all
+}
+
+// background is work that runs while a published snapshot contains it. A service or router and its
+// copies in later snapshots share it.
+type background struct {
+	run       func(context.Context) error
+	snapshots atomic.Int64
+	stop      context.CancelFunc // nil until it runs
+}
+
+// release removes one snapshot. Without any, it stops the work.
+func (b *background) release() {
+	if b.snapshots.Add(-1) == 0 && b.stop != nil {
+		b.stop()
 	}
 }
 
@@ -73,18 +108,47 @@ func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapsh
 	}
 	snap := &snapshot{
 		cfg: cfg, services: b.services, originRouters: b.originRouters, table: b.table, channels: b.channels,
-		webhooks: b.appWebhooks, signers: b.signers, onCommit: b.onCommit, drained: make(chan struct{}),
-	}
-	if previous != nil {
-		snap.prevDrained = previous.drained
+		webhooks: b.appWebhooks, signers: b.signers, weights: b.weights,
 	}
 	if snap.api, err = g.newAPI(cfg); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	for _, warning := range Warnings(cfg) {
+	return snap, nil
+}
+
+// publish makes a snapshot the current one. Calls in progress complete with the old one. The caller
+// holds g.reloadMu, except in New.
+func (g *Gateway) publish(next *snapshot) {
+	for _, warning := range Warnings(next.cfg) {
 		g.log.Warn("config: " + warning)
 	}
-	return snap, nil
+	next.reconfigure()
+	next.users.Store(1)
+	for _, b := range next.background() {
+		b.snapshots.Add(1)
+	}
+	old := g.current.Load()
+	if g.baseCtx != nil {
+		next.stopRemovedWebhooks(old)
+		g.startSnapshot(next)
+	}
+	g.current.Store(next)
+	if old != nil {
+		old.api.Replace(next.api)
+		old.release()
+	}
+}
+
+// reconfigure sets the quotas and app weights of the snapshot, also in the services and routers
+// that it reuses.
+func (snap *snapshot) reconfigure() {
+	for _, s := range snap.services {
+		s.rateLimiter.Reconfigure(quotaConfig(s.settings.quota, snap.weights))
+		s.adaptiveLimiter.SetWeights(snap.weights)
+	}
+	for _, o := range snap.originRouters {
+		o.reconfigure(quotaConfig(snap.cfg.Apps[o.app].WebPush.Quota, snap.weights))
+	}
 }
 
 // startCurrent starts the background work of the current snapshot. From then on, reloads start that
@@ -107,14 +171,9 @@ func (g *Gateway) stopReloads() {
 // caller holds g.reloadMu.
 func (g *Gateway) startSnapshot(snap *snapshot) {
 	g.storage.setLimiters(snap)
-	for _, s := range snap.services {
-		if s.stop == nil {
-			s.stop = g.goBackground(func(ctx context.Context) error { return s.run(ctx) })
-		}
-	}
-	for _, o := range snap.originRouters {
-		if o.stop == nil {
-			o.stop = g.goBackground(o.run)
+	for _, b := range snap.background() {
+		if b.stop == nil {
+			b.stop = g.goBackground(b.run)
 		}
 	}
 	g.startWebhooks(snap)
@@ -136,35 +195,6 @@ func (g *Gateway) goBackground(work func(context.Context) error) (stop context.C
 	return stop
 }
 
-// retire stops the services and routers of the old snapshot that the new one does not use, when no
-// notification of the old snapshot or of an earlier one is in progress.
-func (g *Gateway) retire(old, next *snapshot) {
-	g.background.Go(func() error {
-		if old.prevDrained != nil {
-			<-old.prevDrained
-		}
-		old.inUse.Lock() // never unlocked, so that acquire does not return it again
-		close(old.drained)
-		for _, s := range old.services {
-			if !next.contains(s) {
-				s.stop()
-			}
-		}
-		for _, o := range old.originRouters {
-			if !slices.Contains(next.originRouters, o) {
-				o.stop()
-				g.unwatchRouter(o) // including services added since the reload
-			}
-		}
-		return nil
-	})
-}
-
-// contains reports whether the snapshot uses s, or a copy of s with the same pool.
-func (snap *snapshot) contains(s *service) bool {
-	return slices.ContainsFunc(snap.services, func(own *service) bool { return own.pool == s.pool })
-}
-
 // service returns the service for a credential that can be reused with these settings, or nil.
 func (snap *snapshot) service(id string, want settings) *service {
 	if snap == nil {
@@ -173,6 +203,19 @@ func (snap *snapshot) service(id string, want settings) *service {
 	for _, s := range snap.services {
 		if s.cred.id == id && s.settings.sameConnections(want) {
 			return s
+		}
+	}
+	return nil
+}
+
+// fcmProvider returns the FCM provider of a credential that trusts these roots, or nil.
+func (snap *snapshot) fcmProvider(id string, roots *x509.CertPool) *fcm.Provider {
+	if snap == nil {
+		return nil
+	}
+	for _, s := range snap.services {
+		if s.fcmProvider != nil && s.cred.id == id && s.settings.roots.Equal(roots) {
+			return s.fcmProvider
 		}
 	}
 	return nil
@@ -205,32 +248,4 @@ func (snap *snapshot) originRouter(path, publicKey string, block *config.WebPush
 		}
 	}
 	return nil
-}
-
-// watchMetrics adds the services of a snapshot to the metrics.
-func (g *Gateway) watchMetrics(snap *snapshot) {
-	for _, s := range snap.services {
-		g.metrics.Watch(s.metricsService())
-	}
-	for _, o := range snap.originRouters {
-		for _, s := range o.allServices() {
-			g.metrics.Watch(s.metricsService())
-		}
-	}
-}
-
-// unwatchMetrics removes the services of a snapshot from the metrics.
-func (g *Gateway) unwatchMetrics(snap *snapshot) {
-	for _, s := range snap.services {
-		g.metrics.Unwatch(s.pool)
-	}
-	for _, o := range snap.originRouters {
-		g.unwatchRouter(o)
-	}
-}
-
-func (g *Gateway) unwatchRouter(o *originRouter) {
-	for _, s := range o.allServices() {
-		g.metrics.Unwatch(s.pool)
-	}
 }

@@ -33,18 +33,18 @@ const maxWebPushResponse = 4 << 10
 // subscriptions name. Each origin has its own route, pool and breakers, which are created with its
 // first notification.
 type originRouter struct {
+	app         string
 	path        string // the configuration block, such as apps.shop.webpush
 	publicKey   string // the public VAPID key, which browsers need to subscribe
 	overrideURL string // the only origin, such as a mock; empty for those of the subscriptions
 	provider    *webpush.Provider
 	observer    delivery.Observer
-	watch       func(*service) // adds the service to the metrics
 	newRoute    func(origin string) (*service, *delivery.Route, error)
 	newServices chan *service // to be run
 	done        chan struct{}
-	config      *config.WebPush    // the block that it was built from
-	settings    settings           // the global ones only; see withGlobals
-	stop        context.CancelFunc // nil before it runs
+	config      *config.WebPush // the block that it was built from
+	settings    settings        // the global ones only; see withGlobals
+	background  *background
 
 	rateLimiter *quota.RateLimiter
 
@@ -118,7 +118,6 @@ func (o *originRouter) addRoute(ctx context.Context, origin string, s *service, 
 	o.services = append(o.services, s)
 	s.adaptiveLimiter.SetWeights(o.weights)
 	o.mu.Unlock()
-	o.watch(s)
 	select {
 	case o.newServices <- s:
 	case <-o.done:
@@ -168,7 +167,6 @@ func (b *builder) buildWebPush(app string, c *config.WebPush) (*originRouter, er
 	}
 	shared := b.withGlobals(settings{platform: push.WebPush}, roots)
 	if current := b.current.originRouter(path, key.Public(), c, shared); current != nil {
-		b.onCommit = append(b.onCommit, func() { current.reconfigure(quotaConfig(c.Quota, b.weights)) })
 		return current, nil
 	}
 	provider, err := webpush.New(webpush.Config{Key: key, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL)})
@@ -176,12 +174,12 @@ func (b *builder) buildWebPush(app string, c *config.WebPush) (*originRouter, er
 		return nil, keyError(path, "services", err)
 	}
 	o := &originRouter{
-		path: path, config: c, settings: shared, publicKey: key.Public(), overrideURL: string(c.URL), provider: provider,
-		observer: b.metrics.Route(app, push.WebPush), watch: func(s *service) { b.metrics.Watch(s.metricsService()) },
+		app: app, path: path, config: c, settings: shared, publicKey: key.Public(), overrideURL: string(c.URL), provider: provider,
+		observer:    b.metrics.Route(app, push.WebPush),
 		newServices: make(chan *service), done: make(chan struct{}), routes: map[string]*delivery.Route{},
 		rateLimiter: quota.New(quotaConfig(c.Quota, b.weights)), weights: b.weights,
 	}
-	o.newRoute = b.routeFactory(app, o, c)
+	o.newRoute, o.background = b.routeFactory(app, o, c), &background{run: o.run}
 	return o, nil
 }
 

@@ -98,7 +98,12 @@ func startPool(t *testing.T, m *metrics.Metrics, limiter *quota.RateLimiter) *po
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Watch(metrics.Service{Pool: p, RateLimiter: limiter, AdaptiveLimiter: new(delivery.AdaptiveLimiter), RejectionRate: func() float64 { return 0.25 }, CertificateExpires: time.Unix(1_800_000_000, 0)})
+	m.WatchServices(func() []metrics.Service {
+		return []metrics.Service{{
+			Pool: p, RateLimiter: limiter, AdaptiveLimiter: new(delivery.AdaptiveLimiter), RejectionRate: func() float64 { return 0.25 },
+			CertificateExpires: time.Unix(1_800_000_000, 0),
+		}}
+	})
 	m.WatchConcurrencyLimit(&delivery.ConcurrencyLimit{Max: 700})
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)

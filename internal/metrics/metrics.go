@@ -30,8 +30,8 @@ func New() *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics(), requests: newRequests(), reloads: newReloadMetrics()}
 	m.registry.MustRegister(buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.routes.all()...)
-	m.registry.MustRegister(m.events.all()...)
 	m.registry.MustRegister(m.requests)
+	m.services.events = &m.events
 	m.registry.MustRegister(&m.services, &m.storage)
 	m.registry.MustRegister(m.reloads.count, m.reloads.last)
 	return m

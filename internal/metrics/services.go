@@ -3,8 +3,7 @@
 package metrics
 
 import (
-	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -121,37 +120,28 @@ type Service struct {
 	CertificateExpires time.Time
 }
 
-// serviceCollector reads the state of the services on collection.
+// serviceCollector reads the state of the services on collection. It also collects the counters of
+// their events: these start at zero with the first collection that finds the pool active, so that
+// rate() sees the first event.
 type serviceCollector struct {
-	mu          sync.Mutex // guards the fields below
-	services    []Service
-	concurrency *delivery.ConcurrencyLimit
+	services    atomic.Pointer[func() []Service]
+	concurrency atomic.Pointer[delivery.ConcurrencyLimit]
+	events      *eventMetrics
 }
 
-// Watch adds a service.
-func (m *Metrics) Watch(s Service) {
-	m.events.initPool(s.Pool.Status().Name)
-	m.services.mu.Lock()
-	defer m.services.mu.Unlock()
-	m.services.services = append(m.services.services, s)
-}
+// WatchServices sets the function that returns the current services.
+func (m *Metrics) WatchServices(services func() []Service) { m.services.services.Store(&services) }
 
 // WatchConcurrencyLimit sets the concurrency limit of the gateway.
 func (m *Metrics) WatchConcurrencyLimit(c *delivery.ConcurrencyLimit) {
-	m.services.mu.Lock()
-	defer m.services.mu.Unlock()
-	m.services.concurrency = c
-}
-
-// Unwatch removes the service with pool p. Its counters remain.
-func (m *Metrics) Unwatch(p *pool.Pool) {
-	m.services.mu.Lock()
-	defer m.services.mu.Unlock()
-	m.services.services = slices.DeleteFunc(slices.Clone(m.services.services), func(w Service) bool { return w.Pool == p })
+	m.services.concurrency.Store(c)
 }
 
 // Describe implements prometheus.Collector.
 func (s *serviceCollector) Describe(to chan<- *prometheus.Desc) {
+	for _, counters := range s.events.all() {
+		counters.Describe(to)
+	}
 	to <- endpointsDesc
 	to <- sparesDesc
 	for _, r := range poolReadings {
@@ -174,21 +164,25 @@ func (s *serviceCollector) Describe(to chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (s *serviceCollector) Collect(to chan<- prometheus.Metric) {
-	s.mu.Lock()
-	services, concurrency := s.services, s.concurrency.Status()
-	s.mu.Unlock()
+	concurrency := s.concurrency.Load().Status()
 	for _, r := range concurrencyReadings {
 		r.send(to, concurrency)
 	}
-	for _, w := range services {
-		if !w.Pool.Idle() { // it would look like a pool without connected endpoints
-			w.collect(to)
+	if services := s.services.Load(); services != nil {
+		for _, w := range (*services)() {
+			if !w.Pool.Idle() { // it would look like a pool without connected endpoints
+				status := w.Pool.Status()
+				s.events.initPool(status.Name)
+				w.collect(to, status)
+			}
 		}
+	}
+	for _, counters := range s.events.all() {
+		counters.Collect(to)
 	}
 }
 
-func (w Service) collect(to chan<- prometheus.Metric) {
-	status := w.Pool.Status()
+func (w Service) collect(to chan<- prometheus.Metric, status pool.Status) {
 	for _, r := range poolReadings {
 		r.send(to, status, status.Name)
 	}
