@@ -4,13 +4,14 @@ package push
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 )
 
 // Collapsible reports whether the notification has a key with which a later one replaces it while
 // the provider stores it.
 func (n *Notification) Collapsible() bool {
-	return n.CollapseKey != "" || n.apnsHeader("apns-collapse-id") != "" || n.WebPush.hasTopic()
+	return n.CollapseKey != "" || n.APNs.Header("apns-collapse-id") != "" || n.WebPush.hasTopic()
 }
 
 // replacesDisplayed reports whether a second copy of the notification replaces the first one on the
@@ -25,7 +26,7 @@ func (n *Notification) Collapsible() bool {
 func (n *Notification) replacesDisplayed() bool {
 	switch n.Platform {
 	case APNs:
-		return n.Kind() != ToChannel && n.isAlert() && (n.CollapseKey != "" || n.apnsHeader("apns-collapse-id") != "")
+		return n.Kind() != ToChannel && n.isAlert() && (n.CollapseKey != "" || n.APNs.Header("apns-collapse-id") != "")
 	case FCM:
 		return n.FCM != nil && textAt(n.FCM.Message, "android", "notification", "tag") != ""
 	case WebPush:
@@ -40,27 +41,25 @@ func (n *Notification) replacesDisplayed() bool {
 
 // isAlert reports whether an APNs notification is displayed as an alert.
 func (n *Notification) isAlert() bool {
-	if kind := n.apnsHeader("apns-push-type"); kind != "" && kind != "alert" {
+	if kind := n.APNs.Header("apns-push-type"); kind != "" && kind != "alert" {
 		return false
 	}
 	if n.APNs == nil || len(n.APNs.Payload) == 0 {
 		return n.hasText()
 	}
-	alert := valueAt(n.APNs.Payload, "aps", "alert")
-	return alert != nil && string(alert) != "null" && valueAt(n.APNs.Payload, "aps", "content-state") == nil
+	present := func(member string) bool {
+		value := valueAt(n.APNs.Payload, "aps", member)
+		return value != nil && string(value) != "null"
+	}
+	return present("alert") && !slices.ContainsFunc(liveActivityMembers, present)
 }
+
+// liveActivityMembers are the members of aps that only Live Activities have.
+var liveActivityMembers = []string{"event", "content-state", "attributes-type", "attributes", "stale-date", "dismissal-date"}
 
 // hasText reports whether the common fields are displayed.
 func (n *Notification) hasText() bool {
 	return n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Image != ""
-}
-
-// apnsHeader returns the value of a header that the sender set, or "".
-func (n *Notification) apnsHeader(name string) string {
-	if n.APNs == nil {
-		return ""
-	}
-	return n.APNs.Headers[name]
 }
 
 // hasTopic reports whether the headers contain a non-empty Topic, in any case.

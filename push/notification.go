@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -92,6 +93,23 @@ type APNsBlock struct {
 	Environment Environment `json:"environment,omitempty"`
 }
 
+// Header returns the value of a header, or "". Names are case-insensitive; name is in lower case. A
+// nil block has no headers.
+func (b *APNsBlock) Header(name string) string {
+	if b == nil {
+		return ""
+	}
+	if value := b.Headers[name]; value != "" {
+		return value
+	}
+	for given, value := range b.Headers {
+		if value != "" && strings.EqualFold(given, name) {
+			return value
+		}
+	}
+	return ""
+}
+
 // FCMBlock holds the fields that only FCM has.
 type FCMBlock struct {
 	// Message is an FCM HTTP v1 message object. It is merged over the message made from the common
@@ -115,6 +133,16 @@ func (n *Notification) EffectiveLane() Lane {
 		return LaneNormal
 	}
 	return n.Lane
+}
+
+// Key returns the text that identifies the target among those of its kind. The digits of an APNs
+// device token are in lower case, because senders write them in either case. The key of a device is
+// secret: do not log it.
+func (n *Notification) Key() string {
+	if n.Platform == APNs && n.Kind() == ToToken {
+		return strings.ToLower(n.Token)
+	}
+	return n.Target.Key()
 }
 
 // Environment returns the environment that the sender set, or "".

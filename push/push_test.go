@@ -42,6 +42,33 @@ func TestTargetKindRequiresExactlyOneField(t *testing.T) {
 	}
 }
 
+func TestDeviceTokenOfAPNsIsCaseInsensitive(t *testing.T) {
+	for _, test := range []struct {
+		platform push.Platform
+		target   push.Target
+		want     string
+	}{
+		{push.APNs, push.Target{Token: "00Ab"}, "00ab"},
+		{push.FCM, push.Target{Token: "a:Ab"}, "a:Ab"},
+		{push.APNs, push.Target{Channel: "Zm9v"}, "Zm9v"},
+		{push.WebPush, push.Target{Subscription: &push.Subscription{Endpoint: "https://p/Ab"}}, "https://p/Ab"},
+	} {
+		n := push.Notification{Platform: test.platform, Target: test.target}
+		if got := n.Key(); got != test.want {
+			t.Errorf("Key() = %q, want %q", got, test.want)
+		}
+	}
+}
+
+func TestHeaderNamesAreCaseInsensitive(t *testing.T) {
+	for _, name := range []string{"apns-collapse-id", "Apns-Collapse-Id", "APNS-COLLAPSE-ID"} {
+		n := push.Notification{APNs: &push.APNsBlock{Headers: map[string]string{"apns-topic": "", name: "x"}}}
+		if !n.Collapsible() || n.APNs.Header("apns-collapse-id") != "x" || n.APNs.Header("apns-topic") != "" {
+			t.Errorf("%s is not found", name)
+		}
+	}
+}
+
 func TestEnumsRejectUnknownValuesAndListAllowedOnes(t *testing.T) {
 	tests := []struct {
 		field  string
@@ -130,6 +157,9 @@ func TestMayRetryUnknownRequiresReplacementOnDevice(t *testing.T) {
 		`{"platform":"apns","token":"ab","collapse_key":"score","title":"x","apns":{"payload":{"aps":{"content-available":1}}}}`:                                false,
 		`{"platform":"apns","token":"ab","collapse_key":"score","apns":{"payload":{"aps":{"alert":null}}}}`:                                                     false,
 		`{"platform":"apns","token":"ab","collapse_key":"score","apns":{"payload":{"aps":{"event":"start","content-state":{},"alert":"x"}}}}`:                   false,
+		`{"platform":"apns","token":"ab","collapse_key":"score","apns":{"payload":{"aps":{"event":"end","alert":"x"}}}}`:                                        false,
+		`{"platform":"apns","token":"ab","collapse_key":"score","apns":{"payload":{"aps":{"event":null,"alert":"x"}}}}`:                                         true,
+		`{"platform":"apns","token":"ab","title":"x","apns":{"headers":{"Apns-Collapse-Id":"score"}}}`:                                                          true,
 		`{"platform":"apns","channel":"YQ==","collapse_key":"score","apns":{"payload":{"aps":{"alert":"x"}}}}`:                                                  false,
 		`{"platform":"apns","token":"ab","title":"2:1","fcm":{"message":{"android":{"notification":{"tag":"score"}}}}}`:                                         false, // the block of another platform
 		`{"platform":"fcm","token":"a:b","title":"2:1","collapse_key":"score"}`:                                                                                 false,

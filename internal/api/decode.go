@@ -29,9 +29,32 @@ const (
 	maxAttempts = 10  // the same as the operator's retry.attempts
 )
 
-// strict rejects unknown members. The defaults of the library reject duplicate names, invalid
-// UTF-8, trailing data and names in another letter case (RFC 7493).
-var strict = json.RejectUnknownMembers(true)
+// strict rejects unknown members, except those of a subscription. The defaults of the library reject
+// duplicate names, invalid UTF-8, trailing data and names in another letter case (RFC 7493).
+var strict = json.JoinOptions(json.RejectUnknownMembers(true), json.WithUnmarshalers(json.JoinUnmarshalers(
+	json.UnmarshalFromFunc(unmarshalStrings), json.UnmarshalFromFunc(unmarshalSubscription))))
+
+// unmarshalStrings reads data or headers. It omits members that are null.
+func unmarshalStrings(in *jsontext.Decoder, entries *map[string]string) error {
+	var given map[string]*string
+	if err := json.UnmarshalDecode(in, &given); err != nil || given == nil {
+		return err
+	}
+	*entries = make(map[string]string, len(given))
+	for name, value := range given {
+		if value != nil {
+			(*entries)[name] = *value
+		}
+	}
+	return nil
+}
+
+// unmarshalSubscription reads a subscription. It ignores unknown members: it is the result of
+// PushSubscription.toJSON(), to which browsers may add members.
+func unmarshalSubscription(in *jsontext.Decoder, s *push.Subscription) error {
+	type fields push.Subscription // without this function
+	return json.UnmarshalDecode(in, (*fields)(s), json.RejectUnknownMembers(false))
+}
 
 // single is the JSON form of a notification.
 type single struct {

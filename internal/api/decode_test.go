@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -302,6 +303,50 @@ func TestNullBlocksAreAbsent(t *testing.T) {
 	w := ts.request("POST", singlePath, `{"platform":"apns","token":"00","topic":null,"apns":{"payload":null},"fcm":null,"ttl":null,"badge":null}`)
 	if w.Code != 200 || ts.sent[0].APNs.Payload != nil || ts.sent[0].TTL != nil || ts.sent[0].Badge != nil {
 		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestNullEntriesAreAbsent(t *testing.T) {
+	ts := newTestAPI(t)
+	const entries = `{"a":"1","b":null,"c":""}`
+	for path, body := range map[string]string{
+		"single": `{"platform":"apns","token":"00","data":%[1]s,"apns":{"headers":%[1]s},"webpush":{"headers":%[1]s}}`,
+		"batch":  `[{"platform":"apns","token":"00","data":%[1]s,"apns":{"headers":%[1]s},"webpush":{"headers":%[1]s}}]`,
+	} {
+		url := map[string]string{"single": singlePath, "batch": batchPath}[path]
+		if w := ts.request("POST", url, fmt.Sprintf(body, entries)); w.Code != 200 {
+			t.Fatalf("%s: %d %s", path, w.Code, w.Body)
+		}
+		n := ts.sent[len(ts.sent)-1]
+		want := map[string]string{"a": "1", "c": ""}
+		if !maps.Equal(n.Data, want) || !maps.Equal(n.APNs.Headers, want) || !maps.Equal(n.WebPush.Headers, want) {
+			t.Errorf("%s: %v, %v, %v", path, n.Data, n.APNs.Headers, n.WebPush.Headers)
+		}
+	}
+	if w := ts.request("POST", singlePath, `{"platform":"apns","token":"00","data":{"id":1}}`); w.Code != 400 || !strings.Contains(w.Body.String(), `"field":"data.id"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestUnknownMembersOfASubscriptionAreIgnored(t *testing.T) {
+	ts := newTestAPI(t)
+	const subscription = `{"endpoint":"https://push.example.com/x","expirationTime":null,"keys":{"p256dh":"p","auth":"a","new":"b"},"options":{"userVisibleOnly":true},"contentEncoding":"aes128gcm"}`
+	w := ts.request("POST", singlePath, `{"platform":"webpush","subscription":`+subscription+`,"title":"x"}`)
+	if w.Code != 200 || ts.count() != 1 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if s := ts.sent[0].Subscription; s.Endpoint != "https://push.example.com/x" || s.Keys.P256dh != "p" || s.Keys.Auth != "a" {
+		t.Errorf("%+v", s)
+	}
+	for body, problem := range map[string]string{
+		`{"platform":"webpush","subscription":` + subscription + `,"titel":"x"}`:           "unknown-field",
+		`{"platform":"webpush","subscription":{"endpoint":1,"new":1},"title":"x"}`:         "invalid-field",
+		`{"platform":"webpush","subscription":{"keys":{"auth":{}},"new":1},"title":"x"}`:   "invalid-field",
+		`{"platform":"webpush","subscription":{"new":1,"keys":{"auth":"a","auth":"b"}}}`:   "duplicate-field",
+		`{"platform":"webpush","subscription":["https://push.example.com/x"],"title":"x"}`: "invalid-field",
+		`{"platform":"webpush","subscription":"https://push.example.com/x","title":"x"}`:   "invalid-field",
+	} {
+		ts.wantProblem(ts.request("POST", singlePath, body), 400, problem)
 	}
 }
 

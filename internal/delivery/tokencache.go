@@ -79,16 +79,9 @@ func (c *tokenCache[V]) key(n *push.Notification) uint64 {
 	c.once.Do(func() { c.seed = maphash.MakeSeed() })
 	var h maphash.Hash
 	h.SetSeed(c.seed)
-	for _, text := range [...]string{n.App, apnsTopic(n), n.Key()} {
+	for _, text := range [...]string{n.App, n.APNs.Header("apns-topic"), n.Key()} {
 		_, _ = h.WriteString(text) // never fails
 		_ = h.WriteByte(0)
 	}
 	return h.Sum64()
-}
-
-func apnsTopic(n *push.Notification) string {
-	if n.APNs == nil {
-		return ""
-	}
-	return n.APNs.Headers["apns-topic"]
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
 )
 
 // unregisteredService reports every token as unregistered since the given time, except registered
@@ -58,6 +59,35 @@ func TestUnregisteredTokenIsAnsweredFromCache(t *testing.T) {
 		time.Sleep(time.Hour)
 		if got := r.Send(t.Context(), toToken("old", 4)); len(got.Attempts) != 1 {
 			t.Errorf("after an hour: %+v", got)
+		}
+	})
+}
+
+func TestTokensInEitherCaseAreOneDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := unregisteredService(time.Time{}, func(string) bool { return false })
+		r := newRoute(t, s, 2)
+		r.Unregistered = new(delivery.UnregisteredCache)
+		r.RateLimiter = quota.New(quota.Config{})
+		send := func(platform push.Platform, token string) push.Receipt {
+			n := toToken(token, 1)
+			n.Platform = platform
+			return r.Send(t.Context(), n)
+		}
+		send(push.APNs, "00AB")
+		if got := send(push.APNs, "00ab"); len(got.Attempts) != 0 || got.Verdict != push.Unregistered {
+			t.Errorf("APNs: %+v", got)
+		}
+		send(push.FCM, "a:B")
+		if got := send(push.FCM, "a:b"); len(got.Attempts) != 1 {
+			t.Errorf("FCM, whose tokens are case-sensitive: %+v", got)
+		}
+		s.script = func(context.Context, *push.Notification, int, string) push.Outcome {
+			return push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Hour, HTTP: 429}
+		}
+		send(push.APNs, "00CD")
+		if got := send(push.APNs, "00cd"); len(got.Attempts) != 0 || got.Verdict != push.Throttled {
+			t.Errorf("a closed device: %+v", got)
 		}
 	})
 }

@@ -109,7 +109,7 @@ func checkToken(r *h2.Request) rejection {
 	if len(token) < 8 {
 		return rejection{}
 	}
-	prefix := strings.ToLower(token[:8])
+	prefix := token[:8]
 	if environment := tokenEnvironment[prefix]; environment != "" && (environment == Sandbox) != isSandbox(r) {
 		return rejection{400, "BadDeviceToken"}
 	}

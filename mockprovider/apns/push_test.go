@@ -27,6 +27,16 @@ func TestPushIsAcceptedWithItsID(t *testing.T) {
 	}
 }
 
+func TestTokenInUpperCaseIsTheSameDevice(t *testing.T) {
+	m := newMock(t, 0)
+	for token, status := range map[string]int{deviceToken: 200, "dead0000" + deviceToken[8:]: 410} {
+		r := m.push(t, path("/3/device/"+strings.ToUpper(token)))
+		if got := send(t, m.Conn(nil), r); got.Status != status || r.Token != token {
+			t.Errorf("got %d for token %s, want %d for %s", got.Status, r.Token, status, token)
+		}
+	}
+}
+
 func TestSandboxAddsAUniqueID(t *testing.T) {
 	m := newMock(t, 0)
 	got := send(t, m.Conn(nil), m.push(t, host("api.sandbox.push.apple.com"), remove("apns-id")))

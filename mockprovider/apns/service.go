@@ -57,12 +57,13 @@ type rejection struct {
 
 const devicePath = "/3/device/"
 
-// Find sets r.Token to the device token or, for a broadcast, to the channel ID.
+// Find sets r.Token to the device token, in lower case, or, for a broadcast, to the channel ID.
 func (c *Conn) Find(r *h2.Request) {
-	r.Token, _ = strings.CutPrefix(r.Path, devicePath)
-	if len(r.Token) == len(r.Path) {
-		r.Token = ""
+	token, _ := strings.CutPrefix(r.Path, devicePath)
+	if len(token) == len(r.Path) {
+		token = ""
 	}
+	r.Token = strings.ToLower(token)
 	if isBroadcast(r) {
 		r.Token, r.Multicast = r.Get("apns-channel-id"), true
 	}

@@ -41,6 +41,7 @@ func TestQuerySelectsEntries(t *testing.T) {
 	}{
 		{ledger.Query{}, 3}, {ledger.Query{Service: "apns"}, 2}, {ledger.Query{Service: "fcm"}, 0}, {ledger.Query{Endpoint: push2.Addr}, 1},
 		{ledger.Query{Token: "00fc"}, 1}, {ledger.Query{Token: "00"}, 0}, {ledger.Query{Token: "dead*"}, 1}, {ledger.Query{Token: "*"}, 3},
+		{ledger.Query{Token: "00FC"}, 1}, {ledger.Query{Token: "DEAD*"}, 1}, {ledger.Query{Token: "Channel"}, 0},
 		{ledger.Query{ID: "ID-1"}, 1}, {ledger.Query{Status: 400}, 1}, {ledger.Query{Reason: "BadDeviceToken"}, 1},
 		{ledger.Query{Accepted: &yes}, 2}, {ledger.Query{Accepted: &no}, 1}, {ledger.Query{After: 2}, 1}, {ledger.Query{Service: "apns", Token: "channel"}, 0},
 	} {

@@ -11,7 +11,7 @@ import (
 type Query struct {
 	Service  string
 	Endpoint string // address
-	Token    string // exact, or a prefix followed by *
+	Token    string // exact, or a prefix followed by *; the hex digits of an APNs token in either case
 	ID       string // compared case-insensitively
 	Reason   string
 	Status   int
@@ -21,14 +21,20 @@ type Query struct {
 }
 
 func (q *Query) matches(r *Record) bool {
-	prefix, wildcard := strings.CutSuffix(q.Token, "*")
 	return (q.Service == "" || q.Service == r.Endpoint.Service) &&
 		(q.Endpoint == "" || q.Endpoint == r.Endpoint.Addr) &&
-		(q.Token == "" || q.Token == r.Token || wildcard && strings.HasPrefix(r.Token, prefix)) &&
+		(matchesToken(q.Token, r.Token) || r.Endpoint.Service == "apns" && matchesToken(strings.ToLower(q.Token), r.Token)) &&
 		(q.ID == "" || strings.EqualFold(q.ID, r.ID)) &&
 		(q.Reason == "" || q.Reason == r.Reason) &&
 		(q.Status == 0 || q.Status == int(r.Status)) &&
 		(q.Accepted == nil || *q.Accepted == r.Accepted)
+}
+
+// matchesToken reports whether token is pattern, or begins with what precedes its final *. An empty
+// pattern matches every token.
+func matchesToken(pattern, token string) bool {
+	prefix, wildcard := strings.CutSuffix(pattern, "*")
+	return pattern == "" || pattern == token || wildcard && strings.HasPrefix(token, prefix)
 }
 
 // describe lists the conditions of the query for an error message, without the device token.

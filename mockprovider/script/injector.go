@@ -134,7 +134,7 @@ func (i *Injector) Decide(c *Conn, s Service, r *h2.Request) h2.Decision {
 // until the quota of the rule admits another request.
 func (i *Injector) match(program *Program, c *Conn, r *h2.Request) (rule *Rule, wait time.Duration) {
 	for _, rule := range program.rules {
-		if !rule.affectsRequests() || !rule.matchesEndpoint(c.endpoint) || !rule.active(program.start) || !rule.matchesToken(r.Token) ||
+		if !rule.affectsRequests() || !rule.matchesEndpoint(c.endpoint) || !rule.active(program.start) || !rule.matchesToken(c.endpoint.Service, r.Token) ||
 			!rule.matchesCount(c.requests) || c.maxIdle < rule.AfterIdle || !rule.matchesShare(&i.dice, c.number) {
 			continue
 		}

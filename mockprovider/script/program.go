@@ -74,15 +74,21 @@ func (r *Rule) matchesEndpoint(e *Endpoint) bool {
 }
 
 // matchesToken checks Token and TokenShare.
-func (r *Rule) matchesToken(token string) bool {
-	prefix, wildcard := strings.CutSuffix(r.Token, "*")
-	if wildcard && !strings.HasPrefix(token, prefix) || !wildcard && r.Token != "" && r.Token != token {
+func (r *Rule) matchesToken(service, token string) bool {
+	if !matchesPattern(r.Token, token) && (service != APNs || !matchesPattern(strings.ToLower(r.Token), token)) {
 		return false
 	}
 	if r.TokenShare == 0 || r.TokenShare == 1 {
 		return true
 	}
 	return float64(maphash.String(r.seed, token)>>11)/(1<<53) < r.TokenShare
+}
+
+// matchesPattern reports whether token is pattern, or begins with what precedes its final *. An empty
+// pattern matches every token.
+func matchesPattern(pattern, token string) bool {
+	prefix, wildcard := strings.CutSuffix(pattern, "*")
+	return pattern == "" || pattern == token || wildcard && strings.HasPrefix(token, prefix)
 }
 
 // matchesCount reports whether the effect is due at the nth request of a connection.

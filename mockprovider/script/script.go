@@ -29,8 +29,9 @@ type Fault struct {
 	Service string `yaml:"service,omitempty"`
 	// Endpoint is the address of an endpoint, or its number from 0; default, and "*": all.
 	Endpoint string `yaml:"endpoint,omitempty"`
-	// Token is a device token, or a prefix followed by *. For FCM it is any target, for Web Push the
-	// path after /push/, for broadcasts the channel ID.
+	// Token is a device token, or a prefix followed by *; the hex digits of an APNs token in either
+	// case. For FCM it is any target, for Web Push the path after /push/, for broadcasts the channel
+	// ID.
 	Token string `yaml:"token,omitempty"`
 	// Share is the share of the matching requests that are affected, chosen at random, above 0 and
 	// at most 1; default 1. For faults of whole connections it is the share of the connections.

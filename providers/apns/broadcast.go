@@ -31,7 +31,12 @@ func (p *Provider) broadcast(n *push.Notification) (*wire.Request, error) {
 	if err := checkLiveActivity(n); err != nil {
 		return nil, err
 	}
-	return &wire.Request{Method: "POST", Path: "/4/broadcasts/apps/" + p.topic, Header: header, Body: body}, nil
+	return &wire.Request{Method: "POST", Path: "/4/broadcasts/apps/" + p.bundleID(), Header: header, Body: body}, nil
+}
+
+// bundleID returns the bundle ID that channels belong to.
+func (p *Provider) bundleID() string {
+	return strings.TrimSuffix(p.topic, pushTypeByName(broadcastType.name).suffix)
 }
 
 func (p *Provider) checkBroadcast(n *push.Notification) error {

@@ -118,6 +118,8 @@ func TestLiveActivityEvents(t *testing.T) {
 	for _, payload := range []string{
 		startPayload, `{"aps":{"timestamp":1700000000,"event":"update","content-state":{},"stale-date":1,"relevance-score":0.5}}`,
 		`{"aps":{"timestamp":1,"event":"end"}}`, `{"aps":{"timestamp":1,"event":"end","dismissal-date":1,"content-state":{}}}`,
+		`{"aps":{"timestamp":1,"event":"end","content-state":null,"stale-date":null,"dismissal-date":null,"relevance-score":null}}`,
+		`{"aps":{"timestamp":1,"event":"end","dismissal-date":1795600000.5,"stale-date":99999999999}}`,
 	} {
 		r := translate(t, newKeyProvider(t), newNotification(withHeaders("apns-push-type", "liveactivity"), withPayload(payload)))
 		equal(t, "topic", headerMap(t, r)["apns-topic"], topic+".push-type.liveactivity")
@@ -132,6 +134,9 @@ func TestInvalidLiveActivityNamesMember(t *testing.T) {
 		`"content-state":{"x":1}|"content-state":[]`: "content-state", `"content-state":{"x":1},|`: "content-state",
 		`"attributes-type":"Game"|"attributes-type":1`: "attributes-type", `"attributes":{"home":"A"},|`: "attributes",
 		`"alert":{"title":"Goal"}|"alert":"Goal"`: "alert", `"timestamp":1|"timestamp":1,"stale-date":"soon"`: "stale-date",
+		`"timestamp":1|"timestamp":1,"stale-date":1795600000000`: "stale-date", `"timestamp":1|"timestamp":1,"stale-date":1.7956e12`: "stale-date",
+		`"timestamp":1|"timestamp":1,"dismissal-date":1795600000000`: "dismissal-date", `"timestamp":1|"timestamp":1,"dismissal-date":1e999`: "dismissal-date",
+		`"timestamp":1|"timestamp":null`: "timestamp", `"start"|null`: "event", `"alert":{"title":"Goal"}|"alert":null`: "alert",
 	} {
 		old, with, _ := strings.Cut(change, "|")
 		if with == "" && strings.HasSuffix(old, " ") {
@@ -140,5 +145,33 @@ func TestInvalidLiveActivityNamesMember(t *testing.T) {
 		payload := strings.Replace(startPayload, old, with, 1)
 		refused := mustRefuse(t, newKeyProvider(t), newNotification(withHeaders("apns-push-type", "liveactivity"), withPayload(payload)))
 		equal(t, change, refused.Field+" "+refused.Reason, "apns.payload.aps."+member+" InvalidPayload")
+	}
+}
+
+func TestActivityIsRecognizedByAnyOfItsMembers(t *testing.T) {
+	p := newKeyProvider(t)
+	for member, field := range map[string]string{
+		`"event":"end"`: "", `"event":"update"`: "content-state", `"content-state":{}`: "event", `"attributes-type":"A"`: "event",
+		`"attributes":{}`: "event", `"stale-date":1`: "event", `"dismissal-date":1`: "event", `"event":"end","alert":{"title":"Over"},"sound":"x"`: "",
+	} {
+		n := newNotification(withPayload(`{"aps":{"timestamp":1,` + member + `}}`))
+		if field != "" {
+			equal(t, member, mustRefuse(t, p, n).Field, "apns.payload.aps."+field)
+			continue
+		}
+		equal(t, member, headerMap(t, translate(t, p, n))["apns-push-type"], "liveactivity")
+	}
+}
+
+func TestDatesInMillisecondsAreExplained(t *testing.T) {
+	for _, n := range []*push.Notification{
+		newNotification(withPayload(`{"aps":{"timestamp":1795600000000,"event":"end"}}`)),
+		newNotification(withPayload(`{"aps":{"timestamp":1,"event":"end","dismissal-date":1795600000000}}`)),
+		newNotification(withPayload(`{"aps":{"timestamp":1,"event":"end","stale-date":1795600000000}}`)),
+		newNotification(withHeaders("apns-expiration", "1795600000000")),
+	} {
+		if refused := mustRefuse(t, newKeyProvider(t), n); !strings.Contains(refused.Error(), "not milliseconds") {
+			t.Error(refused)
+		}
 	}
 }

@@ -43,12 +43,12 @@ func (m *ChannelOperation) Translate(n *push.Notification) (*wire.Request, error
 		return nil, invalid("app", "NoTopic", "an app with a topic in its configuration: channels belong to a bundle ID")
 	}
 	r := &wire.Request{
-		Method: channelMethods[m.call.Action], Path: "/1/apps/" + m.provider.topic + "/channels",
+		Method: channelMethods[m.call.Action], Path: "/1/apps/" + m.provider.bundleID() + "/channels",
 		Header: []wire.Field{{Name: "apns-request-id", Value: n.ID, NeverIndexed: true}},
 	}
 	switch m.call.Action {
 	case push.ListChannels:
-		r.Path = "/1/apps/" + m.provider.topic + "/all-channels"
+		r.Path = "/1/apps/" + m.provider.bundleID() + "/all-channels"
 	case push.CreateChannel:
 		policy := slices.Index(storages[:], m.call.Storage)
 		if policy < 0 {

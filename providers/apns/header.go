@@ -3,6 +3,7 @@
 package apns
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -46,9 +47,14 @@ func pushTypeByName(name string) *pushType {
 	return nil
 }
 
-// topic returns the topic of a bundle ID, which may already end in the suffix.
-func (k *pushType) topic(bundle string) string {
-	return strings.TrimSuffix(bundle, k.suffix) + k.suffix
+// pushTypeOfTopic returns the push type whose suffix ends the topic, or nil.
+func pushTypeOfTopic(topic string) *pushType {
+	for i := range pushTypes {
+		if suffix := pushTypes[i].suffix; suffix != "" && strings.HasSuffix(topic, suffix) {
+			return &pushTypes[i]
+		}
+	}
+	return nil
 }
 
 // allows reports whether the push type allows that apns-priority.
@@ -76,28 +82,39 @@ func (k *pushType) priority(p push.Priority) string {
 	return ""
 }
 
-// pushType returns the push type that n sets, or else the one that its content implies.
+const pushTypeField = "apns.headers.apns-push-type"
+
+// pushType returns the push type that n sets, or else the one that its topic or its content
+// implies.
 func (p *Provider) pushType(n *push.Notification, c content) (*pushType, error) {
-	const field = "apns.headers.apns-push-type"
-	name := senderHeader(n, "apns-push-type")
-	if name == "" {
-		return derivePushType(n, c)
-	}
-	kind := pushTypeByName(name)
+	kind, err := p.findPushType(n, c)
 	switch {
-	case kind == nil:
-		return nil, invalid(field, invalidHeader, "one of "+pushTypeNames())
+	case err != nil:
+		return nil, err
 	case p.signer != nil && !kind.key:
-		return nil, invalid(field, invalidHeader, "a push type other than "+kind.name+", which requires a certificate: this app has a key")
+		return nil, invalid(pushTypeField, invalidHeader, "a push type other than "+kind.name+", which requires a certificate: this app has a key")
 	case p.signer == nil && !kind.cert:
-		return nil, invalid(field, invalidHeader, "a push type other than "+kind.name+", which requires a key: this app has a certificate")
+		return nil, invalid(pushTypeField, invalidHeader, "a push type other than "+kind.name+", which requires a key: this app has a certificate")
 	case kind.name == "background" && c.visible:
-		return nil, invalid(field, invalidHeader, "a push type other than background, which allows no alert, badge or sound")
+		return nil, invalid(pushTypeField, invalidHeader, "a push type other than background, which allows no alert, badge or sound")
 	}
 	return kind, nil
 }
 
-// derivePushType returns the push type for n's content, if n sets none.
+func (p *Provider) findPushType(n *push.Notification, c content) (*pushType, error) {
+	if name := senderHeader(n, "apns-push-type"); name != "" {
+		if kind := pushTypeByName(name); kind != nil {
+			return kind, nil
+		}
+		return nil, invalid(pushTypeField, invalidHeader, "one of "+pushTypeNames())
+	}
+	if kind := pushTypeOfTopic(cmp.Or(senderHeader(n, "apns-topic"), p.topic)); kind != nil {
+		return kind, nil
+	}
+	return derivePushType(n, c)
+}
+
+// derivePushType returns the push type for n's content.
 func derivePushType(n *push.Notification, c content) (*pushType, error) {
 	switch {
 	case c.liveActivity:
@@ -119,12 +136,7 @@ func pushTypeNames() string {
 }
 
 // senderHeader returns the value of a header that the sender set, or "".
-func senderHeader(n *push.Notification, name string) string {
-	if n.APNs == nil {
-		return ""
-	}
-	return n.APNs.Headers[name]
-}
+func senderHeader(n *push.Notification, name string) string { return n.APNs.Header(name) }
 
 // optionalFields are the header fields that a notification may or may not have.
 var optionalFields = [...]struct {
@@ -171,18 +183,23 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 // gateway sets authorization.
 var allowedHeaders = []string{"apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"}
 
-// checkHeaderNames returns an error if the sender set an unknown or an empty header.
+// checkHeaderNames returns an error if the sender set an unknown or an empty header, or one twice.
 func checkHeaderNames(n *push.Notification) error {
 	if n.APNs == nil || len(n.APNs.Headers) == 0 {
 		return nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(n.APNs.Headers)) {
-		if !slices.Contains(allowedHeaders, name) {
-			return invalid(headerPath(name), invalidHeader, "one of "+strings.Join(allowedHeaders, ", ")+", in lower case")
-		}
-		if n.APNs.Headers[name] == "" {
+	seen := map[string]bool{}
+	for _, given := range slices.Sorted(maps.Keys(n.APNs.Headers)) {
+		name := strings.ToLower(given)
+		switch {
+		case !slices.Contains(allowedHeaders, name):
+			return invalid(headerPath(name), invalidHeader, "one of "+strings.Join(allowedHeaders, ", "))
+		case n.APNs.Headers[given] == "":
 			return invalid("apns.headers."+name, invalidHeader, "absent or non-empty")
+		case seen[name]:
+			return invalid("apns.headers."+name, invalidHeader, "set once; the name is case-insensitive")
 		}
+		seen[name] = true
 	}
 	return nil
 }
@@ -208,16 +225,36 @@ func isTopic(s string) bool {
 // its app, such as a watch app or an app clip: its bundle ID begins with the app's. It cannot set
 // the topic of another app that shares the key.
 func (p *Provider) topicFor(n *push.Notification, kind *pushType) (string, error) {
+	const field = "apns.headers.apns-topic"
 	named := senderHeader(n, "apns-topic")
-	switch {
-	case named == "":
-		return p.topics[kind.name], nil
-	case !isTopic(named):
-		return "", invalid("apns.headers.apns-topic", invalidHeader, "a bundle ID: "+topicFormat)
-	case p.topic != "" && named != p.topic && !strings.HasPrefix(named, p.topic+"."):
-		return "", invalid("apns.headers.apns-topic", invalidHeader, "the app's topic, or that topic followed by a dot and a suffix")
+	if named == "" || named == p.topic {
+		return p.ownTopic(kind)
 	}
-	return kind.topic(named), nil
+	other := pushTypeOfTopic(named)
+	switch {
+	case !isTopic(named):
+		return "", invalid(field, invalidHeader, "a bundle ID: "+topicFormat)
+	case p.topic != "" && !strings.HasPrefix(named, p.topic+"."):
+		return "", invalid(field, invalidHeader, "the app's topic, or that topic followed by a dot and a suffix")
+	case other == kind:
+		return named, nil
+	case other != nil:
+		return "", invalid(field, invalidHeader, "without the suffix "+other.suffix+" for push type "+kind.name)
+	}
+	return named + kind.suffix, nil
+}
+
+// ownTopic returns the configured topic with the push type's suffix. A configured topic that ends
+// in a suffix is for that push type. Push types without a suffix are allowed too, because the
+// bundle ID of an app can end in .voip.
+func (p *Provider) ownTopic(kind *pushType) (string, error) {
+	switch other := pushTypeOfTopic(p.topic); {
+	case p.topic == "", other == kind, other != nil && kind.suffix == "":
+		return p.topic, nil
+	case other != nil:
+		return "", invalid(pushTypeField, invalidHeader, other.name+", because the topic of this app ends in "+other.suffix)
+	}
+	return p.topics[kind.name], nil
 }
 
 func priorityFor(n *push.Notification, kind *pushType) (string, error) {
@@ -237,7 +274,7 @@ func priorityFor(n *push.Notification, kind *pushType) (string, error) {
 func expirationFor(n *push.Notification, _ *pushType) (string, error) {
 	if named := senderHeader(n, "apns-expiration"); named != "" {
 		if len(named) > 11 || !allBytes(named, isDigit) {
-			return "", invalid("apns.headers.apns-expiration", invalidHeader, "seconds since 1970 in digits, or 0")
+			return "", invalid("apns.headers.apns-expiration", invalidHeader, "digits: "+secondsSince1970+", or 0")
 		}
 		return named, nil
 	}

@@ -3,6 +3,8 @@
 package apns
 
 import (
+	"strconv"
+
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -38,12 +40,12 @@ func checkLiveActivity(n *push.Notification) error {
 	event, toChannel := string(a.Event), n.Kind() == push.ToChannel
 	switch {
 	case !isTimestamp(a.Timestamp):
-		return invalidMember("timestamp", "an integer: seconds since 1970")
+		return invalidMember("timestamp", "an integer: "+secondsSince1970)
 	case toChannel && event == `"start"`:
 		return invalidMember("event", "update or end: a broadcast cannot start an activity")
 	case event != `"start"` && event != `"update"` && event != `"end"`:
 		return invalidMember("event", "start, update or end")
-	case event != `"end"` && a.State.Kind() != '{', !isKindOrAbsent(a.State, '{'):
+	case event != `"end"` && a.State.Kind() != '{', !isAbsent(a.State) && a.State.Kind() != '{':
 		return invalidMember("content-state", "an object")
 	case event == `"start"`:
 		if err := a.checkStart(); err != nil {
@@ -70,19 +72,31 @@ func (a *liveActivity) checkStart() error {
 }
 
 func (a *liveActivity) checkDates() error {
-	for _, m := range [...]struct {
-		name  string
-		value jsontext.Value
-	}{{"dismissal-date", a.Dismissal}, {"stale-date", a.Stale}, {"relevance-score", a.Relevance}} {
-		if !isKindOrAbsent(m.value, '0') {
-			return invalidMember(m.name, "a number")
-		}
+	switch {
+	case !isDateOrAbsent(a.Dismissal):
+		return invalidMember("dismissal-date", "a number: "+secondsSince1970)
+	case !isDateOrAbsent(a.Stale):
+		return invalidMember("stale-date", "a number: "+secondsSince1970)
+	case !isAbsent(a.Relevance) && a.Relevance.Kind() != '0':
+		return invalidMember("relevance-score", "a number")
 	}
 	return nil
 }
 
-// isKindOrAbsent reports whether v is absent or of that kind.
-func isKindOrAbsent(v jsontext.Value, kind jsontext.Kind) bool { return v == nil || v.Kind() == kind }
+// secondsSince1970 is the format of dates. Milliseconds, which JavaScript's Date.now returns, are a
+// common mistake: a device would read them as a date far in the future.
+const secondsSince1970 = "seconds since 1970, not milliseconds"
+
+// maxDate excludes milliseconds: in seconds it is the year 5138, in milliseconds 1973.
+const maxDate = 1e11
+
+func isDateOrAbsent(v jsontext.Value) bool {
+	if isAbsent(v) {
+		return true
+	}
+	seconds, err := strconv.ParseFloat(string(v), 64)
+	return v.Kind() == '0' && err == nil && seconds < maxDate
+}
 
 func isTimestamp(v jsontext.Value) bool {
 	return v.Kind() == '0' && len(v) <= 11 && allBytes(string(v), isDigit)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -62,8 +63,8 @@ func allBytes(s string, allowed func(byte) bool) bool {
 // content is what the device does with a notification, as far as the push type depends on it.
 type content struct {
 	visible      bool // it has an alert, a badge or a sound
-	silent       bool // it has content-available and is not visible
-	liveActivity bool // it is a Live Activity event
+	silent       bool // content-available is on and it is not visible
+	liveActivity bool // it has a member that only Live Activities have
 }
 
 // contentOf returns the content of n: that of its raw payload, or else of its common fields.
@@ -80,25 +81,33 @@ func contentOf(n *push.Notification) (content, error) {
 func contentOfPayload(raw []byte) (content, error) {
 	var in struct {
 		APS struct {
-			Alert   present `json:"alert"`
-			Badge   present `json:"badge"`
-			Sound   present `json:"sound"`
-			Content present `json:"content-available"`
-			Event   present `json:"event"`
-			State   present `json:"content-state"`
+			Alert present `json:"alert"`
+			Badge present `json:"badge"`
+			Sound present `json:"sound"`
 
-			Level jsontext.Value `json:"interruption-level"`
+			Event          present `json:"event"`
+			State          present `json:"content-state"`
+			AttributesType present `json:"attributes-type"`
+			Attributes     present `json:"attributes"`
+			StaleDate      present `json:"stale-date"`
+			DismissalDate  present `json:"dismissal-date"`
+
+			ContentAvailable jsontext.Value `json:"content-available"`
+			Level            jsontext.Value `json:"interruption-level"`
 		} `json:"aps"`
 	}
 	if jsontext.Value(raw).Kind() != '{' || json.Unmarshal(raw, &in) != nil {
 		return content{}, invalid("apns.payload", invalidPayload, "a JSON object in UTF-8 without duplicate names, with an object as aps")
 	}
 	aps := &in.APS
-	if aps.Level != nil && !slices.Contains(interruptionLevels[:], string(aps.Level)) {
+	if !isAbsent(aps.Level) && !slices.Contains(interruptionLevels[:], string(aps.Level)) {
 		return content{}, invalid("apns.payload.aps.interruption-level", invalidPayload, "passive, active, time-sensitive or critical")
 	}
 	shown := bool(aps.Alert || aps.Badge || aps.Sound)
-	return content{visible: shown, silent: !shown && bool(aps.Content), liveActivity: bool(aps.Event && aps.State)}, nil
+	return content{
+		visible: shown, silent: !shown && isOn(aps.ContentAvailable),
+		liveActivity: bool(aps.Event || aps.State || aps.AttributesType || aps.Attributes || aps.StaleDate || aps.DismissalDate),
+	}, nil
 }
 
 // interruptionLevels are the values of aps.interruption-level (Apple, "Generating a remote
@@ -106,13 +115,31 @@ func contentOfPayload(raw []byte) (content, error) {
 // error.
 var interruptionLevels = [...]string{`"passive"`, `"active"`, `"time-sensitive"`, `"critical"`}
 
-// present is true if a JSON member exists, whatever its value.
+// present is true if a JSON member exists with any value except null.
 type present bool
 
 // UnmarshalJSONFrom skips the value.
 func (p *present) UnmarshalJSONFrom(in *jsontext.Decoder) error {
-	*p = true
+	*p = in.PeekKind() != 'n'
 	return in.SkipValue()
+}
+
+// isAbsent reports whether a JSON member does not exist or is null.
+func isAbsent(v jsontext.Value) bool { return v == nil || v.Kind() == 'n' }
+
+// isOn reports whether the value of content-available makes a device wake the app. Apple documents
+// 1; many senders write true or "1".
+func isOn(v jsontext.Value) bool {
+	switch v.Kind() {
+	case 't':
+		return true
+	case '"':
+		return string(v) == `"1"`
+	case '0':
+		number, err := strconv.ParseFloat(string(v), 64)
+		return err == nil && number != 0
+	}
+	return false
 }
 
 // payload returns the request's body: the raw payload unchanged, or one made from the common
@@ -138,13 +165,15 @@ func payload(n *push.Notification, kind *pushType) ([]byte, error) {
 	return text.Bytes, nil
 }
 
-// rawPayload returns raw unchanged, or without whitespace if it exceeds the limit otherwise.
+// rawPayload returns raw unchanged. If it exceeds the limit, rawPayload returns the same value in
+// the shortest form: without whitespace, and with UTF-8 instead of \u escapes, which many JSON
+// encoders write for every character outside ASCII.
 func rawPayload(raw []byte, kind *pushType) ([]byte, error) {
 	if len(raw) <= kind.limit {
 		return raw, nil
 	}
 	tight := jsontext.Value(slices.Clone(raw))
-	if err := tight.Compact(); err != nil || len(tight) > kind.limit {
+	if err := tight.Format(); err != nil || len(tight) > kind.limit {
 		return nil, tooLarge("apns.payload", len(tight), kind)
 	}
 	return tight, nil

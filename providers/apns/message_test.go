@@ -64,6 +64,14 @@ func TestOversizedRawPayloadIsCompacted(t *testing.T) {
 	equal(t, "the sender's payload", string(n.APNs.Payload), before)
 }
 
+func TestOversizedRawPayloadIsReencoded(t *testing.T) {
+	want := fill(`{"aps":{"alert":{"body":"😀/`, "é", `"}},"n":1.50,"quote":"\"\\"}`, 4096)
+	escape := strings.NewReplacer("é", `\u00e9`, "😀", `\ud83d\ude00`, "/", `\/`).Replace
+	equal(t, "payload", string(translate(t, newKeyProvider(t), newNotification(withPayload(escape(want)))).Body), want)
+	longer := newNotification(withPayload(escape(want[:len(want)-1] + ` , "k":1 }`)))
+	equal(t, "longer", mustRefuse(t, newKeyProvider(t), longer).Reason, "PayloadTooLarge")
+}
+
 func TestRequestHeaders(t *testing.T) {
 	ttl := func(d time.Duration) func(*push.Notification) {
 		return func(n *push.Notification) { n.TTL = (*push.Duration)(&d) }
@@ -92,6 +100,8 @@ func TestRequestHeaders(t *testing.T) {
 		{"only data", []func(*push.Notification){data}, "background||5||"},
 		{"only data, high", []func(*push.Notification){data, prio("high")}, "background||5||"},
 		{"an activity", []func(*push.Notification){activity}, "liveactivity|.push-type.liveactivity|||"},
+		{"an activity that ends without a state", []func(*push.Notification){withPayload(`{"aps":{"event":"end","timestamp":1}}`)}, "liveactivity|.push-type.liveactivity|||"},
+		{"an alert and null members of an activity", []func(*push.Notification){withPayload(`{"aps":{"alert":"x","event":null,"content-state":null}}`)}, "alert||||"},
 		{"an activity, low", []func(*push.Notification){activity, prio("low")}, "liveactivity|.push-type.liveactivity|5||"},
 		{"now or never", []func(*push.Notification){ttl(0)}, "alert|||0|"},
 		{"an hour", []func(*push.Notification){ttl(time.Hour)}, "alert|||1700003600|"},
@@ -99,11 +109,23 @@ func TestRequestHeaders(t *testing.T) {
 		{"collapsible", []func(*push.Notification){key("score")}, "alert||||score"},
 		{"raw: content-available", []func(*push.Notification){withPayload(`{"aps":{"content-available":1},"k":1}`)}, "background||5||"},
 		{"raw: content-available and an alert", []func(*push.Notification){withPayload(`{"aps":{"content-available":1,"alert":"x"}}`)}, "alert||||"},
+		{"raw: content-available off", []func(*push.Notification){withPayload(`{"aps":{"content-available":0},"k":1}`)}, "alert||||"},
+		{"raw: content-available false", []func(*push.Notification){withPayload(`{"aps":{"content-available":false}}`)}, "alert||||"},
+		{"raw: content-available null", []func(*push.Notification){withPayload(`{"aps":{"content-available":null}}`)}, "alert||||"},
+		{"raw: content-available true", []func(*push.Notification){withPayload(`{"aps":{"content-available":true}}`)}, "background||5||"},
+		{"raw: content-available and null", []func(*push.Notification){withPayload(`{"aps":{"content-available":1,"alert":null,"badge":null,"sound":null}}`)}, "background||5||"},
+		{"raw: background and null", []func(*push.Notification){typed("background"), withPayload(`{"aps":{"content-available":1,"alert":null}}`)}, "background||5||"},
+		{"raw: aps null", []func(*push.Notification){withPayload(`{"aps":null,"k":1}`)}, "alert||||"},
 		{"raw: no aps", []func(*push.Notification){withPayload(`{"k":1}`)}, "alert||||"},
 		{"sender's headers win", []func(*push.Notification){prio("high"), ttl(0), key("a"), withHeaders("apns-priority", "1", "apns-expiration", "7", "apns-collapse-id", "b c")}, "alert||1|7|b c"},
 		{"topic of the same app", []func(*push.Notification){withHeaders("apns-topic", topic+".watchkitapp")}, "alert|.watchkitapp|||"},
 		{"voip", []func(*push.Notification){typed("voip")}, "voip|.voip|||"},
 		{"voip, suffix given", []func(*push.Notification){typed("voip", "apns-topic", topic+".voip")}, "voip|.voip|||"},
+		{"topic of voip", []func(*push.Notification){withHeaders("apns-topic", topic+".voip")}, "voip|.voip|||"},
+		{"topic of voip, only data", []func(*push.Notification){data, withHeaders("apns-topic", topic+".voip")}, "voip|.voip|||"},
+		{"topic of an activity", []func(*push.Notification){withPayload(`{"aps":{"event":"end","timestamp":1}}`), withHeaders("apns-topic", topic+".push-type.liveactivity")}, "liveactivity|.push-type.liveactivity|||"},
+		{"topic of a complication of a watch app", []func(*push.Notification){withHeaders("apns-topic", topic+".watchkitapp.complication")}, "complication|.watchkitapp.complication|||"},
+		{"names in another case", []func(*push.Notification){withHeaders("Apns-Push-Type", "voip", "APNS-PRIORITY", "5", "Apns-Collapse-Id", "x")}, "voip|.voip|5||x"},
 		{"location", []func(*push.Notification){typed("location")}, "location|.location-query|||"},
 		{"complication", []func(*push.Notification){typed("complication")}, "complication|.complication|||"},
 		{"fileprovider", []func(*push.Notification){typed("fileprovider")}, "fileprovider|.pushkit.fileprovider|||"},
@@ -129,6 +151,42 @@ func TestRequestHeaders(t *testing.T) {
 			equal(t, "method", r.Method, "POST")
 		})
 	}
+}
+
+func TestConfiguredTopicImpliesPushType(t *testing.T) {
+	for _, k := range wantPushTypes {
+		if k.suffix == "" {
+			continue
+		}
+		p := newProvider(t, apns.Config{Topic: topic + k.suffix, Signer: newSigner(t)})
+		n := newNotification(withPayload(`{"aps":{"event":"end","timestamp":1}}`))
+		sent := headerMap(t, translate(t, p, n))
+		equal(t, "implied", sent["apns-push-type"]+" "+sent["apns-topic"], k.name+" "+topic+k.suffix)
+		for _, other := range wantPushTypes {
+			n := newNotification(withPayload(`{"aps":{"event":"end","timestamp":1}}`), withHeaders("apns-push-type", other.name))
+			switch {
+			case !other.key:
+			case other.suffix == "" || other.name == k.name: // the bundle ID of an app can end in .voip
+				sent := headerMap(t, translate(t, p, n))
+				equal(t, "set", sent["apns-push-type"]+" "+sent["apns-topic"], other.name+" "+topic+k.suffix)
+			default:
+				equal(t, k.name+" and "+other.name, mustRefuse(t, p, n).Field, "apns.headers.apns-push-type")
+			}
+		}
+	}
+	p := newProvider(t, apns.Config{Topic: topic + ".push-type.liveactivity", Signer: newSigner(t)})
+	equal(t, "path of a broadcast", translate(t, p, newNotification(withChannel)).Path, "/4/broadcasts/apps/"+topic)
+}
+
+func TestImpliedPushTypeNeedsItsCredential(t *testing.T) {
+	n := newNotification(withHeaders("apns-topic", topic+".location-query"))
+	equal(t, "with a key", headerMap(t, translate(t, newKeyProvider(t), n))["apns-push-type"], "location")
+	equal(t, "with a certificate", mustRefuse(t, newCertificateProvider(t), n).Field, "apns.headers.apns-push-type")
+}
+
+func TestDeviceTokenIsLowerCase(t *testing.T) {
+	n := newNotification(func(n *push.Notification) { n.Token = strings.ToUpper(n.Token) })
+	equal(t, "path", translate(t, newKeyProvider(t), n).Path, "/3/device/"+deviceToken)
 }
 
 func TestMDMTopicIsCertificateUID(t *testing.T) {
@@ -227,7 +285,12 @@ func TestFieldErrors(t *testing.T) {
 		{"a header that the gateway sets", changes(withHeaders("authorization", "bearer x")), "apns.headers.authorization", "InvalidHeader"},
 		{"another ID", changes(withHeaders("apns-id", notificationID)), "apns.headers.apns-id", "InvalidHeader"},
 		{"a pseudo-header", changes(withHeaders(":path", "/")), "apns.headers", "InvalidHeader"},
-		{"uppercase", changes(withHeaders("Apns-Priority", "5")), "apns.headers", "InvalidHeader"},
+		{"a header in both cases", changes(withHeaders("apns-priority", "5", "Apns-Priority", "5")), "apns.headers.apns-priority", "InvalidHeader"},
+		{"voip with the topic of an activity", changes(withHeaders("apns-push-type", "voip", "apns-topic", topic+".push-type.liveactivity")), "apns.headers.apns-topic", "InvalidHeader"},
+		{"an activity with the topic of voip", changes(withHeaders("apns-push-type", "liveactivity", "apns-topic", topic+".voip"), withPayload(`{"aps":{"event":"end","timestamp":1}}`)), "apns.headers.apns-topic", "InvalidHeader"},
+		{"an alert with the topic of voip", changes(withHeaders("apns-push-type", "alert", "apns-topic", topic+".voip")), "apns.headers.apns-topic", "InvalidHeader"},
+		{"the topic of an activity without a payload", changes(withHeaders("apns-topic", topic+".push-type.liveactivity")), "apns.payload", "InvalidPayload"},
+		{"a background with its alert after null", changes(withHeaders("apns-push-type", "background"), withPayload(`{"aps":{"badge":null,"alert":"x"}}`)), "apns.headers.apns-push-type", "InvalidHeader"},
 		{"an empty header", changes(withHeaders("apns-topic", "")), "apns.headers.apns-topic", "InvalidHeader"},
 		{"an unknown push type", changes(withHeaders("apns-push-type", "Alert")), "apns.headers.apns-push-type", "InvalidHeader"},
 		{"mdm with a key", changes(withHeaders("apns-push-type", "mdm")), "apns.headers.apns-push-type", "InvalidHeader"},

@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -31,9 +32,10 @@ import (
 
 // Config is an APNs credential and the app that uses it.
 type Config struct {
-	// Topic is the app's bundle ID, without the suffix of a push type. It is required with a
-	// Signer. With a certificate it is optional if the certificate has one topic; for push type mdm
-	// it is the UID in the certificate's subject.
+	// Topic is the app's bundle ID. It is required with a Signer. With a certificate it is optional
+	// if the certificate has one topic; for push type mdm it is the UID in the certificate's
+	// subject. If it ends in the suffix of a push type, such as .voip, notifications that set no
+	// push type have that one.
 	Topic string
 	// Signer creates the provider tokens. Apps that share a key must share its Signer, or APNs
 	// refuses their tokens because they change too often. nil means that the credential is the TLS
@@ -45,7 +47,7 @@ type Config struct {
 // use.
 type Provider struct {
 	topic  string
-	topics map[string]string // by push type, including the suffix; empty without a topic
+	topics map[string]string // by push type: the topic with the suffix
 	signer *Signer           // nil if the credential is a certificate
 }
 
@@ -59,9 +61,7 @@ func New(cfg Config) (*Provider, error) {
 	}
 	p := &Provider{topic: cfg.Topic, topics: map[string]string{}, signer: cfg.Signer}
 	for i := range pushTypes {
-		if cfg.Topic != "" {
-			p.topics[pushTypes[i].name] = pushTypes[i].topic(cfg.Topic)
-		}
+		p.topics[pushTypes[i].name] = cfg.Topic + pushTypes[i].suffix
 	}
 	return p, nil
 }
@@ -106,7 +106,7 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 			return nil, err
 		}
 	}
-	return &wire.Request{Method: "POST", Path: "/3/device/" + n.Token, Header: header, Body: body}, nil
+	return &wire.Request{Method: "POST", Path: "/3/device/" + strings.ToLower(n.Token), Header: header, Body: body}, nil
 }
 
 // Send makes one attempt on conn and judges the response. r is the result of Translate; Send does

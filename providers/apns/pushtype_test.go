@@ -102,7 +102,7 @@ func TestEnumeratedValues(t *testing.T) {
 			[]string{"", "-1", "1.5", "1e9", "soon", "2026-12-31T23:59:59Z", "100000000000"}, "apns.headers.apns-expiration"},
 		{"interruption level", payload(`{"aps":{"alert":"Hi","interruption-level":%q}}`), []string{"passive", "active", "time-sensitive", "critical"},
 			[]string{"", "Passive", "timeSensitive", "time_sensitive", "urgent"}, "apns.payload.aps.interruption-level"},
-		{"interruption level, not a string", payload(`{"aps":{"alert":"Hi","interruption-level":%s}}`), nil, []string{"1", "null", "[]", "true"}, "apns.payload.aps.interruption-level"},
+		{"interruption level, not a string", payload(`{"aps":{"alert":"Hi","interruption-level":%s}}`), []string{"null"}, []string{"1", "[]", "true"}, "apns.payload.aps.interruption-level"},
 		{"event", activity, []string{"start", "update", "end"}, []string{"", "Start", "begin", "stop", "updated"}, "apns.payload.aps.event"},
 		{"broadcast event", broadcast, []string{"update", "end"}, []string{"start", "", "begin"}, "apns.payload.aps.event"},
 	} {
