@@ -60,7 +60,10 @@ A test generates this table from the providers. Each cell lists what a field add
 when it has the value in the first column. The platform-specific blocks take precedence:
 
 - ` + "`apns.payload`" + ` replaces the whole payload.
-- ` + "`fcm.message`" + ` is merged into the message, object by object.
+- ` + "`fcm.message`" + ` is merged into the message, object by object. Fields that depend on others, such as
+  the background push of a message with nothing to show, follow from the merged message. The names of
+  headers are case-insensitive. With ` + "`android_v2`" + ` in the message, ` + "`ttl`" + `, ` + "`collapse_key`" + ` and ` + "`sound`" + ` go
+  there instead of to ` + "`android`" + `.
 - ` + "`webpush.payload`" + ` replaces the plaintext.
 - ` + "`headers`" + ` replace the generated headers of the same name.
 

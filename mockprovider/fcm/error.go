@@ -142,6 +142,12 @@ func errAccessTokenExpired() *fcmError {
 	return e
 }
 
+// errServiceDisabled is the error of a project in which the FCM API is not enabled.
+func errServiceDisabled() *fcmError {
+	return newInfoError(403, "PERMISSION_DENIED", "Firebase Cloud Messaging API has not been used in project 1 before or it is disabled. "+
+		"Enable it by visiting https://console.developers.google.com/apis/api/fcm.googleapis.com/overview?project=1 then retry.", "SERVICE_DISABLED")
+}
+
 // errQuotaExceeded is the error for the message rate of a device or topic.
 func errQuotaExceeded(subject string) *fcmError {
 	e := newError("QUOTA_EXCEEDED", errorDetail{Type: typeQuotaFailure, Violations: []quotaViolation{

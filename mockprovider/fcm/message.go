@@ -18,6 +18,8 @@ type message struct {
 	validateOnly  bool
 	collapsible   bool // it has a collapse_key
 	size          int  // bytes of text in the parts that count toward the size limit
+
+	android, androidV2 bool // it has these fields, of which FCM allows only one
 }
 
 // reader reads a body along the schema. It keeps the order of the fields, because errors refer to
@@ -87,6 +89,10 @@ func (r *reader) field(f *field, name, path string, counted bool) *fcmError {
 	}
 	if path == "" {
 		return r.value(schema, name, counted)
+	}
+	if set := r.dec.PeekKind() != 'n'; set && path == "message" {
+		r.msg.android = r.msg.android || name == "android"
+		r.msg.androidV2 = r.msg.androidV2 || schema == androidConfigV2
 	}
 	return r.value(schema, path+"."+name, counted)
 }
@@ -159,7 +165,7 @@ func (r *reader) keep(f *field, path, value string, counted bool) *fcmError {
 	if f.kind == kindBool && path[0] == 'v' {
 		r.msg.validateOnly = value == "true"
 	}
-	if path == "message.android.collapse_key" || path == "message.android.collapseKey" {
+	if strings.HasPrefix(path, "message.android") && (strings.HasSuffix(path, ".collapse_key") || strings.HasSuffix(path, ".collapseKey")) {
 		r.msg.collapsible = true
 	}
 	if !f.target {
@@ -210,6 +216,9 @@ func (m message) check() *fcmError {
 		if !isCondition(m.value) {
 			return newFieldError("Invalid condition expression provided.", "message.condition")
 		}
+	}
+	if m.android && m.androidV2 {
+		return newFieldError("Only one of android and android_v2 may be set.", "message.android_v2")
 	}
 	if m.size > limit {
 		return errTooBig()

@@ -3,6 +3,7 @@
 package fcm
 
 import (
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -36,7 +37,7 @@ type field struct {
 	sized  bool              // the text of the field and of all fields in it counts toward the size limit
 }
 
-// requestSchema is the schema of a request body.
+// requestSchema is the schema of a request body, revision 20261023.
 var requestSchema = msg(fields{
 	"validate_only": {kind: kindBool},
 	"message": msg(fields{
@@ -49,6 +50,7 @@ var requestSchema = msg(fields{
 		"notification": sized(msg(fields{"title": text, "body": text, "image": text})),
 		"fcm_options":  fcmOptions(nil),
 		"android":      androidConfig,
+		"android_v2":   androidConfigV2,
 		"apns":         apnsConfig,
 		"webpush":      webpushConfig,
 	}),
@@ -66,7 +68,31 @@ var androidConfig = msg(fields{
 	"direct_boot_ok": {kind: kindBool}, "bandwidth_constrained_ok": {kind: kindBool}, "restricted_satellite_ok": {kind: kindBool},
 })
 
-var androidNotification = sized(msg(fields{
+var androidConfigV2 = msg(fields{
+	"collapse_key": text, "restricted_package_name": text,
+	"ttl":         {kind: kindDuration, check: isTTL},
+	"data":        {kind: kindMap, keys: isDataKey, sized: true},
+	"fcm_options": fcmOptions(nil), "background_sync": msg(nil),
+	"remote_notification": msg(fields{
+		"mutable_content": {kind: kindBool}, "use_as_v1_data_message": {kind: kindBool},
+		"notification": sized(msg(androidNotificationFields(fields{"id": {kind: kindInt}}))),
+	}),
+	"direct_boot_ok": {kind: kindBool}, "bandwidth_constrained_ok": {kind: kindBool}, "restricted_satellite_ok": {kind: kindBool},
+})
+
+var androidNotification = sized(msg(androidNotificationFields(fields{
+	"proxy":                     {kind: kindEnum, values: []string{"PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"}},
+	"bypass_proxy_notification": {kind: kindBool},
+})))
+
+// androidNotificationFields returns the fields that both kinds of notifications have, and more.
+func androidNotificationFields(more fields) fields {
+	all := maps.Clone(commonNotificationFields)
+	maps.Copy(all, more)
+	return all
+}
+
+var commonNotificationFields = fields{
 	"title": text, "body": text, "icon": text, "sound": text, "tag": text, "click_action": text, "image": text,
 	"body_loc_key": text, "title_loc_key": text, "channel_id": text, "ticker": text,
 	"color":         {kind: kindString, check: regexp.MustCompile(`^#[0-9a-fA-F]{6}$`).MatchString},
@@ -78,14 +104,13 @@ var androidNotification = sized(msg(fields{
 	"notification_priority": {kind: kindEnum, values: []string{"PRIORITY_UNSPECIFIED", "PRIORITY_MIN", "PRIORITY_LOW",
 		"PRIORITY_DEFAULT", "PRIORITY_HIGH", "PRIORITY_MAX"}},
 	"visibility": {kind: kindEnum, values: []string{"VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"}},
-	"proxy":      {kind: kindEnum, values: []string{"PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"}},
 	"light_settings": msg(fields{
 		"color": msg(fields{
 			"red": {kind: kindFloat}, "green": {kind: kindFloat}, "blue": {kind: kindFloat}, "alpha": {kind: kindFloat},
 		}),
 		"light_on_duration": {kind: kindDuration}, "light_off_duration": {kind: kindDuration},
 	}),
-}))
+}
 
 var apnsConfig = msg(fields{
 	"headers":             {kind: kindMap},
@@ -121,9 +146,7 @@ func listOf(items *field) *field { return &field{kind: kindList, items: items} }
 
 func fcmOptions(more fields) *field {
 	all := fields{"analytics_label": {kind: kindString, check: isLabel}}
-	for name, schema := range more {
-		all[name] = schema
-	}
+	maps.Copy(all, more)
 	return msg(all)
 }
 
@@ -146,7 +169,7 @@ func isHTTPS(link string) bool { return strings.HasPrefix(link, "https://") }
 
 // isDataKey reports whether a key of data is allowed, which means that FCM does not reserve it.
 func isDataKey(key string) bool {
-	return key != "from" && key != "message_type" && !strings.HasPrefix(key, "google") && !strings.HasPrefix(key, "gcm")
+	return key != "from" && key != "message_type" && !strings.HasPrefix(key, "google.") && !strings.HasPrefix(key, "gcm.notification.")
 }
 
 // isTTL reports whether a duration is from 0 to four weeks.

@@ -37,8 +37,9 @@ func New(project string, access AccessTokens) *Service {
 	return &Service{project: project, access: access}
 }
 
-// tokenErrors holds the errors of registration tokens, by the prefix of the part after the colon. All
-// other well-formed tokens, <id>:<rest>, are registered. Real tokens continue with APA91b.
+// tokenErrors holds the errors of registration tokens, by the prefix of the part after the colon, and
+// of Firebase installation IDs, by their own prefix. All other well-formed tokens, <id>:<rest>, and
+// IDs are registered. Real tokens continue with APA91b.
 var tokenErrors = []struct {
 	prefix string
 	err    func() *fcmError
@@ -106,6 +107,8 @@ func faultError(f *script.Fault) *fcmError {
 		return errQuotaExceeded("topic")
 	case "ACCESS_TOKEN_EXPIRED":
 		return errAccessTokenExpired()
+	case "SERVICE_DISABLED":
+		return errServiceDisabled()
 	}
 	if _, known := errorCodes[reason]; known {
 		return newError(reason)
@@ -160,14 +163,25 @@ func (s *Service) read(r *h2.Request) (message, *fcmError) {
 	return parseMessage(r.Body)
 }
 
-// checkToken checks the format of a registration token, and whether it is registered.
+// lenInstallationID is the length of a Firebase installation ID: 17 bytes in base64url, without the
+// last character.
+const lenInstallationID = 22
+
+// checkToken checks the format of a registration token or a Firebase installation ID, and whether it
+// is registered. The field token accepts an ID too ("During the transition period, this field also
+// accepts a Firebase Installation ID", REST reference).
 func checkToken(m message) *fcmError {
 	if m.target != "token" && m.target != "fid" {
 		return nil
 	}
 	id, rest, colon := strings.Cut(m.value, ":")
-	if m.target == "token" && (!colon || id == "" || rest == "") || len(m.value) > 4096 || !hasTokenChars(m.value) {
+	switch {
+	case len(m.value) > 4096 || !hasTokenChars(m.value) || colon && (m.target == "fid" || id == "" || rest == ""):
 		return errBadToken()
+	case !colon && m.target == "token" && len(m.value) != lenInstallationID:
+		return errBadToken()
+	case !colon:
+		rest = m.value
 	}
 	for _, known := range tokenErrors {
 		if strings.HasPrefix(rest, known.prefix) {

@@ -45,6 +45,11 @@ func to(token string) string {
 	return `{"message":{"token":"` + token + `","notification":{"title":"Hello","body":"World"}}}`
 }
 
+// toInstallation returns a message to a Firebase installation ID.
+func toInstallation(id string) string {
+	return `{"message":{"fid":"` + id + `","notification":{"title":"Hello"}}}`
+}
+
 func get(r h2.Response, name string) string { return (&h2.Request{Header: r.Header}).Get(name) }
 
 // parse returns what a client extracts from an error response: the code of FcmError or else the
@@ -85,8 +90,10 @@ func parse(t *testing.T, r h2.Response) (code, field string) {
 func TestMessageIsAcceptedWithAName(t *testing.T) {
 	name := regexp.MustCompile(`^\{\n  "name": "(projects/demo-project/messages/0:[0-9]{16}%[0-9a-f]{16})"\n\}\n$`)
 	for _, text := range []string{
-		to(registrationToken),
-		`{"message":{"topic":"news","data":{"k":"v"}}}`,
+		to(registrationToken), to("cE3dZp4rQ0mUx7sYt1kLwA"), toInstallation("cE3dZp4rQ0mUx7sYt1kLwA"),
+		`{"message":{"topic":"news","data":{"k":"v","google_place_id":"p","gcmToken":"t","gcm.x":"d"}}}`,
+		`{"message":{"topic":"news","android":null,"android_v2":{"collapse_key":"k","data":{"k":"v"},"remoteNotification":{"useAsV1DataMessage":true,
+			"notification":{"title":"t","id":7,"light_settings":{"color":{"red":1}}}},"backgroundSync":{}}}}`,
 		`{"message":{"condition":"'a' in topics && !('b' in topics)"}}`,
 		`{"message":{"token":"` + registrationToken + `","android":{"ttl":"3600s","priority":"high","collapseKey":"k",
 			"notification":{"color":"#00ff00","visibility":"PRIVATE","light_settings":{"color":{"red":0.5}},"vibrate_timings":["3.5s"]}}}}`,
@@ -111,6 +118,7 @@ func TestFindReadsTheTarget(t *testing.T) {
 		`{"message":{"condition":"'a' in topics"}}`:                  {Token: "'a' in topics", Multicast: true},
 		`{"message":{"token":"a:b","android":{"collapse_key":"k"}}}`: {Token: "a:b", Collapsible: true},
 		`{"message":{"token":"a:b","android":{"collapseKey":"k"}}}`:  {Token: "a:b", Collapsible: true},
+		`{"message":{"fid":"ab","androidV2":{"collapseKey":"k"}}}`:   {Token: "ab", Collapsible: true},
 		`not JSON`: {},
 	} {
 		r := request(text)
@@ -148,9 +156,19 @@ func TestEveryDocumentedErrorOccurs(t *testing.T) {
 		{to("x:ratelimit"), 429, "RATE_LIMIT_EXCEEDED", ""},
 		{to("x:internal"), 500, "INTERNAL", ""},
 		{to("x:unavailable"), 503, "UNAVAILABLE", ""},
+		{toInstallation("dead"), 404, "UNREGISTERED", ""},
+		{toInstallation("deadYrQpK7sR1mUx7sYt1k"), 404, "UNREGISTERED", ""},
+		{toInstallation("badYrQpK7sR1mUx7sYt1kL"), 400, "INVALID_ARGUMENT", ""},
+		{toInstallation("x:y"), 400, "INVALID_ARGUMENT", ""},
+		{to("deadYrQpK7sR1mUx7sYt1k"), 404, "UNREGISTERED", ""},
+		{to("badYrQpK7sR1mUx7sYt1kL"), 400, "INVALID_ARGUMENT", ""},
+		{to("dead"), 400, "INVALID_ARGUMENT", ""},
 		{`{"message":{"token":"x:y","data":{"a":"b","n":12}}}`, 400, "INVALID_ARGUMENT", "message.data[1].value"},
 		{`{"message":{"token":"x:y","data":{"from":"b"}}}`, 400, "INVALID_ARGUMENT", "message.data[0].key"},
-		{`{"message":{"token":"x:y","data":{"gcm.x":"b"}}}`, 400, "INVALID_ARGUMENT", "message.data[0].key"},
+		{`{"message":{"token":"x:y","data":{"gcm.notification.x":"b"}}}`, 400, "INVALID_ARGUMENT", "message.data[0].key"},
+		{`{"message":{"token":"x:y","data":{"google.x":"b"}}}`, 400, "INVALID_ARGUMENT", "message.data[0].key"},
+		{`{"message":{"token":"x:y","android":{"ttl":"1s"},"androidV2":{"ttl":"1s"}}}`, 400, "INVALID_ARGUMENT", "message.android_v2"},
+		{`{"message":{"token":"x:y","android_v2":{"priority":"HIGH"}}}`, 400, "INVALID_ARGUMENT", "message.android_v2"},
 		{`{"message":{"token":"x:y","colour":1}}`, 400, "INVALID_ARGUMENT", "message"},
 		{`{"message":{"token":"x:y","android":{"notification":{"colour":1}}}}`, 400, "INVALID_ARGUMENT", "message.android.notification"},
 		{`{"message":{"token":"x:y","android":{"ttl":"5m"}}}`, 400, "INVALID_ARGUMENT", "message.android.ttl"},
@@ -238,6 +256,7 @@ func TestFaultHasTheErrorOfItsReasonStatusOrQuota(t *testing.T) {
 		code  string
 	}{
 		{script.Fault{Status: 404}, "UNREGISTERED"}, {script.Fault{Status: 401}, "ACCESS_TOKEN_EXPIRED"},
+		{script.Fault{Status: 403, Reason: "SERVICE_DISABLED"}, "SERVICE_DISABLED"},
 		{script.Fault{Status: 429, RetryAfter: time.Minute}, "QUOTA_EXCEEDED"}, {script.Fault{Status: 429, Reason: "RATE_LIMIT_EXCEEDED"}, "RATE_LIMIT_EXCEEDED"},
 		{script.Fault{Status: 500, Reason: "UNAVAILABLE"}, "UNAVAILABLE"}, {script.Fault{Status: 418, Reason: "TEAPOT"}, "TEAPOT"},
 		{script.Fault{Status: 418}, "UNKNOWN"},

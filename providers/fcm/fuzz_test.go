@@ -7,46 +7,53 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-push/sluice/internal/jsonobj"
 	"github.com/sluice-push/sluice/push"
 )
 
 // FuzzMerge checks that a merge returns one object with every member of the raw message unchanged
 // and every other member from the common message.
 func FuzzMerge(f *testing.F) {
-	for _, seed := range [][2]string{
-		{`{"token":"a","android":{"ttl":"1s","collapse_key":"k"}}`, `{"android":{"collapseKey":"x","notification":{"sound":"s"}}}`},
-		{`{"token":"a","notification":{"title":"t"},"data":{"k":"v"}}`, `{"notification":{"body":"\ud83d\ude00"},"data":{"k":"w","l":""}}`},
-		{`{"apns":{"payload":{"aps":{"sound":"x"}}}}`, `{"apns":{"payload":{"aps":{"alert":{"title":"t"},"badge":1e3}},"headers":null},"name":null}`},
-		{`{}`, ` { "webpush" : { "fcmOptions" : { "link" : "https://x/" } } } `},
-	} {
-		f.Add(seed[0], seed[1])
-	}
-	f.Fuzz(func(t *testing.T, common, raw string) {
-		if below, ok := parseObject(jsontext.Value(common)); !ok || below.get("android") != nil && below.get("android").Kind() != '{' {
-			return
+	f.Add("", "v", "s", `{"android":{"collapseKey":"x","notification":{"sound":"s"}}}`)
+	f.Add("t", "v", "", `{"notification":{"body":"\ud83d\ude00"},"data":{"k":"w","l":""}}`)
+	f.Add("", "", "x", `{"apns":{"payload":{"aps":{"alert":{"title":"t"},"badge":1e3}},"headers":{"APNS-Priority":"1"}},"name":null}`)
+	f.Add("", "v", "s", ` { "webpush" : { "fcmOptions" : { "link" : "https://x/" } } , "androidV2":{"remoteNotification":{"notification":{"x":1}}}} `)
+	f.Fuzz(func(t *testing.T, title, data, sound, raw string) {
+		n := &push.Notification{Target: push.Target{Token: "a"}, Title: title, Sound: sound, Priority: push.PriorityHigh, CollapseKey: "c",
+			FCM: &push.FCMBlock{Message: []byte(raw)}}
+		if data != "" {
+			n.Data = map[string]string{"k": data}
 		}
-		n := &push.Notification{Target: push.Target{Token: "a"}, FCM: &push.FCMBlock{Message: []byte(raw)}}
-		merged, err := merge(jsontext.Value(common), n)
+		merged, err := merge(n)
 		if err != nil {
-			if fieldErr, ok := errors.AsType[*push.FieldError](err); !ok || fieldErr.Reason == "" || !strings.HasPrefix(fieldErr.Field, "fcm.message") {
+			fieldErr, ok := errors.AsType[*push.FieldError](err)
+			if !ok || fieldErr.Reason == "" || utf8.ValidString(title) && utf8.ValidString(data) && utf8.ValidString(sound) && !strings.HasPrefix(fieldErr.Field, "fcm.message") {
 				t.Fatalf("%v", err)
 			}
 			return
 		}
-		if diff := cmp.Diff(overlayMaps(decodeNormalized(t, common), decodeNormalized(t, raw)), decodeNormalized(t, string(merged))); diff != "" {
-			t.Errorf("%s over %s (- want, + got):\n%s", raw, common, diff)
+		above, err := parseRaw(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		message, _ := parseObject(merged)
+		var common jsonobj.Writer
+		appendCommon(&common, n, deriveFromMessage(n, message))
+		want := overlayMaps(decodeObject(t, string(common.Bytes)), decodeObject(t, string(above.marshal())))
+		if diff := cmp.Diff(want, decodeObject(t, string(merged))); diff != "" {
+			t.Errorf("%s (- want, + got):\n%s", raw, diff)
 		}
 	})
 }
 
-// decodeNormalized decodes an object and keeps numbers as text. It renames android.collapseKey as
-// merge does.
-func decodeNormalized(t *testing.T, text string) map[string]any {
+// decodeObject decodes an object and keeps numbers as text.
+func decodeObject(t *testing.T, text string) map[string]any {
 	t.Helper()
 	var all map[string]any
 	keepNumbers := json.WithUnmarshalers(json.UnmarshalFromFunc(func(in *jsontext.Decoder, v *any) error {
@@ -59,11 +66,6 @@ func decodeNormalized(t *testing.T, text string) map[string]any {
 	}))
 	if err := json.Unmarshal([]byte(text), &all, keepNumbers); err != nil {
 		t.Fatalf("%q: %v", text, err)
-	}
-	android, _ := all["android"].(map[string]any)
-	if camel, given := android["collapseKey"]; given && android["collapse_key"] == nil {
-		android["collapse_key"] = camel
-		delete(android, "collapseKey")
 	}
 	return all
 }

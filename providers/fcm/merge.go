@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -14,8 +15,29 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// merge merges the sender's message over the common one, and checks it for what FCM would refuse.
-func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) {
+// merge returns the message: the raw one, merged over the one made from the common fields. It checks
+// the raw one for what FCM would refuse.
+func merge(n *push.Notification) (jsontext.Value, error) {
+	raw, err := parseRaw(n)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRawSize(raw, n); err != nil { // before the merge, which can add to it
+		return nil, err
+	}
+	merged, err := mergeCommon(n, derived{}, raw)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRawSize(merged, n); err != nil {
+		return nil, err
+	}
+	merged, err = mergeCommon(n, deriveFromMessage(n, merged), raw)
+	return merged.marshal(), err
+}
+
+// parseRaw parses and checks the raw message, and normalizes its names.
+func parseRaw(n *push.Notification) (members, error) {
 	raw, ok := parseObject(jsontext.Value(n.FCM.Message))
 	if !ok {
 		return nil, invalid("fcm.message", invalidPayload, "a JSON object in UTF-8 without duplicate names")
@@ -23,16 +45,25 @@ func merge(common jsontext.Value, n *push.Notification) (jsontext.Value, error) 
 	if err := checkRawTarget(raw, &n.Target); err != nil {
 		return nil, err
 	}
-	if err := checkSchema(raw); err != nil {
+	if err := messageFields.check(n, "fcm.message", raw); err != nil {
 		return nil, err
 	}
-	if err := checkRawSize(raw, n); err != nil { // before the merge, which can add to it
-		return nil, err
+	normalize(raw)
+	if raw.has("android") && raw.has("android_v2") {
+		return nil, invalid("fcm.message.android_v2", invalidPayload, "absent if android is set: FCM accepts only one of them")
 	}
-	normalizeCollapseKey(raw)
-	below, _ := parseObject(common)
-	merged := overlay(below, raw)
-	return merged.marshal(), checkRawSize(merged, n)
+	return raw, nil
+}
+
+// mergeCommon merges raw over the message made from the common fields and d.
+func mergeCommon(n *push.Notification, d derived, raw members) (members, error) {
+	common := jsonobj.Writer{Bytes: make([]byte, 0, sizeHint(n))}
+	appendCommon(&common, n, d)
+	if common.InvalidField != "" {
+		return nil, invalid(common.InvalidField, invalidField, "valid UTF-8")
+	}
+	below, _ := parseObject(common.Bytes)
+	return overlay(below, raw), nil
 }
 
 // checkRawTarget returns an error if the raw message has another target than its notification,
@@ -50,25 +81,17 @@ func checkRawTarget(raw members, t *push.Target) error {
 	return nil
 }
 
-// checkRawSize checks the payload size of a raw message. It also checks data, and the data of
-// android and webpush, which replaces it on their devices.
+// checkRawSize checks the payload size of a message: that of the texts of the notification and of
+// data.
 func checkRawSize(message members, n *push.Notification) error {
-	size, err := dataSize(message.get("data"), "fcm.message.data")
-	if err != nil {
-		return err
+	size := 0
+	for _, entry := range message.object("data") {
+		value, _ := unquote(entry.value)
+		size += len(entry.name) + len(value)
 	}
-	for _, platform := range [...]struct{ name, field string }{
-		{"android", "fcm.message.android.data"}, {"webpush", "fcm.message.webpush.data"},
-	} {
-		block, _ := parseObject(message.get(platform.name))
-		if _, err := dataSize(block.get("data"), platform.field); err != nil {
-			return err
-		}
-	}
-	notification, _ := parseObject(message.get("notification"))
+	notification := message.object("notification")
 	for _, name := range [...]string{"title", "body", "image"} {
-		line, _ := unquote(notification.get(name))
-		size += len(line)
+		size += len(notification.text(name))
 	}
 	if size > payloadLimit(n) {
 		return tooLarge("fcm.message", size, n)
@@ -76,37 +99,56 @@ func checkRawSize(message members, n *push.Notification) error {
 	return nil
 }
 
-// dataSize returns the size of a data object in bytes: its names and values.
-func dataSize(data jsontext.Value, field string) (size int, err error) {
-	if data == nil || data.Kind() == 'n' {
-		return 0, nil
+// normalize changes names in the raw message to those of the common message, so that the merge finds
+// equal names: to snake case, and those of headers, which are case-insensitive, to one spelling.
+func normalize(raw members) {
+	raw.rename(messageFields.canonical)
+	for name, one := range map[string]fields{"android": androidFields, "android_v2": androidV2Fields, "apns": apnsFields, "webpush": webPushFields} {
+		raw.update(name, func(block members) {
+			block.rename(one.canonical)
+			block.update("headers", func(headers members) { headers.rename(canonicalHeader) })
+		})
 	}
-	entries, ok := parseObject(data)
-	for _, entry := range entries {
-		value, isText := unquote(entry.value)
-		ok = ok && isText
-		if isReserved(entry.name) {
-			return 0, invalid(field, invalidPayload, reservedNames)
-		}
-		size += len(entry.name) + len(value)
-	}
-	if !ok {
-		return 0, invalid(field, invalidPayload, "an object whose values are all strings")
-	}
-	return size, nil
 }
 
-// normalizeCollapseKey renames android.collapseKey to collapse_key, as in the common message. FCM
-// accepts camel case and snake case of every name, but not both at once.
-func normalizeCollapseKey(raw members) {
-	at := raw.find("android")
+// canonical returns a field's name in snake case, which f has, and other names unchanged.
+func (f fields) canonical(name string) string {
+	if snake := toSnakeCase(name); f.known(snake) {
+		return snake
+	}
+	return name
+}
+
+// canonicalHeader returns the spelling of a header's name in the common message. Other names are
+// returned unchanged.
+func canonicalHeader(name string) string {
+	switch lower := strings.ToLower(name); {
+	case lower == "ttl":
+		return "TTL"
+	case lower == "urgency":
+		return "Urgency"
+	case strings.HasPrefix(lower, "apns-"):
+		return lower
+	}
+	return name
+}
+
+// rename replaces the name of each member.
+func (m members) rename(to func(string) string) {
+	for i := range m {
+		m[i].name = to(m[i].name)
+	}
+}
+
+// update applies change to the object with that name, if there is one.
+func (m members) update(name string, change func(members)) {
+	at := m.find(name)
 	if at < 0 {
 		return
 	}
-	android, _ := parseObject(raw[at].value)
-	if camel := android.find("collapseKey"); camel >= 0 && android.find("collapse_key") < 0 {
-		android[camel].name = "collapse_key"
-		raw[at].value = android.marshal()
+	if object, ok := parseObject(m[at].value); ok {
+		change(object)
+		m[at].value = object.marshal()
 	}
 }
 

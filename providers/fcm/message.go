@@ -56,20 +56,19 @@ func requestBody(n *push.Notification) ([]byte, error) {
 
 // appendMessage appends the message object: the raw message, if any, merged over the common one.
 func appendMessage(o *jsonobj.Writer, n *push.Notification) error {
-	start := len(o.Bytes)
-	appendCommon(o, n)
+	if isRaw(n) {
+		merged, err := merge(n)
+		o.Bytes = append(o.Bytes, merged...)
+		return err
+	}
+	appendCommon(o, n, deriveFromFields(n))
 	if o.InvalidField != "" {
 		return invalid(o.InvalidField, invalidField, "valid UTF-8")
 	}
-	if !isRaw(n) {
-		if size := payloadSize(n); size > payloadLimit(n) {
-			return tooLarge(largestField(n), size, n)
-		}
-		return nil
+	if size := payloadSize(n); size > payloadLimit(n) {
+		return tooLarge(largestField(n), size, n)
 	}
-	merged, err := merge(o.Bytes[start:], n)
-	o.Bytes = append(o.Bytes[:start], merged...)
-	return err
+	return nil
 }
 
 func isRaw(n *push.Notification) bool { return n.FCM != nil && len(n.FCM.Message) > 0 }
@@ -130,6 +129,11 @@ func checkFields(n *push.Notification) error {
 			return invalid("data", invalidField, reservedNames)
 		}
 	}
+	for name := range n.Data {
+		if isDropped(name) {
+			return n.Warn("data", droppedNames)
+		}
+	}
 	return nil
 }
 
@@ -148,18 +152,26 @@ func isCollapseKey(s string) bool {
 	return len(s) <= 64 && !unprintable && strings.TrimSpace(s) == s
 }
 
-const reservedNames = "without the names that FCM reserves: from, message_type, and any that start with google or gcm"
+const reservedNames = "without the names that FCM reserves: the prefixes google. and gcm.notification., from and message_type"
 
-// isReserved reports whether FCM reserves that name in data.
+// isReserved reports whether FCM refuses that name in data ("REST Resource: projects.messages",
+// revision 20261023).
 func isReserved(name string) bool {
-	return name == "from" || name == "message_type" || strings.HasPrefix(name, "google") || strings.HasPrefix(name, "gcm")
+	return name == "from" || name == "message_type" || strings.HasPrefix(name, "google.") || strings.HasPrefix(name, "gcm.notification.")
+}
+
+const droppedNames = "without collapse_key, gcm, and names that start with gcm.: the Firebase SDK of Android does not pass them to the app"
+
+// isDropped reports whether FCM or its Android SDK drops an entry with that name from data.
+func isDropped(name string) bool {
+	return name == "collapse_key" || name == "gcm" || strings.HasPrefix(name, "gcm.")
 }
 
 // appendCommon appends the message made from the common fields.
-func appendCommon(o *jsonobj.Writer, n *push.Notification) {
+func appendCommon(o *jsonobj.Writer, n *push.Notification, d derived) {
 	o.Open("")
 	o.Text(targetName(n.Kind()), n.Key(), "token")
-	if n.Title != "" || n.Body != "" || n.Image != "" {
+	if hasTexts(n) {
 		o.Open("notification")
 		o.Text("title", n.Title, "title")
 		o.Text("body", n.Body, "body")
@@ -172,11 +184,14 @@ func appendCommon(o *jsonobj.Writer, n *push.Notification) {
 		o.Close()
 	}
 	left, bounded := remainingTTL(n)
-	appendAndroid(o, n, left, bounded)
-	appendAPNs(o, n, bounded)
+	appendAndroid(o, n, d, left, bounded)
+	appendAPNs(o, n, d, bounded)
 	appendWebPush(o, n, left, bounded)
 	o.Close()
 }
+
+// hasTexts reports whether the message has a notification, which all platforms display.
+func hasTexts(n *push.Notification) bool { return n.Title != "" || n.Body != "" || n.Image != "" }
 
 // remainingTTL returns the remaining seconds of n's TTL, rounded up. FCM counts the TTL from when
 // it receives the message, a notification's TTL counts from when it is due.
@@ -189,16 +204,22 @@ func remainingTTL(n *push.Notification) (seconds int64, bounded bool) {
 }
 
 // appendAndroid appends the fields that are specific to Android.
-func appendAndroid(o *jsonobj.Writer, n *push.Notification, left int64, bounded bool) {
-	sound := n.Sound != "" && isVisible(n)
-	if n.Priority == "" && !bounded && n.CollapseKey == "" && !sound {
+func appendAndroid(o *jsonobj.Writer, n *push.Notification, d derived, left int64, bounded bool) {
+	sound := n.Sound != "" && d.androidSound
+	priority := n.Priority != "" && !d.androidV2 // implied by the kind of an android_v2 message
+	if !priority && !bounded && n.CollapseKey == "" && !sound {
 		return
 	}
-	o.Open("android")
-	switch n.Priority {
-	case push.PriorityHigh:
+	name := "android"
+	if d.androidV2 {
+		name = "android_v2"
+	}
+	o.Open(name)
+	switch {
+	case !priority:
+	case n.Priority == push.PriorityHigh:
 		o.Text("priority", "HIGH", "")
-	case push.PriorityNormal, push.PriorityLow:
+	default:
 		o.Text("priority", "NORMAL", "")
 	}
 	if bounded {
@@ -206,49 +227,49 @@ func appendAndroid(o *jsonobj.Writer, n *push.Notification, left int64, bounded 
 	}
 	o.Text("collapse_key", n.CollapseKey, "collapse_key")
 	if sound {
-		o.Open("notification")
-		o.Text("sound", n.Sound, "sound")
-		o.Close()
+		appendAndroidSound(o, n, d)
 	}
 	o.Close()
 }
 
+func appendAndroidSound(o *jsonobj.Writer, n *push.Notification, d derived) {
+	if d.androidV2 {
+		o.Open("remote_notification")
+		defer o.Close()
+	}
+	o.Open("notification")
+	o.Text("sound", n.Sound, "sound")
+	o.Close()
+}
+
 // appendAPNs appends the fields that are specific to Apple devices.
-func appendAPNs(o *jsonobj.Writer, n *push.Notification, bounded bool) {
-	silent := !isVisible(n) && n.Badge == nil && n.Sound == "" && len(n.Data) > 0
-	headers := n.Priority != "" || bounded || n.CollapseKey != "" || silent
-	aps := n.Subtitle != "" || n.Badge != nil || n.Sound != "" || n.Image != "" || silent
+func appendAPNs(o *jsonobj.Writer, n *push.Notification, d derived, bounded bool) {
+	headers := d.background || d.apnsPriority != "" || bounded || n.CollapseKey != ""
+	aps := n.Subtitle != "" || n.Badge != nil || n.Sound != "" || d.mutableContent || d.contentAvailable
 	if !headers && !aps {
 		return
 	}
 	o.Open("apns")
 	if headers {
 		o.Open("headers")
-		appendAPNsHeaders(o, n, silent)
+		appendAPNsHeaders(o, n, d)
 		o.Close()
 	}
 	if aps {
 		o.Open("payload")
 		o.Open("aps")
-		appendAPS(o, n, silent)
+		appendAPS(o, n, d)
 		o.Close()
 		o.Close()
 	}
 	o.Close()
 }
 
-func appendAPNsHeaders(o *jsonobj.Writer, n *push.Notification, silent bool) {
-	switch {
-	case silent: // APNs refuses other priorities for background
+func appendAPNsHeaders(o *jsonobj.Writer, n *push.Notification, d derived) {
+	if d.background {
 		o.Text("apns-push-type", "background", "")
-		o.Text("apns-priority", "5", "")
-	case n.Priority == push.PriorityHigh:
-		o.Text("apns-priority", "10", "")
-	case n.Priority == push.PriorityNormal:
-		o.Text("apns-priority", "5", "")
-	case n.Priority == push.PriorityLow:
-		o.Text("apns-priority", "1", "")
 	}
+	o.Text("apns-priority", d.apnsPriority, "")
 	if end, bounded := n.Expiry(); bounded {
 		seconds := int64(0)
 		if *n.TTL > 0 {
@@ -259,22 +280,22 @@ func appendAPNsHeaders(o *jsonobj.Writer, n *push.Notification, silent bool) {
 	o.Text("apns-collapse-id", n.CollapseKey, "collapse_key")
 }
 
-func appendAPS(o *jsonobj.Writer, n *push.Notification, silent bool) {
+func appendAPS(o *jsonobj.Writer, n *push.Notification, d derived) {
 	if n.Subtitle != "" { // this alert replaces notification, so it needs all texts
 		o.Open("alert")
-		o.Text("title", n.Title, "title")
+		o.Text("title", d.title, "title")
 		o.Text("subtitle", n.Subtitle, "subtitle")
-		o.Text("body", n.Body, "body")
+		o.Text("body", d.body, "body")
 		o.Close()
 	}
 	if n.Badge != nil {
 		o.Number("badge", *n.Badge)
 	}
 	o.Text("sound", n.Sound, "sound")
-	if silent {
+	if d.contentAvailable {
 		o.Number("content-available", 1)
 	}
-	if n.Image != "" {
+	if d.mutableContent {
 		o.Number("mutable-content", 1)
 	}
 }

@@ -108,8 +108,8 @@ func TestRawMessageIsMergedOverCommonOne(t *testing.T) {
 			"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"z"},"payload":{"aps":{"alert":"x"}}},
 			"webpush":{"headers":{"TTL":"9","Topic":"t"},"fcm_options":{"link":"https://example.com"}},"fcm_options":{"analytics_label":"a"}}`},
 		{"other values are replaced", `{"notification":null,"android":null,"apns":{"payload":{"x":[1.50]}}}`,
-			`{"token":"T","notification":null,"data":{"k":"v"},"android":null,"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"},
-			"payload":{"x":[1.50]}},"webpush":{"headers":{"TTL":"3600"}}}`},
+			`{"token":"T","notification":null,"data":{"k":"v"},"android":null,"apns":{"headers":{"apns-push-type":"background","apns-priority":"5",
+			"apns-expiration":"946688400","apns-collapse-id":"c"},"payload":{"aps":{"content-available":1},"x":[1.50]}},"webpush":{"headers":{"TTL":"3600"}}}`},
 		{"camel case", `{"android":{"collapseKey":"raw"},"data":{"collapseKey":"x","collapse_key":"y"}}`,
 			`{"token":"T","notification":{"title":"Hello","body":"World"},"data":{"k":"v","collapseKey":"x","collapse_key":"y"},
 			"android":{"ttl":"3600s","collapse_key":"raw"},"apns":{"headers":{"apns-expiration":"946688400","apns-collapse-id":"c"}},"webpush":{"headers":{"TTL":"3600"}}}`},
@@ -131,12 +131,99 @@ func TestRawMessageIsMergedOverCommonOne(t *testing.T) {
 }
 
 func TestRawMessageNeedsNoCommonFields(t *testing.T) {
-	n := &push.Notification{Target: device, FCM: &push.FCMBlock{Message: []byte(`{"data":{"k":"v"}}`)}}
-	equal(t, "body", string(translate(t, newProvider(t), n).Body), `{"message":{"token":"`+deviceToken+`","data":{"k":"v"}}}`)
+	n := &push.Notification{Target: device, FCM: &push.FCMBlock{Message: []byte(`{"notification":{"body":"x"}}`)}}
+	equal(t, "body", string(translate(t, newProvider(t), n).Body), `{"message":{"token":"`+deviceToken+`","notification":{"body":"x"}}}`)
+	n.FCM.Message = []byte(`{"data":{"k":"v"}}`)
+	raw := translate(t, newProvider(t), n).Body
+	n.FCM, n.Data = nil, map[string]string{"k": "v"}
+	equal(t, "the same as with common fields", decodeJSON(t, raw), decodeJSON(t, translate(t, newProvider(t), n).Body))
+}
+
+// TestDerivedFieldsFollowMergedMessage checks the fields that depend on the rest of the message, for
+// every side that the rest can come from.
+func TestDerivedFieldsFollowMergedMessage(t *testing.T) {
+	zero := 0
+	data := func(n *push.Notification) { n.Title, n.Body, n.Data = "", "", map[string]string{"k": "v"} }
+	const background = `{"apns-push-type":"background","apns-priority":"5"}`
+	for _, c := range []struct {
+		name, raw string
+		change    func(*push.Notification)
+		want      map[string]string // by path; "" if absent
+	}{
+		{"data and a raw notification", `{"notification":{"title":"T"}}`, func(n *push.Notification) { data(n); n.Priority = "high"; n.Sound = "ping" },
+			map[string]string{"apns.headers": `{"apns-priority":"10"}`, "apns.payload.aps.content-available": "", "android.notification.sound": `"ping"`}},
+		{"data and an empty raw notification", `{"notification":{"title":"","body":null}}`, data,
+			map[string]string{"apns.headers": background, "apns.payload.aps": `{"content-available":1}`}},
+		{"data and a raw alert", `{"apns":{"payload":{"aps":{"alert":"x"}}}}`, data, map[string]string{"apns.headers": "", "apns.payload.aps": `{"alert":"x"}`}},
+		{"data and a raw badge", `{"apns":{"payload":{"aps":{"badge":0}}}}`, data, map[string]string{"apns.headers": "", "apns.payload.aps": `{"badge":0}`}},
+		{"data and a raw alert of null", `{"apns":{"payload":{"aps":{"alert":null}}}}`, data, map[string]string{"apns.headers": background}},
+		{"raw data and a common priority", `{"data":{"k":"v"}}`, func(n *push.Notification) { n.Title, n.Body, n.Priority = "", "", "high" },
+			map[string]string{"apns.headers": background, "android.priority": `"HIGH"`}},
+		{"raw data and a common badge", `{"data":{"k":"v"}}`, func(n *push.Notification) { n.Title, n.Body, n.Badge = "", "", &zero },
+			map[string]string{"apns.headers": "", "apns.payload.aps": `{"badge":0}`}},
+		{"texts that the raw message removes", `{"notification":null}`, func(n *push.Notification) { n.Data, n.Sound = map[string]string{"k": "v"}, "" },
+			map[string]string{"apns.headers": background}},
+		{"raw content-available", `{"apns":{"payload":{"aps":{"content-available":1}}}}`, func(n *push.Notification) { n.Title, n.Body, n.Priority = "", "", "high" },
+			map[string]string{"apns.headers": background}},
+		{"raw content-available of 0", `{"apns":{"payload":{"aps":{"content-available":0}}}}`, data,
+			map[string]string{"apns.headers": "", "apns.payload.aps": `{"content-available":0}`}},
+		{"a raw push type", `{"apns":{"headers":{"APNS-Push-Type":"voip"}}}`, func(n *push.Notification) { data(n); n.Priority = "high" },
+			map[string]string{"apns.headers": `{"apns-push-type":"voip","apns-priority":"10"}`, "apns.payload": ""}},
+		{"a raw background push type", `{"apns":{"headers":{"apns-push-type":"background"}}}`, func(n *push.Notification) { data(n); n.Priority = "high" },
+			map[string]string{"apns.headers": background, "apns.payload.aps": `{"content-available":1}`}},
+		{"a raw priority that background does not allow", `{"apns":{"headers":{"apns-priority":"10"}}}`, data,
+			map[string]string{"apns.headers": `{"apns-priority":"10"}`, "apns.payload.aps": `{"content-available":1}`}},
+		{"a raw Live Activity", `{"apns":{"liveActivityToken":"ab","payload":{"aps":{"event":"update","content-state":{}}}}}`,
+			func(n *push.Notification) { data(n); n.Priority = "low" },
+			map[string]string{"apns.headers": `{"apns-priority":"5"}`, "apns.payload.aps.content-available": ""}},
+		{"a subtitle and raw texts", `{"notification":{"title":"Raw","body":null}}`, func(n *push.Notification) { n.Subtitle = "S" },
+			map[string]string{"apns.payload.aps.alert": `{"title":"Raw","subtitle":"S"}`}},
+		{"a raw image", `{"notification":{"image":"https://example.com/i"}}`, func(*push.Notification) {},
+			map[string]string{"apns.payload.aps": `{"mutable-content":1}`}},
+		{"a raw image for Apple", `{"apns":{"fcmOptions":{"image":"https://example.com/i"}}}`, func(*push.Notification) {},
+			map[string]string{"apns.payload.aps": `{"mutable-content":1}`}},
+		{"an image that the raw message removes", `{"notification":{"image":null}}`, func(n *push.Notification) { n.Image = "https://example.com/i" },
+			map[string]string{"apns": ""}},
+		{"a sound and a raw notification for Android", `{"android":{"notification":{"title_loc_key":"k"}}}`, func(n *push.Notification) { data(n); n.Sound = "ping" },
+			map[string]string{"android.notification": `{"title_loc_key":"k","sound":"ping"}`}},
+		{"a sound and texts that the raw message removes", `{"notification":null}`, func(n *push.Notification) { n.Sound = "ping" },
+			map[string]string{"android": ""}},
+		{"a subtitle is not shown on Android", `{}`, func(n *push.Notification) { data(n); n.Subtitle, n.Sound = "S", "ping" },
+			map[string]string{"android": "", "apns.payload.aps": `{"alert":{"subtitle":"S"},"sound":"ping"}`}},
+		{"android_v2", `{"androidV2":{"remoteNotification":{"notification":{"id":7}}}}`, func(n *push.Notification) { n.Priority, n.CollapseKey, n.Sound = "high", "c", "ping" },
+			map[string]string{"android": "", "androidV2": "", "android_v2": `{"collapse_key":"c","remote_notification":{"notification":{"id":7,"sound":"ping"}}}`}},
+		{"android_v2 with its own key", `{"android_v2":{"collapseKey":"d","background_sync":{}}}`, func(n *push.Notification) { n.CollapseKey, n.Sound = "c", "ping" },
+			map[string]string{"android": "", "android_v2": `{"collapse_key":"d","background_sync":{}}`}},
+		{"android_v2 of null", `{"android_v2":null}`, func(n *push.Notification) { n.CollapseKey = "c" }, map[string]string{"android": `{"collapse_key":"c"}`}},
+		{"header names in another letter case", `{"apns":{"headers":{"APNS-COLLAPSE-ID":"d"}},"webpush":{"headers":{"urgency":"low","Ttl":"9","Topic":"t"}}}`,
+			func(n *push.Notification) { n.CollapseKey, n.Priority, n.TTL = "c", "high", new(push.Duration) },
+			map[string]string{"apns.headers": `{"apns-priority":"10","apns-expiration":"0","apns-collapse-id":"d"}`, "webpush.headers": `{"TTL":"9","Urgency":"low","Topic":"t"}`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNotification(withMessage(c.raw), c.change)
+			body := translate(t, newProvider(t), n).Body
+			equal(t, "warnings", len(n.Warnings), 0)
+			for path, want := range c.want {
+				got, found := decodeJSON(t, body).(map[string]any)["message"], true
+				for name := range strings.SplitSeq(path, ".") {
+					if members, ok := got.(map[string]any); ok {
+						got, found = members[name], members[name] != nil
+					} else {
+						found = false
+					}
+				}
+				if want == "" {
+					equal(t, path+" exists", found, false)
+					continue
+				}
+				equal(t, path, got, decodeJSON(t, []byte(want)))
+			}
+		})
+	}
 }
 
 // fieldErrorPattern is the format of a FieldError's text: "field: must be …", without a period.
-var fieldErrorPattern = regexp.MustCompile(`^[a-zA-Z_.-]+: must be [^\s].*[^.]$`)
+var fieldErrorPattern = regexp.MustCompile(`^[a-zA-Z0-9_.-]+: must be [^\s].*[^.]$`)
 
 // mustRefuse checks that n cannot be translated, and checks the error's format.
 func mustRefuse(t *testing.T, p *fcm.Provider, n *push.Notification) *push.FieldError {
@@ -199,7 +286,7 @@ func TestFieldErrors(t *testing.T) {
 		{"data named from", data("from"), "data", "InvalidField"},
 		{"data named message_type", data("message_type"), "data", "InvalidField"},
 		{"data with a google prefix", data("google.c.a"), "data", "InvalidField"},
-		{"data with a gcm prefix", data("gcm_x"), "data", "InvalidField"},
+		{"data with a gcm prefix", data("gcm.notification.title"), "data", "InvalidField"},
 		{"a message that is not an object", changes(withMessage(`[]`)), "fcm.message", "InvalidPayload"},
 		{"a message of null", changes(withMessage(`null`)), "fcm.message", "InvalidPayload"},
 		{"a truncated message", changes(withMessage(`{"data":{}`)), "fcm.message", "InvalidPayload"},
@@ -214,6 +301,9 @@ func TestFieldErrors(t *testing.T) {
 		{"null in data", changes(withMessage(`{"data":{"n":null}}`)), "fcm.message.data", "InvalidPayload"},
 		{"data as a list", changes(withMessage(`{"data":["x"]}`)), "fcm.message.data", "InvalidPayload"},
 		{"a number in Android's data", changes(withMessage(`{"android":{"data":{"n":12}}}`)), "fcm.message.android.data", "InvalidPayload"},
+		{"a header in two spellings", changes(withMessage(`{"webpush":{"headers":{"Urgency":"low","urgency":"high"}}}`)), "fcm.message.webpush.headers.urgency", "InvalidPayload"},
+		{"two kinds of Android settings", changes(withMessage(`{"android":{"ttl":"1s"},"android_v2":{"ttl":"1s"}}`)), "fcm.message.android_v2", "InvalidPayload"},
+		{"a reserved name in android_v2 data", changes(withMessage(`{"android_v2":{"data":{"google.x":"x"}}}`)), "fcm.message.android_v2.data", "InvalidPayload"},
 		{"a reserved name in web push data", changes(withMessage(`{"webpush":{"data":{"from":"x"}}}`)), "fcm.message.webpush.data", "InvalidPayload"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -6,7 +6,8 @@
 //
 // The common fields of a notification are translated as follows. A token does not reveal the platform
 // of its device, so the message has the fields for Android, Apple and browsers. fcm.message is merged
-// over the result, object by object.
+// over the result, object by object. What depends on other fields, such as "only data", follows from the
+// merged message. If fcm.message has android_v2, the fields for Android are put there.
 //
 //	title, body, image   notification; image also sets mutable-content for Apple
 //	subtitle             apns: aps.alert, with title and body

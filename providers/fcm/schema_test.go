@@ -26,8 +26,17 @@ const fullMessage = `{"name":"x","data":{"k":"v"},"notification":{"title":"t","b
 	"apns":{"headers":{"apns-priority":"5"},"payload":{"aps":{"alert":"x"},"any":[1,{}]},"fcm_options":{"analytics_label":"a","image":"https://x/y"},"live_activity_token":"abc"},
 	"webpush":{"headers":{"TTL":"1"},"data":{"k":"v"},"notification":{"actions":[{}]},"fcm_options":{"link":"https://example.com/x?y","analytics_label":"z"}}}`
 
+// fullMessageV2 is android_v2 with every field.
+const fullMessageV2 = `{"androidV2":{"collapse_key":"c","ttl":"3.5s","restrictedPackageName":"com.example","data":{"a":"b"},"direct_boot_ok":true,
+	"bandwidth_constrained_ok":true,"restricted_satellite_ok":true,"fcm_options":{"analytics_label":"x"},"backgroundSync":{},
+	"remote_notification":{"mutable_content":true,"use_as_v1_data_message":false,"notification":{"title":"t","id":-3,"tag":"t","visibility":"SECRET"}}}}`
+
 func TestMessageWithAllFieldsIsAccepted(t *testing.T) {
-	translate(t, newProvider(t), newNotification(withMessage(fullMessage)))
+	for _, message := range []string{fullMessage, fullMessageV2, `{"data":{"google_place_id":"x","gcmToken":"y","googly":"z","gcm_x":"","collapseKey":""}}`} {
+		n := newNotification(withMessage(message), func(n *push.Notification) { n.Strict = true })
+		translate(t, newProvider(t), n)
+		equal(t, "warnings", len(n.Warnings), 0)
+	}
 }
 
 // enums are all fields of a message with a fixed set of values, from the reference and the
@@ -35,14 +44,15 @@ func TestMessageWithAllFieldsIsAccepted(t *testing.T) {
 var enums = []struct {
 	field, names string
 	number       bool // the values can also be given as numbers
+	closed       bool // there will be no further values
 }{
-	{"android.priority", "NORMAL HIGH", true},
-	{"android.notification.notification_priority", "PRIORITY_UNSPECIFIED PRIORITY_MIN PRIORITY_LOW PRIORITY_DEFAULT PRIORITY_HIGH PRIORITY_MAX", true},
-	{"android.notification.visibility", "VISIBILITY_UNSPECIFIED PRIVATE PUBLIC SECRET", true},
-	{"android.notification.proxy", "PROXY_UNSPECIFIED ALLOW DENY IF_PRIORITY_LOWERED", true},
-	{"apns.headers.apns-push-type", "alert background location voip complication fileprovider mdm liveactivity pushtotalk widgets controls", false},
-	{"apns.headers.apns-priority", "10 5 1", false},
-	{"webpush.headers.urgency", "very-low low normal high", false},
+	{"android.priority", "NORMAL HIGH", true, false},
+	{"android.notification.notification_priority", "PRIORITY_UNSPECIFIED PRIORITY_MIN PRIORITY_LOW PRIORITY_DEFAULT PRIORITY_HIGH PRIORITY_MAX", true, false},
+	{"android.notification.visibility", "VISIBILITY_UNSPECIFIED PRIVATE PUBLIC SECRET", true, false},
+	{"android.notification.proxy", "PROXY_UNSPECIFIED ALLOW DENY IF_PRIORITY_LOWERED", true, false},
+	{"apns.headers.apns-push-type", "alert background location voip complication fileprovider mdm liveactivity pushtotalk widgets controls", false, false},
+	{"apns.headers.apns-priority", "10 5 1", false, true},
+	{"webpush.headers.urgency", "very-low low normal high", false, true},
 }
 
 func TestEnumValues(t *testing.T) {
@@ -62,14 +72,51 @@ func TestEnumValues(t *testing.T) {
 				translate(t, p, newNotification(with(`"`+strings.ToLower(name)+`"`)))
 			}
 		}
-		for _, value := range []string{`"x"`, `""`, `true`, `{}`, `[]`, `-1`, `9`, `1.0`, `1e0`, strconv.Itoa(len(names) + 1), `"` + names[0] + ` "`, `"` + names[0] + `,` + names[1] + `"`} {
+		unknown := []string{`"X_RAY"`, `"x"`, `9`, strconv.Itoa(len(names) + 1)}
+		wrong := []string{`""`, `true`, `{}`, `[]`, `-1`, `1.0`, `1e0`, `"` + names[0] + ` "`, `"` + names[0] + `,` + names[1] + `"`}
+		switch {
+		case e.closed:
+			wrong, unknown = append(wrong, unknown...), nil
+		case !e.number:
+			wrong, unknown = append(wrong, unknown...), []string{`"x"`, `"x-ray"`}
+			wrong = slices.DeleteFunc(wrong, func(value string) bool { return value == `"x"` })
+		}
+		for _, value := range unknown {
+			wantWarning(t, with(value), "fcm.message."+e.field, strings.Join(names, ", "))
+		}
+		for _, value := range wrong {
 			refused := mustRefuse(t, p, newNotification(with(value)))
 			equal(t, e.field+" "+value, refused.Reason, "InvalidPayload")
 			equal(t, "the field", strings.HasPrefix("fcm.message."+e.field, refused.Field), true)
 			equal(t, "lists the values", strings.Contains(refused.Allowed, strings.Join(names, ", ")) || refused.Field == "fcm.message.apns.headers" || refused.Field == "fcm.message.webpush.headers", true)
 		}
 	}
-	equal(t, "number out of range", mustRefuse(t, p, newNotification(withMessage(`{"android":{"notification":{"visibility":4}}}`))).Reason, "InvalidPayload")
+}
+
+// wantWarning checks that a notification is sent with a warning and, if it is strict, refused.
+func wantWarning(t *testing.T, change func(*push.Notification), field, allowed string) {
+	t.Helper()
+	n := newNotification(change)
+	translate(t, newProvider(t), n)
+	if len(n.Warnings) != 1 || n.Warnings[0].Field != field || !strings.Contains(n.Warnings[0].Detail, allowed) {
+		t.Errorf("%s: %+v, want a warning for %s with %q", n.FCM.Message, n.Warnings, field, allowed)
+	}
+	strict := mustRefuse(t, newProvider(t), newNotification(change, func(n *push.Notification) { n.Strict = true }))
+	equal(t, "field", strict.Field, field)
+	equal(t, "allowed", strings.Contains(strict.Allowed, allowed), true)
+}
+
+func TestDataNamesThatAndroidDropsCauseWarning(t *testing.T) {
+	for _, name := range []string{"gcm", "gcm.x", "collapse_key"} {
+		wantWarning(t, func(n *push.Notification) { n.Data = map[string]string{name: "v"}; n.FCM = &push.FCMBlock{} }, "data", "collapse_key")
+		for _, path := range []string{"data", "android.data", "android_v2.data", "webpush.data"} {
+			message := `{"` + name + `":"v"}`
+			for _, member := range slices.Backward(strings.Split(path, ".")) {
+				message = `{"` + member + `":` + message + `}`
+			}
+			wantWarning(t, withMessage(message), "fcm.message."+path, "collapse_key")
+		}
+	}
 }
 
 func TestPlatformHeadersAreCheckedCaseInsensitively(t *testing.T) {
@@ -86,21 +133,39 @@ func TestPlatformHeadersAreCheckedCaseInsensitively(t *testing.T) {
 	translate(t, p, newNotification(withMessage(`{"apns":{"headers":{"APNS-Expiration":"0","apns-collapse-id":"","x-mine":"?"}},"webpush":{"headers":{"TTL":"0","Urgency":"high","X-Mine":""}}}`)))
 }
 
-func TestUnknownFieldErrorHasPath(t *testing.T) {
+func TestUnknownFieldsAreSentWithWarning(t *testing.T) {
 	for path, message := range map[string]string{
-		"fcm.message.titel":                                                 `{"titel":"x"}`,
-		"fcm.message.notification.sound":                                    `{"notification":{"sound":"x"}}`,
-		"fcm.message.android.notification.channel":                          `{"android":{"notification":{"channel":"x"}}}`,
-		"fcm.message.android.notification.light_settings.color.yellow":      `{"android":{"notification":{"light_settings":{"color":{"yellow":1}}}}}`,
-		"fcm.message.apns.fcm_options.link":                                 `{"apns":{"fcm_options":{"link":"x"}}}`,
+		"fcm.message.titel":                                            `{"titel":"x"}`,
+		"fcm.message.android_v3":                                       `{"android_v3":{"ttl":5}}`,
+		"fcm.message.notification.sound":                               `{"notification":{"sound":"x"}}`,
+		"fcm.message.android.notification.channel":                     `{"android":{"notification":{"channel":"x"}}}`,
+		"fcm.message.android.notification.light_settings.color.yellow": `{"android":{"notification":{"light_settings":{"color":{"yellow":1}}}}}`,
+		"fcm.message.android_v2.background_sync.x":                     `{"android_v2":{"background_sync":{"x":1}}}`,
+		"fcm.message.apns.fcm_options.link":                            `{"apns":{"fcm_options":{"link":"x"}}}`,
+		"fcm.message":                                                  `{"` + strings.Repeat("x", 41) + `":1}`,
+		"fcm.message.android.channelId":                                `{"android":{"channelId":"x"}}`,
+	} {
+		wantWarning(t, withMessage(message), path, "known fields")
+		body := string(translate(t, newProvider(t), newNotification(withMessage(message))).Body)
+		member := strings.TrimRight(message[strings.LastIndexAny(message, "{")+1:], "}")
+		equal(t, "contains "+member, strings.Contains(body, member), true)
+	}
+	n := newNotification(withMessage(`{"a":1,"b":{"c":2},"android":{"d":[]}}`))
+	translate(t, newProvider(t), n)
+	equal(t, "warnings", len(n.Warnings), 3)
+}
+
+func TestInvalidFieldErrorHasPath(t *testing.T) {
+	for path, message := range map[string]string{
+		"fcm.message":                                                       `{"":1}`,
 		"fcm.message.webpush":                                               `{"webpush":{"SECRET with a space":1}}`,
-		"fcm.message":                                                       `{"` + strings.Repeat("x", 41) + `":1}`,
-		"fcm.message.android.channelId":                                     `{"android":{"channelId":"x"}}`,
 		"fcm.message.android.directBootOk":                                  `{"android":{"direct_boot_ok":true,"directBootOk":true}}`,
 		"fcm.message.android.notification.vibrate_timings":                  `{"android":{"notification":{"vibrate_timings":["1"]}}}`,
 		"fcm.message.android.notification.light_settings.color.red":         `{"android":{"notification":{"light_settings":{"color":{"red":1.5}}}}}`,
 		"fcm.message.android.notification.light_settings.color":             `{"android":{"notification":{"light_settings":{"color":"#ffffff"}}}}`,
 		"fcm.message.android.notification.light_settings.light_on_duration": `{"android":{"notification":{"light_settings":{"light_on_duration":1}}}}`,
+		"fcm.message.android_v2.remote_notification.notification.id":        `{"android_v2":{"remote_notification":{"notification":{"id":2147483648}}}}`,
+		"fcm.message.android_v2.ttl":                                        `{"android_v2":{"ttl":"1h"}}`,
 	} {
 		refused := mustRefuse(t, newProvider(t), newNotification(withMessage(message)))
 		equal(t, message, refused.Field+" "+refused.Reason, path+" InvalidPayload")
