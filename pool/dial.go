@@ -123,7 +123,7 @@ func (p *Pool) connected(d dialTask, conn Conn) (c *endpointConn, toDrain []*end
 	defer p.mu.Unlock()
 	p.dialEnded(d)
 	now, e := time.Now(), d.endpoint
-	c = &endpointConn{endpoint: e, conn: conn}
+	c = &endpointConn{endpoint: e, conn: conn, connectedAt: now}
 	p.openConns++
 	e.redialDelay = 0
 	p.addEventLocked(Event{Kind: EventConnected, Endpoint: e.name, Reason: "handshake completed"})
@@ -168,8 +168,9 @@ func (p *Pool) connEnded(c *endpointConn, err error) {
 	p.wakeMaintainer()
 }
 
-// removeConn removes a connection from its endpoint and schedules a replacement: immediately,
-// unless the endpoint's last connection was replaced less than replaceInterval ago.
+// removeConn removes a connection from its endpoint and schedules a replacement: immediately, unless
+// the connection died young and the endpoint's last connection was replaced less than
+// replaceInterval ago.
 func (p *Pool) removeConn(c *endpointConn) {
 	e := c.endpoint
 	e.removeConn(c)
@@ -177,8 +178,9 @@ func (p *Pool) removeConn(c *endpointConn) {
 		return
 	}
 	p.budget.grant()
-	redialAt := time.Now()
-	if next := e.replacedAt.Add(replaceInterval); !e.replacedAt.IsZero() && next.After(redialAt) {
+	now := time.Now()
+	redialAt := now
+	if next := e.replacedAt.Add(replaceInterval); !e.replacedAt.IsZero() && next.After(now) && c.diedYoung(now) {
 		redialAt = next
 	}
 	e.replacedAt = redialAt

@@ -4,6 +4,7 @@ package pool_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -164,6 +165,68 @@ func TestGoAwayStormCostsOneDialPerEndpointPerTenSeconds(t *testing.T) {
 			t.Error(violation)
 		}
 	})
+}
+
+// TestGoAwayAfterUsefulWorkIsReplacedImmediately: a proxy closes each connection with GOAWAY after a
+// number of requests, several times a second.
+func TestGoAwayAfterUsefulWorkIsReplacedImmediately(t *testing.T) {
+	for _, every := range []int{10, 100, 1000} {
+		t.Run(fmt.Sprint(every), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tp := newTestPool(t, 8, pool.Config{})
+				for i := 1; i <= 8; i++ {
+					tp.setServer(i, func(s *fakeServer) { s.goAwayEvery = every })
+				}
+				tp.run()
+				advance(time.Second)
+				var group sync.WaitGroup
+				for range 20_000 { // 1000 a second, so each connection lives 80 ms to 8 s
+					group.Go(func() {
+						start := time.Now()
+						for _, o := tp.attempt(); o.Verdict != push.Accepted; _, o = tp.attempt() {
+							if o.Verdict != push.Unsent {
+								t.Errorf("an attempt ended as %+v", o)
+								return
+							}
+						}
+						if took := time.Since(start); took > 60*time.Millisecond {
+							t.Errorf("a request took %s; want at most a dial (30ms) and a response (20ms)", took)
+						}
+					})
+					time.Sleep(time.Millisecond)
+				}
+				group.Wait()
+				if n, want := tp.dialCount(), 8+20_000/every; n > want {
+					t.Errorf("%d dials; want at most %d", n, want)
+				}
+			})
+		})
+	}
+}
+
+func TestReplacementWaitsAfterUselessConnection(t *testing.T) {
+	for name, c := range map[string]struct {
+		goAwayEvery int
+		goAwayError bool
+	}{
+		"few requests":  {9, false},
+		"with an error": {100, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tp := newTestPool(t, 2, pool.Config{}) // the other endpoint keeps rescue out
+				tp.setServer(1, func(s *fakeServer) { s.goAwayEvery, s.goAwayError = c.goAwayEvery, c.goAwayError })
+				tp.run()
+				advance(time.Second)
+				for range 3000 { // a minute
+					tp.attempt()
+				}
+				if n := len(tp.serverCopy(1).dials); n > 8 {
+					t.Errorf("%d dials in a minute; want one per ten seconds", n)
+				}
+			})
+		})
+	}
 }
 
 func TestRepeatedGoAwayWavesKeepOneEndpoint(t *testing.T) {

@@ -37,9 +37,23 @@ type Endpoint struct {
 
 // endpointConn is one connection of an endpoint.
 type endpointConn struct {
-	endpoint *Endpoint
-	conn     Conn
-	retired  atomic.Bool // accepts no new requests
+	endpoint    *Endpoint
+	conn        Conn
+	connectedAt time.Time
+	responses   atomic.Int64 // that show that the endpoint works
+	retired     atomic.Bool  // accepts no new requests
+}
+
+// diedYoung reports whether the connection ended before it was worth its handshake: within
+// replaceInterval, and after fewer than usefulResponses, or because the peer complained. Some
+// services and proxies close each connection with a GOAWAY after a number of requests; that is not
+// a failure.
+func (c *endpointConn) diedYoung(now time.Time) bool {
+	if now.Sub(c.connectedAt) >= replaceInterval {
+		return false
+	}
+	state := c.conn.State() // after a GOAWAY, requests in flight are those that the peer still answers
+	return state.GoAwayError || int(c.responses.Load())+state.InFlight < usefulResponses
 }
 
 func newEndpoint(addr netip.AddrPort, turnCounter *atomic.Uint64, cfg *Config) *Endpoint {

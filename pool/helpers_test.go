@@ -44,6 +44,8 @@ type fakeServer struct {
 	dialDelay   time.Duration
 	maxStreams  int // per connection
 	pingPending bool
+	goAwayEvery int  // GOAWAY after so many requests of a connection; 0 never
+	goAwayError bool // with an error code
 	dials       []time.Time
 	conns       []*fakeConn
 	requests    int
@@ -58,6 +60,7 @@ type fakeConn struct {
 
 	mu       sync.Mutex
 	inFlight int
+	requests int
 	draining bool
 	onState  func()        // called by the next State, once
 	idle     chan struct{} // closed when the connection is draining and nothing is in flight
@@ -241,20 +244,27 @@ func (c *fakeConn) State() wire.State {
 		onState()
 	}
 	c.pool.mu.Lock()
-	streams, pingPending := c.server.maxStreams, c.server.pingPending
+	streams, pingPending, goAwayError := c.server.maxStreams, c.server.pingPending, c.server.goAwayError
 	c.pool.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return wire.State{InFlight: c.inFlight, MaxStreams: streams, Draining: c.draining, PingPending: pingPending}
+	return wire.State{
+		InFlight: c.inFlight, MaxStreams: streams, Draining: c.draining, PingPending: pingPending, GoAwayError: c.draining && goAwayError,
+	}
 }
 
 func (c *fakeConn) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
+	c.pool.mu.Lock()
+	goAwayEvery := c.server.goAwayEvery
+	c.pool.mu.Unlock()
 	c.mu.Lock()
 	if c.draining {
 		c.mu.Unlock()
 		return nil, &wire.Error{Reason: wire.GoAwayUnprocessed, Processed: wire.Never}
 	}
 	c.inFlight++
+	c.requests++
+	c.draining = goAwayEvery > 0 && c.requests == goAwayEvery
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()

@@ -76,6 +76,7 @@ func (p *Pool) recordOutcome(l *Lease, o push.Outcome) (ejected bool) {
 	case o.EndpointOK():
 		outcome = nil
 		l.endpoint.outcomes.addSuccess(l.latency)
+		l.conn.responses.Add(1)
 	}
 	if limit := time.Duration(p.probeLatencyLimit.Load()); l.ticket.probe && outcome == nil && limit > 0 && l.latency > limit {
 		outcome, reason = errFailed, fmt.Sprintf("response took %s, the limit by its peers is %s", l.latency, limit)

@@ -15,7 +15,8 @@ const (
 	tickInterval    = time.Second            // how often time-dependent state is checked
 	dialJitter      = 200 * time.Millisecond // spreads the first dials of many gateways over time
 	forgetAfter     = 10 * time.Minute       // how long an unlisted address is remembered
-	replaceInterval = 10 * time.Second       // minimum time between replacements at one endpoint
+	replaceInterval = 10 * time.Second       // minimum time between replacements of connections that died young
+	usefulResponses = 10                     // a connection with fewer responses was not worth its handshake
 	rescueInterval  = time.Second            // minimum time between dials that rescue moves forward
 )
 
@@ -74,7 +75,7 @@ func (p *Pool) reconcile(now time.Time) []dialTask {
 	return append(dials, p.rotate(now)...)
 }
 
-// rescue moves one replacement forward if all connections have been lost twice within ten seconds,
+// rescue moves one replacement forward if all connections died young twice within ten seconds,
 // so that the pool does not stay empty until replaceInterval has passed. It moves only the next
 // scheduled dial of an endpoint, so no endpoint is dialed more than once beyond its rate.
 func (p *Pool) rescue(now time.Time) {

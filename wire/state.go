@@ -6,6 +6,8 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // connStats holds what State reads without the lock.
@@ -13,7 +15,7 @@ type connStats struct {
 	open, queued, limit, streamsOpened atomic.Int64
 	lastRead                           atomic.Int64
 	pingSentAt                         atomic.Int64 // when the ping was sent that is still pending, or zero
-	draining                           atomic.Bool
+	draining, goAwayError              atomic.Bool
 }
 
 // State is a snapshot of a connection, for choosing between connections.
@@ -23,7 +25,9 @@ type State struct {
 	MaxStreams int // limit on InFlight: the peer's, Config.MaxStreams and SerializeFirst combined
 	// Draining is set if the connection accepts no new requests: after a GOAWAY, after Drain, or
 	// after its end.
-	Draining      bool
+	Draining bool
+	// GoAwayError is set if the peer sent a GOAWAY with an error code.
+	GoAwayError   bool
 	StreamsOpened int       // requests written so far
 	LastRead      time.Time // when the peer last sent something
 	// PingPending is set if nothing was received since the last ping was sent. The connection ends
@@ -42,7 +46,7 @@ func (c *Conn) State() State {
 	starting := min(queued, max(limit-open, 0))
 	return State{
 		InFlight: open + starting, Waiting: queued - starting, MaxStreams: limit,
-		Draining: p.draining.Load(), StreamsOpened: int(p.streamsOpened.Load()),
+		Draining: p.draining.Load(), GoAwayError: p.goAwayError.Load(), StreamsOpened: int(p.streamsOpened.Load()),
 		LastRead: c.start.Add(time.Duration(lastRead)), PingPending: lastRead < pingSentAt,
 	}
 }
@@ -54,6 +58,7 @@ func (c *Conn) publish() {
 	p.limit.Store(int64(c.streamLimit()))
 	p.streamsOpened.Store(int64(c.nextID / 2))
 	p.draining.Store(c.draining || c.ended)
+	p.goAwayError.Store(c.goAway != nil && c.goAway.code != http2.ErrCodeNo)
 }
 
 // streamLimit returns how many requests may be in flight.

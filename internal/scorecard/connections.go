@@ -63,6 +63,31 @@ func (s *scenario) checkGoAway(m *mockprovider.Mock, g *gateway, n int, slow moc
 	s.expectMaxIncrease("p99", calm.Samples.LatencyQuantile(0.99), results.Samples.LatencyQuantile(0.99), handshakes+50*time.Millisecond)
 }
 
+// gracefulGoAway is S31. A proxy in front of the provider ends every connection with GOAWAY and
+// NO_ERROR after a number of requests, as nginx does after 1,000.
+func gracefulGoAway(s *scenario) {
+	m := s.startMock(mockprovider.Config{Endpoints: poolSize})
+	g := s.startAPNsGateway(m, "")
+	for _, every := range []int{1000, 100} {
+		const calm, goAways = 7 * time.Second, 20 * time.Second
+		run := s.offerRate(g, loadRate, calm+goAways, apnsNotification)
+		run.waitUntil(calm)
+		faultStart := s.injectFaults(m, mockprovider.Fault{
+			Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{Every: every}, Delay: healthyResponse.Delay, P99: healthyResponse.P99,
+		})
+		e := collectEvidence(m, run.wait(), faultStart)
+		s.playFaults(m, healthyResponse)
+		name := fmt.Sprintf("every %d: ", every)
+		ended := len(g.eventsSince(faultStart, "go_away", ""))
+		s.expect(name+"connections ended", fmt.Sprint(ended), ended >= int(loadRate*goAways.Seconds())/every/2)
+		s.expectZero("failed", s.countFailed(e.after, e.accepted))
+		s.expectZero("duplicates", e.duplicates())
+		s.expectP99(e, s.measureHandshakes(m)+50*time.Millisecond)
+		m.Ledger().Clear()
+	}
+	s.expectDialBudget(g, m, mockprovider.APNs)
+}
+
 // startBurst offers n notifications at once.
 func (s *scenario) startBurst(g *gateway, n int) *loadRun {
 	return s.startLoad(g, load.Generator{Count: n, NewNotification: apnsNotification})
