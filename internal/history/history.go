@@ -50,6 +50,9 @@ type Config struct {
 	// ClaimTTL is how long a key stays claimed in a cluster after its gateway died; zero means 15
 	// minutes. It must be longer than the longest send.
 	ClaimTTL time.Duration
+	// MaxWait bounds the wait of a call for events that this gateway has not received from the
+	// stream; zero means 20 seconds.
+	MaxWait time.Duration
 	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
 }
@@ -59,6 +62,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxBytes, 8<<30)
 	setDefault(&c.IdempotencyTTL, 24*time.Hour)
 	setDefault(&c.ClaimTTL, 15*time.Minute)
+	setDefault(&c.MaxWait, electionTimeout)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -248,22 +252,27 @@ func (h *History) append(ctx context.Context, headers []*eventHeader) ([]jetstre
 }
 
 // WaitForSeq waits until this gateway has received all messages up to seq, so that States and Find
-// reflect the stream's order.
+// reflect the stream's order. It fails after Config.MaxWait: while the index cannot be written or is
+// being rebuilt, messages may not arrive for a long time.
 func (h *History) WaitForSeq(ctx context.Context, seq uint64) error {
 	received := h.overlay.waitFor(seq)
 	if received == nil {
 		return nil
 	}
+	timer := time.NewTimer(h.cfg.MaxWait)
+	defer timer.Stop()
 	select {
 	case <-received:
 		return nil
+	case <-timer.C:
+		return fmt.Errorf("history: message %d not received within %s: the index cannot be written or is being rebuilt", seq, h.cfg.MaxWait)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
 // WaitCaughtUp waits until this gateway has received all messages that were in the stream at the
-// time of the call.
+// time of the call. It fails like WaitForSeq.
 func (h *History) WaitCaughtUp(ctx context.Context) error {
 	info, err := h.streamInfo(ctx)
 	if err != nil {

@@ -46,7 +46,11 @@ func (h *History) follow(ctx context.Context) error {
 	group.Go(func() error { return h.loadKeys(tailCtx) })
 	group.Go(func() error { return h.watchRetention(tailCtx, oldestSeqs) })
 	group.Go(func() error {
-		_, _ = h.currentIndex(tailCtx) // so that Status.CaughtUp is set even without queries
+		for tailCtx.Err() == nil { // so that Status.CaughtUp is set even without queries
+			if _, err := h.currentIndex(tailCtx); err == nil {
+				return nil
+			}
+		}
 		return nil
 	})
 	return group.Wait()
