@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -42,10 +41,10 @@ func (c *checkpointStore) bucket(ctx context.Context, cached *natsjs.KeyValue, c
 	if *cached != nil {
 		return *cached, nil
 	}
-	cfg.Replicas, cfg.History = c.engine.Replicas(), 1
-	bucket, err := c.engine.JetStream().CreateOrUpdateKeyValue(ctx, cfg)
+	cfg.History = 1
+	bucket, err := c.engine.KeyValue(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
+		return nil, err
 	}
 	*cached = bucket
 	return bucket, nil

@@ -24,8 +24,6 @@ const (
 	claimBucket = "SLUICE_CLAIMS"
 	// How often to check whether another gateway has ended its call.
 	claimPollInterval = 100 * time.Millisecond
-	// The timeout of one attempt to release a key in the cluster.
-	releaseTimeout = 10 * time.Second
 	// Claims that may wait to be released in the cluster. Beyond it, claims expire with their TTL.
 	maxReleases = 8192
 	// The reason of an attempt whose result is lost.
@@ -49,13 +47,11 @@ func newClaims(ctx context.Context, cfg Config) (*claims, error) {
 		return c, nil
 	}
 	c.createBucket = func(ctx context.Context) (natsjs.KeyValue, error) {
-		return cfg.Engine.JetStream().CreateOrUpdateKeyValue(ctx, natsjs.KeyValueConfig{
-			Bucket: claimBucket, TTL: cfg.ClaimTTL, Storage: natsjs.MemoryStorage, Replicas: cfg.Engine.Replicas(), History: 1,
-		})
+		return cfg.Engine.KeyValue(ctx, natsjs.KeyValueConfig{Bucket: claimBucket, TTL: cfg.ClaimTTL, Storage: natsjs.MemoryStorage, History: 1})
 	}
 	var err error
 	if c.bucket, err = c.createBucket(ctx); err != nil {
-		return nil, fmt.Errorf("history: bucket %s: %w", claimBucket, err)
+		return nil, fmt.Errorf("history: %w", err)
 	}
 	return c, nil
 }
@@ -272,6 +268,8 @@ func (l claimLookup) finalizeOrphan(ctx context.Context, owner *keyOwner, r push
 // claimShared claims the key in the cluster, and reports whether this claim holds it. That can be
 // the result of an earlier attempt whose response was lost.
 func (c *claims) claimShared(ctx context.Context, cl *claim) (owned bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
 	name := hex.EncodeToString(cl.keyHash)
 	cl.revision, err = c.create(ctx, name, append([]byte(cl.id), cl.bodyHash...))
 	if err == nil {
@@ -315,8 +313,7 @@ func (c *claim) owns(e natsjs.KeyValueEntry) bool { return bytes.HasPrefix(e.Val
 
 // releaseShared releases the key in the cluster, unless it is already released.
 func (c *claims) releaseShared(cl *claim) error {
-	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
-	defer cancel()
+	ctx := context.Background()
 	if cl.revision == 0 { // after this write, no earlier write of the claim can succeed
 		if owned, err := c.claimShared(ctx, cl); errors.Is(err, push.ErrKeyReused) {
 			return nil
@@ -324,7 +321,9 @@ func (c *claims) releaseShared(cl *claim) error {
 			return err
 		}
 	}
-	err := c.bucket.Purge(ctx, hex.EncodeToString(cl.keyHash), natsjs.LastRevision(cl.revision))
+	err := withTryTimeout(ctx, func(ctx context.Context) error {
+		return c.bucket.Purge(ctx, hex.EncodeToString(cl.keyHash), natsjs.LastRevision(cl.revision))
+	})
 	if errors.Is(err, natsjs.ErrKeyRevisionMismatch) { // the claim has expired
 		return nil
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/testwait"
@@ -135,6 +137,57 @@ func TestClaimsAreReleasedWhenServerDies(t *testing.T) {
 			t.Fatal(err)
 		}
 		done()
+	}
+}
+
+// TestClaimSucceedsAsSoonAsTheCluster kills the leader of the claims while calls claim keys. They
+// succeed at about the time at which the cluster accepts other writes.
+func TestClaimSucceedsAsSoonAsTheCluster(t *testing.T) {
+	servers := jetstreamtest.NewCluster(t)
+	where := servers.Account(t)
+	h := newFixtureAt(t, where).open()
+	for range 3 {
+		js := h.engine.JetStream()
+		bucket, err := js.KeyValue(t.Context(), "SLUICE_CLAIMS")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := js.Stream(t.Context(), "KV_SLUICE_CLAIMS")
+		if err != nil {
+			t.Fatal(err)
+		}
+		leader := int(stream.CachedInfo().Cluster.Leader[len("server")] - '0')
+		servers.Kill(leader)
+		ctx, stop := context.WithTimeout(t.Context(), 25*time.Second)
+		var calls errgroup.Group
+		for range 10 {
+			calls.Go(func() error {
+				done, _, err := h.Claim(ctx, newKeyed(newID(), "body"), nil)
+				if err == nil {
+					done()
+				}
+				return err
+			})
+		}
+		testwait.Until(t, func() bool {
+			try, done := context.WithTimeout(ctx, 500*time.Millisecond)
+			defer done()
+			_, err := bucket.Put(try, newID(), nil)
+			return err == nil || ctx.Err() != nil
+		}, "the cluster accepts a write")
+		served := time.Now()
+		if err := calls.Wait(); err != nil {
+			t.Error(err)
+		}
+		if late := time.Since(served); late > 6*time.Second {
+			t.Errorf("the calls took %s longer than another write", late)
+		} else {
+			t.Logf("the calls took %s longer than another write", late)
+		}
+		stop()
+		if err := servers.Start(leader); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

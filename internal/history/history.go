@@ -34,6 +34,16 @@ const eventsPerMessage = 500
 // jetstream.Writer.
 const electionTimeout = 20 * time.Second
 
+// tryTimeout bounds one request to the server. A request to a leader that has died gets no response,
+// and is sent again to the next leader.
+const tryTimeout = 2 * time.Second
+
+func withTryTimeout(ctx context.Context, request func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	return request(ctx)
+}
+
 // Config configures a history. Engine is required.
 type Config struct {
 	Engine *jetstream.Engine
@@ -285,9 +295,12 @@ func (h *History) WaitCaughtUp(ctx context.Context) error {
 }
 
 // streamInfo returns the state of the stream. It retries for up to electionTimeout.
-func (h *History) streamInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
+func (h *History) streamInfo(ctx context.Context) (info *natsjs.StreamInfo, err error) {
 	for began := time.Now(); ; {
-		info, err := h.stream.Info(ctx)
+		err := withTryTimeout(ctx, func(ctx context.Context) (err error) {
+			info, err = h.stream.Info(ctx)
+			return err
+		})
 		if err == nil {
 			return info, nil
 		}

@@ -19,6 +19,9 @@ const (
 	maxAhead = 64
 	// Messages that the server sends in advance: a few MB at most.
 	pullMaxMessages = 64
+	// After two heartbeats without a message, tail creates a new consumer: the server that had it
+	// may have died.
+	tailHeartbeat = time.Second
 	// The wait after a failure.
 	retryInterval = 250 * time.Millisecond
 	// How often to check which messages the stream has deleted.
@@ -139,7 +142,7 @@ func (h *History) tail(ctx context.Context, start checkpoint, messages chan<- *m
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
-	iterator, err := consumer.Messages(natsjs.PullMaxMessages(pullMaxMessages))
+	iterator, err := consumer.Messages(natsjs.PullMaxMessages(pullMaxMessages), natsjs.PullHeartbeat(tailHeartbeat))
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}

@@ -5,6 +5,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,9 @@ type Config struct {
 	// that are already accepted. Writers that respect the reserve (see Engine.Writer) fail below
 	// it. Zero means 64 MiB; a negative value reserves nothing.
 	Reserve int64
+	// SetupTimeout is how long Open, Stream and KeyValue are retried on an external server,
+	// counted from Open. Zero means a minute.
+	SetupTimeout time.Duration
 	// Logger receives log records; nil discards them.
 	Logger *slog.Logger
 }
@@ -52,7 +56,7 @@ const (
 	defaultReserve = 64 << 20
 	apiTimeout     = 5 * time.Second
 	writeTimeout   = 15 * time.Second // for the embedded server; a slower disk counts as failed
-	ackTimeout     = 5 * time.Second  // for a cluster; after it the batch is published again
+	ackTimeout     = 2 * time.Second  // for a cluster; after it the batch is published again
 	reconnectWait  = 100 * time.Millisecond
 )
 
@@ -62,6 +66,8 @@ type Engine struct {
 	server *server // nil with an external server
 	conn   *nats.Conn
 	js     natsjs.JetStream
+
+	setupDeadline time.Time
 }
 
 // Open starts the embedded server in cfg.Dir or connects to cfg.URL, and returns when the server
@@ -74,10 +80,9 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Reserve == 0 {
-		cfg.Reserve = defaultReserve
-	}
-	e := &Engine{cfg: cfg}
+	cfg.Reserve = cmp.Or(cfg.Reserve, defaultReserve)
+	cfg.SetupTimeout = cmp.Or(cfg.SetupTimeout, defaultSetupTimeout)
+	e := &Engine{cfg: cfg, setupDeadline: time.Now().Add(cfg.SetupTimeout)}
 	if cfg.Dir != "" {
 		s, err := start(cfg)
 		if err != nil {
@@ -91,9 +96,13 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-func (e *Engine) connect(ctx context.Context) (err error) {
-	if e.conn, err = nats.Connect(e.cfg.URL, e.options()...); err != nil {
-		return fmt.Errorf("jetstream: connect: %w", err)
+func (e *Engine) connect(ctx context.Context) error {
+	err := e.setup(ctx, "connect", func(context.Context) (err error) {
+		e.conn, err = nats.Connect(e.cfg.URL, e.options()...)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	timeout := ackTimeout
 	if e.Embedded() {
@@ -102,10 +111,10 @@ func (e *Engine) connect(ctx context.Context) (err error) {
 	if e.js, err = natsjs.New(e.conn, natsjs.WithPublishAsyncTimeout(timeout), natsjs.WithDefaultTimeout(apiTimeout)); err != nil {
 		return fmt.Errorf("jetstream: %w", err)
 	}
-	if _, err := e.js.AccountInfo(ctx); err != nil {
-		return fmt.Errorf("jetstream: server does not respond (is JetStream enabled?): %w", err)
-	}
-	return nil
+	return e.setup(ctx, "JetStream (is it enabled?)", func(ctx context.Context) error {
+		_, err := e.js.AccountInfo(ctx)
+		return err
+	})
 }
 
 // options returns the options of the connection, which reconnects without limit.
@@ -177,16 +186,4 @@ func (e *Engine) Ready() error {
 		return nil
 	}
 	return e.server.ready()
-}
-
-// Stream creates or updates a stream with the engine's number of replicas. In a cluster it disables
-// direct reads: only the leader has every acknowledged message.
-func (e *Engine) Stream(ctx context.Context, cfg natsjs.StreamConfig) (natsjs.Stream, error) {
-	cfg.Replicas = e.Replicas()
-	cfg.AllowDirect = cfg.AllowDirect && e.Embedded()
-	stream, err := e.js.CreateOrUpdateStream(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("jetstream: stream %s: %w", cfg.Name, err)
-	}
-	return stream, nil
 }

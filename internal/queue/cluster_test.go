@@ -7,6 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/push"
@@ -47,4 +51,34 @@ func TestClusterLosesNoTaskWhenServerDies(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 600 accepted", len(accepted))
+}
+
+// TestGatewaysStartOnEmptyCluster starts two gateways at the same time on a cluster whose servers
+// have just been started, several times.
+func TestGatewaysStartOnEmptyCluster(t *testing.T) {
+	for range 3 {
+		servers := jetstreamtest.NewStartingCluster(t)
+		engineConfig := servers.Account(t)
+		var starts errgroup.Group
+		for range 2 {
+			starts.Go(func() error {
+				e, err := jetstream.Open(t.Context(), engineConfig)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = e.Close() }()
+				h, err := history.Open(t.Context(), history.Config{Engine: e})
+				if err != nil {
+					return err
+				}
+				defer func() { _ = h.Close() }()
+				_, err = queue.Open(t.Context(), queue.Config{Engine: e, Journal: historyJournal{h}, Sender: newFakeSender()})
+				return err
+			})
+		}
+		if err := starts.Wait(); err != nil {
+			t.Error(err)
+		}
+		servers.Stop()
+	}
 }

@@ -80,9 +80,7 @@ func (b *Bucket) bucket(ctx context.Context) (natsjs.KeyValue, error) {
 	if kv := b.cached.Load(); kv != nil {
 		return *kv, nil
 	}
-	kv, err := b.Engine.JetStream().CreateOrUpdateKeyValue(ctx, natsjs.KeyValueConfig{
-		Bucket: bucketName, TTL: documentTTL, Storage: natsjs.MemoryStorage, Replicas: b.Engine.Replicas(), History: 1,
-	})
+	kv, err := b.Engine.KeyValue(ctx, natsjs.KeyValueConfig{Bucket: bucketName, TTL: documentTTL, Storage: natsjs.MemoryStorage, History: 1})
 	if err != nil {
 		return nil, b.reset(err)
 	}

@@ -34,17 +34,31 @@ type Cluster struct {
 // first.
 func NewCluster(t testing.TB) *Cluster {
 	t.Helper()
+	return newCluster(t, startCluster)
+}
+
+// NewStartingCluster is like NewCluster, but does not wait until the servers have started.
+func NewStartingCluster(t testing.TB) *Cluster {
+	t.Helper()
+	return newCluster(t, func(dir string) (*Cluster, error) {
+		c := &Cluster{}
+		return c, c.launch(dir)
+	})
+}
+
+func newCluster(t testing.TB, start func(dir string) (*Cluster, error)) *Cluster {
+	t.Helper()
 	if !OnCluster() {
 		t.Skip("starts three servers: make cluster runs it")
 	}
 	shared.mu.Lock()
 	shared.ran[testName(t)] = true
 	shared.mu.Unlock()
-	c, err := startCluster(t.TempDir())
+	c, err := start(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.stop)
+	t.Cleanup(c.Stop)
 	return c
 }
 
@@ -56,12 +70,28 @@ func startCluster(dir string) (c *Cluster, err error) {
 		if err = c.startServers(dir); err == nil {
 			return c, nil
 		}
-		c.stop()
+		c.Stop()
 	}
 	return nil, fmt.Errorf("jetstreamtest: the cluster does not start: %w", err)
 }
 
+// startServers starts the servers and waits until all are healthy.
 func (c *Cluster) startServers(dir string) error {
+	if err := c.launch(dir); err != nil {
+		return err
+	}
+	ctx, done := context.WithTimeout(context.Background(), timeout)
+	defer done()
+	for _, s := range c.servers {
+		if err := s.waitHealthy(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// launch starts the servers.
+func (c *Cluster) launch(dir string) error {
 	ports, err := freePorts(3 * serverCount)
 	if err != nil {
 		return err
@@ -78,17 +108,11 @@ func (c *Cluster) startServers(dir string) error {
 			return err
 		}
 	}
-	ctx, done := context.WithTimeout(context.Background(), timeout)
-	defer done()
-	for _, s := range c.servers {
-		if err := s.waitHealthy(ctx); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
-func (c *Cluster) stop() {
+// Stop kills the servers.
+func (c *Cluster) Stop() {
 	for _, s := range c.servers {
 		if s != nil {
 			s.kill()

@@ -88,7 +88,7 @@ func (e *environment) startShared() error {
 	e.stop = func() error {
 		cancel()
 		err := killing.Wait()
-		e.cluster.stop()
+		e.cluster.Stop()
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	return nil
