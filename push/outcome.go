@@ -88,6 +88,8 @@ type Outcome struct {
 	DeadSince time.Time
 	// ForgetToken is set if the token can be deleted without further checks.
 	ForgetToken bool
+	// TokenMayReturn is set with Unregistered if the app can register again with the same token.
+	TokenMayReturn bool
 	// WrongEnvironment is set with Refused if the token may belong to the provider's other
 	// environment.
 	WrongEnvironment bool

@@ -22,10 +22,11 @@ type sendCmd struct {
 	Key string `env:"SLUICE_KEY,GATEWAY_KEY" required:"" help:"API key with the scope send. Prefer the environment variable: other users of the machine can see flags."`
 	App string `required:"" help:"App to send for."`
 
-	Platform  string `enum:",apns,fcm" default:"" help:"apns or fcm."`
-	Token     string `xor:"target" required:"" help:"Device token."`
-	Topic     string `xor:"target" required:"" help:"FCM topic."`
-	Condition string `xor:"target" required:"" help:"FCM condition over topics."`
+	Platform     string `enum:",apns,fcm" default:"" help:"apns or fcm."`
+	Token        string `xor:"target" required:"" help:"Device token."`
+	Topic        string `xor:"target" required:"" help:"FCM topic."`
+	Condition    string `xor:"target" required:"" help:"FCM condition over topics."`
+	Installation string `xor:"target" required:"" help:"Firebase installation ID."`
 
 	File string `xor:"target" required:"" help:"Send the notifications of a file, one JSON object per line. The gateway must have a queue."`
 	As   string `placeholder:"NAME" help:"With --file: name of the run. Within a day, each line is sent at most once per run."`
@@ -136,7 +137,7 @@ type notification struct {
 func (s sendCmd) notification() notification {
 	n := &push.Notification{
 		Platform: push.Platform(s.Platform),
-		Target:   push.Target{Token: s.Token, Topic: s.Topic, Condition: s.Condition},
+		Target:   push.Target{Token: s.Token, Topic: s.Topic, Condition: s.Condition, Installation: s.Installation},
 		Title:    s.Title, Subtitle: s.Subtitle, Body: s.Body, Image: s.Image, Sound: s.Sound, Badge: s.Badge, Data: s.Data,
 		Priority: push.Priority(s.Priority), CollapseKey: s.CollapseKey,
 	}

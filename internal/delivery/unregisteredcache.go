@@ -13,7 +13,8 @@ import (
 // answers for them without another attempt, which would count against the quota; Apple asks senders
 // to stop. It stores a hash and not the token. An entry is removed after TTL, when the cache is
 // full, or when an attempt that was already in progress is accepted. A token that is registered
-// again therefore works after TTL at the latest. A nil UnregisteredCache stores nothing.
+// again therefore works after TTL at the latest. Tokens that apps keep when they register again
+// (Outcome.TokenMayReturn) are not stored. A nil UnregisteredCache stores nothing.
 type UnregisteredCache struct {
 	// TTL is the lifetime of an entry; default 24h.
 	TTL time.Duration
@@ -38,7 +39,7 @@ func (c *UnregisteredCache) record(n *push.Notification, o push.Outcome) {
 		return
 	}
 	switch {
-	case o.Verdict == push.Unregistered && o.ForgetToken:
+	case o.Verdict == push.Unregistered && o.ForgetToken && !o.TokenMayReturn:
 		c.cache.put(c.cache.key(n), push.Outcome{
 			Verdict: o.Verdict, Reason: o.Reason, DeadSince: o.DeadSince, ForgetToken: true,
 		}, cmp.Or(c.MaxEntries, 100_000))

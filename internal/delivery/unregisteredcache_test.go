@@ -141,7 +141,8 @@ func TestUnregisteredCacheIsBounded(t *testing.T) {
 
 func TestOnlyExplicitUnregisteredOutcomeIsCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, outcome := range []push.Outcome{refused, unavailable, {Verdict: push.Unregistered, Reason: "UNREGISTERED", HTTP: 404}} {
+		for _, outcome := range []push.Outcome{refused, unavailable, {Verdict: push.Unregistered, Reason: "UNREGISTERED", HTTP: 404},
+			{Verdict: push.Unregistered, Reason: "UNREGISTERED", HTTP: 404, ForgetToken: true, TokenMayReturn: true}} {
 			s := scriptedService(outcome, outcome, outcome, outcome)
 			r := newRoute(t, s, 4)
 			r.Unregistered = new(delivery.UnregisteredCache)

@@ -71,9 +71,10 @@ var errorTable = []errorRow{
 	{status: 403, code: "SENDER_ID_MISMATCH", outcome: refused},
 	{status: 403, code: "PERMISSION_DENIED", source: sourceNotFCM, outcome: unauthorized},
 
-	// No ForgetToken for an installation: this response was observed while its token was still
-	// valid.
-	{status: 404, code: "UNREGISTERED", source: sourceFCM, condition: targetsInstallation, outcome: push.Outcome{Verdict: push.Unregistered}},
+	// An app that registers again after it was unregistered or expired keeps its installation ID, and
+	// uploads it again in onRegistered ("Best practices for FCM registration management").
+	{status: 404, code: "UNREGISTERED", source: sourceFCM, condition: targetsInstallation,
+		outcome: push.Outcome{Verdict: push.Unregistered, ForgetToken: true, TokenMayReturn: true}},
 	{status: 404, code: "UNREGISTERED", source: sourceFCM, outcome: push.Outcome{Verdict: push.Unregistered, ForgetToken: true}},
 	{status: 404, code: "NOT_FOUND", source: sourceNotFCM, outcome: refused}, // the project or the path, not the token
 
@@ -203,7 +204,11 @@ func isInvalidToken(f *errorBody, t *push.Target) bool {
 	return false
 }
 
-func targetsInstallation(_ *errorBody, t *push.Target) bool { return t.Kind() == push.ToInstallation }
+// targetsInstallation reports whether the target is a Firebase installation ID, which FCM also
+// accepts as a token. A registration token has a colon after its installation ID.
+func targetsInstallation(_ *errorBody, t *push.Target) bool {
+	return t.Kind() == push.ToInstallation || t.Kind() == push.ToToken && !strings.Contains(t.Token, ":")
+}
 
 func isNot4xx(f *errorBody, _ *push.Target) bool { return f.status/100 != 4 }
 

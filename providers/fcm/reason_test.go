@@ -109,12 +109,16 @@ func (r row) samples(status int) []sample {
 	case "PERMISSION_DENIED credential":
 		return bothOrders(device, status, r.Code, "Permission denied", errorInfo("IAM_PERMISSION_DENIED"), help)
 	case "UNREGISTERED unregistered_token":
-		target := device
+		targets := []push.Target{device}
 		if strings.HasSuffix(r.Match, "fid") {
-			target = installation
+			targets = []push.Target{installation, {Token: installation.Installation}}
 		}
-		return slices.Concat(bothOrders(target, status, "NOT_FOUND", "Requested entity was not found.", fcmError(r.Code), apnsError),
-			bothOrders(target, status, "NOT_FOUND", "NotRegistered", irrelevantDetails, fcmError(r.Code)))
+		var all []sample
+		for _, target := range targets {
+			all = slices.Concat(all, bothOrders(target, status, "NOT_FOUND", "Requested entity was not found.", fcmError(r.Code), apnsError),
+				bothOrders(target, status, "NOT_FOUND", "NotRegistered", irrelevantDetails, fcmError(r.Code)))
+		}
+		return all
 	case "NOT_FOUND invalid_request":
 		return bothOrders(device, status, r.Code, "Requested entity was not found.", help, irrelevantDetails)
 	case "QUOTA_EXCEEDED quota":
@@ -191,6 +195,7 @@ func (r row) check(t *testing.T, status int, s sample) {
 
 	want := push.Outcome{
 		Verdict: providertest.VerdictFor(r.Class), HTTP: status, ForgetToken: r.ForgetToken, CloseConnection: r.Close,
+		TokenMayReturn: r.Code == "UNREGISTERED" && strings.HasSuffix(r.Match, "fid"),
 		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, Detail: o.Detail,
 	}
 	switch r.Code {
