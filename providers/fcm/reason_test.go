@@ -196,7 +196,7 @@ func (r row) check(t *testing.T, status int, s sample) {
 	want := push.Outcome{
 		Verdict: providertest.VerdictFor(r.Class), HTTP: status, ForgetToken: r.ForgetToken, CloseConnection: r.Close,
 		TokenMayReturn: r.Code == "UNREGISTERED" && strings.HasSuffix(r.Match, "fid"),
-		Scope: o.Scope, Reason: o.Reason, Renewed: o.Renewed, Detail: o.Detail,
+		Scope:          o.Scope, Reason: o.Reason, Renewed: o.Renewed, Detail: o.Detail,
 	}
 	switch r.Code {
 	case "":
