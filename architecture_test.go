@@ -51,22 +51,23 @@ var packages = map[string]packageRule{
 	"internal/jsonobj":      {layer: 0},
 	"internal/jetstream":    {layer: 0},
 	"internal/testwait":     {layer: 0, why: "only tests import it"},
+	"internal/panics":       {layer: 0},
 	"internal/publicaddr":   {layer: 0},
 	"internal/report":       {layer: 0, why: "it draws figures and does not measure"},
 
 	"providers/apns":                   {layer: 1, mayImport: []string{"internal/jsonobj", "push", "wire"}},
-	"providers/fcm":                    {layer: 1, mayImport: []string{"internal/jsonobj", "push", "wire"}},
+	"providers/fcm":                    {layer: 1, mayImport: []string{"internal/jsonobj", "internal/panics", "push", "wire"}},
 	"providers/webpush":                {layer: 1, mayImport: []string{"push", "wire"}},
 	"providers/providertest":           {layer: 1, mayImport: []string{"push", "wire"}, why: "a test passes the provider in"},
 	"internal/jetstream/jetstreamtest": {layer: 1, mayImport: []string{"internal/jetstream"}},
-	"pool":                             {layer: 1, mayImport: []string{"internal/publicaddr", "push", "wire"}},
+	"pool":                             {layer: 1, mayImport: []string{"internal/panics", "internal/publicaddr", "push", "wire"}},
 	"retry":                            {layer: 1, mayImport: []string{"push"}},
 	"quota":                            {layer: 1, mayImport: []string{"push"}},
 	"internal/api":                     {layer: 1, mayImport: []string{"push"}, why: "it calls the gateway through interfaces of its own"},
 	"internal/quotalease":              {layer: 1, mayImport: []string{"internal/jetstream"}, why: "it sets rate limits through an interface of its own"},
 	"internal/queue":                   {layer: 1, mayImport: []string{"internal/jetstream", "internal/jsonobj", "push"}},
 	"internal/history":                 {layer: 1, mayImport: []string{"internal/jetstream", "push"}, why: "the queue calls it through an interface of its own"},
-	"internal/webhooks":                {layer: 1, mayImport: []string{"internal/publicaddr", "push"}},
+	"internal/webhooks":                {layer: 1, mayImport: []string{"internal/panics", "internal/publicaddr", "push"}},
 	"internal/bench":                   {layer: 4, mayImport: []string{"internal/report", "mockprovider"}, why: "it calls every gateway over HTTP, as it calls the peers"},
 	"internal/scorecard/load":          {layer: 1, mayImport: []string{"push"}},
 
@@ -78,11 +79,11 @@ var packages = map[string]packageRule{
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
-		"internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/queue", "internal/quotalease", "internal/webhooks",
+		"internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/panics", "internal/queue", "internal/quotalease", "internal/webhooks",
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{
-		"internal/gateway", "internal/config", "internal/configsource", "internal/jetstream", "internal/history", "internal/bench", "internal/report",
+		"internal/gateway", "internal/config", "internal/configsource", "internal/jetstream", "internal/history", "internal/bench", "internal/panics", "internal/report",
 		"mockprovider", "providers/webpush", "push", "internal/api",
 	}},
 	"internal/scorecard": {layer: 5, mayImport: []string{"client", "internal/scorecard/load", "mockprovider", "pool", "push"},

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 const (
@@ -79,10 +81,10 @@ func (p *Pool) dialAndRun(ctx, connCtx context.Context, d dialTask) {
 	c, toDrain := p.connected(d, conn)
 	drainConns(toDrain)
 	p.wakeMaintainer()
-	p.connEnded(c, conn.Run(connCtx))
+	p.connEnded(c, p.recovered(func() error { return conn.Run(connCtx) }))
 }
 
-func (p *Pool) connect(ctx context.Context, d dialTask) (Conn, error) {
+func (p *Pool) connect(ctx context.Context, d dialTask) (conn Conn, err error) {
 	select {
 	case <-time.After(d.delay):
 	case <-ctx.Done():
@@ -90,7 +92,17 @@ func (p *Pool) connect(ctx context.Context, d dialTask) (Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return p.cfg.Dial(ctx, d.endpoint.addr)
+	err = p.recovered(func() error {
+		conn, err = p.cfg.Dial(ctx, d.endpoint.addr)
+		return err
+	})
+	return conn, err
+}
+
+// recovered calls work and returns an error if it panics: a failed dial, a lost connection or a
+// failed resolve, after which the pool tries again.
+func (p *Pool) recovered(work func() error) error {
+	return panics.Recover(p.cfg.Logger, "pool "+p.cfg.Name, work)
 }
 
 // dialFailed schedules the next dial with a growing delay.

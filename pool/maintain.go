@@ -25,13 +25,17 @@ const (
 func (p *Pool) maintain(ctx context.Context, start func(dialTask)) {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
-	for {
+	step := func() error {
 		for _, d := range p.reconcile(time.Now()) {
 			start(d)
 		}
 		p.updatePicker()
 		p.deliverEvents()
 		p.serveWaiters(math.MaxInt)
+		return nil
+	}
+	for {
+		_ = p.recovered(step) // logs a panic; the next event or tick calls it again
 		select {
 		case <-ctx.Done():
 			return

@@ -114,10 +114,13 @@ func (p *Pool) resolveLoop(ctx context.Context) {
 	}
 }
 
-func (p *Pool) resolveOnce(ctx context.Context) ([]netip.AddrPort, time.Duration, error) {
+func (p *Pool) resolveOnce(ctx context.Context) (addrs []netip.AddrPort, ttl time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	addrs, ttl, err := p.cfg.Resolver.Resolve(ctx)
+	err = p.recovered(func() error {
+		addrs, ttl, err = p.cfg.Resolver.Resolve(ctx)
+		return err
+	})
 	if err == nil && len(addrs) == 0 {
 		err = errors.New("the answer contains no address")
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/configsource"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 type serveCmd struct {
@@ -47,7 +48,9 @@ func (s serveCmd) Run(p process) error {
 		return usageError{err}
 	}
 	changed := make(chan struct{})
-	background.Go(func() { _ = source.Run(ctx, changed) })
+	background.Go(func() { // after a panic there are no more reloads
+		_ = panics.Recover(newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}), "configuration source", func() error { return source.Run(ctx, changed) })
+	})
 	reader := &configReader{Source: source}
 	cfg, err := reader.load(p)
 	if err != nil && source.LastCommitted() != nil {

@@ -6,12 +6,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/internal/webhooks"
 )
 
@@ -28,6 +30,7 @@ const (
 // cluster runs each webhook. It opens its buckets on first use.
 type checkpointStore struct {
 	engine *jetstream.Engine
+	log    *slog.Logger
 
 	mu          sync.Mutex
 	checkpoints natsjs.KeyValue
@@ -101,7 +104,7 @@ func (c *checkpointStore) runLeased(ctx context.Context, name string, interval t
 		if err == nil {
 			var revision uint64
 			if revision, err = bucket.Create(ctx, name, nil); err == nil {
-				lease := webhookLease{bucket: bucket, name: name, renewInterval: interval, revision: revision}
+				lease := webhookLease{log: c.log, bucket: bucket, name: name, renewInterval: interval, revision: revision}
 				if err := lease.run(ctx, work); err != nil {
 					return err
 				}
@@ -118,6 +121,7 @@ func (c *checkpointStore) runLeased(ctx context.Context, name string, interval t
 
 // webhookLease is this gateway's lease of a webhook.
 type webhookLease struct {
+	log           *slog.Logger
 	bucket        natsjs.KeyValue
 	name          string
 	renewInterval time.Duration
@@ -130,7 +134,7 @@ func (l *webhookLease) run(ctx context.Context, work func(context.Context) error
 	var renewing sync.WaitGroup
 	renewing.Go(func() {
 		defer cancel()
-		l.renew(leased)
+		_ = panics.Recover(l.log, "lease of webhook "+l.name, func() error { l.renew(leased); return nil }) // work ends, and run starts over
 	})
 	err := work(leased)
 	cancel()

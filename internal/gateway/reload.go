@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // restartKeys are the keys that a reload cannot change: they configure what is opened once at the
@@ -20,14 +21,17 @@ var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota
 // Follow calls applied.
 func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, error), applied func(*config.Config)) {
 	for range changed {
-		cfg, err := load()
 		var changes []string
-		if err == nil {
-			changes, err = g.Reload(cfg)
-		}
-		if err == nil {
-			applied(cfg)
-		}
+		err := panics.Recover(g.log, "reload", func() error {
+			cfg, err := load()
+			if err != nil {
+				return err
+			}
+			if changes, err = g.Reload(cfg); err == nil {
+				applied(cfg)
+			}
+			return err
+		})
 		g.metrics.Reloaded(err == nil)
 		switch {
 		case err != nil:

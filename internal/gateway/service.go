@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"net/url"
 	"reflect"
@@ -22,6 +23,7 @@ import (
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/metrics"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/push"
@@ -39,6 +41,7 @@ type service struct {
 	paths           []string // the configuration blocks that use it, such as apps.shop.apns
 	cred            credential
 	settings        settings
+	log             *slog.Logger
 	pool            *pool.Pool
 	resolver        pool.Resolver
 	dial            func(context.Context, netip.AddrPort) (pool.Conn, error)
@@ -160,7 +163,7 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 		dial = dialerWithHTTP1
 	}
 	s := &service{
-		name: b.uniqueName(fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.label), cred), paths: []string{path}, cred: cred, settings: want,
+		name: b.uniqueName(fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.label), cred), paths: []string{path}, cred: cred, settings: want, log: b.log,
 		resolver: newResolver(base, want, b.dnsServers),
 		dial: dial(wire.Config{
 			Authority: base.Host, TLS: &tls.Config{RootCAs: want.roots, Certificates: cred.cert},
@@ -245,9 +248,11 @@ func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, e
 // run runs the pool and the token renewal until ctx ends.
 func (s *service) run(ctx context.Context) error {
 	var all errgroup.Group
-	all.Go(func() error { return s.pool.Run(ctx) })
+	all.Go(func() error {
+		return panics.Recover(s.log, s.name, func() error { return s.pool.Run(ctx) }) // a pool runs once; it restarts its own work
+	})
 	if s.refresh != nil {
-		all.Go(func() error { return s.refresh(ctx) })
+		all.Go(func() error { return panics.Restart(ctx, s.log, s.name+": token renewal", s.refresh) })
 	}
 	return all.Wait()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/push"
@@ -179,13 +180,13 @@ func (g *Gateway) startSnapshot(snap *snapshot) {
 	g.startWebhooks(snap)
 }
 
-// goBackground runs work until the gateway ends or stop is called. An error after stop was called
-// is only logged; it does not become an error of Run.
+// goBackground runs work until the gateway ends or stop is called. An error or a panic after stop
+// was called is only logged; it does not become an error of Run.
 func (g *Gateway) goBackground(work func(context.Context) error) (stop context.CancelFunc) {
 	base := g.baseCtx
 	ctx, stop := context.WithCancel(base)
 	g.background.Go(func() error {
-		err := work(ctx)
+		err := panics.Recover(g.log, "service or router", func() error { return work(ctx) })
 		if err != nil && base.Err() == nil {
 			g.log.Warn("background work failed after a reload had stopped it", "err", err)
 			return nil

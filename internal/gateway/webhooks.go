@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/internal/webhooks"
 	"github.com/sluice-push/sluice/push"
 )
@@ -138,7 +140,7 @@ func (snap *snapshot) webhook(name string) *appWebhook {
 func (g *Gateway) startWebhooks(snap *snapshot) {
 	for _, hook := range snap.webhooks {
 		if hook.stop == nil {
-			hook.stop = g.storage.webhookRunner.run(&g.storage.checkpoints, hook)
+			hook.stop = g.storage.webhookRunner.run(&g.storage.checkpoints, hook, g.log)
 		}
 	}
 }
@@ -157,7 +159,7 @@ func (w *webhookRunner) init() {
 
 // run runs a webhook until stop or stopAll is called. It first waits for the previous webhook of
 // the same name to end.
-func (w *webhookRunner) run(checkpoints *checkpointStore, hook *appWebhook) (stop context.CancelFunc) {
+func (w *webhookRunner) run(checkpoints *checkpointStore, hook *appWebhook, log *slog.Logger) (stop context.CancelFunc) {
 	w.init()
 	ctx, stop := context.WithCancel(w.ctx)
 	w.group.Go(func() error {
@@ -165,7 +167,10 @@ func (w *webhookRunner) run(checkpoints *checkpointStore, hook *appWebhook) (sto
 		if hook.prevDone != nil {
 			<-hook.prevDone // already stopped
 		}
-		return checkpoints.withLease(ctx, hook.Name(), hook.Run)
+		task := "webhook " + hook.Name()
+		return panics.Recover(log, task, func() error {
+			return checkpoints.withLease(ctx, hook.Name(), func(ctx context.Context) error { return panics.Restart(ctx, log, task, hook.Run) })
+		})
 	})
 	return stop
 }

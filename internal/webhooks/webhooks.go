@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/internal/publicaddr"
 	"github.com/sluice-push/sluice/push"
 )
@@ -201,7 +202,9 @@ func (w *Webhook) deliverFeed(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reader{feed: w.cfg.Feed, app: w.cfg.App, want: w.wants, events: make(chan feedItem)}
 	var reading sync.WaitGroup
-	reading.Go(func() { r.run(ctx, w.cursor()) })
+	reading.Go(func() {
+		_ = panics.Recover(w.log, "feed of webhook "+w.name, func() error { r.run(ctx, w.cursor()); return nil }) // the feed ends
+	})
 	defer reading.Wait()
 	defer cancel()
 	for {

@@ -54,7 +54,6 @@ func withTransport(fetch tokenSource, next http.RoundTripper) tokenSource {
 var (
 	errInvalidToken = errors.New("the response contains no valid access token: 1 to 16384 visible ASCII characters and token type Bearer are allowed")
 	errNoSubject    = errors.New("cannot read the account's subject token (credential_source in its file)")
-	errPanic        = errors.New("the exchange panicked")
 )
 
 // isAccessToken reports whether t can be sent in a header field.

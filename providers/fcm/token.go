@@ -4,16 +4,15 @@ package fcm
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
 
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -133,7 +132,11 @@ func (t *tokenCache) startExchange() (*exchange, error) {
 func (t *tokenCache) runExchange(ctx context.Context, e *exchange) {
 	defer e.cancel()
 	began := time.Now()
-	response, err := t.fetchRecovered(ctx)
+	var response *oauth2.Token
+	err := panics.Recover(t.log, "FCM access token", func() (err error) {
+		response, err = t.fetch(ctx)
+		return err
+	})
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -145,17 +148,6 @@ func (t *tokenCache) runExchange(ctx context.Context, e *exchange) {
 	}
 	t.inFlight = nil
 	close(e.done)
-}
-
-// fetchRecovered is fetch, with an error for a panic.
-func (t *tokenCache) fetchRecovered(ctx context.Context) (response *oauth2.Token, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			t.log.Error("fcm: token exchange panicked, please report this bug", "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			err = errPanic
-		}
-	}()
-	return t.fetch(ctx)
 }
 
 // recordFailure records a failed exchange and the earliest time of the next one. t.mu is held.

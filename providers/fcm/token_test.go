@@ -261,7 +261,7 @@ func TestPanicInExchangeIsAFailedExchange(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		mustAccept(t, p)
 		equal(t, "exchanges", calls, 3)
-		equal(t, "logged", strings.Count(log.String(), "panicked"), 2+2)
+		equal(t, "logged", strings.Count(log.String(), "background task panicked"), 2)
 		equal(t, "leaks", strings.Contains(log.String(), "LEAK"), false)
 	})
 }
