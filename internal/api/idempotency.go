@@ -24,31 +24,50 @@ type cacheEntry struct {
 
 // IdempotencyCache stores the results of requests with an Idempotency-Key in a gateway without a
 // history. It is in memory: it is lost on restart and not shared with other gateways. The zero
-// value stores 50,000 results, of about 1 KiB each, for a day.
+// value stores 50,000 results of each app, of about 1 KiB each, for a day.
 type IdempotencyCache struct {
-	// MaxEntries limits the number of stored results; 0 means 50,000.
+	// MaxEntries limits the number of stored results of one app; 0 means 50,000. No app can evict
+	// the results of another.
 	MaxEntries int
 	// TTL is how long a result is stored; 0 means 24 hours.
 	TTL time.Duration
 
-	mu      sync.Mutex
-	entries map[cacheKey]*cacheEntry
-	settled []cacheKey // keys of entries with a result, oldest first; entries in progress are only in entries
+	mu    sync.Mutex
+	apps  map[string]*appCache
+	swept time.Time // when expired results of all apps were removed
 }
+
+// appCache holds the results of one app.
+type appCache struct {
+	entries map[string]*cacheEntry
+	settled []string // keys of entries with a result, oldest first; entries in progress are only in entries
+}
+
+// sweepInterval is how often the expired results of apps without requests are removed.
+const sweepInterval = time.Minute
 
 // claim returns the entry of a key. first says that the caller created it and must settle it.
 func (c *IdempotencyCache) claim(key cacheKey, body [sha256.Size]byte) (entry *cacheEntry, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.evict(time.Now())
-	if entry, ok := c.entries[key]; ok {
+	now := time.Now()
+	if now.Sub(c.swept) >= sweepInterval {
+		c.sweep(now)
+	}
+	app := c.apps[key.app]
+	if app == nil {
+		app = &appCache{entries: map[string]*cacheEntry{}}
+		if c.apps == nil {
+			c.apps = map[string]*appCache{}
+		}
+		c.apps[key.app] = app
+	}
+	c.evict(app, now)
+	if entry, ok := app.entries[key.key]; ok {
 		return entry, false
 	}
-	if c.entries == nil {
-		c.entries = map[cacheKey]*cacheEntry{}
-	}
 	entry = &cacheEntry{body: body, done: make(chan struct{})}
-	c.entries[key] = entry
+	app.entries[key.key] = entry
 	return entry, true
 }
 
@@ -59,21 +78,33 @@ func (c *IdempotencyCache) settle(key cacheKey, entry *cacheEntry, res result, k
 	close(entry.done)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	app := c.apps[key.app] // it has the entry, so it was not removed
 	if !keep {
-		delete(c.entries, key)
+		delete(app.entries, key.key)
 		return
 	}
-	entry.expires = time.Now().Add(cmp.Or(c.TTL, 24*time.Hour))
-	c.settled = append(c.settled, key)
-	c.evict(time.Now())
+	now := time.Now()
+	entry.expires = now.Add(cmp.Or(c.TTL, 24*time.Hour))
+	app.settled = append(app.settled, key.key)
+	c.evict(app, now)
 }
 
-// evict removes the oldest results: those that have expired and those beyond MaxEntries. The caller
-// holds mu.
-func (c *IdempotencyCache) evict(now time.Time) {
-	for len(c.settled) > cmp.Or(c.MaxEntries, 50_000) || (len(c.settled) > 0 && now.After(c.entries[c.settled[0]].expires)) {
-		delete(c.entries, c.settled[0])
-		c.settled = c.settled[1:]
+// evict removes the oldest results of an app: those that have expired and those beyond MaxEntries.
+// The caller holds mu.
+func (c *IdempotencyCache) evict(app *appCache, now time.Time) {
+	for len(app.settled) > cmp.Or(c.MaxEntries, 50_000) || (len(app.settled) > 0 && now.After(app.entries[app.settled[0]].expires)) {
+		delete(app.entries, app.settled[0])
+		app.settled = app.settled[1:]
+	}
+}
+
+// sweep removes the expired results of all apps. The caller holds mu.
+func (c *IdempotencyCache) sweep(now time.Time) {
+	c.swept = now
+	for name, app := range c.apps {
+		if c.evict(app, now); len(app.entries) == 0 {
+			delete(c.apps, name)
+		}
 	}
 }
 

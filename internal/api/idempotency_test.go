@@ -180,6 +180,46 @@ func TestIdempotencyCacheEvictsExpiredAndOldestEntries(t *testing.T) {
 	})
 }
 
+func TestAppsDoNotEvictEachOthersResults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &api.IdempotencyCache{MaxEntries: 2} })
+		ts.request("POST", singlePath, validBody, keyHeader)
+		for range 2 {
+			for i := range 10 {
+				ts.request("POST", "/v1/apps/bank/notifications", validBody, "Authorization: Bearer "+otherKey, fmt.Sprint("Idempotency-Key: ", i))
+			}
+			time.Sleep(2 * time.Minute) // until the cache is swept
+		}
+		if ts.count() != 21 {
+			t.Errorf("%d sent, want 1 and twice 10: an app keeps only its newest results", ts.count())
+		}
+		if w := ts.request("POST", singlePath, validBody, keyHeader); w.Header().Get("Idempotency-Replayed") != "true" {
+			t.Error("another app evicted the result")
+		}
+	})
+}
+
+// TestResultInProgressSurvivesSweep sweeps the cache while its only entry has no result.
+func TestResultInProgressSurvivesSweep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.SendTimeout = 10 * time.Minute })
+		ts.respond = respondAfter(5 * time.Minute)
+		var callers sync.WaitGroup
+		for range 3 {
+			callers.Go(func() {
+				if w := ts.request("POST", singlePath, validBody, keyHeader); w.Code != 200 {
+					t.Error(w.Body)
+				}
+			})
+			time.Sleep(2 * time.Minute)
+		}
+		callers.Wait()
+		if ts.count() != 1 {
+			t.Errorf("sent %d times", ts.count())
+		}
+	})
+}
+
 func TestPanicReleasesWaitingCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ts := newTestAPI(t)
