@@ -76,8 +76,14 @@ func (o *output) String() string {
 // end of the test.
 func startGateway(t *testing.T, env []string, args ...string) *gatewayProcess {
 	t.Helper()
+	return startProcess(t, env, gatewayBinary, args...)
+}
+
+// startProcess starts a program that runs the binary.
+func startProcess(t *testing.T, env []string, program string, args ...string) *gatewayProcess {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
-	p := &gatewayProcess{t: t, cmd: exec.CommandContext(ctx, gatewayBinary, args...), done: make(chan struct{})}
+	p := &gatewayProcess{t: t, cmd: exec.CommandContext(ctx, program, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.Env = append(os.Environ(), env...)
 	if err := p.cmd.Start(); err != nil {
@@ -131,6 +137,17 @@ func (p *gatewayProcess) eventually(what string, condition func() bool) {
 			p.t.Fatalf("timed out waiting for %s:\n%s%s", what, p.stdout.String(), p.stderr.String())
 		}
 	}
+}
+
+// servingAt waits until gateway serve serves and returns its address.
+func (p *gatewayProcess) servingAt() (address string) {
+	p.t.Helper()
+	p.eventually("the log line of a serving gateway", func() bool {
+		_, rest, found := strings.Cut(p.stderr.String(), `"msg":"serving","listen":"`)
+		address, _, _ = strings.Cut(rest, `"`)
+		return found && address != ""
+	})
+	return address
 }
 
 // readyFile waits for a ready file and returns its content.

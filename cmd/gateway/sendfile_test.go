@@ -195,12 +195,7 @@ func TestSendFileSendsEachLineOnce(t *testing.T) {
 	text := mockConfig(t, providers.readyFile(path))
 	config := strings.Replace(readFile(t, text), "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", strings.TrimPrefix(hash, "sha256:"), 1)
 	p := startGateway(t, nil, "serve", "-c", writeTemp(t, "gateway.yaml", config+fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())))
-	var at string
-	p.eventually("the log line of a serving gateway", func() bool {
-		_, rest, found := strings.Cut(p.stderr.String(), `"msg":"serving","listen":"`)
-		at, _, _ = strings.Cut(rest, `"`)
-		return found && at != ""
-	})
+	at := p.servingAt()
 	file := writeTemp(t, "campaign.ndjson", strings.Repeat(fmt.Sprintf("{\"platform\":\"apns\",\"token\":%q,\"title\":\"Hi\"}\n", deviceToken), 1000))
 	env := []string{"GATEWAY_URL=http://" + at, "GATEWAY_KEY=" + key}
 	for _, c := range []struct{ as, want string }{{"", "1000 queued"}, {"", "1000 already accepted before"}, {"again", "1000 queued"}} {

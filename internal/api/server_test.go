@@ -54,7 +54,7 @@ type rawConn struct {
 // serve runs a server until the test ends, and connects to it.
 func (ts *testAPI) serve(t *testing.T) *rawConn {
 	listener := &pipeListener{conns: make(chan net.Conn), shut: make(chan struct{})}
-	server := api.NewServer(ts, nil)
+	server := api.NewServer(ts, api.ConnTimeouts{}, nil)
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(listener) })
 	client, conn := net.Pipe()
@@ -139,15 +139,21 @@ func TestHeaderAndIdleTimeouts(t *testing.T) {
 	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
 		start := time.Now()
 		c.write("GET /livez HTTP/1.1\r\nHost:")
-		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 2*time.Minute {
-			t.Errorf("after %v: %v", time.Since(start), err)
+		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 10*time.Second {
+			t.Errorf("incomplete header: after %v: %v", time.Since(start), err)
+		}
+	})
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
+		start := time.Now()
+		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 10*time.Second {
+			t.Errorf("no header: after %v: %v", time.Since(start), err)
 		}
 	})
 	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
 		start := time.Now()
 		c.write("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
-		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 2*time.Minute {
-			t.Errorf("after %v: %v", time.Since(start), err)
+		if _, err := io.ReadAll(c.in); err != nil || time.Since(start) != 11*time.Minute {
+			t.Errorf("idle: after %v: %v", time.Since(start), err)
 		}
 	})
 }
@@ -266,13 +272,41 @@ func TestDisconnectCancelsItemsInFlight(t *testing.T) {
 	}
 }
 
-func TestSpareConnectionStaysOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newTestAPI(t).serve(t)
-		time.Sleep(90 * time.Second) // as long as Go's clients keep an idle connection
-		c.write("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
-		if res := c.readResponse(); res.StatusCode != http.StatusOK {
-			t.Error(res.Status)
+// TestIdleConnectionOutlivesLoadBalancer uses a connection after an idle time as long as that of
+// common load balancers, which keep connections for the next request of any client.
+func TestIdleConnectionOutlivesLoadBalancer(t *testing.T) {
+	withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
+		for range 3 {
+			c.write("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+			res := c.readResponse()
+			if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
+				t.Error(res.Status, err)
+			}
+			time.Sleep(10*time.Minute + 30*time.Second)
 		}
 	})
+}
+
+// TestUnauthorizedBodiesDoNotHoldConnection sends requests that nothing authorizes, whose bodies do
+// not arrive.
+func TestUnauthorizedBodiesDoNotHoldConnection(t *testing.T) {
+	for request, status := range map[string]int{
+		"POST " + singlePath:           401,
+		"POST " + batchPath:            401,
+		"GET /livez":                   200,
+		"POST /livez":                  405,
+		"POST /":                       404,
+		"GET " + feedPath:              401,
+		"DELETE " + singlePath + "/id": 401,
+	} {
+		withServer(t, func(t *testing.T, _ *testAPI, c *rawConn) {
+			start := time.Now()
+			c.write(request + " HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n\r\n")
+			res := c.readResponse()
+			_, _ = io.Copy(io.Discard, res.Body)
+			if _, err := c.in.ReadByte(); err == nil || res.StatusCode != status || time.Since(start) > 2*time.Second {
+				t.Errorf("%s: %d after %v, %v", request, res.StatusCode, time.Since(start), err)
+			}
+		})
+	}
 }

@@ -320,6 +320,15 @@ type Limits struct {
 	// How long the gateway remembers that a provider has declared a token unregistered, and answers
 	// for the provider. 0s sends every time.
 	UnregisteredTTL time.Duration `name:"unregistered_ttl" was:"dead_tokens" default:"24h" allowed:"0s..720h"`
+	// Timeout for the header of a request, from its first byte; for the first request on a connection, from its start.
+	HeaderTimeout time.Duration `name:"header_timeout" default:"10s" allowed:"100ms..10m"`
+	// How long a connection without a request stays open. Keep it above the idle timeout of the proxy or load balancer in
+	// front of the gateway (600 s is common): otherwise it can send a request on a connection that the gateway closes.
+	IdleTimeout time.Duration `name:"idle_timeout" default:"11m" allowed:"1s..24h"`
+	// Maximum connections of clients, and never more than half of the files that the process may open (ulimit -n): the other
+	// half is reserved for connections to providers and for the queue. At the limit, a new connection replaces the one that
+	// has been without a request for the longest time.
+	Connections int `name:"connections" default:"20000" allowed:"16..1000000"`
 	// Timeout for receiving a request body; in a batch, the next notification. It ends calls that
 	// stall.
 	BodyTimeout time.Duration `name:"body_timeout" was:"body_time" default:"15s" allowed:"100ms..10m"`

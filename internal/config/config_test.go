@@ -79,9 +79,10 @@ func TestDefaults(t *testing.T) {
 		Quota: config.Quota{
 			FCM: config.Allowance{Rate: config.Rate{Count: 600000, Per: time.Minute}}, Shared: config.Shared{Lease: 5 * time.Second, FallbackShare: 0.02, Members: 10},
 		},
-		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTimeout: 25 * time.Second, TargetLatency: time.Second, Concurrency: 4096, UnregisteredTTL: 24 * time.Hour, BodyTimeout: 15 * time.Second},
-		Log:    config.Log{Level: "info", Format: "auto"},
-		Drain:  config.Drain{Grace: 30 * time.Second},
+		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTimeout: 25 * time.Second, TargetLatency: time.Second, Concurrency: 4096, UnregisteredTTL: 24 * time.Hour,
+			HeaderTimeout: 10 * time.Second, IdleTimeout: 11 * time.Minute, Connections: 20_000, BodyTimeout: 15 * time.Second},
+		Log:   config.Log{Level: "info", Format: "auto"},
+		Drain: config.Drain{Grace: 30 * time.Second},
 	}
 	want.Apps = map[string]*config.App{"shop": {
 		Keys:   []config.Key{{Name: "backend", Hash: hash, Scopes: []string{"send", "read"}}},

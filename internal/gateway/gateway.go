@@ -34,7 +34,7 @@ type Gateway struct {
 	workers      api.WorkerPool
 	storage      *storage // nil without a queue
 
-	listener, adminListener net.Listener
+	conns, adminConns *connLimiter // the listeners; Listen opens them
 
 	startedAt    atomic.Int64 // start of Run in Unix nanoseconds; 0 before
 	warmedUp     atomic.Bool  // all services have been ready, or warmUp has passed
@@ -53,16 +53,19 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gateway{log: log, metrics: metrics.New(), concurrency: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, drainStarted: make(chan struct{})}
+	g := &Gateway{log: log, metrics: metrics.New(), concurrency: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, drainStarted: make(chan struct{}),
+		conns: newConnLimiter(connectionLimit(cfg.Limits.Connections)), adminConns: newConnLimiter(maxAdminConns)}
 	if hasQueue(cfg) {
 		g.storage = &storage{}
 	}
 	g.metrics.WatchConcurrencyLimit(g.concurrency)
+	g.metrics.WatchConnections(g.conns.count.Load, g.conns.limit, g.conns.evicted.Load)
 	snap, err := g.buildSnapshot(cfg, nil)
 	if err != nil {
 		return nil, err
 	}
 	g.loadReporter.zone, g.loadReporter.idempotencyDomain, g.loadReporter.concurrency = cfg.Zone, g.storage.idempotencyDomain, cfg.Limits.Concurrency
+	g.loadReporter.conns = &g.conns.count
 	g.loadReporter.target, g.loadReporter.max = cfg.Limits.TargetLatency, cfg.Limits.SendTimeout
 	g.publish(snap)
 	g.metrics.WatchServices(g.metricsServices)
@@ -76,7 +79,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 // but requests wait for Run. Run calls Listen if necessary; call it earlier to get the addresses,
 // or an error if one is in use.
 func (g *Gateway) Listen() error {
-	if g.listener != nil {
+	if g.conns.Listener != nil {
 		return nil
 	}
 	api, err := net.Listen("tcp", string(g.current.Load().cfg.Listen))
@@ -87,15 +90,15 @@ func (g *Gateway) Listen() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("gateway: admin.listen: %w", err), api.Close())
 	}
-	g.listener, g.adminListener = api, admin
+	g.conns.Listener, g.adminConns.Listener = api, admin
 	return nil
 }
 
 // Addr returns the address of the API. Call it after Listen.
-func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
+func (g *Gateway) Addr() net.Addr { return g.conns.Addr() }
 
 // AdminAddr returns the address of the admin server. Call it after Listen.
-func (g *Gateway) AdminAddr() net.Addr { return g.adminListener.Addr() }
+func (g *Gateway) AdminAddr() net.Addr { return g.adminConns.Addr() }
 
 // Run opens the queue and serves until ctx ends or a listener fails. Then it drains: /readyz
 // immediately reports not ready, the queue stops reading from disk, and the listener closes after
@@ -107,7 +110,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return err
 	}
 	if err := g.storage.open(ctx, g.current.Load().cfg, g, g.log); err != nil {
-		closed := errors.Join(g.listener.Close(), g.adminListener.Close())
+		closed := errors.Join(g.conns.Close(), g.adminConns.Close())
 		if ctx.Err() != nil { // stopped during the start
 			return closed
 		}
@@ -118,10 +121,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	baseCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g.startCurrent(baseCtx)
-	admin := g.newServer(baseCtx, g.adminHandler())
+	admin := g.newServer(baseCtx, g.adminHandler(), g.adminConns)
 	g.background.Go(func() error {
 		defer cancel()
-		return serve(admin, g.adminListener)
+		return serve(admin, g.adminConns)
 	})
 	g.background.Go(func() error { return g.workers.Run(baseCtx) })
 	g.storage.run()
@@ -134,8 +137,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 // serveAPI serves the API until ctx ends or the listener fails. When ctx ends it drains.
 func (g *Gateway) serveAPI(ctx context.Context, api *http.Server) error {
 	failed := make(chan error, 1)
-	go func() { failed <- serve(api, g.listener) }()
-	g.log.Info("serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "pools", len(g.current.Load().activeServices()))
+	go func() { failed <- serve(api, g.conns) }()
+	g.log.Info("serving", "listen", g.Addr().String(), "admin", g.AdminAddr().String(), "max_connections", g.conns.limit, "pools", len(g.current.Load().activeServices()))
 	select {
 	case err := <-failed:
 		return err

@@ -4,7 +4,6 @@ package gateway
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -36,7 +35,7 @@ type loadReporter struct {
 	concurrency       int // of all connections together
 	target, max       time.Duration
 
-	conns atomic.Int64
+	conns *atomic.Int64 // open connections
 	last  atomic.Pointer[loadReport]
 }
 
@@ -46,16 +45,6 @@ type loadReport struct {
 	draining          bool
 	idempotencyDomain string
 	value             []string
-}
-
-// trackConn counts connections. It is the ConnState hook of the API's http.Server.
-func (r *loadReporter) trackConn(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		r.conns.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		r.conns.Add(-1)
-	}
 }
 
 // value returns the header value. Callers must not modify it.

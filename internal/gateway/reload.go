@@ -14,7 +14,8 @@ import (
 
 // restartKeys are the keys that a reload cannot change: they configure what is opened once at the
 // start, or copied into it.
-var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight"}
+var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota.shared", "log", "limits.concurrency", "limits.target_latency", "limits.in_flight",
+	"limits.header_timeout", "limits.idle_timeout", "limits.connections"}
 
 // Follow loads the configuration and reloads the gateway for each message on changed, until changed
 // is closed. Errors are logged and counted, and change nothing. After a reload without an error,

@@ -61,12 +61,11 @@ func (g *Gateway) adminHandler() http.Handler {
 // knowledge (RFC 9113 §3.3), which package client uses: many calls share a connection, and GOAWAY
 // tells which requests were not processed.
 func (g *Gateway) apiServer(base context.Context) *http.Server {
-	s := g.newServer(base, g.withLoadReport(g.currentAPI()))
+	s := g.newServer(base, g.withLoadReport(g.currentAPI()), g.conns)
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxStreams}
-	s.ConnState = g.loadReporter.trackConn
 	return s
 }
 
@@ -76,9 +75,11 @@ const maxStreams = 1000
 
 // newServer returns a server with limits against slow and greedy clients. Package api limits the
 // time for bodies. The end of base aborts requests that are still in progress after the drain.
-func (g *Gateway) newServer(base context.Context, handler http.Handler) *http.Server {
-	s := api.NewServer(handler, g.log)
+func (g *Gateway) newServer(base context.Context, handler http.Handler, conns *connLimiter) *http.Server {
+	limits := g.current.Load().cfg.Limits
+	s := api.NewServer(handler, api.ConnTimeouts{Header: limits.HeaderTimeout, Idle: limits.IdleTimeout}, g.log)
 	s.BaseContext = func(net.Listener) context.Context { return base }
+	s.ConnState = conns.track
 	return s
 }
 

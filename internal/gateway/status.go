@@ -26,7 +26,9 @@ type Status struct {
 	Draining bool   `json:"draining"`
 	// Concurrency is the number of notifications in flight in the whole gateway, and its limit.
 	Concurrency delivery.LimitStatus `json:"concurrency"`
-	Services    []ServiceStatus      `json:"services"`
+	// Connections are the connections of clients to the API.
+	Connections ConnectionStatus `json:"connections"`
+	Services    []ServiceStatus  `json:"services"`
 	// Queue and History are set if the gateway has a queue.
 	Queue   *QueueStatus    `json:"queue,omitempty"`
 	History *history.Status `json:"history,omitempty"`
@@ -53,7 +55,7 @@ type ServiceStatus struct {
 // Status returns the current state of the gateway.
 func (g *Gateway) Status() Status {
 	snap := g.current.Load()
-	s := Status{Zone: snap.cfg.Zone, Draining: g.draining.Load(), Concurrency: g.concurrency.Status(), Services: []ServiceStatus{}}
+	s := Status{Zone: snap.cfg.Zone, Draining: g.draining.Load(), Concurrency: g.concurrency.Status(), Connections: g.conns.status(), Services: []ServiceStatus{}}
 	s.Queue, s.History = g.storage.status()
 	s.QuotaLease = g.storage.leaseStatus()
 	s.Webhooks = snap.webhookStatus()

@@ -109,6 +109,7 @@ func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 		m := metrics.New()
 		m.Route("shop", push.APNs)
 		m.Request("/livez", 200)
+		m.WatchConnections(func() int64 { return 1 }, 100, func() uint64 { return 1 })
 		m.Reloaded(true)
 		m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) {
 			return &queue.Status{Waiting: []queue.Depth{{App: "shop", Lane: push.LaneBulk}}}, &history.Status{}, []webhooks.Status{{App: "shop", Name: "crm"}}

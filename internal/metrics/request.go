@@ -14,6 +14,19 @@ func newRequests() *prometheus.CounterVec {
 		"route", "class")
 }
 
+// WatchConnections adds metrics for the connections of clients. It must be called at most once.
+func (m *Metrics) WatchConnections(open func() int64, limit int, evicted func() uint64) {
+	m.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_http_connections", Help: "Open connections of clients to the API."},
+			func() float64 { return float64(open()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_http_connections_limit", Help: "Maximum of sluice_http_connections."},
+			func() float64 { return float64(limit) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sluice_http_connections_evicted_total",
+			Help: "Connections without a request that were closed at the limit to make room for new ones."},
+			func() float64 { return float64(evicted()) }),
+	)
+}
+
 // Request counts an API request. route is the pattern that matched, or empty. It must not be a
 // path: clients could create any number of series.
 func (m *Metrics) Request(route string, status int) {
