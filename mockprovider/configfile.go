@@ -40,6 +40,7 @@ type streamsFile struct {
 	Start        int  `yaml:"start"`
 	Max          int  `yaml:"max"`
 	Unadvertised bool `yaml:"unadvertised"`
+	Strict       bool `yaml:"strict"`
 	ShrinkOn4xx  bool `yaml:"shrink_on_4xx"`
 }
 

@@ -26,7 +26,7 @@ ledger_listen: "0.0.0.0:4433"
 project_id: shop
 access_token_lifetime: 1m
 token_update_every: 20m
-streams: { start: 2, max: 500, unadvertised: true, shrink_on_4xx: true }
+streams: { start: 2, max: 500, unadvertised: true, strict: true, shrink_on_4xx: true }
 latency: lan
 seed: 7
 ledger_size: 1000
@@ -41,7 +41,7 @@ faults: [{ service: apns, status: 503 }]
 		Listen: "0.0.0.0", Advertise: "push.test", Endpoints: 2, APNsListen: []string{"0.0.0.0:2197"}, APNsManageListen: "0.0.0.0:2196",
 		FCMListen: []string{"0.0.0.0:4430"}, OAuthListen: "0.0.0.0:4431", WebPushListen: "0.0.0.0:4432", LedgerListen: "0.0.0.0:4433",
 		ProjectID: "shop", AccessTokenLifetime: time.Minute, TokenUpdateEvery: 20 * time.Minute,
-		Streams: mockprovider.Streams{Start: 2, Max: 500, Unadvertised: true, ShrinkOn4xx: true},
+		Streams: mockprovider.Streams{Start: 2, Max: 500, Unadvertised: true, Strict: true, ShrinkOn4xx: true},
 		Latency: "lan", Seed: 7, LedgerSize: 1000, KeepContent: true,
 		Script: mockprovider.Script{Faults: append([]mockprovider.Fault{{Service: "apns", Status: 503}}, mockprovider.DocumentedQuotas()...)},
 	}

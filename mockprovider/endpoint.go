@@ -109,7 +109,7 @@ func (m *Mock) listen(service string, index int, listenAddr string, serve connec
 		e.http2 = h2.Config{Streams: m.cfg.Streams, MaxHeaderList: 8000}
 	} else {
 		e.tls.NextProtos = []string{"h2", "http/1.1"}
-		e.http2 = h2.Config{Streams: h2.Streams{Start: googleStreams, Max: googleStreams}, EndOnViolation: true, MaxHeaderList: 64 << 10}
+		e.http2 = h2.Config{Streams: h2.Streams{Start: googleStreams, Max: googleStreams, Strict: m.cfg.Streams.Strict}, EndOnViolation: true, MaxHeaderList: 64 << 10}
 		e.http1 = newHTTP1Listener(addr)
 	}
 	m.services[service] = append(m.services[service], e)

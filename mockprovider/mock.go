@@ -61,7 +61,8 @@ type Config struct {
 	TokenUpdateEvery time.Duration
 
 	// Streams is the stream limit of APNs connections. Its zero value is what Apple documents for
-	// token authentication: one stream until the first request has been accepted, then 1000.
+	// token authentication: one stream until the first request has been accepted, then 1000. Of the
+	// other services, it sets only Strict; their limit is 100 streams.
 	Streams Streams
 	// Latency is a latency profile: none (the default), lan, typical or far.
 	Latency string

@@ -30,6 +30,7 @@ Runs mocks of APNs with channel management, FCM, Google's OAuth2 endpoint and th
     project_id: demo-project
     access_token_lifetime: 1h
     keep_content: true      # the ledger includes header fields, bodies and decrypted Web Push messages
+    streams: {strict: true} # refuses streams that exceed a limit before the client can know it
     quotas: documented      # enforces Google's limits on FCM with 429
     seed: 1                 # makes random faults and latencies repeatable
     faults:                 # the first fault that matches a request applies

@@ -127,7 +127,7 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 // started. APNs allows one stream on a new connection until it has accepted a request.
 func TestColdBurstDialsNoMoreThanPoolSize(t *testing.T) {
 	const size, burst = 4, 500
-	r := newShopGateway(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000}}, slowTimeouts+fmt.Sprintf("pool: { size: %d }", size))
+	r := newShopGateway(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000, Strict: true}}, slowTimeouts+fmt.Sprintf("pool: { size: %d }", size))
 	forEachConcurrent(burst, burst, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"5a%062x","title":"burst"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)

@@ -16,7 +16,7 @@ import (
 // sender that the token is unregistered.
 func expiredTokens(s *scenario) {
 	const expiredEvery, expiredCount = 5, 1000
-	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Streams: mockprovider.Streams{ShrinkOn4xx: true}})
+	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Streams: mockprovider.Streams{ShrinkOn4xx: true, Strict: true}})
 	g := s.startAPNsGateway(m, "")
 	count, from := int(loadRate*(beforeFault+faultDuration).Seconds()), int(loadRate*beforeFault.Seconds())
 	run := s.startLoad(g, load.Generator{Rate: loadRate, Count: count, NewNotification: func(i int) *push.Notification {

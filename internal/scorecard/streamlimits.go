@@ -16,7 +16,7 @@ import (
 func streamLimits(s *scenario) {
 	steady := mockprovider.Fault{Service: mockprovider.APNs, Delay: healthyResponse.Delay}
 	m := s.startMock(mockprovider.Config{
-		Endpoints: poolSize, Streams: mockprovider.Streams{ShrinkOn4xx: true}, Script: script(steady),
+		Endpoints: poolSize, Streams: mockprovider.Streams{ShrinkOn4xx: true, Strict: true}, Script: script(steady),
 	})
 	g := s.startAPNsGateway(m, "")
 	cold := s.startBurst(g, 500).wait()

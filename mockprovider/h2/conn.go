@@ -20,11 +20,11 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Handler handles the requests of one connection. Record and the Stream methods are called while the
-// connection is locked: they must not call its methods.
+// Handler handles the requests of one connection. Its methods are called while the connection is
+// locked, one at a time: they must not call methods of the connection.
 type Handler interface {
-	// Decide returns what happens to a request. It is called for one request at a time, in the order
-	// in which the requests become complete.
+	// Decide returns what happens to a request. It is called in the order in which the requests become
+	// complete, or for requests on held streams, when their streams are admitted.
 	Decide(r *Request) Decision
 	// Record is called once for each request, when its response is on the way or when it is certain
 	// that there will be none. It must not keep r.
@@ -49,8 +49,8 @@ type Config struct {
 	MaxHeaderList uint32
 }
 
-// Conn is one connection. One goroutine reads frames and sends the responses that need no delay,
-// another one writes; there is no goroutine per stream.
+// Conn is one connection. One goroutine reads frames and handles them, another one writes; there is no
+// goroutine per stream.
 type Conn struct {
 	cfg     Config
 	handler Handler
@@ -61,24 +61,24 @@ type Conn struct {
 	wake    chan struct{} // wakes the writer
 
 	// Fields of the reading goroutine.
-	br         *bufio.Reader
-	frames     *http2.Framer // reads from br, and writes to out with mu held
-	fields     *hpack.Decoder
-	reading    *stream // the stream of the header block that is being decoded
-	endsStream bool    // that header block ends its stream
-	recvWindow int     // bytes that the client may still send
-	recvUnsent int     // bytes received and not yet returned with WINDOW_UPDATE
-	free       []*stream
+	br     *bufio.Reader
+	frames *http2.Framer // reads from br, and writes to out with mu held
 
 	mu           sync.Mutex
+	fields       *hpack.Decoder
+	reading      *stream // the stream of the header block that is being decoded
+	recvWindow   int     // bytes that the client may still send
+	free         []*stream
 	out          []byte // frames for the writer
 	spare        []byte // the writer's other buffer
 	encoder      *hpack.Encoder
 	block        []byte        // output of encoder
 	frozen       chan struct{} // non-nil while the connection is frozen; closed at the end of that
 	streams      map[uint32]*stream
-	lastStream   uint32 // greatest stream ID received
-	lastAnswered uint32 // greatest stream ID with a response
+	held         []*stream           // the streams that wait for others to end, oldest first
+	abandoned    map[uint32]struct{} // closed streams on which the client may still send
+	lastStream   uint32              // greatest stream ID received
+	lastAnswered uint32              // greatest stream ID with a response
 	maxInFlight  int
 	outflow      outflow
 	limit        streamLimit
@@ -100,7 +100,7 @@ const (
 func NewConn(raw *net.TCPConn, cfg Config, handler Handler) *Conn {
 	c := &Conn{
 		cfg: cfg, handler: handler, raw: raw, wake: make(chan struct{}, 1), goAwayLast: maxStreamID,
-		streams: map[uint32]*stream{}, recvWindow: connWindow, outflow: newOutflow(),
+		streams: map[uint32]*stream{}, abandoned: map[uint32]struct{}{}, recvWindow: connWindow, outflow: newOutflow(),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.fields = hpack.NewDecoder(4096, c.addField)
@@ -157,10 +157,8 @@ func (c *Conn) read() {
 		if !c.waitUnfrozen() {
 			return
 		}
-		if err == nil {
-			err = c.handle(f)
-		}
-		if err != nil && !c.handleError(err) {
+		if err = c.handle(f, err); err != nil {
+			c.abort(err)
 			return
 		}
 	}
@@ -178,32 +176,40 @@ func (c *Conn) flushBeforeBlocking() {
 	c.flush()
 }
 
-// handleError responds to a protocol error and reports whether the connection continues.
-func (c *Conn) handleError(err error) bool {
-	var ofStream http2.StreamError
-	if errors.As(err, &ofStream) {
+// handle handles a frame, or an error that occurred when it was read. It responds to the errors of a
+// stream, and returns those of the connection.
+func (c *Conn) handle(f http2.Frame, err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		err = c.handleFrame(f)
+	}
+	if ofStream, ok := errors.AsType[http2.StreamError](err); ok {
+		if c.isIdle(ofStream.StreamID) {
+			return http2.ConnectionError(ofStream.Code)
+		}
 		c.resetStream(ofStream.StreamID, ofStream.Code)
-		return true
+		err = nil
 	}
-	var ofConn http2.ConnectionError
-	switch {
-	case errors.As(err, &ofConn):
-		c.abort(http2.ErrCode(ofConn), c.frames.ErrorDetail())
-	case errors.Is(err, http2.ErrFrameTooLarge):
-		c.abort(http2.ErrCodeFrameSize, nil)
-	}
-	return false
+	c.admitHeld()
+	return err
 }
 
 // abort sends GOAWAY for a connection error, and reads on for up to a second so that the client can
-// read the GOAWAY before the connection is closed.
-func (c *Conn) abort(code http2.ErrCode, detail error) {
+// read the GOAWAY before the connection is closed. It does nothing if the connection has ended.
+func (c *Conn) abort(err error) {
+	code, ok := errors.AsType[http2.ConnectionError](err)
+	if errors.Is(err, http2.ErrFrameTooLarge) {
+		code = http2.ConnectionError(http2.ErrCodeFrameSize)
+	} else if !ok {
+		return
+	}
 	debug := ""
-	if detail != nil {
+	if detail := c.frames.ErrorDetail(); detail != nil {
 		debug = detail.Error()
 	}
 	c.mu.Lock()
-	c.sendGoAway(c.lastStream, code, debug)
+	c.sendGoAway(c.lastStream, http2.ErrCode(code), debug)
 	c.recordAll()
 	c.mu.Unlock()
 	_ = c.raw.SetReadDeadline(time.Now().Add(time.Second))
@@ -245,7 +251,7 @@ func (c *Conn) recordAll() {
 	for _, st := range c.streams {
 		c.recordUnanswered(st, "closed")
 	}
-	clear(c.streams)
+	c.clearStreams()
 }
 
 // sleep waits for d. It returns false if ctx ended first.

@@ -27,12 +27,16 @@ func (c *Conn) Freeze(on bool) {
 func (c *Conn) GoAway(g GoAway) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.goAway(g)
+}
+
+// goAway is GoAway with mu held.
+func (c *Conn) goAway(g GoAway) {
 	if c.limit.announced == 0 {
 		return
 	}
 	last := int(c.lastStream) + 2*g.LastOffset
 	c.sendGoAway(uint32(max(last, 0)), g.Code, g.Debug)
-	c.wakeWriter()
 }
 
 // sendGoAway sends GOAWAY: streams above last are not processed, the others are still answered. It
@@ -54,6 +58,12 @@ func (c *Conn) sendGoAway(last uint32, code http2.ErrCode, debug string) {
 // counts as processed.
 func (c *Conn) Reset(processedShare float64) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reset(processedShare)
+}
+
+// reset is Reset with mu held.
+func (c *Conn) reset(processedShare float64) {
 	ids := slices.Sorted(maps.Keys(c.streams))
 	processed := int(processedShare * float64(len(ids)))
 	for i, id := range ids {
@@ -63,8 +73,7 @@ func (c *Conn) Reset(processedShare float64) {
 			c.recordUnprocessed(st, "reset")
 		}
 	}
-	clear(c.streams)
-	c.mu.Unlock()
+	c.clearStreams()
 	_ = c.raw.SetLinger(0)
 	c.Close()
 }

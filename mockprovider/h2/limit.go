@@ -19,6 +19,10 @@ type Streams struct {
 	// Unadvertised makes a new connection announce Max in its SETTINGS and still refuse streams
 	// beyond Start, as some captures of APNs suggest.
 	Unadvertised bool
+	// Strict refuses each stream that exceeds the limit. The default is to hold a stream until there is
+	// room if the client cannot know the limit yet, because it has not acknowledged the SETTINGS.
+	// Unadvertised implies Strict.
+	Strict bool
 	// ShrinkOn4xx sets the limit back to 1 after a 4xx response other than 410, until the next
 	// accepted request.
 	ShrinkOn4xx bool
@@ -111,5 +115,6 @@ func (c *Conn) SetMaxStreams(n int) {
 		return // writeServerPreface announces it
 	}
 	c.setLimit(cmp.Or(n, c.limit.normal))
+	c.admitHeld()
 	c.wakeWriter()
 }

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// handle handles one frame.
-func (c *Conn) handle(f http2.Frame) error {
+// handleFrame handles one frame. mu is held, here and in all functions below.
+func (c *Conn) handleFrame(f http2.Frame) error {
 	switch f := f.(type) {
 	case *http2.HeadersFrame:
 		return c.handleHeaders(f)
@@ -32,25 +32,24 @@ func (c *Conn) handle(f http2.Frame) error {
 	return nil
 }
 
+// isIdle reports whether a stream is idle. Streams with even IDs are always idle, because only servers
+// can open them, to push responses.
+func (c *Conn) isIdle(id uint32) bool { return id > c.lastStream || id%2 == 0 }
+
 // handleHeaders starts a request, or reads the trailers of one.
 func (c *Conn) handleHeaders(f *http2.HeadersFrame) error {
 	id := f.StreamID
-	c.mu.Lock()
-	open := c.streams[id]
-	last := c.lastStream
-	c.lastStream = max(last, id)
-	c.mu.Unlock()
-	switch {
-	case open != nil && open.complete, open != nil && !f.StreamEnded():
-		return http2.ConnectionError(http2.ErrCodeProtocol)
-	case open != nil:
-		c.reading = &stream{id: id, trailersOf: open}
-	case id%2 == 0 || id <= last:
-		return http2.ConnectionError(http2.ErrCodeProtocol)
-	default:
+	_, abandoned := c.abandoned[id]
+	switch open := c.streams[id]; {
+	case id > c.lastStream && id%2 == 1:
+		c.lastStream = id
 		c.reading = c.newStream(id)
+	case open != nil || abandoned:
+		c.reading = &stream{id: id, trailers: true}
+	default:
+		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
-	c.endsStream = f.StreamEnded()
+	c.reading.ended = f.StreamEnded()
 	return c.decode(f.HeaderBlockFragment(), f.HeadersEnded())
 }
 
@@ -73,10 +72,43 @@ func (c *Conn) decode(fragment []byte, ended bool) error {
 	if c.fields.Close() != nil {
 		return http2.ConnectionError(http2.ErrCodeCompression)
 	}
-	if st.trailersOf != nil {
-		return c.complete(st.trailersOf)
+	if st.trailers {
+		return c.endWithTrailers(st)
 	}
 	return c.begin(st)
+}
+
+// endWithTrailers ends a request with trailers, whose content is not used.
+func (c *Conn) endWithTrailers(trailers *stream) error {
+	st, err := c.receivingStream(trailers.id, trailers.ended)
+	switch {
+	case st == nil:
+		return err
+	case trailers.malformed || !trailers.ended:
+		return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeProtocol}
+	}
+	return c.complete(st)
+}
+
+// receivingStream returns the stream that a DATA frame or trailers belong to. If they have no effect, it
+// returns nil, and the error of the client, if it made one (RFC 9113, section 5.1). end is true if they
+// end the stream.
+func (c *Conn) receivingStream(id uint32, end bool) (*stream, error) {
+	if c.isIdle(id) {
+		return nil, http2.ConnectionError(http2.ErrCodeProtocol)
+	}
+	if _, ok := c.abandoned[id]; ok {
+		if end {
+			delete(c.abandoned, id)
+		}
+		return nil, nil
+	}
+	st := c.streams[id]
+	if st == nil || st.ended {
+		return nil, http2.StreamError{StreamID: id, Code: http2.ErrCodeStreamClosed}
+	}
+	st.ended = end
+	return st, nil
 }
 
 // addField adds a decoded header field to the request that is being read.
@@ -103,7 +135,7 @@ func (c *Conn) addField(f hpack.HeaderField) {
 	case ":scheme":
 		pseudo = &st.scheme
 	}
-	if pseudo == nil || *pseudo != "" || f.Value == "" || len(r.Header) > 0 || st.trailersOf != nil {
+	if pseudo == nil || *pseudo != "" || f.Value == "" || len(r.Header) > 0 || st.trailers {
 		st.malformed = true
 		return
 	}
@@ -127,24 +159,19 @@ func (c *Conn) handleData(f *http2.DataFrame) error {
 	if err := c.countReceived(int(f.Length)); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	st, last := c.streams[f.StreamID], c.lastStream
-	c.mu.Unlock()
-	if st == nil && f.StreamID > last {
-		return http2.ConnectionError(http2.ErrCodeProtocol)
-	}
+	st, err := c.receivingStream(f.StreamID, f.StreamEnded())
 	if st == nil {
-		return nil // the stream was refused, reset or answered before its end
-	}
-	if st.complete {
-		return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeStreamClosed}
+		return err
 	}
 	if st.recvWindow -= int(f.Length); st.recvWindow < 0 {
 		return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeFlowControl}
 	}
+	if st.complete {
+		return nil // the body was cut
+	}
 	st.req.Body = append(st.req.Body, f.Data()...)
-	st.req.TooLong = len(st.req.Body) > MaxBody
-	if f.StreamEnded() || st.req.TooLong {
+	st.req.TooLong = st.recvWindow == 0 && !st.ended
+	if st.ended || st.req.TooLong {
 		return c.complete(st)
 	}
 	return nil
@@ -156,21 +183,16 @@ func (c *Conn) countReceived(n int) error {
 	if c.recvWindow -= n; c.recvWindow < 0 {
 		return http2.ConnectionError(http2.ErrCodeFlowControl)
 	}
-	if c.recvUnsent += n; c.recvUnsent < connWindow/2 {
-		return nil
+	if used := connWindow - c.recvWindow; used >= connWindow/2 {
+		_ = c.frames.WriteWindowUpdate(0, uint32(used))
+		c.recvWindow = connWindow
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_ = c.frames.WriteWindowUpdate(0, uint32(c.recvUnsent))
-	c.recvWindow, c.recvUnsent = c.recvWindow+c.recvUnsent, 0
 	return nil
 }
 
 // handleSettings applies the settings of the client. An acknowledgement shows which stream limit the
 // client has received.
 func (c *Conn) handleSettings(f *http2.SettingsFrame) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if f.IsAck() {
 		c.limit.acknowledge()
 		return nil
@@ -185,33 +207,35 @@ func (c *Conn) handleSettings(f *http2.SettingsFrame) error {
 		case http2.SettingMaxFrameSize:
 			c.outflow.maxFrame = int(s.Val)
 		case http2.SettingInitialWindowSize:
-			c.setInitialWindow(int(s.Val))
+			return c.setInitialWindow(int(s.Val))
 		}
 		return nil
 	})
-	if err == nil && !c.handler.Silent() {
-		err = c.frames.WriteSettingsAck()
+	if err != nil {
+		return err
 	}
-	return err
+	if !c.handler.Silent() {
+		_ = c.frames.WriteSettingsAck()
+	}
+	c.unblock()
+	return nil
 }
 
 func (c *Conn) handlePing(f *http2.PingFrame) {
 	if f.IsAck() || c.handler.Silent() {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	_ = c.frames.WritePing(true, f.Data)
 }
 
 // handleRSTStream removes a stream that the client has cancelled.
 func (c *Conn) handleRSTStream(f *http2.RSTStreamFrame) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f.StreamID > c.lastStream {
+	if c.isIdle(f.StreamID) {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
 	}
+	delete(c.abandoned, f.StreamID)
 	if st := c.streams[f.StreamID]; st != nil {
+		st.ended = true
 		c.recordUnanswered(st, "client reset")
 		c.remove(st)
 	}

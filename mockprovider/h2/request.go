@@ -17,7 +17,7 @@ type Request struct {
 	Method, Path, Authority string
 	Header                  []hpack.HeaderField
 	Body                    []byte
-	TooLong                 bool // the body was longer than MaxBody and was cut
+	TooLong                 bool // the body was too long and was cut at MaxBody
 
 	// The service that handles the request sets the fields below, for the script and the ledger.
 
@@ -30,9 +30,9 @@ type Request struct {
 	Plaintext, Undecryptable string
 }
 
-// MaxBody is the length in bytes at which a body is cut. All services reject shorter bodies as too
-// long.
-const MaxBody = 64 << 10
+// MaxBody is the length in bytes at which a body is cut: the receive window of a stream, which is never
+// refilled. All services reject shorter bodies as too long.
+const MaxBody = streamWindow
 
 // Get returns the first header field of that name, or "".
 func (r *Request) Get(name string) string {

@@ -36,10 +36,8 @@ type outflow struct {
 
 func newOutflow() outflow { return outflow{window: 65535, initial: 65535, maxFrame: 16384} }
 
-// respond sends the response of a stream, as far as the windows allow.
+// respond sends the response of a stream, as far as the windows allow. mu is held.
 func (c *Conn) respond(st *stream) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.streams[st.id] != st {
 		return
 	}
@@ -81,23 +79,26 @@ func (c *Conn) endResponse(st *stream) {
 	st.recorded = true
 	c.lastAnswered = max(c.lastAnswered, st.id)
 	c.handler.Record(st.id, &st.req, &st.decision, true)
-	if st.req.TooLong {
+	if !st.ended {
 		_ = c.frames.WriteRSTStream(st.id, http2.ErrCodeNo)
 	}
 	c.remove(st)
 	c.adaptLimit(&st.decision.Response)
 }
 
-// handleWindowUpdate continues with blocked bodies.
+// maxWindow is the greatest window of HTTP/2.
+const maxWindow = 1<<31 - 1
+
+// handleWindowUpdate continues with blocked bodies. mu is held.
 func (c *Conn) handleWindowUpdate(f *http2.WindowUpdateFrame) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if f.StreamID == 0 {
-		if c.outflow.window += int(f.Increment); c.outflow.window > 1<<31-1 {
+		if c.outflow.window += int(f.Increment); c.outflow.window > maxWindow {
 			return http2.ConnectionError(http2.ErrCodeFlowControl)
 		}
+	} else if c.isIdle(f.StreamID) {
+		return http2.ConnectionError(http2.ErrCodeProtocol)
 	} else if st := c.streams[f.StreamID]; st != nil {
-		if st.sendWindow += int(f.Increment); st.sendWindow > 1<<31-1 {
+		if st.sendWindow += int(f.Increment); st.sendWindow > maxWindow {
 			return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeFlowControl}
 		}
 	}
@@ -106,12 +107,14 @@ func (c *Conn) handleWindowUpdate(f *http2.WindowUpdateFrame) error {
 }
 
 // setInitialWindow changes the windows of all streams (RFC 9113, section 6.9.2). mu is held.
-func (c *Conn) setInitialWindow(initial int) {
+func (c *Conn) setInitialWindow(initial int) error {
 	for _, st := range c.streams {
-		st.sendWindow += initial - c.outflow.initial
+		if st.sendWindow += initial - c.outflow.initial; st.sendWindow > maxWindow {
+			return http2.ConnectionError(http2.ErrCodeFlowControl)
+		}
 	}
 	c.outflow.initial = initial
-	c.unblock()
+	return nil
 }
 
 // unblock continues with the bodies that wait for a window. mu is held.

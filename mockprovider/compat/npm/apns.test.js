@@ -9,10 +9,11 @@ const deviceToken = '00fc13adff785122b4ad28809a3420982341241421348097878e577c991
 const [address, port] = ready.apns.split(':');
 const [manageChannelsAddress, manageChannelsPort] = ready.apns_manage.split(':');
 
-const provider = new apn.Provider({
+const newProvider = () => new apn.Provider({
   token: { key: ready.apns_key_file, keyId: ready.apns_key_id, teamId: ready.apns_team_id },
   address, port: Number(port), manageChannelsAddress, manageChannelsPort: Number(manageChannelsPort), production: true,
 });
+const provider = newProvider();
 after(() => provider.shutdown());
 afterEach(async () => { await setScript(); await clear(); });
 
@@ -35,6 +36,16 @@ test('node-apn is accepted', async () => {
   const [entry] = await ledger({ service: 'apns', apns_id: id, status: 200 });
   assert.equal(entry.token, deviceToken);
   assert.match(entry.body, /World/);
+});
+
+// The requests of the first send leave before the client has the SETTINGS of the mock.
+test('node-apn sends to several devices on a new connection', async () => {
+  const fresh = newProvider();
+  after(() => fresh.shutdown());
+  const devices = Array.from({ length: 50 }, (_, i) => String(i).padStart(64, '0'));
+  const { sent, failed } = await fresh.send(newNotification(), devices);
+  assert.deepEqual(failed, []);
+  assert.deepEqual(sent.map((s) => s.device).sort(), devices);
 });
 
 test('node-apn gets reasons for invalid notifications', async () => {
