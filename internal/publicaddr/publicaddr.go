@@ -11,42 +11,104 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 )
 
-// specialPurpose lists the blocks of the IANA special-purpose address registries that the
-// predicates of netip do not cover. Their addresses are not public, or they embed another address.
-var specialPurpose = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),       // this network, RFC 791
-	netip.MustParsePrefix("100.64.0.0/10"),   // carrier-grade NAT, RFC 6598
-	netip.MustParsePrefix("192.0.0.0/24"),    // protocol assignments, RFC 6890
-	netip.MustParsePrefix("192.0.2.0/24"),    // documentation, RFC 5737
-	netip.MustParsePrefix("198.18.0.0/15"),   // benchmarks, RFC 2544
-	netip.MustParsePrefix("198.51.100.0/24"), // documentation, RFC 5737
-	netip.MustParsePrefix("203.0.113.0/24"),  // documentation, RFC 5737
-	netip.MustParsePrefix("240.0.0.0/4"),     // reserved and broadcast, RFC 1112
-	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64, RFC 6052: embeds any IPv4 address
-	netip.MustParsePrefix("64:ff9b:1::/48"),  // local NAT64, RFC 8215
-	netip.MustParsePrefix("100::/64"),        // discard, RFC 6666
-	netip.MustParsePrefix("2001::/23"),       // protocol assignments, RFC 2928; Teredo embeds IPv4
-	netip.MustParsePrefix("2001:db8::/32"),   // documentation, RFC 3849
-	netip.MustParsePrefix("2002::/16"),       // 6to4, RFC 3056: embeds any IPv4 address
+// block is a row of a registry.
+type block struct {
+	netip.Prefix
+	reachable bool // globally
 }
 
-// Public reports whether addr is an address of the public internet. An IPv4-mapped IPv6 address is
-// treated as its IPv4 address.
+// blocks contains the rows of the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890, RFC
+// 8190) with their column Globally Reachable. For an address in several blocks, the smallest one
+// counts.
+var blocks = []block{
+	{netip.MustParsePrefix("0.0.0.0/8"), false},       // this network
+	{netip.MustParsePrefix("10.0.0.0/8"), false},      // private use
+	{netip.MustParsePrefix("100.64.0.0/10"), false},   // carrier-grade NAT
+	{netip.MustParsePrefix("127.0.0.0/8"), false},     // loopback
+	{netip.MustParsePrefix("169.254.0.0/16"), false},  // link-local; metadata services of clouds
+	{netip.MustParsePrefix("172.16.0.0/12"), false},   // private use
+	{netip.MustParsePrefix("192.0.0.0/24"), false},    // protocol assignments
+	{netip.MustParsePrefix("192.0.0.9/32"), true},     // PCP anycast
+	{netip.MustParsePrefix("192.0.0.10/32"), true},    // TURN anycast
+	{netip.MustParsePrefix("192.0.2.0/24"), false},    // documentation
+	{netip.MustParsePrefix("192.88.99.0/24"), false},  // 6to4 relay anycast, deprecated
+	{netip.MustParsePrefix("192.168.0.0/16"), false},  // private use
+	{netip.MustParsePrefix("198.18.0.0/15"), false},   // benchmarks
+	{netip.MustParsePrefix("198.51.100.0/24"), false}, // documentation
+	{netip.MustParsePrefix("203.0.113.0/24"), false},  // documentation
+	{netip.MustParsePrefix("224.0.0.0/4"), false},     // multicast
+	{netip.MustParsePrefix("240.0.0.0/4"), false},     // reserved and broadcast
+
+	// Global unicast addresses are in 2000::/3 (IPv6 Address Space registry). This excludes, among
+	// others, ::/96 (IPv4-compatible), ::ffff:0:0:0/96 (IPv4-translated), 64:ff9b:1::/48 (local NAT64),
+	// 100::/64 (discard), 5f00::/16 (segment routing), fc00::/7 (unique local), fe80::/10 (link-local),
+	// fec0::/10 (site-local) and ff00::/8 (multicast).
+	{netip.MustParsePrefix("::/0"), false},
+	{netip.MustParsePrefix("64:ff9b::/96"), true}, // NAT64
+	{netip.MustParsePrefix("2000::/3"), true},
+	{netip.MustParsePrefix("2001::/23"), false},      // protocol assignments
+	{netip.MustParsePrefix("2001::/32"), true},       // Teredo
+	{netip.MustParsePrefix("2001:1::1/128"), true},   // PCP anycast
+	{netip.MustParsePrefix("2001:1::2/128"), true},   // TURN anycast
+	{netip.MustParsePrefix("2001:1::3/128"), true},   // DNS-SD registration anycast
+	{netip.MustParsePrefix("2001:3::/32"), true},     // automatic multicast tunneling
+	{netip.MustParsePrefix("2001:4:112::/48"), true}, // AS112
+	{netip.MustParsePrefix("2001:20::/28"), true},    // ORCHIDv2
+	{netip.MustParsePrefix("2001:30::/28"), true},    // drone remote ID
+	{netip.MustParsePrefix("2001:db8::/32"), false},  // documentation
+	{netip.MustParsePrefix("3fff::/20"), false},      // documentation
+}
+
+var (
+	nat64     = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
+	sixToFour = netip.MustParsePrefix("2002::/16")    // RFC 3056
+	teredo    = netip.MustParsePrefix("2001::/32")    // RFC 4380
+)
+
+// Public reports whether addr is an address of the public internet. An IPv6 address that leads to
+// an IPv4 address is public only if that is. A NAT64 prefix that only the operator's network uses
+// (RFC 6052 §2.2) cannot be recognized.
 func Public(addr netip.Addr) bool {
 	addr = addr.Unmap()
-	if !addr.IsGlobalUnicast() || addr.IsPrivate() || addr.Zone() != "" {
+	if !addr.IsValid() || addr.Zone() != "" || !reachable(addr) {
 		return false
 	}
-	for _, block := range specialPurpose {
-		if block.Contains(addr) {
-			return false
+	return addr.Is4() || !slices.ContainsFunc(embeddedIPv4(addr), func(a netip.Addr) bool { return !reachable(a) })
+}
+
+// reachable returns whether the smallest block with addr is globally reachable. An IPv4 address
+// without a block is.
+func reachable(addr netip.Addr) bool {
+	found, bits := true, -1
+	for _, b := range blocks {
+		if b.Bits() > bits && b.Contains(addr) {
+			found, bits = b.reachable, b.Bits()
 		}
 	}
-	return true
+	return found
+}
+
+// embeddedIPv4 returns the IPv4 addresses that packets to an IPv6 address are forwarded to.
+func embeddedIPv4(addr netip.Addr) []netip.Addr {
+	b := addr.As16()
+	at := func(offset int) netip.Addr { return netip.AddrFrom4([4]byte(b[offset : offset+4])) }
+	switch {
+	case nat64.Contains(addr):
+		return []netip.Addr{at(12)}
+	case sixToFour.Contains(addr):
+		return []netip.Addr{at(2)}
+	case teredo.Contains(addr): // the server, and the client with all its bits inverted
+		client := netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]})
+		return []netip.Addr{at(4), client}
+	case b[8]&^2 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe: // ISATAP, RFC 5214
+		return []netip.Addr{at(12)}
+	}
+	return nil
 }
 
 // ErrNotPublic means that no connection was made because the address is not public.
