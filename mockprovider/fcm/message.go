@@ -18,6 +18,7 @@ type message struct {
 	validateOnly  bool
 	collapsible   bool // it has a collapse_key
 	size          int  // bytes of text in the parts that count toward the size limit
+	payloadSize   int  // bytes of apns.payload in its shortest encoding, which is limited on its own
 
 	android, androidV2 bool // it has these fields, of which FCM allows only one
 }
@@ -56,7 +57,7 @@ func (r *reader) value(f *field, path string, counted bool) *fcmError {
 	case f.kind == kindList && kind == '[':
 		return r.list(f, path, counted)
 	case f.kind == kindStruct && kind == '{':
-		return r.skip()
+		return r.structure(counted)
 	}
 	return r.scalar(f, path, counted)
 }
@@ -123,6 +124,20 @@ func (r *reader) list(f *field, path string, counted bool) *fcmError {
 	}
 	if _, err := r.dec.ReadToken(); err != nil {
 		return errSyntax()
+	}
+	return nil
+}
+
+// structure reads an object of any content.
+func (r *reader) structure(counted bool) *fcmError {
+	raw, err := r.dec.ReadValue()
+	if err != nil {
+		return errSyntax()
+	}
+	if counted {
+		raw = raw.Clone()
+		_ = raw.Format() // valid, because the decoder has checked it
+		r.msg.payloadSize += len(raw)
 	}
 	return nil
 }
@@ -220,7 +235,7 @@ func (m message) check() *fcmError {
 	if m.android && m.androidV2 {
 		return newFieldError("Only one of android and android_v2 may be set.", "message.android_v2")
 	}
-	if m.size > limit {
+	if max(m.size, m.payloadSize) > limit {
 		return errTooBig()
 	}
 	return nil

@@ -201,12 +201,20 @@ func TestMessageIsAcceptedUpToItsSizeLimit(t *testing.T) {
 		limit  int
 	}{{`"token":"x:y"`, 4096}, {`"topic":"t"`, 2048}} {
 		for extra, status := range []int{200, 400} {
-			text := `{"message":{` + c.target + `,"data":{"k":"` + strings.Repeat("v", c.limit-1+extra) + `"}}}`
-			got := newMock().Respond(request(text))
-			if got.Status != status || status == 400 && !strings.Contains(string(got.Body), "too big") {
-				t.Errorf("%s, %d bytes too long: got %d %s", c.target, extra, got.Status, got.Body)
+			data := `"data":{"k":"` + strings.Repeat("v", c.limit-1+extra) + `"}`
+			payload := `"apns":{"payload":{"aps":{"alert":"` + strings.Repeat("v", c.limit-len(`{"aps":{"alert":""}}`)+extra) + `"}}}`
+			escaped := strings.NewReplacer(`{`, "{\n ", `vv`, `\u0076v`).Replace(payload)
+			for _, content := range []string{data, payload, escaped} {
+				got := newMock().Respond(request(`{"message":{` + c.target + `,` + content + `}}`))
+				if got.Status != status || status == 400 && !strings.Contains(string(got.Body), "too big") {
+					t.Errorf("%s, %.20s, %d bytes too long: got %d %s", c.target, content, extra, got.Status, got.Body)
+				}
 			}
 		}
+	}
+	half := strings.Repeat("v", 2100)
+	if got := newMock().Respond(request(`{"message":{"token":"x:y","data":{"k":"` + half + `"},"apns":{"payload":{"k":"` + half + `"}}}}`)); got.Status != 200 {
+		t.Errorf("data and a payload that are together too long: got %d %s", got.Status, got.Body)
 	}
 	cut := request(to(registrationToken))
 	cut.TooLong = true
