@@ -255,7 +255,7 @@ func TestResetConnectionProcessedTheOldestShare(t *testing.T) {
 		t.Errorf("the connection ended with %v", err)
 	}
 	eventually(t, "the ledger's entries", func() bool { return len(entries(m)) == 4 })
-	wantEntries(t, m, "delay 200 true false", "delay 200 true false", "reset 0 false false", "reset 0 false false")
+	wantEntries(t, m, "reset 200 true false", "reset 200 true false", "reset 0 false false", "reset 0 false false")
 }
 
 func TestImmediateResetAffectsOpenConnections(t *testing.T) {
@@ -396,12 +396,18 @@ func TestFaultsAffectHTTP1(t *testing.T) {
 		mockprovider.Fault{Service: "fcm", Token: "b:*", DropResponse: true},
 		mockprovider.Fault{Service: "fcm", Token: "c:*", Status: 503, RetryAfter: time.Minute},
 		mockprovider.Fault{Service: "fcm", Token: "d:*", GoAway: &mockprovider.GoAway{Every: 1}},
-		mockprovider.Fault{Service: "fcm", Token: "e:*", RST: "REFUSED_STREAM"})
+		mockprovider.Fault{Service: "fcm", Token: "e:*", RST: "REFUSED_STREAM"},
+		mockprovider.Fault{Service: "fcm", Token: "f:*", Reset: &mockprovider.Reset{Every: 1, Processed: 1}},
+		mockprovider.Fault{Service: "fcm", Token: "g:*", Reset: &mockprovider.Reset{Every: 1, Processed: 0.5}})
 	access := accessToken(t, m)
 	c := newHTTP1Client(t, m)
-	for _, token := range []string{"a:x", "e:x"} {
+	for token, accepted := range map[string]bool{"a:x": false, "e:x": false, "f:x": true, "g:x": false} {
 		if _, err := c.Do(message(t, m, access, to(token))); err == nil { //nolint:bodyclose // there is no response
 			t.Errorf("%s: there is a response", token)
+		}
+		e := m.Ledger().Expect(t, mockprovider.Query{Token: token}, 1)[0]
+		if e.Accepted != accepted || e.Answered || e.Fault == "" {
+			t.Errorf("%s: the ledger has %+v", token, e)
 		}
 	}
 	if got := do(t, c, message(t, m, access, to("c:x"))); got.status != 503 || got.header.Get("retry-after") != "60" {

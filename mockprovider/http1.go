@@ -110,7 +110,8 @@ func serveHTTP1(w http.ResponseWriter, hr *http.Request) {
 // awaitResponse waits for the delay of the decision. It returns false if there is no response.
 func (c *conn) awaitResponse(ctx context.Context, d *h2.Decision) bool {
 	switch {
-	case d.Reset:
+	case d.Reset: // this request is the only one in flight
+		d.Processed = d.ProcessedShare == 1
 		c.wire.Reset(0)
 		return false
 	case d.RST:

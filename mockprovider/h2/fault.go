@@ -68,6 +68,7 @@ func (c *Conn) reset(processedShare float64) {
 	processed := int(processedShare * float64(len(ids)))
 	for i, id := range ids {
 		if st := c.streams[id]; i < processed {
+			st.decision.Fault = "reset"
 			c.recordUnanswered(st, "reset")
 		} else {
 			c.recordUnprocessed(st, "reset")

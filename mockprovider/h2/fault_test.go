@@ -77,7 +77,7 @@ func TestGoAwayBeforeTheStartDoesNothing(t *testing.T) {
 
 func TestResetProcessesTheOldestShare(t *testing.T) {
 	h := &handler{decide: func(*h2.Request) h2.Decision {
-		return h2.Decision{Response: h2.Response{Status: 200}, Processed: true, Delay: time.Hour}
+		return h2.Decision{Response: h2.Response{Status: 200}, Processed: true, Delay: time.Hour, Fault: "delay"}
 	}}
 	client, s := open(t, many, h)
 	for range 4 {

@@ -110,11 +110,13 @@ func (i *Injector) Decide(c *Conn, s Service, r *h2.Request) h2.Decision {
 	case rule.RST != "":
 		d.RST, d.Code, d.Fault = true, rule.rst, "rst "+rule.RST
 		return d
-	case rule.Reset != nil:
+	case rule.Reset != nil && rule.Reset.Every > 0:
 		d.Reset, d.Fault, d.ProcessedShare = true, "reset", rule.Reset.Processed
-		if d.ProcessedShare == 0 {
-			return d
+		if d.ProcessedShare > 0 {
+			d.Processed = true
+			d.Response, _ = rule.respond(s, r, wait)
 		}
+		return d
 	}
 	d.Processed = true
 	d.Response, d.Fault = rule.respond(s, r, wait)
