@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"net/http"
 	"time"
 
@@ -87,12 +88,16 @@ func problemFor(r push.Receipt) *problem {
 	case push.Throttled:
 		return withReceipt(r, problem{kind: throttled, retryAfter: atLeastOneSecond(r.RetryAfter), detail: retryLater})
 	case push.Unauthorized:
-		return withReceipt(r, problem{kind: unauthorized, detail: "the operator must check the app's key or certificate"})
+		return withReceipt(r, problem{kind: unauthorized, detail: cmp.Or(r.Detail, "the operator must check the app's key or certificate")})
 	case push.Unknown:
 		return withReceipt(r, problem{kind: unknown,
 			detail: "sending it again may display it twice; set on_unknown to let the gateway repeat it"})
 	default:
-		return withReceipt(r, problem{kind: unavailable, retryAfter: atLeastOneSecond(r.RetryAfter), detail: retryLater})
+		detail := retryLater
+		if r.Detail != "" {
+			detail = r.Detail + "; " + retryLater
+		}
+		return withReceipt(r, problem{kind: unavailable, retryAfter: atLeastOneSecond(r.RetryAfter), detail: detail})
 	}
 }
 

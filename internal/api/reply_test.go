@@ -58,6 +58,21 @@ func TestProblemHoldsReceiptAndRetryAfter(t *testing.T) {
 	}
 }
 
+func TestProblemDetailSaysWhatToFix(t *testing.T) {
+	for verdict, want := range map[push.Verdict]string{
+		push.Unauthorized: "WORD: enable the API", push.Unavailable: "WORD: enable the API; send it again after the time in Retry-After",
+	} {
+		ts := newTestAPI(t)
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			return ended(n, push.Outcome{Verdict: verdict, Reason: "WORD", Detail: "enable the API"})
+		}
+		var p struct{ Detail string }
+		if err := json.Unmarshal(ts.request("POST", singlePath, validBody).Body.Bytes(), &p); err != nil || p.Detail != want {
+			t.Errorf("%s: %q, %v", verdict, p.Detail, err)
+		}
+	}
+}
+
 func TestNotificationInvalidForProviderIsClientError(t *testing.T) {
 	for reason, want := range map[string]struct {
 		status int

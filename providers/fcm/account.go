@@ -3,13 +3,16 @@
 package fcm
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"io/fs"
 	"net/url"
+	"os"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -39,6 +42,7 @@ type account struct {
 	// Members of external and impersonated accounts that are checked before use.
 	TokenURL         string         `json:"token_url"`
 	ImpersonationURL string         `json:"service_account_impersonation_url"`
+	CredentialSource jsontext.Value `json:"credential_source"`
 	Web              jsontext.Value `json:"web"`
 	Installed        jsontext.Value `json:"installed"`
 
@@ -126,5 +130,30 @@ func (a *account) fetchToken(ctx context.Context) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.checkSubjectFile(); err != nil {
+		return nil, err
+	}
 	return credentials.TokenSource.Token()
+}
+
+// checkSubjectFile checks that the file that credential_source names, if any, has a subject token.
+// The error contains nothing of the credential file.
+func (a *account) checkSubjectFile() error {
+	var source struct {
+		File string `json:"file"`
+	}
+	if json.Unmarshal(a.CredentialSource, &source, lenient) != nil || source.File == "" {
+		return nil
+	}
+	switch text, err := os.ReadFile(source.File); {
+	case errors.Is(err, fs.ErrNotExist):
+		return &subjectError{"credential_source.file in the credential file names a file that does not exist"}
+	case errors.Is(err, fs.ErrPermission):
+		return &subjectError{"credential_source.file in the credential file names a file that the gateway's user has no permission to read"}
+	case err != nil:
+		return &subjectError{"credential_source.file in the credential file names a file that cannot be read"}
+	case len(bytes.TrimSpace(text)) == 0:
+		return &subjectError{"credential_source.file in the credential file names an empty file"}
+	}
+	return nil
 }

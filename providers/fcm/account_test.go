@@ -304,12 +304,32 @@ func (p plainToTLS) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestUnreadableSubjectTokenHoldsNoSecret(t *testing.T) {
-	c := newCloud(t, httptest.NewTLSServer)
-	var log bytes.Buffer
-	p := c.newProvider(t, c.workloadFile(map[string]any{"credential_source": map[string]any{"file": "/nowhere/SECRET"}}), &log)
-	equal(t, "reason", mustNotSend(t, p).Reason, "OAUTH_UNAVAILABLE")
-	equal(t, "log", strings.Contains(log.String(), "credential_source") && !strings.Contains(log.String(), "SECRET"), true)
-	equal(t, "requests", len(c.requests()), 0)
+	dir := t.TempDir()
+	for _, name := range []string{"SECRET-empty", "SECRET-text"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.TrimPrefix(name, "SECRET-empty")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for detail, source := range map[string]map[string]any{
+		"credential_source.file in the credential file names a file that does not exist": {"file": filepath.Join(dir, "SECRET-missing")},
+		"names a file that cannot be read": {"file": dir},
+		"names an empty file":              {"file": filepath.Join(dir, "SECRET-empty")},
+		"the subject token cannot be obtained as credential_source in the credential file says": {
+			"file": filepath.Join(dir, "SECRET-text"), "format": map[string]string{"type": "json", "subject_token_field_name": "id_token"}},
+	} {
+		t.Run(detail, func(t *testing.T) {
+			c := newCloud(t, httptest.NewTLSServer)
+			var log bytes.Buffer
+			p := c.newProvider(t, c.workloadFile(map[string]any{"credential_source": source}), &log)
+			o := mustNotSend(t, p)
+			equal(t, "reason", o.Reason, "OAUTH_NO_SUBJECT_TOKEN")
+			equal(t, "retryable", o.Retryable(), true)
+			for _, text := range []string{o.Detail, log.String(), fmt.Sprint(p.Authorize(t.Context()))} {
+				equal(t, text, strings.Contains(text, detail) && !strings.Contains(text, "SECRET") && !strings.Contains(text, dir), true)
+			}
+			equal(t, "requests", len(c.requests()), 0)
+		})
+	}
 }
 
 func TestEndOfRunAbortsExchange(t *testing.T) {

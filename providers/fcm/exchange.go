@@ -4,6 +4,7 @@ package fcm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -39,7 +40,7 @@ func withTransport(fetch tokenSource, next http.RoundTripper) tokenSource {
 		case transport.err != nil:
 			return nil, transport.err
 		case err != nil && transport.status == 0:
-			return nil, errNoSubject
+			return nil, cmp.Or(asSubjectError(err), errNoSubject)
 		case err != nil && !transport.isJSON:
 			return nil, &responseError{status: transport.status}
 		case err != nil || !isAccessToken(token):
@@ -53,8 +54,18 @@ func withTransport(fetch tokenSource, next http.RoundTripper) tokenSource {
 // what it read.
 var (
 	errInvalidToken = errors.New("the response contains no valid access token: 1 to 16384 visible ASCII characters and token type Bearer are allowed")
-	errNoSubject    = errors.New("cannot read the account's subject token (credential_source in its file)")
+	errNoSubject    = &subjectError{"the subject token cannot be obtained as credential_source in the credential file says"}
 )
+
+// subjectError says why there is no subject token to exchange.
+type subjectError struct{ cause string }
+
+func (e *subjectError) Error() string { return e.cause }
+
+func asSubjectError(err error) *subjectError {
+	e, _ := errors.AsType[*subjectError](err)
+	return e
+}
 
 // isAccessToken reports whether t can be sent in a header field.
 func isAccessToken(t *oauth2.Token) bool {

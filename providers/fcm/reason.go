@@ -30,6 +30,17 @@ var (
 	unavailable  = push.Outcome{Verdict: push.Unavailable, Scope: push.ScopeEndpoint}
 )
 
+// thirdPartyAdvice says how to fix the credential that FCM uses at another push service.
+const thirdPartyAdvice = "the APNs key or the Web Push key pair in the Firebase project is missing or invalid " +
+	"(Firebase console, Project settings, Cloud Messaging); the service account is valid"
+
+// unauthorizedBecause returns unauthorized with a text for the operator.
+func unauthorizedBecause(detail string) push.Outcome {
+	o := unauthorized
+	o.Detail = detail
+	return o
+}
+
 // errorSource is the part of an error response that a code comes from. The same code has different
 // meanings: NOT_FOUND from FCM means an unregistered token, from the front end it means a wrong
 // URL.
@@ -63,13 +74,23 @@ var errorTable = []errorRow{
 
 	// The push credential in the Firebase project is invalid; a new access token does not help. The
 	// error message can be the same as for an expired access token.
-	{status: 401, code: "THIRD_PARTY_AUTH_ERROR", source: sourceFCM, outcome: unauthorized},
-	{status: 401, code: "APNS_AUTH_ERROR", source: sourceFCM, outcome: unauthorized}, // the older name
+	{status: 401, code: "THIRD_PARTY_AUTH_ERROR", source: sourceFCM, outcome: unauthorizedBecause(thirdPartyAdvice)},
+	{status: 401, code: "APNS_AUTH_ERROR", source: sourceFCM, outcome: unauthorizedBecause(thirdPartyAdvice)}, // the older name
 	{status: 401, code: "UNAUTHENTICATED", source: sourceNotFCM, outcome: unauthorized, renew: true},
 
 	// ForgetToken is not set: a service account of another project causes this for every token.
 	{status: 403, code: "SENDER_ID_MISMATCH", outcome: refused},
-	{status: 403, code: "PERMISSION_DENIED", source: sourceNotFCM, outcome: unauthorized},
+	// The project, not the account, is the cause ("ErrorReason" of google.api).
+	{status: 403, code: "SERVICE_DISABLED", source: sourceErrorInfo, outcome: unauthorizedBecause(
+		"the Firebase Cloud Messaging API is disabled in the project: enable fcm.googleapis.com in the Google Cloud console; the credential is valid")},
+	{status: 403, code: "BILLING_DISABLED", source: sourceErrorInfo, outcome: unauthorizedBecause("the project has no active billing account")},
+	{status: 403, code: "CONSUMER_SUSPENDED", source: sourceErrorInfo, outcome: unauthorizedBecause("Google has suspended the project")},
+	{status: 403, code: "CONSUMER_INVALID", source: sourceErrorInfo, outcome: unauthorizedBecause("the project does not exist: check project_id")},
+	{status: 403, code: "ACCESS_TOKEN_SCOPE_INSUFFICIENT", source: sourceErrorInfo, outcome: unauthorizedBecause(
+		"the access token does not have the scope " + scope + ": the service account of a machine needs it, or cloud-platform")},
+	{status: 403, code: "PERMISSION_DENIED", source: sourceNotFCM, outcome: unauthorizedBecause(
+		"the service account must not send in this project: check project_id, and grant the permission cloudmessaging.messages.create " +
+			"(role Firebase Cloud Messaging API Admin)")},
 
 	// An app that registers again after it was unregistered or expired keeps its installation ID, and
 	// uploads it again in onRegistered ("Best practices for FCM registration management").

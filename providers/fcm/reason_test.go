@@ -106,6 +106,8 @@ func (r row) samples(status int) []sample {
 		return slices.Concat(
 			bothOrders(device, status, "UNAUTHENTICATED", generic401, fcmError(r.Code), apnsError),
 			bothOrders(device, status, "UNAUTHENTICATED", generic401, errorInfo("ACCESS_TOKEN_EXPIRED"), fcmError("APNS_AUTH_ERROR")))
+	case "SERVICE_DISABLED credential":
+		return bothOrders(device, status, "PERMISSION_DENIED", "Firebase Cloud Messaging API has not been used in project 1 before or it is disabled.", errorInfo(r.Code), help)
 	case "PERMISSION_DENIED credential":
 		return bothOrders(device, status, r.Code, "Permission denied", errorInfo("IAM_PERMISSION_DENIED"), help)
 	case "UNREGISTERED unregistered_token":
@@ -222,6 +224,29 @@ func (r row) check(t *testing.T, status int, s sample) {
 	equal(t, "scope", o.Scope.String(), scope)
 	equal(t, "retryable", o.Retryable(), r.Retryable)
 	equal(t, "endpoint fault", o.EndpointFault(), r.EndpointFault)
+}
+
+// TestDetailNamesWhatToFix covers errors whose cause is not the service account that the caller would
+// suspect.
+func TestDetailNamesWhatToFix(t *testing.T) {
+	for _, c := range []struct{ reason, body, detail string }{
+		{"SERVICE_DISABLED", errorResponse(403, "PERMISSION_DENIED", "x", errorInfo("SERVICE_DISABLED")), "enable fcm.googleapis.com"},
+		{"BILLING_DISABLED", errorResponse(403, "PERMISSION_DENIED", "x", errorInfo("BILLING_DISABLED")), "billing"},
+		{"CONSUMER_INVALID", errorResponse(403, "PERMISSION_DENIED", "x", errorInfo("CONSUMER_INVALID")), "project_id"},
+		{"CONSUMER_SUSPENDED", errorResponse(403, "PERMISSION_DENIED", "x", errorInfo("CONSUMER_SUSPENDED")), "suspended"},
+		{"ACCESS_TOKEN_SCOPE_INSUFFICIENT", errorResponse(403, "PERMISSION_DENIED", "x", errorInfo("ACCESS_TOKEN_SCOPE_INSUFFICIENT")), "scope"},
+		{"PERMISSION_DENIED", errorResponse(403, "PERMISSION_DENIED", "x", errorInfo("IAM_PERMISSION_DENIED")), "cloudmessaging.messages.create"},
+		{"THIRD_PARTY_AUTH_ERROR", errorResponse(401, "UNAUTHENTICATED", generic401, fcmError("THIRD_PARTY_AUTH_ERROR")), "APNs key"},
+	} {
+		status := 403
+		if c.reason == "THIRD_PARTY_AUTH_ERROR" {
+			status = 401
+		}
+		o := send(t, newProvider(t), respond(status, c.body), newNotification())
+		equal(t, "reason", o.Reason, c.reason)
+		equal(t, "verdict", o.Verdict, push.Unauthorized)
+		equal(t, o.Detail, strings.Contains(o.Detail, c.detail), true)
+	}
 }
 
 func TestUnspecifiedErrorIsJudgedByStatus(t *testing.T) {

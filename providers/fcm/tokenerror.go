@@ -15,14 +15,18 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// tokenError says why there is no access token. Its text contains only the reason.
+// tokenError says why there is no access token. Its text contains only the reason and the detail.
 type tokenError struct {
 	outcome push.Outcome
 	until   time.Time // no exchange before this time
 }
 
 func (e *tokenError) Error() string {
-	return "fcm: no access token: " + e.outcome.Reason
+	text := "fcm: no access token: " + e.outcome.Reason
+	if e.outcome.Detail != "" {
+		text += ": " + e.outcome.Detail
+	}
+	return text
 }
 
 // The reasons for a failed exchange whose response has no known error code.
@@ -31,6 +35,7 @@ const (
 	oauthThrottled    = "OAUTH_THROTTLED"
 	oauthRefused      = "OAUTH_REFUSED"
 	oauthInvalidToken = "OAUTH_INVALID_TOKEN"
+	oauthNoSubject    = "OAUTH_NO_SUBJECT_TOKEN"
 	// oauthIntermediary is push.IntermediaryResponse for the token endpoint.
 	oauthIntermediary = "OAUTH_INTERMEDIARY_RESPONSE"
 )
@@ -83,6 +88,8 @@ func judgeExchangeError(err error) push.Outcome {
 	switch {
 	case errors.Is(err, errInvalidToken):
 		outcome.Reason, outcome.Detail = oauthInvalidToken, err.Error()
+	case asSubjectError(err) != nil:
+		outcome.Reason, outcome.Detail = oauthNoSubject, err.Error()
 	case !ok:
 	case response.fromIntermediary():
 		outcome.Reason, outcome.Detail, outcome.RetryAfter = oauthIntermediary, err.Error(), response.retryAfter()
