@@ -195,7 +195,7 @@ func (a *admin) subscribe(w http.ResponseWriter, r *http.Request) {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&body); err != nil && !errors.Is(err, io.EOF) {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		http.Error(w, "the body must be an object in JSON with the texts flavour and server_key, both optional", http.StatusBadRequest)
 		return
 	}
 	subscription, err := a.mock.Subscribe(body.Flavour, body.ServerKey)

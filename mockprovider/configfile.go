@@ -56,7 +56,7 @@ func ParseConfig(text []byte) (Config, error) {
 		return Config{}, nil
 	}
 	if err := yaml.Load(text, &f, yaml.WithKnownFields()); err != nil {
-		return Config{}, script.FormatError("mock", err)
+		return Config{}, script.FormatError("mock", text, f, err)
 	}
 	errs := script.CheckFaults("mock", text, f.Faults)
 	cfg := f.config()

@@ -61,7 +61,7 @@ func TestParseConfigNamesLineAndKeyOfMistakes(t *testing.T) {
 		"streams: {start: 9, max: 3}\n":             "mock: line 1: streams: start is 9 (allowed: 1 to max, 3)",
 		"quotas: all\n":                             `mock: line 1: quotas: "all" is unknown (allowed: documented)`,
 		"seed: x\n":                                 "mock: line 1",
-		"access_token_lifetime: 5\n":                "mock: line 1: cannot construct !!int `5` into a duration (write it as",
+		"access_token_lifetime: 5\n":                "mock: line 1: access_token_lifetime: must be a duration (write it as",
 		"latency: lan\nfaults:\n- {status: 42}\n":   "mock: line 3: faults[0].status",
 		"listen: \"not an address\"\n":              "mock: line 1: listen:",
 		"token_update_every: -1s\nseed: 2\n":        "mock: line 1: token_update_every:",

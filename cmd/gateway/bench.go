@@ -245,7 +245,7 @@ func readReadyFile(path string) (info readyInfo, err error) {
 		return info, usageError{fmt.Errorf("bench: --ready-file: %w", err)}
 	}
 	if err := json.Unmarshal(text, &info); err != nil {
-		return info, usageError{fmt.Errorf("bench: --ready-file %s: %w", path, err)}
+		return info, usageError{fmt.Errorf("bench: --ready-file %s: not a ready file of gateway mock or gateway dev", path)}
 	}
 	return info, nil
 }

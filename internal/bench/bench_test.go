@@ -256,7 +256,10 @@ func TestReadMixRejectsInvalidFiles(t *testing.T) {
 		"- wait: 3\n  notification: {}":   "unknown field",
 		"{}":                              "must be a list of templates",
 		"[]":                              "no templates",
-		"- notification: {}\n- notification: [1, 2": "list of templates",
+		"- notification: {}\n- notification: [1, 2":   "list of templates",
+		"- notification: {}\n- 3":                    "line 2: a template must be an object",
+		"- notification: {1: {2: 3}}":                "template 1: all names must be texts",
+		"- weight: many\n  notification: {}":         "template 1: must have the members weight and notification: weight must be a whole number",
 	} {
 		path := filepath.Join(t.TempDir(), "mix.yaml")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -264,6 +267,8 @@ func TestReadMixRejectsInvalidFiles(t *testing.T) {
 		}
 		if _, err := bench.ReadMix(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
+		} else if strings.Contains(err.Error(), "interface") || strings.Contains(err.Error(), "Go ") || strings.Contains(err.Error(), "!!") {
+			t.Errorf("%q: the error has a Go type: %v", text, err)
 		}
 	}
 }

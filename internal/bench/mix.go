@@ -72,12 +72,15 @@ func ReadMix(path string) (*Mix, error) {
 func fromYAML(text []byte) (raw []json.RawMessage, err error) {
 	var list []map[string]any
 	if err := yaml.Load(text, &list); err != nil {
+		if types, ok := errors.AsType[*yaml.LoadErrors](err); ok { // its text is about Go types
+			return nil, fmt.Errorf("must be a list of templates: line %d: a template must be an object", max(types.Errors[0].Mark.Line, 1))
+		}
 		return nil, fmt.Errorf("must be a list of templates: %w", err)
 	}
-	for _, t := range list {
+	for i, t := range list {
 		text, err := json.Marshal(t)
-		if err != nil {
-			return nil, err
+		if err != nil { // its text is about Go types
+			return nil, fmt.Errorf("template %d: all names must be texts, and all values those of JSON", i+1)
 		}
 		raw = append(raw, text)
 	}
@@ -89,6 +92,9 @@ func readTemplate(text []byte) (template, error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&t); err != nil {
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			err = errors.New("weight must be a whole number, and notification an object")
+		}
 		return t, fmt.Errorf("must have the members weight and notification: %w", err)
 	}
 	if t.Weight < 1 || t.Weight > 1_000_000 {

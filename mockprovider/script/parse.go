@@ -5,7 +5,6 @@ package script
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -20,7 +19,7 @@ func Parse(text []byte) (Script, error) {
 		return s, errors.New("script: longer than 1 MiB")
 	}
 	if err := yaml.Load(text, &s, yaml.WithKnownFields()); err != nil {
-		return Script{}, FormatError("script", err)
+		return Script{}, FormatError("script", text, s, err)
 	}
 	if errs := CheckFaults("script", text, s.Faults); errs != nil {
 		return Script{}, errors.Join(errs...)
@@ -56,29 +55,6 @@ func faultLines(text []byte) map[int]int {
 		lines[i] = n.Line
 	}
 	return lines
-}
-
-var unknownKey = regexp.MustCompile(`^field (.*) not found in type .*$`)
-
-// FormatError rewrites an error of the YAML library: one line for each mistake, with the file and the
-// line, and without Go types.
-func FormatError(file string, err error) error {
-	var many *yaml.LoadErrors
-	var one *yaml.LoadError
-	switch {
-	case errors.As(err, &many):
-	case errors.As(err, &one):
-		many = &yaml.LoadErrors{Errors: []*yaml.LoadError{one}}
-	default:
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	var errs []error
-	for _, e := range many.Errors {
-		text := unknownKey.ReplaceAllString(e.Message, "$1: no such key")
-		text = strings.ReplaceAll(text, "time.Duration", "a duration (write it as 200ms, 5s or 1m)")
-		errs = append(errs, fmt.Errorf("%s: line %d: %s", file, max(e.Mark.Line, 1), text))
-	}
-	return errors.Join(errs...)
 }
 
 // check returns an error that names the first invalid key and what is allowed.

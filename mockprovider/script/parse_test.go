@@ -3,6 +3,8 @@
 package script_test
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +66,9 @@ func TestScriptIsParsedAndWrittenBack(t *testing.T) {
 	}
 }
 
+// goType matches what only an error of a library contains: a Go type or a tag of YAML.
+var goType = regexp.MustCompile(`script\.[A-Z]|\[\]|float64|int64|map\[|interface|!!|cannot construct`)
+
 func TestParseNamesLineAndKeyOfMistakes(t *testing.T) {
 	for text, want := range map[string]string{
 		"faults:\n- status: 500\n  tokens: x\n":                "line 3: tokens: no such key",
@@ -92,11 +97,27 @@ func TestParseNamesLineAndKeyOfMistakes(t *testing.T) {
 		"faults:\n- clock: 1h\n  token: aa\n":                  "faults[0].token",
 		"fault:\n- status: 500\n":                              "line 1",
 		"faults: [":                                            "line 2",
-		"faults:\n- delay: 5\n":                                "line 2: cannot construct !!int `5` into a duration (write it as",
+		"faults:\n- delay: 5\n":                                "line 2: faults[0].delay: must be a duration (write it as",
+		"faults:\n- reset: true\n":                             "line 2: faults[0].reset: must be an object with some of the keys every, processed",
+		"faults: [{goaway: [1]}]":                              "line 1: faults[0].goaway: must be an object with some of the keys every, last_offset, code, debug",
+		"faults:\n- quota: 5\n- stall: {after: x}":             "line 2: faults[0].quota: must be an object with some of the keys scope",
+		"faults:\n- status: 500\n- stall: {after: x}":          "line 3: faults[1].stall.after: must be a whole number",
+		"faults: {}":                     "line 1: faults: must be a list",
+		"faults: [500]":                  "line 1: faults[0]: must be an object with some of the keys service,",
+		"[]":                             "line 1: must be an object with some of the keys faults",
+		"faults: [{share: []}]":          "line 1: faults[0].share: must be a number",
+		"faults: [{token: {}}]":          "line 1: faults[0].token: must be a text",
+		"faults: [{timestamp: 1e30}]":    "line 1: faults[0].timestamp: must be a whole number",
+		"faults: [{drop_response: 1}]":   "line 1: faults[0].drop_response: must be true or false",
+		"faults: [{from: 2026-01-01}]":   "line 1: faults[0].from: must be a duration",
+		"a: &a {}\nfaults: [*a, true]\n": "line 2: faults[1]: must be an object",
 	} {
 		_, err := script.Parse([]byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q in it", text, err, want)
+		}
+		if goType.MatchString(fmt.Sprint(err)) {
+			t.Errorf("%q: the error has a Go type: %v", text, err)
 		}
 	}
 }
