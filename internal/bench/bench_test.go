@@ -256,10 +256,10 @@ func TestReadMixRejectsInvalidFiles(t *testing.T) {
 		"- wait: 3\n  notification: {}":   "unknown field",
 		"{}":                              "must be a list of templates",
 		"[]":                              "no templates",
-		"- notification: {}\n- notification: [1, 2":   "list of templates",
-		"- notification: {}\n- 3":                    "line 2: a template must be an object",
-		"- notification: {1: {2: 3}}":                "template 1: all names must be texts",
-		"- weight: many\n  notification: {}":         "template 1: must have the members weight and notification: weight must be a whole number",
+		"- notification: {}\n- notification: [1, 2": "list of templates",
+		"- notification: {}\n- 3":                   "line 2: a template must be an object",
+		"- notification: {1: {2: 3}}":               "template 1: all names must be texts",
+		"- weight: many\n  notification: {}":        "template 1: must have the members weight and notification: weight must be a whole number",
 	} {
 		path := filepath.Join(t.TempDir(), "mix.yaml")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

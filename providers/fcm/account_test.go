@@ -312,8 +312,8 @@ func TestUnreadableSubjectTokenHoldsNoSecret(t *testing.T) {
 	}
 	for detail, source := range map[string]map[string]any{
 		"credential_source.file in the credential file names a file that does not exist": {"file": filepath.Join(dir, "SECRET-missing")},
-		"names a file that cannot be read": {"file": dir},
-		"names an empty file":              {"file": filepath.Join(dir, "SECRET-empty")},
+		"names a file that cannot be read":                                               {"file": dir},
+		"names an empty file":                                                            {"file": filepath.Join(dir, "SECRET-empty")},
 		"the subject token cannot be obtained as credential_source in the credential file says": {
 			"file": filepath.Join(dir, "SECRET-text"), "format": map[string]string{"type": "json", "subject_token_field_name": "id_token"}},
 	} {
