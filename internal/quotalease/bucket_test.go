@@ -5,39 +5,18 @@ package quotalease_test
 import (
 	"context"
 	"errors"
-	"os"
-	"sync"
 	"testing"
 	"time"
 
-	nats "github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/quotalease"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// port is outside the range of ephemeral ports, so that a server can use it again after a restart.
-// It differs between test processes.
-var port = 20_000 + os.Getpid()%10_000
-
-// startServer starts a NATS server that runs until the test ends or stop is called.
-func startServer(t *testing.T, dir string) (server *nats.Server, stop func()) {
-	t.Helper()
-	server, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server.Start()
-	stop = sync.OnceFunc(func() { server.Shutdown(); server.WaitForShutdown() })
-	t.Cleanup(stop)
-	if !server.ReadyForConnections(time.Minute) {
-		t.Fatal("the server did not start")
-	}
-	return server, stop
-}
 
 // expectDocument fails the test unless the document has that text. It returns the revision.
 func expectDocument(t *testing.T, b *quotalease.Bucket, want string) uint64 {
@@ -50,9 +29,8 @@ func expectDocument(t *testing.T, b *quotalease.Bucket, want string) uint64 {
 }
 
 func TestBucketCompareAndSet(t *testing.T) {
-	dir := t.TempDir()
-	server, stop := startServer(t, dir)
-	e, err := jetstream.Open(t.Context(), jetstream.Config{URL: server.ClientURL()})
+	server := jetstreamtest.NewServer(t, t.TempDir())
+	e, err := jetstream.Open(t.Context(), jetstream.Config{URL: server.URL})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,23 +50,21 @@ func TestBucketCompareAndSet(t *testing.T) {
 	write(one, "too late", first, quotalease.ErrChanged)
 	expectDocument(t, one, "second")
 
-	stop()
+	server.Stop()
 	if err := one.Write(shortContext(t), "key", []byte("server is down"), first); err == nil || errors.Is(err, quotalease.ErrChanged) {
 		t.Fatalf("without a server: %v", err)
 	}
-	startServer(t, dir)
-	for {
-		if _, _, err := one.Read(shortContext(t), "key"); err == nil {
-			break
+	server.Start()
+	canRead := func(b *quotalease.Bucket) func() bool {
+		return func() bool {
+			_, _, err := b.Read(shortContext(t), "key")
+			return err == nil
 		}
 	}
+	testwait.Until(t, canRead(one), "the document can be read again")
 	expectDocument(t, one, "")
 	write(one, "new", 0, nil)
-	for {
-		if _, _, err := two.Read(shortContext(t), "key"); err == nil {
-			break
-		}
-	}
+	testwait.Until(t, canRead(two), "the other member can read it too")
 	expectDocument(t, two, "new")
 }
 

@@ -37,6 +37,7 @@ func parseDocument(text []byte) (*document, error) {
 	if d.Members == nil {
 		d.Members = map[string]*memberState{}
 	}
+	maps.DeleteFunc(d.Members, func(_ string, m *memberState) bool { return m == nil })
 	return d, nil
 }
 

@@ -112,7 +112,7 @@ func (l *lease) tryUpdate(ctx context.Context, change func(d *document, now time
 
 // observe records the heartbeats in d, and removes the members whose leases have expired.
 func (l *lease) observe(d *document, now time.Time) {
-	if d.Epoch != l.epoch {
+	if d.Epoch != l.epoch || l.observed == nil { // the epoch of a damaged document can be empty
 		l.epoch, l.epochSeen, l.observed = d.Epoch, now, map[string]observation{}
 	}
 	d.Ready = d.Ready || l.expired(l.epochSeen, now)

@@ -33,6 +33,18 @@ func TestSingleMemberGetsTheFullQuota(t *testing.T) {
 	})
 }
 
+func TestIncompleteDocumentIsReplaced(t *testing.T) {
+	for _, text := range []string{`{}`, `{"members":null}`, `{"members":{"gone":null}}`, `{"epoch":"","ready":true,"members":{"gone":{}}}`} {
+		synctest.Test(t, func(t *testing.T) {
+			c := &fakeCluster{docs: map[string]entry{"fcm": {text, 1}}, revision: 1}
+			a := c.join(quotalease.Config{}, 1)
+			defer a.leave()
+			time.Sleep(2 * bootstrapTime)
+			expectShare(t, text, a, 1)
+		})
+	}
+}
+
 func TestNewMemberGetsItsShareWithinTwoSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &fakeCluster{}
