@@ -4,6 +4,7 @@ package config
 
 import (
 	"errors"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -123,8 +124,8 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 		if !found {
 			continue
 		}
-		n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 32)
-		if err != nil {
+		n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 63)
+		if err != nil || int64(n) > math.MaxInt64/unit.size {
 			return errUnparsable
 		}
 		*b = Bytes(int64(n) * unit.size)
