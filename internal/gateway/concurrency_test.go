@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -33,9 +34,9 @@ func TestStuckProviderDoesNotUseUpAllConcurrency(t *testing.T) {
 		})
 	}
 	startCall("/batch", "application/x-ndjson", strings.Repeat(fcmNotification+"\n", 27))
-	waitUntil(func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 11 && s.Waiting == 16 })
+	testwait.Until(t, func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 11 && s.Waiting == 16 }, "11 are in flight and 16 wait")
 	startCall("", "application/json", fcmNotification)
-	waitUntil(func() bool { return r.gw.Status().Concurrency.InFlight == 12 })
+	testwait.Until(t, func() bool { return r.gw.Status().Concurrency.InFlight == 12 }, "12 are in flight")
 
 	response := r.postTo(t, "", r.key, "application/json", strings.NewReader(fcmNotification))
 	response.Body.Close()
@@ -46,5 +47,5 @@ func TestStuckProviderDoesNotUseUpAllConcurrency(t *testing.T) {
 		t.Errorf("a notification to the other provider: %+v", got)
 	}
 	cancel()
-	waitUntil(func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 0 && s.Waiting == 0 })
+	testwait.Until(t, func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 0 && s.Waiting == 0 }, "none is in flight or waits")
 }

@@ -31,13 +31,6 @@ func (h testGateway) inFlight() (n int) {
 	return n
 }
 
-// waitUntil polls until condition returns true.
-func waitUntil(condition func() bool) {
-	for !condition() {
-		time.Sleep(time.Millisecond)
-	}
-}
-
 func TestShutdownCompletesRequestsInFlight(t *testing.T) {
 	const n = 100
 	s := newMockEnv(t, slowAPNs(300*time.Millisecond))
@@ -52,7 +45,7 @@ func TestShutdownCompletesRequestsInFlight(t *testing.T) {
 			}
 		})
 	}
-	waitUntil(func() bool { return int(responded.Load())+h.inFlight() >= n })
+	testwait.Until(t, func() bool { return int(responded.Load())+h.inFlight() >= n }, "all requests are in flight")
 	if err := h.stop(); err != nil {
 		t.Error(err)
 	}
@@ -101,7 +94,7 @@ func probeDrain(t *testing.T, delay time.Duration) (wrong []string, inTime bool)
 	}
 	started, ended := time.Now(), make(chan error, 1)
 	go func() { ended <- h.stop() }()
-	waitUntil(func() bool { return h.gw.Status().Draining })
+	testwait.Until(t, func() bool { return h.gw.Status().Draining }, "the gateway drains")
 	status, text, _ := call("GET", "/readyz", "")
 	expect(status == 503 && strings.Contains(text, "draining"), "readyz: %d %s", status, text)
 	status, text, _ = call("POST", "/v1/apps/shop/notifications", apnsNotification(deviceToken))
@@ -139,7 +132,7 @@ func TestRequestPastDrainGraceIsAborted(t *testing.T) {
 		}
 		result <- err
 	}()
-	waitUntil(func() bool { return h.inFlight() == 1 })
+	testwait.Until(t, func() bool { return h.inFlight() == 1 }, "the request is in flight")
 	cancel()
 	if err := testwait.For(t, ended, "the end"); err == nil || !strings.Contains(err.Error(), "requests aborted after 100ms (raise drain.grace)") {
 		t.Errorf("Run: %v", err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 // TestWebhookMissesNoEventWhenNATSServerAndGatewayDie runs two gateways with a NATS cluster. The
@@ -19,7 +20,7 @@ func TestWebhookMissesNoEventWhenNATSServerAndGatewayDie(t *testing.T) {
 	c.writeConfig(servers.Account(t), "apps:\n"+c.appBlock("shop", c.apnsBlock(), "webhooks: ["+l.block(t, "billing", "")+"]"))
 	first := c.startGateway(0)
 	id := c.enqueue(first)
-	waitUntil(func() bool { return l.received(id) })
+	testwait.Until(t, func() bool { return l.received(id) }, "the receiver has the event")
 	second := c.startGateway(0)
 	var accepted []any
 	for i := range 90 {
@@ -32,7 +33,7 @@ func TestWebhookMissesNoEventWhenNATSServerAndGatewayDie(t *testing.T) {
 		accepted = append(accepted, c.enqueue(second))
 	}
 	for _, id := range accepted {
-		waitUntil(func() bool { return l.received(id) })
+		testwait.Until(t, func() bool { return l.received(id) }, "the receiver has the event")
 	}
 	if len(l.invalid) != 0 {
 		t.Errorf("%v", l.invalid)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -46,11 +47,12 @@ func newShopGateway(t testing.TB, services mockprovider.Config, settings string)
 
 // waitPoolSize waits until the APNs pool has size endpoints.
 func (r shopGateway) waitPoolSize(size int) {
-	waitUntil(func() bool {
+	r.testGateway.t.Helper()
+	testwait.Until(r.testGateway.t, func() bool {
 		return slices.ContainsFunc(r.gw.Status().Services, func(s gateway.ServiceStatus) bool {
 			return strings.HasPrefix(s.Pool.Name, "apns ") && len(s.Pool.Endpoints) == size
 		})
-	})
+	}, "the APNs pool has its endpoints")
 }
 
 // postTo posts body to a path below the notifications of shop. The caller closes the body of the

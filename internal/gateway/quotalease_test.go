@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-push/sluice/internal/gateway"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -171,7 +172,7 @@ func (c *cluster) requestsPerSecond() (counts []int) {
 // waitRequests waits until FCM has got n more requests.
 func (c *cluster) waitRequests(n int) {
 	before := c.totalRequests()
-	waitUntil(func() bool { return c.totalRequests() >= before+n })
+	testwait.Until(c.t, func() bool { return c.totalRequests() >= before+n }, "FCM has got the requests")
 }
 
 func (c *cluster) totalRequests() (sum int) {

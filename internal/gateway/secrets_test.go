@@ -117,7 +117,7 @@ func TestNoSecretLeaks(t *testing.T) {
 	go func() { ended <- g.Run(ctx) }()
 
 	base, admin := "http://"+g.Addr().String(), "http://"+g.AdminAddr().String()
-	waitUntil(func() bool { return strings.Contains(d.text(), "invalid_grant") })
+	testwait.Until(t, func() bool { return strings.Contains(d.text(), "invalid_grant") }, "the token endpoint has refused the account")
 	for _, c := range faultCases {
 		if err := s.mock.SetScript(mockprovider.Script{Faults: c.faults}); err != nil {
 			t.Fatal(err)

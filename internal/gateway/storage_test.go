@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -43,14 +44,14 @@ func (h testGateway) request(method, path, body string, headers ...string) (int,
 // waitStatus polls until the notification has a status, and returns its receipt.
 func (h testGateway) waitStatus(id any, status string) (receipt map[string]any) {
 	h.t.Helper()
-	waitUntil(func() bool {
+	testwait.Until(h.t, func() bool {
 		code, got := h.request("GET", fmt.Sprint("/", id), "")
 		if code != 200 {
 			h.t.Fatal(code, got)
 		}
 		receipt = got
 		return got["status"] == status
-	})
+	}, "the notification is "+status)
 	return receipt
 }
 

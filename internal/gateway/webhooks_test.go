@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/webhook"
 )
 
@@ -93,21 +94,21 @@ func TestWebhookDeliveryContinuesAfterRestart(t *testing.T) {
 	h := s.start(t, text)
 	_, valid := h.request("POST", "", apnsNotification(deviceToken), "Prefer", "respond-async")
 	_, unregistered := h.request("POST", "", apnsNotification("dead0000"+deviceToken[8:]))
-	waitUntil(func() bool { return working.received(valid["id"]) && working.received(unregistered["id"]) })
-	waitUntil(func() bool {
+	testwait.Until(t, func() bool { return working.received(valid["id"]) && working.received(unregistered["id"]) }, "the working receiver has both events")
+	testwait.Until(t, func() bool {
 		for _, w := range h.gw.Status().Webhooks {
 			if w.Name == "failing" {
 				return w.Failures > 0 && w.Reason == "HTTP status 503"
 			}
 		}
 		return false
-	})
+	}, "the failing webhook reports its failure")
 	if err := h.stop(); err != nil {
 		t.Fatal(err)
 	}
 	failing.failing.Store(false)
 	h = s.start(t, text)
-	waitUntil(func() bool { return failing.received(unregistered["id"]) })
+	testwait.Until(t, func() bool { return failing.received(unregistered["id"]) }, "the receiver that failed has the event")
 	if failing.received(valid["id"]) || len(working.invalid)+len(failing.invalid) != 0 {
 		t.Errorf("%v %v", working.invalid, failing.invalid)
 	}
@@ -129,18 +130,18 @@ func TestReloadKeepsOrResumesWebhook(t *testing.T) {
 		return changes
 	}
 	one := send()
-	waitUntil(func() bool { return first.received(one) })
+	testwait.Until(t, func() bool { return first.received(one) }, "the receiver has the first event")
 	if changes := reload(before); len(changes) != 0 {
 		t.Errorf("%q", changes)
 	}
 	two := send()
-	waitUntil(func() bool { return first.received(two) })
+	testwait.Until(t, func() bool { return first.received(two) }, "the receiver has the second event")
 	first.failing.Store(true)
 	three := send()
 	if changes := fmt.Sprint(reload(s.webhookConfig(dir, second.block(t, "billing", "")))); !strings.Contains(changes, "webhook shop/billing: restarted at its checkpoint") || strings.Contains(changes, "whsec") || strings.Contains(changes, "/hooks") {
 		t.Errorf("%s", changes)
 	}
-	waitUntil(func() bool { return second.received(three) })
+	testwait.Until(t, func() bool { return second.received(three) }, "the new receiver has the third event")
 	if second.received(one) {
 		t.Error("it started with the first event")
 	}
