@@ -4,12 +4,15 @@ package main_test
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -64,11 +67,71 @@ func TestServeReloadsAChangedConfiguration(t *testing.T) {
 	put("vapid.pem", pair[strings.Index(pair, "-----"):])
 	put("gateway.yaml", fmt.Sprintf(webPushConfig, 300))
 	p.waitForLog("configuration reloaded", "limits.batch: 200 → 300", "apps.shop.webpush: reconnecting")
-	before := strings.Count(p.stderr.String(), "configuration reloaded without changes")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(fmt.Sprintf(webPushConfig, 400)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, time.Time{}, info.ModTime()); err != nil { // hides the change until SIGHUP
+		t.Fatal(err)
+	}
 	p.signal(syscall.SIGHUP)
-	p.eventually("the reload after SIGHUP", func() bool {
-		return strings.Count(p.stderr.String(), "configuration reloaded without changes") > before
-	})
+	p.waitForLog("configuration reloaded", "limits.batch: 300 → 400")
+	p.terminate()
+}
+
+func TestFilesWithoutAChangeAreNotReloaded(t *testing.T) {
+	_, pair, _ := runGateway(t, nil, "key", "vapid")
+	path := writeTemp(t, "gateway.yaml", fmt.Sprintf(webPushConfig, 100))
+	folder := filepath.Dir(path)
+	put := func(name, text string) {
+		t.Helper()
+		temp := filepath.Join(folder, "."+name)
+		if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(temp, filepath.Join(folder, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("vapid.pem", pair[strings.Index(pair, "-----"):])
+	p := startGateway(t, nil, "serve", "-c", path)
+	p.waitForLog(`"msg":"serving"`)
+	for range 3 {
+		put("gateway.yaml", fmt.Sprintf(webPushConfig, 100))
+		put("vapid.pem", pair[strings.Index(pair, "-----"):])
+		put("gateway.log", "a log in the same folder")
+		p.signal(syscall.SIGHUP)
+	}
+	put("gateway.yaml", fmt.Sprintf(webPushConfig, 200))
+	p.waitForLog("configuration reloaded", "limits.batch: 100 → 200")
+	put("gateway.yaml", "apps: {}")
+	p.waitForLog("configuration not reloaded", "apps: required")
+	put("gateway.yaml", fmt.Sprintf(webPushConfig, 200))
+	p.waitForLog("configuration reloaded without changes")
+	got := p.stderr.String()
+	for text, want := range map[string]int{
+		`"configuration reloaded"`: 1, `"configuration not reloaded`: 1, `"configuration reloaded without changes"`: 1, "reconnecting": 0,
+	} {
+		if n := strings.Count(got, text); n != want {
+			t.Errorf("%d log lines contain %s, want %d:\n%s", n, text, want, got)
+		}
+	}
+	_, admin, _ := strings.Cut(got, `"admin":"`)
+	admin, _, _ = strings.Cut(admin, `"`)
+	response, err := http.Get("http://" + admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	metrics, err := io.ReadAll(response.Body)
+	for _, want := range []string{`sluice_config_reloads_total{result="ok"} 2`, `sluice_config_reloads_total{result="refused"} 1`, `sluice_config_last_reload_successful 1`} {
+		if err != nil || !strings.Contains(string(metrics), want+"\n") {
+			t.Errorf("no metric %s, %v", want, err)
+		}
+	}
 	p.terminate()
 }
 

@@ -33,7 +33,7 @@ func (serveCmd) Help() string {
 
 Environment variables override values of the file: SLUICE_POOL_SIZE sets pool.size. SIGTERM drains the gateway: requests in flight finish before it exits. A second SIGTERM ends the process immediately.
 
-The gateway watches the configuration and its key files and reloads within a second of a change, or on SIGHUP. If a changed configuration is invalid, the gateway logs an error and keeps the previous one. To preview the effect of a change, run gateway check -c new.yaml --diff gateway.yaml. Several gateways can share a configuration under a key of a NATS cluster. While the cluster is down, a gateway starts from its snapshot.`
+The gateway watches the contents of the configuration and its key files, through symbolic links, and reloads within a second of a change, or on SIGHUP. If a changed configuration is invalid, the gateway logs an error and keeps the previous one. To preview the effect of a change, run gateway check -c new.yaml --diff gateway.yaml. Several gateways can share a configuration under a key of a NATS cluster. While the cluster is down, a gateway starts from its snapshot.`
 }
 
 // Run serves until p is canceled.
@@ -66,7 +66,7 @@ func (s serveCmd) Run(p process) error {
 		return usageError{err}
 	}
 	commit := func(cfg *config.Config) {
-		if err := source.Commit(reader.text, gateway.ReferencedFiles(cfg)); err != nil {
+		if err := reader.commit(cfg); err != nil {
 			log.Error("configuration snapshot not written; the next start uses an older configuration", "err", err)
 		}
 	}
@@ -90,18 +90,29 @@ func (s serveCmd) openSource(p process) (configsource.Source, error) {
 	return configsource.OpenFile(s.Config), nil
 }
 
-// configReader parses the configuration of a source. text is the last valid configuration.
+// configReader reads and parses the configuration of a source.
 type configReader struct {
 	configsource.Source
-	text []byte
+	text   []byte // the last valid configuration
+	digest string // of text and of the files that it refers to
+	inUse  string // the digest of the configuration in use; empty after a failed reload
 }
 
+// load returns the configuration. It returns nil if neither the configuration in use nor a file
+// that it refers to has changed.
 func (r *configReader) load(ctx context.Context) (*config.Config, error) {
+	inUse := r.inUse
+	r.inUse = ""
 	text, err := r.Read(ctx)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return r.parse(text)
+	cfg, err := r.parse(text)
+	if err == nil && r.digest == inUse {
+		r.inUse = inUse
+		return nil, nil
+	}
+	return cfg, err
 }
 
 func (r *configReader) parse(text []byte) (*config.Config, error) {
@@ -109,8 +120,14 @@ func (r *configReader) parse(text []byte) (*config.Config, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	r.text = text
+	r.text, r.digest = text, gateway.Digest(text, cfg)
 	return cfg, nil
+}
+
+// commit records that cfg, the last configuration that was parsed, is in use.
+func (r *configReader) commit(cfg *config.Config) error {
+	r.inUse = r.digest
+	return r.Commit(r.text, gateway.ReferencedFiles(cfg))
 }
 
 // loadConfig reads a configuration file and applies the overrides of the environment.

@@ -41,6 +41,7 @@ type NATS struct {
 	cfg         NATSConfig
 	bucket, key string
 	server      string // the URL without bucket and key
+	watcher     *watcher
 
 	mu       sync.Mutex
 	text     []byte        // the latest value; nil before the first
@@ -48,7 +49,8 @@ type NATS struct {
 	saved    []byte        // the contents of the snapshot
 }
 
-// OpenNATS parses the URL. Run connects.
+// OpenNATS parses the URL and starts catching SIGHUP, which would otherwise end the process. Run
+// connects.
 func OpenNATS(cfg NATSConfig) (*NATS, error) {
 	const form = "config: the source must be nats://host:4222/BUCKET/KEY"
 	u, err := url.Parse(cfg.URL)
@@ -66,7 +68,7 @@ func OpenNATS(cfg NATSConfig) (*NATS, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	u.Path = ""
-	return &NATS{cfg: cfg, bucket: bucket, key: key, server: u.String(), received: make(chan struct{})}, nil
+	return &NATS{cfg: cfg, bucket: bucket, key: key, server: u.String(), watcher: newWatcher(), received: make(chan struct{})}, nil
 }
 
 // Name returns the path of the snapshot.
@@ -102,8 +104,9 @@ func (n *NATS) LastCommitted() []byte {
 	return text
 }
 
-// Commit replaces the snapshot atomically.
-func (n *NATS) Commit(text []byte, _ []string) error {
+// Commit replaces the snapshot atomically, and watches files.
+func (n *NATS) Commit(text []byte, files []string) error {
+	n.watcher.setFiles(files)
 	if bytes.Equal(n.saved, text) {
 		return nil
 	}
@@ -123,10 +126,15 @@ func (n *NATS) Commit(text []byte, _ []string) error {
 	return nil
 }
 
-// Run watches the key and reconnects when the connection is lost. Its error means that it could not
-// start.
+// Run watches the key and the files, and reconnects when the connection is lost. Its error means
+// that it could not start.
 func (n *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 	defer close(changed)
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { n.watcher.run(ctx, func() { notify(ctx, changed) }) })
+	defer watching.Wait()
+	defer cancel()
 	reconnected := make(chan struct{}, 1)
 	conn, err := nats.Connect(n.server, nats.Name("sluice configuration"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(time.Second), nats.ReconnectHandler(func(*nats.Conn) {

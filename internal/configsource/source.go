@@ -4,10 +4,7 @@
 // reports when it may have changed. It does not parse the configuration.
 package configsource
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // Source is a place that a configuration is read from.
 type Source interface {
@@ -21,8 +18,8 @@ type Source interface {
 	Commit(text []byte, files []string) error
 	// LastCommitted returns the last committed configuration, or nil if none is known.
 	LastCommitted() []byte
-	// Run sends to changed when the configuration may have changed, and once at the start. When ctx
-	// ends it closes changed and returns.
+	// Run sends to changed when the configuration or a file that it refers to may have changed, on
+	// SIGHUP, and once at the start. When ctx ends it closes changed and returns.
 	Run(ctx context.Context, changed chan<- struct{}) error
 }
 
@@ -30,10 +27,6 @@ var (
 	_ Source = (*File)(nil)
 	_ Source = (*NATS)(nil)
 )
-
-// settleTime is the time without further events after which File reports a change. An editor writes
-// a file in several steps, and a change of several files should be read as one.
-const settleTime = 200 * time.Millisecond
 
 // notify sends to changed, unless ctx ends first.
 func notify(ctx context.Context, changed chan<- struct{}) {

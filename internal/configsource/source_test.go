@@ -8,16 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/internal/configsource"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
 
@@ -27,26 +26,6 @@ func TestMain(m *testing.M) {
 
 // testTimeout limits every wait; a test that reaches it fails.
 const testTimeout = time.Minute
-
-// port is outside the range of ephemeral ports, so that a server can use it again after a restart.
-// It differs between test processes.
-var port = 20_000 + os.Getpid()%10_000
-
-// startServer starts a NATS server that runs until the test ends or stop is called.
-func startServer(t *testing.T, folder string) (address string, stop func()) {
-	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: folder, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(testTimeout) {
-		t.Fatal("the server did not start")
-	}
-	stop = sync.OnceFunc(func() { s.Shutdown(); s.WaitForShutdown() })
-	t.Cleanup(stop)
-	return s.Addr().String(), stop
-}
 
 // putConfig puts text in the key that all tests use.
 func putConfig(t *testing.T, address, text string) {
@@ -102,9 +81,9 @@ func expectText(t *testing.T, s configsource.Source, changed <-chan struct{}, te
 	}
 }
 
-func openNATS(t *testing.T, address, snapshot string) *configsource.NATS {
+func openNATS(t *testing.T, server, snapshot string) *configsource.NATS {
 	t.Helper()
-	n, err := configsource.OpenNATS(configsource.NATSConfig{URL: fmt.Sprintf("nats://user:password@%s/sluice/gateway.yaml", address), Snapshot: snapshot, ReadTimeout: time.Millisecond})
+	n, err := configsource.OpenNATS(configsource.NATSConfig{URL: strings.Replace(server, "//", "//user:password@", 1) + "/sluice/gateway.yaml", Snapshot: snapshot, ReadTimeout: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +91,7 @@ func openNATS(t *testing.T, address, snapshot string) *configsource.NATS {
 }
 
 func TestNATSReportsEveryPut(t *testing.T) {
-	address, _ := startServer(t, t.TempDir())
+	address := jetstreamtest.StartServer(t)
 	n := openNATS(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
 	changed := runSource(t, n)
 	for i := range 3 { // the first one creates the bucket
@@ -123,23 +102,22 @@ func TestNATSReportsEveryPut(t *testing.T) {
 }
 
 func TestNATSReconnects(t *testing.T) {
-	folder := t.TempDir()
-	address, stop := startServer(t, folder)
-	putConfig(t, address, "before")
-	n := openNATS(t, address, filepath.Join(t.TempDir(), "snapshot.yaml"))
+	server := jetstreamtest.NewServer(t, t.TempDir())
+	putConfig(t, server.URL, "before")
+	n := openNATS(t, server.URL, filepath.Join(t.TempDir(), "snapshot.yaml"))
 	changed := runSource(t, n)
 	expectText(t, n, changed, "before")
-	stop()
-	startServer(t, folder)
-	putConfig(t, address, "after")
+	server.Stop()
+	server.Start()
+	putConfig(t, server.URL, "after")
 	expectText(t, n, changed, "after")
 }
 
 func TestSnapshotIsReadWhileNATSIsDown(t *testing.T) {
-	address, stop := startServer(t, t.TempDir())
-	stop()
+	server := jetstreamtest.NewServer(t, t.TempDir())
+	server.Stop()
 	snapshot := filepath.Join(t.TempDir(), "snapshot.yaml")
-	n := openNATS(t, address, snapshot)
+	n := openNATS(t, server.URL, snapshot)
 	runSource(t, n)
 	if _, err := n.Read(t.Context()); err == nil || strings.Contains(err.Error(), "password") || !strings.Contains(err.Error(), "snapshot") {
 		t.Errorf("without a snapshot: %v", err)
@@ -157,11 +135,11 @@ func TestSnapshotIsReadWhileNATSIsDown(t *testing.T) {
 
 func TestFailedSnapshotWriteKeepsTheOldSnapshot(t *testing.T) {
 	folder := t.TempDir()
-	n := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "snapshot.yaml"))
+	n := openNATS(t, "nats://127.0.0.1:1", filepath.Join(folder, "snapshot.yaml"))
 	if err := n.Commit([]byte("old"), nil); err != nil {
 		t.Fatal(err)
 	}
-	broken := openNATS(t, "127.0.0.1:1", filepath.Join(folder, "nowhere", "snapshot.yaml"))
+	broken := openNATS(t, "nats://127.0.0.1:1", filepath.Join(folder, "nowhere", "snapshot.yaml"))
 	if err := broken.Commit([]byte("new"), nil); err == nil {
 		t.Error("the snapshot was written to a folder that does not exist")
 	}
@@ -182,28 +160,130 @@ func TestInvalidURLErrorHidesThePassword(t *testing.T) {
 	}
 }
 
+// write writes a file as most programs do: under another name, which it then renames.
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// link replaces a symbolic link as git-sync and Kubernetes do.
+func link(t *testing.T, target, path string) {
+	t.Helper()
+	if err := os.Symlink(target, path+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// release writes a folder with a configuration and a key of the same text.
+func release(t *testing.T, folder, text string) {
+	t.Helper()
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(folder, "gateway.yaml"), text)
+	write(t, filepath.Join(folder, "key.p8"), text)
+}
+
 func TestFileReportsReplacedFiles(t *testing.T) {
 	folder, keys := t.TempDir(), t.TempDir()
-	path := filepath.Join(folder, "gateway.yaml")
-	replace := func(path, text string) {
-		t.Helper()
-		temp := path + ".new"
-		if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(temp, path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	replace(path, "one")
+	path, key := filepath.Join(folder, "gateway.yaml"), filepath.Join(keys, "key.p8")
+	write(t, path, "one")
 	f := configsource.OpenFile(path)
-	if err := f.Commit(nil, []string{filepath.Join(keys, "key.p8")}); err != nil {
+	if err := f.Commit(nil, []string{key}); err != nil {
 		t.Fatal(err)
 	}
 	changed := runSource(t, f)
 	expectText(t, f, changed, "one")
-	replace(path, "two")
+	write(t, path, "two")
 	expectText(t, f, changed, "two")
-	replace(filepath.Join(keys, "key.p8"), "secret")
-	expectText(t, f, changed, "two")
+	write(t, key, "secret")
+	testwait.For(t, changed, "the new key file")
+	if err := os.WriteFile(key, []byte("secrer"), 0o600); err != nil { // in place, with the same size
+		t.Fatal(err)
+	}
+	testwait.For(t, changed, "the key file written in place")
+	if err := os.Chmod(key, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	testwait.For(t, changed, "the mode of the key file")
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	testwait.For(t, changed, "the removed key file")
+}
+
+func TestFileFollowsSymbolicLinks(t *testing.T) {
+	for name, c := range map[string]struct {
+		// file returns the configured path of a file below the folder.
+		file func(folder, name string) string
+		// put makes the file have these contents.
+		put func(folder, text string)
+	}{
+		"Kubernetes": {
+			func(folder, name string) string { return filepath.Join(folder, name) },
+			func(folder, text string) {
+				release(t, filepath.Join(folder, "..", filepath.Base(folder), "..2026_"+text), text)
+				link(t, "..2026_"+text, filepath.Join(folder, "..data"))
+				for _, name := range []string{"gateway.yaml", "key.p8"} {
+					link(t, filepath.Join("..data", name), filepath.Join(folder, name))
+				}
+			},
+		},
+		"git-sync": {
+			func(folder, name string) string { return filepath.Join(folder, "repository", "conf", name) },
+			func(folder, text string) {
+				release(t, filepath.Join(folder, ".worktrees", text, "conf"), text)
+				link(t, filepath.Join(".worktrees", text), filepath.Join(folder, "repository"))
+			},
+		},
+		"current release through an absolute link": {
+			func(folder, name string) string { return filepath.Join(folder, "etc", "current", name) },
+			func(folder, text string) {
+				release(t, filepath.Join(folder, "releases", text), text)
+				if err := os.MkdirAll(filepath.Join(folder, "etc"), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				link(t, filepath.Join(folder, "releases", text), filepath.Join(folder, "etc", "current"))
+			},
+		},
+		"a replaced folder": {
+			func(folder, name string) string { return filepath.Join(folder, "conf", name) },
+			func(folder, text string) {
+				release(t, filepath.Join(folder, "new"), text)
+				if err := os.RemoveAll(filepath.Join(folder, "conf")); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Rename(filepath.Join(folder, "new"), filepath.Join(folder, "conf")); err != nil {
+					t.Fatal(err)
+				}
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			folder, keys := t.TempDir(), t.TempDir()
+			c.put(folder, "one")
+			c.put(keys, "one")
+			f := configsource.OpenFile(c.file(folder, "gateway.yaml"))
+			if err := f.Commit(nil, []string{c.file(keys, "key.p8")}); err != nil {
+				t.Fatal(err)
+			}
+			changed := runSource(t, f)
+			expectText(t, f, changed, "one")
+			for _, text := range []string{"two", "three"} {
+				c.put(folder, text)
+				expectText(t, f, changed, text)
+				c.put(keys, text)
+				testwait.For(t, changed, "the new key file")
+			}
+		})
+	}
 }

@@ -5,11 +5,13 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/panics"
+	"github.com/sluice-push/sluice/providers/fcm"
 )
 
 // restartKeys are the keys that a reload cannot change: they configure what is opened once at the
@@ -18,14 +20,16 @@ var restartKeys = []string{"listen", "admin", "zone", "queue", "history", "quota
 	"limits.header_timeout", "limits.idle_timeout", "limits.connections"}
 
 // Follow loads the configuration and reloads the gateway for each message on changed, until changed
-// is closed. Errors are logged and counted, and change nothing. After a reload without an error,
-// Follow calls applied.
+// is closed. If load returns neither a configuration nor an error, nothing has changed. Errors are
+// logged and counted, and change nothing. After a reload without an error, Follow calls applied.
 func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, error), applied func(*config.Config)) {
 	for range changed {
 		var changes []string
+		unchanged := false
 		err := panics.Recover(g.log, "reload", func() error {
 			cfg, err := load()
-			if err != nil {
+			if err != nil || cfg == nil {
+				unchanged = err == nil
 				return err
 			}
 			if changes, err = g.Reload(cfg); err == nil {
@@ -33,12 +37,15 @@ func (g *Gateway) Follow(changed <-chan struct{}, load func() (*config.Config, e
 			}
 			return err
 		})
+		if unchanged {
+			continue
+		}
 		g.metrics.Reloaded(err == nil)
 		switch {
 		case err != nil:
 			g.log.Error("configuration not reloaded; the previous one stays in use", "err", err)
 		case len(changes) == 0:
-			g.log.Debug("configuration reloaded without changes")
+			g.log.Info("configuration reloaded without changes")
 		default:
 			g.log.Info("configuration reloaded", "changes", changes)
 		}
@@ -64,6 +71,9 @@ func ReferencedFiles(cfg *config.Config) (files []string) {
 		}
 		if app.FCM != nil {
 			add(app.FCM.CAFile)
+			if app.FCM.ServiceAccountFile == "" {
+				add(config.File(fcm.DefaultCredentialsFile()))
+			}
 		}
 		if app.WebPush != nil {
 			add(app.WebPush.CAFile)
@@ -72,7 +82,32 @@ func ReferencedFiles(cfg *config.Config) (files []string) {
 			add(w.CAFile)
 		}
 	}
-	return files
+	slices.Sort(files)
+	return slices.Compact(files)
+}
+
+// Digest returns a digest of a configuration, which was parsed from text, and of the contents of all
+// files that it refers to.
+func Digest(text []byte, cfg *config.Config) string {
+	parts := [][]byte{text}
+	for _, file := range ReferencedFiles(cfg) {
+		parts = append(parts, []byte(file), contents(file))
+	}
+	return digest(parts...)
+}
+
+// contents returns the contents of a regular file, or the reason why there are none. It does not
+// read a pipe, which can be read only once.
+func contents(file string) []byte {
+	info, err := os.Stat(file)
+	if err == nil && !info.Mode().IsRegular() {
+		return []byte(info.Mode().String())
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return text
 }
 
 // Reload replaces the configuration by cfg and returns the changes, including key files with new

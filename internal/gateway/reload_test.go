@@ -202,7 +202,7 @@ func TestReloadedQuotaKeepsConnectionsAndUsage(t *testing.T) {
 		t.Fatalf("the first notification: %d %v", code, receipt)
 	}
 	dials := uint64(len(s.ready.FCMEndpoints))
-	waitUntil(func() bool { return s.dialCount() == dials }) // the notification needed only the first of them
+	testwait.Until(t, func() bool { return s.dialCount() == dials }, "all endpoints are connected") // the notification needed only the first of them
 	for _, c := range []struct {
 		top  string
 		want int
@@ -308,5 +308,51 @@ func TestFileChangeInOneServiceOfABlockIsReportedOnce(t *testing.T) {
 	}
 	if changes, err := h.reload(strings.Replace(text, "apps:", "limits: {batch: 7}\napps:", 1)); err != nil || strings.Join(changes, "; ") != "limits.batch: 10000 → 7" {
 		t.Errorf("%q, %v", changes, err)
+	}
+}
+
+func TestDigestChangesWithEveryReferencedFile(t *testing.T) {
+	s := newMockEnv(t)
+	folder := t.TempDir()
+	copyOf := func(name string) string {
+		t.Helper()
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(folder, filepath.Base(name))
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	files := []string{s.ready.CAFile, s.ready.APNsKeyFile, s.ready.ServiceAccountFile, s.files.ClientCert, s.files.ClientKey}
+	text := "apps:\n" + s.appBlock("shop", s.apnsBlock(), s.fcmBlock()) + s.appBlock("bank", s.apnsCertBlock())
+	for i, name := range files {
+		files[i] = copyOf(name)
+		text = strings.ReplaceAll(text, name, files[i])
+	}
+	defaultAccount := filepath.Join(folder, "default.json")
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", defaultAccount)
+	text += s.appBlock("cloud", fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q}", s.ready.FCM, s.ready.FCMEndpoints[0], files[0]))
+	cfg := parse(t, text)
+	previous := gateway.Digest([]byte(text), cfg)
+	if again := gateway.Digest([]byte(text), cfg); again != previous {
+		t.Error("two digests of the same contents differ")
+	}
+	for _, name := range append(files, defaultAccount) {
+		if err := os.WriteFile(name, []byte("new contents"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		next := gateway.Digest([]byte(text), cfg)
+		if next == previous {
+			t.Errorf("new contents of %s do not change the digest", filepath.Base(name))
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if previous = gateway.Digest([]byte(text), cfg); previous == next {
+			t.Errorf("the removal of %s does not change the digest", filepath.Base(name))
+		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 
 	"golang.org/x/oauth2/google"
 )
@@ -38,4 +40,21 @@ func DefaultCredentials(ctx context.Context) (cfg Config, where string, err erro
 		return Config{Account: found.JSON}, "gcloud's application default credentials", nil
 	}
 	return Config{MetadataServer: true, Project: found.ProjectID}, "the machine's service account", nil
+}
+
+// DefaultCredentialsFile returns the path of the file that DefaultCredentials tries first, whether
+// it exists or not.
+func DefaultCredentialsFile() string {
+	if file := os.Getenv(credentialsVariable); file != "" {
+		return file
+	}
+	folder, err := os.UserHomeDir()
+	folder = filepath.Join(folder, ".config")
+	if runtime.GOOS == "windows" {
+		folder, err = os.UserConfigDir()
+	}
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(folder, "gcloud", "application_default_credentials.json")
 }
