@@ -45,6 +45,7 @@ type cli struct {
 }
 
 func main() {
+	restrictFileModes()
 	ctx, drain := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before any work that a signal could interrupt

@@ -108,7 +108,7 @@ type partitions struct {
 func newPartitions(dir string) (*partitions, error) {
 	p := new(partitions)
 	for i := range p.files {
-		file, err := os.Create(filepath.Join(dir, fmt.Sprintf("%02x", i)))
+		file, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%02x", i)), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 		if err != nil {
 			return nil, errors.Join(err, p.close())
 		}

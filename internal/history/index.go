@@ -97,6 +97,9 @@ func tryIndex(ctx context.Context, path, stream string) (*index, checkpoint, err
 }
 
 func (x *index) open(ctx context.Context, stream string) (cp checkpoint, err error) {
+	if err := createPrivate(x.path); err != nil {
+		return checkpoint{}, err
+	}
 	if x.writeDB, err = openDB(x.path, "immediate", "temp_store(MEMORY)", "synchronous(NORMAL)", "cache_size(-16384)",
 		"wal_autocheckpoint(4096)"); err != nil {
 		return cp, err
@@ -196,6 +199,22 @@ func openDB(path, transactions string, pragmas ...string) (*sql.DB, error) {
 var sidecars = []string{"-wal", "-shm"}
 
 const damagedSuffix = ".damaged"
+
+// createPrivate creates the database if it does not exist, and makes it and the files next to it
+// readable by their owner only. SQLite creates those with the mode of the database.
+func createPrivate(path string) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	err = file.Close()
+	for _, name := range []string{path, path + sidecars[0], path + sidecars[1]} {
+		if e := os.Chmod(name, 0o600); e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
 
 // removeIndex removes the database and the files next to it.
 func removeIndex(path string) error {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -205,5 +206,35 @@ func TestIndexOfOtherVersionIsRebuilt(t *testing.T) {
 	}
 	if got, _ := f.open().find("shop", known); got.Status() != push.StatusAccepted {
 		t.Error(got.Status())
+	}
+}
+
+// TestIndexIsForItsOwnerOnly opens an index in a directory that everyone can read, and one that an
+// earlier version has created for everyone.
+func TestIndexIsForItsOwnerOnly(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("files have no modes")
+	}
+	f := newFixture(t)
+	if err := os.Chmod(f.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, before := range []os.FileMode{0, 0o666} {
+		if before != 0 {
+			if err := os.Chmod(filepath.Join(f.dir, "index.db"), before); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := f.open()
+		entries, err := os.ReadDir(f.dir)
+		if err != nil || len(entries) < 2 {
+			t.Fatal(entries, err)
+		}
+		for _, entry := range entries {
+			if info, err := entry.Info(); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %v %v", entry.Name(), info.Mode(), err)
+			}
+		}
+		h.stop()
 	}
 }
