@@ -28,6 +28,8 @@ const webhookSecret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
 type webhookReceiver struct {
 	*httptest.Server
 	failing atomic.Bool
+	gone    atomic.Bool   // it answers 410
+	posts   atomic.Uint64 // messages
 	mu      sync.Mutex
 	ids     []string // of the notifications, in the order of the events
 	invalid []string
@@ -41,6 +43,11 @@ func newWebhookReceiver(t testing.TB) *webhookReceiver {
 }
 
 func (l *webhookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	l.posts.Add(1)
+	if l.gone.Load() {
+		w.WriteHeader(http.StatusGone)
+		return
+	}
 	if l.failing.Load() {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
@@ -149,6 +156,42 @@ func TestReloadKeepsOrResumesWebhook(t *testing.T) {
 	send()
 	if got := h.gw.Status().Webhooks; len(got) != 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestGoneReceiverDisablesWebhook has a receiver that answers 410. The webhook stays disabled after a
+// restart and after a reload that does not concern it, and continues after one that does.
+func TestGoneReceiverDisablesWebhook(t *testing.T) {
+	s, dir, l := newMockEnv(t), t.TempDir(), newWebhookReceiver(t)
+	block := l.block(t, "billing", "")
+	text := s.webhookConfig(dir, block)
+	l.gone.Store(true)
+	h := s.start(t, text)
+	_, first := h.request("POST", "", apnsNotification(deviceToken))
+	disabled := func() bool {
+		hooks := h.gw.Status().Webhooks
+		return len(hooks) == 1 && !hooks[0].DisabledSince.IsZero()
+	}
+	testwait.Until(t, disabled, "a disabled webhook")
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	l.gone.Store(false)
+	h = s.start(t, text)
+	_, second := h.request("POST", "", apnsNotification(deviceToken))
+	testwait.Until(t, disabled, "a disabled webhook after the restart")
+	if _, err := h.gw.Reload(parse(t, strings.Replace(text, "send_timeout: 10m", "send_timeout: 9m", 1))); err != nil {
+		t.Fatal(err)
+	}
+	if !disabled() || l.posts.Load() != 1 {
+		t.Errorf("disabled %v, %d messages", disabled(), l.posts.Load())
+	}
+	if _, err := h.gw.Reload(parse(t, strings.Replace(text, "/hooks'", "/new'", 1))); err != nil {
+		t.Fatal(err)
+	}
+	testwait.Until(t, func() bool { return l.received(first["id"]) && l.received(second["id"]) }, "both events")
+	if disabled() {
+		t.Error("still disabled")
 	}
 }
 

@@ -44,6 +44,8 @@ var webhookReadings = []reading[webhooks.Status]{
 	gauge("sluice_webhook_delivered_up_to_timestamp_seconds", "Time of the last event delivered by this gateway, in Unix time; 0: none yet.",
 		webhookLabels, func(s webhooks.Status) float64 { return unixSeconds(s.DeliveredUpTo) }),
 	gauge("sluice_webhook_failures", "Consecutive failed attempts.", webhookLabels, func(s webhooks.Status) float64 { return float64(s.Failures) }),
+	gauge("sluice_webhook_disabled", "1 if the receiver has disabled the webhook with the response 410, otherwise 0.", webhookLabels,
+		func(s webhooks.Status) float64 { return boolValue(!s.DisabledSince.IsZero()) }),
 	gauge("sluice_webhook_dead_lettered_ranges", "Ranges of events that were not delivered, as in GET /v1/status, at most 100.", webhookLabels,
 		func(s webhooks.Status) float64 { return float64(len(s.DeadLettered)) }),
 }

@@ -4,12 +4,14 @@ package webhooks_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,7 +28,8 @@ type pipeReceiver struct {
 	conns    chan net.Conn
 	closed   chan struct{}
 	once     sync.Once
-	failing  atomic.Bool
+	failing  atomic.Bool // answers 503
+	gone     atomic.Bool // answers 410
 	attempts atomic.Int32
 }
 
@@ -62,6 +65,9 @@ func newPipeReceiver(t *testing.T, certificate *receiver) *pipeReceiver {
 	p.receiver = &receiver{received: make(chan message, 100_000), answer: func(w http.ResponseWriter, _ int) {
 		if p.attempts.Add(1); p.failing.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		if p.gone.Load() {
+			w.WriteHeader(http.StatusGone)
 		}
 	}}
 	p.Server = certificate.Server
@@ -204,6 +210,91 @@ func TestOldBacklogIsDelivered(t *testing.T) {
 		stop()
 		if s := w.Status(); len(s.DeadLettered) != 0 || s.Cursor != fmt.Sprint(5) {
 			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestGoneDisablesWebhook has a receiver that answers 410. The webhook stays disabled, also after a
+// restart, until its configuration changes; then it continues with the refused events.
+func TestGoneDisablesWebhook(t *testing.T) {
+	certificate := newReceiver(t, nil)
+	rotated := webhooks.Secret("another secret of 24 bytes")
+	for name, change := range map[string]func(*webhooks.Config){
+		"URL":      func(cfg *webhooks.Config) { cfg.URL += "/new" },
+		"secret":   func(cfg *webhooks.Config) { cfg.Secrets = []webhooks.Secret{rotated, secret} },
+		"events":   func(cfg *webhooks.Config) { cfg.Events = []push.Status{push.StatusAccepted} },
+		"networks": func(cfg *webhooks.Config) { cfg.AllowedNetworks = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, certificate, func(t *testing.T, store *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
+				p.gone.Store(true)
+				for range 2 {
+					w, stop := start(t, cfg)
+					store.addEvent(push.Event{})
+					time.Sleep(48 * time.Hour)
+					s := w.Status()
+					if s.DisabledSince.IsZero() || !strings.HasPrefix(s.Reason, "HTTP status 410") || s.Cursor != "" || len(s.DeadLettered) != 0 || !s.NextAttempt.IsZero() {
+						t.Errorf("%+v", s)
+					}
+					stop()
+				}
+				if n := p.attempts.Load(); n != 1 {
+					t.Errorf("%d attempts, want 1", n)
+				}
+				<-p.received // the refused message
+				p.gone.Store(false)
+				change(&cfg)
+				w, stop := start(t, cfg)
+				store.addEvent(push.Event{})
+				if got := p.waitFor(t, "3"); !slices.Equal(got, cursorRange(1, 3)) {
+					t.Errorf("%v", got)
+				}
+				synctest.Wait()
+				stop()
+				if s := w.Status(); !s.DisabledSince.IsZero() || s.Reason != "" || s.Delivered != 3 {
+					t.Errorf("%+v", s)
+				}
+				if saved, _ := store.Load(t.Context(), "shop/billing"); saved.Disabled != nil || saved.After != "3" {
+					t.Errorf("%+v", saved)
+				}
+			})
+		})
+	}
+}
+
+// TestDisabledWebhookIsSaved has a store that fails when the receiver answers 410.
+func TestDisabledWebhookIsSaved(t *testing.T) {
+	certificate := newReceiver(t, nil)
+	inBubble(t, certificate, func(t *testing.T, store *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
+		p.gone.Store(true)
+		store.setSaveErr(errors.New("full"))
+		_, stop := start(t, cfg)
+		store.addEvent(push.Event{})
+		time.Sleep(time.Hour)
+		store.setSaveErr(nil)
+		time.Sleep(time.Hour)
+		stop()
+		saved, _ := store.Load(t.Context(), "shop/billing")
+		if saved.Disabled == nil || strings.Contains(fmt.Sprint(*saved.Disabled), "PATH-SECRET") {
+			t.Errorf("%+v", saved)
+		}
+	})
+}
+
+// TestReceiverMayTakeFifteenSeconds has a receiver that is as slow as Standard Webhooks allow.
+func TestReceiverMayTakeFifteenSeconds(t *testing.T) {
+	certificate := newReceiver(t, nil)
+	inBubble(t, certificate, func(t *testing.T, store *fakeStore, p *pipeReceiver, cfg webhooks.Config) {
+		p.answer = func(http.ResponseWriter, int) {
+			p.attempts.Add(1)
+			time.Sleep(19 * time.Second)
+		}
+		w, stop := start(t, cfg)
+		store.addEvent(push.Event{})
+		time.Sleep(time.Minute)
+		stop()
+		if s := w.Status(); p.attempts.Load() != 1 || s.Delivered != 1 || s.Failures != 0 {
+			t.Errorf("%d attempts, %+v", p.attempts.Load(), s)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 )
@@ -19,6 +20,14 @@ type Checkpoint struct {
 	After string `json:"after,omitempty"`
 	// DeadLettered are the ranges of events that were not delivered, oldest first, at most 100.
 	DeadLettered []Range `json:"parked,omitempty"`
+	// Disabled is set after the receiver has disabled the webhook.
+	Disabled *Disabled `json:"disabled,omitempty"`
+}
+
+// Disabled says that the receiver does not want any more events.
+type Disabled struct {
+	At     time.Time `json:"at"`
+	Config string    `json:"config"` // digest of the configuration; any other one enables the webhook
 }
 
 // Range is a range of events that were not delivered. They can be read from the event feed, after
@@ -44,6 +53,8 @@ type Status struct {
 	DeliveredUpTo time.Time `json:"told_up_to,omitzero"`
 	// Delivered counts the events that the receiver accepted since the process started.
 	Delivered uint64 `json:"told"`
+	// DisabledSince is when the receiver disabled the webhook with the response 410; zero if it did not.
+	DisabledSince time.Time `json:"disabled_since,omitzero"`
 	// Failures counts the consecutive failed attempts, Reason is the error of the last one, and
 	// NextAttempt is the time of the next attempt.
 	Failures    int       `json:"failures"`
@@ -57,11 +68,38 @@ type Status struct {
 func (w *Webhook) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Status{
+	s := Status{
 		App: w.cfg.App, Name: w.cfg.Name, Cursor: w.checkpoint.After, DeliveredUpTo: w.deliveredUpTo, Delivered: w.delivered, Failures: w.failures, Reason: w.lastError,
 		NextAttempt: w.nextAttempt, DeadLettered: slices.Clone(w.checkpoint.DeadLettered),
 	}
+	if d := w.checkpoint.Disabled; d != nil {
+		s.DisabledSince, s.Reason, s.NextAttempt = d.At, disabledReason, time.Time{}
+	}
+	return s
 }
+
+const disabledReason = "HTTP status 410: the receiver is gone; a change of the webhook's configuration enables it"
+
+func (w *Webhook) isDisabled() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.checkpoint.Disabled != nil
+}
+
+// disable saves that the receiver does not want any more events. The checkpoint does not advance:
+// once enabled, the webhook continues with the events that were refused.
+func (w *Webhook) disable(ctx context.Context) error {
+	w.mu.Lock()
+	p := w.checkpoint
+	w.mu.Unlock()
+	p.Disabled = &Disabled{At: time.Now().UTC(), Config: w.digest}
+	if err := w.save(ctx, p); err != nil {
+		return err
+	}
+	return errDisabled
+}
+
+var errDisabled = errors.New("the webhook is disabled")
 
 // deliver posts a batch until the receiver accepts it. After a failed attempt it dead-letters the
 // events that are older than RetryFor. If the last attempt succeeded, it posts even older events,
@@ -83,6 +121,9 @@ func (w *Webhook) deliver(ctx context.Context, b batch) error {
 		if err == nil {
 			w.recordSuccess(b)
 			return w.advance(ctx, b, nil)
+		}
+		if response, ok := errors.AsType[*statusError](err); ok && response.status == http.StatusGone {
+			return w.disable(ctx)
 		}
 		if ctx.Err() != nil || !w.sleep(ctx, w.recordFailure(err)) {
 			return ctx.Err()

@@ -119,6 +119,12 @@ func (store *fakeStore) Save(_ context.Context, name string, p webhooks.Checkpoi
 	return nil
 }
 
+func (store *fakeStore) setSaveErr(err error) {
+	store.mu.Lock()
+	defer store.mu.Unlock()
+	store.saveErr = err
+}
+
 // startNow creates the webhook's checkpoint, so that it delivers all events from now on, even those
 // before it runs.
 func (store *fakeStore) startNow(name string) {

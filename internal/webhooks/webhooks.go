@@ -7,7 +7,9 @@ package webhooks
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
@@ -69,7 +71,8 @@ type Config struct {
 	MaxEvents, MaxBytes int
 	// Linger is how long the first event of a message waits for more; default 200 ms.
 	Linger time.Duration
-	// Timeout limits one attempt, including the response; default 10 s.
+	// Timeout limits one attempt, including the response; default 20 s. Standard Webhooks recommends
+	// 15 s to 30 s.
 	Timeout time.Duration
 	// Backoff and MaxBackoff limit the wait after a failure. It is random (full jitter), and its
 	// upper bound doubles with each failure from Backoff to MaxBackoff; defaults 1 s and 5 min.
@@ -88,7 +91,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxEvents, 500)
 	setDefault(&c.MaxBytes, 256<<10)
 	setDefault(&c.Linger, 200*time.Millisecond)
-	setDefault(&c.Timeout, 10*time.Second)
+	setDefault(&c.Timeout, 20*time.Second)
 	setDefault(&c.Backoff, time.Second)
 	setDefault(&c.MaxBackoff, 5*time.Minute)
 	setDefault(&c.RetryFor, 24*time.Hour)
@@ -123,6 +126,7 @@ type Webhook struct {
 	client  *http.Client
 	log     *slog.Logger
 	created time.Time
+	digest  string // of the configuration
 
 	mu            sync.Mutex
 	checkpoint    Checkpoint
@@ -150,14 +154,26 @@ func New(cfg Config) (*Webhook, error) {
 		return nil, errors.New("webhooks: Feed and Checkpoints must be set")
 	}
 	name := cfg.App + "/" + cfg.Name
-	return &Webhook{cfg: cfg, name: name, client: newClient(cfg), log: cfg.Logger.With("webhook", name), created: time.Now().UTC()}, nil
+	return &Webhook{cfg: cfg, name: name, client: newClient(cfg), log: cfg.Logger.With("webhook", name), created: time.Now().UTC(), digest: cfg.digest()}, nil
+}
+
+// digest returns a digest of everything that decides what is sent to whom. It reveals neither the
+// URL nor a secret, because the secrets are random.
+func (c Config) digest() string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%q %q %q", c.URL, c.Events, c.AllowedNetworks)
+	for _, s := range c.Secrets {
+		fmt.Fprintf(sum, " %x", []byte(s))
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:16])
 }
 
 // Name returns the app's name, a slash and the webhook's name.
 func (w *Webhook) Name() string { return w.name }
 
 // Run delivers events until ctx ends. A message that the receiver has not acknowledged by then is
-// posted again by the next Run, as after a crash.
+// posted again by the next Run, as after a crash. If the receiver disables the webhook, Run delivers
+// nothing more, and later Runs deliver nothing until the configuration has changed.
 func (w *Webhook) Run(ctx context.Context) error {
 	defer w.client.CloseIdleConnections()
 	for failures := 0; ctx.Err() == nil; failures++ {
@@ -167,6 +183,12 @@ func (w *Webhook) Run(ctx context.Context) error {
 			err = w.deliverFeed(ctx)
 		}
 		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, errDisabled) {
+			w.log.Error("webhook disabled by its receiver with HTTP status 410; change its configuration to enable it")
+			w.client.CloseIdleConnections()
+			<-ctx.Done()
 			return nil
 		}
 		if errors.Is(err, push.ErrCursorExpired) {
@@ -179,14 +201,22 @@ func (w *Webhook) Run(ctx context.Context) error {
 	return nil
 }
 
-// loadCheckpoint loads the checkpoint. A new webhook starts with the events since its creation.
+// loadCheckpoint loads the checkpoint. A new webhook starts with the events since its creation. A
+// webhook that was disabled with another configuration is enabled.
 func (w *Webhook) loadCheckpoint(ctx context.Context) error {
 	p, err := w.cfg.Checkpoints.Load(ctx, w.name)
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
-	if p.Since.IsZero() {
+	isNew, enable := p.Since.IsZero(), p.Disabled != nil && p.Disabled.Config != w.digest
+	if isNew {
 		p.Since = w.created
+	}
+	if enable {
+		w.log.Info("webhook enabled by a change of its configuration", "disabled_since", p.Disabled.At)
+		p.Disabled = nil
+	}
+	if isNew || enable {
 		if err := w.cfg.Checkpoints.Save(ctx, w.name, p); err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
@@ -197,8 +227,11 @@ func (w *Webhook) loadCheckpoint(ctx context.Context) error {
 	return nil
 }
 
-// deliverFeed delivers events until the feed ends.
+// deliverFeed delivers events until the feed ends or the webhook is disabled.
 func (w *Webhook) deliverFeed(ctx context.Context) error {
+	if w.isDisabled() {
+		return errDisabled
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reader{feed: w.cfg.Feed, app: w.cfg.App, want: w.wants, events: make(chan feedItem)}
 	var reading sync.WaitGroup
