@@ -31,7 +31,8 @@ type Key struct {
 
 // Webhook is a receiver of an app's events. They are posted in batches, signed as
 // standardwebhooks.com specifies. Events that the receiver does not accept are retried for a day,
-// and then listed in the status.
+// and then listed in the status. If the receiver answers 410, the webhook is disabled until its
+// url, secret, events or networks change.
 type Webhook struct {
 	// Name in logs and status. The position in the event stream is stored under this name: a new
 	// name starts with the next event.
