@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -36,7 +37,6 @@ var serviceHosts = []string{
 type identity struct {
 	authority    *x509.Certificate
 	authorityPEM []byte
-	server       tls.Certificate
 	client       tls.Certificate
 	credentials  []apns.Credential
 	account      *oauth.Account
@@ -51,9 +51,6 @@ func newIdentity(cfg Config) (*identity, error) {
 	id := &identity{authority: ca.cert, authorityPEM: encodePEM("CERTIFICATE", ca.cert.Raw)}
 	if id.credentials, err = apns.CompleteCredentials(cfg.Credentials); err != nil {
 		return nil, fmt.Errorf("mockprovider: %w", err)
-	}
-	if id.server, err = ca.issue(serverTemplate(cfg.Listen, cfg.Advertise)); err != nil {
-		return nil, err
 	}
 	if id.client, err = ca.issue(apns.CertificateTemplate(id.credentials[0].Topics[0])); err != nil {
 		return nil, err
@@ -102,21 +99,43 @@ func (a *authority) issue(template *x509.Certificate) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-// serverTemplate returns a template for the certificate of the services, which is valid for loopback
-// addresses, for hosts and for the names of the real services.
-func serverTemplate(hosts ...string) *x509.Certificate {
+// newServerCertificate returns the certificate of the services. It is valid for hosts, which are names
+// or addresses, for loopback addresses and for the names of the real services. An unspecified address
+// stands for all addresses of the machine.
+func newServerCertificate(hosts []string) (tls.Certificate, error) {
+	ca, err := processAuthority()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
 	ips, names := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, slices.Clone(serviceHosts)
 	for _, host := range hosts {
-		if ip := net.ParseIP(host); ip != nil {
-			ips = append(ips, ip)
-		} else if host != "" {
+		addr, err := netip.ParseAddr(host)
+		switch {
+		case err == nil && addr.IsUnspecified():
+			ips = append(ips, addr.AsSlice())
+			ips = append(ips, machineIPs()...)
+		case err == nil:
+			ips = append(ips, addr.AsSlice())
+		case host != "":
 			names = append(names, host)
 		}
 	}
-	return &x509.Certificate{
+	return ca.issue(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "Mock Push Services"}, DNSNames: names, IPAddresses: ips,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+}
+
+// machineIPs returns the addresses of the machine.
+func machineIPs() []net.IP {
+	addrs, _ := net.InterfaceAddrs() // without them, the certificate is valid for fewer addresses
+	var ips []net.IP
+	for _, addr := range addrs {
+		if network, ok := addr.(*net.IPNet); ok {
+			ips = append(ips, network.IP)
+		}
 	}
+	return ips
 }
 
 func encodePEM(kind string, der []byte) []byte {

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -81,8 +82,34 @@ func (m *Mock) bind() error {
 			}
 		}
 	}
+	if err := m.certify(append(slices.Concat(apnsAddrs, fcmAddrs), m.cfg.APNsManageListen, m.cfg.OAuthListen, m.cfg.WebPushListen)); err != nil {
+		return err
+	}
 	var err error
 	m.admin, err = newAdmin(m, cmp.Or(m.cfg.LedgerListen, freePort))
+	return err
+}
+
+// certify gives all endpoints a certificate for the configured addresses, those that the endpoints
+// listen on, and Config.Advertise.
+func (m *Mock) certify(configured []string) error {
+	hosts := map[string]bool{m.cfg.Advertise: true}
+	for _, addr := range configured {
+		if host, _, err := net.SplitHostPort(addr); err == nil {
+			hosts[host] = true
+		}
+	}
+	for _, endpoints := range m.services {
+		for _, e := range endpoints {
+			hosts[e.addr.Addr().WithZone("").String()] = true
+		}
+	}
+	cert, err := newServerCertificate(slices.Sorted(maps.Keys(hosts)))
+	for _, endpoints := range m.services {
+		for _, e := range endpoints {
+			e.tls.Certificates = []tls.Certificate{cert}
+		}
+	}
 	return err
 }
 
@@ -101,7 +128,7 @@ func (m *Mock) listen(service string, index int, listenAddr string, serve connec
 		script: script.Endpoint{Service: service, Index: index, Addr: addr.String()},
 		ledger: ledger.Endpoint{Service: service, Addr: addr.String(), Notifications: service != OAuth && service != APNsManage},
 		wake:   make(chan struct{}, 1), open: map[*conn]struct{}{},
-		tls: &tls.Config{Certificates: []tls.Certificate{m.id.server}, MinVersion: tls.VersionTLS12},
+		tls: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
 	if service == APNs || service == APNsManage {
 		e.tls.NextProtos = []string{"h2"}
