@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -178,14 +179,21 @@ func (s *scenario) fetchStatus(g *gateway, id string) string {
 	return receipt.Status
 }
 
-// runAudit runs gateway audit and returns the end of its output if the audit is not clean.
-func (s *scenario) runAudit(config string) (problem string) {
+// runAudit runs gateway audit and returns the number of notifications that it reports as lost, and the
+// end of its output if the audit is not clean.
+func (s *scenario) runAudit(config string) (lost int, problem string) {
 	ctx, stop := context.WithTimeout(s.ctx, time.Minute)
 	defer stop()
-	if text, err := exec.CommandContext(ctx, s.binary, "audit", "-c", config).CombinedOutput(); err != nil {
-		return fmt.Sprintf("%v: %s", err, text[max(0, len(text)-400):])
+	var log bytes.Buffer
+	audit := exec.CommandContext(ctx, s.binary, "audit", "--json", "-c", config)
+	audit.Stderr = &log
+	output, err := audit.Output()
+	var report struct{ Lost int }
+	if err = cmp.Or(err, json.Unmarshal(output, &report)); err != nil {
+		text := append(output, log.Bytes()...)
+		problem = fmt.Sprintf("%v: %s", err, text[max(0, len(text)-400):])
 	}
-	return ""
+	return report.Lost, problem
 }
 
 // kill kills the process like a power failure and waits for its end.

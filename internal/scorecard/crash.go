@@ -96,7 +96,7 @@ func (s *scenario) largeQueue(rng *rand.Rand) {
 	atMost(&s.rowResult, "first request after the restart", firstRequest, time.Second)
 	atLeast(&s.rowResult, "drain rate, relative to before", fraction(after/max(before, 1)), 0.8)
 	g.stop()
-	problem := s.runAudit(config)
+	_, problem := s.runAudit(config)
 	s.expect("audit", cmp.Or(problem, "clean"), problem == "")
 }
 
@@ -151,7 +151,7 @@ func (s *scenario) smallQueue(rng *rand.Rand) (c deliveryCounts, accepted int) {
 	g := s.startAndServe(config)
 	c = s.awaitOutcomes(g, m, p, time.Minute)
 	g.stop()
-	if problem := s.runAudit(config); problem != "" {
+	if _, problem := s.runAudit(config); problem != "" {
 		s.note("audit: %s", problem)
 		c.lost++
 	}
