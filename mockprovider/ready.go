@@ -14,8 +14,8 @@ import (
 	"strconv"
 )
 
-// Files holds the paths of the files that a client needs. All except CA are secrets that only the mock
-// accepts.
+// Files holds the absolute paths of the files that a client needs. All except CA are secrets that only
+// the mock accepts.
 type Files struct {
 	APNsKey        string // AuthKey_<key id>.p8
 	ServiceAccount string // service-account.json, with the token_uri of the mock
@@ -60,6 +60,10 @@ func (m *Mock) Ready(files Files) Ready {
 
 // WriteFiles writes the keys and certificates into dir, readable only by the owner.
 func (m *Mock) WriteFiles(dir string) (Files, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return Files{}, err
+	}
 	account, err := m.ServiceAccount()
 	if err != nil {
 		return Files{}, err

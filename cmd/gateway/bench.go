@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,10 +29,10 @@ type benchCmd struct {
 	Duration time.Duration `default:"30s" help:"How long to measure."`
 	WarmUp   time.Duration `default:"5s" help:"How long to send before measuring."`
 
-	Dev       bool           `xor:"where" help:"Start mock providers and a gateway as separate processes for the test."`
-	ReadyFile string         `xor:"where" placeholder:"FILE" help:"File that gateway dev or gateway mock wrote (their --ready-file)."`
-	URL       string         `name:"url" xor:"where" env:"GATEWAY_URL" help:"Base URL of the gateway."`
-	Key       string         `env:"SLUICE_KEY,GATEWAY_KEY" help:"API key with the scopes send and read. Prefer the environment variable: other users of the machine can see flags."`
+	Dev       bool           `xor:"ready,url" help:"Start mock providers and a gateway as separate processes for the test."`
+	ReadyFile string         `xor:"ready" placeholder:"FILE" help:"File that gateway dev or gateway mock wrote (their --ready-file)."`
+	URL       string         `name:"url" xor:"url" help:"Base URL of the gateway. The default is $GATEWAY_URL, unless --dev or --ready-file names one."`
+	Key       string         `help:"API key with the scopes send and read. The default is $SLUICE_KEY or $GATEWAY_KEY, unless --dev or --ready-file names one. Prefer the environment variable: other users of the machine can see flags."`
 	App       string         `help:"App to send for."`
 	API       string         `enum:"sluice,gorush,pushsphere" default:"sluice" help:"API to use: sluice, gorush or pushsphere."`
 	Pid       map[string]int `placeholder:"NAME=PID" help:"Process on this machine whose CPU time and memory to report. Repeatable."`
@@ -88,6 +89,8 @@ func (b benchCmd) Run(p process) error {
 	}
 	defer env.stop()
 	env.applyTo(&cfg)
+	cfg.URL = cmp.Or(cfg.URL, os.Getenv("GATEWAY_URL"))
+	cfg.Key = cmp.Or(cfg.Key, os.Getenv("SLUICE_KEY"), os.Getenv("GATEWAY_KEY"))
 	if cfg.URL == "" {
 		return usageError{errors.New("bench: no target: set --dev, --ready-file or --url")}
 	}

@@ -3,6 +3,7 @@
 package main_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,10 +13,13 @@ import (
 	"github.com/sluice-push/sluice/internal/report"
 )
 
+// otherGateway is an environment that names a gateway other than the one under test.
+var otherGateway = []string{"GATEWAY_URL=http://127.0.0.1:1", "SLUICE_KEY=slk_of_another_gateway"}
+
 func TestBenchDev(t *testing.T) {
 	dir := t.TempDir()
 	data, page := filepath.Join(dir, "report.json"), filepath.Join(dir, "report.html")
-	code, stdout, stderr := runGateway(t, []string{"SLUICE_KEY=slk_of_another_gateway"}, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
+	code, stdout, stderr := runGateway(t, otherGateway, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
 	if code != 0 || !strings.Contains(stdout, "equal to the mock's ledger (100 notifications)") {
 		t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
@@ -45,6 +49,31 @@ func TestBenchDev(t *testing.T) {
 	}
 }
 
+func TestBenchTakesFlagsThenTheReadyFileThenTheEnvironment(t *testing.T) {
+	p, ready := startDev(t)
+	file := writeTemp(t, "ready.json", fmt.Sprintf(`{"url":%q,"key":%q,"app":%q,"ledger":%q}`, ready["url"], ready["key"], ready["app"], ready["ledger"]))
+	mockOnly := writeTemp(t, "mock.json", fmt.Sprintf(`{"ledger":%q}`, ready["ledger"]))
+	right := []string{"GATEWAY_URL=" + ready["url"].(string), "GATEWAY_KEY=" + ready["key"].(string)}
+	for name, c := range map[string]struct {
+		env  []string
+		args []string
+		want string
+	}{
+		"ready file":          {otherGateway, []string{"--ready-file", file}, "equal to the mock's ledger"},
+		"environment":         {right, []string{"--app", "demo"}, "accepted"},
+		"mock's ready file":   {right, []string{"--app", "demo", "--ready-file", mockOnly}, "equal to the mock's ledger"},
+		"URL, key and ledger": {otherGateway, []string{"--app", "demo", "--ready-file", mockOnly, "--url", ready["url"].(string), "--key", ready["key"].(string)}, "equal to the mock's ledger"},
+		"key and ready file":  {right, []string{"--ready-file", file, "--key", "slk_wrong"}, "HTTP 401"},
+		"URL and ready file":  {right, []string{"--ready-file", file, "--url", "http://127.0.0.1:1"}, "lost: no connection"},
+	} {
+		args := append([]string{"bench", "--in-flight", "1", "--duration", "200ms", "--warm-up", "0s"}, c.args...)
+		if _, stdout, stderr := runGateway(t, c.env, args...); !strings.Contains(stdout, c.want) {
+			t.Errorf("%s: want %q in\n%s%s", name, c.want, stdout, stderr)
+		}
+	}
+	p.terminate()
+}
+
 func TestInterruptedBenchReports(t *testing.T) {
 	p := startGateway(t, nil, "bench", "--dev", "--no-queue", "--rate", "50/s", "--duration", "1h", "--warm-up", "0s")
 	p.eventually("the first measurement", func() bool { return strings.Contains(p.stderr.String(), "accepted") })
@@ -61,6 +90,8 @@ func TestBenchRejectsInvalidFlags(t *testing.T) {
 		"no such file":                     {"bench", "--dev", "--mix", "/nowhere.yaml"},
 		"--compare takes two reports":      {"bench", "--compare", "one.json"},
 		"can't be used together":           {"bench", "--rate", "5/s", "--in-flight", "3"},
+		"--dev and --url can't":            {"bench", "--dev", "--url", "http://127.0.0.1:8080"},
+		"--dev and --ready-file can't":     {"bench", "--dev", "--ready-file", "ready.json"},
 	} {
 		if code, _, stderr := runGateway(t, nil, args...); code != 2 || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit code %d, %q, want %q", args, code, stderr, want)

@@ -52,9 +52,6 @@ func (b benchCmd) newEnv(p process) (*benchEnv, error) {
 // applyTo sets the values of cfg that the environment provides and the flags do not.
 func (e *benchEnv) applyTo(cfg *loadbench.Config) {
 	if cfg.API == "sluice" { // another product in front of the same mock has its own address
-		if len(e.children) > 0 {
-			cfg.Key = e.Key // a key from SLUICE_KEY belongs to another gateway
-		}
 		cfg.URL, cfg.Key, cfg.App = cmp.Or(cfg.URL, e.URL), cmp.Or(cfg.Key, e.Key), cmp.Or(cfg.App, e.readyInfo.App)
 	}
 	cfg.Ledger, cfg.Script = e.Ledger, e.Script
@@ -65,7 +62,7 @@ func (e *benchEnv) applyTo(cfg *loadbench.Config) {
 
 // start starts the mock providers and a gateway.
 func (e *benchEnv) start(p process, mockFile string, queue bool) error {
-	dir, err := os.MkdirTemp("", "sluice-bench-")
+	dir, err := newTempDir("sluice-bench-")
 	if err != nil {
 		return err
 	}

@@ -224,6 +224,30 @@ func TestMockPrintsAddressesAndPlaysItsScript(t *testing.T) {
 	p.terminate()
 }
 
+// TestPrintedPathsAreAbsolute passes relative paths to commands whose output is for scripts.
+func TestPrintedPathsAreAbsolute(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for name, p := range map[string]*gatewayProcess{
+		"mock":           startGateway(t, []string{"TMPDIR=."}, "mock", "--ready-file", "mock.json"),
+		"mock with keys": startGateway(t, nil, "mock", "--keys", "keys", "--ready-file", "mock with keys.json"),
+		"dev":            startGateway(t, []string{"TMPDIR=."}, "dev", "--listen", "127.0.0.1:0", "--ready-file", "dev.json"),
+	} {
+		ready := p.readyFile(name + ".json")
+		for _, key := range []string{"ca_file", "apns_key_file", "service_account_file"} {
+			path := ready[key].(string)
+			if _, err := os.Stat(path); err != nil || !filepath.IsAbs(path) {
+				t.Errorf("%s: %s is %s: %v", name, key, path, err)
+			}
+		}
+		if name == "dev" {
+			p.eventually("the path of the configuration", func() bool { return regexp.MustCompile(`(?m)^    config   /`).MatchString(p.stdout.String()) })
+		} else {
+			p.eventually("the JSON on standard output", func() bool { return strings.Contains(p.stdout.String(), ready["ca_file"].(string)) })
+		}
+		p.terminate()
+	}
+}
+
 func TestServeLogsJSONAndDrains(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mock.json")
 	providers := startGateway(t, nil, "mock", "--ready-file", path)

@@ -58,7 +58,7 @@ func (d devCmd) Run(p process) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "sluice-dev-")
+	dir, err := newTempDir("sluice-dev-")
 	if err != nil {
 		return err
 	}

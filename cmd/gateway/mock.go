@@ -82,8 +82,16 @@ func (m mockCmd) keysDir() (dir string, remove func(), err error) {
 	if m.Keys != "" {
 		return m.Keys, func() {}, os.MkdirAll(m.Keys, 0o700)
 	}
-	dir, err = os.MkdirTemp("", "sluice-mock-")
+	dir, err = newTempDir("sluice-mock-")
 	return dir, func() { _ = os.RemoveAll(dir) }, err
+}
+
+// newTempDir creates a temporary directory and returns its absolute path. TMPDIR can be relative.
+func newTempDir(prefix string) (dir string, err error) {
+	if dir, err = os.MkdirTemp("", prefix); err != nil {
+		return "", err
+	}
+	return filepath.Abs(dir)
 }
 
 // announce prints the addresses and writes them to the ready file, if any.

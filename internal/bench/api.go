@@ -37,14 +37,14 @@ func newAPI(c *Config) (api, error) {
 		if c.Batch > 1 {
 			path, contentType = path.JoinPath("batch"), "application/x-ndjson"
 		}
-		return sluiceAPI{httpRequest{path, contentType, c.Key}}, nil
+		return sluiceAPI{httpRequest{path, contentType, "Bearer", c.Key}}, nil
 	case "gorush":
-		return gorushAPI{httpRequest{base.JoinPath("api/push"), "application/json", c.Key}}, nil
+		return gorushAPI{httpRequest{base.JoinPath("api/push"), "application/json", "Bearer", c.Key}}, nil
 	case "pushsphere":
 		if c.Batch > 1 {
 			return nil, fmt.Errorf("bench: pushsphere's API has one notification per call: batch must be 1")
 		}
-		return pushsphereAPI{httpRequest{base.JoinPath("api/v1", c.App, "send"), "application/json", c.Key}}, nil
+		return pushsphereAPI{httpRequest{base.JoinPath("api/v1", c.App, "send"), "application/json", "bearer", c.Key}}, nil
 	default:
 		return nil, fmt.Errorf("bench: API %q is unknown (allowed: sluice, gorush, pushsphere)", c.API)
 	}
@@ -54,6 +54,7 @@ func newAPI(c *Config) (api, error) {
 type httpRequest struct {
 	url         *url.URL
 	contentType string
+	scheme      string // of the Authorization header; Pushsphere compares it case-sensitively
 	key         string
 }
 
@@ -67,7 +68,9 @@ func (p *httpRequest) appendHeader(b []byte) ([]byte, int) {
 	b = append(b, "\r\nContent-Type: "...)
 	b = append(b, p.contentType...)
 	if p.key != "" {
-		b = append(b, "\r\nAuthorization: Bearer "...)
+		b = append(b, "\r\nAuthorization: "...)
+		b = append(b, p.scheme...)
+		b = append(b, ' ')
 		b = append(b, p.key...)
 	}
 	b = append(b, "\r\nContent-Length: 0000000000\r\n\r\n"...)

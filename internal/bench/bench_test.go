@@ -275,12 +275,13 @@ func TestReadMixRejectsInvalidFiles(t *testing.T) {
 
 func TestPeerAPIs(t *testing.T) {
 	var body map[string]any
+	var authorization string
 	var mu sync.Mutex
 	handler := func(path, answer string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			mu.Lock()
 			defer mu.Unlock()
-			body = nil
+			body, authorization = nil, r.Header.Get("Authorization")
 			if err := json.NewDecoder(r.Body).Decode(&body); err != nil || r.URL.Path != path {
 				t.Errorf("%s: %v", r.URL.Path, err)
 			}
@@ -288,17 +289,17 @@ func TestPeerAPIs(t *testing.T) {
 		}
 	}
 	url := serve(t, handler("/api/push", `{"success":"ok","counts":10,"logs":[{"type":"failed-push","error":"BadDeviceToken"}]}`))
-	r, err := bench.Run(t.Context(), bench.Config{URL: url, API: "gorush", Rate: 100, Batch: 10, Duration: 100 * time.Millisecond})
+	r, err := bench.Run(t.Context(), bench.Config{URL: url, API: "gorush", Key: "k", Rate: 100, Batch: 10, Duration: 100 * time.Millisecond})
 	if err != nil || r.Verdicts["accepted"] != 9 || r.Reasons["failed: BadDeviceToken"] != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if list, _ := body["notifications"].([]any); len(list) != 10 || list[0].(map[string]any)["platform"] != 1.0 {
-		t.Errorf("%v", body)
+	if list, _ := body["notifications"].([]any); len(list) != 10 || list[0].(map[string]any)["platform"] != 1.0 || authorization != "Bearer k" {
+		t.Errorf("%v, authorization %q", body, authorization)
 	}
 	url = serve(t, handler("/api/v1/line/prod/send", `{"status":"DEVICE_UNREGISTERED","resultSource":"PUSH_PROVIDER","reason":"gone"}`))
-	r, err = bench.Run(t.Context(), bench.Config{URL: url, API: "pushsphere", App: "line/prod", Rate: 10, Duration: 100 * time.Millisecond})
-	if err != nil || r.Reasons["unregistered: gone"] != 1 || body["provider"] != "APPLE" {
-		t.Errorf("%+v, %v, %v", r, err, body)
+	r, err = bench.Run(t.Context(), bench.Config{URL: url, API: "pushsphere", App: "line/prod", Key: "k", Rate: 10, Duration: 100 * time.Millisecond})
+	if err != nil || r.Reasons["unregistered: gone"] != 1 || body["provider"] != "APPLE" || authorization != "bearer k" {
+		t.Errorf("%+v, %v, %v, authorization %q", r, err, body, authorization)
 	}
 }
 
