@@ -45,7 +45,7 @@ func New(cfg Config) (*Client, error) {
 		log: cfg.Logger, close: func() error { return nil },
 	}
 	c.pool, err = pool.New(pool.Config{
-		Name: "gateways", Size: maxGateways, MaxInFlight: cfg.InFlight, PruneUnlisted: true, MaxRedialDelay: maxRedialDelay,
+		Name: "gateways", Size: maxGateways, MaxInFlight: cfg.InFlight, PruneUnlisted: true, WaitForReady: true, MaxRedialDelay: maxRedialDelay,
 		Resolver: gateways, Zone: gateways.zone, Dial: c.dial, Picker: zone.Prefer(cfg.Zone, pool.BoundedRoundRobin{}),
 		Outlier: pool.Outlier{Disabled: true}, // how slow a gateway is depends on the notifications it gets
 		Observe: cfg.Observe, Logger: cfg.Logger,

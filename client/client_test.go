@@ -6,7 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +20,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/client"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
@@ -353,6 +358,32 @@ func TestNoGatewayIsUnavailableAtDeadline(t *testing.T) {
 	receipt, err := c.Send(ctx, testNotification(1))
 	if problem, ok := errors.AsType[*client.Error](err); !ok || problem.Type != "unavailable" || receipt.Verdict != push.Unsent {
 		t.Errorf("%+v %v", receipt, err)
+	}
+}
+
+func TestUnreachableGatewayIsNamedAtDeadline(t *testing.T) {
+	env := newTestEnv(t)
+	c := env.newClient(client.Config{}, "http://127.0.0.1:1")
+	testwait.Until(t, func() bool { return strings.Contains(c.Status().Reason, "connection refused") }, "the cause in the status")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.Send(ctx, testNotification(1)); err == nil || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("Send = %v; want the cause", err)
+	}
+}
+
+func TestUntrustedGatewayFailsImmediately(t *testing.T) {
+	env := newTestEnv(t)
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	c := env.newClient(client.Config{Timeout: 10 * time.Minute}, server.URL)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := c.Send(ctx, testNotification(1))
+	if ctx.Err() != nil || err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
+		t.Errorf("Send = %v; want the cause immediately", err)
 	}
 }
 

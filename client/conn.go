@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -106,6 +107,9 @@ func (c *gatewayConn) checkLive(ctx context.Context) error {
 		return err
 	}
 	res, err := c.http.RoundTrip(request)
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+		err = &wire.Error{Reason: wire.TLSServerUntrusted, Processed: wire.Never, Err: err}
+	}
 	if err != nil {
 		return err
 	}

@@ -105,7 +105,8 @@ func (p *Pool) recovered(work func() error) error {
 	return panics.Recover(p.cfg.Logger, "pool "+p.cfg.Name, work)
 }
 
-// dialFailed schedules the next dial with a growing delay.
+// dialFailed schedules the next dial with a growing delay. While no endpoint is live, the delay stays
+// short, so that the pool recovers soon after the service, unless waiting does not help.
 func (p *Pool) dialFailed(ctx context.Context, d dialTask, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -115,7 +116,10 @@ func (p *Pool) dialFailed(ctx context.Context, d dialTask, err error) {
 	}
 	e := d.endpoint
 	e.redialDelay = min(max(minRedialDelay, 2*e.redialDelay), p.cfg.MaxRedialDelay)
-	e.redialAt = time.Now().Add(e.redialDelay)
+	if !p.anyLive() && !isConfigurationError(err) {
+		e.redialDelay = min(e.redialDelay, replaceInterval)
+	}
+	e.redialAt, e.dialErr = time.Now().Add(e.redialDelay), err
 	p.lastError = "dialing " + e.name + ": " + err.Error()
 	p.addEventLocked(Event{Kind: EventDialFailed, Endpoint: e.name, Reason: err.Error() + "; next dial after " + e.redialDelay.String()})
 	p.wakeMaintainer()
@@ -137,7 +141,7 @@ func (p *Pool) connected(d dialTask, conn Conn) (c *endpointConn, toDrain []*end
 	now, e := time.Now(), d.endpoint
 	c = &endpointConn{endpoint: e, conn: conn, connectedAt: now}
 	p.openConns++
-	e.redialDelay = 0
+	e.redialDelay, e.dialErr = 0, nil
 	p.addEventLocked(Event{Kind: EventConnected, Endpoint: e.name, Reason: "handshake completed"})
 	if !p.closing.Load() && !e.member {
 		toDrain = p.addMember(e, now)

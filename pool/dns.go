@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,8 +44,11 @@ func (d DNS) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, erro
 	group.Go(func() error { v6 = query(ctx, servers, d.Host, dns.TypeAAAA); return nil })
 	_ = group.Wait()
 	addrs := interleave(v6.addrs, v4.addrs)
-	if len(addrs) == 0 {
-		return nil, 0, errors.Join(v4.err, v6.err)
+	switch {
+	case len(addrs) == 0 && v4.err != nil && v6.err != nil:
+		return nil, 0, fmt.Errorf("%w; %w", v4.err, v6.err)
+	case len(addrs) == 0:
+		return nil, 0, cmp.Or(v4.err, v6.err)
 	}
 	return withPort(addrs, d.Port), shortestTTL(v4, v6), nil
 }

@@ -32,6 +32,7 @@ type Endpoint struct {
 	lastListed  time.Time     // when the resolver last returned it
 	redialAt    time.Time     // earliest time of the next dial
 	redialDelay time.Duration
+	dialErr     error     // why the last dial failed; nil after a success
 	replacedAt  time.Time // when its last connection was or will be replaced
 }
 

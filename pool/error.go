@@ -5,6 +5,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -13,7 +14,7 @@ import (
 // Reasons of an Error. The providers' error tables list the same codes.
 const (
 	BreakerOpen = "BREAKER_OPEN"     // FailFast is set, and all remaining endpoints are ejected
-	NoEndpoint  = "NO_ENDPOINT"      // no endpoint is live
+	NoEndpoint  = "NO_ENDPOINT"      // no endpoint is live, or they cannot be reached for several reasons
 	QueueFull   = "LOCAL_QUEUE_FULL" // all endpoints were at their limit until the context ended
 )
 
@@ -21,8 +22,14 @@ const (
 // push.NoResponse maps it to Unsent, or to Abandoned if the caller's context was canceled.
 type Error struct {
 	Pool   string
-	Reason string // BreakerOpen, NoEndpoint or QueueFull
+	Reason string // BreakerOpen, NoEndpoint, QueueFull, or a wire.Reason why no endpoint can be reached
 	Err    error  // the context's error, or an explanation
+	// Detail says in words why no endpoint can be reached, and RetryAfter is the time until the next
+	// dial. Both are zero if some endpoint can be reached.
+	Detail     string
+	RetryAfter time.Duration
+
+	permanent bool // waiting does not help, because the configuration of one side is wrong
 }
 
 // push.NoResponse finds these methods with errors.As, so a changed signature would compile and turn
@@ -41,7 +48,11 @@ func (e *Error) Error() string {
 	s := "pool " + e.Pool + ": " + e.Reason
 	switch {
 	case errors.Is(e.Err, context.Canceled), errors.Is(e.Err, context.DeadlineExceeded):
-		return s + " until the context ended (GET /v1/status shows every endpoint): " + e.Err.Error()
+		s += " until the context ended (GET /v1/status shows every endpoint): " + e.Err.Error()
+		if e.Detail != "" {
+			s += "; " + e.Detail
+		}
+		return s
 	default:
 		return s + ": " + e.Err.Error()
 	}

@@ -28,6 +28,8 @@ const (
 	EventRecovered     EventKind = "recovered"
 	EventPanicStarted  EventKind = "panic_started" // too many endpoints are ejected; all are used
 	EventPanicEnded    EventKind = "panic_ended"   // the pool uses only healthy endpoints again
+	EventUnreachable   EventKind = "unreachable"   // no endpoint can be reached, so Pick fails
+	EventReachable     EventKind = "reachable"     // one can be reached again
 )
 
 // EjectionCause is the category of an ejection.
@@ -50,6 +52,8 @@ type Event struct {
 	Endpoint string        `json:"endpoint,omitempty"` // "ip:port", or empty for the whole pool
 	Reason   string        `json:"reason"`             // explanation in words
 	Cause    EjectionCause `json:"cause,omitempty"`    // set for ejections
+
+	repeated bool // another event warns about the same problem
 }
 
 func ejectedEvent(e *Endpoint) Event {
@@ -85,19 +89,22 @@ func (p *Pool) deliverEvents() {
 	p.pendingEvents = nil
 	p.mu.Unlock()
 	for _, e := range events {
-		p.cfg.Logger.Log(context.Background(), e.Kind.logLevel(), e.Kind.message(),
+		p.cfg.Logger.Log(context.Background(), e.logLevel(), e.Kind.message(),
 			"event", string(e.Kind), "pool", e.Pool, "endpoint", e.Endpoint, "reason", e.Reason)
 		p.cfg.Observe(e)
 	}
 }
 
-func (k EventKind) logLevel() slog.Level {
-	switch k {
-	case EventResolveFailed, EventDialFailed, EventConnLost, EventEjected, EventPanicStarted:
-		return slog.LevelWarn
-	default:
-		return slog.LevelInfo
+// logLevel returns the level of the event in the log. A failed dial is no warning: it concerns one
+// endpoint of several. If it concerns all, EventUnreachable warns once.
+func (e *Event) logLevel() slog.Level {
+	switch e.Kind {
+	case EventResolveFailed, EventConnLost, EventEjected, EventPanicStarted, EventUnreachable:
+		if !e.repeated {
+			return slog.LevelWarn
+		}
 	}
+	return slog.LevelInfo
 }
 
 // message returns the log message for events of this kind.
@@ -131,6 +138,10 @@ func (k EventKind) message() string {
 		return "panic mode started"
 	case EventPanicEnded:
 		return "panic mode ended"
+	case EventUnreachable:
+		return "no endpoint can be reached"
+	case EventReachable:
+		return "endpoints can be reached again"
 	default:
 		return string(k)
 	}

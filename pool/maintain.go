@@ -76,7 +76,9 @@ func (p *Pool) reconcile(now time.Time) []dialTask {
 	if p.joining == 0 && len(*p.members.Load()) > 0 {
 		p.warmedUp.Store(true)
 	}
-	return append(dials, p.rotate(now)...)
+	dials = append(dials, p.rotate(now)...)
+	p.updateUnreachable(now)
+	return dials
 }
 
 // rescue moves one replacement forward if all connections died young twice within ten seconds,

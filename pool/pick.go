@@ -23,8 +23,9 @@ func (t Tried) Has(e *Endpoint) bool {
 //
 // Pick never returns a tried endpoint while an untried one is live. If all eligible endpoints are
 // at their limit, it waits for a free slot, in FIFO order with other callers. It also waits while
-// no endpoint is live, and, just after the pool has started, while all live endpoints are tried and
-// others are still being dialed.
+// no endpoint is live, unless the dials to all of them have failed: then it fails immediately with
+// the cause (see Config.WaitForReady). Just after the pool has started, it waits while all live endpoints are tried and others
+// are still being dialed.
 //
 // An endpoint whose ejection has expired gets one first attempt as its probe; retries are not used
 // as probes while a healthy endpoint is left. An error is always an *Error and means that nothing
@@ -158,6 +159,9 @@ func (s *candidateSet) selectEligible(p *Pool, tried Tried) error {
 	panicMode := p.exceedsPanicThreshold(s.live, s.healthy)
 	switch {
 	case s.live == 0:
+		if err := p.unreachable.Load(); err != nil && (!p.cfg.WaitForReady || err.permanent) {
+			return err
+		}
 		return nil
 	case s.untried == 0 && len(tried) > 0 && !p.warmedUp.Load():
 		return nil // others are still being dialed

@@ -76,6 +76,10 @@ type Config struct {
 	// cause is probably local or affects the whole service, so the pool enters panic mode and uses
 	// all endpoints.
 	MaxEjected float64
+	// WaitForReady makes Pick wait, as long as its context allows, while no endpoint can be reached,
+	// instead of failing immediately. It still fails immediately if the reason does not go away by
+	// itself, such as an untrusted certificate. (gRPC has the same option.)
+	WaitForReady bool
 	// FailFast makes Pick fail with BREAKER_OPEN instead of using an ejected endpoint. It disables
 	// panic mode.
 	FailFast bool
@@ -96,6 +100,7 @@ type Pool struct {
 	queue             waitQueue                   // callers that wait in Pick
 	closing           atomic.Bool                 // no more leases are granted
 	warmedUp          atomic.Bool                 // the first dials have ended, or a second has passed
+	unreachable       atomic.Pointer[Error]       // why no endpoint can be reached, or nil
 	wake              chan struct{}               // wakes the maintainer
 	resolveNow        chan struct{}               // triggers an early resolve
 	activateOnce      sync.Once                   // closes activated
@@ -114,6 +119,7 @@ type Pool struct {
 	pendingEvents []Event // not yet delivered
 	recentEvents  []Event // for Status
 	lastError     string  // why the last dial or resolve failed
+	resolveErr    error   // why the last resolve failed, or nil
 }
 
 // New validates cfg and returns a pool. It starts no goroutine; call Run.
@@ -245,6 +251,9 @@ func (p *Pool) Ready() error {
 		if e.live() {
 			return nil
 		}
+	}
+	if err := p.unreachable.Load(); err != nil {
+		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

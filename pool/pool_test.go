@@ -51,9 +51,11 @@ func TestPickWaitsForFirstEndpoint(t *testing.T) {
 	})
 }
 
-func TestPickInEmptyPoolEndsWithContext(t *testing.T) {
+func TestPickWithoutConnectionEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tp := startPool(t, 0, pool.Config{})
+		tp := newTestPool(t, 1, pool.Config{})
+		tp.setServer(1, func(s *fakeServer) { s.dialDelay = time.Hour })
+		tp.run()
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		_, err := tp.Pick(ctx, nil)

@@ -164,6 +164,7 @@ func (p *Pool) updateListed(addrs []netip.AddrPort) (toDrain []*endpointConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now, before, added := time.Now(), len(p.listed), 0
+	p.resolveErr = nil
 	for _, e := range p.listed {
 		e.listed = false
 	}
@@ -206,7 +207,8 @@ func (p *Pool) resolveFailed(err error, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lastError = "resolving: " + err.Error()
-	p.addEventLocked(Event{Kind: EventResolveFailed, Reason: fmt.Sprintf("%v; next attempt in %s", err, wait)})
+	p.addEventLocked(Event{Kind: EventResolveFailed, Reason: fmt.Sprintf("%v; next attempt in %s", err, wait), repeated: p.resolveErr != nil || len(p.listed) == 0})
+	p.resolveErr = err
 	p.wakeMaintainer()
 }
 

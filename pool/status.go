@@ -40,7 +40,8 @@ type EndpointStatus struct {
 	Successes    int        `json:"successes"`               // within the breaker's window
 	Failures     int        `json:"failures"`
 	LatencyMS    float64    `json:"latency_ms"`             // recent median latency
-	RedialAt     *time.Time `json:"redial_after,omitempty"` // a dial failed; no new dial before this time
+	RedialAt     *time.Time `json:"redial_after,omitempty"` // no new dial before this time
+	DialError    string     `json:"dial_error,omitempty"`   // why the last dial failed
 }
 
 // Status returns the current state of the pool.
@@ -83,6 +84,9 @@ func (e *Endpoint) status() EndpointStatus {
 	}
 	if state == gobreaker.StateOpen {
 		s.EjectedUntil = &ejectedUntil
+	}
+	if e.dialErr != nil {
+		s.DialError = e.dialErr.Error()
 	}
 	if e.redialAt.After(time.Now()) {
 		at := e.redialAt

@@ -52,7 +52,7 @@ func (p *Pool) wait(ctx context.Context, tried Tried) (*Lease, error) {
 	case r := <-w.result: // served just before ctx ended
 		return r.lease, r.err
 	default:
-		return nil, p.errorf(p.waitReason(), ctx.Err())
+		return nil, p.waitError(ctx.Err())
 	}
 }
 
@@ -134,12 +134,13 @@ func (q *waitQueue) close(err error) {
 	q.length.Add(1) // every later Pick enqueues and gets closedErr
 }
 
-// waitReason returns the reason why waiters are not served.
-func (p *Pool) waitReason() string {
-	for _, e := range *p.members.Load() {
-		if e.live() {
-			return QueueFull
-		}
+// waitError returns the error of a waiter that was not served before its context ended with err.
+func (p *Pool) waitError(err error) *Error {
+	if p.anyLive() {
+		return p.errorf(QueueFull, err)
 	}
-	return NoEndpoint
+	if u := p.unreachable.Load(); u != nil {
+		return &Error{Pool: u.Pool, Reason: u.Reason, Err: err, Detail: u.Detail, RetryAfter: u.RetryAfter}
+	}
+	return p.errorf(NoEndpoint, err)
 }

@@ -141,7 +141,7 @@ func (d *delivery) acquireLease(ctx context.Context) (lease *pool.Lease, cause p
 	d.AdaptiveLimiter.endWait()
 	if err != nil {
 		d.AdaptiveLimiter.release(d.adaptivePermit, time.Since(d.leaseWaitStart), 0)
-		return nil, push.NoResponse(err)
+		return nil, noLease(err)
 	}
 	if expired(d.n) {
 		lease.Done(expiredOutcome)

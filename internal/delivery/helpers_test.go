@@ -124,10 +124,18 @@ func (f fixedResolver) Resolve(context.Context) (addrs []netip.AddrPort, ttl tim
 }
 
 // newRoute returns a route to s with the given number of connected endpoints. Its pool runs until
-// the test ends.
+// the test ends. If the number is 0, there is one endpoint that never connects.
 func newRoute(t testing.TB, s *service, endpoints int) *delivery.Route {
 	t.Helper()
-	return newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(endpoints), Size: max(endpoints, 1)}, endpoints)
+	if endpoints == 0 {
+		return newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(1), Dial: hangingDial}, 0)
+	}
+	return newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(endpoints), Size: endpoints}, endpoints)
+}
+
+func hangingDial(ctx context.Context, _ netip.AddrPort) (pool.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 // newRouteWithPool is newRoute with a pool configuration. It returns when the given number of
@@ -136,7 +144,9 @@ func newRouteWithPool(t testing.TB, s *service, cfg pool.Config, endpoints int) 
 	t.Helper()
 	joined := make(chan struct{}, 1000)
 	cfg.Name = "test"
-	cfg.Dial = func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { return newFakeConn(addr), nil }
+	if cfg.Dial == nil {
+		cfg.Dial = func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) { return newFakeConn(addr), nil }
+	}
 	cfg.Observe = func(e pool.Event) {
 		if e.Kind == pool.EventJoined {
 			joined <- struct{}{}

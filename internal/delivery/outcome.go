@@ -7,6 +7,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -47,6 +48,15 @@ func finalOutcome(attempts []push.Attempt, cause push.Outcome) push.Outcome {
 	last := attempts[len(attempts)-1].Outcome
 	last.RetryAfter = max(last.RetryAfter, cause.RetryAfter)
 	return last
+}
+
+// noLease returns the outcome of a notification for which the pool had no lease.
+func noLease(err error) push.Outcome {
+	o := push.NoResponse(err)
+	if e, ok := errors.AsType[*pool.Error](err); ok {
+		o.Detail, o.RetryAfter = e.Detail, e.RetryAfter
+	}
+	return o
 }
 
 // orAbandoned returns Abandoned if the caller has cancelled ctx, and o otherwise.

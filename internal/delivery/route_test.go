@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/retry"
+	"github.com/sluice-push/sluice/wire"
 )
 
 func maxJitter() float64 { return 1 }
@@ -209,6 +211,22 @@ func TestNoEndpointGivesUnsentWithReason(t *testing.T) {
 		got := r.Send(ctx, newNotification("a"))
 		if got.Verdict != push.Unsent || got.Status() != push.StatusUnavailable || got.Reason == "" || len(got.Attempts) != 0 {
 			t.Errorf("receipt %+v", got)
+		}
+	})
+}
+
+func TestUnreachableServiceEndsSendImmediatelyWithCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		untrusted := &wire.Error{Reason: wire.TLSServerUntrusted, Processed: wire.Never, Err: errors.New("certificate has expired")}
+		r := newRouteWithPool(t, &service{}, pool.Config{
+			Resolver: fixedResolver(2),
+			Dial:     func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, untrusted },
+		}, 0)
+		start := time.Now()
+		got := r.Send(t.Context(), newNotification("a"))
+		if got.Verdict != push.Unsent || got.Reason != string(wire.TLSServerUntrusted) || !strings.Contains(got.Detail, "certificate has expired") ||
+			got.RetryAfter < time.Second || len(got.Attempts) != 0 || time.Since(start) > time.Second {
+			t.Errorf("receipt %+v after %s", got, time.Since(start))
 		}
 	})
 }

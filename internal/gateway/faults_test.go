@@ -140,9 +140,9 @@ func TestEndpointWithoutTLSGetsNoRequest(t *testing.T) {
 	}()
 	s := newMockEnv(t)
 	fcm := strings.Replace(s.fcmBlock(), strings.Join(s.ready.FCMEndpoints, "', '"), plain.Addr().String(), 1)
-	r := shopGateway{testGateway: s.start(t, listenConfig+"limits: {send_timeout: 300ms}\napps:\n"+s.appBlock("shop", fcm)), mock: s.mock, http: http.DefaultClient}
+	r := shopGateway{testGateway: s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", fcm)), mock: s.mock, http: http.DefaultClient}
 	status, retryAfter, got := r.postNotification(t, fcmNotification)
-	if status != http.StatusServiceUnavailable || retryAfter == "" || got.Reason != "NO_ENDPOINT" || len(got.Attempts) != 0 {
+	if status != http.StatusServiceUnavailable || retryAfter == "" || got.Reason != "ALPN_NOT_H2" || len(got.Attempts) != 0 {
 		t.Errorf("%d, Retry-After %q, %+v", status, retryAfter, got)
 	}
 }

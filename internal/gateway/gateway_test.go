@@ -116,6 +116,12 @@ func (s mockEnv) start(t testing.TB, text string) testGateway {
 		log = d.logger()
 		t.Cleanup(func() { d.checkLeaks(t) }) // after the gateway has ended
 	}
+	return s.startLogging(t, text, log)
+}
+
+// startLogging is start with a logger.
+func (s mockEnv) startLogging(t testing.TB, text string, log *slog.Logger) testGateway {
+	t.Helper()
 	g, err := gateway.New(parse(t, text), log)
 	if err != nil {
 		t.Fatal(err)

@@ -91,7 +91,7 @@ func (o *originRouter) route(ctx context.Context, n *push.Notification) (*delive
 		return nil, push.Outcome{Reason: string(wire.DNSFailure)}
 	}
 	if _, _, err := s.resolver.Resolve(ctx); err != nil { // do not create a pool for a name without a public address
-		return nil, push.Outcome{Reason: string(wire.DNSFailure)}
+		return nil, push.Outcome{Reason: string(wire.DNSFailure), Detail: err.Error()}
 	}
 	return o.addRoute(ctx, origin, s, route)
 }
