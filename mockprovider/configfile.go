@@ -88,7 +88,7 @@ func (f *configFile) config() Config {
 
 // isBlank reports whether a file has only comments and blank lines.
 func isBlank(text []byte) bool {
-	for line := range bytes.Lines(text) {
+	for line := range bytes.Lines(bytes.TrimPrefix(text, []byte("\ufeff"))) {
 		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
 			return false
 		}

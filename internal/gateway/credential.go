@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/keyfile"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/providers/fcm"
 )
@@ -37,11 +38,12 @@ func keyError(path, name string, err error) error {
 	return fmt.Errorf("config: %s.%s: %w", path, name, err)
 }
 
-// readFile reads the file that the configuration key path.name refers to.
+// readFile reads the file that the configuration key path.name refers to. It removes a byte order
+// mark.
 func readFile(path, name string, file config.File) ([]byte, error) {
 	text, err := os.ReadFile(string(file))
 	if err == nil {
-		return text, nil
+		return keyfile.Text(text), nil
 	}
 	cause := "cannot be read"
 	switch {
@@ -96,6 +98,12 @@ func clientCertificate(path string, c *config.APNs) (credential, error) {
 	keyPEM, err := readFile(path, "cert_key_file", c.CertKeyFile)
 	if err != nil {
 		return credential{}, err
+	}
+	if err := keyfile.CheckCertificate(certPEM); err != nil {
+		return credential{}, keyError(path, "cert_file", fmt.Errorf("%q: %w", string(c.CertFile), err))
+	}
+	if _, err := keyfile.Key(keyPEM, "PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"); err != nil {
+		return credential{}, keyError(path, "cert_key_file", fmt.Errorf("%q: %w", string(c.CertKeyFile), err))
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
@@ -170,9 +178,12 @@ func loadRoots(path string, file config.File) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := keyfile.CheckCertificate(text); err != nil {
+		return nil, keyError(path, "ca_file", fmt.Errorf("%q: %w", string(file), err))
+	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(text) {
-		return nil, keyError(path, "ca_file", fmt.Errorf("%q contains no PEM certificate", string(file)))
+		return nil, keyError(path, "ca_file", fmt.Errorf("%q contains no valid certificate", string(file)))
 	}
 	return roots, nil
 }

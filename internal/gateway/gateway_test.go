@@ -234,10 +234,14 @@ func TestInvalidCredentialIsRejectedAtStart(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ block, want string }{
 		"missing key file": {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, "nowhere.p8", 1), `config: apps.shop.apns.key_file: "`},
-		"invalid key file": {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, invalid, 1), `config: apps.shop.apns.key_file: "` + invalid + `": apns: key: not PEM`},
-		"invalid CA file":  {strings.Replace(s.apnsBlock(), s.ready.CAFile, invalid, 1), `config: apps.shop.apns.ca_file: "` + invalid + `" contains no PEM certificate`},
+		"invalid key file": {strings.Replace(s.apnsBlock(), s.ready.APNsKeyFile, invalid, 1), `config: apps.shop.apns.key_file: "` + invalid + `": apns: key: the file must have a PEM block PRIVATE KEY`},
+		"invalid CA file":  {strings.Replace(s.apnsBlock(), s.ready.CAFile, invalid, 1), `config: apps.shop.apns.ca_file: "` + invalid + `": the file must have a PEM block CERTIFICATE`},
 		"invalid certificate": {
-			strings.Replace(s.apnsCertBlock(), s.files.ClientCert, invalid, 1), `config: apps.shop.apns.cert_file: "` + invalid + `" and cert_key_file are not a certificate and its key`},
+			strings.Replace(s.apnsCertBlock(), s.files.ClientCert, invalid, 1), `config: apps.shop.apns.cert_file: "` + invalid + `": the file must have a PEM block CERTIFICATE`},
+		"key of another certificate": {
+			strings.Replace(s.apnsCertBlock(), s.files.ClientKey, s.ready.APNsKeyFile, 1), `config: apps.shop.apns.cert_file: "` + s.files.ClientCert + `" and cert_key_file are not a certificate and its key`},
+		"certificate as its key": {
+			strings.Replace(s.apnsCertBlock(), s.files.ClientKey, s.files.ClientCert, 1), `config: apps.shop.apns.cert_key_file: "` + s.files.ClientCert + `": the file must have a PEM block PRIVATE KEY`},
 		"invalid service account": {
 			strings.Replace(s.fcmBlock(), s.ready.ServiceAccountFile, invalid, 1), `config: apps.shop.fcm.service_account_file: "` + invalid + `": fcm: account: not the JSON of a service account's key file`},
 		"Web Push": {"webpush: {vapid_key_file: vapid.pem, subject: 'mailto:ops@example.com'}",

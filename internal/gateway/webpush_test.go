@@ -236,7 +236,7 @@ func TestInvalidWebPushBlockNamesTheKey(t *testing.T) {
 	nowhere := fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.ready.APNsKeyFile+".gone")
 	for block, want := range map[string]string{
 		nowhere: "apps.web.webpush.vapid_key_file",
-		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.ready.ServiceAccountFile):                  "neither PEM",
+		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c'}", s.ready.ServiceAccountFile):                  "but it is JSON",
 		fmt.Sprintf("webpush: {vapid_key_file: %q, subject: 'mailto:a@b.c', endpoints: ['127.0.0.1:1']}", vapidKeyFile(t)): "apps.web.webpush.endpoints: needs url",
 	} {
 		if _, err := gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("web", block)), nil); err == nil || !strings.Contains(err.Error(), want) {

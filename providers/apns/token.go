@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +16,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/sluice-push/sluice/internal/keyfile"
 )
 
 // The ages of a provider token. Apple: "Refresh your token no more than once every 20 minutes and
@@ -95,24 +96,22 @@ func (s *Signer) GoString() string { return s.String() }
 var appleID = regexp.MustCompile(`^[A-Z0-9]{10}$`).MatchString
 
 // parseKey parses a .p8 file: a P-256 key in PKCS #8 and PEM.
-func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, errors.New("apns: key: not PEM (a .p8 file starts with -----BEGIN PRIVATE KEY-----)")
+func parseKey(content []byte) (*ecdsa.PrivateKey, error) {
+	text := keyfile.Text(content)
+	block, err := keyfile.Key(text, "PRIVATE KEY")
+	if err != nil && keyfile.CheckCertificate(text) == nil {
+		return nil, errors.New("apns: key: a certificate: set cert_file and cert_key_file instead of key_file, key_id and team_id")
 	}
-	if block.Type != "PRIVATE KEY" {
-		return nil, errors.New("apns: key: the PEM block must be a PRIVATE KEY, as in Apple's .p8 file, not a certificate or another key format")
+	if err != nil {
+		return nil, fmt.Errorf("apns: key: %w (Apple's file is AuthKey_<key_id>.p8)", err)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		return nil, errors.New("apns: key: the PEM block does not contain a PKCS #8 key (is the file truncated?)")
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("apns: key: must be an elliptic curve key (P-256), is a %T", parsed)
-	}
-	if key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("apns: key: must be on curve P-256, is on %s", key.Curve.Params().Name)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("apns: key: must be an elliptic curve key on P-256, is %s", keyfile.DescribeKey(parsed))
 	}
 	return key, nil
 }

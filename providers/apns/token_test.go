@@ -301,12 +301,17 @@ func TestInvalidKeyErrorsHoldNoSecret(t *testing.T) {
 		cfg  apns.SignerConfig
 		want string
 	}{
-		"no key":        {apns.SignerConfig{}, "not PEM"},
-		"not PEM":       {apns.SignerConfig{Key: []byte("SECRETSECRET")}, "not PEM"},
-		"a certificate": {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})}, "PRIVATE KEY"},
+		"no key":        {apns.SignerConfig{}, "it is empty"},
+		"not PEM":       {apns.SignerConfig{Key: []byte("SECRETSECRET")}, "must have a PEM block PRIVATE KEY"},
+		"a certificate": {apns.SignerConfig{Key: encodePEM("CERTIFICATE")}, "set cert_file and cert_key_file"},
+		"encrypted":     {apns.SignerConfig{Key: encodePEM("ENCRYPTED PRIVATE KEY")}, "openssl pkey -in"},
+		"SEC 1":         {apns.SignerConfig{Key: append(encodePEM("EC PARAMETERS"), encodePEM("EC PRIVATE KEY")...)}, "openssl pkcs8 -topk8 -nocrypt"},
+		"a public key":  {apns.SignerConfig{Key: encodePEM("PUBLIC KEY")}, "a public key"},
+		"PKCS #12":      {apns.SignerConfig{Key: []byte("\x30\x82\x01\x00\x02\x01\x03SECRET")}, "openssl pkcs12"},
+		"JSON":          {apns.SignerConfig{Key: []byte(`{"private_key":"SECRET"}`)}, "JSON"},
 		"truncated":     {apns.SignerConfig{Key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: block.Bytes[:50]})}, "PKCS #8"},
 		"RSA":           {apns.SignerConfig{Key: encodeP8(rsaKey)}, "P-256"},
-		"P-384":         {apns.SignerConfig{Key: encodeP8(p384)}, "is on P-384"},
+		"P-384":         {apns.SignerConfig{Key: encodeP8(p384)}, "curve key on P-384"},
 		"key ID":        {apns.SignerConfig{Key: good, KeyID: "abc123defg", TeamID: "DEF123GHIJ"}, "key_id"},
 		"team ID":       {apns.SignerConfig{Key: good, KeyID: "ABC123DEFG", TeamID: "DEF123GHIJK"}, "team_id"},
 	} {
@@ -316,6 +321,23 @@ func TestInvalidKeyErrorsHoldNoSecret(t *testing.T) {
 			continue
 		}
 		equal(t, name+" leaks", strings.Contains(err.Error(), "SECRET"), false)
+	}
+}
+
+func encodePEM(kind string) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte("SECRETSECRETSECRET")})
+}
+
+func TestKeyFileMayHaveByteOrderMark(t *testing.T) {
+	good := encodeP8(testKey())
+	utf16 := []byte{0xff, 0xfe}
+	for _, c := range good {
+		utf16 = append(utf16, c, 0)
+	}
+	for _, key := range [][]byte{append([]byte("\ufeff"), good...), utf16, bytes.ReplaceAll(good, []byte("\n"), []byte("\r\n"))} {
+		if _, err := apns.NewSigner(apns.SignerConfig{Key: key, KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ"}); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -8,17 +8,19 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io/fs"
 	"net/url"
 	"os"
+	"slices"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/google"
 	"golang.org/x/oauth2/jwt"
+
+	"github.com/sluice-push/sluice/internal/keyfile"
 )
 
 const (
@@ -51,10 +53,11 @@ type account struct {
 
 // parseAccount parses a credential file. An error says what is wrong with the file and contains no
 // part of it.
-func parseAccount(text []byte) (*account, error) {
+func parseAccount(content []byte) (*account, error) {
+	text := keyfile.Text(content)
 	a := account{text: text}
 	if err := json.Unmarshal(text, &a); err != nil {
-		return nil, errors.New("fcm: account: not the JSON of a service account's key file (Firebase console, Project settings, Service accounts)")
+		return nil, errors.New("fcm: account: not the JSON of a service account's key file" + describeFile(text) + " (to create one: " + createKey + ")")
 	}
 	switch a.Type {
 	case google.ServiceAccount:
@@ -62,8 +65,45 @@ func parseAccount(text []byte) (*account, error) {
 	case google.ExternalAccount, google.ImpersonatedServiceAccount:
 		return &a, a.checkFederation()
 	}
+	if found := describeJSON(text); found != "" {
+		return nil, errors.New("fcm: account: " + found + " (to create a service account's key file: " + createKey + ")")
+	}
 	return nil, errors.New("fcm: account: type must be service_account, external_account or impersonated_service_account " +
 		"(a user credential does not work: FCM requires a service account)")
+}
+
+const createKey = "Firebase console, Project settings, Service accounts, Generate new private key"
+
+// describeFile returns what a file is that is not the JSON of an account.
+func describeFile(text []byte) string {
+	switch found := keyfile.Describe(text); found {
+	case "", "JSON":
+		return ""
+	default:
+		return ", but " + found
+	}
+}
+
+// describeJSON returns what a JSON file without an account's type is, or "".
+func describeJSON(text []byte) string {
+	var members map[string]jsontext.Value
+	if json.Unmarshal(text, &members) != nil {
+		return ""
+	}
+	has := func(names ...string) bool {
+		return !slices.ContainsFunc(names, func(name string) bool { return members[name] == nil })
+	}
+	switch {
+	case has("project_info", "client"):
+		return "a google-services.json, the configuration of an Android app, which has no secret"
+	case has("apiKey"), has("messagingSenderId"):
+		return "the configuration of a web app (firebaseConfig), which has no secret"
+	case has("web"), has("installed"):
+		return "an OAuth client, which needs a user"
+	case has("private_key") && !has("type"):
+		return "type is missing: it must be service_account"
+	}
+	return ""
 }
 
 func (a *account) checkKeyFile() error {
@@ -78,13 +118,20 @@ func (a *account) checkKeyFile() error {
 }
 
 func (a *account) checkKey() error {
-	block, _ := pem.Decode([]byte(a.PrivateKey))
-	if block == nil {
-		return errors.New("fcm: account: private_key is not PEM (its newlines must be \\n in the JSON)")
+	if a.PrivateKey == "" {
+		return errors.New("fcm: account: private_key is missing")
+	}
+	block, err := keyfile.Key([]byte(a.PrivateKey), "PRIVATE KEY", "RSA PRIVATE KEY")
+	if err != nil {
+		what := "is not PEM (its newlines must be \\n in the JSON)"
+		if found := keyfile.Describe([]byte(a.PrivateKey)); found != "" {
+			what = "must be an RSA key in PEM, but is " + found
+		}
+		return errors.New("fcm: account: private_key " + what)
 	}
 	if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
 		if _, ok := key.(*rsa.PrivateKey); !ok {
-			return errors.New("fcm: account: private_key must be an RSA key")
+			return errors.New("fcm: account: private_key must be an RSA key, is " + keyfile.DescribeKey(key))
 		}
 		return nil
 	}

@@ -13,8 +13,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -546,15 +548,25 @@ func TestInvalidAccountErrorsHoldNoSecret(t *testing.T) {
 	cut := string(pem.EncodeToMemory(&pem.Block{Type: whole.Type, Bytes: whole.Bytes[:200]}))
 	user, _ := json.Marshal(map[string]string{"type": "authorized_user", "refresh_token": "SECRET"})
 	for want, text := range map[string][]byte{
-		"not the JSON":            []byte("SECRET"),
-		"type must be":            user,
-		"client_email is missing": keyFile("client_email", ""),
-		"must be an https URL":    keyFile("token_uri", "http://SECRET.example.com/token"),
-		"private_key is not PEM":  keyFile("private_key", "SECRET"),
-		"must be an RSA key":      keyFile("private_key", encodePKCS8(ec)),
-		"is it truncated?":        keyFile("private_key", cut),
-		"project: must be":        keyFile("project_id", ""),
-		"project: must be the ID": keyFile("project_id", "../SECRET"),
+		"not the JSON":                []byte("SECRET"),
+		"type must be":                user,
+		"client_email is missing":     keyFile("client_email", ""),
+		"must be an https URL":        keyFile("token_uri", "http://SECRET.example.com/token"),
+		"private_key is not PEM":      keyFile("private_key", "SECRET"),
+		"must be an RSA key":          keyFile("private_key", encodePKCS8(ec)),
+		"is it truncated?":            keyFile("private_key", cut),
+		"private_key is missing":      keyFile("private_key", ""),
+		"is an encrypted private key": keyFile("private_key", string(pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("SECRET")}))),
+		"is a public key":             keyFile("private_key", string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("SECRET")}))),
+		"a google-services.json":      []byte(`{"project_info":{"project_id":"SECRET"},"client":[{"api_key":"SECRET"}]}`),
+		"configuration of a web app":  []byte(`{"apiKey":"SECRET","projectId":"p"}`),
+		"an OAuth client":             []byte(`{"installed":{"client_secret":"SECRET"}}`),
+		"type is missing":             keyFile("type", ""),
+		"a PKCS #12 file":             []byte("\x30\x82\x01\x00\x02\x01\x03SECRET"),
+		"a private key in PKCS #8":    []byte(encodePKCS8(testKey())),
+		"a property list":             []byte("<?xml version=\"1.0\"?><plist>SECRET</plist>"),
+		"project: must be":            keyFile("project_id", ""),
+		"project: must be the ID":     keyFile("project_id", "../SECRET"),
 	} {
 		_, err := fcm.New(fcm.Config{Account: text})
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -563,6 +575,18 @@ func TestInvalidAccountErrorsHoldNoSecret(t *testing.T) {
 		}
 		equal(t, want+" leaks", strings.Contains(err.Error(), "SECRET"), false)
 	}
+}
+
+func TestAccountFileMayHaveByteOrderMark(t *testing.T) {
+	o := &fakeOAuth{}
+	p, err := fcm.New(fcm.Config{Account: append([]byte("\ufeff"), keyFile()...), TokenClient: &http.Client{Transport: o}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "token", mustAccept(t, p), accessToken(1))
+	c := newCloud(t, httptest.NewTLSServer)
+	federated := c.newProvider(t, append([]byte("\ufeff"), c.workloadFile(nil)...), io.Discard)
+	equal(t, "token of an external account", mustAccept(t, federated), accessToken(2))
 }
 
 func TestProjectOverridesAccountProject(t *testing.T) {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/sluice-push/sluice/internal/keyfile"
 )
 
 // Key is a VAPID key pair, which identifies a sender to push services.
@@ -36,28 +38,43 @@ func NewKey() (*Key, error) {
 // ParseKey parses a private key: PEM (PKCS #8, or SEC 1 as from openssl ecparam), or the 32 bytes
 // in base64url that other libraries call the VAPID private key. An error says what is wrong with
 // the key and contains no part of it.
-func ParseKey(text []byte) (*Key, error) {
-	block, _ := pem.Decode(text)
-	if block == nil {
-		scalar, err := decodeBase64(strings.TrimSpace(string(text)))
-		if err != nil || len(scalar) != 32 {
-			return nil, errors.New("webpush: key: neither PEM nor 32 bytes in base64url (to create one: gateway key vapid)")
-		}
-		private, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
-		if err != nil {
-			return nil, errors.New("webpush: key: 32 bytes that are not a P-256 private key")
-		}
-		return newKey(private)
+func ParseKey(content []byte) (*Key, error) {
+	text := keyfile.Text(content)
+	if scalar, err := decodeBase64(strings.TrimSpace(string(text))); err == nil && len(scalar) > 0 {
+		return parseScalar(scalar)
+	}
+	block, err := keyfile.Key(text, "PRIVATE KEY", "EC PRIVATE KEY")
+	if err != nil {
+		return nil, fmt.Errorf("webpush: key: %w (allowed too: 32 bytes in base64url, the private key that web-push generate-vapid-keys prints; to create a key: gateway key vapid)", err)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if block.Type == "EC PRIVATE KEY" {
+		parsed, err = x509.ParseECPrivateKey(block.Bytes)
+	}
 	if err != nil {
-		if parsed, err = x509.ParseECPrivateKey(block.Bytes); err != nil {
-			return nil, errors.New("webpush: key: the PEM block does not contain a private key (is the file truncated, or a public key?)")
-		}
+		return nil, errors.New("webpush: key: the PEM block does not contain a private key (is the file truncated?)")
 	}
 	private, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok || private.Curve != elliptic.P256() {
-		return nil, errors.New("webpush: key: must be an elliptic curve key on P-256")
+		return nil, fmt.Errorf("webpush: key: must be an elliptic curve key on P-256, is %s", keyfile.DescribeKey(parsed))
+	}
+	return newKey(private)
+}
+
+// lenPublicKey is the length of an uncompressed point on P-256.
+const lenPublicKey = 65
+
+// parseScalar parses the private key that other libraries use.
+func parseScalar(scalar []byte) (*Key, error) {
+	switch {
+	case len(scalar) == lenPublicKey && scalar[0] == 4:
+		return nil, errors.New("webpush: key: the public key of a VAPID pair: the private key is needed, 32 bytes in base64url")
+	case len(scalar) != 32:
+		return nil, errors.New("webpush: key: base64url that is not 32 bytes (to create a key: gateway key vapid)")
+	}
+	private, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
+	if err != nil {
+		return nil, errors.New("webpush: key: 32 bytes that are not a P-256 private key")
 	}
 	return newKey(private)
 }

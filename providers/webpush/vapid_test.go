@@ -144,6 +144,8 @@ func TestParseKeyFormats(t *testing.T) {
 	for name, text := range map[string][]byte{
 		"PKCS #8": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), "ours": append([]byte("public B…\n"), again...),
 		"SEC 1": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1}), "raw": []byte(base64URL(scalar) + "\n"),
+		"SEC 1 with parameters":      append(pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 0}}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1})...),
+		"PEM with a byte order mark": append([]byte("\ufeff"), again...), "raw with a byte order mark": []byte("\ufeff" + base64URL(scalar) + "\r\n"),
 	} {
 		key, err := webpush.ParseKey(text)
 		if err != nil {
@@ -167,11 +169,15 @@ func TestInvalidKeyErrorsHoldNoSecret(t *testing.T) {
 		return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	}
 	for want, texts := range map[string][][]byte{
-		"neither PEM":             {nil, []byte("SECRET"), []byte(base64URL(make([]byte, 31)))},
+		"it is empty":             {nil},
+		"32 bytes in base64url":   {[]byte("SECRET!"), []byte("SECRET"), []byte(`{"privateKey":"SECRET"}`)},
+		"not 32 bytes":            {[]byte(base64URL(make([]byte, 31)))},
+		"the private key is need": {[]byte("\ufeff" + base64URL(append([]byte{4}, make([]byte, 64)...)))},
+		"openssl pkey -in":        {pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("SECRET")})},
 		"not a P-256 private key": {[]byte(base64URL(make([]byte, 32)))},
 		"truncated":               {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("SECRET")})},
 		"curve key on P-256":      {wrap(p384), wrap(rsaKey)},
-		"does not contain a priv": {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}})},
+		"a public key":            {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}})},
 	} {
 		for _, text := range texts {
 			_, err := webpush.ParseKey(text)
