@@ -80,7 +80,7 @@ var packages = map[string]packageRule{
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
-		"internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/panics", "internal/queue", "internal/quotalease", "internal/webhooks",
+		"internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/keyfile", "internal/panics", "internal/queue", "internal/quotalease", "internal/webhooks",
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{
