@@ -86,7 +86,7 @@ type Config struct {
 //
 // Every well-formed device token is registered, except those that select a response. For APNs the
 // first eight digits select it (a random token is unlikely to begin with them), for FCM the part
-// after the colon:
+// after the colon, or the first letters of a Firebase installation ID, which has no colon:
 //
 //	dead0000…, deaddead…   410 Unregistered            <id>:dead…, <id>:dead-ios…   404 UNREGISTERED
 //	dead0001…              410 ExpiredToken            <id>:bad…, or no colon       400 INVALID_ARGUMENT
