@@ -32,10 +32,12 @@ func (g *Gateway) Checks() []Check {
 		{"listen", verifyListen(string(snap.cfg.Listen))},
 		{"admin.listen", verifyListen(string(snap.cfg.Admin.Listen))},
 	}
+	checks = append(checks, apnsChecks(snap.cfg)...)
 	for _, s := range snap.activeServices() {
-		checks = append(checks,
-			Check{s.paths[0], s.verifyCredential},
-			Check{s.paths[0], s.verifyReachable})
+		if s.cred.cert == nil { // apnsChecks has the certificates
+			checks = append(checks, Check{s.paths[0], s.verifyCredential})
+		}
+		checks = append(checks, Check{s.paths[0], s.verifyReachable})
 	}
 	for _, o := range snap.originRouters {
 		checks = append(checks, o.checks()...)
@@ -55,9 +57,6 @@ func verifyListen(address string) func(context.Context) (string, error) {
 }
 
 func (s *service) verifyCredential(ctx context.Context) (string, error) {
-	if s.cred.cert != nil {
-		return "the certificate is valid until " + s.cred.cert[0].Leaf.NotAfter.Format("2 January 2006"), nil
-	}
 	if err := s.authorize(ctx); err != nil {
 		return "", err
 	}
@@ -92,6 +91,9 @@ func (s *service) verifyReachable(ctx context.Context) (string, error) {
 // its key and a remedy.
 func Warnings(cfg *config.Config) (found []string) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
+		if c := cfg.Apps[name].APNs; c != nil {
+			found = append(found, apnsWarnings("apps."+name+".apns", c)...)
+		}
 		for _, f := range secretFiles(cfg.Apps[name]) {
 			info, err := os.Stat(string(f.file))
 			if f.file == "" || err != nil || info.Mode().Perm()&0o077 == 0 || runtime.GOOS == "windows" {

@@ -333,7 +333,7 @@ func TestChecks(t *testing.T) {
 	for _, want := range []string{
 		"(is a gateway running here already?)",
 		"admin.listen: 127.0.0.1:0 is free",
-		"apps.courier.apns: the certificate is valid until ",
+		"apps.courier.apns.cert_file: valid until ",
 		"apps.courier.apns: connected to 127.0.0.1:",
 		"apps.shop.apns: got a token for MOCKKEY001",
 		"apps.shop.apns: connected to " + s.ready.APNs + ", address 1 of 8 of https://" + s.ready.APNs,

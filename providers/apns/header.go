@@ -57,6 +57,15 @@ func pushTypeOfTopic(topic string) *pushType {
 	return nil
 }
 
+// TopicSuffix returns the suffix of a push type in which a topic ends, and the push type. Both are
+// empty if there is none.
+func TopicSuffix(topic string) (suffix, pushType string) {
+	if kind := pushTypeOfTopic(topic); kind != nil {
+		return kind.suffix, kind.name
+	}
+	return "", ""
+}
+
 // allows reports whether the push type allows that apns-priority.
 func (k *pushType) allows(priority string) bool {
 	return slices.Contains(strings.Fields(k.priorities), priority)
