@@ -184,10 +184,11 @@ func (d devCmd) newGateway(p process, file string) (*gateway.Gateway, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	g, err := gateway.New(cfg, newLogger(p.stderr, cfg.Log))
+	g, err := gateway.New(cfg, newLogger(p, cfg.Log))
 	if err != nil {
 		return nil, err
 	}
+	g.WatchLog(p.log.Dropped)
 	if err := g.Listen(); err != nil {
 		return nil, fmt.Errorf("%w (choose another with --listen)", err)
 	}

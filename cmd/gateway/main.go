@@ -9,13 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
 
+	"github.com/sluice-push/sluice/internal/asyncwriter"
 	"github.com/sluice-push/sluice/internal/config"
 )
 
@@ -44,22 +47,36 @@ type cli struct {
 	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
+const (
+	// maxPendingLog limits the log that is kept in memory while the reader of standard error stalls,
+	// in bytes.
+	maxPendingLog = 1 << 20
+	// logFlushTimeout limits the time for which the exit waits for the reader of standard error.
+	logFlushTimeout = time.Second
+)
+
 func main() {
 	restrictFileModes()
+	signal.Ignore(syscall.SIGPIPE) // the reader of the log or of the output may end first
+	logOutput := asyncwriter.New(os.Stderr, maxPendingLog)
+	log.SetOutput(logOutput) // for libraries
 	ctx, drain := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before any work that a signal could interrupt
-	go handleSignals(signals, drain)
-	os.Exit(run(process{ctx, os.Stdout, os.Stderr}, os.Args[1:]))
+	go handleSignals(signals, drain, logOutput)
+	code := run(process{ctx, output{os.Stdout}, os.Stderr, logOutput}, os.Args[1:])
+	logOutput.Close(logFlushTimeout)
+	os.Exit(code)
 }
 
 // handleSignals calls drain on the first signal. On the second signal it ends the process
 // immediately.
-func handleSignals(signals <-chan os.Signal, drain func()) {
+func handleSignals(signals <-chan os.Signal, drain func(), logOutput *asyncwriter.Writer) {
 	<-signals
 	drain()
 	<-signals
-	printf(os.Stderr, "gateway: ended by a second signal; requests in flight are lost\n")
+	printf(logOutput, "gateway: ended by a second signal; requests in flight are lost\n")
+	logOutput.Close(logFlushTimeout)
 	os.Exit(exitFailed)
 }
 
@@ -67,6 +84,21 @@ func handleSignals(signals <-chan os.Signal, drain func()) {
 type process struct {
 	context.Context // canceled by the first SIGINT or SIGTERM
 	stdout, stderr  io.Writer
+	// log writes to standard error without blocking. Logs and the errors of commands go there.
+	log *asyncwriter.Writer
+}
+
+// output is standard output. It discards what is written after its reader has ended, so that a
+// command completes its work, such as sending a file, when its output goes to head.
+type output struct{ io.Writer }
+
+// Write returns no error for a closed pipe.
+func (o output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		return len(p), nil
+	}
+	return n, err
 }
 
 // printf writes to w and ignores errors, which occur if the reader has closed a pipe.
@@ -75,8 +107,12 @@ func printf(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, for
 // run runs one command line and returns its exit code.
 func run(p process, args []string) (code int) {
 	defer func() { // kong ends --help, --version and completions with Exit, which must not return
-		if exit, ok := recover().(kongExit); ok {
-			code = int(exit)
+		switch p := recover().(type) {
+		case nil:
+		case kongExit:
+			code = int(p)
+		default:
+			panic(p)
 		}
 	}()
 	parser := kong.Must(new(cli), kong.Name("gateway"), kong.Writers(p.stdout, p.stderr), kong.UsageOnError(),
@@ -88,10 +124,10 @@ func run(p process, args []string) (code int) {
 	kongcompletion.Register(parser)
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		printf(p.stderr, "gateway: %v (see gateway --help)\n", err)
+		printf(p.log, "gateway: %v (see gateway --help)\n", err)
 		return exitUsage
 	}
-	return exitCode(p.stderr, parsed.Run(p))
+	return exitCode(p.log, parsed.Run(p))
 }
 
 type kongExit int

@@ -82,10 +82,16 @@ func startGateway(t *testing.T, env []string, args ...string) *gatewayProcess {
 // startProcess starts a program that runs the binary.
 func startProcess(t *testing.T, env []string, program string, args ...string) *gatewayProcess {
 	t.Helper()
+	return startCommand(t, func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), env...) }, program, args...)
+}
+
+// startCommand is startProcess with any change to the command, such as another standard error.
+func startCommand(t *testing.T, change func(*exec.Cmd), program string, args ...string) *gatewayProcess {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	p := &gatewayProcess{t: t, cmd: exec.CommandContext(ctx, program, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-	p.cmd.Env = append(os.Environ(), env...)
+	change(p.cmd)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

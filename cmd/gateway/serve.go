@@ -49,22 +49,23 @@ func (s serveCmd) Run(p process) error {
 	}
 	changed := make(chan struct{})
 	background.Go(func() { // after a panic there are no more reloads
-		_ = panics.Recover(newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}), "configuration source", func() error { return source.Run(ctx, changed) })
+		_ = panics.Recover(newLogger(p, config.Log{Level: "info", Format: "auto"}), "configuration source", func() error { return source.Run(ctx, changed) })
 	})
 	reader := &configReader{Source: source}
 	cfg, err := reader.load(p)
 	if err != nil && source.LastCommitted() != nil {
-		newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}).Error("starting with the last valid configuration", "err", err)
+		newLogger(p, config.Log{Level: "info", Format: "auto"}).Error("starting with the last valid configuration", "err", err)
 		cfg, err = reader.parse(source.LastCommitted())
 	}
 	if err != nil {
 		return err
 	}
-	log := newLogger(p.stderr, cfg.Log)
+	log := newLogger(p, cfg.Log)
 	g, err := gateway.New(cfg, log)
 	if err != nil {
 		return usageError{err}
 	}
+	g.WatchLog(p.log.Dropped)
 	commit := func(cfg *config.Config) {
 		if err := reader.commit(cfg); err != nil {
 			log.Error("configuration snapshot not written; the next start uses an older configuration", "err", err)
@@ -81,7 +82,7 @@ func (s serveCmd) Run(p process) error {
 func (s serveCmd) openSource(p process) (configsource.Source, error) {
 	if strings.Contains(s.Config, "://") {
 		return configsource.OpenNATS(configsource.NATSConfig{
-			URL: s.Config, Snapshot: s.Snapshot, Logger: newLogger(p.stderr, config.Log{Level: "info", Format: "auto"}),
+			URL: s.Config, Snapshot: s.Snapshot, Logger: newLogger(p, config.Log{Level: "info", Format: "auto"}),
 		})
 	}
 	if s.Snapshot != "" {
@@ -139,17 +140,17 @@ func loadConfig(path string) (*config.Config, error) {
 	return cfg, nil
 }
 
-// newLogger returns a logger with the configured level and format.
-func newLogger(w io.Writer, c config.Log) *slog.Logger {
+// newLogger returns a logger with the configured level and format, which never blocks.
+func newLogger(p process, c config.Log) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
 		panic(fmt.Sprintf("config accepted the invalid level %q", c.Level))
 	}
 	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" || c.Format == "auto" && !isTerminal(w) {
-		return slog.New(slog.NewJSONHandler(w, options))
+	if c.Format == "json" || c.Format == "auto" && !isTerminal(p.stderr) {
+		return slog.New(slog.NewJSONHandler(p.log, options))
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(slog.NewTextHandler(p.log, options))
 }
 
 // isTerminal reports whether w is a terminal.

@@ -75,6 +75,9 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	return g, nil
 }
 
+// WatchLog sets the function that returns the number of dropped log records, for the metrics.
+func (g *Gateway) WatchLog(dropped func() int) { g.metrics.WatchLog(dropped) }
+
 // Listen opens the listeners of the API and of the admin server. From then on clients can connect,
 // but requests wait for Run. Run calls Listen if necessary; call it earlier to get the addresses,
 // or an error if one is in use.

@@ -60,7 +60,7 @@ var groups = []struct {
 	{"Pools", []string{"sluice_pool", "sluice_certificate"}},
 	{"Endpoints", []string{"sluice_endpoint"}},
 	{"Queue, history and webhooks", []string{"sluice_queue", "sluice_history", "sluice_webhook"}},
-	{"Configuration and build", []string{"sluice_config", "sluice_build"}},
+	{"Configuration, log and build", []string{"sluice_config", "sluice_log", "sluice_build"}},
 }
 
 // tables returns the tables of all metrics.

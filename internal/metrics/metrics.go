@@ -7,6 +7,7 @@ package metrics
 import (
 	"net/http"
 	"runtime/debug"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -22,6 +23,8 @@ type Metrics struct {
 	services serviceCollector
 	storage  storageCollector
 	reloads  reloadMetrics
+	// droppedLog returns the number of dropped log records; nil if nothing counts them.
+	droppedLog atomic.Pointer[func() int]
 }
 
 // New returns Metrics with the build and process metrics only. Route, Observe and the Watch methods
@@ -33,8 +36,21 @@ func New() *Metrics {
 	m.registry.MustRegister(m.requests)
 	m.services.events = &m.events
 	m.registry.MustRegister(&m.services, &m.storage)
-	m.registry.MustRegister(m.reloads.count, m.reloads.last)
+	m.registry.MustRegister(m.reloads.count, m.reloads.last, m.logCounter())
 	return m
+}
+
+// WatchLog sets the function that returns the number of dropped log records.
+func (m *Metrics) WatchLog(dropped func() int) { m.droppedLog.Store(&dropped) }
+
+func (m *Metrics) logCounter() prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sluice_log_dropped_total",
+		Help: "Log records dropped because the reader of standard error stalled or ended."}, func() float64 {
+		if dropped := m.droppedLog.Load(); dropped != nil {
+			return float64((*dropped)())
+		}
+		return 0
+	})
 }
 
 // Handler serves GET /metrics. It requires no API key: serve it on a private listener only.
