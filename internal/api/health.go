@@ -64,6 +64,6 @@ var openAPI []byte
 func OpenAPI() []byte { return openAPI }
 
 func showOpenAPI(w *response, _ *http.Request) *problem {
-	reply{status: http.StatusOK, contentType: yamlType, body: openAPI}.write(w)
+	reply{status: http.StatusOK, contentType: openAPIType, body: openAPI}.write(w)
 	return nil
 }

@@ -15,7 +15,7 @@ var (
 	jsonType     = []string{"application/json"}
 	ndjsonType   = []string{"application/x-ndjson"}
 	problemType  = []string{"application/problem+json"}
-	yamlType     = []string{"application/yaml"} // RFC 9512
+	openAPIType  = []string{"application/openapi+yaml"} // draft-ietf-httpapi-rest-api-mediatypes
 	eventType    = []string{"text/event-stream"}
 	noStore      = []string{"no-store"}
 	noSniff      = []string{"nosniff"}
