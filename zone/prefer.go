@@ -13,13 +13,15 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// recoveryRamp is the time in which a recovering zone goes from no load to its full load.
-const recoveryRamp = 10 * time.Second
+// recoveryRamp is the time in which a recovering zone goes from no load to its full load. The share
+// changes only at updates, about once a second. From its first call to 95 % of its load the zone
+// therefore takes one to two seconds less than this, and at least ten.
+const recoveryRamp = 12 * time.Second
 
 // Prefer returns a picker that chooses a zone and lets next choose among its endpoints. The home
 // zone gets all traffic while at least 5 of 7 of its endpoints are healthy. Otherwise its overflow
 // goes to the other zones in proportion to their residual capacity. A recovering zone takes up its
-// load over ten seconds. If less than half of all endpoints are healthy, zones are ignored. If the
+// load over twelve seconds. If less than half of all endpoints are healthy, zones are ignored. If the
 // chosen zone has no candidate, another zone is used. With an empty home, Prefer returns next.
 func Prefer(home string, next pool.Picker) pool.Picker {
 	if home == "" {
@@ -94,10 +96,14 @@ func (p *preferPicker) updatePlan(current map[string]*health, now time.Time) {
 	p.deficit = deficit
 }
 
-// update lowers localShare immediately and, after a loss, raises it by at most step. A zone whose
-// localShare has never decreased is new and needs no ramp.
+// update lowers localShare immediately and, after a loss, raises it by at most step. The time before
+// the first endpoint was healthy does not count. A zone whose localShare has never decreased is new
+// and needs no ramp.
 func (s *zoneState) update(current health, step float64) {
 	current.localShare = current.maxLocalShare()
+	if s.healthy == 0 {
+		step = 0
+	}
 	switch {
 	case current.localShare < s.localShare:
 		s.recovering = true

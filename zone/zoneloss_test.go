@@ -5,7 +5,9 @@ package zone_test
 import (
 	"context"
 	"errors"
+	"math"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -27,13 +29,15 @@ const (
 // region simulates three zones of gateways with one pool of callers in each. It must run in a
 // synctest bubble.
 type region struct {
-	t      *testing.T
-	start  time.Time
-	frozen func(zone int) bool
+	t         *testing.T
+	start     time.Time
+	frozen    func(zone int) bool
+	handshake time.Duration
 
 	mu          sync.Mutex
-	calls       map[[3]int]int // by second, caller zone and gateway
-	failedCalls int            // calls without an answer after three attempts
+	calls       map[[3]int]int  // by second, caller zone and gateway
+	toZone0     []time.Duration // times of the calls to gateways of zone 0
+	failedCalls int             // calls without an answer after three attempts
 }
 
 func gatewayOf(addr netip.AddrPort) int { return int(addr.Addr().As4()[3]) }
@@ -79,10 +83,14 @@ func (c *gatewayConn) Run(ctx context.Context) error {
 
 func (r *region) dial(_ context.Context, addr netip.AddrPort) (pool.Conn, error) {
 	c := &gatewayConn{region: r, gateway: gatewayOf(addr), drained: make(chan struct{})}
-	if c.isFrozen() {
-		<-time.After(5 * time.Second)
-		return nil, errors.New("dial timeout")
+	start := time.Now()
+	for wait := time.Second; c.isFrozen(); wait *= 2 { // TCP repeats the SYN with this backoff
+		if time.Since(start)+wait > 5*time.Second {
+			return nil, errors.New("dial timeout")
+		}
+		<-time.After(wait)
 	}
+	<-time.After(r.handshake)
 	return c, nil
 }
 
@@ -96,7 +104,11 @@ func (r *region) call(p *pool.Pool, from int) {
 			return
 		}
 		r.mu.Lock()
-		r.calls[[3]int{int(time.Since(r.start) / time.Second), from, gatewayOf(lease.Endpoint().Addr())}]++
+		at, gateway := time.Since(r.start), gatewayOf(lease.Endpoint().Addr())
+		r.calls[[3]int{int(at / time.Second), from, gateway}]++
+		if gateway < perZone {
+			r.toZone0 = append(r.toZone0, at)
+		}
 		r.mu.Unlock()
 		_, err = lease.Do(r.t.Context(), nil)
 		if err == nil {
@@ -111,13 +123,13 @@ func (r *region) call(p *pool.Pool, from int) {
 	r.mu.Unlock()
 }
 
-// simulate runs callers in every zone for the given number of seconds. Zone 0 is frozen from second
-// from until second until.
-func simulate(t *testing.T, seconds, from, until int) *region {
-	r := &region{t: t, start: time.Now(), calls: map[[3]int]int{}}
+// simulate runs callers in every zone for the given number of seconds. Zone 0 is frozen from one
+// time to another.
+func simulate(t *testing.T, seconds int, from, until, handshake time.Duration) *region {
+	r := &region{t: t, start: time.Now(), handshake: handshake, calls: map[[3]int]int{}}
 	r.frozen = func(zone int) bool {
-		second := int(time.Since(r.start) / time.Second)
-		return zone == 0 && second >= from && second < until
+		now := time.Since(r.start)
+		return zone == 0 && now >= from && now < until
 	}
 	var addrs pool.Static
 	for i := range 3 * perZone {
@@ -167,7 +179,7 @@ func (r *region) callsIn(second int, match func(from, gateway int) bool) (n int)
 func TestZoneLossAndRecovery(t *testing.T) {
 	const lost, recovered, end = 20, 40, 75
 	synctest.Test(t, func(t *testing.T) {
-		r := simulate(t, end, lost, recovered)
+		r := simulate(t, end, lost*time.Second, recovered*time.Second, 0)
 		if r.failedCalls > 0 {
 			t.Errorf("%d calls failed", r.failedCalls)
 		}
@@ -203,4 +215,33 @@ func TestZoneLossAndRecovery(t *testing.T) {
 			}
 		}
 	})
+}
+
+// rampTime returns the time from the first call to zone 0 after recovered until the zone gets 95 %
+// of its load for a second. The scorecard measures it in the same way.
+func (r *region) rampTime(recovered time.Duration) time.Duration {
+	first, _ := slices.BinarySearch(r.toZone0, recovered)
+	calls := r.toZone0[first:]
+	for from := calls[0]; from < calls[len(calls)-1]; from += 100 * time.Millisecond {
+		start, _ := slices.BinarySearch(calls, from)
+		end, _ := slices.BinarySearch(calls, from+time.Second)
+		if float64(end-start) >= 0.95*float64(time.Second/callInterval) {
+			return from - calls[0]
+		}
+	}
+	return time.Duration(math.MaxInt64)
+}
+
+// TestRecoveryTakesTenSeconds varies when the zone returns, relative to the ticks of the pools.
+func TestRecoveryTakesTenSeconds(t *testing.T) {
+	for phase := time.Duration(0); phase < time.Second; phase += 90 * time.Millisecond {
+		t.Run(phase.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const recovered = 15 * time.Second
+				if took := simulate(t, 45, 5*time.Second, recovered, phase).rampTime(recovered); took < 10*time.Second || took > 12*time.Second {
+					t.Errorf("the zone takes up its load over %s, want 10s to 12s", took)
+				}
+			})
+		})
+	}
 }
