@@ -305,7 +305,7 @@ func TestGatewayFileIsReloaded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("# gateways\n" + first.url() + " tokyo-a\n")
+	write("\ufeff" + first.url() + " tokyo-a\n# gateways\n")
 	c := env.newClient(client.Config{File: file})
 	if _, err := c.Send(t.Context(), testNotification(1)); err != nil {
 		t.Fatal(err)

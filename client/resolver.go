@@ -138,7 +138,7 @@ func (r *resolver) reloadFile() error {
 // parseFile parses a list of gateways. A single invalid line makes the whole file invalid.
 func parseFile(text []byte) (list []gateway, err error) {
 	number := 0
-	for line := range bytes.Lines(text) {
+	for line := range bytes.Lines(bytes.TrimPrefix(text, []byte("\ufeff"))) { // a byte order mark
 		number++
 		line, _, _ = bytes.Cut(line, []byte("#"))
 		words := strings.Fields(string(line))

@@ -60,9 +60,9 @@ To send many notifications, write one JSON object per line to a file, such as {"
 
     gateway send --app demo --file campaign.ndjson
 
-Prints the receipts of refused lines with their line numbers, and the progress on standard error. A line
-is accepted once it is in the gateway's queue on disk. Exits with 0 if every line was accepted. After an
-interruption, run the same command to continue. No line is sent twice.`
+Prints the receipts of refused lines and the first ten with warnings, with their line numbers, and the
+progress on standard error. A line is accepted once it is in the gateway's queue on disk. Exits with 0 if
+every line was accepted. After an interruption, run the same command to continue. No line is sent twice.`
 }
 
 // Run sends the notification and prints its receipt.

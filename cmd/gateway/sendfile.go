@@ -29,6 +29,7 @@ type fileSender struct {
 	keys     lineKeys
 	window   *window
 	progress *progress
+	warned   int // receipts with warnings that were printed
 }
 
 // runFile sends the file and prints the result.
@@ -163,6 +164,8 @@ type lineReceipt struct {
 	Reason     string      `json:"reason"`
 	RetryAfter float64     `json:"retry_after"`
 	Replayed   bool        `json:"replayed"`
+
+	Warnings json.RawMessage `json:"warnings"`
 }
 
 // retryable reports whether the gateway did not accept the line but may accept it later, for
@@ -176,15 +179,24 @@ func (v lineReceipt) retryable() bool {
 	}
 }
 
-// handleReceipt records a receipt and prints it if the line was refused permanently.
+// maxWarned is how many receipts with warnings are printed. Usually all lines have the same warnings.
+const maxWarned = 10
+
+// handleReceipt records a receipt. It prints it if the line was refused permanently, and the first
+// ones with warnings.
 func (f *fileSender) handleReceipt(text []byte) error {
 	var v lineReceipt
 	if err := json.Unmarshal(text, &v); err != nil {
 		return fmt.Errorf("send: the response is not JSON (is --url a gateway?): %w", err)
 	}
 	number := f.window.record(v)
-	if number > 0 && v.Status == push.StatusRefused && !v.retryable() {
+	refused := v.Status == push.StatusRefused && !v.retryable()
+	warned := v.Warnings != nil && f.warned < maxWarned
+	if number > 0 && (refused || warned) {
 		printf(f.stdout, "{\"line\":%d,%s\n", number, bytes.TrimSpace(text)[1:])
+		if warned {
+			f.warned++
+		}
 	}
 	f.progress.show(f.window)
 	return nil

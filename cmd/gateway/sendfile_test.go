@@ -83,6 +83,20 @@ func queuedReceipt(index int) string {
 	return fmt.Sprintf(`{"id":"x","index":%d,"status":"queued","attempts":[]}`, index)
 }
 
+func TestSendFilePrintsFirstWarnings(t *testing.T) {
+	b := newBatchServer(t, func(_, index int, _ map[string]any) string {
+		return fmt.Sprintf(`{"index":%d,"status":"queued","warnings":[{"field":"data","detail":"d"}],"attempts":[]}`, index)
+	})
+	var text strings.Builder
+	for i := range 50 {
+		fmt.Fprintf(&text, "{\"platform\":\"fcm\",\"token\":\"a:b\",\"title\":\"%d\"}\n", i)
+	}
+	code, stdout, stderr := runGateway(t, []string{"GATEWAY_URL=" + b.URL, "GATEWAY_KEY=k"}, "send", "--app", "shop", "--file", writeTemp(t, "warned.ndjson", text.String()))
+	if code != 0 || strings.Count(stdout, "\n") != 10 || !strings.HasPrefix(stdout, `{"line":1,"index":0,"status":"queued","warnings":`) {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+}
+
 func TestSendFileResumesAfterErrors(t *testing.T) {
 	var text strings.Builder
 	for i := range 5000 {

@@ -215,7 +215,7 @@ func TestMixFollowsWeights(t *testing.T) {
 	const lines = `{"weight":3,"notification":{"platform":"apns","token":"{{hex}}","title":"Number {{n}}"}}
 {"notification":{"platform":"fcm","token":"device-{{n}}","title":"x"}}
 `
-	for name, text := range map[string]string{"mix.yaml": yaml, "mix.ndjson": lines} {
+	for name, text := range map[string]string{"mix.yaml": yaml, "mix.ndjson": "\ufeff" + lines} {
 		path := filepath.Join(t.TempDir(), name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

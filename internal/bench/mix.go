@@ -45,7 +45,7 @@ func ReadMix(path string) (*Mix, error) {
 	var raw []json.RawMessage
 	switch filepath.Ext(path) {
 	case ".ndjson", ".jsonl":
-		for line := range bytes.Lines(text) {
+		for line := range bytes.Lines(bytes.TrimPrefix(text, []byte("\ufeff"))) { // a byte order mark
 			if line = bytes.TrimSpace(line); len(line) > 0 {
 				raw = append(raw, line)
 			}
