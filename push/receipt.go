@@ -33,6 +33,22 @@ type Receipt struct {
 	Attempts []Attempt
 }
 
+// Reasons of notifications that were accepted into the queue and are not in it, although they have not
+// ended. Nothing was sent unless the receipt has attempts.
+const (
+	// ReasonNotStored means that the gateway was interrupted while it accepted the notification, or
+	// that the write failed.
+	ReasonNotStored = "NOT_STORED"
+	// ReasonTaskLost means that the disk or the cluster lost it.
+	ReasonTaskLost = "TASK_LOST"
+)
+
+// NeverQueued reports whether the notification was never sent because it was not in the queue.
+// Sending it again cannot duplicate it.
+func (r *Receipt) NeverQueued() bool {
+	return (r.Reason == ReasonNotStored || r.Reason == ReasonTaskLost) && len(r.Attempts) == 0
+}
+
 // Status returns State, or the status of the outcome if State is empty.
 func (r *Receipt) Status() Status {
 	if r.State != "" {

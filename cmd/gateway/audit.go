@@ -29,7 +29,7 @@ func (auditCmd) Help() string {
 
     gateway audit -c gateway.yaml
 
-Reads the history and the queue and verifies that every queued notification has ended exactly once or is still waiting. Lists the notifications for which that is not true. If a gateway uses the directory, the command requests the audit from its admin listener. Exits with 0 if the audit is clean and with 1 otherwise.`
+Reads the history and the queue and verifies that every queued notification has ended exactly once or is still waiting, and that no two notifications with the same Idempotency-Key were delivered. Lists the notifications for which that is not true. If a gateway uses the directory, the command requests the audit from its admin listener. Exits with 0 if the audit is clean and with 1 otherwise.`
 }
 
 // Run audits and prints the report.
@@ -91,14 +91,15 @@ func printReport(w io.Writer, r *history.Report) error {
 	for _, f := range r.Findings {
 		printf(w, "%-12s %s of app %s, first event at %s\n", f.Kind, f.ID, f.App, f.Cursor)
 	}
-	if listed, all := len(r.Findings), r.Lost+r.Twice+r.Unannounced+r.Interrupted; uint64(listed) < all {
+	if listed, all := len(r.Findings), r.Lost+r.Twice+r.SameKey+r.Unannounced+r.Interrupted; uint64(listed) < all {
 		printf(w, "… and %d more\n", all-uint64(listed))
 	}
 	printf(w, "%d events of %d notifications. %d were queued; %d are waiting.\n", r.Events, r.Notifications, r.Accepted, r.Waiting)
 	if r.Clean() {
-		printf(w, "Every queued notification has ended exactly once or is waiting.\n")
+		printf(w, "Every queued notification has ended exactly once or is waiting, and no Idempotency-Key was used twice.\n")
 		return nil
 	}
-	printf(w, "%d have neither ended nor are waiting; %d have ended twice.\n", r.Lost, r.Twice)
+	printf(w, "%d are lost; %d have ended twice; %d were delivered or wait although an earlier one with the same Idempotency-Key was or does.\n",
+		r.Lost, r.Twice, r.SameKey)
 	return nil
 }

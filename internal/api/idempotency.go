@@ -118,7 +118,7 @@ func isFinal(r *push.Receipt) bool {
 			return true
 		}
 	}
-	return r.State != "" || r.Verdict == push.Accepted || r.Verdict == push.Unknown
+	return !r.NeverQueued() && (r.State != "" || r.Verdict == push.Accepted || r.Verdict == push.Unknown)
 }
 
 // validIdempotencyKey reports whether a key is absent or has 1 to 255 visible ASCII characters.

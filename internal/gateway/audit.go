@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
@@ -19,6 +20,9 @@ import (
 // AuditPath is the path on the admin listener where a gateway with a queue serves an audit.
 const AuditPath = "/audit"
 
+// auditSetupTimeout is how long an audit waits for a NATS cluster, less than a gateway does.
+const auditSetupTimeout = 10 * time.Second
+
 // Audit reads the stored events of the configuration's queue, and reports the accepted
 // notifications that do not have exactly one final status. It can run while the gateways of a
 // cluster run. For an embedded queue whose folder a gateway uses, it returns jetstream.ErrLocked;
@@ -28,6 +32,7 @@ func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
 		return nil, errors.New("gateway: nothing to audit: the configuration has no queue (set queue.dir or queue.nats.url)")
 	}
 	engineConfig, _ := storageConfig(cfg)
+	engineConfig.SetupTimeout = auditSetupTimeout
 	if engineConfig.Dir != "" { // Open would create the folder
 		if _, err := os.Stat(engineConfig.Dir); err != nil {
 			return nil, fmt.Errorf("gateway: nothing to audit: queue.dir: %w", err)
@@ -37,7 +42,7 @@ func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: audit: %w", err)
 	}
-	report, err := history.Audit(ctx, e, queue.Streams()...)
+	report, err := history.Audit(ctx, e, cfg.History.IdempotencyTTL, queue.Streams()...)
 	if err = errors.Join(err, e.Close()); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -56,7 +61,7 @@ func (g *Gateway) handleAudit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer g.storage.auditMu.Unlock()
-	report, err := history.Audit(r.Context(), g.storage.engine, queue.Streams()...)
+	report, err := history.Audit(r.Context(), g.storage.engine, g.current.Load().cfg.History.IdempotencyTTL, queue.Streams()...)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

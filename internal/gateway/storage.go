@@ -203,6 +203,21 @@ func (g *Gateway) metricsStatus() (*queue.Status, *history.Status, []webhooks.St
 	return &q.Status, h, hooks
 }
 
+// Claim claims a key in the history. If an earlier call had the key and its notification waits, it
+// confirms that the notification is in the queue: otherwise the notification ends, and the key may be
+// free.
+func (st *storage) Claim(ctx context.Context, n *push.Notification, isFinal func(*push.Receipt) bool) (done func(), earlier push.Receipt, err error) {
+	for {
+		done, earlier, err = st.History.Claim(ctx, n, isFinal)
+		if err != nil || done != nil || earlier.State != push.StatusQueued && earlier.State != push.StatusScheduled {
+			return done, earlier, err
+		}
+		if waits, err := st.Confirm(ctx, earlier.ID); err != nil || waits {
+			return nil, earlier, err
+		}
+	}
+}
+
 // historyJournal adapts a history to queue.Journal.
 type historyJournal struct{ *history.History }
 

@@ -22,6 +22,8 @@ type auditRecord struct {
 	ID      uuid.UUID
 	Seq     uint64
 	End     uint64 // hash of the end
+	Key     uint64 // hash of the Idempotency-Key, or 0
+	At      int64  // in milliseconds
 	Index   uint32
 	App     uint32
 	Attempt uint32
@@ -41,8 +43,9 @@ const (
 )
 
 const (
-	flagLate  = 1 << iota // appended while the audit ran
-	flagKeyed             // it has an Idempotency-Key
+	flagLate      = 1 << iota // appended while the audit ran
+	flagDelivered             // the provider accepted it
+	flagLost                  // it ended because the disk or the cluster lost its task
 )
 
 func kindOf(s push.Status) kind {
@@ -62,6 +65,11 @@ func kindOf(s push.Status) kind {
 // audit also checks State.
 type auditState struct {
 	first     *auditRecord
+	key       uint64 // of its first event with an Idempotency-Key, or 0
+	keyFrom   int64  // time of its first event with the key
+	keyUntil  int64  // and of its last one
+	delivered bool
+	lost      bool
 	accepted  bool // an event says so
 	queued    bool // it is in a queue
 	fromQueue bool // it was sent by the queue, not synchronously
@@ -76,7 +84,15 @@ func (s *auditState) apply(r *auditRecord) {
 	if s.first.Seq == 0 {
 		s.first = r
 	}
+	if r.Key != 0 {
+		if s.key == 0 {
+			s.key, s.keyFrom = r.Key, r.At
+		}
+		s.keyUntil = r.At
+	}
 	s.late = s.late || r.Flags&flagLate != 0
+	s.lost = s.lost || r.Flags&flagLost != 0
+	s.delivered = s.delivered || r.Flags&flagDelivered != 0
 	switch r.Kind {
 	case kindQueued:
 		s.queued = true
@@ -85,7 +101,7 @@ func (s *auditState) apply(r *auditRecord) {
 		s.sending = s.sending && r.Attempt == 0
 	case kindSending:
 		s.sending = true
-		s.fromQueue = s.fromQueue || r.Flags&flagKeyed == 0
+		s.fromQueue = s.fromQueue || r.Key == 0
 	case kindCancelled:
 		if !s.sending && s.ends == 0 { // otherwise the cancellation came too late
 			s.ends, s.cancelled = 1, true
@@ -98,17 +114,26 @@ func (s *auditState) apply(r *auditRecord) {
 	}
 }
 
-// partitions stores records on disk, partitioned by ID, so that only one partition is in memory at
-// a time. A partition keeps the order of its records.
-type partitions struct {
-	files   [256]*os.File
-	writers [256]*bufio.Writer
+// keyUse is a notification with an Idempotency-Key that was delivered or is waiting.
+type keyUse struct {
+	Key         uint64
+	ID          uuid.UUID
+	From, Until int64 // time of its first and last event with the key, in milliseconds
+	Seq         uint64
+	Index, App  uint32
 }
 
-func newPartitions(dir string) (*partitions, error) {
-	p := new(partitions)
+// partitions stores records on disk, in partitions of which only one is in memory at a time. A
+// partition keeps the order of its records.
+type partitions[R any] struct {
+	files   []*os.File
+	writers []*bufio.Writer
+}
+
+func newPartitions[R any](dir, name string, count int) (*partitions[R], error) {
+	p := &partitions[R]{files: make([]*os.File, count), writers: make([]*bufio.Writer, count)}
 	for i := range p.files {
-		file, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%02x", i)), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+		file, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%s%02x", name, i)), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 		if err != nil {
 			return nil, errors.Join(err, p.close())
 		}
@@ -117,14 +142,14 @@ func newPartitions(dir string) (*partitions, error) {
 	return p, nil
 }
 
-// add stores a record. It partitions by the last byte of the UUID, which is random.
-func (p *partitions) add(r auditRecord) error {
-	return binary.Write(p.writers[r.ID[15]], binary.LittleEndian, &r)
+// add stores a record in the partition of a random number.
+func (p *partitions[R]) add(random uint64, r R) error {
+	return binary.Write(p.writers[random%uint64(len(p.writers))], binary.LittleEndian, &r)
 }
 
 // all returns the records of one partition after the other.
-func (p *partitions) all() iter.Seq2[[]auditRecord, error] {
-	return func(yield func([]auditRecord, error) bool) {
+func (p *partitions[R]) all() iter.Seq2[[]R, error] {
+	return func(yield func([]R, error) bool) {
 		for i := range p.files {
 			records, err := p.read(i)
 			if !yield(records, err) || err != nil {
@@ -134,7 +159,7 @@ func (p *partitions) all() iter.Seq2[[]auditRecord, error] {
 	}
 }
 
-func (p *partitions) read(i int) ([]auditRecord, error) {
+func (p *partitions[R]) read(i int) ([]R, error) {
 	if err := p.writers[i].Flush(); err != nil {
 		return nil, err
 	}
@@ -145,11 +170,11 @@ func (p *partitions) read(i int) ([]auditRecord, error) {
 	if _, err := p.files[i].Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	records := make([]auditRecord, int(size)/binary.Size(auditRecord{}))
+	records := make([]R, int(size)/binary.Size(*new(R)))
 	return records, binary.Read(bufio.NewReader(p.files[i]), binary.LittleEndian, records)
 }
 
-func (p *partitions) close() error {
+func (p *partitions[R]) close() error {
 	var err error
 	for _, file := range p.files {
 		if file != nil {

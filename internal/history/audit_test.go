@@ -39,7 +39,7 @@ func (f *fixture) addQueued(stream string, ids ...string) {
 func (f *fixture) audit(queues ...string) (report *history.Report) {
 	f.Helper()
 	jetstreamtest.Retry(f, f.engineConfig, func() (err error) {
-		report, err = history.Audit(f.Context(), f.engine, queues...)
+		report, err = history.Audit(f.Context(), f.engine, 0, queues...)
 		return err
 	})
 	slices.SortFunc(report.Findings, func(a, b history.Finding) int { return cmp.Compare(a.Cursor, b.Cursor) })
@@ -99,5 +99,63 @@ func TestAuditFindsEachKind(t *testing.T) {
 	}
 	if finding := got.Findings[0]; finding.App != "shop" || finding.Cursor == "" {
 		t.Errorf("%+v", finding)
+	}
+}
+
+// TestAuditFindsRepeatedKeys reports a notification that was delivered although an earlier one with its
+// key was. A key may be used again after an end without a delivery, and after its retention.
+func TestAuditFindsRepeatedKeys(t *testing.T) {
+	f := newFixture(t)
+	h := f.open()
+	keyed := func(key string, age time.Duration, statuses ...push.Status) (id string) {
+		n := newKeyed(key, "body")
+		for _, status := range statuses {
+			e := keyedEvent(n, status)
+			e.At = eventTime.Add(-age)
+			if status == push.StatusUnknown {
+				e.Receipt = &push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Unknown, Reason: push.ReasonNotStored}}
+			}
+			h.appendEvents(e)
+		}
+		return n.ID
+	}
+	queued, sending, accepted := push.StatusQueued, push.StatusSending, push.StatusAccepted
+	keyed("again", time.Minute, queued, sending, accepted)
+	again := keyed("again", 0, queued, sending, accepted)
+	keyed("waiting", time.Minute, queued, sending, accepted)
+	waiting := keyed("waiting", 0, queued)
+	keyed("not stored", time.Minute, queued, push.StatusUnknown)
+	keyed("not stored", 0, queued, sending, accepted)
+	keyed("expired", 25*time.Hour, sending, accepted)
+	keyed("expired", 0, sending, accepted)
+	keyed("once", 0, queued, sending, accepted)
+	f.addQueued("TASKS", waiting)
+	got := f.audit("TASKS")
+	slices.SortFunc(got.Findings, func(a, b history.Finding) int { return cmp.Compare(a.ID, b.ID) })
+	want := []history.Finding{{Kind: "same_key", ID: again, App: "shop"}, {Kind: "same_key", ID: waiting, App: "shop"}}
+	if diff := gocmp.Diff(want, got.Findings, cmpopts.IgnoreFields(history.Finding{}, "Cursor")); diff != "" || got.SameKey != 2 || got.Clean() {
+		t.Errorf("%d of %d: %s", got.SameKey, got.Notifications, diff)
+	}
+}
+
+// TestAuditReportsNotificationsLostOnDisk reports those that ended because their task was lost, and not
+// those of interrupted calls.
+func TestAuditReportsNotificationsLostOnDisk(t *testing.T) {
+	f := newFixture(t)
+	h := f.open()
+	end := func(reason string) (id string) {
+		id = newID()
+		e := newEvent(id, push.StatusUnknown)
+		e.Receipt = &push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unknown, Reason: reason}}
+		h.appendEvents(newEvent(id, push.StatusScheduled), e)
+		return id
+	}
+	lost := end(push.ReasonTaskLost)
+	end(push.ReasonNotStored)
+	end("IN_DOUBT")
+	got := f.audit()
+	want := &history.Report{Events: 6, Notifications: 3, Accepted: 3, Lost: 1, Findings: []history.Finding{{Kind: "lost", ID: lost, App: "shop"}}}
+	if diff := gocmp.Diff(want, got, cmpopts.IgnoreFields(history.Finding{}, "Cursor")); diff != "" {
+		t.Error(diff)
 	}
 }

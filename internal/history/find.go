@@ -144,7 +144,7 @@ func (h *History) Find(ctx context.Context, app, id string) (push.Receipt, []pus
 		return push.Receipt{}, nil, err
 	}
 	s, ok := found[key]
-	if !ok || s.app != app {
+	if !ok || app != "" && s.app != app {
 		return push.Receipt{}, nil, push.ErrNotFound
 	}
 	headers, err := h.timeline(ctx, s)
@@ -152,6 +152,16 @@ func (h *History) Find(ctx context.Context, app, id string) (push.Receipt, []pus
 		return push.Receipt{}, nil, err
 	}
 	return buildReceipt(s, headers)
+}
+
+// Events returns the events of a notification of any app, as Find does. There are none if it is not
+// found.
+func (h *History) Events(ctx context.Context, id string) ([]push.Event, error) {
+	_, events, err := h.Find(ctx, "", id)
+	if errors.Is(err, push.ErrNotFound) {
+		return nil, nil
+	}
+	return events, err
 }
 
 // Receipt returns the receipt of an app's notification; push.ErrNotFound if there is none.

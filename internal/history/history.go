@@ -38,6 +38,8 @@ const electionTimeout = 20 * time.Second
 // and is sent again to the next leader.
 const tryTimeout = 2 * time.Second
 
+const defaultIdempotencyTTL = 24 * time.Hour
+
 func withTryTimeout(ctx context.Context, request func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
@@ -70,7 +72,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	setDefault(&c.MaxAge, 7*24*time.Hour)
 	setDefault(&c.MaxBytes, 8<<30)
-	setDefault(&c.IdempotencyTTL, 24*time.Hour)
+	setDefault(&c.IdempotencyTTL, defaultIdempotencyTTL)
 	setDefault(&c.ClaimTTL, 15*time.Minute)
 	setDefault(&c.MaxWait, electionTimeout)
 	if c.Logger == nil {
@@ -115,7 +117,7 @@ type counters struct {
 func Open(ctx context.Context, cfg Config) (*History, error) {
 	cfg = cfg.withDefaults()
 	h := &History{
-		cfg: cfg, writer: cfg.Engine.Writer(Stream, false), overlay: newOverlay(), asyncWrites: make(chan asyncWrite, maxAsyncEvents), notifier: newNotifier(),
+		cfg: cfg, writer: cfg.Engine.Writer(Stream), overlay: newOverlay(), asyncWrites: make(chan asyncWrite, maxAsyncEvents), notifier: newNotifier(),
 		asyncSlots: semaphore.NewWeighted(maxAsyncEvents), damageFound: make(chan struct{}, 1),
 	}
 	h.writer.MaxItems = eventsPerMessage

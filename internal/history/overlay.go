@@ -3,6 +3,7 @@
 package history
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -155,6 +156,14 @@ func (o *overlay) lookup(ids []uuid.UUID) (overlays []uncommitted, lastSeq uint6
 		overlays[i] = uncommitted{o.received[id], o.pending[id]}
 	}
 	return overlays, o.lastSeq
+}
+
+// ids returns the IDs of all notifications with uncommitted events.
+func (o *overlay) ids() []uuid.UUID {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	ids := slices.Collect(maps.Keys(o.received))
+	return slices.AppendSeq(ids, maps.Keys(o.pending))
 }
 
 // byKey returns the newest uncommitted event with the key, or nil.

@@ -70,7 +70,7 @@ func runOnFullDisk(t *testing.T, dir string) {
 	}
 	limitFileSize(t, 1<<40)
 	i := 1000
-	testwait.Until(t, func() bool { i++; return write(i) == nil && e.Ready() == nil }, "the engine is writable again")
+	testwait.Until(t, func() bool { i++; return write(i) == nil && e.Writable() == nil }, "the engine is writable again")
 	found := readAll(t, e)
 	for offset, item := range written {
 		if found[offset] != item {

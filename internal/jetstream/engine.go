@@ -42,8 +42,8 @@ type Config struct {
 	// server always has one.
 	Replicas int
 	// Reserve is the number of bytes of the embedded server's disk that stay free for notifications
-	// that are already accepted. Writers that respect the reserve (see Engine.Writer) fail below
-	// it. Zero means 64 MiB; a negative value reserves nothing.
+	// that are already accepted. Admit fails below it. Zero means 64 MiB; a negative value reserves
+	// nothing.
 	Reserve int64
 	// SetupTimeout is how long Open, Stream and KeyValue are retried on an external server,
 	// counted from Open. Zero means a minute.
@@ -168,6 +168,15 @@ func (e *Engine) JetStream() natsjs.JetStream { return e.js }
 // streams.
 func (e *Engine) Embedded() bool { return e.server != nil }
 
+// Damage returns how many damaged records and truncated blocks the embedded server has found since
+// Open. It is zero for an external server.
+func (e *Engine) Damage() uint64 {
+	if e.server == nil {
+		return 0
+	}
+	return e.server.damage.Load()
+}
+
 // Replicas returns the number of replicas of each stream.
 func (e *Engine) Replicas() int {
 	if e.Embedded() {
@@ -176,14 +185,23 @@ func (e *Engine) Replicas() int {
 	return max(1, e.cfg.Replicas)
 }
 
-// Ready returns nil if new items can be stored, and otherwise ErrFull or ErrUnwritable with the
-// reason.
-func (e *Engine) Ready() error {
+// Writable returns nil, or ErrUnwritable with the reason why nothing can be stored now.
+func (e *Engine) Writable() error {
 	if !e.conn.IsConnected() {
 		return fmt.Errorf("%w: not connected", ErrUnwritable)
 	}
 	if e.server == nil {
 		return nil
 	}
-	return e.server.ready()
+	return e.server.writable()
+}
+
+// Admit returns nil if new notifications can be stored, although those that are already accepted will
+// still write the given number of bytes. Otherwise it returns ErrUnwritable, or ErrFull if less than
+// Config.Reserve would stay free, with the reason.
+func (e *Engine) Admit(committed int64) error {
+	if err := e.Writable(); err != nil || e.server == nil {
+		return err
+	}
+	return e.server.admit(committed)
 }

@@ -33,7 +33,7 @@ func openWith(t testing.TB, cfg jetstream.Config, stream natsjs.StreamConfig) (e
 	if _, err := e.Stream(t.Context(), stream); err != nil {
 		t.Fatal(err)
 	}
-	w = e.Writer(stream.Name, false)
+	w = e.Writer(stream.Name)
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = e.Run(ctx) })

@@ -29,7 +29,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	w := e.Writer("ORDERS", true)
+	w := e.Writer("ORDERS")
 	written := make(chan error, 1)
 	go func() { written <- w.Run(ctx) }()
 

@@ -77,6 +77,7 @@ func (s *server) repairBlock(name string) error {
 	if len(ranges) == 0 {
 		return nil
 	}
+	s.damage.Add(uint64(len(ranges)))
 	repaired, at := make([]byte, 0, len(data)), 0
 	for _, r := range ranges {
 		s.cfg.Logger.Error("damaged record dropped",

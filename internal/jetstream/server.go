@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	nats "github.com/nats-io/nats-server/v2/server"
@@ -22,6 +23,8 @@ type server struct {
 	cfg    Config
 	lock   *os.File
 	failed chan struct{} // receives a value when a write has failed
+
+	damage atomic.Uint64 // damaged records and truncated blocks found so far
 
 	mu       sync.Mutex
 	live     *nats.Server
@@ -86,6 +89,7 @@ func (s *server) launch() (*nats.Server, error) {
 func (s *server) reportTruncated(before map[string]int64) {
 	for name, now := range blockSizes(s.cfg.Dir) {
 		if cut := before[name] - now; cut > 0 {
+			s.damage.Add(1)
 			s.cfg.Logger.Error("invalid data at the end of a block truncated (torn write or damaged disk)",
 				"file", name, "bytes", cut, "left", now)
 		}
@@ -132,18 +136,24 @@ func (s *server) recordFailure(err error) {
 	}
 }
 
-// ready returns why nothing can be stored now, or nil.
-func (s *server) ready() error {
+// writable returns why nothing can be stored now, or nil.
+func (s *server) writable() error {
 	s.mu.Lock()
-	err := s.writeErr
-	s.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnwritable, err)
-	}
-	if left, ok := freeBytes(s.cfg.Dir); ok && s.cfg.Reserve > 0 && left < uint64(s.cfg.Reserve) {
-		return fmt.Errorf("%w: %d bytes free on the disk of %s, %d bytes are reserved for accepted notifications", ErrFull, left, s.cfg.Dir, s.cfg.Reserve)
+	defer s.mu.Unlock()
+	if s.writeErr != nil {
+		return fmt.Errorf("%w: %w", ErrUnwritable, s.writeErr)
 	}
 	return nil
+}
+
+// admit returns ErrFull if less than the reserve stays free when the committed bytes are written.
+func (s *server) admit(committed int64) error {
+	left, ok := freeBytes(s.cfg.Dir)
+	if !ok || s.cfg.Reserve <= 0 || int64(left)-committed >= s.cfg.Reserve {
+		return nil
+	}
+	return fmt.Errorf("%w: %d bytes free on the disk of %s; accepted notifications need %d of them, and %d are reserved",
+		ErrFull, left, s.cfg.Dir, committed, s.cfg.Reserve)
 }
 
 // supervise restarts the server after each failure, until ctx ends.

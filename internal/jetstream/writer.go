@@ -40,9 +40,8 @@ type Writer struct {
 	// syncs. Set it before the first Append.
 	MaxItems int
 
-	engine         *Engine
-	stream         string
-	respectReserve bool
+	engine *Engine
+	stream string
 
 	wake chan struct{} // receives a value when a batch is pending or a write has ended
 
@@ -66,10 +65,9 @@ const (
 	retryInterval   = 250 * time.Millisecond
 )
 
-// Writer returns a writer to the stream. If respectReserve is set, Append fails with ErrFull when
-// the free disk space is below Config.Reserve.
-func (e *Engine) Writer(stream string, respectReserve bool) *Writer {
-	return &Writer{engine: e, stream: stream, respectReserve: respectReserve, wake: make(chan struct{}, 1), open: map[string]*batch{}, busy: map[string]bool{}}
+// Writer returns a writer to the stream. It ignores Config.Reserve: see Engine.Admit.
+func (e *Engine) Writer(stream string) *Writer {
+	return &Writer{engine: e, stream: stream, wake: make(chan struct{}, 1), open: map[string]*batch{}, busy: map[string]bool{}}
 }
 
 // Append writes one item, a JSON text without line breaks, and returns its offset when it is synced
@@ -121,10 +119,7 @@ func (w *Writer) validate(items [][]byte) error {
 			return errors.New("jetstream: item contains a line break")
 		}
 	}
-	if !w.respectReserve {
-		return nil
-	}
-	return w.engine.Ready()
+	return nil
 }
 
 // slot is the position of an item in a batch.

@@ -101,7 +101,7 @@ func externalEngine(t *testing.T) (*jetstream.Engine, *jetstream.Writer) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = e.Close() })
-	return e, e.Writer(testStream.Name, false)
+	return e, e.Writer(testStream.Name)
 }
 
 // runWriter runs w until the test ends.
@@ -135,7 +135,7 @@ func TestConcurrentAppendsShareBatches(t *testing.T) {
 
 func TestMaxItemsLimitsBatch(t *testing.T) {
 	e, _, _ := open(t, t.TempDir(), testStream)
-	w := e.Writer("S", false)
+	w := e.Writer("S")
 	w.MaxItems = 500
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -156,7 +156,7 @@ func TestMaxItemsLimitsBatch(t *testing.T) {
 
 func TestMapSubjectSetsSubjectAndHeaders(t *testing.T) {
 	e, _, _ := open(t, t.TempDir(), testStream)
-	w := e.Writer("S", false)
+	w := e.Writer("S")
 	w.MapSubject = func(subject string, items int) (string, nats.Header) {
 		return fmt.Sprintf("%s.%d", subject, items), nats.Header{"X": {"y"}}
 	}
@@ -203,7 +203,7 @@ func TestFullStreamReportsWrittenItems(t *testing.T) {
 	if found := len(readAll(t, e)); written == 0 || written != found {
 		t.Errorf("AppendAll reports %d items written, found %d", written, found)
 	}
-	if err := e.Ready(); err != nil { // a full stream does not make the engine unready
+	if err := e.Writable(); err != nil { // a full stream does not make the engine unready
 		t.Error(err)
 	}
 }
@@ -231,26 +231,20 @@ func TestOpenLocksDirectory(t *testing.T) {
 	open(t, dir, testStream)
 }
 
-func TestReserveRefusesOnlyRespectingWriters(t *testing.T) {
-	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: t.TempDir(), Reserve: 1 << 60})
-	if err != nil {
-		t.Fatal(err)
+func TestAdmitLeavesReserve(t *testing.T) {
+	const terabyte = 1 << 40
+	for committed, reserve := range map[int64]int64{0: 1 << 20 * terabyte, 1 << 20 * terabyte: 1} {
+		e, w, shut := openWith(t, jetstream.Config{Dir: t.TempDir(), Reserve: reserve}, testStream)
+		if err := e.Admit(committed); !errors.Is(err, jetstream.ErrFull) {
+			t.Errorf("%d bytes committed, %d reserved: %v", committed, reserve, err)
+		}
+		if _, err := w.Append(t.Context(), "s.a", []byte("1")); err != nil || e.Writable() != nil {
+			t.Error("accepted items cannot use the reserve:", err)
+		}
+		shut()
 	}
-	defer func() { _ = e.Close() }()
-	if _, err := e.Stream(t.Context(), testStream); err != nil {
-		t.Fatal(err)
+	e, _, _ := open(t, t.TempDir(), testStream)
+	if err := e.Admit(1 << 20 * terabyte); err != nil {
+		t.Error("without a reserve:", err)
 	}
-	respecting, ignoring := e.Writer("S", true), e.Writer("S", false)
-	ctx, stop := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { _ = respecting.Run(ctx) })
-	running.Go(func() { _ = ignoring.Run(ctx) })
-	if _, err := respecting.Append(t.Context(), "s.a", []byte("1")); !errors.Is(err, jetstream.ErrFull) || !errors.Is(e.Ready(), jetstream.ErrFull) {
-		t.Error(err, e.Ready())
-	}
-	if _, err := ignoring.Append(t.Context(), "s.a", []byte("1")); err != nil {
-		t.Error(err)
-	}
-	stop()
-	running.Wait()
 }

@@ -13,13 +13,26 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
+// acceptTimeout bounds one call of Accept. It is far below the default of Config.SettleTime.
+const acceptTimeout = time.Minute
+
 // Accept stores notifications and returns one error for each, nil if it is on disk. Their ID, App
 // and AcceptedAt must be set. A *push.FieldError means that the notification is invalid,
 // push.ErrQueueFull that the queue is full: neither is stored. After any other error the
-// notification may or may not be stored.
+// notification may or may not be stored: Confirm finds out.
+//
+// Accept writes the events that the notifications are accepted, with their Idempotency-Keys, before
+// their tasks. So every task has its event and its key in the journal, whenever the process dies. An
+// event whose task was not written is ended by resolve or recover.
 func (q *Queue) Accept(ctx context.Context, ns []*push.Notification) []error {
+	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
+	defer cancel()
 	errs := make([]error, len(ns))
-	groups := q.groupByDestination(ctx, ns, errs)
+	groups := q.groupByDestination(ns, errs)
+	defer q.admit(ctx, groups, errs)()
+	if !q.recordAccepted(ctx, groups, errs) {
+		return errs
+	}
 	var wg sync.WaitGroup
 	for _, g := range groups {
 		if len(groups) == 1 {
@@ -42,12 +55,12 @@ type group struct {
 
 // groupByDestination groups the notifications by subject, and sets the errors of those that cannot
 // be accepted.
-func (q *Queue) groupByDestination(ctx context.Context, ns []*push.Notification, errs []error) map[destination]*group {
+func (q *Queue) groupByDestination(ns []*push.Notification, errs []error) map[destination]*group {
 	groups := map[destination]*group{}
 	var g *group // of the previous notification; usually the next one has the same destination
 	for i, n := range ns {
 		t := newTask(n)
-		encoded, err := q.prepare(ctx, t)
+		encoded, err := q.prepare(t)
 		if err != nil {
 			errs[i] = err
 			continue
@@ -67,7 +80,7 @@ func (q *Queue) groupByDestination(ctx context.Context, ns []*push.Notification,
 const reasonTooFarAhead = "TooFarAhead"
 
 // prepare checks whether t can be accepted, and encodes it.
-func (q *Queue) prepare(ctx context.Context, t *task) ([]byte, error) {
+func (q *Queue) prepare(t *task) ([]byte, error) {
 	if err := q.cfg.Sender.Check(t.Notification); err != nil {
 		return nil, err
 	}
@@ -75,61 +88,60 @@ func (q *Queue) prepare(ctx context.Context, t *task) ([]byte, error) {
 		return nil, &push.FieldError{Field: "send_at", Reason: reasonTooFarAhead,
 			Allowed: fmt.Sprintf("at most %s ahead, the retention of the history (history.max_age)", ahead)}
 	}
-	if !t.Due.IsZero() && q.scheduledBytes(ctx) > q.cfg.MaxBytes {
-		return nil, fmt.Errorf("%w: scheduled notifications exceed %d bytes", push.ErrQueueFull, q.cfg.MaxBytes)
-	}
 	return t.encode()
 }
 
-func (q *Queue) appendGroup(ctx context.Context, g *group, errs []error) {
-	handle := q.tasks
-	if g.destination.stream == scheduledStreamName {
-		handle = q.scheduled
-	}
-	before := [...]uint64{q.tasks.lastSeq.Load(), q.scheduled.lastSeq.Load()}
-	offsets, err := handle.writer.AppendAll(ctx, g.destination.subject(), g.encoded)
-	var persisted map[string]bool
-	switch {
-	case errors.Is(err, jetstream.ErrFull):
-		err = fmt.Errorf("%w: %w", push.ErrQueueFull, err)
-	case errors.Is(err, jetstream.ErrUnwritable):
-		persisted = q.reconcileWrite(ctx, g.tasks, before)
-	}
-	accepted := make([]*task, 0, len(g.tasks))
-	for i, offset := range offsets {
-		handle.advance(offset.Seq)
-		if offset.Seq == 0 && !persisted[g.tasks[i].ID] {
-			errs[g.index[i]] = err
-			continue
+// recordAccepted appends the events that the tasks are accepted. It sets the errors and returns false
+// if it fails.
+func (q *Queue) recordAccepted(ctx context.Context, groups map[destination]*group, errs []error) bool {
+	var events []push.Event
+	now := time.Now().UTC()
+	for _, g := range groups {
+		for _, t := range g.tasks {
+			events = append(events, t.waitingEvent(now))
 		}
-		accepted = append(accepted, g.tasks[i])
 	}
-	q.notifyPartition(g.destination.partition)
-	if len(accepted) > 0 {
-		q.recordAccepted(ctx, accepted)
+	if len(events) == 0 {
+		return false
 	}
+	_, err := q.cfg.Journal.Append(ctx, events...)
+	if err == nil {
+		return true
+	}
+	for _, g := range groups {
+		q.resolveLater(&acceptance{tasks: g.tasks})
+		for _, i := range g.index {
+			errs[i] = fmt.Errorf("queue: %w", err)
+		}
+	}
+	return false
 }
 
-// recordAccepted appends the tasks to the journal. It ignores failures, because the next event of a
-// task also shows that it was accepted. Tasks with an Idempotency-Key are appended synchronously,
-// so that a repeated call finds them after a crash.
-func (q *Queue) recordAccepted(ctx context.Context, accepted []*task) {
-	var keyed []push.Event
-	others := make([]push.Event, 0, len(accepted))
-	now := time.Now().UTC()
-	for _, t := range accepted {
-		if len(t.KeyHash) > 0 {
-			keyed = append(keyed, t.waitingEvent(now))
-		} else {
-			others = append(others, t.waitingEvent(now))
+func (q *Queue) appendGroup(ctx context.Context, g *group, errs []error) {
+	handle := q.handle(g.destination.partition)
+	before := [...]uint64{q.tasks.lastSeq.Load(), q.scheduled.lastSeq.Load()}
+	offsets, err := handle.writer.AppendAll(ctx, g.destination.subject(), g.encoded)
+	failed := &acceptance{written: true, before: before}
+	var index []int
+	for i, offset := range offsets {
+		handle.advance(offset.Seq)
+		if offset.Seq == 0 {
+			failed.tasks, index = append(failed.tasks, g.tasks[i]), append(index, g.index[i])
 		}
 	}
-	err := q.cfg.Journal.AppendAsync(context.WithoutCancel(ctx), others...)
-	if len(keyed) > 0 {
-		_, appendErr := q.cfg.Journal.Append(ctx, keyed...)
-		err = errors.Join(err, appendErr)
+	q.notifyPartition(g.destination.partition)
+	if len(index) == 0 {
+		return
 	}
-	if err != nil {
-		q.cfg.Logger.Warn("accepted notifications not recorded in the history yet", "app", accepted[0].App, "err", err)
+	q.resolveLater(failed)
+	if errors.Is(err, jetstream.ErrFull) {
+		err = fmt.Errorf("%w: %w", push.ErrQueueFull, err)
+	} else {
+		failed.wait(ctx)
+	}
+	for i, t := range failed.tasks {
+		if !failed.isStored(t.ID) {
+			errs[index[i]] = err
+		}
 	}
 }

@@ -20,10 +20,12 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// discardJournal is a journal that drops asynchronous events.
+// discardJournal is a journal that drops events.
 type discardJournal struct{ *memoryJournal }
 
-func (discardJournal) AppendAsync(context.Context, ...push.Event) error { return nil }
+func (discardJournal) Append(context.Context, ...push.Event) (jetstream.Offset, error) {
+	return jetstream.Offset{}, nil
+}
 
 // openBench opens a queue with the history or with a discardJournal. indexed waits until the
 // history has indexed this number of events.
@@ -81,7 +83,7 @@ func openWriter(b *testing.B) *jetstream.Writer {
 	if _, err := e.Stream(b.Context(), benchStream); err != nil {
 		b.Fatal(err)
 	}
-	w := e.Writer(benchStream.Name, false)
+	w := e.Writer(benchStream.Name)
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = w.Run(ctx) })

@@ -6,11 +6,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
@@ -32,8 +34,9 @@ import (
 
 // The crash test starts this test binary as a child process: a gateway without HTTP that accepts
 // and sends as fast as it can. It kills the child at random times and restarts it on the same
-// directory. The child appends the IDs that it accepted and that its sender received to files. The
-// last child accepts nothing and finishes the remaining tasks.
+// directory. The child appends to files: the Idempotency-Keys before it uses them, the keys and IDs
+// that it accepted, and those that its sender received. Each child first repeats the calls that got no
+// response, and some that did. The last child accepts nothing else and finishes the remaining tasks.
 
 const (
 	crashDirEnv   = "SLUICE_CRASH_DIR"   // set in the child: its directory
@@ -60,8 +63,10 @@ func (j historyJournal) States(ctx context.Context, ids []string) (map[string]qu
 
 // crashChild is the state of the child process, and its sender.
 type crashChild struct {
+	engine   *jetstream.Engine
 	queue    *queue.Queue
 	history  *history.History
+	keys     *os.File
 	accepted *os.File
 	arrived  *os.File
 
@@ -69,10 +74,35 @@ type crashChild struct {
 	refused map[string]bool
 }
 
-// traitOf derives a number from 0 to 9 from an ID. It decides how a notification is treated.
-func traitOf(id string) uint32 {
+// keyOf returns the Idempotency-Key of n, or its ID if it has none.
+func keyOf(n *push.Notification) string {
+	if len(n.KeyHash) == 0 {
+		return n.ID
+	}
+	return string(n.KeyHash)
+}
+
+// newCall returns a notification with a key. The key decides how it is treated.
+func newCall(key string) *push.Notification {
+	n := newNotification("shop")
+	n.KeyHash, n.BodyHash = []byte(key), []byte("body")
+	switch traitOf(key) {
+	case 1:
+		n.SendAt = n.AcceptedAt.Add(rand.N(1500 * time.Millisecond))
+	case 2:
+		n.App = "news"
+	case 3, 4, 5:
+		n.OnUnknown = push.RepeatAlways
+	case 6:
+		n.ID, n.KeyHash, n.BodyHash = key, nil, nil
+	}
+	return n
+}
+
+// traitOf derives a number from 0 to 9 from a key. It decides how a notification is treated.
+func traitOf(key string) uint32 {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(id))
+	_, _ = h.Write([]byte(key))
 	return h.Sum32() % 10
 }
 
@@ -84,28 +114,31 @@ func (c *crashChild) Send(_ context.Context, n *push.Notification) push.Receipt 
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
-	if c.refusesFirst(n.ID) {
+	if c.refusesFirst(keyOf(n)) {
 		r.Outcome = push.Outcome{Verdict: push.Unavailable}
 	} else {
-		writeLines(c.arrived, n.ID)
+		writeLines(c.arrived, keyOf(n)+":"+n.ID)
 	}
 	time.Sleep(rand.N(2 * time.Millisecond)) // a kill in this time leaves the attempt in doubt
 	r.Attempts = []push.Attempt{{Outcome: r.Outcome}}
 	return r
 }
 
-func (c *crashChild) refusesFirst(id string) bool {
+func (c *crashChild) refusesFirst(key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if traitOf(id) != 0 || c.refused[id] {
+	if traitOf(key) != 0 || c.refused[key] {
 		return false
 	}
-	c.refused[id] = true
+	c.refused[key] = true
 	return true
 }
 
 // writeLines appends lines with one write, so that a kill leaves no partial line.
 func writeLines(file *os.File, lines ...string) {
+	if len(lines) == 0 {
+		return
+	}
 	if _, err := file.WriteString(strings.Join(lines, "\n") + "\n"); err != nil {
 		panic(err)
 	}
@@ -116,11 +149,10 @@ func runChild(dir string) error {
 	ctx := context.Background()
 	c := &crashChild{refused: map[string]bool{}}
 	var err error
-	if c.accepted, err = openAppend(dir, "accepted"); err != nil {
-		return err
-	}
-	if c.arrived, err = openAppend(dir, "arrived"); err != nil {
-		return err
+	for name, file := range map[string]**os.File{"keys": &c.keys, "accepted": &c.accepted, "arrived": &c.arrived} {
+		if *file, err = openAppend(dir, name); err != nil {
+			return err
+		}
 	}
 	e, err := c.open(ctx, dir)
 	for err != nil && os.Getenv(crashURLEnv) != "" { // the cluster may be electing a leader
@@ -130,13 +162,18 @@ func runChild(dir string) error {
 	if err != nil {
 		return err
 	}
+	c.engine = e
 	go func() { _ = e.Run(ctx) }()
 	go func() { _ = c.history.Run(ctx) }()
 	go func() { _ = c.queue.Run(ctx) }()
-	if os.Getenv(crashLastEnv) == "" {
+	last := os.Getenv(crashLastEnv) != ""
+	if !last {
 		for range 8 {
 			go c.accept(ctx)
 		}
+	}
+	c.repeat(ctx, dir, last)
+	if !last {
 		select {} // until the process is killed
 	}
 	return c.finish(ctx, dir)
@@ -151,11 +188,11 @@ func (c *crashChild) open(ctx context.Context, dir string) (e *jetstream.Engine,
 	if e, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return nil, err
 	}
-	c.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
+	c.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(dir, "index"), ClaimTTL: 4 * time.Second})
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	c.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{c.history}, Sender: c, InFlight: crashInFlight})
+	c.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{c.history}, Sender: c, InFlight: crashInFlight, SettleTime: time.Second})
 	if err != nil {
 		return nil, errors.Join(err, c.history.Close(), e.Close())
 	}
@@ -169,30 +206,95 @@ func openAppend(dir, name string) (*os.File, error) {
 // accept accepts groups of notifications in a loop.
 func (c *crashChild) accept(ctx context.Context) {
 	for {
-		ns := newNotifications("shop", 1+rand.IntN(8)*rand.IntN(8))
-		for _, n := range ns {
-			switch traitOf(n.ID) {
-			case 1:
-				n.SendAt = n.AcceptedAt.Add(rand.N(1500 * time.Millisecond))
-			case 2:
-				n.App = "news"
-			case 3, 4, 5:
-				n.OnUnknown = push.RepeatAlways
-			}
+		var keys []string
+		for range 1 + rand.IntN(8)*rand.IntN(8) {
+			keys = append(keys, uuid.Must(uuid.NewV7()).String())
 		}
-		var accepted []string
-		for i, err := range c.queue.Accept(ctx, ns) {
-			if err == nil {
-				accepted = append(accepted, ns[i].ID)
-			}
+		writeLines(c.keys, keys...)
+		c.call(ctx, keys)
+	}
+}
+
+// call accepts notifications with these keys, as the API does, and returns the keys that are not
+// accepted.
+func (c *crashChild) call(ctx context.Context, keys []string) (failed []string) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	slices.Sort(keys) // as in the API, so that two calls cannot wait for each other
+	var ns []*push.Notification
+	var accepted []string
+	for _, key := range keys {
+		n := newCall(key)
+		done, earlier, err := c.claim(ctx, n)
+		switch {
+		case err != nil:
+			failed = append(failed, key)
+		case done == nil:
+			accepted = append(accepted, key+":"+earlier.ID)
+		default:
+			defer done()
+			ns = append(ns, n)
 		}
-		writeLines(c.accepted, accepted...)
+	}
+	for i, err := range c.queue.Accept(ctx, ns) {
+		if err == nil {
+			accepted = append(accepted, keyOf(ns[i])+":"+ns[i].ID)
+		} else {
+			failed = append(failed, keyOf(ns[i]))
+		}
+	}
+	writeLines(c.accepted, accepted...)
+	return failed
+}
+
+// claim claims the key of n, as the gateway does.
+func (c *crashChild) claim(ctx context.Context, n *push.Notification) (done func(), earlier push.Receipt, err error) {
+	if len(n.KeyHash) == 0 {
+		return func() {}, earlier, nil
+	}
+	for {
+		done, earlier, err = c.history.Claim(ctx, n, func(r *push.Receipt) bool { return !r.NeverQueued() })
+		if err != nil || done != nil || earlier.State != push.StatusQueued && earlier.State != push.StatusScheduled {
+			return done, earlier, err
+		}
+		if waits, err := c.queue.Confirm(ctx, earlier.ID); err != nil || waits {
+			return nil, earlier, err
+		}
+	}
+}
+
+// repeat repeats the calls that got no response, and some that did. The last child repeats until every
+// call has a response.
+func (c *crashChild) repeat(ctx context.Context, dir string, last bool) {
+	accepted, keys := map[string]bool{}, []string{}
+	for line := range readCounts(dir, "accepted") {
+		key, _, _ := strings.Cut(line, ":")
+		accepted[key] = true
+	}
+	for key := range readCounts(dir, "keys") {
+		if traitOf(key) != 6 && (!accepted[key] || rand.IntN(50) == 0) {
+			keys = append(keys, key)
+		}
+	}
+	for len(keys) > 0 {
+		var failed []string
+		for chunk := range slices.Chunk(keys, 100) {
+			failed = append(failed, c.call(ctx, chunk)...)
+		}
+		if !last {
+			return
+		}
+		keys = failed
 	}
 }
 
 // finish waits until all accepted notifications have ended, and records those that ended in doubt.
 func (c *crashChild) finish(ctx context.Context, dir string) error {
-	ids := slices.Collect(maps.Keys(readCounts(dir, "accepted")))
+	var ids []string
+	for line := range readCounts(dir, "accepted") {
+		_, id, _ := strings.Cut(line, ":")
+		ids = append(ids, id)
+	}
 	if err := c.history.WaitCaughtUp(ctx); err != nil {
 		return err
 	}
@@ -218,12 +320,26 @@ func (c *crashChild) finish(ctx context.Context, dir string) error {
 				return err
 			}
 			writeLines(doubt, unknown...)
-			return nil
+			return c.audit(ctx)
 		}
 		if time.Since(began) > time.Minute {
 			return fmt.Errorf("%d notifications have not ended: %s", len(open), strings.Join(open[:min(len(open), 10)], "\n"))
 		}
 	}
+}
+
+// audit fails if the audit is not clean.
+func (c *crashChild) audit(ctx context.Context) error {
+	report, err := history.Audit(ctx, c.engine, 0, queue.Streams()...)
+	if err == nil && !report.Clean() {
+		var events []push.Event
+		if len(report.Findings) > 0 {
+			events, _ = c.history.Events(ctx, report.Findings[0].ID)
+		}
+		text, _ := json.Marshal(events)
+		err = fmt.Errorf("audit: %+v: %s", report, text)
+	}
+	return err
 }
 
 // readCounts returns how often each line occurs in a file.
@@ -260,23 +376,37 @@ func runCrashes(t *testing.T, seed uint64) {
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	accepted, arrived, doubt := readCounts(dir, "accepted"), readCounts(dir, "arrived"), readCounts(dir, "doubt")
+	keys, accepted, doubt := readCounts(dir, "keys"), map[string]string{}, readCounts(dir, "doubt")
+	for line := range readCounts(dir, "accepted") {
+		key, id, _ := strings.Cut(line, ":")
+		if other := accepted[key]; other != "" && other != id {
+			t.Errorf("a key was accepted for two notifications, %s and %s", other, id)
+		}
+		accepted[key] = id
+	}
+	arrived := map[string]int{} // by key
+	for line, times := range readCounts(dir, "arrived") {
+		key, _, _ := strings.Cut(line, ":")
+		arrived[key] += times
+	}
 	lost, twice := 0, 0
-	for id := range accepted {
-		switch {
-		case arrived[id] == 0 && doubt[id] == 0:
+	for key := range keys {
+		switch id, known := accepted[key]; {
+		case !known && traitOf(key) != 6: // 6 has no key, so its call cannot be repeated
+			t.Errorf("the repeated call with the key %s was not accepted", key)
+		case known && arrived[key] == 0 && doubt[id] == 0:
 			lost++
-		case arrived[id] > 1:
-			twice += arrived[id] - 1
-			if k := traitOf(id); k != 3 && k != 4 && k != 5 {
-				t.Errorf("a notification that must not be repeated arrived %d times", arrived[id])
+		case arrived[key] > 1:
+			twice += arrived[key] - 1
+			if k := traitOf(key); k != 3 && k != 4 && k != 5 {
+				t.Errorf("a notification that must not be repeated arrived %d times", arrived[key])
 			}
 		}
 	}
 	if window := crashKills * crashInFlight * crashPartitions; lost > 0 || twice > window || len(doubt) > window {
 		t.Errorf("%d accepted: %d lost, %d arrived twice, %d in doubt", len(accepted), lost, twice, len(doubt))
 	}
-	t.Logf("%d accepted, %d arrived, %d arrived twice, %d in doubt", len(accepted), len(arrived), twice, len(doubt))
+	t.Logf("%d keys, %d accepted, %d arrived, %d arrived twice, %d in doubt", len(keys), len(accepted), len(arrived), twice, len(doubt))
 }
 
 // runAndKill runs a child and kills it after a time. On a cluster the time begins when the child

@@ -3,6 +3,7 @@
 package queue_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -69,9 +70,29 @@ func (m *memoryJournal) Append(_ context.Context, events ...push.Event) (jetstre
 	return jetstream.Offset{Seq: m.seq}, nil
 }
 
-func (m *memoryJournal) AppendAsync(ctx context.Context, events ...push.Event) error {
-	_, err := m.Append(ctx, events...)
-	return err
+func (m *memoryJournal) LastSeq(context.Context) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.seq, nil
+}
+
+func (m *memoryJournal) Unfinished(_ context.Context, seq uint64) (ids []uuid.UUID, _ error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, s := range m.states {
+		switch s.Status {
+		case push.StatusQueued, push.StatusScheduled, push.StatusSending:
+			if s.Offset.Seq <= seq {
+				ids = append(ids, uuid.MustParse(id))
+			}
+		}
+	}
+	slices.SortFunc(ids, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+	return ids, nil
+}
+
+func (m *memoryJournal) Events(_ context.Context, id string) ([]push.Event, error) {
+	return m.eventsOf(id), nil
 }
 
 // apply updates the state as documented on queue.State. The caller holds m.mu.
@@ -385,9 +406,4 @@ func (f *fixture) accept(t testing.TB, ns ...*push.Notification) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func sorted(s []push.Status) []push.Status {
-	slices.Sort(s)
-	return s
 }

@@ -87,3 +87,32 @@ func (q *Queue) sendInProgress(drained <-chan struct{}) {
 		}
 	}
 }
+
+// processing is the set of notifications that process handles. Two copies of one task can be in the
+// streams after a reschedule.
+type processing struct {
+	mu   sync.Mutex
+	byID map[string]chan struct{} // closed when process has returned
+}
+
+// begin adds id to the set. It returns nil if id is not in it, and otherwise a channel that is closed
+// when id leaves it.
+func (p *processing) begin(id string) (busy <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ch := p.byID[id]; ch != nil {
+		return ch
+	}
+	if p.byID == nil {
+		p.byID = map[string]chan struct{}{}
+	}
+	p.byID[id] = make(chan struct{})
+	return nil
+}
+
+func (p *processing) end(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.byID[id])
+	delete(p.byID, id)
+}

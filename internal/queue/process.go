@@ -141,6 +141,10 @@ func (c *consumer) waitUntilDue(ctx context.Context, t *task) bool {
 // returns false if the message must be redelivered: ctx has ended, or another copy of t is being
 // sent.
 func (c *consumer) process(ctx context.Context, t *task, s State) bool {
+	if !c.begin(ctx, t, &s) {
+		return false
+	}
+	defer c.processing.end(t.ID)
 	for {
 		switch {
 		case isEnded(s.Status), s.Attempt > t.AttemptsStarted && isWaiting(s.Status): // t is an old copy of a rescheduled task
@@ -286,7 +290,7 @@ func (c *consumer) reschedule(ctx context.Context, t, next *task) bool {
 		return c.recordEnd(ctx, t, *next.Receipt)
 	}
 	waiting := c.retryUntilDone(ctx, "cannot reschedule a task; retrying", func() error {
-		_, err := c.requeue.Append(ctx, next.destination().subject(), data)
+		_, err := c.scheduled.writer.Append(ctx, next.destination().subject(), data)
 		return err
 	})
 	c.notifyPartition(next.partition())
@@ -297,6 +301,31 @@ func (c *consumer) reschedule(ctx context.Context, t, next *task) bool {
 		_, err := c.cfg.Journal.Append(ctx, next.waitingEvent(time.Now().UTC()))
 		return err
 	})
+}
+
+// begin waits until no other copy of t is processed, and reads the state again if it had to wait. It
+// returns false if ctx ends.
+func (c *consumer) begin(ctx context.Context, t *task, s *State) bool {
+	for waited := false; ; waited = true {
+		busy := c.processing.begin(t.ID)
+		if busy == nil {
+			if !waited {
+				return true
+			}
+			states := c.loadStates(ctx, false, []*task{t})
+			if states == nil {
+				c.processing.end(t.ID)
+				return false
+			}
+			*s = states[t.ID]
+			return true
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 func isWaiting(s push.Status) bool { return s == push.StatusQueued || s == push.StatusScheduled }

@@ -14,8 +14,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/push"
@@ -34,14 +36,19 @@ type Sender interface {
 type Journal interface {
 	// Append writes events and returns the offset of the last one when all are on disk.
 	Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error)
-	// AppendAsync writes events without waiting for the disk. A crash may lose them.
-	AppendAsync(ctx context.Context, events ...push.Event) error
+	// LastSeq returns the sequence of the last event in the journal. It works before Run.
+	LastSeq(ctx context.Context) (uint64, error)
 	// WaitForSeq waits until States includes all events up to seq. WaitCaughtUp waits until States
 	// includes all events that were in the journal at the time of the call.
 	WaitForSeq(ctx context.Context, seq uint64) error
 	WaitCaughtUp(ctx context.Context) error
 	// States returns the states of notifications. An unknown one is missing or has an empty Status.
 	States(ctx context.Context, ids []string) (map[string]State, error)
+	// Unfinished returns the IDs of the notifications that have a state other than an end, from an
+	// event up to seq, in ascending order. Some may have ended meanwhile.
+	Unfinished(ctx context.Context, seq uint64) ([]uuid.UUID, error)
+	// Events returns the events of a notification in order.
+	Events(ctx context.Context, id string) ([]push.Event, error)
 	// Receipt returns the receipt of an app's notification; push.ErrNotFound if there is none.
 	Receipt(ctx context.Context, app, id string) (push.Receipt, error)
 }
@@ -74,6 +81,12 @@ type Config struct {
 	RetryFor time.Duration
 	// SendTimeout bounds one call of Sender.Send. Zero means 25 seconds.
 	SendTimeout time.Duration
+	// SettleTime is how long an event must be in the journal of a cluster before its task is expected
+	// in the queue: another gateway may be in the middle of Accept. It must be longer than Accept
+	// takes, and less than half of the time for which a dead gateway keeps a claimed
+	// Idempotency-Key, so that nobody uses the key before the notification has ended. Zero means 6
+	// minutes. With an embedded engine it is not used.
+	SettleTime time.Duration
 	// Grace is how long sends in progress may take during a drain; zero means 30 seconds.
 	Grace time.Duration
 	// Logger receives log records; nil discards them.
@@ -86,6 +99,7 @@ func (c Config) withDefaults() Config {
 	c.RetryFor = cmp.Or(c.RetryFor, 24*time.Hour)
 	c.SendTimeout = cmp.Or(c.SendTimeout, 25*time.Second)
 	c.Grace = cmp.Or(c.Grace, 30*time.Second)
+	c.SettleTime = cmp.Or(c.SettleTime, 6*time.Minute)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -95,20 +109,27 @@ func (c Config) withDefaults() Config {
 // Queue is a persistent queue of notifications. It is safe for concurrent use. Accept blocks unless
 // Run is running.
 type Queue struct {
-	cfg           Config
-	js            natsjs.JetStream
-	tasks         *streamHandle     // tasks to send immediately
-	scheduled     *streamHandle     // tasks to send at a later time
-	requeue       *jetstream.Writer // to scheduled; may use the disk reserve, because its tasks are already accepted
-	inFlight      inFlightSet
-	loader        *stateLoader
-	caughtUp      atomic.Bool // the journal includes all events from before the start
-	scheduledSize cachedSize
+	cfg        Config
+	js         natsjs.JetStream
+	tasks      *streamHandle // tasks to send immediately
+	scheduled  *streamHandle // tasks to send at a later time
+	inFlight   inFlightSet
+	processing processing
+	loader     *stateLoader
+	caughtUp   atomic.Bool // the journal includes all events from before the start
+
+	openedSeq    uint64              // the last event of the journal when the queue was opened
+	settledSeq   atomic.Uint64       // every task of the events up to here is stored or missing
+	recoveredSeq atomic.Uint64       // recover has checked the events up to here
+	recovering   *semaphore.Weighted // held during recover
+	toResolve    chan *acceptance
+	stopped      chan struct{} // closed when nothing is resolved any more
 
 	draining      chan struct{} // closed by Drain
 	closeDraining func()
 
 	mu         sync.Mutex
+	unresolved map[string]*acceptance // by ID of the notification
 	consumers  map[partition]*consumer
 	discovered chan partition // partitions with tasks that may have no consumer
 }
@@ -120,7 +141,8 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	}
 	q := &Queue{
 		cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), consumers: map[partition]*consumer{}, discovered: make(chan partition, 64), draining: make(chan struct{}),
-		loader: newStateLoader(cfg.Journal),
+		loader: newStateLoader(cfg.Journal), recovering: semaphore.NewWeighted(1),
+		unresolved: map[string]*acceptance{}, toResolve: make(chan *acceptance), stopped: make(chan struct{}),
 	}
 	q.closeDraining = sync.OnceFunc(func() { close(q.draining) })
 	var err error
@@ -130,8 +152,12 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	if q.scheduled, err = newStreamHandle(ctx, cfg.Engine, scheduledStreamConfig(), mapScheduledSubject); err != nil {
 		return nil, err
 	}
-	q.requeue = cfg.Engine.Writer(scheduledStreamName, false)
-	q.requeue.MapSubject = mapScheduledSubject
+	if q.openedSeq, err = cfg.Journal.LastSeq(ctx); err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	if cfg.Engine.Embedded() { // all other processes have ended
+		q.settledSeq.Store(q.openedSeq)
+	}
 	if err := q.deleteStaleConsumers(ctx); err != nil {
 		return nil, err
 	}
@@ -178,8 +204,10 @@ func (q *Queue) isDraining() bool {
 func (q *Queue) Run(ctx context.Context) error {
 	writeCtx, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWriting()
-	var writers, background errgroup.Group
-	for _, w := range []*jetstream.Writer{q.tasks.writer, q.scheduled.writer, q.requeue} {
+	var writers, background, accepting errgroup.Group
+	accepting.Go(func() error { return q.runResolvers(ctx) })
+	accepting.Go(func() error { return q.runRecovery(ctx) })
+	for _, w := range []*jetstream.Writer{q.tasks.writer, q.scheduled.writer} {
 		writers.Go(func() error { return w.Run(writeCtx) })
 	}
 	pullCtx, stopPulling := context.WithCancel(ctx)
@@ -193,7 +221,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	err := q.runConsumers(pullCtx, sendCtx)
 	close(drained)
 	err = errors.Join(err, background.Wait())
-	<-ctx.Done() // Accept works until then
+	err = errors.Join(err, accepting.Wait()) // until ctx ends, because Accept works until then
 	stopWriting()
 	return errors.Join(err, writers.Wait())
 }

@@ -52,7 +52,7 @@ func runOnSmallDisk(t *testing.T, dir string) {
 	failed := make(chan struct{})
 	deadline := time.Now().Add(testwait.Bound)
 	working.Go(func() {
-		for f.engine.Ready() == nil && time.Now().Before(deadline) {
+		for f.engine.Writable() == nil && time.Now().Before(deadline) {
 			runtime.Gosched()
 		}
 		limitFileSize(t, 1<<40)

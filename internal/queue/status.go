@@ -7,8 +7,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
-	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
@@ -50,39 +48,6 @@ func (q *Queue) depth(ctx context.Context) (map[partition]int, error) {
 	return depth, nil
 }
 
-// cachedSize is the recent size of a stream.
-type cachedSize struct {
-	mu    sync.Mutex
-	bytes uint64
-	at    time.Time
-}
-
-// sizeMaxAge is how long a cachedSize is used.
-const sizeMaxAge = time.Second
-
-// scheduledBytes returns the approximate size of the scheduled and rescheduled tasks. If the size
-// cannot be read it returns the last known one.
-func (q *Queue) scheduledBytes(ctx context.Context) int64 {
-	q.scheduledSize.mu.Lock()
-	stale := time.Since(q.scheduledSize.at) > sizeMaxAge
-	if stale {
-		q.scheduledSize.at = time.Now() // concurrent calls use the old size
-	}
-	known := q.scheduledSize.bytes
-	q.scheduledSize.mu.Unlock()
-	if !stale {
-		return int64(known)
-	}
-	info, err := q.scheduled.stream.Info(ctx)
-	if err != nil {
-		return int64(known)
-	}
-	q.scheduledSize.mu.Lock()
-	defer q.scheduledSize.mu.Unlock()
-	q.scheduledSize.bytes = info.State.Bytes
-	return int64(info.State.Bytes)
-}
-
 // Status reads the current status from the server.
 func (q *Queue) Status(ctx context.Context) (Status, error) {
 	s := Status{MaxBytes: q.cfg.MaxBytes}
@@ -109,6 +74,3 @@ func (s *Status) addDepth(d Depth) {
 	}
 	s.Waiting = append(s.Waiting, d)
 }
-
-// Ready returns why no notification can be accepted now, or nil.
-func (q *Queue) Ready() error { return q.cfg.Engine.Ready() }

@@ -40,7 +40,8 @@ func Streams() []string { return []string{tasksStreamName, scheduledStreamName} 
 type streamHandle struct {
 	stream  natsjs.Stream
 	writer  *jetstream.Writer
-	lastSeq atomic.Uint64 // the last message that Accept wrote
+	usage   usage
+	lastSeq atomic.Uint64 // the last message when the queue was opened, or that Accept wrote later
 }
 
 // advance raises lastSeq to seq.
@@ -49,13 +50,22 @@ func (s *streamHandle) advance(seq uint64) {
 	}
 }
 
+// handle returns the stream of a partition.
+func (q *Queue) handle(p partition) *streamHandle {
+	if p.stream == scheduledStreamName {
+		return q.scheduled
+	}
+	return q.tasks
+}
+
 func newStreamHandle(ctx context.Context, e *jetstream.Engine, cfg natsjs.StreamConfig, mapSubject func(string, int) (string, nats.Header)) (*streamHandle, error) {
 	stream, err := e.Stream(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	s := &streamHandle{stream: stream, writer: e.Writer(cfg.Name, true)}
+	s := &streamHandle{stream: stream, writer: e.Writer(cfg.Name)}
 	s.writer.MapSubject = mapSubject
+	s.advance(stream.CachedInfo().State.LastSeq)
 	return s, nil
 }
 

@@ -3,6 +3,7 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -78,6 +79,13 @@ func (t *task) encodeProgress(w *jsonobj.Writer) {
 func writeTime(w *jsonobj.Writer, name string, at time.Time) {
 	w.Name(name, "")
 	w.Bytes = append(at.AppendFormat(append(w.Bytes, '"'), time.RFC3339Nano), '"')
+}
+
+// taskID returns the ID of an encoded task. encode writes it first.
+func taskID(data []byte) (id string, ok bool) {
+	rest, ok := bytes.CutPrefix(data, []byte(`{"id":"`))
+	text, _, closed := bytes.Cut(rest, []byte{'"'})
+	return string(text), ok && closed
 }
 
 func decodeTask(data []byte) (*task, error) {

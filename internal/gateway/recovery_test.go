@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/internal/gateway"
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/testwait"
+	"github.com/sluice-push/sluice/mockprovider"
+	"github.com/sluice-push/sluice/push"
+)
+
+// interruptAccept leaves the queue in dir as a gateway that died between the event that a notification
+// is accepted and its task.
+func interruptAccept(t *testing.T, dir, key, body string) (id string) {
+	t.Helper()
+	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: filepath.Join(dir, "engine")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := history.Open(t.Context(), history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run(ctx) }()
+	keyHash, bodyHash := sha256.Sum256([]byte("shop\x00"+key)), sha256.Sum256([]byte(body))
+	id = uuid.Must(uuid.NewV7()).String()
+	if _, err := h.Append(ctx, push.Event{
+		ID: id, App: "shop", At: time.Now(), Status: push.StatusQueued, Platform: push.APNs, KeyHash: keyHash[:], BodyHash: bodyHash[:],
+	}); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	for _, err := range []error{testwait.For(t, ended, "the end"), h.Close(), e.Close()} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return id
+}
+
+// TestInterruptedCallCanBeRepeated repeats a call with its Idempotency-Key after a crash in the middle of
+// the first one. It is sent exactly once, whether the response is asynchronous or not.
+func TestInterruptedCallCanBeRepeated(t *testing.T) {
+	for _, prefer := range []string{"respond-async", "wait=60"} {
+		t.Run(prefer, func(t *testing.T) {
+			s, dir, body := newMockEnv(t), t.TempDir(), apnsNotification(deviceToken)
+			interrupted := interruptAccept(t, dir, "k", body)
+			h := s.startWithQueue(t, dir)
+			_, first := h.request("POST", "", body, "Prefer", prefer, "Idempotency-Key", "k")
+			if first["id"] == interrupted {
+				t.Error("the response is that of the interrupted call, which was not stored")
+			}
+			h.waitStatus(first["id"], "accepted")
+			if _, again := h.request("POST", "", body, "Prefer", prefer, "Idempotency-Key", "k"); again["id"] != first["id"] {
+				t.Errorf("%v, want the receipt of %v", again, first["id"])
+			}
+			if r := h.waitStatus(interrupted, "unknown"); r["reason"] != "NOT_STORED" {
+				t.Error(r)
+			}
+			if got := s.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.APNs}); got != 1 {
+				t.Errorf("APNs got %d notifications", got)
+			}
+			if err := h.stop(); err != nil {
+				t.Fatal(err)
+			}
+			cfg := parse(t, listenConfig+fmt.Sprintf("queue: {dir: %q}\n", dir)+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
+			if report, err := gateway.Audit(t.Context(), cfg); err != nil || !report.Clean() {
+				t.Errorf("%+v %v", report, err)
+			}
+		})
+	}
+}
+
+// TestNotificationLostOnDiskIsReported flips a bit in the scheduled notifications while the gateway is
+// stopped. The lost one ends as unknown in lookups, the feed, the webhook and the audit, and can be sent
+// again with its key.
+func TestNotificationLostOnDiskIsReported(t *testing.T) {
+	s, dir, receiver := newMockEnv(t), t.TempDir(), newWebhookReceiver(t)
+	text := s.webhookConfig(dir, receiver.block(t, "ends", ""))
+	h := s.start(t, text)
+	body := strings.TrimSuffix(apnsNotification(deviceToken), "}") + fmt.Sprintf(`,"send_at":%q}`, time.Now().Add(time.Hour).Format(time.RFC3339))
+	const count = 7
+	ids := map[any]int{}
+	for i := range count {
+		code, got := h.request("POST", "", body, "Prefer", "respond-async", "Idempotency-Key", fmt.Sprint(i))
+		if code != 202 {
+			t.Fatal(code, got)
+		}
+		ids[got["id"]] = i
+	}
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := filepath.Glob(filepath.Join(dir, "engine", "jetstream", "*", "streams", "SLUICE_LATER", "msgs", "*.blk"))
+	if err != nil || len(blocks) != 1 {
+		t.Fatal(blocks, err)
+	}
+	data, err := os.ReadFile(blocks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(blocks[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	h = s.start(t, text)
+	lost := ""
+	testwait.Until(t, func() bool {
+		for id := range ids {
+			if _, got := h.request("GET", fmt.Sprint("/", id), ""); got["status"] == "unknown" && got["reason"] == "TASK_LOST" {
+				lost = fmt.Sprint(id)
+			}
+		}
+		return lost != ""
+	}, "a notification is reported as lost")
+	testwait.Until(t, func() bool { return receiver.received(lost) }, "the webhook receives its end")
+	if e := h.lastEvent(lost); !strings.Contains(e, `"reason":"TASK_LOST"`) {
+		t.Errorf("the last event in the feed is %s", e)
+	}
+	for id, i := range ids {
+		code, again := h.request("POST", "", body, "Prefer", "respond-async", "Idempotency-Key", fmt.Sprint(i))
+		if code != 202 || (again["id"] == id) == (id == lost) || again["status"] != "scheduled" {
+			t.Errorf("repeated call: %d %v", code, again)
+		}
+	}
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	report, err := gateway.Audit(t.Context(), parse(t, text))
+	if err != nil || report.Lost != 1 || len(report.Findings) != 1 || report.Findings[0].ID != lost || report.Clean() {
+		t.Errorf("%+v %v", report, err)
+	}
+}
+
+// lastEvent reads the feed of shop from its start, and returns the last event of a notification that has
+// ended.
+func (h testGateway) lastEvent(id string) (data string) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), testwait.Bound)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url+"/v1/apps/shop/events?after=oldest", nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+h.key)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		if line, ok := strings.CutPrefix(lines.Text(), "data: "); ok && strings.Contains(line, id) && strings.Contains(line, `"receipt"`) {
+			return line
+		}
+	}
+	h.t.Fatal("the feed has no end of the notification")
+	return ""
+}

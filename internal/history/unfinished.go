@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// unfinishedSQL selects the rows whose encoded state may be other than an end. It reads all rows, about
+// a million per second.
+const unfinishedSQL = "SELECT " + columns + " FROM notification WHERE instr(data, ?) > 0 OR instr(data, ?) > 0 OR instr(data, ?) > 0"
+
+// LastSeq returns the sequence of the last message in the stream. It works before Run.
+func (h *History) LastSeq(ctx context.Context) (uint64, error) {
+	info, err := h.streamInfo(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return info.State.LastSeq, nil
+}
+
+// Unfinished returns the IDs of the notifications that have a state other than an end, from an event up
+// to message seq, in ascending order. Some may have ended meanwhile. It reads the overlay before the
+// index, so that it misses none.
+func (h *History) Unfinished(ctx context.Context, seq uint64) (ids []uuid.UUID, err error) {
+	idx, err := h.currentIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	uncommitted := h.overlay.ids()
+	if ids, err = idx.unfinished(ctx, seq); err != nil {
+		return nil, h.reportDamage(err)
+	}
+	for chunk := range slices.Chunk(uncommitted, rowsPerQuery) {
+		found, err := h.lookup(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		for id, s := range found {
+			if s.state.unfinishedAt(seq) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	slices.SortFunc(ids, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+	return slices.Compact(ids), nil
+}
+
+// unfinishedAt reports whether an event up to message seq led to a state other than an end.
+func (s State) unfinishedAt(seq uint64) bool {
+	return !s.Ended() && s.Offset.Seq > 0 && s.Offset.Seq <= seq
+}
+
+func (x *index) unfinished(ctx context.Context, seq uint64) (ids []uuid.UUID, err error) {
+	var states []any
+	for _, status := range [...]push.Status{push.StatusQueued, push.StatusScheduled, push.StatusSending} {
+		states = append(states, append([]byte{byte(len(status))}, status...)) // as in row.encode
+	}
+	rows, err := x.readDB.QueryContext(ctx, unfinishedSQL, states...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // rows.Err reports the error
+	for rows.Next() {
+		var r row
+		if err := r.scan(rows); err != nil {
+			return nil, err
+		}
+		if r.state.unfinishedAt(seq) {
+			ids = append(ids, r.id)
+		}
+	}
+	return ids, rows.Err()
+}

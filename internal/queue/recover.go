@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// runRecovery calls recover for the events of earlier processes: with an embedded engine after the
+// start, in a cluster after SettleTime. It also calls recover when the engine has found damage.
+func (q *Queue) runRecovery(ctx context.Context) error {
+	ticker := time.NewTicker(q.cfg.SettleTime)
+	defer ticker.Stop()
+	embedded, damage, noted := q.cfg.Engine.Embedded(), q.cfg.Engine.Damage(), q.openedSeq
+	for due := embedded; ; due = q.cfg.Engine.Damage() > damage || q.recoveredSeq.Load() == 0 {
+		if damage = q.cfg.Engine.Damage(); due {
+			q.recoverSettled(ctx)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if !embedded || q.cfg.Engine.Damage() > damage {
+			q.settledSeq.Store(noted)
+		}
+		if seq, err := q.cfg.Journal.LastSeq(ctx); err == nil {
+			noted = seq
+		}
+	}
+}
+
+// recoverSettled calls recover until it succeeds or ctx ends.
+func (q *Queue) recoverSettled(ctx context.Context) {
+	for warned := false; ; warned = true {
+		err := q.recoverUpTo(ctx, q.settledSeq.Load())
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if !warned {
+			q.cfg.Logger.Warn("cannot compare the history with the queue; retrying", "err", err)
+		}
+		sleep(ctx, retryInterval)
+	}
+}
+
+// Confirm waits until it is known whether a waiting notification will be sent, and returns false if
+// it no longer waits: its task was missing, so it has ended, or it was sent or cancelled meanwhile.
+// Without Confirm, a waiting notification may be one whose gateway died before it stored the task.
+func (q *Queue) Confirm(ctx context.Context, id string) (waits bool, err error) {
+	q.mu.Lock()
+	a := q.unresolved[id]
+	q.mu.Unlock()
+	if a != nil {
+		a.wait(ctx)
+	}
+	states, err := q.cfg.Journal.States(ctx, []string{id})
+	if seq := states[id].Offset.Seq; err == nil && seq <= q.settledSeq.Load() && seq > q.recoveredSeq.Load() {
+		if err = q.recovering.Acquire(ctx, 1); err != nil {
+			return false, fmt.Errorf("queue: %w", err)
+		}
+		if seq > q.recoveredSeq.Load() {
+			err = q.recover(ctx, q.settledSeq.Load())
+		}
+		q.recovering.Release(1)
+		if err == nil {
+			states, err = q.cfg.Journal.States(ctx, []string{id})
+		}
+	}
+	if err == nil {
+		err = ctx.Err() // a may not be resolved
+	}
+	if err != nil {
+		return false, fmt.Errorf("queue: %w", err)
+	}
+	return isWaiting(states[id].Status), nil
+}
+
+func (q *Queue) recoverUpTo(ctx context.Context, seq uint64) error {
+	if err := q.recovering.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer q.recovering.Release(1)
+	return q.recover(ctx, seq)
+}
+
+// recover ends the notifications that have not ended according to the events up to seq, and that have
+// no task: their gateway died between the event and the task, or the task was lost on the disk. The
+// caller holds q.recovering.
+func (q *Queue) recover(ctx context.Context, seq uint64) error {
+	missing, err := q.cfg.Journal.Unfinished(ctx, seq)
+	if err != nil {
+		return err
+	}
+	found := make([]bool, len(missing))
+	// In this order, because a task may move from the first stream to the second, and to the end of
+	// it. A task leaves the streams only when its notification has ended.
+	for _, handle := range []*streamHandle{q.tasks, q.scheduled} {
+		if len(missing) == 0 {
+			break
+		}
+		err := handle.forEachID(ctx, 0, func(id string) {
+			if key, err := uuid.Parse(id); err == nil {
+				if i, ok := slices.BinarySearchFunc(missing, key, compareUUIDs); ok {
+					found[i] = true
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	ended := map[string]int{}
+	for i, id := range missing {
+		if found[i] {
+			continue
+		}
+		reason, err := q.endMissing(ctx, id.String())
+		if err != nil {
+			return err
+		}
+		ended[reason]++
+	}
+	delete(ended, "")
+	for reason, count := range ended {
+		q.cfg.Logger.Warn("notifications ended as unknown: they had no task in the queue", "reason", reason, "notifications", count)
+	}
+	q.recoveredSeq.Store(max(seq, q.recoveredSeq.Load()))
+	return nil
+}
+
+func compareUUIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
+
+// endMissing ends a notification without a task, and returns the reason. It returns no reason if the
+// notification has ended meanwhile, or if it was sent synchronously.
+func (q *Queue) endMissing(ctx context.Context, id string) (reason string, err error) {
+	states, err := q.latestStates(ctx, []string{id})
+	if err != nil || isEnded(states[id].Status) {
+		return "", err
+	}
+	events, err := q.cfg.Journal.Events(ctx, id)
+	i := slices.IndexFunc(events, func(e push.Event) bool { return isWaiting(e.Status) })
+	if err != nil || i < 0 {
+		return "", err
+	}
+	receipt := push.Receipt{ID: id, Outcome: push.Outcome{Verdict: push.Unknown, Reason: push.ReasonTaskLost}}
+	for _, e := range events {
+		if e.Status == push.StatusSending {
+			receipt.Attempts = append(receipt.Attempts, push.Attempt{Started: e.At, Outcome: push.Outcome{Verdict: push.Unknown}})
+		}
+	}
+	if len(receipt.Attempts) == 0 && q.cfg.Engine.Embedded() && q.cfg.Engine.Damage() == 0 {
+		receipt.Reason = push.ReasonNotStored // by a call that was interrupted, so nobody was told that it is stored
+	}
+	// The event does not carry the Idempotency-Key, which another notification may have by now.
+	end := push.Event{
+		ID: id, App: events[i].App, At: time.Now().UTC(), Status: receipt.Status(), Platform: events[i].Platform, Lane: events[i].Lane, Receipt: &receipt,
+	}
+	if _, err := q.cfg.Journal.Append(ctx, end); err != nil {
+		return "", err
+	}
+	return receipt.Reason, nil
+}

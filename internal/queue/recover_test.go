@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/push"
+)
+
+// acceptedEvent returns the event that Accept writes for n.
+func acceptedEvent(n *push.Notification) push.Event {
+	return push.Event{ID: n.ID, App: n.App, At: n.AcceptedAt, Status: push.StatusQueued, Platform: n.Platform, KeyHash: n.KeyHash, BodyHash: n.BodyHash}
+}
+
+func (f *fixture) receipt(t testing.TB, n *push.Notification) push.Receipt {
+	t.Helper()
+	r, err := f.journal.Receipt(t.Context(), n.App, n.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestInterruptedAcceptIsEnded opens a queue after a process that died between the event and the task.
+// The notification ends, nothing is sent, and it may be accepted again with the same key.
+func TestInterruptedAcceptIsEnded(t *testing.T) {
+	jetstreamtest.SkipOnCluster(t, "in a cluster it takes six minutes")
+	j, s := newMemoryJournal(), newFakeSender()
+	interrupted, synchronous := newNotification("shop"), newNotification("shop")
+	interrupted.KeyHash, interrupted.BodyHash = []byte("key"), []byte("body")
+	sending := acceptedEvent(synchronous)
+	sending.Status, sending.Attempt = push.StatusSending, 1
+	if _, err := j.Append(t.Context(), acceptedEvent(interrupted), sending); err != nil {
+		t.Fatal(err)
+	}
+	f := openQueue(t, t.TempDir(), j, s, queue.Config{})
+	if waits, err := f.Confirm(t.Context(), interrupted.ID); waits || err != nil {
+		t.Errorf("waits: %t, %v", waits, err)
+	}
+	if r := f.receipt(t, interrupted); r.Status() != push.StatusUnknown || r.Reason != push.ReasonNotStored || !r.NeverQueued() {
+		t.Errorf("%+v", r)
+	}
+	if e := j.eventsOf(interrupted.ID); e[len(e)-1].KeyHash != nil || e[len(e)-1].Platform != push.APNs {
+		t.Errorf("%+v: another notification may have the key by now", e[len(e)-1])
+	}
+	if r := f.receipt(t, synchronous); r.Status() != push.StatusSending {
+		t.Errorf("%+v: a synchronous send is not the queue's", r)
+	}
+	own := newNotification("shop")
+	own.SendAt = own.AcceptedAt.Add(time.Hour)
+	f.accept(t, own)
+	if waits, err := f.Confirm(t.Context(), own.ID); !waits || err != nil {
+		t.Errorf("waits: %t, %v", waits, err)
+	}
+	if s.sentCount() != 0 {
+		t.Errorf("%d sent", s.sentCount())
+	}
+}
+
+// TestRecoveryKeepsQueuedNotifications restarts a queue with tasks in all states. Only the notification
+// without a task ends.
+func TestRecoveryKeepsQueuedNotifications(t *testing.T) {
+	jetstreamtest.SkipOnCluster(t, "in a cluster it takes six minutes")
+	j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
+	s.answer = func(n *push.Notification, _ int) push.Outcome {
+		if n.Title == "retry" {
+			return push.Outcome{Verdict: push.Throttled, RetryAfter: time.Hour}
+		}
+		return push.Outcome{Verdict: push.Accepted}
+	}
+	release := s.blockMatching(func(n *push.Notification) bool { return n.Title == "block" })
+	f := openQueue(t, dir, j, s, queue.Config{InFlight: 2})
+	retried, scheduled, due, lost := newNotification("shop"), newNotification("shop"), newNotifications("news", 300), newNotification("shop")
+	retried.Title, scheduled.SendAt = "retry", scheduled.AcceptedAt.Add(time.Hour)
+	for _, n := range due {
+		n.Title = "block"
+	}
+	f.accept(t, append(due, retried, scheduled)...)
+	s.waitSent(t, retried)
+	j.waitUntil(t, "the retry is scheduled", func() bool { return len(j.events[retried.ID]) == 3 })
+	f.Drain()
+	release()
+	f.stop()
+	if _, err := j.Append(t.Context(), acceptedEvent(lost)); err != nil {
+		t.Fatal(err)
+	}
+	f = openQueue(t, dir, j, s, queue.Config{})
+	for n, want := range map[*push.Notification]push.Status{retried: push.StatusQueued, scheduled: push.StatusScheduled, lost: push.StatusUnknown} {
+		if _, err := f.Confirm(t.Context(), n.ID); err != nil {
+			t.Fatal(err)
+		}
+		if r := f.receipt(t, n); r.Status() != want {
+			t.Errorf("%+v, want %s", r, want)
+		}
+	}
+	j.waitEnded(t, due...)
+	for _, n := range due {
+		if r := f.receipt(t, n); r.Status() != push.StatusAccepted {
+			t.Fatalf("%+v", r)
+		}
+	}
+}
+
+// damageFirstBlock flips a bit in the middle of the first block of a stream.
+func damageFirstBlock(t *testing.T, dir, stream string) {
+	t.Helper()
+	blocks, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", stream, "msgs", "*.blk"))
+	if err != nil || len(blocks) == 0 {
+		t.Fatal(blocks, err)
+	}
+	data, err := os.ReadFile(blocks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(blocks[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDamagedTaskEndsAsUnknown flips a bit in the stream of tasks and in that of scheduled tasks. The
+// notifications of the damaged records end as unknown, with their attempts; the others are sent.
+func TestDamagedTaskEndsAsUnknown(t *testing.T) {
+	jetstreamtest.SkipOnCluster(t, "the test needs an embedded server")
+	for stream, later := range map[string]bool{"SLUICE_TASKS": false, "SLUICE_LATER": true} {
+		t.Run(stream, func(t *testing.T) {
+			j, s, dir := newMemoryJournal(), newFakeSender(), t.TempDir()
+			release := s.block()
+			defer release()
+			f := openQueue(t, dir, j, s, queue.Config{})
+			var ns []*push.Notification
+			for range 9 {
+				n := newNotification("shop")
+				n.OnUnknown = push.RepeatAlways
+				if later {
+					n.SendAt = n.AcceptedAt.Add(time.Hour)
+				}
+				f.accept(t, n) // each in its own record
+				ns = append(ns, n)
+			}
+			if !later {
+				s.waitSent(t, ns...)
+			}
+			crashed := t.TempDir()
+			if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+			damageFirstBlock(t, crashed, stream)
+			f = openQueue(t, crashed, j.clone(), newFakeSender(), queue.Config{})
+			lost := 0
+			for _, n := range ns {
+				if _, err := f.Confirm(t.Context(), n.ID); err != nil {
+					t.Fatal(err)
+				}
+				if !later {
+					f.journal.waitEnded(t, n)
+				}
+				r := f.receipt(t, n)
+				switch {
+				case r.Reason == push.ReasonTaskLost && r.Status() == push.StatusUnknown && r.NeverQueued() == later && (len(r.Attempts) == 0) == later:
+					lost++
+				case r.Status() != push.StatusScheduled && later, r.Status() != push.StatusAccepted && !later:
+					t.Errorf("%+v", r)
+				}
+			}
+			if lost != 1 {
+				t.Errorf("%d ended as lost, want the one in the damaged record", lost)
+			}
+		})
+	}
+}
+
+// TestAcceptWaitsForJournal accepts while the journal fails. Nothing is stored, and later calls work.
+func TestAcceptWaitsForJournal(t *testing.T) {
+	j, s := newMemoryJournal(), newFakeSender()
+	f := openQueue(t, t.TempDir(), j, s, queue.Config{})
+	failure := errors.New("no")
+	j.beforeAppend = func(e push.Event) error {
+		if e.App == "shop" {
+			return failure
+		}
+		return nil
+	}
+	refused, accepted := newNotification("shop"), newNotification("news")
+	if errs := f.Accept(t.Context(), []*push.Notification{refused}); !errors.Is(errs[0], failure) {
+		t.Error(errs)
+	}
+	f.accept(t, accepted)
+	j.waitEnded(t, accepted)
+	if waits, err := f.Confirm(t.Context(), refused.ID); waits || err != nil {
+		t.Errorf("waits: %t, %v", waits, err)
+	}
+	if s.count(refused.ID) != 0 || len(j.statuses(refused.ID)) != 0 {
+		t.Error("the refused notification is stored")
+	}
+}
+
+// lateJournal reports a failure for some events that it stores nevertheless.
+type lateJournal struct {
+	*memoryJournal
+	fails func(push.Event) bool
+}
+
+func (j lateJournal) Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error) {
+	at, err := j.memoryJournal.Append(ctx, events...)
+	if err == nil && j.fails(events[0]) {
+		return jetstream.Offset{}, errors.New("no response")
+	}
+	return at, err
+}
+
+// TestLostResponseOfJournalIsResolved loses the response to the write of an accepted event. The
+// notification is cancelled, and its key can be used again.
+func TestLostResponseOfJournalIsResolved(t *testing.T) {
+	j, s := newMemoryJournal(), newFakeSender()
+	var mu sync.Mutex
+	failed := false
+	late := lateJournal{j, func(e push.Event) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		first := !failed && e.Status == push.StatusQueued
+		failed = failed || first
+		return first
+	}}
+	engineConfig := jetstreamtest.Config(t, t.TempDir())
+	var e *jetstream.Engine
+	var q *queue.Queue
+	jetstreamtest.Retry(t, engineConfig, func() (err error) {
+		if e, err = jetstream.Open(t.Context(), engineConfig); err != nil {
+			return err
+		}
+		if q, err = queue.Open(t.Context(), queue.Config{Engine: e, Journal: late, Sender: s}); err != nil {
+			return errors.Join(err, e.Close())
+		}
+		return nil
+	})
+	f := runQueue(t, e, q, j, s)
+	n := newNotification("shop")
+	n.KeyHash = []byte("key")
+	if errs := f.Accept(t.Context(), []*push.Notification{n}); errs[0] == nil {
+		t.Error("accepted")
+	}
+	if waits, err := f.Confirm(t.Context(), n.ID); waits || err != nil {
+		t.Errorf("waits: %t, %v", waits, err)
+	}
+	r := f.receipt(t, n)
+	if r.Status() != push.StatusCancelled || !r.NeverQueued() || s.count(n.ID) != 0 {
+		t.Errorf("%+v, sent %d times", r, s.count(n.ID))
+	}
+	if diff := cmp.Diff([]push.Status{push.StatusQueued, push.StatusCancelled}, j.statuses(n.ID)); diff != "" {
+		t.Error(diff)
+	}
+	if last := j.eventsOf(n.ID)[1]; last.KeyHash != nil {
+		t.Error("the cancellation has the key, which another notification may have by now")
+	}
+}
+
+// TestEventsHaveOneOrder accepts notifications while others are sent. The events of each are in the
+// order in which they happened.
+func TestEventsHaveOneOrder(t *testing.T) {
+	f := openQueue(t, t.TempDir(), newMemoryJournal(), newFakeSender(), queue.Config{})
+	ns := newNotifications("shop", 2000)
+	var calls sync.WaitGroup
+	for i := range 8 {
+		calls.Go(func() {
+			for from := i * 250; from < (i+1)*250; from += 25 {
+				for _, err := range f.Accept(t.Context(), ns[from:from+25]) {
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	calls.Wait()
+	f.journal.waitEnded(t, ns...)
+	for _, n := range ns {
+		if diff := cmp.Diff([]push.Status{push.StatusQueued, push.StatusSending, push.StatusAccepted}, f.journal.statuses(n.ID)); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+}
