@@ -123,6 +123,7 @@ func TestQueueErrorsAreReported(t *testing.T) {
 		{fmt.Errorf("jetstream: %w", push.ErrQueueFull), 503, "queue-full", "unavailable QueueFull", true},
 		{errors.New("SECRET address"), 503, "queue-unavailable", "unknown QueueUnavailable", true},
 		{&push.FieldError{Field: "token", Reason: "InvalidField", Allowed: "hex"}, 400, "invalid-field", "refused InvalidField", false},
+		{&push.FieldError{Field: "send_at", Reason: "TooFarAhead", Allowed: "less"}, 400, "invalid-field", "refused TooFarAhead", false},
 		{&push.FieldError{Field: "apns", Reason: "PayloadTooLarge", Allowed: "less"}, 413, "payload-too-large", "refused PayloadTooLarge", false},
 	} {
 		ts, store := newTestAPIWithStorage(t)

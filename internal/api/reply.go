@@ -122,6 +122,7 @@ func invalidNotification(r push.Receipt) *problem {
 	if r.Reason == payloadTooLarge.reason {
 		kind = payloadTooLarge
 	}
+	kind.reason = cmp.Or(r.Reason, kind.reason) // an asynchronous batch has the same reason as a synchronous one
 	return &problem{kind: kind, field: r.Field, detail: r.Detail}
 }
 
