@@ -62,4 +62,5 @@ const (
 	Google  = webpush.Google
 	Mozilla = webpush.Mozilla
 	Apple   = webpush.Apple
+	Windows = webpush.Windows
 )

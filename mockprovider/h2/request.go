@@ -22,6 +22,7 @@ type Request struct {
 	// The service that handles the request sets the fields below, for the script and the ledger.
 
 	Token       string // device token, or what Fault.Token and the ledger use in its place
+	Sender      string // what Quota scope sender counts: for Web Push the service and the VAPID key
 	Multicast   bool   // the target is a topic, a condition or a channel
 	Collapsible bool   // the FCM message has a collapse_key
 	ID          string // ID of the notification, from the client or generated

@@ -19,7 +19,9 @@ import (
 type Quota struct {
 	// Scope is what shares a bucket: project (all requests to the service), device (the requests to
 	// one device token or subscription), topic (to one FCM topic or condition, or to one APNs
-	// channel) or collapse (the FCM messages to one device that have a collapse_key).
+	// channel), collapse (the FCM messages to one device that have a collapse_key) or sender (the
+	// messages of one VAPID key to one Web Push service, which is how Chrome's service limits
+	// disruptive sites).
 	Scope string `yaml:"scope"`
 	// Limit is the number of requests allowed in each Per.
 	Limit int           `yaml:"limit"`
@@ -40,9 +42,10 @@ const (
 	ScopeDevice   = "device"
 	ScopeTopic    = "topic"
 	ScopeCollapse = "collapse"
+	ScopeSender   = "sender"
 )
 
-var scopes = []string{ScopeProject, ScopeDevice, ScopeTopic, ScopeCollapse}
+var scopes = []string{ScopeProject, ScopeDevice, ScopeTopic, ScopeCollapse, ScopeSender}
 
 // DocumentedQuotas returns the limits that Google publishes for FCM in "Throttling and Quotas" (read
 // 2026-11): 600,000 messages a minute for a project; 240 a minute and 5,000 an hour for a device;
@@ -60,7 +63,7 @@ func DocumentedQuotas() []Fault {
 func (q *Quota) check() error {
 	switch {
 	case !slices.Contains(scopes, q.Scope):
-		return fmt.Errorf("quota.scope: %q is unknown (allowed: project, device, topic, collapse)", q.Scope)
+		return fmt.Errorf("quota.scope: %q is unknown (allowed: project, device, topic, collapse, sender)", q.Scope)
 	case q.Limit < 1 || q.Burst < 0:
 		return fmt.Errorf("quota.limit: %d is out of range (allowed: 1 or more, and no negative burst)", q.Limit)
 	case q.Per <= 0:
@@ -80,6 +83,8 @@ func (q *Quota) key(r *h2.Request) (key string, ok bool) {
 		return "", true
 	case ScopeCollapse:
 		return r.Token, r.Collapsible && !r.Multicast
+	case ScopeSender:
+		return r.Sender, r.Sender != ""
 	case ScopeTopic:
 		return r.Token, r.Multicast && r.Token != ""
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/sluice-push/sluice/mockprovider/h2"
 	"github.com/sluice-push/sluice/mockprovider/script"
@@ -24,6 +25,7 @@ const (
 	gone           cause = "subscription ended"
 	noTTL          cause = "no TTL"
 	badTTL         cause = "TTL"
+	ttlConflict    cause = "TTL and X-WNS-Cache-Policy"
 	badUrgency     cause = "urgency"
 	badTopic       cause = "topic"
 	tooLarge       cause = "size"
@@ -41,6 +43,8 @@ func reject(flavour Flavour, c cause) h2.Response {
 		return googleResponse(googleErrors[c])
 	case Apple:
 		return appleResponse(appleErrors[c])
+	case Windows:
+		return windowsResponse(windowsErrors[c])
 	}
 	return mozillaResponse(mozillaErrors[c])
 }
@@ -150,6 +154,53 @@ func googleResponse(e googleError) h2.Response {
 	return resp
 }
 
+// windowsError is a status with the description in X-WNS-Error-Description.
+type windowsError struct {
+	status      int
+	description string
+}
+
+// windowsErrors has the statuses of "Push notification service request and response headers" (read
+// 2026-11), and the one description that was captured (webpush-go #66). The others are guesses.
+var windowsErrors = map[cause]windowsError{
+	badPath:        {404, "The channel URI is not valid."},
+	badMethod:      {405, "Only POST is allowed."},
+	noSubscription: {404, "The channel URI is not recognized."},
+	gone:           {410, "The channel has expired."},
+	noTTL:          {400, "The TTL header is missing."},
+	badTTL:         {400, "The TTL header is not valid."},
+	ttlConflict:    {400, "Ttl value conflicts with X-WNS-Cache-Policy."},
+	badUrgency:     {400, "The Urgency header is not valid."},
+	badTopic:       {400, "The Topic header is not valid."},
+	tooLarge:       {413, "The payload is too large."},
+	badEncoding:    {400, "The content encoding is not valid."},
+	noVAPID:        {401, "The authorization is missing."},
+	badVAPIDKey:    {401, "The VAPID key is not valid."},
+	badVAPIDToken:  {401, "The VAPID token is not valid."},
+	otherVAPIDKey:  {403, "The VAPID key is not that of the channel."},
+}
+
+// windowsResponse responds without a body. The header says what happened.
+func windowsResponse(e windowsError) h2.Response {
+	status := "dropped"
+	if e.status == 406 || e.status == 429 {
+		status = "appthrottled"
+	}
+	return h2.Response{Status: e.status, Reason: e.description, Header: windowsHeader(status, e.description)}
+}
+
+// windowsHeader returns the header fields of WNS.
+func windowsHeader(status, description string) []hpack.HeaderField {
+	fields := []hpack.HeaderField{
+		h2.Field("x-wns-status", status), h2.Field("x-wns-notificationstatus", status),
+		h2.UniqueField("x-wns-msg-id", strings.ToUpper(uuid.NewString()[:18])), h2.UniqueField("x-wns-debug-trace", "mock"),
+	}
+	if description != "" {
+		return append(fields, h2.Field("x-wns-error-description", description))
+	}
+	return append(fields, h2.Field("x-wns-deviceconnectionstatus", "connected"))
+}
+
 // faultResponse responds with the status and the reason of a fault. The default of the reason is the
 // most common one for the status.
 func faultResponse(flavour Flavour, f *script.Fault) h2.Response {
@@ -159,6 +210,8 @@ func faultResponse(flavour Flavour, f *script.Fault) h2.Response {
 	case Google:
 		reason := cmp.Or(f.Reason, "status "+strconv.Itoa(f.Status))
 		return googleResponse(googleError{f.Status, reason, reason})
+	case Windows:
+		return windowsResponse(windowsError{f.Status, cmp.Or(f.Reason, "status "+strconv.Itoa(f.Status))})
 	}
 	return mozillaFaultResponse(f)
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package webpush mocks the Web Push services of Google, Mozilla and Apple: RFC 8030 with VAPID
-// (RFC 8292) and aes128gcm (RFC 8291). It also mocks the browsers behind subscriptions, which decrypt
-// the messages.
+// Package webpush mocks the Web Push services of Google, Mozilla, Apple and Windows: RFC 8030 with
+// VAPID (RFC 8292) and aes128gcm (RFC 8291). It also mocks the browsers behind subscriptions, which
+// decrypt the messages.
 package webpush
 
 import (
@@ -24,9 +24,10 @@ const (
 	Google  Flavour = "google"
 	Mozilla Flavour = "mozilla"
 	Apple   Flavour = "apple"
+	Windows Flavour = "windows" // WNS
 )
 
-// Service is all three services. The host name of a request selects the flavour or, if it is not the
+// Service is all these services. The host name of a request selects the flavour or, if it is not the
 // name of a real service, the path does. Every path under /push/ is an active subscription whose
 // messages cannot be decrypted; all others must have been made by Subscribe. It is safe for
 // concurrent use.
@@ -41,24 +42,39 @@ func New() *Service { return &Service{newSubscribers()} }
 const openPath = "/push/"
 
 // subscriptionPaths holds the path of new subscriptions.
-var subscriptionPaths = map[Flavour]string{Google: "/fcm/send/", Mozilla: "/wpush/v2/", Apple: "/"}
+var subscriptionPaths = map[Flavour]string{Google: "/fcm/send/", Mozilla: "/wpush/v2/", Apple: "/", Windows: windowsPath}
+
+const windowsPath = "/w/?token="
 
 // tokenPrefixes holds the prefix of new subscription tokens, like that of the real services.
-var tokenPrefixes = map[Flavour]string{Google: "mock:APA91b", Mozilla: "gAAAAA", Apple: "Q"}
+var tokenPrefixes = map[Flavour]string{Google: "mock:APA91b", Mozilla: "gAAAAA", Apple: "Q", Windows: "BQYAAA"}
 
-// flavourOfHost holds the host names of the real services.
-var flavourOfHost = map[string]Flavour{
-	"fcm.googleapis.com": Google, "updates.push.services.mozilla.com": Mozilla, "web.push.apple.com": Apple,
+// flavourOf returns the flavour of the host name of a real service, or "".
+func flavourOf(host string) Flavour {
+	switch {
+	case host == "fcm.googleapis.com":
+		return Google
+	case host == "updates.push.services.mozilla.com":
+		return Mozilla
+	case host == "web.push.apple.com":
+		return Apple
+	case strings.HasSuffix(host, ".notify.windows.com"):
+		return Windows
+	}
+	return ""
 }
 
 // parseEndpoint returns the flavour of a subscription's endpoint and the token in it, which is empty
 // if the path is not that of a subscription.
 func parseEndpoint(authority, path string) (Flavour, string) {
-	flavour := flavourOfHost[authority]
+	flavour := flavourOf(authority)
 	for _, known := range []struct {
 		flavour Flavour
 		path    string
-	}{{Mozilla, openPath}, {Google, "/fcm/send/"}, {Google, "/wp/"}, {Mozilla, "/wpush/v2/"}, {Mozilla, "/wpush/v1/"}, {Apple, "/"}} {
+	}{
+		{Mozilla, openPath}, {Google, "/fcm/send/"}, {Google, "/wp/"}, {Mozilla, "/wpush/v2/"}, {Mozilla, "/wpush/v1/"}, {Windows, windowsPath},
+		{Apple, "/"},
+	} {
 		token, ok := strings.CutPrefix(path, known.path)
 		if !ok {
 			continue
@@ -77,8 +93,15 @@ func parseEndpoint(authority, path string) (Flavour, string) {
 	return flavour, ""
 }
 
-// Find sets r.Token to the token of the subscription.
-func (*Service) Find(r *h2.Request) { _, r.Token = parseEndpoint(r.Authority, r.Path) }
+// Find sets r.Token to the token of the subscription, and r.Sender to the service and the VAPID key.
+func (*Service) Find(r *h2.Request) {
+	var flavour Flavour
+	flavour, r.Token = parseEndpoint(r.Authority, r.Path)
+	if credential, ok := r.Credential("vapid"); ok {
+		_, key := splitVAPID(credential)
+		r.Sender = string(flavour) + " " + key
+	}
+}
 
 // Respond responds to a push. If it accepts a push to a subscription of Subscribe, it decrypts the
 // message for the ledger.
@@ -86,7 +109,7 @@ func (s *Service) Respond(r *h2.Request) h2.Response {
 	var flavour Flavour
 	flavour, r.Token = parseEndpoint(r.Authority, r.Path)
 	to, known := s.subscribers.lookup(r.Token)
-	if cause := checkPush(r, to, known); cause != "" {
+	if cause := checkPush(r, flavour, to, known); cause != "" {
 		return reject(flavour, cause)
 	}
 	if known && len(r.Body) > 0 {
@@ -113,15 +136,18 @@ func accept(r *h2.Request, flavour Flavour, ttl uint64) h2.Response {
 	resp := h2.Response{Status: 201, Accepted: true}
 	resp.Header = append(resp.Header,
 		h2.UniqueField("location", "https://"+r.Authority+"/message/"+r.ID), h2.Field("ttl", strconv.FormatUint(ttl, 10)))
-	if flavour == Apple {
+	switch flavour {
+	case Apple:
 		resp.Header = append(resp.Header, h2.UniqueField("apns-id", r.ID))
+	case Windows:
+		resp.Header = append(resp.Header, windowsHeader("received", "")...)
 	}
 	return resp
 }
 
 // checkPush returns the first cause to reject a push, or "". The order of the real services' checks
 // is not documented.
-func checkPush(r *h2.Request, to subscriber, known bool) cause {
+func checkPush(r *h2.Request, flavour Flavour, to subscriber, known bool) cause {
 	switch {
 	case r.Token == "":
 		return badPath
@@ -137,7 +163,9 @@ func checkPush(r *h2.Request, to subscriber, known bool) cause {
 		return badTTL
 	case !isUrgency(r.Get("urgency")):
 		return badUrgency
-	case len(r.Get("topic")) > 32 || !isBase64URL(r.Get("topic")):
+	case flavour == Windows && (r.Get("ttl") == "0") != (r.Get("x-wns-cache-policy") == "no-cache"):
+		return ttlConflict
+	case len(r.Get("topic")) > 32 || !isBase64URL(r.Get("topic")), flavour == Apple && len(r.Get("topic"))%4 == 1:
 		return badTopic
 	case len(r.Body) > 4096 || r.TooLong:
 		return tooLarge
@@ -145,7 +173,7 @@ func checkPush(r *h2.Request, to subscriber, known bool) cause {
 	if cause := checkEncryption(r); cause != "" {
 		return cause
 	}
-	return checkVAPID(r, to.serverKey)
+	return checkVAPID(r, flavour, to.serverKey)
 }
 
 // checkEncryption checks the encryption of the body as far as that is possible without a key.

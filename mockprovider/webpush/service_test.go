@@ -19,11 +19,12 @@ import (
 	"github.com/sluice-push/sluice/mockprovider/webpush/webpushtest"
 )
 
-var flavours = []webpush.Flavour{webpush.Google, webpush.Mozilla, webpush.Apple}
+var flavours = []webpush.Flavour{webpush.Google, webpush.Mozilla, webpush.Apple, webpush.Windows}
 
 // realHosts holds the host names of the real services.
 var realHosts = map[webpush.Flavour]string{
 	webpush.Google: "fcm.googleapis.com", webpush.Mozilla: "updates.push.services.mozilla.com", webpush.Apple: "web.push.apple.com",
+	webpush.Windows: "wns2-par02p.notify.windows.com",
 }
 
 // change changes a valid request and the claims of its VAPID token.
@@ -59,7 +60,7 @@ func push(t *testing.T, endpoint string, encrypted []byte, changes ...change) *h
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &h2.Request{Method: "POST", Path: u.Path, Authority: u.Host, Body: encrypted}
+	r := &h2.Request{Method: "POST", Path: u.RequestURI(), Authority: u.Host, Body: encrypted}
 	for _, f := range [][2]string{{"ttl", "60"}, {"urgency", "normal"}, {"content-encoding", "aes128gcm"}} {
 		r.Header = append(r.Header, h2.Field(f[0], f[1]))
 	}
@@ -198,6 +199,89 @@ func TestEachServiceHasItsOwnErrors(t *testing.T) {
 				t.Errorf("%s, %s: got %d %s, want %s", flavour, c.name, got.Status, got.Body, want)
 			}
 		}
+	}
+}
+
+func TestAppleDecodesTopics(t *testing.T) {
+	s := webpush.New()
+	for topic, valid := range map[string]bool{"": true, "c": false, "goal": true, "score": false, "scores": true, "collie-update": false, strings.Repeat("a", 29): false} {
+		for _, flavour := range flavours {
+			to := subscribe(t, s, flavour, "")
+			got := s.Respond(push(t, to.Endpoint, encrypt(t, to, "Hello", 0), set("topic", topic)))
+			if want := valid || flavour != webpush.Apple; (got.Status == 201) != want || !want && got.Reason != "BadWebPushTopic" {
+				t.Errorf("%s, %q: got %d %s", flavour, topic, got.Status, got.Body)
+			}
+		}
+	}
+}
+
+func TestAppleRejectsContactsThatAreNotPublic(t *testing.T) {
+	s := webpush.New()
+	for contact, public := range map[string]bool{
+		"mailto:ops@localhost": false, "https://localhost:8080/x": false, "mailto:ops@app.local": false, "mailto:ops@app.invalid": false,
+		"mailto:ops@example.com?subject=x": true, "https://push.example.com/contact": true,
+	} {
+		for _, flavour := range flavours {
+			to := subscribe(t, s, flavour, "")
+			got := s.Respond(push(t, to.Endpoint, encrypt(t, to, "Hello", 0), claim("sub", contact)))
+			if want := public || flavour != webpush.Apple; (got.Status == 201) != want || !want && got.Reason != "BadJwtToken" {
+				t.Errorf("%s, %q: got %d %s", flavour, contact, got.Status, got.Body)
+			}
+		}
+	}
+}
+
+func TestWindowsHasItsOwnHeaders(t *testing.T) {
+	s := webpush.New()
+	to := subscribe(t, s, webpush.Windows, "")
+	for name, c := range map[string]struct {
+		status      int
+		description string
+		changes     []change
+	}{
+		"accepted":             {201, "", nil},
+		"TTL 0":                {400, "Ttl value conflicts with X-WNS-Cache-Policy.", []change{set("ttl", "0")}},
+		"TTL 0, not cached":    {201, "", []change{set("ttl", "0"), set("x-wns-cache-policy", "no-cache")}},
+		"a TTL and not cached": {400, "Ttl value conflicts with X-WNS-Cache-Policy.", []change{set("x-wns-cache-policy", "no-cache")}},
+		"a TTL and cached":     {201, "", []change{set("x-wns-cache-policy", "cache")}},
+		"no TTL":               {400, "The TTL header is missing.", []change{remove("ttl")}},
+		"unknown":              {404, "The channel URI is not recognized.", []change{path("/w/?token=x")}},
+	} {
+		got := s.Respond(push(t, to.Endpoint, encrypt(t, to, "Hello", 0), c.changes...))
+		status := map[bool]string{true: "received", false: "dropped"}[c.status == 201]
+		if got.Status != c.status || get(got, "x-wns-status") != status || get(got, "x-wns-notificationstatus") != status ||
+			get(got, "x-wns-error-description") != c.description || len(got.Body) != 0 {
+			t.Errorf("%s: got %d %v", name, got.Status, got.Header)
+		}
+	}
+	got := s.RespondFault(push(t, to.Endpoint, nil), &script.Fault{Status: 406, RetryAfter: time.Minute})
+	if got.Status != 406 || get(got, "x-wns-status") != "appthrottled" || get(got, "retry-after") != "60" {
+		t.Errorf("throttled: got %d %v", got.Status, got.Header)
+	}
+}
+
+func TestSenderIsServiceAndKey(t *testing.T) {
+	s := webpush.New()
+	senders := map[string]bool{}
+	signed := push(t, openEndpoint, nil).Header
+	for _, flavour := range flavours {
+		for range 2 {
+			to := subscribe(t, s, flavour, "")
+			r := push(t, to.Endpoint, nil)
+			r.Header = signed
+			s.Find(r)
+			senders[r.Sender] = true
+			if !strings.HasPrefix(r.Sender, string(flavour)+" ") || r.Token == "" {
+				t.Errorf("got sender %q, token %q", r.Sender, r.Token)
+			}
+		}
+	}
+	if len(senders) != len(flavours) {
+		t.Errorf("got %v", senders)
+	}
+	r := push(t, openEndpoint, nil, remove("authorization"), set("authorization", "none"))
+	if s.Find(r); r.Sender != "" {
+		t.Errorf("got %q without a key", r.Sender)
 	}
 }
 

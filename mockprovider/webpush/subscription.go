@@ -72,7 +72,7 @@ func (s *subscribers) lookup(token string) (subscriber, bool) {
 func (s *Service) Subscribe(baseURL string, flavour Flavour, serverKey string) (Subscription, error) {
 	path, ok := subscriptionPaths[flavour]
 	if !ok {
-		return Subscription{}, fmt.Errorf("flavour %q is unknown (allowed: google, mozilla, apple)", flavour)
+		return Subscription{}, fmt.Errorf("flavour %q is unknown (allowed: google, mozilla, apple, windows)", flavour)
 	}
 	serverKey = strings.TrimRight(serverKey, "=")
 	if serverKey != "" && !isPublicKey(serverKey) {
@@ -102,7 +102,7 @@ func (s *Service) Unsubscribe(endpoint string) bool {
 	if err != nil {
 		return false
 	}
-	_, token := parseEndpoint("", u.Path)
+	_, token := parseEndpoint("", u.RequestURI())
 	s.subscribers.mu.Lock()
 	defer s.subscribers.mu.Unlock()
 	one, ok := s.subscribers.byToken[token]

@@ -6,6 +6,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"encoding/base64"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +18,7 @@ import (
 // checkVAPID checks the credential of RFC 8292, section 3: the token, which the key in the same field
 // must have signed, and the key against serverKey, the key that the subscription is restricted to; ""
 // for no restriction.
-func checkVAPID(r *h2.Request, serverKey string) cause {
+func checkVAPID(r *h2.Request, flavour Flavour, serverKey string) cause {
 	credential, ok := r.Credential("vapid")
 	if !ok {
 		return noVAPID
@@ -37,6 +39,9 @@ func checkVAPID(r *h2.Request, serverKey string) cause {
 	if err != nil || !token.VerifyES256(public) || !validClaims(token, "https://"+r.Authority) {
 		return badVAPIDToken
 	}
+	if flavour == Apple && !isPublicContact(token.Claims.Sub) {
+		return badVAPIDToken
+	}
 	if serverKey != "" && key != serverKey {
 		return otherVAPIDKey
 	}
@@ -55,6 +60,18 @@ func splitVAPID(credential string) (token, key string) {
 		}
 	}
 	return token, key
+}
+
+// isPublicContact reports whether Apple accepts a contact: it rejects those of hosts that are not
+// public, such as mailto:ops@localhost, which other services accept (observed).
+func isPublicContact(sub string) bool {
+	host := sub[strings.LastIndexAny(sub, "@/")+1:]
+	if u, err := url.Parse(sub); err == nil && u.Scheme == "https" {
+		host = u.Hostname()
+	}
+	host, _, _ = strings.Cut(host, "?")
+	at := strings.LastIndexByte(host, '.')
+	return at >= 0 && !slices.Contains([]string{"localhost", "local", "invalid"}, strings.ToLower(host[at+1:]))
 }
 
 // validClaims reports whether the token is for origin, expires within 24 hours, and has a contact.
