@@ -76,6 +76,12 @@ func (s *Scope) matches(n *push.Notification) bool {
 // closes for the time that the provider asks for; other scopes stay open. Routes may share a
 // RateLimiter. A nil RateLimiter sets no limit.
 type RateLimiter struct {
+	*limits
+	service *serviceScope // nil without Service
+}
+
+// limits are the limits of a credential.
+type limits struct {
 	total     *scopeLimiter
 	totalOnly []*scopeLimiter // total alone: the limiters of most notifications
 	scopes    atomic.Pointer[scopeSet]
@@ -100,7 +106,7 @@ type operatorScope struct {
 
 // New returns a RateLimiter with all scopes open.
 func New(cfg Config) *RateLimiter {
-	l := &RateLimiter{total: &scopeLimiter{}, weights: cfg.Weights}
+	l := &RateLimiter{limits: &limits{total: &scopeLimiter{}, weights: cfg.Weights}}
 	l.total.aimd.learnsRate = true
 	l.totalOnly = []*scopeLimiter{l.total}
 	l.scopes.Store(&scopeSet{})
@@ -124,7 +130,7 @@ func (l *RateLimiter) Reserve(n *push.Notification, maxWait time.Duration) (r *R
 	}
 	permit, wait, ok := l.targets.reserve(n)
 	if !ok {
-		return nil, max(wait, l.total.closedFor()), false
+		return nil, max(wait, l.closedFor()), false
 	}
 	limiters := l.limitersFor(n)
 	for len(limiters) > 0 && limiters[0].tryAcquire(n) {
@@ -147,12 +153,12 @@ func (l *RateLimiter) Reserve(n *push.Notification, maxWait time.Duration) (r *R
 
 // limitersFor returns the limiters that n must pass, the narrowest scope first.
 func (l *RateLimiter) limitersFor(n *push.Notification) []*scopeLimiter {
-	scopes := l.scopes.Load()
+	scopes, service := l.scopes.Load(), l.service.activeLimiter()
 	topics := scopes.topics != nil && isTopic(n)
-	if !topics && len(scopes.operator) == 0 {
+	if !topics && len(scopes.operator) == 0 && service == nil {
 		return l.totalOnly
 	}
-	limiters := make([]*scopeLimiter, 0, len(scopes.operator)+2)
+	limiters := make([]*scopeLimiter, 0, len(scopes.operator)+3)
 	for i := range scopes.operator {
 		if s := &scopes.operator[i]; s.matches(n) {
 			limiters = append(limiters, s.limiter)
@@ -161,30 +167,60 @@ func (l *RateLimiter) limitersFor(n *push.Notification) []*scopeLimiter {
 	if topics {
 		limiters = append(limiters, scopes.topics)
 	}
+	if service != nil {
+		limiters = append(limiters, service)
+	}
 	return append(limiters, l.total)
 }
 
-// RetryAfter returns how long the total or n's target stays closed; 0 means open.
+// closedFor returns how long the total or the service stays closed.
+func (l *RateLimiter) closedFor() time.Duration {
+	closed := l.total.closedFor()
+	if service := l.service.activeLimiter(); service != nil {
+		closed = max(closed, service.closedFor())
+	}
+	return closed
+}
+
+// RetryAfter returns how long the total, the service or n's target stays closed; 0 means open.
 func (l *RateLimiter) RetryAfter(n *push.Notification) time.Duration {
 	if l == nil {
 		return 0
 	}
-	return max(l.total.closedFor(), l.targets.lookup(n).closedFor())
+	return max(l.closedFor(), l.targets.lookup(n).closedFor())
 }
 
 // Record records the outcome of an attempt. A Throttled outcome closes its scope: scopes project
-// and credential close everything, narrower scopes close n's target. A refused credential, such as
-// with Apple's TooManyProviderTokenUpdates, does not lower the rate. Other outcomes have no effect.
-func (l *RateLimiter) Record(n *push.Notification, o push.Outcome) {
-	if l == nil || o.Verdict != push.Throttled {
-		return
+// and credential close everything, or everything that is sent to one service (see Service);
+// narrower scopes close n's target. A refused credential, such as with Apple's
+// TooManyProviderTokenUpdates, does not lower the rate. Other outcomes have no effect. Record
+// returns true if it closes more than n's target, and that was open before.
+func (l *RateLimiter) Record(n *push.Notification, o push.Outcome) (closed bool) {
+	if l == nil {
+		return false
 	}
+	if o.Verdict == push.Throttled {
+		closed = l.recordRefusal(n, o)
+	}
+	if l.service != nil && l.service.recordAttempt(l.targets.key(n), o.Verdict) {
+		closed = l.service.recordRefusal(o.RetryAfter) || closed
+	}
+	return closed
+}
+
+// recordRefusal closes the scope of a Throttled outcome.
+func (l *RateLimiter) recordRefusal(n *push.Notification, o push.Outcome) (closed bool) {
 	switch o.Scope {
-	case push.ScopeProject:
-		l.total.applyRefusal((*aimdLimiter).recordRefusal, o.RetryAfter)
-	case push.ScopeCredential:
-		l.total.applyRefusal((*aimdLimiter).recordCredentialRefusal, o.RetryAfter)
+	case push.ScopeProject, push.ScopeCredential:
+		switch {
+		case l.service != nil:
+			return l.service.recordRefusal(o.RetryAfter)
+		case o.Scope == push.ScopeProject:
+			return l.total.applyRefusal((*aimdLimiter).recordRefusal, o.RetryAfter)
+		}
+		return l.total.applyRefusal((*aimdLimiter).recordCredentialRefusal, o.RetryAfter)
 	case push.ScopeDevice, push.ScopeTopic, push.ScopeNone:
 		l.targets.getOrCreate(n).recordRefusal(o.RetryAfter)
 	}
+	return false
 }

@@ -231,18 +231,21 @@ func (l *scopeLimiter) takeReady() (ready []*Reservation) {
 }
 
 // applyRefusal closes the scope with record, one of the two record methods of aimdLimiter, and
-// rejects the reservations whose deadline is before the scope reopens.
-func (l *scopeLimiter) applyRefusal(record func(l *aimdLimiter, now time.Time, wait time.Duration), wait time.Duration) {
-	evicted, closed := l.closeAndEvict(record, wait)
+// rejects the reservations whose deadline is before the scope reopens. It returns true if the scope
+// was open.
+func (l *scopeLimiter) applyRefusal(record func(l *aimdLimiter, now time.Time, wait time.Duration), wait time.Duration) (wasOpen bool) {
+	evicted, closed, wasOpen := l.closeAndEvict(record, wait)
 	for _, r := range evicted {
 		r.resolve(closed)
 	}
+	return wasOpen
 }
 
-func (l *scopeLimiter) closeAndEvict(record func(*aimdLimiter, time.Time, time.Duration), wait time.Duration) (evicted []*Reservation, closed time.Duration) {
+func (l *scopeLimiter) closeAndEvict(record func(*aimdLimiter, time.Time, time.Duration), wait time.Duration) (evicted []*Reservation, closed time.Duration, wasOpen bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
+	wasOpen = l.aimd.closedFor(now) == 0
 	record(&l.aimd, now, wait)
 	closed = l.aimd.closedFor(now)
 	for i := range l.lanes {
@@ -254,7 +257,7 @@ func (l *scopeLimiter) closeAndEvict(record func(*aimdLimiter, time.Time, time.D
 			}
 		}
 	}
-	return evicted, closed
+	return evicted, closed, wasOpen
 }
 
 // closedFor returns how long the scope stays closed.

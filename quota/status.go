@@ -4,12 +4,13 @@ package quota
 
 // Status is the state of a RateLimiter. It contains no device and no topic.
 type Status struct {
-	// Limit is the configured rate per second and Rate the current one; 0 means no limit.
+	// Limit is the configured rate per second and Rate the current one, including that of the
+	// service; 0 means no limit.
 	Limit float64 `json:"limit"`
 	Rate  float64 `json:"rate"`
 	// Share is the fraction of the limit that this gateway may use; 1 if the limit is not shared.
 	Share float64 `json:"share"`
-	// ClosedFor is the number of seconds until the total reopens; 0 if it is open.
+	// ClosedFor is the number of seconds until the total and the service reopen; 0 if they are open.
 	ClosedFor float64 `json:"closed_for"`
 	// Waiting counts the queued notifications.
 	Waiting Waiting `json:"waiting"`
@@ -17,7 +18,8 @@ type Status struct {
 	// those that are closed.
 	Targets       int `json:"targets"`
 	ClosedTargets int `json:"closed_targets"`
-	// Scopes are the topics together and the operator's scopes.
+	// Scopes are the topics together, the operator's scopes, and the service if it has refused the
+	// sender.
 	Scopes []ScopeStatus `json:"scopes,omitempty"`
 }
 
@@ -52,6 +54,14 @@ func (l *RateLimiter) Status() Status {
 	}
 	for _, o := range scopes.operator {
 		s.Scopes = append(s.Scopes, o.limiter.status(o.Name))
+	}
+	if limiter := l.service.activeLimiter(); limiter != nil {
+		service := limiter.status("service")
+		s.Scopes = append(s.Scopes, service)
+		s.ClosedFor = max(s.ClosedFor, service.ClosedFor)
+		if s.Rate == 0 || service.Rate > 0 && service.Rate < s.Rate {
+			s.Rate = service.Rate
+		}
 	}
 	return s
 }

@@ -161,7 +161,9 @@ func (d *delivery) attempt(ctx context.Context, lease *pool.Lease) push.Outcome 
 	a.Took = time.Since(a.Started)
 	d.AdaptiveLimiter.release(d.adaptivePermit, a.Started.Sub(d.leaseWaitStart), a.Took)
 	d.attempts = append(d.attempts, a)
-	d.RateLimiter.Record(d.n, a.Outcome)
+	if d.RateLimiter.Record(d.n, a.Outcome) {
+		d.logLimited(d.n, &a)
+	}
 	d.Unregistered.record(d.n, a.Outcome)
 	d.Observer.attempted(d.n, d.prior+len(d.attempts), a)
 	if a.Reason == push.IntermediaryResponse {

@@ -60,10 +60,12 @@ type Route struct {
 	Unregistered *UnregisteredCache
 	// Observer is called on events; the zero value ignores them.
 	Observer Observer
-	// Logger logs panics of the provider and responses of intermediaries; nil discards them.
+	// Logger logs panics of the provider, responses of intermediaries, and when the provider starts
+	// to limit the sender; nil discards them.
 	Logger *slog.Logger
 
-	intermediaryLogged uint32 // when a response of an intermediary was last logged, in Unix seconds; atomic
+	// When these were last logged, in Unix seconds; atomic.
+	intermediaryLogged, limitLogged uint32
 }
 
 // Send sends n and returns its receipt. It returns when there is a final outcome. No wait in Send
@@ -147,18 +149,33 @@ func translateFailure(err error) push.Outcome {
 	return push.InvalidNotification(err)
 }
 
-// intermediaryLogInterval is the minimum time between two log lines about responses of
-// intermediaries on one route.
-const intermediaryLogInterval = 60 // seconds
+// logInterval is the minimum time between two log lines with the same message on one route.
+const logInterval = 60 // seconds
+
+// mayLog reports whether to log a message that was last logged at last.
+func (r *Route) mayLog(last *uint32) bool {
+	now, before := uint32(time.Now().Unix()), atomic.LoadUint32(last)
+	return r.Logger != nil && now-before >= logInterval && atomic.CompareAndSwapUint32(last, before, now)
+}
 
 // logIntermediary logs an attempt whose response did not come from the push service.
 func (r *Route) logIntermediary(n *push.Notification, a *push.Attempt) {
-	now, last := uint32(time.Now().Unix()), atomic.LoadUint32(&r.intermediaryLogged)
-	if r.Logger == nil || now-last < intermediaryLogInterval || !atomic.CompareAndSwapUint32(&r.intermediaryLogged, last, now) {
+	if !r.mayLog(&r.intermediaryLogged) {
 		return
 	}
 	r.Logger.Warn("response is not from the push service", slog.String("app", n.App), slog.String("platform", string(n.Platform)),
 		slog.String("endpoint", a.Endpoint), slog.Int("http", a.HTTP), slog.String("reason", a.Reason), slog.String("detail", a.Detail))
+}
+
+// logLimited logs that the provider limits everything that is sent with the credential, and not one
+// device.
+func (r *Route) logLimited(n *push.Notification, a *push.Attempt) {
+	if !r.mayLog(&r.limitLogged) {
+		return
+	}
+	r.Logger.Warn("provider limits the sender", slog.String("app", n.App), slog.String("platform", string(n.Platform)),
+		slog.String("endpoint", a.Endpoint), slog.Int("http", a.HTTP), slog.String("reason", a.Reason),
+		slog.String("closed_for", r.RateLimiter.RetryAfter(n).Round(time.Millisecond).String()), slog.Float64("rate", r.RateLimiter.Status().Rate))
 }
 
 // logPanic logs a panic of the provider. The value of a panic can contain secrets of the

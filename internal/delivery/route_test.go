@@ -3,6 +3,7 @@
 package delivery_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -262,6 +264,23 @@ func TestProviderPanicEndsOneSendAndLogsNoSecret(t *testing.T) {
 		}
 		if strings.Count(log.String(), "panicked") != 3 || strings.Contains(log.String(), "5ecre7") {
 			t.Errorf("log: %s", log.String())
+		}
+	})
+}
+
+func TestLimitOfSenderIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limited := push.Outcome{Verdict: push.Throttled, Reason: "TooManyRequests", Scope: push.ScopeDevice, RetryAfter: time.Minute, HTTP: 429}
+		r := newRoute(t, scriptedService(limited), 2)
+		var log bytes.Buffer
+		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		r.RateLimiter = quota.New(quota.Config{}).Service(quota.Limit{Rate: 1000. / 60, Per: time.Minute})
+		for i := range 30 {
+			r.Send(t.Context(), toToken(fmt.Sprint("device ", i), 1))
+		}
+		line := log.String()
+		if strings.Count(line, "provider limits the sender") != 1 || !strings.Contains(line, "closed_for=1m0s rate=8.") || strings.Contains(line, "device ") {
+			t.Errorf("%q", line)
 		}
 	})
 }

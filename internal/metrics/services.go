@@ -62,7 +62,7 @@ var endpointReadings = []reading[pool.EndpointStatus]{
 
 var rateLimitReadings = []reading[quota.Status]{
 	gauge("sluice_ratelimit_limit", "Configured rate in notifications per second; 0: no limit.", poolLabels, func(s quota.Status) float64 { return s.Limit }),
-	gauge("sluice_ratelimit_rate", "Current rate in notifications per second; 0: no limit.", poolLabels,
+	gauge("sluice_ratelimit_rate", "Current rate in notifications per second, also that of a push service which limits the sender; 0: no limit.", poolLabels,
 		func(s quota.Status) float64 { return s.Rate }),
 	gauge("sluice_ratelimit_closed_seconds", "Time until notifications are allowed again after a refusal by the provider; 0: open.", poolLabels,
 		func(s quota.Status) float64 { return s.ClosedFor }),
@@ -95,7 +95,7 @@ var throttleReading = gauge("sluice_throttle_rejection_ratio", "Fraction of noti
 var expiryReading = gauge("sluice_certificate_expires_timestamp_seconds", "Expiry of the client certificate in Unix time. Keys do not expire.",
 	poolLabels, func(at time.Time) float64 { return float64(at.Unix()) })
 
-var rateLimitWaitingReading = gauge("sluice_ratelimit_waiting", "Notifications queued for a rate limit, by scope and lane. scope is total, topics or a name in quota.scopes.",
+var rateLimitWaitingReading = gauge("sluice_ratelimit_waiting", "Notifications queued for a rate limit, by scope and lane. scope is total, topics, service or a name in quota.scopes.",
 	scopeLaneLabels, func(count int) float64 { return float64(count) })
 
 var rateLimitShareReading = gauge("sluice_ratelimit_share", "Fraction of the limit that this gateway may use, 0 to 1; 1: not shared. scope as in sluice_ratelimit_waiting.",
