@@ -51,11 +51,11 @@ func (n *Notification) isAlert() bool {
 		value := valueAt(n.APNs.Payload, "aps", member)
 		return value != nil && string(value) != "null"
 	}
-	return present("alert") && !slices.ContainsFunc(liveActivityMembers, present)
+	return present("alert") && !slices.ContainsFunc(LiveActivityMembers, present)
 }
 
-// liveActivityMembers are the members of aps that only Live Activities have.
-var liveActivityMembers = []string{"event", "content-state", "attributes-type", "attributes", "stale-date", "dismissal-date"}
+// LiveActivityMembers are the members of aps that only Live Activities have.
+var LiveActivityMembers = []string{"event", "content-state", "attributes-type", "attributes", "stale-date", "dismissal-date"}
 
 // hasText reports whether the common fields are displayed.
 func (n *Notification) hasText() bool {

@@ -94,7 +94,7 @@ func broadcastHeader(n *push.Notification) ([]wire.Field, error) {
 	if priority != "" {
 		h = append(h, wire.Field{Name: "apns-priority", Value: priority})
 	}
-	return h, nil
+	return append(h, newHeaders(n)...), nil
 }
 
 // broadcastOutcomes maps the responses to broadcasts that differ from those to device

@@ -130,7 +130,7 @@ func TestLiveActivityEvents(t *testing.T) {
 func TestInvalidLiveActivityNamesMember(t *testing.T) {
 	for change, member := range map[string]string{
 		`"timestamp":1 `: "timestamp", `"timestamp":1|"timestamp":"1"`: "timestamp", `"timestamp":1|"timestamp":1.5`: "timestamp",
-		`"timestamp":1|"timestamp":1700000000000`: "timestamp", `"start"|"begin"`: "event", `"start"|7`: "event",
+		`"timestamp":1|"timestamp":1700000000000`: "timestamp", `"start"|"Begin"`: "event", `"start"|7`: "event",
 		`"content-state":{"x":1}|"content-state":[]`: "content-state", `"content-state":{"x":1},|`: "content-state",
 		`"attributes-type":"Game"|"attributes-type":1`: "attributes-type", `"attributes":{"home":"A"},|`: "attributes",
 		`"alert":{"title":"Goal"}|"alert":"Goal"`: "alert", `"timestamp":1|"timestamp":1,"stale-date":"soon"`: "stale-date",

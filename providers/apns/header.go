@@ -115,12 +115,30 @@ func (p *Provider) findPushType(n *push.Notification, c content) (*pushType, err
 		if kind := pushTypeByName(name); kind != nil {
 			return kind, nil
 		}
-		return nil, invalid(pushTypeField, invalidHeader, "one of "+pushTypeNames())
+		return newPushType(n, name)
 	}
 	if kind := pushTypeOfTopic(cmp.Or(senderHeader(n, "apns-topic"), p.topic)); kind != nil {
 		return kind, nil
 	}
 	return derivePushType(n, c)
+}
+
+// newPushType returns a push type that this package does not know, with a warning. APNs checks its
+// rules.
+func newPushType(n *push.Notification, name string) (*pushType, error) {
+	allowed := "one of " + pushTypeNames()
+	if !isName(name) {
+		return nil, invalid(pushTypeField, invalidHeader, allowed)
+	}
+	return &pushType{name, "", 5120, "10 5 1", true, true}, n.Warn(pushTypeField, allowed)
+}
+
+// isName reports whether s can be the name of a header, or a value of an enumeration: lower-case
+// letters, digits and hyphens.
+func isName(s string) bool {
+	return len(s) >= 2 && len(s) <= 40 && 'a' <= s[0] && s[0] <= 'z' && allBytes(s, func(c byte) bool {
+		return 'a' <= c && c <= 'z' || isDigit(c) || c == '-'
+	})
 }
 
 // derivePushType returns the push type for n's content.
@@ -185,14 +203,17 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 			h = append(h, wire.Field{Name: part.name, Value: value, NeverIndexed: part.once})
 		}
 	}
-	return h, nil
+	return append(h, newHeaders(n)...), nil
 }
 
-// allowedHeaders are the headers that a sender can set. apns-id is the notification's ID, and the
-// gateway sets authorization.
-var allowedHeaders = []string{"apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"}
+// allowedHeaders are the headers that a sender can set. Others that start with apns- are sent with a
+// warning, except those that the gateway sets.
+var (
+	allowedHeaders = []string{"apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"}
+	gatewayHeaders = []string{"apns-id", "apns-request-id", "apns-channel-id"}
+)
 
-// checkHeaderNames returns an error if the sender set an unknown or an empty header, or one twice.
+// checkHeaderNames returns an error if the sender set a header that cannot be sent, or one twice.
 func checkHeaderNames(n *push.Notification) error {
 	if n.APNs == nil || len(n.APNs.Headers) == 0 {
 		return nil
@@ -200,26 +221,53 @@ func checkHeaderNames(n *push.Notification) error {
 	seen := map[string]bool{}
 	for _, given := range slices.Sorted(maps.Keys(n.APNs.Headers)) {
 		name := strings.ToLower(given)
-		switch {
-		case !slices.Contains(allowedHeaders, name):
-			return invalid(headerPath(name), invalidHeader, "one of "+strings.Join(allowedHeaders, ", "))
-		case n.APNs.Headers[given] == "":
-			return invalid("apns.headers."+name, invalidHeader, "absent or non-empty")
+		known := slices.Contains(allowedHeaders, name)
+		switch value := n.APNs.Headers[given]; {
+		case !known && (!strings.HasPrefix(name, "apns-") || !isName(name) || slices.Contains(gatewayHeaders, name)):
+			return invalid(headerPath(name), invalidHeader, oneOfHeaders)
+		case value == "":
+			return invalid(headerPath(name), invalidHeader, "absent or non-empty")
+		case !known && !isHeaderValue(value):
+			return invalid(headerPath(name), invalidHeader, "at most 1024 printable ASCII characters, with no space at either end")
 		case seen[name]:
-			return invalid("apns.headers."+name, invalidHeader, "set once; the name is case-insensitive")
+			return invalid(headerPath(name), invalidHeader, "set once; the name is case-insensitive")
 		}
 		seen[name] = true
+		if !known {
+			if err := n.Warn(headerPath(name), oneOfHeaders); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// headerPath returns the field path of an unknown header. It includes the name only if it looks
-// like a header name: anything else may be a misplaced secret.
+var oneOfHeaders = "one of " + strings.Join(allowedHeaders, ", ")
+
+// headerPath returns the field path of a header. It includes the name only if it looks like a
+// header name: anything else may be a misplaced secret.
 func headerPath(name string) string {
-	if len(name) <= 40 && allBytes(name, func(c byte) bool { return 'a' <= c && c <= 'z' || c == '-' }) {
+	if isName(name) {
 		return "apns.headers." + name
 	}
 	return "apns.headers"
+}
+
+func isHeaderValue(s string) bool {
+	return len(s) <= 1024 && allBytes(s, func(c byte) bool { return ' ' <= c && c <= '~' }) && strings.TrimSpace(s) == s
+}
+
+// newHeaders returns the headers of the sender that this package does not know.
+func newHeaders(n *push.Notification) (h []wire.Field) {
+	if n.APNs == nil {
+		return nil
+	}
+	for _, given := range slices.Sorted(maps.Keys(n.APNs.Headers)) {
+		if name := strings.ToLower(given); !slices.Contains(allowedHeaders, name) {
+			h = append(h, wire.Field{Name: name, Value: n.APNs.Headers[given], NeverIndexed: true})
+		}
+	}
+	return h
 }
 
 const topicFormat = "1 to 255 letters, digits, dots, hyphens and underscores"

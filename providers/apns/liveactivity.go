@@ -43,12 +43,14 @@ func checkLiveActivity(n *push.Notification) error {
 		return invalidMember("timestamp", "an integer: "+secondsSince1970)
 	case toChannel && event == `"start"`:
 		return invalidMember("event", "update or end: a broadcast cannot start an activity")
-	case event != `"start"` && event != `"update"` && event != `"end"`:
-		return invalidMember("event", "start, update or end")
-	case event != `"end"` && a.State.Kind() != '{', !isAbsent(a.State) && a.State.Kind() != '{':
+	case (event == `"start"` || event == `"update"`) && a.State.Kind() != '{', !isAbsent(a.State) && a.State.Kind() != '{':
 		return invalidMember("content-state", "an object")
 	case event == `"start"`:
 		if err := a.checkStart(); err != nil {
+			return err
+		}
+	case event != `"update"` && event != `"end"`:
+		if err := unknownName(n, "event", a.Event, "start, update or end, for push type liveactivity"); err != nil {
 			return err
 		}
 	}

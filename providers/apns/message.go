@@ -3,10 +3,12 @@
 package apns
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -70,59 +72,119 @@ type content struct {
 // contentOf returns the content of n: that of its raw payload, or else of its common fields.
 func contentOf(n *push.Notification) (content, error) {
 	if n.APNs != nil && len(n.APNs.Payload) > 0 {
-		return contentOfPayload(n.APNs.Payload)
+		return contentOfPayload(n)
 	}
 	shown := n.Title != "" || n.Subtitle != "" || n.Body != "" || n.Badge != nil || n.Sound != "" || n.Image != ""
 	return content{visible: shown, silent: !shown && len(n.Data) > 0}, nil
 }
 
 // contentOfPayload returns the content of a raw payload. It checks that the payload is valid JSON,
-// without duplicate names or invalid UTF-8.
-func contentOfPayload(raw []byte) (content, error) {
+// without duplicate names or invalid UTF-8, and warns about what it does not know in aps: APNs
+// accepts everything, and a device ignores what it does not know.
+func contentOfPayload(n *push.Notification) (content, error) {
+	raw := n.APNs.Payload
 	var in struct {
-		APS struct {
-			Alert present `json:"alert"`
-			Badge present `json:"badge"`
-			Sound present `json:"sound"`
-
-			Event          present `json:"event"`
-			State          present `json:"content-state"`
-			AttributesType present `json:"attributes-type"`
-			Attributes     present `json:"attributes"`
-			StaleDate      present `json:"stale-date"`
-			DismissalDate  present `json:"dismissal-date"`
-
-			ContentAvailable jsontext.Value `json:"content-available"`
-			Level            jsontext.Value `json:"interruption-level"`
-		} `json:"aps"`
+		APS aps `json:"aps"`
 	}
 	if jsontext.Value(raw).Kind() != '{' || json.Unmarshal(raw, &in) != nil {
 		return content{}, invalid("apns.payload", invalidPayload, "a JSON object in UTF-8 without duplicate names, with an object as aps")
 	}
-	aps := &in.APS
-	if !isAbsent(aps.Level) && !slices.Contains(interruptionLevels[:], string(aps.Level)) {
-		return content{}, invalid("apns.payload.aps.interruption-level", invalidPayload, "passive, active, time-sensitive or critical")
+	for _, member := range in.APS.unknown {
+		field := "apns.payload.aps"
+		if isName(strings.ToLower(strings.ReplaceAll(member, "_", "-"))) { // anything else may be a misplaced secret
+			field += "." + member
+		}
+		if err := n.Warn(field, "absent: the known members of aps are "+strings.Join(knownMembers, ", ")); err != nil {
+			return content{}, err
+		}
 	}
-	shown := bool(aps.Alert || aps.Badge || aps.Sound)
-	return content{
-		visible: shown, silent: !shown && isOn(aps.ContentAvailable),
-		liveActivity: bool(aps.Event || aps.State || aps.AttributesType || aps.Attributes || aps.StaleDate || aps.DismissalDate),
-	}, nil
+	if in.APS.level != nil {
+		if err := unknownName(n, "interruption-level", in.APS.level, "passive, active, time-sensitive or critical"); err != nil {
+			return content{}, err
+		}
+	}
+	return in.APS.content(), nil
+}
+
+// aps is what this package reads of a payload's aps. null is the same as absent.
+type aps struct {
+	visible, contentAvailable, liveActivity bool
+
+	unknown []string       // members
+	level   jsontext.Value // an unknown interruption-level, or nil
+}
+
+func (a *aps) content() content {
+	return content{visible: a.visible, silent: !a.visible && a.contentAvailable, liveActivity: a.liveActivity}
+}
+
+// knownMembers are the members of aps: Apple, "Generating a remote notification", and for the last
+// ones the documentation of Live Activities, widgets and web sites, read 2026-11-22.
+var knownMembers = []string{
+	"alert", "badge", "sound", "thread-id", "category", "content-available", "mutable-content", "target-content-id",
+	"interruption-level", "relevance-score", "filter-criteria", "stale-date", "content-state", "timestamp", "event",
+	"dismissal-date", "attributes-type", "attributes", "input-push-token", "input-push-channel", "content-changed", "url-args",
+}
+
+// UnmarshalJSONFrom reads an object or null.
+func (a *aps) UnmarshalJSONFrom(in *jsontext.Decoder) error {
+	switch in.PeekKind() {
+	case 'n':
+		return in.SkipValue()
+	case '{':
+	default:
+		return errors.New("not an object")
+	}
+	_, err := in.ReadToken()
+	for err == nil && in.PeekKind() == '"' {
+		var name jsontext.Token
+		if name, err = in.ReadToken(); err == nil {
+			err = a.readMember(in, name.String())
+		}
+	}
+	if err == nil {
+		_, err = in.ReadToken()
+	}
+	return err
+}
+
+func (a *aps) readMember(in *jsontext.Decoder, name string) error {
+	value, err := in.ReadValue()
+	if err != nil {
+		return err
+	}
+	isNull := value.Kind() == 'n'
+	switch name {
+	case "alert", "badge", "sound":
+		a.visible = a.visible || !isNull
+	case "content-available":
+		a.contentAvailable = isOn(value)
+	case "interruption-level":
+		if !isNull && !slices.Contains(interruptionLevels[:], string(value)) {
+			a.level = value.Clone()
+		}
+	}
+	if !slices.Contains(knownMembers, name) {
+		a.unknown = append(a.unknown, name)
+	}
+	a.liveActivity = a.liveActivity || !isNull && slices.Contains(push.LiveActivityMembers, name)
+	return nil
+}
+
+// unknownName warns about a value of an enumeration in aps that this package does not know. It
+// returns an error if v cannot be a value, such as a known one in upper case.
+func unknownName(n *push.Notification, member string, v jsontext.Value, allowed string) error {
+	field := "apns.payload.aps." + member
+	if name, err := jsontext.AppendUnquote(nil, v); err != nil || !isName(string(name)) {
+		return invalid(field, invalidPayload, allowed)
+	}
+	return n.Warn(field, allowed)
 }
 
 // interruptionLevels are the values of aps.interruption-level (Apple, "Generating a remote
 // notification", read 2026-11-22). A device treats any other value as active, and APNs reports no
 // error.
 var interruptionLevels = [...]string{`"passive"`, `"active"`, `"time-sensitive"`, `"critical"`}
-
-// present is true if a JSON member exists with any value except null.
-type present bool
-
-// UnmarshalJSONFrom skips the value.
-func (p *present) UnmarshalJSONFrom(in *jsontext.Decoder) error {
-	*p = in.PeekKind() != 'n'
-	return in.SkipValue()
-}
 
 // isAbsent reports whether a JSON member does not exist or is null.
 func isAbsent(v jsontext.Value) bool { return v == nil || v.Kind() == 'n' }

@@ -3,6 +3,7 @@
 package fcm
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/sluice-push/sluice/push"
@@ -37,7 +38,8 @@ func deriveFromMessage(n *push.Notification, message members) derived {
 	headers, aps := apns.object("headers"), apns.object("payload").object("aps")
 	texts := notification.has("title") || notification.has("body") || notification.has("image")
 	shown := texts || aps.has("alert") || aps.has("badge") || aps.has("sound")
-	liveActivity := apns.has("live_activity_token") || aps.has("event") || headers.text("apns-push-type") == "liveactivity"
+	liveActivity := apns.has("live_activity_token") || slices.ContainsFunc(push.LiveActivityMembers, aps.has) ||
+		headers.text("apns-push-type") == "liveactivity"
 	pushType, priority := headers.text("apns-push-type"), headers.text("apns-priority")
 
 	silent := !shown && !liveActivity && (pushType == "" || pushType == "background") &&
