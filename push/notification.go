@@ -121,7 +121,7 @@ type FCMBlock struct {
 
 // WebPushBlock holds the fields that only Web Push has.
 type WebPushBlock struct {
-	// Headers are TTL, Urgency and Topic (RFC 8030).
+	// Headers are TTL, Urgency and Topic (RFC 8030), and X-WNS-Cache-Policy (Windows).
 	Headers map[string]string `json:"headers,omitempty"`
 	// Payload replaces the plaintext made from the common fields. It is encrypted for the browser.
 	Payload string `json:"payload,omitempty"`
@@ -236,6 +236,8 @@ type FieldError struct {
 	Field   string // path in the JSON body, such as apns.headers.apns-priority
 	Reason  string // one of a closed set, such as PayloadTooLarge; the receipt's reason
 	Allowed string // what is allowed, as a phrase: "an even number of hex digits, 2 to 200"
+	// Unregistered is set if the target is well-formed and known to be no longer registered.
+	Unregistered bool
 }
 
 // Error returns a text such as "token: must be an even number of hex digits, 2 to 200".

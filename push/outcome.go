@@ -128,11 +128,15 @@ func (o Outcome) EndpointOK() bool {
 }
 
 // InvalidNotification returns the outcome of a notification that failed validation and was not
-// sent. If err is a FieldError, it sets the reason and the field.
+// sent. If err is a FieldError, it sets the reason and the field, and the verdict Unregistered if
+// the target is known to be no longer registered.
 func InvalidNotification(err error) Outcome {
 	o := Outcome{Verdict: Refused, Reason: "InvalidNotification", Detail: err.Error()}
 	if field, ok := errors.AsType[*FieldError](err); ok {
 		o.Reason, o.Field = field.Reason, field.Field
+		if field.Unregistered {
+			o.Verdict, o.ForgetToken = Unregistered, true
+		}
 	}
 	return o
 }

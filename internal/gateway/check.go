@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/providers/webpush"
 )
 
 // Check is one condition that must hold for a gateway to work.
@@ -101,6 +102,10 @@ func Warnings(cfg *config.Config) (found []string) {
 			}
 			found = append(found, fmt.Sprintf("apps.%s.%s: %q has mode %#o, so other users of this machine can read the key (chmod 600)",
 				name, f.key, string(f.file), info.Mode().Perm()))
+		}
+		if c := cfg.Apps[name].WebPush; c != nil && webpush.AppleRefusesSubject(c.Subject) {
+			found = append(found, fmt.Sprintf("apps.%s.webpush.subject: Apple refuses it with BadJwtToken; other services accept it "+
+				"(use a mailto: address or an https: URL with a public host name)", name))
 		}
 	}
 	return found

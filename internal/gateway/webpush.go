@@ -70,10 +70,14 @@ func (o *originRouter) Send(ctx context.Context, n *push.Notification) push.Rece
 	return receipt
 }
 
-// Check reports whether n is valid. Its error is a *push.FieldError.
+// Check reports whether n is valid. Its error is a *push.FieldError. A subscription that is known to
+// have ended is valid: Send then reports that it is unregistered.
 func (o *originRouter) Check(n *push.Notification) error {
 	n.Warnings = nil
 	_, err := o.provider.Translate(n)
+	if field, ok := errors.AsType[*push.FieldError](err); ok && field.Unregistered {
+		return nil
+	}
 	return err
 }
 
@@ -195,7 +199,8 @@ func (o *originRouter) reconfigure(cfg quota.Config) {
 }
 
 // routeFactory returns a function that builds the service and the route for an origin. All origins
-// share the quota of the VAPID key.
+// share the quota of the VAPID key, but a service that limits the sender does not slow down the
+// others.
 func (b *builder) routeFactory(app string, o *originRouter, c *config.WebPush) func(string) (*service, *delivery.Route, error) {
 	return func(origin string) (*service, *delivery.Route, error) {
 		want := o.settings
@@ -205,7 +210,7 @@ func (b *builder) routeFactory(app string, o *originRouter, c *config.WebPush) f
 		if err != nil {
 			return nil, nil, err
 		}
-		s.rateLimiter = o.rateLimiter
+		s.rateLimiter = o.rateLimiter.Service(evenLimit(config.Rate{Count: o.provider.LimitedRate(origin), Per: time.Minute}))
 		route := b.route(s, o.provider, c.Retry)
 		route.Observer = o.observer
 		return s, route, nil

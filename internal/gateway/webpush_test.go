@@ -102,6 +102,96 @@ func TestGoneSubscriptionIsUnregistered(t *testing.T) {
 	}
 }
 
+func TestRemovedSubscriptionIsUnregisteredWithoutARequest(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", s.webPushBlock(t)))
+	status, receipt := h.post("web", webPushNotification(t, "https://permanently-removed.invalid/fcm/send/x"))
+	if status != http.StatusOK || receipt["status"] != "unregistered" || receipt["forget_token"] != true || receipt["reason"] != "SubscriptionRemoved" {
+		t.Errorf("%d %v", status, receipt)
+	}
+	if got := s.mock.Ledger().Count(mockprovider.Query{}); got != 0 {
+		t.Errorf("%d requests", got)
+	}
+}
+
+func TestQueuedNotificationToRemovedSubscriptionIsUnregistered(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+slowTimeouts+fmt.Sprintf("queue: {dir: %q}\n", t.TempDir())+"apps:\n"+s.appBlock("shop", s.webPushBlock(t)))
+	status, got := h.request("POST", "", webPushNotification(t, "https://permanently-removed.invalid/fcm/send/x"), "Prefer", "respond-async")
+	if status != http.StatusAccepted {
+		t.Fatal(status, got)
+	}
+	if receipt := h.waitStatus(got["id"], "unregistered"); receipt["forget_token"] != true {
+		t.Error(receipt)
+	}
+}
+
+func TestEachServiceAcceptsTTLZeroAndShortCollapseKeys(t *testing.T) {
+	s := newMockEnv(t)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", s.webPushBlock(t)))
+	for _, flavour := range []mockprovider.Flavour{mockprovider.Google, mockprovider.Mozilla, mockprovider.Apple, mockprovider.Windows} {
+		to, err := s.mock.Subscribe(flavour, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		subscription, _ := json.Marshal(to)
+		for _, fields := range []string{`"ttl":"0s"`, `"ttl":"1h"`, `"collapse_key":"c"`, `"collapse_key":"goals"`, `"webpush":{"headers":{"TTL":"0"}}`} {
+			body := fmt.Sprintf(`{"platform":"webpush","title":"Hi","subscription":%s,%s}`, subscription, fields)
+			if status, receipt := h.post("web", body); receipt["status"] != "accepted" {
+				t.Errorf("%s, %s: %d %v", flavour, fields, status, receipt)
+			}
+		}
+	}
+}
+
+// TestServiceThatLimitsSenderIsNotFlooded sends a campaign to a service that limits the sender as
+// Chrome's does, and answers 429 to each subscription.
+func TestServiceThatLimitsSenderIsNotFlooded(t *testing.T) {
+	const campaign, limit = 600, 100
+	s := newMockEnv(t, mockprovider.Config{Script: mockprovider.Script{Faults: []mockprovider.Fault{
+		{Service: mockprovider.WebPush, Quota: &mockprovider.Quota{Scope: "sender", Limit: limit, Per: time.Hour}},
+	}}})
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("web", s.webPushBlock(t)))
+	var accepted, throttled atomic.Int32
+	var all sync.WaitGroup
+	for worker := range 10 {
+		all.Go(func() {
+			for i := range campaign / 10 {
+				_, receipt := h.post("web", webPushNotification(t, fmt.Sprintf("%s/push/%d-%d", s.ready.WebPush, worker, i)))
+				switch {
+				case receipt["status"] == "accepted":
+					accepted.Add(1)
+				case strings.Contains(fmt.Sprint(receipt), "throttled"):
+					throttled.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	refused := s.mock.Ledger().Count(mockprovider.Query{Status: 429})
+	if accepted.Load() != limit || throttled.Load() != campaign-limit || refused < 20 || refused > 40 {
+		t.Errorf("%d accepted, %d throttled, %d refused by the service", accepted.Load(), throttled.Load(), refused)
+	}
+	scopes := h.gw.Status().Services[0].Quota.Scopes
+	if len(scopes) != 1 || scopes[0].Name != "service" || scopes[0].ClosedFor == 0 || scopes[0].Rate > 1000./60 {
+		t.Errorf("%+v", scopes)
+	}
+}
+
+func TestCheckWarnsAboutSubjectThatAppleRefuses(t *testing.T) {
+	s := newMockEnv(t)
+	for subject, want := range map[string]int{
+		"mailto:ops@localhost": 1, "https://localhost:8080": 1, "https://app.local/contact": 1, "mailto:ops@example.invalid": 1, "mailto:mailto:ops@example.com": 1,
+		"mailto:ops@example.com": 0, "https://push.example.com/contact": 0, "mailto:ops@example.com?subject=push": 0, "https://LOCALHOST": 1, "mailto:ops@server": 1,
+	} {
+		block := strings.Replace(s.webPushBlock(t), "mailto:ops@example.com", subject, 1)
+		found := gateway.Warnings(parse(t, listenConfig+"apps:\n"+s.appBlock("web", block)))
+		if len(found) != want || want == 1 && !strings.HasPrefix(found[0], "apps.web.webpush.subject: ") {
+			t.Errorf("%s: %q", subject, found)
+		}
+	}
+}
+
 func TestSubscriptionCannotTargetInternalHosts(t *testing.T) {
 	calls := &atomic.Int32{}
 	internal := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))

@@ -59,8 +59,8 @@ func TestRequestHeaders(t *testing.T) {
 		equal(t, "header", fmt.Sprint(r.Header), "[{content-encoding aes128gcm false} {content-type application/octet-stream false} {ttl 2419200 true}]")
 
 		ttl := push.Duration(90*time.Second + time.Millisecond)
-		r = translate(t, newNotification(func(n *push.Notification) { n.TTL, n.Priority, n.CollapseKey = &ttl, push.PriorityLow, "score" }))
-		equal(t, "common fields", []string{headerValue(r, "ttl"), headerValue(r, "urgency"), headerValue(r, "topic")}, []string{"91", "low", "score"})
+		r = translate(t, newNotification(func(n *push.Notification) { n.TTL, n.Priority, n.CollapseKey = &ttl, push.PriorityLow, "scores" }))
+		equal(t, "common fields", []string{headerValue(r, "ttl"), headerValue(r, "urgency"), headerValue(r, "topic")}, []string{"91", "low", "scores"})
 		r = translate(t, newNotification(withHeaders("ttl", "0", "Urgency", "very-low", "TOPIC", "mine"), func(n *push.Notification) {
 			n.TTL, n.Priority, n.CollapseKey = &ttl, push.PriorityHigh, "score"
 		}))
@@ -69,7 +69,8 @@ func TestRequestHeaders(t *testing.T) {
 		now := push.Duration(0)
 		equal(t, "now or never", headerValue(translate(t, newNotification(func(n *push.Notification) { n.TTL = &now })), "ttl"), "0")
 		for key, want := range map[string]string{
-			"": "", "a-b_C9": "a-b_C9", "order:12 34": "hash", strings.Repeat("a", 33): "hash", "スコア": "hash",
+			"": "", "a-b_C9": "a-b_C9", "order:12 34": "hash", "c": "hash", "score": "hash", "collie-update": "hash",
+			strings.Repeat("a", 29): "hash", strings.Repeat("a", 30): strings.Repeat("a", 30), strings.Repeat("a", 33): "hash", "スコア": "hash",
 		} {
 			topic := headerValue(translate(t, newNotification(func(n *push.Notification) { n.CollapseKey = key })), "topic")
 			if want == "hash" {
@@ -88,12 +89,74 @@ func TestSenderHeaderValues(t *testing.T) {
 	for _, bad := range [][]string{
 		{"Urgency", "HIGH"}, {"Urgency", ""}, {"TTL", "-1"}, {"TTL", "+1"}, {"TTL", "01"}, {"TTL", "1s"}, {"TTL", "2147483648"},
 		{"Topic", ""}, {"Topic", strings.Repeat("a", 33)}, {"Topic", "a b"}, {"Topic", "é"}, {"Topic", "a\r\nx: y"},
-		{"Authorization", "vapid"}, {"Content-Encoding", "gzip"}, {"\r\n", "x"}, {"ttl", "1", "TTL", "2"},
+		{"Authorization", "vapid"}, {"Content-Encoding", "gzip"}, {"\r\n", "x"}, {"ttl", "1", "TTL", "2"}, {"Host", "x"}, {"Content-Type", "x"}, {":path", "/"},
+		{"Crypto-Key", "x"}, {"Connection", "close"}, {"Transfer-Encoding", "chunked"}, {"", "x"}, {"x new", "1"}, {"x-new", ""}, {"x-new", "a\r\nb"}, {"x-new", "é"},
+		{"x-new", "1", "X-New", "1"}, {"x-new", strings.Repeat("x", 1025)}, {"X-WNS-Cache-Policy", "none"},
 	} {
 		refused := mustRefuse(t, newNotification(withHeaders(bad...)))
 		equal(t, bad[0], refused.Reason, "InvalidHeader")
 		equal(t, "the field", strings.HasPrefix(refused.Field, "webpush.headers"), true)
 	}
+}
+
+func TestUnknownHeadersAreSentWithWarning(t *testing.T) {
+	n := newNotification(withHeaders("X-New", "a b", "TTL", "5"))
+	r := translate(t, n)
+	equal(t, "sent", headerValue(r, "x-new")+" "+headerValue(r, "ttl"), "a b 5")
+	equal(t, "warnings", len(n.Warnings), 1)
+	equal(t, "field", n.Warnings[0].Field, "webpush.headers.x-new")
+	n = newNotification(withHeaders("X-New", "1"))
+	n.Strict = true
+	equal(t, "strict", mustRefuse(t, n).Reason, "NotRecognized")
+}
+
+func TestWNSHeader(t *testing.T) {
+	const windows = "https://wns2-par02p.notify.windows.com/w/?token=BQYAAAD"
+	zero, hour := push.Duration(0), push.Duration(time.Hour)
+	ttl := func(d *push.Duration) func(*push.Notification) { return func(n *push.Notification) { n.TTL = d } }
+	for name, c := range map[string]struct {
+		n    *push.Notification
+		want string
+	}{
+		"TTL 0":              {newNotification(withEndpoint(windows), ttl(&zero)), "no-cache"},
+		"TTL 0 of sender":    {newNotification(withEndpoint(windows), withHeaders("ttl", "0")), "no-cache"},
+		"an hour":            {newNotification(withEndpoint(windows), ttl(&hour)), ""},
+		"no TTL":             {newNotification(withEndpoint(windows)), ""},
+		"another service":    {newNotification(ttl(&zero)), ""},
+		"header of sender":   {newNotification(withEndpoint(windows), ttl(&hour), withHeaders("X-WNS-Cache-Policy", "cache")), "cache"},
+		"header and TTL 0":   {newNotification(withEndpoint(windows), ttl(&zero), withHeaders("x-wns-cache-policy", "no-cache")), "no-cache"},
+		"in capital letters": {newNotification(withEndpoint("https://WNS2.Notify.Windows.com/w/?token=x"), ttl(&zero)), "no-cache"},
+	} {
+		r := translate(t, c.n)
+		equal(t, name, headerValue(r, "x-wns-cache-policy"), c.want)
+		equal(t, name, len(c.n.Warnings), 0)
+	}
+}
+
+func TestTopicThatAppleRefuses(t *testing.T) {
+	const safari = "https://web.push.apple.com/QGuQyavXutnMH8F"
+	for _, topic := range []string{"c", "score", strings.Repeat("a", 29)} {
+		refused := mustRefuse(t, newNotification(withEndpoint(safari), withHeaders("topic", topic)))
+		equal(t, topic, refused.Field+" "+refused.Reason, "webpush.headers.Topic InvalidHeader")
+		equal(t, "elsewhere", headerValue(translate(t, newNotification(withHeaders("topic", topic))), "topic"), topic)
+	}
+	equal(t, "length 4", headerValue(translate(t, newNotification(withEndpoint(safari), withHeaders("topic", "goal"))), "topic"), "goal")
+}
+
+func TestRemovedSubscriptionIsUnregistered(t *testing.T) {
+	for _, url := range []string{
+		"https://permanently-removed.invalid/fcm/send/dHIoDxE7Hdg:APA91b", "https://permanently-removed.invalid/", "https://Permanently-Removed.invalid",
+	} {
+		n := newNotification(withEndpoint(url), func(n *push.Notification) { n.Subscription.Keys = push.SubscriptionKeys{} })
+		for _, change := range []func(*webpush.Config){
+			func(*webpush.Config) {}, func(cfg *webpush.Config) { cfg.Services = []string{"*"} }, func(cfg *webpush.Config) { cfg.OriginOverride = "https://127.0.0.1:4432" },
+		} {
+			refused := mustRefuse(t, n, change)
+			o := push.InvalidNotification(&refused)
+			equal(t, "outcome", fmt.Sprintf("%v %v %s %s", o.Verdict, o.ForgetToken, o.Reason, o.Field), "unregistered true SubscriptionRemoved subscription.endpoint")
+		}
+	}
+	equal(t, "another host", mustRefuse(t, newNotification(withEndpoint("https://x.permanently-removed.invalid/"))).Unregistered, false)
 }
 
 func TestInvalidNotificationsAreRefused(t *testing.T) {

@@ -12,13 +12,15 @@
 //	badge                   app_badge, for navigator.setAppBadge
 //	data                    data
 //	priority                header Urgency: high, normal, low
-//	ttl                     header TTL; the default is four weeks
-//	collapse_key            header Topic, and tag; a key that is not a valid Topic is replaced by a hash in Topic
+//	ttl                     header TTL; the default is four weeks; 0 also sets X-WNS-Cache-Policy for Windows
+//	collapse_key            header Topic, and tag; a key that some service refuses as a Topic is replaced by a hash in Topic
 package webpush
 
 import (
 	"context"
 	"errors"
+	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/sluice-push/sluice/push"
@@ -74,6 +76,17 @@ func New(cfg Config) (*Provider, error) {
 	return &Provider{services: cfg.Services, originOverride: cfg.OriginOverride, tokens: newTokenCache(cfg.Key, cfg.Subject)}, nil
 }
 
+// LimitedRate returns how many messages a minute the service at that origin accepts from a sender
+// that it limits, or 0 if that is not known. Chrome's service accepts at least 1,000 a minute from a
+// disruptive site ("Increasing web push notification value with rate limits", read 2026-11-22). A
+// mock can play every service.
+func (p *Provider) LimitedRate(origin string) int {
+	if origin == "https://fcm.googleapis.com" || p.originOverride != "" {
+		return 1000
+	}
+	return 0
+}
+
 func isSubject(s string) bool {
 	for _, scheme := range [...]string{"mailto:", "https:"} {
 		if rest, ok := strings.CutPrefix(s, scheme); ok {
@@ -81,6 +94,24 @@ func isSubject(s string) bool {
 		}
 	}
 	return false
+}
+
+// AppleRefusesSubject reports whether Apple answers BadJwtToken to tokens with that subject, although
+// its scheme is right: that of a host which is not public, such as localhost, and one with two
+// schemes (observed; web-push #947, webpush-go #92). Other services accept them.
+func AppleRefusesSubject(subject string) bool {
+	scheme, rest, _ := strings.Cut(subject, ":")
+	host := strings.ToLower(rest[strings.LastIndexByte(rest, '@')+1:])
+	if scheme == "https" {
+		u, err := url.Parse(subject)
+		if err != nil {
+			return true
+		}
+		host = strings.ToLower(u.Hostname())
+	}
+	host, _, _ = strings.Cut(host, "?") // mailto:ops@example.com?subject=Push
+	reserved := [...]string{"localhost", "local", "invalid", "test", "example"}
+	return !isHost(host) || slices.Contains(reserved[:], host[strings.LastIndexByte(host, '.')+1:]) || strings.HasPrefix(rest, "mailto:")
 }
 
 // Origin returns the origin to send n to: the scheme, host and port of the subscription's endpoint,
@@ -117,7 +148,11 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	header, err := header(n)
+	u, err := p.endpoint(n.Subscription.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	header, err := header(n, u)
 	if err != nil {
 		return nil, err
 	}
@@ -126,10 +161,6 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 		return nil, err
 	}
 	body, err := browser.encrypt(text)
-	if err != nil {
-		return nil, err
-	}
-	u, err := p.endpoint(n.Subscription.Endpoint)
 	if err != nil {
 		return nil, err
 	}

@@ -99,8 +99,8 @@ var outcomes = map[responseKey]push.Outcome{
 	{serviceGoogle, 403, "jwt-invalid"}:              unauthorized,
 
 	// The sender exceeds the rate of this service.
-	{serviceWNS, 406, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeEndpoint, RetryAfter: 15 * time.Minute},
-	{serviceWNS, 429, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeEndpoint, RetryAfter: 15 * time.Minute},
+	{serviceWNS, 406, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeCredential, RetryAfter: 15 * time.Minute},
+	{serviceWNS, 429, "appthrottled"}: {Verdict: push.Throttled, Scope: push.ScopeCredential, RetryAfter: 15 * time.Minute},
 }
 
 // reasonByStatus are the reasons for a status without a known reason of the service.
@@ -110,7 +110,9 @@ var reasonByStatus = map[int]string{
 	504: "GatewayTimeout",
 }
 
-// outcomeByStatus returns the outcome of a status according to RFC 8030 and RFC 8292.
+// outcomeByStatus returns the outcome of a status according to RFC 8030 and RFC 8292. RFC 8030 does
+// not say whether a 429 limits the subscription or the sender, and no service does. The rate limiter
+// concludes from many of them that it is the sender.
 func outcomeByStatus(status int) push.Outcome {
 	switch {
 	case status == 401 || status == 403:

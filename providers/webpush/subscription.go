@@ -35,6 +35,10 @@ const (
 // nothing that another parser could read differently.
 func (p *Provider) endpoint(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
+	if err == nil && strings.EqualFold(u.Hostname(), removedHost) {
+		return nil, &push.FieldError{Field: endpointField, Reason: "SubscriptionRemoved", Unregistered: true,
+			Allowed: "that of an active subscription: browsers use " + removedHost + " after the user has unsubscribed"}
+	}
 	switch {
 	case text == "" || len(text) > maxEndpointLen || !allBytes(text, isURLByte), err != nil,
 		u.Scheme != "https", u.User != nil, u.Opaque != "", strings.Contains(text, "#"), !strings.HasPrefix(u.Path, "/"):
@@ -48,6 +52,21 @@ func (p *Provider) endpoint(text string) (*url.URL, error) {
 			strings.Join(p.services, ", "))
 	}
 	return u, nil
+}
+
+// removedHost is the host that Chrome and Edge put into a subscription that has ended (observed). It
+// does not exist.
+const removedHost = "permanently-removed.invalid"
+
+func isApple(u *url.URL) bool {
+	return strings.HasSuffix(strings.ToLower(u.Hostname()), ".push.apple.com")
+}
+
+// isWNS reports whether an endpoint is one of Windows. Its service refuses TTL 0 unless another
+// header says the same (observed since 2024; webpush-go #66). A mock has the paths of the service,
+// but not the host.
+func isWNS(u *url.URL) bool {
+	return strings.HasSuffix(strings.ToLower(u.Hostname()), ".notify.windows.com") || u.Path == "/w/"
 }
 
 func isURLByte(c byte) bool {
