@@ -244,13 +244,16 @@ func checkHeaderNames(n *push.Notification) error {
 
 var oneOfHeaders = "one of " + strings.Join(allowedHeaders, ", ")
 
-// headerPath returns the field path of a header. It includes the name only if it looks like a
-// header name: anything else may be a misplaced secret.
-func headerPath(name string) string {
-	if isName(name) {
-		return "apns.headers." + name
+// headerPath returns the field path of a header.
+func headerPath(name string) string { return memberPath("apns.headers", name) }
+
+// memberPath returns the path of a member of an object. It includes the name only if it looks like
+// one, with letters, hyphens and underscores: anything else may be a misplaced secret.
+func memberPath(object, name string) string {
+	if name != "" && len(name) <= 40 && allBytes(name, func(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' || c == '-' || c == '_' }) {
+		return object + "." + name
 	}
-	return "apns.headers"
+	return object
 }
 
 func isHeaderValue(s string) bool {

@@ -90,11 +90,7 @@ func contentOfPayload(n *push.Notification) (content, error) {
 		return content{}, invalid("apns.payload", invalidPayload, "a JSON object in UTF-8 without duplicate names, with an object as aps")
 	}
 	for _, member := range in.APS.unknown {
-		field := "apns.payload.aps"
-		if isName(strings.ToLower(strings.ReplaceAll(member, "_", "-"))) { // anything else may be a misplaced secret
-			field += "." + member
-		}
-		if err := n.Warn(field, "absent: the known members of aps are "+strings.Join(knownMembers, ", ")); err != nil {
+		if err := n.Warn(memberPath("apns.payload.aps", member), "absent: the known members of aps are "+strings.Join(knownMembers, ", ")); err != nil {
 			return content{}, err
 		}
 	}

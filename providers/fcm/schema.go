@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -137,12 +138,7 @@ func headersOf(known fields) check {
 }
 
 // headerPath is memberPath for a header's name.
-func headerPath(field, name string) string {
-	if !isName(name, "-", 40) {
-		return field
-	}
-	return field + "." + name
-}
+func headerPath(field, name string) string { return pathOf(field, name, "-") }
 
 // oneOfStrings accepts the given values, with exact case.
 func oneOfStrings(values ...string) check {
@@ -204,10 +200,13 @@ func (f fields) unknown(n *push.Notification, field, name string) error {
 	return n.Warn(memberPath(field, name), allowed)
 }
 
-// memberPath returns the path of a member. It includes the name only if it looks like a field name:
-// anything else may be a misplaced secret.
-func memberPath(field, name string) string {
-	if len(name) > 40 || !isName(name, "_", 40) {
+// memberPath returns the path of a member. It includes the name only if it looks like a field name,
+// with few digits: anything else may be a misplaced secret.
+func memberPath(field, name string) string { return pathOf(field, name, "_") }
+
+func pathOf(field, name, others string) string {
+	digits := strings.IndexFunc(name, unicode.IsDigit)
+	if !isName(name, others, 40) || digits >= 0 && len(name)-digits > 2 {
 		return field
 	}
 	return field + "." + name

@@ -86,7 +86,7 @@ func parseSenderHeaders(n *push.Notification) (map[string]string, error) {
 	for _, written := range slices.Sorted(maps.Keys(n.WebPush.Headers)) {
 		name, value := strings.ToLower(written), n.WebPush.Headers[written]
 		g, known := senderHeaders[name]
-		field := "webpush.headers." + cmp.Or(g.name, name)
+		field := headerPath(cmp.Or(g.name, name))
 		_, twice := given[name]
 		switch {
 		case !known && (!isHeaderName(name) || slices.Contains(ownHeaders, name)):
@@ -106,6 +106,15 @@ func parseSenderHeaders(n *push.Notification) (map[string]string, error) {
 		}
 	}
 	return given, nil
+}
+
+// headerPath returns the field path of a header. It includes the name only if it consists of letters
+// and hyphens: anything else may be a misplaced secret.
+func headerPath(name string) string {
+	if len(name) <= 40 && allBytes(name, func(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' || c == '-' }) {
+		return "webpush.headers." + name
+	}
+	return "webpush.headers"
 }
 
 // isHeaderName reports whether s can be a header's name: lower-case letters, digits and hyphens.
