@@ -35,13 +35,14 @@ type Config struct {
 	Retry Retry `name:"retry"`
 	Quota Quota `name:"quota"`
 	// Apps that may send, by the name in the URL (/v1/apps/NAME/notifications).
-	Apps    map[string]*App `name:"apps" required:"true"`
-	DNS     DNS             `name:"dns"`
-	Queue   Queue           `name:"queue"`
-	History History         `name:"history"`
-	Limits  Limits          `name:"limits"`
-	Log     Log             `name:"log"`
-	Drain   Drain           `name:"drain"`
+	Apps      map[string]*App `name:"apps" required:"true"`
+	DNS       DNS             `name:"dns"`
+	Queue     Queue           `name:"queue"`
+	History   History         `name:"history"`
+	Limits    Limits          `name:"limits"`
+	Log       Log             `name:"log"`
+	Drain     Drain           `name:"drain"`
+	Readiness Readiness       `name:"readiness"`
 }
 
 // Admin configures the listener for operators.
@@ -340,6 +341,16 @@ type Log struct {
 	Level string `name:"level" default:"info" allowed:"debug|info|warn|error"`
 	// json for machines, text for people; auto picks text on a terminal and json elsewhere.
 	Format string `name:"format" default:"auto" allowed:"auto|json|text"`
+}
+
+// Readiness configures when /readyz reports that the gateway is ready. It always requires that the
+// gateway can accept notifications: it does not drain, and it can write to its queue.
+type Readiness struct {
+	// Providers that must be connected in addition: none, any (at least one), or all. With any or
+	// all, an outage of a provider makes every gateway not ready, and load balancers stop the
+	// traffic to the other providers and to the queue too. Providers without a connection because
+	// nothing has been sent to them do not count.
+	Providers string `name:"providers" default:"none" allowed:"none|any|all"`
 }
 
 // Drain configures how a gateway shuts down.

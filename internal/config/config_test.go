@@ -82,7 +82,7 @@ func TestDefaults(t *testing.T) {
 		Limits: config.Limits{Body: 1 << 20, Batch: 10000, BatchItem: 64 << 10, BatchInFlight: 512, InFlight: 10_000, SendTimeout: 25 * time.Second, TargetLatency: time.Second, Concurrency: 4096, UnregisteredTTL: 24 * time.Hour,
 			HeaderTimeout: 10 * time.Second, IdleTimeout: 11 * time.Minute, Connections: 20_000, BodyTimeout: 15 * time.Second},
 		Log:   config.Log{Level: "info", Format: "auto"},
-		Drain: config.Drain{Grace: 30 * time.Second},
+		Drain: config.Drain{Grace: 30 * time.Second}, Readiness: config.Readiness{Providers: "none"},
 	}
 	want.Apps = map[string]*config.App{"shop": {
 		Keys:   []config.Key{{Name: "backend", Hash: hash, Scopes: []string{"send", "read"}}},

@@ -37,7 +37,7 @@ type Gateway struct {
 	conns, adminConns *connLimiter // the listeners; Listen opens them
 
 	startedAt    atomic.Int64 // start of Run in Unix nanoseconds; 0 before
-	warmedUp     atomic.Bool  // all services have been ready, or warmUp has passed
+	joined       atomic.Bool  // has had its share of the quotas, or joinTimeout has passed
 	draining     atomic.Bool
 	drainStarted chan struct{} // closed when draining starts
 

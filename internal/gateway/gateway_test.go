@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -387,5 +388,28 @@ func TestExpiredCertificateIsRejected(t *testing.T) {
 	_, err = gateway.New(parse(t, listenConfig+"apps:\n"+s.appBlock("shop", block)), nil)
 	if err == nil || !strings.Contains(err.Error(), "apps.shop.apns.cert_file: ") || !strings.Contains(err.Error(), "is valid only from ") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestUnreachableProviderDoesNotPreventReadiness(t *testing.T) {
+	s := newMockEnv(t)
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = closed.Close()
+	unreachable := strings.Replace(s.fcmBlock(), strings.Join(s.ready.FCMEndpoints, "', '"), closed.Addr().String(), 1)
+	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock(), unreachable))
+	if code, text := h.get(h.url + "/readyz"); code != http.StatusOK {
+		t.Errorf("%d %s", code, text)
+	}
+	if code, receipt := h.post("shop", apnsNotification(deviceToken)); code != http.StatusOK {
+		t.Errorf("the other provider: %d %v", code, receipt)
+	}
+	_, _ = h.post("shop", fcmNotification) // connects, if the pool has not connected yet
+	for _, service := range h.gw.Status().Services {
+		if service.Pool.Ready != strings.HasPrefix(service.Pool.Name, "apns") || service.Pool.Ready == (service.Pool.Reason != "") {
+			t.Errorf("%s: ready %t, reason %q", service.Pool.Name, service.Pool.Ready, service.Pool.Reason)
+		}
 	}
 }

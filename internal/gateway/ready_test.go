@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"net/url"
 	"reflect"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -29,6 +31,18 @@ func (idleConn) Run(ctx context.Context) error {
 	return nil
 }
 
+// lazyService returns a service whose pool connects on first use.
+func lazyService(t *testing.T) *service {
+	t.Helper()
+	p, err := pool.New(pool.Config{
+		Name: "lazy", Lazy: true, Resolver: pool.Static{}, Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return idleConn{}, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &service{name: "lazy", pool: p}
+}
+
 // idleService returns a service with the given addresses. Its pool does not run.
 func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *service {
 	t.Helper()
@@ -42,39 +56,41 @@ func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *service {
 	return &service{name: name, pool: p}
 }
 
-func TestGatewayWithoutConnectionsIsNeverReady(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := &Gateway{}
-		g.current.Store(&snapshot{services: []*service{idleService(t, "one"), idleService(t, "two")}})
-		g.startedAt.Store(time.Now().UnixNano())
-		for range 3 {
-			if missing := g.notReady(); len(missing) != 2 {
-				t.Errorf("after %s: %v", time.Since(time.Unix(0, g.startedAt.Load())), missing)
-			}
-			time.Sleep(warmUp)
-		}
-	})
-}
-
-func TestStartingGatewayWaitsForAllProvidersAndRunningGatewayForAny(t *testing.T) {
+func TestReadinessRequiresTheConfiguredProviders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		connected := idleService(t, "connected", netip.MustParseAddrPort("127.0.0.1:1"))
+		down, alsoDown := idleService(t, "down"), idleService(t, "also down")
 		ended := make(chan error, 1)
 		go func() { ended <- connected.pool.Run(ctx) }()
-		g := &Gateway{}
-		g.current.Store(&snapshot{services: []*service{connected, idleService(t, "unreachable")}})
-		g.startedAt.Store(time.Now().UnixNano())
-		time.Sleep(warmUp / 2)
-		if missing := g.notReady(); len(missing) != 1 || missing[0].Name != "unreachable" {
-			t.Errorf("before warmUp has passed: %v", missing)
-		}
-		time.Sleep(warmUp)
-		if missing := g.notReady(); missing != nil {
-			t.Errorf("after warmUp: %v", missing)
+		time.Sleep(time.Second)
+		for _, c := range []struct {
+			require  string
+			services []*service
+			missing  string
+		}{
+			{"none", []*service{down, alsoDown}, "[]"},
+			{"none", []*service{connected, down}, "[]"},
+			{"any", []*service{down, alsoDown}, "[down also down]"},
+			{"any", []*service{connected, down}, "[]"},
+			{"any", nil, "[]"},
+			{"all", []*service{connected, down}, "[down]"},
+			{"all", []*service{connected}, "[]"},
+			{"all", []*service{connected, lazyService(t)}, "[]"},
+			{"any", []*service{lazyService(t)}, "[]"},
+		} {
+			g := &Gateway{}
+			g.current.Store(&snapshot{cfg: &config.Config{Readiness: config.Readiness{Providers: c.require}}, services: c.services})
+			names := []string{}
+			for _, missing := range g.notReady() {
+				names = append(names, missing.Name)
+			}
+			if got := fmt.Sprint(names); got != c.missing {
+				t.Errorf("%s of %d: %s, want %s", c.require, len(c.services), got, c.missing)
+			}
 		}
 		cancel()
-		if err := <-ended; err != nil {
+		if err := testwait.For(t, ended, "the end of the pool"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -127,36 +127,41 @@ func (snap *snapshot) allServices() []*service {
 	return all
 }
 
-// warmUp is how long a starting gateway waits for all its providers before it is ready without some
-// of them.
-const warmUp = 10 * time.Second
+// joinTimeout is how long a starting gateway waits for its share of the quotas before it is ready
+// without it.
+const joinTimeout = 10 * time.Second
 
-// notReady returns the reasons why the gateway is not ready, for /readyz. A starting gateway
-// becomes ready when it can reach every provider and has its share of the quotas, or after warmUp.
-// From then on it is ready as long as it can reach one provider: a failure of one must not stop the
-// traffic to the others.
+// notReady returns the reasons why the gateway is not ready, for /readyz. It is ready when it can
+// accept notifications: it does not drain, and its queue can store them. A starting gateway also
+// waits for its share of the quotas. By default the state of the providers does not matter, because
+// a provider that is down for all gateways must not stop the traffic to the others, nor to the queue.
 func (g *Gateway) notReady() []api.NotReady {
 	if g.draining.Load() {
 		return []api.NotReady{{Name: "gateway", Reason: "draining"}}
 	}
-	services := g.current.Load().activeServices()
 	if err := g.storage.ready(); err != nil {
 		return []api.NotReady{{Name: "queue", Reason: err.Error()}}
 	}
-	var missing []api.NotReady
+	s := g.storage.leaseStatus()
+	if s != nil && s.BelowTarget && !g.joined.Load() && time.Since(time.Unix(0, g.startedAt.Load())) <= joinTimeout {
+		return []api.NotReady{{Name: "quota", Reason: "waiting for its share of the quotas"}}
+	}
+	g.joined.Store(true)
+	return g.current.Load().unreachable()
+}
+
+// unreachable returns the providers that cannot be reached and that readiness.providers requires.
+// Pools that do not connect before their first notification are not required.
+func (snap *snapshot) unreachable() (missing []api.NotReady) {
+	services := snap.activeServices()
 	for _, s := range services {
 		if err := s.pool.Ready(); err != nil {
 			missing = append(missing, api.NotReady{Name: s.name, Reason: err.Error()})
 		}
 	}
-	if s := g.storage.leaseStatus(); s != nil && s.BelowTarget && !g.warmedUp.Load() {
-		missing = append(missing, api.NotReady{Name: "quota", Reason: "waiting for its share of the quotas"})
+	require := snap.cfg.Readiness.Providers
+	if require == "all" || require == "any" && len(missing) == len(services) {
+		return missing
 	}
-	if len(missing) == 0 || time.Since(time.Unix(0, g.startedAt.Load())) > warmUp {
-		g.warmedUp.Store(true)
-	}
-	if g.warmedUp.Load() && len(missing) < len(services) {
-		return nil
-	}
-	return missing
+	return nil
 }
