@@ -306,6 +306,25 @@ func TestNullBlocksAreAbsent(t *testing.T) {
 	}
 }
 
+func TestNullFieldsAreAbsent(t *testing.T) {
+	ts := newTestAPI(t)
+	body := `{"platform":"apns","token":"00","idempotency_key":null`
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[push.Notification]()) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" && name != "platform" && name != "token" {
+			body += fmt.Sprintf(",%q:null", name)
+		}
+	}
+	if got := receipts(t, ts.request("POST", batchPath, "["+body+"}]").Body); len(got) != 1 || got[0].Status != "accepted" {
+		t.Fatalf("%+v", got)
+	}
+	for _, block := range []string{`"apns":{"headers":null,"payload":null,"environment":null}`, `"fcm":{"message":null,"validate_only":null}`,
+		`"webpush":{"headers":null,"payload":null}`, `"retry":{"attempts":1}`} {
+		if w := ts.request("POST", singlePath, `{"platform":"apns","token":"00",`+block+`}`); w.Code != 200 {
+			t.Errorf("%s: %d %s", block, w.Code, w.Body)
+		}
+	}
+}
+
 func TestNullEntriesAreAbsent(t *testing.T) {
 	ts := newTestAPI(t)
 	const entries = `{"a":"1","b":null,"c":""}`

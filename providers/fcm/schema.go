@@ -74,7 +74,7 @@ var androidNotificationFields = fields{
 
 var (
 	apnsFields = fields{
-		"headers": headersOf(apnsHeaders), "payload": isObject, "live_activity_token": isString,
+		"headers": headersOf(apnsHeaders), "payload": isPayload, "live_activity_token": isString,
 		"fcm_options": objectOf(fields{"analytics_label": isLabel, "image": isString}),
 	}
 	webPushFields = fields{
@@ -295,6 +295,23 @@ func oneOfEnum(values ...string) check {
 		}
 		return invalid(field, invalidPayload, allowed)
 	}
+}
+
+// isPayload checks the payload for Apple devices. FCM passes it on, and a device reads a date in
+// milliseconds as one far in the future.
+func isPayload(_ *push.Notification, field string, v jsontext.Value) error {
+	payload, ok := parseObject(v)
+	if !ok {
+		return invalid(field, invalidPayload, "an object")
+	}
+	aps := payload.object("aps")
+	for _, name := range [...]string{"timestamp", "stale-date", "dismissal-date"} {
+		value := aps.get(name)
+		if seconds, err := strconv.ParseFloat(string(value), 64); value.Kind() == '0' && (err != nil || seconds >= 1e11) {
+			return invalid(field+".aps."+name, invalidPayload, "seconds since 1970, not milliseconds")
+		}
+	}
+	return nil
 }
 
 // isData checks a data object: its values are texts, and its names not reserved.

@@ -187,3 +187,20 @@ func TestInvalidValuesAreRefused(t *testing.T) {
 	}
 	translate(t, newProvider(t), newNotification(withMessage(`{"android":{"ttl":"2419200s","notification":{"notification_count":"3"}}}`)))
 }
+
+func TestDatesOfActivityAreInSeconds(t *testing.T) {
+	p := newProvider(t)
+	for _, member := range []string{"timestamp", "stale-date", "dismissal-date"} {
+		message := func(value string) *push.Notification {
+			return newNotification(withMessage(`{"apns":{"live_activity_token":"ab","payload":{"aps":{"event":"end","` + member + `":` + value + `}}}}`))
+		}
+		for _, valid := range []string{"1795600000", "1795600000.5", "null", "99999999999"} {
+			translate(t, p, message(valid))
+		}
+		for _, bad := range []string{"1795600000000", "1.7956e12", "1e999"} {
+			refused := mustRefuse(t, p, message(bad))
+			equal(t, bad, refused.Field, "fcm.message.apns.payload.aps."+member)
+			equal(t, bad, strings.Contains(refused.Allowed, "not milliseconds"), true)
+		}
+	}
+}
