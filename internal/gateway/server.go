@@ -27,7 +27,7 @@ func (g *Gateway) newAPI(cfg *config.Config) (*api.Handler, error) {
 	limits := cfg.Limits
 	return api.New(api.Config{
 		Sender: g.sender(), Idempotency: &g.idempotency, Workers: &g.workers, Channels: g, Queue: g.storage.apiQueue(), History: g.storage.apiHistory(), Draining: g.drainStarted,
-		Apps: apps, Logger: g.log, Ready: g.notReady, Observe: g.metrics.Request, Status: func(apps []string) any { return g.Status().forApps(apps) },
+		Apps: apps, Logger: g.log, Ready: g.publicNotReady, Observe: g.metrics.Request, Status: func(apps []string) any { return g.Status().forApps(apps) },
 		Limits: api.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTimeout: limits.BodyTimeout,
 			SendTimeout: limits.SendTimeout,
@@ -49,6 +49,7 @@ func (g *Gateway) adminHandler() http.Handler {
 	mux.Handle("GET /metrics", g.metrics.Handler())
 	mux.HandleFunc("GET "+AuditPath, g.handleAudit)
 	mux.HandleFunc("GET /v1/status", g.handleStatus)
+	mux.HandleFunc("GET /readyz", g.handleReady)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -112,6 +112,31 @@ func (g *Gateway) handleStatus(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(g.Status()) // fails only if the client disconnected
 }
 
+// publicNotReady is notReady for clients without a key. It contains no key ID, project, address or
+// path: names of services are shortened to their platform.
+func (g *Gateway) publicNotReady() (missing []api.NotReady) {
+	for _, m := range g.notReady() {
+		if m.Name != "gateway" {
+			kind, _, _ := strings.Cut(m.Name, " ")
+			m = api.NotReady{Name: kind, Reason: "GET /readyz on the admin listener has the reason"}
+		}
+		if !slices.Contains(missing, m) {
+			missing = append(missing, m)
+		}
+	}
+	return missing
+}
+
+// handleReady serves the complete reasons on the admin listener.
+func (g *Gateway) handleReady(w http.ResponseWriter, _ *http.Request) {
+	missing := g.notReady()
+	w.Header().Set("Content-Type", "application/json")
+	if len(missing) > 0 {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"ready": len(missing) == 0, "not_ready": missing}) // fails only if the client disconnected
+}
+
 // activeServices returns the services of the configuration, without lazy ones that have not been
 // used yet.
 func (snap *snapshot) activeServices() []*service {

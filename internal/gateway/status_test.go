@@ -106,3 +106,20 @@ func TestReloadEndsFeedOfRevokedKey(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 }
+
+// TestReadinessHidesCredentials has a gateway whose provider cannot be reached. Without a key, the
+// response names only the platform; on the admin listener it has the credential and the cause.
+func TestReadinessHidesCredentials(t *testing.T) {
+	s := newMockEnv(t)
+	block := strings.Replace(s.apnsBlock(), strings.Join(s.ready.APNsEndpoints, "', '"), "127.0.0.1:1", 1)
+	h := s.start(t, listenConfig+"readiness: {providers: all}\napps:\n"+s.appBlock("shop", block))
+	for _, path := range []string{"/readyz", "/healthz"} {
+		status, text := h.get(h.url + path)
+		if status != http.StatusServiceUnavailable || !strings.Contains(text, `"name":"apns"`) || strings.Contains(text, s.ready.APNsKeyID) || strings.Contains(text, "127.0.0.1") {
+			t.Errorf("%s: %d %s", path, status, text)
+		}
+	}
+	if status, text := h.get(h.adminURL + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(text, s.ready.APNsKeyID) {
+		t.Errorf("admin listener: %d %s", status, text)
+	}
+}
