@@ -11,8 +11,12 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/providers/webpush"
 )
 
@@ -24,15 +28,17 @@ type Check struct {
 	Verify func(ctx context.Context) (found string, err error)
 }
 
-// Checks returns the conditions that need the network: listen addresses, access tokens, DNS and
-// connections. New has already checked the files. The checks can run in any order, and send no
-// notification.
+// Checks returns the conditions that New does not check: listen addresses, timeouts that contradict
+// each other, storage, access tokens, DNS and connections. The checks can run in any order, and send
+// no notification.
 func (g *Gateway) Checks() []Check {
 	snap := g.current.Load()
 	checks := []Check{
 		{"listen", verifyListen(string(snap.cfg.Listen))},
 		{"admin.listen", verifyListen(string(snap.cfg.Admin.Listen))},
 	}
+	checks = append(checks, timeoutChecks(snap.cfg)...)
+	checks = append(checks, storageChecks(snap.cfg)...)
 	checks = append(checks, apnsChecks(snap.cfg)...)
 	for _, s := range snap.activeServices() {
 		if s.cred.cert == nil { // apnsChecks has the certificates
@@ -86,6 +92,77 @@ func (s *service) verifyReachable(ctx context.Context) (string, error) {
 		return fmt.Sprintf("connected to %s, address %d of %d of %s", addr, i+1, len(addrs), s.settings.base), nil
 	}
 	return "", fmt.Errorf("cannot connect to any address of %s: %w", s.settings.base, errors.Join(failures...))
+}
+
+// timeoutChecks returns a failing check for each timeout that does not fit into the one around it. A
+// gateway with such timeouts runs, but not as its operator expects.
+func timeoutChecks(cfg *config.Config) (checks []Check) {
+	fail := func(key, format string, args ...any) {
+		checks = append(checks, Check{key, func(context.Context) (string, error) { return "", fmt.Errorf(format, args...) }})
+	}
+	longest := cfg.Retry.AttemptTimeout
+	verify := func(key string, attempt time.Duration) {
+		longest = max(longest, attempt)
+		if limit := cfg.Limits.SendTimeout; attempt > limit {
+			fail(key, "%s exceeds limits.send_timeout (%s), so that a silent endpoint never counts as failed (lower it, or raise limits.send_timeout)", attempt, limit)
+		}
+	}
+	verify("retry.attempt_timeout", cfg.Retry.AttemptTimeout)
+	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
+		blocks := retryBlocks(cfg.Apps[name])
+		for _, block := range slices.Sorted(maps.Keys(blocks)) {
+			if attempt := blocks[block].AttemptTimeout; attempt != cfg.Retry.AttemptTimeout {
+				verify("apps."+name+"."+block+".retry.attempt_timeout", attempt)
+			}
+		}
+	}
+	if cfg.Drain.Grace < longest {
+		fail("drain.grace", "%s is shorter than retry.attempt_timeout (%s), so that a restart aborts attempts that the provider may have processed (raise it, best above limits.send_timeout)",
+			cfg.Drain.Grace, longest)
+	}
+	return checks
+}
+
+// retryBlocks returns the retry settings of the provider blocks of an app.
+func retryBlocks(app *config.App) map[string]config.Retry {
+	blocks := map[string]config.Retry{}
+	if app.APNs != nil {
+		blocks["apns"] = app.APNs.Retry
+	}
+	if app.FCM != nil {
+		blocks["fcm"] = app.FCM.Retry
+	}
+	if app.WebPush != nil {
+		blocks["webpush"] = app.WebPush.Retry
+	}
+	return blocks
+}
+
+// storageChecks returns the checks of the queue and the history.
+func storageChecks(cfg *config.Config) (checks []Check) {
+	if !hasQueue(cfg) {
+		return nil
+	}
+	engine, index := storageConfig(cfg)
+	key := "queue.dir"
+	if engine.URL != "" {
+		key = "queue.nats.url"
+	}
+	checks = append(checks, Check{key, func(ctx context.Context) (string, error) {
+		found, err := jetstream.Verify(ctx, engine, map[string]int64{
+			queue.Streams()[0]: int64(cfg.Queue.MaxBytes), history.Stream: int64(cfg.History.MaxBytes),
+		})
+		if errors.Is(err, jetstream.ErrLocked) {
+			err = fmt.Errorf("%w (is a gateway running here already?)", err)
+		}
+		return found, err
+	}})
+	if index == "" {
+		return checks
+	}
+	return append(checks, Check{"history.dir", func(context.Context) (string, error) {
+		return index + " can be written", history.Verify(index)
+	}})
 }
 
 // Warnings returns problems of a configuration with which a gateway runs nevertheless, each with

@@ -123,6 +123,10 @@ func (g *Gateway) publish(next *snapshot) {
 	for _, warning := range Warnings(next.cfg) {
 		g.log.Warn("config: " + warning)
 	}
+	for _, check := range timeoutChecks(next.cfg) {
+		_, err := check.Verify(context.Background())
+		g.log.Warn("config: "+check.Key, "err", err)
+	}
 	next.reconfigure()
 	next.users.Store(1)
 	for _, b := range next.background() {

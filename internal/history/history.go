@@ -9,8 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -144,6 +146,21 @@ func streamConfig(cfg Config) natsjs.StreamConfig {
 		Name: Stream, Subjects: []string{subjectPrefix + ">"}, Retention: natsjs.LimitsPolicy, Discard: natsjs.DiscardOld,
 		MaxAge: cfg.MaxAge, MaxBytes: cfg.MaxBytes, AllowDirect: true,
 	}
+}
+
+// Verify reports why the index in a directory, which need not exist yet, cannot be written.
+func Verify(dir string) error {
+	if err := jetstream.VerifyDir(dir); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(filepath.Join(dir, indexName), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return file.Close()
 }
 
 func (h *History) createDir() (err error) {

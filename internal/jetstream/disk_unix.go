@@ -23,6 +23,23 @@ func lockFile(name string) (*os.File, error) {
 	return file, nil
 }
 
+// verifyUnlocked returns ErrLocked if another process has locked the file. It does not create the
+// file, and holds a shared lock for a moment.
+func verifyUnlocked(name string) error {
+	file, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	if err != nil {
+		err = fmt.Errorf("%w: %s (%w)", ErrLocked, name, err)
+	}
+	return errors.Join(err, file.Close())
+}
+
 // freeBytes returns how many bytes this process can still write to the disk of dir.
 func freeBytes(dir string) (left uint64, ok bool) {
 	var s syscall.Statfs_t

@@ -34,6 +34,7 @@ type server struct {
 const (
 	startTimeout    = time.Minute // to load the files
 	restartInterval = 500 * time.Millisecond
+	lockTimeout     = time.Second // for a check, which locks the directory for a moment
 	maxPayload      = 8 << 20
 	// Memory streams hold small data that need not survive a restart.
 	maxMemoryStore = 256 << 20
@@ -47,7 +48,11 @@ func start(cfg Config) (*server, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	file, err := lockFile(filepath.Join(cfg.Dir, "lock"))
+	file, err := lockFile(lockName(cfg.Dir))
+	for deadline := time.Now().Add(lockTimeout); errors.Is(err, ErrLocked) && time.Now().Before(deadline); {
+		time.Sleep(lockTimeout / 20)
+		file, err = lockFile(lockName(cfg.Dir))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +62,9 @@ func start(cfg Config) (*server, error) {
 	}
 	return s, nil
 }
+
+// lockName returns the name of the file that a process locks while it uses the directory.
+func lockName(dir string) string { return filepath.Join(dir, "lock") }
 
 // launch repairs damaged blocks and starts a server. It returns when the server accepts
 // connections.
