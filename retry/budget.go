@@ -15,16 +15,17 @@ import (
 //
 //	Ratio × first attempts + PerSecond × (seconds since the first use + Window)
 //
-// retries. Retries of attempts that were never processed are free. The defaults are the 10 % of
-// Google's SRE book and the minimum rate of Finagle's RetryBudget. The zero value has the defaults;
-// a nil Budget allows everything. A Budget must not be copied after first use.
+// retries. Retries of attempts that were never processed are free. With the defaults, callers do not
+// notice that a provider fails a tenth of its requests at random, and an outage adds at most a fifth
+// to the requests (docs/performance.md). The zero value has the defaults; a nil Budget allows
+// everything. A Budget must not be copied after first use.
 type Budget struct {
-	// Ratio is the number of retries per first attempt; default 0.1, negative for none.
+	// Ratio is the number of retries per first attempt; default 0.15, negative for none.
 	Ratio float64
 	// PerSecond is the rate of retries that is always allowed, so that low traffic can retry at
-	// all; default 3, negative for none.
+	// all; default 10, negative for none.
 	PerSecond float64
-	// Window is the time over which deposits and retries are counted; default 10s. What is unused
+	// Window is the time over which deposits and retries are counted; default 5s. What is unused
 	// after it is lost.
 	Window time.Duration
 
@@ -54,8 +55,8 @@ func (b *Budget) Withdraw(o push.Outcome) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	elapsed := b.advance()
-	allowed := max(cmp.Or(b.Ratio, 0.1), 0)*b.firstAttempts.estimate(elapsed) +
-		max(cmp.Or(b.PerSecond, 3), 0)*b.windowSize().Seconds()
+	allowed := max(cmp.Or(b.Ratio, 0.15), 0)*b.firstAttempts.estimate(elapsed) +
+		max(cmp.Or(b.PerSecond, 10), 0)*b.windowSize().Seconds()
 	const rounding = 1e-9 // ten first attempts at 0.1 allow one retry, not 0.99…
 	if b.retries.estimate(elapsed)+1 > allowed+rounding {
 		return false
@@ -69,4 +70,4 @@ func (b *Budget) advance() (elapsed float64) {
 	return b.window.advance(time.Now(), b.windowSize(), &b.firstAttempts, &b.retries)
 }
 
-func (b *Budget) windowSize() time.Duration { return cmp.Or(b.Window, 10*time.Second) }
+func (b *Budget) windowSize() time.Duration { return cmp.Or(b.Window, 5*time.Second) }

@@ -31,12 +31,12 @@ func withdrawAll(b *retry.Budget) (allowed int) {
 	return allowed
 }
 
-func TestHundredFirstAttemptsAllowTenRetries(t *testing.T) {
+func TestHundredFirstAttemptsAllowFifteenRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &retry.Budget{PerSecond: -1}
 		deposit(b, 100)
-		if got := withdrawAll(b); got != 10 {
-			t.Errorf("allowed %d retries, want 10", got)
+		if got := withdrawAll(b); got != 15 {
+			t.Errorf("allowed %d retries, want 15", got)
 		}
 	})
 }
@@ -44,12 +44,12 @@ func TestHundredFirstAttemptsAllowTenRetries(t *testing.T) {
 func TestMinimumRetryRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b retry.Budget
-		if got := withdrawAll(&b); got != 30 {
-			t.Errorf("allowed %d retries in the first window of 10 s, want 3 per second", got)
+		if got := withdrawAll(&b); got != 50 {
+			t.Errorf("allowed %d retries in the first window of 5 s, want 10 per second", got)
 		}
-		time.Sleep(15 * time.Second)
-		if got := withdrawAll(&b); got != 15 {
-			t.Errorf("half a window later allowed %d retries, want the 15 that left the window", got)
+		time.Sleep(7500 * time.Millisecond)
+		if got := withdrawAll(&b); got != 25 {
+			t.Errorf("half a window later allowed %d retries, want the 25 that left the window", got)
 		}
 	})
 }
@@ -190,8 +190,8 @@ func TestBudgetHoldsUnderConcurrency(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if allowed.Load() != 100 {
-			t.Errorf("allowed %d retries, want 100", allowed.Load())
+		if allowed.Load() != 150 {
+			t.Errorf("allowed %d retries, want 150", allowed.Load())
 		}
 	})
 }

@@ -14,7 +14,7 @@ import (
 // Policy decides after every attempt whether another attempt follows. It is a value and may be
 // copied. The zero value is the default policy.
 type Policy struct {
-	// Attempts is the maximum number of attempts per notification; default 3. Attempts that the
+	// Attempts is the maximum number of attempts per notification; default 6. Attempts that the
 	// provider provably never processed do not count. 1 disables retries.
 	Attempts int
 	// AttemptTimeout is how long an endpoint may take to answer one attempt; default 5s. If it is
@@ -79,7 +79,7 @@ func FCMBulk() []Rule {
 // at most MaxRetryAfter plus the maximum backoff.
 func (p Policy) After(n *push.Notification, attempt int, o push.Outcome) (wait time.Duration, ok bool) {
 	rule := p.rule(o)
-	if attempt >= cmp.Or(p.Attempts, 3) || !n.MayRetry(attempt) || !o.Retryable() || rule.Stop {
+	if attempt >= cmp.Or(p.Attempts, 6) || !n.MayRetry(attempt) || !o.Retryable() || rule.Stop {
 		return 0, false
 	}
 	switch o.Verdict {

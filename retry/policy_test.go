@@ -51,8 +51,8 @@ func TestRetryableVerdicts(t *testing.T) {
 	}
 }
 
-func TestDefaultIsThreeAttempts(t *testing.T) {
-	for attempt, want := range map[int]bool{1: true, 2: true, 3: false, 4: false} {
+func TestDefaultIsSixAttempts(t *testing.T) {
+	for attempt, want := range map[int]bool{1: true, 2: true, 5: true, 6: false, 7: false} {
 		if _, ok := (retry.Policy{}).After(notification, attempt, push.Outcome{Verdict: push.Unavailable}); ok != want {
 			t.Errorf("after attempt %d: retry = %v, want %v", attempt, ok, want)
 		}

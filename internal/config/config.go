@@ -123,7 +123,7 @@ type Outlier struct {
 type Retry struct {
 	// Maximum attempts per notification, the first included; 1 never retries. Of the attempts that
 	// provably did not reach the service, up to eight do not count.
-	Attempts int `name:"attempts" default:"3" allowed:"1..10"`
+	Attempts int `name:"attempts" default:"6" allowed:"1..10"`
 	// Timeout of one attempt. It counts as a failure of the endpoint. If it is too short,
 	// notifications that were still being processed are sent twice.
 	AttemptTimeout time.Duration `name:"attempt_timeout" default:"5s" allowed:"100ms..2m"`
@@ -142,11 +142,11 @@ type Retry struct {
 	MaxRetryAfter time.Duration `name:"max_retry_after" default:"20s" allowed:"1ms..10m"`
 	// Retries as a percentage of the notifications of a credential. It prevents retries from
 	// overloading a failing provider.
-	Budget Percent `name:"budget" default:"10%" allowed:"0%..100%"`
+	Budget Percent `name:"budget" default:"15%" allowed:"0%..100%"`
 	// Retries that a credential has in addition, so that a credential with little traffic can
 	// retry. The same number of notifications probes a provider that is down; the others are
 	// refused immediately.
-	BudgetFloor Rate `name:"budget_floor" default:"3/s"`
+	BudgetFloor Rate `name:"budget_floor" default:"10/s"`
 	// Exceptions. The first rule that matches the outcome of an attempt applies. Rules in a
 	// provider block replace all of these.
 	Rules []Rule `name:"rules"`

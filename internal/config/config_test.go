@@ -68,9 +68,9 @@ func TestDefaults(t *testing.T) {
 			Outlier: config.Outlier{MinEndpoints: 5, MinOutcomes: 100, MinFailures: 0.1, SlowFactor: 4, SlowBy: 100 * time.Millisecond},
 		},
 		Retry: config.Retry{
-			Attempts: 3, AttemptTimeout: 5 * time.Second, Backoff: 50 * time.Millisecond, ThrottledBackoff: time.Second,
-			MaxBackoff: 20 * time.Second, RetryAfter: "comply", MaxRetryAfter: 20 * time.Second, Budget: 0.1,
-			BudgetFloor: config.Rate{Count: 3, Per: time.Second},
+			Attempts: 6, AttemptTimeout: 5 * time.Second, Backoff: 50 * time.Millisecond, ThrottledBackoff: time.Second,
+			MaxBackoff: 20 * time.Second, RetryAfter: "comply", MaxRetryAfter: 20 * time.Second, Budget: 0.15,
+			BudgetFloor: config.Rate{Count: 10, Per: time.Second},
 		},
 		Queue: config.Queue{
 			NATS: config.NATS{Replicas: 3}, MaxBytes: 4 << 30, Reserve: 256 << 20, InFlight: 512, RetryFor: 24 * time.Hour,

@@ -44,14 +44,14 @@ apps:
 		"apps.bank: (set) → (none)",
 		"apps.news: (none) → (new)",
 		"apps.shop.fcm.quota.topics_rate: (none) → 100/s",
-		"apps.shop.fcm.retry.budget: 10% → 5%",
+		"apps.shop.fcm.retry.budget: 15% → 5%",
 		"apps.shop.fcm.service_account_file: /etc/a.json → /etc/b.json",
 		"apps.shop.keys[0].hash: (secret) → (secret)",
 		"apps.shop.keys[0].scopes: [send] → [send read]",
 		"limits.body: 1MiB → 2MiB",
 		"pool.size: 8 → 4",
 		"quota.fcm.topics_rate: (none) → 100/s",
-		"retry.budget: 10% → 5%",
+		"retry.budget: 15% → 5%",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

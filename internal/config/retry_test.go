@@ -18,15 +18,15 @@ func withRetry(top, under string) string {
 func TestAppCanOnlyLowerRetryLimits(t *testing.T) {
 	for _, c := range []struct{ top, under, wrong string }{
 		{"", "attempts: 2", ""},
-		{"", "attempts: 3", ""},
-		{"", "attempts: 4", "apps.shop.fcm.retry.attempts"},
-		{"attempts: 5", "attempts: 4", ""},
+		{"", "attempts: 6", ""},
+		{"", "attempts: 7", "apps.shop.fcm.retry.attempts"},
+		{"attempts: 8", "attempts: 7", ""},
 		{"attempts: 1", "attempts: 2", "apps.shop.fcm.retry.attempts"},
 		{"", "max_retry_after: 21s", "apps.shop.fcm.retry.max_retry_after"},
-		{"", "budget: 11%", "apps.shop.fcm.retry.budget"},
+		{"", "budget: 16%", "apps.shop.fcm.retry.budget"},
 		{"", "budget: 0%", ""},
-		{"", "budget_floor: 4/s", "apps.shop.fcm.retry.budget_floor"},
-		{"", "budget_floor: 181/min", "apps.shop.fcm.retry.budget_floor"},
+		{"", "budget_floor: 11/s", "apps.shop.fcm.retry.budget_floor"},
+		{"", "budget_floor: 601/min", "apps.shop.fcm.retry.budget_floor"},
 		{"", "budget_floor: 60/min", ""},
 	} {
 		_, err := config.Parse("gateway.yaml", []byte(withRetry(c.top, c.under)), nil)
@@ -40,7 +40,7 @@ func TestAppCanOnlyLowerRetryLimits(t *testing.T) {
 }
 
 func TestRetryAttemptsDefault(t *testing.T) {
-	for text, want := range map[string]int{withRetry("", ""): 3, withRetry("attempts: 1", ""): 1, withRetry("", "attempts: 1"): 1} {
+	for text, want := range map[string]int{withRetry("", ""): 6, withRetry("attempts: 1", ""): 1, withRetry("", "attempts: 1"): 1} {
 		if got := parse(t, text).Apps["shop"].FCM.Retry; got.Attempts != want || got.Backoff != 50*time.Millisecond {
 			t.Errorf("%+v, want %d attempts and otherwise the defaults", got, want)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/retry"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -168,7 +169,7 @@ func newRouteWithPool(t testing.TB, s *service, cfg pool.Config, endpoints int) 
 	for range endpoints {
 		testwait.For(t, joined, "the end")
 	}
-	return &delivery.Route{Provider: s, Pool: p}
+	return &delivery.Route{Provider: s, Pool: p, Retry: retry.Policy{Attempts: 3}}
 }
 
 var (

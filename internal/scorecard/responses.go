@@ -59,6 +59,25 @@ func flakyEndpoint(s *scenario) {
 	s.expectDialBudget(g, m, mockprovider.APNs)
 }
 
+// randomFailures is S03c. Every endpoint fails 10 % of its requests at random.
+func randomFailures(s *scenario) {
+	m := s.startMock(mockprovider.Config{Endpoints: poolSize + spareEndpoints})
+	g := s.startAPNsGateway(m, "")
+	run := s.offerRate(g, loadRate, beforeFault+faultDuration, apnsNotification)
+	run.waitUntil(beforeFault)
+	faultStart := s.injectFaults(m, mockprovider.Fault{
+		Service: mockprovider.APNs, Share: 0.1, Status: 503, Delay: healthyResponse.Delay, P99: healthyResponse.P99,
+	})
+	e := collectEvidence(m, run.wait(), faultStart)
+
+	atMost(&s.rowResult, "failed", fractionOf(s.countFailed(e.after, e.accepted), len(e.after)), 0.0001)
+	atMost(&s.rowResult, "amplification", e.amplification(), 1.12) // 1/0.9 is necessary
+	s.expectMaxIncrease("p99", e.before.LatencyQuantile(0.99), e.after.LatencyQuantile(0.99), 250*time.Millisecond)
+	s.note("%d ejections", len(g.eventsSince(faultStart, "ejected", "")))
+	s.expectZero("duplicates", e.duplicates())
+	s.expectDialBudget(g, m, mockprovider.APNs)
+}
+
 // silentForSomeTokens is S03b. One of eight endpoints never responds for one device token in
 // twenty. It responds to PING and for other tokens as usual. Other endpoints respond for all
 // tokens.

@@ -9,6 +9,7 @@ var rows = []row{
 	{id: "S02", fault: "one of eight endpoints answers 500 and 503", check: erroringEndpoint},
 	{id: "S03", fault: "one of eight endpoints fails 30 % of its requests", check: flakyEndpoint},
 	{id: "S03b", fault: "one of eight endpoints does not respond for 5 % of the tokens", check: silentForSomeTokens},
+	{id: "S03c", fault: "every endpoint fails 10 % of its requests", check: randomFailures},
 	{id: "S04", fault: "one of eight endpoints is a second slower", check: slowEndpoint},
 	{id: "S05", fault: "two of eight addresses in DNS are dead: SYN ignored, connection refused, no TLS", check: deadAddresses},
 	{id: "S05b", fault: "one of eight endpoints is dead for five minutes, without a spare", check: deadEndpointNoSpare},

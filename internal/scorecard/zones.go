@@ -178,7 +178,7 @@ func (s sentTimes) rampTime(faultEnd time.Time) time.Duration {
 // has three gateways. A gateway must not try a notification that another one has tried.
 func providerOutageForClients(s *scenario) {
 	const before, outage = 5 * time.Second, 20 * time.Second
-	const attempts = 3 // the default of retry.attempts
+	const attempts = 6 // the default of retry.attempts
 	healthy := mockprovider.Fault{Service: mockprovider.APNs, Delay: 50 * time.Millisecond}
 	m := s.startMock(mockprovider.Config{Endpoints: poolSize, Script: script(healthy)})
 	files := s.writeMockFiles(m)
