@@ -41,7 +41,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg.fill()
 	c := &Client{
-		cfg: cfg, path: "/v1/apps/" + cfg.App + "/", resolver: gateways, hedges: retry.Budget{Ratio: hedgeRatio, PerSecond: hedgeMinRate},
+		cfg: cfg, path: "/v1/apps/" + cfg.App + "/", resolver: gateways, hedges: retry.Budget{Ratio: hedgeRatio, PerSecond: hedgeMinRate, Window: hedgeWindow},
 		log: cfg.Logger, close: func() error { return nil },
 	}
 	c.pool, err = pool.New(pool.Config{

@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	hedgeRatio    = 0.05 // of all Sends
-	hedgeMinRate  = 0.1  // per second, for clients that send little
-	maxHedgePicks = 8    // to find a gateway that shares its keys with the first
+	hedgeRatio    = 0.05             // of all Sends
+	hedgeMinRate  = 0.1              // per second, for clients that send little
+	hedgeWindow   = 10 * time.Second // long enough for one hedge at hedgeMinRate
+	maxHedgePicks = 8                // to find a gateway that shares its keys with the first
 )
 
 // callResult is the result of one of two concurrent calls.
