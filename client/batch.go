@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/wire"
 )
 
 // batchWindow limits the notifications of a batch that were read and whose receipts were not yet
@@ -190,10 +191,6 @@ func (b *batch) report(it *item, r push.Receipt, err error) {
 
 // reportNotSent reports an item that no worker took before the context ended.
 func (b *batch) reportNotSent(it *item) {
-	o := push.NoResponse(b.ctx.Err())
-	if o.Verdict == push.Unknown { // the deadline passed before it was sent
-		o.Verdict = push.Unsent
-	}
-	r := push.Receipt{Outcome: o}
+	r := push.Receipt{Outcome: push.NoResponse(&wire.Error{Reason: wire.Canceled, Processed: wire.Never, Err: b.ctx.Err()})}
 	b.report(it, r, errorFor(r, nil))
 }

@@ -22,7 +22,7 @@ const (
 	Unauthorized                // the credential is invalid, or not valid for this notification
 	Unavailable                 // the provider answered that it cannot process the notification now
 	Unknown                     // sent, but no response: a retry may cause a duplicate
-	Abandoned                   // the caller cancelled; nothing failed
+	Abandoned                   // the caller cancelled before it was sent; nothing failed
 	Expired                     // its TTL expired before it was sent
 )
 
@@ -184,7 +184,10 @@ func NoResponse(err error) Outcome {
 		}
 	}
 	if errors.Is(err, context.Canceled) {
-		o.Verdict, o.Scope = Abandoned, ScopeNone
+		o.Scope = ScopeNone
+		if o.Verdict == Unsent {
+			o.Verdict = Abandoned
+		}
 	}
 	return o
 }

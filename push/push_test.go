@@ -262,7 +262,8 @@ func TestNoResponseIsUnknownByDefault(t *testing.T) {
 		{"any error", errors.New("?"), push.Outcome{Verdict: push.Unknown, Reason: "NO_ANSWER"}},
 		{"sent, endpoint fault", fakeTransportError{fault: true}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT", Scope: push.ScopeEndpoint}},
 		{"never sent", fakeTransportError{unprocessed: true}, push.Outcome{Verdict: push.Unsent, Reason: "RESPONSE_TIMEOUT"}},
-		{"cancelled", fakeTransportError{cause: context.Canceled}, push.Outcome{Verdict: push.Abandoned, Reason: "RESPONSE_TIMEOUT"}},
+		{"cancelled before it was sent", fakeTransportError{unprocessed: true, cause: context.Canceled}, push.Outcome{Verdict: push.Abandoned, Reason: "RESPONSE_TIMEOUT"}},
+		{"cancelled after it was sent", fakeTransportError{fault: true, cause: context.Canceled}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}},
 		{"deadline exceeded", fakeTransportError{cause: context.DeadlineExceeded}, push.Outcome{Verdict: push.Unknown, Reason: "RESPONSE_TIMEOUT"}},
 	}
 	for _, test := range tests {

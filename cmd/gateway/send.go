@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -82,7 +83,10 @@ func (s sendCmd) Run(p process) error {
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return fmt.Errorf("send: no response from %s: %w", s.URL, err)
+		if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
+			return fmt.Errorf("send: no response from %s: %w", s.URL, err)
+		}
+		return fmt.Errorf("send: no response from %s; the notification may have been sent: %w", s.URL, err)
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))

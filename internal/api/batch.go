@@ -47,10 +47,12 @@ func (s *server) batch(w *response, r *http.Request) *problem {
 // runBatch processes a batch from its first item to its last receipt. The sends do not end with the
 // context of the request, but when the client disconnects: see cancelOnDisconnect.
 func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, in itemReader) *problem {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	attempts, cancelAttempts := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancelAttempts()
+	ctx, cancel := context.WithCancel(attempts)
 	defer cancel()
 	b := &batch{
-		server: s, app: w.app, access: w.access, requestID: w.requestID, async: async, ctx: ctx,
+		server: s, app: w.app, access: w.access, requestID: w.requestID, async: async, ctx: ctx, attempts: attempts,
 		slots: make(chan struct{}, s.limits.InFlight), jobs: make(chan job, maxGroup), out: newOutput(w, s.limits.WriteTimeout),
 	}
 	w.Header()["Content-Type"] = ndjsonType
@@ -101,6 +103,7 @@ type batch struct {
 	requestID string
 	async     bool            // the items go to the queue, and the response does not wait for verdicts
 	ctx       context.Context // cancelled when the client disconnects
+	attempts  context.Context // of the attempts in flight; cancelled at the end
 	shared    sharedContext
 	pending   []job          // read, but not dispatched
 	slots     chan struct{}  // one for each notification in flight
@@ -134,8 +137,8 @@ type sharedContext struct {
 // timeout, or up to 1/256 of it earlier: by default, a tenth of a second.
 func (b *batch) itemContext() context.Context {
 	if now := time.Now(); b.shared.Context == nil || now.Sub(b.shared.created) > b.limits.SendTimeout/256 {
-		ctx, cancel := context.WithTimeout(b.ctx, b.limits.SendTimeout)
-		_ = cancel // b.ctx ends with the batch
+		ctx, cancel := sendContext(b.ctx, b.attempts, b.limits.SendTimeout)
+		_ = cancel // b.ctx and b.attempts end with the batch
 		b.shared = sharedContext{ctx, now}
 	}
 	return b.shared.Context

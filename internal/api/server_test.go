@@ -272,6 +272,45 @@ func TestDisconnectCancelsItemsInFlight(t *testing.T) {
 	}
 }
 
+// TestDisconnectLetsAttemptEnd disconnects while an attempt is in flight. The waits of the send end
+// immediately, and the attempt may go on until the send timeout.
+func TestDisconnectLetsAttemptEnd(t *testing.T) {
+	for name, start := range map[string]func(c *rawConn){
+		"single": func(c *rawConn) {
+			c.startRequest(singlePath, len(validBody))
+			c.write(validBody)
+		},
+		"batch": func(c *rawConn) {
+			c.startRequest(batchPath, -1, ndjson)
+			c.writeChunk(validBody + "\n")
+		},
+	} {
+		withServer(t, func(t *testing.T, ts *testAPI, c *rawConn) {
+			type times struct{ waits, attempt time.Duration }
+			ended := make(chan times, 1)
+			began := time.Now()
+			ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+				var at times
+				<-ctx.Done()
+				at.waits = time.Since(began)
+				<-push.AttemptContext(ctx).Done()
+				at.attempt = time.Since(began)
+				ended <- at
+				return accepted(n)
+			}
+			start(c)
+			synctest.Wait()
+			time.Sleep(time.Second)
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			if got := testwait.For(t, ended, "the end of the send"); got != (times{time.Second, 25 * time.Second}) {
+				t.Errorf("%s: the waits ended after %v, the attempt after %v", name, got.waits, got.attempt)
+			}
+		})
+	}
+}
+
 // TestIdleConnectionOutlivesLoadBalancer uses a connection after an idle time as long as that of
 // common load balancers, which keep connections for the next request of any client.
 func TestIdleConnectionOutlivesLoadBalancer(t *testing.T) {

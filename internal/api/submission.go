@@ -45,18 +45,45 @@ func newSubmission(n *push.Notification, key string, body []byte) *submission {
 }
 
 // deliver sends sub synchronously. If its key was used before, the result is that of the earlier
-// request instead. A send with a key is not cancelled when the client disconnects: the client can
-// repeat the request with the key to get the result.
+// request instead. When the client disconnects, a send without a key makes no further attempt. A send
+// with a key goes on: the client can repeat the request with the key to get the result.
 func (s *server) deliver(ctx context.Context, sub *submission) {
 	switch {
 	case sub.key == "":
-		sub.result.receipt = s.deliverWithin(ctx, sub)
+		timeout := s.limits.SendTimeout
+		if sub.maxWait > 0 {
+			timeout = min(timeout, sub.maxWait)
+		}
+		ctx, done := sendContext(ctx, context.WithoutCancel(ctx), timeout)
+		defer done()
+		sub.result.receipt = s.sender.Send(ctx, sub.n)
 	case s.history == nil:
 		s.deliverCached(ctx, sub)
-	case s.claim(ctx, sub):
+	case s.claimWithin(ctx, sub):
 		defer sub.release()
 		sub.result.receipt = s.deliverWithin(context.WithoutCancel(ctx), sub) // limited by the send timeout
 	}
+}
+
+// sendContext returns the context of a send that is cancelled when the client disconnects, which ends
+// ctx: then it waits for nothing more. An attempt in flight goes on until its end, the timeout or the end
+// of parent, so that the history has its result.
+func sendContext(ctx, parent context.Context, timeout time.Duration) (send context.Context, cancel func()) {
+	attempts, cancelAttempts := context.WithTimeout(parent, timeout)
+	waits, cancelWaits := context.WithCancel(attempts)
+	stop := context.AfterFunc(ctx, cancelWaits)
+	return push.WithAttemptContext(waits, attempts), func() {
+		stop()
+		cancelWaits()
+		cancelAttempts()
+	}
+}
+
+// claimWithin is claim with the send timeout.
+func (s *server) claimWithin(ctx context.Context, sub *submission) bool {
+	ctx, cancel := context.WithTimeout(ctx, s.limits.SendTimeout)
+	defer cancel()
+	return s.claim(ctx, sub)
 }
 
 // deliverWithin sends sub with the timeout that the client asked for.

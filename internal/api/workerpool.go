@@ -94,9 +94,11 @@ type task struct {
 func (t task) run() {
 	defer t.running.Done()
 	defer func() { <-t.slots }()
-	ctx := t.deadlineCtx
-	if t.key != "" {
-		ctx = t.ctx
-	}
-	t.runGuarded([]job{t.job}, func() { t.deliver(ctx, t.submission) })
+	t.runGuarded([]job{t.job}, func() {
+		if t.key != "" {
+			t.deliver(t.ctx, t.submission)
+		} else {
+			t.result.receipt = t.sender.Send(t.deadlineCtx, t.n)
+		}
+	})
 }

@@ -4,6 +4,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"math"
 	"time"
 
@@ -29,6 +30,7 @@ type delivery struct {
 	globalPermit      *usage // of ConcurrencyLimit
 	adaptivePermit    *usage // of AdaptiveLimiter
 	leaseWaitStart    time.Time
+	cancelled         bool // the caller cancelled the last attempt, which says nothing about the provider
 }
 
 // acquireGlobal acquires the concurrency limit of the gateway.
@@ -187,7 +189,10 @@ func (d *delivery) send(ctx context.Context, lease *pool.Lease) (o push.Outcome)
 			return push.Outcome{Verdict: push.Abandoned, Reason: reasonNotNoted}
 		}
 	}
-	return d.Provider.Send(ctx, lease, d.n, d.request)
+	ctx = push.AttemptContext(ctx)
+	o = d.Provider.Send(ctx, lease, d.n, d.request)
+	d.cancelled = o.Verdict == push.Unknown && errors.Is(ctx.Err(), context.Canceled)
+	return o
 }
 
 // waitRetry decides whether another attempt follows one that ended in o, and waits for it. If none
@@ -196,6 +201,9 @@ func (d *delivery) waitRetry(ctx context.Context, o push.Outcome) (cause push.Ou
 	wait, ok := d.Retry.After(d.n, d.countedAttempts(), o)
 	if !ok || wait > d.remaining() {
 		return o, false
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return orAbandoned(ctx, o), false
 	}
 	if !d.Throttler.AllowRetry() || !d.Budget.Withdraw(o) {
 		d.Observer.retryDenied(d.n, o)
@@ -235,10 +243,14 @@ func (d *delivery) finish(cause push.Outcome) push.Receipt {
 // lastOutcome returns the outcome of the last attempt, which the throttler records. Without an
 // attempt it is the zero Outcome, whose verdict is Unsent.
 func (d *delivery) lastOutcome() push.Outcome {
-	if len(d.attempts) == 0 {
+	switch {
+	case len(d.attempts) == 0:
 		return push.Outcome{}
+	case d.cancelled:
+		return push.Outcome{Verdict: push.Abandoned}
+	default:
+		return d.attempts[len(d.attempts)-1].Outcome
 	}
-	return d.attempts[len(d.attempts)-1].Outcome
 }
 
 // remaining returns the time until the deadline.

@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/retry"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -229,7 +230,7 @@ func TestNotificationExpiredWhileWaitingIsNotSent(t *testing.T) {
 	})
 }
 
-func TestCancelledSendIsAbandoned(t *testing.T) {
+func TestCancelledSend(t *testing.T) {
 	hang := func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
 		<-ctx.Done()
 		return push.NoResponse(ctx.Err())
@@ -239,7 +240,7 @@ func TestCancelledSendIsAbandoned(t *testing.T) {
 		endpoints int
 		want      string
 	}{
-		"during an attempt":        {&service{script: hang}, 2, "abandoned = abandoned"},
+		"during an attempt":        {&service{script: hang}, 2, "unknown = unknown"},
 		"between two attempts":     {scriptedService(throttled(push.ScopeDevice, 15*time.Second)), 2, "throttled = abandoned"},
 		"after an unknown attempt": {scriptedService(unknown), 2, "unknown = unknown"},
 		"waiting for an endpoint":  {&service{}, 0, "= abandoned"},
@@ -261,6 +262,71 @@ func TestCancelledSendIsAbandoned(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestCancelledSendAwaitsItsAttempt cancels sends whose attempts have a context of their own. An attempt in
+// flight gets its response, and no other one starts.
+func TestCancelledSendAwaitsItsAttempt(t *testing.T) {
+	for name, c := range map[string]struct {
+		last push.Outcome
+		want string
+	}{
+		"accepted":              {accepted, "accepted = accepted"},
+		"to be retried":         {push.Outcome{Verdict: push.Unavailable, HTTP: 503, Scope: push.ScopeEndpoint}, "unavailable = abandoned"},
+		"no response":           {unknown, "unknown = unknown"},
+		"cancelled by deadline": {push.Outcome{}, "unknown = unknown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &service{script: func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
+					select {
+					case <-time.After(3 * time.Second):
+						if c.last != (push.Outcome{}) {
+							return c.last
+						}
+						<-ctx.Done()
+					case <-ctx.Done():
+					}
+					return push.NoResponse(ctx.Err())
+				}}
+				r := newRoute(t, s, 2)
+				attempts, end := context.WithTimeout(t.Context(), 5*time.Second)
+				defer end()
+				ctx, cancel := context.WithCancel(attempts)
+				time.AfterFunc(time.Second, cancel)
+				start := time.Now()
+				got := r.Send(push.WithAttemptContext(ctx, attempts), repeatable("a"))
+				want := 3 * time.Second
+				if c.last == (push.Outcome{}) {
+					want = 5 * time.Second
+				}
+				if verdicts(got) != c.want || time.Since(start) != want {
+					t.Errorf("%s after %v, want %s after %v", verdicts(got), time.Since(start), c.want, want)
+				}
+			})
+		})
+	}
+}
+
+// TestCancelledAttemptIsNoProviderFailure cancels many sends. The throttler does not count them.
+func TestCancelledAttemptIsNoProviderFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoute(t, &service{script: func(ctx context.Context, _ *push.Notification, _ int, _ string) push.Outcome {
+			<-ctx.Done()
+			return push.NoResponse(ctx.Err())
+		}}, 2)
+		r.Throttler = &retry.AdaptiveThrottler{}
+		for range 200 {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel)
+			if got := r.Send(ctx, newNotification("a")); got.Verdict != push.Unknown {
+				t.Fatal(verdicts(got))
+			}
+		}
+		if rate := r.Throttler.RejectionRate(); rate > 0 {
+			t.Errorf("the throttler rejects %v of the notifications", rate)
+		}
+	})
 }
 
 // checkNoBlame checks that no endpoint has failures and that all leases were returned.

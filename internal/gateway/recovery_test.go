@@ -132,8 +132,8 @@ func TestNotificationLostOnDiskIsReported(t *testing.T) {
 		return lost != ""
 	}, "a notification is reported as lost")
 	testwait.Until(t, func() bool { return receiver.received(lost) }, "the webhook receives its end")
-	if e := h.lastEvent(lost); !strings.Contains(e, `"reason":"TASK_LOST"`) {
-		t.Errorf("the last event in the feed is %s", e)
+	if e := h.endOf(lost); !strings.Contains(e, `"reason":"TASK_LOST"`) {
+		t.Errorf("the end in the feed is %s", e)
 	}
 	for id, i := range ids {
 		code, again := h.request("POST", "", body, "Prefer", "respond-async", "Idempotency-Key", fmt.Sprint(i))
@@ -150,9 +150,8 @@ func TestNotificationLostOnDiskIsReported(t *testing.T) {
 	}
 }
 
-// lastEvent reads the feed of shop from its start, and returns the last event of a notification that has
-// ended.
-func (h testGateway) lastEvent(id string) (data string) {
+// readFeed reads the events of shop from the first one on, until read returns false.
+func (h testGateway) readFeed(read func(data string) bool) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), testwait.Bound)
 	defer cancel()
@@ -167,10 +166,21 @@ func (h testGateway) lastEvent(id string) (data string) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
-		if line, ok := strings.CutPrefix(lines.Text(), "data: "); ok && strings.Contains(line, id) && strings.Contains(line, `"receipt"`) {
-			return line
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok && !read(data) {
+			return
 		}
 	}
-	h.t.Fatal("the feed has no end of the notification")
-	return ""
+	h.t.Fatal("the feed ended before the expected events")
+}
+
+// endOf returns the event with which a notification of shop ended.
+func (h testGateway) endOf(id string) (end string) {
+	h.t.Helper()
+	h.readFeed(func(data string) bool {
+		if strings.Contains(data, id) && strings.Contains(data, `"receipt"`) {
+			end = data
+		}
+		return end == ""
+	})
+	return end
 }

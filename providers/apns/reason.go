@@ -5,6 +5,7 @@ package apns
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"regexp"
 	"strings"
@@ -212,7 +213,7 @@ var streamLimit = []byte("Maximum active streams violated")
 func (p *Provider) judgeNoResponse(err error, used *token) push.Outcome {
 	o := push.NoResponse(err)
 	lost, ok := errors.AsType[*wire.Error](err)
-	if !ok || len(lost.DebugData) == 0 || o.Verdict == push.Abandoned {
+	if !ok || len(lost.DebugData) == 0 || errors.Is(err, context.Canceled) {
 		return o
 	}
 	if bytes.Contains(lost.DebugData, streamLimit) {

@@ -266,12 +266,12 @@ func TestGoAwayReason(t *testing.T) {
 	}
 }
 
-func TestCancelledSendIsAbandoned(t *testing.T) {
+func TestCancelledSendBlamesNobody(t *testing.T) {
 	for _, err := range []error{context.Canceled, &wire.Error{Reason: wire.Canceled, Err: context.Canceled,
 		DebugData: []byte(`{"reason":"Shutdown"}`)}} {
 		o := send(t, newKeyProvider(t), failWith(err), newNotification())
-		equal(t, "verdict", o.Verdict, push.Abandoned)
-		equal(t, "faults", o.EndpointFault() || o.EndpointOK() || o.Retryable(), false)
+		equal(t, "verdict", o.Verdict, push.Unknown)
+		equal(t, "faults", o.EndpointFault() || o.EndpointOK(), false)
 	}
 	equal(t, "verdict", send(t, newKeyProvider(t), failWith(errors.New("unknown")), newNotification()).Verdict, push.Unknown)
 }

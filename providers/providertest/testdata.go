@@ -92,7 +92,7 @@ func (c ErrorCase) TransportError() (lost *wire.Error, want push.Verdict) {
 	}
 	switch {
 	case c.Code == string(wire.Canceled):
-		lost.Err = context.Canceled
+		lost.Processed, lost.Err = wire.Never, context.Canceled // afterwards the result is unknown
 		return lost, push.Abandoned
 	case c.Unprocessed:
 		return lost, push.Unsent
