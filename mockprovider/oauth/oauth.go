@@ -29,7 +29,10 @@ type Service struct {
 	url      func() string
 }
 
-var _ script.Service = (*Service)(nil)
+var (
+	_ script.Service     = (*Service)(nil)
+	_ script.TokenIssuer = (*Service)(nil)
+)
 
 // New returns a token endpoint that adds the access tokens it issues to tokens. lifetime is the
 // lifetime of an access token; expires_in is one second less, as with Google. now is the clock of
@@ -137,11 +140,28 @@ func (s *Service) checkAssertion(t *jwt.Token) string {
 	return ""
 }
 
-// issue responds with a new access token.
-func (s *Service) issue(scope string) h2.Response {
+// IssueToken returns a new access token for the scope of a valid request, or a token that allows
+// nothing.
+func (s *Service) IssueToken(r *h2.Request) string {
+	form, err := url.ParseQuery(string(r.Body))
+	if err != nil {
+		return s.newToken("")
+	}
+	scope, _ := s.verify(form)
+	return s.newToken(scope)
+}
+
+// newToken issues an access token.
+func (s *Service) newToken(scope string) string {
 	token := "ya29.c.mock-" + rand.Text()
 	messaging := slices.ContainsFunc(strings.Fields(scope), func(s string) bool { return slices.Contains(messagingScopes, s) })
 	s.tokens.add(token, accessToken{expires: time.Now().Add(s.lifetime), messaging: messaging})
+	return token
+}
+
+// issue responds with a new access token.
+func (s *Service) issue(scope string) h2.Response {
+	token := s.newToken(scope)
 	body, _ := json.Marshal(struct {
 		AccessToken string `json:"access_token"`
 		ExpiresIn   int    `json:"expires_in"`

@@ -177,3 +177,15 @@ func TestFaultHasAnOAuthError(t *testing.T) {
 		}
 	}
 }
+
+func TestIssuedTokenHasTheScopeOfTheRequest(t *testing.T) {
+	m := newMock(t, time.Hour, time.Now)
+	valid := m.IssueToken(&h2.Request{Method: "POST", Path: "/token", Body: []byte(form(m.assertion(t, nil)).Encode())})
+	if _, messaging, ok := m.tokens.Lookup(valid); !ok || !messaging {
+		t.Errorf("known %t, allows sending %t", ok, messaging)
+	}
+	invalid := m.IssueToken(&h2.Request{Body: []byte("%")})
+	if _, messaging, ok := m.tokens.Lookup(invalid); !ok || messaging {
+		t.Errorf("invalid request: known %t, allows sending %t", ok, messaging)
+	}
+}

@@ -5,6 +5,7 @@ package script
 import (
 	"cmp"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,12 @@ type Service interface {
 	Respond(r *h2.Request) h2.Response
 	// RespondFault returns a response with the status and reason of f, in the format of the service.
 	RespondFault(r *h2.Request, f *Fault) h2.Response
+}
+
+// TokenIssuer is a Service that issues access tokens.
+type TokenIssuer interface {
+	// IssueToken returns a new access token for the scope that r requests.
+	IssueToken(r *h2.Request) string
 }
 
 // Injector injects the faults of a script. It is safe for concurrent use.
@@ -174,12 +181,50 @@ func (r *Rule) respond(s Service, req *h2.Request, wait time.Duration) (resp h2.
 			f.RetryAfter = (wait + time.Second - 1).Truncate(time.Second)
 		}
 		return s.RespondFault(req, &f), "quota"
+	case r.Body != nil:
+		return r.respondBody(s, req), "body"
 	case r.Status != 0:
 		return s.RespondFault(req, &r.Fault), "status"
 	case r.ServiceRate > 0:
 		return s.Respond(req), "service_rate"
 	}
 	return s.Respond(req), ""
+}
+
+// respondBody returns the response with Fault.Body. A redirect and a 407 have the header field that
+// they require.
+func (r *Rule) respondBody(s Service, req *h2.Request) h2.Response {
+	body := *r.Body
+	if issuer, ok := s.(TokenIssuer); ok && strings.Contains(body, accessToken) {
+		body = strings.ReplaceAll(body, accessToken, issuer.IssueToken(req))
+	}
+	resp := h2.Response{Status: cmp.Or(r.Status, 200), Body: []byte(body)}
+	if kind := cmp.Or(r.ContentType, contentType(body)); kind != "" {
+		resp.Header = append(resp.Header, h2.Field("content-type", kind))
+	}
+	switch {
+	case resp.Status == 407:
+		resp.Header = append(resp.Header, h2.Field("proxy-authenticate", "Basic"))
+	case resp.Status/100 == 3:
+		resp.Header = append(resp.Header, h2.Field("location", "https://portal.example/login"))
+	}
+	resp.AddRetryAfter(r.RetryAfter)
+	return resp
+}
+
+// accessToken is replaced in Fault.Body.
+const accessToken = "${access_token}"
+
+func contentType(body string) string {
+	switch trimmed := strings.TrimSpace(body); {
+	case trimmed == "":
+		return ""
+	case trimmed[0] == '<':
+		return "text/html; charset=utf-8"
+	case trimmed[0] == '{', trimmed[0] == '[':
+		return "application/json"
+	}
+	return "text/plain; charset=utf-8"
 }
 
 // dice is a source of random numbers that is safe for concurrent use.

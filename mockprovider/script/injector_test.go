@@ -57,6 +57,7 @@ func TestFaultsDecideAboutRequests(t *testing.T) {
 	}{
 		"none":                {script.Fault{Service: script.FCM, Status: 500}, "[200 true] [200 true] [200 true]"},
 		"status":              {script.Fault{Status: 500, Times: 1}, "[500 true status] [200 true] [200 true]"},
+		"body":                {script.Fault{Status: 403, Body: new("<html>"), Times: 1}, "[403 true body] [200 true] [200 true]"},
 		"token prefix":        {script.Fault{Token: "ab*", Status: 500}, "[500 true status] [500 true status] [500 true status]"},
 		"token in upper case": {script.Fault{Token: "AB*", Status: 500}, "[500 true status] [500 true status] [500 true status]"},
 		"other token":         {script.Fault{Token: "a", Status: 500}, "[200 true] [200 true] [200 true]"},
@@ -116,6 +117,30 @@ func describe(d h2.Decision) string {
 		text += " " + d.Delay.String()
 	}
 	return "[" + text + "]"
+}
+
+func TestBodyReplacesTheFormatOfTheService(t *testing.T) {
+	for _, c := range []struct {
+		fault  script.Fault
+		status int
+		header string
+	}{
+		{script.Fault{Body: new("<html>blocked")}, 200, "content-type: text/html; charset=utf-8"},
+		{script.Fault{Body: new(" {}"), Status: 404}, 404, "content-type: application/json"},
+		{script.Fault{Body: new("blocked"), Status: 410, ContentType: "text/x"}, 410, "content-type: text/x"},
+		{script.Fault{Body: new(""), Status: 503, RetryAfter: time.Minute}, 503, "retry-after: 60"},
+		{script.Fault{Body: new(""), Status: 307}, 307, "location: https://portal.example/login"},
+		{script.Fault{Body: new(""), Status: 407}, 407, "proxy-authenticate: Basic"},
+	} {
+		d := newInjector(t, c.fault).Decide(script.NewConn(apns0, 1, &wire{}), service{}, &h2.Request{})
+		if len(d.Response.Header) != 1 {
+			t.Fatalf("%d: %d header fields, want 1", c.status, len(d.Response.Header))
+		}
+		header := d.Response.Header[0].Name + ": " + d.Response.Header[0].Value
+		if d.Response.Status != c.status || string(d.Response.Body) != *c.fault.Body || header != c.header || d.Response.Accepted {
+			t.Errorf("got %+v", d.Response)
+		}
+	}
 }
 
 func TestFirstFaultWithAnEffectApplies(t *testing.T) {

@@ -72,6 +72,8 @@ func (f *Fault) check() error {
 		return fmt.Errorf("until: %v is not after from, %v", f.Until, f.From)
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
 		return fmt.Errorf("status: %d is out of range (allowed: 200 to 599)", f.Status)
+	case f.ContentType != "" && f.Body == nil:
+		return errors.New("content_type: requires body")
 	case f.Delay < 0 || f.RetryAfter < 0 || f.AfterIdle < 0 || f.AcceptDelay < 0 || f.TLSDelay < 0:
 		return errors.New("delay: a duration is negative")
 	case f.P99 != 0 && f.P99 <= f.Delay:
@@ -111,7 +113,7 @@ func (f *Fault) checkEffects() error {
 		return errors.New("stall: after must not be negative")
 	}
 	if !f.affectsRequests() && !f.affectsConns() && f.Clock == 0 {
-		return errors.New("status: the fault has no effect (allowed: status, delay, ramp_to, service_rate, quota, drop_response, rst, goaway, " +
+		return errors.New("status: the fault has no effect (allowed: status, body, delay, ramp_to, service_rate, quota, drop_response, rst, goaway, " +
 			"reset, stall, blackhole, max_streams, refuse, accept_delay, tls_delay, clock)")
 	}
 	if f.Token != "" && !f.affectsRequests() {

@@ -80,6 +80,7 @@ func TestParseNamesLineAndKeyOfMistakes(t *testing.T) {
 		"faults:\n- from: 2s\n  until: 1s\n  status: 500\n":    "faults[0].until",
 		"faults:\n- status: 42\n":                              "faults[0].status",
 		"faults:\n- delay: -1s\n":                              "faults[0].delay",
+		"faults:\n- status: 500\n  content_type: x\n":          "faults[0].content_type",
 		"faults:\n- delay: 1s\n  p99: 1s\n":                    "faults[0].p99",
 		"faults:\n- rst: NO_SUCH\n":                            "faults[0].rst",
 		"faults:\n- goaway: {code: NO_SUCH}\n":                 "faults[0].goaway.code",

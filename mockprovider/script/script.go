@@ -58,6 +58,14 @@ type Fault struct {
 	RetryAfter time.Duration `yaml:"retry_after,omitempty"`
 	Timestamp  int64         `yaml:"timestamp,omitempty"`
 
+	// Body replaces the body of the response, which then has none of the header fields of the
+	// service. With Status, default 200, it is the response of a proxy or firewall, or an unusual
+	// one of the token endpoint. ContentType is text/html, application/json or text/plain by
+	// default, according to the first character. In a response of the token endpoint,
+	// ${access_token} is replaced by a new access token.
+	Body        *string `yaml:"body,omitempty"`
+	ContentType string  `yaml:"content_type,omitempty"`
+
 	// Delay delays the response. If P99 is set, the delay has a log-normal distribution with Delay
 	// as its median.
 	Delay time.Duration `yaml:"delay,omitempty"`
@@ -136,7 +144,7 @@ type Stall struct {
 
 // affectsRequests reports whether the fault has an effect on single requests.
 func (f *Fault) affectsRequests() bool {
-	return f.Status != 0 || f.Delay != 0 || f.RampTo != 0 || f.ServiceRate != 0 || f.Quota != nil || f.DropResponse || f.RST != "" ||
+	return f.Status != 0 || f.Body != nil || f.Delay != 0 || f.RampTo != 0 || f.ServiceRate != 0 || f.Quota != nil || f.DropResponse || f.RST != "" ||
 		f.Stall != nil || f.GoAway != nil && f.GoAway.Every > 0 || f.Reset != nil && f.Reset.Every > 0
 }
 
