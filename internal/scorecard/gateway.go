@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,10 @@ type gateway struct {
 	cmd       *exec.Cmd
 	startedAt time.Time
 	done      chan struct{}
+	log       io.Closer     // the end of the log that this process reads
+	stallLog  atomic.Bool   // readLog stops reading
+	closeLog  func()        // ends a stall, and closes log
+	logClosed chan struct{} // closed by closeLog
 
 	mu      sync.Mutex
 	url     string
@@ -110,7 +115,13 @@ func (s *scenario) startGateway(settings string, apps ...app) *gateway {
 
 // startGatewayWith starts a gateway and waits until each of its pools has at least live endpoints.
 func (s *scenario) startGatewayWith(live int, settings string, apps ...app) *gateway {
-	g := s.startProcess(s.writeConfig(settings, apps...))
+	return s.startFull(live, s.writeConfig(settings, apps...))
+}
+
+// startFull starts a gateway with a configuration file and waits until each of its pools has at
+// least live endpoints.
+func (s *scenario) startFull(live int, config string) *gateway {
+	g := s.startProcess(config)
 	s.eventually("waiting for full pools", 30*time.Second, func() bool {
 		if g.exited() {
 			s.Fatalf("the gateway exited: %s", g.lastLog())
@@ -148,6 +159,11 @@ func (s *scenario) startProcessIn(prefix []string, config string) *gateway {
 	g := &gateway{scenario: s, cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
 	log, err := g.cmd.StderrPipe()
 	s.noError(err)
+	g.log, g.logClosed = log, make(chan struct{})
+	g.closeLog = sync.OnceFunc(func() {
+		_ = log.Close()
+		close(g.logClosed)
+	})
 	g.startedAt = time.Now()
 	s.noError(g.cmd.Start())
 	logFile := s.openLog()
@@ -174,6 +190,9 @@ func (s *scenario) openLog() io.WriteCloser {
 
 // stop drains the gateway and kills it if it does not exit within 15 seconds.
 func (g *gateway) stop() {
+	if g.stallLog.Load() {
+		g.closeLog() // otherwise done is never closed
+	}
 	_ = g.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-g.done:
@@ -188,6 +207,10 @@ func (g *gateway) readLog(log io.Reader) {
 	lines := bufio.NewScanner(log)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
+		if g.stallLog.Load() {
+			<-g.logClosed
+			return
+		}
 		var e event
 		if json.Unmarshal(lines.Bytes(), &e) == nil {
 			e.Kind = e.eventKind()

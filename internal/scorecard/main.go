@@ -91,7 +91,11 @@ func selectRows(names []string) ([]row, error) {
 			}
 		}
 		if len(selected) == before {
-			return nil, fmt.Errorf("unknown row %q (S01 to S25, S01b, S03b, S03c, S05b, S09b, S10b, S21b, S31)", name)
+			var known []string
+			for _, r := range rows {
+				known = append(known, r.id)
+			}
+			return nil, fmt.Errorf("unknown row %q (%s)", name, strings.Join(known, ", "))
 		}
 	}
 	return selected, nil
