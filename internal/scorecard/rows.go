@@ -37,6 +37,8 @@ var rows = []row{
 	{id: "S24", fault: "SIGTERM with 10,000 notifications in flight; rolling restart of two gateways under load", check: gracefulShutdown},
 	{id: "S25", fault: "a day of random faults"},
 	{id: "S26", fault: "50 reloads under load, then SIGTERM", check: reloadStorm},
+	{id: "S27", fault: "an intermediary answers every request with a block page for 20 s", check: intermediary},
 	{id: "S29", fault: "the reader of the log stalls, then ends", check: lostLogReader},
+	{id: "S30", fault: "token endpoints misbehave in 15 ways", check: misbehavingTokenEndpoint},
 	{id: "S31", fault: "GOAWAY on each connection after every 1,000 and every 100 requests", check: gracefulGoAway},
 }
