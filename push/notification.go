@@ -95,14 +95,14 @@ type APNsBlock struct {
 
 // Header returns the value of a header, or "". Names are case-insensitive; name is in lower case. A
 // nil block has no headers.
-func (b *APNsBlock) Header(name string) string {
-	if b == nil {
+func (a *APNsBlock) Header(name string) string {
+	if a == nil {
 		return ""
 	}
-	if value := b.Headers[name]; value != "" {
+	if value := a.Headers[name]; value != "" {
 		return value
 	}
-	for given, value := range b.Headers {
+	for given, value := range a.Headers {
 		if value != "" && strings.EqualFold(given, name) {
 			return value
 		}

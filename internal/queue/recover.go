@@ -19,9 +19,10 @@ import (
 func (q *Queue) runRecovery(ctx context.Context) error {
 	ticker := time.NewTicker(q.cfg.SettleTime)
 	defer ticker.Stop()
-	embedded, damage, noted := q.cfg.Engine.Embedded(), q.cfg.Engine.Damage(), q.openedSeq
-	for due := embedded; ; due = q.cfg.Engine.Damage() > damage || q.recoveredSeq.Load() == 0 {
-		if damage = q.cfg.Engine.Damage(); due {
+	embedded, noted := q.cfg.Engine.Embedded(), q.openedSeq
+	for due := embedded; ; {
+		damage := q.cfg.Engine.Damage()
+		if due {
 			q.recoverSettled(ctx)
 		}
 		select {
@@ -35,6 +36,7 @@ func (q *Queue) runRecovery(ctx context.Context) error {
 		if seq, err := q.cfg.Journal.LastSeq(ctx); err == nil {
 			noted = seq
 		}
+		due = q.cfg.Engine.Damage() > damage || q.recoveredSeq.Load() == 0
 	}
 }
 

@@ -161,9 +161,9 @@ func New(cfg Config) (*Webhook, error) {
 // URL nor a secret, because the secrets are random.
 func (c Config) digest() string {
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%q %q %q", c.URL, c.Events, c.AllowedNetworks)
+	_, _ = fmt.Fprintf(sum, "%q %q %q", c.URL, c.Events, c.AllowedNetworks)
 	for _, s := range c.Secrets {
-		fmt.Fprintf(sum, " %x", []byte(s))
+		_, _ = fmt.Fprintf(sum, " %x", []byte(s))
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:16])
 }
