@@ -14,7 +14,7 @@ afterEach(() => setScript());
 for (const flavour of flavours) {
   test(`${flavour}: messages of web-push are decrypted`, async () => {
     const to = await subscribe(flavour, publicKey);
-    const got = await webpush.sendNotification(to, `Grüße aus ${flavour}`, { vapidDetails, TTL: 60, urgency: 'high', topic: 'score' });
+    const got = await webpush.sendNotification(to, `Grüße aus ${flavour}`, { vapidDetails, TTL: 60, urgency: 'high', topic: 'scores' });
     assert.equal(got.statusCode, 201);
     assert.match(got.headers.location, /\/message\//);
     const token = new URL(to.endpoint).pathname.split('/').pop();
