@@ -183,7 +183,7 @@ func TestUnusualLifetimes(t *testing.T) {
 		`"expires_in":0`: 15, `"expires_in":-1`: 15, `"expires_in":-1e10`: 15, `"expires_in":1`: 15, `"expires_in":8`: 15, `"expires_in":"0"`: 15,
 	} {
 		for _, run := range []bool{true, false} {
-			t.Run(fmt.Sprint(member, ", Run: ", run), func(t *testing.T) {
+			t.Run(fmt.Sprint(strings.ReplaceAll(member, expired, "expired"), ", Run: ", run), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					o := &fakeOAuth{status: 200, body: `{"access_token":"ya29.SECRET","token_type":"bearer",` + member + `}`, latency: 50 * time.Millisecond}
 					p := newProviderWith(t, o)
