@@ -137,6 +137,13 @@ func (tp *testPool) Resolve(context.Context) ([]netip.AddrPort, time.Duration, e
 	return slices.Clone(tp.addrs), tp.ttl, tp.dnsErr
 }
 
+// setDNSErr changes the error of the resolver.
+func (tp *testPool) setDNSErr(err error) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.dnsErr = err
+}
+
 // setAddrs changes the resolver's answer and waits until the pool has applied it.
 func (tp *testPool) setAddrs(list ...netip.AddrPort) {
 	tp.mu.Lock()

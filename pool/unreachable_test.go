@@ -136,10 +136,10 @@ func TestPickFailsImmediatelyWithoutAddresses(t *testing.T) {
 		tp.dnsErr = errors.New("no such host")
 		tp.run()
 		tp.wantPickFails(0, string(wire.DNSFailure), "no such host")
-		tp.dnsErr = nil
+		tp.setDNSErr(nil)
 		advance(time.Minute)
 		tp.pick().Done(accepted)
-		tp.dnsErr = errors.New("no such host") // the last good answer stays in use
+		tp.setDNSErr(errors.New("no such host")) // the last good answer stays in use
 		advance(time.Minute)
 		tp.pick().Done(accepted)
 	})
