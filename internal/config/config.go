@@ -255,9 +255,10 @@ type Queue struct {
 	// Maximum size of the pending notifications on disk; the same limit applies to scheduled ones.
 	// Beyond it asynchronous calls are refused.
 	MaxBytes Bytes `name:"max_bytes" default:"4GiB" allowed:"1MiB..1TiB"`
-	// Disk space of dir that is reserved for notifications already accepted. If less is free,
-	// asynchronous calls are refused. Without free space the gateway cannot record what it sends,
-	// and stops sending.
+	// Disk space of dir that is reserved for notifications already accepted, in addition to what the
+	// gateway expects them to need. If less is available, asynchronous calls are refused. On Linux a
+	// file holds this space, so that other programs cannot use it. Without free space the gateway
+	// cannot record what it sends, and stops sending.
 	Reserve Bytes `name:"reserve" default:"256MiB" allowed:"1MiB..1TiB"`
 	// Maximum notifications in flight from the queue, per app and lane. More use the disk better,
 	// but more are in doubt after a crash.

@@ -38,6 +38,8 @@ type storage struct {
 	*queue.Queue     // nil before open
 	*history.History // nil before open
 	engine           *jetstream.Engine
+	log              *slog.Logger
+	idempotencyTTL   time.Duration
 	quotaLease       *quotalease.Member // nil before open, and without a cluster
 	opened           atomic.Bool
 
@@ -76,6 +78,7 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	}
 	engineConfig, index := storageConfig(cfg)
 	engineConfig.Logger = log
+	st.log, st.idempotencyTTL = log, cfg.History.IdempotencyTTL
 	if st.engine, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return err
 	}
@@ -130,6 +133,9 @@ func (st *storage) run() {
 	st.stopBackend, st.stopQueue = stopBackend, stopQueue
 	st.backend.Go(func() error { return st.engine.Run(backendCtx) })
 	st.backend.Go(func() error { return st.History.Run(backendCtx) })
+	if st.engine.Embedded() {
+		st.backend.Go(func() error { return st.trimHistory(backendCtx, st.idempotencyTTL) })
+	}
 	if st.quotaLease != nil {
 		st.backend.Go(func() error { return st.quotaLease.Run(backendCtx) })
 	}

@@ -102,6 +102,7 @@ type History struct {
 	notifier    *notifier
 	claims      *claims
 	damageFound chan struct{} // receives a value when a query finds the index damaged
+	trimmed     chan struct{} // receives a value when Trim has deleted events
 	counters    counters
 
 	index      atomic.Pointer[index]
@@ -120,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	cfg = cfg.withDefaults()
 	h := &History{
 		cfg: cfg, writer: cfg.Engine.Writer(Stream), overlay: newOverlay(), asyncWrites: make(chan asyncWrite, maxAsyncEvents), notifier: newNotifier(),
-		asyncSlots: semaphore.NewWeighted(maxAsyncEvents), damageFound: make(chan struct{}, 1),
+		asyncSlots: semaphore.NewWeighted(maxAsyncEvents), damageFound: make(chan struct{}, 1), trimmed: make(chan struct{}, 1),
 	}
 	h.writer.MaxItems = eventsPerMessage
 	var err error

@@ -101,7 +101,7 @@ func (x *index) open(ctx context.Context, stream string) (cp checkpoint, err err
 		return checkpoint{}, err
 	}
 	if x.writeDB, err = openDB(x.path, "immediate", "temp_store(MEMORY)", "synchronous(NORMAL)", "cache_size(-16384)",
-		"wal_autocheckpoint(4096)"); err != nil {
+		"wal_autocheckpoint(512)", "journal_size_limit(8388608)"); err != nil { // 4 MiB, and at most 8 MiB on the disk
 		return cp, err
 	}
 	x.writeDB.SetMaxOpenConns(1)

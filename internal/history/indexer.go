@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// Limits of messages and events in one commit.
-	maxBatchMessages, maxBatchEvents = 256, 8000
+	// Limits of messages, events and bytes in one commit, which the write-ahead log holds several times.
+	maxBatchMessages, maxBatchEvents, maxBatchBytes = 256, 8000, 2 << 20
 	// The minimum time between two commits. Events of one notification that arrive within it need
 	// one row write instead of three.
 	commitInterval = 25 * time.Millisecond
@@ -68,14 +68,14 @@ func (h *History) commitWithRetry(ctx context.Context, batch []*message) error {
 
 // collectBatch returns m and the messages after it, until now fires or the batch is full.
 func collectBatch(m *message, messages <-chan *message, now <-chan time.Time) []*message {
-	batch, headers := []*message{m}, len(m.headers)
-	for len(batch) < maxBatchMessages && headers < maxBatchEvents {
+	batch, headers, bytes := []*message{m}, len(m.headers), len(m.body)
+	for len(batch) < maxBatchMessages && headers < maxBatchEvents && bytes < maxBatchBytes {
 		select {
 		case m, more := <-messages:
 			if !more {
 				return batch
 			}
-			batch, headers = append(batch, m), headers+len(m.headers)
+			batch, headers, bytes = append(batch, m), headers+len(m.headers), bytes+len(m.body)
 		case <-now:
 			return batch
 		}

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"testing"
 
+	"time"
+
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
@@ -105,6 +108,58 @@ func TestEventsExpiredBeforeReadAreAGap(t *testing.T) {
 	h.waitExpired(expired)
 	if _, err := h.firstEvent(fmt.Sprintf("%d.%d", before.Seq, before.Index)); !errors.Is(err, push.ErrCursorExpired) {
 		t.Errorf("the feed did not report the gap: %v", err)
+	}
+}
+
+// TestTrimKeepsWhatIsAsked deletes the oldest events in steps, and none from a time on.
+func TestTrimKeepsWhatIsAsked(t *testing.T) {
+	f := newFixture(t)
+	h := f.open()
+	var ids []string
+	var offsets []jetstream.Offset
+	for range 40 {
+		ids = append(ids, newID())
+		offsets = append(offsets, h.appendEvents(lifecycle(ids[len(ids)-1])...))
+	}
+	stream, err := f.engine.JetStream().Stream(t.Context(), history.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := stream.GetMsg(t.Context(), offsets[20].Seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trim := func(before time.Time) (trimmed bool) {
+		jetstreamtest.Retry(t, f.engineConfig, func() (err error) {
+			trimmed, err = h.Trim(t.Context(), before)
+			return err
+		})
+		return trimmed
+	}
+	steps := 0
+	for trim(kept.Time) {
+		if steps++; steps > 100 {
+			t.Fatal("no end")
+		}
+	}
+	if steps < 2 {
+		t.Errorf("deleted in %d steps", steps)
+	}
+	for _, id := range ids[:20] {
+		h.waitExpired(id)
+	}
+	for _, id := range ids[20:] {
+		if r, events := h.find("shop", id); r.Status() != push.StatusAccepted || len(events) != 3 {
+			t.Fatalf("%+v after %d events", r, len(events))
+		}
+	}
+	if trim(time.Time{}) {
+		t.Error("deleted events that were stored later")
+	}
+	for trim(time.Now().Add(time.Hour)) {
+	}
+	for _, id := range ids {
+		h.waitExpired(id)
 	}
 }
 

@@ -76,6 +76,7 @@ func (h *History) watchRetention(ctx context.Context, oldestSeqs chan<- uint64) 
 		select {
 		case <-h.damageFound:
 			return errDamaged
+		case <-h.trimmed:
 		case <-ticker.C:
 		case <-ctx.Done():
 			return nil

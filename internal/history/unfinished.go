@@ -5,6 +5,8 @@ package history
 import (
 	"bytes"
 	"context"
+	"database/sql"
+	"errors"
 	"slices"
 
 	"github.com/google/uuid"
@@ -12,9 +14,14 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// unfinishedSQL selects the rows whose encoded state may be other than an end. It reads all rows, about
-// a million per second.
-const unfinishedSQL = "SELECT " + columns + " FROM notification WHERE instr(data, ?) > 0 OR instr(data, ?) > 0 OR instr(data, ?) > 0"
+const (
+	// unfinishedPage is how many rows are read in one statement, about a million per second. A longer
+	// one would let the write-ahead log grow.
+	unfinishedPage = 20_000
+	lastOfPageSQL  = "SELECT id FROM notification WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
+	// unfinishedSQL selects the rows of a page whose encoded state may be other than an end.
+	unfinishedSQL = "SELECT " + columns + " FROM notification WHERE id > ? AND id <= ? AND (instr(data, ?) > 0 OR instr(data, ?) > 0 OR instr(data, ?) > 0)"
+)
 
 // LastSeq returns the sequence of the last message in the stream. It works before Run.
 func (h *History) LastSeq(ctx context.Context) (uint64, error) {
@@ -57,12 +64,31 @@ func (s State) unfinishedAt(seq uint64) bool {
 	return !s.Ended() && s.Offset.Seq > 0 && s.Offset.Seq <= seq
 }
 
+// unfinished returns the IDs of the committed notifications for which unfinishedAt is true.
 func (x *index) unfinished(ctx context.Context, seq uint64) (ids []uuid.UUID, err error) {
-	var states []any
-	for _, status := range [...]push.Status{push.StatusQueued, push.StatusScheduled, push.StatusSending} {
-		states = append(states, append([]byte{byte(len(status))}, status...)) // as in row.encode
+	for after, last := []byte{}, false; !last; {
+		to := make([]byte, 0, len(uuid.UUID{}))
+		err := x.readDB.QueryRowContext(ctx, lastOfPageSQL, after, unfinishedPage-1).Scan(&to)
+		if last = errors.Is(err, sql.ErrNoRows); last {
+			to = bytes.Repeat([]byte{0xff}, len(uuid.UUID{}))
+		} else if err != nil {
+			return nil, err
+		}
+		if ids, err = x.unfinishedBetween(ctx, after, to, seq, ids); err != nil {
+			return nil, err
+		}
+		after = to
 	}
-	rows, err := x.readDB.QueryContext(ctx, unfinishedSQL, states...)
+	return ids, nil
+}
+
+// unfinishedBetween adds the unfinished notifications with IDs after one and up to another one.
+func (x *index) unfinishedBetween(ctx context.Context, after, to []byte, seq uint64, ids []uuid.UUID) ([]uuid.UUID, error) {
+	args := []any{after, to}
+	for _, status := range [...]push.Status{push.StatusQueued, push.StatusScheduled, push.StatusSending} {
+		args = append(args, append([]byte{byte(len(status))}, status...)) // as in row.encode
+	}
+	rows, err := x.readDB.QueryContext(ctx, unfinishedSQL, args...)
 	if err != nil {
 		return nil, err
 	}

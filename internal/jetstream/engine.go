@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
 // Errors of Open and Writer.
@@ -41,9 +42,9 @@ type Config struct {
 	// Replicas is the number of replicas of each stream in a cluster; zero means one. The embedded
 	// server always has one.
 	Replicas int
-	// Reserve is the number of bytes of the embedded server's disk that stay free for notifications
-	// that are already accepted. Admit fails below it. Zero means 64 MiB; a negative value reserves
-	// nothing.
+	// Reserve is the number of bytes of the embedded server's disk that are kept for notifications
+	// that are already accepted: Admit fails when less is available. On Linux a file holds them, which
+	// shrinks when the disk is nearly full. Zero means 64 MiB; a negative value reserves nothing.
 	Reserve int64
 	// SetupTimeout is how long Open, Stream and KeyValue are retried on an external server,
 	// counted from Open. Zero means a minute.
@@ -146,7 +147,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	return e.server.supervise(ctx)
+	var group errgroup.Group
+	group.Go(func() error { return e.server.keepFree(ctx) })
+	group.Go(func() error { return e.server.supervise(ctx) })
+	return group.Wait()
 }
 
 // Close closes the connection and stops the embedded server. Every acknowledged write is on disk by
@@ -167,6 +171,11 @@ func (e *Engine) JetStream() natsjs.JetStream { return e.js }
 // Embedded reports whether the server runs in this process, so that no other process uses its
 // streams.
 func (e *Engine) Embedded() bool { return e.server != nil }
+
+// UsesReserve reports whether the disk is so full that the reserve is in use.
+func (e *Engine) UsesReserve() bool {
+	return e.server != nil && e.server.reserve.used()
+}
 
 // Damage returns how many damaged records and truncated blocks the embedded server has found since
 // Open. It is zero for an external server.

@@ -20,9 +20,10 @@ import (
 
 // server is the embedded JetStream server. It does not listen: its only client is in this process.
 type server struct {
-	cfg    Config
-	lock   *os.File
-	failed chan struct{} // receives a value when a write has failed
+	cfg     Config
+	lock    *os.File
+	reserve *reserve
+	failed  chan struct{} // receives a value when a write has failed
 
 	damage atomic.Uint64 // damaged records and truncated blocks found so far
 
@@ -34,6 +35,7 @@ type server struct {
 const (
 	startTimeout    = time.Minute // to load the files
 	restartInterval = 500 * time.Millisecond
+	minRestartSpace = 1 << 20
 	lockTimeout     = time.Second // for a check, which locks the directory for a moment
 	maxPayload      = 8 << 20
 	// Memory streams hold small data that need not survive a restart.
@@ -56,7 +58,10 @@ func start(cfg Config) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{cfg: cfg, lock: file, failed: make(chan struct{}, 1)}
+	s := &server{cfg: cfg, lock: file, reserve: newReserve(cfg), failed: make(chan struct{}, 1)}
+	if err := s.reserve.adjust(); err != nil { // the start needs some space, too
+		cfg.Logger.Warn("cannot reserve disk space", "file", s.reserve.path, "err", err)
+	}
 	if s.live, err = s.launch(); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
@@ -154,17 +159,8 @@ func (s *server) writable() error {
 	return nil
 }
 
-// admit returns ErrFull if less than the reserve stays free when the committed bytes are written.
-func (s *server) admit(committed int64) error {
-	left, ok := freeBytes(s.cfg.Dir)
-	if !ok || s.cfg.Reserve <= 0 || int64(left)-committed >= s.cfg.Reserve {
-		return nil
-	}
-	return fmt.Errorf("%w: %d bytes free on the disk of %s; accepted notifications need %d of them, and %d are reserved",
-		ErrFull, left, s.cfg.Dir, committed, s.cfg.Reserve)
-}
-
-// supervise restarts the server after each failure, until ctx ends.
+// supervise restarts the server after each failure, until ctx ends. It waits for some free space,
+// because on a full disk the next write would fail again.
 func (s *server) supervise(ctx context.Context) error {
 	for {
 		select {
@@ -172,7 +168,10 @@ func (s *server) supervise(ctx context.Context) error {
 			return nil
 		case <-s.failed:
 		}
-		for s.restart() != nil {
+		for restarted := false; !restarted; {
+			if left, ok := freeBytes(s.cfg.Dir); !ok || left >= minRestartSpace {
+				restarted = s.restart() == nil
+			}
 			select {
 			case <-ctx.Done():
 				return nil

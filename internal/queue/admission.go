@@ -62,23 +62,63 @@ func (s *streamHandle) readSize(ctx context.Context) {
 }
 
 // Ready returns why no notification can be accepted now, or nil.
-func (q *Queue) Ready() error { return q.cfg.Engine.Admit(q.committed()) }
+func (q *Queue) Ready() error { return q.admitBytes(context.Background(), 0) }
 
-// committed returns how many bytes the accepted tasks will still write.
-func (q *Queue) committed() int64 { return 0 }
+// admitBytes returns why tasks of this size cannot be accepted now, or nil.
+func (q *Queue) admitBytes(ctx context.Context, bytes int64) error {
+	if !q.cfg.Engine.Embedded() {
+		return q.cfg.Engine.Writable()
+	}
+	return q.cfg.Engine.Admit(q.committed(bytes + q.tasks.used(ctx) + q.scheduled.used(ctx)))
+}
+
+// perTask is what a task writes until its end, besides copies of itself: the events of an attempt and
+// of the end, and their share of the index. Keys and further attempts need more than the average of
+// 1.3 KiB.
+const perTask = 2 << 10
+
+// committed returns about how many bytes tasks of this size will still write: what perTask says, and a
+// copy of each when it is due or rescheduled.
+func (q *Queue) committed(bytes int64) int64 { return bytes + bytes/q.averageSize()*perTask }
+
+// averageSize returns the average size of a task.
+func (q *Queue) averageSize() int64 {
+	const assumed = 400 // before any task is known
+	count := q.seenTasks.Load()
+	return (q.seenBytes.Load() + assumed) / (count + 1)
+}
+
+// see counts tasks for averageSize.
+func (q *Queue) see(tasks, bytes int) {
+	q.seenTasks.Add(int64(tasks))
+	q.seenBytes.Add(int64(bytes))
+}
+
+// used returns an upper bound of the size of the stream.
+func (s *streamHandle) used(ctx context.Context) int64 {
+	s.usage.mu.Lock()
+	defer s.usage.mu.Unlock()
+	if time.Since(s.usage.readAt) > sizeMaxAge {
+		s.readSize(ctx)
+	}
+	return s.usage.bytes + s.usage.active
+}
 
 // admit reserves space for the tasks of the groups. It removes the groups for which there is no space
 // and sets their errors. The caller calls done when all groups are written.
 func (q *Queue) admit(ctx context.Context, groups map[destination]*group, errs []error) (done func()) {
 	var reservations []func()
 	for d, g := range groups {
-		err := q.Ready()
+		err := q.admitBytes(ctx, g.size())
 		if errors.Is(err, jetstream.ErrFull) {
 			err = fmt.Errorf("%w: %w", push.ErrQueueFull, err)
 		}
 		if err == nil {
 			release, ok := q.handle(d.partition).reserve(ctx, g.size(), q.cfg.MaxBytes)
 			if ok {
+				for _, data := range g.encoded {
+					q.see(1, len(data))
+				}
 				reservations = append(reservations, release)
 				continue
 			}

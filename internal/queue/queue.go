@@ -123,7 +123,9 @@ type Queue struct {
 	recoveredSeq atomic.Uint64       // recover has checked the events up to here
 	recovering   *semaphore.Weighted // held during recover
 	toResolve    chan *acceptance
-	stopped      chan struct{} // closed when nothing is resolved any more
+
+	seenTasks, seenBytes atomic.Int64  // for averageSize
+	stopped              chan struct{} // closed when nothing is resolved any more
 
 	draining      chan struct{} // closed by Drain
 	closeDraining func()

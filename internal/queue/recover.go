@@ -109,7 +109,8 @@ func (q *Queue) recover(ctx context.Context, seq uint64) error {
 		if len(missing) == 0 {
 			break
 		}
-		err := handle.forEachID(ctx, 0, func(id string) {
+		err := handle.forEachTask(ctx, 0, func(id string, size int) {
+			q.see(1, size)
 			if key, err := uuid.Parse(id); err == nil {
 				if i, ok := slices.BinarySearchFunc(missing, key, compareUUIDs); ok {
 					found[i] = true

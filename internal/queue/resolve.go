@@ -100,7 +100,7 @@ func (q *Queue) tryResolve(ctx context.Context, a *acceptance) error {
 	if a.written {
 		// In this order, because a task may move from the first stream to the second.
 		for i, handle := range []*streamHandle{q.tasks, q.scheduled} {
-			if err := handle.forEachID(ctx, a.before[i], func(id string) { found[id] = true }); err != nil {
+			if err := handle.forEachTask(ctx, a.before[i], func(id string, _ int) { found[id] = true }); err != nil {
 				return err
 			}
 		}
@@ -151,8 +151,9 @@ func notStoredEvent(t *task) push.Event {
 	return e
 }
 
-// forEachID calls f with the IDs of the tasks in messages after seq, up to the end of the stream.
-func (s *streamHandle) forEachID(ctx context.Context, seq uint64, f func(id string)) error {
+// forEachTask calls f with the IDs and sizes of the tasks in messages after seq, up to the end of the
+// stream.
+func (s *streamHandle) forEachTask(ctx context.Context, seq uint64, f func(id string, size int)) error {
 	for {
 		m, err := s.stream.GetMsg(ctx, seq+1, natsjs.WithGetMsgSubject(">"))
 		if errors.Is(err, natsjs.ErrMsgNotFound) {
@@ -164,7 +165,7 @@ func (s *streamHandle) forEachID(ctx context.Context, seq uint64, f func(id stri
 		seq = m.Sequence
 		for _, data := range jetstream.Items(m.Data) {
 			if id, ok := taskID(data); ok {
-				f(id)
+				f(id, len(data))
 			}
 		}
 	}

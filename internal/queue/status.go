@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
@@ -61,6 +62,20 @@ func (q *Queue) Status(ctx context.Context) (Status, error) {
 	slices.SortFunc(s.Waiting, func(a, b Depth) int { return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Lane, b.Lane)) })
 	s.Bytes, s.LaterBytes = q.tasks.stream.CachedInfo().State.Bytes, q.scheduled.stream.CachedInfo().State.Bytes
 	return s, nil
+}
+
+// OldestTask returns when the oldest message of the queue was stored, or the zero time if there is none.
+func (q *Queue) OldestTask(ctx context.Context) (oldest time.Time, err error) {
+	for _, handle := range []*streamHandle{q.tasks, q.scheduled} {
+		info, err := handle.stream.Info(ctx)
+		if err != nil {
+			return oldest, fmt.Errorf("queue: %w", err)
+		}
+		if first := info.State.FirstTime; info.State.Msgs > 0 && (oldest.IsZero() || first.Before(oldest)) {
+			oldest = first
+		}
+	}
+	return oldest, nil
 }
 
 // addDepth adds the depth of one partition. Due and rescheduled tasks of one app and lane are in

@@ -20,7 +20,7 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// acknowledged holds the notifications for which a receipt with status queued has arrived.
+// acknowledged holds the notifications for which a receipt with status queued or scheduled has arrived.
 type acknowledged struct {
 	mu         sync.Mutex
 	repeatable map[string]bool // by ID; true if on_unknown is always
@@ -37,9 +37,15 @@ var noTimeoutClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHos
 // arrive. An error says why some are missing. Every second notification has on_unknown set to
 // always.
 func (s *scenario) enqueue(g *gateway, p *acknowledged, count int) (queued int, err error) {
+	return s.enqueueAt(g, p, count, time.Time{})
+}
+
+// enqueueAt is enqueue for notifications that are due at a time, or immediately if it is zero.
+func (s *scenario) enqueueAt(g *gateway, p *acknowledged, count int, due time.Time) (queued int, err error) {
 	var lines strings.Builder
 	for i := range count {
 		n := apnsNotification(i)
+		n.SendAt = due
 		if i%2 == 0 {
 			n.OnUnknown = push.RepeatAlways
 		}
@@ -65,7 +71,7 @@ func (s *scenario) enqueue(g *gateway, p *acknowledged, count int) (queued int, 
 		if err := decoder.Decode(&receipt); err != nil {
 			return queued, err
 		}
-		if receipt.Status != "queued" || receipt.Index == nil {
+		if receipt.Status != "queued" && receipt.Status != "scheduled" || receipt.Index == nil {
 			return queued, fmt.Errorf("the receipt of an item has status %s, reason %s", receipt.Status, receipt.Reason)
 		}
 		p.add(receipt.ID, *receipt.Index%2 == 0)

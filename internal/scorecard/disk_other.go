@@ -5,3 +5,5 @@
 package main
 
 func diskFaults(s *scenario) { s.Fatalf("%v", errLinux) }
+
+func diskFilledByQueue(s *scenario) { s.Fatalf("%v", errLinux) }

@@ -38,6 +38,7 @@ var rows = []row{
 	{id: "S25", fault: "a day of random faults"},
 	{id: "S26", fault: "50 reloads under load, then SIGTERM", check: reloadStorm},
 	{id: "S27", fault: "an intermediary answers every request with a block page for 20 s", check: intermediary},
+	{id: "S28", fault: "the queue fills its own disk", check: diskFilledByQueue},
 	{id: "S29", fault: "the reader of the log stalls, then ends", check: lostLogReader},
 	{id: "S30", fault: "token endpoints misbehave in 15 ways", check: misbehavingTokenEndpoint},
 	{id: "S31", fault: "GOAWAY on each connection after every 1,000 and every 100 requests", check: gracefulGoAway},

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
@@ -63,4 +65,67 @@ func TestQueriesFailWhileIndexCannotBeRebuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	testwait.Until(t, func() bool { _, events, err := h.Find(t.Context(), "shop", id); return err == nil && len(events) == 1 }, "the index is rebuilt")
+}
+
+// TestUnfinishedReadsAllPages finds the notifications that have not ended among those on several pages of
+// the index and in the overlay.
+func TestUnfinishedReadsAllPages(t *testing.T) {
+	e, err := jetstream.Open(t.Context(), jetstream.Config{Dir: t.TempDir(), Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := Open(t.Context(), Config{Engine: e, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	returned := make(chan error, 1)
+	go func() { returned <- h.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := errors.Join(testwait.For(t, returned, "the end of Run"), h.Close(), e.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	var events []push.Event
+	var want []uuid.UUID
+	add := func(id uuid.UUID, status push.Status) {
+		events = append(events, push.Event{ID: id.String(), App: "queued", At: time.Now(), Status: status})
+	}
+	for i := range 2*unfinishedPage + 10 {
+		id := uuid.Must(uuid.NewV7())
+		switch status := push.StatusAccepted; {
+		case i%7000 == 0:
+			want = append(want, id)
+			status = []push.Status{push.StatusQueued, push.StatusScheduled, push.StatusSending}[len(want)%3]
+			fallthrough
+		default:
+			add(id, status)
+		}
+	}
+	seq, err := h.Append(t.Context(), events...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events = events[:0]
+	ended := want[0] // its end may not be in the index yet
+	add(ended, push.StatusAccepted)
+	for range 3 {
+		want = append(want, uuid.Must(uuid.NewV7()))
+		add(want[len(want)-1], push.StatusQueued)
+	}
+	last, err := h.Append(t.Context(), events...)
+	if err == nil {
+		err = h.WaitForSeq(t.Context(), last.Seq)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq, want := range map[uint64][]uuid.UUID{last.Seq: want[1:], seq.Seq: want[1 : len(want)-3]} {
+		got, err := h.Unfinished(t.Context(), seq)
+		got = slices.DeleteFunc(got, func(id uuid.UUID) bool { return id == ended })
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("up to %d: %v %s", seq, err, diff)
+		}
+	}
 }

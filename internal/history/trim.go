@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+)
+
+// trimFraction is the part of the stream that Trim deletes at most.
+const trimFraction = 8
+
+// Trim deletes the oldest events to free disk space: an eighth of the stream, but none that were stored
+// at the given time or later. It returns false if there is nothing to delete. The index follows.
+func (h *History) Trim(ctx context.Context, before time.Time) (trimmed bool, err error) {
+	info, err := h.stream.Info(ctx)
+	if err != nil {
+		return false, fmt.Errorf("history: %w", err)
+	}
+	state := info.State
+	if state.Msgs == 0 || !state.FirstTime.Before(before) {
+		return false, nil
+	}
+	end := state.FirstSeq + (state.LastSeq-state.FirstSeq)/trimFraction + 1 // the first message that stays
+	for from := state.FirstSeq + 1; from < end; {
+		middle := from + (end-from)/2
+		at, err := h.storedAt(ctx, middle)
+		if err != nil {
+			return false, err
+		}
+		if at.Before(before) {
+			from = middle + 1
+		} else {
+			end = middle
+		}
+	}
+	if err := h.stream.Purge(ctx, natsjs.WithPurgeSequence(end)); err != nil {
+		return false, fmt.Errorf("history: %w", err)
+	}
+	select {
+	case h.trimmed <- struct{}{}:
+	default:
+	}
+	return true, nil
+}
+
+// storedAt returns when a message, or the next one after it, was stored. It returns the current time if
+// there is none.
+func (h *History) storedAt(ctx context.Context, seq uint64) (time.Time, error) {
+	m, err := h.stream.GetMsg(ctx, seq, natsjs.WithGetMsgSubject(">"))
+	if errors.Is(err, natsjs.ErrMsgNotFound) {
+		return time.Now(), nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("history: %w", err)
+	}
+	return m.Time, nil
+}
