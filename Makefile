@@ -50,7 +50,7 @@ benchmarks: ## run the Go benchmarks of the packages on the send path
 	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./internal/delivery ./internal/api ./internal/queue ./internal/gateway
 
 SEEDS ?= 200
-crash: ## kill a busy queue at SEEDS (default 200) random moments and count lost notifications; writes data/crash.json
+crash: ## kill a busy queue at SEEDS (default 200) random moments, also during repeated calls with Idempotency-Keys and send --file; count lost and repeated notifications; writes data/crash.json
 	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run TestKilledGatewayLosesNoTask ./internal/queue
 	@mkdir -p data
 	$(GO) run ./internal/scorecard -json data/crash.json -seeds $(SEEDS) S17

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/sluice-push/sluice/internal/history"
 )
 
 // batchServer is a test server for asynchronous batch calls.
@@ -235,4 +239,80 @@ func readFile(t *testing.T, file string) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// TestSendFileSurvivesKilledGateway kills the gateway twice while a file is sent. Each line is accepted, and
+// none is sent twice.
+func TestSendFileSurvivesKilledGateway(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mock.json")
+	providers := startGateway(t, nil, "mock", "--ready-file", path, "--keys", t.TempDir())
+	key, hash := newKey(t)
+	text := readFile(t, mockConfig(t, providers.readyFile(path)))
+	text = strings.Replace(text, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", strings.TrimPrefix(hash, "sha256:"), 1)
+	address := freeAddress(t)
+	text = strings.Replace(text, "listen: 127.0.0.1:0", "listen: "+address, 1)
+	config := writeTemp(t, "gateway.yaml", text+fmt.Sprintf("queue: {dir: %q}\n", t.TempDir()))
+
+	const lines = 20_000
+	var file strings.Builder
+	for i := range lines {
+		fmt.Fprintf(&file, "{\"platform\":\"apns\",\"token\":\"5a%062x\",\"title\":\"Hi\"}\n", i)
+	}
+	env := []string{"GATEWAY_URL=http://" + address, "GATEWAY_KEY=" + key}
+	send := startGateway(t, env, "send", "--app", "demo", "--file", writeTemp(t, "campaign.ndjson", file.String()), "--timeout", "2m")
+	for range 2 {
+		p := startGateway(t, nil, "serve", "-c", config)
+		p.eventually("some lines are accepted", func() bool { return historyEvents(t, address, key) > 1000 })
+		p.signal(os.Kill)
+		p.wait()
+	}
+	p := startGateway(t, nil, "serve", "-c", config)
+	if code := send.wait(); code != 0 {
+		t.Errorf("exit code %d\n%s%s", code, send.stdout.String(), send.stderr.String())
+	}
+	if stderr := send.stderr.String(); !strings.Contains(stderr, fmt.Sprintf("send: %d lines in ", lines)) {
+		t.Error(stderr)
+	}
+	p.terminate()
+	code, stdout, stderr := runGateway(t, nil, "audit", "--json", "-c", config)
+	var report history.Report
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 0 || report.Accepted < lines || !report.Clean() {
+		t.Errorf("%d %v %s%s", code, err, stdout, stderr)
+	}
+}
+
+// historyEvents returns how many events the history has received since the start of the gateway, or 0 if it
+// does not respond.
+func historyEvents(t *testing.T, address, key string) int {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/v1/status", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+key)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = response.Body.Close() }()
+	var status struct{ History struct{ Events int } }
+	_ = json.NewDecoder(response.Body).Decode(&status) // fails if the gateway is killed
+	return status.History.Events
+}
+
+// freeAddress returns a local address below the ephemeral ports, so that it stays free while no gateway
+// listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return address
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }
