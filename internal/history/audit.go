@@ -41,17 +41,21 @@ type Report struct {
 	// Unannounced counts notifications that were sent from the queue but have no event that they
 	// were accepted: the gateway died before it recorded one. This is harmless.
 	Unannounced uint64 `json:"unannounced"`
+	// NotStored counts notifications that ended because the call that accepted them was interrupted:
+	// the caller got no response. This is harmless, unless there are more than calls in progress
+	// when a gateway died.
+	NotStored uint64 `json:"not_stored"`
 	// Interrupted counts synchronous sends without an end: the gateway died, and the caller got no
 	// response.
 	Interrupted uint64 `json:"interrupted"`
-	// Findings lists lost, twice, same_key, unannounced and interrupted notifications, at most a
-	// thousand.
+	// Findings lists lost, twice, same_key, unannounced, not_stored and interrupted notifications, at
+	// most a thousand.
 	Findings []Finding `json:"findings"`
 }
 
 // Finding is a notification that does not have exactly one end.
 type Finding struct {
-	Kind string `json:"kind"` // lost, twice, same_key, unannounced or interrupted
+	Kind string `json:"kind"` // lost, twice, same_key, unannounced, not_stored or interrupted
 	ID   string `json:"id"`
 	App  string `json:"app"`
 	// Cursor is the position of its first event.
@@ -183,21 +187,26 @@ func (a *auditor) newRecord(e *auditEvent, offset jetstream.Offset, late bool) a
 	if e.KeyHash != nil {
 		r.Key = max(1, maphash.Bytes(a.seed, e.KeyHash))
 	}
-	switch {
-	case e.Status == push.StatusUnknown: // two copies of a task can be in doubt, with different earlier attempts
+	if r.Kind == kindEnded {
+		r.End = maphash.Bytes(a.seed, e.Receipt) ^ maphash.String(a.seed, string(e.Status))
+	}
+	switch e.Status {
+	case push.StatusAccepted:
+		r.Flags |= flagDelivered
+	case push.StatusUnknown, push.StatusCancelled:
 		var receipt struct {
 			Reason string `json:"reason"`
 		}
-		_ = json.Unmarshal(e.Receipt, &receipt) // without a reason it is not lost
-		if receipt.Reason == push.ReasonTaskLost {
+		_ = json.Unmarshal(e.Receipt, &receipt) // without a reason it is neither lost nor not stored
+		switch receipt.Reason {
+		case push.ReasonTaskLost:
 			r.Flags |= flagLost
+		case push.ReasonNotStored:
+			r.Flags |= flagNotStored
 		}
-		r.End = maphash.String(a.seed, string(e.Status)+receipt.Reason)
-	case r.Kind == kindEnded:
-		r.End = maphash.Bytes(a.seed, e.Receipt) ^ maphash.String(a.seed, string(e.Status))
-	}
-	if e.Status == push.StatusAccepted {
-		r.Flags |= flagDelivered
+		if r.Kind == kindEnded { // two copies of a task can be in doubt, with different earlier attempts
+			r.End = maphash.String(a.seed, string(e.Status)+receipt.Reason)
+		}
 	}
 	return r
 }
@@ -316,6 +325,9 @@ func (a *auditor) tally(s *auditState) {
 	case s.ends == 0 && !s.queued && !s.late:
 		a.report.Interrupted++
 		a.addNotification("interrupted", s)
+	case s.notStored:
+		a.report.NotStored++
+		a.addNotification("not_stored", s)
 	case s.fromQueue && !s.accepted && a.firstSeq <= 1: // otherwise the event may have expired
 		a.report.Unannounced++
 		a.addNotification("unannounced", s)

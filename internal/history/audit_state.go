@@ -46,6 +46,7 @@ const (
 	flagLate      = 1 << iota // appended while the audit ran
 	flagDelivered             // the provider accepted it
 	flagLost                  // it ended because the disk or the cluster lost its task
+	flagNotStored             // it ended because its task was never stored
 )
 
 func kindOf(s push.Status) kind {
@@ -70,6 +71,7 @@ type auditState struct {
 	keyUntil  int64  // and of its last one
 	delivered bool
 	lost      bool
+	notStored bool
 	accepted  bool // an event says so
 	queued    bool // it is in a queue
 	fromQueue bool // it was sent by the queue, not synchronously
@@ -92,6 +94,7 @@ func (s *auditState) apply(r *auditRecord) {
 	}
 	s.late = s.late || r.Flags&flagLate != 0
 	s.lost = s.lost || r.Flags&flagLost != 0
+	s.notStored = s.notStored || r.Flags&flagNotStored != 0
 	s.delivered = s.delivered || r.Flags&flagDelivered != 0
 	switch r.Kind {
 	case kindQueued:

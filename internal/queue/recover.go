@@ -160,8 +160,8 @@ func (q *Queue) endMissing(ctx context.Context, id string) (reason string, err e
 			receipt.Attempts = append(receipt.Attempts, push.Attempt{Started: e.At, Outcome: push.Outcome{Verdict: push.Unknown}})
 		}
 	}
-	if len(receipt.Attempts) == 0 && q.cfg.Engine.Embedded() && q.cfg.Engine.Damage() == 0 {
-		receipt.Reason = push.ReasonNotStored // by a call that was interrupted, so nobody was told that it is stored
+	if len(receipt.Attempts) == 0 && q.cfg.Engine.Damage() == 0 {
+		receipt.Reason = push.ReasonNotStored // by a call that was interrupted, so no caller knows that it is stored
 	}
 	// The event does not carry the Idempotency-Key, which another notification may have by now.
 	end := push.Event{
