@@ -27,8 +27,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("field ConnsPerEndpoint is %d: must be 1 to 64, or 0 for 1", c.ConnsPerEndpoint)
 	case c.MaxInFlight < 0:
 		return fmt.Errorf("field MaxInFlight is %d: must be positive, or 0 for 64", c.MaxInFlight)
-	case c.MaxAge < 0 || c.DrainTimeout < 0 || c.MaxRedialDelay < 0:
-		return errors.New("neither MaxAge nor DrainTimeout nor MaxRedialDelay may be negative (0 means the default)")
+	case c.MaxAge < 0 || c.DrainTimeout < 0 || c.MaxRedialDelay < 0 || c.IdleTimeout < 0:
+		return errors.New("neither MaxAge nor DrainTimeout nor MaxRedialDelay nor IdleTimeout may be negative (0 means the default)")
 	case c.MaxEjected < 0 || c.MaxEjected > 1:
 		return fmt.Errorf("field MaxEjected is %g: must be a share up to 1, or 0 for 0.5", c.MaxEjected)
 	}

@@ -143,10 +143,11 @@ func (p *Pool) connected(d dialTask, conn Conn) (c *endpointConn, toDrain []*end
 	p.openConns++
 	e.redialDelay, e.dialErr = 0, nil
 	p.addEventLocked(Event{Kind: EventConnected, Endpoint: e.name, Reason: "handshake completed"})
-	if !p.closing.Load() && !e.member {
+	ending := p.closing.Load() || p.stopping
+	if !ending && !e.member {
 		toDrain = p.addMember(e, now)
 	}
-	if p.closing.Load() || !e.member {
+	if ending || !e.member {
 		p.addEventLocked(Event{Kind: EventConnClosed, Endpoint: e.name, Reason: "no longer needed"})
 		return c, []*endpointConn{c}
 	}

@@ -20,9 +20,9 @@ const (
 	rescueInterval  = time.Second            // minimum time between dials that rescue moves forward
 )
 
-// maintain decides which endpoints are members. It runs in one goroutine until ctx ends. It makes
-// decisions under the lock and acts without it.
-func (p *Pool) maintain(ctx context.Context, start func(dialTask)) {
+// maintain decides which endpoints are members. It runs in one goroutine until ctx ends or the pool
+// is idle. It makes decisions under the lock and acts without it.
+func (p *Pool) maintain(ctx context.Context, start func(dialTask)) (idle bool) {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
 	step := func() error {
@@ -38,11 +38,14 @@ func (p *Pool) maintain(ctx context.Context, start func(dialTask)) {
 		_ = p.recovered(step) // logs a panic; the next event or tick calls it again
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-p.wake:
 		case now := <-ticker.C:
 			p.warmedUp.Store(true) // one hanging dial must not delay retries for long
 			p.tick(now)
+			if p.expireIdle(now) {
+				return true
+			}
 		}
 	}
 }

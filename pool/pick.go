@@ -31,7 +31,9 @@ func (t Tried) Has(e *Endpoint) bool {
 // as probes while a healthy endpoint is left. An error is always an *Error and means that nothing
 // was sent.
 func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) {
-	p.activate()
+	if !p.picked.Load() { // a store would contend with concurrent calls
+		p.picked.Store(true)
+	}
 	if p.queue.empty() {
 		if lease, err := p.tryPick(tried); lease != nil || err != nil {
 			return lease, err

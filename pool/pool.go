@@ -49,8 +49,14 @@ type Config struct {
 	// DrainTimeout is how long requests in flight may take after the context of Run has ended; 0
 	// means 10 seconds.
 	DrainTimeout time.Duration
-	// Lazy delays resolving and dialing until the first Pick, for services that may never be used.
-	Lazy bool
+	// OnDemand makes the pool run only while it is needed; nil means that it runs until the context of
+	// Run ends. Pick calls OnDemand while Run is not running. OnDemand must call Run in a new
+	// goroutine, and must not wait for it. Run returns when there was no Pick for IdleTimeout, and
+	// leaves no goroutine and no connection behind.
+	OnDemand func()
+	// IdleTimeout is how long a pool with OnDemand runs without a Pick; 0 means until the context of
+	// Run ends.
+	IdleTimeout time.Duration
 	// PruneUnlisted removes an endpoint as soon as the resolver no longer returns it. Set it for a
 	// resolver that returns a complete list. DNS returns only some of many addresses, so an address
 	// that is missing from an answer may still work.
@@ -103,11 +109,12 @@ type Pool struct {
 	unreachable       atomic.Pointer[Error]       // why no endpoint can be reached, or nil
 	wake              chan struct{}               // wakes the maintainer
 	resolveNow        chan struct{}               // triggers an early resolve
-	activateOnce      sync.Once                   // closes activated
-	activated         chan struct{}               // closed by the first Pick, or by New unless Lazy
+	state             atomic.Int32                // one of the states below
+	picked            atomic.Bool                 // Pick was called since the last tick
 
 	mu            sync.Mutex // guards the fields below
-	started       bool
+	lastPicked    time.Time  // the last tick that saw picked, or the start of Run
+	stopping      bool       // Run ends because the pool is idle
 	inPanic       bool
 	endpoints     map[netip.AddrPort]*Endpoint
 	listed        []*Endpoint // the resolver's last good answer, in its order
@@ -122,6 +129,14 @@ type Pool struct {
 	resolveErr    error   // why the last resolve failed, or nil
 }
 
+// States of a pool. With OnDemand, it returns to stateIdle when Run has returned.
+const (
+	stateIdle      int32 = iota // Run is not running
+	stateRequested              // OnDemand was called
+	stateRunning
+	stateEnded // Run has returned and must not be called again
+)
+
 // New validates cfg and returns a pool. It starts no goroutine; call Run.
 func New(cfg Config) (*Pool, error) {
 	if err := cfg.validate(); err != nil {
@@ -132,50 +147,111 @@ func New(cfg Config) (*Pool, error) {
 		cfg:        cfg,
 		wake:       make(chan struct{}, 1),
 		resolveNow: make(chan struct{}, 1),
-		activated:  make(chan struct{}),
 		endpoints:  make(map[netip.AddrPort]*Endpoint),
 		budget:     newBudget(cfg.Size, cfg.ConnsPerEndpoint),
 	}
 	p.members.Store(new([]*Endpoint))
-	if !cfg.Lazy {
-		p.activate()
-	}
 	return p, nil
 }
 
 // Run maintains the pool until ctx ends. Then it grants no more leases, waits up to
 // Config.DrainTimeout for requests in flight, and returns after every connection and goroutine of
-// the pool has ended. It returns an error if requests had to be canceled.
+// the pool has ended. It returns an error if requests had to be canceled. With Config.OnDemand, Run
+// also returns when the pool is idle, and may be called again.
 func (p *Pool) Run(ctx context.Context) error {
 	if err := p.start(); err != nil {
 		return err
 	}
-	select {
-	case <-p.activated:
-	case <-ctx.Done():
-	}
+	workCtx, cancelWork := context.WithCancel(ctx) // dials and resolves
+	defer cancelWork()
 	connCtx, cancelConns := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelConns()
 	var wg sync.WaitGroup
-	wg.Go(func() { p.resolveLoop(ctx) })
-	p.maintain(ctx, func(d dialTask) {
-		wg.Go(func() { p.dialAndRun(ctx, connCtx, d) })
+	wg.Go(func() { p.resolveLoop(workCtx) })
+	idle := p.maintain(ctx, func(d dialTask) {
+		wg.Go(func() { p.dialAndRun(workCtx, connCtx, d) })
 	})
+	if idle {
+		cancelWork()
+		drainConns(p.evictAll())
+		defer time.AfterFunc(p.cfg.DrainTimeout, cancelConns).Stop()
+		wg.Wait()
+		p.deliverEvents()
+		p.stopIdle()
+		return nil
+	}
 	err := p.drain()
 	cancelConns()
 	wg.Wait()
 	p.deliverEvents()
+	p.state.Store(stateEnded)
 	return err
 }
 
+// start prepares a run. Addresses and breakers of an earlier run are kept, failed dials are
+// forgotten.
 func (p *Pool) start() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.started {
+	if !p.state.CompareAndSwap(stateIdle, stateRunning) && !p.state.CompareAndSwap(stateRequested, stateRunning) {
 		return fmt.Errorf("pool %q: Run was called twice", p.cfg.Name)
 	}
-	p.started = true
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lastPicked, p.stopping, p.lastError, p.resolveErr = time.Now(), false, "", nil
+	p.warmedUp.Store(false)
+	p.unreachable.Store(nil)
+	for _, e := range p.endpoints {
+		e.dialErr, e.redialDelay, e.redialAt = nil, 0, time.Time{}
+	}
 	return nil
+}
+
+// requestRun calls OnDemand if Run is not running. Pick calls it after it has enqueued its waiter.
+func (p *Pool) requestRun() {
+	if p.cfg.OnDemand != nil && p.state.CompareAndSwap(stateIdle, stateRequested) {
+		p.cfg.OnDemand()
+	}
+}
+
+// stopIdle ends a run because the pool is idle. A Pick that was enqueued before it sees the new state
+// has not called OnDemand.
+func (p *Pool) stopIdle() {
+	p.state.Store(stateIdle)
+	if !p.queue.empty() {
+		p.requestRun()
+	}
+}
+
+// expireIdle reports whether the pool was not used for IdleTimeout. It is called once per tick.
+func (p *Pool) expireIdle(now time.Time) bool {
+	if p.cfg.OnDemand == nil || p.cfg.IdleTimeout == 0 {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.picked.Swap(false) || !p.queue.empty() || p.inFlight() > 0 {
+		p.lastPicked = now
+	}
+	return now.Sub(p.lastPicked) >= p.cfg.IdleTimeout
+}
+
+// inFlight returns the number of outstanding leases. It is called under mu.
+func (p *Pool) inFlight() (n int) {
+	for _, e := range p.endpoints {
+		n += e.InFlight()
+	}
+	return n
+}
+
+// evictAll evicts all members of an idle pool and returns their connections. From then on no
+// endpoint joins.
+func (p *Pool) evictAll() (toDrain []*endpointConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopping = true
+	for _, e := range *p.members.Load() {
+		toDrain = append(toDrain, p.evict(e, "the pool is idle")...)
+	}
+	return toDrain
 }
 
 // drain first stops granting leases, then waits for the outstanding ones, and then drains the
@@ -214,10 +290,7 @@ func (p *Pool) close() {
 func (p *Pool) remaining() (leases, conns int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, e := range p.endpoints {
-		leases += e.InFlight()
-	}
-	return leases, p.openConns
+	return p.inFlight(), p.openConns
 }
 
 func (p *Pool) drainAll() {
@@ -230,22 +303,17 @@ func (p *Pool) drainAll() {
 	drainConns(conns)
 }
 
-func (p *Pool) activate() { p.activateOnce.Do(func() { close(p.activated) }) }
+// Idle reports whether the pool has OnDemand and waits for a Pick.
+func (p *Pool) Idle() bool { return p.cfg.OnDemand != nil && p.state.Load() == stateIdle }
 
-// Idle reports whether the pool is lazy and still waits for its first Pick.
-func (p *Pool) Idle() bool {
-	select {
-	case <-p.activated:
-		return false
-	default:
-		return true
-	}
-}
-
-// Ready returns nil if an endpoint is live, and otherwise an error with the reason.
+// Ready returns nil if an endpoint is live or the pool is idle, and otherwise an error with the
+// reason.
 func (p *Pool) Ready() error {
 	if p.closing.Load() {
 		return fmt.Errorf("pool %q: the pool is closing", p.cfg.Name)
+	}
+	if p.Idle() {
+		return nil
 	}
 	for _, e := range *p.members.Load() {
 		if e.live() {
@@ -258,7 +326,7 @@ func (p *Pool) Ready() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case !p.started:
+	case p.state.Load() == stateIdle:
 		return fmt.Errorf("pool %q: Run was not called", p.cfg.Name)
 	case p.lastError != "":
 		return fmt.Errorf("pool %q: no endpoint is live: %s", p.cfg.Name, p.lastError)

@@ -15,6 +15,7 @@ type Status struct {
 	Name     string `json:"name"`
 	Ready    bool   `json:"ready"`
 	Reason   string `json:"reason,omitempty"` // why the pool is not ready
+	Idle     bool   `json:"idle,omitempty"`   // not connected, because nothing was sent for a while
 	Panic    bool   `json:"panic"`            // panic mode: too many endpoints are ejected, so all are used
 	Size     int    `json:"size"`             // maximum number of endpoints
 	Waiting  int    `json:"waiting"`          // callers that wait in Pick
@@ -47,7 +48,7 @@ type EndpointStatus struct {
 // Status returns the current state of the pool.
 func (p *Pool) Status() Status {
 	s := Status{
-		Name: p.cfg.Name, Size: p.cfg.Size, Ready: true,
+		Name: p.cfg.Name, Size: p.cfg.Size, Ready: true, Idle: p.Idle(),
 		Endpoints: []EndpointStatus{}, Spares: []EndpointStatus{},
 	}
 	if err := p.Ready(); err != nil {

@@ -42,6 +42,7 @@ func (q *waitQueue) empty() bool { return q.length.Load() == 0 }
 func (p *Pool) wait(ctx context.Context, tried Tried) (*Lease, error) {
 	w := &waiter{tried: tried, result: make(chan pickResult, 1)}
 	p.enqueue(w)
+	p.requestRun()
 	select {
 	case r := <-w.result:
 		return r.lease, r.err

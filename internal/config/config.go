@@ -60,6 +60,9 @@ type Pool struct {
 	// Age at which an endpoint is replaced. Up to 20 % is added at random, so that endpoints are
 	// not replaced all at once.
 	MaxAge time.Duration `name:"max_age" default:"10m" allowed:"10s..24h"`
+	// How long the connections stay open while nothing is sent. They are opened again by the next
+	// notification. 0s opens them at the start and keeps them open.
+	IdleTimeout time.Duration `name:"idle_timeout" default:"30m" allowed:"0s..720h"`
 	// Maximum requests in flight on one endpoint. Beyond it another endpoint is picked, or the
 	// request waits. It limits how many requests an unresponsive endpoint can hold.
 	InFlight int `name:"in_flight" default:"64" allowed:"1..10000"`

@@ -60,7 +60,7 @@ func TestDefaults(t *testing.T) {
 		Listen: "127.0.0.1:8080",
 		Admin:  config.Admin{Listen: "127.0.0.1:9090"},
 		Pool: config.Pool{
-			Size: 8, MaxAge: 10 * time.Minute, InFlight: 64, Connections: 1, Picker: "round_robin", MaxEjected: 0.5,
+			Size: 8, MaxAge: 10 * time.Minute, IdleTimeout: 30 * time.Minute, InFlight: 64, Connections: 1, Picker: "round_robin", MaxEjected: 0.5,
 			Breaker: config.Breaker{
 				Consecutive: 5, FailureRate: 0.5, MinOutcomes: 10, Window: 5 * time.Second,
 				Ejection: 10 * time.Second, MaxEjection: 5 * time.Minute, ProbeTimeout: 10 * time.Second,

@@ -22,6 +22,7 @@ import (
 var testValues = map[string][2]string{
 	"pool.size":                  {"3", "4"},
 	"pool.max_age":               {"1m", "2m"},
+	"pool.idle_timeout":          {"3m", "4m"},
 	"pool.in_flight":             {"7", "9"},
 	"pool.connections":           {"2", "3"},
 	"pool.fail_fast":             {"true", "true"},

@@ -81,7 +81,7 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 	}
 	r := newShopGateway(t, mockprovider.Config{
 		Script: mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.APNs, Endpoint: "3", Status: 500}}},
-	}, strings.Replace(slowTimeouts, ", budget_floor: 1000/s", "", 1)+"pool: { size: 8 }") // so that retries use the budget
+	}, strings.Replace(slowTimeouts, ", budget_floor: 1000/s", "", 1)+"pool: { size: 8, idle_timeout: 0s }") // so that retries use the budget
 	bad := r.mock.APNsAddrs()[3].String()
 	r.waitPoolSize(8)
 
@@ -127,7 +127,7 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 // started. APNs allows one stream on a new connection until it has accepted a request.
 func TestColdBurstDialsNoMoreThanPoolSize(t *testing.T) {
 	const size, burst = 4, 500
-	r := newShopGateway(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000, Strict: true}}, slowTimeouts+fmt.Sprintf("pool: { size: %d }", size))
+	r := newShopGateway(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000, Strict: true}}, slowTimeouts+fmt.Sprintf("pool: { size: %d, idle_timeout: 0s }", size))
 	forEachConcurrent(burst, burst, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"5a%062x","title":"burst"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)

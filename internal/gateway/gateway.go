@@ -41,10 +41,13 @@ type Gateway struct {
 	draining     atomic.Bool
 	drainStarted chan struct{} // closed when draining starts
 
-	reloadMu   sync.Mutex      // serializes reloads and guards the fields below
-	baseCtx    context.Context // parent of all background work; nil before Run
-	closed     bool            // no reload starts any more
-	background errgroup.Group  // all background work
+	reloadMu sync.Mutex      // serializes reloads and guards the fields below
+	baseCtx  context.Context // parent of all background work; nil before Run
+	closed   bool            // no reload starts any more
+
+	background      errgroup.Group // all background work
+	backgroundMu    sync.Mutex     // guards backgroundEnded, and background against use after Wait
+	backgroundEnded bool
 }
 
 // New reads all files that cfg refers to and builds a gateway. It starts nothing and opens no
@@ -134,7 +137,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	err := errors.Join(g.serveAPI(ctx, g.apiServer(baseCtx)), g.storage.stop())
 	g.stopReloads()
 	stop()
-	return errors.Join(err, admin.Close(), g.background.Wait())
+	return errors.Join(err, admin.Close(), g.waitBackground())
 }
 
 // serveAPI serves the API until ctx ends or the listener fails. When ctx ends it drains.

@@ -123,7 +123,13 @@ func (s mockEnv) start(t testing.TB, text string) testGateway {
 // startLogging is start with a logger.
 func (s mockEnv) startLogging(t testing.TB, text string, log *slog.Logger) testGateway {
 	t.Helper()
-	g, err := gateway.New(parse(t, text), log)
+	return s.startParsed(t, parse(t, text), log)
+}
+
+// startParsed is startLogging with a parsed configuration.
+func (s mockEnv) startParsed(t testing.TB, cfg *config.Config, log *slog.Logger) testGateway {
+	t.Helper()
+	g, err := gateway.New(cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}

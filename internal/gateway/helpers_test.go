@@ -36,6 +36,9 @@ const slowTimeouts = "retry: { attempt_timeout: 2m, budget_floor: 1000/s }\nlimi
 func newShopGateway(t testing.TB, services mockprovider.Config, settings string) shopGateway {
 	t.Helper()
 	s := newMockEnv(t, services)
+	if !strings.Contains(settings, "pool:") {
+		settings = "pool: {idle_timeout: 0s}\n" + settings // connects at the start
+	}
 	key, hash := api.NewKey()
 	other := fmt.Sprintf("  other:\n    keys: [{name: test, hash: %q}]\n    %s\n", hash, s.fcmBlock())
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000}

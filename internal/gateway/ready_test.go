@@ -35,12 +35,12 @@ func (idleConn) Run(ctx context.Context) error {
 func lazyService(t *testing.T) *service {
 	t.Helper()
 	p, err := pool.New(pool.Config{
-		Name: "lazy", Lazy: true, Resolver: pool.Static{}, Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return idleConn{}, nil },
+		Name: "lazy", OnDemand: func() {}, Resolver: pool.Static{}, Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return idleConn{}, nil },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &service{name: "lazy", pool: p}
+	return &service{name: "lazy", pool: p, settings: settings{lazy: true}}
 }
 
 // idleService returns a service with the given addresses. Its pool does not run.

@@ -267,7 +267,7 @@ func TestReloadBeforeRunDoesNotPreventTheEndOfRun(t *testing.T) {
 func TestReloadsLeaveConnectionsAndGoroutinesUnchanged(t *testing.T) {
 	s := newMockEnv(t)
 	with := func(size int) string {
-		return listenConfig + slowTimeouts + fmt.Sprintf("pool: {size: %d}\napps:\n", size) + s.appBlock("shop", s.apnsBlock(), s.fcmBlock())
+		return listenConfig + slowTimeouts + fmt.Sprintf("pool: {size: %d, idle_timeout: 0s}\napps:\n", size) + s.appBlock("shop", s.apnsBlock(), s.fcmBlock())
 	}
 	h := s.start(t, with(2))
 	steady := func() bool { return s.openConns() == 4 }

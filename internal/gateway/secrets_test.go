@@ -162,7 +162,7 @@ func (s mockEnv) fullConfig(t *testing.T, d *leakDetector, sts *httptest.Server)
 	web := fmt.Sprintf("webpush: {url: '%s', ca_file: %q, vapid_key_file: %q, subject: 'mailto:ops@example.com'}", s.ready.WebPush, s.ready.CAFile, key)
 	cloud := fmt.Sprintf("fcm: {url: '%s', endpoints: ['%s'], ca_file: %q, project_id: %s, service_account_file: %q}",
 		s.ready.FCM, strings.Join(s.ready.FCMEndpoints, "', '"), s.caFileWith(t, sts.Certificate()), s.ready.ProjectID, workload)
-	return listenConfig + "limits: {send_timeout: 500ms}\npool: {breaker: {consecutive: 1000, min_outcomes: 100000, ejection: 100ms}}\n" +
+	return listenConfig + "limits: {send_timeout: 500ms}\npool: {idle_timeout: 0s, breaker: {consecutive: 1000, min_outcomes: 100000, ejection: 100ms}}\n" +
 		"retry: {attempts: 2, attempt_timeout: 200ms, backoff: 1ms, throttled_backoff: 10ms, max_backoff: 10ms, max_retry_after: 1ms}\n" +
 		"apps:\n" + s.appBlock("shop", s.apnsBlock(), s.fcmBlock(), web) + s.appBlock("courier", s.apnsCertBlock(), cloud)
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -73,7 +74,7 @@ type settings struct {
 	serializeFirst bool
 	maxStreams     int
 	maxResponse    int  // in bytes; 0 is the default of package wire
-	lazy           bool // connects on first use, and shares an existing service whatever its settings
+	lazy           bool // secondary: connects on first use, and shares an existing service whatever its settings
 	publicOnly     bool // the host name is untrusted, so its addresses must be public
 
 	// Set by withGlobals, so that a reload detects changes.
@@ -171,12 +172,14 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 			DialTimeout: connTimeout, PingTimeout: connTimeout, WriteTimeout: connTimeout,
 		}),
 		budget: newBudget(want.budget, want.budgetFloor), throttler: newThrottler(want.budgetFloor), adaptiveLimiter: newAdaptiveLimiter(want.pool, b.weights),
-		unregistered: newUnregisteredCache(b.unregisteredTTL), environments: &delivery.EnvironmentCache{},
+		unregistered: newUnregisteredCache(b.unregisteredTTL), environments: &delivery.EnvironmentCache{}, background: &background{},
 	}
 	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
 		return nil, keyError(path, "pool", err)
 	}
-	s.background = &background{run: s.run}
+	if s.runsFromStart() {
+		s.background.start(s.run)
+	}
 	return s, nil
 }
 
@@ -205,7 +208,7 @@ func (b *builder) uniqueName(name string, cred credential) string {
 
 func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
 	return pool.Config{
-		Name: s.name, Lazy: s.settings.lazy, Size: c.Size, ConnsPerEndpoint: c.Connections, MaxInFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
+		Name: s.name, OnDemand: s.onDemand(), IdleTimeout: c.IdleTimeout, Size: c.Size, ConnsPerEndpoint: c.Connections, MaxInFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
 		FailFast: c.FailFast, Picker: pickers[c.Picker], Resolver: s.resolver, Dial: s.dial, Logger: b.log, Observe: b.metrics.Observe,
 		Breaker: pool.Breaker{
 			ConsecutiveFailures: c.Breaker.Consecutive, FailureRate: float64(c.Breaker.FailureRate), MinOutcomes: c.Breaker.MinOutcomes,
@@ -245,16 +248,27 @@ func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, e
 	}
 }
 
-// run runs the pool and the token renewal until ctx ends.
-func (s *service) run(ctx context.Context) error {
-	var all errgroup.Group
-	all.Go(func() error {
-		return panics.Recover(s.log, s.name, func() error { return s.pool.Run(ctx) }) // a pool runs once; it restarts its own work
-	})
-	if s.refresh != nil {
-		all.Go(func() error { return panics.Restart(ctx, s.log, s.name+": token renewal", s.refresh) })
+// runsFromStart reports whether the service connects before it is used.
+func (s *service) runsFromStart() bool { return s.settings.pool.IdleTimeout == 0 && !s.settings.lazy }
+
+// onDemand returns what starts the service when it is used, or nil if it runs from the start.
+func (s *service) onDemand() func() {
+	if s.runsFromStart() {
+		return nil
 	}
-	return all.Wait()
+	return func() { s.background.start(s.run) }
+}
+
+// run runs the pool and the token renewal until ctx ends or the pool is idle.
+func (s *service) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var renewal errgroup.Group
+	if s.refresh != nil {
+		renewal.Go(func() error { return panics.Restart(ctx, s.log, s.name+": token renewal", s.refresh) })
+	}
+	err := panics.Recover(s.log, s.name, func() error { return s.pool.Run(ctx) }) // a pool restarts its own work
+	cancel()
+	return errors.Join(err, renewal.Wait())
 }
 
 // newResolver returns the resolver of a service. Apple's and Google's names are resolved by DNS

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"reflect"
+	"sync"
 	"sync/atomic"
 
 	"github.com/sluice-push/sluice/internal/api"
@@ -85,12 +86,37 @@ func (snap *snapshot) background() []*background {
 	return all
 }
 
-// background is work that runs while a published snapshot contains it. A service or router and its
-// copies in later snapshots share it.
+// background is the work of a service or router, which can run while a published snapshot contains
+// it. Copies of the service or router in later snapshots share it.
 type background struct {
-	run       func(context.Context) error
 	snapshots atomic.Int64
-	stop      context.CancelFunc // nil until it runs
+	stop      context.CancelFunc // nil until the snapshot is started
+
+	mu      sync.Mutex
+	launch  func(work func(context.Context) error) // nil until the snapshot is started
+	pending []func(context.Context) error          // started before that
+}
+
+// start runs work in a goroutine, at the earliest when the snapshot is started.
+func (b *background) start(work func(context.Context) error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.launch == nil {
+		b.pending = append(b.pending, work)
+		return
+	}
+	b.launch(work)
+}
+
+// enable sets the function that launches work, and launches the pending work.
+func (b *background) enable(launch func(work func(context.Context) error)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.launch = launch
+	for _, work := range b.pending {
+		launch(work)
+	}
+	b.pending = nil
 }
 
 // release removes one snapshot. Without any, it stops the work.
@@ -178,26 +204,40 @@ func (g *Gateway) startSnapshot(snap *snapshot) {
 	g.storage.setLimiters(snap)
 	for _, b := range snap.background() {
 		if b.stop == nil {
-			b.stop = g.goBackground(b.run)
+			ctx, stop := context.WithCancel(g.baseCtx)
+			b.stop = stop
+			base := g.baseCtx
+			b.enable(func(work func(context.Context) error) { g.goBackground(base, ctx, work) })
 		}
 	}
 	g.startWebhooks(snap)
 }
 
-// goBackground runs work until the gateway ends or stop is called. An error or a panic after stop
-// was called is only logged; it does not become an error of Run.
-func (g *Gateway) goBackground(work func(context.Context) error) (stop context.CancelFunc) {
-	base := g.baseCtx
-	ctx, stop := context.WithCancel(base)
+// goBackground runs work until the gateway ends (base) or ctx, which is derived from it. An error or
+// a panic while the gateway runs is only logged; it does not become an error of Run. Work that is
+// started after the end does not run.
+func (g *Gateway) goBackground(base, ctx context.Context, work func(context.Context) error) {
+	g.backgroundMu.Lock()
+	defer g.backgroundMu.Unlock()
+	if g.backgroundEnded {
+		return
+	}
 	g.background.Go(func() error {
 		err := panics.Recover(g.log, "service or router", func() error { return work(ctx) })
 		if err != nil && base.Err() == nil {
-			g.log.Warn("background work failed after a reload had stopped it", "err", err)
+			g.log.Warn("background work failed", "err", err)
 			return nil
 		}
 		return err
 	})
-	return stop
+}
+
+// waitBackground waits for all background work. No further work starts.
+func (g *Gateway) waitBackground() error {
+	g.backgroundMu.Lock()
+	g.backgroundEnded = true
+	g.backgroundMu.Unlock()
+	return g.background.Wait()
 }
 
 // service returns the service for a credential that can be reused with these settings, or nil.

@@ -137,10 +137,9 @@ func (g *Gateway) handleReady(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"ready": len(missing) == 0, "not_ready": missing}) // fails only if the client disconnected
 }
 
-// activeServices returns the services of the configuration, without lazy ones that have not been
-// used yet.
+// activeServices returns the services of the configuration, without lazy ones that are not in use.
 func (snap *snapshot) activeServices() []*service {
-	return slices.DeleteFunc(slices.Clone(snap.services), func(s *service) bool { return s.pool.Idle() })
+	return slices.DeleteFunc(slices.Clone(snap.services), func(s *service) bool { return s.settings.lazy && s.pool.Idle() })
 }
 
 // allServices returns the active services, followed by those that subscriptions have added.

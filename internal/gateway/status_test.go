@@ -112,7 +112,7 @@ func TestReloadEndsFeedOfRevokedKey(t *testing.T) {
 func TestReadinessHidesCredentials(t *testing.T) {
 	s := newMockEnv(t)
 	block := strings.Replace(s.apnsBlock(), strings.Join(s.ready.APNsEndpoints, "', '"), "127.0.0.1:1", 1)
-	h := s.start(t, listenConfig+"readiness: {providers: all}\napps:\n"+s.appBlock("shop", block))
+	h := s.start(t, listenConfig+"readiness: {providers: all}\npool: {idle_timeout: 0s}\napps:\n"+s.appBlock("shop", block))
 	for _, path := range []string{"/readyz", "/healthz"} {
 		status, text := h.get(h.url + path)
 		if status != http.StatusServiceUnavailable || !strings.Contains(text, `"name":"apns"`) || strings.Contains(text, s.ready.APNsKeyID) || strings.Contains(text, "127.0.0.1") {

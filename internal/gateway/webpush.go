@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/providers/webpush"
@@ -40,8 +38,6 @@ type originRouter struct {
 	provider    *webpush.Provider
 	observer    delivery.Observer
 	newRoute    func(origin string) (*service, *delivery.Route, error)
-	newServices chan *service // to be run
-	done        chan struct{}
 	config      *config.WebPush // the block that it was built from
 	settings    settings        // the global ones only; see withGlobals
 	background  *background
@@ -97,7 +93,7 @@ func (o *originRouter) route(ctx context.Context, n *push.Notification) (*delive
 	if _, _, err := s.resolver.Resolve(ctx); err != nil { // do not create a pool for a name without a public address
 		return nil, push.Outcome{Reason: string(wire.DNSFailure), Detail: err.Error()}
 	}
-	return o.addRoute(ctx, origin, s, route)
+	return o.addRoute(origin, s, route)
 }
 
 func (o *originRouter) cachedRoute(origin string) *delivery.Route {
@@ -108,7 +104,7 @@ func (o *originRouter) cachedRoute(origin string) *delivery.Route {
 
 // addRoute adds the route to an origin and starts its service. If another call has added one in the
 // meantime, it returns that route.
-func (o *originRouter) addRoute(ctx context.Context, origin string, s *service, route *delivery.Route) (*delivery.Route, push.Outcome) {
+func (o *originRouter) addRoute(origin string, s *service, route *delivery.Route) (*delivery.Route, push.Outcome) {
 	o.mu.Lock()
 	if existing := o.routes[origin]; existing != nil {
 		o.mu.Unlock()
@@ -122,26 +118,10 @@ func (o *originRouter) addRoute(ctx context.Context, origin string, s *service, 
 	o.services = append(o.services, s)
 	s.adaptiveLimiter.SetWeights(o.weights)
 	o.mu.Unlock()
-	select {
-	case o.newServices <- s:
-	case <-o.done:
+	if s.runsFromStart() {
+		o.background.start(s.run)
 	}
 	return route, push.Outcome{}
-}
-
-// run runs the services until ctx ends, including those added later. It returns when all have
-// ended.
-func (o *originRouter) run(ctx context.Context) error {
-	defer close(o.done)
-	var group errgroup.Group
-	for {
-		select {
-		case s := <-o.newServices:
-			group.Go(func() error { return s.run(ctx) })
-		case <-ctx.Done():
-			return group.Wait()
-		}
-	}
 }
 
 // allServices returns the services added so far.
@@ -180,10 +160,10 @@ func (b *builder) buildWebPush(app string, c *config.WebPush) (*originRouter, er
 	o := &originRouter{
 		app: app, path: path, config: c, settings: shared, publicKey: key.Public(), overrideURL: string(c.URL), provider: provider,
 		observer:    b.metrics.Route(app, push.WebPush),
-		newServices: make(chan *service), done: make(chan struct{}), routes: map[string]*delivery.Route{},
+		routes:      map[string]*delivery.Route{},
 		rateLimiter: quota.New(quotaConfig(c.Quota, b.weights)), weights: b.weights,
 	}
-	o.newRoute, o.background = b.routeFactory(app, o, c), &background{run: o.run}
+	o.newRoute, o.background = b.routeFactory(app, o, c), &background{}
 	return o, nil
 }
 
@@ -211,6 +191,7 @@ func (b *builder) routeFactory(app string, o *originRouter, c *config.WebPush) f
 			return nil, nil, err
 		}
 		s.rateLimiter = o.rateLimiter.Service(evenLimit(config.Rate{Count: o.provider.LimitedRate(origin), Per: time.Minute}))
+		s.background = o.background
 		route := b.route(s, o.provider, c.Retry)
 		route.Observer = o.observer
 		return s, route, nil

@@ -107,7 +107,7 @@ func groupOf(t *testing.T, name string) int {
 func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := metrics.New()
-		m.Route("shop", push.APNs)
+		m.Route("shop", push.APNs).Throttled(&push.Notification{}) // the series exist from the first event on
 		m.Request("/livez", 200)
 		m.WatchConnections(func() int64 { return 1 }, 100, func() uint64 { return 1 })
 		m.Reloaded(true)

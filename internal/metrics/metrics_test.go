@@ -88,7 +88,11 @@ func TestRateLimitWaitsAndRejections(t *testing.T) {
 
 func TestRouteCountersStartAtZero(t *testing.T) {
 	m := metrics.New()
-	m.Route("shop", push.APNs)
+	m.Route("idle", push.APNs)
+	m.Route("shop", push.APNs).Throttled(&push.Notification{})
+	if lines := scrape(t, m, `"idle"`); len(lines) > 0 {
+		t.Errorf("an app that sends nothing has series: %v", lines)
+	}
 	expectLines(t, m,
 		`sluice_notifications_total{app="shop",platform="apns",reason="",status="accepted"} 0`,
 		`sluice_attempts_total{app="shop",platform="apns",reason="",verdict="accepted"} 0`,

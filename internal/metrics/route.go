@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -73,8 +74,21 @@ type route struct {
 }
 
 // Route returns the observer of the route of an app on a platform. It takes about 0.2 µs per
-// notification.
+// notification. The series of the route exist from its first notification on: an app that sends
+// nothing has none.
 func (m *Metrics) Route(app string, platform push.Platform) delivery.Observer {
+	get := sync.OnceValue(func() *route { return m.newRoute(app, platform) })
+	return delivery.Observer{
+		Attempted:   func(n *push.Notification, number int, a push.Attempt) { get().onAttempt(n, number, a) },
+		Ended:       func(n *push.Notification, r push.Receipt, took time.Duration) { get().onEnd(n, r, took) },
+		RateLimited: func(n *push.Notification, wait time.Duration, admitted bool) { get().onRateLimited(n, wait, admitted) },
+		Throttled:   func(n *push.Notification) { get().onThrottled(n) },
+		Shed:        func(n *push.Notification, cause push.Outcome) { get().onShed(n, cause) },
+		RetryDenied: func(n *push.Notification, o push.Outcome) { get().onRetryDenied(n, o) },
+	}
+}
+
+func (m *Metrics) newRoute(app string, platform push.Platform) *route {
 	p, from := string(platform), &m.routes
 	labels := prometheus.Labels{"app": app, "platform": p}
 	r := &route{
@@ -87,7 +101,7 @@ func (m *Metrics) Route(app string, platform push.Platform) delivery.Observer {
 	r.shed.WithLabelValues(string(push.LaneNormal), "OVERLOADED") // so that rate() sees the first one
 	r.notifications.init(from.notifications.MustCurryWith(labels), string(push.StatusAccepted))
 	r.attempts.init(from.attempts.MustCurryWith(labels), push.Accepted.String())
-	return delivery.Observer{Attempted: r.onAttempt, Ended: r.onEnd, RateLimited: r.onRateLimited, Throttled: r.onThrottled, Shed: r.onShed, RetryDenied: r.onRetryDenied}
+	return r
 }
 
 func (r *route) onAttempt(_ *push.Notification, number int, a push.Attempt) {

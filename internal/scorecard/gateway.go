@@ -157,6 +157,7 @@ func (s *scenario) startProcess(config string) *gateway { return s.startProcessI
 func (s *scenario) startProcessIn(prefix []string, config string) *gateway {
 	command := append(slices.Clone(prefix), s.binary, "serve", "-c", config)
 	g := &gateway{scenario: s, cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
+	g.cmd.Env = append(os.Environ(), "SLUICE_POOL_IDLE_TIMEOUT=0s") // pools connect at the start, before the load
 	log, err := g.cmd.StderrPipe()
 	s.noError(err)
 	g.log, g.logClosed = log, make(chan struct{})
