@@ -47,5 +47,9 @@ func TestStuckProviderDoesNotUseUpAllConcurrency(t *testing.T) {
 		t.Errorf("a notification to the other provider: %+v", got)
 	}
 	cancel()
-	testwait.Until(t, func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 0 && s.Waiting == 0 }, "none is in flight or waits")
+	testwait.Until(t, func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 12 && s.Waiting == 0 }, "only attempts in flight go on without their callers")
+	if err := r.mock.SetScript(mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.FCM, Reset: &mockprovider.Reset{}}}}); err != nil {
+		t.Fatal(err)
+	}
+	testwait.Until(t, func() bool { return r.gw.Status().Concurrency.InFlight == 0 }, "none is in flight after the connections have ended")
 }
