@@ -52,6 +52,7 @@ var packages = map[string]packageRule{
 	"internal/jsonobj":      {layer: 0},
 	"internal/keyfile":      {layer: 0},
 	"internal/jetstream":    {layer: 0},
+	"internal/fairqueue":    {layer: 0},
 	"internal/testwait":     {layer: 0, why: "only tests import it"},
 	"internal/panics":       {layer: 0},
 	"internal/publicaddr":   {layer: 0},
@@ -64,7 +65,7 @@ var packages = map[string]packageRule{
 	"internal/jetstream/jetstreamtest": {layer: 1, mayImport: []string{"internal/jetstream"}},
 	"pool":                             {layer: 1, mayImport: []string{"internal/panics", "internal/publicaddr", "push", "wire"}},
 	"retry":                            {layer: 1, mayImport: []string{"push"}},
-	"quota":                            {layer: 1, mayImport: []string{"push"}},
+	"quota":                            {layer: 1, mayImport: []string{"internal/fairqueue", "push"}},
 	"internal/api":                     {layer: 1, mayImport: []string{"push"}, why: "it calls the gateway through interfaces of its own"},
 	"internal/quotalease":              {layer: 1, mayImport: []string{"internal/jetstream"}, why: "it sets rate limits through an interface of its own"},
 	"internal/queue":                   {layer: 1, mayImport: []string{"internal/jetstream", "internal/jsonobj", "push"}},
@@ -74,7 +75,7 @@ var packages = map[string]packageRule{
 	"internal/scorecard/load":          {layer: 1, mayImport: []string{"push"}},
 
 	"zone":              {layer: 2, mayImport: []string{"pool"}},
-	"internal/delivery": {layer: 2, mayImport: []string{"push", "wire", "pool", "retry", "quota"}},
+	"internal/delivery": {layer: 2, mayImport: []string{"internal/fairqueue", "push", "wire", "pool", "retry", "quota"}},
 
 	"client":           {layer: 3, mayImport: []string{"push", "wire", "internal/delivery", "pool", "zone", "retry"}, why: "it calls gateways over HTTP; only its tests run one"},
 	"internal/metrics": {layer: 3, mayImport: []string{"push", "internal/delivery", "pool", "quota", "internal/queue", "internal/history", "internal/webhooks"}},

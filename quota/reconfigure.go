@@ -156,11 +156,7 @@ func (l *scopeLimiter) reconfigure(limit Limit, weights map[string]int) {
 	now := time.Now()
 	l.aimd.setLimit(now, limit)
 	l.weights = weights
-	for i := range l.lanes {
-		for app, q := range l.lanes[i].apps {
-			q.stride = appStride(weights, app)
-		}
-	}
+	l.queue.SetWeights(func(app string) int { return weights[app] })
 	l.resetTimer(now)
 }
 
@@ -191,7 +187,7 @@ func (l *scopeLimiter) addDemand(demand map[string]float64, name string) {
 		return
 	}
 	now := time.Now()
-	perSecond := l.aimd.passed.perSecond(now) + l.rejected.perSecond(now) + float64(l.waiting)
+	perSecond := l.aimd.passed.perSecond(now) + l.rejected.perSecond(now) + float64(l.queue.Len())
 	demand[name] = max(demand[name], perSecond/l.aimd.limit.Rate)
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/fairqueue"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -16,8 +17,8 @@ type Reservation struct {
 	priority   int
 	deadline   time.Time
 	ready      chan struct{}
-	retryAfter time.Duration // set before ready is closed
-	removed    bool          // not in a queue; guarded by the lock of remaining[0]
+	retryAfter time.Duration                         // set before ready is closed
+	item       *fairqueue.Item[string, *Reservation] // guarded by the lock of remaining[0]
 
 	mu        sync.Mutex
 	remaining []*scopeLimiter // limiters to pass; r waits in the first one

@@ -189,5 +189,5 @@ func (a *AdaptiveLimiter) Status() LimitStatus {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return LimitStatus{Limit: int(a.currentLimit()), InFlight: a.inFlight, Waiting: a.queue.length, Shed: a.shed}
+	return LimitStatus{Limit: int(a.currentLimit()), InFlight: a.inFlight, Waiting: a.queue.Len(), Shed: a.shed}
 }

@@ -71,5 +71,5 @@ func (c *ConcurrencyLimit) Status() LimitStatus {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return LimitStatus{Limit: c.limit(), InFlight: c.inFlight, Waiting: c.queue.length, Shed: c.shed}
+	return LimitStatus{Limit: c.limit(), InFlight: c.inFlight, Waiting: c.queue.Len(), Shed: c.shed}
 }

@@ -3,13 +3,12 @@
 package delivery
 
 import (
-	"container/list"
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/fairqueue"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -19,7 +18,7 @@ type fairQueue struct {
 	mu       sync.Mutex
 	inFlight int
 	usages   map[flowKey]*usage
-	queue    queue
+	queue    fairqueue.Queue[flowKey, *waiter]
 	shed     uint64
 }
 
@@ -80,7 +79,7 @@ func (q *fairQueue) acquire(ctx context.Context, n *push.Notification, maxWait t
 		return u, false, cause
 	}
 	if w.wait(ctx, maxWait) || !q.cancel(w, ctx.Err()) {
-		return w.flow.usage, true, push.Outcome{}
+		return w.usage, true, push.Outcome{}
 	}
 	return nil, true, orAbandoned(ctx, cause)
 }
@@ -94,8 +93,10 @@ func (q *fairQueue) admitOrQueue(n *push.Notification, maxQueue int, a admitter)
 	switch {
 	case ok:
 		return u, nil, cause
-	case n.CanQueue && q.queue.length < maxQueue:
-		return nil, q.queue.enqueue(n, u), cause
+	case n.CanQueue && q.queue.Len() < maxQueue:
+		w = &waiter{n: n, usage: u, ready: make(chan struct{})}
+		w.item = q.queue.Push(lanePriority(n), u.key, 1, w)
+		return nil, w, cause
 	default:
 		q.shed++
 		return nil, nil, cause
@@ -121,7 +122,7 @@ func (q *fairQueue) usageOf(n *push.Notification) *usage {
 func (q *fairQueue) cancel(w *waiter, reason error) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.queue.remove(w) {
+	if !q.queue.Remove(w.item) {
 		return false
 	}
 	if !errors.Is(reason, context.Canceled) {
@@ -140,27 +141,24 @@ func (q *fairQueue) start(u *usage) {
 func (q *fairQueue) finish(u *usage, a admitter) {
 	u.inFlight--
 	q.inFlight--
-	for q.queue.dispatch(a) {
+	for q.queue.Len() > 0 {
+		item := q.queue.Pop(func(w *waiter) bool {
+			_, ok := a.admit(w.n, w.usage)
+			return ok
+		})
+		if item == nil {
+			return
+		}
+		close(item.Value.ready)
 	}
 }
 
-// queue holds the waiters: lanes by priority, and within a lane the flows round-robin.
-type queue struct {
-	lanes  [3][]*flowQueue
-	length int
-}
-
-// flowQueue holds the waiters of one flow in one lane, first in, first out. It is never empty.
-type flowQueue struct {
-	usage   *usage
-	waiters list.List // of *waiter
-}
-
+// waiter is a notification that waits.
 type waiter struct {
-	n       *push.Notification
-	ready   chan struct{} // closed when w is admitted
-	flow    *flowQueue
-	element *list.Element // nil when w is no longer queued
+	n     *push.Notification
+	usage *usage
+	item  *fairqueue.Item[flowKey, *waiter]
+	ready chan struct{} // closed when the notification is admitted
 }
 
 // wait returns true when w is admitted, and false when ctx or maxWait ends first.
@@ -174,50 +172,4 @@ func (w *waiter) wait(ctx context.Context, maxWait time.Duration) bool {
 	case <-timer.C:
 	}
 	return false
-}
-
-func (q *queue) enqueue(n *push.Notification, u *usage) *waiter {
-	lane := &q.lanes[lanePriority(n)]
-	i := slices.IndexFunc(*lane, func(f *flowQueue) bool { return f.usage == u })
-	if i < 0 {
-		i = len(*lane)
-		*lane = append(*lane, &flowQueue{usage: u})
-	}
-	w := &waiter{n: n, ready: make(chan struct{}), flow: (*lane)[i]}
-	w.element = w.flow.waiters.PushBack(w)
-	q.length++
-	return w
-}
-
-// dispatch admits the first waiter of the first flow that a admits. It returns false if there is
-// none.
-func (q *queue) dispatch(a admitter) bool {
-	for _, lane := range q.lanes {
-		for _, flow := range lane {
-			w := flow.waiters.Front().Value.(*waiter)
-			if _, ok := a.admit(w.n, flow.usage); ok {
-				q.remove(w)
-				close(w.ready)
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// remove removes w and moves its flow to the end of the lane. It returns false if w is no longer
-// queued.
-func (q *queue) remove(w *waiter) bool {
-	if w.element == nil {
-		return false
-	}
-	w.flow.waiters.Remove(w.element)
-	w.element = nil
-	q.length--
-	lane := &q.lanes[lanePriority(w.n)]
-	*lane = slices.DeleteFunc(*lane, func(f *flowQueue) bool { return f == w.flow })
-	if w.flow.waiters.Len() > 0 {
-		*lane = append(*lane, w.flow)
-	}
-	return true
 }
