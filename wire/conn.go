@@ -27,9 +27,10 @@ type Conn struct {
 	rawConn net.Conn  // the transport below conn, closed directly on abort
 	start   time.Time // times on this connection are nanoseconds since start
 
-	reader *connReader // input of framer
-	framer *http2.Framer
-	block  headerBlock // the header block being read
+	reader   *connReader   // input of buffered
+	buffered *bufio.Reader // input of framer
+	framer   *http2.Framer
+	block    headerBlock // the header block being read
 
 	done  chan struct{} // closed when the connection has ended
 	rearm chan struct{} // wakes runTimers earlier than planned
@@ -43,6 +44,10 @@ type Conn struct {
 	open           map[uint32]*stream // by stream ID
 	waiting        streamQueue        // requests without a stream ID
 	bodies         streamQueue        // open streams that can send more of their body
+	completed      []*run             // runs with results that have not been delivered
+	completedSpare []*run             // to be reused
+	delivering     bool               // a goroutine is in deliver
+	results        []Result           // used by the goroutine that delivers
 	controlBuf     buffer             // complete frames that are sent before all others
 	writeBuf       buffer             // what the writer is writing
 	controlFramer  *http2.Framer      // writes into controlBuf
@@ -71,7 +76,10 @@ var (
 	errExhausted = errors.New("the connection has used up its stream IDs")
 )
 
-var _ Doer = (*Conn)(nil)
+var (
+	_ Doer    = (*Conn)(nil)
+	_ Starter = (*Conn)(nil)
+)
 
 func newConn(conn, rawConn net.Conn, cfg Config) *Conn {
 	c := &Conn{
@@ -83,7 +91,8 @@ func newConn(conn, rawConn net.Conn, cfg Config) *Conn {
 	}
 	c.work.L = &c.mu
 	c.reader = &connReader{conn: c}
-	c.framer = http2.NewFramer(nil, bufio.NewReaderSize(c.reader, maxFrameSize))
+	c.buffered = bufio.NewReaderSize(c.reader, maxFrameSize)
+	c.framer = http2.NewFramer(nil, c.buffered)
 	c.framer.SetMaxReadFrameSize(maxFrameSize)
 	c.framer.SetReuseFrames()
 	c.block.decoder = hpack.NewDecoder(hpackTableSize, c.block.emit)
@@ -126,9 +135,13 @@ func (c *Conn) Do(ctx context.Context, r *Request) (*Response, error) {
 		return nil, &Error{Reason: Canceled, Processed: Never, Err: err}
 	}
 	s := c.newStream(r)
-	if err := c.enqueue(s); err != nil {
-		return nil, err
+	if s.done == nil {
+		s.done = make(chan struct{}, 1)
 	}
+	c.mu.Lock()
+	c.enqueue(s, c.now())
+	c.wakeWriter()
+	c.mu.Unlock()
 	select {
 	case <-s.done:
 	case <-ctx.Done():
@@ -138,7 +151,7 @@ func (c *Conn) Do(ctx context.Context, r *Request) (*Response, error) {
 	return c.result(s)
 }
 
-// Drain stops accepting requests. Requests that Do has accepted still finish; then Run returns.
+// Drain stops accepting requests. Requests that were accepted before still finish; then Run returns.
 func (c *Conn) Drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,25 +160,27 @@ func (c *Conn) Drain() {
 	c.publish()
 }
 
-// enqueue adds s to the queue, or returns the error that rejects it.
-func (c *Conn) enqueue(s *stream) error {
+// enqueue adds s to the queue at time now, or ends it if the connection does not accept it.
+func (c *Conn) enqueue(s *stream, now int64) {
 	timeout := s.req.Timeout
 	if timeout <= 0 {
 		timeout = c.cfg.ResponseTimeout
 	}
-	s.deadline = c.now() + int64(timeout)
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	s.deadline = now + int64(timeout)
 	if err := c.acceptError(); err != nil {
-		return err
+		c.fail(s, err)
+		return
 	}
 	c.waiting.push(s)
 	c.wakeBy(s.deadline)
+}
+
+// wakeWriter is called after enqueue.
+func (c *Conn) wakeWriter() {
 	if c.canOpenStream() {
 		c.work.Signal()
 	}
 	c.publish()
-	return nil
 }
 
 // acceptError returns why no new request is accepted, or nil.
@@ -196,8 +211,12 @@ func (c *Conn) cancelStream(s *stream, cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.ended {
-		c.abortStream(s, http2.ErrCodeCancel, &Error{Reason: Canceled, Processed: s.processed(), Err: cause})
+		c.abortCanceled(s, cause)
 	}
+}
+
+func (c *Conn) abortCanceled(s *stream, cause error) {
+	c.abortStream(s, http2.ErrCodeCancel, &Error{Reason: Canceled, Processed: s.processed(), Err: cause})
 }
 
 // abortStream ends s with err and resets the stream if the peer may have seen it.
@@ -214,14 +233,19 @@ func (c *Conn) sendReset(s *stream, code http2.ErrCode) {
 	c.work.Signal()
 }
 
-// finish removes s from the connection and wakes its Do.
+// finish removes s from the connection and wakes its Do, or adds it to the results of its run. The
+// caller must not use s afterwards, and must call deliver after it has released the lock.
 func (c *Conn) finish(s *stream) {
 	s.dequeue()
 	if s.id != 0 {
 		delete(c.open, s.id)
 	}
 	s.ended = true
-	s.done <- struct{}{}
+	if s.run != nil {
+		c.addCompleted(s)
+	} else {
+		s.done <- struct{}{}
+	}
 	if c.waiting.n > 0 {
 		c.work.Signal()
 	}

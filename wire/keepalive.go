@@ -29,6 +29,7 @@ func (c *Conn) runTimers(ctx context.Context) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
+		c.deliver()
 		planned := c.readClock() + int64(wait)
 		timer.Reset(wait)
 		select {
@@ -41,14 +42,18 @@ func (c *Conn) runTimers(ctx context.Context) {
 		case <-c.rearm:
 			wait = c.untilNextWake()
 		case <-ctx.Done():
-			c.mu.Lock()
-			c.abortConn(&Error{Reason: Canceled, Err: ctx.Err()})
-			c.mu.Unlock()
+			c.cancelConn(ctx.Err())
 			ctx = context.Background()
 		case <-c.done:
 			return
 		}
 	}
+}
+
+func (c *Conn) cancelConn(cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.abortConn(&Error{Reason: Canceled, Err: cause})
 }
 
 // wakeBy makes runTimers run at time t or earlier.

@@ -43,14 +43,32 @@ func (r *connReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readLoop reads and handles frames until the connection ends.
+// readLoop reads and handles frames until the connection ends. It delivers results when the next
+// frame is not complete, so that responses that arrive together are delivered together.
 func (c *Conn) readLoop() {
 	for {
-		if err := c.readFrame(); err != nil {
+		err := c.readFrame()
+		if err != nil {
 			c.stopReading(err)
+		}
+		if err != nil || !c.frameBuffered() {
+			c.deliver()
+		}
+		if err != nil {
 			return
 		}
 	}
+}
+
+// frameBuffered reports whether the next frame can be read without blocking.
+func (c *Conn) frameBuffered() bool {
+	const headerSize = 9
+	n := c.buffered.Buffered()
+	if n < headerSize {
+		return false
+	}
+	h, _ := c.buffered.Peek(headerSize)
+	return n >= headerSize+int(h[0])<<16+int(h[1])<<8+int(h[2])
 }
 
 func (c *Conn) stopReading(err error) {

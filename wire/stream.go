@@ -2,12 +2,15 @@
 
 package wire
 
-// stream is one request from Do to its end. Streams are reused: after the stream has left the table
-// and the queues of its connection, only the Do that waits for it may use it.
+// stream is one request from Do or Start to its end. Streams are reused: after the stream has left
+// the table and the queues of its connection, only the Do that waits for it, or the goroutine that
+// delivers its result, may use it.
 type stream struct {
 	req      *Request
 	deadline int64         // of the response, on the connection's clock
-	done     chan struct{} // receives exactly one value, when the stream has ended
+	run      *run          // nil for Do
+	index    int           // in run
+	done     chan struct{} // for Do: receives exactly one value, when the stream has ended
 
 	// Conn.mu guards the fields below.
 
@@ -32,14 +35,14 @@ type stream struct {
 func (c *Conn) newStream(r *Request) *stream {
 	s, _ := c.streamPool.Get().(*stream)
 	if s == nil {
-		s = &stream{done: make(chan struct{}, 1)}
+		s = &stream{}
 	}
 	s.req = r
 	s.contentLength = -1
 	return s
 }
 
-// result returns the result of s after Do has received from s.done, and frees s for reuse.
+// result returns the result of s after its end, and frees s for reuse.
 func (c *Conn) result(s *stream) (*Response, error) {
 	res, err := s.res, s.err
 	*s = stream{done: s.done}

@@ -17,7 +17,7 @@ type Request struct {
 	Path   string // path and query, already escaped
 	Header []Field
 	Body   []byte
-	// Timeout limits the time from Do to the response; zero means the connection's default. When it
+	// Timeout limits the time from Do or Start to the response; zero means the connection's default. When it
 	// expires, the endpoint is at fault. Use a context to cancel a request for the caller's own
 	// reasons.
 	Timeout time.Duration
@@ -52,4 +52,30 @@ func (r *Response) Get(name string) string {
 // not an error. An error of Do is an *Error.
 type Doer interface {
 	Do(ctx context.Context, r *Request) (*Response, error)
+}
+
+// Starter sends many requests together and does not wait for their responses. Conn implements it;
+// see there for the contract.
+type Starter interface {
+	Start(rs []*Request, h Handler)
+	Cancel(h Handler)
+}
+
+// Handler receives the results of requests that were passed to Start. A Handler must be comparable;
+// use a pointer.
+type Handler interface {
+	// Complete receives the results of requests that have ended, in the order in which they ended.
+	// It must not block, because it is called by the goroutines that serve the connection, and by
+	// Start and Cancel. It may call Start and Cancel. One connection does not call Complete
+	// concurrently. Complete must not keep the slice.
+	Complete(results []Result)
+}
+
+// Result is the result of one request that was passed to Start.
+type Result struct {
+	Index    int       // of the request in the slice passed to Start
+	Response *Response // nil if Err is set
+	Err      error     // nil or an *Error
+	Started  time.Time // when Start was called
+	Ended    time.Time
 }

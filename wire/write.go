@@ -41,6 +41,9 @@ func (c *Conn) writeLoop() {
 			runtime.Gosched() // let other callers add requests to this write
 		}
 		more := c.fillBatch()
+		if c.nextID > maxStreamID { // drainExhausted has ended the waiting requests
+			c.deliver()
+		}
 		if err := c.flush(); err != nil {
 			c.writeFailed(err)
 			return
