@@ -68,10 +68,19 @@ func (m *ChannelOperation) Translate(n *push.Notification) (*wire.Request, error
 // unreadableResponse is the reason if the call succeeded but its response cannot be parsed.
 const unreadableResponse = "UNREADABLE_ANSWER"
 
-// Send makes one attempt and judges the response. For a channel that does not exist, the verdict is
+// Sign is Provider.Sign.
+func (m *ChannelOperation) Sign(ctx context.Context, n *push.Notification) (field wire.Field, used any, failed *push.Outcome) {
+	return m.provider.Sign(ctx, n)
+}
+
+// Judge returns the outcome of an attempt. For a channel that does not exist, the verdict is
 // Unregistered.
-func (m *ChannelOperation) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
-	o, resp := m.provider.attempt(ctx, conn, r, true)
+func (m *ChannelOperation) Judge(_ *push.Notification, used any, resp *wire.Response, err error) push.Outcome {
+	t, _ := used.(*token)
+	if err != nil {
+		return m.provider.judgeNoResponse(err, t)
+	}
+	o := m.provider.judge(resp, true, t)
 	switch {
 	case o.Reason == "ChannelNotRegistered":
 		o.Verdict = push.Unregistered

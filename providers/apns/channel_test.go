@@ -22,7 +22,7 @@ func callChannels(t testing.TB, conn fakeAPNs, call push.ChannelCall) (*apns.Cha
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m, m.Send(t.Context(), conn, n, r)
+	return m, providertest.Send(t.Context(), m, conn, n, r)
 }
 
 func TestRecordedChannelExchanges(t *testing.T) {
@@ -39,7 +39,7 @@ func TestRecordedChannelExchanges(t *testing.T) {
 				n := &push.Notification{ID: e.Request.Headers.Get("apns-request-id")}
 				r, err := m.Translate(n)
 				equal(t, "error", err, nil)
-				o = m.Send(t.Context(), conn, n, r)
+				o = providertest.Send(t.Context(), m, conn, n, r)
 				equal(t, "channel", m.Channels(), []push.Channel{{ID: e.Response.Headers.Get("apns-channel-id"), Storage: push.StoreLatest}})
 			case "apns-broadcast-send":
 				n := &push.Notification{

@@ -43,13 +43,13 @@ func TestClockStepReplacesTokenAfterMinimumAge(t *testing.T) {
 			shiftClock(s, step)
 			for range 19 {
 				now, _ := s.token()
-				if now.bearer != first.bearer {
+				if now.field != first.field {
 					t.Fatal("token replaced within 20 minutes")
 				}
 				time.Sleep(time.Minute)
 			}
 			time.Sleep(time.Minute)
-			if now, _ := s.token(); now.bearer == first.bearer {
+			if now, _ := s.token(); now.field == first.field {
 				t.Error("token with a wrong time of issue kept for more than 20 minutes")
 			}
 			if strings.Count(log.String(), "clock was set") != 1 {
@@ -65,7 +65,7 @@ func TestSmallClockCorrectionKeepsToken(t *testing.T) {
 		first, _ := s.token()
 		shiftClock(s, 30*time.Second)
 		time.Sleep(39 * time.Minute)
-		if now, _ := s.token(); now.bearer != first.bearer || log.Len() > 0 {
+		if now, _ := s.token(); now.field != first.field || log.Len() > 0 {
 			t.Errorf("a clock correction of 30 s replaced the token or was logged: %s", log)
 		}
 	})

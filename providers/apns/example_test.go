@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -34,7 +35,7 @@ func Example() {
 	fmt.Println(string(request.Body))
 
 	connection := respond(410, `{"reason":"Unregistered","timestamp":1454948015990}`) // the gateway passes a pool lease
-	o := p.Send(context.Background(), connection, n, request)
+	o := providertest.Send(context.Background(), p, connection, n, request)
 	fmt.Println(o.Verdict, o.Reason, o.ForgetToken, o.DeadSince)
 
 	_, err = p.Translate(&push.Notification{Target: push.Target{Token: "../../etc"}, Title: "Hi"})

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -142,7 +143,7 @@ func translate(t testing.TB, p *apns.Provider, n *push.Notification) *wire.Reque
 // send makes one attempt.
 func send(t testing.TB, p *apns.Provider, conn fakeAPNs, n *push.Notification) push.Outcome {
 	t.Helper()
-	return p.Send(t.Context(), conn, n, translate(t, p, n))
+	return providertest.Send(t.Context(), p, conn, n, translate(t, p, n))
 }
 
 // headerMap returns the header as a map. A field that occurs twice is an error.

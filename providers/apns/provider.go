@@ -66,7 +66,7 @@ func New(cfg Config) (*Provider, error) {
 	return p, nil
 }
 
-// Authorize creates a provider token if there is no valid one. Send does that too; Authorize
+// Authorize creates a provider token if there is no valid one. Sign does that too; Authorize
 // reports errors earlier.
 func (p *Provider) Authorize(context.Context) error {
 	if p.signer == nil {
@@ -109,46 +109,30 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	return &wire.Request{Method: "POST", Path: "/3/device/" + strings.ToLower(n.Token), Header: header, Body: body}, nil
 }
 
-// Send makes one attempt on conn and judges the response. r is the result of Translate; Send does
-// not modify it, because concurrent attempts can share it.
-func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
-	o, response := p.attempt(ctx, conn, r, n.Kind() == push.ToChannel)
+// Sign returns the header field with the provider token, which every request needs; its name is
+// empty if the credential is a certificate. used is for Judge. If no token can be created, failed is
+// the outcome of the attempt.
+func (p *Provider) Sign(context.Context, *push.Notification) (field wire.Field, used any, failed *push.Outcome) {
+	if p.signer == nil {
+		return wire.Field{}, nil, nil
+	}
+	t, err := p.signer.token()
+	if err != nil {
+		return wire.Field{}, nil, &push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}
+	}
+	return t.field, t, nil
+}
+
+// Judge returns the outcome of an attempt that got a response or the error of a wire.Doer. used is
+// the result of Sign.
+func (p *Provider) Judge(n *push.Notification, used any, response *wire.Response, err error) push.Outcome {
+	t, _ := used.(*token)
+	if err != nil {
+		return p.judgeNoResponse(err, t)
+	}
+	o := p.judge(response, n.Kind() == push.ToChannel, t)
 	if o.Verdict == push.Accepted {
 		o.ProviderID = providerID(response, n)
 	}
 	return o
-}
-
-// attempt sends r with the provider token and judges the response, as that of a broadcast or of a
-// device notification.
-func (p *Provider) attempt(ctx context.Context, conn wire.Doer, r *wire.Request, broadcast bool) (push.Outcome, *wire.Response) {
-	used, err := p.token()
-	if err != nil {
-		return push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}, nil
-	}
-	response, err := conn.Do(ctx, withAuthorization(r, used))
-	if err != nil {
-		return p.judgeNoResponse(err, used), nil
-	}
-	return p.judge(response, broadcast, used), response
-}
-
-// token returns the provider token to send with, or nil if the credential is a certificate.
-func (p *Provider) token() (*token, error) {
-	if p.signer == nil {
-		return nil, nil
-	}
-	return p.signer.token()
-}
-
-// withAuthorization returns a copy of r with the provider token. The token is sent without
-// indexing: Apple requires that for authorization ("Communicating with APNs"), and RFC 7541,
-// section 7.1.3, recommends it for secrets.
-func withAuthorization(r *wire.Request, t *token) *wire.Request {
-	if t == nil {
-		return r
-	}
-	signed := *r
-	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...), wire.Field{Name: "authorization", Value: t.bearer, NeverIndexed: true})
-	return &signed
 }

@@ -294,7 +294,7 @@ func FuzzJudge(f *testing.F) {
 		if withID {
 			responder = respond
 		}
-		o := p.Send(t.Context(), responder(status, string(body)), n, r)
+		o := providertest.Send(t.Context(), p, responder(status, string(body)), n, r)
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("reason %q is not in the table", o.Reason)

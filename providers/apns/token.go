@@ -18,6 +18,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/sluice-push/sluice/internal/keyfile"
+
+	"github.com/sluice-push/sluice/wire"
 )
 
 // The ages of a provider token. Apple: "Refresh your token no more than once every 20 minutes and
@@ -61,9 +63,9 @@ type Signer struct {
 
 // token is one provider token. It is immutable.
 type token struct {
-	bearer     string
-	mintedAt   time.Time // with a monotonic reading, to measure the age
-	issuedAt   int64     // iat: the wall clock time, which is what APNs checks
+	field      wire.Field // the header field; its value is bearer and the token
+	mintedAt   time.Time  // with a monotonic reading, to measure the age
+	issuedAt   int64      // iat: the wall clock time, which is what APNs checks
 	minAge     time.Duration
 	renewalAge time.Duration
 }
@@ -161,7 +163,7 @@ func (s *Signer) mint() (*token, error) {
 		return nil, fmt.Errorf("apns: cannot sign a provider token with key %s: %w", s.keyID, err)
 	}
 	t := &token{
-		bearer: "bearer " + signed, mintedAt: now, issuedAt: now.Unix(),
+		field: authorization("bearer " + signed), mintedAt: now, issuedAt: now.Unix(),
 		minAge: minAge, renewalAge: renewalAge + rand.N(renewalJitter),
 	}
 	s.current.Store(t)
@@ -174,7 +176,7 @@ func (s *Signer) onExpired(used *token) bool {
 	s.mintMu.Lock()
 	defer s.mintMu.Unlock()
 	t := s.current.Load()
-	if t.bearer != used.bearer {
+	if t.field != used.field {
 		return true
 	}
 	age := time.Since(t.mintedAt)
@@ -212,4 +214,10 @@ func (s *Signer) logOnce(t *token, msg, key string, value time.Duration) {
 	if s.loggedToken.Swap(t) != t {
 		s.log.Error("apns: "+msg, "key_id", s.keyID, key, value.String())
 	}
+}
+
+// authorization returns the header field with the provider token. It is sent without indexing: Apple
+// requires that ("Communicating with APNs"), and RFC 7541, section 7.1.3, recommends it for secrets.
+func authorization(bearer string) wire.Field {
+	return wire.Field{Name: "authorization", Value: bearer, NeverIndexed: true}
 }

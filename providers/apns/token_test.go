@@ -22,6 +22,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/sluice-push/sluice/providers/apns"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -259,7 +260,7 @@ func TestSendDoesNotModifyRequest(t *testing.T) {
 	r := translate(t, p, n)
 	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // with spare capacity
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
-	runConcurrently(10, func() { p.Send(t.Context(), respond(200, ""), n, r) })
+	runConcurrently(10, func() { providertest.Send(t.Context(), p, respond(200, ""), n, r) })
 	equal(t, "request", fmt.Sprint(*r, r.Header[:cap(r.Header)]), before)
 }
 

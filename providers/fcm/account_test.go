@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -349,7 +350,7 @@ func TestEndOfRunAbortsExchange(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			r := translate(t, p, newNotification())
 			ended := make(chan push.Outcome, 1)
-			go func() { ended <- p.Send(ctx, accept, newNotification(), r) }()
+			go func() { ended <- providertest.Send(ctx, p, accept, newNotification(), r) }()
 			cancel()
 			equal(t, "outcome", testwait.For(t, ended, "the end of the send"), push.Outcome{Verdict: push.Abandoned, Reason: "LOCAL_CANCELLED"})
 			stop()

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -49,7 +50,7 @@ func BenchmarkTranslateAndSend(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if o := p.Send(b.Context(), conn, n, r); o.Verdict != push.Accepted {
+		if o := providertest.Send(b.Context(), p, conn, n, r); o.Verdict != push.Accepted {
 			b.Fatal(o)
 		}
 	}
@@ -61,7 +62,7 @@ func BenchmarkSendToUnregisteredToken(b *testing.B) {
 	r := translate(b, p, n)
 	b.ReportAllocs()
 	for b.Loop() {
-		if o := p.Send(b.Context(), conn, n, r); o.Verdict != push.Unregistered {
+		if o := providertest.Send(b.Context(), p, conn, n, r); o.Verdict != push.Unregistered {
 			b.Fatal(o)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -34,7 +35,7 @@ func Example() {
 	fmt.Println(string(request.Body))
 
 	connection := respond(429, errorResponse(429, "RESOURCE_EXHAUSTED", "Topic quota exceeded.", fcmError("QUOTA_EXCEEDED"))) // the gateway passes a pool lease
-	o := p.Send(context.Background(), connection, n, request)
+	o := providertest.Send(context.Background(), p, connection, n, request)
 	fmt.Println(o.Verdict, o.Reason, o.Scope, o.RetryAfter)
 
 	// Output:

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
@@ -208,7 +209,7 @@ func translate(t testing.TB, p *fcm.Provider, n *push.Notification) *wire.Reques
 // send makes one attempt.
 func send(t testing.TB, p *fcm.Provider, conn fakeFCM, n *push.Notification) push.Outcome {
 	t.Helper()
-	return p.Send(t.Context(), conn, n, translate(t, p, n))
+	return providertest.Send(t.Context(), p, conn, n, translate(t, p, n))
 }
 
 func authorizationOf(r *wire.Request) string {

@@ -148,30 +148,29 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 // header is shared by all requests. Do not append to it in place.
 var header = []wire.Field{{Name: "content-type", Value: "application/json; charset=UTF-8"}}
 
-// Send makes one attempt on conn and judges the response. r is the result of Translate; Send does
-// not modify it, because concurrent attempts can share it.
-func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
-	used, err := p.tokens.token(ctx)
+// Sign returns the header field with the access token, which every request needs. used is for Judge.
+// If there is no access token, failed is the outcome of the attempt. Unlike other secrets, the token
+// can be added to the HPACK table: it has about a kilobyte and is used for half an hour. The attack
+// of RFC 7541, section 7.1.3, is not possible, because no attacker controls a header field of this
+// connection.
+func (p *Provider) Sign(ctx context.Context, _ *push.Notification) (field wire.Field, used any, failed *push.Outcome) {
+	t, err := p.tokens.token(ctx)
 	if err != nil {
-		return noTokenOutcome(err)
+		o := noTokenOutcome(err)
+		return wire.Field{}, nil, &o
 	}
-	response, err := conn.Do(ctx, withAuthorization(r, used))
+	return wire.Field{Name: "authorization", Value: t.bearer}, t, nil
+}
+
+// Judge returns the outcome of an attempt that got a response or the error of a wire.Doer. used is
+// the result of Sign.
+func (p *Provider) Judge(n *push.Notification, used any, response *wire.Response, err error) push.Outcome {
 	if err != nil {
 		return push.NoResponse(err)
 	}
 	o, renew := judge(response, &n.Target)
-	if renew {
-		o.Renewed = p.tokens.invalidate(used)
+	if t, ok := used.(*token); ok && renew {
+		o.Renewed = p.tokens.invalidate(t)
 	}
 	return o
-}
-
-// withAuthorization returns a copy of r with the access token. Unlike other secrets, the token can
-// be added to the HPACK table: it has about a kilobyte and is used for half an hour. The attack of
-// RFC 7541, section 7.1.3, is not possible, because no attacker controls a header field of this
-// connection.
-func withAuthorization(r *wire.Request, t *token) *wire.Request {
-	signed := *r
-	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...), wire.Field{Name: "authorization", Value: t.bearer})
-	return &signed
 }

@@ -381,7 +381,7 @@ func FuzzJudge(f *testing.F) {
 	n := newNotification()
 	r := translate(f, p, n)
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		o := p.Send(t.Context(), respond(status, string(body)), n, r)
+		o := providertest.Send(t.Context(), p, respond(status, string(body)), n, r)
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("reason %q is not in the table", o.Reason)

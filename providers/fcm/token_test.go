@@ -448,7 +448,7 @@ func TestCancelledCallerDoesNotAffectOthers(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r := translate(t, p, newNotification())
 		first := make(chan push.Outcome, 1)
-		go func() { first <- p.Send(ctx, accept, newNotification(), r) }()
+		go func() { first <- providertest.Send(ctx, p, accept, newNotification(), r) }()
 		synctest.Wait()
 		second := make(chan string, 1)
 		go func() { second <- mustAccept(t, p) }()
@@ -470,7 +470,7 @@ func TestDeadlineDuringExchangeSendsNothing(t *testing.T) {
 		p := newProviderWith(t, oauth)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		o := p.Send(ctx, accept, newNotification(), translate(t, p, newNotification()))
+		o := providertest.Send(ctx, p, accept, newNotification(), translate(t, p, newNotification()))
 		equal(t, "outcome", o, push.Outcome{Verdict: push.Unsent, Reason: "LOCAL_CANCELLED"})
 		time.Sleep(4 * time.Second)
 		mustAccept(t, p)
@@ -528,7 +528,7 @@ func TestSendDoesNotModifyRequest(t *testing.T) {
 	r := translate(t, p, newNotification())
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
 	runConcurrently(10, func() {
-		p.Send(t.Context(), fakeFCM(func(sent *wire.Request) (*wire.Response, error) {
+		providertest.Send(t.Context(), p, fakeFCM(func(sent *wire.Request) (*wire.Response, error) {
 			equal(t, "header", sent.Header, []wire.Field{
 				{Name: "content-type", Value: "application/json; charset=UTF-8"},
 				{Name: "authorization", Value: "Bearer " + accessToken(1)},

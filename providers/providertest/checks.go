@@ -116,7 +116,7 @@ func testCancellation(t *testing.T, s Suite) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			o := p.Send(ctx, waiting, n, r)
+			o := Send(ctx, p, waiting, n, r)
 			if o.EndpointFault() || o.EndpointOK() || o.HTTP != 0 || o.Verdict != push.Unknown {
 				t.Errorf("%+v", o)
 			}
@@ -140,7 +140,7 @@ func testSharedRequest(t *testing.T, s Suite) {
 		for range 50 {
 			all.Go(func() {
 				requests := 0
-				p.Send(t.Context(), fakeService(func(context.Context, *wire.Request) (*wire.Response, error) {
+				Send(t.Context(), p, fakeService(func(context.Context, *wire.Request) (*wire.Response, error) {
 					requests++
 					return &wire.Response{Status: 503}, nil
 				}), n, r)

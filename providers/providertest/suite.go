@@ -19,7 +19,19 @@ import (
 // Provider is the interface of a provider.
 type Provider interface {
 	Translate(n *push.Notification) (*wire.Request, error)
-	Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome
+	Sign(ctx context.Context, n *push.Notification) (field wire.Field, used any, failed *push.Outcome)
+	Judge(n *push.Notification, used any, response *wire.Response, err error) push.Outcome
+}
+
+// Send makes one attempt with the methods of p, as the gateway does: it signs r, the result of
+// Translate, sends it on conn and judges the response.
+func Send(ctx context.Context, p Provider, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
+	field, used, failed := p.Sign(ctx, n)
+	if failed != nil {
+		return *failed
+	}
+	response, err := conn.Do(ctx, r.With(field))
+	return p.Judge(n, used, response, err)
 }
 
 // Suite describes a provider to the tests. All fields except Secrets and ExpiredResponse are
@@ -111,5 +123,5 @@ func send(t *testing.T, p Provider, conn wire.Doer, n *push.Notification) push.O
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.Send(t.Context(), conn, n, r)
+	return Send(t.Context(), p, conn, n, r)
 }

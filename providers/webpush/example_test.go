@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
 )
@@ -35,7 +36,7 @@ func Example() {
 	fmt.Println(text)
 
 	connection := respond(410, "") // the gateway passes a lease of the pool for origin
-	o := p.Send(context.Background(), connection, n, request)
+	o := providertest.Send(context.Background(), p, connection, n, request)
 	fmt.Println(o.Verdict, o.Reason, o.ForgetToken)
 
 	n.Subscription.Endpoint = "https://169.254.169.254/latest/meta-data/"

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -37,7 +38,7 @@ func FuzzJudge(f *testing.F) {
 	p, n := newProvider(f), newNotification()
 	r := translate(f, n)
 	f.Fuzz(func(t *testing.T, status int, body []byte, name, value string) {
-		o := p.Send(t.Context(), respond(status, string(body), wire.Field{Name: name, Value: value}), n, r)
+		o := providertest.Send(t.Context(), p, respond(status, string(body), wire.Field{Name: name, Value: value}), n, r)
 		switch {
 		case !known[o.Reason]:
 			t.Errorf("reason %q is not in the table", o.Reason)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -188,7 +189,7 @@ func send(t testing.TB, p *webpush.Provider, conn fakeService, n *push.Notificat
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.Send(t.Context(), conn, n, r)
+	return providertest.Send(t.Context(), p, conn, n, r)
 }
 
 func headerValue(r *wire.Request, name string) string {

@@ -167,33 +167,37 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	return &wire.Request{Method: "POST", Path: u.RequestURI(), Header: header, Body: body}, nil
 }
 
-// Send makes one attempt on conn and judges the response. r is the result of Translate; Send does
-// not modify it, because concurrent attempts can share it. conn must lead to Origin(n).
-func (p *Provider) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
+// Sign returns the header field with the VAPID token for the push service of n (RFC 8292, section 3),
+// which every request needs. used is for Judge. If no token can be created, failed is the outcome of
+// the attempt.
+func (p *Provider) Sign(_ context.Context, n *push.Notification) (field wire.Field, used any, failed *push.Outcome) {
 	origin, err := p.Origin(n)
 	if err != nil {
-		return push.InvalidNotification(err)
+		o := push.InvalidNotification(err)
+		return wire.Field{}, nil, &o
 	}
-	used, err := p.tokens.get(origin)
+	t, err := p.tokens.get(origin)
 	if err != nil {
-		return push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}
+		return wire.Field{}, nil, &push.Outcome{Verdict: push.Unauthorized, Reason: "TOKEN_NOT_MINTED", Scope: push.ScopeCredential}
 	}
-	response, err := conn.Do(ctx, withAuthorization(r, used))
+	return wire.Field{Name: "authorization", Value: t.authorization, NeverIndexed: true}, signature{origin, t}, nil
+}
+
+// signature is the result of Sign that Judge needs.
+type signature struct {
+	origin string
+	token  *vapidToken
+}
+
+// Judge returns the outcome of an attempt that got a response or the error of a wire.Doer. used is
+// the result of Sign.
+func (p *Provider) Judge(n *push.Notification, used any, response *wire.Response, err error) push.Outcome {
 	if err != nil {
 		return push.NoResponse(err)
 	}
 	o := judge(response, n.Subscription)
-	if o.Verdict == push.Unauthorized {
-		o.Renewed = p.tokens.invalidate(origin, used)
+	if s, ok := used.(signature); ok && o.Verdict == push.Unauthorized {
+		o.Renewed = p.tokens.invalidate(s.origin, s.token)
 	}
 	return o
-}
-
-// withAuthorization returns a copy of r with the VAPID token (RFC 8292, section 3), which is sent
-// without indexing.
-func withAuthorization(r *wire.Request, t *vapidToken) *wire.Request {
-	signed := *r
-	signed.Header = append(append(make([]wire.Field, 0, len(r.Header)+1), r.Header...),
-		wire.Field{Name: "authorization", Value: t.authorization, NeverIndexed: true})
-	return &signed
 }

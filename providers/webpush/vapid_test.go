@@ -19,6 +19,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
@@ -117,7 +118,7 @@ func TestSendDoesNotModifyRequest(t *testing.T) {
 	}
 	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // with spare capacity
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
-	p.Send(t.Context(), fakeService(func(sent *wire.Request) (*wire.Response, error) {
+	providertest.Send(t.Context(), p, fakeService(func(sent *wire.Request) (*wire.Response, error) {
 		equal(t, "once", sent.Header[len(sent.Header)-1].NeverIndexed, true)
 		return &wire.Response{Status: 201}, nil
 	}), n, r)
