@@ -14,15 +14,13 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/wire"
 )
 
-// call is one notification and the gateways it is sent to, one after another. It is the provider of
-// its own route. For the route, any gateway that has processed the request is a success; the result
-// of the notification is in response.
+// call is one notification and the gateways it is sent to, one after another. For the executor, any
+// gateway that has processed the request is a success; the result of the notification is in response.
 type call struct {
 	*Client
 	n        *push.Notification
@@ -32,8 +30,6 @@ type call struct {
 	response *response // of the last gateway
 	lease    atomic.Pointer[pool.Lease]
 }
-
-var _ delivery.Provider = (*call)(nil)
 
 func (c *Client) call(ctx context.Context, n *push.Notification, async bool) *call {
 	key := n.ID
@@ -45,19 +41,25 @@ func (c *Client) call(ctx context.Context, n *push.Notification, async bool) *ca
 
 // run tries gateways until one has processed the request.
 func (c *call) run(ctx context.Context) (push.Receipt, error) {
-	route := c.route
-	route.Provider = c
+	request, err := c.request()
+	if err != nil {
+		return c.result(push.Receipt{Outcome: push.InvalidNotification(err)})
+	}
+	attempt := func(ctx context.Context, lease *pool.Lease) push.Outcome {
+		c.lease.Store(lease)
+		return c.attempt(ctx, lease, request)
+	}
 	plain := *c.n
 	plain.Retry = nil // it limits attempts at the push service, not at gateways
-	receipt := route.Send(ctx, &plain)
+	receipt := c.executor.Do(ctx, &plain, attempt)
 	if gatewayLost(receipt) && c.n.MayRetryUnknown() && ctx.Err() == nil {
-		receipt = mergeReceipts(receipt, route.Send(ctx, &plain))
+		receipt = mergeReceipts(receipt, c.executor.Do(ctx, &plain, attempt))
 	}
 	return c.result(receipt)
 }
 
-// Translate builds the request, which is the same for all gateways.
-func (c *call) Translate(*push.Notification) (*wire.Request, error) {
+// request returns the request, which is the same for all gateways.
+func (c *call) request() (*wire.Request, error) {
 	body, err := encode(c.n)
 	if err != nil {
 		return nil, err
@@ -81,7 +83,9 @@ func (c *call) Translate(*push.Notification) (*wire.Request, error) {
 			header = append(header, wire.Field{Name: strings.ToLower(name), Value: value, NeverIndexed: true})
 		}
 	}
-	return &wire.Request{Method: http.MethodPost, Path: c.path + "notifications", Header: header, Body: body}, nil
+	return &wire.Request{
+		Method: http.MethodPost, Path: c.path + "notifications", Header: header, Body: body, Timeout: c.executor.Retry.Timeout(),
+	}, nil
 }
 
 // encode returns n as JSON.
@@ -119,12 +123,9 @@ func invalidField(err error) string {
 	return ""
 }
 
-// Send sends the request to one gateway. The outcome is about the gateway, not about the
+// attempt sends the request to one gateway. The outcome is about the gateway, not about the
 // notification.
-func (c *call) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
-	if lease, ok := conn.(*pool.Lease); ok {
-		c.lease.Store(lease)
-	}
+func (c *call) attempt(ctx context.Context, conn wire.Doer, r *wire.Request) push.Outcome {
 	res, err := conn.Do(ctx, c.withWait(ctx, r))
 	if err != nil {
 		return push.NoResponse(err)

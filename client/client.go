@@ -26,7 +26,7 @@ type Client struct {
 	path     string // prefix of the app's endpoints
 	resolver *resolver
 	pool     *pool.Pool
-	route    delivery.Route // without a Provider: each call is the provider of its own route
+	executor *delivery.Executor
 	hedges   retry.Budget
 	direct   Sender // replaces the gateways; nil for a client with gateways
 	close    func() error
@@ -53,7 +53,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.route = delivery.Route{
+	c.executor = &delivery.Executor{
 		Pool: c.pool, Budget: new(retry.Budget), Logger: cfg.Logger,
 		Retry: retry.Policy{Attempts: cfg.Attempts, AttemptTimeout: defaultAttemptTimeout},
 	}

@@ -124,11 +124,10 @@ func (c *call) clone() *call {
 func (c *call) runAt(ctx context.Context, lease *pool.Lease) (push.Receipt, error) {
 	var o push.Outcome
 	defer func() { lease.Done(o) }()
-	request, err := c.Translate(c.n)
+	request, err := c.request()
 	if err != nil {
 		return push.Receipt{}, err
 	}
-	request.Timeout = c.route.Retry.Timeout()
-	o = c.Send(ctx, lease, c.n, request)
+	o = c.attempt(ctx, lease, request)
 	return c.result(push.Receipt{Outcome: o})
 }

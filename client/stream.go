@@ -149,7 +149,7 @@ func (s *stream) add(it *item) {
 		return
 	}
 	s.buf = append(append(s.buf, text...), '\n')
-	s.route.Budget.Deposit()
+	s.executor.Budget.Deposit()
 	s.mu.Lock()
 	s.items = append(s.items, it)
 	s.mu.Unlock()
@@ -331,7 +331,7 @@ func (s *stream) settle(refusal *response, err error) {
 // Items that were in flight to a lost gateway do not: they all fail at once, and are resent only
 // once.
 func (b *batch) resend(it *item, o push.Outcome, r push.Receipt) {
-	exhausted := o.Verdict == push.Unavailable && !b.route.Budget.Withdraw(o)
+	exhausted := o.Verdict == push.Unavailable && !b.executor.Budget.Withdraw(o)
 	if b.ctx.Err() != nil || exhausted || o.Verdict == push.Unknown && !it.n.MayRetryUnknown() {
 		b.report(it, r, errorFor(r, nil))
 		return

@@ -4,7 +4,7 @@
 // protocol is POST /page/NUMBER with a text in the body. A provider does not open connections and
 // does not retry.
 //
-// To add a real provider, create a package below providers with the two methods shown here, run the
+// To add a real provider, create a package below providers with the three methods shown here, run the
 // conformance suite of providertest in its tests, add the package to architecture_test.go and
 // docs/design.md, add a block to the configuration, and build its route in
 // internal/gateway/routes.go.
@@ -60,12 +60,13 @@ func isNumber(s string) bool {
 	return err == nil && len(s) <= 20
 }
 
-// Send makes one attempt with r on conn and classifies the response. It copies r because all
-// attempts of a notification share it.
-func (p *Provider) Send(ctx context.Context, conn wire.Doer, _ *push.Notification, r *wire.Request) push.Outcome {
-	signed := *r
-	signed.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "authorization", Value: "Bearer " + p.Key, NeverIndexed: true})
-	response, err := conn.Do(ctx, &signed)
+// Sign returns the header field with the API key.
+func (p *Provider) Sign(context.Context, *push.Notification) (field wire.Field, used any, failed *push.Outcome) {
+	return wire.Field{Name: "authorization", Value: "Bearer " + p.Key, NeverIndexed: true}, nil, nil
+}
+
+// Judge classifies the response to one attempt.
+func (p *Provider) Judge(_ *push.Notification, _ any, response *wire.Response, err error) push.Outcome {
 	if err != nil {
 		return push.NoResponse(err)
 	}

@@ -67,7 +67,7 @@ func (e *Environments) detectAndSend(ctx context.Context, n *push.Notification) 
 	key := e.Cache.key(n)
 	env, leader := e.Cache.get(ctx, key)
 	if env != "" {
-		receipt = e.Routes[env].run(ctx, n, 0)
+		receipt = e.Routes[env].send(ctx, n, 0)
 		if receipt.WrongEnvironment && env != e.Default {
 			e.Cache.remove(key)
 		}
@@ -82,7 +82,7 @@ func (e *Environments) detectAndSend(ctx context.Context, n *push.Notification) 
 // one. env is the environment that knows the token, Default if none does, and "" if the result is
 // inconclusive.
 func (e *Environments) tryBoth(ctx context.Context, n *push.Notification) (receipt push.Receipt, env push.Environment) {
-	receipt = e.Routes[e.Default].run(ctx, n, 0)
+	receipt = e.Routes[e.Default].send(ctx, n, 0)
 	if !receipt.WrongEnvironment {
 		return receipt, confirmedEnvironment(receipt.Outcome, e.Default)
 	}
@@ -90,7 +90,7 @@ func (e *Environments) tryBoth(ctx context.Context, n *push.Notification) (recei
 	if other == nil {
 		return receipt, e.Default
 	}
-	second := other.run(ctx, n, len(receipt.Attempts))
+	second := other.send(ctx, n, len(receipt.Attempts))
 	second.Attempts = append(receipt.Attempts, second.Attempts...)
 	if second.WrongEnvironment || second.Verdict == push.Unauthorized { // many keys are valid for one environment only
 		receipt.Attempts = second.Attempts

@@ -25,11 +25,13 @@ func Example() {
 	go func() { _ = endpoints.Run(ctx) }()
 
 	table := delivery.Table{"shop": {push.APNs: &delivery.Route{
-		Provider:    scriptedService(unavailable), // the first attempt gets a 503
-		Pool:        endpoints,
-		Retry:       retry.Policy{Attempts: 3},
-		Budget:      new(retry.Budget),
-		RateLimiter: quota.New(quota.Config{}),
+		Provider: scriptedService(unavailable), // the first attempt gets a 503
+		Executor: &delivery.Executor{
+			Pool:        endpoints,
+			Retry:       retry.Policy{Attempts: 3},
+			Budget:      new(retry.Budget),
+			RateLimiter: quota.New(quota.Config{}),
+		},
 	}}}
 	receipt := table.Send(ctx, newNotification("2f3c…"))
 	for _, a := range receipt.Attempts {

@@ -28,7 +28,7 @@ type service struct {
 
 	mu     sync.Mutex
 	visits map[string][]string // endpoints by notification ID, in order
-	last   *wire.Request
+	last   *wire.Request       // that was translated last
 }
 
 var _ delivery.Provider = (*service)(nil)
@@ -46,32 +46,40 @@ func (s *service) Translate(n *push.Notification) (*wire.Request, error) {
 	case "defect":
 		panic("cannot translate token 5ecre7")
 	}
-	return &wire.Request{Method: "POST", Path: "/" + n.ID}, nil
+	r := &wire.Request{Method: "POST", Path: "/" + n.ID}
+	if !s.discard {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.last = r
+	}
+	return r, nil
 }
 
-func (s *service) Send(ctx context.Context, conn wire.Doer, n *push.Notification, r *wire.Request) push.Outcome {
-	response, err := conn.Do(ctx, r)
+func (s *service) Sign(ctx context.Context, _ *push.Notification) (field wire.Field, used any, failed *push.Outcome) {
+	return wire.Field{}, ctx, nil
+}
+
+func (s *service) Judge(n *push.Notification, used any, response *wire.Response, err error) push.Outcome {
 	if err != nil {
 		return push.NoResponse(err)
 	}
 	if s.discard {
 		return accepted
 	}
-	attempt, endpoint := s.visit(n, r, response.Get("endpoint"))
+	attempt, endpoint := s.visit(n, response.Get("endpoint"))
 	if s.script == nil {
 		return accepted
 	}
-	return s.script(ctx, n, attempt, endpoint)
+	return s.script(used.(context.Context), n, attempt, endpoint)
 }
 
-func (s *service) visit(n *push.Notification, r *wire.Request, endpoint string) (attempt int, _ string) {
+func (s *service) visit(n *push.Notification, endpoint string) (attempt int, _ string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.visits == nil {
 		s.visits = make(map[string][]string)
 	}
 	s.visits[n.ID] = append(s.visits[n.ID], endpoint)
-	s.last = r
 	return len(s.visits[n.ID]), endpoint
 }
 
@@ -169,7 +177,7 @@ func newRouteWithPool(t testing.TB, s *service, cfg pool.Config, endpoints int) 
 	for range endpoints {
 		testwait.For(t, joined, "the end")
 	}
-	return &delivery.Route{Provider: s, Pool: p, Retry: retry.Policy{Attempts: 3}}
+	return &delivery.Route{Provider: s, Executor: &delivery.Executor{Pool: p, Retry: retry.Policy{Attempts: 3}}}
 }
 
 var (

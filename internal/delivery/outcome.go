@@ -25,6 +25,11 @@ const (
 	reasonNotNoted      = "NOT_NOTED"      // BeforeAttempt failed: the queue could not record the attempt
 )
 
+// newReceipt returns the receipt of a notification that ended in o.
+func newReceipt(n *push.Notification, o push.Outcome, attempts ...push.Attempt) push.Receipt {
+	return push.Receipt{ID: n.ID, Outcome: o, Warnings: n.Warnings, Attempts: attempts}
+}
+
 // finalOutcome returns the outcome of a notification after the given attempts. cause is what ended
 // it: the outcome of the last attempt, or what prevented another attempt.
 //

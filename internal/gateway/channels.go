@@ -53,9 +53,8 @@ func (c channelManagers) Manage(ctx context.Context, call push.ChannelCall) ([]p
 		return nil, invalidCall(n, "app", "ChannelsNotConfigured", "an app that uses Apple's channel management, or a mock of it (apns.manage_url)")
 	}
 	operation := manager.provider.ChannelOperation(call)
-	r := *route
-	r.Provider = operation
-	receipt := r.Send(ctx, n)
+	channelRoute := delivery.Route{Executor: route.Executor, Provider: operation}
+	receipt := channelRoute.Send(ctx, n)
 	return operation.Channels(), receipt
 }
 

@@ -142,10 +142,14 @@ func (b *builder) buildFCM(path string, c *config.FCM) (*delivery.Route, error) 
 
 func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
 	return &delivery.Route{
-		Provider: provider, Pool: s.pool, Budget: s.budget, Throttler: s.throttler, RateLimiter: s.rateLimiter, ConcurrencyLimit: b.concurrency, AdaptiveLimiter: s.adaptiveLimiter, Unregistered: s.unregistered, Logger: b.log,
-		Retry: retry.Policy{
-			Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
-			Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: retryRules(r.Rules),
+		Provider: provider, Unregistered: s.unregistered,
+		Executor: &delivery.Executor{
+			Pool: s.pool, Budget: s.budget, Throttler: s.throttler, RateLimiter: s.rateLimiter, ConcurrencyLimit: b.concurrency,
+			AdaptiveLimiter: s.adaptiveLimiter, Logger: b.log,
+			Retry: retry.Policy{
+				Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
+				Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: retryRules(r.Rules),
+			},
 		},
 	}
 }

@@ -104,7 +104,10 @@ func newAPNsRoute(t *testing.T, a *fakeAPNs) *delivery.Route {
 		}
 	})
 	return &delivery.Route{
-		Provider: provider, Pool: p, RateLimiter: quota.New(quota.Config{}), Budget: new(retry.Budget), Throttler: new(retry.AdaptiveThrottler), AdaptiveLimiter: new(delivery.AdaptiveLimiter),
+		Provider: provider,
+		Executor: &delivery.Executor{
+			Pool: p, RateLimiter: quota.New(quota.Config{}), Budget: new(retry.Budget), Throttler: new(retry.AdaptiveThrottler), AdaptiveLimiter: new(delivery.AdaptiveLimiter),
+		},
 	}
 }
 

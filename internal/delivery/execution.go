@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
+	"github.com/sluice-push/sluice/retry"
+)
+
+// execution is the state of one notification that an Executor sends. Each step either succeeds or
+// returns the cause that ends the execution.
+type execution struct {
+	*Executor
+	n                 *push.Notification
+	makeAttempt       Attempt
+	prior             int       // attempts made by other executors before this execution
+	deadline          time.Time // no step starts after it; zero: no deadline
+	tried             pool.Tried
+	attempts          []push.Attempt
+	throttlePermit    retry.Permit
+	hasThrottlePermit bool
+	globalPermit      *usage // of ConcurrencyLimit
+	adaptivePermit    *usage // of AdaptiveLimiter
+	leaseWaitStart    time.Time
+	cancelled         bool // the caller cancelled the last attempt, which says nothing about the provider
+}
+
+// acquireGlobal acquires the concurrency limit of the gateway.
+func (x *execution) acquireGlobal(ctx context.Context) (cause push.Outcome, ok bool) {
+	if x.globalPermit, cause, ok = x.ConcurrencyLimit.acquire(ctx, x.n, x.maxWait(ctx)); ok {
+		return push.Outcome{}, true
+	}
+	return x.shed(cause), false
+}
+
+// shed reports that a limit rejected the notification and returns the cause.
+func (x *execution) shed(cause push.Outcome) push.Outcome {
+	if expired(x.n) {
+		return expiredOutcome
+	}
+	x.Observer.shed(x.n, cause)
+	return cause
+}
+
+// acquireThrottle acquires a permit of the throttler, once for all attempts. The throttler counts
+// time from here on as time that the provider takes. The waits for rate limits and concurrency
+// limits, which say nothing about the provider, must therefore be over.
+func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
+	if x.hasThrottlePermit {
+		return push.Outcome{}, true
+	}
+	x.throttlePermit, x.hasThrottlePermit = x.Throttler.Acquire()
+	if x.hasThrottlePermit {
+		return push.Outcome{}, true
+	}
+	x.Observer.throttled(x.n)
+	return push.Outcome{Verdict: push.Unavailable, Reason: reasonProviderDown, RetryAfter: x.Throttler.RetryAfter()}, false
+}
+
+// waitRateLimit waits until the rate limiter allows an attempt. It is called before every attempt:
+// each one counts at the provider, and a scope may have been closed since the last one. It fails
+// immediately if the wait would exceed the deadline or the maximum wait of the policy.
+func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok bool) {
+	if expired(x.n) {
+		return expiredOutcome, false
+	}
+	maxWait := min(x.maxWait(ctx), x.Retry.MaxWait())
+	reservation, wait, ok := x.RateLimiter.Reserve(x.n, maxWait)
+	if reservation == nil && ok {
+		return push.Outcome{}, true
+	}
+	x.Observer.rateLimited(x.n, wait, ok)
+	if !ok {
+		return rateLimited(wait), false
+	}
+	return x.waitReservation(ctx, reservation, maxWait)
+}
+
+// waitReservation waits for a reservation. The wait can be longer than estimated: higher lanes and
+// apps that were idle overtake.
+func (x *execution) waitReservation(ctx context.Context, reservation *quota.Reservation, maxWait time.Duration) (cause push.Outcome, ok bool) {
+	timer := time.NewTimer(maxWait)
+	defer timer.Stop()
+	select {
+	case <-reservation.Ready():
+	case <-ctx.Done():
+		reservation.Cancel()
+		return orAbandoned(ctx, rateLimited(time.Second)), false
+	case <-timer.C:
+		reservation.Cancel()
+		if expired(x.n) {
+			return expiredOutcome, false
+		}
+		return rateLimited(max(x.RateLimiter.RetryAfter(x.n), time.Second)), false
+	}
+	// A refusal of another notification may have closed a scope during the wait.
+	if wait := max(reservation.RetryAfter(), x.RateLimiter.RetryAfter(x.n)); wait > 0 {
+		return rateLimited(wait), false
+	}
+	return push.Outcome{}, true
+}
+
+// acquireAdaptive acquires the adaptive limit. After a wait it checks the rate limiter again: a
+// scope may have been closed.
+func (x *execution) acquireAdaptive(ctx context.Context) (cause push.Outcome, ok bool) {
+	permit, waited, cause, ok := x.AdaptiveLimiter.acquire(ctx, x.n, x.maxWait(ctx))
+	x.adaptivePermit = permit
+	if !ok {
+		return x.shed(cause), false
+	}
+	if !waited {
+		return push.Outcome{}, true
+	}
+	if wait := x.RateLimiter.RetryAfter(x.n); wait > 0 {
+		x.AdaptiveLimiter.endWait()
+		x.AdaptiveLimiter.release(x.adaptivePermit, 0, 0)
+		return rateLimited(wait), false
+	}
+	return push.Outcome{}, true
+}
+
+// acquireLease acquires the adaptive limit, the throttler and the lease of an endpoint, in this
+// order. The pool prefers endpoints that the delivery has not tried.
+func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
+	if cause, ok := x.acquireAdaptive(ctx); !ok {
+		return nil, cause
+	}
+	if cause, ok := x.acquireThrottle(); !ok {
+		x.AdaptiveLimiter.endWait()
+		x.AdaptiveLimiter.release(x.adaptivePermit, 0, 0)
+		return nil, cause
+	}
+	x.leaseWaitStart = time.Now()
+	lease, err := x.Pool.Pick(ctx, x.tried)
+	x.AdaptiveLimiter.endWait()
+	if err != nil {
+		x.AdaptiveLimiter.release(x.adaptivePermit, time.Since(x.leaseWaitStart), 0)
+		return nil, noLease(err)
+	}
+	if expired(x.n) {
+		lease.Done(expiredOutcome)
+		x.AdaptiveLimiter.release(x.adaptivePermit, time.Since(x.leaseWaitStart), 0)
+		return nil, expiredOutcome
+	}
+	return lease, push.Outcome{}
+}
+
+// attempt makes one attempt with lease, returns the lease, and records the outcome.
+func (x *execution) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
+	if len(x.attempts) == 0 {
+		x.Budget.Deposit()
+	}
+	a := push.Attempt{Endpoint: lease.Endpoint().String(), Environment: x.Environment, Started: time.Now()}
+	a.Outcome = x.send(ctx, lease)
+	a.Took = time.Since(a.Started)
+	x.AdaptiveLimiter.release(x.adaptivePermit, a.Started.Sub(x.leaseWaitStart), a.Took)
+	x.record(a)
+	return a.Outcome
+}
+
+// record records an attempt that has ended.
+func (x *execution) record(a push.Attempt) {
+	x.attempts = append(x.attempts, a)
+	if x.RateLimiter.Record(x.n, a.Outcome) {
+		x.logLimited(x.n, &a)
+	}
+	x.Observer.attempted(x.n, x.prior+len(x.attempts), a)
+	if a.Reason == push.IntermediaryResponse {
+		x.logIntermediary(x.n, &a)
+	}
+}
+
+// send makes the attempt and returns the lease exactly once, even if the attempt
+// panics. The outcome of a panic is Unknown: the provider may already have sent the request.
+func (x *execution) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			x.logPanic(x.n, p)
+			o = push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic}
+		}
+		lease.Done(o)
+	}()
+	if x.n.BeforeAttempt != nil {
+		if err := x.n.BeforeAttempt(x.prior + len(x.attempts) + 1); err != nil {
+			return push.Outcome{Verdict: push.Abandoned, Reason: reasonNotNoted}
+		}
+	}
+	ctx = push.AttemptContext(ctx)
+	o = x.makeAttempt(ctx, lease)
+	x.cancelled = o.Verdict == push.Unknown && errors.Is(ctx.Err(), context.Canceled)
+	return o
+}
+
+// retry decides whether another attempt follows one at endpoint e that ended in o, and waits for it.
+// If none follows, the cause is o, or Abandoned if the caller cancelled the wait.
+func (x *execution) retry(ctx context.Context, e *pool.Endpoint, o push.Outcome) (cause push.Outcome, ok bool) {
+	wait, ok := x.Retry.After(x.n, x.countedAttempts(), o)
+	if !ok || wait > x.remaining() {
+		return o, false
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return orAbandoned(ctx, o), false
+	}
+	if !x.Throttler.AllowRetry() || !x.Budget.Withdraw(o) {
+		x.Observer.retryDenied(x.n, o)
+		return o, false
+	}
+	if !sleep(ctx, wait) {
+		return orAbandoned(ctx, o), false
+	}
+	if o.Verdict != push.Unsent { // an unsent attempt says nothing about its endpoint
+		x.tried = append(x.tried, e)
+	}
+	return push.Outcome{}, true
+}
+
+// maxFreeAttempts is the maximum number of unprocessed attempts that do not count. A service that
+// closes its connections one by one can leave several attempts of a notification unprocessed. More
+// of them than this are not a transient condition.
+const maxFreeAttempts = 8
+
+// countedAttempts returns the number of attempts that count for the policy.
+func (x *execution) countedAttempts() int {
+	free := 0
+	for i := range x.attempts {
+		if x.attempts[i].Verdict == push.Unsent {
+			free++
+		}
+	}
+	return max(1, len(x.attempts)-min(free, maxFreeAttempts))
+}
+
+// finish returns the receipt and releases the permits that are held for all attempts.
+func (x *execution) finish(cause push.Outcome) push.Receipt {
+	if x.globalPermit != nil {
+		x.ConcurrencyLimit.release(x.globalPermit)
+	}
+	receipt := newReceipt(x.n, finalOutcome(x.attempts, cause), x.attempts...)
+	if x.hasThrottlePermit {
+		x.Throttler.Record(x.throttlePermit, x.lastOutcome())
+	}
+	return receipt
+}
+
+// lastOutcome returns the outcome of the last attempt, which the throttler records. Without an
+// attempt it is the zero Outcome, whose verdict is Unsent.
+func (x *execution) lastOutcome() push.Outcome {
+	switch {
+	case len(x.attempts) == 0:
+		return push.Outcome{}
+	case x.cancelled:
+		return push.Outcome{Verdict: push.Abandoned}
+	default:
+		return x.attempts[len(x.attempts)-1].Outcome
+	}
+}
+
+// remaining returns the time until the deadline.
+func (x *execution) remaining() time.Duration {
+	if x.deadline.IsZero() {
+		return math.MaxInt64
+	}
+	return time.Until(x.deadline)
+}
+
+// maxWait returns how long the delivery may wait in a queue. Of the caller's remaining time it
+// reserves the attempt timeout for an attempt, but at most half: an attempt that starts at the
+// deadline would end with an unknown outcome.
+func (x *execution) maxWait(ctx context.Context) time.Duration {
+	wait := x.remaining()
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		wait = min(wait, left-min(x.Retry.Timeout(), left/2))
+	}
+	return wait
+}
+
+// sleep waits, and returns false if ctx ends first.
+func sleep(ctx context.Context, wait time.Duration) bool {
+	if wait <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
