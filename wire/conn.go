@@ -4,6 +4,7 @@ package wire
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -69,6 +70,7 @@ type Conn struct {
 	ended          bool
 	aborted        bool   // ended without a GOAWAY to the peer
 	cause          *Error // why the connection ended; nil after a drain
+	panicErr       *Error // the first panic, or nil
 }
 
 var (
@@ -108,8 +110,9 @@ func (c *Conn) now() int64 { return int64(time.Since(c.start)) }
 
 // Run serves the connection. It returns after all goroutines of the connection have ended: when the
 // connection has drained, when it is lost, or when ctx ends. After Drain or a GOAWAY without an
-// error it returns nil, otherwise an *Error. To discard a Conn, call Run with a context that has
-// already ended.
+// error it returns nil, otherwise an *Error. A panic in a goroutine of the connection or in a Handler
+// ends the connection; the *Error then wraps a *PanicError. To discard a Conn, call Run with a context
+// that has already ended.
 func (c *Conn) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(c.readLoop)
@@ -120,10 +123,16 @@ func (c *Conn) Run(ctx context.Context) error {
 	}
 	wg.Wait()
 	_ = c.rawConn.Close()
-	if c.cause == nil {
-		return nil
+	return c.runError()
+}
+
+func (c *Conn) runError() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := cmp.Or(c.panicErr, c.cause); err != nil {
+		return err
 	}
-	return c.cause
+	return nil
 }
 
 // Do sends r and waits for its complete response. Requests get streams in the order of the calls.

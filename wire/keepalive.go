@@ -25,6 +25,7 @@ const (
 // runTimers handles the timeouts and pings of the connection. It uses one timer, set to the
 // earliest deadline, and returns when the connection has ended.
 func (c *Conn) runTimers(ctx context.Context) {
+	defer c.endOnPanic()
 	wait, graces := c.tick(), 0
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

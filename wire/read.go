@@ -46,6 +46,7 @@ func (r *connReader) Read(p []byte) (int, error) {
 // readLoop reads and handles frames until the connection ends. It delivers results when the next
 // frame is not complete, so that responses that arrive together are delivered together.
 func (c *Conn) readLoop() {
+	defer c.endOnPanic()
 	for {
 		err := c.readFrame()
 		if err != nil {

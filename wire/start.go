@@ -91,12 +91,17 @@ func (c *Conn) deliver() {
 			runs[i] = nil
 			c.collectResults(r)
 			c.mu.Unlock()
-			r.handler.Complete(c.results)
+			c.callHandler(r.handler)
 			c.mu.Lock()
 		}
 		c.completedSpare = runs
 	}
 	c.delivering = false
+}
+
+func (c *Conn) callHandler(h Handler) {
+	defer c.endOnPanic()
+	h.Complete(c.results)
 }
 
 // collectResults moves the results of r to c.results.

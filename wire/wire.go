@@ -78,7 +78,7 @@ type Handler interface {
 	// Complete receives the results of requests that have ended, in the order in which they ended.
 	// It must not block, because it is called by the goroutines that serve the connection, and by
 	// Start and Cancel. It may call Start and Cancel. One connection does not call Complete
-	// concurrently. Complete must not keep the slice.
+	// concurrently. Complete must not keep the slice. If it panics, the connection ends.
 	Complete(results []Result)
 }
 

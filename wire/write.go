@@ -36,6 +36,7 @@ func (b *buffer) Write(p []byte) (int, error) {
 
 // writeLoop writes everything that leaves the connection.
 func (c *Conn) writeLoop() {
+	defer c.endOnPanic()
 	for {
 		if c.waitForWork() {
 			runtime.Gosched() // let other callers add requests to this write
