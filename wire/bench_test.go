@@ -192,29 +192,72 @@ func benchRequest(i int) *wire.Request {
 func benchToken(i int) string { return fmt.Sprintf("%064x", i*0x9E3779B97F4A7C1) }
 func benchID(i int) string    { return fmt.Sprintf("123e4567-e89b-42d3-a456-%012x", i) }
 
-// BenchmarkConn measures one Conn.
+// BenchmarkConn measures one Conn with a caller of Do for each request in flight.
 func BenchmarkConn(b *testing.B) {
-	for _, inFlight := range []int{100, 1000} {
+	for _, inFlight := range []int{64, 100, 1000} {
 		b.Run("inflight="+strconv.Itoa(inFlight), func(b *testing.B) {
-			addr, t := benchServer(b)
-			c, err := wire.Dial(b.Context(), addr, wire.Config{
-				Authority: "push.example", TLS: t, MaxStreams: inFlight,
-				ResponseTimeout: time.Minute, PingTimeout: time.Minute, WriteTimeout: time.Minute, // tolerate a busy machine
-			})
-			if err != nil {
-				b.Fatal(err)
-			}
-			ctx, stop := context.WithCancel(b.Context())
-			var running sync.WaitGroup
-			running.Go(func() { _ = c.Run(ctx) })
-			defer running.Wait()
-			defer stop()
-			measure(b, inFlight, func(ctx context.Context, r *wire.Request) error {
-				_, err := c.Do(ctx, r)
+			c := benchConn(b, inFlight)
+			measure(b, inFlight, 1, func(ctx context.Context, rs []*wire.Request) error {
+				_, err := c.Do(ctx, rs[0])
 				return err
 			})
 		})
 	}
+}
+
+// BenchmarkStart measures one Conn with runs of 64 requests. One run at a time compares with
+// BenchmarkConn/inflight=64, and 16 with inflight=1000.
+func BenchmarkStart(b *testing.B) {
+	const size = 64
+	for _, runs := range []int{1, 16} {
+		b.Run("runs="+strconv.Itoa(runs), func(b *testing.B) {
+			c := benchConn(b, runs*size)
+			measure(b, runs, size, func(_ context.Context, rs []*wire.Request) error {
+				h := &runWaiter{pending: len(rs), ended: make(chan error, 1)}
+				c.Start(rs, h)
+				return <-h.ended
+			})
+		})
+	}
+}
+
+// runWaiter is a Handler that reports the end of a run.
+type runWaiter struct {
+	pending int
+	err     error
+	ended   chan error
+}
+
+func (h *runWaiter) Complete(results []wire.Result) {
+	for i := range results {
+		if err := results[i].Err; err != nil {
+			h.err = err
+		}
+	}
+	if h.pending -= len(results); h.pending == 0 {
+		h.ended <- h.err
+	}
+}
+
+// benchConn starts a server and returns a running connection to it.
+func benchConn(b *testing.B, maxStreams int) *wire.Conn {
+	b.Helper()
+	addr, t := benchServer(b)
+	c, err := wire.Dial(b.Context(), addr, wire.Config{
+		Authority: "push.example", TLS: t, MaxStreams: maxStreams,
+		ResponseTimeout: time.Minute, PingTimeout: time.Minute, WriteTimeout: time.Minute, // tolerate a busy machine
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = c.Run(ctx) })
+	b.Cleanup(func() {
+		stop()
+		running.Wait()
+	})
+	return c
 }
 
 // BenchmarkHTTPClientConn measures one connection of net/http, for comparison.
@@ -231,8 +274,8 @@ func BenchmarkHTTPClientConn(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer func() { _ = c.Close() }()
-			measure(b, inFlight, func(ctx context.Context, r *wire.Request) error {
-				return roundTrip(ctx, c, addr, r)
+			measure(b, inFlight, 1, func(ctx context.Context, rs []*wire.Request) error {
+				return roundTrip(ctx, c, addr, rs[0])
 			})
 		})
 	}
@@ -257,28 +300,30 @@ func roundTrip(ctx context.Context, c *http.ClientConn, addr netip.AddrPort, r *
 	return err
 }
 
-// measure keeps inFlight requests in flight until b.N are done.
-func measure(b *testing.B, inFlight int, do func(context.Context, *wire.Request) error) {
+// measure sends b.N requests with concurrent calls of do, each with the given number of requests.
+func measure(b *testing.B, callers, perCall int, do func(context.Context, []*wire.Request) error) {
 	requests := make([]*wire.Request, 4096)
 	for i := range requests {
 		requests[i] = benchRequest(i)
 	}
 	for i := range 32 { // fill the HPACK table and the stream pool
-		if err := do(b.Context(), requests[i]); err != nil {
+		if err := do(b.Context(), requests[i:i+1]); err != nil {
 			b.Fatal(err)
 		}
 	}
-	took := make([]time.Duration, b.N)
+	took := make([]time.Duration, (b.N+perCall-1)/perCall)
 	var next atomic.Int64
-	var callers sync.WaitGroup
+	var running sync.WaitGroup
 	b.ReportAllocs()
 	b.ResetTimer()
 	before, start := cpu(), time.Now()
-	for range inFlight {
-		callers.Go(func() {
-			for i := int(next.Add(1)) - 1; i < b.N; i = int(next.Add(1)) - 1 {
+	for range callers {
+		running.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(took); i = int(next.Add(1)) - 1 {
+				first := i * perCall % len(requests)
+				n := min(perCall, b.N-i*perCall)
 				at := time.Now()
-				if err := do(b.Context(), requests[i%len(requests)]); err != nil {
+				if err := do(b.Context(), requests[first:first+n]); err != nil {
 					b.Error(err)
 					return
 				}
@@ -286,13 +331,13 @@ func measure(b *testing.B, inFlight int, do func(context.Context, *wire.Request)
 			}
 		})
 	}
-	callers.Wait()
+	running.Wait()
 	b.StopTimer()
 	used, elapsed := cpu()-before, time.Since(start)
 	b.ReportMetric(float64(b.N)/used.Seconds(), "req/cpu-s")
 	b.ReportMetric(float64(b.N)/elapsed.Seconds(), "req/s")
 	slices.Sort(took)
-	b.ReportMetric(float64(took[b.N*99/100].Microseconds())/1000, "p99-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 }
 
 // cpu returns the CPU time of this process, user plus system.
