@@ -64,15 +64,20 @@ type single struct {
 
 // decode decodes one notification. It does not retain text.
 func decode(text []byte) (*push.Notification, *problem) {
+	if n := fastDecode(text, nil); n != nil {
+		return n, check(n)
+	}
+	return strictDecode(text)
+}
+
+// strictDecode is decode for every form of a notification.
+func strictDecode(text []byte) (*push.Notification, *problem) {
 	in := new(single)
 	if err := json.Unmarshal(text, in, strict); err != nil {
 		return nil, mapDecodeError(err, text)
 	}
 	in.Notification.SendAt = time.Time(in.SendAt)
-	if p := check(&in.Notification); p != nil {
-		return nil, p
-	}
-	return &in.Notification, nil
+	return &in.Notification, check(&in.Notification)
 }
 
 // item is the JSON form of a notification in a batch, with its own Idempotency-Key.
@@ -83,6 +88,15 @@ type item struct {
 
 // decodeItem decodes a notification in a batch and returns it with its Idempotency-Key.
 func decodeItem(text []byte) (*push.Notification, string, *problem) {
+	var key string
+	if n := fastDecode(text, &key); n != nil && validIdempotencyKey(key) {
+		return n, key, check(n)
+	}
+	return strictDecodeItem(text)
+}
+
+// strictDecodeItem is decodeItem for every form of a notification.
+func strictDecodeItem(text []byte) (*push.Notification, string, *problem) {
 	in := new(item)
 	if err := json.Unmarshal(text, in, strict); err != nil {
 		return nil, "", mapDecodeError(err, text)

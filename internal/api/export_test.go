@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import "github.com/sluice-push/sluice/push"
+
+// FastDecode returns nil unless the fast decoder decodes text.
+func FastDecode(text []byte, key *string) *push.Notification { return fastDecode(text, key) }
+
+// StrictDecode decodes text with the strict decoder only. detail is that of the problem.
+func StrictDecode(text []byte) (n *push.Notification, detail string) {
+	n, p := strictDecode(text)
+	return n, p.detailOf()
+}
+
+// StrictDecodeItem is StrictDecode for an item of a batch.
+func StrictDecodeItem(text []byte) (n *push.Notification, key, detail string) {
+	n, key, p := strictDecodeItem(text)
+	return n, key, p.detailOf()
+}
+
+// Check returns the detail of the problem that follows the decoding of n.
+func Check(n *push.Notification) string { return check(n).detailOf() }
+
+func (p *problem) detailOf() string {
+	if p == nil {
+		return ""
+	}
+	return p.field + " " + p.detail
+}
