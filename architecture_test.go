@@ -63,7 +63,7 @@ var packages = map[string]packageRule{
 	"providers/webpush":                {layer: 1, mayImport: []string{"internal/keyfile", "push", "wire"}},
 	"providers/providertest":           {layer: 1, mayImport: []string{"push", "wire"}, why: "a test passes the provider in"},
 	"internal/jetstream/jetstreamtest": {layer: 1, mayImport: []string{"internal/jetstream"}},
-	"pool":                             {layer: 1, mayImport: []string{"internal/panics", "internal/publicaddr", "push", "wire"}},
+	"pool":                             {layer: 1, mayImport: []string{"internal/fairqueue", "internal/panics", "internal/publicaddr", "push", "wire"}},
 	"retry":                            {layer: 1, mayImport: []string{"push"}},
 	"quota":                            {layer: 1, mayImport: []string{"internal/fairqueue", "push"}},
 	"internal/api":                     {layer: 1, mayImport: []string{"push"}, why: "it calls the gateway through interfaces of its own"},

@@ -5,6 +5,7 @@ package pool_test
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -93,4 +94,50 @@ func BenchmarkPickAfterTwoAttempts(b *testing.B) {
 		}
 		lease.Done(abandoned)
 	}
+}
+
+// BenchmarkWaiters has 100,000 callers that wait. It measures giving back a place, which wakes the
+// first of them, and Pick with a context that ends while it waits behind them.
+func BenchmarkWaiters(b *testing.B) {
+	p := newBenchPool(b, nil)
+	ctx, cancel := context.WithCancel(b.Context())
+	served := make(chan *pool.Lease, 8*64)
+	var callers sync.WaitGroup
+	for range 100_000 + cap(served) {
+		callers.Go(func() {
+			for {
+				lease, err := p.Pick(ctx, nil)
+				if err != nil {
+					return
+				}
+				served <- lease
+			}
+		})
+	}
+	for p.Status().Waiting < 100_000 {
+		runtime.Gosched()
+	}
+	b.Cleanup(func() {
+		cancel()
+		go func() { callers.Wait(); close(served) }()
+		for lease := range served {
+			lease.Done(accepted)
+		}
+	})
+	b.Run("Served", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			(<-served).Done(accepted)
+		}
+	})
+	b.Run("Canceled", func(b *testing.B) {
+		canceled, cancel := context.WithCancel(b.Context())
+		cancel()
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := p.Pick(canceled, nil); err == nil {
+				b.Fatal("a lease was free")
+			}
+		}
+	})
 }

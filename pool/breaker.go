@@ -114,8 +114,8 @@ type circuitBreaker struct {
 
 // ticket ties an outcome to the state of the breaker at the start of the request.
 type ticket struct {
-	generation uint32
 	successes  uint64
+	generation uint32
 	probe      bool
 }
 
@@ -203,10 +203,11 @@ func (c *circuitBreaker) admit() ticket {
 	return ticket{generation: c.generation.Load(), probe: true}
 }
 
-// record records the outcome of the request with ticket t: nil, errFailed, errNoAnswer or
-// errExcluded. Outcomes of requests that began before the last state change are ignored, and so are
-// those of requests that an open breaker let through in panic mode.
-func (c *circuitBreaker) record(t ticket, outcome error, reason string) transition {
+// record records that n requests with ticket t ended with the same outcome: nil, errFailed,
+// errNoAnswer or errExcluded. Each of them counts. Outcomes of requests that began before the last
+// state change are ignored, and so are those of requests that an open breaker let through in panic
+// mode.
+func (c *circuitBreaker) record(t ticket, n int, outcome error, reason string) (change transition) {
 	if outcome == errExcluded && !t.probe {
 		return unchanged
 	}
@@ -217,11 +218,11 @@ func (c *circuitBreaker) record(t ticket, outcome error, reason string) transiti
 		return unchanged
 	case t.probe:
 		return c.endProbe(outcome, reason)
-	case c.healthy():
-		return c.recordClosed(t, outcome, reason)
-	default:
-		return unchanged
 	}
+	for ; n > 0 && c.healthy(); n-- {
+		change = c.recordClosed(t, outcome, reason)
+	}
+	return change
 }
 
 // recordClosed records an outcome while the breaker is closed. It is called under mu. A request

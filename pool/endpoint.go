@@ -57,6 +57,13 @@ func (c *endpointConn) diedYoung(now time.Time) bool {
 	return state.GoAwayError || int(c.responses.Load())+state.InFlight < usefulResponses
 }
 
+// freeStreams returns how many more requests get a stream immediately. It is negative if requests
+// wait for one.
+func (c *endpointConn) freeStreams() int {
+	state := c.conn.State()
+	return state.MaxStreams - state.InFlight - state.Waiting
+}
+
 func newEndpoint(addr netip.AddrPort, turnCounter *atomic.Uint64, cfg *Config) *Endpoint {
 	e := &Endpoint{addr: addr, name: addr.String(), zone: cfg.Zone, turnCounter: turnCounter}
 	e.conns.Store(new([]*endpointConn))
@@ -76,14 +83,14 @@ func (e *Endpoint) Zone() string { return e.zone(e.addr) }
 // Healthy reports whether the endpoint is connected and its breaker is closed.
 func (e *Endpoint) Healthy() bool { return e.live() && e.breaker.healthy() }
 
-// InFlight returns the number of outstanding leases, for use by a Picker.
+// InFlight returns the number of places of outstanding leases, for use by a Picker.
 func (e *Endpoint) InFlight() int { return int(e.inFlight.Load()) }
 
 // live reports whether the endpoint has a connection. Only live endpoints are picked.
 func (e *Endpoint) live() bool { return len(*e.conns.Load()) > 0 }
 
-// capacity returns the maximum number of leases: the smaller of limit and the stream limits of the
-// connections. A lease beyond that would wait on a connection while other endpoints are free, and
+// capacity returns the maximum number of places: the smaller of limit and the stream limits of the
+// connections. A request beyond that would wait on a connection while other endpoints are free, and
 // would be lost together with the connection. If all connections are draining, capacity returns
 // limit; leaseEndpoint then finds no usable connection.
 func (e *Endpoint) capacity(limit int) int {
@@ -99,19 +106,20 @@ func (e *Endpoint) capacity(limit int) int {
 	return min(limit, streams)
 }
 
-// freeSlots returns how many more leases the endpoint can take.
+// freeSlots returns how many more places can be leased.
 func (e *Endpoint) freeSlots(limit int) int { return e.capacity(limit) - e.InFlight() }
 
-// acquire takes an in-flight slot, if one is free.
-func (e *Endpoint) acquire(limit int) bool {
+// acquire takes up to n in-flight slots and returns how many, which is 0 if none is free.
+func (e *Endpoint) acquire(n, limit int) int {
 	limit = e.capacity(limit)
 	for {
-		n := e.inFlight.Load()
-		if int(n) >= limit {
-			return false
+		inFlight := e.inFlight.Load()
+		n = min(n, limit-int(inFlight))
+		if n <= 0 {
+			return 0
 		}
-		if e.inFlight.CompareAndSwap(n, n+1) {
-			return true
+		if e.inFlight.CompareAndSwap(inFlight, inFlight+int32(n)) {
+			return n
 		}
 	}
 }
@@ -135,7 +143,7 @@ func (e *Endpoint) pingPending() bool {
 	return true
 }
 
-func (e *Endpoint) release() { e.inFlight.Add(-1) }
+func (e *Endpoint) release(n int) { e.inFlight.Add(-int32(n)) }
 
 // bestConn returns the connection with the least load. The second result is a connection that is
 // draining and must be retired.

@@ -12,14 +12,17 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Lease is the right to send one request to one endpoint, over one of its connections.
+// Lease is the right to send up to Size requests to one endpoint, over one of its connections. Every
+// request has a place, which Done or Succeeded must give back, even if nothing was sent. Giving back
+// more places than Size has no effect.
 type Lease struct {
 	pool     *Pool
 	endpoint *Endpoint
 	conn     *endpointConn
 	ticket   ticket
-	latency  time.Duration
-	done     atomic.Bool
+	size     int32
+	held     atomic.Int32 // places that have not been given back
+	started  time.Time    // of the last Do
 }
 
 var _ wire.Doer = (*Lease)(nil)
@@ -30,33 +33,64 @@ func (l *Lease) Endpoint() *Endpoint { return l.endpoint }
 // Conn returns the leased connection, for callers that need its concrete type.
 func (l *Lease) Conn() Conn { return l.conn.conn }
 
-// Do sends the request on the leased connection.
+// Size returns for how many requests the lease was granted; at least 1.
+func (l *Lease) Size() int { return int(l.size) }
+
+// Do sends the request on the leased connection. The caller calls Done with the outcome as soon as
+// Do has returned, because the time until then counts as the latency.
 func (l *Lease) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
-	start := time.Now()
-	res, err := l.conn.conn.Do(ctx, r)
-	l.latency = time.Since(start)
-	return res, err
+	l.started = time.Now()
+	return l.conn.conn.Do(ctx, r)
 }
 
-// Done releases the lease and records the outcome. Every lease must be released, even if nothing
-// was sent; only the first call has an effect. The outcome feeds the breaker and outlier detection:
-// EndpointFault counts as a failure, EndpointOK as a success, and any other outcome says
-// nothing about the endpoint.
+// Done gives back one place and records the outcome of its request. The outcome feeds the breaker
+// and outlier detection: EndpointFault counts as a failure, EndpointOK as a success, and any other
+// outcome says nothing about the endpoint.
 func (l *Lease) Done(o push.Outcome) {
-	if l.done.Swap(true) {
+	if l.take(1) == 0 {
 		return
 	}
-	p, e := l.pool, l.endpoint
-	ejected := p.recordOutcome(l, o)
+	ejected := l.recordOutcome(o)
 	switch {
 	case o.CloseConnection && (ejected || !o.EndpointFault()):
-		p.retire(l.conn, EventConnClosed, "the response requires a new connection: "+o.Reason)
+		l.pool.retire(l.conn, EventConnClosed, "the response requires a new connection: "+o.Reason)
 	case o.HTTP == 0 && l.conn.conn.State().Draining:
-		p.retire(l.conn, EventGoAway, "connection is draining")
+		l.pool.retire(l.conn, EventGoAway, "connection is draining")
 	}
-	e.release()
-	// More than one slot may be free, because the response may have raised the stream limit.
-	p.serveWaiters(max(1, e.freeSlots(p.cfg.MaxInFlight)))
+	l.release(1)
+}
+
+// Succeeded gives back n places whose requests were accepted, with a latency of took. It is Done for
+// all of them at once: each counts as a success.
+func (l *Lease) Succeeded(n int, took time.Duration) {
+	if n = l.take(n); n > 0 {
+		l.recordSuccesses(n, took)
+		l.release(n)
+	}
+}
+
+// take takes up to n of the places that have not been given back, and returns how many.
+func (l *Lease) take(n int) int {
+	for {
+		held := l.held.Load()
+		n = min(n, int(held))
+		if n <= 0 {
+			return 0
+		}
+		if l.held.CompareAndSwap(held, held-int32(n)) {
+			return n
+		}
+	}
+}
+
+// release makes n places available to other callers.
+func (l *Lease) release(n int) {
+	p, e := l.pool, l.endpoint
+	e.release(n)
+	if !p.queue.empty() {
+		// More than n slots may be free, because the response may have raised the stream limit.
+		p.serveWaiters(max(n, e.freeSlots(p.cfg.MaxInFlight)))
+	}
 	if p.closing.Load() {
 		p.wakeMaintainer()
 	}
@@ -64,8 +98,8 @@ func (l *Lease) Done(o push.Outcome) {
 
 // recordOutcome updates the statistics and the breaker of the endpoint. It reports whether this
 // outcome ejected the endpoint.
-func (p *Pool) recordOutcome(l *Lease, o push.Outcome) (ejected bool) {
-	outcome, reason := errExcluded, o.Reason
+func (l *Lease) recordOutcome(o push.Outcome) (ejected bool) {
+	outcome := errExcluded
 	switch {
 	case o.EndpointFault():
 		outcome = errFailed
@@ -74,22 +108,42 @@ func (p *Pool) recordOutcome(l *Lease, o push.Outcome) (ejected bool) {
 		}
 		l.endpoint.outcomes.failed.Add(1)
 	case o.EndpointOK():
-		outcome = nil
-		l.endpoint.outcomes.addSuccess(l.latency)
-		l.conn.responses.Add(1)
+		took := time.Duration(0)
+		if !l.started.IsZero() {
+			took = time.Since(l.started)
+		}
+		l.recordSuccesses(1, took)
+		return false
 	}
-	if limit := time.Duration(p.probeLatencyLimit.Load()); l.ticket.probe && outcome == nil && limit > 0 && l.latency > limit {
-		outcome, reason = errFailed, fmt.Sprintf("response took %s, the limit by its peers is %s", l.latency, limit)
+	return l.recordBreaker(1, outcome, o.Reason)
+}
+
+// recordSuccesses updates the statistics and the breaker after n responses that show that the
+// endpoint works. A probe that is much slower than the peers of its endpoint has failed.
+func (l *Lease) recordSuccesses(n int, took time.Duration) {
+	l.endpoint.outcomes.addSuccesses(n, took)
+	l.conn.responses.Add(int64(n))
+	limit := time.Duration(l.pool.probeLatencyLimit.Load())
+	if l.ticket.probe && limit > 0 && took > limit {
+		l.recordBreaker(1, errFailed, fmt.Sprintf("response took %s, the limit by its peers is %s", took, limit))
+		return
 	}
-	switch l.endpoint.breaker.record(l.ticket, outcome, reason) {
+	l.recordBreaker(n, nil, "")
+}
+
+// recordBreaker records n equal outcomes in the breaker. It reports whether they ejected the
+// endpoint.
+func (l *Lease) recordBreaker(n int, outcome error, reason string) (ejected bool) {
+	p, e := l.pool, l.endpoint
+	switch e.breaker.record(l.ticket, n, outcome, reason) {
 	case opened:
-		p.onEjected(l.endpoint)
+		p.onEjected(e)
 		return true
 	case reopened:
-		p.addEvent(ejectedEvent(l.endpoint))
+		p.addEvent(ejectedEvent(e))
 		p.retire(l.conn, EventConnClosed, "probe failed")
 	case recovered:
-		p.addEvent(Event{Kind: EventRecovered, Endpoint: l.endpoint.name, Reason: "probe succeeded"})
+		p.addEvent(Event{Kind: EventRecovered, Endpoint: e.name, Reason: "probe succeeded"})
 	}
 	return false
 }

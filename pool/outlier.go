@@ -174,7 +174,9 @@ type outcomeCounter struct {
 	latencies [128]atomic.Uint32 // successes by latency bucket
 }
 
-func (c *outcomeCounter) addSuccess(d time.Duration) { c.latencies[latencyBucket(d)].Add(1) }
+func (c *outcomeCounter) addSuccesses(n int, d time.Duration) {
+	c.latencies[latencyBucket(d)].Add(uint32(n))
+}
 
 // outcomeWindow accumulates outcome counters. Only the maintainer uses it.
 type outcomeWindow struct {

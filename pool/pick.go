@@ -30,21 +30,28 @@ func (t Tried) Has(e *Endpoint) bool {
 // An endpoint whose ejection has expired gets one first attempt as its probe; retries are not used
 // as probes while a healthy endpoint is left. An error is always an *Error and means that nothing
 // was sent.
-func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) {
+func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) { return p.PickN(ctx, tried, 1) }
+
+// PickN is Pick for n requests that are sent together. The lease is for at least one and at most n
+// of them: as many as have a free slot at the chosen endpoint and a stream on its connection. A
+// probe is a lease for one. A caller that waits has one place in the queue, and gets the slots that
+// are free when it is served. An n below 1 counts as 1.
+func (p *Pool) PickN(ctx context.Context, tried Tried, n int) (*Lease, error) {
+	n = max(n, 1)
 	if !p.picked.Load() { // a store would contend with concurrent calls
 		p.picked.Store(true)
 	}
 	if p.queue.empty() {
-		if lease, err := p.tryPick(tried); lease != nil || err != nil {
+		if lease, err := p.tryPick(tried, n); lease != nil || err != nil {
 			return lease, err
 		}
 	}
-	return p.wait(ctx, tried)
+	return p.wait(ctx, tried, n)
 }
 
-// tryPick is Pick without waiting. If it returns neither a lease nor an error, the caller must
+// tryPick is PickN without waiting. If it returns neither a lease nor an error, the caller must
 // wait.
-func (p *Pool) tryPick(tried Tried) (*Lease, error) {
+func (p *Pool) tryPick(tried Tried, n int) (*Lease, error) {
 	s := candidateSets.Get().(*candidateSet)
 	defer s.release()
 	for {
@@ -57,7 +64,7 @@ func (p *Pool) tryPick(tried Tried) (*Lease, error) {
 		if err := s.selectEligible(p, tried); err != nil {
 			return nil, err
 		}
-		lease, retry := p.leaseFrom(s.eligible)
+		lease, retry := p.leaseFrom(s.eligible, n)
 		if !retry {
 			return lease, nil
 		}
@@ -66,14 +73,14 @@ func (p *Pool) tryPick(tried Tried) (*Lease, error) {
 
 // leaseFrom leases one of the candidates that the picker chooses. It returns retry if a
 // connection turned out to be draining; the caller must then rebuild the candidates.
-func (p *Pool) leaseFrom(candidates []*Endpoint) (lease *Lease, retry bool) {
+func (p *Pool) leaseFrom(candidates []*Endpoint, n int) (lease *Lease, retry bool) {
 	for len(candidates) > 0 {
 		e := p.cfg.Picker.Pick(candidates)
 		i := slices.Index(candidates, e)
 		if i < 0 { // no Picker can bypass the filter
 			i, e = 0, candidates[0]
 		}
-		if lease, retry := p.leaseEndpoint(e); lease != nil || retry {
+		if lease, retry := p.leaseEndpoint(e, n); lease != nil || retry {
 			return lease, retry
 		}
 		candidates = slices.Delete(candidates, i, i+1)
@@ -83,32 +90,37 @@ func (p *Pool) leaseFrom(candidates []*Endpoint) (lease *Lease, retry bool) {
 
 // leaseProbe leases e if the lease becomes its probe.
 func (p *Pool) leaseProbe(e *Endpoint) *Lease {
-	lease, _ := p.leaseEndpoint(e)
+	lease, _ := p.leaseEndpoint(e, 1)
 	if lease == nil || lease.ticket.probe {
 		return lease
 	}
-	e.release()
+	e.release(1)
 	return nil
 }
 
-// leaseEndpoint takes an in-flight slot of e and its best connection. It returns retry if all
+// leaseEndpoint takes up to n in-flight slots of e and its best connection. It returns retry if all
 // connections turned out to be draining.
-func (p *Pool) leaseEndpoint(e *Endpoint) (lease *Lease, retry bool) {
-	if !e.acquire(p.cfg.MaxInFlight) {
-		return nil, false
-	}
+func (p *Pool) leaseEndpoint(e *Endpoint, n int) (lease *Lease, retry bool) {
 	conn, draining := e.bestConn()
 	if draining != nil {
 		p.retire(draining, EventGoAway, "connection is draining")
 	}
 	if conn == nil {
-		e.release()
 		return nil, true
 	}
-	lease = &Lease{pool: p, endpoint: e, conn: conn, ticket: e.breaker.admit()}
+	if n > 1 {
+		n = max(1, min(n, conn.freeStreams()))
+	}
+	if n = e.acquire(n, p.cfg.MaxInFlight); n == 0 {
+		return nil, false
+	}
+	lease = &Lease{pool: p, endpoint: e, conn: conn, ticket: e.breaker.admit(), size: int32(n)}
 	if lease.ticket.probe {
+		lease.size = 1
+		e.release(n - 1)
 		p.addEvent(Event{Kind: EventProbing, Endpoint: e.name, Reason: "probing after the ejection"})
 	}
+	lease.held.Store(lease.size)
 	return lease, false
 }
 

@@ -3,32 +3,38 @@
 package pool
 
 import (
-	"container/list"
 	"context"
 	"sync"
 	"sync/atomic"
+
+	"github.com/sluice-push/sluice/internal/fairqueue"
 )
 
-// waitQueue holds the callers that wait in Pick, in FIFO order. A waiter is woken only with a lease
+// waitQueue holds the callers that wait in PickN, in FIFO order. A waiter is woken only with a lease
 // or an error.
 type waitQueue struct {
 	length atomic.Int32 // incremented before a waiter's last attempt, so that no freed slot is missed
 
 	mu        sync.Mutex // guards the fields below
-	waiters   list.List  // of *waiter
-	closedErr error      // why the queue is closed, or nil
+	waiters   fairqueue.Queue[struct{}, *waiter]
+	retries   int   // waiters that have tried an endpoint
+	closedErr error // why the queue is closed, or nil
 }
 
 type waiter struct {
 	tried  Tried
+	places int             // how many it can use
 	result chan pickResult // buffer of 1
-	elem   *list.Element
 }
+
+type waitItem = fairqueue.Item[struct{}, *waiter]
 
 type pickResult struct {
 	lease *Lease
 	err   error
 }
+
+func (w *waiter) isRetry() bool { return len(w.tried) > 0 }
 
 func (q *waitQueue) waiting() int {
 	q.mu.Lock()
@@ -39,16 +45,16 @@ func (q *waitQueue) waiting() int {
 func (q *waitQueue) empty() bool { return q.length.Load() == 0 }
 
 // wait waits until a lease is available or ctx ends.
-func (p *Pool) wait(ctx context.Context, tried Tried) (*Lease, error) {
-	w := &waiter{tried: tried, result: make(chan pickResult, 1)}
-	p.enqueue(w)
+func (p *Pool) wait(ctx context.Context, tried Tried, n int) (*Lease, error) {
+	w := &waiter{tried: tried, places: n, result: make(chan pickResult, 1)}
+	item := p.enqueue(w)
 	p.requestRun()
 	select {
 	case r := <-w.result:
 		return r.lease, r.err
 	case <-ctx.Done():
 	}
-	p.queue.remove(w)
+	p.queue.leave(item)
 	select {
 	case r := <-w.result: // served just before ctx ended
 		return r.lease, r.err
@@ -58,68 +64,90 @@ func (p *Pool) wait(ctx context.Context, tried Tried) (*Lease, error) {
 }
 
 // enqueue adds w to the queue and tries once more to serve it, after the waiters ahead of it.
-func (p *Pool) enqueue(w *waiter) {
+func (p *Pool) enqueue(w *waiter) *waitItem {
 	q := &p.queue
 	q.length.Add(1)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closedErr != nil {
-		q.length.Add(-1)
-		w.result <- pickResult{err: q.closedErr}
-		return
+	item := q.waiters.Push(0, struct{}{}, 1, w)
+	if w.isRetry() {
+		q.retries++
 	}
-	w.elem = q.waiters.PushBack(w)
-	for el := q.waiters.Front(); el != nil; el = q.waiters.Front() {
-		if !p.tryServe(el.Value.(*waiter)) {
+	if q.closedErr != nil {
+		q.end(item, pickResult{err: q.closedErr})
+		return item
+	}
+	for ahead := range q.waiters.All() {
+		if served, _ := p.tryServe(ahead); !served {
 			break
 		}
 	}
-	if w.elem != nil {
-		p.tryServe(w)
+	if item.Waiting() {
+		p.tryServe(item)
 	}
+	return item
 }
 
-// tryServe gives w a lease or an error, if there is one. It is called under waitQueue.mu.
-func (p *Pool) tryServe(w *waiter) bool {
-	lease, err := p.tryPick(w.tried)
+// tryServe gives a waiter a lease or an error, if there is one, and returns the size of the lease.
+// It is called under waitQueue.mu.
+func (p *Pool) tryServe(item *waitItem) (served bool, places int) {
+	lease, err := p.tryPick(item.Value.tried, item.Value.places)
 	if lease == nil && err == nil {
-		return false
+		return false, 0
 	}
-	p.queue.removeLocked(w)
-	w.result <- pickResult{lease, err}
-	return true
+	p.queue.end(item, pickResult{lease, err})
+	if lease != nil {
+		places = lease.Size()
+	}
+	return true, places
 }
 
-// serveWaiters serves at most n waiters, where n is the number of slots that became free. It skips
-// waiters that cannot use a free slot.
-func (p *Pool) serveWaiters(n int) {
-	if p.queue.empty() {
+// serveWaiters leases at most as many places as became free. It skips waiters that cannot use a free
+// slot: a retry may still use what its predecessors cannot, but all first attempts can use the same
+// slots.
+func (p *Pool) serveWaiters(places int) {
+	q := &p.queue
+	if q.empty() {
 		return
 	}
-	q := &p.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for el := q.waiters.Front(); el != nil && n > 0; {
-		w := el.Value.(*waiter)
-		el = el.Next()
-		if p.tryServe(w) {
-			n--
+	refused := false // a first attempt
+	for item := range q.waiters.All() {
+		if places <= 0 || refused && q.retries == 0 {
+			return
 		}
+		isRetry := item.Value.isRetry()
+		if refused && !isRetry {
+			continue
+		}
+		served, n := p.tryServe(item)
+		places -= n
+		refused = refused || !served && !isRetry
 	}
 }
 
-// removeLocked is called under mu.
-func (q *waitQueue) removeLocked(w *waiter) {
-	q.waiters.Remove(w.elem)
-	w.elem = nil
-	q.length.Add(-1)
+// end removes a waiter from the queue and wakes it. It is called under mu.
+func (q *waitQueue) end(item *waitItem, r pickResult) {
+	q.remove(item)
+	item.Value.result <- r
 }
 
-func (q *waitQueue) remove(w *waiter) {
+// remove is called under mu.
+func (q *waitQueue) remove(item *waitItem) {
+	q.waiters.Remove(item)
+	q.length.Add(-1)
+	if item.Value.isRetry() {
+		q.retries--
+	}
+}
+
+// leave removes a waiter whose context has ended, unless it was served before.
+func (q *waitQueue) leave(item *waitItem) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if w.elem != nil {
-		q.removeLocked(w)
+	if item.Waiting() {
+		q.remove(item)
 	}
 }
 
@@ -127,10 +155,8 @@ func (q *waitQueue) close(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closedErr = err
-	for el := q.waiters.Front(); el != nil; el = q.waiters.Front() {
-		w := el.Value.(*waiter)
-		q.removeLocked(w)
-		w.result <- pickResult{err: err}
+	for item := range q.waiters.All() {
+		q.end(item, pickResult{err: err})
 	}
 	q.length.Add(1) // every later Pick enqueues and gets closedErr
 }
