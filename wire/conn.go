@@ -53,8 +53,10 @@ type Conn struct {
 	writeBuf       buffer             // what the writer is writing
 	controlFramer  *http2.Framer      // writes into controlBuf
 	dataFramer     *http2.Framer      // writes into writeBuf
-	encoder        *hpack.Encoder     // writes into headerBuf
-	headerBuf      buffer
+	encoder        *hpack.Encoder     // writes into indexedBuf
+	indexedBuf     buffer             // the fields of a request that belong into the HPACK table
+	headerBuf      []byte             // the header block of a request
+	fieldCache     fieldCache
 	peerSettings   settings
 	outflow        int64 // connection window for sending
 	inflow         int64 // connection window for receiving
@@ -101,7 +103,7 @@ func newConn(conn, rawConn net.Conn, cfg Config) *Conn {
 	c.block.decoder.SetMaxStringLength(maxHeaderListSize)
 	c.controlFramer = http2.NewFramer(&c.controlBuf, nil)
 	c.dataFramer = http2.NewFramer(&c.writeBuf, nil)
-	c.encoder = hpack.NewEncoder(&c.headerBuf)
+	c.encoder = hpack.NewEncoder(&c.indexedBuf)
 	return c
 }
 

@@ -62,6 +62,7 @@ func (c *Conn) applySetting(s http2.Setting) error {
 		c.peerSettings.maxFrameSize = int(min(s.Val, 1<<20)) // larger frames would only delay other requests
 	case http2.SettingHeaderTableSize:
 		c.encoder.SetMaxDynamicTableSize(min(s.Val, hpackTableSize))
+		c.fieldCache.block = nil // the next block must start with the new size
 	case http2.SettingInitialWindowSize:
 		return c.resizeWindows(int64(s.Val))
 	case http2.SettingEnablePush:

@@ -283,6 +283,10 @@ func TestPeerHeaderTableSize(t *testing.T) {
 		tc := newTestConn(t, wire.Config{})
 		tc.start(t.Context(), post("/"))
 		first := tc.peer.nextFrame(http2.FrameHeaders)
+		for range 2 { // these use the table
+			tc.start(t.Context(), post("/"))
+			tc.peer.nextFrame(http2.FrameHeaders)
+		}
 		tc.peer.sendSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
 		tc.peer.nextFrame(http2.FrameSettings)
 		tc.peer.decoder.SetAllowedMaxDynamicTableSize(0)

@@ -38,7 +38,7 @@ func (r *Request) With(f Field) *Request {
 type Field struct {
 	Name, Value string
 	// NeverIndexed keeps the field out of the HPACK table. Set it for values that do not repeat (an
-	// ID, a device path) and for secrets (a token).
+	// ID, a device path) and for secrets (a token). A Conn sends such fields after all others.
 	NeverIndexed bool
 }
 

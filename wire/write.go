@@ -147,7 +147,7 @@ func (c *Conn) drainExhausted() {
 // requires (RFC 9113 §6.10).
 func (c *Conn) sendHeaders(s *stream) {
 	c.encodeHeaders(s.req)
-	rest := []byte(c.headerBuf)
+	rest := c.headerBuf
 	first := rest[:min(len(rest), c.peerSettings.maxFrameSize)]
 	rest = rest[len(first):]
 	_ = c.dataFramer.WriteHeaders(http2.HeadersFrameParam{
@@ -164,16 +164,13 @@ func (c *Conn) sendHeaders(s *stream) {
 // like every field marked NeverIndexed it stays out of the HPACK table, which then holds only
 // values that repeat (RFC 7541 §7.1.3).
 func (c *Conn) encodeHeaders(r *Request) {
-	c.headerBuf = c.headerBuf[:0]
-	c.encodeField(":method", r.Method)
-	c.encodeField(":scheme", "https")
-	c.encodeField(":authority", c.cfg.Authority)
+	pseudo, rest := c.encodeIndexed(r)
+	c.headerBuf = append(c.headerBuf[:0], pseudo...)
 	c.headerBuf = appendNeverIndexed(c.headerBuf, ":path", r.Path)
+	c.headerBuf = append(c.headerBuf, rest...)
 	for i := range r.Header {
 		if f := &r.Header[i]; f.NeverIndexed {
 			c.headerBuf = appendNeverIndexed(c.headerBuf, f.Name, f.Value)
-		} else {
-			c.encodeField(f.Name, f.Value)
 		}
 	}
 }
