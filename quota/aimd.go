@@ -51,20 +51,36 @@ type aimdLimiter struct {
 	passed       meter         // allowed attempts
 }
 
-// allow takes a token, or returns false.
-func (l *aimdLimiter) allow(now time.Time) bool {
+// take takes up to n tokens, and returns how many.
+func (l *aimdLimiter) take(now time.Time, n int) int {
 	if now.Before(l.closedUntil) || now.Before(l.blockedUntil) || now.Before(l.probeUntil) {
-		return false
+		return 0
 	}
-	bucket := l.bucketAt(now, now)
-	if bucket != nil && !bucket.AllowN(now, 1) {
-		return false
+	if l.probePending {
+		n = min(n, 1)
 	}
-	l.passed.count(now)
+	if bucket := l.bucketAt(now, now); bucket != nil {
+		n = min(n, int(bucket.TokensAt(now))+1) // AllowN rounds up
+		for n > 0 && !bucket.AllowN(now, n) {
+			n--
+		}
+	}
+	if n == 0 {
+		return 0
+	}
+	l.passed.count(now, n)
 	if l.probePending {
 		l.probePending, l.probeUntil = false, now.Add(probeWindow)
 	}
-	return true
+	return n
+}
+
+// restore returns n tokens that were not used.
+func (l *aimdLimiter) restore(now time.Time, n int) {
+	l.passed.count(now, -n)
+	if bucket := l.bucketAt(now, now); bucket != nil {
+		bucket.AllowN(later(now, l.tunedAt), -n)
+	}
 }
 
 // delay returns the time until count attempts in a row can be allowed.
@@ -242,9 +258,10 @@ type meter struct {
 	previous, current float64
 }
 
-func (m *meter) count(now time.Time) {
+// count adds n, which is negative for what did not happen after all.
+func (m *meter) count(now time.Time, n int) {
 	m.advance(now)
-	m.current++
+	m.current = max(m.current+float64(n), 0)
 }
 
 func (m *meter) advance(now time.Time) {

@@ -128,27 +128,89 @@ func (l *RateLimiter) Reserve(n *push.Notification, maxWait time.Duration) (r *R
 	if l == nil {
 		return nil, 0, true
 	}
-	permit, wait, ok := l.targets.reserve(n)
-	if !ok {
+	if wait, ok = l.targets.take(n); !ok {
 		return nil, max(wait, l.closedFor()), false
 	}
 	limiters := l.limitersFor(n)
-	for len(limiters) > 0 && limiters[0].tryAcquire(n) {
-		limiters = limiters[1:]
-	}
-	if len(limiters) == 0 {
-		permit.finish(true)
+	if take(limiters, n, 1) == 1 {
 		return nil, 0, true
 	}
 	r = newReservation(n, limiters, maxWait)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	wait, queued, ok := r.acquireNext()
-	permit.finish(ok)
+	if !ok {
+		restore(limiters[:len(limiters)-len(r.remaining)], 1)
+		l.targets.restore(n)
+	}
 	if !queued {
 		return nil, wait, ok
 	}
 	return r, wait, true
+}
+
+// TryAcquireN returns how many notifications of ns, from the front, may be attempted immediately,
+// and takes their tokens. It returns 0 if a notification waits in their lane or a higher one, or if
+// a scope is closed. It stops before a notification whose app, lane or scopes differ from those of
+// the first, and before one whose target is closed or has used its limit. Call Return for
+// notifications that are not attempted after all.
+func (l *RateLimiter) TryAcquireN(ns []*push.Notification) int {
+	if l == nil {
+		return len(ns)
+	}
+	count := 0
+	for ; count < len(ns) && haveSameScopes(ns[0], ns[count]); count++ {
+		if _, ok := l.targets.take(ns[count]); !ok {
+			break
+		}
+	}
+	if count == 0 {
+		return 0
+	}
+	allowed := take(l.limitersFor(ns[0]), ns[0], count)
+	for _, n := range ns[allowed:count] {
+		l.targets.restore(n)
+	}
+	return allowed
+}
+
+// Return gives back the tokens of notifications that are not attempted. unused is a part of those
+// that one call of TryAcquireN has allowed.
+func (l *RateLimiter) Return(unused []*push.Notification) {
+	if l == nil || len(unused) == 0 {
+		return
+	}
+	restore(l.limitersFor(unused[0]), len(unused))
+	for _, n := range unused {
+		l.targets.restore(n)
+	}
+}
+
+// haveSameScopes reports whether the same shared scopes apply to two notifications.
+func haveSameScopes(a, b *push.Notification) bool {
+	return a.App == b.App && a.EffectiveLane() == b.EffectiveLane() && isTopic(a) == isTopic(b)
+}
+
+// take takes up to count tokens for notifications like n from each of the limiters, and returns how
+// many.
+func take(limiters []*scopeLimiter, n *push.Notification, count int) int {
+	for i, l := range limiters {
+		taken := l.take(n, count)
+		restore(limiters[:i], count-taken)
+		if count = taken; count == 0 {
+			break
+		}
+	}
+	return count
+}
+
+func restore(limiters []*scopeLimiter, count int) {
+	if count == 0 {
+		return
+	}
+	for _, l := range limiters {
+		l.restore(count)
+	}
 }
 
 // limitersFor returns the limiters that n must pass, the narrowest scope first.

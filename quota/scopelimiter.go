@@ -40,16 +40,25 @@ func lanePriority(n *push.Notification) int {
 	}
 }
 
-// tryAcquire allows an attempt at n, or returns false if it would have to wait.
-func (l *scopeLimiter) tryAcquire(n *push.Notification) bool {
+// take takes up to count tokens for notifications like n, and returns how many.
+func (l *scopeLimiter) take(n *push.Notification, count int) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for priority := range lanePriority(n) + 1 {
 		if l.queue.LaneLen(priority) > 0 {
-			return false
+			return 0
 		}
 	}
-	return l.aimd.allow(time.Now())
+	return l.aimd.take(time.Now(), count)
+}
+
+// restore returns count tokens that were not used.
+func (l *scopeLimiter) restore(count int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.aimd.restore(now, count)
+	l.resetTimer(now)
 }
 
 // reserve allows r's attempt, queues r, or rejects it if its wait would exceed its deadline. wait
@@ -59,11 +68,11 @@ func (l *scopeLimiter) reserve(r *Reservation) (wait time.Duration, queued, ok b
 	defer l.mu.Unlock()
 	now := time.Now()
 	ahead := l.queue.Ahead(r.priority, r.app, l.weights[r.app])
-	if ahead == 0 && l.aimd.allow(now) {
+	if ahead == 0 && l.aimd.take(now, 1) == 1 {
 		return 0, false, true
 	}
 	if wait = l.aimd.delay(now, ahead+1); now.Add(wait).After(r.deadline) {
-		l.rejected.count(now)
+		l.rejected.count(now, 1)
 		return wait, false, false
 	}
 	r.item = l.queue.Push(r.priority, r.app, l.weights[r.app], r)
@@ -103,7 +112,7 @@ func (l *scopeLimiter) takeReady() (ready []*Reservation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	for l.queue.Len() > 0 && l.aimd.allow(now) {
+	for l.queue.Len() > 0 && l.aimd.take(now, 1) == 1 {
 		ready = append(ready, l.queue.Pop(nil).Value)
 	}
 	l.armed = false

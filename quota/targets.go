@@ -38,14 +38,6 @@ type target struct {
 	collapsible *rate.Limiter // created on first use
 }
 
-// targetPermit is the result of reserve: a target with a token in each of the buckets. The target
-// stays locked until finish is called. The zero value is a permit without a entry.
-type targetPermit struct {
-	target  *target
-	buckets [3]*rate.Limiter
-	at      time.Time
-}
-
 func (t *targetTable) init() {
 	t.seed, t.entries = maphash.MakeSeed(), make(map[uint64]*list.Element)
 }
@@ -107,14 +99,15 @@ func (t *targetTable) count() (total, closed int) {
 	return len(t.entries), closed
 }
 
-// reserve checks that n's target is open and has tokens for n. It returns a permit, for which
-// finish must be called, or the time until the target is available.
-func (t *targetTable) reserve(n *push.Notification) (p targetPermit, wait time.Duration, ok bool) {
+// take takes a token from each bucket of n's target, or returns the time until the target is
+// available. Without a limit and a closed target, take acquires no lock.
+func (t *targetTable) take(n *push.Notification) (wait time.Duration, ok bool) {
 	entry := t.lookup(n)
 	if entry == nil {
-		return targetPermit{}, 0, true
+		return 0, true
 	}
 	entry.mu.Lock()
+	defer entry.mu.Unlock()
 	now := time.Now()
 	buckets := t.bucketsFor(entry, n, now)
 	wait = entry.aimd.closedFor(now)
@@ -124,10 +117,31 @@ func (t *targetTable) reserve(n *push.Notification) (p targetPermit, wait time.D
 		}
 	}
 	if wait > 0 {
-		entry.mu.Unlock()
-		return targetPermit{}, wait, false
+		return wait, false
 	}
-	return targetPermit{entry, buckets, now}, 0, true
+	takeAll(buckets, now, 1)
+	return 0, true
+}
+
+// restore returns the tokens of a notification that is not attempted.
+func (t *targetTable) restore(n *push.Notification) {
+	entry := t.lookup(n)
+	if entry == nil {
+		return
+	}
+	entry.mu.Lock()
+	defer entry.mu.Unlock()
+	now := time.Now()
+	takeAll(t.bucketsFor(entry, n, now), later(now, entry.aimd.tunedAt), -1)
+}
+
+// takeAll takes n tokens, which it returns if n is negative, from each of the buckets.
+func takeAll(buckets [3]*rate.Limiter, at time.Time, n int) {
+	for _, b := range buckets {
+		if b != nil {
+			b.AllowN(at, n)
+		}
+	}
 }
 
 // bucketsFor returns the buckets of target from which n needs a token. entry.mu is held.
@@ -169,19 +183,6 @@ func ensureBucket(bucket **rate.Limiter, limit Limit) *rate.Limiter {
 	return *bucket
 }
 
-// finish takes the tokens if take is true, and unlocks the entry.
-func (p targetPermit) finish(take bool) {
-	if p.target == nil {
-		return
-	}
-	defer p.target.mu.Unlock()
-	for _, b := range p.buckets {
-		if take && b != nil {
-			b.AllowN(p.at, 1)
-		}
-	}
-}
-
 // closedFor returns how long the target stays closed.
 func (t *target) closedFor() time.Duration {
 	if t == nil {
@@ -217,12 +218,7 @@ func (c *Config) targetLimit(n *push.Notification) Limit {
 
 // isTopic reports whether n goes to many devices at once.
 func isTopic(n *push.Notification) bool {
-	switch n.Kind() {
-	case push.ToTopic, push.ToCondition, push.ToChannel:
-		return true
-	default:
-		return false
-	}
+	return n.Topic != "" || n.Condition != "" || n.Channel != ""
 }
 
 // key returns a hash of n's target with a seed of the process. Two targets collide with a

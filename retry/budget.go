@@ -36,14 +36,17 @@ type Budget struct {
 
 // Deposit counts a first attempt. Call it before the attempt is sent: counted at its end, a
 // provider that has stopped answering would look idle.
-func (b *Budget) Deposit() {
+func (b *Budget) Deposit() { b.DepositN(1) }
+
+// DepositN counts n first attempts.
+func (b *Budget) DepositN(n int) {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.advance()
-	b.firstAttempts.current++
+	b.firstAttempts.current += float64(n)
 }
 
 // Withdraw takes one retry after an attempt that ended in o. It returns false if none is left. A

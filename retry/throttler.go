@@ -55,7 +55,7 @@ type AdaptiveThrottler struct {
 	credit             float64   // notifications allowed because probes succeeded; negative after failures
 }
 
-// Permit is returned by Acquire and passed to Record.
+// Permit is returned by Acquire and AcquireN and passed to Record.
 type Permit struct{ generation int }
 
 const (
@@ -67,21 +67,29 @@ const (
 
 // Acquire counts a notification that is about to be sent. It returns false if the notification must
 // not be sent. After true, the caller must call Record when the notification has ended.
-func (t *AdaptiveThrottler) Acquire() (p Permit, ok bool) {
+func (t *AdaptiveThrottler) Acquire() (p Permit, ok bool) { return t.AcquireN(1) }
+
+// AcquireN is Acquire for n notifications that share a permit. For more than one it returns true
+// only while nothing is rejected, and otherwise it counts nothing: call Acquire for each. After
+// true, the caller must call Record for each notification, or RecordN for several.
+func (t *AdaptiveThrottler) AcquireN(n int) (p Permit, ok bool) {
 	if t == nil {
 		return Permit{}, true
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rejection := t.rejectionRate(t.advance())
-	t.requests.current++
+	if rejection > 0 && n > 1 {
+		return Permit{}, false
+	}
+	t.requests.current += float64(n)
 	if rejection > 0 && !t.probe(1-rejection) {
 		if t.credit < 1 {
 			return Permit{}, false
 		}
 		t.credit--
 	}
-	t.pending++
+	t.pending += n
 	return Permit{t.generation}, true
 }
 
@@ -109,13 +117,23 @@ func (t *AdaptiveThrottler) AllowRetry() bool {
 
 // Record records the outcome of a notification with a permit. Any answer shows that the provider is
 // up. Unsent, Abandoned and Expired show nothing: they cancel out the request and earn no credit.
-func (t *AdaptiveThrottler) Record(p Permit, o push.Outcome) {
+func (t *AdaptiveThrottler) Record(p Permit, o push.Outcome) { t.RecordN(p, o, 1) }
+
+// RecordN records n notifications with the same permit and outcome.
+func (t *AdaptiveThrottler) RecordN(p Permit, o push.Outcome, n int) {
 	if t == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	elapsed := t.advance()
+	for range n {
+		t.record(p, o, elapsed)
+	}
+}
+
+// record records one notification. t.mu is held.
+func (t *AdaptiveThrottler) record(p Permit, o push.Outcome, elapsed float64) {
 	if p.generation == t.generation {
 		t.pending--
 	}

@@ -46,6 +46,7 @@ type AdaptiveLimiter struct {
 	fairQueue
 	limit         float64
 	unleased      int     // notifications in flight that have no lease yet
+	leaseWaiters  int     // permits with such notifications
 	leaseCapacity float64 // number of leases when a notification last had to wait for one; 0: unknown
 	sample        sample
 }
@@ -67,60 +68,80 @@ const (
 	shedRetryAfter  = time.Second
 )
 
-// acquire admits n, waits, or returns the cause of the rejection. waited reports whether n waited.
-// After ok, the caller must call endWait once and then release with the returned usage.
-func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (u *usage, waited bool, cause push.Outcome, ok bool) {
+// acquire waits for a place for n, or returns a *rejection. With the lease, the caller must call
+// endWait of the permit.
+func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (p permit, err error) {
 	if a == nil {
-		return nil, false, push.Outcome{}, true
+		return permit{}, nil
 	}
-	u, waited, cause = a.fairQueue.acquire(ctx, n, maxWait, cmp.Or(a.MaxQueue, 10_000), a)
-	return u, waited, cause, u != nil
+	if p, err = a.fairQueue.acquire(ctx, n, maxWait, cmp.Or(a.MaxQueue, 10_000), a); err == nil {
+		p.unleased = 1
+	}
+	return p, err
 }
 
-// admit implements admitter. a.mu is held.
-func (a *AdaptiveLimiter) admit(n *push.Notification, u *usage) (cause push.Outcome, ok bool) {
-	if a.unleased > 1 {
+// tryAcquireN takes up to count places for notifications like n, and returns how many.
+func (a *AdaptiveLimiter) tryAcquireN(n *push.Notification, count int) (p permit, granted int) {
+	if a == nil {
+		return permit{}, count
+	}
+	p, granted = a.fairQueue.tryAcquireN(n, count, a)
+	p.unleased = granted
+	return p, granted
+}
+
+// admit implements limiter.
+func (a *AdaptiveLimiter) admit(n *push.Notification, u *usage, count int) (granted int, cause push.Outcome) {
+	if a.leaseWaiters > 1 {
 		a.leaseCapacity = float64(a.inFlight - a.unleased)
 	}
+	for ; granted < count; granted++ {
+		if cause = a.check(n, u); cause.Reason != "" {
+			break
+		}
+		a.start(u)
+		a.unleased++
+	}
+	if granted > 0 {
+		a.leaseWaiters++
+		a.sample.peak = max(a.sample.peak, a.inFlight)
+	}
+	return granted, cause
+}
+
+// check returns the outcome of the rejection of n, or the zero Outcome. a.mu is held.
+func (a *AdaptiveLimiter) check(n *push.Notification, u *usage) push.Outcome {
 	switch inFlight := float64(a.inFlight); {
 	case inFlight >= a.currentLimit()*limitFraction(n):
-		return push.Outcome{Verdict: push.Unsent, Reason: reasonOverloaded, RetryAfter: shedRetryAfter}, false
+		return push.Outcome{Verdict: push.Unsent, Reason: reasonOverloaded, RetryAfter: shedRetryAfter}
 	case a.leaseCapacity > 0 && inFlight >= a.leaseCapacity*borrowThreshold && a.exceedsShare(u):
-		return push.Outcome{Verdict: push.Throttled, Reason: reasonOverShare, RetryAfter: shedRetryAfter}, false
+		return push.Outcome{Verdict: push.Throttled, Reason: reasonOverShare, RetryAfter: shedRetryAfter}
 	}
-	a.start(u)
-	a.unleased++
-	a.sample.peak = max(a.sample.peak, a.inFlight)
-	return push.Outcome{}, true
+	return push.Outcome{}
 }
 
-// endWait records that a notification in flight got its lease or will not get one.
-func (a *AdaptiveLimiter) endWait() {
-	if a == nil {
-		return
-	}
+// endWait implements limiter.
+func (a *AdaptiveLimiter) endWait(count int, last bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.unleased--
+	if a.unleased -= count; last {
+		a.leaseWaiters--
+	}
 }
 
-// release removes a notification of u from those in flight. wait is the time it waited for its
-// lease and work the time it held it.
-func (a *AdaptiveLimiter) release(u *usage, wait, work time.Duration) {
-	if a == nil {
-		return
-	}
+// release implements limiter.
+func (a *AdaptiveLimiter) release(u *usage, count int, wait, took time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s, now := &a.sample, time.Now()
-	s.wait += wait
-	s.work += work
-	s.count++
+	s.wait += wait * time.Duration(count)
+	s.work += took * time.Duration(count)
+	s.count += count
 	if s.count >= minSamples && now.Sub(s.start) >= minSampleTime {
 		a.updateLimit(s)
 		a.sample = sample{start: now, peak: a.inFlight}
 	}
-	a.finish(u, a)
+	a.finish(u, count, a)
 }
 
 // updateLimit adapts the limit to a sample. The limit does not grow while less than half of it is

@@ -32,34 +32,42 @@ type ConcurrencyLimit struct {
 // thresholdFactor is the maximum ratio of what a flow has in flight to what is free.
 const thresholdFactor = 4
 
-// acquire admits n, waits, or returns the cause of the rejection. After ok, the caller must call
-// release with the returned usage.
-func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (u *usage, cause push.Outcome, ok bool) {
+// acquire waits for a place for n, or returns a *rejection.
+func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (permit, error) {
 	if c == nil {
-		return nil, push.Outcome{}, true
+		return permit{}, nil
 	}
-	u, _, cause = c.fairQueue.acquire(ctx, n, maxWait, c.limit(), c)
-	return u, cause, u != nil
+	return c.fairQueue.acquire(ctx, n, maxWait, c.limit(), c)
 }
 
-// admit implements admitter. c.mu is held.
-func (c *ConcurrencyLimit) admit(n *push.Notification, u *usage) (cause push.Outcome, ok bool) {
-	free := float64(c.limit())*limitFraction(n) - float64(c.inFlight)
-	if float64(u.inFlight) >= thresholdFactor*free {
-		return push.Outcome{Verdict: push.Unsent, Reason: reasonGatewayFull, RetryAfter: shedRetryAfter}, false
+// tryAcquireN takes up to count places for notifications like n, and returns how many.
+func (c *ConcurrencyLimit) tryAcquireN(n *push.Notification, count int) (p permit, granted int) {
+	if c == nil {
+		return permit{}, count
 	}
-	c.start(u)
-	return push.Outcome{}, true
+	return c.fairQueue.tryAcquireN(n, count, c)
 }
 
-// release removes a notification of u from those in flight.
-func (c *ConcurrencyLimit) release(u *usage) {
-	if c == nil {
-		return
+// admit implements limiter.
+func (c *ConcurrencyLimit) admit(n *push.Notification, u *usage, count int) (granted int, cause push.Outcome) {
+	usable := float64(c.limit()) * limitFraction(n)
+	for ; granted < count; granted++ {
+		if free := usable - float64(c.inFlight); float64(u.inFlight) >= thresholdFactor*free {
+			return granted, push.Outcome{Verdict: push.Unsent, Reason: reasonGatewayFull, RetryAfter: shedRetryAfter}
+		}
+		c.start(u)
 	}
+	return granted, push.Outcome{}
+}
+
+// endWait implements limiter.
+func (c *ConcurrencyLimit) endWait(int, bool) {}
+
+// release implements limiter.
+func (c *ConcurrencyLimit) release(u *usage, count int, _, _ time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.finish(u, c)
+	c.finish(u, count, c)
 }
 
 func (c *ConcurrencyLimit) limit() int { return cmp.Or(c.Max, 10_000) }

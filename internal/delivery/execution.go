@@ -26,25 +26,26 @@ type execution struct {
 	attempts          []push.Attempt
 	throttlePermit    retry.Permit
 	hasThrottlePermit bool
-	globalPermit      *usage // of ConcurrencyLimit
-	adaptivePermit    *usage // of AdaptiveLimiter
-	leaseWaitStart    time.Time
-	cancelled         bool // the caller cancelled the last attempt, which says nothing about the provider
+	globalPermit      permit // of ConcurrencyLimit
+	adaptivePermit    permit // of AdaptiveLimiter
+	cancelled         bool   // the caller cancelled the last attempt, which says nothing about the provider
 }
 
 // acquireGlobal acquires the concurrency limit of the gateway.
 func (x *execution) acquireGlobal(ctx context.Context) (cause push.Outcome, ok bool) {
-	if x.globalPermit, cause, ok = x.ConcurrencyLimit.acquire(ctx, x.n, x.maxWait(ctx)); ok {
-		return push.Outcome{}, true
+	var err error
+	if x.globalPermit, err = x.ConcurrencyLimit.acquire(ctx, x.n, x.maxWait(ctx)); err != nil {
+		return x.shed(err), false
 	}
-	return x.shed(cause), false
+	return push.Outcome{}, true
 }
 
 // shed reports that a limit rejected the notification and returns the cause.
-func (x *execution) shed(cause push.Outcome) push.Outcome {
+func (x *execution) shed(err error) push.Outcome {
 	if expired(x.n) {
 		return expiredOutcome
 	}
+	cause := err.(*rejection).Outcome
 	x.Observer.shed(x.n, cause)
 	return cause
 }
@@ -110,17 +111,15 @@ func (x *execution) waitReservation(ctx context.Context, reservation *quota.Rese
 // acquireAdaptive acquires the adaptive limit. After a wait it checks the rate limiter again: a
 // scope may have been closed.
 func (x *execution) acquireAdaptive(ctx context.Context) (cause push.Outcome, ok bool) {
-	permit, waited, cause, ok := x.AdaptiveLimiter.acquire(ctx, x.n, x.maxWait(ctx))
-	x.adaptivePermit = permit
-	if !ok {
-		return x.shed(cause), false
+	var err error
+	if x.adaptivePermit, err = x.AdaptiveLimiter.acquire(ctx, x.n, x.maxWait(ctx)); err != nil {
+		return x.shed(err), false
 	}
-	if !waited {
+	if !x.adaptivePermit.waited {
 		return push.Outcome{}, true
 	}
 	if wait := x.RateLimiter.RetryAfter(x.n); wait > 0 {
-		x.AdaptiveLimiter.endWait()
-		x.AdaptiveLimiter.release(x.adaptivePermit, 0, 0)
+		x.adaptivePermit.release(push.Outcome{}, 0)
 		return rateLimited(wait), false
 	}
 	return push.Outcome{}, true
@@ -133,20 +132,18 @@ func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause 
 		return nil, cause
 	}
 	if cause, ok := x.acquireThrottle(); !ok {
-		x.AdaptiveLimiter.endWait()
-		x.AdaptiveLimiter.release(x.adaptivePermit, 0, 0)
+		x.adaptivePermit.release(cause, 0)
 		return nil, cause
 	}
-	x.leaseWaitStart = time.Now()
 	lease, err := x.Pool.Pick(ctx, x.tried)
-	x.AdaptiveLimiter.endWait()
 	if err != nil {
-		x.AdaptiveLimiter.release(x.adaptivePermit, time.Since(x.leaseWaitStart), 0)
+		x.adaptivePermit.release(push.Outcome{}, 0)
 		return nil, noLease(err)
 	}
+	x.adaptivePermit.endWait()
 	if expired(x.n) {
 		lease.Done(expiredOutcome)
-		x.AdaptiveLimiter.release(x.adaptivePermit, time.Since(x.leaseWaitStart), 0)
+		x.adaptivePermit.release(expiredOutcome, 0)
 		return nil, expiredOutcome
 	}
 	return lease, push.Outcome{}
@@ -160,7 +157,7 @@ func (x *execution) attempt(ctx context.Context, lease *pool.Lease) push.Outcome
 	a := push.Attempt{Endpoint: lease.Endpoint().String(), Environment: x.Environment, Started: time.Now()}
 	a.Outcome = x.send(ctx, lease)
 	a.Took = time.Since(a.Started)
-	x.AdaptiveLimiter.release(x.adaptivePermit, a.Started.Sub(x.leaseWaitStart), a.Took)
+	x.adaptivePermit.release(a.Outcome, a.Took)
 	x.record(a)
 	return a.Outcome
 }
@@ -239,9 +236,7 @@ func (x *execution) countedAttempts() int {
 
 // finish returns the receipt and releases the permits that are held for all attempts.
 func (x *execution) finish(cause push.Outcome) push.Receipt {
-	if x.globalPermit != nil {
-		x.ConcurrencyLimit.release(x.globalPermit)
-	}
+	x.globalPermit.release(push.Outcome{}, 0)
 	receipt := newReceipt(x.n, finalOutcome(x.attempts, cause), x.attempts...)
 	if x.hasThrottlePermit {
 		x.Throttler.Record(x.throttlePermit, x.lastOutcome())

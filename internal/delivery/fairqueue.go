@@ -22,11 +22,17 @@ type fairQueue struct {
 	shed     uint64
 }
 
-// admitter decides whether a notification may start. It is called with the lock of the fairQueue
-// held.
-type admitter interface {
-	// admit starts n, which belongs to u, or returns the cause of the rejection.
-	admit(n *push.Notification, u *usage) (cause push.Outcome, ok bool)
+// limiter is a limit with a fairQueue.
+type limiter interface {
+	// admit starts up to count notifications like n, which belong to u, and returns how many. If it
+	// is 0, cause is the outcome of the rejection. The lock of the fairQueue is held.
+	admit(n *push.Notification, u *usage, count int) (granted int, cause push.Outcome)
+	// endWait records that count notifications have a lease or will not get one. last is true if
+	// these are the last ones of their permit.
+	endWait(count int, last bool)
+	// release ends count notifications of u. wait is the time that each one waited for its lease,
+	// and took the time with it.
+	release(u *usage, count int, wait, took time.Duration)
 }
 
 // flowKey identifies the flow of a notification. Limits are shared between flows.
@@ -70,37 +76,88 @@ func lanePriority(n *push.Notification) int {
 	}
 }
 
-// acquire admits n or returns the cause of the rejection, with a nil usage. If n is rejected but
-// can queue and fewer than maxQueue wait, acquire waits up to maxWait. waited reports whether it
-// did.
-func (q *fairQueue) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration, maxQueue int, a admitter) (u *usage, waited bool, cause push.Outcome) {
-	u, w, cause := q.admitOrQueue(n, maxQueue, a)
-	if w == nil {
-		return u, false, cause
-	}
-	if w.wait(ctx, maxWait) || !q.cancel(w, ctx.Err()) {
-		return w.usage, true, push.Outcome{}
-	}
-	return nil, true, orAbandoned(ctx, cause)
+// permit is the right to places of a limit, for notifications of one flow. Each place is released
+// once. The zero value is the permit of a limit that is not set.
+type permit struct {
+	limiter  limiter // nil: no limit
+	usage    *usage
+	waited   bool // in the queue of the limit
+	start    time.Time
+	wait     time.Duration // from start until the lease
+	unleased int           // places without a lease; 0 if the limit does not distinguish them
 }
 
-// admitOrQueue admits n, queues it, or sheds it.
-func (q *fairQueue) admitOrQueue(n *push.Notification, maxQueue int, a admitter) (u *usage, w *waiter, cause push.Outcome) {
+// endWait records that the remaining places of an AdaptiveLimiter have their leases. Until then, one
+// goroutine may use the permit; afterwards, several may release its places.
+func (p *permit) endWait() {
+	if p.unleased > 0 {
+		p.wait = time.Since(p.start)
+		p.limiter.endWait(p.unleased, true)
+		p.unleased = 0
+	}
+}
+
+// release releases a place. took is the time of the attempt, or 0 without one.
+func (p *permit) release(o push.Outcome, took time.Duration) { p.releaseN(o, took, 1) }
+
+// releaseN releases count places. took is the time of each attempt.
+func (p *permit) releaseN(_ push.Outcome, took time.Duration, count int) {
+	if p.limiter == nil || count == 0 {
+		return
+	}
+	wait := p.wait
+	if p.unleased > 0 {
+		p.unleased -= count
+		p.limiter.endWait(count, p.unleased == 0)
+		wait = time.Since(p.start)
+	}
+	p.limiter.release(p.usage, count, wait, took)
+}
+
+// rejection is the error of a notification that a limit rejects.
+type rejection struct{ push.Outcome }
+
+func (r *rejection) Error() string { return r.Reason }
+
+// acquire waits for a place. It returns a *rejection if the limit rejects n, after at most maxWait
+// if n can queue and fewer than maxQueue wait.
+func (q *fairQueue) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration, maxQueue int, l limiter) (permit, error) {
+	u, w, cause := q.admitOrQueue(n, maxQueue, l)
+	switch {
+	case u == nil:
+		return permit{}, &rejection{cause}
+	case w != nil && !w.wait(ctx, maxWait) && q.cancel(w, ctx.Err()):
+		return permit{}, &rejection{orAbandoned(ctx, cause)}
+	}
+	return permit{limiter: l, usage: u, waited: w != nil, start: time.Now()}, nil
+}
+
+// admitOrQueue admits n, queues it, or sheds it. If it sheds n, u is nil.
+func (q *fairQueue) admitOrQueue(n *push.Notification, maxQueue int, l limiter) (u *usage, w *waiter, cause push.Outcome) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	u = q.usageOf(n)
-	cause, ok := a.admit(n, u)
+	granted, cause := l.admit(n, u, 1)
 	switch {
-	case ok:
-		return u, nil, cause
+	case granted == 1:
 	case n.CanQueue && q.queue.Len() < maxQueue:
 		w = &waiter{n: n, usage: u, ready: make(chan struct{})}
 		w.item = q.queue.Push(lanePriority(n), u.key, 1, w)
-		return nil, w, cause
 	default:
 		q.shed++
 		return nil, nil, cause
 	}
+	return u, w, cause
+}
+
+// tryAcquireN admits up to count notifications like n, and returns how many. It neither queues nor
+// sheds the others.
+func (q *fairQueue) tryAcquireN(n *push.Notification, count int, l limiter) (p permit, granted int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	u := q.usageOf(n)
+	granted, _ = l.admit(n, u, count)
+	return permit{limiter: l, usage: u, start: time.Now()}, granted
 }
 
 // usageOf returns the usage of n's flow. q.mu is held.
@@ -137,14 +194,14 @@ func (q *fairQueue) start(u *usage) {
 	q.inFlight++
 }
 
-// finish removes a notification of u from those in flight and admits waiters. q.mu is held.
-func (q *fairQueue) finish(u *usage, a admitter) {
-	u.inFlight--
-	q.inFlight--
+// finish removes count notifications of u from those in flight and admits waiters. q.mu is held.
+func (q *fairQueue) finish(u *usage, count int, l limiter) {
+	u.inFlight -= count
+	q.inFlight -= count
 	for q.queue.Len() > 0 {
 		item := q.queue.Pop(func(w *waiter) bool {
-			_, ok := a.admit(w.n, w.usage)
-			return ok
+			granted, _ := l.admit(w.n, w.usage, 1)
+			return granted == 1
 		})
 		if item == nil {
 			return

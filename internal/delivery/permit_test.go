@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/internal/testwait"
+	"github.com/sluice-push/sluice/push"
+)
+
+// runStep is a step of the property tests below: a run takes places, and another one releases its.
+type runStep struct {
+	n       *push.Notification
+	count   int
+	release int
+}
+
+func drawRunSteps(t *rapid.T, apps int) []runStep {
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) runStep {
+		n := &push.Notification{App: fmt.Sprint(rapid.IntRange(1, apps).Draw(t, "app")), CanQueue: rapid.Bool().Draw(t, "can queue")}
+		n.Lane = rapid.SampledFrom([]push.Lane{push.LaneCritical, push.LaneNormal, push.LaneBulk}).Draw(t, "lane")
+		return runStep{n, rapid.IntRange(1, 64).Draw(t, "count"), rapid.IntRange(0, 1000).Draw(t, "release")}
+	}), 1, 60).Draw(t, "steps")
+}
+
+type held struct {
+	permit permit
+	count  int
+}
+
+// runLimiter is a ConcurrencyLimit or an AdaptiveLimiter.
+type runLimiter interface {
+	tryAcquireN(n *push.Notification, count int) (permit, int)
+	Status() LimitStatus
+}
+
+// compareRuns takes places from one limiter in runs and from the other one by one. It returns the
+// first difference.
+func compareRuns(steps []runStep, together, single runLimiter) string {
+	var runs, singles []held
+	for i, s := range steps {
+		p, granted := together.tryAcquireN(s.n, s.count)
+		p.endWait()
+		runs = append(runs, held{p, granted})
+		for k := range granted + 1 {
+			if k == s.count {
+				break
+			}
+			q, one := single.tryAcquireN(s.n, 1)
+			q.endWait()
+			if one != min(granted-k, 1) {
+				return fmt.Sprintf("step %d: %d places together, %d one by one", i, granted, k+one)
+			}
+			if one == 1 {
+				singles = append(singles, held{q, 1})
+			}
+		}
+		if last := s.release % len(runs); runs[last].count > 0 {
+			h := &runs[last]
+			h.permit.releaseN(push.Outcome{}, time.Millisecond, h.count)
+			first := 0
+			for _, r := range runs[:last] {
+				first += r.count
+			}
+			for _, q := range singles[first : first+h.count] {
+				q.permit.release(push.Outcome{}, time.Millisecond)
+			}
+			singles = append(singles[:first], singles[first+h.count:]...)
+			h.count = 0
+		}
+		if a, b := together.Status(), single.Status(); a != b {
+			return fmt.Sprintf("step %d: status %+v, one by one %+v", i, a, b)
+		}
+	}
+	for i := range runs {
+		runs[i].permit.releaseN(push.Outcome{}, 0, runs[i].count)
+	}
+	if s := together.Status(); s.InFlight != 0 || s.Shed != 0 {
+		return fmt.Sprintf("status at the end %+v", s)
+	}
+	return ""
+}
+
+func TestPlacesTakenTogetherEqualPlacesTakenOneByOne(t *testing.T) {
+	compare := func(rt *rapid.T, apps int, together, single runLimiter) {
+		steps := drawRunSteps(rt, apps)
+		var difference string
+		synctest.Test(t, func(*testing.T) { difference = compareRuns(steps, together, single) })
+		if difference != "" {
+			rt.Fatal(difference)
+		}
+	}
+	t.Run("concurrency limit", func(t *testing.T) {
+		rapid.Check(t, func(rt *rapid.T) {
+			limit := rapid.IntRange(1, 1000).Draw(rt, "limit")
+			compare(rt, 3, &ConcurrencyLimit{Max: limit}, &ConcurrencyLimit{Max: limit})
+		})
+	})
+	t.Run("adaptive limiter", func(t *testing.T) {
+		rapid.Check(t, func(rt *rapid.T) {
+			limit := rapid.IntRange(16, 1000).Draw(rt, "limit")
+			capacity := float64(rapid.IntRange(0, 500).Draw(rt, "lease capacity"))
+			compare(rt, 1, &AdaptiveLimiter{InitialLimit: limit, leaseCapacity: capacity}, &AdaptiveLimiter{InitialLimit: limit, leaseCapacity: capacity})
+		})
+	})
+}
+
+func TestRunCountsAsOneLeaseWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a AdaptiveLimiter
+		n := &push.Notification{App: "shop"}
+		first, granted := a.tryAcquireN(n, 64)
+		if granted != 64 {
+			t.Fatalf("%d places", granted)
+		}
+		first.releaseN(push.Outcome{}, 0, 24) // the lease has 40 places
+		first.endWait()
+		second, _ := a.tryAcquireN(n, 64)
+		third, _ := a.tryAcquireN(n, 64)
+		if a.leaseCapacity != 0 {
+			t.Errorf("lease capacity %v, but only one run waited for its lease", a.leaseCapacity)
+		}
+		fourth, err := a.acquire(t.Context(), n, 0)
+		if err != nil || a.leaseCapacity != 40 {
+			t.Errorf("lease capacity %v, want the 40 leases; %v", a.leaseCapacity, err)
+		}
+		time.Sleep(time.Second)
+		second.releaseN(push.Outcome{}, 0, 64)
+		third.endWait()
+		third.releaseN(push.Outcome{}, time.Second, 64)
+		fourth.release(push.Outcome{}, 0)
+		first.releaseN(push.Outcome{}, time.Second, 40)
+		if a.unleased != 0 || a.leaseWaiters != 0 || a.inFlight != 0 {
+			t.Errorf("%d unleased, %d lease waiters, %d in flight", a.unleased, a.leaseWaiters, a.inFlight)
+		}
+	})
+}
+
+func TestReleasedRunAdmitsWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &ConcurrencyLimit{Max: 10}
+		run, granted := c.tryAcquireN(&push.Notification{App: "shop"}, 64)
+		if granted == 0 || granted == 10 {
+			t.Fatalf("%d places", granted)
+		}
+		done := make(chan error, granted)
+		for range granted {
+			go func() {
+				p, err := c.acquire(t.Context(), &push.Notification{App: "shop", CanQueue: true}, time.Minute)
+				p.release(push.Outcome{}, 0)
+				done <- err
+			}()
+		}
+		synctest.Wait()
+		if s := c.Status(); s.Waiting == 0 {
+			t.Errorf("status %+v, want waiters", s)
+		}
+		run.releaseN(push.Outcome{}, 0, granted)
+		for range granted {
+			if err := testwait.For(t, done, "a waiter"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestNilLimitsGrantWholeRuns(t *testing.T) {
+	n := new(push.Notification)
+	p, granted := (*ConcurrencyLimit)(nil).tryAcquireN(n, 64)
+	q, adaptive := (*AdaptiveLimiter)(nil).tryAcquireN(n, 64)
+	p.releaseN(push.Outcome{}, 0, 64)
+	q.endWait()
+	q.releaseN(push.Outcome{}, 0, 64)
+	if granted != 64 || adaptive != 64 {
+		t.Errorf("%d and %d places", granted, adaptive)
+	}
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package retry_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/retry"
+)
+
+// runStep is a step of the property tests below: count notifications start, and some end.
+type runStep struct {
+	sleep   time.Duration
+	count   int
+	verdict push.Verdict
+}
+
+func drawRunSteps(t *rapid.T) []runStep {
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) runStep {
+		return runStep{
+			// The microsecond keeps a step from starting when an earlier one ends.
+			sleep:   time.Duration(rapid.IntRange(0, 1000).Draw(t, "milliseconds"))*time.Millisecond + time.Microsecond,
+			count:   rapid.IntRange(1, 64).Draw(t, "count"),
+			verdict: rapid.SampledFrom([]push.Verdict{push.Accepted, push.Accepted, push.Unavailable, push.Unknown, push.Unsent}).Draw(t, "verdict"),
+		}
+	}), 1, 60).Draw(t, "steps")
+}
+
+func TestAcquireNEqualsSingleCallsWhileNothingIsRejected(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		steps := drawRunSteps(rt)
+		var failure string
+		synctest.Test(t, func(*testing.T) {
+			together, single := &retry.AdaptiveThrottler{Rand: maxJitter}, &retry.AdaptiveThrottler{Rand: maxJitter}
+			for i, s := range steps {
+				time.Sleep(s.sleep)
+				rejecting := together.RejectionRate() > 0
+				p, ok := together.AcquireN(s.count)
+				if ok != !rejecting && s.count > 1 {
+					failure = fmt.Sprintf("step %d: AcquireN = %v at rejection rate %v", i, ok, together.RejectionRate())
+					return
+				}
+				if !ok && s.count > 1 {
+					continue
+				}
+				var permits []retry.Permit
+				for range s.count {
+					q, allowed := single.Acquire()
+					if allowed != ok {
+						failure = fmt.Sprintf("step %d: AcquireN = %v, Acquire = %v", i, ok, allowed)
+						return
+					}
+					permits = append(permits, q)
+				}
+				if ok {
+					time.AfterFunc(roundTrip, func() {
+						together.RecordN(p, push.Outcome{Verdict: s.verdict}, s.count)
+						for _, q := range permits {
+							single.Record(q, push.Outcome{Verdict: s.verdict})
+						}
+					})
+				}
+				if a, b := together.RejectionRate(), single.RejectionRate(); a != b {
+					failure = fmt.Sprintf("step %d: rejection rate %v, with single calls %v", i, a, b)
+					return
+				}
+			}
+			time.Sleep(time.Second)
+			if a, b := together.RejectionRate(), single.RejectionRate(); a != b {
+				failure = fmt.Sprintf("rejection rate %v at the end, with single calls %v", a, b)
+			}
+		})
+		if failure != "" {
+			rt.Fatal(failure)
+		}
+	})
+}
+
+func TestDepositNEqualsSingleDeposits(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		steps := drawRunSteps(rt)
+		var failure string
+		synctest.Test(t, func(*testing.T) {
+			var together, single retry.Budget
+			for i, s := range steps {
+				time.Sleep(s.sleep)
+				together.DepositN(s.count)
+				for range s.count {
+					single.Deposit()
+				}
+				for range s.count {
+					if o := (push.Outcome{Verdict: push.Unavailable}); together.Withdraw(o) != single.Withdraw(o) {
+						failure = fmt.Sprintf("step %d: the budgets differ", i)
+						return
+					}
+				}
+			}
+		})
+		if failure != "" {
+			rt.Fatal(failure)
+		}
+	})
+}
+
+func TestNilThrottlerAndBudgetAllowRuns(t *testing.T) {
+	var th *retry.AdaptiveThrottler
+	p, ok := th.AcquireN(64)
+	th.RecordN(p, push.Outcome{}, 64)
+	(*retry.Budget)(nil).DepositN(64)
+	if !ok {
+		t.Error("a nil throttler rejects")
+	}
+}
