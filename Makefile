@@ -47,7 +47,7 @@ bench: build ## run the load tests of docs/performance.md, BENCH (default 15s) e
 	bin/gateway bench --dev --duration $(BENCH) --in-flight 64
 
 benchmarks: ## run the Go benchmarks of the packages on the send path
-	$(GO) test -run '^$$' -bench . -benchmem ./wire ./pool ./internal/delivery ./internal/api ./internal/queue ./internal/gateway
+	$(GO) test -run '^$$' -bench . -benchmem ./push ./wire ./pool ./internal/delivery ./internal/api ./internal/queue ./internal/gateway
 
 SEEDS ?= 200
 crash: ## kill a busy queue at SEEDS (default 200) random moments, also during repeated calls with Idempotency-Keys and send --file; count lost and repeated notifications; writes data/crash.json

@@ -56,15 +56,30 @@ func appendQuoted(b []byte, text string) []byte {
 
 // needsNoEscaping reports whether text is its own JSON string when put in quotes.
 func needsNoEscaping(text string) bool {
+	rest := text
+	for len(rest) >= 8 && isPlain8(rest) {
+		rest = rest[8:]
+	}
 	ascii := true
-	for i := range len(text) {
-		c := text[i]
+	for i := range len(rest) {
+		c := rest[i]
 		if c < ' ' || c == '"' || c == '\\' {
 			return false
 		}
 		ascii = ascii && c < utf8.RuneSelf
 	}
 	return ascii || utf8.ValidString(text)
+}
+
+// isPlain8 reports whether the first eight bytes of text are ASCII and need no escaping. It compares
+// all of them at once: the high bit of a byte of the result is set if the byte is not plain.
+func isPlain8(text string) bool {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	b := text[:8]
+	x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+		uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+	quote, backslash := x^'"'*each, x^'\\'*each
+	return (x|(x-' '*each)|(quote-each)|(backslash-each))&high == 0
 }
 
 // appendStringMap writes entries as an object, sorted by name.

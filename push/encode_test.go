@@ -76,6 +76,22 @@ func checkAppendJSON(t *rapid.T) {
 
 func TestAppendJSONMatchesStructTags(t *testing.T) { rapid.Check(t, checkAppendJSON) }
 
+// TestEveryByteIsQuoted puts each byte at each position of a text, alone and next to a letter outside
+// ASCII.
+func TestEveryByteIsQuoted(t *testing.T) {
+	for c := range 256 {
+		for at := range 17 {
+			for _, end := range []string{"", "é", "\xff"} {
+				text := strings.Repeat("~", at) + string([]byte{byte(c)}) + strings.Repeat(" ", 16-at) + end
+				var back push.Receipt
+				if err := json.Unmarshal(push.Receipt{ID: text}.AppendJSON(nil), &back); err != nil || back.ID != string([]rune(text)) {
+					t.Fatalf("%q is read as %q: %v", text, back.ID, err)
+				}
+			}
+		}
+	}
+}
+
 func FuzzAppendJSON(f *testing.F) { f.Fuzz(rapid.MakeFuzz(checkAppendJSON)) }
 
 func TestAppendJSONRejectsInvalidValues(t *testing.T) {
