@@ -106,6 +106,7 @@ type batch struct {
 	attempts  context.Context // of the attempts in flight; cancelled at the end
 	shared    sharedContext
 	pending   []job          // read, but not dispatched
+	now       time.Time      // when the first one of pending was read
 	slots     chan struct{}  // one for each notification in flight
 	jobs      chan job       // for the enqueuers
 	running   sync.WaitGroup // tasks and enqueuers
@@ -204,7 +205,10 @@ func (b *batch) addItem(index int, text []byte) {
 		b.reject(index, p)
 		return
 	}
-	assignID(n, b.app)
+	if len(b.pending) == 0 {
+		b.now = time.Now()
+	}
+	assignID(n, b.app, b.now)
 	n.CanQueue = true
 	if b.pending = append(b.pending, job{index, newSubmission(n, key, text)}); len(b.pending) == maxPendingJobs {
 		b.flush()

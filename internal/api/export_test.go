@@ -2,7 +2,17 @@
 
 package api
 
-import "github.com/sluice-push/sluice/push"
+import (
+	"time"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// IDGenerator generates UUIDs.
+type IDGenerator struct{ idGenerator }
+
+// Next returns the next UUID.
+func (g *IDGenerator) Next(now time.Time) string { return g.next(now) }
 
 // FastDecode returns nil unless the fast decoder decodes text.
 func FastDecode(text []byte, key *string) *push.Notification { return fastDecode(text, key) }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/google/uuid"
 )
 
 // response is the http.ResponseWriter of one request, with the values for its log line.
@@ -59,7 +58,7 @@ func setBodyDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time)
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		out := &response{ResponseWriter: w, requestID: requestID(r), trace: traceParent(r)}
+		out := &response{ResponseWriter: w, requestID: requestID(r, start), trace: traceParent(r)}
 		h := out.Header()
 		h["X-Request-Id"] = []string{out.requestID}
 		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
@@ -111,11 +110,11 @@ func routeOf(r *http.Request) string {
 }
 
 // requestID returns the X-Request-ID of the request if it is short and plain, otherwise a new one.
-func requestID(r *http.Request) string {
+func requestID(r *http.Request, now time.Time) string {
 	if id := r.Header.Get("X-Request-ID"); isPlain(id, 128) {
 		return id
 	}
-	return uuid.NewString()
+	return ids.next(now)
 }
 
 // isPlain reports whether s has 1 to maxLen characters, none of which needs quoting anywhere.

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -43,7 +41,7 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	if p != nil {
 		return p
 	}
-	assignID(n, w.app)
+	assignID(n, w.app, time.Now())
 	sub := newSubmission(n, key, body.Bytes())
 	if async {
 		s.enqueue(r.Context(), []*submission{sub})
@@ -57,10 +55,9 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	return nil
 }
 
-// assignID sets the ID, the app and the time of n. The ID is a UUID of version 7, so that IDs sort
-// by time.
-func assignID(n *push.Notification, app string) {
-	n.ID, n.App, n.AcceptedAt = uuid.Must(uuid.NewV7()).String(), app, time.Now()
+// assignID sets the ID, the app and the time of n.
+func assignID(n *push.Notification, app string, now time.Time) {
+	n.ID, n.App, n.AcceptedAt = ids.next(now), app, now
 }
 
 // bufferPool holds buffers for bodies and responses.
