@@ -4,7 +4,9 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,11 +23,15 @@ type Lease struct {
 	conn     *endpointConn
 	ticket   ticket
 	size     int32
-	held     atomic.Int32 // places that have not been given back
-	started  time.Time    // of the last Do
+	held     atomic.Int32                       // places that have not been given back
+	started  time.Time                          // when Do or Start was called last
+	cancel   atomic.Pointer[context.CancelFunc] // of Start on a Conn that is no wire.Starter
 }
 
-var _ wire.Doer = (*Lease)(nil)
+var (
+	_ wire.Doer    = (*Lease)(nil)
+	_ wire.Starter = (*Lease)(nil)
+)
 
 // Endpoint returns the endpoint, for appending to Tried.
 func (l *Lease) Endpoint() *Endpoint { return l.endpoint }
@@ -36,16 +42,54 @@ func (l *Lease) Conn() Conn { return l.conn.conn }
 // Size returns for how many requests the lease was granted; at least 1.
 func (l *Lease) Size() int { return int(l.size) }
 
-// Do sends the request on the leased connection. The caller calls Done with the outcome as soon as
-// Do has returned, because the time until then counts as the latency.
+// Do sends the request on the leased connection.
 func (l *Lease) Do(ctx context.Context, r *wire.Request) (*wire.Response, error) {
 	l.started = time.Now()
 	return l.conn.conn.Do(ctx, r)
 }
 
+// Start sends at most Size requests on the leased connection, with the contract of wire.Starter. It is
+// called once. Complete calls Done or Succeeded for each result.
+func (l *Lease) Start(rs []*wire.Request, h wire.Handler) {
+	l.started = time.Now()
+	if s, ok := l.Conn().(wire.Starter); ok {
+		s.Start(rs, h)
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.cancel.Store(&cancel)
+	var mu sync.Mutex // allows one Complete at a time
+	for i, r := range rs {
+		go func() {
+			_ = l.pool.recovered(func() error {
+				result := wire.Result{Index: i, Err: errPanicked, Started: l.started}
+				defer func() {
+					result.Ended = time.Now()
+					mu.Lock()
+					defer mu.Unlock()
+					h.Complete([]wire.Result{result})
+				}()
+				result.Response, result.Err = l.Conn().Do(ctx, r)
+				return nil
+			})
+		}()
+	}
+}
+
+var errPanicked error = &wire.Error{Reason: wire.LostAfterWrite, Err: errors.New("the connection panicked")}
+
+// Cancel ends the requests of Start that have not ended.
+func (l *Lease) Cancel(h wire.Handler) {
+	if s, ok := l.Conn().(wire.Starter); ok {
+		s.Cancel(h)
+	} else if cancel := l.cancel.Load(); cancel != nil {
+		(*cancel)()
+	}
+}
+
 // Done gives back one place and records the outcome of its request. The outcome feeds the breaker
 // and outlier detection: EndpointFault counts as a failure, EndpointOK as a success, and any other
-// outcome says nothing about the endpoint.
+// outcome says nothing about the endpoint. The time since Do or Start counts as the latency.
 func (l *Lease) Done(o push.Outcome) {
 	if l.take(1) == 0 {
 		return

@@ -18,7 +18,8 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Conn is one connection to an endpoint. *wire.Conn implements it.
+// Conn is one connection to an endpoint. *wire.Conn implements it. If a Conn is also a wire.Starter,
+// Lease.Start uses that; otherwise it calls Do in one goroutine for each request.
 type Conn interface {
 	wire.Doer
 	// Run serves the connection until it ends or ctx ends.
