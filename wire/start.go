@@ -90,23 +90,24 @@ func (c *Conn) deliver() {
 		for i, r := range runs {
 			runs[i] = nil
 			c.collectResults(r)
-			c.mu.Unlock()
 			c.callHandler(r.handler)
-			c.mu.Lock()
 		}
 		c.completedSpare = runs
 	}
 	c.delivering = false
 }
 
+// callHandler passes c.results to h without the lock, which it takes again.
 func (c *Conn) callHandler(h Handler) {
+	c.mu.Unlock()
+	defer c.mu.Lock()
 	defer c.endOnPanic()
 	h.Complete(c.results)
+	clear(c.results)
 }
 
 // collectResults moves the results of r to c.results.
 func (c *Conn) collectResults(r *run) {
-	clear(c.results)
 	c.results = c.results[:0]
 	now := time.Now()
 	for r.ended.n > 0 {
