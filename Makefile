@@ -22,12 +22,12 @@ test-future: ## run the tests with the wall clock 400 days ahead
 race: ## run the tests under the race detector
 	$(GO) test -race ./...
 
-lint: ## gofmt, vet, staticcheck, errcheck, retired names; nothing to install
+lint: ## gofmt, vet, staticcheck, errcheck, retired names, unbounded waits in tests; nothing to install
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 	$(TOOL) errcheck -exclude tools/errcheck.txt ./...
-	$(GO) test -count=1 -run 'TestRetired' .
+	$(GO) test -count=1 -run 'TestRetired|TestWaits' .
 
 notices: ## write THIRD_PARTY_NOTICES.md, the licences of the modules in the binary
 	$(TOOL) go-licenses report --template tools/notices.tmpl ./cmd/gateway | tr -d '\r' >THIRD_PARTY_NOTICES.md

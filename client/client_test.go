@@ -92,7 +92,7 @@ func TestRetriesOfClientAndGatewayDoNotMultiply(t *testing.T) {
 			}
 		})
 	}
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 	for receipt, err := range c.SendBatch(t.Context(), testNotifications(100, 200)) {
 		if err == nil {
 			t.Errorf("%+v", receipt)
@@ -153,7 +153,7 @@ func TestDrainingGatewayCausesNoErrors(t *testing.T) {
 	waitConnected(c, 2)
 	more()
 	stop()
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 	_, accepted := env.counts()
 	for i, n := range accepted {
 		if n != 1 {
@@ -232,7 +232,7 @@ func TestLossyConnectionIsKept(t *testing.T) {
 			}
 		})
 	}
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 	if lost.Load() != 0 {
 		t.Errorf("%d connections were lost or ejected", lost.Load())
 	}
@@ -271,7 +271,7 @@ func TestLostZoneFailsOver(t *testing.T) {
 	from := sent.Load()
 	waitUntil(func() bool { return sent.Load() > from+100 })
 	stop()
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 }
 
 func TestAllCallsOfLostGatewayAreRepeatedOnce(t *testing.T) {
@@ -292,7 +292,7 @@ func TestAllCallsOfLostGatewayAreRepeatedOnce(t *testing.T) {
 			}
 		})
 	}
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 }
 
 func TestGatewayFileIsReloaded(t *testing.T) {
@@ -412,7 +412,7 @@ func TestEnqueueAndEvents(t *testing.T) {
 		break
 	}
 	cancel()
-	enqueuing.Wait()
+	testwait.Call(t, enqueuing.Wait, "the end of Enqueue")
 }
 
 func TestEnqueueWithoutQueue(t *testing.T) {

@@ -192,7 +192,7 @@ func TestHedgedSendReachesProviderOnce(t *testing.T) {
 			}
 		})
 	}
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 	proxy.freeze()
 	send(near, n) // tries the unreachable gateway, and then the other one
 	requests, _ := env.counts()

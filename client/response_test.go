@@ -151,7 +151,7 @@ func TestConcurrencyGrantIsRespected(t *testing.T) {
 			}
 		})
 	}
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 	if maxSeen.Load() > 3 {
 		t.Errorf("%d requests in flight, the gateway granted 3", maxSeen.Load())
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -172,7 +173,7 @@ func TestBlackholeFreezesConnectionsAndHandshakes(t *testing.T) {
 		t.Fatalf("the ledger has %q", got)
 	}
 	setScript(t, m)
-	if err := <-handshake; err != nil {
+	if err := testwait.For(t, handshake, "the handshake"); err != nil {
 		t.Errorf("afterwards: the handshake ended with %v", err)
 	}
 	if r := old.Response(); r.Status != 200 {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -46,7 +47,7 @@ func TestLedgerIsAwaitedOverHTTP(t *testing.T) {
 		done <- call(t, "GET", m.LedgerURL()+"?service=apns&await=1&timeout="+time.Minute.String(), "").body
 	}()
 	do(t, newClient(t, m), push(t, m))
-	if text := <-done; !strings.Contains(text, deviceToken) {
+	if text := testwait.For(t, done, "the response"); !strings.Contains(text, deviceToken) {
 		t.Errorf("got %s", text)
 	}
 	for query, want := range map[string]int{"?await=2&timeout=1ms": 408, "?await=x": 400, "?timeout=1h": 400, "?awai=1": 400} {
@@ -190,7 +191,7 @@ func TestConcurrentPushesAreRecordedOnce(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	testwait.Call(t, wg.Wait, "the end of all pushes")
 	counts := m.Ledger().AcceptedByID()
 	for id, n := range counts {
 		if n != 1 {

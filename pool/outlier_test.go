@@ -19,7 +19,7 @@ func (tp *testPool) sendAtRate(perSecond int, d time.Duration) {
 		group.Go(func() { tp.attempt() })
 		time.Sleep(time.Second / time.Duration(perSecond))
 	}
-	group.Wait()
+	group.Wait() // bounded by the bubble
 }
 
 // failSome makes endpoint i fail n of every m requests for the duration d. It sends one request

@@ -14,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/pool"
 )
 
@@ -201,7 +202,7 @@ func (s dnsServer) serve(t *testing.T) string {
 			defer close(ended)
 			_ = server.ActivateAndServe()
 		}()
-		<-started
+		testwait.For(t, started, "the start of the DNS server")
 		t.Cleanup(func() {
 			_ = server.Shutdown()
 			<-ended

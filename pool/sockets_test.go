@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
@@ -295,7 +296,7 @@ func TestChurnLeaksNothing(t *testing.T) {
 			}
 		})
 	}
-	load.Wait()
+	testwait.Call(t, load.Wait, "the end of the load")
 	if n := sp.events.Load(); n < changes {
 		t.Errorf("%d changes within %s; want %d", n, 5*testTimeout, changes)
 	}
@@ -303,7 +304,7 @@ func TestChurnLeaksNothing(t *testing.T) {
 		t.Error(err)
 	}
 	cancel()
-	if err := <-ended; err != nil {
+	if err := testwait.For(t, ended, "the end of Run"); err != nil {
 		t.Error(err)
 	}
 	err = goleak.Find(before)

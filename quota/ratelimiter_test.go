@@ -370,7 +370,7 @@ func play(l *quota.RateLimiter, schedule []arrival) (sent []time.Time) {
 			l.Record(toToken("a"), throttled(push.ScopeProject, a.refusal))
 		}
 	}
-	wg.Wait()
+	wg.Wait() // bounded by the bubble
 	slices.SortFunc(sent, time.Time.Compare)
 	return sent
 }

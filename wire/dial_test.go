@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -94,7 +95,7 @@ func TestRequestsOverTLS(t *testing.T) {
 		wantStatus(t, result{res, err}, 200)
 	}
 	c.Drain()
-	if err := <-ended; err != nil {
+	if err := testwait.For(t, ended, "the end of Run"); err != nil {
 		t.Errorf("Run returned %v", err)
 	}
 }
@@ -275,7 +276,7 @@ func TestClientOverTLS(t *testing.T) {
 	res, err := c.Do(t.Context(), post("/"))
 	wantStatus(t, result{res, err}, 200)
 	c.Drain()
-	if err := <-ended; err != nil {
+	if err := testwait.For(t, ended, "the end of Run"); err != nil {
 		t.Errorf("Run returned %v", err)
 	}
 }

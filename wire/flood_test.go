@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -23,7 +24,7 @@ func resetByTimeout(t *testing.T) *testConn {
 	tc := newTestConn(t, wire.Config{})
 	r := post("/")
 	r.Timeout = time.Second
-	wantError(t, <-tc.start(t.Context(), r), wire.ResponseTimeout, wire.Unknown, true)
+	wantError(t, testwait.For(t, tc.start(t.Context(), r), "the response timeout"), wire.ResponseTimeout, wire.Unknown, true)
 	tc.peer.nextFrame(http2.FrameRSTStream)
 	return tc
 }

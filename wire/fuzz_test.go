@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -98,7 +99,7 @@ func runFrames(t *testing.T, frames []byte, closeAfter bool) {
 	}
 	for range requests {
 		var e *wire.Error
-		if err := <-results; err != nil && !errors.As(err, &e) {
+		if err := testwait.For(t, results, "the end of a request"); err != nil && !errors.As(err, &e) {
 			t.Errorf("a request ended with %v; want a *wire.Error", err)
 		}
 	}
@@ -107,7 +108,7 @@ func runFrames(t *testing.T, frames []byte, closeAfter bool) {
 		t.Errorf("all requests have ended, but the state is %+v", s)
 	}
 	var e *wire.Error
-	if err := <-ended; err != nil && !errors.As(err, &e) {
+	if err := testwait.For(t, ended, "the end of Run"); err != nil && !errors.As(err, &e) {
 		t.Errorf("Run returned %v; want a *wire.Error", err)
 	}
 	_ = serverSide.Close()

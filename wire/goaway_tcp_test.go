@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -31,9 +32,9 @@ func TestGoAwayIsHonoredBeforeTCPReset(t *testing.T) {
 		}
 		var running sync.WaitGroup
 		running.Go(func() { _ = c.Run(context.Background()) })
-		results := sendMany(c, 300)
-		running.Wait()
-		mayBeProcessed := <-processed
+		results := sendMany(t, c, 300)
+		testwait.Call(t, running.Wait, "the end of Run")
+		mayBeProcessed := testwait.For(t, processed, "the end of the server")
 		for path, err := range results {
 			if mayBeProcessed[path] {
 				wantError(t, result{err: err}, wire.GoAwayNoAnswer, wire.Unknown, true)
@@ -61,12 +62,12 @@ func serveThenGoAway(t *testing.T, nc net.Conn, n int) map[string]bool {
 		}
 	}
 	_ = nc.Close()
-	<-p.closed
+	testwait.For(t, p.closed, "the end of the peer")
 	return processed
 }
 
 // sendMany sends n concurrent requests and returns the error of each path.
-func sendMany(c *wire.Conn, n int) map[string]error {
+func sendMany(t *testing.T, c *wire.Conn, n int) map[string]error {
 	var mu sync.Mutex
 	var callers sync.WaitGroup
 	results := map[string]error{}
@@ -79,6 +80,6 @@ func sendMany(c *wire.Conn, n int) map[string]error {
 			results[r.Path] = err
 		})
 	}
-	callers.Wait()
+	testwait.Call(t, callers.Wait, "the end of all calls")
 	return results
 }

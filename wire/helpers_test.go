@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -230,7 +231,7 @@ func newTestConn(t *testing.T, cfg wire.Config, s ...http2.Setting) *testConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-settingsSent
+	testwait.For(t, settingsSent, "the settings of the peer")
 	ctx, stop := context.WithCancel(context.Background())
 	tc := &testConn{Conn: c, peer: p, runErr: make(chan error, 1), stop: stop}
 	go func() { tc.runErr <- c.Run(ctx) }()

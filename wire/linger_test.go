@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -42,11 +43,11 @@ func TestAbortDiscardsUnsentData(t *testing.T) {
 	if lost, ok := errors.AsType[*wire.Error](err); !ok || lost.Reason != wire.PingTimeout {
 		t.Errorf("%v", err)
 	}
-	if err := <-runErr; err == nil {
+	if err := testwait.For(t, runErr, "the end of Run"); err == nil {
 		t.Error("Run returned nil after an abort")
 	}
 	close(resume)
-	if err := <-readErr; !errors.Is(err, syscall.ECONNRESET) {
+	if err := testwait.For(t, readErr, "the end of the connection"); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the peer reads %v; want a connection reset", err)
 	}
 }

@@ -306,9 +306,9 @@ func runStartStress(t *testing.T, seed uint64) {
 			}
 		})
 	}
-	callers.Wait()
+	callers.Wait() // bounded by the bubble
 	f.conn().Drain()
-	f.running.Wait()
+	f.running.Wait() // bounded by the bubble
 }
 
 // startRun starts a run and waits until all its requests have ended.

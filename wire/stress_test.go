@@ -249,9 +249,9 @@ func runStress(t *testing.T, seed uint64) {
 			}
 		})
 	}
-	callers.Wait()
+	callers.Wait() // bounded by the bubble
 	f.conn().Drain()
-	f.running.Wait()
+	f.running.Wait() // bounded by the bubble
 }
 
 // send retries until there is a response, or until the request may have been processed.

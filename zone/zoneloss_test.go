@@ -160,9 +160,9 @@ func simulate(t *testing.T, seconds int, from, until, handshake time.Duration) *
 			}
 		})
 	}
-	callers.Wait()
+	callers.Wait() // bounded by the bubble
 	cancel()
-	pools.Wait()
+	pools.Wait() // bounded by the bubble
 	return r
 }
 

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 var curlCommand = regexp.MustCompile(`(?m)^    export SLUICE_KEY=.*\n    curl -sS (.*\\\n)+.*$`)
@@ -135,7 +137,7 @@ func TestSIGTERMDrainsRequestsInFlight(t *testing.T) {
 	}
 	p.eventually("notifications in flight", func() bool { return int(answered.Load())+inFlight(ready) >= n })
 	p.terminate()
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 }
 
 func TestSecondSignalExitsImmediately(t *testing.T) {
@@ -157,7 +159,7 @@ func TestSecondSignalExitsImmediately(t *testing.T) {
 	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "ended by a second signal") {
 		t.Errorf("exit code %d\n%s", code, p.stderr.String())
 	}
-	posting.Wait()
+	testwait.Call(t, posting.Wait, "the end of the request")
 }
 
 func TestCommandHelp(t *testing.T) {

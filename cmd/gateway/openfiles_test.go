@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 // TestSilentConnectionsDoNotUseUpOpenFiles runs a gateway with a queue that may open 256 files, and
@@ -82,7 +84,7 @@ func TestSilentConnectionsDoNotUseUpOpenFiles(t *testing.T) {
 		}
 	}
 	cancel()
-	flood.Wait()
+	testwait.Call(t, flood.Wait, "the end of all connections")
 	if text := p.stderr.String(); strings.Contains(text, "too many open files") || !strings.Contains(text, `"max_connections":128`) {
 		t.Error(text)
 	}

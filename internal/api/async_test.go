@@ -181,7 +181,7 @@ func TestConcurrentAsyncCallsWithOneKeyEnqueueOnce(t *testing.T) {
 	for range 20 {
 		callers.Go(func() { ts.wantAccepted(ts.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader)) })
 	}
-	callers.Wait()
+	testwait.Call(t, callers.Wait, "the end of all calls")
 	if store.count() != 1 {
 		t.Error(store.count())
 	}

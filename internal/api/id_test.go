@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 func TestIDsAreUUIDsOfVersion7(t *testing.T) {
@@ -51,7 +52,7 @@ func TestIDsOfConcurrentCallsAreUnique(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all callers")
 	for _, of := range ids {
 		if !slices.IsSorted(of) {
 			t.Error("the IDs of a goroutine do not increase")

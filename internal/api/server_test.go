@@ -201,7 +201,7 @@ func TestSlowBatchIsNotCutOff(t *testing.T) {
 			c.write("0\r\n\r\n")
 		})
 		got := receipts(t, c.readResponse().Body)
-		writing.Wait()
+		writing.Wait() // bounded by the bubble
 		if len(got) != items || ts.count() != items {
 			t.Errorf("%d receipts", len(got))
 		}

@@ -24,7 +24,7 @@ type barrier struct {
 	goroutines map[string]bool
 }
 
-func (h *barrier) send(_ context.Context, n *push.Notification) push.Receipt {
+func (h *barrier) send(ctx context.Context, n *push.Notification) push.Receipt {
 	h.mu.Lock()
 	if h.goroutines == nil {
 		h.goroutines, h.released = map[string]bool{}, make(chan struct{})
@@ -35,7 +35,10 @@ func (h *barrier) send(_ context.Context, n *push.Notification) push.Receipt {
 	}
 	full := h.released
 	h.mu.Unlock()
-	<-full
+	select {
+	case <-full:
+	case <-ctx.Done():
+	}
 	return accepted(n)
 }
 

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/internal/asyncwriter"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -123,7 +124,7 @@ func TestConcurrentWritesStayWhole(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all writes")
 	w.Close(time.Minute)
 	got := strings.Count(d.text.String(), "0123456789\n")
 	if got*11 != d.text.Len() || got+w.Dropped() != 4000 {

@@ -93,8 +93,8 @@ func runLoads(t *testing.T, r *delivery.Route, warmUp, duration time.Duration, l
 			}
 		})
 	}
-	drivers.Wait()
-	senders.Wait()
+	drivers.Wait() // bounded by the bubble
+	senders.Wait() // bounded by the bubble
 	return results
 }
 

@@ -255,7 +255,7 @@ func checkConcurrentSends(t *testing.T, rng *rand.Rand) {
 			}
 		})
 	}
-	wg.Wait()
+	wg.Wait() // bounded by the bubble
 	for _, token := range tokens {
 		if refused := w.count(push.Production, token); token[0] == 's' && !cancelled[token] && refused > 1 {
 			t.Errorf("detection of %s took %d rejections", token, refused)

@@ -44,7 +44,7 @@ func runBatches(ctx context.Context, t *testing.T, r *delivery.Route, app string
 			}
 		})
 	}
-	wg.Wait()
+	wg.Wait() // bounded by the bubble
 	return &total
 }
 

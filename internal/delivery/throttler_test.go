@@ -52,7 +52,7 @@ func sendAtRate(t *testing.T, r *delivery.Route, perSecond int, duration time.Du
 		})
 		time.Sleep(time.Second / time.Duration(perSecond))
 	}
-	wg.Wait()
+	wg.Wait() // bounded by the bubble
 	return verdictCounts
 }
 

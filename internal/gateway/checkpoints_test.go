@@ -70,7 +70,7 @@ func TestWebhookLeaseFailover(t *testing.T) {
 				return nil
 			})
 		})
-		return func() { cancel(); wg.Wait() }
+		return func() { cancel(); testwait.Call(t, wg.Wait, "the end of the lease") }
 	}
 	first := gateway(t.Context())
 	testwait.For(t, started, "the start")

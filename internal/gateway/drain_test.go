@@ -49,7 +49,7 @@ func TestShutdownCompletesRequestsInFlight(t *testing.T) {
 	if err := h.stop(); err != nil {
 		t.Error(err)
 	}
-	sending.Wait()
+	testwait.Call(t, sending.Wait, "the end of all sends")
 }
 
 func TestDrainingGatewayIsNotReadyBeforeItStopsListening(t *testing.T) {

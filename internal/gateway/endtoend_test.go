@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 	"github.com/sluice-push/sluice/pool"
 )
@@ -87,7 +88,7 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 
 	var mu sync.Mutex
 	ids := map[string]bool{}
-	forEachConcurrent(callers, notifications, func(i int) {
+	forEachConcurrent(t, callers, notifications, func(i int) {
 		got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"%064x","title":"n %d"}`, rand.Uint64()|1<<60, i))
 		if got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)
@@ -128,7 +129,7 @@ func TestOneFailingEndpointOfEightLosesNoNotification(t *testing.T) {
 func TestColdBurstDialsNoMoreThanPoolSize(t *testing.T) {
 	const size, burst = 4, 500
 	r := newShopGateway(t, mockprovider.Config{Streams: mockprovider.Streams{Start: 1, Max: 1000, Strict: true}}, slowTimeouts+fmt.Sprintf("pool: { size: %d, idle_timeout: 0s }", size))
-	forEachConcurrent(burst, burst, func(i int) {
+	forEachConcurrent(t, burst, burst, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"5a%062x","title":"burst"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)
 		}
@@ -146,7 +147,7 @@ func TestColdBurstDialsNoMoreThanPoolSize(t *testing.T) {
 }
 
 // forEachConcurrent calls do with 0 to n-1 from several goroutines.
-func forEachConcurrent(goroutines, n int, do func(i int)) {
+func forEachConcurrent(t *testing.T, goroutines, n int, do func(i int)) {
 	var group sync.WaitGroup
 	next := make(chan int)
 	for range goroutines {
@@ -160,7 +161,7 @@ func forEachConcurrent(goroutines, n int, do func(i int)) {
 		next <- i
 	}
 	close(next)
-	group.Wait()
+	testwait.Call(t, group.Wait, "the end of all calls")
 }
 
 func TestInvalidInputNamesTheFieldAndSendsNothing(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -119,7 +120,7 @@ func TestBurstToTokenOfOtherEnvironmentCausesOneRefusal(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all sends")
 	if refused := r.mock.Ledger().Summary().Services[mockprovider.APNs].Reasons["BadDeviceToken"]; refused != 1 {
 		t.Errorf("%d refusals, want 1", refused)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -37,7 +38,7 @@ func TestIdempotencyKeyAcrossTwoGateways(t *testing.T) {
 			})
 		}
 	}
-	calls.Wait()
+	testwait.Call(t, calls.Wait, "the end of all calls")
 	for i, r := range receipts {
 		token := fmt.Sprintf("%064x", i+1)
 		if n := len(s.mock.Ledger().Entries(mockprovider.Query{Service: mockprovider.APNs, Token: token})); n > 1 {

@@ -22,7 +22,7 @@ func TestMetricsAndStatusShowFailingEndpoint(t *testing.T) {
 	}, slowTimeouts+"pool: { size: 8, idle_timeout: 0s, breaker: { ejection: 1h, max_ejection: 1h }, outlier: { off: true } }") // one is ejected, once
 	bad := r.mock.APNsAddrs()[3].String()
 	r.waitPoolSize(8)
-	forEachConcurrent(8, notifications, func(i int) {
+	forEachConcurrent(t, 8, notifications, func(i int) {
 		if got := r.send(t, fmt.Sprintf(`{"platform":"apns","token":"c0ffee%058x","title":"canary"}`, i)); got.Status != "accepted" {
 			t.Errorf("notification %d: %+v", i, got)
 		}

@@ -91,6 +91,7 @@ func (c *cluster) writeConfig(nats jetstream.Config, rest string) {
 
 // gatewayProcess is a gateway in its own process, with goroutines that call it.
 type gatewayProcess struct {
+	t       testing.TB
 	url     string
 	process *exec.Cmd
 	done    chan struct{}
@@ -100,7 +101,7 @@ type gatewayProcess struct {
 // startGateway starts a gateway, and callers that send to it until it ends.
 func (c *cluster) startGateway(callers int) *gatewayProcess {
 	c.t.Helper()
-	p := &gatewayProcess{process: exec.Command(os.Args[0]), done: make(chan struct{})}
+	p := &gatewayProcess{t: c.t, process: exec.Command(os.Args[0]), done: make(chan struct{})}
 	p.process.Env = append(os.Environ(), childConfigVar+"="+c.file)
 	p.process.Stderr = os.Stderr
 	out, err := p.process.StdoutPipe()
@@ -152,8 +153,8 @@ func (p *gatewayProcess) stop(sig os.Signal) {
 	}
 	close(p.done)
 	_ = p.process.Process.Signal(sig)
-	_ = p.process.Wait()
-	p.callers.Wait()
+	testwait.Call(p.t, func() { _ = p.process.Wait() }, "the end of the gateway")
+	testwait.Call(p.t, p.callers.Wait, "the end of all callers")
 }
 
 // requestsPerSecond returns the number of requests that FCM got in each second, from the first

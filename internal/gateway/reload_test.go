@@ -100,7 +100,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 		}
 	}
 	over.Store(true)
-	callers.Wait()
+	testwait.Call(t, callers.Wait, "the end of all callers")
 	h.sendBoth()
 }
 
@@ -290,7 +290,7 @@ func TestReloadsLeaveConnectionsAndGoroutinesUnchanged(t *testing.T) {
 		}
 	}
 	over.Store(true)
-	callers.Wait()
+	testwait.Call(t, callers.Wait, "the end of all callers")
 	testwait.Until(t, steady, "only the connections of the current configuration are open")
 	testwait.Until(t, func() bool {
 		http.DefaultClient.CloseIdleConnections()

@@ -249,7 +249,7 @@ func (s mockEnv) sendAll(t *testing.T, d *leakDetector, base string) {
 			d.recordExchange(t, "POST", base+"/v1/apps/"+app+"/notifications/batch?array", s.key, "["+strings.Join(lines[:2], ",")+`,{"title":"`+s.key)
 		})
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all calls")
 }
 
 // recordExchange makes a request and records the response, including its headers.

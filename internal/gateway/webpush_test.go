@@ -84,7 +84,7 @@ func TestWebPushGoesToServiceOfSubscription(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all sends")
 	if got := s.mock.Ledger().Count(mockprovider.Query{Service: mockprovider.WebPush}); got != 20 {
 		t.Errorf("the service got %d requests", got)
 	}
@@ -167,7 +167,7 @@ func TestServiceThatLimitsSenderIsNotFlooded(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all sends")
 	refused := s.mock.Ledger().Count(mockprovider.Query{Status: 429})
 	if accepted.Load() != limit || throttled.Load() != campaign-limit || refused < 20 || refused > 40 {
 		t.Errorf("%d accepted, %d throttled, %d refused by the service", accepted.Load(), throttled.Load(), refused)

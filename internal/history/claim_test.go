@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -91,7 +92,7 @@ func TestConcurrentClaimsHaveOneOwner(t *testing.T) {
 			}
 		})
 	}
-	calls.Wait()
+	testwait.Call(t, calls.Wait, "the end of all claims")
 	if owners.Load() != 1 {
 		t.Errorf("%d calls reserved the key", owners.Load())
 	}

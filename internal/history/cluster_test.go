@@ -176,7 +176,7 @@ func TestClaimSucceedsAsSoonAsTheCluster(t *testing.T) {
 			return err == nil || ctx.Err() != nil
 		}, "the cluster accepts a write")
 		served := time.Now()
-		if err := calls.Wait(); err != nil {
+		if err := calls.Wait(); err != nil { // bounded by ctx
 			t.Error(err)
 		}
 		if late := time.Since(served); late > 6*time.Second {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -96,7 +97,7 @@ func TestItemsKeepTheirOffsetsAfterReopen(t *testing.T) {
 			}
 		})
 	}
-	callers.Wait()
+	testwait.Call(t, callers.Wait, "the end of all callers")
 	shut()
 	e, _, _ := open(t, dir, testStream)
 	got := readAll(t, e)

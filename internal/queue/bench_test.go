@@ -106,7 +106,7 @@ func runConcurrently(turns int, do func(turn int)) {
 			}
 		})
 	}
-	wg.Wait()
+	wg.Wait() // bounded by go test -timeout
 }
 
 // BenchmarkAccept measures notifications accepted per second, from 64 goroutines, one at a time and

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -37,7 +38,7 @@ func TestCancelAndSendExcludeEachOther(t *testing.T) {
 			}
 		})
 	}
-	cancels.Wait()
+	testwait.Call(t, cancels.Wait, "the end of all cancellations")
 	f.journal.waitEnded(t, ns...)
 	cancelled, late := 0, 0
 	for i, n := range ns {

@@ -76,7 +76,7 @@ func TestGatewaysStartOnEmptyCluster(t *testing.T) {
 				return err
 			})
 		}
-		if err := starts.Wait(); err != nil {
+		if err := starts.Wait(); err != nil { // bounded by the time for the setup
 			t.Error(err)
 		}
 		servers.Stop()

@@ -427,7 +427,7 @@ func runAndKill(t *testing.T, dir, url string, after time.Duration) {
 	}
 	time.Sleep(after) // the time of the kill is random on purpose
 	_ = child.Process.Kill()
-	if err := child.Wait(); child.ProcessState.Exited() {
+	if err := child.Wait(); child.ProcessState.Exited() { // bounded by the kill
 		t.Fatalf("the child exited before it was killed: %v: %s", err, out.String())
 	}
 }

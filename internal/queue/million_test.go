@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
 )
 
 // millionCountEnv is the number of notifications to queue. make million sets it.
@@ -57,10 +58,10 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 		batches <- batch
 	}
 	close(batches)
-	accepting.Wait()
+	accepting.Wait() // bounded by go test -timeout
 	status, err := q.Status(t.Context())
 	stop()
-	running.Wait()
+	testwait.Call(t, running.Wait, "the end of the queue and the history")
 	_, _ = hist.Close(), e.Close()
 	peak := peakMemory(t)
 	t.Logf("waiting: %+v; %.0f s of CPU, peak memory %d MiB", status.Waiting, cpuTime().Seconds(), peak>>20)

@@ -81,7 +81,7 @@ func runOnSmallDisk(t *testing.T, dir string) {
 			}
 		})
 	}
-	working.Wait()
+	testwait.Call(t, working.Wait, "the end of all callers")
 	stored := tasksIn(t, f.engine)
 	for id, ok := range accepted {
 		if ok != (stored[id] == 1) || stored[id] > 1 {

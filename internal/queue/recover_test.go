@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -284,7 +285,7 @@ func TestEventsHaveOneOrder(t *testing.T) {
 			}
 		})
 	}
-	calls.Wait()
+	testwait.Call(t, calls.Wait, "the end of all calls")
 	f.journal.waitEnded(t, ns...)
 	for _, n := range ns {
 		if diff := cmp.Diff([]push.Status{push.StatusQueued, push.StatusSending, push.StatusAccepted}, f.journal.statuses(n.ID)); diff != "" {

@@ -171,7 +171,7 @@ func (c *fakeCluster) join(cfg quotalease.Config, demand float64) *testMember {
 // leave stops the member gracefully.
 func (m *testMember) leave() {
 	m.stop()
-	<-m.done
+	<-m.done // bounded by the bubble
 }
 
 // kill stops the member without releasing its leases.

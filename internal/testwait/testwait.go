@@ -32,6 +32,18 @@ func For[T any](t TB, ch <-chan T, what string) T {
 	}
 }
 
+// Call calls f, which may block, such as the Wait of a group, and returns when f returns. If f does
+// not return within Bound, Call fails the test with the name of what it waited for.
+func Call(t TB, f func(), what string) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	For(t, done, what)
+}
+
 // Until calls condition every millisecond until it is true. If it stays false for Bound, Until fails
 // the test with the name of what it waited for.
 func Until(t TB, condition func() bool, what string) {

@@ -23,7 +23,12 @@ func (r *recorder) Fatalf(format string, args ...any) {
 
 func TestWaitFailsAfterItsBound(t *testing.T) {
 	for want, wait := range map[string]func(testwait.TB){
-		"waited 2m0s for the server":            func(t testwait.TB) { testwait.For(t, make(chan int), "the server") },
+		"waited 2m0s for the server": func(t testwait.TB) { testwait.For(t, make(chan int), "the server") },
+		"waited 2m0s for the end": func(t testwait.TB) {
+			ended := make(chan struct{})
+			defer close(ended)
+			testwait.Call(t, func() { <-ended }, "the end")
+		},
 		"waited 2m0s until the server is ready": func(t testwait.TB) { testwait.Until(t, func() bool { return false }, "the server is ready") },
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -37,6 +42,14 @@ func TestWaitFailsAfterItsBound(t *testing.T) {
 				t.Errorf("the message is %q, want %q", r.message, want)
 			}
 		})
+	}
+}
+
+func TestCallReturnsWhenTheFunctionDoes(t *testing.T) {
+	called := false
+	testwait.Call(t, func() { called = true }, "the end")
+	if !called {
+		t.Error("the function was not called")
 	}
 }
 

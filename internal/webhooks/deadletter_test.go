@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/internal/webhooks"
 	"github.com/sluice-push/sluice/push"
 )
@@ -241,7 +242,7 @@ func TestGoneDisablesWebhook(t *testing.T) {
 				if n := p.attempts.Load(); n != 1 {
 					t.Errorf("%d attempts, want 1", n)
 				}
-				<-p.received // the refused message
+				testwait.For(t, p.received, "the refused message")
 				p.gone.Store(false)
 				change(&cfg)
 				w, stop := start(t, cfg)

@@ -22,6 +22,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/internal/webhooks"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/webhook"
@@ -252,7 +253,7 @@ func start(t testing.TB, cfg webhooks.Config) (w *webhooks.Webhook, stop func())
 	})
 	stop = func() {
 		cancel()
-		running.Wait()
+		testwait.Call(t, running.Wait, "the end of Run")
 	}
 	t.Cleanup(stop)
 	return w, stop

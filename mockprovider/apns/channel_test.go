@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider/h2"
 	"github.com/sluice-push/sluice/mockprovider/script"
 )
@@ -221,7 +222,7 @@ func TestNumberOfChannelsIsLimited(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	testwait.Call(t, wg.Wait, "the end of all calls")
 	if got := create(); got.Status != 400 || got.Reason != "CannotCreateChannelConfig" {
 		t.Errorf("channel 10,001: got %d %s", got.Status, got.Body)
 	}

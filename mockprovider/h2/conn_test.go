@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider/h2"
 	"github.com/sluice-push/sluice/mockprovider/h2/h2test"
 )
@@ -412,6 +413,6 @@ func TestOpenRequestsAreRecordedAtTheEnd(t *testing.T) {
 	client.Headers(false, fields("/part")...)
 	client.Ping()
 	_ = client.Raw.Close()
-	<-s.done
+	testwait.For(t, s.done, "the end of the connection")
 	h.wantRecords(t, `1 /whole "drop" true false`, `3 /part "closed" false false`)
 }

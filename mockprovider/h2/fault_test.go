@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider/h2"
 )
 
@@ -61,7 +62,7 @@ func TestGoAwayKeepsAnsweredStreams(t *testing.T) {
 	if goAway == nil || goAway.LastStreamID != 1 || goAway.ErrCode != http2.ErrCodeEnhanceYourCalm || debug != "debug" || !errors.Is(err, io.EOF) {
 		t.Errorf("got %+v %q %v", goAway, debug, err)
 	}
-	<-s.done
+	testwait.For(t, s.done, "the end of the connection")
 	h.wantRecords(t, `1 /answered "" true true`, `3 /open "goaway" false false`)
 }
 
@@ -88,7 +89,7 @@ func TestResetProcessesTheOldestShare(t *testing.T) {
 	if _, _, err := client.ReadToEnd(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the connection ended with %v", err)
 	}
-	<-s.done
+	testwait.For(t, s.done, "the end of the connection")
 	h.wantRecords(t, `1 / "reset" true false`, `3 / "reset" true false`, `5 / "reset" false false`, `7 / "reset" false false`)
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider/h2"
 )
 
@@ -90,7 +91,7 @@ func TestHeldStreamsOfAnEndedConnectionAreRecorded(t *testing.T) {
 	s.conn.GoAway(h2.GoAway{LastOffset: -1})
 	client.Ping()
 	s.conn.Close()
-	<-s.done
+	testwait.For(t, s.done, "the end of the connection")
 	h.wantRecords(t, `1 / "stall" false false`, `3 / "closed" false false`, `5 / "goaway" false false`)
 }
 

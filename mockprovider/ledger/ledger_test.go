@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/mockprovider/ledger"
 )
 
@@ -165,7 +166,7 @@ func TestAwaitReturnsWhenEnoughEntriesMatch(t *testing.T) {
 		l.Add(rejected(push, "dead", 410, "Unregistered"))
 		l.Add(accepted(push, "00fc", ""))
 	}
-	if got := <-done; got.err != nil || len(got.found) != 3 {
+	if got := testwait.For(t, done, "the end of Await"); got.err != nil || len(got.found) != 3 {
 		t.Errorf("got %d entries, %v", len(got.found), got.err)
 	}
 	if found, err := l.Await(t.Context(), pushes, 2); err != nil || len(found) != 3 {

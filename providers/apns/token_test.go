@@ -21,6 +21,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
@@ -100,18 +101,18 @@ func TestConcurrentSendsShareOneToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := &recordingAPNs{status: 200}
 		p := newKeyProvider(t)
-		runConcurrently(100, func() { send(t, p, conn.do, newNotification()) })
+		runConcurrently(t, 100, func() { send(t, p, conn.do, newNotification()) })
 		equal(t, "tokens", len(conn.tokens), 1)
 	})
 }
 
 // runConcurrently calls do n times concurrently and waits for all calls.
-func runConcurrently(n int, do func()) {
+func runConcurrently(t *testing.T, n int, do func()) {
 	var all sync.WaitGroup
 	for range n {
 		all.Go(do)
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all calls")
 }
 
 func TestAppsSharingSignerShareToken(t *testing.T) {
@@ -147,7 +148,7 @@ func TestExpiredTokenIsReplacedOnce(t *testing.T) {
 		send(t, p, conn.do, newNotification())
 		time.Sleep(25 * time.Minute)
 		conn.setResponse(403, "ExpiredProviderToken")
-		runConcurrently(100, func() {
+		runConcurrently(t, 100, func() {
 			o := send(t, p, func(r *wire.Request) (*wire.Response, error) {
 				response, err := conn.do(r)
 				time.Sleep(time.Second) // so that all sends use the same token
@@ -216,7 +217,7 @@ func TestTokensAreAtLeast20MinutesApart(t *testing.T) {
 					default:
 						conn.setResponse(200, "")
 					}
-					runConcurrently(3, func() { send(t, p, conn.do, newNotification()) })
+					runConcurrently(t, 3, func() { send(t, p, conn.do, newNotification()) })
 					time.Sleep(time.Duration(random.Int64N(int64(2 * time.Minute))))
 				}
 				times := conn.issuedTimes(t)
@@ -260,7 +261,7 @@ func TestSendDoesNotModifyRequest(t *testing.T) {
 	r := translate(t, p, n)
 	r.Header = append(r.Header, wire.Field{})[:len(r.Header)] // with spare capacity
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
-	runConcurrently(10, func() { providertest.Send(t.Context(), p, respond(200, ""), n, r) })
+	runConcurrently(t, 10, func() { providertest.Send(t.Context(), p, respond(200, ""), n, r) })
 	equal(t, "request", fmt.Sprint(*r, r.Header[:cap(r.Header)]), before)
 }
 

@@ -132,7 +132,7 @@ func requestPaths(requests []string) (all []string) {
 func TestExternalAccountExchange(t *testing.T) {
 	c := newCloud(t, httptest.NewTLSServer)
 	p := c.newProvider(t, c.workloadFile(nil), io.Discard)
-	runConcurrently(20, func() { equal(t, "token", mustAccept(t, p), accessToken(2)) })
+	runConcurrently(t, 20, func() { equal(t, "token", mustAccept(t, p), accessToken(2)) })
 	requests := c.requests()
 	equal(t, "one exchange", requestPaths(requests), []string{"/subject", "/sts"})
 	for _, part := range []string{"subject_token=SECRET-subject", "auth%2Ffirebase.messaging", "grant-type%3Atoken-exchange"} {
@@ -183,7 +183,7 @@ func TestMetadataServerAccount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runConcurrently(20, func() { equal(t, "token", mustAccept(t, p), accessToken(1)) })
+	runConcurrently(t, 20, func() { equal(t, "token", mustAccept(t, p), accessToken(1)) })
 	equal(t, "one exchange", requestPaths(c.requests()), []string{"/computeMetadata/v1/instance/service-accounts/default/token"})
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/push"
@@ -217,12 +218,12 @@ func authorizationOf(r *wire.Request) string {
 }
 
 // runConcurrently calls do n times concurrently and waits for all calls.
-func runConcurrently(n int, do func()) {
+func runConcurrently(t *testing.T, n int, do func()) {
 	var all sync.WaitGroup
 	for range n {
 		all.Go(do)
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all calls")
 }
 
 func equal(t testing.TB, what string, got, want any) {

@@ -297,7 +297,7 @@ func TestConcurrentSendsShareOneExchange(t *testing.T) {
 				if run {
 					runInBackground(t, p)
 				}
-				runConcurrently(100, func() { equal(t, "token", mustAccept(t, p), accessToken(1)) })
+				runConcurrently(t, 100, func() { equal(t, "token", mustAccept(t, p), accessToken(1)) })
 				equal(t, "exchanges", o.exchanges(), 1)
 			})
 		})
@@ -308,7 +308,7 @@ func TestConcurrentSendsShareOneFailedExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &fakeOAuth{latency: time.Second, status: 503}
 		p := newProviderWith(t, o)
-		runConcurrently(100, func() { equal(t, "verdict", mustNotSend(t, p).Verdict, push.Unavailable) })
+		runConcurrently(t, 100, func() { equal(t, "verdict", mustNotSend(t, p).Verdict, push.Unavailable) })
 		equal(t, "exchanges", o.exchanges(), 1)
 	})
 }
@@ -405,14 +405,14 @@ func TestRefusedTokenIsReplacedOnce(t *testing.T) {
 		p := newProviderWith(t, o)
 		mustAccept(t, p)
 		time.Sleep(5 * time.Minute)
-		runConcurrently(100, func() {
+		runConcurrently(t, 100, func() {
 			judged := send(t, p, func(r *wire.Request) (*wire.Response, error) {
 				time.Sleep(time.Second) // so that all sends use the same token
 				return &wire.Response{Status: 401, Body: []byte(errorResponse(401, "UNAUTHENTICATED", generic401))}, nil
 			}, newNotification())
 			equal(t, "retryable", judged.Renewed && judged.Retryable() && !judged.EndpointFault(), true)
 		})
-		runConcurrently(100, func() { equal(t, "token", mustAccept(t, p), accessToken(2)) })
+		runConcurrently(t, 100, func() { equal(t, "token", mustAccept(t, p), accessToken(2)) })
 		equal(t, "exchanges", o.exchanges(), 2)
 	})
 }
@@ -527,7 +527,7 @@ func TestSendDoesNotModifyRequest(t *testing.T) {
 	p := newProvider(t)
 	r := translate(t, p, newNotification())
 	before := fmt.Sprint(*r, r.Header[:cap(r.Header)])
-	runConcurrently(10, func() {
+	runConcurrently(t, 10, func() {
 		providertest.Send(t.Context(), p, fakeFCM(func(sent *wire.Request) (*wire.Response, error) {
 			equal(t, "header", sent.Header, []wire.Field{
 				{Name: "content-type", Value: "application/json; charset=UTF-8"},

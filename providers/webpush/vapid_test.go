@@ -19,6 +19,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/providers/providertest"
 	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
@@ -94,7 +95,7 @@ func TestConcurrentSendsShareOneToken(t *testing.T) {
 			seen[got] = true
 		})
 	}
-	all.Wait()
+	testwait.Call(t, all.Wait, "the end of all sends")
 	equal(t, "tokens", len(seen), 1)
 }
 
