@@ -81,6 +81,9 @@ func TestDocumentedCommandsRun(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s:%d", b.file, b.line), func(t *testing.T) {
+				if strings.Contains(b.text, "curl") && os.Getenv("SLUICE_TEST_CLOCK_AHEAD") != "" {
+					t.Skip("curl sees the real time, in which the certificates of this test are not valid yet")
+				}
 				out, err := run.block(t, b)
 				if err != nil {
 					t.Errorf("%v\n%s", err, out)
