@@ -3,6 +3,8 @@
 package quota_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,22 +12,42 @@ import (
 	"github.com/sluice-push/sluice/quota"
 )
 
-func Example() {
+// A refusal by the provider closes its scope; other scopes stay open.
+func ExampleRateLimiter_Acquire() {
 	limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 10_000}}) // FCM: 600,000 per minute
-	n := &push.Notification{Target: push.Target{Token: "one"}}
+	one := &push.Notification{Target: push.Target{Token: "one"}}
 	other := &push.Notification{Target: push.Target{Token: "other"}}
 
-	_, wait, ok := limiter.Reserve(n, time.Second)
-	fmt.Println("one:", ok, wait)
+	_, err := limiter.Acquire(context.Background(), one, time.Second)
+	fmt.Println("one:", err)
 
-	limiter.Record(n, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
+	limiter.Record(one, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
 
-	_, wait, ok = limiter.Reserve(n, time.Second)
-	fmt.Println("one:", ok, wait.Round(time.Second))
-	_, wait, ok = limiter.Reserve(other, time.Second)
-	fmt.Println("other:", ok, wait)
+	_, err = limiter.Acquire(context.Background(), one, time.Second)
+	if rejected, ok := errors.AsType[*quota.RejectedError](err); ok {
+		fmt.Println("one: retry after", rejected.RetryAfter.Round(time.Second))
+	}
+	_, err = limiter.Acquire(context.Background(), other, time.Second)
+	fmt.Println("other:", err)
 	// Output:
-	// one: true 0s
-	// one: false 1m0s
-	// other: true 0s
+	// one: <nil>
+	// one: retry after 1m0s
+	// other: <nil>
+}
+
+// A run of notifications takes its tokens at once, and gives back what it does not use.
+func ExampleRateLimiter_TryAcquireN() {
+	limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 3}})
+	var run []*push.Notification
+	for _, token := range []string{"a", "b", "c", "d"} {
+		run = append(run, &push.Notification{Target: push.Target{Token: token}})
+	}
+	allowed := limiter.TryAcquireN(run)
+	fmt.Println(allowed, "of", len(run))
+
+	limiter.Return(run[1:allowed]) // only one could be sent
+	fmt.Println(limiter.TryAcquireN(run[1:]), "of", len(run[1:]))
+	// Output:
+	// 3 of 4
+	// 2 of 3
 }

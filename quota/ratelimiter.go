@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package quota limits the rate of notifications per scope, queues them fairly, and adapts to the
-// provider's refusals. It sends nothing and never sleeps: the caller waits.
+// provider's refusals. It sends nothing and starts no goroutine.
 package quota
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -115,38 +118,61 @@ func New(cfg Config) *RateLimiter {
 	return l
 }
 
-// Reserve asks for one attempt at n. There are three results:
-//
-//   - ok and a nil reservation: the attempt is allowed immediately.
-//   - ok and a reservation: the attempt is queued. wait, at most maxWait, is the estimated wait.
-//   - not ok: no token is taken, and wait is the time after which to try again.
+// RejectedError is the error of an attempt that is not allowed in time.
+type RejectedError struct {
+	// RetryAfter is the time after which to try again.
+	RetryAfter time.Duration
+}
+
+// Error implements error.
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("quota: rate limit reached, retry after %v", e.RetryAfter)
+}
+
+// Acquire waits until an attempt at n is allowed, at most for maxWait, and returns how long it
+// waited. If the estimated wait is longer, or if a scope closes for longer, it returns a
+// *RejectedError immediately. It returns the error of ctx when that ends first. After an error, no
+// token is taken.
 //
 // Only the shared scopes have a queue: the total, the topics and the operator's scopes. A
 // notification to a device or a topic that is closed or has used its limit is rejected immediately:
 // while it waited for its target, it would hold a token of the shared scopes.
-func (l *RateLimiter) Reserve(n *push.Notification, maxWait time.Duration) (r *Reservation, wait time.Duration, ok bool) {
+func (l *RateLimiter) Acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (wait time.Duration, err error) {
 	if l == nil {
-		return nil, 0, true
+		return 0, nil
 	}
-	if wait, ok = l.targets.take(n); !ok {
-		return nil, max(wait, l.closedFor()), false
+	if wait, ok := l.targets.take(n); !ok {
+		return 0, &RejectedError{max(wait, l.closedFor())}
 	}
 	limiters := l.limitersFor(n)
 	if take(limiters, n, 1) == 1 {
-		return nil, 0, true
+		return 0, nil
 	}
-	r = newReservation(n, limiters, maxWait)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	wait, queued, ok := r.acquireNext()
-	if !ok {
-		restore(limiters[:len(limiters)-len(r.remaining)], 1)
+	start := time.Now()
+	passed, err := acquire(ctx, limiters, n, start.Add(min(maxWait, maxClosed)))
+	closed := l.RetryAfter(n) // another scope may have closed during the wait
+	if err == nil && closed > 0 {
+		err = &RejectedError{closed}
+	}
+	if err != nil {
+		restore(limiters[:passed], 1)
 		l.targets.restore(n)
 	}
-	if !queued {
-		return nil, wait, ok
+	if rejected, ok := errors.AsType[*RejectedError](err); ok {
+		rejected.RetryAfter = max(rejected.RetryAfter, closed)
 	}
-	return r, wait, true
+	return time.Since(start), err
+}
+
+// acquire takes a token from each of the limiters, and returns how many have given one.
+func acquire(ctx context.Context, limiters []*scopeLimiter, n *push.Notification, deadline time.Time) (passed int, err error) {
+	for _, l := range limiters {
+		if err := l.acquire(ctx, n, deadline); err != nil {
+			return passed, err
+		}
+		passed++
+	}
+	return passed, nil
 }
 
 // TryAcquireN returns how many notifications of ns, from the front, may be attempted immediately,

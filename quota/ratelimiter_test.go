@@ -3,12 +3,15 @@
 package quota_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,19 +36,49 @@ func throttled(scope push.Scope, after time.Duration) push.Outcome {
 	return push.Outcome{Verdict: push.Throttled, Scope: scope, RetryAfter: after}
 }
 
+// attempt waits for an attempt at n. If it is rejected, wait is the time after which to try again.
+func attempt(l *quota.RateLimiter, n *push.Notification, maxWait time.Duration) (wait time.Duration, ok bool) {
+	_, err := l.Acquire(context.Background(), n, maxWait)
+	if rejected, is := errors.AsType[*quota.RejectedError](err); is {
+		return rejected.RetryAfter, false
+	}
+	return 0, err == nil
+}
+
+// reserve is attempt for a test that does not wait: if the attempt must wait, it does so until the
+// end of the test, and reserve returns the estimated wait. It runs in a bubble of synctest.
+func reserve(t *testing.T, l *quota.RateLimiter, n *push.Notification, maxWait time.Duration) (wait time.Duration, ok bool) {
+	t.Helper()
+	if wait, ok = attempt(l, n, 0); ok || wait > maxWait {
+		return wait, ok
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.Acquire(t.Context(), n, maxWait)
+		done <- err
+	}()
+	synctest.Wait()
+	select {
+	case err := <-done:
+		return wait, err == nil
+	default:
+		return wait, true
+	}
+}
+
 // mustAllow checks that an attempt at n is allowed immediately.
 func mustAllow(t *testing.T, l *quota.RateLimiter, n *push.Notification) {
 	t.Helper()
-	if _, wait, ok := l.Reserve(n, 0); !ok || wait != 0 {
-		t.Errorf("Reserve = %v, %v; want allowed immediately", wait, ok)
+	if wait, ok := attempt(l, n, 0); !ok || wait != 0 {
+		t.Errorf("Acquire = %v, %v; want allowed immediately", wait, ok)
 	}
 }
 
 // mustReject checks that an attempt at n is rejected for the given time.
 func mustReject(t *testing.T, l *quota.RateLimiter, n *push.Notification, want time.Duration) {
 	t.Helper()
-	if _, wait, ok := l.Reserve(n, want-1); ok || wait != want {
-		t.Errorf("Reserve = %v, %v; want rejected for %v", wait, ok, want)
+	if wait, ok := attempt(l, n, want-1); ok || wait != want {
+		t.Errorf("Acquire = %v, %v; want rejected for %v", wait, ok, want)
 	}
 	if wait := l.RetryAfter(n); wait != want {
 		t.Errorf("RetryAfter = %v, want %v", wait, want)
@@ -108,8 +141,8 @@ func TestWaitersForClosedProjectArePaced(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 5}})
 		l.Record(toToken("a"), throttled(push.ScopeProject, 2*time.Second))
 		for i, want := range []time.Duration{2000, 2200, 2400} { // half the rate after the refusal
-			if _, wait, ok := l.Reserve(toToken("a"), 5*time.Second); !ok || wait != want*time.Millisecond {
-				t.Errorf("reservation %d: Reserve = %v, %v; want a wait of %v ms", i, wait, ok, int(want))
+			if wait, ok := reserve(t, l, toToken("a"), 5*time.Second); !ok || wait != want*time.Millisecond {
+				t.Errorf("reservation %d: Acquire = %v, %v; want a wait of %v ms", i, wait, ok, int(want))
 			}
 		}
 	})
@@ -119,8 +152,8 @@ func TestDeviceLimitRejectsWithoutQueueing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := quota.New(quota.Config{Device: quota.Limit{Rate: 1}})
 		mustAllow(t, l, toToken("a"))
-		if _, wait, ok := l.Reserve(toToken("a"), unlimitedWait); ok || wait != time.Second {
-			t.Errorf("Reserve = %v, %v; want rejected for a second", wait, ok)
+		if wait, ok := reserve(t, l, toToken("a"), unlimitedWait); ok || wait != time.Second {
+			t.Errorf("Acquire = %v, %v; want rejected for a second", wait, ok)
 		}
 	})
 }
@@ -152,24 +185,24 @@ func TestClosedTimeIsBetweenOneSecondAndOneHour(t *testing.T) {
 	})
 }
 
-func TestReserveQueuesBeyondBurst(t *testing.T) {
+func TestAcquireQueuesBeyondBurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 2}})
 		for i, want := range []time.Duration{0, 0, 100 * time.Millisecond, 200 * time.Millisecond} {
-			if _, wait, ok := l.Reserve(toToken("a"), time.Second); !ok || wait != want {
-				t.Errorf("reservation %d: Reserve = %v, %v; want a wait of %v", i, wait, ok, want)
+			if wait, ok := reserve(t, l, toToken("a"), time.Second); !ok || wait != want {
+				t.Errorf("reservation %d: Acquire = %v, %v; want a wait of %v", i, wait, ok, want)
 			}
 		}
 	})
 }
 
-func TestRejectedReserveTakesNoToken(t *testing.T) {
+func TestRejectedAcquireTakesNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10}})
 		mustAllow(t, l, toToken("a"))
 		for range 1000 {
-			if _, wait, ok := l.Reserve(toToken("a"), 99*time.Millisecond); ok || wait != 100*time.Millisecond {
-				t.Fatalf("Reserve = %v, %v; want rejected for 100 ms", wait, ok)
+			if wait, ok := reserve(t, l, toToken("a"), 99*time.Millisecond); ok || wait != 100*time.Millisecond {
+				t.Fatalf("Acquire = %v, %v; want rejected for 100 ms", wait, ok)
 			}
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -181,7 +214,7 @@ func TestDeviceFloodTakesNoTotalTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 10, Burst: 10}, Device: quota.Limit{Rate: 1, Burst: 2}})
 		for i := range 1000 {
-			if _, _, ok := l.Reserve(toToken("flooded"), unlimitedWait); ok != (i < 2) {
+			if _, ok := reserve(t, l, toToken("flooded"), unlimitedWait); ok != (i < 2) {
 				t.Fatalf("attempt %d to the flooded device: allowed %v", i, ok)
 			}
 		}
@@ -196,7 +229,7 @@ func TestTotalRejectionTakesNoDeviceToken(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1}, Device: quota.Limit{Rate: 0.01, Burst: 2}})
 		mustAllow(t, l, toToken("a"))
 		for range 100 {
-			l.Reserve(toToken("a"), 0)
+			attempt(l, toToken("a"), 0)
 		}
 		time.Sleep(time.Second)
 		mustAllow(t, l, toToken("a"))
@@ -237,8 +270,8 @@ func TestCredentialRefusalClosesWithoutLoweringRate(t *testing.T) {
 			mustReject(t, l, toToken("b"), time.Minute)
 			time.Sleep(time.Minute)
 			mustAllow(t, l, toToken("b")) // the probe
-			if _, wait, ok := l.Reserve(toToken("c"), 999*time.Millisecond); ok || wait != time.Second {
-				t.Errorf("Reserve = %v, %v; want a wait of one second after the probe", wait, ok)
+			if wait, ok := reserve(t, l, toToken("c"), 999*time.Millisecond); ok || wait != time.Second {
+				t.Errorf("Acquire = %v, %v; want a wait of one second after the probe", wait, ok)
 			}
 			time.Sleep(time.Second) // the probe was not refused
 			for range 10 {
@@ -299,8 +332,8 @@ func TestReopenedScopeHasNoBurst(t *testing.T) {
 		l.Record(toToken("a"), throttled(push.ScopeProject, time.Minute))
 		time.Sleep(time.Minute)
 		mustAllow(t, l, toToken("a"))
-		if _, wait, ok := l.Reserve(toToken("b"), time.Second); !ok || wait != 20*time.Millisecond {
-			t.Errorf("second attempt after reopening: Reserve = %v, %v; want a wait of 20 ms", wait, ok)
+		if wait, ok := reserve(t, l, toToken("b"), time.Second); !ok || wait != 20*time.Millisecond {
+			t.Errorf("second attempt after reopening: Acquire = %v, %v; want a wait of 20 ms", wait, ok)
 		}
 	})
 }
@@ -310,7 +343,7 @@ func TestTargetTableIsBounded(t *testing.T) {
 		l := quota.New(quota.Config{Device: quota.Limit{Rate: 1}, MaxTargets: 100})
 		l.Record(toToken("closed"), throttled(push.ScopeDevice, time.Hour))
 		for i := range 10_000 {
-			l.Reserve(toToken(fmt.Sprint("device", i)), 0)
+			attempt(l, toToken(fmt.Sprint("device", i)), 0)
 			if i%50 == 0 && l.RetryAfter(toToken("closed")) == 0 {
 				t.Fatal("a recently used device was evicted")
 			}
@@ -375,19 +408,10 @@ func play(l *quota.RateLimiter, schedule []arrival) (sent []time.Time) {
 	return sent
 }
 
-// acquire reserves an attempt and waits for it. It returns false if the attempt is rejected.
+// acquire waits for an attempt at n. It returns false if the attempt is rejected.
 func acquire(l *quota.RateLimiter, n *push.Notification, maxWait time.Duration) bool {
-	r, _, ok := l.Reserve(n, maxWait)
-	if r == nil || !ok {
-		return ok
-	}
-	select {
-	case <-r.Ready():
-		return r.RetryAfter() == 0
-	case <-time.After(maxWait):
-		r.Cancel()
-		return false
-	}
+	_, ok := attempt(l, n, maxWait)
+	return ok
 }
 
 func TestRatePlusBurstHoldsInAnySecond(t *testing.T) {
@@ -414,22 +438,26 @@ func TestRatePlusBurstHoldsInAnySecond(t *testing.T) {
 func TestWholeQuotaIsUsedUnderOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1000}})
-		sent := 0
+		var sent atomic.Int64
+		var wg sync.WaitGroup
 		for range 60_000 { // one minute, three per millisecond
 			for range 3 {
-				if _, _, ok := l.Reserve(toToken("a"), 500*time.Millisecond); ok {
-					sent++
-				}
+				wg.Go(func() {
+					if acquire(l, toToken("a"), 500*time.Millisecond) {
+						sent.Add(1)
+					}
+				})
 			}
 			time.Sleep(time.Millisecond)
 		}
-		if sent < 59_000 || sent > 61_000 {
+		wg.Wait()
+		if sent := sent.Load(); sent < 59_000 || sent > 61_000 {
 			t.Errorf("sent %d in a minute with a limit of 1,000 per second", sent)
 		}
 	})
 }
 
-func BenchmarkReserve(b *testing.B) {
+func BenchmarkAcquire(b *testing.B) {
 	for name, cfg := range map[string]quota.Config{
 		"no limit": {},
 		"total":    {Total: quota.Limit{Rate: 1e9}},
@@ -439,7 +467,7 @@ func BenchmarkReserve(b *testing.B) {
 			l, n := quota.New(cfg), toToken("a")
 			b.ReportAllocs()
 			for b.Loop() {
-				l.Reserve(n, time.Second)
+				_, _ = l.Acquire(b.Context(), n, time.Second)
 			}
 		})
 	}

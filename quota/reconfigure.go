@@ -37,10 +37,10 @@ func (f *fraction) expire(at time.Time) (until time.Time, expired bool) {
 	return until, true
 }
 
-// Reconfigure replaces the configuration, also for queued reservations. Buckets keep their tokens
+// Reconfigure replaces the configuration, also for waiting notifications. Buckets keep their tokens
 // up to their new size, and rates learned from refusals are kept. Over any interval, at most what
-// the old and the new limits allow in their parts of it, plus one burst, is allowed. Reservations
-// in a removed scope continue with the next one.
+// the old and the new limits allow in their parts of it, plus one burst, is allowed. Notifications
+// that wait in a removed scope continue with the next one.
 func (l *RateLimiter) Reconfigure(cfg Config) {
 	l.configMu.Lock()
 	defer l.configMu.Unlock()
@@ -115,8 +115,8 @@ func (s *scopeSet) limiters() (limiters []*scopeLimiter) {
 	return limiters
 }
 
-// SetShare limits the RateLimiter to a fraction, from 0 to 1, of each shared limit, also for queued
-// reservations. From until on, by the local clock, and for scopes that are not named, the fraction
+// SetShare limits the RateLimiter to a fraction, from 0 to 1, of each shared limit, also for waiting
+// notifications. From until on, by the local clock, and for scopes that are not named, the fraction
 // is fallback; no message from other gateways is needed. Fractions apply to the rate and to the
 // burst, which is at least 1 unless the fraction is 0. Before the first call the fraction is 1.
 // Limits of single devices and topics are not shared.

@@ -25,7 +25,7 @@ func setShare(l *quota.RateLimiter, share float64) {
 func countAllowed(l *quota.RateLimiter, n *push.Notification, duration time.Duration) (count int) {
 	for end := time.Now().Add(duration); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		for {
-			if _, _, ok := l.Reserve(n, 0); !ok {
+			if _, ok := attempt(l, n, 0); !ok {
 				break
 			}
 			count++
@@ -70,8 +70,8 @@ func TestWaitForClosedProjectAssumesShareIsRenewed(t *testing.T) {
 		renew()
 		l.Record(toToken("a"), throttled(push.ScopeProject, 10*time.Second))
 		for i := range 2 {
-			if _, wait, ok := l.Reserve(toToken("a"), 11*time.Second); !ok || wait > 11*time.Second {
-				t.Errorf("reservation %d: Reserve = %v, %v", i, wait, ok)
+			if wait, ok := reserve(t, l, toToken("a"), 11*time.Second); !ok || wait > 11*time.Second {
+				t.Errorf("reservation %d: Acquire = %v, %v", i, wait, ok)
 			}
 		}
 		time.Sleep(6 * time.Second)
@@ -148,11 +148,12 @@ func TestDemandCountsAllowedRejectedAndWaiting(t *testing.T) {
 			mustAllow(t, l, toToken("a")) // the burst
 		}
 		for range 6 {
-			l.Reserve(toToken("a"), 0)
+			attempt(l, toToken("a"), 0)
 		}
 		for range 10 {
-			l.Reserve(toToken("a"), unlimitedWait)
+			go func() { _, _ = l.Acquire(t.Context(), toToken("a"), unlimitedWait) }()
 		}
+		synctest.Wait()
 		if got := l.Demand()[quota.Total]; got != 0.2 {
 			t.Errorf("Demand = %v, want 0.2", got)
 		}
@@ -173,8 +174,8 @@ func TestReconfigureKeepsBucketAndQueue(t *testing.T) {
 		go func() { acquire(l, toToken("b"), time.Minute); done <- time.Since(start) }()
 		synctest.Wait()
 		l.Reconfigure(quota.Config{Total: quota.Limit{Rate: 2, Burst: 10}})
-		if _, wait, ok := l.Reserve(toToken("c"), 0); ok || wait != time.Second {
-			t.Errorf("Reserve = %v, %v; want rejected for a second because the bucket is empty", wait, ok)
+		if wait, ok := attempt(l, toToken("c"), 0); ok || wait != time.Second {
+			t.Errorf("Acquire = %v, %v; want rejected for a second because the bucket is empty", wait, ok)
 		}
 		if took := <-done; took != 500*time.Millisecond {
 			t.Errorf("the waiter was allowed after %v, want 500 ms", took)
@@ -222,8 +223,8 @@ func TestDeviceLimitChangesForKnownDevices(t *testing.T) {
 			mustAllow(t, l, toToken("a"))
 		}
 		l.Reconfigure(quota.Config{Device: quota.Limit{Rate: 10, Burst: 5}})
-		if _, wait, ok := l.Reserve(toToken("a"), 0); ok || wait != 100*time.Millisecond {
-			t.Errorf("Reserve = %v, %v; want rejected for 100 ms", wait, ok)
+		if wait, ok := attempt(l, toToken("a"), 0); ok || wait != 100*time.Millisecond {
+			t.Errorf("Acquire = %v, %v; want rejected for 100 ms", wait, ok)
 		}
 	})
 }
@@ -394,7 +395,7 @@ func TestRateOfExactGrantIsNeverRefused(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: quotaPerMinute / 60, Per: time.Minute}})
 		start, minute, left, accepted, refused := time.Now(), 0, quotaPerMinute, 0, 0
 		for time.Since(start) < minutes*time.Minute {
-			if _, _, ok := l.Reserve(toToken("a"), 0); ok {
+			if _, ok := attempt(l, toToken("a"), 0); ok {
 				if now := int(time.Since(start) / time.Minute); now > minute {
 					minute, left = now, quotaPerMinute
 				}

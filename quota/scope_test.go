@@ -24,7 +24,7 @@ var androidLimits = quota.Config{
 // countSends sends as fast as allowed for the given duration.
 func countSends(l *quota.RateLimiter, n *push.Notification, duration time.Duration) (sent int) {
 	for end := time.Now().Add(duration); time.Now().Before(end); {
-		_, wait, ok := l.Reserve(n, 0)
+		wait, ok := attempt(l, n, 0)
 		if ok {
 			sent++
 			continue
@@ -60,8 +60,8 @@ func TestCollapsibleLimitIsSeparate(t *testing.T) {
 		}
 		mustReject := func() {
 			t.Helper()
-			if _, wait, ok := l.Reserve(score, time.Minute); ok || wait != 3*time.Minute {
-				t.Errorf("Reserve = %v, %v; want rejected for three minutes", wait, ok)
+			if wait, ok := reserve(t, l, score, time.Minute); ok || wait != 3*time.Minute {
+				t.Errorf("Acquire = %v, %v; want rejected for three minutes", wait, ok)
 			}
 		}
 		mustReject()
@@ -77,8 +77,8 @@ func TestTopicsLimitDoesNotAffectTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := quota.New(quota.Config{Topics: quota.Limit{Rate: 1, Burst: 1}})
 		mustAllow(t, l, toTopic("news"))
-		if r, wait, ok := l.Reserve(toTopic("sport"), time.Minute); r == nil || wait != time.Second || !ok {
-			t.Errorf("Reserve = %v, %v; want a wait of one second", wait, ok)
+		if wait, ok := reserve(t, l, toTopic("sport"), time.Minute); wait != time.Second || !ok {
+			t.Errorf("Acquire = %v, %v; want a wait of one second", wait, ok)
 		}
 		mustAllow(t, l, toToken("a"))
 	})
@@ -91,14 +91,14 @@ func TestOperatorScopesLimitAppsAndLanes(t *testing.T) {
 			{Name: "shop", Apps: []string{"shop"}, Limit: quota.Limit{Rate: 2, Burst: 2}},
 		}})
 		mustAllow(t, l, fromApp("bank", push.LaneBulk))
-		if _, wait, ok := l.Reserve(fromApp("bank", push.LaneBulk), time.Minute); wait != time.Second || !ok {
-			t.Errorf("second attempt in scope night: Reserve = %v, %v", wait, ok)
+		if wait, ok := reserve(t, l, fromApp("bank", push.LaneBulk), time.Minute); wait != time.Second || !ok {
+			t.Errorf("second attempt in scope night: Acquire = %v, %v", wait, ok)
 		}
 		mustAllow(t, l, fromApp("bank", push.LaneNormal))
 		mustAllow(t, l, fromApp("shop", push.LaneNormal))
 		mustAllow(t, l, fromApp("shop", push.LaneCritical))
-		if _, wait, ok := l.Reserve(fromApp("shop", push.LaneCritical), time.Millisecond); wait != 500*time.Millisecond || ok {
-			t.Errorf("third attempt in scope shop: Reserve = %v, %v", wait, ok)
+		if wait, ok := reserve(t, l, fromApp("shop", push.LaneCritical), time.Millisecond); wait != 500*time.Millisecond || ok {
+			t.Errorf("third attempt in scope shop: Acquire = %v, %v", wait, ok)
 		}
 		if s := l.Status().Scopes; len(s) != 2 || s[0].Name != "night" || s[0].Waiting.Bulk != 1 || s[1].Limit != 2 {
 			t.Errorf("scopes %+v", s)
@@ -136,7 +136,7 @@ func TestMemoryPerTarget(t *testing.T) {
 	for i := range 100_000 {
 		n := toToken(fmt.Sprint(i))
 		n.CollapseKey = "k"
-		l.Reserve(n, 0)
+		attempt(l, n, 0)
 	}
 	if each := float64(heapBytes()-before) / 20_000; each > 800 {
 		t.Errorf("%.0f bytes per device, want at most 800", each)

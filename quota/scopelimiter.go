@@ -3,6 +3,7 @@
 package quota
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -11,22 +12,31 @@ import (
 )
 
 // minDispatchInterval is the minimum time between two dispatches. At 10,000 per second, a timer per
-// reservation would cost more than the reservation.
+// waiter would cost more than the wait.
 const minDispatchInterval = time.Millisecond
 
-// scopeLimiter limits a scope that many notifications share, and queues reservations. Higher lanes
-// are served first, and within a lane the apps share by weight. An attempt is allowed immediately
-// if no reservation waits in its lane or a higher one. Apps can therefore use the unused share of
-// other apps, which get it back with the next token.
+// scopeLimiter limits a scope that many notifications share, and queues those that wait. Higher
+// lanes are served first, and within a lane the apps share by weight. An attempt is allowed
+// immediately if no notification waits in its lane or a higher one. Apps can therefore use the
+// unused share of other apps, which get it back with the next token.
 type scopeLimiter struct {
 	mu       sync.Mutex
 	weights  map[string]int
 	aimd     aimdLimiter
 	rejected meter
-	queue    fairqueue.Queue[string, *Reservation] // flows are apps
+	queue    fairqueue.Queue[string, waiter] // flows are apps
 	timer    *time.Timer
 	armed    bool
 }
+
+// waiter is a notification that waits for a token.
+type waiter struct {
+	deadline   time.Time
+	ready      chan struct{} // closed when the waiter has its token or is rejected
+	retryAfter time.Duration // of a rejection; 0: the waiter has its token
+}
+
+type waiterItem = fairqueue.Item[string, waiter]
 
 // lanePriority returns the priority of n's lane; 0 is the highest.
 func lanePriority(n *push.Notification) int {
@@ -56,35 +66,66 @@ func (l *scopeLimiter) take(n *push.Notification, count int) int {
 func (l *scopeLimiter) restore(count int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.restoreLocked(count)
+}
+
+func (l *scopeLimiter) restoreLocked(count int) {
 	now := time.Now()
 	l.aimd.restore(now, count)
 	l.resetTimer(now)
 }
 
-// reserve allows r's attempt, queues r, or rejects it if its wait would exceed its deadline. wait
-// is the estimated wait.
-func (l *scopeLimiter) reserve(r *Reservation) (wait time.Duration, queued, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	ahead := l.queue.Ahead(r.priority, r.app, l.weights[r.app])
-	if ahead == 0 && l.aimd.take(now, 1) == 1 {
-		return 0, false, true
+// acquire takes a token for n. It waits until the deadline, but not if the estimated wait is longer.
+func (l *scopeLimiter) acquire(ctx context.Context, n *push.Notification, deadline time.Time) error {
+	item, err := l.takeOrQueue(n, deadline)
+	if item == nil {
+		return err
 	}
-	if wait = l.aimd.delay(now, ahead+1); now.Add(wait).After(r.deadline) {
-		l.rejected.count(now, 1)
-		return wait, false, false
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case <-item.Value.ready:
+	case <-timer.C: // higher lanes, or apps that were idle, have overtaken n
+	case <-ctx.Done():
 	}
-	r.item = l.queue.Push(r.priority, r.app, l.weights[r.app], r)
-	l.armTimer(now)
-	return wait, true, true
+	return l.leave(ctx, item)
 }
 
-// cancel removes r from the queue.
-func (l *scopeLimiter) cancel(r *Reservation) {
+// takeOrQueue takes a token, queues n, or returns a *RejectedError.
+func (l *scopeLimiter) takeOrQueue(n *push.Notification, deadline time.Time) (*waiterItem, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queue.Remove(r.item)
+	now, priority, weight := time.Now(), lanePriority(n), l.weights[n.App]
+	ahead := l.queue.Ahead(priority, n.App, weight)
+	if ahead == 0 && l.aimd.take(now, 1) == 1 {
+		return nil, nil
+	}
+	if wait := l.aimd.delay(now, ahead+1); now.Add(wait).After(deadline) {
+		l.rejected.count(now, 1)
+		return nil, &RejectedError{wait}
+	}
+	item := l.queue.Push(priority, n.App, weight, waiter{deadline: deadline, ready: make(chan struct{})})
+	l.armTimer(now)
+	return item, nil
+}
+
+// leave ends the wait of an item. The error is nil if it has its token.
+func (l *scopeLimiter) leave(ctx context.Context, item *waiterItem) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waiting, retryAfter := l.queue.Remove(item), item.Value.retryAfter
+	switch err := ctx.Err(); {
+	case err != nil:
+		if !waiting && retryAfter == 0 {
+			l.restoreLocked(1)
+		}
+		return err
+	case waiting:
+		return &RejectedError{minClosed}
+	case retryAfter > 0:
+		return &RejectedError{retryAfter}
+	}
+	return nil
 }
 
 // armTimer sets the timer for the next dispatch. l.mu is held.
@@ -101,50 +142,35 @@ func (l *scopeLimiter) armTimer(now time.Time) {
 	l.timer.Reset(wait)
 }
 
-// dispatch gives the available tokens to the next reservations.
+// dispatch gives the available tokens to the next waiters.
 func (l *scopeLimiter) dispatch() {
-	for _, r := range l.takeReady() {
-		r.advance()
-	}
-}
-
-func (l *scopeLimiter) takeReady() (ready []*Reservation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
 	for l.queue.Len() > 0 && l.aimd.take(now, 1) == 1 {
-		ready = append(ready, l.queue.Pop(nil).Value)
+		close(l.queue.Pop(nil).Value.ready)
 	}
-	l.armed = false
-	l.armTimer(now)
-	return ready
+	l.resetTimer(now)
 }
 
 // applyRefusal closes the scope with record, one of the two record methods of aimdLimiter, and
-// rejects the reservations whose deadline is before the scope reopens. It returns true if the scope
-// was open.
+// rejects the waiters whose deadline is before the scope reopens. It returns true if the scope was
+// open.
 func (l *scopeLimiter) applyRefusal(record func(l *aimdLimiter, now time.Time, wait time.Duration), wait time.Duration) (wasOpen bool) {
-	evicted, closed, wasOpen := l.closeAndEvict(record, wait)
-	for _, r := range evicted {
-		r.resolve(closed)
-	}
-	return wasOpen
-}
-
-func (l *scopeLimiter) closeAndEvict(record func(*aimdLimiter, time.Time, time.Duration), wait time.Duration) (evicted []*Reservation, closed time.Duration, wasOpen bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
 	wasOpen = l.aimd.closedFor(now) == 0
 	record(&l.aimd, now, wait)
-	closed = l.aimd.closedFor(now)
+	closed := l.aimd.closedFor(now)
 	for item := range l.queue.All() {
 		if item.Value.deadline.Before(now.Add(closed)) {
 			l.queue.Remove(item)
-			evicted = append(evicted, item.Value)
+			item.Value.retryAfter = closed
+			close(item.Value.ready)
 		}
 	}
-	return evicted, closed, wasOpen
+	return wasOpen
 }
 
 // closedFor returns how long the scope stays closed.

@@ -3,6 +3,8 @@
 package quota_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -45,29 +47,15 @@ func (c *turnCounter) drain() map[string]int {
 	return counts
 }
 
-// startSenders starts senders that reserve attempts at n in a loop until stop is closed.
-func startSenders(l *quota.RateLimiter, c *turnCounter, wg *sync.WaitGroup, stop <-chan struct{}, n *push.Notification, senders int) {
+// startSenders starts senders that make attempts at n in a loop until ctx ends.
+func startSenders(ctx context.Context, l *quota.RateLimiter, c *turnCounter, wg *sync.WaitGroup, n *push.Notification, senders int) {
 	for range senders {
 		wg.Go(func() {
-			for {
-				res, _, ok := l.Reserve(n, time.Minute)
-				if res != nil {
-					select {
-					case <-res.Ready():
-					case <-stop:
-						res.Cancel()
-						return
-					}
-				}
-				if !ok {
+			for ctx.Err() == nil {
+				if _, err := l.Acquire(ctx, n, time.Minute); err != nil {
 					return
 				}
 				c.add(n.App)
-				select {
-				case <-stop:
-					return
-				default:
-				}
 			}
 		})
 	}
@@ -102,8 +90,8 @@ func TestCriticalWaitsForOneTokenOnly(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 1}})
 		var c turnCounter
 		var wg sync.WaitGroup
-		stop := make(chan struct{})
-		startSenders(l, &c, &wg, stop, fromApp("campaign", push.LaneBulk), 500)
+		ctx, stop := context.WithCancel(t.Context())
+		startSenders(ctx, l, &c, &wg, fromApp("campaign", push.LaneBulk), 500)
 		synctest.Wait()
 		for range 100 {
 			time.Sleep(37 * time.Millisecond)
@@ -112,7 +100,7 @@ func TestCriticalWaitsForOneTokenOnly(t *testing.T) {
 				t.Fatalf("waited %v", time.Since(start))
 			}
 		}
-		close(stop)
+		stop()
 		wg.Wait()
 	})
 }
@@ -122,29 +110,30 @@ func TestAppsShareByWeightAndBorrowIdleShares(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1000}, Weights: map[string]int{"shop": 3}})
 		var c turnCounter
 		var wg, visitors sync.WaitGroup
-		stop, stopVisitors := make(chan struct{}), make(chan struct{})
-		startSenders(l, &c, &wg, stop, fromApp("bank", push.LaneNormal), 300)
+		ctx, stop := context.WithCancel(t.Context())
+		visits, stopVisitors := context.WithCancel(t.Context())
+		startSenders(ctx, l, &c, &wg, fromApp("bank", push.LaneNormal), 300)
 		time.Sleep(10 * time.Second)
 		c.drain()
 		time.Sleep(10 * time.Second)
 		if counts := c.drain(); counts["bank"] < 9900 {
 			t.Errorf("single app: %v of 10,000", counts)
 		}
-		startSenders(l, &c, &visitors, stopVisitors, fromApp("shop", push.LaneNormal), 100)
+		startSenders(visits, l, &c, &visitors, fromApp("shop", push.LaneNormal), 100)
 		synctest.Wait()
 		c.drain()
 		time.Sleep(time.Second)
 		if counts := c.drain(); counts["shop"] < 740 || counts["shop"] > 760 {
 			t.Errorf("first second with weights 3 and 1: %v", counts)
 		}
-		close(stopVisitors)
+		stopVisitors()
 		visitors.Wait()
 		c.drain()
 		time.Sleep(time.Second)
 		if counts := c.drain(); counts["bank"] < 990 {
 			t.Errorf("single app again: %v of 1,000", counts)
 		}
-		close(stop)
+		stop()
 		wg.Wait()
 	})
 }
@@ -154,11 +143,11 @@ func TestCampaignDoesNotDelayOtherApps(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 1}})
 		var c turnCounter
 		var wg sync.WaitGroup
-		stop := make(chan struct{})
-		startSenders(l, &c, &wg, stop, fromApp("campaign", push.LaneNormal), 1000)
+		ctx, stop := context.WithCancel(t.Context())
+		startSenders(ctx, l, &c, &wg, fromApp("campaign", push.LaneNormal), 1000)
 		synctest.Wait()
-		if _, wait, ok := l.Reserve(fromApp("campaign", push.LaneNormal), time.Second); ok || wait < 9*time.Second {
-			t.Errorf("next of the campaign: Reserve = %v, %v", wait, ok)
+		if wait, ok := reserve(t, l, fromApp("campaign", push.LaneNormal), time.Second); ok || wait < 9*time.Second {
+			t.Errorf("next of the campaign: Acquire = %v, %v", wait, ok)
 		}
 		for range 20 {
 			start := time.Now()
@@ -167,25 +156,77 @@ func TestCampaignDoesNotDelayOtherApps(t *testing.T) {
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-		close(stop)
+		stop()
 		wg.Wait()
 	})
 }
 
-func TestCancelledReservationTakesNoToken(t *testing.T) {
+func TestCancelledWaitTakesNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
 		mustAllow(t, l, toToken("a"))
 		for range 100 {
-			res, _, ok := l.Reserve(toToken("a"), time.Hour)
-			if !ok {
-				t.Fatal("rejected")
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				_, err := l.Acquire(ctx, toToken("a"), time.Hour)
+				done <- err
+			}()
+			synctest.Wait()
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
 			}
-			res.Cancel()
-			res.Cancel()
 		}
-		if _, wait, ok := l.Reserve(toToken("a"), time.Hour); !ok || wait != time.Second {
-			t.Errorf("after the cancelled reservations: Reserve = %v, %v", wait, ok)
+		if wait, ok := reserve(t, l, toToken("a"), time.Hour); !ok || wait != time.Second {
+			t.Errorf("after the cancelled waits: Acquire = %v, %v", wait, ok)
+		}
+	})
+}
+
+func TestCancellationAtDispatchLosesNoToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
+		mustAllow(t, l, toToken("a"))
+		for i := range 1000 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second) // when the token becomes available
+			_, err := l.Acquire(ctx, toToken("a"), time.Hour)
+			cancel()
+			if _, ok := attempt(l, toToken("a"), 0); ok != (err != nil) {
+				t.Fatalf("round %d: after the error %v, another attempt is allowed: %v", i, err, ok)
+			}
+		}
+	})
+}
+
+func TestCancelledWaitReturnsTokensOfPassedScopes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}, Topics: quota.Limit{Rate: 0.01, Burst: 1}, Topic: quota.Limit{Rate: 0.01, Burst: 1}})
+		mustAllow(t, l, toToken("takes the total"))
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if wait, err := l.Acquire(ctx, toTopic("news"), time.Minute); wait != 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("waited %v, %v", wait, err)
+		}
+		if wait, ok := attempt(l, toTopic("news"), 0); ok || wait != 5*time.Second {
+			t.Errorf("Acquire = %v, %v; want only the total to reject", wait, ok)
+		}
+		if wait, err := l.Acquire(t.Context(), toTopic("news"), time.Minute); wait != 5*time.Second || err != nil {
+			t.Errorf("waited %v, %v", wait, err)
+		}
+	})
+}
+
+func TestScopeThatClosesDuringWaitRejectsAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := quota.New(quota.Config{Topics: quota.Limit{Rate: 1, Burst: 1}})
+		mustAllow(t, l, toTopic("news"))
+		time.AfterFunc(time.Second/2, func() { l.Record(toToken("a"), throttled(push.ScopeProject, time.Minute)) })
+		start := time.Now()
+		wait, err := l.Acquire(t.Context(), toTopic("news"), 10*time.Second)
+		rejected, ok := errors.AsType[*quota.RejectedError](err)
+		if !ok || rejected.RetryAfter != time.Minute-wait+time.Second/2 || wait != time.Since(start) || wait != time.Second {
+			t.Errorf("after %v: %v", wait, err)
 		}
 	})
 }
@@ -194,29 +235,33 @@ func TestWaiterIsRejectedWhenScopeClosesBeyondItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
 		mustAllow(t, l, toToken("a"))
-		short, _, _ := l.Reserve(toToken("a"), 10*time.Second)
-		long, _, _ := l.Reserve(toToken("a"), 10*time.Minute)
-		l.Record(toToken("b"), throttled(push.ScopeProject, time.Minute))
-		<-short.Ready()
-		if short.RetryAfter() != time.Minute {
-			t.Errorf("RetryAfter = %v, want a minute", short.RetryAfter())
-		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if wait, ok := attempt(l, toToken("a"), 10*time.Second); ok || wait != time.Minute {
+				t.Errorf("Acquire = %v, %v; want rejected for a minute", wait, ok)
+			}
+		})
+		synctest.Wait()
 		start := time.Now()
-		<-long.Ready()
-		if long.RetryAfter() != 0 || time.Since(start) < time.Minute {
-			t.Errorf("ready after %v, RetryAfter = %v", time.Since(start), long.RetryAfter())
-		}
+		wg.Go(func() {
+			if !acquire(l, toToken("a"), 10*time.Minute) || time.Since(start) < time.Minute {
+				t.Errorf("allowed or rejected after %v", time.Since(start))
+			}
+		})
+		synctest.Wait()
+		l.Record(toToken("b"), throttled(push.ScopeProject, time.Minute))
+		wg.Wait()
 	})
 }
 
-func TestEveryReservationIsResolved(t *testing.T) {
+func TestEveryWaitEnds(t *testing.T) {
 	lanes := []push.Lane{push.LaneCritical, push.LaneNormal, push.LaneBulk}
 	rapid.Check(t, func(r *rapid.T) {
 		senders := rapid.IntRange(1, 80).Draw(r, "senders")
 		weights := map[string]int{"0": rapid.IntRange(1, 9).Draw(r, "weight"), "1": 1}
 		seed := rapid.IntRange(0, 1<<20).Draw(r, "seed")
 		var c turnCounter
-		synctest.Test(t, func(*testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			l := quota.New(quota.Config{
 				Total: quota.Limit{Rate: 20, Burst: 1}, Topics: quota.Limit{Rate: 15, Burst: 1}, Weights: weights,
 				Scopes: []quota.Scope{{Name: "bulk", Lanes: lanes[2:], Limit: quota.Limit{Rate: 10, Burst: 1}}},
@@ -228,19 +273,18 @@ func TestEveryReservationIsResolved(t *testing.T) {
 					n.Target = push.Target{Topic: "news"}
 				}
 				wg.Go(func() {
-					res, _, ok := l.Reserve(n, time.Hour)
-					if res == nil {
-						c.add(fmt.Sprint(ok))
-						return
-					}
+					ctx := t.Context()
 					if i%5 == 0 {
-						time.Sleep(time.Duration(seed%997) * time.Millisecond)
-						res.Cancel()
+						var cancel context.CancelFunc
+						ctx, cancel = context.WithTimeout(ctx, time.Duration(seed%997)*time.Millisecond)
+						defer cancel()
+					}
+					_, err := l.Acquire(ctx, n, time.Hour)
+					if errors.Is(err, context.DeadlineExceeded) {
 						c.add("cancelled")
 						return
 					}
-					<-res.Ready()
-					c.add(fmt.Sprint(res.RetryAfter() == 0))
+					c.add(fmt.Sprint(err == nil))
 				})
 			}
 			wg.Wait()

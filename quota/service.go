@@ -96,7 +96,7 @@ func (s *serviceScope) recordRefusal(wait time.Duration) bool {
 	return s.limiter.applyRefusal((*aimdLimiter).recordRefusal, wait)
 }
 
-// setLimit replaces the limit, also for queued reservations.
+// setLimit replaces the limit, also for waiters.
 func (l *scopeLimiter) setLimit(limit Limit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -171,7 +171,7 @@ func TestLimitOfServiceEndsAfterADay(t *testing.T) {
 		refuseDevices(l, 20, 0)
 		time.Sleep(24*time.Hour - time.Second)
 		for allowed := 0; ; allowed++ {
-			if _, _, ok := l.Reserve(toToken(fmt.Sprint(allowed)), 0); !ok {
+			if _, ok := attempt(l, toToken(fmt.Sprint(allowed)), 0); !ok {
 				if allowed > 2 {
 					t.Errorf("%d allowed at once", allowed)
 				}
@@ -209,8 +209,8 @@ func TestServiceSharesTotal(t *testing.T) {
 		base := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}})
 		a, b := base.Service(quota.Limit{}), base.Service(quota.Limit{})
 		mustAllow(t, a, toToken("a"))
-		if _, wait, ok := b.Reserve(toToken("b"), 0); ok || wait != time.Second {
-			t.Errorf("Reserve = %v, %v", wait, ok)
+		if wait, ok := attempt(b, toToken("b"), 0); ok || wait != time.Second {
+			t.Errorf("Acquire = %v, %v", wait, ok)
 		}
 		base.Reconfigure(quota.Config{})
 		mustAllow(t, b, toToken("b"))

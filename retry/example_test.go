@@ -32,3 +32,56 @@ func Example() {
 	// Retry-After of a minute: false
 	// outcome unknown: false
 }
+
+// The throttler rejects notifications while nothing is answered.
+func ExampleAdaptiveThrottler() {
+	throttler := &retry.AdaptiveThrottler{PerSecond: 1, Window: 10 * time.Second} // 10 are always allowed
+	unavailable := push.Outcome{Verdict: push.Unavailable}
+	var sent, rejected int
+	for range 100 {
+		permit, ok := throttler.Acquire()
+		if !ok {
+			rejected++ // answer at once, with Retry-After: throttler.RetryAfter()
+			continue
+		}
+		sent++
+		throttler.Record(permit, unavailable)
+	}
+	fmt.Println("most are rejected:", rejected > sent)
+	// Output: most are rejected: true
+}
+
+// Several notifications share a permit. Each one is recorded.
+func ExampleAdaptiveThrottler_AcquireN() {
+	throttler := new(retry.AdaptiveThrottler)
+	permit, ok := throttler.AcquireN(64)
+	fmt.Println(ok)
+	throttler.RecordN(permit, push.Outcome{Verdict: push.Accepted}, 63)
+	throttler.Record(permit, push.Outcome{Verdict: push.Unavailable})
+	// Output: true
+}
+
+// Retries are bounded by the number of first attempts.
+func ExampleBudget() {
+	budget := &retry.Budget{Ratio: 0.1, PerSecond: -1} // a retry for every ten first attempts
+	budget.DepositN(20)
+	unavailable := push.Outcome{Verdict: push.Unavailable}
+	fmt.Println(budget.Withdraw(unavailable), budget.Withdraw(unavailable), budget.Withdraw(unavailable))
+	fmt.Println("not processed, so free:", budget.Withdraw(push.Outcome{Verdict: push.Unsent}))
+	// Output:
+	// true true false
+	// not processed, so free: true
+}
+
+// The wait is at least the provider's Retry-After, plus jitter.
+func ExamplePolicy_After() {
+	policy := retry.Policy{Rand: func() float64 { return 0.5 }}
+	n := &push.Notification{ID: "2f3c…"}
+	wait, ok := policy.After(n, 1, push.Outcome{Verdict: push.Throttled, RetryAfter: 3 * time.Second})
+	fmt.Println(wait, ok)
+	_, ok = policy.After(n, 1, push.Outcome{Verdict: push.Refused, Reason: "BadDeviceToken"})
+	fmt.Println(ok)
+	// Output:
+	// 3.5s true
+	// false
+}

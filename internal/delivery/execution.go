@@ -72,38 +72,18 @@ func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok b
 	if expired(x.n) {
 		return expiredOutcome, false
 	}
-	maxWait := min(x.maxWait(ctx), x.Retry.MaxWait())
-	reservation, wait, ok := x.RateLimiter.Reserve(x.n, maxWait)
-	if reservation == nil && ok {
-		return push.Outcome{}, true
-	}
-	x.Observer.rateLimited(x.n, wait, ok)
-	if !ok {
-		return rateLimited(wait), false
-	}
-	return x.waitReservation(ctx, reservation, maxWait)
-}
-
-// waitReservation waits for a reservation. The wait can be longer than estimated: higher lanes and
-// apps that were idle overtake.
-func (x *execution) waitReservation(ctx context.Context, reservation *quota.Reservation, maxWait time.Duration) (cause push.Outcome, ok bool) {
-	timer := time.NewTimer(maxWait)
-	defer timer.Stop()
-	select {
-	case <-reservation.Ready():
-	case <-ctx.Done():
-		reservation.Cancel()
+	wait, err := x.RateLimiter.Acquire(ctx, x.n, min(x.maxWait(ctx), x.Retry.MaxWait()))
+	rejected, ok := errors.AsType[*quota.RejectedError](err)
+	switch {
+	case ok && expired(x.n):
+		return expiredOutcome, false
+	case ok:
+		x.Observer.rateLimited(x.n, rejected.RetryAfter, false)
+		return rateLimited(rejected.RetryAfter), false
+	case err != nil:
 		return orAbandoned(ctx, rateLimited(time.Second)), false
-	case <-timer.C:
-		reservation.Cancel()
-		if expired(x.n) {
-			return expiredOutcome, false
-		}
-		return rateLimited(max(x.RateLimiter.RetryAfter(x.n), time.Second)), false
-	}
-	// A refusal of another notification may have closed a scope during the wait.
-	if wait := max(reservation.RetryAfter(), x.RateLimiter.RetryAfter(x.n)); wait > 0 {
-		return rateLimited(wait), false
+	case wait > 0:
+		x.Observer.rateLimited(x.n, wait, true)
 	}
 	return push.Outcome{}, true
 }

@@ -17,7 +17,7 @@ type Observer struct {
 	// Ended is called when a notification has its final outcome; took is the duration of Send.
 	Ended func(n *push.Notification, r push.Receipt, took time.Duration)
 	// RateLimited is called when the rate limiter does not allow an attempt immediately. wait is
-	// the estimated wait if admitted is true, and otherwise the time until a retry makes sense.
+	// the time that n waited if admitted is true, and otherwise the time until a retry makes sense.
 	RateLimited func(n *push.Notification, wait time.Duration, admitted bool)
 	// Throttled is called when the throttler rejects n.
 	Throttled func(n *push.Notification)

@@ -276,7 +276,10 @@ func TestWaitingAndThrottlingGauges(t *testing.T) {
 		}})
 		startPool(t, m, limiter)
 		for _, lane := range []push.Lane{push.LaneBulk, push.LaneBulk, push.LaneCritical} {
-			limiter.Reserve(&push.Notification{Target: push.Target{Token: "a"}, Lane: lane}, time.Minute)
+			go func() {
+				_, _ = limiter.Acquire(t.Context(), &push.Notification{Target: push.Target{Token: "a"}, Lane: lane}, time.Minute)
+			}()
+			synctest.Wait()
 		}
 		expectLines(t, m,
 			`sluice_ratelimit_waiting{lane="bulk",pool="apns",scope="night"} 1`,

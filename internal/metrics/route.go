@@ -49,7 +49,7 @@ func newRouteMetrics() routeMetrics {
 		attemptDuration: histogram("sluice_attempt_duration_seconds",
 			"Duration of an attempt, from its lease to its outcome.", attemptBuckets),
 		rateLimitWait: histogram("sluice_ratelimit_wait_seconds",
-			"Estimated wait of queued attempts for the rate limit. Attempts that are allowed immediately do not count.", waitBuckets),
+			"Time that attempts waited for the rate limit. Attempts that are allowed immediately do not count.", waitBuckets),
 	}
 }
 
