@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 
-	"github.com/go-chi/chi/v5"
 	jsonv2 "github.com/go-json-experiment/json"
 
 	"github.com/sluice-push/sluice/push"
@@ -51,7 +50,7 @@ func (s *server) createChannel(w *response, r *http.Request) *problem {
 
 // showChannel handles GET /v1/apps/{app}/channels/{id}.
 func (s *server) showChannel(w *response, r *http.Request) *problem {
-	channels, p := s.manage(w, r, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: channelID(r)}})
+	channels, p := s.manage(w, r, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: channelID(w)}})
 	if p != nil {
 		return p
 	}
@@ -60,7 +59,7 @@ func (s *server) showChannel(w *response, r *http.Request) *problem {
 
 // deleteChannel handles DELETE /v1/apps/{app}/channels/{id}.
 func (s *server) deleteChannel(w *response, r *http.Request) *problem {
-	if _, p := s.manage(w, r, push.ChannelCall{Action: push.DeleteChannel, Channel: push.Channel{ID: channelID(r)}}); p != nil {
+	if _, p := s.manage(w, r, push.ChannelCall{Action: push.DeleteChannel, Channel: push.Channel{ID: channelID(w)}}); p != nil {
 		return p
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -68,8 +67,8 @@ func (s *server) deleteChannel(w *response, r *http.Request) *problem {
 }
 
 // channelID returns the last part of the path. It is base64, in which a slash is escaped as %2F.
-func channelID(r *http.Request) string {
-	id, err := url.PathUnescape(chi.URLParam(r, "id"))
+func channelID(w *response) string {
+	id, err := url.PathUnescape(w.segments.id)
 	if err != nil {
 		return ""
 	}

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"strings"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
@@ -37,4 +38,12 @@ func (p *problem) detailOf() string {
 		return ""
 	}
 	return p.field + " " + p.detail
+}
+
+// Routes returns the method in lower case and the pattern of each route.
+func (h *Handler) Routes() (routes []string) {
+	for _, r := range h.server.routes {
+		routes = append(routes, strings.ToLower(r.method)+" "+r.pattern)
+	}
+	return routes
 }

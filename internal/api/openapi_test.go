@@ -5,7 +5,6 @@ package api_test
 import (
 	"encoding/json"
 	"maps"
-	"net/http"
 	"os"
 	"reflect"
 	"regexp"
@@ -14,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-chi/chi/v5"
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v4"
 
@@ -50,14 +48,8 @@ func openAPIDoc(t testing.TB) node {
 }
 
 func TestOpenAPIListsEveryRoute(t *testing.T) {
-	var inRouter, documented []string
-	err := chi.Walk(newTestAPI(t).Handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		inRouter = append(inRouter, strings.ToLower(method)+" "+route)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var documented []string
+	inRouter := newTestAPI(t).Handler.(*api.Handler).Routes()
 	for path, item := range openAPIDoc(t).path(t, "paths") {
 		for method := range item.(map[string]any) {
 			if method != "parameters" {
