@@ -4,6 +4,7 @@ package pool_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -12,13 +13,13 @@ import (
 	"github.com/sluice-push/sluice/pool"
 )
 
-// newBenchPool runs a pool of eight endpoints for a benchmark.
-func newBenchPool(b *testing.B, picker pool.Picker) *pool.Pool {
+// newBenchPool runs a pool of n endpoints for a benchmark.
+func newBenchPool(b *testing.B, picker pool.Picker, n int) *pool.Pool {
 	b.Helper()
 	var joined sync.WaitGroup
-	joined.Add(8)
+	joined.Add(n)
 	p, err := pool.New(pool.Config{
-		Resolver: pool.Static(addrs(1, 8)), Picker: picker,
+		Resolver: pool.Static(addrs(1, n)), Picker: picker, Size: n,
 		Observe: func(e pool.Event) {
 			if e.Kind == pool.EventJoined {
 				joined.Done()
@@ -49,35 +50,37 @@ func newBenchPool(b *testing.B, picker pool.Picker) *pool.Pool {
 func BenchmarkPickAndDone(b *testing.B) {
 	pickers := map[string]pool.Picker{"RoundRobin": pool.RoundRobin{}, "LeastLoaded": pool.LeastLoaded{}, "BoundedRoundRobin": pool.BoundedRoundRobin{}}
 	for name, picker := range pickers {
-		b.Run(name, func(b *testing.B) {
-			p := newBenchPool(b, picker)
-			for b.Loop() {
-				lease, err := p.Pick(b.Context(), nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				lease.Done(accepted)
-			}
-		})
-		b.Run(name+"Parallel", func(b *testing.B) {
-			p := newBenchPool(b, picker)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
+		for _, endpoints := range []int{8, 64} {
+			b.Run(fmt.Sprintf("%s/%d", name, endpoints), func(b *testing.B) {
+				p := newBenchPool(b, picker, endpoints)
+				for b.Loop() {
 					lease, err := p.Pick(b.Context(), nil)
 					if err != nil {
-						b.Error(err)
-						return
+						b.Fatal(err)
 					}
 					lease.Done(accepted)
 				}
 			})
-		})
+			b.Run(fmt.Sprintf("%s/%d/parallel", name, endpoints), func(b *testing.B) {
+				p := newBenchPool(b, picker, endpoints)
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						lease, err := p.Pick(b.Context(), nil)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						lease.Done(accepted)
+					}
+				})
+			})
+		}
 	}
 }
 
 // BenchmarkPickAfterTwoAttempts measures Pick for a retry. Its outcome does not reach the breaker.
 func BenchmarkPickAfterTwoAttempts(b *testing.B) {
-	p := newBenchPool(b, nil)
+	p := newBenchPool(b, nil, 8)
 	var tried pool.Tried
 	for range 2 {
 		lease, err := p.Pick(b.Context(), tried)
@@ -99,7 +102,7 @@ func BenchmarkPickAfterTwoAttempts(b *testing.B) {
 // BenchmarkWaiters has 100,000 callers that wait. It measures giving back a place, which wakes the
 // first of them, and Pick with a context that ends while it waits behind them.
 func BenchmarkWaiters(b *testing.B) {
-	p := newBenchPool(b, nil)
+	p := newBenchPool(b, nil, 8)
 	ctx, cancel := context.WithCancel(b.Context())
 	served := make(chan *pool.Lease, 8*64)
 	var callers sync.WaitGroup

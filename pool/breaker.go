@@ -93,11 +93,12 @@ func (b *Breaker) ejectionTime(level int) time.Duration {
 //     generation in the ticket excludes requests that began before the last state change.
 type circuitBreaker struct {
 	cfg        *Breaker
-	state      atomic.Int32  // a gobreaker.State, readable without the lock
-	generation atomic.Uint32 // incremented at each state change
-	probing    atomic.Bool   // a probe is in flight
-	successes  atomic.Uint64 // number of successes so far
-	suspect    atomic.Bool   // consecutive failures exceed half of what opens the breaker
+	changes    *atomic.Uint64 // Pool.changes
+	state      atomic.Int32   // a gobreaker.State, readable without the lock
+	generation atomic.Uint32  // incremented at each state change
+	probing    atomic.Bool    // a probe is in flight
+	successes  atomic.Uint64  // number of successes so far
+	suspect    atomic.Bool    // consecutive failures exceed half of what opens the breaker
 
 	mu            sync.Mutex // guards the fields below
 	inner         *gobreaker.TwoStepCircuitBreaker[struct{}]
@@ -136,8 +137,8 @@ var (
 	errExcluded = errors.New("excluded")    // says nothing about the endpoint
 )
 
-func (c *circuitBreaker) init(cfg *Breaker) {
-	c.cfg = cfg
+func (c *circuitBreaker) init(cfg *Breaker, changes *atomic.Uint64) {
+	c.cfg, c.changes = cfg, changes
 	c.since = time.Now()
 	c.inner = c.newBreaker(cfg.BaseEjectionTime)
 }
@@ -310,6 +311,7 @@ func (c *circuitBreaker) setState(state gobreaker.State) {
 	c.since = time.Now()
 	c.generation.Add(1)
 	c.state.Store(int32(state))
+	c.changes.Add(1)
 }
 
 // tick handles what depends only on time: it ends an expired ejection, fails a probe that missed

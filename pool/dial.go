@@ -210,7 +210,7 @@ func (p *Pool) removeConn(c *endpointConn) {
 func (p *Pool) ensureEndpoint(addr netip.AddrPort) *Endpoint {
 	e := p.endpoints[addr]
 	if e == nil {
-		e = newEndpoint(addr, &p.turns, &p.cfg)
+		e = newEndpoint(p, addr)
 		p.endpoints[addr] = e
 	}
 	return e

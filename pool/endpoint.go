@@ -12,15 +12,14 @@ import (
 // Endpoint is one address of the service. The pool keeps an endpoint and its breaker after it stops
 // being a member, so an address that failed returns in the same breaker state.
 type Endpoint struct {
-	addr        netip.AddrPort
-	name        string
-	zone        func(netip.AddrPort) string
-	turnCounter *atomic.Uint64 // shared by the endpoints of the pool
-	lastTurn    atomic.Uint64  // value of turnCounter at the last pick
-	inFlight    atomic.Int32
-	conns       atomic.Pointer[[]*endpointConn] // connections that accept requests
-	breaker     circuitBreaker
-	outcomes    outcomeCounter
+	pool     *Pool
+	addr     netip.AddrPort
+	name     string
+	lastTurn atomic.Uint64 // value of Pool.turns at the last pick
+	inFlight atomic.Int32
+	conns    atomic.Pointer[[]*endpointConn] // connections that accept requests
+	breaker  circuitBreaker
+	outcomes outcomeCounter
 
 	// Pool.mu guards the fields below.
 	window      outcomeWindow // recent outcomes, for outlier detection
@@ -64,10 +63,10 @@ func (c *endpointConn) freeStreams() int {
 	return state.MaxStreams - state.InFlight - state.Waiting
 }
 
-func newEndpoint(addr netip.AddrPort, turnCounter *atomic.Uint64, cfg *Config) *Endpoint {
-	e := &Endpoint{addr: addr, name: addr.String(), zone: cfg.Zone, turnCounter: turnCounter}
+func newEndpoint(p *Pool, addr netip.AddrPort) *Endpoint {
+	e := &Endpoint{pool: p, addr: addr, name: addr.String()}
 	e.conns.Store(new([]*endpointConn))
-	e.breaker.init(&cfg.Breaker)
+	e.breaker.init(&p.cfg.Breaker, &p.changes)
 	return e
 }
 
@@ -78,7 +77,7 @@ func (e *Endpoint) String() string { return e.name }
 func (e *Endpoint) Addr() netip.AddrPort { return e.addr }
 
 // Zone returns the zone of the address according to Config.Zone, or "".
-func (e *Endpoint) Zone() string { return e.zone(e.addr) }
+func (e *Endpoint) Zone() string { return e.pool.cfg.Zone(e.addr) }
 
 // Healthy reports whether the endpoint is connected and its breaker is closed.
 func (e *Endpoint) Healthy() bool { return e.live() && e.breaker.healthy() }
@@ -162,21 +161,24 @@ func (e *Endpoint) bestConn() (best, draining *endpointConn) {
 	return best, draining
 }
 
-// addConn, removeConn and takeConns are called under Pool.mu.
+// addConn, removeConn, takeConns and setConns are called under Pool.mu.
 func (e *Endpoint) addConn(c *endpointConn) {
-	conns := append(slices.Clone(*e.conns.Load()), c)
-	e.conns.Store(&conns)
+	e.setConns(append(slices.Clone(*e.conns.Load()), c))
 }
 
 func (e *Endpoint) removeConn(c *endpointConn) {
-	conns := slices.DeleteFunc(slices.Clone(*e.conns.Load()), func(other *endpointConn) bool { return other == c })
-	e.conns.Store(&conns)
+	e.setConns(slices.DeleteFunc(slices.Clone(*e.conns.Load()), func(other *endpointConn) bool { return other == c }))
 }
 
 func (e *Endpoint) takeConns() []*endpointConn {
 	conns := *e.conns.Load()
-	e.conns.Store(new([]*endpointConn))
+	e.setConns(nil)
 	return conns
+}
+
+func (e *Endpoint) setConns(conns []*endpointConn) {
+	e.conns.Store(&conns)
+	e.pool.changes.Add(1)
 }
 
 // drainConns drains the connections. It must be called without a lock, because Drain writes to the

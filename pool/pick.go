@@ -54,6 +54,10 @@ func (p *Pool) PickN(ctx context.Context, tried Tried, n int) (*Lease, error) {
 func (p *Pool) tryPick(tried Tried, n int) (*Lease, error) {
 	s := candidateSets.Get().(*candidateSet)
 	defer s.release()
+	s.sampleHealthy(p, tried)
+	if lease, _ := p.leaseFrom(s.eligible, n); lease != nil {
+		return lease, nil
+	}
 	for {
 		s.count(p, tried)
 		if s.probeTarget != nil {
@@ -138,6 +142,52 @@ var candidateSets = sync.Pool{New: func() any { return new(candidateSet) }}
 func (s *candidateSet) release() {
 	clear(s.eligible)
 	candidateSets.Put(s)
+}
+
+// healthySet is the members that have a connection, if the breakers of all of them are closed;
+// otherwise it is empty.
+type healthySet struct {
+	changes uint64 // value of Pool.changes before the members were examined
+	members []*Endpoint
+}
+
+// healthyMembers examines the members only after a change. A member joins and leaves with its
+// connections, so Pool.changes covers that too.
+func (p *Pool) healthyMembers() []*Endpoint {
+	changes := p.changes.Load()
+	if h := p.allHealthy.Load(); h.changes == changes {
+		return h.members
+	}
+	h := &healthySet{changes: changes}
+	for _, e := range *p.members.Load() {
+		if e.live() && !e.breaker.healthy() {
+			h.members = nil
+			break
+		}
+		if e.live() {
+			h.members = append(h.members, e)
+		}
+	}
+	p.allHealthy.Store(h)
+	return h.members
+}
+
+// sampleHealthy fills eligible in the common case: no endpoint needs a probe, and there is no panic
+// mode. If the picker allows it, it looks only at a few members, each time at others. eligible stays
+// empty if these are not enough to decide.
+func (s *candidateSet) sampleHealthy(p *Pool, tried Tried) {
+	s.eligible = s.eligible[:0]
+	members := p.healthyMembers()
+	first, n := 0, len(members)
+	if p.sampled && n > maxSample {
+		first, n = int(p.samples.Add(1)%uint64(n)), maxSample
+	}
+	for i := range n {
+		e := members[(first+i)%len(members)]
+		if !tried.Has(e) && e.freeSlots(p.cfg.MaxInFlight) > 0 && !e.suspect() {
+			s.eligible = append(s.eligible, e)
+		}
+	}
 }
 
 // count counts the members. It reads a snapshot and atomics and takes no lock.

@@ -23,6 +23,21 @@ type SnapshotPicker interface {
 	UpdateEndpoints(all []*Endpoint)
 }
 
+// maxSample is how many candidates the pickers of this package get at most while all connected
+// members are healthy: each pick gets others, in turn. Its cost does then not depend on the size of
+// the pool.
+const maxSample = 8
+
+// picksFromSample reports whether p is a picker of this package.
+func picksFromSample(p Picker) bool {
+	switch p.(type) {
+	case RoundRobin, LeastLoaded, BoundedRoundRobin:
+		return true
+	default:
+		return false
+	}
+}
+
 // RoundRobin picks the endpoint that was picked least recently. With changing candidates, as
 // retries cause them, it stays even, unlike a counter modulo the number of candidates.
 type RoundRobin struct{}
@@ -60,7 +75,7 @@ func leastRecentlyPicked(candidates []*Endpoint, maxInFlight int) *Endpoint {
 				found, turn = e, t
 			}
 		}
-		if turn == math.MaxUint64 || found.lastTurn.CompareAndSwap(turn, found.turnCounter.Add(1)) {
+		if turn == math.MaxUint64 || found.lastTurn.CompareAndSwap(turn, found.pool.turns.Add(1)) {
 			return found
 		}
 	}

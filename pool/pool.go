@@ -99,10 +99,14 @@ type Config struct {
 
 // Pool maintains the endpoints of one service. Create it with New.
 type Pool struct {
-	cfg Config
+	cfg     Config
+	sampled bool // the picker may get a sample of the candidates
 
 	members           atomic.Pointer[[]*Endpoint] // immutable snapshot for Pick
+	changes           atomic.Uint64               // incremented after the connections of an endpoint or the state of its breaker have changed
+	allHealthy        atomic.Pointer[healthySet]  // use healthyMembers
 	turns             atomic.Uint64               // source of Endpoint.lastTurn
+	samples           atomic.Uint64               // samples taken so far
 	probeLatencyLimit atomic.Int64                // maximum latency of a successful probe, in ns; 0 means no limit
 	queue             waitQueue                   // callers that wait in Pick
 	closing           atomic.Bool                 // no more leases are granted
@@ -152,6 +156,8 @@ func New(cfg Config) (*Pool, error) {
 		budget:     newBudget(cfg.Size, cfg.ConnsPerEndpoint),
 	}
 	p.members.Store(new([]*Endpoint))
+	p.allHealthy.Store(new(healthySet))
+	p.sampled = picksFromSample(p.cfg.Picker)
 	return p, nil
 }
 
