@@ -13,6 +13,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -114,7 +117,6 @@ func (t timeoutSender) Send(ctx context.Context, n *push.Notification) push.Rece
 
 // server holds what the handlers share.
 type server struct {
-	routes      []route
 	sender      Sender
 	channels    Channels
 	queue       Queue
@@ -136,10 +138,10 @@ type server struct {
 
 // Handler serves all requests under /v1, the health endpoints and /openapi.yaml. A configuration has
 // one, which does not change.
-type Handler struct{ server *server }
-
-// ServeHTTP serves one request.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.server.observe(w, r) }
+type Handler struct {
+	chi.Router
+	server *server
+}
 
 // Replace tells a handler that next serves new requests from now on. Of the requests in progress,
 // event feeds and batches end if next does not accept their key. It must be called at most once.
@@ -172,30 +174,63 @@ func New(cfg Config) (*Handler, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.routes = s.newRoutes()
-	return &Handler{s}, nil
+	return &Handler{s.routes(), s}, nil
 }
 
-func (s *server) newRoutes() []route {
-	return []route{
-		{http.MethodPost, "/v1/apps/{app}/notifications", s.authorize(scopeSend, s.send)}, // first, because it is the most frequent
-		{http.MethodPost, "/v1/apps/{app}/notifications/batch", s.authorize(scopeSend, s.batch)},
-		{http.MethodGet, "/v1/apps/{app}/notifications/{id}", s.authorize(scopeRead, s.find)},
-		{http.MethodDelete, "/v1/apps/{app}/notifications/{id}", s.authorize(scopeSend, s.cancel)},
-		{http.MethodGet, "/v1/apps/{app}/events", s.authorize(scopeRead, s.events)},
-		{http.MethodGet, "/v1/apps/{app}/channels", s.authorize(scopeRead, s.listChannels)},
-		{http.MethodPost, "/v1/apps/{app}/channels", s.authorize(scopeChannels, s.createChannel)},
-		{http.MethodGet, "/v1/apps/{app}/channels/{id}", s.authorize(scopeRead, s.showChannel)},
-		{http.MethodDelete, "/v1/apps/{app}/channels/{id}", s.authorize(scopeChannels, s.deleteChannel)},
-		{http.MethodGet, "/v1/status", s.showStatus},
+func (s *server) routes() chi.Router {
+	r := chi.NewRouter()
+	r.Use(s.observe, middleware.GetHead)
+	r.NotFound(handle(handleNotFound))
+	r.MethodNotAllowed(handle(handleMethodNotAllowed))
 
-		{http.MethodGet, "/livez", showLive},
-		{http.MethodGet, "/readyz", s.showReady},
-		{http.MethodGet, "/healthz", s.showReady},
-		{http.MethodGet, "/openapi.yaml", showOpenAPI},
-	}
+	r.Post("/v1/apps/{app}/notifications", handle(s.authorize(scopeSend, s.send)))
+	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(scopeSend, s.batch)))
+	r.Get("/v1/apps/{app}/notifications/{id}", handle(s.authorize(scopeRead, s.find)))
+	r.Delete("/v1/apps/{app}/notifications/{id}", handle(s.authorize(scopeSend, s.cancel)))
+	r.Get("/v1/apps/{app}/events", handle(s.authorize(scopeRead, s.events)))
+	r.Get("/v1/apps/{app}/channels", handle(s.authorize(scopeRead, s.listChannels)))
+	r.Post("/v1/apps/{app}/channels", handle(s.authorize(scopeChannels, s.createChannel)))
+	r.Get("/v1/apps/{app}/channels/{id}", handle(s.authorize(scopeRead, s.showChannel)))
+	r.Delete("/v1/apps/{app}/channels/{id}", handle(s.authorize(scopeChannels, s.deleteChannel)))
+	r.Get("/v1/status", handle(s.showStatus))
+
+	r.Get("/livez", handle(showLive))
+	r.Get("/readyz", handle(s.showReady))
+	r.Get("/healthz", handle(s.showReady))
+	r.Get("/openapi.yaml", handle(showOpenAPI))
+	return r
 }
 
 // handler is like http.HandlerFunc, but returns its problem instead of writing it. If it returns
 // nil, it has written a response, or the client has disconnected.
 type handler func(w *response, r *http.Request) *problem
+
+// handle converts a handler into an http.HandlerFunc. It requires the observe middleware.
+func handle(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		out := w.(*response)
+		if p := h(out, r); p != nil {
+			p.reply(out.requestID).write(out)
+		}
+	}
+}
+
+func handleNotFound(*response, *http.Request) *problem {
+	return &problem{kind: notFound, detail: "GET /openapi.yaml lists all endpoints"}
+}
+
+// handleMethodNotAllowed also responds to OPTIONS. Both responses list the methods of the path in
+// the header Allow.
+func handleMethodNotAllowed(w *response, r *http.Request) *problem {
+	routes := chi.RouteContext(r.Context()).Routes
+	for _, method := range [...]string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
+			w.Header().Add("Allow", method)
+		}
+	}
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	return &problem{kind: methodNotAllowed, detail: "the header Allow lists the allowed methods"}
+}

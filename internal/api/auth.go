@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-chi/chi/v5"
 )
 
 // Key authorizes its holder for an app. The gateway stores only its hash.
@@ -169,7 +171,7 @@ func (s *server) authorize(scope scopeSet, h handler) handler {
 		if p != nil {
 			return p
 		}
-		app := w.segments.app
+		app := chi.URLParam(r, "app")
 		g, ok := grants[app]
 		if !ok {
 			return &problem{kind: wrongApp, detail: "a key is valid only for the apps that it is configured for"}

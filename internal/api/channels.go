@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/go-chi/chi/v5"
 	jsonv2 "github.com/go-json-experiment/json"
 
 	"github.com/sluice-push/sluice/push"
@@ -50,7 +51,7 @@ func (s *server) createChannel(w *response, r *http.Request) *problem {
 
 // showChannel handles GET /v1/apps/{app}/channels/{id}.
 func (s *server) showChannel(w *response, r *http.Request) *problem {
-	channels, p := s.manage(w, r, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: channelID(w)}})
+	channels, p := s.manage(w, r, push.ChannelCall{Action: push.ReadChannel, Channel: push.Channel{ID: channelID(r)}})
 	if p != nil {
 		return p
 	}
@@ -59,7 +60,7 @@ func (s *server) showChannel(w *response, r *http.Request) *problem {
 
 // deleteChannel handles DELETE /v1/apps/{app}/channels/{id}.
 func (s *server) deleteChannel(w *response, r *http.Request) *problem {
-	if _, p := s.manage(w, r, push.ChannelCall{Action: push.DeleteChannel, Channel: push.Channel{ID: channelID(w)}}); p != nil {
+	if _, p := s.manage(w, r, push.ChannelCall{Action: push.DeleteChannel, Channel: push.Channel{ID: channelID(r)}}); p != nil {
 		return p
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -67,8 +68,8 @@ func (s *server) deleteChannel(w *response, r *http.Request) *problem {
 }
 
 // channelID returns the last part of the path. It is base64, in which a slash is escaped as %2F.
-func channelID(w *response) string {
-	id, err := url.PathUnescape(w.segments.id)
+func channelID(r *http.Request) string {
+	id, err := url.PathUnescape(chi.URLParam(r, "id"))
 	if err != nil {
 		return ""
 	}

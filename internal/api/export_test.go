@@ -3,7 +3,6 @@
 package api
 
 import (
-	"strings"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
@@ -38,12 +37,4 @@ func (p *problem) detailOf() string {
 		return ""
 	}
 	return p.field + " " + p.detail
-}
-
-// Routes returns the method in lower case and the pattern of each route.
-func (h *Handler) Routes() (routes []string) {
-	for _, r := range h.server.routes {
-		routes = append(routes, strings.ToLower(r.method)+" "+r.pattern)
-	}
-	return routes
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/push"
@@ -19,7 +20,7 @@ func (s *server) find(w *response, r *http.Request) *problem {
 		return &problem{kind: needsQueue,
 			detail: "history needs a queue; without a queue, only the response to the POST has the receipt"}
 	}
-	id, p := notificationID(w)
+	id, p := notificationID(r)
 	if p != nil {
 		return p
 	}
@@ -53,7 +54,7 @@ func (s *server) cancel(w *response, r *http.Request) *problem {
 		return &problem{kind: needsQueue,
 			detail: "there is nothing to cancel: without a queue, notifications are sent synchronously"}
 	}
-	id, p := notificationID(w)
+	id, p := notificationID(r)
 	if p != nil {
 		return p
 	}
@@ -74,8 +75,8 @@ var noSuchNotification = problem{kind: notFound,
 	detail: "this app has no notification with this id, or its history is no longer stored"}
 
 // notificationID returns the ID in the path.
-func notificationID(w *response) (string, *problem) {
-	id := w.segments.id
+func notificationID(r *http.Request) (string, *problem) {
+	id := chi.URLParam(r, "id")
 	if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
 		return "", &noSuchNotification
 	}

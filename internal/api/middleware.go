@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"runtime/debug"
 	"time"
+
+	"github.com/go-chi/chi/v5"
 )
 
 // response is the http.ResponseWriter of one request, with the values for its log line.
@@ -16,8 +18,6 @@ type response struct {
 	http.ResponseWriter
 	requestID string
 	trace     string // the traceparent of the request, or empty
-	route     string // the pattern that matched, or empty; not the path, which can contain a secret by mistake
-	segments  segments
 	app, key  string // names, set by authorize
 	access    access // set by authorize
 	status    int    // zero until the header is written
@@ -53,22 +53,22 @@ func setBodyDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time)
 	}
 }
 
-// observe serves a request. It assigns an ID to it, sets the deadline of its body, logs it, and
-// responds to a problem or a panic with a problem document.
-func (s *server) observe(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
-	out := &response{ResponseWriter: w, requestID: requestID(r, start), trace: traceParent(r)}
-	h := out.Header()
-	h["X-Request-Id"] = []string{out.requestID}
-	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
-	setBodyDeadline(w, r, start.Add(unauthorizedBodyTimeout))
-	if out.trace != "" {
-		r = r.WithContext(context.WithValue(r.Context(), traceKey{}, out.trace))
-	}
-	defer func() { s.finish(out, r, start, recover()) }()
-	if p := s.serve(out, r); p != nil {
-		p.reply(out.requestID).write(out)
-	}
+// observe assigns an ID to every request, sets the deadline of its body, logs it, and responds to a
+// panic with a problem document.
+func (s *server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		out := &response{ResponseWriter: w, requestID: requestID(r, start), trace: traceParent(r)}
+		h := out.Header()
+		h["X-Request-Id"] = []string{out.requestID}
+		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
+		setBodyDeadline(w, r, start.Add(unauthorizedBodyTimeout))
+		if out.trace != "" {
+			r = r.WithContext(context.WithValue(r.Context(), traceKey{}, out.trace))
+		}
+		defer func() { s.finish(out, r, start, recover()) }()
+		next.ServeHTTP(out, r)
+	})
 }
 
 func (s *server) finish(w *response, r *http.Request, start time.Time, panicked any) {
@@ -82,13 +82,13 @@ func (s *server) finish(w *response, r *http.Request, start time.Time, panicked 
 		}
 	}
 	if s.observer != nil {
-		s.observer(w.route, w.status)
+		s.observer(routeOf(r), w.status)
 	}
 	if !s.log.Enabled(r.Context(), slog.LevelDebug) {
 		return
 	}
 	s.log.LogAttrs(r.Context(), slog.LevelDebug, "request",
-		slog.String("method", r.Method), slog.String("route", w.route), slog.Int("status", w.status),
+		slog.String("method", r.Method), slog.String("route", routeOf(r)), slog.Int("status", w.status),
 		slog.String("took", time.Since(start).String()), slog.String("app", w.app), slog.String("key", w.key),
 		slog.String("request_id", w.requestID), slog.String("traceparent", w.trace))
 }
@@ -98,6 +98,15 @@ func (s *server) finish(w *response, r *http.Request, start time.Time, panicked 
 func (s *server) logPanic(ctx context.Context, panicked any, requestID string) {
 	s.log.LogAttrs(ctx, slog.LevelError, "panic in request", slog.String("type", fmt.Sprintf("%T", panicked)),
 		slog.String("request_id", requestID), slog.String("stack", string(debug.Stack())))
+}
+
+// routeOf returns the pattern that matched. It is not the path, because a path can contain a secret
+// that the client put there by mistake.
+func routeOf(r *http.Request) string {
+	if route := chi.RouteContext(r.Context()); route != nil {
+		return route.RoutePattern()
+	}
+	return r.Pattern
 }
 
 // requestID returns the X-Request-ID of the request if it is short and plain, otherwise a new one.

@@ -112,11 +112,6 @@ func TestUnknownPathOrMethod(t *testing.T) {
 	for _, path := range []string{"/", "/v1", "/v1/apps/shop", "/v2/apps/shop/notifications", singlePath + "/a/b", "/metrics", "/debug/pprof"} {
 		ts.wantProblem(ts.request("GET", path, ""), 404, "not-found")
 	}
-	for _, path := range []string{"/v1/apps//notifications", singlePath + "/", "/v1/apps/shop%2Fx/y/notifications", "/livez/", "/livezz", "*"} {
-		if w := ts.request("POST", path, validBody); w.Code != 404 {
-			t.Errorf("%s: %d %s", path, w.Code, w.Body)
-		}
-	}
 	w := ts.request("PUT", singlePath+"/x", "")
 	ts.wantProblem(w, 405, "method-not-allowed")
 	if got := w.Header().Values("Allow"); len(got) != 2 || got[0] != "GET" || got[1] != "DELETE" {
@@ -124,9 +119,6 @@ func TestUnknownPathOrMethod(t *testing.T) {
 	}
 	ts.wantProblem(ts.request("BREW", "/livez", ""), 405, "method-not-allowed")
 	if w := ts.request("OPTIONS", singlePath, ""); w.Code != 204 || w.Header().Get("Allow") != "POST" {
-		t.Errorf("%d %v", w.Code, w.Header())
-	}
-	if w := ts.request("OPTIONS", batchPath, ""); w.Code != 204 || len(w.Header().Values("Allow")) != 3 {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}
 	if w := ts.request("HEAD", "/livez", ""); w.Code != 200 {
