@@ -23,6 +23,10 @@ import (
 type Sender interface {
 	// Send returns when the notification has ended, or soon after ctx is done.
 	Send(ctx context.Context, n *push.Notification) push.Receipt
+	// SendAll sends notifications of one app, platform and lane that have no Idempotency-Key, and
+	// returns when all have ended, or soon after ctx is done. ended gets calls that have ended. It is
+	// called by several goroutines and must not keep the slice.
+	SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call))
 }
 
 // Config configures the HTTP API. Only Sender is required.
@@ -46,9 +50,6 @@ type Config struct {
 	// Idempotency stores the results of requests with an Idempotency-Key. Handlers that replace
 	// each other on reload share one; nil creates a new one. It is not used if there is a History.
 	Idempotency *IdempotencyCache
-	// Workers sends the notifications of batches. Handlers can share it. nil starts a goroutine for
-	// each notification.
-	Workers *WorkerPool
 	// Status returns the value that GET /v1/status encodes as JSON for a key that may read these
 	// apps; nil means {}. The value must not contain a secret.
 	Status func(apps []string) any
@@ -129,7 +130,6 @@ type server struct {
 	log         *slog.Logger
 	observer    func(route string, status int)
 	idempotency *IdempotencyCache
-	workers     *WorkerPool
 	readers     *readerPool
 
 	replaced chan struct{} // closed when next is set
@@ -168,8 +168,8 @@ func New(cfg Config) (*Handler, error) {
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
 		sender: timeoutSender{cfg.Sender, limits.SendTimeout}, channels: cfg.Channels, keys: keys, limits: limits,
 		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
-		idempotency: cmp.Or(cfg.Idempotency, new(IdempotencyCache)), workers: cmp.Or(cfg.Workers, new(WorkerPool)),
-		readers: newReaderPool(limits.Item), replaced: make(chan struct{}),
+		idempotency: cmp.Or(cfg.Idempotency, new(IdempotencyCache)),
+		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-push/sluice/push"
 )
@@ -53,7 +55,7 @@ func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, i
 	defer cancel()
 	b := &batch{
 		server: s, app: w.app, access: w.access, requestID: w.requestID, async: async, ctx: ctx, attempts: attempts,
-		slots: make(chan struct{}, s.limits.InFlight), jobs: make(chan job, maxGroup), out: newOutput(w, s.limits.WriteTimeout),
+		slots: semaphore.NewWeighted(int64(s.limits.InFlight)), jobs: make(chan job, maxGroup), out: newOutput(w, s.limits.WriteTimeout),
 	}
 	w.Header()["Content-Type"] = ndjsonType
 	if async {
@@ -61,6 +63,7 @@ func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, i
 		w.Header()["Preference-Applied"] = respondAsync
 		b.out.status = http.StatusAccepted
 	}
+	b.out.written = b.slots.Release
 	b.writer.Go(func() {
 		if b.out.run() != nil {
 			cancel()
@@ -105,11 +108,11 @@ type batch struct {
 	ctx       context.Context // cancelled when the client disconnects
 	attempts  context.Context // of the attempts in flight; cancelled at the end
 	shared    sharedContext
-	pending   []job          // read, but not dispatched
-	now       time.Time      // when the first one of pending was read
-	slots     chan struct{}  // one for each notification in flight
-	jobs      chan job       // for the enqueuers
-	running   sync.WaitGroup // tasks and enqueuers
+	pending   []job               // read, but not dispatched
+	now       time.Time           // when the first one of pending was read
+	slots     *semaphore.Weighted // one for each notification until its receipt is written
+	jobs      chan job            // for the enqueuers
+	running   sync.WaitGroup      // runs and enqueuers
 	out       *output
 	writer    sync.WaitGroup
 }
@@ -215,36 +218,96 @@ func (b *batch) addItem(index int, text []byte) {
 	}
 }
 
-// maxPendingJobs is how many items are dispatched together if they arrive together. Items that
-// reach an endpoint at the same time share one write.
+// maxPendingJobs is how many items are dispatched together if they arrive together. Items that are
+// sent together share most of their cost. More than this save nothing more.
 const maxPendingJobs = 64
 
 // flush dispatches the pending items, unless the client disconnected. It runs before each read, so
 // that no item waits for the next one to arrive.
 func (b *batch) flush() {
-	for _, j := range b.pending {
-		if b.ctx.Err() == nil {
-			b.dispatch(j)
+	pending := b.pending
+	for len(pending) > 0 && b.ctx.Err() == nil {
+		if b.async {
+			b.enqueueLater(pending[0])
+			pending = pending[1:]
+			continue
 		}
+		var run []job
+		run, pending = splitRun(pending, b.limits.InFlight)
+		b.start(run)
 	}
+	clear(b.pending)
 	b.pending = b.pending[:0]
 }
 
-// dispatch passes a job to the workers or the enqueuers. It blocks until there is a free slot.
-func (b *batch) dispatch(j job) {
-	if b.async {
-		select {
-		case b.jobs <- j:
-		case <-b.ctx.Done():
+// splitRun splits pending into up to limit jobs that can be sent together, in their order, and the
+// others. A job with a key is sent by itself, because it may have to wait for an earlier request.
+func splitRun(pending []job, limit int) (run, others []job) {
+	first := pending[0]
+	for i, j := range pending {
+		switch {
+		case i == 0, len(run) < limit && first.key == "" && j.key == "" && first.n.Platform == j.n.Platform && first.n.EffectiveLane() == j.n.EffectiveLane():
+			run = append(run, j)
+		default:
+			others = append(others, j)
 		}
-		return
 	}
+	return run, others
+}
+
+// enqueueLater passes a job to the enqueuers.
+func (b *batch) enqueueLater(j job) {
 	select {
-	case b.slots <- struct{}{}:
-		b.running.Add(1)
-		b.workers.submit(task{b, j, b.itemContext()})
+	case b.jobs <- j:
 	case <-b.ctx.Done():
 	}
+}
+
+// start sends a run. It blocks until there are free slots, and does not wait for the end of the run.
+func (b *batch) start(run []job) {
+	if b.slots.Acquire(b.ctx, int64(len(run))) != nil {
+		return // the client disconnected
+	}
+	ctx := b.itemContext()
+	b.running.Go(func() {
+		if run[0].key != "" { // it may have to wait for an earlier request with the key, which ctx must not limit
+			b.runGuarded(run, func() { b.deliver(b.ctx, run[0].submission) })
+			return
+		}
+		b.sendRun(ctx, run)
+	})
+}
+
+// sendRun sends a run of jobs without keys and writes their receipts.
+func (b *batch) sendRun(ctx context.Context, run []job) {
+	calls, pointers := make([]push.Call, len(run)), make([]*push.Call, len(run))
+	for i, j := range run {
+		calls[i] = push.Call{Notification: j.n, Index: j.index}
+		pointers[i] = &calls[i]
+	}
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			b.logPanic(b.ctx, panicked, b.requestID)
+			pointers = slices.DeleteFunc(pointers, func(c *push.Call) bool { return c.Receipt.ID != "" })
+			for _, c := range pointers {
+				c.Receipt = (&problem{kind: internal}).batchReceipt(c.Index)
+				c.Receipt.ID = c.Notification.ID
+			}
+			b.writeReceipts(pointers)
+		}
+	}()
+	b.sender.SendAll(ctx, pointers, b.writeReceipts)
+}
+
+// writeReceipts writes the receipts of calls that have ended.
+func (b *batch) writeReceipts(calls []*push.Call) {
+	lines := bufferPool.Get().(*bytes.Buffer)
+	defer putBuffer(lines)
+	for _, c := range calls {
+		c.Receipt.Index = &c.Index
+		lines.Write(append(c.Receipt.AppendJSON(lines.AvailableBuffer()), '\n'))
+	}
+	b.out.addWithSlots(lines.Bytes(), len(calls))
 }
 
 // The enqueuers pass items to the queue in groups. A group contains all items that arrived while
@@ -298,24 +361,32 @@ func (b *batch) runGuarded(group []job, do func()) {
 			for _, j := range group {
 				r := (&problem{kind: internal}).batchReceipt(j.index)
 				r.ID = j.n.ID
-				b.writeReceipt(r, false)
+				b.writeReceipt(r, false, b.slotsPerJob())
 			}
 		}
 	}()
 	do()
 	for _, j := range group {
-		b.writeReceipt(j.result.batchReceipt(j.index), j.result.replayed)
+		b.writeReceipt(j.result.batchReceipt(j.index), j.result.replayed, b.slotsPerJob())
 	}
 }
 
 // reject writes the receipt of an item that is not sent.
 func (b *batch) reject(index int, p *problem) {
-	b.writeReceipt(p.batchReceipt(index), false)
+	b.writeReceipt(p.batchReceipt(index), false, 0)
 }
 
-// writeReceipt writes a receipt on its own line. replayed says that it belongs to an earlier
-// request.
-func (b *batch) writeReceipt(r push.Receipt, replayed bool) {
+// slotsPerJob returns how many slots a job holds: items for the queue hold none.
+func (b *batch) slotsPerJob() int {
+	if b.async {
+		return 0
+	}
+	return 1
+}
+
+// writeReceipt writes a receipt on its own line and frees the slots that its notification holds.
+// replayed says that it belongs to an earlier request.
+func (b *batch) writeReceipt(r push.Receipt, replayed bool, slots int) {
 	line := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(line)
 	if replayed {
@@ -324,5 +395,9 @@ func (b *batch) writeReceipt(r push.Receipt, replayed bool) {
 	} else {
 		line.Write(append(r.AppendJSON(line.AvailableBuffer()), '\n'))
 	}
-	b.out.add(line.Bytes())
+	if slots > 0 {
+		b.out.addWithSlots(line.Bytes(), slots)
+	} else {
+		b.out.add(line.Bytes())
+	}
 }

@@ -21,6 +21,10 @@ func (echo) Send(_ context.Context, n *push.Notification) push.Receipt {
 	return push.Receipt{Outcome: push.Outcome{Verdict: push.Accepted}}
 }
 
+func (e echo) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	push.SendEach(ctx, calls, ended, e.Send)
+}
+
 func Example() {
 	key, hash := api.NewKey() // the key is for the client, and the hash for the configuration
 	handler, err := api.New(api.Config{

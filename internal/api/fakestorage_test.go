@@ -62,6 +62,10 @@ func (f *fakeStorage) Send(ctx context.Context, n *push.Notification) push.Recei
 	return r
 }
 
+func (f *fakeStorage) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	push.SendEach(ctx, calls, ended, f.Send)
+}
+
 // addResult records that a notification ended in r.
 func (f *fakeStorage) addResult(r push.Receipt, app string) {
 	f.addEvent(push.Event{ID: r.ID, App: app, Status: r.Status(), Receipt: &r})

@@ -39,6 +39,10 @@ func (s *sender) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	return accepted(n)
 }
 
+func (s *sender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	push.SendEach(ctx, calls, ended, s.Send)
+}
+
 func (s *sender) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -22,11 +22,13 @@ type output struct {
 	status       int // of the response; 0 means 200
 	control      *http.ResponseController
 	writeTimeout time.Duration
-	wakeup       chan struct{} // capacity 1: something is pending, or finished is set
+	wakeup       chan struct{}     // capacity 1: something is pending, or finished is set
+	written      func(slots int64) // called with the slots of lines that are written or discarded
 
 	mu       sync.Mutex
 	notFull  sync.Cond // pending shrank, or the output failed
 	pending  *bytes.Buffer
+	slots    int  // of the lines in pending
 	finished bool // nothing more will be added
 	failed   bool // the client does not read any more
 }
@@ -53,6 +55,23 @@ func (o *output) add(line []byte) {
 	o.notify()
 }
 
+// addWithSlots passes lines to run and does not block: their slots, which are free only when the lines
+// are written, bound what is pending.
+func (o *output) addWithSlots(lines []byte, slots int) {
+	o.mu.Lock()
+	failed := o.failed
+	if !failed {
+		o.pending.Write(lines)
+		o.slots += slots
+	}
+	o.mu.Unlock()
+	if failed {
+		o.written(int64(slots))
+		return
+	}
+	o.notify()
+}
+
 // finish declares that nothing more will be added.
 func (o *output) finish() {
 	o.mu.Lock()
@@ -74,10 +93,14 @@ func (o *output) run() error {
 	defer func() { putBuffer(buf) }()
 	for range o.wakeup {
 		runtime.Gosched() // lets other goroutines add their lines first: one write costs more than many lines
-		var finished bool
-		buf, finished = o.take(buf)
-		if err := o.write(buf.Bytes()); err != nil {
-			o.fail()
+		taken, slots, finished := o.take(buf)
+		buf = taken
+		err := o.write(buf.Bytes())
+		if err != nil {
+			slots += o.fail()
+		}
+		o.written(int64(slots))
+		if err != nil {
 			return err
 		}
 		buf.Reset()
@@ -88,13 +111,14 @@ func (o *output) run() error {
 	return nil
 }
 
-// take replaces the pending buffer with an empty one.
-func (o *output) take(empty *bytes.Buffer) (buf *bytes.Buffer, finished bool) {
+// take replaces the pending buffer with an empty one. slots are those of its lines.
+func (o *output) take(empty *bytes.Buffer) (buf *bytes.Buffer, slots int, finished bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	buf, o.pending = o.pending, empty
+	slots, o.slots = o.slots, 0
 	o.notFull.Broadcast()
-	return buf, o.finished
+	return buf, slots, o.finished
 }
 
 func (o *output) write(buf []byte) error {
@@ -112,9 +136,13 @@ func (o *output) write(buf []byte) error {
 	return o.control.Flush()
 }
 
-func (o *output) fail() {
+// fail discards what is pending, and all that is added later. It returns the slots of what it
+// discards.
+func (o *output) fail() (slots int) {
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.failed = true
-	o.mu.Unlock()
+	slots, o.slots = o.slots, 0
 	o.notFull.Broadcast()
+	return slots
 }

@@ -23,6 +23,10 @@ func (blockingSender) Send(ctx context.Context, n *push.Notification) push.Recei
 	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Reason: "NO_ENDPOINT"}}
 }
 
+func (s blockingSender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	push.SendEach(ctx, calls, ended, s.Send)
+}
+
 func TestSendTimeoutAndPreferWait(t *testing.T) {
 	for _, c := range []struct {
 		prefer, key string

@@ -32,13 +32,39 @@ func (e *Environments) Send(ctx context.Context, n *push.Notification) push.Rece
 	if err != nil {
 		return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(err)}
 	}
-	if e.Cache == nil || n.Environment() != "" || n.Kind() != push.ToToken {
+	if !e.detects(n) {
 		return route.Send(ctx, n)
 	}
 	start := time.Now()
 	receipt := e.detectAndSend(ctx, n)
 	route.Observer.ended(n, receipt, start)
 	return receipt
+}
+
+// SendAll sends the calls as a run if they go to one environment and need no detection.
+func (e *Environments) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	if route := e.commonRoute(calls); route != nil {
+		route.SendAll(ctx, calls, ended)
+		return
+	}
+	push.SendEach(ctx, calls, ended, e.Send)
+}
+
+// commonRoute returns the route of all calls, or nil if there is none or if a call needs a detection.
+func (e *Environments) commonRoute(calls []*push.Call) (common *Route) {
+	for _, c := range calls {
+		route, err := e.route(c.Notification)
+		if err != nil || e.detects(c.Notification) || common != nil && route != common {
+			return nil
+		}
+		common = route
+	}
+	return common
+}
+
+// detects reports whether the environment of n's token is detected.
+func (e *Environments) detects(n *push.Notification) bool {
+	return e.Cache != nil && n.Environment() == "" && n.Kind() == push.ToToken
 }
 
 // Check validates n without sending it. The error is a *push.FieldError.

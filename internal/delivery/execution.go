@@ -155,15 +155,10 @@ func (x *execution) record(a push.Attempt) {
 }
 
 // send makes the attempt and returns the lease exactly once, even if the attempt
-// panics. The outcome of a panic is Unknown: the provider may already have sent the request.
+// panics.
 func (x *execution) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) {
-	defer func() {
-		if p := recover(); p != nil {
-			x.logPanic(x.n, p)
-			o = push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic}
-		}
-		lease.Done(o)
-	}()
+	defer func() { lease.Done(o) }()
+	defer x.recoverPanic(x.n, func(unknown push.Outcome) { o = unknown })
 	if x.n.BeforeAttempt != nil {
 		if err := x.n.BeforeAttempt(x.prior + len(x.attempts) + 1); err != nil {
 			return push.Outcome{Verdict: push.Abandoned, Reason: reasonNotNoted}

@@ -123,6 +123,15 @@ func (e *Executor) logLimited(n *push.Notification, a *push.Attempt) {
 		slog.String("closed_for", e.RateLimiter.RetryAfter(n).Round(time.Millisecond).String()), slog.Float64("rate", e.RateLimiter.Status().Rate))
 }
 
+// recoverPanic logs a panic of the provider and calls set with its outcome. It is called by defer. The
+// outcome is unknown, because the provider may already have sent the request.
+func (e *Executor) recoverPanic(n *push.Notification, set func(push.Outcome)) {
+	if p := recover(); p != nil {
+		e.logPanic(n, p)
+		set(push.Outcome{Verdict: push.Unknown, Reason: reasonProviderPanic})
+	}
+}
+
 // logPanic logs a panic of the provider. The value of a panic can contain secrets of the
 // notification: logPanic logs the text of runtime errors and only the type of other values.
 func (e *Executor) logPanic(n *push.Notification, p any) {

@@ -97,6 +97,17 @@ func (p *permit) endWait() {
 	}
 }
 
+// leased returns the permit of count places that have their leases, and keeps the others.
+func (p *permit) leased(count int) permit {
+	part := *p
+	if p.unleased > 0 {
+		p.unleased -= count
+		p.limiter.endWait(count, p.unleased == 0)
+	}
+	part.wait, part.unleased = time.Since(p.start), 0
+	return part
+}
+
 // release releases a place. took is the time of the attempt, or 0 without one.
 func (p *permit) release(o push.Outcome, took time.Duration) { p.releaseN(o, took, 1) }
 

@@ -92,6 +92,7 @@ func (s *service) visited(id string) []string {
 // fakeConn is a connection of the service. It answers with its own address.
 type fakeConn struct {
 	response wire.Response
+	latency  time.Duration
 	drain    chan struct{}
 	once     sync.Once
 }
@@ -106,6 +107,13 @@ func newFakeConn(addr netip.AddrPort) *fakeConn {
 func (c *fakeConn) Do(ctx context.Context, _ *wire.Request) (*wire.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &wire.Error{Reason: wire.Canceled, Processed: wire.Never, Err: err}
+	}
+	if c.latency > 0 {
+		select {
+		case <-time.After(c.latency):
+		case <-ctx.Done():
+			return nil, &wire.Error{Reason: wire.Canceled, Err: ctx.Err()}
+		}
 	}
 	return &c.response, nil
 }

@@ -16,6 +16,9 @@ import (
 // a Route per environment or push service.
 type Sender interface {
 	Send(ctx context.Context, n *push.Notification) push.Receipt
+	// SendAll sends calls of one app, platform and lane, and returns when all have ended. ended gets
+	// calls that have ended. It is called by several goroutines and must not keep the slice.
+	SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call))
 	Check(n *push.Notification) error
 }
 
@@ -32,6 +35,19 @@ func (t Table) Send(ctx context.Context, n *push.Notification) push.Receipt {
 		return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(err)}
 	}
 	return sender.Send(ctx, n)
+}
+
+// SendAll sends calls with the Sender of their app and platform, which are the same for all.
+func (t Table) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	sender, err := t.sender(calls[0].Notification)
+	if err == nil {
+		sender.SendAll(ctx, calls, ended)
+		return
+	}
+	for _, c := range calls {
+		c.Receipt = newReceipt(c.Notification, push.InvalidNotification(err))
+	}
+	ended(calls)
 }
 
 // Check validates n without sending it. The error is a *push.FieldError.

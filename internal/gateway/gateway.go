@@ -31,8 +31,7 @@ type Gateway struct {
 	current      atomic.Pointer[snapshot]
 	loadReporter loadReporter
 	idempotency  api.IdempotencyCache // used if there is no queue
-	workers      api.WorkerPool
-	storage      *storage // nil without a queue
+	storage      *storage             // nil without a queue
 
 	conns, adminConns *connLimiter // the listeners; Listen opens them
 
@@ -132,7 +131,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 		defer cancel()
 		return serve(admin, g.adminConns)
 	})
-	g.background.Go(func() error { return g.workers.Run(baseCtx) })
 	g.storage.run()
 	err := errors.Join(g.serveAPI(ctx, g.apiServer(baseCtx)), g.storage.stop())
 	g.stopReloads()

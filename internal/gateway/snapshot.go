@@ -50,6 +50,13 @@ func (g *Gateway) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	return snap.table.Send(ctx, n)
 }
 
+// SendAll sends calls with the configuration that is current when SendAll is called.
+func (g *Gateway) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	snap := g.acquire()
+	defer snap.release()
+	snap.table.SendAll(ctx, calls, ended)
+}
+
 // Check reports whether n is valid. Its error is a *push.FieldError.
 func (g *Gateway) Check(n *push.Notification) error { return g.current.Load().table.Check(n) }
 

@@ -262,15 +262,30 @@ func (r recordingSender) Send(ctx context.Context, n *push.Notification) push.Re
 		}
 	}
 	receipt := r.Gateway.Send(ctx, n)
+	r.record(ctx, n, &receipt)
+	return receipt
+}
+
+// SendAll sends calls without an Idempotency-Key and records their results.
+func (r recordingSender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	r.Gateway.SendAll(ctx, calls, func(calls []*push.Call) {
+		for _, c := range calls {
+			r.record(ctx, c.Notification, &c.Receipt)
+		}
+		ended(calls)
+	})
+}
+
+// record records the result of n in the history.
+func (r recordingSender) record(ctx context.Context, n *push.Notification, receipt *push.Receipt) {
 	e := newEvent(n, receipt.Status())
-	e.Receipt = &receipt
+	e.Receipt = receipt
 	if receipt.Status() == push.StatusUnregistered {
 		e.Target = &n.Target
 	}
 	if err := r.storage.AppendAsync(context.WithoutCancel(ctx), e); err != nil {
 		r.log.Warn("result not recorded in the history", "app", n.App, "err", err)
 	}
-	return receipt
 }
 
 // newEvent returns the event that n has reached a status.

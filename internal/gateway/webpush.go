@@ -66,6 +66,11 @@ func (o *originRouter) Send(ctx context.Context, n *push.Notification) push.Rece
 	return receipt
 }
 
+// SendAll sends each call by itself: the encryption of its payload costs more than a run would save.
+func (o *originRouter) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	push.SendEach(ctx, calls, ended, o.Send)
+}
+
 // Check reports whether n is valid. Its error is a *push.FieldError. A subscription that is known to
 // have ended is valid: Send then reports that it is unregistered.
 func (o *originRouter) Check(n *push.Notification) error {

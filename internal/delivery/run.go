@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/retry"
+	"github.com/sluice-push/sluice/wire"
+)
+
+// SendAll sends calls of one app, platform and lane, and returns when all have ended. As many as the
+// limits allow at once are a run: they share their permits, a lease and a write for their first
+// attempts. The others, and those whose first attempt was not accepted, continue as in Send. ended
+// gets calls that have ended. It is called by several goroutines and must not keep the slice.
+func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	s := sending{Route: r, started: time.Now(), ended: ended}
+	defer s.others.Wait()
+	items := s.prepare(calls)
+	permits, granted := s.admit(items)
+	for _, i := range items[granted:] {
+		s.continueAlone(i, func() push.Receipt { return r.do(ctx, i.Notification, r.attempt(i.Notification, i.request), 0) })
+	}
+	s.sendRun(ctx, items[:granted], permits)
+}
+
+// sending is the state of a SendAll.
+type sending struct {
+	*Route
+	started time.Time
+	ended   func([]*push.Call)
+	others  sync.WaitGroup // goroutines of items that have left their run, and of parts of a run
+}
+
+// item is a call that is valid, and its request.
+type item struct {
+	*push.Call
+	request *wire.Request
+}
+
+// prepare returns the calls that need an attempt. It ends the others: invalid calls, and those to
+// tokens that are known to be unregistered.
+func (s *sending) prepare(calls []*push.Call) []item {
+	items := make([]item, 0, len(calls))
+	var done []*push.Call
+	for _, c := range calls {
+		request, err := s.translate(c.Notification)
+		if err != nil {
+			c.Receipt = newReceipt(c.Notification, translateFailure(err))
+		} else if o, ok := s.Unregistered.get(c.Notification); ok {
+			c.Receipt = newReceipt(c.Notification, o)
+		} else {
+			items = append(items, item{c, request})
+			continue
+		}
+		done = append(done, c)
+	}
+	s.finish(done)
+	return items
+}
+
+// finish reports calls that have ended.
+func (s *sending) finish(calls []*push.Call) {
+	if len(calls) == 0 {
+		return
+	}
+	for _, c := range calls {
+		s.Observer.ended(c.Notification, c.Receipt, s.started)
+	}
+	s.ended(calls)
+}
+
+// finishWithoutAttempt ends items that have not been attempted.
+func (s *sending) finishWithoutAttempt(items []item, cause push.Outcome) {
+	calls := make([]*push.Call, len(items))
+	for i, it := range items {
+		it.Receipt = newReceipt(it.Notification, cause)
+		calls[i] = it.Call
+	}
+	s.finish(calls)
+}
+
+// continueAlone continues with an item in a goroutine of its own. After a panic of send, the outcome is
+// unknown.
+func (s *sending) continueAlone(i item, send func() push.Receipt) {
+	s.others.Go(func() {
+		defer s.finish([]*push.Call{i.Call})
+		defer s.recoverPanic(i.Notification, func(o push.Outcome) { i.Receipt = newReceipt(i.Notification, o) })
+		i.Receipt = send()
+	})
+}
+
+// permits are what the items of a run hold for their first attempts.
+type permits struct {
+	global, adaptive permit
+	throttle         retry.Permit
+}
+
+// admit acquires permits for the first items, without waiting, and returns for how many.
+func (s *sending) admit(items []item) (p permits, granted int) {
+	if len(items) == 0 || s.Throttler.RejectionRate() > 0 {
+		return p, 0
+	}
+	ns := make([]*push.Notification, len(items))
+	for i := range items {
+		ns[i] = items[i].Notification
+	}
+	var inFlight, leases int
+	p.global, inFlight = s.ConcurrencyLimit.tryAcquireN(ns[0], len(ns))
+	p.adaptive, leases = s.AdaptiveLimiter.tryAcquireN(ns[0], inFlight)
+	granted = s.RateLimiter.TryAcquireN(ns[:leases])
+	throttle, ok := s.Throttler.AcquireN(granted)
+	if !ok {
+		s.RateLimiter.Return(ns[:granted])
+		granted = 0
+	}
+	p.throttle = throttle
+	p.adaptive.releaseN(push.Outcome{}, 0, leases-granted)
+	p.global.releaseN(push.Outcome{}, 0, inFlight-granted)
+	return p, granted
+}
+
+// release releases the permits of count items that have ended with o.
+func (s *sending) release(p *permits, o push.Outcome, took time.Duration, count int) {
+	p.adaptive.releaseN(o, took, count)
+	s.Throttler.RecordN(p.throttle, o, count)
+	p.global.releaseN(o, took, count)
+}
+
+// sendRun makes the first attempts of items with permits. While it waits for leases, the run has one
+// place in the queue of the pool.
+func (s *sending) sendRun(ctx context.Context, items []item, p permits) {
+	for len(items) > 0 {
+		lease, err := s.Pool.PickN(ctx, nil, len(items))
+		if err != nil {
+			s.release(&p, push.Outcome{}, 0, len(items))
+			s.finishWithoutAttempt(items, noLease(err))
+			return
+		}
+		leased := items[:lease.Size()]
+		items = items[len(leased):]
+		part := &part{sending: s, permits: p, lease: lease, ready: make(chan struct{}, 1)}
+		part.adaptive = p.adaptive.leased(len(leased))
+		if len(items) == 0 {
+			part.send(ctx, leased)
+		} else {
+			s.others.Go(func() { part.send(ctx, leased) })
+		}
+	}
+}
+
+// part is the part of a run that shares a lease. It implements wire.Handler.
+type part struct {
+	*sending
+	permits
+	lease *pool.Lease
+	items []item
+	used  any // of Provider.Sign
+
+	mu      sync.Mutex
+	results []wire.Result // that send has not processed yet
+	ready   chan struct{} // has a value if there are results
+}
+
+// Complete implements wire.Handler.
+func (p *part) Complete(results []wire.Result) {
+	p.mu.Lock()
+	p.results = append(p.results, results...)
+	p.mu.Unlock()
+	select {
+	case p.ready <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the results that have arrived since the last call.
+func (p *part) take() []wire.Result {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	results := p.results
+	p.results = nil
+	return results
+}
+
+// send makes the attempts, and returns when each has ended or left the run.
+func (p *part) send(ctx context.Context, items []item) {
+	if p.items = p.dropExpired(items); len(p.items) == 0 {
+		return
+	}
+	p.Budget.DepositN(len(p.items))
+	attempts := push.AttemptContext(ctx)
+	field, used, failed := p.sign(attempts)
+	if failed != nil {
+		for _, i := range p.items {
+			p.leave(ctx, i, push.Attempt{Started: time.Now(), Outcome: *failed})
+		}
+		return
+	}
+	p.used = used
+	p.lease.Start(signAll(p.items, field), p)
+	ended := attempts.Done()
+	for left := len(p.items); left > 0; {
+		select {
+		case <-p.ready:
+			results := p.take()
+			left -= len(results)
+			p.process(ctx, results)
+		case <-ended:
+			p.lease.Cancel(p)
+			ended = nil
+		}
+	}
+}
+
+// dropExpired ends the items that have expired while they waited for the lease, and returns the
+// others.
+func (p *part) dropExpired(items []item) (live []item) {
+	var dropped []item
+	for n, i := range items {
+		switch {
+		case expired(i.Notification):
+			if dropped == nil {
+				live = append(live, items[:n]...)
+			}
+			dropped = append(dropped, i)
+			p.lease.Done(expiredOutcome)
+		case dropped != nil:
+			live = append(live, i)
+		}
+	}
+	if dropped == nil {
+		return items
+	}
+	p.release(&p.permits, push.Outcome{}, 0, len(dropped))
+	p.finishWithoutAttempt(dropped, expiredOutcome)
+	return live
+}
+
+// sign is Provider.Sign for all items, whose credential is the same.
+func (p *part) sign(ctx context.Context) (field wire.Field, used any, failed *push.Outcome) {
+	n := p.items[0].Notification
+	defer p.recoverPanic(n, func(o push.Outcome) { failed = &o })
+	return p.Provider.Sign(ctx, n)
+}
+
+// signAll returns the requests of the items with a further header field. It leaves the requests of the
+// items unchanged, because later attempts are signed again.
+func signAll(items []item, field wire.Field) []*wire.Request {
+	size := 0
+	for _, i := range items {
+		size += len(i.request.Header) + 1
+	}
+	headers := make([]wire.Field, 0, size)
+	requests, signed := make([]wire.Request, len(items)), make([]*wire.Request, len(items))
+	for i := range items {
+		requests[i], signed[i] = *items[i].request, &requests[i]
+		if field.Name != "" {
+			start := len(headers)
+			headers = append(append(headers, requests[i].Header...), field)
+			requests[i].Header = headers[start:len(headers):len(headers)]
+		}
+	}
+	return signed
+}
+
+// process records results. It ends the items that were accepted, and continues with the others.
+func (p *part) process(ctx context.Context, results []wire.Result) {
+	accepted := make([]*push.Call, 0, len(results))
+	attempts := make([]push.Attempt, len(results))
+	var took time.Duration // of all that were accepted
+	for n, result := range results {
+		i, a := p.items[result.Index], &attempts[n]
+		*a = push.Attempt{Started: result.Started, Took: result.Ended.Sub(result.Started), Outcome: p.judge(ctx, i.Notification, result)}
+		if a.Verdict != push.Accepted {
+			p.leave(ctx, i, *a)
+			continue
+		}
+		a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
+		p.RateLimiter.Record(i.Notification, a.Outcome)
+		p.Observer.attempted(i.Notification, 1, *a)
+		i.Receipt = newReceipt(i.Notification, a.Outcome, attempts[n:n+1:n+1]...)
+		accepted = append(accepted, i.Call)
+		took += a.Took
+	}
+	if count := len(accepted); count > 0 {
+		mean := took / time.Duration(count)
+		p.lease.Succeeded(count, mean)
+		p.release(&p.permits, push.Outcome{Verdict: push.Accepted}, mean, count)
+		p.finish(accepted)
+	}
+}
+
+// judge is Provider.Judge. After a panic, the outcome is unknown.
+func (p *part) judge(ctx context.Context, n *push.Notification, result wire.Result) (o push.Outcome) {
+	defer p.recoverPanic(n, func(unknown push.Outcome) { o = unknown })
+	err := result.Err
+	if e, ok := errors.AsType[*wire.Error](err); ok && e.Reason == wire.Canceled { // name the cause, which Cancel does not know
+		err = &wire.Error{Reason: e.Reason, Processed: e.Processed, Err: push.AttemptContext(ctx).Err()}
+	}
+	o = p.Provider.Judge(n, p.used, result.Response, err)
+	p.Unregistered.record(n, o)
+	return o
+}
+
+// leave records an attempt that was not accepted, and continues with its item as Send does.
+func (p *part) leave(ctx context.Context, i item, a push.Attempt) {
+	a.Endpoint, a.Environment = p.lease.Endpoint().String(), p.Environment
+	p.lease.Done(a.Outcome)
+	p.adaptive.release(a.Outcome, a.Took)
+	x := &execution{
+		Executor: p.Executor, n: i.Notification, makeAttempt: p.attempt(i.Notification, i.request), deadline: sendDeadline(ctx, i.Notification),
+		globalPermit: p.global, throttlePermit: p.throttle, hasThrottlePermit: true,
+		cancelled: a.Verdict == push.Unknown && errors.Is(push.AttemptContext(ctx).Err(), context.Canceled),
+	}
+	x.record(a)
+	p.continueAlone(i, func() push.Receipt {
+		if cause, ok := x.retry(ctx, p.lease.Endpoint(), a.Outcome); !ok {
+			return x.finish(cause)
+		}
+		return x.run(ctx)
+	})
+}
