@@ -160,11 +160,15 @@ func TestRetriesOfRunAvoidItsEndpoint(t *testing.T) {
 // TestRunBeyondLimitsWaitsAsSinglesDo sends more than every limit allows at once.
 func TestRunBeyondLimitsWaitsAsSinglesDo(t *testing.T) {
 	for name, limit := range map[string]func(*delivery.Route){
-		"none":             func(*delivery.Route) {},
-		"concurrency":      func(r *delivery.Route) { r.ConcurrencyLimit.Max = 48 },
-		"adaptive":         func(r *delivery.Route) { r.AdaptiveLimiter.InitialLimit, r.AdaptiveLimiter.MinLimit = 16, 16 },
-		"rate":             func(r *delivery.Route) { r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 10}}) },
-		"rate of a device": func(r *delivery.Route) { r.RateLimiter = quota.New(quota.Config{Device: quota.Limit{Rate: 1, Burst: 1}}) },
+		"none":        func(*delivery.Route) {},
+		"concurrency": func(r *delivery.Route) { r.ConcurrencyLimit.Max = 48 },
+		"adaptive":    func(r *delivery.Route) { r.AdaptiveLimiter.InitialLimit, r.AdaptiveLimiter.MinLimit = 16, 16 },
+		"rate": func(r *delivery.Route) {
+			r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 100, Burst: 10}})
+		},
+		"rate of a device": func(r *delivery.Route) {
+			r.RateLimiter = quota.New(quota.Config{Device: quota.Limit{Rate: 1, Burst: 1}})
+		},
 		"app that exceeds its share": func(r *delivery.Route) {
 			r.RateLimiter = quota.New(quota.Config{Scopes: []quota.Scope{{Name: "a", Apps: []string{"shop"}, Limit: quota.Limit{Rate: 50, Burst: 5}}}})
 		},
