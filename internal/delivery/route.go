@@ -18,7 +18,8 @@ import (
 type Provider interface {
 	// Translate validates n and returns the request of the service without the credential. The
 	// error of an invalid notification is a *push.FieldError. What it does not recognize in the
-	// provider-specific block it passes on, with a call of n.Warn.
+	// provider-specific block it passes on, with a call of n.Warn. Requests do not share the spare
+	// capacity of a header.
 	Translate(n *push.Notification) (*wire.Request, error)
 	// Sign returns the header field that authorizes the request for n, with an empty name if it needs
 	// none. used is passed to Judge. If there is no credential, failed is the outcome of the attempt.

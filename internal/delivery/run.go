@@ -249,20 +249,14 @@ func (p *part) sign(ctx context.Context) (field wire.Field, used any, failed *pu
 }
 
 // signAll returns the requests of the items with a further header field. It leaves the requests of the
-// items unchanged, because later attempts are signed again.
+// items unchanged, because later attempts are signed again. It may use the spare capacity of their
+// headers: the attempts at an item follow each other.
 func signAll(items []item, field wire.Field) []*wire.Request {
-	size := 0
-	for _, i := range items {
-		size += len(i.request.Header) + 1
-	}
-	headers := make([]wire.Field, 0, size)
 	requests, signed := make([]wire.Request, len(items)), make([]*wire.Request, len(items))
 	for i := range items {
 		requests[i], signed[i] = *items[i].request, &requests[i]
 		if field.Name != "" {
-			start := len(headers)
-			headers = append(append(headers, requests[i].Header...), field)
-			requests[i].Header = headers[start:len(headers):len(headers)]
+			requests[i].Header = append(requests[i].Header, field)
 		}
 	}
 	return signed

@@ -187,7 +187,7 @@ func (p *Provider) header(n *push.Notification, kind *pushType) ([]wire.Field, e
 	if err != nil {
 		return nil, err
 	}
-	h := append(make([]wire.Field, 0, 7),
+	h := append(make([]wire.Field, 0, 8), // up to 3 fixed and 4 optional ones, and the credential
 		wire.Field{Name: "apns-id", Value: n.ID, NeverIndexed: true},
 		wire.Field{Name: "apns-push-type", Value: kind.name},
 		wire.Field{Name: "content-type", Value: "application/json"})

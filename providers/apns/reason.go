@@ -182,6 +182,9 @@ var lenient = json.JoinOptions(jsontext.AllowInvalidUTF8(true), jsontext.AllowDu
 
 // parseReason returns the reason in an error's body, or "" if there is none.
 func parseReason(body []byte) string {
+	if len(body) == 0 { // of a response with status 200
+		return ""
+	}
 	var in struct {
 		Reason string `json:"reason"`
 	}
