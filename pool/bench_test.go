@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluice-push/sluice/pool"
 )
@@ -143,4 +144,16 @@ func BenchmarkWaiters(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkPickNAndSucceeded measures the lease of a run of 64, per run.
+func BenchmarkPickNAndSucceeded(b *testing.B) {
+	p := newBenchPool(b, nil, 8)
+	for b.Loop() {
+		lease, err := p.PickN(b.Context(), nil, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		lease.Succeeded(lease.Size(), time.Millisecond)
+	}
 }

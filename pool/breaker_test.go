@@ -3,10 +3,13 @@
 package pool_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
@@ -402,5 +405,53 @@ func TestConcurrentPicksSendOneProbe(t *testing.T) {
 		}
 		probe.Done(accepted)
 		other.Done(accepted)
+	})
+}
+
+// TestWindowMatchesModel compares the counts of a breaker with a list of all outcomes.
+func TestWindowMatchesModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		window := rapid.IntRange(1100, 9000).Draw(rt, "window ms")
+		bucket := rapid.IntRange(500, 1000).Draw(rt, "bucket ms")
+		type step struct{ advance, succeeded, failed int }
+		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
+			return step{
+				advance:   rapid.SampledFrom([]int{0, 1, 300, 1000, 2500, 30000}).Draw(rt, "advance ms"),
+				succeeded: rapid.IntRange(0, 5).Draw(rt, "succeeded"), failed: rapid.IntRange(0, 5).Draw(rt, "failed"),
+			}
+		}), 1, 30).Draw(rt, "steps")
+		violation := ""
+		synctest.Test(t, func(t *testing.T) {
+			tp := startPool(t, 1, pool.Config{Breaker: pool.Breaker{
+				ConsecutiveFailures: 1 << 30, FailureRate: 1,
+				Window: time.Duration(window) * time.Millisecond, Bucket: time.Duration(bucket) * time.Millisecond,
+			}})
+			advance(time.Second)
+			succeeded, failures := map[int]int{}, map[int]int{} // by bucket
+			for i, s := range steps {
+				advance(time.Duration(s.advance) * time.Millisecond)
+				now := int(time.Since(bubbleStart).Milliseconds()) / bucket
+				lease := tp.pickN(10)
+				lease.Succeeded(s.succeeded, time.Millisecond)
+				for range s.failed {
+					lease.Done(failed)
+				}
+				for range 10 { // the rest
+					lease.Done(abandoned)
+				}
+				succeeded[now], failures[now] = succeeded[now]+s.succeeded, failures[now]+s.failed
+				want := [2]int{}
+				for b := range (window + bucket - 1) / bucket {
+					want[0], want[1] = want[0]+succeeded[now-b], want[1]+failures[now-b]
+				}
+				if e := tp.endpointStatus(1); [2]int{e.Successes, e.Failures} != want {
+					violation = fmt.Sprintf("step %d: %d successes and %d failures; want %v", i, e.Successes, e.Failures, want)
+					return
+				}
+			}
+		})
+		if violation != "" {
+			rt.Fatal(violation)
+		}
 	})
 }
