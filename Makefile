@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices help build test test-future race lint fuzz bench benchmarks crash cluster million fleet scorecard demo ci
+.PHONY: notices help build test test-future race lint fuzz bench profile benchmarks crash cluster million fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ bench: build ## run the load tests of docs/performance.md, BENCH (default 15s) e
 	bin/gateway bench --dev --no-queue --duration $(BENCH) --rate 1500/s
 	bin/gateway bench --dev --duration $(BENCH) --in-flight 2 --batch 150
 	bin/gateway bench --dev --duration $(BENCH) --in-flight 64
+
+PROFILE ?= 15s
+profile: build ## profile CPU, allocations and locks of the gateway in batches, single calls and with a queue, PROFILE (default 15s) each; writes data/profile
+	PROFILE=$(PROFILE) tools/profile.sh
 
 benchmarks: ## run the Go benchmarks of the packages on the send path
 	$(GO) test -run '^$$' -bench . -benchmem ./push ./wire ./pool ./internal/delivery ./internal/api ./internal/queue ./internal/gateway

@@ -12,10 +12,13 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	loadbench "github.com/sluice-push/sluice/internal/bench"
 	loadreport "github.com/sluice-push/sluice/internal/report"
@@ -40,7 +43,7 @@ type benchCmd struct {
 	Mock     string `placeholder:"FILE" help:"With --dev: configuration of the mock providers, as for gateway mock -c."`
 	Queue    bool   `negatable:"" default:"true" help:"With --dev: run the gateway with a queue and a history. --no-queue runs it without."`
 	Fault    string `placeholder:"FILE" help:"Fault script of the mock providers in YAML (the list faults), played from the start of the measurement."`
-	Profile  string `placeholder:"FILE" help:"Write a CPU profile of the gateway to this file, for go tool pprof."`
+	Profile  string `placeholder:"DIR" help:"Write profiles of the gateway to this directory, for go tool pprof: cpu.pb.gz, allocs.pb.gz and mutex.pb.gz."`
 	AdminURL string `placeholder:"URL" help:"URL of the gateway's admin listener, for --profile. Not needed with --dev and --ready-file."`
 
 	JSON    string   `name:"json" placeholder:"FILE" help:"Write the report to this file as JSON."`
@@ -96,7 +99,7 @@ func (b benchCmd) Run(p process) error {
 	}
 	panel := loadreport.Panel{Output: p.stderr, Terminal: isTerminal(p.stderr)}
 	cfg.OnProgress, cfg.ProgressInterval = func(s loadbench.Snapshot) { panel.Show(toProgress(s)) }, panel.Interval()
-	profileErr := b.startProfile(p, env.AdminURL)
+	profileErr := b.startProfiles(p, env.AdminURL)
 	r, err := loadbench.Run(p, cfg)
 	panel.Clear()
 	if err == nil {
@@ -197,9 +200,9 @@ func (b benchCmd) compare(p process) error {
 	return err
 }
 
-// startProfile profiles the CPU usage of the gateway during the measurement. An interrupted run has
-// no profile, because pprof returns a profile only after its full duration.
-func (b benchCmd) startProfile(ctx context.Context, admin string) <-chan error {
+// startProfiles profiles the gateway during the measurement. An interrupted run has no profiles,
+// because pprof returns them only after their full duration.
+func (b benchCmd) startProfiles(ctx context.Context, admin string) <-chan error {
 	done := make(chan error, 1)
 	if b.Profile == "" {
 		done <- nil
@@ -208,12 +211,23 @@ func (b benchCmd) startProfile(ctx context.Context, admin string) <-chan error {
 	if b.AdminURL != "" {
 		admin = b.AdminURL
 	}
+	if err := os.MkdirAll(b.Profile, 0o700); err != nil {
+		done <- err
+		return done
+	}
 	go func() {
 		select {
 		case <-time.After(b.WarmUp):
 		case <-ctx.Done():
 		}
-		err := download(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", admin, max(int(b.Duration.Seconds()), 1)), b.Profile)
+		var downloads errgroup.Group
+		for name, profile := range map[string]string{"cpu": "profile", "allocs": "allocs", "mutex": "mutex"} {
+			downloads.Go(func() error {
+				url := fmt.Sprintf("%s/debug/pprof/%s?seconds=%d", admin, profile, max(int(b.Duration.Seconds()), 1))
+				return download(ctx, url, filepath.Join(b.Profile, name+".pb.gz"))
+			})
+		}
+		err := downloads.Wait()
 		if ctx.Err() != nil {
 			err = nil
 		}

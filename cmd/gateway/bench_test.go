@@ -19,7 +19,7 @@ var otherGateway = []string{"GATEWAY_URL=http://127.0.0.1:1", "SLUICE_KEY=slk_of
 func TestBenchDev(t *testing.T) {
 	dir := t.TempDir()
 	data, page := filepath.Join(dir, "report.json"), filepath.Join(dir, "report.html")
-	code, stdout, stderr := runGateway(t, otherGateway, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page)
+	code, stdout, stderr := runGateway(t, otherGateway, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page, "--profile", dir)
 	if code != 0 || !strings.Contains(stdout, "equal to the mock's ledger (100 notifications)") {
 		t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
@@ -41,6 +41,12 @@ func TestBenchDev(t *testing.T) {
 	}
 	if text, err := os.ReadFile(page); err != nil || !strings.Contains(string(text), "The counts match") {
 		t.Errorf("HTML report: %v\n%s", err, text)
+	}
+
+	for _, name := range []string{"cpu", "allocs", "mutex"} {
+		if info, err := os.Stat(filepath.Join(dir, name+".pb.gz")); err != nil || info.Size() == 0 {
+			t.Errorf("%s profile: %v", name, err)
+		}
 	}
 
 	code, stdout, _ = runGateway(t, nil, "bench", "--compare", data, data)

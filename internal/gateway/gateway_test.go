@@ -295,7 +295,7 @@ func TestMetricsAndProfilesAreOnlyOnAdminListener(t *testing.T) {
 	h := s.start(t, listenConfig+"apps:\n"+s.appBlock("shop", s.apnsBlock()))
 	h.post("shop", apnsNotification(deviceToken)) // afterwards the pool is ready
 	for path, want := range map[string]string{
-		"/metrics": fmt.Sprintf("sluice_pool_ready{pool=\"apns %s MOCKKEY001\"} 1", s.ready.APNs), "/debug/pprof/": "goroutine",
+		"/metrics": fmt.Sprintf("sluice_pool_ready{pool=\"apns %s MOCKKEY001\"} 1", s.ready.APNs), "/debug/pprof/": "goroutine", "/debug/pprof/mutex?debug=1": "sampling period=100",
 	} {
 		if status, text := h.get(h.adminURL + path); status != 200 || !strings.Contains(text, want) {
 			t.Errorf("admin %s: status %d, want %q in the response", path, status, want)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"runtime"
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
@@ -51,11 +52,19 @@ func (g *Gateway) adminHandler() http.Handler {
 	mux.HandleFunc("GET /v1/status", g.handleStatus)
 	mux.HandleFunc("GET /readyz", g.handleReady)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/mutex", mutexProfile)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
+}
+
+// mutexProfile responds with a profile of the waits for locks. The first request starts the
+// measurement, which then samples one in a hundred waits.
+func mutexProfile(w http.ResponseWriter, r *http.Request) {
+	runtime.SetMutexProfileFraction(100)
+	pprof.Handler("mutex").ServeHTTP(w, r)
 }
 
 // apiServer returns the server of the API. It supports HTTP/1.1, and unencrypted HTTP/2 with prior

@@ -56,7 +56,7 @@ func TestClusterLosesNoTaskWhenServerDies(t *testing.T) {
 // TestGatewaysStartOnEmptyCluster starts two gateways at the same time on a cluster whose servers
 // have just been started, several times.
 func TestGatewaysStartOnEmptyCluster(t *testing.T) {
-	for range 3 {
+	for range 4 {
 		servers := jetstreamtest.NewStartingCluster(t)
 		engineConfig := servers.Account(t)
 		var starts errgroup.Group
