@@ -64,6 +64,19 @@ const (
 	LaneBulk     Lane = "bulk"
 )
 
+// Priority returns the rank of the lane: 0 for critical, 1 for normal and the zero value, and 2 for
+// bulk.
+func (l Lane) Priority() int {
+	switch l {
+	case LaneCritical:
+		return 0
+	case LaneBulk:
+		return 2
+	default:
+		return 1
+	}
+}
+
 // UnmarshalText accepts critical, normal and bulk.
 func (l *Lane) UnmarshalText(text []byte) error {
 	return unmarshalEnum(l, text, LaneCritical, LaneNormal, LaneBulk)

@@ -280,6 +280,14 @@ func (m *meter) perSecond(now time.Time) float64 {
 	return max(m.previous, m.current)
 }
 
+// scaledBurst returns the share of a burst: at least 1 unless the share is 0.
+func scaledBurst(share float64, burst int) int {
+	if share == 0 {
+		return 0
+	}
+	return max(1, int(share*float64(burst)))
+}
+
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a

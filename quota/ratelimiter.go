@@ -70,11 +70,6 @@ type Scope struct {
 	Limit
 }
 
-func (s *Scope) matches(n *push.Notification) bool {
-	return (len(s.Apps) == 0 || slices.Contains(s.Apps, n.App)) &&
-		(len(s.Lanes) == 0 || slices.Contains(s.Lanes, n.EffectiveLane()))
-}
-
 // RateLimiter enforces the quotas of one credential. When the provider refuses a scope, that scope
 // closes for the time that the provider asks for; other scopes stay open. Routes may share a
 // RateLimiter. A nil RateLimiter sets no limit.
@@ -87,32 +82,38 @@ type RateLimiter struct {
 type limits struct {
 	total     *scopeLimiter
 	totalOnly []*scopeLimiter // total alone: the limiters of most notifications
-	scopes    atomic.Pointer[scopeSet]
+	scopeList atomic.Pointer[[]scope]
 	targets   targetTable
 
-	configMu sync.Mutex // guards the fields below and the replacement of scopes
-	weights  map[string]int
-	share    *shareConfig // nil: the whole limit
+	configMu sync.Mutex // guards share and the replacement of scopeList
+	share    shareConfig
 }
 
-// scopeSet holds the scopes within the total. It is immutable.
-type scopeSet struct {
-	topics   *scopeLimiter // nil: no limit for topics
-	operator []operatorScope
-}
-
-// operatorScope is a Scope with its limiter.
-type operatorScope struct {
+// scope is a scope within the total: that of all topics, or one of the operator.
+type scope struct {
 	Scope
+	key     string // in Demand and SetShare
 	limiter *scopeLimiter
 }
 
+func (s *scope) matches(n *push.Notification) bool {
+	if s.key == Topics {
+		return isTopic(n)
+	}
+	return (len(s.Apps) == 0 || slices.Contains(s.Apps, n.App)) &&
+		(len(s.Lanes) == 0 || slices.Contains(s.Lanes, n.EffectiveLane()))
+}
+
+// scopes returns the scopes within the total: that of the topics, if it is limited, and those of the
+// operator.
+func (l *limits) scopes() []scope { return *l.scopeList.Load() }
+
 // New returns a RateLimiter with all scopes open.
 func New(cfg Config) *RateLimiter {
-	l := &RateLimiter{limits: &limits{total: &scopeLimiter{}, weights: cfg.Weights}}
+	l := &RateLimiter{limits: &limits{total: &scopeLimiter{}}}
 	l.total.aimd.learnsRate = true
 	l.totalOnly = []*scopeLimiter{l.total}
-	l.scopes.Store(&scopeSet{})
+	l.scopeList.Store(new([]scope))
 	l.targets.init()
 	l.Reconfigure(cfg)
 	return l
@@ -148,31 +149,25 @@ func (l *RateLimiter) Acquire(ctx context.Context, n *push.Notification, maxWait
 	if take(limiters, n, 1) == 1 {
 		return 0, nil
 	}
-	start := time.Now()
-	passed, err := acquire(ctx, limiters, n, start.Add(min(maxWait, maxClosed)))
+	start, passed := time.Now(), limiters[:0]
+	for _, limiter := range limiters {
+		if err = limiter.acquire(ctx, n, start.Add(min(maxWait, maxClosed))); err != nil {
+			break
+		}
+		passed = limiters[:len(passed)+1]
+	}
 	closed := l.RetryAfter(n) // another scope may have closed during the wait
 	if err == nil && closed > 0 {
 		err = &RejectedError{closed}
 	}
 	if err != nil {
-		restore(limiters[:passed], 1)
+		restore(passed, 1)
 		l.targets.restore(n)
 	}
 	if rejected, ok := errors.AsType[*RejectedError](err); ok {
 		rejected.RetryAfter = max(rejected.RetryAfter, closed)
 	}
 	return time.Since(start), err
-}
-
-// acquire takes a token from each of the limiters, and returns how many have given one.
-func acquire(ctx context.Context, limiters []*scopeLimiter, n *push.Notification, deadline time.Time) (passed int, err error) {
-	for _, l := range limiters {
-		if err := l.acquire(ctx, n, deadline); err != nil {
-			return passed, err
-		}
-		passed++
-	}
-	return passed, nil
 }
 
 // TryAcquireN returns how many notifications of ns, from the front, may be attempted immediately,
@@ -239,24 +234,19 @@ func restore(limiters []*scopeLimiter, count int) {
 	}
 }
 
-// limitersFor returns the limiters that n must pass, the narrowest scope first.
+// limitersFor returns the limiters that n must pass, the total last.
 func (l *RateLimiter) limitersFor(n *push.Notification) []*scopeLimiter {
-	scopes, service := l.scopes.Load(), l.service.activeLimiter()
-	topics := scopes.topics != nil && isTopic(n)
-	if !topics && len(scopes.operator) == 0 && service == nil {
-		return l.totalOnly
-	}
-	limiters := make([]*scopeLimiter, 0, len(scopes.operator)+3)
-	for i := range scopes.operator {
-		if s := &scopes.operator[i]; s.matches(n) {
+	var limiters []*scopeLimiter
+	for _, s := range l.scopes() {
+		if s.matches(n) {
 			limiters = append(limiters, s.limiter)
 		}
 	}
-	if topics {
-		limiters = append(limiters, scopes.topics)
-	}
-	if service != nil {
+	if service := l.service.activeLimiter(); service != nil {
 		limiters = append(limiters, service)
+	}
+	if limiters == nil {
+		return l.totalOnly
 	}
 	return append(limiters, l.total)
 }

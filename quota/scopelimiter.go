@@ -25,8 +25,7 @@ type scopeLimiter struct {
 	aimd     aimdLimiter
 	rejected meter
 	queue    fairqueue.Queue[string, waiter] // flows are apps
-	timer    *time.Timer
-	armed    bool
+	timer    *time.Timer                     // runs while the queue is not empty
 }
 
 // waiter is a notification that waits for a token.
@@ -38,23 +37,11 @@ type waiter struct {
 
 type waiterItem = fairqueue.Item[string, waiter]
 
-// lanePriority returns the priority of n's lane; 0 is the highest.
-func lanePriority(n *push.Notification) int {
-	switch n.EffectiveLane() {
-	case push.LaneCritical:
-		return 0
-	case push.LaneBulk:
-		return 2
-	default:
-		return 1
-	}
-}
-
 // take takes up to count tokens for notifications like n, and returns how many.
 func (l *scopeLimiter) take(n *push.Notification, count int) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for priority := range lanePriority(n) + 1 {
+	for priority := range n.Lane.Priority() + 1 {
 		if l.queue.LaneLen(priority) > 0 {
 			return 0
 		}
@@ -66,13 +53,9 @@ func (l *scopeLimiter) take(n *push.Notification, count int) int {
 func (l *scopeLimiter) restore(count int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.restoreLocked(count)
-}
-
-func (l *scopeLimiter) restoreLocked(count int) {
 	now := time.Now()
 	l.aimd.restore(now, count)
-	l.resetTimer(now)
+	l.armTimer(now)
 }
 
 // acquire takes a token for n. It waits until the deadline, but not if the estimated wait is longer.
@@ -88,14 +71,27 @@ func (l *scopeLimiter) acquire(ctx context.Context, n *push.Notification, deadli
 	case <-timer.C: // higher lanes, or apps that were idle, have overtaken n
 	case <-ctx.Done():
 	}
-	return l.leave(ctx, item)
+	l.mu.Lock()
+	waiting, retryAfter := l.queue.Remove(item), item.Value.retryAfter
+	l.mu.Unlock()
+	switch err := ctx.Err(); {
+	case retryAfter > 0:
+		return &RejectedError{retryAfter}
+	case waiting && err == nil:
+		return &RejectedError{minClosed}
+	case err != nil && !waiting: // the context ended when n got its token
+		l.restore(1)
+		return err
+	default:
+		return err
+	}
 }
 
 // takeOrQueue takes a token, queues n, or returns a *RejectedError.
 func (l *scopeLimiter) takeOrQueue(n *push.Notification, deadline time.Time) (*waiterItem, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, priority, weight := time.Now(), lanePriority(n), l.weights[n.App]
+	now, priority, weight := time.Now(), n.Lane.Priority(), l.weights[n.App]
 	ahead := l.queue.Ahead(priority, n.App, weight)
 	if ahead == 0 && l.aimd.take(now, 1) == 1 {
 		return nil, nil
@@ -105,35 +101,18 @@ func (l *scopeLimiter) takeOrQueue(n *push.Notification, deadline time.Time) (*w
 		return nil, &RejectedError{wait}
 	}
 	item := l.queue.Push(priority, n.App, weight, waiter{deadline: deadline, ready: make(chan struct{})})
-	l.armTimer(now)
+	if l.queue.Len() == 1 {
+		l.armTimer(now)
+	}
 	return item, nil
 }
 
-// leave ends the wait of an item. The error is nil if it has its token.
-func (l *scopeLimiter) leave(ctx context.Context, item *waiterItem) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	waiting, retryAfter := l.queue.Remove(item), item.Value.retryAfter
-	switch err := ctx.Err(); {
-	case err != nil:
-		if !waiting && retryAfter == 0 {
-			l.restoreLocked(1)
-		}
-		return err
-	case waiting:
-		return &RejectedError{minClosed}
-	case retryAfter > 0:
-		return &RejectedError{retryAfter}
-	}
-	return nil
-}
-
-// armTimer sets the timer for the next dispatch. l.mu is held.
+// armTimer sets the timer for the next dispatch, or sets it again after a change of the tokens. l.mu
+// is held.
 func (l *scopeLimiter) armTimer(now time.Time) {
-	if l.armed || l.queue.Len() == 0 {
+	if l.queue.Len() == 0 {
 		return
 	}
-	l.armed = true
 	wait := max(l.aimd.delay(now, 1), minDispatchInterval)
 	if l.timer == nil {
 		l.timer = time.AfterFunc(wait, l.dispatch)
@@ -150,7 +129,7 @@ func (l *scopeLimiter) dispatch() {
 	for l.queue.Len() > 0 && l.aimd.take(now, 1) == 1 {
 		close(l.queue.Pop(nil).Value.ready)
 	}
-	l.resetTimer(now)
+	l.armTimer(now)
 }
 
 // applyRefusal closes the scope with record, one of the two record methods of aimdLimiter, and

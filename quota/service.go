@@ -56,7 +56,7 @@ func (s *serviceScope) activeLimiter() *scopeLimiter {
 		return nil
 	}
 	if until := s.limitUntil.Load(); until != 0 && time.Now().UnixNano() >= until && s.limitUntil.CompareAndSwap(until, 0) {
-		s.limiter.setLimit(Limit{})
+		s.limiter.reconfigure(Limit{}, nil)
 	}
 	return &s.limiter
 }
@@ -90,17 +90,8 @@ func (s *serviceScope) recordAttempt(device uint64, verdict push.Verdict) bool {
 func (s *serviceScope) recordRefusal(wait time.Duration) bool {
 	if s.limit.Rate > 0 {
 		s.limitUntil.Store(time.Now().Add(serviceLimitTime).UnixNano())
-		s.limiter.setLimit(s.limit)
+		s.limiter.reconfigure(s.limit, nil)
 	}
 	s.active.Store(true)
 	return s.limiter.applyRefusal((*aimdLimiter).recordRefusal, wait)
-}
-
-// setLimit replaces the limit, also for waiters.
-func (l *scopeLimiter) setLimit(limit Limit) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	l.aimd.setLimit(now, limit)
-	l.resetTimer(now)
 }

@@ -48,12 +48,8 @@ func (l *RateLimiter) Status() Status {
 	total := l.total.status("")
 	s := Status{Limit: total.Limit, Rate: total.Rate, Share: total.Share, ClosedFor: total.ClosedFor, Waiting: total.Waiting}
 	s.Targets, s.ClosedTargets = l.targets.count()
-	scopes := l.scopes.Load()
-	if scopes.topics != nil {
-		s.Scopes = append(s.Scopes, scopes.topics.status("topics"))
-	}
-	for _, o := range scopes.operator {
-		s.Scopes = append(s.Scopes, o.limiter.status(o.Name))
+	for _, scope := range l.scopes() {
+		s.Scopes = append(s.Scopes, scope.limiter.status(scope.Name))
 	}
 	if limiter := l.service.activeLimiter(); limiter != nil {
 		service := limiter.status("service")

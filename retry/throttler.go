@@ -79,7 +79,7 @@ func (t *AdaptiveThrottler) AcquireN(n int) (p Permit, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rejection := t.rejectionRate(t.advance())
-	if rejection > 0 && n > 1 {
+	if rejection > 0 && n != 1 {
 		return Permit{}, false
 	}
 	t.requests.current += float64(n)

@@ -69,13 +69,13 @@ const (
 )
 
 // acquire waits for a place for n, or returns a *rejection. With the lease, the caller must call
-// endWait of the permit.
+// leased of the permit.
 func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (p permit, err error) {
 	if a == nil {
 		return permit{}, nil
 	}
 	if p, err = a.fairQueue.acquire(ctx, n, maxWait, cmp.Or(a.MaxQueue, 10_000), a); err == nil {
-		p.unleased = 1
+		p.adaptive, p.unleased, p.start = a, 1, time.Now()
 	}
 	return p, err
 }
@@ -86,41 +86,42 @@ func (a *AdaptiveLimiter) tryAcquireN(n *push.Notification, count int) (p permit
 		return permit{}, count
 	}
 	p, granted = a.fairQueue.tryAcquireN(n, count, a)
-	p.unleased = granted
+	p.adaptive, p.unleased, p.start = a, granted, time.Now()
 	return p, granted
 }
 
 // admit implements limiter.
-func (a *AdaptiveLimiter) admit(n *push.Notification, u *usage, count int) (granted int, cause push.Outcome) {
+func (a *AdaptiveLimiter) admit(n *push.Notification, count, own int) (granted int, cause push.Outcome) {
 	if a.leaseWaiters > 1 {
 		a.leaseCapacity = float64(a.inFlight - a.unleased)
 	}
 	for ; granted < count; granted++ {
-		if cause = a.check(n, u); cause.Reason != "" {
+		if cause = a.check(n, a.inFlight+granted, own+granted); cause.Reason != "" {
 			break
 		}
-		a.start(u)
-		a.unleased++
 	}
 	if granted > 0 {
+		a.unleased += granted
 		a.leaseWaiters++
-		a.sample.peak = max(a.sample.peak, a.inFlight)
+		a.sample.peak = max(a.sample.peak, a.inFlight+granted)
 	}
 	return granted, cause
 }
 
-// check returns the outcome of the rejection of n, or the zero Outcome. a.mu is held.
-func (a *AdaptiveLimiter) check(n *push.Notification, u *usage) push.Outcome {
-	switch inFlight := float64(a.inFlight); {
-	case inFlight >= a.currentLimit()*limitFraction(n):
+// check returns the outcome of the rejection of n, or the zero Outcome. inFlight counts all
+// notifications in flight and own those of n's flow. a.mu is held.
+func (a *AdaptiveLimiter) check(n *push.Notification, inFlight, own int) push.Outcome {
+	switch {
+	case float64(inFlight) >= a.currentLimit()*limitFraction(n):
 		return push.Outcome{Verdict: push.Unsent, Reason: reasonOverloaded, RetryAfter: shedRetryAfter}
-	case a.leaseCapacity > 0 && inFlight >= a.leaseCapacity*borrowThreshold && a.exceedsShare(u):
+	case a.leaseCapacity > 0 && float64(inFlight) >= a.leaseCapacity*borrowThreshold && a.exceedsShare(flowOf(n), own):
 		return push.Outcome{Verdict: push.Throttled, Reason: reasonOverShare, RetryAfter: shedRetryAfter}
 	}
 	return push.Outcome{}
 }
 
-// endWait implements limiter.
+// endWait records that count notifications have a lease or will not get one. last is true if these
+// are the last ones of their permit.
 func (a *AdaptiveLimiter) endWait(count int, last bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -130,7 +131,7 @@ func (a *AdaptiveLimiter) endWait(count int, last bool) {
 }
 
 // release implements limiter.
-func (a *AdaptiveLimiter) release(u *usage, count int, wait, took time.Duration) {
+func (a *AdaptiveLimiter) release(flow flowKey, count int, wait, took time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s, now := &a.sample, time.Now()
@@ -141,7 +142,7 @@ func (a *AdaptiveLimiter) release(u *usage, count int, wait, took time.Duration)
 		a.updateLimit(s)
 		a.sample = sample{start: now, peak: a.inFlight}
 	}
-	a.finish(u, count, a)
+	a.finish(flow, count, a)
 }
 
 // updateLimit adapts the limit to a sample. The limit does not grow while less than half of it is
@@ -169,17 +170,18 @@ func (a *AdaptiveLimiter) currentLimit() float64 {
 	return a.limit
 }
 
-// exceedsShare reports whether u has more than its weighted share of the leases. It returns false
-// if no other app has notifications in flight. a.mu is held.
-func (a *AdaptiveLimiter) exceedsShare(u *usage) bool {
-	own := float64(max(a.Weights[u.key.app], 1))
+// exceedsShare reports whether a flow with the given number of notifications has more than its
+// weighted share of the leases. It returns false if no other flow has notifications in flight. a.mu
+// is held.
+func (a *AdaptiveLimiter) exceedsShare(flow flowKey, inFlight int) bool {
+	own := float64(max(a.Weights[flow.app], 1))
 	total := own
-	for _, other := range a.usages {
-		if other != u && other.inFlight > 0 {
-			total += float64(max(a.Weights[other.key.app], 1))
+	for other, count := range a.flows {
+		if other != flow && count > 0 {
+			total += float64(max(a.Weights[other.app], 1))
 		}
 	}
-	return total > own && float64(u.inFlight) >= float64(max(a.inFlight-a.unleased, 1))*own/total
+	return total > own && float64(inFlight) >= float64(max(a.inFlight-a.unleased, 1))*own/total
 }
 
 // SetWeights replaces Weights.

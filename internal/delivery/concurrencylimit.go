@@ -49,25 +49,21 @@ func (c *ConcurrencyLimit) tryAcquireN(n *push.Notification, count int) (p permi
 }
 
 // admit implements limiter.
-func (c *ConcurrencyLimit) admit(n *push.Notification, u *usage, count int) (granted int, cause push.Outcome) {
+func (c *ConcurrencyLimit) admit(n *push.Notification, count, own int) (granted int, cause push.Outcome) {
 	usable := float64(c.limit()) * limitFraction(n)
 	for ; granted < count; granted++ {
-		if free := usable - float64(c.inFlight); float64(u.inFlight) >= thresholdFactor*free {
+		if free := usable - float64(c.inFlight+granted); float64(own+granted) >= thresholdFactor*free {
 			return granted, push.Outcome{Verdict: push.Unsent, Reason: reasonGatewayFull, RetryAfter: shedRetryAfter}
 		}
-		c.start(u)
 	}
 	return granted, push.Outcome{}
 }
 
-// endWait implements limiter.
-func (c *ConcurrencyLimit) endWait(int, bool) {}
-
 // release implements limiter.
-func (c *ConcurrencyLimit) release(u *usage, count int, _, _ time.Duration) {
+func (c *ConcurrencyLimit) release(flow flowKey, count int, _, _ time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.finish(u, count, c)
+	c.finish(flow, count, c)
 }
 
 func (c *ConcurrencyLimit) limit() int { return cmp.Or(c.Max, 10_000) }

@@ -120,7 +120,7 @@ func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause 
 		x.adaptivePermit.release(push.Outcome{}, 0)
 		return nil, noLease(err)
 	}
-	x.adaptivePermit.endWait()
+	x.adaptivePermit = x.adaptivePermit.leased(1)
 	if expired(x.n) {
 		lease.Done(expiredOutcome)
 		x.adaptivePermit.release(expiredOutcome, 0)

@@ -46,14 +46,14 @@ func compareRuns(steps []runStep, together, single runLimiter) string {
 	var runs, singles []held
 	for i, s := range steps {
 		p, granted := together.tryAcquireN(s.n, s.count)
-		p.endWait()
+		p = p.leased(granted)
 		runs = append(runs, held{p, granted})
 		for k := range granted + 1 {
 			if k == s.count {
 				break
 			}
 			q, one := single.tryAcquireN(s.n, 1)
-			q.endWait()
+			q = q.leased(one)
 			if one != min(granted-k, 1) {
 				return fmt.Sprintf("step %d: %d places together, %d one by one", i, granted, k+one)
 			}
@@ -120,7 +120,7 @@ func TestRunCountsAsOneLeaseWaiter(t *testing.T) {
 			t.Fatalf("%d places", granted)
 		}
 		first.releaseN(push.Outcome{}, 0, 24) // the lease has 40 places
-		first.endWait()
+		first = first.leased(40)
 		second, _ := a.tryAcquireN(n, 64)
 		third, _ := a.tryAcquireN(n, 64)
 		if a.leaseCapacity != 0 {
@@ -132,7 +132,7 @@ func TestRunCountsAsOneLeaseWaiter(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		second.releaseN(push.Outcome{}, 0, 64)
-		third.endWait()
+		third = third.leased(64)
 		third.releaseN(push.Outcome{}, time.Second, 64)
 		fourth.release(push.Outcome{}, 0)
 		first.releaseN(push.Outcome{}, time.Second, 40)
@@ -175,7 +175,7 @@ func TestNilLimitsGrantWholeRuns(t *testing.T) {
 	p, granted := (*ConcurrencyLimit)(nil).tryAcquireN(n, 64)
 	q, adaptive := (*AdaptiveLimiter)(nil).tryAcquireN(n, 64)
 	p.releaseN(push.Outcome{}, 0, 64)
-	q.endWait()
+	q = q.leased(adaptive)
 	q.releaseN(push.Outcome{}, 0, 64)
 	if granted != 64 || adaptive != 64 {
 		t.Errorf("%d and %d places", granted, adaptive)
