@@ -85,6 +85,7 @@ func (x *execution) run(ctx context.Context) push.Receipt {
 		}
 		lease, cause := x.acquireLease(ctx)
 		if lease == nil {
+			x.RateLimiter.Return([]*push.Notification{x.n})
 			return x.finish(cause)
 		}
 		outcome := x.attempt(ctx, lease)

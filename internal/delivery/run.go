@@ -75,13 +75,15 @@ func (s *sending) finish(calls []*push.Call) {
 	s.ended(calls)
 }
 
-// finishWithoutAttempt ends items that have not been attempted.
+// finishWithoutAttempt ends items that have not been attempted, and returns their tokens of the rate
+// limit.
 func (s *sending) finishWithoutAttempt(items []item, cause push.Outcome) {
-	calls := make([]*push.Call, len(items))
+	calls, ns := make([]*push.Call, len(items)), make([]*push.Notification, len(items))
 	for i, it := range items {
 		it.Receipt = newReceipt(it.Notification, cause)
-		calls[i] = it.Call
+		calls[i], ns[i] = it.Call, it.Notification
 	}
+	s.RateLimiter.Return(ns)
 	s.finish(calls)
 }
 

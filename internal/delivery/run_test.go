@@ -235,6 +235,28 @@ func TestRunWithoutEndpointEndsByItsDeadline(t *testing.T) {
 }
 
 // TestRunThatWaitsExpires lets notifications expire while their run waits for an endpoint.
+func TestUnattemptedNotificationsTakeNoTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouteWithPool(t, &service{}, pool.Config{Resolver: fixedResolver(1), Size: 1, Dial: hangingDial}, 0)
+		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 0.001, Burst: 3}, Device: quota.Limit{Rate: 0.001, Burst: 1}})
+		for _, count := range []int{1, 3} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			for _, got := range sendAll(t, r, ctx, manyNotifications(count)...) {
+				if len(got.Attempts) > 0 || got.Verdict == push.Throttled {
+					t.Errorf("without an endpoint: %+v", got)
+				}
+			}
+			if got := r.Send(ctx, newNotification("0")); len(got.Attempts) > 0 || got.Verdict == push.Throttled {
+				t.Errorf("without an endpoint: %+v", got)
+			}
+			cancel()
+		}
+		if got := r.RateLimiter.TryAcquireN(manyNotifications(4)); got != 3 {
+			t.Errorf("%d of 3 tokens are left", got)
+		}
+	})
+}
+
 func TestRunThatWaitsExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		busy := func(_ context.Context, addr netip.AddrPort) (pool.Conn, error) {
