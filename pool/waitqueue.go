@@ -63,7 +63,8 @@ func (p *Pool) wait(ctx context.Context, tried Tried, n int) (*Lease, error) {
 	}
 }
 
-// enqueue adds w to the queue and tries once more to serve it, after the waiters ahead of it.
+// enqueue adds w to the queue and tries once more to serve it, after the waiters ahead of it. All
+// first attempts can use the same slots, so one is not tried after another was refused.
 func (p *Pool) enqueue(w *waiter) *waitItem {
 	q := &p.queue
 	q.length.Add(1)
@@ -78,12 +79,13 @@ func (p *Pool) enqueue(w *waiter) *waitItem {
 		return item
 	}
 	for ahead := range q.waiters.All() {
-		if served, _ := p.tryServe(ahead); !served {
-			break
+		if served, _ := p.tryServe(ahead); served {
+			continue
 		}
-	}
-	if item.Waiting() {
-		p.tryServe(item)
+		if ahead != item && (w.isRetry() || ahead.Value.isRetry()) {
+			p.tryServe(item)
+		}
+		break
 	}
 	return item
 }
@@ -103,8 +105,7 @@ func (p *Pool) tryServe(item *waitItem) (served bool, places int) {
 }
 
 // serveWaiters leases at most as many places as became free. It skips waiters that cannot use a free
-// slot: a retry may still use what its predecessors cannot, but all first attempts can use the same
-// slots.
+// slot: a retry may still use what the waiters ahead of it cannot.
 func (p *Pool) serveWaiters(places int) {
 	q := &p.queue
 	if q.empty() {
