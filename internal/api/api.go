@@ -97,25 +97,6 @@ func setDefault[T int | time.Duration](v *T, value T) {
 	}
 }
 
-// timeoutSender limits the time of every notification. It is the outermost deadline inside the
-// gateway: it includes the waits for a quota, an endpoint and a retry, and the timeouts of all
-// attempts. Only the drain timeout and the client's own deadline are outside of it.
-// docs/operations.md shows all of them.
-type timeoutSender struct {
-	Sender
-	timeout time.Duration
-}
-
-// Send sends n with the timeout. It adds no timer if ctx has an earlier deadline.
-func (t timeoutSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) <= t.timeout {
-		return t.Sender.Send(ctx, n)
-	}
-	ctx, cancel := context.WithTimeout(ctx, t.timeout)
-	defer cancel()
-	return t.Sender.Send(ctx, n)
-}
-
 // server holds what the handlers share.
 type server struct {
 	sender      Sender
@@ -166,7 +147,7 @@ func New(cfg Config) (*Handler, error) {
 	limits := cfg.Limits.withDefaults()
 	s := &server{
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
-		sender: timeoutSender{cfg.Sender, limits.SendTimeout}, channels: cfg.Channels, keys: keys, limits: limits,
+		sender: cfg.Sender, channels: cfg.Channels, keys: keys, limits: limits,
 		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
 		idempotency: cmp.Or(cfg.Idempotency, new(IdempotencyCache)),
 		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),

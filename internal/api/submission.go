@@ -50,11 +50,7 @@ func newSubmission(n *push.Notification, key string, body []byte) *submission {
 func (s *server) deliver(ctx context.Context, sub *submission) {
 	switch {
 	case sub.key == "":
-		timeout := s.limits.SendTimeout
-		if sub.maxWait > 0 {
-			timeout = min(timeout, sub.maxWait)
-		}
-		ctx, done := sendContext(ctx, context.WithoutCancel(ctx), timeout)
+		ctx, done := sendContext(ctx, context.WithoutCancel(ctx), s.sendTimeout(sub))
 		defer done()
 		sub.result.receipt = s.sender.Send(ctx, sub.n)
 	case s.history == nil:
@@ -86,14 +82,21 @@ func (s *server) claimWithin(ctx context.Context, sub *submission) bool {
 	return s.claim(ctx, sub)
 }
 
-// deliverWithin sends sub with the timeout that the client asked for.
+// deliverWithin sends sub with its timeout.
 func (s *server) deliverWithin(ctx context.Context, sub *submission) push.Receipt {
-	if sub.maxWait == 0 {
-		return s.sender.Send(ctx, sub.n)
-	}
-	ctx, cancel := context.WithTimeout(ctx, sub.maxWait)
+	ctx, cancel := context.WithTimeout(ctx, s.sendTimeout(sub))
 	defer cancel()
 	return s.sender.Send(ctx, sub.n)
+}
+
+// sendTimeout returns the time that sub may take, including the waits for a quota, an endpoint and a
+// retry, and the timeouts of all attempts. Only the drain timeout is outside of it. docs/operations.md
+// shows all timeouts.
+func (s *server) sendTimeout(sub *submission) time.Duration {
+	if sub.maxWait > 0 {
+		return min(sub.maxWait, s.limits.SendTimeout)
+	}
+	return s.limits.SendTimeout
 }
 
 // deliverCached is deliver for a gateway without a history. It uses the in-memory IdempotencyCache.

@@ -33,7 +33,8 @@ func Example() {
 			RateLimiter: quota.New(quota.Config{}),
 		},
 	}}}
-	receipt := table.Send(ctx, newNotification("2f3c…"))
+	n := newNotification("2f3c…")
+	receipt := table.Sender(n).Send(ctx, n)
 	for _, a := range receipt.Attempts {
 		fmt.Println(a.Verdict, a.HTTP)
 	}

@@ -20,8 +20,9 @@ type execution struct {
 	*Executor
 	n                 *push.Notification
 	makeAttempt       Attempt
-	prior             int       // attempts made by other executors before this execution
-	deadline          time.Time // no step starts after it; zero: no deadline
+	prior             int            // attempts made by other executors before this execution
+	deadline          time.Time      // no step starts after it; zero: no deadline
+	endpoint          *pool.Endpoint // of the last attempt
 	tried             pool.Tried
 	attempts          []push.Attempt
 	throttlePermit    retry.Permit
@@ -31,11 +32,39 @@ type execution struct {
 	cancelled         bool   // the caller cancelled the last attempt, which says nothing about the provider
 }
 
-// acquireGlobal acquires the concurrency limit of the gateway.
-func (x *execution) acquireGlobal(ctx context.Context) (cause push.Outcome, ok bool) {
+// run makes attempts until there is a final outcome, and returns the receipt. If a first attempt was
+// made elsewhere, run continues after it.
+func (x *execution) run(ctx context.Context) push.Receipt {
+	x.deadline = sendDeadline(ctx, x.n)
+	for {
+		next := x.admit
+		if len(x.attempts) > 0 {
+			next = x.retry
+		}
+		if cause, ok := next(ctx); !ok {
+			return x.finish(cause)
+		}
+		if cause, ok := x.waitRateLimit(ctx); !ok {
+			return x.finish(cause)
+		}
+		lease, cause := x.acquireLease(ctx)
+		if lease == nil {
+			x.RateLimiter.Return([]*push.Notification{x.n})
+			return x.finish(cause)
+		}
+		x.attempt(ctx, lease)
+	}
+}
+
+// admit acquires the concurrency limit of the gateway. While the provider is down, it also acquires a
+// permit of the throttler: nothing should wait for the rate limit then.
+func (x *execution) admit(ctx context.Context) (cause push.Outcome, ok bool) {
 	var err error
 	if x.globalPermit, err = x.ConcurrencyLimit.acquire(ctx, x.n, x.maxWait(ctx)); err != nil {
 		return x.shed(err), false
+	}
+	if x.Throttler.RejectionRate() > 0 {
+		return x.acquireThrottle()
 	}
 	return push.Outcome{}, true
 }
@@ -129,17 +158,30 @@ func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause 
 	return lease, push.Outcome{}
 }
 
-// attempt makes one attempt with lease, returns the lease, and records the outcome.
-func (x *execution) attempt(ctx context.Context, lease *pool.Lease) push.Outcome {
+// attempt makes one attempt with lease, returns the lease exactly once, even after a panic, and records
+// the outcome.
+func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 	if len(x.attempts) == 0 {
 		x.Budget.Deposit()
 	}
-	a := push.Attempt{Endpoint: lease.Endpoint().String(), Environment: x.Environment, Started: time.Now()}
-	a.Outcome = x.send(ctx, lease)
-	a.Took = time.Since(a.Started)
-	x.adaptivePermit.release(a.Outcome, a.Took)
-	x.record(a)
-	return a.Outcome
+	x.endpoint = lease.Endpoint()
+	a := push.Attempt{Endpoint: x.endpoint.String(), Environment: x.Environment, Started: time.Now()}
+	defer func() {
+		a.Took = time.Since(a.Started)
+		lease.Done(a.Outcome)
+		x.adaptivePermit.release(a.Outcome, a.Took)
+		x.record(a)
+	}()
+	defer x.recoverPanic(x.n, func(unknown push.Outcome) { a.Outcome = unknown })
+	if x.n.BeforeAttempt != nil {
+		if err := x.n.BeforeAttempt(x.prior + len(x.attempts) + 1); err != nil {
+			a.Outcome = push.Outcome{Verdict: push.Abandoned, Reason: reasonNotNoted}
+			return
+		}
+	}
+	ctx = push.AttemptContext(ctx)
+	a.Outcome = x.makeAttempt(ctx, lease)
+	x.cancelled = a.Verdict == push.Unknown && errors.Is(ctx.Err(), context.Canceled)
 }
 
 // record records an attempt that has ended.
@@ -154,25 +196,10 @@ func (x *execution) record(a push.Attempt) {
 	}
 }
 
-// send makes the attempt and returns the lease exactly once, even if the attempt
-// panics.
-func (x *execution) send(ctx context.Context, lease *pool.Lease) (o push.Outcome) {
-	defer func() { lease.Done(o) }()
-	defer x.recoverPanic(x.n, func(unknown push.Outcome) { o = unknown })
-	if x.n.BeforeAttempt != nil {
-		if err := x.n.BeforeAttempt(x.prior + len(x.attempts) + 1); err != nil {
-			return push.Outcome{Verdict: push.Abandoned, Reason: reasonNotNoted}
-		}
-	}
-	ctx = push.AttemptContext(ctx)
-	o = x.makeAttempt(ctx, lease)
-	x.cancelled = o.Verdict == push.Unknown && errors.Is(ctx.Err(), context.Canceled)
-	return o
-}
-
-// retry decides whether another attempt follows one at endpoint e that ended in o, and waits for it.
-// If none follows, the cause is o, or Abandoned if the caller cancelled the wait.
-func (x *execution) retry(ctx context.Context, e *pool.Endpoint, o push.Outcome) (cause push.Outcome, ok bool) {
+// retry decides whether another attempt follows the last one, and waits for it. If none follows, the
+// cause is the outcome of the last one, or Abandoned if the caller cancelled the wait.
+func (x *execution) retry(ctx context.Context) (cause push.Outcome, ok bool) {
+	o := x.attempts[len(x.attempts)-1].Outcome
 	wait, ok := x.Retry.After(x.n, x.countedAttempts(), o)
 	if !ok || wait > x.remaining() {
 		return o, false
@@ -188,7 +215,7 @@ func (x *execution) retry(ctx context.Context, e *pool.Endpoint, o push.Outcome)
 		return orAbandoned(ctx, o), false
 	}
 	if o.Verdict != push.Unsent { // an unsent attempt says nothing about its endpoint
-		x.tried = append(x.tried, e)
+		x.tried = append(x.tried, x.endpoint)
 	}
 	return push.Outcome{}, true
 }

@@ -58,41 +58,10 @@ type Attempt func(ctx context.Context, lease *pool.Lease) push.Outcome
 // ctx's deadline, and all waits end when ctx does.
 func (e *Executor) Do(ctx context.Context, n *push.Notification, attempt Attempt) push.Receipt {
 	start := time.Now()
-	receipt := e.do(ctx, n, attempt, 0)
+	x := execution{Executor: e, n: n, makeAttempt: attempt}
+	receipt := x.run(ctx)
 	e.Observer.ended(n, receipt, start)
 	return receipt
-}
-
-// do is Do without the Ended callback. prior is the number of earlier attempts at n by other
-// executors.
-func (e *Executor) do(ctx context.Context, n *push.Notification, attempt Attempt, prior int) push.Receipt {
-	x := execution{Executor: e, n: n, makeAttempt: attempt, prior: prior, deadline: sendDeadline(ctx, n)}
-	cause, ok := x.acquireGlobal(ctx)
-	if ok && x.Throttler.RejectionRate() > 0 { // do not wait for the rate limit while the provider is down
-		cause, ok = x.acquireThrottle()
-	}
-	if !ok {
-		return x.finish(cause)
-	}
-	return x.run(ctx)
-}
-
-// run makes attempts until there is a final outcome.
-func (x *execution) run(ctx context.Context) push.Receipt {
-	for {
-		if cause, ok := x.waitRateLimit(ctx); !ok {
-			return x.finish(cause)
-		}
-		lease, cause := x.acquireLease(ctx)
-		if lease == nil {
-			x.RateLimiter.Return([]*push.Notification{x.n})
-			return x.finish(cause)
-		}
-		outcome := x.attempt(ctx, lease)
-		if cause, ok := x.retry(ctx, lease.Endpoint(), outcome); !ok {
-			return x.finish(cause)
-		}
-	}
 }
 
 // logInterval is the minimum time between two log lines with the same message by one executor.

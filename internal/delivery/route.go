@@ -57,7 +57,8 @@ func (r *Route) send(ctx context.Context, n *push.Notification, prior int) push.
 	if o, ok := r.Unregistered.get(n); ok {
 		return newReceipt(n, o)
 	}
-	return r.do(ctx, n, r.attempt(n, request), prior)
+	x := execution{Executor: r.Executor, n: n, makeAttempt: r.attempt(n, request), prior: prior}
+	return x.run(ctx)
 }
 
 // attempt returns the Attempt that sends the request for n.

@@ -24,7 +24,7 @@ func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*p
 	items := s.prepare(calls)
 	permits, granted := s.admit(items)
 	for _, i := range items[granted:] {
-		s.continueAlone(i, func() push.Receipt { return r.do(ctx, i.Notification, r.attempt(i.Notification, i.request), 0) })
+		s.runAlone(ctx, i, &execution{})
 	}
 	s.sendRun(ctx, items[:granted], permits)
 }
@@ -87,13 +87,14 @@ func (s *sending) finishWithoutAttempt(items []item, cause push.Outcome) {
 	s.finish(calls)
 }
 
-// continueAlone continues with an item in a goroutine of its own. After a panic of send, the outcome is
+// runAlone runs the execution of an item in a goroutine of its own. After a panic, the outcome is
 // unknown.
-func (s *sending) continueAlone(i item, send func() push.Receipt) {
+func (s *sending) runAlone(ctx context.Context, i item, x *execution) {
+	x.Executor, x.n, x.makeAttempt = s.Executor, i.Notification, s.attempt(i.Notification, i.request)
 	s.others.Go(func() {
 		defer s.finish([]*push.Call{i.Call})
 		defer s.recoverPanic(i.Notification, func(o push.Outcome) { i.Receipt = newReceipt(i.Notification, o) })
-		i.Receipt = send()
+		i.Receipt = x.run(ctx)
 	})
 }
 
@@ -309,15 +310,10 @@ func (p *part) leave(ctx context.Context, i item, a push.Attempt) {
 	p.lease.Done(a.Outcome)
 	p.adaptive.release(a.Outcome, a.Took)
 	x := &execution{
-		Executor: p.Executor, n: i.Notification, makeAttempt: p.attempt(i.Notification, i.request), deadline: sendDeadline(ctx, i.Notification),
+		Executor: p.Executor, n: i.Notification, endpoint: p.lease.Endpoint(),
 		globalPermit: p.global, throttlePermit: p.throttle, hasThrottlePermit: true,
 		cancelled: a.Verdict == push.Unknown && errors.Is(push.AttemptContext(ctx).Err(), context.Canceled),
 	}
 	x.record(a)
-	p.continueAlone(i, func() push.Receipt {
-		if cause, ok := x.retry(ctx, p.lease.Endpoint(), a.Outcome); !ok {
-			return x.finish(cause)
-		}
-		return x.run(ctx)
-	})
+	p.runAlone(ctx, i, x)
 }

@@ -27,47 +27,35 @@ var _ Sender = (*Route)(nil)
 // Table holds the Senders by app and platform. It must not be changed after first use.
 type Table map[string]map[push.Platform]Sender
 
-// Send sends n with the Sender of its app and platform. If there is none, it refuses n and names
-// the platforms of the app.
-func (t Table) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	sender, err := t.sender(n)
-	if err != nil {
-		return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(err)}
-	}
-	return sender.Send(ctx, n)
-}
-
-// SendAll sends calls with the Sender of their app and platform, which are the same for all.
-func (t Table) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
-	sender, err := t.sender(calls[0].Notification)
-	if err == nil {
-		sender.SendAll(ctx, calls, ended)
-		return
-	}
-	for _, c := range calls {
-		c.Receipt = newReceipt(c.Notification, push.InvalidNotification(err))
-	}
-	ended(calls)
-}
-
-// Check validates n without sending it. The error is a *push.FieldError.
-func (t Table) Check(n *push.Notification) error {
-	sender, err := t.sender(n)
-	if err != nil {
-		return err
-	}
-	return sender.Check(n)
-}
-
-func (t Table) sender(n *push.Notification) (Sender, error) {
+// Sender returns the Sender of the app and the platform of n. If there is none, it returns a Sender that
+// refuses everything and names the platforms of the app.
+func (t Table) Sender(n *push.Notification) Sender {
 	if sender, ok := t[n.App][n.Platform]; ok {
-		return sender, nil
+		return sender
 	}
 	allowed := "configured for this app, which has no platforms"
 	if platforms := slices.Sorted(maps.Keys(t[n.App])); len(platforms) > 0 {
 		allowed = "configured for this app: " + quoteList(platforms)
 	}
-	return nil, &push.FieldError{Field: "platform", Reason: "PlatformNotConfigured", Allowed: allowed}
+	return refusal{&push.FieldError{Field: "platform", Reason: "PlatformNotConfigured", Allowed: allowed}}
+}
+
+// Send sends n with the Sender of its app and platform.
+func (t Table) Send(ctx context.Context, n *push.Notification) push.Receipt {
+	return t.Sender(n).Send(ctx, n)
+}
+
+// refusal is a Sender that refuses everything.
+type refusal struct{ err *push.FieldError }
+
+func (r refusal) Check(*push.Notification) error { return r.err }
+
+func (r refusal) Send(_ context.Context, n *push.Notification) push.Receipt {
+	return newReceipt(n, push.InvalidNotification(r.err))
+}
+
+func (r refusal) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	push.SendEach(ctx, calls, ended, r.Send)
 }
 
 func quoteList(platforms []push.Platform) string {

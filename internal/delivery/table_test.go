@@ -18,13 +18,13 @@ func TestTableSelectsRouteByApp(t *testing.T) {
 			"shop": {push.APNs: newRoute(t, shop, 1), push.FCM: newRoute(t, &service{}, 1)},
 			"bank": {push.APNs: newRoute(t, bank, 1)},
 		}
-		if got := table.Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted {
+		if got := table.Sender(newNotification("a")).Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
 		if len(shop.visits) != 1 || len(bank.visits) != 0 {
 			t.Errorf("shop got %d notifications, bank %d", len(shop.visits), len(bank.visits))
 		}
-		if err := table.Check(newNotification("b")); err != nil {
+		if err := table.Sender(newNotification("b")).Check(newNotification("b")); err != nil {
 			t.Error(err)
 		}
 	})
@@ -41,11 +41,11 @@ func TestTableRefusesUnknownPlatform(t *testing.T) {
 	} {
 		n := newNotification("a")
 		n.App, n.Platform = c.app, push.WebPush
-		got := table.Send(t.Context(), n)
+		got := table.Sender(n).Send(t.Context(), n)
 		if got.ID != "a" || got.Verdict != push.Refused || got.Field != "platform" || got.Detail != c.detail {
 			t.Errorf("receipt %+v", got)
 		}
-		if _, ok := errors.AsType[*push.FieldError](table.Check(n)); !ok {
+		if _, ok := errors.AsType[*push.FieldError](table.Sender(n).Check(n)); !ok {
 			t.Error("Check returned no *push.FieldError")
 		}
 	}

@@ -47,18 +47,18 @@ var (
 func (g *Gateway) Send(ctx context.Context, n *push.Notification) push.Receipt {
 	snap := g.acquire()
 	defer snap.release()
-	return snap.table.Send(ctx, n)
+	return snap.table.Sender(n).Send(ctx, n)
 }
 
 // SendAll sends calls with the configuration that is current when SendAll is called.
 func (g *Gateway) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	snap := g.acquire()
 	defer snap.release()
-	snap.table.SendAll(ctx, calls, ended)
+	snap.table.Sender(calls[0].Notification).SendAll(ctx, calls, ended)
 }
 
 // Check reports whether n is valid. Its error is a *push.FieldError.
-func (g *Gateway) Check(n *push.Notification) error { return g.current.Load().table.Check(n) }
+func (g *Gateway) Check(n *push.Notification) error { return g.current.Load().table.Sender(n).Check(n) }
 
 // acquire returns the current snapshot. The caller releases it. If its last user has left it
 // meanwhile, a newer one is current by now.
