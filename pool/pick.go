@@ -144,8 +144,7 @@ func (s *candidateSet) release() {
 	candidateSets.Put(s)
 }
 
-// healthySet is the members that have a connection, if the breakers of all of them are closed;
-// otherwise it is empty.
+// healthySet is the healthy members. It is empty if one of them may need a probe, or in panic mode.
 type healthySet struct {
 	changes uint64 // value of Pool.changes before the members were examined
 	members []*Endpoint
@@ -155,20 +154,25 @@ type healthySet struct {
 // connections, so Pool.changes covers that too.
 func (p *Pool) healthyMembers() []*Endpoint {
 	changes := p.changes.Load()
-	if h := p.allHealthy.Load(); h.changes == changes {
+	if h := p.healthySet.Load(); h.changes == changes {
 		return h.members
 	}
 	h := &healthySet{changes: changes}
+	live, probe := 0, false
 	for _, e := range *p.members.Load() {
-		if e.live() && !e.breaker.healthy() {
-			h.members = nil
-			break
+		if !e.live() {
+			continue
 		}
-		if e.live() {
+		live++
+		probe = probe || e.breaker.inState(halfOpen)
+		if e.breaker.healthy() {
 			h.members = append(h.members, e)
 		}
 	}
-	p.allHealthy.Store(h)
+	if probe || p.exceedsPanicThreshold(live, len(h.members)) {
+		h.members = nil
+	}
+	p.healthySet.Store(h)
 	return h.members
 }
 

@@ -23,9 +23,9 @@ type SnapshotPicker interface {
 	UpdateEndpoints(all []*Endpoint)
 }
 
-// maxSample is how many candidates the pickers of this package get at most while all connected
-// members are healthy: each pick gets others, in turn. Its cost does then not depend on the size of
-// the pool.
+// maxSample is how many candidates the pickers of this package get at most while no probe is needed
+// and there is no panic mode: each pick gets others, in turn. Its cost does then not depend on the
+// size of the pool.
 const maxSample = 8
 
 // picksFromSample reports whether p is a picker of this package.

@@ -104,7 +104,7 @@ type Pool struct {
 
 	members           atomic.Pointer[[]*Endpoint] // immutable snapshot for Pick
 	changes           atomic.Uint64               // incremented after the connections of an endpoint or the state of its breaker have changed
-	allHealthy        atomic.Pointer[healthySet]  // use healthyMembers
+	healthySet        atomic.Pointer[healthySet]  // use healthyMembers
 	turns             atomic.Uint64               // source of Endpoint.lastTurn
 	samples           atomic.Uint64               // samples taken so far
 	probeLatencyLimit atomic.Int64                // maximum latency of a successful probe, in ns; 0 means no limit
@@ -156,7 +156,7 @@ func New(cfg Config) (*Pool, error) {
 		budget:     newBudget(cfg.Size, cfg.ConnsPerEndpoint),
 	}
 	p.members.Store(new([]*Endpoint))
-	p.allHealthy.Store(new(healthySet))
+	p.healthySet.Store(new(healthySet))
 	p.sampled = picksFromSample(p.cfg.Picker)
 	return p, nil
 }
