@@ -3,6 +3,7 @@
 package retry_test
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,27 +39,31 @@ func ExampleAdaptiveThrottler() {
 	throttler := &retry.AdaptiveThrottler{PerSecond: 1, Window: 10 * time.Second} // 10 are always allowed
 	unavailable := push.Outcome{Verdict: push.Unavailable}
 	var sent, rejected int
+	var wait time.Duration
 	for range 100 {
-		permit, ok := throttler.Acquire()
-		if !ok {
-			rejected++ // answer at once, with Retry-After: throttler.RetryAfter()
+		permit, err := throttler.Acquire()
+		if err, ok := errors.AsType[*retry.RejectedError](err); ok {
+			wait, rejected = err.RetryAfter, rejected+1
 			continue
 		}
 		sent++
-		throttler.Record(permit, unavailable)
+		permit.Release(unavailable)
 	}
 	fmt.Println("most are rejected:", rejected > sent)
-	// Output: most are rejected: true
+	fmt.Println("retry after", wait)
+	// Output:
+	// most are rejected: true
+	// retry after 5s
 }
 
-// Several notifications share a permit. Each one is recorded.
+// Several notifications share a permit. It is released for each one.
 func ExampleAdaptiveThrottler_AcquireN() {
 	throttler := new(retry.AdaptiveThrottler)
-	permit, ok := throttler.AcquireN(64)
-	fmt.Println(ok)
-	throttler.RecordN(permit, push.Outcome{Verdict: push.Accepted}, 63)
-	throttler.Record(permit, push.Outcome{Verdict: push.Unavailable})
-	// Output: true
+	permit, err := throttler.AcquireN(64)
+	fmt.Println(err)
+	permit.ReleaseN(push.Outcome{Verdict: push.Accepted}, 63)
+	permit.Release(push.Outcome{Verdict: push.Unavailable})
+	// Output: <nil>
 }
 
 // Retries are bounded by the number of first attempts.

@@ -4,6 +4,7 @@ package retry
 
 import (
 	"cmp"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -55,8 +56,23 @@ type AdaptiveThrottler struct {
 	credit             float64   // notifications allowed because probes succeeded; negative after failures
 }
 
-// Permit is returned by Acquire and AcquireN and passed to Record.
-type Permit struct{ generation int }
+// Permit is the right to send notifications. It is released once for each of them. The zero value is
+// the permit of a nil AdaptiveThrottler.
+type Permit struct {
+	throttler  *AdaptiveThrottler
+	generation int
+}
+
+// RejectedError is the error of a notification that must not be sent now.
+type RejectedError struct {
+	// RetryAfter is the time after which to try again: half a window.
+	RetryAfter time.Duration
+}
+
+// Error implements error.
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("retry: provider is down, retry after %v", e.RetryAfter)
+}
 
 const (
 	successCredit = 2
@@ -65,33 +81,34 @@ const (
 	maxDebt       = 14  // seven successful probes in a row make up for it
 )
 
-// Acquire counts a notification that is about to be sent. It returns false if the notification must
-// not be sent. After true, the caller must call Record when the notification has ended.
-func (t *AdaptiveThrottler) Acquire() (p Permit, ok bool) { return t.AcquireN(1) }
+// Acquire counts a notification that is about to be sent. The error is a *RejectedError if it must
+// not be sent. Otherwise, the caller must release the permit when the notification has ended.
+func (t *AdaptiveThrottler) Acquire() (Permit, error) { return t.AcquireN(1) }
 
-// AcquireN is Acquire for n notifications that share a permit. For more than one it returns true
-// only while nothing is rejected, and otherwise it counts nothing: call Acquire for each. After
-// true, the caller must call Record for each notification, or RecordN for several.
-func (t *AdaptiveThrottler) AcquireN(n int) (p Permit, ok bool) {
+// AcquireN is Acquire for n notifications that share a permit. If n is not 1, AcquireN rejects them
+// while anything is rejected, and does not count them: call Acquire for each.
+func (t *AdaptiveThrottler) AcquireN(n int) (Permit, error) {
 	if t == nil {
-		return Permit{}, true
+		return Permit{}, nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rejection := t.rejectionRate(t.advance())
 	if rejection > 0 && n != 1 {
-		return Permit{}, false
+		return Permit{}, t.rejected()
 	}
 	t.requests.current += float64(n)
 	if rejection > 0 && !t.probe(1-rejection) {
 		if t.credit < 1 {
-			return Permit{}, false
+			return Permit{}, t.rejected()
 		}
 		t.credit--
 	}
 	t.pending += n
-	return Permit{t.generation}, true
+	return Permit{t, t.generation}, nil
 }
+
+func (t *AdaptiveThrottler) rejected() error { return &RejectedError{t.windowSize() / 2} }
 
 // probe reports whether this notification is one of the given share that is allowed during an
 // outage. Probes are spaced evenly with some jitter: if each were drawn at random, recovery could
@@ -115,12 +132,13 @@ func (t *AdaptiveThrottler) AllowRetry() bool {
 	return rejection <= 0 || t.random() >= rejection
 }
 
-// Record records the outcome of a notification with a permit. Any answer shows that the provider is
-// up. Unsent, Abandoned and Expired show nothing: they cancel out the request and earn no credit.
-func (t *AdaptiveThrottler) Record(p Permit, o push.Outcome) { t.RecordN(p, o, 1) }
+// Release records the outcome of a notification. Any answer shows that the provider is up. Unsent,
+// Abandoned and Expired show nothing: they cancel out the request and earn no credit.
+func (p Permit) Release(o push.Outcome) { p.ReleaseN(o, 1) }
 
-// RecordN records n notifications with the same permit and outcome.
-func (t *AdaptiveThrottler) RecordN(p Permit, o push.Outcome, n int) {
+// ReleaseN records n notifications with the same outcome.
+func (p Permit) ReleaseN(o push.Outcome, n int) {
+	t := p.throttler
 	if t == nil {
 		return
 	}
@@ -149,9 +167,6 @@ func (t *AdaptiveThrottler) record(p Permit, o push.Outcome, elapsed float64) {
 	}
 	t.answered.current++
 }
-
-// RetryAfter returns when a rejected notification should be sent again: half a window later.
-func (t *AdaptiveThrottler) RetryAfter() time.Duration { return t.windowSize() / 2 }
 
 // RejectionRate returns the fraction of notifications that is rejected now, from 0 to 1.
 func (t *AdaptiveThrottler) RejectionRate() float64 {

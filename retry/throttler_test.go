@@ -30,14 +30,14 @@ const roundTrip = 100 * time.Millisecond
 // answered.
 func (ph phase) run(th *retry.AdaptiveThrottler) (allowed, answered int) {
 	for i := range ph.seconds * ph.perSecond {
-		if p, ok := th.Acquire(); ok {
+		if p, err := th.Acquire(); err == nil {
 			allowed++
 			outcome := push.Outcome{Verdict: push.Unavailable}
 			if ph.succeeds(i) {
 				answered++
 				outcome.Verdict = push.Accepted
 			}
-			time.AfterFunc(roundTrip, func() { th.Record(p, outcome) })
+			time.AfterFunc(roundTrip, func() { p.Release(outcome) })
 		}
 		time.Sleep(time.Second / time.Duration(ph.perSecond))
 	}
@@ -104,11 +104,11 @@ func TestUnsentOutcomesDoNotAffectThrottler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var th retry.AdaptiveThrottler
 		for range 10_000 {
-			p, ok := th.Acquire()
-			if !ok {
+			p, err := th.Acquire()
+			if err != nil {
 				t.Fatal("throttled after unsent notifications only")
 			}
-			th.Record(p, push.Outcome{Verdict: push.Unsent})
+			p.Release(push.Outcome{Verdict: push.Unsent})
 		}
 		phase{30, 500, never}.run(&th)
 		if th.RejectionRate() < 0.9 || !(&retry.AdaptiveThrottler{Rand: maxJitter}).AllowRetry() {
@@ -121,7 +121,7 @@ func TestInitialBurstIsNotThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var th retry.AdaptiveThrottler
 		for range 20_000 {
-			if _, ok := th.Acquire(); !ok {
+			if _, err := th.Acquire(); err != nil {
 				t.Fatal("throttled before any response was due")
 			}
 		}
@@ -133,7 +133,7 @@ func TestMissingResponsesTriggerThrottler(t *testing.T) {
 		var th retry.AdaptiveThrottler
 		for range 30 {
 			for range 500 {
-				th.Acquire()
+				_, _ = th.Acquire()
 			}
 			time.Sleep(time.Second)
 		}
@@ -145,8 +145,8 @@ func TestMissingResponsesTriggerThrottler(t *testing.T) {
 
 func TestNilThrottlerAllowsEverything(t *testing.T) {
 	var th *retry.AdaptiveThrottler
-	th.Record(retry.Permit{}, down)
-	if _, ok := th.Acquire(); !ok || !th.AllowRetry() || th.RejectionRate() != 0 {
+	retry.Permit{}.Release(down)
+	if _, err := th.Acquire(); err != nil || !th.AllowRetry() || th.RejectionRate() != 0 {
 		t.Error("a nil throttler rejected a notification")
 	}
 }
@@ -176,6 +176,6 @@ func BenchmarkThrottler(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p, _ := throttler.Acquire()
-		throttler.Record(p, accepted)
+		p.Release(accepted)
 	}
 }

@@ -41,7 +41,8 @@ func TestAcquireNEqualsSingleCallsWhileNothingIsRejected(t *testing.T) {
 			for i, s := range steps {
 				time.Sleep(s.sleep)
 				rejecting := together.RejectionRate() > 0
-				p, ok := together.AcquireN(s.count)
+				p, err := together.AcquireN(s.count)
+				ok := err == nil
 				if ok != !rejecting && s.count > 1 {
 					failure = fmt.Sprintf("step %d: AcquireN = %v at rejection rate %v", i, ok, together.RejectionRate())
 					return
@@ -51,18 +52,18 @@ func TestAcquireNEqualsSingleCallsWhileNothingIsRejected(t *testing.T) {
 				}
 				var permits []retry.Permit
 				for range s.count {
-					q, allowed := single.Acquire()
-					if allowed != ok {
-						failure = fmt.Sprintf("step %d: AcquireN = %v, Acquire = %v", i, ok, allowed)
+					q, err := single.Acquire()
+					if (err == nil) != ok {
+						failure = fmt.Sprintf("step %d: AcquireN = %v, Acquire = %v", i, ok, err)
 						return
 					}
 					permits = append(permits, q)
 				}
 				if ok {
 					time.AfterFunc(roundTrip, func() {
-						together.RecordN(p, push.Outcome{Verdict: s.verdict}, s.count)
+						p.ReleaseN(push.Outcome{Verdict: s.verdict}, s.count)
 						for _, q := range permits {
-							single.Record(q, push.Outcome{Verdict: s.verdict})
+							q.Release(push.Outcome{Verdict: s.verdict})
 						}
 					})
 				}
@@ -110,10 +111,10 @@ func TestDepositNEqualsSingleDeposits(t *testing.T) {
 
 func TestNilThrottlerAndBudgetAllowRuns(t *testing.T) {
 	var th *retry.AdaptiveThrottler
-	p, ok := th.AcquireN(64)
-	th.RecordN(p, push.Outcome{}, 64)
+	p, err := th.AcquireN(64)
+	p.ReleaseN(push.Outcome{}, 64)
 	(*retry.Budget)(nil).DepositN(64)
-	if !ok {
-		t.Error("a nil throttler rejects")
+	if err != nil {
+		t.Error("a nil throttler rejects:", err)
 	}
 }

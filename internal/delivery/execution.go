@@ -18,18 +18,17 @@ import (
 // returns the cause that ends the execution.
 type execution struct {
 	*Executor
-	n                 *push.Notification
-	makeAttempt       Attempt
-	prior             int            // attempts made by other executors before this execution
-	deadline          time.Time      // no step starts after it; zero: no deadline
-	endpoint          *pool.Endpoint // of the last attempt
-	tried             pool.Tried
-	attempts          []push.Attempt
-	throttlePermit    retry.Permit
-	hasThrottlePermit bool
-	globalPermit      permit // of ConcurrencyLimit
-	adaptivePermit    permit // of AdaptiveLimiter
-	cancelled         bool   // the caller cancelled the last attempt, which says nothing about the provider
+	n              *push.Notification
+	makeAttempt    Attempt
+	prior          int            // attempts made by other executors before this execution
+	deadline       time.Time      // no step starts after it; zero: no deadline
+	endpoint       *pool.Endpoint // of the last attempt
+	tried          pool.Tried
+	attempts       []push.Attempt
+	throttlePermit retry.Permit
+	globalPermit   permit // of ConcurrencyLimit
+	adaptivePermit permit // of AdaptiveLimiter
+	cancelled      bool   // the caller cancelled the last attempt, which says nothing about the provider
 }
 
 // run makes attempts until there is a final outcome, and returns the receipt. If a first attempt was
@@ -83,15 +82,16 @@ func (x *execution) shed(err error) push.Outcome {
 // time from here on as time that the provider takes. The waits for rate limits and concurrency
 // limits, which say nothing about the provider, must therefore be over.
 func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
-	if x.hasThrottlePermit {
+	if x.throttlePermit != (retry.Permit{}) {
 		return push.Outcome{}, true
 	}
-	x.throttlePermit, x.hasThrottlePermit = x.Throttler.Acquire()
-	if x.hasThrottlePermit {
-		return push.Outcome{}, true
+	var err error
+	x.throttlePermit, err = x.Throttler.Acquire()
+	if rejected, ok := errors.AsType[*retry.RejectedError](err); ok {
+		x.Observer.throttled(x.n)
+		return push.Outcome{Verdict: push.Unavailable, Reason: reasonProviderDown, RetryAfter: rejected.RetryAfter}, false
 	}
-	x.Observer.throttled(x.n)
-	return push.Outcome{Verdict: push.Unavailable, Reason: reasonProviderDown, RetryAfter: x.Throttler.RetryAfter()}, false
+	return push.Outcome{}, true
 }
 
 // waitRateLimit waits until the rate limiter allows an attempt. It is called before every attempt:
@@ -240,9 +240,7 @@ func (x *execution) countedAttempts() int {
 func (x *execution) finish(cause push.Outcome) push.Receipt {
 	x.globalPermit.release(push.Outcome{}, 0)
 	receipt := newReceipt(x.n, finalOutcome(x.attempts, cause), x.attempts...)
-	if x.hasThrottlePermit {
-		x.Throttler.Record(x.throttlePermit, x.lastOutcome())
-	}
+	x.throttlePermit.Release(x.lastOutcome())
 	return receipt
 }
 

@@ -117,12 +117,11 @@ func (s *sending) admit(items []item) (p permits, granted int) {
 	p.global, inFlight = s.ConcurrencyLimit.tryAcquireN(ns[0], len(ns))
 	p.adaptive, leases = s.AdaptiveLimiter.tryAcquireN(ns[0], inFlight)
 	granted = s.RateLimiter.TryAcquireN(ns[:leases])
-	throttle, ok := s.Throttler.AcquireN(granted)
-	if !ok {
+	var err error
+	if p.throttle, err = s.Throttler.AcquireN(granted); err != nil {
 		s.RateLimiter.Return(ns[:granted])
 		granted = 0
 	}
-	p.throttle = throttle
 	p.adaptive.releaseN(push.Outcome{}, 0, leases-granted)
 	p.global.releaseN(push.Outcome{}, 0, inFlight-granted)
 	return p, granted
@@ -131,7 +130,7 @@ func (s *sending) admit(items []item) (p permits, granted int) {
 // release releases the permits of count items that have ended with o.
 func (s *sending) release(p *permits, o push.Outcome, took time.Duration, count int) {
 	p.adaptive.releaseN(o, took, count)
-	s.Throttler.RecordN(p.throttle, o, count)
+	p.throttle.ReleaseN(o, count)
 	p.global.releaseN(o, took, count)
 }
 
@@ -311,7 +310,7 @@ func (p *part) leave(ctx context.Context, i item, a push.Attempt) {
 	p.adaptive.release(a.Outcome, a.Took)
 	x := &execution{
 		Executor: p.Executor, n: i.Notification, endpoint: p.lease.Endpoint(),
-		globalPermit: p.global, throttlePermit: p.throttle, hasThrottlePermit: true,
+		globalPermit: p.global, throttlePermit: p.throttle,
 		cancelled: a.Verdict == push.Unknown && errors.Is(push.AttemptContext(ctx).Err(), context.Canceled),
 	}
 	x.record(a)
