@@ -36,11 +36,13 @@ type benchCmd struct {
 	ReadyFile string         `xor:"ready" placeholder:"FILE" help:"File that gateway dev or gateway mock wrote (their --ready-file)."`
 	URL       string         `name:"url" xor:"url" help:"Base URL of the gateway. The default is $GATEWAY_URL, unless --dev or --ready-file names one."`
 	Key       string         `help:"API key with the scopes send and read. The default is $SLUICE_KEY or $GATEWAY_KEY, unless --dev or --ready-file names one. Prefer the environment variable: other users of the machine can see flags."`
-	App       string         `help:"App to send for."`
+	App       []string       `help:"App to send for. Repeatable: the calls go to the apps in turn."`
 	API       string         `enum:"sluice,gorush,pushsphere" default:"sluice" help:"API to use: sluice, gorush or pushsphere."`
+	HTTP2     bool           `name:"http2" help:"Make the calls over HTTP/2 (without TLS if the URL is http). Calls share connections."`
 	Pid       map[string]int `placeholder:"NAME=PID" help:"Process on this machine whose CPU time and memory to report. Repeatable."`
 
 	Mock     string `placeholder:"FILE" help:"With --dev: configuration of the mock providers, as for gateway mock -c."`
+	Apps     int    `default:"1" placeholder:"N" help:"With --dev: number of apps, with the same credentials. The calls go to the apps in turn."`
 	Queue    bool   `negatable:"" default:"true" help:"With --dev: run the gateway with a queue and a history. --no-queue runs it without."`
 	Fault    string `placeholder:"FILE" help:"Fault script of the mock providers in YAML (the list faults), played from the start of the measurement."`
 	Profile  string `placeholder:"DIR" help:"Write profiles of the gateway to this directory, for go tool pprof: cpu.pb.gz, allocs.pb.gz and mutex.pb.gz."`
@@ -113,7 +115,7 @@ func (b benchCmd) Run(p process) error {
 
 func (b benchCmd) loadConfig() (loadbench.Config, error) {
 	cfg := loadbench.Config{
-		URL: b.URL, Key: b.Key, App: b.App, API: b.API, Rate: float64(b.Rate), InFlight: b.InFlight, Batch: b.Batch, Duration: b.Duration, WarmUp: b.WarmUp,
+		URL: b.URL, Key: b.Key, Apps: b.App, API: b.API, HTTP2: b.HTTP2, Rate: float64(b.Rate), InFlight: b.InFlight, Batch: b.Batch, Duration: b.Duration, WarmUp: b.WarmUp,
 		Version: version(), Command: b.commandLine(),
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.Pid)) {

@@ -19,7 +19,7 @@ var otherGateway = []string{"GATEWAY_URL=http://127.0.0.1:1", "SLUICE_KEY=slk_of
 func TestBenchDev(t *testing.T) {
 	dir := t.TempDir()
 	data, page := filepath.Join(dir, "report.json"), filepath.Join(dir, "report.html")
-	code, stdout, stderr := runGateway(t, otherGateway, "bench", "--dev", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page, "--profile", dir)
+	code, stdout, stderr := runGateway(t, otherGateway, "bench", "--dev", "--apps", "3", "--no-queue", "--rate", "100/s", "--duration", "1s", "--warm-up", "0s", "--json", data, "--html", page, "--profile", dir)
 	if code != 0 || !strings.Contains(stdout, "equal to the mock's ledger (100 notifications)") {
 		t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
@@ -27,7 +27,7 @@ func TestBenchDev(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Offered != 100 || r.Verdicts["accepted"] != 100 || r.Ledger == nil || !r.Ledger.Equal() {
+	if r.Offered != 100 || r.Settings.Apps != 3 || r.Verdicts["accepted"] != 100 || r.Ledger == nil || !r.Ledger.Equal() {
 		t.Errorf("%d offered, %v, %+v", r.Offered, r.Verdicts, r.Ledger)
 	}
 	for i, name := range []string{"bench", "mock", "gateway"} {

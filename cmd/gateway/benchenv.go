@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,6 +28,7 @@ import (
 // started for the test.
 type benchEnv struct {
 	readyInfo
+	apps     []string // of the gateway
 	dir      string
 	children []*childProcess
 }
@@ -36,10 +38,10 @@ func (b benchCmd) newEnv(p process) (*benchEnv, error) {
 	switch {
 	case b.ReadyFile != "":
 		info, err := readReadyFile(b.ReadyFile)
-		return &benchEnv{readyInfo: info}, err
+		return &benchEnv{readyInfo: info, apps: []string{info.App}}, err
 	case b.Dev:
 		e := &benchEnv{}
-		if err := e.start(p, b.Mock, b.Queue); err != nil {
+		if err := e.start(p, b.Mock, b.Apps, b.Queue); err != nil {
 			e.stop()
 			return nil, errors.Join(err, e.exitedOutput())
 		}
@@ -52,7 +54,10 @@ func (b benchCmd) newEnv(p process) (*benchEnv, error) {
 // applyTo sets the values of cfg that the environment provides and the flags do not.
 func (e *benchEnv) applyTo(cfg *loadbench.Config) {
 	if cfg.API == "sluice" { // another product in front of the same mock has its own address
-		cfg.URL, cfg.Key, cfg.App = cmp.Or(cfg.URL, e.URL), cmp.Or(cfg.Key, e.Key), cmp.Or(cfg.App, e.readyInfo.App)
+		cfg.URL, cfg.Key = cmp.Or(cfg.URL, e.URL), cmp.Or(cfg.Key, e.Key)
+		if len(cfg.Apps) == 0 {
+			cfg.Apps = e.apps
+		}
 	}
 	cfg.Ledger, cfg.Script = e.Ledger, e.Script
 	for _, c := range e.children {
@@ -61,7 +66,7 @@ func (e *benchEnv) applyTo(cfg *loadbench.Config) {
 }
 
 // start starts the mock providers and a gateway.
-func (e *benchEnv) start(p process, mockFile string, queue bool) error {
+func (e *benchEnv) start(p process, mockFile string, apps int, queue bool) error {
 	dir, err := newTempDir("sluice-bench-")
 	if err != nil {
 		return err
@@ -83,11 +88,11 @@ func (e *benchEnv) start(p process, mockFile string, queue bool) error {
 	if e.readyInfo, err = readReadyFile(readyFile); err != nil {
 		return err
 	}
-	return e.startGateway(p, queue)
+	return e.startGateway(p, apps, queue)
 }
 
 // startGateway starts the gateway and waits until it is ready.
-func (e *benchEnv) startGateway(p process, queue bool) error {
+func (e *benchEnv) startGateway(p process, apps int, queue bool) error {
 	key, hash := api.NewKey()
 	vapid, err := writeVAPID(e.dir)
 	if err != nil {
@@ -99,18 +104,31 @@ func (e *benchEnv) startGateway(p process, queue bool) error {
 		extra += localQueueConfig
 	}
 	text := demoConfig("127.0.0.1:0", "127.0.0.1:0", hash, vapid, e.readyInfo.Ready, extra)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(e.addApps(text, apps)), 0o600); err != nil {
 		return err
 	}
 	if err := e.startChild("gateway", "serve", "-c", file); err != nil {
 		return err
 	}
 	c := e.children[len(e.children)-1]
-	e.Key, e.readyInfo.App = key, demoApp
+	e.Key = key
 	return e.waitUntil(p, "the gateway is ready", func() bool {
 		e.URL, e.AdminURL = c.addresses()
 		return e.URL != "" && respondsOK(p, e.URL+"/readyz")
 	})
+}
+
+// addApps sets e.apps to the names of n apps, and returns a configuration that has them. The others
+// are aliases of demoApp.
+func (e *benchEnv) addApps(config string, n int) string {
+	e.apps = []string{demoApp}
+	var aliases strings.Builder
+	for i := 2; i <= n; i++ {
+		app := fmt.Sprintf("%s-%d", demoApp, i)
+		e.apps = append(e.apps, app)
+		fmt.Fprintf(&aliases, "  %s: *app\n", app)
+	}
+	return strings.NewReplacer("\n  "+demoApp+":\n", "\n  "+demoApp+": &app\n", "\npool:", "\n"+aliases.String()+"pool:").Replace(config)
 }
 
 func respondsOK(ctx context.Context, url string) bool {

@@ -32,19 +32,23 @@ func newAPI(c *Config) (api, error) {
 	}
 	switch c.API {
 	case "sluice":
-		path := base.JoinPath("v1/apps", c.App, "notifications")
-		contentType := "application/json"
-		if c.Batch > 1 {
-			path, contentType = path.JoinPath("batch"), "application/x-ndjson"
+		var requests sluiceAPI
+		for _, app := range c.Apps {
+			path := base.JoinPath("v1/apps", app, "notifications")
+			contentType := "application/json"
+			if c.Batch > 1 {
+				path, contentType = path.JoinPath("batch"), "application/x-ndjson"
+			}
+			requests = append(requests, httpRequest{path, contentType, "Bearer", c.Key})
 		}
-		return sluiceAPI{httpRequest{path, contentType, "Bearer", c.Key}}, nil
+		return requests, nil
 	case "gorush":
 		return gorushAPI{httpRequest{base.JoinPath("api/push"), "application/json", "Bearer", c.Key}}, nil
 	case "pushsphere":
 		if c.Batch > 1 {
 			return nil, fmt.Errorf("bench: pushsphere's API has one notification per call: batch must be 1")
 		}
-		return pushsphereAPI{httpRequest{base.JoinPath("api/v1", c.App, "send"), "application/json", "bearer", c.Key}}, nil
+		return pushsphereAPI{httpRequest{base.JoinPath("api/v1", c.Apps[0], "send"), "application/json", "bearer", c.Key}}, nil
 	default:
 		return nil, fmt.Errorf("bench: API %q is unknown (allowed: sluice, gorush, pushsphere)", c.API)
 	}
@@ -84,20 +88,21 @@ func (p *httpRequest) setLength(b []byte, body int) []byte {
 	return b
 }
 
-// sluiceAPI is the API of this gateway.
-type sluiceAPI struct{ httpRequest }
+// sluiceAPI is the API of this gateway, with one request for each app.
+type sluiceAPI []httpRequest
 
 func (sluiceAPI) translate(n json.RawMessage) (json.RawMessage, error) { return n, nil }
 
 func (s sluiceAPI) appendRequest(b []byte, mix *compiledMix, first, n int) []byte {
-	b, body := s.appendHeader(b)
+	request := &s[first/n%len(s)]
+	b, body := request.appendHeader(b)
 	for i := range n {
 		b = mix.append(b, first+i)
 		if n > 1 {
 			b = append(b, '\n')
 		}
 	}
-	return s.setLength(b, body)
+	return request.setLength(b, body)
 }
 
 // readResponse reads a receipt, one receipt per line, or a problem that may contain a receipt.

@@ -21,8 +21,10 @@ import (
 type Config struct {
 	// URL is the base URL of the API, such as http://127.0.0.1:8080.
 	URL string
-	// Key is the API key of App. For Pushsphere, Key is the access token and App is GROUP/SET.
-	Key, App string
+	// Key is the API key of all Apps. For Pushsphere, Key is the access token.
+	Key string
+	// Apps are the apps to send for. The calls go to them in turn. Pushsphere has one, GROUP/SET.
+	Apps []string
 	// API is sluice, gorush or pushsphere. The default is sluice.
 	API string
 	// Mix determines the notifications. The default is DefaultMix.
@@ -41,7 +43,10 @@ type Config struct {
 	// Timeout is how long a call waits for more of its response. DrainTimeout is how long Run waits
 	// at the end for calls in flight. The default is 30 s for both.
 	Timeout, DrainTimeout time.Duration
-	// MaxConnections limits the connections of an open loop. The default is 1,000. A call that is
+	// HTTP2 makes the calls over HTTP/2, without TLS if URL is http. Calls share connections. It costs
+	// this process much more CPU time than HTTP/1.1.
+	HTTP2 bool
+	// MaxConnections limits the connections of an open loop, or the calls with HTTP2. The default is 1,000. A call that is
 	// due while all are busy waits for one, and that time is part of its latency.
 	MaxConnections int
 	// Ledger and Script are the URLs of the mock's ledger and fault script. Empty means unknown:
@@ -85,6 +90,9 @@ func (c *Config) setDefaults() {
 	if c.API == "" {
 		c.API = "sluice"
 	}
+	if len(c.Apps) == 0 {
+		c.Apps = []string{""}
+	}
 	if c.Mix == nil {
 		c.Mix = DefaultMix()
 	}
@@ -104,6 +112,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("bench: batch %d: must be 1 to 100,000", c.Batch)
 	case c.Duration < 0 || c.WarmUp < 0 || c.Duration > 30*24*time.Hour || c.WarmUp > 24*time.Hour:
 		return errors.New("bench: duration must be 0 to 30 days, warm-up 0 to 1 day")
+	case len(c.Apps) > 1 && c.API != "" && c.API != "sluice":
+		return fmt.Errorf("bench: %s has only one app", c.API)
 	case len(c.Faults) > 0 && c.Script == "":
 		return errors.New("bench: faults need the URL of the mock's fault script")
 	}
@@ -174,6 +184,9 @@ func newLoadTest(c Config) (*loadTest, error) {
 	t.schedule = schedule{start: start, duration: c.WarmUp + c.Duration, rate: c.Rate / float64(c.Batch)}
 	t.recorder = newRecorder(start.Add(c.WarmUp), c.Duration)
 	t.workers = &workerPool{loadTest: t, api: api, mix: mix, maxWorkers: c.MaxConnections}
+	if c.HTTP2 {
+		t.workers.transport = newHTTP2Transport()
+	}
 	if c.Rate == 0 {
 		t.workers.maxWorkers = c.InFlight
 	}
@@ -224,7 +237,7 @@ func (t *loadTest) startMeasuring(ctx context.Context) {
 
 func (t *loadTest) settings() report.Settings {
 	return report.Settings{
-		Command: t.Command, URL: t.URL, API: t.API, Mix: t.Mix.Name, Rate: t.Rate, InFlight: t.InFlight, Batch: t.Batch, WarmUp: t.WarmUp.Seconds(),
+		Command: t.Command, URL: t.URL, API: t.API, Mix: t.Mix.Name, Rate: t.Rate, InFlight: t.InFlight, Batch: t.Batch, Apps: len(t.Apps), HTTP2: t.HTTP2, WarmUp: t.WarmUp.Seconds(),
 	}
 }
 

@@ -28,13 +28,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // serve starts an API server with the given handler and returns its URL. GET /v1/status is not
 // found.
 func serve(t testing.TB, handler http.HandlerFunc) string {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/status" {
 			http.NotFound(w, r)
 			return
 		}
 		handler(w, r)
 	}))
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetHTTP1(true)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
 	t.Cleanup(server.Close)
 	return server.URL
 }
@@ -67,18 +71,26 @@ func TestEachNotificationIsCountedOnce(t *testing.T) {
 		"with a warm-up":     {Rate: 500, WarmUp: 200 * time.Millisecond},
 		"on one connection":  {Rate: 500, MaxConnections: 1},
 		"batch at the end":   {Rate: 10, Batch: 100},
+		"HTTP/2":             {Rate: 500, HTTP2: true},
+		"HTTP/2, batches":    {InFlight: 2, Batch: 200, HTTP2: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			var calls atomic.Int64
+			var calls, bank atomic.Int64
 			url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 				if calls.Add(1) == 50 && c.Rate == 0 {
 					cancel()
 				}
+				if strings.HasPrefix(r.URL.Path, "/v1/apps/bank/") {
+					bank.Add(1)
+				}
+				if c.HTTP2 != (r.ProtoMajor == 2) {
+					t.Errorf("a call over %s", r.Proto)
+				}
 				sluiceAPI(w, r)
 			})
-			c.URL, c.Key, c.App, c.Duration = url, "slk_x", "shop", 400*time.Millisecond
+			c.URL, c.Key, c.Apps, c.Duration = url, "slk_x", []string{"shop", "bank"}, 400*time.Millisecond
 			if c.Rate == 0 { // what a closed loop makes in a time is the machine's matter
 				c.Duration = time.Hour
 			}
@@ -91,6 +103,9 @@ func TestEachNotificationIsCountedOnce(t *testing.T) {
 			}
 			if c.Rate > 0 && r.Offered < int(c.Rate*0.4) {
 				t.Errorf("%d offered at %g per second", r.Offered, c.Rate)
+			}
+			if n := calls.Load(); bank.Load() != n/2 {
+				t.Errorf("%d of %d calls for the second of two apps", bank.Load(), n)
 			}
 			sum := 0
 			for _, m := range r.Timeline {
@@ -297,7 +312,7 @@ func TestPeerAPIs(t *testing.T) {
 		t.Errorf("%v, authorization %q", body, authorization)
 	}
 	url = serve(t, handler("/api/v1/line/prod/send", `{"status":"DEVICE_UNREGISTERED","resultSource":"PUSH_PROVIDER","reason":"gone"}`))
-	r, err = bench.Run(t.Context(), bench.Config{URL: url, API: "pushsphere", App: "line/prod", Key: "k", Rate: 10, Duration: 100 * time.Millisecond})
+	r, err = bench.Run(t.Context(), bench.Config{URL: url, API: "pushsphere", Apps: []string{"line/prod"}, Key: "k", Rate: 10, Duration: 100 * time.Millisecond})
 	if err != nil || r.Reasons["unregistered: gone"] != 1 || body["provider"] != "APPLE" || authorization != "bearer k" {
 		t.Errorf("%+v, %v, %v, authorization %q", r, err, body, authorization)
 	}
@@ -323,7 +338,7 @@ func Example() {
 		_, _ = io.WriteString(w, `{"id":"1","status":"accepted","attempts":[]}`)
 	}))
 	defer gateway.Close()
-	r, err := bench.Run(context.Background(), bench.Config{URL: gateway.URL, App: "shop", Key: "slk_…", Rate: 200, Duration: time.Second / 4})
+	r, err := bench.Run(context.Background(), bench.Config{URL: gateway.URL, Apps: []string{"shop"}, Key: "slk_…", Rate: 200, Duration: time.Second / 4})
 	if err != nil {
 		fmt.Println(err)
 		return

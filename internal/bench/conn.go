@@ -173,7 +173,8 @@ func (h *header) field(name, value []byte) {
 
 // body is a response body. Its buffers are reused for the next response.
 type body struct {
-	conn        *conn
+	conn        *conn        // nil with HTTP/2
+	extend      func() error // extends the deadline of the call
 	header      header
 	source      io.Reader
 	lines       *bufio.Reader
@@ -182,7 +183,7 @@ type body struct {
 }
 
 func (b *body) reset(c *conn, h header) {
-	b.conn, b.header, b.linesActive = c, h, false
+	b.conn, b.extend, b.header, b.linesActive = c, c.extendDeadline, h, false
 	b.buffer.Reset()
 	switch {
 	case h.chunked:
@@ -208,7 +209,7 @@ func (b *body) readLine() ([]byte, error) {
 	if len(line) == 0 {
 		return nil, err
 	}
-	return bytes.TrimSpace(line), b.conn.extendDeadline()
+	return bytes.TrimSpace(line), b.extend()
 }
 
 // extendDeadline sets the deadline to the timeout from now, unless at least 90 % of it remain.

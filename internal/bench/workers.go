@@ -5,6 +5,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 )
@@ -15,12 +16,14 @@ type call struct {
 	due   time.Duration // counted from the start of the schedule
 }
 
-// workerPool makes calls with up to maxWorkers workers. Each worker has its own connection.
+// workerPool makes calls with up to maxWorkers workers. Each worker has its own
+// connection, or shares HTTP/2 connections.
 type workerPool struct {
 	*loadTest
 	api        api
 	mix        *compiledMix
 	maxWorkers int             // workers
+	transport  *http.Transport // for HTTP/2; nil for HTTP/1.1
 	ctx        context.Context // canceled when the drain timeout expires
 	wg         sync.WaitGroup
 
@@ -31,11 +34,22 @@ type workerPool struct {
 	closed  bool
 }
 
+// caller makes one call at a time.
+type caller interface {
+	// ensureOpen opens a connection if there is none. The connection closes when ctx is done.
+	ensureOpen(ctx context.Context) error
+	// do sends a request and calls handle with the response. With concurrent set it reads the
+	// response while it writes the request, because the server may stop reading until its response
+	// is read.
+	do(request []byte, concurrent bool, handle func(status int, body *body) error) error
+	close()
+}
+
 // worker makes calls one after the other.
 type worker struct {
 	*workerPool
 	calls    chan call
-	conn     *conn
+	conn     caller
 	request  []byte
 	verdicts int // number of verdicts for the current call
 	current  call
@@ -66,7 +80,11 @@ func (p *workerPool) submit(i int, due time.Duration) {
 
 func (p *workerPool) newWorker() *worker {
 	w := &worker{workerPool: p, calls: make(chan call, 1)}
-	w.conn = &conn{address: p.URL, timeout: p.Timeout}
+	if p.transport == nil {
+		w.conn = &conn{address: p.URL, timeout: p.Timeout}
+	} else {
+		w.conn = &http2Caller{address: p.URL, timeout: p.Timeout, transport: p.transport}
+	}
 	return w
 }
 
@@ -120,6 +138,9 @@ func (p *workerPool) drain(timeout time.Duration, cancel func()) {
 	timer := time.AfterFunc(timeout, cancel)
 	defer timer.Stop()
 	p.wg.Wait()
+	if p.transport != nil {
+		p.transport.CloseIdleConnections()
+	}
 }
 
 // do makes one call and records the result of each of its notifications.

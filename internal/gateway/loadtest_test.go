@@ -17,7 +17,7 @@ import (
 // runBench runs a load test, for a second unless c has a duration.
 func (r shopGateway) runBench(t testing.TB, c bench.Config) *loadreport.Report {
 	t.Helper()
-	c.URL, c.Key, c.App, c.Duration = r.url, r.key, "shop", cmp.Or(c.Duration, time.Second)
+	c.URL, c.Key, c.Apps, c.Duration = r.url, r.key, []string{"shop"}, cmp.Or(c.Duration, time.Second)
 	c.Ledger, c.Script = r.mock.LedgerURL(), r.mock.ScriptURL()
 	got, err := bench.Run(t.Context(), c)
 	if err != nil {

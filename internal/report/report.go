@@ -71,6 +71,8 @@ type Settings struct {
 	Rate     float64 `json:"rate,omitempty"`      // offered per second; 0 in a closed loop
 	InFlight int     `json:"in_flight,omitempty"` // calls in flight in a closed loop
 	Batch    int     `json:"batch"`
+	Apps     int     `json:"apps,omitempty"`
+	HTTP2    bool    `json:"http2,omitempty"`
 	WarmUp   float64 `json:"warm_up"`
 }
 
@@ -80,10 +82,17 @@ func (s Settings) LoadModel() string {
 	if s.Batch > 1 {
 		calls = fmt.Sprintf("batches of %d", s.Batch)
 	}
-	if s.Rate > 0 {
-		return fmt.Sprintf("open loop, %s/s in %s", FormatCount(s.Rate), calls)
+	over := ""
+	if s.HTTP2 {
+		over = " over HTTP/2"
 	}
-	return fmt.Sprintf("closed loop, %d %s in flight", s.InFlight, calls)
+	if s.Apps > 1 {
+		over += fmt.Sprintf(" for %d apps", s.Apps)
+	}
+	if s.Rate > 0 {
+		return fmt.Sprintf("open loop, %s/s in %s%s", FormatCount(s.Rate), calls, over)
+	}
+	return fmt.Sprintf("closed loop, %d %s in flight%s", s.InFlight, calls, over)
 }
 
 // Machine describes the machine on which bench ran.
