@@ -195,8 +195,8 @@ func (l *RateLimiter) TryAcquireN(ns []*push.Notification) int {
 	return allowed
 }
 
-// Return gives back the tokens of notifications that are not attempted. unused is a part of those
-// that one call of TryAcquireN has allowed.
+// Return gives back the tokens of notifications that are not attempted. unused is what one call of
+// Acquire or TryAcquireN has allowed, or a part of it.
 func (l *RateLimiter) Return(unused []*push.Notification) {
 	if l == nil || len(unused) == 0 {
 		return

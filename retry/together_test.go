@@ -118,3 +118,19 @@ func TestNilThrottlerAndBudgetAllowRuns(t *testing.T) {
 		t.Error("a nil throttler rejects:", err)
 	}
 }
+
+// BenchmarkRun measures the permits and the deposit of notifications, alone and in a run.
+func BenchmarkRun(b *testing.B) {
+	for _, n := range []int{1, 64} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var th retry.AdaptiveThrottler
+			var budget retry.Budget
+			for b.Loop() {
+				p, _ := th.AcquireN(n)
+				budget.DepositN(n)
+				p.ReleaseN(push.Outcome{Verdict: push.Accepted}, n)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/notification")
+		})
+	}
+}

@@ -181,3 +181,23 @@ func TestNilLimitsGrantWholeRuns(t *testing.T) {
 		t.Errorf("%d and %d places", granted, adaptive)
 	}
 }
+
+// BenchmarkPermits measures the places of notifications in both limits, alone and in a run.
+func BenchmarkPermits(b *testing.B) {
+	for _, count := range []int{1, 64} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			var c ConcurrencyLimit
+			var a AdaptiveLimiter
+			n := &push.Notification{App: "shop"}
+			b.ReportAllocs()
+			for b.Loop() {
+				p, _ := c.tryAcquireN(n, count)
+				q, _ := a.tryAcquireN(n, count)
+				q = q.leased(count)
+				q.releaseN(push.Outcome{}, time.Millisecond, count)
+				p.releaseN(push.Outcome{}, time.Millisecond, count)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*count), "ns/notification")
+		})
+	}
+}
