@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sony/gobreaker/v2"
 )
 
 // Breaker configures the circuit breaker of each endpoint: when it opens, and for how long that
@@ -73,39 +75,41 @@ func (b *Breaker) ejectionTime(level int) time.Duration {
 	return min(d, b.MaxEjectionTime)
 }
 
-// breakerState is the state of a breaker.
-type breakerState int32
-
-const (
-	closed   breakerState = iota
-	open                  // ejected
-	halfOpen              // the ejection has expired, and the next request is a probe
-)
-
-var stateNames = [...]string{"closed", "open", "half-open"}
-
-// String returns the name in the status of the pool.
-func (s breakerState) String() string { return stateNames[s] }
-
-// circuitBreaker is the breaker of one endpoint. An outcome counts when it is known. The generation in
-// the ticket excludes requests that began before the last state change.
+// circuitBreaker is the breaker of one endpoint. A two-step breaker of gobreaker holds the state
+// (closed, open, half-open) and the rolling window. This type adds what gobreaker lacks and works
+// around its limitations:
+//
+//   - The open timeout of a gobreaker cannot change, so every ejection creates a new one and
+//     opens it immediately (tripNow).
+//   - A probe that never reports its outcome would block a gobreaker forever, so a probe has a
+//     deadline (tick).
+//   - OnStateChange runs under gobreaker's lock, so it is not used. State is called after every
+//     call that may change it.
+//   - Counts is stale until State or Allow is called, so State is called first.
+//   - The count of consecutive failures is reset when the window rolls over, so failures two
+//     seconds apart would never open the breaker. This type counts them itself.
+//   - An outcome counts in the bucket of its Allow, which is already gone for a timeout as long as
+//     the window. Except for probes, Allow is therefore called when the outcome is known. The
+//     generation in the ticket excludes requests that began before the last state change.
 type circuitBreaker struct {
 	cfg        *Breaker
 	changes    *atomic.Uint64 // Pool.changes
-	state      atomic.Int32   // a breakerState, readable without the lock
+	state      atomic.Int32   // a gobreaker.State, readable without the lock
 	generation atomic.Uint32  // incremented at each state change
 	probing    atomic.Bool    // a probe is in flight
 	successes  atomic.Uint64  // number of successes so far
 	suspect    atomic.Bool    // consecutive failures exceed half of what opens the breaker
 
 	mu            sync.Mutex // guards the fields below
-	window        rollingCounts
+	inner         *gobreaker.TwoStepCircuitBreaker[struct{}]
 	consecutive   int
-	reason        string        // why it opened last, in words
+	reason        string        // why it opened or is about to open, in words
 	cause         EjectionCause // the same as a code
+	tripNow       bool          // makes the next failure open inner
 	ejections     int           // consecutive ejections, minus those undone by healthy time
 	since         time.Time
 	ejectedUntil  time.Time
+	probeDone     func(error)
 	probeDeadline time.Time
 }
 
@@ -126,32 +130,59 @@ const (
 	recovered            // the probe succeeded
 )
 
-// outcome is what an attempt says about its endpoint.
-type outcome uint8
-
-const (
-	succeeded outcome = iota
-	failed
-	noResponse // a failure without a response
-	excluded   // says nothing about the endpoint
+// Kinds of outcome, as the error that gobreaker expects. nil is a success.
+var (
+	errFailed   = errors.New("failed")
+	errNoAnswer = errors.New("no response") // a failure without a response
+	errExcluded = errors.New("excluded")    // says nothing about the endpoint
 )
 
 func (c *circuitBreaker) init(cfg *Breaker, changes *atomic.Uint64) {
 	c.cfg, c.changes = cfg, changes
 	c.since = time.Now()
-	c.window.init(c.since, cfg.Window, cfg.Bucket)
+	c.inner = c.newBreaker(cfg.BaseEjectionTime)
+}
+
+func (c *circuitBreaker) newBreaker(timeout time.Duration) *gobreaker.TwoStepCircuitBreaker[struct{}] {
+	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests:  1, // one probe at a time, and one success closes
+		Interval:     c.cfg.Window,
+		BucketPeriod: c.cfg.Bucket,
+		Timeout:      timeout,
+		ReadyToTrip:  c.readyToTrip,
+		IsExcluded:   func(err error) bool { return errors.Is(err, errExcluded) },
+	})
+}
+
+// readyToTrip is gobreaker's callback after each failure. It runs under gobreaker's lock and under
+// mu, and must not call gobreaker.
+func (c *circuitBreaker) readyToTrip(counts gobreaker.Counts) bool {
+	outcomes := counts.TotalSuccesses + counts.TotalFailures // Requests would include those in flight
+	switch {
+	case c.tripNow:
+	case c.consecutive >= c.cfg.ConsecutiveFailures:
+		c.cause, c.reason = CauseConsecutiveFailures, fmt.Sprintf("%d consecutive failures", c.consecutive)
+	case outcomes >= uint32(c.cfg.MinOutcomes) && float64(counts.TotalFailures) > c.cfg.FailureRate*float64(outcomes):
+		c.cause, c.reason = CauseFailureRate, fmt.Sprintf("%d of %d failed within %s", counts.TotalFailures, outcomes, c.cfg.Window)
+	default:
+		return false
+	}
+	return true
 }
 
 // inState reports the state without taking the lock. An ejection that has expired still counts as
 // open until the next tick.
-func (c *circuitBreaker) inState(state breakerState) bool { return c.state.Load() == int32(state) }
+func (c *circuitBreaker) inState(state gobreaker.State) bool { return c.state.Load() == int32(state) }
 
-func (c *circuitBreaker) healthy() bool { return c.inState(closed) }
+func (c *circuitBreaker) healthy() bool { return c.inState(gobreaker.StateClosed) }
 
-func (c *circuitBreaker) ejected() bool { return c.inState(open) }
+func (c *circuitBreaker) ejected() bool { return c.inState(gobreaker.StateOpen) }
+
+// halfOpen reports whether the ejection has expired and no probe has succeeded yet.
+func (c *circuitBreaker) halfOpen() bool { return c.inState(gobreaker.StateHalfOpen) }
 
 // needsProbe reports whether the next request may be the probe.
-func (c *circuitBreaker) needsProbe() bool { return c.inState(halfOpen) && !c.probing.Load() }
+func (c *circuitBreaker) needsProbe() bool { return c.halfOpen() && !c.probing.Load() }
 
 // admit returns the ticket of a request that is about to be sent. The request becomes the probe if
 // one is needed.
@@ -162,19 +193,24 @@ func (c *circuitBreaker) admit() ticket {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.needsProbe() {
+	if c.probeDone != nil || !c.halfOpen() {
 		return t
 	}
-	c.probeDeadline = time.Now().Add(c.cfg.ProbeTimeout)
+	done, err := c.inner.Allow()
+	if err != nil {
+		return t
+	}
+	c.probeDone, c.probeDeadline = done, time.Now().Add(c.cfg.ProbeTimeout)
 	c.probing.Store(true)
 	return ticket{generation: c.generation.Load(), probe: true}
 }
 
-// record records that n requests with ticket t had the same outcome. Each of them counts. Outcomes
-// of requests that began before the last state change are ignored, and so are those of requests that
-// an open breaker let through in panic mode.
-func (c *circuitBreaker) record(t ticket, n int, o outcome, reason string) transition {
-	if o == excluded && !t.probe {
+// record records that n requests with ticket t ended with the same outcome: nil, errFailed,
+// errNoAnswer or errExcluded. Each of them counts. Outcomes of requests that began before the last
+// state change are ignored, and so are those of requests that an open breaker let through in panic
+// mode.
+func (c *circuitBreaker) record(t ticket, n int, outcome error, reason string) (change transition) {
+	if outcome == errExcluded && !t.probe {
 		return unchanged
 	}
 	c.mu.Lock()
@@ -183,38 +219,36 @@ func (c *circuitBreaker) record(t ticket, n int, o outcome, reason string) trans
 	case t.generation != c.generation.Load():
 		return unchanged
 	case t.probe:
-		return c.endProbe(o, reason)
-	case !c.healthy():
-		return unchanged
-	case o == succeeded:
-		c.consecutive = 0
-		c.suspect.Store(false)
-		c.successes.Add(uint64(n))
-		c.window.at(time.Now()).succeeded += n
-		return unchanged
-	default:
-		return c.recordFailures(t, n, o, reason)
+		return c.endProbe(outcome, reason)
 	}
+	for ; n > 0 && c.healthy(); n-- {
+		change = c.recordClosed(t, outcome, reason)
+	}
+	return change
 }
 
-// recordFailures records failures while the breaker is closed. It is called under mu. A request
+// recordClosed records an outcome while the breaker is closed. It is called under mu. A request
 // without a response counts as a consecutive failure only if no other request has succeeded since
 // it began: APNs sometimes never responds for particular device tokens on particular addresses, and
 // as these requests accumulate they would eject an endpoint that responds to all others.
-func (c *circuitBreaker) recordFailures(t ticket, n int, o outcome, reason string) transition {
-	if o == failed || t.successes == c.successes.Load() {
-		c.consecutive += n
+func (c *circuitBreaker) recordClosed(t ticket, outcome error, reason string) transition {
+	done, err := c.inner.Allow()
+	if err != nil {
+		return unchanged
+	}
+	if outcome == nil {
+		c.consecutive = 0
+		c.suspect.Store(false)
+		c.successes.Add(1)
+		done(nil)
+		return unchanged
+	}
+	if outcome != errNoAnswer || t.successes == c.successes.Load() {
+		c.consecutive++
 		c.suspect.Store(2*c.consecutive > c.cfg.ConsecutiveFailures)
 	}
-	c.window.at(time.Now()).failed += n
-	total := c.window.sum()
-	outcomes := total.succeeded + total.failed
-	switch {
-	case c.consecutive >= c.cfg.ConsecutiveFailures:
-		c.cause, c.reason = CauseConsecutiveFailures, fmt.Sprintf("%d consecutive failures", c.consecutive)
-	case outcomes >= c.cfg.MinOutcomes && float64(total.failed) > c.cfg.FailureRate*float64(outcomes):
-		c.cause, c.reason = CauseFailureRate, fmt.Sprintf("%d of %d failed within %s", total.failed, outcomes, c.cfg.Window)
-	default:
+	done(outcome)
+	if c.inner.State() != gobreaker.StateOpen {
 		return unchanged
 	}
 	if reason != "" {
@@ -225,20 +259,23 @@ func (c *circuitBreaker) recordFailures(t ticket, n int, o outcome, reason strin
 }
 
 // endProbe records the outcome of the probe. It is called under mu.
-func (c *circuitBreaker) endProbe(o outcome, reason string) transition {
-	if !c.probing.Swap(false) {
+func (c *circuitBreaker) endProbe(outcome error, reason string) transition {
+	if c.probeDone == nil {
 		return unchanged
 	}
-	switch o {
-	case succeeded:
-		c.setState(closed)
+	c.probeDone(outcome)
+	c.probeDone = nil
+	c.probing.Store(false)
+	switch c.inner.State() {
+	case gobreaker.StateClosed:
+		c.setState(gobreaker.StateClosed)
 		return recovered
-	case excluded: // the next request is the probe
-		return unchanged
-	default:
+	case gobreaker.StateOpen:
 		c.cause, c.reason = CauseProbe, "probe failed: "+reason
 		c.eject()
 		return reopened
+	default: // excluded: the next request is the probe
+		return unchanged
 	}
 }
 
@@ -255,19 +292,24 @@ func (c *circuitBreaker) forceEject(cause EjectionCause, reason string) bool {
 	return true
 }
 
-// eject opens the breaker. It is called under mu.
+// eject replaces inner with a breaker that is open. It is called under mu.
 func (c *circuitBreaker) eject() {
 	c.ejections++
-	c.setState(open)
-	c.ejectedUntil = c.since.Add(c.cfg.ejectionTime(c.ejections))
-}
-
-// setState starts a new generation, in which nothing has been counted yet. It is called under mu.
-func (c *circuitBreaker) setState(state breakerState) {
-	c.since, c.consecutive = time.Now(), 0
-	c.window.init(c.since, c.cfg.Window, c.cfg.Bucket)
+	ejectionTime := c.cfg.ejectionTime(c.ejections)
+	c.inner = c.newBreaker(ejectionTime)
+	c.tripNow = true
+	if done, err := c.inner.Allow(); err == nil {
+		done(errFailed)
+	}
+	c.tripNow, c.consecutive, c.probeDone = false, 0, nil
 	c.suspect.Store(false)
 	c.probing.Store(false)
+	c.ejectedUntil = time.Now().Add(ejectionTime)
+	c.setState(gobreaker.StateOpen)
+}
+
+func (c *circuitBreaker) setState(state gobreaker.State) {
+	c.since = time.Now()
 	c.generation.Add(1)
 	c.state.Store(int32(state))
 	c.changes.Add(1)
@@ -279,10 +321,10 @@ func (c *circuitBreaker) tick(now time.Time) transition {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.ejected() && now.After(c.ejectedUntil):
-		c.setState(halfOpen)
-	case c.probing.Load() && !now.Before(c.probeDeadline):
-		return c.endProbe(failed, "no outcome within "+c.cfg.ProbeTimeout.String())
+	case c.ejected() && now.After(c.ejectedUntil) && c.inner.State() == gobreaker.StateHalfOpen:
+		c.setState(gobreaker.StateHalfOpen)
+	case c.probeDone != nil && !now.Before(c.probeDeadline):
+		return c.endProbe(errFailed, "no outcome within "+c.cfg.ProbeTimeout.String())
 	case c.healthy() && c.ejections > 0 && now.Sub(c.since) >= c.cfg.BaseEjectionTime:
 		c.ejections--
 		c.since = now
@@ -291,15 +333,17 @@ func (c *circuitBreaker) tick(now time.Time) transition {
 }
 
 // snapshot returns the state for Status.
-func (c *circuitBreaker) snapshot() (state breakerState, reason string, ejectedUntil time.Time, total counts) {
+func (c *circuitBreaker) snapshot() (state gobreaker.State, reason string, ejectedUntil time.Time, counts gobreaker.Counts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	state = breakerState(c.state.Load())
-	if state != closed {
-		return state, c.reason, c.ejectedUntil, counts{}
+	state = gobreaker.State(c.state.Load())
+	if state == gobreaker.StateClosed {
+		// State rolls the window. It is not called in the open state, because it could end the
+		// ejection early.
+		c.inner.State()
+		return state, "", time.Time{}, c.inner.Counts()
 	}
-	c.window.at(time.Now())
-	return state, "", time.Time{}, c.window.sum()
+	return state, c.reason, c.ejectedUntil, gobreaker.Counts{}
 }
 
 // ejectionReason returns why the endpoint was last ejected, as a code and in words.
@@ -307,38 +351,4 @@ func (c *circuitBreaker) ejectionReason() (cause EjectionCause, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause, fmt.Sprintf("%s; ejected for %s", c.reason, c.cfg.ejectionTime(c.ejections))
-}
-
-// rollingCounts counts outcomes in a window that slides in steps of a bucket.
-type rollingCounts struct {
-	start   time.Time
-	bucket  time.Duration
-	current int // index of the latest bucket since start
-	buckets []counts
-}
-
-type counts struct{ succeeded, failed int }
-
-// init starts an empty window. The window is a multiple of the bucket, at least as long as given.
-func (r *rollingCounts) init(start time.Time, window, bucket time.Duration) {
-	*r = rollingCounts{start: start, bucket: bucket, buckets: make([]counts, (window+bucket-1)/bucket)}
-}
-
-// at moves the window to now and returns the latest bucket.
-func (r *rollingCounts) at(now time.Time) *counts {
-	latest := max(r.current, int(now.Sub(r.start)/r.bucket))
-	for i := max(r.current+1, latest-len(r.buckets)+1); i <= latest; i++ {
-		r.buckets[i%len(r.buckets)] = counts{}
-	}
-	r.current = latest
-	return &r.buckets[latest%len(r.buckets)]
-}
-
-// sum returns the counts of the window.
-func (r *rollingCounts) sum() (total counts) {
-	for _, c := range r.buckets {
-		total.succeeded += c.succeeded
-		total.failed += c.failed
-	}
-	return total
 }

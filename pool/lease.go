@@ -143,23 +143,23 @@ func (l *Lease) release(n int) {
 // recordOutcome updates the statistics and the breaker of the endpoint. It reports whether this
 // outcome ejected the endpoint.
 func (l *Lease) recordOutcome(o push.Outcome) (ejected bool) {
+	outcome := errExcluded
 	switch {
 	case o.EndpointFault():
-		l.endpoint.outcomes.failed.Add(1)
+		outcome = errFailed
 		if o.HTTP == 0 {
-			return l.recordBreaker(1, noResponse, o.Reason)
+			outcome = errNoAnswer
 		}
-		return l.recordBreaker(1, failed, o.Reason)
+		l.endpoint.outcomes.failed.Add(1)
 	case o.EndpointOK():
 		took := time.Duration(0)
 		if !l.started.IsZero() {
 			took = time.Since(l.started)
 		}
 		l.recordSuccesses(1, took)
-	default:
-		l.recordBreaker(1, excluded, o.Reason)
+		return false
 	}
-	return false
+	return l.recordBreaker(1, outcome, o.Reason)
 }
 
 // recordSuccesses updates the statistics and the breaker after n responses that show that the
@@ -169,17 +169,17 @@ func (l *Lease) recordSuccesses(n int, took time.Duration) {
 	l.conn.responses.Add(int64(n))
 	limit := time.Duration(l.pool.probeLatencyLimit.Load())
 	if l.ticket.probe && limit > 0 && took > limit {
-		l.recordBreaker(1, failed, fmt.Sprintf("response took %s, the limit by its peers is %s", took, limit))
+		l.recordBreaker(1, errFailed, fmt.Sprintf("response took %s, the limit by its peers is %s", took, limit))
 		return
 	}
-	l.recordBreaker(n, succeeded, "")
+	l.recordBreaker(n, nil, "")
 }
 
 // recordBreaker records n equal outcomes in the breaker. It reports whether they ejected the
 // endpoint.
-func (l *Lease) recordBreaker(n int, o outcome, reason string) (ejected bool) {
+func (l *Lease) recordBreaker(n int, outcome error, reason string) (ejected bool) {
 	p, e := l.pool, l.endpoint
-	switch e.breaker.record(l.ticket, n, o, reason) {
+	switch e.breaker.record(l.ticket, n, outcome, reason) {
 	case opened:
 		p.onEjected(e)
 		return true

@@ -164,7 +164,7 @@ func (p *Pool) healthyMembers() []*Endpoint {
 			continue
 		}
 		live++
-		probe = probe || e.breaker.inState(halfOpen)
+		probe = probe || e.breaker.halfOpen()
 		if e.breaker.healthy() {
 			h.members = append(h.members, e)
 		}
@@ -212,7 +212,7 @@ func (s *candidateSet) count(p *Pool, tried Tried) {
 		if healthy && untried {
 			s.healthyUntried++
 		}
-		if len(tried) == 0 && !healthy && e.breaker.needsProbe() && e.freeSlots(p.cfg.MaxInFlight) > 0 {
+		if len(tried) == 0 && !healthy && e.breaker.halfOpen() && e.freeSlots(p.cfg.MaxInFlight) > 0 {
 			s.probeTarget = e
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sony/gobreaker/v2"
 )
 
 // Status describes a pool for GET /v1/status and metrics.
@@ -71,17 +73,17 @@ func (p *Pool) Status() Status {
 
 // status is called under Pool.mu.
 func (e *Endpoint) status() EndpointStatus {
-	state, reason, ejectedUntil, total := e.breaker.snapshot()
+	state, reason, ejectedUntil, counts := e.breaker.snapshot()
 	s := EndpointStatus{
 		Address: e.name, State: state.String(), Reason: reason,
 		Connections: len(*e.conns.Load()), InFlight: e.InFlight(),
-		Successes: total.succeeded, Failures: total.failed,
+		Successes: int(counts.TotalSuccesses), Failures: int(counts.TotalFailures),
 		LatencyMS: float64(e.window.median.Microseconds()) / 1000,
 	}
 	if e.member {
 		s.AgeS = time.Since(e.joinedAt).Seconds()
 	}
-	if state == open {
+	if state == gobreaker.StateOpen {
 		s.EjectedUntil = &ejectedUntil
 	}
 	if e.dialErr != nil {
