@@ -212,7 +212,7 @@ func (s *candidateSet) count(p *Pool, tried Tried) {
 		if healthy && untried {
 			s.healthyUntried++
 		}
-		if len(tried) == 0 && !healthy && e.breaker.halfOpen() && e.freeSlots(p.cfg.MaxInFlight) > 0 {
+		if len(tried) == 0 && !healthy && e.breaker.needsProbe() && e.freeSlots(p.cfg.MaxInFlight) > 0 {
 			s.probeTarget = e
 		}
 	}
