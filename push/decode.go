@@ -12,6 +12,7 @@ import (
 type receiptJSON struct {
 	ID          string        `json:"id"`
 	Index       *int          `json:"index"`
+	TargetIndex *int          `json:"target_index"`
 	Status      Status        `json:"status"`
 	Reason      string        `json:"reason"`
 	Field       string        `json:"field"`
@@ -47,7 +48,7 @@ func (r *Receipt) UnmarshalJSON(text []byte) error {
 	if err != nil {
 		return err
 	}
-	*r = Receipt{ID: w.ID, Index: w.Index, State: state, Warnings: w.Warnings, Outcome: Outcome{
+	*r = Receipt{ID: w.ID, Index: w.Index, TargetIndex: w.TargetIndex, State: state, Warnings: w.Warnings, Outcome: Outcome{
 		Verdict: verdict, Reason: w.Reason, Field: w.Field, Detail: w.Detail, ProviderID: w.ProviderID,
 		RetryAfter: time.Duration(w.RetryAfter * float64(time.Second)), ForgetToken: w.ForgetToken, DeadSince: w.DeadSince,
 	}}

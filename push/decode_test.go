@@ -17,7 +17,7 @@ func TestReceiptRoundTrip(t *testing.T) {
 	for verdict := push.Unsent; verdict <= push.Expired; verdict++ {
 		attempt := push.Attempt{Endpoint: "192.0.2.1:443", Environment: push.Sandbox, Started: at, Took: 41200 * time.Microsecond,
 			Outcome: push.Outcome{Verdict: verdict, Reason: "Reason", HTTP: 200}}
-		r := push.Receipt{ID: "id", Index: &index, Warnings: []push.Warning{{Field: "fcm.message.x", Detail: "d"}, {}}, Attempts: []push.Attempt{attempt}, Outcome: push.Outcome{
+		r := push.Receipt{ID: "id", Index: &index, TargetIndex: &index, Warnings: []push.Warning{{Field: "fcm.message.x", Detail: "d"}, {}}, Attempts: []push.Attempt{attempt}, Outcome: push.Outcome{
 			Verdict: verdict, Reason: `"Reason"`, ProviderID: "p", RetryAfter: 1500 * time.Millisecond, ForgetToken: true, DeadSince: at}}
 		first, _ := json.Marshal(r)
 		var read push.Receipt

@@ -24,6 +24,8 @@ type Receipt struct {
 	ID string
 	// Index is the notification's position in its batch, from 0; nil outside a batch.
 	Index *int
+	// TargetIndex is the position of the target in a list of targets, from 0; nil without a list.
+	TargetIndex *int
 	// State is set while the queue holds the notification (queued, scheduled, sending) and after it
 	// was cancelled. If it is empty, the verdict determines the status.
 	State Status
@@ -122,6 +124,9 @@ func (r Receipt) AppendJSON(b []byte) []byte {
 	b = appendNonEmpty(b, "id", r.ID)
 	if r.Index != nil {
 		b = appendInt(b, "index", *r.Index)
+	}
+	if r.TargetIndex != nil {
+		b = appendInt(b, "target_index", *r.TargetIndex)
 	}
 	b = appendNonEmpty(b, "status", string(r.Status()))
 	b = appendNonEmpty(b, "reason", r.Reason)

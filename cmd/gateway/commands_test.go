@@ -146,6 +146,9 @@ func TestSendPrintsReceiptAndExitCode(t *testing.T) {
 		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--send-at", "10m"), 1, `"field": "send_at"`},
 		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--send-at", "+9999h"), 1, `"field": "send_at"`},
 		{to("--platform", "apns", "--token", deviceToken, "--title", "Hi", "--key", "slk_wrong"), 1, `"status": 401`},
+		{to("--platform", "apns", "--token", deviceToken, "--token", "11"+deviceToken[2:], "--title", "Hi"), 0, `"target_index": 1`},
+		{to("--platform", "apns", "--token", deviceToken, "--token", "11"+deviceToken[2:], "--title", "Hi", "--send-at", "+10m"), 0, `"status": "scheduled"`},
+		{to("--platform", "apns", "--token", deviceToken, "--token", "../../etc", "--title", "Hi"), 1, `"field": "tokens[1]"`},
 	} {
 		code, stdout, stderr := runGateway(t, env, c.args...)
 		if code != c.code || !strings.Contains(stdout, c.want) || strings.Contains(stdout+stderr, ready["key"].(string)) {

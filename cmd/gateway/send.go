@@ -23,11 +23,11 @@ type sendCmd struct {
 	Key string `env:"SLUICE_KEY,GATEWAY_KEY" required:"" help:"API key with the scope send. Prefer the environment variable: other users of the machine can see flags."`
 	App string `required:"" help:"App to send for."`
 
-	Platform     string `enum:",apns,fcm" default:"" help:"apns or fcm."`
-	Token        string `xor:"target" required:"" help:"Device token."`
-	Topic        string `xor:"target" required:"" help:"FCM topic."`
-	Condition    string `xor:"target" required:"" help:"FCM condition over topics."`
-	Installation string `xor:"target" required:"" help:"Firebase installation ID."`
+	Platform     string   `enum:",apns,fcm" default:"" help:"apns or fcm."`
+	Token        []string `xor:"target" required:"" sep:"none" help:"Device token. Repeatable."`
+	Topic        string   `xor:"target" required:"" help:"FCM topic."`
+	Condition    string   `xor:"target" required:"" help:"FCM condition over topics."`
+	Installation string   `xor:"target" required:"" help:"Firebase installation ID."`
 
 	File string `xor:"target" required:"" help:"Send the notifications of a file, one JSON object per line. The gateway must have a queue."`
 	As   string `placeholder:"NAME" help:"With --file: name of the run. Within a day, each line is sent at most once per run."`
@@ -55,7 +55,8 @@ func (sendCmd) Help() string {
     gateway send --app demo --platform apns --token ` + exampleToken + ` --title Hi
 
 Prints the receipt. Exits with 0 if the provider accepted the notification and with 1 otherwise. With
---send-at, exits with 0 once the notification is stored in the gateway's queue.
+--send-at, exits with 0 once the notification is stored in the gateway's queue. With several --token flags,
+prints the receipts in their order, and exits with 0 if all of them are so.
 
 To send many notifications, write one JSON object per line to a file, such as {"platform":"apns","token":"...","title":"Hi"}:
 
@@ -135,13 +136,14 @@ func (s sendCmd) newRequest(ctx context.Context, body io.Reader, contentType str
 // notification is the body of a request. The gateway parses its send_at, which can be relative.
 type notification struct {
 	*push.Notification
-	SendAt string `json:"send_at,omitempty"`
+	Tokens []string `json:"tokens,omitempty"`
+	SendAt string   `json:"send_at,omitempty"`
 }
 
 func (s sendCmd) notification() notification {
 	n := &push.Notification{
 		Platform: push.Platform(s.Platform),
-		Target:   push.Target{Token: s.Token, Topic: s.Topic, Condition: s.Condition, Installation: s.Installation},
+		Target:   push.Target{Topic: s.Topic, Condition: s.Condition, Installation: s.Installation},
 		Title:    s.Title, Subtitle: s.Subtitle, Body: s.Body, Image: s.Image, Sound: s.Sound, Badge: s.Badge, Data: s.Data,
 		Priority: push.Priority(s.Priority), CollapseKey: s.CollapseKey,
 	}
@@ -149,22 +151,40 @@ func (s sendCmd) notification() notification {
 		ttl := push.Duration(*s.TTL)
 		n.TTL = &ttl
 	}
-	return notification{n, s.SendAt}
+	if len(s.Token) == 1 {
+		n.Token = s.Token[0]
+		return notification{n, nil, s.SendAt}
+	}
+	return notification{n, s.Token, s.SendAt}
 }
 
-// printReceipt prints a receipt or a problem. It returns an error unless the notification was
-// accepted by the provider or stored in the queue.
+// printReceipt prints a receipt, several, or a problem. It returns an error unless the notification was
+// accepted by the provider or stored in the queue for each target.
 func printReceipt(p process, status int, text []byte) error {
 	var pretty bytes.Buffer
 	if json.Indent(&pretty, text, "", "  ") != nil {
 		return fmt.Errorf("send: the response is not JSON (is --url a gateway?): HTTP status %d", status)
 	}
 	printf(p.stdout, "%s\n", bytes.TrimSpace(pretty.Bytes()))
-	var receipt struct {
+	type receipt struct {
 		Status push.Status `json:"status"`
 	}
-	if status == http.StatusAccepted || status == http.StatusOK && json.Unmarshal(text, &receipt) == nil && receipt.Status == push.StatusAccepted {
-		return nil
+	var response struct {
+		receipt
+		Receipts []receipt `json:"receipts"`
 	}
-	return errReported
+	if status != http.StatusAccepted && status != http.StatusOK || json.Unmarshal(text, &response) != nil {
+		return errReported
+	}
+	if response.Receipts == nil {
+		response.Receipts = []receipt{response.receipt}
+	}
+	for _, r := range response.Receipts {
+		switch r.Status {
+		case push.StatusAccepted, push.StatusQueued, push.StatusScheduled, push.StatusSending:
+		default:
+			return errReported
+		}
+	}
+	return nil
 }

@@ -159,11 +159,12 @@ func (f *fileSender) responseError(response *http.Response) error {
 
 // lineReceipt holds the members of a receipt that send reads.
 type lineReceipt struct {
-	Index      int         `json:"index"`
-	Status     push.Status `json:"status"`
-	Reason     string      `json:"reason"`
-	RetryAfter float64     `json:"retry_after"`
-	Replayed   bool        `json:"replayed"`
+	Index       int         `json:"index"`
+	TargetIndex *int        `json:"target_index"`
+	Status      push.Status `json:"status"`
+	Reason      string      `json:"reason"`
+	RetryAfter  float64     `json:"retry_after"`
+	Replayed    bool        `json:"replayed"`
 
 	Warnings json.RawMessage `json:"warnings"`
 }
@@ -202,6 +203,16 @@ func (f *fileSender) handleReceipt(text []byte) error {
 	return nil
 }
 
+// countTargets returns how many receipts a line gets. A line that the gateway refuses as a whole gets
+// one without a target, whatever its lists are.
+func countTargets(text []byte) int {
+	var n struct{ Tokens, Installations, Subscriptions []json.RawMessage }
+	if !bytes.Contains(text, []byte(`s":`)) && !bytes.Contains(text, []byte(`s" :`)) || json.Unmarshal(text, &n) != nil {
+		return 1
+	}
+	return max(1, len(n.Tokens)+len(n.Installations)+len(n.Subscriptions))
+}
+
 // maxLine is the maximum length of a line, far above the limit of a gateway.
 const maxLine = 2 << 20
 
@@ -226,7 +237,7 @@ func (f *fileSender) writeLines(w io.Writer, l line) error {
 			text = bytes.TrimPrefix(text, []byte("\ufeff")) // a byte order mark, which some editors write
 		}
 		text = bytes.TrimSpace(text)
-		send, open := f.window.admit(l, len(text) == 0)
+		send, open := f.window.admit(l, len(text) == 0, countTargets(text))
 		if !open {
 			return out.Flush()
 		}

@@ -136,6 +136,44 @@ func TestSendFileResumesAfterErrors(t *testing.T) {
 	}
 }
 
+func TestSendFileWaitsForEachTarget(t *testing.T) {
+	targets := func(index int, statuses ...string) string {
+		var lines []string
+		for i, status := range statuses {
+			lines = append(lines, fmt.Sprintf(`{"index":%d,"target_index":%d,"status":%q,"reason":%q,"attempts":[]}`, index, i, status, map[string]string{"unavailable": "QueueFull"}[status]))
+		}
+		return strings.Join(lines, "\n")
+	}
+	b := newBatchServer(t, func(call, index int, line map[string]any) string {
+		switch {
+		case line["title"] == "two" && call == 1:
+			return targets(index, "queued", "queued") // the third receipt is lost, because the next line breaks the call
+		case line["title"] == "three" && call == 1:
+			return ""
+		case line["title"] == "three" && call == 2:
+			return targets(index, "queued", "unavailable")
+		case line["title"] == "two":
+			return targets(index, "queued", "queued", "refused")
+		case line["title"] == "three":
+			return targets(index, "queued", "queued")
+		case line["title"] == "refused":
+			return fmt.Sprintf(`{"index":%d,"status":"refused","reason":"InvalidField","attempts":[]}`, index)
+		default:
+			return queuedReceipt(index)
+		}
+	})
+	const text = `{"title":"one","token":"a"}` + "\n" + `{"title":"two","tokens":["a","b","c"]}` + "\n" + `{"title":"three", "installations" :["a","b"]}` + "\n" +
+		`{"title":"refused","tokens":["a","b"],"topic":"t"}` + "\n"
+	env := []string{"GATEWAY_URL=" + b.URL, "GATEWAY_KEY=k"}
+	code, stdout, stderr := runGateway(t, env, "send", "--app", "shop", "--file", writeTemp(t, "campaign.ndjson", text))
+	if code != 1 || !strings.Contains(stdout, `{"line":2,"index":0,"target_index":2,`) || !strings.Contains(stdout, `{"line":4,`) {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	if b.calls != 3 || len(b.otherKeys) != 0 || !strings.Contains(stderr, "send: 4 lines in ") || !strings.Contains(stderr, ": 2 refused, 5 queued") {
+		t.Errorf("%d calls, %v\n%s", b.calls, b.otherKeys, stderr)
+	}
+}
+
 func TestSendFileIgnoresByteOrderMark(t *testing.T) {
 	b := newBatchServer(t, func(_, index int, line map[string]any) string {
 		if line["title"] == "broken" {

@@ -30,7 +30,7 @@ type window struct {
 	eof     bool // all lines have been read
 
 	// State of the current call:
-	sent       map[int]int // index -> line number
+	sent       map[int]*sentLine // by index
 	count      int
 	halted     bool          // the call sends no further lines
 	retryAfter time.Duration // requested by the gateway
@@ -38,7 +38,15 @@ type window struct {
 	tally tally
 }
 
-// tally counts the lines that are done.
+// sentLine is a line in the current call.
+type sentLine struct {
+	number   int
+	missing  int           // receipts; a line has one for each target
+	receipts []lineReceipt // those that are not retryable
+	retry    bool          // a receipt is retryable
+}
+
+// tally counts the lines that are done, and their receipts.
 type tally struct {
 	lines    int
 	status   map[push.Status]int
@@ -57,7 +65,7 @@ func newWindow() *window {
 func (w *window) begin() line {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.sent, w.count, w.halted, w.retryAfter, w.eof = map[int]int{}, 0, false, 0, false
+	w.sent, w.count, w.halted, w.retryAfter, w.eof = map[int]*sentLine{}, 0, false, 0, false
 	return w.firstOpen()
 }
 
@@ -105,9 +113,9 @@ func (w *window) snapshot() (next int, wait time.Duration, t tally) {
 	return w.firstOpen().number, w.retryAfter, t
 }
 
-// admit waits until the window has room for l and records that l is sent. send is false if the line
+// admit waits until the window has room for l and records that l is sent to a number of targets. send is false if the line
 // is done or blank. open is false if the call must not send further lines.
-func (w *window) admit(l line, blank bool) (send, open bool) {
+func (w *window) admit(l line, blank bool, targets int) (send, open bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for !w.halted && l.number-w.firstOpen().number >= maxOpenLines {
@@ -126,7 +134,7 @@ func (w *window) admit(l line, blank bool) (send, open bool) {
 	if blank || i < 0 || w.open[i].done {
 		return false, true
 	}
-	w.sent[w.count] = l.number
+	w.sent[w.count] = &sentLine{number: l.number, missing: targets}
 	w.count++
 	return true, true
 }
@@ -141,29 +149,47 @@ func (w *window) markDone(number int) {
 	w.changed.Broadcast()
 }
 
-// record records the receipt of a line of the current call and returns the number of the line, or 0
-// if there is no such line. A retryable receipt halts the call.
+// record records a receipt of the current call and returns the number of its line, or 0 if there is
+// no such line. A retryable receipt halts the call. The line is done when it has all its receipts and
+// none of them is retryable.
 func (w *window) record(v lineReceipt) (number int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	number = w.sent[v.Index]
-	if number == 0 {
+	l := w.sent[v.Index]
+	if l == nil {
 		return 0
 	}
-	delete(w.sent, v.Index)
+	if l.missing--; v.TargetIndex == nil {
+		l.missing = 0 // the receipt is for the whole line
+	}
 	if v.retryable() {
+		l.retry = true
 		w.halted, w.retryAfter = true, max(w.retryAfter, time.Duration(v.RetryAfter*float64(time.Second)))
 		w.changed.Broadcast()
-		return number
+	} else {
+		l.receipts = append(l.receipts, v)
 	}
-	w.tally.lines++
-	w.tally.status[v.Status]++
-	if v.Replayed {
-		w.tally.replayed++
+	if l.missing > 0 {
+		return l.number
 	}
-	if v.Status == push.StatusRefused {
-		w.tally.refused++
+	delete(w.sent, v.Index)
+	if !l.retry {
+		w.tally.add(l)
+		w.markDone(l.number)
 	}
-	w.markDone(number)
-	return number
+	return l.number
+}
+
+// add counts a line that is done.
+func (t *tally) add(l *sentLine) {
+	t.lines++
+	for _, v := range l.receipts {
+		t.status[v.Status]++
+		if v.Replayed {
+			t.replayed++
+		}
+		if v.Status == push.StatusRefused {
+			t.refused++
+		}
+	}
 }

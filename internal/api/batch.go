@@ -49,28 +49,22 @@ func (s *server) batch(w *response, r *http.Request) *problem {
 // runBatch processes a batch from its first item to its last receipt. The sends do not end with the
 // context of the request, but when the client disconnects: see cancelOnDisconnect.
 func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, in itemReader) *problem {
-	attempts, cancelAttempts := context.WithCancel(context.WithoutCancel(r.Context()))
-	defer cancelAttempts()
-	ctx, cancel := context.WithCancel(attempts)
-	defer cancel()
-	b := &batch{
-		server: s, app: w.app, access: w.access, requestID: w.requestID, async: async, ctx: ctx, attempts: attempts,
-		slots: semaphore.NewWeighted(int64(s.limits.InFlight)), jobs: make(chan job, maxGroup), out: newOutput(w, s.limits.WriteTimeout),
-	}
+	b := s.newBatch(w, r, async)
+	defer b.cancelAttempts()
+	b.out = newOutput(w, s.limits.WriteTimeout)
 	w.Header()["Content-Type"] = ndjsonType
 	if async {
-		b.startEnqueuers()
 		w.Header()["Preference-Applied"] = respondAsync
 		b.out.status = http.StatusAccepted
 	}
 	b.out.written = b.slots.Release
 	b.writer.Go(func() {
 		if b.out.run() != nil {
-			cancel()
+			b.cancel()
 		}
 	})
 	src.beforeRead = b.flush
-	stop := context.AfterFunc(r.Context(), func() { s.cancelOnDisconnect(src, cancel) })
+	stop := context.AfterFunc(r.Context(), func() { s.cancelOnDisconnect(src, b.cancel) })
 	defer func() { b.close(); stop() }()
 
 	taken, p := b.readItems(in)
@@ -98,7 +92,7 @@ func (s *server) cancelOnDisconnect(src *body, cancel context.CancelFunc) {
 	cancel()
 }
 
-// batch is the state of one batch.
+// batch is the state of one batch, or of one notification with several targets.
 type batch struct {
 	*server
 	app       string
@@ -107,27 +101,72 @@ type batch struct {
 	async     bool            // the items go to the queue, and the response does not wait for verdicts
 	ctx       context.Context // cancelled when the client disconnects
 	attempts  context.Context // of the attempts in flight; cancelled at the end
+	timeout   time.Duration   // for a verdict
 	shared    sharedContext
+	count     int                 // notifications that were read
 	pending   []job               // read, but not dispatched
 	now       time.Time           // when the first one of pending was read
 	slots     *semaphore.Weighted // one for each notification until its receipt is written
 	jobs      chan job            // for the enqueuers
 	running   sync.WaitGroup      // runs and enqueuers
-	out       *output
+	out       *output             // nil if the results remain in the submissions
 	writer    sync.WaitGroup
+
+	cancel, cancelAttempts context.CancelFunc
+}
+
+// newBatch returns a batch without an output. Its caller calls cancelAttempts at the end.
+func (s *server) newBatch(w *response, r *http.Request, async bool) *batch {
+	b := &batch{
+		server: s, app: w.app, access: w.access, requestID: w.requestID, async: async, timeout: s.limits.SendTimeout,
+		slots: semaphore.NewWeighted(int64(s.limits.InFlight)), jobs: make(chan job, maxGroup),
+	}
+	b.attempts, b.cancelAttempts = context.WithCancel(context.WithoutCancel(r.Context()))
+	b.ctx, b.cancel = context.WithCancel(b.attempts)
+	if async {
+		b.startEnqueuers()
+	}
+	return b
 }
 
 // close waits until all accepted items have ended and their receipts are written.
 func (b *batch) close() {
-	close(b.jobs)
-	b.running.Wait()
+	b.wait()
 	b.out.finish()
 	b.writer.Wait()
 }
 
+// wait waits until all accepted items have ended. No more can be added.
+func (b *batch) wait() {
+	close(b.jobs)
+	b.running.Wait()
+}
+
+// job is the submission of an item, or of one target of it.
 type job struct {
-	index int
+	index int // of the item, or notInBatch
 	*submission
+}
+
+// notInBatch is the index of the jobs of a single request.
+const notInBatch = -1
+
+// appendReceipt appends the receipt of a job with its position.
+func (j *job) appendReceipt(b []byte, r push.Receipt) []byte {
+	if j.index != notInBatch {
+		r.Index = &j.index
+	}
+	if j.entry.list != "" {
+		r.TargetIndex = &j.entry.index
+		r.Field, r.Detail = j.entry.rename(r.Field), j.entry.rename(r.Detail)
+	}
+	if !j.result.replayed {
+		return r.AppendJSON(b)
+	}
+	b = append(b, `{"replayed":true,`...)
+	start := len(b)
+	b = r.AppendJSON(b)
+	return append(b[:start], b[start+1:]...) // without the second brace
 }
 
 // sharedContext is the context of the items that were dispatched recently. Sharing it saves a timer
@@ -140,8 +179,8 @@ type sharedContext struct {
 // itemContext returns the context of an item that is dispatched now. It ends after the send
 // timeout, or up to 1/256 of it earlier: by default, a tenth of a second.
 func (b *batch) itemContext() context.Context {
-	if now := time.Now(); b.shared.Context == nil || now.Sub(b.shared.created) > b.limits.SendTimeout/256 {
-		ctx, cancel := sendContext(b.ctx, b.attempts, b.limits.SendTimeout)
+	if now := time.Now(); b.shared.Context == nil || now.Sub(b.shared.created) > b.timeout/256 {
+		ctx, cancel := sendContext(b.ctx, b.attempts, b.timeout)
 		_ = cancel // b.ctx and b.attempts end with the batch
 		b.shared = sharedContext{ctx, now}
 	}
@@ -164,16 +203,22 @@ func (b *batch) readItems(in itemReader) (taken int, p *problem) {
 		switch {
 		case err != nil && !errors.Is(err, errTooLong):
 			return taken, b.readProblem(err)
-		case taken == b.limits.Batch && !b.async:
-			return taken, &problem{kind: batchTooLarge,
-				detail: fmt.Sprintf("must have at most %d notifications: this item and the following ones were not read", b.limits.Batch)}
+		case b.count == b.limits.Batch && !b.async:
+			return taken, b.tooLarge()
 		case err != nil:
+			b.count++
 			b.reject(taken, &problem{kind: bodyTooLarge, detail: "must have at most " + formatBytes(b.limits.Item)})
 		default:
-			b.addItem(taken, text)
+			if p := b.addItem(taken, text); p != nil {
+				return taken, p
+			}
 		}
 	}
 	return taken, nil
+}
+
+func (b *batch) tooLarge() *problem {
+	return &problem{kind: batchTooLarge, detail: fmt.Sprintf("must have at most %d notifications%s", b.limits.Batch, rest)}
 }
 
 // rest ends the detail of a problem that ends a batch.
@@ -198,23 +243,42 @@ func (b *batch) readProblem(err error) *problem {
 	}
 }
 
-// addItem decodes an item and adds it to the pending ones.
-func (b *batch) addItem(index int, text []byte) {
-	n, key, p := decodeItem(text)
+// addItem decodes an item and adds its notifications to the pending ones. It returns a problem if they
+// are too many for the batch.
+func (b *batch) addItem(index int, text []byte) *problem {
+	n, lists, key, p := decodeItem(text)
 	if p == nil {
 		p = b.checkSendAt(n, b.async)
 	}
 	if p != nil {
+		b.count++
 		b.reject(index, p)
-		return
+		return nil
 	}
 	if len(b.pending) == 0 {
 		b.now = time.Now()
 	}
-	assignID(n, b.app, b.now)
-	n.CanQueue = true
-	if b.pending = append(b.pending, job{index, newSubmission(n, key, text)}); len(b.pending) == maxPendingJobs {
-		b.flush()
+	n.App, n.AcceptedAt = b.app, b.now
+	subs := expand(n, lists, key, text)
+	if b.count += len(subs); b.count > b.limits.Batch && !b.async {
+		return b.tooLarge()
+	}
+	b.add(index, subs)
+	return nil
+}
+
+// add adds the submissions of an item to the pending ones.
+func (b *batch) add(index int, subs []*submission) {
+	for _, sub := range subs {
+		j := job{index, sub}
+		if sub.n == nil {
+			b.writeResult(&j, 0)
+			continue
+		}
+		sub.n.CanQueue = true
+		if b.pending = append(b.pending, j); len(b.pending) == maxPendingJobs {
+			b.flush()
+		}
 	}
 }
 
@@ -282,30 +346,43 @@ func (b *batch) start(run []job) {
 func (b *batch) sendRun(ctx context.Context, run []job) {
 	calls, pointers := make([]push.Call, len(run)), make([]*push.Call, len(run))
 	for i, j := range run {
-		calls[i] = push.Call{Notification: j.n, Index: j.index}
+		calls[i] = push.Call{Notification: j.n, Index: i}
 		pointers[i] = &calls[i]
 	}
+	ended := func(calls []*push.Call) { b.writeReceipts(run, calls) }
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			b.logPanic(b.ctx, panicked, b.requestID)
 			pointers = slices.DeleteFunc(pointers, func(c *push.Call) bool { return c.Receipt.ID != "" })
 			for _, c := range pointers {
-				c.Receipt = (&problem{kind: internal}).batchReceipt(c.Index)
-				c.Receipt.ID = c.Notification.ID
+				c.Receipt = internalReceipt(c.Notification)
 			}
-			b.writeReceipts(pointers)
+			ended(pointers)
 		}
 	}()
-	b.sender.SendAll(ctx, pointers, b.writeReceipts)
+	b.sender.SendAll(ctx, pointers, ended)
 }
 
-// writeReceipts writes the receipts of calls that have ended.
-func (b *batch) writeReceipts(calls []*push.Call) {
+// internalReceipt returns the receipt of a notification whose send panicked.
+func internalReceipt(n *push.Notification) push.Receipt {
+	r := (&problem{kind: internal}).batchReceipt()
+	r.ID = n.ID
+	return r
+}
+
+// writeReceipts writes the receipts of calls that have ended. The Index of each is its position in run.
+func (b *batch) writeReceipts(run []job, calls []*push.Call) {
+	if b.out == nil {
+		for _, c := range calls {
+			run[c.Index].result.receipt = c.Receipt
+		}
+		b.slots.Release(int64(len(calls)))
+		return
+	}
 	lines := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(lines)
 	for _, c := range calls {
-		c.Receipt.Index = &c.Index
-		lines.Write(append(c.Receipt.AppendJSON(lines.AvailableBuffer()), '\n'))
+		lines.Write(append(run[c.Index].appendReceipt(lines.AvailableBuffer(), c.Receipt), '\n'))
 	}
 	b.out.addWithSlots(lines.Bytes(), len(calls))
 }
@@ -358,22 +435,21 @@ func (b *batch) runGuarded(group []job, do func()) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			b.logPanic(b.ctx, panicked, b.requestID)
-			for _, j := range group {
-				r := (&problem{kind: internal}).batchReceipt(j.index)
-				r.ID = j.n.ID
-				b.writeReceipt(r, false, b.slotsPerJob())
+			for i := range group {
+				group[i].result = result{receipt: internalReceipt(group[i].n)}
+				b.writeResult(&group[i], b.slotsPerJob())
 			}
 		}
 	}()
 	do()
-	for _, j := range group {
-		b.writeReceipt(j.result.batchReceipt(j.index), j.result.replayed, b.slotsPerJob())
+	for i := range group {
+		b.writeResult(&group[i], b.slotsPerJob())
 	}
 }
 
 // reject writes the receipt of an item that is not sent.
 func (b *batch) reject(index int, p *problem) {
-	b.writeReceipt(p.batchReceipt(index), false, 0)
+	b.writeResult(&job{index, &submission{result: failed(*p)}}, 0)
 }
 
 // slotsPerJob returns how many slots a job holds: items for the queue hold none.
@@ -384,17 +460,15 @@ func (b *batch) slotsPerJob() int {
 	return 1
 }
 
-// writeReceipt writes a receipt on its own line and frees the slots that its notification holds.
-// replayed says that it belongs to an earlier request.
-func (b *batch) writeReceipt(r push.Receipt, replayed bool, slots int) {
+// writeResult writes the receipt of a job on its own line and frees the slots that it holds.
+func (b *batch) writeResult(j *job, slots int) {
+	if b.out == nil {
+		b.slots.Release(int64(slots))
+		return
+	}
 	line := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(line)
-	if replayed {
-		line.WriteString(`{"replayed":true,`)
-		line.Write(append(r.AppendJSON(nil)[1:], '\n'))
-	} else {
-		line.Write(append(r.AppendJSON(line.AvailableBuffer()), '\n'))
-	}
+	line.Write(append(j.appendReceipt(line.AvailableBuffer(), j.result.batchReceipt()), '\n'))
 	if slots > 0 {
 		b.out.addWithSlots(line.Bytes(), slots)
 	} else {

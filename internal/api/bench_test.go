@@ -46,6 +46,12 @@ func post(b *testing.B, path, media, body string) {
 
 func BenchmarkSingle(b *testing.B) { post(b, singlePath, "application/json", typical) }
 
+// BenchmarkTargets sends one notification to 500 targets.
+func BenchmarkTargets(b *testing.B) {
+	post(b, singlePath, "application/json", tokens(500))
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/500, "ns/notification")
+}
+
 func BenchmarkBatchOf500(b *testing.B) {
 	for name, c := range map[string]struct{ media, body string }{
 		"lines": {"application/x-ndjson", strings.Repeat(typical+"\n", 500)},

@@ -59,25 +59,35 @@ func unmarshalSubscription(in *jsontext.Decoder, s *push.Subscription) error {
 // single is the JSON form of a notification.
 type single struct {
 	push.Notification
+	targetLists
 	SendAt sendTime `json:"send_at"` // replaces that of Notification
 }
 
-// decode decodes one notification. It does not retain text.
-func decode(text []byte) (*push.Notification, *problem) {
+// decode decodes one notification. The lists of targets are nil if it has one target. decode does not
+// retain text.
+func decode(text []byte) (*push.Notification, *targetLists, *problem) {
 	if n := fastDecode(text, nil); n != nil {
-		return n, check(n)
+		return n, nil, check(n, nil)
 	}
 	return strictDecode(text)
 }
 
 // strictDecode is decode for every form of a notification.
-func strictDecode(text []byte) (*push.Notification, *problem) {
+func strictDecode(text []byte) (*push.Notification, *targetLists, *problem) {
 	in := new(single)
 	if err := json.Unmarshal(text, in, strict); err != nil {
-		return nil, mapDecodeError(err, text)
+		return nil, nil, mapDecodeError(err, text)
 	}
+	return in.decoded()
+}
+
+// decoded returns the notification and the lists of its targets.
+func (in *single) decoded() (*push.Notification, *targetLists, *problem) {
 	in.Notification.SendAt = time.Time(in.SendAt)
-	return &in.Notification, check(&in.Notification)
+	if in.targetLists.field() == "" {
+		return &in.Notification, nil, check(&in.Notification, nil)
+	}
+	return &in.Notification, &in.targetLists, check(&in.Notification, &in.targetLists)
 }
 
 // item is the JSON form of a notification in a batch, with its own Idempotency-Key.
@@ -87,25 +97,25 @@ type item struct {
 }
 
 // decodeItem decodes a notification in a batch and returns it with its Idempotency-Key.
-func decodeItem(text []byte) (*push.Notification, string, *problem) {
+func decodeItem(text []byte) (*push.Notification, *targetLists, string, *problem) {
 	var key string
 	if n := fastDecode(text, &key); n != nil && validIdempotencyKey(key) {
-		return n, key, check(n)
+		return n, nil, key, check(n, nil)
 	}
 	return strictDecodeItem(text)
 }
 
 // strictDecodeItem is decodeItem for every form of a notification.
-func strictDecodeItem(text []byte) (*push.Notification, string, *problem) {
+func strictDecodeItem(text []byte) (*push.Notification, *targetLists, string, *problem) {
 	in := new(item)
 	if err := json.Unmarshal(text, in, strict); err != nil {
-		return nil, "", mapDecodeError(err, text)
+		return nil, nil, "", mapDecodeError(err, text)
 	}
 	if !validIdempotencyKey(in.Key) {
-		return nil, "", invalid("idempotency_key", idempotencyKeyRule)
+		return nil, nil, "", invalid("idempotency_key", idempotencyKeyRule)
 	}
-	in.Notification.SendAt = time.Time(in.SendAt)
-	return &in.Notification, in.Key, check(&in.Notification)
+	n, lists, p := in.decoded()
+	return n, lists, in.Key, p
 }
 
 // sendTime is the value of send_at. A relative time counts from when it is decoded.
@@ -124,14 +134,13 @@ func (s *sendTime) UnmarshalText(text []byte) error {
 	return errors.New(`must be an RFC 3339 time such as "2026-12-31T23:59:59Z", or a plus sign and a duration from now such as "+10m" or "+1h30m"`)
 }
 
-// check finds errors that the JSON decoder does not.
-func check(n *push.Notification) *problem {
+// check finds errors that the JSON decoder does not. lists is nil if there is no list of targets.
+func check(n *push.Notification, lists *targetLists) *problem {
 	if n.Platform == "" {
 		return invalid("platform", n.Platform.UnmarshalText(nil).Error())
 	}
-	if n.Kind() == push.NoTarget {
-		return invalid(badTargetField(&n.Target),
-			"exactly one of token, topic, condition, channel, installation and subscription must be set")
+	if p := checkTargets(&n.Target, lists); p != nil {
+		return p
 	}
 	if n.Retry != nil && (n.Retry.Attempts < 1 || n.Retry.Attempts > maxAttempts) {
 		return invalid("retry.attempts", fmt.Sprintf("must be a whole number from 1 to %d", maxAttempts))
@@ -198,25 +207,40 @@ func depth(text []byte) int {
 	return deepest
 }
 
-// badTargetField returns the field to report if not exactly one target is set.
-func badTargetField(t *push.Target) string {
-	set := make([]string, 0, 2)
+// checkTargets checks that there is exactly one target or list of targets. If there are more, the
+// problem names the second.
+func checkTargets(t *push.Target, lists *targetLists) *problem {
+	if lists == nil && t.Kind() != push.NoTarget {
+		return nil
+	}
+	if lists == nil {
+		lists = new(targetLists)
+	}
+	var set []string
 	for _, f := range [...]struct {
 		field string
 		set   bool
 	}{
-		{"token", t.Token != ""}, {"topic", t.Topic != ""}, {"condition", t.Condition != ""},
-		{"channel", t.Channel != ""}, {"installation", t.Installation != ""}, {"subscription", t.Subscription != nil},
+		{"token", t.Token != ""}, {"tokens", lists.Tokens != nil}, {"topic", t.Topic != ""}, {"condition", t.Condition != ""},
+		{"channel", t.Channel != ""}, {"installation", t.Installation != ""}, {"installations", lists.Installations != nil},
+		{"subscription", t.Subscription != nil}, {"subscriptions", lists.Subscriptions != nil},
 	} {
 		if f.set {
 			set = append(set, f.field)
 		}
 	}
-	if len(set) < 2 {
-		return "token"
+	switch len(set) {
+	case 0:
+		return invalid("token", exactlyOneTarget)
+	case 1:
+		return lists.check()
+	default:
+		return invalid(set[1], exactlyOneTarget)
 	}
-	return set[1]
 }
+
+const exactlyOneTarget = "exactly one of token, topic, condition, channel, installation, subscription, tokens, installations " +
+	"and subscriptions must be set"
 
 func invalid(field, allowed string) *problem {
 	if field == "" {
@@ -282,18 +306,24 @@ func startsWithSurrogate(text []byte) bool {
 	return err == nil && utf16.IsSurrogate(rune(unit))
 }
 
-// fieldPath formats a JSON pointer as in apns.headers.apns-priority. It omits a name that does not
-// look like one, because that may be a value in the wrong place.
+// fieldPath formats a JSON pointer as in apns.headers.apns-priority or tokens[17]. It omits a name that
+// does not look like one, because that may be a value in the wrong place.
 func fieldPath(p jsontext.Pointer) string {
 	var path []string
 	for name := range p.Tokens() {
 		if !isPlain(name, 40) {
 			name = "(…)"
 		}
+		if len(path) == 1 && targetListNames[path[0]] {
+			path[0] += "[" + name + "]"
+			continue
+		}
 		path = append(path, name)
 	}
 	return strings.Join(path, ".")
 }
+
+var targetListNames = map[string]bool{"tokens": true, "installations": true, "subscriptions": true}
 
 // fieldNames lists the JSON names of a struct's fields.
 func fieldNames(t reflect.Type) string {
@@ -323,6 +353,8 @@ func allowedValues(t reflect.Type) string {
 		return "must be a number"
 	case reflect.Bool:
 		return "must be true or false"
+	case reflect.Slice:
+		return "must be a list"
 	case reflect.Map:
 		return "must be an object whose values are strings"
 	default:

@@ -52,7 +52,7 @@ var refusals = []struct{ name, body, slug, field, detail string }{
 	{"duplicate name", `{"platform":"apns","token":"00","title":"a","title":"` + canary + `"}`, "duplicate-field", "title", "once"},
 	{"duplicate name in data", `{"platform":"apns","token":"00","data":{"k":"a","k":"b"}}`, "duplicate-field", "data.k", "once"},
 	{"duplicate name in a raw payload", `{"platform":"apns","token":"00","apns":{"payload":{"aps":{},"aps":{}}}}`, "duplicate-field", "apns.payload.aps", "once"},
-	{"an unknown field", `{"platform":"apns","token":"00","tittle":"` + canary + `"}`, "unknown-field", "tittle", "title, token, topic"},
+	{"an unknown field", `{"platform":"apns","token":"00","tittle":"` + canary + `"}`, "unknown-field", "tittle", "title, token, tokens, topic"},
 	{"another letter case", `{"Platform":"apns","token":"00"}`, "unknown-field", "Platform", "platform"},
 	{"an unknown field in a block", `{"platform":"apns","token":"00","apns":{"header":{}}}`, "unknown-field", "apns.header", "headers, payload"},
 	{"a token instead of a name", `{"platform":"apns","` + canary + `":1}`, "unknown-field", "(…)", "known fields"},

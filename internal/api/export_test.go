@@ -19,18 +19,18 @@ func FastDecode(text []byte, key *string) *push.Notification { return fastDecode
 
 // StrictDecode decodes text with the strict decoder only. detail is that of the problem.
 func StrictDecode(text []byte) (n *push.Notification, detail string) {
-	n, p := strictDecode(text)
+	n, _, p := strictDecode(text)
 	return n, p.detailOf()
 }
 
 // StrictDecodeItem is StrictDecode for an item of a batch.
 func StrictDecodeItem(text []byte) (n *push.Notification, key, detail string) {
-	n, key, p := strictDecodeItem(text)
+	n, _, key, p := strictDecodeItem(text)
 	return n, key, p.detailOf()
 }
 
 // Check returns the detail of the problem that follows the decoding of n.
-func Check(n *push.Notification) string { return check(n).detailOf() }
+func Check(n *push.Notification) string { return check(n, nil).detailOf() }
 
 func (p *problem) detailOf() string {
 	if p == nil {
@@ -38,3 +38,6 @@ func (p *problem) detailOf() string {
 	}
 	return p.field + " " + p.detail
 }
+
+// TargetLists are the lists of targets of a notification.
+type TargetLists = targetLists

@@ -71,6 +71,19 @@ func (c *IdempotencyCache) claim(key cacheKey, body [sha256.Size]byte) (entry *c
 	return entry, true
 }
 
+// conflicts reports whether the key was used with another body.
+func (c *IdempotencyCache) conflicts(key cacheKey, body [sha256.Size]byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	app := c.apps[key.app]
+	if app == nil {
+		return false
+	}
+	c.evict(app, time.Now())
+	entry, ok := app.entries[key.key]
+	return ok && entry.body != body
+}
+
 // settle sets the result of an entry and wakes all that wait for it. It removes the entry if keep
 // is false.
 func (c *IdempotencyCache) settle(key cacheKey, entry *cacheEntry, res result, keep bool) {

@@ -76,7 +76,7 @@ func TestOpenAPINotificationFields(t *testing.T) {
 	schemas := openAPIDoc(t).path(t, "components", "schemas")
 	for schema, of := range map[string]any{
 		"NotificationFields": push.Notification{}, "Target": push.Target{}, "Subscription": push.Subscription{}, "SubscriptionKeys": push.SubscriptionKeys{},
-		"APNs": push.APNsBlock{}, "FCM": push.FCMBlock{}, "WebPush": push.WebPushBlock{}, "NotReady": api.NotReady{},
+		"APNs": push.APNsBlock{}, "FCM": push.FCMBlock{}, "WebPush": push.WebPushBlock{}, "NotReady": api.NotReady{}, "TargetLists": api.TargetLists{},
 	} {
 		var fields []string
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
@@ -95,7 +95,7 @@ func TestOpenAPIReceiptFields(t *testing.T) {
 	index := 1
 	full := push.Outcome{Verdict: push.Throttled, Reason: "r", RetryAfter: time.Second, HTTP: 429, ProviderID: "p",
 		DeadSince: time.Now(), ForgetToken: true, Field: "f", Detail: "d"}
-	text, err := json.Marshal(push.Receipt{ID: "i", Index: &index, Outcome: full, Warnings: []push.Warning{{}},
+	text, err := json.Marshal(push.Receipt{ID: "i", Index: &index, TargetIndex: &index, Outcome: full, Warnings: []push.Warning{{}},
 		Attempts: []push.Attempt{{Endpoint: "e", Environment: push.Sandbox, Started: time.Now(), Took: time.Second, Outcome: full}}})
 	if err != nil {
 		t.Fatal(err)

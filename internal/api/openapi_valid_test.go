@@ -108,7 +108,7 @@ func closeSchemas(t testing.TB, doc *openapi3.T) {
 	open := *doc.Components.Schemas["Receipt"].Value
 	doc.Components.Schemas["Record"].Value.AllOf[0] = openapi3.NewSchemaRef("", &open)
 	for name, schema := range doc.Components.Schemas {
-		if schema.Value.Type.Is("object") && name != "Status" && name != "NotificationFields" {
+		if schema.Value.Type.Is("object") && name != "Status" && name != "NotificationFields" && name != "TargetLists" {
 			schema.Value.AdditionalProperties = openapi3.BoolSchema{Has: &no}
 		}
 	}
@@ -224,6 +224,9 @@ func TestResponsesMatchOpenAPI(t *testing.T) {
 		id := singlePath + "/" + receipt.ID
 		check(queued, one, "POST", singlePath, validBody)
 		check(queued, one, "POST", singlePath, validBody, respondAsyncHeader)
+		check(queued, one, "POST", singlePath, threeTokens)
+		check(queued, one, "POST", singlePath, threeTokens, respondAsyncHeader)
+		check(queued, one, "POST", singlePath, `{"platform":"apns","tokens":[]}`)
 		check(queued, one, "POST", singlePath, `{"tittle":1}`)
 		check(queued, one, "POST", singlePath, validBody, "Authorization: none")
 		check(queued, one, "POST", singlePath, validBody, read)

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/sluice-push/sluice/push"
 )
 
 // send handles POST /v1/apps/{app}/notifications.
@@ -34,30 +32,32 @@ func (s *server) send(w *response, r *http.Request) *problem {
 	if p := s.readBody(w, r, body); p != nil {
 		return p
 	}
-	n, p := decode(body.Bytes())
+	n, lists, p := decode(body.Bytes())
 	if p == nil {
 		p = s.checkSendAt(n, async)
 	}
 	if p != nil {
 		return p
 	}
-	assignID(n, w.app, time.Now())
-	sub := newSubmission(n, key, body.Bytes())
+	n.App, n.AcceptedAt = w.app, time.Now()
+	subs := expand(n, lists, key, body.Bytes())
+	wait := preferredWait(r)
+	for _, sub := range subs {
+		sub.maxWait = wait
+	}
+	if lists != nil {
+		return s.sendEach(w, r, subs, async)
+	}
+	sub := subs[0]
 	if async {
-		s.enqueue(r.Context(), []*submission{sub})
+		s.enqueue(r.Context(), subs)
 	} else {
-		sub.maxWait = preferredWait(r)
 		s.deliver(r.Context(), sub)
 	}
 	if r.Context().Err() == nil {
 		sub.result.reply(w, async).write(w)
 	}
 	return nil
-}
-
-// assignID sets the ID, the app and the time of n.
-func assignID(n *push.Notification, app string, now time.Time) {
-	n.ID, n.App, n.AcceptedAt = ids.next(now), app, now
 }
 
 // bufferPool holds buffers for bodies and responses.

@@ -22,6 +22,7 @@ type submission struct {
 	body         [sha256.Size]byte // hash of the body that came with the key
 	maxWait      time.Duration     // limit for the verdict if it is less than the gateway's; 0 means none
 	releaseClaim func()            // releases the key; nil without a key
+	entry        entry             // of the target, if the request has several
 	result       result
 }
 
@@ -262,12 +263,10 @@ func (res result) reply(w *response, async bool) reply {
 	return r
 }
 
-// batchReceipt returns the receipt of an item in a batch.
-func (res result) batchReceipt(index int) push.Receipt {
+// batchReceipt returns the receipt of one of several submissions, without its position.
+func (res result) batchReceipt() push.Receipt {
 	if res.problem != nil {
-		return res.problem.batchReceipt(index)
+		return res.problem.batchReceipt()
 	}
-	r := res.receipt
-	r.Index = &index
-	return r
+	return res.receipt
 }
