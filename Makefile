@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices help build test test-future race lint fuzz bench profile benchmarks crash cluster million fleet scorecard demo ci
+.PHONY: notices help build test test-future race lint fuzz bench profile growth benchmarks crash cluster million fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,7 @@ race: ## run the tests under the race detector
 lint: ## gofmt, vet, staticcheck, errcheck, retired names, unbounded waits in tests; nothing to install
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
+	cd tools && $(GO) vet ./...
 	$(TOOL) staticcheck ./...
 	$(TOOL) errcheck -exclude tools/errcheck.txt ./...
 	$(GO) test -count=1 -run 'TestRetired|TestWaits' .
@@ -49,6 +50,9 @@ bench: build ## run the load tests of docs/performance.md, BENCH (default 15s) e
 PROFILE ?= 15s
 profile: build ## profile CPU, allocations and locks of the gateway in batches, single calls and with a queue, PROFILE (default 15s) each; writes data/profile
 	PROFILE=$(PROFILE) tools/profile.sh
+
+growth: build ## plot how the CPU time of the gateway grows with notifications in flight, endpoints, apps and callers; about 20 minutes, on an idle machine; writes docs/growth-*.svg
+	cd tools && $(GO) run ./growth $(GROWTH)
 
 benchmarks: ## run the Go benchmarks of the packages on the send path
 	$(GO) test -run '^$$' -bench . -benchmem ./push ./wire ./pool ./internal/delivery ./internal/api ./internal/queue ./internal/gateway
