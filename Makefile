@@ -5,7 +5,7 @@ TOOL  = $(GO) tool -modfile=tools/go.mod
 FUZZ ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: notices help build test test-future race lint fuzz bench profile growth benchmarks crash cluster million fleet scorecard demo ci
+.PHONY: notices help build test test-future race lint fuzz bench profile growth benchmarks benchstat crash cluster million fleet scorecard demo ci
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ growth: build ## plot how the CPU time of the gateway grows with notifications i
 
 benchmarks: ## run the Go benchmarks of the packages on the send path
 	$(GO) test -run '^$$' -bench . -benchmem ./push ./wire ./pool ./internal/delivery ./internal/api ./internal/queue ./internal/gateway
+
+BASE ?= HEAD
+benchstat: ## compare all benchmarks of commit BASE (default HEAD) with the work tree; COUNT=6 BENCHTIME=300ms BENCHES=. PACKAGES="./wire ./pool"
+	BASE=$(BASE) tools/benchstat.sh $(PACKAGES)
 
 SEEDS ?= 200
 crash: ## kill a busy queue at SEEDS (default 200) random moments, also during repeated calls with Idempotency-Keys and send --file; count lost and repeated notifications; writes data/crash.json
