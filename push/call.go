@@ -7,19 +7,27 @@ import (
 	"sync"
 )
 
-// Call is one of several notifications that are sent together.
+// Call is a notification that is being sent, with the options of its sender.
 type Call struct {
-	Notification *Notification
+	*Notification
 	// Index identifies the call to its sender, such as its position in a batch.
 	Index int
-	// Receipt is set when the call has ended.
+	// CanQueue makes the notification wait for capacity under overload instead of being rejected.
+	// Set it where the sender can be slowed down, as in a batch.
+	CanQueue bool
+	// BeforeAttempt, if not nil, is called immediately before each attempt is sent, with the
+	// attempt's number from 1. The queue uses it to record on disk that the result of the attempt
+	// is unknown until a response arrives. If it returns an error, the attempt is not sent and the
+	// send ends as Abandoned.
+	BeforeAttempt func(attempt int) error
+	// Receipt is set when a call that is sent together with others has ended.
 	Receipt Receipt
 }
 
-// SendEach sends each call with send, all at once, and returns when all have ended. ended gets calls that
-// have ended; it is called by several goroutines. If send panics, SendEach does when all others have
-// ended.
-func SendEach(ctx context.Context, calls []*Call, ended func([]*Call), send func(context.Context, *Notification) Receipt) {
+// SendEach sends each call with send, all at once, and returns when all have ended. ended gets calls
+// that have ended; it is called by several goroutines. If send panics, SendEach does when all others
+// have ended.
+func SendEach(ctx context.Context, calls []*Call, ended func([]*Call), send func(context.Context, *Call) Receipt) {
 	var all sync.WaitGroup
 	panics := make(chan any, len(calls))
 	for _, c := range calls {
@@ -29,7 +37,7 @@ func SendEach(ctx context.Context, calls []*Call, ended func([]*Call), send func
 					panics <- p
 				}
 			}()
-			c.Receipt = send(ctx, c.Notification)
+			c.Receipt = send(ctx, c)
 			ended([]*Call{c})
 		})
 	}

@@ -22,14 +22,6 @@ type Notification struct {
 	App string `json:"-"`
 	// AcceptedAt is when the gateway accepted the notification.
 	AcceptedAt time.Time `json:"-"`
-	// CanQueue makes the notification wait for capacity under overload instead of being rejected.
-	// It is set where the sender can be slowed down, as in a batch.
-	CanQueue bool `json:"-"`
-	// BeforeAttempt, if not nil, is called immediately before each attempt is sent, with the
-	// attempt's number from 1. The queue uses it to record on disk that the result of the attempt
-	// is unknown until a response arrives. If it returns an error, the attempt is not sent and the
-	// send ends as Abandoned.
-	BeforeAttempt func(attempt int) error `json:"-"`
 	// KeyHash and BodyHash identify the Idempotency-Key of the request and its body, as in Event.
 	// Both are empty without a key.
 	KeyHash  []byte `json:"-"`

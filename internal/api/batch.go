@@ -275,7 +275,7 @@ func (b *batch) add(index int, subs []*submission) {
 			b.writeResult(&j, 0)
 			continue
 		}
-		sub.n.CanQueue = true
+		sub.canQueue = true
 		if b.pending = append(b.pending, j); len(b.pending) == maxPendingJobs {
 			b.flush()
 		}
@@ -346,7 +346,7 @@ func (b *batch) start(run []job) {
 func (b *batch) sendRun(ctx context.Context, run []job) {
 	calls, pointers := make([]push.Call, len(run)), make([]*push.Call, len(run))
 	for i, j := range run {
-		calls[i] = push.Call{Notification: j.n, Index: i}
+		calls[i] = push.Call{Notification: j.n, Index: i, CanQueue: true}
 		pointers[i] = &calls[i]
 	}
 	ended := func(calls []*push.Call) { b.writeReceipts(run, calls) }

@@ -50,15 +50,10 @@ func TestBadItemsDoNotAffectOthers(t *testing.T) {
 
 func TestBatchItemsCanQueueAndSingleNotificationsCannot(t *testing.T) {
 	ts := newTestAPI(t)
-	var canQueue []bool
-	ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
-		canQueue = append(canQueue, n.CanQueue)
-		return accepted(n)
-	}
 	ts.request("POST", batchPath, "["+validBody+"]")
 	ts.request("POST", singlePath, validBody)
-	if len(canQueue) != 2 || !canQueue[0] || canQueue[1] {
-		t.Errorf("CanQueue: %v", canQueue)
+	if len(ts.canQueue) != 2 || !ts.canQueue[0] || ts.canQueue[1] {
+		t.Errorf("CanQueue: %v", ts.canQueue)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // echo accepts all notifications.
 type echo struct{}
 
-func (echo) Send(_ context.Context, n *push.Notification) push.Receipt {
+func (echo) Send(_ context.Context, n *push.Call) push.Receipt {
 	fmt.Println("sent:", n.App, n.Platform, n.Title)
 	return push.Receipt{Outcome: push.Outcome{Verdict: push.Accepted}}
 }

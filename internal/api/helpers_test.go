@@ -25,18 +25,19 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type sender struct {
 	respond func(ctx context.Context, n *push.Notification) push.Receipt // nil accepts all
 
-	mu   sync.Mutex
-	sent []*push.Notification
+	mu       sync.Mutex
+	sent     []*push.Notification
+	canQueue []bool
 }
 
-func (s *sender) Send(ctx context.Context, n *push.Notification) push.Receipt {
+func (s *sender) Send(ctx context.Context, n *push.Call) push.Receipt {
 	s.mu.Lock()
-	s.sent = append(s.sent, n)
+	s.sent, s.canQueue = append(s.sent, n.Notification), append(s.canQueue, n.CanQueue)
 	s.mu.Unlock()
 	if s.respond != nil {
-		return s.respond(ctx, n)
+		return s.respond(ctx, n.Notification)
 	}
-	return accepted(n)
+	return accepted(n.Notification)
 }
 
 func (s *sender) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {

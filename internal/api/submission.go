@@ -20,6 +20,7 @@ type submission struct {
 	n            *push.Notification
 	key          string
 	body         [sha256.Size]byte // hash of the body that came with the key
+	canQueue     bool              // see push.Call
 	maxWait      time.Duration     // limit for the verdict if it is less than the gateway's; 0 means none
 	releaseClaim func()            // releases the key; nil without a key
 	entry        entry             // of the target, if the request has several
@@ -53,7 +54,7 @@ func (s *server) deliver(ctx context.Context, sub *submission) {
 	case sub.key == "":
 		ctx, done := sendContext(ctx, context.WithoutCancel(ctx), s.sendTimeout(sub))
 		defer done()
-		sub.result.receipt = s.sender.Send(ctx, sub.n)
+		sub.result.receipt = s.sender.Send(ctx, &push.Call{Notification: sub.n, CanQueue: sub.canQueue})
 	case s.history == nil:
 		s.deliverCached(ctx, sub)
 	case s.claimWithin(ctx, sub):
@@ -87,7 +88,7 @@ func (s *server) claimWithin(ctx context.Context, sub *submission) bool {
 func (s *server) deliverWithin(ctx context.Context, sub *submission) push.Receipt {
 	ctx, cancel := context.WithTimeout(ctx, s.sendTimeout(sub))
 	defer cancel()
-	return s.sender.Send(ctx, sub.n)
+	return s.sender.Send(ctx, &push.Call{Notification: sub.n, CanQueue: sub.canQueue})
 }
 
 // sendTimeout returns the time that sub may take, including the waits for a quota, an endpoint and a

@@ -83,7 +83,7 @@ func TestEachTokenGetsAReceipt(t *testing.T) {
 	seen := map[string]bool{}
 	for i, n := range ts.sent {
 		seen[n.ID] = true
-		if n.App != "shop" || n.Title != "Hi" || n.Data["k"] != "v" || n.AcceptedAt.IsZero() || !n.CanQueue {
+		if n.App != "shop" || n.Title != "Hi" || n.Data["k"] != "v" || n.AcceptedAt.IsZero() || !ts.canQueue[i] {
 			t.Errorf("%d: %+v", i, n)
 		}
 	}

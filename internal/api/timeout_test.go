@@ -18,7 +18,7 @@ import (
 // blockingSender blocks until its deadline.
 type blockingSender struct{}
 
-func (blockingSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
+func (blockingSender) Send(ctx context.Context, n *push.Call) push.Receipt {
 	<-ctx.Done()
 	return push.Receipt{ID: n.ID, Outcome: push.Outcome{Reason: "NO_ENDPOINT"}}
 }

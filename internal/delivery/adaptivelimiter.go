@@ -70,7 +70,7 @@ const (
 
 // acquire waits for a place for n, or returns a *rejection. With the lease, the caller must call
 // leased of the permit.
-func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (p permit, err error) {
+func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Call, maxWait time.Duration) (p permit, err error) {
 	if a == nil {
 		return permit{}, nil
 	}
@@ -81,7 +81,7 @@ func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Notification, max
 }
 
 // tryAcquireN takes up to count places for notifications like n, and returns how many.
-func (a *AdaptiveLimiter) tryAcquireN(n *push.Notification, count int) (p permit, granted int) {
+func (a *AdaptiveLimiter) tryAcquireN(n *push.Call, count int) (p permit, granted int) {
 	if a == nil {
 		return permit{}, count
 	}
@@ -91,7 +91,7 @@ func (a *AdaptiveLimiter) tryAcquireN(n *push.Notification, count int) (p permit
 }
 
 // admit implements limiter.
-func (a *AdaptiveLimiter) admit(n *push.Notification, count, own int) (granted int, cause push.Outcome) {
+func (a *AdaptiveLimiter) admit(n *push.Call, count, own int) (granted int, cause push.Outcome) {
 	if a.leaseWaiters > 1 {
 		a.leaseCapacity = float64(a.inFlight - a.unleased)
 	}
@@ -110,7 +110,7 @@ func (a *AdaptiveLimiter) admit(n *push.Notification, count, own int) (granted i
 
 // check returns the outcome of the rejection of n, or the zero Outcome. inFlight counts all
 // notifications in flight and own those of n's flow. a.mu is held.
-func (a *AdaptiveLimiter) check(n *push.Notification, inFlight, own int) push.Outcome {
+func (a *AdaptiveLimiter) check(n *push.Call, inFlight, own int) push.Outcome {
 	switch {
 	case float64(inFlight) >= a.currentLimit()*limitFraction(n):
 		return push.Outcome{Verdict: push.Unsent, Reason: reasonOverloaded, RetryAfter: shedRetryAfter}

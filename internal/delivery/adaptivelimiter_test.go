@@ -67,7 +67,7 @@ func runLoads(t *testing.T, r *delivery.Route, warmUp, duration time.Duration, l
 	results := make([]*result, len(loads))
 	sendOne := func(n *push.Notification, into *result) {
 		sent := time.Now()
-		receipt := r.Send(t.Context(), n)
+		receipt := r.Send(t.Context(), &push.Call{Notification: n})
 		mu.Lock()
 		defer mu.Unlock()
 		if sent.Sub(start) < warmUp {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
 )
@@ -22,7 +23,7 @@ func BenchmarkSend(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		n := newNotification("a")
 		for pb.Next() {
-			r.Send(b.Context(), n)
+			r.Send(b.Context(), &push.Call{Notification: n})
 		}
 	})
 }

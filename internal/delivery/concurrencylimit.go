@@ -33,7 +33,7 @@ type ConcurrencyLimit struct {
 const thresholdFactor = 4
 
 // acquire waits for a place for n, or returns a *rejection.
-func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration) (permit, error) {
+func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Call, maxWait time.Duration) (permit, error) {
 	if c == nil {
 		return permit{}, nil
 	}
@@ -41,7 +41,7 @@ func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Notification, ma
 }
 
 // tryAcquireN takes up to count places for notifications like n, and returns how many.
-func (c *ConcurrencyLimit) tryAcquireN(n *push.Notification, count int) (p permit, granted int) {
+func (c *ConcurrencyLimit) tryAcquireN(n *push.Call, count int) (p permit, granted int) {
 	if c == nil {
 		return permit{}, count
 	}
@@ -49,7 +49,7 @@ func (c *ConcurrencyLimit) tryAcquireN(n *push.Notification, count int) (p permi
 }
 
 // admit implements limiter.
-func (c *ConcurrencyLimit) admit(n *push.Notification, count, own int) (granted int, cause push.Outcome) {
+func (c *ConcurrencyLimit) admit(n *push.Call, count, own int) (granted int, cause push.Outcome) {
 	usable := float64(c.limit()) * limitFraction(n)
 	for ; granted < count; granted++ {
 		if free := usable - float64(c.inFlight+granted); float64(own+granted) >= thresholdFactor*free {

@@ -40,7 +40,7 @@ func fillRoute(ctx context.Context, t *testing.T, r *delivery.Route, app string,
 	for i := range count {
 		n := newNotification(fmt.Sprint(app, lane, i))
 		n.App, n.Lane = app, lane
-		go r.Send(ctx, n)
+		go r.Send(ctx, &push.Call{Notification: n})
 	}
 	synctest.Wait()
 	return r.ConcurrencyLimit.Status().InFlight - before
@@ -59,7 +59,7 @@ func TestStuckProviderLeavesRoomForOtherSenders(t *testing.T) {
 		healthy := wideRoute(t, &service{}, limit)
 		n := newNotification("healthy")
 		n.Lane = push.LaneCritical
-		if got := healthy.Send(t.Context(), n); got.Verdict != push.Accepted {
+		if got := healthy.Send(t.Context(), &push.Call{Notification: n}); got.Verdict != push.Accepted {
 			t.Errorf("with three stuck apps: %+v", got)
 		}
 		cancel()
@@ -86,7 +86,7 @@ func TestFullGatewayShedsBulkFirstWithRetryAfter(t *testing.T) {
 		start := time.Now()
 		n := newNotification("one more")
 		n.Lane = push.LaneBulk
-		got := r.Send(ctx, n)
+		got := r.Send(ctx, &push.Call{Notification: n})
 		if got.Status() != push.StatusUnavailable || got.Reason != "GATEWAY_FULL" || got.RetryAfter <= 0 || time.Since(start) > 0 {
 			t.Errorf("%+v after %v", got, time.Since(start))
 		}
@@ -135,11 +135,11 @@ func TestConcurrencyLimitIsNeverExceededOrLeaked(t *testing.T) {
 			}
 			for i := range senders {
 				k := seed + i*i
-				n := queueable(fmt.Sprint(i), fmt.Sprint("app", k%4), lanes[k%3])
-				n.CanQueue = k%5 > 0
+				c := queueable(fmt.Sprint(i), fmt.Sprint("app", k%4), lanes[k%3])
+				c.CanQueue = k%5 > 0
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(k%7+1)*time.Millisecond)
 				defer cancel()
-				go r.Send(ctx, n)
+				go r.Send(ctx, c)
 			}
 			time.Sleep(time.Second)
 			final = c.Status()

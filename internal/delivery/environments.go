@@ -25,19 +25,19 @@ type Environments struct {
 
 var _ Sender = (*Environments)(nil)
 
-// Send sends n and returns its receipt. After detection, the receipt lists the attempts in both
+// Send sends c and returns its receipt. After detection, the receipt lists the attempts in both
 // environments.
-func (e *Environments) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	route, err := e.route(n)
+func (e *Environments) Send(ctx context.Context, c *push.Call) push.Receipt {
+	route, err := e.route(c.Notification)
 	if err != nil {
-		return push.Receipt{ID: n.ID, Outcome: push.InvalidNotification(err)}
+		return push.Receipt{ID: c.ID, Outcome: push.InvalidNotification(err)}
 	}
-	if !e.detects(n) {
-		return route.Send(ctx, n)
+	if !e.detects(c.Notification) {
+		return route.Send(ctx, c)
 	}
 	start := time.Now()
-	receipt := e.detectAndSend(ctx, n)
-	route.Observer.ended(n, receipt, start)
+	receipt := e.detectAndSend(ctx, c)
+	route.Observer.ended(c.Notification, receipt, start)
 	return receipt
 }
 
@@ -87,28 +87,28 @@ func (e *Environments) route(n *push.Notification) (*Route, error) {
 	return nil, &push.FieldError{Field: "apns.environment", Reason: "EnvironmentNotConfigured", Allowed: "production or sandbox, and configured for this app"}
 }
 
-// detectAndSend sends n to the known environment of its token. If it is not known, detectAndSend
+// detectAndSend sends c to the known environment of its token. If it is not known, detectAndSend
 // detects it, unless another call already does.
-func (e *Environments) detectAndSend(ctx context.Context, n *push.Notification) (receipt push.Receipt) {
-	key := e.Cache.key(n)
+func (e *Environments) detectAndSend(ctx context.Context, c *push.Call) (receipt push.Receipt) {
+	key := e.Cache.key(c.Notification)
 	env, leader := e.Cache.get(ctx, key)
 	if env != "" {
-		receipt = e.Routes[env].send(ctx, n, 0)
+		receipt = e.Routes[env].send(ctx, c, 0)
 		if receipt.WrongEnvironment && env != e.Default {
 			e.Cache.remove(key)
 		}
 		return receipt
 	}
 	defer func() { e.Cache.finish(key, env, env != e.Default || receipt.WrongEnvironment, leader) }()
-	receipt, env = e.tryBoth(ctx, n)
+	receipt, env = e.tryBoth(ctx, c)
 	return receipt
 }
 
-// tryBoth sends n to the default environment and, if that does not know the token, to the other
+// tryBoth sends c to the default environment and, if that does not know the token, to the other
 // one. env is the environment that knows the token, Default if none does, and "" if the result is
 // inconclusive.
-func (e *Environments) tryBoth(ctx context.Context, n *push.Notification) (receipt push.Receipt, env push.Environment) {
-	receipt = e.Routes[e.Default].send(ctx, n, 0)
+func (e *Environments) tryBoth(ctx context.Context, c *push.Call) (receipt push.Receipt, env push.Environment) {
+	receipt = e.Routes[e.Default].send(ctx, c, 0)
 	if !receipt.WrongEnvironment {
 		return receipt, confirmedEnvironment(receipt.Outcome, e.Default)
 	}
@@ -116,7 +116,7 @@ func (e *Environments) tryBoth(ctx context.Context, n *push.Notification) (recei
 	if other == nil {
 		return receipt, e.Default
 	}
-	second := other.send(ctx, n, len(receipt.Attempts))
+	second := other.send(ctx, c, len(receipt.Attempts))
 	second.Attempts = append(receipt.Attempts, second.Attempts...)
 	if second.WrongEnvironment || second.Verdict == push.Unauthorized { // many keys are valid for one environment only
 		receipt.Attempts = second.Attempts

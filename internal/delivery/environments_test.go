@@ -76,7 +76,7 @@ func (w *twoEnvironments) send(token string, change ...func(*push.Notification))
 	for _, c := range change {
 		c(n)
 	}
-	return path(w.Send(context.Background(), n))
+	return path(w.Send(context.Background(), &push.Call{Notification: n}))
 }
 
 // path formats the environments and verdicts of the attempts and the verdict of the receipt.
@@ -210,7 +210,7 @@ func TestCancelledDetectionReleasesWaiters(t *testing.T) {
 		wg.Go(func() {
 			n := newNotification("first")
 			n.Token = "s"
-			expectEqual(t, "cancelled send", path(w.Send(ctx, n)), "production abandoned, abandoned")
+			expectEqual(t, "cancelled send", path(w.Send(ctx, &push.Call{Notification: n})), "production abandoned, abandoned")
 		})
 		synctest.Wait()
 		wg.Go(func() { expectEqual(t, "waiting send", w.send("s"), "production refused, sandbox accepted, accepted") })
@@ -249,7 +249,7 @@ func checkConcurrentSends(t *testing.T, rng *rand.Rand) {
 			time.Sleep(start)
 			n := newNotification(fmt.Sprint(i))
 			n.Token = token
-			r := w.Send(ctx, n)
+			r := w.Send(ctx, &push.Call{Notification: n})
 			if got := path(r); keep && !strings.HasSuffix(got, ends[token[:1]]) || len(r.Attempts) > 2 {
 				t.Errorf("%s: %s", token, got)
 			}

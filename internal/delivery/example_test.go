@@ -34,7 +34,7 @@ func Example() {
 		},
 	}}}
 	n := newNotification("2f3c…")
-	receipt := table.Sender(n).Send(ctx, n)
+	receipt := table.Sender(n).Send(ctx, &push.Call{Notification: n})
 	for _, a := range receipt.Attempts {
 		fmt.Println(a.Verdict, a.HTTP)
 	}

@@ -18,7 +18,7 @@ import (
 // returns the cause that ends the execution.
 type execution struct {
 	*Executor
-	n              *push.Notification
+	*push.Call
 	makeAttempt    Attempt
 	prior          int            // attempts made by other executors before this execution
 	deadline       time.Time      // no step starts after it; zero: no deadline
@@ -34,7 +34,7 @@ type execution struct {
 // run makes attempts until there is a final outcome, and returns the receipt. If a first attempt was
 // made elsewhere, run continues after it.
 func (x *execution) run(ctx context.Context) push.Receipt {
-	x.deadline = sendDeadline(ctx, x.n)
+	x.deadline = sendDeadline(ctx, x.Notification)
 	for {
 		next := x.admit
 		if len(x.attempts) > 0 {
@@ -48,7 +48,7 @@ func (x *execution) run(ctx context.Context) push.Receipt {
 		}
 		lease, cause := x.acquireLease(ctx)
 		if lease == nil {
-			x.RateLimiter.Return([]*push.Notification{x.n})
+			x.RateLimiter.Return([]*push.Notification{x.Notification})
 			return x.finish(cause)
 		}
 		x.attempt(ctx, lease)
@@ -59,7 +59,7 @@ func (x *execution) run(ctx context.Context) push.Receipt {
 // permit of the throttler: nothing should wait for the rate limit then.
 func (x *execution) admit(ctx context.Context) (cause push.Outcome, ok bool) {
 	var err error
-	if x.globalPermit, err = x.ConcurrencyLimit.acquire(ctx, x.n, x.maxWait(ctx)); err != nil {
+	if x.globalPermit, err = x.ConcurrencyLimit.acquire(ctx, x.Call, x.maxWait(ctx)); err != nil {
 		return x.shed(err), false
 	}
 	if x.Throttler.RejectionRate() > 0 {
@@ -70,11 +70,11 @@ func (x *execution) admit(ctx context.Context) (cause push.Outcome, ok bool) {
 
 // shed reports that a limit rejected the notification and returns the cause.
 func (x *execution) shed(err error) push.Outcome {
-	if expired(x.n) {
+	if expired(x.Notification) {
 		return expiredOutcome
 	}
 	cause := err.(*rejection).Outcome
-	x.Observer.shed(x.n, cause)
+	x.Observer.shed(x.Notification, cause)
 	return cause
 }
 
@@ -88,7 +88,7 @@ func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
 	var err error
 	x.throttlePermit, err = x.Throttler.Acquire()
 	if rejected, ok := errors.AsType[*retry.RejectedError](err); ok {
-		x.Observer.throttled(x.n)
+		x.Observer.throttled(x.Notification)
 		return push.Outcome{Verdict: push.Unavailable, Reason: reasonProviderDown, RetryAfter: rejected.RetryAfter}, false
 	}
 	return push.Outcome{}, true
@@ -98,21 +98,21 @@ func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
 // each one counts at the provider, and a scope may have been closed since the last one. It fails
 // immediately if the wait would exceed the deadline or the maximum wait of the policy.
 func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok bool) {
-	if expired(x.n) {
+	if expired(x.Notification) {
 		return expiredOutcome, false
 	}
-	wait, err := x.RateLimiter.Acquire(ctx, x.n, min(x.maxWait(ctx), x.Retry.MaxWait()))
+	wait, err := x.RateLimiter.Acquire(ctx, x.Notification, min(x.maxWait(ctx), x.Executor.Retry.MaxWait()))
 	rejected, ok := errors.AsType[*quota.RejectedError](err)
 	switch {
-	case ok && expired(x.n):
+	case ok && expired(x.Notification):
 		return expiredOutcome, false
 	case ok:
-		x.Observer.rateLimited(x.n, rejected.RetryAfter, false)
+		x.Observer.rateLimited(x.Notification, rejected.RetryAfter, false)
 		return rateLimited(rejected.RetryAfter), false
 	case err != nil:
 		return orAbandoned(ctx, rateLimited(time.Second)), false
 	case wait > 0:
-		x.Observer.rateLimited(x.n, wait, true)
+		x.Observer.rateLimited(x.Notification, wait, true)
 	}
 	return push.Outcome{}, true
 }
@@ -121,13 +121,13 @@ func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok b
 // scope may have been closed.
 func (x *execution) acquireAdaptive(ctx context.Context) (cause push.Outcome, ok bool) {
 	var err error
-	if x.adaptivePermit, err = x.AdaptiveLimiter.acquire(ctx, x.n, x.maxWait(ctx)); err != nil {
+	if x.adaptivePermit, err = x.AdaptiveLimiter.acquire(ctx, x.Call, x.maxWait(ctx)); err != nil {
 		return x.shed(err), false
 	}
 	if !x.adaptivePermit.waited {
 		return push.Outcome{}, true
 	}
-	if wait := x.RateLimiter.RetryAfter(x.n); wait > 0 {
+	if wait := x.RateLimiter.RetryAfter(x.Notification); wait > 0 {
 		x.adaptivePermit.release(push.Outcome{}, 0)
 		return rateLimited(wait), false
 	}
@@ -150,7 +150,7 @@ func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause 
 		return nil, noLease(err)
 	}
 	x.adaptivePermit = x.adaptivePermit.leased(1)
-	if expired(x.n) {
+	if expired(x.Notification) {
 		lease.Done(expiredOutcome)
 		x.adaptivePermit.release(expiredOutcome, 0)
 		return nil, expiredOutcome
@@ -172,9 +172,9 @@ func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 		x.adaptivePermit.release(a.Outcome, a.Took)
 		x.record(a)
 	}()
-	defer x.recoverPanic(x.n, func(unknown push.Outcome) { a.Outcome = unknown })
-	if x.n.BeforeAttempt != nil {
-		if err := x.n.BeforeAttempt(x.prior + len(x.attempts) + 1); err != nil {
+	defer x.recoverPanic(x.Notification, func(unknown push.Outcome) { a.Outcome = unknown })
+	if x.BeforeAttempt != nil {
+		if err := x.BeforeAttempt(x.prior + len(x.attempts) + 1); err != nil {
 			a.Outcome = push.Outcome{Verdict: push.Abandoned, Reason: reasonNotNoted}
 			return
 		}
@@ -187,12 +187,12 @@ func (x *execution) attempt(ctx context.Context, lease *pool.Lease) {
 // record records an attempt that has ended.
 func (x *execution) record(a push.Attempt) {
 	x.attempts = append(x.attempts, a)
-	if x.RateLimiter.Record(x.n, a.Outcome) {
-		x.logLimited(x.n, &a)
+	if x.RateLimiter.Record(x.Notification, a.Outcome) {
+		x.logLimited(x.Notification, &a)
 	}
-	x.Observer.attempted(x.n, x.prior+len(x.attempts), a)
+	x.Observer.attempted(x.Notification, x.prior+len(x.attempts), a)
 	if a.Reason == push.IntermediaryResponse {
-		x.logIntermediary(x.n, &a)
+		x.logIntermediary(x.Notification, &a)
 	}
 }
 
@@ -200,7 +200,7 @@ func (x *execution) record(a push.Attempt) {
 // cause is the outcome of the last one, or Abandoned if the caller cancelled the wait.
 func (x *execution) retry(ctx context.Context) (cause push.Outcome, ok bool) {
 	o := x.attempts[len(x.attempts)-1].Outcome
-	wait, ok := x.Retry.After(x.n, x.countedAttempts(), o)
+	wait, ok := x.Executor.Retry.After(x.Notification, x.countedAttempts(), o)
 	if !ok || wait > x.remaining() {
 		return o, false
 	}
@@ -208,7 +208,7 @@ func (x *execution) retry(ctx context.Context) (cause push.Outcome, ok bool) {
 		return orAbandoned(ctx, o), false
 	}
 	if !x.Throttler.AllowRetry() || !x.Budget.Withdraw(o) {
-		x.Observer.retryDenied(x.n, o)
+		x.Observer.retryDenied(x.Notification, o)
 		return o, false
 	}
 	if !sleep(ctx, wait) {
@@ -239,7 +239,7 @@ func (x *execution) countedAttempts() int {
 // finish returns the receipt and releases the permits that are held for all attempts.
 func (x *execution) finish(cause push.Outcome) push.Receipt {
 	x.globalPermit.release(push.Outcome{}, 0)
-	receipt := newReceipt(x.n, finalOutcome(x.attempts, cause), x.attempts...)
+	receipt := newReceipt(x.Notification, finalOutcome(x.attempts, cause), x.attempts...)
 	x.throttlePermit.Release(x.lastOutcome())
 	return receipt
 }
@@ -272,7 +272,7 @@ func (x *execution) maxWait(ctx context.Context) time.Duration {
 	wait := x.remaining()
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
-		wait = min(wait, left-min(x.Retry.Timeout(), left/2))
+		wait = min(wait, left-min(x.Executor.Retry.Timeout(), left/2))
 	}
 	return wait
 }

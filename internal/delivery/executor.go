@@ -54,13 +54,13 @@ type Executor struct {
 // Attempt makes one attempt on a lease and returns its outcome. It does not release the lease.
 type Attempt func(ctx context.Context, lease *pool.Lease) push.Outcome
 
-// Do makes attempts at n until it has a final outcome, and returns its receipt. No wait in Do exceeds
+// Do makes attempts at c until it has a final outcome, and returns its receipt. No wait in Do exceeds
 // ctx's deadline, and all waits end when ctx does.
-func (e *Executor) Do(ctx context.Context, n *push.Notification, attempt Attempt) push.Receipt {
+func (e *Executor) Do(ctx context.Context, c *push.Call, attempt Attempt) push.Receipt {
 	start := time.Now()
-	x := execution{Executor: e, n: n, makeAttempt: attempt}
+	x := execution{Executor: e, Call: c, makeAttempt: attempt}
 	receipt := x.run(ctx)
-	e.Observer.ended(n, receipt, start)
+	e.Observer.ended(c.Notification, receipt, start)
 	return receipt
 }
 

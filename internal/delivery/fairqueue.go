@@ -33,7 +33,7 @@ type limiter interface {
 	// admit returns how many of count notifications like n may start. own is the number of those in
 	// flight of the same flow. If it is 0, cause is the outcome of the rejection. The lock of the
 	// fairQueue is held.
-	admit(n *push.Notification, count, own int) (granted int, cause push.Outcome)
+	admit(n *push.Call, count, own int) (granted int, cause push.Outcome)
 	// release ends count notifications of a flow. wait is the time that each one waited for its
 	// lease, and took the time with it.
 	release(flow flowKey, count int, wait, took time.Duration)
@@ -48,7 +48,7 @@ var laneFractions = [3]float64{1, 0.9, 0.8}
 const queueableFraction = 0.9
 
 // limitFraction returns the fraction of a limit that may be in use when n starts.
-func limitFraction(n *push.Notification) float64 {
+func limitFraction(n *push.Call) float64 {
 	if n.CanQueue {
 		return laneFractions[n.Lane.Priority()] * queueableFraction
 	}
@@ -97,7 +97,7 @@ func (r *rejection) Error() string { return r.Reason }
 
 // waiter is a notification that waits.
 type waiter struct {
-	n     *push.Notification
+	n     *push.Call
 	ready chan struct{} // closed when the notification has a place
 }
 
@@ -105,7 +105,7 @@ type waiterItem = fairqueue.Item[flowKey, waiter]
 
 // acquire waits for a place. It returns a *rejection if the limit rejects n, after at most maxWait
 // if n can queue and fewer than maxQueue wait.
-func (q *fairQueue) acquire(ctx context.Context, n *push.Notification, maxWait time.Duration, maxQueue int, l limiter) (permit, error) {
+func (q *fairQueue) acquire(ctx context.Context, n *push.Call, maxWait time.Duration, maxQueue int, l limiter) (permit, error) {
 	item, cause := q.startOrQueue(n, maxQueue, l)
 	switch {
 	case item == nil && cause.Reason != "":
@@ -118,7 +118,7 @@ func (q *fairQueue) acquire(ctx context.Context, n *push.Notification, maxWait t
 
 // tryAcquireN starts up to count notifications like n, and returns how many. It neither queues nor
 // sheds the others.
-func (q *fairQueue) tryAcquireN(n *push.Notification, count int, l limiter) (p permit, granted int) {
+func (q *fairQueue) tryAcquireN(n *push.Call, count int, l limiter) (p permit, granted int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	granted, _ = q.start(n, count, l)
@@ -126,7 +126,7 @@ func (q *fairQueue) tryAcquireN(n *push.Notification, count int, l limiter) (p p
 }
 
 // startOrQueue starts n, queues it, or sheds it. The cause of a start is the zero Outcome.
-func (q *fairQueue) startOrQueue(n *push.Notification, maxQueue int, l limiter) (item *waiterItem, cause push.Outcome) {
+func (q *fairQueue) startOrQueue(n *push.Call, maxQueue int, l limiter) (item *waiterItem, cause push.Outcome) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	granted, cause := q.start(n, 1, l)
@@ -162,7 +162,7 @@ func (q *fairQueue) wait(ctx context.Context, item *waiterItem, maxWait time.Dur
 }
 
 // start starts up to count notifications like n. q.mu is held.
-func (q *fairQueue) start(n *push.Notification, count int, l limiter) (granted int, cause push.Outcome) {
+func (q *fairQueue) start(n *push.Call, count int, l limiter) (granted int, cause push.Outcome) {
 	if q.flows == nil {
 		q.flows = make(map[flowKey]int)
 	}
@@ -186,4 +186,4 @@ func (q *fairQueue) finish(flow flowKey, count int, l limiter) {
 	}
 }
 
-func flowOf(n *push.Notification) flowKey { return flowKey{n.App, n.Platform} }
+func flowOf(n *push.Call) flowKey { return flowKey{n.App, n.Platform} }

@@ -29,9 +29,9 @@ func runBatches(ctx context.Context, t *testing.T, r *delivery.Route, app string
 		wg.Go(func() {
 			for k := 0; time.Now().Before(end); k++ {
 				n := newNotification(fmt.Sprint(app, lane, i, "-", k))
-				n.App, n.Lane, n.CanQueue = app, lane, true
+				n.App, n.Lane = app, lane
 				sent := time.Now()
-				receipt := r.Send(ctx, n)
+				receipt := r.Send(ctx, &push.Call{Notification: n, CanQueue: true})
 				mu.Lock()
 				total.offered++
 				if receipt.Verdict == push.Accepted {
@@ -77,10 +77,10 @@ func singleSlotRoute(t *testing.T, s *service) *delivery.Route {
 	return r
 }
 
-func queueable(id, app string, lane push.Lane) *push.Notification {
+func queueable(id, app string, lane push.Lane) *push.Call {
 	n := newNotification(id)
-	n.App, n.Lane, n.CanQueue = app, lane, true
-	return n
+	n.App, n.Lane = app, lane
+	return &push.Call{Notification: n, CanQueue: true}
 }
 
 func TestQueueIsServedByLaneThenRoundRobinByApp(t *testing.T) {
@@ -94,7 +94,7 @@ func TestQueueIsServedByLaneThenRoundRobinByApp(t *testing.T) {
 		}
 		r := singleSlotRoute(t, s)
 		var wg sync.WaitGroup
-		for _, n := range []*push.Notification{
+		for _, n := range []*push.Call{
 			queueable("first", "shop", ""),
 			queueable("bulk", "shop", push.LaneBulk), queueable("shop 1", "shop", ""), queueable("shop 2", "shop", ""),
 			queueable("bank 1", "bank", ""), queueable("critical", "shop", push.LaneCritical),
@@ -121,7 +121,7 @@ func TestQueueWaitEndsAtDeadlineTTLOrCancellation(t *testing.T) {
 		r := singleSlotRoute(t, s)
 		var shed int
 		r.Observer.Shed = func(*push.Notification, push.Outcome) { shed++ }
-		go r.Send(t.Context(), newNotification("holds the lease"))
+		go r.Send(t.Context(), &push.Call{Notification: newNotification("holds the lease")})
 		synctest.Wait()
 		deadline, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
@@ -178,7 +178,7 @@ func TestQueuedSendRechecksRateLimit(t *testing.T) {
 		s := slowService()
 		r := singleSlotRoute(t, s)
 		r.RateLimiter = quota.New(quota.Config{})
-		go r.Send(t.Context(), newNotification("first"))
+		go r.Send(t.Context(), &push.Call{Notification: newNotification("first")})
 		synctest.Wait()
 		time.AfterFunc(attemptTime/2, func() { r.RateLimiter.Record(newNotification("other"), throttled(push.ScopeProject, time.Minute)) })
 		got := r.Send(t.Context(), queueable("second", "shop", ""))

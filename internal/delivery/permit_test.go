@@ -16,14 +16,14 @@ import (
 
 // runStep is a step of the property tests below: a run takes places, and another one releases its.
 type runStep struct {
-	n       *push.Notification
+	n       *push.Call
 	count   int
 	release int
 }
 
 func drawRunSteps(t *rapid.T, apps int) []runStep {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) runStep {
-		n := &push.Notification{App: fmt.Sprint(rapid.IntRange(1, apps).Draw(t, "app")), CanQueue: rapid.Bool().Draw(t, "can queue")}
+		n := &push.Call{Notification: &push.Notification{App: fmt.Sprint(rapid.IntRange(1, apps).Draw(t, "app"))}, CanQueue: rapid.Bool().Draw(t, "can queue")}
 		n.Lane = rapid.SampledFrom([]push.Lane{push.LaneCritical, push.LaneNormal, push.LaneBulk}).Draw(t, "lane")
 		return runStep{n, rapid.IntRange(1, 64).Draw(t, "count"), rapid.IntRange(0, 1000).Draw(t, "release")}
 	}), 1, 60).Draw(t, "steps")
@@ -36,7 +36,7 @@ type held struct {
 
 // runLimiter is a ConcurrencyLimit or an AdaptiveLimiter.
 type runLimiter interface {
-	tryAcquireN(n *push.Notification, count int) (permit, int)
+	tryAcquireN(n *push.Call, count int) (permit, int)
 	Status() LimitStatus
 }
 
@@ -114,7 +114,7 @@ func TestPlacesTakenTogetherEqualPlacesTakenOneByOne(t *testing.T) {
 func TestRunCountsAsOneLeaseWaiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a AdaptiveLimiter
-		n := &push.Notification{App: "shop"}
+		n := &push.Call{Notification: &push.Notification{App: "shop"}}
 		first, granted := a.tryAcquireN(n, 64)
 		if granted != 64 {
 			t.Fatalf("%d places", granted)
@@ -145,14 +145,14 @@ func TestRunCountsAsOneLeaseWaiter(t *testing.T) {
 func TestReleasedRunAdmitsWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &ConcurrencyLimit{Max: 10}
-		run, granted := c.tryAcquireN(&push.Notification{App: "shop"}, 64)
+		run, granted := c.tryAcquireN(&push.Call{Notification: &push.Notification{App: "shop"}}, 64)
 		if granted == 0 || granted == 10 {
 			t.Fatalf("%d places", granted)
 		}
 		done := make(chan error, granted)
 		for range granted {
 			go func() {
-				p, err := c.acquire(t.Context(), &push.Notification{App: "shop", CanQueue: true}, time.Minute)
+				p, err := c.acquire(t.Context(), &push.Call{Notification: &push.Notification{App: "shop"}, CanQueue: true}, time.Minute)
 				p.release(push.Outcome{}, 0)
 				done <- err
 			}()
@@ -171,7 +171,7 @@ func TestReleasedRunAdmitsWaiters(t *testing.T) {
 }
 
 func TestNilLimitsGrantWholeRuns(t *testing.T) {
-	n := new(push.Notification)
+	n := &push.Call{Notification: new(push.Notification)}
 	p, granted := (*ConcurrencyLimit)(nil).tryAcquireN(n, 64)
 	q, adaptive := (*AdaptiveLimiter)(nil).tryAcquireN(n, 64)
 	p.releaseN(push.Outcome{}, 0, 64)
@@ -188,7 +188,7 @@ func BenchmarkPermits(b *testing.B) {
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
 			var c ConcurrencyLimit
 			var a AdaptiveLimiter
-			n := &push.Notification{App: "shop"}
+			n := &push.Call{Notification: &push.Notification{App: "shop"}}
 			b.ReportAllocs()
 			for b.Loop() {
 				p, _ := c.tryAcquireN(n, count)

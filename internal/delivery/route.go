@@ -38,26 +38,26 @@ type Route struct {
 	Unregistered *UnregisteredCache
 }
 
-// Send sends n and returns its receipt. It returns when there is a final outcome. No wait in Send
+// Send sends c and returns its receipt. It returns when there is a final outcome. No wait in Send
 // exceeds ctx's deadline, and all waits end when ctx does.
-func (r *Route) Send(ctx context.Context, n *push.Notification) push.Receipt {
+func (r *Route) Send(ctx context.Context, c *push.Call) push.Receipt {
 	start := time.Now()
-	receipt := r.send(ctx, n, 0)
-	r.Observer.ended(n, receipt, start)
+	receipt := r.send(ctx, c, 0)
+	r.Observer.ended(c.Notification, receipt, start)
 	return receipt
 }
 
-// send is Send without the Ended callback. prior is the number of earlier attempts at n on other
+// send is Send without the Ended callback. prior is the number of earlier attempts at c on other
 // routes.
-func (r *Route) send(ctx context.Context, n *push.Notification, prior int) push.Receipt {
-	request, err := r.translate(n)
+func (r *Route) send(ctx context.Context, c *push.Call, prior int) push.Receipt {
+	request, err := r.translate(c.Notification)
 	if err != nil {
-		return newReceipt(n, translateFailure(err))
+		return newReceipt(c.Notification, translateFailure(err))
 	}
-	if o, ok := r.Unregistered.get(n); ok {
-		return newReceipt(n, o)
+	if o, ok := r.Unregistered.get(c.Notification); ok {
+		return newReceipt(c.Notification, o)
 	}
-	x := execution{Executor: r.Executor, n: n, makeAttempt: r.attempt(n, request), prior: prior}
+	x := execution{Executor: r.Executor, Call: c, makeAttempt: r.attempt(c.Notification, request), prior: prior}
 	return x.run(ctx)
 }
 

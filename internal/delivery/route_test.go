@@ -56,7 +56,7 @@ func TestSendOutcomes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRoute(t, scriptedService(c.outcomes...), 4)
-				if got := verdicts(r.Send(t.Context(), repeatable("a"))); got != c.want {
+				if got := verdicts(r.Send(t.Context(), &push.Call{Notification: repeatable("a")})); got != c.want {
 					t.Errorf("%s, want %s", got, c.want)
 				}
 			})
@@ -70,7 +70,7 @@ func TestReceiptListsEveryAttempt(t *testing.T) {
 			time.Sleep(40 * time.Millisecond)
 			return []push.Outcome{unsent, accepted}[attempt-1]
 		}}
-		receipt := newRoute(t, s, 3).Send(t.Context(), newNotification("a"))
+		receipt := newRoute(t, s, 3).Send(t.Context(), &push.Call{Notification: newNotification("a")})
 		if receipt.ID != "a" || receipt.ProviderID != "provider-id" || len(receipt.Attempts) != 2 {
 			t.Fatalf("receipt %+v", receipt)
 		}
@@ -88,7 +88,7 @@ func TestPolicySetsNumberOfAttempts(t *testing.T) {
 			s := scriptedService(unavailable, unavailable, unavailable, unavailable, unavailable, unavailable)
 			r := newRoute(t, s, 6)
 			r.Retry.Attempts = attempts
-			if got := r.Send(t.Context(), newNotification("a")); len(got.Attempts) != attempts || got.Status() != push.StatusUnavailable {
+			if got := r.Send(t.Context(), &push.Call{Notification: newNotification("a")}); len(got.Attempts) != attempts || got.Status() != push.StatusUnavailable {
 				t.Errorf("%s, want %d attempts", verdicts(got), attempts)
 			}
 		}
@@ -101,7 +101,7 @@ func TestNotificationCanLowerAttempts(t *testing.T) {
 			r := newRoute(t, scriptedService(unavailable, unavailable, unavailable, unavailable), 6)
 			n := newNotification("a")
 			n.Retry = &push.Retry{Attempts: limit}
-			if got := r.Send(t.Context(), n); len(got.Attempts) != want || got.Status() != push.StatusUnavailable {
+			if got := r.Send(t.Context(), &push.Call{Notification: n}); len(got.Attempts) != want || got.Status() != push.StatusUnavailable {
 				t.Errorf("limit %d in the notification: %s, want %d attempts", limit, verdicts(got), want)
 			}
 		}
@@ -113,7 +113,7 @@ func TestAttemptTimeoutIsSetOnRequest(t *testing.T) {
 		s := &service{}
 		r := newRoute(t, s, 1)
 		r.Retry.AttemptTimeout = 700 * time.Millisecond
-		r.Send(t.Context(), newNotification("a"))
+		r.Send(t.Context(), &push.Call{Notification: newNotification("a")})
 		if s.last.Timeout != 700*time.Millisecond {
 			t.Errorf("Timeout = %v", s.last.Timeout)
 		}
@@ -133,7 +133,7 @@ func TestPolicySetsRetryWaits(t *testing.T) {
 			r := newRoute(t, scriptedService(c.outcomes...), 4)
 			r.Retry.Rand = maxJitter
 			start := time.Now()
-			if got := r.Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted || time.Since(start) != c.want {
+			if got := r.Send(t.Context(), &push.Call{Notification: newNotification("a")}); got.Verdict != push.Accepted || time.Since(start) != c.want {
 				t.Errorf("%s after %v, want after %v", verdicts(got), time.Since(start), c.want)
 			}
 		}
@@ -145,7 +145,7 @@ func TestInvalidNotificationIsNotSent(t *testing.T) {
 		r := newRoute(t, &service{}, 0) // no endpoint
 		n := newNotification("a")
 		n.Token = ""
-		got := r.Send(t.Context(), n)
+		got := r.Send(t.Context(), &push.Call{Notification: n})
 		if got.Verdict != push.Refused || got.Field != "token" || got.Reason != "BadDeviceToken" || len(got.Attempts) != 0 {
 			t.Errorf("receipt %+v", got)
 		}
@@ -158,12 +158,12 @@ func TestInvalidNotificationIsNotSent(t *testing.T) {
 func TestUnknownOutcomeIsRepeatedOnlyIfAllowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoute(t, scriptedService(unknown), 4)
-		if got := verdicts(r.Send(t.Context(), newNotification("a"))); got != "unknown = unknown" {
+		if got := verdicts(r.Send(t.Context(), &push.Call{Notification: newNotification("a")})); got != "unknown = unknown" {
 			t.Error(got)
 		}
 		n := newNotification("b")
 		n.Platform, n.Title, n.CollapseKey = push.APNs, "2:1", "score"
-		if got := verdicts(r.Send(t.Context(), n)); got != "unknown accepted = accepted" {
+		if got := verdicts(r.Send(t.Context(), &push.Call{Notification: n})); got != "unknown accepted = accepted" {
 			t.Error(got)
 		}
 	})
@@ -176,15 +176,15 @@ func TestBudgetLimitsRetries(t *testing.T) {
 		var denied int
 		r.Observer.RetryDenied = func(*push.Notification, push.Outcome) { denied++ }
 		r.Budget = &retry.Budget{Ratio: 1, PerSecond: -1, Window: time.Minute}
-		if got := r.Send(t.Context(), newNotification("a")); len(got.Attempts) != 2 || denied != 1 {
+		if got := r.Send(t.Context(), &push.Call{Notification: newNotification("a")}); len(got.Attempts) != 2 || denied != 1 {
 			t.Errorf("ratio 1: %s, %d retries denied; want 2 attempts and 1 denied", verdicts(got), denied)
 		}
 		time.Sleep(2 * time.Minute)
-		if got := r.Send(t.Context(), newNotification("b")); len(got.Attempts) != 2 {
+		if got := r.Send(t.Context(), &push.Call{Notification: newNotification("b")}); len(got.Attempts) != 2 {
 			t.Errorf("next window: %s, want 2 attempts", verdicts(got))
 		}
 		r.Budget = &retry.Budget{Ratio: -1, PerSecond: 3, Window: time.Second}
-		if got := r.Send(t.Context(), newNotification("c")); len(got.Attempts) != 3 {
+		if got := r.Send(t.Context(), &push.Call{Notification: newNotification("c")}); len(got.Attempts) != 3 {
 			t.Errorf("three retries per second: %s, want 3 attempts", verdicts(got))
 		}
 	})
@@ -197,7 +197,7 @@ func TestBudgetBoundsAttemptsDuringOutage(t *testing.T) {
 		r.Budget = &retry.Budget{Ratio: 0.1, PerSecond: 3}
 		attempts := 0
 		for i := range 2000 {
-			attempts += len(r.Send(t.Context(), newNotification(fmt.Sprint(i))).Attempts)
+			attempts += len(r.Send(t.Context(), &push.Call{Notification: newNotification(fmt.Sprint(i))}).Attempts)
 		}
 		if limit := 2000*1.1 + 3*60; float64(attempts) > limit {
 			t.Errorf("%d attempts for 2,000 notifications, want at most %.0f", attempts, limit)
@@ -210,7 +210,7 @@ func TestNoEndpointGivesUnsentWithReason(t *testing.T) {
 		r := newRoute(t, &service{}, 0)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		got := r.Send(ctx, newNotification("a"))
+		got := r.Send(ctx, &push.Call{Notification: newNotification("a")})
 		if got.Verdict != push.Unsent || got.Status() != push.StatusUnavailable || got.Reason == "" || len(got.Attempts) != 0 {
 			t.Errorf("receipt %+v", got)
 		}
@@ -225,7 +225,7 @@ func TestUnreachableServiceEndsSendImmediatelyWithCause(t *testing.T) {
 			Dial:     func(context.Context, netip.AddrPort) (pool.Conn, error) { return nil, untrusted },
 		}, 0)
 		start := time.Now()
-		got := r.Send(t.Context(), newNotification("a"))
+		got := r.Send(t.Context(), &push.Call{Notification: newNotification("a")})
 		if got.Verdict != push.Unsent || got.Reason != string(wire.TLSServerUntrusted) || !strings.Contains(got.Detail, "certificate has expired") ||
 			got.RetryAfter < time.Second || len(got.Attempts) != 0 || time.Since(start) > time.Second {
 			t.Errorf("receipt %+v after %s", got, time.Since(start))
@@ -249,17 +249,17 @@ func TestProviderPanicEndsOneSendAndLogsNoSecret(t *testing.T) {
 		var log strings.Builder
 		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		for _, id := range []string{"string", "runtime"} {
-			got := r.Send(t.Context(), newNotification(id))
+			got := r.Send(t.Context(), &push.Call{Notification: newNotification(id)})
 			if got.Verdict != push.Unknown || got.Reason != "PROVIDER_PANIC" || len(got.Attempts) != 1 {
 				t.Errorf("%s: %+v", id, got)
 			}
 		}
 		n := newNotification("c")
 		n.Token = "defect"
-		if got := r.Send(t.Context(), n); got.Verdict != push.Unsent || got.Reason != "PROVIDER_PANIC" {
+		if got := r.Send(t.Context(), &push.Call{Notification: n}); got.Verdict != push.Unsent || got.Reason != "PROVIDER_PANIC" {
 			t.Errorf("panic in Translate: %+v", got)
 		}
-		if got := r.Send(t.Context(), newNotification("d")); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), &push.Call{Notification: newNotification("d")}); got.Verdict != push.Accepted {
 			t.Errorf("the lease was not returned: %s", verdicts(got))
 		}
 		if strings.Count(log.String(), "panicked") != 3 || strings.Contains(log.String(), "5ecre7") {
@@ -276,7 +276,7 @@ func TestLimitOfSenderIsLogged(t *testing.T) {
 		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		r.RateLimiter = quota.New(quota.Config{}).Service(quota.Limit{Rate: 1000. / 60, Per: time.Minute})
 		for i := range 30 {
-			r.Send(t.Context(), toToken(fmt.Sprint("device ", i), 1))
+			r.Send(t.Context(), &push.Call{Notification: toToken(fmt.Sprint("device ", i), 1)})
 		}
 		line := log.String()
 		if strings.Count(line, "provider limits the sender") != 1 || !strings.Contains(line, "closed_for=1m0s rate=8.") || strings.Contains(line, "device ") {
@@ -292,7 +292,7 @@ func TestResponseOfIntermediaryIsLoggedOncePerMinute(t *testing.T) {
 		var log strings.Builder
 		r.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		for began := time.Now(); time.Since(began) < 100*time.Second; time.Sleep(time.Second) {
-			got := r.Send(t.Context(), newNotification("a"))
+			got := r.Send(t.Context(), &push.Call{Notification: newNotification("a")})
 			if got.Verdict != push.Unavailable || got.Reason != push.IntermediaryResponse || got.Detail == "" {
 				t.Errorf("receipt %+v", got)
 			}
@@ -319,7 +319,7 @@ func TestObserverGetsEveryAttemptAndTheEnd(t *testing.T) {
 				events = append(events, fmt.Sprint(n.ID, " ", r.Verdict, " ", took))
 			},
 		}
-		r.Send(t.Context(), newNotification("a"))
+		r.Send(t.Context(), &push.Call{Notification: newNotification("a")})
 		if want := []string{"a 1 unsent 1s", "a 2 accepted 1s", "a accepted 2s"}; !slices.Equal(events, want) {
 			t.Errorf("events %q, want %q", events, want)
 		}
@@ -354,7 +354,7 @@ func TestRetryPicksUntriedEndpoint(t *testing.T) {
 			route.Retry.Attempts = attempts
 			var wg sync.WaitGroup
 			for i := range notifications {
-				wg.Go(func() { route.Send(t.Context(), repeatable(fmt.Sprint(i))) })
+				wg.Go(func() { route.Send(t.Context(), &push.Call{Notification: repeatable(fmt.Sprint(i))}) })
 			}
 			wg.Wait()
 		})
@@ -381,7 +381,7 @@ func TestReceiptIsUnknownIfAnyAttemptWasUnknown(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			route := newRoute(t, scriptedService(outcomes...), 8)
 			route.Retry.Attempts = len(outcomes)
-			got = route.Send(t.Context(), repeatable("a"))
+			got = route.Send(t.Context(), &push.Call{Notification: repeatable("a")})
 		})
 		last := got.Attempts[len(got.Attempts)-1].Verdict
 		anyUnknown := slices.ContainsFunc(got.Attempts, func(a push.Attempt) bool { return a.Verdict == push.Unknown })
@@ -410,9 +410,9 @@ func TestUnsentAttemptDoesNotExcludeItsEndpoint(t *testing.T) {
 		}}
 		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(2), Size: 2, MaxInFlight: 1}, 2)
 		var occupant sync.WaitGroup
-		occupant.Go(func() { r.Send(t.Context(), newNotification("occupant")) })
+		occupant.Go(func() { r.Send(t.Context(), &push.Call{Notification: newNotification("occupant")}) })
 		synctest.Wait()
-		if got := verdicts(r.Send(t.Context(), newNotification("a"))); got != "unsent accepted = accepted" {
+		if got := verdicts(r.Send(t.Context(), &push.Call{Notification: newNotification("a")})); got != "unsent accepted = accepted" {
 			t.Errorf("%s, want a retry on the same endpoint while the other is full", got)
 		}
 		close(release)

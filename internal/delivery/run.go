@@ -90,7 +90,7 @@ func (s *sending) finishWithoutAttempt(items []item, cause push.Outcome) {
 // runAlone runs the execution of an item in a goroutine of its own. After a panic, the outcome is
 // unknown.
 func (s *sending) runAlone(ctx context.Context, i item, x *execution) {
-	x.Executor, x.n, x.makeAttempt = s.Executor, i.Notification, s.attempt(i.Notification, i.request)
+	x.Executor, x.Call, x.makeAttempt = s.Executor, i.Call, s.attempt(i.Notification, i.request)
 	s.others.Go(func() {
 		defer s.finish([]*push.Call{i.Call})
 		defer s.recoverPanic(i.Notification, func(o push.Outcome) { i.Receipt = newReceipt(i.Notification, o) })
@@ -114,8 +114,8 @@ func (s *sending) admit(items []item) (p permits, granted int) {
 		ns[i] = items[i].Notification
 	}
 	var inFlight, leases int
-	p.global, inFlight = s.ConcurrencyLimit.tryAcquireN(ns[0], len(ns))
-	p.adaptive, leases = s.AdaptiveLimiter.tryAcquireN(ns[0], inFlight)
+	p.global, inFlight = s.ConcurrencyLimit.tryAcquireN(items[0].Call, len(items))
+	p.adaptive, leases = s.AdaptiveLimiter.tryAcquireN(items[0].Call, inFlight)
 	granted = s.RateLimiter.TryAcquireN(ns[:leases])
 	var err error
 	if p.throttle, err = s.Throttler.AcquireN(granted); err != nil {
@@ -309,7 +309,7 @@ func (p *part) leave(ctx context.Context, i item, a push.Attempt) {
 	p.lease.Done(a.Outcome)
 	p.adaptive.release(a.Outcome, a.Took)
 	x := &execution{
-		Executor: p.Executor, n: i.Notification, endpoint: p.lease.Endpoint(),
+		Executor: p.Executor, Call: i.Call, endpoint: p.lease.Endpoint(),
 		globalPermit: p.global, throttlePermit: p.throttle,
 		cancelled: a.Verdict == push.Unknown && errors.Is(push.AttemptContext(ctx).Err(), context.Canceled),
 	}

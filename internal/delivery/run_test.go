@@ -25,7 +25,7 @@ func sendAll(t *testing.T, s delivery.Sender, ctx context.Context, ns ...*push.N
 	t.Helper()
 	calls := make([]*push.Call, len(ns))
 	for i, n := range ns {
-		calls[i] = &push.Call{Notification: n, Index: i}
+		calls[i] = &push.Call{Notification: n, Index: i, CanQueue: true}
 	}
 	var mu sync.Mutex
 	ended := map[int]int{}
@@ -130,7 +130,7 @@ func TestRunEndsLikeSingleSends(t *testing.T) {
 		single, run := fullRoute(t, service(), 3), fullRoute(t, service(), 3)
 		var want []string
 		for _, n := range notifications() {
-			want = append(want, n.ID+": "+verdicts(single.Send(t.Context(), n)))
+			want = append(want, n.ID+": "+verdicts(single.Send(t.Context(), &push.Call{Notification: n})))
 		}
 		var got []string
 		for _, receipt := range sendAll(t, run, t.Context(), notifications()...) {
@@ -178,9 +178,6 @@ func TestRunBeyondLimitsWaitsAsSinglesDo(t *testing.T) {
 				r := fullRoute(t, &service{}, 2)
 				limit(r)
 				ns := manyNotifications(64)
-				for _, n := range ns {
-					n.CanQueue = true
-				}
 				for _, receipt := range sendAll(t, r, t.Context(), ns...) {
 					if got := verdicts(receipt); got != "accepted = accepted" {
 						t.Errorf("%s: %s", got, receipt.Reason)
@@ -246,7 +243,7 @@ func TestUnattemptedNotificationsTakeNoTokens(t *testing.T) {
 					t.Errorf("without an endpoint: %+v", got)
 				}
 			}
-			if got := r.Send(ctx, newNotification("0")); len(got.Attempts) > 0 || got.Verdict == push.Throttled {
+			if got := r.Send(ctx, &push.Call{Notification: newNotification("0")}); len(got.Attempts) > 0 || got.Verdict == push.Throttled {
 				t.Errorf("without an endpoint: %+v", got)
 			}
 			cancel()
@@ -377,7 +374,7 @@ func TestRunThatTimesOutIsUnknownOrUnsent(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			if !run {
-				receipt := r.Send(ctx, newNotification("single"))
+				receipt := r.Send(ctx, &push.Call{Notification: newNotification("single")})
 				outcomes[receipt.Verdict.String()+" "+receipt.Reason]++
 				continue
 			}

@@ -15,7 +15,7 @@ import (
 // Sender sends the notifications of one app on one platform. Route is a Sender; other Senders have
 // a Route per environment or push service.
 type Sender interface {
-	Send(ctx context.Context, n *push.Notification) push.Receipt
+	Send(ctx context.Context, n *push.Call) push.Receipt
 	// SendAll sends calls of one app, platform and lane, and returns when all have ended. ended gets
 	// calls that have ended. It is called by several goroutines and must not keep the slice.
 	SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call))
@@ -42,7 +42,7 @@ func (t Table) Sender(n *push.Notification) Sender {
 
 // Send sends n with the Sender of its app and platform.
 func (t Table) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	return t.Sender(n).Send(ctx, n)
+	return t.Sender(n).Send(ctx, &push.Call{Notification: n})
 }
 
 // refusal is a Sender that refuses everything.
@@ -50,8 +50,8 @@ type refusal struct{ err *push.FieldError }
 
 func (r refusal) Check(*push.Notification) error { return r.err }
 
-func (r refusal) Send(_ context.Context, n *push.Notification) push.Receipt {
-	return newReceipt(n, push.InvalidNotification(r.err))
+func (r refusal) Send(_ context.Context, c *push.Call) push.Receipt {
+	return newReceipt(c.Notification, push.InvalidNotification(r.err))
 }
 
 func (r refusal) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {

@@ -18,7 +18,7 @@ func TestTableSelectsRouteByApp(t *testing.T) {
 			"shop": {push.APNs: newRoute(t, shop, 1), push.FCM: newRoute(t, &service{}, 1)},
 			"bank": {push.APNs: newRoute(t, bank, 1)},
 		}
-		if got := table.Sender(newNotification("a")).Send(t.Context(), newNotification("a")); got.Verdict != push.Accepted {
+		if got := table.Sender(newNotification("a")).Send(t.Context(), &push.Call{Notification: newNotification("a")}); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
 		if len(shop.visits) != 1 || len(bank.visits) != 0 {
@@ -41,7 +41,7 @@ func TestTableRefusesUnknownPlatform(t *testing.T) {
 	} {
 		n := newNotification("a")
 		n.App, n.Platform = c.app, push.WebPush
-		got := table.Sender(n).Send(t.Context(), n)
+		got := table.Sender(n).Send(t.Context(), &push.Call{Notification: n})
 		if got.ID != "a" || got.Verdict != push.Refused || got.Field != "platform" || got.Detail != c.detail {
 			t.Errorf("receipt %+v", got)
 		}

@@ -42,7 +42,7 @@ func sendAtRate(t *testing.T, r *delivery.Route, perSecond int, duration time.Du
 	var wg sync.WaitGroup
 	for i := range int(duration.Seconds() * float64(perSecond)) {
 		wg.Go(func() {
-			receipt := r.Send(t.Context(), newNotification(fmt.Sprint(i)))
+			receipt := r.Send(t.Context(), &push.Call{Notification: newNotification(fmt.Sprint(i))})
 			mu.Lock()
 			defer mu.Unlock()
 			verdictCounts[receipt.Verdict]++

@@ -41,23 +41,23 @@ func TestUnregisteredTokenIsAnsweredFromCache(t *testing.T) {
 		s := unregisteredService(since, func(token string) bool { return token == "registered" })
 		r := newRoute(t, s, 2)
 		r.Unregistered = &delivery.UnregisteredCache{TTL: time.Hour}
-		if got := r.Send(t.Context(), toToken("old", 1)); len(got.Attempts) != 1 || got.Verdict != push.Unregistered {
+		if got := r.Send(t.Context(), &push.Call{Notification: toToken("old", 1)}); len(got.Attempts) != 1 || got.Verdict != push.Unregistered {
 			t.Fatalf("%+v", got)
 		}
-		got := r.Send(t.Context(), toToken("old", 2))
+		got := r.Send(t.Context(), &push.Call{Notification: toToken("old", 2)})
 		if got.Verdict != push.Unregistered || got.Reason != "Unregistered" || !got.DeadSince.Equal(since) || !got.ForgetToken || len(got.Attempts) != 0 {
 			t.Errorf("second send: %+v", got)
 		}
-		if got := r.Send(t.Context(), toToken("registered", 1)); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), &push.Call{Notification: toToken("registered", 1)}); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
 		other := toToken("old", 3)
 		other.App = "bank"
-		if got := r.Send(t.Context(), other); len(got.Attempts) != 1 {
+		if got := r.Send(t.Context(), &push.Call{Notification: other}); len(got.Attempts) != 1 {
 			t.Errorf("same token of another app: %+v", got)
 		}
 		time.Sleep(time.Hour)
-		if got := r.Send(t.Context(), toToken("old", 4)); len(got.Attempts) != 1 {
+		if got := r.Send(t.Context(), &push.Call{Notification: toToken("old", 4)}); len(got.Attempts) != 1 {
 			t.Errorf("after an hour: %+v", got)
 		}
 	})
@@ -72,7 +72,7 @@ func TestTokensInEitherCaseAreOneDevice(t *testing.T) {
 		send := func(platform push.Platform, token string) push.Receipt {
 			n := toToken(token, 1)
 			n.Platform = platform
-			return r.Send(t.Context(), n)
+			return r.Send(t.Context(), &push.Call{Notification: n})
 		}
 		send(push.APNs, "00AB")
 		if got := send(push.APNs, "00ab"); len(got.Attempts) != 0 || got.Verdict != push.Unregistered {
@@ -109,15 +109,15 @@ func TestAcceptedSendRemovesUnregisteredToken(t *testing.T) {
 		go func() {
 			n := toToken("again", 1)
 			n.ID = "late1"
-			done <- r.Send(t.Context(), n)
+			done <- r.Send(t.Context(), &push.Call{Notification: n})
 		}()
 		synctest.Wait()
-		r.Send(t.Context(), toToken("again", 2))
+		r.Send(t.Context(), &push.Call{Notification: toToken("again", 2)})
 		registered.Store(true)
 		if got := <-done; got.Verdict != push.Accepted {
 			t.Fatal(verdicts(got))
 		}
-		if got := r.Send(t.Context(), toToken("again", 3)); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), &push.Call{Notification: toToken("again", 3)}); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
 	})
@@ -128,10 +128,10 @@ func TestUnregisteredCacheIsBounded(t *testing.T) {
 		r := newRoute(t, unregisteredService(time.Time{}, func(string) bool { return false }), 2)
 		r.Unregistered = &delivery.UnregisteredCache{MaxEntries: 100}
 		for i := range 150 {
-			r.Send(t.Context(), toToken(fmt.Sprint("t", i), 0))
+			r.Send(t.Context(), &push.Call{Notification: toToken(fmt.Sprint("t", i), 0)})
 		}
 		for i := range 150 {
-			got := r.Send(t.Context(), toToken(fmt.Sprint("t", 149-i), 1))
+			got := r.Send(t.Context(), &push.Call{Notification: toToken(fmt.Sprint("t", 149-i), 1)})
 			if cached := len(got.Attempts) == 0; i < 100 && !cached {
 				t.Errorf("token %d is not cached", 149-i)
 			}
@@ -146,8 +146,8 @@ func TestOnlyExplicitUnregisteredOutcomeIsCached(t *testing.T) {
 			s := scriptedService(outcome, outcome, outcome, outcome)
 			r := newRoute(t, s, 4)
 			r.Unregistered = new(delivery.UnregisteredCache)
-			r.Send(t.Context(), toToken("a", 1))
-			if got := r.Send(t.Context(), toToken("a", 2)); len(got.Attempts) == 0 {
+			r.Send(t.Context(), &push.Call{Notification: toToken("a", 1)})
+			if got := r.Send(t.Context(), &push.Call{Notification: toToken("a", 2)}); len(got.Attempts) == 0 {
 				t.Errorf("after %s: answered from the cache with %+v", outcome.Verdict, got)
 			}
 		}

@@ -28,14 +28,14 @@ func TestThrottledDeviceDoesNotBlockOtherDevices(t *testing.T) {
 		}}
 		r := newRoute(t, s, 4)
 		r.RateLimiter = quota.New(quota.Config{})
-		if got := r.Send(t.Context(), newNotification("device")); got.Verdict != push.Throttled || got.RetryAfter != time.Minute {
+		if got := r.Send(t.Context(), &push.Call{Notification: newNotification("device")}); got.Verdict != push.Throttled || got.RetryAfter != time.Minute {
 			t.Fatalf("receipt %+v", got)
 		}
-		second := r.Send(t.Context(), newNotification("device"))
+		second := r.Send(t.Context(), &push.Call{Notification: newNotification("device")})
 		if second.Verdict != push.Throttled || second.RetryAfter != time.Minute || len(second.Attempts) != 0 {
 			t.Errorf("closed scope: %+v", second)
 		}
-		if got := r.Send(t.Context(), newNotification("other")); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), &push.Call{Notification: newNotification("other")}); got.Verdict != push.Accepted {
 			t.Errorf("another device: %s", verdicts(got))
 		}
 	})
@@ -52,7 +52,7 @@ func TestRateLimitWaitersAreRejectedWhenScopeCloses(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 5 {
 			wg.Go(func() {
-				if got := r.Send(t.Context(), newNotification(fmt.Sprint(i))); got.Verdict != push.Throttled {
+				if got := r.Send(t.Context(), &push.Call{Notification: newNotification(fmt.Sprint(i))}); got.Verdict != push.Throttled {
 					t.Errorf("notification %d: %s", i, verdicts(got))
 				}
 			})
@@ -70,7 +70,7 @@ func TestScopeClosedBetweenAttemptsKeepsFirstOutcome(t *testing.T) {
 		r.Retry.Transient, r.Retry.Rand = 10*time.Second, maxJitter
 		r.RateLimiter = quota.New(quota.Config{})
 		time.AfterFunc(time.Second, func() { r.RateLimiter.Record(newNotification("other"), throttled(push.ScopeProject, time.Minute)) })
-		got := r.Send(t.Context(), newNotification("a"))
+		got := r.Send(t.Context(), &push.Call{Notification: newNotification("a")})
 		if verdicts(got) != "unavailable = unavailable" || got.RetryAfter != 51*time.Second {
 			t.Errorf("%s, Retry-After %v; want unavailable, 51 s", verdicts(got), got.RetryAfter)
 		}
@@ -95,7 +95,7 @@ func TestRateLimitHoldsAtThreeTimesTheQuota(t *testing.T) {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 				defer cancel()
-				if got := r.Send(ctx, newNotification(fmt.Sprint(i))); got.Verdict == push.Throttled && got.RetryAfter == 0 {
+				if got := r.Send(ctx, &push.Call{Notification: newNotification(fmt.Sprint(i))}); got.Verdict == push.Throttled && got.RetryAfter == 0 {
 					t.Errorf("notification %d was rejected without Retry-After", i)
 				}
 			})
@@ -125,7 +125,7 @@ func TestRateLimitWaitsWithinDeadline(t *testing.T) {
 		r.Observer.RateLimited = func(_ *push.Notification, wait time.Duration, _ bool) { waits = append(waits, wait) }
 		start := time.Now()
 		for i := range 3 {
-			if got := r.Send(t.Context(), newNotification(fmt.Sprint(i))); got.Verdict != push.Accepted {
+			if got := r.Send(t.Context(), &push.Call{Notification: newNotification(fmt.Sprint(i))}); got.Verdict != push.Accepted {
 				t.Fatal(verdicts(got))
 			}
 		}
@@ -139,11 +139,11 @@ func TestRateLimitWaitBeyondDeadlineFailsImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoute(t, &service{}, 4)
 		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
-		r.Send(t.Context(), newNotification("a"))
+		r.Send(t.Context(), &push.Call{Notification: newNotification("a")})
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		got := r.Send(ctx, newNotification("b"))
+		got := r.Send(ctx, &push.Call{Notification: newNotification("b")})
 		if got.Verdict != push.Throttled || got.RetryAfter != 10*time.Second || time.Since(start) != 0 {
 			t.Errorf("receipt %+v after %v", got, time.Since(start))
 		}
@@ -156,7 +156,7 @@ func TestRetryWaitBeyondDeadlineFailsImmediately(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		start := time.Now()
-		got := r.Send(ctx, newNotification("a"))
+		got := r.Send(ctx, &push.Call{Notification: newNotification("a")})
 		if verdicts(got) != "throttled = throttled" || got.RetryAfter != 3*time.Second || time.Since(start) != 0 {
 			t.Errorf("%s after %v", verdicts(got), time.Since(start))
 		}
@@ -170,7 +170,7 @@ func TestExpiredNotificationIsNotSent(t *testing.T) {
 		n, ttl := newNotification("a"), push.Duration(time.Minute)
 		n.TTL = &ttl
 		time.Sleep(time.Minute + 1)
-		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || len(s.visits) != 0 {
+		if got := r.Send(t.Context(), &push.Call{Notification: n}); got.Verdict != push.Expired || len(s.visits) != 0 {
 			t.Errorf("%s, %d visits", verdicts(got), len(s.visits))
 		}
 	})
@@ -181,11 +181,11 @@ func TestZeroTTLIsSentImmediately(t *testing.T) {
 		r := newRoute(t, scriptedService(unavailable), 2)
 		n, ttl := newNotification("a"), push.Duration(0)
 		n.TTL = &ttl
-		if got := r.Send(t.Context(), n); verdicts(got) != "unavailable accepted = accepted" {
+		if got := r.Send(t.Context(), &push.Call{Notification: n}); verdicts(got) != "unavailable accepted = accepted" {
 			t.Error(verdicts(got))
 		}
 		time.Sleep(2 * time.Second)
-		if got := r.Send(t.Context(), n); got.Verdict != push.Expired {
+		if got := r.Send(t.Context(), &push.Call{Notification: n}); got.Verdict != push.Expired {
 			t.Error(verdicts(got))
 		}
 	})
@@ -197,11 +197,11 @@ func TestZeroTTLCountsFromScheduledTime(t *testing.T) {
 		n, ttl := newNotification("a"), push.Duration(0)
 		n.TTL, n.SendAt = &ttl, n.AcceptedAt.Add(time.Hour)
 		time.Sleep(time.Hour)
-		if got := r.Send(t.Context(), n); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), &push.Call{Notification: n}); got.Verdict != push.Accepted {
 			t.Error(verdicts(got))
 		}
 		time.Sleep(2 * time.Second)
-		if got := r.Send(t.Context(), n); got.Verdict != push.Expired {
+		if got := r.Send(t.Context(), &push.Call{Notification: n}); got.Verdict != push.Expired {
 			t.Error(verdicts(got))
 		}
 	})
@@ -215,16 +215,16 @@ func TestNotificationExpiredWhileWaitingIsNotSent(t *testing.T) {
 			return accepted
 		}}
 		r := newRouteWithPool(t, s, pool.Config{Resolver: fixedResolver(1), Size: 1, MaxInFlight: 1}, 1)
-		go r.Send(t.Context(), newNotification("holds the lease"))
+		go r.Send(t.Context(), &push.Call{Notification: newNotification("holds the lease")})
 		synctest.Wait()
 
 		n, ttl := newNotification("late"), push.Duration(10*time.Second)
 		n.TTL = &ttl
 		time.AfterFunc(11*time.Second, func() { close(release) })
-		if got := r.Send(t.Context(), n); got.Verdict != push.Expired || s.visited("late") != nil {
+		if got := r.Send(t.Context(), &push.Call{Notification: n}); got.Verdict != push.Expired || s.visited("late") != nil {
 			t.Errorf("%s, visited %v", verdicts(got), s.visited("late"))
 		}
-		if got := r.Send(t.Context(), newNotification("next")); got.Verdict != push.Accepted {
+		if got := r.Send(t.Context(), &push.Call{Notification: newNotification("next")}); got.Verdict != push.Accepted {
 			t.Errorf("the unused lease was not returned: %s", verdicts(got))
 		}
 	})
@@ -252,7 +252,7 @@ func TestCancelledSend(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				time.AfterFunc(time.Second, cancel)
 				start := time.Now()
-				got := r.Send(ctx, repeatable("a"))
+				got := r.Send(ctx, &push.Call{Notification: repeatable("a")})
 				if verdicts(got) != c.want || time.Since(start) != time.Second {
 					t.Errorf("%s after %v, want %s after 1 s", verdicts(got), time.Since(start), c.want)
 				}
@@ -295,7 +295,7 @@ func TestCancelledSendAwaitsItsAttempt(t *testing.T) {
 				ctx, cancel := context.WithCancel(attempts)
 				time.AfterFunc(time.Second, cancel)
 				start := time.Now()
-				got := r.Send(push.WithAttemptContext(ctx, attempts), repeatable("a"))
+				got := r.Send(push.WithAttemptContext(ctx, attempts), &push.Call{Notification: repeatable("a")})
 				want := 3 * time.Second
 				if c.last == (push.Outcome{}) {
 					want = 5 * time.Second
@@ -319,7 +319,7 @@ func TestCancelledAttemptIsNoProviderFailure(t *testing.T) {
 		for range 200 {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Millisecond, cancel)
-			if got := r.Send(ctx, newNotification("a")); got.Verdict != push.Unknown {
+			if got := r.Send(ctx, &push.Call{Notification: newNotification("a")}); got.Verdict != push.Unknown {
 				t.Fatal(verdicts(got))
 			}
 		}
@@ -347,10 +347,10 @@ func TestCancelledRateLimitWaitIsAbandoned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoute(t, &service{}, 1)
 		r.RateLimiter = quota.New(quota.Config{Total: quota.Limit{Rate: 0.1, Burst: 1}})
-		r.Send(t.Context(), newNotification("a"))
+		r.Send(t.Context(), &push.Call{Notification: newNotification("a")})
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if got := r.Send(ctx, newNotification("b")); verdicts(got) != "= abandoned" {
+		if got := r.Send(ctx, &push.Call{Notification: newNotification("b")}); verdicts(got) != "= abandoned" {
 			t.Error(verdicts(got))
 		}
 	})
@@ -376,7 +376,7 @@ func TestRateLimitWaitLeavesTimeForAttempt(t *testing.T) {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 				defer cancel()
-				receipt := r.Send(ctx, newNotification(fmt.Sprint(i)))
+				receipt := r.Send(ctx, &push.Call{Notification: newNotification(fmt.Sprint(i))})
 				mu.Lock()
 				defer mu.Unlock()
 				verdictCounts[receipt.Verdict]++

@@ -21,15 +21,15 @@ func TestReceiptHasWarningsOnce(t *testing.T) {
 		if err := e.Check(n); err != nil || len(n.Warnings) != 1 {
 			t.Errorf("Check: %v, %+v", err, n.Warnings)
 		}
-		if r := e.Send(t.Context(), n); r.Verdict != push.Accepted || len(r.Attempts) != 2 || len(r.Warnings) != 1 || r.Warnings[0].Field != "token" {
+		if r := e.Send(t.Context(), &push.Call{Notification: n}); r.Verdict != push.Accepted || len(r.Attempts) != 2 || len(r.Warnings) != 1 || r.Warnings[0].Field != "token" {
 			t.Errorf("%+v", r)
 		}
 		strict := toToken("unusual", 2)
 		strict.Strict = true
-		if r := first.Send(t.Context(), strict); r.Verdict != push.Refused || r.Field != "token" || len(r.Attempts) != 0 {
+		if r := first.Send(t.Context(), &push.Call{Notification: strict}); r.Verdict != push.Refused || r.Field != "token" || len(r.Attempts) != 0 {
 			t.Errorf("strict: %+v", r)
 		}
-		if r := second.Send(t.Context(), toToken("usual", 3)); len(r.Warnings) != 0 {
+		if r := second.Send(t.Context(), &push.Call{Notification: toToken("usual", 3)}); len(r.Warnings) != 0 {
 			t.Errorf("%+v", r.Warnings)
 		}
 	})

@@ -54,7 +54,7 @@ func (c channelManagers) Manage(ctx context.Context, call push.ChannelCall) ([]p
 	}
 	operation := manager.provider.ChannelOperation(call)
 	channelRoute := delivery.Route{Executor: route.Executor, Provider: operation}
-	receipt := channelRoute.Send(ctx, n)
+	receipt := channelRoute.Send(ctx, &push.Call{Notification: n})
 	return operation.Channels(), receipt
 }
 

@@ -43,11 +43,11 @@ var (
 	_ delivery.Sender = (*Gateway)(nil)
 )
 
-// Send sends n with the configuration that is current when Send is called.
-func (g *Gateway) Send(ctx context.Context, n *push.Notification) push.Receipt {
+// Send sends c with the configuration that is current when Send is called.
+func (g *Gateway) Send(ctx context.Context, c *push.Call) push.Receipt {
 	snap := g.acquire()
 	defer snap.release()
-	return snap.table.Sender(n).Send(ctx, n)
+	return snap.table.Sender(c.Notification).Send(ctx, c)
 }
 
 // SendAll sends calls with the configuration that is current when SendAll is called.

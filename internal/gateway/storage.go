@@ -247,13 +247,13 @@ func (g *Gateway) sender() api.Sender {
 	return recordingSender{g}
 }
 
-// Send sends n. If n has an Idempotency-Key, each attempt is recorded on disk before it is made:
+// Send sends c. If it has an Idempotency-Key, each attempt is recorded on disk before it is made:
 // after a crash the caller repeats the call with the same key, and the gateway must know that the
 // notification may have been sent.
-func (r recordingSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
-	if len(n.KeyHash) > 0 {
-		n.BeforeAttempt = func(attempt int) error {
-			e := newEvent(n, push.StatusSending)
+func (r recordingSender) Send(ctx context.Context, c *push.Call) push.Receipt {
+	if len(c.KeyHash) > 0 {
+		c.BeforeAttempt = func(attempt int) error {
+			e := newEvent(c.Notification, push.StatusSending)
 			e.Attempt = attempt
 			if _, err := r.storage.Append(ctx, e); err != nil {
 				return fmt.Errorf("gateway: %w", err)
@@ -261,8 +261,8 @@ func (r recordingSender) Send(ctx context.Context, n *push.Notification) push.Re
 			return nil
 		}
 	}
-	receipt := r.Gateway.Send(ctx, n)
-	r.record(ctx, n, &receipt)
+	receipt := r.Gateway.Send(ctx, c)
+	r.record(ctx, c.Notification, &receipt)
 	return receipt
 }
 

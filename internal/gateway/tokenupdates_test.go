@@ -123,10 +123,10 @@ func TestTooManyTokenUpdatesPausesCredentialOnlyAsLongAsNeeded(t *testing.T) {
 			all.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 987*time.Millisecond) // a timeout that coincides with no other
 				defer cancel()
-				r.Send(ctx, &push.Notification{
+				r.Send(ctx, &push.Call{Notification: &push.Notification{
 					ID: fmt.Sprintf("00000000-0000-4000-8000-%012x", i), App: "shop", Platform: push.APNs, AcceptedAt: time.Now(),
 					Target: push.Target{Token: deviceToken}, Title: "Hi",
-				})
+				}})
 			})
 			time.Sleep(time.Second / perSecond)
 		}

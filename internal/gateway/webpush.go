@@ -52,16 +52,16 @@ type originRouter struct {
 
 var _ delivery.Sender = (*originRouter)(nil)
 
-// Send sends n to the push service of its subscription.
-func (o *originRouter) Send(ctx context.Context, n *push.Notification) push.Receipt {
+// Send sends c to the push service of its subscription.
+func (o *originRouter) Send(ctx context.Context, c *push.Call) push.Receipt {
 	started := time.Now()
-	route, outcome := o.route(ctx, n)
+	route, outcome := o.route(ctx, c.Notification)
 	if route != nil {
-		return route.Send(ctx, n)
+		return route.Send(ctx, c)
 	}
-	receipt := push.Receipt{ID: n.ID, Outcome: outcome}
+	receipt := push.Receipt{ID: c.ID, Outcome: outcome}
 	if o.observer.Ended != nil {
-		o.observer.Ended(n, receipt, time.Since(started))
+		o.observer.Ended(c.Notification, receipt, time.Since(started))
 	}
 	return receipt
 }

@@ -109,15 +109,15 @@ func traitOf(key string) uint32 {
 func (c *crashChild) Check(*push.Notification) error { return nil }
 
 // Send records the notification as arrived. It refuses one in ten at the first attempt.
-func (c *crashChild) Send(_ context.Context, n *push.Notification) push.Receipt {
+func (c *crashChild) Send(_ context.Context, n *push.Call) push.Receipt {
 	if n.BeforeAttempt(1) != nil {
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted}}
-	if c.refusesFirst(keyOf(n)) {
+	if c.refusesFirst(keyOf(n.Notification)) {
 		r.Outcome = push.Outcome{Verdict: push.Unavailable}
 	} else {
-		writeLines(c.arrived, keyOf(n)+":"+n.ID)
+		writeLines(c.arrived, keyOf(n.Notification)+":"+n.ID)
 	}
 	time.Sleep(rand.N(2 * time.Millisecond)) // a kill in this time leaves the attempt in doubt
 	r.Attempts = []push.Attempt{{Outcome: r.Outcome}}

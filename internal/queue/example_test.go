@@ -20,7 +20,7 @@ type channelSender chan string
 
 func (channelSender) Check(*push.Notification) error { return nil }
 
-func (s channelSender) Send(_ context.Context, n *push.Notification) push.Receipt {
+func (s channelSender) Send(_ context.Context, n *push.Call) push.Receipt {
 	if err := n.BeforeAttempt(1); err != nil { // for instance because it is cancelled
 		return push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Abandoned}}
 	}

@@ -235,22 +235,22 @@ func (s *fakeSender) Check(n *push.Notification) error {
 	return s.check(n)
 }
 
-func (s *fakeSender) Send(ctx context.Context, n *push.Notification) push.Receipt {
+func (s *fakeSender) Send(ctx context.Context, n *push.Call) push.Receipt {
 	r := push.Receipt{ID: n.ID, Outcome: push.Outcome{Verdict: push.Accepted, HTTP: 200}}
 	if n.BeforeAttempt != nil && n.BeforeAttempt(1) != nil {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}
 		return r
 	}
-	attempt := s.begin(n)
+	attempt := s.begin(n.Notification)
 	defer s.end()
-	if s.blocks != nil && s.blocks(n) {
+	if s.blocks != nil && s.blocks(n.Notification) {
 		select {
 		case <-s.released:
 		case <-ctx.Done():
 		}
 	}
 	if s.answer != nil {
-		r.Outcome = s.answer(n, attempt)
+		r.Outcome = s.answer(n.Notification, attempt)
 	}
 	if ctx.Err() == context.Canceled {
 		r.Outcome = push.Outcome{Verdict: push.Abandoned}

@@ -190,20 +190,19 @@ func (c *consumer) inDoubtReceipt(t *task) push.Receipt {
 // errCancelled, errSentElsewhere, or a failed append.
 func (c *consumer) attempt(ctx context.Context, t *task, recorded int) (receipt push.Receipt, started int, err error) {
 	n := *t.Notification
-	n.CanQueue = true
 	before := max(recorded, t.AttemptsStarted)
 	started = before
 	n.Retry = remainingAttempts(t.Notification.Retry, before)
-	n.BeforeAttempt = func(attempt int) error {
+	call := push.Call{Notification: &n, CanQueue: true, BeforeAttempt: func(attempt int) error {
 		err = c.beforeAttempt(ctx, t, before+attempt)
 		if err == nil {
 			started = before + attempt
 		}
 		return err
-	}
+	}}
 	sendCtx, stop := context.WithTimeout(ctx, c.cfg.SendTimeout)
 	defer stop()
-	receipt = c.cfg.Sender.Send(sendCtx, &n)
+	receipt = c.cfg.Sender.Send(sendCtx, &call)
 	receipt.Attempts = mergeAttempts(t.priorAttempts(), receipt.Attempts)
 	return receipt, started, err
 }
