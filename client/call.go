@@ -24,6 +24,8 @@ import (
 type call struct {
 	*Client
 	n        *push.Notification
+	several  bool // targets is in place of the target of n
+	targets  []push.Target
 	key      string // the Idempotency-Key, the same for all gateways
 	async    bool
 	trace    http.Header
@@ -60,7 +62,7 @@ func (c *call) run(ctx context.Context) (push.Receipt, error) {
 
 // request returns the request, which is the same for all gateways.
 func (c *call) request() (*wire.Request, error) {
-	body, err := encode(c.n)
+	body, err := c.encode()
 	if err != nil {
 		return nil, err
 	}
@@ -88,8 +90,19 @@ func (c *call) request() (*wire.Request, error) {
 	}, nil
 }
 
-// encode returns n as JSON.
-func encode(n *push.Notification) ([]byte, error) {
+func (c *call) encode() ([]byte, error) {
+	if !c.several {
+		return encode(c.n)
+	}
+	body, err := newWithTargets(c.n, c.targets)
+	if err != nil {
+		return nil, err
+	}
+	return encode(body)
+}
+
+// encode returns a notification as JSON.
+func encode(n any) ([]byte, error) {
 	text, err := json.Marshal(n)
 	if err != nil {
 		return nil, &push.FieldError{Field: invalidField(err), Reason: "InvalidJSON", Allowed: "valid JSON"}
@@ -130,7 +143,7 @@ func (c *call) attempt(ctx context.Context, conn wire.Doer, r *wire.Request) pus
 	if err != nil {
 		return push.NoResponse(err)
 	}
-	c.response = parseResponse(res)
+	c.response = parseResponse(res, c.several)
 	return c.response.outcome()
 }
 

@@ -23,7 +23,7 @@ import (
 const (
 	pingIdle        = 5 * time.Second // an idle connection is pinged after this time
 	livenessTimeout = 5 * time.Second // for the response of /livez
-	maxResponse     = 1 << 20
+	maxResponse     = 4 << 20         // enough for the receipts of 1,000 targets
 	responseGrace   = 2 * time.Second // added to the gateway's maximum response time
 )
 

@@ -4,6 +4,7 @@ package client
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 type response struct {
 	status  int
 	receipt push.Receipt
+	each    []push.Receipt // for a request with several targets
 	err     *Error
 	proxy   bool
 }
@@ -33,17 +35,31 @@ type problemDocument struct {
 
 const problemBase = "https://sluice-push.github.io/problems/"
 
-// parseResponse parses a response.
-func parseResponse(r *wire.Response) *response {
+// parseResponse parses a response. several says that the request had a list of targets.
+func parseResponse(r *wire.Response, several bool) *response {
 	a := &response{status: r.Status}
 	if r.Status == http.StatusOK || r.Status == http.StatusAccepted {
-		if err := json.Unmarshal(r.Body, &a.receipt); err == nil {
+		if a.parseReceipts(r.Body, several) == nil {
 			return a
 		}
 	}
 	a.parseProblem(r.Body)
 	a.err.RetryAfter = max(r.RetryAfter(), a.receipt.RetryAfter)
 	return a
+}
+
+func (r *response) parseReceipts(body []byte, several bool) error {
+	if !several {
+		return json.Unmarshal(body, &r.receipt)
+	}
+	var list struct {
+		Receipts []push.Receipt `json:"receipts"`
+	}
+	err := json.Unmarshal(body, &list)
+	if r.each = list.Receipts; err == nil && r.each == nil {
+		err = errors.New("client: no receipts")
+	}
+	return err
 }
 
 // parseProblem parses the problem in body.

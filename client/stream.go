@@ -231,7 +231,7 @@ func readRefusal(res *http.Response) *response {
 	if after := res.Header.Get("Retry-After"); after != "" {
 		wireRes.Header = []wire.Field{{Name: "retry-after", Value: after}}
 	}
-	return parseResponse(&wireRes)
+	return parseResponse(&wireRes, false)
 }
 
 // receipts reads the receipts line by line.
