@@ -59,7 +59,7 @@ func (e *benchEnv) applyTo(cfg *loadbench.Config) {
 			cfg.Apps = e.apps
 		}
 	}
-	cfg.Ledger, cfg.Script = e.Ledger, e.Script
+	cfg.Ledger, cfg.Script, cfg.Topic = e.Ledger, e.Script, e.APNsTopic
 	for _, c := range e.children {
 		cfg.Processes = append(cfg.Processes, loadbench.Process{Name: c.name, PID: c.cmd.Process.Pid})
 	}

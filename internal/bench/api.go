@@ -4,6 +4,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -43,7 +44,7 @@ func newAPI(c *Config) (api, error) {
 		}
 		return requests, nil
 	case "gorush":
-		return gorushAPI{httpRequest{base.JoinPath("api/push"), "application/json", "Bearer", c.Key}}, nil
+		return gorushAPI{httpRequest{base.JoinPath("api/push"), "application/json", "Bearer", c.Key}, c.Topic}, nil
 	case "pushsphere":
 		if c.Batch > 1 {
 			return nil, fmt.Errorf("bench: pushsphere's API has one notification per call: batch must be 1")
@@ -138,7 +139,8 @@ func (sluiceAPI) readResponse(p *parser, status int, body *body, n int, emit fun
 
 // commonNotification holds the members that the other APIs support.
 type commonNotification struct {
-	Platform, Token, Topic, Title, Body string
+	Platform, Token, Title, Body string
+	APNs                         struct{ Headers map[string]string }
 }
 
 // readCommon parses a notification of the mix for another API.
@@ -151,12 +153,16 @@ func readCommon(n json.RawMessage) (p commonNotification, err error) {
 
 // gorushAPI is the API of appleboy/gorush, POST /api/push, as described in its README. With sync:
 // true, gorush responds after the providers have and lists the failures.
-type gorushAPI struct{ httpRequest }
+type gorushAPI struct {
+	httpRequest
+	topic string
+}
 
-func (gorushAPI) translate(n json.RawMessage) (json.RawMessage, error) {
+func (g gorushAPI) translate(n json.RawMessage) (json.RawMessage, error) {
 	p, err := readCommon(n)
+	topic := cmp.Or(p.APNs.Headers["apns-topic"], g.topic)
 	return mustJSON(map[string]any{
-		"tokens": []string{p.Token}, "platform": map[string]int{"apns": 1, "fcm": 2}[p.Platform], "title": p.Title, "message": p.Body, "topic": p.Topic,
+		"tokens": []string{p.Token}, "platform": map[string]int{"apns": 1, "fcm": 2}[p.Platform], "title": p.Title, "message": p.Body, "topic": topic,
 	}), err
 }
 

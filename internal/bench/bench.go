@@ -27,6 +27,9 @@ type Config struct {
 	Apps []string
 	// API is sluice, gorush or pushsphere. The default is sluice.
 	API string
+	// Topic is the APNs topic for gorush, which expects one in each call. A notification of the mix with
+	// the header apns-topic overrides it.
+	Topic string
 	// Mix determines the notifications. The default is DefaultMix.
 	Mix *Mix
 	// Rate selects an open loop with this number of notifications per second. 0 selects a closed

@@ -304,11 +304,12 @@ func TestPeerAPIs(t *testing.T) {
 		}
 	}
 	url := serve(t, handler("/api/push", `{"success":"ok","counts":10,"logs":[{"type":"failed-push","error":"BadDeviceToken"}]}`))
-	r, err := bench.Run(t.Context(), bench.Config{URL: url, API: "gorush", Key: "k", Rate: 100, Batch: 10, Duration: 100 * time.Millisecond})
+	r, err := bench.Run(t.Context(), bench.Config{URL: url, API: "gorush", Key: "k", Topic: "com.example.app", Rate: 100, Batch: 10, Duration: 100 * time.Millisecond})
 	if err != nil || r.Verdicts["accepted"] != 9 || r.Reasons["failed: BadDeviceToken"] != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if list, _ := body["notifications"].([]any); len(list) != 10 || list[0].(map[string]any)["platform"] != 1.0 || authorization != "Bearer k" {
+	list, _ := body["notifications"].([]any)
+	if first, _ := list[0].(map[string]any); len(list) != 10 || first["platform"] != 1.0 || first["topic"] != "com.example.app" || authorization != "Bearer k" {
 		t.Errorf("%v, authorization %q", body, authorization)
 	}
 	url = serve(t, handler("/api/v1/line/prod/send", `{"status":"DEVICE_UNREGISTERED","resultSource":"PUSH_PROVIDER","reason":"gone"}`))
@@ -324,6 +325,7 @@ func TestRunRejectsInvalidConfig(t *testing.T) {
 		"rate -1":               {URL: "http://x", Rate: -1},
 		"unknown (allowed":      {URL: "http://x", API: "soap"},
 		"batch must be 1":       {URL: "http://x", API: "pushsphere", Batch: 2},
+		"only one app":          {URL: "http://x", API: "gorush", Apps: []string{"shop", "bank"}},
 		"faults need the URL":   {URL: "http://x", Faults: []byte("faults: []")},
 		"service: \"x\" is unk": {URL: "http://x", Script: "http://y", Faults: []byte("faults: [{service: x}]")},
 	} {
