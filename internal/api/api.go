@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -121,7 +122,36 @@ type server struct {
 // one, which does not change.
 type Handler struct {
 	chi.Router
+	send   http.Handler // of sendPath
 	server *server
+}
+
+// ServeHTTP serves a request. It takes the route of a single send itself: the router costs a tenth of
+// the handler's time.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if appOfSend(r) != "" {
+		r.Pattern = sendPath
+		h.send.ServeHTTP(w, r)
+		return
+	}
+	h.Router.ServeHTTP(w, r)
+}
+
+// sendPath is the path of a single send.
+const sendPath = "/v1/apps/{app}/notifications"
+
+var beforeApp, afterApp, _ = strings.Cut(sendPath, "{app}")
+
+// appOfSend returns the app in the path of a single send, or "" for another request.
+func appOfSend(r *http.Request) string {
+	app, ok := strings.CutSuffix(r.URL.Path, afterApp)
+	if !ok || r.Method != http.MethodPost || r.URL.RawPath != "" {
+		return ""
+	}
+	if app, ok = strings.CutPrefix(app, beforeApp); !ok || strings.Contains(app, "/") {
+		return ""
+	}
+	return app
 }
 
 // Replace tells a handler that next serves new requests from now on. Of the requests in progress,
@@ -155,16 +185,17 @@ func New(cfg Config) (*Handler, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{s.routes(), s}, nil
+	send := handle(s.authorize(scopeSend, s.send))
+	return &Handler{s.routes(send), s.observe(send), s}, nil
 }
 
-func (s *server) routes() chi.Router {
+func (s *server) routes(send http.HandlerFunc) chi.Router {
 	r := chi.NewRouter()
 	r.Use(s.observe, middleware.GetHead)
 	r.NotFound(handle(handleNotFound))
 	r.MethodNotAllowed(handle(handleMethodNotAllowed))
 
-	r.Post("/v1/apps/{app}/notifications", handle(s.authorize(scopeSend, s.send)))
+	r.Post(sendPath, send)
 	r.Post("/v1/apps/{app}/notifications/batch", handle(s.authorize(scopeSend, s.batch)))
 	r.Get("/v1/apps/{app}/notifications/{id}", handle(s.authorize(scopeRead, s.find)))
 	r.Delete("/v1/apps/{app}/notifications/{id}", handle(s.authorize(scopeSend, s.cancel)))

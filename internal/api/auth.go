@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -171,7 +172,7 @@ func (s *server) authorize(scope scopeSet, h handler) handler {
 		if p != nil {
 			return p
 		}
-		app := chi.URLParam(r, "app")
+		app := cmp.Or(appOfSend(r), chi.URLParam(r, "app"))
 		g, ok := grants[app]
 		if !ok {
 			return &problem{kind: wrongApp, detail: "a key is valid only for the apps that it is configured for"}

@@ -112,6 +112,14 @@ func TestUnknownPathOrMethod(t *testing.T) {
 	for _, path := range []string{"/", "/v1", "/v1/apps/shop", "/v2/apps/shop/notifications", singlePath + "/a/b", "/metrics", "/debug/pprof"} {
 		ts.wantProblem(ts.request("GET", path, ""), 404, "not-found")
 	}
+	for path, status := range map[string]int{
+		"/v1/apps//notifications": 403, singlePath + "/": 404, "/v1/apps/shop/x/notifications": 404, "/v1/apps/shop%2Fx/notifications": 403, "/v1/apps/notifications": 404,
+		"/v1/apps/%73hop/notifications": 403, "/v1/apps/shop/notifications?x=1": 200,
+	} {
+		if w := ts.request("POST", path, validBody); w.Code != status {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
 	w := ts.request("PUT", singlePath+"/x", "")
 	ts.wantProblem(w, 405, "method-not-allowed")
 	if got := w.Header().Values("Allow"); len(got) != 2 || got[0] != "GET" || got[1] != "DELETE" {
