@@ -23,17 +23,6 @@ type Request struct {
 	Timeout time.Duration
 }
 
-// With returns a copy of r with a further header field. It returns r if the name of the field is
-// empty.
-func (r *Request) With(f Field) *Request {
-	if f.Name == "" {
-		return r
-	}
-	with := *r
-	with.Header = append(append(make([]Field, 0, len(r.Header)+1), r.Header...), f)
-	return &with
-}
-
 // Field is one header field. Name must be in lower case.
 type Field struct {
 	Name, Value string

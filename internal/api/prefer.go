@@ -50,7 +50,10 @@ const maxWaitSeconds = 1 << 20
 // preferredWait returns how long the client waits for the verdict (RFC 7240 §4.3), or 0 if it does
 // not say. Invalid preferences are ignored, as the RFC requires.
 func preferredWait(r *http.Request) time.Duration {
-	value, _ := preference(r, "wait")
+	value, ok := preference(r, "wait")
+	if !ok {
+		return 0
+	}
 	seconds, err := strconv.Atoi(value)
 	if err != nil || seconds < 1 || seconds > maxWaitSeconds {
 		return 0

@@ -63,20 +63,6 @@ func (s *server) deliver(ctx context.Context, sub *submission) {
 	}
 }
 
-// sendContext returns the context of a send that is cancelled when the client disconnects, which ends
-// ctx: then it waits for nothing more. An attempt in flight goes on until its end, the timeout or the end
-// of parent, so that the history has its result.
-func sendContext(ctx, parent context.Context, timeout time.Duration) (send context.Context, cancel func()) {
-	attempts, cancelAttempts := context.WithTimeout(parent, timeout)
-	waits, cancelWaits := context.WithCancel(attempts)
-	stop := context.AfterFunc(ctx, cancelWaits)
-	return push.WithAttemptContext(waits, attempts), func() {
-		stop()
-		cancelWaits()
-		cancelAttempts()
-	}
-}
-
 // claimWithin is claim with the send timeout.
 func (s *server) claimWithin(ctx context.Context, sub *submission) bool {
 	ctx, cancel := context.WithTimeout(ctx, s.limits.SendTimeout)

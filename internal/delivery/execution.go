@@ -36,11 +36,7 @@ type execution struct {
 func (x *execution) run(ctx context.Context) push.Receipt {
 	x.deadline = sendDeadline(ctx, x.Notification)
 	for {
-		next := x.admit
-		if len(x.attempts) > 0 {
-			next = x.retry
-		}
-		if cause, ok := next(ctx); !ok {
+		if cause, ok := x.begin(ctx); !ok {
 			return x.finish(cause)
 		}
 		if cause, ok := x.waitRateLimit(ctx); !ok {
@@ -53,6 +49,14 @@ func (x *execution) run(ctx context.Context) push.Receipt {
 		}
 		x.attempt(ctx, lease)
 	}
+}
+
+// begin is admit before the first attempt, and retry before each further one.
+func (x *execution) begin(ctx context.Context) (cause push.Outcome, ok bool) {
+	if len(x.attempts) == 0 {
+		return x.admit(ctx)
+	}
+	return x.retry(ctx)
 }
 
 // admit acquires the concurrency limit of the gateway. While the provider is down, it also acquires a

@@ -68,11 +68,21 @@ func (r *Route) attempt(n *push.Notification, request *wire.Request) Attempt {
 		if failed != nil {
 			return *failed
 		}
-		response, err := lease.Do(ctx, request.With(field))
+		response, err := lease.Do(ctx, sign(request, field))
 		o := r.Provider.Judge(n, used, response, err)
 		r.Unregistered.record(n, o)
 		return o
 	}
+}
+
+// sign returns a copy of r with a further header field, unless its name is empty. It may use the spare
+// capacity of the header: the attempts at a notification follow each other.
+func sign(r *wire.Request, f wire.Field) *wire.Request {
+	signed := *r
+	if f.Name != "" {
+		signed.Header = append(r.Header, f)
+	}
+	return &signed
 }
 
 // Check validates n without sending it. The error of an invalid notification is a *push.FieldError.

@@ -204,7 +204,11 @@ func (p *part) send(ctx context.Context, items []item) {
 		return
 	}
 	p.used = used
-	p.lease.Start(signAll(p.items, field), p)
+	requests := make([]*wire.Request, len(p.items))
+	for n, i := range p.items {
+		requests[n] = sign(i.request, field)
+	}
+	p.lease.Start(requests, p)
 	ended := attempts.Done()
 	for left := len(p.items); left > 0; {
 		select {
@@ -248,20 +252,6 @@ func (p *part) sign(ctx context.Context) (field wire.Field, used any, failed *pu
 	n := p.items[0].Notification
 	defer p.recoverPanic(n, func(o push.Outcome) { failed = &o })
 	return p.Provider.Sign(ctx, n)
-}
-
-// signAll returns the requests of the items with a further header field. It leaves the requests of the
-// items unchanged, because later attempts are signed again. It may use the spare capacity of their
-// headers: the attempts at an item follow each other.
-func signAll(items []item, field wire.Field) []*wire.Request {
-	requests, signed := make([]wire.Request, len(items)), make([]*wire.Request, len(items))
-	for i := range items {
-		requests[i], signed[i] = *items[i].request, &requests[i]
-		if field.Name != "" {
-			requests[i].Header = append(requests[i].Header, field)
-		}
-	}
-	return signed
 }
 
 // process records results. It ends the items that were accepted, and continues with the others.

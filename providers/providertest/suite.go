@@ -8,6 +8,7 @@ package providertest
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,7 +31,11 @@ func Send(ctx context.Context, p Provider, conn wire.Doer, n *push.Notification,
 	if failed != nil {
 		return *failed
 	}
-	response, err := conn.Do(ctx, r.With(field))
+	signed := *r
+	if field.Name != "" {
+		signed.Header = append(slices.Clip(r.Header), field)
+	}
+	response, err := conn.Do(ctx, &signed)
 	return p.Judge(n, used, response, err)
 }
 
