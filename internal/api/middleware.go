@@ -111,7 +111,7 @@ func routeOf(r *http.Request) string {
 
 // requestID returns the X-Request-ID of the request if it is short and plain, otherwise a new one.
 func requestID(r *http.Request, now time.Time) string {
-	if id := r.Header.Get("X-Request-ID"); isPlain(id, 128) {
+	if id := r.Header.Get("X-Request-Id"); isPlain(id, 128) {
 		return id
 	}
 	return ids.next(now)

@@ -299,12 +299,12 @@ type NATS struct {
 type Limits struct {
 	// Maximum body size of a request with a single notification. Memory use grows with it.
 	Body Bytes `name:"body" default:"1MiB" allowed:"1KiB..64MiB"`
-	// Maximum number of notifications in a batch.
+	// Maximum number of notifications in a batch. Each target of an item counts.
 	Batch int `name:"batch" default:"10000" allowed:"1..1000000"`
 	// Maximum size of a notification in a batch.
 	BatchItem Bytes `name:"batch_item" default:"64KiB" allowed:"1KiB..1MiB"`
-	// Maximum notifications of one batch in flight at a time. A high value lets one caller crowd
-	// out the others.
+	// Maximum notifications of one batch, or of one call with several targets, in flight at a time.
+	// A high value lets one caller crowd out the others.
 	BatchInFlight int `name:"batch_in_flight" default:"512" allowed:"1..100000"`
 	// Timeout of a notification, with all its waits and attempts. When it expires, the response
 	// says what is known by then. Keep it above retry.attempt_timeout, and below drain.grace and
