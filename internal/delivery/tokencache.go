@@ -6,6 +6,7 @@ import (
 	"container/list"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-push/sluice/push"
@@ -19,7 +20,10 @@ type tokenCache[V any] struct {
 	mu      sync.Mutex
 	entries map[uint64]*list.Element // of *cacheEntry[V]
 	order   list.List                // newest first
+	size    atomic.Int32             // of entries, so that an empty cache needs no key
 }
+
+func (c *tokenCache[V]) empty() bool { return c.size.Load() == 0 }
 
 type cacheEntry[V any] struct {
 	key    uint64
@@ -57,6 +61,7 @@ func (c *tokenCache[V]) put(key uint64, value V, maxEntries int) {
 		c.evict(c.order.Back())
 	}
 	c.entries[key] = c.order.PushFront(&cacheEntry[V]{key: key, stored: time.Now(), value: value})
+	c.size.Add(1)
 }
 
 func (c *tokenCache[V]) remove(key uint64) {
@@ -70,6 +75,7 @@ func (c *tokenCache[V]) remove(key uint64) {
 // evict removes an entry. c.mu is held.
 func (c *tokenCache[V]) evict(element *list.Element) {
 	c.order.Remove(element)
+	c.size.Add(-1)
 	delete(c.entries, element.Value.(*cacheEntry[V]).key)
 }
 

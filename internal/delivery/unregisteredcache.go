@@ -27,7 +27,7 @@ type UnregisteredCache struct {
 
 // get returns the stored outcome of n's token.
 func (c *UnregisteredCache) get(n *push.Notification) (push.Outcome, bool) {
-	if c == nil || n.Kind() != push.ToToken {
+	if c == nil || c.cache.empty() || n.Kind() != push.ToToken {
 		return push.Outcome{}, false
 	}
 	return c.cache.get(c.cache.key(n), cmp.Or(c.TTL, 24*time.Hour))
@@ -43,7 +43,7 @@ func (c *UnregisteredCache) record(n *push.Notification, o push.Outcome) {
 		c.cache.put(c.cache.key(n), push.Outcome{
 			Verdict: o.Verdict, Reason: o.Reason, DeadSince: o.DeadSince, ForgetToken: true,
 		}, cmp.Or(c.MaxEntries, 100_000))
-	case o.Verdict == push.Accepted:
+	case o.Verdict == push.Accepted && !c.cache.empty():
 		c.cache.remove(c.cache.key(n))
 	}
 }
