@@ -26,7 +26,7 @@ type call struct {
 	n        *push.Notification
 	several  bool // targets is in place of the target of n
 	targets  []push.Target
-	key      string // the Idempotency-Key, the same for all gateways
+	key      string // the Idempotency-Key, the same for all gateways; empty for none
 	async    bool
 	trace    http.Header
 	response *response // of the last gateway
@@ -66,13 +66,15 @@ func (c *call) request() (*wire.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkKey(c.key); err != nil {
-		return nil, err
-	}
 	header := []wire.Field{
 		{Name: "content-type", Value: "application/json"},
 		{Name: "authorization", Value: "Bearer " + string(c.cfg.Key)},
-		{Name: "idempotency-key", Value: c.key, NeverIndexed: true},
+	}
+	if c.key != "" {
+		if err := checkKey(c.key); err != nil {
+			return nil, err
+		}
+		header = append(header, wire.Field{Name: "idempotency-key", Value: c.key, NeverIndexed: true})
 	}
 	if c.async {
 		header = append(header, wire.Field{Name: "prefer", Value: "respond-async"})

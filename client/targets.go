@@ -15,8 +15,9 @@ import (
 // an error of Send: a target with push.Unknown may have been reached. Otherwise there are no receipts,
 // and the *Error applies to all targets.
 //
-// n.ID is the Idempotency-Key of the call, as in Send. A repeated call returns the receipts of the
-// targets that have a result, and sends n to the others.
+// If n.ID is set, it is the Idempotency-Key of the call: a repeated call returns the receipts of the
+// targets that have a result, and sends n to the others. Without it, the gateway sends in runs, which
+// cost less, and cancels what has not been sent when ctx ends.
 func (c *Client) SendEach(ctx context.Context, n *push.Notification, targets []push.Target) ([]push.Receipt, error) {
 	ctx, cancel := c.withTimeout(ctx)
 	defer cancel()
@@ -39,7 +40,9 @@ func (c *Client) EnqueueEach(ctx context.Context, n *push.Notification, targets 
 
 func (c *Client) sendEach(ctx context.Context, n *push.Notification, targets []push.Target, async bool) ([]push.Receipt, error) {
 	call := c.call(ctx, n, async)
-	call.several, call.targets = true, targets
+	if call.several, call.targets = true, targets; !async {
+		call.key = n.ID
+	}
 	if _, err := call.run(ctx); err != nil {
 		return nil, err
 	}
