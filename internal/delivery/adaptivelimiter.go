@@ -38,6 +38,10 @@ type AdaptiveLimiter struct {
 	// MaxLimit is the upper bound of the limit; default 10000. A notification in flight takes about
 	// 10 KiB.
 	MaxLimit int
+	// Leases is the number of leases of healthy endpoints; default 0. The limiter never assumes that
+	// there are fewer: a lower number is measured while endpoints connect, and by chance while
+	// notifications are between the limit and their leases.
+	Leases int
 	// MaxQueue is the maximum number of notifications that wait; default 10000. Others are shed.
 	MaxQueue int
 	// Weights are the weights of apps by name; default 1 each.
@@ -114,7 +118,7 @@ func (a *AdaptiveLimiter) check(n *push.Call, inFlight, own int) push.Outcome {
 	switch {
 	case float64(inFlight) >= a.currentLimit()*limitFraction(n):
 		return push.Outcome{Verdict: push.Unsent, Reason: reasonOverloaded, RetryAfter: shedRetryAfter}
-	case a.leaseCapacity > 0 && float64(inFlight) >= a.leaseCapacity*borrowThreshold && a.exceedsShare(flowOf(n), own):
+	case a.leaseCapacity > 0 && float64(inFlight) >= max(a.leaseCapacity, float64(a.Leases))*borrowThreshold && a.exceedsShare(flowOf(n), own):
 		return push.Outcome{Verdict: push.Throttled, Reason: reasonOverShare, RetryAfter: shedRetryAfter}
 	}
 	return push.Outcome{}

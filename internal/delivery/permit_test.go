@@ -142,6 +142,29 @@ func TestRunCountsAsOneLeaseWaiter(t *testing.T) {
 	})
 }
 
+// While endpoints connect, few leases are taken and several notifications wait for one.
+func TestAppsMayUseLeasesOfConnectingEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for leases, want := range map[int]int{0: 5, 100: 80} {
+			a := AdaptiveLimiter{Leases: leases}
+			admitted := 0
+			for i := range 100 {
+				n := &push.Call{Notification: &push.Notification{App: []string{"shop", "bank"}[i%2]}}
+				p, err := a.acquire(t.Context(), n, 0)
+				if err != nil {
+					continue
+				}
+				if admitted++; admitted <= 3 {
+					p.leased(1)
+				}
+			}
+			if admitted != want {
+				t.Errorf("with %d leases of healthy endpoints, %d notifications of two apps are admitted, want %d", leases, admitted, want)
+			}
+		}
+	})
+}
+
 func TestReleasedRunAdmitsWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &ConcurrencyLimit{Max: 10}

@@ -235,7 +235,9 @@ func newUnregisteredCache(ttl time.Duration) *delivery.UnregisteredCache {
 // notifications wait during a cold start. Its limit never falls below 5/4 of the capacity.
 func newAdaptiveLimiter(c config.Pool, weights map[string]int) *delivery.AdaptiveLimiter {
 	capacity := c.Size * c.InFlight
-	return &delivery.AdaptiveLimiter{InitialLimit: max(4*capacity, 64), MinLimit: max(capacity*5/4, 64), MaxLimit: max(8*capacity, 10_000), Weights: weights}
+	return &delivery.AdaptiveLimiter{
+		InitialLimit: max(4*capacity, 64), MinLimit: max(capacity*5/4, 64), MaxLimit: max(8*capacity, 10_000), Leases: capacity, Weights: weights,
+	}
 }
 
 func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, error) {
