@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -36,7 +37,14 @@ type field struct {
 	preset   map[string]string // defaults of keys within the block that replace the block's own
 }
 
+// fieldCache holds the result of fieldsOf by type. Each app has the same blocks.
+var fieldCache sync.Map
+
+// fieldsOf returns the fields of a block. The caller must not change them.
 func fieldsOf(t reflect.Type) []field {
+	if cached, ok := fieldCache.Load(t); ok {
+		return cached.([]field)
+	}
 	fields := make([]field, t.NumField())
 	for i := range fields {
 		f := t.Field(i)
@@ -46,6 +54,7 @@ func fieldsOf(t reflect.Type) []field {
 			preset: parsePairs(f.Tag.Get("preset")),
 		}
 	}
+	fieldCache.Store(t, fields)
 	return fields
 }
 
