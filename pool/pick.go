@@ -34,8 +34,8 @@ func (p *Pool) Pick(ctx context.Context, tried Tried) (*Lease, error) { return p
 
 // PickN is Pick for n requests that are sent together. The lease is for at least one and at most n
 // of them: as many as have a free slot at the chosen endpoint and a stream on its connection. A
-// probe is a lease for one. A caller that waits has one place in the queue, and gets the slots that
-// are free when it is served. An n below 1 counts as 1.
+// probe is a lease for one. A caller that waits has one place in the queue. It is served when a quarter
+// of what it can get at most is free. An n below 1 counts as 1.
 func (p *Pool) PickN(ctx context.Context, tried Tried, n int) (*Lease, error) {
 	n = max(n, 1)
 	if !p.picked.Load() { // a store would contend with concurrent calls
@@ -102,6 +102,10 @@ func (p *Pool) leaseProbe(e *Endpoint) *Lease {
 	return nil
 }
 
+// minShare is the part of n that PickN waits for, as a divisor. If a caller got whatever is free, the
+// leases of a saturated pool would become ever smaller: the places of a lease come back together.
+const minShare = 4
+
 // leaseEndpoint takes up to n in-flight slots of e and its best connection. It returns retry if all
 // connections turned out to be draining.
 func (p *Pool) leaseEndpoint(e *Endpoint, n int) (lease *Lease, retry bool) {
@@ -113,7 +117,11 @@ func (p *Pool) leaseEndpoint(e *Endpoint, n int) (lease *Lease, retry bool) {
 		return nil, true
 	}
 	if n > 1 {
-		n = max(1, min(n, conn.freeStreams()))
+		free := min(conn.freeStreams(), e.freeSlots(p.cfg.MaxInFlight))
+		if free < min(n, e.capacity(p.cfg.MaxInFlight))/minShare {
+			return nil, false
+		}
+		n = max(1, min(n, free))
 	}
 	if n = e.acquire(n, p.cfg.MaxInFlight); n == 0 {
 		return nil, false
