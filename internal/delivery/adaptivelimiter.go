@@ -180,8 +180,8 @@ func (a *AdaptiveLimiter) currentLimit() float64 {
 func (a *AdaptiveLimiter) exceedsShare(flow flowKey, inFlight int) bool {
 	own := float64(max(a.Weights[flow.app], 1))
 	total := own
-	for other, count := range a.flows {
-		if other != flow && count > 0 {
+	for other := range a.flows {
+		if other != flow {
 			total += float64(max(a.Weights[other.app], 1))
 		}
 	}

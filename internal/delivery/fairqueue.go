@@ -17,7 +17,7 @@ import (
 type fairQueue struct {
 	mu       sync.Mutex
 	inFlight int
-	flows    map[flowKey]int // notifications in flight; there are few flows, so they are kept at 0
+	flows    map[flowKey]int // notifications in flight, at least 1
 	queue    fairqueue.Queue[flowKey, waiter]
 	shed     uint64
 }
@@ -167,15 +167,18 @@ func (q *fairQueue) start(n *push.Call, count int, l limiter) (granted int, caus
 		q.flows = make(map[flowKey]int)
 	}
 	flow := flowOf(n)
-	granted, cause = l.admit(n, count, q.flows[flow])
-	q.flows[flow] += granted
-	q.inFlight += granted
+	if granted, cause = l.admit(n, count, q.flows[flow]); granted > 0 {
+		q.flows[flow] += granted
+		q.inFlight += granted
+	}
 	return granted, cause
 }
 
 // finish ends count notifications of a flow and starts waiters. q.mu is held.
 func (q *fairQueue) finish(flow flowKey, count int, l limiter) {
-	q.flows[flow] -= count
+	if q.flows[flow] -= count; q.flows[flow] == 0 {
+		delete(q.flows, flow) // admit reads all flows
+	}
 	q.inFlight -= count
 	start := func(w waiter) bool {
 		granted, _ := q.start(w.n, 1, l)
