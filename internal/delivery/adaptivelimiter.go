@@ -72,26 +72,16 @@ const (
 	shedRetryAfter  = time.Second
 )
 
-// acquire waits for a place for n, or returns a *rejection. With the lease, the caller must call
-// leased of the permit.
-func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Call, maxWait time.Duration) (p permit, err error) {
+// acquire waits for places for count notifications like n, and returns for how many, or a *rejection.
+// With the leases, the caller must call leased of the permit.
+func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Call, count int, maxWait time.Duration) (p permit, granted int, err error) {
 	if a == nil {
-		return permit{}, nil
+		return permit{}, count, nil
 	}
-	if p, err = a.fairQueue.acquire(ctx, n, maxWait, cmp.Or(a.MaxQueue, 10_000), a); err == nil {
-		p.adaptive, p.unleased, p.start = a, 1, time.Now()
+	if p, granted, err = a.fairQueue.acquire(ctx, n, count, maxWait, cmp.Or(a.MaxQueue, 10_000), a); err == nil {
+		p.adaptive, p.unleased, p.start = a, granted, time.Now()
 	}
-	return p, err
-}
-
-// tryAcquireN takes up to count places for notifications like n, and returns how many.
-func (a *AdaptiveLimiter) tryAcquireN(n *push.Call, count int) (p permit, granted int) {
-	if a == nil {
-		return permit{}, count
-	}
-	p, granted = a.fairQueue.tryAcquireN(n, count, a)
-	p.adaptive, p.unleased, p.start = a, granted, time.Now()
-	return p, granted
+	return p, granted, err
 }
 
 // admit implements limiter.
@@ -216,5 +206,5 @@ func (a *AdaptiveLimiter) Status() LimitStatus {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return LimitStatus{Limit: int(a.currentLimit()), InFlight: a.inFlight, Waiting: a.queue.Len(), Shed: a.shed}
+	return LimitStatus{Limit: int(a.currentLimit()), InFlight: a.inFlight, Waiting: a.waiting, Shed: a.shed}
 }

@@ -32,20 +32,12 @@ type ConcurrencyLimit struct {
 // thresholdFactor is the maximum ratio of what a flow has in flight to what is free.
 const thresholdFactor = 4
 
-// acquire waits for a place for n, or returns a *rejection.
-func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Call, maxWait time.Duration) (permit, error) {
+// acquire waits for places for count notifications like n, and returns for how many, or a *rejection.
+func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Call, count int, maxWait time.Duration) (p permit, granted int, err error) {
 	if c == nil {
-		return permit{}, nil
+		return permit{}, count, nil
 	}
-	return c.fairQueue.acquire(ctx, n, maxWait, c.limit(), c)
-}
-
-// tryAcquireN takes up to count places for notifications like n, and returns how many.
-func (c *ConcurrencyLimit) tryAcquireN(n *push.Call, count int) (p permit, granted int) {
-	if c == nil {
-		return permit{}, count
-	}
-	return c.fairQueue.tryAcquireN(n, count, c)
+	return c.fairQueue.acquire(ctx, n, count, maxWait, c.limit(), c)
 }
 
 // admit implements limiter.
@@ -75,5 +67,5 @@ func (c *ConcurrencyLimit) Status() LimitStatus {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return LimitStatus{Limit: c.limit(), InFlight: c.inFlight, Waiting: c.queue.Len(), Shed: c.shed}
+	return LimitStatus{Limit: c.limit(), InFlight: c.inFlight, Waiting: c.waiting, Shed: c.shed}
 }

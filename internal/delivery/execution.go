@@ -63,7 +63,7 @@ func (x *execution) begin(ctx context.Context) (cause push.Outcome, ok bool) {
 // permit of the throttler: nothing should wait for the rate limit then.
 func (x *execution) admit(ctx context.Context) (cause push.Outcome, ok bool) {
 	var err error
-	if x.globalPermit, err = x.ConcurrencyLimit.acquire(ctx, x.Call, x.maxWait(ctx)); err != nil {
+	if x.globalPermit, _, err = x.ConcurrencyLimit.acquire(ctx, x.Call, 1, x.maxWait(ctx)); err != nil {
 		return x.shed(err), false
 	}
 	if x.Throttler.RejectionRate() > 0 {
@@ -125,7 +125,7 @@ func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok b
 // scope may have been closed.
 func (x *execution) acquireAdaptive(ctx context.Context) (cause push.Outcome, ok bool) {
 	var err error
-	if x.adaptivePermit, err = x.AdaptiveLimiter.acquire(ctx, x.Call, x.maxWait(ctx)); err != nil {
+	if x.adaptivePermit, _, err = x.AdaptiveLimiter.acquire(ctx, x.Call, 1, x.maxWait(ctx)); err != nil {
 		return x.shed(err), false
 	}
 	if !x.adaptivePermit.waited {

@@ -18,7 +18,8 @@ type fairQueue struct {
 	mu       sync.Mutex
 	inFlight int
 	flows    map[flowKey]int // notifications in flight, at least 1
-	queue    fairqueue.Queue[flowKey, waiter]
+	queue    fairqueue.Queue[flowKey, *waiter]
+	waiting  int // notifications in queue
 	shed     uint64
 }
 
@@ -95,49 +96,46 @@ type rejection struct{ push.Outcome }
 
 func (r *rejection) Error() string { return r.Reason }
 
-// waiter is a notification that waits.
+// waiter is a run that waits: one or more notifications like n.
 type waiter struct {
-	n     *push.Call
-	ready chan struct{} // closed when the notification has a place
+	n       *push.Call
+	count   int
+	ready   chan struct{} // closed when the run has places
+	granted int           // places; set before ready is closed
 }
 
-type waiterItem = fairqueue.Item[flowKey, waiter]
+type waiterItem = fairqueue.Item[flowKey, *waiter]
 
-// acquire waits for a place. It returns a *rejection if the limit rejects n, after at most maxWait
-// if n can queue and fewer than maxQueue wait.
-func (q *fairQueue) acquire(ctx context.Context, n *push.Call, maxWait time.Duration, maxQueue int, l limiter) (permit, error) {
-	item, cause := q.startOrQueue(n, maxQueue, l)
+// acquire waits for places for count notifications like n, and returns for how many of them, at least
+// one. It returns a *rejection if the limit rejects them, after at most maxWait if they can queue and
+// with them at most maxQueue wait.
+func (q *fairQueue) acquire(ctx context.Context, n *push.Call, count int, maxWait time.Duration, maxQueue int, l limiter) (p permit, granted int, err error) {
+	item, granted, cause := q.startOrQueue(n, count, maxQueue, l)
 	switch {
-	case item == nil && cause.Reason != "":
-		return permit{}, &rejection{cause}
+	case item == nil && granted == 0:
+		return permit{}, 0, &rejection{cause}
 	case item != nil && !q.wait(ctx, item, maxWait):
-		return permit{}, &rejection{orAbandoned(ctx, cause)}
+		return permit{}, 0, &rejection{orAbandoned(ctx, cause)}
+	case item != nil:
+		granted = item.Value.granted
 	}
-	return permit{limiter: l, flow: flowOf(n), waited: item != nil}, nil
+	return permit{limiter: l, flow: flowOf(n), waited: item != nil}, granted, nil
 }
 
-// tryAcquireN starts up to count notifications like n, and returns how many. It neither queues nor
-// sheds the others.
-func (q *fairQueue) tryAcquireN(n *push.Call, count int, l limiter) (p permit, granted int) {
+// startOrQueue starts some of count notifications like n. If none can start, it queues or sheds them.
+func (q *fairQueue) startOrQueue(n *push.Call, count, maxQueue int, l limiter) (item *waiterItem, granted int, cause push.Outcome) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	granted, _ = q.start(n, count, l)
-	return permit{limiter: l, flow: flowOf(n)}, granted
-}
-
-// startOrQueue starts n, queues it, or sheds it. The cause of a start is the zero Outcome.
-func (q *fairQueue) startOrQueue(n *push.Call, maxQueue int, l limiter) (item *waiterItem, cause push.Outcome) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	granted, cause := q.start(n, 1, l)
+	granted, cause = q.start(n, count, l)
 	switch {
-	case granted == 1:
-	case n.CanQueue && q.queue.Len() < maxQueue:
-		item = q.queue.Push(n.Lane.Priority(), flowOf(n), 1, waiter{n, make(chan struct{})})
-	default:
+	case granted > 0:
+	case n.CanQueue && q.waiting+count <= maxQueue:
+		item = q.queue.Push(n.Lane.Priority(), flowOf(n), 1, &waiter{n: n, count: count, ready: make(chan struct{})})
+		q.waiting += count
+	case count == 1: // a run that is rejected is not shed: its notifications are tried one by one
 		q.shed++
 	}
-	return item, cause
+	return item, granted, cause
 }
 
 // wait waits until an item has a place, and returns false if ctx or maxWait ends first.
@@ -153,9 +151,10 @@ func (q *fairQueue) wait(ctx context.Context, item *waiterItem, maxWait time.Dur
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.queue.Remove(item) {
-		return true // it got a place in the meantime
+		return true // it got places in the meantime
 	}
-	if !errors.Is(ctx.Err(), context.Canceled) {
+	q.waiting -= item.Value.count
+	if item.Value.count == 1 && !errors.Is(ctx.Err(), context.Canceled) {
 		q.shed++
 	}
 	return false
@@ -180,11 +179,12 @@ func (q *fairQueue) finish(flow flowKey, count int, l limiter) {
 		delete(q.flows, flow) // admit reads all flows
 	}
 	q.inFlight -= count
-	start := func(w waiter) bool {
-		granted, _ := q.start(w.n, 1, l)
-		return granted == 1
+	start := func(w *waiter) bool {
+		w.granted, _ = q.start(w.n, w.count, l)
+		return w.granted > 0
 	}
 	for item := q.queue.Pop(start); item != nil; item = q.queue.Pop(start) {
+		q.waiting -= item.Value.count
 		close(item.Value.ready)
 	}
 }

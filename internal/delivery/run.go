@@ -5,6 +5,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -15,18 +16,25 @@ import (
 )
 
 // SendAll sends calls of one app, platform and lane, and returns when all have ended. As many as the
-// limits allow at once are a run: they share their permits, a lease and a write for their first
-// attempts. The others, and those whose first attempt was not accepted, continue as in Send. ended
-// gets calls that have ended. It is called by several goroutines and must not keep the slice.
+// limits admit at once are a run: they share their permits, a lease and a write for their first
+// attempts. Those that a limit rejects, and those whose first attempt was not accepted, continue as in
+// Send. ended gets calls that have ended. It is called by several goroutines and must not keep the slice.
 func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	s := sending{Route: r, started: time.Now(), ended: ended}
 	defer s.others.Wait()
 	items := s.prepare(calls)
-	permits, granted := s.admit(items)
-	for _, i := range items[granted:] {
-		s.runAlone(ctx, i, &execution{})
+	for len(items) > 0 {
+		permits, places, admitted := s.admit(ctx, items)
+		run := items[:admitted]
+		for _, i := range items[admitted:places] {
+			s.runAlone(ctx, i, &execution{})
+		}
+		if items = items[places:]; len(items) == 0 {
+			s.sendRun(ctx, run, permits)
+		} else {
+			s.others.Go(func() { s.sendRun(ctx, run, permits) })
+		}
 	}
-	s.sendRun(ctx, items[:granted], permits)
 }
 
 // sending is the state of a SendAll.
@@ -104,27 +112,47 @@ type permits struct {
 	throttle         retry.Permit
 }
 
-// admit acquires permits for the first items, without waiting, and returns for how many.
-func (s *sending) admit(items []item) (p permits, granted int) {
-	if len(items) == 0 || s.Throttler.RejectionRate() > 0 {
-		return p, 0
+// admit acquires permits for the first items. It waits for places in the concurrency limits as one
+// caller, and returns for how many items it has got some. Of these, the rate limit and the throttler
+// have admitted the first ones; the others, which may have to wait by themselves, hold no permit. If a
+// concurrency limit rejects the run, no item is admitted.
+func (s *sending) admit(ctx context.Context, items []item) (p permits, places, admitted int) {
+	if s.Throttler.RejectionRate() > 0 {
+		return p, len(items), 0
 	}
-	ns := make([]*push.Notification, len(items))
-	for i := range items {
+	c, wait := items[0].Call, s.maxWait(ctx, items)
+	global, inFlight, err := s.ConcurrencyLimit.acquire(ctx, c, len(items), wait)
+	if err != nil {
+		return p, len(items), 0
+	}
+	adaptive, places, err := s.AdaptiveLimiter.acquire(ctx, c, inFlight, wait)
+	if err != nil {
+		global.releaseN(push.Outcome{}, 0, inFlight)
+		return p, len(items), 0
+	}
+	ns := make([]*push.Notification, places)
+	for i := range ns {
 		ns[i] = items[i].Notification
 	}
-	var inFlight, leases int
-	p.global, inFlight = s.ConcurrencyLimit.tryAcquireN(items[0].Call, len(items))
-	p.adaptive, leases = s.AdaptiveLimiter.tryAcquireN(items[0].Call, inFlight)
-	granted = s.RateLimiter.TryAcquireN(ns[:leases])
-	var err error
-	if p.throttle, err = s.Throttler.AcquireN(granted); err != nil {
-		s.RateLimiter.Return(ns[:granted])
-		granted = 0
+	admitted = s.RateLimiter.TryAcquireN(ns)
+	throttle, err := s.Throttler.AcquireN(admitted)
+	if err != nil {
+		s.RateLimiter.Return(ns[:admitted])
+		admitted = 0
 	}
-	p.adaptive.releaseN(push.Outcome{}, 0, leases-granted)
-	p.global.releaseN(push.Outcome{}, 0, inFlight-granted)
-	return p, granted
+	adaptive.releaseN(push.Outcome{}, 0, places-admitted)
+	global.releaseN(push.Outcome{}, 0, inFlight-admitted)
+	return permits{global, adaptive, throttle}, places, admitted
+}
+
+// maxWait returns how long a run may wait for places: until its first notification may not.
+func (s *sending) maxWait(ctx context.Context, items []item) time.Duration {
+	wait := time.Duration(math.MaxInt64)
+	for _, i := range items {
+		x := execution{Executor: s.Executor, deadline: sendDeadline(ctx, i.Notification)}
+		wait = min(wait, x.maxWait(ctx))
+	}
+	return wait
 }
 
 // release releases the permits of count items that have ended with o.
