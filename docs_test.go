@@ -111,7 +111,8 @@ type documentRun struct {
 func (r *documentRun) block(t *testing.T, b codeBlock) (string, error) {
 	switch b.language {
 	case "sh":
-		return r.command(t, "bash", "-euo", "pipefail", "-c", r.local(b.text))
+		const endJobs = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" // also when a command fails
+		return r.command(t, "bash", "-euo", "pipefail", "-c", endJobs+r.local(b.text))
 	case "python":
 		return r.command(t, "python3", "-c", r.local(b.text))
 	case "js":
