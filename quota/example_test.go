@@ -24,7 +24,7 @@ func ExampleRateLimiter_Acquire() {
 	limiter.Record(one, push.Outcome{Verdict: push.Throttled, Scope: push.ScopeDevice, RetryAfter: time.Minute})
 
 	_, err = limiter.Acquire(context.Background(), one, time.Second)
-	if rejected, ok := errors.AsType[*quota.RejectedError](err); ok {
+	if rejected, ok := errors.AsType[*push.RejectedError](err); ok {
 		fmt.Println("one: retry after", rejected.RetryAfter.Round(time.Second))
 	}
 	_, err = limiter.Acquire(context.Background(), other, time.Second)

@@ -7,7 +7,6 @@ package quota
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -119,20 +118,14 @@ func New(cfg Config) *RateLimiter {
 	return l
 }
 
-// RejectedError is the error of an attempt that is not allowed in time.
-type RejectedError struct {
-	// RetryAfter is the time after which to try again.
-	RetryAfter time.Duration
-}
+// ReasonClosed is the reason of a *push.RejectedError: a rate limit allows no attempt in time.
+const ReasonClosed = "GATE_CLOSED"
 
-// Error implements error.
-func (e *RejectedError) Error() string {
-	return fmt.Sprintf("quota: rate limit reached, retry after %v", e.RetryAfter)
-}
+func rejected(wait time.Duration) error { return push.Reject(push.Throttled, ReasonClosed, wait) }
 
 // Acquire waits until an attempt at n is allowed, at most for maxWait, and returns how long it
 // waited. If the estimated wait is longer, or if a scope closes for longer, it returns a
-// *RejectedError immediately. It returns the error of ctx when that ends first. After an error, no
+// *push.RejectedError with the verdict Throttled immediately. It returns the error of ctx when that ends first. After an error, no
 // token is taken.
 //
 // Only the shared scopes have a queue: the total, the topics and the operator's scopes. A
@@ -143,7 +136,7 @@ func (l *RateLimiter) Acquire(ctx context.Context, n *push.Notification, maxWait
 		return 0, nil
 	}
 	if wait, ok := l.targets.take(n); !ok {
-		return 0, &RejectedError{max(wait, l.closedFor())}
+		return 0, rejected(max(wait, l.closedFor()))
 	}
 	limiters := l.limitersFor(n)
 	if take(limiters, n, 1) == 1 {
@@ -158,14 +151,14 @@ func (l *RateLimiter) Acquire(ctx context.Context, n *push.Notification, maxWait
 	}
 	closed := l.RetryAfter(n) // another scope may have closed during the wait
 	if err == nil && closed > 0 {
-		err = &RejectedError{closed}
+		err = rejected(closed)
 	}
 	if err != nil {
 		restore(passed, 1)
 		l.targets.restore(n)
 	}
-	if rejected, ok := errors.AsType[*RejectedError](err); ok {
-		rejected.RetryAfter = max(rejected.RetryAfter, closed)
+	if r, ok := errors.AsType[*push.RejectedError](err); ok {
+		r.RetryAfter = max(r.RetryAfter, closed)
 	}
 	return time.Since(start), err
 }

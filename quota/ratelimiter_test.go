@@ -39,7 +39,7 @@ func throttled(scope push.Scope, after time.Duration) push.Outcome {
 // attempt waits for an attempt at n. If it is rejected, wait is the time after which to try again.
 func attempt(l *quota.RateLimiter, n *push.Notification, maxWait time.Duration) (wait time.Duration, ok bool) {
 	_, err := l.Acquire(context.Background(), n, maxWait)
-	if rejected, is := errors.AsType[*quota.RejectedError](err); is {
+	if rejected, is := errors.AsType[*push.RejectedError](err); is {
 		return rejected.RetryAfter, false
 	}
 	return 0, err == nil

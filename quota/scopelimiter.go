@@ -76,9 +76,9 @@ func (l *scopeLimiter) acquire(ctx context.Context, n *push.Notification, deadli
 	l.mu.Unlock()
 	switch err := ctx.Err(); {
 	case retryAfter > 0:
-		return &RejectedError{retryAfter}
+		return rejected(retryAfter)
 	case waiting && err == nil:
-		return &RejectedError{minClosed}
+		return rejected(minClosed)
 	case err != nil && !waiting: // the context ended when n got its token
 		l.restore(1)
 		return err
@@ -87,7 +87,7 @@ func (l *scopeLimiter) acquire(ctx context.Context, n *push.Notification, deadli
 	}
 }
 
-// takeOrQueue takes a token, queues n, or returns a *RejectedError.
+// takeOrQueue takes a token, queues n, or returns a *push.RejectedError.
 func (l *scopeLimiter) takeOrQueue(n *push.Notification, deadline time.Time) (*waiterItem, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -98,7 +98,7 @@ func (l *scopeLimiter) takeOrQueue(n *push.Notification, deadline time.Time) (*w
 	}
 	if wait := l.aimd.delay(now, ahead+1); now.Add(wait).After(deadline) {
 		l.rejected.count(now, 1)
-		return nil, &RejectedError{wait}
+		return nil, rejected(wait)
 	}
 	item := l.queue.Push(priority, n.App, weight, waiter{deadline: deadline, ready: make(chan struct{})})
 	if l.queue.Len() == 1 {

@@ -224,7 +224,7 @@ func TestScopeThatClosesDuringWaitRejectsAttempt(t *testing.T) {
 		time.AfterFunc(time.Second/2, func() { l.Record(toToken("a"), throttled(push.ScopeProject, time.Minute)) })
 		start := time.Now()
 		wait, err := l.Acquire(t.Context(), toTopic("news"), 10*time.Second)
-		rejected, ok := errors.AsType[*quota.RejectedError](err)
+		rejected, ok := errors.AsType[*push.RejectedError](err)
 		if !ok || rejected.RetryAfter != time.Minute-wait+time.Second/2 || wait != time.Since(start) || wait != time.Second {
 			t.Errorf("after %v: %v", wait, err)
 		}

@@ -42,7 +42,7 @@ func ExampleAdaptiveThrottler() {
 	var wait time.Duration
 	for range 100 {
 		permit, err := throttler.Acquire()
-		if err, ok := errors.AsType[*retry.RejectedError](err); ok {
+		if err, ok := errors.AsType[*push.RejectedError](err); ok {
 			wait, rejected = err.RetryAfter, rejected+1
 			continue
 		}

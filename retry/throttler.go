@@ -4,7 +4,6 @@ package retry
 
 import (
 	"cmp"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -63,16 +62,8 @@ type Permit struct {
 	generation int
 }
 
-// RejectedError is the error of a notification that must not be sent now.
-type RejectedError struct {
-	// RetryAfter is the time after which to try again: half a window.
-	RetryAfter time.Duration
-}
-
-// Error implements error.
-func (e *RejectedError) Error() string {
-	return fmt.Sprintf("retry: provider is down, retry after %v", e.RetryAfter)
-}
+// reasonProviderDown is the reason of a *push.RejectedError: the throttler rejects the notification.
+const reasonProviderDown = "PROVIDER_DOWN"
 
 const (
 	successCredit = 2
@@ -81,7 +72,7 @@ const (
 	maxDebt       = 14  // seven successful probes in a row make up for it
 )
 
-// Acquire counts a notification that is about to be sent. The error is a *RejectedError if it must
+// Acquire counts a notification that is about to be sent. The error is a *push.RejectedError if it must
 // not be sent. Otherwise, the caller must release the permit when the notification has ended.
 func (t *AdaptiveThrottler) Acquire() (Permit, error) { return t.AcquireN(1) }
 
@@ -108,7 +99,9 @@ func (t *AdaptiveThrottler) AcquireN(n int) (Permit, error) {
 	return Permit{t, t.generation}, nil
 }
 
-func (t *AdaptiveThrottler) rejected() error { return &RejectedError{t.windowSize() / 2} }
+func (t *AdaptiveThrottler) rejected() error {
+	return push.Reject(push.Unavailable, reasonProviderDown, t.windowSize()/2)
+}
 
 // probe reports whether this notification is one of the given share that is allowed during an
 // outage. Probes are spaced evenly with some jitter: if each were drawn at random, recovery could

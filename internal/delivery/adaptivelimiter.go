@@ -72,7 +72,7 @@ const (
 	shedRetryAfter  = time.Second
 )
 
-// acquire waits for places for count notifications like n, and returns for how many, or a *rejection.
+// acquire waits for places for count notifications like n, and returns for how many, or a *push.RejectedError.
 // With the leases, the caller must call leased of the permit.
 func (a *AdaptiveLimiter) acquire(ctx context.Context, n *push.Call, count int, maxWait time.Duration) (p permit, granted int, err error) {
 	if a == nil {

@@ -32,7 +32,7 @@ type ConcurrencyLimit struct {
 // thresholdFactor is the maximum ratio of what a flow has in flight to what is free.
 const thresholdFactor = 4
 
-// acquire waits for places for count notifications like n, and returns for how many, or a *rejection.
+// acquire waits for places for count notifications like n, and returns for how many, or a *push.RejectedError.
 func (c *ConcurrencyLimit) acquire(ctx context.Context, n *push.Call, count int, maxWait time.Duration) (p permit, granted int, err error) {
 	if c == nil {
 		return permit{}, count, nil

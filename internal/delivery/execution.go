@@ -10,7 +10,6 @@ import (
 
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
-	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
 )
 
@@ -77,7 +76,7 @@ func (x *execution) shed(err error) push.Outcome {
 	if expired(x.Notification) {
 		return expiredOutcome
 	}
-	cause := err.(*rejection).Outcome
+	cause := err.(*push.RejectedError).Outcome
 	x.Observer.shed(x.Notification, cause)
 	return cause
 }
@@ -90,10 +89,9 @@ func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
 		return push.Outcome{}, true
 	}
 	var err error
-	x.throttlePermit, err = x.Throttler.Acquire()
-	if rejected, ok := errors.AsType[*retry.RejectedError](err); ok {
+	if x.throttlePermit, err = x.Throttler.Acquire(); err != nil {
 		x.Observer.throttled(x.Notification)
-		return push.Outcome{Verdict: push.Unavailable, Reason: reasonProviderDown, RetryAfter: rejected.RetryAfter}, false
+		return err.(*push.RejectedError).Outcome, false
 	}
 	return push.Outcome{}, true
 }
@@ -106,13 +104,13 @@ func (x *execution) waitRateLimit(ctx context.Context) (cause push.Outcome, ok b
 		return expiredOutcome, false
 	}
 	wait, err := x.RateLimiter.Acquire(ctx, x.Notification, min(x.maxWait(ctx), x.Executor.Retry.MaxWait()))
-	rejected, ok := errors.AsType[*quota.RejectedError](err)
+	rejected, ok := errors.AsType[*push.RejectedError](err)
 	switch {
 	case ok && expired(x.Notification):
 		return expiredOutcome, false
 	case ok:
 		x.Observer.rateLimited(x.Notification, rejected.RetryAfter, false)
-		return rateLimited(rejected.RetryAfter), false
+		return rejected.Outcome, false
 	case err != nil:
 		return orAbandoned(ctx, rateLimited(time.Second)), false
 	case wait > 0:

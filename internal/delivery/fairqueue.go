@@ -91,11 +91,6 @@ func (p *permit) releaseN(_ push.Outcome, took time.Duration, count int) {
 	}
 }
 
-// rejection is the error of a notification that a limit rejects.
-type rejection struct{ push.Outcome }
-
-func (r *rejection) Error() string { return r.Reason }
-
 // waiter is a run that waits: one or more notifications like n.
 type waiter struct {
 	n       *push.Call
@@ -107,15 +102,15 @@ type waiter struct {
 type waiterItem = fairqueue.Item[flowKey, *waiter]
 
 // acquire waits for places for count notifications like n, and returns for how many of them, at least
-// one. It returns a *rejection if the limit rejects them, after at most maxWait if they can queue and
+// one. It returns a *push.RejectedError if the limit rejects them, after at most maxWait if they can queue and
 // with them at most maxQueue wait.
 func (q *fairQueue) acquire(ctx context.Context, n *push.Call, count int, maxWait time.Duration, maxQueue int, l limiter) (p permit, granted int, err error) {
 	item, granted, cause := q.startOrQueue(n, count, maxQueue, l)
 	switch {
 	case item == nil && granted == 0:
-		return permit{}, 0, &rejection{cause}
+		return permit{}, 0, &push.RejectedError{Outcome: cause}
 	case item != nil && !q.wait(ctx, item, maxWait):
-		return permit{}, 0, &rejection{orAbandoned(ctx, cause)}
+		return permit{}, 0, &push.RejectedError{Outcome: orAbandoned(ctx, cause)}
 	case item != nil:
 		granted = item.Value.granted
 	}

@@ -9,14 +9,13 @@ import (
 
 	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
+	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/wire"
 )
 
-// Reasons of outcomes that the gateway itself decides, in addition to those of the packages wire
-// and pool.
+// Reasons of outcomes that the gateway itself decides, in addition to those of the packages wire,
+// pool, quota and retry.
 const (
-	reasonGateClosed    = "GATE_CLOSED"    // a rate limit allows no attempt in time
-	reasonProviderDown  = "PROVIDER_DOWN"  // rejected by the throttler
 	reasonOverloaded    = "OVERLOADED"     // the adaptive limit is reached
 	reasonOverShare     = "APP_OVER_SHARE" // the leases are scarce and the app exceeds its share
 	reasonGatewayFull   = "GATEWAY_FULL"   // the concurrency limit of the gateway, or the app's part of it, is reached
@@ -74,7 +73,7 @@ func orAbandoned(ctx context.Context, o push.Outcome) push.Outcome {
 
 // rateLimited returns the outcome of a notification that a rate limit rejects for the given time.
 func rateLimited(wait time.Duration) push.Outcome {
-	return push.Outcome{Verdict: push.Throttled, Reason: reasonGateClosed, RetryAfter: wait}
+	return push.Outcome{Verdict: push.Throttled, Reason: quota.ReasonClosed, RetryAfter: wait}
 }
 
 var expiredOutcome = push.Outcome{Verdict: push.Expired, Reason: reasonTTLExpired}
