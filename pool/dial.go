@@ -4,11 +4,14 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"time"
 
 	"github.com/sluice-push/sluice/internal/panics"
+
+	"github.com/sluice-push/sluice/wire"
 )
 
 const (
@@ -170,6 +173,9 @@ func (p *Pool) retire(c *endpointConn, kind EventKind, reason string) {
 
 // connEnded is called when the Run of a connection has returned.
 func (p *Pool) connEnded(c *endpointConn, err error) {
+	if panicked, ok := errors.AsType[*wire.PanicError](err); ok {
+		p.cfg.Logger.Error("connection panicked, please report this bug", "pool", p.cfg.Name, "endpoint", c.endpoint.name, "err", panicked, "stack", panicked.Stack)
+	}
 	p.mu.Lock()
 	p.openConns--
 	if !c.retired.Swap(true) {

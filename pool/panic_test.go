@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/pool"
+	"github.com/sluice-push/sluice/wire"
 )
 
 // once panics in its first call.
@@ -76,6 +77,45 @@ func TestPanicIsAFailureThatThePoolRetries(t *testing.T) {
 		}
 		if strings.Contains(log.String(), "SECRET") {
 			t.Error("the log contains the value of a panic")
+		}
+	})
+}
+
+// endingConn is a connection whose Run returns an error.
+type endingConn struct {
+	err error
+	pool.Conn
+}
+
+func (c endingConn) Run(context.Context) error {
+	time.Sleep(time.Second)
+	return c.err
+}
+
+// A panic in a connection is reported with its stack, and the connection is replaced.
+func TestPanicOfConnectionIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		fake := newTestPool(t, 1, pool.Config{})
+		dials := 0
+		p, err := pool.New(pool.Config{
+			Name: "test", Size: 1, Resolver: fake, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			Dial: func(ctx context.Context, addr netip.AddrPort) (pool.Conn, error) {
+				conn, err := fake.dial(ctx, addr)
+				if dials++; dials == 1 {
+					return endingConn{&wire.Error{Reason: wire.LostAfterWrite, Err: &wire.PanicError{Stack: "STACK"}}, conn}, err
+				}
+				return conn, err
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fake.Pool = p
+		fake.run()
+		time.Sleep(time.Minute)
+		if n := strings.Count(log.String(), "connection panicked, please report this bug"); n != 1 || !strings.Contains(log.String(), "stack=STACK") || p.Ready() != nil {
+			t.Errorf("%d panics logged, ready: %v\n%s", n, p.Ready(), log.String())
 		}
 	})
 }
