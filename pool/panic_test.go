@@ -114,6 +114,7 @@ func TestPanicOfConnectionIsLogged(t *testing.T) {
 		fake.Pool = p
 		fake.run()
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if n := strings.Count(log.String(), "connection panicked, please report this bug"); n != 1 || !strings.Contains(log.String(), "stack=STACK") || p.Ready() != nil {
 			t.Errorf("%d panics logged, ready: %v\n%s", n, p.Ready(), log.String())
 		}
