@@ -174,9 +174,9 @@ func (q *fairQueue) finish(flow flowKey, count int, l limiter) {
 		delete(q.flows, flow) // admit reads all flows
 	}
 	q.inFlight -= count
-	start := func(w *waiter) bool {
+	start := func(w *waiter) int {
 		w.granted, _ = q.start(w.n, w.count, l)
-		return w.granted > 0
+		return w.granted
 	}
 	for item := q.queue.Pop(start); item != nil; item = q.queue.Pop(start) {
 		q.waiting -= item.Value.count

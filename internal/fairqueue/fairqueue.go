@@ -5,7 +5,7 @@
 // leaves.
 //
 // The order among flows is stride scheduling (Waldspurger and Weihl, 1995): each item that leaves
-// advances the pass of its flow by 1/weight, and the flow with the lowest pass is next. A flow that
+// advances the pass of its flow by its cost/weight, and the flow with the lowest pass is next. A flow that
 // was idle continues at its own pass, but at least at that of the flow that was served last, so it
 // gains nothing from its idle time.
 package fairqueue
@@ -137,15 +137,16 @@ func (q *Queue[K, T]) Remove(item *Item[K, T]) bool {
 	return true
 }
 
-// Pop takes the next item out of the queue that accept takes, or returns nil. It offers the first
-// item of each flow, lane by lane, and within a lane in the order of their passes. With a nil accept,
-// it takes the first one. It takes O(log flows) per offered item.
-func (q *Queue[K, T]) Pop(accept func(T) bool) *Item[K, T] {
+// Pop takes the next item out of the queue for which cost is positive, or returns nil. It offers the
+// first item of each flow, lane by lane, and within a lane in the order of their passes. The cost is
+// what the item uses of the share of its flow; with a nil cost, each item costs 1. Pop takes O(log
+// flows) per offered item.
+func (q *Queue[K, T]) Pop(cost func(T) int) *Item[K, T] {
 	for i := range q.lanes {
-		if item := q.lanes[i].pop(accept); item != nil {
+		if item, used := q.lanes[i].pop(cost); item != nil {
 			f, l := item.flow, &q.lanes[i]
 			l.pass = f.pass
-			f.pass += f.stride
+			f.pass += f.stride * float64(used)
 			heap.Fix(&l.order, f.index)
 			q.Remove(item)
 			return item
@@ -154,20 +155,23 @@ func (q *Queue[K, T]) Pop(accept func(T) bool) *Item[K, T] {
 	return nil
 }
 
-// pop returns the first item that accept takes. It leaves the item in its flow.
-func (l *lane[K, T]) pop(accept func(T) bool) *Item[K, T] {
+// pop returns the first item with a positive cost. It leaves the item in its flow.
+func (l *lane[K, T]) pop(cost func(T) int) (item *Item[K, T], used int) {
 	if len(l.order) == 0 {
-		return nil
+		return nil, 0
 	}
-	if accept == nil || accept(l.order[0].first.Value) {
-		return l.order[0].first
+	if cost == nil {
+		return l.order[0].first, 1
+	}
+	if used = cost(l.order[0].first.Value); used > 0 {
+		return l.order[0].first, used
 	}
 	for _, f := range slices.SortedFunc(slices.Values(l.order[1:]), compareFlows) {
-		if accept(f.first.Value) {
-			return f.first
+		if used = cost(f.first.Value); used > 0 {
+			return f.first, used
 		}
 	}
-	return nil
+	return nil, 0
 }
 
 // Ahead estimates the number of items that leave before one that is pushed now: all in higher lanes,

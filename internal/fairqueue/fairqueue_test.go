@@ -93,14 +93,40 @@ func TestPopOffersEveryFlowOnce(t *testing.T) {
 	q.Push(0, "b", 1, 2)
 	q.Push(1, "c", 1, 3)
 	var offered []int
-	if q.Pop(func(v int) bool { offered = append(offered, v); return false }) != nil || q.Len() != 3 {
+	if q.Pop(func(v int) int { offered = append(offered, v); return 0 }) != nil || q.Len() != 3 {
 		t.Error("an item left although it was not accepted")
 	}
 	if !slices.Equal(offered, []int{1, 2, 3}) {
 		t.Errorf("offered %v", offered)
 	}
-	if got := q.Pop(func(v int) bool { return v == 3 }); got == nil || got.Value != 3 || got.Waiting() {
+	if got := q.Pop(costOf(func(v int) bool { return v == 3 })); got == nil || got.Value != 3 || got.Waiting() {
 		t.Errorf("popped %+v", got)
+	}
+}
+
+// costOf returns a cost of 1 for the items that accept takes.
+func costOf(accept func(int) bool) func(int) int {
+	return func(v int) int {
+		if accept(v) {
+			return 1
+		}
+		return 0
+	}
+}
+
+// TestItemsUseShareByTheirCost pops items of two flows, one of which has items that cost 8.
+func TestItemsUseShareByTheirCost(t *testing.T) {
+	var q queue
+	for range 100 {
+		q.Push(0, "runs", 1, 8)
+		q.Push(0, "singles", 1, 1)
+	}
+	used := map[int]int{}
+	for range 90 {
+		used[q.Pop(func(v int) int { return v }).Value]++
+	}
+	if used[8] != 10 || used[1] != 80 {
+		t.Errorf("%d items that cost 8 and %d that cost 1, want 10 and 80", used[8], used[1])
 	}
 }
 
@@ -142,7 +168,7 @@ func TestQueueMatchesModel(t *testing.T) {
 			"pop": func(t *rapid.T) {
 				accepted := rapid.IntRange(1, 3).Draw(t, "accepted multiples")
 				accept := func(v int) bool { return v%accepted == 0 }
-				got := q.Pop(accept)
+				got := q.Pop(costOf(accept))
 				// the first items of the flows that accept would take, in the highest lane that has one
 				var candidates []entry
 				for lane := 0; lane < 3 && candidates == nil; lane++ {
