@@ -81,7 +81,7 @@ func TestDocumentedCommandsRun(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s:%d", b.file, b.line), func(t *testing.T) {
-				if strings.Contains(b.text, "curl") && os.Getenv("SLUICE_TEST_CLOCK_AHEAD") != "" {
+				if strings.Contains(b.text, "curl") && os.Getenv("TEST_CLOCK_AHEAD") != "" {
 					t.Skip("curl sees the real time, in which the certificates of this test are not valid yet")
 				}
 				out, err := run.block(t, b)

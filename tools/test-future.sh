@@ -18,6 +18,6 @@ printf '{"Replace": {"%s": "%s"}}\n' "$original" "$dir/time.go" >"$dir/overlay.j
 # GOFLAGS reaches the binaries that tests build, too.
 export GOFLAGS="${GOFLAGS:-} -overlay=$dir/overlay.json"
 # Documented commands of other programs, such as curl, would see the real time.
-export SLUICE_TEST_CLOCK_AHEAD=1
+export TEST_CLOCK_AHEAD=1
 [ $# -gt 0 ] || set -- ./...
 go test "$@"
