@@ -19,7 +19,7 @@ type Checkpoint struct {
 	// empty before the first.
 	After string `json:"after,omitempty"`
 	// DeadLettered are the ranges of events that were not delivered, oldest first, at most 100.
-	DeadLettered []Range `json:"parked,omitempty"`
+	DeadLettered []Range `json:"parked,omitempty"` // the name is kept for checkpoints of earlier versions
 	// Disabled is set after the receiver has disabled the webhook.
 	Disabled *Disabled `json:"disabled,omitempty"`
 }
@@ -48,20 +48,20 @@ type Status struct {
 	App  string `json:"app"`
 	Name string `json:"name"`
 	// Cursor is the cursor of the last event that was delivered, dead-lettered or filtered out.
-	Cursor string `json:"position,omitempty"`
+	Cursor string `json:"cursor,omitempty"`
 	// DeliveredUpTo is the time of the newest event that the receiver accepted.
-	DeliveredUpTo time.Time `json:"told_up_to,omitzero"`
+	DeliveredUpTo time.Time `json:"delivered_up_to,omitzero"`
 	// Delivered counts the events that the receiver accepted since the process started.
-	Delivered uint64 `json:"told"`
+	Delivered uint64 `json:"delivered"`
 	// DisabledSince is when the receiver disabled the webhook with the response 410; zero if it did not.
 	DisabledSince time.Time `json:"disabled_since,omitzero"`
 	// Failures counts the consecutive failed attempts, Reason is the error of the last one, and
 	// NextAttempt is the time of the next attempt.
 	Failures    int       `json:"failures"`
 	Reason      string    `json:"reason,omitempty"`
-	NextAttempt time.Time `json:"next_try,omitzero"`
+	NextAttempt time.Time `json:"next_attempt,omitzero"`
 	// DeadLettered are the ranges of events that were not delivered.
-	DeadLettered []Range `json:"parked,omitempty"`
+	DeadLettered []Range `json:"dead_lettered,omitempty"`
 }
 
 // Status returns a snapshot of the webhook.
