@@ -15,13 +15,15 @@ import (
 
 // recoveryRamp is the time in which a recovering zone goes from no load to its full load. The share
 // changes only at updates, about once a second. From its first call to 95 % of its load the zone
-// therefore takes one to two seconds less than this, and at least ten.
-const recoveryRamp = 12 * time.Second
+// therefore takes one to two seconds less than this. A zone whose gateways were cut off from the
+// provider too reconnects during the first seconds, and its load there grows faster: at least ten
+// seconds should be left of the ramp then.
+const recoveryRamp = 14 * time.Second
 
 // Prefer returns a picker that chooses a zone and lets next choose among its endpoints. The home
 // zone gets all traffic while at least 5 of 7 of its endpoints are healthy. Otherwise its overflow
 // goes to the other zones in proportion to their residual capacity. A recovering zone takes up its
-// load over twelve seconds. If less than half of all endpoints are healthy, zones are ignored. If the
+// load over fourteen seconds. If less than half of all endpoints are healthy, zones are ignored. If the
 // chosen zone has no candidate, another zone is used. With an empty home, Prefer returns next.
 func Prefer(home string, next pool.Picker) pool.Picker {
 	if home == "" {

@@ -50,16 +50,16 @@ func TestRecoveringZoneRampsUp(t *testing.T) {
 		t.Fatalf("a zone without healthy endpoints has share %v", p.shares["a"])
 	}
 	p.zonesNow["a"].healthy = 4
-	for second := 2; second <= 15; second++ {
+	for second := 2; second <= 17; second++ {
 		p.updateAt(time.Duration(second) * time.Second)
 		// What exceeds the residual capacity of b and c is spread over all zones, so a gets
 		// slightly more.
-		if want := math.Min(1, float64(second-2)/12); p.shares["a"] < want-epsilon || p.shares["a"] > want*1.06 {
-			t.Errorf("%d s after recovery the share is %v, want %v to 6%% more", second-2, p.shares["a"], want)
+		if want := math.Min(1, float64(second-2)/recoveryRamp.Seconds()); p.shares["a"] < want-epsilon || p.shares["a"] > want*1.07 {
+			t.Errorf("%d s after recovery the share is %v, want %v to 7%% more", second-2, p.shares["a"], want)
 		}
 	}
 	p.zonesNow["a"].healthy = 3 // fully recovered: no ramp for a smaller change
-	p.updateAt(16 * time.Second)
+	p.updateAt(18 * time.Second)
 	if p.shares["a"] != 1 {
 		t.Errorf("with 3 of 4 healthy the share is %v, want 1", p.shares["a"])
 	}
