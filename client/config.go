@@ -41,7 +41,8 @@ type Config struct {
 	Zone string
 	// Timeout applies to calls whose context has no deadline; default 30 s.
 	Timeout time.Duration
-	// Attempts is the maximum number of gateways to try while nothing has been sent; default 3.
+	// Attempts is the maximum number of gateways to try while nothing has been sent; default 5, so
+	// that a call leaves a zone of four gateways that cannot reach the provider.
 	Attempts int
 	// HedgeAfter is how long Send waits for the first gateway before it sends the same request to a
 	// second one; it returns the first verdict. The second gateway must share its Idempotency-Keys
@@ -112,7 +113,7 @@ func (c *Config) check() (*resolver, error) {
 
 func (c *Config) fill() {
 	c.Timeout = cmp.Or(c.Timeout, 30*time.Second)
-	c.Attempts = cmp.Or(c.Attempts, 3)
+	c.Attempts = cmp.Or(c.Attempts, 5)
 	c.InFlight = cmp.Or(c.InFlight, 256)
 	c.KeepaliveTimeout = cmp.Or(c.KeepaliveTimeout, 1500*time.Millisecond)
 	c.Streams = cmp.Or(c.Streams, 4)
