@@ -65,7 +65,7 @@ SEEDS ?= 200
 crash: ## kill a busy queue at SEEDS (default 200) random moments, also during repeated calls with Idempotency-Keys and send --file; count lost and repeated notifications; writes data/crash.json
 	SLUICE_CRASH_SEEDS=$(SEEDS) $(GO) test -timeout 0 -v -run TestKilledGatewayLosesNoTask ./internal/queue
 	@mkdir -p data
-	$(GO) run ./internal/scorecard -json data/crash.json -seeds $(SEEDS) S17
+	$(GO) run ./internal/scorecard -json data/crash.json -seeds $(SEEDS) -kills $(SEEDS) S17
 
 cluster: ## test queue, history and webhooks on a NATS cluster while its three servers are killed in turn
 	SLUICE_TEST_CLUSTER=1 $(GO) test -count=1 -p 1 -timeout 20m -v ./internal/queue ./internal/history

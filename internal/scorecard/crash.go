@@ -13,15 +13,16 @@ import (
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
-// seeds is the number of small queues in S17, in addition to the large one, and of kills during calls
-// with keys.
-var seeds = flag.Int("seeds", 5, "`number` of small queues, and of kills during calls with keys, in S17")
+var (
+	seeds = flag.Int("seeds", 5, "`number` of small queues in S17, in addition to the large one")
+	kills = flag.Int("kills", 5, "`number` of kills during calls with keys in S17")
+)
 
 // killRecovery is S17. It kills gateways at random moments and restarts them with the same
 // directory: first a gateway with 100,000 queued notifications, where it compares the drain rate
 // before and after a kill, then small ones repeatedly, then one whose callers repeat their calls.
 func killRecovery(s *scenario) {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(s.ctx), 8*time.Minute+time.Duration(*seeds)*time.Minute)
+	ctx, stop := context.WithTimeout(context.WithoutCancel(s.ctx), 8*time.Minute+time.Duration(*seeds+*kills)*time.Minute)
 	defer stop()
 	s.ctx = ctx
 	s.largeQueue(rand.New(rand.NewPCG(17, 0)))
@@ -37,7 +38,7 @@ func killRecovery(s *scenario) {
 	}
 	s.expect(fmt.Sprintf("%d small queues: accepted", *seeds), fmt.Sprint(total), true)
 	s.expectDelivery(all, *seeds*killsPerSeed)
-	s.keyedCalls(rand.New(rand.NewPCG(17, 1<<32)), *seeds)
+	s.keyedCalls(rand.New(rand.NewPCG(17, 1<<32)), *kills)
 }
 
 // expectDelivery records the delivery of acknowledged notifications after the given number of
