@@ -122,9 +122,12 @@ func waitConnected(c *client.Client, n int) {
 	})
 }
 
+// waitUntil panics if the condition stays false: a test that would hang fails.
 func waitUntil(condition func() bool) {
-	for !condition() {
-		time.Sleep(time.Millisecond)
+	for start := time.Now(); !condition(); time.Sleep(time.Millisecond) {
+		if time.Since(start) > testwait.Bound {
+			panic(fmt.Sprintf("waited %v", testwait.Bound))
+		}
 	}
 }
 

@@ -52,7 +52,8 @@ func (s *scenario) expectDelivery(c deliveryCounts, kills int) {
 
 // writeQueueConfig writes a configuration with a queue in a new directory.
 func (s *scenario) writeQueueConfig(m *mockprovider.Mock) (config string) {
-	return s.writeConfig(fmt.Sprintf("queue: {dir: %q}", s.newTempDir()), app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
+	// Without a large reserve: the directories of all queues exist until the end of the row.
+	return s.writeConfig(fmt.Sprintf("queue: {dir: %q, reserve: 1MiB}", s.newTempDir()), app{shopApp, apnsBlock(m, s.writeMockFiles(m), "")})
 }
 
 // mockWithDelay configures services with this median response time and four times that as 99th
