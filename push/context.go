@@ -8,7 +8,7 @@ type attemptContextKey struct{}
 
 // WithAttemptContext returns a context for a send whose attempts have a context of their own. When ctx
 // ends, the send waits for nothing more and starts no further attempt. An attempt in flight goes on
-// until attempts ends, so that its response is recorded although nobody waits for it.
+// until attempts ends, so that its response is recorded although the caller no longer waits.
 func WithAttemptContext(ctx, attempts context.Context) context.Context {
 	return context.WithValue(ctx, attemptContextKey{}, attempts)
 }

@@ -305,7 +305,7 @@ func (b *batch) flush() {
 }
 
 // splitRun splits pending into up to limit jobs that can be sent together, in their order, and the
-// others. A job with a key is sent by itself, because it may have to wait for an earlier request.
+// others. A job with a key is a run of one, because it may have to wait for an earlier request.
 func splitRun(pending []job, limit int) (run, others []job) {
 	first := pending[0]
 	for i, j := range pending {

@@ -137,7 +137,7 @@ func (x *execution) acquireAdaptive(ctx context.Context) (cause push.Outcome, ok
 }
 
 // acquireLease acquires the adaptive limit, the throttler and the lease of an endpoint, in this
-// order. The pool prefers endpoints that the delivery has not tried.
+// order. The pool prefers endpoints that the execution has not tried.
 func (x *execution) acquireLease(ctx context.Context) (lease *pool.Lease, cause push.Outcome) {
 	if cause, ok := x.acquireAdaptive(ctx); !ok {
 		return nil, cause
@@ -267,7 +267,7 @@ func (x *execution) remaining() time.Duration {
 	return time.Until(x.deadline)
 }
 
-// maxWait returns how long the delivery may wait in a queue. Of the caller's remaining time it
+// maxWait returns how long the execution may wait in a queue. Of the caller's remaining time it
 // reserves the attempt timeout for an attempt, but at most half: an attempt that starts at the
 // deadline would end with an unknown outcome.
 func (x *execution) maxWait(ctx context.Context) time.Duration {

@@ -114,7 +114,7 @@ type permits struct {
 
 // admit acquires permits for the first items. It waits for places in the concurrency limits as one
 // caller, and returns for how many items it has got some. Of these, the rate limit and the throttler
-// have admitted the first ones; the others, which may have to wait by themselves, hold no permit. If a
+// have admitted the first ones; the others, which may have to wait separately, hold no permit. If a
 // concurrency limit rejects the run, no item is admitted.
 func (s *sending) admit(ctx context.Context, items []item) (p permits, places, admitted int) {
 	if s.Throttler.RejectionRate() > 0 {

@@ -66,7 +66,7 @@ func (o *originRouter) Send(ctx context.Context, c *push.Call) push.Receipt {
 	return receipt
 }
 
-// SendAll sends each call by itself: the encryption of its payload costs more than a run would save.
+// SendAll sends each call separately: the encryption of its payload costs more than a run would save.
 func (o *originRouter) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	push.SendEach(ctx, calls, ended, o.Send)
 }

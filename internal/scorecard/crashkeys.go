@@ -39,7 +39,7 @@ func (s *scenario) keyedCalls(rng *rand.Rand, kills int) {
 	for range kills {
 		g := s.startProcess(config)
 		select {
-		case <-g.done: // it exited by itself
+		case <-g.done: // it exited before the kill
 		case <-time.After(300*time.Millisecond + time.Duration(rng.Int64N(int64(1700*time.Millisecond)))):
 		}
 		g.kill()
