@@ -68,7 +68,7 @@ var packages = map[string]packageRule{
 	"quota":                            {layer: 1, mayImport: []string{"internal/fairqueue", "push"}},
 	"internal/api":                     {layer: 1, mayImport: []string{"push"}, why: "it calls the gateway through interfaces of its own"},
 	"internal/quotalease":              {layer: 1, mayImport: []string{"internal/jetstream"}, why: "it sets rate limits through an interface of its own"},
-	"internal/queue":                   {layer: 1, mayImport: []string{"internal/jetstream", "internal/jsonobj", "push"}},
+	"internal/queue":                   {layer: 1, mayImport: []string{"internal/jetstream", "internal/jsonobj", "internal/panics", "push"}},
 	"internal/history":                 {layer: 1, mayImport: []string{"internal/jetstream", "push"}, why: "the queue calls it through an interface of its own"},
 	"internal/webhooks":                {layer: 1, mayImport: []string{"internal/panics", "internal/publicaddr", "push"}},
 	"internal/bench":                   {layer: 4, mayImport: []string{"internal/report", "mockprovider"}, why: "it calls every gateway over HTTP, as it calls the peers"},

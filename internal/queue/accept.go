@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -120,7 +121,11 @@ func (q *Queue) recordAccepted(ctx context.Context, groups map[destination]*grou
 func (q *Queue) appendGroup(ctx context.Context, g *group, errs []error) {
 	handle := q.handle(g.destination.partition)
 	before := [...]uint64{q.tasks.lastSeq.Load(), q.scheduled.lastSeq.Load()}
-	offsets, err := handle.writer.AppendAll(ctx, g.destination.subject(), g.encoded)
+	offsets := make([]jetstream.Offset, len(g.tasks)) // after a panic, none is known to be stored
+	err := panics.Recover(q.cfg.Logger, "append to "+g.destination.stream, func() (err error) {
+		offsets, err = handle.writer.AppendAll(ctx, g.destination.subject(), g.encoded)
+		return err
+	})
 	failed := &acceptance{written: true, before: before}
 	var index []int
 	for i, offset := range offsets {

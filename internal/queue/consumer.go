@@ -4,12 +4,15 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 const (
@@ -55,19 +58,22 @@ func (q *Queue) notifyPartition(p partition) {
 // consumers have ended.
 func (q *Queue) runConsumers(ctx, sendCtx context.Context) error {
 	var group errgroup.Group
-	ticker := time.NewTicker(discoverInterval)
-	defer ticker.Stop()
-	q.discover(ctx, sendCtx, &group)
-	for {
-		select {
-		case p := <-q.discovered:
-			q.startConsumer(ctx, sendCtx, &group, p)
-		case <-ticker.C:
-			q.discover(ctx, sendCtx, &group)
-		case <-ctx.Done():
-			return group.Wait()
+	err := panics.Restart(ctx, q.cfg.Logger, "search for queued tasks", func(ctx context.Context) error {
+		ticker := time.NewTicker(discoverInterval)
+		defer ticker.Stop()
+		q.discover(ctx, sendCtx, &group)
+		for {
+			select {
+			case p := <-q.discovered:
+				q.startConsumer(ctx, sendCtx, &group, p)
+			case <-ticker.C:
+				q.discover(ctx, sendCtx, &group)
+			case <-ctx.Done():
+				return nil
+			}
 		}
-	}
+	})
+	return errors.Join(err, group.Wait())
 }
 
 // discover starts a consumer for every partition in the streams.
@@ -102,14 +108,30 @@ func (c *consumer) run(ctx, sendCtx context.Context) error {
 	var processing sync.WaitGroup
 	defer processing.Wait()
 	messageSlots := make(chan struct{}, max(maxPull, c.cfg.InFlight/8))
-	for ctx.Err() == nil {
-		if err := c.pull(ctx, sendCtx, messageSlots, &processing); err != nil && ctx.Err() == nil {
-			c.cfg.Logger.Warn("cannot pull tasks", "app", c.partition.app, "lane", string(c.partition.lane), "err", err)
-			c.natsConsumer = nil
-			sleep(ctx, retryInterval)
+	return panics.Restart(ctx, c.cfg.Logger, c.taskName(), func(ctx context.Context) error {
+		for ctx.Err() == nil {
+			if err := c.pull(ctx, sendCtx, messageSlots, &processing); err != nil && ctx.Err() == nil {
+				c.cfg.Logger.Warn("cannot pull tasks", "app", c.partition.app, "lane", string(c.partition.lane), "err", err)
+				c.natsConsumer = nil
+				sleep(ctx, retryInterval)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
+}
+
+// taskName names the consumer in the log of a panic.
+func (c *consumer) taskName() string {
+	return "queue of " + c.partition.app + ", lane " + string(c.partition.lane)
+}
+
+// guard returns the result of work, or false if it panics.
+func (c *consumer) guard(work func() bool) (ok bool) {
+	_ = panics.Recover(c.cfg.Logger, c.taskName(), func() error {
+		ok = work()
+		return nil
+	})
+	return ok
 }
 
 // pull fetches messages and processes each in its own goroutine. It fetches no more than there are
@@ -142,7 +164,7 @@ func (c *consumer) pull(ctx, sendCtx context.Context, messageSlots chan struct{}
 		processing.Go(func() {
 			defer func() { <-messageSlots }()
 			defer c.inFlight.remove(m)
-			c.processMessage(ctx, sendCtx, m)
+			c.settle(ctx, m, c.guard(func() bool { return c.processMessage(ctx, sendCtx, m) }))
 		})
 	}
 	if err := batch.Error(); err != nil && pullCtx.Err() == nil {

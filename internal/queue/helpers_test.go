@@ -347,8 +347,14 @@ func openQueue(t testing.TB, dir string, j *memoryJournal, s *fakeSender, cfg qu
 
 func openQueueAt(t testing.TB, engineConfig jetstream.Config, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
 	t.Helper()
+	return openQueueWith(t, engineConfig, j, j, s, cfg)
+}
+
+// openQueueWith opens a queue with a journal that is based on j.
+func openQueueWith(t testing.TB, engineConfig jetstream.Config, journal queue.Journal, j *memoryJournal, s *fakeSender, cfg queue.Config) *fixture {
+	t.Helper()
 	engineConfig.Reserve = -1
-	cfg.Journal, cfg.Sender = j, s
+	cfg.Journal, cfg.Sender = journal, s
 	var q *queue.Queue
 	jetstreamtest.Retry(t, engineConfig, func() (err error) {
 		if cfg.Engine, err = jetstream.Open(t.Context(), engineConfig); err != nil {

@@ -11,9 +11,9 @@ import (
 
 // inFlightMessage is a message that this gateway is processing.
 type inFlightMessage struct {
-	msg         natsjs.Msg
-	key         messageKey
-	redelivered bool // delivered before, to this or another gateway
+	msg        natsjs.Msg
+	key        messageKey
+	deliveries int // including this one, and those to other gateways
 }
 
 type messageKey struct {
@@ -34,7 +34,7 @@ func (s *inFlightSet) add(msg natsjs.Msg) *inFlightMessage {
 	if err != nil {
 		return nil // not a message of a consumer
 	}
-	m := &inFlightMessage{msg: msg, key: messageKey{meta.Stream, meta.Sequence.Stream}, redelivered: meta.NumDelivered > 1}
+	m := &inFlightMessage{msg: msg, key: messageKey{meta.Stream, meta.Sequence.Stream}, deliveries: int(meta.NumDelivered)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if existing := s.held[m.key]; existing != nil {

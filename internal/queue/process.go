@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -19,6 +20,7 @@ import (
 const (
 	reasonInDoubt    = "IN_DOUBT"    // the gateway died during an attempt that must not be repeated
 	reasonTTLExpired = "TTL_EXPIRED" // no retry is possible before the TTL expires
+	reasonPanic      = "QUEUE_PANIC" // a bug, perhaps during an attempt
 )
 
 // Reasons why an attempt must not start: another event came first in the journal.
@@ -27,15 +29,14 @@ var (
 	errSentElsewhere = errors.New("queue: another copy of the notification is being sent")
 )
 
-// processMessage sends every task of h. It acknowledges h when all of them have ended or are
+// processMessage sends every task of m, and returns true when all of them have ended or are
 // rescheduled on disk.
-func (c *consumer) processMessage(ctx, sendCtx context.Context, m *inFlightMessage) {
+func (c *consumer) processMessage(ctx, sendCtx context.Context, m *inFlightMessage) bool {
 	tasks := c.decodeTasks(m)
 	slices.SortStableFunc(tasks, func(a, b *task) int { return a.Due.Compare(b.Due) })
-	states := c.loadStates(ctx, m.redelivered, tasks)
+	states := c.loadStates(ctx, m.deliveries > 1, tasks)
 	if states == nil {
-		c.nak(ctx, m)
-		return
+		return false
 	}
 	var unfinished atomic.Bool
 	var sends sync.WaitGroup
@@ -46,31 +47,32 @@ func (c *consumer) processMessage(ctx, sendCtx context.Context, m *inFlightMessa
 		}
 		sends.Go(func() {
 			defer func() { <-c.slots }()
-			if !c.process(sendCtx, t, states[t.ID]) {
+			if !c.guard(func() bool { return c.process(sendCtx, t, states[t.ID]) }) {
 				unfinished.Store(true)
 			}
 		})
 	}
 	sends.Wait()
-	if unfinished.Load() {
-		c.nak(ctx, m)
-		return
-	}
-	// If the acknowledgement is lost, the message is redelivered, and the journal shows that its
-	// tasks have ended.
-	if err := c.inFlight.latest(m).Ack(); err != nil {
-		c.cfg.Logger.Debug("cannot acknowledge a message", "err", err)
-	}
+	return !unfinished.Load()
 }
 
-// nak asks the server to redeliver h: immediately if this gateway drains. If the request is lost,
-// ackWait has the same effect.
-func (c *consumer) nak(ctx context.Context, m *inFlightMessage) {
-	if ctx.Err() != nil {
-		_ = c.inFlight.latest(m).Nak()
-		return
+// settle acknowledges a message whose tasks are finished. Otherwise it asks the server to redeliver
+// it: immediately if this gateway drains, and with a growing delay if it does not, because the cause
+// can be a panic that occurs each time. If a request is lost, the message is redelivered after
+// ackWait, and the journal shows which of its tasks have ended.
+func (c *consumer) settle(ctx context.Context, m *inFlightMessage, finished bool) {
+	var err error
+	switch msg := c.inFlight.latest(m); {
+	case finished:
+		err = msg.Ack()
+	case ctx.Err() != nil:
+		err = msg.Nak()
+	default:
+		err = msg.NakWithDelay(max(ackWait, backoff(m.deliveries)))
 	}
-	_ = c.inFlight.latest(m).NakWithDelay(ackWait)
+	if err != nil {
+		c.cfg.Logger.Debug("cannot acknowledge a message", "err", err)
+	}
 }
 
 // decodeTasks returns the tasks of a message. It logs and skips those that it cannot decode.
@@ -140,11 +142,48 @@ func (c *consumer) waitUntilDue(ctx context.Context, t *task) bool {
 // process sends t until it has ended or is rescheduled, and returns true when that is on disk. It
 // returns false if the message must be redelivered: ctx has ended, or another copy of t is being
 // sent.
-func (c *consumer) process(ctx context.Context, t *task, s State) bool {
+func (c *consumer) process(ctx context.Context, t *task, s State) (finished bool) {
 	if !c.begin(ctx, t, &s) {
 		return false
 	}
 	defer c.processing.end(t.ID)
+	err := panics.Recover(c.cfg.Logger, c.taskName(), func() error {
+		finished = c.sendTask(ctx, t, s)
+		return nil
+	})
+	if err != nil {
+		return c.finishPanicked(ctx, t, s)
+	}
+	return finished
+}
+
+// finishPanicked ends or reschedules t after a panic; s is the state before it. The panic counts as
+// an attempt with an unknown outcome, also if it occurred before the attempt was recorded. So a panic
+// that occurs each time ends t.
+func (c *consumer) finishPanicked(ctx context.Context, t *task, s State) bool {
+	started := max(s.Attempt, t.AttemptsStarted) + 1
+	c.caughtUp.Store(false)
+	states := c.loadStates(ctx, false, []*task{t})
+	if states == nil {
+		return false
+	}
+	s = states[t.ID]
+	if isEnded(s.Status) || isWaiting(s.Status) && s.Attempt >= started { // recorded before the panic
+		return true
+	}
+	if s.Attempt < started {
+		if err := c.beforeAttempt(ctx, t, started); err != nil {
+			return errors.Is(err, errCancelled)
+		}
+	}
+	panicked := push.Outcome{Verdict: push.Unknown, Reason: reasonPanic}
+	receipt := push.Receipt{ID: t.ID, Outcome: panicked}
+	receipt.Attempts = mergeAttempts(t.priorAttempts(), []push.Attempt{{Started: time.Now().UTC(), Outcome: panicked}})
+	return c.finish(ctx, t, receipt, max(started, s.Attempt))
+}
+
+// sendTask is process for a task that no other goroutine handles.
+func (c *consumer) sendTask(ctx context.Context, t *task, s State) bool {
 	for {
 		switch {
 		case isEnded(s.Status), s.Attempt > t.AttemptsStarted && isWaiting(s.Status): // t is an old copy of a rescheduled task

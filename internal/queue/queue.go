@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -141,9 +142,10 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	if cfg.Engine == nil || cfg.Sender == nil || cfg.Journal == nil {
 		return nil, errors.New("queue: Engine, Sender and Journal are required")
 	}
+	cfg = cfg.withDefaults()
 	q := &Queue{
-		cfg: cfg.withDefaults(), js: cfg.Engine.JetStream(), consumers: map[partition]*consumer{}, discovered: make(chan partition, 64), draining: make(chan struct{}),
-		loader: newStateLoader(cfg.Journal), recovering: semaphore.NewWeighted(1),
+		cfg: cfg, js: cfg.Engine.JetStream(), consumers: map[partition]*consumer{}, discovered: make(chan partition, 64), draining: make(chan struct{}),
+		loader: newStateLoader(cfg.Journal, cfg.Logger), recovering: semaphore.NewWeighted(1),
 		unresolved: map[string]*acceptance{}, toResolve: make(chan *acceptance), stopped: make(chan struct{}),
 	}
 	q.closeDraining = sync.OnceFunc(func() { close(q.draining) })
@@ -208,7 +210,9 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer stopWriting()
 	var writers, background, accepting errgroup.Group
 	accepting.Go(func() error { return q.runResolvers(ctx) })
-	accepting.Go(func() error { return q.runRecovery(ctx) })
+	accepting.Go(func() error {
+		return panics.Restart(ctx, q.cfg.Logger, "comparison of the history with the queue", q.runRecovery)
+	})
 	for _, w := range []*jetstream.Writer{q.tasks.writer, q.scheduled.writer} {
 		writers.Go(func() error { return w.Run(writeCtx) })
 	}
@@ -217,7 +221,12 @@ func (q *Queue) Run(ctx context.Context) error {
 	sendCtx, cancelSends := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelSends()
 	drained := make(chan struct{})
-	background.Go(func() error { q.sendInProgress(drained); return nil })
+	background.Go(func() error {
+		return panics.Restart(sendCtx, q.cfg.Logger, "acknowledgement timers of the queue", func(context.Context) error {
+			q.sendInProgress(drained)
+			return nil
+		})
+	})
 	background.Go(func() error { q.loader.run(sendCtx, drained); return nil })
 	background.Go(func() error { q.enforceGrace(ctx, drained, stopPulling, cancelSends); return nil })
 	err := q.runConsumers(pullCtx, sendCtx)

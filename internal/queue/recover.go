@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -43,7 +44,7 @@ func (q *Queue) runRecovery(ctx context.Context) error {
 // recoverSettled calls recover until it succeeds or ctx ends.
 func (q *Queue) recoverSettled(ctx context.Context) {
 	for warned := false; ; warned = true {
-		err := q.recoverUpTo(ctx, q.settledSeq.Load())
+		err := q.recoverSince(ctx, math.MaxUint64)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
@@ -66,14 +67,7 @@ func (q *Queue) Confirm(ctx context.Context, id string) (waits bool, err error) 
 	}
 	states, err := q.cfg.Journal.States(ctx, []string{id})
 	if seq := states[id].Offset.Seq; err == nil && seq <= q.settledSeq.Load() && seq > q.recoveredSeq.Load() {
-		if err = q.recovering.Acquire(ctx, 1); err != nil {
-			return false, fmt.Errorf("queue: %w", err)
-		}
-		if seq > q.recoveredSeq.Load() {
-			err = q.recover(ctx, q.settledSeq.Load())
-		}
-		q.recovering.Release(1)
-		if err == nil {
+		if err = q.recoverSince(ctx, seq); err == nil {
 			states, err = q.cfg.Journal.States(ctx, []string{id})
 		}
 	}
@@ -86,12 +80,16 @@ func (q *Queue) Confirm(ctx context.Context, id string) (waits bool, err error) 
 	return isWaiting(states[id].Status), nil
 }
 
-func (q *Queue) recoverUpTo(ctx context.Context, seq uint64) error {
+// recoverSince calls recover, unless an earlier call has checked the event at seq.
+func (q *Queue) recoverSince(ctx context.Context, seq uint64) error {
 	if err := q.recovering.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer q.recovering.Release(1)
-	return q.recover(ctx, seq)
+	if seq <= q.recoveredSeq.Load() {
+		return nil
+	}
+	return q.recover(ctx, q.settledSeq.Load())
 }
 
 // recover ends the notifications that have not ended according to the events up to seq, and that have

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -63,7 +64,12 @@ func (q *Queue) runResolvers(ctx context.Context) error {
 	for {
 		select {
 		case a := <-q.toResolve:
-			resolvers.Go(func() error { q.resolve(ctx, a); return nil })
+			resolvers.Go(func() error {
+				return panics.Restart(ctx, q.cfg.Logger, "search for tasks after a failed write", func(ctx context.Context) error {
+					q.resolve(ctx, a)
+					return nil
+				})
+			})
 		case <-ctx.Done():
 			close(q.stopped)
 			return resolvers.Wait()

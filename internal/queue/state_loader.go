@@ -5,13 +5,17 @@ package queue
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // stateLoader reads states from the journal. It combines the calls that arrive during one read into
 // the next.
 type stateLoader struct {
 	journal Journal
+	log     *slog.Logger
 	wake    chan struct{} // receives a value when next is set
 
 	mu   sync.Mutex
@@ -26,8 +30,8 @@ type stateBatch struct {
 	err    error
 }
 
-func newStateLoader(j Journal) *stateLoader {
-	return &stateLoader{journal: j, wake: make(chan struct{}, 1)}
+func newStateLoader(j Journal, log *slog.Logger) *stateLoader {
+	return &stateLoader{journal: j, log: log, wake: make(chan struct{}, 1)}
 }
 
 // load returns the state of a notification at the time of the call or later. It blocks unless run
@@ -77,10 +81,12 @@ func (l *stateLoader) flush(ctx context.Context) {
 	if b == nil {
 		return
 	}
-	states, err := l.journal.States(ctx, b.ids)
+	err := panics.Recover(l.log, "states of queued notifications", func() (err error) {
+		b.states, err = l.journal.States(ctx, b.ids)
+		return err
+	})
 	if err != nil {
-		err = fmt.Errorf("queue: %w", err)
+		b.err = fmt.Errorf("queue: %w", err)
 	}
-	b.states, b.err = states, err
 	close(b.done)
 }

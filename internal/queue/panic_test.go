@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package queue_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/queue"
+	"github.com/sluice-push/sluice/internal/testwait"
+	"github.com/sluice-push/sluice/push"
+)
+
+// lockedBuffer is a log that can be read while it is written.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// panickingSender panics for the notifications of shop: before the attempt is recorded if the title is
+// "early", and otherwise in the attempt.
+type panickingSender struct{ *fakeSender }
+
+func (s panickingSender) Send(ctx context.Context, n *push.Call) push.Receipt {
+	if n.App == "shop" && n.Title == "early" {
+		panic("SECRET")
+	}
+	return s.fakeSender.Send(ctx, n)
+}
+
+// TestPanicCountsAsUnknownAttempt sends notifications whose attempts panic each time. Each ends as after
+// unknown results, the audit is clean, and those of another app are sent.
+func TestPanicCountsAsUnknownAttempt(t *testing.T) {
+	t.Parallel()
+	engineConfig, text := jetstreamtest.Config(t, t.TempDir()), new(lockedBuffer)
+	engineConfig.Reserve = -1
+	s := newFakeSender()
+	s.answer = func(n *push.Notification, _ int) push.Outcome {
+		if n.App == "shop" {
+			panic("SECRET")
+		}
+		return push.Outcome{Verdict: push.Accepted}
+	}
+	var e *jetstream.Engine
+	var h *history.History
+	var q *queue.Queue
+	jetstreamtest.Retry(t, engineConfig, func() (err error) {
+		if e, err = jetstream.Open(t.Context(), engineConfig); err != nil {
+			return err
+		}
+		if h, err = history.Open(t.Context(), history.Config{Engine: e}); err != nil {
+			return errors.Join(err, e.Close())
+		}
+		q, err = queue.Open(t.Context(), queue.Config{
+			Engine: e, Sender: panickingSender{s}, Journal: historyJournal{h}, Logger: slog.New(slog.NewTextHandler(text, nil)),
+		})
+		return err
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	historyEnded := make(chan error, 1)
+	go func() { historyEnded <- h.Run(ctx) }()
+	f := runQueue(t, e, q, nil, s)
+	t.Cleanup(func() { // before the engine is closed
+		f.Drain()
+		cancel()
+		if err := errors.Join(testwait.For(t, historyEnded, "the end of the history"), h.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+
+	early, never, always, other := newNotification("shop"), newNotification("shop"), newNotification("shop"), newNotification("news")
+	early.Title, always.OnUnknown, always.Retry = "early", push.RepeatAlways, &push.Retry{Attempts: 2}
+	f.accept(t, early, never, always, other)
+	for n, want := range map[*push.Notification][]push.Status{
+		other:  {push.StatusQueued, push.StatusSending, push.StatusAccepted},
+		early:  {push.StatusQueued, push.StatusSending, push.StatusUnknown},
+		never:  {push.StatusQueued, push.StatusSending, push.StatusUnknown},
+		always: {push.StatusQueued, push.StatusSending, push.StatusQueued, push.StatusSending, push.StatusUnknown},
+	} {
+		var r push.Receipt
+		var events []push.Event
+		testwait.Until(t, func() (ended bool) {
+			var err error
+			r, events, err = h.Find(t.Context(), n.App, n.ID)
+			return err == nil && r.IsFinal()
+		}, "the end")
+		var got []push.Status
+		for _, e := range events {
+			got = append(got, e.Status)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+		if attempts := len(slices.DeleteFunc(want, func(s push.Status) bool { return s != push.StatusSending })); len(r.Attempts) != attempts {
+			t.Errorf("%d attempts in the receipt, want %d", len(r.Attempts), attempts)
+		}
+		if n.App == "shop" && r.Reason != "QUEUE_PANIC" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if log := text.String(); strings.Count(log, "background task panicked") != 4 || !strings.Contains(log, "panic_test.go") || strings.Contains(log, "SECRET") {
+		t.Errorf("log: %s", log)
+	}
+	var report *history.Report
+	jetstreamtest.Retry(t, engineConfig, func() (err error) {
+		report, err = history.Audit(t.Context(), e, 0, queue.Streams()...)
+		return err
+	})
+	if !report.Clean() || len(report.Findings) > 0 || report.Waiting > 0 {
+		t.Errorf("%+v", report)
+	}
+}
+
+// panickingJournal panics when the states of a notification are read, or when its end is appended for
+// the first time.
+type panickingJournal struct {
+	*memoryJournal
+	mu         sync.Mutex
+	states     string // ID; empty for none
+	statesRead int
+	end        string
+}
+
+func (j *panickingJournal) States(ctx context.Context, ids []string) (map[string]queue.State, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if slices.Contains(ids, j.states) {
+		j.statesRead++
+		panic("SECRET")
+	}
+	return j.memoryJournal.States(ctx, ids)
+}
+
+func (j *panickingJournal) Append(ctx context.Context, events ...push.Event) (jetstream.Offset, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if events[0].ID == j.end && events[0].Receipt != nil {
+		j.end = ""
+		panic("SECRET")
+	}
+	return j.memoryJournal.Append(ctx, events...)
+}
+
+// TestMessageThatPanicsIsRedeliveredLater processes a message that panics before its tasks are known.
+// It is not redelivered immediately, other messages of the app are sent, and it is sent when the cause
+// is gone.
+func TestMessageThatPanicsIsRedeliveredLater(t *testing.T) {
+	t.Parallel()
+	poison, later, other := newNotification("shop"), newNotification("shop"), newNotification("news")
+	m, s := newMemoryJournal(), newFakeSender()
+	j := &panickingJournal{memoryJournal: m, states: poison.ID, end: other.ID}
+	f := openQueueWith(t, jetstreamtest.Config(t, t.TempDir()), j, m, s, queue.Config{})
+	f.accept(t, poison)
+	f.accept(t, other)
+	m.waitEnded(t, other) // its end was recorded after a panic
+	if diff := cmp.Diff([]push.Status{push.StatusQueued, push.StatusSending, push.StatusUnknown}, m.statuses(other.ID)); diff != "" {
+		t.Error(diff)
+	}
+	f.accept(t, later)
+	m.waitEnded(t, later)
+	j.mu.Lock()
+	if j.statesRead > 1 {
+		t.Errorf("the message was processed %d times", j.statesRead)
+	}
+	j.states = ""
+	j.mu.Unlock()
+	m.waitEnded(t, poison)
+	if diff := cmp.Diff([]push.Status{push.StatusQueued, push.StatusSending, push.StatusAccepted}, m.statuses(poison.ID)); diff != "" {
+		t.Error(diff)
+	}
+}
