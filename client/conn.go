@@ -61,7 +61,7 @@ func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (pool.Conn, erro
 	}
 	conn, err := connect(ctx, addr, g.base, wire.Config{
 		Authority: g.base.Host, TLS: c.cfg.TLS, ActivePingInterval: c.cfg.KeepaliveTimeout / 2, PingTimeout: c.cfg.KeepaliveTimeout / 2,
-		IdlePingInterval: pingIdle, MaxResponseBytes: maxResponse,
+		IdlePingInterval: pingIdle, MaxResponseBytes: maxResponse, MaxWaiting: -1, // they wait in the pool
 	})
 	if err != nil {
 		gc.http.CloseIdleConnections()

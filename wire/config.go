@@ -45,7 +45,8 @@ type Config struct {
 	// requests in flight.
 	MaxStreams int
 	// MaxWaiting is the maximum number of requests that wait for a stream. Further requests fail
-	// with QueueFull. Default 1000; a negative value disables waiting.
+	// with QueueFull, and the last ones do when the peer lowers its limit. Default 1000; a negative
+	// value disables waiting.
 	MaxWaiting int
 	// MaxResponseBytes is the maximum size of a response body. Default 64 KiB, at most 1 GiB.
 	MaxResponseBytes int

@@ -199,10 +199,16 @@ func (c *Conn) acceptError() *Error {
 	switch {
 	case c.ended || c.draining:
 		return c.notWrittenError()
-	case c.waiting.n >= max(c.streamLimit()-len(c.open), 0)+c.cfg.MaxWaiting:
+	case c.waiting.n >= c.queueLimit():
 		return &Error{Reason: QueueFull, Processed: Never}
 	}
 	return nil
+}
+
+// queueLimit returns how many requests may be in the queue: those that the writer can write at once,
+// and those that may wait.
+func (c *Conn) queueLimit() int {
+	return max(c.streamLimit()-len(c.open), 0) + c.cfg.MaxWaiting
 }
 
 // notWrittenError returns the error of a request that was never written.

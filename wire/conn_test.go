@@ -195,6 +195,31 @@ func TestNegativeMaxWaitingDisablesQueue(t *testing.T) {
 	})
 }
 
+func TestLoweredStreamLimitEndsTheLastInQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tc := newTestConn(t, wire.Config{MaxWaiting: -1}, maxStreamsSetting(10))
+		whole := &wire.Request{Method: "POST", Path: "/", Body: make([]byte, 65535)} // the send window of the connection
+		first := tc.start(t.Context(), whole)
+		synctest.Wait()
+		var queued []chan result
+		for range 5 {
+			queued = append(queued, tc.start(t.Context(), post("/")))
+			synctest.Wait()
+		}
+		tc.peer.sendSettings(maxStreamsSetting(3))
+		for _, done := range queued[2:] {
+			wantError(t, <-done, wire.QueueFull, wire.Never, false)
+		}
+		tc.peer.respond(tc.peer.nextFrame(http2.FrameHeaders).stream, "200")
+		wantStatus(t, <-first, 200)
+		tc.peer.check(tc.peer.framer.WriteWindowUpdate(0, 65535))
+		for _, done := range queued[:2] {
+			tc.peer.respond(tc.peer.nextFrame(http2.FrameHeaders).stream, "200")
+			wantStatus(t, <-done, 200)
+		}
+	})
+}
+
 func TestTimeoutAfterWriteIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tc := newTestConn(t, wire.Config{ActivePingInterval: time.Hour}, maxStreamsSetting(1))

@@ -45,6 +45,9 @@ func (c *Conn) applySettings(f *http2.SettingsFrame) error {
 	if err := f.ForeachSetting(c.applySetting); err != nil {
 		return err
 	}
+	for c.waiting.n > c.queueLimit() { // the stream limit fell
+		c.fail(c.waiting.last, &Error{Reason: QueueFull, Processed: Never})
+	}
 	_ = c.controlFramer.WriteSettingsAck()
 	c.work.Signal()
 	c.publish()

@@ -169,6 +169,7 @@ func (b *builder) newService(path string, cred credential, want settings) (*serv
 		dial: dial(wire.Config{
 			Authority: base.Host, TLS: &tls.Config{RootCAs: want.roots, Certificates: cred.cert},
 			SerializeFirst: want.serializeFirst, MaxStreams: want.maxStreams, MaxResponseBytes: want.maxResponse,
+			MaxWaiting:  -1, // requests wait for a lease of the pool, which can choose another endpoint
 			DialTimeout: connTimeout, PingTimeout: connTimeout, WriteTimeout: connTimeout,
 		}),
 		budget: newBudget(want.budget, want.budgetFloor), throttler: newThrottler(want.budgetFloor), adaptiveLimiter: newAdaptiveLimiter(want.pool, b.weights),
