@@ -15,6 +15,9 @@ type Call struct {
 	// CanQueue makes the notification wait for capacity under overload instead of being rejected.
 	// Set it where the sender can be slowed down, as in a batch.
 	CanQueue bool
+	// Content, if not nil, is the notification that came with several targets. Calls with the same
+	// Content differ only in their IDs and targets.
+	Content *Notification
 	// BeforeAttempt, if not nil, is called immediately before each attempt is sent, with the
 	// attempt's number from 1. The queue uses it to record on disk that the result of the attempt
 	// is unknown until a response arrives. If it returns an error, the attempt is not sent and the

@@ -18,6 +18,7 @@ import (
 // has one.
 type submission struct {
 	n            *push.Notification
+	content      *push.Notification // see push.Call
 	key          string
 	body         [sha256.Size]byte // hash of the body that came with the key
 	canQueue     bool              // see push.Call

@@ -110,7 +110,7 @@ func expand(n *push.Notification, lists *targetLists, key string, body []byte) [
 		default:
 			subs[i] = head.derive(each, i)
 		}
-		subs[i].entry = at
+		subs[i].entry, subs[i].content = at, n
 		if subs[i].n != nil {
 			seen[each.Key()] = at
 		}

@@ -7,6 +7,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sluice-push/sluice/pool"
@@ -27,6 +28,15 @@ type Provider interface {
 	// Judge returns the outcome of an attempt that ended with a response or with an error of a
 	// wire.Doer.
 	Judge(n *push.Notification, used any, response *wire.Response, err error) push.Outcome
+}
+
+// Retargeter is a Provider that can derive a request from that for the same content to another target,
+// at a lower cost than Translate.
+type Retargeter interface {
+	Provider
+	// Retarget returns what Translate would return for n. request is that for like, from which n
+	// differs only in its ID and target.
+	Retarget(request *wire.Request, like, n *push.Notification) (*wire.Request, error)
 }
 
 // Route sends the notifications of one app on one platform. Provider and Executor are required. A
@@ -92,16 +102,33 @@ func (r *Route) Check(n *push.Notification) error {
 }
 
 // translate returns the provider's request for n with the attempt timeout.
-func (r *Route) translate(n *push.Notification) (request *wire.Request, err error) {
+func (r *Route) translate(n *push.Notification) (*wire.Request, error) {
 	n.Warnings = nil // those of an earlier validation
+	return r.makeRequest(n, func() (*wire.Request, error) { return r.Provider.Translate(n) })
+}
+
+// translateLike is translate for a call that follows last. If both have the same content, it is not
+// validated and translated again.
+func (r *Route) translateLike(last item, c *push.Call) (*wire.Request, error) {
+	provider, ok := r.Provider.(Retargeter)
+	if !ok || c.Content == nil || last.Call == nil || last.Content != c.Content {
+		return r.translate(c.Notification)
+	}
+	c.Warnings = slices.Clip(last.Warnings)
+	return r.makeRequest(c.Notification, func() (*wire.Request, error) {
+		return provider.Retarget(last.request, last.Notification, c.Notification)
+	})
+}
+
+// makeRequest calls translate, which makes the request for n, and adds the attempt timeout.
+func (r *Route) makeRequest(n *push.Notification, translate func() (*wire.Request, error)) (request *wire.Request, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.logPanic(n, p)
 			err = errProviderPanic
 		}
 	}()
-	request, err = r.Provider.Translate(n)
-	if err != nil {
+	if request, err = translate(); err != nil {
 		return nil, err
 	}
 	request.Timeout = r.Retry.Timeout()

@@ -56,14 +56,18 @@ type item struct {
 func (s *sending) prepare(calls []*push.Call) []item {
 	items := make([]item, 0, len(calls))
 	var done []*push.Call
+	var last item // that was translated
 	for _, c := range calls {
-		request, err := s.translate(c.Notification)
+		request, err := s.translateLike(last, c)
+		if err == nil {
+			last = item{c, request}
+		}
 		if err != nil {
 			c.Receipt = newReceipt(c.Notification, translateFailure(err))
 		} else if o, ok := s.Unregistered.get(c.Notification); ok {
 			c.Receipt = newReceipt(c.Notification, o)
 		} else {
-			items = append(items, item{c, request})
+			items = append(items, last)
 			continue
 		}
 		done = append(done, c)

@@ -3,6 +3,7 @@
 package apns
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/url"
@@ -152,7 +153,7 @@ func (a *aps) readMember(in *jsontext.Decoder, name string) error {
 	isNull := value.Kind() == 'n'
 	switch name {
 	case "alert", "badge", "sound":
-		a.visible = a.visible || !isNull
+		a.visible = a.visible || !isNull && !isEmpty(value)
 	case "content-available":
 		a.contentAvailable = isOn(value)
 	case "interruption-level":
@@ -184,6 +185,11 @@ var interruptionLevels = [...]string{`"passive"`, `"active"`, `"time-sensitive"`
 
 // isAbsent reports whether a JSON member does not exist or is null.
 func isAbsent(v jsontext.Value) bool { return v == nil || v.Kind() == 'n' }
+
+// isEmpty reports whether v is "" or {}. Some libraries write such an alert in a silent notification.
+func isEmpty(v jsontext.Value) bool {
+	return v.Kind() == '"' && len(v) == len(`""`) || v.Kind() == '{' && len(bytes.TrimSpace(v[1:len(v)-1])) == 0
+}
 
 // isOn reports whether the value of content-available makes a device wake the app. Apple documents
 // 1; many senders write true or "1".

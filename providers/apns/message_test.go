@@ -114,6 +114,9 @@ func TestRequestHeaders(t *testing.T) {
 		{"raw: content-available null", []func(*push.Notification){withPayload(`{"aps":{"content-available":null}}`)}, "alert||||"},
 		{"raw: content-available true", []func(*push.Notification){withPayload(`{"aps":{"content-available":true}}`)}, "background||5||"},
 		{"raw: content-available and null", []func(*push.Notification){withPayload(`{"aps":{"content-available":1,"alert":null,"badge":null,"sound":null}}`)}, "background||5||"},
+		{"raw: content-available and empty", []func(*push.Notification){withPayload(`{"aps":{"content-available":1,"alert":"","sound":""}}`)}, "background||5||"},
+		{"raw: content-available and an empty object", []func(*push.Notification){withPayload(`{"aps":{"content-available":1,"alert":{ }}}`)}, "background||5||"},
+		{"raw: content-available and a badge of 0", []func(*push.Notification){withPayload(`{"aps":{"content-available":1,"badge":0}}`)}, "alert||||"},
 		{"raw: background and null", []func(*push.Notification){typed("background"), withPayload(`{"aps":{"content-available":1,"alert":null}}`)}, "background||5||"},
 		{"raw: aps null", []func(*push.Notification){withPayload(`{"aps":null,"k":1}`)}, "alert||||"},
 		{"raw: no aps", []func(*push.Notification){withPayload(`{"k":1}`)}, "alert||||"},
@@ -428,4 +431,34 @@ func FuzzTranslate(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestRetargetedRequestEqualsTranslatedOne(t *testing.T) {
+	const other = "ABCDEF0123456789"
+	ttl := push.Duration(time.Hour)
+	p := newKeyProvider(t)
+	for name, change := range map[string]func(*push.Notification){
+		"common":  func(n *push.Notification) { n.TTL, n.CollapseKey, n.Priority = &ttl, "score", push.PriorityHigh },
+		"payload": func(n *push.Notification) { n.APNs = &push.APNsBlock{Payload: []byte(`{"aps":{"alert":"x"}}`)} },
+		"headers": func(n *push.Notification) {
+			n.APNs = &push.APNsBlock{Headers: map[string]string{"apns-push-type": "voip", "Apns-New": "x"}}
+		},
+		"same token": func(n *push.Notification) { n.Token = other },
+	} {
+		for _, token := range []string{other, deviceToken, "", "xyz", "../../x"} {
+			like := newNotification(change)
+			request, err := p.Translate(like)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			n := newNotification(change)
+			n.ID, n.Token = "7d444840-9dc0-11d1-b245-5ffdce74fad2", token
+			want, wantErr := p.Translate(n)
+			got, err := p.Retarget(request, like, n)
+			equal(t, name, fmt.Sprint(got, err), fmt.Sprint(want, wantErr))
+			if got != nil {
+				equal(t, name+": spare capacity is not shared", &got.Header[0] != &request.Header[0], true)
+			}
+		}
+	}
 }

@@ -106,8 +106,29 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 			return nil, err
 		}
 	}
-	return &wire.Request{Method: "POST", Path: "/3/device/" + strings.ToLower(n.Token), Header: header, Body: body}, nil
+	return &wire.Request{Method: "POST", Path: devicePath(n), Header: header, Body: body}, nil
 }
+
+// Retarget returns what Translate returns for n. request is that for like, from which n differs only
+// in its ID and token.
+func (p *Provider) Retarget(request *wire.Request, like, n *push.Notification) (*wire.Request, error) {
+	if n.Kind() != push.ToToken || like.Kind() != push.ToToken {
+		return p.Translate(n)
+	}
+	if err := checkTarget(&n.Target); err != nil {
+		return nil, err
+	}
+	header := make([]wire.Field, len(request.Header), len(request.Header)+1) // and the credential
+	for i, f := range request.Header {
+		if f.Name == "apns-id" {
+			f.Value = n.ID
+		}
+		header[i] = f
+	}
+	return &wire.Request{Method: request.Method, Path: devicePath(n), Header: header, Body: request.Body}, nil
+}
+
+func devicePath(n *push.Notification) string { return "/3/device/" + strings.ToLower(n.Token) }
 
 // Sign returns the header field with the provider token, which every request needs; its name is
 // empty if the credential is a certificate. used is for Judge. If no token can be created, failed is

@@ -40,6 +40,30 @@ func requestBody(n *push.Notification) ([]byte, error) {
 	if err := checkFields(n); err != nil {
 		return nil, err
 	}
+	var o jsonobj.Writer
+	if isRaw(n) {
+		o = openBody(n)
+		merged, err := merge(n)
+		if err != nil {
+			return nil, err
+		}
+		o.Bytes = append(o.Bytes, merged...)
+	} else {
+		o = startBody(n)
+		appendContent(&o, n, deriveFromFields(n))
+		if o.InvalidField != "" {
+			return nil, invalid(o.InvalidField, invalidField, "valid UTF-8")
+		}
+		if size := payloadSize(n); size > payloadLimit(n) {
+			return nil, tooLarge(largestField(n), size, n)
+		}
+	}
+	o.Close()
+	return o.Bytes, nil
+}
+
+// openBody returns the body up to the message.
+func openBody(n *push.Notification) jsonobj.Writer {
 	o := jsonobj.Writer{Bytes: make([]byte, 0, sizeHint(n))}
 	o.Open("")
 	if n.FCM != nil && n.FCM.ValidateOnly {
@@ -47,28 +71,15 @@ func requestBody(n *push.Notification) ([]byte, error) {
 		o.Bytes = append(o.Bytes, "true"...)
 	}
 	o.Name("message", "")
-	if err := appendMessage(&o, n); err != nil {
-		return nil, err
-	}
-	o.Close()
-	return o.Bytes, nil
+	return o
 }
 
-// appendMessage appends the message object: the raw message, if any, merged over the common one.
-func appendMessage(o *jsonobj.Writer, n *push.Notification) error {
-	if isRaw(n) {
-		merged, err := merge(n)
-		o.Bytes = append(o.Bytes, merged...)
-		return err
-	}
-	appendCommon(o, n, deriveFromFields(n))
-	if o.InvalidField != "" {
-		return invalid(o.InvalidField, invalidField, "valid UTF-8")
-	}
-	if size := payloadSize(n); size > payloadLimit(n) {
-		return tooLarge(largestField(n), size, n)
-	}
-	return nil
+// startBody returns the body up to the target, the first member of a message that is not raw. What
+// follows does not depend on the target.
+func startBody(n *push.Notification) jsonobj.Writer {
+	o := openBody(n)
+	appendTarget(&o, n)
+	return o
 }
 
 func isRaw(n *push.Notification) bool { return n.FCM != nil && len(n.FCM.Message) > 0 }
@@ -169,8 +180,18 @@ func isDropped(name string) bool {
 
 // appendCommon appends the message made from the common fields.
 func appendCommon(o *jsonobj.Writer, n *push.Notification, d derived) {
+	appendTarget(o, n)
+	appendContent(o, n, d)
+}
+
+// appendTarget opens the message and appends its target.
+func appendTarget(o *jsonobj.Writer, n *push.Notification) {
 	o.Open("")
 	o.Text(targetName(n.Kind()), n.Key(), "token")
+}
+
+// appendContent appends everything else from the common fields, and closes the message.
+func appendContent(o *jsonobj.Writer, n *push.Notification, d derived) {
 	if hasTexts(n) {
 		o.Open("notification")
 		o.Text("title", n.Title, "title")

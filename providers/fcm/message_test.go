@@ -454,3 +454,43 @@ func FuzzTranslate(f *testing.F) {
 		}
 	})
 }
+
+func TestRetargetedRequestEqualsTranslatedOne(t *testing.T) {
+	ttl := push.Duration(time.Hour)
+	target := func(name, value string) push.Target {
+		switch name {
+		case "token":
+			return push.Target{Token: value}
+		case "installation":
+			return push.Target{Installation: value}
+		default:
+			return push.Target{Topic: value}
+		}
+	}
+	for name, change := range map[string]func(*push.Notification){
+		"common":        func(n *push.Notification) { n.TTL, n.CollapseKey, n.Priority = &ttl, "score", push.PriorityHigh },
+		"data":          func(n *push.Notification) { n.Title, n.Data = "", map[string]string{"k": "v"} },
+		"message":       withMessage(`{"android":{"collapseKey":"x"}}`),
+		"validate only": func(n *push.Notification) { n.FCM = &push.FCMBlock{ValidateOnly: true} },
+		"longest topic": func(n *push.Notification) { n.Body = strings.Repeat("x", 3000) },
+	} {
+		for _, from := range []string{"token", "installation"} {
+			for to, value := range map[string]string{"token": "é\"\\ token", "installation": "a b", "topic": "news", "": ""} {
+				synctest.Test(t, func(t *testing.T) {
+					p := newProvider(t)
+					like, n := newNotification(change), newNotification(change)
+					like.Target, n.Target, n.ID = target(from, "fidfidfidfidfidfidfid1"), target(to, value), "other"
+					request, err := p.Translate(like)
+					if err != nil {
+						t.Fatalf("%s: %v", name, err)
+					}
+					want, wantErr := p.Translate(n)
+					got, err := p.Retarget(request, like, n)
+					if fmt.Sprint(got, err) != fmt.Sprint(want, wantErr) {
+						t.Errorf("%s from %s to %s: got %v %v, want %v %v", name, from, to, got, err, want, wantErr)
+					}
+				})
+			}
+		}
+	}
+}

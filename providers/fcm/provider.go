@@ -145,6 +145,25 @@ func (p *Provider) Translate(n *push.Notification) (*wire.Request, error) {
 	return &wire.Request{Method: "POST", Path: p.path, Header: header, Body: body}, nil
 }
 
+// Retarget returns what Translate returns for n. request is that for like, from which n differs only
+// in its ID and target.
+func (p *Provider) Retarget(request *wire.Request, like, n *push.Notification) (*wire.Request, error) {
+	if isRaw(n) || payloadLimit(n) != payloadLimit(like) {
+		return p.Translate(n)
+	}
+	if err := checkTarget(&n.Target); err != nil {
+		return nil, err
+	}
+	before, start := startBody(like), startBody(n)
+	if start.InvalidField != "" {
+		return nil, invalid(start.InvalidField, invalidField, "valid UTF-8")
+	}
+	return &wire.Request{
+		Method: request.Method, Path: request.Path, Header: request.Header,
+		Body: append(start.Bytes, request.Body[len(before.Bytes):]...),
+	}, nil
+}
+
 // header is shared by all requests. Do not append to it in place.
 var header = []wire.Field{{Name: "content-type", Value: "application/json; charset=UTF-8"}}
 
