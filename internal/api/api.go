@@ -75,7 +75,7 @@ type Limits struct {
 	Body         int           // bytes of the body of a single notification; default 1 MiB
 	Item         int           // bytes of one notification in a batch; default 64 KiB
 	Batch        int           // notifications in a synchronous batch; default 10,000. Asynchronous batches have no limit
-	InFlight     int           // concurrent notifications of one batch or of one request with several targets; default 512
+	InFlight     int           // concurrent notifications of one batch, or of one request with several targets, on each platform; default 512
 	SendTimeout  time.Duration // for a verdict, including all waits and attempts; default 25 s
 	BodyTimeout  time.Duration // for a body, or the next notification of a batch, to arrive; default 15 s
 	WriteTimeout time.Duration // for a client to read what a batch wrote; default 30 s

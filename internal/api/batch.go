@@ -57,7 +57,6 @@ func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, i
 		w.Header()["Preference-Applied"] = respondAsync
 		b.out.status = http.StatusAccepted
 	}
-	b.out.written = b.slots.Release
 	b.writer.Go(func() {
 		if b.out.run() != nil {
 			b.cancel()
@@ -103,13 +102,13 @@ type batch struct {
 	attempts  context.Context // of the attempts in flight; cancelled at the end
 	timeout   time.Duration   // for a verdict
 	shared    sharedContext
-	count     int                 // notifications that were read
-	pending   []job               // read, but not dispatched
-	now       time.Time           // when the first one of pending was read
-	slots     *semaphore.Weighted // one for each notification until its receipt is written
-	jobs      chan job            // for the enqueuers
-	running   sync.WaitGroup      // runs and enqueuers
-	out       *output             // nil if the results remain in the submissions
+	count     int                                   // notifications that were read
+	pending   []job                                 // read, but not dispatched
+	now       time.Time                             // when the first one of pending was read
+	slots     map[push.Platform]*semaphore.Weighted // one for each notification until its receipt is written
+	jobs      chan job                              // for the enqueuers
+	running   sync.WaitGroup                        // runs and enqueuers
+	out       *output                               // nil if the results remain in the submissions
 	writer    sync.WaitGroup
 
 	cancel, cancelAttempts context.CancelFunc
@@ -119,7 +118,7 @@ type batch struct {
 func (s *server) newBatch(w *response, r *http.Request, async bool) *batch {
 	b := &batch{
 		server: s, app: w.app, access: w.access, requestID: w.requestID, async: async, timeout: s.limits.SendTimeout,
-		slots: semaphore.NewWeighted(int64(s.limits.InFlight)), jobs: make(chan job, maxGroup),
+		slots: map[push.Platform]*semaphore.Weighted{}, jobs: make(chan job, maxGroup),
 	}
 	b.attempts, b.cancelAttempts = context.WithCancel(context.WithoutCancel(r.Context()))
 	b.ctx, b.cancel = context.WithCancel(b.attempts)
@@ -272,7 +271,7 @@ func (b *batch) add(index int, subs []*submission) {
 	for _, sub := range subs {
 		j := job{index, sub}
 		if sub.n == nil {
-			b.writeResult(&j, 0)
+			b.writeResult(&j, nil)
 			continue
 		}
 		sub.canQueue = true
@@ -327,29 +326,36 @@ func (b *batch) enqueueLater(j job) {
 	}
 }
 
-// start sends a run. It blocks until there are free slots, and does not wait for the end of the run.
+// start sends a run. It blocks until its platform has free slots, and does not wait for the end of the
+// run. A platform that does not respond therefore leaves the slots of the others free.
 func (b *batch) start(run []job) {
-	if b.slots.Acquire(b.ctx, int64(len(run))) != nil {
+	platform := run[0].n.Platform
+	slots := b.slots[platform]
+	if slots == nil {
+		slots = semaphore.NewWeighted(int64(b.limits.InFlight))
+		b.slots[platform] = slots
+	}
+	if slots.Acquire(b.ctx, int64(len(run))) != nil {
 		return // the client disconnected
 	}
 	ctx := b.itemContext()
 	b.running.Go(func() {
 		if run[0].key != "" { // it may have to wait for an earlier request with the key, which ctx must not limit
-			b.runGuarded(run, func() { b.deliver(b.ctx, run[0].submission) })
+			b.runGuarded(run, slots, func() { b.deliver(b.ctx, run[0].submission) })
 			return
 		}
-		b.sendRun(ctx, run)
+		b.sendRun(ctx, run, slots)
 	})
 }
 
 // sendRun sends a run of jobs without keys and writes their receipts.
-func (b *batch) sendRun(ctx context.Context, run []job) {
+func (b *batch) sendRun(ctx context.Context, run []job, slots *semaphore.Weighted) {
 	calls, pointers := make([]push.Call, len(run)), make([]*push.Call, len(run))
 	for i, j := range run {
-		calls[i] = push.Call{Notification: j.n, Index: i, CanQueue: true}
+		calls[i] = push.Call{Notification: j.n, Index: i, CanQueue: true, Content: j.content}
 		pointers[i] = &calls[i]
 	}
-	ended := func(calls []*push.Call) { b.writeReceipts(run, calls) }
+	ended := func(calls []*push.Call) { b.writeReceipts(run, calls, slots) }
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			b.logPanic(b.ctx, panicked, b.requestID)
@@ -370,13 +376,14 @@ func internalReceipt(n *push.Notification) push.Receipt {
 	return r
 }
 
-// writeReceipts writes the receipts of calls that have ended. The Index of each is its position in run.
-func (b *batch) writeReceipts(run []job, calls []*push.Call) {
+// writeReceipts writes the receipts of calls that have ended, and frees their slots. The Index of each is
+// its position in run.
+func (b *batch) writeReceipts(run []job, calls []*push.Call, slots *semaphore.Weighted) {
 	if b.out == nil {
 		for _, c := range calls {
 			run[c.Index].result.receipt = c.Receipt
 		}
-		b.slots.Release(int64(len(calls)))
+		slots.Release(int64(len(calls)))
 		return
 	}
 	lines := bufferPool.Get().(*bytes.Buffer)
@@ -384,7 +391,7 @@ func (b *batch) writeReceipts(run []job, calls []*push.Call) {
 	for _, c := range calls {
 		lines.Write(append(run[c.Index].appendReceipt(lines.AvailableBuffer(), c.Receipt), '\n'))
 	}
-	b.out.addWithSlots(lines.Bytes(), len(calls))
+	b.out.addWithSlots(lines.Bytes(), slots, len(calls))
 }
 
 // The enqueuers pass items to the queue in groups. A group contains all items that arrived while
@@ -409,7 +416,7 @@ func (b *batch) enqueueJobs() {
 		for _, j := range group {
 			subs = append(subs, j.submission)
 		}
-		b.runGuarded(group, func() { b.enqueue(b.ctx, subs) })
+		b.runGuarded(group, nil, func() { b.enqueue(b.ctx, subs) })
 	}
 }
 
@@ -430,47 +437,41 @@ func (b *batch) gather(group []job) []job {
 }
 
 // runGuarded calls do, which sets the results of the jobs, and writes their receipts. A panic
-// affects only these jobs.
-func (b *batch) runGuarded(group []job, do func()) {
+// affects only these jobs. Each job holds one of slots, or none if slots is nil.
+func (b *batch) runGuarded(group []job, slots *semaphore.Weighted, do func()) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			b.logPanic(b.ctx, panicked, b.requestID)
 			for i := range group {
 				group[i].result = result{receipt: internalReceipt(group[i].n)}
-				b.writeResult(&group[i], b.slotsPerJob())
+				b.writeResult(&group[i], slots)
 			}
 		}
 	}()
 	do()
 	for i := range group {
-		b.writeResult(&group[i], b.slotsPerJob())
+		b.writeResult(&group[i], slots)
 	}
 }
 
 // reject writes the receipt of an item that is not sent.
 func (b *batch) reject(index int, p *problem) {
-	b.writeResult(&job{index, &submission{result: failed(*p)}}, 0)
+	b.writeResult(&job{index, &submission{result: failed(*p)}}, nil)
 }
 
-// slotsPerJob returns how many slots a job holds: items for the queue hold none.
-func (b *batch) slotsPerJob() int {
-	if b.async {
-		return 0
-	}
-	return 1
-}
-
-// writeResult writes the receipt of a job on its own line and frees the slots that it holds.
-func (b *batch) writeResult(j *job, slots int) {
+// writeResult writes the receipt of a job on its own line and frees its slot, if it holds one of slots.
+func (b *batch) writeResult(j *job, slots *semaphore.Weighted) {
 	if b.out == nil {
-		b.slots.Release(int64(slots))
+		if slots != nil {
+			slots.Release(1)
+		}
 		return
 	}
 	line := bufferPool.Get().(*bytes.Buffer)
 	defer putBuffer(line)
 	line.Write(append(j.appendReceipt(line.AvailableBuffer(), j.result.batchReceipt()), '\n'))
-	if slots > 0 {
-		b.out.addWithSlots(line.Bytes(), slots)
+	if slots != nil {
+		b.out.addWithSlots(line.Bytes(), slots, 1)
 	} else {
 		b.out.add(line.Bytes())
 	}

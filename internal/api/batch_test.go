@@ -158,6 +158,27 @@ func TestBatchConcurrencyLimit(t *testing.T) {
 	})
 }
 
+func TestPlatformWithoutResponseDoesNotHoldUpOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Limits.InFlight = 8 })
+		start := time.Now()
+		var took atomic.Int64 // until the last one to APNs ended
+		ts.respond = func(_ context.Context, n *push.Notification) push.Receipt {
+			if n.Platform == push.FCM {
+				time.Sleep(time.Minute)
+			} else {
+				took.Store(int64(time.Since(start)))
+			}
+			return accepted(n)
+		}
+		items := strings.Repeat(`{"platform":"fcm","token":"x","title":"t"}`+"\n", 8) + strings.Repeat(validBody+"\n", 8)
+		got := receipts(t, ts.request("POST", batchPath, items, ndjson).Body)
+		if took := time.Duration(took.Load()); took != 0 || len(got) != 16 {
+			t.Errorf("%d receipts, APNs after %v", len(got), took)
+		}
+	})
+}
+
 // stream is a batch request over a real connection, whose body the test writes while it reads the
 // response.
 type stream struct {

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // maxPendingBytes limits what is buffered for a client that writes but does not read. It is enough
@@ -22,21 +24,30 @@ type output struct {
 	status       int // of the response; 0 means 200
 	control      *http.ResponseController
 	writeTimeout time.Duration
-	wakeup       chan struct{}     // capacity 1: something is pending, or finished is set
-	written      func(slots int64) // called with the slots of lines that are written or discarded
+	wakeup       chan struct{} // capacity 1: something is pending, or finished is set
 
 	mu       sync.Mutex
 	notFull  sync.Cond // pending shrank, or the output failed
 	pending  *bytes.Buffer
-	slots    int  // of the lines in pending
-	finished bool // nothing more will be added
-	failed   bool // the client does not read any more
+	held     slotCounts // of the lines in pending
+	finished bool       // nothing more will be added
+	failed   bool       // the client does not read any more
+}
+
+// slotCounts are slots that are released when lines are written or discarded, by their semaphore.
+type slotCounts map[*semaphore.Weighted]int64
+
+func (c slotCounts) release() {
+	for slots, count := range c {
+		slots.Release(count)
+	}
+	clear(c)
 }
 
 func newOutput(w http.ResponseWriter, writeTimeout time.Duration) *output {
 	o := &output{
 		w: w, control: http.NewResponseController(w), writeTimeout: writeTimeout,
-		wakeup: make(chan struct{}, 1), pending: bufferPool.Get().(*bytes.Buffer),
+		wakeup: make(chan struct{}, 1), pending: bufferPool.Get().(*bytes.Buffer), held: slotCounts{},
 	}
 	o.notFull.L = &o.mu
 	return o
@@ -55,18 +66,18 @@ func (o *output) add(line []byte) {
 	o.notify()
 }
 
-// addWithSlots passes lines to run and does not block: their slots, which are free only when the lines
-// are written, bound what is pending.
-func (o *output) addWithSlots(lines []byte, slots int) {
+// addWithSlots passes lines to run and does not block: count of the slots, which are free only when the
+// lines are written, bound what is pending.
+func (o *output) addWithSlots(lines []byte, slots *semaphore.Weighted, count int) {
 	o.mu.Lock()
 	failed := o.failed
 	if !failed {
 		o.pending.Write(lines)
-		o.slots += slots
+		o.held[slots] += int64(count)
 	}
 	o.mu.Unlock()
 	if failed {
-		o.written(int64(slots))
+		slots.Release(int64(count))
 		return
 	}
 	o.notify()
@@ -89,18 +100,16 @@ func (o *output) notify() {
 
 // run writes until everything is written after finish, or until a write fails.
 func (o *output) run() error {
-	buf := bufferPool.Get().(*bytes.Buffer)
+	buf, held := bufferPool.Get().(*bytes.Buffer), slotCounts{}
 	defer func() { putBuffer(buf) }()
 	for range o.wakeup {
 		runtime.Gosched() // lets other goroutines add their lines first: one write costs more than many lines
-		taken, slots, finished := o.take(buf)
-		buf = taken
+		var finished bool
+		buf, held, finished = o.take(buf, held)
 		err := o.write(buf.Bytes())
+		held.release()
 		if err != nil {
-			slots += o.fail()
-		}
-		o.written(int64(slots))
-		if err != nil {
+			o.fail()
 			return err
 		}
 		buf.Reset()
@@ -111,14 +120,14 @@ func (o *output) run() error {
 	return nil
 }
 
-// take replaces the pending buffer with an empty one. slots are those of its lines.
-func (o *output) take(empty *bytes.Buffer) (buf *bytes.Buffer, slots int, finished bool) {
+// take replaces the pending buffer and its slots with empty ones.
+func (o *output) take(empty *bytes.Buffer, none slotCounts) (buf *bytes.Buffer, held slotCounts, finished bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	buf, o.pending = o.pending, empty
-	slots, o.slots = o.slots, 0
+	held, o.held = o.held, none
 	o.notFull.Broadcast()
-	return buf, slots, o.finished
+	return buf, held, o.finished
 }
 
 func (o *output) write(buf []byte) error {
@@ -136,13 +145,11 @@ func (o *output) write(buf []byte) error {
 	return o.control.Flush()
 }
 
-// fail discards what is pending, and all that is added later. It returns the slots of what it
-// discards.
-func (o *output) fail() (slots int) {
+// fail discards what is pending, and all that is added later.
+func (o *output) fail() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.failed = true
-	slots, o.slots = o.slots, 0
+	o.held.release()
 	o.notFull.Broadcast()
-	return slots
 }

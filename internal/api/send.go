@@ -82,7 +82,11 @@ func (s *server) readBody(w *response, r *http.Request, b *bytes.Buffer) *proble
 	if r.ContentLength > int64(s.limits.Body) {
 		return tooLarge
 	}
-	if _, err := b.ReadFrom(http.MaxBytesReader(w.ResponseWriter, r.Body, int64(s.limits.Body))); err != nil {
+	src := r.Body
+	if r.ContentLength < 0 {
+		src = http.MaxBytesReader(w.ResponseWriter, src, int64(s.limits.Body))
+	}
+	if _, err := b.ReadFrom(src); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return tooLarge
 		}

@@ -303,8 +303,8 @@ type Limits struct {
 	Batch int `name:"batch" default:"10000" allowed:"1..1000000"`
 	// Maximum size of a notification in a batch.
 	BatchItem Bytes `name:"batch_item" default:"64KiB" allowed:"1KiB..1MiB"`
-	// Maximum notifications of one batch, or of one call with several targets, in flight at a time.
-	// A high value lets one caller crowd out the others.
+	// Maximum notifications of one batch, or of one call with several targets, in flight at a time on
+	// each platform. A high value lets one caller crowd out the others.
 	BatchInFlight int `name:"batch_in_flight" default:"512" allowed:"1..100000"`
 	// Timeout of a notification, with all its waits and attempts. When it expires, the response
 	// says what is known by then. Keep it above retry.attempt_timeout, and below drain.grace and

@@ -46,6 +46,13 @@ func TestStuckProviderDoesNotUseUpAllConcurrency(t *testing.T) {
 	if got := r.send(t, apnsNotification(deviceToken)); got.Status != "accepted" {
 		t.Errorf("a notification to the other provider: %+v", got)
 	}
+	testwait.Until(t, func() bool {
+		attempts := 0
+		for _, s := range r.gw.Status().Services {
+			attempts += s.Pool.InFlight
+		}
+		return attempts == 12
+	}, "12 attempts have begun")
 	cancel()
 	testwait.Until(t, func() bool { s := r.gw.Status().Concurrency; return s.InFlight == 12 && s.Waiting == 0 }, "only attempts in flight go on without their callers")
 	if err := r.mock.SetScript(mockprovider.Script{Faults: []mockprovider.Fault{{Service: mockprovider.FCM, Reset: &mockprovider.Reset{}}}}); err != nil {
