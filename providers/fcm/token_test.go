@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -154,7 +155,9 @@ func TestOtherExchangeFailures(t *testing.T) {
 		"a proxy's JSON":        {&fakeOAuth{status: 407, body: `{"error":"access_denied"}`}, "OAUTH_INTERMEDIARY_RESPONSE"},
 		"no token":              {&fakeOAuth{status: 200, body: `{"expires_in":3599}`}, "OAUTH_INVALID_TOKEN"},
 		"an error with 200":     {&fakeOAuth{status: 200, body: `{"error":"invalid_grant"}`}, "OAUTH_INVALID_TOKEN"},
-		"an unknown error":      {&fakeOAuth{status: 418, body: `{"error":"teapot"}`}, "OAUTH_REFUSED"},
+		"a word of a proxy":     {&fakeOAuth{status: 403, body: `{"error":"forbidden"}`}, "OAUTH_INTERMEDIARY_RESPONSE"},
+		"an unknown error":      {&fakeOAuth{status: 418, body: `{"error":"teapot","error_description":"LEAK"}`}, "OAUTH_REFUSED"},
+		"an error with a URI":   {&fakeOAuth{status: 400, body: `{"error":"teapot","error_uri":"https://example.com/"}`}, "OAUTH_REFUSED"},
 		"an error of an API":    {&fakeOAuth{status: 403, body: `{"error":{"code":403,"status":"PERMISSION_DENIED"}}`}, "OAUTH_REFUSED"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -595,4 +598,33 @@ func TestProjectOverridesAccountProject(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "path", translate(t, p, newNotification()).Path, "/v1/projects/123456789012/messages:send")
+}
+
+func TestUnreachableTokenEndpointIsNamed(t *testing.T) {
+	untrusted := httptest.NewUnstartedServer(http.NotFoundHandler())
+	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0)
+	untrusted.StartTLS()
+	defer untrusted.Close()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	for name, c := range map[string]struct{ url, detail string }{
+		"certificate": {untrusted.URL, "certificate"},
+		"no TLS":      {"https" + strings.TrimPrefix(plain.URL, "http"), "does not look like a TLS handshake"},
+		"refused":     {"https" + strings.TrimPrefix(closed.URL, "http"), "connection refused"},
+	} {
+		p, err := fcm.New(fcm.Config{Account: keyFile(), TokenURL: c.url + "/token", TokenClient: &http.Client{Transport: &http.Transport{}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := mustNotSend(t, p)
+		equal(t, name+": reason", o.Reason, "OAUTH_UNAVAILABLE")
+		if !strings.Contains(o.Detail, "the token endpoint cannot be reached: ") || !strings.Contains(o.Detail, c.detail) {
+			t.Errorf("%s: detail %q, want %q", name, o.Detail, c.detail)
+		}
+		if err := p.Authorize(t.Context()); err == nil || !strings.Contains(err.Error(), c.detail) {
+			t.Errorf("%s: check reports %v", name, err)
+		}
+	}
 }

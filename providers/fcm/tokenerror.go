@@ -3,8 +3,11 @@
 package fcm
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"regexp"
 	"time"
@@ -42,7 +45,7 @@ const (
 
 // oauthErrors are the error codes of RFC 6749, sections 4.1.2.1 and 5.2, that Google's token
 // endpoint returns. All mean that the service account or the request for it is invalid, so a retry
-// cannot succeed.
+// cannot succeed. Other codes count only with a description: proxies write {"error":"forbidden"}.
 var oauthErrors = map[string]bool{
 	"invalid_grant": true, "invalid_scope": true, "invalid_request": true, "unsupported_grant_type": true,
 	"invalid_client": true, "unauthorized_client": true, "access_denied": true,
@@ -91,6 +94,7 @@ func judgeExchangeError(err error) push.Outcome {
 	case asSubjectError(err) != nil:
 		outcome.Reason, outcome.Detail = oauthNoSubject, err.Error()
 	case !ok:
+		outcome.Detail = connectionFailure(err)
 	case response.fromIntermediary():
 		outcome.Reason, outcome.Detail, outcome.RetryAfter = oauthIntermediary, err.Error(), response.retryAfter()
 	case response.status == http.StatusTooManyRequests:
@@ -102,6 +106,22 @@ func judgeExchangeError(err error) push.Outcome {
 		outcome.RetryAfter = response.retryAfter()
 	}
 	return outcome
+}
+
+// connectionFailure returns why there was no response, or "" for an error that is not one of the
+// connection: its text could contain anything.
+func connectionFailure(err error) string {
+	_, isNetwork := errors.AsType[net.Error](err)
+	_, isCertificate := errors.AsType[*tls.CertificateVerificationError](err)
+	_, isTLS := errors.AsType[tls.RecordHeaderError](err)
+	_, isAlert := errors.AsType[tls.AlertError](err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "the token endpoint did not respond within " + exchangeTimeout.String()
+	case isNetwork, isCertificate, isTLS, isAlert:
+		return "the token endpoint cannot be reached: " + err.Error()
+	}
+	return ""
 }
 
 func (e *responseError) retryAfter() time.Duration {
@@ -120,7 +140,9 @@ var isOAuthError = regexp.MustCompile(`^[a-z][a-z0-9_]*$`).MatchString
 // in one of their formats.
 func refusalCode(response *http.Response, body []byte) string {
 	var oauth struct {
-		Error string `json:"error"`
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+		URI         string `json:"error_uri"`
 	}
 	var google struct {
 		Error struct {
@@ -130,7 +152,7 @@ func refusalCode(response *http.Response, body []byte) string {
 	switch {
 	case json.Unmarshal(body, &oauth, lenient) == nil && oauthErrors[oauth.Error]:
 		return oauth.Error
-	case isOAuthError(oauth.Error),
+	case isOAuthError(oauth.Error) && (oauth.Description != "" || oauth.URI != ""),
 		json.Unmarshal(body, &google, lenient) == nil && isRPCCode(google.Error.Status),
 		response.Header.Get("Metadata-Flavor") == "Google":
 		return oauthRefused
