@@ -45,8 +45,11 @@ func (s *scenario) checkGoAway(m *mockprovider.Mock, g *gateway, n int, slow moc
 	dialsBefore := s.dialCount(m)
 	withGoAway := s.startBurst(g, n)
 	s.eventually(fmt.Sprintf("waiting until all %d are in flight", n), time.Second, func() bool { return g.status().inFlight() == n })
+	// The items of a batch are in flight in runs of 64, each on one connection.
+	const run = 64
+	busiest := (n + run*poolSize - 1) / (run * poolSize) * run
 	s.noError(m.SetScript(mockprovider.Script{Faults: []mockprovider.Fault{
-		{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{LastOffset: -n / poolSize / 2}}, slow,
+		{Service: mockprovider.APNs, GoAway: &mockprovider.GoAway{LastOffset: -busiest / 2}}, slow,
 	}}))
 	results := withGoAway.wait()
 	accepted := m.Ledger().AcceptedByID()
