@@ -23,7 +23,7 @@ func newQuotaLease(e *jetstream.Engine, c config.Shared, log *slog.Logger) *quot
 		return nil
 	}
 	return quotalease.New(quotalease.Config{
-		Store: &quotalease.Bucket{Engine: e}, ID: uuid.NewString(), Lease: c.Lease, FallbackShare: float64(c.FallbackShare), Members: c.Members, Logger: log,
+		Store: quotalease.NewStore(e), ID: uuid.NewString(), Lease: c.Lease, FallbackShare: float64(c.FallbackShare), Members: c.Members, Logger: log,
 	})
 }
 

@@ -95,7 +95,7 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 	if err != nil {
 		return errors.Join(err, st.History.Close(), st.engine.Close())
 	}
-	st.checkpoints.engine, st.checkpoints.log = st.engine, log
+	st.checkpoints.open(st.engine, log)
 	st.quotaLease = newQuotaLease(st.engine, cfg.Quota.Shared, log)
 	st.opened.Store(true)
 	return nil

@@ -15,8 +15,8 @@ import (
 
 	"github.com/google/uuid"
 	natsjs "github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 
+	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -24,33 +24,29 @@ const (
 	claimBucket = "SLUICE_CLAIMS"
 	// How often to check whether another gateway has ended its call.
 	claimPollInterval = 100 * time.Millisecond
-	// Claims that may wait to be released in the cluster. Beyond it, claims expire with their TTL.
+	// Leases that may wait to be released. Beyond it, they expire with their TTL.
 	maxReleases = 8192
 	// The reason of an attempt whose result is lost.
 	reasonInDoubt = "IN_DOUBT"
 )
 
-// claims holds the keys of calls in progress: those of this process, and in a cluster a bucket that
-// all gateways share.
+// claims holds the keys of calls in progress: those of this process, and in a cluster a bucket of
+// leases that all gateways share.
 type claims struct {
-	bucket       natsjs.KeyValue // nil with an embedded server
-	createBucket func(context.Context) (natsjs.KeyValue, error)
-	toRelease    chan *claim // to be released in the cluster
+	leases    *jetstream.Bucket // nil with an embedded server
+	toRelease chan *jetstream.Lease
 
 	mu     sync.Mutex
 	active map[string]*claim
 }
 
 func newClaims(ctx context.Context, cfg Config) (*claims, error) {
-	c := &claims{active: map[string]*claim{}, toRelease: make(chan *claim, maxReleases)}
+	c := &claims{active: map[string]*claim{}, toRelease: make(chan *jetstream.Lease, maxReleases)}
 	if cfg.Engine.Embedded() {
 		return c, nil
 	}
-	c.createBucket = func(ctx context.Context) (natsjs.KeyValue, error) {
-		return cfg.Engine.KeyValue(ctx, natsjs.KeyValueConfig{Bucket: claimBucket, TTL: cfg.ClaimTTL, Storage: natsjs.MemoryStorage, History: 1})
-	}
-	var err error
-	if c.bucket, err = c.createBucket(ctx); err != nil {
+	c.leases = cfg.Engine.Bucket(natsjs.KeyValueConfig{Bucket: claimBucket, TTL: cfg.ClaimTTL, Storage: natsjs.MemoryStorage})
+	if err := c.leases.Open(ctx); err != nil {
 		return nil, fmt.Errorf("history: %w", err)
 	}
 	return c, nil
@@ -61,10 +57,7 @@ type claim struct {
 	keyHash  []byte
 	bodyHash []byte
 	done     chan struct{}
-
-	id        string // unique for each claim
-	revision  uint64 // in the bucket; zero if unknown
-	uncertain bool   // it may be in the bucket, because a write got no response
+	lease    *jetstream.Lease // of the key in the cluster; nil with an embedded server
 }
 
 // Claim reserves n's Idempotency-Key for one call. The caller appends an event with the hashes of
@@ -108,7 +101,10 @@ func (c *claims) acquire(n *push.Notification) (cl *claim, isNew bool) {
 	if cl, ok := c.active[string(n.KeyHash)]; ok {
 		return cl, false
 	}
-	cl = &claim{keyHash: n.KeyHash, bodyHash: n.BodyHash, done: make(chan struct{}), id: nuid.Next()}
+	cl = &claim{keyHash: n.KeyHash, bodyHash: n.BodyHash, done: make(chan struct{})}
+	if c.leases != nil {
+		cl.lease = c.leases.Lease(hex.EncodeToString(n.KeyHash), n.BodyHash)
+	}
 	c.active[string(n.KeyHash)] = cl
 	return cl, true
 }
@@ -145,25 +141,29 @@ type claimLookup struct {
 
 // resolve claims the key in the cluster and returns the receipt of an earlier call. A nil receipt
 // means that the key is reserved for this call.
-func (l claimLookup) resolve(ctx context.Context) (*push.Receipt, error) {
-	if l.claims.bucket == nil { // no other process uses the history
+func (l claimLookup) resolve(ctx context.Context) (r *push.Receipt, err error) {
+	if l.claim.lease == nil { // no other process uses the history
 		return l.earlierReceipt(ctx)
 	}
+	defer func() {
+		if r != nil || err != nil {
+			l.claims.queueRelease(l.claim.lease)
+		}
+	}()
 	heldElsewhere := false
 	for began := time.Now(); ; {
-		r, owned, err := l.tryClaim(ctx)
-		heldElsewhere = heldElsewhere || err == nil && !owned
+		r, err = l.tryClaim(ctx)
+		held := errors.Is(err, jetstream.ErrHeld)
+		heldElsewhere = heldElsewhere || held
 		switch {
-		case owned && r == nil:
-			return nil, nil
-		case owned, errors.Is(err, push.ErrKeyReused), ctx.Err() != nil, err != nil && time.Since(began) > electionTimeout:
-			l.claims.queueRelease(l.claim)
-			if !owned && heldElsewhere && ctx.Err() != nil {
-				err = keyBusy(ctx.Err())
-			}
+		case err == nil, errors.Is(err, push.ErrKeyReused):
 			return r, err
+		case ctx.Err() != nil && heldElsewhere:
+			return nil, keyBusy(ctx.Err())
+		case ctx.Err() != nil, !held && time.Since(began) > electionTimeout:
+			return nil, err
 		}
-		if r, err := l.endedReceipt(ctx); r != nil || err != nil {
+		if r, err = l.endedReceipt(ctx); r != nil || err != nil {
 			return r, err
 		}
 		select {
@@ -173,16 +173,19 @@ func (l claimLookup) resolve(ctx context.Context) (*push.Receipt, error) {
 	}
 }
 
-// tryClaim claims the key in the cluster. If it succeeds, it returns the receipt of an earlier
-// call.
-func (l claimLookup) tryClaim(ctx context.Context) (r *push.Receipt, owned bool, err error) {
-	if owned, err = l.claims.claimShared(ctx, l.claim); !owned {
-		return nil, false, err
+// tryClaim claims the key in the cluster. If it succeeds, it returns the receipt of an earlier call.
+// The error is jetstream.ErrHeld if another gateway has the key.
+func (l claimLookup) tryClaim(ctx context.Context) (*push.Receipt, error) {
+	body, err := l.claim.lease.Acquire(ctx)
+	switch {
+	case err == nil:
+		if err = l.WaitCaughtUp(ctx); err == nil {
+			return l.earlierReceipt(ctx)
+		}
+	case errors.Is(err, jetstream.ErrHeld) && body != nil && !bytes.Equal(body, l.claim.bodyHash):
+		err = push.ErrKeyReused
 	}
-	if err = l.WaitCaughtUp(ctx); err == nil {
-		r, err = l.earlierReceipt(ctx)
-	}
-	return r, err == nil, err
+	return nil, err
 }
 
 // endedReceipt returns the final receipt of the call that holds the key, so that waiting calls can
@@ -265,92 +268,24 @@ func (l claimLookup) finalizeOrphan(ctx context.Context, owner *keyOwner, r push
 	return &r, nil
 }
 
-// claimShared claims the key in the cluster, and reports whether this claim holds it. That can be
-// the result of an earlier attempt whose response was lost.
-func (c *claims) claimShared(ctx context.Context, cl *claim) (owned bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
-	defer cancel()
-	name := hex.EncodeToString(cl.keyHash)
-	cl.revision, err = c.create(ctx, name, append([]byte(cl.id), cl.bodyHash...))
-	if err == nil {
-		return true, nil
-	}
-	if !errors.Is(err, natsjs.ErrKeyExists) {
-		cl.uncertain = true
-		return false, fmt.Errorf("history: claim: %w", err)
-	}
-	other, err := c.bucket.Get(ctx, name)
-	switch {
-	case errors.Is(err, natsjs.ErrKeyNotFound):
-		return false, nil // released in the meantime
-	case err != nil:
-		return false, fmt.Errorf("history: claim: %w", err)
-	case cl.owns(other):
-		cl.revision = other.Revision()
-		return true, nil
-	case !bytes.Equal(other.Value()[len(cl.id):], cl.bodyHash):
-		return false, push.ErrKeyReused
-	}
-	return false, nil
-}
-
-// create writes a new key. If the bucket does not exist it creates the bucket first: a bucket in
-// memory is lost when a server without replicas restarts.
-func (c *claims) create(ctx context.Context, name string, value []byte) (uint64, error) {
-	revision, err := c.bucket.Create(ctx, name, value)
-	if !errors.Is(err, natsjs.ErrNoStreamResponse) {
-		return revision, err
-	}
-	bucket, err := c.createBucket(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return bucket.Create(ctx, name, value)
-}
-
-// owns reports whether an entry of the bucket belongs to this claim.
-func (c *claim) owns(e natsjs.KeyValueEntry) bool { return bytes.HasPrefix(e.Value(), []byte(c.id)) }
-
-// releaseShared releases the key in the cluster, unless it is already released.
-func (c *claims) releaseShared(cl *claim) error {
-	ctx := context.Background()
-	if cl.revision == 0 { // after this write, no earlier write of the claim can succeed
-		if owned, err := c.claimShared(ctx, cl); errors.Is(err, push.ErrKeyReused) {
-			return nil
-		} else if !owned {
-			return err
-		}
-	}
-	err := withTryTimeout(ctx, func(ctx context.Context) error {
-		return c.bucket.Purge(ctx, hex.EncodeToString(cl.keyHash), natsjs.LastRevision(cl.revision))
-	})
-	if errors.Is(err, natsjs.ErrKeyRevisionMismatch) { // the claim has expired
-		return nil
-	}
-	return err
-}
-
-// queueRelease queues the claim for release in the cluster, if it may be there.
-func (c *claims) queueRelease(cl *claim) {
-	if cl.revision == 0 && !cl.uncertain {
-		return
-	}
+// queueRelease queues the lease for release. Release has no effect if it is not held.
+func (c *claims) queueRelease(lease *jetstream.Lease) {
 	select {
-	case c.toRelease <- cl:
+	case c.toRelease <- lease:
 	default: // it expires with its TTL
 	}
 }
 
-// run releases queued claims until ctx ends, and then the remaining ones. It retries while the
+// run releases queued leases until ctx ends, and then the remaining ones. It retries while the
 // cluster elects a leader.
 func (c *claims) run(ctx context.Context) {
 	for {
 		select {
-		case cl := <-c.toRelease:
-			for c.releaseShared(cl) != nil && pause(ctx) {
+		case lease := <-c.toRelease:
+			for lease.Release(context.Background()) != nil && pause(ctx) {
 			}
 		case <-ctx.Done():
-			for len(c.toRelease) > 0 && c.releaseShared(<-c.toRelease) == nil {
+			for len(c.toRelease) > 0 && (<-c.toRelease).Release(context.Background()) == nil {
 			}
 			return // the others expire with their TTL
 		}
@@ -361,11 +296,11 @@ func (c *claims) run(ctx context.Context) {
 // before.
 func (h *History) releaseClaim(c *claim) {
 	h.claims.release(c)
-	if h.claims.bucket == nil {
+	if c.lease == nil {
 		return
 	}
 	select {
-	case h.asyncWrites <- asyncWrite{onWritten: func() { h.claims.queueRelease(c) }}: // after the events that carry the key
+	case h.asyncWrites <- asyncWrite{onWritten: func() { h.claims.queueRelease(c.lease) }}: // after the events that carry the key
 	default: // it expires with its TTL
 	}
 }

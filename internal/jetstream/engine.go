@@ -46,7 +46,7 @@ type Config struct {
 	// that are already accepted: Admit fails when less is available. On Linux a file holds them, which
 	// shrinks when the disk is nearly full. Zero means 64 MiB; a negative value reserves nothing.
 	Reserve int64
-	// SetupTimeout is how long Open, Stream and KeyValue are retried on an external server,
+	// SetupTimeout is how long Open, Stream and Bucket.Open are retried on an external server,
 	// counted from Open. Zero means a minute.
 	SetupTimeout time.Duration
 	// Logger receives log records; nil discards them.

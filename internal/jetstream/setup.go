@@ -32,16 +32,6 @@ func (e *Engine) Stream(ctx context.Context, cfg natsjs.StreamConfig) (stream na
 	return stream, err
 }
 
-// KeyValue creates or updates a bucket with the engine's number of replicas.
-func (e *Engine) KeyValue(ctx context.Context, cfg natsjs.KeyValueConfig) (bucket natsjs.KeyValue, err error) {
-	cfg.Replicas = e.Replicas()
-	err = e.setup(ctx, "bucket "+cfg.Bucket, func(ctx context.Context) (err error) {
-		bucket, err = e.js.CreateOrUpdateKeyValue(ctx, cfg)
-		return err
-	})
-	return bucket, err
-}
-
 // setup runs one step of the setup, which must be idempotent. A step on a cluster is repeated until
 // SetupTimeout after the start, because a cluster that has just started, or that elects a leader,
 // refuses or ignores requests.

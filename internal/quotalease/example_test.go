@@ -13,7 +13,7 @@ import (
 
 func Example() {
 	limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 10_000, Per: time.Minute}})
-	cluster := &fakeCluster{} // in a real cluster, use a quotalease.Bucket
+	cluster := &fakeCluster{} // in a real cluster, use quotalease.NewStore
 
 	member := quotalease.New(quotalease.Config{Store: &fakeConn{fakeCluster: cluster}, ID: "gateway-1", FallbackShare: 0.02, Members: 10})
 	member.SetLimiters(map[string]quotalease.RateLimiter{"digest of the project": limiter})

@@ -10,8 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/quotalease"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var errUnreachable = errors.New("cluster unreachable")
 
@@ -43,7 +48,7 @@ type fakeConn struct {
 	latency       time.Duration // each way
 }
 
-func (l *fakeConn) Read(ctx context.Context, key string) ([]byte, uint64, error) {
+func (l *fakeConn) Get(ctx context.Context, key string) ([]byte, uint64, error) {
 	if err := l.transmit(ctx); err != nil {
 		return nil, 0, err
 	}
@@ -53,35 +58,36 @@ func (l *fakeConn) Read(ctx context.Context, key string) ([]byte, uint64, error)
 	return []byte(e.text), e.revision, l.transmit(ctx)
 }
 
-func (l *fakeConn) Write(ctx context.Context, key string, text []byte, revision uint64) error {
+func (l *fakeConn) CompareAndSet(ctx context.Context, key string, text []byte, revision uint64) (uint64, error) {
 	if err := l.transmit(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	if err := l.compareAndSet(key, text, revision); err != nil {
-		return err
+	written, err := l.compareAndSet(key, text, revision)
+	if err != nil {
+		return 0, err
 	}
 	l.mu.Lock()
 	lost := l.loseResponses
 	l.mu.Unlock()
 	if lost {
 		<-ctx.Done()
-		return ctx.Err()
+		return 0, ctx.Err()
 	}
-	return l.transmit(ctx)
+	return written, l.transmit(ctx)
 }
 
-func (l *fakeConn) compareAndSet(key string, text []byte, revision uint64) error {
+func (l *fakeConn) compareAndSet(key string, text []byte, revision uint64) (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.docs[key].revision != revision {
-		return quotalease.ErrChanged
+		return 0, jetstream.ErrChanged
 	}
 	if l.docs == nil {
 		l.docs = map[string]entry{}
 	}
 	l.revision++
 	l.docs[key] = entry{string(text), l.revision}
-	return nil
+	return l.revision, nil
 }
 
 // transmit waits for the latency even if ctx has ended, because a message that was sent still

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
 // lease is this member's lease of shares of one quota.
@@ -70,9 +72,9 @@ func (l *lease) release(ctx context.Context) error {
 
 // update applies change to the document and writes it. It starts over if another member was faster.
 func (l *lease) update(ctx context.Context, change func(d *document, now time.Time)) error {
-	err := ErrChanged
+	err := jetstream.ErrChanged
 	for range maxAttempts {
-		if err = l.tryUpdate(ctx, change); !errors.Is(err, ErrChanged) {
+		if err = l.tryUpdate(ctx, change); !errors.Is(err, jetstream.ErrChanged) {
 			return err
 		}
 	}
@@ -82,7 +84,7 @@ func (l *lease) update(ctx context.Context, change func(d *document, now time.Ti
 func (l *lease) tryUpdate(ctx context.Context, change func(d *document, now time.Time)) error {
 	store := l.member.cfg.Store
 	started := time.Now()
-	text, revision, err := store.Read(ctx, l.key)
+	text, revision, err := store.Get(ctx, l.key)
 	if err != nil {
 		return err
 	}
@@ -98,7 +100,7 @@ func (l *lease) tryUpdate(ctx context.Context, change func(d *document, now time
 	if text, err = json.Marshal(d); err != nil {
 		return err
 	}
-	if err := store.Write(ctx, l.key, text, revision); err != nil {
+	if _, err := store.CompareAndSet(ctx, l.key, text, revision); err != nil {
 		return err
 	}
 	l.members = len(d.Members)

@@ -15,22 +15,31 @@ import (
 	"sync"
 	"time"
 
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
-// ErrChanged is returned by Store.Write if the document is not at the expected revision.
-var ErrChanged = errors.New("quotalease: the document has changed in the meantime")
-
 // Store keeps one document per key, accessible to all members. It may lose documents, but must
-// never return an earlier state after a loss.
+// never return an earlier state after a loss. NewStore returns the store of a cluster.
 type Store interface {
-	// Read returns the document and its revision, which is 0 if there is none. The result may be
+	// Get returns the document and its revision, which is 0 if there is none. The result may be
 	// stale.
-	Read(ctx context.Context, key string) (text []byte, revision uint64, err error)
-	// Write replaces the document at that revision, or creates it if revision is 0. If the document
-	// is at another revision it returns ErrChanged. After any other error, whether the document was
-	// written is unknown.
-	Write(ctx context.Context, key string, text []byte, revision uint64) error
+	Get(ctx context.Context, key string) (text []byte, revision uint64, err error)
+	// CompareAndSet replaces the document at a revision, or creates it if revision is 0. It returns
+	// the new revision. If the document has another revision the error is jetstream.ErrChanged.
+	// After any other error it is unknown whether the document was written.
+	CompareAndSet(ctx context.Context, key string, text []byte, revision uint64) (written uint64, err error)
+}
+
+// documentTTL is how long the store keeps a document after its last write.
+const documentTTL = time.Hour
+
+// NewStore returns a store in memory of the cluster. If the cluster loses the documents, the members
+// create new ones.
+func NewStore(e *jetstream.Engine) Store {
+	return e.Bucket(natsjs.KeyValueConfig{Bucket: "SLUICE_QUOTA_LEASES", TTL: documentTTL, Storage: natsjs.MemoryStorage})
 }
 
 // RateLimiter enforces a quota in this gateway.

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jetstream_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
+	"github.com/sluice-push/sluice/internal/testwait"
+)
+
+// openURL opens an engine on an external server.
+func openURL(t *testing.T, url string) *jetstream.Engine {
+	t.Helper()
+	e, err := jetstream.Open(t.Context(), jetstream.Config{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+// memoryBucket is the configuration of the buckets in the tests.
+var memoryBucket = natsjs.KeyValueConfig{Bucket: "TEST", TTL: time.Minute, Storage: natsjs.MemoryStorage}
+
+// expectValue fails the test unless the key has that value. It returns the revision.
+func expectValue(t *testing.T, b *jetstream.Bucket, want string) uint64 {
+	t.Helper()
+	value, revision, err := b.Get(t.Context(), "key")
+	if err != nil || string(value) != want || (revision == 0) != (want == "") {
+		t.Fatalf("value %q at revision %d, %v; want %q", value, revision, err, want)
+	}
+	return revision
+}
+
+func TestBucketCompareAndSet(t *testing.T) {
+	server := jetstreamtest.NewServer(t, t.TempDir())
+	e := openURL(t, server.URL)
+	one, two := e.Bucket(memoryBucket), e.Bucket(memoryBucket)
+	write := func(b *jetstream.Bucket, value string, revision uint64, want error) (written uint64) {
+		t.Helper()
+		written, err := b.CompareAndSet(t.Context(), "key", []byte(value), revision)
+		if !errors.Is(err, want) {
+			t.Fatalf("write %q at revision %d: %v, want %v", value, revision, err, want)
+		}
+		return written
+	}
+	expectValue(t, one, "")
+	first := write(one, "first", 0, nil)
+	write(two, "also first", 0, jetstream.ErrChanged)
+	if found := expectValue(t, two, "first"); found != first {
+		t.Errorf("written at revision %d, found at %d", first, found)
+	}
+	write(two, "second", first, nil)
+	write(one, "too late", first, jetstream.ErrChanged)
+	expectValue(t, one, "second")
+
+	server.Stop()
+	if _, err := one.CompareAndSet(shortContext(t), "key", []byte("server is down"), first); err == nil || errors.Is(err, jetstream.ErrChanged) {
+		t.Fatalf("without a server: %v", err)
+	}
+	server.Start() // without the bucket, which was in memory
+	canRead := func(b *jetstream.Bucket) func() bool {
+		return func() bool {
+			_, _, err := b.Get(shortContext(t), "key")
+			return err == nil
+		}
+	}
+	testwait.Until(t, canRead(one), "the key can be read again")
+	expectValue(t, one, "")
+	write(one, "new", 0, nil)
+	testwait.Until(t, canRead(two), "the other gateway can read it too")
+	expectValue(t, two, "new")
+}
+
+// shortContext returns a context with a short timeout.
+func shortContext(t *testing.T) context.Context {
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
+	t.Cleanup(stop)
+	return ctx
+}
+
+// TestLostBucketIsCreatedAgain deletes the bucket before each kind of request.
+func TestLostBucketIsCreatedAgain(t *testing.T) {
+	e := openURL(t, jetstreamtest.StartServer(t))
+	b := e.Bucket(memoryBucket)
+	if err := b.Put(t.Context(), "key", []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+	expectValue(t, b, "value")
+	for name, request := range map[string]func() error{
+		"get":    func() error { expectValue(t, b, ""); return nil },
+		"put":    func() error { return b.Put(t.Context(), "key", nil) },
+		"create": func() error { _, err := b.CompareAndSet(t.Context(), "key", nil, 0); return err },
+	} {
+		if err := e.JetStream().DeleteKeyValue(t.Context(), "TEST"); err != nil {
+			t.Fatal(err)
+		}
+		if err := request(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := e.JetStream().DeleteKeyValue(t.Context(), "TEST"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.CompareAndSet(t.Context(), "key", nil, 1); !errors.Is(err, jetstream.ErrChanged) {
+		t.Errorf("replaced a value that is lost: %v", err)
+	}
+}
