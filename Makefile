@@ -40,12 +40,10 @@ fuzz: ## run every fuzz target for FUZZ (default 30s) each
 	  done || exit 1; done
 
 BENCH ?= 15s
-bench: build ## run the load tests of docs/performance.md, BENCH (default 15s) each
-	bin/gateway bench --dev --no-queue --duration $(BENCH) --in-flight 2 --batch 150
-	bin/gateway bench --dev --no-queue --duration $(BENCH) --in-flight 64
-	bin/gateway bench --dev --no-queue --duration $(BENCH) --rate 1500/s
-	bin/gateway bench --dev --duration $(BENCH) --in-flight 2 --batch 150
-	bin/gateway bench --dev --duration $(BENCH) --in-flight 64
+LOADS = "--batch 500 --in-flight 4" "--in-flight 64" "--in-flight 256" "--rate 1500/s"
+bench: build ## run the loads of docs/performance.md without and with a queue, BENCH (default 15s) each
+	for queue in --no-queue --queue; do for load in $(LOADS); do \
+	  echo "== $$queue $$load"; bin/gateway bench --dev $$queue --duration $(BENCH) $$load || exit 1; done; done
 
 PROFILE ?= 15s
 profile: build ## profile CPU, allocations and locks of the gateway in batches, single calls and with a queue, PROFILE (default 15s) each; writes data/profile
