@@ -5,6 +5,8 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -142,10 +144,14 @@ func invalidField(err error) string {
 // notification.
 func (c *call) attempt(ctx context.Context, conn wire.Doer, r *wire.Request) push.Outcome {
 	res, err := conn.Do(ctx, c.withWait(ctx, r))
+	if e, ok := errors.AsType[*wire.Error](err); ok && e.Reason == wire.ResponseTooLarge {
+		c.response = intermediaryResponse(0, fmt.Sprintf("the response of more than %d MiB", maxResponse>>20))
+		return c.response.outcome()
+	}
 	if err != nil {
 		return push.NoResponse(err)
 	}
-	c.response = parseResponse(res, c.several)
+	c.response = parseResponse(res, len(c.targets))
 	return c.response.outcome()
 }
 

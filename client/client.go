@@ -153,7 +153,7 @@ func (c *Client) send(ctx context.Context, n *push.Notification, async bool) (pu
 // Such a call is repeated once, regardless of the retry budget: when a zone fails, all calls in
 // flight to it fail at the same time, which is a third of all calls if there are three zones. This
 // causes no retry storm, because each call is repeated only once, and only after its connection was
-// declared dead.
+// closed.
 func gatewayLost(r push.Receipt) bool {
 	return r.Verdict == push.Unknown && len(r.Attempts) == 1 &&
 		(r.Reason == string(wire.PingTimeout) || r.Reason == string(wire.LostAfterWrite))

@@ -119,6 +119,9 @@ func (c *gatewayConn) checkLive(ctx context.Context) error {
 	switch {
 	case res.StatusCode != http.StatusOK:
 		err = fmt.Errorf("GET /livez returned %s: check that it is a gateway", res.Status)
+	case c.state.Load().raw == "":
+		err = fmt.Errorf("%s to GET /livez is not from a gateway: it has no header Sluice-Gateway",
+			describeResponse(res.StatusCode, res.Header.Get("Content-Type"), ""))
 	case c.state.Load().draining:
 		err = errDraining
 	}

@@ -9,11 +9,13 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"mime"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/sluice-push/sluice/pool"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -69,6 +71,7 @@ type feed struct {
 	data      strings.Builder
 	eventType string
 	id        string // of the event that is being read
+	logged    string // the last cause that was logged
 }
 
 var errStopped = errors.New("the loop ended")
@@ -118,12 +121,15 @@ func (f *feed) connect(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = res.Body.Close(); conn.http.CloseIdleConnections() }()
-	lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: res.StatusCode}) // a feed does not count as a call in flight
-	if res.StatusCode != http.StatusOK {
-		return f.readRefusal(res)
-	}
 	idle := time.AfterFunc(feedIdleTimeout, cancel)
 	defer idle.Stop()
+	if !isFeed(res) {
+		refusal := readRefusal(res)
+		lease.Done(refusal.outcome())
+		f.logIntermediary(lease.Endpoint(), refusal)
+		return feedError(refusal)
+	}
+	lease.Done(push.Outcome{Verdict: push.Accepted, HTTP: res.StatusCode}) // a feed does not count as a call in flight
 	return f.read(res.Body, func() { idle.Reset(feedIdleTimeout) })
 }
 
@@ -140,14 +146,25 @@ func (f *feed) request(ctx context.Context, conn *gatewayConn) (*http.Response, 
 	return conn.http.RoundTrip(request)
 }
 
-// readRefusal returns an *Error if the gateway refuses the client, and another error if the gateway
-// is unavailable.
-func (f *feed) readRefusal(res *http.Response) error {
-	return feedError(readRefusal(res))
+// isFeed reports whether a response is a feed of a gateway.
+func isFeed(res *http.Response) bool {
+	media, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	return res.StatusCode == http.StatusOK && err == nil && media == "text/event-stream"
 }
 
+// logIntermediary logs the response of an intermediary. Events continues at another gateway; if all
+// are behind the intermediary, nothing else names the cause.
+func (f *feed) logIntermediary(endpoint *pool.Endpoint, r *response) {
+	if r.intermediary && f.logged != r.err.Detail {
+		f.log.Warn("response to the request for events is not from a gateway", "endpoint", endpoint.String(), "http", r.status, "detail", r.err.Detail)
+		f.logged = r.err.Detail
+	}
+}
+
+// feedError returns an *Error if the gateway refuses the client, and another error if the gateway is
+// unavailable.
 func feedError(r *response) error {
-	if r.proxy || r.status >= http.StatusInternalServerError && r.status != http.StatusNotImplemented {
+	if r.intermediary || r.status >= http.StatusInternalServerError && r.status != http.StatusNotImplemented {
 		return errors.New(r.err.Error())
 	}
 	return r.err
@@ -190,7 +207,9 @@ func (f *feed) dispatch() error {
 	}
 	if eventType == "problem" {
 		a := new(response)
-		a.parseProblem([]byte(data))
+		if !a.parseProblem([]byte(data)) {
+			return errors.New("client: the feed has a problem that cannot be read")
+		}
 		a.status = a.err.Status
 		return feedError(a)
 	}

@@ -5,7 +5,10 @@ package client
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"mime"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/sluice-push/sluice/push"
@@ -13,13 +16,13 @@ import (
 )
 
 // response is a gateway's response: a receipt, or a problem that may contain one. If it is neither,
-// it comes from a proxy in front of the gateway.
+// it comes from an intermediary: a proxy, a firewall or a captive portal.
 type response struct {
-	status  int
-	receipt push.Receipt
-	each    []push.Receipt // for a request with several targets
-	err     *Error
-	proxy   bool
+	status       int
+	receipt      push.Receipt
+	each         []push.Receipt // for a request with several targets
+	err          *Error
+	intermediary bool
 }
 
 // problemDocument is a problem of a gateway (RFC 9457).
@@ -35,49 +38,51 @@ type problemDocument struct {
 
 const problemBase = "https://sluice-push.github.io/problems/"
 
-// parseResponse parses a response. several says that the request had a list of targets.
-func parseResponse(r *wire.Response, several bool) *response {
+// parseResponse parses the response to a request with this number of targets in a list; 0 for none.
+func parseResponse(r *wire.Response, targets int) *response {
 	a := &response{status: r.Status}
-	if r.Status == http.StatusOK || r.Status == http.StatusAccepted {
-		if a.parseReceipts(r.Body, several) == nil {
-			return a
-		}
+	if (r.Status == http.StatusOK || r.Status == http.StatusAccepted) && a.parseReceipts(r.Body, targets) == nil {
+		return a
 	}
-	a.parseProblem(r.Body)
+	return parseRefusal(r)
+}
+
+// parseRefusal parses a response that is not a receipt.
+func parseRefusal(r *wire.Response) *response {
+	a := &response{status: r.Status}
+	if !a.parseProblem(r.Body) {
+		a = intermediaryResponse(r.Status, describeResponse(r.Status, r.Get("content-type"), r.Get("location")))
+	}
 	a.err.RetryAfter = max(r.RetryAfter(), a.receipt.RetryAfter)
 	return a
 }
 
-func (r *response) parseReceipts(body []byte, several bool) error {
-	if !several {
+func (r *response) parseReceipts(body []byte, targets int) error {
+	if targets == 0 {
 		return json.Unmarshal(body, &r.receipt)
 	}
 	var list struct {
 		Receipts []push.Receipt `json:"receipts"`
 	}
 	err := json.Unmarshal(body, &list)
-	if r.each = list.Receipts; err == nil && r.each == nil {
-		err = errors.New("client: no receipts")
+	if r.each = list.Receipts; err == nil && len(r.each) != targets {
+		err = errors.New("client: not one receipt for each target")
 	}
 	return err
 }
 
-// parseProblem parses the problem in body.
-func (r *response) parseProblem(body []byte) {
+// parseProblem parses the problem in body. It returns false if there is none of a gateway.
+func (r *response) parseProblem(body []byte) bool {
 	var d problemDocument
 	err := json.Unmarshal(body, &d)
 	slug, ours := strings.CutPrefix(d.Type, problemBase)
 	if err != nil || !ours {
-		r.proxy = true
-		r.receipt = push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: reasonNoGateway, HTTP: r.status}}
-		r.err = &Error{Type: problemTypes[push.Unknown], Status: r.status,
-			Detail: "the response does not come from a gateway (check the URL and proxies): " + http.StatusText(r.status)}
-		return
+		return false
 	}
 	r.err = &Error{Type: slug, Status: d.Status, Title: d.Title, Detail: d.Detail, Field: d.Field, RequestID: d.RequestID}
 	if d.Receipt != nil {
 		r.receipt = *d.Receipt
-		return
+		return true
 	}
 	r.receipt.Outcome = push.Outcome{Verdict: push.Refused, Reason: slug, Field: d.Field, Detail: d.Detail}
 	if r.nothingSent() {
@@ -85,23 +90,61 @@ func (r *response) parseProblem(body []byte) {
 	} else if r.status >= http.StatusInternalServerError && r.status != http.StatusNotImplemented {
 		r.receipt.Verdict = push.Unknown
 	}
+	return true
+}
+
+// intermediaryResponse returns a response that does not come from a gateway. Its status says nothing
+// about the notification, only whether a gateway can have received the request.
+func intermediaryResponse(status int, description string) *response {
+	verdict := push.Unknown
+	if refusedByIntermediary(status) {
+		verdict = push.Unsent
+	}
+	detail := description + " is not from a gateway, but from a proxy, firewall or other server: check the URL and the network to the gateway"
+	return &response{
+		status: status, intermediary: true,
+		receipt: push.Receipt{Outcome: push.Outcome{Verdict: verdict, Reason: reasonNoGateway, HTTP: status, Detail: detail}},
+		err:     &Error{Type: problemTypes[verdict], Status: status, Detail: detail},
+	}
+}
+
+// refusedByIntermediary reports whether an intermediary that responds with this status has not
+// forwarded the request. A request can have reached a gateway before a 408, and before other
+// statuses than redirects and refusals: an intermediary can replace a response.
+func refusedByIntermediary(status int) bool {
+	return status >= 300 && status < 500 && status != http.StatusRequestTimeout
+}
+
+// describeResponse describes a response by its status, its type and the host that it redirects to. It
+// leaves out paths and queries, because they can contain secrets.
+func describeResponse(status int, contentType, location string) string {
+	text := strings.TrimSpace(fmt.Sprintf("the response %d %s", status, http.StatusText(status)))
+	if media, _, err := mime.ParseMediaType(contentType); err == nil {
+		text += " (" + media + ")"
+	}
+	if to, err := url.Parse(location); err == nil && to.Host != "" {
+		text += ", a redirect to " + to.Scheme + "://" + to.Host + ","
+	}
+	return text
 }
 
 // outcome returns the outcome for the gateway, by which the route decides:
 //
 //   - Accepted: the gateway processed the request. No other gateway is tried, whatever the
 //     result of the notification.
-//   - Unavailable: the gateway refused before any attempt, or all its attempts were certainly not
-//     sent. Another gateway may be tried without a second attempt at the provider.
+//   - Unavailable: the gateway refused before any attempt, all its attempts were certainly not sent,
+//     or an intermediary refused the request. Another gateway may be tried without a second attempt
+//     at the provider.
 //   - Unknown: the gateway may have sent it. The sender decides whether another gateway is tried.
 func (r *response) outcome() push.Outcome {
 	o := push.Outcome{HTTP: r.status, Reason: r.receipt.Reason}
+	if r.intermediary {
+		o.Scope, o.Detail = push.ScopeEndpoint, r.receipt.Detail
+	}
 	switch {
-	case r.proxy && r.status >= http.StatusInternalServerError:
-		o.Verdict, o.Scope = push.Unknown, push.ScopeEndpoint
 	case r.nothingSent():
 		o.Verdict = push.Unavailable
-	case r.status == http.StatusInternalServerError:
+	case r.intermediary, r.status == http.StatusInternalServerError:
 		o.Verdict = push.Unknown
 	default:
 		o.Verdict = push.Accepted
@@ -109,16 +152,16 @@ func (r *response) outcome() push.Outcome {
 	return o
 }
 
-// nothingSent reports whether the gateway says that nothing was sent, for a reason that may not
-// apply to other gateways.
+// nothingSent reports whether nothing was sent, for a reason that may not apply to other gateways.
 func (r *response) nothingSent() bool {
-	switch r.status {
-	case http.StatusServiceUnavailable:
-		return !r.proxy && notSent(r.receipt)
-	case http.StatusRequestTimeout: // it did not receive the whole request
-		return !r.proxy
+	switch {
+	case r.intermediary:
+		return r.receipt.Verdict == push.Unsent
+	case r.status == http.StatusServiceUnavailable:
+		return notSent(r.receipt)
+	default:
+		return r.status == http.StatusRequestTimeout // it did not receive the whole request
 	}
-	return false
 }
 
 // notSent reports whether no provider has received the notification.

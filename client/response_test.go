@@ -199,6 +199,7 @@ func TestEventsResumeAfterLostConnection(t *testing.T) {
 		if r.URL.RawQuery != "type=unregistered" {
 			t.Errorf("the query is %q", r.URL.RawQuery)
 		}
+		w.Header().Set("Content-Type", "text/event-stream")
 		after := r.Header.Get("Last-Event-ID")
 		mu.Lock()
 		cursors = append(cursors, after)

@@ -211,7 +211,11 @@ func (s *stream) receive(body io.Reader, cancel func()) (refusal *response, err 
 	if res.StatusCode != http.StatusOK {
 		return readRefusal(res), nil
 	}
-	return nil, s.receipts(res.Body, func() { timer.Reset(limit) })
+	err = s.receipts(res.Body, func() { timer.Reset(limit) })
+	if errors.Is(err, errNoReceipt) {
+		return intermediaryResponse(res.StatusCode, describeResponse(res.StatusCode, res.Header.Get("Content-Type"), "")), nil
+	}
+	return nil, err
 }
 
 func (s *stream) header() http.Header {
@@ -228,27 +232,35 @@ func (s *stream) header() http.Header {
 func readRefusal(res *http.Response) *response {
 	text, _ := io.ReadAll(io.LimitReader(res.Body, maxResponse))
 	wireRes := wire.Response{Status: res.StatusCode, Body: text}
-	if after := res.Header.Get("Retry-After"); after != "" {
-		wireRes.Header = []wire.Field{{Name: "retry-after", Value: after}}
+	for _, name := range []string{"retry-after", "content-type", "location"} {
+		if value := res.Header.Get(name); value != "" {
+			wireRes.Header = append(wireRes.Header, wire.Field{Name: name, Value: value})
+		}
 	}
-	return parseResponse(&wireRes, false)
+	return parseRefusal(&wireRes)
 }
+
+// errNoReceipt means that a response to a batch does not consist of receipts.
+var errNoReceipt = errors.New("client: the response has a line that is not a receipt, or no line")
 
 // receipts reads the receipts line by line.
 func (s *stream) receipts(body io.Reader, alive func()) error {
 	lines := bufio.NewReaderSize(body, 32<<10)
-	for {
+	for empty := true; ; empty = false {
 		line, err := lines.ReadBytes('\n')
-		if errors.Is(err, io.EOF) && len(line) == 0 {
-			return nil
-		}
-		if err != nil {
+		if err != nil && err != io.EOF {
 			return err
+		}
+		if len(line) == 0 {
+			if empty && s.hasItems() {
+				return errNoReceipt
+			}
+			return nil
 		}
 		alive()
 		var r push.Receipt
-		if err := json.Unmarshal(line, &r); err != nil {
-			return err
+		if json.Unmarshal(line, &r) != nil {
+			return errNoReceipt
 		}
 		s.handleReceipt(r)
 	}
@@ -278,6 +290,13 @@ func (s *stream) handleReceipt(r push.Receipt) {
 	default:
 		s.report(it, r, errorFor(r, nil))
 	}
+}
+
+// hasItems reports whether the stream has items, with or without a receipt.
+func (s *stream) hasItems() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.items) > 0
 }
 
 // takeItem returns the item with this index, once.
@@ -316,22 +335,23 @@ func (s *stream) settle(refusal *response, err error) {
 		switch {
 		case index >= s.sent, s.readUpTo >= 0 && index >= s.readUpTo, err != nil && !s.connected.Load():
 			s.resend(it, push.Outcome{Verdict: push.Unsent}, push.Receipt{Outcome: push.Outcome{Reason: string(wire.LostBeforeWrite)}})
-		case refusal != nil && refusal.nothingSent():
-			s.resend(it, refusal.outcome(), refusal.receipt)
-		case refusal != nil:
+		case refusal == nil:
+			s.resend(it, push.Outcome{Verdict: push.Unknown}, push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: string(wire.LostAfterWrite)}})
+		case refusal.outcome().Verdict == push.Accepted:
 			s.report(it, refusal.receipt, refusal.err)
 		default:
-			s.resend(it, push.Outcome{Verdict: push.Unknown}, push.Receipt{Outcome: push.Outcome{Verdict: push.Unknown, Reason: string(wire.LostAfterWrite)}})
+			s.resend(it, refusal.outcome(), refusal.receipt)
 		}
 	}
 }
 
 // resend sends an item as a single request if its outcome o allows it; otherwise it reports r.
-// Items that a gateway refused take from the retry budget, because other gateways may be as busy.
+// Items that were refused take from the retry budget, because other gateways may be as busy.
 // Items that were in flight to a lost gateway do not: they all fail at once, and are resent only
 // once.
 func (b *batch) resend(it *item, o push.Outcome, r push.Receipt) {
-	exhausted := o.Verdict == push.Unavailable && !b.executor.Budget.Withdraw(o)
+	refused := o.Verdict == push.Unavailable || o.HTTP != 0
+	exhausted := refused && !b.executor.Budget.Withdraw(o)
 	if b.ctx.Err() != nil || exhausted || o.Verdict == push.Unknown && !it.n.MayRetryUnknown() {
 		b.report(it, r, errorFor(r, nil))
 		return

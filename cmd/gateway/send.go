@@ -13,8 +13,10 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"strings"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -82,7 +84,7 @@ func (s sendCmd) Run(p process) error {
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := sendClient.Do(request)
 	if err != nil {
 		if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
 			return fmt.Errorf("send: no response from %s: %w", s.URL, err)
@@ -94,8 +96,12 @@ func (s sendCmd) Run(p process) error {
 	if err != nil {
 		return fmt.Errorf("send: incomplete response; the notification may have been sent: %w", err)
 	}
-	return printReceipt(p, response.StatusCode, text)
+	return printReceipt(p, response, text)
 }
+
+// sendClient follows no redirects: a gateway does not redirect, and the notification is for the gateway
+// only.
+var sendClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 func (s sendCmd) singleRequest(p process) (*http.Request, error) {
 	body, err := json.Marshal(s.notification())
@@ -160,31 +166,61 @@ func (s sendCmd) notification() notification {
 
 // printReceipt prints a receipt, several, or a problem. It returns an error unless the notification was
 // accepted by the provider or stored in the queue for each target.
-func printReceipt(p process, status int, text []byte) error {
+func printReceipt(p process, response *http.Response, text []byte) error {
+	var receipts []push.Receipt
+	if response.StatusCode == http.StatusOK || response.StatusCode == http.StatusAccepted {
+		receipts = parseReceipts(text)
+	}
 	var pretty bytes.Buffer
-	if json.Indent(&pretty, text, "", "  ") != nil {
-		return fmt.Errorf("send: the response is not JSON (is --url a gateway?): HTTP status %d", status)
+	if receipts == nil && !isProblem(text) || json.Indent(&pretty, text, "", "  ") != nil {
+		result := "the notification may have been sent"
+		if response.StatusCode >= 300 && response.StatusCode < 500 && response.StatusCode != http.StatusRequestTimeout {
+			result = "nothing was sent"
+		}
+		return fmt.Errorf("send: %w; %s", intermediaryError(response), result)
 	}
 	printf(p.stdout, "%s\n", bytes.TrimSpace(pretty.Bytes()))
-	type receipt struct {
-		Status push.Status `json:"status"`
-	}
-	var response struct {
-		receipt
-		Receipts []receipt `json:"receipts"`
-	}
-	if status != http.StatusAccepted && status != http.StatusOK || json.Unmarshal(text, &response) != nil {
+	if receipts == nil {
 		return errReported
 	}
-	if response.Receipts == nil {
-		response.Receipts = []receipt{response.receipt}
-	}
-	for _, r := range response.Receipts {
-		switch r.Status {
+	for _, r := range receipts {
+		switch r.Status() {
 		case push.StatusAccepted, push.StatusQueued, push.StatusScheduled, push.StatusSending:
 		default:
 			return errReported
 		}
 	}
 	return nil
+}
+
+// parseReceipts returns the receipts of a gateway in the body of a response, or nil.
+func parseReceipts(text []byte) []push.Receipt {
+	var list struct {
+		Receipts []push.Receipt `json:"receipts"`
+	}
+	if json.Unmarshal(text, &list) == nil && list.Receipts != nil {
+		return list.Receipts
+	}
+	var single push.Receipt
+	if json.Unmarshal(text, &single) != nil {
+		return nil
+	}
+	return []push.Receipt{single}
+}
+
+// isProblem reports whether the body of a response is a problem of a gateway.
+func isProblem(text []byte) bool {
+	var problem struct {
+		Type string `json:"type"`
+	}
+	return json.Unmarshal(text, &problem) == nil && strings.HasPrefix(problem.Type, api.ProblemBase)
+}
+
+// intermediaryError returns the error for a response that is not from a gateway.
+func intermediaryError(response *http.Response) error {
+	description := response.Status
+	if to, err := response.Location(); err == nil {
+		description += " to " + to.Scheme + "://" + to.Host
+	}
+	return fmt.Errorf("the response %s is not from a gateway, but from a proxy, firewall or other server: check --url and the network to the gateway", description)
 }

@@ -110,8 +110,8 @@ func (f *fileSender) sendRest() error {
 	err = f.readReceipts(request)
 	f.window.halt()
 	_ = body.CloseWithError(errIncomplete) // never fails; unblocks the writer
-	if writeErr := <-written; writeErr != nil && !errors.Is(writeErr, errIncomplete) {
-		return writeErr
+	if writeErr := <-written; writeErr != nil && !errors.Is(writeErr, errIncomplete) && !errors.Is(writeErr, io.ErrClosedPipe) {
+		return writeErr // not the end of a call that has a response already, whose error is err
 	}
 	if err == nil {
 		err = errIncomplete
@@ -121,7 +121,7 @@ func (f *fileSender) sendRest() error {
 
 // readReceipts sends the request and reads the receipts while the body is written.
 func (f *fileSender) readReceipts(request *http.Request) error {
-	response, err := http.DefaultClient.Do(request)
+	response, err := sendClient.Do(request)
 	if err != nil {
 		return err
 	}
@@ -144,10 +144,15 @@ func (f *fileSender) readReceipts(request *http.Request) error {
 	}
 }
 
+var errNoReceipt = errors.New("send: the response has a line that is not a receipt of a gateway: check --url and the network to the gateway")
+
 // responseError returns the error for a response that is not 202. It is a usageError if a retry
-// does not help.
+// does not help. The response of a proxy or firewall is an error like a lost connection.
 func (f *fileSender) responseError(response *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if !isProblem(text) {
+		return fmt.Errorf("send: %w", intermediaryError(response))
+	}
 	err := fmt.Errorf("send: HTTP status %d: %s", response.StatusCode, bytes.TrimSpace(text))
 	switch response.StatusCode {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -187,8 +192,8 @@ const maxWarned = 10
 // ones with warnings.
 func (f *fileSender) handleReceipt(text []byte) error {
 	var v lineReceipt
-	if err := json.Unmarshal(text, &v); err != nil {
-		return fmt.Errorf("send: the response is not JSON (is --url a gateway?): %w", err)
+	if json.Unmarshal(text, &v) != nil || v.Status == "" {
+		return errNoReceipt
 	}
 	number := f.window.record(v)
 	refused := v.Status == push.StatusRefused && !v.retryable()

@@ -207,6 +207,7 @@ func TestSendFileStopsAtARevokedKey(t *testing.T) {
 		b.mu.Unlock()
 		if again {
 			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, `{"type":"https://sluice-push.github.io/problems/unauthenticated"}`)
 			return
 		}
 		handler.ServeHTTP(w, r)

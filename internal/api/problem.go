@@ -11,9 +11,9 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// problemBase and the slug of a kind form the type of a problem (RFC 9457). Clients compare it as a
+// ProblemBase and the slug of a kind form the type of a problem (RFC 9457). Clients compare it as a
 // string.
-const problemBase = "https://sluice-push.github.io/problems/"
+const ProblemBase = "https://sluice-push.github.io/problems/"
 
 // kind is a type of problem. Its slug is the last part of the type in a problem document. Its
 // reason is the reason of a refused receipt, if the problem concerns one notification of a batch.
@@ -98,11 +98,11 @@ type document struct {
 // reply returns the response for p.
 func (p *problem) reply(requestID string) reply {
 	body, err := json.Marshal(document{
-		Type: problemBase + p.slug, Title: p.title, Status: p.status,
+		Type: ProblemBase + p.slug, Title: p.title, Status: p.status,
 		Detail: p.detail, Field: p.field, RequestID: requestID, Receipt: p.receipt,
 	})
 	if err != nil { // a receipt without a JSON form is a bug
-		body = []byte(`{"type":"` + problemBase + internal.slug + `","title":"` + internal.title + `","status":500}`)
+		body = []byte(`{"type":"` + ProblemBase + internal.slug + `","title":"` + internal.title + `","status":500}`)
 		return reply{status: http.StatusInternalServerError, contentType: problemType, body: body}
 	}
 	out := reply{status: p.status, contentType: problemType, body: append(body, '\n')}
