@@ -53,6 +53,7 @@ var packages = map[string]packageRule{
 	"internal/keyfile":      {layer: 0},
 	"internal/jetstream":    {layer: 0},
 	"internal/fairqueue":    {layer: 0},
+	"internal/testtool":     {layer: 0, why: "only tests import it"},
 	"internal/testwait":     {layer: 0, why: "only tests import it"},
 	"internal/panics":       {layer: 0},
 	"internal/publicaddr":   {layer: 0},
@@ -198,6 +199,20 @@ func TestEveryFileHasLicenseLine(t *testing.T) {
 		}
 		if !strings.HasPrefix(string(text), "// SPDX-License-Identifier: Apache-2.0\n") {
 			t.Errorf("%s: the first line is not the SPDX line", file)
+		}
+	}
+}
+
+// TestToolsAreRequiredInCI is a check of tests that need a program: a test that looks for it by itself
+// is skipped, or checks less, where CI has not installed it.
+func TestToolsAreRequiredInCI(t *testing.T) {
+	for _, file := range goFiles(t) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, "_test.go") && strings.Contains(string(text), "exec.Look"+"Path") {
+			t.Errorf("%s: use testtool.Require", file)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/testtool"
 	"github.com/sluice-push/sluice/mockprovider"
 )
 
@@ -151,12 +152,7 @@ func checkYAML(b codeBlock) error {
 
 // command runs a program with gateway in its path, in an empty folder that has the examples.
 func (r *documentRun) command(t *testing.T, name string, args ...string) (string, error) {
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing", name)
-		}
-		t.Skipf("%s is missing", name)
-	}
+	testtool.Require(t, name)
 	r.start()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

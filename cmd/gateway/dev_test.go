@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sluice-push/sluice/internal/testtool"
 	"github.com/sluice-push/sluice/internal/testwait"
 )
 
@@ -35,26 +36,20 @@ func TestDevPrintsAWorkingCurlCommand(t *testing.T) {
 	}
 }
 
-// runCurl runs a command in a shell. Without curl it sends the same request itself.
+// runCurl runs a command in a shell.
 func runCurl(t *testing.T, line string, ready map[string]any) string {
 	t.Helper()
-	if _, err := exec.LookPath("curl"); err == nil {
-		response, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s\n%s", err, response, line)
-		}
-		return string(response)
-	}
 	for _, part := range []string{ready["url"].(string) + "/v1/apps/demo/notifications", ready["key"].(string), deviceToken} {
 		if !strings.Contains(line, part) {
 			t.Errorf("%q is missing in %s", part, line)
 		}
 	}
-	_, response, err := post(ready)
+	testtool.Require(t, "curl")
+	response, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v: %s\n%s", err, response, line)
 	}
-	return response
+	return string(response)
 }
 
 func TestDevReadyFile(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/keyfile"
+	"github.com/sluice-push/sluice/internal/testtool"
 )
 
 func TestTextRemovesByteOrderMark(t *testing.T) {
@@ -111,9 +112,7 @@ func TestKeyFindsBlockAmongOthers(t *testing.T) {
 
 // TestCommandsConvert runs the commands of the errors on files that OpenSSL wrote.
 func TestCommandsConvert(t *testing.T) {
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
-	}
+	testtool.Require(t, "openssl")
 	dir := t.TempDir()
 	run := func(command string) {
 		t.Helper()
