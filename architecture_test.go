@@ -67,7 +67,7 @@ var packages = map[string]packageRule{
 	"pool":                             {layer: 1, mayImport: []string{"internal/fairqueue", "internal/panics", "internal/publicaddr", "push", "wire"}},
 	"retry":                            {layer: 1, mayImport: []string{"push"}},
 	"quota":                            {layer: 1, mayImport: []string{"internal/fairqueue", "push"}},
-	"internal/api":                     {layer: 1, mayImport: []string{"push"}, why: "it calls the gateway through interfaces of its own"},
+	"internal/idempotency":             {layer: 1, mayImport: []string{"internal/jetstream", "push"}, why: "it calls the history and the queue through interfaces of its own"},
 	"internal/quotalease":              {layer: 1, mayImport: []string{"internal/jetstream"}, why: "it sets rate limits through an interface of its own"},
 	"internal/queue":                   {layer: 1, mayImport: []string{"internal/jetstream", "internal/jsonobj", "internal/panics", "push"}},
 	"internal/history":                 {layer: 1, mayImport: []string{"internal/jetstream", "push"}, why: "the queue calls it through an interface of its own"},
@@ -75,6 +75,7 @@ var packages = map[string]packageRule{
 	"internal/bench":                   {layer: 4, mayImport: []string{"internal/report", "mockprovider"}, why: "it calls every gateway over HTTP, as it calls the peers"},
 	"internal/scorecard/load":          {layer: 1, mayImport: []string{"push"}},
 
+	"internal/api":      {layer: 2, mayImport: []string{"internal/idempotency", "push"}, why: "it calls the gateway through interfaces of its own"},
 	"zone":              {layer: 2, mayImport: []string{"pool"}},
 	"internal/delivery": {layer: 2, mayImport: []string{"internal/fairqueue", "push", "wire", "pool", "retry", "quota"}},
 
@@ -83,7 +84,7 @@ var packages = map[string]packageRule{
 
 	"internal/gateway": {layer: 4, mayImport: []string{
 		"push", "wire", "internal/config", "providers/apns", "providers/fcm", "providers/webpush", "pool", "retry", "quota", "internal/api",
-		"internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/keyfile", "internal/panics", "internal/queue", "internal/quotalease", "internal/webhooks",
+		"internal/delivery", "internal/metrics", "internal/jetstream", "internal/history", "internal/idempotency", "internal/keyfile", "internal/panics", "internal/queue", "internal/quotalease", "internal/webhooks",
 	}, why: "only cmd and tests import the mock"},
 
 	"cmd/gateway": {layer: 5, mayImport: []string{

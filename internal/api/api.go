@@ -17,6 +17,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 
+	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -48,9 +49,9 @@ type Config struct {
 	Apps map[string]App
 	// Limits are the limits of one request. Zero fields have their defaults.
 	Limits Limits
-	// Idempotency stores the results of requests with an Idempotency-Key. Handlers that replace
-	// each other on reload share one; nil creates a new one. It is not used if there is a History.
-	Idempotency *IdempotencyCache
+	// Idempotency stores the receipts of requests with an Idempotency-Key. Handlers that replace
+	// each other on reload share one; nil creates a new one in memory.
+	Idempotency idempotency.Store
 	// Status returns the value that GET /v1/status encodes as JSON for a key that may read these
 	// apps; nil means {}. The value must not contain a secret.
 	Status func(apps []string) any
@@ -111,7 +112,7 @@ type server struct {
 	ready       func() []NotReady
 	log         *slog.Logger
 	observer    func(route string, status int)
-	idempotency *IdempotencyCache
+	idempotency idempotency.Store
 	readers     *readerPool
 
 	replaced chan struct{} // closed when next is set
@@ -179,7 +180,7 @@ func New(cfg Config) (*Handler, error) {
 		queue: cfg.Queue, history: cfg.History, draining: cfg.Draining,
 		sender: cfg.Sender, channels: cfg.Channels, keys: keys, limits: limits,
 		status: cfg.Status, ready: cfg.Ready, log: cfg.Logger, observer: cfg.Observe,
-		idempotency: cmp.Or(cfg.Idempotency, new(IdempotencyCache)),
+		idempotency: cmp.Or[idempotency.Store](cfg.Idempotency, new(idempotency.Memory)),
 		readers:     newReaderPool(limits.Item), replaced: make(chan struct{}),
 	}
 	if s.log == nil {

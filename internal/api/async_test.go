@@ -4,6 +4,7 @@ package api_test
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/testwait"
 	"github.com/sluice-push/sluice/push"
 )
@@ -189,12 +191,12 @@ func TestConcurrentAsyncCallsWithOneKeyEnqueueOnce(t *testing.T) {
 
 func TestKeyInUseElsewhereIs409(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts, store := newTestAPIWithStorage(t)
-		ts.wantAccepted(ts.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader))
-		store.mu.Lock()
-		key := store.events[0].KeyHash
-		store.keys[string(key)] = &claim{body: store.events[0].BodyHash, done: make(chan struct{})}
-		store.mu.Unlock()
+		var keys idempotency.Store
+		ts, _ := newTestAPIWithStorage(t, func(cfg *api.Config) { keys = cfg.Idempotency })
+		keyHash, bodyHash := sha256.Sum256([]byte("shop\x00order-81273")), sha256.Sum256([]byte(validBody))
+		if _, _, err := keys.Claim(t.Context(), &push.Notification{KeyHash: keyHash[:], BodyHash: bodyHash[:]}); err != nil {
+			t.Fatal(err)
+		}
 		w := ts.request("POST", singlePath, validBody, keyHeader, respondAsyncHeader)
 		if ts.wantProblem(w, 409, "idempotency-key-in-use"); w.Header().Get("Retry-After") != "1" {
 			t.Error(w.Header())

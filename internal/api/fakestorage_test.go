@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/idempotency"
+	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -28,28 +30,26 @@ type fakeStorage struct {
 	events  []push.Event
 	oldest  int           // earlier events have expired
 	news    chan struct{} // closed by the next event
-	keys    map[string]*claim
 	readers int
 }
 
-// claim is a request with a key.
-type claim struct {
-	id   string
-	body []byte
-	done chan struct{}
-}
-
 var (
-	_ api.Queue   = (*fakeStorage)(nil)
-	_ api.History = (*fakeStorage)(nil)
+	_ api.Queue           = (*fakeStorage)(nil)
+	_ api.History         = (*fakeStorage)(nil)
+	_ idempotency.History = (*fakeStorage)(nil)
+	_ idempotency.Queue   = (*fakeStorage)(nil)
 )
 
 // newTestAPIWithStorage returns an API with a fakeStorage.
 func newTestAPIWithStorage(t testing.TB, change ...func(*api.Config)) (*testAPI, *fakeStorage) {
-	store := &fakeStorage{news: make(chan struct{}), keys: map[string]*claim{}}
+	store := &fakeStorage{news: make(chan struct{})}
+	keys, err := idempotency.NewLog(t.Context(), idempotency.LogConfig{History: store, Queue: store})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ts := newTestAPI(t, append([]func(*api.Config){func(cfg *api.Config) {
 		store.Sender = cfg.Sender
-		cfg.Sender, cfg.Queue, cfg.History = store, store, store
+		cfg.Sender, cfg.Queue, cfg.History, cfg.Idempotency = store, store, store, keys
 	}}, change...)...)
 	return ts, store
 }
@@ -203,57 +203,33 @@ func (f *fakeStorage) offset(after string) (int, error) {
 	return at, nil
 }
 
-func (f *fakeStorage) Claim(ctx context.Context, n *push.Notification, isFinal func(*push.Receipt) bool) (func(), push.Receipt, error) {
-	for {
-		own := &claim{id: n.ID, body: n.BodyHash, done: make(chan struct{})}
-		f.mu.Lock()
-		other := f.keys[string(n.KeyHash)]
-		if other == nil {
-			f.keys[string(n.KeyHash)] = own
-		}
-		err := f.err
-		f.mu.Unlock()
-		if err != nil {
-			return nil, push.Receipt{}, err
-		}
-		if other == nil {
-			if r, body, found := f.lastCall(ctx, n); found && isFinal(&r) {
-				f.release(own, n)
-				if !bytes.Equal(body, n.BodyHash) {
-					return nil, r, push.ErrKeyReused
-				}
-				return nil, r, nil
-			}
-			return func() { f.release(own, n) }, push.Receipt{}, nil
-		}
-		if !bytes.Equal(other.body, n.BodyHash) {
-			return nil, push.Receipt{}, push.ErrKeyReused
-		}
-		select {
-		case <-other.done:
-		case <-ctx.Done():
-			return nil, push.Receipt{}, push.ErrKeyInUse
-		}
-	}
-}
-
-func (f *fakeStorage) release(c *claim, n *push.Notification) {
+// LastUse returns the last request with a key.
+func (f *fakeStorage) LastUse(ctx context.Context, keyHash []byte) (*idempotency.Use, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.keys, string(n.KeyHash))
-	close(c.done)
-}
-
-// lastCall returns the result of the last request with n's key.
-func (f *fakeStorage) lastCall(ctx context.Context, n *push.Notification) (r push.Receipt, body []byte, found bool) {
-	f.mu.Lock()
-	events := slices.Clone(f.events)
+	events, err := slices.Clone(f.events), f.err
 	f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	for _, e := range slices.Backward(events) {
-		if bytes.Equal(e.KeyHash, n.KeyHash) {
+		if bytes.Equal(e.KeyHash, keyHash) {
 			r, _, err := f.Find(ctx, e.App, e.ID)
-			return r, e.BodyHash, err == nil
+			return &idempotency.Use{App: e.App, BodyHash: e.BodyHash, Receipt: r}, err
 		}
 	}
-	return r, nil, false
+	return nil, nil
 }
+
+func (f *fakeStorage) WaitCaughtUp(context.Context) error { return nil }
+
+func (f *fakeStorage) Append(_ context.Context, events ...push.Event) (jetstream.Offset, error) {
+	for _, e := range events {
+		f.addEvent(e)
+	}
+	return jetstream.Offset{}, nil
+}
+
+func (f *fakeStorage) AfterWrites(written func()) { written() }
+
+// Confirm reports that a notification is in the queue.
+func (f *fakeStorage) Confirm(context.Context, string) (bool, error) { return true, nil }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-push/sluice/internal/api"
+	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -156,9 +157,9 @@ func TestSendWithKeyEndsAtSendTimeout(t *testing.T) {
 	})
 }
 
-func TestIdempotencyCacheEvictsExpiredAndOldestEntries(t *testing.T) {
+func TestIdempotencyMemoryEvictsExpiredAndOldestEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &api.IdempotencyCache{MaxEntries: 2} })
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &idempotency.Memory{MaxEntries: 2} })
 		request := func(key string) { ts.request("POST", singlePath, validBody, "Idempotency-Key: "+key) }
 		request("a")
 		time.Sleep(24 * time.Hour)
@@ -182,7 +183,7 @@ func TestIdempotencyCacheEvictsExpiredAndOldestEntries(t *testing.T) {
 
 func TestAppsDoNotEvictEachOthersResults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &api.IdempotencyCache{MaxEntries: 2} })
+		ts := newTestAPI(t, func(cfg *api.Config) { cfg.Idempotency = &idempotency.Memory{MaxEntries: 2} })
 		ts.request("POST", singlePath, validBody, keyHeader)
 		for range 2 {
 			for i := range 10 {
@@ -240,4 +241,44 @@ func TestPanicReleasesWaitingCalls(t *testing.T) {
 			t.Error(ts.count())
 		}
 	})
+}
+
+func TestPanicKeepsTheKey(t *testing.T) {
+	ts := newTestAPI(t)
+	ts.respond = func(context.Context, *push.Notification) push.Receipt { panic("boom") }
+	for _, replayed := range []string{"", "true"} {
+		w := ts.request("POST", singlePath, validBody, keyHeader)
+		if ts.wantProblem(w, 500, "internal"); w.Header().Get("Idempotency-Replayed") != replayed {
+			t.Error(w.Header())
+		}
+	}
+	if ts.count() != 1 {
+		t.Errorf("sent %d times", ts.count())
+	}
+}
+
+// TestWaitingCallGetsResultAfterSendTimeout makes two calls at the same time to a provider that does
+// not respond: the second one must not end before the first one has its result.
+func TestWaitingCallGetsResultAfterSendTimeout(t *testing.T) {
+	for _, newAPI := range []func(*testing.T) *testAPI{
+		func(t *testing.T) *testAPI { return newTestAPI(t) },
+		func(t *testing.T) *testAPI { ts, _ := newTestAPIWithStorage(t); return ts },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ts := newAPI(t)
+			ts.respond = func(ctx context.Context, n *push.Notification) push.Receipt {
+				<-ctx.Done()
+				time.Sleep(10 * time.Millisecond)
+				return ended(n, push.Outcome{Verdict: push.Unknown})
+			}
+			var callers sync.WaitGroup
+			for range 2 {
+				callers.Go(func() { ts.wantProblem(ts.request("POST", singlePath, validBody, keyHeader), 504, "unknown") })
+			}
+			callers.Wait()
+			if ts.count() != 1 {
+				t.Errorf("sent %d times", ts.count())
+			}
+		})
+	}
 }

@@ -90,6 +90,9 @@ func problemFor(r push.Receipt) *problem {
 	case push.Unauthorized:
 		return withReceipt(r, problem{kind: unauthorized, detail: cmp.Or(r.Detail, "the operator must check the app's key or certificate")})
 	case push.Unknown:
+		if r.Reason == internal.reason { // of an earlier request with the key, which panicked
+			return &problem{kind: internal}
+		}
 		return withReceipt(r, problem{kind: unknown,
 			detail: "sending it again may display it twice; set on_unknown to let the gateway repeat it"})
 	default:

@@ -34,10 +34,4 @@ type History interface {
 	// a client can resume there. An error ends the feed: push.ErrCursorExpired or push.ErrCursor
 	// for an invalid after, or an error of the history.
 	Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error]
-	// Claim reserves n's Idempotency-Key (n.KeyHash) for one request, which must call done
-	// afterwards, whatever the result. If there was an earlier request with the key and isFinal
-	// returns true for its receipt, done is nil and earlier is the current receipt of that request.
-	// Claim waits for a request in progress. The error is push.ErrKeyReused (another n.BodyHash),
-	// push.ErrKeyBusy, or an error of the history.
-	Claim(ctx context.Context, n *push.Notification, isFinal func(*push.Receipt) bool) (done func(), earlier push.Receipt, err error)
 }

@@ -20,11 +20,10 @@ type submission struct {
 	n            *push.Notification
 	content      *push.Notification // see push.Call
 	key          string
-	body         [sha256.Size]byte // hash of the body that came with the key
-	canQueue     bool              // see push.Call
-	maxWait      time.Duration     // limit for the verdict if it is less than the gateway's; 0 means none
-	releaseClaim func()            // releases the key; nil without a key
-	entry        entry             // of the target, if the request has several
+	canQueue     bool                // see push.Call
+	maxWait      time.Duration       // limit for the verdict if it is less than the gateway's; 0 means none
+	releaseClaim func(*push.Receipt) // see idempotency.Store; nil without a key
+	entry        entry               // of the target, if the request has several
 	result       result
 }
 
@@ -38,44 +37,51 @@ type result struct {
 func failed(p problem) result { return result{problem: &p} }
 
 func newSubmission(n *push.Notification, key string, body []byte) *submission {
-	sub := &submission{n: n, key: key}
 	if key != "" {
-		sub.body = sha256.Sum256(body)
-		hash := sha256.Sum256([]byte(n.App + "\x00" + key))
-		n.KeyHash, n.BodyHash = hash[:], sub.body[:]
+		keyHash, bodyHash := sha256.Sum256([]byte(n.App+"\x00"+key)), sha256.Sum256(body)
+		n.KeyHash, n.BodyHash = keyHash[:], bodyHash[:]
 	}
-	return sub
+	return &submission{n: n, key: key}
 }
+
+// validIdempotencyKey reports whether a key is absent or has 1 to 255 visible ASCII characters.
+func validIdempotencyKey(key string) bool {
+	for _, c := range []byte(key) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return len(key) <= 255
+}
+
+const idempotencyKeyRule = "must be 1 to 255 visible ASCII characters"
 
 // deliver sends sub synchronously. If its key was used before, the result is that of the earlier
 // request instead. When the client disconnects, a send without a key makes no further attempt. A send
 // with a key goes on: the client can repeat the request with the key to get the result.
 func (s *server) deliver(ctx context.Context, sub *submission) {
-	switch {
-	case sub.key == "":
+	if sub.key == "" {
 		ctx, done := sendContext(ctx, context.WithoutCancel(ctx), s.sendTimeout(sub))
 		defer done()
 		sub.result.receipt = s.sender.Send(ctx, &push.Call{Notification: sub.n, CanQueue: sub.canQueue})
-	case s.history == nil:
-		s.deliverCached(ctx, sub)
-	case s.claimWithin(ctx, sub):
-		defer sub.release()
-		sub.result.receipt = s.deliverWithin(context.WithoutCancel(ctx), sub) // limited by the send timeout
+		return
 	}
+	if !s.claimWithin(ctx, sub) {
+		return
+	}
+	defer sub.release()
+	sub.result = failed(problem{kind: internal}) // if the sender panics
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), s.sendTimeout(sub))
+	defer done()
+	sub.result = result{receipt: s.sender.Send(ctx, &push.Call{Notification: sub.n, CanQueue: sub.canQueue})}
 }
 
-// claimWithin is claim with the send timeout.
+// claimWithin is claim with a timeout. An earlier request in progress ends soon after its send timeout,
+// and those that wait for it get its receipt.
 func (s *server) claimWithin(ctx context.Context, sub *submission) bool {
-	ctx, cancel := context.WithTimeout(ctx, s.limits.SendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.limits.SendTimeout+time.Second)
 	defer cancel()
 	return s.claim(ctx, sub)
-}
-
-// deliverWithin sends sub with its timeout.
-func (s *server) deliverWithin(ctx context.Context, sub *submission) push.Receipt {
-	ctx, cancel := context.WithTimeout(ctx, s.sendTimeout(sub))
-	defer cancel()
-	return s.sender.Send(ctx, &push.Call{Notification: sub.n, CanQueue: sub.canQueue})
 }
 
 // sendTimeout returns the time that sub may take, including the waits for a quota, an endpoint and a
@@ -86,34 +92,6 @@ func (s *server) sendTimeout(sub *submission) time.Duration {
 		return min(sub.maxWait, s.limits.SendTimeout)
 	}
 	return s.limits.SendTimeout
-}
-
-// deliverCached is deliver for a gateway without a history. It uses the in-memory IdempotencyCache.
-func (s *server) deliverCached(ctx context.Context, sub *submission) {
-	c := cacheKey{sub.n.App, sub.key}
-	entry, first := s.idempotency.claim(c, sub.body)
-	if entry.body != sub.body {
-		sub.result = failed(keyReusedProblem)
-		return
-	}
-	if first {
-		s.deliverAndSettle(ctx, c, entry, sub)
-	}
-	select {
-	case <-entry.done:
-		sub.result = entry.result
-		sub.result.replayed = !first
-	case <-ctx.Done():
-		sub.result = failed(keyInUseProblem)
-	}
-}
-
-// deliverAndSettle sends sub and settles the entry, even if the sender panics.
-func (s *server) deliverAndSettle(ctx context.Context, c cacheKey, entry *cacheEntry, sub *submission) {
-	res, keep := failed(problem{kind: internal}), true
-	defer func() { s.idempotency.settle(c, entry, res, keep) }()
-	receipt := s.deliverWithin(context.WithoutCancel(ctx), sub)
-	res, keep = result{receipt: receipt}, isFinal(&receipt)
 }
 
 // enqueue stores the submissions in the queue as one group and sets their results. It does not stop
@@ -172,7 +150,7 @@ func (s *server) claim(ctx context.Context, sub *submission) bool {
 	if sub.key == "" {
 		return true
 	}
-	done, earlier, err := s.history.Claim(ctx, sub.n, isFinal)
+	release, earlier, err := s.idempotency.Claim(ctx, sub.n)
 	switch {
 	case errors.Is(err, push.ErrKeyReused):
 		sub.result = failed(keyReusedProblem)
@@ -180,18 +158,20 @@ func (s *server) claim(ctx context.Context, sub *submission) bool {
 		sub.result = failed(keyInUseProblem)
 	case err != nil:
 		sub.result = failed(s.storageUnavailable(ctx, err))
-	case done == nil:
+	case release == nil:
 		sub.result = result{receipt: earlier, replayed: true}
 	default:
-		sub.releaseClaim = done
+		sub.releaseClaim = release
 		return true
 	}
 	return false
 }
 
+// release releases the key of sub, which has its result.
 func (sub *submission) release() {
 	if sub.releaseClaim != nil {
-		sub.releaseClaim()
+		receipt := sub.result.batchReceipt()
+		sub.releaseClaim(&receipt)
 	}
 }
 

@@ -126,7 +126,7 @@ func (sub *submission) derive(n *push.Notification, target int) *submission {
 		return &submission{n: n}
 	}
 	derived := newSubmission(n, sub.key+"\x00"+strconv.Itoa(target), nil)
-	derived.body, n.BodyHash = sub.body, sub.body[:]
+	n.BodyHash = sub.n.BodyHash
 	return derived
 }
 
@@ -170,13 +170,12 @@ func (s *server) checkKey(ctx context.Context, subs []*submission) *problem {
 	if i < 0 || subs[i].key == "" {
 		return nil
 	}
-	first := *subs[i] // a copy, because it is claimed again when it is sent
-	if s.history == nil {
-		if s.idempotency.conflicts(cacheKey{first.n.App, first.key}, first.body) {
-			return &keyReusedProblem
-		}
-	} else if s.claimWithin(ctx, &first) {
-		first.release()
+	first := subs[i]
+	switch {
+	case s.claimWithin(ctx, first):
+		first.releaseClaim(nil) // it is claimed again when it is sent
+	case first.result.problem == nil:
+		first.n = nil // it has its result
 	}
 	return first.result.problem
 }

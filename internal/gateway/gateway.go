@@ -17,9 +17,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
+	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/metrics"
 )
 
@@ -30,8 +30,8 @@ type Gateway struct {
 	concurrency  *delivery.ConcurrencyLimit
 	current      atomic.Pointer[snapshot]
 	loadReporter loadReporter
-	idempotency  api.IdempotencyCache // used if there is no queue
-	storage      *storage             // nil without a queue
+	idempotency  idempotency.Memory // used if there is no queue
+	storage      *storage           // nil without a queue
 
 	conns, adminConns *connLimiter // the listeners; Listen opens them
 

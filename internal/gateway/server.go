@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
+	"github.com/sluice-push/sluice/internal/idempotency"
 )
 
 // currentAPI returns a handler that calls the API of the current snapshot.
@@ -27,13 +28,21 @@ func (g *Gateway) newAPI(cfg *config.Config) (*api.Handler, error) {
 	}
 	limits := cfg.Limits
 	return api.New(api.Config{
-		Sender: g.sender(), Idempotency: &g.idempotency, Channels: g, Queue: g.storage.apiQueue(), History: g.storage.apiHistory(), Draining: g.drainStarted,
+		Sender: g.sender(), Idempotency: g.idempotencyStore(), Channels: g, Queue: g.storage.apiQueue(), History: g.storage.apiHistory(), Draining: g.drainStarted,
 		Apps: apps, Logger: g.log, Ready: g.publicNotReady, Observe: g.metrics.Request, Status: func(apps []string) any { return g.Status().forApps(apps) },
 		Limits: api.Limits{
 			Body: int(limits.Body), Item: int(limits.BatchItem), Batch: limits.Batch, InFlight: limits.BatchInFlight, BodyTimeout: limits.BodyTimeout,
 			SendTimeout: limits.SendTimeout,
 		},
 	})
+}
+
+// idempotencyStore returns the store of Idempotency-Keys: the history, or memory without a queue.
+func (g *Gateway) idempotencyStore() idempotency.Store {
+	if g.storage == nil {
+		return &g.idempotency
+	}
+	return g.storage
 }
 
 func apiKeys(configured []config.Key) []api.Key {

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/quotalease"
@@ -29,14 +30,18 @@ var (
 	_ api.History   = (*storage)(nil)
 	_ queue.Sender  = (*Gateway)(nil)
 	_ queue.Journal = historyJournal{}
+
+	_ idempotency.Store   = (*storage)(nil)
+	_ idempotency.History = keyHistory{}
 )
 
 // storage is the persistent state of a gateway: the queue, the history, and the engine that stores
 // both. It is nil in a gateway without a queue; all methods except Queue's and History's accept a
 // nil receiver.
 type storage struct {
-	*queue.Queue     // nil before open
-	*history.History // nil before open
+	*queue.Queue                      // nil before open
+	*history.History                  // nil before open
+	keys             *idempotency.Log // nil before open
 	engine           *jetstream.Engine
 	log              *slog.Logger
 	idempotencyTTL   time.Duration
@@ -46,7 +51,7 @@ type storage struct {
 	auditMu sync.Mutex // held while an audit runs
 
 	stopBackend, stopQueue context.CancelFunc
-	backend, queueGroup    errgroup.Group // backend: engine, history and quota leases
+	backend, queueGroup    errgroup.Group // backend: engine, history, keys and quota leases
 	webhookRunner          webhookRunner
 	checkpoints            checkpointStore
 }
@@ -71,7 +76,7 @@ func (st *storage) apiHistory() api.History {
 	return st
 }
 
-// open opens the engine, the history and the queue. The queue sends due notifications with sender.
+// open opens the engine, the history, the queue and the keys. The queue sends due notifications with sender.
 func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Sender, log *slog.Logger) (err error) {
 	if st == nil {
 		return nil
@@ -92,6 +97,9 @@ func (st *storage) open(ctx context.Context, cfg *config.Config, sender queue.Se
 		Engine: st.engine, Journal: historyJournal{st.History}, Sender: sender, MaxBytes: int64(cfg.Queue.MaxBytes), InFlight: cfg.Queue.InFlight,
 		MaxDelay: cfg.History.MaxAge, RetryFor: cfg.Queue.RetryFor, SendTimeout: cfg.Limits.SendTimeout, Grace: cfg.Drain.Grace, Logger: log,
 	})
+	if err == nil {
+		st.keys, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: st.engine, History: keyHistory{st.History}, Queue: st.Queue})
+	}
 	if err != nil {
 		return errors.Join(err, st.History.Close(), st.engine.Close())
 	}
@@ -130,9 +138,11 @@ func (st *storage) run() {
 	}
 	backendCtx, stopBackend := context.WithCancel(context.Background())
 	queueCtx, stopQueue := context.WithCancel(context.Background())
+	historyEnded, endHistory := context.WithCancel(context.Background())
 	st.stopBackend, st.stopQueue = stopBackend, stopQueue
 	st.backend.Go(func() error { return st.engine.Run(backendCtx) })
-	st.backend.Go(func() error { return st.History.Run(backendCtx) })
+	st.backend.Go(func() error { defer endHistory(); return st.History.Run(backendCtx) })
+	st.backend.Go(func() error { return st.keys.Run(historyEnded) })
 	if st.engine.Embedded() {
 		st.backend.Go(func() error { return st.trimHistory(backendCtx, st.idempotencyTTL) })
 	}
@@ -209,19 +219,17 @@ func (g *Gateway) metricsStatus() (*queue.Status, *history.Status, []webhooks.St
 	return &q.Status, h, hooks
 }
 
-// Claim claims a key in the history. If an earlier call had the key and its notification waits, it
-// confirms that the notification is in the queue: otherwise the notification ends, and the key may be
-// free.
-func (st *storage) Claim(ctx context.Context, n *push.Notification, isFinal func(*push.Receipt) bool) (done func(), earlier push.Receipt, err error) {
-	for {
-		done, earlier, err = st.History.Claim(ctx, n, isFinal)
-		if err != nil || done != nil || earlier.State != push.StatusQueued && earlier.State != push.StatusScheduled {
-			return done, earlier, err
-		}
-		if waits, err := st.Confirm(ctx, earlier.ID); err != nil || waits {
-			return nil, earlier, err
-		}
-	}
+// Claim claims the key of n. It implements idempotency.Store while the gateway runs.
+func (st *storage) Claim(ctx context.Context, n *push.Notification) (release func(*push.Receipt), earlier push.Receipt, err error) {
+	return st.keys.Claim(ctx, n)
+}
+
+// keyHistory adapts a history to idempotency.History.
+type keyHistory struct{ *history.History }
+
+func (h keyHistory) LastUse(ctx context.Context, keyHash []byte) (*idempotency.Use, error) {
+	use, err := h.History.LastUse(ctx, keyHash)
+	return (*idempotency.Use)(use), err
 }
 
 // historyJournal adapts a history to queue.Journal.

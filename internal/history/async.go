@@ -54,6 +54,15 @@ func (h *History) enqueueAsync(ctx context.Context, w asyncWrite) error {
 	}
 }
 
+// AfterWrites calls f when all events that were appended before are written. It does not call f if
+// too many writes wait.
+func (h *History) AfterWrites(f func()) {
+	select {
+	case h.asyncWrites <- asyncWrite{onWritten: f}:
+	default:
+	}
+}
+
 // runAsyncWrites writes events until ctx ends, and then those that still wait.
 func (h *History) runAsyncWrites(ctx context.Context) {
 	for {

@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -236,42 +235,4 @@ func buildReceipt(s *snapshot, headers []*eventHeader) (receipt push.Receipt, ev
 		receipt.State = s.state.Status
 	}
 	return receipt, events, nil
-}
-
-// keyOwner is the notification that last used an Idempotency-Key.
-type keyOwner struct {
-	id       uuid.UUID
-	app      string
-	bodyHash []byte // of the body that came with the key
-}
-
-// findKey returns the notification that last used a key, by the hash of the key. It returns nil if
-// there is none or it has expired.
-func (h *History) findKey(ctx context.Context, key []byte) (*keyOwner, error) {
-	idx, err := h.currentIndex(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if snap := h.overlay.byKey(key); snap != nil {
-		return &keyOwner{snap.id, snap.app, snap.bodyHash}, nil
-	}
-	if !idx.keyFilter.mayContain(key) {
-		return nil, nil
-	}
-	owner := &keyOwner{}
-	var id []byte
-	since := time.Now().Add(-h.cfg.IdempotencyTTL)
-	row := idx.readDB.QueryRowContext(ctx, "SELECT id, body FROM idempotency WHERE key = ? AND at >= ?", key, toMillis(since))
-	if err := row.Scan(&id, &owner.bodyHash); errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	} else if err != nil {
-		return nil, h.reportDamage(err)
-	}
-	copy(owner.id[:], id)
-	found, err := h.lookup(ctx, []uuid.UUID{owner.id})
-	if snap, ok := found[owner.id]; ok {
-		owner.app = snap.app
-		return owner, nil
-	}
-	return nil, err
 }

@@ -153,3 +153,15 @@ func (h *testHistory) state(id string) history.State {
 	}
 	return states[id]
 }
+
+// newKeyed returns a notification with an Idempotency-Key.
+func newKeyed(key, body string) *push.Notification {
+	return &push.Notification{ID: newID(), App: "shop", Platform: push.APNs, KeyHash: []byte(key), BodyHash: []byte(body)}
+}
+
+// keyedEvent returns an event of n with its key.
+func keyedEvent(n *push.Notification, status push.Status) push.Event {
+	e := newEvent(n.ID, status)
+	e.KeyHash, e.BodyHash = n.KeyHash, n.BodyHash
+	return e
+}

@@ -61,9 +61,6 @@ type Config struct {
 	MaxBytes int64
 	// IdempotencyTTL is the retention of Idempotency-Keys; zero means 24 hours. MaxAge bounds it.
 	IdempotencyTTL time.Duration
-	// ClaimTTL is how long a key stays claimed in a cluster after its gateway died; zero means 15
-	// minutes. It must be longer than the longest send.
-	ClaimTTL time.Duration
 	// MaxWait bounds the wait of a call for events that this gateway has not received from the
 	// stream; zero means 20 seconds.
 	MaxWait time.Duration
@@ -75,7 +72,6 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxAge, 7*24*time.Hour)
 	setDefault(&c.MaxBytes, 8<<30)
 	setDefault(&c.IdempotencyTTL, defaultIdempotencyTTL)
-	setDefault(&c.ClaimTTL, 15*time.Minute)
 	setDefault(&c.MaxWait, electionTimeout)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -100,7 +96,6 @@ type History struct {
 	asyncWrites chan asyncWrite
 	asyncSlots  *semaphore.Weighted // one for each event in asyncWrites
 	notifier    *notifier
-	claims      *claims
 	damageFound chan struct{} // receives a value when a query finds the index damaged
 	trimmed     chan struct{} // receives a value when Trim has deleted events
 	counters    counters
@@ -126,9 +121,6 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	h.writer.MaxItems = eventsPerMessage
 	var err error
 	if h.stream, err = cfg.Engine.Stream(ctx, streamConfig(cfg)); err != nil {
-		return nil, err
-	}
-	if h.claims, err = newClaims(ctx, cfg); err != nil {
 		return nil, err
 	}
 	if err := h.createDir(); err != nil {
@@ -229,7 +221,6 @@ func (h *History) Run(ctx context.Context) error {
 	defer stopWriting()
 	var background errgroup.Group
 	background.Go(func() error { return h.writer.Run(writeCtx) })
-	background.Go(func() error { h.claims.run(writeCtx); return nil })
 	background.Go(func() error {
 		defer stopWriting()
 		h.runAsyncWrites(ctx)

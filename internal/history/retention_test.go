@@ -81,8 +81,8 @@ func TestIndexDropsExpiredEvents(t *testing.T) {
 			t.Errorf("after %s: %v, want %v", cursor, err, want)
 		}
 	}
-	if done, _ := h.claim(&push.Notification{ID: newID(), App: "shop", KeyHash: []byte(old[0]), BodyHash: []byte("other")}, nil); done == nil {
-		t.Error("an expired key is not free")
+	if use, err := h.LastUse(t.Context(), []byte(old[0])); use != nil || err != nil {
+		t.Errorf("an expired key was used by %+v, %v", use, err)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
 	"github.com/sluice-push/sluice/internal/queue"
@@ -49,6 +50,14 @@ const (
 	crashKills      = 3
 )
 
+// keyHistory adapts history.History to idempotency.History.
+type keyHistory struct{ *history.History }
+
+func (h keyHistory) LastUse(ctx context.Context, keyHash []byte) (*idempotency.Use, error) {
+	use, err := h.History.LastUse(ctx, keyHash)
+	return (*idempotency.Use)(use), err
+}
+
 // historyJournal adapts history.History to queue.Journal.
 type historyJournal struct{ *history.History }
 
@@ -66,6 +75,7 @@ type crashChild struct {
 	engine   *jetstream.Engine
 	queue    *queue.Queue
 	history  *history.History
+	claims   *idempotency.Log
 	keys     *os.File
 	accepted *os.File
 	arrived  *os.File
@@ -165,6 +175,7 @@ func runChild(dir string) error {
 	c.engine = e
 	go func() { _ = e.Run(ctx) }()
 	go func() { _ = c.history.Run(ctx) }()
+	go func() { _ = c.claims.Run(ctx) }()
 	go func() { _ = c.queue.Run(ctx) }()
 	last := os.Getenv(crashLastEnv) != ""
 	if !last {
@@ -188,11 +199,14 @@ func (c *crashChild) open(ctx context.Context, dir string) (e *jetstream.Engine,
 	if e, err = jetstream.Open(ctx, engineConfig); err != nil {
 		return nil, err
 	}
-	c.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(dir, "index"), ClaimTTL: 4 * time.Second})
+	c.history, err = history.Open(ctx, history.Config{Engine: e, Dir: filepath.Join(dir, "index")})
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	c.queue, err = queue.Open(ctx, queue.Config{Engine: e, Journal: historyJournal{c.history}, Sender: c, InFlight: crashInFlight, SettleTime: time.Second})
+	if err == nil {
+		c.claims, err = idempotency.NewLog(ctx, idempotency.LogConfig{Engine: e, History: keyHistory{c.history}, Queue: c.queue, ClaimTTL: 4 * time.Second})
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.history.Close(), e.Close())
 	}
@@ -225,14 +239,18 @@ func (c *crashChild) call(ctx context.Context, keys []string) (failed []string) 
 	var accepted []string
 	for _, key := range keys {
 		n := newCall(key)
-		done, earlier, err := c.claim(ctx, n)
+		if len(n.KeyHash) == 0 {
+			ns = append(ns, n)
+			continue
+		}
+		release, earlier, err := c.claims.Claim(ctx, n)
 		switch {
 		case err != nil:
 			failed = append(failed, key)
-		case done == nil:
+		case release == nil:
 			accepted = append(accepted, key+":"+earlier.ID)
 		default:
-			defer done()
+			defer release(nil)
 			ns = append(ns, n)
 		}
 	}
@@ -245,22 +263,6 @@ func (c *crashChild) call(ctx context.Context, keys []string) (failed []string) 
 	}
 	writeLines(c.accepted, accepted...)
 	return failed
-}
-
-// claim claims the key of n, as the gateway does.
-func (c *crashChild) claim(ctx context.Context, n *push.Notification) (done func(), earlier push.Receipt, err error) {
-	if len(n.KeyHash) == 0 {
-		return func() {}, earlier, nil
-	}
-	for {
-		done, earlier, err = c.history.Claim(ctx, n, func(r *push.Receipt) bool { return !r.NeverQueued() })
-		if err != nil || done != nil || earlier.State != push.StatusQueued && earlier.State != push.StatusScheduled {
-			return done, earlier, err
-		}
-		if waits, err := c.queue.Confirm(ctx, earlier.ID); err != nil || waits {
-			return nil, earlier, err
-		}
-	}
 }
 
 // repeat repeats the calls that got no response, and some that did. The last child repeats until every

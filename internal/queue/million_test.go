@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/testwait"
@@ -41,6 +42,10 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys, err := idempotency.NewLog(t.Context(), idempotency.LogConfig{Engine: e, History: keyHistory{hist}, Queue: q})
+	if err != nil {
+		t.Fatal(err)
+	}
 	q.Drain() // so that all of them wait
 	ctx, stop := context.WithCancel(context.Background())
 	var running, accepting sync.WaitGroup
@@ -50,7 +55,7 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 	for range 4 {
 		accepting.Go(func() {
 			for batch := range batches {
-				acceptKeyed(t, q, hist, batch)
+				acceptKeyed(t, q, keys, batch)
 			}
 		})
 	}
@@ -71,17 +76,17 @@ func TestMemoryOfMillionWaitingTasks(t *testing.T) {
 }
 
 // acceptKeyed claims the keys of a batch and accepts it, as the API does.
-func acceptKeyed(t *testing.T, q *queue.Queue, hist *history.History, batch int) {
+func acceptKeyed(t *testing.T, q *queue.Queue, keys idempotency.Store, batch int) {
 	ns := newNotifications("shop", 100)
 	for i, n := range ns {
 		key := sha256.Sum256([]byte(strconv.Itoa(batch*100 + i)))
 		n.KeyHash, n.BodyHash = key[:], key[:]
-		done, _, err := hist.Claim(t.Context(), n, nil)
-		if err != nil || done == nil {
+		release, _, err := keys.Claim(t.Context(), n)
+		if err != nil || release == nil {
 			t.Error("a new key is not free: ", err)
 			return
 		}
-		defer done()
+		defer release(nil)
 	}
 	for _, err := range q.Accept(t.Context(), ns) {
 		if err != nil {
