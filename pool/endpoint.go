@@ -44,10 +44,9 @@ type endpointConn struct {
 	retired     atomic.Bool  // accepts no new requests
 }
 
-// diedYoung reports whether the connection ended before it was worth its handshake: within
-// replaceInterval, and after fewer than usefulResponses, or because the peer complained. Some
-// services and proxies close each connection with a GOAWAY after a number of requests; that is not
-// a failure.
+// diedYoung reports whether the connection ended too early: within replaceInterval, and either with an
+// error code in its GOAWAY or after fewer than usefulResponses. Some services and proxies close each
+// connection with a GOAWAY after a number of requests; that is not a failure.
 func (c *endpointConn) diedYoung(now time.Time) bool {
 	if now.Sub(c.connectedAt) >= replaceInterval {
 		return false

@@ -84,9 +84,9 @@ func (p *Pool) reconcile(now time.Time) []dialTask {
 	return dials
 }
 
-// rescue moves one replacement forward if all connections died young twice within ten seconds,
-// so that the pool does not stay empty until replaceInterval has passed. It moves only the next
-// scheduled dial of an endpoint, so no endpoint is dialed more than once beyond its rate.
+// rescue starts one scheduled dial early if all connections died young twice within ten seconds, so
+// that the pool does not stay empty until replaceInterval has passed. It adds no dial: the endpoint is
+// dialed once, earlier than planned.
 func (p *Pool) rescue(now time.Time) {
 	if now.Sub(p.lastRescue) < rescueInterval {
 		return

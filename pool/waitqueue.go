@@ -104,8 +104,8 @@ func (p *Pool) tryServe(item *waitItem) (served bool, places int) {
 	return true, places
 }
 
-// serveWaiters leases at most as many places as became free. It skips waiters that cannot use a free
-// slot: a retry may still use what the waiters ahead of it cannot.
+// serveWaiters gives waiters leases, for at most as many places as became free. It skips waiters that
+// cannot use a free place: a retry behind them may be able to, because it excludes other endpoints.
 func (p *Pool) serveWaiters(places int) {
 	q := &p.queue
 	if q.empty() {

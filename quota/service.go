@@ -41,8 +41,8 @@ type serviceScope struct {
 // Service returns a RateLimiter for the notifications to one of several services with quotas of
 // their own, such as the push services of browsers. It shares all limits of l, which must not
 // itself be the result of Service. In addition, it has a scope for everything that is sent to the
-// service. A refusal of the credential or the project closes that scope and not the total. So do
-// refusals of many different devices within a minute: the service then limits the sender. For a day
+// service. A refusal of the credential or the project closes that scope and not the total. Refusals of
+// many different devices within a minute close it too: the service then limits the sender. For a day
 // after a refusal, the scope has the given limit; the zero Limit means that the rate is learned.
 func (l *RateLimiter) Service(limit Limit) *RateLimiter {
 	s := &serviceScope{limit: limit, refused: map[uint64]struct{}{}}

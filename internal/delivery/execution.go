@@ -81,9 +81,9 @@ func (x *execution) shed(err error) push.Outcome {
 	return cause
 }
 
-// acquireThrottle acquires a permit of the throttler, once for all attempts. The throttler counts
-// time from here on as time that the provider takes. The waits for rate limits and concurrency
-// limits, which say nothing about the provider, must therefore be over.
+// acquireThrottle acquires a permit of the throttler, once for all attempts. Call it after the waits for
+// rate limits and concurrency limits: the throttler counts all time from here on as time that the
+// provider takes.
 func (x *execution) acquireThrottle() (cause push.Outcome, ok bool) {
 	if x.throttlePermit != (retry.Permit{}) {
 		return push.Outcome{}, true

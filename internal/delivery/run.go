@@ -15,10 +15,11 @@ import (
 	"github.com/sluice-push/sluice/wire"
 )
 
-// SendAll sends calls of one app, platform and lane, and returns when all have ended. As many as the
-// limits admit at once are a run: they share their permits, a lease and a write for their first
-// attempts. Those that a limit rejects, and those whose first attempt was not accepted, continue as in
-// Send. ended gets calls that have ended. It is called by several goroutines and must not keep the slice.
+// SendAll sends calls of one app, platform and lane, and returns when all have ended. The calls that the
+// limits admit at once are a run: they share permits, a lease and a write for their first attempts.
+// Calls that are not admitted with the run, and those whose first attempt is not accepted, continue as
+// in Send. ended gets calls that have ended. It is called by several goroutines and must not keep the
+// slice.
 func (r *Route) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
 	s := sending{Route: r, started: time.Now(), ended: ended}
 	defer s.others.Wait()

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package fairqueue orders items that wait: by priority lane, then fairly among weighted flows, then
-// first in, first out. It starts no goroutine and knows no clock: its user decides when an item
-// leaves.
+// first in, first out. It starts no goroutine and has no clock: its user decides when an item leaves.
 //
-// The order among flows is stride scheduling (Waldspurger and Weihl, 1995): each item that leaves
-// advances the pass of its flow by its cost/weight, and the flow with the lowest pass is next. A flow that
-// was idle continues at its own pass, but at least at that of the flow that was served last, so it
-// gains nothing from its idle time.
+// The order among flows is stride scheduling (Waldspurger and Weihl, 1995). Each flow has a counter,
+// the pass. An item that leaves adds its cost, divided by the weight of the flow, to the pass, and the
+// flow with the lowest pass is next. A flow that was idle continues at its own pass, or at that of the
+// flow that was served last if that is higher: it gains nothing from its idle time.
 package fairqueue
 
 import (

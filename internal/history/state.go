@@ -40,7 +40,7 @@ func isEnd(s push.Status) bool {
 //   - An attempt is ignored if its number is not above that of the previous one: another copy of
 //     the task was first.
 //   - A queued or scheduled event changes a known state only if it reports the current number of
-//     attempts. Without a number it only says, late, that the notification was accepted.
+//     attempts. An event without a number reports only the acceptance, which is known already.
 func (s *State) apply(hdr *eventHeader) bool {
 	switch {
 	case s.Ended():

@@ -77,8 +77,8 @@ func (q *Queue) admitBytes(ctx context.Context, bytes int64) error {
 // 1.3 KiB.
 const perTask = 2 << 10
 
-// committed returns about how many bytes tasks of this size will still write: what perTask says, and a
-// copy of each when it is due or rescheduled.
+// committed estimates how many bytes tasks with this total size will still write: perTask for each, and
+// a copy when it is due or rescheduled.
 func (q *Queue) committed(bytes int64) int64 { return bytes + bytes/q.averageSize()*perTask }
 
 // averageSize returns the average size of a task.
