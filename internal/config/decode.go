@@ -14,16 +14,19 @@ import (
 )
 
 // decoder fills a Config from the nodes of a file and from the environment, and collects all
-// errors.
+// errors. Positions and the names of all variables cost more than the rest, and only the text of
+// errors needs them: Parse decodes a file with errors again, with describe.
 type decoder struct {
 	file      string
 	dir       string
 	root      reflect.Value
-	env       map[string]string
-	knownVars map[string]bool     // every variable that overrides a key
+	env       map[string]string // the variables that can override a key of the current block
+	knownVars map[string]bool   // variables that override a key: those that are set, with describe all
+	errors    Errors
+
+	describe  bool                // visit every key, also those that are not set, and fill in the fields below
 	retired   map[string]string   // variables of renamed keys, and the variables that replace them
 	positions map[string]position // where each value came from, by path
-	errors    Errors
 }
 
 // field is one key of a block.
@@ -34,6 +37,8 @@ type field struct {
 	allowed  allowed
 	required bool
 	secret   bool
+	inherit  string            // the block of Config whose values the block starts with
+	def      reflect.Value     // the default; invalid if there is none
 	preset   map[string]string // defaults of keys within the block that replace the block's own
 }
 
@@ -51,7 +56,13 @@ func fieldsOf(t reflect.Type) []field {
 		fields[i] = field{
 			StructField: f, name: f.Tag.Get("name"), was: f.Tag.Get("was"), allowed: parseAllowed(f.Tag.Get("allowed")),
 			required: f.Tag.Get("required") == "true", secret: f.Tag.Get("secret") == "true",
-			preset: parsePairs(f.Tag.Get("preset")),
+			preset: parsePairs(f.Tag.Get("preset")), inherit: f.Tag.Get("inherit"),
+		}
+		switch def := f.Tag.Get("default"); {
+		case def != "" && f.Type.Kind() == reflect.Slice:
+			fields[i].def = reflect.ValueOf(strings.Split(def, ","))
+		case def != "":
+			fields[i].def = mustParse(f.Type, def)
 		}
 	}
 	fieldCache.Store(t, fields)
@@ -95,16 +106,14 @@ func isBlock(t reflect.Type) bool {
 func (d *decoder) setDefaults(block reflect.Value) {
 	for i, f := range fieldsOf(block.Type()) {
 		v := block.Field(i)
-		switch from, def := f.Tag.Get("inherit"), f.Tag.Get("default"); {
-		case from != "":
-			v.Set(fieldByPath(d.root, from))
+		switch {
+		case f.inherit != "":
+			v.Set(fieldByPath(d.root, f.inherit))
 		case isBlock(f.Type):
 			d.setDefaults(v)
 			applyPreset(v, f.preset)
-		case def != "" && f.Type.Kind() == reflect.Slice:
-			v.Set(reflect.ValueOf(strings.Split(def, ",")))
-		case def != "":
-			v.Set(mustParse(f.Type, def))
+		case f.def.IsValid():
+			v.Set(f.def)
 		}
 	}
 }
@@ -119,21 +128,25 @@ func fieldByPath(v reflect.Value, names string) reflect.Value {
 
 // block fills a struct from a mapping, in the order of the struct's fields, not of the file.
 func (d *decoder) block(path string, node *yaml.Node, block reflect.Value) {
-	fields := fieldsOf(block.Type())
-	names := make([]string, len(fields))
-	for i, f := range fields {
-		names[i] = f.name
+	env := d.env
+	defer func() { d.env = env }()
+	if !d.hasOverride(path) {
+		d.env = nil
 	}
+	fields := fieldsOf(block.Type())
 	children := d.mapping(path, node)
 	for _, child := range children {
-		if !slices.Contains(names, child.name) {
-			d.failAt(child.position, joinPath(path, child.name), "unknown key"+unknownKeyHint(child.name, fields, names))
+		if !slices.ContainsFunc(fields, func(f field) bool { return f.name == child.name }) {
+			d.failAt(child.position, joinPath(path, child.name), "unknown key"+unknownKeyHint(child.name, fields))
 		}
 	}
-	for i, f := range fields {
+	for i := range fields {
+		f, value := &fields[i], children.find(fields[i].name)
+		if value == nil && len(d.env) == 0 && !f.required && !d.describe {
+			continue
+		}
 		d.retire(path, f)
-		at, value := joinPath(path, f.name), children.find(f.name)
-		before := len(d.errors)
+		at, before := joinPath(path, f.name), len(d.errors)
 		d.value(at, f, value, block.Field(i))
 		if f.required && isMissing(block.Field(i)) && len(d.errors) == before {
 			d.fail(at, "required: %s", f.describe())
@@ -142,7 +155,7 @@ func (d *decoder) block(path string, node *yaml.Node, block reflect.Value) {
 }
 
 // value fills one field of any type from node, which is nil if the file does not contain the key.
-func (d *decoder) value(path string, f field, node *yaml.Node, v reflect.Value) {
+func (d *decoder) value(path string, f *field, node *yaml.Node, v reflect.Value) {
 	switch t := v.Type(); {
 	case isBlock(t):
 		d.block(path, node, v)
@@ -197,7 +210,7 @@ func (d *decoder) blockList(path string, node *yaml.Node, v reflect.Value) {
 }
 
 // list fills a list of single values. In an environment variable, they are separated by commas.
-func (d *decoder) list(path string, f field, node *yaml.Node, v reflect.Value) {
+func (d *decoder) list(path string, f *field, node *yaml.Node, v reflect.Value) {
 	var items []*yaml.Node
 	if text, found := d.lookupVar(path); found {
 		for word := range strings.SplitSeq(text, ",") {
@@ -211,7 +224,7 @@ func (d *decoder) list(path string, f field, node *yaml.Node, v reflect.Value) {
 		element := reflect.New(v.Type().Elem()).Elem()
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if item.Line > 0 {
-			d.positions[at] = position{line: item.Line, column: item.Column}
+			d.setPosition(at, position{line: item.Line, column: item.Column})
 		}
 		d.parseScalar(at, f, content(item), element)
 		v.Set(reflect.Append(v, element))
@@ -219,7 +232,7 @@ func (d *decoder) list(path string, f field, node *yaml.Node, v reflect.Value) {
 }
 
 // scalar fills a single value. The environment has precedence over the file.
-func (d *decoder) scalar(path string, f field, node *yaml.Node, v reflect.Value) {
+func (d *decoder) scalar(path string, f *field, node *yaml.Node, v reflect.Value) {
 	if text, found := d.lookupVar(path); found {
 		d.parseScalar(path, f, &yaml.Node{Kind: yaml.ScalarNode, Value: text}, v)
 		return
@@ -233,7 +246,7 @@ func (d *decoder) scalar(path string, f field, node *yaml.Node, v reflect.Value)
 }
 
 // parseScalar parses a single value and rejects a value that is not allowed.
-func (d *decoder) parseScalar(path string, f field, node *yaml.Node, v reflect.Value) {
+func (d *decoder) parseScalar(path string, f *field, node *yaml.Node, v reflect.Value) {
 	if node.Kind != yaml.ScalarNode {
 		d.fail(path, "%s does not belong here: must be %s", describeNode(node), f.allowed.describe(v.Type()))
 		return

@@ -41,31 +41,54 @@ func variable(path string) string {
 	return envPrefix + strings.ToUpper(strings.Join(words, "_"))
 }
 
+// hasOverride reports whether a variable may override a key of the block at path.
+func (d *decoder) hasOverride(path string) bool {
+	if len(d.env) == 0 || path == "" || d.describe {
+		return len(d.env) > 0
+	}
+	prefix := variable(path) + "_"
+	for name := range d.env {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // lookupVar returns the value that the environment sets for the key at path, and records its
 // variable as known.
 func (d *decoder) lookupVar(path string) (string, bool) {
+	if len(d.env) == 0 && !d.describe {
+		return "", false
+	}
 	name := variable(path)
-	d.knownVars[name] = true
 	text, found := d.env[name]
 	if found {
-		d.positions[path] = position{variable: name}
+		d.setPosition(path, position{variable: name})
+	}
+	if found || d.describe {
+		d.knownVars[name] = true
 	}
 	return text, found
 }
 
 // anyVarSet reports whether the environment sets any key of the block at path, whose type is t. It
-// records all variables of the block as known.
+// records the variables of the block as known.
 func (d *decoder) anyVarSet(path string, t reflect.Type) bool {
+	if len(d.env) == 0 && !d.describe {
+		return false
+	}
 	found := false
-	for _, f := range fieldsOf(t) {
+	fields := fieldsOf(t)
+	for i := range fields {
+		f := &fields[i]
 		d.retire(path, f)
 		at := joinPath(path, f.name)
 		if isBlock(f.Type) {
 			found = d.anyVarSet(at, f.Type) || found
 			continue
 		}
-		_, set := d.env[variable(at)]
-		d.knownVars[variable(at)] = true
+		_, set := d.lookupVar(at)
 		found = found || set
 	}
 	return found
@@ -73,8 +96,8 @@ func (d *decoder) anyVarSet(path string, t reflect.Type) bool {
 
 // retire records the variable of a renamed key of the block at path, and the variable that replaces
 // it.
-func (d *decoder) retire(path string, f field) {
-	if f.was != "" {
+func (d *decoder) retire(path string, f *field) {
+	if f.was != "" && d.describe {
 		d.retired[variable(joinPath(path, f.was))] = variable(joinPath(path, f.name))
 	}
 }

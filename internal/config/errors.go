@@ -56,6 +56,13 @@ type position struct {
 	variable     string
 }
 
+// setPosition records where the value at path came from.
+func (d *decoder) setPosition(path string, at position) {
+	if d.describe {
+		d.positions[path] = at
+	}
+}
+
 // fail reports that the value at path is wrong. If the file does not contain the key, the error has
 // the position of the nearest enclosing block.
 func (d *decoder) fail(path, format string, args ...any) {
@@ -111,11 +118,13 @@ func suggest(word string) string { return fmt.Sprintf(" (did you mean %s?)", wor
 
 // unknownKeyHint suggests the key to use instead of an unknown one: its new name if it was renamed,
 // else the nearest key of the block, else all of them.
-func unknownKeyHint(key string, fields []field, names []string) string {
-	for _, f := range fields {
+func unknownKeyHint(key string, fields []field) string {
+	names := make([]string, len(fields))
+	for i, f := range fields {
 		if f.was == key {
 			return suggest(f.name)
 		}
+		names[i] = f.name
 	}
 	return didYouMeanOrList(key, names)
 }

@@ -31,16 +31,27 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	if err != nil {
 		return nil, Errors{syntaxError(name, err)}
 	}
-	cfg := new(Config)
-	d := decoder{
-		file: name, dir: filepath.Dir(name), root: reflect.ValueOf(cfg).Elem(),
-		env: overrides(env), knownVars: map[string]bool{}, retired: map[string]string{}, positions: map[string]position{},
+	vars := overrides(env)
+	cfg, found := decode(name, node, vars, false)
+	if len(found) > 0 {
+		cfg, found = decode(name, node, vars, true)
 	}
-	d.decode(node, cfg)
-	if len(d.errors) > 0 {
-		return nil, d.errors.sorted()
+	if len(found) > 0 {
+		return nil, found.sorted()
 	}
 	return cfg, nil
+}
+
+// decode returns a configuration, or the errors in it. Without describe, their positions and hints
+// are missing.
+func decode(name string, node *yaml.Node, vars map[string]string, describe bool) (*Config, Errors) {
+	cfg := new(Config)
+	d := decoder{
+		file: name, dir: filepath.Dir(name), root: reflect.ValueOf(cfg).Elem(), env: vars, knownVars: map[string]bool{},
+		describe: describe, retired: map[string]string{}, positions: map[string]position{},
+	}
+	d.decode(node, cfg)
+	return cfg, d.errors
 }
 
 // decode decodes the whole file. If the file is not a mapping, that is the only error: a list of

@@ -38,7 +38,7 @@ func (d *decoder) mapping(path string, node *yaml.Node) children {
 		d.fail(path, "%s does not belong here: must be a block of keys", describeNode(node))
 		return nil
 	}
-	var found children
+	found, lines := make(children, 0, len(node.Content)/2), make(map[string]int, len(node.Content)/2)
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key := content(node.Content[i])
 		at := position{line: node.Content[i].Line, column: node.Content[i].Column}
@@ -46,11 +46,14 @@ func (d *decoder) mapping(path string, node *yaml.Node) children {
 			d.failAt(at, path, "a key must be a plain word")
 			continue
 		}
-		if found.find(key.Value) != nil {
-			d.failAt(at, joinPath(path, key.Value), fmt.Sprintf("written twice, first in line %d", d.positions[joinPath(path, key.Value)].line))
+		if line, twice := lines[key.Value]; twice {
+			d.failAt(at, joinPath(path, key.Value), fmt.Sprintf("written twice, first in line %d", line))
 			continue
 		}
-		d.positions[joinPath(path, key.Value)] = at
+		lines[key.Value] = at.line
+		if d.describe {
+			d.setPosition(joinPath(path, key.Value), at)
+		}
 		found = append(found, child{key.Value, at, node.Content[i+1]})
 	}
 	return found
@@ -66,7 +69,7 @@ func (d *decoder) sequence(path string, node *yaml.Node) []*yaml.Node {
 		return nil
 	}
 	for i, item := range node.Content {
-		d.positions[fmt.Sprintf("%s[%d]", path, i)] = position{line: item.Line, column: item.Column}
+		d.setPosition(fmt.Sprintf("%s[%d]", path, i), position{line: item.Line, column: item.Column})
 	}
 	return node.Content
 }
@@ -93,7 +96,7 @@ func describeNode(node *yaml.Node) string {
 
 // quoteValue returns the rejected value and a separator, as the beginning of an error. It returns
 // "" if the value may be a secret or is long.
-func (d *decoder) quoteValue(f field, text string) string {
+func (d *decoder) quoteValue(f *field, text string) string {
 	if f.secret || len(text) > 100 {
 		return ""
 	}

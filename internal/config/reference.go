@@ -29,7 +29,7 @@ func reference(b *strings.Builder, comments map[string]string, path string, t re
 			at, inner = at+"[]", f.Type.Elem()
 		}
 		comment := comments[t.Name()+"."+f.Name]
-		if from := f.Tag.Get("inherit"); from != "" {
+		if from := f.inherit; from != "" {
 			fmt.Fprintf(b, "| `%s` | the keys of `%s`; they override those | | |\n", at, strings.ToLower(from))
 			continue
 		}
