@@ -314,7 +314,7 @@ func (p *Provider) ownTopic(kind *pushType) (string, error) {
 	case other != nil:
 		return "", invalid(pushTypeField, invalidHeader, other.name+", because the topic of this app ends in "+other.suffix)
 	}
-	return p.topics[kind.name], nil
+	return p.topic + kind.suffix, nil
 }
 
 func priorityFor(n *push.Notification, kind *pushType) (string, error) {

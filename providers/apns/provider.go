@@ -47,8 +47,7 @@ type Config struct {
 // use.
 type Provider struct {
 	topic  string
-	topics map[string]string // by push type: the topic with the suffix
-	signer *Signer           // nil if the credential is a certificate
+	signer *Signer // nil if the credential is a certificate
 }
 
 // New returns a provider. An error names the invalid field of cfg and what is allowed there.
@@ -59,11 +58,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Topic != "" && !isTopic(cfg.Topic) {
 		return nil, fmt.Errorf("apns: topic: must be a bundle ID: %s", topicFormat)
 	}
-	p := &Provider{topic: cfg.Topic, topics: map[string]string{}, signer: cfg.Signer}
-	for i := range pushTypes {
-		p.topics[pushTypes[i].name] = cfg.Topic + pushTypes[i].suffix
-	}
-	return p, nil
+	return &Provider{topic: cfg.Topic, signer: cfg.Signer}, nil
 }
 
 // Authorize creates a provider token if there is no valid one. Sign does that too; Authorize

@@ -48,14 +48,14 @@ type account struct {
 	Web              jsontext.Value `json:"web"`
 	Installed        jsontext.Value `json:"installed"`
 
-	text []byte
+	text []byte // the file; nil for a service account key, which needs only its members
 }
 
 // parseAccount parses a credential file. An error says what is wrong with the file and contains no
 // part of it.
 func parseAccount(content []byte) (*account, error) {
 	text := keyfile.Text(content)
-	a := account{text: text}
+	var a account
 	if err := json.Unmarshal(text, &a); err != nil {
 		return nil, errors.New("fcm: account: not the JSON of a service account's key file" + describeFile(text) + " (to create one: " + createKey + ")")
 	}
@@ -63,6 +63,7 @@ func parseAccount(content []byte) (*account, error) {
 	case google.ServiceAccount:
 		return &a, a.checkKeyFile()
 	case google.ExternalAccount, google.ImpersonatedServiceAccount:
+		a.text = text
 		return &a, a.checkFederation()
 	}
 	if found := describeJSON(text); found != "" {
