@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -94,26 +95,26 @@ func (s serveCmd) openSource(p process) (configsource.Source, error) {
 // configReader reads and parses the configuration of a source.
 type configReader struct {
 	configsource.Source
-	text   []byte // the last valid configuration
-	digest string // of text and of the files that it refers to
-	inUse  string // the digest of the configuration in use; empty after a failed reload
+	text   []byte         // the last valid configuration
+	cfg    *config.Config // parsed
+	digest string         // of text and of the files that it refers to
+	inUse  bool           // the last valid configuration is in use
 }
 
 // load returns the configuration. It returns nil if neither the configuration in use nor a file
 // that it refers to has changed.
 func (r *configReader) load(ctx context.Context) (*config.Config, error) {
 	inUse := r.inUse
-	r.inUse = ""
+	r.inUse = false
 	text, err := r.Read(ctx)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	cfg, err := r.parse(text)
-	if err == nil && r.digest == inUse {
-		r.inUse = inUse
+	if inUse && bytes.Equal(text, r.text) && gateway.Digest(text, r.cfg) == r.digest {
+		r.inUse = true
 		return nil, nil
 	}
-	return cfg, err
+	return r.parse(text)
 }
 
 func (r *configReader) parse(text []byte) (*config.Config, error) {
@@ -121,13 +122,13 @@ func (r *configReader) parse(text []byte) (*config.Config, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	r.text, r.digest = text, gateway.Digest(text, cfg)
+	r.text, r.cfg, r.digest = text, cfg, gateway.Digest(text, cfg)
 	return cfg, nil
 }
 
 // commit records that cfg, the last configuration that was parsed, is in use.
 func (r *configReader) commit(cfg *config.Config) error {
-	r.inUse = r.digest
+	r.inUse = true
 	return r.Commit(r.text, gateway.ReferencedFiles(cfg))
 }
 
