@@ -22,7 +22,25 @@ type Sender interface {
 	Check(n *push.Notification) error
 }
 
-var _ Sender = (*Route)(nil)
+var (
+	_ Sender = (*Route)(nil)
+	_ Sender = Lazy(nil)
+)
+
+// Lazy is a Sender that Table.Sender creates on first use, so that an app that sends nothing costs
+// little. It must return the same Sender each time: see sync.OnceValue.
+type Lazy func() Sender
+
+// Send implements Sender.
+func (l Lazy) Send(ctx context.Context, c *push.Call) push.Receipt { return l().Send(ctx, c) }
+
+// SendAll implements Sender.
+func (l Lazy) SendAll(ctx context.Context, calls []*push.Call, ended func([]*push.Call)) {
+	l().SendAll(ctx, calls, ended)
+}
+
+// Check implements Sender.
+func (l Lazy) Check(n *push.Notification) error { return l().Check(n) }
 
 // Table holds the Senders by app and platform. It must not be changed after first use.
 type Table map[string]map[push.Platform]Sender
@@ -31,6 +49,9 @@ type Table map[string]map[push.Platform]Sender
 // refuses everything and names the platforms of the app.
 func (t Table) Sender(n *push.Notification) Sender {
 	if sender, ok := t[n.App][n.Platform]; ok {
+		if create, ok := sender.(Lazy); ok {
+			return create()
+		}
 		return sender
 	}
 	allowed := "configured for this app, which has no platforms"

@@ -4,6 +4,7 @@ package delivery_test
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -26,6 +27,27 @@ func TestTableSelectsRouteByApp(t *testing.T) {
 		}
 		if err := table.Sender(newNotification("b")).Check(newNotification("b")); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+func TestTableCreatesLazySenderOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		created, route := 0, newRoute(t, &service{}, 1)
+		lazy := delivery.Lazy(sync.OnceValue(func() delivery.Sender { created++; return route }))
+		table := delivery.Table{"shop": {push.APNs: lazy}}
+		if created != 0 {
+			t.Error("created before its use")
+		}
+		n := newNotification("a")
+		for range 2 {
+			if table.Sender(n) != delivery.Sender(route) {
+				t.Error("the table does not return the Sender that was created")
+			}
+		}
+		lazy.SendAll(t.Context(), []*push.Call{{Notification: n}}, func([]*push.Call) {})
+		if got := lazy.Send(t.Context(), &push.Call{Notification: n}); got.Verdict != push.Accepted || lazy.Check(n) != nil || created != 1 {
+			t.Error(verdicts(got), created)
 		}
 	})
 }
