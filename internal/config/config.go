@@ -228,6 +228,12 @@ type Allowance struct {
 	Scopes []Scope `name:"scopes"`
 }
 
+// Shared reports whether the allowance limits more than single devices and topics, so that the
+// gateways of a cluster share it.
+func (a *Allowance) Shared() bool {
+	return a.Rate != Rate{} || a.TopicsRate != Rate{} || len(a.Scopes) > 0
+}
+
 // Scope is an additional limit for some apps or lanes.
 type Scope struct {
 	// Name in status and metrics.

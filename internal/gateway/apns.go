@@ -4,7 +4,7 @@ package gateway
 
 import (
 	"cmp"
-	"crypto/x509"
+	"sync"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
@@ -12,16 +12,14 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// apnsURLs and apnsManageURLs are Apple's services for notifications and for channel management.
-var (
-	apnsURLs = map[push.Environment]config.Base{
-		push.Production: "https://api.push.apple.com", push.Sandbox: "https://api.sandbox.push.apple.com",
-	}
-	apnsManageURLs = map[push.Environment]config.Base{
-		push.Production: "https://api-manage-broadcast.push.apple.com:2196",
-		push.Sandbox:    "https://api-manage-broadcast.sandbox.push.apple.com:2195",
-	}
-)
+// apnsEnvironments are Apple's services for notifications and for channel management.
+var apnsEnvironments = [...]struct {
+	name           push.Environment
+	url, manageURL config.Base
+}{
+	{push.Production, "https://api.push.apple.com", "https://api-manage-broadcast.push.apple.com:2196"},
+	{push.Sandbox, "https://api.sandbox.push.apple.com", "https://api-manage-broadcast.sandbox.push.apple.com:2195"},
+}
 
 // maxChannelList is the maximum size of a list of channels in bytes: 10,000 IDs of up to 200
 // characters, quoted.
@@ -30,130 +28,116 @@ const maxChannelList = 4 << 20
 // maxManageEndpoints limits the pool size for channel management, which has few calls.
 const maxManageEndpoints = 2
 
-// apnsRoutes builds an app's routes to Apple's services, for notifications and for channel
-// management. The services of the environment that is not the app's default, and those for channel
-// management, are lazy: they connect on first use.
-type apnsRoutes struct {
-	builder  *builder
-	app      string
-	path     string
-	config   *config.APNs
-	roots    *x509.CertPool
-	cred     credential
-	provider *apns.Provider
-	observer delivery.Observer
+// noQuota is the quota of channel management.
+var noQuota config.Allowance
+
+// apnsApp is an app's access to Apple's services. Those of the environment that is not the app's
+// default, and those for channel management, are secondary.
+type apnsApp struct {
+	g            *Gateway
+	name, path   string // path is that of the configuration block
+	config       *config.APNs
+	provider     *apns.Provider
+	send, manage [len(apnsEnvironments)]*service // by index of the environment; nil if there is none
 }
 
-// buildAPNs returns the routes for an app's notifications to Apple.
-func (b *builder) buildAPNs(app string, c *config.APNs) (*delivery.Environments, error) {
-	path := "apps." + app + ".apns"
-	roots, err := loadRoots(path, c.CAFile)
-	if err != nil {
-		return nil, err
+// newAPNsApp adds the service that an app uses by default. addSecondary adds the others.
+func (b *builder) newAPNsApp(name string, c *config.APNs, read *blockFiles) (*apnsApp, error) {
+	if read.err != nil {
+		return nil, read.err
 	}
-	signer, cred, err := b.apnsCredential(path, c)
-	if err != nil {
-		return nil, err
+	a := &apnsApp{g: b.Gateway, name: name, path: "apps." + name + ".apns", config: c}
+	var err error
+	if a.provider, err = apns.New(apns.Config{Topic: c.Topic, Signer: read.cred.signer}); err != nil {
+		return nil, keyError(a.path, "topic", err)
 	}
-	provider, err := apns.New(apns.Config{Topic: c.Topic, Signer: signer})
-	if err != nil {
-		return nil, keyError(path, "topic", err)
-	}
-	a := &apnsRoutes{
-		builder: b, app: app, path: path, config: c, roots: roots, cred: cred, provider: provider, observer: b.metrics.Route(app, push.APNs),
-	}
-	e := &delivery.Environments{Default: push.Environment(c.Environment), Routes: map[push.Environment]*delivery.Route{}}
-	s, err := a.service(a.sendSettings(e.Default))
-	if err != nil {
-		return nil, err
-	}
-	e.Routes[e.Default] = a.route(e.Default, s)
-	if c.LearnEnvironment {
-		e.Cache = s.environments
-	}
-	b.deferred = append(b.deferred, func() error { return a.addLazyServices(e) })
-	return e, nil
-}
-
-// addLazyServices adds the lazy services. It runs after the services that apps use by default have
-// been built, so that it reuses them.
-func (a *apnsRoutes) addLazyServices(e *delivery.Environments) error {
-	manager := &channelManager{environment: e.Default, provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
-	for env := range apnsURLs {
-		if a.config.URL != "" {
-			e.Routes[env] = e.Routes[e.Default]
-		} else if env != e.Default {
-			want := a.sendSettings(env)
-			want.lazy = true
-			s, err := a.service(want)
-			if err != nil {
-				return err
-			}
-			e.Routes[env] = a.route(env, s)
-		}
-		if want := a.manageSettings(env); want.base != "" {
-			s, err := a.service(want)
-			if err != nil {
-				return err
-			}
-			manager.routes[env] = a.route(env, s)
-			manager.routes[env].Observer = delivery.Observer{} // channel calls are not notifications
+	for i, env := range apnsEnvironments {
+		if string(env.name) == c.Environment || c.URL != "" { // with a URL, one service for both
+			a.send[i], err = b.service(a.path, read.cred, a.sendSettings(read, env.url), &c.Quota, a.provider)
 		}
 	}
-	a.builder.channels[a.app] = manager
-	return nil
+	return a, err
 }
 
-func (a *apnsRoutes) service(want settings) (*service, error) {
-	s, err := a.builder.service(a.path, a.cred, want, a.roots)
-	if err != nil {
-		return nil, err
+// addSecondary adds the secondary services of an app.
+func (b *builder) addSecondary(a *apnsApp, read *blockFiles) {
+	add := func(want settings, allowance *config.Allowance) *service {
+		want.lazy = true
+		s, err := b.service(a.path, read.cred, want, allowance, a.provider)
+		if err != nil {
+			b.errs = append(b.errs, err)
+		}
+		return s
 	}
-	s.authorize = a.provider.Authorize
-	return s, nil
-}
-
-// route returns a route to the service of an environment.
-func (a *apnsRoutes) route(env push.Environment, s *service) *delivery.Route {
-	r := a.builder.route(s, a.provider, a.config.Retry)
-	r.Observer = a.observer
-	if a.config.URL == "" {
-		r.Environment = env
+	for i, env := range apnsEnvironments {
+		if a.send[i] == nil {
+			a.send[i] = add(a.sendSettings(read, env.url), &a.config.Quota)
+		}
+		if want := a.manageSettings(read, env.manageURL); want.base != "" {
+			a.manage[i] = add(want, &noQuota)
+		}
 	}
-	return r
+	b.next.channels[a.name] = sync.OnceValue(a.channelManager)
 }
 
-// sendSettings returns the settings of the service for notifications.
-func (a *apnsRoutes) sendSettings(env push.Environment) settings {
+// sendSettings returns the settings of a service for notifications.
+func (a *apnsApp) sendSettings(read *blockFiles, base config.Base) settings {
 	c := a.config
 	return settings{
-		base: cmp.Or(c.URL, apnsURLs[env]), endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
-		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, platform: push.APNs, serializeFirst: a.cred.cert == nil,
+		platform: push.APNs, base: cmp.Or(c.URL, base), endpoints: joinAddrs(c.Endpoints), roots: read.roots, pool: c.Pool,
+		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, serializeFirst: read.cred.cert == nil,
 	}
 }
 
-// manageSettings returns the settings of the service for channel management. Their base is empty if
+// manageSettings returns the settings of a service for channel management. Their base is empty if
 // there is none.
-func (a *apnsRoutes) manageSettings(env push.Environment) settings {
+func (a *apnsApp) manageSettings(read *blockFiles, base config.Base) settings {
 	c := a.config
-	base := c.ManageURL
-	if base == "" && c.URL == "" && len(c.Endpoints) == 0 {
-		base = apnsManageURLs[env]
+	if c.URL != "" || len(c.Endpoints) > 0 {
+		base = ""
 	}
 	small := c.Pool
 	small.Size = min(small.Size, maxManageEndpoints)
 	return settings{
-		base: base, caFile: c.CAFile, pool: small, budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor,
-		platform: push.APNs, serializeFirst: a.cred.cert == nil, maxResponse: maxChannelList, lazy: true,
+		platform: push.APNs, base: cmp.Or(c.ManageURL, base), roots: read.roots, pool: small,
+		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, serializeFirst: read.cred.cert == nil,
+		maxResponse: maxChannelList,
 	}
 }
 
-// apnsCredential reads the token key or the client certificate. With a certificate, the signer is
-// nil.
-func (b *builder) apnsCredential(path string, c *config.APNs) (*apns.Signer, credential, error) {
-	if c.CertFile != "" {
-		cred, err := clientCertificate(path, c)
-		return nil, cred, err
+// sender returns the sender of the app's notifications.
+func (a *apnsApp) sender() delivery.Sender {
+	e := &delivery.Environments{Default: push.Environment(a.config.Environment), Routes: map[push.Environment]*delivery.Route{}}
+	observer := a.g.metrics.Route(a.name, push.APNs)
+	for i, env := range apnsEnvironments {
+		if i > 0 && a.config.URL != "" {
+			e.Routes[env.name] = e.Routes[apnsEnvironments[0].name]
+			continue
+		}
+		e.Routes[env.name] = a.route(i, a.send[i], observer)
+		if a.config.LearnEnvironment && env.name == e.Default {
+			e.Cache = a.send[i].open().environments
+		}
 	}
-	return b.signer(path, c)
+	return e
+}
+
+// channelManager returns the manager of the app's channels.
+func (a *apnsApp) channelManager() *channelManager {
+	m := &channelManager{environment: push.Environment(a.config.Environment), provider: a.provider, routes: map[push.Environment]*delivery.Route{}}
+	for i, env := range apnsEnvironments {
+		if a.manage[i] != nil {
+			m.routes[env.name] = a.route(i, a.manage[i], delivery.Observer{}) // channel calls are not notifications
+		}
+	}
+	return m
+}
+
+// route returns a route to a service of an environment.
+func (a *apnsApp) route(environment int, s *service, observer delivery.Observer) *delivery.Route {
+	r := s.route(a.provider, &a.config.Retry, observer)
+	if a.config.URL == "" {
+		r.Environment = apnsEnvironments[environment].name
+	}
+	return r
 }

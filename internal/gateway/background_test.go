@@ -21,9 +21,9 @@ func TestPanicInTokenRenewalRestartsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		s := idleService(t, "fcm shop", netip.MustParseAddrPort("192.0.2.1:443"))
-		s.log = slog.New(slog.NewTextHandler(&log, nil))
+		s.g.log = slog.New(slog.NewTextHandler(&log, nil))
 		runs := 0
-		s.refresh = func(ctx context.Context) error {
+		s.upstream.refresh = func(ctx context.Context) error {
 			if runs++; runs <= 5 {
 				panic("SECRET")
 			}
@@ -38,7 +38,7 @@ func TestPanicInTokenRenewalRestartsIt(t *testing.T) {
 		if runs != 6 {
 			t.Errorf("the renewal ran %d times in a minute, want 6", runs)
 		}
-		if err := s.pool.Ready(); err != nil {
+		if err := s.upstream.pool.Ready(); err != nil {
 			t.Errorf("the pool is not ready: %v", err)
 		}
 		stop()

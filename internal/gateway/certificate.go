@@ -136,7 +136,7 @@ func teamIDOf(path string, c *config.APNs) string {
 	if err != nil {
 		return ""
 	}
-	return parseCertificate(cred.cert[0].Leaf).teamID
+	return parseCertificate(cred.cert.Leaf).teamID
 }
 
 func checkCertificate(path string, c *config.APNs) (string, error) {
@@ -144,11 +144,11 @@ func checkCertificate(path string, c *config.APNs) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	info := parseCertificate(cred.cert[0].Leaf)
+	info := parseCertificate(cred.cert.Leaf)
 	if err := info.check(c); err != nil {
 		return "", err
 	}
-	found := "valid until " + cred.cert[0].Leaf.NotAfter.Format("2 January 2006")
+	found := "valid until " + cred.cert.Leaf.NotAfter.Format("2 January 2006")
 	if len(info.topics) > 0 {
 		found += ", for " + strings.Join(info.topics, ", ")
 	}
@@ -177,7 +177,7 @@ func apnsWarnings(path string, c *config.APNs) (found []string) {
 		return found
 	}
 	if cred, err := clientCertificate(path, c); err == nil {
-		end := cred.cert[0].Leaf.NotAfter
+		end := cred.cert.Leaf.NotAfter
 		if left := time.Until(end); left < certificateWarning {
 			found = append(found, fmt.Sprintf("%s.cert_file: %q expires on %s, in %d days (get a new one from Apple)",
 				path, string(c.CertFile), end.Format("2 January 2006"), int(left.Hours()/24)))

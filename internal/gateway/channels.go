@@ -14,10 +14,10 @@ import (
 	"github.com/sluice-push/sluice/push"
 )
 
-// channelManagers manages the broadcast channels of all apps. A call uses the route of a
+// channelManagers manages the broadcast channels of all apps. A manager is created on first use. A call uses the route of a
 // notification, with the channel operation in place of the provider, so that it has the same limits
 // and retries.
-type channelManagers map[string]*channelManager
+type channelManagers map[string]func() *channelManager
 
 // channelManager manages the channels of one app.
 type channelManager struct {
@@ -41,10 +41,11 @@ func (c channelManagers) Manage(ctx context.Context, call push.ChannelCall) ([]p
 	if call.Action == push.ListChannels || call.Action == push.ReadChannel {
 		n.OnUnknown = push.RepeatAlways
 	}
-	manager, known := c[call.App]
+	create, known := c[call.App]
 	if !known {
 		return nil, invalidCall(n, "app", "PlatformNotConfigured", "an app that is configured for APNs")
 	}
+	manager := create()
 	if call.Environment == "" {
 		call.Environment = manager.environment
 	}

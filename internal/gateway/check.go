@@ -64,7 +64,7 @@ func verifyListen(address string) func(context.Context) (string, error) {
 }
 
 func (s *service) verifyCredential(ctx context.Context) (string, error) {
-	if err := s.authorize(ctx); err != nil {
+	if err := s.provider.Authorize(ctx); err != nil {
 		return "", err
 	}
 	if s.cred.source != "" {
@@ -75,13 +75,14 @@ func (s *service) verifyCredential(ctx context.Context) (string, error) {
 
 // verifyReachable connects to the addresses of the service in order, until one connects.
 func (s *service) verifyReachable(ctx context.Context) (string, error) {
-	addrs, _, err := s.resolver.Resolve(ctx)
+	u := s.open()
+	addrs, _, err := u.resolver.Resolve(ctx)
 	if err != nil {
 		return "", err
 	}
 	var failures []error
 	for i, addr := range addrs {
-		conn, err := s.dial(ctx, addr)
+		conn, err := u.dial(ctx, addr)
 		if err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", addr, err))
 			continue

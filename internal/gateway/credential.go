@@ -11,16 +11,25 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/keyfile"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/providers/fcm"
+	"github.com/sluice-push/sluice/providers/webpush"
 )
 
 // credential identifies the gateway to a provider. Apps with the same credential share its pool,
@@ -30,7 +39,100 @@ type credential struct {
 	quotaOwner string // identifies the quota if a renewed credential uses the same quota; else empty, and id identifies it
 	label      string // for display: the ID of a key, or a project
 	source     string // for display: where the credential was found
-	cert       []tls.Certificate
+
+	// One of these, or none for Web Push.
+	cert   *tls.Certificate // of APNs
+	signer *apns.Signer     // of APNs
+	fcm    *fcm.Provider
+}
+
+// rootCAs are the certificates of a ca_file. Blocks with the same file share them, also across
+// reloads while its contents are the same. nil means those of the system.
+type rootCAs struct {
+	digest      string
+	pool        *x509.CertPool
+	tokenClient *http.Client // for the token endpoint of FCM
+}
+
+// certPool returns the certificates, or nil for those of the system.
+func (r *rootCAs) certPool() *x509.CertPool {
+	if r == nil {
+		return nil
+	}
+	return r.pool
+}
+
+// files holds what the files of a configuration contain. It parses equal contents once, also across
+// reloads: it would take too long for many apps, and a second apns.Signer for a key would renew the
+// token more often than Apple allows. It can be used by multiple goroutines.
+type files struct {
+	log      *slog.Logger
+	previous *files // of the configuration in use; nil after all files have been read
+
+	mu          sync.Mutex
+	roots       map[config.File]*rootCAs
+	credentials map[credentialKey]*credential
+}
+
+// credentialKey is what a credential is made from.
+type credentialKey struct {
+	digest string   // of the file and of the keys beside it
+	roots  *rootCAs // for the token endpoint
+}
+
+// blockFiles is what the files of one block contain.
+type blockFiles struct {
+	roots *rootCAs
+	cred  *credential
+	vapid *webpush.Key
+	err   error
+}
+
+// appFiles is what the files of one app contain.
+type appFiles struct{ apns, fcm, webPush blockFiles }
+
+// readApps reads the files of apps. The result has the order of names.
+func readApps(apps map[string]*config.App, names []string, previous *files, log *slog.Logger) ([]appFiles, *files, error) {
+	if previous == nil {
+		previous = &files{}
+	}
+	f := &files{log: log, previous: previous, roots: map[config.File]*rootCAs{}, credentials: make(map[credentialKey]*credential, len(previous.credentials))}
+	read := make([]appFiles, len(names))
+	var next atomic.Int64
+	var workers errgroup.Group
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() error {
+			return panics.Recover(log, "reading the files of apps", func() error {
+				for i := int(next.Add(1)) - 1; i < len(names); i = int(next.Add(1)) - 1 {
+					read[i] = f.readApp("apps."+names[i], apps[names[i]])
+				}
+				return nil
+			})
+		})
+	}
+	return read, f, workers.Wait()
+}
+
+func (f *files) readApp(path string, app *config.App) (a appFiles) {
+	if c := app.APNs; c != nil {
+		a.apns.roots, a.apns.err = f.rootCAs(path+".apns", c.CAFile)
+		if a.apns.err == nil {
+			a.apns.cred, a.apns.err = f.apns(path+".apns", c)
+		}
+	}
+	if c := app.FCM; c != nil {
+		a.fcm.roots, a.fcm.err = f.rootCAs(path+".fcm", c.CAFile)
+		if a.fcm.err == nil {
+			a.fcm.cred, a.fcm.err = f.fcm(path+".fcm", c, a.fcm.roots)
+		}
+	}
+	if c := app.WebPush; c != nil {
+		a.webPush.roots, a.webPush.err = f.rootCAs(path+".webpush", c.CAFile)
+		if a.webPush.err == nil {
+			a.webPush.vapid, a.webPush.err = vapidKey(path+".webpush", c)
+		}
+	}
+	return a
 }
 
 // keyError returns an error about a configuration key.
@@ -58,89 +160,116 @@ func readFile(path, name string, file config.File) ([]byte, error) {
 func digest(text ...[]byte) string {
 	h := sha256.New()
 	for _, t := range text {
-		h.Write(strconv.AppendInt(nil, int64(len(t)), 10)) // so that different lists never have the same digest
-		h.Write([]byte{':'})
-		h.Write(t)
+		hashPart(h, t)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// signer returns the signer of an APNs block. Equal keys share one signer, also across reloads: a
-// second signer would renew the token more often than Apple allows.
-func (b *builder) signer(path string, c *config.APNs) (*apns.Signer, credential, error) {
+// hashPart writes a part to h so that different lists of parts never have the same digest.
+func hashPart(h hash.Hash, part []byte) {
+	h.Write(strconv.AppendInt(nil, int64(len(part)), 10))
+	h.Write([]byte{':'})
+	h.Write(part)
+}
+
+// credential returns the credential of a key: that of another block or of the configuration in use,
+// or else a new one.
+func (f *files) credential(key credentialKey, parse func() (*credential, error)) (*credential, error) {
+	if known := f.previous.credentials[key]; known != nil {
+		return f.store(key, known), nil
+	}
+	f.mu.Lock()
+	known := f.credentials[key]
+	f.mu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	parsed, err := parse()
+	if err != nil {
+		return nil, err
+	}
+	return f.store(key, parsed), nil
+}
+
+// store stores a credential, unless another goroutine has stored an equal one, and returns the one
+// that is stored.
+func (f *files) store(key credentialKey, cred *credential) *credential {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if other := f.credentials[key]; other != nil {
+		return other
+	}
+	f.credentials[key] = cred
+	return cred
+}
+
+// apns returns the credential of an APNs block.
+func (f *files) apns(path string, c *config.APNs) (*credential, error) {
+	if c.CertFile != "" {
+		return clientCertificate(path, c)
+	}
 	text, err := readFile(path, "key_file", c.KeyFile)
 	if err != nil {
-		return nil, credential{}, err
+		return nil, err
 	}
-	cred := credential{id: digest(text, []byte(c.KeyID), []byte(c.TeamID)), label: c.KeyID}
-	if known, ok := b.signers[cred.id]; ok {
-		return known, cred, nil
-	}
-	if b.current != nil && b.current.signers[cred.id] != nil {
-		b.signers[cred.id] = b.current.signers[cred.id]
-		return b.signers[cred.id], cred, nil
-	}
-	signer, err := apns.NewSigner(apns.SignerConfig{Key: text, KeyID: c.KeyID, TeamID: c.TeamID, Logger: b.log})
-	if err != nil {
-		return nil, cred, keyError(path, "key_file", fmt.Errorf("%q: %w", string(c.KeyFile), err))
-	}
-	b.signers[cred.id] = signer
-	return signer, cred, nil
+	id := digest(text, []byte(c.KeyID), []byte(c.TeamID))
+	return f.credential(credentialKey{digest: id}, func() (*credential, error) {
+		signer, err := apns.NewSigner(apns.SignerConfig{Key: text, KeyID: c.KeyID, TeamID: c.TeamID, Logger: f.log})
+		if err != nil {
+			return nil, keyError(path, "key_file", fmt.Errorf("%q: %w", string(c.KeyFile), err))
+		}
+		return &credential{id: id, label: c.KeyID, signer: signer}, nil
+	})
 }
 
 // clientCertificate returns the client certificate of an APNs block. An expired certificate is an
 // error, because nothing could be sent with it.
-func clientCertificate(path string, c *config.APNs) (credential, error) {
+func clientCertificate(path string, c *config.APNs) (*credential, error) {
 	certPEM, err := readFile(path, "cert_file", c.CertFile)
 	if err != nil {
-		return credential{}, err
+		return nil, err
 	}
 	keyPEM, err := readFile(path, "cert_key_file", c.CertKeyFile)
 	if err != nil {
-		return credential{}, err
+		return nil, err
 	}
 	if err := keyfile.CheckCertificate(certPEM); err != nil {
-		return credential{}, keyError(path, "cert_file", fmt.Errorf("%q: %w", string(c.CertFile), err))
+		return nil, keyError(path, "cert_file", fmt.Errorf("%q: %w", string(c.CertFile), err))
 	}
 	if _, err := keyfile.Key(keyPEM, "PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"); err != nil {
-		return credential{}, keyError(path, "cert_key_file", fmt.Errorf("%q: %w", string(c.CertKeyFile), err))
+		return nil, keyError(path, "cert_key_file", fmt.Errorf("%q: %w", string(c.CertKeyFile), err))
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return credential{}, keyError(path, "cert_file", fmt.Errorf("%q and cert_key_file are not a certificate and its key: %w", string(c.CertFile), err))
+		return nil, keyError(path, "cert_file", fmt.Errorf("%q and cert_key_file are not a certificate and its key: %w", string(c.CertFile), err))
 	}
 	if now := time.Now(); now.After(pair.Leaf.NotAfter) || now.Before(pair.Leaf.NotBefore) {
-		return credential{}, keyError(path, "cert_file", fmt.Errorf("%q is valid only from %s to %s (get a new one from Apple, or correct this machine's clock)",
+		return nil, keyError(path, "cert_file", fmt.Errorf("%q is valid only from %s to %s (get a new one from Apple, or correct this machine's clock)",
 			string(c.CertFile), pair.Leaf.NotBefore.Format(time.DateOnly), pair.Leaf.NotAfter.Format(time.DateOnly)))
 	}
 	id := digest(pair.Certificate[0])
-	return credential{id: id, label: "certificate " + id[:8], cert: []tls.Certificate{pair}}, nil
+	return &credential{id: id, label: "certificate " + id[:8], cert: &pair}, nil
 }
 
-// fcmProvider returns the FCM provider for an account and a project. Equal accounts and projects
-// share one provider, which caches their access token, also across reloads.
-func (b *builder) fcmProvider(path string, c *config.FCM, roots *x509.CertPool) (*fcm.Provider, credential, error) {
+// fcm returns the account and project of an FCM block. Its provider caches the access token.
+func (f *files) fcm(path string, c *config.FCM, roots *rootCAs) (*credential, error) {
 	cfg, source, err := serviceAccount(path, c)
 	if err != nil {
-		return nil, credential{}, err
+		return nil, err
 	}
-	cfg.Project, cfg.TokenURL, cfg.Logger = cmp.Or(c.ProjectID, cfg.Project), string(c.TokenURL), b.log
-	if !cfg.MetadataServer { // the metadata server uses plain HTTP
-		cfg.TokenClient = tokenClient(roots)
+	cfg.Project, cfg.TokenURL, cfg.Logger = cmp.Or(c.ProjectID, cfg.Project), string(c.TokenURL), f.log
+	if !cfg.MetadataServer && roots != nil { // the metadata server uses plain HTTP
+		cfg.TokenClient = roots.tokenClient
 	}
-	provider, err := fcm.New(cfg)
-	if err != nil {
-		return nil, credential{}, keyError(path, "service_account_file", fmt.Errorf("%s: %w", source, err))
-	}
-	cred := credential{id: digest(cfg.Account, []byte(provider.Project()), []byte(cfg.TokenURL)), quotaOwner: provider.Project(), label: provider.Project(), source: source}
-	if known, ok := b.fcmProviders[cred.id]; ok {
-		return known, cred, nil
-	}
-	if current := b.current.fcmProvider(cred.id, roots); current != nil {
-		provider = current
-	}
-	b.fcmProviders[cred.id] = provider
-	return provider, cred, nil
+	key := credentialKey{digest(cfg.Account, []byte(cfg.Project), []byte(cfg.TokenURL)), roots}
+	return f.credential(key, func() (*credential, error) {
+		provider, err := fcm.New(cfg)
+		if err != nil {
+			return nil, keyError(path, "service_account_file", fmt.Errorf("%s: %w", source, err))
+		}
+		project := provider.Project()
+		return &credential{id: digest(cfg.Account, []byte(project), []byte(cfg.TokenURL)), quotaOwner: project, label: project, source: source, fcm: provider}, nil
+	})
 }
 
 // serviceAccount returns the account of an FCM block: that of its file, else Google's application
@@ -157,33 +286,58 @@ func serviceAccount(path string, c *config.FCM) (cfg fcm.Config, source string, 
 	return cfg, source, err
 }
 
-// tokenClient returns an HTTP client for the token endpoint, or nil if roots is nil and the
-// system's roots apply.
-func tokenClient(roots *x509.CertPool) *http.Client {
-	if roots == nil {
-		return nil
+// vapidKey returns the key of a Web Push block.
+func vapidKey(path string, c *config.WebPush) (*webpush.Key, error) {
+	text, err := readFile(path, "vapid_key_file", c.VAPIDKeyFile)
+	if err != nil {
+		return nil, err
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.DisableKeepAlives = true // exchanges are rare, and a replaced client must not keep connections
-	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	return &http.Client{Transport: transport}
+	key, err := webpush.ParseKey(text)
+	if err != nil {
+		return nil, keyError(path, "vapid_key_file", fmt.Errorf("%q: %w", string(c.VAPIDKeyFile), err))
+	}
+	return key, nil
 }
 
-// loadRoots returns the root certificates of a ca_file, or nil if file is empty.
-func loadRoots(path string, file config.File) (*x509.CertPool, error) {
+// rootCAs returns the root certificates of a ca_file, or nil if file is empty.
+func (f *files) rootCAs(path string, file config.File) (*rootCAs, error) {
 	if file == "" {
 		return nil, nil
+	}
+	f.mu.Lock()
+	known := f.roots[file]
+	f.mu.Unlock()
+	if known != nil {
+		return known, nil
 	}
 	text, err := readFile(path, "ca_file", file)
 	if err != nil {
 		return nil, err
 	}
-	if err := keyfile.CheckCertificate(text); err != nil {
-		return nil, keyError(path, "ca_file", fmt.Errorf("%q: %w", string(file), err))
+	roots := f.previous.roots[file]
+	if sum := digest(text); roots == nil || roots.digest != sum {
+		if err := keyfile.CheckCertificate(text); err != nil {
+			return nil, keyError(path, "ca_file", fmt.Errorf("%q: %w", string(file), err))
+		}
+		roots = &rootCAs{digest: sum, pool: x509.NewCertPool()}
+		if !roots.pool.AppendCertsFromPEM(text) {
+			return nil, keyError(path, "ca_file", fmt.Errorf("%q contains no valid certificate", string(file)))
+		}
+		roots.tokenClient = tokenClient(roots.pool)
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(text) {
-		return nil, keyError(path, "ca_file", fmt.Errorf("%q contains no valid certificate", string(file)))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if other := f.roots[file]; other != nil { // stored by another goroutine in the meantime
+		return other, nil
 	}
+	f.roots[file] = roots
 	return roots, nil
+}
+
+// tokenClient returns an HTTP client for the token endpoint.
+func tokenClient(roots *x509.CertPool) *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true // exchanges are rare, and a replaced client must not keep connections
+	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return &http.Client{Transport: transport}
 }

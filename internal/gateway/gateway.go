@@ -40,12 +40,14 @@ type Gateway struct {
 	draining     atomic.Bool
 	drainStarted chan struct{} // closed when draining starts
 
-	reloadMu sync.Mutex      // serializes reloads and guards the fields below
-	baseCtx  context.Context // parent of all background work; nil before Run
-	closed   bool            // no reload starts any more
+	reloadMu sync.Mutex // serializes reloads and guards the fields below
+	running  bool       // Run has started the current snapshot
+	closed   bool       // no reload starts any more
 
-	background      errgroup.Group // all background work
-	backgroundMu    sync.Mutex     // guards backgroundEnded, and background against use after Wait
+	lifetime        context.Context    // of all background work
+	end             context.CancelFunc // ends lifetime
+	background      errgroup.Group     // all background work
+	backgroundMu    sync.Mutex         // guards backgroundEnded, and background against use after Wait
 	backgroundEnded bool
 }
 
@@ -57,6 +59,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	}
 	g := &Gateway{log: log, metrics: metrics.New(), concurrency: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, drainStarted: make(chan struct{}),
 		conns: newConnLimiter(connectionLimit(cfg.Limits.Connections)), adminConns: newConnLimiter(maxAdminConns)}
+	g.lifetime, g.end = context.WithCancel(context.Background())
 	if hasQueue(cfg) {
 		g.storage = &storage{}
 	}
@@ -123,18 +126,18 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	g.startedAt.Store(time.Now().UnixNano())
 	ctx, cancel := context.WithCancel(ctx)
-	baseCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	g.startCurrent(baseCtx)
-	admin := g.newServer(baseCtx, g.adminHandler(), g.adminConns)
+	defer cancel()
+	defer g.end()
+	g.startCurrent()
+	admin := g.newServer(g.lifetime, g.adminHandler(), g.adminConns)
 	g.background.Go(func() error {
 		defer cancel()
 		return serve(admin, g.adminConns)
 	})
 	g.storage.run()
-	err := errors.Join(g.serveAPI(ctx, g.apiServer(baseCtx)), g.storage.stop())
+	err := errors.Join(g.serveAPI(ctx, g.apiServer(g.lifetime)), g.storage.stop())
 	g.stopReloads()
-	stop()
+	g.end()
 	return errors.Join(err, admin.Close(), g.waitBackground())
 }
 

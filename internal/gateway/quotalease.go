@@ -34,16 +34,15 @@ func (st *storage) setLimiters(snap *snapshot) {
 		return
 	}
 	limiters := map[string]quotalease.RateLimiter{}
-	add := func(quotaID string, limiter *quota.RateLimiter) {
-		if len(limiter.Demand()) > 0 { // it has limits
-			limiters[quotaID] = limiter
+	for _, s := range snap.services {
+		if s.quota.Shared() {
+			limiters[s.quotaID()] = s.limiter.get()
 		}
 	}
-	for _, s := range snap.services {
-		add(s.quotaID, s.rateLimiter)
-	}
 	for _, o := range snap.originRouters {
-		add(digest([]byte(push.WebPush), []byte(o.path), []byte(o.publicKey)), o.rateLimiter)
+		if snap.cfg.Apps[o.app].WebPush.Quota.Shared() {
+			limiters[digest([]byte(push.WebPush), []byte(o.path()), []byte(o.publicKey))] = o.limiter.get()
+		}
 	}
 	st.quotaLease.SetLimiters(limiters)
 }

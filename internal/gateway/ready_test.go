@@ -32,7 +32,7 @@ func (idleConn) Run(ctx context.Context) error {
 }
 
 // lazyService returns a service whose pool connects on first use.
-func lazyService(t *testing.T) *service {
+func lazyService(t *testing.T) *usedService {
 	t.Helper()
 	p, err := pool.New(pool.Config{
 		Name: "lazy", OnDemand: func() {}, Resolver: pool.Static{}, Dial: func(context.Context, netip.AddrPort) (pool.Conn, error) { return idleConn{}, nil },
@@ -40,11 +40,11 @@ func lazyService(t *testing.T) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &service{name: "lazy", pool: p, settings: settings{lazy: true}}
+	return &usedService{service: &service{g: &Gateway{}, name: "lazy", upstream: &upstream{pool: p}, settings: &settings{lazy: true}}}
 }
 
 // idleService returns a service with the given addresses. Its pool does not run.
-func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *service {
+func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *usedService {
 	t.Helper()
 	p, err := pool.New(pool.Config{
 		Name: name, Resolver: pool.Static(addrs), DrainTimeout: time.Millisecond,
@@ -53,7 +53,7 @@ func idleService(t *testing.T, name string, addrs ...netip.AddrPort) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &service{name: name, pool: p}
+	return &usedService{service: &service{g: &Gateway{}, name: name, upstream: &upstream{pool: p}, settings: &settings{}}}
 }
 
 func TestReadinessRequiresTheConfiguredProviders(t *testing.T) {
@@ -62,22 +62,22 @@ func TestReadinessRequiresTheConfiguredProviders(t *testing.T) {
 		connected := idleService(t, "connected", netip.MustParseAddrPort("127.0.0.1:1"))
 		down, alsoDown := idleService(t, "down"), idleService(t, "also down")
 		ended := make(chan error, 1)
-		go func() { ended <- connected.pool.Run(ctx) }()
+		go func() { ended <- connected.upstream.pool.Run(ctx) }()
 		time.Sleep(time.Second)
 		for _, c := range []struct {
 			require  string
-			services []*service
+			services []*usedService
 			missing  string
 		}{
-			{"none", []*service{down, alsoDown}, "[]"},
-			{"none", []*service{connected, down}, "[]"},
-			{"any", []*service{down, alsoDown}, "[down also down]"},
-			{"any", []*service{connected, down}, "[]"},
+			{"none", []*usedService{down, alsoDown}, "[]"},
+			{"none", []*usedService{connected, down}, "[]"},
+			{"any", []*usedService{down, alsoDown}, "[down also down]"},
+			{"any", []*usedService{connected, down}, "[]"},
 			{"any", nil, "[]"},
-			{"all", []*service{connected, down}, "[down]"},
-			{"all", []*service{connected}, "[]"},
-			{"all", []*service{connected, lazyService(t)}, "[]"},
-			{"any", []*service{lazyService(t)}, "[]"},
+			{"all", []*usedService{connected, down}, "[down]"},
+			{"all", []*usedService{connected}, "[]"},
+			{"all", []*usedService{connected, lazyService(t)}, "[]"},
+			{"any", []*usedService{lazyService(t)}, "[]"},
 		} {
 			g := &Gateway{}
 			g.current.Store(&snapshot{cfg: &config.Config{Readiness: config.Readiness{Providers: c.require}}, services: c.services})
@@ -104,26 +104,27 @@ func TestNewResolver(t *testing.T) {
 	for _, c := range []struct {
 		url        string
 		endpoints  []config.Endpoint
-		servers    []string
+		servers    string
 		publicOnly bool
 		want       pool.Resolver
 	}{
-		{"https://api.push.apple.com", []config.Endpoint{endpoint}, nil, false, pool.Static{endpoint.AddrPort}},
-		{"https://127.0.0.1:9", nil, nil, false, pool.Static{endpoint.AddrPort}},
-		{"https://apns.test:2197", nil, nil, false, pool.System{Host: "apns.test", Port: 2197}},
-		{"https://api.push.apple.com:2197", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
-		{"https://api.push.apple.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 443})},
-		{"https://api.sandbox.push.apple.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
-		{"https://apns.test:2197", nil, []string{"127.0.0.1:5353"}, false, pool.DNS{Host: "apns.test", Port: 2197, Servers: []string{"127.0.0.1:5353"}}},
-		{"https://api.push.apple.com", nil, []string{"127.0.0.1:5353"}, false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 443, Servers: []string{"127.0.0.1:5353"}})},
-		{"https://fcm.googleapis.com", nil, nil, false, pool.PublicOnly(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
-		{"https://push.example", nil, nil, true, pool.PublicOnly(pool.DNS{Host: "push.example", Port: 443})},
+		{"https://api.push.apple.com", []config.Endpoint{endpoint}, "", false, pool.Static{endpoint.AddrPort}},
+		{"https://127.0.0.1:9", nil, "", false, pool.Static{endpoint.AddrPort}},
+		{"https://apns.test:2197", nil, "", false, pool.System{Host: "apns.test", Port: 2197}},
+		{"https://api.push.apple.com:2197", nil, "", false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 2197})},
+		{"https://api.push.apple.com", nil, "", false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 443})},
+		{"https://api.sandbox.push.apple.com", nil, "", false, pool.PublicOnly(pool.DNS{Host: "api.sandbox.push.apple.com", Port: 443})},
+		{"https://apns.test:2197", nil, "127.0.0.1:5353", false, pool.DNS{Host: "apns.test", Port: 2197, Servers: []string{"127.0.0.1:5353"}}},
+		{"https://api.push.apple.com", nil, "127.0.0.1:5353", false, pool.PublicOnly(pool.DNS{Host: "api.push.apple.com", Port: 443, Servers: []string{"127.0.0.1:5353"}})},
+		{"https://fcm.googleapis.com", nil, "", false, pool.PublicOnly(pool.DNS{Host: "fcm.googleapis.com", Port: 443})},
+		{"https://push.example", nil, "", true, pool.PublicOnly(pool.DNS{Host: "push.example", Port: 443})},
 	} {
 		base, err := url.Parse(c.url)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := newResolver(base, settings{endpoints: c.endpoints, publicOnly: c.publicOnly}, c.servers); !reflect.DeepEqual(c.want, got) {
+		s := settings{endpoints: joinAddrs(c.endpoints), publicOnly: c.publicOnly, dnsServers: c.servers}
+		if got := s.resolver(base); !reflect.DeepEqual(c.want, got) {
 			t.Errorf("%s: got %#v, want %#v", c.url, got, c.want)
 		}
 	}

@@ -3,6 +3,8 @@
 package gateway
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -89,11 +91,13 @@ func ReferencedFiles(cfg *config.Config) (files []string) {
 // Digest returns a digest of a configuration, which was parsed from text, and of the contents of all
 // files that it refers to.
 func Digest(text []byte, cfg *config.Config) string {
-	parts := [][]byte{text}
+	h := sha256.New()
+	hashPart(h, text)
 	for _, file := range ReferencedFiles(cfg) {
-		parts = append(parts, []byte(file), contents(file))
+		hashPart(h, []byte(file))
+		hashPart(h, contents(file))
 	}
-	return digest(parts...)
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // contents returns the contents of a regular file, or the reason why there are none. It does not
@@ -156,10 +160,16 @@ func configChanges(from, to *config.Config) (changes []string, err error) {
 // connectionChanges lists the blocks that get new connections, and the webhooks that are restarted.
 // The reason can be a file with new contents, which configChanges does not see.
 func connectionChanges(old, next *snapshot) (changes []string) {
+	services := make(map[blockService]*service, len(old.services)) // an APNs block uses up to four
+	for _, s := range old.services {
+		for _, path := range s.paths {
+			services[blockService{path, s.settings.base}] = s.service
+		}
+	}
 	for _, s := range next.services {
 		for _, path := range s.paths {
-			switch was := old.serviceAt(path, s.settings.base); {
-			case was == nil || was.pool == s.pool:
+			switch was := services[blockService{path, s.settings.base}]; {
+			case was == nil || was == s.service:
 			case was.cred.id != s.cred.id:
 				changes = append(changes, path+": new credential")
 			default:
@@ -167,9 +177,13 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 			}
 		}
 	}
+	routers := make(map[string]*originRouter, len(old.originRouters))
+	for _, o := range old.originRouters {
+		routers[o.app] = o
+	}
 	for _, o := range next.originRouters {
-		if !slices.Contains(old.originRouters, o) && slices.ContainsFunc(old.originRouters, func(was *originRouter) bool { return was.path == o.path }) {
-			changes = append(changes, o.path+": reconnecting")
+		if was := routers[o.app]; was != nil && was != o {
+			changes = append(changes, o.path()+": reconnecting")
 		}
 	}
 	for _, hook := range next.webhooks {
@@ -181,13 +195,8 @@ func connectionChanges(old, next *snapshot) (changes []string) {
 	return slices.Compact(changes)
 }
 
-// serviceAt returns the service that a configuration block uses at a URL, or nil. An APNs block uses
-// up to four.
-func (snap *snapshot) serviceAt(path string, base config.Base) *service {
-	for _, s := range snap.services {
-		if s.settings.base == base && slices.Contains(s.paths, path) {
-			return s
-		}
-	}
-	return nil
+// blockService identifies a service by the configuration block that uses it.
+type blockService struct {
+	path string
+	base config.Base
 }

@@ -4,14 +4,14 @@ package gateway
 
 import (
 	"errors"
-	"log/slog"
+	"fmt"
 	"maps"
 	"slices"
-	"time"
+	"strings"
+	"sync"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
-	"github.com/sluice-push/sluice/internal/metrics"
 	"github.com/sluice-push/sluice/providers/apns"
 	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/providers/webpush"
@@ -26,126 +26,141 @@ var (
 	_ delivery.Provider = (*webpush.Provider)(nil)
 )
 
-// builder builds the routes of all apps and providers from a configuration. Routes with the same
-// credential share a service.
+// builder builds a snapshot. Blocks with the same credential share a service.
 type builder struct {
-	log             *slog.Logger
-	metrics         *metrics.Metrics
-	dnsServers      []string // empty for the system's
-	signers         map[string]*apns.Signer
-	fcmProviders    map[string]*fcm.Provider
-	services        []*service
-	originRouters   []*originRouter
-	table           delivery.Table
-	channels        channelManagers
-	appWebhooks     []*appWebhook
-	storage         *storage
-	deferred        []func() error // run after all apps have been added
-	weights         map[string]int
-	unregisteredTTL time.Duration
-	concurrency     *delivery.ConcurrencyLimit
-	current         *snapshot // whose services can be reused; nil at the start
-	errs            []error
+	*Gateway
+	cfg        *config.Config
+	dnsServers string // separated by commas; empty for the system's
+	weights    map[string]int
+	next       *snapshot
+	errs       []error
+
+	// What blocks of the configuration share.
+	settings map[settings]*settings
+	services map[serviceID]*usedService
+	names    map[string]bool // of pools
+	limiters map[quotaKey]*limiter
+
+	// What can be reused.
+	previous         *snapshot // an empty one at the start
+	previousServices map[serviceID]*service
+	previousRouters  map[string]*originRouter // by app
+	previousLimiters map[quotaKey]*limiter
 }
 
-// buildRoutes builds a route for every app and provider. It reads key files and starts nothing. The
-// error names every invalid configuration key.
-func buildRoutes(cfg *config.Config, g *Gateway, current *snapshot) (*builder, error) {
+// buildSnapshot builds a snapshot for cfg. It reads the files that cfg refers to, and reuses what it
+// can of the previous snapshot, which is nil at the start. It starts nothing, so that there is
+// nothing to undo after an error. The error names every invalid configuration key.
+func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapshot, error) {
+	if previous == nil {
+		previous = &snapshot{}
+	}
+	names := slices.Sorted(maps.Keys(cfg.Apps))
+	read, files, err := readApps(cfg.Apps, names, previous.files, g.log)
+	if err != nil {
+		return nil, err
+	}
+	size := len(previous.services)
 	b := &builder{
-		log: g.log, metrics: g.metrics, concurrency: g.concurrency, storage: g.storage, current: current, unregisteredTTL: cfg.Limits.UnregisteredTTL,
-		signers: map[string]*apns.Signer{}, fcmProviders: map[string]*fcm.Provider{}, table: delivery.Table{}, channels: channelManagers{}, weights: map[string]int{},
+		Gateway: g, cfg: cfg, weights: map[string]int{}, previous: previous, settings: map[settings]*settings{}, services: make(map[serviceID]*usedService, size),
+		names: make(map[string]bool, size), limiters: make(map[quotaKey]*limiter, size),
+		previousServices: make(map[serviceID]*service, size), previousLimiters: make(map[quotaKey]*limiter, size), previousRouters: map[string]*originRouter{},
 	}
 	for _, server := range cfg.DNS.Servers {
-		b.dnsServers = append(b.dnsServers, server.String())
+		b.dnsServers += "," + server.String()
 	}
+	b.dnsServers = strings.TrimPrefix(b.dnsServers, ",")
 	for name, app := range cfg.Apps {
 		if app.Weight != 1 { // so that adding an app does not change the settings of the others
 			b.weights[name] = app.Weight
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(cfg.Apps)) {
-		b.addApp(name, cfg.Apps[name])
-		b.addWebhooks(name, cfg.Apps[name].Webhooks)
+	for _, used := range previous.services {
+		b.previousServices[serviceID{used.cred.id, used.settings.base}], b.previousLimiters[used.quotaKey()] = used.service, used.limiter
+		b.settings[*used.settings] = used.settings
 	}
-	for _, build := range b.deferred {
-		if err := build(); err != nil {
-			b.errs = append(b.errs, err)
+	for _, o := range previous.originRouters {
+		b.previousRouters[o.app] = o
+	}
+	b.next = &snapshot{cfg: cfg, files: files, weights: b.weights, table: make(delivery.Table, len(names)), channels: make(channelManagers, len(names))}
+	apple := make([]*apnsApp, len(names))
+	for i, name := range names {
+		apple[i] = b.addApp(name, cfg.Apps[name], &read[i])
+		b.addWebhooks(name, cfg.Apps[name].Webhooks, files)
+	}
+	for i, a := range apple { // after the services that apps use by default, to share those
+		if a != nil {
+			b.addSecondary(a, &read[i].apns)
 		}
 	}
-	return b, errors.Join(b.errs...)
+	files.previous = nil // or each snapshot would keep all earlier ones
+	if b.next.api, err = g.newAPI(cfg); err != nil {
+		b.errs = append(b.errs, fmt.Errorf("config: %w", err))
+	}
+	return b.next, errors.Join(b.errs...)
 }
 
-func (b *builder) addApp(name string, app *config.App) {
-	routes := map[push.Platform]*delivery.Route{}
-	path := "apps." + name
+// addApp adds the senders of an app. It returns the app's access to Apple, or nil.
+func (b *builder) addApp(name string, app *config.App, read *appFiles) (apple *apnsApp) {
 	senders := map[push.Platform]delivery.Sender{}
-	if app.APNs != nil {
-		e, err := b.buildAPNs(name, app.APNs)
+	add := func(platform push.Platform, sender delivery.Sender, err error) {
 		if err != nil {
 			b.errs = append(b.errs, err)
-		} else {
-			senders[push.APNs] = e
+			return
+		}
+		senders[platform] = sender
+	}
+	if app.APNs != nil {
+		a, err := b.newAPNsApp(name, app.APNs, &read.apns)
+		add(push.APNs, delivery.Lazy(sync.OnceValue(a.sender)), err)
+		if err == nil {
+			apple = a
 		}
 	}
 	if app.FCM != nil {
-		b.addRoute(routes, push.FCM, func() (*delivery.Route, error) { return b.buildFCM(path+".fcm", app.FCM) })
+		sender, err := b.newFCMSender(name, app.FCM, &read.fcm)
+		add(push.FCM, sender, err)
 	}
 	if app.WebPush != nil {
-		o, err := b.buildWebPush(name, app.WebPush)
-		if err != nil {
-			b.errs = append(b.errs, err)
-		} else {
-			senders[push.WebPush], b.originRouters = o, append(b.originRouters, o)
+		o, err := b.newOriginRouter(name, app.WebPush, &read.webPush)
+		add(push.WebPush, o, err)
+		if err == nil {
+			b.next.originRouters = append(b.next.originRouters, o)
 		}
 	}
-	for platform, route := range routes {
-		route.Observer = b.metrics.Route(name, platform)
-		senders[platform] = route
-	}
-	b.table[name] = senders
-}
-
-func (b *builder) addRoute(routes map[push.Platform]*delivery.Route, platform push.Platform, route func() (*delivery.Route, error)) {
-	r, err := route()
-	if err != nil {
-		b.errs = append(b.errs, err)
-		return
-	}
-	routes[platform] = r
+	b.next.table[name] = senders
+	return apple
 }
 
 // maxFCMStreams is the maximum number of concurrent requests on a connection to FCM, which closes a
 // connection with more.
 const maxFCMStreams = 100
 
-func (b *builder) buildFCM(path string, c *config.FCM) (*delivery.Route, error) {
-	roots, err := loadRoots(path, c.CAFile)
+// newFCMSender returns the sender of an app's notifications to Google.
+func (b *builder) newFCMSender(app string, c *config.FCM, read *blockFiles) (delivery.Sender, error) {
+	if read.err != nil {
+		return nil, read.err
+	}
+	s, err := b.service("apps."+app+".fcm", read.cred, settings{
+		platform: push.FCM, base: c.URL, endpoints: joinAddrs(c.Endpoints), roots: read.roots, pool: c.Pool,
+		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, maxStreams: maxFCMStreams,
+	}, &c.Quota, read.cred.fcm)
 	if err != nil {
 		return nil, err
 	}
-	provider, cred, err := b.fcmProvider(path, c, roots)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.service(path, cred, settings{
-		base: c.URL, endpoints: c.Endpoints, caFile: c.CAFile, pool: c.Pool, quota: c.Quota,
-		budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, platform: push.FCM, maxStreams: maxFCMStreams,
-	}, roots)
-	if err != nil {
-		return nil, err
-	}
-	if s.fcmProvider == nil {
-		s.fcmProvider, s.authorize, s.refresh = provider, provider.Authorize, provider.Run
-	}
-	return b.route(s, s.fcmProvider, c.Retry), nil
+	return delivery.Lazy(sync.OnceValue(func() delivery.Sender {
+		return s.route(s.cred.fcm, &c.Retry, s.g.metrics.Route(app, push.FCM))
+	})), nil
 }
 
-func (b *builder) route(s *service, provider delivery.Provider, r config.Retry) *delivery.Route {
+// route returns a route to the service.
+func (s *service) route(provider delivery.Provider, r *config.Retry, observer delivery.Observer) *delivery.Route {
+	u := s.open()
 	return &delivery.Route{
-		Provider: provider, Unregistered: s.unregistered,
+		Provider: provider, Unregistered: u.unregistered,
 		Executor: &delivery.Executor{
-			Pool: s.pool, Budget: s.budget, Throttler: s.throttler, RateLimiter: s.rateLimiter, ConcurrencyLimit: b.concurrency,
-			AdaptiveLimiter: s.adaptiveLimiter, Logger: b.log,
+			Pool: u.pool, Budget: u.budget, Throttler: u.throttler, RateLimiter: u.rateLimiter, ConcurrencyLimit: s.g.concurrency,
+			AdaptiveLimiter: u.adaptiveLimiter, Observer: observer, Logger: s.g.log,
 			Retry: retry.Policy{
 				Attempts: r.Attempts, AttemptTimeout: r.AttemptTimeout, Transient: r.Backoff, Throttled: r.ThrottledBackoff,
 				Cap: r.MaxBackoff, RetryAfter: retry.Strategy(r.RetryAfter), MaxRetryAfter: r.MaxRetryAfter, Rules: retryRules(r.Rules),

@@ -6,17 +6,15 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"net/url"
 	"reflect"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,23 +24,40 @@ import (
 	"github.com/sluice-push/sluice/internal/metrics"
 	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/pool"
-	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/push"
 	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/retry"
 	"github.com/sluice-push/sluice/wire"
 )
 
-// service is one credential at one URL of a provider, with its pool, limits and retry budget. All
-// apps with that credential and URL share it. Other credentials have their own, because Apple
-// allows one team per connection, and failures of one credential must not delay the notifications
-// of another.
+// service is one credential at one URL of a provider. All apps with that credential and URL share
+// it. Other credentials have their own, because Apple allows one team per connection, and failures
+// of one credential must not delay the notifications of another. Snapshots share a service that a
+// reload does not change. Its pool and limits are created on first use: most apps of a large
+// gateway are idle, and each has up to four services at Apple alone.
 type service struct {
-	name            string
-	paths           []string // the configuration blocks that use it, such as apps.shop.apns
-	cred            credential
-	settings        settings
-	log             *slog.Logger
+	g         *Gateway
+	name      string // of the pool
+	cred      *credential
+	settings  *settings // equal ones are shared
+	provider  authorizer
+	limiter   *limiter
+	ambiguous bool // another service has the same quota owner, so the credential is a part of the quota's ID
+
+	mu       sync.Mutex // guards the fields below
+	weights  map[string]int
+	upstream *upstream          // nil before the first use
+	stop     context.CancelFunc // ends the background work; nil before the first start
+	ctx      context.Context    // of the background work
+}
+
+// authorizer gets an access token if there is none. All providers implement it.
+type authorizer interface {
+	Authorize(ctx context.Context) error
+}
+
+// upstream is the pool of a service and what limits the use of it.
+type upstream struct {
 	pool            *pool.Pool
 	resolver        pool.Resolver
 	dial            func(context.Context, netip.AddrPort) (pool.Conn, error)
@@ -52,165 +67,286 @@ type service struct {
 	unregistered    *delivery.UnregisteredCache
 	environments    *delivery.EnvironmentCache // of tokens that this environment has refused
 	rateLimiter     *quota.RateLimiter
-	quotaID         string // identifies the quota; the same in every gateway
-
-	fcmProvider *fcm.Provider // nil for other platforms
-	background  *background
-
-	authorize func(context.Context) error // gets a token if there is none
-	refresh   func(context.Context) error // renews the token in the background; nil if sending renews it
+	refresh         func(context.Context) error // renews the token in the background; nil if sending renews it
 }
 
-// settings are the settings of a service. Blocks that share a service must have equal settings.
+// settings are what the connections and limits of a service depend on, except for quotas and app
+// weights, which change in place. Blocks that share a service must have equal settings.
 type settings struct {
-	platform       push.Platform
-	base           config.Base
-	endpoints      []config.Endpoint
-	caFile         config.File
-	pool           config.Pool
-	quota          config.Allowance
-	budget         config.Percent
-	budgetFloor    config.Rate
-	serializeFirst bool
-	maxStreams     int
-	maxResponse    int  // in bytes; 0 is the default of package wire
-	lazy           bool // secondary: connects on first use, and shares an existing service whatever its settings
-	publicOnly     bool // the host name is untrusted, so its addresses must be public
-
-	// Set by withGlobals, so that a reload detects changes.
-	roots           *x509.CertPool
-	dnsServers      []string
+	platform        push.Platform
+	base            config.Base
+	endpoints       string // ip:port, separated by commas; empty for those of DNS
+	roots           *rootCAs
+	pool            config.Pool
+	budget          config.Percent
+	budgetFloor     config.Rate
+	serializeFirst  bool
+	maxStreams      int
+	maxResponse     int  // in bytes; 0 is the default of package wire
+	lazy            bool // secondary: connects on first use, and shares an existing service whatever its settings
+	publicOnly      bool // the host name is untrusted, so its addresses must be public
+	dnsServers      string
 	unregisteredTTL time.Duration
 }
 
-// equal reports whether two blocks with these settings can share a service.
-func (s settings) equal(other settings) bool {
-	same := s.roots.Equal(other.roots)
-	s.roots, other.roots = nil, nil
-	return same && reflect.DeepEqual(s, other)
+// usedService is a service in a snapshot.
+type usedService struct {
+	*service
+	paths []string // the configuration blocks that use it, such as apps.shop.apns
+	quota *config.Allowance
 }
 
-// sameConnections reports whether a service can change from one settings to the other without new
-// connections. Quotas change in place.
-func (s settings) sameConnections(other settings) bool {
-	s.quota = other.quota
-	return s.equal(other)
+// limiter is the rate limiter of a quota, which is created on first use. New connections or a
+// renewed key do not renew a quota: the service that replaces another has the same limiter.
+type limiter struct {
+	parent *limiter    // of the credential, for one of several push services of browsers; else nil
+	limit  quota.Limit // of such a service
+
+	mu      sync.Mutex
+	quota   *config.Allowance
+	weights map[string]int
+	created *quota.RateLimiter // nil before the first use
+}
+
+// get returns the rate limiter. It creates it on first use.
+func (l *limiter) get() *quota.RateLimiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.created == nil {
+		l.created = l.create()
+	}
+	return l.created
+}
+
+// status returns the state of the rate limiter, without creating it.
+func (l *limiter) status() quota.Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.created == nil {
+		return l.create().Status()
+	}
+	return l.created.Status()
+}
+
+func (l *limiter) create() *quota.RateLimiter {
+	if l.parent != nil {
+		return l.parent.get().Service(l.limit)
+	}
+	return quota.New(quotaConfig(*l.quota, l.weights))
+}
+
+// reconfigure changes the quota and the app weights.
+func (l *limiter) reconfigure(allowance *config.Allowance, weights map[string]int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.quota, l.weights = allowance, weights
+	if l.created != nil {
+		l.created.Reconfigure(quotaConfig(*allowance, weights))
+	}
+}
+
+// serviceID identifies a service in a configuration.
+type serviceID struct {
+	cred string
+	base config.Base
+}
+
+// quotaKey identifies a quota. cred is empty unless several services would have the same key.
+type quotaKey struct {
+	platform    push.Platform
+	base        config.Base
+	owner, cred string
 }
 
 // service returns the service for a credential and a URL. Blocks with the same credential and URL
 // get the same service.
-func (b *builder) service(path string, cred credential, want settings, roots *x509.CertPool) (*service, error) {
-	want = b.withGlobals(want, roots)
-	for _, s := range b.services {
-		if s.cred.id != cred.id || s.settings.base != want.base {
-			continue
-		}
-		if !want.lazy && !s.settings.equal(want) {
+func (b *builder) service(path string, cred *credential, want settings, allowance *config.Allowance, provider authorizer) (*service, error) {
+	want.dnsServers, want.unregisteredTTL = b.dnsServers, b.cfg.Limits.UnregisteredTTL
+	id := serviceID{cred.id, want.base}
+	if used := b.services[id]; used != nil {
+		if !want.lazy && (*used.settings != want || !reflect.DeepEqual(used.quota, allowance)) {
 			return nil, fmt.Errorf("config: %s: shares its credential, and so its pool, with %s: pool, quota, retry.budget, "+
-				"retry.budget_floor, endpoints and ca_file must be the same in both", path, s.paths[0])
+				"retry.budget_floor, endpoints and ca_file must be the same in both", path, used.paths[0])
 		}
-		s.paths = append(s.paths, path)
-		return s, nil
+		if used.paths[len(used.paths)-1] != path { // one block can use it twice
+			used.paths = append(used.paths, path)
+		}
+		return used.service, nil
 	}
-	if current := b.current.service(cred.id, want); current != nil {
-		s := *current
-		s.paths, s.settings = []string{path}, want
-		b.services = append(b.services, &s)
-		return &s, nil
+	s := b.previousServices[id]
+	if s == nil || *s.settings != want {
+		shared, err := b.sharedSettings(path, want)
+		if err != nil {
+			return nil, err
+		}
+		s = &service{g: b.Gateway, name: b.uniqueName(shared, cred), cred: cred, settings: shared, provider: provider, weights: b.weights}
+		b.setLimiter(s, allowance)
 	}
-	s, err := b.newService(path, cred, want)
-	if err != nil {
-		return nil, err
-	}
-	b.setRateLimiter(s)
-	b.services = append(b.services, s)
+	used := &usedService{s, []string{path}, allowance}
+	b.services[id], b.names[s.name] = used, true
+	b.limiters[s.quotaKey()] = s.limiter
+	b.next.services = append(b.next.services, used)
 	return s, nil
 }
 
-// metricsService returns what the metrics show of the service.
-func (s *service) metricsService() metrics.Service {
-	w := metrics.Service{Pool: s.pool, RateLimiter: s.rateLimiter, AdaptiveLimiter: s.adaptiveLimiter, RejectionRate: s.throttler.RejectionRate}
-	if len(s.cred.cert) > 0 {
-		w.CertificateExpires = s.cred.cert[0].Leaf.NotAfter
+// sharedSettings returns settings that equal s, after it has validated them.
+func (b *builder) sharedSettings(path string, s settings) (*settings, error) {
+	if known := b.settings[s]; known != nil {
+		return known, nil
 	}
-	return w
+	if err := s.validate(); err != nil {
+		return nil, keyError(path, "pool", err)
+	}
+	b.settings[s] = &s
+	return &s, nil
 }
 
-// metricsServices returns what the metrics show of all services.
-func (g *Gateway) metricsServices() (all []metrics.Service) {
-	for _, s := range g.current.Load().allServices() {
-		all = append(all, s.metricsService())
+// validate returns the error that prevents the use of the settings.
+func (s *settings) validate() error {
+	if _, err := url.Parse(string(s.base)); err != nil {
+		return err
 	}
-	return all
+	cfg := s.poolConfig()
+	cfg.Resolver, cfg.Dial = pool.Static{}, dialer(wire.Config{})
+	_, err := pool.New(cfg)
+	return err
 }
 
-// withGlobals adds the settings that are not part of a block.
-func (b *builder) withGlobals(s settings, roots *x509.CertPool) settings {
-	s.roots, s.dnsServers, s.unregisteredTTL = roots, b.dnsServers, b.unregisteredTTL
-	return s
+func (s *service) quotaKey() quotaKey {
+	key := quotaKey{platform: s.settings.platform, base: s.settings.base, owner: cmp.Or(s.cred.quotaOwner, s.cred.id)}
+	if s.ambiguous {
+		key.cred = s.cred.id
+	}
+	return key
+}
+
+// quotaID identifies the quota of the service among all gateways.
+func (s *service) quotaID() string {
+	key := s.quotaKey()
+	id := digest([]byte(key.platform), []byte(key.base), []byte(key.owner))
+	if key.cred != "" {
+		id = digest([]byte(id), []byte(key.cred))
+	}
+	return id
+}
+
+// setLimiter sets the rate limiter of a new service: that of the previous service with the same
+// quota, or else a new one.
+func (b *builder) setLimiter(s *service, allowance *config.Allowance) {
+	s.ambiguous = b.limiters[s.quotaKey()] != nil
+	if s.limiter = b.previousLimiters[s.quotaKey()]; s.limiter == nil {
+		s.limiter = &limiter{quota: allowance, weights: b.weights}
+	}
+}
+
+// uniqueName returns the name of a pool, which has a digest of the credential if another one would
+// have the same. Two accounts of one project, for example, are two services. The name does not
+// contain an app's name, because all apps that share the service see it.
+func (b *builder) uniqueName(s *settings, cred *credential) string {
+	name := s.poolName(cred.label)
+	if b.names[name] {
+		return name + " " + cred.id[:8]
+	}
+	return name
+}
+
+// poolName returns the name of a pool: platform, host and label.
+func (s *settings) poolName(label string) string {
+	return string(s.platform) + " " + strings.TrimPrefix(string(s.base), "https://") + " " + label
 }
 
 // connTimeout is the timeout for dialing, pings and writes; 0 is the default of package wire. Tests
 // set a higher one, because they may run on a busy machine.
 var connTimeout time.Duration
 
-func (b *builder) newService(path string, cred credential, want settings) (*service, error) {
-	base, err := url.Parse(string(want.base))
+// open returns the pool and the limits of the service. It creates them on first use.
+func (s *service) open() *upstream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.upstream == nil {
+		s.upstream = s.newUpstream(s.limiter.get())
+	}
+	return s.upstream
+}
+
+// opened returns what open has created, or nil.
+func (s *service) opened() *upstream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.upstream
+}
+
+// newUpstream returns the pool and the limits of the service. s.mu is held.
+func (s *service) newUpstream(limiter *quota.RateLimiter) *upstream {
+	base, err := url.Parse(string(s.settings.base))
 	if err != nil {
-		return nil, keyError(path, "url", err)
+		panic("gateway: " + err.Error()) // validate has parsed it
 	}
 	dial := dialer
-	if want.platform == push.WebPush {
+	if s.settings.platform == push.WebPush {
 		dial = dialerWithHTTP1
 	}
-	s := &service{
-		name: b.uniqueName(fmt.Sprintf("%s %s %s", want.platform, base.Host, cred.label), cred), paths: []string{path}, cred: cred, settings: want, log: b.log,
-		resolver: newResolver(base, want, b.dnsServers),
+	tlsConfig := &tls.Config{RootCAs: s.settings.roots.certPool()}
+	if s.cred.cert != nil {
+		tlsConfig.Certificates = []tls.Certificate{*s.cred.cert}
+	}
+	u := &upstream{
+		resolver: s.settings.resolver(base),
 		dial: dial(wire.Config{
-			Authority: base.Host, TLS: &tls.Config{RootCAs: want.roots, Certificates: cred.cert},
-			SerializeFirst: want.serializeFirst, MaxStreams: want.maxStreams, MaxResponseBytes: want.maxResponse,
+			Authority: base.Host, TLS: tlsConfig,
+			SerializeFirst: s.settings.serializeFirst, MaxStreams: s.settings.maxStreams, MaxResponseBytes: s.settings.maxResponse,
 			MaxWaiting:  -1, // requests wait for a lease of the pool, which can choose another endpoint
 			DialTimeout: connTimeout, PingTimeout: connTimeout, WriteTimeout: connTimeout,
 		}),
-		budget: newBudget(want.budget, want.budgetFloor), throttler: newThrottler(want.budgetFloor), adaptiveLimiter: newAdaptiveLimiter(want.pool, b.weights),
-		unregistered: newUnregisteredCache(b.unregisteredTTL), environments: &delivery.EnvironmentCache{}, background: &background{},
+		budget: newBudget(s.settings.budget, s.settings.budgetFloor), throttler: newThrottler(s.settings.budgetFloor),
+		adaptiveLimiter: newAdaptiveLimiter(s.settings.pool, s.weights), rateLimiter: limiter,
+		unregistered: newUnregisteredCache(s.settings.unregisteredTTL), environments: &delivery.EnvironmentCache{},
 	}
-	if s.pool, err = pool.New(b.poolConfig(s, want.pool)); err != nil {
-		return nil, keyError(path, "pool", err)
+	if s.cred.fcm != nil {
+		u.refresh = s.cred.fcm.Run
 	}
-	if s.runsFromStart() {
-		s.background.start(s.run)
+	cfg := s.settings.poolConfig()
+	cfg.Name, cfg.Resolver, cfg.Dial, cfg.Logger, cfg.Observe = s.name, u.resolver, u.dial, s.g.log, s.g.metrics.Observe
+	if !s.settings.runsFromStart() {
+		cfg.OnDemand = s.start
 	}
-	return s, nil
+	if u.pool, err = pool.New(cfg); err != nil {
+		panic("gateway: " + err.Error()) // validate has called it
+	}
+	return u
 }
 
-// setRateLimiter sets the rate limiter of s. It reuses that of the current snapshot, because new
-// connections or a renewed key do not renew a quota.
-func (b *builder) setRateLimiter(s *service) {
-	owner := cmp.Or(s.cred.quotaOwner, s.cred.id)
-	s.quotaID = digest([]byte(s.settings.platform), []byte(s.settings.base), []byte(owner))
-	if slices.ContainsFunc(b.services, func(other *service) bool { return other.quotaID == s.quotaID }) {
-		s.quotaID = digest([]byte(s.quotaID), []byte(s.cred.id))
+// metricsServices returns what the metrics show of all services that are in use.
+func (g *Gateway) metricsServices() (all []metrics.Service) {
+	for _, s := range g.current.Load().allServices() {
+		u := s.opened()
+		if u == nil {
+			continue
+		}
+		w := metrics.Service{Pool: u.pool, RateLimiter: u.rateLimiter, AdaptiveLimiter: u.adaptiveLimiter, RejectionRate: u.throttler.RejectionRate}
+		if s.cred.cert != nil {
+			w.CertificateExpires = s.cred.cert.Leaf.NotAfter
+		}
+		all = append(all, w)
 	}
-	if s.rateLimiter = b.current.rateLimiter(s.quotaID); s.rateLimiter == nil {
-		s.rateLimiter = quota.New(quotaConfig(s.settings.quota, b.weights))
+	return all
+}
+
+// reconfigure changes the app weights in place.
+func (s *service) reconfigure(weights map[string]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.weights = weights
+	if s.upstream != nil {
+		s.upstream.adaptiveLimiter.SetWeights(weights)
 	}
 }
 
-// uniqueName returns name, or name with a digest of the credential if another service has it. Two
-// accounts of one project, for example, are two services. The name does not contain an app's name,
-// because all apps that share the service see it.
-func (b *builder) uniqueName(name string, cred credential) string {
-	if slices.ContainsFunc(b.services, func(s *service) bool { return s.name == name }) {
-		return name + " " + cred.id[:8]
-	}
-	return name
-}
-
-func (b *builder) poolConfig(s *service, c config.Pool) pool.Config {
+func (s *settings) poolConfig() pool.Config {
+	c := s.pool
 	return pool.Config{
-		Name: s.name, OnDemand: s.onDemand(), IdleTimeout: c.IdleTimeout, Size: c.Size, ConnsPerEndpoint: c.Connections, MaxInFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
-		FailFast: c.FailFast, Picker: pickers[c.Picker], Resolver: s.resolver, Dial: s.dial, Logger: b.log, Observe: b.metrics.Observe,
+		IdleTimeout: c.IdleTimeout, Size: c.Size, ConnsPerEndpoint: c.Connections, MaxInFlight: c.InFlight, MaxAge: c.MaxAge, MaxEjected: float64(c.MaxEjected),
+		FailFast: c.FailFast, Picker: pickers[c.Picker],
 		Breaker: pool.Breaker{
 			ConsecutiveFailures: c.Breaker.Consecutive, FailureRate: float64(c.Breaker.FailureRate), MinOutcomes: c.Breaker.MinOutcomes,
 			Window: c.Breaker.Window, BaseEjectionTime: c.Breaker.Ejection, MaxEjectionTime: c.Breaker.MaxEjection, ProbeTimeout: c.Breaker.ProbeTimeout,
@@ -252,54 +388,83 @@ func dialer(cfg wire.Config) func(context.Context, netip.AddrPort) (pool.Conn, e
 }
 
 // runsFromStart reports whether the service connects before it is used.
-func (s *service) runsFromStart() bool { return s.settings.pool.IdleTimeout == 0 && !s.settings.lazy }
+func (s *settings) runsFromStart() bool { return s.pool.IdleTimeout == 0 && !s.lazy }
 
-// onDemand returns what starts the service when it is used, or nil if it runs from the start.
-func (s *service) onDemand() func() {
-	if s.runsFromStart() {
-		return nil
+// start runs the background work in a goroutine. If the service runs from the start, only the first
+// call does.
+func (s *service) start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ctx == nil:
+		s.ctx, s.stop = context.WithCancel(s.g.lifetime)
+	case s.settings.runsFromStart():
+		return
 	}
-	return func() { s.background.start(s.run) }
+	s.g.goBackground(s.ctx, s.run)
+}
+
+// end ends the background work.
+func (s *service) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stop != nil {
+		s.stop()
+	}
 }
 
 // run runs the pool and the token renewal until ctx ends or the pool is idle.
 func (s *service) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	u, log := s.open(), s.g.log
 	var renewal errgroup.Group
-	if s.refresh != nil {
-		renewal.Go(func() error { return panics.Restart(ctx, s.log, s.name+": token renewal", s.refresh) })
+	if u.refresh != nil {
+		renewal.Go(func() error { return panics.Restart(ctx, log, s.name+": token renewal", u.refresh) })
 	}
-	err := panics.Recover(s.log, s.name, func() error { return s.pool.Run(ctx) }) // a pool restarts its own work
+	err := panics.Recover(log, s.name, func() error { return u.pool.Run(ctx) }) // a pool restarts its own work
 	cancel()
 	return errors.Join(err, renewal.Wait())
 }
 
-// newResolver returns the resolver of a service. Apple's and Google's names are resolved by DNS
+// resolver returns the resolver of a service. Apple's and Google's names are resolved by DNS
 // with TTLs, and their addresses must be public, so that an attacker who can spoof DNS cannot make
 // the gateway connect to internal machines. The name of a mock is resolved by the system, unless
 // name servers are configured.
-func newResolver(base *url.URL, want settings, servers []string) pool.Resolver {
+func (s *settings) resolver(base *url.URL) pool.Resolver {
 	host, port := base.Hostname(), portOf(base)
-	if len(want.endpoints) > 0 {
-		addrs := make(pool.Static, len(want.endpoints))
-		for i, e := range want.endpoints {
-			addrs[i] = e.AddrPort
+	if s.endpoints != "" {
+		var addrs pool.Static
+		for addr := range strings.SplitSeq(s.endpoints, ",") {
+			addrs = append(addrs, netip.MustParseAddrPort(addr)) // config has validated it
 		}
 		return addrs
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return pool.Static{netip.AddrPortFrom(ip, port)}
 	}
-	isPublic := want.publicOnly || strings.HasSuffix(host, ".push.apple.com") || host == "fcm.googleapis.com"
-	useDNS := len(servers) > 0 || isPublic && runtime.GOOS != "windows" // Windows has no resolv.conf
+	isPublic := s.publicOnly || strings.HasSuffix(host, ".push.apple.com") || host == "fcm.googleapis.com"
+	useDNS := s.dnsServers != "" || isPublic && runtime.GOOS != "windows" // Windows has no resolv.conf
 	var r pool.Resolver = pool.System{Host: host, Port: port}
 	if useDNS {
-		r = pool.DNS{Host: host, Port: port, Servers: servers}
+		servers := pool.DNS{Host: host, Port: port}
+		if s.dnsServers != "" {
+			servers.Servers = strings.Split(s.dnsServers, ",")
+		}
+		r = servers
 	}
 	if isPublic {
 		r = pool.PublicOnly(r)
 	}
 	return r
+}
+
+// joinAddrs returns endpoints as ip:port, separated by commas.
+func joinAddrs(endpoints []config.Endpoint) string {
+	addrs := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		addrs[i] = e.String()
+	}
+	return strings.Join(addrs, ",")
 }
 
 // portOf returns the port of an https URL that config has validated.

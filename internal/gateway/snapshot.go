@@ -4,38 +4,35 @@ package gateway
 
 import (
 	"context"
-	"crypto/x509"
-	"fmt"
-	"reflect"
-	"sync"
 	"sync/atomic"
 
 	"github.com/sluice-push/sluice/internal/api"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/internal/panics"
-	"github.com/sluice-push/sluice/providers/apns"
-	"github.com/sluice-push/sluice/providers/fcm"
 	"github.com/sluice-push/sluice/push"
-	"github.com/sluice-push/sluice/quota"
 )
 
 // snapshot is everything that is built from one configuration: routes, the services that they
 // share, and the API. It does not change after it is published. A reload builds the next snapshot,
-// which reuses unchanged services with their connections, tokens and breakers.
+// which shares unchanged services with their connections, tokens and breakers.
 type snapshot struct {
 	cfg           *config.Config
-	services      []*service
+	weights       map[string]int // app weights
+	files         *files
+	services      []*usedService
 	originRouters []*originRouter
 	table         delivery.Table
 	channels      channelManagers
 	webhooks      []*appWebhook
-	signers       map[string]*apns.Signer
-	weights       map[string]int // app weights
 	api           *api.Handler
-	// users is the number of calls in progress, plus one while the snapshot is current. The last
-	// user releases what the snapshot shares with others; users never rises again from 0.
+
+	// users is the number of calls in progress, plus one while the snapshot is current, plus one
+	// while the previous snapshot has users. It never rises again from 0.
 	users atomic.Int64
+	// next is the snapshot that replaced this one, and removed what it does not share.
+	next    *snapshot
+	removed []interface{ end() }
 }
 
 var (
@@ -71,83 +68,15 @@ func (g *Gateway) acquire() *snapshot {
 	}
 }
 
-// release ends one use of the snapshot. The last one releases the services and routers.
+// release ends one use of the snapshot. The last one ends the services that later snapshots do not
+// share. Earlier snapshots, which may share them, have no users by then.
 func (snap *snapshot) release() {
-	if snap.users.Add(-1) > 0 {
-		return
+	for snap != nil && snap.users.Add(-1) == 0 {
+		for _, r := range snap.removed {
+			r.end()
+		}
+		snap = snap.next
 	}
-	for _, b := range snap.background() {
-		b.release()
-	}
-}
-
-// background returns the background work of the services and routers.
-func (snap *snapshot) background() []*background {
-	var all []*background
-	for _, s := range snap.services {
-		all = append(all, s.background)
-	}
-	for _, o := range snap.originRouters {
-		all = append(all, o.background)
-	}
-	return all
-}
-
-// background is the work of a service or router, which can run while a published snapshot contains
-// it. Copies of the service or router in later snapshots share it.
-type background struct {
-	snapshots atomic.Int64
-	stop      context.CancelFunc // nil until the snapshot is started
-
-	mu      sync.Mutex
-	launch  func(work func(context.Context) error) // nil until the snapshot is started
-	pending []func(context.Context) error          // started before that
-}
-
-// start runs work in a goroutine, at the earliest when the snapshot is started.
-func (b *background) start(work func(context.Context) error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.launch == nil {
-		b.pending = append(b.pending, work)
-		return
-	}
-	b.launch(work)
-}
-
-// enable sets the function that launches work, and launches the pending work.
-func (b *background) enable(launch func(work func(context.Context) error)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.launch = launch
-	for _, work := range b.pending {
-		launch(work)
-	}
-	b.pending = nil
-}
-
-// release removes one snapshot. Without any, it stops the work.
-func (b *background) release() {
-	if b.snapshots.Add(-1) == 0 && b.stop != nil {
-		b.stop()
-	}
-}
-
-// buildSnapshot builds a snapshot for cfg. It reuses what it can of the previous snapshot, which is
-// nil at the start. It starts nothing, so that there is nothing to undo after an error.
-func (g *Gateway) buildSnapshot(cfg *config.Config, previous *snapshot) (*snapshot, error) {
-	b, err := buildRoutes(cfg, g, previous)
-	if err != nil {
-		return nil, err
-	}
-	snap := &snapshot{
-		cfg: cfg, services: b.services, originRouters: b.originRouters, table: b.table, channels: b.channels,
-		webhooks: b.appWebhooks, signers: b.signers, weights: b.weights,
-	}
-	if snap.api, err = g.newAPI(cfg); err != nil {
-		return nil, fmt.Errorf("config: %w", err)
-	}
-	return snap, nil
 }
 
 // publish makes a snapshot the current one. Calls in progress complete with the old one. The caller
@@ -162,39 +91,62 @@ func (g *Gateway) publish(next *snapshot) {
 	}
 	next.reconfigure()
 	next.users.Store(1)
-	for _, b := range next.background() {
-		b.snapshots.Add(1)
-	}
 	old := g.current.Load()
-	if g.baseCtx != nil {
+	if g.running {
 		next.stopRemovedWebhooks(old)
 		g.startSnapshot(next)
 	}
-	g.current.Store(next)
-	if old != nil {
-		old.api.Replace(next.api)
-		old.release()
+	if old == nil {
+		g.current.Store(next)
+		return
 	}
+	next.users.Add(1)
+	old.next, old.removed = next, old.notIn(next)
+	g.current.Store(next)
+	old.api.Replace(next.api)
+	old.release()
+}
+
+// notIn returns the services and routers that next does not share.
+func (snap *snapshot) notIn(next *snapshot) (removed []interface{ end() }) {
+	shared := make(map[interface{ end() }]bool, len(next.services))
+	for _, s := range next.services {
+		shared[s.service] = true
+	}
+	for _, o := range next.originRouters {
+		shared[o] = true
+	}
+	for _, s := range snap.services {
+		if !shared[s.service] {
+			removed = append(removed, s.service)
+		}
+	}
+	for _, o := range snap.originRouters {
+		if !shared[o] {
+			removed = append(removed, o)
+		}
+	}
+	return removed
 }
 
 // reconfigure sets the quotas and app weights of the snapshot, also in the services and routers
-// that it reuses.
+// that it shares with others.
 func (snap *snapshot) reconfigure() {
 	for _, s := range snap.services {
-		s.rateLimiter.Reconfigure(quotaConfig(s.settings.quota, snap.weights))
-		s.adaptiveLimiter.SetWeights(snap.weights)
+		s.limiter.reconfigure(s.quota, snap.weights)
+		s.reconfigure(snap.weights)
 	}
 	for _, o := range snap.originRouters {
-		o.reconfigure(quotaConfig(snap.cfg.Apps[o.app].WebPush.Quota, snap.weights))
+		o.reconfigure(&snap.cfg.Apps[o.app].WebPush.Quota, snap.weights)
 	}
 }
 
 // startCurrent starts the background work of the current snapshot. From then on, reloads start that
 // of the next one.
-func (g *Gateway) startCurrent(base context.Context) {
+func (g *Gateway) startCurrent() {
 	g.reloadMu.Lock()
 	defer g.reloadMu.Unlock()
-	g.baseCtx = base
+	g.running = true
 	g.startSnapshot(g.current.Load())
 }
 
@@ -205,33 +157,29 @@ func (g *Gateway) stopReloads() {
 	g.closed = true
 }
 
-// startSnapshot starts the services, routers and webhooks of a snapshot that do not run yet. The
-// caller holds g.reloadMu.
+// startSnapshot starts the services and webhooks of a snapshot that run from the start and do not run
+// yet. The caller holds g.reloadMu.
 func (g *Gateway) startSnapshot(snap *snapshot) {
 	g.storage.setLimiters(snap)
-	for _, b := range snap.background() {
-		if b.stop == nil {
-			ctx, stop := context.WithCancel(g.baseCtx)
-			b.stop = stop
-			base := g.baseCtx
-			b.enable(func(work func(context.Context) error) { g.goBackground(base, ctx, work) })
+	for _, s := range snap.services {
+		if s.settings.runsFromStart() {
+			s.start()
 		}
 	}
 	g.startWebhooks(snap)
 }
 
-// goBackground runs work until the gateway ends (base) or ctx, which is derived from it. An error or
-// a panic while the gateway runs is only logged; it does not become an error of Run. Work that is
-// started after the end does not run.
-func (g *Gateway) goBackground(base, ctx context.Context, work func(context.Context) error) {
+// goBackground runs work until the gateway or ctx ends. An error or a panic while the gateway runs is
+// only logged; it does not become an error of Run. Work that is started after the end does not run.
+func (g *Gateway) goBackground(ctx context.Context, work func(context.Context) error) {
 	g.backgroundMu.Lock()
 	defer g.backgroundMu.Unlock()
 	if g.backgroundEnded {
 		return
 	}
 	g.background.Go(func() error {
-		err := panics.Recover(g.log, "service or router", func() error { return work(ctx) })
-		if err != nil && base.Err() == nil {
+		err := panics.Recover(g.log, "service", func() error { return work(ctx) })
+		if err != nil && g.lifetime.Err() == nil {
 			g.log.Warn("background work failed", "err", err)
 			return nil
 		}
@@ -245,59 +193,4 @@ func (g *Gateway) waitBackground() error {
 	g.backgroundEnded = true
 	g.backgroundMu.Unlock()
 	return g.background.Wait()
-}
-
-// service returns the service for a credential that can be reused with these settings, or nil.
-func (snap *snapshot) service(id string, want settings) *service {
-	if snap == nil {
-		return nil
-	}
-	for _, s := range snap.services {
-		if s.cred.id == id && s.settings.sameConnections(want) {
-			return s
-		}
-	}
-	return nil
-}
-
-// fcmProvider returns the FCM provider of a credential that trusts these roots, or nil.
-func (snap *snapshot) fcmProvider(id string, roots *x509.CertPool) *fcm.Provider {
-	if snap == nil {
-		return nil
-	}
-	for _, s := range snap.services {
-		if s.fcmProvider != nil && s.cred.id == id && s.settings.roots.Equal(roots) {
-			return s.fcmProvider
-		}
-	}
-	return nil
-}
-
-// rateLimiter returns the rate limiter of a quota, or nil.
-func (snap *snapshot) rateLimiter(quotaID string) *quota.RateLimiter {
-	if snap == nil {
-		return nil
-	}
-	for _, s := range snap.services {
-		if s.quotaID == quotaID {
-			return s.rateLimiter
-		}
-	}
-	return nil
-}
-
-// originRouter returns the router that was built from the same block, key and settings, or nil. The
-// quota may differ.
-func (snap *snapshot) originRouter(path, publicKey string, block *config.WebPush, want settings) *originRouter {
-	if snap == nil {
-		return nil
-	}
-	for _, o := range snap.originRouters {
-		was := *o.config
-		was.Quota = block.Quota
-		if o.path == path && o.publicKey == publicKey && reflect.DeepEqual(&was, block) && o.settings.sameConnections(want) {
-			return o
-		}
-	}
-	return nil
 }

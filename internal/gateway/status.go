@@ -60,12 +60,22 @@ func (g *Gateway) Status() Status {
 	s.QuotaLease = g.storage.leaseStatus()
 	s.Webhooks = snap.webhookStatus()
 	for _, service := range snap.allServices() {
-		s.Services = append(s.Services, ServiceStatus{
-			Apps: service.paths, Pool: service.pool.Status(), Quota: service.rateLimiter.Status(),
-			AdaptiveLimit: service.adaptiveLimiter.Status(), RejectionRate: service.throttler.RejectionRate(),
-		})
+		s.Services = append(s.Services, service.status())
 	}
 	return s
+}
+
+// status returns the state of a service. It keeps nothing of what an unused service would have.
+func (s *usedService) status() ServiceStatus {
+	s.mu.Lock()
+	u := s.upstream
+	if u == nil {
+		u = s.newUpstream(nil)
+	}
+	s.mu.Unlock()
+	return ServiceStatus{
+		Apps: s.paths, Pool: u.pool.Status(), Quota: s.limiter.status(), AdaptiveLimit: u.adaptiveLimiter.Status(), RejectionRate: u.throttler.RejectionRate(),
+	}
 }
 
 // forApps returns the part of s that concerns these apps, and the state of the whole gateway. It
@@ -138,12 +148,15 @@ func (g *Gateway) handleReady(w http.ResponseWriter, _ *http.Request) {
 }
 
 // activeServices returns the services of the configuration, without lazy ones that are not in use.
-func (snap *snapshot) activeServices() []*service {
-	return slices.DeleteFunc(slices.Clone(snap.services), func(s *service) bool { return s.settings.lazy && s.pool.Idle() })
+func (snap *snapshot) activeServices() []*usedService {
+	return slices.DeleteFunc(slices.Clone(snap.services), func(s *usedService) bool {
+		u := s.opened()
+		return s.settings.lazy && (u == nil || u.pool.Idle())
+	})
 }
 
 // allServices returns the active services, followed by those that subscriptions have added.
-func (snap *snapshot) allServices() []*service {
+func (snap *snapshot) allServices() []*usedService {
 	all := snap.activeServices()
 	for _, o := range snap.originRouters {
 		all = append(all, o.allServices()...)
@@ -179,7 +192,11 @@ func (g *Gateway) notReady() []api.NotReady {
 func (snap *snapshot) unreachable() (missing []api.NotReady) {
 	services := snap.activeServices()
 	for _, s := range services {
-		if err := s.pool.Ready(); err != nil {
+		u := s.opened()
+		if u == nil {
+			continue
+		}
+		if err := u.pool.Ready(); err != nil {
 			missing = append(missing, api.NotReady{Name: s.name, Reason: err.Error()})
 		}
 	}

@@ -5,7 +5,6 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,7 +32,7 @@ type appWebhook struct {
 	*webhooks.Webhook
 	config  config.Webhook
 	secrets []byte // the text in the configuration or in the secret file
-	roots   *x509.CertPool
+	roots   *rootCAs
 
 	prevDone <-chan struct{} // closed when the previous webhook of this name has ended; nil without one
 	done     chan struct{}
@@ -41,25 +40,24 @@ type appWebhook struct {
 }
 
 // equal reports whether the webhook has these settings, so that a reload keeps it running.
-func (hook *appWebhook) equal(block config.Webhook, secrets []byte, roots *x509.CertPool) bool {
-	sameRoots := hook.roots == roots || hook.roots != nil && roots != nil && hook.roots.Equal(roots)
-	return reflect.DeepEqual(hook.config, block) && bytes.Equal(hook.secrets, secrets) && sameRoots
+func (hook *appWebhook) equal(block config.Webhook, secrets []byte, roots *rootCAs) bool {
+	return reflect.DeepEqual(hook.config, block) && bytes.Equal(hook.secrets, secrets) && hook.roots == roots
 }
 
 // addWebhooks builds the webhooks of an app, or reuses unchanged ones of the current snapshot.
-func (b *builder) addWebhooks(app string, blocks []config.Webhook) {
+func (b *builder) addWebhooks(app string, blocks []config.Webhook, files *files) {
 	for i, block := range blocks {
-		hook, err := b.newWebhook(fmt.Sprintf("apps.%s.webhooks[%d]", app, i), app, block)
+		hook, err := b.newWebhook(fmt.Sprintf("apps.%s.webhooks[%d]", app, i), app, block, files)
 		if err != nil {
 			b.errs = append(b.errs, err)
 			continue
 		}
-		b.appWebhooks = append(b.appWebhooks, hook)
+		b.next.webhooks = append(b.next.webhooks, hook)
 	}
 }
 
-func (b *builder) newWebhook(path, app string, block config.Webhook) (*appWebhook, error) {
-	roots, err := loadRoots(path, block.CAFile)
+func (b *builder) newWebhook(path, app string, block config.Webhook, files *files) (*appWebhook, error) {
+	roots, err := files.rootCAs(path, block.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +67,7 @@ func (b *builder) newWebhook(path, app string, block config.Webhook) (*appWebhoo
 			return nil, err
 		}
 	}
-	previous := b.current.webhook(app + "/" + block.Name)
+	previous := b.previous.webhook(app + "/" + block.Name)
 	if previous != nil && previous.equal(block, text, roots) {
 		return previous, nil
 	}
@@ -79,7 +77,7 @@ func (b *builder) newWebhook(path, app string, block config.Webhook) (*appWebhoo
 	}
 	w, err := webhooks.New(webhooks.Config{
 		App: app, Name: block.Name, URL: string(block.URL), Secrets: secrets, Events: eventStatuses(block.Events), AllowedNetworks: prefixes(block.Networks),
-		RootCAs: roots, Feed: b.storage, Checkpoints: &b.storage.checkpoints, Logger: b.log,
+		RootCAs: roots.certPool(), Feed: b.storage, Checkpoints: &b.storage.checkpoints, Logger: b.log,
 	})
 	if err != nil {
 		return nil, keyError(path, "url", err)
@@ -125,9 +123,6 @@ func prefixes(configured []config.Network) (prefixes []netip.Prefix) {
 
 // webhook returns the webhook with a name, or nil.
 func (snap *snapshot) webhook(name string) *appWebhook {
-	if snap == nil {
-		return nil
-	}
 	for _, hook := range snap.webhooks {
 		if hook.Name() == name {
 			return hook

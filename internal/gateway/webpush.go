@@ -6,7 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -15,7 +15,6 @@ import (
 	"github.com/sluice-push/sluice/internal/delivery"
 	"github.com/sluice-push/sluice/providers/webpush"
 	"github.com/sluice-push/sluice/push"
-	"github.com/sluice-push/sluice/quota"
 	"github.com/sluice-push/sluice/wire"
 )
 
@@ -31,23 +30,19 @@ const maxWebPushResponse = 4 << 10
 // subscriptions name. Each origin has its own route, pool and breakers, which are created with its
 // first notification.
 type originRouter struct {
-	app         string
-	path        string // the configuration block, such as apps.shop.webpush
-	publicKey   string // the public VAPID key, which browsers need to subscribe
-	overrideURL string // the only origin, such as a mock; empty for those of the subscriptions
-	provider    *webpush.Provider
-	observer    delivery.Observer
-	newRoute    func(origin string) (*service, *delivery.Route, error)
-	config      *config.WebPush // the block that it was built from
-	settings    settings        // the global ones only; see withGlobals
-	background  *background
-
-	rateLimiter *quota.RateLimiter
+	g         *Gateway
+	app       string
+	config    *config.WebPush // the block that it was built from
+	settings  settings        // of all services, except for their base
+	publicKey string          // the public VAPID key, which browsers need to subscribe
+	provider  *webpush.Provider
+	observer  delivery.Observer
+	limiter   *limiter
 
 	mu       sync.Mutex
 	weights  map[string]int // app weights
 	routes   map[string]*delivery.Route
-	services []*service
+	services []*usedService
 }
 
 var _ delivery.Sender = (*originRouter)(nil)
@@ -91,14 +86,14 @@ func (o *originRouter) route(ctx context.Context, n *push.Notification) (*delive
 	if route := o.cachedRoute(origin); route != nil {
 		return route, push.Outcome{}
 	}
-	s, route, err := o.newRoute(origin)
+	s, err := o.newService(origin)
 	if err != nil {
 		return nil, push.Outcome{Reason: string(wire.DNSFailure)}
 	}
-	if _, _, err := s.resolver.Resolve(ctx); err != nil { // do not create a pool for a name without a public address
+	if _, _, err := s.open().resolver.Resolve(ctx); err != nil { // do not keep a pool for a name without a public address
 		return nil, push.Outcome{Reason: string(wire.DNSFailure), Detail: err.Error()}
 	}
-	return o.addRoute(origin, s, route)
+	return o.addRoute(origin, s)
 }
 
 func (o *originRouter) cachedRoute(origin string) *delivery.Route {
@@ -109,98 +104,100 @@ func (o *originRouter) cachedRoute(origin string) *delivery.Route {
 
 // addRoute adds the route to an origin and starts its service. If another call has added one in the
 // meantime, it returns that route.
-func (o *originRouter) addRoute(origin string, s *service, route *delivery.Route) (*delivery.Route, push.Outcome) {
+func (o *originRouter) addRoute(origin string, s *service) (*delivery.Route, push.Outcome) {
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	if existing := o.routes[origin]; existing != nil {
-		o.mu.Unlock()
 		return existing, push.Outcome{}
 	}
 	if len(o.routes) >= maxOrigins {
-		o.mu.Unlock()
 		return nil, push.Outcome{Reason: string(wire.QueueFull), RetryAfter: time.Minute}
 	}
-	o.routes[origin] = route
-	o.services = append(o.services, s)
-	s.adaptiveLimiter.SetWeights(o.weights)
-	o.mu.Unlock()
-	if s.runsFromStart() {
-		o.background.start(s.run)
+	s.reconfigure(o.weights)
+	o.routes[origin] = s.route(o.provider, &o.config.Retry, o.observer)
+	o.services = append(o.services, &usedService{s, []string{o.path()}, &o.config.Quota})
+	if s.settings.runsFromStart() {
+		s.start()
 	}
-	return route, push.Outcome{}
+	return o.routes[origin], push.Outcome{}
 }
 
+// path returns the configuration block, such as apps.shop.webpush.
+func (o *originRouter) path() string { return "apps." + o.app + ".webpush" }
+
 // allServices returns the services added so far.
-func (o *originRouter) allServices() []*service {
+func (o *originRouter) allServices() []*usedService {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.services)
 }
 
-// buildWebPush returns the router for an app's Web Push notifications.
-func (b *builder) buildWebPush(app string, c *config.WebPush) (*originRouter, error) {
+// newOriginRouter returns the router for an app's Web Push notifications: that of the previous
+// snapshot, if only quotas and app weights have changed since.
+func (b *builder) newOriginRouter(app string, c *config.WebPush, read *blockFiles) (*originRouter, error) {
 	path := "apps." + app + ".webpush"
 	if len(c.Endpoints) > 0 && c.URL == "" {
 		return nil, keyError(path, "endpoints", errors.New("needs url, because endpoints belong to one service (set url, or remove endpoints to use DNS)"))
 	}
-	roots, err := loadRoots(path, c.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	text, err := readFile(path, "vapid_key_file", c.VAPIDKeyFile)
-	if err != nil {
-		return nil, err
-	}
-	key, err := webpush.ParseKey(text)
-	if err != nil {
-		return nil, keyError(path, "vapid_key_file", fmt.Errorf("%q: %w", string(c.VAPIDKeyFile), err))
-	}
-	shared := b.withGlobals(settings{platform: push.WebPush}, roots)
-	if current := b.current.originRouter(path, key.Public(), c, shared); current != nil {
-		return current, nil
-	}
-	provider, err := webpush.New(webpush.Config{Key: key, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL)})
-	if err != nil {
-		return nil, keyError(path, "services", err)
+	if read.err != nil {
+		return nil, read.err
 	}
 	o := &originRouter{
-		app: app, path: path, config: c, settings: shared, publicKey: key.Public(), overrideURL: string(c.URL), provider: provider,
-		observer:    b.metrics.Route(app, push.WebPush),
-		routes:      map[string]*delivery.Route{},
-		rateLimiter: quota.New(quotaConfig(c.Quota, b.weights)), weights: b.weights,
+		g: b.Gateway, app: app, config: c, publicKey: read.vapid.Public(), observer: b.metrics.Route(app, push.WebPush),
+		settings: settings{
+			platform: push.WebPush, endpoints: joinAddrs(c.Endpoints), roots: read.roots, pool: c.Pool,
+			budget: c.Retry.Budget, budgetFloor: c.Retry.BudgetFloor, publicOnly: c.URL == "", maxResponse: maxWebPushResponse,
+			dnsServers: b.dnsServers, unregisteredTTL: b.cfg.Limits.UnregisteredTTL,
+		},
+		limiter: &limiter{quota: &c.Quota, weights: b.weights}, weights: b.weights, routes: map[string]*delivery.Route{},
 	}
-	o.newRoute, o.background = b.routeFactory(app, o, c), &background{}
+	if previous := b.previousRouters[app]; previous != nil && previous.equal(o) {
+		return previous, nil
+	}
+	var err error
+	if o.provider, err = webpush.New(webpush.Config{Key: read.vapid, Subject: c.Subject, Services: c.Services, OriginOverride: string(c.URL)}); err != nil {
+		return nil, keyError(path, "services", err)
+	}
 	return o, nil
 }
 
+// equal reports whether two routers differ at most in quotas and app weights.
+func (o *originRouter) equal(other *originRouter) bool {
+	block := *o.config
+	block.Quota = other.config.Quota
+	return o.publicKey == other.publicKey && o.settings == other.settings && reflect.DeepEqual(&block, other.config)
+}
+
 // reconfigure changes the quota and the app weights in place.
-func (o *originRouter) reconfigure(cfg quota.Config) {
-	o.rateLimiter.Reconfigure(cfg)
+func (o *originRouter) reconfigure(allowance *config.Allowance, weights map[string]int) {
+	o.limiter.reconfigure(allowance, weights)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.weights = cfg.Weights
+	o.weights = weights
 	for _, s := range o.services {
-		s.adaptiveLimiter.SetWeights(cfg.Weights)
+		s.reconfigure(weights)
 	}
 }
 
-// routeFactory returns a function that builds the service and the route for an origin. All origins
-// share the quota of the VAPID key, but a service that limits the sender does not slow down the
-// others.
-func (b *builder) routeFactory(app string, o *originRouter, c *config.WebPush) func(string) (*service, *delivery.Route, error) {
-	return func(origin string) (*service, *delivery.Route, error) {
-		want := o.settings
-		want.base, want.endpoints, want.caFile, want.pool, want.quota = config.Base(origin), c.Endpoints, c.CAFile, c.Pool, c.Quota
-		want.budget, want.budgetFloor, want.publicOnly, want.maxResponse = c.Retry.Budget, c.Retry.BudgetFloor, c.URL == "", maxWebPushResponse
-		s, err := b.newService(o.path, credential{id: o.publicKey, label: app}, want)
-		if err != nil {
-			return nil, nil, err
-		}
-		s.rateLimiter = o.rateLimiter.Service(evenLimit(config.Rate{Count: o.provider.LimitedRate(origin), Per: time.Minute}))
-		s.background = o.background
-		route := b.route(s, o.provider, c.Retry)
-		route.Observer = o.observer
-		return s, route, nil
+// end ends the background work of all services.
+func (o *originRouter) end() {
+	for _, s := range o.allServices() {
+		s.end()
 	}
+}
+
+// newService returns a service for an origin. All origins share the quota of the VAPID key, but a
+// service that limits the sender does not slow down the others.
+func (o *originRouter) newService(origin string) (*service, error) {
+	want := o.settings
+	want.base = config.Base(origin)
+	if err := want.validate(); err != nil {
+		return nil, keyError(o.path(), "pool", err)
+	}
+	return &service{
+		g: o.g, name: want.poolName(o.app), cred: &credential{id: o.publicKey, label: o.app}, settings: &want, provider: o.provider,
+		limiter: &limiter{parent: o.limiter, limit: evenLimit(config.Rate{Count: o.provider.LimitedRate(origin), Per: time.Minute})},
+	}, nil
 }
 
 // checks returns the checks that are possible before a subscription names an origin.
@@ -209,11 +206,11 @@ func (o *originRouter) checks() []Check {
 		return "can sign for the public key " + o.publicKey, o.provider.Authorize(ctx)
 	}
 	reach := func(ctx context.Context) (string, error) {
-		s, _, err := o.newRoute(cmp.Or(o.overrideURL, "https://"+webpush.KnownServices[0]))
+		s, err := o.newService(cmp.Or(string(o.config.URL), "https://"+webpush.KnownServices[0]))
 		if err != nil {
 			return "", err
 		}
 		return s.verifyReachable(ctx)
 	}
-	return []Check{{o.path, sign}, {o.path, reach}}
+	return []Check{{o.path(), sign}, {o.path(), reach}}
 }
