@@ -7,12 +7,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // DNS queries name servers directly for A and AAAA records. Unlike System, it sees the TTLs.
@@ -40,8 +43,8 @@ func (d DNS) Resolve(ctx context.Context) ([]netip.AddrPort, time.Duration, erro
 	}
 	var v4, v6 lookup
 	var group errgroup.Group
-	group.Go(func() error { v4 = query(ctx, servers, d.Host, dns.TypeA); return nil })
-	group.Go(func() error { v6 = query(ctx, servers, d.Host, dns.TypeAAAA); return nil })
+	group.Go(func() error { v4 = guardedQuery(ctx, servers, d.Host, dns.TypeA); return nil })
+	group.Go(func() error { v6 = guardedQuery(ctx, servers, d.Host, dns.TypeAAAA); return nil })
 	_ = group.Wait()
 	addrs := interleave(v6.addrs, v4.addrs)
 	switch {
@@ -73,6 +76,18 @@ type lookup struct {
 	addrs []netip.Addr
 	ttl   time.Duration
 	err   error
+}
+
+// guardedQuery is query for a goroutine of its own. A panic, for instance about the answer of a name
+// server, is an error.
+func guardedQuery(ctx context.Context, servers []string, host string, qtype uint16) (result lookup) {
+	if err := panics.Recover(slog.Default(), "DNS query", func() error {
+		result = query(ctx, servers, host, qtype)
+		return nil
+	}); err != nil {
+		result.err = err
+	}
+	return result
 }
 
 // query sends one question to the servers in order until one answers it.

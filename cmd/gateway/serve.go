@@ -49,7 +49,7 @@ func (s serveCmd) Run(p process) error {
 		return usageError{err}
 	}
 	changed := make(chan struct{})
-	background.Go(func() { // after a panic there are no more reloads
+	background.Go(func() { // after a panic outside of what Run restarts, there are no more reloads
 		_ = panics.Recover(newLogger(p, config.Log{Level: "info", Format: "auto"}), "configuration source", func() error { return source.Run(ctx, changed) })
 	})
 	reader := &configReader{Source: source}
@@ -89,7 +89,7 @@ func (s serveCmd) openSource(p process) (configsource.Source, error) {
 	if s.Snapshot != "" {
 		return nil, errors.New("gateway: --snapshot requires a configuration in NATS (-c nats://…)")
 	}
-	return configsource.OpenFile(s.Config), nil
+	return configsource.OpenFile(s.Config, newLogger(p, config.Log{Level: "info", Format: "auto"})), nil
 }
 
 // configReader reads and parses the configuration of a source.

@@ -51,7 +51,7 @@ func (s *server) batch(w *response, r *http.Request) *problem {
 func (s *server) runBatch(w *response, r *http.Request, async bool, src *body, in itemReader) *problem {
 	b := s.newBatch(w, r, async)
 	defer b.cancelAttempts()
-	b.out = newOutput(w, s.limits.WriteTimeout)
+	b.out = newOutput(w, s.limits.WriteTimeout, s.log)
 	w.Header()["Content-Type"] = ndjsonType
 	if async {
 		w.Header()["Preference-Applied"] = respondAsync

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -62,13 +63,16 @@ func (s *server) events(w *response, r *http.Request) *problem {
 // stay in the history.
 func (f *feed) receive(ctx context.Context, app, after string, want func(*push.Event) bool) {
 	defer close(f.next)
-	for e, err := range f.history.Feed(ctx, app, after, want) {
-		select {
-		case f.next <- feedItem{e, err}:
-		case <-ctx.Done():
-			return
+	_ = panics.Recover(f.log, "event feed of "+app, func() error { // the feed ends, and the client reconnects
+		for e, err := range f.history.Feed(ctx, app, after, want) {
+			select {
+			case f.next <- feedItem{e, err}:
+			case <-ctx.Done():
+				return nil
+			}
 		}
-	}
+		return nil
+	})
 }
 
 // run writes events until the client disconnects, its key is revoked, the gateway drains or the

@@ -218,3 +218,20 @@ func TestFeedHeadRequestReturnsImmediately(t *testing.T) {
 		}
 	})
 }
+
+// TestPanicEndsOnlyItsFeed panics while the history is read for a feed. The feed ends, and the next one
+// has the events.
+func TestPanicEndsOnlyItsFeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts, store := newTestAPIWithStorage(t)
+		store.addEvent(push.Event{ID: "1", App: "shop", Status: push.StatusQueued})
+		store.panicOnFeed = true
+		if w := ts.readFeed("?after=oldest"); len(eventIDs(w.Body.String())) > 0 || strings.Contains(w.Body.String(), canary) {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		store.panicOnFeed = false
+		if got := fmt.Sprint(eventIDs(ts.readFeed("?after=oldest").Body.String())); got != "[1]" {
+			t.Error(got)
+		}
+	})
+}

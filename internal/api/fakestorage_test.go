@@ -21,6 +21,8 @@ import (
 // fakeStorage is a queue and a history in memory. It is also the sender of a gateway with storage,
 // and records the notifications that are sent synchronously.
 type fakeStorage struct {
+	panicOnFeed bool // set while no feed runs
+
 	api.Sender
 	refuse func(n *push.Notification) error // nil accepts all
 	err    error                            // returned by the history
@@ -140,6 +142,9 @@ func (f *fakeStorage) Find(_ context.Context, app, id string) (push.Receipt, []p
 
 func (f *fakeStorage) Feed(ctx context.Context, app, after string, want func(*push.Event) bool) iter.Seq2[push.Event, error] {
 	return func(yield func(push.Event, error) bool) {
+		if f.panicOnFeed {
+			panic(canary)
+		}
 		f.mu.Lock()
 		at, err := f.offset(after)
 		f.readers++

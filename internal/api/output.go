@@ -4,12 +4,15 @@ package api
 
 import (
 	"bytes"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // maxPendingBytes limits what is buffered for a client that writes but does not read. It is enough
@@ -21,6 +24,7 @@ const maxPendingBytes = 2 << 20
 // the next one.
 type output struct {
 	w            http.ResponseWriter
+	log          *slog.Logger
 	status       int // of the response; 0 means 200
 	control      *http.ResponseController
 	writeTimeout time.Duration
@@ -44,9 +48,9 @@ func (c slotCounts) release() {
 	clear(c)
 }
 
-func newOutput(w http.ResponseWriter, writeTimeout time.Duration) *output {
+func newOutput(w http.ResponseWriter, writeTimeout time.Duration, log *slog.Logger) *output {
 	o := &output{
-		w: w, control: http.NewResponseController(w), writeTimeout: writeTimeout,
+		w: w, log: log, control: http.NewResponseController(w), writeTimeout: writeTimeout,
 		wakeup: make(chan struct{}, 1), pending: bufferPool.Get().(*bytes.Buffer), held: slotCounts{},
 	}
 	o.notFull.L = &o.mu
@@ -106,7 +110,7 @@ func (o *output) run() error {
 		runtime.Gosched() // lets other goroutines add their lines first: one write costs more than many lines
 		var finished bool
 		buf, held, finished = o.take(buf, held)
-		err := o.write(buf.Bytes())
+		err := panics.Recover(o.log, "response of a batch", func() error { return o.write(buf.Bytes()) })
 		held.release()
 		if err != nil {
 			o.fail()

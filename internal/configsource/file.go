@@ -5,6 +5,7 @@ package configsource
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 )
@@ -19,8 +20,10 @@ type File struct {
 }
 
 // OpenFile starts catching SIGHUP, which would otherwise end the process. Run stops it when it
-// returns.
-func OpenFile(path string) *File { return &File{path: path, watcher: newWatcher(path)} }
+// returns. A panic of Run is logged to log.
+func OpenFile(path string, log *slog.Logger) *File {
+	return &File{path: path, watcher: newWatcher(log, path)}
+}
 
 // Name returns the file's path.
 func (f *File) Name() string { return f.path }

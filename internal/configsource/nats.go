@@ -18,6 +18,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // NATSConfig configures a NATS source.
@@ -68,7 +70,7 @@ func OpenNATS(cfg NATSConfig) (*NATS, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	u.Path = ""
-	return &NATS{cfg: cfg, bucket: bucket, key: key, server: u.String(), watcher: newWatcher(), received: make(chan struct{})}, nil
+	return &NATS{cfg: cfg, bucket: bucket, key: key, server: u.String(), watcher: newWatcher(cfg.Logger), received: make(chan struct{})}, nil
 }
 
 // Name returns the path of the snapshot.
@@ -153,13 +155,15 @@ func (n *NATS) Run(ctx context.Context, changed chan<- struct{}) error {
 	if err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
-	for ctx.Err() == nil {
-		if err := n.watch(ctx, js, changed, reconnected); err != nil && ctx.Err() == nil {
-			n.cfg.Logger.Debug("configuration key cannot be watched yet", "bucket", n.bucket, "err", err)
+	return panics.Restart(ctx, n.cfg.Logger, "configuration in NATS", func(ctx context.Context) error {
+		for ctx.Err() == nil {
+			if err := n.watch(ctx, js, changed, reconnected); err != nil && ctx.Err() == nil {
+				n.cfg.Logger.Debug("configuration key cannot be watched yet", "bucket", n.bucket, "err", err)
+			}
+			waitRetry(ctx, reconnected)
 		}
-		waitRetry(ctx, reconnected)
-	}
-	return nil
+		return nil
+	})
 }
 
 // watch reports every new value until ctx or the watch ends, or the connection has been replaced:

@@ -5,9 +5,11 @@ package configsource_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,7 +198,7 @@ func TestFileReportsReplacedFiles(t *testing.T) {
 	folder, keys := t.TempDir(), t.TempDir()
 	path, key := filepath.Join(folder, "gateway.yaml"), filepath.Join(keys, "key.p8")
 	write(t, path, "one")
-	f := configsource.OpenFile(path)
+	f := configsource.OpenFile(path, slog.New(slog.DiscardHandler))
 	if err := f.Commit(nil, []string{key}); err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +274,7 @@ func TestFileFollowsSymbolicLinks(t *testing.T) {
 			folder, keys := t.TempDir(), t.TempDir()
 			c.put(folder, "one")
 			c.put(keys, "one")
-			f := configsource.OpenFile(c.file(folder, "gateway.yaml"))
+			f := configsource.OpenFile(c.file(folder, "gateway.yaml"), slog.New(slog.DiscardHandler))
 			if err := f.Commit(nil, []string{c.file(keys, "key.p8")}); err != nil {
 				t.Fatal(err)
 			}
@@ -286,4 +288,37 @@ func TestFileFollowsSymbolicLinks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// panickingHandler panics once for a record with this message, and counts them.
+type panickingHandler struct {
+	slog.Handler
+	message string
+	count   *atomic.Int64
+}
+
+func (h panickingHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h panickingHandler) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == h.message && h.count.Add(1) == 1 {
+		panic("SECRET")
+	}
+	return nil
+}
+
+// TestNATSContinuesAfterPanic panics while the key is watched. Its next value is reported.
+func TestNATSContinuesAfterPanic(t *testing.T) {
+	address := jetstreamtest.StartServer(t)
+	var failures atomic.Int64
+	n, err := configsource.OpenNATS(configsource.NATSConfig{
+		URL: address + "/sluice/gateway.yaml", Snapshot: filepath.Join(t.TempDir(), "snapshot.yaml"), ReadTimeout: time.Millisecond,
+		Logger: slog.New(panickingHandler{slog.DiscardHandler, "configuration key cannot be watched yet", &failures}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := runSource(t, n)
+	testwait.Until(t, func() bool { return failures.Load() > 0 }, "there is no bucket yet")
+	putConfig(t, address, "text")
+	expectText(t, n, changed, "text")
 }

@@ -5,6 +5,7 @@
 package configsource_test
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -22,7 +23,7 @@ func TestPipeIsReadOnce(t *testing.T) {
 		testtool.Missing(t, err.Error())
 	}
 	go func() { _ = os.WriteFile(path, []byte("text"), 0) }()
-	f := configsource.OpenFile(path)
+	f := configsource.OpenFile(path, slog.New(slog.DiscardHandler))
 	changed := runSource(t, f)
 	expectText(t, f, changed, "text")
 	if again, err := f.Read(t.Context()); err != nil || string(again) != "text" {

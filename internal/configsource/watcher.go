@@ -4,12 +4,15 @@ package configsource
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 const (
@@ -25,6 +28,7 @@ const (
 // what os.Stat returns instead of using events of the operating system. Stat follows every symbolic
 // link in a path, also when a folder is replaced, and works where there are no events.
 type watcher struct {
+	log    *slog.Logger
 	sighup chan os.Signal
 
 	mu    sync.Mutex
@@ -32,8 +36,8 @@ type watcher struct {
 }
 
 // newWatcher starts catching SIGHUP. run stops it.
-func newWatcher(files ...string) *watcher {
-	w := &watcher{sighup: make(chan os.Signal, 1), files: files}
+func newWatcher(log *slog.Logger, files ...string) *watcher {
+	w := &watcher{log: log, sighup: make(chan os.Signal, 1), files: files}
 	signal.Notify(w.sighup, syscall.SIGHUP)
 	return w
 }
@@ -48,6 +52,13 @@ func (w *watcher) setFiles(files []string) {
 // run calls report after each change and each SIGHUP, and once at the start, until ctx ends.
 func (w *watcher) run(ctx context.Context, report func()) {
 	defer signal.Stop(w.sighup)
+	_ = panics.Restart(ctx, w.log, "configuration files", func(ctx context.Context) error {
+		w.watch(ctx, report)
+		return nil
+	})
+}
+
+func (w *watcher) watch(ctx context.Context, report func()) {
 	var reported, previous []fileState
 	for wait := time.Duration(0); ; {
 		select {

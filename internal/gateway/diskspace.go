@@ -18,10 +18,10 @@ const (
 )
 
 // trimHistory deletes the oldest events while the disk is too full for new notifications, until ctx ends.
-// It keeps those that Idempotency-Keys need (keepKeys) or, when even the reserve for accepted
+// It keeps those that Idempotency-Keys need (idempotencyTTL) or, when even the reserve for accepted
 // notifications is in use, the recent ones. It always keeps the events since the oldest task in the queue
 // was stored: they say which tasks are cancelled.
-func (st *storage) trimHistory(ctx context.Context, keepKeys time.Duration) error {
+func (st *storage) trimHistory(ctx context.Context) error {
 	ticker := time.NewTicker(diskCheckInterval)
 	defer ticker.Stop()
 	for trimming := false; ; {
@@ -30,7 +30,7 @@ func (st *storage) trimHistory(ctx context.Context, keepKeys time.Duration) erro
 		case <-ctx.Done():
 			return nil
 		}
-		keep := keepKeys
+		keep := st.idempotencyTTL
 		switch err := st.Queue.Ready(); {
 		case !errors.Is(err, jetstream.ErrFull):
 			trimming = false

@@ -57,7 +57,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gateway{log: log, metrics: metrics.New(), concurrency: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, drainStarted: make(chan struct{}),
+	g := &Gateway{log: log, metrics: metrics.New(log), concurrency: &delivery.ConcurrencyLimit{Max: cfg.Limits.InFlight}, drainStarted: make(chan struct{}),
 		conns: newConnLimiter(connectionLimit(cfg.Limits.Connections)), adminConns: newConnLimiter(maxAdminConns)}
 	g.lifetime, g.end = context.WithCancel(context.Background())
 	if hasQueue(cfg) {

@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/internal/queue"
 	"github.com/sluice-push/sluice/internal/quotalease"
 	"github.com/sluice-push/sluice/internal/webhooks"
@@ -142,9 +143,9 @@ func (st *storage) run() {
 	st.stopBackend, st.stopQueue = stopBackend, stopQueue
 	st.backend.Go(func() error { return st.engine.Run(backendCtx) })
 	st.backend.Go(func() error { defer endHistory(); return st.History.Run(backendCtx) })
-	st.backend.Go(func() error { return st.keys.Run(historyEnded) })
+	st.backend.Go(func() error { return panics.Restart(historyEnded, st.log, "release of Idempotency-Keys", st.keys.Run) })
 	if st.engine.Embedded() {
-		st.backend.Go(func() error { return st.trimHistory(backendCtx, st.idempotencyTTL) })
+		st.backend.Go(func() error { return panics.Restart(backendCtx, st.log, "deletion of old events", st.trimHistory) })
 	}
 	if st.quotaLease != nil {
 		st.backend.Go(func() error { return st.quotaLease.Run(backendCtx) })

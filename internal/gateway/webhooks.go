@@ -163,7 +163,7 @@ func (w *webhookRunner) run(checkpoints *checkpointStore, hook *appWebhook, log 
 			<-hook.prevDone // already stopped
 		}
 		task := "webhook " + hook.Name()
-		return panics.Recover(log, task, func() error {
+		return panics.Restart(ctx, log, task, func(ctx context.Context) error {
 			return checkpoints.withLease(ctx, hook.Name(), func(ctx context.Context) error { return panics.Restart(ctx, log, task, hook.Run) })
 		})
 	})

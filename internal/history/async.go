@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -64,7 +65,7 @@ func (h *History) AfterWrites(f func()) {
 }
 
 // runAsyncWrites writes events until ctx ends, and then those that still wait.
-func (h *History) runAsyncWrites(ctx context.Context) {
+func (h *History) runAsyncWrites(ctx context.Context) error {
 	for {
 		var first asyncWrite
 		select {
@@ -73,7 +74,7 @@ func (h *History) runAsyncWrites(ctx context.Context) {
 			select {
 			case first = <-h.asyncWrites:
 			default:
-				return
+				return nil
 			}
 		}
 		h.writeAsync(h.collectAsync(first))
@@ -117,7 +118,11 @@ func (h *History) writeAsync(writes []asyncWrite) {
 }
 
 func (h *History) writeAppEvents(headers []*eventHeader) {
-	if _, err := h.append(context.Background(), headers); err != nil { // the writer bounds the time
+	err := panics.Recover(h.cfg.Logger, "history: write events", func() error {
+		_, err := h.append(context.Background(), headers) // the writer bounds the time
+		return err
+	})
+	if err != nil {
 		h.counters.lost.Add(uint64(len(headers)))
 		h.cfg.Logger.Error("events lost", "app", headers[0].app, "events", len(headers), "err", err)
 	}

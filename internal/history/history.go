@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 	"github.com/sluice-push/sluice/push"
 )
 
@@ -223,16 +224,28 @@ func (h *History) Run(ctx context.Context) error {
 	background.Go(func() error { return h.writer.Run(writeCtx) })
 	background.Go(func() error {
 		defer stopWriting()
-		h.runAsyncWrites(ctx)
-		return nil
+		return h.restart(ctx, "asynchronous writes", h.runAsyncWrites)
 	})
+	return errors.Join(h.restart(ctx, "index", h.runIndex), background.Wait())
+}
+
+// restart runs work until it returns, again after each panic.
+func (h *History) restart(ctx context.Context, name string, work func(context.Context) error) error {
+	return panics.Restart(ctx, h.cfg.Logger, "history: "+name, work)
+}
+
+// runIndex keeps the index up to date until ctx ends. It returns an error only after a panic.
+func (h *History) runIndex(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := h.follow(ctx)
+		if _, panicked := errors.AsType[*panics.Error](err); panicked {
+			return err
+		}
 		if ctx.Err() == nil {
 			h.recoverFollow(ctx, err)
 		}
 	}
-	return background.Wait()
+	return nil
 }
 
 // Append appends events and returns the offset of the last one when all are on disk. Events of one

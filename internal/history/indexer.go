@@ -265,8 +265,8 @@ func inTransaction(ctx context.Context, db *sql.DB, work func(*sql.Tx) error) er
 	if err != nil {
 		return err
 	}
+	defer func() { _ = tx.Rollback() }() // has no effect after Commit
 	if err := work(tx); err != nil {
-		_ = tx.Rollback() // err is the cause
 		return err
 	}
 	return tx.Commit()

@@ -56,6 +56,9 @@ func (o *overlay) removePending(headers []*eventHeader) {
 func (o *overlay) receive(seq uint64, headers []*eventHeader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if seq <= o.lastSeq { // it was not committed, and the stream is read again
+		return
+	}
 	for _, hdr := range headers {
 		o.received[hdr.id] = append(o.received[hdr.id], hdr)
 		if i := slices.IndexFunc(o.pending[hdr.id], hdr.sameEvent); i >= 0 {
@@ -124,10 +127,16 @@ func (o *overlay) removeCommitted(headers []*eventHeader) {
 	}
 }
 
-// remove removes an event. It never changes a slice in place, because readers may hold it.
+// remove removes an event: hdr itself, or the one at its offset, which is another copy if the stream was
+// read again. It never changes a slice in place, because readers may hold it.
 func (o *overlay) remove(from map[uuid.UUID][]*eventHeader, hdr *eventHeader) {
 	headers := from[hdr.id]
-	i := slices.Index(headers, hdr)
+	i := slices.IndexFunc(headers, func(other *eventHeader) bool {
+		return other == hdr || hdr.offset.Seq > 0 && other.offset == hdr.offset
+	})
+	if i >= 0 {
+		hdr = headers[i]
+	}
 	switch {
 	case i < 0:
 		return

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 const (
@@ -39,16 +40,19 @@ type message struct {
 // follow copies the stream to the overlay and the index, until ctx ends or an error occurs.
 func (h *History) follow(ctx context.Context) error {
 	group, tailCtx := errgroup.WithContext(ctx)
+	run := func(work func() error) {
+		group.Go(func() error { return panics.Recover(h.cfg.Logger, "history: index", work) })
+	}
 	start := h.checkpoint // runIndexer owns h.checkpoint from here on
 	messages, oldestSeqs := make(chan *message, maxAhead), make(chan uint64)
-	group.Go(func() error {
+	run(func() error {
 		defer close(messages)
 		return h.tail(tailCtx, start, messages)
 	})
-	group.Go(func() error { return h.runIndexer(ctx, messages, oldestSeqs) })
-	group.Go(func() error { return h.loadKeys(tailCtx) })
-	group.Go(func() error { return h.watchRetention(tailCtx, oldestSeqs) })
-	group.Go(func() error {
+	run(func() error { return h.runIndexer(ctx, messages, oldestSeqs) })
+	run(func() error { return h.loadKeys(tailCtx) })
+	run(func() error { return h.watchRetention(tailCtx, oldestSeqs) })
+	run(func() error {
 		for tailCtx.Err() == nil { // so that Status.CaughtUp is set even without queries
 			if _, err := h.currentIndex(tailCtx); err == nil {
 				return nil
@@ -201,11 +205,16 @@ func (h *History) receive(ctx context.Context, m natsjs.Msg, messages chan<- *me
 	}
 }
 
-// parseMessage parses the events of a message. It logs and skips invalid ones.
+// parseMessage parses the events of a message. It logs and skips invalid ones, and those that parse
+// panics for: the index of all other events must go on.
 func (h *History) parseMessage(seq uint64, subject string, body []byte, parse func(jetstream.Offset, []byte) (*eventHeader, error)) *message {
 	m := &message{seq: seq, app: appOf(subject), body: body}
 	for i, item := range jetstream.Items(body) {
-		hdr, err := parse(jetstream.Offset{Seq: seq, Index: i}, item)
+		var hdr *eventHeader
+		err := panics.Recover(h.cfg.Logger, "history: parse an event", func() (err error) {
+			hdr, err = parse(jetstream.Offset{Seq: seq, Index: i}, item)
+			return err
+		})
 		if err != nil {
 			h.cfg.Logger.Error("invalid event skipped", "err", err)
 			continue

@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // Errors of Open and Writer.
@@ -148,8 +150,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		return nil
 	}
 	var group errgroup.Group
-	group.Go(func() error { return e.server.keepFree(ctx) })
-	group.Go(func() error { return e.server.supervise(ctx) })
+	group.Go(func() error { return panics.Restart(ctx, e.cfg.Logger, "disk reserve", e.server.keepFree) })
+	group.Go(func() error { return panics.Restart(ctx, e.cfg.Logger, "embedded server", e.server.supervise) })
 	return group.Wait()
 }
 

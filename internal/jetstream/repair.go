@@ -17,6 +17,8 @@ import (
 
 	"github.com/minio/highwayhash"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // The server truncates a block at the first record with a wrong checksum, so one flipped bit loses
@@ -52,7 +54,9 @@ func (s *server) repair() error {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for name, size := range blockSizes(s.cfg.Dir) {
 		total += size
-		group.Go(func() error { return s.repairBlock(name) })
+		group.Go(func() error {
+			return panics.Recover(s.cfg.Logger, "repair of "+name, func() error { return s.repairBlock(name) })
+		})
 	}
 	err := group.Wait()
 	if took := time.Since(began); took > time.Second {

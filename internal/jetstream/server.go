@@ -163,10 +163,12 @@ func (s *server) writable() error {
 // because on a full disk the next write would fail again.
 func (s *server) supervise(ctx context.Context) error {
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.failed:
+		if s.writable() == nil { // otherwise an earlier restart has panicked
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-s.failed:
+			}
 		}
 		for restarted := false; !restarted; {
 			if left, ok := freeBytes(s.cfg.Dir); !ok || left >= minRestartSpace {
@@ -184,11 +186,13 @@ func (s *server) supervise(ctx context.Context) error {
 // restart replaces the server with a new one on the same directory.
 func (s *server) restart() error {
 	s.mu.Lock()
-	old := s.live
-	s.live = nil
+	old := s.live // only supervise and close change it
 	s.mu.Unlock()
 	if old != nil {
 		s.cfg.Logger.Error("embedded server restarting after a failed write", "dir", s.cfg.Dir)
+		s.mu.Lock()
+		s.live = nil
+		s.mu.Unlock()
 		shutdown(old)
 	}
 	select {

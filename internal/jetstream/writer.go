@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // Offset is the position of an item: the sequence of its message in the stream, and its index in
@@ -228,6 +230,13 @@ func (w *Writer) dequeue() *batch {
 // Run publishes batches until ctx ends, and then the pending ones. After Run returns, Append
 // returns ErrClosed.
 func (w *Writer) Run(ctx context.Context) error {
+	return panics.Restart(ctx, w.engine.cfg.Logger, w.taskName(), w.run)
+}
+
+// taskName names the writer in the log of a panic.
+func (w *Writer) taskName() string { return "writer to stream " + w.stream }
+
+func (w *Writer) run(ctx context.Context) error {
 	tokens := make(chan struct{}, maxInFlight)
 	for {
 		tokens <- struct{}{}
@@ -278,24 +287,38 @@ func (w *Writer) close() bool {
 }
 
 // send publishes b before it returns, so batches keep their order. It calls done when the result is
-// known.
+// known. After a panic the result is an error.
 func (w *Writer) send(b *batch, done func()) {
-	future, err := w.publish(b)
+	var future natsjs.PubAckFuture
+	err := w.recovered(func() (err error) {
+		future, err = w.publish(b)
+		return err
+	})
 	go func() {
 		defer done()
 		defer w.release(b)
-		began := time.Now()
-		ack, err := awaitAck(future, err)
-		for isTransient(err) && b.msgID != "" && time.Since(began) < electionTimeout {
-			time.Sleep(retryInterval)
-			ack, err = awaitAck(w.publish(b))
-		}
-		if err == nil {
-			b.seq = ack.Sequence
-		}
-		b.err = w.mapError(err)
+		b.err = w.mapError(w.recovered(func() error { return w.await(b, future, err) }))
 		close(b.done)
 	}()
+}
+
+func (w *Writer) recovered(work func() error) error {
+	return panics.Recover(w.engine.cfg.Logger, w.taskName(), work)
+}
+
+// await sets the sequence of b when the server has stored it. In a cluster it publishes b again after a
+// transient error.
+func (w *Writer) await(b *batch, future natsjs.PubAckFuture, err error) error {
+	began := time.Now()
+	ack, err := awaitAck(future, err)
+	for isTransient(err) && b.msgID != "" && time.Since(began) < electionTimeout {
+		time.Sleep(retryInterval)
+		ack, err = awaitAck(w.publish(b))
+	}
+	if err == nil {
+		b.seq = ack.Sequence
+	}
+	return err
 }
 
 func (w *Writer) publish(b *batch) (natsjs.PubAckFuture, error) {

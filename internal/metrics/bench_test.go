@@ -12,7 +12,7 @@ import (
 
 // BenchmarkRoute measures the metrics of a notification with one attempt.
 func BenchmarkRoute(b *testing.B) {
-	route := metrics.New().Route("shop", push.APNs)
+	route := metrics.New(nil).Route("shop", push.APNs)
 	n, a := &push.Notification{}, push.Attempt{Took: 40 * time.Millisecond, Outcome: accepted}
 	r := push.Receipt{Outcome: accepted, Attempts: []push.Attempt{a}}
 	notification := func() {

@@ -106,7 +106,7 @@ func groupOf(t *testing.T, name string) int {
 // withAllMetrics calls check with metrics in which every family has a series.
 func withAllMetrics(t *testing.T, check func(*testing.T, *metrics.Metrics)) {
 	synctest.Test(t, func(t *testing.T) {
-		m := metrics.New()
+		m := metrics.New(nil)
 		m.Route("shop", push.APNs).Throttled(&push.Notification{}) // the series exist from the first event on
 		m.Request("/livez", 200)
 		m.WatchConnections(func() int64 { return 1 }, 100, func() uint64 { return 1 })

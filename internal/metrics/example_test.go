@@ -15,7 +15,7 @@ import (
 )
 
 func Example() {
-	m := metrics.New()
+	m := metrics.New(nil)
 	route := m.Route("shop", push.APNs) // the Observer of the route
 	n := &push.Notification{App: "shop", Platform: push.APNs}
 	route.Ended(n, push.Receipt{Outcome: push.Outcome{Verdict: push.Unregistered, Reason: "Unregistered"}}, 40*time.Millisecond)

@@ -5,6 +5,7 @@
 package metrics
 
 import (
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"sync/atomic"
@@ -12,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // Metrics are the metrics of one gateway. docs/metrics.md describes each of them.
@@ -28,16 +31,35 @@ type Metrics struct {
 }
 
 // New returns Metrics with the build and process metrics only. Route, Observe and the Watch methods
-// add the metrics of a gateway.
-func New() *Metrics {
+// add the metrics of a gateway. Panics while the state of the gateway is read are logged to log; nil
+// discards them.
+func New(log *slog.Logger) *Metrics {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	m := &Metrics{registry: prometheus.NewRegistry(), routes: newRouteMetrics(), events: newEventMetrics(), requests: newRequests(), reloads: newReloadMetrics()}
 	m.registry.MustRegister(buildInfo(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(m.routes.all()...)
 	m.registry.MustRegister(m.requests)
 	m.services.events = &m.events
-	m.registry.MustRegister(&m.services, &m.storage)
+	m.registry.MustRegister(guarded{&m.services, log}, guarded{&m.storage, log})
 	m.registry.MustRegister(m.reloads.count, m.reloads.last, m.logCounter())
 	return m
+}
+
+// guarded is a collector whose panics do not end the process: the registry runs collectors in goroutines
+// of its own. After a panic, metrics are missing in the scrape.
+type guarded struct {
+	prometheus.Collector
+	log *slog.Logger
+}
+
+// Collect implements prometheus.Collector.
+func (g guarded) Collect(to chan<- prometheus.Metric) {
+	_ = panics.Recover(g.log, "metrics", func() error {
+		g.Collector.Collect(to)
+		return nil
+	})
 }
 
 // WatchLog sets the function that returns the number of dropped log records.

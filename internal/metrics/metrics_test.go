@@ -19,7 +19,7 @@ import (
 )
 
 func TestNotificationsAreCountedByStatusAndReason(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	apns, fcm := m.Route("shop", push.APNs), m.Route("shop", push.FCM)
 	observe(apns, accepted)
 	observe(apns, unavailable, accepted)
@@ -35,7 +35,7 @@ func TestNotificationsAreCountedByStatusAndReason(t *testing.T) {
 }
 
 func TestAttemptsAndRetriesAreCounted(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	route := m.Route("shop", push.APNs)
 	observe(route, unavailable, unavailable, accepted)
 	observe(route, accepted)
@@ -55,7 +55,7 @@ func TestAttemptsAndRetriesAreCounted(t *testing.T) {
 }
 
 func TestDurationExcludesNotificationsWithoutAttempt(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	route := m.Route("shop", push.APNs)
 	route.Ended(&push.Notification{}, push.Receipt{Outcome: invalid}, time.Microsecond)
 	route.Ended(&push.Notification{}, push.Receipt{Outcome: push.Outcome{Verdict: push.Throttled, Reason: "GATE_CLOSED"}}, time.Microsecond)
@@ -67,7 +67,7 @@ func TestDurationExcludesNotificationsWithoutAttempt(t *testing.T) {
 }
 
 func TestWarningsAreCounted(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	route := m.Route("shop", push.FCM)
 	route.Ended(&push.Notification{}, push.Receipt{Warnings: []push.Warning{{Field: "a"}, {Field: "b"}}}, time.Second)
 	route.Ended(&push.Notification{}, push.Receipt{}, time.Second)
@@ -75,7 +75,7 @@ func TestWarningsAreCounted(t *testing.T) {
 }
 
 func TestRateLimitWaitsAndRejections(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	route := m.Route("shop", push.FCM)
 	route.RateLimited(&push.Notification{}, 500*time.Millisecond, true)
 	route.RateLimited(&push.Notification{}, time.Hour, false)
@@ -87,7 +87,7 @@ func TestRateLimitWaitsAndRejections(t *testing.T) {
 }
 
 func TestRouteCountersStartAtZero(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	m.Route("idle", push.APNs)
 	m.Route("shop", push.APNs).Throttled(&push.Notification{})
 	if lines := scrape(t, m, `"idle"`); len(lines) > 0 {
@@ -103,7 +103,7 @@ func TestRouteCountersStartAtZero(t *testing.T) {
 }
 
 func TestReasonSeriesAreBounded(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	route := m.Route("shop", push.APNs)
 	for i := range 1000 {
 		observe(route, push.Outcome{Verdict: push.Refused, HTTP: 400, Reason: fmt.Sprint("Reason", i)})
@@ -123,7 +123,7 @@ func TestPoolEventsAreCountedOnce(t *testing.T) {
 		pool.EventConnLost: "connections_lost_total", pool.EventConnClosed: "connections_closed_total", pool.EventProbing: "probes_total",
 		pool.EventRecovered: "recoveries_total", pool.EventPanicStarted: "panics_total",
 	} {
-		m := metrics.New()
+		m := metrics.New(nil)
 		m.Observe(pool.Event{Pool: "apns", Kind: kind, Endpoint: "192.0.2.1:443", Reason: "for a reason"})
 		want := []string{"sluice_pool_" + name + `{pool="apns"} 1`}
 		if got := scrape(t, m, "sluice_pool_"); !slices.Equal(got, want) {
@@ -133,7 +133,7 @@ func TestPoolEventsAreCountedOnce(t *testing.T) {
 }
 
 func TestEjectionsAreCountedByCause(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	for range 3 {
 		m.Observe(pool.Event{Pool: "apns", Kind: pool.EventEjected, Cause: pool.CauseSuccessRate})
 	}
@@ -142,7 +142,7 @@ func TestEjectionsAreCountedByCause(t *testing.T) {
 
 func TestPoolAndRateLimiterGauges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := metrics.New()
+		m := metrics.New(nil)
 		limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 100}})
 		p := startPool(t, m, limiter)
 		expectLines(t, m,
@@ -169,7 +169,7 @@ func TestPoolAndRateLimiterGauges(t *testing.T) {
 
 func TestEjectedEndpointAndReplacement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := metrics.New()
+		m := metrics.New(nil)
 		p := startPool(t, m, nil)
 		failing := pickLease(t, p)
 		failing.Done(unavailable)
@@ -195,7 +195,7 @@ func TestEjectedEndpointAndReplacement(t *testing.T) {
 
 func TestMetricsContainNoSecrets(t *testing.T) {
 	const canary = "c4n4ry"
-	m := metrics.New()
+	m := metrics.New(nil)
 	route := m.Route("shop", push.APNs)
 	n := &push.Notification{
 		ID: canary, App: "shop", Platform: push.APNs, Target: push.Target{Token: canary}, Title: canary, Body: canary, CollapseKey: canary,
@@ -233,7 +233,7 @@ func TestNamesFollowPrometheusConventions(t *testing.T) {
 }
 
 func TestCountingAllocatesNothing(t *testing.T) {
-	route := metrics.New().Route("shop", push.APNs)
+	route := metrics.New(nil).Route("shop", push.APNs)
 	n, a := &push.Notification{}, push.Attempt{Took: time.Millisecond, Outcome: unavailable}
 	r := push.Receipt{Outcome: unregistered, Attempts: []push.Attempt{a}}
 	if allocs := testing.AllocsPerRun(100, func() {
@@ -245,7 +245,7 @@ func TestCountingAllocatesNothing(t *testing.T) {
 }
 
 func TestShedIsCountedByLaneAndReason(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	route := m.Route("shop", push.APNs)
 	route.Shed(&push.Notification{Lane: push.LaneBulk}, push.Outcome{Reason: "GATEWAY_FULL"})
 	route.Shed(&push.Notification{}, push.Outcome{Reason: "OVERLOADED"})
@@ -256,7 +256,7 @@ func TestShedIsCountedByLaneAndReason(t *testing.T) {
 }
 
 func TestRequestsAreCounted(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	m.Request("/v1/status", 200)
 	m.Request("/v1/status", 204)
 	m.Request("", 404)
@@ -270,7 +270,7 @@ func TestRequestsAreCounted(t *testing.T) {
 
 func TestWaitingAndThrottlingGauges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := metrics.New()
+		m := metrics.New(nil)
 		limiter := quota.New(quota.Config{Total: quota.Limit{Rate: 1, Burst: 1}, Scopes: []quota.Scope{
 			{Name: "night", Lanes: []push.Lane{push.LaneBulk}, Limit: quota.Limit{Rate: 1, Burst: 1}},
 		}})

@@ -3,7 +3,10 @@
 package metrics_test
 
 import (
+	"bytes"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +18,7 @@ import (
 )
 
 func TestStorageMetrics(t *testing.T) {
-	m := metrics.New()
+	m := metrics.New(nil)
 	if lines := slices.Concat(scrape(t, m, "sluice_queue"), scrape(t, m, "sluice_history"), scrape(t, m, "sluice_webhook")); len(lines) > 0 {
 		t.Errorf("without storage: %q", lines)
 	}
@@ -28,4 +31,16 @@ func TestStorageMetrics(t *testing.T) {
 		`sluice_history_events_total 5`, `sluice_history_lost_total 6`, `sluice_history_lag_batches 7`, `sluice_history_index_rebuilds_total 8`, `sluice_history_caught_up 1`,
 		`sluice_webhook_delivered_total{app="shop",webhook="crm"} 9`, `sluice_webhook_delivered_up_to_timestamp_seconds{app="shop",webhook="crm"} 10.5`,
 		`sluice_webhook_failures{app="shop",webhook="crm"} 11`, `sluice_webhook_dead_lettered_ranges{app="shop",webhook="crm"} 12`)
+}
+
+// TestPanicWhileMetricsAreReadIsLogged panics in the function that returns the state of the storage. The
+// scrape has the other metrics.
+func TestPanicWhileMetricsAreReadIsLogged(t *testing.T) {
+	var text bytes.Buffer
+	m := metrics.New(slog.New(slog.NewTextHandler(&text, nil)))
+	m.WatchStorage(func() (*queue.Status, *history.Status, []webhooks.Status) { panic("SECRET") })
+	expectLines(t, m, `sluice_log_dropped_total 0`)
+	if log := text.String(); !strings.Contains(log, "task=metrics") || strings.Contains(log, "SECRET") {
+		t.Errorf("log: %s", log)
+	}
 }

@@ -35,6 +35,7 @@ type lease struct {
 	observed    map[string]observation
 	members     int
 	belowTarget bool // has less than half of the target share
+	panicked    time.Time
 }
 
 // observation records when a member's current heartbeat was first seen.

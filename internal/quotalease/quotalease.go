@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/jetstream"
+	"github.com/sluice-push/sluice/internal/panics"
 )
 
 // Store keeps one document per key, accessible to all members. It may lose documents, but must
@@ -80,6 +81,7 @@ const (
 	heartbeatsPerLease = 8  // minimum number of renewals per lease
 	clockDriftDivisor  = 10 // clocks may drift by up to 1/clockDriftDivisor
 	maxAttempts        = 8  // to update a document that other members change at the same time
+	panicDelay         = time.Minute
 	maxConcurrent      = 16 // documents updated at the same time
 )
 
@@ -140,15 +142,18 @@ func (m *Member) SetLimiters(limiters map[string]RateLimiter) {
 // Run renews the leases until ctx ends, and then releases them.
 func (m *Member) Run(ctx context.Context) error {
 	heartbeat := min(m.cfg.Lease/heartbeatsPerLease, maxHeartbeat)
-	for {
-		m.syncAll(ctx, heartbeat)
-		select {
-		case <-ctx.Done():
-			return m.releaseAll(heartbeat)
-		case <-m.wake:
-		case <-time.After(heartbeat/2 + rand.N(heartbeat/2)):
+	err := panics.Restart(ctx, m.cfg.Logger, "quota leases", func(ctx context.Context) error {
+		for {
+			m.syncAll(ctx, heartbeat)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-m.wake:
+			case <-time.After(heartbeat/2 + rand.N(heartbeat/2)):
+			}
 		}
-	}
+	})
+	return errors.Join(err, m.releaseAll(heartbeat))
 }
 
 // syncAll renews every lease once and releases the removed ones.
@@ -178,11 +183,22 @@ func (m *Member) takeLeases() (leases, removed []*lease) {
 	return leases, removed
 }
 
+// forEach calls do for each lease, except those for which it panicked within panicDelay: their rate
+// limiters use the fallback share when the leases have expired.
 func (m *Member) forEach(leases []*lease, do func(*lease) error) error {
 	var group errgroup.Group
 	group.SetLimit(maxConcurrent)
 	for _, l := range leases {
-		group.Go(func() error { return do(l) })
+		if time.Since(l.panicked) < panicDelay {
+			continue
+		}
+		group.Go(func() error {
+			err := panics.Recover(m.cfg.Logger, "lease of quota "+l.key, func() error { return do(l) })
+			if _, panicked := errors.AsType[*panics.Error](err); panicked {
+				l.panicked = time.Now()
+			}
+			return err
+		})
 	}
 	return group.Wait()
 }

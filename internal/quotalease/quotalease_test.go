@@ -3,6 +3,7 @@
 package quotalease_test
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,6 +244,33 @@ func TestSharesNeverExceedTheQuota(t *testing.T) {
 		})
 		if highest > 1+1e-9 {
 			r.Fatalf("%v of the quota could be used", highest)
+		}
+	})
+}
+
+// panickingLimiter panics when it is asked for its demand.
+type panickingLimiter struct {
+	fakeLimiter
+	panics atomic.Int64
+}
+
+func (l *panickingLimiter) Demand() map[string]float64 {
+	l.panics.Add(1)
+	panic("SECRET")
+}
+
+// TestPanicOfOneLimiterDoesNotAffectOthers shares two quotas, and the limiter of one panics. It is asked
+// again once a minute and has the fallback share. The other one gets its quota.
+func TestPanicOfOneLimiterDoesNotAffectOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, bad := &fakeCluster{}, &panickingLimiter{}
+		a := c.join(quotalease.Config{FallbackShare: 0.1, Members: 1}, 1)
+		defer a.leave()
+		a.SetLimiters(map[string]quotalease.RateLimiter{"project": a.limiter, "bad": bad})
+		time.Sleep(5*time.Minute + bootstrapTime)
+		expectShare(t, "the other limiter", a, 1)
+		if n := bad.panics.Load(); n < 5 || n > 6 || bad.share() > 0.1 {
+			t.Errorf("%d calls in five minutes, share %v", n, bad.share())
 		}
 	})
 }
