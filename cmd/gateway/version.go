@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime/debug"
 )
@@ -24,10 +25,14 @@ func version() string {
 	return formatVersion(info)
 }
 
+// buildCommit is the commit of a binary that is built without version control information. The
+// Dockerfile sets it with -ldflags.
+var buildCommit string
+
 // formatVersion formats build information. The commit is unknown if the binary was built without
 // version control information, for example with go install or go run.
 func formatVersion(info *debug.BuildInfo) string {
-	commit, suffix := "unknown", ""
+	commit, suffix := cmp.Or(buildCommit, "unknown"), ""
 	for _, s := range info.Settings {
 		switch {
 		case s.Key == "vcs.revision":
