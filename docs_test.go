@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/testtool"
@@ -68,15 +69,52 @@ func readCodeBlocks(t *testing.T, file string) (blocks []codeBlock) {
 	return blocks
 }
 
+// pages lists the Markdown files of the documentation.
+func pages(t *testing.T) (files []string) {
+	t.Helper()
+	for _, pattern := range []string{"docs/*.md", "docs/decisions/*.md", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || found == nil {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		files = append(files, found...)
+	}
+	return files
+}
+
+// maxColumns is the length of a line of a page outside of tables and code.
+const maxColumns = 100
+
+// indentedCommand matches a command in an indented block, which TestDocumentedCommandsRun does not see.
+var indentedCommand = regexp.MustCompile(`^ {4,}(\$ )?(bin/gateway|curl|docker|gateway|git|go|make|node|npm|php|python3|sudo) `)
+
+// TestPagesAreFormatted checks the length of lines, and that commands are in fenced blocks.
+func TestPagesAreFormatted(t *testing.T) {
+	for _, file := range pages(t) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code := false
+		for i, line := range strings.Split(string(text), "\n") {
+			fence := strings.HasPrefix(strings.TrimSpace(line), "```")
+			if code = code != fence; code || fence {
+				continue
+			}
+			if columns := utf8.RuneCountInString(line); columns > maxColumns && !strings.HasPrefix(line, "|") {
+				t.Errorf("%s:%d has %d columns, want at most %d", file, i+1, columns, maxColumns)
+			}
+			if indentedCommand.MatchString(line) {
+				t.Errorf("%s:%d: a command must be in a fenced block: %s", file, i+1, line)
+			}
+		}
+	}
+}
+
 // TestDocumentedCommandsRun runs the code blocks of the documentation against gateway dev.
 func TestDocumentedCommandsRun(t *testing.T) {
-	files, err := filepath.Glob("docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	files = append(files, "README.md", "CONTRIBUTING.md", "SECURITY.md")
 	run := &documentRun{T: t}
-	for _, file := range files {
+	for _, file := range pages(t) {
 		for _, b := range readCodeBlocks(t, file) {
 			if b.notRun != "" {
 				continue
@@ -112,12 +150,19 @@ type documentRun struct {
 func (r *documentRun) block(t *testing.T, b codeBlock) (string, error) {
 	switch b.language {
 	case "sh":
+		for _, program := range []string{"curl", "jq"} {
+			if strings.Contains(b.text, program+" ") {
+				testtool.Require(t, program)
+			}
+		}
 		const endJobs = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" // also when a command fails
 		return r.command(t, "bash", "-euo", "pipefail", "-c", endJobs+r.local(b.text))
 	case "python":
 		return r.command(t, "python3", "-c", r.local(b.text))
 	case "js":
 		return r.command(t, "node", "--input-type=module", "-e", r.local(b.text))
+	case "php":
+		return r.command(t, "php", "-r", r.local(b.text))
 	case "go":
 		return r.vet(t, b.text)
 	case "yaml":
@@ -136,8 +181,14 @@ func (r *documentRun) block(t *testing.T, b codeBlock) (string, error) {
 	return "", nil
 }
 
-// checkYAML parses a configuration of the gateway or of the mock, or a fault script of the mock.
+// checkYAML parses a configuration of the gateway, or a part of one without apps, a configuration of
+// the mock, or a fault script of the mock.
 func checkYAML(b codeBlock) error {
+	if strings.HasPrefix(b.text, "quota:") || strings.HasPrefix(b.text, "retry:") {
+		b.text += `queue: {nats: {url: "nats://127.0.0.1"}}
+apps: {shop: {keys: [{name: k, hash: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}], fcm: {}}}
+`
+	}
 	if strings.Contains(b.text, "apps:") {
 		_, err := config.Parse(b.file, []byte(b.text), nil)
 		return err
