@@ -11,9 +11,9 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/sluice-push/sluice/internal/audit"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/gateway"
-	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
@@ -51,7 +51,7 @@ func (a auditCmd) Run(p process) error {
 	return nil
 }
 
-func (a auditCmd) report(p process) (*history.Report, error) {
+func (a auditCmd) report(p process) (*audit.Report, error) {
 	if a.Dir != "" {
 		return gateway.Audit(p, &config.Config{Queue: config.Queue{Dir: config.File(a.Dir)}})
 	}
@@ -67,7 +67,7 @@ func (a auditCmd) report(p process) (*history.Report, error) {
 }
 
 // fetchAudit requests the audit from the gateway that uses the directory.
-func fetchAudit(ctx context.Context, admin string) (*history.Report, error) {
+func fetchAudit(ctx context.Context, admin string) (*audit.Report, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+gateway.AuditPath, nil)
 	if err != nil {
 		return nil, err
@@ -81,13 +81,13 @@ func fetchAudit(ctx context.Context, admin string) (*history.Report, error) {
 		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
 		return nil, fmt.Errorf("gateway: the gateway that uses the directory responded %s: %s", response.Status, strings.TrimSpace(string(text)))
 	}
-	report := new(history.Report)
+	report := new(audit.Report)
 	return report, json.NewDecoder(response.Body).Decode(report)
 }
 
-func printJSON(w io.Writer, r *history.Report) error { return json.NewEncoder(w).Encode(r) }
+func printJSON(w io.Writer, r *audit.Report) error { return json.NewEncoder(w).Encode(r) }
 
-func printReport(w io.Writer, r *history.Report) error {
+func printReport(w io.Writer, r *audit.Report) error {
 	for _, f := range r.Findings {
 		printf(w, "%-12s %s of app %s, first event at %s\n", f.Kind, f.ID, f.App, f.Cursor)
 	}
@@ -99,7 +99,7 @@ func printReport(w io.Writer, r *history.Report) error {
 		printf(w, "Every queued notification has ended exactly once or is waiting, and no Idempotency-Key was used twice.\n")
 		return nil
 	}
-	printf(w, "%d are lost; %d have ended twice; %d were delivered or wait although an earlier one with the same Idempotency-Key was or does.\n",
+	printf(w, "%d are lost; %d have ended twice; %d have the Idempotency-Key of an earlier one that was or may have been delivered, or waits.\n",
 		r.Lost, r.Twice, r.SameKey)
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/audit"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/testwait"
@@ -62,7 +63,7 @@ func TestAuditReportsLostNotifications(t *testing.T) {
 		t.Errorf("%d %s", code, stdout)
 	}
 	code, stdout, _ := runGateway(t, nil, "audit", "--json", "--dir", lossy)
-	var report history.Report
+	var report audit.Report
 	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 1 || report.Lost != 1 || report.Findings[0].ID != lostID {
 		t.Errorf("%d %v %s", code, err, stdout)
 	}

@@ -17,7 +17,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/sluice-push/sluice/internal/history"
+	"github.com/sluice-push/sluice/internal/audit"
 )
 
 // batchServer is a test server for asynchronous batch calls.
@@ -314,7 +314,7 @@ func TestSendFileSurvivesKilledGateway(t *testing.T) {
 	}
 	p.terminate()
 	code, stdout, stderr := runGateway(t, nil, "audit", "--json", "-c", config)
-	var report history.Report
+	var report audit.Report
 	if err := json.Unmarshal([]byte(stdout), &report); err != nil || code != 0 || report.Accepted < lines || !report.Clean() {
 		t.Errorf("%d %v %s%s", code, err, stdout, stderr)
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sluice-push/sluice/internal/audit"
 	"github.com/sluice-push/sluice/internal/config"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
@@ -27,7 +28,7 @@ const auditSetupTimeout = 10 * time.Second
 // notifications that do not have exactly one final status. It can run while the gateways of a
 // cluster run. For an embedded queue whose folder a gateway uses, it returns jetstream.ErrLocked;
 // that gateway serves the audit at AuditPath.
-func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
+func Audit(ctx context.Context, cfg *config.Config) (*audit.Report, error) {
 	if !hasQueue(cfg) {
 		return nil, errors.New("gateway: nothing to audit: the configuration has no queue (set queue.dir or queue.nats.url)")
 	}
@@ -42,11 +43,15 @@ func Audit(ctx context.Context, cfg *config.Config) (*history.Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: audit: %w", err)
 	}
-	report, err := history.Audit(ctx, e, cfg.History.IdempotencyTTL, queue.Streams()...)
+	report, err := audit.Run(ctx, e, auditConfig(cfg))
 	if err = errors.Join(err, e.Close()); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	return report, nil
+}
+
+func auditConfig(cfg *config.Config) audit.Config {
+	return audit.Config{Events: history.Stream, Queues: queue.Streams(), IdempotencyTTL: cfg.History.IdempotencyTTL}
 }
 
 // handleAudit serves AuditPath. Only one audit runs at a time, because it reads everything that is
@@ -61,7 +66,7 @@ func (g *Gateway) handleAudit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer g.storage.auditMu.Unlock()
-	report, err := history.Audit(r.Context(), g.storage.engine, g.current.Load().cfg.History.IdempotencyTTL, queue.Streams()...)
+	report, err := audit.Run(r.Context(), g.storage.engine, auditConfig(g.current.Load().cfg))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -9,8 +9,8 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/sluice-push/sluice/internal/audit"
 	"github.com/sluice-push/sluice/internal/gateway"
-	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 )
 
@@ -34,7 +34,7 @@ func TestAuditIsServedByTheProcessThatHoldsTheFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = response.Body.Close() }()
-	var served history.Report
+	var served audit.Report
 	if err := json.NewDecoder(response.Body).Decode(&served); err != nil || served.Accepted != 20 || !served.Clean() {
 		t.Errorf("%d %+v %v", response.StatusCode, served, err)
 	}

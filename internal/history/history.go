@@ -41,8 +41,6 @@ const electionTimeout = 20 * time.Second
 // and is sent again to the next leader.
 const tryTimeout = 2 * time.Second
 
-const defaultIdempotencyTTL = 24 * time.Hour
-
 func withTryTimeout(ctx context.Context, request func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
@@ -72,7 +70,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	setDefault(&c.MaxAge, 7*24*time.Hour)
 	setDefault(&c.MaxBytes, 8<<30)
-	setDefault(&c.IdempotencyTTL, defaultIdempotencyTTL)
+	setDefault(&c.IdempotencyTTL, 24*time.Hour)
 	setDefault(&c.MaxWait, electionTimeout)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sluice-push/sluice/internal/audit"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/idempotency"
 	"github.com/sluice-push/sluice/internal/jetstream"
@@ -332,9 +333,9 @@ func (c *crashChild) finish(ctx context.Context, dir string) error {
 
 // audit fails if the audit is not clean.
 func (c *crashChild) audit(ctx context.Context) error {
-	report, err := history.Audit(ctx, c.engine, 0, queue.Streams()...)
+	report, err := audit.Run(ctx, c.engine, audit.Config{Events: history.Stream, Queues: queue.Streams()})
 	for began := time.Now(); err != nil && os.Getenv(crashURLEnv) != "" && time.Since(began) < time.Minute; { // an election
-		report, err = history.Audit(ctx, c.engine, 0, queue.Streams()...)
+		report, err = audit.Run(ctx, c.engine, audit.Config{Events: history.Stream, Queues: queue.Streams()})
 	}
 	if err == nil && !report.Clean() {
 		var events []push.Event

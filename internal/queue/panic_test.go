@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluice-push/sluice/internal/audit"
 	"github.com/sluice-push/sluice/internal/history"
 	"github.com/sluice-push/sluice/internal/jetstream"
 	"github.com/sluice-push/sluice/internal/jetstream/jetstreamtest"
@@ -124,9 +125,9 @@ func TestPanicCountsAsUnknownAttempt(t *testing.T) {
 	if log := text.String(); strings.Count(log, "background task panicked") != 4 || !strings.Contains(log, "panic_test.go") || strings.Contains(log, "SECRET") {
 		t.Errorf("log: %s", log)
 	}
-	var report *history.Report
+	var report *audit.Report
 	jetstreamtest.Retry(t, engineConfig, func() (err error) {
-		report, err = history.Audit(t.Context(), e, 0, queue.Streams()...)
+		report, err = audit.Run(t.Context(), e, audit.Config{Events: history.Stream, Queues: queue.Streams()})
 		return err
 	})
 	if !report.Clean() || len(report.Findings) > 0 || report.Waiting > 0 {

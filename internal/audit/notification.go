@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package audit
+
+import (
+	"fmt"
+	"hash/maphash"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+
+	"github.com/sluice-push/sluice/push"
+)
+
+// reasonInDoubt is the reason of an end whose gateway died during an attempt.
+const reasonInDoubt = "IN_DOUBT"
+
+// anyVersion accepts what other decoders of the project accept, in case an earlier version stored it.
+var anyVersion = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+// record is what an audit stores of an event, or of a task in a queue. A task has only an ID and an
+// app.
+type record struct {
+	ID      uuid.UUID   `json:"id"`
+	App     string      `json:"app"`
+	At      time.Time   `json:"at"`
+	Status  push.Status `json:"status"`
+	Attempt int         `json:"attempt"`
+	KeyHash []byte      `json:"key_hash"`
+
+	seq    uint64 // of its message; zero for a task
+	item   int    // its index in the message
+	reason string // of an end as unknown or cancelled
+	end    int64  // hash of the end
+	late   bool   // it was appended while the audit ran
+}
+
+// parseEvent parses an event. Its position is not set.
+func (a *auditor) parseEvent(text []byte) (*record, error) {
+	var e struct {
+		record
+		Receipt jsontext.Value `json:"receipt"`
+	}
+	if err := json.Unmarshal(text, &e, anyVersion); err != nil {
+		return nil, err
+	}
+	r, digest := &e.record, string(e.Receipt)
+	if r.Status == push.StatusUnknown || r.Status == push.StatusCancelled {
+		var receipt struct {
+			Reason string `json:"reason"`
+		}
+		_ = json.Unmarshal(e.Receipt, &receipt, anyVersion) // without a reason it is neither lost nor not stored
+		r.reason, digest = receipt.Reason, receipt.Reason   // two copies of a task can be in doubt, with different earlier attempts
+	}
+	r.end = int64(maphash.String(a.seed, string(r.Status)+digest))
+	return r, nil
+}
+
+func (r *record) cursor() string {
+	if r.seq == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d.%d", r.seq, r.item)
+}
+
+// notification is the state of a notification. It is independent of history.State on purpose, so
+// that an audit also checks that.
+type notification struct {
+	first *record // its first event; its task if it has none
+
+	key       []byte    // of its first event with an Idempotency-Key; nil without one
+	keyFrom   time.Time // time of its first event with the key
+	keyUntil  time.Time // and of its last one
+	delivered bool
+	unknown   bool // it ended as unknown
+	inDoubt   bool // because its gateway died during an attempt
+	lost      bool // it ended because the disk or the cluster lost its task
+	notStored bool // it ended because its task was never stored
+	accepted  bool // an event says so
+	queued    bool // it is in a queue
+	fromQueue bool // it was sent by the queue, not synchronously
+	late      bool // an event was appended while the audit ran
+	attempted bool // an attempt started
+	sending   bool // an attempt started and it was not rescheduled since
+	cancelled bool
+	ends      int
+	end       int64
+}
+
+// apply adds the next event, or first of all the task.
+func (n *notification) apply(r *record) {
+	if r.seq == 0 {
+		n.queued = true
+		return
+	}
+	if n.first.seq == 0 {
+		n.first = r
+	}
+	if len(r.KeyHash) > 0 {
+		if n.key == nil {
+			n.key, n.keyFrom = r.KeyHash, r.At
+		}
+		n.keyUntil = r.At
+	}
+	n.late = n.late || r.late
+	n.lost = n.lost || r.reason == push.ReasonTaskLost
+	n.notStored = n.notStored || r.reason == push.ReasonNotStored
+	switch r.Status {
+	case push.StatusQueued, push.StatusScheduled:
+		n.accepted = n.accepted || r.Attempt == 0
+		n.sending = n.sending && r.Attempt == 0
+	case push.StatusSending:
+		n.attempted, n.sending = true, true
+		n.fromQueue = n.fromQueue || len(r.KeyHash) == 0
+	case push.StatusCancelled:
+		if !n.sending && n.ends == 0 { // otherwise the cancellation came too late
+			n.ends, n.cancelled = 1, true
+		}
+	default:
+		n.delivered = n.delivered || r.Status == push.StatusAccepted
+		n.unknown = n.unknown || r.Status == push.StatusUnknown
+		n.inDoubt = n.inDoubt || r.reason == reasonInDoubt
+		if n.ends == 0 || n.cancelled || r.end != n.end { // the same end may occur twice, after a write with unknown result
+			n.ends++
+		}
+		n.end, n.cancelled = r.end, false
+	}
+}
+
+// waits reports whether the notification will be sent.
+func (n *notification) waits() bool { return n.queued && n.ends == 0 }
+
+// mayArrive reports whether the notification was delivered, may have been, or will be sent.
+func (n *notification) mayArrive() bool {
+	return n.delivered || n.waits() || n.attempted && (n.unknown || n.ends == 0)
+}
+
+// blocksKey reports whether no other notification may be sent with its key. A synchronous send whose
+// gateway died does not block it: on_unknown decides whether it is repeated, and no event says so.
+func (n *notification) blocksKey() bool {
+	return n.mayArrive() && (n.delivered || n.accepted || n.unknown && !n.inDoubt)
+}
