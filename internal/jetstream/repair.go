@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/minio/highwayhash"
+	nats "github.com/nats-io/nats-server/v2/server"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-push/sluice/internal/panics"
@@ -30,15 +32,20 @@ import (
 
 // A record starts with its length (4 bytes; the first bit is set if it has headers), sequence (8),
 // time (8) and subject length (2). It ends with a checksum over everything except the two lengths.
-// See nats-server 2.15, filestore.go.
+// See nats-server, filestore.go. TestRepairKnowsFormatOfServer compares it with the server in go.mod.
 const (
+	knownRelease = "2.15." // of the server
+
 	recordHeaderLen = 22
 	checksumLen     = 8
 	natsHeaderLen   = 4
 	natsHeaderBit   = 1 << 31
 	maxRecord       = 32 << 20
 
-	stateFile = "index.db"
+	// The file of a stream that summarizes its blocks starts with a fixed byte and its version.
+	stateFile         = "index.db"
+	stateMagic        = 11
+	knownStateVersion = 4 // and all before
 )
 
 // damagedRange is a part of a block that holds no valid record.
@@ -47,8 +54,42 @@ type damagedRange struct {
 	seq      uint64 // of the first damaged record, if its header is intact
 }
 
-// repair repairs every block in the directory.
+// unknownFormat returns what shows that the blocks may have another format than this file describes, or
+// "".
+func unknownFormat(release, dir string) string {
+	if !strings.HasPrefix(release, knownRelease) {
+		return "nats-server " + release
+	}
+	names, _ := filepath.Glob(filepath.Join(dir, messagesDirs, stateFile)) // the pattern is well-formed
+	for _, name := range names {
+		if version := stateVersion(name); version > knownStateVersion {
+			return fmt.Sprintf("version %d of %s", version, name)
+		}
+	}
+	return ""
+}
+
+// stateVersion returns the version of a state file, or 0 if it is damaged or cannot be read: then the
+// server does not use it.
+func stateVersion(name string) int {
+	file, err := os.Open(name)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = file.Close() }() // nothing was written
+	var header [2]byte
+	if _, err := io.ReadFull(file, header[:]); err != nil || header[0] != stateMagic {
+		return 0
+	}
+	return int(header[1])
+}
+
+// repair repairs every block in the directory. It leaves an unknown format to the server.
 func (s *server) repair() error {
+	if found := unknownFormat(nats.VERSION, s.cfg.Dir); found != "" {
+		s.cfg.Logger.Warn("storage not checked for damage: its format is unknown", "found", found)
+		return nil
+	}
 	began, total := time.Now(), int64(0)
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))

@@ -134,6 +134,35 @@ func checkRecovery(t *testing.T, dir string, want int) {
 	}
 }
 
+// TestRepairLeavesUnknownFormatToServer damages a block next to a state file of a later version. The
+// server truncates the block at the damage, repair changes nothing, and both are logged.
+func TestRepairLeavesUnknownFormatToServer(t *testing.T) {
+	dir := copyAfterClose(t, func(block []byte) []byte { block[len(block)/2] ^= 1; return block })
+	state := filepath.Join(filepath.Dir(firstBlock(t, dir)), "index.db")
+	data, err := os.ReadFile(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[1]++
+	if err := os.WriteFile(state, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	e, _, shut := openWith(t, jetstream.Config{Dir: dir, Reserve: -1, Logger: slog.New(slog.NewTextHandler(&log, nil))}, testStream)
+	if found := len(readAll(t, e)); found != 25 {
+		t.Errorf("found %d items, want the 25 before the damage", found)
+	}
+	shut()
+	if found, _ := filepath.Glob(filepath.Join(dir, "damaged", "*")); len(found) > 0 {
+		t.Error("repair changed a block:", found)
+	}
+	for text, count := range map[string]int{"its format is unknown": 1, "damaged record dropped": 0, "invalid data at the end of a block truncated": 1} {
+		if got := strings.Count(log.String(), text); got != count {
+			t.Errorf("%q is logged %d times, want %d: %s", text, got, count, log.String())
+		}
+	}
+}
+
 // waitDelivered waits until a consumer gets want messages.
 func waitDelivered(t *testing.T, e *jetstream.Engine, want int) {
 	t.Helper()

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,11 +23,13 @@ type server struct {
 	lock    *os.File
 	reserve *reserve
 	failed  chan struct{} // receives a value when a write has failed
+	logged  chan struct{} // receives a value when the server has logged an error
 
 	damage atomic.Uint64 // damaged records and truncated blocks found so far
 
 	mu       sync.Mutex
 	live     *nats.Server
+	healthy  bool  // it reported no problem when it was started
 	writeErr error // why it cannot write; nil if it can
 }
 
@@ -58,7 +59,7 @@ func start(cfg Config) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{cfg: cfg, lock: file, reserve: newReserve(cfg), failed: make(chan struct{}, 1)}
+	s := &server{cfg: cfg, lock: file, reserve: newReserve(cfg), failed: make(chan struct{}, 1), logged: make(chan struct{}, 1)}
 	if err := s.reserve.adjust(); err != nil { // the start needs some space, too
 		cfg.Logger.Warn("cannot reserve disk space", "file", s.reserve.path, "err", err)
 	}
@@ -93,6 +94,13 @@ func (s *server) launch() (*nats.Server, error) {
 		return nil, fmt.Errorf("%w: the embedded server in %s does not start (see its log)", ErrUnwritable, s.cfg.Dir)
 	}
 	s.reportTruncated(before)
+	problem := problemOf(live)
+	if problem != nil {
+		s.cfg.Logger.Error("embedded server has started with a problem", "err", problem)
+	}
+	s.mu.Lock()
+	s.healthy = problem == nil
+	s.mu.Unlock()
 	return live, nil
 }
 
@@ -109,10 +117,13 @@ func (s *server) reportTruncated(before map[string]int64) {
 	}
 }
 
+// messagesDirs matches the directories of the streams' messages in Config.Dir.
+var messagesDirs = filepath.Join("jetstream", "*", "streams", "*", "msgs")
+
 // blockSizes returns the sizes of the files that hold messages.
 func blockSizes(dir string) map[string]int64 {
 	sizes := map[string]int64{}
-	names, _ := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs", "*.blk")) // the pattern is well-formed
+	names, _ := filepath.Glob(filepath.Join(dir, messagesDirs, "*.blk")) // the pattern is well-formed
 	for _, name := range names {
 		if info, err := os.Stat(name); err == nil {
 			sizes[name] = info.Size()
@@ -167,6 +178,9 @@ func (s *server) supervise(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
+			case <-s.logged:
+				s.checkHealth()
+				continue
 			case <-s.failed:
 			}
 		}
@@ -181,6 +195,29 @@ func (s *server) supervise(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// checkHealth asks the server whether a write has failed: the publisher gets no response. A problem
+// from before the start, such as a stream that cannot be loaded, is not one of writes, and would be
+// there again after a restart.
+func (s *server) checkHealth() {
+	s.mu.Lock()
+	live, healthy := s.live, s.healthy
+	s.mu.Unlock()
+	if live == nil || !healthy {
+		return
+	}
+	if problem := problemOf(live); problem != nil {
+		s.recordFailure(problem)
+	}
+}
+
+// problemOf returns the problem that a server reports, or nil.
+func problemOf(live *nats.Server) error {
+	if health := live.Healthz(nil); health.Error != "" {
+		return errors.New(health.Error)
+	}
+	return nil
 }
 
 // restart replaces the server with a new one on the same directory.
@@ -233,12 +270,13 @@ func (r logAdapter) Fatalf(format string, v ...any)  { r.logf(slog.LevelError, f
 func (r logAdapter) Debugf(format string, v ...any)  { r.logf(slog.LevelDebug, format, v) }
 func (r logAdapter) Tracef(format string, v ...any)  { r.logf(slog.LevelDebug, format, v) }
 
-// Errorf also detects a failed write: the server reports it only in its log, and the publisher gets
-// no response. If the text of the message ever changes, writeTimeout detects the failure later.
+// Errorf also makes supervise check the health of the server, which logs an error when a write has
+// failed. It does not check itself, because the caller may hold locks of the server.
 func (r logAdapter) Errorf(format string, v ...any) {
 	r.logf(slog.LevelError, format, v)
-	if strings.Contains(format, "critical write error") {
-		r.server.recordFailure(fmt.Errorf(format, v...))
+	select {
+	case r.server.logged <- struct{}{}:
+	default:
 	}
 }
 

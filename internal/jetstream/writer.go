@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
@@ -381,5 +382,5 @@ func isDisconnected(err error) bool {
 // isFull reports whether a stream has reached its limit. The server uses one code for all errors of
 // a store, so isFull compares descriptions.
 func isFull(err *natsjs.APIError) bool {
-	return err.Description == "maximum bytes exceeded" || err.Description == "maximum messages exceeded"
+	return err.Description == natsserver.ErrMaxBytes.Error() || err.Description == natsserver.ErrMaxMsgs.Error()
 }
