@@ -147,17 +147,25 @@ func (l *aimdLimiter) updateBucket(at time.Time) {
 		l.bucket = nil
 		return
 	}
-	limit, burst := rate.Limit(total*l.spendable()), scaledBurst(l.spendable(), l.burst())
-	if l.bucket == nil {
-		l.bucket = rate.NewLimiter(limit, burst)
-		l.bucket.AllowN(at, 0) // start its clock
+	adjustBucket(&l.bucket, at, rate.Limit(total*l.spendable()), scaledBurst(l.spendable(), l.burst()))
+}
+
+// adjustBucket sets the rate and the size of a bucket from the time at on, and returns it. It creates
+// the bucket on first use.
+func adjustBucket(bucket **rate.Limiter, at time.Time, limit rate.Limit, burst int) *rate.Limiter {
+	b := *bucket
+	if b == nil {
+		b = rate.NewLimiter(limit, burst)
+		b.AllowN(at, 0) // start its clock
+		*bucket = b
 	}
-	if l.bucket.Limit() != limit {
-		l.bucket.SetLimitAt(at, limit)
+	if b.Limit() != limit {
+		b.SetLimitAt(at, limit)
 	}
-	if l.bucket.Burst() != burst {
-		l.bucket.SetBurstAt(at, burst)
+	if b.Burst() != burst {
+		b.SetBurstAt(at, burst)
 	}
+	return b
 }
 
 // burst returns the burst of the configured or the learned rate.

@@ -4,12 +4,12 @@ package quota
 
 import (
 	"cmp"
-	"container/list"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 
 	"github.com/sluice-push/sluice/push"
@@ -23,23 +23,20 @@ type targetTable struct {
 	nonEmpty atomic.Bool // has entries
 
 	mu      sync.Mutex
-	entries map[uint64]*list.Element // of *target
-	lru     list.List                // most recently used first
+	entries *simplelru.LRU[uint64, *target]
 }
 
 // target is one device or topic. An attempt needs a token from each of its buckets.
 type target struct {
-	key uint64
-
 	mu          sync.Mutex
-	cfg         *Config // of its buckets
 	aimd        aimdLimiter
 	sustained   *rate.Limiter // created on first use
 	collapsible *rate.Limiter // created on first use
 }
 
 func (t *targetTable) init() {
-	t.seed, t.entries = maphash.MakeSeed(), make(map[uint64]*list.Element)
+	t.seed = maphash.MakeSeed()
+	t.entries, _ = simplelru.NewLRU[uint64, *target](1, nil) // getOrCreate sets the size
 }
 
 // lookup returns n's target, or nil if it has no limit and is not in the table.
@@ -52,12 +49,8 @@ func (t *targetTable) lookup(n *push.Notification) *target {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	element, ok := t.entries[t.key(n)]
-	if !ok {
-		return nil
-	}
-	t.lru.MoveToFront(element)
-	return element.Value.(*target)
+	entry, _ := t.entries.Get(t.key(n))
+	return entry
 }
 
 // getOrCreate returns n's entry. If it is new, getOrCreate adds it and evicts the least recently
@@ -66,37 +59,27 @@ func (t *targetTable) getOrCreate(n *push.Notification) *target {
 	key := t.key(n)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	element, ok := t.entries[key]
+	entry, ok := t.entries.Get(key)
 	if !ok {
 		cfg := t.cfg.Load()
-		t.evict(cmp.Or(cfg.MaxTargets, 1<<16))
-		element = t.lru.PushFront(&target{key: key, cfg: cfg, aimd: aimdLimiter{limit: cfg.targetLimit(n)}})
-		t.entries[key] = element
+		entry = &target{aimd: aimdLimiter{limit: cfg.targetLimit(n)}}
+		t.entries.Resize(cmp.Or(cfg.MaxTargets, 1<<16))
+		t.entries.Add(key, entry)
 		t.nonEmpty.Store(true)
 	}
-	t.lru.MoveToFront(element)
-	return element.Value.(*target)
-}
-
-// evict makes room for one more entry. t.mu is held.
-func (t *targetTable) evict(maxEntries int) {
-	for len(t.entries) >= maxEntries {
-		oldest := t.lru.Back()
-		t.lru.Remove(oldest)
-		delete(t.entries, oldest.Value.(*target).key)
-	}
+	return entry
 }
 
 // count returns the number of targets in the table, and how many of them are closed.
 func (t *targetTable) count() (total, closed int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, element := range t.entries {
-		if element.Value.(*target).closedFor() > 0 {
+	for _, entry := range t.entries.Values() {
+		if entry.closedFor() > 0 {
 			closed++
 		}
 	}
-	return len(t.entries), closed
+	return t.entries.Len(), closed
 }
 
 // take takes a token from each bucket of n's target, or returns the time until the target is
@@ -147,40 +130,18 @@ func takeAll(buckets [3]*rate.Limiter, at time.Time, n int) {
 // bucketsFor returns the buckets of target from which n needs a token. entry.mu is held.
 func (t *targetTable) bucketsFor(entry *target, n *push.Notification, now time.Time) (buckets [3]*rate.Limiter) {
 	cfg := t.cfg.Load()
-	if entry.cfg != cfg {
-		entry.reconfigure(cfg, n, now)
-	}
+	entry.aimd.setLimit(now, cfg.targetLimit(n))
 	buckets[0] = entry.aimd.bucketAt(now, now)
 	if isTopic(n) {
 		return buckets
 	}
 	if limit := cfg.Sustained; limit.Rate > 0 {
-		buckets[1] = ensureBucket(&entry.sustained, limit)
+		buckets[1] = adjustBucket(&entry.sustained, now, rate.Limit(limit.Rate), limit.burst())
 	}
 	if limit := cfg.Collapsible; limit.Rate > 0 && n.Collapsible() {
-		buckets[2] = ensureBucket(&entry.collapsible, limit)
+		buckets[2] = adjustBucket(&entry.collapsible, now, rate.Limit(limit.Rate), limit.burst())
 	}
 	return buckets
-}
-
-// reconfigure changes the target's buckets to cfg. t.mu is held.
-func (t *target) reconfigure(cfg *Config, n *push.Notification, now time.Time) {
-	t.cfg = cfg
-	t.aimd.setLimit(now, cfg.targetLimit(n))
-	for bucket, limit := range map[*rate.Limiter]Limit{t.sustained: cfg.Sustained, t.collapsible: cfg.Collapsible} {
-		if bucket != nil && limit.Rate > 0 {
-			bucket.SetLimitAt(now, rate.Limit(limit.Rate))
-			bucket.SetBurstAt(now, limit.burst())
-		}
-	}
-}
-
-// ensureBucket returns the bucket and creates it on first use.
-func ensureBucket(bucket **rate.Limiter, limit Limit) *rate.Limiter {
-	if *bucket == nil {
-		*bucket = rate.NewLimiter(rate.Limit(limit.Rate), limit.burst())
-	}
-	return *bucket
 }
 
 // closedFor returns how long the target stays closed.

@@ -33,21 +33,23 @@ type call struct {
 	environment push.Environment // "" if the detection was inconclusive
 }
 
-func (c *EnvironmentCache) key(n *push.Notification) uint64 { return c.cache.key(n) }
-
-func (c *EnvironmentCache) remove(key uint64) { c.cache.remove(key) }
-
 // get returns the environment of a token. If a detection is in progress, get waits for it. If env
 // is "", the caller must detect the environment itself and then call finish with leader; leader
 // means that others wait for the result. A caller whose wait ended without a result does not wait
 // again: if the provider is failing, callers would otherwise wait for each other in turn.
 func (c *EnvironmentCache) get(ctx context.Context, key uint64) (env push.Environment, leader bool) {
-	env, current := c.getOrStart(key)
-	switch {
-	case env != "":
-		return env, false
-	case current == nil:
-		return "", true
+	c.mu.Lock()
+	env, known := c.cache.get(key, cmp.Or(c.TTL, 24*time.Hour))
+	current, inProgress := c.calls[key]
+	if leader = !known && !inProgress; leader {
+		if c.calls == nil {
+			c.calls = make(map[uint64]*call)
+		}
+		c.calls[key] = &call{done: make(chan struct{})}
+	}
+	c.mu.Unlock()
+	if known || leader {
+		return env, leader
 	}
 	select {
 	case <-current.done:
@@ -55,24 +57,6 @@ func (c *EnvironmentCache) get(ctx context.Context, key uint64) (env push.Enviro
 	case <-ctx.Done():
 		return "", false
 	}
-}
-
-// getOrStart returns the environment of the token or the detection in progress. If there is
-// neither, it starts a detection.
-func (c *EnvironmentCache) getOrStart(key uint64) (env push.Environment, current *call) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if env, ok := c.cache.get(key, cmp.Or(c.TTL, 24*time.Hour)); ok {
-		return env, nil
-	}
-	if current, ok := c.calls[key]; ok {
-		return "", current
-	}
-	if c.calls == nil {
-		c.calls = make(map[uint64]*call)
-	}
-	c.calls[key] = &call{done: make(chan struct{})}
-	return "", nil
 }
 
 // finish stores the result of a detection and releases the waiters. With store false the result is

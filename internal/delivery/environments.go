@@ -90,12 +90,12 @@ func (e *Environments) route(n *push.Notification) (*Route, error) {
 // detectAndSend sends c to the known environment of its token. If it is not known, detectAndSend
 // detects it, unless another call already does.
 func (e *Environments) detectAndSend(ctx context.Context, c *push.Call) (receipt push.Receipt) {
-	key := e.Cache.key(c.Notification)
+	key := tokenKey(c.Notification)
 	env, leader := e.Cache.get(ctx, key)
 	if env != "" {
 		receipt = e.Routes[env].send(ctx, c, 0)
 		if receipt.WrongEnvironment && env != e.Default {
-			e.Cache.remove(key)
+			e.Cache.cache.remove(key)
 		}
 		return receipt
 	}

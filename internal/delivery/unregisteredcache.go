@@ -11,10 +11,10 @@ import (
 
 // UnregisteredCache stores the tokens that a provider has reported as unregistered. The gateway
 // answers for them without another attempt, which would count against the quota; Apple asks senders
-// to stop. It stores a hash and not the token. An entry is removed after TTL, when the cache is
-// full, or when an attempt that was already in progress is accepted. A token that is registered
-// again therefore works after TTL at the latest. Tokens that apps keep when they register again
-// (Outcome.TokenMayReturn) are not stored. A nil UnregisteredCache stores nothing.
+// to stop. It stores a hash and not the token. An entry expires after TTL. It is removed when the
+// cache is full, or when an attempt that was already in progress is accepted. A token that is
+// registered again therefore works after TTL at the latest. Tokens that apps keep when they register
+// again (Outcome.TokenMayReturn) are not stored. A nil UnregisteredCache stores nothing.
 type UnregisteredCache struct {
 	// TTL is the lifetime of an entry; default 24h.
 	TTL time.Duration
@@ -27,10 +27,10 @@ type UnregisteredCache struct {
 
 // get returns the stored outcome of n's token.
 func (c *UnregisteredCache) get(n *push.Notification) (push.Outcome, bool) {
-	if c == nil || c.cache.empty() || n.Kind() != push.ToToken {
+	if c == nil || c.cache.unused() || n.Kind() != push.ToToken {
 		return push.Outcome{}, false
 	}
-	return c.cache.get(c.cache.key(n), cmp.Or(c.TTL, 24*time.Hour))
+	return c.cache.get(tokenKey(n), cmp.Or(c.TTL, 24*time.Hour))
 }
 
 // record adds or removes n's token according to the outcome of an attempt.
@@ -40,10 +40,10 @@ func (c *UnregisteredCache) record(n *push.Notification, o push.Outcome) {
 	}
 	switch {
 	case o.Verdict == push.Unregistered && o.ForgetToken && !o.TokenMayReturn:
-		c.cache.put(c.cache.key(n), push.Outcome{
+		c.cache.put(tokenKey(n), push.Outcome{
 			Verdict: o.Verdict, Reason: o.Reason, DeadSince: o.DeadSince, ForgetToken: true,
 		}, cmp.Or(c.MaxEntries, 100_000))
-	case o.Verdict == push.Accepted && !c.cache.empty():
-		c.cache.remove(c.cache.key(n))
+	case o.Verdict == push.Accepted && !c.cache.unused():
+		c.cache.remove(tokenKey(n))
 	}
 }
